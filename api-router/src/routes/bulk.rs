@@ -262,6 +262,8 @@ async fn write_json(
     outcome.session = session;
     let lost = lost.into_inner().into_iter();
     lost.for_each(|problem| outcome.refuse_all(&unsent, &problem));
+    // Rows whose slots have moved were sent to other shards.
+    let asked: BTreeSet<ShardNumber> = done.iter().map(|row| row.place.shard).collect();
     asked.into_iter().for_each(|shard| outcome.spend(shard, times));
     outcome.add(app, done);
     refused.into_iter().for_each(|(row, _)| outcome.refuse(row));

@@ -1,8 +1,8 @@
 //! Manager: the façade of a cluster, with a face for each kind of request.
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
-//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Faults`] for injected
-//! faults. Each request uses one snapshot of the shard map and one of the registry.
+//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for
+//! fences, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of the registry.
 //!
 //! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
 //! forgets them does not compile. Work of the system passes [`Rights::ALL`].
@@ -18,6 +18,7 @@ mod lifecycle;
 mod schema;
 mod sessions;
 mod shards;
+mod slots;
 mod status;
 mod visible_tables;
 
@@ -40,14 +41,18 @@ use model::token::{SessionToken, TokenKey};
 use model::topology::ShardNumber;
 
 use crate::lane::LaneTimes;
+use crate::parked_writes::ParkedWrites;
 use crate::shard::{NodeHealth, Shard};
 use crate::shard_list::ShardList;
+use crate::slot_redirects::SlotRedirects;
 
 pub use access_control::Access;
+use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
+pub use slots::{Slots, SlotsError};
 pub use status::Status;
 
 /// An open cluster.
@@ -64,6 +69,12 @@ pub struct Manager {
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
     cache: Option<Arc<Cache>>,
+    /// Slots that have moved, before the map names their owners.
+    redirects: SlotRedirects,
+    /// Writes that wait until a shard accepts their slots.
+    parked: ParkedWrites,
+    /// Slots of the last complete answers of all shards.
+    coverage: KnownCoverage,
 }
 
 /// Options of a request for rows.
@@ -187,6 +198,9 @@ impl Manager {
             token_key,
             backend,
             cache: None,
+            redirects: SlotRedirects::default(),
+            parked: ParkedWrites::default(),
+            coverage: KnownCoverage::default(),
         })
     }
 

@@ -97,7 +97,11 @@ impl RowReader<'_> {
         let Some(cache) = &self.data.manager.cache else {
             return Ok(KeyAnswer::of(read().await?, None));
         };
-        if self.options.level != Level::One || !cache.keeps(query) {
+        // The entries of a slot that has moved are those of its former owner, until the map names
+        // the new one.
+        let is_moved = !self.data.manager.redirects.is_empty()
+            && self.data.manager.map.load().owner(place.slot) != place.shard;
+        if self.options.level != Level::One || !cache.keeps(query) || is_moved {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }
         let KeyLocation { epoch, slot, .. } = place;
