@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use diesel::QueryResult;
 use engine::access_store::{AccessFeed, now};
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
@@ -61,8 +62,9 @@ pub(super) struct CatalogFollower {
     /// Keys and roles, read as long as they have subscribers.
     pub(super) access: AccessFeed,
     pub(super) closed: AtomicBool,
-    /// Locked while the shard map and all tables are read again.
-    pub(super) turn: Mutex<()>,
+    /// Locked while the shard map and all tables are read again. Holds the timeline of the catalog
+    /// on which the whole map was read last.
+    pub(super) turn: Mutex<Option<u32>>,
 }
 
 impl CatalogFollower {
@@ -110,7 +112,9 @@ impl CatalogFollower {
             // First, because a revocation must not wait for a shard that does not answer.
             self.follow_access(&catalog, term, (version, seen)).await?;
             if seen.cluster != Some((version.epoch, version.tables)) {
-                let refreshed = tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog)).await;
+                let refreshed =
+                    tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog, term.timeline));
+                let refreshed = refreshed.await;
                 refreshed.map_err(|elapsed| elapsed.to_string())??;
                 seen.cluster = Some((version.epoch, version.tables));
             }
@@ -149,18 +153,70 @@ impl CatalogFollower {
         Ok((Catalog::on(session.connection), term))
     }
 
-    /// Reads the shard map and all tables again.
+    /// Reads the changes of the shard map, or the whole map after a failover of the catalog, which
+    /// may have lost or repeated epochs.
+    async fn follow_map(
+        &self,
+        catalog: &Catalog,
+        (timeline, read_on): (u32, &mut Option<u32>),
+    ) -> QueryResult<()> {
+        let known = self.map.load_full();
+        let next = if *read_on == Some(timeline) {
+            catalog.map_after(&known).await?
+        } else {
+            catalog.map().await?
+        };
+        if next.epoch() < known.epoch() {
+            tracing::warn!(
+                epoch = next.epoch(),
+                known = known.epoch(),
+                "the catalog has lost the last changes of the shard map: this router keeps them"
+            );
+            return Ok(());
+        }
+        *read_on = Some(timeline);
+        self.publish(next, &known);
+        Ok(())
+    }
+
+    /// Puts a map in force that is not older than the present one, with as many shards as are open.
+    /// A shard that has just joined is opened by the next start.
+    fn publish(&self, next: ShardMap, known: &ShardMap) {
+        let epoch = next.epoch();
+        match next.limited_to(self.shards.len()) {
+            Some(next) if next == *known => {}
+            Some(next) => {
+                tracing::info!(epoch, "the shard map has changed");
+                self.map.store(Arc::new(next));
+            }
+            None => tracing::error!(
+                epoch,
+                "the shard map gives slots to a shard that this router has not opened: start the router again"
+            ),
+        }
+    }
+
+    /// Puts a map in force that this router has stored in the catalog.
+    pub(super) async fn adopt(&self, next: ShardMap) {
+        let _turn = self.turn.lock().await;
+        let known = self.map.load_full();
+        if next.epoch() > known.epoch() {
+            self.publish(next, &known);
+        }
+    }
+
+    /// Reads the shard map and all tables again, from a catalog on this timeline.
     ///
     /// # Errors
     /// The reason why they cannot be read, as a message. The registry is unchanged then.
-    pub(super) async fn refresh_from(&self, catalog: &Catalog) -> Result<(), String> {
-        let _turn = self.turn.lock().await;
+    pub(super) async fn refresh_from(
+        &self,
+        catalog: &Catalog,
+        timeline: u32,
+    ) -> Result<(), String> {
+        let mut turn = self.turn.lock().await;
         let failed = |error: &dyn std::fmt::Display| error.to_string();
-        let map = catalog.map().await.map_err(|error| failed(&error))?;
-        if map.epoch() > self.map.load().epoch() {
-            tracing::info!(epoch = map.epoch(), "the shard map has changed");
-            self.map.store(Arc::new(map));
-        }
+        self.follow_map(catalog, (timeline, &mut turn)).await.map_err(|error| failed(&error))?;
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
         let before = catalog.intents().load().await.map_err(|error| failed(&error))?;
