@@ -14,10 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use diesel::QueryResult;
 use engine::access_store::{AccessFeed, now};
 use engine::published_map::PublishedMap;
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
+use model::shard_map::ShardMap;
 use model::table::{Registry, Table};
 use tokio::sync::Mutex;
 
@@ -61,8 +63,9 @@ pub(super) struct CatalogFollower {
     /// Keys and roles, read as long as they have subscribers.
     pub(super) access: AccessFeed,
     pub(super) closed: AtomicBool,
-    /// Locked while the shard map and all tables are read again.
-    pub(super) turn: Mutex<()>,
+    /// Locked while the shard map and all tables are read again. Holds the timeline of the catalog
+    /// on which the whole map was read last.
+    pub(super) turn: Mutex<Option<u32>>,
 }
 
 impl CatalogFollower {
@@ -110,7 +113,9 @@ impl CatalogFollower {
             // First, because a revocation must not wait for a shard that does not answer.
             self.follow_access(&catalog, term, (version, seen)).await?;
             if seen.cluster != Some((version.epoch, version.tables)) {
-                let refreshed = tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog)).await;
+                let refreshed =
+                    tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog, term.timeline));
+                let refreshed = refreshed.await;
                 refreshed.map_err(|elapsed| elapsed.to_string())??;
                 seen.cluster = Some((version.epoch, version.tables));
             }
@@ -149,20 +154,65 @@ impl CatalogFollower {
         Ok((Catalog::on(session.connection), term))
     }
 
-    /// Reads the shard map and all tables again.
+    /// Reads the changes of the shard map, or the whole map after a failover of the catalog, which
+    /// may have lost or repeated epochs.
+    async fn follow_map(
+        &self,
+        catalog: &Catalog,
+        (timeline, read_on): (u32, &mut Option<u32>),
+    ) -> QueryResult<()> {
+        let known = self.map.load_full();
+        let next = if *read_on == Some(timeline) {
+            catalog.map_after(&known).await?
+        } else {
+            catalog.map().await?
+        };
+        if next.epoch() < known.epoch() {
+            tracing::warn!(
+                epoch = next.epoch(),
+                known = known.epoch(),
+                "the catalog has lost the last changes of the shard map: this router keeps them"
+            );
+            return Ok(());
+        }
+        *read_on = Some(timeline);
+        self.publish(next);
+        Ok(())
+    }
+
+    /// Puts a map in force that is not older than the present one, without shards that have just
+    /// joined and are not open here.
+    fn publish(&self, next: ShardMap) {
+        let epoch = next.epoch();
+        match self.map.publish_open(next) {
+            Ok(true) => tracing::info!(epoch, "the shard map has changed"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the shard map in force stays: start the router again")
+            }
+        }
+    }
+
+    /// Puts a map in force that this router has stored in the catalog.
+    pub(super) async fn adopt(&self, next: ShardMap) {
+        let _turn = self.turn.lock().await;
+        if next.epoch() > self.map.load().epoch() {
+            self.publish(next);
+        }
+    }
+
+    /// Reads the shard map and all tables again, from a catalog on this timeline.
     ///
     /// # Errors
     /// The reason why they cannot be read, as a message. The registry is unchanged then.
-    pub(super) async fn refresh_from(&self, catalog: &Catalog) -> Result<(), String> {
-        let _turn = self.turn.lock().await;
+    pub(super) async fn refresh_from(
+        &self,
+        catalog: &Catalog,
+        timeline: u32,
+    ) -> Result<(), String> {
+        let mut turn = self.turn.lock().await;
         let failed = |error: &dyn std::fmt::Display| error.to_string();
-        let map = catalog.map().await.map_err(|error| failed(&error))?;
-        let epoch = map.epoch();
-        match self.map.publish(map) {
-            Ok(true) => tracing::info!(epoch, "the shard map has changed"),
-            Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "the shard map in force stays"),
-        }
+        self.follow_map(catalog, (timeline, &mut turn)).await.map_err(|error| failed(&error))?;
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
         let before = catalog.intents().load().await.map_err(|error| failed(&error))?;

@@ -14,6 +14,7 @@ mod bound_specs;
 #[path = "../access/bound_steps.rs"]
 mod bound_steps;
 mod cached;
+mod catalog_tables;
 mod certificates;
 mod certified;
 mod cluster;
