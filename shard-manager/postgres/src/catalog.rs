@@ -30,7 +30,7 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postg
 pub use intents::Intents;
 
 /// Name of the catalog in errors.
-const PLACE: &str = "the catalog";
+pub const PLACE: &str = "the catalog";
 
 /// Takes the lock for opening a cluster.
 const OPENING: &str = "SELECT pg_advisory_lock(1950, 3)";

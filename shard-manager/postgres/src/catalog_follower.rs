@@ -1,6 +1,9 @@
 //! Catalog follower: applies the changes of other routers to this one: of the shard map, the
 //! tables, and the keys and roles.
 //!
+//! A session may have been answered by a later shard map than that of this router. Its read has the
+//! map read at once.
+//!
 //! The catalog is polled once a second, and notifies of changes immediately (`LISTEN`). After a
 //! change, the tables are read again: a table becomes visible once every shard has it and no intent
 //! for it is left, as on the router that created it.
@@ -11,17 +14,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use engine::access_store::{AccessFeed, now};
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
+use model::error::Error;
 use model::shard_map::ShardMap;
 use model::table::{Registry, Table};
 use tokio::sync::Mutex;
 
-use super::catalog::{Catalog, CatalogVersion};
+use super::catalog::{Catalog, CatalogVersion, PLACE};
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
@@ -36,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Time limit for reading the tables of the catalog and of all primaries.
 const TABLES_MAX: Duration = Duration::from_secs(15);
 
+/// Time limit for reading the shard map at the request of a session.
+const MAP_MAX: Duration = Duration::from_millis(750);
 /// Time limit for reading all keys and roles.
 const ACCESS_MAX: Duration = Duration::from_secs(10);
 
@@ -63,6 +69,8 @@ pub(super) struct CatalogFollower {
     pub(super) closed: AtomicBool,
     /// Locked while the shard map and all tables are read again.
     pub(super) turn: Mutex<()>,
+    /// Locked while the shard map alone is read; end of the last read, if that failed.
+    pub(super) map_failed_at: Mutex<Option<Instant>>,
 }
 
 impl CatalogFollower {
@@ -149,6 +157,52 @@ impl CatalogFollower {
         Ok((Catalog::on(session.connection), term))
     }
 
+    /// Reads the shard map, unless it has this epoch or a later one. A call that waits for another
+    /// one shares its result, and after a failure the catalog is left alone for a moment.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`] if the map cannot be read, or is older than this epoch.
+    pub(super) async fn update_map(&self, epoch: u64) -> Result<(), Error> {
+        let mut failed_at = self.map_failed_at.lock().await;
+        if self.map.load().epoch() >= epoch {
+            return Ok(());
+        }
+        let unavailable = || Error::ShardUnavailable { shard: PLACE.to_owned() };
+        if failed_at.is_some_and(|ended: Instant| ended.elapsed() < RETRY) {
+            return Err(unavailable());
+        }
+        let read = tokio::time::timeout(MAP_MAX, self.read_map()).await;
+        let read = read.unwrap_or_else(|elapsed| Err(elapsed.to_string()));
+        let is_late = self.map.load().epoch() < epoch;
+        *failed_at = is_late.then(Instant::now);
+        if is_late {
+            let error = read.err().unwrap_or_else(|| "its shard map is older".to_owned());
+            tracing::debug!(%error, "the catalog has no shard map for a session");
+            return Err(unavailable());
+        }
+        Ok(())
+    }
+
+    /// Reads the shard map over a session of its own, so that it does not wait for the tables.
+    async fn read_map(&self) -> Result<(), String> {
+        let (catalog, term) = self.connect("map").await?;
+        tokio::select! {
+            map = catalog.map() => self.publish_map(map.map_err(|error| error.to_string())?),
+            () = self.catalog.terms().ended(term) => return Err("another node is its primary now".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Publishes a shard map if it is newer than the current one.
+    fn publish_map(&self, map: ShardMap) {
+        let map = Arc::new(map);
+        let later =
+            |now: &Arc<ShardMap>| Arc::clone(if map.epoch() > now.epoch() { &map } else { now });
+        if self.map.rcu(later).epoch() < map.epoch() {
+            tracing::info!(epoch = map.epoch(), "the shard map has changed");
+        }
+    }
+
     /// Reads the shard map and all tables again.
     ///
     /// # Errors
@@ -156,11 +210,7 @@ impl CatalogFollower {
     pub(super) async fn refresh_from(&self, catalog: &Catalog) -> Result<(), String> {
         let _turn = self.turn.lock().await;
         let failed = |error: &dyn std::fmt::Display| error.to_string();
-        let map = catalog.map().await.map_err(|error| failed(&error))?;
-        if map.epoch() > self.map.load().epoch() {
-            tracing::info!(epoch = map.epoch(), "the shard map has changed");
-            self.map.store(Arc::new(map));
-        }
+        self.publish_map(catalog.map().await.map_err(|error| failed(&error))?);
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
         let before = catalog.intents().load().await.map_err(|error| failed(&error))?;

@@ -361,6 +361,7 @@ fn assemble(
         access: AccessFeed::default(),
         closed: AtomicBool::new(false),
         turn: Mutex::new(()),
+        map_failed_at: Mutex::default(),
     });
     tokio::spawn(Arc::clone(&follower).run());
     drop(entered);

@@ -35,6 +35,7 @@ mod replication;
 mod scans;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod session_epoch;
 mod store;
 mod tables;
 mod token;

@@ -52,6 +52,7 @@ mod rows;
 mod scratch;
 mod separate_catalog;
 mod server;
+mod session_epoch;
 mod tables;
 #[path = "../support/tcp_proxy.rs"]
 #[expect(dead_code, reason = "other tests need more of it")]

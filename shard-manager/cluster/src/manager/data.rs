@@ -2,13 +2,14 @@
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** bulk writes (`bulk`), reads (`reads`), the cache (`cached`), session tokens
-//! (`sessions`).
+//! (`sessions`, `session_epoch`).
 
 mod binding;
 mod bulk;
 mod cached;
 mod permission;
 mod reads;
+mod session_epoch;
 
 use std::sync::Arc;
 

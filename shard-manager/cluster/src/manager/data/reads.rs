@@ -31,7 +31,7 @@ type Questions = Vec<(ShardNumber, Arc<ReadQuery>)>;
 type KeysOfShards = BTreeMap<ShardNumber, Vec<(Slot, String)>>;
 
 /// Shards that are read without a shard key in the request.
-enum Route {
+pub(super) enum Route {
     /// The shard of one key.
     Key(String, KeyLocation),
     /// The shards of several keys.
@@ -57,6 +57,17 @@ impl Route {
         }
         Self::Keys(keys)
     }
+
+    /// Returns the latest epoch in which a slot of the route got its owner.
+    pub(super) fn since(&self, map: &ShardMap) -> u64 {
+        match self {
+            Self::Key(_, place) => place.since,
+            Self::Keys(keys) => {
+                keys.values().flatten().map(|(slot, _)| map.since(*slot)).max().unwrap_or(0)
+            }
+            Self::Shards => map.latest_since(),
+        }
+    }
 }
 
 impl Data<'_> {
@@ -77,12 +88,18 @@ impl Data<'_> {
         if query.outputs.is_empty() && self.rights.is_all() {
             query.select_if(|_| true);
         }
+        let options = &*self.catch_up(options).await;
         let map = self.manager.map.load();
         let began = Instant::now();
         let reader = RowReader { data: self, options };
         let Some(key) = key else {
             let (route, epoch) = (Route::of(&query, &map), map.epoch());
+            let has_moved = reader.has_moved(&route, &map);
             drop(map);
+            if has_moved {
+                let checked = Box::pin(reader.check_positions(options.deadline)).await;
+                checked.map_err(|error| Failure::rejected(error, None))?;
+            }
             return reader.read_by_filters((query, route), epoch).await;
         };
         let place = map.place(key);
@@ -175,6 +192,9 @@ impl RowReader<'_> {
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let told = |error| Failure::rejected(error, Some(place));
+        if self.may_have_moved(place.since, place.epoch) {
+            Box::pin(self.check_positions(self.options.deadline)).await.map_err(told)?;
+        }
         let requirements = self.requirements(place.shard, self.options.deadline).await;
         let requirements = requirements.map_err(told)?;
         let answer = self.read_key((query, key), place, &requirements).await.map_err(told)?;
