@@ -51,6 +51,14 @@ pub trait ClusterBackend: Send + Sync {
         expected_epoch: u64,
     ) -> BoxFuture<'_, Result<Arc<ShardMap>, MapChangeError>>;
 
+    /// Reads the shard map from the catalog, unless this process has one of this epoch or a later
+    /// one. Concurrent calls read it once.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog,
+    /// also if the catalog's map is older.
+    fn update_map(&self, epoch: u64, deadline: Instant) -> EngineFuture<'_, ()>;
+
     /// Returns the keys, roles and denials of the catalog.
     fn access_store(&self) -> &dyn AccessStore;
 

@@ -8,6 +8,7 @@
 
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
+use crate::slot_set::SlotSet;
 use crate::topology::{ShardNumber, ShardState, Topology};
 
 /// Slot and shard of a key, the result of routing.
@@ -19,6 +20,8 @@ pub struct KeyLocation {
     pub shard: ShardNumber,
     /// Version of the map that routed the key.
     pub epoch: u64,
+    /// Epoch in which the slot got this owner.
+    pub since: u64,
 }
 
 /// Consecutive slots with one owner; both ends are included.
@@ -161,6 +164,22 @@ impl ShardMap {
         Some(Self { topology: self.topology.first(shards), ..self.clone() })
     }
 
+    /// Creates the map of the next epoch, in which these slots belong to another shard.
+    ///
+    /// # Errors
+    /// [`MapError::NoSuchShard`] if the topology has no such shard.
+    pub fn with_owner(&self, slots: &SlotSet, shard: ShardNumber) -> Result<Self, MapError> {
+        let mut next = Self { epoch: self.epoch + 1, ..self.clone() };
+        for slot in slots.iter() {
+            if shard.index() >= self.topology.len() {
+                return Err(MapError::NoSuchShard { first: slot.number() });
+            }
+            next.owners[slot.index()] = shard;
+            next.since[slot.index()] = next.epoch;
+        }
+        Ok(next)
+    }
+
     /// Explains why keyspace and placement contradict each other, naming both settings; `None` if
     /// they fit.
     ///
@@ -190,7 +209,8 @@ impl ShardMap {
     /// [`KeyError`] if the keyspace has no slot for the key.
     pub fn place(&self, key: ShardKey<'_>) -> Result<KeyLocation, KeyError> {
         let slot = self.keyspace.slot_of(key)?;
-        Ok(KeyLocation { slot, shard: self.owner(slot), epoch: self.epoch })
+        let (shard, since) = (self.owner(slot), self.since(slot));
+        Ok(KeyLocation { slot, shard, epoch: self.epoch, since })
     }
 
     /// Returns the owner of a slot.
@@ -203,6 +223,11 @@ impl ShardMap {
     #[inline]
     pub fn since(&self, slot: Slot) -> u64 {
         self.since[slot.index()]
+    }
+
+    /// Returns the latest epoch in which any slot got its owner.
+    pub fn latest_since(&self) -> u64 {
+        self.since.iter().copied().max().unwrap_or(0)
     }
 
     /// Returns the version, which only grows.

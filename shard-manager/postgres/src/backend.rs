@@ -159,6 +159,14 @@ impl ClusterBackend for Servers {
         Box::pin(self.change_in_catalog(change, expected_epoch))
     }
 
+    fn update_map(&self, epoch: u64, deadline: Instant) -> EngineFuture<'_, ()> {
+        Box::pin(async move {
+            let updated = self.follower.update_map(epoch);
+            let updated = tokio::time::timeout_at(deadline.into(), updated).await;
+            updated.unwrap_or(Err(Error::DeadlinePassed))
+        })
+    }
+
     fn access_store(&self) -> &dyn AccessStore {
         self
     }

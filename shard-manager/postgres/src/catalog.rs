@@ -36,7 +36,7 @@ pub use known_shards::{KnownShard, KnownShards};
 pub use map_tables::StoredMap;
 
 /// Name of the catalog in errors.
-const PLACE: &str = "the catalog";
+pub const PLACE: &str = "the catalog";
 
 /// Takes the lock for opening a cluster.
 const OPENING: &str = "SELECT pg_advisory_lock(1950, 3)";

@@ -1,6 +1,9 @@
 //! Catalog follower: applies the changes of other routers to this one: of the shard map, the
 //! tables, and the keys and roles.
 //!
+//! A session may have been answered by a later shard map than that of this router. Its read has the
+//! map read at once.
+//!
 //! The catalog is polled once a second, and notifies of changes immediately (`LISTEN`). After a
 //! change, the tables are read again: a table becomes visible once every shard has it and no intent
 //! for it is left, as on the router that created it.
@@ -11,7 +14,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use diesel::QueryResult;
@@ -19,11 +22,12 @@ use engine::access_store::{AccessFeed, now};
 use engine::published_map::PublishedMap;
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
+use model::error::Error;
 use model::shard_map::ShardMap;
 use model::table::{Registry, Table};
 use tokio::sync::Mutex;
 
-use super::catalog::{Catalog, CatalogVersion};
+use super::catalog::{Catalog, CatalogVersion, PLACE};
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
@@ -38,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Time limit for reading the tables of the catalog and of all primaries.
 const TABLES_MAX: Duration = Duration::from_secs(15);
 
+/// Time limit for reading the shard map at the request of a session.
+const MAP_MAX: Duration = Duration::from_millis(750);
 /// Time limit for reading all keys and roles.
 const ACCESS_MAX: Duration = Duration::from_secs(10);
 
@@ -66,6 +72,8 @@ pub(super) struct CatalogFollower {
     /// Locked while the shard map and all tables are read again. Holds the timeline of the catalog
     /// on which the whole map was read last.
     pub(super) turn: Mutex<Option<u32>>,
+    /// Locked while the shard map alone is read; end of the last read, if that failed.
+    pub(super) map_failed_at: Mutex<Option<Instant>>,
 }
 
 impl CatalogFollower {
@@ -199,6 +207,42 @@ impl CatalogFollower {
         if next.epoch() > self.map.load().epoch() {
             self.publish(next);
         }
+    }
+
+    /// Reads the shard map, unless it has this epoch or a later one. A call that waits for another
+    /// one shares its result, and after a failure the catalog is left alone for a moment.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`] if the map cannot be read, or is older than this epoch.
+    pub(super) async fn update_map(&self, epoch: u64) -> Result<(), Error> {
+        let mut failed_at = self.map_failed_at.lock().await;
+        if self.map.load().epoch() >= epoch {
+            return Ok(());
+        }
+        let unavailable = || Error::ShardUnavailable { shard: PLACE.to_owned() };
+        if failed_at.is_some_and(|ended: Instant| ended.elapsed() < RETRY) {
+            return Err(unavailable());
+        }
+        let read = tokio::time::timeout(MAP_MAX, self.read_map()).await;
+        let read = read.unwrap_or_else(|elapsed| Err(elapsed.to_string()));
+        let is_late = self.map.load().epoch() < epoch;
+        *failed_at = is_late.then(Instant::now);
+        if is_late {
+            let error = read.err().unwrap_or_else(|| "its shard map is older".to_owned());
+            tracing::debug!(%error, "the catalog has no shard map for a session");
+            return Err(unavailable());
+        }
+        Ok(())
+    }
+
+    /// Reads the shard map over a session of its own, so that it does not wait for the tables.
+    async fn read_map(&self) -> Result<(), String> {
+        let (catalog, term) = self.connect("map").await?;
+        tokio::select! {
+            map = catalog.map() => self.publish(map.map_err(|error| error.to_string())?),
+            () = self.catalog.terms().ended(term) => return Err("another node is its primary now".to_owned()),
+        }
+        Ok(())
     }
 
     /// Reads the shard map and all tables again, from a catalog on this timeline.

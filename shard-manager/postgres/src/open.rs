@@ -448,6 +448,7 @@ fn assemble(runtime: Runtime, prepared: PreparedCluster) -> OpenedCluster {
         access: AccessFeed::default(),
         closed: AtomicBool::new(false),
         turn: Mutex::default(),
+        map_failed_at: Mutex::default(),
     });
     tokio::spawn(Arc::clone(&follower).run());
     drop(entered);

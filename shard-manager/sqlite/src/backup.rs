@@ -178,7 +178,7 @@ impl BackupSource {
         let unfinished = Unfinished::begin(&originals.place(to)?)?;
         let folder = unfinished.path();
         let _kept: Vec<_> =
-            self.shards.iter().map(|shard| shard.replication.retain_log()).collect();
+            self.shards.iter().map(|shard| shard.replication.retain_log("backup")).collect();
         let mut copies = originals.copy(folder, watch, |index, path| {
             let timeline = self.shards[index].replication.timeline().history().current();
             ShardCopy::make(&self.shards[index].original.primary, path, timeline)

@@ -37,6 +37,7 @@ mod replication;
 mod scans;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod session_epoch;
 mod store;
 mod tables;
 mod token;

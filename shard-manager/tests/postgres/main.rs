@@ -53,6 +53,7 @@ mod rows;
 mod scratch;
 mod separate_catalog;
 mod server;
+mod session_epoch;
 mod slot_bits;
 mod slot_changes;
 mod slot_reads;

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`refused`), reads (`reads`), the
-//! cache (`cached`), session tokens (`sessions`).
+//! cache (`cached`), session tokens (`sessions`, `session_epoch`).
 
 mod binding;
 mod bulk;
@@ -12,6 +12,7 @@ mod permission;
 mod reads;
 mod refused;
 mod scatter;
+mod session_epoch;
 mod shard_parts;
 
 use std::sync::Arc;

@@ -35,7 +35,7 @@ pub(super) const RETRY: Duration = Duration::from_millis(10);
 pub(super) type KeysOfShards = BTreeMap<ShardNumber, Vec<(Slot, String)>>;
 
 /// Shards that are read without a shard key in the request.
-enum Route {
+pub(super) enum Route {
     /// The shard of one key.
     Key(String, KeyLocation),
     /// The shards of several keys.
@@ -62,6 +62,17 @@ impl Route {
         }
         Self::Keys(keys)
     }
+
+    /// Returns the latest epoch in which a slot of the route got its owner.
+    pub(super) fn since(&self, map: &ShardMap) -> u64 {
+        match self {
+            Self::Key(_, place) => place.since,
+            Self::Keys(keys) => {
+                keys.values().flatten().map(|(slot, _)| map.since(*slot)).max().unwrap_or(0)
+            }
+            Self::Shards => map.latest_since(),
+        }
+    }
 }
 
 impl Data<'_> {
@@ -82,12 +93,18 @@ impl Data<'_> {
         if query.outputs.is_empty() && self.rights.is_all() {
             query.select_if(|_| true);
         }
+        let options = &*self.catch_up(options).await;
         let map = self.manager.map.load();
         let began = Instant::now();
         let reader = RowReader { data: self, options };
         let Some(key) = key else {
             let (route, epoch) = (Route::of(&query, &map, self.manager), map.epoch());
+            let has_moved = reader.has_moved(&route, &map);
             drop(map);
+            if has_moved {
+                let checked = Box::pin(reader.check_positions(options.deadline)).await;
+                checked.map_err(|error| Failure::rejected(error, None))?;
+            }
             return reader.read_by_filters((query, route), epoch).await;
         };
         let place = map.place(key);
@@ -178,6 +195,10 @@ impl RowReader<'_> {
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let mut place = self.data.manager.redirected(place);
+        if self.may_have_moved(place.since, place.epoch) {
+            let checked = Box::pin(self.check_positions(self.options.deadline)).await;
+            checked.map_err(|error| Failure::rejected(error, Some(place)))?;
+        }
         let mut tries = 0;
         let answer = loop {
             match self.read_place((query, key), place).await {

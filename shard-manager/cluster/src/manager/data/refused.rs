@@ -73,7 +73,7 @@ impl Manager {
     pub(in super::super) fn locate(&self, slot: Slot) -> KeyLocation {
         let map = self.map.load();
         let shard = self.redirects.find(&map, slot).unwrap_or_else(|| map.owner(slot));
-        KeyLocation { slot, shard, epoch: map.epoch() }
+        KeyLocation { slot, shard, epoch: map.epoch(), since: map.since(slot) }
     }
 
     /// Returns the location of a key that was routed by a recent map, or the shard that the slot is
@@ -216,7 +216,7 @@ impl Settlement<'_> {
     /// Returns the shard to which a row can be sent without a wait.
     fn next_shard(&self, row: &RefusedRow) -> Option<ShardNumber> {
         let manager = self.data.manager;
-        let KeyLocation { slot, shard, epoch } = row.row.place;
+        let KeyLocation { slot, shard, epoch, .. } = row.row.place;
         let next = match row.refusal.state {
             RefusedState::Moved { to } if row.refusal.slot == slot => to,
             // The row was not tried.
@@ -319,11 +319,13 @@ impl Settlement<'_> {
     /// Sends rows to these shards. Those that are refused again wait before all others.
     async fn send(&mut self, rows: Vec<(ShardNumber, RefusedRow)>, parts: &mut ShardParts) {
         let manager = self.data.manager;
-        let epoch = manager.map.load().epoch();
+        let map = manager.map.load_full();
+        let epoch = map.epoch();
         let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
         let mut refusals: BTreeMap<usize, SlotRefusal> = BTreeMap::new();
         for (shard, RefusedRow { mut row, refusal, .. }) in rows {
-            row.place = KeyLocation { slot: row.place.slot, shard, epoch };
+            let (slot, since) = (row.place.slot, map.since(row.place.slot));
+            row.place = KeyLocation { slot, shard, epoch, since };
             refusals.insert(row.index, refusal);
             by_shard.entry(shard).or_default().push(row);
         }
