@@ -91,7 +91,7 @@ impl Data<'_> {
     ) -> BulkDone {
         let permitted = self.permit_rows(rows);
         let share = self.rights.share();
-        write_parts(self, (permitted, options), async |shard, rows| {
+        self.write_parts(permitted, options, async |shard, rows| {
             write_chunks(shard, rows, (share, options), &may_continue).await
         })
         .await
@@ -103,7 +103,7 @@ impl Data<'_> {
         let mut permitted = self.permit_rows(rows);
         permitted.undo_transactions();
         let share = self.rights.share();
-        write_parts(self, (permitted, options), async |shard, rows| {
+        self.write_parts(permitted, options, async |shard, rows| {
             let atomic_rows = Some(rows.iter().map(|row| row.index).collect());
             write_request(shard, rows, options, |rows| WriteRequest {
                 rows,
@@ -136,37 +136,38 @@ impl Data<'_> {
         permitted.complete(&mut done.rows);
         done
     }
-}
 
-/// Writes the permitted rows of each shard, all shards at the same time.
-async fn write_parts(
-    data: Data<'_>,
-    (mut permitted, options): (PermittedRows<'_>, &RequestOptions),
-    write: impl AsyncFn(&Shard, Vec<BulkRow>) -> BulkPart,
-) -> BulkDone {
-    let mut by_shard: Vec<Vec<BulkRow>> = data.manager.shards.iter().map(|_| Vec::new()).collect();
-    for row in std::mem::take(&mut permitted.rows) {
-        by_shard[row.place.shard.index()].push(row);
-    }
-    let all = by_shard.iter().flatten();
-    let pending = data.pending_keys(all.map(|row| (row.place, &row.row)));
-    let shards = data.manager.shards.iter().zip(by_shard);
-    let parts = shards.map(|(shard, rows)| write(shard, rows));
-    let parts = futures_util::future::join_all(parts).await;
-    drop(pending);
-    let mut session = options.session.clone();
-    let (mut done, mut all_unsent) = (Vec::new(), Vec::new());
-    let mut slowest = LaneTimes::default();
-    for (shard, BulkPart { rows, unsent, seen, times }) in (0..).map(ShardNumber).zip(parts) {
-        if let Some(position) = seen {
-            data.manager.sessions().extend(&mut session, shard, position);
+    async fn write_parts(
+        self,
+        mut permitted: PermittedRows<'_>,
+        options: &RequestOptions,
+        write: impl AsyncFn(&Shard, Vec<BulkRow>) -> BulkPart,
+    ) -> BulkDone {
+        let mut by_shard: Vec<Vec<BulkRow>> =
+            self.manager.shards.iter().map(|_| Vec::new()).collect();
+        for row in std::mem::take(&mut permitted.rows) {
+            by_shard[row.place.shard.index()].push(row);
         }
-        slowest = slowest.slower(times);
-        done.extend(rows);
-        all_unsent.extend(unsent);
+        let all = by_shard.iter().flatten();
+        let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
+        let shards = self.manager.shards.iter().zip(by_shard);
+        let parts = shards.map(|(shard, rows)| write(shard, rows));
+        let parts = futures_util::future::join_all(parts).await;
+        drop(pending);
+        let mut session = options.session.clone();
+        let (mut done, mut all_unsent) = (Vec::new(), Vec::new());
+        let mut slowest = LaneTimes::default();
+        for (shard, BulkPart { rows, unsent, seen, times }) in (0..).map(ShardNumber).zip(parts) {
+            if let Some(position) = seen {
+                self.manager.sessions().extend(&mut session, shard, position);
+            }
+            slowest = slowest.slower(times);
+            done.extend(rows);
+            all_unsent.extend(unsent);
+        }
+        permitted.complete(&mut done);
+        BulkDone { rows: done, unsent: all_unsent, session, times: slowest }
     }
-    permitted.complete(&mut done);
-    BulkDone { rows: done, unsent: all_unsent, session, times: slowest }
 }
 
 /// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key keep
