@@ -13,7 +13,6 @@ mod audit;
 mod cache;
 mod certificate;
 mod file;
-mod issuer;
 mod postgres;
 mod sources;
 mod trusted_proxies;
@@ -39,7 +38,6 @@ use sources::{Sources, name_with_origin};
 pub use self::access::{AccessConfig, AccessMode};
 pub use self::audit::{AuditConfig, AuditTarget};
 pub use self::certificate::{CertificateConfig, NameKind, SubjectName};
-pub use self::issuer::{IssuerConfig, IssuerKeys};
 pub use self::trusted_proxies::TrustedProxies;
 pub use ::analytics::settings::{ConfigError, Origin};
 

@@ -18,6 +18,8 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
 use analytics::AccessNow;
 use arc_swap::ArcSwap;
+use issuers::key_sets::IssuerGate;
+use issuers::remote_keys::RemoteKeys;
 use shard_manager::access::authenticator::{AuthSettings, Authenticator};
 use shard_manager::access::caller::{Caller, Principal};
 use shard_manager::access::jwt::Issuers;
@@ -39,7 +41,6 @@ use super::cors::PermittedOrigins;
 use super::counts::{AccessCounts, AccessOutcome};
 use super::credentials::Credentials;
 use super::meter::Metered;
-use super::remote_keys::RemoteKeys;
 use super::scopes::{self, ROWS, RouteNeed};
 use super::sessions::Sessions;
 use crate::config::{AccessConfig, AccessMode, TrustedProxies};
@@ -142,18 +143,6 @@ impl AccessGate {
         snapshot.share_uses(current.snapshot());
         self.current.store(Arc::new(current.with_snapshot(snapshot)));
         Ok(())
-    }
-
-    /// Replaces the issuers and their keys.
-    pub fn apply_issuers(&self, issuers: Issuers) {
-        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
-    }
-
-    /// Replaces the issuers by the same ones, whose keys are the same and may be used for longer.
-    pub fn prolong_issuers(&self, issuers: Issuers) {
-        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.current.store(Arc::new(self.current.load().with_prolonged_issuers(issuers)));
     }
 
     /// Records that keys and roles were read at this time and have not changed.
@@ -365,6 +354,18 @@ impl AccessGate {
     }
 }
 
+impl IssuerGate for AccessGate {
+    fn apply_issuers(&self, issuers: Issuers) {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
+    }
+
+    fn prolong_issuers(&self, issuers: Issuers) {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(Arc::new(self.current.load().with_prolonged_issuers(issuers)));
+    }
+}
+
 impl std::fmt::Debug for AccessGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AccessGate").field("mode", &self.mode).finish_non_exhaustive()
@@ -381,9 +382,10 @@ fn need_without_row(request: &ServiceRequest) -> RouteNeed {
 
 /// Checks the right that a route needs. Rows are compared with the grants by the shard manager.
 fn check_need(caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
+    let has_grants = || caller.rights.role().is_none_or(|role| !role.role().grants().is_empty());
     match need {
         RouteNeed::Open => Ok(()),
-        RouteNeed::Rows if caller.rights.has_grants() => Ok(()),
+        RouteNeed::Rows if has_grants() => Ok(()),
         RouteNeed::Rows => Err(answers::without_grants()),
         RouteNeed::Scope(scope) => {
             caller.rights.allow_scope(scope).map_err(|denied| answers::forbidden(&denied))

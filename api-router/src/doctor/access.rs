@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use issuers::config::IssuerKeys;
+use issuers::jwks_client::{self, FetchedDocument};
 use shard_manager::access::grant::TableSet;
 use shard_manager::access::jwt::key_set::{KeySet, SkippedKey};
 use shard_manager::access::key_record::{KeyRecord, KeyState};
@@ -20,10 +22,9 @@ use shard_manager::engine::access_store::{self, AccessState};
 
 use crate::access::clock::unix_now;
 use crate::access::files::{AccessFiles, FileRecords};
-use crate::access::jwks_client::{self, FetchedDocument};
 use crate::access::mode_check::ModeError;
 use crate::access::watcher::AccessWatcher;
-use crate::config::{AccessMode, AuditTarget, Config, Engine, IssuerKeys};
+use crate::config::{AccessMode, AuditTarget, Config, Engine};
 
 const ABOUT: &str = "access";
 /// Days without use after which a key should be revoked.

@@ -147,7 +147,9 @@ impl CatalogFollower {
         } else if seen.access == Some(version.access) {
             self.access.confirm(now());
         } else {
-            let state = tokio::time::timeout(ACCESS_MAX, catalog.access_state(term.timeline)).await;
+            let base = self.access.base();
+            let state = catalog.access_state_after(term.timeline, base.as_deref());
+            let state = tokio::time::timeout(ACCESS_MAX, state).await;
             let state = state.map_err(|elapsed| elapsed.to_string())?;
             self.access.publish(state.map_err(|error| error.to_string())?, now());
             seen.access = Some(version.access);

@@ -48,9 +48,10 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ),
     ("analytics/recorder", &[]),
     ("analytics/web-kit", &["recorder"]),
-    ("analytics/service", &["access", "credential", "recorder", "web-kit"]),
+    ("analytics/issuers", &["access", "credential", "recorder", "web-kit"]),
+    ("analytics/service", &["access", "credential", "issuers", "recorder", "web-kit"]),
     ("analytics", &["access", "recorder", "service", "web-kit"]),
-    ("api-router", &["analytics", "shard-manager"]),
+    ("api-router", &["analytics", "issuers", "shard-manager"]),
     ("loadtest/checker", &[]),
     ("loadtest", &["checker", "credential"]),
 ];
@@ -247,6 +248,8 @@ pub(super) const WEB_KIT: &[&[&str]] = &[
     ],
     &["static_assets"],
 ];
+pub(super) const ISSUERS: &[&[&str]] =
+    &[&["config", "jwks_client"], &["files", "key_sets", "remote_keys"], &["key_fetcher"]];
 pub(super) const SERVICE: &[&[&str]] = &[
     &["alerts", "clock_offset", "fleet", "frame_response", "merged", "problem"],
     &["config", "fleet_query", "gate"],

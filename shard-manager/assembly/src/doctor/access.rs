@@ -1,4 +1,5 @@
-//! Access: reads the keys, roles and audit heads of a cluster's catalog, for the checks of a router.
+//! Access: reads the keys, roles and last audit lines of a cluster's catalog, for the checks of a
+//! router.
 
 use std::path::Path;
 

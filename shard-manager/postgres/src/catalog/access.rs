@@ -32,6 +32,9 @@ const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_access FOR UPDATE";
 const COMMIT: &str = "NOTIFY tessera; COMMIT";
 /// Number of bits of the counter in a generation; the timeline stands above it.
 const COUNTER_BITS: u32 = 40;
+const COUNTER_MAX: u64 = (1 << COUNTER_BITS) - 1;
+/// Number of generations for which the catalog at least remembers removed keys.
+const BEHIND_MAX: u64 = 10_000;
 
 impl Catalog {
     /// Reads the mode that routers must have.
@@ -61,6 +64,47 @@ impl Catalog {
         let mut state = self.or_rollback(read.await).await?;
         state.generation = generation(timeline, state.generation);
         Ok(state)
+    }
+
+    /// Reads the keys, roles and denials of now from a server on this timeline, given those of
+    /// before: of the keys only those that have changed since.
+    ///
+    /// # Errors
+    /// The error of a query.
+    pub async fn access_state_after(
+        &self,
+        timeline: u32,
+        base: Option<&AccessState>,
+    ) -> QueryResult<AccessState> {
+        if let Some(base) = base.filter(|base| base.generation >> COUNTER_BITS == timeline.into())
+            && let Some(state) = self.access_changes(timeline, base).await?
+        {
+            return Ok(state);
+        }
+        self.access_state(timeline).await
+    }
+
+    /// Returns a state with the changes since; `None` if all keys have to be read.
+    async fn access_changes(
+        &self,
+        timeline: u32,
+        base: &AccessState,
+    ) -> QueryResult<Option<AccessState>> {
+        let since = base.generation & COUNTER_MAX;
+        let read = async {
+            run(&self.connection, BEGIN_READING).await?;
+            let results = load_all(&self.connection, &sql::changes(since)).await?;
+            run(&self.connection, "COMMIT").await?;
+            base.with_changes(results).map_err(|damage| unreadable(&damage))
+        };
+        let state = self.or_rollback(read.await).await?;
+        let is_near = |state: &AccessState| {
+            (since..=since.saturating_add(BEHIND_MAX)).contains(&state.generation)
+        };
+        Ok(state.filter(is_near).map(|mut state| {
+            state.generation = generation(timeline, state.generation);
+            state
+        }))
     }
 
     /// Makes a change in one transaction of a server on this timeline, and returns its generation.
