@@ -24,6 +24,7 @@ mod placement;
 mod restore;
 mod route;
 mod router;
+mod slots;
 mod status;
 mod upload;
 
@@ -156,6 +157,8 @@ enum Command {
     Access(access::Options),
     /// Verifies audit logs of routers
     Audit(access::audit::Options),
+    /// Lets the writes of slots wait for a short time, or go on
+    Slots(slots::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
     Cluster(cluster::Options),
     /// Makes one PostgreSQL node and becomes its server: for containers and service managers
@@ -262,6 +265,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Role(options) => access::role::run(&options, &terminal),
         Command::Access(options) => access::run(&options, &terminal),
         Command::Audit(options) => access::audit::run(&options, &terminal),
+        Command::Slots(options) => slots::run(&options, &terminal),
         Command::Cluster(options) => cluster::run(&options, &terminal),
         Command::Node(options) => node::run(options, &terminal),
         Command::Completions { shell } => completions::complete(shell),

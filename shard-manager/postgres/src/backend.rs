@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use engine::access_store::AccessStore;
 use engine::runtime_pool::RuntimePool;
 use engine::schema_intent::Intent;
+use engine::slot_desk::SlotCommand;
 use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use model::error::Error;
 use model::table::Table;
 use tokio::runtime::Runtime;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
@@ -118,6 +120,11 @@ impl ClusterBackend for Servers {
 
     fn access_store(&self) -> &dyn AccessStore {
         self
+    }
+
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+        // Commands change the servers directly.
+        None
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {

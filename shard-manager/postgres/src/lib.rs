@@ -44,6 +44,7 @@ mod scan;
 pub mod session;
 pub mod shard_database;
 mod slot_changes;
+pub mod slot_session;
 mod sql;
 mod statement;
 mod statement_cache;

@@ -11,11 +11,13 @@ use std::time::Instant;
 
 use engine::access_store::AccessStore;
 use engine::runtime_pool::RuntimePool;
+use engine::slot_desk::{SlotCommand, SlotDesk};
 use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use futures_util::future::ready;
 use model::error::Error;
 use model::table::Table;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use super::access_store::FileAccess;
 use super::backup::BackupSource;
@@ -38,6 +40,7 @@ pub(super) struct Files {
     /// True once background work is to end.
     closed: Arc<AtomicBool>,
     access: FileAccess,
+    slot_desk: Arc<SlotDesk>,
 }
 
 impl Files {
@@ -49,8 +52,9 @@ impl Files {
     ) -> Self {
         let closed = Arc::default();
         let access = FileAccess::new(data_dir.catalog(), file_watch.file_checks(), &closed);
-        let control_socket = ControlSocket::open(source, &access);
-        Self { control_socket, comparison: None, file_watch, data_dir, closed, access }
+        let slot_desk = Arc::default();
+        let control_socket = ControlSocket::open(source, &access, &slot_desk);
+        Self { control_socket, comparison: None, file_watch, data_dir, closed, access, slot_desk }
     }
 
     /// Returns the directory.
@@ -91,6 +95,10 @@ impl ClusterBackend for Files {
 
     fn access_store(&self) -> &dyn AccessStore {
         &self.access
+    }
+
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+        self.slot_desk.open()
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {

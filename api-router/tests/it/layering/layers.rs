@@ -101,7 +101,11 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "fair_places",
         "fair_queue",
         "fault_injector",
+        "published_map",
         "replication",
+        "slot_change",
+        "slot_desk",
+        "slot_news",
         "system_tables",
     ],
     &["fair_channel"],
@@ -142,10 +146,10 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "timeline_file",
     ],
     &["batch", "lane_session", "primary_tracker", "requirements"],
-    &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "target"],
+    &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "slot_changes", "target"],
     &["key_reads", "row_statements", "shard_database", "upsert"],
     &["triggered_tables", "catalog", "scan"],
-    &["access_session", "catalog_follower", "readers", "transaction"],
+    &["access_session", "catalog_follower", "readers", "slot_session", "transaction"],
     &["backend", "replica", "writer"],
     &["catalog_watch"],
     &["open"],
@@ -164,7 +168,12 @@ pub(super) const SQLITE: &[&[&str]] = &[
     &["open"],
 ];
 pub(super) const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
-pub(super) const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["shard"], &["manager"]];
+pub(super) const CLUSTER: &[&[&str]] = &[
+    &["lane", "parked_writes", "replica_set", "slot_redirects"],
+    &["shard"],
+    &["shard_list"],
+    &["manager"],
+];
 pub(super) const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
 pub(super) const API_ROUTER: &[&[&str]] = &[
     &["caller_rights", "request_hints"],
