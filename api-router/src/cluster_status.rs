@@ -11,11 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use analytics::{CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, PoolNow, ShardNow};
+use analytics::{
+    CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, ParkedNow, PoolNow, ShardNow,
+};
 use shard_manager::cache::CacheStats;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, ShardReport};
-use shard_manager::stats::{NodeStats, ShardStats, SizeEstimate};
+use shard_manager::stats::{NodeStats, ParkedStats, ShardStats, SizeEstimate};
 use shard_manager::topology::{Role, ShardNumber};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -167,6 +169,7 @@ impl ClusterStatus {
             slots: u32::from(SLOT_COUNT),
             shards: shards.collect(),
             cache: self.manager.status().cache_stats().map_or_else(CacheNow::default, cache),
+            parked: parked(self.manager.status().parked_writes()),
             moves: Vec::new(),
         }
     }
@@ -212,6 +215,16 @@ fn cache(stats: CacheStats) -> CacheNow {
         near_hits: stats.near_hits,
         seldom: stats.seldom,
         breaker: stats.breaker.name().to_owned(),
+    }
+}
+
+fn parked(stats: ParkedStats) -> ParkedNow {
+    ParkedNow {
+        rows: stats.rows as u64,
+        bytes: stats.bytes as u64,
+        total: stats.total,
+        refused: stats.refused,
+        longest_s: stats.longest.as_secs_f64(),
     }
 }
 

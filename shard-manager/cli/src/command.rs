@@ -25,6 +25,7 @@ mod restore;
 mod route;
 mod router;
 mod shard;
+mod slots;
 mod status;
 mod upload;
 
@@ -159,6 +160,8 @@ enum Command {
     Access(access::Options),
     /// Verifies audit logs of routers
     Audit(access::audit::Options),
+    /// Lets the writes of slots wait for a short time, or go on
+    Slots(slots::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
     Cluster(cluster::Options),
     /// Makes one PostgreSQL node and becomes its server: for containers and service managers
@@ -266,6 +269,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Role(options) => access::role::run(&options, &terminal),
         Command::Access(options) => access::run(&options, &terminal),
         Command::Audit(options) => access::audit::run(&options, &terminal),
+        Command::Slots(options) => slots::run(&options, &terminal),
         Command::Cluster(options) => cluster::run(&options, &terminal),
         Command::Node(options) => node::run(options, &terminal),
         Command::Completions { shell } => completions::complete(shell),

@@ -13,6 +13,7 @@ use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
 use engine::runtime_pool::RuntimePool;
 use engine::schema_intent::Intent;
+use engine::slot_desk::SlotCommand;
 use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use futures_util::future::BoxFuture;
 use model::error::Error;
@@ -21,6 +22,7 @@ use model::shard_map::ShardMap;
 use model::table::Table;
 use tokio::runtime::Runtime;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
@@ -169,6 +171,11 @@ impl ClusterBackend for Servers {
 
     fn access_store(&self) -> &dyn AccessStore {
         self
+    }
+
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+        // Commands change the servers directly.
+        None
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {

@@ -222,13 +222,26 @@ pub(super) async fn connect_catalog(
     at: &NodeAddress,
     cluster: &ClusterAddress,
 ) -> Result<(Session, Vec<NodeAddress>), OpenError> {
+    connect_primary(at, "catalog", cluster).await
+}
+
+/// Connects to the primary among the hosts of an address, and returns the addresses of all hosts,
+/// the primary first. Errors contain the name.
+///
+/// # Errors
+/// [`OpenError`] if there is no primary, or if it does not meet the requirements of a node.
+pub(super) async fn connect_primary(
+    at: &NodeAddress,
+    name: &str,
+    cluster: &ClusterAddress,
+) -> Result<(Session, Vec<NodeAddress>), OpenError> {
     let mut asked = ask_all([at], cluster).await;
-    let Some(best) = best(&asked) else { return Err(no_primary(asked, "catalog")) };
+    let Some(best) = best(&asked) else { return Err(no_primary(asked, name)) };
     let primary = asked.remove(best);
     let others = asked.into_iter().map(|other| other.at);
     let hosts = [primary.at].into_iter().chain(others).collect();
-    let session = primary.found.map_err(|error| OpenError::node("catalog", error))?;
-    Ok((check_fit(session, "catalog", cluster).await?, hosts))
+    let session = primary.found.map_err(|error| OpenError::node(name, error))?;
+    Ok((check_fit(session, name, cluster).await?, hosts))
 }
 
 /// Returns the index of the primary: the node on the highest timeline among those that accept

@@ -46,6 +46,7 @@ mod shard_addresses;
 pub mod shard_database;
 pub mod shard_listing;
 mod slot_changes;
+pub mod slot_session;
 mod sql;
 mod statement;
 mod statement_cache;

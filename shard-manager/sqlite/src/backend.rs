@@ -13,6 +13,7 @@ use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
 use engine::published_map::PublishedMap;
 use engine::runtime_pool::RuntimePool;
+use engine::slot_desk::{SlotCommand, SlotDesk};
 use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
@@ -20,6 +21,7 @@ use model::map_change::MapChange;
 use model::shard_map::ShardMap;
 use model::table::Table;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use super::access_store::FileAccess;
 use super::backup::BackupSource;
@@ -48,6 +50,7 @@ pub(super) struct Files {
     map: Arc<PublishedMap>,
     /// Locked from a change of the map until the next one is in force.
     map_turn: Arc<Mutex<()>>,
+    slot_desk: Arc<SlotDesk>,
 }
 
 impl Files {
@@ -60,9 +63,20 @@ impl Files {
     ) -> Self {
         let (closed, map, map_turn) = (Arc::default(), Arc::clone(map), Arc::default());
         let access = FileAccess::new(data_dir.catalog(), file_watch.file_checks(), &closed);
-        let control_socket = ControlSocket::open(source, &access);
+        let slot_desk = Arc::default();
+        let control_socket = ControlSocket::open(source, &access, &slot_desk);
         let comparison = None;
-        Self { control_socket, comparison, file_watch, data_dir, closed, access, map, map_turn }
+        Self {
+            control_socket,
+            comparison,
+            file_watch,
+            data_dir,
+            closed,
+            access,
+            map,
+            map_turn,
+            slot_desk,
+        }
     }
 
     /// Returns the directory.
@@ -136,6 +150,10 @@ impl ClusterBackend for Files {
 
     fn access_store(&self) -> &dyn AccessStore {
         &self.access
+    }
+
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+        self.slot_desk.open()
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {

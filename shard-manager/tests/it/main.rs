@@ -32,6 +32,7 @@ mod placements;
 mod prerequisites;
 mod rebalance;
 mod reference;
+mod refused_writes;
 mod replicas;
 mod replication;
 mod scans;

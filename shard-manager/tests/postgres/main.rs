@@ -35,6 +35,7 @@ mod isolation;
 mod lag;
 mod log;
 mod meddling;
+mod moved_slots;
 mod network;
 mod opening;
 #[path = "../support/prerequisites.rs"]

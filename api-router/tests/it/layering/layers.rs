@@ -106,8 +106,10 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "fair_places",
         "fair_queue",
         "fault_injector",
+        "published_map",
         "replication",
         "slot_change",
+        "slot_desk",
         "slot_news",
         "system_tables",
     ],
@@ -161,7 +163,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "timeline_file",
     ],
     &["batch", "lane_session", "primary_tracker", "requirements"],
-    &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "target"],
+    &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "slot_changes", "target"],
     &["key_reads", "row_statements", "shard_database", "upsert"],
     &["triggered_tables", "catalog", "scan"],
     &[
@@ -170,6 +172,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "readers",
         "shard_addresses",
         "shard_listing",
+        "slot_session",
         "transaction",
     ],
     &["backend", "replica", "writer"],
@@ -190,7 +193,12 @@ pub(super) const SQLITE: &[&[&str]] = &[
     &["open"],
 ];
 pub(super) const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
-pub(super) const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["shard"], &["manager"]];
+pub(super) const CLUSTER: &[&[&str]] = &[
+    &["lane", "parked_writes", "replica_set", "slot_redirects"],
+    &["shard"],
+    &["shard_list"],
+    &["manager"],
+];
 pub(super) const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
 pub(super) const API_ROUTER: &[&[&str]] = &[
     &["caller_rights", "request_hints"],

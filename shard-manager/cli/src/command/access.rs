@@ -4,7 +4,7 @@
 //! (`catalog_place`).
 
 pub(super) mod audit;
-mod catalog_place;
+pub(super) mod catalog_place;
 mod expiry;
 pub(super) mod key;
 pub(super) mod role;

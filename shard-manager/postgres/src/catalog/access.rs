@@ -76,7 +76,8 @@ impl Catalog {
         timeline: u32,
         base: Option<&AccessState>,
     ) -> QueryResult<AccessState> {
-        if let Some(base) = base.filter(|base| base.generation >> COUNTER_BITS == timeline.into())
+        if let Some(base) =
+            base.filter(|base| base.generation >> COUNTER_BITS == u64::from(timeline))
             && let Some(state) = self.access_changes(timeline, base).await?
         {
             return Ok(state);

@@ -357,14 +357,19 @@ impl WrittenPart {
             Err(Error::SlotRefused(refusal)) => Some(*refusal),
             Ok(_) | Err(_) => None,
         };
-        let culprit = results.iter().find_map(refusal).filter(|_| is_atomic);
+        let culprit = results.iter().zip(&places);
+        let culprit = culprit.filter(|_| is_atomic);
+        let culprit = culprit.filter_map(|(result, (index, _))| Some((refusal(result)?, *index)));
+        let culprit = culprit.min_by_key(|(_, index)| *index);
         let rows = places.into_iter().zip(changes).zip(results);
         for (((index, place), row), result) in rows {
-            match culprit.or_else(|| refusal(&result)) {
-                Some(refusal) => {
-                    self.refused.push(RefusedRow::new(BulkRow { index, place, row }, refusal));
+            let row = BulkRow { index, place, row };
+            match (refusal(&result), culprit) {
+                (Some(refusal), _) => self.refused.push(RefusedRow::new(row, refusal)),
+                (None, Some((refusal, by))) => {
+                    self.refused.push(RefusedRow::new(row, refusal).undone_by(by));
                 }
-                None => {
+                (None, None) => {
                     let outcome = outcome(result, shortfall);
                     self.part.rows.push(BulkRowDone { index, place, outcome });
                 }
