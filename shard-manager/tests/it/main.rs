@@ -35,6 +35,8 @@ mod replication;
 mod scans;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod slot_changes;
+mod slot_nodes;
 mod store;
 mod tables;
 mod token;
