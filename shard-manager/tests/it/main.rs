@@ -17,6 +17,7 @@ mod fair_lane;
 mod fair_queue;
 #[path = "../support/fair_steps.rs"]
 mod fair_steps;
+mod foreign_rows;
 mod history;
 mod idempotency;
 mod keyspace;
