@@ -408,7 +408,7 @@ fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShar
         primary,
         findings: Arc::default(),
         doubts: Arc::default(),
-        slot_news: Arc::clone(leader.slot_news()),
+        slot_news: Arc::clone(&leader.slot_news),
         replicas: replicas.iter().map(node).collect(),
     };
     ServerShard { opened, leader, replicas }

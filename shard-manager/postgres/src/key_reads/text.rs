@@ -1,8 +1,8 @@
 //! Text: the statement that reads the rows of several keys, each if the node answers reads of its
 //! slot.
 //!
-//! Ownership is looked up in the snapshot of the rows, so a row is never returned by a node that had
-//! given its slot away before the row was read.
+//! Ownership is looked up in the snapshot of the rows, so a row is never returned by a node that
+//! had given its slot away before the row was read.
 //!
 //! **Not here:** running it (`key_reads`), the text on Citus (`citus::sql`).
 
@@ -54,8 +54,8 @@ pub(super) fn text(query: &ReadQuery, is_citus: bool) -> String {
     sql
 }
 
-/// Returns the index of the column that is null in a row of a key that may be read. It is the reason
-/// (`refusals`) in each row of a key whose slot is refused, which has at least one.
+/// Returns the index of the column that is null in a row of a key that may be read. It is the
+/// reason (`refusals`) in each row of a key whose slot is refused, which has at least one.
 pub(super) fn refused_column(query: &ReadQuery) -> usize {
     2 + query.outputs.len() + query.table.id().len()
 }
