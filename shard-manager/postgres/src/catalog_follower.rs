@@ -9,6 +9,7 @@
 //! table stays the same object, so that statements prepared for it remain in use.
 //! **Not here:** changing tables (`manager/schema`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use engine::published_map::PublishedMap;
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
 use model::table::{Registry, Table};
+use model::topology::{ShardNumber, ShardState};
 use tokio::sync::Mutex;
 
 use super::catalog::{Catalog, CatalogVersion};
@@ -54,8 +56,9 @@ struct Seen {
 pub(super) struct CatalogFollower {
     /// The nodes of the catalog.
     pub(super) catalog: Arc<PrimaryTracker>,
-    /// The primary of each shard, and the replication state of the shard's nodes.
-    pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
+    /// The opened shards. A shard that joins is added before a map names it; one that retires is
+    /// removed after a map that names it no more.
+    pub(super) shards: ArcSwap<FollowedShards>,
     pub(super) map: Arc<PublishedMap>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     /// Keys and roles, read as long as they have subscribers.
@@ -64,6 +67,10 @@ pub(super) struct CatalogFollower {
     /// Locked while the shard map and all tables are read again.
     pub(super) turn: Mutex<()>,
 }
+
+/// Shards by number, each with its primary and the replication state of its nodes.
+pub(super) type FollowedShards =
+    BTreeMap<ShardNumber, (Arc<PrimaryTracker>, Arc<ReplicationState>)>;
 
 impl CatalogFollower {
     /// Follows the catalog until `closed` is set.
@@ -149,6 +156,20 @@ impl CatalogFollower {
         Ok((Catalog::on(session.connection), term))
     }
 
+    /// Releases the shards that have retired: their databases may be gone.
+    fn release_retired(&self) {
+        let map = self.map.load_full();
+        let shards = map.topology().shards();
+        let is_retired = |number: &ShardNumber| {
+            shards.get(number.index()).is_some_and(|shard| shard.state == ShardState::Retired)
+        };
+        self.shards.rcu(|followed| {
+            let mut left = FollowedShards::clone(followed);
+            left.retain(|number, _| !is_retired(number));
+            left
+        });
+    }
+
     /// Reads the shard map and all tables again.
     ///
     /// # Errors
@@ -159,14 +180,18 @@ impl CatalogFollower {
         let map = catalog.map().await.map_err(|error| failed(&error))?;
         let epoch = map.epoch();
         match self.map.publish(map) {
-            Ok(true) => tracing::info!(epoch, "the shard map has changed"),
+            Ok(true) => {
+                tracing::info!(epoch, "the shard map has changed");
+                self.release_retired();
+            }
             Ok(false) => {}
             Err(error) => tracing::warn!(%error, "the shard map in force stays"),
         }
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
         let before = catalog.intents().load().await.map_err(|error| failed(&error))?;
-        let declared = self.shards.iter().map(async |(leader, _)| {
+        let followed = self.shards.load_full();
+        let declared = followed.values().map(async |(leader, _)| {
             if Arc::ptr_eq(leader, &self.catalog) {
                 // This reuses the open session instead of opening another one to the same node.
                 return catalog.tables_beside().await.map_err(|error| error.to_string());
@@ -191,7 +216,7 @@ impl CatalogFollower {
         if tables.iter().any(|table| known.find(table.name()).is_none()) {
             // Reads of a new table are not sent to a replica before it has replayed the table's
             // creation.
-            for ((_, replication), (_, position)) in self.shards.iter().zip(&shards) {
+            for ((_, replication), (_, position)) in followed.values().zip(&shards) {
                 replication.primary().record_schema_change(*position);
             }
         }

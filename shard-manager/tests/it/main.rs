@@ -19,6 +19,7 @@ mod fair_queue;
 mod fair_steps;
 mod history;
 mod idempotency;
+mod joining;
 mod keyspace;
 mod keyspaces;
 mod lane;
@@ -35,6 +36,7 @@ mod replication;
 mod scans;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod shard_states;
 mod store;
 mod tables;
 mod token;

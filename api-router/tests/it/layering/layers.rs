@@ -105,7 +105,14 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "system_tables",
     ],
     &["fair_channel"],
-    &["idempotency_expiry", "open_error", "pause_barrier", "runtime_pool", "table_declaration"],
+    &[
+        "idempotency_expiry",
+        "open_error",
+        "pause_barrier",
+        "published_map",
+        "runtime_pool",
+        "table_declaration",
+    ],
     &["node_reader", "row_image", "writer"],
     &["cluster_spec", "replica_node", "schema_intent", "select"],
     &["cluster_backend", "sample_queries", "schema_agreement"],
@@ -164,7 +171,8 @@ pub(super) const SQLITE: &[&[&str]] = &[
     &["open"],
 ];
 pub(super) const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
-pub(super) const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["shard"], &["manager"]];
+pub(super) const CLUSTER: &[&[&str]] =
+    &[&["lane", "replica_set"], &["shard"], &["shard_list"], &["manager"]];
 pub(super) const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
 pub(super) const API_ROUTER: &[&[&str]] = &[
     &["caller_rights", "request_hints"],
@@ -193,7 +201,7 @@ pub(super) const RECORDER: &[&[&str]] = &[
         "tls_roots",
         "window",
     ],
-    &["errors_query", "histogram", "query"],
+    &["errors_query", "histogram", "query", "shard_labels"],
     &["entry", "frame", "metrics"],
     &["example_lines", "hot", "merge", "slot_load", "totals"],
     &["current_second", "history"],

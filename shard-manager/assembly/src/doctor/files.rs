@@ -104,7 +104,7 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
         Ok(view) => view,
         Err(error) => return vec![Finding::fault(about, error)],
     };
-    let shards = view.map.topology().shards().len();
+    let shards = view.map.topology().numbers().count();
     let mut found = vec![Finding::good(
         about,
         format!("{shards} shards, {} replicas each, epoch {}", view.replicas, view.map.epoch()),
