@@ -277,13 +277,13 @@ impl AccessGate {
             Credentials::Session(text) => {
                 let caller = self.sessions.authenticate(&current, text, unix_now());
                 let caller = caller.map_err(|error| self.sessions.refused(error))?;
-                check_need(&current, &caller, need)?;
+                check_need(&caller, need)?;
                 return Ok(caller);
             }
             Credentials::Unreadable => return Err(answers::unreadable()),
         };
         let caller = caller.map_err(answers::refused)?;
-        check_need(&current, &caller, need)?;
+        check_need(&caller, need)?;
         Ok(caller)
     }
 
@@ -303,7 +303,7 @@ impl AccessGate {
             audit::identify(request, self.address(request.request()), &caller);
         }
         let refused = |problem| Refusal { kind: caller.principal.kind(), problem };
-        match check_need(&current, &caller, need) {
+        match check_need(&caller, need) {
             Ok(()) if need == RouteNeed::Open => Ok((caller, Admission::default())),
             Ok(()) => {
                 let admission = self.limit(&current, &caller, request).map_err(refused)?;
@@ -380,14 +380,10 @@ fn need_without_row(request: &ServiceRequest) -> RouteNeed {
 }
 
 /// Checks the right that a route needs. Rows are compared with the grants by the shard manager.
-fn check_need(current: &Authenticator, caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
-    let has_grants = || {
-        let role = current.snapshot().role(&caller.role);
-        role.is_some_and(|role| !role.role().grants().is_empty())
-    };
+fn check_need(caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
     match need {
         RouteNeed::Open => Ok(()),
-        RouteNeed::Rows if has_grants() => Ok(()),
+        RouteNeed::Rows if caller.rights.has_grants() => Ok(()),
         RouteNeed::Rows => Err(answers::without_grants()),
         RouteNeed::Scope(scope) => {
             caller.rights.allow_scope(scope).map_err(|denied| answers::forbidden(&denied))

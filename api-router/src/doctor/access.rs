@@ -23,7 +23,7 @@ use crate::access::files::{AccessFiles, FileRecords};
 use crate::access::jwks_client::{self, FetchedDocument};
 use crate::access::mode_check::ModeError;
 use crate::access::watcher::AccessWatcher;
-use crate::config::{AccessMode, Config, Engine, IssuerKeys};
+use crate::config::{AccessMode, AuditTarget, Config, Engine, IssuerKeys};
 
 const ABOUT: &str = "access";
 /// Days without use after which a key should be revoked.
@@ -101,14 +101,18 @@ fn summary(config: &Config, files: &FileRecords, catalog: Option<&AccessState>) 
     }
 }
 
-/// Warns of folders in which other users can replace a file of keys, roles or secrets.
+/// Warns of folders in which other users can replace a file of keys, roles, secrets or audit lines.
 fn places(config: &Config) -> Vec<Finding> {
     let access = &config.access;
     let of_issuers = access.issuers.iter().filter_map(|issuer| match &issuer.keys {
         IssuerKeys::Jwks(path) | IssuerKeys::Secret(path) => Some(path),
         IssuerKeys::Url(_) => None,
     });
-    let files = access.keys_file.iter().chain(&access.roles_file).chain(of_issuers);
+    let audit = match &access.audit.target {
+        AuditTarget::File(path) => Some(path),
+        AuditTarget::None | AuditTarget::Stderr => None,
+    };
+    let files = access.keys_file.iter().chain(&access.roles_file).chain(of_issuers).chain(audit);
     let is_open = |folder: &Path| {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         // In a folder with the sticky bit, such as /tmp, users replace their own files only.

@@ -41,6 +41,7 @@ analytics::problem_codes! {
     TSR312 400 false "Value does not fit" "A value is not of its column's type, is null where null is not allowed, or holds U+0000.";
     TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
     TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";
+    TSR409 409 false "Access conflict" "A key, a role or a denial is not in a state that permits the change: the key is revoked or suspended, keys still have the role, a file defines the key or the role, or there is no room for another. Nothing was changed.";
     TSR429 429 true  "Too many requests" "A limit of the caller, or of failed credentials from its address, is reached, or more than half of the writes that wait for a shard are the caller's while others wait too. Unless outcome is partial, nothing was stored; send again after Retry-After.";
     TSR500 500 true  "Internal error" "A defect of the router. It is logged under the request id.";
 }

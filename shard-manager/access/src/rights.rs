@@ -256,6 +256,29 @@ impl Rights {
         grants.any(|grant| grant.columns().contains(column))
     }
 
+    /// Returns true if the caller may know every column of a table: one grant with all these
+    /// operations has them all.
+    pub fn sees_all_columns(&self, table: &str, operations: RowOperations) -> bool {
+        let Some(Bounds { role, .. }) = &self.0 else { return true };
+        let mut grants = role.grants(table).filter(|grant| grant.operations().contains(operations));
+        grants.any(|grant| *grant.columns() == ColumnSet::All)
+    }
+
+    /// Returns true if some grant to read the table leaves out columns, so that a row may have values
+    /// that the caller may not know.
+    pub fn hides_columns(&self, table: &str) -> bool {
+        let Some(Bounds { role, .. }) = &self.0 else { return false };
+        let mut grants =
+            role.grants(table).filter(|grant| grant.operations().contains(RowOperations::READ));
+        grants.any(|grant| *grant.columns() != ColumnSet::All)
+    }
+
+    /// Returns true if the role has a grant, for whatever table.
+    #[inline]
+    pub fn has_grants(&self) -> bool {
+        self.0.as_ref().is_none_or(|bounds| !bounds.role.role().grants().is_empty())
+    }
+
     /// Returns true if some grant of any table admits this shard key.
     pub fn reaches(&self, key: ShardKey<'_>) -> bool {
         let Some(Bounds { role, tenants, .. }) = &self.0 else { return true };

@@ -24,6 +24,7 @@ mod placement;
 mod restore;
 mod route;
 mod router;
+mod shard;
 mod status;
 mod upload;
 
@@ -126,6 +127,8 @@ impl Destination {
 enum Command {
     /// Shows the shards, their nodes and a running router
     Status(status::StatusArgs),
+    /// Lists the shards in the catalog
+    Shard(shard::Options),
     /// Shows the shards of keys
     Route(route::RouteArgs),
     /// Shows the owners of slots, or compares other placements
@@ -249,6 +252,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
     let terminal = Terminal::new(line.json);
     let ended = match line.command {
         Command::Status(args) => status::run(&args, &terminal),
+        Command::Shard(options) => shard::run(&options, &terminal),
         Command::Route(args) => route::run(&args, &terminal),
         Command::Placement(args) => placement::run(&args, &terminal),
         Command::Check(args) => check::run(&args, &terminal),

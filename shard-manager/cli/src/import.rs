@@ -9,12 +9,13 @@
 
 pub mod row_reader;
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use access::rights::Rights;
-use cluster::manager::{BulkRow, Manager, RequestOptions};
+use cluster::manager::{BulkRow, BulkRowDone, Manager, RequestOptions};
 use model::error::Error;
 use model::keyspace::{SLOT_COUNT, ShardKey};
 use model::row_change::{Operation, RowWrite};
@@ -55,6 +56,22 @@ impl Filled {
     /// Returns the number of rows stored on all shards.
     pub fn total(&self) -> u64 {
         self.stored.iter().sum()
+    }
+
+    /// Counts rows that a shard has carried out; returns the number of stored ones.
+    fn add(&mut self, shard: ShardNumber, rows: Vec<BulkRowDone>) -> u64 {
+        let mut stored = 0;
+        for row in rows {
+            match row.outcome {
+                Ok(_) => stored += 1,
+                Err((error, _)) => self.fail(row.index, || error.to_string()),
+            }
+        }
+        if self.stored.len() <= shard.index() {
+            self.stored.resize(shard.index() + 1, 0);
+        }
+        self.stored[shard.index()] += stored;
+        stored
     }
 
     /// Counts a failed row, and lists it if it is one of the first.
@@ -103,19 +120,10 @@ pub fn store_rows<E>(
                 for rows in parts {
                     let options = RequestOptions::by(Instant::now() + PATIENCE);
                     let done = runtime
-                        .block_on(manager.data(Rights::ALL).write_chunk(shard, rows, &options))
-                        .rows;
-                    let mut stored = 0;
-                    let mut filled = locked(filled);
-                    for row in done {
-                        match row.outcome {
-                            Ok(_) => stored += 1,
-                            Err((error, _)) => filled.fail(row.index, || error.to_string()),
-                        }
+                        .block_on(manager.data(Rights::ALL).write_chunk(shard, rows, &options));
+                    for (shard, part) in done {
+                        progress(shard, locked(filled).add(shard, part.rows));
                     }
-                    filled.stored[shard.index()] += stored;
-                    drop(filled);
-                    progress(shard, stored);
                 }
             });
             pipes[shard.index()] = Some(pipe);
@@ -141,18 +149,18 @@ fn distribute(chunk: RowChunk, pipes: &[Option<SyncSender<Vec<BulkRow>>>], fille
         let tables = b.row.table.name().cmp(a.row.table.name());
         tables.then_with(|| (a.row.slot, &a.row.key).cmp(&(b.row.slot, &b.row.key)))
     });
-    let mut parts: Vec<Vec<BulkRow>> = pipes.iter().map(|_| Vec::new()).collect();
+    let mut parts: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
     for row in rows {
-        parts[row.place.shard.index()].push(row);
+        parts.entry(row.place.shard).or_default().push(row);
     }
-    for (pipe, part) in pipes.iter().zip(parts).filter(|(_, part)| !part.is_empty()) {
-        match pipe {
+    for (shard, part) in parts {
+        match pipes.get(shard.index()).and_then(Option::as_ref) {
             // The channel of a worker closes only when its thread ends.
             Some(pipe) => drop(pipe.send(part)),
             None => {
-                let retired = || "its shard is retired".to_owned();
                 let mut filled = locked(filled);
-                part.iter().for_each(|row| filled.fail(row.index, retired));
+                let cause = || "its shard has joined or retired since the start".to_owned();
+                part.iter().for_each(|row| filled.fail(row.index, cause));
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Manager: the façade of a cluster, with a face for each kind of request.
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
-//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Faults`] for injected
-//! faults. Each request uses one snapshot of the shard map and one of the registry.
+//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for
+//! fences, [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of the registry.
 //!
 //! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
 //! forgets them does not compile. Work of the system passes [`Rights::ALL`].
@@ -18,6 +18,7 @@ mod lifecycle;
 mod schema;
 mod sessions;
 mod shards;
+mod slots;
 mod status;
 mod visible_tables;
 
@@ -27,10 +28,12 @@ use std::time::{Duration, Instant};
 use ::access::rights::Rights;
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheSettings, CacheUse, ServedBy};
+use engine::catalog_rows::MapChangeError;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
 use model::consistency::Level;
+use model::map_change::MapChange;
 use model::position::Position;
 use model::result_rows::Rows;
 use model::row_change::RowDone;
@@ -40,14 +43,18 @@ use model::token::{SessionToken, TokenKey};
 use model::topology::ShardNumber;
 
 use crate::lane::LaneTimes;
+use crate::parked_writes::ParkedWrites;
 use crate::shard::{NodeHealth, Shard};
 use crate::shard_list::ShardList;
+use crate::slot_redirects::SlotRedirects;
 
 pub use access_control::Access;
+use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
+pub use slots::{Slots, SlotsError};
 pub use status::Status;
 
 /// An open cluster.
@@ -64,6 +71,12 @@ pub struct Manager {
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
     cache: Option<Arc<Cache>>,
+    /// Slots that have moved, before the map names their owners.
+    redirects: SlotRedirects,
+    /// Writes that wait until a shard accepts their slots.
+    parked: ParkedWrites,
+    /// Slots of the last complete answers of all shards.
+    coverage: KnownCoverage,
 }
 
 /// Options of a request for rows.
@@ -187,12 +200,28 @@ impl Manager {
             token_key,
             backend,
             cache: None,
+            redirects: SlotRedirects::default(),
+            parked: ParkedWrites::default(),
+            coverage: KnownCoverage::default(),
         })
     }
 
     /// Returns the current shard map.
     pub fn map(&self) -> Arc<ShardMap> {
         self.map.load_full()
+    }
+
+    /// Changes the shard map, if its epoch is still this one, and returns the next map. Other
+    /// routers follow within a second.
+    ///
+    /// # Errors
+    /// [`MapChangeError`].
+    pub async fn change_map(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> Result<Arc<ShardMap>, MapChangeError> {
+        self.backend.change_map(change, expected_epoch).await
     }
 
     /// Returns the face for rows, for a caller with these rights.

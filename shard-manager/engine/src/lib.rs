@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access_store;
+pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;
 pub mod doubts;

@@ -201,6 +201,13 @@ impl Topology {
         self.members().find(|(_, shard)| shard.name == name).map(|(number, _)| number)
     }
 
+    /// Returns the first shards of this topology, as many as this. Later ones are those that joined
+    /// last, because numbers are given in order.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        Self { shards: self.shards[..count.min(self.shards.len())].to_vec() }
+    }
+
     /// Returns the shards that are not retired, in order.
     pub fn members(&self) -> impl Iterator<Item = (ShardNumber, &ShardSpec)> + Clone {
         let numbered = (0..).map(ShardNumber).zip(&self.shards);

@@ -28,9 +28,9 @@ pub(super) struct Members {
 }
 
 /// A host, and the result of connecting to it.
-struct ConnectionAttempt {
-    at: NodeAddress,
-    found: Result<Session, ConnectError>,
+pub(super) struct ConnectionAttempt {
+    pub(super) at: NodeAddress,
+    pub(super) found: Result<Session, ConnectError>,
 }
 
 impl ConnectionAttempt {
@@ -76,7 +76,8 @@ pub(super) async fn find(
     Ok(found)
 }
 
-async fn ask_all<'a>(
+/// Connects to every host of some addresses.
+pub(super) async fn ask_all<'a>(
     listed: impl IntoIterator<Item = &'a NodeAddress>,
     cluster: &ClusterAddress,
 ) -> Vec<ConnectionAttempt> {
@@ -232,7 +233,7 @@ pub(super) async fn connect_catalog(
 
 /// Returns the index of the primary: the node on the highest timeline among those that accept
 /// writes, and the first listed one if there are several.
-fn best(asked: &[ConnectionAttempt]) -> Option<usize> {
+pub(super) fn best(asked: &[ConnectionAttempt]) -> Option<usize> {
     let writable = asked.iter().enumerate();
     let writable = writable.filter_map(|(at, node)| Some((at, node.writable()?.timeline)));
     writable.rev().max_by_key(|(_, timeline)| *timeline).map(|(at, _)| at)

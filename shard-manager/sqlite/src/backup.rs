@@ -168,6 +168,11 @@ impl BackupSource {
         Self { data_dir: data_dir.to_owned(), catalog, shards, turn }
     }
 
+    /// Returns the shards, in the cluster's order.
+    pub fn shards(&self) -> Arc<Vec<Arc<SavedShard>>> {
+        self.shards.load_full()
+    }
+
     /// Adds a shard. A backup that runs already does not contain it.
     pub fn add_shard(&self, shard: SavedShard) {
         let shard = Arc::new(shard);
@@ -189,7 +194,7 @@ impl BackupSource {
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
         let (data_dir, catalog) = (&*self.data_dir, &*self.catalog);
-        SavedCluster { data_dir, catalog, shards: self.shards.load_full() }.save(to, watch)
+        SavedCluster { data_dir, catalog, shards: self.shards() }.save(to, watch)
     }
 }
 
@@ -204,7 +209,7 @@ impl SavedCluster<'_> {
         let unfinished = Unfinished::begin(&originals.place(to)?)?;
         let folder = unfinished.path();
         let _kept: Vec<_> =
-            self.shards.iter().map(|shard| shard.replication.retain_log()).collect();
+            self.shards.iter().map(|shard| shard.replication.retain_log("backup")).collect();
         let mut copies = originals.copy(folder, watch, |index, path| {
             let timeline = self.shards[index].replication.timeline().history().current();
             ShardCopy::make(&self.shards[index].original.primary, path, timeline)

@@ -94,7 +94,8 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     let file_watch = FileWatch::start(&data_dir);
     let file_watch = file_watch.map_err(|error| OpenError::io(&cluster.data_dir, error))?;
     shards.0.iter().for_each(|shard| file_watch.file_checks().add(&shard.file_check));
-    let mut files = Files::new(&source, data_dir, file_watch);
+    let map = Arc::new(PublishedMap::new(catalog.map.clone()));
+    let mut files = Files::new(&source, data_dir, file_watch, &map);
     if let Some(contradiction) = catalog.map.contradiction() {
         // Such a cluster was created by a version that allowed it, and its rows are where its map
         // places them.
@@ -108,7 +109,7 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
         check_files(&files, &shards);
     }
     let cluster = OpenedCluster {
-        map: Arc::new(PublishedMap::new(catalog.map.clone())),
+        map,
         registry,
         token_key: catalog.token_key.clone(),
         shards: shards.into_iter().map(|shard| shard.opened).collect(),

@@ -34,8 +34,8 @@ const PRAGMAS: &str = "PRAGMA cache_size=-8192";
 const TRIM_MIN: u64 = 64;
 /// Maximum number of entries that one batch removes: writes wait meanwhile.
 const TRIM_MAX: u64 = 256;
-/// Maximum number of bytes of the log. A larger log is trimmed even if a replica still needs it:
-/// that replica is then rebuilt.
+/// Maximum number of bytes of the log. A larger log is trimmed even if a replica or another holder
+/// still needs it: that replica is then rebuilt, and the holder is dropped.
 const LOG_BYTES_MAX: u64 = 1 << 30;
 /// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -198,7 +198,7 @@ impl SqliteWriter {
         let LogExtent { trimmed, bytes } = self.log;
         let mut needless = self.replication.trimmable_position();
         if bytes >= LOG_BYTES_MAX {
-            // The oldest entries are removed, even if a replica needs them.
+            // The oldest entries are removed, even if a replica or another holder needs them.
             needless = needless.max(trimmed + TRIM_MAX);
         }
         // The last entry stays: the batch that trims may add none, and only a replica's file has an
@@ -271,6 +271,12 @@ impl Writer for SqliteWriter {
                 if let Some((trimmed, bytes)) = state.trimmed {
                     self.log.trimmed = trimmed;
                     self.log.bytes = self.log.bytes.saturating_sub(bytes);
+                    for holder in self.replication.record_trim(trimmed) {
+                        tracing::warn!(
+                            shard = %self.shard, holder,
+                            "the change log has exceeded its size limit: this reader of it begins again"
+                        );
+                    }
                 }
                 if state.forgot_all {
                     self.forgot_at = Some(Instant::now());

@@ -153,7 +153,8 @@ impl Drop for EndOnDrop<'_> {
 }
 
 #[tokio::test]
-async fn a_request_that_was_routed_to_a_shard_before_it_retired_is_refused_and_stores_nothing() {
+async fn rows_that_were_routed_to_a_shard_before_it_retired_go_to_the_owner_that_a_newer_map_names()
+{
     let (cluster, published, third) = cluster_and_third_shard();
     let (place, row) = cluster.prepare("users", Upsert, "k", r#"{"name":"n","email":"e"}"#);
     let stale = shard_manager::shard_map::KeyLocation { shard: THIRD, ..place };
@@ -164,12 +165,21 @@ async fn a_request_that_was_routed_to_a_shard_before_it_retired_is_refused_and_s
     assert_eq!((&failure.error, failure.outcome), (&refused, Outcome::Rejected));
     let bulk = |index| BulkRow { index, place: stale, row: row.clone() };
     let done = data.write_bulk(vec![bulk(0), bulk(1)], &options()).await.rows;
-    let chunk = data.write_chunk(THIRD, vec![bulk(0), bulk(1)], &options()).await.rows;
-    for row in done.into_iter().chain(chunk) {
+    let chunk = data.write_chunk(THIRD, vec![bulk(0), bulk(1)], &options()).await;
+    for row in done.into_iter().chain(chunk.into_iter().flat_map(|(_, part)| part.rows)) {
         assert_eq!(row.outcome, Err((refused.clone(), Outcome::Rejected)));
     }
     assert_eq!(cluster.rows("users", None).await, Vec::<serde_json::Value>::new());
-    assert_eq!(published.load().epoch(), 1);
+
+    assert_eq!(published.publish(map(2, Some(ShardState::Retired))), Ok(true));
+    let written = data.write(stale, row.clone(), &options()).await.expect("it is written");
+    assert_eq!(written.receipt.place.shard, place.shard);
+    let done = data.write_bulk(vec![bulk(0), bulk(1)], &options()).await.rows;
+    let chunk = data.write_chunk(THIRD, vec![bulk(0), bulk(1)], &options()).await;
+    for row in done.into_iter().chain(chunk.into_iter().flat_map(|(_, part)| part.rows)) {
+        assert!(row.outcome.is_ok() && row.place.shard == place.shard, "{row:?}");
+    }
+    assert_eq!(cluster.rows("users", None).await.len(), 1);
 }
 
 #[tokio::test]

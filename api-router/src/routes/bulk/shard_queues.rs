@@ -242,9 +242,11 @@ impl QueueWriter {
             let data = self.app.manager.data(&self.rights);
             let done = data.write_chunk(self.shard, chunk, &self.options).await;
             let mut outcome = self.outcome.borrow_mut();
-            outcome.add(&self.app, done.rows);
-            outcome.see(&self.app, self.shard, done.seen);
-            outcome.spend(self.shard, done.times);
+            for (shard, part) in done {
+                outcome.add(&self.app, part.rows);
+                outcome.see(&self.app, shard, part.seen);
+                outcome.spend(shard, part.times);
+            }
             drop(outcome);
             self.shared.stored(bytes);
         }

@@ -65,7 +65,7 @@ pub(super) async fn write_stream(
     let outcome = Rc::new(RefCell::new(BulkOutcome::new(options.session.clone())));
     let queues = ShardQueues::new(app, (rights, options), (Rc::clone(&share), patience), &outcome);
     let standing = CallerStanding::of(app.gate.as_ref(), request);
-    let reader = RowReader::new(app.clone(), stream_options, patience);
+    let reader = RowReader::new(app, stream_options, patience);
     let meter = app.meter(request);
     let mut body = Body::new(payload, (reader, standing), share);
     let mut reached = 0;

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use engine::access_store::{AccessChange, AccessMode, make_session_secret};
 use serde_json::json;
 
-use self::catalog_place::CatalogArgs;
+pub(super) use self::catalog_place::{CatalogArgs, CatalogPlace, with_runtime};
 use super::CommandError;
 use crate::terminal::Terminal;
 

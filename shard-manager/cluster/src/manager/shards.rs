@@ -40,6 +40,12 @@ impl Manager {
         self.shards.load().get(place.shard).cloned().ok_or_else(refused)
     }
 
+    /// Returns a shard; `None` if it is not open.
+    #[inline]
+    pub(super) fn shard(&self, number: ShardNumber) -> Option<Arc<Shard>> {
+        self.shards.load().get(number).cloned()
+    }
+
     /// Starts a shard that was opened, and adds it to the list. From then on maps may name it. Its
     /// tables are those of the registry. Blocks until its threads have started.
     ///

@@ -7,7 +7,7 @@ use std::time::Instant;
 use cache::CacheStats;
 use engine::{ReplicaIsolation, TableRows, TableSize};
 use futures_util::future::{join, join_all};
-use model::stats::{ShardStats, SizeEstimate};
+use model::stats::{ParkedStats, ShardStats, SizeEstimate};
 use model::topology::ShardNumber;
 
 use super::{Manager, ShardReport};
@@ -99,6 +99,11 @@ impl Status<'_> {
             (number, shard.primary().size_estimate(deadline).await.ok())
         });
         join_all(estimates).await
+    }
+
+    /// Returns the numbers of the writes that wait until a shard accepts their slots.
+    pub fn parked_writes(self) -> ParkedStats {
+        self.0.parked.stats()
     }
 
     /// Returns the counters of the cache; `None` if there is none.

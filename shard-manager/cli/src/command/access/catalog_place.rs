@@ -30,7 +30,7 @@ const DIR_DEFAULT: &str = "./data";
 
 /// Place of the catalog, on the command line.
 #[derive(Args, Clone, Debug)]
-pub(super) struct CatalogArgs {
+pub(crate) struct CatalogArgs {
     /// Data directory of the embedded shards [env: TESSERA_DATA_DIR] [default: the servers of
     /// MAINDB_URL or SHARD_URLS, else ./data]
     #[arg(long, value_name = "DIR")]
@@ -38,7 +38,7 @@ pub(super) struct CatalogArgs {
 }
 
 /// Catalog of a cluster.
-pub(super) enum CatalogPlace {
+pub(crate) enum CatalogPlace {
     /// In a data directory.
     Files(PathBuf),
     /// On a server.
@@ -47,7 +47,7 @@ pub(super) enum CatalogPlace {
 
 impl CatalogArgs {
     /// Returns the catalog that the flag names, else the variables.
-    pub(super) fn place(&self) -> Result<CatalogPlace, CommandError> {
+    pub(crate) fn place(&self) -> Result<CatalogPlace, CommandError> {
         if let Some(data_dir) = &self.data_dir {
             return Ok(CatalogPlace::Files(data_dir.clone()));
         }
@@ -184,7 +184,9 @@ fn unreachable(data_dir: &Path, error: ControlError) -> CommandError {
 }
 
 /// Runs work that talks to a server.
-fn with_runtime<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+pub(crate) fn with_runtime<T>(
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
     runtime.block_on(work)
