@@ -36,6 +36,9 @@ const SIZES_MAX: Duration = Duration::from_secs(10);
 /// for longer.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// Estimated sizes of the open shards; `None` of one that did not answer.
+type Sizes = Vec<(ShardNumber, Option<SizeEstimate>)>;
+
 /// Latest known state of a cluster.
 pub struct ClusterStatus {
     manager: Arc<Manager>,
@@ -44,7 +47,7 @@ pub struct ClusterStatus {
     started: Instant,
     started_at: String,
     nodes: Arc<LatestValue<Vec<ShardReport>>>,
-    sizes: Arc<LatestValue<Vec<(ShardNumber, Option<SizeEstimate>)>>>,
+    sizes: Arc<LatestValue<Sizes>>,
 }
 
 /// Latest value of something that is found in the background.

@@ -87,7 +87,7 @@ impl Servers {
         change: MapChange,
         expected_epoch: u64,
     ) -> Result<Arc<ShardMap>, MapChangeError> {
-        if self.follower.shards.iter().any(|(leader, _)| leader.citus().is_some()) {
+        if self.follower.shards.load().values().any(|(leader, _)| leader.citus().is_some()) {
             return Err(MapChangeError::Unsupported);
         }
         let unavailable =
@@ -191,12 +191,12 @@ impl ClusterBackend for Servers {
     }
 
     fn unlogged_tables(&self) -> Vec<String> {
-        let map = self.follower.map.load();
-        let shards = map.topology().shards().iter().zip(&self.follower.shards);
-        shards.fold(Vec::new(), |mut all, (shard, (leader, _))| {
+        let followed = self.follower.shards.load();
+        followed.iter().fold(Vec::new(), |mut all, (number, (leader, _))| {
             let hazards = leader.hazards().current();
             let unlogged = hazards.found().filter(|found| found.is_unlogged());
-            all.extend(unlogged.map(|found| format!("{}: {found}", shard.name)));
+            let shard = self.follower.map.shard_name(*number);
+            all.extend(unlogged.map(|found| format!("{shard}: {found}")));
             all
         })
     }

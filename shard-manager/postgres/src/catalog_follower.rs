@@ -12,6 +12,7 @@
 //! table stays the same object, so that statements prepared for it remain in use.
 //! **Not here:** changing tables (`manager/schema`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use futures_util::future::{join_all, select};
 use model::error::Error;
 use model::shard_map::ShardMap;
 use model::table::{Registry, Table};
+use model::topology::{ShardNumber, ShardState};
 use tokio::sync::Mutex;
 
 use super::catalog::{Catalog, CatalogVersion, PLACE};
@@ -62,8 +64,9 @@ struct Seen {
 pub(super) struct CatalogFollower {
     /// The nodes of the catalog.
     pub(super) catalog: Arc<PrimaryTracker>,
-    /// The primary of each shard, and the replication state of the shard's nodes.
-    pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
+    /// The opened shards. A shard that joins is added before a map names it; one that retires is
+    /// removed after a map that names it no more.
+    pub(super) shards: ArcSwap<FollowedShards>,
     pub(super) map: Arc<PublishedMap>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     /// Keys and roles, read as long as they have subscribers.
@@ -75,6 +78,10 @@ pub(super) struct CatalogFollower {
     /// Locked while the shard map alone is read; end of the last read, if that failed.
     pub(super) map_failed_at: Mutex<Option<Instant>>,
 }
+
+/// Shards by number, each with its primary and the replication state of its nodes.
+pub(super) type FollowedShards =
+    BTreeMap<ShardNumber, (Arc<PrimaryTracker>, Arc<ReplicationState>)>;
 
 impl CatalogFollower {
     /// Follows the catalog until `closed` is set.
@@ -164,6 +171,20 @@ impl CatalogFollower {
         Ok((Catalog::on(session.connection), term))
     }
 
+    /// Releases the shards that have retired: their databases may be gone.
+    fn release_retired(&self) {
+        let map = self.map.load_full();
+        let shards = map.topology().shards();
+        let is_retired = |number: &ShardNumber| {
+            shards.get(number.index()).is_some_and(|shard| shard.state == ShardState::Retired)
+        };
+        self.shards.rcu(|followed| {
+            let mut left = FollowedShards::clone(followed);
+            left.retain(|number, _| !is_retired(number));
+            left
+        });
+    }
+
     /// Reads the changes of the shard map, or the whole map after a failover of the catalog, which
     /// may have lost or repeated epochs.
     async fn follow_map(
@@ -195,7 +216,10 @@ impl CatalogFollower {
     fn publish(&self, next: ShardMap) {
         let epoch = next.epoch();
         match self.map.publish_open(next) {
-            Ok(true) => tracing::info!(epoch, "the shard map has changed"),
+            Ok(true) => {
+                tracing::info!(epoch, "the shard map has changed");
+                self.release_retired();
+            }
             Ok(false) => {}
             Err(error) => {
                 tracing::error!(%error, "the shard map in force stays: start the router again")
@@ -262,7 +286,8 @@ impl CatalogFollower {
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
         let before = catalog.intents().load().await.map_err(|error| failed(&error))?;
-        let declared = self.shards.iter().map(async |(leader, _)| {
+        let followed = self.shards.load_full();
+        let declared = followed.values().map(async |(leader, _)| {
             if Arc::ptr_eq(leader, &self.catalog) {
                 // This reuses the open session instead of opening another one to the same node.
                 return catalog.tables_beside().await.map_err(|error| error.to_string());
@@ -287,7 +312,7 @@ impl CatalogFollower {
         if tables.iter().any(|table| known.find(table.name()).is_none()) {
             // Reads of a new table are not sent to a replica before it has replayed the table's
             // creation.
-            for ((_, replication), (_, position)) in self.shards.iter().zip(&shards) {
+            for ((_, replication), (_, position)) in followed.values().zip(&shards) {
                 replication.primary().record_schema_change(*position);
             }
         }

@@ -30,7 +30,7 @@ use tokio::sync::Mutex;
 
 use super::backend::Servers;
 use super::catalog::{Catalog, Cluster};
-use super::catalog_follower::CatalogFollower;
+use super::catalog_follower::{CatalogFollower, FollowedShards};
 use super::catalog_watch;
 use super::citus::{Citus, setup};
 use super::citus_watch;
@@ -428,7 +428,7 @@ fn assemble(runtime: Runtime, prepared: PreparedCluster) -> OpenedCluster {
     let followed = shards.iter().map(|ServerShard { opened, leader, .. }| {
         (Arc::clone(leader), Arc::clone(&opened.replication))
     });
-    let followed: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)> = followed.collect();
+    let followed: FollowedShards = topology.numbers().zip(followed).collect();
     let catalog = match catalog {
         CatalogNodes::Apart(nodes) => {
             let identity = nodes[0].identity.clone();
@@ -436,13 +436,13 @@ fn assemble(runtime: Runtime, prepared: PreparedCluster) -> OpenedCluster {
             catalog_watch::start(&leader);
             leader
         }
-        CatalogNodes::OfShard(index) => Arc::clone(&followed[index].0),
+        CatalogNodes::OfShard(index) => Arc::clone(&shards[index].leader),
     };
     let map = Arc::new(PublishedMap::new(found.map));
     let registry = Arc::new(ArcSwap::from_pointee(registry));
     let follower = Arc::new(CatalogFollower {
         catalog,
-        shards: followed,
+        shards: ArcSwap::from_pointee(followed),
         map: Arc::clone(&map),
         registry: Arc::clone(&registry),
         access: AccessFeed::default(),

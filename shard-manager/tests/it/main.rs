@@ -21,6 +21,7 @@ mod fair_steps;
 mod foreign_rows;
 mod history;
 mod idempotency;
+mod joining;
 mod keyspace;
 mod keyspaces;
 mod lane;
@@ -40,6 +41,7 @@ mod scans;
 #[path = "../support/scratch.rs"]
 mod scratch;
 mod session_epoch;
+mod shard_states;
 mod slot_changes;
 mod slot_nodes;
 mod store;

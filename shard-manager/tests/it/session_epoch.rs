@@ -12,6 +12,7 @@ use shard_manager::engine::access_store::AccessStore;
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::runtime_pool::RuntimePool;
+use shard_manager::engine::slot_desk::SlotCommand;
 use shard_manager::engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use shard_manager::error::Error;
 use shard_manager::keyspace::{ShardKey, Slot};
@@ -28,6 +29,7 @@ use shard_manager::topology::ShardNumber;
 use shard_manager::value::Value;
 use tempfile::TempDir;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use crate::cluster::{Cluster, deadline, options, shards, with_replicas};
 use crate::scratch;
@@ -69,6 +71,10 @@ impl ClusterBackend for Backend {
         let map = self.catalog.map.lock().expect("not poisoned").clone();
         let away = || Error::ShardUnavailable { shard: "the catalog".to_owned() };
         Box::pin(ready(map.map(|map| (self.publish)(map)).ok_or_else(away)))
+    }
+
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+        self.files.slot_commands()
     }
 
     fn access_store(&self) -> &dyn AccessStore {

@@ -114,7 +114,14 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "system_tables",
     ],
     &["fair_channel"],
-    &["idempotency_expiry", "open_error", "pause_barrier", "runtime_pool", "table_declaration"],
+    &[
+        "idempotency_expiry",
+        "open_error",
+        "pause_barrier",
+        "published_map",
+        "runtime_pool",
+        "table_declaration",
+    ],
     &["catalog_rows", "node_reader", "row_image", "slot_change", "slot_news", "writer"],
     &["cluster_spec", "replica_node", "schema_intent", "select"],
     &["cluster_backend", "sample_queries", "schema_agreement"],
@@ -207,6 +214,7 @@ pub(super) const CLUSTER: &[&[&str]] = &[
     &["lane", "parked_writes", "replica_set", "slot_redirects"],
     &["shard"],
     &["shard_list"],
+    &["shard_list"],
     &["manager"],
 ];
 pub(super) const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
@@ -237,7 +245,7 @@ pub(super) const RECORDER: &[&[&str]] = &[
         "tls_roots",
         "window",
     ],
-    &["errors_query", "histogram", "query"],
+    &["errors_query", "histogram", "query", "shard_labels"],
     &["entry", "frame", "metrics"],
     &["example_lines", "hot", "merge", "slot_load", "totals"],
     &["current_second", "history"],
