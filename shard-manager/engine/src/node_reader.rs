@@ -62,8 +62,7 @@ pub trait NodeReader: Send + Sync {
     fn read_key<'a>(&'a self, read: KeyRead<'a>) -> EngineFuture<'a, NodeRows>;
 
     /// Reads rows of all keys, or of those that the query names, each with the values by which it
-    /// is merged. Rows of slots that the shard does not own are left out, or refused if their keys
-    /// are named.
+    /// is merged. Rows of slots that the shard does not own are left out.
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].
@@ -159,8 +158,7 @@ pub struct NodeRows {
     /// The position.
     pub position: Position,
     /// Slots whose rows a scan covers: those that the node owned in the snapshot of the rows.
-    /// `None` for a read of keys, which is refused instead, and from engines that distribute rows
-    /// themselves.
+    /// `None` for a read of one key, and from engines that distribute rows themselves.
     pub owned: Option<Arc<SlotSet>>,
 }
 

@@ -187,7 +187,7 @@ impl ReaderPool {
     /// # Errors
     /// [`Error::PoolExhausted`] if none did; [`Error::DeadlinePassed`]; [`Error::ShardUnavailable`]
     /// if the file cannot be read; [`Error::AnswerTooLarge`]; [`Error::SlotRefused`] if the shard
-    /// does not own a slot of the keys that are read.
+    /// does not own the slot of the one key that is read.
     pub fn read(
         &self,
         query: &ReadQuery,

@@ -18,7 +18,6 @@ use diesel::sqlite::SqliteConnection;
 use engine::TableSize;
 use engine::select::CoveredRows;
 use engine::system_tables::tessera_counts;
-use model::keyspace::Slot;
 use model::query::ReadQuery;
 use model::result_rows::Rows;
 use model::slot_refusal::SlotRefusal;
@@ -111,7 +110,7 @@ impl Reader {
     }
 
     /// Reads a page until no rows are left or it has more than `bytes_max`, and counts the rows if
-    /// the query requests that. Refuses keys whose slots the shard does not own, and leaves such
+    /// the query requests that. Refuses a key whose slot the shard does not own, and leaves such
     /// rows out of a scan.
     pub(super) fn read(
         &mut self,
@@ -120,14 +119,14 @@ impl Reader {
         bytes_max: usize,
     ) -> QueryResult<Result<OwnedRows, SlotRefusal>> {
         self.source.ownership.refresh(&mut self.known);
-        if let Some(known) = self.known.take_if(|known| owns_all(&known.owned.set, query, scope)) {
+        if let Some(known) = self.known.take_if(|known| owns(&known.owned.set, scope)) {
             let foreign = foreign_filter(&known.owned, scope);
             let rows = if query.counts {
                 self.in_snapshot(|reader| reader.rows(query, (scope, foreign), bytes_max))?
             } else {
                 self.rows(query, (scope, foreign), bytes_max)?
             };
-            let owned = covered(&known.owned, query, scope);
+            let owned = covered_slots(&known.owned, scope);
             if self.source.ownership.is_current(&known) {
                 self.known = Some(known);
                 return Ok(Ok(OwnedRows { rows, owned }));
@@ -143,18 +142,16 @@ impl Reader {
         scope: Scope<'_>,
         bytes_max: usize,
     ) -> QueryResult<Result<OwnedRows, SlotRefusal>> {
-        for slot in slots_of(query, scope) {
+        if let Scope::Key(slot, _) = scope {
             if let Some(state) = read_refusal(&mut self.connection, slot)? {
                 return Ok(Err(SlotRefusal { slot, state }));
             }
-        }
-        if scope.is_keyed() {
             let rows = self.rows(query, (scope, None), bytes_max)?;
             return Ok(Ok(OwnedRows { rows, owned: None }));
         }
         let owned = OwnedSlots::load(&mut self.connection)?;
         let rows = self.rows(query, (scope, foreign_filter(&owned, scope)), bytes_max)?;
-        Ok(Ok(OwnedRows { rows, owned: covered(&owned, query, scope) }))
+        Ok(Ok(OwnedRows { rows, owned: covered_slots(&owned, scope) }))
     }
 
     /// Runs several statements in one snapshot.
@@ -309,18 +306,13 @@ fn shown(query: &ReadQuery) -> impl Iterator<Item = (&str, model::value::ColumnT
     })
 }
 
-/// Returns the slots of the keys that a read names; none for a read of all keys.
-fn slots_of<'q>(query: &'q ReadQuery, scope: Scope<'_>) -> impl Iterator<Item = Slot> + 'q {
-    let of_key = match scope {
-        Scope::Key(slot, _) => Some(slot),
-        Scope::Shard => None,
-    };
-    of_key.into_iter().chain(query.keys.iter().map(|(slot, _)| *slot))
-}
-
+/// Returns true if the shard owns the slot of the one key that is read.
 #[inline]
-fn owns_all(owned: &SlotSet, query: &ReadQuery, scope: Scope<'_>) -> bool {
-    slots_of(query, scope).all(|slot| owned.contains(slot))
+fn owns(owned: &SlotSet, scope: Scope<'_>) -> bool {
+    match scope {
+        Scope::Key(slot, _) => owned.contains(slot),
+        Scope::Shard => true,
+    }
 }
 
 /// Returns the slots to which a read must be limited, if rows of others may lie in the file.
@@ -328,8 +320,7 @@ fn foreign_filter<'o>(owned: &'o OwnedSlots, scope: Scope<'_>) -> Option<&'o Arc
     (!scope.is_keyed() && owned.has_foreign).then_some(&owned.set)
 }
 
-/// Returns the slots that a scan covers; `None` for a read that names its keys.
-fn covered(owned: &OwnedSlots, query: &ReadQuery, scope: Scope<'_>) -> Option<Arc<SlotSet>> {
-    let names_keys = scope.is_keyed() || !query.keys.is_empty();
-    (!names_keys).then(|| Arc::clone(&owned.set))
+/// Returns the slots that a scan covers; `None` for a read of one key.
+fn covered_slots(owned: &OwnedSlots, scope: Scope<'_>) -> Option<Arc<SlotSet>> {
+    (!scope.is_keyed()).then(|| Arc::clone(&owned.set))
 }
