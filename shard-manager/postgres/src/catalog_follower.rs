@@ -18,7 +18,7 @@ use diesel::QueryResult;
 use engine::access_store::{AccessFeed, now};
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
-use model::shard_map::ShardMap;
+use model::shard_map::{ShardMap, with_first_shards};
 use model::table::{Registry, Table};
 use tokio::sync::Mutex;
 
@@ -162,9 +162,9 @@ impl CatalogFollower {
     ) -> QueryResult<()> {
         let known = self.map.load_full();
         let next = if *read_on == Some(timeline) {
-            catalog.map_after(&known).await?
+            catalog.map_tables().map_after(&known).await?
         } else {
-            catalog.map().await?
+            catalog.map_tables().map().await?
         };
         if next.epoch() < known.epoch() {
             tracing::warn!(
@@ -183,7 +183,7 @@ impl CatalogFollower {
     /// A shard that has just joined is opened by the next start.
     fn publish(&self, next: ShardMap, known: &ShardMap) {
         let epoch = next.epoch();
-        match next.limited_to(self.shards.len()) {
+        match with_first_shards(&next, self.shards.len()) {
             Some(next) if next == *known => {}
             Some(next) => {
                 tracing::info!(epoch, "the shard map has changed");

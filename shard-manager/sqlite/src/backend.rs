@@ -17,7 +17,7 @@ use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
 use model::map_change::MapChange;
-use model::shard_map::ShardMap;
+use model::shard_map::{ShardMap, with_first_shards};
 use model::table::Table;
 use tokio::sync::OwnedMutexGuard;
 
@@ -170,7 +170,7 @@ impl Drop for Files {
 /// opened by the next start.
 fn publish(map: &ArcSwap<ShardMap>, next: ShardMap) -> Arc<ShardMap> {
     let open = map.load().topology().len();
-    if let Some(known) = next.limited_to(open) {
+    if let Some(known) = with_first_shards(&next, open) {
         map.store(Arc::new(known));
     }
     Arc::new(next)

@@ -20,7 +20,7 @@ use engine::access_store::{
 };
 use model::value::{ColumnType, Value};
 
-use super::{Catalog, refused};
+use super::{Catalog, or_rollback, refused};
 use crate::db_error::unreadable;
 use crate::statement::{Bind, Statement, for_each_row, run};
 
@@ -58,7 +58,7 @@ impl Catalog {
             run(&self.connection, "COMMIT").await?;
             AccessState::read(results).map_err(|damage| unreadable(&damage))
         };
-        let mut state = self.or_rollback(read.await).await?;
+        let mut state = or_rollback(&self.connection, read.await).await?;
         state.generation = generation(timeline, state.generation);
         Ok(state)
     }
@@ -78,7 +78,8 @@ impl Catalog {
             let results = load_all(&self.connection, &sql::facts(change, now)).await?;
             AccessFacts::read(results).map_err(|damage| unreadable(&damage))
         };
-        let facts = self.or_rollback(planned.await).await.map_err(|error| refused(&error))?;
+        let facts =
+            or_rollback(&self.connection, planned.await).await.map_err(|error| refused(&error))?;
         let plan = match plan(change, &facts, author, now) {
             Ok(plan) => plan,
             Err(refusal) => {
@@ -92,7 +93,7 @@ impl Catalog {
             }
             run(&self.connection, COMMIT).await
         };
-        self.or_rollback(stored.await).await.map_err(|error| refused(&error))?;
+        or_rollback(&self.connection, stored.await).await.map_err(|error| refused(&error))?;
         Ok(generation(timeline, plan.generation))
     }
 
@@ -116,7 +117,7 @@ impl Catalog {
             }
             run(&self.connection, "COMMIT").await
         };
-        self.or_rollback(stored.await).await
+        or_rollback(&self.connection, stored.await).await
     }
 
     /// Returns the sums of a day.
