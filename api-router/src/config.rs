@@ -370,7 +370,8 @@ fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, Conf
     Ok(Engine::Embedded { data_dir })
 }
 
-/// Returns the properties of a new cluster; the addresses of servers determine the number of shards.
+/// Returns the properties of a new cluster; the addresses of servers determine the number of
+/// shards.
 fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<ClusterSpec, ConfigError> {
     let (in_catalog, shards, replicas) = match engine {
         Engine::Embedded { .. } => {

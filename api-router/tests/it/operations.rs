@@ -242,39 +242,6 @@ fn a_start_with_another_keyspace_is_refused_and_touches_nothing() {
 }
 
 #[test]
-fn settings_that_describe_another_cluster_are_warned_of_and_not_in_force() {
-    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    let (folder, data) = used_directory(&["--weights", "50,25,25"]);
-    let mut router = Router::start_in(&data, &[]);
-    let map = router.get("/api/shard-map").json();
-    end(&mut router);
-    let mut differing = vec![
-        (["--placement", "even"], vec!["placement is even", "weighted"]),
-        (["--weights", "25,50,25"], vec!["weights is 25,50,25", "50,25,25", "shard weight"]),
-    ];
-    if !is_servers() {
-        let more = vec!["shards is 5", "the cluster has 3", "shard add"];
-        differing.push((["--shards", "5"], more));
-        let fewer = vec!["shards is 2", "the cluster has 3", "no shard is removed by a setting"];
-        differing.push((["--shards", "2"], fewer));
-        differing.push((["--weights", "50,25"], vec!["weights is 50,25,", "50,25,25"]));
-    }
-    for (flags, words) in differing {
-        let log = folder.path().join("log");
-        let file = fs::File::create(&log).unwrap();
-        let mut router = Router::start_logging(with_flags(&data, &flags), file.into());
-        assert_eq!(router.get("/api/shard-map").json(), map, "{flags:?}");
-        assert_eq!(router.read("ada", "table=users").json()["count"], 1, "{flags:?}");
-        end(&mut router);
-        let said = fs::read_to_string(&log).unwrap();
-        let warned: Vec<&str> =
-            said.lines().filter(|line| line.contains("describe only new clusters")).collect();
-        assert_eq!(warned.len(), 1, "{flags:?}: {said}");
-        assert!(words.iter().all(|word| warned[0].contains(word)), "{flags:?}: {said}");
-    }
-}
-
-#[test]
 fn serving_others_without_access_control_needs_a_flag() {
     let folder = crate::folders::temporary();
     let open = |address: &str| {

@@ -321,3 +321,38 @@ fn a_start_with_another_keyspace_is_refused_and_names_both() {
     assert_eq!(map["parameters"], json!({"partitions": [["A", 2], ["B", 1]], "seed": 0}));
     assert_eq!(map["placement_parameters"], json!({"vnodes": 100}));
 }
+
+#[test]
+fn settings_that_describe_another_cluster_are_warned_of_and_not_in_force() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    let folder = crate::folders::temporary();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &["--weights", "50,25,25"]);
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
+    let map = router.get("/api/shard-map").json();
+    router.end();
+    let mut differing = vec![
+        (["--placement", "even"], vec!["placement is even", "weighted"]),
+        (["--weights", "25,50,25"], vec!["weights is 25,50,25", "50,25,25", "shard weight"]),
+    ];
+    if !crate::backend::is_servers() {
+        let more = vec!["shards is 5", "the cluster has 3", "shard add"];
+        differing.push((["--shards", "5"], more));
+        let fewer = vec!["shards is 2", "the cluster has 3", "no shard is removed by a setting"];
+        differing.push((["--shards", "2"], fewer));
+        differing.push((["--weights", "50,25"], vec!["weights is 50,25,", "50,25,25"]));
+    }
+    for (flags, words) in differing {
+        let log = folder.path().join("log");
+        let file = std::fs::File::create(&log).unwrap();
+        let mut router = Router::start_logging(crate::backend::command(&data, &flags), file.into());
+        assert_eq!(router.get("/api/shard-map").json(), map, "{flags:?}");
+        assert_eq!(router.read("ada", "table=users").json()["count"], 1, "{flags:?}");
+        router.end();
+        let said = std::fs::read_to_string(&log).unwrap();
+        let warned: Vec<&str> =
+            said.lines().filter(|line| line.contains("describe only new clusters")).collect();
+        assert_eq!(warned.len(), 1, "{flags:?}: {said}");
+        assert!(words.iter().all(|word| warned[0].contains(word)), "{flags:?}: {said}");
+    }
+}

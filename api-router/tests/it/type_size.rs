@@ -19,7 +19,7 @@ const LARGER: [(&str, &str, usize); 7] = [
     ("shard-manager/access", "Snapshot", 17),
     ("shard-manager/cluster", "Data", 17),
     ("shard-manager/model", "Table", 19),
-    ("shard-manager/postgres", "Catalog", 23),
+    ("shard-manager/postgres", "Catalog", 22),
 ];
 
 #[test]

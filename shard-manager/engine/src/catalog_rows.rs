@@ -1,8 +1,8 @@
 //! Catalog rows: the shard map as the tables of a catalog store it.
 //!
 //! **Invariant:** a map that is stored and read again is the same map.
-//! **Not here:** the statements (`sqlite::catalog`, `postgres::catalog`), the catalog's one row with
-//! the settings of the cluster (`cluster_spec`).
+//! **Not here:** the statements (`sqlite::catalog`, `postgres::catalog`), the catalog's one row
+//! with the settings of the cluster (`cluster_spec`).
 
 use diesel::prelude::*;
 use model::error::Error;
@@ -110,7 +110,7 @@ impl MapStep {
         if map.epoch() != expected_epoch {
             return Err(MapChangeError::Stale { expected: expected_epoch, epoch: map.epoch() });
         }
-        let next = map.changed(change)?;
+        let next = change.apply(map)?;
         let mut owners = None;
         let number = match change {
             MapChange::Owners { slots, from, to, floor } => {

@@ -3,8 +3,8 @@
 //! **Invariant:** settings never change an existing cluster. A start with another keyspace is
 //! refused, because rows would be searched where they are not; other settings are only for new
 //! clusters, and a start warns of differences.
-//! **Not here:** the storage of the catalog row (`sqlite::catalog`, `postgres::catalog`), the rows of
-//! shards and owners (`catalog_rows`).
+//! **Not here:** the storage of the catalog row (`sqlite::catalog`, `postgres::catalog`), the rows
+//! of shards and owners (`catalog_rows`).
 
 use std::collections::BTreeMap;
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
-use model::shard_map::ShardMap;
+use model::shard_map::{ShardMap, with_first_shards};
 use model::topology::{ShardNumber, Topology};
 
 /// The shard map in force.
@@ -92,7 +92,7 @@ impl PublishedMap {
     pub fn publish_open(&self, map: ShardMap) -> Result<bool, ShardListError> {
         let open = self.lock();
         let first = map.topology().numbers().find(|number| !open.contains(number));
-        let limited = first.and_then(|first| map.limited_to(first.index()));
+        let limited = first.and_then(|first| with_first_shards(&map, first.index()));
         self.publish_locked(&open, limited.unwrap_or(map))
     }
 

@@ -1,6 +1,6 @@
 //! Map change: a change of the shard map, by which one epoch becomes the next.
 //!
-//! **Invariant:** a change that is refused by [`ShardMap::changed`] is stored nowhere; a slot never
+//! **Invariant:** a change that [`MapChange::apply`] refuses is stored nowhere; a slot never
 //! gets an owner that may not have slots, and a shard with slots is never retired.
 //! **Not here:** storing a map (the catalogs), the states of slots in the databases.
 
@@ -108,83 +108,87 @@ pub enum MapChangeRefusal {
 /// Highest number of characters in the name of a shard.
 const NAME_MAX: usize = 63;
 
-impl ShardMap {
-    /// Returns the next map, at the next epoch.
+impl MapChange {
+    /// Returns the map after this change, at the next epoch.
     ///
     /// # Errors
-    /// [`MapChangeRefusal`] if this map cannot be changed in this way.
-    pub fn changed(&self, change: &MapChange) -> Result<Self, MapChangeRefusal> {
-        let epoch = self.epoch() + 1;
-        let mut shards = self.topology().shards().to_vec();
-        match change {
-            MapChange::Owners { slots, from, to, floor: _ } => {
-                self.check_owners(slots, (*from, *to))?;
+    /// [`MapChangeRefusal`] if the map cannot be changed in this way.
+    pub fn apply(&self, map: &ShardMap) -> Result<ShardMap, MapChangeRefusal> {
+        let epoch = map.epoch() + 1;
+        let mut shards = map.topology().shards().to_vec();
+        match self {
+            Self::Owners { slots, from, to, floor: _ } => {
+                check_owners(map, slots, (*from, *to))?;
                 let slots = slots.iter().map(Slot::number);
                 let changed = slots.map(|slot| SlotOwner { slot, shard: *to, since: epoch });
-                return Ok(self.followed_by(epoch, self.topology().clone(), changed)?);
+                return Ok(map.followed_by(epoch, map.topology().clone(), changed)?);
             }
-            MapChange::NewShard { name, weight, address: _ } => {
+            Self::NewShard { name, weight, address: _ } => {
                 if !is_name(name) {
                     return Err(MapChangeRefusal::Name);
                 }
                 let state = ShardState::Joining;
                 shards.push(ShardSpec { state, ..ShardSpec::new(name.clone(), *weight) });
             }
-            MapChange::State { shard, state } => {
-                self.check_state(*shard, *state)?;
+            Self::State { shard, state } => {
+                check_state(map, *shard, *state)?;
                 shards[shard.index()].state = *state;
             }
-            MapChange::Weight { shard, weight } => {
-                self.member(*shard)?;
+            Self::Weight { shard, weight } => {
+                member(map, *shard)?;
                 shards[shard.index()].weight = *weight;
             }
         }
-        Ok(self.followed_by(epoch, Topology::restore(shards)?, [])?)
+        Ok(map.followed_by(epoch, Topology::restore(shards)?, [])?)
     }
+}
 
-    fn member(&self, shard: ShardNumber) -> Result<&ShardSpec, MapChangeRefusal> {
-        let found = self.topology().members().find(|(number, _)| *number == shard);
-        found.map(|(_, member)| member).ok_or(MapChangeRefusal::NoShard(shard.0))
-    }
+fn member(map: &ShardMap, shard: ShardNumber) -> Result<&ShardSpec, MapChangeRefusal> {
+    let found = map.topology().members().find(|(number, _)| *number == shard);
+    found.map(|(_, member)| member).ok_or(MapChangeRefusal::NoShard(shard.0))
+}
 
-    fn check_owners(
-        &self,
-        slots: &SlotSet,
-        (from, to): (ShardNumber, ShardNumber),
-    ) -> Result<(), MapChangeRefusal> {
-        let (source, target) = (self.member(from)?, self.member(to)?);
-        if target.state != ShardState::Serving {
-            let (shard, state) = (target.name.clone(), target.state);
-            return Err(MapChangeRefusal::NotServing { shard, state });
-        }
-        if slots.is_empty() {
-            return Err(MapChangeRefusal::NoSlots);
-        }
-        let foreign: SlotSet = slots.iter().filter(|slot| self.owner(*slot) != from).collect();
-        if foreign.is_empty() {
-            return Ok(());
-        }
-        Err(MapChangeRefusal::NotOwned { shard: source.name.clone(), slots: foreign })
+fn check_owners(
+    map: &ShardMap,
+    slots: &SlotSet,
+    (from, to): (ShardNumber, ShardNumber),
+) -> Result<(), MapChangeRefusal> {
+    let (source, target) = (member(map, from)?, member(map, to)?);
+    if target.state != ShardState::Serving {
+        let (shard, state) = (target.name.clone(), target.state);
+        return Err(MapChangeRefusal::NotServing { shard, state });
     }
+    if slots.is_empty() {
+        return Err(MapChangeRefusal::NoSlots);
+    }
+    let foreign: SlotSet = slots.iter().filter(|slot| map.owner(*slot) != from).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    Err(MapChangeRefusal::NotOwned { shard: source.name.clone(), slots: foreign })
+}
 
-    fn check_state(&self, shard: ShardNumber, state: ShardState) -> Result<(), MapChangeRefusal> {
-        let member = self.member(shard)?;
-        let follows = matches!(
-            (member.state, state),
-            (ShardState::Joining, ShardState::Serving | ShardState::Retired)
-                | (ShardState::Serving, ShardState::Draining | ShardState::Retired)
-                | (ShardState::Draining, ShardState::Serving | ShardState::Retired)
-        );
-        if !follows {
-            let (name, from) = (member.name.clone(), member.state);
-            return Err(MapChangeRefusal::State { shard: name, from, to: state });
-        }
-        let slots = self.slots_of(shard).count();
-        if state == ShardState::Retired && slots > 0 {
-            return Err(MapChangeRefusal::HasSlots { shard: member.name.clone(), slots });
-        }
-        Ok(())
+fn check_state(
+    map: &ShardMap,
+    shard: ShardNumber,
+    state: ShardState,
+) -> Result<(), MapChangeRefusal> {
+    let member = member(map, shard)?;
+    let follows = matches!(
+        (member.state, state),
+        (ShardState::Joining, ShardState::Serving | ShardState::Retired)
+            | (ShardState::Serving, ShardState::Draining | ShardState::Retired)
+            | (ShardState::Draining, ShardState::Serving | ShardState::Retired)
+    );
+    if !follows {
+        let (name, from) = (member.name.clone(), member.state);
+        return Err(MapChangeRefusal::State { shard: name, from, to: state });
     }
+    let slots = map.slots_of(shard).count();
+    if state == ShardState::Retired && slots > 0 {
+        return Err(MapChangeRefusal::HasSlots { shard: member.name.clone(), slots });
+    }
+    Ok(())
 }
 
 /// Returns true if a new shard may have this name, which is part of file names and headers.

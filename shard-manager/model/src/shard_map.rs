@@ -155,15 +155,6 @@ impl ShardMap {
         Ok(Self { epoch, keyspace, placement, topology, owners, since })
     }
 
-    /// Returns this map with only its first shards, as many as this; `None` if another one owns
-    /// slots.
-    pub fn limited_to(&self, shards: usize) -> Option<Self> {
-        if self.owners.iter().any(|owner| owner.index() >= shards) {
-            return None;
-        }
-        Some(Self { topology: self.topology.first(shards), ..self.clone() })
-    }
-
     /// Creates the map of the next epoch, in which these slots belong to another shard.
     ///
     /// # Errors
@@ -276,6 +267,14 @@ impl ShardMap {
     pub fn slots_of(&self, shard: ShardNumber) -> impl Iterator<Item = u16> + '_ {
         (0..SLOT_COUNT).zip(&self.owners).filter(move |(_, owner)| **owner == shard).map(|(s, _)| s)
     }
+}
+
+/// Returns a map with only its first shards, as many as this; `None` if another one owns slots.
+pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
+    if map.owners.iter().any(|owner| owner.index() >= shards) {
+        return None;
+    }
+    Some(ShardMap { topology: map.topology.first(shards), ..map.clone() })
 }
 
 fn check_owner(owner: &SlotOwner, epoch: u64, topology: &Topology) -> Result<(), MapError> {

@@ -100,7 +100,7 @@ impl Servers {
             biased;
             changed = tokio::time::timeout(
                 ANSWER_MAX,
-                catalog.change_map((&change, expected_epoch)),
+                catalog.map_tables().change_map((&change, expected_epoch)),
             ) => changed.unwrap_or_else(|_elapsed| Err(unknown(&"it does not answer"))),
             () = self.follower.catalog.terms().ended(term) => {
                 Err(unknown(&"another node is its primary now"))

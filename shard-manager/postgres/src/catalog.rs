@@ -33,7 +33,7 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postg
 
 pub use intents::Intents;
 pub use known_shards::{KnownShard, KnownShards};
-pub use map_tables::StoredMap;
+pub use map_tables::{MapTables, StoredMap};
 
 /// Name of the catalog in errors.
 pub const PLACE: &str = "the catalog";
@@ -106,7 +106,7 @@ impl Catalog {
     /// # Errors
     /// [`OpenError`] if that fails, or if a newer program has migrated it.
     pub async fn migrate(mut self) -> Result<Self, OpenError> {
-        if let Some(newer) = self.newer_migration().await? {
+        if let Some(newer) = newer_migration(&self.connection).await? {
             let cause = format!(
                 "its schema is newer than this program (it has {newer}): use the program that made it"
             );
@@ -120,24 +120,6 @@ impl Catalog {
             OpenError::node(PLACE, format!("another router is changing the catalog: {error}"))
         })?;
         Ok(self)
-    }
-
-    /// Returns a migration of the catalog that this program does not know.
-    async fn newer_migration(&self) -> Result<Option<String>, OpenError> {
-        let failed = |error| OpenError::node(PLACE, error);
-        let table = "__diesel_schema_migrations";
-        if !has_rows(&self.connection, table).await.map_err(failed)? {
-            return Ok(None);
-        }
-        let known: Vec<Box<dyn Migration<Pg>>> =
-            MIGRATIONS.migrations().map_err(|error| OpenError::node(PLACE, error))?;
-        let known: Vec<String> =
-            known.iter().map(|known| known.name().version().to_string()).collect();
-        let sql = "SELECT version::text FROM tessera.__diesel_schema_migrations ORDER BY 1";
-        let rows = load(&self.connection, Statement { sql, binds: &[], cached: false }).await;
-        let rows = rows.map_err(failed)?;
-        let mut found = rows.iter().filter_map(|row| row.text(0));
-        Ok(found.find(|version| is_of_catalog(version) && !known.contains(version)))
     }
 
     /// Releases the lock.
@@ -166,16 +148,16 @@ impl Catalog {
         let (row, stored) = match found {
             Some(row) => {
                 row.check_hash(PLACE)?;
-                let stored = self.read_map(&row).await.map_err(failed)?;
+                let stored = self.map_tables().read_map(&row).await.map_err(failed)?;
                 if !row.has_own_tables() {
-                    self.fill_in_transaction(None, &stored).await.map_err(failed)?;
+                    self.map_tables().make(None, &stored).await.map_err(failed)?;
                 }
                 (row, stored)
             }
             None => {
                 let (row, map) = ClusterRow::new(spec, Some(names))?;
                 let stored = StoredMap { shards: ShardRow::of(map.topology(), &[]), map };
-                self.fill_in_transaction(Some(&row), &stored).await.map_err(failed)?;
+                self.map_tables().make(Some(&row), &stored).await.map_err(failed)?;
                 (row, stored)
             }
         };
@@ -184,34 +166,6 @@ impl Catalog {
         let token_key = row.token_key().map_err(damaged)?;
         let (cluster_id, ready, map) = (row.cluster_id, row.ready == 1, stored.map);
         Ok(Cluster { cluster_id, map, ready, token_key, differences })
-    }
-
-    /// Stores a map in empty tables, for a new cluster with its row.
-    async fn fill_in_transaction(
-        &self,
-        row: Option<&ClusterRow>,
-        stored: &StoredMap,
-    ) -> QueryResult<()> {
-        let filled = async {
-            run(&self.connection, "BEGIN").await?;
-            if let Some(row) = row {
-                let inserted = diesel::insert_into(dsl::tessera_cluster).values(row);
-                inserted.execute(&mut &self.connection).await?;
-            }
-            self.fill(stored).await?;
-            run(&self.connection, "COMMIT").await
-        };
-        self.or_rollback(filled.await).await
-    }
-
-    /// Returns a result, after rolling the transaction back if it failed. Otherwise every later
-    /// statement of the session would fail. If the session is lost, this fails as well, which
-    /// changes nothing.
-    async fn or_rollback<T>(&self, ended: QueryResult<T>) -> QueryResult<T> {
-        if ended.is_err() {
-            let _ = run(&self.connection, "ROLLBACK").await;
-        }
-        ended
     }
 
     /// Records that every shard was claimed.
@@ -264,6 +218,11 @@ impl Catalog {
         Ok(self)
     }
 
+    /// Returns the shards and owners.
+    pub fn map_tables(&self) -> MapTables<'_> {
+        MapTables(&self.connection)
+    }
+
     /// Returns the recorded intents.
     pub fn intents(&self) -> Intents<'_> {
         Intents(&self.connection)
@@ -283,6 +242,32 @@ impl Catalog {
         let mut notified = std::pin::pin!(self.connection.notifications_stream());
         matches!(notified.next().await, Some(Ok(_)))
     }
+}
+
+/// Returns a result, after rolling the transaction back if it failed. Otherwise every later
+/// statement of the session would fail. If the session is lost, this fails as well, which changes
+/// nothing.
+async fn or_rollback<T>(connection: &AsyncPgConnection, ended: QueryResult<T>) -> QueryResult<T> {
+    if ended.is_err() {
+        let _ = run(connection, "ROLLBACK").await;
+    }
+    ended
+}
+
+/// Returns a migration of a catalog that this program does not know.
+async fn newer_migration(connection: &AsyncPgConnection) -> Result<Option<String>, OpenError> {
+    let failed = |error| OpenError::node(PLACE, error);
+    if !has_rows(connection, "__diesel_schema_migrations").await.map_err(failed)? {
+        return Ok(None);
+    }
+    let known: Result<Vec<Box<dyn Migration<Pg>>>, _> = MIGRATIONS.migrations();
+    let known = known.map_err(|error| OpenError::node(PLACE, error))?;
+    let known: Vec<String> = known.iter().map(|known| known.name().version().to_string()).collect();
+    let sql = "SELECT version::text FROM tessera.__diesel_schema_migrations ORDER BY 1";
+    let rows = load(connection, Statement { sql, binds: &[], cached: false }).await;
+    let rows = rows.map_err(failed)?;
+    let mut found = rows.iter().filter_map(|row| row.text(0));
+    Ok(found.find(|version| is_of_catalog(version) && !known.contains(version)))
 }
 
 /// Returns true if a version is that of a migration of the catalog, which may share its database

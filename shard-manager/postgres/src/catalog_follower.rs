@@ -194,9 +194,9 @@ impl CatalogFollower {
     ) -> QueryResult<()> {
         let known = self.map.load_full();
         let next = if *read_on == Some(timeline) {
-            catalog.map_after(&known).await?
+            catalog.map_tables().map_after(&known).await?
         } else {
-            catalog.map().await?
+            catalog.map_tables().map().await?
         };
         if next.epoch() < known.epoch() {
             tracing::warn!(
@@ -265,7 +265,7 @@ impl CatalogFollower {
     async fn read_map(&self) -> Result<(), String> {
         let (catalog, term) = self.connect("map").await?;
         tokio::select! {
-            map = catalog.map() => self.publish(map.map_err(|error| error.to_string())?),
+            map = catalog.map_tables().map() => self.publish(map.map_err(|error| error.to_string())?),
             () = self.catalog.terms().ended(term) => return Err("another node is its primary now".to_owned()),
         }
         Ok(())

@@ -261,7 +261,7 @@ async fn prepare(cluster: &ConnectedCluster) -> Result<PreparedCluster, OpenErro
     catalog.set_ready().await?;
     let numbers = found.map.topology().numbers().map(|number| i64::from(number.0));
     let located = numbers.zip(opened.iter().map(|shard| location(&shard.members)));
-    let kept = catalog.keep_addresses(&located.collect::<Vec<_>>()).await;
+    let kept = catalog.map_tables().keep_addresses(&located.collect::<Vec<_>>()).await;
     kept.map_err(|error| OpenError::node("catalog", error))?;
     for intent in &pending {
         let removed = catalog.intents().remove(intent.table.name()).await;

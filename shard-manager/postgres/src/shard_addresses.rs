@@ -12,6 +12,7 @@
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::open_error::OpenError;
+use futures_util::future::{join, join_all};
 
 use super::catalog::{KnownShard, KnownShards};
 use super::discovery::{ConnectionAttempt, ask_all, best};
@@ -54,24 +55,25 @@ struct FoundDatabase {
 /// # Errors
 /// [`OpenError`] if a database belongs to another cluster, or a shard has no address.
 pub(super) async fn find(address: &ClusterAddress) -> Result<ShardAddresses, OpenError> {
-    let mut listed = Vec::with_capacity(address.shards.len());
-    for (index, shard) in address.shards.iter().enumerate() {
+    let of_shards = address.shards.iter().map(async |shard| {
         let hosts = [&shard.primary].into_iter().chain(&shard.replicas);
-        let found = examine(ask_all(hosts, address).await).await;
+        examine(ask_all(hosts, address).await).await
+    });
+    let of_replicas =
+        address.replicas.iter().map(async |at| examine(ask_all([at], address).await).await);
+    let (of_shards, of_replicas) = join(join_all(of_shards), join_all(of_replicas)).await;
+    let listed = address.shards.iter().enumerate().zip(of_shards);
+    let listed = listed.map(|((index, shard), found)| {
         let label = shard.name.clone().unwrap_or_else(|| format!("shard{}", index + 1));
-        listed.push(Listed { address: shard, label, found });
-    }
+        Listed { address: shard, label, found }
+    });
+    let listed: Vec<Listed<'_>> = listed.collect();
     check_distinct(&listed)?;
-    let mut replicas = Vec::with_capacity(address.replicas.len());
-    for replica in &address.replicas {
-        replicas.push((replica, examine(ask_all([replica], address).await).await));
-    }
     let catalog = match &address.catalog {
         Some(at) => examine(ask_all([at], address).await).await.and_then(|found| found.catalog),
         None => {
-            let of_shards = listed.iter().filter_map(|shard| shard.found.as_ref());
-            let of_replicas = replicas.iter().filter_map(|(_, found)| found.as_ref());
-            of_shards.chain(of_replicas).find_map(|found| found.catalog.clone())
+            let found = listed.iter().map(|shard| &shard.found).chain(&of_replicas).flatten();
+            found.into_iter().find_map(|found| found.catalog.clone())
         }
     };
     let Some(known) = catalog else {
@@ -79,14 +81,18 @@ pub(super) async fn find(address: &ClusterAddress) -> Result<ShardAddresses, Ope
         return Ok(ShardAddresses { cluster, is_made: false, catalog_shard: 0, differences });
     };
     let members = known.members.map_err(|cause| OpenError::node("the catalog", cause))?;
+    if members.is_empty() {
+        let cause = "the catalog is damaged: it lists no shards";
+        return Err(OpenError::node("the catalog", cause));
+    }
     let mut choice = Choice::new(&known.cluster_id, known.ready, &members);
     choice.take_listed(&listed)?;
     let shards = choice.complete(address)?;
     let strays = choice.strays;
     let is_of_stray =
         |found: &FoundDatabase| strays.iter().any(|stray| same(stray, &found.identity));
-    let of_members =
-        replicas.into_iter().filter(|(_, found)| !found.as_ref().is_some_and(is_of_stray));
+    let replicas = address.replicas.iter().zip(&of_replicas);
+    let of_members = replicas.filter(|(_, found)| !found.as_ref().is_some_and(is_of_stray));
     let replicas: Vec<NodeAddress> = of_members.map(|(replica, _)| replica.clone()).collect();
     let catalog_shard = known
         .held_by
@@ -188,8 +194,8 @@ impl<'k> Choice<'k> {
                 ),
             }
         }
-        // If the creation of a cluster was interrupted, the database of its first shard may hold the
-        // catalog and name no shard yet.
+        // If the creation of a cluster was interrupted, the database of its first shard may hold
+        // the catalog and name no shard yet.
         let holds_catalog =
             |shard: &&Listed<'_>| shard.found.as_ref().is_some_and(|found| found.catalog.is_some());
         unsigned.sort_by_key(|shard| !holds_catalog(shard));
@@ -203,7 +209,7 @@ impl<'k> Choice<'k> {
                 None if shard.found.is_none() => {
                     self.leave_out(
                         shard,
-                        "does not answer, and is no address of a shard: check it",
+                        "does not answer, and the catalog has no shard there: check it",
                     );
                 }
                 None => {
@@ -218,8 +224,8 @@ impl<'k> Choice<'k> {
         Ok(())
     }
 
-    /// Returns the place of a shard whose database does not name it: it does not answer, was emptied
-    /// or is that of a cluster whose creation was interrupted.
+    /// Returns the place of a shard whose database does not name it: the database does not answer,
+    /// was emptied, or is that of a cluster whose creation was interrupted.
     fn place_of_unsigned(&self, shard: &Listed<'_>) -> Option<usize> {
         let mut free = (0..self.chosen.len()).filter(|place| self.chosen[*place].is_none());
         let lies_there = |place: &usize| {

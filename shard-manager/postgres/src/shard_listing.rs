@@ -44,6 +44,6 @@ pub async fn read(at: &NodeAddress) -> Result<(ShardMap, Vec<ShardRow>), OpenErr
         }
     }
     let catalog = Catalog::on(session.connection);
-    let StoredMap { map, shards } = catalog.stored_map().await.map_err(failed)?;
+    let StoredMap { map, shards } = catalog.map_tables().stored_map().await.map_err(failed)?;
     Ok((map, shards))
 }

@@ -307,7 +307,7 @@ pub(super) const HAS_MIGRATIONS: &str =
 pub(super) const SHARD_NAMES: &str =
     "SELECT name FROM tessera_shards WHERE state <> 'retired' ORDER BY number";
 
-/// Inserts the first owner of every slot from a list of numbers of shards, in the order of the slots.
+/// Inserts the first owner of every slot from a list of numbers of shards, in the order of slots.
 pub(super) const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
     SELECT ?1, key, value, 1 FROM json_each(?2)";
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::cluster::{Cluster, file, meddle, open, run_in, write_users};
 
 /// Returns the shards and owners of a catalog to the columns that they had once.
-const SHARDS_IN_COLUMNS: &str =
+pub(crate) const SHARDS_IN_COLUMNS: &str =
     include_str!("../../../migrations/sqlite/catalog/2026-11-23-000020_shards/down.sql");
 
 /// Reverts a file to the schema of the first migration.

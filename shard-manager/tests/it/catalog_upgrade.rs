@@ -1,5 +1,5 @@
-//! Tests of catalogs of an earlier version, whose shards and owners are JSON in one row: they become
-//! the cluster that they were, and are refused by older programs from then on.
+//! Tests of catalogs of an earlier version, whose shards and owners are JSON in one row: they
+//! become the cluster that they were, and are refused by older programs from then on.
 
 use std::fs;
 use std::path::Path;

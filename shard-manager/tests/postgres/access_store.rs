@@ -272,4 +272,9 @@ async fn commands_change_the_catalog_that_the_variables_name() {
     run("MAINDB_URL", &urls[0], &["key", "resume", id.as_str()]).await;
     let state = until_known(&mut states, generation + 2).await;
     assert_eq!(state.keys[0].state(now()), KeyState::Usable);
+    let listed = run("MAINDB_URL", &urls[0], &["shard", "list", "--json"]).await;
+    for part in ["\"shard\": \"shard2\"", "\"state\": \"serving\"", &databases.names[1]] {
+        assert!(listed.replace("\":\"", "\": \"").contains(part), "{part}: {listed}");
+    }
+    assert!(!listed.contains('@'), "{listed}");
 }

@@ -21,8 +21,8 @@ const USER: &str = r#"{"name":"n","email":"e"}"#;
 const DOWN: &str =
     include_str!("../../../migrations/postgres/catalog/2026-11-23-900020_shards/down.sql");
 
-/// Returns the catalog of a stopped cluster to the schema of the version before, with these lists in
-/// its columns, and a later epoch.
+/// Returns the catalog of a stopped cluster to the schema of the version before, with these lists
+/// in its columns, and a later epoch.
 async fn make_old(door: &mut SideSession, shards: &str, ranges: &str) {
     door.run("SET search_path = tessera, public").await;
     door.run(DOWN).await;

@@ -122,7 +122,7 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "runtime_pool",
         "table_declaration",
     ],
-    &["catalog_rows", "node_reader", "row_image", "slot_change", "slot_news", "writer"],
+    &["catalog_rows", "node_reader", "row_image", "writer"],
     &["cluster_spec", "replica_node", "schema_intent", "select"],
     &["cluster_backend", "sample_queries", "schema_agreement"],
     &["opened_cluster"],

@@ -38,9 +38,9 @@ CREATE TABLE tessera_rebalances (
 -- Moves of slots from one shard to another. The shards' own tables decide who owns a slot; these rows report it.
 CREATE TABLE tessera_moves (
     id         TEXT   NOT NULL PRIMARY KEY,
-    rebalance  TEXT   REFERENCES tessera_rebalances (id),
-    source     BIGINT NOT NULL REFERENCES tessera_shards (number),
-    target     BIGINT NOT NULL REFERENCES tessera_shards (number),
+    rebalance  TEXT,
+    source     BIGINT NOT NULL,
+    target     BIGINT NOT NULL,
     -- Ranges, such as 0-63,70.
     slots      TEXT   NOT NULL,
     state      TEXT   NOT NULL,
@@ -58,6 +58,6 @@ CREATE TABLE tessera_moves (
 CREATE TABLE tessera_moving (
     group_name TEXT   NOT NULL,
     slot       BIGINT NOT NULL CHECK (slot BETWEEN 0 AND 16383),
-    move_id    TEXT   NOT NULL REFERENCES tessera_moves (id),
+    move_id    TEXT   NOT NULL,
     PRIMARY KEY (group_name, slot)
 );

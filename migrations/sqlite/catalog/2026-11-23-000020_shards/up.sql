@@ -38,9 +38,9 @@ CREATE TABLE tessera_rebalances (
 -- Moves of slots from one shard to another. The shards' own tables decide who owns a slot; these rows report it.
 CREATE TABLE tessera_moves (
     id         TEXT    NOT NULL PRIMARY KEY,
-    rebalance  TEXT    REFERENCES tessera_rebalances (id),
-    source     INTEGER NOT NULL REFERENCES tessera_shards (number),
-    target     INTEGER NOT NULL REFERENCES tessera_shards (number),
+    rebalance  TEXT,
+    source     INTEGER NOT NULL,
+    target     INTEGER NOT NULL,
     -- Ranges, such as 0-63,70.
     slots      TEXT    NOT NULL,
     state      TEXT    NOT NULL,
@@ -58,6 +58,6 @@ CREATE TABLE tessera_moves (
 CREATE TABLE tessera_moving (
     group_name TEXT    NOT NULL,
     slot       INTEGER NOT NULL CHECK (slot BETWEEN 0 AND 16383),
-    move_id    TEXT    NOT NULL REFERENCES tessera_moves (id),
+    move_id    TEXT    NOT NULL,
     PRIMARY KEY (group_name, slot)
 ) STRICT, WITHOUT ROWID;

@@ -20,7 +20,7 @@ use engine::access_store::{
 };
 use model::value::{ColumnType, Value};
 
-use super::{Catalog, refused};
+use super::{Catalog, or_rollback, refused};
 use crate::db_error::unreadable;
 use crate::statement::{Bind, Statement, for_each_row, run};
 
@@ -61,7 +61,7 @@ impl Catalog {
             run(&self.connection, "COMMIT").await?;
             AccessState::read(results).map_err(|damage| unreadable(&damage))
         };
-        let mut state = self.or_rollback(read.await).await?;
+        let mut state = or_rollback(&self.connection, read.await).await?;
         state.generation = generation(timeline, state.generation);
         Ok(state)
     }
@@ -98,7 +98,7 @@ impl Catalog {
             run(&self.connection, "COMMIT").await?;
             base.with_changes(results).map_err(|damage| unreadable(&damage))
         };
-        let state = self.or_rollback(read.await).await?;
+        let state = or_rollback(&self.connection, read.await).await?;
         let is_near = |state: &AccessState| {
             (since..=since.saturating_add(BEHIND_MAX)).contains(&state.generation)
         };
@@ -123,7 +123,8 @@ impl Catalog {
             let results = load_all(&self.connection, &sql::facts(change, now)).await?;
             AccessFacts::read(results).map_err(|damage| unreadable(&damage))
         };
-        let facts = self.or_rollback(planned.await).await.map_err(|error| refused(&error))?;
+        let facts =
+            or_rollback(&self.connection, planned.await).await.map_err(|error| refused(&error))?;
         let plan = match plan(change, &facts, author, now) {
             Ok(plan) => plan,
             Err(refusal) => {
@@ -137,7 +138,7 @@ impl Catalog {
             }
             run(&self.connection, COMMIT).await
         };
-        self.or_rollback(stored.await).await.map_err(|error| refused(&error))?;
+        or_rollback(&self.connection, stored.await).await.map_err(|error| refused(&error))?;
         Ok(generation(timeline, plan.generation))
     }
 
@@ -161,7 +162,7 @@ impl Catalog {
             }
             run(&self.connection, "COMMIT").await
         };
-        self.or_rollback(stored.await).await
+        or_rollback(&self.connection, stored.await).await
     }
 
     /// Returns the sums of a day.

@@ -18,7 +18,7 @@ use model::map_change::MapChange;
 use model::shard_map::{ShardMap, SlotOwner};
 use model::value::{ColumnType, Value};
 
-use super::{Catalog, refused};
+use super::{or_rollback, refused};
 use crate::db_error::unreadable;
 use crate::statement::{Bind, Statement, for_each_row, load, run};
 
@@ -45,53 +45,57 @@ pub struct StoredMap {
     pub shards: Vec<ShardRow>,
 }
 
-impl Catalog {
+/// The shards and owners of a catalog, on one of its sessions.
+#[derive(Clone, Copy)]
+pub struct MapTables<'c>(pub(super) &'c AsyncPgConnection);
+
+impl MapTables<'_> {
     /// Returns the current shard map, as of one moment.
     ///
     /// # Errors
     /// The error of a query, or the damage of the rows.
-    pub async fn map(&self) -> QueryResult<ShardMap> {
+    pub async fn map(self) -> QueryResult<ShardMap> {
         Ok(self.stored_map().await?.map)
     }
 
     /// Returns the current shard map and the rows of the shards, as of one moment.
     ///
     /// # Errors
-    /// Errors of [`Catalog::map`].
-    pub async fn stored_map(&self) -> QueryResult<StoredMap> {
+    /// Errors of [`MapTables::map`].
+    pub async fn stored_map(self) -> QueryResult<StoredMap> {
         let read = async {
-            run(&self.connection, BEGIN_READING).await?;
-            let row: ClusterRow = tessera_cluster::table.first(&mut &self.connection).await?;
+            run(self.0, BEGIN_READING).await?;
+            let row: ClusterRow = tessera_cluster::table.first(&mut &*self.0).await?;
             let stored = self.read_map(&row).await?;
-            run(&self.connection, "COMMIT").await?;
+            run(self.0, "COMMIT").await?;
             Ok(stored)
         };
-        self.or_rollback(read.await).await
+        or_rollback(self.0, read.await).await
     }
 
-    /// Returns the current shard map, reading only the owners that have changed after a known map of
-    /// this catalog.
+    /// Returns the current shard map, reading only the owners that have changed after a known map
+    /// of this catalog.
     ///
     /// # Errors
-    /// Errors of [`Catalog::map`].
-    pub async fn map_after(&self, known: &ShardMap) -> QueryResult<ShardMap> {
+    /// Errors of [`MapTables::map`].
+    pub async fn map_after(self, known: &ShardMap) -> QueryResult<ShardMap> {
         let read = async {
-            run(&self.connection, BEGIN_READING).await?;
+            run(self.0, BEGIN_READING).await?;
             let epoch = tessera_cluster::table.select(tessera_cluster::epoch);
-            let epoch: i64 = epoch.first(&mut &self.connection).await?;
+            let epoch: i64 = epoch.first(&mut &*self.0).await?;
             let shards = self.load_shards().await?;
             let changed = self.load_owners(known.epoch()).await?;
-            run(&self.connection, "COMMIT").await?;
+            run(self.0, "COMMIT").await?;
             let topology = topology(&shards).map_err(|cause| unreadable(&cause))?;
             let map = known.followed_by(epoch.cast_unsigned(), topology, changed);
             map.map_err(|cause| unreadable(&cause))
         };
-        self.or_rollback(read.await).await
+        or_rollback(self.0, read.await).await
     }
 
-    /// Reads the map of a catalog. If its own tables are still empty, the map is that of the columns
-    /// of an earlier version.
-    pub(super) async fn read_map(&self, row: &ClusterRow) -> QueryResult<StoredMap> {
+    /// Reads the map of a catalog. If its own tables are still empty, the map is that of the
+    /// columns of an earlier version.
+    pub(super) async fn read_map(self, row: &ClusterRow) -> QueryResult<StoredMap> {
         let damaged = |cause: String| unreadable(&cause);
         let shards = self.load_shards().await?;
         if row.has_own_tables() {
@@ -109,10 +113,28 @@ impl Catalog {
         Ok(StoredMap { map, shards })
     }
 
-    /// Stores the map of a new cluster or of an earlier version, whose slots have had their owners
-    /// since the first epoch, in empty tables. Runs in the transaction of the caller.
-    pub(super) async fn fill(&self, stored: &StoredMap) -> QueryResult<()> {
-        let mut connection = &self.connection;
+    /// Stores the map of a new cluster or of an earlier version in empty tables, and the row of a
+    /// new cluster, in one transaction.
+    pub(super) async fn make(
+        self,
+        row: Option<&ClusterRow>,
+        stored: &StoredMap,
+    ) -> QueryResult<()> {
+        let filled = async {
+            run(self.0, "BEGIN").await?;
+            if let Some(row) = row {
+                let inserted = diesel::insert_into(tessera_cluster::table).values(row);
+                inserted.execute(&mut &*self.0).await?;
+            }
+            self.fill(stored).await?;
+            run(self.0, "COMMIT").await
+        };
+        or_rollback(self.0, filled.await).await
+    }
+
+    /// Fills the tables. All slots have had their owners since the first epoch.
+    async fn fill(self, stored: &StoredMap) -> QueryResult<()> {
+        let mut connection = self.0;
         let shards = diesel::insert_into(tessera_shards::table).values(&stored.shards);
         shards.execute(&mut connection).await?;
         let owners: Vec<i32> = stored.map.owners().map(|owner| i32::from(owner.shard.0)).collect();
@@ -124,16 +146,16 @@ impl Catalog {
         moved.execute(&mut connection).await.map(drop)
     }
 
-    async fn load_shards(&self) -> QueryResult<Vec<ShardRow>> {
+    async fn load_shards(self) -> QueryResult<Vec<ShardRow>> {
         let shards = tessera_shards::table.order(tessera_shards::number);
-        shards.load(&mut &self.connection).await
+        shards.load(&mut &*self.0).await
     }
 
-    async fn load_owners(&self, after: u64) -> QueryResult<Vec<SlotOwner>> {
+    async fn load_owners(self, after: u64) -> QueryResult<Vec<SlotOwner>> {
         let binds = [Bind::text(GROUP), Bind::bigint(after.cast_signed())];
         let mut owners = Vec::new();
         let statement = Statement { sql: OWNERS, binds: &binds, cached: false };
-        for_each_row(&self.connection, statement, |row| {
+        for_each_row(self.0, statement, |row| {
             let numbers = row.bigint(0).zip(row.bigint(1)).zip(row.bigint(2));
             let owner = numbers.and_then(|((slot, shard), since)| slot_owner(slot, shard, since));
             let cause = "a number in tessera_owners is out of range";
@@ -148,12 +170,12 @@ impl Catalog {
     ///
     /// # Errors
     /// The error of a statement.
-    pub async fn keep_addresses(&self, addresses: &[(i64, String)]) -> QueryResult<()> {
+    pub async fn keep_addresses(self, addresses: &[(i64, String)]) -> QueryResult<()> {
         for (number, address) in addresses {
             let row = tessera_shards::table.find(number);
             let other = tessera_shards::address.is_distinct_from(address);
             let kept = diesel::update(row.filter(other)).set(tessera_shards::address.eq(address));
-            kept.execute(&mut &self.connection).await?;
+            kept.execute(&mut &*self.0).await?;
         }
         Ok(())
     }
@@ -163,30 +185,30 @@ impl Catalog {
     ///
     /// # Errors
     /// [`MapChangeError`].
-    pub async fn change_map(&self, change: (&MapChange, u64)) -> Result<ShardMap, MapChangeError> {
+    pub async fn change_map(self, change: (&MapChange, u64)) -> Result<ShardMap, MapChangeError> {
         let failed = |error: DieselError| MapChangeError::Failed(refused(&error));
         let read = async {
-            run(&self.connection, BEGIN_CHANGING).await?;
-            let row: ClusterRow = tessera_cluster::table.first(&mut &self.connection).await?;
+            run(self.0, BEGIN_CHANGING).await?;
+            let row: ClusterRow = tessera_cluster::table.first(&mut &*self.0).await?;
             self.read_map(&row).await
         };
-        let StoredMap { map, shards } = self.or_rollback(read.await).await.map_err(failed)?;
+        let StoredMap { map, shards } = or_rollback(self.0, read.await).await.map_err(failed)?;
         let step = match MapStep::of(&map, &shards, change) {
             Ok(step) => step,
             Err(refusal) => {
-                run(&self.connection, "ROLLBACK").await.map_err(failed)?;
+                run(self.0, "ROLLBACK").await.map_err(failed)?;
                 return Err(refusal);
             }
         };
         let stored = self.store(&step).await;
-        self.or_rollback(stored).await.map_err(failed)?;
-        let committed = run(&self.connection, "NOTIFY tessera; COMMIT").await;
+        or_rollback(self.0, stored).await.map_err(failed)?;
+        let committed = run(self.0, "NOTIFY tessera; COMMIT").await;
         committed.map_err(|error| MapChangeError::Unknown(refused(&error)))?;
         Ok(step.map)
     }
 
-    async fn store(&self, step: &MapStep) -> QueryResult<()> {
-        let mut connection: &AsyncPgConnection = &self.connection;
+    async fn store(self, step: &MapStep) -> QueryResult<()> {
+        let mut connection: &AsyncPgConnection = self.0;
         if let Some(row) = &step.shard {
             let stored = diesel::insert_into(tessera_shards::table).values(row);
             let stored = stored.on_conflict(tessera_shards::number).do_update().set(row);

@@ -83,8 +83,8 @@ pub(in super::super) fn read(
     Ok(StoredMap { map, shards })
 }
 
-/// Stores the map of a new cluster or of an earlier version, whose slots have had their owners since
-/// the first epoch, in empty tables. Runs in the transaction of the caller.
+/// Stores the map of a new cluster or of an earlier version, whose slots have had their owners
+/// since the first epoch, in empty tables. Runs in the transaction of the caller.
 pub(super) fn fill(connection: &mut SqliteConnection, stored: &StoredMap) -> QueryResult<()> {
     diesel::insert_into(tessera_shards::table).values(&stored.shards).execute(connection)?;
     let shards: Vec<u16> = stored.map.owners().map(|owner| owner.shard.0).collect();
