@@ -27,6 +27,7 @@ use super::statement::{Statement, load, run};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
 
+pub use access::access_state_after;
 pub use intents::Intents;
 
 /// Name of the catalog in errors.
