@@ -202,7 +202,8 @@ pub struct Config {
     pub behind_tls: bool,
     /// Storage engine, with the location of its data.
     pub engine: Engine,
-    /// Required properties of the cluster: a new one gets them, an existing one must have them.
+    /// Properties of a new cluster. An existing one has those of its catalog, except the keyspace,
+    /// which must be the same.
     pub wanted: ClusterSpec,
     /// HTTP worker threads.
     pub workers: usize,
@@ -369,8 +370,7 @@ fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, Conf
     Ok(Engine::Embedded { data_dir })
 }
 
-/// Returns the required properties of the cluster; the addresses of servers determine the number of
-/// shards.
+/// Returns the properties of a new cluster; the addresses of servers determine the number of shards.
 fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<ClusterSpec, ConfigError> {
     let (in_catalog, shards, replicas) = match engine {
         Engine::Embedded { .. } => {

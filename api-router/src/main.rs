@@ -129,6 +129,8 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     let app = Data::new(app);
     let history_writer = keep_history(&app, config)?;
+    let commanded = app.clone();
+    actix_web::rt::spawn(async move { commanded.manager.slots().serve_commands().await });
     let mut signals = EndSignals::listen()?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
     let handle = server.handle();
@@ -257,7 +259,7 @@ fn protection(mode: AccessMode, bound: SocketAddr) -> (&'static str, &'static st
 
 fn print_banner(app: &App, config: &Config, bound: SocketAddr) {
     let map = app.manager.map();
-    let names: Vec<&str> = map.topology().shards().iter().map(|shard| &*shard.name).collect();
+    let names: Vec<&str> = map.topology().members().map(|(_, shard)| &*shard.name).collect();
     let (exposed, key) = protection(config.access.mode, bound);
     let (kind, place) = match &config.engine {
         Engine::Embedded { data_dir } => {

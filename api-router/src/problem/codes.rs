@@ -27,7 +27,7 @@ analytics::problem_codes! {
     TSR113 400 false "Bad header" "The value of a header cannot be used. The detail names the header and what is allowed.";
     TSR201 503 true  "Shard unavailable" "The shard that the request needs does not answer. The other shards are up.";
     TSR202 503 true  "No primary" "None of the shard's nodes takes writes now: its primary is gone, and no other was promoted before the deadline. Nothing was stored; reads at level one go on.";
-    TSR203 503 true  "Slot is moving" "The shard does not own the key's slot, although the shard map says so. Retry shortly.";
+    TSR203 503 true  "Slot is moving" "The key's slot was fenced, or had no owner that the router could find, until the deadline; or too many writes waited for such slots. Nothing was stored. Retry shortly.";
     TSR204 503 true  "Storage full" "The shard's storage takes no more writes. Nothing was stored; reads go on.";
     TSR205 504 true  "Not confirmed" "The row is stored on the shard's primary, but replicas did not confirm it before the deadline. outcome is committed, achieved is the level that it has reached.";
     TSR301 409 false "Exists already" "A row with this id exists, or a table of this name with a different definition. Nothing was changed.";

@@ -399,9 +399,11 @@ impl<'m> Side<'m> {
                     shards.entry(row.place.shard).or_default().push(row);
                 }
                 for (shard, rows) in shards {
-                    let done = data.write_chunk(shard, rows, &self.options()).await;
-                    self.see(shard, done.seen);
-                    learnt.extend(done.rows.iter().map(|row| (row.index, shown(&row.outcome))));
+                    for (shard, part) in data.write_chunk(shard, rows, &self.options()).await {
+                        self.see(shard, part.seen);
+                        let rows = part.rows.iter();
+                        learnt.extend(rows.map(|row| (row.index, shown(&row.outcome))));
+                    }
                 }
             }
         }

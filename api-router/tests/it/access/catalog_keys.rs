@@ -328,7 +328,7 @@ fn await_active_request(guarded: &Guarded) {
         let metrics = guarded.send("GET", "/metrics", Some(admin().reveal())).text();
         let mut lines = metrics.lines();
         let active = lines.find_map(|line| line.strip_prefix("http_server_active_requests "));
-        active.is_some_and(|active| active.parse() == Ok(1.0)).then_some(())
+        active.is_some_and(|active| active.parse::<f64>() == Ok(1.0)).then_some(())
     });
 }
 

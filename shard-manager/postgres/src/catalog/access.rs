@@ -160,15 +160,6 @@ impl Catalog {
         let rows = load(&self.connection, &audit::heads()).await?;
         audit::read_heads(&rows).map_err(|damage| unreadable(&damage))
     }
-
-    /// Ends the transaction of a statement that has failed. Without this every later statement of
-    /// the session would fail. If the session is lost, this fails as well, which changes nothing.
-    async fn or_rollback<T>(&self, ended: QueryResult<T>) -> QueryResult<T> {
-        if ended.is_err() {
-            let _ = run(&self.connection, "ROLLBACK").await;
-        }
-        ended
-    }
 }
 
 /// Reads the keys, roles and denials of now from a server on this timeline, given those of before:
