@@ -31,6 +31,7 @@ use super::statement::{Statement, load, run};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
 
+pub use access::access_state_after;
 pub use intents::Intents;
 pub use known_shards::{KnownShard, KnownShards};
 pub use map_tables::{MapTables, StoredMap};

@@ -98,7 +98,7 @@ fn any_change(step: u64, created: &mut Vec<KeyId>, now: UnixTime) -> AccessChang
     match (random % 11, any) {
         (0..4, _) | (_, None) => {
             let days = 10 + random % 150;
-            let expires_at = (random % 3 > 0).then(|| now.plus(days * 86_400));
+            let expires_at = (!random.is_multiple_of(3)).then(|| now.plus(days * 86_400));
             let key = new_key(AccessRole::READER, &[], expires_at);
             created.push(key.id);
             AccessChange::CreateKey(key)

@@ -327,7 +327,8 @@ fn await_active_request(guarded: &Guarded) {
     eventually("the request", || {
         let metrics = guarded.send("GET", "/metrics", Some(admin().reveal())).text();
         let mut lines = metrics.lines();
-        lines.any(|line| line == "http_server_active_requests 1").then_some(())
+        let active = lines.find_map(|line| line.strip_prefix("http_server_active_requests "));
+        active.is_some_and(|active| active.parse::<f64>() == Ok(1.0)).then_some(())
     });
 }
 

@@ -66,48 +66,6 @@ impl Catalog {
         Ok(state)
     }
 
-    /// Reads the keys, roles and denials of now from a server on this timeline, given those of
-    /// before: of the keys only those that have changed since.
-    ///
-    /// # Errors
-    /// The error of a query.
-    pub async fn access_state_after(
-        &self,
-        timeline: u32,
-        base: Option<&AccessState>,
-    ) -> QueryResult<AccessState> {
-        if let Some(base) =
-            base.filter(|base| base.generation >> COUNTER_BITS == u64::from(timeline))
-            && let Some(state) = self.access_changes(timeline, base).await?
-        {
-            return Ok(state);
-        }
-        self.access_state(timeline).await
-    }
-
-    /// Returns a state with the changes since; `None` if all keys have to be read.
-    async fn access_changes(
-        &self,
-        timeline: u32,
-        base: &AccessState,
-    ) -> QueryResult<Option<AccessState>> {
-        let since = base.generation & COUNTER_MAX;
-        let read = async {
-            run(&self.connection, BEGIN_READING).await?;
-            let results = load_all(&self.connection, &sql::changes(since)).await?;
-            run(&self.connection, "COMMIT").await?;
-            base.with_changes(results).map_err(|damage| unreadable(&damage))
-        };
-        let state = or_rollback(&self.connection, read.await).await?;
-        let is_near = |state: &AccessState| {
-            (since..=since.saturating_add(BEHIND_MAX)).contains(&state.generation)
-        };
-        Ok(state.filter(is_near).map(|mut state| {
-            state.generation = generation(timeline, state.generation);
-            state
-        }))
-    }
-
     /// Makes a change in one transaction of a server on this timeline, and returns its generation.
     ///
     /// # Errors
@@ -203,6 +161,40 @@ impl Catalog {
         let rows = load(&self.connection, &audit::heads()).await?;
         audit::read_heads(&rows).map_err(|damage| unreadable(&damage))
     }
+}
+
+/// Reads the keys, roles and denials of now from a server on this timeline, given those of before:
+/// of the keys only those that have changed since.
+///
+/// # Errors
+/// The error of a query.
+pub async fn access_state_after(
+    catalog: &Catalog,
+    timeline: u32,
+    base: Option<&AccessState>,
+) -> QueryResult<AccessState> {
+    if let Some(base) = base.filter(|base| base.generation >> COUNTER_BITS == u64::from(timeline))
+        && let Some(mut state) = changed_state(catalog, base).await?
+    {
+        state.generation = generation(timeline, state.generation);
+        return Ok(state);
+    }
+    catalog.access_state(timeline).await
+}
+
+/// Returns a state with the changes since, and with the number that the catalog counts; `None` if
+/// all keys have to be read.
+async fn changed_state(catalog: &Catalog, base: &AccessState) -> QueryResult<Option<AccessState>> {
+    let (connection, since) = (&catalog.connection, base.generation & COUNTER_MAX);
+    let read = async {
+        run(connection, BEGIN_READING).await?;
+        let results = load_all(connection, &sql::changes(since)).await?;
+        run(connection, "COMMIT").await?;
+        base.with_changes(results).map_err(|damage| unreadable(&damage))
+    };
+    let state = catalog.or_rollback(read.await).await?;
+    let known = since..=since.saturating_add(BEHIND_MAX);
+    Ok(state.filter(|state| known.contains(&state.generation)))
 }
 
 /// Returns the generation of a counter on a timeline.
