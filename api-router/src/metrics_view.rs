@@ -49,7 +49,7 @@ impl MetricsView {
         let status = ClusterStatus::new(Arc::clone(manager), runtime.clone(), backend);
         let recorder = Recorder::new(labels);
         for shard in manager.shard_numbers() {
-            recorder.add_shard(shard.0, manager.shard_name(shard));
+            recorder.shards.add(shard.0, manager.shard_name(shard));
         }
         Self { recorder, status }
     }
@@ -57,8 +57,8 @@ impl MetricsView {
     /// Names a shard in the recorder, if it has joined since the last request that it answered.
     #[inline]
     pub fn name_shard(&self, manager: &Manager, shard: u16) {
-        if !self.recorder.knows_shard(shard) {
-            self.recorder.add_shard(shard, manager.shard_name(ShardNumber(shard)));
+        if !self.recorder.shards.knows(shard) {
+            self.recorder.shards.add(shard, manager.shard_name(ShardNumber(shard)));
         }
     }
 

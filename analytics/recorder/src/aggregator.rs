@@ -95,7 +95,12 @@ impl Aggregator {
             }
             let waiting = readers.iter().filter_map(|reader| reader.entries.peek().ok());
             let next = waiting.map(|entry| u64::from(entry.second)).min();
-            aggregates.close(next.unwrap_or(now).min(now));
+            let next = next.unwrap_or(now).min(now);
+            // A worker may have queued an entry of the running second in the meantime: it is taken
+            // before the second is closed.
+            if next > aggregates.running {
+                aggregates.close(next);
+            }
         }
         readers.retain(|reader| !(reader.entries.is_abandoned() && reader.entries.is_empty()));
         drained

@@ -90,6 +90,7 @@ pub use packed::{Packed, PackedError};
 pub use query::{MetricsParameters, MetricsQuery, OperationError};
 pub use recorder::Recorder;
 pub use sample::{Labels, Operation, Outcome, Role, Sample};
+pub use shard_labels::ShardLabels;
 pub use slot_load::SlotLoad;
 pub use window::{Window, WindowError};
 pub use worker::{InFlight, Worker};

@@ -85,7 +85,7 @@ pub fn openmetrics(
         ExampleLines::new(REQUEST_BUCKETS, examples.map(|(.., example)| example).collect());
     let scrape = Scrape {
         routes: recorder.labels().routes,
-        shards: recorder.shards().clone(),
+        shards: recorder.shards.clone(),
         history_bytes: recorder.history().bytes() as u64,
         totals,
         errors: errors.counts(),

@@ -20,7 +20,7 @@ use crate::entry::{DETAILS_MAX, ENTRIES_MAX, Shape};
 use crate::history::History;
 use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Labels;
-use crate::shard_labels::{NO_SHARD, ShardLabels};
+use crate::shard_labels::ShardLabels;
 use crate::slot_load::SlotLoad;
 use crate::totals::Totals;
 use crate::worker::Worker;
@@ -28,6 +28,8 @@ use crate::worker::Worker;
 /// Counts data requests. Share it by reference or `Arc`.
 #[derive(Debug)]
 pub struct Recorder {
+    /// Names of shards, to which those of shards that join are added.
+    pub shards: Arc<ShardLabels>,
     labels: Labels,
     state: Arc<RecorderState>,
     drainer: Option<JoinHandle<()>>,
@@ -65,10 +67,10 @@ impl Recorder {
             clock,
             (shape, shards.clone()),
             RandomState::new().hash_one(0),
-            Aggregator::new((&labels, shape), shards, history.clone(), second),
+            Aggregator::new((&labels, shape), shards.clone(), history.clone(), second),
             history,
         );
-        Self { labels, state: Arc::new(state), drainer: None }
+        Self { shards, labels, state: Arc::new(state), drainer: None }
     }
 
     /// Creates a worker, with which one thread that answers requests records them.
@@ -137,26 +139,9 @@ impl Recorder {
         self.state.aggregator().bytes() + self.state.history().bytes()
     }
 
-    /// Names a shard that has joined: samples of this number are counted under the name from now
-    /// on. A number that has a name keeps it. Does nothing for a number beyond
-    /// [`Labels::SHARDS_MAX`].
-    pub fn add_shard(&self, number: u16, name: &str) {
-        self.state.shards.add(number, name);
-    }
-
-    /// Returns true if samples of this number are counted under a name.
-    #[inline]
-    pub fn knows_shard(&self, number: u16) -> bool {
-        self.state.shards.index(number) != NO_SHARD
-    }
-
     /// Returns the labels of the recorder, with the shards that were added.
     pub fn labels(&self) -> Labels {
-        Labels { shards: self.state.shards.names(), ..self.labels.clone() }
-    }
-
-    pub(crate) fn shards(&self) -> &Arc<ShardLabels> {
-        &self.state.shards
+        Labels { shards: self.shards.names(), ..self.labels.clone() }
     }
 
     /// Returns the counts since the start.

@@ -95,7 +95,7 @@ pub struct Labels {
     /// Routes as they are declared, without values: `/api/write`. At most [`Labels::ROUTES_MAX`].
     pub routes: Vec<&'static str>,
     /// Shards by number. At most [`Labels::SHARDS_MAX`]; more are added by
-    /// [`Recorder::add_shard`](crate::Recorder::add_shard).
+    /// [`ShardLabels::add`](crate::ShardLabels::add).
     pub shards: Vec<String>,
     /// Number of slots of the key space; at most [`Labels::SLOTS_MAX`].
     pub slots: usize,

@@ -28,7 +28,7 @@ pub(crate) fn index_of(place: usize) -> Option<u16> {
 
 /// Names by number. Reading takes no lock.
 #[derive(Debug)]
-pub(crate) struct ShardLabels {
+pub struct ShardLabels {
     labels: Box<[OnceLock<ShardLabel>]>,
     /// Held while a name is added.
     turn: Mutex<()>,
@@ -49,14 +49,22 @@ impl ShardLabels {
         all
     }
 
-    /// Names a number, unless it has a name or is too large.
-    pub(crate) fn add(&self, number: u16, name: &str) {
+    /// Names a shard that has joined: samples of this number are counted under the name from now
+    /// on. A number that has a name keeps it. Does nothing for a number beyond
+    /// [`Labels::SHARDS_MAX`].
+    pub fn add(&self, number: u16, name: &str) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(label) = self.labels.get(usize::from(number)) else { return };
         let known = self.known().find(|known| *known.name == *name);
         let (name, index) = known
             .map_or_else(|| (Arc::from(name), number), |known| (known.name.clone(), known.index));
         label.get_or_init(|| ShardLabel { name, index });
+    }
+
+    /// Returns true if samples of this number are counted under a name.
+    #[inline]
+    pub fn knows(&self, number: u16) -> bool {
+        self.index(number) != NO_SHARD
     }
 
     /// Returns the index under which requests of a shard are counted; [`NO_SHARD`] if its number

@@ -17,9 +17,9 @@ fn at(seconds: u64) -> Duration {
 fn a_shard_that_joins_is_counted_under_its_name_from_its_first_request() {
     let test = TestRecorder::of(2);
     test.record(&read(3, 200, MILLISECOND), at(1));
-    assert!(!test.recorder.knows_shard(3));
-    test.recorder.add_shard(3, "shard4");
-    assert!(test.recorder.knows_shard(3) && !test.recorder.knows_shard(2));
+    assert!(!test.recorder.shards.knows(3));
+    test.recorder.shards.add(3, "shard4");
+    assert!(test.recorder.shards.knows(3) && !test.recorder.shards.knows(2));
     test.record(&read(3, 200, MILLISECOND), at(2));
     test.record(&read(0, 200, MILLISECOND), at(2));
     let metrics = test.figures("15m", at(3));
@@ -61,15 +61,15 @@ fn the_requests_of_a_retired_shard_stay_readable() {
 #[test]
 fn a_name_that_a_later_shard_has_again_is_counted_once() {
     let test = TestRecorder::of(2);
-    test.recorder.add_shard(2, "shard2");
-    test.recorder.add_shard(1, "other");
+    test.recorder.shards.add(2, "shard2");
+    test.recorder.shards.add(1, "other");
     test.record(&read(1, 200, MILLISECOND), at(1));
     test.record(&read(2, 200, MILLISECOND), at(1));
     assert_eq!(test.recorder.labels().shards, ["shard1", "shard2"]);
     let metrics = test.figures("15m", at(2));
     assert_eq!(metrics.shard_distribution.0[1], ("shard2".to_owned(), 2));
     // A number beyond the highest one is ignored, like its requests' shard.
-    test.recorder.add_shard(u16::MAX, "none");
+    test.recorder.shards.add(u16::MAX, "none");
     test.record(&read(u16::MAX, 200, MILLISECOND), at(2));
     assert_eq!(test.figures("15m", at(3)).unassigned, 1);
 }
@@ -94,7 +94,7 @@ fn shards_join_while_threads_record_and_no_request_is_lost() {
             .collect();
         let joining = scope.spawn(|| {
             for number in 1..80 {
-                recorder.add_shard(number, &format!("shard{}", number + 1));
+                recorder.shards.add(number, &format!("shard{}", number + 1));
                 recorder.history();
             }
             while !ended.load(Ordering::Relaxed) {

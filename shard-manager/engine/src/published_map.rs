@@ -1,7 +1,7 @@
 //! Published map: the shard map in force, and the shards that requests can be sent to.
 //!
-//! Engines publish newer maps, and the cluster adds and removes shards. Both go through one lock, so
-//! a request that has loaded a map finds its shards in the cluster's list.
+//! Engines publish newer maps, and the cluster adds and removes shards. Both go through one lock,
+//! so a request that has loaded a map finds its shards in the cluster's list.
 //!
 //! **Invariant:** every member of the map in force is open; epochs never shrink; a number keeps its
 //! name for ever.

@@ -137,8 +137,8 @@ pub struct Advice {
     pub because: String,
     /// Total count: requests or bytes.
     pub total: u64,
-    /// Load of the fullest shard as a multiple of its fair share: 1 is even. Shards that are to have
-    /// no load do not count.
+    /// Load of the fullest shard as a multiple of its fair share: 1 is even. Shards that are to
+    /// have no load do not count.
     pub skew: f64,
     /// Load of the fullest shard after all moves.
     pub skew_after: f64,

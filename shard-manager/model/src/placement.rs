@@ -221,6 +221,12 @@ pub enum PlacementError {
     },
 }
 
+/// Returns the shards that may get slots, in order: those with a share.
+fn takers(topology: &Topology) -> Vec<ShardNumber> {
+    let numbered = (0..).map(ShardNumber).zip(topology.share_weights());
+    numbered.filter(|(_, weight)| *weight > 0).map(|(number, _)| number).collect()
+}
+
 /// Finds the shards that a placement names, at most one for each slot.
 fn finder(topology: &Topology) -> impl Fn(&str) -> Result<ShardNumber, PlacementError> {
     let name = |shard| (topology.name(shard), shard);

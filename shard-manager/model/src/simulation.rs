@@ -48,7 +48,7 @@ impl TopologyChange {
             Self::Remove(name) => drop(shards.remove(find(name)?)),
             Self::Reweight(name, weight) => shards[find(name)?].weight = positive(name, *weight)?,
         }
-        Ok(Topology::simulated_from(shards)?)
+        Ok(Topology::simulated(shards)?)
     }
 }
 
@@ -184,8 +184,8 @@ pub struct Share {
 pub struct Dealt {
     /// Share of each shard.
     pub shards: Vec<Share>,
-    /// Highest load of a shard with a share in relation to its weight, as a multiple of the fair load; 1 is
-    /// ideal.
+    /// Highest load of a shard with a share in relation to its weight, as a multiple of the fair
+    /// load; 1 is ideal.
     pub skew: f64,
 }
 

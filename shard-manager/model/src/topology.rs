@@ -108,7 +108,7 @@ impl Topology {
     /// # Errors
     /// Errors of [`Topology::with_weights`].
     pub fn simulated_with_weights(weights: &[u32]) -> Result<Self, TopologyError> {
-        Self::simulated(named(weights))
+        Self::checked(named(weights), Self::SIMULATED_SHARDS_MAX, 1)
     }
 
     /// Creates a topology of these shards.
@@ -119,21 +119,12 @@ impl Topology {
         Self::checked(shards, Self::SHARDS_MAX, 1)
     }
 
-    /// Creates a topology for simulations, like [`Topology::new`], of up to
+    /// Creates a topology for simulations, like [`Topology::restore`], of up to
     /// [`Topology::SIMULATED_SHARDS_MAX`] shards.
     ///
     /// # Errors
     /// Errors of [`Topology::new`].
     pub fn simulated(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
-        Self::checked(shards, Self::SIMULATED_SHARDS_MAX, 1)
-    }
-
-    /// Creates a topology for simulations from that of an existing cluster, in which weights may be
-    /// 0 and shards retired.
-    ///
-    /// # Errors
-    /// Errors of [`Topology::new`].
-    pub fn simulated_from(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
         Self::checked(shards, Self::SIMULATED_SHARDS_MAX, 0)
     }
 
@@ -214,9 +205,9 @@ impl Topology {
         numbered.filter(|(_, shard)| shard.state != ShardState::Retired)
     }
 
-    /// Returns, by number, the weights by which the slots are shared; their sum is positive. A shard
-    /// that joins, drains or is retired gets no slots and has 0. If no other shard has a weight, the
-    /// weights of all members count.
+    /// Returns, by number, the weights by which the slots are shared; their sum is positive. A
+    /// shard that joins, drains or is retired gets no slots and has 0. If no other shard has a
+    /// weight, the weights of all members count.
     pub fn share_weights(&self) -> Vec<u32> {
         let weights = |counts: fn(ShardState) -> bool| -> Vec<u32> {
             let weight = |shard: &ShardSpec| if counts(shard.state) { shard.weight } else { 0 };
@@ -227,12 +218,6 @@ impl Topology {
             return serving;
         }
         weights(|state| state != ShardState::Retired)
-    }
-
-    /// Returns the shards that may get slots, in order: those with a share.
-    pub fn takers(&self) -> Vec<ShardNumber> {
-        let numbered = (0..).map(ShardNumber).zip(self.share_weights());
-        numbered.filter(|(_, weight)| *weight > 0).map(|(number, _)| number).collect()
     }
 
     /// Returns the number of every member, in order.

@@ -77,7 +77,8 @@ pub(super) struct RefusedRow {
 pub(super) struct BulkOutcome {
     /// Stored rows, by the numbers of the shards that received any.
     stored: Vec<usize>,
-    /// Times of each shard that received rows, by its number. Its parts were carried out one after the other.
+    /// Times of each shard that received rows, by its number. Its parts were carried out one after
+    /// the other.
     times: Vec<Option<LaneTimes>>,
     /// At least the first [`FAILED_MAX`] by index; never twice as many.
     refused: Vec<RefusedRow>,

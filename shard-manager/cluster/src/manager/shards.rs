@@ -1,7 +1,7 @@
 //! Shards: the open shards of a manager, which may join and retire while requests run.
 //!
-//! **Invariant:** a shard is in the list before a map names it, and no map names it when it is taken
-//! out.
+//! **Invariant:** a shard is in the list before a map names it, and no map names it when it is
+//! taken out.
 //! **Not here:** opening a shard (the engines), the owners of slots (`ShardMap`), the tables of a
 //! shard that joins (the caller creates them before).
 

@@ -46,7 +46,8 @@ pub(super) struct PlannedMove {
 }
 
 /// Plans the moves that make the load of each shard proportional to its weight, as far as whole
-/// slots allow. A shard without weight gives all slots that have load. `owners` and `costs` contain the owner and the load of each slot.
+/// slots allow. A shard without weight gives all slots that have load. `owners` and `costs` contain
+/// the owner and the load of each slot.
 pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<PlannedMove> {
     let plans = AIMS.map(|aim| {
         let mut shards = Shards::new(weights, owners, costs, aim);
@@ -57,8 +58,8 @@ pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<Plan
     if compare(loose, even) == Ordering::Less { second } else { first }
 }
 
-/// Load of a shard in proportion to its weight, as a fraction. A shard without weight is fuller than
-/// any other while it has load.
+/// Load of a shard in proportion to its weight, as a fraction. A shard without weight is fuller
+/// than any other while it has load.
 type Fullness = (u64, u64);
 
 /// Returns the fullness of a shard. An empty shard is least full, whatever its weight is.

@@ -10,12 +10,12 @@
 //! multiplication, which IEEE 754 rounds alike on every machine.
 //! **Not here:** weights: they are ignored, but for shards that get no slots.
 
-use super::mixer;
+use super::{mixer, takers};
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardNumber, Topology};
 
 pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
-    let takers = topology.takers();
+    let takers = takers(topology);
     let bucket = |slot| jump(mixer::of_slot(slot), takers.len() as i64) as usize;
     (0..SLOT_COUNT).map(|slot| takers[bucket(slot)]).collect()
 }

@@ -8,10 +8,11 @@
 //! **Invariant:** weights are ignored, but for shards that get no slots.
 //! **Not here:** the keyspace of the same name, from keys to slots.
 
+use super::takers;
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardNumber, Topology};
 
 pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
-    let takers = topology.takers();
+    let takers = takers(topology);
     (0..SLOT_COUNT).map(|slot| takers[usize::from(slot) % takers.len()]).collect()
 }
