@@ -16,7 +16,7 @@ use shard_manager::cache::CacheStats;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, ShardReport};
 use shard_manager::stats::{NodeStats, ShardStats, SizeEstimate};
-use shard_manager::topology::Role;
+use shard_manager::topology::{Role, ShardNumber};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -42,7 +42,7 @@ pub struct ClusterStatus {
     started: Instant,
     started_at: String,
     nodes: Arc<LatestValue<Vec<ShardReport>>>,
-    sizes: Arc<LatestValue<Vec<Option<SizeEstimate>>>>,
+    sizes: Arc<LatestValue<Vec<(ShardNumber, Option<SizeEstimate>)>>>,
 }
 
 /// Latest value of something that is found in the background.
@@ -135,11 +135,13 @@ impl ClusterStatus {
             let shard = stats.shard;
             let weight = topology.shards().get(shard.index()).map_or(0, |spec| spec.weight);
             let slots = map.slots_of(shard).count() as u32;
-            let size = sizes.as_ref().and_then(|(_, sizes)| sizes.get(shard.index())?.as_ref());
-            let probed = probes.as_ref().and_then(|(_, reports)| reports.get(shard.index()));
-            let nodes = nodes(&stats, probed);
+            let mut sizes = sizes.iter().flat_map(|(_, sizes)| &**sizes);
+            let size = sizes.find(|(number, _)| *number == shard);
+            let size = size.and_then(|(_, size)| size.as_ref());
+            let mut reports = probes.iter().flat_map(|(_, reports)| &**reports);
+            let nodes = nodes(&stats, reports.find(|report| report.shard == shard));
             ShardNow {
-                shard: topology.name(shard).to_owned(),
+                shard: self.manager.shard_name(shard).to_owned(),
                 up: nodes.iter().any(|node| node.up && node.role == Role::Primary.name()),
                 weight,
                 slots,

@@ -257,7 +257,7 @@ fn protection(mode: AccessMode, bound: SocketAddr) -> (&'static str, &'static st
 
 fn print_banner(app: &App, config: &Config, bound: SocketAddr) {
     let map = app.manager.map();
-    let names: Vec<&str> = map.topology().shards().iter().map(|shard| &*shard.name).collect();
+    let names: Vec<&str> = map.topology().members().map(|(_, shard)| &*shard.name).collect();
     let (exposed, key) = protection(config.access.mode, bound);
     let (kind, place) = match &config.engine {
         Engine::Embedded { data_dir } => {

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `sample` | one request, as the router reports it, and the labels |
 //! | `cluster` | the current state of the cluster |
+//! | `shard_labels` | the names of the shards in samples, to which more are added |
 //! | `window`, `query` | the time range and the filters of a metrics query |
 //! | `errors`, `errors_query` | the newest failures, bounded, and their filters |
 //! | `clock`, `process` | unix time that never runs backwards; `/proc` |
@@ -57,6 +58,7 @@ mod query;
 mod recorder;
 mod recorder_state;
 mod sample;
+mod shard_labels;
 mod slot_load;
 #[cfg(feature = "store")]
 pub mod store;

@@ -20,6 +20,7 @@ use crate::entry::{DETAILS_MAX, ENTRIES_MAX, Shape};
 use crate::history::History;
 use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Labels;
+use crate::shard_labels::{NO_SHARD, ShardLabels};
 use crate::slot_load::SlotLoad;
 use crate::totals::Totals;
 use crate::worker::Worker;
@@ -58,11 +59,13 @@ impl Recorder {
         let history = Arc::new(History::new());
         history.know_since(clock.started_ms());
         let second = clock.started_ms() / 1_000;
+        let shape = Shape::of(&labels);
+        let shards = Arc::new(ShardLabels::new(&labels.shards));
         let state = RecorderState::new(
             clock,
-            Shape::of(&labels),
+            (shape, shards.clone()),
             RandomState::new().hash_one(0),
-            Aggregator::new(labels.clone(), history.clone(), second),
+            Aggregator::new((&labels, shape), shards, history.clone(), second),
             history,
         );
         Self { labels, state: Arc::new(state), drainer: None }
@@ -134,9 +137,26 @@ impl Recorder {
         self.state.aggregator().bytes() + self.state.history().bytes()
     }
 
-    /// Returns the labels of the recorder.
-    pub fn labels(&self) -> &Labels {
-        &self.labels
+    /// Names a shard that has joined: samples of this number are counted under the name from now
+    /// on. A number that has a name keeps it. Does nothing for a number beyond
+    /// [`Labels::SHARDS_MAX`].
+    pub fn add_shard(&self, number: u16, name: &str) {
+        self.state.shards.add(number, name);
+    }
+
+    /// Returns true if samples of this number are counted under a name.
+    #[inline]
+    pub fn knows_shard(&self, number: u16) -> bool {
+        self.state.shards.index(number) != NO_SHARD
+    }
+
+    /// Returns the labels of the recorder, with the shards that were added.
+    pub fn labels(&self) -> Labels {
+        Labels { shards: self.state.shards.names(), ..self.labels.clone() }
+    }
+
+    pub(crate) fn shards(&self) -> &Arc<ShardLabels> {
+        &self.state.shards
     }
 
     /// Returns the counts since the start.

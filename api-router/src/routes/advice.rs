@@ -179,16 +179,14 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
         BalanceBy::Size => RecordedLoad::default(),
     };
     let sizes = app.manager.status().size_estimates(Instant::now() + patience).await;
-    let sizes: Vec<ShardSize> = sizes
-        .into_iter()
-        .map(|size| {
-            size.map_or_else(ShardSize::default, |size| ShardSize {
-                rows: size.rows,
-                bytes: Some(size.bytes),
-            })
-        })
-        .collect();
     let map = app.manager.map();
+    let mut by_number = vec![ShardSize::default(); map.topology().len()];
+    for (number, size) in sizes {
+        if let (Some(known), Some(size)) = (by_number.get_mut(number.index()), size) {
+            *known = ShardSize { rows: size.rows, bytes: Some(size.bytes) };
+        }
+    }
+    let sizes = by_number;
     let is_citus = app.manager.status().is_partitioned();
     let how = if app.backend == EMBEDDED { NEXT_STEPS } else { NEXT_STEPS_ON_SERVERS };
     let answer = block(move || {

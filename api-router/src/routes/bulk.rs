@@ -15,7 +15,7 @@ mod row_router;
 mod shard_queues;
 pub mod stream;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use actix_web::http::header::HeaderValue;
@@ -237,7 +237,7 @@ async fn write_json(
         numbered.for_each(|(index, row)| row.idempotency_key = Some(format!("{key} {index}")));
     }
     let route = began.elapsed();
-    let mut outcome = BulkOutcome::new(app, options.session.clone());
+    let mut outcome = BulkOutcome::new(options.session.clone());
     let whole = head.prefer.has(Preference::PerShard);
     if whole {
         rows = undo_with(app, rows, &refused, &mut outcome);
@@ -252,6 +252,8 @@ async fn write_json(
         false => app.manager.data(rights).write_bulk(rows, options).await,
     };
     outcome.session = session;
+    // Rows whose slots have moved were sent to other shards.
+    let asked: BTreeSet<ShardNumber> = done.iter().map(|row| row.place.shard).collect();
     asked.into_iter().for_each(|shard| outcome.spend(shard, times));
     outcome.add(app, done);
     refused.into_iter().for_each(|(row, _)| outcome.refuse(row));
@@ -274,16 +276,18 @@ fn undo_with(
     refused: &[(RefusedRow, Option<KeyLocation>)],
     outcome: &mut BulkOutcome,
 ) -> Vec<BulkRow> {
-    let mut culprits: Vec<Option<&RefusedRow>> = vec![None; app.manager.map().topology().len()];
+    let mut culprits: BTreeMap<ShardNumber, &RefusedRow> = BTreeMap::new();
+    let mut of_all = None;
     for (culprit, place) in refused {
-        let of = |(shard, _): &(usize, _)| place.is_none_or(|place| place.shard.index() == *shard);
-        for (_, first) in culprits.iter_mut().enumerate().filter(of) {
-            first.get_or_insert(culprit);
-        }
+        let Some(place) = place else {
+            of_all = Some(culprit);
+            break;
+        };
+        culprits.entry(place.shard).or_insert(culprit);
     }
     let mut left = Vec::with_capacity(rows.len());
     for row in rows {
-        match culprits[row.place.shard.index()] {
+        match culprits.get(&row.place.shard).copied().or(of_all) {
             None => left.push(row),
             Some(culprit) => {
                 let shard = app.manager.shard_name(row.place.shard);

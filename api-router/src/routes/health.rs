@@ -247,7 +247,7 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
     let named = reports.iter().map(|report| {
         let primary = is_up(report, Role::Primary) == Some(true);
         let replica = is_up(report, Role::Replica);
-        (map.topology().name(report.shard).to_owned(), ShardHealth { primary, replica })
+        (app.manager.shard_name(report.shard).to_owned(), ShardHealth { primary, replica })
     });
     let mut response = HttpResponse::build(code);
     if code == StatusCode::SERVICE_UNAVAILABLE {
@@ -265,7 +265,7 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
         shards: reports
             .iter()
             .map(|report| ShardNodes {
-                shard: map.topology().name(report.shard).to_owned(),
+                shard: app.manager.shard_name(report.shard).to_owned(),
                 nodes: nodes(report),
             })
             .collect(),

@@ -141,8 +141,8 @@ pub(crate) async fn route_key(
         hash: None,
         slot: place.slot.number(),
         shard,
-        primary,
-        replicas,
+        primary: &primary,
+        replicas: &replicas,
         epoch: place.epoch,
         moving: false,
     };
@@ -347,14 +347,15 @@ pub(crate) async fn find_shard(
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
-    let Some(index) = map.topology().find(&name) else {
-        return Err(Problem::new(Code::TSR111, "there is no shard of this name")
-            .hint("/api/shards lists the shards"));
+    let unknown = || {
+        Problem::new(Code::TSR111, "there is no shard of this name")
+            .hint("/api/shards lists the shards")
     };
+    let number = map.topology().find(&name).ok_or_else(unknown)?;
     let patience = time_limit(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.status().report(&[index], Instant::now() + patience).await;
-    let view = reports.first().map(|report| view(&map, report));
-    Ok(HttpResponse::Ok().json(view))
+    let reports = app.manager.status().report(&[number], Instant::now() + patience).await;
+    let report = reports.first().ok_or_else(unknown)?;
+    Ok(HttpResponse::Ok().json(view(&map, report)))
 }
 
 fn view(map: &ShardMap, report: &ShardReport) -> ShardView {

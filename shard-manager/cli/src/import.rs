@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use access::rights::Rights;
-use cluster::manager::{BulkRow, Manager, RequestOptions};
+use cluster::manager::{BulkRow, BulkRowDone, Manager, RequestOptions};
 use model::error::Error;
 use model::keyspace::{SLOT_COUNT, ShardKey};
 use model::row_change::{Operation, RowWrite};
@@ -55,6 +55,22 @@ impl Filled {
     /// Returns the number of rows stored on all shards.
     pub fn total(&self) -> u64 {
         self.stored.iter().sum()
+    }
+
+    /// Counts rows that a shard has carried out; returns the number of stored ones.
+    fn add(&mut self, shard: ShardNumber, rows: Vec<BulkRowDone>) -> u64 {
+        let mut stored = 0;
+        for row in rows {
+            match row.outcome {
+                Ok(_) => stored += 1,
+                Err((error, _)) => self.fail(row.index, || error.to_string()),
+            }
+        }
+        if self.stored.len() <= shard.index() {
+            self.stored.resize(shard.index() + 1, 0);
+        }
+        self.stored[shard.index()] += stored;
+        stored
     }
 
     /// Counts a failed row, and lists it if it is one of the first.
@@ -102,19 +118,10 @@ pub fn store_rows<E>(
                 for rows in parts {
                     let options = RequestOptions::by(Instant::now() + PATIENCE);
                     let done = runtime
-                        .block_on(manager.data(Rights::ALL).write_chunk(shard, rows, &options))
-                        .rows;
-                    let mut stored = 0;
-                    let mut filled = locked(filled);
-                    for row in done {
-                        match row.outcome {
-                            Ok(_) => stored += 1,
-                            Err((error, _)) => filled.fail(row.index, || error.to_string()),
-                        }
+                        .block_on(manager.data(Rights::ALL).write_chunk(shard, rows, &options));
+                    for (shard, part) in done {
+                        progress(shard, locked(filled).add(shard, part.rows));
                     }
-                    filled.stored[shard.index()] += stored;
-                    drop(filled);
-                    progress(shard, stored);
                 }
             });
             pipe

@@ -10,5 +10,8 @@
 
 pub mod lane;
 pub mod manager;
+pub mod parked_writes;
 pub mod replica_set;
 pub mod shard;
+pub mod shard_list;
+pub mod slot_redirects;

@@ -23,6 +23,7 @@ mod node_reader;
 pub mod open_error;
 mod opened_cluster;
 pub mod pause_barrier;
+pub mod published_map;
 mod replica_node;
 pub mod replication;
 pub mod row_image;

@@ -75,6 +75,25 @@ pub struct ComparisonStats {
     pub differences: u64,
 }
 
+/// Numbers of the writes that wait until a shard accepts their slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParkedStats {
+    /// Rows that wait now.
+    pub rows: usize,
+    /// Bytes of these rows.
+    pub bytes: usize,
+    /// Highest number of rows that may wait.
+    pub rows_max: usize,
+    /// Highest number of their bytes.
+    pub bytes_max: usize,
+    /// Rows that have waited or wait, since the process began.
+    pub total: u64,
+    /// Rows for which there was no room.
+    pub refused: u64,
+    /// Longest wait that has ended.
+    pub longest: Duration,
+}
+
 /// Numbers of a lane, or of several lanes of one shard together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneStats {

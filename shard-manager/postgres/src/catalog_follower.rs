@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use engine::access_store::{AccessFeed, now};
+use engine::published_map::PublishedMap;
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
 use model::error::Error;
@@ -62,7 +63,7 @@ pub(super) struct CatalogFollower {
     pub(super) catalog: Arc<PrimaryTracker>,
     /// The primary of each shard, and the replication state of the shard's nodes.
     pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
-    pub(super) map: Arc<ArcSwap<ShardMap>>,
+    pub(super) map: Arc<PublishedMap>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     /// Keys and roles, read as long as they have subscribers.
     pub(super) access: AccessFeed,
@@ -195,11 +196,11 @@ impl CatalogFollower {
 
     /// Publishes a shard map if it is newer than the current one.
     fn publish_map(&self, map: ShardMap) {
-        let map = Arc::new(map);
-        let later =
-            |now: &Arc<ShardMap>| Arc::clone(if map.epoch() > now.epoch() { &map } else { now });
-        if self.map.rcu(later).epoch() < map.epoch() {
-            tracing::info!(epoch = map.epoch(), "the shard map has changed");
+        let epoch = map.epoch();
+        match self.map.publish(map) {
+            Ok(true) => tracing::info!(epoch, "the shard map has changed"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the shard map in force stays"),
         }
     }
 

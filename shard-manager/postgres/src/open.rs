@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use engine::access_store::AccessFeed;
 use engine::cluster_spec::ClusterSpec;
 use engine::open_error::OpenError;
+use engine::published_map::PublishedMap;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::runtime_pool::RuntimePool;
 use engine::schema_agreement::{Agreement, Declared, agree};
@@ -316,7 +317,7 @@ fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShar
         primary,
         findings: Arc::default(),
         doubts: Arc::default(),
-        slot_news: Arc::default(),
+        slot_news: Arc::clone(leader.slot_news()),
         replicas: replicas.iter().map(node).collect(),
     };
     ServerShard { opened, leader, replicas }
@@ -351,7 +352,7 @@ fn assemble(
         }
         None => Arc::clone(&followed[0].0),
     };
-    let map = Arc::new(ArcSwap::from_pointee(found.map));
+    let map = Arc::new(PublishedMap::new(found.map));
     let registry = Arc::new(ArcSwap::from_pointee(registry));
     let follower = Arc::new(CatalogFollower {
         catalog,

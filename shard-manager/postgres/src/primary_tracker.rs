@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use diesel_async::AsyncPgConnection;
 use engine::replication::ReplicationState;
+use engine::slot_news::SlotNews;
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
@@ -48,6 +49,7 @@ pub struct PrimaryTracker {
     last_search: Mutex<LastSearch>,
     samples: PositionSamples,
     hazards: KnownHazards,
+    slot_news: Arc<SlotNews>,
 }
 
 /// Result of the last search for the primary.
@@ -106,6 +108,7 @@ impl PrimaryTracker {
             last_search: Mutex::default(),
             samples: PositionSamples::default(),
             hazards: KnownHazards::default(),
+            slot_news: Arc::default(),
         })
     }
 
@@ -156,6 +159,11 @@ impl PrimaryTracker {
     /// Returns the known hazards of the primary's tables.
     pub fn hazards(&self) -> &KnownHazards {
         &self.hazards
+    }
+
+    /// Returns the announcements that the slots of the shard have changed.
+    pub fn slot_news(&self) -> &Arc<SlotNews> {
+        &self.slot_news
     }
 
     /// Returns the positions that the primary is known to have reached.

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use engine::cluster_spec::ClusterSpec;
 use engine::doubts::{Doubt, Doubts};
 use engine::open_error::OpenError;
+use engine::published_map::PublishedMap;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::schema_agreement::{Agreement, Declared, agree};
 use engine::{LaneControls, OpenedCluster, OpenedReplica, OpenedShard, WriterKind};
@@ -107,7 +108,7 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
         check_files(&files, &shards);
     }
     let cluster = OpenedCluster {
-        map: Arc::new(ArcSwap::from_pointee(catalog.map.clone())),
+        map: Arc::new(PublishedMap::new(catalog.map.clone())),
         registry,
         token_key: catalog.token_key.clone(),
         shards: shards.into_iter().map(|shard| shard.opened).collect(),

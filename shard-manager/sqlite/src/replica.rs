@@ -71,7 +71,7 @@ pub struct ReplicaSpec {
 pub struct FileReplica {
     node: String,
     /// Pauses or delays the applier.
-    pub fault_injector: FaultInjector,
+    pub fault_injector: Arc<FaultInjector>,
     readers: ArcSwapOption<FileReader>,
     /// True after a failed read, until the file was checked.
     suspected: AtomicBool,
@@ -97,7 +97,7 @@ impl FileReplica {
     ) -> std::io::Result<Arc<Self>> {
         let replica = Arc::new(Self {
             node: spec.node.clone(),
-            fault_injector: FaultInjector::default(),
+            fault_injector: Arc::default(),
             readers: ArcSwapOption::empty(),
             suspected: AtomicBool::new(false),
             condemned: AtomicBool::new(spec.condemned),

@@ -53,6 +53,10 @@ mod scratch;
 mod separate_catalog;
 mod server;
 mod session_epoch;
+mod slot_bits;
+mod slot_changes;
+mod slot_reads;
+mod slot_router;
 mod tables;
 #[path = "../support/tcp_proxy.rs"]
 #[expect(dead_code, reason = "other tests need more of it")]

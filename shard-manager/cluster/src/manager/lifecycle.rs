@@ -5,7 +5,6 @@
 use tokio::runtime::Handle;
 
 use super::Manager;
-use crate::shard::Shard;
 
 impl Manager {
     /// Adds the runtime of a thread that serves clients to the [runtime
@@ -30,7 +29,7 @@ impl Manager {
         if let Some(cache) = &self.cache {
             cache.close();
         }
-        self.shards.iter().for_each(Shard::close);
+        self.shards.load().iter().for_each(|(_, shard)| shard.close());
         self.backend.release();
     }
 }

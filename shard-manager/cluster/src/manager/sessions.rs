@@ -34,8 +34,8 @@ impl Sessions<'_> {
     /// Returns false if a position is not in the history of its shard.
     fn holds(self, shard: ShardNumber, position: Position) -> bool {
         // A shard that was removed has no position to check.
-        let shard = self.0.shards.get(shard.index());
-        shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
+        let shards = self.0.shards.load();
+        shards.get(shard).is_none_or(|shard| shard.replication.timeline().history().holds(position))
     }
 
     /// Returns the text of a session token, for the client to keep.
@@ -46,8 +46,7 @@ impl Sessions<'_> {
     /// Adds a position that the client has seen to its session, and the epoch of the current map. A
     /// position of the session that may be lost stays: the next read reports it.
     pub fn extend(self, session: &mut SessionToken, shard: ShardNumber, position: Position) {
-        let history = self.0.shards[shard.index()].replication.timeline().history();
-        if session.seen(shard).is_none_or(|known| history.holds(known)) {
+        if session.seen(shard).is_none_or(|known| self.holds(shard, known)) {
             session.see(shard, position);
         }
         let epoch = self.0.map.load().epoch();

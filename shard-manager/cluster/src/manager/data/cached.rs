@@ -18,7 +18,7 @@ use model::shard_map::KeyLocation;
 use model::table::Table;
 
 use super::{Data, RowReader};
-use crate::shard::{ReadRequirements, ShardRows};
+use crate::shard::{ReadRequirements, Shard, ShardRows};
 
 /// Rows of a read of one key, and the node or cache that answered.
 pub(super) struct KeyAnswer {
@@ -89,16 +89,19 @@ impl RowReader<'_> {
     pub(super) async fn read_key(
         self,
         (query, key): (&ReadQuery, ShardKey<'_>),
-        place: KeyLocation,
+        (place, shard): (KeyLocation, &Shard),
         requirements: &ReadRequirements,
     ) -> Result<KeyAnswer, Error> {
-        let shard = &self.data.manager.shards[place.shard.index()];
         let read =
             async || shard.reads().read_key(query, (place.slot, key.as_str()), requirements).await;
         let Some(cache) = &self.data.manager.cache else {
             return Ok(KeyAnswer::of(read().await?, None));
         };
-        if self.options.level != Level::One || !cache.keeps(query) {
+        // The entries of a slot that has moved are those of its former owner, until the map names
+        // the new one.
+        let is_moved = !self.data.manager.redirects.is_empty()
+            && self.data.manager.map.load().owner(place.slot) != place.shard;
+        if self.options.level != Level::One || !cache.keeps(query) || is_moved {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }
         let KeyLocation { since, slot, .. } = place;

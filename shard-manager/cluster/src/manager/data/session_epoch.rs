@@ -71,7 +71,7 @@ impl RowReader<'_> {
     pub(super) async fn check_positions(self, deadline: Instant) -> Result<(), Error> {
         for (number, position) in self.options.session.positions() {
             // A shard that was removed has no position to check.
-            if let Some(shard) = self.data.manager.shards.get(number.index()) {
+            if let Some(shard) = self.data.manager.shard(number) {
                 shard.primary().held(position, deadline).await?;
             }
         }

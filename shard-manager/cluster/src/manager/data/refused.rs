@@ -1,0 +1,354 @@
+//! Refused rows: rows whose slots a shard does not accept, on their way to the shard that does.
+//!
+//! A slot that has moved is followed to its new owner at once. Rows of a fenced slot, or of one
+//! that no known shard owns, wait within their deadline until its shard announces a change, until
+//! the fence ends by itself, or until the shard map changes. Then their slots are looked up again
+//! from the beginning.
+//!
+//! **Invariant:** a row is sent again only after a shard has refused it, so it is applied at most
+//! once; rows of one key keep their order.
+//! **Not here:** the limits of waiting rows (`parked_writes`), the wait (`shard::slot_wait`).
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use model::error::{Error, Outcome};
+use model::keyspace::Slot;
+use model::shard_map::KeyLocation;
+use model::slot_refusal::{RefusedState, SlotRefusal};
+use model::topology::ShardNumber;
+use tokio::sync::watch;
+
+use super::super::{Manager, RequestOptions};
+use super::Data;
+use super::bulk::{BulkPart, BulkRow, BulkRowDone, RequestKind, WrittenPart};
+use super::shard_parts::ShardParts;
+use crate::shard::SlotWake;
+
+/// Highest number of shards that a row is sent to one after the other, before it waits: signposts
+/// that contradict each other must not keep a row moving.
+const HOPS_MAX: usize = 4;
+
+/// Row that a shard has refused.
+#[derive(Clone, Debug)]
+pub(super) struct RefusedRow {
+    /// The row, with the shard that has refused it.
+    pub(super) row: BulkRow,
+    /// The refusal. Its slot is that of another row if that row has undone the transaction.
+    pub(super) refusal: SlotRefusal,
+    /// End of the fence, if the shard has reported one.
+    until: Option<Instant>,
+}
+
+impl RefusedRow {
+    /// Creates the row for a refusal that was received now.
+    pub(super) fn new(row: BulkRow, refusal: SlotRefusal) -> Self {
+        let until = match refusal.state {
+            RefusedState::Fenced { left } if !left.is_zero() => Some(Instant::now() + left),
+            RefusedState::Fenced { .. }
+            | RefusedState::Moved { .. }
+            | RefusedState::Importing
+            | RefusedState::Absent => None,
+        };
+        Self { row, refusal, until }
+    }
+
+    /// Returns the outcome of a row that was not accepted in time.
+    pub(super) fn into_done(self) -> BulkRowDone {
+        let BulkRow { index, place, .. } = self.row;
+        let outcome = Err((Error::SlotRefused(self.refusal), Outcome::Rejected));
+        BulkRowDone { index, place, outcome }
+    }
+}
+
+impl Manager {
+    /// Returns true if a location is still that of the map, and nothing else is known of any slot.
+    #[inline]
+    pub(super) fn is_current(&self, place: KeyLocation) -> bool {
+        self.redirects.is_empty() && self.map.load().epoch() == place.epoch
+    }
+
+    /// Returns the location that the map and the redirects give for a slot now.
+    pub(in super::super) fn locate(&self, slot: Slot) -> KeyLocation {
+        let map = self.map.load();
+        let epoch = map.epoch();
+        match self.redirects.find(&map, slot) {
+            Some(shard) => KeyLocation { slot, shard, epoch, since: epoch + 1 },
+            None => KeyLocation { slot, shard: map.owner(slot), epoch, since: map.since(slot) },
+        }
+    }
+
+    /// Returns the location of a key that was routed by a recent map, or the shard that the slot is
+    /// known to have moved to.
+    #[inline]
+    pub(super) fn redirected(&self, place: KeyLocation) -> KeyLocation {
+        if self.redirects.is_empty() { place } else { self.locate(place.slot) }
+    }
+
+    /// Remembers where a slot has moved to, or that it has not moved to the shard that refuses it.
+    pub(super) fn learn(&self, refused_by: ShardNumber, refusal: SlotRefusal) {
+        match refusal.state {
+            RefusedState::Moved { to } => {
+                self.redirects.remember(&self.map.load(), refusal.slot, to);
+            }
+            RefusedState::Importing | RefusedState::Absent => {
+                self.redirects.forget(refusal.slot, refused_by);
+            }
+            RefusedState::Fenced { .. } => {}
+        }
+    }
+}
+
+impl Data<'_> {
+    /// Writes the one row of a request that a shard has refused.
+    pub(super) async fn settle_row(
+        self,
+        refused: Box<RefusedRow>,
+        options: &RequestOptions,
+    ) -> Option<(ShardNumber, BulkPart)> {
+        let mut parts = ShardParts::default();
+        self.manager.learn(refused.row.place.shard, refused.refusal);
+        self.settle(vec![*refused], self.kind(false, false), options, &mut parts).await;
+        parts.into_parts().find(|(_, part)| !part.rows.is_empty())
+    }
+
+    /// Sends rows that were placed by an older map to the shards of their slots now. Returns those
+    /// that are refused.
+    pub(super) async fn write_relocated(
+        self,
+        rows: Vec<BulkRow>,
+        kind: RequestKind,
+        options: &RequestOptions,
+        parts: &mut ShardParts,
+    ) -> Vec<RefusedRow> {
+        let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
+        for mut row in rows {
+            row.place = self.manager.locate(row.place.slot);
+            by_shard.entry(row.place.shard).or_default().push(row);
+        }
+        self.write_groups(by_shard, kind, options, parts).await
+    }
+
+    /// Sends each shard its rows. Returns those that are refused.
+    async fn write_groups(
+        self,
+        by_shard: BTreeMap<ShardNumber, Vec<BulkRow>>,
+        kind: RequestKind,
+        options: &RequestOptions,
+        parts: &mut ShardParts,
+    ) -> Vec<RefusedRow> {
+        // The map may be another one than that of the request.
+        let all = by_shard.values().flatten();
+        let _pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
+        let writes = by_shard.into_iter().map(async |(shard, rows)| {
+            (shard, self.write_group((shard, rows), kind, options).await)
+        });
+        let mut all_refused = Vec::new();
+        for (shard, WrittenPart { part, refused }) in join_all(writes).await {
+            parts.absorb(self.manager, shard, part);
+            refused.iter().for_each(|row| self.manager.learn(shard, row.refusal));
+            all_refused.extend(refused);
+        }
+        all_refused
+    }
+
+    /// Sends refused rows to the shards that accept them, and adds the outcomes to `parts`. Rows
+    /// that no shard accepts before the deadline are rejected.
+    pub(super) async fn settle(
+        self,
+        refused: Vec<RefusedRow>,
+        kind: RequestKind,
+        options: &RequestOptions,
+        parts: &mut ShardParts,
+    ) {
+        let bytes = refused.iter().map(|row| row.row.row.bytes()).sum();
+        let Some(parked) = self.manager.parked.park(refused.len(), bytes) else {
+            return parts.reject(refused);
+        };
+        let mut by_shard: BTreeMap<ShardNumber, Vec<RefusedRow>> = BTreeMap::new();
+        for row in refused {
+            by_shard.entry(row.row.place.shard).or_default().push(row);
+        }
+        // A lane with little room must not refuse rows that have waited.
+        let kind = RequestKind { waits_for_room: true, ..kind };
+        let settled = by_shard.into_values().map(|waiting| {
+            let watched = BTreeMap::new();
+            let data = self;
+            Settlement { data, kind, options, waiting, hops: 0, watched }.run()
+        });
+        let settled = join_all(settled).await;
+        let waited = parked.waited();
+        for (shard, mut part) in settled.into_iter().flat_map(ShardParts::into_parts) {
+            // The time of the last database counts as such, everything before it as waiting.
+            part.times.queue = waited.saturating_sub(part.times.database);
+            parts.absorb(self.manager, shard, part);
+        }
+    }
+}
+
+/// Rows of one shard that are being settled.
+struct Settlement<'d> {
+    data: Data<'d>,
+    kind: RequestKind,
+    options: &'d RequestOptions,
+    /// Rows that were refused last, those of one key in order.
+    waiting: Vec<RefusedRow>,
+    /// Number of shards that were tried since the last wait.
+    hops: usize,
+    /// Announcements of the shards for which rows have waited.
+    watched: BTreeMap<ShardNumber, watch::Receiver<u64>>,
+}
+
+impl Settlement<'_> {
+    async fn run(mut self) -> ShardParts {
+        let mut parts = ShardParts::default();
+        while !self.waiting.is_empty() && Instant::now() < self.options.deadline {
+            if self.hops < HOPS_MAX && self.waiting.iter().any(|row| self.next_shard(row).is_some())
+            {
+                self.hops += 1;
+                self.forward(&mut parts).await;
+            } else if !self.wait(&mut parts).await {
+                break;
+            }
+        }
+        parts.reject(self.waiting);
+        parts
+    }
+
+    /// Returns the shard to which a row can be sent without a wait.
+    fn next_shard(&self, row: &RefusedRow) -> Option<ShardNumber> {
+        let manager = self.data.manager;
+        let KeyLocation { slot, shard, epoch, .. } = row.row.place;
+        let next = match row.refusal.state {
+            RefusedState::Moved { to } if row.refusal.slot == slot => to,
+            // The row was not tried.
+            RefusedState::Fenced { left } if left.is_zero() => manager.locate(slot).shard,
+            RefusedState::Fenced { .. }
+            | RefusedState::Moved { .. }
+            | RefusedState::Importing
+            | RefusedState::Absent => {
+                let map = manager.map.load();
+                let redirect = manager.redirects.find(&map, slot);
+                let newer = (map.epoch() > epoch).then(|| map.owner(slot));
+                redirect.or(newer).filter(|next| *next != shard)?
+            }
+        };
+        manager.shard(next).map(|_| next)
+    }
+
+    /// Sends the rows that need no wait. The rows of a transaction go together.
+    async fn forward(&mut self, parts: &mut ShardParts) {
+        let (mut sent, mut left) = (Vec::new(), Vec::new());
+        for row in std::mem::take(&mut self.waiting) {
+            match self.next_shard(&row) {
+                Some(next) => sent.push((next, row)),
+                None if self.kind.is_atomic => {
+                    sent.push((self.data.manager.locate(row.row.place.slot).shard, row));
+                }
+                None => left.push(row),
+            }
+        }
+        self.waiting = left;
+        self.send(sent, parts).await;
+    }
+
+    /// Waits until the shard of the first row may accept it, and sends rows again. Returns false if
+    /// there is no such shard.
+    async fn wait(&mut self, parts: &mut ShardParts) -> bool {
+        let manager = self.data.manager;
+        let number = self.waiting[0].row.place.shard;
+        let Some(shard) = manager.shard(number) else { return false };
+        let Some(mut news) = self.watched.remove(&number) else {
+            // The slot may have changed before the subscription.
+            self.watched.insert(number, shard.watch_slots());
+            self.send_all(parts).await;
+            return true;
+        };
+        let deadline = self.options.deadline;
+        let ends = self.waiting.iter().filter_map(|row| row.until);
+        let until = ends.min().map_or(deadline, |end| end.min(deadline));
+        let is_elsewhere = || self.waiting.iter().any(|row| self.next_shard(row).is_some());
+        let wake = shard.await_slots(&mut news, until, is_elsewhere).await;
+        self.hops = 0;
+        self.watched.insert(number, news);
+        if Instant::now() >= deadline {
+            return true;
+        }
+        match wake {
+            SlotWake::Changed => self.send_all(parts).await,
+            SlotWake::Look(turn) => {
+                let sent = self.waiting.len();
+                self.look(parts).await;
+                if self.waiting.len() < sent {
+                    // The others that wait need not look one by one.
+                    shard.wake_refused();
+                }
+                drop(turn);
+            }
+        }
+        true
+    }
+
+    /// Sends the first row of each shard again, or the whole transaction.
+    async fn look(&mut self, parts: &mut ShardParts) {
+        if self.kind.is_atomic {
+            return self.send_all(parts).await;
+        }
+        let mut asked = Vec::new();
+        let mut firsts = Vec::new();
+        self.waiting = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .filter_map(|row| {
+                let shard = row.row.place.shard;
+                if asked.contains(&shard) {
+                    return Some(row);
+                }
+                asked.push(shard);
+                firsts.push((self.data.manager.locate(row.row.place.slot).shard, row));
+                None
+            })
+            .collect();
+        self.send(firsts, parts).await;
+    }
+
+    async fn send_all(&mut self, parts: &mut ShardParts) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let locate = |row: &RefusedRow| self.data.manager.locate(row.row.place.slot).shard;
+        let sent = waiting.into_iter().map(|row| (locate(&row), row)).collect();
+        self.send(sent, parts).await;
+    }
+
+    /// Sends rows to these shards. Those that are refused again wait before all others.
+    async fn send(&mut self, rows: Vec<(ShardNumber, RefusedRow)>, parts: &mut ShardParts) {
+        let manager = self.data.manager;
+        let map = manager.map.load_full();
+        let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
+        let mut refusals: BTreeMap<usize, SlotRefusal> = BTreeMap::new();
+        for (shard, RefusedRow { mut row, refusal, .. }) in rows {
+            let (slot, epoch) = (row.place.slot, map.epoch());
+            let since = if map.owner(slot) == shard { map.since(slot) } else { epoch + 1 };
+            row.place = KeyLocation { slot, shard, epoch, since };
+            refusals.insert(row.index, refusal);
+            by_shard.entry(shard).or_default().push(row);
+        }
+        let mut sent = ShardParts::default();
+        let (kind, options) = (self.kind, self.options);
+        let mut refused = self.data.write_groups(by_shard, kind, options, &mut sent).await;
+        for (shard, mut part) in sent.into_parts() {
+            part.rows.iter_mut().for_each(|row| blame_slot(row, &refusals));
+            parts.absorb(manager, shard, part);
+        }
+        refused.append(&mut self.waiting);
+        self.waiting = refused;
+    }
+}
+
+/// Replaces the error of a row that was not sent again in time by its last refusal.
+fn blame_slot(row: &mut BulkRowDone, refusals: &BTreeMap<usize, SlotRefusal>) {
+    if let Err((error @ Error::DeadlinePassed, Outcome::Rejected)) = &mut row.outcome
+        && let Some(refusal) = refusals.get(&row.index)
+    {
+        *error = Error::SlotRefused(*refusal);
+    }
+}
