@@ -57,11 +57,13 @@ pub trait NodeReader: Send + Sync {
     /// Reads the rows of one shard key.
     ///
     /// # Errors
-    /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`], [`Error::ShardUnavailable`] or
-    /// [`Error::AnswerTooLarge`].
+    /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`], [`Error::ShardUnavailable`],
+    /// [`Error::AnswerTooLarge`], or [`Error::SlotRefused`] if the shard does not own the slot.
     fn read_key<'a>(&'a self, read: KeyRead<'a>) -> EngineFuture<'a, NodeRows>;
 
-    /// Reads rows of all keys, each with the values by which it is merged.
+    /// Reads rows of all keys, or of those that the query names, each with the values by which it
+    /// is merged. Rows of slots that the shard does not own are left out, or refused if their keys
+    /// are named.
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].
@@ -157,7 +159,8 @@ pub struct NodeRows {
     /// The position.
     pub position: Position,
     /// Slots whose rows a scan covers: those that the node owned in the snapshot of the rows.
-    /// `None` for a read of one key, and from engines that distribute rows themselves.
+    /// `None` for a read of keys, which is refused instead, and from engines that distribute rows
+    /// themselves.
     pub owned: Option<Arc<SlotSet>>,
 }
 

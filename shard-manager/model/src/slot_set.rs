@@ -4,7 +4,8 @@
 //! n / 8, so a set is compared and sent as it is stored.
 //!
 //! **Invariant:** bit n is set if and only if slot n is in the set.
-//! **Not here:** the owner of a slot (`shard_map`), the state of a slot on a shard (`slot_refusal`).
+//! **Not here:** the owner of a slot (`shard_map`), the state of a slot on a shard
+//! (`slot_refusal`).
 
 use std::fmt;
 

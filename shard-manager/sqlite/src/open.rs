@@ -36,7 +36,7 @@ use super::file_reader::FileReader;
 use super::file_watch::FileWatch;
 use super::intents::{Intent, IntentTable};
 use super::open_file_check::OpenFileCheck;
-use super::reader::{Housekeeping, ReaderPool, VisibleBound};
+use super::reader::{Housekeeping, ReaderPool, ReaderSource, VisibleBound};
 use super::replica::{FileReplica, ReplicaSpec};
 use super::shard_file::{self, FileIdentity, Prepared};
 use super::writer::SqliteWriter;
@@ -358,8 +358,11 @@ fn open_shard(
     let writer = SqliteWriter::open(name, primary, &replication)?;
     let file_check = Arc::clone(writer.file_check());
     let visible_bound = VisibleBound::primary(&replication);
-    let readers =
-        ReaderPool::open_on(Some(&file_check), (name, primary), visible_bound, housekeeping)?;
+    let source = ReaderSource {
+        file_check: Some(Arc::clone(&file_check)),
+        ownership: Arc::clone(&writer.slots().ownership),
+    };
+    let readers = ReaderPool::open_on(source, (name, primary), visible_bound, housekeeping)?;
     let is_unsettled = doubts.values().any(|doubt| *doubt == Doubt::Unsettled);
     let source_in_doubt = is_unsettled || doubts.contains_key(&0);
     let mut started: Vec<Arc<FileReplica>> = Vec::with_capacity(replicas.len());
@@ -405,6 +408,7 @@ fn open_shard(
     };
     let known_doubts = Doubts::default();
     known_doubts.note(doubts, false);
+    let slot_news = Arc::clone(&writer.slots().news);
     let opened = OpenedShard {
         name: name.to_owned(),
         replication,
@@ -414,7 +418,7 @@ fn open_shard(
         primary: Arc::new(FileReader::new(readers)),
         findings: findings(0),
         doubts: Arc::new(known_doubts),
-        slot_news: Arc::default(),
+        slot_news,
         replicas: started.iter().zip(1..).map(node).collect(),
     };
     Ok(FileShard { opened, file_check, replicas: started })

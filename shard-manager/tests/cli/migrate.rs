@@ -24,6 +24,9 @@ fn make_oldest(dir: &Path) {
             meddle(
                 &path,
                 "ALTER TABLE tessera_tables DROP COLUMN made_at;
+                 DROP TABLE tessera_foreign_counts;
+                 ALTER TABLE tessera_slots DROP COLUMN fenced_at;
+                 ALTER TABLE tessera_shard DROP COLUMN generation;
                  DELETE FROM __diesel_schema_migrations WHERE version > '20261121000001'",
             );
         }

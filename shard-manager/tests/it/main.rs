@@ -17,6 +17,7 @@ mod fair_lane;
 mod fair_queue;
 #[path = "../support/fair_steps.rs"]
 mod fair_steps;
+mod foreign_rows;
 mod history;
 mod idempotency;
 mod keyspace;
@@ -36,6 +37,8 @@ mod scans;
 #[path = "../support/scratch.rs"]
 mod scratch;
 mod session_epoch;
+mod slot_changes;
+mod slot_nodes;
 mod store;
 mod tables;
 mod token;

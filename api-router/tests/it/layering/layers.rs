@@ -153,11 +153,20 @@ pub(super) const POSTGRES: &[&[&str]] = &[
     &["open"],
 ];
 pub(super) const SQLITE: &[&[&str]] = &[
-    &["declarations", "open_file_check", "private_file", "sql", "statement_deadline"],
+    &[
+        "declarations",
+        "open_file_check",
+        "private_file",
+        "slot_filter",
+        "slot_line",
+        "sql",
+        "statement_deadline",
+    ],
     &["connection", "data_dir", "doubt_record"],
     &["check", "dialect", "file_watch", "intents", "log", "row_hash", "row_json", "schema_state"],
+    &["owned_slots"],
     &["batch", "read_only", "reader", "timeline"],
-    &["catalog", "compare", "ddl", "shard_file", "snapshot", "threads"],
+    &["catalog", "compare", "ddl", "shard_file", "slot_change", "snapshot", "threads"],
     &["access_store", "applier", "digest", "file_reader", "migrate", "node_view", "writer"],
     &["copy", "offline_view", "replica"],
     &["audit", "backup", "comparison_loop", "export"],
