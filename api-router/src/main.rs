@@ -129,6 +129,8 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     let app = Data::new(app);
     let history_writer = keep_history(&app, config)?;
+    let commanded = app.clone();
+    actix_web::rt::spawn(async move { commanded.manager.slots().serve_commands().await });
     let mut signals = EndSignals::listen()?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
     let handle = server.handle();

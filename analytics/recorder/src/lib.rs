@@ -70,7 +70,7 @@ mod window_sums;
 mod worker;
 
 pub use cluster::{
-    CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, NodeNow, PoolNow, ShardNow,
+    CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, NodeNow, ParkedNow, PoolNow, ShardNow,
 };
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
 pub use errors_query::{ErrorsParameters, ErrorsQuery};

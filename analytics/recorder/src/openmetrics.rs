@@ -177,6 +177,7 @@ impl Collector for Scrape {
         self.compared(&mut families)?;
         self.lanes(&mut families)?;
         self.cache(&mut families)?;
+        self.parked(&mut families)?;
         self.router(&mut families)?;
         self.access(&mut families)?;
         self.process(&mut families)
@@ -353,6 +354,21 @@ impl Scrape {
         families.counters::<0>("tessera_cache_voids", help, voids)?;
         let errors = std::iter::once(([], cache.errors));
         families.counters::<0>("tessera_cache_errors", "Times the cache failed.", errors)
+    }
+
+    fn parked(&self, families: &mut Families<'_>) -> fmt::Result {
+        let parked = &self.now.parked;
+        let (rows, bytes) = (parked.rows as f64, parked.bytes as f64);
+        let help = "Rows of writes that wait until a shard accepts their slots.";
+        families.gauge("tessera_parked_rows", help, None, rows)?;
+        let help = "Bytes of rows that wait until a shard accepts their slots.";
+        families.gauge("tessera_parked", help, Some(Unit::Bytes), bytes)?;
+        let help = "Longest wait for a shard to accept a slot.";
+        families.gauge("tessera_parked_longest", help, Some(Unit::Seconds), parked.longest_s)?;
+        let ends = [("waited", parked.total), ("no_room", parked.refused)];
+        let ends = ends.into_iter().map(|(end, count)| ([("result", end)], count));
+        let help = "Rows that a shard has refused for their slots.";
+        families.counters("tessera_parked_refusals", help, ends)
     }
 
     fn router(&self, families: &mut Families<'_>) -> fmt::Result {

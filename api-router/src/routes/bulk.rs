@@ -15,6 +15,7 @@ mod row_router;
 mod shard_queues;
 pub mod stream;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -35,6 +36,7 @@ use self::row_router::{RowRejection, RowRouter};
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
 use crate::access::audit::note_row;
+use crate::access::standing::CallerStanding;
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::body_decoding::ContentCoding;
@@ -221,6 +223,7 @@ async fn write_json(
 ) -> Result<HttpResponse, Problem> {
     parameters.check_names(&["shardKey"])?;
     let Head { rights, options, began, .. } = &head;
+    let standing = CallerStanding::of(app.gate.as_ref(), request);
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     let zipped = head.coding == ContentCoding::Gzip;
     let (bytes, share) =
@@ -230,6 +233,8 @@ async fn write_json(
         share.grow(body::BULK_BYTES_MAX, options.deadline).await?;
     }
     let Parsed { mut rows, refused } = parse_anywhere(app, rights, key, (bytes, zipped)).await?;
+    // The body may have taken long to arrive.
+    standing.check()?;
     if let Some(key) = &head.idempotency_key {
         // A client's own key has no space, so that a row of a bulk write is never taken for a
         // single write.
@@ -247,11 +252,16 @@ async fn write_json(
     let meter = app.meter(request);
     meter.charge_rows(rows.len());
     meter.charge_shards(asked.len());
-    let BulkDone { rows: done, session, times } = match whole {
+    let lost = OnceCell::new();
+    // Only the first reason is kept: the rows that are not sent have the same.
+    let may_continue = || standing.check().map_err(|problem| lost.set(problem)).is_ok();
+    let BulkDone { rows: done, unsent, session, times } = match whole {
         true => app.manager.data(rights).write_bulk_atomic(rows, options).await,
-        false => app.manager.data(rights).write_bulk(rows, options).await,
+        false => app.manager.data(rights).write_bulk_while(rows, options, may_continue).await,
     };
     outcome.session = session;
+    let lost = lost.into_inner().into_iter();
+    lost.for_each(|problem| outcome.refuse_all(&unsent, &problem));
     // Rows whose slots have moved were sent to other shards.
     let asked: BTreeSet<ShardNumber> = done.iter().map(|row| row.place.shard).collect();
     asked.into_iter().for_each(|shard| outcome.spend(shard, times));

@@ -245,6 +245,10 @@ const BYTES_ARE: &str = "pages in use by the table and its indexes on the primar
 pub struct ShardView {
     /// Name of the shard.
     shard: String,
+    /// Number of the shard, which is never given to another one.
+    number: u16,
+    /// `joining`, `serving` or `draining`.
+    state: &'static str,
     /// Weight of the shard.
     weight: u32,
     /// Number of its slots.
@@ -371,6 +375,8 @@ fn view(map: &ShardMap, report: &ShardReport) -> ShardView {
     });
     ShardView {
         shard: spec.name.clone(),
+        number: report.shard.0,
+        state: spec.state.name(),
         weight: spec.weight,
         slots: map.slots_of(report.shard).count(),
         ranges: ranges.map(|range| (range.first, range.last)).collect(),

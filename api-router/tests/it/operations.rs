@@ -217,24 +217,19 @@ fn the_lock_file_of_a_killed_router_stops_no_start() {
 }
 
 #[test]
-fn a_start_with_settings_of_another_cluster_is_refused_and_touches_nothing() {
+fn a_start_with_another_keyspace_is_refused_and_touches_nothing() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (_folder, data) = used_directory(&["--weights", "50,25,25"]);
     let before = databases(&data);
     let files = if is_servers() { 1 } else { 8 };
     assert_eq!(before.len(), files, "three shards with a replica each, catalog and figures");
-    for (flags, asked, made) in [
-        // Servers are counted by their addresses before the cluster is opened.
-        (["--shards", "5"], if is_servers() { "says 5" } else { "the number of shards 5" }, "3"),
-        (["--placement", "even"], "placement even", "weighted"),
-        (["--weights", "25,50,25"], "weights [25, 50, 25]", "[50, 25, 25]"),
-        if is_servers() {
-            (["--weights", "50,25"], "weights names 2 shards", "3")
-        } else {
-            (["--weights", "50,25"], "weights [50, 25]", "[50, 25, 25]")
-        },
-        (["--keyspace", "range"], "keyspace", "hash"),
-    ] {
+    let mut refused = vec![(["--keyspace", "range"], "keyspace", "hash")];
+    if is_servers() {
+        // These settings contradict the addresses of the servers.
+        refused.push((["--shards", "5"], "says 5", "3"));
+        refused.push((["--weights", "50,25"], "weights names 2 shards", "3"));
+    }
+    for (flags, asked, made) in refused {
         let said = refusal(with_flags(&data, &flags));
         assert!(said.contains(asked) && said.contains(made), "{flags:?}: {said}");
         assert!(databases(&data) == before, "{flags:?} changed a file");
@@ -243,6 +238,39 @@ fn a_start_with_settings_of_another_cluster_is_refused_and_touches_nothing() {
         let mut router = Router::start_in(&data, flags);
         assert_eq!(router.read("ada", "table=users").json()["count"], 1, "{flags:?}");
         end(&mut router);
+    }
+}
+
+#[test]
+fn settings_that_describe_another_cluster_are_warned_of_and_not_in_force() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    let (folder, data) = used_directory(&["--weights", "50,25,25"]);
+    let mut router = Router::start_in(&data, &[]);
+    let map = router.get("/api/shard-map").json();
+    end(&mut router);
+    let mut differing = vec![
+        (["--placement", "even"], vec!["placement is even", "weighted"]),
+        (["--weights", "25,50,25"], vec!["weights is 25,50,25", "50,25,25", "shard weight"]),
+    ];
+    if !is_servers() {
+        let more = vec!["shards is 5", "the cluster has 3", "shard add"];
+        differing.push((["--shards", "5"], more));
+        let fewer = vec!["shards is 2", "the cluster has 3", "no shard is removed by a setting"];
+        differing.push((["--shards", "2"], fewer));
+        differing.push((["--weights", "50,25"], vec!["weights is 50,25,", "50,25,25"]));
+    }
+    for (flags, words) in differing {
+        let log = folder.path().join("log");
+        let file = fs::File::create(&log).unwrap();
+        let mut router = Router::start_logging(with_flags(&data, &flags), file.into());
+        assert_eq!(router.get("/api/shard-map").json(), map, "{flags:?}");
+        assert_eq!(router.read("ada", "table=users").json()["count"], 1, "{flags:?}");
+        end(&mut router);
+        let said = fs::read_to_string(&log).unwrap();
+        let warned: Vec<&str> =
+            said.lines().filter(|line| line.contains("describe only new clusters")).collect();
+        assert_eq!(warned.len(), 1, "{flags:?}: {said}");
+        assert!(words.iter().all(|word| warned[0].contains(word)), "{flags:?}: {said}");
     }
 }
 

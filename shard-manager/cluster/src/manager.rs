@@ -28,10 +28,12 @@ use std::time::{Duration, Instant};
 use ::access::rights::Rights;
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheSettings, CacheUse, ServedBy};
+use engine::catalog_rows::MapChangeError;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
 use model::consistency::Level;
+use model::map_change::MapChange;
 use model::position::Position;
 use model::result_rows::Rows;
 use model::row_change::RowDone;
@@ -207,6 +209,19 @@ impl Manager {
     /// Returns the current shard map.
     pub fn map(&self) -> Arc<ShardMap> {
         self.map.load_full()
+    }
+
+    /// Changes the shard map, if its epoch is still this one, and returns the next map. Other
+    /// routers follow within a second.
+    ///
+    /// # Errors
+    /// [`MapChangeError`].
+    pub async fn change_map(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> Result<Arc<ShardMap>, MapChangeError> {
+        self.backend.change_map(change, expected_epoch).await
     }
 
     /// Returns the face for rows, for a caller with these rights.

@@ -37,7 +37,7 @@ use crate::replica_set::ReplicaSet;
 pub use health::NodeHealth;
 pub use primary::Primary;
 pub use reads::{ReadRequirements, Reads, ShardRows};
-pub use slot_wait::SlotWake;
+pub use slot_wait::{LOOK, SlotWake};
 
 /// A shard.
 pub struct Shard {

@@ -4,15 +4,22 @@
 //! **Invariant:** tables are changed only under a [`SchemaLock`], of which there is one at a time.
 //! **Not here:** the steps of a change (`manager/schema`).
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
+use model::map_change::MapChange;
+use model::shard_map::ShardMap;
 use model::table::Table;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use super::EngineFuture;
 use super::access_store::AccessStore;
+use super::catalog_rows::MapChangeError;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
+use super::slot_desk::SlotCommand;
 
 /// Separation of the replicas of a shard from its primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +42,17 @@ pub trait ClusterBackend: Send + Sync {
         deadline: Instant,
     ) -> EngineFuture<'_, Box<dyn SchemaLock>>;
 
+    /// Changes the shard map of the catalog, if its epoch is still this one, and returns the next
+    /// map, which this process routes by from now on.
+    ///
+    /// # Errors
+    /// [`MapChangeError`].
+    fn change_map(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> BoxFuture<'_, Result<Arc<ShardMap>, MapChangeError>>;
+
     /// Reads the shard map from the catalog, unless this process has one of this epoch or a later
     /// one. Concurrent calls read it once.
     ///
@@ -45,6 +63,10 @@ pub trait ClusterBackend: Send + Sync {
 
     /// Returns the keys, roles and denials of the catalog.
     fn access_store(&self) -> &dyn AccessStore;
+
+    /// Returns the commands of an operator for the slots, if they come to this process; `None` if
+    /// they were taken before.
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>>;
 
     /// Returns the runtimes of the tasks that talk to servers; `None` if there are no servers.
     fn runtime_pool(&self) -> Option<&RuntimePool>;

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access_store;
+pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;
 pub mod doubts;
@@ -34,6 +35,7 @@ pub mod schema_agreement;
 pub mod schema_intent;
 pub mod select;
 pub mod slot_change;
+pub mod slot_desk;
 pub mod slot_news;
 #[expect(missing_docs, reason = "the names of columns are their documentation")]
 pub mod system_tables;

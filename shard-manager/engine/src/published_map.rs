@@ -3,7 +3,7 @@
 //! Engines publish newer maps, and the cluster adds and removes shards. Both go through one lock, so
 //! a request that has loaded a map finds its shards in the cluster's list.
 //!
-//! **Invariant:** every member of the map in force is open; epochs only grow; a number keeps its
+//! **Invariant:** every member of the map in force is open; epochs never shrink; a number keeps its
 //! name for ever.
 //! **Not here:** the list of open shards (`cluster`), the catalog's copy of the map (the engines).
 
@@ -76,14 +76,33 @@ impl PublishedMap {
         self.map.load_full()
     }
 
-    /// Publishes a map if its epoch is later than that of the map in force, and returns true if it
-    /// is.
+    /// Publishes a map if it is not older than the map in force, and returns true if it differs.
     ///
     /// # Errors
     /// [`ShardListError::NotOpen`] if a member is not open: the map in force stays.
     pub fn publish(&self, map: ShardMap) -> Result<bool, ShardListError> {
+        self.publish_locked(&self.lock(), map)
+    }
+
+    /// Publishes a map like [`PublishedMap::publish`], without the shards from the first one that
+    /// is not open: those have joined and own no slots yet.
+    ///
+    /// # Errors
+    /// [`ShardListError::NotOpen`] if one of them owns slots: the map in force stays.
+    pub fn publish_open(&self, map: ShardMap) -> Result<bool, ShardListError> {
         let open = self.lock();
-        if map.epoch() <= self.map.load().epoch() {
+        let first = map.topology().numbers().find(|number| !open.contains(number));
+        let limited = first.and_then(|first| map.limited_to(first.index()));
+        self.publish_locked(&open, limited.unwrap_or(map))
+    }
+
+    fn publish_locked(
+        &self,
+        open: &BTreeSet<ShardNumber>,
+        map: ShardMap,
+    ) -> Result<bool, ShardListError> {
+        let known = self.map.load();
+        if map.epoch() < known.epoch() || map == **known {
             return Ok(false);
         }
         if let Some((_, shard)) =

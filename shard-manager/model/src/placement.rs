@@ -129,9 +129,11 @@ impl Placement {
     /// work.
     pub fn assign(&self, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
         let owners = match self {
-            Self::Even => contiguous::assign(topology.shards().iter().map(|_| 1)),
+            Self::Even => {
+                contiguous::assign(topology.share_weights().iter().map(|w| u64::from(*w > 0)))
+            }
             Self::Weighted => {
-                contiguous::assign(topology.shards().iter().map(|s| u64::from(s.weight)))
+                contiguous::assign(topology.share_weights().iter().map(|w| u64::from(*w)))
             }
             Self::Partitions(partitions) => partitions.assign(topology)?,
             Self::Modulo => modulo::assign(topology),

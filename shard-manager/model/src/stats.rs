@@ -31,7 +31,7 @@ pub fn batch_class_max(class: usize) -> u64 {
 /// Numbers of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardStats {
-    /// Index of the shard.
+    /// Number of the shard.
     pub shard: ShardNumber,
     /// Numbers of its lanes.
     pub lane: LaneStats,

@@ -10,13 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::access_store::AccessStore;
+use engine::catalog_rows::MapChangeError;
 use engine::runtime_pool::RuntimePool;
 use engine::schema_intent::Intent;
+use engine::slot_desk::SlotCommand;
 use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
+use futures_util::future::BoxFuture;
 use model::error::Error;
+use model::map_change::MapChange;
+use model::shard_map::ShardMap;
 use model::table::Table;
 use tokio::runtime::Runtime;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
@@ -57,7 +63,8 @@ impl Servers {
                 let (catalog, term) = self.follower.connect("tables").await.map_err(failed)?;
                 let turned = async {
                     let catalog = catalog.lock_to_change().await?;
-                    self.follower.refresh_from(&catalog).await.map_err(failed)?;
+                    let refreshed = self.follower.refresh_from(&catalog, term.timeline);
+                    refreshed.await.map_err(failed)?;
                     Ok::<_, Error>(catalog)
                 };
                 tokio::select! {
@@ -72,6 +79,36 @@ impl Servers {
         let (catalog, term) = turn.unwrap_or(Err(Error::DeadlinePassed))?;
         let leader = Arc::clone(&self.follower.catalog);
         Ok(Box::new(CatalogLock { catalog, leader, term, _local: local }))
+    }
+
+    /// Changes the map of the catalog and puts the next one in force.
+    async fn change_in_catalog(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> Result<Arc<ShardMap>, MapChangeError> {
+        if self.follower.shards.load().values().any(|(leader, _)| leader.citus().is_some()) {
+            return Err(MapChangeError::Unsupported);
+        }
+        let unavailable =
+            |cause: &dyn std::fmt::Display| MapChangeError::Failed(catalog::unavailable(cause));
+        let connected = self.follower.connect("map").await;
+        let (catalog, term) = connected.map_err(|error| unavailable(&error))?;
+        let unknown =
+            |cause: &dyn std::fmt::Display| MapChangeError::Unknown(catalog::unavailable(cause));
+        let changed = tokio::select! {
+            biased;
+            changed = tokio::time::timeout(
+                ANSWER_MAX,
+                catalog.change_map((&change, expected_epoch)),
+            ) => changed.unwrap_or_else(|_elapsed| Err(unknown(&"it does not answer"))),
+            () = self.follower.catalog.terms().ended(term) => {
+                Err(unknown(&"another node is its primary now"))
+            }
+        };
+        let next = changed?;
+        self.follower.adopt(next.clone()).await;
+        Ok(Arc::new(next))
     }
 
     fn close(&self) {
@@ -116,6 +153,14 @@ impl ClusterBackend for Servers {
         Box::pin(self.lock_catalog(local, deadline))
     }
 
+    fn change_map(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> BoxFuture<'_, Result<Arc<ShardMap>, MapChangeError>> {
+        Box::pin(self.change_in_catalog(change, expected_epoch))
+    }
+
     fn update_map(&self, epoch: u64, deadline: Instant) -> EngineFuture<'_, ()> {
         Box::pin(async move {
             let updated = self.follower.update_map(epoch);
@@ -126,6 +171,11 @@ impl ClusterBackend for Servers {
 
     fn access_store(&self) -> &dyn AccessStore {
         self
+    }
+
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+        // Commands change the servers directly.
+        None
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {
@@ -141,12 +191,12 @@ impl ClusterBackend for Servers {
     }
 
     fn unlogged_tables(&self) -> Vec<String> {
-        let map = self.follower.map.load();
-        let shards = map.topology().shards().iter().zip(&self.follower.shards);
-        shards.fold(Vec::new(), |mut all, (shard, (leader, _))| {
+        let followed = self.follower.shards.load();
+        followed.iter().fold(Vec::new(), |mut all, (number, (leader, _))| {
             let hazards = leader.hazards().current();
             let unlogged = hazards.found().filter(|found| found.is_unlogged());
-            all.extend(unlogged.map(|found| format!("{}: {found}", shard.name)));
+            let shard = self.follower.map.shard_name(*number);
+            all.extend(unlogged.map(|found| format!("{shard}: {found}")));
             all
         })
     }

@@ -49,7 +49,8 @@ pub struct PrimaryTracker {
     last_search: Mutex<LastSearch>,
     samples: PositionSamples,
     hazards: KnownHazards,
-    slot_news: Arc<SlotNews>,
+    /// Announcements that the slots of the shard have changed.
+    pub(super) slot_news: Arc<SlotNews>,
 }
 
 /// Result of the last search for the primary.
@@ -159,11 +160,6 @@ impl PrimaryTracker {
     /// Returns the known hazards of the primary's tables.
     pub fn hazards(&self) -> &KnownHazards {
         &self.hazards
-    }
-
-    /// Returns the announcements that the slots of the shard have changed.
-    pub fn slot_news(&self) -> &Arc<SlotNews> {
-        &self.slot_news
     }
 
     /// Returns the positions that the primary is known to have reached.

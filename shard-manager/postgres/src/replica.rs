@@ -267,7 +267,7 @@ impl Watcher {
                 notified = notified(&mut connection) => Some(notified),
             };
             match is_notified {
-                Some(true) => self.tracker.slot_news().announce(),
+                Some(true) => self.tracker.slot_news.announce(),
                 Some(false) => return Err("its session has ended".to_owned()),
                 None => {}
             }
@@ -277,13 +277,13 @@ impl Watcher {
         }
     }
 
-    /// Listens for changes of slots on the primary. Changes that were committed before are announced
-    /// here, because no notification of them arrives.
+    /// Listens for changes of slots on the primary. Changes that were committed before are
+    /// announced here, because no notification of them arrives.
     async fn listen(&self, connection: &AsyncPgConnection) -> Result<(), String> {
         let listening = tokio::time::timeout(PATIENCE, run(connection, LISTEN)).await;
         let listening = listening.map_err(|_elapsed| "it does not answer".to_owned())?;
         listening.map_err(|error| error.to_string())?;
-        self.tracker.slot_news().announce();
+        self.tracker.slot_news.announce();
         Ok(())
     }
 

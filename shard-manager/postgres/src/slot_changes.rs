@@ -56,7 +56,8 @@ pub(super) async fn change(
     })
 }
 
-fn binds(change: &SlotChange) -> [Bind; 4] {
+/// Returns the parameters of [`sql::CHANGE_SLOTS`].
+pub(super) fn binds(change: &SlotChange) -> [Bind; 4] {
     let slots: Vec<i32> = change.slots.iter().map(|slot| i32::from(slot.number())).collect();
     let (name, hold, owner) = match change.step {
         SlotStep::Fence { hold } => ("fence", Some(hold.min(FENCE_MAX)), None),
@@ -73,7 +74,8 @@ fn binds(change: &SlotChange) -> [Bind; 4] {
     ]
 }
 
-fn refused(decided: &[RowView]) -> SlotSet {
+/// Returns the slots that forbid a change.
+pub(super) fn refused(decided: &[RowView]) -> SlotSet {
     let text = decided.first().and_then(|row| row.text(1)).unwrap_or_default();
     text.split(',').filter_map(|number| number.parse().ok().and_then(Slot::new)).collect()
 }

@@ -31,6 +31,10 @@ pub(super) const ENTER: &str =
 pub(super) const CHANGE_SLOTS: &str = "SELECT cardinality(refused)::bigint,\
     array_to_string(refused,',') FROM tessera_change_slots($1,$2,$3,$4) AS refused";
 
+/// Slots among `$1` that the shard owns.
+pub(super) const OWNED_SLOTS: &str =
+    "SELECT slot::bigint FROM tessera_slots WHERE slot=ANY($1) AND state IN ('owned','fenced')";
+
 /// Condition that the node answers reads of the slot in the column `slot`, in the snapshot of the
 /// statement. The bits are read once for a statement.
 pub(super) const IS_READABLE: &str =

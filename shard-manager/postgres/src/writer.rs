@@ -261,7 +261,7 @@ impl PgWriter {
             Ok((Changed::Done { position }, timeline_id)) => {
                 self.stored(timeline_id, position);
                 // The notification of the database takes a moment longer.
-                self.tracker.slot_news().announce();
+                self.tracker.slot_news.announce();
                 Ok(position)
             }
             Ok((Changed::NotOwned(slots), _)) => Err(SlotChangeError::NotOwned { shard, slots }),

@@ -299,6 +299,27 @@ pub(super) const SIGNED: &str = "SELECT cluster_id, shard FROM tessera_shard";
 /// Selects the id of a cluster and the names of its shards, under every schema.
 pub(super) const CLUSTER: &str = "SELECT cluster_id, shards, ready FROM tessera_cluster";
 
+/// Returns a row if a file has a table of migrations.
+pub(super) const HAS_MIGRATIONS: &str =
+    "SELECT 1 FROM sqlite_schema WHERE name = '__diesel_schema_migrations'";
+
+/// Selects the names of the shards, by number, if they have a table of their own.
+pub(super) const SHARD_NAMES: &str =
+    "SELECT name FROM tessera_shards WHERE state <> 'retired' ORDER BY number";
+
+/// Inserts the first owner of every slot from a list of numbers of shards, in the order of the slots.
+pub(super) const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
+    SELECT ?1, key, value, 1 FROM json_each(?2)";
+
+/// Selects the owners of all slots, by slot.
+pub(super) const OWNERS: &str =
+    "SELECT slot, shard, since FROM tessera_owners WHERE group_name = ?1 ORDER BY slot";
+
+/// Changes the owner of some slots.
+pub(super) const SET_OWNERS: &str = "UPDATE tessera_owners
+    SET shard = ?1, since = ?2, floor_timeline = ?3, floor_position = ?4, came_from = ?5
+    WHERE group_name = ?6 AND slot IN (SELECT value FROM json_each(?7))";
+
 /// Returns a row if a catalog has a table of API keys.
 pub(super) const HAS_ACCESS_KEYS: &str =
     "SELECT 1 FROM sqlite_schema WHERE name = 'tessera_access_keys'";

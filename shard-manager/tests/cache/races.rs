@@ -36,7 +36,8 @@ async fn a_repeated_read_is_answered_from_the_cache() {
 async fn a_fill_that_a_write_overtakes_is_refused() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
-    let old = ask(&cache, "k", &requirement(None), async || {
+    let any = requirement(None);
+    let old = ask(&cache, "k", &any, async || {
         let old = shard.read();
         // Another client writes here: the write is committed and invalidates the lease.
         shard.write();
@@ -269,7 +270,8 @@ async fn an_entry_that_the_old_owner_fills_after_the_move_is_not_found() {
         let settings = CacheSettings { near_bytes, ..redis.settings() };
         let (behind, current) = (router(&settings), router(&settings));
         let (old, new) = (FakeShard::new(100), FakeShard::new(7));
-        let late = ask(&behind, "k", &requirement(None), async || {
+        let any = requirement(None);
+        let late = ask(&behind, "k", &any, async || {
             let answer = old.read();
             // The slot moves, and is read from its new owner, whose positions are lower.
             let moved = ask_since(&current, 2, async || new.read()).await;
@@ -291,7 +293,8 @@ async fn an_entry_that_the_old_owner_fills_after_the_move_is_not_found() {
 async fn a_reader_that_knows_a_move_joins_no_read_of_the_old_owner() {
     let Some(redis) = Server::start(&[]) else { return };
     let cache = router(&redis.settings());
-    let old = ask(&cache, "k", &requirement(None), async || {
+    let any = requirement(None);
+    let old = ask(&cache, "k", &any, async || {
         let moved = ask_since(&cache, 2, async || fresh(7)).await;
         assert_eq!((number(&moved), moved.cache), (7, Miss));
         fresh(100)

@@ -5,6 +5,10 @@ use std::path::Path;
 
 use crate::cluster::{Cluster, file, meddle, open, run_in, write_users};
 
+/// Returns the shards and owners of a catalog to the columns that they had once.
+const SHARDS_IN_COLUMNS: &str =
+    include_str!("../../../migrations/sqlite/catalog/2026-11-23-000020_shards/down.sql");
+
 /// Reverts a file to the schema of the first migration.
 fn make_old(path: &Path) {
     meddle(
@@ -31,6 +35,7 @@ fn make_oldest(dir: &Path) {
             );
         }
     }
+    meddle(&file(dir, "catalog"), SHARDS_IN_COLUMNS);
     meddle(
         &file(dir, "catalog"),
         "DROP TABLE tessera_access; DROP TABLE tessera_access_keys;

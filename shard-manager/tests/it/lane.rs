@@ -1,18 +1,20 @@
 //! Tests of lanes: a fake writer waits at a gate, and each test decides what is queued meanwhile.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{LocalBoxFuture, join_all};
-use shard_manager::engine::slot_change::{SlotChange, SlotChangeError};
+use shard_manager::engine::slot_change::{SlotChange, SlotChangeError, SlotStep};
 use shard_manager::engine::{self, BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
 use shard_manager::position::Position;
 use shard_manager::row_change::{Change, Operation, RowDone, RowWrite, WriteRequest};
+use shard_manager::slot_refusal::SlotRefusal;
+use shard_manager::slot_set::SlotSet;
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};
 
@@ -35,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) culprits: HashSet<String>,
     /// Keys whose batch fails permanently, with this outcome.
     pub(crate) fatal: Option<(String, Outcome)>,
+    /// Keys whose slots are refused.
+    pub(crate) refused: HashMap<String, SlotRefusal>,
     /// Key that makes the writer panic.
     pub(crate) panics: Option<String>,
 }
@@ -63,6 +67,9 @@ impl Writer for Fake {
         }
         let mut applied = self.applied.lock().expect("nobody died with it");
         let done = keys.into_iter().map(|key| {
+            if let Some(refusal) = self.plan.refused.get(&key) {
+                return Err(Error::SlotRefused(*refusal));
+            }
             applied.push(key.clone());
             let (change, version, json) = (Change::Created, applied.len() as i64, key.into_bytes());
             Ok(RowDone { change, version, json, replayed: false })
@@ -79,8 +86,11 @@ impl Writer for Fake {
         Ok(applied.len() as u64)
     }
 
-    fn change_slots(&mut self, _: &SlotChange) -> Result<u64, SlotChangeError> {
-        Err(SlotChangeError::Unsupported { shard: "shard1".to_owned() })
+    /// Announces the slots as if they were a key.
+    fn change_slots(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError> {
+        let mut applied = self.applied.lock().expect("nobody died with it");
+        applied.push(format!("slots {}", change.slots));
+        Ok(applied.len() as u64)
     }
 
     #[cfg(feature = "sabotage")]
@@ -252,6 +262,64 @@ async fn a_schema_change_keeps_its_place_among_the_writes_and_runs_alone() {
     assert_eq!(made.await, Ok(4));
     assert_eq!(keys(after.await), [Ok("c".into())]);
     assert_eq!(story.applied(), ["first", "a", "b", "table t", "c"], "and the late one never");
+}
+
+#[tokio::test]
+async fn a_change_of_slots_keeps_its_place_among_the_writes_and_runs_alone() {
+    let (mut story, first) = Story::occupied(Plan::default()).await;
+    let before = story.queue(&["a", "b"], deadline()).await;
+    let slots: SlotSet = [row("a", 0).slot].into_iter().collect();
+    let change = SlotChange { slots: slots.clone(), step: SlotStep::Release };
+    let lane = Arc::clone(&story.lane);
+    let changed = lane.change_slots(change.clone(), deadline());
+    tokio::pin!(changed);
+    let too_late = lane.change_slots(change, Instant::now());
+    let after = tokio::select! {
+        biased;
+        changed = &mut changed => panic!("it waits: {changed:?}"),
+        late = too_late => {
+            let (error, outcome) = (Error::DeadlinePassed, Outcome::Rejected);
+            assert_eq!(late, Err(SlotChangeError::Failed { error, outcome }));
+            story.queue(&["c"], deadline()).await
+        }
+    };
+    story.open_gate();
+    assert!(first.await.is_ok() && before.await.is_ok());
+    assert_eq!(changed.await, Ok(4));
+    assert_eq!(keys(after.await), [Ok("c".into())]);
+    let expected = ["first", "a", "b", &format!("slots {slots}"), "c"];
+    assert_eq!(story.applied(), expected, "and the late one never");
+}
+
+#[tokio::test]
+async fn a_request_with_a_refused_slot_is_handed_back() {
+    let refusal = SlotRefusal::absent(row("moved", 0).slot);
+    let refused = HashMap::from([("moved".to_owned(), refusal)]);
+    let (mut story, first) = Story::occupied(Plan { refused, ..Plan::default() }).await;
+    let sent = WriteRequest::from(vec![row("a", 0), row("moved", 7)]);
+    let mixed = story.queue_request(sent.clone(), deadline()).await;
+    let accepted = story.queue(&["b"], deadline()).await;
+    story.open_gate();
+    assert!(first.await.is_ok_and(|applied| applied.refused.is_none()));
+    let mixed = mixed.await.expect("the operation was executed");
+    assert_eq!(mixed.refused.as_deref(), Some(&sent));
+    assert_eq!(mixed.rows[1], Err(Error::SlotRefused(refusal)));
+    assert!(accepted.await.is_ok_and(|applied| applied.refused.is_none()));
+}
+
+#[tokio::test]
+async fn a_row_after_a_refused_one_is_not_applied_before_it() {
+    let refusal = SlotRefusal::absent(row("moved", 0).slot);
+    let refused = HashMap::from([("moved".to_owned(), refusal)]);
+    // The culprit makes the chunk fall into parts.
+    let plan = Plan { refused, culprits: ["bad".into()].into(), ..Plan::default() };
+    let (mut story, _first) = Story::occupied(plan).await;
+    let chunk = story.queue(&["a", "moved", "bad", "moved"], deadline()).await;
+    story.open_gate();
+    let done = chunk.await.expect("the operation was executed");
+    assert!(done.refused.is_some() && done.rows[0].is_ok());
+    let is_refused = |row: &Result<RowDone, Error>| matches!(row, Err(Error::SlotRefused(_)));
+    assert!(done.rows[1..].iter().all(is_refused), "{:?}", done.rows);
 }
 
 #[tokio::test]

@@ -5,16 +5,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::future::ready;
+use futures_util::future::{BoxFuture, ready};
 use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::engine::access_store::AccessStore;
+use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::runtime_pool::RuntimePool;
+use shard_manager::engine::slot_desk::SlotCommand;
 use shard_manager::engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
 use shard_manager::error::Error;
 use shard_manager::keyspace::{ShardKey, Slot};
 use shard_manager::manager::{Manager, ReadDone, RequestOptions};
+use shard_manager::map_change::MapChange;
 use shard_manager::position::Position;
 use shard_manager::query::{Comparison, Condition, ReadQuery, Test};
 use shard_manager::row_change::Operation::Upsert;
@@ -26,6 +29,7 @@ use shard_manager::topology::ShardNumber;
 use shard_manager::value::Value;
 use tempfile::TempDir;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use crate::cluster::{Cluster, deadline, options, shards, with_replicas};
 use crate::scratch;
@@ -54,11 +58,23 @@ impl ClusterBackend for Backend {
         self.files.lock_schema(local, deadline)
     }
 
+    fn change_map(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> BoxFuture<'_, Result<Arc<ShardMap>, MapChangeError>> {
+        self.files.change_map(change, expected_epoch)
+    }
+
     fn update_map(&self, _epoch: u64, _deadline: Instant) -> EngineFuture<'_, ()> {
         self.catalog.reads.fetch_add(1, Ordering::SeqCst);
         let map = self.catalog.map.lock().expect("not poisoned").clone();
         let away = || Error::ShardUnavailable { shard: "the catalog".to_owned() };
         Box::pin(ready(map.map(|map| (self.publish)(map)).ok_or_else(away)))
+    }
+
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+        self.files.slot_commands()
     }
 
     fn access_store(&self) -> &dyn AccessStore {

@@ -14,6 +14,7 @@ mod bound_specs;
 #[path = "../access/bound_steps.rs"]
 mod bound_steps;
 mod cached;
+mod catalog_tables;
 mod certificates;
 mod certified;
 mod cluster;
@@ -34,6 +35,7 @@ mod isolation;
 mod lag;
 mod log;
 mod meddling;
+mod moved_slots;
 mod network;
 mod opening;
 #[path = "../support/prerequisites.rs"]

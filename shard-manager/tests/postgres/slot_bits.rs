@@ -56,7 +56,7 @@ async fn each_kind_of_statement_changes_the_bits_of_its_slots() {
     }
     let left = "SELECT (leftover IS NULL)::text AS value FROM tessera_readable";
     assert_eq!(door.text(left).await, "true", "every slot is readable again");
-    // Rows that a tool has removed are made anew from the slots.
+    // Rows that a tool has removed are computed from the slots.
     for table in ["tessera_owned", "tessera_readable"] {
         door.run(&format!("DELETE FROM {table}")).await;
         door.run("UPDATE tessera_slots SET state='fenced' WHERE slot=7").await;

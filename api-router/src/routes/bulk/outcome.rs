@@ -124,6 +124,13 @@ impl BulkOutcome {
         }
     }
 
+    /// Refuses rows that were not sent, because the caller may no longer continue.
+    pub(super) fn refuse_all(&mut self, rows: &[usize], problem: &Problem) {
+        for index in rows {
+            self.refuse(RefusedRow { index: *index, problem: problem.clone() });
+        }
+    }
+
     pub(super) fn see(&mut self, app: &App, shard: ShardNumber, position: Option<Position>) {
         if let Some(position) = position {
             app.manager.sessions().extend(&mut self.session, shard, position);

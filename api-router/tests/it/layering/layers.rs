@@ -8,10 +8,14 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/cache", &["model"]),
     ("shard-manager/engine", &["access", "model"]),
     ("shard-manager/local-postgres", &["model"]),
+    ("shard-manager/moves", &["model"]),
     ("shard-manager/postgres", &["access", "engine", "model"]),
     ("shard-manager/sqlite", &["access", "engine", "model"]),
     ("shard-manager/cluster", &["access", "cache", "engine", "model"]),
-    ("shard-manager/assembly", &["cache", "cluster", "engine", "model", "postgres", "sqlite"]),
+    (
+        "shard-manager/assembly",
+        &["access", "cache", "cluster", "engine", "model", "postgres", "sqlite"],
+    ),
     (
         "shard-manager/cli",
         &[
@@ -44,9 +48,10 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ),
     ("analytics/recorder", &[]),
     ("analytics/web-kit", &["recorder"]),
-    ("analytics/service", &["access", "credential", "recorder", "web-kit"]),
+    ("analytics/issuers", &["access", "credential", "recorder", "web-kit"]),
+    ("analytics/service", &["access", "credential", "issuers", "recorder", "web-kit"]),
     ("analytics", &["access", "recorder", "service", "web-kit"]),
-    ("api-router", &["analytics", "shard-manager"]),
+    ("api-router", &["analytics", "issuers", "shard-manager"]),
     ("loadtest/checker", &[]),
     ("loadtest", &["checker", "credential"]),
 ];
@@ -67,7 +72,7 @@ pub(super) const MODEL: &[&[&str]] = &[
     ],
     &["placement", "slot_refusal", "slot_set", "stats", "token", "value"],
     &["shard_map", "simulation", "table"],
-    &["advice", "declaration", "query", "row_change"],
+    &["advice", "declaration", "map_change", "query", "row_change"],
     &["cursor", "result_rows"],
     &["error"],
     &["idempotency"],
@@ -101,17 +106,38 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "fair_places",
         "fair_queue",
         "fault_injector",
+        "published_map",
         "replication",
         "slot_change",
+        "slot_desk",
         "slot_news",
         "system_tables",
     ],
     &["fair_channel"],
-    &["idempotency_expiry", "open_error", "pause_barrier", "runtime_pool", "table_declaration"],
-    &["node_reader", "row_image", "writer"],
+    &[
+        "idempotency_expiry",
+        "open_error",
+        "pause_barrier",
+        "published_map",
+        "runtime_pool",
+        "table_declaration",
+    ],
+    &["catalog_rows", "node_reader", "row_image", "slot_change", "slot_news", "writer"],
     &["cluster_spec", "replica_node", "schema_intent", "select"],
     &["cluster_backend", "sample_queries", "schema_agreement"],
     &["opened_cluster"],
+];
+pub(super) const MOVES: &[&[&str]] = &[
+    &["identity", "limits", "mark", "refusal", "rules"],
+    &["applied", "scene", "slot_state"],
+    &["move_row"],
+    &["shard_metadata"],
+    &["observation"],
+    &["beginning", "cleaning", "cutover", "direction", "ending", "round"],
+    &["request"],
+    &["step"],
+    &["mover"],
+    &["simulation", "tests"],
 ];
 pub(super) const CACHE: &[&[&str]] = &[
     &["address", "proof", "stats", "tally"],
@@ -141,13 +167,22 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "node",
         "json_rows",
         "position_query",
+        "refusals",
         "timeline_file",
     ],
-    &["batch", "lane_session", "primary_tracker", "requirements"],
-    &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "target"],
+    &["batch", "known_slots", "lane_session", "primary_tracker", "requirements"],
+    &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "slot_changes", "target"],
     &["key_reads", "row_statements", "shard_database", "upsert"],
     &["triggered_tables", "catalog", "scan"],
-    &["access_session", "catalog_follower", "readers", "transaction"],
+    &[
+        "access_session",
+        "catalog_follower",
+        "readers",
+        "shard_addresses",
+        "shard_listing",
+        "slot_session",
+        "transaction",
+    ],
     &["backend", "replica", "writer"],
     &["catalog_watch"],
     &["open"],
@@ -175,7 +210,13 @@ pub(super) const SQLITE: &[&[&str]] = &[
     &["open"],
 ];
 pub(super) const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
-pub(super) const CLUSTER: &[&[&str]] = &[&["lane", "replica_set"], &["shard"], &["manager"]];
+pub(super) const CLUSTER: &[&[&str]] = &[
+    &["lane", "parked_writes", "replica_set", "slot_redirects"],
+    &["shard"],
+    &["shard_list"],
+    &["shard_list"],
+    &["manager"],
+];
 pub(super) const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
 pub(super) const API_ROUTER: &[&[&str]] = &[
     &["caller_rights", "request_hints"],
@@ -204,7 +245,7 @@ pub(super) const RECORDER: &[&[&str]] = &[
         "tls_roots",
         "window",
     ],
-    &["errors_query", "histogram", "query"],
+    &["errors_query", "histogram", "query", "shard_labels"],
     &["entry", "frame", "metrics"],
     &["example_lines", "hot", "merge", "slot_load", "totals"],
     &["current_second", "history"],
@@ -226,12 +267,15 @@ pub(super) const WEB_KIT: &[&[&str]] = &[
         "health_probe",
         "http_client",
         "log_format",
+        "login",
         "problem_codes",
         "readiness",
         "settings",
     ],
     &["static_assets"],
 ];
+pub(super) const ISSUERS: &[&[&str]] =
+    &[&["config", "jwks_client"], &["files", "key_sets", "remote_keys"], &["key_fetcher"]];
 pub(super) const SERVICE: &[&[&str]] = &[
     &["alerts", "clock_offset", "fleet", "frame_response", "merged", "problem"],
     &["config", "fleet_query", "gate"],

@@ -17,7 +17,7 @@ CREATE TABLE tessera_readable (
 -- A row that is larger than a fourth of a page would else be stored in parts.
 ALTER TABLE tessera_readable ALTER bits SET STORAGE PLAIN, ALTER leftover SET STORAGE MAIN;
 
--- Makes tessera_owned and tessera_readable anew from all slots.
+-- Computes tessera_owned and tessera_readable from all slots.
 CREATE FUNCTION tessera_note_all_owned() RETURNS VOID LANGUAGE plpgsql AS $$
 DECLARE
     none    BYTEA := decode(repeat('00', 2048), 'hex');

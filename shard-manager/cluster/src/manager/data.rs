@@ -127,7 +127,7 @@ impl<'m> Data<'m> {
         let place = refused.row.place;
         // On the heap: every write reserves space for this wait, and few need it.
         let settled = Box::pin(self.settle_row(refused, options)).await;
-        let row = settled.and_then(|(_, BulkPart { rows, seen, times })| {
+        let row = settled.and_then(|(_, BulkPart { rows, seen, times, .. })| {
             let BulkRowDone { place, outcome, .. } = rows.into_iter().next()?;
             Some(RowWritten { place, outcome, seen, times })
         });

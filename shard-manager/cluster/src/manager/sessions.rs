@@ -35,7 +35,8 @@ impl Sessions<'_> {
     fn holds(self, shard: ShardNumber, position: Position) -> bool {
         // A shard that was removed has no position to check.
         let shards = self.0.shards.load();
-        shards.get(shard).is_none_or(|shard| shard.replication.timeline().history().holds(position))
+        let shard = shards.get(shard);
+        shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
     }
 
     /// Returns the text of a session token, for the client to keep.

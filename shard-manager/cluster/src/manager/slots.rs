@@ -11,11 +11,18 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use engine::slot_change::{FENCE_MAX, SlotChange, SlotChangeError, SlotStep};
+use engine::slot_desk::SlotAction;
 use futures_util::future::join_all;
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
 
 use super::Manager;
+use crate::shard::Shard;
+
+/// Longest time that a command may take: less than its sender waits.
+const COMMAND_MAX: Duration = Duration::from_secs(10);
+/// Wait before a change is tried again while other writes hold the fence lock.
+const BUSY_WAIT: Duration = Duration::from_millis(50);
 
 /// Face of a [`Manager`] for the slots of its shards.
 #[derive(Clone, Copy)]
@@ -87,10 +94,24 @@ impl Slots<'_> {
         // Both are looked up before the first is changed.
         let source = self.0.shard(from).ok_or(SlotsError::NoShard(from))?;
         let target = self.0.shard(to).ok_or(SlotsError::NoShard(to))?;
-        let change = |step| SlotChange { slots: slots.clone(), step };
-        source.change_slots(change(SlotStep::HandOver { to }), deadline).await?;
-        target.change_slots(change(SlotStep::TakeOver), deadline).await?;
-        Ok(())
+        let step = |step| SlotChange { slots: slots.clone(), step };
+        change(&source, step(SlotStep::HandOver { to }), deadline).await?;
+        change(&target, step(SlotStep::TakeOver), deadline).await
+    }
+
+    /// Carries out the commands of the process's operator, one after the other, until the future is
+    /// dropped. Returns at once if none can come.
+    pub async fn serve_commands(self) {
+        let Some(mut commands) = self.0.backend.slot_commands() else { return };
+        while let Some(command) = commands.recv().await {
+            let deadline = Instant::now() + COMMAND_MAX;
+            let done = match command.action {
+                SlotAction::Fence { hold } => self.fence(&command.slots, hold, deadline).await,
+                SlotAction::Release => self.release(&command.slots, deadline).await,
+            };
+            tracing::info!(slots = %command.slots, action = ?command.action, ?done, "slots were changed by command");
+            command.answer(done.map_err(|error| error.to_string()));
+        }
     }
 
     /// Changes slots on the shards that own them, all at the same time.
@@ -108,13 +129,24 @@ impl Slots<'_> {
         }
         let changes = by_shard.into_iter().map(async |(number, slots)| {
             let shard = self.0.shard(number).ok_or(SlotsError::NoShard(number))?;
-            shard.change_slots(SlotChange { slots, step }, deadline).await?;
-            Ok(())
+            change(&shard, SlotChange { slots, step }, deadline).await
         });
         join_all(changes).await.into_iter().collect()
     }
 
     fn check(self, slots: &SlotSet) -> Result<(), SlotsError> {
         if slots.is_empty() { Err(SlotsError::NoSlots) } else { Ok(()) }
+    }
+}
+
+/// Changes slots of a shard, as soon as its fence lock is free.
+async fn change(shard: &Shard, change: SlotChange, deadline: Instant) -> Result<(), SlotsError> {
+    loop {
+        match shard.change_slots(change.clone(), deadline).await {
+            Err(SlotChangeError::Busy { .. }) if Instant::now() + BUSY_WAIT < deadline => {
+                tokio::time::sleep(BUSY_WAIT).await;
+            }
+            changed => return Ok(changed.map(drop)?),
+        }
     }
 }

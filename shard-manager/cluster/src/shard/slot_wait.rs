@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::Shard;
 
 /// Interval at which one of the waiting writes of a shard looks whether it is accepted.
-const LOOK: Duration = Duration::from_millis(20);
+pub const LOOK: Duration = Duration::from_millis(20);
 
 /// End of a wait.
 #[derive(Debug)]

@@ -32,6 +32,9 @@ const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_access FOR UPDATE";
 const COMMIT: &str = "NOTIFY tessera; COMMIT";
 /// Number of bits of the counter in a generation; the timeline stands above it.
 const COUNTER_BITS: u32 = 40;
+const COUNTER_MAX: u64 = (1 << COUNTER_BITS) - 1;
+/// Number of generations for which the catalog at least remembers removed keys.
+const BEHIND_MAX: u64 = 10_000;
 
 impl Catalog {
     /// Reads the mode that routers must have.
@@ -61,6 +64,48 @@ impl Catalog {
         let mut state = self.or_rollback(read.await).await?;
         state.generation = generation(timeline, state.generation);
         Ok(state)
+    }
+
+    /// Reads the keys, roles and denials of now from a server on this timeline, given those of
+    /// before: of the keys only those that have changed since.
+    ///
+    /// # Errors
+    /// The error of a query.
+    pub async fn access_state_after(
+        &self,
+        timeline: u32,
+        base: Option<&AccessState>,
+    ) -> QueryResult<AccessState> {
+        if let Some(base) =
+            base.filter(|base| base.generation >> COUNTER_BITS == u64::from(timeline))
+            && let Some(state) = self.access_changes(timeline, base).await?
+        {
+            return Ok(state);
+        }
+        self.access_state(timeline).await
+    }
+
+    /// Returns a state with the changes since; `None` if all keys have to be read.
+    async fn access_changes(
+        &self,
+        timeline: u32,
+        base: &AccessState,
+    ) -> QueryResult<Option<AccessState>> {
+        let since = base.generation & COUNTER_MAX;
+        let read = async {
+            run(&self.connection, BEGIN_READING).await?;
+            let results = load_all(&self.connection, &sql::changes(since)).await?;
+            run(&self.connection, "COMMIT").await?;
+            base.with_changes(results).map_err(|damage| unreadable(&damage))
+        };
+        let state = self.or_rollback(read.await).await?;
+        let is_near = |state: &AccessState| {
+            (since..=since.saturating_add(BEHIND_MAX)).contains(&state.generation)
+        };
+        Ok(state.filter(is_near).map(|mut state| {
+            state.generation = generation(timeline, state.generation);
+            state
+        }))
     }
 
     /// Makes a change in one transaction of a server on this timeline, and returns its generation.
@@ -156,15 +201,6 @@ impl Catalog {
     pub async fn audit_heads(&self) -> QueryResult<Vec<AuditHead>> {
         let rows = load(&self.connection, &audit::heads()).await?;
         audit::read_heads(&rows).map_err(|damage| unreadable(&damage))
-    }
-
-    /// Ends the transaction of a statement that has failed. Without this every later statement of
-    /// the session would fail. If the session is lost, this fails as well, which changes nothing.
-    async fn or_rollback<T>(&self, ended: QueryResult<T>) -> QueryResult<T> {
-        if ended.is_err() {
-            let _ = run(&self.connection, "ROLLBACK").await;
-        }
-        ended
     }
 }
 

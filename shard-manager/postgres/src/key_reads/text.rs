@@ -1,8 +1,8 @@
 //! Text: the statement that reads the rows of several keys, each if the node answers reads of its
 //! slot.
 //!
-//! Ownership is looked up in the snapshot of the rows, so a row is never returned by a node that had
-//! given its slot away before the row was read.
+//! Ownership is looked up in the snapshot of the rows, so a row is never returned by a node that
+//! had given its slot away before the row was read.
 //!
 //! **Not here:** running it (`key_reads`), the text on Citus (`citus::sql`).
 
@@ -12,11 +12,15 @@ use model::query::ReadQuery;
 
 use super::super::{citus, sql};
 
+/// Bit of the slot of a key.
+const BIT: &str = "get_bit((SELECT bits FROM tessera_readable WHERE id=1),k.slot)";
+
 /// Builds the statement of a query. Parameters: slots, shard keys, and one row more than the limit
 /// of each. Columns: the number of the key, then those that [`super::JsonRows`] reads, then
 /// [`refused_column`].
 ///
-/// The subquery of the keys is kept apart (`OFFSET 0`), so that the slots are looked up once.
+/// A key without rows is left out unless its slot is refused: the bits are looked up once for all
+/// keys, and once more only if a key has no rows.
 pub(super) fn text(query: &ReadQuery, is_citus: bool) -> String {
     let table = &query.table;
     let mut columns: Vec<usize> = query.outputs.iter().map(|output| output.column).collect();
@@ -29,11 +33,9 @@ pub(super) fn text(query: &ReadQuery, is_citus: bool) -> String {
     sql::push_names(&mut sql, "t.", table, columns.iter().copied());
     let _ = write!(
         sql,
-        ",k.refused FROM (SELECT n,slot,shard_key,most,CASE WHEN {} THEN NULL \
-         ELSE tessera_refused(slot) END AS refused \
+        ",CASE WHEN {BIT}=1 THEN NULL ELSE tessera_refused(k.slot) END \
          FROM unnest($1::integer[],$2::text[],$3::bigint[]) WITH ORDINALITY \
-         AS u(slot,shard_key,most,n) OFFSET 0) k LEFT JOIN LATERAL (SELECT ",
-        sql::IS_READABLE
+         AS k(slot,shard_key,most,n) LEFT JOIN LATERAL (SELECT "
     );
     columns.sort_unstable();
     columns.dedup();
@@ -47,13 +49,13 @@ pub(super) fn text(query: &ReadQuery, is_citus: bool) -> String {
     let version = &table.column(table.version()).name;
     let _ = write!(
         sql,
-        " LIMIT k.most) t ON k.refused IS NULL WHERE t.{version} IS NOT NULL OR k.refused IS NOT NULL"
+        " LIMIT k.most) t ON TRUE WHERE t.{version} IS NOT NULL OR {BIT} IS DISTINCT FROM 1"
     );
     sql
 }
 
-/// Returns the index of the column that is null in a row of a key, and the reason (`refusals`) in
-/// the only row of a key whose slot is refused.
+/// Returns the index of the column that is null in a row of a key that may be read. It is the
+/// reason (`refusals`) in each row of a key whose slot is refused, which has at least one.
 pub(super) fn refused_column(query: &ReadQuery) -> usize {
     2 + query.outputs.len() + query.table.id().len()
 }

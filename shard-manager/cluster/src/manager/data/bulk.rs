@@ -54,8 +54,10 @@ pub struct BulkRowDone {
 /// Bulk write that was carried out.
 #[derive(Clone, Debug)]
 pub struct BulkDone {
-    /// Rows of the request, in the order of the shards.
+    /// Rows of the request that were sent, in the order of the shards.
     pub rows: Vec<BulkRowDone>,
+    /// Indices of the rows that were not sent, because the caller may no longer continue.
+    pub unsent: Vec<usize>,
     /// Session of the client, with the positions of this write.
     pub session: SessionToken,
     /// Times of the slowest shard.
@@ -65,8 +67,10 @@ pub struct BulkDone {
 /// Outcomes of rows of one shard.
 #[derive(Clone, Debug, Default)]
 pub struct BulkPart {
-    /// The rows.
+    /// The rows that were sent.
     pub rows: Vec<BulkRowDone>,
+    /// Indices of the rows that were not sent.
+    pub unsent: Vec<usize>,
     /// Position after the last of them.
     pub seen: Option<Position>,
     /// Times in the queue and in the database.
@@ -98,8 +102,19 @@ impl Data<'_> {
     /// given order. Outcomes are in the order of the shards, not of the request. Rows that the
     /// rights of the caller do not permit are rejected, and the others are applied.
     pub async fn write_bulk(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
+        self.write_bulk_while(rows, options, || true).await
+    }
+
+    /// Applies many changes like [`Data::write_bulk`], as long as the caller may continue.
+    /// `may_continue` is called before each chunk; once it returns false, no more rows are sent.
+    pub async fn write_bulk_while(
+        self,
+        rows: Vec<BulkRow>,
+        options: &RequestOptions,
+        may_continue: impl Fn() -> bool,
+    ) -> BulkDone {
         let permitted = self.permit_rows(rows);
-        self.write_parts(permitted, options, self.kind(false, false)).await
+        self.write_parts(permitted, options, self.kind(false, false), &may_continue).await
     }
 
     /// Applies many changes; the rows of each shard are one transaction: all of them are stored, or
@@ -108,7 +123,7 @@ impl Data<'_> {
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         let mut permitted = self.permit_rows(rows);
         permitted.undo_transactions();
-        self.write_parts(permitted, options, self.kind(true, false)).await
+        self.write_parts(permitted, options, self.kind(true, false), &|| true).await
     }
 
     /// Applies changes of one shard independently; the rows of each of its lanes are one operation.
@@ -141,6 +156,7 @@ impl Data<'_> {
         mut permitted: PermittedRows<'_>,
         options: &RequestOptions,
         kind: RequestKind,
+        may_continue: &impl Fn() -> bool,
     ) -> BulkDone {
         let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
         for row in std::mem::take(&mut permitted.rows) {
@@ -148,31 +164,35 @@ impl Data<'_> {
         }
         let all = by_shard.values().flatten();
         let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
-        let pipes = by_shard.into_iter().map(|part| self.write_pipe(part, kind, options));
+        let pipe = |part| self.write_pipe(part, kind, options, may_continue);
+        let pipes = by_shard.into_iter().map(pipe);
         let pipes = join_all(pipes).await;
         drop(pending);
         let mut session = options.session.clone();
-        let mut done = Vec::new();
+        let (mut done, mut all_unsent) = (Vec::new(), Vec::new());
         let mut slowest = LaneTimes::default();
         for (shard, part) in pipes.into_iter().flat_map(ShardParts::into_parts) {
-            let BulkPart { rows, seen, times } = part;
+            let BulkPart { rows, unsent, seen, times } = part;
             if let Some(position) = seen {
                 self.manager.sessions().extend(&mut session, shard, position);
             }
             slowest = slowest.slower(times);
             done.extend(rows);
+            all_unsent.extend(unsent);
         }
         permitted.complete(&mut done);
-        BulkDone { rows: done, session, times: slowest }
+        BulkDone { rows: done, unsent: all_unsent, session, times: slowest }
     }
 
     /// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key
     /// keep their order, and one bulk write cannot fill the lane. A transaction is one chunk.
+    /// The rest is not sent once the caller may not continue.
     async fn write_pipe(
         self,
         (shard, rows): (ShardNumber, Vec<BulkRow>),
         kind: RequestKind,
         options: &RequestOptions,
+        may_continue: &impl Fn() -> bool,
     ) -> ShardParts {
         let mut parts = ShardParts::default();
         if kind.is_atomic {
@@ -182,6 +202,10 @@ impl Data<'_> {
         parts.of(shard).rows.reserve(rows.len());
         let mut rows = rows.into_iter().peekable();
         while rows.peek().is_some() {
+            if !may_continue() {
+                parts.of(shard).unsent = rows.map(|row| row.index).collect();
+                return parts;
+            }
             let (mut chunk, mut bytes) = (Vec::new(), 0);
             while chunk.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
                 let Some(next) = rows.next() else { break };
@@ -333,14 +357,19 @@ impl WrittenPart {
             Err(Error::SlotRefused(refusal)) => Some(*refusal),
             Ok(_) | Err(_) => None,
         };
-        let culprit = results.iter().find_map(refusal).filter(|_| is_atomic);
+        let culprit = results.iter().zip(&places);
+        let culprit = culprit.filter(|_| is_atomic);
+        let culprit = culprit.filter_map(|(result, (index, _))| Some((refusal(result)?, *index)));
+        let culprit = culprit.min_by_key(|(_, index)| *index);
         let rows = places.into_iter().zip(changes).zip(results);
         for (((index, place), row), result) in rows {
-            match culprit.or_else(|| refusal(&result)) {
-                Some(refusal) => {
-                    self.refused.push(RefusedRow::new(BulkRow { index, place, row }, refusal));
+            let row = BulkRow { index, place, row };
+            match (refusal(&result), culprit) {
+                (Some(refusal), _) => self.refused.push(RefusedRow::new(row, refusal)),
+                (None, Some((refusal, by))) => {
+                    self.refused.push(RefusedRow::new(row, refusal).undone_by(by));
                 }
-                None => {
+                (None, None) => {
                     let outcome = outcome(result, shortfall);
                     self.part.rows.push(BulkRowDone { index, place, outcome });
                 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::rights::CompiledRole;
 use cache::ServedBy;
 use model::cursor;
 use model::error::{Error, Failure};
@@ -130,7 +131,12 @@ impl Data<'_> {
         key: Option<ShardKey<'_>>,
         last: Option<&[Value]>,
     ) -> Option<String> {
-        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.manager.token_key))
+        let (key, secret) = (key.map(|key| key.as_str()), &self.manager.token_key);
+        // The last row has an id, also if no answer may contain it.
+        let hides = |role: &CompiledRole| role.hides_columns(query.table.name());
+        let is_sealed = self.rights.role().is_some_and(hides);
+        let encode = if is_sealed { cursor::encode_sealed } else { cursor::encode };
+        Some(encode(query, key, last?, secret))
     }
 
     /// Returns the sort keys after which a read continues, by the cursor of an earlier one.

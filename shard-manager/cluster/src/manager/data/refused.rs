@@ -24,7 +24,7 @@ use super::super::{Manager, RequestOptions};
 use super::Data;
 use super::bulk::{BulkPart, BulkRow, BulkRowDone, RequestKind, WrittenPart};
 use super::shard_parts::ShardParts;
-use crate::shard::SlotWake;
+use crate::shard::{LOOK, SlotWake};
 
 /// Highest number of shards that a row is sent to one after the other, before it waits: signposts
 /// that contradict each other must not keep a row moving.
@@ -37,6 +37,8 @@ pub(super) struct RefusedRow {
     pub(super) row: BulkRow,
     /// The refusal. Its slot is that of another row if that row has undone the transaction.
     pub(super) refusal: SlotRefusal,
+    /// Index of the other row in the request.
+    undone_by: Option<usize>,
     /// End of the fence, if the shard has reported one.
     until: Option<Instant>,
 }
@@ -51,14 +53,23 @@ impl RefusedRow {
             | RefusedState::Importing
             | RefusedState::Absent => None,
         };
-        Self { row, refusal, until }
+        Self { row, refusal, undone_by: None, until }
+    }
+
+    /// Returns the row as one that another row of its transaction has undone.
+    pub(super) fn undone_by(self, row: usize) -> Self {
+        Self { undone_by: Some(row), ..self }
     }
 
     /// Returns the outcome of a row that was not accepted in time.
     pub(super) fn into_done(self) -> BulkRowDone {
         let BulkRow { index, place, .. } = self.row;
-        let outcome = Err((Error::SlotRefused(self.refusal), Outcome::Rejected));
-        BulkRowDone { index, place, outcome }
+        let cause = Error::SlotRefused(self.refusal);
+        let error = match self.undone_by {
+            Some(row) => Error::Undone { row, cause: Box::new(cause) },
+            None => cause,
+        };
+        BulkRowDone { index, place, outcome: Err((error, Outcome::Rejected)) }
     }
 }
 
@@ -208,8 +219,8 @@ impl Settlement<'_> {
             {
                 self.hops += 1;
                 self.forward(&mut parts).await;
-            } else if !self.wait(&mut parts).await {
-                break;
+            } else {
+                self.wait(&mut parts).await;
             }
         }
         parts.reject(self.waiting);
@@ -253,17 +264,20 @@ impl Settlement<'_> {
         self.send(sent, parts).await;
     }
 
-    /// Waits until the shard of the first row may accept it, and sends rows again. Returns false if
-    /// there is no such shard.
-    async fn wait(&mut self, parts: &mut ShardParts) -> bool {
+    /// Waits until the shard of the first row may accept it, and sends rows again.
+    async fn wait(&mut self, parts: &mut ShardParts) {
         let manager = self.data.manager;
         let number = self.waiting[0].row.place.shard;
-        let Some(shard) = manager.shard(number) else { return false };
+        let Some(shard) = manager.shard(number) else {
+            // It has retired, and a map that names another owner is on its way.
+            tokio::time::sleep(LOOK).await;
+            self.hops = 0;
+            return self.send_all(parts).await;
+        };
         let Some(mut news) = self.watched.remove(&number) else {
             // The slot may have changed before the subscription.
             self.watched.insert(number, shard.watch_slots());
-            self.send_all(parts).await;
-            return true;
+            return self.send_all(parts).await;
         };
         let deadline = self.options.deadline;
         let ends = self.waiting.iter().filter_map(|row| row.until);
@@ -273,7 +287,7 @@ impl Settlement<'_> {
         self.hops = 0;
         self.watched.insert(number, news);
         if Instant::now() >= deadline {
-            return true;
+            return;
         }
         match wake {
             SlotWake::Changed => self.send_all(parts).await,
@@ -287,7 +301,6 @@ impl Settlement<'_> {
                 drop(turn);
             }
         }
-        true
     }
 
     /// Sends the first row of each shard again, or the whole transaction.

@@ -23,6 +23,7 @@ use super::RowReader;
 use super::coverage::{self, Coverage, Shown};
 use super::reads::{KeysOfShards, RETRY, TRIES_MAX};
 use crate::shard::ShardRows;
+use crate::shard_list::ShardList;
 
 /// Query that each shard of a read answers.
 type Questions = Vec<(ShardNumber, Arc<ReadQuery>)>;
@@ -112,8 +113,9 @@ impl RowReader<'_> {
         mut wanted: Wanted,
         deadline: Instant,
     ) -> Result<Answers, Error> {
-        let questions = self.questions(query, &wanted);
-        let mut answers = self.ask(&questions, deadline).await;
+        let list = self.data.manager.shards.load_full();
+        let questions = self.questions(query, &wanted, &list);
+        let mut answers = self.ask(&questions, &list, deadline).await;
         let mut tries = 0;
         loop {
             let concerned = match self.check(&answers, &wanted) {
@@ -137,20 +139,22 @@ impl RowReader<'_> {
             if let Wanted::Keys(keys) = wanted {
                 wanted = Wanted::Everywhere(keys.into_values().flatten().collect());
             }
-            let mut questions = self.questions(query, &wanted);
+            let list = self.data.manager.shards.load_full();
+            let mut questions = self.questions(query, &wanted, &list);
             if let Some(shards) = &concerned {
                 questions.retain(|(shard, _)| shards.contains(shard));
             } else {
                 answers.clear();
             }
-            let again = self.ask(&questions, deadline).await;
+            let again = self.ask(&questions, &list, deadline).await;
             answers.retain(|(shard, _)| again.iter().all(|(other, _)| other != shard));
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
         }
     }
 
-    fn questions(self, query: &Arc<ReadQuery>, wanted: &Wanted) -> Questions {
+    /// Returns the query of each shard, of those in a snapshot of the list.
+    fn questions(self, query: &Arc<ReadQuery>, wanted: &Wanted, list: &ShardList) -> Questions {
         let of_keys = |keys: &[(Slot, String)]| {
             Arc::new(ReadQuery { keys: keys.to_vec(), ..(**query).clone() })
         };
@@ -161,12 +165,10 @@ impl RowReader<'_> {
             Wanted::All => Arc::clone(query),
             Wanted::Everywhere(keys) => of_keys(keys),
         };
-        let shards = self.data.manager.shards.load();
-        shards.iter().map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
+        list.iter().map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
     }
 
-    async fn ask(self, questions: &Questions, deadline: Instant) -> Answers {
-        let list = self.data.manager.shards.load_full();
+    async fn ask(self, questions: &Questions, list: &ShardList, deadline: Instant) -> Answers {
         let reads = questions.iter().map(async |(number, query)| {
             let read = async {
                 let shard = list.get(*number).ok_or_else(|| self.unavailable(*number))?;

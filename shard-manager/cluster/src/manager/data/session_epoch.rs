@@ -69,9 +69,10 @@ impl RowReader<'_> {
 
     /// Checks that no position of the session was lost, of any shard.
     pub(super) async fn check_positions(self, deadline: Instant) -> Result<(), Error> {
+        let shards = self.data.manager.shards.load_full();
         for (number, position) in self.options.session.positions() {
             // A shard that was removed has no position to check.
-            if let Some(shard) = self.data.manager.shard(number) {
+            if let Some(shard) = shards.get(number) {
                 shard.primary().held(position, deadline).await?;
             }
         }
