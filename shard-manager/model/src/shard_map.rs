@@ -20,7 +20,8 @@ pub struct KeyLocation {
     pub shard: ShardNumber,
     /// Version of the map that routed the key.
     pub epoch: u64,
-    /// Epoch in which the slot got this owner.
+    /// Epoch in which the slot got this owner. If the map does not name the owner yet, because a
+    /// shard has reported it, this is the epoch after that of the map.
     pub since: u64,
 }
 

@@ -277,8 +277,9 @@ async fn an_entry_that_the_old_owner_fills_after_the_move_is_not_found() {
             let moved = ask_since(&current, 2, async || new.read()).await;
             assert_eq!((number(&moved), moved.cache), (7, Miss));
             answer
-        });
-        assert_eq!(number(&late.await), 100, "the read began before the move");
+        })
+        .await;
+        assert_eq!(number(&late), 100, "the read began before the move");
         until("the late entry is stored", || behind.stats().fills == 1).await;
         for router in [&behind, &current] {
             let moved = ask_since(router, 2, async || new.read()).await;
@@ -297,8 +298,9 @@ async fn a_reader_that_knows_a_move_joins_no_read_of_the_old_owner() {
         let moved = ask_since(&cache, 2, async || fresh(7)).await;
         assert_eq!((number(&moved), moved.cache), (7, Miss));
         fresh(100)
-    });
-    assert_eq!(number(&old.await), 100);
+    })
+    .await;
+    assert_eq!(number(&old), 100);
 }
 
 #[tokio::test]

@@ -4,13 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use shard_manager::engine::Writer;
 use shard_manager::engine::slot_change::{SlotChange, SlotStep};
+use shard_manager::engine::{WriteGroup, Writer};
 use shard_manager::position::TimelineHistory;
 use shard_manager::replication::ReplicationState;
 use shard_manager::row_change::Operation::Upsert;
 use shard_manager::slot_set::SlotSet;
-use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, audit};
+use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, Discrepancy, audit};
 use shard_manager::store::sqlite::export::{Export, ExportError, ExportFormat};
 use shard_manager::store::sqlite::offline_view::DirView;
 use shard_manager::store::sqlite::writer::SqliteWriter;
@@ -20,19 +20,35 @@ use crate::cluster::{Cluster, execute, ints, shard_file, with_replicas};
 
 const ADA: &str = r#"{"user_id":"ada","name":"Ada","email":"ada@example.com"}"#;
 
-/// Changes slots of a shard of a stopped cluster.
-fn change(dir: &Path, shard: usize, slots: &SlotSet, step: SlotStep) {
+/// Opens the file of a shard of a stopped cluster.
+fn writer(dir: &Path, shard: usize) -> SqliteWriter {
     let history = TimelineHistory::new(vec![(1, 0)]).expect("a history");
     let replication = Arc::new(ReplicationState::new(history, 0, 0));
     let (name, file) = (format!("shard{shard}"), shard_file(dir, shard));
-    let mut writer = SqliteWriter::open(&name, &file, &replication).expect("the file opens");
+    SqliteWriter::open(&name, &file, &replication).expect("the file opens")
+}
+
+/// Changes slots of a shard of a stopped cluster.
+fn change(dir: &Path, shard: usize, slots: &SlotSet, step: SlotStep) {
+    let mut writer = writer(dir, shard);
     writer.change_slots(&SlotChange { slots: slots.clone(), step }).expect("changed");
     writer.close();
 }
 
 fn checked(dir: &Path) -> AuditReport {
-    let view = DirView::open(dir).expect("a cluster");
-    audit(&view, &AuditOptions { deep: true, threads: 2 }, &|_| ()).expect("checked")
+    report_of(&DirView::open(dir).expect("a cluster"))
+}
+
+/// Checks a cluster whose shard map names this owner of the slots.
+fn checked_with_owner(dir: &Path, slots: &SlotSet, owner: usize) -> AuditReport {
+    let mut view = DirView::open(dir).expect("a cluster");
+    let owner = ShardNumber(owner as u16);
+    view.map = view.map.with_owner(slots, owner).expect("there is such a shard");
+    report_of(&view)
+}
+
+fn report_of(view: &DirView) -> AuditReport {
+    audit(view, &AuditOptions { deep: true, threads: 2 }, &|_| ()).expect("checked")
 }
 
 fn exported(dir: &Path) -> Result<(u64, String), ExportError> {
@@ -102,4 +118,59 @@ async fn files_of_before_slots_could_change_hands_are_migrated_and_keep_their_sl
     assert_eq!(ints(&cluster.file(1), generation), [0]);
     let dir = cluster.stop();
     assert_eq!(checked(dir.path()).findings, []);
+}
+
+#[tokio::test]
+async fn rows_of_a_slot_that_changed_hands_are_counted_and_exported_once() {
+    let cluster = Cluster::with(with_replicas(2, 1));
+    for key in ["ada", "bob", "cyd", "dan"] {
+        cluster.write("users", Upsert, key, &ADA.replace("ada", key)).await.expect("stored");
+    }
+    let (place, row) = cluster.prepare("users", Upsert, "ada", ADA);
+    let slots: SlotSet = [place.slot].into_iter().collect();
+    let (from, to) = (place.shard.index(), 1 - place.shard.index());
+    let dir = cluster.stop();
+    change(dir.path(), from + 1, &slots, SlotStep::HandOver { to: ShardNumber(to as u16) });
+    change(dir.path(), to + 1, &slots, SlotStep::TakeOver);
+    // The new owner has the row as well.
+    let mut writer = writer(dir.path(), to + 1);
+    writer.apply(&[WriteGroup { rows: &[row], atomic_rows: None }]).expect("stored");
+    writer.close();
+    let report = checked_with_owner(dir.path(), &slots, to);
+    assert_eq!(report.findings, []);
+    let rows: u64 = report.shards.iter().filter_map(|shard| shard.tables.get("users")).sum();
+    assert_eq!(rows, 4);
+    let (rows, lines) = exported(dir.path()).expect("exported");
+    assert_eq!((rows, lines.matches("\"ada\"").count()), (4, 1), "{lines}");
+}
+
+#[tokio::test]
+async fn a_slot_of_two_shards_or_of_none_is_a_finding_whatever_the_map_says() {
+    let cluster = Cluster::with(with_replicas(2, 0));
+    cluster.write("users", Upsert, "ada", ADA).await.expect("stored");
+    let place = cluster.prepare("users", Upsert, "ada", ADA).0;
+    let slots: SlotSet = [place.slot].into_iter().collect();
+    let (from, to) = (place.shard.index(), 1 - place.shard.index());
+    let dir = cluster.stop();
+    assert_eq!(checked(dir.path()).findings, []);
+    let found = |owner: usize, shard: usize, state: &str| {
+        let report = checked_with_owner(dir.path(), &slots, owner);
+        let state = format!("slot {} is {state} in", place.slot.number());
+        let shard = format!("shard{}", shard + 1);
+        let is = |found: &&Discrepancy| found.shard == shard && found.what.starts_with(&state);
+        let there = report.findings.iter().any(|found| is(&found));
+        assert!(there, "{shard}, {state}: {report:?}");
+    };
+    change(dir.path(), to + 1, &slots, SlotStep::TakeOver);
+    found(from, to, "owned");
+    found(to, from, "owned");
+    assert!(matches!(exported(dir.path()), Err(ExportError::SlotsUnsettled { .. })));
+    let away = ShardNumber(from as u16);
+    change(dir.path(), to + 1, &slots, SlotStep::HandOver { to: away });
+    assert_eq!(checked(dir.path()).findings, [], "the slot is back with its owner");
+    let away = ShardNumber(to as u16);
+    change(dir.path(), from + 1, &slots, SlotStep::HandOver { to: away });
+    found(from, from, "moved");
+    found(to, to, "moved");
+    assert!(matches!(exported(dir.path()), Err(ExportError::SlotsUnsettled { .. })));
 }

@@ -37,6 +37,8 @@ mod reference;
 mod refused_writes;
 mod replicas;
 mod replication;
+#[cfg(feature = "sabotage")]
+mod sabotaged;
 mod scans;
 #[path = "../support/scratch.rs"]
 mod scratch;

@@ -173,7 +173,8 @@ fn the_form_of_a_token_with_an_epoch_is_pinned() {
     assert_eq!(texts, GOLDEN_WITH_EPOCH);
 }
 
-const GOLDEN_WITH_EPOCH: [&str; 2] = ["", ""];
+const GOLDEN_WITH_EPOCH: [&str; 2] =
+    ["AqwCrAIAAQIDBKwCAgUAAAAHAb15_a2GBp4", "AqwCAAABAgMErAICBQAAAAfkFZdk_AtOtQ"];
 
 #[test]
 fn a_token_without_an_epoch_predates_every_move() {

@@ -197,10 +197,6 @@ impl RowReader<'_> {
         began: Instant,
     ) -> Result<ReadDone, Failure> {
         let mut place = self.data.manager.redirected(place);
-        if self.may_have_moved(place.since, place.epoch) {
-            let checked = Box::pin(self.check_positions(self.options.deadline)).await;
-            checked.map_err(|error| Failure::rejected(error, Some(place)))?;
-        }
         let mut tries = 0;
         let answer = loop {
             match self.read_place((query, key), place).await {
@@ -236,6 +232,10 @@ impl RowReader<'_> {
         (query, key): (&ReadQuery, ShardKey<'_>),
         place: KeyLocation,
     ) -> Result<KeyAnswer, Error> {
+        if self.may_have_moved(place.since, place.epoch) {
+            // On the heap, because few reads need it.
+            Box::pin(self.check_positions(self.options.deadline)).await?;
+        }
         let shard = self.data.manager.shard_of(place)?;
         let requirements = self.requirements((place.shard, &shard), self.options.deadline).await?;
         self.read_key((query, key), (place, &shard), &requirements).await

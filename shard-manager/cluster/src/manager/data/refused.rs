@@ -83,8 +83,11 @@ impl Manager {
     /// Returns the location that the map and the redirects give for a slot now.
     pub(in super::super) fn locate(&self, slot: Slot) -> KeyLocation {
         let map = self.map.load();
-        let shard = self.redirects.find(&map, slot).unwrap_or_else(|| map.owner(slot));
-        KeyLocation { slot, shard, epoch: map.epoch(), since: map.since(slot) }
+        let epoch = map.epoch();
+        match self.redirects.find(&map, slot) {
+            Some(shard) => KeyLocation { slot, shard, epoch, since: epoch + 1 },
+            None => KeyLocation { slot, shard: map.owner(slot), epoch, since: map.since(slot) },
+        }
     }
 
     /// Returns the location of a key that was routed by a recent map, or the shard that the slot is
@@ -333,11 +336,11 @@ impl Settlement<'_> {
     async fn send(&mut self, rows: Vec<(ShardNumber, RefusedRow)>, parts: &mut ShardParts) {
         let manager = self.data.manager;
         let map = manager.map.load_full();
-        let epoch = map.epoch();
         let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
         let mut refusals: BTreeMap<usize, SlotRefusal> = BTreeMap::new();
         for (shard, RefusedRow { mut row, refusal, .. }) in rows {
-            let (slot, since) = (row.place.slot, map.since(row.place.slot));
+            let (slot, epoch) = (row.place.slot, map.epoch());
+            let since = if map.owner(slot) == shard { map.since(slot) } else { epoch + 1 };
             row.place = KeyLocation { slot, shard, epoch, since };
             refusals.insert(row.index, refusal);
             by_shard.entry(shard).or_default().push(row);
