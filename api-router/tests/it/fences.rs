@@ -129,12 +129,12 @@ fn rows_of_all_kinds_of_bulk_writes_wait() {
         let body = json!({"table": "users", "op": "insert", "records": rows});
         router.post("/api/bulk-write", &[headers, &[PATIENT]].concat(), &body)
     };
+    let key = [("idempotency-key", "k1")];
+    let body = lines(0..5_000);
     std::thread::scope(|scope| {
         let each = scope.spawn(|| bulk("each", &[]));
         let whole = scope.spawn(|| bulk("whole", &[("prefer", "tx=per-shard")]));
-        let key = [("idempotency-key", "k1")];
         let once = scope.spawn(|| bulk("once", &key));
-        let body = lines(0..5_000);
         let streamed = scope.spawn(|| {
             let headers = [NDJSON, PATIENT];
             router.send("POST", USERS, &headers, Some(body.as_bytes()))

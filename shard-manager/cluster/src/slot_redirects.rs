@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn a_redirect_lasts_until_its_target_refuses_the_slot() {
         let topology = Topology::with_weights(&[1, 1]).expect("two shards");
-        let map = ShardMap::first(Keyspace::Hash, Placement::Contiguous, topology).expect("a map");
+        let map = ShardMap::first(Keyspace::Hash, Placement::Even, topology).expect("a map");
         let (slot, redirects) = (Slot::new(0).expect("a slot"), SlotRedirects::default());
         let owner = map.owner(slot);
         let other = ShardNumber(1 - owner.0);

@@ -339,7 +339,8 @@ impl<'m> Side<'m> {
                 }
                 for (shard, rows) in shards {
                     let done = data.write_chunk(shard, rows, &options()).await;
-                    learnt.extend(done.rows.iter().map(|row| (row.index, shown(&row.outcome))));
+                    let rows = done.iter().flat_map(|(_, part)| &part.rows);
+                    learnt.extend(rows.map(|row| (row.index, shown(&row.outcome))));
                 }
             }
         }

@@ -133,7 +133,8 @@ async fn foreign_rows_of_a_bulk_write_are_rejected_and_the_others_are_stored() {
         let rows = if is_chunk { here.as_slice() } else { rows.as_slice() };
         let bulk = shop.bulk("users", rows);
         let done = if is_chunk {
-            shop.manager.data(&acme).write_chunk(shard, bulk, &options()).await.rows
+            let parts = shop.manager.data(&acme).write_chunk(shard, bulk, &options()).await;
+            parts.into_iter().flat_map(|(_, part)| part.rows).collect()
         } else {
             shop.manager.data(&acme).write_bulk(bulk, &options()).await.rows
         };
