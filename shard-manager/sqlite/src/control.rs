@@ -17,7 +17,8 @@
 //!
 //! **Invariant:** the socket is created after the directory's lock is taken, and removed before it
 //! is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow one.
-//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), sending requests (`client`).
+//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), sending requests
+//! (`client`).
 
 pub mod client;
 

@@ -65,7 +65,7 @@ pub(super) const MODEL: &[&[&str]] = &[
         "sabotage",
         "topology",
     ],
-    &["placement", "stats", "token", "value"],
+    &["placement", "slot_refusal", "slot_set", "stats", "token", "value"],
     &["shard_map", "simulation", "table"],
     &["advice", "declaration", "query", "row_change"],
     &["cursor", "result_rows"],

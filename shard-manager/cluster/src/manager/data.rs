@@ -1,8 +1,8 @@
 //! Data: the face of a manager for rows, with the rights of the caller who reads or writes them.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
-//! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`refused`), reads (`reads`), the
-//! cache (`cached`), session tokens (`sessions`).
+//! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`refused`), reads (`reads`),
+//! the cache (`cached`), session tokens (`sessions`).
 
 mod binding;
 mod bulk;
