@@ -300,7 +300,8 @@ impl Shared {
     }
 
     fn change_slots(&self, slots: &str, action: SlotAction) -> Reply {
-        let changed = SlotSet::parse(slots).map_err(|error| error.to_string()).and_then(|slots| {
+        let slots = slots.parse::<SlotSet>().map_err(|error| error.to_string());
+        let changed = slots.and_then(|slots| {
             let count = slots.len();
             self.slot_desk.command(slots, action).map(|()| count)
         });

@@ -86,7 +86,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         }
         Verb::Release(slots) => (slots, SlotAction::Release),
     };
-    let slots = SlotSet::parse(&args.slots);
+    let slots = args.slots.parse::<SlotSet>();
     let slots = slots.map_err(|error| CommandError::Refused(format!("--slots: {error}")))?;
     change(&args.owners()?, &slots, action)?;
     let count = slots.len();
