@@ -22,6 +22,7 @@ mod idempotency;
 mod keyspace;
 mod keyspaces;
 mod lane;
+mod lane_slots;
 mod movement;
 mod named_keys;
 mod placement;
