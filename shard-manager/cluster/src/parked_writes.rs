@@ -1,8 +1,8 @@
 //! Parked writes: the limits and counters of writes that a shard has refused for their slots, and
 //! that wait until a shard accepts them.
 //!
-//! **Invariant:** the rows that wait are at most [`ROWS_MAX`] and [`BYTES_MAX`]; each is counted from
-//! its refusal to its end.
+//! **Invariant:** the rows that wait are at most [`ROWS_MAX`] and [`BYTES_MAX`]; each is counted
+//! from its refusal to its end.
 //! **Not here:** the wait itself (`shard::slot_wait`), the next shard (`manager`).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -22,7 +22,6 @@ use std::time::Instant;
 use engine::fault_injector::FaultInjector;
 use engine::replication::ReplicationState;
 use engine::slot_change::{SlotChange, SlotChangeError};
-use engine::slot_news::SlotNews;
 use engine::{OpenedShard, SchemaChange};
 use model::consistency::Level;
 use model::error::{Error, Outcome};
@@ -37,7 +36,7 @@ use crate::replica_set::ReplicaSet;
 pub use health::NodeHealth;
 pub use primary::Primary;
 pub use reads::{ReadRequirements, Reads, ShardRows};
-pub use slot_wait::{LOOK, SlotWake};
+pub use slot_wait::{LOOK, SlotWaits, SlotWake};
 
 /// A shard.
 pub struct Shard {
@@ -48,10 +47,8 @@ pub struct Shard {
     pub replication: Arc<ReplicationState>,
     primary: Primary,
     replicas: ReplicaSet,
-    /// Announcements that its slots have changed.
-    slot_news: Arc<SlotNews>,
-    /// Turn of the waiting writes to look whether the shard accepts them, one after the other.
-    look_turn: Arc<Semaphore>,
+    /// Writes that wait for its slots.
+    pub slot_waits: SlotWaits,
 }
 
 /// Result of a write that the primary has applied.
@@ -102,8 +99,7 @@ impl Shard {
             name,
             replication,
             replicas,
-            slot_news,
-            look_turn: Arc::new(Semaphore::new(1)),
+            slot_waits: SlotWaits::new(slot_news),
         })
     }
 

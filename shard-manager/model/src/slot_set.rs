@@ -8,6 +8,7 @@
 //! (`slot_refusal`).
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::keyspace::{SLOT_COUNT, Slot};
 
@@ -117,12 +118,11 @@ impl SlotSet {
     }
 }
 
-impl SlotSet {
-    /// Reads the ranges that [`fmt::Display`] writes: `0-63,100`.
-    ///
-    /// # Errors
-    /// [`SlotSetError`], which names the faulty part.
-    pub fn parse(text: &str) -> Result<Self, SlotSetError> {
+/// Reads the ranges that [`fmt::Display`] writes: `0-63,100`.
+impl FromStr for SlotSet {
+    type Err = SlotSetError;
+
+    fn from_str(text: &str) -> Result<Self, SlotSetError> {
         let mut set = Self::empty();
         for part in text.split(',').map(str::trim) {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -227,13 +227,16 @@ mod tests {
     #[test]
     fn a_list_of_slots_is_read_as_it_is_written() {
         for text in ["0", "0-2,9,11-12", "0-16383"] {
-            assert_eq!(SlotSet::parse(text).map(|set| set.to_string()), Ok(text.to_owned()));
+            assert_eq!(text.parse::<SlotSet>().map(|set| set.to_string()), Ok(text.to_owned()));
         }
-        assert_eq!(SlotSet::parse(" 1 - 3 , 2").map(|set| set.to_string()), Ok("1-3".to_owned()));
-        assert_eq!(SlotSet::parse("16384"), Err(SlotSetError::NoSuchSlot { number: 16_384 }));
-        assert_eq!(SlotSet::parse("3-1"), Err(SlotSetError::Backwards("3-1".to_owned())));
+        assert_eq!(
+            " 1 - 3 , 2".parse::<SlotSet>().map(|set| set.to_string()),
+            Ok("1-3".to_owned())
+        );
+        assert_eq!("16384".parse::<SlotSet>(), Err(SlotSetError::NoSuchSlot { number: 16_384 }));
+        assert_eq!("3-1".parse::<SlotSet>(), Err(SlotSetError::Backwards("3-1".to_owned())));
         for text in ["", "a", "1-", "-1", "1,,2", "1-2-3"] {
-            assert!(matches!(SlotSet::parse(text), Err(SlotSetError::Form(_))), "{text}");
+            assert!(matches!(text.parse::<SlotSet>(), Err(SlotSetError::Form(_))), "{text}");
         }
     }
 

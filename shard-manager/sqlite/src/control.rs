@@ -17,7 +17,8 @@
 //!
 //! **Invariant:** the socket is created after the directory's lock is taken, and removed before it
 //! is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow one.
-//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), sending requests (`client`).
+//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), sending requests
+//! (`client`).
 
 pub mod client;
 
@@ -299,7 +300,8 @@ impl Shared {
     }
 
     fn change_slots(&self, slots: &str, action: SlotAction) -> Reply {
-        let changed = SlotSet::parse(slots).map_err(|error| error.to_string()).and_then(|slots| {
+        let slots = slots.parse::<SlotSet>().map_err(|error| error.to_string());
+        let changed = slots.and_then(|slots| {
             let count = slots.len();
             self.slot_desk.command(slots, action).map(|()| count)
         });

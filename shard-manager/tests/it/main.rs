@@ -25,6 +25,7 @@ mod joining;
 mod keyspace;
 mod keyspaces;
 mod lane;
+mod lane_slots;
 mod map_changes;
 mod movement;
 mod named_keys;

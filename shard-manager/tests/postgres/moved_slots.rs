@@ -1,5 +1,5 @@
-//! Tests of a manager whose slots change hands: writes and reads follow a slot to its new owner, and
-//! writes wait while there is none.
+//! Tests of a manager whose slots change hands: writes and reads follow a slot to its new owner,
+//! and writes wait while there is none.
 
 use std::time::{Duration, Instant};
 

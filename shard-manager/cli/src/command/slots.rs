@@ -73,7 +73,7 @@ struct FenceArgs {
 }
 
 /// Databases that own the slots.
-enum Place {
+enum SlotOwners {
     Files(PathBuf),
     Servers(Vec<NodeAddress>),
 }
@@ -86,9 +86,9 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         }
         Verb::Release(slots) => (slots, SlotAction::Release),
     };
-    let slots = SlotSet::parse(&args.slots);
+    let slots = args.slots.parse::<SlotSet>();
     let slots = slots.map_err(|error| CommandError::Refused(format!("--slots: {error}")))?;
-    change(&args.place()?, &slots, action)?;
+    change(&args.owners()?, &slots, action)?;
     let count = slots.len();
     let (document, line) = match action {
         SlotAction::Fence { hold } => (
@@ -117,13 +117,13 @@ fn hold(seconds: f64) -> Result<Duration, CommandError> {
 
 impl SlotArgs {
     /// Returns the databases that the flag names, else the variables.
-    fn place(&self) -> Result<Place, CommandError> {
+    fn owners(&self) -> Result<SlotOwners, CommandError> {
         if let Some(data_dir) = &self.data_dir {
-            return Ok(Place::Files(data_dir.clone()));
+            return Ok(SlotOwners::Files(data_dir.clone()));
         }
         let dir = std::env::var_os(DIR_VARIABLE).filter(|dir| !dir.is_empty());
         let Some(urls) = variable(SHARDS_VARIABLE)? else {
-            return Ok(Place::Files(dir.map_or_else(|| DIR_DEFAULT.into(), PathBuf::from)));
+            return Ok(SlotOwners::Files(dir.map_or_else(|| DIR_DEFAULT.into(), PathBuf::from)));
         };
         if dir.is_some() {
             return Err(CommandError::Refused(format!(
@@ -138,13 +138,13 @@ impl SlotArgs {
             addresses.push(address(first).map_err(named)?);
             left = rest;
         }
-        Ok(Place::Servers(addresses))
+        Ok(SlotOwners::Servers(addresses))
     }
 }
 
-fn change(place: &Place, slots: &SlotSet, action: SlotAction) -> Result<(), CommandError> {
-    match place {
-        Place::Files(data_dir) => {
+fn change(owners: &SlotOwners, slots: &SlotSet, action: SlotAction) -> Result<(), CommandError> {
+    match owners {
+        SlotOwners::Files(data_dir) => {
             let changed = change_slots(data_dir, slots, action);
             changed.map(drop).map_err(|error| match error {
                 ControlError::NobodyListens => CommandError::Refused(format!(
@@ -156,7 +156,7 @@ fn change(place: &Place, slots: &SlotSet, action: SlotAction) -> Result<(), Comm
                 | ControlError::Broken(_)) => CommandError::Refused(error.to_string()),
             })
         }
-        Place::Servers(addresses) => with_runtime(async {
+        SlotOwners::Servers(addresses) => with_runtime(async {
             let step = match action {
                 SlotAction::Fence { hold } => SlotStep::Fence { hold },
                 SlotAction::Release => SlotStep::Release,

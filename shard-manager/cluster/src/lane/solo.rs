@@ -76,7 +76,7 @@ impl Lane {
         deadline: Instant,
     ) -> Result<u64, LaneFailure> {
         let (reply, answer) = oneshot::channel();
-        self.run_alone(SoloChange::Tables(change, reply), answer, deadline).await?
+        run_alone(self, SoloChange::Tables(change, reply), answer, deadline).await?
     }
 
     /// Changes the slots that the shard owns and waits for the durable outcome, at most until
@@ -92,31 +92,31 @@ impl Lane {
         deadline: Instant,
     ) -> Result<u64, SlotChangeError> {
         let (reply, answer) = oneshot::channel();
-        self.run_alone(SoloChange::Slots(change, reply), answer, deadline).await?
+        run_alone(self, SoloChange::Slots(change, reply), answer, deadline).await?
     }
+}
 
-    /// Queues a change and waits for its result.
-    async fn run_alone<T>(
-        &self,
-        change: SoloChange,
-        answer: oneshot::Receiver<T>,
-        deadline: Instant,
-    ) -> Result<T, LaneFailure> {
-        let claim = Arc::new(Claim::default());
-        let operation = SoloOperation { change, deadline, claim: Arc::clone(&claim) };
-        let shard = || self.shard.clone();
-        self.queue.try_send(Message::Solo(operation), 0).map_err(|refused| {
-            let error = match refused {
-                Refused::Full(_) | Refused::Share(_) => Error::QueueFull { shard: shard() },
-                Refused::Closed(_) => Error::ShardUnavailable { shard: shard() },
-            };
-            LaneFailure { error, outcome: Outcome::Rejected }
-        })?;
-        match tokio::time::timeout_at(deadline.into(), answer).await {
-            Ok(Ok(outcome)) => Ok(outcome),
-            Ok(Err(_gone)) => Err(claim.give_up(Error::ShardUnavailable { shard: shard() })),
-            Err(_elapsed) => Err(claim.give_up(self.late())),
-        }
+/// Queues a change and waits for its result.
+async fn run_alone<T>(
+    lane: &Lane,
+    change: SoloChange,
+    answer: oneshot::Receiver<T>,
+    deadline: Instant,
+) -> Result<T, LaneFailure> {
+    let claim = Arc::new(Claim::default());
+    let operation = SoloOperation { change, deadline, claim: Arc::clone(&claim) };
+    let shard = || lane.shard.clone();
+    lane.queue.try_send(Message::Solo(operation), 0).map_err(|refused| {
+        let error = match refused {
+            Refused::Full(_) | Refused::Share(_) => Error::QueueFull { shard: shard() },
+            Refused::Closed(_) => Error::ShardUnavailable { shard: shard() },
+        };
+        LaneFailure { error, outcome: Outcome::Rejected }
+    })?;
+    match tokio::time::timeout_at(deadline.into(), answer).await {
+        Ok(Ok(outcome)) => Ok(outcome),
+        Ok(Err(_gone)) => Err(claim.give_up(Error::ShardUnavailable { shard: shard() })),
+        Err(_elapsed) => Err(claim.give_up(lane.late())),
     }
 }
 

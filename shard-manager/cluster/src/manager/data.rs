@@ -1,8 +1,8 @@
 //! Data: the face of a manager for rows, with the rights of the caller who reads or writes them.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
-//! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`refused`), reads (`reads`), the
-//! cache (`cached`), session tokens (`sessions`, `session_epoch`).
+//! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`refused`), reads (`reads`),
+//! the cache (`cached`), session tokens (`sessions`, `session_epoch`).
 
 mod binding;
 mod bulk;
@@ -26,6 +26,7 @@ use model::shard_map::{KeyLocation, ShardMap};
 use model::slot_refusal::SlotRefusal;
 use model::table::Table;
 
+use self::bulk::RowSender;
 use self::refused::RefusedRow;
 use super::{Manager, Receipt, RequestOptions, Schema, WriteReceipt};
 use crate::lane::{Applied, LaneFailure, LaneTimes};
@@ -104,7 +105,7 @@ impl<'m> Data<'m> {
         };
         let written = match written {
             Ok(written) => written,
-            Err(refused) => self.write_elsewhere(refused, options).await,
+            Err(refused) => RowWritten::of_refused(refused, RowSender::new(self, options)).await,
         };
         drop(pending);
         let RowWritten { place, mut outcome, seen, times } = written;
@@ -116,22 +117,6 @@ impl<'m> Data<'m> {
             }
             Err((error, outcome)) => Err(Failure { error, place: Some(place), outcome, seen }),
         }
-    }
-
-    /// Writes a row that its shard has refused where its slot is accepted.
-    async fn write_elsewhere(
-        self,
-        refused: Box<RefusedRow>,
-        options: &RequestOptions,
-    ) -> RowWritten {
-        let place = refused.row.place;
-        // On the heap: every write reserves space for this wait, and few need it.
-        let settled = Box::pin(self.settle_row(refused, options)).await;
-        let row = settled.and_then(|(_, BulkPart { rows, seen, times, .. })| {
-            let BulkRowDone { place, outcome, .. } = rows.into_iter().next()?;
-            Some(RowWritten { place, outcome, seen, times })
-        });
-        row.unwrap_or_else(|| RowWritten::unknown(place))
     }
 }
 
@@ -175,6 +160,18 @@ impl RowWritten {
             (None, _) => return Ok(Self::unknown(place)),
         };
         Ok(Self { place, outcome, seen, times })
+    }
+
+    /// Writes a row that its shard has refused where its slot is accepted.
+    async fn of_refused(refused: Box<RefusedRow>, sender: RowSender<'_>) -> Self {
+        let place = refused.row.place;
+        // On the heap: every write reserves space for this wait, and few need it.
+        let settled = Box::pin(sender.settle_row(refused)).await;
+        let row = settled.and_then(|(_, BulkPart { rows, seen, times, .. })| {
+            let BulkRowDone { place, outcome, .. } = rows.into_iter().next()?;
+            Some(Self { place, outcome, seen, times })
+        });
+        row.unwrap_or_else(|| Self::unknown(place))
     }
 
     fn unknown(place: KeyLocation) -> Self {

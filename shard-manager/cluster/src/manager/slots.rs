@@ -78,8 +78,8 @@ impl Slots<'_> {
         self.change_owned(slots, SlotStep::Release, deadline).await
     }
 
-    /// Makes a shard the owner of slots of another one. Rows are not copied, and the catalog does not
-    /// learn of it, so this is of use only for slots without rows, and as a step of a move.
+    /// Makes a shard the owner of slots of another one. Rows are not copied, and the catalog does
+    /// not learn of it, so this is of use only for slots without rows, and as a step of a move.
     ///
     /// # Errors
     /// [`SlotsError`]. If the second shard fails, the slots have no owner until this is called

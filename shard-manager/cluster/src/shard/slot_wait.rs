@@ -9,9 +9,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
-
-use super::Shard;
+use engine::slot_news::SlotNews;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Interval at which one of the waiting writes of a shard looks whether it is accepted.
 pub const LOOK: Duration = Duration::from_millis(20);
@@ -25,20 +24,33 @@ pub enum SlotWake {
     Look(OwnedSemaphorePermit),
 }
 
-impl Shard {
+/// Writes that wait for the slots of a shard.
+pub struct SlotWaits {
+    /// Announcements that the slots of the shard have changed.
+    news: Arc<SlotNews>,
+    /// Turn of the waiting writes to look whether the shard accepts them, one after the other.
+    look_turn: Arc<Semaphore>,
+}
+
+impl SlotWaits {
+    /// Creates the waits for a shard with these announcements.
+    pub fn new(news: Arc<SlotNews>) -> Self {
+        Self { news, look_turn: Arc::new(Semaphore::new(1)) }
+    }
+
     /// Returns a receiver of later changes of the shard's slots.
-    pub fn watch_slots(&self) -> watch::Receiver<u64> {
-        self.slot_news.subscribe()
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// Wakes all writes that wait for the shard.
-    pub fn wake_refused(&self) {
-        self.slot_news.announce();
+    pub fn wake(&self) {
+        self.news.announce();
     }
 
     /// Waits for a change of the slots, for the turn to look, at most until this time. Ends early
     /// when `is_elsewhere` becomes true, which is checked at intervals.
-    pub async fn await_slots(
+    pub async fn wait(
         &self,
         news: &mut watch::Receiver<u64>,
         until: Instant,

@@ -192,7 +192,7 @@ async fn changed_state(catalog: &Catalog, base: &AccessState) -> QueryResult<Opt
         run(connection, "COMMIT").await?;
         base.with_changes(results).map_err(|damage| unreadable(&damage))
     };
-    let state = catalog.or_rollback(read.await).await?;
+    let state = or_rollback(&catalog.connection, read.await).await?;
     let known = since..=since.saturating_add(BEHIND_MAX);
     Ok(state.filter(|state| known.contains(&state.generation)))
 }

@@ -1,6 +1,7 @@
 //! Client: sends a command to the process that holds a data directory.
 //!
-//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), the listener (`control`).
+//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), the listener
+//! (`control`).
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;

@@ -88,6 +88,14 @@ pub(super) struct RequestKind {
     pub(super) share: FairShare,
 }
 
+/// Sender of checked rows to the shards that own their slots.
+#[derive(Clone, Copy)]
+pub(super) struct RowSender<'d> {
+    pub(super) data: Data<'d>,
+    pub(super) kind: RequestKind,
+    pub(super) options: &'d RequestOptions,
+}
+
 /// Rows that were sent to a shard.
 #[derive(Default)]
 pub(super) struct WrittenPart {
@@ -114,7 +122,7 @@ impl Data<'_> {
         may_continue: impl Fn() -> bool,
     ) -> BulkDone {
         let permitted = self.permit_rows(rows);
-        self.write_parts(permitted, options, self.kind(false, false), &may_continue).await
+        self.write_parts(permitted, RowSender::new(self, options), &may_continue).await
     }
 
     /// Applies many changes; the rows of each shard are one transaction: all of them are stored, or
@@ -123,7 +131,7 @@ impl Data<'_> {
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         let mut permitted = self.permit_rows(rows);
         permitted.undo_transactions();
-        self.write_parts(permitted, options, self.kind(true, false), &|| true).await
+        self.write_parts(permitted, RowSender::new(self, options).atomic(), &|| true).await
     }
 
     /// Applies changes of one shard independently; the rows of each of its lanes are one operation.
@@ -141,21 +149,17 @@ impl Data<'_> {
         let rows = std::mem::take(&mut permitted.rows);
         let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
         let mut parts = ShardParts::default();
-        self.write_settled((shard, rows), self.kind(false, true), options, &mut parts).await;
+        let sender = RowSender::new(self, options).patient();
+        sender.write_settled((shard, rows), &mut parts).await;
         parts.iter_mut().for_each(|part| permitted.cut(&mut part.rows));
         parts.of(shard).rows.append(&mut permitted.refused);
         parts.into_parts().collect()
     }
 
-    pub(super) fn kind(self, is_atomic: bool, waits_for_room: bool) -> RequestKind {
-        RequestKind { is_atomic, waits_for_room, share: self.rights.share() }
-    }
-
     async fn write_parts(
         self,
         mut permitted: PermittedRows<'_>,
-        options: &RequestOptions,
-        kind: RequestKind,
+        sender: RowSender<'_>,
         may_continue: &impl Fn() -> bool,
     ) -> BulkDone {
         let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
@@ -164,11 +168,10 @@ impl Data<'_> {
         }
         let all = by_shard.values().flatten();
         let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
-        let pipe = |part| self.write_pipe(part, kind, options, may_continue);
-        let pipes = by_shard.into_iter().map(pipe);
+        let pipes = by_shard.into_iter().map(|part| sender.write_pipe(part, may_continue));
         let pipes = join_all(pipes).await;
         drop(pending);
-        let mut session = options.session.clone();
+        let mut session = sender.options.session.clone();
         let (mut done, mut all_unsent) = (Vec::new(), Vec::new());
         let mut slowest = LaneTimes::default();
         for (shard, part) in pipes.into_iter().flat_map(ShardParts::into_parts) {
@@ -183,6 +186,27 @@ impl Data<'_> {
         permitted.complete(&mut done);
         BulkDone { rows: done, unsent: all_unsent, session, times: slowest }
     }
+}
+
+impl<'d> RowSender<'d> {
+    /// Creates the sender of rows that are independent of each other.
+    pub(super) fn new(data: Data<'d>, options: &'d RequestOptions) -> Self {
+        let share = data.rights.share();
+        let kind = RequestKind { is_atomic: false, waits_for_room: false, share };
+        Self { data, kind, options }
+    }
+
+    /// Returns the sender of rows that are one transaction on each shard.
+    fn atomic(mut self) -> Self {
+        self.kind.is_atomic = true;
+        self
+    }
+
+    /// Returns the sender that waits for room in a full queue.
+    pub(super) fn patient(mut self) -> Self {
+        self.kind.waits_for_room = true;
+        self
+    }
 
     /// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key
     /// keep their order, and one bulk write cannot fill the lane. A transaction is one chunk.
@@ -190,13 +214,11 @@ impl Data<'_> {
     async fn write_pipe(
         self,
         (shard, rows): (ShardNumber, Vec<BulkRow>),
-        kind: RequestKind,
-        options: &RequestOptions,
         may_continue: &impl Fn() -> bool,
     ) -> ShardParts {
         let mut parts = ShardParts::default();
-        if kind.is_atomic {
-            self.write_settled((shard, rows), kind, options, &mut parts).await;
+        if self.kind.is_atomic {
+            self.write_settled((shard, rows), &mut parts).await;
             return parts;
         }
         parts.of(shard).rows.reserve(rows.len());
@@ -212,7 +234,7 @@ impl Data<'_> {
                 bytes += next.row.bytes();
                 chunk.push(next);
             }
-            self.write_settled((shard, chunk), kind, options, &mut parts).await;
+            self.write_settled((shard, chunk), &mut parts).await;
         }
         parts
     }
@@ -221,23 +243,20 @@ impl Data<'_> {
     async fn write_settled(
         self,
         (shard, rows): (ShardNumber, Vec<BulkRow>),
-        kind: RequestKind,
-        options: &RequestOptions,
         parts: &mut ShardParts,
     ) {
         let Some(first) = rows.first() else { return };
-        let manager = self.manager;
+        let manager = self.data.manager;
         let refused = if manager.is_current(first.place) {
-            let WrittenPart { part, refused } =
-                self.write_group((shard, rows), kind, options).await;
+            let WrittenPart { part, refused } = self.write_group((shard, rows)).await;
             parts.absorb(manager, shard, part);
             refused.iter().for_each(|row| manager.learn(shard, row.refusal));
             refused
         } else {
-            Box::pin(self.write_relocated(rows, kind, options, parts)).await
+            Box::pin(self.write_relocated(rows, parts)).await
         };
         if !refused.is_empty() {
-            Box::pin(self.settle(refused, kind, options, parts)).await;
+            Box::pin(self.settle(refused, parts)).await;
         }
     }
 
@@ -245,10 +264,9 @@ impl Data<'_> {
     pub(super) async fn write_group(
         self,
         (number, rows): (ShardNumber, Vec<BulkRow>),
-        kind: RequestKind,
-        options: &RequestOptions,
     ) -> WrittenPart {
-        match self.manager.shard(number) {
+        let Self { data, kind, options } = self;
+        match data.manager.shard(number) {
             Some(shard) if kind.is_atomic => write_request(&shard, rows, options, kind).await,
             Some(shard) => write_by_lane(&shard, rows, options, kind).await,
             // A shard that has retired owns no slots.

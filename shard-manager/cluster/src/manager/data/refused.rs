@@ -10,7 +10,7 @@
 //! **Not here:** the limits of waiting rows (`parked_writes`), the wait (`shard::slot_wait`).
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use model::error::{Error, Outcome};
@@ -20,15 +20,18 @@ use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
 use tokio::sync::watch;
 
-use super::super::{Manager, RequestOptions};
-use super::Data;
-use super::bulk::{BulkPart, BulkRow, BulkRowDone, RequestKind, WrittenPart};
+use super::super::Manager;
+use super::bulk::{BulkPart, BulkRow, BulkRowDone, RowSender, WrittenPart};
 use super::shard_parts::ShardParts;
 use crate::shard::{LOOK, SlotWake};
 
 /// Highest number of shards that a row is sent to one after the other, before it waits: signposts
 /// that contradict each other must not keep a row moving.
 const HOPS_MAX: usize = 4;
+
+/// Time that a shard is given to answer a row that is sent again. A row is not sent later: after
+/// its deadline its outcome would be unknown.
+const ANSWER_TIME: Duration = Duration::from_millis(250);
 
 /// Row that a shard has refused.
 #[derive(Clone, Debug)]
@@ -111,16 +114,15 @@ impl Manager {
     }
 }
 
-impl Data<'_> {
+impl RowSender<'_> {
     /// Writes the one row of a request that a shard has refused.
     pub(super) async fn settle_row(
         self,
         refused: Box<RefusedRow>,
-        options: &RequestOptions,
     ) -> Option<(ShardNumber, BulkPart)> {
         let mut parts = ShardParts::default();
-        self.manager.learn(refused.row.place.shard, refused.refusal);
-        self.settle(vec![*refused], self.kind(false, false), options, &mut parts).await;
+        self.data.manager.learn(refused.row.place.shard, refused.refusal);
+        self.settle(vec![*refused], &mut parts).await;
         parts.into_parts().find(|(_, part)| !part.rows.is_empty())
     }
 
@@ -129,36 +131,33 @@ impl Data<'_> {
     pub(super) async fn write_relocated(
         self,
         rows: Vec<BulkRow>,
-        kind: RequestKind,
-        options: &RequestOptions,
         parts: &mut ShardParts,
     ) -> Vec<RefusedRow> {
         let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
         for mut row in rows {
-            row.place = self.manager.locate(row.place.slot);
+            row.place = self.data.manager.locate(row.place.slot);
             by_shard.entry(row.place.shard).or_default().push(row);
         }
-        self.write_groups(by_shard, kind, options, parts).await
+        self.write_groups(by_shard, parts).await
     }
 
     /// Sends each shard its rows. Returns those that are refused.
     async fn write_groups(
         self,
         by_shard: BTreeMap<ShardNumber, Vec<BulkRow>>,
-        kind: RequestKind,
-        options: &RequestOptions,
         parts: &mut ShardParts,
     ) -> Vec<RefusedRow> {
+        let manager = self.data.manager;
         // The map may be another one than that of the request.
         let all = by_shard.values().flatten();
-        let _pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
-        let writes = by_shard.into_iter().map(async |(shard, rows)| {
-            (shard, self.write_group((shard, rows), kind, options).await)
-        });
+        let _pending = self.data.pending_keys(all.map(|row| (row.place, &row.row)));
+        let writes = by_shard
+            .into_iter()
+            .map(async |(shard, rows)| (shard, self.write_group((shard, rows)).await));
         let mut all_refused = Vec::new();
         for (shard, WrittenPart { part, refused }) in join_all(writes).await {
-            parts.absorb(self.manager, shard, part);
-            refused.iter().for_each(|row| self.manager.learn(shard, row.refusal));
+            parts.absorb(manager, shard, part);
+            refused.iter().for_each(|row| manager.learn(shard, row.refusal));
             all_refused.extend(refused);
         }
         all_refused
@@ -166,55 +165,50 @@ impl Data<'_> {
 
     /// Sends refused rows to the shards that accept them, and adds the outcomes to `parts`. Rows
     /// that no shard accepts before the deadline are rejected.
-    pub(super) async fn settle(
-        self,
-        refused: Vec<RefusedRow>,
-        kind: RequestKind,
-        options: &RequestOptions,
-        parts: &mut ShardParts,
-    ) {
+    pub(super) async fn settle(self, refused: Vec<RefusedRow>, parts: &mut ShardParts) {
+        let manager = self.data.manager;
         let bytes = refused.iter().map(|row| row.row.row.bytes()).sum();
-        let Some(parked) = self.manager.parked.park(refused.len(), bytes) else {
+        let Some(parked) = manager.parked.park(refused.len(), bytes) else {
             return parts.reject(refused);
         };
         let mut by_shard: BTreeMap<ShardNumber, Vec<RefusedRow>> = BTreeMap::new();
         for row in refused {
             by_shard.entry(row.row.place.shard).or_default().push(row);
         }
-        // A lane with little room must not refuse rows that have waited.
-        let kind = RequestKind { waits_for_room: true, ..kind };
+        let left = self.options.deadline.saturating_duration_since(Instant::now());
+        let last_look = self.options.deadline - ANSWER_TIME.min(left / 4);
         let settled = by_shard.into_values().map(|waiting| {
-            let watched = BTreeMap::new();
-            let data = self;
-            Settlement { data, kind, options, waiting, hops: 0, watched }.run()
+            // A lane with little room must not refuse rows that have waited.
+            let (sender, watched) = (self.patient(), BTreeMap::new());
+            Settlement { sender, waiting, hops: 0, watched, last_look }.run()
         });
         let settled = join_all(settled).await;
         let waited = parked.waited();
         for (shard, mut part) in settled.into_iter().flat_map(ShardParts::into_parts) {
             // The time of the last database counts as such, everything before it as waiting.
             part.times.queue = waited.saturating_sub(part.times.database);
-            parts.absorb(self.manager, shard, part);
+            parts.absorb(manager, shard, part);
         }
     }
 }
 
 /// Rows of one shard that are being settled.
 struct Settlement<'d> {
-    data: Data<'d>,
-    kind: RequestKind,
-    options: &'d RequestOptions,
+    sender: RowSender<'d>,
     /// Rows that were refused last, those of one key in order.
     waiting: Vec<RefusedRow>,
     /// Number of shards that were tried since the last wait.
     hops: usize,
     /// Announcements of the shards for which rows have waited.
     watched: BTreeMap<ShardNumber, watch::Receiver<u64>>,
+    /// Time after which rows are not sent again.
+    last_look: Instant,
 }
 
 impl Settlement<'_> {
     async fn run(mut self) -> ShardParts {
         let mut parts = ShardParts::default();
-        while !self.waiting.is_empty() && Instant::now() < self.options.deadline {
+        while !self.waiting.is_empty() && Instant::now() < self.last_look {
             if self.hops < HOPS_MAX && self.waiting.iter().any(|row| self.next_shard(row).is_some())
             {
                 self.hops += 1;
@@ -229,7 +223,7 @@ impl Settlement<'_> {
 
     /// Returns the shard to which a row can be sent without a wait.
     fn next_shard(&self, row: &RefusedRow) -> Option<ShardNumber> {
-        let manager = self.data.manager;
+        let manager = self.sender.data.manager;
         let KeyLocation { slot, shard, epoch, .. } = row.row.place;
         let next = match row.refusal.state {
             RefusedState::Moved { to } if row.refusal.slot == slot => to,
@@ -254,8 +248,8 @@ impl Settlement<'_> {
         for row in std::mem::take(&mut self.waiting) {
             match self.next_shard(&row) {
                 Some(next) => sent.push((next, row)),
-                None if self.kind.is_atomic => {
-                    sent.push((self.data.manager.locate(row.row.place.slot).shard, row));
+                None if self.sender.kind.is_atomic => {
+                    sent.push((self.sender.data.manager.locate(row.row.place.slot).shard, row));
                 }
                 None => left.push(row),
             }
@@ -266,7 +260,7 @@ impl Settlement<'_> {
 
     /// Waits until the shard of the first row may accept it, and sends rows again.
     async fn wait(&mut self, parts: &mut ShardParts) {
-        let manager = self.data.manager;
+        let manager = self.sender.data.manager;
         let number = self.waiting[0].row.place.shard;
         let Some(shard) = manager.shard(number) else {
             // It has retired, and a map that names another owner is on its way.
@@ -276,17 +270,17 @@ impl Settlement<'_> {
         };
         let Some(mut news) = self.watched.remove(&number) else {
             // The slot may have changed before the subscription.
-            self.watched.insert(number, shard.watch_slots());
+            self.watched.insert(number, shard.slot_waits.watch());
             return self.send_all(parts).await;
         };
-        let deadline = self.options.deadline;
+        let last_look = self.last_look;
         let ends = self.waiting.iter().filter_map(|row| row.until);
-        let until = ends.min().map_or(deadline, |end| end.min(deadline));
+        let until = ends.min().map_or(last_look, |end| end.min(last_look));
         let is_elsewhere = || self.waiting.iter().any(|row| self.next_shard(row).is_some());
-        let wake = shard.await_slots(&mut news, until, is_elsewhere).await;
+        let wake = shard.slot_waits.wait(&mut news, until, is_elsewhere).await;
         self.hops = 0;
         self.watched.insert(number, news);
-        if Instant::now() >= deadline {
+        if Instant::now() >= last_look {
             return;
         }
         match wake {
@@ -296,7 +290,7 @@ impl Settlement<'_> {
                 self.look(parts).await;
                 if self.waiting.len() < sent {
                     // The others that wait need not look one by one.
-                    shard.wake_refused();
+                    shard.slot_waits.wake();
                 }
                 drop(turn);
             }
@@ -305,7 +299,7 @@ impl Settlement<'_> {
 
     /// Sends the first row of each shard again, or the whole transaction.
     async fn look(&mut self, parts: &mut ShardParts) {
-        if self.kind.is_atomic {
+        if self.sender.kind.is_atomic {
             return self.send_all(parts).await;
         }
         let mut asked = Vec::new();
@@ -318,7 +312,7 @@ impl Settlement<'_> {
                     return Some(row);
                 }
                 asked.push(shard);
-                firsts.push((self.data.manager.locate(row.row.place.slot).shard, row));
+                firsts.push((self.sender.data.manager.locate(row.row.place.slot).shard, row));
                 None
             })
             .collect();
@@ -327,14 +321,14 @@ impl Settlement<'_> {
 
     async fn send_all(&mut self, parts: &mut ShardParts) {
         let waiting = std::mem::take(&mut self.waiting);
-        let locate = |row: &RefusedRow| self.data.manager.locate(row.row.place.slot).shard;
+        let locate = |row: &RefusedRow| self.sender.data.manager.locate(row.row.place.slot).shard;
         let sent = waiting.into_iter().map(|row| (locate(&row), row)).collect();
         self.send(sent, parts).await;
     }
 
     /// Sends rows to these shards. Those that are refused again wait before all others.
     async fn send(&mut self, rows: Vec<(ShardNumber, RefusedRow)>, parts: &mut ShardParts) {
-        let manager = self.data.manager;
+        let manager = self.sender.data.manager;
         let map = manager.map.load_full();
         let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
         let mut refusals: BTreeMap<usize, SlotRefusal> = BTreeMap::new();
@@ -346,8 +340,7 @@ impl Settlement<'_> {
             by_shard.entry(shard).or_default().push(row);
         }
         let mut sent = ShardParts::default();
-        let (kind, options) = (self.kind, self.options);
-        let mut refused = self.data.write_groups(by_shard, kind, options, &mut sent).await;
+        let mut refused = self.sender.write_groups(by_shard, &mut sent).await;
         for (shard, mut part) in sent.into_parts() {
             part.rows.iter_mut().for_each(|row| blame_slot(row, &refusals));
             parts.absorb(manager, shard, part);
