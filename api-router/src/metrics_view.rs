@@ -48,7 +48,7 @@ impl MetricsView {
         let labels = Labels { routes, shards, slots: usize::from(SLOT_COUNT) };
         let status = ClusterStatus::new(Arc::clone(manager), runtime.clone(), backend);
         let recorder = Recorder::new(labels);
-        for shard in manager.shard_numbers() {
+        for shard in manager.shards().numbers() {
             recorder.shards.add(shard.0, manager.shard_name(shard));
         }
         Self { recorder, status }

@@ -82,7 +82,7 @@ fn metrics_query(app: &App, request: &HttpRequest) -> Result<MetricsQuery, Probl
     let shard = parameters.single("shard")?;
     // Requests to a shard that has retired stay in the history.
     let named =
-        |name: &str| app.manager.shard_numbers().any(|it| app.manager.shard_name(it) == name);
+        |name: &str| app.manager.shards().numbers().any(|it| app.manager.shard_name(it) == name);
     if shard.is_some_and(|shard| !named(shard)) {
         return Err(bad(&"shard: there is no shard of this name").hint("/api/shards lists them"));
     }

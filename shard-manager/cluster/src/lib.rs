@@ -15,3 +15,4 @@ pub mod replica_set;
 pub mod shard;
 pub mod shard_list;
 pub mod slot_redirects;
+pub mod slot_router;

@@ -29,12 +29,10 @@ use std::time::{Duration, Instant};
 use ::access::rights::Rights;
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheSettings, CacheUse, ServedBy};
-use engine::catalog_rows::MapChangeError;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
 use model::consistency::Level;
-use model::map_change::MapChange;
 use model::position::Position;
 use model::result_rows::Rows;
 use model::row_change::RowDone;
@@ -47,7 +45,7 @@ use crate::lane::LaneTimes;
 use crate::parked_writes::ParkedWrites;
 use crate::shard::{NodeHealth, Shard};
 use crate::shard_list::ShardList;
-use crate::slot_redirects::SlotRedirects;
+use crate::slot_router::SlotRouter;
 
 pub use access_control::Access;
 use data::KnownCoverage;
@@ -55,6 +53,7 @@ pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
+pub use shards::Shards;
 pub use slots::{Slots, SlotsError};
 pub use status::Status;
 
@@ -72,8 +71,8 @@ pub struct Manager {
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
     cache: Option<Arc<Cache>>,
-    /// Slots that have moved, before the map names their owners.
-    redirects: SlotRedirects,
+    /// Routes slots to shards.
+    router: SlotRouter,
     /// Writes that wait until a shard accepts their slots.
     parked: ParkedWrites,
     /// Slots of the last complete answers of all shards.
@@ -192,6 +191,7 @@ impl Manager {
         }
         let (schema_turn, shards_turn) = (Arc::default(), Mutex::default());
         let shards = ArcSwap::from_pointee(shards);
+        let router = SlotRouter::new(&map);
         Ok(Self {
             map,
             registry,
@@ -201,7 +201,7 @@ impl Manager {
             token_key,
             backend,
             cache: None,
-            redirects: SlotRedirects::default(),
+            router,
             parked: ParkedWrites::default(),
             coverage: KnownCoverage::default(),
         })
@@ -210,19 +210,6 @@ impl Manager {
     /// Returns the current shard map.
     pub fn map(&self) -> Arc<ShardMap> {
         self.map.load_full()
-    }
-
-    /// Changes the shard map, if its epoch is still this one, and returns the next map. Other
-    /// routers follow within a second.
-    ///
-    /// # Errors
-    /// [`MapChangeError`].
-    pub async fn change_map(
-        &self,
-        change: MapChange,
-        expected_epoch: u64,
-    ) -> Result<Arc<ShardMap>, MapChangeError> {
-        self.backend.change_map(change, expected_epoch).await
     }
 
     /// Returns the face for rows, for a caller with these rights.

@@ -188,10 +188,10 @@ impl ReplicationState {
     pub fn retain_log(&self, holder: impl Into<String>) -> RetainedLog {
         self.log.retain_after(holder.into(), || self.primary.committed())
     }
+}
 
-    /// Records that the log was trimmed up to a position. Returns the names of holders that needed
-    /// entries up to there: they hold no more.
-    pub fn record_trim(&self, position: u64) -> Vec<String> {
-        self.log.drop_behind(position)
-    }
+/// Records that the log of a shard was trimmed up to a position. Returns the names of holders that
+/// needed entries up to there: they hold no more.
+pub fn record_trim(replication: &ReplicationState, position: u64) -> Vec<String> {
+    replication.log.drop_behind(position)
 }

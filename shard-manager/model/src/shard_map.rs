@@ -156,22 +156,6 @@ impl ShardMap {
         Ok(Self { epoch, keyspace, placement, topology, owners, since })
     }
 
-    /// Creates the map of the next epoch, in which these slots belong to another shard.
-    ///
-    /// # Errors
-    /// [`MapError::NoSuchShard`] if the topology has no such shard.
-    pub fn with_owner(&self, slots: &SlotSet, shard: ShardNumber) -> Result<Self, MapError> {
-        let mut next = Self { epoch: self.epoch + 1, ..self.clone() };
-        for slot in slots.iter() {
-            if shard.index() >= self.topology.len() {
-                return Err(MapError::NoSuchShard { first: slot.number() });
-            }
-            next.owners[slot.index()] = shard;
-            next.since[slot.index()] = next.epoch;
-        }
-        Ok(next)
-    }
-
     /// Explains why keyspace and placement contradict each other, naming both settings; `None` if
     /// they fit.
     ///
@@ -215,11 +199,6 @@ impl ShardMap {
     #[inline]
     pub fn since(&self, slot: Slot) -> u64 {
         self.since[slot.index()]
-    }
-
-    /// Returns the latest epoch in which any slot got its owner.
-    pub fn latest_since(&self) -> u64 {
-        self.since.iter().copied().max().unwrap_or(0)
     }
 
     /// Returns the version, which only grows.
@@ -276,6 +255,26 @@ pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
         return None;
     }
     Some(ShardMap { topology: map.topology.first(shards), ..map.clone() })
+}
+
+/// Creates the map of the next epoch, in which these slots belong to another shard.
+///
+/// # Errors
+/// [`MapError::NoSuchShard`] if the topology has no such shard.
+pub fn with_owner(
+    map: &ShardMap,
+    slots: &SlotSet,
+    shard: ShardNumber,
+) -> Result<ShardMap, MapError> {
+    let mut next = ShardMap { epoch: map.epoch + 1, ..map.clone() };
+    for slot in slots.iter() {
+        if shard.index() >= map.topology.len() {
+            return Err(MapError::NoSuchShard { first: slot.number() });
+        }
+        next.owners[slot.index()] = shard;
+        next.since[slot.index()] = next.epoch;
+    }
+    Ok(next)
 }
 
 fn check_owner(owner: &SlotOwner, epoch: u64, topology: &Topology) -> Result<(), MapError> {

@@ -18,7 +18,7 @@ use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
-use engine::replication::ReplicationState;
+use engine::replication::{ReplicationState, record_trim};
 use engine::slot_change::{SlotChange, SlotChangeError};
 use engine::slot_news::SlotNews;
 use engine::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
@@ -294,7 +294,7 @@ impl Writer for SqliteWriter {
                 if let Some((trimmed, bytes)) = state.trimmed {
                     self.log.trimmed = trimmed;
                     self.log.bytes = self.log.bytes.saturating_sub(bytes);
-                    for holder in self.replication.record_trim(trimmed) {
+                    for holder in record_trim(&self.replication, trimmed) {
                         tracing::warn!(
                             shard = %self.shard, holder,
                             "the change log has exceeded its size limit: this reader of it begins again"

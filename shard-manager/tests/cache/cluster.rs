@@ -18,7 +18,7 @@ use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkRow, Data, Manager, ReadDone, RequestOptions};
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::{Operation, RowWrite};
-use shard_manager::shard_map::KeyLocation;
+use shard_manager::shard_map::{KeyLocation, with_owner};
 use shard_manager::slot_set::SlotSet;
 use shard_manager::store::sqlite;
 use shard_manager::token::SessionToken;
@@ -118,12 +118,12 @@ async fn a_move_invalidates_the_entries_of_its_slots_only() {
     warm(&manager).await;
     let mut others = SlotSet::full();
     others.remove(place.slot);
-    map.publish(manager.map().with_owner(&others, place.shard).unwrap()).unwrap();
+    map.publish(with_owner(&manager.map(), &others, place.shard).unwrap()).unwrap();
     let kept = read(&manager, "ada", &options()).await;
     assert_eq!((number(&kept), kept.cache, kept.epoch), (Some(1), Some(Hit), 2));
     let mut moved = SlotSet::empty();
     moved.insert(place.slot);
-    map.publish(manager.map().with_owner(&moved, place.shard).unwrap()).unwrap();
+    map.publish(with_owner(&manager.map(), &moved, place.shard).unwrap()).unwrap();
     warm(&manager).await;
     assert_eq!(number_and_use(&manager, &options()).await, (Some(1), Hit));
     // A write invalidates the entries of the new epoch.

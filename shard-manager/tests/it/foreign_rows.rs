@@ -9,6 +9,7 @@ use shard_manager::engine::{WriteGroup, Writer};
 use shard_manager::position::TimelineHistory;
 use shard_manager::replication::ReplicationState;
 use shard_manager::row_change::Operation::Upsert;
+use shard_manager::shard_map::with_owner;
 use shard_manager::slot_set::SlotSet;
 use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, Discrepancy, audit};
 use shard_manager::store::sqlite::export::{Export, ExportError, ExportFormat};
@@ -43,7 +44,7 @@ fn checked(dir: &Path) -> AuditReport {
 fn checked_with_owner(dir: &Path, slots: &SlotSet, owner: usize) -> AuditReport {
     let mut view = DirView::open(dir).expect("a cluster");
     let owner = ShardNumber(owner as u16);
-    view.map = view.map.with_owner(slots, owner).expect("there is such a shard");
+    view.map = with_owner(&view.map, slots, owner).expect("there is such a shard");
     report_of(&view)
 }
 

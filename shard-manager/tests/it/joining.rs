@@ -121,7 +121,7 @@ fn a_shard_joins_and_retires_while_requests_run() {
         assert_eq!(early, Err(ShardListError::NotOpen { epoch: 2, shard }));
         assert_eq!((manager.map().epoch(), manager.status().stats().len()), (1, 2));
 
-        manager.add_shard(THIRD, third).expect("the third shard joins");
+        manager.shards().add(THIRD, third).expect("the third shard joins");
         assert_eq!(manager.shard_name(THIRD), "shard3");
         await_rounds(&rounds);
         assert_eq!(published.publish(map(2, Some(ShardState::Serving))), Ok(true));
@@ -132,10 +132,10 @@ fn a_shard_joins_and_retires_while_requests_run() {
         assert!(manager.faults().node("shard3-replica1").is_some());
 
         let shard = "shard3".to_owned();
-        assert_eq!(manager.retire_shard(THIRD), Err(ShardListError::InUse { shard }));
+        assert_eq!(manager.shards().retire(THIRD), Err(ShardListError::InUse { shard }));
         assert_eq!(published.publish(map(3, Some(ShardState::Retired))), Ok(true));
         await_rounds(&rounds);
-        assert_eq!(manager.retire_shard(THIRD), Ok(()));
+        assert_eq!(manager.shards().retire(THIRD), Ok(()));
         await_rounds(&rounds);
         assert_eq!(manager.status().stats().len(), 2);
         assert_eq!(manager.status().nodes(THIRD), (String::new(), Vec::new()));
@@ -188,13 +188,13 @@ async fn a_session_keeps_the_positions_of_a_shard_that_has_retired() {
     let table = cluster.manager.schema(Rights::ALL).table("users").expect("a table");
     let position = third.replication.primary().committed();
     let timeline = third.replication.timeline().id();
-    cluster.manager.add_shard(THIRD, third).expect("it joins");
+    cluster.manager.shards().add(THIRD, third).expect("it joins");
     assert_eq!(published.publish(map(2, Some(ShardState::Serving))), Ok(true));
     let mut options = options();
     let seen = shard_manager::position::Position { timeline, sequence: position };
     cluster.manager.sessions().extend(&mut options.session, THIRD, seen);
     assert_eq!(published.publish(map(3, Some(ShardState::Retired))), Ok(true));
-    cluster.manager.retire_shard(THIRD).expect("it retires");
+    cluster.manager.shards().retire(THIRD).expect("it retires");
     let token = cluster.manager.sessions().token(&options.session);
     let merged = cluster.manager.sessions().merge(std::iter::once(&*token)).expect("a token");
     assert_eq!(merged.seen(THIRD), Some(seen));
@@ -216,7 +216,7 @@ fn a_number_belongs_to_one_name_for_ever() {
     let named: Vec<_> = published.named().collect();
     assert_eq!(named, [0, 1, 5].map(ShardNumber));
     // The number of an open shard is refused, and the shard's replicas are stopped.
-    let refused = cluster.manager.add_shard(ShardNumber(1), third);
+    let refused = cluster.manager.shards().add(ShardNumber(1), third);
     let cause = "shard number 1 was given to shard2";
     assert_eq!(refused.expect_err("it is refused").to_string(), cause);
     assert_eq!(cluster.manager.shard_name(ShardNumber(77)), "");

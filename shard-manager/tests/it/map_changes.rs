@@ -30,7 +30,7 @@ async fn changed(
     change: MapChange,
     epoch: u64,
 ) -> Result<Arc<ShardMap>, MapChangeError> {
-    manager.change_map(change, epoch).await
+    manager.shards().change_map(change, epoch).await
 }
 
 fn refusal(result: Result<Arc<ShardMap>, MapChangeError>) -> MapChangeRefusal {

@@ -301,7 +301,7 @@ fn several_holders_keep_the_log_each_from_its_position() {
     assert!((237..=301).contains(&first(&pair)), "{}", first(&pair));
     assert!(mover.is_kept());
     // Simulates the limit of the log's size.
-    assert_eq!(pair.replication.record_trim(began + 310), ["move 1"]);
+    assert_eq!(shard_manager::replication::record_trim(&pair.replication, began + 310), ["move 1"]);
     assert!(!mover.is_kept());
     write(&mut pair);
     assert!(first(&pair) > 500, "{}", first(&pair));

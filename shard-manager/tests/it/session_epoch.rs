@@ -21,7 +21,7 @@ use shard_manager::map_change::MapChange;
 use shard_manager::position::Position;
 use shard_manager::query::{Comparison, Condition, ReadQuery, Test};
 use shard_manager::row_change::Operation::Upsert;
-use shard_manager::shard_map::ShardMap;
+use shard_manager::shard_map::{ShardMap, with_owner};
 use shard_manager::slot_set::SlotSet;
 use shard_manager::store::sqlite;
 use shard_manager::token::SessionToken;
@@ -144,8 +144,8 @@ impl Router {
         let (slot, owner, other) = self.place(key);
         let mut slots = SlotSet::empty();
         slots.insert(slot);
-        let away = self.manager().map().with_owner(&slots, other).expect("there is such a shard");
-        let back = away.with_owner(&slots, owner).expect("there is such a shard");
+        let away = with_owner(&self.manager().map(), &slots, other).expect("there is such a shard");
+        let back = with_owner(&away, &slots, owner).expect("there is such a shard");
         [away, back]
     }
 

@@ -131,7 +131,7 @@ async fn a_change_of_owners_is_seen_by_every_router_with_its_epoch() {
     let slots: SlotSet = (100..164).map(slot).collect();
     let (from, to) = (ShardNumber(0), ShardNumber(1));
     let change = MapChange::Owners { slots: slots.clone(), from, to, floor: None };
-    let next = one.change_map(change.clone(), 1).await.unwrap();
+    let next = one.shards().change_map(change.clone(), 1).await.unwrap();
     assert_eq!((next.epoch(), one.map()), (2, next.clone()));
     until_epoch(&other, 2).await;
     assert_eq!(other.map(), next);
@@ -140,20 +140,20 @@ async fn a_change_of_owners_is_seen_by_every_router_with_its_epoch() {
         assert_eq!((map.owner(slot(number)), map.since(slot(number))), (owner, since));
     }
     // The second router changes what the first has changed, and only once.
-    let stale = other.change_map(change, 1).await;
+    let stale = other.shards().change_map(change, 1).await;
     assert_eq!(stale, Err(MapChangeError::Stale { expected: 1, epoch: 2 }));
     let back = MapChange::Owners { slots, from: to, to: from, floor: None };
-    let third = other.change_map(back, 2).await.unwrap();
+    let third = other.shards().change_map(back, 2).await.unwrap();
     until_epoch(&one, 3).await;
     assert_eq!((one.map().since(slot(100)), one.map()), (3, third));
     // A shard that joins is known to the catalog; routers that run have not opened it.
     let join = MapChange::NewShard { name: "shard3".into(), weight: 1, address: None };
-    let joined = one.change_map(join, 3).await.unwrap();
+    let joined = one.shards().change_map(join, 3).await.unwrap();
     assert_eq!(joined.topology().shards()[2].state, ShardState::Joining);
     until_epoch(&other, 4).await;
     assert_eq!(other.map().topology().len(), 2);
     let weight = MapChange::Weight { shard: to, weight: 7 };
-    other.change_map(weight, 4).await.unwrap();
+    other.shards().change_map(weight, 4).await.unwrap();
     until_epoch(&one, 5).await;
     assert_eq!(one.map().topology().shards()[1].weight, 7);
 }

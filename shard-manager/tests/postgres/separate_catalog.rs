@@ -102,7 +102,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         make(&one, &notes_table("first")).await;
         until_known(&other, "first").await;
         let weight = |weight| MapChange::Weight { shard: ShardNumber(0), weight };
-        one.change_map(weight(2), 1).await.unwrap();
+        one.shards().change_map(weight(2), 1).await.unwrap();
         until_copied(&trio).await;
 
         // The catalog's old primary is frozen, with all its sessions open; reading and writing rows
@@ -135,7 +135,7 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         make(&other, &notes_table("third")).await;
         until_known(&one, "third").await;
         assert_eq!(deposed.text(CHANGES).await, before);
-        let map = other.change_map(weight(3), 2).await.unwrap();
+        let map = other.shards().change_map(weight(3), 2).await.unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         while one.map() != map {
             assert!(Instant::now() < deadline, "the map is never seen");

@@ -6,11 +6,13 @@
 
 mod binding;
 mod bulk;
+mod bulk_rows;
 mod cached;
 mod coverage;
 mod permission;
 mod reads;
 mod refused;
+mod refused_row;
 mod scatter;
 mod session_epoch;
 mod shard_parts;
@@ -27,13 +29,13 @@ use model::slot_refusal::SlotRefusal;
 use model::table::Table;
 
 use self::bulk::RowSender;
-use self::refused::RefusedRow;
+use self::refused_row::RefusedRow;
 use super::{Manager, Receipt, RequestOptions, Schema, WriteReceipt};
 use crate::lane::{Applied, LaneFailure, LaneTimes};
 use crate::shard::WriteDone;
 
 pub use binding::ResumeError;
-pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
+pub use bulk_rows::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 pub(super) use coverage::KnownCoverage;
 
 /// Face of a [`Manager`] for rows.
@@ -86,7 +88,7 @@ impl<'m> Data<'m> {
         options: &RequestOptions,
     ) -> Result<WriteReceipt, Failure> {
         let readable = self.permit(&mut row).map_err(|error| Failure::rejected(error, None))?;
-        let place = self.manager.redirected(place);
+        let place = self.manager.router.redirected(place);
         let mut pending = self.pending_keys(std::iter::once((place, &row)));
         let written = match self.manager.shard(place.shard) {
             Some(shard) => {

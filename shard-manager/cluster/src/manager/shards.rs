@@ -8,11 +8,11 @@
 use std::sync::{Arc, PoisonError};
 
 use engine::OpenedShard;
+use engine::catalog_rows::MapChangeError;
 use engine::open_error::OpenError;
 use engine::published_map::ShardListError;
-use model::error::Error;
-use model::shard_map::KeyLocation;
-use model::slot_refusal::SlotRefusal;
+use model::map_change::MapChange;
+use model::shard_map::ShardMap;
 use model::topology::ShardNumber;
 
 use super::Manager;
@@ -25,25 +25,40 @@ impl Manager {
         self.map.shard_name(shard)
     }
 
-    /// Returns the number of every shard that has a name, also of retired ones, in order.
-    pub fn shard_numbers(&self) -> impl Iterator<Item = ShardNumber> + '_ {
-        self.map.named()
-    }
-
-    /// Returns the shard of a key, as a snapshot of the map has placed it.
-    ///
-    /// # Errors
-    /// [`Error::SlotRefused`] if the shard has retired since: it owns no slots.
-    #[inline]
-    pub(super) fn shard_of(&self, place: KeyLocation) -> Result<Arc<Shard>, Error> {
-        let refused = || Error::SlotRefused(SlotRefusal::absent(place.slot));
-        self.shards.load().get(place.shard).cloned().ok_or_else(refused)
-    }
-
     /// Returns a shard; `None` if it is not open.
     #[inline]
     pub(super) fn shard(&self, number: ShardNumber) -> Option<Arc<Shard>> {
         self.shards.load().get(number).cloned()
+    }
+
+    /// Returns the face for the list of shards.
+    #[inline]
+    pub fn shards(&self) -> Shards<'_> {
+        Shards(self)
+    }
+}
+
+/// Face of a [`Manager`] for the list of its shards.
+#[derive(Clone, Copy)]
+pub struct Shards<'m>(&'m Manager);
+
+impl<'m> Shards<'m> {
+    /// Returns the number of every shard that has a name, also of retired ones, in order.
+    pub fn numbers(self) -> impl Iterator<Item = ShardNumber> + 'm {
+        self.0.map.named()
+    }
+
+    /// Changes the shard map, if its epoch is still this one, and returns the next map. Other
+    /// routers follow within a second.
+    ///
+    /// # Errors
+    /// [`MapChangeError`].
+    pub async fn change_map(
+        self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> Result<Arc<ShardMap>, MapChangeError> {
+        self.0.backend.change_map(change, expected_epoch).await
     }
 
     /// Starts a shard that was opened, and adds it to the list. From then on maps may name it. Its
@@ -52,17 +67,17 @@ impl Manager {
     /// # Errors
     /// [`OpenError`] if the number is taken or too large, or the system cannot start a thread. The
     /// replicas of the shard are stopped then.
-    pub fn add_shard(&self, number: ShardNumber, opened: OpenedShard) -> Result<(), OpenError> {
-        let _turn = self.shards_turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.map.reserve(number, &opened.name) {
+    pub fn add(self, number: ShardNumber, opened: OpenedShard) -> Result<(), OpenError> {
+        let _turn = self.0.shards_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.0.map.reserve(number, &opened.name) {
             opened.stop_replicas();
             return Err(OpenError::Conflict(error.to_string()));
         }
         let path = opened.name.clone();
         let shard = Shard::start(opened)
             .map_err(|error| OpenError::Io { path, cause: error.to_string() })?;
-        self.shards.store(Arc::new(self.shards.load().with(number, Arc::new(shard))));
-        self.map.add_shard(number);
+        self.0.shards.store(Arc::new(self.0.shards.load().with(number, Arc::new(shard))));
+        self.0.map.add_shard(number);
         Ok(())
     }
 
@@ -71,11 +86,11 @@ impl Manager {
     ///
     /// # Errors
     /// [`ShardListError::InUse`] if the map in force names the shard.
-    pub fn retire_shard(&self, number: ShardNumber) -> Result<(), ShardListError> {
-        let _turn = self.shards_turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.map.remove_shard(number)?;
-        let before = self.shards.load_full();
-        self.shards.store(Arc::new(before.without(number)));
+    pub fn retire(self, number: ShardNumber) -> Result<(), ShardListError> {
+        let _turn = self.0.shards_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.map.remove_shard(number)?;
+        let before = self.0.shards.load_full();
+        self.0.shards.store(Arc::new(before.without(number)));
         if let Some(shard) = before.get(number) {
             shard.close();
         }

@@ -124,7 +124,7 @@ impl Slots<'_> {
         self.check(slots)?;
         let mut by_shard: BTreeMap<ShardNumber, SlotSet> = BTreeMap::new();
         for slot in slots.iter() {
-            let owner = self.0.locate(slot).shard;
+            let owner = self.0.router.locate(slot).shard;
             by_shard.entry(owner).or_insert_with(SlotSet::empty).insert(slot);
         }
         let changes = by_shard.into_iter().map(async |(number, slots)| {

@@ -8,18 +8,17 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use model::error::{Error, Outcome};
 use model::fair_share::FairShare;
-use model::position::Position;
 use model::row_change::{Change, RowDone, RowWrite, WriteRequest};
 use model::sabotage::{Mutation, is_on};
 use model::shard_map::KeyLocation;
 use model::slot_refusal::SlotRefusal;
-use model::token::SessionToken;
 use model::topology::ShardNumber;
 
 use super::super::RequestOptions;
 use super::Data;
+use super::bulk_rows::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 use super::permission::PermittedRows;
-use super::refused::RefusedRow;
+use super::refused_row::RefusedRow;
 use super::shard_parts::{ShardParts, later};
 use crate::lane::LaneTimes;
 use crate::shard::{Shard, WriteDone};
@@ -28,54 +27,6 @@ use crate::shard::{Shard, WriteDone};
 const CHUNK_ROWS_MAX: usize = 1_000;
 /// Highest size of such a chunk in bytes.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
-
-/// One row of a bulk write, checked and routed.
-#[derive(Clone, Debug)]
-pub struct BulkRow {
-    /// Index of the row in the request.
-    pub index: usize,
-    /// Slot and shard of the row.
-    pub place: KeyLocation,
-    /// The change.
-    pub row: RowWrite,
-}
-
-/// Outcome of one row of a bulk write.
-#[derive(Clone, Debug)]
-pub struct BulkRowDone {
-    /// Index of the row in the request.
-    pub index: usize,
-    /// Slot and shard of the row.
-    pub place: KeyLocation,
-    /// Outcome of the row.
-    pub outcome: Result<RowDone, (Error, Outcome)>,
-}
-
-/// Bulk write that was carried out.
-#[derive(Clone, Debug)]
-pub struct BulkDone {
-    /// Rows of the request that were sent, in the order of the shards.
-    pub rows: Vec<BulkRowDone>,
-    /// Indices of the rows that were not sent, because the caller may no longer continue.
-    pub unsent: Vec<usize>,
-    /// Session of the client, with the positions of this write.
-    pub session: SessionToken,
-    /// Times of the slowest shard.
-    pub times: LaneTimes,
-}
-
-/// Outcomes of rows of one shard.
-#[derive(Clone, Debug, Default)]
-pub struct BulkPart {
-    /// The rows that were sent.
-    pub rows: Vec<BulkRowDone>,
-    /// Indices of the rows that were not sent.
-    pub unsent: Vec<usize>,
-    /// Position after the last of them.
-    pub seen: Option<Position>,
-    /// Times in the queue and in the database.
-    pub times: LaneTimes,
-}
 
 /// Manner in which rows are sent to a lane.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +73,7 @@ impl Data<'_> {
         may_continue: impl Fn() -> bool,
     ) -> BulkDone {
         let permitted = self.permit_rows(rows);
-        self.write_parts(permitted, RowSender::new(self, options), &may_continue).await
+        RowSender::new(self, options).write_parts(permitted, &may_continue).await
     }
 
     /// Applies many changes; the rows of each shard are one transaction: all of them are stored, or
@@ -131,7 +82,7 @@ impl Data<'_> {
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         let mut permitted = self.permit_rows(rows);
         permitted.undo_transactions();
-        self.write_parts(permitted, RowSender::new(self, options).atomic(), &|| true).await
+        RowSender::new(self, options).atomic().write_parts(permitted, &|| true).await
     }
 
     /// Applies changes of one shard independently; the rows of each of its lanes are one operation.
@@ -155,37 +106,6 @@ impl Data<'_> {
         parts.of(shard).rows.append(&mut permitted.refused);
         parts.into_parts().collect()
     }
-
-    async fn write_parts(
-        self,
-        mut permitted: PermittedRows<'_>,
-        sender: RowSender<'_>,
-        may_continue: &impl Fn() -> bool,
-    ) -> BulkDone {
-        let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
-        for row in std::mem::take(&mut permitted.rows) {
-            by_shard.entry(row.place.shard).or_default().push(row);
-        }
-        let all = by_shard.values().flatten();
-        let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
-        let pipes = by_shard.into_iter().map(|part| sender.write_pipe(part, may_continue));
-        let pipes = join_all(pipes).await;
-        drop(pending);
-        let mut session = sender.options.session.clone();
-        let (mut done, mut all_unsent) = (Vec::new(), Vec::new());
-        let mut slowest = LaneTimes::default();
-        for (shard, part) in pipes.into_iter().flat_map(ShardParts::into_parts) {
-            let BulkPart { rows, unsent, seen, times } = part;
-            if let Some(position) = seen {
-                self.manager.sessions().extend(&mut session, shard, position);
-            }
-            slowest = slowest.slower(times);
-            done.extend(rows);
-            all_unsent.extend(unsent);
-        }
-        permitted.complete(&mut done);
-        BulkDone { rows: done, unsent: all_unsent, session, times: slowest }
-    }
 }
 
 impl<'d> RowSender<'d> {
@@ -206,6 +126,37 @@ impl<'d> RowSender<'d> {
     pub(super) fn patient(mut self) -> Self {
         self.kind.waits_for_room = true;
         self
+    }
+
+    /// Writes rows, those of the shards in parallel.
+    async fn write_parts(
+        self,
+        mut permitted: PermittedRows<'_>,
+        may_continue: &impl Fn() -> bool,
+    ) -> BulkDone {
+        let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
+        for row in std::mem::take(&mut permitted.rows) {
+            by_shard.entry(row.place.shard).or_default().push(row);
+        }
+        let all = by_shard.values().flatten();
+        let pending = self.data.pending_keys(all.map(|row| (row.place, &row.row)));
+        let pipes = by_shard.into_iter().map(|part| self.write_pipe(part, may_continue));
+        let pipes = join_all(pipes).await;
+        drop(pending);
+        let mut session = self.options.session.clone();
+        let (mut done, mut all_unsent) = (Vec::new(), Vec::new());
+        let mut slowest = LaneTimes::default();
+        for (shard, part) in pipes.into_iter().flat_map(ShardParts::into_parts) {
+            let BulkPart { rows, unsent, seen, times } = part;
+            if let Some(position) = seen {
+                self.data.manager.sessions().extend(&mut session, shard, position);
+            }
+            slowest = slowest.slower(times);
+            done.extend(rows);
+            all_unsent.extend(unsent);
+        }
+        permitted.complete(&mut done);
+        BulkDone { rows: done, unsent: all_unsent, session, times: slowest }
     }
 
     /// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key
@@ -247,10 +198,10 @@ impl<'d> RowSender<'d> {
     ) {
         let Some(first) = rows.first() else { return };
         let manager = self.data.manager;
-        let refused = if manager.is_current(first.place) {
+        let refused = if manager.router.is_current(first.place) {
             let WrittenPart { part, refused } = self.write_group((shard, rows)).await;
             parts.absorb(manager, shard, part);
-            refused.iter().for_each(|row| manager.learn(shard, row.refusal));
+            refused.iter().for_each(|row| manager.router.learn(shard, row.refusal));
             refused
         } else {
             Box::pin(self.write_relocated(rows, parts)).await

@@ -99,7 +99,7 @@ impl RowReader<'_> {
         };
         // The entries of a slot that has moved are those of its former owner, until the map names
         // the new one.
-        let is_moved = !self.data.manager.redirects.is_empty()
+        let is_moved = !self.data.manager.router.follows_map()
             && self.data.manager.map.load().owner(place.slot) != place.shard;
         if self.options.level != Level::One || !cache.keeps(query) || is_moved {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));

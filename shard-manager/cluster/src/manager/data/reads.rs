@@ -52,8 +52,9 @@ impl Route {
         if named.is_empty() && query.is_bound {
             return Self::Keys(KeysOfShards::new());
         }
-        let place =
-            |key: &str| Some(manager.redirected(map.place(ShardKey::parse(key).ok()?).ok()?));
+        let place = |key: &str| {
+            Some(manager.router.redirected(map.place(ShardKey::parse(key).ok()?).ok()?))
+        };
         let mut placed = named.into_iter().filter_map(|key| Some((place(&key)?, key)));
         let Some((first_place, first)) = placed.next() else { return Self::Shards };
         let Some((next_place, next)) = placed.next() else { return Self::Key(first, first_place) };
@@ -71,7 +72,7 @@ impl Route {
             Self::Keys(keys) => {
                 keys.values().flatten().map(|(slot, _)| map.since(*slot)).max().unwrap_or(0)
             }
-            Self::Shards => map.latest_since(),
+            Self::Shards => map.owners().map(|owner| owner.since).max().unwrap_or(1),
         }
     }
 }
@@ -196,7 +197,7 @@ impl RowReader<'_> {
         place: KeyLocation,
         began: Instant,
     ) -> Result<ReadDone, Failure> {
-        let mut place = self.data.manager.redirected(place);
+        let mut place = self.data.manager.router.redirected(place);
         let mut tries = 0;
         let answer = loop {
             match self.read_place((query, key), place).await {
@@ -236,7 +237,9 @@ impl RowReader<'_> {
             // On the heap, because few reads need it.
             Box::pin(self.check_positions(self.options.deadline)).await?;
         }
-        let shard = self.data.manager.shard_of(place)?;
+        // A shard that has retired owns no slots.
+        let refused = || Error::SlotRefused(SlotRefusal::absent(place.slot));
+        let shard = self.data.manager.shard(place.shard).ok_or_else(refused)?;
         let requirements = self.requirements((place.shard, &shard), self.options.deadline).await?;
         self.read_key((query, key), (place, &shard), &requirements).await
     }
@@ -250,14 +253,14 @@ impl RowReader<'_> {
         tries: usize,
     ) -> KeyLocation {
         let manager = self.data.manager;
-        manager.learn(place.shard, refusal);
-        let next = manager.locate(place.slot);
+        manager.router.learn(place.shard, refusal);
+        let next = manager.router.locate(place.slot);
         let is_new = next.shard != place.shard
             && (matches!(refusal.state, RefusedState::Moved { .. }) || next.epoch > place.epoch);
         if !is_new || tries.is_multiple_of(HOPS_MAX) {
             let left = self.options.deadline.saturating_duration_since(Instant::now());
             tokio::time::sleep(RETRY.min(left)).await;
-            return manager.locate(place.slot);
+            return manager.router.locate(place.slot);
         }
         next
     }
@@ -277,9 +280,9 @@ impl RowReader<'_> {
         let share = self.data.rights.share();
         Ok(ReadRequirements { level, seen, staleness, deadline, share })
     }
+}
 
-    /// Returns the error of a read of a shard that has retired.
-    pub(super) fn unavailable(self, shard: ShardNumber) -> Error {
-        Error::ShardUnavailable { shard: self.data.manager.shard_name(shard).to_owned() }
-    }
+/// Returns the error of a read of a shard that has retired.
+pub(super) fn unavailable(manager: &Manager, shard: ShardNumber) -> Error {
+    Error::ShardUnavailable { shard: manager.shard_name(shard).to_owned() }
 }

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use model::error::{Error, Outcome};
-use model::keyspace::Slot;
 use model::shard_map::KeyLocation;
 use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
 use tokio::sync::watch;
 
-use super::super::Manager;
-use super::bulk::{BulkPart, BulkRow, BulkRowDone, RowSender, WrittenPart};
+use super::bulk::{RowSender, WrittenPart};
+use super::bulk_rows::{BulkPart, BulkRow, BulkRowDone};
+use super::refused_row::RefusedRow;
 use super::shard_parts::ShardParts;
 use crate::shard::{LOOK, SlotWake};
 
@@ -33,87 +33,6 @@ const HOPS_MAX: usize = 4;
 /// its deadline its outcome would be unknown.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
 
-/// Row that a shard has refused.
-#[derive(Clone, Debug)]
-pub(super) struct RefusedRow {
-    /// The row, with the shard that has refused it.
-    pub(super) row: BulkRow,
-    /// The refusal. Its slot is that of another row if that row has undone the transaction.
-    pub(super) refusal: SlotRefusal,
-    /// Index of the other row in the request.
-    undone_by: Option<usize>,
-    /// End of the fence, if the shard has reported one.
-    until: Option<Instant>,
-}
-
-impl RefusedRow {
-    /// Creates the row for a refusal that was received now.
-    pub(super) fn new(row: BulkRow, refusal: SlotRefusal) -> Self {
-        let until = match refusal.state {
-            RefusedState::Fenced { left } if !left.is_zero() => Some(Instant::now() + left),
-            RefusedState::Fenced { .. }
-            | RefusedState::Moved { .. }
-            | RefusedState::Importing
-            | RefusedState::Absent => None,
-        };
-        Self { row, refusal, undone_by: None, until }
-    }
-
-    /// Returns the row as one that another row of its transaction has undone.
-    pub(super) fn undone_by(self, row: usize) -> Self {
-        Self { undone_by: Some(row), ..self }
-    }
-
-    /// Returns the outcome of a row that was not accepted in time.
-    pub(super) fn into_done(self) -> BulkRowDone {
-        let BulkRow { index, place, .. } = self.row;
-        let cause = Error::SlotRefused(self.refusal);
-        let error = match self.undone_by {
-            Some(row) => Error::Undone { row, cause: Box::new(cause) },
-            None => cause,
-        };
-        BulkRowDone { index, place, outcome: Err((error, Outcome::Rejected)) }
-    }
-}
-
-impl Manager {
-    /// Returns true if a location is still that of the map, and nothing else is known of any slot.
-    #[inline]
-    pub(super) fn is_current(&self, place: KeyLocation) -> bool {
-        self.redirects.is_empty() && self.map.load().epoch() == place.epoch
-    }
-
-    /// Returns the location that the map and the redirects give for a slot now.
-    pub(in super::super) fn locate(&self, slot: Slot) -> KeyLocation {
-        let map = self.map.load();
-        let epoch = map.epoch();
-        match self.redirects.find(&map, slot) {
-            Some(shard) => KeyLocation { slot, shard, epoch, since: epoch + 1 },
-            None => KeyLocation { slot, shard: map.owner(slot), epoch, since: map.since(slot) },
-        }
-    }
-
-    /// Returns the location of a key that was routed by a recent map, or the shard that the slot is
-    /// known to have moved to.
-    #[inline]
-    pub(super) fn redirected(&self, place: KeyLocation) -> KeyLocation {
-        if self.redirects.is_empty() { place } else { self.locate(place.slot) }
-    }
-
-    /// Remembers where a slot has moved to, or that it has not moved to the shard that refuses it.
-    pub(super) fn learn(&self, refused_by: ShardNumber, refusal: SlotRefusal) {
-        match refusal.state {
-            RefusedState::Moved { to } => {
-                self.redirects.remember(&self.map.load(), refusal.slot, to);
-            }
-            RefusedState::Importing | RefusedState::Absent => {
-                self.redirects.forget(refusal.slot, refused_by);
-            }
-            RefusedState::Fenced { .. } => {}
-        }
-    }
-}
-
 impl RowSender<'_> {
     /// Writes the one row of a request that a shard has refused.
     pub(super) async fn settle_row(
@@ -121,7 +40,7 @@ impl RowSender<'_> {
         refused: Box<RefusedRow>,
     ) -> Option<(ShardNumber, BulkPart)> {
         let mut parts = ShardParts::default();
-        self.data.manager.learn(refused.row.place.shard, refused.refusal);
+        self.data.manager.router.learn(refused.row.place.shard, refused.refusal);
         self.settle(vec![*refused], &mut parts).await;
         parts.into_parts().find(|(_, part)| !part.rows.is_empty())
     }
@@ -135,7 +54,7 @@ impl RowSender<'_> {
     ) -> Vec<RefusedRow> {
         let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
         for mut row in rows {
-            row.place = self.data.manager.locate(row.place.slot);
+            row.place = self.data.manager.router.locate(row.place.slot);
             by_shard.entry(row.place.shard).or_default().push(row);
         }
         self.write_groups(by_shard, parts).await
@@ -157,7 +76,7 @@ impl RowSender<'_> {
         let mut all_refused = Vec::new();
         for (shard, WrittenPart { part, refused }) in join_all(writes).await {
             parts.absorb(manager, shard, part);
-            refused.iter().for_each(|row| manager.learn(shard, row.refusal));
+            refused.iter().for_each(|row| manager.router.learn(shard, row.refusal));
             all_refused.extend(refused);
         }
         all_refused
@@ -228,13 +147,13 @@ impl Settlement<'_> {
         let next = match row.refusal.state {
             RefusedState::Moved { to } if row.refusal.slot == slot => to,
             // The row was not tried.
-            RefusedState::Fenced { left } if left.is_zero() => manager.locate(slot).shard,
+            RefusedState::Fenced { left } if left.is_zero() => manager.router.locate(slot).shard,
             RefusedState::Fenced { .. }
             | RefusedState::Moved { .. }
             | RefusedState::Importing
             | RefusedState::Absent => {
                 let map = manager.map.load();
-                let redirect = manager.redirects.find(&map, slot);
+                let redirect = manager.router.redirect(&map, slot);
                 let newer = (map.epoch() > epoch).then(|| map.owner(slot));
                 redirect.or(newer).filter(|next| *next != shard)?
             }
@@ -249,7 +168,10 @@ impl Settlement<'_> {
             match self.next_shard(&row) {
                 Some(next) => sent.push((next, row)),
                 None if self.sender.kind.is_atomic => {
-                    sent.push((self.sender.data.manager.locate(row.row.place.slot).shard, row));
+                    sent.push((
+                        self.sender.data.manager.router.locate(row.row.place.slot).shard,
+                        row,
+                    ));
                 }
                 None => left.push(row),
             }
@@ -312,7 +234,8 @@ impl Settlement<'_> {
                     return Some(row);
                 }
                 asked.push(shard);
-                firsts.push((self.sender.data.manager.locate(row.row.place.slot).shard, row));
+                firsts
+                    .push((self.sender.data.manager.router.locate(row.row.place.slot).shard, row));
                 None
             })
             .collect();
@@ -321,7 +244,8 @@ impl Settlement<'_> {
 
     async fn send_all(&mut self, parts: &mut ShardParts) {
         let waiting = std::mem::take(&mut self.waiting);
-        let locate = |row: &RefusedRow| self.sender.data.manager.locate(row.row.place.slot).shard;
+        let locate =
+            |row: &RefusedRow| self.sender.data.manager.router.locate(row.row.place.slot).shard;
         let sent = waiting.into_iter().map(|row| (locate(&row), row)).collect();
         self.send(sent, parts).await;
     }

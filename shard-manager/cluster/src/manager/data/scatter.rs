@@ -21,7 +21,7 @@ use model::topology::{Role, ShardNumber};
 use super::super::ReadDone;
 use super::RowReader;
 use super::coverage::{self, Coverage, Shown};
-use super::reads::{KeysOfShards, RETRY, TRIES_MAX};
+use super::reads::{KeysOfShards, RETRY, TRIES_MAX, unavailable};
 use crate::shard::ShardRows;
 use crate::shard_list::ShardList;
 
@@ -72,7 +72,7 @@ impl RowReader<'_> {
                     parts.push(read.rows);
                     shards.push(index);
                 }
-                Err(error) if self.may_miss(&error) => {
+                Err(error) if self.options.partial && error.is_of_one_shard() => {
                     first_error.get_or_insert(error);
                     missing.push(index);
                 }
@@ -171,18 +171,14 @@ impl RowReader<'_> {
     async fn ask(self, questions: &Questions, list: &ShardList, deadline: Instant) -> Answers {
         let reads = questions.iter().map(async |(number, query)| {
             let read = async {
-                let shard = list.get(*number).ok_or_else(|| self.unavailable(*number))?;
+                let shard =
+                    list.get(*number).ok_or_else(|| unavailable(self.data.manager, *number))?;
                 let requirements = self.requirements((*number, shard), deadline).await?;
                 shard.reads().read_all(query, &requirements).await
             };
             (*number, read.await)
         });
         join_all(reads).await
-    }
-
-    /// Returns true if the answer may leave out the shard of this error.
-    fn may_miss(self, error: &Error) -> bool {
-        self.options.partial && error.is_of_one_shard()
     }
 
     /// Checks the slots of the answers. Answers that fail, and those without sets of slots, are not
@@ -196,12 +192,14 @@ impl RowReader<'_> {
                     Some(owned) => shown.push((*shard, Arc::clone(owned))),
                     None => return Coverage::Complete,
                 },
-                Err(error) if self.may_miss(error) => missing.push(*shard),
+                Err(error) if self.options.partial && error.is_of_one_shard() => {
+                    missing.push(*shard)
+                }
                 Err(_) => return Coverage::Complete,
             }
         }
         let manager = self.data.manager;
-        let is_missing = |slot| missing.contains(&manager.locate(slot).shard);
+        let is_missing = |slot| missing.contains(&manager.router.locate(slot).shard);
         match wanted {
             Wanted::All if missing.is_empty() && manager.coverage.knows(&shown) => {
                 Coverage::Complete

@@ -34,19 +34,19 @@ impl Data<'_> {
             return Cow::Borrowed(options);
         }
         // On the heap: every read reserves space for this wait, and few need it.
-        Box::pin(self.update_map(options)).await
+        Box::pin(update_map(self, options)).await
     }
+}
 
-    async fn update_map(self, options: &RequestOptions) -> Cow<'_, RequestOptions> {
-        let now = Instant::now();
-        // The read needs time as well.
-        let wait = UPDATE_MAX.min(options.deadline.saturating_duration_since(now) / 2);
-        match self.manager.backend.update_map(options.session.epoch(), now + wait).await {
-            Ok(()) => Cow::Borrowed(options),
-            Err(error) => {
-                tracing::debug!(%error, "the shard map is older than a session: its read is proven");
-                Cow::Owned(RequestOptions { level: Level::All, ..options.clone() })
-            }
+async fn update_map<'o>(data: Data<'_>, options: &'o RequestOptions) -> Cow<'o, RequestOptions> {
+    let now = Instant::now();
+    // The read needs time as well.
+    let wait = UPDATE_MAX.min(options.deadline.saturating_duration_since(now) / 2);
+    match data.manager.backend.update_map(options.session.epoch(), now + wait).await {
+        Ok(()) => Cow::Borrowed(options),
+        Err(error) => {
+            tracing::debug!(%error, "the shard map is older than a session: its read is proven");
+            Cow::Owned(RequestOptions { level: Level::All, ..options.clone() })
         }
     }
 }

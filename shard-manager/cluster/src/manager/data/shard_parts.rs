@@ -9,8 +9,8 @@ use model::position::Position;
 use model::topology::ShardNumber;
 
 use super::super::Manager;
-use super::bulk::BulkPart;
-use super::refused::RefusedRow;
+use super::bulk_rows::BulkPart;
+use super::refused_row::RefusedRow;
 
 /// Outcomes of rows, by shard.
 #[derive(Debug, Default)]
