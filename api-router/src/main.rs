@@ -129,8 +129,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     let app = Data::new(app);
     let history_writer = keep_history(&app, config)?;
-    let commanded = app.clone();
-    actix_web::rt::spawn(async move { commanded.manager.slots().serve_commands().await });
+    serve_commands(app.clone());
     let mut signals = EndSignals::listen()?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
     let handle = server.handle();
@@ -168,6 +167,11 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     app.manager.close();
     Ok(())
+}
+
+/// Carries out commands for slots, which other programs send through the cluster's socket.
+fn serve_commands(app: Data<App>) {
+    actix_web::rt::spawn(async move { app.manager.slots().serve_commands().await });
 }
 
 /// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with

@@ -3,9 +3,9 @@
 //! All answers about one key of one table are fields of one hash,
 //! `tessera:1:{cluster}:{since}:{slot}:{table}:{key}`. A write to a row of that key therefore
 //! removes them all without knowing which queries were cached. `1` is the version of the storage
-//! format, and `{cluster}` is derived from the cluster's secret. `{since}` is the epoch in which the
-//! slot got its owner. A slot that moves thus leaves its entries behind, also when it returns to an
-//! earlier owner, while the entries of all other slots stay in use. The field name is a keyed
+//! format, and `{cluster}` is derived from the cluster's secret. `{since}` is the epoch in which
+//! the slot got its owner. A slot that moves thus leaves its entries behind, also when it returns
+//! to an earlier owner, while the entries of all other slots stay in use. The field name is a keyed
 //! 128-bit hash of the query's canonical encoding.
 //!
 //! **Invariant:** two queries that may have different answers have different names.

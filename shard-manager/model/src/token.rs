@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! base64url( 1 | positions | tag of 8 bytes )
-//! base64url( 2 | epoch | epoch minus checked epoch | positions | tag of 8 bytes )
+//! base64url( 3 | epoch | epoch minus checked epoch | positions | tag of 8 bytes )
 //! positions: for each shard: gap to the one before, timeline, position
 //! ```
 //! Numbers are LEB128 except the timeline, which is four bytes. The tag is SipHash-2-4 under a key
@@ -43,7 +43,7 @@ use crate::topology::ShardNumber;
 /// Version of a token without an epoch.
 const WITHOUT_EPOCH: u8 = 1;
 /// Version of a token with an epoch.
-const WITH_EPOCH: u8 = 2;
+const WITH_EPOCH: u8 = 3;
 /// Epoch of the first shard map of a cluster, before any slot has moved.
 const FIRST_EPOCH: u64 = 1;
 /// Bytes of the epochs of a token, as a rule.

@@ -256,8 +256,8 @@ pub enum TopologyError {
         /// The given weight.
         weight: u32,
     },
-    /// All weights are zero.
-    #[error("at least one shard must have a weight above 0")]
+    /// The weights of all members are zero.
+    #[error("at least one shard that is not retired must have a weight above 0")]
     NoWeight,
     /// Two shards have the same name.
     #[error("two shards are called {shard}")]

@@ -19,7 +19,7 @@ use shard_manager::keyspace::{ShardKey, Slot};
 use shard_manager::manager::{Manager, ReadDone, RequestOptions};
 use shard_manager::map_change::MapChange;
 use shard_manager::position::Position;
-use shard_manager::query::{Comparison, Condition, ReadQuery, Test};
+use shard_manager::query::{Condition, ReadQuery, Test};
 use shard_manager::row_change::Operation::Upsert;
 use shard_manager::shard_map::{ShardMap, with_owner};
 use shard_manager::slot_set::SlotSet;
@@ -175,11 +175,8 @@ impl Router {
     fn named(&self, keys: &[&str]) -> ReadQuery {
         let all = self.all();
         let routing = all.table.routing().expect("a routing column");
-        let one = |key: &&str| {
-            let key = Value::Text((*key).to_owned());
-            Condition::Column(routing, Test::Compare(Comparison::Equal, key))
-        };
-        let conditions = vec![Condition::Any(keys.iter().map(one).collect())];
+        let keys = keys.iter().map(|key| Value::Text((*key).to_owned())).collect();
+        let conditions = vec![Condition::Column(routing, Test::In(keys))];
         ReadQuery { conditions, ..all }
     }
 
