@@ -106,10 +106,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let bound = listener.local_addr()?;
     let manager = open(config)?;
     mode_check::check_mode(&manager, config.access.mode).await?;
-    let manager = match &config.cache {
-        Some(settings) => manager.with_cache(settings.clone()),
-        None => manager,
-    };
+    let manager = cached(manager, config);
     let settings = AppSettings {
         address: bound,
         transport: Transport::of(identity.is_some(), config.behind_tls),
@@ -147,7 +144,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         }
     }
     tracing::info!("ending: finishing what runs");
-    app.manager.remove_runtimes();
+    app.manager.runtimes().iter().for_each(|runtimes| runtimes.remove_runtimes());
     handle.stop(true).await;
     serving.await??;
     if let Some(usage) = usage {
@@ -167,6 +164,14 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     app.manager.close();
     Ok(())
+}
+
+/// Puts the cache of the settings before the shards, if there is one.
+fn cached(manager: Manager, config: &Config) -> Manager {
+    match &config.cache {
+        Some(settings) => manager.with_cache(settings.clone()),
+        None => manager,
+    }
 }
 
 /// Carries out commands for slots, which other programs send through the cluster's socket.

@@ -174,7 +174,7 @@ fn the_form_of_a_token_with_an_epoch_is_pinned() {
 }
 
 const GOLDEN_WITH_EPOCH: [&str; 2] =
-    ["AqwCrAIAAQIDBKwCAgUAAAAHAb15_a2GBp4", "AqwCAAABAgMErAICBQAAAAfkFZdk_AtOtQ"];
+    ["A6wCrAIAAQIDBKwCAgUAAAAHSViDsQtOoxI", "A6wCAAABAgMErAICBQAAAAeRJb1mjw_xCQ"];
 
 #[test]
 fn a_token_without_an_epoch_predates_every_move() {

@@ -8,7 +8,6 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/cache", &["model"]),
     ("shard-manager/engine", &["access", "model"]),
     ("shard-manager/local-postgres", &["model"]),
-    ("shard-manager/moves", &["model"]),
     ("shard-manager/postgres", &["access", "engine", "model"]),
     ("shard-manager/sqlite", &["access", "engine", "model"]),
     ("shard-manager/cluster", &["access", "cache", "engine", "model"]),
@@ -126,18 +125,6 @@ pub(super) const ENGINE: &[&[&str]] = &[
     &["cluster_spec", "replica_node", "schema_intent", "select"],
     &["cluster_backend", "sample_queries", "schema_agreement"],
     &["opened_cluster"],
-];
-pub(super) const MOVES: &[&[&str]] = &[
-    &["identity", "limits", "mark", "refusal", "rules"],
-    &["applied", "scene", "slot_state"],
-    &["move_row"],
-    &["shard_metadata"],
-    &["observation"],
-    &["beginning", "cleaning", "cutover", "direction", "ending", "round"],
-    &["request"],
-    &["step"],
-    &["mover"],
-    &["simulation", "tests"],
 ];
 pub(super) const CACHE: &[&[&str]] = &[
     &["address", "proof", "stats", "tally"],
