@@ -113,14 +113,7 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "system_tables",
     ],
     &["fair_channel"],
-    &[
-        "idempotency_expiry",
-        "open_error",
-        "pause_barrier",
-        "published_map",
-        "runtime_pool",
-        "table_declaration",
-    ],
+    &["idempotency_expiry", "open_error", "pause_barrier", "runtime_pool", "table_declaration"],
     &["catalog_rows", "node_reader", "row_image", "writer"],
     &["cluster_spec", "replica_node", "schema_intent", "select"],
     &["cluster_backend", "sample_queries", "schema_agreement"],
@@ -199,8 +192,7 @@ pub(super) const SQLITE: &[&[&str]] = &[
 pub(super) const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
 pub(super) const CLUSTER: &[&[&str]] = &[
     &["lane", "parked_writes", "replica_set", "slot_redirects"],
-    &["shard"],
-    &["shard_list"],
+    &["shard", "slot_router"],
     &["shard_list"],
     &["manager"],
 ];
