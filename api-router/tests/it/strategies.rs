@@ -333,10 +333,10 @@ fn settings_that_describe_another_cluster_are_warned_of_and_not_in_force() {
     router.end();
     let mut differing = vec![
         (["--placement", "even"], vec!["placement is even", "weighted"]),
-        (["--weights", "25,50,25"], vec!["weights is 25,50,25", "50,25,25", "shard weight"]),
+        (["--weights", "25,50,25"], vec!["weights is 25,50,25", "50,25,25", "stay as they are"]),
     ];
     if !crate::backend::is_servers() {
-        let more = vec!["shards is 5", "the cluster has 3", "shard add"];
+        let more = vec!["shards is 5", "the cluster has 3", "cannot join it yet"];
         differing.push((["--shards", "5"], more));
         let fewer = vec!["shards is 2", "the cluster has 3", "no shard is removed by a setting"];
         differing.push((["--shards", "2"], fewer));

@@ -293,17 +293,17 @@ pub fn differences(
     let mut found = Vec::new();
     let members: Vec<&ShardSpec> = map.topology().members().map(|(_, shard)| shard).collect();
     if let Some(count) = spec.shards.filter(|count| *count != members.len()) {
-        let command = if count > members.len() {
-            "`shard-manager shard add` adds one"
+        let remedy = if count > members.len() {
+            "shards cannot join it yet"
         } else {
             "no shard is removed by a setting"
         };
-        found.push(format!("shards is {count}, and the cluster has {}: {command}", members.len()));
+        found.push(format!("shards is {count}, and the cluster has {}: {remedy}", members.len()));
     }
     let weights: Vec<u32> = members.iter().map(|shard| shard.weight).collect();
     if let Some(wanted) = spec.weights.as_ref().filter(|wanted| **wanted != weights) {
         found.push(format!(
-            "weights is {}, and the shards have {}: `shard-manager shard weight` changes one",
+            "weights is {}, and the shards have {}: the weights of a cluster stay as they are",
             comma_separated(wanted),
             comma_separated(&weights)
         ));

@@ -213,11 +213,10 @@ impl<'k> Choice<'k> {
                     );
                 }
                 None => {
-                    let url = shard.address.primary.location();
-                    let remedy = format!(
-                        "is the database of no shard: `shard-manager shard add --url {url}` adds it"
+                    self.leave_out(
+                        shard,
+                        "is the database of no shard, and shards cannot join yet: leave its URL out",
                     );
-                    self.leave_out(shard, &remedy);
                 }
             }
         }

@@ -112,8 +112,8 @@ async fn an_empty_database_in_the_settings_does_not_join_and_is_warned_of() {
     }
     let name = &*empty.names[0];
     log::check_said(&[
-        "shard-manager shard add --url postgres://",
         name,
+        "is the database of no shard, and shards cannot join yet",
         "describe only new clusters",
     ]);
     let mut door = empty.door(0).await;
