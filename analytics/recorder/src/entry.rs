@@ -32,7 +32,7 @@ pub(crate) struct Entry {
     pub(crate) elapsed: u32,
     pub(crate) queue: u32,
     pub(crate) database: u32,
-    /// Index of the shard's label; [`NO_SHARD`](crate::shard_labels::NO_SHARD) stands for several
+    /// Index of the shard's label; [`NO_SHARD`] stands for several
     /// shards or none.
     pub(crate) shard: u16,
     slot: u16,

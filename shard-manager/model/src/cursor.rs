@@ -9,7 +9,7 @@
 //! for keyset pagination"). The tag is computed like that of a session token (`token`); the first
 //! byte distinguishes cursors from tokens.
 //!
-//! A caller who may not read all columns gets a sealed cursor ([`seal`]), because the sort keys end
+//! A caller who may not read all columns gets a sealed cursor (`seal`), because the sort keys end
 //! with the columns that identify a row:
 //!
 //! ```text
