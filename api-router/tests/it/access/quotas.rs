@@ -169,20 +169,17 @@ fn a_streamed_body_that_waits_for_its_rate_ends_when_its_key_is_revoked() {
     let head =
         format!("content-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n", lines.len());
     stream.write_all(head.as_bytes()).unwrap();
-    let answer = std::thread::scope(|scope| {
-        let mut sending = stream.try_clone().unwrap();
-        // The router takes only a part of it, and ends the connection after its answer.
-        scope.spawn(move || drop(sending.write_all(lines.as_bytes())));
-        let first = "/api/read?table=users&shardKey=u0";
-        eventually("the first rows", || {
-            let rows = guarded.send("GET", first, Some(admin().reveal())).text();
-            rows.contains("\"u0\"").then_some(())
-        });
-        served(send(&guarded, "DELETE", &format!("{KEYS}/{id}"), None), 200);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
+    // The rest is never sent: a router that is fast enough takes a small body as a whole.
+    stream.write_all(&lines.as_bytes()[..lines.len() / 10]).unwrap();
+    let first = "/api/read?table=users&shardKey=u0";
+    eventually("the first rows", || {
+        let rows = guarded.send("GET", first, Some(admin().reveal())).text();
+        rows.contains("\"u0\"").then_some(())
     });
+    served(send(&guarded, "DELETE", &format!("{KEYS}/{id}"), None), 200);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
     assert!(answer.contains("\"outcome\":\"partial\""), "{answer}");
     let stored = answer.split("\"stored\":").nth(1).unwrap();
