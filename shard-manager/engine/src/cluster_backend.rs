@@ -10,13 +10,16 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use model::map_change::MapChange;
 use model::shard_map::ShardMap;
-use model::table::Table;
+use model::table::{Registry, Table};
+use model::topology::ShardNumber;
 use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::Receiver;
 
 use super::EngineFuture;
 use super::access_store::AccessStore;
 use super::catalog_rows::MapChangeError;
+use super::new_shard::{NewShard, NewShardRefusal};
+use super::opened_cluster::OpenedShard;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
 use super::slot_desk::SlotCommand;
@@ -60,6 +63,34 @@ pub trait ClusterBackend: Send + Sync {
     /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog,
     /// also if the catalog's map is older.
     fn update_map(&self, epoch: u64, deadline: Instant) -> EngineFuture<'_, ()>;
+
+    /// Checks that a shard can join, and returns the address of its servers for the catalog, without
+    /// user and password; `None` for files. Changes nothing. A shard of this name that is joining
+    /// already passes, so that a join can be repeated.
+    ///
+    /// # Errors
+    /// [`NewShardRefusal`].
+    fn check_new_shard<'a>(
+        &'a self,
+        shard: &'a NewShard,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<Option<String>, NewShardRefusal>>;
+
+    /// Opens a shard that the catalog lists and this process has not opened: creates its database
+    /// or files if it is joining and they are missing, without slots and with these tables. May be
+    /// repeated.
+    ///
+    /// # Errors
+    /// [`NewShardRefusal`]. Nothing is open then.
+    fn open_shard<'a>(
+        &'a self,
+        number: ShardNumber,
+        tables: &'a Registry,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>>;
+
+    /// Releases what the engine holds for a shard that has retired, after it was closed.
+    fn release_shard(&self, number: ShardNumber);
 
     /// Returns the keys, roles and denials of the catalog.
     fn access_store(&self) -> &dyn AccessStore;

@@ -20,6 +20,7 @@ pub mod fair_places;
 pub mod fair_queue;
 pub mod fault_injector;
 pub mod idempotency_expiry;
+pub mod new_shard;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;

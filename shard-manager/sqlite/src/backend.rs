@@ -11,15 +11,17 @@ use std::time::Instant;
 
 use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
+use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::published_map::PublishedMap;
 use engine::runtime_pool::RuntimePool;
 use engine::slot_desk::{SlotCommand, SlotDesk};
-use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
+use engine::{ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock};
 use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
 use model::map_change::MapChange;
 use model::shard_map::ShardMap;
-use model::table::Table;
+use model::table::{Registry, Table};
+use model::topology::ShardNumber;
 use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::Receiver;
 
@@ -147,6 +149,25 @@ impl ClusterBackend for Files {
         // No other process changes the catalog.
         Box::pin(ready(Ok(())))
     }
+
+    fn check_new_shard<'a>(
+        &'a self,
+        _shard: &'a NewShard,
+        _deadline: Instant,
+    ) -> BoxFuture<'a, Result<Option<String>, NewShardRefusal>> {
+        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+    }
+
+    fn open_shard<'a>(
+        &'a self,
+        _number: ShardNumber,
+        _tables: &'a Registry,
+        _deadline: Instant,
+    ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>> {
+        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+    }
+
+    fn release_shard(&self, _number: ShardNumber) {}
 
     fn access_store(&self) -> &dyn AccessStore {
         &self.access

@@ -11,9 +11,12 @@ use shard_manager::cache::ServedBy;
 use shard_manager::engine::access_store::AccessStore;
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::cluster_spec::ClusterSpec;
+use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::runtime_pool::RuntimePool;
 use shard_manager::engine::slot_desk::SlotCommand;
-use shard_manager::engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
+use shard_manager::engine::{
+    ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock,
+};
 use shard_manager::error::Error;
 use shard_manager::keyspace::{ShardKey, Slot};
 use shard_manager::manager::{Manager, ReadDone, RequestOptions};
@@ -24,6 +27,7 @@ use shard_manager::row_change::Operation::Upsert;
 use shard_manager::shard_map::{ShardMap, with_owner};
 use shard_manager::slot_set::SlotSet;
 use shard_manager::store::sqlite;
+use shard_manager::table::Registry;
 use shard_manager::token::SessionToken;
 use shard_manager::topology::ShardNumber;
 use shard_manager::value::Value;
@@ -71,6 +75,27 @@ impl ClusterBackend for Backend {
         let map = self.catalog.map.lock().expect("not poisoned").clone();
         let away = || Error::ShardUnavailable { shard: "the catalog".to_owned() };
         Box::pin(ready(map.map(|map| (self.publish)(map)).ok_or_else(away)))
+    }
+
+    fn check_new_shard<'a>(
+        &'a self,
+        shard: &'a NewShard,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<Option<String>, NewShardRefusal>> {
+        self.files.check_new_shard(shard, deadline)
+    }
+
+    fn open_shard<'a>(
+        &'a self,
+        number: ShardNumber,
+        tables: &'a Registry,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>> {
+        self.files.open_shard(number, tables, deadline)
+    }
+
+    fn release_shard(&self, number: ShardNumber) {
+        self.files.release_shard(number);
     }
 
     fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {

@@ -40,7 +40,7 @@ impl Manager {
 
 /// Face of a [`Manager`] for the list of its shards.
 #[derive(Clone, Copy)]
-pub struct Shards<'m>(&'m Manager);
+pub struct Shards<'m>(pub(super) &'m Manager);
 
 impl<'m> Shards<'m> {
     /// Returns the number of every shard that has a name, also of retired ones, in order.
