@@ -135,9 +135,9 @@ fn a_key_of_a_missing_role_has_no_rights() {
     let key = key(1);
     let snapshot = build(contents(vec![record(&key, "gone", &["acme"])], vec![]));
     let caller = snapshot.authenticate_key(key.reveal(), now()).unwrap();
-    assert!(!may_read(caller, "acme:1") && !caller.rights.sees_table("users"));
+    assert!(!may_read(caller, "acme:1") && !caller.rights.reach().has_table("users"));
     let anonymous = snapshot.anonymous();
-    assert!(!anonymous.rights.sees_table("users"));
+    assert!(!anonymous.rights.reach().has_table("users"));
 }
 
 #[test]
@@ -148,8 +148,8 @@ fn a_stored_role_replaces_anonymous_and_no_other_built_in_role() {
     let [admin, _, reader, ..] = AccessRole::built_in();
     contents.roles.push(admin);
     let snapshot = build(contents);
-    assert!(snapshot.anonymous().rights.sees_table("users"));
-    assert!(!snapshot.anonymous().rights.sees_table("orders"));
+    assert!(snapshot.anonymous().rights.reach().has_table("users"));
+    assert!(!snapshot.anonymous().rights.reach().has_table("orders"));
     assert_eq!(snapshot.role("reader").unwrap().role(), &reader);
 }
 

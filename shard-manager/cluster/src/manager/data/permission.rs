@@ -171,7 +171,7 @@ fn conceal(error: &mut Error, rights: &Rights, operations: RowOperations) {
         return conceal(cause, rights, operations);
     }
     let Error::Row(RowError::MissingColumn { table, column }) = error else { return };
-    if !rights.sees_column(table, column, operations) {
+    if !rights.reach().has_column(table, column, operations) {
         *error = Error::Forbidden {
             operations: operations.to_string(),
             table: std::mem::take(table),
