@@ -67,7 +67,7 @@ impl Schema<'_> {
         self.rights.allow_bound(&request).map_err(|denied| self.refusal(denied))?;
         let view = self.view(&table, operations);
         let mut named = view.id().iter().filter(|column| Some(**column) != view.routing());
-        if operations != RowOperations::READ && named.any(|column| !view.shows(*column)) {
+        if operations != RowOperations::READ && named.any(|column| !view.visible().has(*column)) {
             return Err(Error::Forbidden {
                 operations: operations.to_string(),
                 table: view.name().to_owned(),
@@ -91,7 +91,7 @@ impl Schema<'_> {
             }
             RowLack::Column(column) => {
                 let view = registry.find(&table).map(|table| self.view(table, operations));
-                let suggestion = view.and_then(|view| view.suggest(&column));
+                let suggestion = view.and_then(|view| view.visible().suggest(&column));
                 let (table, column) = (table.into(), column.into());
                 Error::Row(RowError::NoSuchColumn { table, column, suggestion })
             }
