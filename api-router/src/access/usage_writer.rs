@@ -109,13 +109,13 @@ impl Writer {
     async fn store_uses(&self, today: u32) -> Result<(), Error> {
         let current = self.gate.current();
         loop {
-            let uses = current.snapshot().unstored_uses(UsageFlush::KEYS_MAX);
+            let uses = current.snapshot().keys().unstored_uses(UsageFlush::KEYS_MAX);
             if uses.is_empty() {
                 return Ok(());
             }
             let nothing = UsageBatch { number: 0, day: today, rows: Vec::new() };
             self.store(&nothing, uses.clone(), today).await?;
-            current.snapshot().confirm_uses(&uses);
+            current.snapshot().keys().confirm_uses(&uses);
         }
     }
 

@@ -110,7 +110,7 @@ impl<'a> Author<'a> {
 
     /// Returns the last day on which a key was used, here or as its record has it.
     pub(super) fn used_on(&self, key: &KeyRecord) -> Option<u32> {
-        self.gate.current().snapshot().used_on(key.id).max(key.used_on)
+        self.gate.current().snapshot().keys().used_on(key.id).max(key.used_on)
     }
 
     /// Checks that the author may give a role to callers with these tenants: the definition that is
