@@ -55,6 +55,6 @@ mod tests {
             expires_at: None,
         };
         let rights = CallerRights::of(Arc::new(caller));
-        assert!(!rights.is_all() && !rights.clone().sees_table("users"));
+        assert!(!rights.is_all() && !rights.clone().reach().has_table("users"));
     }
 }

@@ -301,7 +301,7 @@ pub fn find_column(table: &Table, name: &str) -> Result<usize, Problem> {
     table.find(name).ok_or_else(|| {
         let detail = format!("{} has no column `{}`", table.name(), shown(name));
         let problem = Problem::new(Code::TSR311, detail);
-        match table.suggest(name) {
+        match table.visible().suggest(name) {
             Some(near) => problem.hint(format!("did you mean `{near}`?")),
             None => problem.hint(columns_of(table.name())),
         }

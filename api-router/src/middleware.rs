@@ -102,7 +102,7 @@ pub async fn handle_request(
     limit_browser(headers, kind);
     if let Some(gate) = &app.gate {
         gate.origins.permit(headers, permitted);
-        gate.show_limits(&admission, headers);
+        admission.show_limits(headers);
     } else if is_authorized {
         headers.insert(X_ACCESS, HeaderValue::from_static("off"));
     }

@@ -149,7 +149,7 @@ fn neither_column_nor_parameter(table: &Table, name: &str) -> Problem {
     if let Some(hint) = request_hints::hint_for_parameter(name) {
         return problem.hint(hint);
     }
-    match table.suggest(name).or_else(|| closest(name, KNOWN.into_iter())) {
+    match table.visible().suggest(name).or_else(|| closest(name, KNOWN.into_iter())) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None => problem.hint(filter::columns_of(table.name())),
     }
@@ -174,7 +174,7 @@ fn parse_select(table: &Table, list: &str) -> Result<Vec<Output>, Problem> {
             );
         }
         if item == ALL_COLUMNS {
-            outputs.extend(table.shown().map(|column| Output { column, alias: None }));
+            outputs.extend(table.visible().answered().map(|column| Output { column, alias: None }));
         } else {
             let (alias, name) = match item.split_once(':') {
                 Some((alias, name)) => (Some(parse_alias(alias)?), name),

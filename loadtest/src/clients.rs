@@ -95,7 +95,7 @@ impl Client {
 
     /// Returns whether this is one of several tenants.
     pub(crate) fn is_tenant(&self) -> bool {
-        self.names.is_of_tenant()
+        self.names.tenant().is_some()
     }
 
     /// Returns the session token of the writes before the run.
@@ -131,7 +131,8 @@ impl Client {
 
     /// Checks that an answer to a tenant has no row of another client.
     pub(crate) fn check(&self, line: &str, answer: &Answer) -> Result<(), Failure> {
-        if !self.is_tenant() || !(200..300).contains(&answer.status) {
+        let Some(tenant) = self.names.tenant() else { return Ok(()) };
+        if !(200..300).contains(&answer.status) {
             return Ok(());
         }
         let text = String::from_utf8_lossy(&answer.body);
@@ -139,9 +140,9 @@ impl Client {
             let body: Value = serde_json::from_str(&text).ok()?;
             let rows = body.get("data")?.as_array()?;
             let keys = rows.iter().flat_map(|row| KEY_COLUMNS.map(|column| row[column].as_str()));
-            keys.flatten().find(|key| !self.names.owns(key)).map(str::to_owned)
+            keys.flatten().find(|key| !tenant.owns(key)).map(str::to_owned)
         };
-        let found = self.names.foreign_in(&text).map(str::to_owned).or_else(in_rows);
+        let found = tenant.foreign_in(&text).map(str::to_owned).or_else(in_rows);
         let Some(key) = found else { return Ok(()) };
         self.counts.foreign_rows.fetch_add(1, Ordering::Relaxed);
         let detail = format!("{key} in the answer to {line}");

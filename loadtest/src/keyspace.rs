@@ -30,6 +30,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use integer_range::IntegerRange;
+pub(crate) use tenant::TenantKeys;
 
 /// Servers that users of a matrix are spread over.
 const SERVERS: u32 = 256;

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::clients::{Client, Clients};
 use crate::http_client::{HttpRequest, Pool};
+use crate::keyspace::TenantKeys;
 use crate::options::{Options, parse_time};
 use crate::own_rows::{self, OwnRows, send};
 use crate::requests;
@@ -101,7 +102,7 @@ impl Tenants {
         count: u32,
         own: &OwnRows,
     ) -> anyhow::Result<()> {
-        let rule = format!("$tenant{}*", crate::keyspace::Names::SEPARATOR);
+        let rule = format!("$tenant{}*", TenantKeys::SEPARATOR);
         let role = json!({"role": self.role, "grants": [{
             "tables": own.tables(), "may": ["read", "insert", "update", "delete"],
             "keys": rule, "scatter": "filter",
@@ -133,7 +134,8 @@ impl Tenants {
         let run_time = options.goose.run_time.as_deref().and_then(parse_time).unwrap_or_default();
         let end = Utc::now() + LIFE_BEYOND + TimeDelta::from_std(run_time)?;
         let key = json!({
-            "role": self.role, "tenants": names.tenants(), "name": format!("tenant {number}"),
+            "role": self.role, "tenants": names.tenant().map(TenantKeys::beginnings),
+            "name": format!("tenant {number}"),
             "expires_at": end.to_rfc3339_opts(SecondsFormat::Secs, true),
         });
         let asked = requests::json(Method::POST, "/api/access/keys", &key);

@@ -7,6 +7,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::ServiceResponse;
@@ -16,19 +17,33 @@ use shard_manager::access::limit::caller_limits::{CallerLimits, LimitStates};
 use shard_manager::access::limit::headers;
 use shard_manager::access::limit::in_flight::InFlight;
 
+use super::clock::unix_now;
+
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Limits of an admitted request. A caller without limits has none.
 #[derive(Debug, Default)]
 pub struct Admission {
-    /// Limits of the caller.
-    pub(super) limits: Option<CallerLimits>,
+    /// Limits of the caller, and the time from which their clock counts.
+    limits: Option<(CallerLimits, Instant)>,
     /// Place among the requests that the caller may send at the same time.
-    pub(super) place: Option<InFlight>,
+    place: Option<InFlight>,
 }
 
 impl Admission {
+    /// Creates the admission of a request whose caller has limits.
+    pub(super) fn new(limits: CallerLimits, began: Instant, place: Option<InFlight>) -> Self {
+        Self { limits: Some((limits, began)), place }
+    }
+
+    /// Adds the headers that report what the limits of the caller leave.
+    pub fn show_limits(&self, response: &mut HeaderMap) {
+        if let Some((limits, began)) = &self.limits {
+            show(&limits.states(began.elapsed(), unix_now()), response);
+        }
+    }
+
     /// Keeps the place until the last byte of the response is passed on: a client that has received
     /// it may send its next request at once.
     pub fn hold(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
@@ -48,7 +63,7 @@ impl Admission {
 }
 
 /// Adds the headers about the limits of a caller.
-pub(super) fn show(states: &LimitStates, response: &mut HeaderMap) {
+fn show(states: &LimitStates, response: &mut HeaderMap) {
     let texts =
         [(RATE_LIMIT_POLICY, headers::policies(states)), (RATE_LIMIT, headers::states(states))];
     for (name, text) in texts {

@@ -1,23 +1,23 @@
 //! Gate: decides about each request from its credentials and the right that its route needs.
 //!
-//! **Invariant:** while the gate observes, it refuses nothing. Keys and roles are replaced as a
-//! whole, and never by older ones.
-//! **Not here:** where keys, roles and issuers come from (`files`), the form of a refusal
-//! (`answers`).
+//! **Invariant:** while the gate observes, it refuses nothing.
+//! **Not here:** where keys, roles and issuers come from (`files`), their replacement
+//! (`current_authenticator`), the form of a refusal (`answers`).
 
+mod credential_check;
+mod current_authenticator;
 mod identity;
 mod login;
+mod refusal_log;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
 use analytics::AccessNow;
-use arc_swap::ArcSwap;
 use issuers::key_sets::IssuerGate;
 use issuers::remote_keys::RemoteKeys;
 use shard_manager::access::authenticator::{AuthSettings, Authenticator};
@@ -29,9 +29,8 @@ use shard_manager::access::limit::failures::FailureLimiter;
 use shard_manager::access::limit::limit_cells::LimitCells;
 use shard_manager::access::scope::AccessScope;
 use shard_manager::access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
-use shard_manager::access::unix_time::UnixTime;
 
-use super::admission::{self, Admission};
+use super::admission::Admission;
 use super::answers;
 use super::audit::{self, AuditDraft};
 use super::certificates::{CertificateClients, ClientCertificate};
@@ -46,6 +45,9 @@ use super::sessions::Sessions;
 use crate::config::{AccessConfig, AccessMode, TrustedProxies};
 use crate::headers::X_CONSISTENCY;
 use crate::problem::{Code, Problem};
+pub use current_authenticator::CurrentAuthenticator;
+use identity::Identification;
+use refusal_log::RefusalLog;
 
 /// Random bytes that a gate needs.
 pub const RANDOM_LEN: usize = 48;
@@ -57,21 +59,19 @@ pub struct AccessGate {
     pub origins: PermittedOrigins,
     /// Sessions of browsers.
     pub sessions: Sessions,
+    /// Keys, roles and issuers in force.
+    pub authenticator: CurrentAuthenticator,
     /// Keys of issuers that are fetched.
     pub remote_keys: RemoteKeys,
     trusted_proxies: TrustedProxies,
     certificates: CertificateClients,
-    current: ArcSwap<Authenticator>,
-    /// Held while keys, roles or issuers are replaced.
-    replacing: Mutex<()>,
     failures: FailureLimiter,
     checks: RateCell,
     counts: AccessCounts,
     /// True if there is an audit log.
     is_audited: bool,
     began: Instant,
-    /// Second of the last logged refusal of each route, counted from the start.
-    logged: [AtomicU64; ROWS.len() + 1],
+    refusals: RefusalLog,
 }
 
 /// Caller of a request that is only observed, so that its rights bound nothing.
@@ -105,6 +105,7 @@ impl AccessGate {
         let source = LimitSource { cells: &cells, routers: settings.limit_routers };
         let snapshot = Snapshot::build(contents, &source)?;
         let current = Authenticator::new(snapshot, issuers, settings, cells, secret(16));
+        let began = Instant::now();
         Ok(Self {
             mode: config.mode,
             origins: PermittedOrigins::new(config.cors_origins.clone()),
@@ -112,47 +113,14 @@ impl AccessGate {
             remote_keys: RemoteKeys::new(&config.issuers),
             trusted_proxies: config.trusted_proxies.clone(),
             certificates: CertificateClients::new(config.certificates.clone()),
-            current: ArcSwap::from_pointee(current),
-            replacing: Mutex::default(),
+            authenticator: CurrentAuthenticator::new(current),
             failures: FailureLimiter::new(secret(32)),
             checks: RateCell::default(),
             counts: AccessCounts::default(),
             is_audited: config.audit.is_on(),
-            began: Instant::now(),
-            logged: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
+            began,
+            refusals: RefusalLog::new(config.mode, began),
         })
-    }
-
-    /// Replaces all keys, roles and denials, unless the known ones are newer. If they are of the
-    /// same generation, they are only confirmed.
-    ///
-    /// # Errors
-    /// [`SnapshotError`] if there are too many keys or roles; then nothing has changed.
-    pub fn apply(&self, contents: SnapshotContents) -> Result<(), SnapshotError> {
-        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let current = self.current.load();
-        let known = current.snapshot().generation();
-        if contents.generation < known {
-            return Ok(());
-        }
-        if contents.generation == known {
-            current.snapshot().confirm(contents.read_at);
-            return Ok(());
-        }
-        let mut snapshot = Snapshot::build(contents, &current.limits())?;
-        snapshot.share_uses(current.snapshot());
-        self.current.store(Arc::new(current.with_snapshot(snapshot)));
-        Ok(())
-    }
-
-    /// Records that keys and roles were read at this time and have not changed.
-    pub fn confirm(&self, now: UnixTime) {
-        self.current.load().snapshot().confirm(now);
-    }
-
-    /// Returns the keys, roles and issuers in force.
-    pub fn current(&self) -> Arc<Authenticator> {
-        self.current.load_full()
     }
 
     /// Returns the mode, which is not `off`.
@@ -173,14 +141,7 @@ impl AccessGate {
         let known = extensions.get::<Arc<Caller>>().or_else(observed);
         known
             .map(Arc::clone)
-            .unwrap_or_else(|| Arc::clone(self.current.load().snapshot().anonymous()))
-    }
-
-    /// Adds the headers that tell the caller of an admitted request what its limits leave.
-    pub fn show_limits(&self, admission: &Admission, response: &mut HeaderMap) {
-        if let Some(limits) = &admission.limits {
-            admission::show(&limits.states(self.began.elapsed(), unix_now()), response);
-        }
+            .unwrap_or_else(|| Arc::clone(self.authenticator.load().snapshot().anonymous()))
     }
 
     /// Returns the answer to a caller who has reached a limit, and counts it.
@@ -192,7 +153,7 @@ impl AccessGate {
     /// Returns the counts of decisions, among them the writes that lanes refused.
     pub fn now(&self, refused_by_lanes: u64) -> AccessNow {
         let now = unix_now();
-        let age = self.current.load().snapshot().age(now);
+        let age = self.authenticator.load().snapshot().age(now);
         let issuers = self.remote_keys.now(now);
         AccessNow { issuers, ..self.counts.now(age, refused_by_lanes) }
     }
@@ -215,10 +176,10 @@ impl AccessGate {
             }
             Err(Refusal { kind, problem }) => {
                 self.counts.count(kind, outcome_of(&problem));
-                self.log(request, row, kind, &problem);
+                let address = || self.address(request.request());
+                self.refusals.log(row, (kind, &problem), address);
                 if self.is_audited {
-                    let is_observed = !self.is_enforced();
-                    let address = self.address(request.request());
+                    let (is_observed, address) = (!self.is_enforced(), address());
                     AuditDraft::refuse(request, address, problem.code(), is_observed);
                 }
                 match self.mode {
@@ -253,7 +214,7 @@ impl AccessGate {
         certificate: Option<&ClientCertificate>,
         need: RouteNeed,
     ) -> Result<Arc<Caller>, Problem> {
-        let current = self.current.load();
+        let current = self.authenticator.load();
         let caller = match credentials {
             Credentials::Absent => match certificate {
                 Some(certificate) => {
@@ -283,8 +244,9 @@ impl AccessGate {
     ) -> Result<(Arc<Caller>, Admission), Refusal> {
         let need = row.map_or_else(|| need_without_row(request), |row| ROWS[row].need);
         let is_impersonal = row.map_or(need == RouteNeed::Open, |row| ROWS[row].is_impersonal());
-        let current = self.current.load();
-        let Some(caller) = self.identify(&current, request, need, is_impersonal)? else {
+        let current = self.authenticator.load();
+        let identification = Identification { gate: self, current: &current, request };
+        let Some(caller) = identification.caller(need, is_impersonal)? else {
             let caller = Arc::clone(current.snapshot().anonymous());
             return Ok((caller, Admission::default()));
         };
@@ -327,42 +289,22 @@ impl AccessGate {
         admitted.map_err(|limited| self.over(limited))?;
         let metered = Metered { limits: limits.clone(), began, cost };
         request.extensions_mut().insert(metered);
-        Ok(Admission { limits: Some(limits), place })
+        Ok(Admission::new(limits, began, place))
     }
 
     /// Returns the address of the client, which a trusted proxy may have named.
     pub fn address(&self, request: &HttpRequest) -> IpAddr {
         client_address(&self.trusted_proxies, request.peer_addr(), request.headers())
     }
-
-    /// Logs a refusal, of each route at most one in a second.
-    fn log(&self, request: &ServiceRequest, row: Option<usize>, kind: &str, problem: &Problem) {
-        let (mode, code) = (self.mode.name(), problem.code().name());
-        let route = row.map_or("no route", |row| ROWS[row].path);
-        let detail = problem.detail();
-        if self.mode == AccessMode::On {
-            let address = self.address(request.request());
-            tracing::debug!(mode, kind, route, code, %address, "access was refused: {detail}");
-            return;
-        }
-        let second = self.began.elapsed().as_secs();
-        let last = &self.logged[row.unwrap_or(ROWS.len())];
-        if last.swap(second, Ordering::Relaxed) != second {
-            let address = self.address(request.request());
-            tracing::warn!(mode, kind, route, code, %address, "access would be refused: {detail}");
-        }
-    }
 }
 
 impl IssuerGate for AccessGate {
     fn apply_issuers(&self, issuers: Issuers) {
-        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
+        self.authenticator.apply_issuers(issuers);
     }
 
     fn prolong_issuers(&self, issuers: Issuers) {
-        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.current.store(Arc::new(self.current.load().with_prolonged_issuers(issuers)));
+        self.authenticator.prolong_issuers(issuers);
     }
 }
 

@@ -61,7 +61,7 @@ impl AccessSources {
             catalog: Arc::default(),
             files_at,
             catalog_at: UnixTime::MAX,
-            generation: gate.current().snapshot().generation(),
+            generation: gate.authenticator.get().snapshot().generation(),
         };
         Self { gate, known: Mutex::new(known), states: OnceLock::new() }
     }
@@ -115,14 +115,14 @@ impl AccessSources {
     pub fn confirm_files(&self, now: UnixTime) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.files_at = now;
-        self.gate.confirm(known.confirmed_at(now));
+        self.gate.authenticator.confirm(known.confirmed_at(now));
     }
 
     /// Records that the state of the catalog was the current one at `seen_at`.
     pub fn confirm_catalog(&self, seen_at: UnixTime, now: UnixTime) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.catalog_at = seen_at;
-        self.gate.confirm(known.confirmed_at(now));
+        self.gate.authenticator.confirm(known.confirmed_at(now));
     }
 
     /// Changes the sources and the gate together. `change` returns false if nothing is new.
@@ -141,7 +141,7 @@ impl AccessSources {
             return Ok(());
         }
         next.generation += 1;
-        self.gate.apply(next.contents(now))?;
+        self.gate.authenticator.apply(next.contents(now))?;
         *known = next;
         Ok(())
     }

@@ -37,7 +37,7 @@ impl CallerStanding {
         let Some(gate) = gate.filter(|gate| gate.is_enforced()) else { return Self(None) };
         let row = scopes::find(request.match_info().as_str(), request.method());
         let caller = gate.caller(request);
-        let current = gate.current();
+        let current = gate.authenticator.get();
         let role = current.snapshot().role(&caller.role).map(|role| role.role().clone());
         let tenants = Tenants::parse(caller.rights.tenants().iter().map(|tenant| &**tenant));
         Self(Some(Box::new(Standing {

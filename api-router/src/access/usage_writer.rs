@@ -81,14 +81,14 @@ impl Writer {
     async fn load(&self) -> Result<(), Error> {
         let today = unix_now().day();
         let sums = self.manager.access().usage(today).await?;
-        self.gate.current().limits().cells.usage().load(today, sums);
+        self.gate.authenticator.get().limits().cells.usage().load(today, sums);
         Ok(())
     }
 
     /// Stores all rows that were counted, and the uses of keys if they are wanted, and reads the
     /// sums.
     async fn flush(&mut self, with_uses: bool) -> Result<(), Error> {
-        let current = self.gate.current();
+        let current = self.gate.authenticator.get();
         let (usage, today) = (current.limits().cells.usage(), unix_now().day());
         usage.collect(today);
         while let Some(batch) = self.pending.take().or_else(|| usage.next_batch()) {
@@ -107,15 +107,15 @@ impl Writer {
 
     /// Stores the day of the last use of each key, unless the catalog has it.
     async fn store_uses(&self, today: u32) -> Result<(), Error> {
-        let current = self.gate.current();
+        let current = self.gate.authenticator.get();
         loop {
-            let uses = current.snapshot().unstored_uses(UsageFlush::KEYS_MAX);
+            let uses = current.snapshot().keys().unstored_uses(UsageFlush::KEYS_MAX);
             if uses.is_empty() {
                 return Ok(());
             }
             let nothing = UsageBatch { number: 0, day: today, rows: Vec::new() };
             self.store(&nothing, uses.clone(), today).await?;
-            current.snapshot().confirm_uses(&uses);
+            current.snapshot().keys().confirm_uses(&uses);
         }
     }
 

@@ -162,7 +162,9 @@ impl AccessWatcher {
         let (files, catalog) = sources.current();
         files.warn_of_unknown_roles(&catalog.roles);
         self.check_certificate_roles()?;
-        if self.gate().current().snapshot().key_count() == 0 && self.config.issuers.is_empty() {
+        if self.gate().authenticator.get().snapshot().keys().count() == 0
+            && self.config.issuers.is_empty()
+        {
             tracing::warn!("access control has no key and no issuer of tokens: {FIRST_KEY}");
         }
         actix_web::rt::spawn(follow(Arc::clone(&sources), Arc::clone(manager), states));
@@ -187,7 +189,7 @@ impl AccessWatcher {
     /// removed later takes the rights away.
     fn check_certificate_roles(&self) -> Result<(), AccessStartError> {
         let gate = self.gate();
-        let (current, clients) = (gate.current(), (1..).zip(&self.config.certificates));
+        let (current, clients) = (gate.authenticator.get(), (1..).zip(&self.config.certificates));
         for (number, client) in clients {
             if current.snapshot().role(&client.role).is_none() {
                 let role = client.role.clone();
@@ -255,7 +257,7 @@ async fn run(mut watcher: AccessWatcher, mut asked: Signal) {
             Ok(is_new) => {
                 reported.clear();
                 if is_new {
-                    let keys = watcher.gate().current().snapshot().key_count();
+                    let keys = watcher.gate().authenticator.get().snapshot().keys().count();
                     tracing::info!(keys, "keys and roles were read again and are in force");
                 } else if by_hand {
                     tracing::info!("keys and roles were checked: they are the same");

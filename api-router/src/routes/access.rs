@@ -81,7 +81,7 @@ pub(crate) async fn describe_caller(
         }
         Principal::Certificate { name } => (Some(name.to_string()), None),
     };
-    let current = gate.current();
+    let current = gate.authenticator.get();
     let role = current.snapshot().role(&caller.role).map(|role| role.role().to_json());
     Ok(HttpResponse::Ok().json(CallerAnswer {
         success: true,
@@ -182,7 +182,7 @@ fn decide(gate: &AccessGate, body: &[u8]) -> Result<String, Problem> {
     let text = std::str::from_utf8(body).unwrap_or_default();
     let question = CheckRequest::parse(text);
     let question = question.map_err(|error| Problem::new(Code::TSR101, error.to_string()))?;
-    let current = gate.current();
+    let current = gate.authenticator.get();
     let answer = question.decide(current.snapshot().role(question.role())).to_json();
     // An object of at least one member, to which the one of every answer is added.
     Ok(format!("{{\"success\":true,{}", answer.trim_start_matches('{')))

@@ -122,7 +122,7 @@ pub(crate) async fn route_key(
     })?;
     let bad = |error: KeyError| Problem::new(Code::TSR100, format!("key: {error}"));
     let key = ShardKey::parse(text).map_err(bad)?;
-    if !app.rights(&request).reaches(key) {
+    if !app.rights(&request).reach().has_key(key) {
         let detail = "this caller may not locate a shard key that is not one of its own";
         return Err(Problem::new(Code::TSR403, detail));
     }

@@ -222,7 +222,7 @@ fn refuse_fanout(app: &App, rights: &Rights, query: &ReadQuery) -> Result<(), Pr
         return Ok(());
     }
     let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";
-    let routing = query.table.routing().filter(|column| query.table.shows(*column));
+    let routing = query.table.routing().filter(|column| query.table.visible().has(*column));
     let routing = routing.map(|column| &query.table.column(column).name);
     Err(Problem::new(Code::TSR104, detail).hint(match routing {
         Some(column) => format!("send x-shard-key, or filter by {column}=eq.value"),

@@ -243,7 +243,7 @@ async fn make(
 
 fn shape(table: &Table) -> TableShape {
     let name = |column: usize| table.column(column).name.clone();
-    let is_shown = |column: &usize| table.shows(*column);
+    let is_shown = |column: &usize| table.visible().has(*column);
     let columns = table.own().filter(is_shown).map(|column| table.column(column));
     let columns = columns.map(|column| ColumnShape {
         name: column.name.clone(),

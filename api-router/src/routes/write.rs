@@ -157,7 +157,7 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
     }
     let missing = || {
         let problem = Problem::new(Code::TSR104, "a write needs a shard key");
-        let routing = table.routing().filter(|column| table.shows(*column));
+        let routing = table.routing().filter(|column| table.visible().has(*column));
         match routing.map(|routing| &table.column(routing).name) {
             Some(column) => problem.hint(format!(
                 "give the row {column}, which is its shard key, or send the header x-shard-key"
@@ -170,7 +170,7 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
 
 /// Returns the problem of a row whose routing column is null, which is not a shard key.
 pub(super) fn null_key(table: &Table, data: &Members<'_>) -> Option<Problem> {
-    let column = table.column(table.routing().filter(|column| table.shows(*column))?);
+    let column = table.column(table.routing().filter(|column| table.visible().has(*column))?);
     data.get(&column.name)?;
     let (column, mismatch) = (column.name.clone(), TypeMismatch::Null);
     Some(Problem::from(&RowError::TypeMismatch { column, mismatch }))

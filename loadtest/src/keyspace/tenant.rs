@@ -10,24 +10,25 @@ use super::{Names, Shape};
 /// Maximum number of tenants that a key may have.
 const TENANTS_MAX: usize = 16;
 
-impl Names {
-    /// Character between a tenant and the rest of a key.
-    pub(crate) const SEPARATOR: char = '~';
+/// Keys of one tenant of a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TenantKeys<'n>(&'n Names);
 
+impl Names {
     /// Restricts the keys to those of a tenant of the run.
     ///
     /// # Errors
     /// In the cluster's keyspace no key begins with a tenant.
     pub(crate) fn of_tenant(mut self, number: u32) -> anyhow::Result<Self> {
+        const SEPARATOR: char = TenantKeys::SEPARATOR;
         self.tenant = Some(number);
         match &mut self.shape {
             Shape::Behind(prefixes) => {
-                prefixes.retain(|prefix| !prefix.contains(Self::SEPARATOR));
+                prefixes.retain(|prefix| !prefix.contains(SEPARATOR));
                 prefixes.truncate(TENANTS_MAX);
                 ensure!(
                     !prefixes.is_empty(),
-                    "--tenants: every part of the keyspace has a {} in its name",
-                    Self::SEPARATOR
+                    "--tenants: every part of the keyspace has a {SEPARATOR} in its name"
                 );
             }
             Shape::Modulo | Shape::Matrix => {}
@@ -38,12 +39,31 @@ impl Names {
         Ok(self)
     }
 
+    /// Returns the keys as those of a tenant, if they are restricted to one.
+    pub(crate) fn tenant(&self) -> Option<TenantKeys<'_>> {
+        self.tenant.map(|_| TenantKeys(self))
+    }
+
+    /// Returns the beginning of a key's text.
+    pub(super) fn lead(&self) -> String {
+        let run = &self.run;
+        match self.tenant {
+            None => format!("loadtest-{run}-"),
+            Some(tenant) => format!("loadtest-{run}-t{tenant}{}", TenantKeys::SEPARATOR),
+        }
+    }
+}
+
+impl TenantKeys<'_> {
+    /// Character between a tenant and the rest of a key.
+    pub(crate) const SEPARATOR: char = '~';
+
     /// Returns the texts with which the keys of this tenant begin, without the separator: one for
     /// each part of the keyspace.
-    pub(crate) fn tenants(&self) -> Vec<String> {
-        let lead = self.lead();
+    pub(crate) fn beginnings(self) -> Vec<String> {
+        let lead = self.0.lead();
         let tenant = lead.trim_end_matches(Self::SEPARATOR);
-        match &self.shape {
+        match &self.0.shape {
             Shape::Behind(prefixes) => {
                 prefixes.iter().map(|prefix| format!("{prefix}{tenant}")).collect()
             }
@@ -52,31 +72,17 @@ impl Names {
         }
     }
 
-    /// Returns true if these are the keys of a tenant.
-    pub(crate) fn is_of_tenant(&self) -> bool {
-        self.tenant.is_some()
-    }
-
-    /// Returns the beginning of a key's text.
-    pub(super) fn lead(&self) -> String {
-        let run = &self.run;
-        match self.tenant {
-            None => format!("loadtest-{run}-"),
-            Some(tenant) => format!("loadtest-{run}-t{tenant}{}", Self::SEPARATOR),
-        }
-    }
-
     /// Returns true if a key is one of this tenant.
-    pub(crate) fn owns(&self, key: &str) -> bool {
+    pub(crate) fn owns(self, key: &str) -> bool {
         let begins = |tenant: &String| {
             key.strip_prefix(tenant.as_str()).is_some_and(|rest| rest.starts_with(Self::SEPARATOR))
         };
-        self.tenants().iter().any(begins)
+        self.beginnings().iter().any(begins)
     }
 
     /// Returns the beginning of a key of another tenant of this run that a text contains.
-    pub(crate) fn foreign_in<'t>(&self, text: &'t str) -> Option<&'t str> {
-        let (own, any) = (self.lead(), format!("loadtest-{}-t", self.run));
+    pub(crate) fn foreign_in<'t>(self, text: &'t str) -> Option<&'t str> {
+        let (own, any) = (self.0.lead(), format!("loadtest-{}-t", self.0.run));
         text.match_indices(&any).find_map(|(at, _)| {
             let (found, _) = text[at..].split_once(Self::SEPARATOR)?;
             let number = &found[any.len()..];
@@ -105,11 +111,11 @@ mod tests {
             names("range", r#"{"order":"text","splits":["g","n"],"slots":[0,1,2]}"#),
             names("matrix", r#"{"mode":"id"}"#),
         ] {
-            let [one, two, eleven] =
-                [1, 2, 11].map(|number| names.clone().of_tenant(number).unwrap());
+            let of_tenants = [1, 2, 11].map(|number| names.clone().of_tenant(number).unwrap());
+            let [one, two, eleven] = of_tenants.each_ref().map(|names| names.tenant().unwrap());
             for number in 0..20 {
                 for name in [Name::Plain(number), Name::Hot(number), Name::Once(1, number)] {
-                    let key = eleven.key(name);
+                    let key = eleven.0.key(name);
                     assert!(eleven.owns(&key), "{key}");
                     assert!(!one.owns(&key) && !two.owns(&key), "{key}");
                     assert!(!one.owns(&names.key(name)), "{key}");
@@ -119,7 +125,7 @@ mod tests {
                     assert_eq!(eleven.foreign_in(&text), None, "{key}");
                 }
             }
-            assert!(one.tenants().iter().all(|tenant| !tenant.contains(Names::SEPARATOR)));
+            assert!(one.beginnings().iter().all(|tenant| !tenant.contains(TenantKeys::SEPARATOR)));
         }
     }
 

@@ -53,7 +53,7 @@ fn main() {
         millis = began.elapsed().as_millis();
         snapshot
     });
-    println!("snapshot of {} keys: {millis} ms, {bytes} bytes", snapshot.key_count());
+    println!("snapshot of {} keys: {millis} ms, {bytes} bytes", snapshot.keys().count());
 
     let signer = Signer::ed25519();
     let settings = AuthSettings { stale_max: 0, limit_routers: 1 };

@@ -130,7 +130,7 @@ impl Authenticator {
     ) -> Result<Arc<Caller>, AuthError> {
         self.check_age(now)?;
         if ApiKey::is_like(credentials) {
-            return self.snapshot.authenticate_key(credentials, now).map(Arc::clone);
+            return self.snapshot.keys().authenticate(credentials, now).map(Arc::clone);
         }
         // Before the text is hashed: a client chooses its length.
         if credentials.len() > TOKEN_LEN_MAX {
@@ -162,7 +162,7 @@ impl Authenticator {
     ) -> Result<(Arc<Caller>, BrowserSession), AuthError> {
         self.check_age(now)?;
         let session = secret.open(text, now)?;
-        let caller = self.snapshot.authenticate_session(&session, now)?;
+        let caller = self.snapshot.keys().authenticate_session(&session, now)?;
         Ok((Arc::clone(caller), session))
     }
 

@@ -8,6 +8,7 @@
 //! **Not here:** the binding of a query to shard keys, which the query itself must have.
 
 mod coverage;
+mod reach;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
@@ -16,6 +17,7 @@ use model::fair_share::FairShare;
 use model::keyspace::ShardKey;
 
 pub use coverage::Excess;
+pub use reach::Reach;
 
 use crate::grant::{ColumnSet, Grant, KeyBinding, TableSet};
 use crate::operation::RowOperations;
@@ -257,25 +259,10 @@ impl Rights {
         }
     }
 
-    /// Returns true if the caller may know that a table exists: some grant is for it.
-    pub fn sees_table(&self, table: &str) -> bool {
-        let Some(Bounds { role, .. }) = &self.0 else { return true };
-        role.grants(table).next().is_some()
-    }
-
-    /// Returns true if the caller may know that a column exists: some grant of all these operations
-    /// has it.
-    pub fn sees_column(&self, table: &str, column: &str, operations: RowOperations) -> bool {
-        let Some(Bounds { role, .. }) = &self.0 else { return true };
-        let mut grants = role.grants(table).filter(|grant| grant.operations().contains(operations));
-        grants.any(|grant| grant.columns().contains(column))
-    }
-
-    /// Returns true if some grant of any table admits this shard key.
-    pub fn reaches(&self, key: ShardKey<'_>) -> bool {
-        let Some(Bounds { role, tenants, .. }) = &self.0 else { return true };
-        let mut grants = role.role().grants().iter();
-        grants.any(|grant| grant.keys().binding(tenants).admits(key.as_str()))
+    /// Returns the tables, columns and keys that the caller may know of.
+    #[inline]
+    pub fn reach(&self) -> Reach<'_> {
+        Reach(self.0.as_ref())
     }
 
     /// Returns true if some grant of the role is not for all keys.

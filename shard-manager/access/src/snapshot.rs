@@ -3,33 +3,30 @@
 //! A request reads one snapshot without a lock; a change replaces the whole. So there is no cache
 //! of good keys that a revocation would have to reach: each request compares the digest again.
 //!
-//! **Invariant:** a key of an unknown role has no rights. An unknown id costs a comparison, too, so
-//! that time tells as little as the answer.
-//! **Not here:** reading the catalog, tokens (`authenticator`).
+//! **Invariant:** a key of an unknown role has no rights.
+//! **Not here:** reading the catalog, the comparison of keys (`known_keys`), tokens
+//! (`authenticator`).
 
 mod key_use;
+mod known_keys;
 
 use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use siphasher::sip::SipHasher13;
-
-use crate::auth_error::{AuthError, AuthReason};
 use crate::caller::{Caller, Principal};
 use crate::denial::{Denial, Denials};
-use crate::key::{ApiKey, KeyId, SecretDigest};
 use crate::key_record::{KeyRecord, KeyState};
 use crate::limit::caller_limits::CallerLimits;
 use crate::limit::limit_cells::{LimitCells, LimitSubject};
 use crate::rights::{CompiledRole, Rights};
 use crate::role::AccessRole;
-use crate::session::BrowserSession;
 use crate::tenant::Tenants;
 use crate::unix_time::UnixTime;
 use key_use::KeyUse;
+use known_keys::KeyEntry;
+pub use known_keys::KnownKeys;
 
 /// Keys, roles and denials as they are stored.
 #[derive(Debug, Default)]
@@ -55,43 +52,10 @@ pub struct LimitSource<'c> {
     pub routers: u64,
 }
 
-/// All that is needed to judge one key.
-#[derive(Debug)]
-struct KeyEntry {
-    digest: SecretDigest,
-    state: KeyState,
-    expires_at: Option<UnixTime>,
-    denied_until: Option<UnixTime>,
-    caller: Arc<Caller>,
-    last_use: Arc<KeyUse>,
-}
-
-impl KeyEntry {
-    /// Returns the caller, if the key is usable. The secret was right.
-    fn usable_caller(&self, now: UnixTime) -> Result<&Arc<Caller>, AuthError> {
-        match self.state {
-            KeyState::Revoked => return Err(AuthReason::KeyRevoked.into()),
-            KeyState::Suspended => return Err(AuthReason::KeySuspended.into()),
-            KeyState::Usable | KeyState::Expired => {}
-        }
-        if self.denied_until.is_some_and(|until| now < until) {
-            return Err(AuthReason::TenantDenied.into());
-        }
-        if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
-            return Err(AuthReason::KeyExpired.into());
-        }
-        self.last_use.mark(now.day());
-        Ok(&self.caller)
-    }
-}
-
-/// Ids are looked up and never chosen by clients, so the hash needs no secret.
-type KeyMap = HashMap<KeyId, KeyEntry, BuildHasherDefault<SipHasher13>>;
-
 /// Keys, roles and denials at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    keys: KeyMap,
+    keys: KnownKeys,
     roles: HashMap<Box<str>, Arc<CompiledRole>>,
     denials: Denials,
     anonymous: Arc<Caller>,
@@ -126,7 +90,7 @@ impl Snapshot {
         let roles = AccessRole::built_in().into_iter().chain(stored);
         let roles = roles.map(|role| (role.name().into(), Arc::new(CompiledRole::new(role))));
         let mut snapshot = Self {
-            keys: KeyMap::default(),
+            keys: KnownKeys::default(),
             roles: roles.collect(),
             denials: Denials::new(contents.denials),
             anonymous: Arc::new(anonymous(Rights::none())),
@@ -144,7 +108,7 @@ impl Snapshot {
             let id = record.id;
             // Another entry of an id, as in a file beside the catalog, takes no refusal back.
             let is_refused = record.state(UnixTime::default()) != KeyState::Usable;
-            if is_refused || !snapshot.keys.contains_key(&id) {
+            if is_refused || !snapshot.keys.contains(id) {
                 let entry = snapshot.entry(record, limits);
                 snapshot.keys.insert(id, entry);
             }
@@ -172,66 +136,15 @@ impl Snapshot {
         }
     }
 
-    /// Returns the caller of a key.
-    ///
-    /// # Errors
-    /// [`AuthError`] if the text is malformed, or no usable key.
-    pub fn authenticate_key(&self, text: &str, now: UnixTime) -> Result<&Arc<Caller>, AuthError> {
-        let key = ApiKey::parse(text).ok_or(AuthReason::KeyMalformed)?;
-        let entry = self.keys.get(&key.id());
-        let expected = entry.map_or(SecretDigest::DUMMY, |entry| entry.digest);
-        // Computed and compared for every key before anything else is looked at.
-        let is_right = key.digest() == expected;
-        let entry = entry.ok_or(AuthReason::KeyUnknown)?;
-        if !is_right {
-            return Err(AuthReason::KeyWrong.into());
-        }
-        entry.usable_caller(now)
-    }
-
-    /// Returns the caller of the key behind a session, whose code was right.
-    ///
-    /// # Errors
-    /// [`AuthError`] if the key is not usable any more.
-    pub fn authenticate_session(
-        &self,
-        session: &BrowserSession,
-        now: UnixTime,
-    ) -> Result<&Arc<Caller>, AuthError> {
-        self.keys.get(&session.key).ok_or(AuthReason::KeyUnknown)?.usable_caller(now)
+    /// Returns the keys.
+    #[inline]
+    pub fn keys(&self) -> &KnownKeys {
+        &self.keys
     }
 
     /// Takes over the uses of keys from an earlier snapshot, which may still serve requests.
     pub fn share_uses(&mut self, earlier: &Self) {
-        for (id, entry) in &mut self.keys {
-            if let Some(known) = earlier.keys.get(id) {
-                known.last_use.learn(&entry.last_use);
-                entry.last_use = Arc::clone(&known.last_use);
-            }
-        }
-    }
-
-    /// Returns keys and the days of their last use that were not stored yet, at most so many.
-    pub fn unstored_uses(&self, most: usize) -> Vec<(KeyId, u32)> {
-        let uses = self
-            .keys
-            .iter()
-            .filter_map(|(id, entry)| entry.last_use.unstored().map(|day| (*id, day)));
-        uses.take(most).collect()
-    }
-
-    /// Records that these uses are stored.
-    pub fn confirm_uses(&self, uses: &[(KeyId, u32)]) {
-        for (id, day) in uses {
-            if let Some(entry) = self.keys.get(id) {
-                entry.last_use.confirm(*day);
-            }
-        }
-    }
-
-    /// Returns the day on which a key was last used, as far as it is known here.
-    pub fn used_on(&self, id: KeyId) -> Option<u32> {
-        self.keys.get(&id)?.last_use.used_on()
+        self.keys.share_uses(&earlier.keys);
     }
 
     /// Returns the caller that has this identity. Its role need not exist: then it has no rights.
@@ -280,11 +193,6 @@ impl Snapshot {
     /// Returns the denials.
     pub fn denials(&self) -> &Denials {
         &self.denials
-    }
-
-    /// Returns the number of keys.
-    pub fn key_count(&self) -> usize {
-        self.keys.len()
     }
 
     /// Returns the counter of changes that this snapshot has.

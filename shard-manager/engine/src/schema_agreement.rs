@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use model::table::{Registry, Table};
+use model::table::{Registry, Table, TableDifference};
 
 use super::SchemaChange;
 use super::open_error::OpenError;
@@ -82,7 +82,7 @@ fn check_pending(
 ) -> Result<(), OpenError> {
     for Intent { table, .. } in pending {
         let found = tables.find(table.name());
-        if let Some(difference) = found.and_then(|found| found.difference(table)) {
+        if let Some(difference) = found.and_then(|found| TableDifference::between(found, table)) {
             return Err(OpenError::Conflict(format!(
                 "the table {} that was being made is on {shard} with another shape: {difference}",
                 table.name()

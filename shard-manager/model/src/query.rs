@@ -91,7 +91,11 @@ impl ReadQuery {
 
     /// Selects the returned columns of the table for whose names `permits` returns true.
     pub fn select_if(&mut self, permits: impl Fn(&str) -> bool) {
-        let shown = self.table.shown().filter(|column| permits(&self.table.column(*column).name));
+        let shown = self
+            .table
+            .visible()
+            .answered()
+            .filter(|column| permits(&self.table.column(*column).name));
         self.outputs = shown.map(|column| Output { column, alias: None }).collect();
     }
 

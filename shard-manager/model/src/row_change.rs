@@ -220,7 +220,7 @@ impl RowWrite {
     /// [`RowError::TypeMismatch`] if the value does not fit the column.
     pub fn routing_key(table: &Table, fields: &Fields<'_>) -> Result<Option<String>, RowError> {
         let Some(routing) = table.routing() else { return Ok(None) };
-        if !table.shows(routing) {
+        if !table.visible().has(routing) {
             return Ok(None);
         }
         let column = table.column(routing);
@@ -259,7 +259,7 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
         return Err(RowError::NoSuchColumn {
             table: table.name().to_owned(),
             column: name.chars().take(80).collect(),
-            suggestion: table.suggest(name),
+            suggestion: table.visible().suggest(name),
         });
     };
     if !table.own().contains(&index) {
@@ -281,7 +281,7 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
 fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Value, RowError> {
     let column = table.column(routing);
     let value = column.kind.read_text(key.as_str());
-    let named = if table.shows(routing) { routing } else { Table::SHARD_KEY };
+    let named = if table.visible().has(routing) { routing } else { Table::SHARD_KEY };
     let column = || table.column(named).name.clone();
     let value = value.map_err(|mismatch| RowError::TypeMismatch { column: column(), mismatch })?;
     check_routing(table, routing, &value, key)?;

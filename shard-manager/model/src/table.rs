@@ -10,11 +10,16 @@
 //! **Not here:** reading the declarations from a database (`declarations` of `postgres` and of
 //! `sqlite`); rows (`row_change`).
 
+mod difference;
+mod visible;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::value::ColumnType;
+pub use difference::TableDifference;
+pub use visible::VisibleColumns;
 
 /// Column of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,23 +88,23 @@ impl Table {
                 return Err(TableError::NameTaken { name: column.name.clone() });
             }
         }
-        let mut table = Self {
-            name: name.to_owned(),
-            columns,
-            id: Vec::new(),
-            routing: None,
-            digest: 0,
-            view: None,
+        let own = Self::OWN..columns.len() - 3;
+        let own_column = |name: &str| {
+            let found = columns.iter().position(|column| column.name == name);
+            let found = found.filter(|index| own.contains(index));
+            found.ok_or_else(|| TableError::UnknownKey { name: name.to_owned() })
         };
-        table.id = id.iter().map(|name| table.own_column(name)).collect::<Result<_, _>>()?;
-        table.routing = routing.map(|name| table.own_column(name)).transpose()?;
-        if table.id.is_empty() {
+        let id: Vec<usize> = id.iter().map(|name| own_column(name)).collect::<Result<_, _>>()?;
+        let routing = routing.map(own_column).transpose()?;
+        if id.is_empty() {
             return Err(TableError::NoId);
         }
-        let unfit = table.id.iter().map(|id| table.column(*id)).find(|c| !c.kind.is_comparable());
+        let unfit = id.iter().map(|id| &columns[*id]).find(|column| !column.kind.is_comparable());
         if let Some(column) = unfit {
             return Err(TableError::IdNotComparable { name: column.name.clone() });
         }
+        let name = name.to_owned();
+        let mut table = Self { name, columns, id, routing, digest: 0, view: None };
         table.digest = digest_of(&table);
         Ok(table)
     }
@@ -115,11 +120,6 @@ impl Table {
         chars.next().is_some_and(|c| c.is_ascii_lowercase())
             && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
             && name.len() <= 40
-    }
-
-    fn own_column(&self, name: &str) -> Result<usize, TableError> {
-        let found = self.find(name).filter(|index| self.own().contains(index));
-        found.ok_or_else(|| TableError::UnknownKey { name: name.to_owned() })
     }
 
     /// Returns the table's name.
@@ -174,7 +174,7 @@ impl Table {
     /// Returns the index of a column, those of the system included, unless it is hidden.
     pub fn find(&self, name: &str) -> Option<usize> {
         let found = self.columns.iter().position(|column| column.name == name);
-        found.filter(|index| self.shows(*index))
+        found.filter(|index| self.visible().has(*index))
     }
 
     /// Returns the table with only those columns that `shows` returns true for. The others are
@@ -197,55 +197,10 @@ impl Table {
         self.view.as_ref().map_or(self, |view| &view.whole)
     }
 
-    /// Returns true unless the column at this index is hidden.
+    /// Returns the columns that are not hidden.
     #[inline]
-    pub fn shows(&self, index: usize) -> bool {
-        self.view.as_ref().is_none_or(|view| !view.hidden[index])
-    }
-
-    /// Returns the columns of a response without `select` that are not hidden.
-    pub fn shown(&self) -> impl Iterator<Item = usize> {
-        self.answered().filter(|index| self.shows(*index))
-    }
-
-    /// Describes the difference to another declaration of this name; `None` if there is none.
-    pub fn difference(&self, other: &Self) -> Option<String> {
-        let names = |table: &Self, columns: &[usize]| -> Vec<String> {
-            columns.iter().map(|column| table.column(*column).name.clone()).collect()
-        };
-        let own = |table: &Self| -> Vec<usize> { table.own().collect() };
-        let (columns, others) = (names(self, &own(self)), names(other, &own(other)));
-        if let Some(name) = columns.iter().find(|name| !others.contains(name)) {
-            return Some(format!("it has a column {name}"));
-        }
-        if let Some(name) = others.iter().find(|name| !columns.contains(name)) {
-            return Some(format!("it has no column {name}"));
-        }
-        if columns != others {
-            return Some(format!("its columns come in the order {}", columns.join(", ")));
-        }
-        let pairs = self.columns.iter().zip(&other.columns);
-        for (Column { name, kind, nullable }, theirs) in pairs {
-            if *kind != theirs.kind {
-                return Some(format!("its column {name} is {}", kind.name()));
-            }
-            if *nullable != theirs.nullable {
-                let may = if *nullable { "may" } else { "may not" };
-                return Some(format!("its column {name} {may} be null"));
-            }
-        }
-        if self.id != other.id {
-            return Some(format!("its id is {}", names(self, &self.id).join(", ")));
-        }
-        let routing = |column: usize| format!("its routing column is {}", self.column(column).name);
-        let routing = || self.routing.map_or_else(|| "it has no routing column".into(), routing);
-        (self.routing != other.routing).then(routing)
-    }
-
-    /// Returns the column that the client may have meant.
-    pub fn suggest(&self, name: &str) -> Option<String> {
-        let shown = (0..self.columns.len()).filter(|index| self.shows(*index));
-        closest(name, shown.map(|index| self.columns[index].name.as_str()))
+    pub fn visible(&self) -> VisibleColumns<'_> {
+        VisibleColumns(self)
     }
 }
 

@@ -64,7 +64,7 @@ impl AccessSession {
     /// # Errors
     /// [`OpenError`] if it cannot be read.
     pub async fn load(&self) -> Result<AccessState, OpenError> {
-        let state = self.catalog.access_state(self.timeline).await;
+        let state = self.catalog.access().state(self.timeline).await;
         state.map_err(|error| OpenError::node(CATALOG, error))
     }
 
@@ -78,14 +78,14 @@ impl AccessSession {
         author: &ChangeAuthor,
         now: UnixTime,
     ) -> Result<u64, AccessError> {
-        self.catalog.change_access(change, (author, now), self.timeline).await
+        self.catalog.access().change(change, (author, now), self.timeline).await
     }
     /// Reads the last lines of all audit logs.
     ///
     /// # Errors
     /// [`OpenError`] if they cannot be read.
     pub async fn audit_heads(&self) -> Result<Vec<AuditHead>, OpenError> {
-        let heads = self.catalog.audit_heads().await;
+        let heads = self.catalog.access().audit_heads().await;
         heads.map_err(|error| OpenError::node(CATALOG, error))
     }
 }

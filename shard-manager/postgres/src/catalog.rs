@@ -31,7 +31,7 @@ use super::statement::{Statement, load, run};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
 
-pub use access::access_state_after;
+pub use access::AccessTables;
 pub use intents::Intents;
 pub use known_shards::{KnownShard, KnownShards};
 pub use map_tables::{MapTables, StoredMap};
@@ -227,6 +227,11 @@ impl Catalog {
     /// Returns the recorded intents.
     pub fn intents(&self) -> Intents<'_> {
         Intents(&self.connection)
+    }
+
+    /// Returns the keys, roles and denials.
+    pub fn access(&self) -> AccessTables<'_> {
+        AccessTables(&self.connection)
     }
 
     /// Subscribes the session to notifications of changed tables.

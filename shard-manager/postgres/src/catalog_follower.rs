@@ -29,7 +29,7 @@ use model::table::{Registry, Table};
 use model::topology::{ShardNumber, ShardState};
 use tokio::sync::Mutex;
 
-use super::catalog::{Catalog, CatalogVersion, PLACE, access_state_after};
+use super::catalog::{Catalog, CatalogVersion, PLACE};
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
@@ -155,7 +155,7 @@ impl CatalogFollower {
             self.access.confirm(now());
         } else {
             let base = self.access.base();
-            let state = access_state_after(catalog, term.timeline, base.as_deref());
+            let state = catalog.access().state_after(term.timeline, base.as_deref());
             let state = tokio::time::timeout(ACCESS_MAX, state).await;
             let state = state.map_err(|elapsed| elapsed.to_string())?;
             self.access.publish(state.map_err(|error| error.to_string())?, now());

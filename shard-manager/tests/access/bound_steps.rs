@@ -442,7 +442,9 @@ fn read_outcome(read: &Result<ReadDone, Failure>) -> String {
 }
 
 fn find(table: &Table, name: &str) -> Result<usize, String> {
-    table.find(name).ok_or_else(|| format!("no {name}; {:?} is meant", table.suggest(name)))
+    table
+        .find(name)
+        .ok_or_else(|| format!("no {name}; {:?} is meant", table.visible().suggest(name)))
 }
 
 /// Spells the outcome of a change without its version and times, which tell the load of a shard.

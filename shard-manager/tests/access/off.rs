@@ -16,7 +16,7 @@ fn rights_without_bounds_allocate_nothing() {
     let allocated = allocations_of(|| {
         let found = schema.table("users").expect("a table");
         let usable = schema.usable_for(found, RowOperations::UPSERT).expect("all rights");
-        assert!(usable.shows(0));
+        assert!(usable.visible().has(0));
         // The read is bound before it is routed.
         assert!(shop.manager.data(Rights::ALL).asks_all_shards(&query));
     });

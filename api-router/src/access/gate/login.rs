@@ -1,19 +1,17 @@
-//! Login: begins the session of a browser, and finds its caller in later requests.
+//! Login: begins the session of a browser.
 //!
-//! **Invariant:** a login and a session that are not valid count as failed credentials of the
-//! address.
-//! **Not here:** cookies (`access::sessions`).
+//! **Invariant:** a login that is not valid counts as failed credentials of the address.
+//! **Not here:** cookies (`access::sessions`), later requests of the session (`credential_check`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use shard_manager::access::auth_error::AuthOutcome;
-use shard_manager::access::authenticator::Authenticator;
 use shard_manager::access::caller::{Caller, Principal};
 use shard_manager::access::key::ApiKey;
 use shard_manager::access::session::BrowserSession;
 
-use super::{AccessGate, Refusal, outcome_of};
+use super::credential_check::CredentialCheck;
+use super::{AccessGate, outcome_of};
 use crate::access::answers;
 use crate::access::clock::unix_now;
 use crate::problem::Problem;
@@ -30,13 +28,14 @@ impl AccessGate {
         address: IpAddr,
     ) -> Result<(BrowserSession, String, Arc<Caller>), Problem> {
         let count = |kind, problem: &Problem| self.counts.count(kind, outcome_of(problem));
+        let (current, now) = (self.authenticator.load(), unix_now());
+        let check = CredentialCheck { gate: self, current: &current, address: || address };
         if !ApiKey::is_like(key) {
-            let problem = self.count_failure(address, answers::token_login);
+            let problem = check.count_failure(answers::token_login);
             count("other", &problem);
             return Err(problem);
         }
-        let (current, now) = (self.current.load(), unix_now());
-        let caller = self.authenticate(&current, key, &|| address).map_err(|refusal| {
+        let caller = check.bearer(key).map_err(|refusal| {
             count(refusal.kind, &refusal.problem);
             refusal.problem
         })?;
@@ -44,24 +43,5 @@ impl AccessGate {
         let session = BrowserSession::begin(id, caller.expires_at, now);
         let cookie = self.sessions.cookie(&session, now).map_err(answers::refused)?;
         Ok((session, cookie, caller))
-    }
-
-    /// Returns the caller of the session of a browser.
-    pub(super) fn authenticate_session(
-        &self,
-        current: &Authenticator,
-        text: &str,
-        address: &dyn Fn() -> IpAddr,
-    ) -> Result<Arc<Caller>, Refusal> {
-        self.sessions.authenticate(current, text, unix_now()).map_err(|error| {
-            tracing::debug!(reason = ?error.reason, "a session was refused");
-            let problem = match error.outcome() {
-                AuthOutcome::Invalid | AuthOutcome::Expired => {
-                    self.count_failure(address(), || self.sessions.refused(error))
-                }
-                AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
-            };
-            Refusal { kind: "key", problem }
-        })
     }
 }

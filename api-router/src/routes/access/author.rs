@@ -110,7 +110,7 @@ impl<'a> Author<'a> {
 
     /// Returns the last day on which a key was used, here or as its record has it.
     pub(super) fn used_on(&self, key: &KeyRecord) -> Option<u32> {
-        self.gate.current().snapshot().used_on(key.id).max(key.used_on)
+        self.gate.authenticator.get().snapshot().keys().used_on(key.id).max(key.used_on)
     }
 
     /// Checks that the author may give a role to callers with these tenants: the definition that is
@@ -119,7 +119,7 @@ impl<'a> Author<'a> {
     /// # Errors
     /// TSR403 names the excess, TSR101 a role that does not exist.
     pub(super) fn check_may_give(&self, role: &str, tenants: &Tenants) -> Result<(), Problem> {
-        let current = self.gate.current();
+        let current = self.gate.authenticator.get();
         let (_, catalog) = self.known();
         let compiled = current.snapshot().role(role);
         let in_force = compiled.map(|compiled| compiled.role());

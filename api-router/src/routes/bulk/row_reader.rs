@@ -419,7 +419,7 @@ fn columns(table: &Table, record: &Record) -> Result<Vec<CsvColumn>, Problem> {
                 return Err(Problem::from(&RowError::NoSuchColumn {
                     table: table.name().to_owned(),
                     column: name.chars().take(80).collect(),
-                    suggestion: table.suggest(name),
+                    suggestion: table.visible().suggest(name),
                 }));
             }
         };

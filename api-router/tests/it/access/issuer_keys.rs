@@ -59,7 +59,7 @@ fn fetched_keys_are_used_for_a_day_after_they_were_last_seen() {
     claims["exp"] = (now.seconds() + 3 * SERVED_FOR).into();
     let token = signer.sign(&claims);
     let verify = |at: UnixTime, may_check: bool| {
-        let caller = gate.current().authenticate(&token, at, || may_check);
+        let caller = gate.authenticator.get().authenticate(&token, at, || may_check);
         caller.map(drop).map_err(|error| error.reason)
     };
     assert_eq!(verify(now, true), Err(AuthReason::KeySetUnavailable));

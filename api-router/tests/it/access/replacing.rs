@@ -22,7 +22,7 @@ fn contents(key: &NewApiKey, generation: u64) -> SnapshotContents {
 }
 
 fn knows(gate: &AccessGate, key: &NewApiKey) -> bool {
-    gate.current().authenticate(key.reveal(), unix_now(), || true).is_ok()
+    gate.authenticator.get().authenticate(key.reveal(), unix_now(), || true).is_ok()
 }
 
 #[test]
@@ -44,10 +44,10 @@ fn keys_are_replaced_as_a_whole_and_never_by_older_ones() {
     let gate = AccessGate::new(&config, contents(&first, 5), Issuers::default(), &random).unwrap();
     assert!(knows(&gate, &first));
     for older in [4, 5] {
-        gate.apply(contents(&second, older)).unwrap();
+        gate.authenticator.apply(contents(&second, older)).unwrap();
         assert!(knows(&gate, &first) && !knows(&gate, &second), "{older}");
     }
-    gate.apply(contents(&second, 6)).unwrap();
+    gate.authenticator.apply(contents(&second, 6)).unwrap();
     assert!(!knows(&gate, &first) && knows(&gate, &second));
     let line = line(&key(9), "admin", &[], None);
     let record = keys_file::parse(&line).unwrap().remove(0);
@@ -57,6 +57,6 @@ fn keys_are_replaced_as_a_whole_and_never_by_older_ones() {
         read_at: UnixTime::default(),
         ..SnapshotContents::default()
     };
-    gate.apply(too_many).expect_err("there are too many keys");
+    gate.authenticator.apply(too_many).expect_err("there are too many keys");
     assert!(knows(&gate, &second), "nothing has changed");
 }

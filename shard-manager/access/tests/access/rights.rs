@@ -82,10 +82,10 @@ fn a_denial_names_what_lacks() {
         denied,
         "this caller may not delete these rows of users: no grant of this table allows delete"
     );
-    assert!(rights.sees_table("users") && !rights.sees_table("secrets"));
-    assert!(rights.sees_column("users", "name", RowOperations::READ));
-    assert!(!rights.sees_column("users", "email", RowOperations::READ));
-    assert!(!rights.sees_column("users", "name", RowOperations::DELETE));
+    assert!(rights.reach().has_table("users") && !rights.reach().has_table("secrets"));
+    assert!(rights.reach().has_column("users", "name", RowOperations::READ));
+    assert!(!rights.reach().has_column("users", "email", RowOperations::READ));
+    assert!(!rights.reach().has_column("users", "name", RowOperations::DELETE));
 }
 
 #[test]

@@ -121,12 +121,12 @@ fn a_key_expires_at_its_time_and_says_so_only_to_its_owner() {
     record.expires_at = Some(now());
     let snapshot = build(contents(vec![record.clone()], vec![]));
     let before = UnixTime::from_seconds(NOW - 1);
-    assert!(snapshot.authenticate_key(owner.reveal(), before).is_ok());
-    let refused = snapshot.authenticate_key(owner.reveal(), now()).unwrap_err();
+    assert!(snapshot.keys().authenticate(owner.reveal(), before).is_ok());
+    let refused = snapshot.keys().authenticate(owner.reveal(), now()).unwrap_err();
     assert_eq!(refused.outcome(), AuthOutcome::Expired);
     record.digest = thief.digest();
     let snapshot = build(contents(vec![record], vec![]));
-    let refused = snapshot.authenticate_key(owner.reveal(), now()).unwrap_err();
+    let refused = snapshot.keys().authenticate(owner.reveal(), now()).unwrap_err();
     assert_eq!(refused.outcome(), AuthOutcome::Invalid);
 }
 
@@ -134,10 +134,10 @@ fn a_key_expires_at_its_time_and_says_so_only_to_its_owner() {
 fn a_key_of_a_missing_role_has_no_rights() {
     let key = key(1);
     let snapshot = build(contents(vec![record(&key, "gone", &["acme"])], vec![]));
-    let caller = snapshot.authenticate_key(key.reveal(), now()).unwrap();
-    assert!(!may_read(caller, "acme:1") && !caller.rights.sees_table("users"));
+    let caller = snapshot.keys().authenticate(key.reveal(), now()).unwrap();
+    assert!(!may_read(caller, "acme:1") && !caller.rights.reach().has_table("users"));
     let anonymous = snapshot.anonymous();
-    assert!(!anonymous.rights.sees_table("users"));
+    assert!(!anonymous.rights.reach().has_table("users"));
 }
 
 #[test]
@@ -148,8 +148,8 @@ fn a_stored_role_replaces_anonymous_and_no_other_built_in_role() {
     let [admin, _, reader, ..] = AccessRole::built_in();
     contents.roles.push(admin);
     let snapshot = build(contents);
-    assert!(snapshot.anonymous().rights.sees_table("users"));
-    assert!(!snapshot.anonymous().rights.sees_table("orders"));
+    assert!(snapshot.anonymous().rights.reach().has_table("users"));
+    assert!(!snapshot.anonymous().rights.reach().has_table("orders"));
     assert_eq!(snapshot.role("reader").unwrap().role(), &reader);
 }
 
@@ -192,8 +192,8 @@ fn a_denial_ends_at_its_time() {
     let subject = DenialSubject::Tenant("acme".into());
     contents.denials = vec![Denial { subject, until: Some(UnixTime::from_seconds(NOW + 1)) }];
     let snapshot = build(contents);
-    assert!(snapshot.authenticate_key(key.reveal(), now()).is_err());
-    assert!(snapshot.authenticate_key(key.reveal(), UnixTime::from_seconds(NOW + 1)).is_ok());
+    assert!(snapshot.keys().authenticate(key.reveal(), now()).is_err());
+    assert!(snapshot.keys().authenticate(key.reveal(), UnixTime::from_seconds(NOW + 1)).is_ok());
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn limits_outlive_a_change_and_are_shared_by_a_tenant() {
     let before = Snapshot::build(contents(records(), vec![]), &source).unwrap();
     let after = Snapshot::build(contents(records(), vec![]), &source).unwrap();
     let limits = |snapshot: &Snapshot, index: usize| {
-        let caller = snapshot.authenticate_key(keys[index].reveal(), now()).unwrap();
+        let caller = snapshot.keys().authenticate(keys[index].reveal(), now()).unwrap();
         caller.limits.clone().unwrap()
     };
     let running = limits(&before, 0).enter().unwrap();
@@ -309,7 +309,7 @@ fn callers_have_the_share_of_their_tenant_or_of_their_own() {
     };
     let (before, after) = (built(vec![shop()]), built(vec![heavy]));
     let share = |snapshot: &Snapshot, index: usize| {
-        snapshot.authenticate_key(keys[index].reveal(), now()).unwrap().rights.share()
+        snapshot.keys().authenticate(keys[index].reveal(), now()).unwrap().rights.share()
     };
     let numbers: Vec<u64> = (0..5).map(|index| share(&before, index).number()).collect();
     assert_eq!(numbers[0], numbers[1], "one tenant");
@@ -359,8 +359,8 @@ fn an_id_that_occurs_twice_takes_no_refusal_back() {
     revoked.revoked_at = Some(now());
     for records in [[usable.clone(), revoked.clone()], [revoked, usable]] {
         let snapshot = build(contents(records.to_vec(), vec![]));
-        let refused = snapshot.authenticate_key(key.reveal(), now()).unwrap_err();
-        assert_eq!((refused.reason, snapshot.key_count()), (AuthReason::KeyRevoked, 1));
+        let refused = snapshot.keys().authenticate(key.reveal(), now()).unwrap_err();
+        assert_eq!((refused.reason, snapshot.keys().count()), (AuthReason::KeyRevoked, 1));
     }
 }
 

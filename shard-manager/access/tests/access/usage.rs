@@ -219,26 +219,29 @@ fn the_day_of_the_last_use_outlives_a_change_of_the_keys() {
         Snapshot::build(contents, &LimitSource { cells: &cells, routers: 1 }).unwrap()
     };
     let first = build(None);
-    assert_eq!((first.used_on(key.id()), first.unstored_uses(9)), (None, Vec::new()));
-    first.authenticate_key(key.reveal(), noon(DAY)).unwrap();
+    assert_eq!((first.keys().used_on(key.id()), first.keys().unstored_uses(9)), (None, Vec::new()));
+    first.keys().authenticate(key.reveal(), noon(DAY)).unwrap();
     let mut second = build(None);
     second.share_uses(&first);
-    assert_eq!(second.unstored_uses(9), [(key.id(), DAY)]);
-    assert!(second.unstored_uses(0).is_empty());
+    assert_eq!(second.keys().unstored_uses(9), [(key.id(), DAY)]);
+    assert!(second.keys().unstored_uses(0).is_empty());
     // The snapshot before still serves a request.
-    first.authenticate_key(key.reveal(), noon(DAY + 1)).unwrap();
-    second.confirm_uses(&[(key.id(), DAY)]);
-    assert_eq!(second.unstored_uses(9), [(key.id(), DAY + 1)]);
-    second.confirm_uses(&[(key.id(), DAY + 1)]);
-    assert!(second.unstored_uses(9).is_empty());
+    first.keys().authenticate(key.reveal(), noon(DAY + 1)).unwrap();
+    second.keys().confirm_uses(&[(key.id(), DAY)]);
+    assert_eq!(second.keys().unstored_uses(9), [(key.id(), DAY + 1)]);
+    second.keys().confirm_uses(&[(key.id(), DAY + 1)]);
+    assert!(second.keys().unstored_uses(9).is_empty());
     // Another router has used it later.
     let mut third = build(Some(DAY + 5));
     third.share_uses(&second);
-    assert_eq!((third.used_on(key.id()), third.unstored_uses(9)), (Some(DAY + 5), Vec::new()));
+    assert_eq!(
+        (third.keys().used_on(key.id()), third.keys().unstored_uses(9)),
+        (Some(DAY + 5), Vec::new())
+    );
     let mut text = key.reveal().to_owned();
     text.replace_range(20..21, if &text[20..21] == "x" { "y" } else { "x" });
-    assert!(third.authenticate_key(&text, noon(DAY + 9)).is_err());
-    assert_eq!(third.used_on(key.id()), Some(DAY + 5), "bad credentials do not count");
+    assert!(third.keys().authenticate(&text, noon(DAY + 9)).is_err());
+    assert_eq!(third.keys().used_on(key.id()), Some(DAY + 5), "bad credentials do not count");
 }
 
 proptest! {

@@ -357,7 +357,7 @@ impl<R: Read> RowReader<R> {
                 }
                 None => {
                     let (table, column) = (self.table.name().to_owned(), name.to_owned());
-                    let suggestion = self.table.suggest(name);
+                    let suggestion = self.table.visible().suggest(name);
                     let error = RowError::NoSuchColumn { table, column, suggestion };
                     return Err(Error::Row(error).to_string());
                 }

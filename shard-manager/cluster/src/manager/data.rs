@@ -29,6 +29,7 @@ use model::slot_refusal::SlotRefusal;
 use model::table::Table;
 
 use self::bulk::RowSender;
+use self::cached::PendingKeys;
 use self::refused_row::RefusedRow;
 use super::{Manager, Receipt, RequestOptions, Schema, WriteReceipt};
 use crate::lane::{Applied, LaneFailure, LaneTimes};
@@ -89,7 +90,7 @@ impl<'m> Data<'m> {
     ) -> Result<WriteReceipt, Failure> {
         let readable = self.permit(&mut row).map_err(|error| Failure::rejected(error, None))?;
         let place = self.manager.router.redirected(place);
-        let mut pending = self.pending_keys(std::iter::once((place, &row)));
+        let mut pending = PendingKeys::new(self.manager, std::iter::once((place, &row)));
         let written = match self.manager.shard(place.shard) {
             Some(shard) => {
                 let request = WriteRequest { share: self.rights.share(), ..vec![row].into() };

@@ -23,7 +23,7 @@ use access::scope::AccessScope;
 use engine::schema_intent::{Intent, State};
 use engine::{SchemaChange, SchemaLock};
 use model::error::{Error, Failure, Outcome};
-use model::table::{Registry, Table};
+use model::table::{Registry, Table, TableDifference};
 
 use super::Manager;
 
@@ -165,10 +165,11 @@ impl Schema<'_> {
     fn known(self, table: &Table) -> Result<Option<TableCreated>, Error> {
         let registry = self.manager.registry.load();
         let Some(known) = registry.find(table.name()) else { return Ok(None) };
-        match known.difference(table) {
+        match TableDifference::between(known, table) {
             None => Ok(Some(TableCreated::Known(Arc::clone(known)))),
             Some(difference) => {
-                Err(Error::TableDiffers { table: table.name().to_owned(), difference })
+                let (table, difference) = (table.name().to_owned(), difference.to_string());
+                Err(Error::TableDiffers { table, difference })
             }
         }
     }

@@ -27,7 +27,8 @@ impl Schema<'_> {
     /// [`Error::NoSuchTable`], with the name that may have been meant.
     pub fn table(self, name: &str) -> Result<Arc<Table>, Error> {
         let registry = self.manager.registry.load();
-        let Some(table) = registry.find(name).filter(|_| self.rights.sees_table(name)) else {
+        let Some(table) = registry.find(name).filter(|_| self.rights.reach().has_table(name))
+        else {
             return Err(Error::NoSuchTable {
                 table: name.chars().take(SHOWN_MAX).collect(),
                 suggestion: self.suggest(&registry, name),
@@ -42,7 +43,7 @@ impl Schema<'_> {
         if self.rights.is_all() {
             return registry;
         }
-        let is_seen = |table: &Table| self.rights.sees_table(table.name());
+        let is_seen = |table: &Table| self.rights.reach().has_table(table.name());
         let view = |table: &Arc<Table>| self.view(table, RowOperations::NONE);
         Arc::new(registry.view(|table| is_seen(table).then(|| view(table))))
     }
@@ -66,7 +67,7 @@ impl Schema<'_> {
         self.rights.allow_bound(&request).map_err(|denied| self.refusal(denied))?;
         let view = self.view(&table, operations);
         let mut named = view.id().iter().filter(|column| Some(**column) != view.routing());
-        if operations != RowOperations::READ && named.any(|column| !view.shows(*column)) {
+        if operations != RowOperations::READ && named.any(|column| !view.visible().has(*column)) {
             return Err(Error::Forbidden {
                 operations: operations.to_string(),
                 table: view.name().to_owned(),
@@ -90,7 +91,7 @@ impl Schema<'_> {
             }
             RowLack::Column(column) => {
                 let view = registry.find(&table).map(|table| self.view(table, operations));
-                let suggestion = view.and_then(|view| view.suggest(&column));
+                let suggestion = view.and_then(|view| view.visible().suggest(&column));
                 let (table, column) = (table.into(), column.into());
                 Error::Row(RowError::NoSuchColumn { table, column, suggestion })
             }
@@ -115,7 +116,7 @@ impl Schema<'_> {
         if self.rights.is_all() {
             return registry.suggest(name);
         }
-        let is_seen = |table: &&Arc<Table>| self.rights.sees_table(table.name());
+        let is_seen = |table: &&Arc<Table>| self.rights.reach().has_table(table.name());
         registry.view(|table| Some(table).filter(is_seen).cloned()).suggest(name)
     }
 
@@ -125,6 +126,6 @@ impl Schema<'_> {
         if self.rights.role().is_none_or(shows_all) {
             return Arc::clone(table.whole());
         }
-        table.view(|column| self.rights.sees_column(table.name(), column, operations))
+        table.view(|column| self.rights.reach().has_column(table.name(), column, operations))
     }
 }

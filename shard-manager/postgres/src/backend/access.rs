@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use model::error::Error;
 
 use super::{ANSWER_MAX, Servers};
-use crate::catalog::{Catalog, access_state_after, unavailable};
+use crate::catalog::{Catalog, unavailable};
 use crate::term::Term;
 
 impl Servers {
@@ -43,14 +43,14 @@ impl Servers {
 impl AccessStore for Servers {
     fn mode(&self) -> EngineFuture<'_, AccessMode> {
         Box::pin(self.with_catalog(async |catalog, _| {
-            catalog.access_mode().await.map_err(|error| unavailable(&error))
+            catalog.access().mode().await.map_err(|error| unavailable(&error))
         }))
     }
 
     fn load(&self) -> EngineFuture<'_, AccessState> {
         Box::pin(self.with_catalog(async |catalog, Term { timeline, .. }| {
             let state =
-                catalog.access_state(timeline).await.map_err(|error| unavailable(&error))?;
+                catalog.access().state(timeline).await.map_err(|error| unavailable(&error))?;
             if self.follower.access.is_watched() {
                 self.follower.access.publish(state.clone(), now());
             }
@@ -65,10 +65,10 @@ impl AccessStore for Servers {
         now: UnixTime,
     ) -> BoxFuture<'a, Result<u64, AccessError>> {
         Box::pin(self.with_catalog(async move |catalog, Term { timeline, .. }| {
-            let generation = catalog.change_access(change, (author, now), timeline).await?;
+            let generation = catalog.access().change(change, (author, now), timeline).await?;
             if self.follower.access.is_watched() {
                 let base = self.follower.access.base();
-                let state = access_state_after(&catalog, timeline, base.as_deref()).await;
+                let state = catalog.access().state_after(timeline, base.as_deref()).await;
                 let state = state.map_err(|error| unavailable(&error))?;
                 self.follower.access.publish(state, now);
             }
@@ -78,13 +78,13 @@ impl AccessStore for Servers {
 
     fn add_usage<'a>(&'a self, flush: &'a UsageFlush) -> EngineFuture<'a, ()> {
         Box::pin(self.with_catalog(async move |catalog, _| {
-            catalog.add_usage(flush).await.map_err(|error| unavailable(&error))
+            catalog.access().add_usage(flush).await.map_err(|error| unavailable(&error))
         }))
     }
 
     fn usage(&self, day: u32) -> EngineFuture<'_, Vec<(String, u64)>> {
         Box::pin(self.with_catalog(async move |catalog, _| {
-            catalog.usage(day).await.map_err(|error| unavailable(&error))
+            catalog.access().usage(day).await.map_err(|error| unavailable(&error))
         }))
     }
 
@@ -97,13 +97,13 @@ impl AccessStore for Servers {
     }
     fn audit_secret(&self) -> EngineFuture<'_, AuditSecret> {
         Box::pin(self.with_catalog(async |catalog, _| {
-            catalog.audit_secret().await.map_err(|error| unavailable(&error))
+            catalog.access().audit_secret().await.map_err(|error| unavailable(&error))
         }))
     }
 
     fn keep_audit_head(&self, head: AuditHead, now: UnixTime) -> EngineFuture<'_, ()> {
         Box::pin(self.with_catalog(async move |catalog, _| {
-            catalog.keep_audit_head(&head, now).await.map_err(|error| unavailable(&error))
+            catalog.access().keep_audit_head(&head, now).await.map_err(|error| unavailable(&error))
         }))
     }
 }

@@ -20,7 +20,7 @@ use engine::access_store::{
 };
 use model::value::{ColumnType, Value};
 
-use super::{Catalog, or_rollback, refused};
+use super::{or_rollback, refused};
 use crate::db_error::unreadable;
 use crate::statement::{Bind, Statement, for_each_row, run};
 
@@ -36,13 +36,17 @@ const COUNTER_MAX: u64 = (1 << COUNTER_BITS) - 1;
 /// Number of generations for which the catalog at least remembers removed keys.
 const BEHIND_MAX: u64 = 10_000;
 
-impl Catalog {
+/// Keys, roles and denials of a catalog, on one of its sessions.
+#[derive(Clone, Copy)]
+pub struct AccessTables<'c>(pub(super) &'c AsyncPgConnection);
+
+impl AccessTables<'_> {
     /// Reads the mode that routers must have.
     ///
     /// # Errors
     /// The error of the query.
-    pub async fn access_mode(&self) -> QueryResult<AccessMode> {
-        let rows = load(&self.connection, &sql::control()).await?;
+    pub async fn mode(self) -> QueryResult<AccessMode> {
+        let rows = load(self.0, &sql::control()).await?;
         let mode = match rows.first().and_then(|row| row.first()) {
             Some(AccessValue::Text(name)) => AccessMode::find(name),
             Some(AccessValue::Number(_) | AccessValue::NoNumber) | None => None,
@@ -54,49 +58,83 @@ impl Catalog {
     ///
     /// # Errors
     /// The error of a query.
-    pub async fn access_state(&self, timeline: u32) -> QueryResult<AccessState> {
+    pub async fn state(self, timeline: u32) -> QueryResult<AccessState> {
         let read = async {
-            run(&self.connection, BEGIN_READING).await?;
-            let results = load_all(&self.connection, &sql::state()).await?;
-            run(&self.connection, "COMMIT").await?;
+            run(self.0, BEGIN_READING).await?;
+            let results = load_all(self.0, &sql::state()).await?;
+            run(self.0, "COMMIT").await?;
             AccessState::read(results).map_err(|damage| unreadable(&damage))
         };
-        let mut state = or_rollback(&self.connection, read.await).await?;
+        let mut state = or_rollback(self.0, read.await).await?;
         state.generation = generation(timeline, state.generation);
         Ok(state)
+    }
+
+    /// Reads the keys, roles and denials of now from a server on this timeline, given those of
+    /// before: of the keys only those that have changed since.
+    ///
+    /// # Errors
+    /// The error of a query.
+    pub async fn state_after(
+        self,
+        timeline: u32,
+        base: Option<&AccessState>,
+    ) -> QueryResult<AccessState> {
+        let base = base.filter(|base| base.generation >> COUNTER_BITS == u64::from(timeline));
+        if let Some(base) = base
+            && let Some(mut state) = self.changed_state(base).await?
+        {
+            state.generation = generation(timeline, state.generation);
+            return Ok(state);
+        }
+        self.state(timeline).await
+    }
+
+    /// Returns a state with the changes since, and with the number that the catalog counts; `None`
+    /// if all keys have to be read.
+    async fn changed_state(self, base: &AccessState) -> QueryResult<Option<AccessState>> {
+        let since = base.generation & COUNTER_MAX;
+        let read = async {
+            run(self.0, BEGIN_READING).await?;
+            let results = load_all(self.0, &sql::changes(since)).await?;
+            run(self.0, "COMMIT").await?;
+            base.with_changes(results).map_err(|damage| unreadable(&damage))
+        };
+        let state = or_rollback(self.0, read.await).await?;
+        let known = since..=since.saturating_add(BEHIND_MAX);
+        Ok(state.filter(|state| known.contains(&state.generation)))
     }
 
     /// Makes a change in one transaction of a server on this timeline, and returns its generation.
     ///
     /// # Errors
     /// [`AccessError::Refused`] if a rule forbids it: then nothing was stored.
-    pub async fn change_access(
-        &self,
+    pub async fn change(
+        self,
         change: &AccessChange,
         (author, now): (&ChangeAuthor, UnixTime),
         timeline: u32,
     ) -> Result<u64, AccessError> {
         let planned = async {
-            run(&self.connection, BEGIN_CHANGING).await?;
-            let results = load_all(&self.connection, &sql::facts(change, now)).await?;
+            run(self.0, BEGIN_CHANGING).await?;
+            let results = load_all(self.0, &sql::facts(change, now)).await?;
             AccessFacts::read(results).map_err(|damage| unreadable(&damage))
         };
-        let facts =
-            or_rollback(&self.connection, planned.await).await.map_err(|error| refused(&error))?;
+        let facts = or_rollback(self.0, planned.await).await.map_err(|error| refused(&error))?;
         let plan = match plan(change, &facts, author, now) {
             Ok(plan) => plan,
             Err(refusal) => {
-                run(&self.connection, "ROLLBACK").await.map_err(|error| refused(&error))?;
+                run(self.0, "ROLLBACK").await.map_err(|error| refused(&error))?;
                 return Err(refusal.into());
             }
         };
         let stored = async {
             for statement in &plan.statements {
-                load(&self.connection, statement).await?;
+                load(self.0, statement).await?;
             }
-            run(&self.connection, COMMIT).await
+            run(self.0, COMMIT).await
         };
-        or_rollback(&self.connection, stored.await).await.map_err(|error| refused(&error))?;
+        or_rollback(self.0, stored.await).await.map_err(|error| refused(&error))?;
         Ok(generation(timeline, plan.generation))
     }
 
@@ -104,41 +142,41 @@ impl Catalog {
     ///
     /// # Errors
     /// The error of a statement. The transaction may have been committed.
-    pub async fn add_usage(&self, flush: &UsageFlush) -> QueryResult<()> {
+    pub async fn add_usage(self, flush: &UsageFlush) -> QueryResult<()> {
         let stored = async {
             // Changes of all keys lock the keys in another order.
             let begin = if flush.key_uses.is_empty() { "BEGIN" } else { BEGIN_CHANGING };
-            run(&self.connection, begin).await?;
+            run(self.0, begin).await?;
             let has_rows = !flush.batch.rows.is_empty();
-            if has_rows && !load(&self.connection, &flush.begin()).await?.is_empty() {
+            if has_rows && !load(self.0, &flush.begin()).await?.is_empty() {
                 for statement in flush.additions() {
-                    load(&self.connection, &statement).await?;
+                    load(self.0, &statement).await?;
                 }
             }
             for statement in flush.end() {
-                load(&self.connection, &statement).await?;
+                load(self.0, &statement).await?;
             }
-            run(&self.connection, "COMMIT").await
+            run(self.0, "COMMIT").await
         };
-        or_rollback(&self.connection, stored.await).await
+        or_rollback(self.0, stored.await).await
     }
 
     /// Returns the sums of a day.
     ///
     /// # Errors
     /// The error of the query.
-    pub async fn usage(&self, day: u32) -> QueryResult<Vec<(String, u64)>> {
-        load(&self.connection, &sql::usage(day)).await.map(|rows| read_sums(&rows))
+    pub async fn usage(self, day: u32) -> QueryResult<Vec<(String, u64)>> {
+        load(self.0, &sql::usage(day)).await.map(|rows| read_sums(&rows))
     }
 
     /// Returns the secret of audit logs; the first call makes it.
     ///
     /// # Errors
     /// The error of a statement.
-    pub async fn audit_secret(&self) -> QueryResult<AuditSecret> {
+    pub async fn audit_secret(self) -> QueryResult<AuditSecret> {
         let make = audit::make_secret().map_err(|error| unreadable(&error))?;
-        load(&self.connection, &make).await?;
-        let rows = load(&self.connection, &audit::secret()).await?;
+        load(self.0, &make).await?;
+        let rows = load(self.0, &audit::secret()).await?;
         audit::read_secret(&rows).map_err(|damage| unreadable(&damage))
     }
 
@@ -146,9 +184,9 @@ impl Catalog {
     ///
     /// # Errors
     /// The error of a statement.
-    pub async fn keep_audit_head(&self, head: &AuditHead, now: UnixTime) -> QueryResult<()> {
+    pub async fn keep_audit_head(self, head: &AuditHead, now: UnixTime) -> QueryResult<()> {
         for statement in audit::keep_head(head, now) {
-            load(&self.connection, &statement).await?;
+            load(self.0, &statement).await?;
         }
         Ok(())
     }
@@ -157,44 +195,10 @@ impl Catalog {
     ///
     /// # Errors
     /// The error of the query.
-    pub async fn audit_heads(&self) -> QueryResult<Vec<AuditHead>> {
-        let rows = load(&self.connection, &audit::heads()).await?;
+    pub async fn audit_heads(self) -> QueryResult<Vec<AuditHead>> {
+        let rows = load(self.0, &audit::heads()).await?;
         audit::read_heads(&rows).map_err(|damage| unreadable(&damage))
     }
-}
-
-/// Reads the keys, roles and denials of now from a server on this timeline, given those of before:
-/// of the keys only those that have changed since.
-///
-/// # Errors
-/// The error of a query.
-pub async fn access_state_after(
-    catalog: &Catalog,
-    timeline: u32,
-    base: Option<&AccessState>,
-) -> QueryResult<AccessState> {
-    if let Some(base) = base.filter(|base| base.generation >> COUNTER_BITS == u64::from(timeline))
-        && let Some(mut state) = changed_state(catalog, base).await?
-    {
-        state.generation = generation(timeline, state.generation);
-        return Ok(state);
-    }
-    catalog.access_state(timeline).await
-}
-
-/// Returns a state with the changes since, and with the number that the catalog counts; `None` if
-/// all keys have to be read.
-async fn changed_state(catalog: &Catalog, base: &AccessState) -> QueryResult<Option<AccessState>> {
-    let (connection, since) = (&catalog.connection, base.generation & COUNTER_MAX);
-    let read = async {
-        run(connection, BEGIN_READING).await?;
-        let results = load_all(connection, &sql::changes(since)).await?;
-        run(connection, "COMMIT").await?;
-        base.with_changes(results).map_err(|damage| unreadable(&damage))
-    };
-    let state = or_rollback(&catalog.connection, read.await).await?;
-    let known = since..=since.saturating_add(BEHIND_MAX);
-    Ok(state.filter(|state| known.contains(&state.generation)))
 }
 
 /// Returns the generation of a counter on a timeline.

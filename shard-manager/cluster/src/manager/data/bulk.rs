@@ -17,6 +17,7 @@ use model::topology::ShardNumber;
 use super::super::RequestOptions;
 use super::Data;
 use super::bulk_rows::{BulkDone, BulkPart, BulkRow, BulkRowDone};
+use super::cached::PendingKeys;
 use super::permission::PermittedRows;
 use super::refused_row::RefusedRow;
 use super::shard_parts::{ShardParts, later};
@@ -72,7 +73,7 @@ impl Data<'_> {
         options: &RequestOptions,
         may_continue: impl Fn() -> bool,
     ) -> BulkDone {
-        let permitted = self.permit_rows(rows);
+        let permitted = PermittedRows::new(self, rows);
         RowSender::new(self, options).write_parts(permitted, &may_continue).await
     }
 
@@ -80,7 +81,7 @@ impl Data<'_> {
     /// none. A row that the rights of the caller do not permit undoes the rows of its shard. If
     /// slots of a transaction move before it is carried out, the rows of each owner are one.
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
-        let mut permitted = self.permit_rows(rows);
+        let mut permitted = PermittedRows::new(self, rows);
         permitted.undo_transactions();
         RowSender::new(self, options).atomic().write_parts(permitted, &|| true).await
     }
@@ -96,9 +97,9 @@ impl Data<'_> {
         options: &RequestOptions,
     ) -> Vec<(ShardNumber, BulkPart)> {
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
-        let mut permitted = self.permit_rows(rows);
+        let mut permitted = PermittedRows::new(self, rows);
         let rows = std::mem::take(&mut permitted.rows);
-        let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
+        let _pending = PendingKeys::new(self.manager, rows.iter().map(|row| (row.place, &row.row)));
         let mut parts = ShardParts::default();
         let sender = RowSender::new(self, options).patient();
         sender.write_settled((shard, rows), &mut parts).await;
@@ -139,7 +140,7 @@ impl<'d> RowSender<'d> {
             by_shard.entry(row.place.shard).or_default().push(row);
         }
         let all = by_shard.values().flatten();
-        let pending = self.data.pending_keys(all.map(|row| (row.place, &row.row)));
+        let pending = PendingKeys::new(self.data.manager, all.map(|row| (row.place, &row.row)));
         let pipes = by_shard.into_iter().map(|part| self.write_pipe(part, may_continue));
         let pipes = join_all(pipes).await;
         drop(pending);

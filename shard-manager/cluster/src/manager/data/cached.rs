@@ -17,7 +17,7 @@ use model::row_change::RowWrite;
 use model::shard_map::KeyLocation;
 use model::table::Table;
 
-use super::{Data, RowReader};
+use super::{Manager, RowReader};
 use crate::shard::{ReadRequirements, Shard, ShardRows};
 
 /// Rows of a read of one key, and the node or cache that answered.
@@ -49,27 +49,13 @@ impl PendingKey {
 }
 
 impl PendingKeys {
-    /// Keeps the cache entries, because nothing was stored and nothing will be.
-    pub(super) fn forget(&mut self) {
-        self.keys.clear();
-    }
-}
-
-impl Drop for PendingKeys {
-    fn drop(&mut self) {
-        let Some(cache) = &self.cache else { return };
-        cache.invalidate(self.keys.iter().map(PendingKey::about));
-    }
-}
-
-impl Data<'_> {
     /// Returns the guard to hold while these rows are written.
-    pub(super) fn pending_keys<'r>(
-        self,
+    pub(super) fn new<'r>(
+        manager: &Manager,
         rows: impl Iterator<Item = (KeyLocation, &'r RowWrite)>,
-    ) -> PendingKeys {
-        let Some(cache) = &self.manager.cache else {
-            return PendingKeys { cache: None, keys: Vec::new() };
+    ) -> Self {
+        let Some(cache) = &manager.cache else {
+            return Self { cache: None, keys: Vec::new() };
         };
         let mut keys: Vec<PendingKey> = Vec::with_capacity(rows.size_hint().0);
         for (KeyLocation { since, slot, .. }, RowWrite { table, key, .. }) in rows {
@@ -80,7 +66,19 @@ impl Data<'_> {
                 keys.push(PendingKey { since, slot, table, key });
             }
         }
-        PendingKeys { cache: Some(Arc::clone(cache)), keys }
+        Self { cache: Some(Arc::clone(cache)), keys }
+    }
+
+    /// Keeps the cache entries, because nothing was stored and nothing will be.
+    pub(super) fn forget(&mut self) {
+        self.keys.clear();
+    }
+}
+
+impl Drop for PendingKeys {
+    fn drop(&mut self) {
+        let Some(cache) = &self.cache else { return };
+        cache.invalidate(self.keys.iter().map(PendingKey::about));
     }
 }
 

@@ -75,17 +75,16 @@ pub(super) struct PermittedRows<'m> {
     readable: BTreeMap<usize, ReadablePart<'m>>,
 }
 
-impl<'m> Data<'m> {
+impl<'m> PermittedRows<'m> {
     /// Checks each row of a bulk write by itself.
-    pub(super) fn permit_rows(self, rows: Vec<BulkRow>) -> PermittedRows<'m> {
+    pub(super) fn new(data: Data<'m>, rows: Vec<BulkRow>) -> Self {
         let (refused, readable) = (Vec::new(), BTreeMap::new());
-        if self.rights.is_all() {
-            return PermittedRows { rows, refused, readable };
+        if data.rights.is_all() {
+            return Self { rows, refused, readable };
         }
-        let mut permitted =
-            PermittedRows { rows: Vec::with_capacity(rows.len()), refused, readable };
+        let mut permitted = Self { rows: Vec::with_capacity(rows.len()), refused, readable };
         for mut row in rows {
-            match self.permit(&mut row.row) {
+            match data.permit(&mut row.row) {
                 Ok(readable) => {
                     permitted.readable.insert(row.index, readable);
                     permitted.rows.push(row);
@@ -95,9 +94,7 @@ impl<'m> Data<'m> {
         }
         permitted
     }
-}
 
-impl PermittedRows<'_> {
     fn refuse(&mut self, row: &BulkRow, error: Error) {
         let outcome = Err((error, Outcome::Rejected));
         self.refused.push(BulkRowDone { index: row.index, place: row.place, outcome });
@@ -171,7 +168,7 @@ fn conceal(error: &mut Error, rights: &Rights, operations: RowOperations) {
         return conceal(cause, rights, operations);
     }
     let Error::Row(RowError::MissingColumn { table, column }) = error else { return };
-    if !rights.sees_column(table, column, operations) {
+    if !rights.reach().has_column(table, column, operations) {
         *error = Error::Forbidden {
             operations: operations.to_string(),
             table: std::mem::take(table),

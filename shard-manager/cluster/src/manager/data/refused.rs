@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use super::bulk::{RowSender, WrittenPart};
 use super::bulk_rows::{BulkPart, BulkRow, BulkRowDone};
+use super::cached::PendingKeys;
 use super::refused_row::RefusedRow;
 use super::shard_parts::ShardParts;
 use crate::shard::{LOOK, SlotWake};
@@ -69,7 +70,7 @@ impl RowSender<'_> {
         let manager = self.data.manager;
         // The map may be another one than that of the request.
         let all = by_shard.values().flatten();
-        let _pending = self.data.pending_keys(all.map(|row| (row.place, &row.row)));
+        let _pending = PendingKeys::new(self.data.manager, all.map(|row| (row.place, &row.row)));
         let writes = by_shard
             .into_iter()
             .map(async |(shard, rows)| (shard, self.write_group((shard, rows)).await));

@@ -1,0 +1,93 @@
+//! Credential check: finds the caller of credentials, and counts those that are not valid.
+//!
+//! **Invariant:** credentials that are not valid count against the address that sent them. After
+//! too many the address cannot make the router verify signatures.
+//! **Not here:** the choice between several credentials of a request (`identity`), the limits
+//! (`shard_manager::access::limit::failures`).
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use shard_manager::access::auth_error::{AuthError, AuthOutcome};
+use shard_manager::access::authenticator::Authenticator;
+use shard_manager::access::caller::Caller;
+use shard_manager::access::key::ApiKey;
+use shard_manager::access::limit::failures::SIGNATURE_CHECKS;
+
+use super::{AccessGate, Refusal};
+use crate::access::clock::unix_now;
+use crate::access::{answers, counts};
+use crate::problem::Problem;
+
+/// Check of the credentials that an address has sent.
+pub(super) struct CredentialCheck<'g, F> {
+    pub(super) gate: &'g AccessGate,
+    pub(super) current: &'g Authenticator,
+    /// Returns the address.
+    pub(super) address: F,
+}
+
+impl<F: Fn() -> IpAddr> CredentialCheck<'_, F> {
+    /// Returns the caller of a key or a token.
+    pub(super) fn bearer(&self, text: &str) -> Result<Arc<Caller>, Refusal> {
+        let gate = self.gate;
+        let kind = if ApiKey::is_like(text) { "key" } else { "token" };
+        // An address whose credentials failed too often cannot make the router verify signatures.
+        let refused_by = Cell::new(None);
+        let may_check = || {
+            let (address, now) = ((self.address)(), gate.began.elapsed());
+            let limit = if gate.failures.limited_for(address, now).is_some() {
+                Some(counts::FAILURES)
+            } else {
+                let taken = gate.checks.take(SIGNATURE_CHECKS, 1, gate.began.elapsed());
+                taken.is_err().then_some(counts::SIGNATURES)
+            };
+            refused_by.set(limit);
+            limit.is_none()
+        };
+        let refused = |error: AuthError| {
+            tracing::debug!(kind, reason = ?error.reason, "credentials were refused");
+            if let Some(limit) = refused_by.get() {
+                gate.counts.count_limited(limit);
+            }
+            if let Some(place) = error.lacking_issuer {
+                gate.remote_keys.ask(place);
+            }
+            let problem = match error.outcome() {
+                AuthOutcome::Invalid | AuthOutcome::Expired => {
+                    self.count_failure(|| answers::refused(error))
+                }
+                AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
+            };
+            Refusal { kind, problem }
+        };
+        self.current.authenticate(text, unix_now(), may_check).map_err(refused)
+    }
+
+    /// Returns the caller of the session of a browser.
+    pub(super) fn session(&self, text: &str) -> Result<Arc<Caller>, Refusal> {
+        let sessions = &self.gate.sessions;
+        sessions.authenticate(self.current, text, unix_now()).map_err(|error| {
+            tracing::debug!(reason = ?error.reason, "a session was refused");
+            let problem = match error.outcome() {
+                AuthOutcome::Invalid | AuthOutcome::Expired => {
+                    self.count_failure(|| sessions.refused(error))
+                }
+                AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
+            };
+            Refusal { kind: "key", problem }
+        })
+    }
+
+    /// Counts failed credentials. Returns the answer, unless there were too many.
+    pub(super) fn count_failure(&self, answer: impl FnOnce() -> Problem) -> Problem {
+        match self.gate.failures.record((self.address)(), self.gate.began.elapsed()) {
+            None => answer(),
+            Some(wait) => {
+                self.gate.counts.count_limited(counts::FAILURES);
+                answers::limited("too many credentials from this address were not valid", wait)
+            }
+        }
+    }
+}
