@@ -270,6 +270,11 @@ pub fn with_joining(map: &ShardMap, shards: &[ShardNumber]) -> Option<ShardMap> 
     Some(ShardMap { topology: Topology::restore(all).ok()?, ..map.clone() })
 }
 
+/// Returns the map for a router that has opened no joining shard. Joining shards own no slots.
+pub fn without_joining(map: &ShardMap) -> ShardMap {
+    ShardMap { topology: map.topology.without_joining(), ..map.clone() }
+}
+
 /// Creates the map of the next epoch, in which these slots belong to another shard.
 ///
 /// # Errors

@@ -165,8 +165,9 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "slot_session",
         "transaction",
     ],
-    &["backend", "replica", "writer"],
-    &["catalog_watch"],
+    &["new_shard_check", "replica", "writer"],
+    &["catalog_watch", "shard_opening"],
+    &["backend"],
     &["open"],
 ];
 pub(super) const SQLITE: &[&[&str]] = &[
