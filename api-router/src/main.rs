@@ -174,9 +174,12 @@ fn cached(manager: Manager, config: &Config) -> Manager {
     }
 }
 
-/// Carries out commands for slots, which other programs send through the cluster's socket.
+/// Carries out commands for slots, which other programs send through the cluster's socket, and opens
+/// and closes shards as the shard map changes.
 fn serve_commands(app: Data<App>) {
+    let of_shards = app.clone();
     actix_web::rt::spawn(async move { app.manager.slots().serve_commands().await });
+    actix_web::rt::spawn(async move { of_shards.manager.shards().keep_up().await });
 }
 
 /// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with

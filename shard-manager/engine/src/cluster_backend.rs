@@ -19,7 +19,7 @@ use super::EngineFuture;
 use super::access_store::AccessStore;
 use super::catalog_rows::MapChangeError;
 use super::new_shard::{NewShard, NewShardRefusal};
-use super::opened_cluster::OpenedShard;
+use super::opened_shard::OpenedShard;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
 use super::slot_desk::SlotCommand;

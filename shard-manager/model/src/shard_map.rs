@@ -262,6 +262,19 @@ pub fn without_joining(map: &ShardMap) -> ShardMap {
     ShardMap { topology: map.topology.without_joining(), ..map.clone() }
 }
 
+/// Returns a map of the same epoch in which these shards are joining; `None` if one of them owns
+/// slots.
+pub fn with_joining(map: &ShardMap, shards: &[ShardNumber]) -> Option<ShardMap> {
+    if map.owners.iter().any(|owner| shards.contains(owner)) {
+        return None;
+    }
+    let mut all = map.topology.shards().to_vec();
+    for number in shards {
+        all.get_mut(number.index())?.state = ShardState::Joining;
+    }
+    Some(ShardMap { topology: Topology::restore(all).ok()?, ..map.clone() })
+}
+
 /// Creates the map of the next epoch, in which these slots belong to another shard.
 ///
 /// # Errors

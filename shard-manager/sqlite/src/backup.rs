@@ -183,6 +183,16 @@ impl BackupSource {
         });
     }
 
+    /// Removes the shard with this proof. A backup that runs already still contains it.
+    pub(super) fn remove_shard(&self, file_check: &Arc<OpenFileCheck>) {
+        let is_other = |shard: &Arc<SavedShard>| {
+            !shard.file_check.as_ref().is_some_and(|known| Arc::ptr_eq(known, file_check))
+        };
+        self.shards.rcu(|shards| {
+            shards.iter().filter(|shard| is_other(shard)).map(Arc::clone).collect::<Vec<_>>()
+        });
+    }
+
     /// Copies the cluster into a folder that is missing or empty. Blocks.
     ///
     /// # Errors

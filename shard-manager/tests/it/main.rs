@@ -22,6 +22,7 @@ mod foreign_rows;
 mod history;
 mod idempotency;
 mod joining;
+mod joins;
 mod keyspace;
 mod keyspaces;
 mod lane;
