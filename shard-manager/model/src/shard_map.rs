@@ -257,6 +257,11 @@ pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
     Some(ShardMap { topology: map.topology.first(shards), ..map.clone() })
 }
 
+/// Returns the map for a router that has opened no joining shard. Joining shards own no slots.
+pub fn without_joining(map: &ShardMap) -> ShardMap {
+    ShardMap { topology: map.topology.without_joining(), ..map.clone() }
+}
+
 /// Returns a map of the same epoch in which these shards are joining; `None` if one of them owns
 /// slots.
 pub fn with_joining(map: &ShardMap, shards: &[ShardNumber]) -> Option<ShardMap> {
@@ -268,11 +273,6 @@ pub fn with_joining(map: &ShardMap, shards: &[ShardNumber]) -> Option<ShardMap> 
         all.get_mut(number.index())?.state = ShardState::Joining;
     }
     Some(ShardMap { topology: Topology::restore(all).ok()?, ..map.clone() })
-}
-
-/// Returns the map for a router that has opened no joining shard. Joining shards own no slots.
-pub fn without_joining(map: &ShardMap) -> ShardMap {
-    ShardMap { topology: map.topology.without_joining(), ..map.clone() }
 }
 
 /// Creates the map of the next epoch, in which these slots belong to another shard.
