@@ -60,6 +60,8 @@ BEGIN
     LOOP
         EXECUTE 'TRUNCATE ' || name;
     END LOOP;
+    -- A database without slots has the rows that state so, as after its migrations.
+    PERFORM tessera.tessera_note_all_owned();
     UPDATE tessera.tessera_access SET mode = 'off', generation = 1;
     ALTER SEQUENCE tessera.tessera_version RESTART;
     ALTER SEQUENCE tessera.tessera_tables_changed RESTART;
