@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod encrypted;
 mod fake;
+mod fences;
 mod http;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;
