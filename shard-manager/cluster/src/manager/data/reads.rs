@@ -253,7 +253,7 @@ impl RowReader<'_> {
         tries: usize,
     ) -> KeyLocation {
         let manager = self.data.manager;
-        manager.router.learn(place.shard, refusal);
+        self.data.learn(place.shard, std::iter::once(refusal), self.options.deadline).await;
         let next = manager.router.locate(place.slot);
         let is_new = next.shard != place.shard
             && (matches!(refusal.state, RefusedState::Moved { .. }) || next.epoch > place.epoch);

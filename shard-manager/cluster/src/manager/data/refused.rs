@@ -40,9 +40,16 @@ impl RowSender<'_> {
         refused: Box<RefusedRow>,
     ) -> Option<(ShardNumber, BulkPart)> {
         let mut parts = ShardParts::default();
-        self.data.manager.router.learn(refused.row.place.shard, refused.refusal);
-        self.settle(vec![*refused], &mut parts).await;
+        let refused = vec![*refused];
+        self.learn(refused[0].row.place.shard, &refused).await;
+        self.settle(refused, &mut parts).await;
         parts.into_parts().find(|(_, part)| !part.rows.is_empty())
+    }
+
+    /// Remembers where the slots of rows have moved to that a shard has refused.
+    pub(super) async fn learn(self, shard: ShardNumber, refused: &[RefusedRow]) {
+        let refusals = refused.iter().map(|row| row.refusal);
+        self.data.learn(shard, refusals, self.options.deadline).await;
     }
 
     /// Sends rows that were placed by an older map to the shards of their slots now. Returns those
@@ -76,7 +83,7 @@ impl RowSender<'_> {
         let mut all_refused = Vec::new();
         for (shard, WrittenPart { part, refused }) in join_all(writes).await {
             parts.absorb(manager, shard, part);
-            refused.iter().for_each(|row| manager.router.learn(shard, row.refusal));
+            self.learn(shard, &refused).await;
             all_refused.extend(refused);
         }
         all_refused
