@@ -21,6 +21,7 @@ mod reports;
 mod router;
 mod sabotage;
 mod servers;
+mod slots;
 mod tenants;
 mod verify;
 

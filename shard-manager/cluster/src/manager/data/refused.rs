@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use model::error::{Error, Outcome};
+use model::sabotage::{Mutation, is_on};
 use model::shard_map::KeyLocation;
 use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
@@ -92,6 +93,9 @@ impl RowSender<'_> {
     /// Sends refused rows to the shards that accept them, and adds the outcomes to `parts`. Rows
     /// that no shard accepts before the deadline are rejected.
     pub(super) async fn settle(self, refused: Vec<RefusedRow>, parts: &mut ShardParts) {
+        if is_on(Mutation::RefusalLost) {
+            return parts.pretend(refused);
+        }
         let manager = self.data.manager;
         let bytes = refused.iter().map(|row| row.row.row.bytes()).sum();
         let Some(parked) = manager.parked.park(refused.len(), bytes) else {
