@@ -152,7 +152,7 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
             text.map_err(|_| ConfigError(format!("{name} (from environment) is not UTF-8")))?;
         environment.insert(name.to_owned(), text);
     }
-    // They are no settings, and are read by the code that breaks promises.
+    // They are not settings, and are read by the code that breaks promises.
     #[cfg(feature = "sabotage")]
     for name in [shard_manager::sabotage::VARIABLE, shard_manager::sabotage::HAND_OVERS] {
         environment.remove(name);

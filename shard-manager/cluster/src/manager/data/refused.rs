@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::bulk::{RowSender, WrittenPart};
 use super::bulk_rows::{BulkPart, BulkRow, BulkRowDone};
+use super::moved_slots;
 use super::refused_row::RefusedRow;
 use super::shard_parts::ShardParts;
 use crate::shard::{LOOK, SlotWake};
@@ -50,7 +51,7 @@ impl RowSender<'_> {
     /// Remembers where the slots of rows have moved to that a shard has refused.
     pub(super) async fn learn(self, shard: ShardNumber, refused: &[RefusedRow]) {
         let refusals = refused.iter().map(|row| row.refusal);
-        self.data.learn(shard, refusals, self.options.deadline).await;
+        moved_slots::learn(self.data, shard, refusals, self.options.deadline).await;
     }
 
     /// Sends rows that were placed by an older map to the shards of their slots now. Returns those

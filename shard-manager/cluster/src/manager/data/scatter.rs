@@ -20,7 +20,7 @@ use model::slot_refusal::SlotRefusal;
 use model::slot_set::SlotSet;
 use model::topology::{Role, ShardNumber};
 
-use super::super::ReadDone;
+use super::super::{Manager, ReadDone};
 use super::RowReader;
 use super::coverage::{self, Coverage, Shown};
 use super::reads::{KeysOfShards, RETRY, TRIES_MAX, unavailable};
@@ -131,7 +131,7 @@ impl RowReader<'_> {
                     return Err(Error::ShardUnavailable { shard: shard.to_owned() });
                 }
                 Coverage::Overlap { shards, slots } if tries == 0 => {
-                    Some(self.older_owners(shards, &slots, epoch))
+                    Some(older_owners(self.data.manager, shards, (&slots, epoch)))
                 }
                 Coverage::Overlap { shards, .. } => Some(shards),
                 Coverage::Gap(_) => None,
@@ -156,21 +156,6 @@ impl RowReader<'_> {
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
         }
-    }
-
-    /// Returns those of some shards that have shown slots which belong to another one by now, as far
-    /// as that is known. The read was routed by a map of this epoch.
-    fn older_owners(
-        self,
-        shards: Vec<ShardNumber>,
-        slots: &SlotSet,
-        epoch: u64,
-    ) -> Vec<ShardNumber> {
-        let (map, router) = (self.data.manager.map.load(), &self.data.manager.router);
-        coverage::older_owners(shards, slots, |slot| {
-            let is_newer = map.since(slot) > epoch;
-            router.redirect(&map, slot).or_else(|| is_newer.then(|| map.owner(slot)))
-        })
     }
 
     /// Returns the query of each shard, of those in a snapshot of the list.
@@ -247,4 +232,18 @@ impl RowReader<'_> {
             }
         }
     }
+}
+
+/// Returns those of some shards that have shown slots which belong to another one by now, as far as
+/// that is known. The read was routed by a map of this epoch.
+fn older_owners(
+    manager: &Manager,
+    shards: Vec<ShardNumber>,
+    (slots, epoch): (&SlotSet, u64),
+) -> Vec<ShardNumber> {
+    let map = manager.map.load();
+    coverage::older_owners(shards, slots, |slot| {
+        let is_newer = map.since(slot) > epoch;
+        manager.router.redirect(&map, slot).or_else(|| is_newer.then(|| map.owner(slot)))
+    })
 }
