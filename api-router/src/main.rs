@@ -127,6 +127,8 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let app = Data::new(app);
     let history_writer = keep_history(&app, config)?;
     serve_commands(app.clone());
+    #[cfg(feature = "sabotage")]
+    hand_slots_over(app.clone());
     let mut signals = EndSignals::listen()?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
     let handle = server.handle();
@@ -171,6 +173,14 @@ fn cached(manager: Manager, config: &Config) -> Manager {
     match &config.cache {
         Some(settings) => manager.with_cache(settings.clone()),
         None => manager,
+    }
+}
+
+/// Hands slots from shard to shard, if the environment requests that.
+#[cfg(feature = "sabotage")]
+fn hand_slots_over(app: Data<App>) {
+    if sabotage::hands_slots_over() {
+        actix_web::rt::spawn(async move { app.manager.slots().keep_handing_over().await });
     }
 }
 

@@ -7,6 +7,7 @@
 //! **Not here:** checking the responses during the faults (`checker`).
 
 mod cluster;
+mod fence;
 mod process;
 mod proxy;
 mod redis;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 pub(crate) use cluster::ClusterError;
 
 use self::cluster::Cluster;
+use self::fence::FenceCommand;
 use self::process::RouterProcess;
 use self::redis::RedisProcess;
 use self::schedule::{Fault, RedisAction, Schedule};
@@ -43,6 +45,8 @@ pub(crate) struct ChaosTargets {
     router: RouterProcess,
     cluster: Option<Cluster>,
     redis: Option<RedisProcess>,
+    /// Command for fences, if they are among the faults.
+    fence: Option<FenceCommand>,
     kinds: Vec<FaultKind>,
 }
 
@@ -65,13 +69,20 @@ impl ChaosTargets {
             None => None,
         };
         let servers = cluster.as_ref().map(|cluster| cluster.environment().to_vec());
+        let servers = servers.unwrap_or_default();
+        let manager = match kinds.contains(&FaultKind::Fence) {
+            true => Some(cluster::program(options.shard_manager.as_ref())?),
+            false => None,
+        };
         let redis = match options.cache {
             true => Some(RedisProcess::new(options.redis_server.as_deref()).await?),
             false => None,
         };
         let cache = redis.as_ref().map(RedisProcess::url);
-        let router = RouterProcess::new(router, flags, servers.unwrap_or_default(), cache)?;
-        Ok(Self { router, cluster, redis, kinds })
+        let router = RouterProcess::new(router, flags, servers.clone(), cache)?;
+        let data_dir = router.data_dir();
+        let fence = manager.map(|program| FenceCommand::new(program, &servers, &data_dir));
+        Ok(Self { router, cluster, redis, fence, kinds })
     }
 
     /// Returns the URL of the router.
@@ -90,7 +101,7 @@ impl ChaosTargets {
     }
 
     /// Commits a fault and undoes it; returns further details for the record.
-    async fn commit(&mut self, fault: Fault) -> anyhow::Result<Option<String>> {
+    async fn commit(&mut self, fault: Fault, pool: &Pool) -> anyhow::Result<Option<String>> {
         let router = &mut self.router;
         match fault {
             Fault::Kill { down } => {
@@ -110,6 +121,10 @@ impl ChaosTargets {
             Fault::Redis { action } => {
                 let Some(redis) = &mut self.redis else { return Ok(None) };
                 break_cache(redis, action).await?;
+            }
+            Fault::Fence { first, last, lasts } => {
+                let Some(fence) = &self.fence else { return Ok(None) };
+                return fence.run(pool, (first, last), lasts).await;
             }
             Fault::Node { .. } | Fault::LostAnswers { .. } | Fault::Promote { .. } => {
                 let Some(cluster) = &mut self.cluster else { return Ok(None) };
@@ -148,9 +163,11 @@ async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option
         Fault::Promote { shard, gone, lasts } => {
             cluster.promote(shard, gone, lasts).await.map(Some)
         }
-        Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart | Fault::Redis { .. } => {
-            Ok(None)
-        }
+        Fault::Kill { .. }
+        | Fault::Freeze { .. }
+        | Fault::Restart
+        | Fault::Fence { .. }
+        | Fault::Redis { .. } => Ok(None),
     }
 }
 
@@ -161,8 +178,13 @@ pub(crate) struct Chaos {
 }
 
 impl Chaos {
-    /// Breaks something again and again, as the seed says.
-    pub(crate) fn start(targets: ChaosTargets, recorder: Arc<Recorder>, seed: u64) -> Self {
+    /// Breaks something again and again, as the seed says. `pool` is of the router.
+    pub(crate) fn start(
+        targets: ChaosTargets,
+        recorder: Arc<Recorder>,
+        pool: Arc<Pool>,
+        seed: u64,
+    ) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let mut targets = targets;
@@ -175,7 +197,7 @@ impl Chaos {
                 }
                 let reported = fault.describe(&nodes, &shards);
                 recorder.fault(&reported);
-                let more = targets.commit(fault).await?;
+                let more = targets.commit(fault, &pool).await?;
                 let more = more.map_or_else(String::new, |more| format!(" ({more})"));
                 recorder.fault(&format!("over: {reported}{more}"));
             }

@@ -25,6 +25,8 @@ pub(crate) enum FaultKind {
     LostAnswer,
     /// A primary is stopped or frozen, the best replica promoted, and the old primary let rejoin
     Promote,
+    /// Writes of random slots wait until their fence ends
+    Fence,
     /// The cache is emptied
     RedisFlush,
     /// The cache is frozen (SIGSTOP)
@@ -34,7 +36,7 @@ pub(crate) enum FaultKind {
 }
 
 impl FaultKind {
-    /// Faults without a cluster.
+    /// Faults without a cluster by default.
     pub(crate) const OF_ROUTER: [Self; 3] =
         [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
     /// Faults with a cluster by default, without promotions: at level `one` they may lose writes by
@@ -53,6 +55,11 @@ impl FaultKind {
     /// Faults of a cache.
     pub(crate) const OF_CACHE: [Self; 3] = [Self::RedisFlush, Self::RedisFreeze, Self::RedisKill];
 
+    /// Returns true if the fault needs servers below the router.
+    pub(crate) fn needs_cluster(self) -> bool {
+        self != Self::Fence && !Self::OF_ROUTER.contains(&self) && !Self::OF_CACHE.contains(&self)
+    }
+
     /// Returns the relative frequency of the fault.
     pub(crate) fn weight(self) -> u32 {
         match self {
@@ -65,6 +72,7 @@ impl FaultKind {
             | Self::HalfOpen
             | Self::Delay
             | Self::LostAnswer
+            | Self::Fence
             | Self::RedisFlush
             | Self::RedisFreeze
             | Self::RedisKill => 3,
@@ -80,6 +88,7 @@ impl FaultKind {
             | Self::RouterRestart
             | Self::Delay
             | Self::LostAnswer
+            | Self::Fence
             | Self::RedisFlush
             | Self::RedisFreeze
             | Self::RedisKill => false,

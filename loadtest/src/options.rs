@@ -154,9 +154,9 @@ pub(crate) struct Load {
     #[arg(long, value_name = "DIR", requires = "chaos")]
     pub(crate) cluster: Option<PathBuf>,
 
-    /// The program that made the cluster [default: shard-manager beside this program, or of the
-    /// path]
-    #[arg(long, value_name = "FILE", requires = "cluster")]
+    /// The program that made the cluster and fences slots [default: shard-manager beside this
+    /// program, or of the path]
+    #[arg(long, value_name = "FILE", requires = "chaos")]
     pub(crate) shard_manager: Option<PathBuf>,
 
     /// Give that router a cache: a Redis of the tester's own, which is emptied, frozen and killed
@@ -332,11 +332,10 @@ impl Options {
             *cache || !faults.iter().any(|kind| is_of_cache(&kind)),
             "--faults: without --cache there is no Redis to break"
         );
-        let mut others = faults.iter().filter(|kind| !is_of_cache(kind));
         anyhow::ensure!(
-            cluster.is_some() || others.all(|kind| FaultKind::OF_ROUTER.contains(kind)),
+            cluster.is_some() || !faults.iter().any(|kind| kind.needs_cluster()),
             "--faults: without --cluster DIR there is only the router to break: router-kill, router-freeze, \
-             router-restart"
+             router-restart, fence"
         );
         anyhow::ensure!(
             self.goose.users.is_none_or(|users| (1..=USERS_MAX).contains(&users)),

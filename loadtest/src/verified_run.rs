@@ -83,7 +83,7 @@ async fn break_meanwhile(
     let verification = Arc::new(Verification::new(options, &clients, Arc::clone(&counters))?);
     verification.open_banks().await?;
     let recorder = Arc::clone(verification.recorder());
-    let chaos = Chaos::start(targets, Arc::clone(&recorder), options.load.seed);
+    let chaos = Chaos::start(targets, Arc::clone(&recorder), Arc::clone(&pool), options.load.seed);
     let ran = measured_run::run(options, Arc::clone(&verification).scenario()?, &counters).await;
     let stopped = chaos.stop().await;
     let ran = ran?;

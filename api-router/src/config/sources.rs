@@ -152,9 +152,11 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
             text.map_err(|_| ConfigError(format!("{name} (from environment) is not UTF-8")))?;
         environment.insert(name.to_owned(), text);
     }
-    // It is not a setting, and is read by the code that breaks promises.
+    // They are not settings, and are read by the code that breaks promises.
     #[cfg(feature = "sabotage")]
-    environment.remove(shard_manager::sabotage::VARIABLE);
+    for name in [shard_manager::sabotage::VARIABLE, shard_manager::sabotage::HAND_OVERS] {
+        environment.remove(name);
+    }
     Ok(environment)
 }
 

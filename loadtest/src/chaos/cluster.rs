@@ -30,6 +30,13 @@ const ENVIRONMENT: &str = "tessera.env";
 #[derive(Debug)]
 pub(crate) struct ClusterError(String);
 
+impl ClusterError {
+    /// Creates the error with this sentence.
+    pub(super) fn new(reason: String) -> Self {
+        Self(reason)
+    }
+}
+
 impl std::fmt::Display for ClusterError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(&self.0)

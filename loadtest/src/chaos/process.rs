@@ -71,6 +71,11 @@ impl RouterProcess {
         Ok(router)
     }
 
+    /// Returns the data directory of a router without servers.
+    pub(super) fn data_dir(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
     /// Returns the URL of the router.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -83,7 +88,7 @@ impl RouterProcess {
         let mut command = Command::new(&self.program);
         command.current_dir(&self.path).args(["--bind", &self.address.to_string()]);
         if self.servers.is_empty() {
-            command.arg("--data-dir").arg(self.path.join("data"));
+            command.arg("--data-dir").arg(self.data_dir());
         }
         match &self.cache {
             // As much as can be comes from it, so that what is wrong with it is met. A flag may say

@@ -13,6 +13,10 @@ const DOWN_MS: (u32, u32) = (0, 1_500);
 const FROZEN_MS: (u32, u32) = (50, 4_500);
 /// Delay of bytes on a slow connection.
 const SLOW_MS: (u32, u32) = (5, 200);
+/// Number of slots that are fenced together: up to half of all.
+const FENCED: (u32, u32) = (1, SLOTS / 2);
+/// Number of slots of every cluster.
+const SLOTS: u32 = 16_384;
 /// Answers that are lost, one after the other.
 const LOST: (u32, u32) = (1, 8);
 
@@ -31,6 +35,8 @@ pub(super) enum Fault {
     LostAnswers { shard: usize, count: u32, lasts: Duration },
     /// The primary of a shard is gone for a while; halfway a replica takes its place.
     Promote { shard: usize, gone: FaultAction, lasts: Duration },
+    /// Writes of neighbouring slots wait for a while.
+    Fence { first: u32, last: u32, lasts: Duration },
     /// Something is done to the cache.
     Redis { action: RedisAction },
 }
@@ -76,6 +82,9 @@ impl Fault {
                 gone.describe(),
                 lasts.as_millis()
             ),
+            Self::Fence { first, last, lasts } => {
+                format!("slots {first}-{last} fenced for {} ms", lasts.as_millis())
+            }
             Self::Redis { action } => match action {
                 RedisAction::Empty => "Redis emptied".to_owned(),
                 RedisAction::Freeze { lasts } => {
@@ -137,6 +146,12 @@ impl Schedule {
         None
     }
 
+    fn fence(&mut self) -> Fault {
+        let count = self.number(FENCED);
+        let first = self.random.below(SLOTS - count + 1);
+        Fault::Fence { first, last: first + count - 1, lasts: self.between(FROZEN_MS) }
+    }
+
     fn node(&mut self, action: FaultAction) -> Fault {
         let node = self.random.below(self.nodes) as usize;
         Fault::Node { node, action, lasts: self.between(FROZEN_MS) }
@@ -174,6 +189,7 @@ impl Iterator for Schedule {
                 },
                 lasts: self.between(FROZEN_MS),
             },
+            FaultKind::Fence => self.fence(),
             FaultKind::RedisFlush => Fault::Redis { action: RedisAction::Empty },
             FaultKind::RedisFreeze => {
                 Fault::Redis { action: RedisAction::Freeze { lasts: self.between(FROZEN_MS) } }
@@ -203,6 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn fences_are_of_slots_that_exist() {
+        let faults: Vec<_> = Schedule::new(7, &[FaultKind::Fence], 0, 0).take(200).collect();
+        for (_, fault) in &faults {
+            let Fault::Fence { first, last, lasts } = *fault else { panic!("{fault:?}") };
+            assert!(first <= last && last < SLOTS && !lasts.is_zero(), "{fault:?}");
+        }
+        let fault = Fault::Fence { first: 3, last: 9, lasts: Duration::from_millis(20) };
+        assert_eq!(fault.describe(&[], &[]), "slots 3-9 fenced for 20 ms");
+    }
+
+    #[test]
     fn faults_of_a_cluster_meet_every_node_and_nothing_else() {
         let kinds = [FaultKind::Stop, FaultKind::Delay, FaultKind::Promote, FaultKind::LostAnswer];
         let faults: Vec<_> = Schedule::new(7, &kinds, 6, 2).take(200).collect();
@@ -221,6 +248,7 @@ mod tests {
                 Fault::Kill { .. }
                 | Fault::Freeze { .. }
                 | Fault::Restart
+                | Fault::Fence { .. }
                 | Fault::Redis { .. } => panic!("{fault:?}"),
             }
         }

@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod encrypted;
 mod fake;
+mod fences;
 mod http;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;
@@ -20,6 +21,7 @@ mod reports;
 mod router;
 mod sabotage;
 mod servers;
+mod slots;
 mod tenants;
 mod verify;
 

@@ -15,6 +15,8 @@
 mod access_control;
 mod data;
 mod faults;
+#[cfg(feature = "sabotage")]
+mod hand_overs;
 mod join_desk;
 mod lifecycle;
 mod schema;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use engine::published_map::PublishedMap;
 use model::keyspace::Slot;
+use model::position::Position;
 use model::shard_map::{KeyLocation, ShardMap};
 use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
@@ -61,11 +62,27 @@ impl SlotRouter {
         if self.redirects.is_empty() { place } else { self.locate(place.slot) }
     }
 
+    /// Returns true if a refusal names an owner of the slot that is not known yet.
+    pub fn is_news(&self, refusal: SlotRefusal) -> bool {
+        match refusal.state {
+            RefusedState::Moved { to } => !self.redirects.contains(refusal.slot, to),
+            RefusedState::Importing | RefusedState::Absent | RefusedState::Fenced { .. } => false,
+        }
+    }
+
+    /// Returns the former owners of slots that were routed to a shard before the map names it, each
+    /// with a position at which the slots had moved.
+    pub fn homes(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
+        self.redirects.homes(to)
+    }
+
     /// Remembers where a slot has moved to, or that it has not moved to the shard that refuses it.
-    pub fn learn(&self, refused_by: ShardNumber, refusal: SlotRefusal) {
+    /// `home` is a position of that shard at which it refused the slot.
+    pub fn learn(&self, refused_by: ShardNumber, refusal: SlotRefusal, home: Option<Position>) {
         match refusal.state {
             RefusedState::Moved { to } => {
-                self.redirects.remember(&self.map.load(), refusal.slot, to);
+                let hop = (refused_by, to);
+                self.redirects.remember(&self.map.load(), refusal.slot, hop, home);
             }
             RefusedState::Importing | RefusedState::Absent => {
                 self.redirects.forget(refusal.slot, refused_by);

@@ -27,9 +27,21 @@
 //! | `cache_set_without_version` | the cache stores any answer, and returns it until it expires | an answer of the cache is proven new enough | C4 |
 //! | `token_without_epoch` | tokens have no epoch | a session never goes back, also when a slot has moved | `tests/it` |
 //! | `cache_keeps_slot` | cache keys lack the epoch in which a slot got its owner | an answer of the cache is of the slot's owner | `tests/cache` |
+//! | `read_unowned` | reads of files show rows of slots that the shard does not own | a row has one owner | C7 while slots change hands |
+//! | `scatter_unchecked` | answers of shards are merged without a look at their slots | a read of all shards shows each row once | C7 while slots change hands |
+//! | `refusal_lost` | a write that a shard refuses for its slot is answered and dropped | a success is stored | C7 while slots change hands |
 //! | `unbound_reads` | reads of bound callers are not restricted to their keys | a tenant reads its own rows only | `loadtest --tenants` |
 //!
 //! C1 to C9 are the checks of the load tester.
+//!
+//! # Slots that change hands
+//! A router with the feature that finds the variable `TESSERA_HAND_OVERS` hands slots with their
+//! rows from one shard to the other, again and again. This violates no guarantee. The embedded
+//! cluster must have two shards and no replicas.
+//!
+//! A single router knows every map that it has published, and removes the cache entries of every
+//! key that it writes. So it shows neither the effect of `token_without_epoch` nor that of
+//! `cache_keeps_slot`: tests of several routers, and of lost removals, do.
 //!
 //! **Invariant:** without the feature no mutation is ever active, and an optimised build contains
 //! none.
@@ -39,7 +51,9 @@
 mod active;
 
 #[cfg(feature = "sabotage")]
-pub use active::{UnknownMutation, VARIABLE, active_mutations, is_due, is_on};
+pub use active::{
+    HAND_OVERS, UnknownMutation, VARIABLE, active_mutations, hands_slots_over, is_due, is_on,
+};
 
 /// A guarantee that can be violated: see the table above.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,6 +80,9 @@ pub enum Mutation {
     CacheSetWithoutVersion,
     TokenWithoutEpoch,
     CacheKeepsSlot,
+    ReadUnowned,
+    ScatterUnchecked,
+    RefusalLost,
     UnboundReads,
 }
 

@@ -128,10 +128,14 @@ pub(super) fn apply(
     position: i64,
 ) -> QueryResult<Option<OwnedSlots>> {
     let slots = line.slots()?;
-    let (mut owned, mut foreign) = (SlotSet::empty(), SlotSet::empty());
+    let mut owned = SlotSet::empty();
     each_state(connection, &slots, |slot: Slot, state| {
-        if state.is_owned() { &mut owned } else { &mut foreign }.insert(slot);
+        if state.is_owned() {
+            owned.insert(slot);
+        }
     })?;
+    // Rows may also lie in slots about which the file knows nothing.
+    let foreign = slots.without(&owned);
     if line.is_owned() {
         return_rows(connection, &foreign)?;
     } else {

@@ -9,6 +9,8 @@
 mod early_ack;
 mod schema_change;
 mod slot_change;
+#[cfg(feature = "sabotage")]
+mod slot_copy;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -64,7 +64,11 @@ fn a_wrong_command_line_is_refused_in_one_line_that_names_the_help_of_the_comman
         (&["backup", "there"][..], "unexpected argument 'there'", "`shard-manager backup --help`"),
         (&["placement", "show", "--sharts"], "'--sharts'", "`shard-manager placement show --help`"),
         (&["doctor"], "unrecognized subcommand 'doctor'", "`shard-manager --help`"),
-        (&["statuss"], "'statuss'; a similar subcommand exists: 'status'", "`shard-manager --help`"),
+        (
+            &["statuss"],
+            "'statuss'; a similar subcommand exists: 'status'",
+            "`shard-manager --help`",
+        ),
         (&["generate", "--users", "x"], "it is not a number", "`shard-manager generate --help`"),
         (&["restore"], "--from <DIR>", "`shard-manager restore --help`"),
     ] {

@@ -28,6 +28,7 @@ mod keyspaces;
 mod lane;
 mod lane_slots;
 mod map_changes;
+mod moved_tokens;
 mod movement;
 mod named_keys;
 mod placement;

@@ -9,6 +9,7 @@ mod bulk;
 mod bulk_rows;
 mod cached;
 mod coverage;
+mod moved_slots;
 mod permission;
 mod reads;
 mod refused;

@@ -44,11 +44,21 @@ impl Sessions<'_> {
         session.encode(&self.0.token_key)
     }
 
-    /// Adds a position that the client has seen to its session, and the epoch of the current map. A
-    /// position of the session that may be lost stays: the next read reports it.
-    pub fn extend(self, session: &mut SessionToken, shard: ShardNumber, position: Position) {
+    fn see(self, session: &mut SessionToken, shard: ShardNumber, position: Position) {
         if session.seen(shard).is_none_or(|known| self.holds(shard, known)) {
             session.see(shard, position);
+        }
+    }
+
+    /// Adds a position that the client has seen to its session, those of the former owners of slots
+    /// that have moved to the shard, and the epoch of the current map. A position of the session
+    /// that may be lost stays: the next read reports it.
+    pub fn extend(self, session: &mut SessionToken, shard: ShardNumber, position: Position) {
+        self.see(session, shard, position);
+        if !self.0.router.follows_map() {
+            // A lagging replica of a former owner may show older rows than the client has seen.
+            let homes = self.0.router.homes(shard);
+            homes.into_iter().for_each(|(former, home)| self.see(session, former, home));
         }
         let epoch = self.0.map.load().epoch();
         session.see_epoch(epoch, |shard, position| self.holds(shard, position));

@@ -140,7 +140,11 @@ impl Slots<'_> {
 }
 
 /// Changes slots of a shard, as soon as its fence lock is free.
-async fn change(shard: &Shard, change: SlotChange, deadline: Instant) -> Result<(), SlotsError> {
+pub(super) async fn change(
+    shard: &Shard,
+    change: SlotChange,
+    deadline: Instant,
+) -> Result<(), SlotsError> {
     loop {
         match shard.change_slots(change.clone(), deadline).await {
             Err(SlotChangeError::Busy { .. }) if Instant::now() + BUSY_WAIT < deadline => {

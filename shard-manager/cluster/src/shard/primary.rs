@@ -14,8 +14,9 @@ use cache::FreshnessBound;
 use engine::doubts::Doubts;
 use engine::fault_injector::NodeMode;
 use engine::replication::ReplicationState;
-use engine::{PrimaryReader, TableRows, TableSize, WorkerNode};
+use engine::{PrimaryReader, ReadIndex, TableRows, TableSize, WorkerNode};
 use model::error::Error;
+use model::position::Position;
 use model::reason::{Findings, Reason, Reasons};
 use model::row_change::WriteRequest;
 use model::stats::SizeEstimate;
@@ -74,6 +75,14 @@ impl Primary {
     /// Those of [`Reads::read_key`](super::Reads::read_key).
     pub async fn size_estimate(&self, deadline: Instant) -> Result<SizeEstimate, Error> {
         self.reader.size_estimate(deadline).await
+    }
+
+    /// Returns a position at or after every change that was committed before this was called.
+    pub(crate) async fn position(&self, deadline: Instant) -> Result<Position, Error> {
+        match self.reader.read_index(deadline).await? {
+            ReadIndex::Confirmed(sequence) => Ok(self.replication.timeline().position(sequence)),
+            ReadIndex::AwaitQuorum(position) => Ok(position),
+        }
     }
 
     /// Returns a lower bound of how new the rows of a later read are.

@@ -10,10 +10,12 @@ use super::Mutation;
 
 /// Environment variable that names the active mutations.
 pub const VARIABLE: &str = "TESSERA_SABOTAGE";
+/// Environment variable by which slots change hands all the time.
+pub const HAND_OVERS: &str = "TESSERA_HAND_OVERS";
 
 impl Mutation {
     /// All mutations, in the order of their declaration.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::AckBeforeCommit,
         Self::LostBatch,
         Self::NoTokenWait,
@@ -34,6 +36,9 @@ impl Mutation {
         Self::CacheSetWithoutVersion,
         Self::TokenWithoutEpoch,
         Self::CacheKeepsSlot,
+        Self::ReadUnowned,
+        Self::ScatterUnchecked,
+        Self::RefusalLost,
         Self::UnboundReads,
     ];
 
@@ -60,6 +65,9 @@ impl Mutation {
             Self::CacheSetWithoutVersion => "cache_set_without_version",
             Self::TokenWithoutEpoch => "token_without_epoch",
             Self::CacheKeepsSlot => "cache_keeps_slot",
+            Self::ReadUnowned => "read_unowned",
+            Self::ScatterUnchecked => "scatter_unchecked",
+            Self::RefusalLost => "refusal_lost",
             Self::UnboundReads => "unbound_reads",
         }
     }
@@ -88,6 +96,12 @@ pub fn active_mutations() -> Result<Vec<Mutation>, UnknownMutation> {
 /// Returns true if the mutation is active: its guarantee is violated.
 pub fn is_on(mutation: Mutation) -> bool {
     environment().as_ref().is_ok_and(|set| set & mutation.bit() != 0)
+}
+
+/// Returns true if slots change hands all the time.
+pub fn hands_slots_over() -> bool {
+    static SET: OnceLock<bool> = OnceLock::new();
+    *SET.get_or_init(|| std::env::var_os(HAND_OVERS).is_some())
 }
 
 /// Returns true if the guarantee is violated this time: once in `every` calls.

@@ -11,7 +11,7 @@ use engine::open_error::OpenError;
 use engine::{OpenedShard, SchemaChange};
 use model::error::Error;
 use model::map_change::{MapChange, MapChangeRefusal};
-use model::table::Registry;
+use model::table::{Registry, TableDifference};
 use model::topology::{ShardNumber, ShardState};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -240,8 +240,13 @@ fn lacking(known: &Registry, tables: &Registry) -> Result<Vec<SchemaChange>, Ope
         match known.find(table.name()) {
             Some(same) if same == table => {}
             Some(other) => {
-                let difference = other.difference(table).unwrap_or_default();
-                let cause = format!("its table {} is another one: {difference}", table.name());
+                let difference =
+                    TableDifference::between(other, table).map(|found| found.to_string());
+                let cause = format!(
+                    "its table {} is another one: {}",
+                    table.name(),
+                    difference.unwrap_or_default()
+                );
                 return Err(OpenError::Conflict(cause));
             }
             None => changes.push(SchemaChange::Make(Arc::clone(table))),

@@ -20,6 +20,7 @@ use engine::select::CoveredRows;
 use engine::system_tables::tessera_counts;
 use model::query::ReadQuery;
 use model::result_rows::Rows;
+use model::sabotage::{Mutation, is_on};
 use model::slot_refusal::SlotRefusal;
 use model::slot_set::SlotSet;
 use model::stats::SizeEstimate;
@@ -143,7 +144,8 @@ impl Reader {
         bytes_max: usize,
     ) -> QueryResult<Result<OwnedRows, SlotRefusal>> {
         if let Scope::Key(slot, _) = scope {
-            if let Some(state) = read_refusal(&mut self.connection, slot)? {
+            let refusal = read_refusal(&mut self.connection, slot)?;
+            if let Some(state) = refusal.filter(|_| !is_on(Mutation::ReadUnowned)) {
                 return Ok(Err(SlotRefusal { slot, state }));
             }
             let rows = self.rows(query, (scope, None), bytes_max)?;
@@ -310,14 +312,15 @@ fn shown(query: &ReadQuery) -> impl Iterator<Item = (&str, model::value::ColumnT
 #[inline]
 fn owns(owned: &SlotSet, scope: Scope<'_>) -> bool {
     match scope {
-        Scope::Key(slot, _) => owned.contains(slot),
+        Scope::Key(slot, _) => owned.contains(slot) || is_on(Mutation::ReadUnowned),
         Scope::Shard => true,
     }
 }
 
 /// Returns the slots to which a read must be limited, if rows of others may lie in the file.
 fn foreign_filter<'o>(owned: &'o OwnedSlots, scope: Scope<'_>) -> Option<&'o Arc<SlotSet>> {
-    (!scope.is_keyed() && owned.has_foreign).then_some(&owned.set)
+    let is_limited = owned.has_foreign && !is_on(Mutation::ReadUnowned);
+    (!scope.is_keyed() && is_limited).then_some(&owned.set)
 }
 
 /// Returns the slots that a scan covers; `None` for a read of one key.

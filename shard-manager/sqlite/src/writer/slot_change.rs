@@ -70,7 +70,10 @@ fn transact(
     not_owned: &mut Option<SlotSet>,
 ) -> Result<SlotsChanged, DieselError> {
     connection.immediate_transaction(|connection| {
-        let changed = slot_change::change_and_log(connection, writer.counters, change, Utc::now());
+        let counters = writer.counters;
+        #[cfg(feature = "sabotage")]
+        let counters = super::slot_copy::copy_rows(connection, (counters, &writer.path), change)?;
+        let changed = slot_change::change_and_log(connection, counters, change, Utc::now());
         let changed = changed.inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
         let changed = changed.map_err(|slots| {
             *not_owned = Some(slots);

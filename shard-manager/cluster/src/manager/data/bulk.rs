@@ -202,7 +202,9 @@ impl<'d> RowSender<'d> {
         let refused = if manager.router.is_current(first.place) {
             let WrittenPart { part, refused } = self.write_group((shard, rows)).await;
             parts.absorb(manager, shard, part);
-            refused.iter().for_each(|row| manager.router.learn(shard, row.refusal));
+            if !refused.is_empty() {
+                Box::pin(self.learn(shard, &refused)).await;
+            }
             refused
         } else {
             Box::pin(self.write_relocated(rows, parts)).await

@@ -7,6 +7,7 @@
 //! read wants, but for slots of shards that are reported as missing.
 //! **Not here:** asking the shards again (`scatter`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -22,8 +23,13 @@ pub(super) type Shown = (ShardNumber, Arc<SlotSet>);
 pub(super) enum Coverage {
     /// The answers can be merged.
     Complete,
-    /// These shards have shown the same slots.
-    Overlap(Vec<ShardNumber>),
+    /// Several shards have shown the same slots.
+    Overlap {
+        /// These shards.
+        shards: Vec<ShardNumber>,
+        /// The slots that were shown more than once.
+        slots: SlotSet,
+    },
     /// No shard has shown this slot.
     Gap(Slot),
 }
@@ -68,7 +74,8 @@ pub(super) fn check(
     let twice = twice.without(&twice.without(wanted));
     if !twice.is_empty() {
         let concerned = shown.iter().filter(|(_, set)| !set.is_disjoint(&twice));
-        return Coverage::Overlap(concerned.map(|(shard, _)| *shard).collect());
+        let shards = concerned.map(|(shard, _)| *shard).collect();
+        return Coverage::Overlap { shards, slots: twice };
     }
     let gap = wanted.without(&all);
     match gap.is_empty() {
@@ -77,6 +84,21 @@ pub(super) fn check(
             gap.iter().find(|slot| !is_missing(*slot)).map_or(Coverage::Complete, Coverage::Gap)
         }
     }
+}
+
+/// Returns those of some shards that have shown slots of which `newer` returns another owner. If an
+/// owner is not known, or each of the shards is one, returns all of them.
+pub(super) fn older_owners(
+    mut shards: Vec<ShardNumber>,
+    slots: &SlotSet,
+    newer: impl Fn(Slot) -> Option<ShardNumber>,
+) -> Vec<ShardNumber> {
+    let owners: Option<BTreeSet<ShardNumber>> = slots.iter().map(newer).collect();
+    let is_older = |shard: &ShardNumber| owners.as_ref().is_some_and(|new| !new.contains(shard));
+    if shards.iter().any(is_older) {
+        shards.retain(is_older);
+    }
+    shards
 }
 
 #[cfg(test)]
@@ -106,9 +128,23 @@ mod tests {
         let missing = |slot| slot == gap;
         assert_eq!(check(&answers(&[&low, &late]), &full, missing), Coverage::Complete);
         let twice = answers(&[&low, &late, &slots(90, 100)]);
-        let concerned = vec![ShardNumber(0), ShardNumber(2)];
-        assert_eq!(check(&twice, &full, NONE), Coverage::Overlap(concerned));
+        let shards = vec![ShardNumber(0), ShardNumber(2)];
+        let overlap = Coverage::Overlap { shards, slots: (*slots(90, 99)).clone() };
+        assert_eq!(check(&twice, &full, NONE), overlap);
         assert_eq!(check(&twice, &slots(100, 200), NONE), Coverage::Complete);
+    }
+
+    #[test]
+    fn the_older_owners_are_those_whose_slots_have_another_owner_now() {
+        let [first, second, third] = [0, 1, 2].map(ShardNumber);
+        let all = || vec![first, second, third];
+        let older =
+            |newer: &dyn Fn(Slot) -> Option<ShardNumber>| older_owners(all(), &slots(0, 9), newer);
+        assert_eq!(older(&|_| Some(second)), [first, third]);
+        assert_eq!(older(&|_| None), all());
+        assert_eq!(older(&|slot| (slot.number() > 0).then_some(second)), all());
+        let each = |slot: Slot| Some(ShardNumber(slot.number() % 3));
+        assert_eq!(older(&each), all(), "slots went both ways");
     }
 
     #[test]

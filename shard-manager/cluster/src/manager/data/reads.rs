@@ -22,6 +22,7 @@ use model::value::Value;
 
 use super::super::{Manager, ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
+use super::moved_slots;
 use super::{Data, ResumeError, RowReader};
 use crate::shard::{ReadRequirements, Shard};
 
@@ -253,7 +254,8 @@ impl RowReader<'_> {
         tries: usize,
     ) -> KeyLocation {
         let manager = self.data.manager;
-        manager.router.learn(place.shard, refusal);
+        let refusals = std::iter::once(refusal);
+        moved_slots::learn(self.data, place.shard, refusals, self.options.deadline).await;
         let next = manager.router.locate(place.slot);
         let is_new = next.shard != place.shard
             && (matches!(refusal.state, RefusedState::Moved { .. }) || next.epoch > place.epoch);

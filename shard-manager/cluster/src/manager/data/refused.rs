@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use model::error::{Error, Outcome};
+use model::sabotage::{Mutation, is_on};
 use model::shard_map::KeyLocation;
 use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use super::bulk::{RowSender, WrittenPart};
 use super::bulk_rows::{BulkPart, BulkRow, BulkRowDone};
 use super::cached::PendingKeys;
+use super::moved_slots;
 use super::refused_row::RefusedRow;
 use super::shard_parts::ShardParts;
 use crate::shard::{LOOK, SlotWake};
@@ -41,9 +43,16 @@ impl RowSender<'_> {
         refused: Box<RefusedRow>,
     ) -> Option<(ShardNumber, BulkPart)> {
         let mut parts = ShardParts::default();
-        self.data.manager.router.learn(refused.row.place.shard, refused.refusal);
-        self.settle(vec![*refused], &mut parts).await;
+        let refused = vec![*refused];
+        self.learn(refused[0].row.place.shard, &refused).await;
+        self.settle(refused, &mut parts).await;
         parts.into_parts().find(|(_, part)| !part.rows.is_empty())
+    }
+
+    /// Remembers where the slots of rows have moved to that a shard has refused.
+    pub(super) async fn learn(self, shard: ShardNumber, refused: &[RefusedRow]) {
+        let refusals = refused.iter().map(|row| row.refusal);
+        moved_slots::learn(self.data, shard, refusals, self.options.deadline).await;
     }
 
     /// Sends rows that were placed by an older map to the shards of their slots now. Returns those
@@ -77,7 +86,7 @@ impl RowSender<'_> {
         let mut all_refused = Vec::new();
         for (shard, WrittenPart { part, refused }) in join_all(writes).await {
             parts.absorb(manager, shard, part);
-            refused.iter().for_each(|row| manager.router.learn(shard, row.refusal));
+            self.learn(shard, &refused).await;
             all_refused.extend(refused);
         }
         all_refused
@@ -86,6 +95,9 @@ impl RowSender<'_> {
     /// Sends refused rows to the shards that accept them, and adds the outcomes to `parts`. Rows
     /// that no shard accepts before the deadline are rejected.
     pub(super) async fn settle(self, refused: Vec<RefusedRow>, parts: &mut ShardParts) {
+        if is_on(Mutation::RefusalLost) {
+            return parts.pretend(refused);
+        }
         let manager = self.data.manager;
         let bytes = refused.iter().map(|row| row.row.row.bytes()).sum();
         let Some(parked) = manager.parked.park(refused.len(), bytes) else {

@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** rows are merged only if each slot that the read wants was shown by exactly one
 //! shard, or its shard is reported as missing. Shards whose answers do not fit are asked again as a
-//! whole: an answer that was sorted and limited cannot be cut by slots.
+//! whole: an answer that was sorted and limited cannot be cut by slots. If two shards have shown a
+//! slot and its new owner is known, only the older owner is asked again.
 //! **Not here:** the route of a read (`reads`), the check of the answers (`coverage`).
 
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use model::error::{Error, Failure};
 use model::keyspace::Slot;
 use model::query::ReadQuery;
 use model::result_rows::Rows;
+use model::sabotage::{Mutation, is_on};
 use model::slot_refusal::SlotRefusal;
 use model::slot_set::SlotSet;
 use model::topology::{Role, ShardNumber};
 
-use super::super::ReadDone;
+use super::super::{Manager, ReadDone};
 use super::RowReader;
 use super::coverage::{self, Coverage, Shown};
 use super::reads::{KeysOfShards, RETRY, TRIES_MAX, unavailable};
@@ -55,7 +57,7 @@ impl RowReader<'_> {
         let deadline =
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
         let wanted = keys.map_or(Wanted::All, Wanted::Keys);
-        let answers = self.ask_until_complete(&query, wanted, deadline).await;
+        let answers = self.ask_until_complete((&query, epoch), wanted, deadline).await;
         let answers = answers.map_err(|error| Failure::rejected(error, None))?;
         let database = began.elapsed();
         let mut session = self.options.session.clone();
@@ -109,7 +111,7 @@ impl RowReader<'_> {
     /// without a check if the engine distributes rows by itself.
     async fn ask_until_complete(
         self,
-        query: &Arc<ReadQuery>,
+        (query, epoch): (&Arc<ReadQuery>, u64),
         mut wanted: Wanted,
         deadline: Instant,
     ) -> Result<Answers, Error> {
@@ -123,12 +125,15 @@ impl RowReader<'_> {
                 Coverage::Gap(slot) if tries == TRIES_MAX => {
                     return Err(Error::SlotRefused(SlotRefusal::absent(slot)));
                 }
-                Coverage::Overlap(shards) if tries == TRIES_MAX => {
+                Coverage::Overlap { shards, .. } if tries == TRIES_MAX => {
                     let shard =
                         shards.first().map_or("", |shard| self.data.manager.shard_name(*shard));
                     return Err(Error::ShardUnavailable { shard: shard.to_owned() });
                 }
-                Coverage::Overlap(shards) => Some(shards),
+                Coverage::Overlap { shards, slots } if tries == 0 => {
+                    Some(older_owners(self.data.manager, shards, (&slots, epoch)))
+                }
+                Coverage::Overlap { shards, .. } => Some(shards),
                 Coverage::Gap(_) => None,
             };
             tries += 1;
@@ -184,6 +189,9 @@ impl RowReader<'_> {
     /// Checks the slots of the answers. Answers that fail, and those without sets of slots, are not
     /// checked.
     fn check(self, answers: &Answers, wanted: &Wanted) -> Coverage {
+        if is_on(Mutation::ScatterUnchecked) {
+            return Coverage::Complete;
+        }
         let mut shown: Vec<Shown> = Vec::with_capacity(answers.len());
         let mut missing = Vec::new();
         for (shard, answer) in answers {
@@ -224,4 +232,18 @@ impl RowReader<'_> {
             }
         }
     }
+}
+
+/// Returns those of some shards that have shown slots which belong to another one by now, as far as
+/// that is known. The read was routed by a map of this epoch.
+fn older_owners(
+    manager: &Manager,
+    shards: Vec<ShardNumber>,
+    (slots, epoch): (&SlotSet, u64),
+) -> Vec<ShardNumber> {
+    let map = manager.map.load();
+    coverage::older_owners(shards, slots, |slot| {
+        let is_newer = map.since(slot) > epoch;
+        manager.router.redirect(&map, slot).or_else(|| is_newer.then(|| map.owner(slot)))
+    })
 }

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use model::position::Position;
+use model::row_change::{Change, RowDone};
 use model::topology::ShardNumber;
 
 use super::super::Manager;
-use super::bulk_rows::BulkPart;
+use super::bulk_rows::{BulkPart, BulkRow, BulkRowDone};
 use super::refused_row::RefusedRow;
 
 /// Outcomes of rows, by shard.
@@ -44,6 +45,16 @@ impl ShardParts {
     pub(super) fn reject(&mut self, rows: Vec<RefusedRow>) {
         for row in rows {
             self.of(row.row.place.shard).rows.push(row.into_done());
+        }
+    }
+
+    /// Adds rows that no shard has stored as if one had: the effect of a mutation.
+    pub(super) fn pretend(&mut self, rows: Vec<RefusedRow>) {
+        for RefusedRow { row, .. } in rows {
+            let BulkRow { index, place, .. } = row;
+            let (change, version, json) = (Change::Changed, 0, Vec::new());
+            let outcome = Ok(RowDone { change, version, json, replayed: false });
+            self.of(place.shard).rows.push(BulkRowDone { index, place, outcome });
         }
     }
 

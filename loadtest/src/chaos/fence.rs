@@ -1,0 +1,80 @@
+//! Fence: lets the writes of some slots wait, by the command `shard-manager slots fence`.
+//!
+//! **Not here:** the choice of the slots (`schedule`).
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+
+use super::cluster::ClusterError;
+use crate::http_client::Pool;
+
+/// Counter of rows that have waited for a slot, in the router's metrics.
+const WAITED: &str = "tessera_parked_refusals_total{result=\"waited\"} ";
+/// Longest wait for the metrics.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Variable that names the servers of the shards.
+const SHARD_URLS: &str = "SHARD_URLS";
+
+/// Command that fences slots of one cluster.
+pub(super) struct FenceCommand {
+    program: PathBuf,
+    /// Servers of the shards; `None` for files.
+    servers: Option<String>,
+    data_dir: PathBuf,
+}
+
+impl FenceCommand {
+    /// Creates the command for the cluster of a router: for the servers that its variables name,
+    /// without any for its data directory.
+    pub(super) fn new(program: PathBuf, variables: &[(String, String)], data_dir: &Path) -> Self {
+        let servers = variables.iter().find(|(name, _)| name == SHARD_URLS);
+        let servers = servers.map(|(_, urls)| urls.clone());
+        Self { program, servers, data_dir: data_dir.to_owned() }
+    }
+
+    /// Fences slots, and waits until their fence has ended. Returns the number of rows that have
+    /// waited.
+    ///
+    /// # Errors
+    /// [`ClusterError`] if the slots could not be fenced.
+    pub(super) async fn run(
+        &self,
+        pool: &Pool,
+        (first, last): (u32, u32),
+        lasts: Duration,
+    ) -> anyhow::Result<Option<String>> {
+        let before = waited(pool).await;
+        let mut command = Command::new(&self.program);
+        command.args(["slots", "fence", "--slots", &format!("{first}-{last}")]);
+        command.args(["--seconds", &lasts.as_secs_f64().to_string()]).stdin(Stdio::null());
+        match &self.servers {
+            Some(urls) => command.env(SHARD_URLS, urls).env_remove("TESSERA_DATA_DIR"),
+            None => command.arg("--data-dir").arg(&self.data_dir),
+        };
+        let ended = tokio::task::spawn_blocking(move || command.output()).await?;
+        let program = self.program.display();
+        let ended =
+            ended.with_context(|| ClusterError::new(format!("{program} does not start")))?;
+        let reason = String::from_utf8_lossy(&ended.stderr);
+        let failed = || ClusterError::new(format!("shard-manager slots fence: {}", reason.trim()));
+        anyhow::ensure!(ended.status.success(), failed());
+        tokio::time::sleep(lasts).await;
+        let waited = before.zip(waited(pool).await).map(|(before, now)| now.saturating_sub(before));
+        Ok(waited.map(|rows| format!("{rows} rows waited")))
+    }
+}
+
+/// Returns the number of rows that have waited for a slot since the router has started; `None` if
+/// its metrics do not contain the number.
+async fn waited(pool: &Pool) -> Option<u64> {
+    let asked = Request::get("/metrics").body(Full::<Bytes>::default()).ok()?;
+    let answer = pool.send(asked, PATIENCE).await.ok()?;
+    let text = String::from_utf8_lossy(&answer.body);
+    text.lines().find_map(|line| line.strip_prefix(WAITED)?.trim().parse().ok())
+}
