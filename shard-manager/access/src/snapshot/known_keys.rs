@@ -1,6 +1,7 @@
 //! Known keys: finds the caller of a key, and records the days on which keys are used.
 //!
-//! **Invariant:** an unknown id costs a comparison, too, so that time tells as little as the answer.
+//! **Invariant:** an unknown id costs a comparison, too, so that the time of an answer reveals as
+//! little as the answer.
 //! **Not here:** the callers' rights (`snapshot`), the memory of one key's uses (`key_use`).
 
 use std::collections::HashMap;
