@@ -34,6 +34,7 @@ mod fence;
 mod isolation;
 mod join_refusals;
 mod joined_shards;
+mod joins;
 mod lag;
 mod log;
 mod meddling;
