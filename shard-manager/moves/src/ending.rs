@@ -28,6 +28,8 @@ pub(crate) fn lift(
     }
     if scene.rules.demand(MoveRule::LiftDeletesRow) {
         shard.remove_row(ticket.id);
+    } else {
+        shard.row_mut(ticket.id)?.is_traced = false;
     }
     Ok(MoveEffect::Changed(RowWork::EndTraces))
 }

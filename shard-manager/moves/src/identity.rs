@@ -9,14 +9,22 @@ pub struct MoveId(pub u128);
 
 /// Term of a mover. Each mover that takes over begins a higher one and raises it in both shards
 /// before anything else, so that requests of the earlier mover are refused.
+///
+/// The catalog's failover may forget that it has given a number, so two movers may have the same
+/// one. Their own numbers decide between them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MoveTerm(pub u64);
+pub struct MoveTerm {
+    /// Number, one above the highest of the catalog and both shards.
+    pub number: u64,
+    /// Random number of the mover.
+    pub mover: u64,
+}
 
 impl MoveTerm {
-    /// Returns the term after this one.
+    /// Returns the term of a mover after this one.
     #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0 + 1)
+    pub fn next(self, mover: u64) -> Self {
+        Self { number: self.number + 1, mover }
     }
 }
 

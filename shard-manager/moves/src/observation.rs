@@ -118,6 +118,9 @@ pub struct MoveProgress {
     pub is_fenced: bool,
     /// Last round up to which recorded changes were deleted.
     pub trimmed: Option<u64>,
+    /// True once this mover has asked in its term for the copy to begin again, also if it does not
+    /// know the outcome.
+    pub copies_again: bool,
     /// Sides on which this mover has raised its term.
     pub raised: [bool; 2],
 }

@@ -11,13 +11,13 @@ pub enum MoveRefusal {
     #[error("the shard takes no part in the move")]
     UnknownMove,
     /// Another mover has taken over.
-    #[error("the move is carried on in term {}", term.0)]
+    #[error("the move is carried on in term {}", term.number)]
     Superseded {
         /// Its term.
         term: MoveTerm,
     },
     /// The row has a lower term: a failover has lost the higher one, which must be raised again.
-    #[error("the shard knows only term {}", term.0)]
+    #[error("the shard knows only term {}", term.number)]
     TermNotRaised {
         /// Term of the row.
         term: MoveTerm,

@@ -17,6 +17,8 @@ use crate::slot_state::SlotState;
 pub struct CopyRound {
     /// State of the target from which the round goes on.
     pub base: AppliedRows,
+    /// Extent of the target's rows before it. Two movers may read different chunks at one mark.
+    pub base_cursor: CopyCursor,
     /// State of the target after it.
     pub next: AppliedRows,
     /// Extent of the rows after it.
@@ -38,7 +40,7 @@ pub(crate) fn store(
     if scene.rules.demand(MoveRule::RoundWhileImporting) && !may_store(shard, row) {
         return Err(MoveRefusal::WrongState);
     }
-    if row.applied == round.next {
+    if row.applied == round.next && row.cursor == round.cursor {
         return Ok(MoveEffect::Repeated);
     }
     check_round(row, round, scene)?;
@@ -62,7 +64,7 @@ fn may_store(shard: &ShardMetadata, row: &MoveRow) -> bool {
 
 fn check_round(row: &MoveRow, round: &CopyRound, scene: &Scene<'_>) -> Result<(), MoveRefusal> {
     let follows = round.next.pass == round.base.pass && round.next.round == round.base.round + 1;
-    if round.base != row.applied || !follows {
+    if round.base != row.applied || round.base_cursor != row.cursor || !follows {
         return Err(MoveRefusal::OtherRound);
     }
     let is_older = round.next.feed.timeline < round.base.feed.timeline;
@@ -77,7 +79,8 @@ fn check_round(row: &MoveRow, round: &CopyRound, scene: &Scene<'_>) -> Result<()
     Ok(())
 }
 
-/// Begins the copy again, in the next pass and the next term.
+/// Begins the copy again, in the next pass. The mover goes on in its next term: were the request
+/// late, it would otherwise empty the target after the mover has decided to commit.
 pub(crate) fn copy_again(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
@@ -90,12 +93,8 @@ pub(crate) fn copy_again(
         return Err(MoveRefusal::WrongState);
     }
     let row = shard.row_mut(ticket.id)?;
-    let mut pass = row.applied.pass;
-    if scene.rules.demand(MoveRule::NextPass) {
-        pass += 1;
-        row.term = row.term.next();
-    }
-    row.applied = AppliedRows::begin(pass);
+    let passes = u32::from(scene.rules.demand(MoveRule::NextPass));
+    row.applied = AppliedRows::begin(row.applied.pass + passes);
     row.cursor = CopyCursor::Empty;
     Ok(MoveEffect::Changed(RowWork::DeleteRows))
 }

@@ -23,9 +23,12 @@ pub enum MoveRule {
     /// Giving up a leg deletes the source's row together with the fence. Otherwise a late fence
     /// and a late commit leave the slot without an owner.
     LiftDeletesRow,
-    /// Copying again begins the next pass and the next term. Otherwise the first round of the
-    /// earlier copy fits, although the changes since it are deleted.
+    /// Copying again begins the next pass. Otherwise the first round of the earlier copy fits,
+    /// although the changes since it are deleted.
     NextPass,
+    /// A mover that has asked for the copy to begin again goes on in its next term. Otherwise the
+    /// request, if it is late, empties the target after the mover has decided to commit.
+    NextTerm,
     /// Recorded changes are deleted once a majority of the target's nodes has the rows. A failover
     /// of the target would lose them.
     TrimConfirmed,

@@ -1,7 +1,8 @@
 //! Shard metadata: states of slots, rows of moves, and counters, as a shard's database stores them.
 //!
 //! **Invariant:** a slot is in one row at most.
-//! **Not here:** the rows of tables and the recorded changes (the engine, by [`crate::scene::RowWork`]).
+//! **Not here:** the rows of tables and the recorded changes (the engine, by
+//! [`crate::scene::RowWork`]).
 
 use std::collections::BTreeMap;
 

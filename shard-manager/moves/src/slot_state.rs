@@ -22,7 +22,8 @@ pub enum SlotState {
         /// The new owner.
         to: ShardNumber,
     },
-    /// Rows of the slot are being copied to the shard, which answers neither reads nor writes of it.
+    /// Rows of the slot are being copied to the shard, which answers neither reads nor writes of
+    /// it.
     Importing {
         /// Owner that the signpost named before, restored if the copy is given up.
         moved_to: Option<ShardNumber>,

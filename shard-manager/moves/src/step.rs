@@ -23,11 +23,15 @@ pub enum MoveStep {
     },
     /// The mover waits until the facts of a side are confirmed.
     AwaitConfirmation(MoveSide),
+    /// The mover takes its next term, as if it took over from itself.
+    NextTerm,
     /// The catalog names this side as owner, in the next epoch.
     Publish(MoveSide),
     /// The move waits, for this reason.
     Rest(MoveRest),
-    /// The move has ended, and left nothing behind. This side owns the slots.
+    /// The move has ended, and left nothing behind. This side owns the slots. The catalog stores it
+    /// only for the mover that it has given its highest term, without a failover since: an earlier
+    /// mover may have looked before the move began.
     End(Option<MoveSide>),
 }
 

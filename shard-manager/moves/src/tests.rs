@@ -29,6 +29,10 @@ const POSITION: Position = Position { timeline: 1, sequence: 1 };
 const SCENE: Scene<'_> =
     Scene { position: POSITION, now: 0, has_change_beyond: &|_, _| false, rules: MoveRules::ALL };
 
+fn term(number: u64) -> MoveTerm {
+    MoveTerm { number, mover: 0 }
+}
+
 fn slots(numbers: std::ops::Range<u16>) -> Arc<[Slot]> {
     numbers.filter_map(Slot::new).collect()
 }
@@ -39,7 +43,7 @@ fn plan() -> MovePlan {
 }
 
 fn new_row(slots: Arc<[Slot]>, id: u128) -> NewMoveRow {
-    let ticket = MoveTicket { id: MoveId(id), leg: MoveLeg::FIRST, term: MoveTerm(1) };
+    let ticket = MoveTicket { id: MoveId(id), leg: MoveLeg::FIRST, term: term(1) };
     NewMoveRow { ticket, other: ShardNumber(1), slots }
 }
 
@@ -83,7 +87,7 @@ impl Pair {
             plan: &plan,
             goal,
             is_paused: false,
-            term: MoveTerm(1),
+            term: term(1),
             shards: [&seen[0], &seen[1]],
             is_behind: false,
             must_copy_again: false,
@@ -115,6 +119,7 @@ impl Pair {
         let round = CopyRound {
             next: base.after_round(source.feed(1), Mark::Entry(base.round)),
             base,
+            base_cursor: target.cursor.clone(),
             cursor: CopyCursor::Whole,
             is_comparison: true,
         };
@@ -136,9 +141,10 @@ impl Pair {
                     self.progress.verified = Some((row.applied.feed, row.applied.pass));
                 }
                 MoveStep::Publish(side) => self.published = side,
-                step @ (MoveStep::AwaitConfirmation(_) | MoveStep::Rest(_) | MoveStep::End(_)) => {
-                    return step;
-                }
+                step @ (MoveStep::AwaitConfirmation(_)
+                | MoveStep::NextTerm
+                | MoveStep::Rest(_)
+                | MoveStep::End(_)) => return step,
             }
         }
         panic!("the move does not rest");
@@ -173,6 +179,24 @@ fn a_kept_move_goes_back_and_forward_again() {
 }
 
 #[test]
+fn a_late_activation_meets_a_later_leg() {
+    let mut pair = Pair::new();
+    pair.run(MoveGoal::Forward);
+    pair.progress = MoveProgress::default();
+    pair.run(MoveGoal::Back);
+    let MoveStep::Send(side, request) = pair.step(MoveGoal::Forward) else { panic!("no step") };
+    pair.send(side, &request);
+    assert_eq!(pair.states(), [SlotsState::Owned, SlotsState::Importing]);
+    let (leg, home) = (MoveLeg::FIRST, POSITION);
+    let late = MoveRequest::Activate { id: MoveId(7), leg, version: 0, home };
+    let refusal = late.apply(&mut pair.shards[1], &SCENE);
+    assert_eq!(refusal, Err(MoveRefusal::OtherLeg { leg: MoveLeg(3) }));
+    let rules = MoveRules::ALL.without(MoveRule::ActivationNamesLeg);
+    late.apply(&mut pair.shards[1], &Scene { rules, ..SCENE }).unwrap();
+    assert_eq!(pair.states(), [SlotsState::Owned; 2], "without the rule there are two owners");
+}
+
+#[test]
 fn a_move_that_is_given_up_leaves_nothing() {
     let mut pair = Pair::new();
     for _ in 0..6 {
@@ -181,6 +205,7 @@ fn a_move_that_is_given_up_leaves_nothing() {
             MoveStep::CopyRound { from } => pair.copy(from),
             step @ (MoveStep::Verify { .. }
             | MoveStep::AwaitConfirmation(_)
+            | MoveStep::NextTerm
             | MoveStep::Publish(_)
             | MoveStep::Rest(_)
             | MoveStep::End(_)) => panic!("{step:?}"),
@@ -214,12 +239,12 @@ fn a_commit_of_another_term_leg_or_state_is_refused() {
     let new = new_row(slots(0..3), 1);
     MoveRequest::Trace(new.clone()).apply(&mut shard, &SCENE).unwrap();
     let ticket = new.ticket;
-    let fence = |term, leg| {
-        MoveRequest::Fence(MoveTicket { term: MoveTerm(term), leg: MoveLeg(leg), ..ticket })
+    let fence = |number, leg| {
+        MoveRequest::Fence(MoveTicket { term: term(number), leg: MoveLeg(leg), ..ticket })
     };
     let mut refusal = |request: MoveRequest| request.apply(&mut shard, &SCENE).unwrap_err();
-    assert_eq!(refusal(fence(0, 1)), MoveRefusal::Superseded { term: MoveTerm(1) });
-    assert_eq!(refusal(fence(2, 1)), MoveRefusal::TermNotRaised { term: MoveTerm(1) });
+    assert_eq!(refusal(fence(0, 1)), MoveRefusal::Superseded { term: term(1) });
+    assert_eq!(refusal(fence(2, 1)), MoveRefusal::TermNotRaised { term: term(1) });
     assert_eq!(refusal(fence(1, 2)), MoveRefusal::OtherLeg { leg: MoveLeg(1) });
     assert_eq!(refusal(MoveRequest::Discard(ticket)), MoveRefusal::WrongState);
     let trim = MoveRequest::Trim(ticket, AppliedRows::begin(1));
