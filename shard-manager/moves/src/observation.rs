@@ -121,6 +121,9 @@ pub struct MoveProgress {
     /// True once this mover has asked in its term for the copy to begin again, also if it does not
     /// know the outcome.
     pub copies_again: bool,
+    /// True once this mover has sent a commit in its term, also if it knows the outcome: the same
+    /// request may arrive again.
+    pub sends_commit: bool,
     /// Sides on which this mover has raised its term.
     pub raised: [bool; 2],
 }

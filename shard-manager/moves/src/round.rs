@@ -79,8 +79,10 @@ fn check_round(row: &MoveRow, round: &CopyRound, scene: &Scene<'_>) -> Result<()
     Ok(())
 }
 
-/// Begins the copy again, in the next pass. The mover goes on in its next term: were the request
-/// late, it would otherwise empty the target after the mover has decided to commit.
+/// Begins the copy again, in the next pass. The target cannot see the source's commit, so the mover
+/// excludes it: it sends this request only in a term without a commit, and goes on in its next
+/// term. Otherwise a late commit would find an emptied target, or a late request of this kind would
+/// empty a target that has the slots.
 pub(crate) fn copy_again(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,

@@ -29,6 +29,14 @@ pub enum MoveRule {
     /// A mover that has asked for the copy to begin again goes on in its next term. Otherwise the
     /// request, if it is late, empties the target after the mover has decided to commit.
     NextTerm,
+    /// The copy begins again only in a term in which this mover has sent no commit. One with an
+    /// unknown outcome may be carried out after the mover has looked, and the slots would go to a
+    /// target that is emptied.
+    NoCommitInTerm,
+    /// The term is confirmed on the source before the copy begins again. A failover of the source
+    /// would lose it, and a late commit of an earlier term would give the slots to a target that
+    /// is emptied.
+    TermConfirmed,
     /// Recorded changes are deleted once a majority of the target's nodes has the rows. A failover
     /// of the target would lose them.
     TrimConfirmed,

@@ -28,7 +28,7 @@ use scenario::Scenario;
 use world::{Catalog, Late, Violation, World};
 
 /// Seeds of a run of the tests.
-const SEEDS: u64 = 50_000;
+const SEEDS: u64 = 100_000;
 /// Events within which a move must end once the faults have stopped.
 const EVENTS_TO_END: usize = 4_000;
 /// An hour, by which clocks jump.

@@ -36,7 +36,7 @@ fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
         return Some(MoveStep::Rest(MoveRest::OutOfDate));
     }
     if pair.seen.must_copy_again {
-        return Some(pair.to_target(MoveRequest::CopyAgain));
+        return Some(copy_again(pair));
     }
     let is_foreign = applied.feed != feed && pair.seen.rules.demand(MoveRule::OwnFeed);
     let round = MoveStep::CopyRound { from: pair.leg.source() };
@@ -54,6 +54,22 @@ fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
         return Some(MoveStep::Verify { from: pair.leg.source() });
     }
     None
+}
+
+/// Empties the target, once no commit can be carried out: this mover has sent none in its term, and
+/// a source that keeps this term through a failover refuses those of earlier terms.
+///
+/// The source's state alone proves nothing. A commit that is still on its way may be carried out
+/// after the mover has looked, and the slots would belong to a target without their rows.
+fn copy_again(pair: &Pair<'_>) -> MoveStep {
+    let demands = |rule| pair.seen.rules.demand(rule);
+    if pair.seen.progress.sends_commit && demands(MoveRule::NoCommitInTerm) {
+        return MoveStep::NextTerm;
+    }
+    if !pair.source.is_confirmed && demands(MoveRule::TermConfirmed) {
+        return MoveStep::AwaitConfirmation(pair.leg.source());
+    }
+    pair.to_target(MoveRequest::CopyAgain)
 }
 
 /// Deletes recorded changes that no failover of the target can ask for again.

@@ -49,6 +49,16 @@ fn the_target_is_repaired_from_a_deposed_source() {
 }
 
 #[test]
+fn a_late_commit_gives_the_slots_to_a_target_that_copies_again() {
+    check_rule(MoveRule::NoCommitInTerm, Scenario::COPIES, &[Violation::LostWrite]);
+}
+
+#[test]
+fn a_late_request_to_copy_again_empties_a_target_that_has_the_slots() {
+    check_rule(MoveRule::NextTerm, Scenario::COPIES, &[Violation::LostWrite]);
+}
+
+#[test]
 fn recorded_changes_are_deleted_before_the_target_has_flushed() {
     check_rule(MoveRule::TrimConfirmed, Scenario::FAILOVERS, &ROWS);
 }

@@ -175,6 +175,7 @@ fn decide(world: &mut World, mover: &mut MoverProcess) {
             let is_again = matches!(*request, MoveRequest::CopyAgain(_));
             world.must_copy_again &= !is_again;
             mover.progress.copies_again |= is_again;
+            mover.progress.sends_commit |= matches!(*request, MoveRequest::Commit(..));
             mover.errand = Errand::Send { side, request, rows: Rows::new(), expected: None };
         }
         MoveStep::CopyRound { from } => {

@@ -63,6 +63,18 @@ impl Scenario {
     pub(super) const FAILOVERS: Self =
         Self { failover: 7, replication: 30, deposed: 300, read: 2, scatter: 1, ..Self::ALL };
 
+    /// Copies begin again, and requests are often late.
+    pub(super) const COPIES: Self = Self {
+        copy_again: 2,
+        late: 350,
+        delivery: 12,
+        goal: 2,
+        write: 12,
+        read: 2,
+        scatter: 1,
+        ..Self::ALL
+    };
+
     /// Most events are reads of a session, and replicas lag behind.
     pub(super) const READS: Self = Self {
         events: 400,
