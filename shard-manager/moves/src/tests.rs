@@ -55,12 +55,15 @@ fn owner() -> ShardMetadata {
     shard
 }
 
-/// Two shards on which everything is confirmed at once.
+/// Two shards on which everything is confirmed at once, unless a test says otherwise.
 struct Pair {
     shards: [ShardMetadata; 2],
     rows: [bool; 2],
     published: MoveSide,
     progress: MoveProgress,
+    term: MoveTerm,
+    is_confirmed: bool,
+    must_copy_again: bool,
 }
 
 impl Pair {
@@ -70,16 +73,23 @@ impl Pair {
             rows: [true, false],
             published: MoveSide::Origin,
             progress: MoveProgress::default(),
+            term: term(1),
+            is_confirmed: true,
+            must_copy_again: false,
         }
     }
 
     fn step(&self, goal: MoveGoal) -> MoveStep {
+        self.step_by(goal, MoveRules::ALL)
+    }
+
+    fn step_by(&self, goal: MoveGoal, rules: MoveRules) -> MoveStep {
         let plan = plan();
         let seen = [0, 1].map(|side: usize| ShardObservation {
             position: POSITION,
             row: self.shards[side].row(plan.id).cloned(),
             slots: state_of(&self.shards[side], &plan.slots),
-            is_confirmed: true,
+            is_confirmed: self.is_confirmed,
             has_majority: true,
             has_rows: self.rows[side],
         });
@@ -87,13 +97,13 @@ impl Pair {
             plan: &plan,
             goal,
             is_paused: false,
-            term: term(1),
+            term: self.term,
             shards: [&seen[0], &seen[1]],
             is_behind: false,
-            must_copy_again: false,
+            must_copy_again: self.must_copy_again,
             published: self.published,
             progress: &self.progress,
-            rules: MoveRules::ALL,
+            rules,
         })
     }
 
@@ -194,6 +204,67 @@ fn a_late_activation_meets_a_later_leg() {
     let rules = MoveRules::ALL.without(MoveRule::ActivationNamesLeg);
     late.apply(&mut pair.shards[1], &Scene { rules, ..SCENE }).unwrap();
     assert_eq!(pair.states(), [SlotsState::Owned; 2], "without the rule there are two owners");
+}
+
+/// Returns a pair whose next step is the commit, and that step.
+fn before_the_commit() -> (Pair, MoveRequest) {
+    let mut pair = Pair::new();
+    for _ in 0..40 {
+        match pair.step(MoveGoal::Forward) {
+            MoveStep::Send(_, request) if matches!(*request, MoveRequest::Commit(..)) => {
+                return (pair, *request);
+            }
+            MoveStep::Send(side, request) => pair.send(side, &request),
+            MoveStep::CopyRound { from } | MoveStep::Verify { from } => {
+                pair.copy(from);
+                let row = pair.shards[from.other().index()].row(MoveId(7)).unwrap();
+                pair.progress.verified = Some((row.applied.feed, row.applied.pass));
+            }
+            step @ (MoveStep::AwaitConfirmation(_)
+            | MoveStep::NextTerm
+            | MoveStep::Publish(_)
+            | MoveStep::Rest(_)
+            | MoveStep::End(_)) => panic!("{step:?}"),
+        }
+    }
+    panic!("the move does not reach its commit");
+}
+
+#[test]
+fn a_mover_that_has_sent_a_commit_copies_again_in_its_next_term() {
+    let (mut pair, _) = before_the_commit();
+    (pair.must_copy_again, pair.progress.sends_commit) = (true, true);
+    assert_eq!(pair.step(MoveGoal::Forward), MoveStep::NextTerm);
+    pair.progress.sends_commit = false;
+    let MoveStep::Send(side, request) = pair.step(MoveGoal::Forward) else { panic!("no step") };
+    assert!(side == MoveSide::Destination && matches!(*request, MoveRequest::CopyAgain(_)));
+}
+
+#[test]
+fn a_failover_that_loses_a_term_lets_an_earlier_commit_through() {
+    let (mut pair, commit) = before_the_commit();
+    // Another mover raises its term on both shards. The replicas of the source lack it.
+    let behind = pair.shards[0].clone();
+    for side in [MoveSide::Origin, MoveSide::Destination] {
+        pair.send(side, &MoveRequest::Raise { id: MoveId(7), term: term(2) });
+    }
+    pair.term = term(2);
+    (pair.must_copy_again, pair.is_confirmed) = (true, false);
+    pair.progress = MoveProgress::default();
+    let step = pair.step(MoveGoal::Forward);
+    assert_eq!(step, MoveStep::AwaitConfirmation(MoveSide::Origin));
+    let refusal = commit.apply(&mut pair.shards[0].clone(), &SCENE);
+    assert_eq!(refusal, Err(MoveRefusal::Superseded { term: term(2) }));
+
+    let rules = MoveRules::ALL.without(MoveRule::TermConfirmed);
+    let MoveStep::Send(side, request) = pair.step_by(MoveGoal::Forward, rules) else {
+        panic!("no step")
+    };
+    pair.send(side, &request);
+    pair.shards[0] = behind;
+    pair.send(MoveSide::Origin, &commit);
+    assert_eq!(pair.states(), [SlotsState::Moved, SlotsState::Importing]);
+    assert!(!pair.rows[1], "without the rule the slots belong to an emptied target");
 }
 
 #[test]
