@@ -34,7 +34,8 @@ pub(crate) fn lift(
     Ok(MoveEffect::Changed(RowWork::EndTraces))
 }
 
-/// Deletes the copy and the target's row, and restores the signposts.
+/// Deletes the copy and the target's row, and restores the signposts. The mover goes on in its next
+/// term: were the request late, it would otherwise empty a target that has the slots.
 pub(crate) fn discard(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,

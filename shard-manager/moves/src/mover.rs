@@ -37,7 +37,7 @@ pub fn next(seen: &MoveObservation<'_>) -> MoveStep {
 /// Raises the term of this mover, on the source first: it is the source where an earlier mover
 /// could still commit.
 fn raise(seen: &MoveObservation<'_>) -> Option<MoveStep> {
-    if seen.progress.copies_again && seen.rules.demand(MoveRule::NextTerm) {
+    if seen.progress.empties_target && seen.rules.demand(MoveRule::NextTerm) {
         return Some(MoveStep::NextTerm);
     }
     let leg = seen.leg();

@@ -13,6 +13,7 @@ use model::topology::ShardNumber;
 use crate::applied::Feed;
 use crate::identity::{MoveId, MoveLeg, MoveSide, MoveTerm};
 use crate::move_row::MoveRow;
+use crate::request::MoveRequest;
 use crate::rules::MoveRules;
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
@@ -118,14 +119,24 @@ pub struct MoveProgress {
     pub is_fenced: bool,
     /// Last round up to which recorded changes were deleted.
     pub trimmed: Option<u64>,
-    /// True once this mover has asked in its term for the copy to begin again, also if it does not
-    /// know the outcome.
-    pub copies_again: bool,
+    /// True once this mover has asked the target in its term to delete its copy, also if it does
+    /// not know the outcome.
+    pub empties_target: bool,
     /// True once this mover has sent a commit in its term, also if it knows the outcome: the same
     /// request may arrive again.
     pub sends_commit: bool,
     /// Sides on which this mover has raised its term.
     pub raised: [bool; 2],
+}
+
+impl MoveProgress {
+    /// Notes a request of this mover before it is sent: its outcome may stay unknown, and it may
+    /// arrive late.
+    pub fn note_sending(&mut self, request: &MoveRequest) {
+        self.empties_target |=
+            matches!(request, MoveRequest::CopyAgain(_) | MoveRequest::Discard(_));
+        self.sends_commit |= matches!(request, MoveRequest::Commit(..));
+    }
 }
 
 /// Everything from which the mover decides.

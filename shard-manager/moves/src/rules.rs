@@ -26,8 +26,9 @@ pub enum MoveRule {
     /// Copying again begins the next pass. Otherwise the first round of the earlier copy fits,
     /// although the changes since it are deleted.
     NextPass,
-    /// A mover that has asked for the copy to begin again goes on in its next term. Otherwise the
-    /// request, if it is late, empties the target after the mover has decided to commit.
+    /// A mover that has asked the target to delete its copy, for good or to begin again, goes on in
+    /// its next term. Otherwise the request, if it is late, empties the target after the mover has
+    /// decided to commit.
     NextTerm,
     /// The copy begins again only in a term in which this mover has sent no commit. One with an
     /// unknown outcome may be carried out after the mover has looked, and the slots would go to a

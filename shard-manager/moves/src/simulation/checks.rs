@@ -1,6 +1,7 @@
 //! Checks of the simulated world: after every event, and at the end of a move.
 
-use crate::identity::MoveSide;
+use crate::identity::{MoveRole, MoveSide};
+use crate::move_row::MoveRow;
 use crate::observation::{SlotsState, state_of};
 use crate::slot_state::SlotState;
 
@@ -60,8 +61,15 @@ pub(super) fn has_rest(world: &World) -> bool {
     [MoveSide::Origin, MoveSide::Destination].into_iter().any(|side| {
         let metadata = &world.shard(side).database().metadata;
         let is_importing = |state: &SlotState| matches!(state, SlotState::Importing { .. });
-        metadata.row(MOVE).is_some() || metadata.slots.values().any(is_importing)
+        let has_row = metadata.row(MOVE).is_some_and(|row| !is_lifted(row));
+        has_row || metadata.slots.values().any(is_importing)
     })
+}
+
+/// Returns true if the row was kept when the fence was lifted, which a rule forbids. The mover
+/// and the checks count it as deleted.
+pub(super) fn is_lifted(row: &MoveRow) -> bool {
+    row.role == MoveRole::Source && row.home.is_none() && !row.is_traced
 }
 
 /// Checks a world that has come to rest.

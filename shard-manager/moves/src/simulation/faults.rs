@@ -59,6 +59,28 @@ fn a_late_request_to_copy_again_empties_a_target_that_has_the_slots() {
 }
 
 #[test]
+fn a_late_fence_and_commit_after_a_cancel_leave_no_owner() {
+    let expected = [Violation::NoOwner, Violation::LostWrite];
+    let scenario = Scenario { events: 260, delivery: 3, goal: 4, late: 350, ..Scenario::LATE };
+    check_rule(MoveRule::LiftDeletesRow, scenario, &expected);
+}
+
+#[test]
+fn the_first_round_of_an_earlier_copy_arrives_in_the_next() {
+    check_rule(MoveRule::NextPass, Scenario::LATE, &ROWS);
+}
+
+#[test]
+fn a_late_request_to_discard_empties_a_target_that_has_the_slots() {
+    check_rule(MoveRule::NextTerm, Scenario::CHANGES_OF_MIND, &[Violation::NoOwner]);
+}
+
+#[test]
+fn a_delayed_activation_meets_a_later_leg() {
+    check_rule(MoveRule::ActivationNamesLeg, Scenario::CHANGES_OF_MIND, &[Violation::TwoOwners]);
+}
+
+#[test]
 fn recorded_changes_are_deleted_before_the_target_has_flushed() {
     check_rule(MoveRule::TrimConfirmed, Scenario::FAILOVERS, &ROWS);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use model::position::Position;
 
 use crate::applied::AppliedRows;
-use crate::identity::{MoveRole, MoveSide, MoveTerm, MoveTicket};
+use crate::identity::{MoveSide, MoveTerm, MoveTicket};
 use crate::mark::Mark;
 use crate::move_row::{CopyCursor, MoveRow};
 use crate::mover::next;
@@ -130,18 +130,12 @@ fn look(world: &mut World, side: MoveSide) -> ShardObservation {
     let has_rows = database.rows[..world.moving_keys()].iter().any(Option::is_some);
     ShardObservation {
         position,
-        row: database.metadata.row(MOVE).filter(|row| !is_lifted(row)).cloned(),
+        row: database.metadata.row(MOVE).filter(|row| !checks::is_lifted(row)).cloned(),
         slots: state_of(&database.metadata, &world.plan.slots),
         is_confirmed: shard.is_confirmed(node, position.sequence),
         has_majority: shard.has_majority(node),
         has_rows,
     }
-}
-
-/// Returns true if the row was kept when the fence was lifted, which a rule forbids. The mover
-/// counts it as deleted.
-fn is_lifted(row: &MoveRow) -> bool {
-    row.role == MoveRole::Source && row.home.is_none() && !row.is_traced
 }
 
 fn decide(world: &mut World, mover: &mut MoverProcess) {
@@ -174,8 +168,7 @@ fn decide(world: &mut World, mover: &mut MoverProcess) {
         MoveStep::Send(side, request) => {
             let is_again = matches!(*request, MoveRequest::CopyAgain(_));
             world.must_copy_again &= !is_again;
-            mover.progress.copies_again |= is_again;
-            mover.progress.sends_commit |= matches!(*request, MoveRequest::Commit(..));
+            mover.progress.note_sending(&request);
             mover.errand = Errand::Send { side, request, rows: Rows::new(), expected: None };
         }
         MoveStep::CopyRound { from } => {

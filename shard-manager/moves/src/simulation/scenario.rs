@@ -75,6 +75,24 @@ impl Scenario {
         ..Self::ALL
     };
 
+    /// One mover, whose requests are often late for a long time. No shard fails over.
+    pub(super) const LATE: Self = Self {
+        events: 400,
+        failover: 0,
+        catalog_failover: 0,
+        clock: 1,
+        new_mover: 0,
+        deposed: 0,
+        delivery: 2,
+        late: 250,
+        lost_answers: 0,
+        write: 30,
+        ..Self::COPIES
+    };
+
+    /// The operator often wishes for the other direction, and requests are late.
+    pub(super) const CHANGES_OF_MIND: Self = Self { goal: 15, copy_again: 0, ..Self::LATE };
+
     /// Most events are reads of a session, and replicas lag behind.
     pub(super) const READS: Self = Self {
         events: 400,
