@@ -24,10 +24,10 @@ pub use recorder::{
     ErrorsParameters, ErrorsQuery, Fanout, FanoutMetrics, FilterError, Frame, Heatmap, History,
     HistoryMetrics, HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow, LatencyHistogram,
     LatencyMs, LatencyParts, MeasuredIntervals, Metrics, MetricsParameters, MetricsQuery, MoveNow,
-    Named, NodeNow, Operation, OperationError, Outcome, Packed, PackedError, PartMs, PartTimes,
-    Parts, PoolNow, ReadFrom, Recorder, Role, RouteMetrics, Sample, Series, ShardMetrics, ShardNow,
-    ShardSeries, Skew, SlotLoad, Step, StepError, Window, WindowError, Worker, figures,
-    openmetrics,
+    Named, NodeNow, Operation, OperationError, Outcome, Packed, PackedError, ParkedNow, PartMs,
+    PartTimes, Parts, PoolNow, ReadFrom, Recorder, Role, RouteMetrics, Sample, Series,
+    ShardMetrics, ShardNow, ShardSeries, Skew, SlotLoad, Step, StepError, Window, WindowError,
+    Worker, figures, openmetrics,
 };
 #[cfg(feature = "service")]
 pub use service;
@@ -36,6 +36,6 @@ pub use web_kit::dashboard;
 pub use web_kit::event_stream;
 #[cfg(feature = "program")]
 pub use web_kit::{
-    bearer, cross_origin, end_signals, exit_status, health_probe, log_format, problem_codes,
+    bearer, cross_origin, end_signals, exit_status, health_probe, log_format, login, problem_codes,
     readiness, settings, static_assets,
 };

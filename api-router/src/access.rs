@@ -6,7 +6,8 @@
 //! **Invariant:** a route has exactly one row in the table of [`scopes`]; a request with bad
 //! credentials is refused and never served like one without.
 //! **Not here:** the decision about rows (the shard manager, which gets the rights of the caller),
-//! the meaning of keys, tokens and roles (`shard_manager::access`).
+//! the meaning of keys, tokens and roles (`shard_manager::access`), the keys of issuers
+//! (`issuers`).
 
 pub mod admission;
 pub mod answers;
@@ -19,12 +20,8 @@ pub mod counts;
 pub mod credentials;
 pub mod files;
 pub mod gate;
-pub mod issuer_keys;
-pub mod jwks_client;
-pub mod key_fetcher;
 pub mod meter;
 pub mod mode_check;
-pub mod remote_keys;
 pub mod scopes;
 pub mod sessions;
 pub mod sources;

@@ -3,8 +3,8 @@
 //! **Not here:** the routes; state of a single request.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix_web::HttpRequest;
@@ -15,7 +15,7 @@ use analytics::event_stream::Hub;
 use analytics::{ErrorLog, MetricsQuery};
 use shard_manager::access::scope::AccessScope;
 use shard_manager::manager::Manager;
-use shard_manager::topology::ShardNumber;
+use shard_manager::topology::{ShardNumber, Topology};
 use tokio::runtime::Handle;
 
 use crate::access::audit::AuditLog;
@@ -55,7 +55,8 @@ pub struct App {
     pub lab: bool,
     /// `sqlite`, `postgres` or `citus`.
     pub backend: &'static str,
-    shard_headers: Vec<HeaderValue>,
+    /// Values of `x-shard` by number, each built by the first response of its shard.
+    shard_headers: Box<[OnceLock<HeaderValue>]>,
     draining: AtomicBool,
     body_budget: Arc<BodyBudget>,
 }
@@ -90,13 +91,7 @@ impl App {
     /// which must not be one that serves requests.
     pub fn new(manager: Manager, settings: AppSettings, runtime: &Handle) -> Self {
         let manager = Arc::new(manager);
-        let map = manager.map();
-        let shard_headers = map
-            .topology()
-            .shards()
-            .iter()
-            .map(|shard| HeaderValue::from_str(&shard.name).expect("shard names are visible ASCII"))
-            .collect();
+        let shard_headers = (0..Topology::SHARDS_MAX).map(|_| OnceLock::new()).collect();
         let analytics = settings.analytics.then(|| {
             let metrics = Arc::new(MetricsView::new(&manager, runtime, settings.backend));
             let hub = metrics_view::hub(&metrics, runtime);
@@ -125,9 +120,14 @@ impl App {
         }
     }
 
-    /// Returns the value of `x-shard`, built once.
+    /// Returns the value of `x-shard`, built once for each shard.
+    #[inline]
     pub fn shard_header(&self, shard: ShardNumber) -> HeaderValue {
-        self.shard_headers[shard.index()].clone()
+        let name = || {
+            let name = self.manager.shard_name(shard);
+            HeaderValue::from_str(name).expect("shard names are visible ASCII")
+        };
+        self.shard_headers[shard.index()].get_or_init(name).clone()
     }
 
     /// Returns the rights with which a request reads and writes rows. While access control is on, a

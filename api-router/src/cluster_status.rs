@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use analytics::{CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, PoolNow, ShardNow};
+use analytics::{
+    CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, ParkedNow, PoolNow, ShardNow,
+};
 use shard_manager::cache::CacheStats;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, ShardReport};
-use shard_manager::stats::{NodeStats, ShardStats, SizeEstimate};
-use shard_manager::topology::Role;
+use shard_manager::stats::{NodeStats, ParkedStats, ShardStats, SizeEstimate};
+use shard_manager::topology::{Role, ShardNumber};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -34,6 +36,9 @@ const SIZES_MAX: Duration = Duration::from_secs(10);
 /// for longer.
 const PATIENCE: Duration = Duration::from_millis(250);
 
+/// Estimated sizes of the open shards; `None` of one that did not answer.
+type Sizes = Vec<(ShardNumber, Option<SizeEstimate>)>;
+
 /// Latest known state of a cluster.
 pub struct ClusterStatus {
     manager: Arc<Manager>,
@@ -42,7 +47,7 @@ pub struct ClusterStatus {
     started: Instant,
     started_at: String,
     nodes: Arc<LatestValue<Vec<ShardReport>>>,
-    sizes: Arc<LatestValue<Vec<Option<SizeEstimate>>>>,
+    sizes: Arc<LatestValue<Sizes>>,
 }
 
 /// Latest value of something that is found in the background.
@@ -135,11 +140,13 @@ impl ClusterStatus {
             let shard = stats.shard;
             let weight = topology.shards().get(shard.index()).map_or(0, |spec| spec.weight);
             let slots = map.slots_of(shard).count() as u32;
-            let size = sizes.as_ref().and_then(|(_, sizes)| sizes.get(shard.index())?.as_ref());
-            let probed = probes.as_ref().and_then(|(_, reports)| reports.get(shard.index()));
-            let nodes = nodes(&stats, probed);
+            let mut sizes = sizes.iter().flat_map(|(_, sizes)| &**sizes);
+            let size = sizes.find(|(number, _)| *number == shard);
+            let size = size.and_then(|(_, size)| size.as_ref());
+            let mut reports = probes.iter().flat_map(|(_, reports)| &**reports);
+            let nodes = nodes(&stats, reports.find(|report| report.shard == shard));
             ShardNow {
-                shard: topology.name(shard).to_owned(),
+                shard: self.manager.shard_name(shard).to_owned(),
                 up: nodes.iter().any(|node| node.up && node.role == Role::Primary.name()),
                 weight,
                 slots,
@@ -165,6 +172,7 @@ impl ClusterStatus {
             slots: u32::from(SLOT_COUNT),
             shards: shards.collect(),
             cache: self.manager.status().cache_stats().map_or_else(CacheNow::default, cache),
+            parked: parked(self.manager.status().parked_writes()),
             moves: Vec::new(),
         }
     }
@@ -210,6 +218,16 @@ fn cache(stats: CacheStats) -> CacheNow {
         near_hits: stats.near_hits,
         seldom: stats.seldom,
         breaker: stats.breaker.name().to_owned(),
+    }
+}
+
+fn parked(stats: ParkedStats) -> ParkedNow {
+    ParkedNow {
+        rows: stats.rows as u64,
+        bytes: stats.bytes as u64,
+        total: stats.total,
+        refused: stats.refused,
+        longest_s: stats.longest.as_secs_f64(),
     }
 }
 

@@ -13,7 +13,6 @@ mod audit;
 mod cache;
 mod certificate;
 mod file;
-mod issuer;
 mod postgres;
 mod sources;
 mod trusted_proxies;
@@ -39,7 +38,6 @@ use sources::{Sources, name_with_origin};
 pub use self::access::{AccessConfig, AccessMode};
 pub use self::audit::{AuditConfig, AuditTarget};
 pub use self::certificate::{CertificateConfig, NameKind, SubjectName};
-pub use self::issuer::{IssuerConfig, IssuerKeys};
 pub use self::trusted_proxies::TrustedProxies;
 pub use ::analytics::settings::{ConfigError, Origin};
 
@@ -204,7 +202,8 @@ pub struct Config {
     pub behind_tls: bool,
     /// Storage engine, with the location of its data.
     pub engine: Engine,
-    /// Required properties of the cluster: a new one gets them, an existing one must have them.
+    /// Properties of a new cluster. An existing one has those of its catalog, except the keyspace,
+    /// which must be the same.
     pub wanted: ClusterSpec,
     /// HTTP worker threads.
     pub workers: usize,
@@ -371,7 +370,7 @@ fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, Conf
     Ok(Engine::Embedded { data_dir })
 }
 
-/// Returns the required properties of the cluster; the addresses of servers determine the number of
+/// Returns the properties of a new cluster; the addresses of servers determine the number of
 /// shards.
 fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<ClusterSpec, ConfigError> {
     let (in_catalog, shards, replicas) = match engine {

@@ -5,6 +5,7 @@
 //! **Not here:** the shards, which the shard manager checks.
 
 mod access;
+mod audit;
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
@@ -31,6 +32,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut found = vec![port(config), exposure(config), open_files(config)];
     found.extend(certificate(config));
     found.extend(access::examine(config).await);
+    found.extend(audit::examine(config).await);
     found.extend(match &config.engine {
         Engine::Embedded { data_dir } => files(data_dir),
         Engine::Postgres(cluster) => servers(cluster).await,

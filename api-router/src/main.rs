@@ -106,10 +106,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let bound = listener.local_addr()?;
     let manager = open(config)?;
     mode_check::check_mode(&manager, config.access.mode).await?;
-    let manager = match &config.cache {
-        Some(settings) => manager.with_cache(settings.clone()),
-        None => manager,
-    };
+    let manager = cached(manager, config);
     let settings = AppSettings {
         address: bound,
         transport: Transport::of(identity.is_some(), config.behind_tls),
@@ -129,6 +126,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     let app = Data::new(app);
     let history_writer = keep_history(&app, config)?;
+    serve_commands(app.clone());
     let mut signals = EndSignals::listen()?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
     let handle = server.handle();
@@ -146,7 +144,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         }
     }
     tracing::info!("ending: finishing what runs");
-    app.manager.remove_runtimes();
+    app.manager.runtimes().iter().for_each(|runtimes| runtimes.remove_runtimes());
     handle.stop(true).await;
     serving.await??;
     if let Some(usage) = usage {
@@ -166,6 +164,19 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     app.manager.close();
     Ok(())
+}
+
+/// Puts the cache of the settings before the shards, if there is one.
+fn cached(manager: Manager, config: &Config) -> Manager {
+    match &config.cache {
+        Some(settings) => manager.with_cache(settings.clone()),
+        None => manager,
+    }
+}
+
+/// Carries out commands for slots, which other programs send through the cluster's socket.
+fn serve_commands(app: Data<App>) {
+    actix_web::rt::spawn(async move { app.manager.slots().serve_commands().await });
 }
 
 /// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with
@@ -257,7 +268,7 @@ fn protection(mode: AccessMode, bound: SocketAddr) -> (&'static str, &'static st
 
 fn print_banner(app: &App, config: &Config, bound: SocketAddr) {
     let map = app.manager.map();
-    let names: Vec<&str> = map.topology().shards().iter().map(|shard| &*shard.name).collect();
+    let names: Vec<&str> = map.topology().members().map(|(_, shard)| &*shard.name).collect();
     let (exposed, key) = protection(config.access.mode, bound);
     let (kind, place) = match &config.engine {
         Engine::Embedded { data_dir } => {

@@ -14,6 +14,7 @@ use analytics::{
 use serde::Serialize;
 use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::Manager;
+use shard_manager::topology::ShardNumber;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
@@ -43,11 +44,22 @@ pub struct MetricsAnswer {
 impl MetricsView {
     /// Starts to record; background work runs on `runtime`.
     pub fn new(manager: &Arc<Manager>, runtime: &Handle, backend: &'static str) -> Self {
-        let map = manager.map();
-        let shards = map.topology().shards().iter().map(|shard| shard.name.clone()).collect();
-        let labels = Labels { routes: ROUTES.to_vec(), shards, slots: usize::from(SLOT_COUNT) };
+        let (routes, shards) = (ROUTES.to_vec(), Vec::new());
+        let labels = Labels { routes, shards, slots: usize::from(SLOT_COUNT) };
         let status = ClusterStatus::new(Arc::clone(manager), runtime.clone(), backend);
-        Self { recorder: Recorder::new(labels), status }
+        let recorder = Recorder::new(labels);
+        for shard in manager.shards().numbers() {
+            recorder.shards.add(shard.0, manager.shard_name(shard));
+        }
+        Self { recorder, status }
+    }
+
+    /// Names a shard in the recorder, if it has joined since the last request that it answered.
+    #[inline]
+    pub fn name_shard(&self, manager: &Manager, shard: u16) {
+        if !self.recorder.shards.knows(shard) {
+            self.recorder.shards.add(shard, manager.shard_name(ShardNumber(shard)));
+        }
     }
 
     /// Returns the state of the cluster.

@@ -274,6 +274,9 @@ impl ResponseContext<'_> {
             trace: self.trace.map(|trace| trace.id),
         };
         if let (Some(worker), Some(analytics)) = (worker, &app.analytics) {
+            if let Some(shard) = sample.shard {
+                analytics.metrics.name_shard(&app.manager, shard);
+            }
             worker.record(&sample, now);
             self.keep_error(&analytics.errors, route, named);
         }

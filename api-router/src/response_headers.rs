@@ -166,7 +166,7 @@ pub fn refusal(
     failure: Failure,
     session: &SessionToken,
 ) -> Problem {
-    let all = || app.manager.map().topology().len();
+    let all = || app.manager.map().topology().numbers().count();
     request_record::update(request, |record| record.set_failure(&failure, asked.elapsed(), all()));
     let shard = failure.place.map(|place| app.manager.shard_name(place.shard).to_owned());
     let seen = failure.place.zip(failure.seen).map(|(place, position)| {

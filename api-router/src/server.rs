@@ -65,7 +65,9 @@ pub fn serve(
     let api = Data::new(openapi(lab, access));
     let server = HttpServer::new(move || {
         // Called in each worker's thread, which drives its runtime until the server has ended.
-        app.manager.add_runtime(Handle::current());
+        if let Some(runtimes) = app.manager.runtimes() {
+            runtimes.add_runtime(Handle::current());
+        }
         let worker = app.analytics.as_ref().map(|it| Rc::new(it.metrics.recorder.worker()));
         let (surface, _) = ActixApp::new()
             .app_data(app.clone())

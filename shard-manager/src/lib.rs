@@ -12,8 +12,9 @@ pub use engine::{self, doubts, replication};
 pub use local_postgres as local;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, fair_share, finding, idempotency,
-    json_members, keyspace, placement, position, query, reason, result_rows, row_change, sabotage,
-    shard_map, simulation, slot_refusal, slot_set, stats, table, token, topology, value,
+    json_members, keyspace, map_change, placement, position, query, reason, result_rows,
+    row_change, sabotage, shard_map, simulation, slot_refusal, slot_set, stats, table, token,
+    topology, value,
 };
 
 pub mod store;

@@ -18,6 +18,7 @@ use crate::history::History;
 use crate::hot::HotKeys;
 use crate::merge::{HOT_MAX, merged};
 use crate::sample::Labels;
+use crate::shard_labels::ShardLabels;
 use crate::slot_load::SlotLoads;
 use crate::totals::Totals;
 
@@ -38,7 +39,7 @@ pub(crate) struct Aggregator {
 /// Counts of the entries that were taken from the queues.
 #[derive(Debug)]
 pub(crate) struct Aggregates {
-    shards: Vec<Arc<str>>,
+    shards: Arc<ShardLabels>,
     history: Arc<History>,
     /// The running second, since 1970 UTC.
     running: u64,
@@ -54,14 +55,18 @@ pub(crate) struct Aggregates {
 }
 
 impl Aggregator {
-    pub(crate) fn new(labels: Labels, history: Arc<History>, second: u64) -> Self {
-        let shape = Shape::of(&labels);
+    pub(crate) fn new(
+        (labels, shape): (&Labels, Shape),
+        shards: Arc<ShardLabels>,
+        history: Arc<History>,
+        second: u64,
+    ) -> Self {
         let aggregates = Aggregates {
-            shards: labels.shards.iter().map(|shard| Arc::from(&**shard)).collect(),
             history,
             running: second,
             slots: SlotLoads::new(labels.slots),
-            current: CurrentSecond::new(labels),
+            current: CurrentSecond::new(labels.routes.clone(), shape, shards.clone()),
+            shards,
             seconds: Vec::new(),
             tens: Vec::new(),
             hot: HotKeys::new(),
@@ -90,7 +95,12 @@ impl Aggregator {
             }
             let waiting = readers.iter().filter_map(|reader| reader.entries.peek().ok());
             let next = waiting.map(|entry| u64::from(entry.second)).min();
-            aggregates.close(next.unwrap_or(now).min(now));
+            let next = next.unwrap_or(now).min(now);
+            // A worker may have queued an entry of the running second in the meantime: it is taken
+            // before the second is closed.
+            if next > aggregates.running {
+                aggregates.close(next);
+            }
         }
         readers.retain(|reader| !(reader.entries.is_abandoned() && reader.entries.is_empty()));
         drained
@@ -196,7 +206,7 @@ impl Aggregates {
         let named = self.hot.ranked().filter_map(|counter| {
             Some(HotCount {
                 key: counter.key.clone()?,
-                shard: self.shards.get(usize::from(counter.shard)).cloned(),
+                shard: self.shards.name(counter.shard).cloned(),
                 slot: counter.slot,
                 requests: counter.count,
                 error: counter.error,

@@ -32,6 +32,8 @@ pub struct ClusterNow {
     pub shards: Vec<ShardNow>,
     /// The cache.
     pub cache: CacheNow,
+    /// Writes that wait until a shard accepts their slots.
+    pub parked: ParkedNow,
     /// Running moves of slots.
     #[schema(value_type = Vec<Object>)]
     pub moves: Vec<MoveNow>,
@@ -147,6 +149,22 @@ pub struct CacheNow {
     pub seldom: u64,
     /// `closed`, `open` or `half_open`; empty without a cache.
     pub breaker: String,
+}
+
+/// Writes that wait until a shard accepts their slots, which are fenced or move.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ParkedNow {
+    /// Rows that wait.
+    pub rows: u64,
+    /// Bytes of these rows.
+    pub bytes: u64,
+    /// Rows that have waited or wait, since the start.
+    pub total: u64,
+    /// Rows for which there was no room, since the start.
+    pub refused: u64,
+    /// Longest wait that has ended, in s.
+    pub longest_s: f64,
 }
 
 /// A move of slots in progress.

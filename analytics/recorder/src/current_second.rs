@@ -16,7 +16,8 @@ use crate::entry::{Entry, Shape};
 use crate::frame::{Cell, CellLabel, Fanout, Frame, PartTimes, Parts, Step};
 use crate::histogram::LatencyHistogram;
 use crate::merge::merged;
-use crate::sample::{Labels, Operation, Outcome, Role};
+use crate::sample::{Operation, Outcome, Role};
+use crate::shard_labels::{ShardLabels, index_of, place_of};
 
 /// Maximum number of labels with cells of their own: 256 shards with 16 kinds of requests each.
 pub(crate) const CELLS_MAX: usize = 4_096;
@@ -34,12 +35,14 @@ pub(crate) const OTHER: &str = "(other)";
 /// Counts of the running second.
 #[derive(Debug)]
 pub(crate) struct CurrentSecond {
-    labels: Labels,
+    routes: Vec<&'static str>,
     shape: Shape,
-    /// Cell of each label.
-    index: Box<[u16]>,
+    shards: Arc<ShardLabels>,
+    /// Cell of each label, first those of requests of several shards or none. Grows with the shards
+    /// that have requests.
+    index: Vec<u16>,
     cells: Vec<RunningCell>,
-    /// Parts of each shard, and of requests of several shards or none.
+    /// Parts of requests of several shards or none, and then of each shard.
     parts: Vec<RunningParts>,
     fanout: Fanout,
     pages: usize,
@@ -53,9 +56,8 @@ struct RunningCell {
     latencies: LatencyHistogram,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct RunningParts {
-    shard: Option<Arc<str>>,
     queue: RunningPart,
     database: RunningPart,
     rest: RunningPart,
@@ -68,17 +70,14 @@ struct RunningPart {
 }
 
 impl CurrentSecond {
-    pub(crate) fn new(labels: Labels) -> Self {
-        let shape = Shape::of(&labels);
-        let kinds = (labels.routes.len() + 1) * 2 * (labels.shards.len() + 1) * KINDS;
-        let shards = labels.shards.iter().map(|shard| Some(Arc::from(&**shard)));
-        let parts = shards.chain([None]).map(RunningParts::new).collect();
+    pub(crate) fn new(routes: Vec<&'static str>, shape: Shape, shards: Arc<ShardLabels>) -> Self {
         Self {
-            labels,
+            routes,
             shape,
-            index: vec![NONE; kinds].into(),
+            shards,
+            index: Vec::new(),
             cells: Vec::new(),
-            parts,
+            parts: Vec::new(),
             fanout: Fanout::default(),
             pages: 0,
             aside: Vec::new(),
@@ -90,6 +89,10 @@ impl CurrentSecond {
         if self.pages + PAGES_EACH > PAGES_MAX {
             self.set_aside(start);
         }
+        let shard = place_of(entry.shard);
+        if shard >= self.parts.len() {
+            self.grow(shard + 1);
+        }
         let place = match self.index[self.number(entry)] {
             NONE => self.cell_for(entry),
             place => place,
@@ -97,7 +100,7 @@ impl CurrentSecond {
         let cell = &mut self.cells[usize::from(place)];
         cell.micros += u64::from(entry.elapsed);
         let mut pages = cell.latencies.record_micros(entry.elapsed);
-        let parts = &mut self.parts[usize::from(entry.shard)];
+        let parts = &mut self.parts[shard];
         pages += parts.queue.count(entry.queue);
         pages += parts.database.count(entry.database);
         pages += parts.rest.count(entry.rest());
@@ -113,11 +116,16 @@ impl CurrentSecond {
     pub(crate) fn frame(&self, start: u64) -> Option<Frame> {
         let cells = self.cells.iter().filter(|cell| cell.latencies.count() > 0);
         let cells: Vec<_> = cells.map(RunningCell::cell).collect();
-        let parts = self.parts.iter().filter(|parts| parts.rest.latencies.count() > 0);
+        let shards = self.parts.iter().enumerate().skip(1);
+        let parts = shards.chain(self.parts.iter().enumerate().take(1));
+        let parts = parts.filter(|(_, parts)| parts.rest.latencies.count() > 0);
+        let named = |(place, parts): (usize, &RunningParts)| {
+            parts.parts(index_of(place).and_then(|index| self.shards.name(index)).cloned())
+        };
         let frame = Frame {
             step: Step::Second,
             start,
-            parts: parts.map(RunningParts::parts).collect(),
+            parts: parts.map(named).collect(),
             fanout: self.fanout,
             hot: Vec::new(),
             cells,
@@ -188,9 +196,20 @@ impl CurrentSecond {
             Operation::Read => 0,
             Operation::Write => 1,
         };
-        let shards = usize::from(self.shape.shards) + 1;
         let route = usize::from(entry.route) * 2 + operation;
-        (route * shards + usize::from(entry.shard)) * KINDS + role * 3 + outcome
+        place_of(entry.shard) * self.kinds_of_shard() + route * KINDS + role * 3 + outcome
+    }
+
+    /// Returns the number of labels of one shard.
+    fn kinds_of_shard(&self) -> usize {
+        (usize::from(self.shape.routes) + 1) * 2 * KINDS
+    }
+
+    /// Makes room for so many shards, of which the first stands for several or none.
+    #[cold]
+    fn grow(&mut self, shards: usize) {
+        self.parts.resize_with(shards, RunningParts::default);
+        self.index.resize(shards * self.kinds_of_shard(), NONE);
     }
 
     /// Adds a cell for a label that has none.
@@ -202,11 +221,11 @@ impl CurrentSecond {
         }
         let number = self.number(&reported);
         if self.index[number] == NONE {
-            let route = self.labels.routes.get(usize::from(reported.route)).unwrap_or(&OTHER);
+            let route = self.routes.get(usize::from(reported.route)).unwrap_or(&OTHER);
             let label = CellLabel {
                 route: (*route).to_owned(),
                 operation: reported.operation,
-                shard: self.labels.shards.get(usize::from(reported.shard)).cloned(),
+                shard: self.shards.name(reported.shard).map(ToString::to_string),
                 role: reported.role,
                 outcome: reported.outcome,
             };
@@ -230,14 +249,9 @@ impl RunningCell {
 }
 
 impl RunningParts {
-    fn new(shard: Option<Arc<str>>) -> Self {
-        let part = RunningPart::default;
-        Self { shard, queue: part(), database: part(), rest: part() }
-    }
-
-    fn parts(&self) -> Parts {
+    fn parts(&self, shard: Option<Arc<str>>) -> Parts {
         Parts {
-            shard: self.shard.clone(),
+            shard,
             queue: self.queue.part(),
             database: self.database.part(),
             rest: self.rest.part(),

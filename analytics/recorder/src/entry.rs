@@ -7,6 +7,7 @@
 
 use crate::histogram::{counted_micros, part_micros};
 use crate::sample::{Labels, Operation, Outcome, Role, Sample};
+use crate::shard_labels::{NO_SHARD, ShardLabels};
 
 /// Longest key that is remembered, in bytes; requests for a longer one are counted without it.
 pub(crate) const KEY_BYTES_MAX: usize = 256;
@@ -31,7 +32,8 @@ pub(crate) struct Entry {
     pub(crate) elapsed: u32,
     pub(crate) queue: u32,
     pub(crate) database: u32,
-    /// Index of the shard's label; the number of labels stands for several shards or none.
+    /// Index of the shard's label; [`NO_SHARD`] stands for several
+    /// shards or none.
     pub(crate) shard: u16,
     slot: u16,
     pub(crate) status: u16,
@@ -44,15 +46,20 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Packs a sample; `shape` holds the numbers of labels.
-    pub(crate) fn of(sample: &Sample<'_>, hash: u64, second: u32, shape: Shape) -> Self {
+    /// Packs a sample; `shape` holds the numbers of labels, and `shards` the names of shards.
+    pub(crate) fn of(
+        sample: &Sample<'_>,
+        hash: u64,
+        second: u32,
+        (shape, shards): (Shape, &ShardLabels),
+    ) -> Self {
         Self {
             hash,
             second,
             elapsed: counted_micros(sample.elapsed),
             queue: part_micros(sample.queue),
             database: part_micros(sample.database),
-            shard: sample.shard.map_or(shape.shards, |shard| shard.min(shape.shards)),
+            shard: sample.shard.map_or(NO_SHARD, |shard| shards.index(shard)),
             slot: sample.slot.filter(|&slot| slot < shape.slots).unwrap_or(NO_SLOT),
             status: sample.status,
             fanout: sample.fanout,
@@ -74,11 +81,10 @@ impl Entry {
     }
 }
 
-/// Number of labels of each kind.
+/// Number of routes and of slots.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) routes: u8,
-    pub(crate) shards: u16,
     pub(crate) slots: u16,
 }
 
@@ -92,7 +98,7 @@ impl Shape {
         assert!(*slots <= Labels::SLOTS_MAX, "at most {} slots", Labels::SLOTS_MAX);
         let repeated = shards.iter().enumerate().find(|(at, shard)| shards[..*at].contains(shard));
         assert!(repeated.is_none(), "shard labels are distinct: {repeated:?}");
-        Self { routes: routes.len() as u8, shards: shards.len() as u16, slots: *slots as u16 }
+        Self { routes: routes.len() as u8, slots: *slots as u16 }
     }
 }
 

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `sample` | one request, as the router reports it, and the labels |
 //! | `cluster` | the current state of the cluster |
+//! | `shard_labels` | the names of the shards in samples, to which more are added |
 //! | `window`, `query` | the time range and the filters of a metrics query |
 //! | `errors`, `errors_query` | the newest failures, bounded, and their filters |
 //! | `clock`, `process` | unix time that never runs backwards; `/proc` |
@@ -57,6 +58,7 @@ mod query;
 mod recorder;
 mod recorder_state;
 mod sample;
+mod shard_labels;
 mod slot_load;
 #[cfg(feature = "store")]
 pub mod store;
@@ -68,7 +70,7 @@ mod window_sums;
 mod worker;
 
 pub use cluster::{
-    CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, NodeNow, PoolNow, ShardNow,
+    CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, NodeNow, ParkedNow, PoolNow, ShardNow,
 };
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
 pub use errors_query::{ErrorsParameters, ErrorsQuery};
@@ -88,6 +90,7 @@ pub use packed::{Packed, PackedError};
 pub use query::{MetricsParameters, MetricsQuery, OperationError};
 pub use recorder::Recorder;
 pub use sample::{Labels, Operation, Outcome, Role, Sample};
+pub use shard_labels::ShardLabels;
 pub use slot_load::SlotLoad;
 pub use window::{Window, WindowError};
 pub use worker::{InFlight, Worker};

@@ -8,6 +8,7 @@
 //! **Not here:** windows and percentiles. A scraper computes rates from counts that only grow.
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
@@ -21,7 +22,8 @@ use crate::errors::{ErrorKind, ErrorLog};
 use crate::example_lines::ExampleLines;
 use crate::process::ProcessNow;
 use crate::recorder::Recorder;
-use crate::sample::{Labels, Role};
+use crate::sample::Role;
+use crate::shard_labels::ShardLabels;
 use crate::totals::{STATUS_OTHER, Totals};
 
 /// Value of the header `Content-Type`.
@@ -82,7 +84,8 @@ pub fn openmetrics(
     let mut lines =
         ExampleLines::new(REQUEST_BUCKETS, examples.map(|(.., example)| example).collect());
     let scrape = Scrape {
-        labels: recorder.labels().clone(),
+        routes: recorder.labels().routes,
+        shards: recorder.shards.clone(),
         history_bytes: recorder.history().bytes() as u64,
         totals,
         errors: errors.counts(),
@@ -101,7 +104,8 @@ pub fn openmetrics(
 /// Sources of one response.
 #[derive(Debug)]
 struct Scrape {
-    labels: Labels,
+    routes: Vec<&'static str>,
+    shards: Arc<ShardLabels>,
     totals: Totals,
     errors: Vec<(ErrorKind, u64)>,
     now: ClusterNow,
@@ -173,6 +177,7 @@ impl Collector for Scrape {
         self.compared(&mut families)?;
         self.lanes(&mut families)?;
         self.cache(&mut families)?;
+        self.parked(&mut families)?;
         self.router(&mut families)?;
         self.access(&mut families)?;
         self.process(&mut families)
@@ -188,7 +193,7 @@ impl Scrape {
             for (route, operation, status, counter) in self.totals.requests() {
                 let status = if status == STATUS_OTHER { OTHER } else { &status.to_string() };
                 let labels = [
-                    ("http_route", *self.labels.routes.get(route).unwrap_or(&OTHER)),
+                    ("http_route", *self.routes.get(route).unwrap_or(&OTHER)),
                     ("http_response_status_code", status),
                     ("operation", operation.name()),
                 ];
@@ -351,6 +356,21 @@ impl Scrape {
         families.counters::<0>("tessera_cache_errors", "Times the cache failed.", errors)
     }
 
+    fn parked(&self, families: &mut Families<'_>) -> fmt::Result {
+        let parked = &self.now.parked;
+        let (rows, bytes) = (parked.rows as f64, parked.bytes as f64);
+        let help = "Rows of writes that wait until a shard accepts their slots.";
+        families.gauge("tessera_parked_rows", help, None, rows)?;
+        let help = "Bytes of rows that wait until a shard accepts their slots.";
+        families.gauge("tessera_parked", help, Some(Unit::Bytes), bytes)?;
+        let help = "Longest wait for a shard to accept a slot.";
+        families.gauge("tessera_parked_longest", help, Some(Unit::Seconds), parked.longest_s)?;
+        let ends = [("waited", parked.total), ("no_room", parked.refused)];
+        let ends = ends.into_iter().map(|(end, count)| ([("result", end)], count));
+        let help = "Rows that a shard has refused for their slots.";
+        families.counters("tessera_parked_refusals", help, ends)
+    }
+
     fn router(&self, families: &mut Families<'_>) -> fmt::Result {
         let now = &self.now;
         let build = [("version", &*now.version), ("backend", &*now.backend)];
@@ -415,8 +435,8 @@ impl Scrape {
         families.counters::<0>("tessera_audit_dropped", help, dropped)
     }
 
-    fn shard(&self, place: usize) -> &str {
-        self.labels.shards.get(place).map_or(NO_SHARD, |shard| shard)
+    fn shard(&self, index: Option<u16>) -> &str {
+        index.and_then(|index| self.shards.name(index)).map_or(NO_SHARD, |shard| shard)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::entry::{DETAILS_MAX, ENTRIES_MAX, Shape};
 use crate::history::History;
 use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Labels;
+use crate::shard_labels::ShardLabels;
 use crate::slot_load::SlotLoad;
 use crate::totals::Totals;
 use crate::worker::Worker;
@@ -27,6 +28,8 @@ use crate::worker::Worker;
 /// Counts data requests. Share it by reference or `Arc`.
 #[derive(Debug)]
 pub struct Recorder {
+    /// Names of shards, to which those of shards that join are added.
+    pub shards: Arc<ShardLabels>,
     labels: Labels,
     state: Arc<RecorderState>,
     drainer: Option<JoinHandle<()>>,
@@ -58,14 +61,16 @@ impl Recorder {
         let history = Arc::new(History::new());
         history.know_since(clock.started_ms());
         let second = clock.started_ms() / 1_000;
+        let shape = Shape::of(&labels);
+        let shards = Arc::new(ShardLabels::new(&labels.shards));
         let state = RecorderState::new(
             clock,
-            Shape::of(&labels),
+            (shape, shards.clone()),
             RandomState::new().hash_one(0),
-            Aggregator::new(labels.clone(), history.clone(), second),
+            Aggregator::new((&labels, shape), shards.clone(), history.clone(), second),
             history,
         );
-        Self { labels, state: Arc::new(state), drainer: None }
+        Self { shards, labels, state: Arc::new(state), drainer: None }
     }
 
     /// Creates a worker, with which one thread that answers requests records them.
@@ -134,9 +139,9 @@ impl Recorder {
         self.state.aggregator().bytes() + self.state.history().bytes()
     }
 
-    /// Returns the labels of the recorder.
-    pub fn labels(&self) -> &Labels {
-        &self.labels
+    /// Returns the labels of the recorder, with the shards that were added.
+    pub fn labels(&self) -> Labels {
+        Labels { shards: self.shards.names(), ..self.labels.clone() }
     }
 
     /// Returns the counts since the start.

@@ -13,6 +13,7 @@ use crate::aggregator::Aggregator;
 use crate::clock::Clock;
 use crate::entry::Shape;
 use crate::history::History;
+use crate::shard_labels::ShardLabels;
 
 /// Time between two drains of the queues while there are requests.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
@@ -22,6 +23,7 @@ const DRAIN_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct RecorderState {
     pub(crate) clock: Clock,
     pub(crate) shape: Shape,
+    pub(crate) shards: Arc<ShardLabels>,
     /// Seed of the hashes of keys: clients cannot choose keys that share a counter.
     pub(crate) seed: u64,
     aggregator: Mutex<Aggregator>,
@@ -40,7 +42,7 @@ pub(crate) struct InFlightCounter(pub(crate) AtomicU64);
 impl RecorderState {
     pub(crate) fn new(
         clock: Clock,
-        shape: Shape,
+        (shape, shards): (Shape, Arc<ShardLabels>),
         seed: u64,
         aggregator: Aggregator,
         history: Arc<History>,
@@ -48,6 +50,7 @@ impl RecorderState {
         Self {
             clock,
             shape,
+            shards,
             seed,
             aggregator: Mutex::new(aggregator),
             history,

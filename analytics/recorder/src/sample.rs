@@ -89,12 +89,13 @@ impl Outcome {
     }
 }
 
-/// Names of the numbers in a [`Sample`]: given once, in the order of every response.
+/// Names of the numbers in a [`Sample`], in the order of every response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
     /// Routes as they are declared, without values: `/api/write`. At most [`Labels::ROUTES_MAX`].
     pub routes: Vec<&'static str>,
-    /// Shards. At most [`Labels::SHARDS_MAX`].
+    /// Shards by number. At most [`Labels::SHARDS_MAX`]; more are added by
+    /// [`ShardLabels::add`](crate::ShardLabels::add).
     pub shards: Vec<String>,
     /// Number of slots of the key space; at most [`Labels::SLOTS_MAX`].
     pub slots: usize,
@@ -116,8 +117,8 @@ pub struct Sample<'k> {
     pub route: u8,
     /// Read or write.
     pub operation: Operation,
-    /// Index into [`Labels::shards`]. `None` (or an index beyond the list) if several shards took
-    /// part, or none.
+    /// Number of the shard. `None` (or a number without a name) if several shards took part, or
+    /// none.
     pub shard: Option<u16>,
     /// Slot of the key, if there is one key.
     pub slot: Option<u16>,

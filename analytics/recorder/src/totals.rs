@@ -7,6 +7,7 @@
 use crate::bucket_counter::{BucketCounter, Example};
 use crate::entry::{Detail, Entry, Shape};
 use crate::sample::{Operation, Role};
+use crate::shard_labels::{index_of, place_of};
 
 /// Upper bounds in µs: those that OpenTelemetry's semantic conventions give for HTTP servers, and
 /// finer ones below.
@@ -33,9 +34,10 @@ pub(crate) struct Totals {
     shape: Shape,
     /// Counters by route and operation, then by status.
     http: Vec<Vec<(u16, BucketCounter)>>,
-    /// Counters by shard, operation and role.
+    /// Counters by shard, operation and role, first those of several shards or none. Grows with the
+    /// shards that have requests.
     database: Vec<Option<BucketCounter>>,
-    /// Reads by shard and role.
+    /// Reads by shard and role, in the same order.
     read_from: Vec<u64>,
     pub(crate) fanout: BucketCounter,
 }
@@ -46,19 +48,22 @@ const ROLES: [Option<Role>; 4] =
 
 impl Totals {
     pub(crate) fn new(shape: Shape) -> Self {
-        let shards = usize::from(shape.shards) + 1;
         Self {
             shape,
             http: vec![Vec::new(); (usize::from(shape.routes) + 1) * OPERATIONS.len()],
-            database: vec![None; shards * OPERATIONS.len() * ROLES.len()],
-            read_from: vec![0; shards * ROLES.len()],
+            database: vec![None; OPERATIONS.len() * ROLES.len()],
+            read_from: vec![0; ROLES.len()],
             fanout: BucketCounter::new(FANOUT_BOUNDS),
         }
     }
 
     pub(crate) fn count(&mut self, entry: &Entry) {
         self.http(entry).count(entry.elapsed);
-        let shard = usize::from(entry.shard);
+        let shard = place_of(entry.shard);
+        if self.read_from.len() <= shard * ROLES.len() {
+            self.database.resize((shard + 1) * OPERATIONS.len() * ROLES.len(), None);
+            self.read_from.resize((shard + 1) * ROLES.len(), 0);
+        }
         let role = role_index(entry.role);
         let operation = operation_index(entry.operation);
         if entry.database > 0 {
@@ -91,20 +96,24 @@ impl Totals {
         })
     }
 
-    /// Returns the durations inside the database in µs by shard (index), operation and role.
+    /// Returns the durations inside the database in µs by shard (index, or none), operation and
+    /// role.
     pub(crate) fn databases(
         &self,
-    ) -> impl Iterator<Item = (usize, Operation, Option<Role>, &BucketCounter)> + '_ {
-        self.database.iter().enumerate().filter_map(|(place, counter)| {
-            let (shard, operation) = (place / 8, OPERATIONS[place / 4 % 2]);
+    ) -> impl Iterator<Item = (Option<u16>, Operation, Option<Role>, &BucketCounter)> + '_ {
+        let counters = self.database.iter().enumerate();
+        let shards = counters.clone().skip(8).chain(counters.take(8));
+        shards.filter_map(|(place, counter)| {
+            let (shard, operation) = (index_of(place / 8), OPERATIONS[place / 4 % 2]);
             Some((shard, operation, ROLES[place % 4], counter.as_ref()?))
         })
     }
 
-    /// Returns the reads that were answered, by shard (index) and role.
-    pub(crate) fn read_from(&self) -> impl Iterator<Item = (usize, Role, u64)> + '_ {
-        let counts = self.read_from.iter().enumerate().filter(|&(_, &count)| count > 0);
-        counts.filter_map(|(place, count)| Some((place / 4, ROLES[place % 4]?, *count)))
+    /// Returns the reads that were answered, by shard (index, or none) and role.
+    pub(crate) fn read_from(&self) -> impl Iterator<Item = (Option<u16>, Role, u64)> + '_ {
+        let counts = self.read_from.iter().enumerate();
+        let counts = counts.clone().skip(4).chain(counts.take(4)).filter(|&(_, &count)| count > 0);
+        counts.filter_map(|(place, count)| Some((index_of(place / 4), ROLES[place % 4]?, *count)))
     }
 
     fn http(&mut self, entry: &Entry) -> &mut BucketCounter {

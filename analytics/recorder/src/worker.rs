@@ -79,7 +79,7 @@ impl Worker {
         // Zero means that there is no key; a key whose hash is zero shares a counter with another.
         let hash = sample.key.map_or(0, |key| xxh3_64_with_seed(key.as_bytes(), state.seed).max(1));
         let second = u32::try_from(ms / 1_000).unwrap_or(u32::MAX);
-        let entry = Entry::of(sample, hash, second, state.shape);
+        let entry = Entry::of(sample, hash, second, (state.shape, &state.shards));
         let mut own = self.own.borrow_mut();
         own.latest_ms = own.latest_ms.max(ms);
         if let Err(PushError::Full(entry)) = own.entries.push(entry) {

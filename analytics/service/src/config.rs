@@ -61,7 +61,8 @@ const WORKERS_DEFAULT: usize = 2;
     version,
     after_help = "\
 Each setting is also an environment variable (TESSERA_ANALYTICS_BIND, TESSERA_ANALYTICS_ROUTERS,
-…) and a key of the configuration file (bind, routers, …), which alone has alerts and webhooks.
+…) and a key of the configuration file (bind, routers, …), which alone has alerts,
+webhooks and issuers of tokens.
 Flags win over the environment, that over the file.
 
 Examples:
@@ -180,7 +181,7 @@ impl Config {
         let log = settings.level("log")?;
         let behind_tls = settings.truth("behind_tls")?;
         let insecure = settings.truth("insecure")?;
-        let access = access::access(&mut settings, &routers)?;
+        let access = access::access(&mut settings, &file, &routers)?;
         let rules = alerting::rules(&mut settings, &file, &routers)?;
         let webhooks = alerting::webhooks(&mut settings, &file)?;
         let shown = settings.shown();

@@ -1,5 +1,5 @@
-//! Gate: decides which requests are served, from the API key of a request or the session of a
-//! browser, and the scope that its path needs.
+//! Gate: decides which requests are served, from the API key or the token of a request or the
+//! session of a browser, and the scope that its path needs.
 //!
 //! A service without access control has no gate.
 //!
@@ -8,7 +8,7 @@
 //! **Not here:** the files of keys and roles (`key_files`), the login (`routes::session`).
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use access::auth_error::{AuthError, AuthOutcome};
@@ -16,7 +16,8 @@ use access::authenticator::{AuthSettings, Authenticator};
 use access::caller::{Caller, Principal};
 use access::jwt::Issuers;
 use access::key::ApiKey;
-use access::limit::failures::FailureLimiter;
+use access::limit::RateCell;
+use access::limit::failures::{FailureLimiter, SIGNATURE_CHECKS};
 use access::limit::headers::retry_after;
 use access::limit::limit_cells::LimitCells;
 use access::scope::AccessScope;
@@ -27,6 +28,8 @@ use actix_web::http::header::{
     AUTHORIZATION, COOKIE, HeaderMap, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
 };
 use arc_swap::ArcSwap;
+use issuers::key_sets::IssuerGate;
+use issuers::remote_keys::RemoteKeys;
 use web_kit::bearer::{self, CHALLENGE, EXPIRED, INVALID};
 
 use crate::problem::{Code, Problem};
@@ -35,7 +38,7 @@ use crate::problem::{Code, Problem};
 pub(crate) const RANDOM_LEN: usize = 80;
 /// Path of the login.
 pub(crate) const LOGIN: &str = "/api/session";
-const HOW: &str = "send the header Authorization: Bearer with an API key";
+const HOW: &str = "send the header Authorization: Bearer with an API key or a token";
 const AGAIN: &str = "log in again: POST /api/session";
 
 /// Access control of the service.
@@ -44,6 +47,12 @@ pub(crate) struct AccessGate {
     /// Secret of sessions, which end with the process.
     sessions: SessionSecret,
     failures: FailureLimiter,
+    /// Signatures that were verified.
+    checks: RateCell,
+    /// Keys of issuers that are fetched.
+    remote_keys: RemoteKeys,
+    /// Held while keys, roles or issuers are replaced.
+    replacing: Mutex<()>,
     /// True if browsers reach the service by TLS.
     is_tls: bool,
     began: Instant,
@@ -52,7 +61,7 @@ pub(crate) struct AccessGate {
 /// Credentials of a request.
 #[derive(Clone)]
 pub(crate) enum Credentials {
-    /// API key.
+    /// API key or token.
     Bearer(Box<str>),
     /// Session of a browser.
     Session(Box<str>),
@@ -66,6 +75,7 @@ impl AccessGate {
     /// [`SnapshotError`] if there are too many keys or roles.
     pub(crate) fn new(
         contents: SnapshotContents,
+        (issuers, remote_keys): (Issuers, RemoteKeys),
         is_tls: bool,
         random: &[u8; RANDOM_LEN],
     ) -> Result<Self, SnapshotError> {
@@ -80,11 +90,14 @@ impl AccessGate {
         let settings =
             AuthSettings { stale_max: AuthSettings::STALE_MAX_DEFAULT, limit_routers: 1 };
         let snapshot = Snapshot::build(contents, &LimitSource { cells: &cells, routers: 1 })?;
-        let current = Authenticator::new(snapshot, Issuers::default(), settings, cells, short(16));
+        let current = Authenticator::new(snapshot, issuers, settings, cells, short(16));
         Ok(Self {
             current: ArcSwap::from_pointee(current),
             sessions: SessionSecret::new(&sessions, 1),
             failures: FailureLimiter::new(short(32)),
+            checks: RateCell::default(),
+            remote_keys,
+            replacing: Mutex::default(),
             is_tls,
             began: Instant::now(),
         })
@@ -95,10 +108,16 @@ impl AccessGate {
     /// # Errors
     /// [`SnapshotError`] if there are too many keys or roles; then nothing has changed.
     pub(crate) fn apply(&self, contents: SnapshotContents) -> Result<(), SnapshotError> {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current.load();
         let snapshot = Snapshot::build(contents, &current.limits())?;
         self.current.store(Arc::new(current.with_snapshot(snapshot)));
         Ok(())
+    }
+
+    /// Returns the state of the keys of issuers that are fetched.
+    pub(crate) fn remote_keys(&self) -> &RemoteKeys {
+        &self.remote_keys
     }
 
     /// Records that the files are unchanged at this time.
@@ -132,14 +151,14 @@ impl AccessGate {
             Some(value) => match bearer::parse(value) {
                 Some(text) => Credentials::Bearer(text.into()),
                 None => {
-                    let detail = "Authorization is not Bearer with a key";
+                    let detail = "Authorization is not Bearer with a key or a token";
                     return Err(self.failed(address, || challenge(detail, INVALID).hint(HOW)));
                 }
             },
             None if need.is_none() => return Ok(()),
             None => self.session(headers).ok_or_else(missing)?,
         };
-        match self.caller(&credentials) {
+        match self.caller(&credentials, Some(address)) {
             Ok(caller) => need.map_or(Ok(()), |scope| check(&caller, scope)),
             Err(error) => Err(self.refused(&credentials, error, address)),
         }
@@ -155,7 +174,7 @@ impl AccessGate {
 
     /// Returns true if these credentials still have the scope.
     pub(crate) fn still_allows(&self, credentials: &Credentials, scope: AccessScope) -> bool {
-        self.caller(credentials).is_ok_and(|caller| caller.rights.allow_scope(scope).is_ok())
+        self.caller(credentials, None).is_ok_and(|caller| caller.rights.allow_scope(scope).is_ok())
     }
 
     /// Begins a session of the owner of a key. Returns it with the value of `Set-Cookie`, and the
@@ -169,7 +188,7 @@ impl AccessGate {
         address: IpAddr,
     ) -> Result<(BrowserSession, String, Arc<Caller>), Problem> {
         let credentials = Credentials::Bearer(key.into());
-        let caller = self.caller(&credentials);
+        let caller = self.caller(&credentials, Some(address));
         let caller = caller.map_err(|error| self.refused(&credentials, error, address))?;
         let Principal::Key(id) = caller.principal else { return Err(missing()) };
         let now = unix_now();
@@ -192,11 +211,22 @@ impl AccessGate {
         }
     }
 
-    fn caller(&self, credentials: &Credentials) -> Result<Arc<Caller>, AuthError> {
+    /// Returns the caller of credentials. An address whose credentials failed too often cannot make
+    /// the service verify signatures; without an address, the credentials were admitted before.
+    fn caller(
+        &self,
+        credentials: &Credentials,
+        address: Option<IpAddr>,
+    ) -> Result<Arc<Caller>, AuthError> {
         let (current, now) = (self.current.load(), unix_now());
+        let may_check = || {
+            let Some(address) = address else { return true };
+            let since = self.began.elapsed();
+            self.failures.limited_for(address, since).is_none()
+                && self.checks.take(SIGNATURE_CHECKS, 1, since).is_ok()
+        };
         match credentials {
-            // There are no issuers of tokens: any other text is refused without a signature check.
-            Credentials::Bearer(text) => current.authenticate(text, now, || false),
+            Credentials::Bearer(text) => current.authenticate(text, now, may_check),
             Credentials::Session(text) => {
                 current.authenticate_session(text, &self.sessions, now).map(|(caller, _)| caller)
             }
@@ -204,9 +234,12 @@ impl AccessGate {
     }
 
     fn refused(&self, credentials: &Credentials, error: AuthError, address: IpAddr) -> Problem {
+        if let Some(place) = error.lacking_issuer {
+            self.remote_keys.ask(place);
+        }
         let (is_session, hint) = match credentials {
             Credentials::Bearer(text) if !ApiKey::is_like(text) => {
-                (false, "send an API key (tsr_…): tokens are accepted by routers only")
+                (false, "send an API key (tsr_…), or a token of an issuer of this service")
             }
             Credentials::Bearer(_) => (false, "send a key that is in force"),
             Credentials::Session(_) => (true, AGAIN),
@@ -218,8 +251,12 @@ impl AccessGate {
         match error.outcome() {
             AuthOutcome::Invalid => self.failed(address, || answer(INVALID)),
             AuthOutcome::Expired => self.failed(address, || answer(EXPIRED)),
-            AuthOutcome::Limited | AuthOutcome::Unavailable => {
-                Problem::new(Code::TSR006, error.to_string()).hint("send again after Retry-After")
+            AuthOutcome::Limited => limited(&error.to_string(), Duration::ZERO),
+            AuthOutcome::Unavailable => {
+                let wait = error.retry_after().unwrap_or(1);
+                Problem::new(Code::TSR006, error.to_string())
+                    .hint("send again after Retry-After")
+                    .header(RETRY_AFTER, wait.to_string())
             }
         }
     }
@@ -228,13 +265,20 @@ impl AccessGate {
     fn failed(&self, address: IpAddr, answer: impl FnOnce() -> Problem) -> Problem {
         match self.failures.record(address, self.began.elapsed()) {
             None => answer(),
-            Some(wait) => {
-                let detail = "too many credentials from this address were not valid";
-                Problem::new(Code::TSR429, detail)
-                    .hint("send again after Retry-After")
-                    .header(RETRY_AFTER, retry_after(wait).to_string())
-            }
+            Some(wait) => limited("too many credentials from this address were not valid", wait),
         }
+    }
+}
+
+impl IssuerGate for AccessGate {
+    fn apply_issuers(&self, issuers: Issuers) {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
+    }
+
+    fn prolong_issuers(&self, issuers: Issuers) {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(Arc::new(self.current.load().with_prolonged_issuers(issuers)));
     }
 }
 
@@ -253,6 +297,12 @@ fn check(caller: &Caller, scope: AccessScope) -> Result<(), Problem> {
     caller.rights.allow_scope(scope).map_err(|denied| {
         Problem::new(Code::TSR403, denied.to_string()).hint("the role of the key needs this scope")
     })
+}
+
+fn limited(detail: &str, wait: Duration) -> Problem {
+    Problem::new(Code::TSR429, detail)
+        .hint("send again after Retry-After")
+        .header(RETRY_AFTER, retry_after(wait).to_string())
 }
 
 fn missing() -> Problem {

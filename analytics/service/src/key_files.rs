@@ -1,18 +1,24 @@
-//! Key files: reads keys and roles from the files that the settings name, and reads them again when
-//! they change.
+//! Key files: reads keys, roles and the keys of issuers from the files that the settings name, and
+//! reads them again when they change.
 //!
-//! **Invariant:** both files are good, or neither is used: the last good content stays in force,
-//! and the log states the reason, once for each reason.
-//! **Not here:** the formats (`access`), the decision about requests (`gate`).
+//! **Invariant:** all files are good, or none is used: the last good content stays in force, and
+//! the log states the reason, once for each reason.
+//! **Not here:** the formats (`access`), the decision about requests (`gate`), keys of issuers that
+//! are fetched (`issuers`).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::jwt::issuer::LoadedKeys;
 use access::keys_file;
 use access::role::AccessRole;
 use access::snapshot::SnapshotContents;
 use credential::private_file::{self, Protection};
+use issuers::files::IssuerFiles;
+use issuers::key_fetcher;
+use issuers::key_sets::{self, IssuerKeySets};
+use issuers::remote_keys::RemoteKeys;
 use rustls::crypto::ring;
 
 use crate::config::AccessConfig;
@@ -23,13 +29,24 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 /// Longest file: that of a full list.
 const BYTES_MAX: u64 = 64 << 20;
 
+/// List of the issuers in the configuration file.
+const ISSUERS: &str = "issuer";
+
 /// Files of a gate, with the content that is in force.
 pub(crate) struct KeyFiles {
     gate: Arc<AccessGate>,
-    keys: Option<PathBuf>,
-    roles: Option<PathBuf>,
-    known: [Vec<u8>; 2],
+    config: AccessConfig,
+    known: FileContents,
+    issuer_keys: Arc<IssuerKeySets>,
     generation: u64,
+}
+
+/// Content of all files.
+#[derive(PartialEq, Eq)]
+struct FileContents {
+    /// Keys and roles.
+    lists: [Vec<u8>; 2],
+    issuers: IssuerFiles,
 }
 
 impl KeyFiles {
@@ -44,11 +61,25 @@ impl KeyFiles {
         let mut random = [0; RANDOM_LEN];
         let filled = ring::default_provider().secure_random.fill(&mut random);
         filled.map_err(|_| "the system provides no random bytes".to_owned())?;
-        let (keys, roles) = (config.keys_file.clone(), config.roles_file.clone());
-        let known = read(keys.as_deref(), roles.as_deref())?;
-        let contents = parse(&known, 1)?;
-        let gate = AccessGate::new(contents, is_tls, &random).map_err(|error| error.to_string())?;
-        Ok(Some(Self { gate: Arc::new(gate), keys, roles, known, generation: 1 }))
+        let known = FileContents::read(config)?;
+        let contents = parse(&known.lists, 1)?;
+        let sets = known.key_sets(config)?;
+        let issuers = key_sets::issuers(&config.issuers, &sets);
+        let issuers = issuers.map_err(|error| format!("{ISSUERS}: {error}"))?;
+        let remote_keys = RemoteKeys::new(&config.issuers);
+        let gate = AccessGate::new(contents, (issuers, remote_keys), is_tls, &random);
+        let gate = Arc::new(gate.map_err(|error| error.to_string())?);
+        let issuer_keys = IssuerKeySets::new(gate.clone(), config.issuers.clone(), sets);
+        let issuer_keys = Arc::new(issuer_keys);
+        Ok(Some(Self { gate, config: config.clone(), known, issuer_keys, generation: 1 }))
+    }
+
+    /// Starts to fetch the keys of the issuers that have an address.
+    ///
+    /// # Errors
+    /// The system has no thread.
+    pub(crate) fn start_fetching(&self) -> std::io::Result<()> {
+        key_fetcher::start(&self.issuer_keys, self.gate.remote_keys())
     }
 
     /// Returns the gate.
@@ -91,26 +122,40 @@ impl KeyFiles {
 
     /// Reads the files again; returns true if their content has changed and is now in force.
     fn refresh(&mut self) -> Result<bool, String> {
-        let found = read(self.keys.as_deref(), self.roles.as_deref())?;
+        let found = FileContents::read(&self.config)?;
         if found == self.known {
             self.gate.confirm(unix_now());
             return Ok(false);
         }
-        let contents = parse(&found, self.generation + 1)?;
+        let contents = parse(&found.lists, self.generation + 1)?;
+        let sets = found.key_sets(&self.config)?;
         self.gate.apply(contents).map_err(|error| error.to_string())?;
+        self.issuer_keys.apply_files(sets).map_err(|error| format!("{ISSUERS}: {error}"))?;
         self.generation += 1;
         self.known = found;
         Ok(true)
     }
 }
 
-fn read(keys: Option<&Path>, roles: Option<&Path>) -> Result<[Vec<u8>; 2], String> {
-    let content = |setting: &str, path: Option<&Path>| {
-        let Some(path) = path else { return Ok(Vec::new()) };
-        private_file::read(path, Protection::Writing, BYTES_MAX)
-            .map_err(|cause| format!("{setting} ({}): {cause}", path.display()))
-    };
-    Ok([content("access_keys_file", keys)?, content("access_roles_file", roles)?])
+impl FileContents {
+    fn read(config: &AccessConfig) -> Result<Self, String> {
+        let content = |setting: &str, path: Option<&Path>| {
+            let Some(path) = path else { return Ok(Vec::new()) };
+            private_file::read(path, Protection::Writing, BYTES_MAX)
+                .map_err(|cause| format!("{setting} ({}): {cause}", path.display()))
+        };
+        let lists = [
+            content("access_keys_file", config.keys_file.as_deref())?,
+            content("access_roles_file", config.roles_file.as_deref())?,
+        ];
+        let issuers = IssuerFiles::read(&config.issuers, ISSUERS);
+        Ok(Self { lists, issuers: issuers.map_err(|error| error.to_string())? })
+    }
+
+    fn key_sets(&self, config: &AccessConfig) -> Result<Vec<Option<LoadedKeys>>, String> {
+        let sets = self.issuers.key_sets(&config.issuers, ISSUERS);
+        sets.map_err(|error| error.to_string())
+    }
 }
 
 fn parse([keys, roles]: &[Vec<u8>; 2], generation: u64) -> Result<SnapshotContents, String> {

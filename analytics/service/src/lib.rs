@@ -168,6 +168,7 @@ fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, Se
     };
     let gate = key_files.as_ref().map(KeyFiles::gate);
     if let Some(key_files) = key_files {
+        key_files.start_fetching()?;
         runtime.spawn(key_files.follow());
     }
     Ok(App::new(fleet, rule_evaluator, hub, collecting, (reached, gate)))

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use recorder::{CacheNow, ClusterNow, LaneNow, NodeNow, PoolNow, ShardNow};
+use recorder::{CacheNow, ClusterNow, LaneNow, NodeNow, ParkedNow, PoolNow, ShardNow};
 
 /// Merges several reports; the one with the newest shard map decides which shards exist.
 pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
@@ -21,6 +21,8 @@ pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
     whole.started = started.min().cloned().unwrap_or_default();
     whole.cache = CacheNow::default();
     views.iter().for_each(|view| add_cache(&mut whole.cache, &view.cache));
+    whole.parked = ParkedNow::default();
+    views.iter().for_each(|view| add_parked(&mut whole.parked, &view.parked));
     for shard in &mut whole.shards {
         let same = |view: &ClusterNow| view.shards.iter().find(|s| s.shard == shard.shard).cloned();
         let seen: Vec<ShardNow> = views.iter().filter_map(same).collect();
@@ -50,6 +52,14 @@ fn add_lane(sum: &mut LaneNow, lane: &LaneNow) {
     sum.batches += lane.batches;
     sum.operations += lane.operations;
     sum.largest_batch = sum.largest_batch.max(lane.largest_batch);
+}
+
+fn add_parked(sum: &mut ParkedNow, parked: &ParkedNow) {
+    sum.rows += parked.rows;
+    sum.bytes += parked.bytes;
+    sum.total += parked.total;
+    sum.refused += parked.refused;
+    sum.longest_s = sum.longest_s.max(parked.longest_s);
 }
 
 fn add_cache(sum: &mut CacheNow, cache: &CacheNow) {

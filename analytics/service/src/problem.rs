@@ -25,7 +25,7 @@ web_kit::problem_codes! {
     TSR111 404 false "No such path" "There is nothing at this path, or of this name. / lists what there is.";
     TSR112 405 false "Method not allowed" "The path exists, but not for this method. The Allow header lists those it has.";
     TSR113 400 false "Bad header" "The value of a header cannot be used. The detail names the header and what is allowed.";
-    TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key.";
+    TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token.";
     TSR403 403 false "Forbidden" "The role of the caller lacks a scope: the detail names it. Or the request comes from a web page of another origin, for a browser must not be a way into this service.";
     TSR429 429 true  "Too many requests" "Too many credentials from this address were not valid. Retry after Retry-After.";
     TSR500 500 true  "Internal error" "A defect of the service. It is logged under the request id.";

@@ -10,6 +10,7 @@ mod json;
 mod openmetrics;
 mod percentiles;
 mod recorder;
+mod shard_labels;
 mod window;
 
 use std::time::Duration;

@@ -4,8 +4,13 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use access::key::NewApiKey;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::{KeyPair, PKCS_ED25519, SigningKey as _};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -217,6 +222,72 @@ fn a_browser_logs_in_reads_and_logs_out() {
     // The secret of sessions belongs to one process.
     let other = start(folder.path(), "http://127.0.0.1:9", &[]);
     assert_eq!(sent(&other, "GET", METRICS, &[("Cookie", cookie)], "").status, 401);
+}
+
+/// Signs claims with a key pair that belongs to this number.
+fn token(signer: u8, claims: &serde_json::Value) -> String {
+    let message = [r#"{"alg":"EdDSA","kid":"one"}"#, &claims.to_string()]
+        .map(|part| URL_SAFE_NO_PAD.encode(part))
+        .join(".");
+    let signature = signing_key(signer).sign(message.as_bytes()).unwrap();
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn signing_key(number: u8) -> KeyPair {
+    // An Ed25519 key in PKCS#8, up to its secret.
+    let head = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+    let der: Vec<u8> = head.into_iter().chain([number; 32]).collect();
+    let der = PrivatePkcs8KeyDer::from(der);
+    KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ED25519).unwrap()
+}
+
+#[test]
+fn tokens_of_issuers_are_accepted_with_keys_of_files_and_addresses() {
+    let folder = folder();
+    let x = URL_SAFE_NO_PAD.encode(signing_key(1).public_key_raw());
+    let jwks =
+        json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one", "x": x}]}).to_string();
+    write_private(&folder.path().join("jwks.json"), &jwks);
+    let keys = Server::start(move |_| Some(response(200, &jwks)));
+    let section = |name: &str, source: &str| {
+        format!(
+            "[[issuer]]\nissuer = \"https://{name}.example\"\naudience = \"figures\"\n\
+             algorithms = [\"EdDSA\"]\n{source}\nrole_claim = \"/role\"\n\
+             roles = [\"watcher\", \"nobody\"]\n"
+        )
+    };
+    let text = section("file", "jwks_file = \"jwks.json\"")
+        + &section("remote", &format!("jwks_url = \"http://{}/keys\"", keys.0));
+    write_private(&folder.path().join("analytics.toml"), &text);
+    let service = start(folder.path(), "http://127.0.0.1:9", &[]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let claims = |name: &str, role: &str, exp: u64| {
+        let issuer = format!("https://{name}.example");
+        json!({"iss": issuer, "aud": "figures", "sub": "ann", "iat": now - 60, "exp": exp, "role": role})
+    };
+    let status = |signer: u8, claims: serde_json::Value| {
+        get(&service, METRICS, Some(&token(signer, &claims))).status
+    };
+    let later = now + 600;
+    eventually("the keys of the issuer", || {
+        (status(1, claims("remote", "watcher", later)) == 200).then_some(())
+    });
+    for name in ["file", "remote"] {
+        assert_eq!(status(1, claims(name, "watcher", later)), 200, "{name}");
+        assert_eq!(status(1, claims(name, "nobody", later)), 403, "{name}");
+        assert_eq!(status(2, claims(name, "watcher", later)), 401, "{name}: another key");
+        assert_eq!(status(1, claims(name, "watcher", now - 60)), 401, "{name}: expired");
+    }
+    assert_eq!(status(1, claims("other", "watcher", later)), 401, "no such issuer");
+    // A file of keys is read again.
+    let x = URL_SAFE_NO_PAD.encode(signing_key(3).public_key_raw());
+    let jwks = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one", "x": x}]});
+    write_private(&folder.path().join("jwks.json"), &jwks.to_string());
+    eventually("the new key", || {
+        (status(3, claims("file", "watcher", later)) == 200).then_some(())
+    });
+    assert_eq!(status(1, claims("file", "watcher", later)), 401);
+    assert_eq!(status(1, claims("remote", "watcher", later)), 200);
 }
 
 #[test]

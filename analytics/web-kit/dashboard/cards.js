@@ -18,6 +18,8 @@ const ORDERS = {
 
 /** `up`, `partly` (a node is down) or `down` (it takes no writes). */
 export function stateOf(shard) {
+  // A shard that has retired is listed as long as its requests are in the window.
+  if (shard.nodes.length === 0) return "gone";
   if (!shard.up) return "down";
   return shard.nodes.every((node) => node.up && !node.reasons?.length) ? "up" : "partly";
 }
@@ -45,7 +47,7 @@ export class Cards {
     const not = (state) => states.filter((one) => one === state).length;
     setText(
       byId("cards-note"),
-      `${m.shards.length === 1 ? "1 shard" : `${count(m.shards.length)} shards`}: ${not("up") === states.length ? "all nodes are up" : [not("down") && `${not("down")} down`, not("partly") && `${not("partly")} with a node down`].filter(Boolean).join(", ")}.`,
+      `${m.shards.length === 1 ? "1 shard" : `${count(m.shards.length)} shards`}: ${not("down") + not("partly") === 0 ? "all nodes are up" : [not("down") && `${not("down")} down`, not("partly") && `${not("partly")} with a node down`].filter(Boolean).join(", ")}.`,
     );
     keep(
       this.place,
@@ -122,7 +124,7 @@ export class Cards {
   update(card, shard, m) {
     const state = stateOf(shard);
     setAttribute(card, "data-state", state);
-    setText(card.querySelector(".card-state"), { up: "", partly: shard.nodes.every((node) => node.up) ? "in trouble" : "node down", down: "down" }[state]);
+    setText(card.querySelector(".card-state"), { up: "", partly: shard.nodes.every((node) => node.up) ? "in trouble" : "node down", down: "down", gone: "no nodes" }[state]);
     const button = card.querySelector("button");
     setAttribute(button, "aria-pressed", String(this.view.shard === shard.shard));
     const { values } = card;

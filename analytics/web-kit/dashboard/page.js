@@ -203,7 +203,7 @@ class Page {
       const state = stateOf(shard);
       const before = this.states.get(shard.shard);
       if (before !== undefined && before !== state)
-        changed.push(`${shard.shard} ${{ up: "is up", partly: "has a node down", down: "is down" }[state]}`);
+        changed.push(`${shard.shard} ${{ up: "is up", partly: "has a node down", down: "is down", gone: "has no nodes" }[state]}`);
       this.states.set(shard.shard, state);
     }
     if (changed.length > 0) this.announce(`${changed.slice(0, 5).join(", ")}.`);

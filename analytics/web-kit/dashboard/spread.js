@@ -15,7 +15,8 @@ function distance(part, ideal) {
 
 /** True if a share is outside the band, and not by chance. */
 function isOff(part, ideal, whole) {
-  if (!isNumber(part) || Math.abs(part / ideal - 1) <= BAND) return false;
+  // A shard without weight has no ideal share.
+  if (!isNumber(part) || !(ideal > 0) || Math.abs(part / ideal - 1) <= BAND) return false;
   return !isChance(part * whole, ideal * whole);
 }
 
@@ -80,7 +81,7 @@ export class Spread {
   }
 
   show(m) {
-    const weights = m.shards.reduce((sum, shard) => sum + shard.weight, 0);
+    const weights = m.shards.reduce((sum, shard) => sum + shard.weight, 0) || 1;
     const total = m.shards.reduce((sum, shard) => sum + (shard.rows ?? 0), 0);
     const asked = m.shards.reduce((sum, shard) => sum + shard.reads + shard.writes, 0);
     this.whole = { rows: total, requests: asked };
@@ -92,12 +93,14 @@ export class Spread {
       rows: isNumber(shard.rows) && total > 0 ? shard.rows / total : null,
       requests: asked > 0 ? (shard.reads + shard.writes) / asked : null,
     }));
-    this.most = Math.max(...rows.flatMap((row) => [row.ideal * 1.5, row.rows ?? 0, row.requests ?? 0]));
+    this.most = Math.max(...rows.flatMap((row) => [row.ideal * 1.5, row.rows ?? 0, row.requests ?? 0])) || 1;
     const off = rows.filter((row) =>
       ["rows", "requests"].some((part) => isOff(row[part], row.ideal, this.whole[part])),
     );
     const far = (row) =>
-      Math.max(...[row.rows, row.requests].filter(isNumber).map((part) => Math.abs(part / row.ideal - 1)), 0);
+      row.ideal > 0
+        ? Math.max(...[row.rows, row.requests].filter(isNumber).map((part) => Math.abs(part / row.ideal - 1)), 0)
+        : 0;
     // The shards with the largest deviation come first.
     const shown = rows.length > 12 ? rows.toSorted((a, b) => far(b) - far(a) || a.index - b.index) : rows;
     setText(this.summary, say(m, off.length));

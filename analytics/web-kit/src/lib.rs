@@ -10,7 +10,7 @@
 //! | `readiness`, `health_probe` | responses to `/live` and `/ready`, and the command that requests them | `program` |
 //! | `end_signals`, `exit_status` | signals that end a program, and its exit code | `program` |
 //! | `problem_codes` | declaration of the codes of problems | `program` |
-//! | `bearer` | credentials in requests | `program` |
+//! | `bearer`, `login` | credentials in requests, and the bodies of a login | `program` |
 //! | `cross_origin` | refusal of requests that pages of other origins send | `program` |
 //! | `static_assets` | responses that carry the dashboard and its events | `program` |
 //! | `http_client` | requests to other servers | `client` |
@@ -37,6 +37,8 @@ pub mod health_probe;
 pub mod http_client;
 #[cfg(feature = "program")]
 pub mod log_format;
+#[cfg(feature = "program")]
+pub mod login;
 #[cfg(feature = "program")]
 pub mod problem_codes;
 #[cfg(feature = "program")]

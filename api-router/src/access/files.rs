@@ -8,22 +8,20 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use shard_manager::access::jwt::TokenAlgorithm;
-use shard_manager::access::jwt::issuer::{Issuer, IssuerError, LoadedKeys};
-use shard_manager::access::jwt::key_set::KeySet;
+use issuers::files::{IssuerFileError, IssuerFiles};
+use shard_manager::access::jwt::issuer::LoadedKeys;
 use shard_manager::access::key_record::KeyRecord;
 use shard_manager::access::keys_file;
 use shard_manager::access::role::AccessRole;
-use shard_manager::private_file::{self, Protection, without_line_end};
+use shard_manager::private_file::{self, Protection};
 
-use crate::config::{AccessConfig, IssuerConfig, IssuerKeys};
+use crate::config::AccessConfig;
 
 /// Longest file of keys or roles: those of a full snapshot.
 const LIST_BYTES_MAX: u64 = 64 << 20;
-/// Longest file with the keys of an issuer.
-const ISSUER_BYTES_MAX: u64 = 256 << 10;
+/// List of the issuers in the configuration file.
+const ISSUERS: &str = "access.issuer";
 
 /// Reason why the files cannot be used. It names the setting and the file.
 #[derive(Debug, thiserror::Error)]
@@ -34,13 +32,18 @@ pub struct AccessFileError {
     cause: String,
 }
 
+impl From<IssuerFileError> for AccessFileError {
+    fn from(IssuerFileError { setting, path, cause }: IssuerFileError) -> Self {
+        Self { setting, path, cause }
+    }
+}
+
 /// Content of all files.
 #[derive(Default, PartialEq, Eq)]
 pub struct AccessFiles {
     keys: Option<Vec<u8>>,
     roles: Option<Vec<u8>>,
-    /// Keys of each issuer; none if they are fetched.
-    issuers: Vec<Option<Vec<u8>>>,
+    issuers: IssuerFiles,
 }
 
 /// Keys and roles of the files.
@@ -62,19 +65,10 @@ impl AccessFiles {
             let path = path.as_ref();
             path.map(|path| read(setting, path, Protection::Writing, LIST_BYTES_MAX)).transpose()
         };
-        let issuers = (1..).zip(&config.issuers).map(|(number, issuer)| {
-            let (path, protection) = match &issuer.keys {
-                IssuerKeys::Jwks(path) => (path, Protection::Writing),
-                IssuerKeys::Secret(path) => (path, Protection::Reading),
-                IssuerKeys::Url(_) => return Ok(None),
-            };
-            let setting = member_of(number, issuer.keys.member().0);
-            read(&setting, path, protection, ISSUER_BYTES_MAX).map(Some)
-        });
         Ok(Self {
             keys: list("access_keys_file", &config.keys_file)?,
             roles: list("access_roles_file", &config.roles_file)?,
-            issuers: issuers.collect::<Result<_, _>>()?,
+            issuers: IssuerFiles::read(&config.issuers, ISSUERS)?,
         })
     }
 
@@ -103,38 +97,8 @@ impl AccessFiles {
         &self,
         config: &AccessConfig,
     ) -> Result<Vec<Option<LoadedKeys>>, AccessFileError> {
-        let issuers = (1..).zip(&config.issuers).zip(&self.issuers);
-        let loaded = issuers.map(|((number, issuer), bytes)| {
-            load(issuer, bytes.as_deref()).map_err(|cause| {
-                let (member, place) = issuer.keys.member();
-                AccessFileError { setting: member_of(number, member), path: place.into(), cause }
-            })
-        });
-        loaded.collect()
+        Ok(self.issuers.key_sets(&config.issuers, ISSUERS)?)
     }
-}
-
-fn member_of(number: usize, member: &str) -> String {
-    format!("access.issuer[{number}].{member}")
-}
-
-/// Returns the keys of an issuer, if its settings accept them.
-fn load(issuer: &IssuerConfig, bytes: Option<&[u8]>) -> Result<Option<LoadedKeys>, String> {
-    let set = match (&issuer.keys, bytes) {
-        (IssuerKeys::Secret(_), Some(bytes)) => KeySet::from_secret(without_line_end(bytes)),
-        (IssuerKeys::Jwks(_), Some(bytes)) => KeySet::from_jwks(bytes),
-        (IssuerKeys::Url(_), _) | (_, None) => {
-            if issuer.settings.algorithms.contains(&TokenAlgorithm::Hs256) {
-                return Err(IssuerError::Source.to_string());
-            }
-            Issuer::new(issuer.settings.clone(), None).map_err(|error| error.to_string())?;
-            return Ok(None);
-        }
-    };
-    let set = Arc::new(set.map_err(|error| error.to_string())?);
-    let keys = Some(LoadedKeys { set, usable_until: None });
-    Issuer::new(issuer.settings.clone(), keys.clone()).map_err(|error| error.to_string())?;
-    Ok(keys)
 }
 
 fn parse_keys(bytes: &[u8]) -> Result<Vec<KeyRecord>, String> {

@@ -18,6 +18,8 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
 use analytics::AccessNow;
 use arc_swap::ArcSwap;
+use issuers::key_sets::IssuerGate;
+use issuers::remote_keys::RemoteKeys;
 use shard_manager::access::authenticator::{AuthSettings, Authenticator};
 use shard_manager::access::caller::{Caller, Principal};
 use shard_manager::access::jwt::Issuers;
@@ -39,7 +41,6 @@ use super::cors::PermittedOrigins;
 use super::counts::{AccessCounts, AccessOutcome};
 use super::credentials::Credentials;
 use super::meter::Metered;
-use super::remote_keys::RemoteKeys;
 use super::scopes::{self, ROWS, RouteNeed};
 use super::sessions::Sessions;
 use crate::config::{AccessConfig, AccessMode, TrustedProxies};
@@ -142,18 +143,6 @@ impl AccessGate {
         snapshot.share_uses(current.snapshot());
         self.current.store(Arc::new(current.with_snapshot(snapshot)));
         Ok(())
-    }
-
-    /// Replaces the issuers and their keys.
-    pub fn apply_issuers(&self, issuers: Issuers) {
-        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
-    }
-
-    /// Replaces the issuers by the same ones, whose keys are the same and may be used for longer.
-    pub fn prolong_issuers(&self, issuers: Issuers) {
-        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.current.store(Arc::new(self.current.load().with_prolonged_issuers(issuers)));
     }
 
     /// Records that keys and roles were read at this time and have not changed.
@@ -277,13 +266,13 @@ impl AccessGate {
             Credentials::Session(text) => {
                 let caller = self.sessions.authenticate(&current, text, unix_now());
                 let caller = caller.map_err(|error| self.sessions.refused(error))?;
-                check_need(&current, &caller, need)?;
+                check_need(&caller, need)?;
                 return Ok(caller);
             }
             Credentials::Unreadable => return Err(answers::unreadable()),
         };
         let caller = caller.map_err(answers::refused)?;
-        check_need(&current, &caller, need)?;
+        check_need(&caller, need)?;
         Ok(caller)
     }
 
@@ -303,7 +292,7 @@ impl AccessGate {
             audit::identify(request, self.address(request.request()), &caller);
         }
         let refused = |problem| Refusal { kind: caller.principal.kind(), problem };
-        match check_need(&current, &caller, need) {
+        match check_need(&caller, need) {
             Ok(()) if need == RouteNeed::Open => Ok((caller, Admission::default())),
             Ok(()) => {
                 let admission = self.limit(&current, &caller, request).map_err(refused)?;
@@ -365,6 +354,18 @@ impl AccessGate {
     }
 }
 
+impl IssuerGate for AccessGate {
+    fn apply_issuers(&self, issuers: Issuers) {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(Arc::new(self.current.load().with_issuers(issuers)));
+    }
+
+    fn prolong_issuers(&self, issuers: Issuers) {
+        let _guard = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.current.store(Arc::new(self.current.load().with_prolonged_issuers(issuers)));
+    }
+}
+
 impl std::fmt::Debug for AccessGate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AccessGate").field("mode", &self.mode).finish_non_exhaustive()
@@ -380,11 +381,8 @@ fn need_without_row(request: &ServiceRequest) -> RouteNeed {
 }
 
 /// Checks the right that a route needs. Rows are compared with the grants by the shard manager.
-fn check_need(current: &Authenticator, caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
-    let has_grants = || {
-        let role = current.snapshot().role(&caller.role);
-        role.is_some_and(|role| !role.role().grants().is_empty())
-    };
+fn check_need(caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
+    let has_grants = || caller.rights.role().is_none_or(|role| !role.role().grants().is_empty());
     match need {
         RouteNeed::Open => Ok(()),
         RouteNeed::Rows if has_grants() => Ok(()),

@@ -13,6 +13,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use issuers::key_fetcher;
+use issuers::key_sets::{self, IssuerKeySets};
 use rustls::crypto::ring;
 use shard_manager::access::jwt::issuer::IssuerError;
 use shard_manager::access::snapshot::{SnapshotContents, SnapshotError};
@@ -28,8 +30,6 @@ use tokio::sync::watch;
 use super::clock::unix_now;
 use super::files::{AccessFileError, AccessFiles};
 use super::gate::{AccessGate, RANDOM_LEN};
-use super::issuer_keys::{self, IssuerKeySets};
-use super::key_fetcher;
 use super::sources::AccessSources;
 use crate::config::{AccessConfig, AccessMode};
 
@@ -101,9 +101,9 @@ impl AccessWatcher {
             read_at: now,
         };
         let sets = known.key_sets(config)?;
-        let issuers = issuer_keys::issuers(&config.issuers, &sets)?;
+        let issuers = key_sets::issuers(&config.issuers, &sets)?;
         let gate = Arc::new(AccessGate::new(config, contents, issuers, &random)?);
-        let issuer_keys = IssuerKeySets::new(Arc::clone(&gate), config.issuers.clone(), sets);
+        let issuer_keys = IssuerKeySets::new(gate.clone(), config.issuers.clone(), sets);
         let has_files =
             config.keys_file.is_some() || config.roles_file.is_some() || !config.issuers.is_empty();
         let files_at = if has_files { now } else { UnixTime::MAX };

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 
 use analytics::settings::{Origin, Settings, within};
 use clap::Args;
+use issuers::config::IssuerConfig;
 use shard_manager::access::authenticator::AuthSettings;
 
 use super::ConfigError;
 use super::audit::{AuditConfig, AuditFlags, audit};
 use super::certificate::CertificateConfig;
-use super::issuer::IssuerConfig;
 use super::sources::{Sources, name_with_origin};
 use super::trusted_proxies::TrustedProxies;
 

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use analytics::settings::{ConfigFile, unknown};
-use shard_manager::access::jwt::TokenAlgorithm;
-use shard_manager::access::jwt::issuer::IssuerSettings;
+use issuers::config::IssuerConfig;
 use shard_manager::access::role::AccessRole;
 use shard_manager::access::tenant::Tenants;
 use shard_manager::topology::Topology;
@@ -17,7 +16,6 @@ use toml::{Table, Value};
 
 use super::ConfigError;
 use super::certificate::{CertificateConfig, NameKind, SubjectName};
-use super::issuer::{IssuerConfig, IssuerKeys, URL_FORM, is_permitted_url};
 use super::sources::NAMES;
 
 /// The sections at the top.
@@ -44,20 +42,6 @@ const ISSUERS: &str = "issuer";
 /// List of clients with certificates in `[access]`.
 const CERTIFICATES: &str = "certificate";
 const CERTIFICATE: [&str; 6] = ["dns", "uri", "email", "ip", "role", "tenant"];
-const ISSUER: [&str; 10] = [
-    "issuer",
-    "audience",
-    "algorithms",
-    "jwks_file",
-    "jwks_url",
-    "secret_file",
-    "role_claim",
-    "tenant_claim",
-    "roles",
-    "lifetime_max_s",
-];
-/// Longest life of a token that an issuer may permit, in seconds: a year.
-const LIFETIME_MAX_S: std::ops::RangeInclusive<i64> = 1..=31_536_000;
 
 /// Members of `[cache]`, and the settings that they are.
 const CACHE_TEXTS: [(&str, &str); 2] =
@@ -249,57 +233,9 @@ impl File {
     }
 
     fn issuer(&self, number: usize, value: &Value) -> Result<IssuerConfig, ConfigError> {
-        let at = &*format!("access.issuer[{number}]");
-        let table = self.0.members(at, value, &ISSUER)?;
-        let missing = |member: &str| ConfigError(format!("{} names no {member}", self.0.named(at)));
-        let required = |member: &str| self.text(at, table, member)?.ok_or_else(|| missing(member));
-        let list = |member: &str| self.texts(&format!("{at}.{member}"), table.get(member));
-        // One audience may be written as a text.
-        let audiences = match table.get("audience").and_then(Value::as_str) {
-            Some(audience) => vec![audience.to_owned()],
-            None => list("audience")?,
-        };
-        if audiences.is_empty() || audiences.iter().any(String::is_empty) {
-            return Err(missing(
-                "audience: give the value of `aud` that is meant for this cluster",
-            ));
-        }
-        let mut algorithms = Vec::new();
-        for (index, name) in (1..).zip(list("algorithms")?) {
-            let member = format!("{at}.algorithms[{index}]");
-            let known = "RS256, ES256, EdDSA or HS256";
-            let found = TokenAlgorithm::find(&name).ok_or_else(|| self.0.wrong(&member, known))?;
-            algorithms.push(found);
-        }
-        let lifetime_max = self.number(at, table, "lifetime_max_s", LIFETIME_MAX_S)?;
-        let settings = IssuerSettings {
-            issuer: required("issuer")?,
-            audiences,
-            algorithms,
-            role_claim: required("role_claim")?,
-            tenant_claim: self.text(at, table, "tenant_claim")?,
-            roles: table.get("roles").map(|_| list("roles")).transpose()?,
-            lifetime_max: lifetime_max.unwrap_or(IssuerSettings::LIFETIME_MAX_DEFAULT),
-        };
-        Ok(IssuerConfig { settings, keys: self.issuer_keys(at, table)? })
-    }
-
-    fn issuer_keys(&self, at: &str, table: &Table) -> Result<IssuerKeys, ConfigError> {
-        let jwks = self.text(at, table, "jwks_file")?.map(|path| IssuerKeys::Jwks(path.into()));
-        let url = self.text(at, table, "jwks_url")?;
-        if url.as_deref().is_some_and(|url| !is_permitted_url(url)) {
-            return Err(self.0.wrong(&format!("{at}.jwks_url"), URL_FORM));
-        }
-        let secret = self.text(at, table, "secret_file")?;
-        let secret = secret.map(|path| IssuerKeys::Secret(path.into()));
-        let mut sources = [jwks, url.map(IssuerKeys::Url), secret].into_iter().flatten();
-        match (sources.next(), sources.next()) {
-            (Some(keys), None) => Ok(keys),
-            (None, _) | (Some(_), Some(_)) => {
-                let one = "one of jwks_file, jwks_url (public keys) and secret_file (the secret of HS256)";
-                Err(ConfigError(format!("{} needs {one}", self.0.named(at))))
-            }
-        }
+        let at = format!("access.issuer[{number}]");
+        let table = self.0.members(&at, value, &issuers::config::MEMBERS)?;
+        IssuerConfig::read(&self.0, &at, table)
     }
 
     /// The members of `[cache]`, as the settings that they are.

@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use issuers::config::IssuerKeys;
+use issuers::jwks_client::{self, FetchedDocument};
 use shard_manager::access::grant::TableSet;
 use shard_manager::access::jwt::key_set::{KeySet, SkippedKey};
 use shard_manager::access::key_record::{KeyRecord, KeyState};
@@ -20,10 +22,9 @@ use shard_manager::engine::access_store::{self, AccessState};
 
 use crate::access::clock::unix_now;
 use crate::access::files::{AccessFiles, FileRecords};
-use crate::access::jwks_client::{self, FetchedDocument};
 use crate::access::mode_check::ModeError;
 use crate::access::watcher::AccessWatcher;
-use crate::config::{AccessMode, Config, Engine, IssuerKeys};
+use crate::config::{AccessMode, AuditTarget, Config, Engine};
 
 const ABOUT: &str = "access";
 /// Days without use after which a key should be revoked.
@@ -101,14 +102,18 @@ fn summary(config: &Config, files: &FileRecords, catalog: Option<&AccessState>) 
     }
 }
 
-/// Warns of folders in which other users can replace a file of keys, roles or secrets.
+/// Warns of folders in which other users can replace a file of keys, roles, secrets or audit lines.
 fn places(config: &Config) -> Vec<Finding> {
     let access = &config.access;
     let of_issuers = access.issuers.iter().filter_map(|issuer| match &issuer.keys {
         IssuerKeys::Jwks(path) | IssuerKeys::Secret(path) => Some(path),
         IssuerKeys::Url(_) => None,
     });
-    let files = access.keys_file.iter().chain(&access.roles_file).chain(of_issuers);
+    let audit = match &access.audit.target {
+        AuditTarget::File(path) => Some(path),
+        AuditTarget::None | AuditTarget::Stderr => None,
+    };
+    let files = access.keys_file.iter().chain(&access.roles_file).chain(of_issuers).chain(audit);
     let is_open = |folder: &Path| {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         // In a folder with the sticky bit, such as /tmp, users replace their own files only.

@@ -27,7 +27,7 @@ analytics::problem_codes! {
     TSR113 400 false "Bad header" "The value of a header cannot be used. The detail names the header and what is allowed.";
     TSR201 503 true  "Shard unavailable" "The shard that the request needs does not answer. The other shards are up.";
     TSR202 503 true  "No primary" "None of the shard's nodes takes writes now: its primary is gone, and no other was promoted before the deadline. Nothing was stored; reads at level one go on.";
-    TSR203 503 true  "Slot is moving" "The shard does not own the key's slot, although the shard map says so. Retry shortly.";
+    TSR203 503 true  "Slot is moving" "The key's slot was fenced, or had no owner that the router could find, until the deadline; or too many writes waited for such slots. Nothing was stored. Retry shortly.";
     TSR204 503 true  "Storage full" "The shard's storage takes no more writes. Nothing was stored; reads go on.";
     TSR205 504 true  "Not confirmed" "The row is stored on the shard's primary, but replicas did not confirm it before the deadline. outcome is committed, achieved is the level that it has reached.";
     TSR301 409 false "Exists already" "A row with this id exists, or a table of this name with a different definition. Nothing was changed.";
@@ -41,6 +41,7 @@ analytics::problem_codes! {
     TSR312 400 false "Value does not fit" "A value is not of its column's type, is null where null is not allowed, or holds U+0000.";
     TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
     TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";
+    TSR409 409 false "Access conflict" "A key, a role or a denial is not in a state that permits the change: the key is revoked or suspended, keys still have the role, a file defines the key or the role, or there is no room for another. Nothing was changed.";
     TSR429 429 true  "Too many requests" "A limit of the caller, or of failed credentials from its address, is reached, or more than half of the writes that wait for a shard are the caller's while others wait too. Unless outcome is partial, nothing was stored; send again after Retry-After.";
     TSR500 500 true  "Internal error" "A defect of the router. It is logged under the request id.";
 }

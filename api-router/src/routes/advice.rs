@@ -179,16 +179,14 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
         BalanceBy::Size => RecordedLoad::default(),
     };
     let sizes = app.manager.status().size_estimates(Instant::now() + patience).await;
-    let sizes: Vec<ShardSize> = sizes
-        .into_iter()
-        .map(|size| {
-            size.map_or_else(ShardSize::default, |size| ShardSize {
-                rows: size.rows,
-                bytes: Some(size.bytes),
-            })
-        })
-        .collect();
     let map = app.manager.map();
+    let mut by_number = vec![ShardSize::default(); map.topology().len()];
+    for (number, size) in sizes {
+        if let (Some(known), Some(size)) = (by_number.get_mut(number.index()), size) {
+            *known = ShardSize { rows: size.rows, bytes: Some(size.bytes) };
+        }
+    }
+    let sizes = by_number;
     let is_citus = app.manager.status().is_partitioned();
     let how = if app.backend == EMBEDDED { NEXT_STEPS } else { NEXT_STEPS_ON_SERVERS };
     let answer = block(move || {
@@ -259,7 +257,8 @@ impl AdviceAnswer {
             Verdict::Skewed | Verdict::Hot => "no move helps: what is heavy here cannot be split",
             Verdict::Balanced | Verdict::TooLittleToSay => "nothing has to be done",
         };
-        let shard = |(outlook, size): (&ShardOutlook, &ShardSize)| ShardOutlookView {
+        let size = |shard: ShardNumber| sizes.get(shard.index()).copied().unwrap_or_default();
+        let shard = |outlook: &ShardOutlook| ShardOutlookView {
             shard: name(outlook.shard),
             weight: map.topology().shards()[outlook.shard.index()].weight,
             slots: outlook.slots,
@@ -268,8 +267,8 @@ impl AdviceAnswer {
             share: outlook.share,
             fair_share: outlook.fair_share,
             share_after: outlook.share_after,
-            rows: size.rows,
-            bytes: size.bytes,
+            rows: size(outlook.shard).rows,
+            bytes: size(outlook.shard).bytes,
         };
         Self {
             success: true,
@@ -283,7 +282,7 @@ impl AdviceAnswer {
             window_s: window.map(|window| window.as_millis() as f64 / 1e3),
             skew: advice.skew,
             skew_after: advice.skew_after,
-            shards: advice.shards.iter().zip(sizes).map(shard).collect(),
+            shards: advice.shards.iter().map(shard).collect(),
             moves: advice.moves.into_iter().map(|step| moved(step, name)).collect(),
             hot: advice.hot.into_iter().map(|spot| hot(spot, name)).collect(),
         }

@@ -219,7 +219,7 @@ pub(crate) async fn stats(app: Data<App>, request: HttpRequest) -> Result<HttpRe
     let patience = time_limit(request.headers(), COUNTS_MAX)?;
     let counts = app.manager.status().count_rows(Instant::now() + patience).await;
     let shards = counts.into_iter().map(|(shard, rows)| ShardStats {
-        shard: map.topology().name(shard),
+        shard: app.manager.shard_name(shard),
         slots: map.slots_of(shard).count(),
         rows,
     });

@@ -15,7 +15,8 @@ mod row_router;
 mod shard_queues;
 pub mod stream;
 
-use std::collections::BTreeSet;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use actix_web::http::header::HeaderValue;
@@ -35,6 +36,7 @@ use self::row_router::{RowRejection, RowRouter};
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
 use crate::access::audit::note_row;
+use crate::access::standing::CallerStanding;
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::body_decoding::ContentCoding;
@@ -221,6 +223,7 @@ async fn write_json(
 ) -> Result<HttpResponse, Problem> {
     parameters.check_names(&["shardKey"])?;
     let Head { rights, options, began, .. } = &head;
+    let standing = CallerStanding::of(app.gate.as_ref(), request);
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     let zipped = head.coding == ContentCoding::Gzip;
     let (bytes, share) =
@@ -230,6 +233,8 @@ async fn write_json(
         share.grow(body::BULK_BYTES_MAX, options.deadline).await?;
     }
     let Parsed { mut rows, refused } = parse_anywhere(app, rights, key, (bytes, zipped)).await?;
+    // The body may have taken long to arrive.
+    standing.check()?;
     if let Some(key) = &head.idempotency_key {
         // A client's own key has no space, so that a row of a bulk write is never taken for a
         // single write.
@@ -237,7 +242,7 @@ async fn write_json(
         numbered.for_each(|(index, row)| row.idempotency_key = Some(format!("{key} {index}")));
     }
     let route = began.elapsed();
-    let mut outcome = BulkOutcome::new(app, options.session.clone());
+    let mut outcome = BulkOutcome::new(options.session.clone());
     let whole = head.prefer.has(Preference::PerShard);
     if whole {
         rows = undo_with(app, rows, &refused, &mut outcome);
@@ -247,11 +252,18 @@ async fn write_json(
     let meter = app.meter(request);
     meter.charge_rows(rows.len());
     meter.charge_shards(asked.len());
-    let BulkDone { rows: done, session, times } = match whole {
+    let lost = OnceCell::new();
+    // Only the first reason is kept: the rows that are not sent have the same.
+    let may_continue = || standing.check().map_err(|problem| lost.set(problem)).is_ok();
+    let BulkDone { rows: done, unsent, session, times } = match whole {
         true => app.manager.data(rights).write_bulk_atomic(rows, options).await,
-        false => app.manager.data(rights).write_bulk(rows, options).await,
+        false => app.manager.data(rights).write_bulk_while(rows, options, may_continue).await,
     };
     outcome.session = session;
+    let lost = lost.into_inner().into_iter();
+    lost.for_each(|problem| outcome.refuse_all(&unsent, &problem));
+    // Rows whose slots have moved were sent to other shards.
+    let asked: BTreeSet<ShardNumber> = done.iter().map(|row| row.place.shard).collect();
     asked.into_iter().for_each(|shard| outcome.spend(shard, times));
     outcome.add(app, done);
     refused.into_iter().for_each(|(row, _)| outcome.refuse(row));
@@ -274,16 +286,18 @@ fn undo_with(
     refused: &[(RefusedRow, Option<KeyLocation>)],
     outcome: &mut BulkOutcome,
 ) -> Vec<BulkRow> {
-    let mut culprits: Vec<Option<&RefusedRow>> = vec![None; app.manager.map().topology().len()];
+    let mut culprits: BTreeMap<ShardNumber, &RefusedRow> = BTreeMap::new();
+    let mut of_all = None;
     for (culprit, place) in refused {
-        let of = |(shard, _): &(usize, _)| place.is_none_or(|place| place.shard.index() == *shard);
-        for (_, first) in culprits.iter_mut().enumerate().filter(of) {
-            first.get_or_insert(culprit);
-        }
+        let Some(place) = place else {
+            of_all = Some(culprit);
+            break;
+        };
+        culprits.entry(place.shard).or_insert(culprit);
     }
     let mut left = Vec::with_capacity(rows.len());
     for row in rows {
-        match culprits[row.place.shard.index()] {
+        match culprits.get(&row.place.shard).copied().or(of_all) {
             None => left.push(row),
             Some(culprit) => {
                 let shard = app.manager.shard_name(row.place.shard);

@@ -233,6 +233,7 @@ fn example(code: Code) -> Problem {
             table: "users".to_owned(),
             lack: "the shard key is not one of this caller's".to_owned(),
         }),
+        Code::TSR409 => said("id: the key 4fKq0ZxY81Ab is revoked", "create another key"),
         Code::TSR429 => answers::limited("too many credentials are being examined", Duration::ZERO),
         Code::TSR500 => Error::Internal.into(),
     }

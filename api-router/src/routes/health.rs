@@ -51,6 +51,8 @@ pub struct HealthAnswer {
     /// State of the cache: `off` (there is none), `ok` or `down` (it does not answer, and is left
     /// out until it does). Reads then go to the shards, so this changes no status.
     cache: &'static str,
+    /// Rows of writes that wait until a shard accepts their slots, which are fenced or move.
+    parked_rows: usize,
     /// The version of the router.
     version: &'static str,
     /// Seconds since the router started.
@@ -247,7 +249,7 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
     let named = reports.iter().map(|report| {
         let primary = is_up(report, Role::Primary) == Some(true);
         let replica = is_up(report, Role::Replica);
-        (map.topology().name(report.shard).to_owned(), ShardHealth { primary, replica })
+        (app.manager.shard_name(report.shard).to_owned(), ShardHealth { primary, replica })
     });
     let mut response = HttpResponse::build(code);
     if code == StatusCode::SERVICE_UNAVAILABLE {
@@ -265,12 +267,13 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
         shards: reports
             .iter()
             .map(|report| ShardNodes {
-                shard: map.topology().name(report.shard).to_owned(),
+                shard: app.manager.shard_name(report.shard).to_owned(),
                 nodes: nodes(report),
             })
             .collect(),
         epoch: map.epoch(),
         cache: cache(app.manager.status().cache_stats()),
+        parked_rows: app.manager.status().parked_writes().rows,
         version: env!("CARGO_PKG_VERSION"),
         uptime_s: app.started.elapsed().as_secs(),
         levels: levels(app.manager.status().isolation(), app.manager.status().replicas()),

@@ -141,8 +141,8 @@ pub(crate) async fn route_key(
         hash: None,
         slot: place.slot.number(),
         shard,
-        primary,
-        replicas,
+        primary: &primary,
+        replicas: &replicas,
         epoch: place.epoch,
         moving: false,
     };
@@ -245,6 +245,10 @@ const BYTES_ARE: &str = "pages in use by the table and its indexes on the primar
 pub struct ShardView {
     /// Name of the shard.
     shard: String,
+    /// Number of the shard, which is never given to another one.
+    number: u16,
+    /// `joining`, `serving` or `draining`.
+    state: &'static str,
     /// Weight of the shard.
     weight: u32,
     /// Number of its slots.
@@ -347,14 +351,15 @@ pub(crate) async fn find_shard(
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let map = app.manager.map();
-    let Some(index) = map.topology().find(&name) else {
-        return Err(Problem::new(Code::TSR111, "there is no shard of this name")
-            .hint("/api/shards lists the shards"));
+    let unknown = || {
+        Problem::new(Code::TSR111, "there is no shard of this name")
+            .hint("/api/shards lists the shards")
     };
+    let number = map.topology().find(&name).ok_or_else(unknown)?;
     let patience = time_limit(request.headers(), SIZES_MAX)?;
-    let reports = app.manager.status().report(&[index], Instant::now() + patience).await;
-    let view = reports.first().map(|report| view(&map, report));
-    Ok(HttpResponse::Ok().json(view))
+    let reports = app.manager.status().report(&[number], Instant::now() + patience).await;
+    let report = reports.first().ok_or_else(unknown)?;
+    Ok(HttpResponse::Ok().json(view(&map, report)))
 }
 
 fn view(map: &ShardMap, report: &ShardReport) -> ShardView {
@@ -370,6 +375,8 @@ fn view(map: &ShardMap, report: &ShardReport) -> ShardView {
     });
     ShardView {
         shard: spec.name.clone(),
+        number: report.shard.0,
+        state: spec.state.name(),
         weight: spec.weight,
         slots: map.slots_of(report.shard).count(),
         ranges: ranges.map(|range| (range.first, range.last)).collect(),

@@ -193,7 +193,7 @@ fn charge_shards(
     if meter.is_none() || key.is_some() || !app.manager.data(rights).asks_all_shards(query) {
         return 1;
     }
-    let shards = app.manager.map().topology().len();
+    let shards = app.manager.map().topology().numbers().count();
     meter.charge_shards(shards);
     shards
 }

@@ -123,7 +123,7 @@ pub(super) async fn carry_out(
         if in_vain { problem.hint(NOTHING_TO_REMOVE) } else { problem }
     };
     let written = written.map_err(refused)?;
-    let mut session = options.session;
+    let (mut session, place) = (options.session, written.receipt.place);
     app.manager.sessions().extend(&mut session, place.shard, written.receipt.position);
     let origin = AnswerOrigin::of_write(request, &session, place.epoch);
     let timing = Timing::of_write(began, written.receipt.times);

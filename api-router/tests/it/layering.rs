@@ -12,7 +12,7 @@ use crate::import_graph;
 pub(crate) use layers::PACKAGES;
 use layers::{
     ACCESS, API_ROUTER, ASSEMBLY, CACHE, CHECKER, CLI, CLUSTER, ENGINE, ENGINE_USERS, ENGINES,
-    LOADTEST, LOCAL_POSTGRES, MODEL, MOVES, POSTGRES, RECORDER, SERVICE, SQLITE, WEB_KIT,
+    ISSUERS, LOADTEST, LOCAL_POSTGRES, MODEL, MOVES, POSTGRES, RECORDER, SERVICE, SQLITE, WEB_KIT,
 };
 
 const LINES_MAX: usize = 500;
@@ -110,6 +110,7 @@ fn modules_import_only_lower_layers() {
     check_layers("shard-manager/cluster", CLUSTER);
     check_layers("shard-manager/cli", CLI);
     check_layers("api-router", API_ROUTER);
+    check_layers("analytics/issuers", ISSUERS);
     check_layers("analytics/recorder", RECORDER);
     check_layers("analytics/web-kit", WEB_KIT);
     check_layers("analytics/service", SERVICE);

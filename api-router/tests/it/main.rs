@@ -33,6 +33,7 @@ mod doctor;
 mod durability;
 mod earlier_metrics;
 mod faults;
+mod fences;
 mod folders;
 mod frames;
 mod generated_clients;

@@ -103,7 +103,7 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
 }
 
 /// Codes of access control, which `access` produces.
-const NEED_ACCESS: [&str; 3] = ["TSR006", "TSR401", "TSR429"];
+const NEED_ACCESS: [&str; 4] = ["TSR006", "TSR401", "TSR409", "TSR429"];
 /// Codes that no single client can cause: `faults` (and `lab`, for a full lane; TSR202 the tests of
 /// servers) produces each.
 const NEED_A_FAULT: [&str; 11] = [
@@ -127,7 +127,12 @@ fn every_code_is_produced_or_needs_a_fault() {
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
     assert!(produced.is_disjoint(&faults));
     let failover = include_str!("../../../shard-manager/tests/postgres/failover.rs");
-    let access = [include_str!("access/credentials.rs"), include_str!("access/files.rs")].concat();
+    let access = [
+        include_str!("access/catalog_keys.rs"),
+        include_str!("access/credentials.rs"),
+        include_str!("access/files.rs"),
+    ]
+    .concat();
     let told = [include_str!("faults.rs"), include_str!("lab.rs"), failover, &access].concat();
     faults.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
 }

@@ -294,7 +294,7 @@ fn weights_count_on_a_ring_and_in_a_rendezvous() {
 }
 
 #[test]
-fn a_start_with_another_keyspace_or_placement_is_refused_and_names_both() {
+fn a_start_with_another_keyspace_is_refused_and_names_both() {
     let folder = crate::folders::temporary();
     let dir = folder.path().join("data");
     let made = ["--keyspace", "list:A=2,B=1", "--placement", "ring:100", "--replicas", "0"];
@@ -302,8 +302,6 @@ fn a_start_with_another_keyspace_or_placement_is_refused_and_names_both() {
     for (flags, words) in [
         (["--keyspace", "hash"], ["keyspace hash", "list:A=2,B=1"]),
         (["--keyspace", "list:A=1,B=1"], ["list:A=1,B=1", "list:A=2,B=1"]),
-        (["--placement", "ring:101"], ["ring:101", "ring:100"]),
-        (["--placement", "jump"], ["placement jump", "ring:100"]),
     ] {
         let mut refused = command(&dir);
         refused.args(flags);
@@ -311,8 +309,50 @@ fn a_start_with_another_keyspace_or_placement_is_refused_and_names_both() {
         assert_eq!(code, Some(2), "{said}");
         assert!(words.iter().all(|word| said.contains(word)), "{flags:?}: {said}");
     }
+    // Another placement describes a new cluster, and does not move the slots of this one.
+    for placement in ["ring:101", "jump"] {
+        let mut router = Router::start_in(&dir, &["--placement", placement]);
+        let map: Value = router.get("/api/shard-map").json();
+        assert_eq!(map["placement_parameters"], json!({"vnodes": 100}), "{placement}");
+        router.end();
+    }
     let router = Router::start_in(&dir, &[]);
     let map: Value = router.get("/api/shard-map").json();
     assert_eq!(map["parameters"], json!({"partitions": [["A", 2], ["B", 1]], "seed": 0}));
     assert_eq!(map["placement_parameters"], json!({"vnodes": 100}));
+}
+
+#[test]
+fn settings_that_describe_another_cluster_are_warned_of_and_not_in_force() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    let folder = crate::folders::temporary();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, &["--weights", "50,25,25"]);
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
+    let map = router.get("/api/shard-map").json();
+    router.end();
+    let mut differing = vec![
+        (["--placement", "even"], vec!["placement is even", "weighted"]),
+        (["--weights", "25,50,25"], vec!["weights is 25,50,25", "50,25,25", "stay as they are"]),
+    ];
+    if !crate::backend::is_servers() {
+        let more = vec!["shards is 5", "the cluster has 3", "cannot join it yet"];
+        differing.push((["--shards", "5"], more));
+        let fewer = vec!["shards is 2", "the cluster has 3", "no shard is removed by a setting"];
+        differing.push((["--shards", "2"], fewer));
+        differing.push((["--weights", "50,25"], vec!["weights is 50,25,", "50,25,25"]));
+    }
+    for (flags, words) in differing {
+        let log = folder.path().join("log");
+        let file = std::fs::File::create(&log).unwrap();
+        let mut router = Router::start_logging(crate::backend::command(&data, &flags), file.into());
+        assert_eq!(router.get("/api/shard-map").json(), map, "{flags:?}");
+        assert_eq!(router.read("ada", "table=users").json()["count"], 1, "{flags:?}");
+        router.end();
+        let said = std::fs::read_to_string(&log).unwrap();
+        let warned: Vec<&str> =
+            said.lines().filter(|line| line.contains("describe only new clusters")).collect();
+        assert_eq!(warned.len(), 1, "{flags:?}: {said}");
+        assert!(words.iter().all(|word| warned[0].contains(word)), "{flags:?}: {said}");
+    }
 }

@@ -13,13 +13,13 @@ const METHODS_MAX: usize = 15;
 /// Types that have more, with the number of their methods. The list may only become shorter, and
 /// the numbers may only fall.
 const LARGER: [(&str, &str, usize); 7] = [
-    ("api-router", "AccessGate", 26),
+    ("api-router", "AccessGate", 24),
     ("loadtest", "Names", 16),
     ("shard-manager/access", "Rights", 17),
     ("shard-manager/access", "Snapshot", 17),
     ("shard-manager/cluster", "Data", 17),
     ("shard-manager/model", "Table", 19),
-    ("shard-manager/postgres", "Catalog", 23),
+    ("shard-manager/postgres", "Catalog", 22),
 ];
 
 #[test]

@@ -95,6 +95,20 @@ impl CompiledRole {
         indices.iter().map(|index| &self.role.grants()[usize::from(*index)])
     }
 
+    /// Returns true if a caller may know every column of a table: one grant with all these
+    /// operations has them all.
+    pub fn shows_all_columns(&self, table: &str, operations: RowOperations) -> bool {
+        let mut grants = self.grants(table).filter(|grant| grant.operations().contains(operations));
+        grants.any(|grant| *grant.columns() == ColumnSet::All)
+    }
+
+    /// Returns true if some grant to read the table leaves out columns. Then a row that is read may
+    /// have values that the caller may not know.
+    pub fn hides_columns(&self, table: &str) -> bool {
+        let may_read = |grant: &&Grant| grant.operations().contains(RowOperations::READ);
+        self.grants(table).filter(may_read).any(|grant| *grant.columns() != ColumnSet::All)
+    }
+
     /// Returns the grants of every table.
     fn grants_of_all_tables(&self) -> impl Iterator<Item = &Grant> {
         self.others.iter().map(|index| &self.role.grants()[usize::from(*index)])
@@ -165,9 +179,10 @@ impl Rights {
         self.0.is_none()
     }
 
-    /// Returns the name of the role; `None` for [`Rights::all`].
-    pub fn role_name(&self) -> Option<&str> {
-        self.0.as_ref().map(|bounds| bounds.role.role().name())
+    /// Returns the role; `None` for [`Rights::all`].
+    #[inline]
+    pub fn role(&self) -> Option<&CompiledRole> {
+        self.0.as_ref().map(|bounds| &*bounds.role)
     }
 
     /// Returns the tenants, of which there are none for [`Rights::all`].

@@ -13,7 +13,9 @@ mod files;
 mod servers;
 mod workers;
 
-pub use access::{access_of_files, access_of_servers};
+pub use access::{
+    access_of_files, access_of_servers, audit_heads_of_files, audit_heads_of_servers,
+};
 pub use cache::cache;
 pub use files::files;
 pub use model::finding::{Finding, Severity};

@@ -1,11 +1,12 @@
 //! Cache key: the name under which an answer is kept.
 //!
 //! All answers about one key of one table are fields of one hash,
-//! `tessera:1:{cluster}:{epoch}:{slot}:{table}:{key}`. A write to a row of that key therefore
+//! `tessera:1:{cluster}:{since}:{slot}:{table}:{key}`. A write to a row of that key therefore
 //! removes them all without knowing which queries were cached. `1` is the version of the storage
-//! format, and `{cluster}` is derived from the cluster's secret. The epoch of the shard map is in
-//! the name, so that a slot that moves leaves its entries behind. The field name is a keyed 128-bit
-//! hash of the query's canonical encoding.
+//! format, and `{cluster}` is derived from the cluster's secret. `{since}` is the epoch in which
+//! the slot got its owner. A slot that moves thus leaves its entries behind, also when it returns
+//! to an earlier owner, while the entries of all other slots stay in use. The field name is a keyed
+//! 128-bit hash of the query's canonical encoding.
 //!
 //! **Invariant:** two queries that may have different answers have different names.
 //! **Not here:** the bytes of an answer (`entry`).
@@ -18,6 +19,7 @@ use siphasher::sip128::{Hasher128, SipHasher24};
 use super::entry::{EntryKey, FORMAT};
 use model::keyspace::Slot;
 use model::query::{Comparison, Condition, Output, Pattern, Piece, ReadQuery, Test, ValueState};
+use model::sabotage::{Mutation, is_on};
 use model::token::TokenKey;
 use model::value::Value;
 
@@ -33,8 +35,8 @@ pub(super) struct Secrets {
 /// Table and shard key of the rows of an answer, and their slot.
 #[derive(Clone, Copy, Debug)]
 pub struct About<'a> {
-    /// The version of the shard map that locates the slot.
-    pub epoch: u64,
+    /// Epoch in which the slot got its owner.
+    pub since: u64,
     /// The slot of the key.
     pub slot: Slot,
     /// The name of the table.
@@ -74,10 +76,11 @@ impl Secrets {
 
     /// Returns the Redis key that holds all answers about this shard key, and its hash.
     pub(super) fn key(&self, about: &About<'_>) -> (String, u128) {
-        let About { epoch, slot, table, key: shard_key } = about;
+        let About { since, slot, table, key: shard_key } = about;
+        let since = if is_on(Mutation::CacheKeepsSlot) { &1 } else { since };
         let mut key = String::with_capacity(56 + table.len() + shard_key.len());
         // Writing to a string never fails.
-        let _ = write!(key, "tessera:{FORMAT}:{}:{epoch}:{slot}:{table}:{shard_key}", self.cluster);
+        let _ = write!(key, "tessera:{FORMAT}:{}:{since}:{slot}:{table}:{shard_key}", self.cluster);
         let hash = self.hash(key.as_bytes());
         (key, hash)
     }
@@ -347,7 +350,7 @@ mod tests {
     fn name(key: &str, query: &ReadQuery) -> Name {
         let secrets = Secrets::of(&TokenKey::new([3; 16]));
         let slot = Slot::new(7).expect("there is such a slot");
-        secrets.name(&About { epoch: 1, slot, table: query.table.name(), key }, query)
+        secrets.name(&About { since: 1, slot, table: query.table.name(), key }, query)
     }
 
     /// Returns the query with one thing changed.

@@ -63,7 +63,10 @@
 //! | the knowledge about an entry is out of date | one request more, or a read of the shard that a hit would have avoided |
 //! | the rows come from a replica that lags | `floor` and `as_of` are those of the replica |
 //! | another node becomes primary, has lost changes, or a backup was restored | the timeline is another |
-//! | a slot moves | its keys name another epoch |
+//! | a slot moves | its keys name the epoch of the move: no router that knows the move finds an entry of the old owner, or joins its read; nor if the slot returns later |
+//! | another slot moves | the keys stay, and so does the owner whose positions the claims name |
+//! | a router does not know that the slot has moved | the old owner's claims end with the move, because it refuses later reads: see above; a session that has read from the new owner brings the epoch, and the router learns the move first |
+//! | a read of the old owner ends after the move | its rows and its claim are of the time before, under the old key |
 //! | Redis restarts with old data | the claims are too old, or lack what the session has seen |
 //! | a writer's client disconnects | the invalidation is sent all the same; before the commit, as if it were lost |
 //! | a table is dropped and created again | its declaration is part of the field name |

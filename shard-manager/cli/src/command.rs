@@ -24,6 +24,8 @@ mod placement;
 mod restore;
 mod route;
 mod router;
+mod shard;
+mod slots;
 mod status;
 mod upload;
 
@@ -126,6 +128,8 @@ impl Destination {
 enum Command {
     /// Shows the shards, their nodes and a running router
     Status(status::StatusArgs),
+    /// Lists the shards in the catalog
+    Shard(shard::Options),
     /// Shows the shards of keys
     Route(route::RouteArgs),
     /// Shows the owners of slots, or compares other placements
@@ -156,6 +160,8 @@ enum Command {
     Access(access::Options),
     /// Verifies audit logs of routers
     Audit(access::audit::Options),
+    /// Lets the writes of slots wait for a short time, or go on
+    Slots(slots::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
     Cluster(cluster::Options),
     /// Makes one PostgreSQL node and becomes its server: for containers and service managers
@@ -249,6 +255,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
     let terminal = Terminal::new(line.json);
     let ended = match line.command {
         Command::Status(args) => status::run(&args, &terminal),
+        Command::Shard(options) => shard::run(&options, &terminal),
         Command::Route(args) => route::run(&args, &terminal),
         Command::Placement(args) => placement::run(&args, &terminal),
         Command::Check(args) => check::run(&args, &terminal),
@@ -262,6 +269,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Role(options) => access::role::run(&options, &terminal),
         Command::Access(options) => access::run(&options, &terminal),
         Command::Audit(options) => access::audit::run(&options, &terminal),
+        Command::Slots(options) => slots::run(&options, &terminal),
         Command::Cluster(options) => cluster::run(&options, &terminal),
         Command::Node(options) => node::run(options, &terminal),
         Command::Completions { shell } => completions::complete(shell),

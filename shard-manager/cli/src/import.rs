@@ -9,12 +9,13 @@
 
 pub mod row_reader;
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use access::rights::Rights;
-use cluster::manager::{BulkRow, Manager, RequestOptions};
+use cluster::manager::{BulkRow, BulkRowDone, Manager, RequestOptions};
 use model::error::Error;
 use model::keyspace::{SLOT_COUNT, ShardKey};
 use model::row_change::{Operation, RowWrite};
@@ -43,7 +44,7 @@ pub struct FailedRow {
 /// Result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filled {
-    /// Number of rows stored on each shard.
+    /// Number of rows stored on each shard, by its number; 0 for retired ones.
     pub stored: Vec<u64>,
     /// Number of rows that were not stored.
     pub failed: u64,
@@ -55,6 +56,22 @@ impl Filled {
     /// Returns the number of rows stored on all shards.
     pub fn total(&self) -> u64 {
         self.stored.iter().sum()
+    }
+
+    /// Counts rows that a shard has carried out; returns the number of stored ones.
+    fn add(&mut self, shard: ShardNumber, rows: Vec<BulkRowDone>) -> u64 {
+        let mut stored = 0;
+        for row in rows {
+            match row.outcome {
+                Ok(_) => stored += 1,
+                Err((error, _)) => self.fail(row.index, || error.to_string()),
+            }
+        }
+        if self.stored.len() <= shard.index() {
+            self.stored.resize(shard.index() + 1, 0);
+        }
+        self.stored[shard.index()] += stored;
+        stored
     }
 
     /// Counts a failed row, and lists it if it is one of the first.
@@ -89,11 +106,12 @@ pub fn store_rows<E>(
     mut next: impl FnMut() -> Result<Option<RowChunk>, E>,
     progress: impl Fn(ShardNumber, u64) + Sync,
 ) -> (Filled, Result<(), E>) {
-    let shards = manager.map().topology().len();
-    let filled = Filled { stored: vec![0; shards], ..Filled::default() };
+    let map = manager.map();
+    let filled = Filled { stored: vec![0; map.topology().len()], ..Filled::default() };
     let filled = Mutex::new(filled);
     let ended = std::thread::scope(|scope| {
-        let pipes = (0..).map(ShardNumber).take(shards).map(|shard| {
+        let mut pipes = vec![None; map.topology().len()];
+        for shard in map.topology().numbers() {
             let (pipe, parts) = sync_channel::<Vec<BulkRow>>(1);
             let (filled, progress) = (&filled, &progress);
             scope.spawn(move || {
@@ -102,24 +120,14 @@ pub fn store_rows<E>(
                 for rows in parts {
                     let options = RequestOptions::by(Instant::now() + PATIENCE);
                     let done = runtime
-                        .block_on(manager.data(Rights::ALL).write_chunk(shard, rows, &options))
-                        .rows;
-                    let mut stored = 0;
-                    let mut filled = locked(filled);
-                    for row in done {
-                        match row.outcome {
-                            Ok(_) => stored += 1,
-                            Err((error, _)) => filled.fail(row.index, || error.to_string()),
-                        }
+                        .block_on(manager.data(Rights::ALL).write_chunk(shard, rows, &options));
+                    for (shard, part) in done {
+                        progress(shard, locked(filled).add(shard, part.rows));
                     }
-                    filled.stored[shard.index()] += stored;
-                    drop(filled);
-                    progress(shard, stored);
                 }
             });
-            pipe
-        });
-        let pipes: Vec<SyncSender<Vec<BulkRow>>> = pipes.collect();
+            pipes[shard.index()] = Some(pipe);
+        }
         while let Some(chunk) = next()? {
             distribute(chunk, &pipes, &filled);
         }
@@ -128,7 +136,8 @@ pub fn store_rows<E>(
     (filled.into_inner().unwrap_or_else(PoisonError::into_inner), ended)
 }
 
-fn distribute(chunk: RowChunk, pipes: &[SyncSender<Vec<BulkRow>>], filled: &Mutex<Filled>) {
+/// Sends the rows of a chunk to the workers of their shards, which are listed by number.
+fn distribute(chunk: RowChunk, pipes: &[Option<SyncSender<Vec<BulkRow>>>], filled: &Mutex<Filled>) {
     if !chunk.refused.is_empty() {
         let mut filled = locked(filled);
         chunk.refused.into_iter().for_each(|(index, cause)| filled.fail(index, || cause));
@@ -140,13 +149,20 @@ fn distribute(chunk: RowChunk, pipes: &[SyncSender<Vec<BulkRow>>], filled: &Mute
         let tables = b.row.table.name().cmp(a.row.table.name());
         tables.then_with(|| (a.row.slot, &a.row.key).cmp(&(b.row.slot, &b.row.key)))
     });
-    let mut parts: Vec<Vec<BulkRow>> = pipes.iter().map(|_| Vec::new()).collect();
+    let mut parts: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
     for row in rows {
-        parts[row.place.shard.index()].push(row);
+        parts.entry(row.place.shard).or_default().push(row);
     }
-    for (pipe, part) in pipes.iter().zip(parts).filter(|(_, part)| !part.is_empty()) {
-        // The channel of a worker closes only when its thread ends.
-        let _ = pipe.send(part);
+    for (shard, part) in parts {
+        match pipes.get(shard.index()).and_then(Option::as_ref) {
+            // The channel of a worker closes only when its thread ends.
+            Some(pipe) => drop(pipe.send(part)),
+            None => {
+                let mut filled = locked(filled);
+                let cause = || "its shard has joined or retired since the start".to_owned();
+                part.iter().for_each(|row| filled.fail(row.index, cause));
+            }
+        }
     }
 }
 
@@ -200,11 +216,11 @@ impl<'p> DemoRows<'p> {
         Ok(Self { plan, map, users, orders, pass_of, passes, pass: 0, next: 0 })
     }
 
-    /// Returns the approximate number of rows of each shard, by its share of the slots.
-    pub fn expected(&self) -> Vec<u64> {
+    /// Returns the approximate number of rows of each member, by its share of the slots.
+    pub fn expected(&self) -> Vec<(ShardNumber, u64)> {
         let share = |shard| self.map.slots_of(shard).count() as f64 / f64::from(SLOT_COUNT);
-        let shards = self.map.topology().numbers();
-        shards.map(|shard| (share(shard) * self.plan.rows() as f64) as u64).collect()
+        let rows = |shard| (share(shard) * self.plan.rows() as f64) as u64;
+        self.map.topology().numbers().map(|shard| (shard, rows(shard))).collect()
     }
 
     /// Returns the next rows; `None` after the last.
@@ -212,7 +228,7 @@ impl<'p> DemoRows<'p> {
     /// # Errors
     /// [`Error`] if a row does not fit the cluster's tables.
     pub fn next_chunk(&mut self) -> Result<Option<RowChunk>, Error> {
-        let most = CHUNK_ROWS_PER_SHARD * self.map.topology().len();
+        let most = CHUNK_ROWS_PER_SHARD * self.map.topology().numbers().count();
         let mut chunk = RowChunk::default();
         while chunk.rows.len() < most && self.pass < self.passes {
             let Some(user) = self.plan.user(self.next) else {

@@ -16,7 +16,7 @@
 
 mod lanes;
 mod pulse;
-mod schema;
+mod solo;
 mod tally;
 mod worker;
 
@@ -36,7 +36,7 @@ use model::fair_share::FairShare;
 use model::position::Position;
 use model::row_change::{RowDone, RowWrite, WriteRequest};
 use pulse::{Probe, Pulse};
-use schema::SchemaOperation;
+use solo::SoloOperation;
 use tally::Tally;
 use worker::Worker;
 
@@ -88,8 +88,9 @@ enum End {
 
 enum Message {
     Operation(Operation),
-    /// Change of the tables, applied alone, after all earlier and before all later operations.
-    Schema(SchemaOperation),
+    /// Change of the tables or slots, applied alone, after all earlier and before all later
+    /// operations.
+    Solo(SoloOperation),
     /// Probe: waits its turn like a write and changes nothing.
     Probe(Probe),
     Stop,
@@ -100,7 +101,7 @@ impl Queued for Message {
         match self {
             Self::Operation(operation) => Some((operation.request.share, operation.bytes)),
             Self::Probe(_) => Some((FairShare::COMMON, 0)),
-            Self::Schema(_) | Self::Stop => None,
+            Self::Solo(_) | Self::Stop => None,
         }
     }
 }
@@ -130,6 +131,9 @@ pub struct Applied {
     pub position: Position,
     /// Time in the queue and in the transaction.
     pub times: LaneTimes,
+    /// The request, if the shard refused the slot of one of its rows: the caller may send such rows
+    /// again.
+    pub refused: Option<Box<WriteRequest>>,
 }
 
 /// Durations of the phases of an operation.
@@ -317,7 +321,7 @@ impl Lane {
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         match message {
             Message::Operation(operation) => Some((operation, error)),
-            Message::Schema(_) | Message::Probe(_) | Message::Stop => {
+            Message::Solo(_) | Message::Probe(_) | Message::Stop => {
                 unreachable!("the queue returns the message that was sent")
             }
         }

@@ -10,5 +10,9 @@
 
 pub mod lane;
 pub mod manager;
+pub mod parked_writes;
 pub mod replica_set;
 pub mod shard;
+pub mod shard_list;
+pub mod slot_redirects;
+pub mod slot_router;

@@ -1,8 +1,9 @@
 //! Manager: the façade of a cluster, with a face for each kind of request.
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
-//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Faults`] for injected
-//! faults. Each request uses one snapshot of the shard map and one of the registry.
+//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for fences,
+//! [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of the
+//! registry.
 //!
 //! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
 //! forgets them does not compile. Work of the system passes [`Rights::ALL`].
@@ -17,16 +18,20 @@ mod faults;
 mod lifecycle;
 mod schema;
 mod sessions;
+mod shard_change;
+mod shards;
+mod slots;
 mod status;
 mod visible_tables;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ::access::rights::Rights;
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheSettings, CacheUse, ServedBy};
 use engine::open_error::OpenError;
+use engine::published_map::PublishedMap;
 use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
 use model::consistency::Level;
 use model::position::Position;
@@ -38,26 +43,42 @@ use model::token::{SessionToken, TokenKey};
 use model::topology::ShardNumber;
 
 use crate::lane::LaneTimes;
+use crate::parked_writes::ParkedWrites;
 use crate::shard::{NodeHealth, Shard};
+use crate::shard_list::ShardList;
+use crate::slot_router::SlotRouter;
 
 pub use access_control::Access;
+use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
+pub use shard_change::{ShardChangeError, ShardChanged};
+pub use shards::Shards;
+pub use slots::{Slots, SlotsError};
 pub use status::Status;
 
 /// An open cluster.
 pub struct Manager {
-    map: Arc<ArcSwap<ShardMap>>,
+    map: Arc<PublishedMap>,
     registry: Arc<ArcSwap<Registry>>,
     /// Held while the tables change.
     schema_turn: Arc<tokio::sync::Mutex<()>>,
-    shards: Vec<Shard>,
+    /// The open shards. The list is replaced before the map names a new one.
+    shards: ArcSwap<ShardList>,
+    /// Held while the list is replaced.
+    shards_turn: Mutex<()>,
     token_key: TokenKey,
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
     cache: Option<Arc<Cache>>,
+    /// Routes slots to shards.
+    router: SlotRouter,
+    /// Writes that wait until a shard accepts their slots.
+    parked: ParkedWrites,
+    /// Slots of the last complete answers of all shards.
+    coverage: KnownCoverage,
 }
 
 /// Options of a request for rows.
@@ -141,7 +162,7 @@ impl ReadDone {
 /// Health and sizes of a shard.
 #[derive(Clone, Debug)]
 pub struct ShardReport {
-    /// Index of the shard.
+    /// Number of the shard.
     pub shard: ShardNumber,
     /// Health of its nodes.
     pub nodes: Vec<NodeHealth>,
@@ -158,29 +179,39 @@ impl Manager {
     /// [`OpenError`] if the system cannot start a thread.
     pub fn new(opened: OpenedCluster) -> Result<Self, OpenError> {
         let OpenedCluster { map, registry, token_key, shards: opened, backend } = opened;
-        let (mut shards, mut opened) = (Vec::with_capacity(opened.len()), opened.into_iter());
-        while let Some(shard) = opened.next() {
+        let members: Vec<ShardNumber> = map.load().topology().numbers().collect();
+        let (mut shards, mut opened) = (ShardList::default(), members.into_iter().zip(opened));
+        while let Some((number, shard)) = opened.next() {
             let path = shard.name.clone();
             match Shard::start(shard) {
-                Ok(shard) => shards.push(shard),
+                Ok(shard) => shards = shards.with(number, Arc::new(shard)),
                 Err(error) => {
-                    opened.for_each(|shard| shard.stop_replicas());
+                    opened.for_each(|(_, shard)| shard.stop_replicas());
                     return Err(OpenError::Io { path, cause: error.to_string() });
                 }
             }
         }
-        let schema_turn = Arc::default();
-        Ok(Self { map, registry, schema_turn, shards, token_key, backend, cache: None })
+        let (schema_turn, shards_turn) = (Arc::default(), Mutex::default());
+        let shards = ArcSwap::from_pointee(shards);
+        let router = SlotRouter::new(&map);
+        Ok(Self {
+            map,
+            registry,
+            schema_turn,
+            shards,
+            shards_turn,
+            token_key,
+            backend,
+            cache: None,
+            router,
+            parked: ParkedWrites::default(),
+            coverage: KnownCoverage::default(),
+        })
     }
 
     /// Returns the current shard map.
     pub fn map(&self) -> Arc<ShardMap> {
         self.map.load_full()
-    }
-
-    /// Returns the name of a shard.
-    pub fn shard_name(&self, shard: ShardNumber) -> &str {
-        self.shards[shard.index()].name()
     }
 
     /// Returns the face for rows, for a caller with these rights.

@@ -320,7 +320,7 @@ mod tests {
             None
         }
 
-        fn fault_injector(&self) -> Option<&FaultInjector> {
+        fn fault_injector(&self) -> Option<&Arc<FaultInjector>> {
             None
         }
 

@@ -12,6 +12,7 @@ mod health;
 mod primary;
 mod reads;
 mod session;
+mod slot_wait;
 mod stats;
 mod strong;
 
@@ -20,11 +21,12 @@ use std::time::Instant;
 
 use engine::fault_injector::FaultInjector;
 use engine::replication::ReplicationState;
+use engine::slot_change::{SlotChange, SlotChangeError};
 use engine::{OpenedShard, SchemaChange};
 use model::consistency::Level;
 use model::error::{Error, Outcome};
 use model::position::Position;
-use model::row_change::WriteRequest;
+use model::row_change::{RowDone, WriteRequest};
 use model::sabotage::{Mutation, is_on};
 use tokio::sync::Semaphore;
 
@@ -34,6 +36,7 @@ use crate::replica_set::ReplicaSet;
 pub use health::NodeHealth;
 pub use primary::Primary;
 pub use reads::{ReadRequirements, Reads, ShardRows};
+pub use slot_wait::{LOOK, SlotWaits, SlotWake};
 
 /// A shard.
 pub struct Shard {
@@ -44,6 +47,8 @@ pub struct Shard {
     pub replication: Arc<ReplicationState>,
     primary: Primary,
     replicas: ReplicaSet,
+    /// Writes that wait for its slots.
+    pub slot_waits: SlotWaits,
 }
 
 /// Result of a write that the primary has applied.
@@ -71,7 +76,7 @@ impl Shard {
     /// The error of the system, if no thread can be started.
     pub fn start(opened: OpenedShard) -> std::io::Result<Self> {
         let OpenedShard { name, replication, writers, partitioner, controls, .. } = opened;
-        let OpenedShard { primary, findings, doubts, replicas, .. } = opened;
+        let OpenedShard { primary, findings, doubts, replicas, slot_news, .. } = opened;
         let lanes = Lanes::start(&name, writers, partitioner, &controls).inspect_err(|_| {
             replicas.iter().for_each(|replica| replica.node.stop());
         })?;
@@ -94,6 +99,7 @@ impl Shard {
             name,
             replication,
             replicas,
+            slot_waits: SlotWaits::new(slot_news),
         })
     }
 
@@ -114,7 +120,7 @@ impl Shard {
 
     /// Returns the fault injector of a node; `None` if the node is not one of this shard, or is a
     /// server.
-    pub fn fault_injector(&self, node: &str) -> Option<&FaultInjector> {
+    pub fn fault_injector(&self, node: &str) -> Option<&Arc<FaultInjector>> {
         if node == self.primary_name {
             return Some(self.primary.lanes.fault_injector());
         }
@@ -171,6 +177,10 @@ impl Shard {
         // Requested before the commit, so that replicas sync when they first see it.
         let _confirmations = self.replication.waiters().request_confirmations();
         let applied = self.primary.lanes.apply(rows, deadline).await?;
+        if applied.refused.is_some() && applied.rows.iter().all(is_untouched) {
+            // Nothing was read or stored, so there is nothing to confirm.
+            return Ok(WriteDone { applied, shortfall: None });
+        }
         let position = applied.position;
         // Another node may have become the primary, with or without this change.
         let confirmed = || {
@@ -210,6 +220,18 @@ impl Shard {
         self.primary.lanes.change_schema(change, deadline).await
     }
 
+    /// Changes the slots that the shard owns, on its primary. Replicas learn of it from the log.
+    ///
+    /// # Errors
+    /// [`SlotChangeError`] if it is not known to be done.
+    pub async fn change_slots(
+        &self,
+        change: SlotChange,
+        deadline: Instant,
+    ) -> Result<u64, SlotChangeError> {
+        self.primary.lanes.change_slots(change, deadline).await
+    }
+
     /// Returns the index of the lane that changes of this key take.
     pub fn lane_of(&self, key: &str) -> usize {
         self.primary.lanes.number(key)
@@ -220,6 +242,11 @@ impl Shard {
         self.primary.lanes.stop();
         self.replicas.replicas().for_each(|replica| replica.stop());
     }
+}
+
+/// Returns true if a row was refused for its slot, or for another row of its transaction.
+fn is_untouched(row: &Result<RowDone, Error>) -> bool {
+    matches!(row, Err(Error::SlotRefused(_) | Error::Undone { .. }))
 }
 
 /// Stops the threads of a shard that is dropped: they must not outlive the lock of its folder.

@@ -4,15 +4,25 @@
 //! **Invariant:** tables are changed only under a [`SchemaLock`], of which there is one at a time.
 //! **Not here:** the steps of a change (`manager/schema`).
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use model::table::Table;
+use futures_util::future::BoxFuture;
+use model::map_change::MapChange;
+use model::shard_map::ShardMap;
+use model::table::{Registry, Table};
+use model::topology::ShardNumber;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use super::EngineFuture;
 use super::access_store::AccessStore;
+use super::catalog_rows::MapChangeError;
+use super::new_shard::{NewShard, NewShardRefusal};
+use super::opened_cluster::OpenedShard;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
+use super::slot_desk::SlotCommand;
 
 /// Separation of the replicas of a shard from its primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +45,59 @@ pub trait ClusterBackend: Send + Sync {
         deadline: Instant,
     ) -> EngineFuture<'_, Box<dyn SchemaLock>>;
 
+    /// Changes the shard map of the catalog, if its epoch is still this one, and returns the next
+    /// map, which this process routes by from now on.
+    ///
+    /// # Errors
+    /// [`MapChangeError`].
+    fn change_map(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> BoxFuture<'_, Result<Arc<ShardMap>, MapChangeError>>;
+
+    /// Reads the shard map from the catalog, unless this process has one of this epoch or a later
+    /// one. Concurrent calls read it once.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog,
+    /// also if the catalog's map is older.
+    fn update_map(&self, epoch: u64, deadline: Instant) -> EngineFuture<'_, ()>;
+
+    /// Checks that a shard can join, and returns the address of its servers for the catalog, without
+    /// user and password; `None` for files. Changes nothing. A shard of this name that is joining
+    /// already passes, so that a join can be repeated.
+    ///
+    /// # Errors
+    /// [`NewShardRefusal`].
+    fn check_new_shard<'a>(
+        &'a self,
+        shard: &'a NewShard,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<Option<String>, NewShardRefusal>>;
+
+    /// Opens a shard that the catalog lists and this process has not opened: creates its database
+    /// or files if it is joining and they are missing, without slots and with these tables. May be
+    /// repeated.
+    ///
+    /// # Errors
+    /// [`NewShardRefusal`]. Nothing is open then.
+    fn open_shard<'a>(
+        &'a self,
+        number: ShardNumber,
+        tables: &'a Registry,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>>;
+
+    /// Releases what the engine holds for a shard that has retired, after it was closed.
+    fn release_shard(&self, number: ShardNumber);
+
     /// Returns the keys, roles and denials of the catalog.
     fn access_store(&self) -> &dyn AccessStore;
+
+    /// Returns the commands of an operator for the slots, if they come to this process; `None` if
+    /// they were taken before.
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>>;
 
     /// Returns the runtimes of the tasks that talk to servers; `None` if there are no servers.
     fn runtime_pool(&self) -> Option<&RuntimePool>;

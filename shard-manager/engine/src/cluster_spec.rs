@@ -1,9 +1,10 @@
 //! Cluster spec: the settings of a cluster, as an operator requests and a catalog stores them.
 //!
-//! **Invariant:** keyspace, hash, slot count, placement and shards of a cluster never change by
-//! configuration: a start that requests others is refused with the reason, because rows would be
-//! searched where they are not.
-//! **Not here:** the storage of the catalog row (`sqlite::catalog`, `postgres::catalog`).
+//! **Invariant:** settings never change an existing cluster. A start with another keyspace is
+//! refused, because rows would be searched where they are not; other settings are only for new
+//! clusters, and a start warns of differences.
+//! **Not here:** the storage of the catalog row (`sqlite::catalog`, `postgres::catalog`), the rows
+//! of shards and owners (`catalog_rows`).
 
 use std::collections::BTreeMap;
 
@@ -11,11 +12,12 @@ use chrono::Utc;
 use diesel::prelude::*;
 use model::keyspace::{Keyspace, SLOT_COUNT};
 use model::placement::Placement;
-use model::shard_map::{ShardMap, SlotRange};
+use model::shard_map::{ShardMap, SlotOwner, SlotRange};
 use model::token::TokenKey;
 use model::topology::{ShardNumber, ShardSpec, Topology};
 use model::value::format_timestamp;
 
+use super::catalog_rows::{ShardRow, topology};
 use super::open_error::OpenError;
 use super::system_tables::tessera_cluster;
 
@@ -41,6 +43,12 @@ pub struct ClusterSpec {
     pub replicas: Option<usize>,
 }
 
+/// Content of the columns `shards` and `ranges` of a catalog whose shards and owners have tables of
+/// their own. A program of an earlier version expects lists there, and refuses the catalog with an
+/// error that repeats this sentence.
+pub const IN_OWN_TABLES: &str =
+    "\"this catalog needs a newer version of Tessera, which keeps its shards in tessera_shards\"";
+
 /// The catalog's one row.
 #[derive(Queryable, Insertable)]
 #[diesel(table_name = tessera_cluster)]
@@ -61,9 +69,11 @@ pub struct ClusterRow {
     pub slots: i64,
     /// Name of the placement.
     pub placement: String,
-    /// Names and weights of the shards, as JSON.
+    /// Names and weights of the shards as JSON, in catalogs of earlier versions; else
+    /// [`IN_OWN_TABLES`].
     pub shards: String,
-    /// Ranges of slots and their shards, as JSON.
+    /// Ranges of slots and their shards as JSON, in catalogs of earlier versions; else
+    /// [`IN_OWN_TABLES`].
     pub ranges: String,
     /// Creation time of the cluster.
     pub created_at: String,
@@ -84,7 +94,10 @@ impl ClusterRow {
     ///
     /// # Errors
     /// [`OpenError::Conflict`] if such a cluster is impossible.
-    pub fn new(spec: &ClusterSpec, names: Option<&[String]>) -> Result<Self, OpenError> {
+    pub fn new(
+        spec: &ClusterSpec,
+        names: Option<&[String]>,
+    ) -> Result<(Self, ShardMap), OpenError> {
         let conflict = |error: &dyn std::fmt::Display| OpenError::Conflict(error.to_string());
         let count = spec.shards.or(spec.weights.as_ref().map(Vec::len)).unwrap_or(SHARDS_DEFAULT);
         let weights = spec.weights.clone().unwrap_or_else(|| vec![1; count]);
@@ -111,7 +124,7 @@ impl ClusterRow {
             return Err(OpenError::Conflict(contradiction));
         }
         let keyspace = map.keyspace();
-        Ok(Self {
+        let row = Self {
             id: 1,
             cluster_id: uuid::Uuid::now_v7().to_string(),
             epoch: 1,
@@ -120,8 +133,8 @@ impl ClusterRow {
             parameters: keyspace.parameters(),
             slots: i64::from(SLOT_COUNT),
             placement: map.placement().name().to_owned(),
-            shards: json(map.topology().shards().iter().map(|s| (&s.name, s.weight)).collect()),
-            ranges: json(map.ranges().iter().map(|r| (r.first, r.last, r.shard.0)).collect()),
+            shards: IN_OWN_TABLES.to_owned(),
+            ranges: IN_OWN_TABLES.to_owned(),
             created_at: format_timestamp(Utc::now()),
             ready: 0,
             replicas: spec.replicas.unwrap_or(REPLICAS_DEFAULT) as i64,
@@ -129,7 +142,8 @@ impl ClusterRow {
             // Version 4: 122 random bits.
             secret: uuid::Uuid::new_v4().simple().to_string(),
             placement_parameters: map.placement().parameters(),
-        })
+        };
+        Ok((row, map))
     }
 
     /// Refuses a cluster whose rows this program would search in other places. `place` names the
@@ -141,12 +155,48 @@ impl ClusterRow {
         check_hash(self, place)
     }
 
-    /// Returns the shard map.
+    /// Returns true if the shards and owners of the cluster have tables of their own. Those of an
+    /// earlier version are in this row.
+    pub fn has_own_tables(&self) -> bool {
+        self.shards == IN_OWN_TABLES && self.ranges == IN_OWN_TABLES
+    }
+
+    /// Returns the shard map of a catalog of an earlier version, whose own tables are still empty.
     ///
     /// # Errors
     /// A description of the damage.
-    pub fn map(&self) -> Result<ShardMap, String> {
-        restore(self)
+    pub fn map_of_columns(&self) -> Result<ShardMap, String> {
+        restore(self).map_err(damaged)
+    }
+
+    /// Returns the shard map of the rows of shards and owners, the latter in slot order.
+    ///
+    /// # Errors
+    /// A description of the damage.
+    pub fn map(
+        &self,
+        shards: &[ShardRow],
+        owners: impl IntoIterator<Item = SlotOwner>,
+    ) -> Result<ShardMap, String> {
+        let map = || {
+            let (keyspace, placement) = self.recipe()?;
+            let (topology, epoch) = (topology(shards)?, self.map_epoch()?);
+            ShardMap::from_owners(epoch, keyspace, placement, topology, owners)
+                .map_err(|error| error.to_string())
+        };
+        map().map_err(damaged)
+    }
+
+    /// Returns keyspace and placement.
+    fn recipe(&self) -> Result<(Keyspace, Placement), String> {
+        let keyspace = Keyspace::restore(&self.keyspace, &self.parameters);
+        let placement = Placement::restore(&self.placement, &self.placement_parameters);
+        let keyspace = keyspace.map_err(|error| error.to_string())?;
+        Ok((keyspace, placement.map_err(|error| error.to_string())?))
+    }
+
+    fn map_epoch(&self) -> Result<u64, String> {
+        u64::try_from(self.epoch).map_err(|error| error.to_string())
     }
 
     /// Returns the timeline that the primary of each shard began last, by the name of the shard.
@@ -168,8 +218,8 @@ impl ClusterRow {
     }
 }
 
-fn json<T: serde::Serialize>(list: Vec<T>) -> String {
-    serde_json::to_string(&list).expect("names and numbers always serialise")
+fn damaged(cause: String) -> String {
+    format!("the catalog is damaged: {cause}")
 }
 
 /// Returns the text of the column `hash`, which is never empty.
@@ -197,11 +247,8 @@ fn check_hash(row: &ClusterRow, place: &str) -> Result<(), OpenError> {
 }
 
 fn restore(row: &ClusterRow) -> Result<ShardMap, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("the catalog is damaged: {error}");
-    let keyspace =
-        Keyspace::restore(&row.keyspace, &row.parameters).map_err(|error| failed(&error))?;
-    let placement = Placement::restore(&row.placement, &row.placement_parameters)
-        .map_err(|error| failed(&error))?;
+    let failed = |error: &dyn std::fmt::Display| error.to_string();
+    let (keyspace, placement) = row.recipe()?;
     let shards: Vec<(String, u32)> =
         serde_json::from_str(&row.shards).map_err(|error| failed(&error))?;
     let shards = shards.into_iter().map(|(name, weight)| ShardSpec::new(name, weight)).collect();
@@ -212,36 +259,74 @@ fn restore(row: &ClusterRow) -> Result<ShardMap, String> {
         .into_iter()
         .map(|(first, last, shard)| SlotRange { first, last, shard: ShardNumber(shard) })
         .collect();
-    let epoch = u64::try_from(row.epoch).map_err(|error| failed(&error))?;
+    let epoch = row.map_epoch()?;
     ShardMap::restore(epoch, keyspace, placement, topology, &ranges).map_err(|error| failed(&error))
 }
 
-/// Refuses settings that differ from those of the cluster, which `place` names.
+/// Reads the names of the shards in the column `shards` of a catalog of an earlier version.
 ///
 /// # Errors
-/// [`OpenError::Conflict`].
-pub fn check_spec(map: &ShardMap, spec: &ClusterSpec, place: &str) -> Result<(), OpenError> {
-    let refuse = |what: &str, requested: String, found: String| {
-        Err(OpenError::Conflict(format!(
-            "{what} {requested} was asked for, but {place} was made with {found}: rows would be looked for where they \
-             are not. Leave the setting out, or begin with an empty one"
-        )))
-    };
-    if let Some(keyspace) = spec.keyspace.as_ref().filter(|asked| *asked != map.keyspace()) {
-        return refuse("keyspace", keyspace.to_string(), map.keyspace().to_string());
+/// A description of the damage.
+pub fn listed_names(column: &str) -> Result<Vec<String>, String> {
+    let shards: Vec<(String, u32)> =
+        serde_json::from_str(column).map_err(|error| damaged(error.to_string()))?;
+    Ok(shards.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Compares the settings with the cluster, which `place` names, and returns a sentence for each
+/// setting that describes another cluster. Such settings are not in force.
+///
+/// # Errors
+/// [`OpenError::Conflict`] if the keyspace differs: it never changes.
+pub fn differences(
+    map: &ShardMap,
+    spec: &ClusterSpec,
+    place: &str,
+) -> Result<Vec<String>, OpenError> {
+    if let Some(keyspace) = spec.keyspace.as_ref().filter(|wanted| *wanted != map.keyspace()) {
+        return Err(OpenError::Conflict(format!(
+            "keyspace {keyspace} was requested, but {place} was made with {}: rows would be searched where they are \
+             not. Leave the setting out, or begin with an empty one",
+            map.keyspace()
+        )));
     }
-    if let Some(placement) = spec.placement.as_ref().filter(|asked| *asked != map.placement()) {
-        return refuse("placement", placement.to_string(), map.placement().to_string());
+    let mut found = Vec::new();
+    let members: Vec<&ShardSpec> = map.topology().members().map(|(_, shard)| shard).collect();
+    if let Some(count) = spec.shards.filter(|count| *count != members.len()) {
+        let remedy = if count > members.len() {
+            "shards cannot join it yet"
+        } else {
+            "no shard is removed by a setting"
+        };
+        found.push(format!("shards is {count}, and the cluster has {}: {remedy}", members.len()));
     }
-    let shards = map.topology().len();
-    if let Some(count) = spec.shards.filter(|count| *count != shards) {
-        return refuse("the number of shards", count.to_string(), shards.to_string());
+    let weights: Vec<u32> = members.iter().map(|shard| shard.weight).collect();
+    if let Some(wanted) = spec.weights.as_ref().filter(|wanted| **wanted != weights) {
+        found.push(format!(
+            "weights is {}, and the shards have {}: the weights of a cluster stay as they are",
+            comma_separated(wanted),
+            comma_separated(&weights)
+        ));
     }
-    let weights: Vec<u32> = map.topology().shards().iter().map(|shard| shard.weight).collect();
-    match &spec.weights {
-        Some(asked) if *asked != weights => {
-            refuse("weights", format!("{asked:?}"), format!("{weights:?}"))
-        }
-        Some(_) | None => Ok(()),
+    if let Some(placement) = spec.placement.as_ref().filter(|wanted| *wanted != map.placement()) {
+        found.push(format!(
+            "placement is {placement}, and the cluster was made with {}: leave the setting out",
+            map.placement()
+        ));
     }
+    Ok(found)
+}
+
+/// Logs one warning about all settings that are not in force, if there are any.
+pub fn warn_of_differences(differences: &[String]) {
+    if !differences.is_empty() {
+        tracing::warn!(
+            differences = differences.join("; "),
+            "some settings describe only new clusters, and differ from this one, which starts as the catalog has it"
+        );
+    }
+}
+
+fn comma_separated(numbers: &[u32]) -> String {
+    numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }

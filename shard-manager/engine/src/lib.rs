@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access_store;
+pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;
 pub mod doubts;
@@ -19,10 +20,12 @@ pub mod fair_places;
 pub mod fair_queue;
 pub mod fault_injector;
 pub mod idempotency_expiry;
+pub mod new_shard;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;
 pub mod pause_barrier;
+pub mod published_map;
 mod replica_node;
 pub mod replication;
 pub mod row_image;
@@ -33,6 +36,7 @@ pub mod schema_agreement;
 pub mod schema_intent;
 pub mod select;
 pub mod slot_change;
+pub mod slot_desk;
 pub mod slot_news;
 #[expect(missing_docs, reason = "the names of columns are their documentation")]
 pub mod system_tables;

@@ -57,11 +57,12 @@ pub trait NodeReader: Send + Sync {
     /// Reads the rows of one shard key.
     ///
     /// # Errors
-    /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`], [`Error::ShardUnavailable`] or
-    /// [`Error::AnswerTooLarge`].
+    /// [`Error::DeadlinePassed`], [`Error::PoolExhausted`], [`Error::ShardUnavailable`],
+    /// [`Error::AnswerTooLarge`], or [`Error::SlotRefused`] if the shard does not own the slot.
     fn read_key<'a>(&'a self, read: KeyRead<'a>) -> EngineFuture<'a, NodeRows>;
 
-    /// Reads rows of all keys, each with the values by which it is merged.
+    /// Reads rows of all keys, or of those that the query names, each with the values by which it
+    /// is merged. Rows of slots that the shard does not own are left out.
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].

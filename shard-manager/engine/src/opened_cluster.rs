@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use model::reason::Findings;
-use model::shard_map::ShardMap;
 use model::table::Registry;
 use model::token::TokenKey;
 
@@ -15,18 +14,19 @@ use super::node_reader::PrimaryReader;
 use super::replica_node::ReplicaNode;
 use super::writer::{LaneControls, WritePartitioner, WriterKind};
 use crate::doubts::Doubts;
+use crate::published_map::PublishedMap;
 use crate::replication::ReplicationState;
 use crate::slot_news::SlotNews;
 
 /// Cluster that was opened and serves no requests yet.
 pub struct OpenedCluster {
     /// The map in force, which the backend may replace.
-    pub map: Arc<ArcSwap<ShardMap>>,
+    pub map: Arc<PublishedMap>,
     /// The tables, which the backend may replace.
     pub registry: Arc<ArcSwap<Registry>>,
     /// Key that signs session tokens.
     pub token_key: TokenKey,
-    /// The shards, in the order of the map.
+    /// The members of the map, in order.
     pub shards: Vec<OpenedShard>,
     /// Backend that the shards share. Dropped after them.
     pub backend: Box<dyn ClusterBackend>,

@@ -30,7 +30,7 @@ pub trait ReplicaNode: Send + Sync {
     fn reader(&self) -> Option<Arc<dyn NodeReader>>;
 
     /// Returns its fault injector; `None` if this process cannot pause it.
-    fn fault_injector(&self) -> Option<&FaultInjector>;
+    fn fault_injector(&self) -> Option<&Arc<FaultInjector>>;
 
     /// Returns true if it is believed to be reachable.
     fn is_reachable(&self) -> bool;

@@ -46,7 +46,7 @@ pub struct ReplicationState {
     timeline: Timeline,
     primary: PrimaryPositions,
     replicas: ReplicaPositions,
-    log: LogRetention,
+    log: Arc<LogRetention>,
     writers: WriterAccess,
     /// Held while the timeline changes, and while positions are recorded that hold for one only.
     changing: Mutex<()>,
@@ -60,7 +60,7 @@ impl ReplicationState {
             timeline: Timeline::new(history, replicas),
             primary: PrimaryPositions::new(position),
             replicas: ReplicaPositions::new(replicas),
-            log: LogRetention::default(),
+            log: Arc::default(),
             writers: WriterAccess::Exclusive,
             changing: Mutex::new(()),
         }
@@ -183,11 +183,15 @@ impl ReplicationState {
         durable.unwrap_or(u64::MAX).min(limit).min(self.primary.committed())
     }
 
-    /// Retains what is added to the log from now on, until the guard is dropped. Only one guard may
-    /// exist at a time.
-    #[inline]
-    pub fn retain_log(&self) -> RetainedLog<'_> {
-        // A trim that runs now goes up to a position that had been committed before.
-        self.log.retain_after(self.primary.committed())
+    /// Retains what is added to the log from now on, until the guard is dropped or the log exceeds
+    /// its size limit. `holder` is the name under which that is logged.
+    pub fn retain_log(&self, holder: impl Into<String>) -> RetainedLog {
+        self.log.retain_after(holder.into(), || self.primary.committed())
     }
+}
+
+/// Records that the log of a shard was trimmed up to a position. Returns the names of holders that
+/// needed entries up to there: they hold no more.
+pub fn record_trim(replication: &ReplicationState, position: u64) -> Vec<String> {
+    replication.log.drop_behind(position)
 }

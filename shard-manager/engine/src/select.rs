@@ -66,6 +66,21 @@ pub trait Dialect: Sized {
     fn push_keys<'q>(select: &mut Select<'q, Self>, keys: &'q [(Slot, String)]);
 }
 
+/// Rows that a statement may select.
+#[derive(Clone, Copy)]
+pub struct CoveredRows<'q> {
+    /// The rows of a read.
+    pub scope: Scope<'q>,
+    /// Constant condition that the rows meet as well.
+    pub condition: Option<&'static str>,
+}
+
+impl<'q> From<Scope<'q>> for CoveredRows<'q> {
+    fn from(scope: Scope<'q>) -> Self {
+        Self { scope, condition: None }
+    }
+}
+
 /// A statement and its values.
 pub struct Select<'q, D: Dialect> {
     /// The text.
@@ -77,7 +92,8 @@ pub struct Select<'q, D: Dialect> {
 impl<'q, D: Dialect> Select<'q, D> {
     /// Selects the page of a query and one more row, which shows whether more follow. Columns: the
     /// outputs, then [`keys`].
-    pub fn page(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
+    pub fn page(query: &'q ReadQuery, covered: impl Into<CoveredRows<'q>>) -> Self {
+        let covered @ CoveredRows { scope, .. } = covered.into();
         let keyed = scope.is_keyed();
         let (table, order) = (&query.table, query.sort_keys(keyed));
         let mut select = Self { sql: String::with_capacity(256), binds: Vec::with_capacity(4) };
@@ -87,7 +103,8 @@ impl<'q, D: Dialect> Select<'q, D> {
             select.push(&table.column(column).name);
         });
         let _ = write!(select.sql, " FROM {}", table.name());
-        select.push_conditions(query, scope, query.after.as_deref().map(|after| (&*order, after)));
+        let after = query.after.as_deref().map(|after| (&*order, after));
+        select.push_conditions(query, covered, after);
         select.push_order(table, &order);
         select.push(" LIMIT ");
         let (limit, offset) = (i64::from(query.limit) + 1, i64::from(query.offset));
@@ -105,10 +122,10 @@ impl<'q, D: Dialect> Select<'q, D> {
     }
 
     /// Selects the number of rows that meet the conditions, on all pages.
-    pub fn count(query: &'q ReadQuery, scope: Scope<'q>) -> Self {
+    pub fn count(query: &'q ReadQuery, covered: impl Into<CoveredRows<'q>>) -> Self {
         let mut select = Self { sql: String::new(), binds: Vec::new() };
         let _ = write!(select.sql, "SELECT count(*) FROM {}", query.table.name());
-        select.push_conditions(query, scope, None);
+        select.push_conditions(query, covered.into(), None);
         select
     }
 
@@ -152,7 +169,7 @@ impl<'q, D: Dialect> Select<'q, D> {
     fn push_conditions(
         &mut self,
         query: &'q ReadQuery,
-        scope: Scope<'q>,
+        CoveredRows { scope, condition }: CoveredRows<'q>,
         after: Option<(&[OrderBy], &'q [Value])>,
     ) {
         let mut connective = Connective { first: true };
@@ -161,6 +178,10 @@ impl<'q, D: Dialect> Select<'q, D> {
         {
             self.push(connective.next());
             self.push(check);
+        }
+        if let Some(condition) = condition {
+            self.push(connective.next());
+            self.push(condition);
         }
         if let Scope::Key(slot, key) = scope {
             self.push(connective.next());

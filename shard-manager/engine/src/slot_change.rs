@@ -1,5 +1,5 @@
-//! Slot change: a change of the slots that a shard owns, which its writer carries out in one durable
-//! transaction.
+//! Slot change: a change of the slots that a shard owns, which its writer carries out in one
+//! durable transaction.
 //!
 //! The writer holds the fence lock of the shard exclusively: every write that was accepted before
 //! the change is visible to it, and every later one is checked against it.

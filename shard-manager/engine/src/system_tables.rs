@@ -23,6 +23,16 @@ diesel::table! {
 }
 
 diesel::table! {
+    tessera_shards (number) {
+        number -> BigInt,
+        name -> Text,
+        weight -> BigInt,
+        state -> Text,
+        address -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
     tessera_shard (id) {
         id -> BigInt,
         cluster_id -> Text,

@@ -120,7 +120,7 @@ pub struct Observed<'o> {
     pub map: &'o ShardMap,
     /// Requests of each slot, in order; those that are missing had none.
     pub load: &'o [SlotLoad],
-    /// Sizes of the shards, in the order of the topology; missing ones are unknown.
+    /// Sizes of the shards, by number; missing ones are unknown.
     pub sizes: &'o [ShardSize],
     /// The most frequently requested keys.
     pub keys: &'o [KeyLoad],
@@ -137,11 +137,12 @@ pub struct Advice {
     pub because: String,
     /// Total count: requests or bytes.
     pub total: u64,
-    /// Load of the fullest shard as a multiple of its fair share: 1 is even.
+    /// Load of the fullest shard as a multiple of its fair share: 1 is even. Shards that are to
+    /// have no load do not count.
     pub skew: f64,
     /// Load of the fullest shard after all moves.
     pub skew_after: f64,
-    /// The shards, in their order.
+    /// The members of the cluster, in their order.
     pub shards: Vec<ShardOutlook>,
     /// Moves in this order; each one is an improvement by itself.
     pub moves: Vec<Move>,
@@ -152,7 +153,7 @@ pub struct Advice {
 /// Load of a shard now and after all moves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardOutlook {
-    /// Index of the shard.
+    /// Number of the shard.
     pub shard: ShardNumber,
     /// Number of its slots.
     pub slots: usize,
@@ -210,6 +211,14 @@ pub struct HotSpot {
 
 /// Assesses the observations, and plans moves that improve an uneven load.
 pub fn advise(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
+    let mut advice = judge(observed, balance_by);
+    let members: Vec<ShardNumber> = observed.map.topology().numbers().collect();
+    advice.shards.retain(|outlook| members.binary_search(&outlook.shard).is_ok());
+    advice
+}
+
+/// Assesses the observations; the outlook contains an entry for every number.
+fn judge(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
     let judgement = LoadJudgement::new(observed, balance_by);
     let mut advice = judgement.outlook(balance_by);
     if let Some(why) = judgement.too_little(observed, balance_by) {

@@ -9,9 +9,20 @@
 //! for keyset pagination"). The tag is computed like that of a session token (`token`); the first
 //! byte distinguishes cursors from tokens.
 //!
+//! A caller who may not read all columns gets a sealed cursor (`seal`), because the sort keys end
+//! with the columns that identify a row:
+//!
+//! ```text
+//! base64url( 16 | fingerprint of the query, 8 bytes | sealed values )
+//! ```
+//!
 //! **Invariant:** a cursor that was parsed fits the query: it has as many values as the query has
-//! sort keys, each of its column's type.
+//! sort keys, each of its column's type. A sealed cursor shows none of its values.
 //! **Not here:** comparing rows with the values (`engine::select`).
+
+mod seal;
+
+use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,18 +32,40 @@ use crate::token::{TAG_LEN, TokenKey};
 use crate::value::{ColumnType, Value};
 
 const VERSION: u8 = 2;
+const SEALED: u8 = 16;
 const FINGERPRINT_LEN: usize = 8;
 
 /// Returns the text for a client that has seen the rows of `query` up to the one with these sort
 /// keys.
 pub fn encode(query: &ReadQuery, key: Option<&str>, last: &[Value], secret: &TokenKey) -> String {
-    let mut bytes = Vec::with_capacity(64);
-    bytes.push(VERSION);
-    bytes.extend_from_slice(&fingerprint(query, key).to_le_bytes());
+    let mut bytes = head(VERSION, query, key);
     last.iter().for_each(|value| push_value(&mut bytes, value));
     let tag = secret.tag(&bytes);
     bytes.extend_from_slice(&tag);
     URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Returns a text like [`encode`], which shows the client nothing of the row.
+pub fn encode_sealed(
+    query: &ReadQuery,
+    key: Option<&str>,
+    last: &[Value],
+    secret: &TokenKey,
+) -> String {
+    let mut bytes = head(SEALED, query, key);
+    let mut values = Vec::with_capacity(64);
+    last.iter().for_each(|value| push_value(&mut values, value));
+    let sealed = seal::seal(values, &bytes, secret);
+    bytes.extend_from_slice(&sealed);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Returns the beginning of a cursor: all but its values.
+fn head(version: u8, query: &ReadQuery, key: Option<&str>) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    bytes.push(version);
+    bytes.extend_from_slice(&fingerprint(query, key).to_le_bytes());
+    bytes
 }
 
 /// Returns the sort keys of the row after which `query` continues.
@@ -46,16 +79,13 @@ pub fn decode(
     secret: &TokenKey,
 ) -> Result<Vec<Value>, CursorError> {
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CursorError::Foreign)?;
-    let (body, tag) = bytes.split_last_chunk::<TAG_LEN>().ok_or(CursorError::Foreign)?;
-    if secret.tag(body) != *tag {
-        return Err(CursorError::Foreign);
-    }
-    let Some((&VERSION, body)) = body.split_first() else { return Err(CursorError::Foreign) };
-    let (mark, mut rest) =
-        body.split_first_chunk::<FINGERPRINT_LEN>().ok_or(CursorError::Foreign)?;
-    if u64::from_le_bytes(*mark) != fingerprint(query, key) {
+    let is_sealed = bytes.first() == Some(&SEALED);
+    let opened = if is_sealed { open_sealed(&bytes, secret) } else { open(&bytes, secret) };
+    let (mark, values) = opened.ok_or(CursorError::Foreign)?;
+    if mark != fingerprint(query, key) {
         return Err(CursorError::OtherQuery);
     }
+    let mut rest = &*values;
     let keys = query.sort_keys(key.is_some());
     let values = keys.iter().map(|by| {
         let column = query.table.column(by.column);
@@ -63,8 +93,28 @@ pub fn decode(
         fits(&value, column.kind, column.nullable).then_some(value)
     });
     let values: Option<Vec<Value>> = values.collect();
+    let is_end = rest.is_empty() || (is_sealed && rest.iter().all(|byte| *byte == seal::PADDING));
     // If the values do not fit the columns, the table was created again with other columns.
-    values.filter(|_| rest.is_empty()).ok_or(CursorError::OtherQuery)
+    values.filter(|_| is_end).ok_or(CursorError::OtherQuery)
+}
+
+/// Returns the fingerprint and the values of a cursor that is not sealed.
+fn open<'b>(bytes: &'b [u8], secret: &TokenKey) -> Option<(u64, Cow<'b, [u8]>)> {
+    let (body, tag) = bytes.split_last_chunk::<TAG_LEN>()?;
+    if secret.tag(body) != *tag {
+        return None;
+    }
+    let body = body.strip_prefix(&[VERSION])?;
+    let (mark, values) = body.split_first_chunk::<FINGERPRINT_LEN>()?;
+    Some((u64::from_le_bytes(*mark), Cow::Borrowed(values)))
+}
+
+/// Returns the fingerprint and the values of a sealed cursor.
+fn open_sealed<'b>(bytes: &'b [u8], secret: &TokenKey) -> Option<(u64, Cow<'b, [u8]>)> {
+    let (head, sealed) = bytes.split_at_checked(1 + FINGERPRINT_LEN)?;
+    let mark = head.last_chunk::<FINGERPRINT_LEN>()?;
+    let values = seal::open(sealed, head, secret)?;
+    Some((u64::from_le_bytes(*mark), Cow::Owned(values)))
 }
 
 fn fits(value: &Value, kind: ColumnType, nullable: bool) -> bool {

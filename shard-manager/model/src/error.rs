@@ -192,7 +192,7 @@ pub enum Error {
         shard: String,
     },
     /// The shard does not accept the slot: it is fenced, or has another owner than the map states.
-    #[error("the slot of this key is moving")]
+    #[error("the slot of this key is fenced or moving")]
     SlotRefused(SlotRefusal),
     /// The shard's storage is full.
     #[error("the storage of {shard} is full")]

@@ -16,6 +16,7 @@ pub mod finding;
 pub mod idempotency;
 pub mod json_members;
 pub mod keyspace;
+pub mod map_change;
 pub mod placement;
 pub mod position;
 pub mod query;

@@ -129,9 +129,11 @@ impl Placement {
     /// work.
     pub fn assign(&self, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
         let owners = match self {
-            Self::Even => contiguous::assign(topology.shards().iter().map(|_| 1)),
+            Self::Even => {
+                contiguous::assign(topology.share_weights().iter().map(|w| u64::from(*w > 0)))
+            }
             Self::Weighted => {
-                contiguous::assign(topology.shards().iter().map(|s| u64::from(s.weight)))
+                contiguous::assign(topology.share_weights().iter().map(|w| u64::from(*w)))
             }
             Self::Partitions(partitions) => partitions.assign(topology)?,
             Self::Modulo => modulo::assign(topology),
@@ -217,6 +219,12 @@ pub enum PlacementError {
         /// Requested number of points.
         points: u64,
     },
+}
+
+/// Returns the shards that may get slots, in order: those with a share.
+fn takers(topology: &Topology) -> Vec<ShardNumber> {
+    let numbered = (0..).map(ShardNumber).zip(topology.share_weights());
+    numbered.filter(|(_, weight)| *weight > 0).map(|(number, _)| number).collect()
 }
 
 /// Finds the shards that a placement names, at most one for each slot.

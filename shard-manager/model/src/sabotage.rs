@@ -25,6 +25,8 @@
 //! | `wrong_row` | one read of 128 returns the row of another key | a read returns the rows of its key | C2 |
 //! | `sqlite_sync_off` | nothing is synced to the disk | a success survives a loss of power | `tests/power_loss` |
 //! | `cache_set_without_version` | the cache stores any answer, and returns it until it expires | an answer of the cache is proven new enough | C4 |
+//! | `token_without_epoch` | tokens have no epoch | a session never goes back, also when a slot has moved | `tests/it` |
+//! | `cache_keeps_slot` | cache keys lack the epoch in which a slot got its owner | an answer of the cache is of the slot's owner | `tests/cache` |
 //! | `unbound_reads` | reads of bound callers are not restricted to their keys | a tenant reads its own rows only | `loadtest --tenants` |
 //!
 //! C1 to C9 are the checks of the load tester.
@@ -62,6 +64,8 @@ pub enum Mutation {
     WrongRow,
     SqliteSyncOff,
     CacheSetWithoutVersion,
+    TokenWithoutEpoch,
+    CacheKeepsSlot,
     UnboundReads,
 }
 

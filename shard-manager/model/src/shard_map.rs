@@ -8,7 +8,8 @@
 
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
-use crate::topology::{ShardNumber, Topology};
+use crate::slot_set::SlotSet;
+use crate::topology::{ShardNumber, ShardState, Topology};
 
 /// Slot and shard of a key, the result of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub struct KeyLocation {
     pub shard: ShardNumber,
     /// Version of the map that routed the key.
     pub epoch: u64,
+    /// Epoch in which the slot got this owner. If the map does not name the owner yet, because a
+    /// shard has reported it, this is the epoch after that of the map.
+    pub since: u64,
 }
 
 /// Consecutive slots with one owner; both ends are included.
@@ -30,6 +34,17 @@ pub struct SlotRange {
     pub last: u16,
     /// Owner of the slots.
     pub shard: ShardNumber,
+}
+
+/// Owner of one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotOwner {
+    /// The slot.
+    pub slot: u16,
+    /// Its owner.
+    pub shard: ShardNumber,
+    /// Epoch in which the slot got this owner.
+    pub since: u64,
 }
 
 /// Keyspace, owners and topology at one epoch.
@@ -89,6 +104,58 @@ impl ShardMap {
         Ok(Self { epoch, keyspace, placement, topology, owners, since })
     }
 
+    /// Restores a map from the owner of every slot, in slot order.
+    ///
+    /// # Errors
+    /// [`MapError`]: a slot is missing or has two owners, or an owner is impossible.
+    pub fn from_owners(
+        epoch: u64,
+        keyspace: Keyspace,
+        placement: Placement,
+        topology: Topology,
+        owners: impl IntoIterator<Item = SlotOwner>,
+    ) -> Result<Self, MapError> {
+        let count = usize::from(SLOT_COUNT);
+        let (mut shards, mut since) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for owner in owners {
+            let expected = shards.len();
+            if usize::from(owner.slot) != expected {
+                return Err(MapError::Gap { expected, found: owner.slot });
+            }
+            check_owner(&owner, epoch, &topology)?;
+            shards.push(owner.shard);
+            since.push(owner.since);
+        }
+        if shards.len() != count {
+            return Err(MapError::Gap { expected: shards.len(), found: SLOT_COUNT });
+        }
+        let (owners, since) = (shards.into_boxed_slice(), since.into_boxed_slice());
+        Ok(Self { epoch, keyspace, placement, topology, owners, since })
+    }
+
+    /// Returns this map at a later epoch, with the owners that have changed since.
+    ///
+    /// # Errors
+    /// [`MapError`] if an owner is impossible.
+    pub fn followed_by(
+        &self,
+        epoch: u64,
+        topology: Topology,
+        changed: impl IntoIterator<Item = SlotOwner>,
+    ) -> Result<Self, MapError> {
+        let (mut owners, mut since) = (self.owners.clone(), self.since.clone());
+        for owner in changed {
+            let slot = usize::from(owner.slot);
+            if slot >= owners.len() {
+                return Err(MapError::Gap { expected: owners.len(), found: owner.slot });
+            }
+            check_owner(&owner, epoch, &topology)?;
+            (owners[slot], since[slot]) = (owner.shard, owner.since);
+        }
+        let (keyspace, placement) = (self.keyspace.clone(), self.placement.clone());
+        Ok(Self { epoch, keyspace, placement, topology, owners, since })
+    }
+
     /// Explains why keyspace and placement contradict each other, naming both settings; `None` if
     /// they fit.
     ///
@@ -118,7 +185,8 @@ impl ShardMap {
     /// [`KeyError`] if the keyspace has no slot for the key.
     pub fn place(&self, key: ShardKey<'_>) -> Result<KeyLocation, KeyError> {
         let slot = self.keyspace.slot_of(key)?;
-        Ok(KeyLocation { slot, shard: self.owner(slot), epoch: self.epoch })
+        let (shard, since) = (self.owner(slot), self.since(slot));
+        Ok(KeyLocation { slot, shard, epoch: self.epoch, since })
     }
 
     /// Returns the owner of a slot.
@@ -157,6 +225,12 @@ impl ShardMap {
         &self.topology
     }
 
+    /// Returns the owner of every slot, in slot order.
+    pub fn owners(&self) -> impl Iterator<Item = SlotOwner> + '_ {
+        let owners = (0..SLOT_COUNT).zip(self.owners.iter().zip(&self.since));
+        owners.map(|(slot, (&shard, &since))| SlotOwner { slot, shard, since })
+    }
+
     /// Returns the owners as consecutive ranges, in slot order.
     pub fn ranges(&self) -> Vec<SlotRange> {
         let mut ranges: Vec<SlotRange> = Vec::new();
@@ -175,8 +249,50 @@ impl ShardMap {
     }
 }
 
+/// Returns a map with only its first shards, as many as this; `None` if another one owns slots.
+pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
+    if map.owners.iter().any(|owner| owner.index() >= shards) {
+        return None;
+    }
+    Some(ShardMap { topology: map.topology.first(shards), ..map.clone() })
+}
+
+/// Creates the map of the next epoch, in which these slots belong to another shard.
+///
+/// # Errors
+/// [`MapError::NoSuchShard`] if the topology has no such shard.
+pub fn with_owner(
+    map: &ShardMap,
+    slots: &SlotSet,
+    shard: ShardNumber,
+) -> Result<ShardMap, MapError> {
+    let mut next = ShardMap { epoch: map.epoch + 1, ..map.clone() };
+    for slot in slots.iter() {
+        if shard.index() >= map.topology.len() {
+            return Err(MapError::NoSuchShard { first: slot.number() });
+        }
+        next.owners[slot.index()] = shard;
+        next.since[slot.index()] = next.epoch;
+    }
+    Ok(next)
+}
+
+fn check_owner(owner: &SlotOwner, epoch: u64, topology: &Topology) -> Result<(), MapError> {
+    let slot = owner.slot;
+    match topology.shards().get(owner.shard.index()) {
+        None => Err(MapError::UnknownOwner { slot, shard: owner.shard.0 }),
+        Some(shard) if shard.state == ShardState::Retired => {
+            Err(MapError::RetiredOwner { slot, shard: shard.name.clone() })
+        }
+        Some(_) if !(1..=epoch).contains(&owner.since) => {
+            Err(MapError::Since { slot, since: owner.since, epoch })
+        }
+        Some(_) => Ok(()),
+    }
+}
+
 /// Reason why stored ranges are not a map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
     /// Some slots have no owner, or two.
     #[error("the slot table should go on at slot {expected}, but goes on at {found}")]
@@ -191,5 +307,31 @@ pub enum MapError {
     NoSuchShard {
         /// First slot of the range.
         first: u16,
+    },
+    /// The owner of a slot is not in the topology.
+    #[error("slot {slot} belongs to shard number {shard}, which does not exist")]
+    UnknownOwner {
+        /// The slot.
+        slot: u16,
+        /// Number of the owner.
+        shard: u16,
+    },
+    /// The owner of a slot is retired.
+    #[error("slot {slot} belongs to {shard}, which is retired")]
+    RetiredOwner {
+        /// The slot.
+        slot: u16,
+        /// Name of the owner.
+        shard: String,
+    },
+    /// A slot got its owner before the first epoch, or in one that has not begun.
+    #[error("slot {slot} has its owner since epoch {since}, and the epochs are 1 to {epoch}")]
+    Since {
+        /// The slot.
+        slot: u16,
+        /// Stored epoch.
+        since: u64,
+        /// Epoch of the map.
+        epoch: u64,
     },
 }

@@ -8,7 +8,7 @@
 //! **Not here:** the map of a real cluster (`shard_map`); moving anything; no I/O, no clock, no
 //! `async`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::keyspace::{SLOT_COUNT, Slot};
@@ -42,13 +42,20 @@ impl TopologyChange {
                 let names = (1..).map(|number| format!("shard{number}"));
                 let free = |name: &String| topology.find(name).is_none();
                 let name = names.skip(shards.len()).find(free).expect("names are endless");
-                shards.push(ShardSpec::new(name, *weight));
+                let weight = positive(&name, *weight)?;
+                shards.push(ShardSpec::new(name, weight));
             }
             Self::Remove(name) => drop(shards.remove(find(name)?)),
-            Self::Reweight(name, weight) => shards[find(name)?].weight = *weight,
+            Self::Reweight(name, weight) => shards[find(name)?].weight = positive(name, *weight)?,
         }
         Ok(Topology::simulated(shards)?)
     }
+}
+
+/// Returns the weight, which a change must not make 0: removing a shard is another change.
+fn positive(shard: &str, weight: u32) -> Result<u32, TopologyError> {
+    let refused = || TopologyError::Weight { shard: shard.to_owned(), least: 1, weight };
+    Some(weight).filter(|weight| *weight > 0).ok_or_else(refused)
 }
 
 impl fmt::Display for TopologyChange {
@@ -177,8 +184,8 @@ pub struct Share {
 pub struct Dealt {
     /// Share of each shard.
     pub shards: Vec<Share>,
-    /// Highest load of a shard in relation to its weight, as a multiple of the fair load; 1 is
-    /// ideal.
+    /// Highest load of a shard with a share in relation to its weight, as a multiple of the fair
+    /// load; 1 is ideal.
     pub skew: f64,
 }
 
@@ -256,32 +263,39 @@ fn moved(
 
 /// Returns the sum of what shards lack.
 fn needed(old: &Topology, new: &Topology) -> f64 {
-    let total = |topology: &Topology| -> f64 {
-        topology.shards().iter().map(|shard| f64::from(shard.weight)).sum()
-    };
-    let (total_old, total_new) = (total(old), total(new));
-    let had: HashMap<&str, u32> =
-        old.shards().iter().map(|shard| (&*shard.name, shard.weight)).collect();
-    let lacks = new.shards().iter().map(|shard| {
-        let had = had.get(&*shard.name).copied().unwrap_or_default();
-        (f64::from(shard.weight) / total_new - f64::from(had) / total_old).max(0.0)
+    let (had, demanded) = (fair_shares(old), fair_shares(new));
+    let lacks = demanded.iter().map(|(name, share)| {
+        let had = had.get(name).copied().unwrap_or_default();
+        (share - had).max(0.0)
     });
     lacks.sum()
 }
 
+/// Returns the fair share of each member, by its name.
+fn fair_shares(topology: &Topology) -> BTreeMap<&str, f64> {
+    let weights = topology.share_weights();
+    let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+    let share = |number: ShardNumber| f64::from(weights[number.index()]) / total;
+    topology.numbers().map(|number| (topology.name(number), share(number))).collect()
+}
+
 fn dealt(topology: &Topology, owners: &[ShardNumber], load: &Load) -> Dealt {
-    let mut shards: Vec<Share> = topology
-        .shards()
-        .iter()
-        .map(|shard| Share { shard: shard.name.clone(), weight: shard.weight, slots: 0, load: 0 })
-        .collect();
+    let mut carried = vec![(0, 0); topology.len()];
     for (owner, load) in owners.iter().zip(&load.slots) {
-        shards[owner.index()].slots += 1;
-        shards[owner.index()].load += load;
+        let (slots, sum) = &mut carried[owner.index()];
+        (*slots, *sum) = (*slots + 1, *sum + load);
     }
-    let weights: f64 = shards.iter().map(|shard| f64::from(shard.weight)).sum();
+    let weights = topology.share_weights();
+    let all: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
     let total = load.total().max(1) as f64;
-    let multiple = |shard: &Share| shard.load as f64 / (total * f64::from(shard.weight) / weights);
-    let skew = shards.iter().map(multiple).fold(0.0, f64::max);
-    Dealt { shards, skew }
+    // A shard without a share has no fair load to which its load could be compared.
+    let shares = weights.iter().zip(&carried).filter(|(weight, _)| **weight > 0);
+    let multiples =
+        shares.map(|(weight, (_, load))| *load as f64 / (total * f64::from(*weight) / all));
+    let skew = multiples.fold(0.0, f64::max);
+    let shards = topology.members().map(|(number, spec)| {
+        let (slots, load) = carried[number.index()];
+        Share { shard: spec.name.clone(), weight: spec.weight, slots, load }
+    });
+    Dealt { shards: shards.collect(), skew }
 }

@@ -4,9 +4,11 @@
 //! n / 8, so a set is compared and sent as it is stored.
 //!
 //! **Invariant:** bit n is set if and only if slot n is in the set.
-//! **Not here:** the owner of a slot (`shard_map`), the state of a slot on a shard (`slot_refusal`).
+//! **Not here:** the owner of a slot (`shard_map`), the state of a slot on a shard
+//! (`slot_refusal`).
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::keyspace::{SLOT_COUNT, Slot};
 
@@ -116,6 +118,53 @@ impl SlotSet {
     }
 }
 
+/// Reads the ranges that [`fmt::Display`] writes: `0-63,100`.
+impl FromStr for SlotSet {
+    type Err = SlotSetError;
+
+    fn from_str(text: &str) -> Result<Self, SlotSetError> {
+        let mut set = Self::empty();
+        for part in text.split(',').map(str::trim) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let read = |number: &str| {
+                let number: u32 =
+                    number.trim().parse().map_err(|_| SlotSetError::Form(shortened(part)))?;
+                let slot = u16::try_from(number).ok().and_then(Slot::new);
+                slot.ok_or(SlotSetError::NoSuchSlot { number })
+            };
+            let (first, last) = (read(first)?, read(last)?);
+            if first > last {
+                return Err(SlotSetError::Backwards(shortened(part)));
+            }
+            (first.number()..=last.number())
+                .filter_map(Slot::new)
+                .for_each(|slot| set.insert(slot));
+        }
+        Ok(set)
+    }
+}
+
+fn shortened(part: &str) -> String {
+    part.chars().take(40).collect()
+}
+
+/// Reason why a text is not a list of slots.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SlotSetError {
+    /// A part is neither a number nor a range.
+    #[error("`{0}` is not a slot or a range of slots: write 0-63,100")]
+    Form(String),
+    /// The number is not one of a slot.
+    #[error("there is no slot {number}: slots are 0 to {last}", last = SLOT_COUNT - 1)]
+    NoSuchSlot {
+        /// The number.
+        number: u32,
+    },
+    /// A range ends before it begins.
+    #[error("the range `{0}` ends before it begins")]
+    Backwards(String),
+}
+
 impl FromIterator<Slot> for SlotSet {
     fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
         let mut set = Self::empty();
@@ -150,7 +199,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::SlotSet;
+    use super::{SlotSet, SlotSetError};
     use crate::keyspace::{SLOT_COUNT, Slot};
 
     fn set(numbers: &BTreeSet<u16>) -> SlotSet {
@@ -172,6 +221,22 @@ mod tests {
             prop_assert_eq!(&both, &set(&a.union(&b).copied().collect()));
             prop_assert_eq!(SlotSet::from_bytes(&both.to_bytes()), Some(both));
             prop_assert_eq!(left.iter().map(Slot::number).collect::<BTreeSet<_>>(), a);
+        }
+    }
+
+    #[test]
+    fn a_list_of_slots_is_read_as_it_is_written() {
+        for text in ["0", "0-2,9,11-12", "0-16383"] {
+            assert_eq!(text.parse::<SlotSet>().map(|set| set.to_string()), Ok(text.to_owned()));
+        }
+        assert_eq!(
+            " 1 - 3 , 2".parse::<SlotSet>().map(|set| set.to_string()),
+            Ok("1-3".to_owned())
+        );
+        assert_eq!("16384".parse::<SlotSet>(), Err(SlotSetError::NoSuchSlot { number: 16_384 }));
+        assert_eq!("3-1".parse::<SlotSet>(), Err(SlotSetError::Backwards("3-1".to_owned())));
+        for text in ["", "a", "1-", "-1", "1,,2", "1-2-3"] {
+            assert!(matches!(text.parse::<SlotSet>(), Err(SlotSetError::Form(_))), "{text}");
         }
     }
 

@@ -31,7 +31,7 @@ pub fn batch_class_max(class: usize) -> u64 {
 /// Numbers of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardStats {
-    /// Index of the shard.
+    /// Number of the shard.
     pub shard: ShardNumber,
     /// Numbers of its lanes.
     pub lane: LaneStats,
@@ -73,6 +73,25 @@ pub struct ComparisonStats {
     pub passes: u64,
     /// Number of rows found to differ, summed over the passes.
     pub differences: u64,
+}
+
+/// Numbers of the writes that wait until a shard accepts their slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParkedStats {
+    /// Rows that wait now.
+    pub rows: usize,
+    /// Bytes of these rows.
+    pub bytes: usize,
+    /// Highest number of rows that may wait.
+    pub rows_max: usize,
+    /// Highest number of their bytes.
+    pub bytes_max: usize,
+    /// Rows that have waited or wait, since the process began.
+    pub total: u64,
+    /// Rows for which there was no room.
+    pub refused: u64,
+    /// Longest wait that has ended.
+    pub longest: Duration,
 }
 
 /// Numbers of a lane, or of several lanes of one shard together.

@@ -182,10 +182,11 @@ impl Table {
     #[must_use]
     pub fn view(self: &Arc<Self>, shows: impl Fn(&str) -> bool) -> Arc<Self> {
         let whole = self.whole();
-        let hidden: Box<[bool]> = whole.columns.iter().map(|column| !shows(&column.name)).collect();
-        if !hidden.contains(&true) {
+        // Most callers may know all columns of a table, and no memory is taken for them.
+        if whole.columns.iter().all(|column| shows(&column.name)) {
             return Arc::clone(whole);
         }
+        let hidden = whole.columns.iter().map(|column| !shows(&column.name)).collect();
         let view = Some(View { whole: Arc::clone(whole), hidden });
         Arc::new(Self { view, ..Self::clone(whole) })
     }

@@ -1,17 +1,32 @@
-//! Session token: the positions that a client has seen, of every shard that it has used.
+//! Session token: the positions that a client has seen, of every shard that it has used, and the
+//! epoch of the shard map by which it saw them.
 //!
 //! Every response returns a token, merged with the tokens of the request, so that a client keeps
 //! only one. Clients cannot forge a token. A forged token with a future position would make reads
 //! wait, and one with a past position would lose the client's guarantees.
 //!
 //! ```text
-//! base64url( 1 | for each shard: gap to the one before, timeline, position | tag of 8 bytes )
+//! base64url( 1 | positions | tag of 8 bytes )
+//! base64url( 3 | epoch | epoch minus checked epoch | positions | tag of 8 bytes )
+//! positions: for each shard: gap to the one before, timeline, position
 //! ```
 //! Numbers are LEB128 except the timeline, which is four bytes. The tag is SipHash-2-4 under a key
 //! of the cluster (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), so a token of
 //! another cluster is refused like a forged one.
 //!
-//! **Invariant:** shards are in ascending order, each once; merging never loses a position.
+//! No slot has moved at the first epoch, so a token of that epoch needs none: it has the form of
+//! version 1, which routers of earlier releases know as well, and its epoch is 0.
+//!
+//! # The two epochs
+//! A router whose map is older than `epoch` must not answer by that map: a slot that the client has
+//! read from its new owner may have another one there. A position of a shard covers the slots that
+//! the shard owned up to `checked epoch`. If a slot has moved since, the client may have read it
+//! from any of the earlier owners, so a read of the slot requires that no position of the token was
+//! lost. The checked epoch therefore rises only while every position is in its shard's history: the
+//! changes of a slot that moved are then in the copy that its new owner took over.
+//!
+//! **Invariant:** shards are in ascending order, each once; merging never loses a position, and
+//! never lowers the epoch. The checked epoch is not above the epoch, and neither is 1.
 //! **Not here:** waiting for a position (`shard`), the header (the router).
 
 use std::hash::Hasher;
@@ -22,9 +37,17 @@ use siphasher::sip::SipHasher24;
 use siphasher::sip128::{self, Hasher128 as _};
 
 use crate::position::Position;
+use crate::sabotage::{Mutation, is_on};
 use crate::topology::ShardNumber;
 
-const VERSION: u8 = 1;
+/// Version of a token without an epoch.
+const WITHOUT_EPOCH: u8 = 1;
+/// Version of a token with an epoch.
+const WITH_EPOCH: u8 = 3;
+/// Epoch of the first shard map of a cluster, before any slot has moved.
+const FIRST_EPOCH: u64 = 1;
+/// Bytes of the epochs of a token, as a rule.
+const EPOCHS_LEN: usize = 4;
 /// Bytes of a tag.
 pub const TAG_LEN: usize = 8;
 
@@ -53,9 +76,13 @@ impl TokenKey {
     }
 }
 
-/// Positions that a client has seen.
+/// Positions that a client has seen, and the epoch of the shard map by which it saw them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionToken {
+    /// 0 if no router that answered knew a later epoch than the first.
+    epoch: u64,
+    /// Epoch up to which the position of a shard covers the slots that the shard owned.
+    checked_epoch: u64,
     seen: Vec<(ShardNumber, Position)>,
 }
 
@@ -65,7 +92,48 @@ impl SessionToken {
 
     /// Creates an empty token: that of a new client.
     pub const fn empty() -> Self {
-        Self { seen: Vec::new() }
+        Self { epoch: 0, checked_epoch: 0, seen: Vec::new() }
+    }
+
+    /// Returns true if the client has seen no position.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    /// Returns the highest epoch by which the client was answered; 0 if that is the first epoch, or
+    /// unknown.
+    #[inline]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Returns true if the positions were last checked before this epoch. A position of any shard
+    /// may then cover a slot that got its owner in this epoch.
+    #[inline]
+    pub fn predates(&self, since: u64) -> bool {
+        since > self.checked_epoch.max(FIRST_EPOCH)
+    }
+
+    /// Returns all positions, in the order of the shards.
+    pub fn positions(&self) -> impl Iterator<Item = (ShardNumber, Position)> + '_ {
+        self.seen.iter().copied()
+    }
+
+    /// Adds the epoch of the map by which a response was made. `holds` returns false for a position
+    /// that is not in the history of its shard.
+    pub fn see_epoch(&mut self, epoch: u64, holds: impl Fn(ShardNumber, Position) -> bool) {
+        if epoch <= FIRST_EPOCH || is_on(Mutation::TokenWithoutEpoch) {
+            return;
+        }
+        self.epoch = self.epoch.max(epoch);
+        if self.checked_epoch < epoch && self.is_held(holds) {
+            self.checked_epoch = epoch;
+        }
+    }
+
+    fn is_held(&self, holds: impl Fn(ShardNumber, Position) -> bool) -> bool {
+        self.positions().all(|(shard, position)| holds(shard, position))
     }
 
     /// Returns the position that was seen of a shard.
@@ -89,8 +157,17 @@ impl SessionToken {
     }
 
     /// Adds all positions of another token. The later position counts, but a position that is not
-    /// in its shard's history stays, whatever its number: lost changes must remain detectable.
+    /// in its shard's history stays, whatever its number: lost changes must remain detectable. The
+    /// higher epoch counts; the higher checked epoch only if it holds for both tokens.
     pub fn merge(&mut self, other: &Self, holds: impl Fn(ShardNumber, Position) -> bool) {
+        let (lower, higher) = if self.checked_epoch < other.checked_epoch {
+            (&*self, other)
+        } else {
+            (other, &*self)
+        };
+        let is_checked = lower.checked_epoch == higher.checked_epoch || lower.is_held(&holds);
+        self.checked_epoch = if is_checked { higher } else { lower }.checked_epoch;
+        self.epoch = self.epoch.max(other.epoch);
         for (shard, position) in &other.seen {
             match self.seen(*shard) {
                 Some(known) if !holds(*shard, known) => {}
@@ -107,8 +184,14 @@ impl SessionToken {
 
     /// Returns the text for a client.
     pub fn encode(&self, key: &TokenKey) -> String {
-        let mut bytes = Vec::with_capacity(1 + self.seen.len() * 10 + TAG_LEN);
-        bytes.push(VERSION);
+        let mut bytes = Vec::with_capacity(1 + EPOCHS_LEN + self.seen.len() * 10 + TAG_LEN);
+        if self.epoch == 0 {
+            bytes.push(WITHOUT_EPOCH);
+        } else {
+            bytes.push(WITH_EPOCH);
+            push_number(&mut bytes, self.epoch);
+            push_number(&mut bytes, self.epoch - self.checked_epoch);
+        }
         let mut next = 0;
         for (shard, position) in &self.seen {
             push_number(&mut bytes, u64::from(shard.0 - next));
@@ -141,7 +224,15 @@ impl SessionToken {
 }
 
 fn decode(body: &[u8]) -> Option<SessionToken> {
-    let (&VERSION, mut rest) = body.split_first()? else { return None };
+    let (version, mut rest) = body.split_first()?;
+    let (epoch, checked_epoch) = match *version {
+        WITHOUT_EPOCH => (0, 0),
+        WITH_EPOCH => {
+            let epoch = take_number(&mut rest)?;
+            (epoch, epoch.checked_sub(take_number(&mut rest)?)?)
+        }
+        _ => return None,
+    };
     let mut seen = Vec::new();
     let mut next: u64 = 0;
     while !rest.is_empty() {
@@ -153,7 +244,7 @@ fn decode(body: &[u8]) -> Option<SessionToken> {
         seen.push((ShardNumber(u16::try_from(shard).ok()?), position));
         next = shard + 1;
     }
-    Some(SessionToken { seen })
+    Some(SessionToken { epoch, checked_epoch, seen })
 }
 
 fn push_number(out: &mut Vec<u8>, mut number: u64) {
@@ -187,4 +278,28 @@ pub enum TokenError {
     /// The token was not made by this cluster, or is incomplete.
     #[error("this is not a session token of this cluster")]
     Foreign,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Bodies of both versions and of none, signed like those of the cluster.
+        #[test]
+        fn a_signed_body_is_refused_or_survives(
+            version in 0..4_u8, body in proptest::collection::vec(any::<u8>(), 0..60)
+        ) {
+            let key = TokenKey::new([7; 16]);
+            let mut bytes = [&[version], &*body].concat();
+            let tag = key.tag(&bytes);
+            bytes.extend_from_slice(&tag);
+            if let Ok(token) = SessionToken::parse(&URL_SAFE_NO_PAD.encode(bytes), &key) {
+                prop_assert!([WITHOUT_EPOCH, WITH_EPOCH].contains(&version));
+                prop_assert_eq!(SessionToken::parse(&token.encode(&key), &key), Ok(token));
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! an entry for every number, also for shards that are retired.
 //!
 //! **Invariant:** 1 to [`Topology::SHARDS_MAX`] entries (more in simulations); members have
-//! distinct names; at least one weight is positive.
+//! distinct names; the weight of at least one member is positive.
 //! **Not here:** the slots of a shard (`placement`); the files of a shard (`sqlite`), its servers
 //! (`postgres`).
 
@@ -108,7 +108,7 @@ impl Topology {
     /// # Errors
     /// Errors of [`Topology::with_weights`].
     pub fn simulated_with_weights(weights: &[u32]) -> Result<Self, TopologyError> {
-        Self::simulated(named(weights))
+        Self::checked(named(weights), Self::SIMULATED_SHARDS_MAX, 1)
     }
 
     /// Creates a topology of these shards.
@@ -119,13 +119,13 @@ impl Topology {
         Self::checked(shards, Self::SHARDS_MAX, 1)
     }
 
-    /// Creates a topology for simulations, like [`Topology::new`], of up to
+    /// Creates a topology for simulations, like [`Topology::restore`], of up to
     /// [`Topology::SIMULATED_SHARDS_MAX`] shards.
     ///
     /// # Errors
     /// Errors of [`Topology::new`].
     pub fn simulated(shards: Vec<ShardSpec>) -> Result<Self, TopologyError> {
-        Self::checked(shards, Self::SIMULATED_SHARDS_MAX, 1)
+        Self::checked(shards, Self::SIMULATED_SHARDS_MAX, 0)
     }
 
     /// Restores the topology of an existing cluster, in which weights may be 0 and shards retired.
@@ -157,7 +157,8 @@ impl Topology {
                 return Err(TopologyError::NameTwice { shard: shard.name.clone() });
             }
         }
-        if shards.iter().all(|shard| shard.weight == 0) {
+        let mut members = shards.iter().filter(|shard| shard.state != ShardState::Retired);
+        if members.all(|shard| shard.weight == 0) {
             return Err(TopologyError::NoWeight);
         }
         Ok(Self { shards })
@@ -191,10 +192,32 @@ impl Topology {
         self.members().find(|(_, shard)| shard.name == name).map(|(number, _)| number)
     }
 
+    /// Returns the first shards of this topology, as many as this. Later ones are those that joined
+    /// last, because numbers are given in order.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        Self { shards: self.shards[..count.min(self.shards.len())].to_vec() }
+    }
+
     /// Returns the shards that are not retired, in order.
     pub fn members(&self) -> impl Iterator<Item = (ShardNumber, &ShardSpec)> + Clone {
         let numbered = (0..).map(ShardNumber).zip(&self.shards);
         numbered.filter(|(_, shard)| shard.state != ShardState::Retired)
+    }
+
+    /// Returns, by number, the weights by which the slots are shared; their sum is positive. A
+    /// shard that joins, drains or is retired gets no slots and has 0. If no other shard has a
+    /// weight, the weights of all members count.
+    pub fn share_weights(&self) -> Vec<u32> {
+        let weights = |counts: fn(ShardState) -> bool| -> Vec<u32> {
+            let weight = |shard: &ShardSpec| if counts(shard.state) { shard.weight } else { 0 };
+            self.shards.iter().map(weight).collect()
+        };
+        let serving = weights(|state| state == ShardState::Serving);
+        if serving.iter().any(|weight| *weight > 0) {
+            return serving;
+        }
+        weights(|state| state != ShardState::Retired)
     }
 
     /// Returns the number of every member, in order.
@@ -233,8 +256,8 @@ pub enum TopologyError {
         /// The given weight.
         weight: u32,
     },
-    /// All weights are zero.
-    #[error("at least one shard must have a weight above 0")]
+    /// The weights of all members are zero.
+    #[error("at least one shard that is not retired must have a weight above 0")]
     NoWeight,
     /// Two shards have the same name.
     #[error("two shards are called {shard}")]

@@ -10,13 +10,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::access_store::AccessStore;
+use engine::catalog_rows::MapChangeError;
+use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::runtime_pool::RuntimePool;
 use engine::schema_intent::Intent;
-use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
+use engine::slot_desk::SlotCommand;
+use engine::{ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock};
+use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
-use model::table::Table;
+use model::map_change::MapChange;
+use model::shard_map::ShardMap;
+use model::table::{Registry, Table};
+use model::topology::ShardNumber;
 use tokio::runtime::Runtime;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
@@ -57,7 +65,8 @@ impl Servers {
                 let (catalog, term) = self.follower.connect("tables").await.map_err(failed)?;
                 let turned = async {
                     let catalog = catalog.lock_to_change().await?;
-                    self.follower.refresh_from(&catalog).await.map_err(failed)?;
+                    let refreshed = self.follower.refresh_from(&catalog, term.timeline);
+                    refreshed.await.map_err(failed)?;
                     Ok::<_, Error>(catalog)
                 };
                 tokio::select! {
@@ -72,6 +81,36 @@ impl Servers {
         let (catalog, term) = turn.unwrap_or(Err(Error::DeadlinePassed))?;
         let leader = Arc::clone(&self.follower.catalog);
         Ok(Box::new(CatalogLock { catalog, leader, term, _local: local }))
+    }
+
+    /// Changes the map of the catalog and puts the next one in force.
+    async fn change_in_catalog(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> Result<Arc<ShardMap>, MapChangeError> {
+        if self.follower.shards.load().values().any(|(leader, _)| leader.citus().is_some()) {
+            return Err(MapChangeError::Unsupported);
+        }
+        let unavailable =
+            |cause: &dyn std::fmt::Display| MapChangeError::Failed(catalog::unavailable(cause));
+        let connected = self.follower.connect("map").await;
+        let (catalog, term) = connected.map_err(|error| unavailable(&error))?;
+        let unknown =
+            |cause: &dyn std::fmt::Display| MapChangeError::Unknown(catalog::unavailable(cause));
+        let changed = tokio::select! {
+            biased;
+            changed = tokio::time::timeout(
+                ANSWER_MAX,
+                catalog.map_tables().change_map((&change, expected_epoch)),
+            ) => changed.unwrap_or_else(|_elapsed| Err(unknown(&"it does not answer"))),
+            () = self.follower.catalog.terms().ended(term) => {
+                Err(unknown(&"another node is its primary now"))
+            }
+        };
+        let next = changed?;
+        self.follower.adopt(next.clone()).await;
+        Ok(Arc::new(next))
     }
 
     fn close(&self) {
@@ -116,8 +155,48 @@ impl ClusterBackend for Servers {
         Box::pin(self.lock_catalog(local, deadline))
     }
 
+    fn change_map(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> BoxFuture<'_, Result<Arc<ShardMap>, MapChangeError>> {
+        Box::pin(self.change_in_catalog(change, expected_epoch))
+    }
+
+    fn update_map(&self, epoch: u64, deadline: Instant) -> EngineFuture<'_, ()> {
+        Box::pin(async move {
+            let updated = self.follower.update_map(epoch);
+            let updated = tokio::time::timeout_at(deadline.into(), updated).await;
+            updated.unwrap_or(Err(Error::DeadlinePassed))
+        })
+    }
+
+    fn check_new_shard<'a>(
+        &'a self,
+        _shard: &'a NewShard,
+        _deadline: Instant,
+    ) -> BoxFuture<'a, Result<Option<String>, NewShardRefusal>> {
+        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+    }
+
+    fn open_shard<'a>(
+        &'a self,
+        _number: ShardNumber,
+        _tables: &'a Registry,
+        _deadline: Instant,
+    ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>> {
+        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+    }
+
+    fn release_shard(&self, _number: ShardNumber) {}
+
     fn access_store(&self) -> &dyn AccessStore {
         self
+    }
+
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+        // Commands change the servers directly.
+        None
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {
@@ -133,12 +212,12 @@ impl ClusterBackend for Servers {
     }
 
     fn unlogged_tables(&self) -> Vec<String> {
-        let map = self.follower.map.load();
-        let shards = map.topology().shards().iter().zip(&self.follower.shards);
-        shards.fold(Vec::new(), |mut all, (shard, (leader, _))| {
+        let followed = self.follower.shards.load();
+        followed.iter().fold(Vec::new(), |mut all, (number, (leader, _))| {
             let hazards = leader.hazards().current();
             let unlogged = hazards.found().filter(|found| found.is_unlogged());
-            all.extend(unlogged.map(|found| format!("{}: {found}", shard.name)));
+            let shard = self.follower.map.shard_name(*number);
+            all.extend(unlogged.map(|found| format!("{shard}: {found}")));
             all
         })
     }

@@ -13,7 +13,7 @@
 mod idempotency;
 mod rows;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::Utc;
 use engine::WriteGroup;
@@ -21,7 +21,7 @@ use engine::row_image::{self, ServerColumns, push_row};
 use model::error::Error;
 use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
 use model::sabotage::{Mutation, is_on};
-use model::slot_refusal::SlotRefusal;
+use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::value::{Value, format_timestamp};
 
 use super::citus::Parts;
@@ -36,16 +36,17 @@ pub(super) struct TooLarge;
 /// Slots and tables that take no writes now.
 #[derive(Default)]
 pub(super) struct Barred {
-    /// Fenced slots.
-    pub(super) slots: BTreeSet<i64>,
+    /// Slots that the shard refuses, with the reasons.
+    pub(super) slots: BTreeMap<i64, RefusedState>,
     /// Tables that a crash would empty.
     pub(super) hazards: Hazards,
 }
 
 impl Barred {
     fn refusal(&self, change: &RowWrite) -> Option<Error> {
-        if self.slots.contains(&i64::from(change.slot.number())) {
-            return Some(Error::SlotRefused(SlotRefusal::absent(change.slot)));
+        if let Some(state) = self.slots.get(&i64::from(change.slot.number())) {
+            let (slot, state) = (change.slot, *state);
+            return Some(Error::SlotRefused(SlotRefusal { slot, state }));
         }
         if self.hazards.is_empty() {
             return None;

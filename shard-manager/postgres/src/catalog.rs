@@ -9,11 +9,16 @@
 
 mod access;
 mod intents;
+mod known_shards;
+mod map_tables;
 
+use diesel::migration::{Migration, MigrationSource};
+use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
-use engine::cluster_spec::{ClusterRow, ClusterSpec, check_spec};
+use engine::catalog_rows::ShardRow;
+use engine::cluster_spec::{ClusterRow, ClusterSpec, differences};
 use engine::open_error::OpenError;
 use engine::system_tables::tessera_cluster::dsl;
 use model::error::Error;
@@ -21,16 +26,18 @@ use model::shard_map::ShardMap;
 use model::table::Registry;
 use model::token::TokenKey;
 
-use super::db_error::unreadable;
 use super::shard_database::{has_rows, migrate, tables};
 use super::statement::{Statement, load, run};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
 
+pub use access::access_state_after;
 pub use intents::Intents;
+pub use known_shards::{KnownShard, KnownShards};
+pub use map_tables::{MapTables, StoredMap};
 
 /// Name of the catalog in errors.
-const PLACE: &str = "the catalog";
+pub const PLACE: &str = "the catalog";
 
 /// Takes the lock for opening a cluster.
 const OPENING: &str = "SELECT pg_advisory_lock(1950, 3)";
@@ -52,6 +59,8 @@ pub struct Cluster {
     pub ready: bool,
     /// Key that signs session tokens.
     pub token_key: TokenKey,
+    /// Sentences about the settings that describe another cluster and are not in force.
+    pub differences: Vec<String>,
 }
 
 /// Version of the catalog, which routers poll.
@@ -96,8 +105,14 @@ impl Catalog {
     /// Brings the schema up to date.
     ///
     /// # Errors
-    /// [`OpenError`] if that fails.
+    /// [`OpenError`] if that fails, or if a newer program has migrated it.
     pub async fn migrate(mut self) -> Result<Self, OpenError> {
+        if let Some(newer) = newer_migration(&self.connection).await? {
+            let cause = format!(
+                "its schema is newer than this program (it has {newer}): use the program that made it"
+            );
+            return Err(OpenError::node(PLACE, cause));
+        }
         self.connection = migrate(self.connection, MIGRATIONS, PLACE).await?;
         // Tables cannot be changed meanwhile either.
         let lock = Statement { sql: CHANGING, binds: &[], cached: false };
@@ -121,7 +136,7 @@ impl Catalog {
     /// Reads the cluster, or creates it as specified, its shards with these names.
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if the cluster was created with other settings.
+    /// [`OpenError::Conflict`] if the cluster was created with another keyspace.
     pub async fn cluster(
         &self,
         spec: &ClusterSpec,
@@ -131,21 +146,27 @@ impl Catalog {
         let mut connection = &self.connection;
         let found: Option<ClusterRow> =
             dsl::tessera_cluster.first(&mut connection).await.optional().map_err(failed)?;
-        let row = match found {
-            Some(row) => row,
+        let (row, stored) = match found {
+            Some(row) => {
+                row.check_hash(PLACE)?;
+                let stored = self.map_tables().read_map(&row).await.map_err(failed)?;
+                if !row.has_own_tables() {
+                    self.map_tables().make(None, &stored).await.map_err(failed)?;
+                }
+                (row, stored)
+            }
             None => {
-                let row = ClusterRow::new(spec, Some(names))?;
-                let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
-                stored.execute(&mut connection).await.map_err(failed)?;
-                row
+                let (row, map) = ClusterRow::new(spec, Some(names))?;
+                let stored = StoredMap { shards: ShardRow::of(map.topology(), &[]), map };
+                self.map_tables().make(Some(&row), &stored).await.map_err(failed)?;
+                (row, stored)
             }
         };
-        row.check_hash(PLACE)?;
         let damaged = |cause: String| OpenError::node(PLACE, cause);
-        let map = row.map().map_err(damaged)?;
-        check_spec(&map, spec, PLACE)?;
+        let differences = differences(&stored.map, spec, PLACE)?;
         let token_key = row.token_key().map_err(damaged)?;
-        Ok(Cluster { cluster_id: row.cluster_id, map, ready: row.ready == 1, token_key })
+        let (cluster_id, ready, map) = (row.cluster_id, row.ready == 1, stored.map);
+        Ok(Cluster { cluster_id, map, ready, token_key, differences })
     }
 
     /// Records that every shard was claimed.
@@ -156,15 +177,6 @@ impl Catalog {
         let noted = diesel::update(dsl::tessera_cluster).set(dsl::ready.eq(1_i64));
         let noted = noted.execute(&mut &self.connection).await;
         noted.map(drop).map_err(|error| OpenError::node(PLACE, error))
-    }
-
-    /// Returns the current shard map.
-    ///
-    /// # Errors
-    /// The error of the query.
-    pub async fn map(&self) -> QueryResult<ShardMap> {
-        let row: ClusterRow = dsl::tessera_cluster.first(&mut &self.connection).await?;
-        row.map().map_err(|cause| unreadable(&cause))
     }
 
     /// Returns the version, which changes with every change of the catalog.
@@ -207,6 +219,11 @@ impl Catalog {
         Ok(self)
     }
 
+    /// Returns the shards and owners.
+    pub fn map_tables(&self) -> MapTables<'_> {
+        MapTables(&self.connection)
+    }
+
     /// Returns the recorded intents.
     pub fn intents(&self) -> Intents<'_> {
         Intents(&self.connection)
@@ -226,6 +243,39 @@ impl Catalog {
         let mut notified = std::pin::pin!(self.connection.notifications_stream());
         matches!(notified.next().await, Some(Ok(_)))
     }
+}
+
+/// Returns a result, after rolling the transaction back if it failed. Otherwise every later
+/// statement of the session would fail. If the session is lost, this fails as well, which changes
+/// nothing.
+async fn or_rollback<T>(connection: &AsyncPgConnection, ended: QueryResult<T>) -> QueryResult<T> {
+    if ended.is_err() {
+        let _ = run(connection, "ROLLBACK").await;
+    }
+    ended
+}
+
+/// Returns a migration of a catalog that this program does not know.
+async fn newer_migration(connection: &AsyncPgConnection) -> Result<Option<String>, OpenError> {
+    let failed = |error| OpenError::node(PLACE, error);
+    if !has_rows(connection, "__diesel_schema_migrations").await.map_err(failed)? {
+        return Ok(None);
+    }
+    let known: Result<Vec<Box<dyn Migration<Pg>>>, _> = MIGRATIONS.migrations();
+    let known = known.map_err(|error| OpenError::node(PLACE, error))?;
+    let known: Vec<String> = known.iter().map(|known| known.name().version().to_string()).collect();
+    let sql = "SELECT version::text FROM tessera.__diesel_schema_migrations ORDER BY 1";
+    let rows = load(connection, Statement { sql, binds: &[], cached: false }).await;
+    let rows = rows.map_err(failed)?;
+    let mut found = rows.iter().filter_map(|row| row.text(0));
+    Ok(found.find(|version| is_of_catalog(version) && !known.contains(version)))
+}
+
+/// Returns true if a version is that of a migration of the catalog, which may share its database
+/// with a shard and with analytics: the number after the date tells them apart.
+fn is_of_catalog(version: &str) -> bool {
+    let number = version.get(8..).and_then(|number| number.parse::<u32>().ok());
+    number.is_some_and(|number| (900_001..950_001).contains(&number))
 }
 
 /// Logs that a statement of the catalog failed, and returns the error for clients.

@@ -1,6 +1,9 @@
 //! Catalog follower: applies the changes of other routers to this one: of the shard map, the
 //! tables, and the keys and roles.
 //!
+//! A session may have been answered by a later shard map than that of this router. Its read has the
+//! map read at once.
+//!
 //! The catalog is polled once a second, and notifies of changes immediately (`LISTEN`). After a
 //! change, the tables are read again: a table becomes visible once every shard has it and no intent
 //! for it is left, as on the router that created it.
@@ -9,19 +12,24 @@
 //! table stays the same object, so that statements prepared for it remain in use.
 //! **Not here:** changing tables (`manager/schema`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use diesel::QueryResult;
 use engine::access_store::{AccessFeed, now};
+use engine::published_map::PublishedMap;
 use engine::replication::ReplicationState;
 use futures_util::future::{join_all, select};
+use model::error::Error;
 use model::shard_map::ShardMap;
 use model::table::{Registry, Table};
+use model::topology::{ShardNumber, ShardState};
 use tokio::sync::Mutex;
 
-use super::catalog::{Catalog, CatalogVersion};
+use super::catalog::{Catalog, CatalogVersion, PLACE, access_state_after};
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
@@ -36,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Time limit for reading the tables of the catalog and of all primaries.
 const TABLES_MAX: Duration = Duration::from_secs(15);
 
+/// Time limit for reading the shard map at the request of a session.
+const MAP_MAX: Duration = Duration::from_millis(750);
 /// Time limit for reading all keys and roles.
 const ACCESS_MAX: Duration = Duration::from_secs(10);
 
@@ -54,16 +64,24 @@ struct Seen {
 pub(super) struct CatalogFollower {
     /// The nodes of the catalog.
     pub(super) catalog: Arc<PrimaryTracker>,
-    /// The primary of each shard, and the replication state of the shard's nodes.
-    pub(super) shards: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)>,
-    pub(super) map: Arc<ArcSwap<ShardMap>>,
+    /// The opened shards. A shard that joins is added before a map names it; one that retires is
+    /// removed after a map that names it no more.
+    pub(super) shards: ArcSwap<FollowedShards>,
+    pub(super) map: Arc<PublishedMap>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
     /// Keys and roles, read as long as they have subscribers.
     pub(super) access: AccessFeed,
     pub(super) closed: AtomicBool,
-    /// Locked while the shard map and all tables are read again.
-    pub(super) turn: Mutex<()>,
+    /// Locked while the shard map and all tables are read again. Holds the timeline of the catalog
+    /// on which the whole map was read last.
+    pub(super) turn: Mutex<Option<u32>>,
+    /// Locked while the shard map alone is read; end of the last read, if that failed.
+    pub(super) map_failed_at: Mutex<Option<Instant>>,
 }
+
+/// Shards by number, each with its primary and the replication state of its nodes.
+pub(super) type FollowedShards =
+    BTreeMap<ShardNumber, (Arc<PrimaryTracker>, Arc<ReplicationState>)>;
 
 impl CatalogFollower {
     /// Follows the catalog until `closed` is set.
@@ -110,7 +128,9 @@ impl CatalogFollower {
             // First, because a revocation must not wait for a shard that does not answer.
             self.follow_access(&catalog, term, (version, seen)).await?;
             if seen.cluster != Some((version.epoch, version.tables)) {
-                let refreshed = tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog)).await;
+                let refreshed =
+                    tokio::time::timeout(TABLES_MAX, self.refresh_from(&catalog, term.timeline));
+                let refreshed = refreshed.await;
                 refreshed.map_err(|elapsed| elapsed.to_string())??;
                 seen.cluster = Some((version.epoch, version.tables));
             }
@@ -134,7 +154,9 @@ impl CatalogFollower {
         } else if seen.access == Some(version.access) {
             self.access.confirm(now());
         } else {
-            let state = tokio::time::timeout(ACCESS_MAX, catalog.access_state(term.timeline)).await;
+            let base = self.access.base();
+            let state = access_state_after(catalog, term.timeline, base.as_deref());
+            let state = tokio::time::timeout(ACCESS_MAX, state).await;
             let state = state.map_err(|elapsed| elapsed.to_string())?;
             self.access.publish(state.map_err(|error| error.to_string())?, now());
             seen.access = Some(version.access);
@@ -149,22 +171,123 @@ impl CatalogFollower {
         Ok((Catalog::on(session.connection), term))
     }
 
-    /// Reads the shard map and all tables again.
+    /// Releases the shards that have retired: their databases may be gone.
+    fn release_retired(&self) {
+        let map = self.map.load_full();
+        let shards = map.topology().shards();
+        let is_retired = |number: &ShardNumber| {
+            shards.get(number.index()).is_some_and(|shard| shard.state == ShardState::Retired)
+        };
+        self.shards.rcu(|followed| {
+            let mut left = FollowedShards::clone(followed);
+            left.retain(|number, _| !is_retired(number));
+            left
+        });
+    }
+
+    /// Reads the changes of the shard map, or the whole map after a failover of the catalog, which
+    /// may have lost or repeated epochs.
+    async fn follow_map(
+        &self,
+        catalog: &Catalog,
+        (timeline, read_on): (u32, &mut Option<u32>),
+    ) -> QueryResult<()> {
+        let known = self.map.load_full();
+        let next = if *read_on == Some(timeline) {
+            catalog.map_tables().map_after(&known).await?
+        } else {
+            catalog.map_tables().map().await?
+        };
+        if next.epoch() < known.epoch() {
+            tracing::warn!(
+                epoch = next.epoch(),
+                known = known.epoch(),
+                "the catalog has lost the last changes of the shard map: this router keeps them"
+            );
+            return Ok(());
+        }
+        *read_on = Some(timeline);
+        self.publish(next);
+        Ok(())
+    }
+
+    /// Puts a map in force that is not older than the present one, without shards that have just
+    /// joined and are not open here.
+    fn publish(&self, next: ShardMap) {
+        let epoch = next.epoch();
+        match self.map.publish_open(next) {
+            Ok(true) => {
+                tracing::info!(epoch, "the shard map has changed");
+                self.release_retired();
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the shard map in force stays: start the router again")
+            }
+        }
+    }
+
+    /// Puts a map in force that this router has stored in the catalog.
+    pub(super) async fn adopt(&self, next: ShardMap) {
+        let _turn = self.turn.lock().await;
+        if next.epoch() > self.map.load().epoch() {
+            self.publish(next);
+        }
+    }
+
+    /// Reads the shard map, unless it has this epoch or a later one. A call that waits for another
+    /// one shares its result, and after a failure the catalog is left alone for a moment.
+    ///
+    /// # Errors
+    /// [`Error::ShardUnavailable`] if the map cannot be read, or is older than this epoch.
+    pub(super) async fn update_map(&self, epoch: u64) -> Result<(), Error> {
+        let mut failed_at = self.map_failed_at.lock().await;
+        if self.map.load().epoch() >= epoch {
+            return Ok(());
+        }
+        let unavailable = || Error::ShardUnavailable { shard: PLACE.to_owned() };
+        if failed_at.is_some_and(|ended: Instant| ended.elapsed() < RETRY) {
+            return Err(unavailable());
+        }
+        let read = tokio::time::timeout(MAP_MAX, self.read_map()).await;
+        let read = read.unwrap_or_else(|elapsed| Err(elapsed.to_string()));
+        let is_late = self.map.load().epoch() < epoch;
+        *failed_at = is_late.then(Instant::now);
+        if is_late {
+            let error = read.err().unwrap_or_else(|| "its shard map is older".to_owned());
+            tracing::debug!(%error, "the catalog has no shard map for a session");
+            return Err(unavailable());
+        }
+        Ok(())
+    }
+
+    /// Reads the shard map over a session of its own, so that it does not wait for the tables.
+    async fn read_map(&self) -> Result<(), String> {
+        let (catalog, term) = self.connect("map").await?;
+        tokio::select! {
+            map = catalog.map_tables().map() => self.publish(map.map_err(|error| error.to_string())?),
+            () = self.catalog.terms().ended(term) => return Err("another node is its primary now".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Reads the shard map and all tables again, from a catalog on this timeline.
     ///
     /// # Errors
     /// The reason why they cannot be read, as a message. The registry is unchanged then.
-    pub(super) async fn refresh_from(&self, catalog: &Catalog) -> Result<(), String> {
-        let _turn = self.turn.lock().await;
+    pub(super) async fn refresh_from(
+        &self,
+        catalog: &Catalog,
+        timeline: u32,
+    ) -> Result<(), String> {
+        let mut turn = self.turn.lock().await;
         let failed = |error: &dyn std::fmt::Display| error.to_string();
-        let map = catalog.map().await.map_err(|error| failed(&error))?;
-        if map.epoch() > self.map.load().epoch() {
-            tracing::info!(epoch = map.epoch(), "the shard map has changed");
-            self.map.store(Arc::new(map));
-        }
+        self.follow_map(catalog, (timeline, &mut turn)).await.map_err(|error| failed(&error))?;
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
         let before = catalog.intents().load().await.map_err(|error| failed(&error))?;
-        let declared = self.shards.iter().map(async |(leader, _)| {
+        let followed = self.shards.load_full();
+        let declared = followed.values().map(async |(leader, _)| {
             if Arc::ptr_eq(leader, &self.catalog) {
                 // This reuses the open session instead of opening another one to the same node.
                 return catalog.tables_beside().await.map_err(|error| error.to_string());
@@ -189,7 +312,7 @@ impl CatalogFollower {
         if tables.iter().any(|table| known.find(table.name()).is_none()) {
             // Reads of a new table are not sent to a replica before it has replayed the table's
             // creation.
-            for ((_, replication), (_, position)) in self.shards.iter().zip(&shards) {
+            for ((_, replication), (_, position)) in followed.values().zip(&shards) {
                 replication.primary().record_schema_change(*position);
             }
         }

@@ -28,9 +28,9 @@ pub(super) struct Members {
 }
 
 /// A host, and the result of connecting to it.
-struct ConnectionAttempt {
-    at: NodeAddress,
-    found: Result<Session, ConnectError>,
+pub(super) struct ConnectionAttempt {
+    pub(super) at: NodeAddress,
+    pub(super) found: Result<Session, ConnectError>,
 }
 
 impl ConnectionAttempt {
@@ -76,7 +76,8 @@ pub(super) async fn find(
     Ok(found)
 }
 
-async fn ask_all<'a>(
+/// Connects to every host of some addresses.
+pub(super) async fn ask_all<'a>(
     listed: impl IntoIterator<Item = &'a NodeAddress>,
     cluster: &ClusterAddress,
 ) -> Vec<ConnectionAttempt> {
@@ -221,18 +222,31 @@ pub(super) async fn connect_catalog(
     at: &NodeAddress,
     cluster: &ClusterAddress,
 ) -> Result<(Session, Vec<NodeAddress>), OpenError> {
+    connect_primary(at, "catalog", cluster).await
+}
+
+/// Connects to the primary among the hosts of an address, and returns the addresses of all hosts,
+/// the primary first. Errors contain the name.
+///
+/// # Errors
+/// [`OpenError`] if there is no primary, or if it does not meet the requirements of a node.
+pub(super) async fn connect_primary(
+    at: &NodeAddress,
+    name: &str,
+    cluster: &ClusterAddress,
+) -> Result<(Session, Vec<NodeAddress>), OpenError> {
     let mut asked = ask_all([at], cluster).await;
-    let Some(best) = best(&asked) else { return Err(no_primary(asked, "catalog")) };
+    let Some(best) = best(&asked) else { return Err(no_primary(asked, name)) };
     let primary = asked.remove(best);
     let others = asked.into_iter().map(|other| other.at);
     let hosts = [primary.at].into_iter().chain(others).collect();
-    let session = primary.found.map_err(|error| OpenError::node("catalog", error))?;
-    Ok((check_fit(session, "catalog", cluster).await?, hosts))
+    let session = primary.found.map_err(|error| OpenError::node(name, error))?;
+    Ok((check_fit(session, name, cluster).await?, hosts))
 }
 
 /// Returns the index of the primary: the node on the highest timeline among those that accept
 /// writes, and the first listed one if there are several.
-fn best(asked: &[ConnectionAttempt]) -> Option<usize> {
+pub(super) fn best(asked: &[ConnectionAttempt]) -> Option<usize> {
     let writable = asked.iter().enumerate();
     let writable = writable.filter_map(|(at, node)| Some((at, node.writable()?.timeline)));
     writable.rev().max_by_key(|(_, timeline)| *timeline).map(|(at, _)| at)

@@ -6,14 +6,14 @@
 //!
 //! If reads of several tenants wait, and more than one statement has, they are taken in turns.
 //!
-//! **Invariant:** each read sees one snapshot; its position is queried after it, on the same
-//! session.
+//! **Invariant:** each read sees one snapshot, in which its node answers reads of its slot, or the
+//! read is refused; its position is queried after it, on the same session.
 //! **Not here:** all other reads (`scan`), the choice of a node (`shard`).
 
 mod queued;
+mod text;
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -35,17 +35,18 @@ use model::table::Table;
 use model::value::{ColumnType, Value};
 use tokio::sync::Mutex;
 
-use super::citus;
 use super::db_error::DbErrorKind;
 use super::json_rows::JsonRows;
 use super::node::NodeError;
 use super::position_query::{self, PositionQuery};
+use super::refusals;
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, for_each_row, load, pipeline, run, step};
 use super::target::Target;
 use super::term::Term;
 use queued::LIMITS;
 pub(super) use queued::QueuedKeyRead;
+use text::{refused_column, text};
 
 /// Texts that one connection caches.
 const TEXTS_MAX: usize = 256;
@@ -366,14 +367,17 @@ async fn read(
     ];
     let mut pages: Vec<JsonRows<'_>> =
         group.iter().map(|read| JsonRows::new(&read.query)).collect();
+    let (refused_at, mut refused) = (refused_column(query), Vec::new());
     let rows = async {
         let statement = Statement { sql: &sql, binds: &binds, cached: true };
         for_each_row(connection, statement, |row| {
             let number = row.bigint(0).unwrap_or(0) as usize;
-            match number.checked_sub(1).and_then(|at| pages.get_mut(at)) {
-                Some(page) => page.push(row),
-                None => Err(DieselError::NotFound),
+            let at = number.checked_sub(1).ok_or(DieselError::NotFound)?;
+            if let Some(reason) = row.bigint(refused_at) {
+                refused.push((at, reason));
+                return Ok(());
             }
+            pages.get_mut(at).ok_or(DieselError::NotFound)?.push(row)
         })
         .await
     };
@@ -398,7 +402,12 @@ async fn read(
     let seen = seen?;
     let position = position_query::position(position_query, &seen)?;
     open.known = position_query::shown(&seen)?;
-    Ok((pages.into_iter().map(JsonRows::finish).collect(), position, known))
+    let mut rows: Vec<_> = pages.into_iter().map(JsonRows::finish).collect();
+    for (at, reason) in refused {
+        let refused = group.get(at).ok_or(DieselError::NotFound)?;
+        rows[at] = Err(Error::SlotRefused(refusals::refusal(refused.slot, reason)));
+    }
+    Ok((rows, position, known))
 }
 
 /// Reads on Citus, which needs a statement for each key: all are sent at once.
@@ -461,33 +470,4 @@ impl Open {
         self.texts.push_back((Arc::clone(&query.table), query.outputs.clone(), Arc::clone(&sql)));
         sql
     }
-}
-
-/// Builds the statement of a query. Parameters: slots, shard keys, and one row more than the limit
-/// of each. Columns: the number of the key, then those that [`JsonRows`] reads.
-fn text(query: &ReadQuery, is_citus: bool) -> String {
-    let table = &query.table;
-    let mut columns: Vec<usize> = query.outputs.iter().map(|output| output.column).collect();
-    columns.push(table.version());
-    columns.extend(table.id());
-    if is_citus {
-        return citus::sql::point(query, &columns);
-    }
-    let mut sql = "SELECT k.n,".to_owned();
-    sql::push_names(&mut sql, "t.", table, columns.iter().copied());
-    sql.push_str(
-        " FROM unnest($1::integer[],$2::text[],$3::bigint[]) WITH ORDINALITY \
-         AS k(slot,shard_key,most,n) CROSS JOIN LATERAL (SELECT ",
-    );
-    columns.sort_unstable();
-    columns.dedup();
-    sql::push_names(&mut sql, "r.", table, columns.into_iter());
-    let _ = write!(
-        sql,
-        " FROM {} r WHERE r.slot=k.slot AND r.shard_key=k.shard_key ORDER BY ",
-        table.name()
-    );
-    sql::push_names(&mut sql, "r.", table, table.id().iter().copied());
-    sql.push_str(" LIMIT k.most) t");
-    sql
 }

@@ -154,6 +154,11 @@ impl NodeAddress {
         self.database == other.database && self.hosts.iter().any(|host| other.hosts.contains(host))
     }
 
+    /// Returns hosts and database as an address without user and password.
+    pub fn location(&self) -> String {
+        url::location(self)
+    }
+
     /// Returns the whole address, with `***` for the password.
     pub fn redacted(&self) -> String {
         url::redacted(self)

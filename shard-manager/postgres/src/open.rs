@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use engine::access_store::AccessFeed;
-use engine::cluster_spec::ClusterSpec;
+use engine::cluster_spec::{ClusterSpec, warn_of_differences};
 use engine::open_error::OpenError;
+use engine::published_map::PublishedMap;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::runtime_pool::RuntimePool;
 use engine::schema_agreement::{Agreement, Declared, agree};
@@ -29,19 +30,20 @@ use tokio::sync::Mutex;
 
 use super::backend::Servers;
 use super::catalog::{Catalog, Cluster};
-use super::catalog_follower::CatalogFollower;
+use super::catalog_follower::{CatalogFollower, FollowedShards};
 use super::catalog_watch;
 use super::citus::{Citus, setup};
 use super::citus_watch;
 use super::discovery::{self, Members};
 use super::hazards::Hazards;
 use super::node::Node;
-use super::node_address::{ClusterAddress, ServerEngine, ShardAddress, Timeouts};
+use super::node_address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress, Timeouts};
 use super::primary_tracker::PrimaryTracker;
 use super::readers::Readers;
 use super::replica::Replica;
 use super::session::Session;
-use super::shard_database::{Claim, Found, ShardDatabase, shard_of};
+use super::shard_addresses::{self, ShardAddresses};
+use super::shard_database::{Claim, Found, ShardDatabase, signature};
 use super::target::Target;
 use super::timeline_file;
 use super::writer::PgWriter;
@@ -86,8 +88,8 @@ fn open_servers(cluster: &ConnectedCluster) -> Result<OpenedCluster, OpenError> 
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| OpenError::node("the router", error))?;
-    let (opened, registry, found, catalog) = runtime.block_on(prepare(cluster))?;
-    Ok(assemble(runtime, opened, registry, found, catalog))
+    let prepared = runtime.block_on(prepare(cluster))?;
+    Ok(assemble(runtime, prepared))
 }
 
 /// Shard whose readers and watchers run, with the parts that only this engine knows.
@@ -113,41 +115,121 @@ fn await_replicas(shards: &[ServerShard]) {
     }
 }
 
-/// Checks every node, and brings all shards to the same schema.
-async fn prepare(
-    cluster: &ConnectedCluster,
-) -> Result<(Vec<Opened>, Registry, Cluster, Option<Vec<Node>>), OpenError> {
-    let ConnectedCluster { address, wanted } = cluster;
-    let wanted = ClusterSpec {
-        shards: Some(address.shards.len()),
-        weights: wanted.weights.clone().or_else(|| weights(&address.shards)),
-        ..wanted.clone()
-    };
+/// Cluster whose databases were checked and prepared.
+struct PreparedCluster {
+    shards: Vec<Opened>,
+    registry: Registry,
+    found: Cluster,
+    catalog: CatalogNodes,
+}
+
+/// Servers of the catalog.
+enum CatalogNodes {
+    /// Those of the shard with this index.
+    OfShard(usize),
+    /// Servers of its own, the primary first.
+    Apart(Vec<Node>),
+}
+
+/// Catalog that is locked, with sessions to the primaries of all shards.
+struct LockedCluster {
+    catalog: Catalog,
+    nodes: CatalogNodes,
+    found: Cluster,
+    names: Vec<String>,
+    sessions: Vec<Session>,
+    members: Vec<Vec<Node>>,
+}
+
+/// Number of times that a start looks again because another router changed the cluster meanwhile.
+const LOOKS_MAX: usize = 5;
+
+/// Finds all nodes, locks the catalog and reads it, or creates it for a new cluster.
+async fn lock(cluster: &ConnectedCluster) -> Result<LockedCluster, OpenError> {
+    for _ in 0..LOOKS_MAX {
+        if let Some(locked) = try_lock(cluster).await? {
+            return Ok(locked);
+        }
+    }
+    let cause = "the cluster has changed each time while it was opened: start the router again";
+    Err(OpenError::node("the catalog", cause))
+}
+
+/// Returns `None` if another router has changed the shards after they were found.
+async fn try_lock(
+    ConnectedCluster { address, wanted }: &ConnectedCluster,
+) -> Result<Option<LockedCluster>, OpenError> {
+    let ShardAddresses { cluster: address, is_made, catalog_shard, differences } =
+        &shard_addresses::find(address).await?;
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
-    let members = discovery::find(address, &names).await?;
-    let (sessions, nodes): (Vec<Session>, Vec<Vec<Node>>) =
-        members.into_iter().map(|Members { session, nodes }| (session, nodes)).unzip();
+    let found = discovery::find(address, &names).await?;
+    let (sessions, members): (Vec<Session>, Vec<Vec<Node>>) =
+        found.into_iter().map(|Members { session, nodes }| (session, nodes)).unzip();
     check_distinct(&sessions, &names)?;
     check_engine(&sessions, &names, address.engine).await?;
-    let at = address.catalog.as_ref().unwrap_or(&nodes[0][0].address);
+    let at = address.catalog.as_ref().unwrap_or(&members[*catalog_shard][0].address);
     let (session, hosts) = discovery::connect_catalog(at, address).await?;
     let identity = session.identity.clone();
     let node = |at| discovery::node("catalog".to_owned(), at, address, &identity);
-    let apart = address.catalog.is_some();
-    let catalog_nodes = apart.then(|| hosts.into_iter().map(node).collect::<Vec<_>>());
+    let nodes = match &address.catalog {
+        Some(_) => CatalogNodes::Apart(hosts.into_iter().map(node).collect()),
+        None => CatalogNodes::OfShard(*catalog_shard),
+    };
     let catalog = Catalog::on(session.connection).lock_to_open().await?;
-    if !catalog.is_made().await? {
+    if catalog.is_made().await? != *is_made {
+        return Ok(None);
+    }
+    if !is_made {
         check_unsigned(&sessions, &names).await?;
     }
     let catalog = catalog.migrate().await?;
-    let found = catalog.cluster(&wanted, &names).await?;
-    check_names(&found, &names)?;
+    let found = catalog.cluster(&wanted_of(wanted, address, *is_made), &names).await?;
+    let topology = found.map.topology();
+    if !topology.members().map(|(_, shard)| &shard.name).eq(&names) {
+        return Ok(None);
+    }
+    let weights = weight_differences(&found, address);
+    let all = differences.iter().chain(&found.differences).chain(&weights);
+    warn_of_differences(&all.cloned().collect::<Vec<_>>());
+    Ok(Some(LockedCluster { catalog, nodes, found, names, sessions, members }))
+}
+
+/// Returns the settings to compare with the catalog. The addresses of a new cluster determine its
+/// shards; those of an existing one are compared by themselves.
+fn wanted_of(wanted: &ClusterSpec, address: &ClusterAddress, is_made: bool) -> ClusterSpec {
+    let of_addresses = weights(&address.shards);
+    let (shards, weights) = if is_made {
+        (None, wanted.weights.clone().filter(|_| of_addresses.is_none()))
+    } else {
+        (Some(address.shards.len()), wanted.weights.clone().or(of_addresses))
+    };
+    ClusterSpec { shards, weights, ..wanted.clone() }
+}
+
+/// Returns a sentence for each shard whose address has another weight than the catalog.
+fn weight_differences(found: &Cluster, address: &ClusterAddress) -> Vec<String> {
+    let members = found.map.topology().members().zip(&address.shards);
+    let other = members.filter_map(|((_, shard), address)| {
+        let weight = address.weight.filter(|weight| *weight != shard.weight)?;
+        let (name, own) = (&shard.name, shard.weight);
+        Some(format!(
+            "the weight of {name} is {own}, not {weight}: the weights of a cluster stay as they are"
+        ))
+    });
+    other.collect()
+}
+
+/// Checks every node, and brings all shards to the same schema.
+async fn prepare(cluster: &ConnectedCluster) -> Result<PreparedCluster, OpenError> {
+    let LockedCluster { catalog, nodes: catalog_nodes, found, names, sessions, members } =
+        lock(cluster).await?;
+    let address = &cluster.address;
     let pending =
         catalog.intents().load().await.map_err(|error| OpenError::node("catalog", error))?;
     let mut databases = Vec::with_capacity(sessions.len());
     let mut prepared = Vec::with_capacity(sessions.len());
     for ((index, session), (nodes, name)) in
-        found.map.topology().numbers().zip(sessions).zip(nodes.into_iter().zip(&names))
+        found.map.topology().numbers().zip(sessions).zip(members.into_iter().zip(&names))
     {
         let slots: Vec<u16> = found.map.slots_of(index).collect();
         let is_new = !found.ready;
@@ -177,12 +259,30 @@ async fn prepare(
         opened.push(Opened { members, position, history, citus, hazards });
     }
     catalog.set_ready().await?;
+    let numbers = found.map.topology().numbers().map(|number| i64::from(number.0));
+    let located = numbers.zip(opened.iter().map(|shard| location(&shard.members)));
+    let kept = catalog.map_tables().keep_addresses(&located.collect::<Vec<_>>()).await;
+    kept.map_err(|error| OpenError::node("catalog", error))?;
     for intent in &pending {
         let removed = catalog.intents().remove(intent.table.name()).await;
         removed.map_err(|error| OpenError::node("catalog", error))?;
     }
     catalog.unlock().await?;
-    Ok((opened, registry, found, catalog_nodes))
+    Ok(PreparedCluster { shards: opened, registry, found, catalog: catalog_nodes })
+}
+
+/// Returns the address of all nodes of a shard, without user and password.
+fn location(members: &[Node]) -> String {
+    let hosts = members.iter().flat_map(|node| node.address.hosts.iter().cloned()).collect();
+    NodeAddress { hosts, ..members[0].address.clone() }.location()
+}
+
+/// Result of checking the addresses of a cluster.
+pub struct CheckedAddresses {
+    /// Sentences about settings that are not in force.
+    pub differences: Vec<String>,
+    /// Address of the catalog, if there is a cluster already.
+    pub catalog: Option<NodeAddress>,
 }
 
 /// Checks that the listed nodes form shards: each shard has one primary, and each replica belongs
@@ -190,12 +290,17 @@ async fn prepare(
 ///
 /// # Errors
 /// [`OpenError`] with the first reason why they do not.
-pub async fn check_members(address: &ClusterAddress) -> Result<(), OpenError> {
+pub async fn check_members(address: &ClusterAddress) -> Result<CheckedAddresses, OpenError> {
+    let ShardAddresses { cluster: address, is_made, catalog_shard, differences } =
+        shard_addresses::find(address).await?;
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
-    let members = discovery::find(address, &names).await?;
+    let members = discovery::find(&address, &names).await?;
     let sessions: Vec<Session> =
         members.into_iter().map(|Members { session, .. }| session).collect();
-    check_distinct(&sessions, &names)
+    check_distinct(&sessions, &names)?;
+    let of_shard = || address.shards.get(catalog_shard).map(|shard| shard.primary.clone());
+    let catalog = address.catalog.clone().or_else(of_shard).filter(|_| is_made);
+    Ok(CheckedAddresses { differences, catalog })
 }
 
 fn name((index, shard): (usize, &ShardAddress)) -> String {
@@ -245,27 +350,14 @@ async fn check_engine(
 async fn check_unsigned(sessions: &[Session], names: &[String]) -> Result<(), OpenError> {
     for (session, name) in sessions.iter().zip(names) {
         let node = format!("{name}-primary");
-        let signed = shard_of(&session.connection).await;
-        if let Some(shard) = signed.map_err(|error| OpenError::node(&node, error))? {
+        let signed = signature(&session.connection).await;
+        if let Some((_, shard)) = signed.map_err(|error| OpenError::node(&node, error))? {
             let cause = format!(
-                "the database is that of {shard} of another cluster, and the catalog is empty: give all shards in their \
-                 order, and MAINDB_URL if the cluster was made with one"
+                "the database is that of {shard} of another cluster, and none of the given ones holds its catalog: give \
+                 all shards, and MAINDB_URL if the cluster was made with one"
             );
             return Err(OpenError::node(&node, cause));
         }
-    }
-    Ok(())
-}
-
-fn check_names(found: &Cluster, names: &[String]) -> Result<(), OpenError> {
-    let known: Vec<&str> =
-        found.map.topology().shards().iter().map(|shard| shard.name.as_str()).collect();
-    if known != names {
-        return Err(OpenError::Conflict(format!(
-            "the cluster has the shards {}, and these were given: {}",
-            known.join(", "),
-            names.join(", ")
-        )));
     }
     Ok(())
 }
@@ -316,20 +408,15 @@ fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShar
         primary,
         findings: Arc::default(),
         doubts: Arc::default(),
-        slot_news: Arc::default(),
+        slot_news: Arc::clone(&leader.slot_news),
         replicas: replicas.iter().map(node).collect(),
     };
     ServerShard { opened, leader, replicas }
 }
 
 /// Starts the readers and the watchers of all shards, and follows the catalog.
-fn assemble(
-    runtime: Runtime,
-    opened: Vec<Opened>,
-    registry: Registry,
-    found: Cluster,
-    catalog: Option<Vec<Node>>,
-) -> OpenedCluster {
+fn assemble(runtime: Runtime, prepared: PreparedCluster) -> OpenedCluster {
+    let PreparedCluster { shards: opened, registry, found, catalog } = prepared;
     let entered = runtime.enter();
     let runtimes = RuntimePool::new(runtime.handle().clone());
     let topology = found.map.topology();
@@ -341,26 +428,27 @@ fn assemble(
     let followed = shards.iter().map(|ServerShard { opened, leader, .. }| {
         (Arc::clone(leader), Arc::clone(&opened.replication))
     });
-    let followed: Vec<(Arc<PrimaryTracker>, Arc<ReplicationState>)> = followed.collect();
+    let followed: FollowedShards = topology.numbers().zip(followed).collect();
     let catalog = match catalog {
-        Some(nodes) => {
+        CatalogNodes::Apart(nodes) => {
             let identity = nodes[0].identity.clone();
             let leader = PrimaryTracker::new(nodes, &identity, None, None);
             catalog_watch::start(&leader);
             leader
         }
-        None => Arc::clone(&followed[0].0),
+        CatalogNodes::OfShard(index) => Arc::clone(&shards[index].leader),
     };
-    let map = Arc::new(ArcSwap::from_pointee(found.map));
+    let map = Arc::new(PublishedMap::new(found.map));
     let registry = Arc::new(ArcSwap::from_pointee(registry));
     let follower = Arc::new(CatalogFollower {
         catalog,
-        shards: followed,
+        shards: ArcSwap::from_pointee(followed),
         map: Arc::clone(&map),
         registry: Arc::clone(&registry),
         access: AccessFeed::default(),
         closed: AtomicBool::new(false),
-        turn: Mutex::new(()),
+        turn: Mutex::default(),
+        map_failed_at: Mutex::default(),
     });
     tokio::spawn(Arc::clone(&follower).run());
     drop(entered);

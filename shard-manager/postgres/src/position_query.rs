@@ -28,6 +28,22 @@ pub(super) enum PositionQuery {
 }
 
 impl PositionQuery {
+    /// Returns the text of the query that also reports, in a fourth column, the generation of the
+    /// slots.
+    pub(super) fn sql_with_generation(self) -> &'static str {
+        match self {
+            Self::Primary => {
+                "SELECT (pg_current_wal_insert_lsn()-'0/0')::bigint,NULL::bigint,false,\
+                 (SELECT generation FROM tessera_readable WHERE id=1)"
+            }
+            Self::Replica => {
+                "SELECT (pg_last_wal_replay_lsn()-'0/0')::bigint,\
+                 (pg_last_wal_receive_lsn()-'0/0')::bigint,pg_is_in_recovery(),\
+                 (SELECT generation FROM tessera_readable WHERE id=1)"
+            }
+        }
+    }
+
     /// Returns the text of the query.
     pub(super) fn sql(self) -> &'static str {
         match self {

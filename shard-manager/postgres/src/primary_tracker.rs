@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use diesel_async::AsyncPgConnection;
 use engine::replication::ReplicationState;
+use engine::slot_news::SlotNews;
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
@@ -48,6 +49,8 @@ pub struct PrimaryTracker {
     last_search: Mutex<LastSearch>,
     samples: PositionSamples,
     hazards: KnownHazards,
+    /// Announcements that the slots of the shard have changed.
+    pub(super) slot_news: Arc<SlotNews>,
 }
 
 /// Result of the last search for the primary.
@@ -106,6 +109,7 @@ impl PrimaryTracker {
             last_search: Mutex::default(),
             samples: PositionSamples::default(),
             hazards: KnownHazards::default(),
+            slot_news: Arc::default(),
         })
     }
 

@@ -20,6 +20,7 @@ use engine::fault_injector::FaultInjector;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::runtime_pool::RuntimePool;
 use engine::{NodeLabel, NodeReader, ReplicaNode};
+use futures_util::StreamExt as _;
 use tokio::sync::Notify;
 
 use super::hazards::Hazards;
@@ -28,7 +29,7 @@ use super::node_address::NodeAddress;
 use super::primary_tracker::{DEPOSED, PrimaryTracker};
 use super::readers::Readers;
 use super::session::NodeRole;
-use super::statement::{Statement, load};
+use super::statement::{Statement, load, run};
 use super::target::Target;
 use super::term::Term;
 
@@ -46,6 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Lets the session receive the notifications of changes of slots, which only a primary sends.
+const LISTEN: &str = "LISTEN tessera_slots";
 
 /// Reads the state of a node: true if it is in recovery, the position that it has replayed or the
 /// end of its log, the position that it has received, the timeline, and true if its WAL receiver is
@@ -139,7 +143,7 @@ impl ReplicaNode for Replica {
         Some(Arc::clone(&self.readers) as Arc<dyn NodeReader>)
     }
 
-    fn fault_injector(&self) -> Option<&FaultInjector> {
+    fn fault_injector(&self) -> Option<&Arc<FaultInjector>> {
         None
     }
 
@@ -234,7 +238,8 @@ impl Watcher {
     async fn watch(&mut self) -> Result<(), String> {
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         let node = self.replica.member().connect("watcher", NodeRole::Any).await;
-        let connection = node.map_err(|error| failed(&error))?.connection;
+        let mut connection = node.map_err(|error| failed(&error))?.connection;
+        let mut is_listening = false;
         loop {
             let term = self.tracker.term();
             let asked_at = Instant::now();
@@ -248,16 +253,38 @@ impl Watcher {
                 self.heard_replica(term, &standing)?;
             } else {
                 self.heard_primary(term, &standing, asked_at).await?;
+                if !is_listening && self.tracker.term().member == self.index {
+                    self.listen(&connection).await?;
+                    is_listening = true;
+                }
                 self.look_at_tables(&connection).await;
             }
             self.retry = RETRY_FIRST;
             self.reported.clear();
             let pause = if self.replication.waiters().has_waiters() { AWAITED } else { IDLE };
-            let _ = tokio::time::timeout(pause, self.rest(pause)).await;
+            let is_notified = tokio::select! {
+                _ = tokio::time::timeout(pause, self.rest(pause)) => None,
+                notified = notified(&mut connection) => Some(notified),
+            };
+            match is_notified {
+                Some(true) => self.tracker.slot_news.announce(),
+                Some(false) => return Err("its session has ended".to_owned()),
+                None => {}
+            }
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return Ok(());
             }
         }
+    }
+
+    /// Listens for changes of slots on the primary. Changes that were committed before are
+    /// announced here, because no notification of them arrives.
+    async fn listen(&self, connection: &AsyncPgConnection) -> Result<(), String> {
+        let listening = tokio::time::timeout(PATIENCE, run(connection, LISTEN)).await;
+        let listening = listening.map_err(|_elapsed| "it does not answer".to_owned())?;
+        listening.map_err(|error| error.to_string())?;
+        self.tracker.slot_news.announce();
+        Ok(())
     }
 
     async fn heard_primary(
@@ -340,6 +367,12 @@ impl Watcher {
             self.replica.changed.notified().await;
         }
     }
+}
+
+/// Waits until the database notifies of a change of slots; returns false if the session has ended.
+async fn notified(connection: &mut AsyncPgConnection) -> bool {
+    let mut notifications = std::pin::pin!(connection.notifications_stream());
+    matches!(notifications.next().await, Some(Ok(_)))
 }
 
 /// Queries the role and the positions of a node.

@@ -5,7 +5,9 @@
 //! and the server ends a statement after its deadline.
 //!
 //! **Invariant:** a connection returns to the pool only after its work has ended without an error.
-//! **Not here:** reads of single keys (`key_reads`).
+//! **Not here:** the statements of a read (`scan_session`), reads of single keys (`key_reads`).
+
+mod scan_session;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,31 +16,27 @@ use deadpool::Runtime as PoolRuntime;
 use deadpool::managed::{Metrics, Object, Pool, PoolError, RecycleError, RecycleResult};
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
-use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::PoolableConnection;
 use engine::fair_places::FairPlaces;
 use engine::replication::ReplicationState;
-use engine::select::keys;
 use engine::{NodeRows, Scope, TableSize, WorkerNode};
 use futures_util::future::BoxFuture;
 use model::error::Error;
 use model::fair_share::FairShare;
 use model::position::Position;
 use model::query::ReadQuery;
-use model::result_rows::Rows;
+use model::slot_refusal::SlotRefusal;
 use model::stats::{PoolStats, SizeEstimate};
 use tokio::runtime::Handle;
 
 use super::citus;
 use super::db_error::DbErrorKind;
-use super::dialect::Select;
-use super::json_rows::{push_object, value};
 use super::key_reads::tell_unreadable;
 use super::node::NodeError;
 use super::position_query::{self, PositionQuery};
-use super::statement::{Prepared, Statement, for_each_row, load, run};
+use super::statement::{Prepared, Statement, load, run};
 use super::target::Target;
-use super::term::Term;
+use scan_session::{ScanSession, SessionRows};
 
 /// Connections of one node for such reads.
 const CONNECTIONS_MAX: usize = 2;
@@ -72,13 +70,6 @@ pub(super) struct Scans {
     runtime: Handle,
 }
 
-/// A connection and the statements prepared on it.
-pub(super) struct ScanSession {
-    connection: AsyncPgConnection,
-    term: Option<Term>,
-    prepared: Prepared,
-}
-
 /// Work on a connection.
 type Work<'s, T> = BoxFuture<'s, QueryResult<T>>;
 
@@ -96,7 +87,7 @@ impl deadpool::managed::Manager for Connector {
             let (node, at) = (self.0.name(), self.0.address());
             tracing::warn!(node, %at, %error, "a session cannot be set up");
         }
-        Ok(ScanSession { connection, term, prepared: Prepared::default() })
+        Ok(ScanSession { connection, term, prepared: Prepared::default(), known: None })
     }
 
     async fn recycle(&self, session: &mut ScanSession, _: &Metrics) -> RecycleResult<NodeError> {
@@ -155,32 +146,25 @@ impl Scans {
                         return Ok(None);
                     }
                 }
-                let rows = if query.counts {
-                    // Both statements see one snapshot.
-                    run(&session.connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                        .await?;
-                    let mut rows = session.page(&query, scope).await?;
-                    rows.total = Some(session.count(&query, scope).await?);
-                    run(&session.connection, "COMMIT").await?;
-                    rows
+                let read = if target.citus().is_some() {
+                    session.read_all(&query, scope, position_query).await?
                 } else {
-                    session.page(&query, scope).await?
+                    session.read_owned(&query, scope, position_query).await?
                 };
-                let seen = Statement { sql: position_query.sql(), binds: &[], cached: true };
-                let sequence = position_query::position(
-                    position_query,
-                    &load(&session.connection, seen).await?,
-                )?;
                 let timeline = target.timeline_id(session.term).unwrap_or(now);
-                Ok(Some(NodeRows { rows, position: Position { timeline, sequence }, owned: None }))
+                Ok(Some(read.map(|SessionRows { rows, sequence, owned }| {
+                    let position = Position { timeline, sequence };
+                    NodeRows { rows, position, owned }
+                })))
             })
         });
         // The rows of a replica may belong to an abandoned timeline.
-        let goes_on = |_: &NodeRows| {
+        let goes_on = |_: &Result<NodeRows, SlotRefusal>| {
             matches!(self.target, Target::Primary(_)) || self.replication.timeline().id() == now
         };
         let read = rows.await?.filter(goes_on);
         let read = read.ok_or_else(|| Error::ShardUnavailable { shard: self.shard.clone() })?;
+        let read = read.map_err(Error::SlotRefused)?;
         if read.rows.is_too_large() {
             return Err(Error::AnswerTooLarge);
         }
@@ -337,76 +321,5 @@ impl Scans {
             | DbErrorKind::Promoted
             | DbErrorKind::Lost => Error::ShardUnavailable { shard: self.shard.clone() },
         }
-    }
-}
-
-impl ScanSession {
-    /// Reads a page until no rows are left or it has too many bytes.
-    async fn page(&mut self, query: &ReadQuery, scope: Scope<'_>) -> QueryResult<Rows> {
-        if query.limit == 0 {
-            return Ok(Rows::default());
-        }
-        let keyed = scope.is_keyed();
-        let select = Select::page(query, scope);
-        let (table, order) = (&query.table, query.sort_keys(keyed));
-        debug_assert_eq!(keys(&order, table, keyed).count(), order.len() + usize::from(keyed));
-        let page = query.limit as usize + if keyed { 0 } else { query.offset as usize };
-        let outputs = query.outputs.len();
-        let cached = self.prepared.admit(&select.sql);
-        let statement = Statement { sql: &select.sql, binds: &select.binds, cached };
-        let mut rows = Rows::with_capacity(1_024);
-        let mut last = Vec::new();
-        for_each_row(&self.connection, statement, |row| {
-            if rows.len() == page {
-                rows.more_after = Some(std::mem::take(&mut last));
-                return Ok(());
-            }
-            if rows.is_too_large() {
-                return Ok(());
-            }
-            rows.push(|out| {
-                push_object(out, row, query, 0);
-                Ok::<(), DieselError>(())
-            })?;
-            if keyed && rows.len() == 1 {
-                rows.version = row.bigint(outputs);
-            }
-            let first_key = outputs + usize::from(keyed);
-            let keys = (first_key..).zip(&order);
-            let keys = keys.map(|(at, by)| value(row, at, table.column(by.column).kind));
-            if !keyed {
-                keys.for_each(|key| rows.push_key(key));
-            } else if rows.len() == page {
-                last = keys.collect();
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(rows)
-    }
-
-    async fn count(&mut self, query: &ReadQuery, scope: Scope<'_>) -> QueryResult<u64> {
-        let select = Select::count(query, scope);
-        let cached = self.prepared.admit(&select.sql);
-        let statement = Statement { sql: &select.sql, binds: &select.binds, cached };
-        let rows = load(&self.connection, statement).await?;
-        Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
-    }
-
-    async fn sizes(&mut self, is_citus: bool) -> QueryResult<Vec<TableSize>> {
-        let names = "SELECT name FROM tessera_tables ORDER BY name";
-        let names = load(&self.connection, Statement { sql: names, binds: &[], cached: true });
-        let names: Vec<String> = names.await?.iter().filter_map(|row| row.text(0)).collect();
-        let mut sizes = Vec::with_capacity(names.len());
-        let size = if is_citus { "citus_total_relation_size" } else { "pg_total_relation_size" };
-        for table in names {
-            // Names of declared tables need no quoting.
-            let sql = format!("SELECT count(*),{size}('public.{table}') FROM public.{table}");
-            let statement = Statement { sql: &sql, binds: &[], cached: false };
-            let rows = load(&self.connection, statement).await?;
-            let number = |column| rows.first().and_then(|row| row.bigint(column)).unwrap_or(0);
-            sizes.push(TableSize { rows: number(0), bytes: number(1), table });
-        }
-        Ok(sizes)
     }
 }

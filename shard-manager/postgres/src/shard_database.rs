@@ -207,15 +207,15 @@ pub(super) async fn migrate(
     Ok(harness.into_inner())
 }
 
-/// Returns the shard of a database, in whichever cluster.
+/// Returns the id of the cluster and the name of the shard of a database, if it belongs to one.
 ///
 /// # Errors
 /// The error of the query.
-pub async fn shard_of(connection: &AsyncPgConnection) -> QueryResult<Option<String>> {
+pub async fn signature(connection: &AsyncPgConnection) -> QueryResult<Option<(String, String)>> {
     if !has_rows(connection, "tessera_shard").await? {
         return Ok(None);
     }
-    Ok(signed(connection).await?.map(|(_, shard)| shard))
+    signed(connection).await
 }
 
 /// Returns true if a table of Tessera exists and has rows.
@@ -231,7 +231,7 @@ pub(super) async fn has_rows(connection: &AsyncPgConnection, table: &str) -> Que
 }
 
 async fn signed(connection: &AsyncPgConnection) -> QueryResult<Option<(String, String)>> {
-    let signed = "SELECT cluster_id, shard FROM tessera_shard";
+    let signed = "SELECT cluster_id, shard FROM tessera.tessera_shard";
     let rows = load(connection, Statement { sql: signed, binds: &[], cached: false }).await?;
     Ok(rows.first().and_then(|row| row.text(0).zip(row.text(1))))
 }

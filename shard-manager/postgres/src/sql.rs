@@ -20,8 +20,25 @@ use super::db_error::STORED_OTHERWISE;
 pub(super) const LANE_SETTINGS: &str = "SET enable_seqscan=off; SET enable_hashjoin=off; \
     SET enable_mergejoin=off; SET enable_bitmapscan=off";
 
-/// Takes the fence lock and returns those of the slots `$1` that may not be written here.
-pub(super) const ENTER: &str = "SELECT unnest(tessera_enter($1,$2))";
+/// Takes the fence lock and returns those of the slots `$1` that may not be written here, each with
+/// the reason (`refusals`). The reason is read after the lock was granted, as the slots are.
+pub(super) const ENTER: &str =
+    "SELECT s.slot,tessera_refused_now(s.slot) FROM unnest(tessera_enter($1,$2)) AS s(slot)";
+
+/// Changes the slots `$1`: the function of the migration describes the parameters. Columns: the
+/// number of slots that are not owned and forbid the change, null if the fence lock was not free in
+/// time; and these slots, separated by commas.
+pub(super) const CHANGE_SLOTS: &str = "SELECT cardinality(refused)::bigint,\
+    array_to_string(refused,',') FROM tessera_change_slots($1,$2,$3,$4) AS refused";
+
+/// Slots among `$1` that the shard owns.
+pub(super) const OWNED_SLOTS: &str =
+    "SELECT slot::bigint FROM tessera_slots WHERE slot=ANY($1) AND state IN ('owned','fenced')";
+
+/// Condition that the node answers reads of the slot in the column `slot`, in the snapshot of the
+/// statement. The bits are read once for a statement.
+pub(super) const IS_READABLE: &str =
+    "get_bit((SELECT bits FROM tessera_readable WHERE id=1),slot)=1";
 
 /// Versions of a block: the drawn number and the ones after it. The next block begins as many
 /// versions later, so that a version that must be one higher than another stays below it.
@@ -40,10 +57,9 @@ pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
     WHERE created_at >= $1 AND created_at < $2 LIMIT 1";
 
 /// Removes up to `$3` records of idempotency keys created from `$1` on and before `$2`, oldest
-/// first, except those that another transaction has locked.
-pub(super) const FORGET: &str = "DELETE FROM tessera_idempotency WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM tessera_idempotency WHERE created_at >= $1 AND created_at < $2
-    ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED)) RETURNING 1";
+/// first, except those that another transaction has locked and those of slots that accept no writes
+/// here. Returns their number.
+pub(super) const FORGET: &str = "SELECT tessera_forget($1,$2,$3)";
 
 /// Locks existing rows in the given order. Parameters: slots, shard keys, ids. Columns: the number
 /// of the row from 1, then its answered columns.

@@ -2,7 +2,7 @@
 //! pipelines of several statements in one round trip.
 //!
 //! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`,
-//! `engine::select`, `engine::access_store` and `key_reads`.
+//! `engine::select`, `engine::access_store`, `key_reads` and `known_slots`.
 //! **Not here:** the texts themselves; the binary form of a value (`binary_value`).
 
 use std::borrow::Cow;

@@ -20,7 +20,7 @@ use super::hazards::{self, Hazards};
 use super::lane_session::{LaneSession, Stored, TransactionError, ended};
 use super::row_statements::{Group, group_work, groups, image, locking};
 use super::statement::{Bind, Locking, PipelineStep, Statement, Work, pipeline, plain, run, step};
-use super::{sql, triggered_tables};
+use super::{refusals, sql, triggered_tables};
 
 /// Applies writes as one transaction. `alone`: no other router may write meanwhile.
 pub(super) async fn apply(
@@ -97,7 +97,7 @@ async fn enter(
         }
     };
     let strange = results.next().unwrap_or_default();
-    let slots = strange.iter().filter_map(|row| row.bigint(0)).collect();
+    let slots = refusals::states(&strange);
     for (group, locked) in &locking {
         for row in results.next().unwrap_or_default() {
             if let Some(at) = locked.place(&row) {

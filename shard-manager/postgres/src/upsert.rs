@@ -9,7 +9,7 @@
 //! **Not here:** all other changes (`transaction`).
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -29,6 +29,7 @@ use super::citus_statements::{self, Versions};
 use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
 use super::lane_session::{LaneSession, Stored, TransactionError, ended};
+use super::refusals;
 use super::sql::{self, UpsertMode};
 use super::statement::{Bind, PipelineStep, RowView, Statement, Work, load, pipeline, plain, step};
 
@@ -270,7 +271,8 @@ async fn answers(
 ) -> Result<Vec<Result<RowDone, Error>>, TransactionError> {
     let mut rows: Vec<_> = (0..count).map(|_| Err(Error::Internal)).collect();
     for (place, row) in groups.iter().flat_map(|group| &group.rows) {
-        rows[*place] = Err(Error::SlotRefused(SlotRefusal::absent(row.slot)));
+        let (slot, state) = (row.slot, refusals::NO_LONGER);
+        rows[*place] = Err(Error::SlotRefused(SlotRefusal { slot, state }));
     }
     let mut strays = 0;
     for (group, loaded) in groups.iter().zip(loaded) {
@@ -311,21 +313,25 @@ async fn explain(
         let statement = Statement { sql: hazards::OF_TABLES, binds: &looking, cached: true };
         QueryResult::Ok((strange, load(connection, statement).await?))
     };
-    let (strange, hazards) = match asked.await {
-        Ok((strange, found)) => {
-            let strange = strange.iter().filter_map(|row| row.bigint(0));
-            (strange.collect::<BTreeSet<i64>>(), Hazards::of_tables(&found))
-        }
+    let (refused, hazards) = match asked.await {
+        Ok((strange, found)) => (refusals::states(&strange), Hazards::of_tables(&found)),
         Err(error) => {
             tracing::warn!(%error, "the reason why rows were not stored cannot be read");
             return;
         }
     };
     for (place, row) in absent {
-        // A slot that was fenced then, and is not now, is sent again; without interference by
-        // triggers, that was the reason.
-        if !strange.contains(&i64::from(row.slot.number())) && hazards.meddle(&row.table) {
-            rows[*place] = Err(Error::Discarded { table: row.table.name().to_owned() });
+        match refused.get(&i64::from(row.slot.number())) {
+            Some(state) => {
+                let (slot, state) = (row.slot, *state);
+                rows[*place] = Err(Error::SlotRefused(SlotRefusal { slot, state }));
+            }
+            None if hazards.meddle(&row.table) => {
+                rows[*place] = Err(Error::Discarded { table: row.table.name().to_owned() });
+            }
+            // A slot that was refused then, and is not now: without interference by triggers, that
+            // was the reason.
+            None => {}
         }
     }
 }

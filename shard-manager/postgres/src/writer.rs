@@ -24,6 +24,7 @@ use super::insert_predictor::InsertPredictor;
 use super::lane_session::{LaneSession, Stored, TransactionError};
 use super::node_address::Timeouts;
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
+use super::slot_changes::{self, Changed};
 use super::sql;
 use super::statement::{Bind, Prepared, Statement, load, run};
 use super::statement_cache::StatementCache;
@@ -241,6 +242,36 @@ impl PgWriter {
             Err(failed) => Err(BatchFailure { retry_split: false, ..self.failure(&failed) }),
         }
     }
+
+    async fn change_owned(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError> {
+        if self.tracker.citus().is_some() {
+            return Err(SlotChangeError::Unsupported { shard: self.shard.clone() });
+        }
+        let changed = match self.session().await {
+            Ok((mut session, term)) => {
+                let changed = slot_changes::change(&mut session, change);
+                let changed = self.in_time(term, changed).await;
+                self.keep((session, term), &changed);
+                changed.map(|changed| (changed, self.tracker.terms().timeline_id(term)))
+            }
+            Err(failed) => Err(failed),
+        };
+        let shard = self.shard.clone();
+        match changed {
+            Ok((Changed::Done { position }, timeline_id)) => {
+                self.stored(timeline_id, position);
+                // The notification of the database takes a moment longer.
+                self.tracker.slot_news.announce();
+                Ok(position)
+            }
+            Ok((Changed::NotOwned(slots), _)) => Err(SlotChangeError::NotOwned { shard, slots }),
+            Ok((Changed::Busy, _)) => Err(SlotChangeError::Busy { shard }),
+            Err(failed) => {
+                let BatchFailure { error, outcome, .. } = self.failure(&failed);
+                Err(SlotChangeError::Failed { error, outcome })
+            }
+        }
+    }
 }
 
 impl AsyncWriter for PgWriter {
@@ -269,9 +300,9 @@ impl AsyncWriter for PgWriter {
 
     fn change_slots<'a>(
         &'a mut self,
-        _: &'a SlotChange,
+        change: &'a SlotChange,
     ) -> BoxFuture<'a, Result<u64, SlotChangeError>> {
-        Box::pin(async { Err(SlotChangeError::Unsupported { shard: self.shard.clone() }) })
+        Box::pin(self.change_owned(change))
     }
 
     #[cfg(feature = "sabotage")]
@@ -309,7 +340,8 @@ async fn forget(session: &LaneSession) -> Result<usize, TransactionError> {
     let [from, until] = times;
     let binds = [from, until, Bind::integer(FORGOTTEN_MAX)];
     let statement = Statement { sql: sql::FORGET, binds: &binds, cached: true };
-    load(&session.connection, statement).await.map(|rows| rows.len()).map_err(failed)
+    let forgotten = load(&session.connection, statement).await.map_err(failed)?;
+    Ok(forgotten.first().and_then(|row| row.bigint(0)).unwrap_or(0) as usize)
 }
 
 fn patience(timeouts: Timeouts) -> Duration {

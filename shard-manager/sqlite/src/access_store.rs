@@ -27,8 +27,8 @@ use futures_util::future::BoxFuture;
 use model::error::Error;
 
 use super::connection::open;
+use super::file_watch::FileChecks;
 use super::intents::unavailable;
-use super::open_file_check::OpenFileCheck;
 
 pub use stopped::{change_stopped, read_audit_heads, read_state};
 pub(super) use tables::suspend_keys;
@@ -40,7 +40,7 @@ pub(super) struct FileAccess(Arc<Shared>);
 struct Shared {
     catalog: PathBuf,
     /// Proofs that the files are still those of this process.
-    file_checks: Vec<Arc<OpenFileCheck>>,
+    file_checks: Arc<FileChecks>,
     /// True once another process may own the catalog.
     closed: Arc<AtomicBool>,
     feed: AccessFeed,
@@ -52,12 +52,12 @@ impl FileAccess {
     /// Creates the store of a catalog.
     pub(super) fn new(
         catalog: PathBuf,
-        file_checks: &[Arc<OpenFileCheck>],
+        file_checks: &Arc<FileChecks>,
         closed: &Arc<AtomicBool>,
     ) -> Self {
         Self(Arc::new(Shared {
             catalog,
-            file_checks: file_checks.to_vec(),
+            file_checks: Arc::clone(file_checks),
             closed: Arc::clone(closed),
             feed: AccessFeed::default(),
             turn: Mutex::default(),
@@ -86,7 +86,7 @@ impl FileAccess {
     }
 
     fn check_writable(&self) -> Result<(), Error> {
-        self.0.file_checks.iter().try_for_each(|file_check| file_check.check_writable())
+        self.0.file_checks.check_writable()
     }
 
     fn connect(&self) -> Result<SqliteConnection, Error> {
@@ -98,7 +98,7 @@ impl FileAccess {
 
     fn add_usage_now(&self, flush: &UsageFlush) -> Result<(), Error> {
         let _turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.0.file_checks.iter().try_for_each(|file_check| file_check.check_writable())?;
+        self.0.file_checks.check_writable()?;
         tables::add_usage(&mut self.connect()?, flush).map_err(|error| unavailable(&error))
     }
 

@@ -25,7 +25,9 @@ use model::table::Table;
 use super::batch::{Counters, add_rows, run};
 use super::connection::{Bind, DbErrorKind, OpenError, open};
 use super::log::{self, Entry, Line};
-use super::{ddl, shard_file, sql, timeline};
+use super::owned_slots::{OwnedSlots, SlotOwnership};
+use super::slot_line::{self, SlotLine};
+use super::{ddl, shard_file, slot_change, sql, timeline};
 
 /// Small cache: a replica's writes are spread over its file anyway.
 const REPLICA_PRAGMAS: &str = "PRAGMA cache_size=-4096";
@@ -36,6 +38,7 @@ pub struct Applier {
     log: SqliteConnection,
     replica: SqliteConnection,
     tables: HashMap<String, Replayed>,
+    ownership: Arc<SlotOwnership>,
     timeline: u32,
     version: i64,
     position: u64,
@@ -94,9 +97,24 @@ impl Applier {
         let known = shard_file::read_tables(&mut connection, replica)?;
         let tables = known.tables().chain([&*idempotency::TABLE]);
         let tables = tables.map(|table| (table.name().to_owned(), Replayed::of(table))).collect();
-        let (replica, timeline) = (connection, current);
-        let position = position as u64;
-        Ok(Self { log, replica, tables, timeline, version, position, until: u64::MAX, syncs: true })
+        let ownership = Arc::new(SlotOwnership::default());
+        ownership.finish_change(OwnedSlots::load(&mut connection).map_err(failed)?);
+        Ok(Self {
+            log,
+            replica: connection,
+            tables,
+            ownership,
+            timeline: current,
+            version,
+            position: position as u64,
+            until: u64::MAX,
+            syncs: true,
+        })
+    }
+
+    /// Returns the slots that the shard owns at the position of the replica.
+    pub fn slot_ownership(&self) -> &Arc<SlotOwnership> {
+        &self.ownership
     }
 
     /// Returns the position of the replica.
@@ -135,7 +153,7 @@ impl Applier {
         let entries = log::read_after(&mut self.log, self.position, not_after);
         let mut entries = entries.map_err(ApplyError::Primary)?;
         entries.retain(|entry| entry.position <= self.until);
-        let change = change_of_tables(&mut entries).map_err(ApplyError::replica)?;
+        let change = change_alone(&mut entries).map_err(ApplyError::replica)?;
         let Some(last) = entries.last().map(|entry| entry.position) else {
             return if self.is_behind_the_log()? { Err(ApplyError::LogTrimmed) } else { Ok(false) };
         };
@@ -143,13 +161,21 @@ impl Applier {
             return Err(ApplyError::LogTrimmed);
         }
         self.set_sync(sync).map_err(ApplyError::replica)?;
-        let Self { replica, tables, timeline, version, .. } = self;
+        let Self { replica, tables, ownership, timeline, version, .. } = self;
+        let mut owned = None;
         // The first error is kept: SQLite may have rolled back on its own, and then diesel reports
         // only that its rollback found no transaction.
         let mut cause = None;
         let applied = replica.immediate_transaction(|connection| {
             let replayed = match &change {
-                Some(change) => ddl::apply(connection, change, last as i64).map(|_| *version),
+                Some(ChangeAlone::Tables(change)) => {
+                    ddl::apply(connection, change, last as i64).map(|_| *version)
+                }
+                Some(ChangeAlone::Slots(line)) => slot_change::apply(connection, line, last as i64)
+                    .map(|changed| {
+                        owned = changed;
+                        line.version().max(*version)
+                    }),
                 None => replay(connection, (tables, *version), &entries),
             };
             let replayed = replayed.and_then(|version| {
@@ -159,6 +185,9 @@ impl Applier {
             });
             let version = replayed.inspect_err(|error| cause = Some(ApplyError::meaning(error)))?;
             before_commit(last);
+            if owned.is_some() {
+                ownership.begin_change();
+            }
             Ok::<_, DieselError>(version)
         });
         self.version = applied.map_err(|error| match cause {
@@ -166,7 +195,10 @@ impl Applier {
             None => ApplyError::replica(error),
         })?;
         self.position = last;
-        if let Some(change) = change {
+        if let Some(owned) = owned {
+            self.ownership.finish_change(owned);
+        }
+        if let Some(ChangeAlone::Tables(change)) = change {
             self.learn(&change);
         }
         Ok(true)
@@ -235,12 +267,27 @@ impl ApplyError {
     }
 }
 
-/// Returns the change of the tables with which these entries begin. Such a change is a transaction
-/// of its own, so that it is recorded exactly if it is stored: leaves the entries before the next
-/// one, or that one alone.
-fn change_of_tables(entries: &mut Vec<Entry>) -> QueryResult<Option<SchemaChange>> {
+/// Change that is alone in its entry, and in the transaction that replays it.
+enum ChangeAlone {
+    Tables(SchemaChange),
+    Slots(SlotLine),
+}
+
+impl ChangeAlone {
+    fn of(entry: &Entry) -> QueryResult<Option<Self>> {
+        if let Some(line) = slot_line::logged(&entry.changes)? {
+            return Ok(Some(Self::Slots(line)));
+        }
+        Ok(ddl::logged(&entry.changes)?.map(Self::Tables))
+    }
+}
+
+/// Returns the change of tables or slots with which these entries begin. Such a change is a
+/// transaction of its own, so that it is recorded exactly if it is stored, and the rows before it
+/// are counted: leaves the entries before the next one, or that one alone.
+fn change_alone(entries: &mut Vec<Entry>) -> QueryResult<Option<ChangeAlone>> {
     for index in 0..entries.len() {
-        if let Some(change) = ddl::logged(&entries[index].changes)? {
+        if let Some(change) = ChangeAlone::of(&entries[index])? {
             entries.truncate(index.max(1));
             return Ok((index == 0).then_some(change));
         }

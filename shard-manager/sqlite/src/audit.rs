@@ -57,7 +57,8 @@ pub struct ShardAudit {
     pub shard: String,
     /// Position at which its primary was read.
     pub position: u64,
-    /// Number of rows of each table, the records of idempotency keys included.
+    /// Number of rows of each table, the records of idempotency keys included, without rows of
+    /// slots that have moved away or are being copied to the shard.
     pub tables: BTreeMap<String, u64>,
     /// Replicas that equal the primary.
     pub replicas: Vec<String>,
@@ -230,8 +231,9 @@ impl Audit<'_> {
         for table in tables.tables().chain([&*idempotency::TABLE]) {
             let rules = RowRules::of(self, file, table, standing.version);
             let left_out = replicas.left_out(table);
-            let scan = Scan::run(self, (primary, table), left_out, |row| rules.check(row))?;
-            inventory.check_count(self, file, (table, scan.rows));
+            let place = (&mut *primary, &inventory, &**table);
+            let scan = Scan::run(self, place, left_out, |row| rules.check(row))?;
+            inventory.check_count(self, file, (table, &scan));
             audited.tables.insert(table.name().to_owned(), scan.rows);
             replicas.compare(self, table, &scan, primary);
         }

@@ -5,21 +5,31 @@
 //! **Not here:** opening the directory (`open`).
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use engine::access_store::AccessStore;
+use engine::catalog_rows::MapChangeError;
+use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::published_map::PublishedMap;
 use engine::runtime_pool::RuntimePool;
-use engine::{ClusterBackend, EngineFuture, ReplicaIsolation, SchemaLock};
-use futures_util::future::ready;
+use engine::slot_desk::{SlotCommand, SlotDesk};
+use engine::{ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock};
+use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
-use model::table::Table;
+use model::map_change::MapChange;
+use model::shard_map::ShardMap;
+use model::table::{Registry, Table};
+use model::topology::ShardNumber;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::Receiver;
 
 use super::access_store::FileAccess;
 use super::backup::BackupSource;
+use super::catalog;
 use super::comparison_loop::ComparisonLoop;
+use super::connection::open;
 use super::control::ControlSocket;
 use super::data_dir::DataDir;
 use super::file_watch::FileWatch;
@@ -38,6 +48,11 @@ pub(super) struct Files {
     /// True once background work is to end.
     closed: Arc<AtomicBool>,
     access: FileAccess,
+    /// Map in force.
+    map: Arc<PublishedMap>,
+    /// Locked from a change of the map until the next one is in force.
+    map_turn: Arc<Mutex<()>>,
+    slot_desk: Arc<SlotDesk>,
 }
 
 impl Files {
@@ -46,11 +61,24 @@ impl Files {
         source: &Arc<BackupSource>,
         data_dir: DataDir,
         file_watch: FileWatch,
+        map: &Arc<PublishedMap>,
     ) -> Self {
-        let closed = Arc::default();
+        let (closed, map, map_turn) = (Arc::default(), Arc::clone(map), Arc::default());
         let access = FileAccess::new(data_dir.catalog(), file_watch.file_checks(), &closed);
-        let control_socket = ControlSocket::open(source, &access);
-        Self { control_socket, comparison: None, file_watch, data_dir, closed, access }
+        let slot_desk = Arc::default();
+        let control_socket = ControlSocket::open(source, &access, &slot_desk);
+        let comparison = None;
+        Self {
+            control_socket,
+            comparison,
+            file_watch,
+            data_dir,
+            closed,
+            access,
+            map,
+            map_turn,
+            slot_desk,
+        }
     }
 
     /// Returns the directory.
@@ -89,8 +117,64 @@ impl ClusterBackend for Files {
         Box::pin(ready(locked))
     }
 
+    fn change_map(
+        &self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> BoxFuture<'_, Result<Arc<ShardMap>, MapChangeError>> {
+        if let Err(error) = self.file_watch.check() {
+            return Box::pin(ready(Err(MapChangeError::Failed(error))));
+        }
+        let (catalog, closed) = (self.data_dir.catalog(), Arc::clone(&self.closed));
+        let (map, turn) = (Arc::clone(&self.map), Arc::clone(&self.map_turn));
+        let work = move || {
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let failed =
+                |cause: &dyn std::fmt::Display| MapChangeError::Failed(intents::unavailable(cause));
+            if closed.load(Ordering::Acquire) {
+                // Another process may own the catalog by now.
+                return Err(failed(&"the router ends"));
+            }
+            let mut connection = open(&catalog, "").map_err(|error| failed(&error))?;
+            let next = catalog::change_map(&mut connection, (&change, expected_epoch))?;
+            Ok(publish(&map, next))
+        };
+        Box::pin(async move {
+            let changed = tokio::task::spawn_blocking(work).await;
+            changed.unwrap_or(Err(MapChangeError::Unknown(Error::Internal)))
+        })
+    }
+
+    fn update_map(&self, _epoch: u64, _deadline: Instant) -> EngineFuture<'_, ()> {
+        // No other process changes the catalog.
+        Box::pin(ready(Ok(())))
+    }
+
+    fn check_new_shard<'a>(
+        &'a self,
+        _shard: &'a NewShard,
+        _deadline: Instant,
+    ) -> BoxFuture<'a, Result<Option<String>, NewShardRefusal>> {
+        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+    }
+
+    fn open_shard<'a>(
+        &'a self,
+        _number: ShardNumber,
+        _tables: &'a Registry,
+        _deadline: Instant,
+    ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>> {
+        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+    }
+
+    fn release_shard(&self, _number: ShardNumber) {}
+
     fn access_store(&self) -> &dyn AccessStore {
         &self.access
+    }
+
+    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+        self.slot_desk.open()
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {
@@ -124,6 +208,15 @@ impl Drop for Files {
     fn drop(&mut self) {
         self.end_work();
     }
+}
+
+/// Puts the next map in force, with as many shards as are open. A shard that has just joined is
+/// opened by the next start.
+fn publish(map: &PublishedMap, next: ShardMap) -> Arc<ShardMap> {
+    if let Err(error) = map.publish_open(next.clone()) {
+        tracing::error!(%error, "the shard map in force stays: start the router again");
+    }
+    Arc::new(next)
 }
 
 /// Lock on the tables of an embedded cluster. Only this process writes, so the local lock is

@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use chrono::Utc;
 use engine::pause_barrier::{Closed, PauseBarrier};
 use engine::replication::ReplicationState;
@@ -69,9 +70,16 @@ pub struct BackupSource {
     pub data_dir: PathBuf,
     /// File of the catalog.
     pub catalog: PathBuf,
-    /// Shards, in the cluster's order.
-    pub shards: Vec<SavedShard>,
+    /// Shards, in the cluster's order. Those that join are added.
+    shards: ArcSwap<Vec<Arc<SavedShard>>>,
     turn: Mutex<()>,
+}
+
+/// Shards of one backup, as they were when it began.
+struct SavedCluster<'s> {
+    data_dir: &'s Path,
+    catalog: &'s Path,
+    shards: Arc<Vec<Arc<SavedShard>>>,
 }
 
 /// Shard that a backup copies.
@@ -154,9 +162,25 @@ struct SnapshotPoint {
 }
 
 impl BackupSource {
-    /// Creates a source of these shards.
-    pub fn new(data_dir: &Path, catalog: PathBuf, shards: Vec<SavedShard>) -> Self {
-        Self { data_dir: data_dir.to_owned(), catalog, shards, turn: Mutex::new(()) }
+    /// Creates a source without shards.
+    pub fn new(data_dir: &Path, catalog: PathBuf) -> Self {
+        let (shards, turn) = (ArcSwap::default(), Mutex::new(()));
+        Self { data_dir: data_dir.to_owned(), catalog, shards, turn }
+    }
+
+    /// Returns the shards, in the cluster's order.
+    pub fn shards(&self) -> Arc<Vec<Arc<SavedShard>>> {
+        self.shards.load_full()
+    }
+
+    /// Adds a shard. A backup that runs already does not contain it.
+    pub fn add_shard(&self, shard: SavedShard) {
+        let shard = Arc::new(shard);
+        self.shards.rcu(|shards| {
+            let mut shards = Vec::clone(shards);
+            shards.push(Arc::clone(&shard));
+            shards
+        });
     }
 
     /// Copies the cluster into a folder that is missing or empty. Blocks.
@@ -169,6 +193,13 @@ impl BackupSource {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
+        let (data_dir, catalog) = (&*self.data_dir, &*self.catalog);
+        SavedCluster { data_dir, catalog, shards: self.shards() }.save(to, watch)
+    }
+}
+
+impl SavedCluster<'_> {
+    fn save(&self, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
         // Opening by name would accept a file that has replaced the shard's.
         let file_checks = self.shards.iter().filter_map(|shard| shard.file_check.as_ref());
         for file_check in file_checks {
@@ -178,13 +209,13 @@ impl BackupSource {
         let unfinished = Unfinished::begin(&originals.place(to)?)?;
         let folder = unfinished.path();
         let _kept: Vec<_> =
-            self.shards.iter().map(|shard| shard.replication.retain_log()).collect();
+            self.shards.iter().map(|shard| shard.replication.retain_log("backup")).collect();
         let mut copies = originals.copy(folder, watch, |index, path| {
             let timeline = self.shards[index].replication.timeline().history().current();
             ShardCopy::make(&self.shards[index].original.primary, path, timeline)
         })?;
         self.bring_near(&mut copies, watch)?;
-        let mut catalog = CatalogCopy::open(&self.catalog)?;
+        let mut catalog = CatalogCopy::open(self.catalog)?;
         let point = self.hold(&mut copies, &mut catalog, watch)?;
         watch.tell(&Step::Held { micros: point.held.as_micros() as u64 })?;
         catalog.write(&originals.catalog_in(folder))?;
@@ -200,7 +231,7 @@ impl BackupSource {
 
     fn originals(&self) -> Originals<'_> {
         let shards = self.shards.iter().map(|shard| &shard.original).collect();
-        Originals { data_dir: &self.data_dir, catalog: &self.catalog, shards }
+        Originals { data_dir: self.data_dir, catalog: self.catalog, shards }
     }
 
     /// Lets the copies follow the logs until they lack little.

@@ -1,6 +1,6 @@
 //! Batch: one transaction of a writer in progress.
 //!
-//! A batch checks that the slots are owned here, applies the changes, stores the results of
+//! A batch checks that the slots accept writes here, applies the changes, stores the results of
 //! idempotency keys, appends the changed rows to the change log, and updates the counters. SQLite
 //! alone undoes a statement that it refuses, so a bad change does not affect its neighbours.
 //!
@@ -10,9 +10,9 @@
 mod idempotency;
 mod stored_rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
@@ -49,6 +49,8 @@ impl Counters {
 pub(super) struct Batch<'t> {
     rows: StoredRows<'t>,
     counters: Counters,
+    /// Time at which the batch began, which `now` spells.
+    began: DateTime<Utc>,
     now: String,
     log: Vec<u8>,
     rows_added: BTreeMap<String, i64>,
@@ -71,22 +73,23 @@ impl<'t> Batch<'t> {
         counters: Counters,
         shapes: &'t mut PreparedShapes,
     ) -> Self {
-        let now = format_timestamp(Utc::now());
+        let began = Utc::now();
+        let now = format_timestamp(began);
         let (log, rows_added) = (Vec::new(), BTreeMap::new());
         let rows = StoredRows { connection, shapes };
-        Self { rows, counters, now, log, rows_added, expects_new: false }
+        Self { rows, counters, began, now, log, rows_added, expects_new: false }
     }
 
     /// Applies the groups in order. The changed rows must fit into one log entry: a larger batch is
     /// aborted, to be split, unless it is a single change; a larger atomic group is refused.
     pub(super) fn run(mut self, groups: &[WriteGroup<'_>]) -> QueryResult<Applied> {
-        let foreign = self.rows.slots_not_owned(groups, &self.now)?;
+        let refused = self.rows.refused_slots(groups, (self.began, &self.now))?;
         let count: usize = groups.iter().map(|group| group.rows.len()).sum();
         let mut rows = Vec::with_capacity(count);
         let mut answered = 0;
         for group in groups {
             if let Some(places) = group.atomic_rows.filter(|_| !is_on(Mutation::TornTransaction)) {
-                let done = self.apply_atomic(group.rows, places, &foreign)?;
+                let done = self.apply_atomic(group.rows, places, &refused)?;
                 answered += done.iter().map(answered_bytes).sum::<usize>();
                 rows.extend(done);
                 if self.log.len() + answered > IMAGES_BYTES_MAX && groups.len() > 1 {
@@ -95,7 +98,7 @@ impl<'t> Batch<'t> {
                 continue;
             }
             for change in group.rows {
-                let row = self.apply_owned(change, &foreign)?;
+                let row = self.apply_accepted(change, &refused)?;
                 answered += answered_bytes(&row);
                 rows.push(row);
                 if self.log.len() + answered > IMAGES_BYTES_MAX && count > 1 {
@@ -109,20 +112,26 @@ impl<'t> Batch<'t> {
         Ok(Applied { rows, counters: self.counters, logged: self.log.len() as u64 })
     }
 
-    /// Applies all of these changes, or undoes them and reports for each that it was undone.
+    /// Applies all of these changes, or undoes them and reports for each that it was undone. None
+    /// is tried if a slot accepts no writes: an answer that depends on rows would be remembered
+    /// there.
     fn apply_atomic(
         &mut self,
         changes: &[RowWrite],
         places: &[usize],
-        foreign: &BTreeSet<i64>,
+        refused_slots: &BTreeMap<u16, SlotRefusal>,
     ) -> QueryResult<Vec<Result<RowDone, Error>>> {
         self.rows.connection.batch_execute("SAVEPOINT whole")?;
         let (counters, logged, added) = (self.counters, self.log.len(), self.rows_added.clone());
         let mut done = Vec::with_capacity(changes.len());
         let mut answered = 0;
-        let mut refused = None;
-        for (at, change) in changes.iter().enumerate() {
-            let row = self.apply_owned(change, foreign)?;
+        let mut refused = changes.iter().enumerate().find_map(|(at, change)| {
+            let refusal = refused_slots.get(&change.slot.number())?;
+            Some((at, Error::SlotRefused(*refusal)))
+        });
+        let tried = if refused.is_none() { changes } else { &[] };
+        for (at, change) in tried.iter().enumerate() {
+            let row = self.apply_accepted(change, refused_slots)?;
             answered += answered_bytes(&row);
             let error = match &row {
                 Err(error) => Some(error.clone()),
@@ -166,15 +175,15 @@ impl<'t> Batch<'t> {
         Ok(outcome)
     }
 
-    /// Applies a change, unless its slot is not owned here or it was stored before under its
+    /// Applies a change, unless its slot accepts no writes here or it was stored before under its
     /// idempotency key.
-    fn apply_owned(
+    fn apply_accepted(
         &mut self,
         change: &RowWrite,
-        foreign: &BTreeSet<i64>,
+        refused: &BTreeMap<u16, SlotRefusal>,
     ) -> QueryResult<Result<RowDone, Error>> {
-        if foreign.contains(&i64::from(change.slot.number())) {
-            return Ok(Err(Error::SlotRefused(SlotRefusal::absent(change.slot))));
+        if let Some(refusal) = refused.get(&change.slot.number()) {
+            return Ok(Err(Error::SlotRefused(*refusal)));
         }
         if let Some(answer) = self.replayed(change)? {
             return Ok(answer);

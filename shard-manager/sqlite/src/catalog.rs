@@ -1,8 +1,10 @@
 //! Catalog: the durable shard map of an embedded cluster, in a file of its own.
 //!
-//! **Not here:** the contents of the catalog (`engine::cluster_spec`), the rows (`shard_file`).
+//! **Not here:** the contents of the catalog (`engine::cluster_spec`, `engine::catalog_rows`), the
+//! rows (`shard_file`).
 
 mod inspection;
+mod map_tables;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,17 +12,20 @@ use std::path::Path;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use engine::cluster_spec::{ClusterRow, check_spec};
+use engine::catalog_rows::ShardRow;
+use engine::cluster_spec::{ClusterRow, differences, warn_of_differences};
 
-use super::OpenError;
-use super::connection::create;
+use super::connection::{Statement, create, for_each_row};
 use super::data_dir::{catalog_file, shard_file_in};
+use super::schema_state::SchemaState;
+use super::{OpenError, sql};
 pub use engine::cluster_spec::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
 use engine::system_tables::tessera_cluster::dsl;
 use model::shard_map::ShardMap;
 use model::token::TokenKey;
 
 pub(super) use inspection::{InspectedCatalog, inspect};
+pub(super) use map_tables::{MapFault, StoredMap, change as change_map, shard_names};
 
 pub(super) const MIGRATIONS: EmbeddedMigrations =
     embed_migrations!("../../migrations/sqlite/catalog");
@@ -71,29 +76,17 @@ impl FileCatalog {
     /// Opens the catalog, or creates it for a new cluster.
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if the cluster was created with other settings; the others if the
+    /// [`OpenError::Conflict`] if the cluster was created with another keyspace; the others if the
     /// file cannot be used.
     pub fn open(path: &Path, spec: &ClusterSpec) -> Result<Self, OpenError> {
         let mut connection = create(path)?;
+        check_not_newer(&mut connection, path)?;
         let migrated = connection.run_pending_migrations(MIGRATIONS);
         migrated.map_err(|error| OpenError::file(path, error))?;
-        let found: Option<ClusterRow> = dsl::tessera_cluster
-            .first(&mut connection)
-            .optional()
-            .map_err(|error| OpenError::file(path, error))?;
-        let row = match found {
-            Some(row) => row,
-            None => {
-                let row = ClusterRow::new(spec, None)?;
-                let stored = diesel::insert_into(dsl::tessera_cluster).values(&row);
-                stored.execute(&mut connection).map_err(|error| OpenError::file(path, error))?;
-                row
-            }
-        };
-        row.check_hash(PLACE)?;
+        let opened = connection.immediate_transaction(|connection| find_or_make(connection, spec));
+        let (row, StoredMap { map, .. }) = opened.map_err(|fault| fault.of_file(path))?;
         let damaged = |cause: String| OpenError::foreign(path, cause);
-        let map = row.map().map_err(damaged)?;
-        check_spec(&map, spec, PLACE)?;
+        warn_of_differences(&differences(&map, spec, PLACE)?);
         let replicas = match spec.replicas {
             Some(replicas) => {
                 let kept = diesel::update(dsl::tessera_cluster)
@@ -126,4 +119,40 @@ impl FileCatalog {
         (self.ready, self.timelines) = (true, timelines);
         Ok(())
     }
+}
+
+/// Returns the row of the cluster and its map. A new cluster is stored, and the map of an earlier
+/// version gets tables of its own. Runs in one transaction.
+fn find_or_make(
+    connection: &mut SqliteConnection,
+    spec: &ClusterSpec,
+) -> Result<(ClusterRow, StoredMap), MapFault> {
+    let found: Option<ClusterRow> = dsl::tessera_cluster.first(connection).optional()?;
+    if let Some(row) = found {
+        let stored = map_tables::read(connection, &row)?;
+        if !row.has_own_tables() {
+            map_tables::fill(connection, &stored)?;
+        }
+        return Ok((row, stored));
+    }
+    let (row, map) = ClusterRow::new(spec, None)?;
+    diesel::insert_into(dsl::tessera_cluster).values(&row).execute(connection)?;
+    let stored = StoredMap { shards: ShardRow::of(map.topology(), &[]), map };
+    map_tables::fill(connection, &stored)?;
+    Ok((row, stored))
+}
+
+/// Refuses a catalog of a newer program, before it is migrated.
+fn check_not_newer(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+    let mut is_migrated = false;
+    let statement = Statement { sql: sql::HAS_MIGRATIONS, binds: &[], cached: false };
+    let read = for_each_row(connection, statement, |_| {
+        is_migrated = true;
+        Ok(())
+    });
+    read.map_err(|error| OpenError::file(path, error))?;
+    if !is_migrated {
+        return Ok(());
+    }
+    SchemaState::read(connection, path, &MIGRATIONS)?.check_not_newer(path)
 }

@@ -23,6 +23,7 @@ use model::value::Value;
 
 use super::log::{self, Line};
 use super::row_hash::key_hash;
+use super::slot_line;
 use snapshot::{Snapshot, Sum};
 
 /// Bytes of the primary's rows that one look reads.
@@ -262,6 +263,10 @@ fn changed_keys(
         for entry in &entries {
             after = entry.position;
             bytes += entry.changes.len();
+            // A change of slots changes no row, and the copies are compared with all their rows.
+            if slot_line::logged(&entry.changes).map_err(|_unread| Obstacle::Apart)?.is_some() {
+                continue;
+            }
             for line in log::lines(&entry.changes) {
                 // The entry may be a schema change: then rows of different shapes would be
                 // compared.

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -76,44 +76,50 @@ pub(super) struct ComparedShard {
 
 /// Thread that compares.
 pub(super) struct ComparisonLoop {
+    registry: Arc<ArcSwap<Registry>>,
     stop: Arc<AtomicBool>,
+    /// Shards that the thread includes in its next pass.
+    added: Arc<Mutex<Vec<Walker>>>,
+    /// `None` while there is nothing to compare.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl ComparisonLoop {
-    /// Starts the thread, unless there is nothing to compare.
+    /// Creates the loop without shards.
+    pub(super) fn new(registry: &Arc<ArcSwap<Registry>>) -> Self {
+        let (stop, added, thread) = (Arc::default(), Arc::default(), Mutex::default());
+        Self { registry: Arc::clone(registry), stop, added, thread }
+    }
+
+    /// Compares the copies of a shard from the next pass on, if it has replicas.
     ///
     /// # Errors
-    /// The system's, if it cannot start a thread.
-    pub(super) fn start(
-        shards: Vec<ComparedShard>,
-        registry: &Arc<ArcSwap<Registry>>,
-    ) -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let shards: Vec<Walker> = shards
-            .into_iter()
-            .filter(|shard| !shard.replicas.is_empty())
-            .map(|shard| Walker {
-                shard,
-                registry: Arc::clone(registry),
-                stop: Arc::clone(&stop),
-                walk: Walk::default(),
-                sound: BTreeSet::new(),
-                malformed: BTreeSet::new(),
-            })
-            .collect();
-        let thread = (!shards.is_empty()).then(|| {
-            let stop = Arc::clone(&stop);
-            let work = move || run(shards, &stop);
-            std::thread::Builder::new().name("compare".to_owned()).spawn(work)
+    /// The system's, if it cannot start the thread.
+    pub(super) fn add(&self, shard: ComparedShard) -> std::io::Result<()> {
+        if shard.replicas.is_empty() {
+            return Ok(());
+        }
+        locked(&self.added).push(Walker {
+            shard,
+            registry: Arc::clone(&self.registry),
+            stop: Arc::clone(&self.stop),
+            walk: Walk::default(),
+            sound: BTreeSet::new(),
+            malformed: BTreeSet::new(),
         });
-        Ok(Self { stop, thread: Mutex::new(thread.transpose()?) })
+        let mut thread = locked(&self.thread);
+        if thread.is_none() && !self.stop.load(Ordering::Acquire) {
+            let (added, stop) = (Arc::clone(&self.added), Arc::clone(&self.stop));
+            let work = move || run(&added, &stop);
+            *thread = Some(std::thread::Builder::new().name("compare".to_owned()).spawn(work)?);
+        }
+        Ok(())
     }
 
     /// Ends the thread. Blocks for some milliseconds.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = locked(&self.thread).take();
         if let Some(thread) = thread {
             thread.thread().unpark();
             // It can only have panicked, which was logged then.
@@ -128,9 +134,15 @@ impl Drop for ComparisonLoop {
     }
 }
 
-fn run(mut shards: Vec<Walker>, stop: &AtomicBool) {
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(added: &Mutex<Vec<Walker>>, stop: &AtomicBool) {
+    let mut shards = Vec::new();
     rest(BEGINS_AFTER, stop);
     while !stop.load(Ordering::Acquire) {
+        shards.append(&mut locked(added));
         shards.iter_mut().for_each(Walker::visit);
         rest(PASS_PAUSE, stop);
     }

@@ -10,12 +10,15 @@
 //! < {"done":{"format":1, …}}                  or  {"error":"the folder is not empty"}
 //! > {"command":"change_access","change":{"change":"revoke_key","id":"4fKq0ZxY81Ab"}}
 //! < {"generation":7}                          or  {"member":"id","refused":"there is no key …"}
+//! > {"command":"fence_slots","slots":"0-63,100","hold_ms":2000}
+//! < {"slots":65}                              or  {"error":"…"}
 //! ```
 //! A client cancels its request by closing the connection, or the writing half of it.
 //!
 //! **Invariant:** the socket is created after the directory's lock is taken, and removed before it
 //! is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow one.
-//! **Not here:** the commands (`backup`, `access_store`), sending requests (`client`).
+//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), sending requests
+//! (`client`).
 
 pub mod client;
 
@@ -31,6 +34,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use engine::access_store::{AccessChange, AccessError, ChangeAuthor, now};
+use engine::slot_desk::{SlotAction, SlotDesk};
+use model::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -69,6 +74,18 @@ pub enum Request {
         /// The change, as [`AccessChange::to_json`] writes it.
         change: Value,
     },
+    /// Lets the writes of slots wait.
+    FenceSlots {
+        /// The slots, as ranges: `0-63,100`.
+        slots: String,
+        /// Milliseconds after which the fence ends by itself.
+        hold_ms: u64,
+    },
+    /// Lets the writes of slots go on.
+    ReleaseSlots {
+        /// The slots, as ranges.
+        slots: String,
+    },
 }
 
 /// Line of a response.
@@ -89,6 +106,11 @@ pub enum Reply {
     Changed {
         /// The generation that the change began.
         generation: u64,
+    },
+    /// Slots were changed.
+    SlotsChanged {
+        /// Number of slots.
+        slots: usize,
     },
     /// A rule forbids a change of keys or roles.
     Refused {
@@ -111,6 +133,7 @@ pub struct ControlSocket {
 struct Shared {
     source: Arc<BackupSource>,
     access: FileAccess,
+    slot_desk: Arc<SlotDesk>,
     stopping: AtomicBool,
     clients: Mutex<usize>,
     left: Condvar,
@@ -119,11 +142,16 @@ struct Shared {
 impl ControlSocket {
     /// Listens in the data directory, whose lock must be held. Where no socket can be created, a
     /// warning is logged, and the cluster runs without it.
-    pub(super) fn open(source: &Arc<BackupSource>, access: &FileAccess) -> Self {
+    pub(super) fn open(
+        source: &Arc<BackupSource>,
+        access: &FileAccess,
+        slot_desk: &Arc<SlotDesk>,
+    ) -> Self {
         let path = source.data_dir.join(SOCKET);
         let shared = Arc::new(Shared {
             source: Arc::clone(source),
             access: access.clone(),
+            slot_desk: Arc::clone(slot_desk),
             stopping: AtomicBool::new(false),
             clients: Mutex::new(0),
             left: Condvar::new(),
@@ -245,6 +273,11 @@ impl Shared {
         let reply = match read_request(client) {
             Ok(Request::Backup { to }) => self.backup(client, &to),
             Ok(Request::ChangeAccess { change }) => self.change_access(&change),
+            Ok(Request::FenceSlots { slots, hold_ms }) => {
+                let hold = Duration::from_millis(hold_ms);
+                self.change_slots(&slots, SlotAction::Fence { hold })
+            }
+            Ok(Request::ReleaseSlots { slots }) => self.change_slots(&slots, SlotAction::Release),
             Err(error) => Reply::Error { error },
         };
         // A client that has disconnected needs no response.
@@ -263,6 +296,18 @@ impl Shared {
                 Reply::Refused { member, refused: refusal.to_string() }
             }
             Err(AccessError::Catalog(error)) => Reply::Error { error: error.to_string() },
+        }
+    }
+
+    fn change_slots(&self, slots: &str, action: SlotAction) -> Reply {
+        let slots = slots.parse::<SlotSet>().map_err(|error| error.to_string());
+        let changed = slots.and_then(|slots| {
+            let count = slots.len();
+            self.slot_desk.command(slots, action).map(|()| count)
+        });
+        match changed {
+            Ok(slots) => Reply::SlotsChanged { slots },
+            Err(error) => Reply::Error { error },
         }
     }
 

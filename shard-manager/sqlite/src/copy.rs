@@ -19,6 +19,7 @@ use engine::system_tables::{tessera_cluster, tessera_counts, tessera_shard};
 use super::access_store;
 use super::applier::{Applier, ApplyError};
 use super::batch::run;
+use super::catalog::{self, MapFault};
 use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
 use super::{OpenError, private_file, snapshot, sql};
 
@@ -181,7 +182,7 @@ pub fn finish_catalog(path: &Path, shards: &[&str]) -> Result<CatalogFacts, Open
             .execute(&mut connection);
         noted.map_err(told)?;
     }
-    let facts = read_catalog(&mut connection).map_err(told)?;
+    let facts = read_catalog(&mut connection).map_err(|fault| fault.of_file(path))?;
     drop(connection);
     into_one_file(path)?;
     Ok(facts)
@@ -225,19 +226,17 @@ pub struct CatalogFacts {
 /// # Errors
 /// [`OpenError`] if it is not a catalog.
 pub fn catalog_facts(path: &Path) -> Result<CatalogFacts, OpenError> {
-    read_catalog(&mut open_unchanging(path)?).map_err(|error| OpenError::file(path, error))
+    read_catalog(&mut open_unchanging(path)?).map_err(|fault| fault.of_file(path))
 }
 
-fn read_catalog(connection: &mut SqliteConnection) -> QueryResult<CatalogFacts> {
+fn read_catalog(connection: &mut SqliteConnection) -> Result<CatalogFacts, MapFault> {
     let row = tessera_cluster::table.select((
         tessera_cluster::cluster_id,
         tessera_cluster::epoch,
         tessera_cluster::shards,
     ));
     let (cluster_id, epoch, shards): (String, i64, String) = row.first(connection)?;
-    let shards: Vec<(String, u32)> = serde_json::from_str(&shards)
-        .map_err(|error| diesel::result::Error::DeserializationError(Box::new(error)))?;
-    let shards = shards.into_iter().map(|(name, _)| name).collect();
+    let shards = catalog::shard_names(connection, &shards)?;
     Ok(CatalogFacts { cluster_id, epoch: epoch as u64, shards })
 }
 

@@ -30,6 +30,7 @@ use model::value::{ColumnType, format_timestamp};
 use super::batch::{Counters, run};
 use super::connection::{Bind, OpenError, open};
 use super::declarations::{self, unreadable};
+use super::owned_slots::foreign_rows;
 use super::sql::{self, declared_type};
 use super::timeline;
 
@@ -110,11 +111,14 @@ fn make(connection: &mut SqliteConnection, table: &Table, position: i64) -> Quer
 fn drop_empty(connection: &mut SqliteConnection, table: &Table) -> QueryResult<()> {
     let count = || tessera_counts::table.filter(tessera_counts::name.eq(table.name()));
     let rows: Option<i64> = count().select(tessera_counts::rows).first(connection).optional()?;
-    if rows.is_some_and(|rows| rows > 0) {
+    let foreign = foreign_rows(connection)?;
+    let has_foreign = foreign.iter().any(|(name, _)| name == table.name());
+    if has_foreign || rows.is_some_and(|rows| rows > 0) {
         return Err(unreadable(&"the table is not empty"));
     }
     connection.batch_execute(&format!("DROP TABLE {}", table.name()))?;
     declarations::remove(connection, table.name())?;
+    run(connection, sql::REMOVE_FOREIGN_COUNT, &[Bind::Text(table.name())])?;
     diesel::delete(count()).execute(connection).map(drop)
 }
 

@@ -6,14 +6,19 @@
 //! beside its row: its lines are wrapped as `{"shard_key":…,"data":{…}}`, and its CSV has a column
 //! `shard_key`.
 //!
-//! **Invariant:** a successful export contains every row of every shard, as many as the shards have
-//! counted; rows are streamed and not kept in memory.
+//! Each shard exports the rows of the slots that it owns. Snapshots between which a slot has
+//! changed hands would contain its rows twice or not at all, so they are taken again.
+//!
+//! **Invariant:** a successful export contains every row of every slot once, as many as the shards
+//! have counted; rows are streamed and not kept in memory.
 //! **Not here:** the destination of the lines (the caller).
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::result::Error as DieselError;
+use model::slot_set::SlotSet;
 use model::table::{Registry, Table};
 use model::value::{ColumnType, push_json_number, push_json_string};
 
@@ -21,7 +26,7 @@ use super::OpenError;
 use super::connection::RowView;
 use super::node_view::NodeView;
 use super::offline_view::DirView;
-use super::sql;
+use super::{owned_slots, sql};
 
 /// Format of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +64,15 @@ pub enum ExportError {
         /// The table.
         table: String,
     },
+    /// The snapshots do not show one owner of each slot.
+    #[error(
+        "the slots {slots} are owned by no shard or by several: they are changing hands. try again, and run \
+         `shard-manager check` for details if it fails again"
+    )]
+    SlotsUnsettled {
+        /// These slots.
+        slots: SlotSet,
+    },
     /// A shard has another number of rows than it has counted.
     #[error(
         "{shard} has counted {counted} rows of {table}, but {found} were read: the export is not complete. \
@@ -86,30 +100,61 @@ pub struct Export {
 struct Snapshot {
     shard: String,
     node: NodeView,
+    /// Slots that the shard owns.
+    owned: Arc<SlotSet>,
     /// Rows of each table, as its writer counted them.
     counts: Vec<(String, i64)>,
 }
+
+/// Attempts to take snapshots that show one owner of each slot, and the pause after each.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl Export {
     /// Takes a snapshot of every shard's primary.
     ///
     /// # Errors
-    /// [`ExportError::Open`] if one cannot be read; [`ExportError::TablesDiffer`].
+    /// [`ExportError::Open`] if one cannot be read; [`ExportError::TablesDiffer`];
+    /// [`ExportError::SlotsUnsettled`].
     pub fn begin(view: &DirView) -> Result<Self, ExportError> {
+        for _ in 1..TRIES {
+            let export = Self::take(view)?;
+            if export.unsettled().is_empty() {
+                return Ok(export);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let export = Self::take(view)?;
+        let slots = export.unsettled();
+        if slots.is_empty() { Ok(export) } else { Err(ExportError::SlotsUnsettled { slots }) }
+    }
+
+    /// Returns the slots that are owned by no shard or by several.
+    fn unsettled(&self) -> SlotSet {
+        let (mut once, mut several) = (SlotSet::empty(), SlotSet::empty());
+        for Snapshot { owned, .. } in &self.shards {
+            several.unite(&owned.without(&owned.without(&once)));
+            once.unite(owned);
+        }
+        several.unite(&SlotSet::full().without(&once));
+        several
+    }
+
+    fn take(view: &DirView) -> Result<Self, ExportError> {
         let mut shards = Vec::with_capacity(view.map.topology().len());
         let mut tables: Option<Registry> = None;
         for shard in view.map.topology().numbers() {
             let name = view.map.topology().name(shard).to_owned();
             let mut node = view.node(&view.nodes(shard)[0])?;
             node.begin()?;
-            let standing = node.standing()?;
+            let (standing, owned) = (node.standing()?, node.owned_slots()?);
             let own = node.tables()?;
             let first = tables.get_or_insert_with(|| own.clone());
             if let Some(table) = first.tables().find(|table| own.find(table.name()) != Some(table))
             {
                 return Err(ExportError::TablesDiffer { shard: name, table: table.name().into() });
             }
-            shards.push(Snapshot { shard: name, node, counts: standing.counts });
+            shards.push(Snapshot { shard: name, node, owned, counts: standing.counts });
         }
         Ok(Self { shards, tables: tables.unwrap_or_default() })
     }
@@ -125,8 +170,8 @@ impl Export {
         counts.filter(|(name, _)| name == table).map(|(_, rows)| rows).sum()
     }
 
-    /// Writes all rows of a table, with the columns of the system on request, and returns their
-    /// number. `progress` receives numbers of rows as they are written. Blocks.
+    /// Writes all rows of a table that the shards own, with the columns of the system on request,
+    /// and returns their number. `progress` receives numbers of rows as they are written. Blocks.
     ///
     /// # Errors
     /// [`ExportError`]; the output is incomplete then.
@@ -148,10 +193,13 @@ impl Export {
         let mut buffer = Vec::with_capacity(BUFFER + BUFFER / 4);
         lines.push_head(&mut buffer);
         let mut total = 0;
-        for Snapshot { shard, node, counts } in &mut self.shards {
+        for Snapshot { shard, node, owned, counts } in &mut self.shards {
             let mut rows = 0;
             let mut failed = None;
             let read = node.each(&sql::select_all(&table), |row| {
+                if !owned_slots::slot(row).is_some_and(|slot| owned.contains(slot)) {
+                    return Ok(());
+                }
                 lines.push_row(&mut buffer, row);
                 rows += 1;
                 if buffer.len() >= BUFFER {

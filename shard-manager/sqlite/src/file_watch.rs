@@ -9,6 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use model::error::Error;
 use model::reason::Reason;
 
@@ -18,27 +19,52 @@ use super::open_file_check::OpenFileCheck;
 /// Interval between checks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Proofs for the files of all shards. Those of shards that join are added.
+#[derive(Default)]
+pub(super) struct FileChecks(ArcSwap<Vec<Arc<OpenFileCheck>>>);
+
+impl FileChecks {
+    /// Adds the proof for a shard's file.
+    pub(super) fn add(&self, file_check: &Arc<OpenFileCheck>) {
+        self.0.rcu(|all| {
+            let mut all = Vec::clone(all);
+            all.push(Arc::clone(file_check));
+            all
+        });
+    }
+
+    /// Refuses writes to the directory, if a shard of it takes none.
+    ///
+    /// # Errors
+    /// [`Error::FilesLost`].
+    pub(super) fn check_writable(&self) -> Result<(), Error> {
+        self.0.load().iter().try_for_each(|file_check| file_check.check_writable())
+    }
+
+    fn each(&self, check: impl Fn(&OpenFileCheck)) {
+        self.0.load().iter().for_each(|file_check| check(file_check));
+    }
+}
+
 /// Handle of the thread that checks, until it is dropped.
 pub struct FileWatch {
-    file_checks: Vec<Arc<OpenFileCheck>>,
+    file_checks: Arc<FileChecks>,
     /// Nothing is ever sent.
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FileWatch {
-    /// Checks these shards of a data directory from now on.
+    /// Checks a data directory from now on, and the shards that are added.
     ///
     /// # Errors
     /// The system's, if it cannot start a thread.
-    pub fn start(
-        data_dir: &DataDir,
-        file_checks: Vec<Arc<OpenFileCheck>>,
-    ) -> std::io::Result<Self> {
+    pub fn start(data_dir: &DataDir) -> std::io::Result<Self> {
         let (end, ended) = channel();
+        let file_checks = Arc::<FileChecks>::default();
         let mut watcher = WatchThread {
             watched_files: data_dir.watched_files(),
-            file_checks: file_checks.clone(),
+            file_checks: Arc::clone(&file_checks),
             reported: false,
         };
         let thread =
@@ -51,7 +77,7 @@ impl FileWatch {
     }
 
     /// Returns the shards that are checked.
-    pub(super) fn file_checks(&self) -> &[Arc<OpenFileCheck>] {
+    pub(super) fn file_checks(&self) -> &Arc<FileChecks> {
         &self.file_checks
     }
 
@@ -60,7 +86,7 @@ impl FileWatch {
     /// # Errors
     /// [`Error::FilesLost`].
     pub fn check(&self) -> Result<(), Error> {
-        self.file_checks.iter().try_for_each(|file_check| file_check.check_writable())
+        self.file_checks.check_writable()
     }
 }
 
@@ -77,22 +103,22 @@ impl Drop for FileWatch {
 /// State of the thread.
 struct WatchThread {
     watched_files: WatchedFiles,
-    file_checks: Vec<Arc<OpenFileCheck>>,
+    file_checks: Arc<FileChecks>,
     /// True if the missing catalog is already in the log.
     reported: bool,
 }
 
 impl WatchThread {
     fn look(&mut self) {
-        self.file_checks.iter().for_each(|file_check| file_check.look());
+        self.file_checks.each(OpenFileCheck::look);
         if self.watched_files.lock_has_left() {
-            self.file_checks.iter().for_each(|file_check| file_check.lose(Reason::LockLost));
+            self.file_checks.each(|file_check| file_check.lose(Reason::LockLost));
         }
         let gone = self.watched_files.catalog_is_gone();
         if gone && !self.reported {
             tracing::error!("{}", Reason::CatalogGone.sentence());
         }
         self.reported = gone;
-        self.file_checks.iter().for_each(|file_check| file_check.set_catalog_gone(gone));
+        self.file_checks.each(|file_check| file_check.set_catalog_gone(gone));
     }
 }

@@ -169,9 +169,8 @@ impl Cluster {
         })
         .map_err(|error| OpenError::file(path, error))?;
         let id = id.ok_or_else(|| OpenError::foreign(path, "no cluster was created here yet"))?;
-        let shards: Vec<(String, u32)> = serde_json::from_str(&shards)
-            .map_err(|error| OpenError::foreign(path, error.to_string()))?;
-        let shards = shards.into_iter().map(|(name, _)| name).collect();
+        let shards = catalog::shard_names(connection, &shards);
+        let shards = shards.map_err(|fault| fault.of_file(path))?;
         Ok(Self { id, shards, ready })
     }
 

@@ -4,18 +4,21 @@
 //! **Not here:** the list of the expected files (`offline_view`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use engine::system_tables::{tessera_counts, tessera_shard};
 use model::position::{Position, TimelineHistory};
+use model::slot_set::SlotSet;
 use model::table::Registry;
 
 use super::connection::{OpenError, RowView, Statement, for_each_row};
 use super::log::{self, Entry};
+use super::owned_slots::OwnedSlots;
 use super::read_only::open_read_only;
-use super::{shard_file, sql, timeline};
+use super::{owned_slots, shard_file, sql, timeline};
 
 /// The file of a node, opened for reading.
 pub struct NodeView {
@@ -32,10 +35,13 @@ pub struct Standing {
     pub version: i64,
     /// Number of rows of each table, as its writer counted them.
     pub counts: Vec<(String, i64)>,
+    /// Number of rows in slots that have moved away or are being copied to the shard, for each
+    /// table that has some. They are not among `counts`.
+    pub foreign_counts: Vec<(String, i64)>,
 }
 
 impl Standing {
-    /// Returns the number of rows of all tables.
+    /// Returns the number of rows of all tables that the shard owns.
     pub fn rows(&self) -> i64 {
         self.counts.iter().map(|(_, rows)| rows).sum()
     }
@@ -97,7 +103,8 @@ impl NodeView {
             let counts = tessera_counts::table.order(tessera_counts::name);
             let counts =
                 counts.select((tessera_counts::name, tessera_counts::rows)).load(connection)?;
-            Ok(Standing { position, version, counts })
+            let foreign_counts = owned_slots::foreign_rows(connection)?;
+            Ok(Standing { position, version, counts, foreign_counts })
         })
     }
 
@@ -144,6 +151,14 @@ impl NodeView {
             Ok(())
         })?;
         Ok(slots)
+    }
+
+    /// Returns the slots that the shard of the file owns.
+    ///
+    /// # Errors
+    /// [`OpenError::Database`] if the file cannot be read.
+    pub fn owned_slots(&mut self) -> Result<Arc<SlotSet>, OpenError> {
+        self.run(|connection| OwnedSlots::load(connection).map(|owned| owned.set))
     }
 
     /// Returns the first defect of the file's structure. Reads every page.

@@ -51,7 +51,7 @@ pub enum Holder {
 pub struct NodeFile {
     /// Name of the node, such as `shard1-primary`.
     pub node: String,
-    /// Index of the shard.
+    /// Number of the shard.
     pub shard: ShardNumber,
     /// Role of the node in its shard.
     pub role: Role,

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use engine::cluster_spec::ClusterSpec;
 use engine::doubts::{Doubt, Doubts};
 use engine::open_error::OpenError;
+use engine::published_map::PublishedMap;
 use engine::replication::{ReplicaState, ReplicationState};
 use engine::schema_agreement::{Agreement, Declared, agree};
 use engine::{LaneControls, OpenedCluster, OpenedReplica, OpenedShard, WriterKind};
@@ -35,7 +36,7 @@ use super::file_reader::FileReader;
 use super::file_watch::FileWatch;
 use super::intents::{Intent, IntentTable};
 use super::open_file_check::OpenFileCheck;
-use super::reader::{Housekeeping, ReaderPool, VisibleBound};
+use super::reader::{Housekeeping, ReaderPool, ReaderSource, VisibleBound};
 use super::replica::{FileReplica, ReplicaSpec};
 use super::shard_file::{self, FileIdentity, Prepared};
 use super::writer::SqliteWriter;
@@ -90,10 +91,11 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     let (catalog, registry, mut shards) =
         opened.inspect_err(|error| close_after(error, &data_dir))?;
     let source = Arc::new(source(&data_dir, &shards.0));
-    let file_checks = shards.0.iter().map(|shard| Arc::clone(&shard.file_check)).collect();
-    let file_watch = FileWatch::start(&data_dir, file_checks);
+    let file_watch = FileWatch::start(&data_dir);
     let file_watch = file_watch.map_err(|error| OpenError::io(&cluster.data_dir, error))?;
-    let mut files = Files::new(&source, data_dir, file_watch);
+    shards.0.iter().for_each(|shard| file_watch.file_checks().add(&shard.file_check));
+    let map = Arc::new(PublishedMap::new(catalog.map.clone()));
+    let mut files = Files::new(&source, data_dir, file_watch, &map);
     if let Some(contradiction) = catalog.map.contradiction() {
         // Such a cluster was created by a version that allowed it, and its rows are where its map
         // places them.
@@ -107,7 +109,7 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
         check_files(&files, &shards);
     }
     let cluster = OpenedCluster {
-        map: Arc::new(ArcSwap::from_pointee(catalog.map.clone())),
+        map,
         registry,
         token_key: catalog.token_key.clone(),
         shards: shards.into_iter().map(|shard| shard.opened).collect(),
@@ -179,10 +181,13 @@ fn compare_copies(
             replicas: numbered.map(|(index, replica)| (replica, file(index))).collect(),
         }
     });
-    match ComparisonLoop::start(compared.collect(), registry) {
-        Ok(comparison) => files.keep_comparison(comparison),
-        Err(error) => tracing::error!(%error, "the copies of the shards cannot be compared"),
+    let comparison = ComparisonLoop::new(registry);
+    for shard in compared {
+        if let Err(error) = comparison.add(shard) {
+            tracing::error!(%error, "the copies of a shard cannot be compared");
+        }
     }
+    files.keep_comparison(comparison);
 }
 
 /// Waits until the replicas follow, so that they can serve reads from the start, but not for a
@@ -258,13 +263,17 @@ fn check_files(files: &Files, shards: &[FileShard]) {
 }
 
 fn source(data_dir: &DataDir, shards: &[FileShard]) -> BackupSource {
-    let shards = shards.iter().map(|FileShard { opened, file_check, .. }| SavedShard {
-        original: Original { shard: opened.name.clone(), primary: data_dir.primary(&opened.name) },
-        file_check: Some(Arc::clone(file_check)),
-        pause_barrier: Arc::clone(&opened.controls.pause_barrier),
-        replication: Arc::clone(&opened.replication),
-    });
-    BackupSource::new(data_dir.path(), data_dir.catalog(), shards.collect())
+    let source = BackupSource::new(data_dir.path(), data_dir.catalog());
+    for FileShard { opened, file_check, .. } in shards {
+        let (shard, primary) = (opened.name.clone(), data_dir.primary(&opened.name));
+        source.add_shard(SavedShard {
+            original: Original { shard, primary },
+            file_check: Some(Arc::clone(file_check)),
+            pause_barrier: Arc::clone(&opened.controls.pause_barrier),
+            replication: Arc::clone(&opened.replication),
+        });
+    }
+    source
 }
 
 /// Shard that was opened, with the parts that only this engine knows.
@@ -357,8 +366,11 @@ fn open_shard(
     let writer = SqliteWriter::open(name, primary, &replication)?;
     let file_check = Arc::clone(writer.file_check());
     let visible_bound = VisibleBound::primary(&replication);
-    let readers =
-        ReaderPool::open_on(Some(&file_check), (name, primary), visible_bound, housekeeping)?;
+    let source = ReaderSource {
+        file_check: Some(Arc::clone(&file_check)),
+        ownership: Arc::clone(&writer.slots().ownership),
+    };
+    let readers = ReaderPool::open_on(source, (name, primary), visible_bound, housekeeping)?;
     let is_unsettled = doubts.values().any(|doubt| *doubt == Doubt::Unsettled);
     let source_in_doubt = is_unsettled || doubts.contains_key(&0);
     let mut started: Vec<Arc<FileReplica>> = Vec::with_capacity(replicas.len());
@@ -404,6 +416,7 @@ fn open_shard(
     };
     let known_doubts = Doubts::default();
     known_doubts.note(doubts, false);
+    let slot_news = Arc::clone(&writer.slots().news);
     let opened = OpenedShard {
         name: name.to_owned(),
         replication,
@@ -413,7 +426,7 @@ fn open_shard(
         primary: Arc::new(FileReader::new(readers)),
         findings: findings(0),
         doubts: Arc::new(known_doubts),
-        slot_news: Arc::default(),
+        slot_news,
         replicas: started.iter().zip(1..).map(node).collect(),
     };
     Ok(FileShard { opened, file_check, replicas: started })

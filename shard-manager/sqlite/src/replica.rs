@@ -23,7 +23,7 @@ use super::OpenError;
 use super::applier::{Applier, ApplyError};
 use super::file_reader::FileReader;
 use super::open_file_check::{Inode, OpenFileCheck};
-use super::reader::{Housekeeping, ReaderPool, VisibleBound};
+use super::reader::{Housekeeping, ReaderPool, ReaderSource, VisibleBound};
 use super::{check, snapshot};
 
 use engine::fault_injector::{FaultInjector, NodeMode};
@@ -71,7 +71,7 @@ pub struct ReplicaSpec {
 pub struct FileReplica {
     node: String,
     /// Pauses or delays the applier.
-    pub fault_injector: FaultInjector,
+    pub fault_injector: Arc<FaultInjector>,
     readers: ArcSwapOption<FileReader>,
     /// True after a failed read, until the file was checked.
     suspected: AtomicBool,
@@ -97,7 +97,7 @@ impl FileReplica {
     ) -> std::io::Result<Arc<Self>> {
         let replica = Arc::new(Self {
             node: spec.node.clone(),
-            fault_injector: FaultInjector::default(),
+            fault_injector: Arc::default(),
             readers: ArcSwapOption::empty(),
             suspected: AtomicBool::new(false),
             condemned: AtomicBool::new(spec.condemned),
@@ -337,7 +337,10 @@ impl ReplicaThread {
         let applier = Applier::open(&spec.primary, &spec.file, current)?;
         self.replication.replicas().reset_to(spec.index, applier.position());
         let visible_bound = VisibleBound::replica(&self.replication, spec.index);
-        let readers = ReaderPool::open(&spec.shard, &spec.file, visible_bound, &self.housekeeping)?;
+        let source =
+            ReaderSource { file_check: None, ownership: Arc::clone(applier.slot_ownership()) };
+        let place = (&*spec.shard, &*spec.file);
+        let readers = ReaderPool::open_on(source, place, visible_bound, &self.housekeeping)?;
         self.replica.readers.store(Some(Arc::new(FileReader::new(readers))));
         self.applier = Some(applier);
         self.attached_to = inodes(&spec.file);

@@ -145,10 +145,85 @@ pub(super) fn declared_type(kind: ColumnType) -> &'static str {
     }
 }
 
-/// Selects those slots of the JSON array `?1` that may not be written here at the time `?2`.
-pub(super) const SLOTS_NOT_OWNED: &str = "SELECT value FROM json_each(?1) WHERE NOT EXISTS (
-    SELECT 1 FROM tessera_slots WHERE slot = value
-    AND (state = 'owned' OR (state = 'fenced' AND until < ?2)))";
+/// Condition that writes of a slot are accepted at the time of this parameter: a fence counts only
+/// from its begin to its end, so a clock that is set back does not prolong it.
+macro_rules! accepts_writes {
+    ($now:literal) => {
+        concat!(
+            "(state = 'owned' OR (state = 'fenced' AND (until <= ",
+            $now,
+            " OR fenced_at > ",
+            $now,
+            ")))"
+        )
+    };
+}
+
+/// Selects those slots of the JSON array `?1` that may not be written here at the time `?2`, with
+/// their states.
+pub(super) const SLOTS_REFUSED: &str = concat!(
+    "SELECT value, state, until, moved_to FROM json_each(?1)
+    LEFT JOIN tessera_slots ON slot = value WHERE state IS NULL OR ",
+    accepts_writes!("?2"),
+    " IS NOT TRUE"
+);
+
+/// Selects the state of a slot.
+pub(super) const SLOT_STATE: &str =
+    "SELECT slot, state, until, moved_to FROM tessera_slots WHERE slot = ?1";
+
+/// Selects the states of those slots of the JSON array `?1` that the shard knows.
+pub(super) const SLOT_STATES: &str = "SELECT slot, state, until, moved_to FROM tessera_slots
+    WHERE slot IN (SELECT value FROM json_each(?1))";
+
+/// Selects all slots that the shard knows, and 1 for those that it owns.
+pub(super) const OWNED_SLOTS: &str = "SELECT slot, state IN ('owned', 'fenced') FROM tessera_slots";
+
+/// Sets the state of the slots of the JSON array `?1`.
+pub(super) const SET_SLOTS: &str =
+    "INSERT INTO tessera_slots (slot, state, fenced_at, until, moved_to)
+    SELECT value, ?2, ?3, ?4, ?5 FROM json_each(?1) WHERE TRUE
+    ON CONFLICT (slot) DO UPDATE SET state = excluded.state, fenced_at = excluded.fenced_at,
+    until = excluded.until, moved_to = excluded.moved_to";
+
+/// Stores the position at which the owned slots changed.
+pub(super) const SET_GENERATION: &str = "UPDATE tessera_shard SET generation = ?1 WHERE id = 1";
+
+/// Selects the position at which the owned slots changed.
+pub(super) const GENERATION: &str = "SELECT generation FROM tessera_shard WHERE id = 1";
+
+/// Subtracts from the number of rows of a table. A number that was wrong before must not prevent a
+/// change of slots.
+pub(super) const SUBTRACT_ROWS: &str =
+    "UPDATE tessera_counts SET rows = max(rows - ?2, 0) WHERE name = ?1";
+
+/// Adds to the number of foreign rows of a table.
+pub(super) const ADD_FOREIGN_ROWS: &str =
+    "INSERT INTO tessera_foreign_counts (name, rows) VALUES (?1, ?2)
+    ON CONFLICT (name) DO UPDATE SET rows = rows + excluded.rows";
+
+/// Subtracts from the number of foreign rows of a table.
+pub(super) const SUBTRACT_FOREIGN_ROWS: &str =
+    "UPDATE tessera_foreign_counts SET rows = max(rows - ?2, 0) WHERE name = ?1";
+
+/// Selects the numbers of foreign rows.
+pub(super) const FOREIGN_COUNTS: &str =
+    "SELECT name, rows FROM tessera_foreign_counts WHERE rows > 0 ORDER BY name";
+
+/// Removes the number of foreign rows of a table.
+pub(super) const REMOVE_FOREIGN_COUNT: &str = "DELETE FROM tessera_foreign_counts WHERE name = ?1";
+
+/// Selects the number of rows of a table in the slots of the JSON array `?1`.
+pub(super) fn count_slots(table: &Table) -> String {
+    let table = table.name();
+    format!("SELECT count(*) FROM {table} WHERE slot IN (SELECT value FROM json_each(?1))")
+}
+
+/// Selects the highest version of the rows of a table in the slots of the JSON array `?1`.
+pub(super) fn max_version(table: &Table) -> String {
+    let table = table.name();
+    format!("SELECT max(version) FROM {table} WHERE slot IN (SELECT value FROM json_each(?1))")
+}
 
 /// Appends the batch's after-images to the change log.
 pub(super) const APPEND_LOG: &str =
@@ -196,10 +271,15 @@ pub(super) const REMEMBERED: &str = "SELECT fingerprint, answer FROM tessera_ide
 pub(super) const WITNESS: &str =
     "SELECT 1 FROM tessera_idempotency WHERE created_at >= ?1 AND created_at < ?2 LIMIT 1";
 
-/// Selects up to `?3` records created from `?1` on and before `?2`.
-pub(super) const FORGOTTEN: &str =
-    "SELECT slot, shard_key, idempotency_key FROM tessera_idempotency
-    WHERE created_at >= ?1 AND created_at < ?2 ORDER BY created_at LIMIT ?3+0";
+/// Selects up to `?3` records created from `?1` on and before `?2`, in slots that accept writes at
+/// the time `?4`.
+pub(super) const FORGOTTEN: &str = concat!(
+    "SELECT slot, shard_key, idempotency_key FROM tessera_idempotency AS record
+    WHERE created_at >= ?1 AND created_at < ?2
+    AND EXISTS (SELECT 1 FROM tessera_slots WHERE slot = record.slot AND ",
+    accepts_writes!("?4"),
+    ") ORDER BY created_at LIMIT ?3+0"
+);
 
 /// Selects the slots in a file.
 pub(super) const SLOTS: &str = "SELECT slot, state FROM tessera_slots ORDER BY slot";
@@ -218,6 +298,27 @@ pub(super) const SIGNED: &str = "SELECT cluster_id, shard FROM tessera_shard";
 
 /// Selects the id of a cluster and the names of its shards, under every schema.
 pub(super) const CLUSTER: &str = "SELECT cluster_id, shards, ready FROM tessera_cluster";
+
+/// Returns a row if a file has a table of migrations.
+pub(super) const HAS_MIGRATIONS: &str =
+    "SELECT 1 FROM sqlite_schema WHERE name = '__diesel_schema_migrations'";
+
+/// Selects the names of the shards, by number, if they have a table of their own.
+pub(super) const SHARD_NAMES: &str =
+    "SELECT name FROM tessera_shards WHERE state <> 'retired' ORDER BY number";
+
+/// Inserts the first owner of every slot from a list of numbers of shards, in the order of slots.
+pub(super) const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
+    SELECT ?1, key, value, 1 FROM json_each(?2)";
+
+/// Selects the owners of all slots, by slot.
+pub(super) const OWNERS: &str =
+    "SELECT slot, shard, since FROM tessera_owners WHERE group_name = ?1 ORDER BY slot";
+
+/// Changes the owner of some slots.
+pub(super) const SET_OWNERS: &str = "UPDATE tessera_owners
+    SET shard = ?1, since = ?2, floor_timeline = ?3, floor_position = ?4, came_from = ?5
+    WHERE group_name = ?6 AND slot IN (SELECT value FROM json_each(?7))";
 
 /// Returns a row if a catalog has a table of API keys.
 pub(super) const HAS_ACCESS_KEYS: &str =

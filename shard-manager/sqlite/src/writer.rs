@@ -8,6 +8,7 @@
 #[cfg(feature = "sabotage")]
 mod early_ack;
 mod schema_change;
+mod slot_change;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
-use engine::replication::ReplicationState;
+use engine::replication::{ReplicationState, record_trim};
 use engine::slot_change::{SlotChange, SlotChangeError};
+use engine::slot_news::SlotNews;
 use engine::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use model::error::{Error, Outcome};
 use model::reason::Reason;
@@ -26,7 +28,8 @@ use model::reason::Reason;
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
 use super::open_file_check::{Grip, OpenFileCheck};
-use super::{declarations, log};
+use super::owned_slots::{OwnedSlots, SlotOwnership};
+use super::{declarations, log, owned_slots};
 
 /// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
@@ -34,8 +37,8 @@ const PRAGMAS: &str = "PRAGMA cache_size=-8192";
 const TRIM_MIN: u64 = 64;
 /// Maximum number of entries that one batch removes: writes wait meanwhile.
 const TRIM_MAX: u64 = 256;
-/// Maximum number of bytes of the log. A larger log is trimmed even if a replica still needs it:
-/// that replica is then rebuilt.
+/// Maximum number of bytes of the log. A larger log is trimmed even if a replica or another holder
+/// still needs it: that replica is then rebuilt, and the holder is dropped.
 const LOG_BYTES_MAX: u64 = 1 << 30;
 /// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -51,11 +54,21 @@ pub struct SqliteWriter {
     counters: Counters,
     shapes: PreparedShapes,
     replication: Arc<ReplicationState>,
+    slots: SharedSlots,
     log: LogExtent,
     /// Time of the last search; `None` since the file was opened.
     forgot_at: Option<Instant>,
     #[cfg(feature = "sabotage")]
     owed: Option<early_ack::Owed>,
+}
+
+/// State of the slots that the writer shares with readers and waiting writes.
+#[derive(Clone, Default)]
+pub struct SharedSlots {
+    /// The slots that the shard owns.
+    pub ownership: Arc<SlotOwnership>,
+    /// Announcements that slots have changed.
+    pub news: Arc<SlotNews>,
 }
 
 /// The connection, and the proof that the name of its file still leads to it.
@@ -83,11 +96,12 @@ impl SqliteWriter {
         path: &Path,
         replication: &Arc<ReplicationState>,
     ) -> Result<Self, OpenError> {
-        Self::open_on(OpenFileCheck::of(shard, path), (shard, path), replication)
+        let shared = (OpenFileCheck::of(shard, path), SharedSlots::default());
+        Self::open_on(shared, (shard, path), replication)
     }
 
     fn open_on(
-        file_check: Arc<OpenFileCheck>,
+        (file_check, slots): (Arc<OpenFileCheck>, SharedSlots),
         (shard, path): (&str, &Path),
         replication: &Arc<ReplicationState>,
     ) -> Result<Self, OpenError> {
@@ -102,9 +116,11 @@ impl SqliteWriter {
         let unfit = || OpenError::foreign(path, "its change log does not fit its position");
         let trimmed = trimmed.ok_or_else(unfit)?;
         replication.reset_to(position);
-        replication
-            .primary()
-            .record_schema_change(declarations::last_made_at(&mut connection).map_err(failed)?);
+        let tables_at = declarations::last_made_at(&mut connection).map_err(failed)?;
+        let slots_at = owned_slots::generation(&mut connection).map_err(failed)?;
+        replication.primary().record_schema_change(tables_at.max(slots_at));
+        let owned = OwnedSlots::load(&mut connection).map_err(failed)?;
+        slots.ownership.finish_change(owned);
         let grip = file_check.grip();
         Ok(Self {
             shard: shard.to_owned(),
@@ -114,6 +130,7 @@ impl SqliteWriter {
             counters,
             shapes: PreparedShapes::default(),
             replication: Arc::clone(replication),
+            slots,
             log: LogExtent { trimmed, bytes },
             forgot_at: None,
             #[cfg(feature = "sabotage")]
@@ -126,9 +143,15 @@ impl SqliteWriter {
         &self.file_check
     }
 
+    /// Returns the state of the slots, as readers and waiting writes share it with the writer.
+    pub fn slots(&self) -> &SharedSlots {
+        &self.slots
+    }
+
     fn reopen(&mut self) -> Result<Opened, BatchFailure> {
-        let (file_check, place) = (Arc::clone(&self.file_check), (&*self.shard, &*self.path));
-        let reopened = Self::open_on(file_check, place, &self.replication).map_err(|error| {
+        let shared = (Arc::clone(&self.file_check), self.slots.clone());
+        let place = (&*self.shard, &*self.path);
+        let reopened = Self::open_on(shared, place, &self.replication).map_err(|error| {
             tracing::error!(shard = %self.shard, %error, "the shard's file cannot be opened again");
             let unavailable = || Error::ShardUnavailable { shard: self.shard.clone() };
             let error = self.file_check.check_writable().err().unwrap_or_else(unavailable);
@@ -198,7 +221,7 @@ impl SqliteWriter {
         let LogExtent { trimmed, bytes } = self.log;
         let mut needless = self.replication.trimmable_position();
         if bytes >= LOG_BYTES_MAX {
-            // The oldest entries are removed, even if a replica needs them.
+            // The oldest entries are removed, even if a replica or another holder needs them.
             needless = needless.max(trimmed + TRIM_MAX);
         }
         // The last entry stays: the batch that trims may add none, and only a replica's file has an
@@ -271,6 +294,12 @@ impl Writer for SqliteWriter {
                 if let Some((trimmed, bytes)) = state.trimmed {
                     self.log.trimmed = trimmed;
                     self.log.bytes = self.log.bytes.saturating_sub(bytes);
+                    for holder in record_trim(&self.replication, trimmed) {
+                        tracing::warn!(
+                            shard = %self.shard, holder,
+                            "the change log has exceeded its size limit: this reader of it begins again"
+                        );
+                    }
                 }
                 if state.forgot_all {
                     self.forgot_at = Some(Instant::now());
@@ -297,8 +326,8 @@ impl Writer for SqliteWriter {
         self.alter(change)
     }
 
-    fn change_slots(&mut self, _: &SlotChange) -> Result<u64, SlotChangeError> {
-        Err(SlotChangeError::Unsupported { shard: self.shard.clone() })
+    fn change_slots(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError> {
+        self.change_owned(change)
     }
 
     #[cfg(feature = "sabotage")]

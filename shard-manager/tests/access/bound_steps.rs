@@ -2,6 +2,7 @@
 //! and spells what the caller learns.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,16 +12,19 @@ use shard_manager::access::operation::RowOperations;
 use shard_manager::access::rights::{CompiledRole, Rights};
 use shard_manager::access::role::AccessRole;
 use shard_manager::access::tenant::Tenants;
+use shard_manager::cache::CacheUse;
 use shard_manager::declaration::Declaration;
-use shard_manager::error::{Error, Outcome};
+use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkRow, Data, Manager, RequestOptions, ResumeError};
+use shard_manager::manager::{BulkRow, Data, Manager, ReadDone, RequestOptions, ResumeError};
+use shard_manager::position::Position;
 use shard_manager::query::{
     Comparison, Condition, OrderBy, Output, Pattern, ReadQuery, Test, ValueState,
 };
 use shard_manager::row_change::{Operation, Precondition, RowDone, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::{Column, Table};
+use shard_manager::token::SessionToken;
 use shard_manager::topology::ShardNumber;
 use shard_manager::value::{ColumnType, Value};
 
@@ -30,6 +34,9 @@ use crate::bound_specs::{
 
 type Outcomes = BTreeMap<usize, String>;
 
+/// Number of reads within which an answer is usually stored in the cache.
+const CACHED_SOON: usize = 500;
+
 /// One of the two clusters.
 pub(crate) struct Side<'m> {
     manager: &'m Manager,
@@ -37,6 +44,8 @@ pub(crate) struct Side<'m> {
     index: usize,
     /// Text before all keys and tenants of the case.
     prefix: String,
+    /// Positions that this side has reached, if a cache might return an older answer.
+    session: Option<RefCell<SessionToken>>,
 }
 
 fn options() -> RequestOptions {
@@ -97,7 +106,28 @@ pub(crate) fn rights(caller: &CallerSpec, prefix: &str) -> Rights {
 
 impl<'m> Side<'m> {
     pub(crate) fn new(manager: &'m Manager, index: usize, prefix: &str) -> Self {
-        Self { manager, index, prefix: prefix.to_owned() }
+        let cache = manager.status().cache_stats();
+        let session = cache.map(|_| RefCell::new(SessionToken::empty()));
+        Self { manager, index, prefix: prefix.to_owned(), session }
+    }
+
+    /// Returns options of a request that sees all earlier ones of this side.
+    fn options(&self) -> RequestOptions {
+        let session = self.session.as_ref().map(|session| session.borrow().clone());
+        RequestOptions { session: session.unwrap_or_else(SessionToken::empty), ..options() }
+    }
+
+    /// Records the position of a write.
+    fn see(&self, shard: ShardNumber, position: Option<Position>) {
+        let (Some(session), Some(position)) = (&self.session, position) else { return };
+        self.manager.sessions().extend(&mut session.borrow_mut(), shard, position);
+    }
+
+    /// Replaces the positions by those of an answer, which has them and its own.
+    fn continue_with(&self, answered: &SessionToken) {
+        if let Some(session) = &self.session {
+            session.replace(answered.clone());
+        }
     }
 
     fn key(&self, key: usize) -> String {
@@ -135,7 +165,8 @@ impl<'m> Side<'m> {
             let made = Data::prepare(&self.manager.map(), &table, Operation::Upsert, key, &members);
             let (place, row) = made.expect("a row");
             let data = self.manager.data(Rights::ALL);
-            data.write(place, row, &options()).await.expect("stored");
+            let written = data.write(place, row, &options()).await.expect("stored");
+            self.see(place.shard, Some(written.receipt.position));
         }
     }
 
@@ -149,7 +180,7 @@ impl<'m> Side<'m> {
             let limit = ReadQuery::LIMIT_MAX;
             let query =
                 ReadQuery { outputs: outputs.to_vec(), limit, ..ReadQuery::unselected(&table) };
-            let read = data.read(query, None, &options()).await.expect("rows");
+            let read = data.read(query, None, &self.options()).await.expect("rows");
             assert_eq!(read.next_cursor, None, "a case stores fewer rows");
             let rows = (0..read.rows.len()).map(|index| {
                 let row: BTreeMap<&str, &RawValue> =
@@ -162,7 +193,7 @@ impl<'m> Side<'m> {
                 let (place, row) = made.expect("a row");
                 BulkRow { index, place, row }
             });
-            let done = data.write_bulk(rows.collect(), &options()).await;
+            let done = data.write_bulk(rows.collect(), &self.options()).await;
             assert!(done.rows.iter().all(|row| row.outcome.is_ok()));
         }
     }
@@ -185,17 +216,11 @@ impl<'m> Side<'m> {
         let data = self.manager.data(rights);
         let mut learnt = vec![format!("all shards {}", data.asks_all_shards(&query))];
         for _ in 0..4 {
-            let read = match data.read(query.clone(), key, &options()).await {
-                Ok(read) => read,
-                Err(failure) => {
-                    learnt.push(format!("{:?} {:?}", failure.error, failure.place));
-                    break;
-                }
-            };
-            let rows = (0..read.rows.len()).map(|row| stripped(read.rows.row(row)));
-            let rows: Vec<String> = rows.collect();
-            let (total, shards, place) = (read.rows.total, &read.shards, read.place);
-            learnt.push(format!("{rows:?} {total:?} {shards:?} {:?} {place:?}", read.missing));
+            let others = self.query(Rights::ALL, question);
+            let others = others.map(|others| ReadQuery { after: query.after.clone(), ..others });
+            let read = self.read(rights, (&query, key), others.ok()).await;
+            learnt.push(read_outcome(&read));
+            let Ok(read) = read else { break };
             let Some(cursor) = read.next_cursor else { break };
             match data.resume(&query, key, &cursor) {
                 Ok(after) => query.after = Some(after),
@@ -205,6 +230,40 @@ impl<'m> Side<'m> {
             query.offset = 0;
         }
         learnt
+    }
+
+    /// Reads a page. If there is a cache, a caller without bounds reads the same at the same time.
+    /// The caller reads twice at once, and then until the cache answers, if it does soon.
+    async fn read(
+        &self,
+        rights: &Rights,
+        (query, key): (&ReadQuery, Option<ShardKey<'_>>),
+        others: Option<ReadQuery>,
+    ) -> Result<ReadDone, Failure> {
+        let options = self.options();
+        let read = || self.manager.data(rights).read(query.clone(), key, &options);
+        if self.session.is_none() {
+            return read().await;
+        }
+        let read_others = async || {
+            let others = others.clone()?;
+            self.manager.data(Rights::ALL).read(others, key, &options).await.ok()
+        };
+        let (_, first, mut last, _) = tokio::join!(read_others(), read(), read(), read_others());
+        assert_eq!(read_outcome(&last), read_outcome(&first), "{query:?}");
+        for _ in 0..CACHED_SOON {
+            let is_missing = last.as_ref().is_ok_and(|read| read.cache == Some(CacheUse::Miss));
+            if !is_missing {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            last = read().await;
+            assert_eq!(read_outcome(&last), read_outcome(&first), "{query:?}");
+        }
+        if let Ok(read) = &last {
+            self.continue_with(&read.session);
+        }
+        last
     }
 
     fn query(&self, rights: &Rights, question: &Question) -> Result<ReadQuery, String> {
@@ -317,19 +376,21 @@ impl<'m> Side<'m> {
         match way {
             Way::Singly => {
                 for BulkRow { index, place, row } in rows {
-                    let written = data.write(place, row, &options()).await;
+                    let written = data.write(place, row, &self.options()).await;
+                    let position = written.as_ref().ok().map(|written| written.receipt.position);
+                    self.see(place.shard, position);
                     let outcome = written.map(|receipt| receipt.row);
                     let outcome = outcome.map_err(|failure| (failure.error, failure.outcome));
                     learnt.insert(index, shown(&outcome));
                 }
             }
             Way::Bulk | Way::Whole => {
+                let options = self.options();
                 let done = match way {
-                    Way::Whole => data.write_bulk_atomic(rows, &options()).await,
-                    Way::Singly | Way::Bulk | Way::Chunks => {
-                        data.write_bulk(rows, &options()).await
-                    }
+                    Way::Whole => data.write_bulk_atomic(rows, &options).await,
+                    Way::Singly | Way::Bulk | Way::Chunks => data.write_bulk(rows, &options).await,
                 };
+                self.continue_with(&done.session);
                 learnt.extend(done.rows.iter().map(|row| (row.index, shown(&row.outcome))));
             }
             Way::Chunks => {
@@ -338,8 +399,11 @@ impl<'m> Side<'m> {
                     shards.entry(row.place.shard).or_default().push(row);
                 }
                 for (shard, rows) in shards {
-                    let done = data.write_chunk(shard, rows, &options()).await;
-                    learnt.extend(done.rows.iter().map(|row| (row.index, shown(&row.outcome))));
+                    for (shard, part) in data.write_chunk(shard, rows, &self.options()).await {
+                        self.see(shard, part.seen);
+                        let rows = part.rows.iter();
+                        learnt.extend(rows.map(|row| (row.index, shown(&row.outcome))));
+                    }
                 }
             }
         }
@@ -362,6 +426,19 @@ fn fields(
         _ => to_raw_value(owner),
     };
     set.iter().map(|name| (Cow::Borrowed(*name), json(name).expect("JSON"))).collect()
+}
+
+/// Spells the outcome of a read without the node that answered and the times.
+fn read_outcome(read: &Result<ReadDone, Failure>) -> String {
+    match read {
+        Ok(read) => {
+            let rows = (0..read.rows.len()).map(|row| stripped(read.rows.row(row)));
+            let rows: Vec<String> = rows.collect();
+            let (total, shards, place) = (read.rows.total, &read.shards, read.place);
+            format!("{rows:?} {total:?} {shards:?} {:?} {place:?}", read.missing)
+        }
+        Err(failure) => format!("{:?} {:?}", failure.error, failure.place),
+    }
 }
 
 fn find(table: &Table, name: &str) -> Result<usize, String> {

@@ -14,7 +14,12 @@ mod counted_heap;
 mod hidden;
 mod isolation;
 mod off;
+#[path = "../support/prerequisites.rs"]
+mod prerequisites;
 mod reads;
+#[path = "../cache/redis_server.rs"]
+#[expect(dead_code, clippy::unwrap_used, reason = "tests of the cache need more of it")]
+mod redis_server;
 #[path = "../support/scratch.rs"]
 mod scratch;
 mod shop;

@@ -1,5 +1,7 @@
 //! Tests of bound reads: their rows, columns, counts, shards and cursors.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use shard_manager::access::rights::Rights;
 use shard_manager::cursor::CursorError;
 use shard_manager::error::Error;
@@ -225,4 +227,22 @@ async fn a_cursor_is_of_another_query_under_other_rights() {
     let forged = vec![Value::Int(0), Value::Text(String::new()), Value::Text(String::new())];
     let forged = ReadQuery { after: Some(forged), limit: 100, ..query };
     assert_eq!(shop.read(&acme, forged, None).await.expect("rows").rows.len(), 3);
+}
+
+#[tokio::test]
+async fn a_cursor_hides_the_id_of_a_caller_who_may_not_know_it() {
+    let shop = filled().await;
+    let grants = r#"{"tables":["orders"],"may":["read"],"keys":"$tenant","columns":["amount"]}"#;
+    let (blind, acme) = (caller(grants, &["acme"]), caller(OWN, &["acme"]));
+    for (rights, shows_id) in [(&acme, true), (&blind, false)] {
+        let query = ReadQuery { limit: 2, ..shop.query(rights, "orders").expect("a query") };
+        let page = shop.read(rights, query.clone(), None).await.expect("a page");
+        let cursor = page.next_cursor.expect("one more row");
+        let bytes = URL_SAFE_NO_PAD.decode(&cursor).expect("base64");
+        let shown = bytes.windows(4).any(|part| part == b"acme");
+        assert_eq!(shown, shows_id, "the shard key stands in a cursor that is not sealed");
+        let after = shop.manager.data(rights).resume(&query, None, &cursor).expect("its cursor");
+        let rest = ReadQuery { after: Some(after), ..query };
+        assert_eq!(shop.read(rights, rest, None).await.expect("the rest").rows.len(), 1);
+    }
 }

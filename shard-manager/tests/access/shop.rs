@@ -12,6 +12,7 @@ use shard_manager::access::rights::{CompiledRole, Rights};
 use shard_manager::access::role::AccessRole;
 use shard_manager::access::tenant::Tenants;
 use shard_manager::assembly::{self, EmbeddedCluster};
+use shard_manager::cache::CacheSettings;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::error::{Error, Failure};
 use shard_manager::keyspace::ShardKey;
@@ -66,6 +67,12 @@ impl Shop {
         let wanted = ClusterSpec { shards: Some(3), replicas: Some(0), ..ClusterSpec::default() };
         let cluster = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
         Self { manager: assembly::open(&cluster).expect("a new cluster starts"), _dir: dir }
+    }
+
+    /// Opens a cluster with a cache.
+    pub(crate) fn with_cache(settings: CacheSettings) -> Self {
+        let Self { manager, _dir } = Self::open();
+        Self { manager: manager.with_cache(settings), _dir }
     }
 
     pub(crate) async fn write(

@@ -133,7 +133,8 @@ async fn foreign_rows_of_a_bulk_write_are_rejected_and_the_others_are_stored() {
         let rows = if is_chunk { here.as_slice() } else { rows.as_slice() };
         let bulk = shop.bulk("users", rows);
         let done = if is_chunk {
-            shop.manager.data(&acme).write_chunk(shard, bulk, &options()).await.rows
+            let parts = shop.manager.data(&acme).write_chunk(shard, bulk, &options()).await;
+            parts.into_iter().flat_map(|(_, part)| part.rows).collect()
         } else {
             shop.manager.data(&acme).write_bulk(bulk, &options()).await.rows
         };
@@ -207,4 +208,20 @@ async fn hidden_columns_can_not_be_written_and_are_not_named() {
     assert!(matches!(error, Error::Row(RowError::NoSuchColumn { .. })), "{error}");
     shop.fill("users", &[("acme", ADA)]).await;
     write(Update, r#"{"name":"Ada L."}"#).await.expect("a granted column");
+}
+
+#[tokio::test]
+async fn a_bulk_write_ends_between_two_chunks_once_its_caller_may_not_continue() {
+    let shop = Shop::open();
+    let acme = caller(OWN, &["acme"]);
+    // More rows than two chunks have.
+    let rows = shop.bulk("users", &[("acme", ADA); 2_500]);
+    let chunks = std::cell::Cell::new(0);
+    let may_continue = || chunks.replace(chunks.get() + 1) == 0;
+    let done = shop.manager.data(&acme).write_bulk_while(rows, &options(), may_continue).await;
+    let sent = done.rows.len();
+    assert!(sent > 0 && sent < 2_500, "{sent} rows were sent");
+    assert!(done.rows.iter().all(|row| row.outcome.is_ok() && row.index < sent));
+    assert_eq!(done.unsent, (sent..2_500).collect::<Vec<_>>());
+    assert_eq!(chunks.get(), 2);
 }

@@ -152,7 +152,7 @@ fn all_lanes_are_held_at_the_same_instant() {
     let cluster = Cluster::with_shards(3);
     let copies = scratch::folder();
     let to = copies.path().join("copy");
-    let shards = &source(&cluster).shards;
+    let shards = source(&cluster).shards();
     // Simulates a slow batch on the last shard: the other lanes are paused and wait for it.
     let batch = shards[2].pause_barrier.enter();
     std::thread::scope(|scope| {
@@ -196,7 +196,8 @@ fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
 #[tokio::test]
 async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
     let cluster = Cluster::with_shards(1);
-    let shard = &source(&cluster).shards[0];
+    let shards = source(&cluster).shards();
+    let shard = &shards[0];
     let row = r#"{"user_id":"a","name":"n","email":"e"}"#;
     cluster.write("users", Operation::Insert, "a", row).await.expect("a write");
     let closed = shard.pause_barrier.close();

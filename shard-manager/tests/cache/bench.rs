@@ -80,7 +80,7 @@ pub(crate) fn table() -> Arc<Table> {
 }
 
 pub(crate) fn about(key: &str) -> About<'_> {
-    About { epoch: 1, slot: Slot::new(7).unwrap(), table: "users", key }
+    About { since: 1, slot: Slot::new(7).unwrap(), table: "users", key }
 }
 
 /// Accepts any age; the client has seen this position.
@@ -107,6 +107,18 @@ pub(crate) async fn ask(
     let query = ReadQuery::all(&table());
     let read = async || Ok::<_, Infallible>(read().await);
     let Ok(answer) = cache.read((&about(key), &query), (requirement, deadline()), read).await;
+    answer
+}
+
+/// Reads the row of the key `k`, whose slot got its owner in this epoch.
+pub(crate) async fn ask_since(
+    cache: &Arc<Cache>,
+    since: u64,
+    read: impl AsyncFnOnce() -> ShardAnswer,
+) -> Answer {
+    let (about, query) = (About { since, ..about("k") }, ReadQuery::all(&table()));
+    let read = async || Ok::<_, Infallible>(read().await);
+    let Ok(answer) = cache.read((&about, &query), (&requirement(None), deadline()), read).await;
     answer
 }
 

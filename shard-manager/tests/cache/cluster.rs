@@ -1,6 +1,7 @@
 //! Tests of the cache in front of embedded shards, whose replicas the tests pause.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
@@ -17,7 +18,9 @@ use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{BulkRow, Data, Manager, ReadDone, RequestOptions};
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::{Operation, RowWrite};
-use shard_manager::shard_map::KeyLocation;
+use shard_manager::shard_map::{KeyLocation, with_owner};
+use shard_manager::slot_set::SlotSet;
+use shard_manager::store::sqlite;
 use shard_manager::token::SessionToken;
 use tempfile::TempDir;
 
@@ -98,6 +101,34 @@ async fn warm(manager: &Manager) {
 fn hold(manager: &Manager, mode: NodeMode) {
     let injector = manager.faults().node("shard1-replica1").unwrap();
     injector.set(NodeFault { mode, delay: Duration::ZERO });
+}
+
+/// The shard owns all slots at every epoch, as after moves away and back.
+#[tokio::test]
+async fn a_move_invalidates_the_entries_of_its_slots_only() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let dir = scratch::folder();
+    let wanted = ClusterSpec { shards: Some(1), replicas: Some(0), ..ClusterSpec::default() };
+    let wanted = EmbeddedCluster { data_dir: dir.path().to_owned(), wanted };
+    let opened = sqlite::open::open(&wanted).unwrap().cluster;
+    let map = Arc::clone(&opened.map);
+    let manager = Manager::new(opened).unwrap().with_cache(redis.settings());
+    let (place, _) = row(&manager, "ada", 1);
+    write(&manager, &redis, "ada", 1).await;
+    warm(&manager).await;
+    let mut others = SlotSet::full();
+    others.remove(place.slot);
+    map.publish(with_owner(&manager.map(), &others, place.shard).unwrap()).unwrap();
+    let kept = read(&manager, "ada", &options()).await;
+    assert_eq!((number(&kept), kept.cache, kept.epoch), (Some(1), Some(Hit), 2));
+    let mut moved = SlotSet::empty();
+    moved.insert(place.slot);
+    map.publish(with_owner(&manager.map(), &moved, place.shard).unwrap()).unwrap();
+    warm(&manager).await;
+    assert_eq!(number_and_use(&manager, &options()).await, (Some(1), Hit));
+    // A write invalidates the entries of the new epoch.
+    write(&manager, &redis, "ada", 2).await;
+    assert_eq!(number_and_use(&manager, &options()).await, (Some(2), Miss));
 }
 
 #[tokio::test]

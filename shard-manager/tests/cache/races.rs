@@ -4,10 +4,13 @@ use std::time::{Duration, Instant};
 
 use redis::Commands as _;
 use shard_manager::cache::CacheUse::{Hit, Miss};
-use shard_manager::cache::{About, CacheStats, FreshnessBound, FreshnessRequirement, ServedBy};
+use shard_manager::cache::{
+    CacheSettings, CacheStats, FreshnessBound, FreshnessRequirement, ServedBy,
+};
 
 use crate::bench::{
-    FakeShard, about, ask, fill, fresh, number, number_and_use, requirement, router, until,
+    FakeShard, about, ask, ask_since, fill, fresh, number, number_and_use, requirement, router,
+    until,
 };
 use crate::redis_server::Server;
 
@@ -33,7 +36,8 @@ async fn a_repeated_read_is_answered_from_the_cache() {
 async fn a_fill_that_a_write_overtakes_is_refused() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
-    let old = ask(&cache, "k", &requirement(None), async || {
+    let any = requirement(None);
+    let old = ask(&cache, "k", &any, async || {
         let old = shard.read();
         // Another client writes here: the write is committed and invalidates the lease.
         shard.write();
@@ -248,12 +252,55 @@ async fn a_slot_that_moved_leaves_its_entries_behind() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
-    let moved = About { epoch: 2, ..about("k") };
-    let query = shard_manager::query::ReadQuery::all(&crate::bench::table());
-    let read = async || Ok::<_, std::convert::Infallible>(fresh(7));
-    let deadline = crate::bench::deadline();
-    let Ok(answer) = cache.read((&moved, &query), (&requirement(None), deadline), read).await;
-    assert_eq!((number(&answer), answer.cache), (7, Miss));
+    let moved = async |since| {
+        let answer = ask_since(&cache, since, async || fresh(7)).await;
+        (number(&answer), answer.cache)
+    };
+    assert_eq!(moved(2).await, (7, Miss));
+    until("it is stored", || cache.stats().fills == 2).await;
+    assert_eq!(moved(2).await, (7, Hit));
+    assert_eq!(moved(3).await, (7, Miss), "the slot has returned to its first owner");
+    assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit), "other slots keep theirs");
+}
+
+#[tokio::test]
+async fn an_entry_that_the_old_owner_fills_after_the_move_is_not_found() {
+    let Some(redis) = Server::start(&[]) else { return };
+    for near_bytes in [0, 1 << 20] {
+        let settings = CacheSettings { near_bytes, ..redis.settings() };
+        let (behind, current) = (router(&settings), router(&settings));
+        let (old, new) = (FakeShard::new(100), FakeShard::new(7));
+        let any = requirement(None);
+        let late = ask(&behind, "k", &any, async || {
+            let answer = old.read();
+            // The slot moves, and is read from its new owner, whose positions are lower.
+            let moved = ask_since(&current, 2, async || new.read()).await;
+            assert_eq!((number(&moved), moved.cache), (7, Miss));
+            answer
+        })
+        .await;
+        assert_eq!(number(&late), 100, "the read began before the move");
+        until("the late entry is stored", || behind.stats().fills == 1).await;
+        for router in [&behind, &current] {
+            let moved = ask_since(router, 2, async || new.read()).await;
+            assert_eq!(number(&moved), 7);
+        }
+        let () = redis.door().del(redis.keys()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_knows_a_move_joins_no_read_of_the_old_owner() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let cache = router(&redis.settings());
+    let any = requirement(None);
+    let old = ask(&cache, "k", &any, async || {
+        let moved = ask_since(&cache, 2, async || fresh(7)).await;
+        assert_eq!((number(&moved), moved.cache), (7, Miss));
+        fresh(100)
+    })
+    .await;
+    assert_eq!(number(&old), 100);
 }
 
 #[tokio::test]

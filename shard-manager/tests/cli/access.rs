@@ -10,6 +10,7 @@ use shard_manager::access::keys_file;
 use shard_manager::engine::access_store::AccessMode;
 
 use crate::cluster::{Cluster, Ended, block_on, file, meddle, program, run_in};
+use crate::migrate::SHARDS_IN_COLUMNS;
 
 const SHOP: &str = r#"{"role":"shop","grants":[
     {"tables":["users"],"may":["read"],"keys":"$tenant:*"}],"scopes":[]}"#;
@@ -152,6 +153,7 @@ fn without_a_cluster_there_are_no_keys() {
 #[test]
 fn a_catalog_of_an_earlier_program_is_migrated_first() {
     let dir = Cluster::new(1, 0).stop();
+    meddle(&file(dir.path(), "catalog"), SHARDS_IN_COLUMNS);
     meddle(
         &file(dir.path(), "catalog"),
         "DROP TABLE tessera_access; DROP TABLE tessera_access_keys;

@@ -5,6 +5,10 @@ use std::path::Path;
 
 use crate::cluster::{Cluster, file, meddle, open, run_in, write_users};
 
+/// Returns the shards and owners of a catalog to the columns that they had once.
+pub(crate) const SHARDS_IN_COLUMNS: &str =
+    include_str!("../../../migrations/sqlite/catalog/2026-11-23-000020_shards/down.sql");
+
 /// Reverts a file to the schema of the first migration.
 fn make_old(path: &Path) {
     meddle(
@@ -24,10 +28,14 @@ fn make_oldest(dir: &Path) {
             meddle(
                 &path,
                 "ALTER TABLE tessera_tables DROP COLUMN made_at;
+                 DROP TABLE tessera_foreign_counts;
+                 ALTER TABLE tessera_slots DROP COLUMN fenced_at;
+                 ALTER TABLE tessera_shard DROP COLUMN generation;
                  DELETE FROM __diesel_schema_migrations WHERE version > '20261121000001'",
             );
         }
     }
+    meddle(&file(dir, "catalog"), SHARDS_IN_COLUMNS);
     meddle(
         &file(dir, "catalog"),
         "DROP TABLE tessera_access; DROP TABLE tessera_access_keys;

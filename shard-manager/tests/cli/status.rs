@@ -228,3 +228,27 @@ fn changes_that_a_crash_left_in_a_wal_are_read_and_stay_there() {
     run_in(crashed.path(), &["check"]);
     assert!(before == files(), "no byte has changed");
 }
+
+#[test]
+fn the_shards_of_the_catalog_are_listed_beside_a_router_and_without_one() {
+    let check = |dir: &std::path::Path| {
+        let listing = run_in(dir, &["shard", "list", "--json"]).expect(0).json();
+        assert_eq!(listing["epoch"], 1);
+        let shards = listing["shards"].as_array().expect("shards");
+        assert_eq!(shards.len(), 3);
+        let second = serde_json::json!({
+            "number": 1, "shard": "shard2", "state": "serving", "weight": 1, "slots": 5461, "address": null
+        });
+        assert_eq!(shards[1], second);
+        let text = run_in(dir, &["shard", "list"]).expect(0).out;
+        assert!(text.contains("shard3") && text.contains("serving"), "{text}");
+    };
+    let cluster = Cluster::filled();
+    check(cluster.path());
+    let status = run_in(cluster.path(), &["status", "--json"]).expect(0).json();
+    assert_eq!(status["shards"][2]["number"], 2);
+    assert_eq!(status["shards"][2]["state"], "serving");
+    let dir = cluster.stop();
+    check(dir.path());
+    run_in(&dir.path().join("nowhere"), &["shard", "list"]).refused("there is no cluster here");
+}

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use proptest::prelude::*;
 use serde_json::json;
-use shard_manager::engine::cluster_spec::ClusterSpec;
+use shard_manager::engine::cluster_spec::{ClusterSpec, differences};
 use shard_manager::keyspace::Keyspace;
 use shard_manager::placement::Placement;
 use shard_manager::row_change::Operation::Upsert;
@@ -64,8 +64,8 @@ async fn a_refused_start_leaves_a_directory_as_clean_or_unclean_as_it_was() {
     for noted in ["", "1"] {
         fs::write(&lock, noted).unwrap();
         // Refused by the catalog, and after the files of the first shard were opened.
-        let other = ClusterSpec { shards: Some(3), ..ClusterSpec::default() };
-        open(dir.path(), other).err().expect("another number of shards");
+        let other = ClusterSpec { keyspace: Some(Keyspace::Modulo), ..ClusterSpec::default() };
+        open(dir.path(), other).err().expect("another keyspace");
         assert_eq!(fs::read(&lock).unwrap().is_empty(), noted.is_empty());
         fs::rename(&primary, &hidden).unwrap();
         open(dir.path(), ClusterSpec::default()).err().expect("a missing primary");
@@ -87,27 +87,35 @@ fn a_new_cluster_has_three_equal_shards_by_default() {
 }
 
 #[tokio::test]
-async fn a_start_with_other_settings_is_refused_and_names_both() {
+async fn other_settings_than_those_of_the_cluster_are_named_and_not_in_force() {
     let dir = scratch::folder();
     let made = ClusterSpec {
         weights: Some(vec![2, 1]),
         placement: Some(Placement::Weighted),
         ..ClusterSpec::default()
     };
-    drop(open(dir.path(), made).expect("a new cluster starts"));
-    let reported = refusal(dir.path(), shards(4));
-    assert_tells(&reported, &["shards", "4", "2"]);
+    let map = open(dir.path(), made).expect("a new cluster starts").map();
+    let weights =
+        |weights: &[u32]| ClusterSpec { weights: Some(weights.to_vec()), ..ClusterSpec::default() };
     let even = ClusterSpec { placement: Some(Placement::Even), ..ClusterSpec::default() };
-    assert_tells(&refusal(dir.path(), even), &["placement", "even", "weighted"]);
-    let weights = ClusterSpec { weights: Some(vec![1, 1]), ..ClusterSpec::default() };
-    assert_tells(&refusal(dir.path(), weights), &["weights", "[1, 1]", "[2, 1]"]);
-    let more = ClusterSpec { weights: Some(vec![2, 1, 1]), ..ClusterSpec::default() };
-    assert_tells(&refusal(dir.path(), more), &["weights", "[2, 1, 1]", "[2, 1]"]);
-    assert!(open(dir.path(), ClusterSpec::default()).is_ok(), "a refusal changes nothing");
+    for (wanted, words) in [
+        (shards(4), ["shards is 4", "the cluster has 2", "cannot join it yet"]),
+        (shards(1), ["shards is 1", "the cluster has 2", "no shard is removed"]),
+        (even, ["placement is even", "weighted", "leave the setting out"]),
+        (weights(&[1, 1]), ["weights is 1,1", "have 2,1", "stay as they are"]),
+        (weights(&[2, 1, 1]), ["weights is 2,1,1", "have 2,1", "stay as they are"]),
+    ] {
+        let found = differences(&map, &wanted, "the data directory").expect("no refusal");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_tells(&found[0], &words);
+        assert_eq!(open(dir.path(), wanted).expect("it starts").map(), map);
+    }
+    assert_eq!(differences(&map, &ClusterSpec::default(), "it").expect("none"), [""; 0]);
+    assert_eq!(open(dir.path(), ClusterSpec::default()).expect("unchanged").map(), map);
 }
 
 #[test]
-fn keyspace_and_placement_are_kept_with_their_parameters_and_others_are_refused() {
+fn keyspace_and_placement_are_kept_with_their_parameters_and_another_keyspace_is_refused() {
     let dir = scratch::folder();
     let wanted = |keyspace: &str, placement: &str| ClusterSpec {
         keyspace: Some(keyspace.parse().expect("a good keyspace")),
@@ -122,14 +130,14 @@ fn keyspace_and_placement_are_kept_with_their_parameters_and_others_are_refused(
     for (keyspace, placement, words) in [
         ("hash", "even", ["keyspace hash", "list:A=2,B=1"]),
         ("list:A=1,B=1", "even", ["keyspace list:A=1,B=1", "list:A=2,B=1"]),
-        ("list:A=2,B=1", "even", ["placement even", "partitions:A=2>shard3,B=1>shard1"]),
-        (
-            "list:A=2,B=1",
-            "partitions:A=2>shard1,B=1>shard3",
-            ["partitions:A=2>shard1,B=1>shard3", "partitions:A=2>shard3,B=1>shard1"],
-        ),
     ] {
         assert_tells(&refusal(dir.path(), wanted(keyspace, placement)), &words);
+    }
+    for placement in ["even", "partitions:A=2>shard1,B=1>shard3"] {
+        let other = wanted("list:A=2,B=1", placement);
+        let found = differences(&map, &other, "the data directory").expect("no refusal");
+        assert_tells(&found.concat(), &[placement, "partitions:A=2>shard3,B=1>shard1"]);
+        assert_eq!(open(dir.path(), other).expect("it starts").map(), map, "nothing moves");
     }
     let elsewhere = scratch::folder();
     let unfit = wanted("hash", "manual:0-16383=shard4");
@@ -354,6 +362,23 @@ async fn damaged_files_are_refused_and_named_and_never_a_panic() {
         let dir = stopped(1).await;
         execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {column}"));
         assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["catalog.db", "damaged"]);
+    }
+    for (change, words) in [
+        ("DELETE FROM tessera_owners WHERE slot=100", ["damaged", "slot 100"]),
+        ("UPDATE tessera_owners SET shard=9 WHERE slot=5", ["slot 5", "number 9"]),
+        ("UPDATE tessera_owners SET shard=99999 WHERE slot=5", ["tessera_owners", "out of range"]),
+        ("UPDATE tessera_owners SET since=2 WHERE slot=5", ["slot 5", "epoch 2"]),
+        ("DELETE FROM tessera_owners", ["damaged", "slot 0"]),
+        ("DELETE FROM tessera_shards", ["damaged", "shards"]),
+        ("UPDATE tessera_shards SET number=3", ["damaged", "number 0"]),
+        ("UPDATE tessera_shards SET weight=0", ["damaged", "weight"]),
+        ("UPDATE tessera_shards SET state='retired'", ["damaged", "retired"]),
+    ] {
+        let dir = stopped(1).await;
+        execute(&catalog(dir.path()), change);
+        let reported = refusal(dir.path(), ClusterSpec::default());
+        assert_tells(&reported, &["catalog.db"]);
+        assert_tells(&reported, &words);
     }
 }
 

@@ -132,9 +132,20 @@ impl Cluster {
     }
 
     pub(crate) async fn write_all(&self, rows: Vec<(KeyLocation, RowWrite)>) -> Vec<BulkRowDone> {
+        self.write_all_by(rows, &options()).await
+    }
+
+    /// Writes rows; returns their outcomes in the order given, shard by shard.
+    pub(crate) async fn write_all_by(
+        &self,
+        rows: Vec<(KeyLocation, RowWrite)>,
+        options: &RequestOptions,
+    ) -> Vec<BulkRowDone> {
         let numbered = rows.into_iter().enumerate();
         let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
-        self.manager.data(Rights::ALL).write_bulk(rows, &options()).await.rows
+        let mut rows = self.manager.data(Rights::ALL).write_bulk(rows, options).await.rows;
+        rows.sort_by_key(|row| (row.place.shard, row.index));
+        rows
     }
 
     pub(crate) async fn read(&self, query: ReadQuery, key: Option<&str>) -> Vec<serde_json::Value> {

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
-use shard_manager::cursor::{CursorError, decode, encode};
+use shard_manager::cursor::{CursorError, decode, encode, encode_sealed};
 use shard_manager::query::{Comparison, Condition, OrderBy, Pattern, ReadQuery, Test, ValueState};
 use shard_manager::table::{Column, Table};
 use shard_manager::token::TokenKey;
@@ -103,19 +105,43 @@ fn selected_columns_and_page_sizes_may_change_between_pages() {
 
 #[test]
 fn a_modified_cursor_or_one_of_another_cluster_is_refused() {
-    let text = encode(&sorted(), None, &last(Value::Int(1)), &secret());
-    for at in 0..text.len() {
-        let mut touched = text.clone().into_bytes();
-        touched[at] = if touched[at] == b'A' { b'B' } else { b'A' };
-        let touched = String::from_utf8(touched).expect("ASCII");
-        // Unused trailing bits of base64 must not allow a second spelling.
-        assert_eq!(decode(&touched, &sorted(), None, &secret()), Err(CursorError::Foreign), "{at}");
+    for encode in [encode, encode_sealed] {
+        let text = encode(&sorted(), None, &last(Value::Int(1)), &secret());
+        for at in 0..text.len() {
+            let mut touched = text.clone().into_bytes();
+            touched[at] = if touched[at] == b'A' { b'B' } else { b'A' };
+            let touched = String::from_utf8(touched).expect("ASCII");
+            // Unused trailing bits of base64 must not allow a second spelling.
+            let refused = Err(CursorError::Foreign);
+            assert_eq!(decode(&touched, &sorted(), None, &secret()), refused, "{at}");
+        }
+        for cut in 0..text.len() {
+            assert_eq!(decode(&text[..cut], &sorted(), None, &secret()), Err(CursorError::Foreign));
+        }
+        let other = TokenKey::new(*b"fedcba9876543210");
+        assert_eq!(decode(&text, &sorted(), None, &other), Err(CursorError::Foreign));
     }
-    for cut in 0..text.len() {
-        assert_eq!(decode(&text[..cut], &sorted(), None, &secret()), Err(CursorError::Foreign));
+}
+
+#[test]
+fn a_sealed_cursor_fits_its_query_only_and_shows_no_value() {
+    let secrets = [Value::Int(0x0102_0304_0506), Value::Null];
+    let texts = secrets.map(|n| {
+        let text = encode_sealed(&sorted(), None, &last(n.clone()), &secret());
+        assert_eq!(decode(&text, &sorted(), None, &secret()), Ok(last(n)));
+        for (query, key) in others() {
+            let other = decode(&text, &query, key, &secret());
+            assert_eq!(other, Err(CursorError::OtherQuery), "{query:?}");
+        }
+        text
+    });
+    let bytes = texts.map(|text| URL_SAFE_NO_PAD.decode(text).expect("base64"));
+    for bytes in &bytes {
+        for value in ["ключ".as_bytes(), &0x0102_0304_0506_i64.to_le_bytes()[..6]] {
+            assert!(!bytes.windows(value.len()).any(|part| part == value));
+        }
     }
-    let other = TokenKey::new(*b"fedcba9876543210");
-    assert_eq!(decode(&text, &sorted(), None, &other), Err(CursorError::Foreign));
+    assert_eq!(bytes[0].len(), bytes[1].len());
 }
 
 #[test]
@@ -137,8 +163,10 @@ proptest! {
     fn values_survive_encoding_and_decoding(n in any::<i64>(), x in any::<f64>(), text in ".{0,40}") {
         let x = if x.is_finite() { Value::Double(x) } else { Value::Null };
         let values = vec![Value::Int(n), x, Value::Bool(n % 2 == 0), Value::Text(text.clone()), Value::Text(text)];
-        let cursor = encode(&sorted(), None, &values, &secret());
-        prop_assert_eq!(decode(&cursor, &sorted(), None, &secret()), Ok(values));
+        for encode in [encode, encode_sealed] {
+            let cursor = encode(&sorted(), None, &values, &secret());
+            prop_assert_eq!(decode(&cursor, &sorted(), None, &secret()), Ok(values.clone()));
+        }
     }
 
     #[test]

@@ -137,3 +137,25 @@ async fn expired_answers_are_removed_however_many_there_are() {
     }
     assert_eq!(records(&file), 6, "those of today");
 }
+
+#[tokio::test]
+async fn expired_answers_of_slots_that_accept_no_writes_are_kept() {
+    let cluster = Cluster::with_shards(1);
+    let file = cluster.file(1);
+    write(&cluster, Upsert, "Ada", "k1").await.expect("made");
+    let cluster = cluster.restart_after(|_| {
+        let (old, today) = (ago("-3 days"), ago("-1 hour"));
+        for (slot, at) in [(0, &old), (1, &today), (5, &old), (6, &old), (7, &old)] {
+            let row = format!("{slot}, 'old', 'k', 'f', '{{}}', 1, {at}, {at}");
+            execute(&file, &format!("INSERT INTO tessera_idempotency SELECT {row}"));
+        }
+        let states = "UPDATE tessera_slots SET state = 'moved', moved_to = '1' WHERE slot = 5;
+            UPDATE tessera_slots SET state = 'fenced', until = '9000' WHERE slot = 6;
+            UPDATE tessera_slots SET state = 'fenced', until = '2000' WHERE slot = 7";
+        execute(&file, states);
+    });
+    write(&cluster, Upsert, "Ada", "k2").await.expect("stored");
+    let kept =
+        "SELECT slot AS value FROM tessera_idempotency WHERE shard_key = 'old' ORDER BY slot";
+    assert_eq!(ints(&file, kept), [1, 5, 6]);
+}

@@ -1,6 +1,6 @@
 //! Tests of lanes: a fake writer waits at a gate, and each test decides what is queued meanwhile.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
 use shard_manager::position::Position;
 use shard_manager::row_change::{Change, Operation, RowDone, RowWrite, WriteRequest};
+use shard_manager::slot_refusal::SlotRefusal;
 use shard_manager::table::{Column, Table};
 use shard_manager::value::{ColumnType, Value};
 
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) culprits: HashSet<String>,
     /// Keys whose batch fails permanently, with this outcome.
     pub(crate) fatal: Option<(String, Outcome)>,
+    /// Keys whose slots are refused.
+    pub(crate) refused: HashMap<String, SlotRefusal>,
     /// Key that makes the writer panic.
     pub(crate) panics: Option<String>,
 }
@@ -63,6 +66,9 @@ impl Writer for Fake {
         }
         let mut applied = self.applied.lock().expect("nobody died with it");
         let done = keys.into_iter().map(|key| {
+            if let Some(refusal) = self.plan.refused.get(&key) {
+                return Err(Error::SlotRefused(*refusal));
+            }
             applied.push(key.clone());
             let (change, version, json) = (Change::Created, applied.len() as i64, key.into_bytes());
             Ok(RowDone { change, version, json, replayed: false })
@@ -79,8 +85,11 @@ impl Writer for Fake {
         Ok(applied.len() as u64)
     }
 
-    fn change_slots(&mut self, _: &SlotChange) -> Result<u64, SlotChangeError> {
-        Err(SlotChangeError::Unsupported { shard: "shard1".to_owned() })
+    /// Announces the slots as if they were a key.
+    fn change_slots(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError> {
+        let mut applied = self.applied.lock().expect("nobody died with it");
+        applied.push(format!("slots {}", change.slots));
+        Ok(applied.len() as u64)
     }
 
     #[cfg(feature = "sabotage")]
@@ -227,31 +236,6 @@ async fn all_queued_operations_become_one_batch_in_order_of_arrival() {
     assert_eq!(keys(third.await), [Ok("c".into())]);
     assert_eq!(keys(fourth.await), [Ok("b".into())]);
     assert_eq!(story.applied(), ["first", "b", "a", "c", "b"]);
-}
-
-#[tokio::test]
-async fn a_schema_change_keeps_its_place_among_the_writes_and_runs_alone() {
-    let (mut story, first) = Story::occupied(Plan::default()).await;
-    let before = story.queue(&["a", "b"], deadline()).await;
-    let change = SchemaChange::Make(Arc::clone(&row("x", 0).table));
-    let lane = Arc::clone(&story.lane);
-    let made = lane.change_schema(change.clone(), deadline());
-    tokio::pin!(made);
-    let too_late = lane.change_schema(change, Instant::now());
-    let after = tokio::select! {
-        biased;
-        made = &mut made => panic!("it waits: {made:?}"),
-        late = too_late => {
-            assert_eq!(late, Err(rejected(Error::DeadlinePassed)));
-            story.queue(&["c"], deadline()).await
-        }
-    };
-    story.open_gate();
-    assert_eq!(keys(first.await), [Ok("first".into())]);
-    assert_eq!(keys(before.await), [Ok("a".into()), Ok("b".into())]);
-    assert_eq!(made.await, Ok(4));
-    assert_eq!(keys(after.await), [Ok("c".into())]);
-    assert_eq!(story.applied(), ["first", "a", "b", "table t", "c"], "and the late one never");
 }
 
 #[tokio::test]

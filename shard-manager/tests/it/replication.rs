@@ -273,6 +273,43 @@ fn the_log_is_trimmed_once_replicas_have_it_on_disk_and_kept_until_then() {
 }
 
 #[test]
+fn several_holders_keep_the_log_each_from_its_position() {
+    let mut pair = Pair::new();
+    let batch = [(Operation::Upsert, 2, 1, false)];
+    let began = pair.replication.primary().committed();
+    let first = |pair: &Pair| {
+        let sql = "SELECT min(position) AS value FROM tessera_log";
+        crate::cluster::ints(&pair.primary, sql)[0] as u64 - began
+    };
+    let write = |pair: &mut Pair| {
+        (0..100).for_each(|_| pair.write(&batch));
+        while pair.apply(true) {}
+    };
+    write(&mut pair);
+    let backup = pair.replication.retain_log("backup");
+    write(&mut pair);
+    let mover = pair.replication.retain_log("move 1");
+    write(&mut pair);
+    write(&mut pair);
+    // A trim takes less than 64 more entries than needed.
+    assert!((37..=101).contains(&first(&pair)), "{}", first(&pair));
+    mover.advance(began + 300);
+    write(&mut pair);
+    assert!((37..=101).contains(&first(&pair)), "{}", first(&pair));
+    drop(backup);
+    write(&mut pair);
+    assert!((237..=301).contains(&first(&pair)), "{}", first(&pair));
+    assert!(mover.is_kept());
+    // Simulates the limit of the log's size.
+    assert_eq!(shard_manager::replication::record_trim(&pair.replication, began + 310), ["move 1"]);
+    assert!(!mover.is_kept());
+    write(&mut pair);
+    assert!(first(&pair) > 500, "{}", first(&pair));
+    drop(mover);
+    assert_eq!(digest(&pair.primary).expect("read"), digest(&pair.replica).expect("read"));
+}
+
+#[test]
 fn a_replica_older_than_the_trimmed_log_gets_an_error() {
     let mut pair = Pair::new();
     let batch = [(Operation::Upsert, 2, 1, false)];

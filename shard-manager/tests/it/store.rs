@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value as Json, json};
 use shard_manager::access::rights::Rights;
 use shard_manager::error::{Error, Outcome};
+use shard_manager::manager::RequestOptions;
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::{Change, Operation, RowError};
 use shard_manager::topology::ShardNumber;
@@ -298,6 +300,8 @@ async fn a_write_to_a_slot_that_is_not_owned_here_is_rejected_and_stores_nothing
     let slot = cluster.prepare("users", Update, "ada", "{}").0.slot;
     let position = "SELECT position AS value FROM tessera_shard";
     let before = ints(&cluster.file(1), position);
+    // Long enough for a write that is tried; those that are refused wait so long.
+    let patience = || RequestOptions::by(Instant::now() + Duration::from_secs(3));
     let states = [
         "UPDATE tessera_slots SET state='moved', moved_to='shard2'",
         "UPDATE tessera_slots SET state='importing'",
@@ -306,17 +310,20 @@ async fn a_write_to_a_slot_that_is_not_owned_here_is_rejected_and_stores_nothing
     ];
     for state in states {
         execute(&cluster.file(1), &format!("{state} WHERE slot={slot}"));
-        for (op, json) in [(Upsert, r#"{"name":"X"}"#), (Delete, "{}"), (Insert, ADA)] {
-            let failure = cluster.write("users", op, "ada", json).await.expect_err(state);
+        let operations = [(Upsert, r#"{"name":"X"}"#), (Delete, "{}"), (Insert, ADA)];
+        let refused = operations.map(async |(op, json)| {
+            let (place, row) = cluster.prepare("users", op, "ada", json);
+            let data = cluster.manager.data(Rights::ALL);
+            let failure = data.write(place, row, &patience()).await.expect_err(state);
             assert!(matches!(failure.error, Error::SlotRefused(_)), "{failure}");
             assert_eq!(failure.outcome, Outcome::Rejected);
-        }
+        });
         // Other slots of the same batch are not affected.
         let rows = vec![
             cluster.prepare("kv", Upsert, "other", r#"{"value":1}"#),
             cluster.prepare("users", Update, "ada", r#"{"name":"X"}"#),
         ];
-        let done = cluster.write_all(rows).await;
+        let (done, _) = join(cluster.write_all_by(rows, &patience()), join_all(refused)).await;
         assert!(done[0].outcome.is_ok());
         assert!(matches!(done[1].outcome, Err((Error::SlotRefused(_), Outcome::Rejected))));
     }

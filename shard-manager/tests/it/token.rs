@@ -27,12 +27,27 @@ fn seen() -> impl Strategy<Value = Vec<(u16, u32, u64)>> {
     proptest::collection::vec((0..256_u16, any::<u32>(), any::<u64>()), 0..40)
 }
 
+/// Epochs of the responses of a session, and whether its positions were held at each.
+fn epochs() -> impl Strategy<Value = Vec<(u64, bool)>> {
+    let epoch = prop_oneof![0..5_u64, any::<u64>()];
+    proptest::collection::vec((epoch, any::<bool>()), 0..4)
+}
+
+/// Token of a session with responses of these epochs.
+fn token_at(seen: &[(u16, u32, u64)], epochs: &[(u64, bool)]) -> SessionToken {
+    let mut token = token(seen);
+    for (epoch, held) in epochs {
+        token.see_epoch(*epoch, |_, _| *held);
+    }
+    token
+}
+
 proptest! {
     #![proptest_config(crate::cases(256))]
 
     #[test]
-    fn a_token_survives_encoding_and_decoding(seen in seen()) {
-        let token = token(&seen);
+    fn a_token_survives_encoding_and_decoding(seen in seen(), epochs in epochs()) {
+        let token = token_at(&seen, &epochs);
         let text = token.encode(&key());
         prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
         prop_assert_eq!(SessionToken::parse(&text, &key()), Ok(token));
@@ -40,9 +55,9 @@ proptest! {
 
     #[test]
     fn a_modified_token_is_refused(
-        seen in seen(), at in any::<prop::sample::Index>(), with in "[A-Za-z0-9_-]{1}"
+        seen in seen(), epochs in epochs(), at in any::<prop::sample::Index>(), with in "[A-Za-z0-9_-]{1}"
     ) {
-        let text = token(&seen).encode(&key());
+        let text = token_at(&seen, &epochs).encode(&key());
         let at = at.index(text.len());
         let mut changed = text.clone();
         changed.replace_range(at..=at, &with);
@@ -55,6 +70,22 @@ proptest! {
     #[test]
     fn any_text_is_refused_without_a_panic(text in "\\PC{0,300}") {
         prop_assert!(SessionToken::parse(&text, &key()).is_err());
+    }
+
+    #[test]
+    fn merging_keeps_the_higher_epoch_and_a_check_that_holds_for_both(
+        a in (seen(), epochs()), b in (seen(), epochs()), held in any::<bool>(), since in 0..7_u64
+    ) {
+        let (a, b) = (token_at(&a.0, &a.1), token_at(&b.0, &b.1));
+        let (mut ab, mut ba) = (a.clone(), b.clone());
+        ab.merge(&b, |_, _| held);
+        ba.merge(&a, |_, _| held);
+        prop_assert_eq!(ab.epoch(), a.epoch().max(b.epoch()));
+        prop_assert_eq!((ab.epoch(), ab.predates(since)), (ba.epoch(), ba.predates(since)));
+        let (one, other) = (a.predates(since), b.predates(since));
+        // A token without positions has nothing to check.
+        let late = (one && !(held || a.is_empty())) || (other && !(held || b.is_empty()));
+        prop_assert_eq!(ab.predates(since), (one && other) || late);
     }
 
     #[test]
@@ -101,7 +132,10 @@ fn a_token_of_another_cluster_is_as_wrong_as_a_forged_one() {
 #[test]
 fn a_token_of_all_shards_that_can_be_stays_within_its_limit() {
     let all = (0..Topology::SHARDS_MAX as u16).map(|shard| (shard, u32::MAX, 1_u64 << 34));
-    let text = token(&all.collect::<Vec<_>>()).encode(&key());
+    let mut token = token(&all.collect::<Vec<_>>());
+    assert!(token.encode(&key()).len() <= SessionToken::LEN_MAX);
+    token.see_epoch(u64::MAX, |_, _| false);
+    let text = token.encode(&key());
     assert!(text.len() <= SessionToken::LEN_MAX, "{} bytes", text.len());
     assert_eq!(SessionToken::parse(&"A".repeat(4_097), &key()), Err(TokenError::TooLong));
 }
@@ -129,6 +163,48 @@ fn the_form_of_a_token_is_pinned() {
 }
 
 const GOLDEN: &str = "AQABAgMErAICBQAAAAcT5qR0bH_ULQ";
+
+/// Texts of the same token at a later epoch, before and after its positions were checked. They must
+/// never change either.
+#[test]
+fn the_form_of_a_token_with_an_epoch_is_pinned() {
+    let seen = [(0, 0x0403_0201, 300), (3, 5, 7)];
+    let texts = [false, true].map(|held| token_at(&seen, &[(300, held)]).encode(&key()));
+    assert_eq!(texts, GOLDEN_WITH_EPOCH);
+}
+
+const GOLDEN_WITH_EPOCH: [&str; 2] =
+    ["A6wCrAIAAQIDBKwCAgUAAAAHSViDsQtOoxI", "A6wCAAABAgMErAICBQAAAAeRJb1mjw_xCQ"];
+
+#[test]
+fn a_token_without_an_epoch_predates_every_move() {
+    let old = SessionToken::parse(GOLDEN, &key()).expect("it stays valid");
+    assert_eq!((old.epoch(), old.predates(1), old.predates(2)), (0, false, true));
+    assert_eq!(old.seen(ShardNumber(3)), Some(position(5, 7)));
+}
+
+#[test]
+fn a_cluster_whose_slots_never_moved_has_tokens_of_the_first_version() {
+    let mut token = token(&[(0, 0x0403_0201, 300), (3, 5, 7)]);
+    token.see_epoch(1, |_, _| true);
+    assert_eq!(token.encode(&key()), GOLDEN);
+}
+
+#[test]
+fn a_lost_position_keeps_the_epoch_before_which_slots_are_suspect() {
+    let mut token = token(&[(0, 1, 5)]);
+    token.see_epoch(3, |_, _| true);
+    token.see_epoch(6, |_, _| false);
+    assert_eq!((token.epoch(), token.predates(3), token.predates(4)), (6, false, true));
+    token.see_epoch(5, |_, _| true);
+    assert_eq!((token.epoch(), token.predates(5), token.predates(6)), (6, false, true));
+    let checked_later = token_at(&[(1, 1, 9)], &[(7, true)]);
+    let mut merged = token.clone();
+    merged.merge(&checked_later, |shard, _| shard != ShardNumber(0));
+    assert_eq!((merged.epoch(), merged.predates(6)), (7, true));
+    token.merge(&checked_later, |_, _| true);
+    assert_eq!((token.epoch(), token.predates(7)), (7, false));
+}
 
 #[test]
 fn an_unordered_history_is_invalid_and_an_empty_one_contains_only_the_beginning() {

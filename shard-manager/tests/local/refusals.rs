@@ -42,6 +42,13 @@ fn shards_with_rows_are_not_removed() {
         assert!(said.contains("the cluster has 2 shards"), "{said}");
         assert!(said.contains(&format!("{other} yet; leave --shards out")), "{said}");
     }
+    // The command starts what there is, and says what to do.
+    for (other, remedy) in [("3", "cannot join it yet"), ("1", "no shard is removed")] {
+        let (code, _, said) = run(&["cluster", "up", "--shards", other], &place.dir());
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("has 2 shards and starts with them"), "{said}");
+        assert!(said.contains(remedy), "{said}");
+    }
     assert_eq!(LocalCluster::open(&place.dir()).unwrap().size(), (2, 1));
     let said = place.refused(&place.wanted(2, 0));
     assert!(said.contains("there are 1 replicas and 0 are wanted"), "{said}");

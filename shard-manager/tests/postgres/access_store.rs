@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use shard_manager::access::audit::chain::{AuditChain, AuditEntry};
 use shard_manager::access::audit::event::AuditKeys;
-use shard_manager::access::key::ApiKey;
+use shard_manager::access::denial::{Denial, DenialSubject};
+use shard_manager::access::key::{ApiKey, KeyId};
 use shard_manager::access::key_record::KeyState;
 use shard_manager::access::role::AccessRole;
-use shard_manager::engine::access_store::{AccessChange, AccessState, ChangeAuthor, UsageFlush};
+use shard_manager::access::unix_time::UnixTime;
+use shard_manager::engine::access_store::{
+    AccessChange, AccessError, AccessState, ChangeAuthor, NewKey, UsageFlush,
+};
 use shard_manager::manager::Manager;
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::store::postgres::access_session::AccessSession;
@@ -84,6 +88,111 @@ async fn a_change_on_one_router_is_in_force_on_another() {
     let generation = session.change(&key, &ChangeAuthor::CommandLine, now()).await.unwrap();
     assert_eq!(until_known(&mut firsts, generation).await.keys.len(), 2);
     assert_eq!(*until_known(&mut states, generation).await, session.load().await.unwrap());
+}
+
+/// Returns the change of a step, given the keys that were created before.
+fn any_change(step: u64, created: &mut Vec<KeyId>, now: UnixTime) -> AccessChange {
+    // A step is followed by another one of any kind, in an order that is the same in each run.
+    let random = step.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+    let any = created.get(random as usize % created.len().max(1)).copied();
+    match (random % 11, any) {
+        (0..4, _) | (_, None) => {
+            let days = 10 + random % 150;
+            let expires_at = (!random.is_multiple_of(3)).then(|| now.plus(days * 86_400));
+            let key = new_key(AccessRole::READER, &[], expires_at);
+            created.push(key.id);
+            AccessChange::CreateKey(key)
+        }
+        (4, Some(id)) => {
+            let NewKey { id: successor, digest, .. } = new_key(AccessRole::READER, &[], None);
+            created.push(successor);
+            AccessChange::RotateKey { id, successor, digest, overlap_s: 60 }
+        }
+        (5 | 6, Some(id)) => AccessChange::RevokeKey(id),
+        (7, Some(id)) => AccessChange::ResumeKey(id),
+        (8, _) => AccessChange::SuspendAllKeys,
+        (9, _) => AccessChange::PutRoles(vec![shop()]),
+        (_, _) => {
+            let subject = DenialSubject::Tenant(format!("tenant{}", random % 3).into());
+            AccessChange::PutDenial(Denial { subject, until: None })
+        }
+    }
+}
+
+/// Routers that add changes to what they know have what one reads that knows nothing.
+#[tokio::test]
+async fn changes_of_keys_lead_to_the_state_of_the_catalog() {
+    let databases = Databases::new(1).await;
+    let (first, second) = (router(databases.address()).await, router(databases.address()).await);
+    let mut firsts = first.access().subscribe().await.unwrap();
+    let mut seconds = second.access().subscribe().await.unwrap();
+    let session = AccessSession::open(&databases.address().shards[0].primary).await.unwrap();
+    let (mut created, mut removed, mut before) = (Vec::new(), 0, 0);
+    for step in 0..120 {
+        // Keys that have expired, or were revoked, are removed in the course of time.
+        let time = now().plus(step * 5 * 86_400);
+        let change = any_change(step, &mut created, time);
+        let manager = if step % 2 == 0 { &first } else { &second };
+        let changed = manager.access().change(&change, &ChangeAuthor::CommandLine, time).await;
+        let generation = match changed {
+            Ok(generation) => generation,
+            Err(AccessError::Refused(_)) => continue,
+            Err(AccessError::Catalog(error)) => panic!("{change:?}: {error}"),
+        };
+        let whole = session.load().await.unwrap();
+        assert_eq!(whole.generation, generation);
+        for states in [&mut firsts, &mut seconds] {
+            let known = until_known(states, generation).await;
+            assert_eq!(*known, whole, "after {change:?}");
+        }
+        removed += usize::from(whole.keys.len() < before);
+        before = whole.keys.len();
+        if let Some(key) = whole.keys.first().filter(|_| step % 3 == 0) {
+            // Begins no generation: the next change brings it along.
+            let rows: &[(&str, u64)] = &[];
+            let day = 20_000 + step as u32;
+            let key_uses = vec![(key.id, day)];
+            let flush = UsageFlush { key_uses, ..flush("one", step + 1, day, rows) };
+            first.access().add_usage(&flush).await.unwrap();
+        }
+    }
+    assert!(before > 5 && removed > 2, "{before} keys are left after {removed} removals");
+}
+
+#[tokio::test]
+async fn a_change_of_one_key_reads_no_other_key() {
+    let databases = Databases::new(1).await;
+    let manager = router(databases.address()).await;
+    let mut states = manager.access().subscribe().await.unwrap();
+    let other = create(&manager, AccessRole::READER).await;
+    let known =
+        until_known(&mut states, change(&manager, AccessChange::SuspendAllKeys).await).await;
+    let of_other = |state: &AccessState| state.keys.iter().find(|key| key.id == other).cloned();
+    let mut door = databases.door(0).await;
+    let quietly = |name: &str| {
+        format!(
+            "ALTER TABLE tessera_access_keys DISABLE TRIGGER USER;
+             UPDATE tessera_access_keys SET name = '{name}' WHERE id = '{other}';
+             ALTER TABLE tessera_access_keys ENABLE TRIGGER USER"
+        )
+    };
+    door.run(&quietly("unseen")).await;
+    let id = create(&manager, AccessRole::READER).await;
+    let generation = change(&manager, AccessChange::RevokeKey(id)).await;
+    let state = until_known(&mut states, generation).await;
+    assert_eq!(of_other(&state), of_other(&known), "its row has the number of before");
+    assert_eq!(state.keys.len(), 2);
+    // A key that is missing without a trace makes the router read all of them.
+    door.run(&format!(
+        "ALTER TABLE tessera_access_keys DISABLE TRIGGER USER;
+         DELETE FROM tessera_access_keys WHERE id = '{id}';
+         ALTER TABLE tessera_access_keys ENABLE TRIGGER USER"
+    ))
+    .await;
+    let generation = change(&manager, AccessChange::PutRoles(vec![shop()])).await;
+    let state = until_known(&mut states, generation).await;
+    assert_eq!(state.keys.len(), 1);
+    assert_eq!(&*state.keys[0].name, "unseen");
 }
 
 #[tokio::test]
@@ -163,4 +272,9 @@ async fn commands_change_the_catalog_that_the_variables_name() {
     run("MAINDB_URL", &urls[0], &["key", "resume", id.as_str()]).await;
     let state = until_known(&mut states, generation + 2).await;
     assert_eq!(state.keys[0].state(now()), KeyState::Usable);
+    let listed = run("MAINDB_URL", &urls[0], &["shard", "list", "--json"]).await;
+    for part in ["\"shard\": \"shard2\"", "\"state\": \"serving\"", &databases.names[1]] {
+        assert!(listed.replace("\":\"", "\": \"").contains(part), "{part}: {listed}");
+    }
+    assert!(!listed.contains('@'), "{listed}");
 }

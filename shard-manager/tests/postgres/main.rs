@@ -14,6 +14,7 @@ mod bound_specs;
 #[path = "../access/bound_steps.rs"]
 mod bound_steps;
 mod cached;
+mod catalog_tables;
 mod certificates;
 mod certified;
 mod cluster;
@@ -34,6 +35,7 @@ mod isolation;
 mod lag;
 mod log;
 mod meddling;
+mod moved_slots;
 mod network;
 mod opening;
 #[path = "../support/prerequisites.rs"]
@@ -52,6 +54,11 @@ mod rows;
 mod scratch;
 mod separate_catalog;
 mod server;
+mod session_epoch;
+mod slot_bits;
+mod slot_changes;
+mod slot_reads;
+mod slot_router;
 mod tables;
 #[path = "../support/tcp_proxy.rs"]
 #[expect(dead_code, reason = "other tests need more of it")]

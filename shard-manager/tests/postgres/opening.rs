@@ -7,9 +7,13 @@ use shard_manager::access::rights::Rights;
 use shard_manager::manager::Manager;
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::row_change::Operation::{Insert, Upsert};
+use shard_manager::topology::ShardNumber;
 use shard_manager::value::ColumnType::{Bigint, Text, Timestamp};
 
-use crate::cluster::{Databases, address, cluster_of, connect, refused, shared, try_connect};
+use crate::cluster::{
+    Databases, SideSession, address, cluster_of, connect, refused, shared, try_connect,
+};
+use crate::log;
 use crate::rows::{rows, table, write};
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
@@ -72,21 +76,49 @@ async fn a_cluster_that_is_opened_again_is_the_same() {
 }
 
 #[tokio::test]
-async fn shards_in_another_order_or_of_another_number_are_refused() {
+async fn shards_in_another_order_or_of_another_number_are_those_of_the_catalog() {
+    log::listen();
     let databases = made(3).await;
-    let said = refused(&of(&databases, &[0, 2, 1]));
-    assert!(
-        said.contains("shard2-primary") && said.contains("is that of shard3, not of shard2"),
-        "{said}"
-    );
-    // The first database holds the catalog.
-    let said = refused(&of(&databases, &[1, 0, 2]));
-    assert!(said.contains("shard1-primary") && said.contains("is that of shard2"), "{said}");
-    let said = refused(&of(&databases, &[0, 1]));
-    assert!(said.contains('3') && said.contains('2') && said.contains("shard"), "{said}");
+    let map = connect(&databases.address()).map();
+    // Each database says which shard it is; the first one of the new cluster holds the catalog.
+    for order in [&[0, 2, 1][..], &[1, 0, 2], &[2, 1, 0], &[0, 1], &[0, 1, 2]] {
+        let manager = connect(&of(&databases, order));
+        assert_eq!(manager.map(), map, "{order:?}");
+        assert_eq!(rows(&manager, "users", None).await.len(), 1, "{order:?}");
+        for (shard, name) in ["shard1", "shard2", "shard3"].into_iter().enumerate() {
+            assert_eq!(manager.shard_name(ShardNumber(shard as u16)), name);
+        }
+        manager.close();
+    }
+    log::check_said(&["no address of shard3 is given", &databases.names[2]]);
     let said = refused(&of(&databases, &[0, 1, 1]));
     assert!(said.contains("shard2 and shard3 are the same database"), "{said}");
     connect(&databases.address()).close();
+}
+
+#[tokio::test]
+async fn an_empty_database_in_the_settings_does_not_join_and_is_warned_of() {
+    log::listen();
+    let databases = made(2).await;
+    let empty = Databases::new(1).await;
+    let mut more = databases.address();
+    more.shards.extend(empty.address().shards);
+    for order in [[0, 1, 2], [2, 0, 1]] {
+        let shards = order.map(|place| more.shards[place].clone());
+        let manager = connect(&ClusterAddress { shards: shards.to_vec(), ..more.clone() });
+        assert_eq!(manager.map().topology().len(), 2);
+        assert_eq!(rows(&manager, "users", None).await.len(), 1);
+        manager.close();
+    }
+    let name = &*empty.names[0];
+    log::check_said(&[
+        name,
+        "is the database of no shard, and shards cannot join yet",
+        "describe only new clusters",
+    ]);
+    let mut door = empty.door(0).await;
+    let schemas = "SELECT count(*)::text AS value FROM pg_namespace WHERE nspname='tessera'";
+    assert_eq!(door.text(schemas).await, "0", "nothing was made there");
 }
 
 #[tokio::test]
@@ -110,18 +142,28 @@ async fn a_database_of_another_cluster_is_refused_and_left_as_it_is() {
 async fn an_empty_database_where_rows_were_is_refused() {
     let databases = made(2).await;
     let empty = Databases::new(1).await;
-    let lost = cluster_of([
+    let replaced = cluster_of([
         address(&databases.nodes[0], &databases.names[0]),
         address(&empty.nodes[0], &empty.names[0]),
     ]);
+    // The database of the second shard is where the catalog has it.
+    let manager = connect(&replaced);
+    assert_eq!(rows(&manager, "users", None).await.len(), 1);
+    manager.close();
+    let mut door = SideSession::open(&databases.nodes[1], "postgres").await;
+    let name = &databases.names[1];
+    door.run(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    door.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+    let lost = databases.address();
     let said = refused(&lost);
     assert!(said.contains("shard2-primary") && said.contains("is empty, and held rows"), "{said}");
     // The second attempt is refused as well, although the database is no longer quite empty.
     assert_eq!(refused(&lost), said);
-    // Nor is a complete new cluster created beside the rest of the old one.
+    // Nor is a complete new cluster created beside the rest of an old one.
+    let rest = made(2).await;
     let swapped = cluster_of([
         address(&empty.nodes[0], &empty.names[0]),
-        address(&databases.nodes[1], &databases.names[1]),
+        address(&rest.nodes[1], &rest.names[1]),
     ]);
     let said = refused(&swapped);
     assert!(said.contains("shard2-primary") && said.contains("another cluster"), "{said}");
@@ -253,9 +295,10 @@ async fn the_catalog_may_be_a_database_of_its_own() {
     // cluster as well.
     let said = refused(&databases.address());
     assert!(said.contains("shard1-primary") && said.contains("MAINDB_URL"), "{said}");
-    // Shards in a wrong order are detected from the shards themselves.
+    // The databases say which shards they are.
     let swapped = ClusterAddress { catalog: apart.catalog.clone(), ..of(&databases, &[1, 0]) };
-    let said = refused(&swapped);
-    assert!(said.contains("is that of shard2, not of shard1"), "{said}");
+    let manager = connect(&swapped);
+    assert_eq!(rows(&manager, "users", None).await.len(), 1);
+    manager.close();
     assert!(try_connect(&apart).is_ok());
 }

@@ -90,11 +90,21 @@ pub(crate) async fn write_all(
     rows: Vec<(KeyLocation, RowWrite)>,
     whole: bool,
 ) -> Vec<RowOutcome> {
+    write_all_by(manager, rows, whole, &options()).await
+}
+
+/// Writes rows like [`write_all`], with these options.
+pub(crate) async fn write_all_by(
+    manager: &Manager,
+    rows: Vec<(KeyLocation, RowWrite)>,
+    whole: bool,
+    options: &RequestOptions,
+) -> Vec<RowOutcome> {
     let numbered = rows.into_iter().enumerate();
     let rows = numbered.map(|(index, (place, row))| BulkRow { index, place, row }).collect();
     let done = match whole {
-        true => manager.data(Rights::ALL).write_bulk_atomic(rows, &options()).await,
-        false => manager.data(Rights::ALL).write_bulk(rows, &options()).await,
+        true => manager.data(Rights::ALL).write_bulk_atomic(rows, options).await,
+        false => manager.data(Rights::ALL).write_bulk(rows, options).await,
     };
     let mut rows: Vec<BulkRowDone> = done.rows;
     rows.sort_by_key(|row| row.index);

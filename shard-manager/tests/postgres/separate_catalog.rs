@@ -6,8 +6,10 @@ use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::engine::access_store::AccessChange;
 use shard_manager::manager::Manager;
+use shard_manager::map_change::MapChange;
 use shard_manager::node_address::{ClusterAddress, NodeAddress};
 use shard_manager::table::Table;
+use shard_manager::topology::ShardNumber;
 use shard_manager::value::ColumnType::{Bigint, Text};
 
 use crate::access_contract::{change, create, now};
@@ -99,6 +101,8 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         let (one, other) = (router(of([new, old])).await, router(of([old, new])).await);
         make(&one, &notes_table("first")).await;
         until_known(&other, "first").await;
+        let weight = |weight| MapChange::Weight { shard: ShardNumber(0), weight };
+        one.shards().change_map(weight(2), 1).await.unwrap();
         until_copied(&trio).await;
 
         // The catalog's old primary is frozen, with all its sessions open; reading and writing rows
@@ -131,6 +135,14 @@ fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() 
         make(&other, &notes_table("third")).await;
         until_known(&one, "third").await;
         assert_eq!(deposed.text(CHANGES).await, before);
+        let map = other.shards().change_map(weight(3), 2).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while one.map() != map {
+            assert!(Instant::now() < deadline, "the map is never seen");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let epoch = "SELECT epoch::text AS value FROM tessera_cluster";
+        assert_eq!(deposed.text(epoch).await, "2");
 
         // Nor does a router that starts now, although it is first in the list.
         let of_both = |names| {

@@ -2,11 +2,15 @@
 //!
 //! **Invariant:** no secret is read here, so none can be shown. The key is for routers to which it
 //! does not travel in the clear.
-//! **Not here:** the files that these settings name (`key_files`, `router_key`).
+//! **Not here:** the files that these settings name (`key_files`, `router_key`), the section of an
+//! issuer (`issuers`).
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use issuers::config::IssuerConfig;
+
+use super::file::File;
 use super::{ConfigError, RouterAddress, RouterSource};
 use web_kit::http_client::Target;
 use web_kit::settings::Settings;
@@ -25,6 +29,8 @@ pub struct AccessConfig {
     pub keys_file: Option<PathBuf>,
     /// File with the roles, if there is one.
     pub roles_file: Option<PathBuf>,
+    /// Systems whose tokens are accepted.
+    pub issuers: Vec<IssuerConfig>,
     /// File with the key that is sent to routers, if there is one.
     pub router_key_file: Option<PathBuf>,
 }
@@ -32,6 +38,7 @@ pub struct AccessConfig {
 /// Returns the settings of access control.
 pub(super) fn access(
     settings: &mut Settings<'_>,
+    file: &File,
     routers: &[RouterSource],
 ) -> Result<AccessConfig, ConfigError> {
     let is_on = settings.parse(MODE, "off", |text| match text {
@@ -39,23 +46,37 @@ pub(super) fn access(
         "on" => Ok(true),
         _ => Err("off or on".to_owned()),
     })?;
-    let mut file = |name: &'static str| {
+    let mut path = |name: &'static str| {
         settings.optional(name, "none", |text| match text {
             "" => Err("a file".to_owned()),
             _ => Ok(PathBuf::from(text)),
         })
     };
-    let (keys_file, roles_file) = (file(KEYS_FILE)?, file(ROLES_FILE)?);
-    let router_key_file = file(ROUTER_KEY_FILE)?;
-    if is_on && keys_file.is_none() {
-        let cause = "access is on, and without access_keys_file there are no keys: `shard-manager key create --offline` \
-                     prints a key and its line for such a file";
+    let (keys_file, roles_file) = (path(KEYS_FILE)?, path(ROLES_FILE)?);
+    let router_key_file = path(ROUTER_KEY_FILE)?;
+    let issuers = issuers(settings, file)?;
+    if is_on && keys_file.is_none() && issuers.is_empty() {
+        let cause = "access is on, and without access_keys_file and [[issuer]] there are no keys and no tokens: \
+                     `shard-manager key create --offline` prints a key and its line for such a file";
         return Err(ConfigError(cause.to_owned()));
     }
     if router_key_file.is_some() {
         routers.iter().try_for_each(check_router)?;
     }
-    Ok(AccessConfig { is_on, keys_file, roles_file, router_key_file })
+    Ok(AccessConfig { is_on, keys_file, roles_file, issuers, router_key_file })
+}
+
+/// Returns the issuers of the configuration file, and shows each of their members.
+fn issuers(settings: &mut Settings<'_>, file: &File) -> Result<Vec<IssuerConfig>, ConfigError> {
+    let mut issuers = Vec::new();
+    for (number, section) in (1..).zip(file.sections("issuer")) {
+        let issuer = section.issuer()?;
+        for (member, value) in issuer.lines() {
+            settings.show(format!("issuer[{number}].{member}"), value, file.origin());
+        }
+        issuers.push(issuer);
+    }
+    Ok(issuers)
 }
 
 /// Refuses a router to which a key would travel in the clear.

@@ -2,19 +2,21 @@
 //!
 //! **Invariant:** an unknown name is an error, and a member of the wrong type is named with its
 //! path; no error repeats a value, because it may be a secret.
-//! **Not here:** the meaning of sections (`config/router_list`, `config/alerting`).
+//! **Not here:** the meaning of sections (`config/router_list`, `config/alerting`, `issuers`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use issuers::config::IssuerConfig;
 use toml::{Table, Value};
 
 use super::{ConfigError, NAMES};
 use web_kit::settings::{ConfigFile, Layer, Origin, unknown};
 
 /// Lists of sections, and the members of each.
-const SECTIONS: [(&str, &[&str]); 3] = [
+const SECTIONS: [(&str, &[&str]); 4] = [
     ("router", &["name", "url"]),
+    ("issuer", &issuers::config::MEMBERS),
     ("alert", &["name", "kind", "raise", "clear", "for", "clear_for", "window", "shard", "router"]),
     ("webhook", &["name", "url", "url_file", "authorization_file", "authorization_env"]),
 ];
@@ -55,6 +57,11 @@ impl File {
 }
 
 impl Section<'_> {
+    /// Returns the issuer that the section describes.
+    pub(super) fn issuer(&self) -> Result<IssuerConfig, ConfigError> {
+        IssuerConfig::read(&self.file.file, &self.called(), self.table)
+    }
+
     /// Returns the title of the section: its name, if it has one.
     pub(super) fn called(&self) -> String {
         match self.table.get("name").and_then(Value::as_str) {

@@ -8,36 +8,13 @@
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, SET_COOKIE};
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse, delete, post};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use web_kit::login::{LoginRequest, SessionAnswer};
 
 use crate::app::App;
 use crate::gate::AccessGate;
 use crate::middleware::address_of;
 use crate::parameters::Parameters;
 use crate::problem::{Code, GateRefusals, LoginRefusals, Problem};
-
-/// An API key, which a browser exchanges for a cookie.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct LoginRequest {
-    /// The key.
-    #[schema(example = "tsr_…")]
-    key: String,
-}
-
-/// The session of a browser.
-#[derive(Serialize, ToSchema)]
-pub(super) struct SessionAnswer {
-    /// Always true.
-    success: bool,
-    /// Id of the key.
-    id: String,
-    /// Name of its role.
-    role: String,
-    /// Time at which the session ends: RFC 3339.
-    expires_at: String,
-}
 
 /// Begins the session of a browser: exchanges a key for a cookie that permits GET and HEAD.
 #[utoipa::path(

@@ -99,14 +99,13 @@ impl AccessGate {
         address: &dyn Fn() -> IpAddr,
     ) -> Result<Arc<Caller>, Refusal> {
         let kind = if ApiKey::is_like(text) { "key" } else { "token" };
-        let since = self.began.elapsed();
         // An address whose credentials failed too often cannot make the router verify signatures.
         let refused_by = Cell::new(None);
         let may_check = || {
-            let limit = if self.failures.limited_for(address(), since).is_some() {
+            let limit = if self.failures.limited_for(address(), self.began.elapsed()).is_some() {
                 Some(counts::FAILURES)
             } else {
-                let taken = self.checks.take(SIGNATURE_CHECKS, 1, since);
+                let taken = self.checks.take(SIGNATURE_CHECKS, 1, self.began.elapsed());
                 taken.is_err().then_some(counts::SIGNATURES)
             };
             refused_by.set(limit);

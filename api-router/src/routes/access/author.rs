@@ -226,7 +226,7 @@ fn refused(error: AccessError) -> Problem {
         | AccessRefusal::RoleInUse { .. }
         | AccessRefusal::TooManyKeys { .. }
         | AccessRefusal::TooManyRoles { .. }
-        | AccessRefusal::TooManyDenials => Code::TSR304,
+        | AccessRefusal::TooManyDenials => Code::TSR409,
     };
     Problem::new(code, format!("{}: {refusal}", refusal.member()))
 }

@@ -280,7 +280,7 @@ fn changeable(author: &Author<'_>, id: &str) -> Result<KeyRecord, Problem> {
         return Ok(key.clone());
     }
     Err(if files.keys.iter().any(|key| key.id == id) {
-        Problem::new(Code::TSR304, "id: the key is one of access_keys_file")
+        Problem::new(Code::TSR409, "id: the key is one of access_keys_file")
             .hint("change its line in the file")
     } else {
         Problem::new(Code::TSR111, NO_SUCH_KEY)

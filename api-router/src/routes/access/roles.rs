@@ -116,7 +116,7 @@ pub(crate) async fn put_role(
     }
     let (files, _) = author.known();
     if files.roles.iter().any(|known| known.name() == role.name()) {
-        return Err(Problem::new(Code::TSR304, "role: access_roles_file defines this role")
+        return Err(Problem::new(Code::TSR409, "role: access_roles_file defines this role")
             .hint("change the file: its definition replaces that of the catalog"));
     }
     author.check_covers(&role, None)?;

@@ -12,8 +12,7 @@ use std::time::Instant;
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue, SET_COOKIE};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, delete, post};
-use serde::Serialize;
-use utoipa::ToSchema;
+use analytics::login::{LoginRequest, SessionAnswer};
 
 use super::{BODY_BYTES_MAX, BODY_WAIT, gate};
 use crate::app::App;
@@ -25,29 +24,6 @@ use crate::response_headers::{CheckRefusals, CommonRefusals};
 
 const MEMBERS: [&str; 1] = ["key"];
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-
-/// An API key, which a browser exchanges for a cookie.
-#[derive(ToSchema)]
-pub struct LoginRequest {
-    /// The key.
-    #[schema(example = "tsr_…")]
-    #[expect(dead_code, reason = "describes the body; the members are read without building it")]
-    key: String,
-}
-
-/// The session of a browser.
-#[derive(Serialize, ToSchema)]
-pub struct SessionAnswer {
-    /// Always true.
-    success: bool,
-    /// Id of the key.
-    #[schema(example = "4fKq0ZxY81Ab")]
-    id: String,
-    /// Name of its role.
-    role: String,
-    /// Time at which the session ends: RFC 3339.
-    expires_at: String,
-}
 
 /// Begins the session of a browser: exchanges a key for a cookie that permits GET and HEAD.
 #[utoipa::path(

@@ -75,9 +75,10 @@ pub(super) struct RefusedRow {
 
 /// Outcome of the rows so far.
 pub(super) struct BulkOutcome {
-    /// Stored rows, by shard.
+    /// Stored rows, by the numbers of the shards that received any.
     stored: Vec<usize>,
-    /// Times of each shard that received rows. Its parts were carried out one after the other.
+    /// Times of each shard that received rows, by its number. Its parts were carried out one after
+    /// the other.
     times: Vec<Option<LaneTimes>>,
     /// At least the first [`FAILED_MAX`] by index; never twice as many.
     refused: Vec<RefusedRow>,
@@ -90,9 +91,8 @@ pub(super) struct BulkOutcome {
 }
 
 impl BulkOutcome {
-    pub(super) fn new(app: &App, session: SessionToken) -> Self {
-        let shards = app.manager.map().topology().len();
-        let (stored, times) = (vec![0; shards], vec![None; shards]);
+    pub(super) fn new(session: SessionToken) -> Self {
+        let (stored, times) = (Vec::new(), Vec::new());
         let (refused, forbidden) = (Vec::new(), 0);
         Self { stored, times, refused, failed_total: 0, forbidden, replayed: 0, session }
     }
@@ -102,7 +102,7 @@ impl BulkOutcome {
         for row in done {
             self.replayed += usize::from(is_replayed(&row));
             match row.outcome {
-                Ok(_) => self.stored[row.place.shard.index()] += 1,
+                Ok(_) => *entry(&mut self.stored, row.place.shard) += 1,
                 Err((error, outcome)) => {
                     // Nothing is said about the key of another caller.
                     let is_known = !matches!(error, Error::Forbidden { .. });
@@ -125,6 +125,13 @@ impl BulkOutcome {
         }
     }
 
+    /// Refuses rows that were not sent, because the caller may no longer continue.
+    pub(super) fn refuse_all(&mut self, rows: &[usize], problem: &Problem) {
+        for index in rows {
+            self.refuse(RefusedRow { index: *index, problem: problem.clone() });
+        }
+    }
+
     pub(super) fn see(&mut self, app: &App, shard: ShardNumber, position: Option<Position>) {
         if let Some(position) = position {
             app.manager.sessions().extend(&mut self.session, shard, position);
@@ -133,7 +140,7 @@ impl BulkOutcome {
 
     /// Adds the times of a part to the shard that carried it out.
     pub(super) fn spend(&mut self, shard: ShardNumber, times: LaneTimes) {
-        let spent = self.times[shard.index()].get_or_insert_default();
+        let spent = entry(&mut self.times, shard).get_or_insert_default();
         *spent = spent.and_then(times);
     }
 
@@ -219,6 +226,15 @@ impl BulkOutcome {
             .partial(Progress { stored, next_index, failed_total, failed })
             .session(app.manager.sessions().token(&self.session))
     }
+}
+
+/// Returns the entry of a shard in a list by number, which grows with the numbers.
+#[inline]
+fn entry<T: Clone + Default>(list: &mut Vec<T>, shard: ShardNumber) -> &mut T {
+    if list.len() <= shard.index() {
+        list.resize(shard.index() + 1, T::default());
+    }
+    &mut list[shard.index()]
 }
 
 /// Returns true if the outcome of a row is repeated from an earlier request.

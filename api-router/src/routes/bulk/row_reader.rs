@@ -8,12 +8,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_web::web::{Bytes, Data};
+use actix_web::web::Bytes;
 use memchr::memchr;
 use shard_manager::csv::{Field, Kind, Record, Seek};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::BulkRow;
 use shard_manager::row_change::{Operation, RowError};
+use shard_manager::shard_map::ShardMap;
 use shard_manager::table::Table;
 use shard_manager::value::{TypeMismatch, Value};
 
@@ -54,7 +55,9 @@ pub(super) struct StreamOptions {
 
 /// Reader of one body.
 pub(super) struct RowReader {
-    app: Data<App>,
+    /// Map of the whole body: rows of one key take the same queue, and so keep their order, even if
+    /// their slot moves meanwhile.
+    map: Arc<ShardMap>,
     options: StreamOptions,
     decoder: BodyDecoder,
     text: Vec<u8>,
@@ -126,10 +129,10 @@ enum NextRow {
 
 impl RowReader {
     /// Starts a reader that may search for the next row for as long as `patience`.
-    pub(super) fn new(app: Data<App>, options: StreamOptions, patience: Duration) -> Self {
+    pub(super) fn new(app: &App, options: StreamOptions, patience: Duration) -> Self {
         let decoder = BodyDecoder::new(options.coding);
         Self {
-            app,
+            map: app.manager.map(),
             options,
             decoder,
             text: Vec::new(),
@@ -165,7 +168,7 @@ impl RowReader {
         let began = Instant::now();
         let key = self.options.key.clone();
         let rows = RowRouter {
-            map: self.app.manager.map(),
+            map: Arc::clone(&self.map),
             table: Arc::clone(&self.options.table),
             operation: self.options.operation,
             key: key.as_deref().and_then(|key| ShardKey::parse(key).ok()),

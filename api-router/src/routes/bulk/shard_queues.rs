@@ -38,18 +38,30 @@ const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// stored.
 const WINDOW: usize = 12 << 20;
 
-/// Queues of rows for all shards.
+/// Queues of rows, one for each shard that has received any.
 pub(super) struct ShardQueues {
     shared: Rc<Shared>,
-    tasks: Vec<JoinHandle<()>>,
+    app: Data<App>,
+    rights: CallerRights,
+    options: RequestOptions,
+    patience: Duration,
+    outcome: Rc<RefCell<BulkOutcome>>,
+    tasks: RefCell<Vec<JoinHandle<()>>>,
+}
+
+/// Rows of one shard.
+#[derive(Default)]
+struct ShardQueue {
+    /// Rows that wait.
+    gathered: RefCell<Vec<BulkRow>>,
+    /// Notified when rows were gathered or no more will be.
+    more: Notify,
 }
 
 /// State that the sender and the writers share.
 struct Shared {
-    /// Rows that wait, by shard.
-    gathered: Vec<RefCell<Vec<BulkRow>>>,
-    /// Notified, by shard, when rows were gathered or no more will be.
-    more: Vec<Notify>,
+    /// Queues by the numbers of their shards. A queue is made for the first row of its shard.
+    queues: RefCell<Vec<Option<Rc<ShardQueue>>>>,
     ended: Cell<bool>,
     /// True if a writer has ended.
     gone: Cell<bool>,
@@ -71,10 +83,8 @@ impl ShardQueues {
         (share, patience): (Rc<BudgetShare>, Duration),
         outcome: &Rc<RefCell<BulkOutcome>>,
     ) -> Self {
-        let count = app.manager.map().topology().len();
         let shared = Rc::new(Shared {
-            gathered: (0..count).map(|_| RefCell::default()).collect(),
-            more: (0..count).map(|_| Notify::new()).collect(),
+            queues: RefCell::default(),
             ended: Cell::new(false),
             gone: Cell::new(false),
             held: Cell::new(0),
@@ -82,20 +92,45 @@ impl ShardQueues {
             share,
             room: Notify::new(),
         });
-        let writer = |shard| {
-            let writer = QueueWriter {
-                shard,
-                app: app.clone(),
-                rights: rights.clone(),
-                options: options.clone(),
-                patience,
-                shared: Rc::clone(&shared),
-                outcome: Rc::clone(outcome),
-            };
-            rt::spawn(writer.run())
+        Self {
+            shared,
+            app: app.clone(),
+            rights: rights.clone(),
+            options: options.clone(),
+            patience,
+            outcome: Rc::clone(outcome),
+            tasks: RefCell::default(),
+        }
+    }
+
+    /// Makes the queue of a shard, and starts its writer.
+    #[cold]
+    fn open_queue(&self, shard: ShardNumber) -> Rc<ShardQueue> {
+        let queue = Rc::new(ShardQueue::default());
+        let writer = QueueWriter {
+            shard,
+            queue: Rc::clone(&queue),
+            app: self.app.clone(),
+            rights: self.rights.clone(),
+            options: self.options.clone(),
+            patience: self.patience,
+            shared: Rc::clone(&self.shared),
+            outcome: Rc::clone(&self.outcome),
         };
-        let tasks = (0..).map(ShardNumber).take(count).map(writer).collect();
-        Self { shared, tasks }
+        self.tasks.borrow_mut().push(rt::spawn(writer.run()));
+        queue
+    }
+
+    fn gather(&self, rows: Vec<BulkRow>) {
+        let mut queues = self.shared.queues.borrow_mut();
+        for row in rows {
+            let shard = row.place.shard;
+            if queues.len() <= shard.index() {
+                queues.resize(shard.index() + 1, None);
+            }
+            let queue = queues[shard.index()].get_or_insert_with(|| self.open_queue(shard));
+            queue.gathered.borrow_mut().push(row);
+        }
     }
 
     /// Queues rows, and waits until there is room for more.
@@ -103,10 +138,8 @@ impl ShardQueues {
         let shared = &self.shared;
         let bytes: usize = rows.iter().map(|row| row.row.bytes()).sum();
         shared.held.set(shared.held.get() + bytes);
-        for row in rows {
-            shared.gathered[row.place.shard.index()].borrow_mut().push(row);
-        }
-        shared.more.iter().for_each(Notify::notify_one);
+        self.gather(rows);
+        shared.notify_writers();
         // A writer ends early only by a panic, which `finish` reports.
         while !shared.has_room() && !shared.gone.get() {
             shared.room.notified().await;
@@ -114,9 +147,9 @@ impl ShardQueues {
     }
 
     /// Waits until all queued rows are carried out.
-    pub(super) async fn finish(mut self) -> Result<(), Problem> {
+    pub(super) async fn finish(self) -> Result<(), Problem> {
         self.shared.end();
-        let tasks = std::mem::take(&mut self.tasks);
+        let tasks = self.tasks.take();
         let ended = futures_util::future::join_all(tasks).await;
         if ended.iter().all(Result::is_ok) {
             return Ok(());
@@ -147,7 +180,11 @@ impl Shared {
 
     fn end(&self) {
         self.ended.set(true);
-        self.more.iter().for_each(Notify::notify_one);
+        self.notify_writers();
+    }
+
+    fn notify_writers(&self) {
+        self.queues.borrow().iter().flatten().for_each(|queue| queue.more.notify_one());
     }
 }
 
@@ -161,6 +198,7 @@ impl Drop for ShardQueues {
 /// Task that stores the rows of one shard.
 struct QueueWriter {
     shard: ShardNumber,
+    queue: Rc<ShardQueue>,
     app: Data<App>,
     rights: CallerRights,
     options: RequestOptions,
@@ -179,15 +217,14 @@ impl Drop for QueueWriter {
 
 impl QueueWriter {
     async fn run(mut self) {
-        let shard = self.shard.index();
         loop {
-            let gathered = self.shared.gathered[shard].take();
+            let gathered = self.queue.gathered.take();
             if !gathered.is_empty() {
                 self.store(gathered).await;
             } else if self.shared.ended.get() {
                 return;
             } else {
-                self.shared.more[shard].notified().await;
+                self.queue.more.notified().await;
             }
         }
     }
@@ -205,9 +242,11 @@ impl QueueWriter {
             let data = self.app.manager.data(&self.rights);
             let done = data.write_chunk(self.shard, chunk, &self.options).await;
             let mut outcome = self.outcome.borrow_mut();
-            outcome.add(&self.app, done.rows);
-            outcome.see(&self.app, self.shard, done.seen);
-            outcome.spend(self.shard, done.times);
+            for (shard, part) in done {
+                outcome.add(&self.app, part.rows);
+                outcome.see(&self.app, shard, part.seen);
+                outcome.spend(shard, part.times);
+            }
             drop(outcome);
             self.shared.stored(bytes);
         }

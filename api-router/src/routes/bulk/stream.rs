@@ -62,10 +62,10 @@ pub(super) async fn write_stream(
     let patience = options.deadline.saturating_duration_since(began);
     let share = Rc::new(app.open_share(request));
     share.grow(STREAM_BYTES_MIN, options.deadline).await?;
-    let outcome = Rc::new(RefCell::new(BulkOutcome::new(app, options.session.clone())));
+    let outcome = Rc::new(RefCell::new(BulkOutcome::new(options.session.clone())));
     let queues = ShardQueues::new(app, (rights, options), (Rc::clone(&share), patience), &outcome);
     let standing = CallerStanding::of(app.gate.as_ref(), request);
-    let reader = RowReader::new(app.clone(), stream_options, patience);
+    let reader = RowReader::new(app, stream_options, patience);
     let meter = app.meter(request);
     let mut body = Body::new(payload, (reader, standing), share);
     let mut reached = 0;

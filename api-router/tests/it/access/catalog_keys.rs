@@ -75,9 +75,9 @@ fn a_key_is_created_rotated_and_revoked_over_http() {
     assert_eq!(served(revoked, 200)["state"], "revoked");
     assert_eq!(status(&guarded.router, READ, next), 401, "in force before the answer");
     for (method, path, code) in [
-        ("DELETE", format!("{KEYS}/{next_id}"), (409, "TSR304")),
-        ("POST", format!("{KEYS}/{next_id}/resume"), (409, "TSR304")),
-        ("DELETE", format!("{KEYS}/{}", bound().id()), (409, "TSR304")),
+        ("DELETE", format!("{KEYS}/{next_id}"), (409, "TSR409")),
+        ("POST", format!("{KEYS}/{next_id}/resume"), (409, "TSR409")),
+        ("DELETE", format!("{KEYS}/{}", bound().id()), (409, "TSR409")),
         ("DELETE", format!("{KEYS}/000000000000"), (404, "TSR111")),
         ("GET", format!("{KEYS}/short"), (404, "TSR111")),
         ("GET", format!("{KEYS}/{key}"), (404, "TSR111")),
@@ -124,7 +124,7 @@ fn a_bad_body_is_refused_and_names_the_member() {
             "TSR101",
             "role",
         ),
-        ("PUT", "/api/access/roles/shop", json!({"role": "shop", "grants": []}), "TSR304", "role"),
+        ("PUT", "/api/access/roles/shop", json!({"role": "shop", "grants": []}), "TSR409", "role"),
         ("POST", DENIALS, json!({"tenant": "acme", "till": "x"}), "TSR102", "till"),
         ("POST", DENIALS, json!({"jti": "1"}), "TSR101", "issuer"),
         ("POST", DENIALS, json!({"tenant": "acme", "until": "soon"}), "TSR101", "until"),
@@ -151,7 +151,7 @@ fn roles_of_the_catalog_give_rights_at_once_and_those_of_the_file_stay() {
     served(send(&guarded, "PUT", path, Some(&role(json!(["insert", "read"])))), 200);
     assert_eq!(status(&guarded.router, READ, &key), 200);
     let removed = send(&guarded, "DELETE", path, None);
-    assert_eq!((removed.status, &*removed.code()), (409, "TSR304"), "{}", removed.text());
+    assert_eq!((removed.status, &*removed.code()), (409, "TSR409"), "{}", removed.text());
     served(send(&guarded, "DELETE", &format!("{KEYS}/{id}"), None), 200);
     served(send(&guarded, "DELETE", path, None), 200);
     assert_eq!(send(&guarded, "GET", path, None).status, 404);
@@ -320,6 +320,51 @@ fn a_streamed_body_ends_when_its_grants_are_reduced() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("\"TSR403\"") && answer.contains("\"partial\""), "{answer}");
+}
+
+/// Waits until the router serves a request about rows.
+fn await_active_request(guarded: &Guarded) {
+    eventually("the request", || {
+        let metrics = guarded.send("GET", "/metrics", Some(admin().reveal())).text();
+        let mut lines = metrics.lines();
+        let active = lines.find_map(|line| line.strip_prefix("http_server_active_requests "));
+        active.is_some_and(|active| active.parse::<f64>() == Ok(1.0)).then_some(())
+    });
+}
+
+#[test]
+fn a_json_body_is_refused_if_its_key_loses_rights_while_it_arrives() {
+    let guarded = Guarded::start("on", &[]);
+    let path = "/api/access/roles/packer";
+    let role = |may: Value| json!({"role": "packer", "grants": [{"tables": ["users"], "may": may, "keys": "*"}]});
+    let body = r#"{"table":"users","records":[{"user_id":"late","name":"N","email":"e"}]}"#;
+    for (is_revoked, prefer) in [(true, "tx=per-shard"), (true, ""), (false, "")] {
+        served(send(&guarded, "PUT", path, Some(&role(json!(["insert", "update"])))), 200);
+        let (id, key) = create(&guarded, &json!({"role": "packer"}));
+        let mut stream = begin(&guarded, &key, "POST /api/bulk-write HTTP/1.1");
+        let head = format!(
+            "content-type: application/json\r\ncontent-length: {}\r\nprefer: {prefer}\r\n\
+             x-deadline-ms: 60000\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        await_active_request(&guarded);
+        let expected = if is_revoked {
+            served(send(&guarded, "DELETE", &format!("{KEYS}/{id}"), None), 200);
+            ["HTTP/1.1 401", "\"TSR401\""]
+        } else {
+            served(send(&guarded, "PUT", path, Some(&role(json!(["insert"])))), 200);
+            ["HTTP/1.1 403", "\"TSR403\""]
+        };
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        for part in expected.into_iter().chain(["\"outcome\":\"rejected\""]) {
+            assert!(answer.contains(part), "{part} is not in {answer}");
+        }
+    }
+    let rows = guarded.send("GET", READ, Some(admin().reveal())).text();
+    assert!(!rows.contains("late"), "{rows}");
 }
 
 #[test]

@@ -148,3 +148,39 @@ fn keys_of_the_catalog_and_its_mode_are_checked() {
     assert!(reports(&lines, "warning", "0 in the catalog, 0 issuer(s)"), "{lines}");
     assert!(reports(&lines, "warning", "make a first key"), "{lines}");
 }
+
+#[test]
+fn the_audit_log_is_compared_with_the_catalog() {
+    files_only!("it is about a folder of files");
+    let folder = crate::folders::temporary();
+    let audited = || {
+        let mut command = guarded(folder.path());
+        command.args(["--audit-log", "audit.log", "--audit", "all"]);
+        command
+    };
+    let doctor = || examined(audited());
+    let (code, lines) = doctor();
+    assert_eq!(code, Some(0), "{lines}");
+    assert!(reports(&lines, "good", "does not exist yet"), "{lines}");
+    Router::start_command(audited()).end();
+    let (code, lines) = doctor();
+    assert_eq!(code, Some(0), "{lines}");
+    assert!(reports(&lines, "good", "none that the catalog knows is missing"), "{lines}");
+
+    let path = folder.path().join("audit.log");
+    let whole = fs::read_to_string(&path).unwrap();
+    let (before_last, _) = whole.trim_end().rsplit_once('\n').unwrap();
+    fs::write(&path, format!("{before_last}\n")).unwrap();
+    let (code, lines) = doctor();
+    assert_eq!(code, Some(0), "{lines}");
+    assert!(reports(&lines, "warning", "the end of the log was cut off"), "{lines}");
+    fs::write(&path, whole.replacen("\"event\":\"", "\"event\":\"x", 1)).unwrap();
+    let (_, lines) = doctor();
+    assert!(reports(&lines, "warning", "line 1 of audit.log was changed"), "{lines}");
+
+    fs::write(&path, &whole).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let (code, lines) = doctor();
+    assert_eq!(code, Some(1), "{lines}");
+    assert!(reports(&lines, "fault", "mode 644"), "{lines}");
+}

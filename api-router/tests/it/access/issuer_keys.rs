@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use api_router::access::clock::unix_now;
 use api_router::access::gate::{AccessGate, RANDOM_LEN};
-use api_router::access::issuer_keys::{self, IssuerKeySets, SERVED_FOR};
-use api_router::config::{
-    AccessConfig, AccessMode, AuditConfig, IssuerConfig, IssuerKeys, TrustedProxies,
-};
+use api_router::config::{AccessConfig, AccessMode, AuditConfig, TrustedProxies};
+use issuers::config::{IssuerConfig, IssuerKeys};
+use issuers::key_sets::{self, IssuerKeySets, SERVED_FOR};
 use shard_manager::access::auth_error::{AuthOutcome, AuthReason};
 use shard_manager::access::authenticator::AuthSettings;
 use shard_manager::access::jwt::TokenAlgorithm;
@@ -45,7 +44,7 @@ fn config() -> AccessConfig {
 
 fn gate(config: &AccessConfig) -> (Arc<AccessGate>, IssuerKeySets) {
     let sets = vec![None];
-    let issuers = issuer_keys::issuers(&config.issuers, &sets).unwrap();
+    let issuers = key_sets::issuers(&config.issuers, &sets).unwrap();
     let contents = SnapshotContents { read_at: unix_now(), ..SnapshotContents::default() };
     let gate = AccessGate::new(config, contents, issuers, &[1; RANDOM_LEN]).map(Arc::new).unwrap();
     (Arc::clone(&gate), IssuerKeySets::new(gate, config.issuers.clone(), sets))

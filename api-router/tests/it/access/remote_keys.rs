@@ -3,7 +3,7 @@
 
 use std::fs::File;
 
-use api_router::access::key_fetcher::RETRY_AFTER;
+use issuers::key_fetcher::RETRY_AFTER;
 use serde_json::json;
 
 use super::guarded::{

@@ -1,12 +1,14 @@
-//! Access: reads the keys and roles of a cluster's catalog, for the checks of a router.
+//! Access: reads the keys, roles and last audit lines of a cluster's catalog, for the checks of a
+//! router.
 
 use std::path::Path;
 
+use access::audit::chain::AuditHead;
 use engine::access_store::AccessState;
 use engine::open_error::OpenError;
 use postgres::access_session::AccessSession;
 use postgres::node_address::ClusterAddress;
-use sqlite::access_store::read_state;
+use sqlite::access_store::{read_audit_heads, read_state};
 
 /// Returns the keys and roles of a data directory, or `None` if it holds no cluster yet.
 ///
@@ -27,4 +29,25 @@ pub async fn access_of_servers(address: &ClusterAddress) -> Result<AccessState, 
     let first = address.shards.first().map(|shard| &shard.primary);
     let Some(at) = address.catalog.as_ref().or(first) else { return Ok(AccessState::default()) };
     AccessSession::open(at).await?.load().await
+}
+
+/// Returns the last lines of the audit logs of a data directory; none if it holds no cluster yet.
+///
+/// # Errors
+/// The catalog cannot be read, or has the schema of another version.
+pub fn audit_heads_of_files(data_dir: &Path) -> Result<Vec<AuditHead>, OpenError> {
+    if !data_dir.join("catalog.db").exists() {
+        return Ok(Vec::new());
+    }
+    read_audit_heads(data_dir)
+}
+
+/// Returns the last lines of the audit logs of a cluster of servers.
+///
+/// # Errors
+/// Its catalog has no primary, or there is no cluster yet.
+pub async fn audit_heads_of_servers(address: &ClusterAddress) -> Result<Vec<AuditHead>, OpenError> {
+    let first = address.shards.first().map(|shard| &shard.primary);
+    let Some(at) = address.catalog.as_ref().or(first) else { return Ok(Vec::new()) };
+    AccessSession::open(at).await?.audit_heads().await
 }

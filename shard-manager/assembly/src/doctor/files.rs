@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use model::topology::Role;
+use model::topology::{Role, ShardNumber, ShardSpec};
 use rustix::fs::{Access, access, statfs};
 use sqlite::catalog::{ClusterSpec, check_start};
 use sqlite::offline_view::{DirView, Holder, holder};
@@ -104,10 +104,17 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
         Ok(view) => view,
         Err(error) => return vec![Finding::fault(about, error)],
     };
-    let shards = view.map.topology().shards().len();
+    let members = view.map.topology().members();
+    let shard = |(number, shard): (ShardNumber, &ShardSpec)| {
+        let (name, state, weight) = (&shard.name, shard.state.name(), shard.weight);
+        format!("{name} (number {}, {state}, weight {weight})", number.0)
+    };
+    let listed: Vec<String> = members.clone().map(shard).collect();
+    let (shards, replicas) = (members.count(), view.replicas);
+    let epoch = view.map.epoch();
     let mut found = vec![Finding::good(
         about,
-        format!("{shards} shards, {} replicas each, epoch {}", view.replicas, view.map.epoch()),
+        format!("{shards} shards, {replicas} replicas each, epoch {epoch}: {}", listed.join(", ")),
     )];
     found.extend(match holder(data_dir) {
         Ok(Holder::Process { pid }) => Some(Finding::warning(

@@ -4,10 +4,12 @@ use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use futures_util::future::join_all;
+use model::topology::{ShardNumber, ShardSpec};
 use postgres::node_address::{ClusterAddress, NodeAddress, ServerEngine, TlsMode};
-use postgres::open::check_members;
+use postgres::open::{CheckedAddresses, check_members};
 use postgres::requirements;
 use postgres::session::{self, NodeRole, Session};
+use postgres::shard_listing;
 
 use super::{Finding, Severity, workers};
 
@@ -30,14 +32,31 @@ pub async fn servers(address: &ClusterAddress) -> Vec<Finding> {
     let mut found: Vec<Finding> = found.into_iter().flatten().collect();
     // Faults of nodes are reported already; a start would report them again.
     if found.iter().all(|finding| finding.severity < Severity::Fault) {
-        found.push(match check_members(address).await {
-            Ok(()) => {
-                Finding::good("the shards", "each has one primary, and every replica is one's")
+        match check_members(address).await {
+            Ok(CheckedAddresses { differences, catalog: at }) => {
+                let shards = "each has one primary, and every replica is one's";
+                found.push(Finding::good("the shards", shards));
+                found.extend(differences.iter().map(|text| Finding::warning("the settings", text)));
+                if let Some(at) = at {
+                    found.extend(catalog(&at).await);
+                }
             }
-            Err(error) => Finding::fault("the shards", error),
-        });
+            Err(error) => found.push(Finding::fault("the shards", error)),
+        }
     }
     found
+}
+
+/// Describes the shards of a catalog that has the schema of this program.
+async fn catalog(at: &NodeAddress) -> Option<Finding> {
+    let (map, _) = shard_listing::read(at).await.ok()?;
+    let shard = |(number, shard): (ShardNumber, &ShardSpec)| {
+        let (name, state, weight) = (&shard.name, shard.state.name(), shard.weight);
+        format!("{name} (number {}, {state}, weight {weight})", number.0)
+    };
+    let shards: Vec<String> = map.topology().members().map(shard).collect();
+    let text = format!("epoch {}, shards {}", map.epoch(), shards.join(", "));
+    Some(Finding::good("the catalog", text))
 }
 
 async fn node(at: &NodeAddress, cluster: &ClusterAddress) -> Vec<Finding> {

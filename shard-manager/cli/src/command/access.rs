@@ -4,7 +4,7 @@
 //! (`catalog_place`).
 
 pub(super) mod audit;
-mod catalog_place;
+pub(super) mod catalog_place;
 mod expiry;
 pub(super) mod key;
 pub(super) mod role;
@@ -14,7 +14,7 @@ use clap::{Args, Subcommand};
 use engine::access_store::{AccessChange, AccessMode, make_session_secret};
 use serde_json::json;
 
-use self::catalog_place::CatalogArgs;
+pub(super) use self::catalog_place::{CatalogArgs, CatalogPlace, with_runtime};
 use super::CommandError;
 use crate::terminal::Terminal;
 

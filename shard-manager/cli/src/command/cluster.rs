@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use local_postgres::{LocalCluster, LocalError, LocalNode, LocalSpec, NodeState};
+use model::topology::Topology;
 use serde::Serialize;
 use serde_json::json;
 
 use super::CommandError;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, say};
 
 const UP_EXAMPLES: &str = "\
 The programs of PostgreSQL 15 or later must be installed; an installed server is not touched.
@@ -69,8 +70,8 @@ struct Dir {
 struct UpOptions {
     #[command(flatten)]
     dir: Dir,
-    /// Number of shards, each with a primary; fixed once the cluster exists [default: existing
-    /// number, else 3]
+    /// Number of shards of a new cluster, each with a primary; an existing one keeps its own
+    /// [default: 3]
     #[arg(long, value_name = "N")]
     shards: Option<usize>,
     /// Replicas of each shard [default: existing number, else 1]
@@ -132,9 +133,11 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
 
 fn up(options: &UpOptions, terminal: &Terminal) -> Result<(), CommandError> {
     let dir = &options.dir.path;
-    let (shards, replicas) = LocalCluster::size_of(dir)?.unwrap_or((3, 1));
+    let existing = LocalCluster::size_of(dir)?;
+    let (shards, replicas) = existing.unwrap_or((3, 1));
+    let note = existing.and_then(|(has, _)| other_number(dir, has, options.shards?));
     let cluster = LocalCluster::up(&LocalSpec {
-        shards: options.shards.unwrap_or(shards),
+        shards: options.shards.filter(|_| note.is_none()).unwrap_or(shards),
         replicas: options.replicas.unwrap_or(replicas),
         first_port: options.port,
         user: options.user.clone(),
@@ -142,6 +145,9 @@ fn up(options: &UpOptions, terminal: &Terminal) -> Result<(), CommandError> {
         settings: options.settings.clone(),
         ..LocalSpec::new(dir)
     })?;
+    if let Some(note) = note {
+        say(format_args!("note: {note}"));
+    }
     let shown = look(&cluster);
     let ended = terminal.show(&shown, |terminal| {
         let file = dir.join("tessera.env");
@@ -149,6 +155,20 @@ fn up(options: &UpOptions, terminal: &Terminal) -> Result<(), CommandError> {
         format!("{}\n\nTo start a router on it:\n  {start}", text(&shown, terminal))
     });
     Ok(ended?)
+}
+
+/// Returns a note about a number of shards that an existing cluster does not have. It keeps its
+/// shards; a number that no cluster can have is left for the error of the start.
+fn other_number(dir: &Path, has: usize, wanted: usize) -> Option<String> {
+    if has == 0 || wanted == has || !(1..=Topology::SHARDS_MAX).contains(&wanted) {
+        return None;
+    }
+    let remedy =
+        if wanted > has { "shards cannot join it yet" } else { "no shard is removed by a flag" };
+    let dir = dir.display();
+    Some(format!(
+        "{dir}: the cluster has {has} shards and starts with them, because --shards describes a new one; {remedy}"
+    ))
 }
 
 fn down(dir: &Path, terminal: &Terminal) -> Result<(), CommandError> {

@@ -148,6 +148,7 @@ fn trouble(error: ExportError) -> CommandError {
         ExportError::Open(_)
         | ExportError::Output(_)
         | ExportError::NoSuchTable { .. }
-        | ExportError::TablesDiffer { .. } => CommandError::Refused(error.to_string()),
+        | ExportError::TablesDiffer { .. }
+        | ExportError::SlotsUnsettled { .. } => CommandError::Refused(error.to_string()),
     }
 }

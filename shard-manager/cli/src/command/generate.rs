@@ -126,8 +126,10 @@ pub(super) struct Stored {
 
 impl Stored {
     pub(super) fn of(manager: &Manager, filled: Filled) -> Self {
-        let name = |index| manager.shard_name(ShardNumber(index)).to_owned();
-        let shards = (0..).zip(&filled.stored).map(|(index, rows)| (name(index), *rows));
+        let map = manager.map();
+        let stored = |number: ShardNumber| filled.stored.get(number.index()).copied();
+        let shards = map.topology().members();
+        let shards = shards.filter_map(|(number, spec)| Some((spec.name.clone(), stored(number)?)));
         let (shards, failed) = (shards.collect(), filled.failed);
         Self { shards, failed, first_failed: filled.first_failed, ..Self::default() }
     }
@@ -204,8 +206,8 @@ fn show(done: &Stored, plan: &Plan, began: Instant, terminal: &Terminal) -> Resu
 fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
     let refused = |error: model::error::Error| CommandError::Refused(error.to_string());
     let mut demo_rows = DemoRows::new(manager, plan).map_err(refused)?;
-    for (index, rows) in (0..).zip(demo_rows.expected()) {
-        bars.expect(manager.shard_name(ShardNumber(index)), rows);
+    for (shard, rows) in demo_rows.expected() {
+        bars.expect(manager.shard_name(shard), rows);
     }
     let mut cancelled = false;
     let next = || {

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use model::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
 use model::placement::Placement;
 use model::simulation::{Algorithm, ChangeError, Load, Simulated, TopologyChange, simulate};
-use model::topology::Topology;
+use model::topology::{ShardSpec, Topology};
 use serde::Serialize;
 use serde_json::Value;
 use sqlite::offline_view::DirView;
@@ -143,7 +143,7 @@ fn show(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
 
 fn look(view: &DirView) -> Shown {
     let (map, ranges) = (&view.map, view.map.ranges());
-    let shards = map.topology().numbers().zip(map.topology().shards()).map(|(index, spec)| {
+    let shards = map.topology().members().map(|(index, spec)| {
         let own = ranges.iter().filter(|range| range.shard == index);
         let own = own.map(|range| (range.first, range.last)).collect();
         ShownShard::new(&spec.name, u64::from(spec.weight), own)
@@ -321,10 +321,9 @@ fn changes(
     if !asked.is_empty() {
         return Ok((asked, Vec::new()));
     }
-    let shards = topology.shards();
-    let (first, last) = (&shards[0], &shards[shards.len() - 1]);
+    let members: Vec<&ShardSpec> = topology.members().map(|(_, shard)| shard).collect();
     let mut usual = vec![TopologyChange::Add(1)];
-    if shards.len() > 1 {
+    if let [first, .., last] = &*members {
         usual.push(TopologyChange::Remove(last.name.clone()));
         let doubled = first.weight.saturating_mul(2).min(Topology::WEIGHT_MAX);
         usual.push(TopologyChange::Reweight(first.name.clone(), doubled));

@@ -57,6 +57,9 @@ struct RouterState {
 #[derive(Debug, Serialize)]
 struct ShardStatus {
     shard: String,
+    /// Number of the shard, which is never given to another one.
+    number: u64,
+    state: String,
     weight: u64,
     slots: u64,
     nodes: Vec<NodeStatus>,
@@ -164,7 +167,9 @@ fn look_at_shard(
         notes.extend(node.lag.filter(|lag| *lag > 0).map(|lag| file.behind(lag)));
     }
     let slots = view.map.slots_of(shard).count() as u64;
-    ShardStatus { shard: spec.name.clone(), weight: u64::from(spec.weight), slots, nodes }
+    let (number, state) = (u64::from(shard.0), spec.state.name().to_owned());
+    let (shard, weight) = (spec.name.clone(), u64::from(spec.weight));
+    ShardStatus { shard, number, state, weight, slots, nodes }
 }
 
 fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
@@ -217,6 +222,8 @@ fn ask(address: &RouterAddress) -> Result<Status, CommandError> {
         });
         ShardStatus {
             shard: text(&shard["shard"]),
+            number: shard["number"].as_u64().unwrap_or_default(),
+            state: text(&shard["state"]),
             weight: shard["weight"].as_u64().unwrap_or_default(),
             slots: shard["slots"].as_u64().unwrap_or_default(),
             nodes: nodes.collect(),

@@ -156,7 +156,7 @@ impl<R: Read> RowReader<R> {
     }
 
     fn fill_chunk(&mut self, chunk: &mut RowChunk) -> Result<(), ReadError> {
-        let most = CHUNK_ROWS_PER_SHARD * self.map.topology().len();
+        let most = CHUNK_ROWS_PER_SHARD * self.map.topology().numbers().count();
         let mut bytes = 0;
         while chunk.rows.len() + chunk.refused.len() < most && bytes < CHUNK_BYTES_MAX {
             let (line, before) = (self.line, self.at);

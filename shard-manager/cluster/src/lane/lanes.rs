@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use engine::fault_injector::FaultInjector;
+use engine::slot_change::{SlotChange, SlotChangeError};
 use engine::{LaneControls, SchemaChange, WritePartitioner, WriterKind};
 use futures_util::future::join_all;
 use model::reason::Reasons;
@@ -90,13 +91,26 @@ impl Lanes {
         self.first.change_schema(change, deadline).await
     }
 
+    /// Changes the slots that the shard owns through the first lane, like [`Lane::change_slots`].
+    /// The database makes the writes of the other lanes wait.
+    ///
+    /// # Errors
+    /// Those of [`Lane::change_slots`].
+    pub async fn change_slots(
+        &self,
+        change: SlotChange,
+        deadline: Instant,
+    ) -> Result<u64, SlotChangeError> {
+        self.first.change_slots(change, deadline).await
+    }
+
     /// Returns true if the engine distributes the shard's rows over nodes by a rule of its own.
     pub fn is_partitioned(&self) -> bool {
         self.partitioner.is_some()
     }
 
     /// Returns the fault injector that all lanes share.
-    pub fn fault_injector(&self) -> &FaultInjector {
+    pub fn fault_injector(&self) -> &Arc<FaultInjector> {
         &self.first.controls().fault_injector
     }
 

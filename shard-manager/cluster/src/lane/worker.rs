@@ -18,9 +18,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use model::error::{Error, Outcome};
 use model::position::Position;
-use model::row_change::RowWrite;
+use model::row_change::{RowDone, RowWrite};
+use model::slot_refusal::{RefusedState, SlotRefusal};
 
-use super::schema::SchemaOperation;
+use super::solo::SoloOperation;
 use super::{
     Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, LaneFailure, LaneTimes, Message, Operation,
     State, TAKEN,
@@ -233,25 +234,25 @@ impl Worker {
                 self.queued_bytes.fetch_sub(operation.bytes, Ordering::Relaxed);
                 let _ = operation.reply.send(Err(failure));
             }
-            Message::Schema(operation) => operation.refuse(failure),
+            Message::Solo(operation) => operation.refuse(failure),
             Message::Probe(_) | Message::Stop => {}
         }
     }
 
     /// Applies everything that is queued now; returns true if the lane is to stop.
     async fn round(&mut self, first: Message) -> bool {
-        let (mut schema, mut stopping) = (None, false);
+        let (mut solo, mut stopping) = (None, false);
         self.state.pulse.begin();
         self.waiting.sort(self.queued_bytes.load(Ordering::Relaxed));
-        let batch = self.gather(first, &mut schema, &mut stopping);
+        let batch = self.gather(first, &mut solo, &mut stopping);
         self.state.tally.apply(batch.len());
         self.execute(batch).await;
         self.state.tally.apply(0);
         #[cfg(feature = "sabotage")]
         self.writer.commit_owed();
-        if let Some(operation) = schema {
+        if let Some(operation) = solo {
             self.state.pulse.begin();
-            self.change_schema(operation).await;
+            self.change_alone(operation).await;
         }
         self.state.pulse.rest();
         stopping
@@ -261,7 +262,7 @@ impl Worker {
     fn gather(
         &mut self,
         first: Message,
-        schema: &mut Option<SchemaOperation>,
+        solo: &mut Option<SoloOperation>,
         stopping: &mut bool,
     ) -> Vec<Operation> {
         let mut batch = Vec::new();
@@ -273,8 +274,8 @@ impl Worker {
                     *stopping = true;
                     break;
                 }
-                Message::Schema(operation) => {
-                    *schema = Some(operation);
+                Message::Solo(operation) => {
+                    *solo = Some(operation);
                     break;
                 }
                 Message::Probe(probe) => drop(probe),
@@ -379,10 +380,11 @@ impl Worker {
         self.state.tally.add(batch.len(), done.rows.len());
         let mut results = done.rows.into_iter();
         for operation in batch {
-            let rows = results.by_ref().take(operation.request.rows.len()).collect();
-            let queue = began.duration_since(operation.queued_at);
-            let times = LaneTimes { queue, database };
-            let _ = operation.reply.send(Ok(Applied { rows, position, times }));
+            let Operation { request, queued_at, reply, .. } = operation;
+            let rows: Vec<_> = results.by_ref().take(request.rows.len()).collect();
+            let times = LaneTimes { queue: began.duration_since(queued_at), database };
+            let refused = rows.iter().any(is_refused).then(|| Box::new(request));
+            let _ = reply.send(Ok(Applied { rows, position, times, refused }));
         }
     }
 
@@ -400,7 +402,14 @@ impl Worker {
             match self.writer.apply(&[WriteGroup { rows: part, atomic_rows: None }]).await {
                 Ok(applied) => {
                     done.position = applied.position;
+                    let is_refused = applied.rows.iter().any(is_refused);
                     done.rows.extend(applied.rows);
+                    if is_refused {
+                        // A later row of a refused key must not be applied before it.
+                        let left = changes.iter().skip(done.rows.len());
+                        done.rows.extend(left.map(|row| Err(Error::SlotRefused(untried(row)))));
+                        break;
+                    }
                 }
                 Err(BatchFailure { error, outcome: Outcome::Unknown, .. }) => {
                     return Err(LaneFailure { error, outcome: Outcome::Unknown });
@@ -420,13 +429,23 @@ impl Worker {
     }
 }
 
+/// Returns true if the shard does not accept the slot of the row.
+fn is_refused(row: &Result<RowDone, Error>) -> bool {
+    matches!(row, Err(Error::SlotRefused(_)))
+}
+
+/// Returns the refusal of a row that was not tried: it may be sent again at once.
+fn untried(row: &RowWrite) -> SlotRefusal {
+    SlotRefusal { slot: row.slot, state: RefusedState::Fenced { left: Duration::ZERO } }
+}
+
 /// Returns true if the client of a message has left or its deadline has passed.
 fn is_over(message: &Message) -> bool {
     match message {
         Message::Operation(operation) => {
             operation.reply.is_closed() || operation.deadline <= Instant::now()
         }
-        Message::Schema(operation) => operation.is_over(),
+        Message::Solo(operation) => operation.is_over(),
         Message::Probe(_) | Message::Stop => true,
     }
 }

@@ -1,29 +1,42 @@
 //! Data: the face of a manager for rows, with the rights of the caller who reads or writes them.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
-//! **Not here:** bulk writes (`bulk`), reads (`reads`), the cache (`cached`), session tokens
-//! (`sessions`).
+//! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`refused`), reads (`reads`),
+//! the cache (`cached`), session tokens (`sessions`, `session_epoch`).
 
 mod binding;
 mod bulk;
+mod bulk_rows;
 mod cached;
+mod coverage;
 mod permission;
 mod reads;
+mod refused;
+mod refused_row;
+mod scatter;
+mod session_epoch;
+mod shard_parts;
 
 use std::sync::Arc;
 
 use access::rights::Rights;
 use model::error::{Error, Failure, Outcome};
 use model::keyspace::ShardKey;
-use model::row_change::{Fields, Operation, RowWrite, WriteRequest};
+use model::position::Position;
+use model::row_change::{Fields, Operation, RowDone, RowWrite, WriteRequest};
 use model::shard_map::{KeyLocation, ShardMap};
+use model::slot_refusal::SlotRefusal;
 use model::table::Table;
 
+use self::bulk::RowSender;
+use self::refused_row::RefusedRow;
 use super::{Manager, Receipt, RequestOptions, Schema, WriteReceipt};
-use crate::lane::LaneFailure;
+use crate::lane::{Applied, LaneFailure, LaneTimes};
+use crate::shard::WriteDone;
 
 pub use binding::ResumeError;
-pub use bulk::{BulkDone, BulkPart, BulkRow, BulkRowDone};
+pub use bulk_rows::{BulkDone, BulkPart, BulkRow, BulkRowDone};
+pub(super) use coverage::KnownCoverage;
 
 /// Face of a [`Manager`] for rows.
 #[derive(Clone, Copy)]
@@ -75,30 +88,96 @@ impl<'m> Data<'m> {
         options: &RequestOptions,
     ) -> Result<WriteReceipt, Failure> {
         let readable = self.permit(&mut row).map_err(|error| Failure::rejected(error, None))?;
-        let shard = &self.manager.shards[place.shard.index()];
-        let failed = |error, outcome, seen| Failure { error, place: Some(place), outcome, seen };
+        let place = self.manager.router.redirected(place);
         let mut pending = self.pending_keys(std::iter::once((place, &row)));
-        let request = WriteRequest { share: self.rights.share(), ..vec![row].into() };
-        let done = shard.write(request, options.level, options.deadline).await;
-        if let Err(LaneFailure { outcome: Outcome::Rejected, .. }) = &done {
-            pending.forget();
-        }
+        let written = match self.manager.shard(place.shard) {
+            Some(shard) => {
+                let request = WriteRequest { share: self.rights.share(), ..vec![row].into() };
+                let done = shard.write(request, options.level, options.deadline).await;
+                if let Err(LaneFailure { outcome: Outcome::Rejected, .. }) = &done {
+                    pending.forget();
+                }
+                RowWritten::of(place, done)
+            }
+            // A shard that has retired owns no slots.
+            None => Err(Box::new(RefusedRow::new(
+                BulkRow { index: 0, place, row },
+                SlotRefusal::absent(place.slot),
+            ))),
+        };
+        let written = match written {
+            Ok(written) => written,
+            Err(refused) => RowWritten::of_refused(refused, RowSender::new(self, options)).await,
+        };
         drop(pending);
-        let done = done.map_err(|failure| failed(failure.error, failure.outcome, None))?;
-        let position = done.seen();
-        let seen = Some(position);
-        let times = done.applied.times;
-        let mut row = done.applied.rows.into_iter().next();
-        if let Some(row) = &mut row {
-            readable.cut(row.as_mut());
-        }
-        match (row, done.shortfall) {
-            (Some(Ok(row)), None) => {
+        let RowWritten { place, mut outcome, seen, times } = written;
+        readable.cut(outcome.as_mut().map_err(|(error, _)| error));
+        match outcome {
+            Ok(row) => {
+                let position = seen.unwrap_or_default();
                 Ok(WriteReceipt { row, receipt: Receipt { place, position, times } })
             }
-            (Some(Ok(_)), Some(shortfall)) => Err(failed(shortfall, Outcome::Committed, seen)),
-            (Some(Err(error)), _) => Err(failed(error, Outcome::Rejected, seen)),
-            (None, _) => Err(failed(Error::Internal, Outcome::Unknown, None)),
+            Err((error, outcome)) => Err(Failure { error, place: Some(place), outcome, seen }),
         }
+    }
+}
+
+/// Result of the write of one row.
+struct RowWritten {
+    place: KeyLocation,
+    outcome: Result<RowDone, (Error, Outcome)>,
+    /// Position that the client has learnt.
+    seen: Option<Position>,
+    times: LaneTimes,
+}
+
+impl RowWritten {
+    /// Returns the result of a write; the row, if the shard does not accept its slot.
+    fn of(
+        place: KeyLocation,
+        done: Result<WriteDone, LaneFailure>,
+    ) -> Result<Self, Box<RefusedRow>> {
+        let done = match done {
+            Ok(done) => done,
+            Err(LaneFailure { error, outcome }) => {
+                return Ok(Self { outcome: Err((error, outcome)), ..Self::unknown(place) });
+            }
+        };
+        let seen = Some(done.seen());
+        let WriteDone { applied: Applied { rows, times, refused, .. }, shortfall } = done;
+        let outcome = match (rows.into_iter().next(), shortfall) {
+            (Some(Ok(row)), None) => Ok(row),
+            (Some(Ok(_)), Some(shortfall)) => Err((shortfall, Outcome::Committed)),
+            (Some(Err(error)), _) => {
+                if let Error::SlotRefused(refusal) = &error
+                    && let Some(row) = refused.and_then(|request| request.rows.into_iter().next())
+                {
+                    return Err(Box::new(RefusedRow::new(
+                        BulkRow { index: 0, place, row },
+                        *refusal,
+                    )));
+                }
+                Err((error, Outcome::Rejected))
+            }
+            (None, _) => return Ok(Self::unknown(place)),
+        };
+        Ok(Self { place, outcome, seen, times })
+    }
+
+    /// Writes a row that its shard has refused where its slot is accepted.
+    async fn of_refused(refused: Box<RefusedRow>, sender: RowSender<'_>) -> Self {
+        let place = refused.row.place;
+        // On the heap: every write reserves space for this wait, and few need it.
+        let settled = Box::pin(sender.settle_row(refused)).await;
+        let row = settled.and_then(|(_, BulkPart { rows, seen, times, .. })| {
+            let BulkRowDone { place, outcome, .. } = rows.into_iter().next()?;
+            Some(Self { place, outcome, seen, times })
+        });
+        row.unwrap_or_else(|| Self::unknown(place))
+    }
+
+    fn unknown(place: KeyLocation) -> Self {
+        let outcome = Err((Error::Internal, Outcome::Unknown));
+        Self { place, outcome, seen: None, times: LaneTimes::default() }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! **Not here:** the effect of a fault on a node (`engine::fault_injector`).
 
+use std::sync::Arc;
+
 use engine::fault_injector::{FaultInjector, NodeFault};
 
 use super::Manager;
@@ -10,10 +12,11 @@ use super::Manager;
 #[derive(Clone, Copy)]
 pub struct Faults<'m>(pub(super) &'m Manager);
 
-impl<'m> Faults<'m> {
+impl Faults<'_> {
     /// Returns the nodes of all shards that faults can be injected into, each with its fault.
     pub fn all(self) -> Vec<(String, NodeFault)> {
-        let nodes = self.0.shards.iter().flat_map(|shard| {
+        let shards = self.0.shards.load();
+        let nodes = shards.iter().flat_map(|(_, shard)| {
             let (primary, replicas) = shard.nodes();
             let names = std::iter::once(primary).chain(replicas.iter().map(String::as_str));
             names.filter_map(|node| Some((node.to_owned(), shard.fault_injector(node)?.fault())))
@@ -22,7 +25,8 @@ impl<'m> Faults<'m> {
     }
 
     /// Returns the fault injector of a node; `None` if there is no such node, or if it is a server.
-    pub fn node(self, node: &str) -> Option<&'m FaultInjector> {
-        self.0.shards.iter().find_map(|shard| shard.fault_injector(node))
+    pub fn node(self, node: &str) -> Option<Arc<FaultInjector>> {
+        let shards = self.0.shards.load();
+        shards.iter().find_map(|(_, shard)| shard.fault_injector(node).cloned())
     }
 }

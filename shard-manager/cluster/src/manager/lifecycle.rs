@@ -2,26 +2,14 @@
 //!
 //! **Not here:** opening (`assembly`), changes of the tables (`schema`).
 
-use tokio::runtime::Handle;
+use engine::runtime_pool::RuntimePool;
 
 use super::Manager;
-use crate::shard::Shard;
 
 impl Manager {
-    /// Adds the runtime of a thread that serves clients to the [runtime
-    /// pool](engine::runtime_pool), if nodes are servers. Its thread must drive it until
-    /// [`Manager::remove_runtimes`].
-    pub fn add_runtime(&self, runtime: Handle) {
-        if let Some(runtimes) = self.backend.runtime_pool() {
-            runtimes.add_runtime(runtime);
-        }
-    }
-
-    /// Removes all runtimes that were added.
-    pub fn remove_runtimes(&self) {
-        if let Some(runtimes) = self.backend.runtime_pool() {
-            runtimes.remove_runtimes();
-        }
+    /// Returns the runtimes of the tasks that talk to servers; `None` if no node is a server.
+    pub fn runtimes(&self) -> Option<&RuntimePool> {
+        self.backend.runtime_pool()
     }
 
     /// Applies what is queued and closes the files. Blocks.
@@ -30,7 +18,7 @@ impl Manager {
         if let Some(cache) = &self.cache {
             cache.close();
         }
-        self.shards.iter().for_each(Shard::close);
+        self.shards.load().iter().for_each(|(_, shard)| shard.close());
         self.backend.release();
     }
 }

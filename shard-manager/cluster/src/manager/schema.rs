@@ -147,8 +147,8 @@ impl Schema<'_> {
         change: &SchemaChange,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let changes =
-            self.manager.shards.iter().map(|shard| shard.change_schema(change.clone(), deadline));
+        let shards = self.manager.shards.load_full();
+        let changes = shards.iter().map(|(_, shard)| shard.change_schema(change.clone(), deadline));
         let done = futures_util::future::join_all(changes).await;
         done.into_iter().try_for_each(|shard| shard.map(drop)).map_err(|failure| failure.error)
     }

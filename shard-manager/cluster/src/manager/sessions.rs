@@ -1,6 +1,7 @@
 //! Sessions: the face of a manager for session tokens, which hold positions and no rows.
 //!
 //! **Invariant:** a position that may be lost stays in a session, so that the next read reports it.
+//! The epoch of a session is that of the latest map by which its client was answered.
 //! **Not here:** the form of a token (`token`), waiting for a position (`shard`).
 
 use model::position::Position;
@@ -23,15 +24,19 @@ impl Sessions<'_> {
         tokens: impl Iterator<Item = &'t str>,
     ) -> Result<SessionToken, TokenError> {
         let mut session = SessionToken::empty();
-        let holds = |shard: ShardNumber, position| {
-            // A shard that was removed has no position to check.
-            let shard = self.0.shards.get(shard.index());
-            shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
-        };
         for token in tokens {
-            session.merge(&SessionToken::parse(token, &self.0.token_key)?, holds);
+            let token = SessionToken::parse(token, &self.0.token_key)?;
+            session.merge(&token, |shard, position| self.holds(shard, position));
         }
         Ok(session)
+    }
+
+    /// Returns false if a position is not in the history of its shard.
+    fn holds(self, shard: ShardNumber, position: Position) -> bool {
+        // A shard that was removed has no position to check.
+        let shards = self.0.shards.load();
+        let shard = shards.get(shard);
+        shard.is_none_or(|shard| shard.replication.timeline().history().holds(position))
     }
 
     /// Returns the text of a session token, for the client to keep.
@@ -39,12 +44,13 @@ impl Sessions<'_> {
         session.encode(&self.0.token_key)
     }
 
-    /// Adds a position that the client has seen to its session. A position of the session that may
-    /// be lost stays: the next read reports it.
+    /// Adds a position that the client has seen to its session, and the epoch of the current map. A
+    /// position of the session that may be lost stays: the next read reports it.
     pub fn extend(self, session: &mut SessionToken, shard: ShardNumber, position: Position) {
-        let history = self.0.shards[shard.index()].replication.timeline().history();
-        if session.seen(shard).is_none_or(|known| history.holds(known)) {
+        if session.seen(shard).is_none_or(|known| self.holds(shard, known)) {
             session.see(shard, position);
         }
+        let epoch = self.0.map.load().epoch();
+        session.see_epoch(epoch, |shard, position| self.holds(shard, position));
     }
 }

@@ -7,42 +7,49 @@ use std::time::Instant;
 use cache::CacheStats;
 use engine::{ReplicaIsolation, TableRows, TableSize};
 use futures_util::future::{join, join_all};
-use model::stats::{ShardStats, SizeEstimate};
+use model::stats::{ParkedStats, ShardStats, SizeEstimate};
 use model::topology::ShardNumber;
 
 use super::{Manager, ShardReport};
-use crate::shard::Shard;
 
 /// Face of a [`Manager`] for health, sizes and the cluster's composition.
 #[derive(Clone, Copy)]
 pub struct Status<'m>(pub(super) &'m Manager);
 
-impl<'m> Status<'m> {
+impl Status<'_> {
     /// Returns the number of replicas of each shard.
     pub fn replicas(self) -> usize {
-        self.0.shards.first().map_or(0, |shard| shard.replication.timeline().replica_count())
+        let shards = self.0.shards.load();
+        let first = shards.iter().next();
+        first.map_or(0, |(_, shard)| shard.replication.timeline().replica_count())
     }
 
-    /// Returns the names of a shard's primary and of its replicas.
-    pub fn nodes(self, shard: ShardNumber) -> (&'m str, &'m [String]) {
-        self.0.shards[shard.index()].nodes()
+    /// Returns the names of a shard's primary and of its replicas; none if the shard is not open.
+    pub fn nodes(self, shard: ShardNumber) -> (String, Vec<String>) {
+        let shards = self.0.shards.load();
+        let nodes = shards.get(shard).map(|shard| shard.nodes());
+        nodes
+            .map(|(primary, replicas)| (primary.to_owned(), replicas.to_owned()))
+            .unwrap_or_default()
     }
 
     /// Probes every node.
     pub async fn health(self, deadline: Instant) -> Vec<ShardReport> {
         self.0.cache.iter().for_each(|cache| cache.look_after());
-        let probes = self.0.shards.iter().map(|shard| shard.probe(deadline));
-        let numbered = (0..).map(ShardNumber).zip(join_all(probes).await);
-        let report =
-            |(shard, nodes)| ShardReport { shard, nodes, tables: None, workers: Vec::new() };
-        numbered.map(report).collect()
+        let shards = self.0.shards.load_full();
+        let reports = shards.iter().map(async |(number, shard)| {
+            let nodes = shard.probe(deadline).await;
+            ShardReport { shard: number, nodes, tables: None, workers: Vec::new() }
+        });
+        join_all(reports).await
     }
 
-    /// Returns health and exact sizes of the given shards. Reads every page of their files, so it
-    /// is not for frequent use.
+    /// Returns health and exact sizes of those of the given shards that are open. Reads every page
+    /// of their files, so it is not for frequent use.
     pub async fn report(self, shards: &[ShardNumber], deadline: Instant) -> Vec<ShardReport> {
-        let reports = shards.iter().map(async |&index| {
-            let shard = &self.0.shards[index.index()];
+        let list = self.0.shards.load_full();
+        let open = shards.iter().filter_map(|number| Some((*number, list.get(*number)?)));
+        let reports = open.map(async |(number, shard)| {
             // Concurrently: a stalled lane delays no read.
             let (nodes, tables) =
                 join(shard.probe(deadline), shard.primary().sizes(deadline)).await;
@@ -52,28 +59,26 @@ impl<'m> Status<'m> {
             let is_known = |size: &TableSize| registry.find(&size.table).is_some();
             tables.iter_mut().for_each(|tables| tables.retain(is_known));
             let workers = shard.primary().worker_nodes(deadline).await.unwrap_or_default();
-            ShardReport { shard: index, nodes, tables, workers }
+            ShardReport { shard: number, nodes, tables, workers }
         });
         join_all(reports).await
     }
 
     /// Returns the number of rows of all tables on each shard; `None` if the shard did not answer.
     pub async fn count_rows(self, deadline: Instant) -> Vec<(ShardNumber, Option<i64>)> {
-        let counts = self.0.shards.iter().map(|shard| shard.primary().row_counts(deadline));
-        let counts = join_all(counts).await;
+        let shards = self.0.shards.load_full();
         let sum = |tables: Vec<TableRows>| tables.iter().map(|table| table.rows).sum();
-        (0..)
-            .map(ShardNumber)
-            .zip(counts)
-            .map(|(shard, tables)| (shard, tables.ok().map(sum)))
-            .collect()
+        let counts = shards.iter().map(async |(number, shard)| {
+            (number, shard.primary().row_counts(deadline).await.ok().map(sum))
+        });
+        join_all(counts).await
     }
 
     /// Returns the load of every shard and the believed state of its nodes. Sends no request to any
     /// node, so it may be called every second.
     pub fn stats(self) -> Vec<ShardStats> {
-        let shards = (0..).map(ShardNumber).zip(&self.0.shards);
-        shards.map(|(index, shard)| shard.stats(index)).collect()
+        let shards = self.0.shards.load();
+        shards.iter().map(|(number, shard)| shard.stats(number)).collect()
     }
 
     /// Returns a sentence for each table that accepts no writes because a crash of its server would
@@ -82,12 +87,23 @@ impl<'m> Status<'m> {
         self.0.backend.unlogged_tables()
     }
 
-    /// Returns an estimate of the size of every shard, in order; `None` if the shard did not
+    /// Returns an estimate of the size of every open shard, in order; `None` if the shard did not
     /// answer. It takes one short query to each primary, whatever its size, so it may be called
     /// every few seconds.
-    pub async fn size_estimates(self, deadline: Instant) -> Vec<Option<SizeEstimate>> {
-        let estimates = self.0.shards.iter().map(|shard| shard.primary().size_estimate(deadline));
-        join_all(estimates).await.into_iter().map(Result::ok).collect()
+    pub async fn size_estimates(
+        self,
+        deadline: Instant,
+    ) -> Vec<(ShardNumber, Option<SizeEstimate>)> {
+        let shards = self.0.shards.load_full();
+        let estimates = shards.iter().map(async |(number, shard)| {
+            (number, shard.primary().size_estimate(deadline).await.ok())
+        });
+        join_all(estimates).await
+    }
+
+    /// Returns the numbers of the writes that wait until a shard accepts their slots.
+    pub fn parked_writes(self) -> ParkedStats {
+        self.0.parked.stats()
     }
 
     /// Returns the counters of the cache; `None` if there is none.
@@ -97,7 +113,7 @@ impl<'m> Status<'m> {
 
     /// Returns true if the engine itself distributes rows over nodes, and not the shard map.
     pub fn is_partitioned(self) -> bool {
-        self.0.shards.iter().any(Shard::is_partitioned)
+        self.0.shards.load().iter().any(|(_, shard)| shard.is_partitioned())
     }
 
     /// Returns the separation of the replicas of a shard from its primary.

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use access::operation::RowOperations;
-use access::rights::{Denied, RowLack, RowRequest};
+use access::rights::{CompiledRole, Denied, RowLack, RowRequest};
 use model::error::Error;
 use model::row_change::RowError;
 use model::table::{Registry, Table};
@@ -121,8 +121,9 @@ impl Schema<'_> {
 
     /// Returns the table with the columns of its grants that have all these operations.
     fn view(self, table: &Arc<Table>, operations: RowOperations) -> Arc<Table> {
-        if self.rights.is_all() {
-            return Arc::clone(table);
+        let shows_all = |role: &CompiledRole| role.shows_all_columns(table.name(), operations);
+        if self.rights.role().is_none_or(shows_all) {
+            return Arc::clone(table.whole());
         }
         table.view(|column| self.rights.sees_column(table.name(), column, operations))
     }

@@ -167,6 +167,8 @@ impl Reads<'_> {
             }
         };
         match read {
+            // The replica may not have applied the last changes of slots.
+            Err(Error::SlotRefused(_)) => None,
             Err(error) if replica.is_to_blame(&error) => None,
             Err(error) => Some(Err(error)),
             Ok(read) => {

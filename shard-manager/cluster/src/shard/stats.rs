@@ -13,7 +13,7 @@ use model::topology::{Role, ShardNumber};
 use super::Shard;
 
 impl Shard {
-    /// Returns the load of the shard and the believed state of its nodes. `shard` is its index.
+    /// Returns the load of the shard and the believed state of its nodes. `shard` is its number.
     pub fn stats(&self, shard: ShardNumber) -> ShardStats {
         let leading = self.replication.timeline().leader();
         let pool = |reader: Option<Arc<dyn NodeReader>>| {

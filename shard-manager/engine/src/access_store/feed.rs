@@ -4,7 +4,7 @@
 //! **Not here:** reading a state (`AccessStore::load`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use access::unix_time::UnixTime;
 use tokio::sync::watch;
@@ -17,11 +17,17 @@ pub struct AccessFeed {
     latest: watch::Sender<Arc<AccessState>>,
     /// Seconds since 1970; 0 for never.
     confirmed_at: AtomicU64,
+    /// True if the catalog was seen in an earlier state than the published one.
+    is_rewound: AtomicBool,
 }
 
 impl Default for AccessFeed {
     fn default() -> Self {
-        Self { latest: watch::Sender::new(Arc::default()), confirmed_at: AtomicU64::new(0) }
+        Self {
+            latest: watch::Sender::new(Arc::default()),
+            confirmed_at: AtomicU64::new(0),
+            is_rewound: AtomicBool::new(false),
+        }
     }
 }
 
@@ -36,10 +42,21 @@ impl AccessFeed {
         self.latest.receiver_count() > 0
     }
 
+    /// Returns the published state, if changes of the catalog can be added to it. A catalog that
+    /// was restored to an earlier state may reach the same generation with other keys.
+    pub fn base(&self) -> Option<Arc<AccessState>> {
+        let latest = Arc::clone(&self.latest.borrow());
+        let is_usable = latest.generation > 0 && !self.is_rewound.load(Ordering::Acquire);
+        is_usable.then_some(latest)
+    }
+
     /// Publishes a state that is current at this time, unless a later one is known.
     pub fn publish(&self, state: AccessState, now: UnixTime) {
         self.latest.send_if_modified(|latest| {
             let is_later = state.generation > latest.generation;
+            if state.generation != latest.generation {
+                self.is_rewound.store(!is_later, Ordering::Release);
+            }
             if is_later {
                 *latest = Arc::new(state);
             }

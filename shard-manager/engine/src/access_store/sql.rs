@@ -102,6 +102,25 @@ pub fn state() -> [AccessStatement; 5] {
     [control(), keys, roles(), denials(), sessions()]
 }
 
+/// Returns the statements that read what has changed since a generation, in the order that
+/// [`AccessState::with_changes`](super::AccessState::with_changes) expects. Only a catalog that
+/// keeps the generation of each key can run them.
+pub fn changes(since: u64) -> [AccessStatement; 7] {
+    let since = || [AccessValue::Number(since.cast_signed())];
+    let count = "SELECT count(*) FROM tessera_access_keys";
+    let changed = concat!(key_columns!(), " WHERE changed > $1 ORDER BY id");
+    let removed = "SELECT id FROM tessera_access_removed_keys WHERE changed > $1 ORDER BY id";
+    [
+        control(),
+        AccessStatement::query(count, &[Number]),
+        AccessStatement::query(changed, KEY_COLUMNS).with(since()),
+        AccessStatement::query(removed, &[Text]).with(since()),
+        roles(),
+        denials(),
+        sessions(),
+    ]
+}
+
 /// Returns the statements that read the facts about a change, in the order that
 /// [`AccessFacts::read`](super::AccessFacts::read) expects. Keys that the change removes, because
 /// they were revoked or have expired long ago, are only counted.

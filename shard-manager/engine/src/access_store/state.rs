@@ -4,6 +4,8 @@
 //! rights. A denial that cannot be read is an error, because without it more would be allowed.
 //! **Not here:** the statements (`sql`).
 
+use std::collections::BTreeSet;
+
 use access::denial::{Denial, DenialSubject};
 use access::key::{KeyId, SecretDigest};
 use access::key_record::KeyRecord;
@@ -40,14 +42,38 @@ impl AccessState {
     /// The damage, as a message.
     pub fn read(results: [Vec<AccessRow>; 5]) -> Result<Self, String> {
         let [control, keys, roles, denials, sessions] = results;
-        let (mode, generation) = read_control(&control)?;
-        let readable = |key: &AccessRow| {
-            let record = read_key(key);
-            if record.is_none() {
-                tracing::warn!(key = text(key, 0), "a key cannot be read, and is refused");
-            }
-            record
-        };
+        let mut keys: Vec<KeyRecord> = keys.iter().filter_map(readable_key).collect();
+        // The order of a database may be that of a language.
+        keys.sort_unstable_by_key(|key| key.id);
+        Self::with_keys(keys, [&control, &roles, &denials, &sessions])
+    }
+
+    /// Returns this state with the changes since its generation, from the results of
+    /// [`sql::changes`](super::sql::changes). `None` if the keys are not those of the catalog then:
+    /// all of them have to be read.
+    ///
+    /// # Errors
+    /// The damage, as a message.
+    pub fn with_changes(&self, results: [Vec<AccessRow>; 7]) -> Result<Option<Self>, String> {
+        let [control, count, changed, removed, roles, denials, sessions] = results;
+        let changed: Vec<KeyRecord> = changed.iter().filter_map(readable_key).collect();
+        let mut replaced: BTreeSet<&str> = removed.iter().map(|row| text(row, 0)).collect();
+        replaced.extend(changed.iter().map(|key| key.id.as_str()));
+        let kept = self.keys.iter().filter(|key| !replaced.contains(key.id.as_str())).cloned();
+        let mut keys: Vec<KeyRecord> = kept.chain(changed.iter().cloned()).collect();
+        keys.sort_unstable_by_key(|key| key.id);
+        let count = count.first().and_then(|row| number(row, 0));
+        if count != i64::try_from(keys.len()).ok() {
+            return Ok(None);
+        }
+        Self::with_keys(keys, [&control, &roles, &denials, &sessions]).map(Some)
+    }
+
+    fn with_keys(
+        keys: Vec<KeyRecord>,
+        [control, roles, denials, sessions]: [&[AccessRow]; 4],
+    ) -> Result<Self, String> {
+        let (mode, generation) = read_control(control)?;
         let parsed = |role: &AccessRow| {
             let parsed = AccessRole::parse(text(role, 1));
             let warn = |error: &access::role::RoleError| {
@@ -57,9 +83,9 @@ impl AccessState {
         };
         Ok(Self {
             mode,
-            keys: keys.iter().filter_map(readable).collect(),
+            keys,
             roles: roles.iter().filter_map(parsed).collect(),
-            denials: read_denials(&denials)?,
+            denials: read_denials(denials)?,
             sessions: sessions.first().and_then(read_sessions),
             generation,
         })
@@ -90,6 +116,15 @@ pub(super) fn read_control(rows: &[AccessRow]) -> Result<(AccessMode, u64), Stri
 fn read_sessions(row: &AccessRow) -> Option<SessionSeed> {
     let generation = number(row, 1).and_then(|number| u64::try_from(number).ok())?;
     SessionSeed::parse_hex(text(row, 0), generation)
+}
+
+/// Reads the row of a key, and logs one that this program cannot read.
+fn readable_key(row: &AccessRow) -> Option<KeyRecord> {
+    let record = read_key(row);
+    if record.is_none() {
+        tracing::warn!(key = text(row, 0), "a key cannot be read, and is refused");
+    }
+    record
 }
 
 /// Reads the row of a key; `None` if this program cannot.

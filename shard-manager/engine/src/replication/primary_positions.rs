@@ -14,7 +14,7 @@ pub struct PrimaryPositions {
     pub(super) committed: AtomicU64,
     /// Highest position that a strong read of the primary has returned.
     pub(super) read_high_watermark: AtomicU64,
-    /// Position of the last change of the tables.
+    /// Position of the last change of the tables or of the owned slots.
     pub(super) schema: AtomicU64,
 }
 
@@ -48,13 +48,14 @@ impl PrimaryPositions {
         self.committed.load(Ordering::SeqCst)
     }
 
-    /// Records a durable change of the tables before the change is acknowledged; at the start, the
-    /// last such change.
+    /// Records a durable change of the tables, or of the slots that the shard owns, before the
+    /// change is acknowledged; at the start, the last such change.
     pub fn record_schema_change(&self, position: u64) {
         self.schema.fetch_max(position, Ordering::SeqCst);
     }
 
-    /// Returns the position of the last change of the tables. A node below it lacks a table.
+    /// Returns the position of the last change of the tables or of the owned slots. A node below it
+    /// lacks a table, or answers for other slots.
     #[inline]
     pub fn schema_position(&self) -> u64 {
         self.schema.load(Ordering::SeqCst)

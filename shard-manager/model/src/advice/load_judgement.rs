@@ -14,8 +14,13 @@ use crate::topology::ShardNumber;
 /// Standard deviations within which a count of requests may be chance.
 const CHANCE: f64 = 4.0;
 
-/// Shards and the load of their slots.
+/// Reasons why nothing has to move.
+const ONE_SHARD: &str = "there is one shard";
+const ONE_SHARE: &str = "one shard is to carry everything, and does";
+
+/// Shards and the load of their slots, by number.
 pub(super) struct LoadJudgement {
+    /// Weights by which the load is shared; 0 for a shard that is to have none.
     weights: Vec<u64>,
     owners: Vec<usize>,
     costs: Vec<u64>,
@@ -26,7 +31,7 @@ pub(super) struct LoadJudgement {
 impl LoadJudgement {
     pub(super) fn new(observed: &Observed<'_>, balance_by: BalanceBy) -> Self {
         let topology = observed.map.topology();
-        let weights = topology.shards().iter().map(|shard| u64::from(shard.weight)).collect();
+        let weights = topology.share_weights().into_iter().map(u64::from).collect();
         let slots = (0..SLOT_COUNT).filter_map(Slot::new);
         let owners: Vec<usize> = slots.map(|slot| observed.map.owner(slot).index()).collect();
         let costs = match balance_by {
@@ -51,9 +56,19 @@ impl LoadJudgement {
         if self.total == 0 {
             return 1.0;
         }
-        let multiples = loads.iter().enumerate();
-        let multiples = multiples.map(|(shard, load)| self.share(*load) / self.fair_share(shard));
-        multiples.fold(0.0, f64::max)
+        (0..loads.len()).filter_map(|shard| self.multiple(loads, shard)).fold(0.0, f64::max)
+    }
+
+    /// Returns the load of a shard as a multiple of its fair share; `None` if that is zero.
+    fn multiple(&self, loads: &[u64], shard: usize) -> Option<f64> {
+        let fair_share = self.fair_share(shard);
+        (fair_share > 0.0).then(|| self.share(loads[shard]) / fair_share)
+    }
+
+    /// Returns the shard with the most load of those that are to have none.
+    fn overstayer(&self) -> Option<usize> {
+        let none = (0..self.loads.len()).filter(|&shard| self.weights[shard] == 0);
+        none.filter(|&shard| self.loads[shard] > 0).max_by_key(|&shard| self.loads[shard])
     }
 
     fn slots_of(&self, shard: usize) -> usize {
@@ -95,7 +110,7 @@ impl LoadJudgement {
         observed: &Observed<'_>,
         balance_by: BalanceBy,
     ) -> Option<String> {
-        let shards = self.weights.len();
+        let shards = self.weights.iter().filter(|weight| **weight > 0).count();
         match balance_by {
             BalanceBy::Load => {
                 let least = REQUESTS_MIN.max(REQUESTS_OF_SHARD_MIN * shards as u64);
@@ -104,11 +119,10 @@ impl LoadJudgement {
                 })
             }
             BalanceBy::Size => {
-                let unknown = (0..shards).filter(|&shard| {
-                    observed.sizes.get(shard).and_then(|size| size.bytes).is_none()
-                });
-                let name = |shard: usize| observed.map.topology().name(ShardNumber(shard as u16));
-                let unknown: Vec<&str> = unknown.map(name).collect();
+                let bytes = |shard: usize| observed.sizes.get(shard).and_then(|size| size.bytes);
+                let members = observed.map.topology().members();
+                let unknown = members.filter(|(shard, _)| bytes(shard.index()).is_none());
+                let unknown: Vec<&str> = unknown.map(|(_, spec)| &*spec.name).collect();
                 if !unknown.is_empty() {
                     return Some(format!("how much {} holds is not known", unknown.join(", ")));
                 }
@@ -188,8 +202,11 @@ impl LoadJudgement {
     /// Returns the reason why no slot has to move, if there is one.
     pub(super) fn even_enough(&self, skew: f64, balance_by: BalanceBy) -> Option<String> {
         let fullest = format!("the fullest shard carries {skew:.2} of its fair share");
-        if self.weights.len() == 1 {
-            Some("there is one shard".to_owned())
+        let shares = self.weights.iter().filter(|weight| **weight > 0).count();
+        if self.overstayer().is_some() {
+            None
+        } else if shares == 1 {
+            Some(if self.weights.len() == 1 { ONE_SHARD } else { ONE_SHARE }.to_owned())
         } else if skew <= SKEW_TOLERATED {
             Some(format!("{fullest}: up to {SKEW_TOLERATED} is even enough"))
         } else if balance_by == BalanceBy::Load && !self.is_beyond_chance() {
@@ -200,14 +217,17 @@ impl LoadJudgement {
     }
 
     pub(super) fn skewed(&self, advice: &Advice, observed: &Observed<'_>) -> String {
-        let fullest = (0..self.loads.len()).max_by(|&a, &b| {
-            let multiple = |shard: usize| self.share(self.loads[shard]) / self.fair_share(shard);
-            multiple(a).total_cmp(&multiple(b))
-        });
-        let name =
-            fullest.map_or("", |shard| observed.map.topology().name(ShardNumber(shard as u16)));
-        let skew = advice.skew;
-        let mut text = format!("{name} carries {skew:.2} of its fair share");
+        let name = |shard: usize| observed.map.topology().name(ShardNumber(shard as u16));
+        let mut text = if let Some(shard) = self.overstayer() {
+            let part = 100.0 * self.share(self.loads[shard]);
+            format!("{} is to carry nothing and carries {part:.2} % of all", name(shard))
+        } else {
+            let multiples = (0..self.loads.len())
+                .filter_map(|shard| Some((shard, self.multiple(&self.loads, shard)?)));
+            let fullest = multiples.max_by(|(_, a), (_, b)| a.total_cmp(b));
+            let name = fullest.map_or("", |(shard, _)| name(shard));
+            format!("{name} carries {:.2} of its fair share", advice.skew)
+        };
         match advice.hot.first() {
             Some(HotSpot { key: Some(_), .. }) => text.push_str(
                 "; a key alone outweighs what any shard should carry, which no move can change",

@@ -46,7 +46,8 @@ pub(super) struct PlannedMove {
 }
 
 /// Plans the moves that make the load of each shard proportional to its weight, as far as whole
-/// slots allow. `owners` and `costs` contain the owner and the load of each slot.
+/// slots allow. A shard without weight gives all slots that have load. `owners` and `costs` contain
+/// the owner and the load of each slot.
 pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<PlannedMove> {
     let plans = AIMS.map(|aim| {
         let mut shards = Shards::new(weights, owners, costs, aim);
@@ -57,10 +58,19 @@ pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<Plan
     if compare(loose, even) == Ordering::Less { second } else { first }
 }
 
-/// Load of a shard in proportion to its weight, as a fraction.
+/// Load of a shard in proportion to its weight, as a fraction. A shard without weight is fuller
+/// than any other while it has load.
 type Fullness = (u64, u64);
 
+/// Returns the fullness of a shard. An empty shard is least full, whatever its weight is.
+fn fullness(load: u64, weight: u64) -> Fullness {
+    if (load, weight) == (0, 0) { (0, 1) } else { (load, weight) }
+}
+
 fn compare((load, weight): Fullness, (other_load, other_weight): Fullness) -> Ordering {
+    if (weight, other_weight) == (0, 0) {
+        return load.cmp(&other_load);
+    }
     let this = u128::from(load) * u128::from(other_weight);
     this.cmp(&(u128::from(other_load) * u128::from(weight)))
 }
@@ -156,7 +166,7 @@ impl Shards {
     }
 
     fn fullness(&self, shard: usize) -> Fullness {
-        (self.loads[shard], self.weights[shard])
+        fullness(self.loads[shard], self.weights[shard])
     }
 
     fn fullest(&self) -> Fullness {
@@ -199,7 +209,8 @@ impl Shards {
     }
 
     fn next_move(&self, from: usize) -> Option<PlannedMove> {
-        let others = || (0..self.loads.len()).filter(|&shard| shard != from && !self.stuck[shard]);
+        let takes = |shard: usize| self.weights[shard] > 0 && !self.stuck[shard];
+        let others = || (0..self.loads.len()).filter(|&shard| shard != from && takes(shard));
         let to = others().max_by_key(|&shard| (self.lack(shard), Reverse(shard)))?;
         let amount = self.lack(to).min(self.loads[from] - self.targets[from]);
         let slots = self.pack(from, amount);
@@ -227,8 +238,8 @@ impl Shards {
 
     /// Returns the load of the fuller of both shards after this load has moved.
     fn after(&self, from: usize, to: usize, load: u64) -> Fullness {
-        let giver = (self.loads[from] - load, self.weights[from]);
-        let taker = (self.loads[to] + load, self.weights[to]);
+        let giver = fullness(self.loads[from] - load, self.weights[from]);
+        let taker = fullness(self.loads[to] + load, self.weights[to]);
         if compare(giver, taker) == Ordering::Less { taker } else { giver }
     }
 

@@ -8,15 +8,16 @@
 //!
 //! **Invariant:** the published function, bit for bit. Its floating point is one division and one
 //! multiplication, which IEEE 754 rounds alike on every machine.
-//! **Not here:** weights: they are ignored.
+//! **Not here:** weights: they are ignored, but for shards that get no slots.
 
-use super::mixer;
+use super::{mixer, takers};
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardNumber, Topology};
 
 pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
-    let shards = topology.len() as i64;
-    (0..SLOT_COUNT).map(|slot| ShardNumber(jump(mixer::of_slot(slot), shards) as u16)).collect()
+    let takers = takers(topology);
+    let bucket = |slot| jump(mixer::of_slot(slot), takers.len() as i64) as usize;
+    (0..SLOT_COUNT).map(|slot| takers[bucket(slot)]).collect()
 }
 
 /// The paper's function: the bucket of a key, `0..buckets`.

@@ -5,13 +5,14 @@
 //! with one more or one less, nearly all slots change their owner: N in N + 1 with one more. And
 //! every slot is a range of its own, so that the map has the greatest possible length.
 //!
-//! **Invariant:** weights are ignored.
+//! **Invariant:** weights are ignored, but for shards that get no slots.
 //! **Not here:** the keyspace of the same name, from keys to slots.
 
+use super::takers;
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardNumber, Topology};
 
 pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
-    let shards = topology.len() as u16;
-    (0..SLOT_COUNT).map(|slot| ShardNumber(slot % shards)).collect()
+    let takers = takers(topology);
+    (0..SLOT_COUNT).map(|slot| takers[usize::from(slot) % takers.len()]).collect()
 }

@@ -11,18 +11,21 @@
 //! **Not here:** moving rows; the time of a move.
 
 use crate::keyspace::SLOT_COUNT;
-use crate::topology::{ShardNumber, Topology};
+use crate::topology::{ShardNumber, ShardSpec, ShardState, Topology};
 
 /// Returns the owners under the new topology. Shards with the same name are the same. Slots of a
-/// removed shard move, and of a shard with too many slots those with the highest numbers. They go
-/// to the shards that lack slots, both in order.
+/// removed, draining or weightless shard move, and of a shard with too many slots those with the
+/// highest numbers. They go to the shards that lack slots, both in order.
 ///
 /// # Panics
 /// If the number of owners is not [`SLOT_COUNT`], or an owner is not in the old topology.
 pub fn rebalance(current: &[ShardNumber], old: &Topology, new: &Topology) -> Vec<ShardNumber> {
     assert_eq!(current.len(), usize::from(SLOT_COUNT), "every slot has one owner");
-    let renamed: Vec<Option<ShardNumber>> =
-        old.numbers().map(|shard| new.find(old.name(shard))).collect();
+    let find = |spec: &ShardSpec| match spec.state {
+        ShardState::Joining | ShardState::Serving | ShardState::Draining => new.find(&spec.name),
+        ShardState::Retired => None,
+    };
+    let renamed: Vec<Option<ShardNumber>> = old.shards().iter().map(find).collect();
     let mut counts = vec![0; new.len()];
     let mut owners: Vec<Option<ShardNumber>> =
         current.iter().map(|shard| renamed[shard.index()]).collect();
@@ -48,9 +51,9 @@ pub fn rebalance(current: &[ShardNumber], old: &Topology, new: &Topology) -> Vec
 /// Shares are first rounded up for shards that have more already, because that saves a move; then
 /// in the order of shards.
 fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
-    let total: u64 = topology.shards().iter().map(|shard| u64::from(shard.weight)).sum();
-    let shares =
-        topology.shards().iter().map(|shard| u64::from(SLOT_COUNT) * u64::from(shard.weight));
+    let weights = topology.share_weights();
+    let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+    let shares = weights.iter().map(|weight| u64::from(SLOT_COUNT) * u64::from(*weight));
     let (floors, is_whole): (Vec<u16>, Vec<bool>) =
         shares.map(|share| ((share / total) as u16, share % total == 0)).unzip();
     let mut left = SLOT_COUNT - floors.iter().sum::<u16>();

@@ -16,6 +16,8 @@
 //! weights.
 //! **Not here:** the random numbers themselves (`mixer`).
 
+use std::cmp::Reverse;
+
 use super::mixer;
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardNumber, Topology};
@@ -25,15 +27,19 @@ use crate::topology::{ShardNumber, Topology};
 const FRACTION_BITS: u32 = 40;
 
 pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
-    let mut specs: Vec<_> = topology.shards().iter().zip(topology.numbers()).collect();
+    let weighted = (0..).map(ShardNumber).zip(topology.share_weights());
+    let mut takers: Vec<(u32, &str, ShardNumber)> = weighted
+        .filter(|(_, weight)| *weight > 0)
+        .map(|(shard, weight)| (weight, topology.name(shard), shard))
+        .collect();
     // The heaviest first: an early leader is then rarely beaten.
-    specs.sort_unstable_by(|(a, _), (b, _)| (b.weight, &a.name).cmp(&(a.weight, &b.name)));
+    takers.sort_unstable_by_key(|(weight, name, _)| (Reverse(*weight), *name));
     let hash = |name: &str| xxhash_rust::xxh3::xxh3_64(name.as_bytes());
     let players: Vec<_> =
-        specs.iter().map(|(spec, _)| (hash(&spec.name), u64::from(spec.weight))).collect();
+        takers.iter().map(|(weight, name, _)| (hash(name), u64::from(*weight))).collect();
     let mut hopeful = Vec::new();
     (0..SLOT_COUNT)
-        .map(|slot| specs[winner(&players, mixer::of_slot(slot), &mut hopeful)].1)
+        .map(|slot| takers[winner(&players, mixer::of_slot(slot), &mut hopeful)].2)
         .collect()
 }
 

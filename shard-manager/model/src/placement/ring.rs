@@ -57,7 +57,8 @@ fn check(vnodes: u32) -> Result<u32, String> {
 
 pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
     let count = |weight: u32| u64::from(weight) * u64::from(vnodes);
-    let total = topology.shards().iter().map(|shard| count(shard.weight)).sum();
+    let weights = topology.share_weights();
+    let total = weights.iter().map(|weight| count(*weight)).sum();
     if total > POINTS_MAX {
         return Err(PlacementError::TooManyPoints { points: total });
     }
@@ -67,10 +68,10 @@ pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardNumber
     let mut points: Vec<(u32, u16)> = Vec::with_capacity(total as usize);
     let mut text = String::new();
     for (rank, &shard) in (0..).zip(&by_name) {
-        let spec = &topology.shards()[shard.index()];
-        for vnode in 0..count(spec.weight) {
+        let name = topology.name(shard);
+        for vnode in 0..count(weights[shard.index()]) {
             text.clear();
-            write!(text, "{}-{vnode}", spec.name).expect("a string takes any text");
+            write!(text, "{name}-{vnode}").expect("a string takes any text");
             points.push(((xxhash_rust::xxh3::xxh3_64(text.as_bytes()) >> 32) as u32, rank));
         }
     }

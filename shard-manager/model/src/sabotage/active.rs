@@ -13,7 +13,7 @@ pub const VARIABLE: &str = "TESSERA_SABOTAGE";
 
 impl Mutation {
     /// All mutations, in the order of their declaration.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::AckBeforeCommit,
         Self::LostBatch,
         Self::NoTokenWait,
@@ -32,6 +32,8 @@ impl Mutation {
         Self::WrongRow,
         Self::SqliteSyncOff,
         Self::CacheSetWithoutVersion,
+        Self::TokenWithoutEpoch,
+        Self::CacheKeepsSlot,
         Self::UnboundReads,
     ];
 
@@ -56,6 +58,8 @@ impl Mutation {
             Self::WrongRow => "wrong_row",
             Self::SqliteSyncOff => "sqlite_sync_off",
             Self::CacheSetWithoutVersion => "cache_set_without_version",
+            Self::TokenWithoutEpoch => "token_without_epoch",
+            Self::CacheKeepsSlot => "cache_keeps_slot",
             Self::UnboundReads => "unbound_reads",
         }
     }

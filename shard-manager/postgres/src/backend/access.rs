@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use model::error::Error;
 
 use super::{ANSWER_MAX, Servers};
-use crate::catalog::{Catalog, unavailable};
+use crate::catalog::{Catalog, access_state_after, unavailable};
 use crate::term::Term;
 
 impl Servers {
@@ -67,7 +67,8 @@ impl AccessStore for Servers {
         Box::pin(self.with_catalog(async move |catalog, Term { timeline, .. }| {
             let generation = catalog.change_access(change, (author, now), timeline).await?;
             if self.follower.access.is_watched() {
-                let state = catalog.access_state(timeline).await;
+                let base = self.follower.access.base();
+                let state = access_state_after(&catalog, timeline, base.as_deref()).await;
                 let state = state.map_err(|error| unavailable(&error))?;
                 self.follower.access.publish(state, now);
             }

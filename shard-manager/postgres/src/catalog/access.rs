@@ -20,7 +20,7 @@ use engine::access_store::{
 };
 use model::value::{ColumnType, Value};
 
-use super::{Catalog, refused};
+use super::{Catalog, or_rollback, refused};
 use crate::db_error::unreadable;
 use crate::statement::{Bind, Statement, for_each_row, run};
 
@@ -32,6 +32,9 @@ const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_access FOR UPDATE";
 const COMMIT: &str = "NOTIFY tessera; COMMIT";
 /// Number of bits of the counter in a generation; the timeline stands above it.
 const COUNTER_BITS: u32 = 40;
+const COUNTER_MAX: u64 = (1 << COUNTER_BITS) - 1;
+/// Number of generations for which the catalog at least remembers removed keys.
+const BEHIND_MAX: u64 = 10_000;
 
 impl Catalog {
     /// Reads the mode that routers must have.
@@ -58,7 +61,7 @@ impl Catalog {
             run(&self.connection, "COMMIT").await?;
             AccessState::read(results).map_err(|damage| unreadable(&damage))
         };
-        let mut state = self.or_rollback(read.await).await?;
+        let mut state = or_rollback(&self.connection, read.await).await?;
         state.generation = generation(timeline, state.generation);
         Ok(state)
     }
@@ -78,7 +81,8 @@ impl Catalog {
             let results = load_all(&self.connection, &sql::facts(change, now)).await?;
             AccessFacts::read(results).map_err(|damage| unreadable(&damage))
         };
-        let facts = self.or_rollback(planned.await).await.map_err(|error| refused(&error))?;
+        let facts =
+            or_rollback(&self.connection, planned.await).await.map_err(|error| refused(&error))?;
         let plan = match plan(change, &facts, author, now) {
             Ok(plan) => plan,
             Err(refusal) => {
@@ -92,7 +96,7 @@ impl Catalog {
             }
             run(&self.connection, COMMIT).await
         };
-        self.or_rollback(stored.await).await.map_err(|error| refused(&error))?;
+        or_rollback(&self.connection, stored.await).await.map_err(|error| refused(&error))?;
         Ok(generation(timeline, plan.generation))
     }
 
@@ -116,7 +120,7 @@ impl Catalog {
             }
             run(&self.connection, "COMMIT").await
         };
-        self.or_rollback(stored.await).await
+        or_rollback(&self.connection, stored.await).await
     }
 
     /// Returns the sums of a day.
@@ -157,15 +161,40 @@ impl Catalog {
         let rows = load(&self.connection, &audit::heads()).await?;
         audit::read_heads(&rows).map_err(|damage| unreadable(&damage))
     }
+}
 
-    /// Ends the transaction of a statement that has failed. Without this every later statement of
-    /// the session would fail. If the session is lost, this fails as well, which changes nothing.
-    async fn or_rollback<T>(&self, ended: QueryResult<T>) -> QueryResult<T> {
-        if ended.is_err() {
-            let _ = run(&self.connection, "ROLLBACK").await;
-        }
-        ended
+/// Reads the keys, roles and denials of now from a server on this timeline, given those of before:
+/// of the keys only those that have changed since.
+///
+/// # Errors
+/// The error of a query.
+pub async fn access_state_after(
+    catalog: &Catalog,
+    timeline: u32,
+    base: Option<&AccessState>,
+) -> QueryResult<AccessState> {
+    if let Some(base) = base.filter(|base| base.generation >> COUNTER_BITS == u64::from(timeline))
+        && let Some(mut state) = changed_state(catalog, base).await?
+    {
+        state.generation = generation(timeline, state.generation);
+        return Ok(state);
     }
+    catalog.access_state(timeline).await
+}
+
+/// Returns a state with the changes since, and with the number that the catalog counts; `None` if
+/// all keys have to be read.
+async fn changed_state(catalog: &Catalog, base: &AccessState) -> QueryResult<Option<AccessState>> {
+    let (connection, since) = (&catalog.connection, base.generation & COUNTER_MAX);
+    let read = async {
+        run(connection, BEGIN_READING).await?;
+        let results = load_all(connection, &sql::changes(since)).await?;
+        run(connection, "COMMIT").await?;
+        base.with_changes(results).map_err(|damage| unreadable(&damage))
+    };
+    let state = or_rollback(&catalog.connection, read.await).await?;
+    let known = since..=since.saturating_add(BEHIND_MAX);
+    Ok(state.filter(|state| known.contains(&state.generation)))
 }
 
 /// Returns the generation of a counter on a timeline.

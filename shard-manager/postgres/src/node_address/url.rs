@@ -287,23 +287,37 @@ fn encoded(text: &str, out: &mut String) {
     }
 }
 
+/// Appends hosts and database.
+fn places(address: &NodeAddress, out: &mut String) {
+    for (index, host) in address.hosts.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        if host.is_socket() {
+            encoded(&host.host, out);
+            let _ = write!(out, ":{}", host.port);
+        } else {
+            let _ = write!(out, "{host}");
+        }
+    }
+    out.push('/');
+    encoded(&address.database, out);
+}
+
+pub(super) fn location(address: &NodeAddress) -> String {
+    let mut shown = "postgres://".to_owned();
+    places(address, &mut shown);
+    shown
+}
+
 pub(super) fn redacted(address: &NodeAddress) -> String {
     let mut shown = "postgres://".to_owned();
     encoded(&address.user, &mut shown);
     if address.password.is_some() {
         shown.push_str(":***");
     }
-    for (index, host) in address.hosts.iter().enumerate() {
-        shown.push(if index == 0 { '@' } else { ',' });
-        if host.is_socket() {
-            encoded(&host.host, &mut shown);
-            let _ = write!(shown, ":{}", host.port);
-        } else {
-            let _ = write!(shown, "{host}");
-        }
-    }
-    shown.push('/');
-    encoded(&address.database, &mut shown);
+    shown.push('@');
+    places(address, &mut shown);
     let _ = write!(shown, "?sslmode={}", address.tls);
     if let Some(path) = &address.root_certificates {
         let _ = write!(shown, "&sslrootcert={}", path.display());

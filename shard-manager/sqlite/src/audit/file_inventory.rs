@@ -11,6 +11,7 @@ use super::super::OpenError;
 use super::super::node_view::{NodeView, Standing};
 use super::super::offline_view::NodeFile;
 use super::super::timeline::VERSIONS_LEFT_OUT;
+use super::rows::Scan;
 use super::{Audit, Discrepancy, is_declared};
 
 /// Contents of one file other than its rows.
@@ -26,19 +27,26 @@ impl FileInventory {
         Ok(Self { standing, strange, slots: node.slots()?.into_iter().collect() })
     }
 
+    /// Returns true if rows of the slot are foreign: it has moved away, or is being copied to the
+    /// shard. Such rows are counted apart, and their owner's copy is checked.
+    pub(super) fn is_foreign(&self, slot: i64) -> bool {
+        let state = u16::try_from(slot).ok().and_then(|slot| self.slots.get(&slot));
+        state.is_some_and(|state| state == "moved" || state == "importing")
+    }
+
     /// Checks the file of a primary, whose slots must be those of the shard map.
     pub(super) fn check(&self, audit: &Audit<'_>, file: &NodeFile) {
         self.find_strange(audit, file);
         let mut known = self.slots.clone();
         for slot in audit.view.map.slots_of(file.shard) {
             let state = known.remove(&slot);
-            if state.as_deref() != Some("owned") {
+            if !is_owned(state.as_deref()) {
                 let what = told_of(slot, state.as_deref());
                 audit.find(audit.about(file, what, "owned, as the map says"));
             }
         }
         for (slot, state) in known {
-            if state == "owned" {
+            if is_owned(Some(&state)) {
                 let what = told_of(slot, Some(&state));
                 audit.find(audit.about(file, what, "owned by another shard, as the map says"));
             }
@@ -75,28 +83,37 @@ impl FileInventory {
         same
     }
 
-    /// Checks the counter of a table, and returns true if it is right.
+    /// Checks the counters of a table, and returns true if they are right.
     pub(super) fn check_count(
         &self,
         audit: &Audit<'_>,
         file: &NodeFile,
-        (table, rows): (&Table, u64),
+        (table, scan): (&Table, &Scan),
     ) -> bool {
         if !is_declared(table) {
             return true;
         }
-        let counted = self.standing.counts.iter().find(|(name, _)| name == table.name());
-        if counted.map_or(0, |(_, counted)| *counted) == rows as i64 {
-            return true;
+        let Standing { counts, foreign_counts, .. } = &self.standing;
+        let mut right = true;
+        for (counts, counter, rows) in [
+            (counts, "tessera_counts", scan.rows),
+            (foreign_counts, "tessera_foreign_counts", scan.foreign_rows),
+        ] {
+            let counted = counts.iter().find(|(name, _)| name == table.name());
+            if counted.map_or(0, |(_, counted)| *counted) == rows as i64 {
+                continue;
+            }
+            let what = match counted {
+                Some((_, counted)) => format!("{counter} says {counted} rows"),
+                None => format!("{counter} says nothing of it"),
+            };
+            let found = audit.about(file, what, "");
+            let table = Some(table.name().to_owned());
+            let expected = format!("{rows}, as there are");
+            audit.find(Discrepancy { table, expected, ..found });
+            right = false;
         }
-        let what = match counted {
-            Some((_, counted)) => format!("tessera_counts says {counted} rows"),
-            None => "tessera_counts says nothing of it".to_owned(),
-        };
-        let found = audit.about(file, what, "");
-        let (table, expected) = (Some(table.name().to_owned()), format!("{rows}, as there are"));
-        audit.find(Discrepancy { table, expected, ..found });
-        false
+        right
     }
 
     /// Reports tables that are not declared, and returns true if there are none.
@@ -107,6 +124,12 @@ impl FileInventory {
         }
         self.strange.is_empty()
     }
+}
+
+/// Returns true if a shard owns slots of this state. A fence keeps their writes waiting, but not
+/// for long.
+fn is_owned(state: Option<&str>) -> bool {
+    matches!(state, Some("owned" | "fenced"))
 }
 
 fn state_name(state: Option<&str>) -> &str {

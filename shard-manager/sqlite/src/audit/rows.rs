@@ -19,6 +19,7 @@ use super::super::offline_view::NodeFile;
 use super::super::row_hash::{key_hash, row_hash};
 use super::super::row_json::value;
 use super::super::sql;
+use super::file_inventory::FileInventory;
 use super::{Audit, Discrepancy};
 
 /// Hashes of shard keys whose rows are left out of a comparison.
@@ -38,37 +39,47 @@ const TOLD_EVERY: u64 = 1 << 16;
 /// A table that was read from its first row to its last.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// Number of all rows.
+    /// Number of rows, without the foreign ones.
     pub(super) rows: u64,
+    /// Number of rows in slots that have moved away or are being copied to the shard.
+    pub(super) foreign_rows: u64,
     /// Sums of the compared rows, for slots that have some, in order. Empty if nothing is compared.
     pub(super) slots: Vec<SlotSum>,
 }
 
 impl Scan {
-    /// Reads a table, passes each row to `each`, and sums up the rows except those `left_out`; sums
-    /// nothing without it.
+    /// Reads a table, passes each row that is not foreign to `each`, and sums up all rows except
+    /// those `left_out`; sums nothing without it.
     pub(super) fn run(
         audit: &Audit<'_>,
-        (node, table): (&mut NodeView, &Table),
+        (node, inventory, table): (&mut NodeView, &FileInventory, &Table),
         left_out: Option<&LeftOut>,
         mut each: impl FnMut(&RowView<'_, '_>),
     ) -> Result<Self, OpenError> {
         let mut scan = Self::default();
         let mut bytes = Vec::new();
         node.each(&sql::select_all(table), |row| {
-            scan.rows += 1;
-            if scan.rows.is_multiple_of(TOLD_EVERY) {
+            let slot = row.int(Table::SLOT).unwrap_or(-1);
+            if inventory.is_foreign(slot) {
+                scan.foreign_rows += 1;
+            } else {
+                scan.rows += 1;
+                each(row);
+            }
+            if scan.all_rows().is_multiple_of(TOLD_EVERY) {
                 audit.passed(TOLD_EVERY);
             }
-            each(row);
             if left_out.is_some_and(|left_out| !is_left_out(row, left_out)) {
-                let slot = row.int(Table::SLOT).unwrap_or(-1);
                 scan.add(slot, row_hash(&mut bytes, row, table));
             }
             Ok(())
         })?;
-        audit.passed(scan.rows % TOLD_EVERY);
+        audit.passed(scan.all_rows() % TOLD_EVERY);
         Ok(scan)
+    }
+
+    fn all_rows(&self) -> u64 {
+        self.rows + self.foreign_rows
     }
 
     fn add(&mut self, slot: i64, hash: u128) {

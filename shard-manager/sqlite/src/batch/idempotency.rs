@@ -50,7 +50,7 @@ impl Batch<'_> {
     ///
     /// Returns true if none are left.
     pub(crate) fn forget_old(&mut self) -> QueryResult<bool> {
-        let old = self.rows.old_records(&IdempotencyExpiry::now(), FORGOTTEN_MAX)?;
+        let old = self.rows.old_records(&IdempotencyExpiry::now(), &self.now, FORGOTTEN_MAX)?;
         old.iter().try_for_each(|(slot, shard_key, key)| self.forget(*slot, shard_key, key))?;
         Ok(old.len() < FORGOTTEN_MAX)
     }

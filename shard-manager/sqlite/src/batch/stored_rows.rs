@@ -2,19 +2,21 @@
 //!
 //! **Not here:** the results of changes (`batch`), the change log (`log`).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use engine::WriteGroup;
 use engine::idempotency_expiry::IdempotencyExpiry;
 use model::keyspace::Slot;
 use model::row_change::RowWrite;
+use model::slot_refusal::SlotRefusal;
 use model::value::{Value, push_json_number};
 
 use crate::connection::{Bind, PreparedShapes, Statement, for_each_row};
 use crate::row_json::value;
-use crate::sql;
+use crate::{owned_slots, sql};
 
 /// The rows of a file, within a transaction of its writer.
 pub(super) struct StoredRows<'t> {
@@ -23,13 +25,13 @@ pub(super) struct StoredRows<'t> {
 }
 
 impl StoredRows<'_> {
-    /// Returns the slots that are not owned here. The database decides, inside the transaction that
-    /// writes to them.
-    pub(super) fn slots_not_owned(
+    /// Returns the slots that accept no writes here at a time, with the reason. The database
+    /// decides, inside the transaction that writes to them.
+    pub(super) fn refused_slots(
         &mut self,
         groups: &[WriteGroup<'_>],
-        now: &str,
-    ) -> QueryResult<BTreeSet<i64>> {
+        now: (DateTime<Utc>, &str),
+    ) -> QueryResult<BTreeMap<u16, SlotRefusal>> {
         let mut slots = Vec::new();
         for change in groups.iter().flat_map(|group| group.rows) {
             slots.push(if slots.is_empty() { b'[' } else { b',' });
@@ -37,14 +39,17 @@ impl StoredRows<'_> {
         }
         slots.push(b']');
         let slots = String::from_utf8(slots).expect("digits, commas and brackets are ASCII");
-        let binds = [Bind::Text(&slots), Bind::Text(now)];
-        let statement = Statement { sql: sql::SLOTS_NOT_OWNED, binds: &binds, cached: true };
-        let mut foreign = BTreeSet::new();
+        let binds = [Bind::Text(&slots), Bind::Text(now.1)];
+        let statement = Statement { sql: sql::SLOTS_REFUSED, binds: &binds, cached: true };
+        let mut refused = BTreeMap::new();
         for_each_row(self.connection, statement, |row| {
-            foreign.extend(row.int(0));
+            if let Some(slot) = owned_slots::slot(row) {
+                let state = owned_slots::refused_state(row, now.0);
+                refused.insert(slot.number(), SlotRefusal { slot, state });
+            }
             Ok(())
         })?;
-        Ok(foreign)
+        Ok(refused)
     }
 
     /// Returns the answered columns of the row; `None` if there is none. No other writer can change
@@ -123,11 +128,12 @@ impl StoredRows<'_> {
     }
 
     /// Returns some of the records of idempotency keys that are too old, oldest first, each with
-    /// its slot and shard key. Returns none if a newer record must show that the clock is right,
-    /// and there is no such record.
+    /// its slot and shard key; only of slots that accept writes now. Returns none if a newer record
+    /// must show that the clock is right, and there is no such record.
     pub(super) fn old_records(
         &mut self,
         expiry: &IdempotencyExpiry,
+        now: &str,
         most: usize,
     ) -> QueryResult<Vec<(Slot, String, String)>> {
         let IdempotencyExpiry { from, until, witness } = expiry;
@@ -143,7 +149,8 @@ impl StoredRows<'_> {
                 return Ok(Vec::new());
             }
         }
-        let binds = [Bind::Text(from), Bind::Text(until), Bind::Int(most as i64)];
+        let most = Bind::Int(most as i64);
+        let binds = [Bind::Text(from), Bind::Text(until), most, Bind::Text(now)];
         let statement = Statement { sql: sql::FORGOTTEN, binds: &binds, cached: true };
         let mut old = Vec::new();
         for_each_row(self.connection, statement, |row| {

@@ -11,7 +11,7 @@ use model::shard_map::ShardMap;
 
 use super::super::OpenError;
 use super::super::read_only::open_read_only;
-use super::{ClusterRow, MIGRATIONS, PLACE, dsl};
+use super::{ClusterRow, MIGRATIONS, dsl, map_tables};
 
 /// Contents of a catalog.
 pub(in super::super) struct InspectedCatalog {
@@ -36,8 +36,8 @@ pub(in super::super) fn inspect(path: &Path) -> Result<InspectedCatalog, OpenErr
         .optional()
         .map_err(|error| OpenError::file(path, error))?;
     let row = row.ok_or_else(|| OpenError::foreign(path, "no cluster was created here yet"))?;
-    row.check_hash(PLACE)?;
-    let map = row.map().map_err(|cause| OpenError::foreign(path, cause))?;
+    let stored = map_tables::read(&mut connection, &row).map_err(|fault| fault.of_file(path))?;
+    let map = stored.map;
     let (ready, replicas) = (row.ready == 1, row.replicas as usize);
     Ok(InspectedCatalog { cluster_id: row.cluster_id, map, ready, replicas })
 }

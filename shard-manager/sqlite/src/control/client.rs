@@ -1,12 +1,15 @@
 //! Client: sends a command to the process that holds a data directory.
 //!
-//! **Not here:** the commands (`backup`, `access_store`), the listener (`control`).
+//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), the listener
+//! (`control`).
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::path::Path;
 
 use engine::access_store::AccessChange;
+use engine::slot_desk::SlotAction;
+use model::slot_set::SlotSet;
 
 use super::{LOOK, Reply, Request, connect, is_timeout};
 use crate::backup::Watch;
@@ -57,7 +60,38 @@ pub fn change_access(
     match exchange(data_dir, &Request::ChangeAccess { change }, &watch)? {
         Reply::Changed { generation } => Ok(Ok(generation)),
         Reply::Refused { member, refused } => Ok(Err(AccessRefused { member, reason: refused })),
-        reply @ (Reply::Done { .. } | Reply::Error { .. } | Reply::Step(_)) => Err(failure(reply)),
+        reply @ (Reply::Done { .. }
+        | Reply::SlotsChanged { .. }
+        | Reply::Error { .. }
+        | Reply::Step(_)) => Err(failure(reply)),
+    }
+}
+
+/// Fences or releases slots, and returns their number.
+///
+/// # Errors
+/// [`ControlError`].
+pub fn change_slots(
+    data_dir: &Path,
+    slots: &SlotSet,
+    action: SlotAction,
+) -> Result<usize, ControlError> {
+    let slots = slots.to_string();
+    let request = match action {
+        SlotAction::Fence { hold } => {
+            let hold_ms = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+            Request::FenceSlots { slots, hold_ms }
+        }
+        SlotAction::Release => Request::ReleaseSlots { slots },
+    };
+    let watch = Watch { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &request, &watch)? {
+        Reply::SlotsChanged { slots } => Ok(slots),
+        reply @ (Reply::Done { .. }
+        | Reply::Changed { .. }
+        | Reply::Refused { .. }
+        | Reply::Error { .. }
+        | Reply::Step(_)) => Err(failure(reply)),
     }
 }
 
@@ -74,6 +108,7 @@ pub fn ask(
     match exchange(data_dir, request, watch)? {
         Reply::Done { done } => Ok(done),
         reply @ (Reply::Changed { .. }
+        | Reply::SlotsChanged { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
@@ -84,9 +119,11 @@ pub fn ask(
 fn failure(reply: Reply) -> ControlError {
     match reply {
         Reply::Error { error } => ControlError::Refused(error),
-        Reply::Done { .. } | Reply::Changed { .. } | Reply::Refused { .. } | Reply::Step(_) => {
-            ControlError::Broken(io::ErrorKind::InvalidData.into())
-        }
+        Reply::Done { .. }
+        | Reply::Changed { .. }
+        | Reply::SlotsChanged { .. }
+        | Reply::Refused { .. }
+        | Reply::Step(_) => ControlError::Broken(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -123,6 +160,7 @@ fn exchange(data_dir: &Path, request: &Request, watch: &Watch<'_>) -> Result<Rep
                 last @ (Reply::Done { .. }
                 | Reply::Error { .. }
                 | Reply::Changed { .. }
+                | Reply::SlotsChanged { .. }
                 | Reply::Refused { .. }) => return Ok(last),
             }
         }

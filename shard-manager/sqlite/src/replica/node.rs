@@ -23,7 +23,7 @@ impl ReplicaNode for FileReplica {
         self.readers().map(|reader| reader as Arc<dyn NodeReader>)
     }
 
-    fn fault_injector(&self) -> Option<&FaultInjector> {
+    fn fault_injector(&self) -> Option<&Arc<FaultInjector>> {
         Some(&self.fault_injector)
     }
 

@@ -22,15 +22,15 @@ use super::super::CommandError;
 /// Variables that name the catalog of a cluster of servers: its own database, or that of the first
 /// shard.
 const CATALOG_VARIABLE: &str = "MAINDB_URL";
-const SHARDS_VARIABLE: &str = "SHARD_URLS";
-const DIR_VARIABLE: &str = "TESSERA_DATA_DIR";
+pub(in super::super) const SHARDS_VARIABLE: &str = "SHARD_URLS";
+pub(in super::super) const DIR_VARIABLE: &str = "TESSERA_DATA_DIR";
 /// Variable of libpq that holds the password of an address without one.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
-const DIR_DEFAULT: &str = "./data";
+pub(in super::super) const DIR_DEFAULT: &str = "./data";
 
 /// Place of the catalog, on the command line.
 #[derive(Args, Clone, Debug)]
-pub(super) struct CatalogArgs {
+pub(crate) struct CatalogArgs {
     /// Data directory of the embedded shards [env: TESSERA_DATA_DIR] [default: the servers of
     /// MAINDB_URL or SHARD_URLS, else ./data]
     #[arg(long, value_name = "DIR")]
@@ -38,7 +38,7 @@ pub(super) struct CatalogArgs {
 }
 
 /// Catalog of a cluster.
-pub(super) enum CatalogPlace {
+pub(crate) enum CatalogPlace {
     /// In a data directory.
     Files(PathBuf),
     /// On a server.
@@ -47,7 +47,7 @@ pub(super) enum CatalogPlace {
 
 impl CatalogArgs {
     /// Returns the catalog that the flag names, else the variables.
-    pub(super) fn place(&self) -> Result<CatalogPlace, CommandError> {
+    pub(crate) fn place(&self) -> Result<CatalogPlace, CommandError> {
         if let Some(data_dir) = &self.data_dir {
             return Ok(CatalogPlace::Files(data_dir.clone()));
         }
@@ -85,7 +85,7 @@ impl CatalogArgs {
 }
 
 /// Returns the value of a variable that is set.
-fn variable(name: &str) -> Result<Option<String>, CommandError> {
+pub(in super::super) fn variable(name: &str) -> Result<Option<String>, CommandError> {
     match std::env::var_os(name).filter(|value| !value.is_empty()) {
         Some(value) => match value.into_string() {
             Ok(text) => Ok(Some(text)),
@@ -96,16 +96,23 @@ fn variable(name: &str) -> Result<Option<String>, CommandError> {
     }
 }
 
-/// Returns the first of the addresses in a list. The hosts of one address are separated by commas,
-/// too.
+/// Returns the first of the addresses in a list.
 fn first_url(urls: &str) -> &str {
-    let begins = |rest: &str| rest.starts_with("postgres://") || rest.starts_with("postgresql://");
-    let is_end = |comma: &usize| begins(urls[comma + 1..].trim_start());
-    let end = urls.match_indices(',').map(|(comma, _)| comma).find(is_end);
-    urls[..end.unwrap_or(urls.len())].trim().trim_end_matches(',')
+    split_urls(urls).0
 }
 
-fn address(url: &str) -> Result<NodeAddress, String> {
+/// Returns the first of the addresses in a list, and the rest. The hosts of one address are
+/// separated by commas, too.
+pub(in super::super) fn split_urls(urls: &str) -> (&str, &str) {
+    let begins = |rest: &str| rest.starts_with("postgres://") || rest.starts_with("postgresql://");
+    let is_end = |comma: &usize| begins(urls[comma + 1..].trim_start());
+    let end = urls.match_indices(',').map(|(comma, _)| comma).find(is_end).unwrap_or(urls.len());
+    let (first, rest) = urls.split_at(end);
+    (first.trim().trim_end_matches(','), rest.trim_start_matches([',', ' ']))
+}
+
+/// Returns the node of an address, with the password of the environment if it has none.
+pub(in super::super) fn address(url: &str) -> Result<NodeAddress, String> {
     let password = std::env::var(PASSWORD_VARIABLE).ok().map(Password::new);
     let defaults = NodeDefaults { password, ..NodeDefaults::default() };
     NodeAddress::parse(url, &defaults).map_err(|error| error.to_string())
@@ -184,7 +191,9 @@ fn unreachable(data_dir: &Path, error: ControlError) -> CommandError {
 }
 
 /// Runs work that talks to a server.
-fn with_runtime<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+pub(crate) fn with_runtime<T>(
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
     runtime.block_on(work)

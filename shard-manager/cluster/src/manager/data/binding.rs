@@ -49,43 +49,43 @@ impl Data<'_> {
         if self.rights.is_all() {
             return Ok(query);
         }
-        self.bind_to_grant(query.into_owned(), key).map(Cow::Owned)
+        bind_to_grant(self, query.into_owned(), key).map(Cow::Owned)
     }
+}
 
-    fn bind_to_grant(
-        self,
-        mut query: ReadQuery,
-        key: Option<ShardKey<'_>>,
-    ) -> Result<ReadQuery, Error> {
-        // Only this function binds: a condition of the client is never taken for a binding.
-        query.is_bound = false;
-        let table = Arc::clone(query.table.whole());
-        query.table = Arc::clone(&table);
-        let named = query.columns_named();
-        let columns = named.iter().map(|column| table.column(*column).name.as_str());
-        let request = RowRequest { operations: RowOperations::READ, table: table.name(), columns };
-        let key = if is_on(Mutation::UnboundReads) { None } else { key };
-        let allowed = match key {
-            Some(key) => self.rights.allow_key(&request, key),
-            None => self.rights.allow_bound(&request),
-        };
-        let allowed = allowed.map_err(|denied| self.schema().refusal(denied))?;
-        if query.outputs.is_empty() {
-            query.select_if(|column| allowed.columns.contains(column));
-        }
-        if query.outputs.is_empty() {
-            return Err(Error::Forbidden {
-                operations: RowOperations::READ.to_string(),
-                table: table.name().to_owned(),
-                lack: "its grant has no column that an answer has: name columns in select"
-                    .to_owned(),
-            });
-        }
-        if key.is_none() && !is_on(Mutation::UnboundReads) {
-            bind_keys(&mut query, &allowed)?;
-        }
-        Ok(query)
+/// Binds a query to the first grant that allows all of its columns.
+fn bind_to_grant(
+    data: Data<'_>,
+    mut query: ReadQuery,
+    key: Option<ShardKey<'_>>,
+) -> Result<ReadQuery, Error> {
+    // Only this function binds: a condition of the client is never taken for a binding.
+    query.is_bound = false;
+    let table = Arc::clone(query.table.whole());
+    query.table = Arc::clone(&table);
+    let named = query.columns_named();
+    let columns = named.iter().map(|column| table.column(*column).name.as_str());
+    let request = RowRequest { operations: RowOperations::READ, table: table.name(), columns };
+    let key = if is_on(Mutation::UnboundReads) { None } else { key };
+    let allowed = match key {
+        Some(key) => data.rights.allow_key(&request, key),
+        None => data.rights.allow_bound(&request),
+    };
+    let allowed = allowed.map_err(|denied| data.schema().refusal(denied))?;
+    if query.outputs.is_empty() {
+        query.select_if(|column| allowed.columns.contains(column));
     }
+    if query.outputs.is_empty() {
+        return Err(Error::Forbidden {
+            operations: RowOperations::READ.to_string(),
+            table: table.name().to_owned(),
+            lack: "its grant has no column that an answer has: name columns in select".to_owned(),
+        });
+    }
+    if key.is_none() && !is_on(Mutation::UnboundReads) {
+        bind_keys(&mut query, &allowed)?;
+    }
+    Ok(query)
 }
 
 /// Binds a read without a shard key in the request.

@@ -5,18 +5,21 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use model::error::{Error, Outcome};
 use model::fair_share::FairShare;
-use model::position::Position;
 use model::row_change::{Change, RowDone, RowWrite, WriteRequest};
 use model::sabotage::{Mutation, is_on};
 use model::shard_map::KeyLocation;
-use model::token::SessionToken;
+use model::slot_refusal::SlotRefusal;
 use model::topology::ShardNumber;
 
 use super::super::RequestOptions;
 use super::Data;
+use super::bulk_rows::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 use super::permission::PermittedRows;
+use super::refused_row::RefusedRow;
+use super::shard_parts::{ShardParts, later};
 use crate::lane::LaneTimes;
 use crate::shard::{Shard, WriteDone};
 
@@ -25,48 +28,32 @@ const CHUNK_ROWS_MAX: usize = 1_000;
 /// Highest size of such a chunk in bytes.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
-/// One row of a bulk write, checked and routed.
-#[derive(Clone, Debug)]
-pub struct BulkRow {
-    /// Index of the row in the request.
-    pub index: usize,
-    /// Slot and shard of the row.
-    pub place: KeyLocation,
-    /// The change.
-    pub row: RowWrite,
+/// Manner in which rows are sent to a lane.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RequestKind {
+    /// True if the rows of a shard are one transaction.
+    pub(super) is_atomic: bool,
+    /// True to wait for room in a full queue.
+    pub(super) waits_for_room: bool,
+    /// Tenant for whom the changes are made.
+    pub(super) share: FairShare,
 }
 
-/// Outcome of one row of a bulk write.
-#[derive(Clone, Debug)]
-pub struct BulkRowDone {
-    /// Index of the row in the request.
-    pub index: usize,
-    /// Slot and shard of the row.
-    pub place: KeyLocation,
-    /// Outcome of the row.
-    pub outcome: Result<RowDone, (Error, Outcome)>,
+/// Sender of checked rows to the shards that own their slots.
+#[derive(Clone, Copy)]
+pub(super) struct RowSender<'d> {
+    pub(super) data: Data<'d>,
+    pub(super) kind: RequestKind,
+    pub(super) options: &'d RequestOptions,
 }
 
-/// Bulk write that was carried out.
-#[derive(Clone, Debug)]
-pub struct BulkDone {
-    /// Rows of the request, in the order of the shards.
-    pub rows: Vec<BulkRowDone>,
-    /// Session of the client, with the positions of this write.
-    pub session: SessionToken,
-    /// Times of the slowest shard.
-    pub times: LaneTimes,
-}
-
-/// Outcomes of rows of one shard.
-#[derive(Clone, Debug, Default)]
-pub struct BulkPart {
-    /// The rows.
-    pub rows: Vec<BulkRowDone>,
-    /// Position after the last of them.
-    pub seen: Option<Position>,
-    /// Times in the queue and in the database.
-    pub times: LaneTimes,
+/// Rows that were sent to a shard.
+#[derive(Default)]
+pub(super) struct WrittenPart {
+    /// Outcomes of those that the shard has accepted, or that have failed.
+    pub(super) part: BulkPart,
+    /// Rows whose slots the shard does not accept.
+    pub(super) refused: Vec<RefusedRow>,
 }
 
 impl Data<'_> {
@@ -74,111 +61,176 @@ impl Data<'_> {
     /// given order. Outcomes are in the order of the shards, not of the request. Rows that the
     /// rights of the caller do not permit are rejected, and the others are applied.
     pub async fn write_bulk(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
+        self.write_bulk_while(rows, options, || true).await
+    }
+
+    /// Applies many changes like [`Data::write_bulk`], as long as the caller may continue.
+    /// `may_continue` is called before each chunk; once it returns false, no more rows are sent.
+    pub async fn write_bulk_while(
+        self,
+        rows: Vec<BulkRow>,
+        options: &RequestOptions,
+        may_continue: impl Fn() -> bool,
+    ) -> BulkDone {
         let permitted = self.permit_rows(rows);
-        let share = self.rights.share();
-        self.write_parts(permitted, options, async |shard, rows| {
-            write_chunks(shard, rows, share, options).await
-        })
-        .await
+        RowSender::new(self, options).write_parts(permitted, &may_continue).await
     }
 
     /// Applies many changes; the rows of each shard are one transaction: all of them are stored, or
-    /// none. A row that the rights of the caller do not permit undoes the rows of its shard.
+    /// none. A row that the rights of the caller do not permit undoes the rows of its shard. If
+    /// slots of a transaction move before it is carried out, the rows of each owner are one.
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         let mut permitted = self.permit_rows(rows);
         permitted.undo_transactions();
-        let share = self.rights.share();
-        self.write_parts(permitted, options, async |shard, rows| {
-            let atomic_rows = Some(rows.iter().map(|row| row.index).collect());
-            write_request(shard, rows, options, |rows| WriteRequest {
-                rows,
-                atomic_rows,
-                waits_for_room: false,
-                share,
-            })
-            .await
-        })
-        .await
+        RowSender::new(self, options).atomic().write_parts(permitted, &|| true).await
     }
 
     /// Applies changes of one shard independently; the rows of each of its lanes are one operation.
     /// Waits for room if the shard's queue is full, but not past the deadline. Rows that the rights
-    /// of the caller do not permit are rejected.
+    /// of the caller do not permit are rejected. Returns the outcomes by shard: other shards carry
+    /// out rows whose slots have moved.
     pub async fn write_chunk(
         self,
         shard: ShardNumber,
         rows: Vec<BulkRow>,
         options: &RequestOptions,
-    ) -> BulkPart {
+    ) -> Vec<(ShardNumber, BulkPart)> {
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
         let mut permitted = self.permit_rows(rows);
         let rows = std::mem::take(&mut permitted.rows);
         let _pending = self.pending_keys(rows.iter().map(|row| (row.place, &row.row)));
-        let share = self.rights.share();
-        let request = |rows| WriteRequest { rows, atomic_rows: None, waits_for_room: true, share };
-        let shard = &self.manager.shards[shard.index()];
-        let mut done = write_by_lane(shard, rows, options, request).await;
-        permitted.complete(&mut done.rows);
-        done
-    }
-
-    async fn write_parts(
-        self,
-        mut permitted: PermittedRows<'_>,
-        options: &RequestOptions,
-        write: impl AsyncFn(&Shard, Vec<BulkRow>) -> BulkPart,
-    ) -> BulkDone {
-        let mut by_shard: Vec<Vec<BulkRow>> =
-            self.manager.shards.iter().map(|_| Vec::new()).collect();
-        for row in std::mem::take(&mut permitted.rows) {
-            by_shard[row.place.shard.index()].push(row);
-        }
-        let all = by_shard.iter().flatten();
-        let pending = self.pending_keys(all.map(|row| (row.place, &row.row)));
-        let shards = self.manager.shards.iter().zip(by_shard);
-        let parts = shards.map(|(shard, rows)| write(shard, rows));
-        let parts = futures_util::future::join_all(parts).await;
-        drop(pending);
-        let mut session = options.session.clone();
-        let mut done = Vec::new();
-        let mut slowest = LaneTimes::default();
-        for (shard, BulkPart { rows, seen, times }) in (0..).map(ShardNumber).zip(parts) {
-            if let Some(position) = seen {
-                self.manager.sessions().extend(&mut session, shard, position);
-            }
-            slowest = slowest.slower(times);
-            done.extend(rows);
-        }
-        permitted.complete(&mut done);
-        BulkDone { rows: done, session, times: slowest }
+        let mut parts = ShardParts::default();
+        let sender = RowSender::new(self, options).patient();
+        sender.write_settled((shard, rows), &mut parts).await;
+        parts.iter_mut().for_each(|part| permitted.cut(&mut part.rows));
+        parts.of(shard).rows.append(&mut permitted.refused);
+        parts.into_parts().collect()
     }
 }
 
-/// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key keep
-/// their order, and one bulk write cannot fill the lane.
-async fn write_chunks(
-    shard: &Shard,
-    rows: Vec<BulkRow>,
-    share: FairShare,
-    options: &RequestOptions,
-) -> BulkPart {
-    let request = |rows: Vec<RowWrite>| WriteRequest { share, ..rows.into() };
-    let mut done = BulkPart { rows: Vec::with_capacity(rows.len()), ..BulkPart::default() };
-    let mut rows = rows.into_iter().peekable();
-    while rows.peek().is_some() {
-        let (mut chunk, mut bytes) = (Vec::new(), 0);
-        while chunk.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
-            let Some(next) = rows.next() else { break };
-            bytes += next.row.bytes();
-            chunk.push(next);
-        }
-        let written = write_by_lane(shard, chunk, options, request).await;
-        done.rows.extend(written.rows);
-        done.seen =
-            later(done.seen, written.seen, |one| shard.replication.timeline().history().holds(one));
-        done.times = done.times.and_then(written.times);
+impl<'d> RowSender<'d> {
+    /// Creates the sender of rows that are independent of each other.
+    pub(super) fn new(data: Data<'d>, options: &'d RequestOptions) -> Self {
+        let share = data.rights.share();
+        let kind = RequestKind { is_atomic: false, waits_for_room: false, share };
+        Self { data, kind, options }
     }
-    done
+
+    /// Returns the sender of rows that are one transaction on each shard.
+    fn atomic(mut self) -> Self {
+        self.kind.is_atomic = true;
+        self
+    }
+
+    /// Returns the sender that waits for room in a full queue.
+    pub(super) fn patient(mut self) -> Self {
+        self.kind.waits_for_room = true;
+        self
+    }
+
+    /// Writes rows, those of the shards in parallel.
+    async fn write_parts(
+        self,
+        mut permitted: PermittedRows<'_>,
+        may_continue: &impl Fn() -> bool,
+    ) -> BulkDone {
+        let mut by_shard: BTreeMap<ShardNumber, Vec<BulkRow>> = BTreeMap::new();
+        for row in std::mem::take(&mut permitted.rows) {
+            by_shard.entry(row.place.shard).or_default().push(row);
+        }
+        let all = by_shard.values().flatten();
+        let pending = self.data.pending_keys(all.map(|row| (row.place, &row.row)));
+        let pipes = by_shard.into_iter().map(|part| self.write_pipe(part, may_continue));
+        let pipes = join_all(pipes).await;
+        drop(pending);
+        let mut session = self.options.session.clone();
+        let (mut done, mut all_unsent) = (Vec::new(), Vec::new());
+        let mut slowest = LaneTimes::default();
+        for (shard, part) in pipes.into_iter().flat_map(ShardParts::into_parts) {
+            let BulkPart { rows, unsent, seen, times } = part;
+            if let Some(position) = seen {
+                self.data.manager.sessions().extend(&mut session, shard, position);
+            }
+            slowest = slowest.slower(times);
+            done.extend(rows);
+            all_unsent.extend(unsent);
+        }
+        permitted.complete(&mut done);
+        BulkDone { rows: done, unsent: all_unsent, session, times: slowest }
+    }
+
+    /// Writes the rows of one shard of a bulk write, one chunk after the other. So rows of one key
+    /// keep their order, and one bulk write cannot fill the lane. A transaction is one chunk.
+    /// The rest is not sent once the caller may not continue.
+    async fn write_pipe(
+        self,
+        (shard, rows): (ShardNumber, Vec<BulkRow>),
+        may_continue: &impl Fn() -> bool,
+    ) -> ShardParts {
+        let mut parts = ShardParts::default();
+        if self.kind.is_atomic {
+            self.write_settled((shard, rows), &mut parts).await;
+            return parts;
+        }
+        parts.of(shard).rows.reserve(rows.len());
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            if !may_continue() {
+                parts.of(shard).unsent = rows.map(|row| row.index).collect();
+                return parts;
+            }
+            let (mut chunk, mut bytes) = (Vec::new(), 0);
+            while chunk.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
+                let Some(next) = rows.next() else { break };
+                bytes += next.row.bytes();
+                chunk.push(next);
+            }
+            self.write_settled((shard, chunk), &mut parts).await;
+        }
+        parts
+    }
+
+    /// Writes rows that a map has placed on one shard, and waits until each has an outcome.
+    async fn write_settled(
+        self,
+        (shard, rows): (ShardNumber, Vec<BulkRow>),
+        parts: &mut ShardParts,
+    ) {
+        let Some(first) = rows.first() else { return };
+        let manager = self.data.manager;
+        let refused = if manager.router.is_current(first.place) {
+            let WrittenPart { part, refused } = self.write_group((shard, rows)).await;
+            parts.absorb(manager, shard, part);
+            refused.iter().for_each(|row| manager.router.learn(shard, row.refusal));
+            refused
+        } else {
+            Box::pin(self.write_relocated(rows, parts)).await
+        };
+        if !refused.is_empty() {
+            Box::pin(self.settle(refused, parts)).await;
+        }
+    }
+
+    /// Sends rows to a shard: as one transaction, or those of each of its lanes as one operation.
+    pub(super) async fn write_group(
+        self,
+        (number, rows): (ShardNumber, Vec<BulkRow>),
+    ) -> WrittenPart {
+        let Self { data, kind, options } = self;
+        match data.manager.shard(number) {
+            Some(shard) if kind.is_atomic => write_request(&shard, rows, options, kind).await,
+            Some(shard) => write_by_lane(&shard, rows, options, kind).await,
+            // A shard that has retired owns no slots.
+            None => {
+                let absent = |row: BulkRow| {
+                    let refusal = SlotRefusal::absent(row.place.slot);
+                    RefusedRow::new(row, refusal)
+                };
+                let refused = rows.into_iter().map(absent).collect();
+                WrittenPart { refused, ..WrittenPart::default() }
+            }
+        }
+    }
 }
 
 /// Writes rows, those of each of the shard's lanes as one operation.
@@ -186,34 +238,23 @@ async fn write_by_lane(
     shard: &Shard,
     rows: Vec<BulkRow>,
     options: &RequestOptions,
-    request: impl Fn(Vec<RowWrite>) -> WriteRequest,
-) -> BulkPart {
+    kind: RequestKind,
+) -> WrittenPart {
     let mut by_lane: BTreeMap<usize, Vec<BulkRow>> = BTreeMap::new();
     for row in rows {
         by_lane.entry(shard.lane_of(&row.row.key)).or_default().push(row);
     }
-    let parts = by_lane.into_values().map(|rows| write_request(shard, rows, options, &request));
-    let mut done = BulkPart::default();
-    for written in futures_util::future::join_all(parts).await {
-        done.rows.extend(written.rows);
-        done.seen =
-            later(done.seen, written.seen, |one| shard.replication.timeline().history().holds(one));
-        done.times = done.times.slower(written.times);
+    let parts = by_lane.into_values().map(|rows| write_request(shard, rows, options, kind));
+    let mut done = WrittenPart::default();
+    for WrittenPart { part, refused } in join_all(parts).await {
+        let whole = &mut done.part;
+        whole.rows.extend(part.rows);
+        let holds = |one| shard.replication.timeline().history().holds(one);
+        whole.seen = later(whole.seen, part.seen, holds);
+        whole.times = whole.times.slower(part.times);
+        done.refused.extend(refused);
     }
     done
-}
-
-/// Returns the later position. Of positions of different timelines, one that the shard's history
-/// has lost is returned: a later position must not hide the loss.
-fn later(
-    seen: Option<Position>,
-    position: Option<Position>,
-    holds: impl Fn(Position) -> bool,
-) -> Option<Position> {
-    let (Some(seen), Some(now)) = (seen, position) else { return seen.or(position) };
-    let is_lost = |one: &Position| seen.timeline != now.timeline && !holds(*one);
-    let later = if seen.sequence > now.sequence { seen } else { now };
-    Some([seen, now].into_iter().find(is_lost).unwrap_or(later))
 }
 
 /// Writes rows of one lane as one operation.
@@ -221,61 +262,88 @@ async fn write_request(
     shard: &Shard,
     rows: Vec<BulkRow>,
     options: &RequestOptions,
-    request: impl FnOnce(Vec<RowWrite>) -> WriteRequest,
-) -> BulkPart {
+    kind: RequestKind,
+) -> WrittenPart {
+    let mut written = WrittenPart::default();
     if rows.is_empty() {
-        return BulkPart::default();
+        return written;
     }
+    let RequestKind { is_atomic, waits_for_room, share } = kind;
+    let atomic_rows = is_atomic.then(|| rows.iter().map(|row| row.index).collect());
     let (mut places, mut changes) =
         (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for BulkRow { index, place, row } in rows {
         places.push((index, place));
         changes.push(row);
     }
-    let mut part_done = BulkPart::default();
-    let outcomes = match shard.write(request(changes), options.level, options.deadline).await {
+    let request = WriteRequest { rows: changes, atomic_rows, waits_for_room, share };
+    let part = &mut written.part;
+    let outcomes = match shard.write(request, options.level, options.deadline).await {
         Ok(done) => {
-            part_done.seen = Some(done.seen());
+            part.seen = Some(done.seen());
             let WriteDone { applied, shortfall } = done;
-            part_done.times = applied.times;
-            let failed = |row: Result<RowDone, Error>| match (row, &shortfall) {
-                (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
-                (Ok(row), None) => Ok(row),
-                (Err(_), _) if is_on(Mutation::BulkReportAllOk) => {
-                    let (change, version, json) = (Change::Changed, 0, Vec::new());
-                    Ok(RowDone { change, version, json, replayed: false })
-                }
-                (Err(error), _) => Err((error, Outcome::Rejected)),
-            };
-            applied.rows.into_iter().map(failed).collect()
+            part.times = applied.times;
+            if let Some(request) = applied.refused {
+                let refused = (request.rows, applied.rows);
+                return written.sort(places, refused, shortfall.as_ref(), is_atomic);
+            }
+            applied.rows.into_iter().map(|row| outcome(row, shortfall.as_ref())).collect()
         }
         Err(failure) => vec![Err((failure.error, failure.outcome)); places.len()],
     };
     let rows = places.into_iter().zip(outcomes);
     let done = rows.map(|((index, place), outcome)| BulkRowDone { index, place, outcome });
-    part_done.rows = done.collect();
-    part_done
+    part.rows = done.collect();
+    written
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn position(timeline: u32, sequence: u64) -> Option<Position> {
-        Some(Position { timeline, sequence })
-    }
-
-    #[test]
-    fn the_later_position_counts_unless_the_other_is_lost() {
-        // Timeline 2 began at position 90 of timeline 1.
-        let holds = |one: Position| one.timeline == 2 || one.sequence <= 90;
-        assert_eq!(later(None, position(1, 5), holds), position(1, 5));
-        assert_eq!(later(position(1, 5), None, holds), position(1, 5));
-        assert_eq!(later(position(1, 7), position(1, 5), holds), position(1, 7));
-        assert_eq!(later(position(1, 80), position(2, 95), holds), position(2, 95));
-        for lost in [91, 95, 100] {
-            assert_eq!(later(position(1, lost), position(2, 95), holds), position(1, lost));
-            assert_eq!(later(position(2, 95), position(1, lost), holds), position(1, lost));
+fn outcome(
+    row: Result<RowDone, Error>,
+    shortfall: Option<&Error>,
+) -> Result<RowDone, (Error, Outcome)> {
+    match (row, shortfall) {
+        (Ok(_), Some(shortfall)) => Err((shortfall.clone(), Outcome::Committed)),
+        (Ok(row), None) => Ok(row),
+        (Err(_), _) if is_on(Mutation::BulkReportAllOk) => {
+            let (change, version, json) = (Change::Changed, 0, Vec::new());
+            Ok(RowDone { change, version, json, replayed: false })
         }
+        (Err(error), _) => Err((error, Outcome::Rejected)),
+    }
+}
+
+impl WrittenPart {
+    /// Divides rows into those that the shard has refused for their slots and the others. A
+    /// transaction with such a row is refused as a whole.
+    fn sort(
+        mut self,
+        places: Vec<(usize, KeyLocation)>,
+        (changes, results): (Vec<RowWrite>, Vec<Result<RowDone, Error>>),
+        shortfall: Option<&Error>,
+        is_atomic: bool,
+    ) -> Self {
+        let refusal = |result: &Result<RowDone, Error>| match result {
+            Err(Error::SlotRefused(refusal)) => Some(*refusal),
+            Ok(_) | Err(_) => None,
+        };
+        let culprit = results.iter().zip(&places);
+        let culprit = culprit.filter(|_| is_atomic);
+        let culprit = culprit.filter_map(|(result, (index, _))| Some((refusal(result)?, *index)));
+        let culprit = culprit.min_by_key(|(_, index)| *index);
+        let rows = places.into_iter().zip(changes).zip(results);
+        for (((index, place), row), result) in rows {
+            let row = BulkRow { index, place, row };
+            match (refusal(&result), culprit) {
+                (Some(refusal), _) => self.refused.push(RefusedRow::new(row, refusal)),
+                (None, Some((refusal, by))) => {
+                    self.refused.push(RefusedRow::new(row, refusal).undone_by(by));
+                }
+                (None, None) => {
+                    let outcome = outcome(result, shortfall);
+                    self.part.rows.push(BulkRowDone { index, place, outcome });
+                }
+            }
+        }
+        self
     }
 }

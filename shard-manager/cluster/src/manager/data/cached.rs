@@ -18,7 +18,7 @@ use model::shard_map::KeyLocation;
 use model::table::Table;
 
 use super::{Data, RowReader};
-use crate::shard::{ReadRequirements, ShardRows};
+use crate::shard::{ReadRequirements, Shard, ShardRows};
 
 /// Rows of a read of one key, and the node or cache that answered.
 pub(super) struct KeyAnswer {
@@ -35,7 +35,7 @@ pub(super) struct PendingKeys {
 }
 
 struct PendingKey {
-    epoch: u64,
+    since: u64,
     slot: Slot,
     table: Arc<Table>,
     key: String,
@@ -43,8 +43,8 @@ struct PendingKey {
 
 impl PendingKey {
     fn about(&self) -> About<'_> {
-        let Self { epoch, slot, table, key } = self;
-        About { epoch: *epoch, slot: *slot, table: table.name(), key }
+        let Self { since, slot, table, key } = self;
+        About { since: *since, slot: *slot, table: table.name(), key }
     }
 }
 
@@ -72,12 +72,12 @@ impl Data<'_> {
             return PendingKeys { cache: None, keys: Vec::new() };
         };
         let mut keys: Vec<PendingKey> = Vec::with_capacity(rows.size_hint().0);
-        for (KeyLocation { epoch, slot, .. }, RowWrite { table, key, .. }) in rows {
+        for (KeyLocation { since, slot, .. }, RowWrite { table, key, .. }) in rows {
             // Rows of one key often follow each other.
             let is_last = |last: &PendingKey| last.key == *key && Arc::ptr_eq(&last.table, table);
             if !keys.last().is_some_and(is_last) {
                 let (table, key) = (Arc::clone(table), key.clone());
-                keys.push(PendingKey { epoch, slot, table, key });
+                keys.push(PendingKey { since, slot, table, key });
             }
         }
         PendingKeys { cache: Some(Arc::clone(cache)), keys }
@@ -89,20 +89,23 @@ impl RowReader<'_> {
     pub(super) async fn read_key(
         self,
         (query, key): (&ReadQuery, ShardKey<'_>),
-        place: KeyLocation,
+        (place, shard): (KeyLocation, &Shard),
         requirements: &ReadRequirements,
     ) -> Result<KeyAnswer, Error> {
-        let shard = &self.data.manager.shards[place.shard.index()];
         let read =
             async || shard.reads().read_key(query, (place.slot, key.as_str()), requirements).await;
         let Some(cache) = &self.data.manager.cache else {
             return Ok(KeyAnswer::of(read().await?, None));
         };
-        if self.options.level != Level::One || !cache.keeps(query) {
+        // The entries of a slot that has moved are those of its former owner, until the map names
+        // the new one.
+        let is_moved = !self.data.manager.router.follows_map()
+            && self.data.manager.map.load().owner(place.slot) != place.shard;
+        if self.options.level != Level::One || !cache.keeps(query) || is_moved {
             return Ok(KeyAnswer::of(read().await?, Some(cache.bypass())));
         }
-        let KeyLocation { epoch, slot, .. } = place;
-        let about = About { epoch, slot, table: query.table.name(), key: key.as_str() };
+        let KeyLocation { since, slot, .. } = place;
+        let about = About { since, slot, table: query.table.name(), key: key.as_str() };
         let want = FreshnessRequirement {
             timeline: shard.replication.timeline().id(),
             seen: self.options.session.seen(place.shard).map(|position| position.sequence),

@@ -128,11 +128,16 @@ impl PermittedRows<'_> {
     /// Adds the outcomes of the refused rows, and cuts those of the others to what the caller may
     /// read.
     pub(super) fn complete(self, done: &mut Vec<BulkRowDone>) {
+        self.cut(done);
+        done.extend(self.refused);
+    }
+
+    /// Cuts the outcomes of permitted rows to what the caller may read.
+    pub(super) fn cut(&self, done: &mut [BulkRowDone]) {
         for row in done.iter_mut().filter(|_| !self.readable.is_empty()) {
             let Some(readable) = self.readable.get(&row.index) else { continue };
             readable.cut(row.outcome.as_mut().map_err(|(error, _)| error));
         }
-        done.extend(self.refused);
     }
 }
 

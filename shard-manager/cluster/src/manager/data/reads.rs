@@ -1,4 +1,4 @@
-//! Reads: rows of one key, of the keys that filters name, or of all shards.
+//! Reads: the route of a read by its key or its filters, and reads of one key.
 //!
 //! **Invariant:** a read whose filters name its keys returns the same rows, in the same order and
 //! with cursors of the same kind, as one that reads all shards.
@@ -9,29 +9,34 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use access::rights::CompiledRole;
 use cache::ServedBy;
 use model::cursor;
 use model::error::{Error, Failure};
 use model::keyspace::{ShardKey, Slot};
 use model::query::ReadQuery;
-use model::result_rows::Rows;
 use model::shard_map::{KeyLocation, ShardMap};
-use model::topology::{Role, ShardNumber};
+use model::slot_refusal::{RefusedState, SlotRefusal};
+use model::topology::ShardNumber;
 use model::value::Value;
 
-use super::super::{ReadDone, RequestOptions};
+use super::super::{Manager, ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
 use super::{Data, ResumeError, RowReader};
-use crate::shard::{ReadRequirements, ShardRows};
+use crate::shard::{ReadRequirements, Shard};
 
-/// Query that each shard of a read answers.
-type Questions = Vec<(ShardNumber, Arc<ReadQuery>)>;
+/// Highest number of times that a read looks for the owner of a slot again.
+pub(super) const TRIES_MAX: usize = 64;
+/// Number of these after which a read waits, even if another shard was named.
+const HOPS_MAX: usize = 4;
+/// Wait of a read for the owner of a slot.
+pub(super) const RETRY: Duration = Duration::from_millis(10);
 
 /// Shard keys that the filters name, by their shards.
-type KeysOfShards = BTreeMap<ShardNumber, Vec<(Slot, String)>>;
+pub(super) type KeysOfShards = BTreeMap<ShardNumber, Vec<(Slot, String)>>;
 
 /// Shards that are read without a shard key in the request.
-enum Route {
+pub(super) enum Route {
     /// The shard of one key.
     Key(String, KeyLocation),
     /// The shards of several keys.
@@ -42,12 +47,14 @@ enum Route {
 
 impl Route {
     /// Routes by the shard keys that the filters name. A key outside the keyspace has no rows.
-    fn of(query: &ReadQuery, map: &ShardMap) -> Self {
+    fn of(query: &ReadQuery, map: &ShardMap, manager: &Manager) -> Self {
         let Some(named) = query.keys_named() else { return Self::Shards };
         if named.is_empty() && query.is_bound {
             return Self::Keys(KeysOfShards::new());
         }
-        let place = |key: &str| map.place(ShardKey::parse(key).ok()?).ok();
+        let place = |key: &str| {
+            Some(manager.router.redirected(map.place(ShardKey::parse(key).ok()?).ok()?))
+        };
         let mut placed = named.into_iter().filter_map(|key| Some((place(&key)?, key)));
         let Some((first_place, first)) = placed.next() else { return Self::Shards };
         let Some((next_place, next)) = placed.next() else { return Self::Key(first, first_place) };
@@ -56,6 +63,17 @@ impl Route {
             keys.entry(place.shard).or_default().push((place.slot, key));
         }
         Self::Keys(keys)
+    }
+
+    /// Returns the latest epoch in which a slot of the route got its owner.
+    pub(super) fn since(&self, map: &ShardMap) -> u64 {
+        match self {
+            Self::Key(_, place) => place.since,
+            Self::Keys(keys) => {
+                keys.values().flatten().map(|(slot, _)| map.since(*slot)).max().unwrap_or(0)
+            }
+            Self::Shards => map.owners().map(|owner| owner.since).max().unwrap_or(1),
+        }
     }
 }
 
@@ -77,12 +95,18 @@ impl Data<'_> {
         if query.outputs.is_empty() && self.rights.is_all() {
             query.select_if(|_| true);
         }
+        let options = &*self.catch_up(options).await;
         let map = self.manager.map.load();
         let began = Instant::now();
         let reader = RowReader { data: self, options };
         let Some(key) = key else {
-            let (route, epoch) = (Route::of(&query, &map), map.epoch());
+            let (route, epoch) = (Route::of(&query, &map, self.manager), map.epoch());
+            let has_moved = reader.has_moved(&route, &map);
             drop(map);
+            if has_moved {
+                let checked = Box::pin(reader.check_positions(options.deadline)).await;
+                checked.map_err(|error| Failure::rejected(error, None))?;
+            }
             return reader.read_by_filters((query, route), epoch).await;
         };
         let place = map.place(key);
@@ -97,17 +121,23 @@ impl Data<'_> {
     /// rights of the caller name keys. A read that the rights do not permit is none.
     pub fn asks_all_shards(self, query: &ReadQuery) -> bool {
         let query = self.bind(Cow::Borrowed(query), None);
-        query
-            .is_ok_and(|query| matches!(Route::of(&query, &self.manager.map.load()), Route::Shards))
+        query.is_ok_and(|query| {
+            matches!(Route::of(&query, &self.manager.map.load(), self.manager), Route::Shards)
+        })
     }
 
-    fn next_cursor(
+    pub(super) fn next_cursor(
         self,
         query: &ReadQuery,
         key: Option<ShardKey<'_>>,
         last: Option<&[Value]>,
     ) -> Option<String> {
-        Some(cursor::encode(query, key.map(|key| key.as_str()), last?, &self.manager.token_key))
+        let (key, secret) = (key.map(|key| key.as_str()), &self.manager.token_key);
+        // The last row has an id, also if no answer may contain it.
+        let hides = |role: &CompiledRole| role.hides_columns(query.table.name());
+        let is_sealed = self.rights.role().is_some_and(hides);
+        let encode = if is_sealed { cursor::encode_sealed } else { cursor::encode };
+        Some(encode(query, key, last?, secret))
     }
 
     /// Returns the sort keys after which a read continues, by the cursor of an earlier one.
@@ -134,20 +164,12 @@ impl RowReader<'_> {
         epoch: u64,
     ) -> Result<ReadDone, Failure> {
         let query = Arc::new(query);
-        let questions = match route {
+        let keys = match route {
             Route::Key(key, place) => return self.read_named((&query, &key), place).await,
-            Route::Keys(keys) => {
-                let questions = keys
-                    .into_iter()
-                    .map(|(shard, keys)| (shard, Arc::new(ReadQuery { keys, ..(*query).clone() })));
-                questions.collect()
-            }
-            Route::Shards => {
-                let shards = (0..).map(ShardNumber).zip(&self.data.manager.shards);
-                shards.map(|(shard, _)| (shard, Arc::clone(&query))).collect()
-            }
+            Route::Keys(keys) => Some(keys),
+            Route::Shards => None,
         };
-        self.scatter(&query, questions, epoch).await
+        self.scatter(query, keys, epoch).await
     }
 
     /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter
@@ -167,17 +189,26 @@ impl RowReader<'_> {
         Ok(done)
     }
 
-    /// Reads the rows of one key; the caller creates the cursor.
+    /// Reads the rows of one key; the caller creates the cursor. A slot that has moved is read from
+    /// its new owner.
     async fn read_one(
         self,
         (query, key): (&ReadQuery, ShardKey<'_>),
         place: KeyLocation,
         began: Instant,
     ) -> Result<ReadDone, Failure> {
-        let told = |error| Failure::rejected(error, Some(place));
-        let requirements = self.requirements(place.shard, self.options.deadline).await;
-        let requirements = requirements.map_err(told)?;
-        let answer = self.read_key((query, key), place, &requirements).await.map_err(told)?;
+        let mut place = self.data.manager.router.redirected(place);
+        let mut tries = 0;
+        let answer = loop {
+            match self.read_place((query, key), place).await {
+                Err(Error::SlotRefused(refusal)) if tries < TRIES_MAX => {
+                    tries += 1;
+                    // On the heap: every read reserves space for this wait, and few need it.
+                    place = Box::pin(self.next_place(place, refusal, tries)).await;
+                }
+                answer => break answer.map_err(|error| Failure::rejected(error, Some(place)))?,
+            }
+        };
         let KeyAnswer { rows, position, served_by, cache } = answer;
         let mut session = self.options.session.clone();
         self.data.manager.sessions().extend(&mut session, place.shard, position);
@@ -197,88 +228,61 @@ impl RowReader<'_> {
         })
     }
 
-    /// Reads from several shards, each of which sorts and limits; the merge limits again.
-    async fn scatter(
+    async fn read_place(
         self,
-        query: &ReadQuery,
-        questions: Questions,
-        epoch: u64,
-    ) -> Result<ReadDone, Failure> {
-        let began = Instant::now();
-        // A shard must answer before the client's deadline.
-        let left = self.options.deadline.saturating_duration_since(began);
-        let deadline =
-            self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
-        let reads = questions.iter().map(async |(index, query)| {
-            let shard = &self.data.manager.shards[index.index()];
-            let requirements = self.requirements(*index, deadline).await?;
-            shard.reads().read_all(query, &requirements).await
-        });
-        let answers = futures_util::future::join_all(reads).await;
-        let database = began.elapsed();
-        let mut session = self.options.session.clone();
-        let mut served_by = ServedBy::Replica;
-        let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-        let mut first_error = None;
-        for ((index, _), answer) in questions.into_iter().zip(answers) {
-            match answer {
-                Ok(ShardRows { read, role, .. }) => {
-                    self.data.manager.sessions().extend(&mut session, index, read.position);
-                    if role == Role::Primary {
-                        served_by = ServedBy::Primary;
-                    }
-                    parts.push(read.rows);
-                    shards.push(index);
-                }
-                Err(error) if self.options.partial && error.is_of_one_shard() => {
-                    first_error.get_or_insert(error);
-                    missing.push(index);
-                }
-                Err(error) => return Err(Failure::rejected(error, None)),
-            }
+        (query, key): (&ReadQuery, ShardKey<'_>),
+        place: KeyLocation,
+    ) -> Result<KeyAnswer, Error> {
+        if self.may_have_moved(place.since, place.epoch) {
+            // On the heap, because few reads need it.
+            Box::pin(self.check_positions(self.options.deadline)).await?;
         }
-        if let Some(error) = first_error.filter(|_| parts.is_empty()) {
-            return Err(Failure::rejected(error, None));
+        // A shard that has retired owns no slots.
+        let refused = || Error::SlotRefused(SlotRefusal::absent(place.slot));
+        let shard = self.data.manager.shard(place.shard).ok_or_else(refused)?;
+        let requirements = self.requirements((place.shard, &shard), self.options.deadline).await?;
+        self.read_key((query, key), (place, &shard), &requirements).await
+    }
+
+    /// Returns the next place to read a slot from, after a shard has refused it: the shard that it
+    /// has moved to, or that a newer map names. Without one, waits briefly and begins again.
+    async fn next_place(
+        self,
+        place: KeyLocation,
+        refusal: SlotRefusal,
+        tries: usize,
+    ) -> KeyLocation {
+        let manager = self.data.manager;
+        manager.router.learn(place.shard, refusal);
+        let next = manager.router.locate(place.slot);
+        let is_new = next.shard != place.shard
+            && (matches!(refusal.state, RefusedState::Moved { .. }) || next.epoch > place.epoch);
+        if !is_new || tries.is_multiple_of(HOPS_MAX) {
+            let left = self.options.deadline.saturating_duration_since(Instant::now());
+            tokio::time::sleep(RETRY.min(left)).await;
+            return manager.router.locate(place.slot);
         }
-        let (offset, limit) = (query.offset as usize, query.limit as usize);
-        let mut rows = Rows::merge(&parts, &query.sort_keys(false), offset, limit);
-        rows.total = rows.total.filter(|_| query.counts);
-        if rows.is_too_large() {
-            return Err(Failure::rejected(Error::AnswerTooLarge, None));
-        }
-        let next_cursor = self.data.next_cursor(query, None, rows.more_after.as_deref());
-        let (place, merge) = (None, began.elapsed() - database);
-        Ok(ReadDone {
-            rows,
-            shards,
-            missing,
-            next_cursor,
-            place,
-            served_by,
-            cache: self.data.manager.cache.as_ref().map(|cache| cache.bypass()),
-            session,
-            epoch,
-            database,
-            merge,
-        })
+        next
     }
 
     /// Returns the requirements of the read on one shard, among them the position that the session
     /// has seen.
-    async fn requirements(
+    pub(super) async fn requirements(
         self,
-        index: ShardNumber,
+        (number, shard): (ShardNumber, &Shard),
         deadline: Instant,
     ) -> Result<ReadRequirements, Error> {
         let RequestOptions { level, staleness, .. } = *self.options;
-        let seen = match self.options.session.seen(index) {
-            Some(position) => {
-                let shard = &self.data.manager.shards[index.index()];
-                shard.primary().held(position, deadline).await?
-            }
+        let seen = match self.options.session.seen(number) {
+            Some(position) => shard.primary().held(position, deadline).await?,
             None => 0,
         };
         let share = self.data.rights.share();
         Ok(ReadRequirements { level, seen, staleness, deadline, share })
     }
+}
+
+/// Returns the error of a read of a shard that has retired.
+pub(super) fn unavailable(manager: &Manager, shard: ShardNumber) -> Error {
+    Error::ShardUnavailable { shard: manager.shard_name(shard).to_owned() }
 }

@@ -1,14 +1,14 @@
 //! Remote keys: the state of the keys of each issuer that has an address.
 //!
 //! **Not here:** the threads that fetch the keys (`key_fetcher`), bringing keys into force
-//! (`issuer_keys`).
+//! (`key_sets`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
-use analytics::IssuerNow;
-use shard_manager::access::unix_time::UnixTime;
+use access::unix_time::UnixTime;
+use recorder::IssuerNow;
 
 use crate::config::{IssuerConfig, IssuerKeys};
 
@@ -18,14 +18,14 @@ pub struct RemoteKeys(Vec<(usize, Arc<RemoteKeySet>)>);
 
 /// State of the keys of one issuer.
 pub struct RemoteKeySet {
-    pub(super) issuer: String,
+    pub(crate) issuer: String,
     /// True if a token has named a key that is not known.
-    pub(super) is_asked: AtomicBool,
+    pub(crate) is_asked: AtomicBool,
     /// The thread that fetches, once it runs.
-    pub(super) fetcher: OnceLock<Thread>,
+    pub(crate) fetcher: OnceLock<Thread>,
     /// Seconds since 1970 at the last good fetch; 0 before it.
-    pub(super) fetched_at: AtomicU64,
-    pub(super) is_good: AtomicBool,
+    pub(crate) fetched_at: AtomicU64,
+    pub(crate) is_good: AtomicBool,
 }
 
 impl RemoteKeys {
@@ -48,12 +48,12 @@ impl RemoteKeys {
         }
     }
 
-    /// Returns the state of all, for metrics.
+    /// Returns the state of each, for metrics.
     pub fn now(&self, now: UnixTime) -> Vec<IssuerNow> {
         self.0.iter().map(|(_, state)| state.now(now)).collect()
     }
 
-    pub(super) fn find(&self, place: usize) -> Option<&Arc<RemoteKeySet>> {
+    pub(crate) fn find(&self, place: usize) -> Option<&Arc<RemoteKeySet>> {
         self.0.iter().find(|(known, _)| *known == place).map(|(_, state)| state)
     }
 }

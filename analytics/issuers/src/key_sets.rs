@@ -1,27 +1,36 @@
-//! Issuer keys: the keys of each issuer, from files and from addresses, as the gate has them.
+//! Key sets: the keys of each issuer, from files and from addresses, as the gate of the program has
+//! them.
 //!
 //! **Invariant:** the gate has the keys that were applied last for each issuer. Keys that were
 //! fetched are used for [`SERVED_FOR`] after they were last seen, and no longer.
 //! **Not here:** reading files (`files`), fetching (`key_fetcher`), choosing the key of a token
-//! (`shard_manager::access`).
+//! (`access`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use shard_manager::access::jwt::Issuers;
-use shard_manager::access::jwt::issuer::{Issuer, IssuerError, LoadedKeys};
-use shard_manager::access::jwt::key_set::KeySet;
-use shard_manager::access::unix_time::UnixTime;
+use access::jwt::Issuers;
+use access::jwt::issuer::{Issuer, IssuerError, LoadedKeys};
+use access::jwt::key_set::KeySet;
+use access::unix_time::UnixTime;
 
-use super::gate::AccessGate;
 use crate::config::{IssuerConfig, IssuerKeys};
 
 /// Seconds for which fetched keys are used if they cannot be fetched again. An issuer that is down
 /// for less does not stop its users; a key that it has withdrawn meanwhile is used no longer.
 pub const SERVED_FOR: u64 = 86_400;
 
+/// Gate of a program, which decides about requests with the issuers in force.
+pub trait IssuerGate: Send + Sync {
+    /// Replaces the issuers and their keys.
+    fn apply_issuers(&self, issuers: Issuers);
+
+    /// Replaces the issuers by the same ones, whose keys are the same and may be used for longer.
+    fn prolong_issuers(&self, issuers: Issuers);
+}
+
 /// Keys of all issuers of a gate.
 pub struct IssuerKeySets {
-    gate: Arc<AccessGate>,
+    gate: Arc<dyn IssuerGate>,
     config: Vec<IssuerConfig>,
     /// One for each issuer; `None` while it is not known.
     known: Mutex<Vec<Option<LoadedKeys>>>,
@@ -30,7 +39,7 @@ pub struct IssuerKeySets {
 impl IssuerKeySets {
     /// Creates the keys of a gate, which has them already.
     pub fn new(
-        gate: Arc<AccessGate>,
+        gate: Arc<dyn IssuerGate>,
         config: Vec<IssuerConfig>,
         known: Vec<Option<LoadedKeys>>,
     ) -> Self {

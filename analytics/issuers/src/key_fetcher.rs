@@ -3,24 +3,23 @@
 //! Each issuer with an address has a thread of its own, so that a slow one does not delay another.
 //! Keys are fetched every [`FETCH_EVERY`]. A token that names an unknown key is refused at once,
 //! and its issuer is contacted again [`RETRY_AFTER`] after the last time: keys are replaced without
-//! notice, but a client that invents names must not make the router flood the issuer.
+//! notice, but a client that invents names must not make the program flood the issuer.
 //!
 //! **Invariant:** no request waits for an issuer. Two requests to one issuer are at least
 //! [`RETRY_AFTER`] apart. The log states each change between good and failing once.
 //! **Not here:** the request (`jwks_client`), the state (`remote_keys`), bringing keys into force
-//! (`issuer_keys`).
+//! (`key_sets`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use shard_manager::access::jwt::key_set::KeySet;
-use shard_manager::access::unix_time::UnixTime;
+use access::jwt::key_set::KeySet;
+use access::unix_time::UnixTime;
 
-use super::clock::unix_now;
-use super::issuer_keys::{IssuerKeySets, SERVED_FOR};
-use super::jwks_client;
-use super::remote_keys::{RemoteKeySet, RemoteKeys};
+use crate::jwks_client;
+use crate::key_sets::{IssuerKeySets, SERVED_FOR};
+use crate::remote_keys::{RemoteKeySet, RemoteKeys};
 
 /// Time between two fetches of good keys.
 pub const FETCH_EVERY: Duration = Duration::from_secs(300);
@@ -150,6 +149,11 @@ impl Fetcher {
         }
         self.fault = fault;
     }
+}
+
+fn unix_now() -> UnixTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    UnixTime::from_seconds(since.unwrap_or_default().as_secs())
 }
 
 #[cfg(test)]

@@ -6,15 +6,15 @@
 //!
 //! **Invariant:** no address but the one of the settings is contacted, and no error contains bytes
 //! of the response.
-//! **Not here:** the meaning of the document (`shard_manager::access`), the time at which it is
+//! **Not here:** the meaning of the document (`access`), the time at which it is
 //! fetched (`key_fetcher`).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use access::jwt::key_set::KeySet;
 use actix_web::http::header::HttpDate;
 use rustls::crypto::ring;
-use shard_manager::access::jwt::key_set::KeySet;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 

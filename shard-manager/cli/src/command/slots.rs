@@ -1,0 +1,169 @@
+//! `slots`: fences of slots, and their end.
+//!
+//! The process that holds a data directory changes the slots on request, through its socket.
+//! Servers are changed directly, and tell their routers.
+//!
+//! **Not here:** the effect of a fence on writes (`cluster`), the change of slots (the engines).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use engine::slot_change::{FENCE_MAX, SlotStep};
+use engine::slot_desk::SlotAction;
+use model::slot_set::SlotSet;
+use postgres::node_address::NodeAddress;
+use postgres::slot_session::SlotSession;
+use serde_json::json;
+use sqlite::control::client::{ControlError, change_slots};
+
+use super::CommandError;
+use super::access::catalog_place::{
+    DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE, address, split_urls, variable, with_runtime,
+};
+use crate::terminal::Terminal;
+
+/// Operation on slots.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Lets the writes of slots wait for a short time; reads go on
+    #[command(after_help = "\
+Routers keep the writes within their deadlines and carry them out when the fence ends. It ends by
+itself after the given time, also if this command or a router dies. A second fence of the same
+slots replaces the first.
+
+Examples:
+  shard-manager slots fence --slots 0-63,100 --seconds 2 --data-dir ./data
+  SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app \\
+    shard-manager slots fence --slots 0-63 --seconds 2")]
+    Fence(FenceArgs),
+    /// Lets the writes of slots go on
+    #[command(after_help = "\
+Example:
+  shard-manager slots release --slots 0-63,100 --data-dir ./data")]
+    Release(SlotArgs),
+}
+
+/// Slots, on the command line.
+#[derive(Args, Clone, Debug)]
+struct SlotArgs {
+    /// Slots and ranges of slots, of any shards: 0-63,100
+    #[arg(long, value_name = "SLOTS")]
+    slots: String,
+    /// Data directory of the embedded shards [env: TESSERA_DATA_DIR] [default: the servers of
+    /// SHARD_URLS, else ./data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Fence, on the command line.
+#[derive(Args, Clone, Debug)]
+struct FenceArgs {
+    #[command(flatten)]
+    slots: SlotArgs,
+    /// Time after which the fence ends by itself: up to 60 seconds, fractions are allowed
+    #[arg(long, value_name = "SECONDS")]
+    seconds: f64,
+}
+
+/// Databases that own the slots.
+enum SlotOwners {
+    Files(PathBuf),
+    Servers(Vec<NodeAddress>),
+}
+
+/// Runs the operation.
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
+    let (args, action) = match &options.verb {
+        Verb::Fence(FenceArgs { slots, seconds }) => {
+            (slots, SlotAction::Fence { hold: hold(*seconds)? })
+        }
+        Verb::Release(slots) => (slots, SlotAction::Release),
+    };
+    let slots = args.slots.parse::<SlotSet>();
+    let slots = slots.map_err(|error| CommandError::Refused(format!("--slots: {error}")))?;
+    change(&args.owners()?, &slots, action)?;
+    let count = slots.len();
+    let (document, line) = match action {
+        SlotAction::Fence { hold } => (
+            json!({"fenced": slots.to_string(), "slots": count, "seconds": hold.as_secs_f64()}),
+            format!("writes of {count} slots wait for {} s at most", hold.as_secs_f64()),
+        ),
+        SlotAction::Release => (
+            json!({"released": slots.to_string(), "slots": count}),
+            format!("writes of {count} slots go on"),
+        ),
+    };
+    Ok(terminal.show(&document, |_| line)?)
+}
+
+/// Returns the time of a fence.
+fn hold(seconds: f64) -> Result<Duration, CommandError> {
+    let hold = Duration::try_from_secs_f64(seconds).ok();
+    let fits = |hold: &Duration| (Duration::from_millis(1)..=FENCE_MAX).contains(hold);
+    hold.filter(fits).ok_or_else(|| {
+        let most = FENCE_MAX.as_secs();
+        CommandError::Refused(format!(
+            "--seconds: a fence lasts from 0.001 to {most} seconds, not {seconds}"
+        ))
+    })
+}
+
+impl SlotArgs {
+    /// Returns the databases that the flag names, else the variables.
+    fn owners(&self) -> Result<SlotOwners, CommandError> {
+        if let Some(data_dir) = &self.data_dir {
+            return Ok(SlotOwners::Files(data_dir.clone()));
+        }
+        let dir = std::env::var_os(DIR_VARIABLE).filter(|dir| !dir.is_empty());
+        let Some(urls) = variable(SHARDS_VARIABLE)? else {
+            return Ok(SlotOwners::Files(dir.map_or_else(|| DIR_DEFAULT.into(), PathBuf::from)));
+        };
+        if dir.is_some() {
+            return Err(CommandError::Refused(format!(
+                "{DIR_VARIABLE} is a folder of embedded shards, {SHARDS_VARIABLE} names servers of PostgreSQL: leave \
+                 one of them out, or give --data-dir"
+            )));
+        }
+        let (mut addresses, mut left) = (Vec::new(), urls.as_str());
+        while !left.trim().is_empty() {
+            let (first, rest) = split_urls(left);
+            let named = |error| CommandError::Refused(format!("{SHARDS_VARIABLE}: {error}"));
+            addresses.push(address(first).map_err(named)?);
+            left = rest;
+        }
+        Ok(SlotOwners::Servers(addresses))
+    }
+}
+
+fn change(owners: &SlotOwners, slots: &SlotSet, action: SlotAction) -> Result<(), CommandError> {
+    match owners {
+        SlotOwners::Files(data_dir) => {
+            let changed = change_slots(data_dir, slots, action);
+            changed.map(drop).map_err(|error| match error {
+                ControlError::NobodyListens => CommandError::Refused(format!(
+                    "no router serves {}: a stopped cluster has no writes that could wait",
+                    data_dir.display()
+                )),
+                error @ (ControlError::Unreachable(_)
+                | ControlError::Refused(_)
+                | ControlError::Broken(_)) => CommandError::Refused(error.to_string()),
+            })
+        }
+        SlotOwners::Servers(addresses) => with_runtime(async {
+            let step = match action {
+                SlotAction::Fence { hold } => SlotStep::Fence { hold },
+                SlotAction::Release => SlotStep::Release,
+            };
+            let session = SlotSession::open(addresses).await?;
+            let changed = session.change(slots, step).await;
+            changed.map_err(|error| CommandError::Refused(error.to_string()))
+        }),
+    }
+}

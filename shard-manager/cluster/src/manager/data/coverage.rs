@@ -1,0 +1,124 @@
+//! Coverage: checks that the answers of several shards show every slot, and none twice.
+//!
+//! Each answer comes from one snapshot of its shard, and the snapshots belong to different moments.
+//! If a slot changes hands between them, both shards may have shown its rows, or neither.
+//!
+//! **Invariant:** answers are complete only if their slots are disjoint and together all that the
+//! read wants, but for slots of shards that are reported as missing.
+//! **Not here:** asking the shards again (`scatter`).
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use model::keyspace::Slot;
+use model::slot_set::SlotSet;
+use model::topology::ShardNumber;
+
+/// Slots that the answer of a shard shows.
+pub(super) type Shown = (ShardNumber, Arc<SlotSet>);
+
+/// Result of a check.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Coverage {
+    /// The answers can be merged.
+    Complete,
+    /// These shards have shown the same slots.
+    Overlap(Vec<ShardNumber>),
+    /// No shard has shown this slot.
+    Gap(Slot),
+}
+
+/// Combination of answers that was complete. Engines share the set of a shard between its answers
+/// as long as it does not change, so a few pointers are compared instead of all slots.
+#[derive(Default)]
+pub(crate) struct KnownCoverage(ArcSwapOption<Vec<Shown>>);
+
+impl KnownCoverage {
+    /// Returns true if these answers show the slots of the last complete combination.
+    pub(super) fn knows(&self, shown: &[Shown]) -> bool {
+        let same = |known: &Arc<Vec<Shown>>| {
+            let pairs = known.iter().zip(shown);
+            known.len() == shown.len()
+                && pairs.into_iter().all(|((a, known), (b, now))| a == b && Arc::ptr_eq(known, now))
+        };
+        self.0.load().as_ref().is_some_and(same)
+    }
+
+    /// Remembers a complete combination.
+    pub(super) fn remember(&self, shown: Vec<Shown>) {
+        self.0.store(Some(Arc::new(shown)));
+    }
+}
+
+/// Checks answers. `is_missing` is called for a slot that no answer shows, and returns true if its
+/// shard is reported as missing.
+pub(super) fn check(
+    shown: &[Shown],
+    wanted: &SlotSet,
+    is_missing: impl Fn(Slot) -> bool,
+) -> Coverage {
+    let (mut all, mut twice) = (SlotSet::empty(), SlotSet::empty());
+    for (_, set) in shown {
+        if !all.is_disjoint(set) {
+            twice.unite(&set.without(&set.without(&all)));
+        }
+        all.unite(set);
+    }
+    // A slot that the read does not want may be shown twice.
+    let twice = twice.without(&twice.without(wanted));
+    if !twice.is_empty() {
+        let concerned = shown.iter().filter(|(_, set)| !set.is_disjoint(&twice));
+        return Coverage::Overlap(concerned.map(|(shard, _)| *shard).collect());
+    }
+    let gap = wanted.without(&all);
+    match gap.is_empty() {
+        true => Coverage::Complete,
+        false => {
+            gap.iter().find(|slot| !is_missing(*slot)).map_or(Coverage::Complete, Coverage::Gap)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::keyspace::SLOT_COUNT;
+
+    use super::*;
+
+    const NONE: fn(Slot) -> bool = |_| false;
+
+    fn slots(first: u16, last: u16) -> Arc<SlotSet> {
+        Arc::new((first..=last).filter_map(Slot::new).collect())
+    }
+
+    fn answers(sets: &[&Arc<SlotSet>]) -> Vec<Shown> {
+        (0..).map(ShardNumber).zip(sets).map(|(shard, set)| (shard, Arc::clone(set))).collect()
+    }
+
+    #[test]
+    fn answers_are_complete_if_each_slot_is_shown_once() {
+        let (low, high) = (slots(0, 99), slots(100, SLOT_COUNT - 1));
+        let late = slots(101, SLOT_COUNT - 1);
+        let full = SlotSet::full();
+        assert_eq!(check(&answers(&[&low, &high]), &full, NONE), Coverage::Complete);
+        let gap = Slot::new(100).expect("a slot");
+        assert_eq!(check(&answers(&[&low, &late]), &full, NONE), Coverage::Gap(gap));
+        let missing = |slot| slot == gap;
+        assert_eq!(check(&answers(&[&low, &late]), &full, missing), Coverage::Complete);
+        let twice = answers(&[&low, &late, &slots(90, 100)]);
+        let concerned = vec![ShardNumber(0), ShardNumber(2)];
+        assert_eq!(check(&twice, &full, NONE), Coverage::Overlap(concerned));
+        assert_eq!(check(&twice, &slots(100, 200), NONE), Coverage::Complete);
+    }
+
+    #[test]
+    fn a_known_combination_is_one_of_the_same_sets() {
+        let (low, high) = (slots(0, 99), slots(100, SLOT_COUNT - 1));
+        let known = KnownCoverage::default();
+        assert!(!known.knows(&answers(&[&low, &high])));
+        known.remember(answers(&[&low, &high]));
+        assert!(known.knows(&answers(&[&low, &high])));
+        assert!(!known.knows(&answers(&[&low])));
+        assert!(!known.knows(&answers(&[&low, &slots(100, SLOT_COUNT - 1)])));
+    }
+}

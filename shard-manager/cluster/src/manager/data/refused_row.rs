@@ -1,0 +1,54 @@
+//! Refused row: a row of a write that a shard has refused, because it does not accept the row's
+//! slot.
+//!
+//! **Not here:** the wait of such rows, and the shard that they are sent to next (`refused`).
+
+use std::time::Instant;
+
+use model::error::{Error, Outcome};
+use model::slot_refusal::{RefusedState, SlotRefusal};
+
+use super::bulk_rows::{BulkRow, BulkRowDone};
+
+/// Row that a shard has refused.
+#[derive(Clone, Debug)]
+pub(super) struct RefusedRow {
+    /// The row, with the shard that has refused it.
+    pub(super) row: BulkRow,
+    /// The refusal. Its slot is that of another row if that row has undone the transaction.
+    pub(super) refusal: SlotRefusal,
+    /// Index of the other row in the request.
+    pub(super) undone_by: Option<usize>,
+    /// End of the fence, if the shard has reported one.
+    pub(super) until: Option<Instant>,
+}
+
+impl RefusedRow {
+    /// Creates the row for a refusal that was received now.
+    pub(super) fn new(row: BulkRow, refusal: SlotRefusal) -> Self {
+        let until = match refusal.state {
+            RefusedState::Fenced { left } if !left.is_zero() => Some(Instant::now() + left),
+            RefusedState::Fenced { .. }
+            | RefusedState::Moved { .. }
+            | RefusedState::Importing
+            | RefusedState::Absent => None,
+        };
+        Self { row, refusal, undone_by: None, until }
+    }
+
+    /// Returns the row as one that another row of its transaction has undone.
+    pub(super) fn undone_by(self, row: usize) -> Self {
+        Self { undone_by: Some(row), ..self }
+    }
+
+    /// Returns the outcome of a row that was not accepted in time.
+    pub(super) fn into_done(self) -> BulkRowDone {
+        let BulkRow { index, place, .. } = self.row;
+        let cause = Error::SlotRefused(self.refusal);
+        let error = match self.undone_by {
+            Some(row) => Error::Undone { row, cause: Box::new(cause) },
+            None => cause,
+        };
+        BulkRowDone { index, place, outcome: Err((error, Outcome::Rejected)) }
+    }
+}

@@ -1,0 +1,227 @@
+//! Scatter: reads of several shards, each of which sorts and limits; the merge limits again.
+//!
+//! **Invariant:** rows are merged only if each slot that the read wants was shown by exactly one
+//! shard, or its shard is reported as missing. Shards whose answers do not fit are asked again as a
+//! whole: an answer that was sorted and limited cannot be cut by slots.
+//! **Not here:** the route of a read (`reads`), the check of the answers (`coverage`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cache::ServedBy;
+use futures_util::future::join_all;
+use model::error::{Error, Failure};
+use model::keyspace::Slot;
+use model::query::ReadQuery;
+use model::result_rows::Rows;
+use model::slot_refusal::SlotRefusal;
+use model::slot_set::SlotSet;
+use model::topology::{Role, ShardNumber};
+
+use super::super::ReadDone;
+use super::RowReader;
+use super::coverage::{self, Coverage, Shown};
+use super::reads::{KeysOfShards, RETRY, TRIES_MAX, unavailable};
+use crate::shard::ShardRows;
+use crate::shard_list::ShardList;
+
+/// Query that each shard of a read answers.
+type Questions = Vec<(ShardNumber, Arc<ReadQuery>)>;
+
+/// Answers of shards, in order of their numbers.
+type Answers = Vec<(ShardNumber, Result<ShardRows, Error>)>;
+
+/// Slots that a read wants.
+enum Wanted {
+    /// All slots.
+    All,
+    /// The slots of keys. Each was asked of the shard that is believed to own it.
+    Keys(KeysOfShards),
+    /// The slots of keys that were asked of all shards.
+    Everywhere(Vec<(Slot, String)>),
+}
+
+impl RowReader<'_> {
+    /// Reads from all shards, or from those of the keys.
+    pub(super) async fn scatter(
+        self,
+        query: Arc<ReadQuery>,
+        keys: Option<KeysOfShards>,
+        epoch: u64,
+    ) -> Result<ReadDone, Failure> {
+        let began = Instant::now();
+        // A shard must answer before the client's deadline.
+        let left = self.options.deadline.saturating_duration_since(began);
+        let deadline =
+            self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
+        let wanted = keys.map_or(Wanted::All, Wanted::Keys);
+        let answers = self.ask_until_complete(&query, wanted, deadline).await;
+        let answers = answers.map_err(|error| Failure::rejected(error, None))?;
+        let database = began.elapsed();
+        let mut session = self.options.session.clone();
+        let mut served_by = ServedBy::Replica;
+        let (mut parts, mut shards, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first_error = None;
+        for (index, answer) in answers {
+            match answer {
+                Ok(ShardRows { read, role, .. }) => {
+                    self.data.manager.sessions().extend(&mut session, index, read.position);
+                    if role == Role::Primary {
+                        served_by = ServedBy::Primary;
+                    }
+                    parts.push(read.rows);
+                    shards.push(index);
+                }
+                Err(error) if self.options.partial && error.is_of_one_shard() => {
+                    first_error.get_or_insert(error);
+                    missing.push(index);
+                }
+                Err(error) => return Err(Failure::rejected(error, None)),
+            }
+        }
+        if let Some(error) = first_error.filter(|_| parts.is_empty()) {
+            return Err(Failure::rejected(error, None));
+        }
+        let (offset, limit) = (query.offset as usize, query.limit as usize);
+        let mut rows = Rows::merge(&parts, &query.sort_keys(false), offset, limit);
+        rows.total = rows.total.filter(|_| query.counts);
+        if rows.is_too_large() {
+            return Err(Failure::rejected(Error::AnswerTooLarge, None));
+        }
+        let next_cursor = self.data.next_cursor(&query, None, rows.more_after.as_deref());
+        let (place, merge) = (None, began.elapsed() - database);
+        Ok(ReadDone {
+            rows,
+            shards,
+            missing,
+            next_cursor,
+            place,
+            served_by,
+            cache: self.data.manager.cache.as_ref().map(|cache| cache.bypass()),
+            session,
+            epoch,
+            database,
+            merge,
+        })
+    }
+
+    /// Asks shards until their answers can be merged, or one of them fails. Answers are merged
+    /// without a check if the engine distributes rows by itself.
+    async fn ask_until_complete(
+        self,
+        query: &Arc<ReadQuery>,
+        mut wanted: Wanted,
+        deadline: Instant,
+    ) -> Result<Answers, Error> {
+        let list = self.data.manager.shards.load_full();
+        let questions = self.questions(query, &wanted, &list);
+        let mut answers = self.ask(&questions, &list, deadline).await;
+        let mut tries = 0;
+        loop {
+            let concerned = match self.check(&answers, &wanted) {
+                Coverage::Complete => return Ok(answers),
+                Coverage::Gap(slot) if tries == TRIES_MAX => {
+                    return Err(Error::SlotRefused(SlotRefusal::absent(slot)));
+                }
+                Coverage::Overlap(shards) if tries == TRIES_MAX => {
+                    let shard =
+                        shards.first().map_or("", |shard| self.data.manager.shard_name(*shard));
+                    return Err(Error::ShardUnavailable { shard: shard.to_owned() });
+                }
+                Coverage::Overlap(shards) => Some(shards),
+                Coverage::Gap(_) => None,
+            };
+            tries += 1;
+            if tries > 1 {
+                let left = deadline.saturating_duration_since(Instant::now());
+                tokio::time::sleep(RETRY.min(left)).await;
+            }
+            if let Wanted::Keys(keys) = wanted {
+                wanted = Wanted::Everywhere(keys.into_values().flatten().collect());
+            }
+            let list = self.data.manager.shards.load_full();
+            let mut questions = self.questions(query, &wanted, &list);
+            if let Some(shards) = &concerned {
+                questions.retain(|(shard, _)| shards.contains(shard));
+            } else {
+                answers.clear();
+            }
+            let again = self.ask(&questions, &list, deadline).await;
+            answers.retain(|(shard, _)| again.iter().all(|(other, _)| other != shard));
+            answers.extend(again);
+            answers.sort_by_key(|(shard, _)| *shard);
+        }
+    }
+
+    /// Returns the query of each shard, of those in a snapshot of the list.
+    fn questions(self, query: &Arc<ReadQuery>, wanted: &Wanted, list: &ShardList) -> Questions {
+        let of_keys = |keys: &[(Slot, String)]| {
+            Arc::new(ReadQuery { keys: keys.to_vec(), ..(**query).clone() })
+        };
+        let everywhere = match wanted {
+            Wanted::Keys(keys) => {
+                return keys.iter().map(|(shard, keys)| (*shard, of_keys(keys))).collect();
+            }
+            Wanted::All => Arc::clone(query),
+            Wanted::Everywhere(keys) => of_keys(keys),
+        };
+        list.iter().map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
+    }
+
+    async fn ask(self, questions: &Questions, list: &ShardList, deadline: Instant) -> Answers {
+        let reads = questions.iter().map(async |(number, query)| {
+            let read = async {
+                let shard =
+                    list.get(*number).ok_or_else(|| unavailable(self.data.manager, *number))?;
+                let requirements = self.requirements((*number, shard), deadline).await?;
+                shard.reads().read_all(query, &requirements).await
+            };
+            (*number, read.await)
+        });
+        join_all(reads).await
+    }
+
+    /// Checks the slots of the answers. Answers that fail, and those without sets of slots, are not
+    /// checked.
+    fn check(self, answers: &Answers, wanted: &Wanted) -> Coverage {
+        let mut shown: Vec<Shown> = Vec::with_capacity(answers.len());
+        let mut missing = Vec::new();
+        for (shard, answer) in answers {
+            match answer {
+                Ok(ShardRows { read, .. }) => match &read.owned {
+                    Some(owned) => shown.push((*shard, Arc::clone(owned))),
+                    None => return Coverage::Complete,
+                },
+                Err(error) if self.options.partial && error.is_of_one_shard() => {
+                    missing.push(*shard)
+                }
+                Err(_) => return Coverage::Complete,
+            }
+        }
+        let manager = self.data.manager;
+        let is_missing = |slot| missing.contains(&manager.router.locate(slot).shard);
+        match wanted {
+            Wanted::All if missing.is_empty() && manager.coverage.knows(&shown) => {
+                Coverage::Complete
+            }
+            Wanted::All => {
+                let found = coverage::check(&shown, &SlotSet::full(), is_missing);
+                if found == Coverage::Complete && missing.is_empty() {
+                    manager.coverage.remember(shown);
+                }
+                found
+            }
+            Wanted::Keys(keys) => {
+                let of_shard = |(shard, owned): &Shown| {
+                    let slots = keys.get(shard)?.iter().map(|(slot, _)| *slot);
+                    slots.into_iter().find(|slot| !owned.contains(*slot))
+                };
+                shown.iter().find_map(of_shard).map_or(Coverage::Complete, Coverage::Gap)
+            }
+            Wanted::Everywhere(keys) => {
+                let wanted: SlotSet = keys.iter().map(|(slot, _)| *slot).collect();
+                coverage::check(&shown, &wanted, is_missing)
+            }
+        }
+    }
+}

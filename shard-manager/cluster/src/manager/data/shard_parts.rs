@@ -1,0 +1,100 @@
+//! Shard parts: the outcomes of a bulk write, by the shards that its rows were sent to in the end.
+//!
+//! **Not here:** sending rows (`bulk`), rows that a shard has refused (`refused`).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use model::position::Position;
+use model::topology::ShardNumber;
+
+use super::super::Manager;
+use super::bulk_rows::BulkPart;
+use super::refused_row::RefusedRow;
+
+/// Outcomes of rows, by shard.
+#[derive(Debug, Default)]
+pub(super) struct ShardParts(BTreeMap<ShardNumber, BulkPart>);
+
+impl ShardParts {
+    /// Adds outcomes of rows that a shard has carried out after those it already has.
+    pub(super) fn absorb(&mut self, manager: &Manager, shard: ShardNumber, part: BulkPart) {
+        if part.rows.is_empty() {
+            return;
+        }
+        match self.0.entry(shard) {
+            Entry::Vacant(entry) => drop(entry.insert(part)),
+            Entry::Occupied(entry) => {
+                let known = entry.into_mut();
+                known.rows.extend(part.rows);
+                let open = manager.shard(shard);
+                let holds = |one| {
+                    let history = |shard: &crate::shard::Shard| {
+                        shard.replication.timeline().history().holds(one)
+                    };
+                    open.as_deref().is_none_or(history)
+                };
+                known.seen = later(known.seen, part.seen, holds);
+                known.times = known.times.and_then(part.times);
+            }
+        }
+    }
+
+    /// Adds rows that no shard has accepted in time.
+    pub(super) fn reject(&mut self, rows: Vec<RefusedRow>) {
+        for row in rows {
+            self.of(row.row.place.shard).rows.push(row.into_done());
+        }
+    }
+
+    /// Returns the part of a shard.
+    pub(super) fn of(&mut self, shard: ShardNumber) -> &mut BulkPart {
+        self.0.entry(shard).or_default()
+    }
+
+    /// Returns all parts.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut BulkPart> {
+        self.0.values_mut()
+    }
+
+    /// Returns the shards and their parts, in order.
+    pub(super) fn into_parts(self) -> impl Iterator<Item = (ShardNumber, BulkPart)> {
+        self.0.into_iter()
+    }
+}
+
+/// Returns the later position. Of positions of different timelines, one that the shard's history
+/// has lost is returned: a later position must not hide the loss.
+pub(super) fn later(
+    seen: Option<Position>,
+    position: Option<Position>,
+    holds: impl Fn(Position) -> bool,
+) -> Option<Position> {
+    let (Some(seen), Some(now)) = (seen, position) else { return seen.or(position) };
+    let is_lost = |one: &Position| seen.timeline != now.timeline && !holds(*one);
+    let later = if seen.sequence > now.sequence { seen } else { now };
+    Some([seen, now].into_iter().find(is_lost).unwrap_or(later))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position(timeline: u32, sequence: u64) -> Option<Position> {
+        Some(Position { timeline, sequence })
+    }
+
+    #[test]
+    fn the_later_position_counts_unless_the_other_is_lost() {
+        // Timeline 2 began at position 90 of timeline 1.
+        let holds = |one: Position| one.timeline == 2 || one.sequence <= 90;
+        assert_eq!(later(None, position(1, 5), holds), position(1, 5));
+        assert_eq!(later(position(1, 5), None, holds), position(1, 5));
+        assert_eq!(later(position(1, 7), position(1, 5), holds), position(1, 7));
+        assert_eq!(later(position(1, 80), position(2, 95), holds), position(2, 95));
+        for lost in [91, 95, 100] {
+            assert_eq!(later(position(1, lost), position(2, 95), holds), position(1, lost));
+            assert_eq!(later(position(2, 95), position(1, lost), holds), position(1, lost));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Shards: the open shards of a manager, which may join and retire while requests run.
+//!
+//! **Invariant:** a shard is in the list before a map names it, and no map names it when it is
+//! taken out.
+//! **Not here:** opening a shard (the engines), the owners of slots (`ShardMap`), the tables of a
+//! shard that joins (the caller creates them before).
+
+use std::sync::{Arc, PoisonError};
+
+use engine::OpenedShard;
+use engine::catalog_rows::MapChangeError;
+use engine::open_error::OpenError;
+use engine::published_map::ShardListError;
+use model::map_change::MapChange;
+use model::shard_map::ShardMap;
+use model::topology::ShardNumber;
+
+use super::Manager;
+use crate::shard::Shard;
+
+impl Manager {
+    /// Returns the name of a shard, also of a retired one; empty for a number that was never given.
+    #[inline]
+    pub fn shard_name(&self, shard: ShardNumber) -> &str {
+        self.map.shard_name(shard)
+    }
+
+    /// Returns a shard; `None` if it is not open.
+    #[inline]
+    pub(super) fn shard(&self, number: ShardNumber) -> Option<Arc<Shard>> {
+        self.shards.load().get(number).cloned()
+    }
+
+    /// Returns the face for the list of shards.
+    #[inline]
+    pub fn shards(&self) -> Shards<'_> {
+        Shards(self)
+    }
+}
+
+/// Face of a [`Manager`] for the list of its shards.
+#[derive(Clone, Copy)]
+pub struct Shards<'m>(pub(super) &'m Manager);
+
+impl<'m> Shards<'m> {
+    /// Returns the number of every shard that has a name, also of retired ones, in order.
+    pub fn numbers(self) -> impl Iterator<Item = ShardNumber> + 'm {
+        self.0.map.named()
+    }
+
+    /// Changes the shard map, if its epoch is still this one, and returns the next map. Other
+    /// routers follow within a second.
+    ///
+    /// # Errors
+    /// [`MapChangeError`].
+    pub async fn change_map(
+        self,
+        change: MapChange,
+        expected_epoch: u64,
+    ) -> Result<Arc<ShardMap>, MapChangeError> {
+        self.0.backend.change_map(change, expected_epoch).await
+    }
+
+    /// Starts a shard that was opened, and adds it to the list. From then on maps may name it. Its
+    /// tables are those of the registry. Blocks until its threads have started.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the number is taken or too large, or the system cannot start a thread. The
+    /// replicas of the shard are stopped then.
+    pub fn add(self, number: ShardNumber, opened: OpenedShard) -> Result<(), OpenError> {
+        let _turn = self.0.shards_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.0.map.reserve(number, &opened.name) {
+            opened.stop_replicas();
+            return Err(OpenError::Conflict(error.to_string()));
+        }
+        let path = opened.name.clone();
+        let shard = Shard::start(opened)
+            .map_err(|error| OpenError::Io { path, cause: error.to_string() })?;
+        self.0.shards.store(Arc::new(self.0.shards.load().with(number, Arc::new(shard))));
+        self.0.map.add_shard(number);
+        Ok(())
+    }
+
+    /// Takes a shard out of the list, applies what is queued, and closes the shard. Its name stays.
+    /// Requests that still use the shard release it. Blocks.
+    ///
+    /// # Errors
+    /// [`ShardListError::InUse`] if the map in force names the shard.
+    pub fn retire(self, number: ShardNumber) -> Result<(), ShardListError> {
+        let _turn = self.0.shards_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.map.remove_shard(number)?;
+        let before = self.0.shards.load_full();
+        self.0.shards.store(Arc::new(before.without(number)));
+        if let Some(shard) = before.get(number) {
+            shard.close();
+        }
+        Ok(())
+    }
+}

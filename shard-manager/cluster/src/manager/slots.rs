@@ -1,0 +1,152 @@
+//! Slots: the face of a manager that fences slots, and hands them from one shard to another.
+//!
+//! A fence stops the writes of its slots for a short time: they wait, and reads go on. It ends by
+//! itself, so a process that dies leaves none behind.
+//!
+//! **Invariant:** a slot that is handed over has no owner for a moment, and never two: its source
+//! gives it up first.
+//! **Not here:** copying rows, the owners in the catalog, waiting writes (`data/refused`).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use engine::slot_change::{FENCE_MAX, SlotChange, SlotChangeError, SlotStep};
+use engine::slot_desk::SlotAction;
+use futures_util::future::join_all;
+use model::slot_set::SlotSet;
+use model::topology::ShardNumber;
+
+use super::Manager;
+use crate::shard::Shard;
+
+/// Longest time that a command may take: less than its sender waits.
+const COMMAND_MAX: Duration = Duration::from_secs(10);
+/// Wait before a change is tried again while other writes hold the fence lock.
+const BUSY_WAIT: Duration = Duration::from_millis(50);
+
+/// Face of a [`Manager`] for the slots of its shards.
+#[derive(Clone, Copy)]
+pub struct Slots<'m>(pub(super) &'m Manager);
+
+/// Reason why slots were not changed, or not on all shards.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SlotsError {
+    /// No slots are named.
+    #[error("name at least one slot")]
+    NoSlots,
+    /// A fence is to last for no time, or for too long.
+    #[error("a fence lasts from 1 ms to {} s", FENCE_MAX.as_secs())]
+    Hold,
+    /// The shard is not one of the cluster, or is not open.
+    #[error("there is no open shard of number {}", .0.0)]
+    NoShard(ShardNumber),
+    /// A shard did not carry out its change. Other shards of the request may have.
+    #[error(transparent)]
+    Shard(#[from] SlotChangeError),
+}
+
+impl Manager {
+    /// Returns the face for the slots of the shards.
+    pub fn slots(&self) -> Slots<'_> {
+        Slots(self)
+    }
+}
+
+impl Slots<'_> {
+    /// Lets the writes of these slots wait, for this time at most. The slots may belong to several
+    /// shards. A slot that is fenced already is fenced anew.
+    ///
+    /// # Errors
+    /// [`SlotsError`]. Fences of other shards end by themselves.
+    pub async fn fence(
+        self,
+        slots: &SlotSet,
+        hold: Duration,
+        deadline: Instant,
+    ) -> Result<(), SlotsError> {
+        if hold < Duration::from_millis(1) || hold > FENCE_MAX {
+            return Err(SlotsError::Hold);
+        }
+        self.change_owned(slots, SlotStep::Fence { hold }, deadline).await
+    }
+
+    /// Lets the writes of these slots go on.
+    ///
+    /// # Errors
+    /// [`SlotsError`]. Shards that were not reached end their fences by themselves.
+    pub async fn release(self, slots: &SlotSet, deadline: Instant) -> Result<(), SlotsError> {
+        self.change_owned(slots, SlotStep::Release, deadline).await
+    }
+
+    /// Makes a shard the owner of slots of another one. Rows are not copied, and the catalog does
+    /// not learn of it, so this is of use only for slots without rows, and as a step of a move.
+    ///
+    /// # Errors
+    /// [`SlotsError`]. If the second shard fails, the slots have no owner until this is called
+    /// again.
+    pub async fn hand_over(
+        self,
+        slots: &SlotSet,
+        (from, to): (ShardNumber, ShardNumber),
+        deadline: Instant,
+    ) -> Result<(), SlotsError> {
+        self.check(slots)?;
+        // Both are looked up before the first is changed.
+        let source = self.0.shard(from).ok_or(SlotsError::NoShard(from))?;
+        let target = self.0.shard(to).ok_or(SlotsError::NoShard(to))?;
+        let step = |step| SlotChange { slots: slots.clone(), step };
+        change(&source, step(SlotStep::HandOver { to }), deadline).await?;
+        change(&target, step(SlotStep::TakeOver), deadline).await
+    }
+
+    /// Carries out the commands of the process's operator, one after the other, until the future is
+    /// dropped. Returns at once if none can come.
+    pub async fn serve_commands(self) {
+        let Some(mut commands) = self.0.backend.slot_commands() else { return };
+        while let Some(command) = commands.recv().await {
+            let deadline = Instant::now() + COMMAND_MAX;
+            let done = match command.action {
+                SlotAction::Fence { hold } => self.fence(&command.slots, hold, deadline).await,
+                SlotAction::Release => self.release(&command.slots, deadline).await,
+            };
+            tracing::info!(slots = %command.slots, action = ?command.action, ?done, "slots were changed by command");
+            command.answer(done.map_err(|error| error.to_string()));
+        }
+    }
+
+    /// Changes slots on the shards that own them, all at the same time.
+    async fn change_owned(
+        self,
+        slots: &SlotSet,
+        step: SlotStep,
+        deadline: Instant,
+    ) -> Result<(), SlotsError> {
+        self.check(slots)?;
+        let mut by_shard: BTreeMap<ShardNumber, SlotSet> = BTreeMap::new();
+        for slot in slots.iter() {
+            let owner = self.0.router.locate(slot).shard;
+            by_shard.entry(owner).or_insert_with(SlotSet::empty).insert(slot);
+        }
+        let changes = by_shard.into_iter().map(async |(number, slots)| {
+            let shard = self.0.shard(number).ok_or(SlotsError::NoShard(number))?;
+            change(&shard, SlotChange { slots, step }, deadline).await
+        });
+        join_all(changes).await.into_iter().collect()
+    }
+
+    fn check(self, slots: &SlotSet) -> Result<(), SlotsError> {
+        if slots.is_empty() { Err(SlotsError::NoSlots) } else { Ok(()) }
+    }
+}
+
+/// Changes slots of a shard, as soon as its fence lock is free.
+async fn change(shard: &Shard, change: SlotChange, deadline: Instant) -> Result<(), SlotsError> {
+    loop {
+        match shard.change_slots(change.clone(), deadline).await {
+            Err(SlotChangeError::Busy { .. }) if Instant::now() + BUSY_WAIT < deadline => {
+                tokio::time::sleep(BUSY_WAIT).await;
+            }
+            changed => return Ok(changed.map(drop)?),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Published map: the shard map in force, and the shards that requests can be sent to.
+//!
+//! Engines publish newer maps, and the cluster adds and removes shards. Both go through one lock,
+//! so a request that has loaded a map finds its shards in the cluster's list.
+//!
+//! **Invariant:** every member of the map in force is open; epochs never shrink; a number keeps its
+//! name for ever.
+//! **Not here:** the list of open shards (`cluster`), the catalog's copy of the map (the engines).
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
+use model::shard_map::{ShardMap, with_first_shards};
+use model::topology::{ShardNumber, Topology};
+
+/// The shard map in force.
+pub struct PublishedMap {
+    map: ArcSwap<ShardMap>,
+    /// Names by number, also of retired shards. A name is never taken back, so that it can be
+    /// borrowed.
+    names: Box<[OnceLock<Box<str>>]>,
+    /// Numbers of the open shards. Locked while a map is published.
+    open: Mutex<BTreeSet<ShardNumber>>,
+}
+
+/// Reason why a map is not published, or a shard not added or removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShardListError {
+    /// The map names a shard that is not open.
+    #[error("the shard map of epoch {epoch} names {shard}, which this router has not opened")]
+    NotOpen {
+        /// Epoch of the map.
+        epoch: u64,
+        /// Name of the shard.
+        shard: String,
+    },
+    /// The number belongs to another shard, or is open already.
+    #[error("shard number {} was given to {shard}", .number.0)]
+    NumberTaken {
+        /// The number.
+        number: ShardNumber,
+        /// Name of the shard that has the number.
+        shard: String,
+    },
+    /// The number is beyond [`Topology::SHARDS_MAX`].
+    #[error("a cluster has at most {} shards, retired ones included", Topology::SHARDS_MAX)]
+    TooMany,
+    /// The map in force names the shard that is to be removed.
+    #[error("{shard} is a member of the shard map in force")]
+    InUse {
+        /// Name of the shard.
+        shard: String,
+    },
+}
+
+impl PublishedMap {
+    /// Publishes the first map. All of its members are open.
+    pub fn new(map: ShardMap) -> Self {
+        let open = Mutex::new(map.topology().numbers().collect());
+        let names = (0..Topology::SHARDS_MAX).map(|_| OnceLock::new()).collect();
+        let published = Self { map: ArcSwap::from_pointee(map), names, open };
+        published.keep_names(&published.map.load());
+        published
+    }
+
+    /// Returns the map in force, for a short use.
+    #[inline]
+    pub fn load(&self) -> Guard<Arc<ShardMap>> {
+        self.map.load()
+    }
+
+    /// Returns the map in force.
+    #[inline]
+    pub fn load_full(&self) -> Arc<ShardMap> {
+        self.map.load_full()
+    }
+
+    /// Publishes a map if it is not older than the map in force, and returns true if it differs.
+    ///
+    /// # Errors
+    /// [`ShardListError::NotOpen`] if a member is not open: the map in force stays.
+    pub fn publish(&self, map: ShardMap) -> Result<bool, ShardListError> {
+        self.publish_locked(&self.lock(), map)
+    }
+
+    /// Publishes a map like [`PublishedMap::publish`], without the shards from the first one that
+    /// is not open: those have joined and own no slots yet.
+    ///
+    /// # Errors
+    /// [`ShardListError::NotOpen`] if one of them owns slots: the map in force stays.
+    pub fn publish_open(&self, map: ShardMap) -> Result<bool, ShardListError> {
+        let open = self.lock();
+        let first = map.topology().numbers().find(|number| !open.contains(number));
+        let limited = first.and_then(|first| with_first_shards(&map, first.index()));
+        self.publish_locked(&open, limited.unwrap_or(map))
+    }
+
+    fn publish_locked(
+        &self,
+        open: &BTreeSet<ShardNumber>,
+        map: ShardMap,
+    ) -> Result<bool, ShardListError> {
+        let known = self.map.load();
+        if map.epoch() < known.epoch() || map == **known {
+            return Ok(false);
+        }
+        if let Some((_, shard)) =
+            map.topology().members().find(|(number, _)| !open.contains(number))
+        {
+            let (epoch, shard) = (map.epoch(), shard.name.clone());
+            return Err(ShardListError::NotOpen { epoch, shard });
+        }
+        self.keep_names(&map);
+        self.map.store(Arc::new(map));
+        Ok(true)
+    }
+
+    /// Returns the name of a shard, also of a retired one; empty for a number that was never given.
+    #[inline]
+    pub fn shard_name(&self, number: ShardNumber) -> &str {
+        self.names.get(number.index()).and_then(OnceLock::get).map_or("", |name| name)
+    }
+
+    /// Returns the numbers that have a name, in order.
+    pub fn named(&self) -> impl Iterator<Item = ShardNumber> + '_ {
+        let named = (0..).map(ShardNumber).zip(&self.names);
+        named.filter(|(_, name)| name.get().is_some()).map(|(number, _)| number)
+    }
+
+    /// Reserves a number for a shard that is being opened. Maps that name it are published after
+    /// [`PublishedMap::add_shard`].
+    ///
+    /// # Errors
+    /// [`ShardListError::NumberTaken`] if the number is open or was given to a shard of another
+    /// name, [`ShardListError::TooMany`] if it is too large.
+    pub fn reserve(&self, number: ShardNumber, name: &str) -> Result<(), ShardListError> {
+        let open = self.lock();
+        let known = self.names.get(number.index()).ok_or(ShardListError::TooMany)?;
+        let known = known.get_or_init(|| name.into());
+        if **known != *name || open.contains(&number) {
+            return Err(ShardListError::NumberTaken { number, shard: known.to_string() });
+        }
+        Ok(())
+    }
+
+    /// Allows maps that name this shard: requests can be sent to it now.
+    pub fn add_shard(&self, number: ShardNumber) {
+        self.lock().insert(number);
+    }
+
+    /// Forbids later maps that name this shard.
+    ///
+    /// # Errors
+    /// [`ShardListError::InUse`] if the map in force names it.
+    pub fn remove_shard(&self, number: ShardNumber) -> Result<(), ShardListError> {
+        let mut open = self.lock();
+        if self.map.load().topology().numbers().any(|member| member == number) {
+            let shard = self.shard_name(number).to_owned();
+            return Err(ShardListError::InUse { shard });
+        }
+        open.remove(&number);
+        Ok(())
+    }
+
+    fn keep_names(&self, map: &ShardMap) {
+        for (shard, name) in map.topology().shards().iter().zip(&self.names) {
+            name.get_or_init(|| shard.name.as_str().into());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<ShardNumber>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

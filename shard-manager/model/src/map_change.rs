@@ -1,0 +1,199 @@
+//! Map change: a change of the shard map, by which one epoch becomes the next.
+//!
+//! **Invariant:** a change that [`MapChange::apply`] refuses is stored nowhere; a slot never
+//! gets an owner that may not have slots, and a shard with slots is never retired.
+//! **Not here:** storing a map (the catalogs), the states of slots in the databases.
+
+use crate::keyspace::Slot;
+use crate::position::Position;
+use crate::shard_map::{MapError, ShardMap, SlotOwner};
+use crate::slot_set::SlotSet;
+use crate::topology::{ShardNumber, ShardSpec, ShardState, Topology, TopologyError};
+
+/// Change of the shard map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapChange {
+    /// Slots get another owner.
+    Owners {
+        /// The slots, all of one owner.
+        slots: SlotSet,
+        /// Their owner before.
+        from: ShardNumber,
+        /// Their owner afterwards.
+        to: ShardNumber,
+        /// Position of the new owner when it accepted the slots, if it is known.
+        floor: Option<Position>,
+    },
+    /// A shard joins, without slots. It gets the next number.
+    NewShard {
+        /// Name of the shard.
+        name: String,
+        /// Weight of the shard.
+        weight: u32,
+        /// Address of its servers, without user and password; `None` for files.
+        address: Option<String>,
+    },
+    /// A shard enters another state of its life.
+    State {
+        /// The shard.
+        shard: ShardNumber,
+        /// The next state.
+        state: ShardState,
+    },
+    /// A shard gets another weight.
+    Weight {
+        /// The shard.
+        shard: ShardNumber,
+        /// The weight.
+        weight: u32,
+    },
+}
+
+/// Reason why a map cannot be changed in this way.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MapChangeRefusal {
+    /// There is no such shard, or it is retired.
+    #[error("there is no shard with the number {0}")]
+    NoShard(u16),
+    /// The change names no slots.
+    #[error("no slots are named")]
+    NoSlots,
+    /// The slots do not belong to the shard.
+    #[error("{shard} does not own the slots {slots}")]
+    NotOwned {
+        /// Name of the shard.
+        shard: String,
+        /// The slots that it does not own.
+        slots: SlotSet,
+    },
+    /// The shard may get no slots.
+    #[error("{shard} is {}: only a serving shard gets slots", state.name())]
+    NotServing {
+        /// Name of the shard.
+        shard: String,
+        /// Its state.
+        state: ShardState,
+    },
+    /// The name cannot be that of a shard.
+    #[error(
+        "the name of a shard has 1 to {NAME_MAX} letters, digits, - and _, and begins with a letter"
+    )]
+    Name,
+    /// The state does not follow the present one.
+    #[error("{shard} is {} and cannot become {}", from.name(), to.name())]
+    State {
+        /// Name of the shard.
+        shard: String,
+        /// Its state.
+        from: ShardState,
+        /// The next state.
+        to: ShardState,
+    },
+    /// The shard owns slots.
+    #[error("{shard} owns {slots} slots: a shard is retired when it owns none")]
+    HasSlots {
+        /// Name of the shard.
+        shard: String,
+        /// Number of its slots.
+        slots: usize,
+    },
+    /// The shards would not be a topology.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// The owners would not be a map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// Highest number of characters in the name of a shard.
+const NAME_MAX: usize = 63;
+
+impl MapChange {
+    /// Returns the map after this change, at the next epoch.
+    ///
+    /// # Errors
+    /// [`MapChangeRefusal`] if the map cannot be changed in this way.
+    pub fn apply(&self, map: &ShardMap) -> Result<ShardMap, MapChangeRefusal> {
+        let epoch = map.epoch() + 1;
+        let mut shards = map.topology().shards().to_vec();
+        match self {
+            Self::Owners { slots, from, to, floor: _ } => {
+                check_owners(map, slots, (*from, *to))?;
+                let slots = slots.iter().map(Slot::number);
+                let changed = slots.map(|slot| SlotOwner { slot, shard: *to, since: epoch });
+                return Ok(map.followed_by(epoch, map.topology().clone(), changed)?);
+            }
+            Self::NewShard { name, weight, address: _ } => {
+                if !is_name(name) {
+                    return Err(MapChangeRefusal::Name);
+                }
+                let state = ShardState::Joining;
+                shards.push(ShardSpec { state, ..ShardSpec::new(name.clone(), *weight) });
+            }
+            Self::State { shard, state } => {
+                check_state(map, *shard, *state)?;
+                shards[shard.index()].state = *state;
+            }
+            Self::Weight { shard, weight } => {
+                member(map, *shard)?;
+                shards[shard.index()].weight = *weight;
+            }
+        }
+        Ok(map.followed_by(epoch, Topology::restore(shards)?, [])?)
+    }
+}
+
+fn member(map: &ShardMap, shard: ShardNumber) -> Result<&ShardSpec, MapChangeRefusal> {
+    let found = map.topology().members().find(|(number, _)| *number == shard);
+    found.map(|(_, member)| member).ok_or(MapChangeRefusal::NoShard(shard.0))
+}
+
+fn check_owners(
+    map: &ShardMap,
+    slots: &SlotSet,
+    (from, to): (ShardNumber, ShardNumber),
+) -> Result<(), MapChangeRefusal> {
+    let (source, target) = (member(map, from)?, member(map, to)?);
+    if target.state != ShardState::Serving {
+        let (shard, state) = (target.name.clone(), target.state);
+        return Err(MapChangeRefusal::NotServing { shard, state });
+    }
+    if slots.is_empty() {
+        return Err(MapChangeRefusal::NoSlots);
+    }
+    let foreign: SlotSet = slots.iter().filter(|slot| map.owner(*slot) != from).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    Err(MapChangeRefusal::NotOwned { shard: source.name.clone(), slots: foreign })
+}
+
+fn check_state(
+    map: &ShardMap,
+    shard: ShardNumber,
+    state: ShardState,
+) -> Result<(), MapChangeRefusal> {
+    let member = member(map, shard)?;
+    let follows = matches!(
+        (member.state, state),
+        (ShardState::Joining, ShardState::Serving | ShardState::Retired)
+            | (ShardState::Serving, ShardState::Draining | ShardState::Retired)
+            | (ShardState::Draining, ShardState::Serving | ShardState::Retired)
+    );
+    if !follows {
+        let (name, from) = (member.name.clone(), member.state);
+        return Err(MapChangeRefusal::State { shard: name, from, to: state });
+    }
+    let slots = map.slots_of(shard).count();
+    if state == ShardState::Retired && slots > 0 {
+        return Err(MapChangeRefusal::HasSlots { shard: member.name.clone(), slots });
+    }
+    Ok(())
+}
+
+/// Returns true if a new shard may have this name, which is part of file names and headers.
+fn is_name(name: &str) -> bool {
+    name.len() <= NAME_MAX
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}

@@ -1,0 +1,76 @@
+//! Known shards: the shards of a catalog as a start finds them, before the catalog is locked and
+//! migrated.
+//!
+//! **Invariant:** nothing is changed; catalogs of earlier versions are read as they are.
+//! **Not here:** the shard map (`map_tables`).
+
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+use engine::cluster_spec::{IN_OWN_TABLES, listed_names};
+
+use crate::node_address::{NodeAddress, NodeDefaults};
+use crate::shard_database::has_rows;
+use crate::statement::{RowView, Statement, load};
+
+/// Shards of a catalog.
+#[derive(Clone, Debug)]
+pub struct KnownShards {
+    /// Id of the cluster.
+    pub cluster_id: String,
+    /// True if every shard was claimed.
+    pub ready: bool,
+    /// The shards that are not retired, by number; else a description of the damage.
+    pub members: Result<Vec<KnownShard>, String>,
+    /// Name of the shard whose database holds the catalog, if it is that of a shard.
+    pub held_by: Option<String>,
+}
+
+/// Shard of a catalog.
+#[derive(Clone, Debug)]
+pub struct KnownShard {
+    /// Name of the shard.
+    pub name: String,
+    /// Its servers without user and password, if the catalog has them.
+    pub location: Option<NodeAddress>,
+}
+
+impl KnownShards {
+    /// Reads the catalog in a database, which is that of the shard `held_by`; `None` if there is
+    /// none.
+    ///
+    /// # Errors
+    /// The error of a query.
+    pub async fn read(
+        connection: &AsyncPgConnection,
+        held_by: Option<String>,
+    ) -> QueryResult<Option<Self>> {
+        if !has_rows(connection, "tessera_cluster").await? {
+            return Ok(None);
+        }
+        let sql = "SELECT cluster_id, shards, ready FROM tessera.tessera_cluster";
+        let rows = load(connection, Statement { sql, binds: &[], cached: false }).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let Some((cluster_id, column)) = row.text(0).zip(row.text(1)) else { return Ok(None) };
+        let members = if column == IN_OWN_TABLES {
+            let sql = "SELECT name, address FROM tessera.tessera_shards WHERE state <> 'retired'
+                ORDER BY number";
+            let rows = load(connection, Statement { sql, binds: &[], cached: false }).await?;
+            Ok(rows.iter().filter_map(member).collect())
+        } else {
+            let unlocated = |name| KnownShard { name, location: None };
+            listed_names(&column).map(|names| names.into_iter().map(unlocated).collect())
+        };
+        let ready = row.bigint(2) == Some(1);
+        Ok(Some(Self { cluster_id, ready, members, held_by }))
+    }
+}
+
+fn member(row: &RowView) -> Option<KnownShard> {
+    Some(KnownShard { name: row.text(0)?, location: row.text(1).as_deref().and_then(location) })
+}
+
+/// Parses an address of the catalog, which has no user.
+fn location(text: &str) -> Option<NodeAddress> {
+    let defaults = NodeDefaults { user: Some(String::new()), ..NodeDefaults::default() };
+    NodeAddress::parse(text, &defaults).ok()
+}

@@ -1,0 +1,238 @@
+//! Map tables: the shards and the owners of slots in a catalog that all routers share.
+//!
+//! **Invariant:** both tables and the epoch change in one transaction, which holds the lock of the
+//! cluster's row; a map is read as of one moment.
+//! **Not here:** the rules of changes (`model::map_change`), the other settings of the cluster
+//! (`engine::cluster_spec`).
+
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use engine::catalog_rows::{
+    GROUP, MapChangeError, MapStep, OwnerStep, ShardRow, slot_owner, topology,
+};
+use engine::cluster_spec::{ClusterRow, IN_OWN_TABLES};
+use engine::system_tables::{tessera_cluster, tessera_shards};
+use model::keyspace::Slot;
+use model::map_change::MapChange;
+use model::shard_map::{ShardMap, SlotOwner};
+use model::value::{ColumnType, Value};
+
+use super::{or_rollback, refused};
+use crate::db_error::unreadable;
+use crate::statement::{Bind, Statement, for_each_row, load, run};
+
+/// Begins a transaction that sees one moment.
+const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// Begins a transaction that no other change of the map runs beside.
+const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_cluster FOR UPDATE";
+/// Selects the owners that have changed after an epoch, by slot.
+const OWNERS: &str = "SELECT slot, shard, since FROM tessera_owners
+    WHERE group_name = $1 AND since > $2 ORDER BY slot";
+/// Inserts the first owner of every slot.
+const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
+    SELECT $1, slot - 1, shard, 1 FROM unnest($2) WITH ORDINALITY AS owner (shard, slot)";
+/// Changes the owner of some slots.
+const SET_OWNERS: &str = "UPDATE tessera_owners
+    SET shard = $1, since = $2, floor_timeline = $3, floor_position = $4, came_from = $5
+    WHERE group_name = $6 AND slot = ANY ($7)";
+
+/// Map of a catalog, with the rows of its shards.
+pub struct StoredMap {
+    /// The map.
+    pub map: ShardMap,
+    /// Rows of the shards, by number.
+    pub shards: Vec<ShardRow>,
+}
+
+/// The shards and owners of a catalog, on one of its sessions.
+#[derive(Clone, Copy)]
+pub struct MapTables<'c>(pub(super) &'c AsyncPgConnection);
+
+impl MapTables<'_> {
+    /// Returns the current shard map, as of one moment.
+    ///
+    /// # Errors
+    /// The error of a query, or the damage of the rows.
+    pub async fn map(self) -> QueryResult<ShardMap> {
+        Ok(self.stored_map().await?.map)
+    }
+
+    /// Returns the current shard map and the rows of the shards, as of one moment.
+    ///
+    /// # Errors
+    /// Errors of [`MapTables::map`].
+    pub async fn stored_map(self) -> QueryResult<StoredMap> {
+        let read = async {
+            run(self.0, BEGIN_READING).await?;
+            let row: ClusterRow = tessera_cluster::table.first(&mut &*self.0).await?;
+            let stored = self.read_map(&row).await?;
+            run(self.0, "COMMIT").await?;
+            Ok(stored)
+        };
+        or_rollback(self.0, read.await).await
+    }
+
+    /// Returns the current shard map, reading only the owners that have changed after a known map
+    /// of this catalog.
+    ///
+    /// # Errors
+    /// Errors of [`MapTables::map`].
+    pub async fn map_after(self, known: &ShardMap) -> QueryResult<ShardMap> {
+        let read = async {
+            run(self.0, BEGIN_READING).await?;
+            let epoch = tessera_cluster::table.select(tessera_cluster::epoch);
+            let epoch: i64 = epoch.first(&mut &*self.0).await?;
+            let shards = self.load_shards().await?;
+            let changed = self.load_owners(known.epoch()).await?;
+            run(self.0, "COMMIT").await?;
+            let topology = topology(&shards).map_err(|cause| unreadable(&cause))?;
+            let map = known.followed_by(epoch.cast_unsigned(), topology, changed);
+            map.map_err(|cause| unreadable(&cause))
+        };
+        or_rollback(self.0, read.await).await
+    }
+
+    /// Reads the map of a catalog. If its own tables are still empty, the map is that of the
+    /// columns of an earlier version.
+    pub(super) async fn read_map(self, row: &ClusterRow) -> QueryResult<StoredMap> {
+        let damaged = |cause: String| unreadable(&cause);
+        let shards = self.load_shards().await?;
+        if row.has_own_tables() {
+            let owners = self.load_owners(0).await?;
+            let map = row.map(&shards, owners).map_err(damaged)?;
+            return Ok(StoredMap { map, shards });
+        }
+        if !shards.is_empty() {
+            let cause =
+                "the catalog is damaged: both tessera_cluster and tessera_shards list the shards";
+            return Err(damaged(cause.to_owned()));
+        }
+        let map = row.map_of_columns().map_err(damaged)?;
+        let shards = ShardRow::of(map.topology(), &[]);
+        Ok(StoredMap { map, shards })
+    }
+
+    /// Stores the map of a new cluster or of an earlier version in empty tables, and the row of a
+    /// new cluster, in one transaction.
+    pub(super) async fn make(
+        self,
+        row: Option<&ClusterRow>,
+        stored: &StoredMap,
+    ) -> QueryResult<()> {
+        let filled = async {
+            run(self.0, "BEGIN").await?;
+            if let Some(row) = row {
+                let inserted = diesel::insert_into(tessera_cluster::table).values(row);
+                inserted.execute(&mut &*self.0).await?;
+            }
+            self.fill(stored).await?;
+            run(self.0, "COMMIT").await
+        };
+        or_rollback(self.0, filled.await).await
+    }
+
+    /// Fills the tables. All slots have had their owners since the first epoch.
+    async fn fill(self, stored: &StoredMap) -> QueryResult<()> {
+        let mut connection = self.0;
+        let shards = diesel::insert_into(tessera_shards::table).values(&stored.shards);
+        shards.execute(&mut connection).await?;
+        let owners: Vec<i32> = stored.map.owners().map(|owner| i32::from(owner.shard.0)).collect();
+        let binds = [Bind::text(GROUP), Bind::integers(owners.into_iter())];
+        load(connection, Statement { sql: FILL_OWNERS, binds: &binds, cached: false }).await?;
+        let own =
+            (tessera_cluster::shards.eq(IN_OWN_TABLES), tessera_cluster::ranges.eq(IN_OWN_TABLES));
+        let moved = diesel::update(tessera_cluster::table).set(own);
+        moved.execute(&mut connection).await.map(drop)
+    }
+
+    async fn load_shards(self) -> QueryResult<Vec<ShardRow>> {
+        let shards = tessera_shards::table.order(tessera_shards::number);
+        shards.load(&mut &*self.0).await
+    }
+
+    async fn load_owners(self, after: u64) -> QueryResult<Vec<SlotOwner>> {
+        let binds = [Bind::text(GROUP), Bind::bigint(after.cast_signed())];
+        let mut owners = Vec::new();
+        let statement = Statement { sql: OWNERS, binds: &binds, cached: false };
+        for_each_row(self.0, statement, |row| {
+            let numbers = row.bigint(0).zip(row.bigint(1)).zip(row.bigint(2));
+            let owner = numbers.and_then(|((slot, shard), since)| slot_owner(slot, shard, since));
+            let cause = "a number in tessera_owners is out of range";
+            owners.push(owner.ok_or_else(|| unreadable(&cause))?);
+            Ok(())
+        })
+        .await?;
+        Ok(owners)
+    }
+
+    /// Records the addresses of shards that differ from the stored ones.
+    ///
+    /// # Errors
+    /// The error of a statement.
+    pub async fn keep_addresses(self, addresses: &[(i64, String)]) -> QueryResult<()> {
+        for (number, address) in addresses {
+            let row = tessera_shards::table.find(number);
+            let other = tessera_shards::address.is_distinct_from(address);
+            let kept = diesel::update(row.filter(other)).set(tessera_shards::address.eq(address));
+            kept.execute(&mut &*self.0).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes the map in one transaction, if its epoch is the expected one, and notifies all
+    /// routers.
+    ///
+    /// # Errors
+    /// [`MapChangeError`].
+    pub async fn change_map(self, change: (&MapChange, u64)) -> Result<ShardMap, MapChangeError> {
+        let failed = |error: DieselError| MapChangeError::Failed(refused(&error));
+        let read = async {
+            run(self.0, BEGIN_CHANGING).await?;
+            let row: ClusterRow = tessera_cluster::table.first(&mut &*self.0).await?;
+            self.read_map(&row).await
+        };
+        let StoredMap { map, shards } = or_rollback(self.0, read.await).await.map_err(failed)?;
+        let step = match MapStep::of(&map, &shards, change) {
+            Ok(step) => step,
+            Err(refusal) => {
+                run(self.0, "ROLLBACK").await.map_err(failed)?;
+                return Err(refusal);
+            }
+        };
+        let stored = self.store(&step).await;
+        or_rollback(self.0, stored).await.map_err(failed)?;
+        let committed = run(self.0, "NOTIFY tessera; COMMIT").await;
+        committed.map_err(|error| MapChangeError::Unknown(refused(&error)))?;
+        Ok(step.map)
+    }
+
+    async fn store(self, step: &MapStep) -> QueryResult<()> {
+        let mut connection: &AsyncPgConnection = self.0;
+        if let Some(row) = &step.shard {
+            let stored = diesel::insert_into(tessera_shards::table).values(row);
+            let stored = stored.on_conflict(tessera_shards::number).do_update().set(row);
+            stored.execute(&mut connection).await?;
+        }
+        let epoch = step.map.epoch().cast_signed();
+        if let Some(OwnerStep { slots, from, to, floor }) = &step.owners {
+            let number = |number: Option<i64>| {
+                Bind::value(ColumnType::Bigint, &number.map_or(Value::Null, Value::Int))
+            };
+            let slots: Vec<Value> =
+                slots.iter().map(|slot| Value::Int(i64::from(Slot::number(slot)))).collect();
+            let binds = [
+                Bind::bigint(i64::from(to.0)),
+                Bind::bigint(epoch),
+                number(floor.map(|at| i64::from(at.timeline))),
+                number(floor.map(|at| at.sequence.cast_signed())),
+                Bind::bigint(i64::from(from.0)),
+                Bind::text(GROUP),
+                Bind::values(ColumnType::Bigint, slots.iter()),
+            ];
+            load(connection, Statement { sql: SET_OWNERS, binds: &binds, cached: false }).await?;
+        }
+        let next = diesel::update(tessera_cluster::table).set(tessera_cluster::epoch.eq(epoch));
+        next.execute(&mut connection).await.map(drop)
+    }
+}

@@ -1,0 +1,321 @@
+//! Shard addresses: finds the servers of every shard when a router starts, from the settings and
+//! from the catalog.
+//!
+//! Each database says to which shard of which cluster it belongs, so servers may change their host
+//! and their order in the settings. Settings describe a new cluster completely; of an existing one
+//! they may leave out shards whose address is in the catalog.
+//!
+//! **Invariant:** nothing is changed here, and no database joins a cluster by being listed.
+//! **Not here:** the primary of a shard (`discovery`), claiming and checking databases (`open`,
+//! `shard_database`).
+
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+use engine::open_error::OpenError;
+use futures_util::future::{join, join_all};
+
+use super::catalog::{KnownShard, KnownShards};
+use super::discovery::{ConnectionAttempt, ask_all, best};
+use super::node_address::{ClusterAddress, Host, NodeAddress, ShardAddress};
+use super::session::Identity;
+use super::shard_database::signature;
+
+/// Addresses of a cluster.
+pub(super) struct ShardAddresses {
+    /// Addresses of the shards in the order of the catalog, each with its name. Those of the
+    /// settings if there is no cluster yet.
+    pub(super) cluster: ClusterAddress,
+    /// True if a catalog was found.
+    pub(super) is_made: bool,
+    /// Index of the shard whose database holds the catalog, unless that has an address of its own.
+    pub(super) catalog_shard: usize,
+    /// Sentences about settings that are not in force.
+    pub(super) differences: Vec<String>,
+}
+
+/// Shard in the settings, and the state of its database.
+struct Listed<'a> {
+    address: &'a ShardAddress,
+    /// Label in messages: the given name, or the one of its place in the list.
+    label: String,
+    found: Option<FoundDatabase>,
+}
+
+/// Facts about a database that answered.
+struct FoundDatabase {
+    identity: Identity,
+    /// Id of its cluster and name of its shard, if it belongs to one.
+    signature: Option<(String, String)>,
+    /// Contents of the catalog that it holds, if it holds one.
+    catalog: Option<KnownShards>,
+}
+
+/// Finds the address of every shard.
+///
+/// # Errors
+/// [`OpenError`] if a database belongs to another cluster, or a shard has no address.
+pub(super) async fn find(address: &ClusterAddress) -> Result<ShardAddresses, OpenError> {
+    let of_shards = address.shards.iter().map(async |shard| {
+        let hosts = [&shard.primary].into_iter().chain(&shard.replicas);
+        examine(ask_all(hosts, address).await).await
+    });
+    let of_replicas =
+        address.replicas.iter().map(async |at| examine(ask_all([at], address).await).await);
+    let (of_shards, of_replicas) = join(join_all(of_shards), join_all(of_replicas)).await;
+    let listed = address.shards.iter().enumerate().zip(of_shards);
+    let listed = listed.map(|((index, shard), found)| {
+        let label = shard.name.clone().unwrap_or_else(|| format!("shard{}", index + 1));
+        Listed { address: shard, label, found }
+    });
+    let listed: Vec<Listed<'_>> = listed.collect();
+    check_distinct(&listed)?;
+    let catalog = match &address.catalog {
+        Some(at) => examine(ask_all([at], address).await).await.and_then(|found| found.catalog),
+        None => {
+            let found = listed.iter().map(|shard| &shard.found).chain(&of_replicas).flatten();
+            found.into_iter().find_map(|found| found.catalog.clone())
+        }
+    };
+    let Some(known) = catalog else {
+        let (cluster, differences) = (address.clone(), Vec::new());
+        return Ok(ShardAddresses { cluster, is_made: false, catalog_shard: 0, differences });
+    };
+    let members = known.members.map_err(|cause| OpenError::node("the catalog", cause))?;
+    if members.is_empty() {
+        let cause = "the catalog is damaged: it lists no shards";
+        return Err(OpenError::node("the catalog", cause));
+    }
+    let mut choice = Choice::new(&known.cluster_id, known.ready, &members);
+    choice.take_listed(&listed)?;
+    let shards = choice.complete(address)?;
+    let strays = choice.strays;
+    let is_of_stray =
+        |found: &FoundDatabase| strays.iter().any(|stray| same(stray, &found.identity));
+    let replicas = address.replicas.iter().zip(&of_replicas);
+    let of_members = replicas.filter(|(_, found)| !found.as_ref().is_some_and(is_of_stray));
+    let replicas: Vec<NodeAddress> = of_members.map(|(replica, _)| replica.clone()).collect();
+    let catalog_shard = known
+        .held_by
+        .as_ref()
+        .and_then(|held_by| members.iter().position(|member| member.name == *held_by));
+    let cluster = ClusterAddress { shards, replicas, ..address.clone() };
+    let (catalog_shard, differences) = (catalog_shard.unwrap_or(0), choice.differences);
+    Ok(ShardAddresses { cluster, is_made: true, catalog_shard, differences })
+}
+
+/// Reads the facts about the database of some hosts, from its primary if that answers.
+async fn examine(mut attempts: Vec<ConnectionAttempt>) -> Option<FoundDatabase> {
+    let first = best(&attempts).or_else(|| attempts.iter().position(|at| at.found.is_ok()))?;
+    let session = attempts.swap_remove(first).found.ok()?;
+    // A database that cannot be read is refused with the reason when it is opened.
+    let facts = facts(&session.connection).await.ok();
+    let (signature, catalog) = facts.unwrap_or_default();
+    Some(FoundDatabase { identity: session.identity, signature, catalog })
+}
+
+type Facts = (Option<(String, String)>, Option<KnownShards>);
+
+async fn facts(connection: &AsyncPgConnection) -> QueryResult<Facts> {
+    let signature = signature(connection).await?;
+    let held_by = signature.as_ref().map(|(_, shard)| shard.clone());
+    Ok((signature, KnownShards::read(connection, held_by).await?))
+}
+
+fn same(one: &Identity, other: &Identity) -> bool {
+    one.system == other.system && one.database == other.database
+}
+
+/// Refuses two shards in one database, which would mix their rows, and a copy beside its original.
+fn check_distinct(listed: &[Listed<'_>]) -> Result<(), OpenError> {
+    for (index, Listed { label, found, .. }) in listed.iter().enumerate() {
+        let Some(found) = found else { continue };
+        for before in &listed[..index] {
+            let Some(other) = &before.found else { continue };
+            if same(&found.identity, &other.identity) {
+                return Err(OpenError::Conflict(format!(
+                    "{} and {label} are the same database: give each shard its own",
+                    before.label
+                )));
+            }
+            if let Some((_, shard)) =
+                found.signature.as_ref().filter(|_| found.signature == other.signature)
+            {
+                return Err(OpenError::Conflict(format!(
+                    "{} and {label} are both the database of {shard}: leave the copy out",
+                    before.label
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Assignment of addresses to the shards of a catalog.
+struct Choice<'k> {
+    cluster_id: &'k str,
+    /// True if every shard was claimed.
+    ready: bool,
+    members: &'k [KnownShard],
+    /// Address of each member, by its place in the catalog.
+    chosen: Vec<Option<ShardAddress>>,
+    /// Databases that are listed and belong to no shard.
+    strays: Vec<Identity>,
+    differences: Vec<String>,
+}
+
+impl<'k> Choice<'k> {
+    fn new(cluster_id: &'k str, ready: bool, members: &'k [KnownShard]) -> Self {
+        let (chosen, strays, differences) = (vec![None; members.len()], Vec::new(), Vec::new());
+        Self { cluster_id, ready, members, chosen, strays, differences }
+    }
+
+    /// Assigns the addresses of the settings: first those whose databases name their shard.
+    fn take_listed(&mut self, listed: &[Listed<'_>]) -> Result<(), OpenError> {
+        let mut unsigned = Vec::new();
+        for shard in listed {
+            let Some((cluster, name)) =
+                shard.found.as_ref().and_then(|found| found.signature.as_ref())
+            else {
+                unsigned.push(shard);
+                continue;
+            };
+            if *cluster != self.cluster_id {
+                let cause = "the database belongs to another cluster: use an empty one, or the catalog of that cluster";
+                return Err(OpenError::node(&format!("{}-primary", shard.label), cause));
+            }
+            let place = self.members.iter().position(|member| member.name == *name);
+            match place {
+                Some(place) => self.take(place, shard),
+                None => self.leave_out(
+                    shard,
+                    &format!(
+                        "is the database of {name}, which the cluster has retired: leave it out"
+                    ),
+                ),
+            }
+        }
+        // If the creation of a cluster was interrupted, the database of its first shard may hold
+        // the catalog and name no shard yet.
+        let holds_catalog =
+            |shard: &&Listed<'_>| shard.found.as_ref().is_some_and(|found| found.catalog.is_some());
+        unsigned.sort_by_key(|shard| !holds_catalog(shard));
+        for shard in unsigned {
+            if holds_catalog(&shard) && self.chosen.first().is_some_and(Option::is_none) {
+                self.take(0, shard);
+                continue;
+            }
+            match self.place_of_unsigned(shard) {
+                Some(place) => self.take(place, shard),
+                None if shard.found.is_none() => {
+                    self.leave_out(
+                        shard,
+                        "does not answer, and the catalog has no shard there: check it",
+                    );
+                }
+                None => {
+                    self.leave_out(
+                        shard,
+                        "is the database of no shard, and shards cannot join yet: leave its URL out",
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the place of a shard whose database does not name it: the database does not answer,
+    /// was emptied, or is that of a cluster whose creation was interrupted.
+    fn place_of_unsigned(&self, shard: &Listed<'_>) -> Option<usize> {
+        let mut free = (0..self.chosen.len()).filter(|place| self.chosen[*place].is_none());
+        let lies_there = |place: &usize| {
+            let known = self.members[*place].location.as_ref();
+            known.is_some_and(|known| known.overlaps(&shard.address.primary))
+        };
+        if let Some(place) = free.clone().find(lies_there) {
+            return Some(place);
+        }
+        // An empty database takes the place of one with another address only in a new cluster, or
+        // if the catalog of an earlier version has no address: then it is refused, as it held rows.
+        let may_be_there =
+            |member: &KnownShard| shard.found.is_none() || !self.ready || member.location.is_none();
+        let is_called = |place: &usize| {
+            let member = &self.members[*place];
+            member.name == shard.label && may_be_there(member)
+        };
+        if let Some(place) = free.clone().find(is_called) {
+            return Some(place);
+        }
+        match (free.next(), free.next()) {
+            (Some(place), None) if shard.found.is_none() || !self.ready => Some(place),
+            (_, _) => None,
+        }
+    }
+
+    fn take(&mut self, place: usize, shard: &Listed<'_>) {
+        let name = &self.members[place].name;
+        if let Some(given) = shard.address.name.as_ref().filter(|given| *given != name) {
+            self.differences.push(format!(
+                "the database of {name} is called {given}: a shard keeps its name, change the setting"
+            ));
+        }
+        let address = ShardAddress { name: Some(name.clone()), ..shard.address.clone() };
+        self.chosen[place] = Some(address);
+    }
+
+    fn leave_out(&mut self, shard: &Listed<'_>, remedy: &str) {
+        self.differences.push(format!("{} {remedy}", shard.address.primary));
+        self.strays.extend(shard.found.as_ref().map(|found| found.identity.clone()));
+    }
+
+    /// Returns the address of every member. Those that the settings do not name are in the catalog.
+    fn complete(&mut self, settings: &ClusterAddress) -> Result<Vec<ShardAddress>, OpenError> {
+        let mut shards = Vec::with_capacity(self.chosen.len());
+        for (member, chosen) in self.members.iter().zip(std::mem::take(&mut self.chosen)) {
+            if let Some(address) = chosen {
+                shards.push(address);
+                continue;
+            }
+            let name = &member.name;
+            let Some(location) = &member.location else {
+                return Err(OpenError::Conflict(format!(
+                    "the cluster has the shard {name}, whose address is neither in the settings nor in the catalog: add \
+                     it to SHARD_URLS"
+                )));
+            };
+            let primary = reachable(location, settings).ok_or_else(|| {
+                OpenError::Conflict(format!(
+                    "the cluster has the shard {name} at {location}, and no setting has a user for that host and port: \
+                     add its address to SHARD_URLS"
+                ))
+            })?;
+            self.differences.push(format!(
+                "no address of {name} is given: it is used at {location}, where the catalog has it"
+            ));
+            let name = Some(name.clone());
+            shards.push(ShardAddress { name, weight: None, primary, replicas: Vec::new() });
+        }
+        Ok(shards)
+    }
+}
+
+/// Returns an address of the catalog with user, password and TLS of the settings for exactly that
+/// host and port.
+fn reachable(location: &NodeAddress, settings: &ClusterAddress) -> Option<NodeAddress> {
+    let of_shards = settings
+        .shards
+        .iter()
+        .flat_map(|shard| [&shard.primary].into_iter().chain(&shard.replicas));
+    let given = of_shards.chain(&settings.replicas).chain(&settings.catalog);
+    let given: Vec<&NodeAddress> = given.collect();
+    let access = location.hosts.iter().find_map(|host| {
+        given.iter().find(|address| address.hosts.contains(host)).map(|address| (*address).clone())
+    })?;
+    // Replicas that are listed by themselves are found through their primary.
+    let is_listed = |host: &&Host| {
+        let mut replicas = settings.replicas.iter();
+        replicas.any(|at| at.database == location.database && at.hosts.contains(host))
+    };
+    let hosts = location.hosts.iter().filter(|host| !is_listed(host)).cloned().collect::<Vec<_>>();
+    let hosts = if hosts.is_empty() { location.hosts.clone() } else { hosts };
+    Some(NodeAddress { hosts, database: location.database.clone(), ..access })
+}

@@ -1,0 +1,126 @@
+//! Slot session: fences and releases slots of a cluster, without opening the cluster. For commands.
+//!
+//! The owners are asked of the shards themselves, which decide about every write. Routers learn of
+//! the change from the databases.
+//!
+//! **Invariant:** nothing is changed unless each slot is owned by one of the given shards.
+//! **Not here:** the change (`slot_changes`, `migrations`), a cluster that is open in this process
+//! (`writer`).
+
+use std::time::{Duration, Instant};
+
+use engine::open_error::OpenError;
+use engine::slot_change::{SlotChange, SlotStep};
+use model::keyspace::Slot;
+use model::slot_set::SlotSet;
+
+use super::discovery;
+use super::node_address::{ClusterAddress, NodeAddress, ServerEngine, Timeouts};
+use super::session::Session;
+use super::slot_changes;
+use super::sql;
+use super::statement::{Bind, RowView, Statement, load};
+
+/// Wait before a change is tried again while other writes hold the fence lock.
+const BUSY_WAIT: Duration = Duration::from_millis(50);
+/// Longest time for which a change is tried.
+const BUSY_MAX: Duration = Duration::from_secs(10);
+
+/// Sessions with the primaries of all shards.
+pub struct SlotSession {
+    shards: Vec<(String, Session)>,
+}
+
+/// Reason why slots were not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotSessionError {
+    /// A shard cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// None of the shards owns these slots.
+    #[error("none of the shards owns the slots {0}: name all shards of the cluster in SHARD_URLS")]
+    NotOwned(SlotSet),
+    /// Two of the shards own a slot.
+    #[error(
+        "two of the shards own the slots {0}: name each shard of one cluster once in SHARD_URLS"
+    )]
+    OwnedTwice(SlotSet),
+    /// Other writes held the fence lock.
+    #[error("the fence lock of {0} was not free in time: try again")]
+    Busy(String),
+}
+
+impl SlotSession {
+    /// Connects to the primary of each shard.
+    ///
+    /// # Errors
+    /// [`OpenError`] if a shard has no primary, or no tables of a cluster.
+    pub async fn open(addresses: &[NodeAddress]) -> Result<Self, OpenError> {
+        let mut shards = Vec::with_capacity(addresses.len());
+        for at in addresses {
+            let address = ClusterAddress {
+                engine: ServerEngine::Postgres,
+                shards: Vec::new(),
+                replicas: Vec::new(),
+                catalog: Some(at.clone()),
+                timeouts: Timeouts::default(),
+            };
+            let name = at.redacted();
+            let session = discovery::connect_primary(at, &name, &address).await?;
+            shards.push((name, session.0));
+        }
+        Ok(Self { shards })
+    }
+
+    /// Changes slots on the shards that own them.
+    ///
+    /// # Errors
+    /// [`SlotSessionError`]. If one of several shards fails, others may have been changed.
+    pub async fn change(&self, slots: &SlotSet, step: SlotStep) -> Result<(), SlotSessionError> {
+        let (mut parts, mut left) = (Vec::new(), slots.clone());
+        for (name, session) in &self.shards {
+            let owned = owned(session, slots).await;
+            let owned = owned.map_err(|error| OpenError::node(name, error))?;
+            let (missing, found) = (left.without(&owned), owned.without(&left));
+            if !found.is_empty() {
+                return Err(SlotSessionError::OwnedTwice(found));
+            }
+            left = missing;
+            parts.push((name, session, owned));
+        }
+        if !left.is_empty() {
+            return Err(SlotSessionError::NotOwned(left));
+        }
+        for (name, session, slots) in parts.into_iter().filter(|(.., slots)| !slots.is_empty()) {
+            change(name, session, SlotChange { slots, step }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the slots among these that a shard owns.
+async fn owned(session: &Session, slots: &SlotSet) -> Result<SlotSet, diesel::result::Error> {
+    let numbers: Vec<i32> = slots.iter().map(|slot| i32::from(slot.number())).collect();
+    let binds = [Bind::integers(numbers.into_iter())];
+    let statement = Statement { sql: sql::OWNED_SLOTS, binds: &binds, cached: false };
+    let rows = load(&session.connection, statement).await?;
+    let number = |row: &RowView| Slot::new(u16::try_from(row.bigint(0)?).ok()?);
+    Ok(rows.iter().filter_map(number).collect())
+}
+
+/// Changes slots of a shard, as soon as its fence lock is free.
+async fn change(name: &str, session: &Session, change: SlotChange) -> Result<(), SlotSessionError> {
+    let binds = slot_changes::binds(&change);
+    let until = Instant::now() + BUSY_MAX;
+    loop {
+        let statement = Statement { sql: sql::CHANGE_SLOTS, binds: &binds, cached: false };
+        let decided = load(&session.connection, statement).await;
+        let decided = decided.map_err(|error| OpenError::node(name, error))?;
+        match decided.first().and_then(|row| row.bigint(0)) {
+            Some(0) => return Ok(()),
+            Some(_) => return Err(SlotSessionError::NotOwned(slot_changes::refused(&decided))),
+            None if Instant::now() < until => tokio::time::sleep(BUSY_WAIT).await,
+            None => return Err(SlotSessionError::Busy(name.to_owned())),
+        }
+    }
+}

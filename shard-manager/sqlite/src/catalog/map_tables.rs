@@ -1,0 +1,210 @@
+//! Map tables: the shards and the owners of slots in the catalog of an embedded cluster.
+//!
+//! **Invariant:** both tables and the epoch change in one transaction.
+//! **Not here:** the rules of changes (`model::map_change`), the other settings of the cluster
+//! (`engine::cluster_spec`).
+
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+use engine::catalog_rows::{GROUP, MapChangeError, MapStep, OwnerStep, ShardRow, slot_owner};
+use engine::cluster_spec::{ClusterRow, IN_OWN_TABLES, listed_names};
+use engine::system_tables::{tessera_cluster, tessera_shards};
+use model::keyspace::Slot;
+use model::map_change::MapChange;
+use model::shard_map::{ShardMap, SlotOwner};
+
+use super::super::OpenError;
+use super::super::connection::{Bind, DbErrorKind, Statement, for_each_row};
+use super::super::sql;
+use super::PLACE;
+
+/// Reason why the map of a catalog cannot be used.
+pub(in super::super) enum MapFault {
+    /// The database reported an error.
+    Database(DieselError),
+    /// The rows are not those of a map.
+    Damaged(String),
+    /// The settings or the program do not fit the cluster.
+    Refused(OpenError),
+}
+
+impl From<DieselError> for MapFault {
+    fn from(error: DieselError) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<OpenError> for MapFault {
+    fn from(error: OpenError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl MapFault {
+    /// Converts the fault to the error of a catalog in this file.
+    pub(in super::super) fn of_file(self, path: &std::path::Path) -> OpenError {
+        match self {
+            Self::Database(error) => OpenError::file(path, error),
+            Self::Damaged(cause) => OpenError::foreign(path, cause),
+            Self::Refused(error) => error,
+        }
+    }
+}
+
+/// Map of a catalog, with the rows of its shards.
+pub(in super::super) struct StoredMap {
+    /// The map.
+    pub(in super::super) map: ShardMap,
+    /// Rows of the shards, by number.
+    pub(in super::super) shards: Vec<ShardRow>,
+}
+
+/// Reads the map of a catalog. If its own tables are still empty, the map is that of the columns of
+/// an earlier version.
+pub(in super::super) fn read(
+    connection: &mut SqliteConnection,
+    row: &ClusterRow,
+) -> Result<StoredMap, MapFault> {
+    row.check_hash(PLACE)?;
+    let shards = load_shards(connection)?;
+    if row.has_own_tables() {
+        let owners = load_owners(connection)?;
+        let map = row.map(&shards, owners).map_err(MapFault::Damaged)?;
+        return Ok(StoredMap { map, shards });
+    }
+    if !shards.is_empty() {
+        let cause =
+            "the catalog is damaged: both tessera_cluster and tessera_shards list the shards";
+        return Err(MapFault::Damaged(cause.to_owned()));
+    }
+    let map = row.map_of_columns().map_err(MapFault::Damaged)?;
+    let shards = ShardRow::of(map.topology(), &[]);
+    Ok(StoredMap { map, shards })
+}
+
+/// Stores the map of a new cluster or of an earlier version, whose slots have had their owners
+/// since the first epoch, in empty tables. Runs in the transaction of the caller.
+pub(super) fn fill(connection: &mut SqliteConnection, stored: &StoredMap) -> QueryResult<()> {
+    diesel::insert_into(tessera_shards::table).values(&stored.shards).execute(connection)?;
+    let shards: Vec<u16> = stored.map.owners().map(|owner| owner.shard.0).collect();
+    let shards = serde_json::to_string(&shards).expect("numbers always serialise");
+    let binds = [Bind::Text(GROUP), Bind::Text(&shards)];
+    Statement { sql: sql::FILL_OWNERS, binds: &binds, cached: false }.execute(connection)?;
+    let own =
+        (tessera_cluster::shards.eq(IN_OWN_TABLES), tessera_cluster::ranges.eq(IN_OWN_TABLES));
+    diesel::update(tessera_cluster::table).set(own).execute(connection).map(drop)
+}
+
+fn load_shards(connection: &mut SqliteConnection) -> QueryResult<Vec<ShardRow>> {
+    tessera_shards::table.order(tessera_shards::number).load(connection)
+}
+
+/// Returns the names of the shards of a catalog with any schema, which are in its column `shards`
+/// if they have no table of their own.
+pub(in super::super) fn shard_names(
+    connection: &mut SqliteConnection,
+    column: &str,
+) -> Result<Vec<String>, MapFault> {
+    if column == IN_OWN_TABLES {
+        let mut names = Vec::new();
+        let statement = Statement { sql: sql::SHARD_NAMES, binds: &[], cached: false };
+        for_each_row(connection, statement, |row| {
+            names.extend(row.text(0, str::to_owned));
+            Ok(())
+        })?;
+        return Ok(names);
+    }
+    listed_names(column).map_err(MapFault::Damaged)
+}
+
+fn load_owners(connection: &mut SqliteConnection) -> QueryResult<Vec<SlotOwner>> {
+    let mut owners = Vec::new();
+    let statement = Statement { sql: sql::OWNERS, binds: &[Bind::Text(GROUP)], cached: false };
+    for_each_row(connection, statement, |row| {
+        let number = |column| row.int(column).unwrap_or(-1);
+        let owner = slot_owner(number(0), number(1), number(2));
+        owners.push(owner.ok_or_else(|| out_of_range("tessera_owners"))?);
+        Ok(())
+    })?;
+    Ok(owners)
+}
+
+fn out_of_range(table: &str) -> DieselError {
+    DieselError::DeserializationError(format!("a number in {table} is out of range").into())
+}
+
+/// Changes the map in one transaction, if its epoch is the expected one.
+///
+/// # Errors
+/// [`MapChangeError`]; then nothing was changed.
+pub(in super::super) fn change(
+    connection: &mut SqliteConnection,
+    change: (&MapChange, u64),
+) -> Result<ShardMap, MapChangeError> {
+    connection
+        .immediate_transaction(|connection| {
+            let row: ClusterRow = tessera_cluster::table.first(connection)?;
+            let StoredMap { map, shards } = read(connection, &row)?;
+            let step = MapStep::of(&map, &shards, change).map_err(ChangeFault::Change)?;
+            store(connection, &step)?;
+            Ok(step.map)
+        })
+        .map_err(ChangeFault::error)
+}
+
+/// Reason to roll a change back.
+enum ChangeFault {
+    Map(MapFault),
+    Change(MapChangeError),
+}
+
+impl From<DieselError> for ChangeFault {
+    fn from(error: DieselError) -> Self {
+        Self::Map(error.into())
+    }
+}
+
+impl From<MapFault> for ChangeFault {
+    fn from(fault: MapFault) -> Self {
+        Self::Map(fault)
+    }
+}
+
+impl ChangeFault {
+    fn error(self) -> MapChangeError {
+        let fault = match self {
+            Self::Change(error) => return error,
+            Self::Map(fault) => fault,
+        };
+        let (cause, error) = match fault {
+            MapFault::Database(error) => {
+                (error.to_string(), DbErrorKind::of(&error).error("the catalog"))
+            }
+            MapFault::Damaged(cause) => (cause, model::error::Error::Internal),
+            MapFault::Refused(error) => (error.to_string(), model::error::Error::Internal),
+        };
+        tracing::error!(cause, "the shard map cannot be changed");
+        MapChangeError::Failed(error)
+    }
+}
+
+fn store(connection: &mut SqliteConnection, step: &MapStep) -> QueryResult<()> {
+    if let Some(row) = &step.shard {
+        let stored = diesel::insert_into(tessera_shards::table).values(row);
+        stored.on_conflict(tessera_shards::number).do_update().set(row).execute(connection)?;
+    }
+    let epoch = step.map.epoch() as i64;
+    if let Some(OwnerStep { slots, from, to, floor }) = &step.owners {
+        let slots: Vec<u16> = slots.iter().map(Slot::number).collect();
+        let slots = serde_json::to_string(&slots).expect("numbers always serialise");
+        let floor_timeline = floor.map_or(Bind::Null, |at| Bind::Int(i64::from(at.timeline)));
+        let floor_position = floor.map_or(Bind::Null, |at| Bind::Int(at.sequence as i64));
+        let (to, from) = (Bind::Int(i64::from(to.0)), Bind::Int(i64::from(from.0)));
+        let (group, slots) = (Bind::Text(GROUP), Bind::Text(&slots));
+        let binds = [to, Bind::Int(epoch), floor_timeline, floor_position, from, group, slots];
+        Statement { sql: sql::SET_OWNERS, binds: &binds, cached: false }.execute(connection)?;
+    }
+    let next = diesel::update(tessera_cluster::table).set(tessera_cluster::epoch.eq(epoch));
+    next.execute(connection).map(drop)
+}

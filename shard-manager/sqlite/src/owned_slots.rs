@@ -1,0 +1,224 @@
+//! Owned slots: the slots of a file that its shard owns, as reads and writes of the file see them.
+//!
+//! The table `tessera_slots` decides, in the snapshot of a read and in the transaction of a write.
+//! So that a read need not query it, [`SlotOwnership`] keeps the owned slots of a file in memory
+//! with a count of their changes. The count is odd from before the commit of a change until the new
+//! slots are in memory. A read that finds one even count before its snapshot and after its last row
+//! has seen the file between two changes, and the slots in memory are those of its snapshot. Any
+//! other read asks the table in its own snapshot.
+//!
+//! This is right because a file has one writer, in the process of its readers: the lane's writer
+//! for a primary, the applier for a replica. Each file has a [`SlotOwnership`] of its own, so a
+//! replica answers for the slots that it owned at its own position. A commit with an unknown
+//! outcome leaves the count odd until the file was opened again.
+//!
+//! **Invariant:** while the count is even, the slots in memory equal those in the file.
+//! **Not here:** changes (`slot_change`), leaving out rows (`slot_filter`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
+use diesel::QueryResult;
+use diesel::sqlite::SqliteConnection;
+use engine::slot_change::FENCE_MAX;
+use model::keyspace::Slot;
+use model::slot_refusal::RefusedState;
+use model::slot_set::SlotSet;
+use model::topology::ShardNumber;
+
+use super::connection::{Bind, RowView, Statement, for_each_row};
+use super::sql;
+
+/// The slots that a shard owns.
+#[derive(Debug)]
+pub(super) struct OwnedSlots {
+    /// The slots.
+    pub(super) set: Arc<SlotSet>,
+    /// True if rows of other slots may lie in the file: of slots that have moved away, or are being
+    /// copied to the shard.
+    pub(super) has_foreign: bool,
+}
+
+impl OwnedSlots {
+    /// Reads the slots of a file.
+    pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Self> {
+        let (mut set, mut has_foreign) = (SlotSet::empty(), false);
+        let statement = Statement { sql: sql::OWNED_SLOTS, binds: &[], cached: true };
+        for_each_row(connection, statement, |row| {
+            match (slot(row), row.int(1)) {
+                (Some(slot), Some(1)) => set.insert(slot),
+                (Some(_) | None, _) => has_foreign = true,
+            }
+            Ok(())
+        })?;
+        Ok(Self { set: Arc::new(set), has_foreign })
+    }
+}
+
+/// The slots that the shard of a file owns, in memory.
+#[derive(Debug)]
+pub struct SlotOwnership {
+    changes: AtomicU64,
+    owned: ArcSwap<OwnedSlots>,
+}
+
+impl Default for SlotOwnership {
+    /// Slots of a file that were not read yet.
+    fn default() -> Self {
+        let owned = OwnedSlots { set: Arc::new(SlotSet::empty()), has_foreign: true };
+        Self { changes: AtomicU64::new(1), owned: ArcSwap::from_pointee(owned) }
+    }
+}
+
+/// The owned slots at one count of changes.
+#[derive(Debug)]
+pub(super) struct KnownSlots {
+    count: u64,
+    pub(super) owned: Arc<OwnedSlots>,
+}
+
+impl SlotOwnership {
+    /// Records that a change will be committed. Called by the one writer of the file.
+    pub(super) fn begin_change(&self) {
+        self.changes.fetch_or(1, Ordering::SeqCst);
+    }
+
+    /// Records the slots after a change that was committed. Called by the one writer of the file.
+    pub(super) fn finish_change(&self, owned: OwnedSlots) {
+        self.owned.store(Arc::new(owned));
+        let even = (self.changes.load(Ordering::SeqCst) | 1) + 1;
+        self.changes.store(even, Ordering::SeqCst);
+    }
+
+    /// Brings the slots up to date; `None` while they are in doubt.
+    #[inline]
+    pub(super) fn refresh(&self, known: &mut Option<KnownSlots>) {
+        let count = self.changes.load(Ordering::SeqCst);
+        if known.as_ref().is_some_and(|known| known.count == count) {
+            return;
+        }
+        let is_settled = count.is_multiple_of(2);
+        *known = is_settled.then(|| KnownSlots { count, owned: self.owned.load_full() });
+    }
+
+    /// Returns true if the slots have not changed since they were brought up to date.
+    #[inline]
+    pub(super) fn is_current(&self, known: &KnownSlots) -> bool {
+        self.changes.load(Ordering::SeqCst) == known.count
+    }
+}
+
+/// State of a slot in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SlotState {
+    Owned,
+    Fenced,
+    /// The new owner is `None` if it cannot be read.
+    Moved(Option<ShardNumber>),
+    Importing,
+}
+
+impl SlotState {
+    /// Returns true if the shard owns the slot.
+    pub(super) fn is_owned(self) -> bool {
+        matches!(self, Self::Owned | Self::Fenced)
+    }
+
+    /// Reads the state of the slot in a row of slot, state, `until` and `moved_to`.
+    fn of(row: &RowView<'_, '_>) -> Option<Self> {
+        match row.text(1, str::to_owned)?.as_str() {
+            "owned" => Some(Self::Owned),
+            "fenced" => Some(Self::Fenced),
+            "importing" => Some(Self::Importing),
+            "moved" => {
+                let to: Option<u16> = row.text(3, |number| number.parse().ok()).flatten();
+                Some(Self::Moved(to.map(ShardNumber)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Reads the number of the slot in the first column of a row.
+pub(super) fn slot(row: &RowView<'_, '_>) -> Option<Slot> {
+    row.int(0).and_then(|slot| Slot::new(u16::try_from(slot).ok()?))
+}
+
+/// Reads the reason of a refusal from a row of slot, state, `until` and `moved_to`, at a time.
+pub(super) fn refused_state(row: &RowView<'_, '_>, now: DateTime<Utc>) -> RefusedState {
+    match SlotState::of(row) {
+        Some(SlotState::Fenced) => {
+            // No fence that the shard itself has set lasts longer.
+            let until = row.text(2, |until| until.parse::<DateTime<Utc>>().ok()).flatten();
+            let left = until.map_or(FENCE_MAX, |until| (until - now).to_std().unwrap_or_default());
+            RefusedState::Fenced { left: left.min(FENCE_MAX) }
+        }
+        Some(SlotState::Moved(Some(to))) => RefusedState::Moved { to },
+        Some(SlotState::Importing) => RefusedState::Importing,
+        Some(SlotState::Owned | SlotState::Moved(None)) | None => RefusedState::Absent,
+    }
+}
+
+/// Returns the reason why a slot is not read in the present snapshot; `None` if the shard owns it.
+pub(super) fn read_refusal(
+    connection: &mut SqliteConnection,
+    slot: Slot,
+) -> QueryResult<Option<RefusedState>> {
+    let binds = [Bind::Int(i64::from(slot.number()))];
+    let statement = Statement { sql: sql::SLOT_STATE, binds: &binds, cached: true };
+    let mut refused = Some(RefusedState::Absent);
+    for_each_row(connection, statement, |row| {
+        let owned = SlotState::of(row).is_some_and(SlotState::is_owned);
+        refused = (!owned).then(|| refused_state(row, Utc::now()));
+        Ok(())
+    })?;
+    Ok(refused)
+}
+
+/// Reads the states of those slots that the shard knows, and passes them to `each`.
+pub(super) fn each_state(
+    connection: &mut SqliteConnection,
+    slots: &SlotSet,
+    mut each: impl FnMut(Slot, SlotState),
+) -> QueryResult<()> {
+    let slots = json_list(slots);
+    let binds = [Bind::Text(&slots)];
+    let statement = Statement { sql: sql::SLOT_STATES, binds: &binds, cached: true };
+    for_each_row(connection, statement, |row| {
+        if let (Some(slot), Some(state)) = (slot(row), SlotState::of(row)) {
+            each(slot, state);
+        }
+        Ok(())
+    })
+}
+
+/// Returns the position of the log at which the owned slots last changed.
+pub(super) fn generation(connection: &mut SqliteConnection) -> QueryResult<u64> {
+    let statement = Statement { sql: sql::GENERATION, binds: &[], cached: true };
+    let mut generation = 0;
+    for_each_row(connection, statement, |row| {
+        generation = row.int(0).unwrap_or(0) as u64;
+        Ok(())
+    })?;
+    Ok(generation)
+}
+
+/// Returns the number of rows that lie in slots which the shard does not own, for each table that
+/// has some.
+pub(super) fn foreign_rows(connection: &mut SqliteConnection) -> QueryResult<Vec<(String, i64)>> {
+    let statement = Statement { sql: sql::FOREIGN_COUNTS, binds: &[], cached: false };
+    let mut counts = Vec::new();
+    for_each_row(connection, statement, |row| {
+        counts.extend(row.text(0, str::to_owned).zip(row.int(1)));
+        Ok(())
+    })?;
+    Ok(counts)
+}
+
+/// Formats slots as a JSON array of their numbers.
+pub(super) fn json_list(slots: &SlotSet) -> String {
+    let numbers: Vec<u16> = slots.iter().map(Slot::number).collect();
+    serde_json::to_string(&numbers).expect("numbers always serialise")
+}

@@ -1,0 +1,211 @@
+//! Slot change: changes the slots that the shard of a file owns, as one step of its change log.
+//!
+//! A primary changes the states of the slots, the numbers of rows, the generation, the change log
+//! and the position in one transaction. A replica does the same when it reads the line
+//! (`slot_line`).
+//!
+//! The rows of a slot that is handed over stay in the file. They are *foreign* from then on: they
+//! are not read, written or counted in `tessera_counts`, but in `tessera_foreign_counts`. Only the
+//! rows of the slots that change are counted for that.
+//!
+//! **Invariant:** the generation is the position at which the owned slots last changed; a fence
+//! does not change them.
+//! **Not here:** the transaction and its commit (`writer/slot_change`, `applier`), the effects on
+//! reads (`owned_slots`).
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::QueryResult;
+use diesel::sqlite::SqliteConnection;
+use engine::slot_change::{FENCE_MAX, SlotChange, SlotStep};
+use model::idempotency;
+use model::keyspace::Slot;
+use model::slot_set::SlotSet;
+use model::table::Table;
+use model::value::format_timestamp;
+
+use super::batch::{Counters, run};
+use super::connection::{Bind, Statement, for_each_row};
+use super::declarations::{self, unreadable};
+use super::owned_slots::{OwnedSlots, SlotState, each_state, json_list};
+use super::slot_line::{SlotColumns, SlotLine};
+use super::sql;
+
+/// Effects of a change of slots.
+pub(super) struct SlotsChanged {
+    pub(super) counters: Counters,
+    /// Bytes that were appended to the log; 0 if there was nothing to change.
+    pub(super) logged: u64,
+    /// The owned slots after the change, if others are owned than before.
+    pub(super) owned: Option<OwnedSlots>,
+}
+
+/// Carries out a change on a primary, inside a transaction, and logs it. Returns the slots that the
+/// shard does not own, if the change needs them: nothing was changed then.
+pub(super) fn change_and_log(
+    connection: &mut SqliteConnection,
+    mut counters: Counters,
+    change: &SlotChange,
+    now: DateTime<Utc>,
+) -> QueryResult<Result<SlotsChanged, SlotSet>> {
+    let slots = match changing_slots(connection, change)? {
+        Ok(slots) if slots.is_empty() => {
+            return Ok(Ok(SlotsChanged { counters, logged: 0, owned: None }));
+        }
+        Ok(slots) => slots,
+        Err(not_owned) => return Ok(Err(not_owned)),
+    };
+    let line = line(connection, (change.step, &slots), counters, now)?;
+    counters.position += 1;
+    counters.version = counters.version.max(line.version());
+    let owned = apply(connection, &line, counters.position)?;
+    let (line, at) = (line.to_line(), format_timestamp(now));
+    let Counters { version, position } = counters;
+    let entry = [Bind::Int(position), Bind::Text(&at), Bind::Blob(line.as_bytes())];
+    run(connection, sql::APPEND_LOG, &entry)?;
+    run(connection, sql::SET_COUNTERS, &[Bind::Int(version), Bind::Int(position)])?;
+    Ok(Ok(SlotsChanged { counters, logged: line.len() as u64, owned }))
+}
+
+/// Returns the slots whose state the change changes, or those that the shard would have to own.
+fn changing_slots(
+    connection: &mut SqliteConnection,
+    change: &SlotChange,
+) -> QueryResult<Result<SlotSet, SlotSet>> {
+    let mut states = BTreeMap::new();
+    each_state(connection, &change.slots, |slot, state| {
+        states.insert(slot.number(), state);
+    })?;
+    let (mut changing, mut not_owned) = (SlotSet::empty(), SlotSet::empty());
+    for slot in change.slots.iter() {
+        let state = states.get(&slot.number()).copied();
+        let owned = state.is_some_and(SlotState::is_owned);
+        match change.step {
+            SlotStep::Fence { .. } if owned => changing.insert(slot),
+            SlotStep::Release if state == Some(SlotState::Fenced) => changing.insert(slot),
+            SlotStep::Release if owned => {}
+            SlotStep::HandOver { .. } if owned => changing.insert(slot),
+            SlotStep::HandOver { to } if state == Some(SlotState::Moved(Some(to))) => {}
+            SlotStep::TakeOver if owned => {}
+            SlotStep::TakeOver => changing.insert(slot),
+            SlotStep::Fence { .. } | SlotStep::Release | SlotStep::HandOver { .. } => {
+                not_owned.insert(slot);
+            }
+        }
+    }
+    Ok(if not_owned.is_empty() { Ok(changing) } else { Err(not_owned) })
+}
+
+fn line(
+    connection: &mut SqliteConnection,
+    (step, slots): (SlotStep, &SlotSet),
+    counters: Counters,
+    now: DateTime<Utc>,
+) -> QueryResult<SlotLine> {
+    let ranges = slots.ranges();
+    Ok(match step {
+        SlotStep::Fence { hold } => SlotLine::Fenced {
+            ranges,
+            since: format_timestamp(now),
+            until: format_timestamp(now + hold.min(FENCE_MAX)),
+        },
+        SlotStep::Release => SlotLine::Owned { ranges, version: counters.version },
+        SlotStep::HandOver { to } => SlotLine::moved(slots, to),
+        SlotStep::TakeOver => {
+            // Rows that were copied to the shard have versions of another one.
+            let version = highest_version(connection, slots)?.max(counters.version);
+            SlotLine::Owned { ranges, version }
+        }
+    })
+}
+
+/// Carries out a line at this position of the log, inside a transaction. Returns the owned slots
+/// after it, if others are owned than before.
+pub(super) fn apply(
+    connection: &mut SqliteConnection,
+    line: &SlotLine,
+    position: i64,
+) -> QueryResult<Option<OwnedSlots>> {
+    let slots = line.slots()?;
+    let (mut owned, mut foreign) = (SlotSet::empty(), SlotSet::empty());
+    each_state(connection, &slots, |slot: Slot, state| {
+        if state.is_owned() { &mut owned } else { &mut foreign }.insert(slot);
+    })?;
+    if line.is_owned() {
+        return_rows(connection, &foreign)?;
+    } else {
+        part_with_rows(connection, &owned)?;
+    }
+    let SlotColumns { state, fenced_at, until, moved_to } = line.columns();
+    let list = json_list(&slots);
+    let [fenced_at, until, moved_to] = [&fenced_at, &until, &moved_to]
+        .map(|column| column.as_deref().map_or(Bind::Null, Bind::Text));
+    let binds = [Bind::Text(&list), Bind::Text(state), fenced_at, until, moved_to];
+    run(connection, sql::SET_SLOTS, &binds)?;
+    let is_same = if line.is_owned() { owned == slots } else { owned.is_empty() };
+    if is_same {
+        return Ok(None);
+    }
+    run(connection, sql::SET_GENERATION, &[Bind::Int(position)])?;
+    OwnedSlots::load(connection).map(Some)
+}
+
+/// Counts the rows of slots that are owned from now on.
+fn return_rows(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<()> {
+    each_count(connection, slots, |connection, table, rows| {
+        run(connection, sql::ADD_ROWS, &[Bind::Text(table), Bind::Int(rows)])?;
+        run(connection, sql::SUBTRACT_FOREIGN_ROWS, &[Bind::Text(table), Bind::Int(rows)])
+    })
+}
+
+/// Counts the rows of slots that are foreign from now on.
+fn part_with_rows(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<()> {
+    each_count(connection, slots, |connection, table, rows| {
+        run(connection, sql::SUBTRACT_ROWS, &[Bind::Text(table), Bind::Int(rows)])?;
+        run(connection, sql::ADD_FOREIGN_ROWS, &[Bind::Text(table), Bind::Int(rows)])
+    })
+}
+
+/// Passes the number of rows in some slots to `each`, for each table that has some.
+fn each_count(
+    connection: &mut SqliteConnection,
+    slots: &SlotSet,
+    mut each: impl FnMut(&mut SqliteConnection, &str, i64) -> QueryResult<()>,
+) -> QueryResult<()> {
+    if slots.is_empty() {
+        return Ok(());
+    }
+    let slots = json_list(slots);
+    for table in tables(connection)? {
+        let rows = number(connection, &sql::count_slots(&table), &slots)?;
+        if rows > 0 {
+            each(connection, table.name(), rows)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the highest version of the rows in some slots; 0 if there are none.
+fn highest_version(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<i64> {
+    let (slots, mut highest) = (json_list(slots), 0);
+    for table in tables(connection)? {
+        highest = highest.max(number(connection, &sql::max_version(&table), &slots)?);
+    }
+    Ok(highest.max(number(connection, &sql::max_version(&idempotency::TABLE), &slots)?))
+}
+
+fn number(connection: &mut SqliteConnection, sql: &str, slots: &str) -> QueryResult<i64> {
+    let (binds, mut number) = ([Bind::Text(slots)], 0);
+    for_each_row(connection, Statement { sql, binds: &binds, cached: false }, |row| {
+        number = row.int(0).unwrap_or(0);
+        Ok(())
+    })?;
+    Ok(number)
+}
+
+fn tables(connection: &mut SqliteConnection) -> QueryResult<Vec<Table>> {
+    let declared = declarations::load(connection)?.into_iter();
+    let tables = declared.map(|table| table.into_table().map_err(|cause| unreadable(&cause)));
+    tables.collect()
+}

@@ -1,0 +1,91 @@
+//! Slot change: a change of the slots that the shard owns, as a transaction of the writer.
+//!
+//! The writer is the only one of its file and applies one batch after another, so every write that
+//! was accepted before the change is visible to it, and every later one is checked against it.
+//!
+//! **Invariant:** reads that begin after the change was acknowledged see it; they ask the file
+//! while its outcome is unknown.
+//! **Not here:** the contents of the transaction (`slot_change`).
+
+use std::time::Instant;
+
+use chrono::Utc;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+use engine::BatchFailure;
+use engine::slot_change::{SlotChange, SlotChangeError};
+use model::slot_set::SlotSet;
+
+use super::{Attempt, SqliteWriter};
+use crate::connection::DbErrorKind;
+use crate::slot_change::{self, SlotsChanged};
+
+impl SqliteWriter {
+    /// Carries out a change of slots and returns the position after it.
+    pub(super) fn change_owned(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError> {
+        let mut opened = self.take_opened().map_err(failed)?;
+        let (mut state, mut not_owned) = (Attempt::new(), None);
+        let connection = &mut opened.connection;
+        match transact(self, connection, change, &mut state, &mut not_owned) {
+            Ok(SlotsChanged { counters, logged, owned }) => {
+                let position = counters.position as u64;
+                if logged > 0 {
+                    self.replication.commit(position, state.began);
+                }
+                self.counters = counters;
+                self.log.bytes += logged;
+                if let Some(owned) = owned {
+                    self.slots.ownership.finish_change(owned);
+                    self.replication.primary().record_schema_change(position);
+                }
+                self.give_back(opened).map_err(failed)?;
+                if logged > 0 {
+                    self.slots.news.announce();
+                }
+                Ok(position)
+            }
+            Err(error) => {
+                if let Some(slots) = not_owned {
+                    // The writer aborted the transaction itself: nothing is in doubt.
+                    self.opened = Some(opened);
+                    return Err(SlotChangeError::NotOwned { shard: self.shard.clone(), slots });
+                }
+                // The connection is dropped: the next batch opens another.
+                let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
+                let committing = state.committing;
+                tracing::error!(shard = %self.shard, %error, ?kind, committing, "slots could not be changed");
+                Err(failed(self.failure(&kind, committing)))
+            }
+        }
+    }
+}
+
+/// Executes the transaction up to its commit. Sets `not_owned` if it was aborted because the shard
+/// does not own these slots.
+fn transact(
+    writer: &SqliteWriter,
+    connection: &mut SqliteConnection,
+    change: &SlotChange,
+    state: &mut Attempt,
+    not_owned: &mut Option<SlotSet>,
+) -> Result<SlotsChanged, DieselError> {
+    connection.immediate_transaction(|connection| {
+        let changed = slot_change::change_and_log(connection, writer.counters, change, Utc::now());
+        let changed = changed.inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
+        let changed = changed.map_err(|slots| {
+            *not_owned = Some(slots);
+            DieselError::RollbackTransaction
+        })?;
+        state.committing = changed.logged > 0;
+        state.began = Instant::now();
+        writer.replication.primary().begin(changed.counters.position as u64);
+        if changed.owned.is_some() {
+            writer.slots.ownership.begin_change();
+        }
+        Ok(changed)
+    })
+}
+
+fn failed(failure: BatchFailure) -> SlotChangeError {
+    SlotChangeError::Failed { error: failure.error, outcome: failure.outcome }
+}
