@@ -26,6 +26,31 @@ pub struct SlotCommit {
     pub way_back: Feed,
 }
 
+/// Activation of the target, which a commit has decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotActivation {
+    /// The move.
+    pub id: MoveId,
+    /// Leg of the commit.
+    pub leg: MoveLeg,
+    /// Position at which the source's row was made. The rows on the target come from that row's
+    /// feed: a move that has ended may begin again with the same leg.
+    pub begun: Position,
+    /// Version counter of the source at the commit.
+    pub version: u64,
+    /// Position of the commit.
+    pub home: Position,
+}
+
+impl SlotActivation {
+    /// Returns the activation that the row of a source demands after its commit, which is confirmed
+    /// at a position.
+    pub fn of(source: &MoveRow, home: Position) -> Self {
+        let MoveRow { id, leg, begun, version, .. } = *source;
+        Self { id, leg, begun, version, home }
+    }
+}
+
 /// Fences the slots, or renews the fence of the same move.
 pub(crate) fn fence(
     shard: &mut ShardMetadata,
@@ -92,10 +117,10 @@ fn check_applied(
 /// Takes the slots. Changes of them are recorded from now on, for the way back.
 pub(crate) fn activate(
     shard: &mut ShardMetadata,
-    (id, leg): (MoveId, MoveLeg),
-    (version, home): (u64, Position),
+    activation: &SlotActivation,
     scene: &Scene<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
+    let SlotActivation { id, leg, begun, version, home } = *activation;
     let row = shard.row(id).ok_or(MoveRefusal::UnknownMove)?;
     if row.leg != leg && scene.rules.demand(MoveRule::ActivationNamesLeg) {
         return Err(MoveRefusal::OtherLeg { leg: row.leg });
@@ -108,6 +133,9 @@ pub(crate) fn activate(
         } else {
             Err(MoveRefusal::WrongState)
         };
+    }
+    if row.applied.feed.begun != begun && scene.rules.demand(MoveRule::ActivationNamesBeginning) {
+        return Err(MoveRefusal::OtherFeed);
     }
     shard.change_states(&slots, |_| Some(SlotState::Owned));
     shard.version = shard.version.max(version);

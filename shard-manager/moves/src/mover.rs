@@ -10,7 +10,7 @@ mod before_commit;
 mod without_source;
 
 use crate::beginning::NewMoveRow;
-use crate::identity::{MoveLeg, MoveSide, MoveTicket};
+use crate::identity::{MoveLeg, MoveRole, MoveSide, MoveTicket};
 use crate::move_row::MoveRow;
 use crate::observation::{MoveObservation, ShardObservation, SlotsState};
 use crate::request::MoveRequest;
@@ -23,6 +23,9 @@ pub fn next(seen: &MoveObservation<'_>) -> MoveStep {
         return step;
     }
     let pair = Pair::new(seen);
+    if let Some(step) = remove_stray_row(&pair) {
+        return step;
+    }
     let Some(row) = &pair.source.row else { return without_source::next(&pair) };
     if row.leg < pair.leg {
         return reverse_source(&pair, row);
@@ -53,6 +56,20 @@ fn raise(seen: &MoveObservation<'_>) -> Option<MoveStep> {
         }
     }
     None
+}
+
+/// Removes the row of an owner that a late request of another leg has made: the side that receives
+/// is the first to change its leg, so an owner that gives has the leg of the other row. Without
+/// this, the slots could be committed to a target that refuses the leg of their activation.
+fn remove_stray_row(pair: &Pair<'_>) -> Option<MoveStep> {
+    [pair.leg.source(), pair.leg.target()].into_iter().find_map(|side| {
+        let shard = pair.seen.shard(side);
+        let (row, other) = (shard.row.as_ref()?, pair.seen.shard(side.other()).row.as_ref()?);
+        let is_owner = matches!(shard.slots, SlotsState::Owned | SlotsState::Fenced);
+        let is_stray = row.leg != other.leg && row.role == MoveRole::Source && is_owner;
+        let ticket = MoveTicket { leg: row.leg, ..pair.ticket() };
+        is_stray.then(|| MoveStep::Send(side, Box::new(MoveRequest::Lift(ticket))))
+    })
 }
 
 /// The new target has changed its direction. The owner follows once that is confirmed: otherwise a

@@ -122,6 +122,8 @@ pub struct MoveProgress {
     /// True once this mover has asked the target in its term to delete its copy, also if it does
     /// not know the outcome.
     pub empties_target: bool,
+    /// True once this mover has asked a shard in its term to forget the move.
+    pub forgets: bool,
     /// True once this mover has sent a commit in its term, also if it knows the outcome: the same
     /// request may arrive again.
     pub sends_commit: bool,
@@ -135,6 +137,7 @@ impl MoveProgress {
     pub fn note_sending(&mut self, request: &MoveRequest) {
         self.empties_target |=
             matches!(request, MoveRequest::CopyAgain(_) | MoveRequest::Discard(_));
+        self.forgets |= matches!(request, MoveRequest::Forget(_));
         self.sends_commit |= matches!(request, MoveRequest::Commit(..));
     }
 }

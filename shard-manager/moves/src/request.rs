@@ -6,12 +6,10 @@
 //!
 //! **Invariant:** a refused request changes nothing.
 
-use model::position::Position;
-
 use crate::applied::AppliedRows;
 use crate::beginning::NewMoveRow;
-use crate::cutover::SlotCommit;
-use crate::identity::{MoveId, MoveLeg, MoveTerm, MoveTicket};
+use crate::cutover::{SlotActivation, SlotCommit};
+use crate::identity::{MoveId, MoveTerm, MoveTicket};
 use crate::refusal::MoveRefusal;
 use crate::round::CopyRound;
 use crate::scene::{MoveEffect, Scene};
@@ -44,16 +42,7 @@ pub enum MoveRequest {
     Commit(MoveTicket, SlotCommit),
     /// Target: it owns the slots from now on. Any router may send it, without a term: the commit
     /// has decided, and nothing else can happen in this leg.
-    Activate {
-        /// The move.
-        id: MoveId,
-        /// Leg of the commit.
-        leg: MoveLeg,
-        /// Version counter of the source at the commit.
-        version: u64,
-        /// Position of the commit.
-        home: Position,
-    },
+    Activate(SlotActivation),
     /// Both, first the new target: the direction changes, from this leg to the next.
     Reverse(MoveTicket),
     /// Source before the commit: the leg is given up, writers go on.
@@ -87,9 +76,7 @@ impl MoveRequest {
             Self::Trim(ticket, applied) => round::trim(shard, ticket, applied, scene),
             Self::Fence(ticket) => cutover::fence(shard, ticket, scene),
             Self::Commit(ticket, commit) => cutover::commit(shard, ticket, commit, scene),
-            Self::Activate { id, leg, version, home } => {
-                cutover::activate(shard, (*id, *leg), (*version, *home), scene)
-            }
+            Self::Activate(activation) => cutover::activate(shard, activation, scene),
             Self::Reverse(ticket) => direction::reverse(shard, ticket, scene),
             Self::Lift(ticket) => ending::lift(shard, ticket, scene),
             Self::Discard(ticket) => ending::discard(shard, ticket),

@@ -63,8 +63,9 @@ fn may_store(shard: &ShardMetadata, row: &MoveRow) -> bool {
 }
 
 fn check_round(row: &MoveRow, round: &CopyRound, scene: &Scene<'_>) -> Result<(), MoveRefusal> {
-    let follows = round.next.pass == round.base.pass && round.next.round == round.base.round + 1;
-    if round.base != row.applied || round.base_cursor != row.cursor || !follows {
+    let is_next = round.next.pass == round.base.pass && round.next.round == round.base.round + 1;
+    let follows = is_next && round.base == row.applied && round.base_cursor == row.cursor;
+    if !follows && scene.rules.demand(MoveRule::RoundInOrder) {
         return Err(MoveRefusal::OtherRound);
     }
     let is_older = round.next.feed.timeline < round.base.feed.timeline;

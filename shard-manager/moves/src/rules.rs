@@ -18,8 +18,12 @@ pub enum MoveRule {
     /// deposed source would repair the target from it while the commit is in doubt.
     NoOlderTimeline,
     /// Rounds are stored only while the slots are imported. One that timed out would overwrite
-    /// later writes of the owner.
+    /// later writes of the owner. [`Self::RoundInOrder`] refuses it, too: the fault appears without
+    /// both.
     RoundWhileImporting,
+    /// A round is stored only after the round from which it goes on. Otherwise rows of an earlier
+    /// state would replace those of a later one.
+    RoundInOrder,
     /// Giving up a leg deletes the source's row together with the fence. Otherwise a late fence
     /// and a late commit leave the slot without an owner.
     LiftDeletesRow,
@@ -28,7 +32,8 @@ pub enum MoveRule {
     NextPass,
     /// A mover that has asked the target to delete its copy, for good or to begin again, goes on in
     /// its next term. Otherwise the request, if it is late, empties the target after the mover has
-    /// decided to commit.
+    /// decided to commit. A move that has ended begins again in the next term, too: late requests
+    /// of the time before would fit.
     NextTerm,
     /// The copy begins again only in a term in which this mover has sent no commit. One with an
     /// unknown outcome may be carried out after the mover has looked, and the slots would go to a
@@ -43,6 +48,10 @@ pub enum MoveRule {
     TrimConfirmed,
     /// The activation names its leg. A delayed one of an earlier leg would make a second owner.
     ActivationNamesLeg,
+    /// The activation names the beginning of the source's row. A move that has ended may begin
+    /// again, with the first leg, and a delayed activation of the time before would make a second
+    /// owner.
+    ActivationNamesBeginning,
     /// Cleaning first empties the cursor, and changing the direction needs it whole. A catalog that
     /// has forgotten the cleaning would return to deleted rows.
     CleaningMarked,

@@ -8,9 +8,11 @@
 //! `MOVES_SEEDS=10000000` runs more of them.
 
 mod checks;
+mod coverage;
 mod database;
 mod faults;
 mod mover_process;
+mod parties;
 mod random;
 mod reader_rules;
 mod router;
@@ -23,9 +25,11 @@ mod writers;
 
 use crate::identity::MoveSide;
 use crate::observation::MoveGoal;
+use crate::scene::MoveEffect;
 
+use coverage::{Coverage, CoverageSum, Occurrence};
 use scenario::Scenario;
-use world::{Catalog, Late, Violation, World};
+use world::{Answer, Catalog, Late, Violation, World};
 
 /// Seeds of a run of the tests.
 const SEEDS: u64 = 100_000;
@@ -37,19 +41,19 @@ const HOUR: i64 = 3_600_000;
 /// Event with its weight.
 type Event = (u32, fn(&mut World));
 
-/// Runs a seed, and returns the first fault that the checks find.
-fn run(seed: u64, scenario: Scenario, is_told: bool) -> Option<Violation> {
+/// Runs a seed, and returns the first fault that the checks find, and the events that it met.
+fn run(seed: u64, scenario: Scenario, is_printed: bool) -> (Option<Violation>, Coverage) {
     let mut world = World::new(seed, scenario);
-    world.is_told = is_told;
+    world.is_printed = is_printed;
     for _ in 0..scenario.events {
         disturb(&mut world);
         checks::always(&mut world);
         if world.violation.is_some() {
-            return world.violation;
+            return (world.violation, world.coverage);
         }
     }
     settle(&mut world);
-    world.violation
+    (world.violation, world.coverage)
 }
 
 /// An event of the first phase.
@@ -87,7 +91,9 @@ fn disturb(world: &mut World) {
 /// The second phase: no more faults. The move comes to its end.
 fn settle(world: &mut World) {
     world.note(|| "--- the faults stop".to_owned());
-    world.scenario = Scenario { deposed: 0, late: 0, lost_answers: 0, ..world.scenario };
+    let faults = world.scenario;
+    world.scenario =
+        Scenario { deposed: 0, rejoin: 1_000, lag: 0, late: 0, lost_answers: 0, ..faults };
     world.must_copy_again = false;
     world.is_keeping = false;
     world.shards.iter_mut().for_each(shard::Shard::reset_clocks);
@@ -143,26 +149,39 @@ fn any_side(world: &mut World) -> MoveSide {
 fn replicate(world: &mut World) {
     let side = any_side(world);
     let node = world.random.below(world.shard(side).nodes.len());
-    let World { random, shards, .. } = world;
-    shards[side.index()].replicate(node, random);
+    let World { random, shards, scenario, .. } = world;
+    shards[side.index()].replicate(node, random, (scenario.rejoin, scenario.lag));
 }
 
 fn fail_over(world: &mut World) {
     let side = any_side(world);
     writers::confirm(world);
+    let before = world.shard(side).database().clone();
     let World { random, shards, .. } = &mut *world;
-    shards[side.index()].fail_over(random);
-    let node = world.shard(side).primary;
+    if !shards[side.index()].fail_over(random) {
+        return;
+    }
+    let World { shards, plan, coverage, .. } = &mut *world;
+    let shard = &shards[side.index()];
+    let pair = (&before.metadata, &shard.database().metadata);
+    coverage.note_failover(pair, (plan.id, &plan.slots), shard.nodes.len());
+    let node = shard.primary;
     world.note(|| format!("{side:?} fails over to node {node}"));
     writers::lose(world, side);
 }
 
-/// A failover of the catalog forgets its last changes.
+/// A failover of the catalog forgets its last changes. Movers look once more at a move that it shows
+/// as ended: it may have begun again since then.
 fn catalog_fails_over(world: &mut World) {
     let left = world.catalog.len().saturating_sub(world.random.below(4)).max(1);
+    let before = world.catalog();
     world.catalog.truncate(left);
     world.catalog_timeline += 1;
     let left = world.catalog();
+    world.catalog.push(Catalog { has_ended: false, ..left });
+    world.coverage.note_if(left.epoch < before.epoch, Occurrence::PublicationLost);
+    world.coverage.note_if(left.goal != before.goal, Occurrence::GoalLost);
+    world.coverage.note_if(before.has_ended && !left.has_ended, Occurrence::EndLost);
     world.note(|| format!("the catalog fails over to epoch {}, {:?}", left.epoch, left.goal));
 }
 
@@ -204,15 +223,26 @@ fn deliver(world: &mut World) {
     match world.late.swap_remove(index) {
         Late::Request { side, node, request, rows } => {
             world.note(|| "late:".to_owned());
-            world.execute((side, node), &request, &rows);
+            let answer = world.execute((side, node), &request, &rows);
+            if let Answer::Done(MoveEffect::Changed(_)) = answer {
+                world.coverage.note_late(&request);
+            }
         }
         Late::Publish { expected, side, floor } => world.publish(expected, side, floor),
     }
 }
 
-/// Runs seeds until a fault is found, and returns the seed and the fault.
-fn find(mut seeds: std::ops::Range<u64>, scenario: Scenario) -> Option<(u64, Violation)> {
-    seeds.find_map(|seed| Some((seed, run(seed, scenario, false)?)))
+/// Runs seeds until a fault is found, and returns the seed and the fault. Adds up their events.
+fn find(
+    mut seeds: std::ops::Range<u64>,
+    scenario: impl Fn(u64) -> Scenario,
+    sum: &mut CoverageSum,
+) -> Option<(u64, Violation)> {
+    seeds.find_map(|seed| {
+        let (violation, coverage) = run(seed, scenario(seed), false);
+        sum.add(coverage);
+        Some((seed, violation?))
+    })
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -222,13 +252,15 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn every_seed_holds() {
     if let Some(seed) = number("MOVES_SEED") {
-        assert_eq!(run(seed, Scenario::ALL, true), None);
+        assert_eq!(run(seed, Scenario::of(seed), true).0, None);
         return;
     }
-    let found = find(0..number("MOVES_SEEDS").unwrap_or(SEEDS), Scenario::ALL);
+    let (seeds, mut sum) = (number("MOVES_SEEDS").unwrap_or(SEEDS), CoverageSum::default());
+    let found = find(0..seeds, Scenario::of, &mut sum);
     assert!(
         found.is_none(),
         "{found:?}: MOVES_SEED={} cargo test -p moves every_seed_holds -- --nocapture",
         found.map_or(0, |(seed, _)| seed)
     );
+    assert_eq!(sum.below(seeds / 10_000), [], "events that hardly occur, with their seeds");
 }

@@ -31,7 +31,8 @@ pub enum MoveStep {
     Rest(MoveRest),
     /// The move has ended, and left nothing behind. This side owns the slots. The catalog stores it
     /// only for the mover that it has given its highest term, without a failover since: an earlier
-    /// mover may have looked before the move began.
+    /// mover may have looked before the move began. After a failover of the catalog, movers look
+    /// once more at moves that it shows as ended: they may have begun again since then.
     End(Option<MoveSide>),
 }
 

@@ -8,6 +8,7 @@ use model::topology::ShardNumber;
 
 use crate::applied::AppliedRows;
 use crate::beginning::NewMoveRow;
+use crate::cutover::SlotActivation;
 use crate::identity::{MoveId, MoveLeg, MoveSide, MoveTerm, MoveTicket};
 use crate::limits::SLOTS_MAX;
 use crate::mark::Mark;
@@ -197,8 +198,9 @@ fn a_late_activation_meets_a_later_leg() {
     let MoveStep::Send(side, request) = pair.step(MoveGoal::Forward) else { panic!("no step") };
     pair.send(side, &request);
     assert_eq!(pair.states(), [SlotsState::Owned, SlotsState::Importing]);
-    let (leg, home) = (MoveLeg::FIRST, POSITION);
-    let late = MoveRequest::Activate { id: MoveId(7), leg, version: 0, home };
+    let (leg, home, begun) = (MoveLeg::FIRST, POSITION, POSITION);
+    let late = SlotActivation { id: MoveId(7), leg, begun, version: 0, home };
+    let late = MoveRequest::Activate(late);
     let refusal = late.apply(&mut pair.shards[1], &SCENE);
     assert_eq!(refusal, Err(MoveRefusal::OtherLeg { leg: MoveLeg(3) }));
     let rules = MoveRules::ALL.without(MoveRule::ActivationNamesLeg);
@@ -322,6 +324,64 @@ fn a_commit_of_another_term_leg_or_state_is_refused() {
     assert_eq!(refusal(trim.clone()), MoveRefusal::OtherFeed);
     let lenient = Scene { rules: MoveRules::ALL.without(MoveRule::OwnFeed), ..SCENE };
     assert!(trim.apply(&mut shard, &lenient).is_ok(), "a rule that is taken away is not followed");
+}
+
+#[test]
+fn a_round_that_timed_out_is_refused_by_the_owner() {
+    let mut pair = Pair::new();
+    pair.run(MoveGoal::Forward);
+    let row = pair.shards[1].row(MoveId(7)).unwrap();
+    let ticket = MoveTicket { id: row.id, leg: row.leg, term: row.term };
+    let round = CopyRound {
+        base: row.applied.clone(),
+        base_cursor: row.cursor.clone(),
+        next: row.applied.after_round(row.applied.feed, Mark::Entry(9)),
+        cursor: CopyCursor::Whole,
+        is_comparison: false,
+    };
+    let late = MoveRequest::Store(ticket, round);
+    assert_eq!(late.apply(&mut pair.shards[1], &SCENE), Err(MoveRefusal::WrongState));
+    let rules = MoveRules::ALL.without(MoveRule::RoundWhileImporting);
+    let effect = late.apply(&mut pair.shards[1], &Scene { rules, ..SCENE });
+    assert_eq!(effect, Ok(MoveEffect::Changed(RowWork::StoreRows)));
+}
+
+#[test]
+fn a_late_row_of_an_earlier_leg_is_removed() {
+    let mut pair = Pair::new();
+    pair.run(MoveGoal::Forward);
+    for goal in [MoveGoal::Back, MoveGoal::Forward] {
+        pair.progress = MoveProgress::default();
+        pair.run(goal);
+    }
+    // The destination owns the slots after three legs. The origin is cleaned, and the destination
+    // has forgotten the move when a request of the second leg arrives.
+    let ticket = MoveTicket { id: MoveId(7), leg: MoveLeg(3), term: term(1) };
+    pair.send(MoveSide::Origin, &MoveRequest::BeginCleaning(ticket));
+    pair.send(MoveSide::Destination, &MoveRequest::Forget(ticket));
+    let ticket = MoveTicket { leg: MoveLeg(2), ..ticket };
+    let new = NewMoveRow { ticket, other: ShardNumber(0), slots: plan().slots };
+    pair.send(MoveSide::Destination, &MoveRequest::Trace(new));
+    let lift = Box::new(MoveRequest::Lift(ticket));
+    let step = pair.step(MoveGoal::Settle);
+    assert_eq!(step, MoveStep::Send(MoveSide::Destination, lift));
+    let end = pair.run(MoveGoal::Settle);
+    assert_eq!(end, MoveStep::End(Some(MoveSide::Destination)));
+}
+
+#[test]
+fn a_late_row_of_a_later_leg_is_removed_before_the_commit() {
+    let mut pair = Pair::new();
+    let ticket = MoveTicket { id: MoveId(7), leg: MoveLeg::FIRST, term: term(1) };
+    let new = |ticket| NewMoveRow { ticket, other: ShardNumber(0), slots: plan().slots };
+    pair.send(MoveSide::Destination, &MoveRequest::Prepare(new(ticket)));
+    let ticket = MoveTicket { leg: MoveLeg(3), ..ticket };
+    pair.send(MoveSide::Origin, &MoveRequest::Trace(new(ticket)));
+    let lift = Box::new(MoveRequest::Lift(ticket));
+    let step = pair.step(MoveGoal::Forward);
+    assert_eq!(step, MoveStep::Send(MoveSide::Origin, lift));
+    assert_eq!(pair.run(MoveGoal::Forward), MoveStep::Rest(MoveRest::Keeping));
+    assert_eq!(pair.states(), [SlotsState::Moved, SlotsState::Owned]);
 }
 
 #[test]

@@ -121,14 +121,13 @@ pub(super) const ENGINE: &[&[&str]] = &[
     &["opened_cluster"],
 ];
 pub(super) const MOVES: &[&[&str]] = &[
-    &["identity", "limits", "mark", "refusal", "rules"],
-    &["applied", "scene", "slot_state"],
+    &["identity", "limits", "mark", "rules"],
+    &["applied", "refusal", "scene", "slot_state"],
     &["move_row"],
     &["shard_metadata"],
-    &["observation"],
     &["beginning", "cleaning", "cutover", "direction", "ending", "round"],
     &["request"],
-    &["step"],
+    &["observation", "step"],
     &["mover"],
     &["simulation", "tests"],
 ];

@@ -2,6 +2,7 @@
 //! or the next leg, in the other direction.
 
 use super::Pair;
+use crate::cutover::SlotActivation;
 use crate::identity::MoveTicket;
 use crate::move_row::{CopyCursor, MoveRow};
 use crate::observation::{MoveGoal, SlotsState};
@@ -25,9 +26,7 @@ fn activate(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     if !pair.source.is_confirmed && pair.seen.rules.demand(MoveRule::CommitConfirmed) {
         return MoveStep::AwaitConfirmation(pair.leg.source());
     }
-    let home = pair.source.position;
-    let request =
-        MoveRequest::Activate { id: source.id, leg: source.leg, version: source.version, home };
+    let request = MoveRequest::Activate(SlotActivation::of(source, pair.source.position));
     MoveStep::Send(pair.leg.target(), Box::new(request))
 }
 

@@ -32,7 +32,8 @@ pub(super) fn next(pair: &Pair<'_>) -> MoveStep {
 fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     let feed = pair.source.feed()?;
     let applied = &target.applied;
-    if applied.feed.timeline > feed.timeline {
+    let is_older = feed.timeline < applied.feed.timeline;
+    if is_older && pair.seen.rules.demand(MoveRule::NoOlderTimeline) {
         return Some(MoveStep::Rest(MoveRest::OutOfDate));
     }
     if pair.seen.must_copy_again {

@@ -45,6 +45,9 @@ fn without_rows(pair: &Pair<'_>) -> MoveStep {
         if seen.is_paused {
             return MoveStep::Rest(MoveRest::Paused);
         }
+        if seen.progress.forgets && seen.rules.demand(MoveRule::NextTerm) {
+            return MoveStep::NextTerm;
+        }
         let new = pair.new_row(MoveSide::Destination);
         return MoveStep::Send(MoveSide::Destination, Box::new(MoveRequest::Prepare(new)));
     }

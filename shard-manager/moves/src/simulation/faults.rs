@@ -1,6 +1,7 @@
 //! Faults that each rule prevents: with all rules the scenario holds, and without one of them the
 //! simulation finds its fault.
 
+use super::coverage::CoverageSum;
 use super::reader_rules::ReaderRule;
 use super::scenario::Scenario;
 use super::world::Violation;
@@ -8,31 +9,39 @@ use super::{find, number, run};
 use crate::rules::MoveRule;
 
 /// Seeds in which the scenario must hold.
-const HOLDS: u64 = 1_000;
+const HOLDS: u64 = 250;
 /// Seeds in which the fault must appear once the rule is taken away.
 const APPEARS: u64 = 50_000;
 
 const REPLAY: &str = "MOVES_SEED=<seed> cargo test -p moves <name of this test> -- --nocapture";
 
-/// Asserts that the scenario holds, and that one of these faults appears in the broken one.
-fn check(scenario: Scenario, broken: Scenario, expected: &[Violation]) {
+/// Asserts that the scenario holds, that one of these faults appears in the broken one, and that the
+/// whole scenario holds with the same seed. The search begins with the first seed: a rare fault has
+/// one that is near a seed which finds it.
+fn check(first: u64, scenario: Scenario, broken: Scenario, expected: &[Violation]) {
     if let Some(seed) = number("MOVES_SEED") {
-        assert_eq!(run(seed, scenario, true), None);
+        assert_eq!(run(seed, scenario, true).0, None);
         return;
     }
-    assert_eq!(find(0..HOLDS, scenario), None, "{REPLAY}");
+    assert_eq!(find(0..HOLDS, |_| scenario, &mut CoverageSum::default()), None, "{REPLAY}");
     let finds =
-        |seed: &u64| run(*seed, broken, false).is_some_and(|found| expected.contains(&found));
-    let seed = (0..APPEARS).find(finds);
+        |seed: &u64| run(*seed, broken, false).0.is_some_and(|found| expected.contains(&found));
+    let seed = (first..first + APPEARS).find(finds);
+    eprintln!("the fault appears with seed {seed:?}");
     assert!(seed.is_some(), "the fault is not found in {APPEARS} seeds");
+    assert_eq!(seed.and_then(|seed| run(seed, scenario, false).0), None, "{seed:?}: {REPLAY}");
 }
 
 fn check_rule(rule: MoveRule, scenario: Scenario, expected: &[Violation]) {
-    check(scenario, scenario.without(rule), expected);
+    check_rare_rule(0, rule, scenario, expected);
 }
 
-fn check_reader(rule: ReaderRule, scenario: Scenario, expected: &[Violation]) {
-    check(scenario, scenario.without_reader(rule), expected);
+fn check_rare_rule(first: u64, rule: MoveRule, scenario: Scenario, expected: &[Violation]) {
+    check(first, scenario, scenario.without(rule), expected);
+}
+
+fn check_reader(first: u64, rule: ReaderRule, scenario: Scenario, expected: &[Violation]) {
+    check(first, scenario, scenario.without_reader(rule), expected);
 }
 
 /// Rows that differ are found by the comparison before the fence, or as a lost write.
@@ -45,12 +54,12 @@ fn a_reused_transaction_makes_a_lost_change_look_applied() {
 
 #[test]
 fn the_target_is_repaired_from_a_deposed_source() {
-    check_rule(MoveRule::NoOlderTimeline, Scenario::FAILOVERS, &ROWS);
+    check_rule(MoveRule::NoOlderTimeline, Scenario::REPAIRS, &[Violation::LostWrite]);
 }
 
 #[test]
 fn a_late_commit_gives_the_slots_to_a_target_that_copies_again() {
-    check_rule(MoveRule::NoCommitInTerm, Scenario::COPIES, &[Violation::LostWrite]);
+    check_rare_rule(1_500, MoveRule::NoCommitInTerm, Scenario::COPIES, &[Violation::LostWrite]);
 }
 
 #[test]
@@ -61,8 +70,54 @@ fn a_late_request_to_copy_again_empties_a_target_that_has_the_slots() {
 #[test]
 fn a_late_fence_and_commit_after_a_cancel_leave_no_owner() {
     let expected = [Violation::NoOwner, Violation::LostWrite];
-    let scenario = Scenario { events: 260, delivery: 3, goal: 4, late: 350, ..Scenario::LATE };
-    check_rule(MoveRule::LiftDeletesRow, scenario, &expected);
+    check_rare_rule(1_600, MoveRule::LiftDeletesRow, Scenario::CANCELS, &expected);
+}
+
+#[test]
+fn a_round_that_timed_out_arrives_after_the_activation() {
+    let broken = Scenario::LATE.without(MoveRule::RoundWhileImporting);
+    let broken = broken.without(MoveRule::RoundInOrder);
+    check(0, Scenario::LATE, broken, &[Violation::OwnerOverwritten]);
+}
+
+#[test]
+fn rounds_arrive_in_another_order() {
+    check_rule(MoveRule::RoundInOrder, Scenario::LATE, &ROWS);
+}
+
+#[test]
+fn a_cleaning_that_the_catalog_forgot_meets_a_rollback() {
+    check_rule(MoveRule::CleaningMarked, Scenario::FORGETFUL_CATALOG, &ROWS);
+}
+
+#[test]
+fn a_token_goes_back_between_activation_and_publication() {
+    check_reader(0, ReaderRule::HomeInToken, Scenario::TOKENS, &[Violation::TokenBack]);
+}
+
+#[test]
+fn a_token_goes_back_at_a_router_behind_its_epoch() {
+    check_reader(
+        10_000,
+        ReaderRule::EpochInToken,
+        Scenario::DEPOSED_READS,
+        &[Violation::TokenBack],
+    );
+}
+
+#[test]
+fn a_token_goes_back_through_a_deposed_primary() {
+    check_reader(
+        10_000,
+        ReaderRule::ProofWhenBehind,
+        Scenario::DEPOSED_READS,
+        &[Violation::TokenBack],
+    );
+}
+
+#[test]
+fn a_page_that_is_cut_at_its_limit_loses_a_row() {
+    check_reader(0, ReaderRule::OlderOwnerAgain, Scenario::SLOW_SCANS, &[Violation::ScatterLost]);
 }
 
 #[test]
@@ -81,6 +136,12 @@ fn a_delayed_activation_meets_a_later_leg() {
 }
 
 #[test]
+fn a_delayed_activation_meets_the_move_when_it_has_begun_again() {
+    let expected = [Violation::TwoOwners];
+    check_rule(MoveRule::ActivationNamesBeginning, Scenario::CHANGES_OF_MIND, &expected);
+}
+
+#[test]
 fn recorded_changes_are_deleted_before_the_target_has_flushed() {
     check_rule(MoveRule::TrimConfirmed, Scenario::FAILOVERS, &ROWS);
 }
@@ -88,18 +149,18 @@ fn recorded_changes_are_deleted_before_the_target_has_flushed() {
 #[test]
 fn rows_in_transit_are_counted_twice() {
     let expected = [Violation::ScatteredTwice, Violation::ScatterLost];
-    check_reader(ReaderRule::ScanOwnedOnly, Scenario::SCANS, &expected);
+    check_reader(0, ReaderRule::ScanOwnedOnly, Scenario::SCANS, &expected);
 }
 
 #[test]
 fn a_replica_answers_before_it_has_the_activation() {
-    check_reader(ReaderRule::OwnershipInSnapshot, Scenario::READS, &[Violation::TokenBack]);
+    check_reader(0, ReaderRule::OwnershipInSnapshot, Scenario::READS, &[Violation::TokenBack]);
 }
 
 #[test]
 fn an_unconfirmed_activation_is_lost_after_a_rollback_began() {
     let expected = [Violation::NoOwner, Violation::NeverEnds, Violation::LostWrite];
-    check_rule(MoveRule::ActivationConfirmed, Scenario::FAILOVERS, &expected);
+    check_rare_rule(5_400, MoveRule::ActivationConfirmed, Scenario::FAILOVERS, &expected);
 }
 
 #[test]

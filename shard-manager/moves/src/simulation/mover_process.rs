@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use model::position::Position;
-
 use crate::applied::AppliedRows;
 use crate::identity::{MoveSide, MoveTerm, MoveTicket};
 use crate::mark::Mark;
@@ -19,50 +17,10 @@ use crate::scene::MoveEffect;
 use crate::step::{MoveRest, MoveStep};
 
 use super::checks;
+use super::coverage::Occurrence;
 use super::database::{Database, KEYS, Row, Rows};
+use super::parties::{Errand, Expected, MoverProcess};
 use super::world::{Answer, Catalog, Late, MOVE, Violation, World};
-
-/// Next action of a mover.
-enum Errand {
-    Look,
-    Read { from: MoveSide, receiver: Option<Box<MoveRow>>, verifies: bool },
-    Send { side: MoveSide, request: Box<MoveRequest>, rows: Rows, expected: Expected },
-    Publish { expected: (u32, u64), side: MoveSide, floor: Position },
-}
-
-/// Rows that the target must have after a round that verifies.
-type Expected = Option<Box<[Option<Row>; KEYS]>>;
-
-pub(super) struct MoverProcess {
-    pub(super) term: MoveTerm,
-    /// Timeline of the catalog in which the mover got its lock.
-    timeline: u32,
-    pub(super) is_stopped: bool,
-    progress: MoveProgress,
-    seen: [Option<ShardObservation>; 2],
-    /// Rows of the move that shards had made when the mover began to look.
-    rows_made: u64,
-    errand: Errand,
-}
-
-impl MoverProcess {
-    pub(super) fn new(term: MoveTerm, timeline: u32) -> Self {
-        Self {
-            term,
-            timeline,
-            is_stopped: false,
-            progress: MoveProgress::default(),
-            seen: [None, None],
-            rows_made: 0,
-            errand: Errand::Look,
-        }
-    }
-
-    fn look_again(&mut self) {
-        self.seen = [None, None];
-        self.errand = Errand::Look;
-    }
-}
 
 /// Starts a mover with the next term after all that it finds.
 pub(super) fn start(world: &mut World) {
@@ -77,6 +35,8 @@ pub(super) fn start(world: &mut World) {
     let last = world.catalog();
     world.catalog.push(Catalog { term, ..last });
     world.note(|| format!("a mover starts with term {}", term.number));
+    let is_twice = world.movers.iter().any(|mover| mover.term.number == term.number);
+    world.coverage.note_if(is_twice, Occurrence::TermGivenTwice);
     world.movers.push(MoverProcess::new(term, world.catalog_timeline));
 }
 
@@ -194,7 +154,12 @@ fn decide(world: &mut World, mover: &mut MoverProcess) {
                 checks::ended(world, mover.rows_made);
             }
         }
-        MoveStep::AwaitConfirmation(_) | MoveStep::Rest(_) => {}
+        MoveStep::AwaitConfirmation(side) => {
+            let shard = world.shard(side);
+            let is_one = shard.nodes.len() == 4 && shard.flushed(floors[side.index()]) == 1;
+            world.coverage.note_if(is_one, Occurrence::WaitForSecondOfThree);
+        }
+        MoveStep::Rest(_) => {}
     }
 }
 
@@ -317,11 +282,13 @@ fn take_next_term(world: &mut World, mover: &mut MoverProcess) {
     }
 }
 
-/// Compares the rows of a target with those that the source had.
+/// Compares the rows of a target with those that the source had. Rows of a deposed primary count for
+/// nothing: changes that its successor has are not recorded any more.
 fn verify(world: &mut World, (side, node): (MoveSide, usize), expected: &[Option<Row>; KEYS]) {
     let moving = world.moving_keys();
     let rows = &world.shard(side).nodes[node].database().rows;
-    if rows[..moving] != expected[..moving] {
+    let is_primary = node == world.shard(side).primary;
+    if is_primary && rows[..moving] != expected[..moving] {
         world.fail(Violation::CopyDiffers);
     }
 }
@@ -361,7 +328,7 @@ fn learn(
         | MoveRequest::Store(..)
         | MoveRequest::CopyAgain(_)
         | MoveRequest::Commit(..)
-        | MoveRequest::Activate { .. }
+        | MoveRequest::Activate(_)
         | MoveRequest::Reverse(_)
         | MoveRequest::Lift(_)
         | MoveRequest::Discard(_)

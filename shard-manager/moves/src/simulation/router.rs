@@ -1,41 +1,17 @@
-//! Simulated router: the owner of the slots as the catalog named it to this router, and a signpost
-//! that it follows until the catalog names the owner.
+//! Actions of a simulated router: it reads the catalog, follows signposts, answers the session, and
+//! sends an activation that it finds missing.
 
 use model::position::Position;
 
-use crate::identity::{MoveLeg, MoveSide};
-use crate::observation::SlotsState;
+use crate::cutover::SlotActivation;
+use crate::identity::MoveSide;
+use crate::observation::{SlotsState, state_of};
 use crate::request::MoveRequest;
 use crate::slot_state::SlotState;
 
 use super::database::{Rows, STAYING_KEY, slot_of};
 use super::reader_rules::ReaderRule;
 use super::world::{Late, MOVE, World};
-use crate::observation::state_of;
-
-pub(super) struct Router {
-    pub(super) epoch: u64,
-    owner: MoveSide,
-    floor: Position,
-    signpost: Option<(MoveSide, Position)>,
-    /// Generation of each shard, as its primary last told.
-    pub(super) generation: [u64; 2],
-}
-
-impl Router {
-    pub(super) fn new() -> Self {
-        let floor = Position::default();
-        Self { epoch: 1, owner: MoveSide::Origin, floor, signpost: None, generation: [0; 2] }
-    }
-
-    /// Returns the shard that is asked for a key, and the position that a node must have passed.
-    pub(super) fn route(&self, key: usize) -> (MoveSide, Position) {
-        if key == STAYING_KEY {
-            return (MoveSide::Origin, Position::default());
-        }
-        self.signpost.unwrap_or((self.owner, self.floor))
-    }
-}
 
 /// Reads the catalog.
 pub(super) fn refresh(world: &mut World, router: usize) {
@@ -65,16 +41,30 @@ pub(super) fn redirect(
 
 /// Adds a response to the token of the session. Returns false if the router must read the catalog
 /// before it may respond.
+///
+/// The catalog decides whether the router knows the owner, not the signpost that the request has
+/// followed: the router may have read the catalog since then. A generation that it has not met
+/// before shows that the slots have changed hands, perhaps there and back.
 pub(super) fn respond(
     world: &mut World,
     router: usize,
     (side, node): (MoveSide, usize),
     (position, key): (Position, usize),
 ) -> bool {
-    let follows_signpost = world.routers[router].signpost.is_some() && key != STAYING_KEY;
-    if follows_signpost && world.reader_rules.demand(ReaderRule::HomeInToken) {
-        let row = world.shard(side).nodes[node].database().metadata.row(MOVE);
-        let Some(home) = row.and_then(|row| row.home) else {
+    let shard = world.shard(side);
+    let (is_primary, database) = (node == shard.primary, shard.nodes[node].database().clone());
+    let generation = database.metadata.generation;
+    if world.routers[router].generation[side.index()] != generation {
+        let signpost = world.routers[router].signpost;
+        refresh(world, router);
+        world.routers[router].signpost = signpost;
+    }
+    if is_primary {
+        world.routers[router].generation[side.index()] = generation;
+    }
+    let is_unknown = world.routers[router].owner != side && key != STAYING_KEY;
+    if is_unknown && world.reader_rules.demand(ReaderRule::HomeInToken) {
+        let Some(home) = database.metadata.row(MOVE).and_then(|row| row.home) else {
             refresh(world, router);
             return false;
         };
@@ -82,11 +72,6 @@ pub(super) fn respond(
     }
     world.session.pass(side, position);
     world.session.epoch = world.session.epoch.max(world.routers[router].epoch);
-    let shard = world.shard(side);
-    if node == shard.primary {
-        let generation = shard.database().metadata.generation;
-        world.routers[router].generation[side.index()] = generation;
-    }
     true
 }
 
@@ -102,8 +87,7 @@ pub(super) fn activate(world: &mut World) {
         if !is_moved || !is_confirmed || row.leg.source() != side {
             continue;
         }
-        let (leg, version): (MoveLeg, u64) = (row.leg, row.version);
-        let request = Box::new(MoveRequest::Activate { id: MOVE, leg, version, home: position });
+        let request = Box::new(MoveRequest::Activate(SlotActivation::of(row, position)));
         let node = world.shard(side.other()).primary;
         world.late.push(Late::Request { side: side.other(), node, request, rows: Rows::new() });
     }

@@ -1,27 +1,16 @@
-//! Simulated scatter read: a page of the first rows of all shards, which are asked one after the
-//! other.
+//! Steps of a simulated scatter read: a page of the first rows of all shards, which are asked one
+//! after the other.
 
 use crate::identity::MoveSide;
 use crate::observation::{SlotsState, state_of};
 
 use super::database::{KEYS, STAYING_KEY, slot_of};
+use super::parties::ScanAnswer;
 use super::reader_rules::ReaderRule;
 use super::world::{Violation, World};
 
 /// Rows of a page.
 const LIMIT: usize = 2;
-
-#[derive(Clone)]
-struct ScanAnswer {
-    keys: Vec<usize>,
-    /// True if the shard owned the slots of the move.
-    owns: bool,
-}
-
-#[derive(Default)]
-pub(super) struct Scatter {
-    answers: [Option<ScanAnswer>; 2],
-}
 
 /// Asks the next shard, or merges the answers.
 pub(super) fn step(world: &mut World) {

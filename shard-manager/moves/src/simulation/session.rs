@@ -1,35 +1,12 @@
-//! Simulated session: a client with a token, whose reads must never go back.
-
-use model::position::Position;
+//! Reads of the simulated session, which must never go back.
 
 use crate::identity::MoveSide;
 
-use super::database::{KEYS, slot_of};
+use super::database::slot_of;
+use super::parties::UncheckedAnswer;
 use super::reader_rules::ReaderRule;
 use super::router;
 use super::world::{Violation, World};
-
-#[derive(Default)]
-pub(super) struct Session {
-    /// Position of each shard that reads must not be older than.
-    token: [Position; 2],
-    pub(super) epoch: u64,
-    /// Writes of each key that the session has seen.
-    pub(super) seen: [u64; KEYS],
-    /// Answer of a replica whose generation has not been read yet: router, shard, node, key, row.
-    unchecked: Option<(usize, MoveSide, usize, usize, u64)>,
-}
-
-impl Session {
-    /// Adds a position of a shard to the token.
-    pub(super) fn pass(&mut self, side: MoveSide, position: Position) {
-        let held = &mut self.token[side.index()];
-        let rank = |position: Position| (position.timeline, position.sequence);
-        if rank(position) > rank(*held) {
-            *held = position;
-        }
-    }
-}
 
 /// Reads a key through a router.
 pub(super) fn read(world: &mut World) {
@@ -67,7 +44,8 @@ pub(super) fn read(world: &mut World) {
     let database = shard.nodes[node].database().clone();
     let writes = database.rows[key].map_or(0, |row| row.writes);
     if !demands(world, ReaderRule::OwnershipInSnapshot) && asks_replica {
-        world.session.unchecked = Some((router, side, node, key, writes));
+        let node = (side, node);
+        world.session.unchecked = Some(UncheckedAnswer { router, node, key, writes });
     } else if database.metadata.owns(slot_of(key)) {
         accept(world, router, (side, node), (key, writes));
     } else {
@@ -78,9 +56,8 @@ pub(super) fn read(world: &mut World) {
 /// Accepts a row if the node's generation, read after it, is the known one. Returns false if there
 /// is none to check.
 fn check_generation(world: &mut World) -> bool {
-    let Some((router, side, node, key, writes)) = world.session.unchecked.take() else {
-        return false;
-    };
+    let Some(unchecked) = world.session.unchecked.take() else { return false };
+    let UncheckedAnswer { router, node: (side, node), key, writes } = unchecked;
     let generation = world.shard(side).nodes[node].database().metadata.generation;
     if generation == world.routers[router].generation[side.index()] {
         accept(world, router, (side, node), (key, writes));

@@ -94,10 +94,23 @@ impl Shard {
         })
     }
 
+    /// Number of nodes that have the log of a node up to a length.
+    fn flushed_by(&self, node: usize, sequence: u64) -> usize {
+        self.followers(node).filter(|other| other.log.len() as u64 >= sequence).count()
+    }
+
+    /// Number of replicas of the primary that have flushed a position of it.
+    pub(super) fn flushed(&self, position: Position) -> usize {
+        if self.nodes[self.primary].history.current() == position.timeline {
+            self.flushed_by(self.primary, position.sequence)
+        } else {
+            0
+        }
+    }
+
     /// Returns true if a majority has flushed the log of a node up to a length.
     pub(super) fn is_confirmed(&self, node: usize, sequence: u64) -> bool {
-        let flushed = self.followers(node).filter(|other| other.log.len() as u64 >= sequence);
-        flushed.count() >= self.majority()
+        self.flushed_by(node, sequence) >= self.majority()
     }
 
     pub(super) fn has_majority(&self, node: usize) -> bool {
@@ -109,8 +122,18 @@ impl Shard {
     }
 
     /// Lets a node that is not primary receive some of the log, or join the primary again.
-    pub(super) fn replicate(&mut self, node: usize, random: &mut Random) {
-        if node == self.primary {
+    ///
+    /// A deposed primary joins, and the last of several replicas receives nothing, in so many of a
+    /// thousand cases.
+    pub(super) fn replicate(
+        &mut self,
+        node: usize,
+        random: &mut Random,
+        (rejoin, lag): (u32, u32),
+    ) {
+        let stays_deposed = Some(node) == self.deposed && !random.chance(rejoin);
+        let lags = node > 1 && node == self.nodes.len() - 1 && lag > 0 && random.chance(lag);
+        if node == self.primary || stays_deposed || lags {
             return;
         }
         let timeline = self.nodes[node].history.current();
@@ -158,8 +181,12 @@ impl Shard {
         same.zip(log.last()).is_some_and(|(same, last)| Rc::ptr_eq(same, last))
     }
 
-    /// Promotes the most advanced of as many replicas as every majority shares a node with.
-    pub(super) fn fail_over(&mut self, random: &mut Random) {
+    /// Promotes the most advanced of as many replicas as every majority shares a node with. Returns
+    /// false if none can be promoted.
+    pub(super) fn fail_over(&mut self, random: &mut Random) -> bool {
+        if self.nodes.len() == 1 {
+            return false;
+        }
         let mut others: Vec<usize> =
             (0..self.nodes.len()).filter(|node| *node != self.primary).collect();
         let seen = others.len() / 2 + 1;
@@ -172,9 +199,9 @@ impl Shard {
             |node: &usize| (self.nodes[*node].history.current(), self.nodes[*node].log.len());
         // A node with a history of its own can neither be promoted nor vouch for a majority.
         if !others.iter().all(|node| self.is_behind_primary(*node)) {
-            return;
+            return false;
         }
-        let Some(elected) = others.iter().copied().max_by_key(rank) else { return };
+        let Some(elected) = others.iter().copied().max_by_key(rank) else { return false };
         for node in &others {
             self.nodes[*node].is_following = false;
         }
@@ -189,6 +216,7 @@ impl Shard {
         node.history = node.history.followed_by(self.timelines, length);
         self.running.clear();
         self.next_change = node.database().next_change;
+        true
     }
 
     pub(super) fn reset_clocks(&mut self) {

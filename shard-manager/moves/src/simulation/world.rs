@@ -15,17 +15,18 @@ use model::keyspace::Slot;
 use model::position::Position;
 use model::topology::ShardNumber;
 
+use super::coverage::{Coverage, Occurrence};
 use super::database::{Database, KEYS, Row, Rows, STAYING_KEY, slot_of};
-use super::mover_process::MoverProcess;
+use super::parties::{MoverProcess, Router, Scatter, Session};
 use super::random::Random;
 use super::reader_rules::ReaderRules;
-use super::router::Router;
-use super::scatter::Scatter;
 use super::scenario::Scenario;
-use super::session::Session;
 use super::shard::Shard;
 
 pub(super) const MOVE: MoveId = MoveId(1);
+
+/// Numbers of replicas that shards have.
+const REPLICAS: [usize; 10] = [0, 1, 1, 1, 2, 2, 2, 3, 3, 3];
 
 /// Fault that a check has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(super) enum Violation {
     NoOwner,
     LostWrite,
     CopyDiffers,
+    /// A round has removed writes of a shard that owns the slots.
+    OwnerOverwritten,
     VersionBack,
     TokenBack,
     ScatteredTwice,
@@ -110,7 +113,8 @@ pub(super) struct World {
     pub(super) rows_made: u64,
     pub(super) is_keeping: bool,
     pub(super) violation: Option<Violation>,
-    pub(super) is_told: bool,
+    pub(super) coverage: Coverage,
+    pub(super) is_printed: bool,
 }
 
 impl World {
@@ -120,7 +124,9 @@ impl World {
         let slots: Vec<Slot> = (0..count * 2).step_by(2).map(slot_of).collect();
         let shards = [ShardNumber(3), ShardNumber(5)];
         let plan = MovePlan { id: MOVE, slots: slots.into(), shards };
-        let replicas = [1 + random.below(3), 1 + random.below(3)];
+        let replicas = [0; 2].map(|_: usize| REPLICAS[random.below(REPLICAS.len())]);
+        let mut coverage = Coverage::default();
+        coverage.note_if(replicas.contains(&0), Occurrence::NoReplicas);
         let origin = Shard::new(origin(&plan), replicas[0]);
         let destination = Shard::new(empty(), replicas[1]);
         let is_ordered = random.chance(400);
@@ -156,7 +162,8 @@ impl World {
             rows_made: 0,
             is_keeping: false,
             violation: None,
-            is_told: false,
+            coverage,
+            is_printed: false,
         }
     }
 
@@ -185,7 +192,7 @@ impl World {
 
     /// Prints an event of a seed that is replayed.
     pub(super) fn note(&self, event: impl FnOnce() -> String) {
-        if self.is_told {
+        if self.is_printed {
             eprintln!("{}", event());
         }
     }
@@ -216,7 +223,9 @@ impl World {
         let answer = match request.apply(&mut database.metadata, &scene) {
             Ok(MoveEffect::Changed(work)) => {
                 database.work(&work, &slots, rows);
+                let is_deposed = node != shard.primary;
                 shard.commit(node, database);
+                self.note_change((side, node), request, &before, is_deposed);
                 Answer::Done(MoveEffect::Changed(work))
             }
             Ok(MoveEffect::Repeated) => Answer::Done(MoveEffect::Repeated),
@@ -235,6 +244,26 @@ impl World {
             format!("{side:?} node {node}: {request:?} {rows:?} -> {said}")
         });
         answer
+    }
+
+    /// Notes a request that has changed a node, and checks that it has removed nothing of an owner.
+    fn note_change(
+        &mut self,
+        (side, node): (MoveSide, usize),
+        request: &MoveRequest,
+        before: &Database,
+        is_deposed: bool,
+    ) {
+        let after = self.shard(side).nodes[node].database().clone();
+        self.coverage.note_change(request, before.metadata.row(MOVE));
+        let is_commit = matches!(request, MoveRequest::Commit(..));
+        self.coverage.note_if(is_commit && is_deposed, Occurrence::CommitOfDeposed);
+        let owned = |key: &usize| before.metadata.owns(slot_of(*key));
+        let writes = |row: Option<Row>| row.map_or(0, |row| row.writes);
+        let is_lost = |key: usize| writes(before.rows[key]) & !writes(after.rows[key]) != 0;
+        if matches!(request, MoveRequest::Store(..)) && (0..KEYS).filter(owned).any(is_lost) {
+            self.fail(Violation::OwnerOverwritten);
+        }
     }
 
     /// Names the owner in the next epoch, if the catalog is still the one that was read.

@@ -3,7 +3,9 @@
 use model::position::Position;
 
 use crate::identity::MoveSide;
+use crate::slot_state::SlotState;
 
+use super::coverage::Occurrence;
 use super::database::{Database, STAYING_KEY, slot_of};
 use super::router;
 use super::shard::RunningWrite;
@@ -31,6 +33,9 @@ pub(super) fn begin(world: &mut World) {
         }
         return;
     }
+    let state = world.shard(side).nodes[node].database().metadata.state(slot_of(key));
+    let is_fenced = matches!(state, Some(SlotState::Fenced { .. }));
+    world.coverage.note_if(is_fenced, Occurrence::WriteAfterFence);
     let deletes = !is_staying && world.random.chance(world.scenario.deletes);
     let write = world.writes.len();
     let is_session = world.random.chance(400);
@@ -95,7 +100,7 @@ fn commit(world: &mut World, side: MoveSide, index: usize) {
     acknowledge(world, write, (side, node), position);
 }
 
-/// Tells the session that its write is committed.
+/// Adds a committed write of the session to what it has seen.
 fn acknowledge(world: &mut World, write: usize, at: (MoveSide, usize), position: Position) {
     let Write { key, router: Some(router), .. } = world.writes[write] else { return };
     if router::respond(world, router, at, (position, key)) {
