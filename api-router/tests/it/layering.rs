@@ -12,7 +12,7 @@ use crate::import_graph;
 pub(crate) use layers::PACKAGES;
 use layers::{
     ACCESS, API_ROUTER, ASSEMBLY, CACHE, CHECKER, CLI, CLUSTER, ENGINE, ENGINE_USERS, ENGINES,
-    ISSUERS, LOADTEST, LOCAL_POSTGRES, MODEL, POSTGRES, RECORDER, SERVICE, SQLITE, WEB_KIT,
+    ISSUERS, LOADTEST, LOCAL_POSTGRES, MODEL, MOVES, POSTGRES, RECORDER, SERVICE, SQLITE, WEB_KIT,
 };
 
 const LINES_MAX: usize = 500;
@@ -103,6 +103,7 @@ fn modules_import_only_lower_layers() {
     check_layers("shard-manager/local-postgres", LOCAL_POSTGRES);
     check_layers("shard-manager/engine", ENGINE);
     check_layers("shard-manager/cache", CACHE);
+    check_layers("shard-manager/moves", MOVES);
     check_layers("shard-manager/postgres", POSTGRES);
     check_layers("shard-manager/sqlite", SQLITE);
     check_layers("shard-manager/assembly", ASSEMBLY);
@@ -118,8 +119,8 @@ fn modules_import_only_lower_layers() {
 }
 
 #[test]
-fn model_and_access_are_plain_values() {
-    for package in ["model", "access"] {
+fn model_access_and_moves_are_plain_values() {
+    for package in ["model", "access", "moves"] {
         let folder = format!("shard-manager/{package}");
         let manifest = manifest(&folder);
         for other in ["tokio", "diesel", "diesel-async", "tokio-postgres", "redis", "rand"] {
@@ -203,6 +204,7 @@ fn the_router_knows_no_sql_and_the_domain_no_http() {
         "shard-manager/cluster/src",
         "shard-manager/credential/src",
         "shard-manager/model/src",
+        "shard-manager/moves/src",
         "shard-manager/cache/src",
         "shard-manager/engine/src",
         "shard-manager/local-postgres/src",

@@ -8,6 +8,7 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/cache", &["model"]),
     ("shard-manager/engine", &["access", "model"]),
     ("shard-manager/local-postgres", &["model"]),
+    ("shard-manager/moves", &["model"]),
     ("shard-manager/postgres", &["access", "engine", "model"]),
     ("shard-manager/sqlite", &["access", "engine", "model"]),
     ("shard-manager/cluster", &["access", "cache", "engine", "model"]),
@@ -120,6 +121,17 @@ pub(super) const ENGINE: &[&[&str]] = &[
     &["opened_shard", "sample_queries", "schema_agreement"],
     &["cluster_backend"],
     &["opened_cluster"],
+];
+pub(super) const MOVES: &[&[&str]] = &[
+    &["identity", "limits", "mark", "rules"],
+    &["applied", "refusal", "scene", "slot_state"],
+    &["move_row"],
+    &["shard_metadata"],
+    &["beginning", "cleaning", "cutover", "direction", "ending", "round"],
+    &["request"],
+    &["observation", "step"],
+    &["mover"],
+    &["simulation", "tests"],
 ];
 pub(super) const CACHE: &[&[&str]] = &[
     &["address", "proof", "stats", "tally"],

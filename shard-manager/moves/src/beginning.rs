@@ -1,0 +1,118 @@
+//! Beginning: the rows of a move on both shards, and the term of the mover that may change them.
+//!
+//! **Not here:** the copy (`round`).
+
+use std::sync::Arc;
+
+use model::keyspace::Slot;
+use model::topology::ShardNumber;
+
+use crate::applied::AppliedRows;
+use crate::identity::{MoveId, MoveRole, MoveTerm, MoveTicket};
+use crate::limits::SLOTS_MAX;
+use crate::move_row::{CopyCursor, MoveRow};
+use crate::refusal::MoveRefusal;
+use crate::scene::{MoveEffect, RowWork, Scene};
+use crate::shard_metadata::ShardMetadata;
+use crate::slot_state::SlotState;
+
+/// Row that a shard is to keep of a move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMoveRow {
+    /// Move, leg and term.
+    pub ticket: MoveTicket,
+    /// The other shard.
+    pub other: ShardNumber,
+    /// Slots of the move.
+    pub slots: Arc<[Slot]>,
+}
+
+/// Makes the target's row and begins to import. The signpost stays beneath: it is restored if the
+/// copy is given up.
+pub(crate) fn prepare(
+    shard: &mut ShardMetadata,
+    new: &NewMoveRow,
+    scene: &Scene<'_>,
+) -> Result<MoveEffect, MoveRefusal> {
+    if let Some(row) = shard.row(new.ticket.id) {
+        return repeat(row, new, MoveRole::Target);
+    }
+    check_slots(shard, &new.slots)?;
+    let is_free = |slot: &Slot| matches!(shard.state(*slot), None | Some(SlotState::Moved { .. }));
+    if !new.slots.iter().all(is_free) {
+        return Err(MoveRefusal::WrongState);
+    }
+    shard.change_states(&new.slots, |state| {
+        let Some(SlotState::Moved { to }) = state else {
+            return Some(SlotState::Importing { moved_to: None });
+        };
+        Some(SlotState::Importing { moved_to: Some(to) })
+    });
+    shard.moves.push(row(new, MoveRole::Target, scene));
+    Ok(MoveEffect::Changed(RowWork::DeleteRows))
+}
+
+/// Makes the source's row. The row and the recording of changes begin in one transaction under the
+/// fence lock, so no later change goes unseen.
+pub(crate) fn trace(
+    shard: &mut ShardMetadata,
+    new: &NewMoveRow,
+    scene: &Scene<'_>,
+) -> Result<MoveEffect, MoveRefusal> {
+    if let Some(row) = shard.row(new.ticket.id) {
+        return repeat(row, new, MoveRole::Source);
+    }
+    check_slots(shard, &new.slots)?;
+    if !shard.all(&new.slots, SlotState::is_owned) {
+        return Err(MoveRefusal::WrongState);
+    }
+    shard.moves.push(MoveRow { is_traced: true, ..row(new, MoveRole::Source, scene) });
+    Ok(MoveEffect::Changed(RowWork::BeginTraces))
+}
+
+/// Raises the term of a row to that of a mover that takes over.
+pub(crate) fn raise(
+    shard: &mut ShardMetadata,
+    id: MoveId,
+    term: MoveTerm,
+) -> Result<MoveEffect, MoveRefusal> {
+    let row = shard.row_mut(id)?;
+    if row.term > term {
+        return Err(MoveRefusal::Superseded { term: row.term });
+    }
+    if row.term == term {
+        return Ok(MoveEffect::Repeated);
+    }
+    row.term = term;
+    Ok(MoveEffect::Changed(RowWork::None))
+}
+
+fn repeat(row: &MoveRow, new: &NewMoveRow, role: MoveRole) -> Result<MoveEffect, MoveRefusal> {
+    row.check(&new.ticket)?;
+    if row.role == role { Ok(MoveEffect::Repeated) } else { Err(MoveRefusal::WrongState) }
+}
+
+fn check_slots(shard: &ShardMetadata, slots: &[Slot]) -> Result<(), MoveRefusal> {
+    if slots.is_empty() || slots.len() > SLOTS_MAX {
+        return Err(MoveRefusal::OutOfBounds);
+    }
+    let is_taken = |slot: &Slot| shard.moves.iter().any(|row| row.slots.contains(slot));
+    if slots.iter().any(is_taken) { Err(MoveRefusal::SlotTaken) } else { Ok(()) }
+}
+
+fn row(new: &NewMoveRow, role: MoveRole, scene: &Scene<'_>) -> MoveRow {
+    MoveRow {
+        id: new.ticket.id,
+        role,
+        other: new.other,
+        slots: new.slots.clone(),
+        leg: new.ticket.leg,
+        term: new.ticket.term,
+        applied: AppliedRows::begin(1),
+        cursor: CopyCursor::Empty,
+        is_traced: false,
+        begun: scene.position,
+        version: 0,
+        home: None,
+    }
+}

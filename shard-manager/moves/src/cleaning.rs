@@ -1,0 +1,73 @@
+//! Cleaning after a leg that reached its target: the source's rows are deleted, then the rows of
+//! the move.
+//!
+//! **Invariant:** the signposts stay.
+
+use crate::identity::{MoveRole, MoveTicket};
+use crate::limits::CLEANING_ROWS;
+use crate::move_row::{CopyCursor, MoveRow};
+use crate::refusal::MoveRefusal;
+use crate::rules::MoveRule;
+use crate::scene::{MoveEffect, RowWork, Scene};
+use crate::shard_metadata::ShardMetadata;
+use crate::slot_state::SlotState;
+
+/// Marks the source's rows as incomplete before the first is deleted.
+pub(crate) fn begin(
+    shard: &mut ShardMetadata,
+    ticket: &MoveTicket,
+    scene: &Scene<'_>,
+) -> Result<MoveEffect, MoveRefusal> {
+    if moved(shard, ticket)?.cursor == CopyCursor::Empty {
+        return Ok(MoveEffect::Repeated);
+    }
+    if scene.rules.demand(MoveRule::CleaningMarked) {
+        shard.row_mut(ticket.id)?.cursor = CopyCursor::Empty;
+    }
+    Ok(MoveEffect::Changed(RowWork::None))
+}
+
+/// Deletes some of the source's rows.
+pub(crate) fn clean(
+    shard: &mut ShardMetadata,
+    ticket: &MoveTicket,
+    scene: &Scene<'_>,
+) -> Result<MoveEffect, MoveRefusal> {
+    let is_marked = moved(shard, ticket)?.cursor == CopyCursor::Empty;
+    if !is_marked && scene.rules.demand(MoveRule::CleaningMarked) {
+        return Err(MoveRefusal::WrongState);
+    }
+    Ok(MoveEffect::Changed(RowWork::DeleteBatch(CLEANING_ROWS)))
+}
+
+/// Deletes the row of the move: on the target once it owns the slots, on the source once it is
+/// clean.
+pub(crate) fn forget(
+    shard: &mut ShardMetadata,
+    ticket: &MoveTicket,
+    scene: &Scene<'_>,
+) -> Result<MoveEffect, MoveRefusal> {
+    let Some(row) = shard.row(ticket.id) else { return Ok(MoveEffect::Repeated) };
+    row.check(ticket)?;
+    match row.role {
+        MoveRole::Target if !shard.all(&row.slots, SlotState::is_owned) => {
+            return Err(MoveRefusal::WrongState);
+        }
+        MoveRole::Target => {}
+        MoveRole::Source => {
+            let is_marked = moved(shard, ticket)?.cursor == CopyCursor::Empty;
+            if !is_marked && scene.rules.demand(MoveRule::CleaningMarked) {
+                return Err(MoveRefusal::WrongState);
+            }
+        }
+    }
+    shard.remove_row(ticket.id);
+    Ok(MoveEffect::Changed(RowWork::EndTraces))
+}
+
+fn moved<'s>(shard: &'s ShardMetadata, ticket: &MoveTicket) -> Result<&'s MoveRow, MoveRefusal> {
+    let row = shard.row(ticket.id).ok_or(MoveRefusal::UnknownMove)?;
+    row.check(ticket)?;
+    let is_moved = shard.all(&row.slots, |state| matches!(state, SlotState::Moved { .. }));
+    if row.role == MoveRole::Source && is_moved { Ok(row) } else { Err(MoveRefusal::WrongState) }
+}

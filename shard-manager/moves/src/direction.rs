@@ -1,0 +1,63 @@
+//! Direction: a move that has reached its target turns back, as the next leg with roles swapped.
+//!
+//! The new target is the first to change. Once that is confirmed, the owner becomes the source.
+
+use crate::identity::{MoveRole, MoveTicket};
+use crate::move_row::CopyCursor;
+use crate::refusal::MoveRefusal;
+use crate::rules::MoveRule;
+use crate::scene::{MoveEffect, RowWork, Scene};
+use crate::shard_metadata::ShardMetadata;
+use crate::slot_state::SlotState;
+
+/// Swaps the role of a shard for the leg after that of the ticket.
+pub(crate) fn reverse(
+    shard: &mut ShardMetadata,
+    ticket: &MoveTicket,
+    scene: &Scene<'_>,
+) -> Result<MoveEffect, MoveRefusal> {
+    let row = shard.row(ticket.id).ok_or(MoveRefusal::UnknownMove)?;
+    row.check_term(ticket.term)?;
+    if row.leg == ticket.leg.next() {
+        return Ok(MoveEffect::Repeated);
+    }
+    row.check(ticket)?;
+    match row.role {
+        MoveRole::Source => receive(shard, ticket, scene),
+        MoveRole::Target => give(shard, ticket),
+    }
+}
+
+/// The former source imports again. Its rows were kept current, so nothing is copied: they must be
+/// whole, which cleaning ends before it deletes the first.
+fn receive(
+    shard: &mut ShardMetadata,
+    ticket: &MoveTicket,
+    scene: &Scene<'_>,
+) -> Result<MoveEffect, MoveRefusal> {
+    let row = shard.row_mut(ticket.id)?;
+    let (slots, to, is_whole) = (row.slots.clone(), row.other, row.cursor == CopyCursor::Whole);
+    if !shard.all(&slots, |state| matches!(state, SlotState::Moved { .. })) {
+        return Err(MoveRefusal::WrongState);
+    }
+    if !is_whole && scene.rules.demand(MoveRule::CleaningMarked) {
+        return Err(MoveRefusal::Incomplete);
+    }
+    shard.change_states(&slots, |_| Some(SlotState::Importing { moved_to: Some(to) }));
+    let row = shard.row_mut(ticket.id)?;
+    row.role = MoveRole::Target;
+    row.leg = row.leg.next();
+    Ok(MoveEffect::Changed(RowWork::None))
+}
+
+/// The owner becomes the source. Its changes are recorded since the activation.
+fn give(shard: &mut ShardMetadata, ticket: &MoveTicket) -> Result<MoveEffect, MoveRefusal> {
+    let slots = shard.row_mut(ticket.id)?.slots.clone();
+    if !shard.all(&slots, SlotState::is_owned) {
+        return Err(MoveRefusal::WrongState);
+    }
+    let row = shard.row_mut(ticket.id)?;
+    row.role = MoveRole::Source;
+    row.leg = row.leg.next();
+    Ok(MoveEffect::Changed(RowWork::None))
+}

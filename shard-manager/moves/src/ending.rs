@@ -1,0 +1,56 @@
+//! Ending of a leg before its commit: the source goes on alone, then the target deletes its copy.
+//!
+//! **Invariant:** the target deletes nothing before the source's part is confirmed: a failover of
+//! the source could otherwise return to the fence and commit.
+
+use crate::identity::{MoveRole, MoveTicket};
+use crate::refusal::MoveRefusal;
+use crate::rules::MoveRule;
+use crate::scene::{MoveEffect, RowWork, Scene};
+use crate::shard_metadata::ShardMetadata;
+use crate::slot_state::SlotState;
+
+/// Lifts the fence and deletes the source's row in one transaction, so that a late fence or commit
+/// finds nothing to act on.
+pub(crate) fn lift(
+    shard: &mut ShardMetadata,
+    ticket: &MoveTicket,
+    scene: &Scene<'_>,
+) -> Result<MoveEffect, MoveRefusal> {
+    let Some(row) = shard.row(ticket.id) else { return Ok(MoveEffect::Repeated) };
+    row.check(ticket)?;
+    let slots = row.slots.clone();
+    if row.role != MoveRole::Source || !shard.all(&slots, SlotState::is_owned) {
+        return Err(MoveRefusal::WrongState);
+    }
+    for slot in slots.iter() {
+        shard.slots.insert(*slot, SlotState::Owned);
+    }
+    if scene.rules.demand(MoveRule::LiftDeletesRow) {
+        shard.remove_row(ticket.id);
+    } else {
+        shard.row_mut(ticket.id)?.is_traced = false;
+    }
+    Ok(MoveEffect::Changed(RowWork::EndTraces))
+}
+
+/// Deletes the copy and the target's row, and restores the signposts. The mover goes on in its next
+/// term: were the request late, it would otherwise empty a target that has the slots.
+pub(crate) fn discard(
+    shard: &mut ShardMetadata,
+    ticket: &MoveTicket,
+) -> Result<MoveEffect, MoveRefusal> {
+    let Some(row) = shard.row(ticket.id) else { return Ok(MoveEffect::Repeated) };
+    row.check(ticket)?;
+    let slots = row.slots.clone();
+    let is_importing = shard.all(&slots, |state| matches!(state, SlotState::Importing { .. }));
+    if row.role != MoveRole::Target || !is_importing {
+        return Err(MoveRefusal::WrongState);
+    }
+    shard.change_states(&slots, |state| match state {
+        Some(SlotState::Importing { moved_to: Some(to) }) => Some(SlotState::Moved { to }),
+        Some(_) | None => None,
+    });
+    shard.remove_row(ticket.id);
+    Ok(MoveEffect::Changed(RowWork::DeleteRows))
+}

@@ -1,0 +1,104 @@
+//! Identity of a move, its terms and legs, and the parts that shards have in it.
+//!
+//! **Not here:** the numbers of shards (`model::topology`).
+
+/// Identity of a move: a random UUID. Numbers that the catalog counts would be given twice if its
+/// failover lost the last of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MoveId(pub u128);
+
+/// Term of a mover. Each mover that takes over begins a higher one and raises it in both shards
+/// before anything else, so that requests of the earlier mover are refused.
+///
+/// The catalog's failover may forget that it has given a number, so two movers may have the same
+/// one. Their own numbers decide between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MoveTerm {
+    /// Number, one above the highest of the catalog and both shards.
+    pub number: u64,
+    /// Random number of the mover.
+    pub mover: u64,
+}
+
+impl MoveTerm {
+    /// Returns the term of a mover after this one.
+    #[must_use]
+    pub fn next(self, mover: u64) -> Self {
+        Self { number: self.number + 1, mover }
+    }
+}
+
+/// Leg of a move: the first goes from the origin to the destination, and each change of direction
+/// begins the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MoveLeg(pub u32);
+
+impl MoveLeg {
+    /// First leg, from the origin to the destination.
+    pub const FIRST: Self = Self(1);
+
+    /// Returns the leg after this one, in the other direction.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Returns the side that gives the slots away in this leg.
+    pub fn source(self) -> MoveSide {
+        if self.0 % 2 == 1 { MoveSide::Origin } else { MoveSide::Destination }
+    }
+
+    /// Returns the side that receives the slots in this leg.
+    pub fn target(self) -> MoveSide {
+        self.source().other()
+    }
+}
+
+/// Side of a move, the same in all of its legs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MoveSide {
+    /// Shard that owned the slots when the move was planned.
+    Origin,
+    /// Shard that owns the slots when the move has succeeded.
+    Destination,
+}
+
+impl MoveSide {
+    /// Returns the other side.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Origin => Self::Destination,
+            Self::Destination => Self::Origin,
+        }
+    }
+
+    /// Returns the index into a pair of shards, origin first.
+    pub fn index(self) -> usize {
+        match self {
+            Self::Origin => 0,
+            Self::Destination => 1,
+        }
+    }
+}
+
+/// Part that a shard has in the current leg of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MoveRole {
+    /// The shard gives the slots away.
+    Source,
+    /// The shard receives the slots.
+    Target,
+}
+
+/// Move, leg and term that a request belongs to. A shard compares all three with its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoveTicket {
+    /// The move.
+    pub id: MoveId,
+    /// Leg in which the request was decided. A request of an earlier leg would act in the wrong
+    /// direction.
+    pub leg: MoveLeg,
+    /// Term of the mover.
+    pub term: MoveTerm,
+}

@@ -1,0 +1,122 @@
+//! Mover: decides the next step of a move from the metadata of both shards.
+//!
+//! A mover that has just taken over decides as the one before would have: everything that matters
+//! is in the rows of the shards.
+//!
+//! **Not here:** reading the facts, sending the requests.
+
+mod after_commit;
+mod before_commit;
+mod without_source;
+
+use crate::beginning::NewMoveRow;
+use crate::identity::{MoveLeg, MoveRole, MoveSide, MoveTicket};
+use crate::move_row::MoveRow;
+use crate::observation::{MoveObservation, ShardObservation, SlotsState};
+use crate::request::MoveRequest;
+use crate::rules::MoveRule;
+use crate::step::{MoveRest, MoveStep};
+
+/// Returns the next step of a move.
+pub fn next(seen: &MoveObservation<'_>) -> MoveStep {
+    if let Some(step) = raise(seen) {
+        return step;
+    }
+    let pair = Pair::new(seen);
+    if let Some(step) = remove_stray_row(&pair) {
+        return step;
+    }
+    let Some(row) = &pair.source.row else { return without_source::next(&pair) };
+    if row.leg < pair.leg {
+        return reverse_source(&pair, row);
+    }
+    match pair.source.slots {
+        SlotsState::Owned | SlotsState::Fenced => before_commit::next(&pair),
+        SlotsState::Moved => after_commit::next(&pair, row),
+        SlotsState::Importing | SlotsState::Other => MoveStep::Rest(MoveRest::OutOfDate),
+    }
+}
+
+/// Raises the term of this mover, on the source first: it is the source where an earlier mover
+/// could still commit.
+fn raise(seen: &MoveObservation<'_>) -> Option<MoveStep> {
+    if seen.progress.empties_target && seen.rules.demand(MoveRule::NextTerm) {
+        return Some(MoveStep::NextTerm);
+    }
+    let leg = seen.leg();
+    for side in [leg.source(), leg.target()] {
+        let Some(row) = &seen.shard(side).row else { continue };
+        if row.term > seen.term {
+            return Some(MoveStep::Rest(MoveRest::Superseded));
+        }
+        let again = !seen.progress.raised[side.index()] || seen.rules.demand(MoveRule::RaiseAgain);
+        if row.term < seen.term && again {
+            let request = MoveRequest::Raise { id: row.id, term: seen.term };
+            return Some(MoveStep::Send(side, Box::new(request)));
+        }
+    }
+    None
+}
+
+/// Removes the row of an owner that a late request of another leg has made: the side that receives
+/// is the first to change its leg, so an owner that gives has the leg of the other row. Without
+/// this, the slots could be committed to a target that refuses the leg of their activation.
+fn remove_stray_row(pair: &Pair<'_>) -> Option<MoveStep> {
+    [pair.leg.source(), pair.leg.target()].into_iter().find_map(|side| {
+        let shard = pair.seen.shard(side);
+        let (row, other) = (shard.row.as_ref()?, pair.seen.shard(side.other()).row.as_ref()?);
+        let is_owner = matches!(shard.slots, SlotsState::Owned | SlotsState::Fenced);
+        let is_stray = row.leg != other.leg && row.role == MoveRole::Source && is_owner;
+        let ticket = MoveTicket { leg: row.leg, ..pair.ticket() };
+        is_stray.then(|| MoveStep::Send(side, Box::new(MoveRequest::Lift(ticket))))
+    })
+}
+
+/// The new target has changed its direction. The owner follows once that is confirmed: otherwise a
+/// failover could leave it without a side that imports.
+fn reverse_source(pair: &Pair<'_>, row: &MoveRow) -> MoveStep {
+    if !pair.target.is_confirmed {
+        return MoveStep::AwaitConfirmation(pair.leg.target());
+    }
+    let ticket = MoveTicket { leg: row.leg, ..pair.ticket() };
+    MoveStep::Send(pair.leg.source(), Box::new(MoveRequest::Reverse(ticket)))
+}
+
+/// Both shards by their roles in the current leg.
+struct Pair<'a> {
+    seen: &'a MoveObservation<'a>,
+    leg: MoveLeg,
+    source: &'a ShardObservation,
+    target: &'a ShardObservation,
+}
+
+impl<'a> Pair<'a> {
+    fn new(seen: &'a MoveObservation<'a>) -> Self {
+        let leg = seen.leg();
+        let (source, target) = (seen.shard(leg.source()), seen.shard(leg.target()));
+        Self { seen, leg, source, target }
+    }
+
+    fn ticket(&self) -> MoveTicket {
+        MoveTicket { id: self.seen.plan.id, leg: self.leg, term: self.seen.term }
+    }
+
+    /// Returns the row that a side is to keep.
+    fn new_row(&self, side: MoveSide) -> NewMoveRow {
+        let other = self.seen.plan.shards[side.other().index()];
+        NewMoveRow { ticket: self.ticket(), other, slots: self.seen.plan.slots.clone() }
+    }
+
+    fn to_source(&self, request: impl FnOnce(MoveTicket) -> MoveRequest) -> MoveStep {
+        MoveStep::Send(self.leg.source(), Box::new(request(self.ticket())))
+    }
+
+    fn to_target(&self, request: impl FnOnce(MoveTicket) -> MoveRequest) -> MoveStep {
+        MoveStep::Send(self.leg.target(), Box::new(request(self.ticket())))
+    }
+
+    /// Returns true if the leg goes where the operator wants it to.
+    fn is_wanted(&self) -> bool {
+        self.seen.goal.agrees_with(self.leg)
+    }
+}

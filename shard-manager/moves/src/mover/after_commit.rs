@@ -1,0 +1,93 @@
+//! Steps after the commit, from which there is only a way forward: activate, publish, keep, clean;
+//! or the next leg, in the other direction.
+
+use super::Pair;
+use crate::cutover::SlotActivation;
+use crate::identity::MoveTicket;
+use crate::move_row::{CopyCursor, MoveRow};
+use crate::observation::{MoveGoal, SlotsState};
+use crate::request::MoveRequest;
+use crate::rules::MoveRule;
+use crate::step::{MoveRest, MoveStep};
+
+pub(super) fn next(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
+    if pair.target.row.is_none() {
+        return finish(pair, source);
+    }
+    match pair.target.slots {
+        SlotsState::Importing => activate(pair, source),
+        SlotsState::Owned | SlotsState::Fenced => owned(pair, source),
+        SlotsState::Moved | SlotsState::Other => MoveStep::Rest(MoveRest::OutOfDate),
+    }
+}
+
+/// Activates the target once no failover of the source can undo the commit.
+fn activate(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
+    if !pair.source.is_confirmed && pair.seen.rules.demand(MoveRule::CommitConfirmed) {
+        return MoveStep::AwaitConfirmation(pair.leg.source());
+    }
+    let request = MoveRequest::Activate(SlotActivation::of(source, pair.source.position));
+    MoveStep::Send(pair.leg.target(), Box::new(request))
+}
+
+fn owned(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
+    let target = pair.leg.target();
+    if !pair.target.is_confirmed && pair.seen.rules.demand(MoveRule::ActivationConfirmed) {
+        return MoveStep::AwaitConfirmation(target);
+    }
+    if pair.seen.published != target {
+        return MoveStep::Publish(target);
+    }
+    if pair.seen.goal == MoveGoal::Settle || source.cursor == CopyCursor::Empty {
+        return clean(pair, source);
+    }
+    if !pair.is_wanted() {
+        return pair.to_source(MoveRequest::Reverse);
+    }
+    if pair.seen.is_paused {
+        return MoveStep::Rest(MoveRest::Paused);
+    }
+    if pair.seen.is_behind {
+        return MoveStep::CopyRound { from: target };
+    }
+    trim(pair, source).unwrap_or(MoveStep::Rest(MoveRest::Keeping))
+}
+
+/// Deletes changes of the owner that the kept source has confirmed.
+fn trim(pair: &Pair<'_>, source: &MoveRow) -> Option<MoveStep> {
+    let is_own = pair.target.feed() == Some(source.applied.feed);
+    let is_new = pair.seen.progress.trimmed != Some(source.applied.round);
+    let trim = |ticket: MoveTicket| MoveRequest::Trim(ticket, source.applied.clone());
+    (is_own && is_new && pair.source.is_confirmed).then(|| pair.to_target(trim))
+}
+
+/// Deletes the source's rows, then the target's row of the move.
+fn clean(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
+    let is_marked =
+        source.cursor == CopyCursor::Empty || !pair.seen.rules.demand(MoveRule::CleaningMarked);
+    if !is_marked {
+        return pair.to_source(MoveRequest::BeginCleaning);
+    }
+    if !pair.source.is_confirmed {
+        return MoveStep::AwaitConfirmation(pair.leg.source());
+    }
+    if pair.source.has_rows {
+        return pair.to_source(MoveRequest::Clean);
+    }
+    pair.to_target(MoveRequest::Forget)
+}
+
+/// The target has ended its part. A node without a row may also be a deposed one from before the
+/// move, which the confirmation excludes.
+fn finish(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
+    if !pair.target.is_confirmed {
+        return MoveStep::AwaitConfirmation(pair.leg.target());
+    }
+    if source.cursor != CopyCursor::Empty && pair.seen.rules.demand(MoveRule::CleaningMarked) {
+        return pair.to_source(MoveRequest::BeginCleaning);
+    }
+    if pair.source.has_rows {
+        return pair.to_source(MoveRequest::Clean);
+    }
+    pair.to_source(MoveRequest::Forget)
+}

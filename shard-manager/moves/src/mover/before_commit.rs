@@ -1,0 +1,106 @@
+//! Steps while the source owns the slots: prepare, copy, follow, verify, fence, drain, commit; or
+//! give up.
+
+use super::Pair;
+use crate::cutover::SlotCommit;
+use crate::identity::MoveTicket;
+use crate::limits::SHORT_ROUNDS;
+use crate::move_row::{CopyCursor, MoveRow};
+use crate::observation::SlotsState;
+use crate::request::MoveRequest;
+use crate::rules::MoveRule;
+use crate::step::{MoveRest, MoveStep};
+
+pub(super) fn next(pair: &Pair<'_>) -> MoveStep {
+    if !pair.is_wanted() {
+        return pair.to_source(MoveRequest::Lift);
+    }
+    if pair.seen.is_paused {
+        return MoveStep::Rest(MoveRest::Paused);
+    }
+    let Some(target) = &pair.target.row else {
+        let new = pair.new_row(pair.leg.target());
+        return MoveStep::Send(pair.leg.target(), Box::new(MoveRequest::Prepare(new)));
+    };
+    if pair.target.slots != SlotsState::Importing {
+        return MoveStep::Rest(MoveRest::OutOfDate);
+    }
+    copy(pair, target).unwrap_or_else(|| cut_over(pair, target))
+}
+
+/// Steps until the rows on the target are whole, verified, and follow the source closely.
+fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
+    let feed = pair.source.feed()?;
+    let applied = &target.applied;
+    let is_older = feed.timeline < applied.feed.timeline;
+    if is_older && pair.seen.rules.demand(MoveRule::NoOlderTimeline) {
+        return Some(MoveStep::Rest(MoveRest::OutOfDate));
+    }
+    if pair.seen.must_copy_again {
+        return Some(copy_again(pair));
+    }
+    let is_foreign = applied.feed != feed && pair.seen.rules.demand(MoveRule::OwnFeed);
+    let round = MoveStep::CopyRound { from: pair.leg.source() };
+    if target.cursor != CopyCursor::Whole || is_foreign {
+        return Some(round);
+    }
+    if let Some(step) = trim(pair, target) {
+        return Some(step);
+    }
+    let is_fenced = pair.source.slots == SlotsState::Fenced && pair.seen.progress.is_fenced;
+    if !is_fenced && pair.seen.progress.short_rounds < SHORT_ROUNDS {
+        return Some(round);
+    }
+    if pair.seen.progress.verified != Some((feed, applied.pass)) && !is_fenced {
+        return Some(MoveStep::Verify { from: pair.leg.source() });
+    }
+    None
+}
+
+/// Empties the target, once no commit can be carried out: this mover has sent none in its term, and
+/// a source that keeps this term through a failover refuses those of earlier terms.
+///
+/// The source's state alone proves nothing. A commit that is still on its way may be carried out
+/// after the mover has looked, and the slots would belong to a target without their rows.
+fn copy_again(pair: &Pair<'_>) -> MoveStep {
+    let demands = |rule| pair.seen.rules.demand(rule);
+    if pair.seen.progress.sends_commit && demands(MoveRule::NoCommitInTerm) {
+        return MoveStep::NextTerm;
+    }
+    if !pair.source.is_confirmed && demands(MoveRule::TermConfirmed) {
+        return MoveStep::AwaitConfirmation(pair.leg.source());
+    }
+    pair.to_target(MoveRequest::CopyAgain)
+}
+
+/// Deletes recorded changes that no failover of the target can ask for again.
+fn trim(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
+    let is_new = pair.seen.progress.trimmed != Some(target.applied.round);
+    let may = pair.target.is_confirmed || !pair.seen.rules.demand(MoveRule::TrimConfirmed);
+    let trim = |ticket: MoveTicket| MoveRequest::Trim(ticket, target.applied.clone());
+    (is_new && may).then(|| pair.to_source(trim))
+}
+
+/// Fence, drain and commit. The fence is renewed when it may have ended.
+fn cut_over(pair: &Pair<'_>, target: &MoveRow) -> MoveStep {
+    if pair.source.slots == SlotsState::Owned || !pair.seen.progress.is_fenced {
+        let has_majorities = pair.source.has_majority && pair.target.has_majority;
+        return if has_majorities {
+            pair.to_source(MoveRequest::Fence)
+        } else {
+            MoveStep::Rest(MoveRest::NoMajority)
+        };
+    }
+    if pair.seen.is_behind && pair.seen.rules.demand(MoveRule::ChangesDecide) {
+        return MoveStep::CopyRound { from: pair.leg.source() };
+    }
+    if !pair.target.is_confirmed && pair.seen.rules.demand(MoveRule::DrainConfirmed) {
+        return MoveStep::AwaitConfirmation(pair.leg.target());
+    }
+    let commit = SlotCommit {
+        applied: target.applied.clone(),
+        home: pair.target.position,
+        way_back: target.feed(pair.target.position.timeline),
+    };
+    pair.to_source(|ticket| MoveRequest::Commit(ticket, commit))
+}

@@ -1,0 +1,88 @@
+//! Move request: a conditional transaction that a mover or a router sends to one shard.
+//!
+//! The engine locks the row of the move, takes the fence lock of the shard exclusively, and only
+//! then looks. Each request checks move, leg, term, state and timeline, as far as they matter to
+//! it, and may be repeated: it arrives late, twice or from a mover that was replaced.
+//!
+//! **Invariant:** a refused request changes nothing.
+
+use crate::applied::AppliedRows;
+use crate::beginning::NewMoveRow;
+use crate::cutover::{SlotActivation, SlotCommit};
+use crate::identity::{MoveId, MoveTerm, MoveTicket};
+use crate::refusal::MoveRefusal;
+use crate::round::CopyRound;
+use crate::scene::{MoveEffect, Scene};
+use crate::shard_metadata::ShardMetadata;
+use crate::{beginning, cleaning, cutover, direction, ending, round};
+
+/// Conditional transaction of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MoveRequest {
+    /// Target: its left-over rows are deleted and the slots imported from now on.
+    Prepare(NewMoveRow),
+    /// Source: changes of the slots are recorded from now on.
+    Trace(NewMoveRow),
+    /// Both: a mover takes over.
+    Raise {
+        /// The move.
+        id: MoveId,
+        /// Term of the mover.
+        term: MoveTerm,
+    },
+    /// Target, and source on the way back: rows of a round are stored.
+    Store(MoveTicket, CopyRound),
+    /// Target: everything copied is deleted, and the copy begins again.
+    CopyAgain(MoveTicket),
+    /// Source: recorded changes that the target has are deleted.
+    Trim(MoveTicket, AppliedRows),
+    /// Source: writes of the slots wait, at most for [`crate::limits::FENCE_HOLD`].
+    Fence(MoveTicket),
+    /// Source: the slots belong to the target from now on.
+    Commit(MoveTicket, SlotCommit),
+    /// Target: it owns the slots from now on. Any router may send it, without a term: the commit
+    /// has decided, and nothing else can happen in this leg.
+    Activate(SlotActivation),
+    /// Both, first the new target: the direction changes, from this leg to the next.
+    Reverse(MoveTicket),
+    /// Source before the commit: the leg is given up, writers go on.
+    Lift(MoveTicket),
+    /// Target after that: everything copied is deleted.
+    Discard(MoveTicket),
+    /// Source after the activation: its rows do not count any more.
+    BeginCleaning(MoveTicket),
+    /// Source: some of its rows are deleted.
+    Clean(MoveTicket),
+    /// Both, first the target: the row of the move is deleted, the states of slots stay.
+    Forget(MoveTicket),
+}
+
+impl MoveRequest {
+    /// Carries out the request on the metadata of a shard.
+    ///
+    /// # Errors
+    /// [`MoveRefusal`]: nothing has changed.
+    pub fn apply(
+        &self,
+        shard: &mut ShardMetadata,
+        scene: &Scene<'_>,
+    ) -> Result<MoveEffect, MoveRefusal> {
+        match self {
+            Self::Prepare(new) => beginning::prepare(shard, new, scene),
+            Self::Trace(new) => beginning::trace(shard, new, scene),
+            Self::Raise { id, term } => beginning::raise(shard, *id, *term),
+            Self::Store(ticket, round) => round::store(shard, ticket, round, scene),
+            Self::CopyAgain(ticket) => round::copy_again(shard, ticket, scene),
+            Self::Trim(ticket, applied) => round::trim(shard, ticket, applied, scene),
+            Self::Fence(ticket) => cutover::fence(shard, ticket, scene),
+            Self::Commit(ticket, commit) => cutover::commit(shard, ticket, commit, scene),
+            Self::Activate(activation) => cutover::activate(shard, activation, scene),
+            Self::Reverse(ticket) => direction::reverse(shard, ticket, scene),
+            Self::Lift(ticket) => ending::lift(shard, ticket, scene),
+            Self::Discard(ticket) => ending::discard(shard, ticket),
+            Self::BeginCleaning(ticket) => cleaning::begin(shard, ticket, scene),
+            Self::Clean(ticket) => cleaning::clean(shard, ticket, scene),
+            Self::Forget(ticket) => cleaning::forget(shard, ticket, scene),
+        }
+    }
+}

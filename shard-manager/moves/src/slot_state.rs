@@ -1,0 +1,51 @@
+//! Slot state: the right that a shard has to a slot, as its database stores it.
+//!
+//! **Invariant:** a shard without a state for a slot neither owns it nor knows its owner.
+//! **Not here:** the refusal that a client meets (`model::slot_refusal`).
+
+use std::time::Duration;
+
+use model::topology::ShardNumber;
+
+/// State of a slot on a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// The shard reads and writes the slot.
+    Owned,
+    /// The shard reads the slot, and writes of it wait.
+    Fenced {
+        /// Time of the shard's clock, in milliseconds, after which writes go on.
+        until: u64,
+    },
+    /// The slot belongs to another shard. The state stays as a signpost.
+    Moved {
+        /// The new owner.
+        to: ShardNumber,
+    },
+    /// Rows of the slot are being copied to the shard, which answers neither reads nor writes of
+    /// it.
+    Importing {
+        /// Owner that the signpost named before, restored if the copy is given up.
+        moved_to: Option<ShardNumber>,
+    },
+}
+
+impl SlotState {
+    /// Returns true if the shard owns the slot: no other shard may write it.
+    pub fn is_owned(self) -> bool {
+        matches!(self, Self::Owned | Self::Fenced { .. })
+    }
+
+    /// Returns true if the shard accepts writes of the slot at a time of its clock.
+    ///
+    /// A fence counts only while its end lies within the time that a fence may last. A clock that
+    /// was set back would otherwise keep writers out for as long.
+    pub fn admits_writes(self, now: u64, hold_max: Duration) -> bool {
+        let latest = now.saturating_add(u64::try_from(hold_max.as_millis()).unwrap_or(u64::MAX));
+        match self {
+            Self::Owned => true,
+            Self::Fenced { until } => !(now <= until && until <= latest),
+            Self::Moved { .. } | Self::Importing { .. } => false,
+        }
+    }
+}
