@@ -81,7 +81,7 @@ impl ChaosTargets {
         let cache = redis.as_ref().map(RedisProcess::url);
         let router = RouterProcess::new(router, flags, servers.clone(), cache)?;
         let data_dir = router.data_dir();
-        let fence = manager.map(|program| FenceCommand::new(program, &servers, &data_dir));
+        let fence = manager.map(|program| FenceCommand::new(program, servers, data_dir));
         Ok(Self { router, cluster, redis, fence, kinds })
     }
 

@@ -167,6 +167,21 @@ fn assert_shows(readers: &ReaderPool, query: &ReadQuery, there: &[&str]) {
 }
 
 #[test]
+fn rows_of_a_slot_about_which_a_file_knows_nothing_are_counted_from_its_takeover_on() {
+    let mut nodes = Nodes::new();
+    nodes.put("ada", 1);
+    let ada = slots(&["ada"]);
+    nodes.change(&ada, TO_2).expect("handed over");
+    nodes.catch_up();
+    let forget = format!("DELETE FROM tessera_slots WHERE slot = {}", slot("ada").number());
+    [&nodes.primary_file, &nodes.replica_file].map(|file| execute(file, &forget));
+    nodes.change(&ada, TakeOver).expect("taken over");
+    assert_eq!(row_count(&nodes.primary_file), 1);
+    nodes.catch_up();
+    assert_equal_files(&nodes);
+}
+
+#[test]
 fn rows_of_slots_that_are_handed_over_are_neither_read_nor_counted_until_they_come_back() {
     let mut nodes = Nodes::new();
     ["ada", "bob", "cyd"].iter().for_each(|key| nodes.put(key, 1));
