@@ -96,7 +96,8 @@ fn settle(world: &mut World) {
         Scenario { deposed: 0, rejoin: 1_000, lag: 0, late: 0, lost_answers: 0, ..faults };
     world.must_copy_again = false;
     world.is_keeping = false;
-    world.shards.iter_mut().for_each(shard::Shard::reset_clocks);
+    let nodes = world.shards.iter_mut().flat_map(|shard| shard.nodes.iter_mut());
+    nodes.for_each(|node| node.clock = 0);
     // Movers die, sometimes all of them.
     let survivors = if world.random.chance(500) { 1 } else { 0 };
     let dying = world.movers.len() - survivors;
@@ -170,8 +171,8 @@ fn fail_over(world: &mut World) {
     writers::lose(world, side);
 }
 
-/// A failover of the catalog forgets its last changes. Movers look once more at a move that it shows
-/// as ended: it may have begun again since then.
+/// A failover of the catalog forgets its last changes. Movers look once more at a move that it
+/// shows as ended: it may have begun again since then.
 fn catalog_fails_over(world: &mut World) {
     let left = world.catalog.len().saturating_sub(world.random.below(4)).max(1);
     let before = world.catalog();

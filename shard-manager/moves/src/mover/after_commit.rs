@@ -89,5 +89,9 @@ fn finish(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     if pair.source.has_rows {
         return pair.to_source(MoveRequest::Clean);
     }
+    // A deposed primary may have been cleaned instead of its successor.
+    if !pair.source.is_confirmed {
+        return MoveStep::AwaitConfirmation(pair.leg.source());
+    }
     pair.to_source(MoveRequest::Forget)
 }

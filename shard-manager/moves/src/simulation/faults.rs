@@ -15,9 +15,9 @@ const APPEARS: u64 = 50_000;
 
 const REPLAY: &str = "MOVES_SEED=<seed> cargo test -p moves <name of this test> -- --nocapture";
 
-/// Asserts that the scenario holds, that one of these faults appears in the broken one, and that the
-/// whole scenario holds with the same seed. The search begins with the first seed: a rare fault has
-/// one that is near a seed which finds it.
+/// Asserts that the scenario holds, that one of these faults appears in the broken one, and that
+/// the whole scenario holds with the same seed. The search begins with the first seed: a rare fault
+/// has one that is near a seed which finds it.
 fn check(first: u64, scenario: Scenario, broken: Scenario, expected: &[Violation]) {
     if let Some(seed) = number("MOVES_SEED") {
         assert_eq!(run(seed, scenario, true).0, None);

@@ -218,8 +218,4 @@ impl Shard {
         self.next_change = node.database().next_change;
         true
     }
-
-    pub(super) fn reset_clocks(&mut self) {
-        self.nodes.iter_mut().for_each(|node| node.clock = 0);
-    }
 }
