@@ -240,7 +240,7 @@ pub(crate) async fn weigh_and_remove(manager: &Manager, name: &str) {
     assert_eq!(state(&manager.map()), ShardState::Retired);
     let again = shards.remove(name, None).await;
     assert!(matches!(again, Err(ShardChangeError::NoShard { .. })), "{again:?}");
-    create(manager, "without").await;
-    let done = read(manager, "without", None).await;
+    create(manager, "remaining").await;
+    let done = read(manager, "remaining", None).await;
     assert!(!done.shards.contains(&removed.shard), "{done:?}");
 }
