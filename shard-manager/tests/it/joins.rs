@@ -262,7 +262,7 @@ async fn a_start_finishes_a_join_from_every_state_that_a_power_failure_leaves() 
             &format!("UPDATE tessera_shards SET state = 'joining' WHERE name = '{name}'"),
         );
         state(&dir.path().join(format!("{name}-primary.db")));
-        assert_eq!(findings(dir.path()), Vec::<String>::new(), "a joining shard is no finding");
+        assert_eq!(findings(dir.path()), Vec::<String>::new(), "a joining shard is only noted");
         let (manager, source) = open_with_source(dir.path(), ClusterSpec::default()).expect("open");
         let map = manager.map();
         assert_eq!(map.topology().shards()[joined.shard.index()].state, ShardState::Serving);

@@ -1,10 +1,10 @@
 //! Shard change: a shard joins, gets another weight or leaves, on the orders of an operator.
 //!
 //! ```text
-//!   nothing ──check──▶ joining (catalog) ──open──▶ open here ──▶ serving (catalog) ──▶ other routers
+//!   nothing ──check──▶ joining (catalog) ──open──▶ serving (catalog) ──▶ other routers
 //! ```
-//! The catalog lists the joining shard before its database is touched. A process that dies leaves it
-//! joining: the next start finishes the join, and so does the next request of the same name.
+//! The catalog lists the joining shard before its database is touched. A process that dies leaves
+//! it joining: the next start finishes the join, and so does the next request of the same name.
 //!
 //! **Invariant:** a shard that serves is open on the router that let it join, and has every table.
 //! **Not here:** the database of a shard (the engines), the owners of slots.
@@ -72,8 +72,8 @@ pub enum ShardChangeError {
 }
 
 impl Shards<'_> {
-    /// Lets a shard join the cluster, without slots. A shard of this name that is joining already is
-    /// taken further; one that serves, with the same weight, is left as it is.
+    /// Lets a shard join the cluster, without slots. A shard of this name that is joining already
+    /// is taken further; one that serves, with the same weight, is left as it is.
     ///
     /// Cancel safety: where [`Shards::keep_up`] runs, the join goes on if the future is dropped;
     /// elsewhere the next request of the same name, or the next start, finishes it.
@@ -187,7 +187,8 @@ impl ShardJoin<'_> {
         Ok(ShardChanged { shard: number, map })
     }
 
-    /// Lists a shard in the catalog, also if the map changes meanwhile and its epoch does not matter.
+    /// Lists a shard in the catalog, also if the map changes meanwhile and its epoch does not
+    /// matter.
     async fn list_newest(self) -> Result<(ShardNumber, Arc<ShardMap>), ShardChangeError> {
         let JoinOrder { expected_epoch, deadline, .. } = self.order;
         for _ in 1..TRIES_MAX {
@@ -199,8 +200,8 @@ impl ShardJoin<'_> {
         self.list().await
     }
 
-    /// Lists a shard in the catalog, unless it is listed, and returns a map that lists it as joining
-    /// or serving.
+    /// Lists a shard in the catalog, unless it is listed, and returns a map that lists it as
+    /// joining or serving.
     async fn list(self) -> Result<(ShardNumber, Arc<ShardMap>), ShardChangeError> {
         let JoinOrder { shard, expected_epoch, deadline } = self.order;
         let (known, backend) = (self.shards.newest_map(), &self.shards.0.backend);

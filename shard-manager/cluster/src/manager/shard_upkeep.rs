@@ -30,8 +30,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const OPEN_MAX: Duration = Duration::from_secs(30);
 
 impl<'m> Shards<'m> {
-    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins, until the
-    /// future is dropped. One task of a process does this.
+    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins, until
+    /// the future is dropped. One task of a process does this.
     pub async fn keep_up(self) {
         join(carry_out_joins(self), self.upkeep().follow_map()).await;
     }
@@ -69,8 +69,8 @@ impl ShardUpkeep<'_> {
         }
     }
 
-    /// Opens the shards of the newest map, and puts it in force. Returns false if one of them cannot
-    /// be opened.
+    /// Opens the shards of the newest map, and puts it in force. Returns false if one of them
+    /// cannot be opened.
     async fn open_missing(self, reported: &mut BTreeSet<ShardNumber>) -> bool {
         let Some(newest) = self.0.map.backlog().newest() else { return true };
         let missing = self.missing(&newest);
