@@ -174,8 +174,8 @@ fn cached(manager: Manager, config: &Config) -> Manager {
     }
 }
 
-/// Carries out commands for slots, which other programs send through the cluster's socket. Opens and
-/// closes shards as the shard map changes.
+/// Carries out commands for slots, which other programs send through the cluster's socket. Opens
+/// and closes shards as the shard map changes.
 fn serve_commands(app: Data<App>) {
     let of_shards = app.clone();
     actix_web::rt::spawn(async move { app.manager.slots().serve_commands().await });
