@@ -184,7 +184,7 @@ fn hand_slots_over(app: Data<App>) {
     }
 }
 
-/// Carries out commands for slots, which other programs send through the cluster's socket, and opens
+/// Carries out commands for slots, which other programs send through the cluster's socket. Opens
 /// and closes shards as the shard map changes.
 fn serve_commands(app: Data<App>) {
     let of_shards = app.clone();

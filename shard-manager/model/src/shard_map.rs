@@ -9,7 +9,7 @@
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
 use crate::slot_set::SlotSet;
-use crate::topology::{ShardNumber, ShardState, Topology};
+use crate::topology::{self, ShardNumber, ShardState, Topology};
 
 /// Slot and shard of a key, the result of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,7 +259,7 @@ pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
 
 /// Returns the map for a router that has opened no joining shard. Joining shards own no slots.
 pub fn without_joining(map: &ShardMap) -> ShardMap {
-    ShardMap { topology: map.topology.without_joining(), ..map.clone() }
+    ShardMap { topology: topology::without_joining(&map.topology), ..map.clone() }
 }
 
 /// Returns a map of the same epoch in which these shards are joining; `None` if one of them owns

@@ -199,19 +199,6 @@ impl Topology {
         Self { shards: self.shards[..count.min(self.shards.len())].to_vec() }
     }
 
-    /// Returns this topology for a router that has opened no joining shard: they count as retired.
-    #[must_use]
-    pub fn without_joining(&self) -> Self {
-        let state = |state| match state {
-            ShardState::Joining => ShardState::Retired,
-            ShardState::Serving | ShardState::Draining | ShardState::Retired => state,
-        };
-        let shards = self.shards.iter().cloned();
-        Self {
-            shards: shards.map(|shard| ShardSpec { state: state(shard.state), ..shard }).collect(),
-        }
-    }
-
     /// Returns the shards that are not retired, in order.
     pub fn members(&self) -> impl Iterator<Item = (ShardNumber, &ShardSpec)> + Clone {
         let numbered = (0..).map(ShardNumber).zip(&self.shards);
@@ -237,6 +224,16 @@ impl Topology {
     pub fn numbers(&self) -> impl Iterator<Item = ShardNumber> + Clone {
         self.members().map(|(number, _)| number)
     }
+}
+
+/// Returns a topology for a router that has opened no joining shard: joining shards count as
+/// retired.
+pub fn without_joining(topology: &Topology) -> Topology {
+    let mut shards = topology.shards.clone();
+    for shard in shards.iter_mut().filter(|shard| shard.state == ShardState::Joining) {
+        shard.state = ShardState::Retired;
+    }
+    Topology { shards }
 }
 
 fn named(weights: &[u32]) -> Vec<ShardSpec> {

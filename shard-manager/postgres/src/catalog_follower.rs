@@ -199,7 +199,7 @@ impl CatalogFollower {
             left
         });
         for (_, (leader, _)) in before.iter().filter(|(number, _)| is_released(**number)) {
-            leader.release();
+            leader.terms().retire();
         }
     }
 

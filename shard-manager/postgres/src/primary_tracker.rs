@@ -19,7 +19,7 @@ use diesel_async::AsyncPgConnection;
 use engine::replication::ReplicationState;
 use engine::slot_news::SlotNews;
 use futures_util::future::join_all;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 use super::citus::Citus;
 use super::hazards::KnownHazards;
@@ -51,8 +51,6 @@ pub struct PrimaryTracker {
     hazards: KnownHazards,
     /// Announcements that the slots of the shard have changed.
     pub(super) slot_news: Arc<SlotNews>,
-    /// True once the shard has retired.
-    released: watch::Sender<bool>,
 }
 
 /// Result of the last search for the primary.
@@ -112,19 +110,7 @@ impl PrimaryTracker {
             samples: PositionSamples::default(),
             hazards: KnownHazards::default(),
             slot_news: Arc::default(),
-            released: watch::Sender::new(false),
         })
-    }
-
-    /// Ends the tasks that wait for the next term: the shard has retired.
-    pub fn release(&self) {
-        self.released.send_replace(true);
-    }
-
-    /// Waits until the shard has retired.
-    pub(super) async fn released(&self) {
-        // The sender lives as long as this.
-        let _ = self.released.subscribe().wait_for(|released| *released).await;
     }
 
     /// Returns the known state of Citus, if the primary is its coordinator.

@@ -90,7 +90,7 @@ impl Target {
         let (Self::Primary(tracker) | Self::Replica(tracker, _)) = self;
         tokio::select! {
             () = tracker.terms().ended(known) => true,
-            () = tracker.released() => false,
+            () = tracker.terms().retired() => false,
         }
     }
 

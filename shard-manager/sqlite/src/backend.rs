@@ -146,16 +146,11 @@ impl ClusterBackend for Files {
     ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>> {
         let (shard_files, tables) = (Arc::clone(&self.shard_files), tables.clone());
         let (opened, done) = oneshot::channel();
-        let work = move || {
-            if let Err(Ok(unwanted)) = opened.send(shard_files.open(number, &tables)) {
-                // The future was dropped meanwhile.
-                shard_files.release(number);
-                unwanted.stop_replicas();
-            }
-        };
         Box::pin(async move {
-            tokio::task::spawn_blocking(work);
-            done.await.unwrap_or(Err(NewShardRefusal::Failed(Error::Internal)))
+            tokio::task::spawn_blocking(move || shard_files.open(number, &tables, opened));
+            let failed = NewShardRefusal::Failed(Error::Internal);
+            let shard = done.await.unwrap_or_else(|_panicked| Err(failed.clone()))?;
+            shard.take().ok_or(failed)
         })
     }
 

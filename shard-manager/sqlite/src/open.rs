@@ -257,11 +257,8 @@ fn open_shards(
 ) -> Result<(Registry, FileShards), OpenError> {
     let mut found = Vec::with_capacity(catalog.map.topology().len());
     for (number, ShardSpec { name, state, .. }) in catalog.map.topology().members() {
-        let origin = match state {
-            ShardState::Joining => Origin::Joining,
-            _ if catalog.ready => Origin::Existing,
-            _ => Origin::NewCluster,
-        };
+        let made = if catalog.ready { Origin::Existing } else { Origin::NewCluster };
+        let origin = if *state == ShardState::Joining { Origin::Joining } else { made };
         let slots: Vec<u16> = catalog.map.slots_of(number).collect();
         found.push((opener.find(name, &slots, origin)?, origin));
     }

@@ -20,6 +20,7 @@ use engine::{OpenedShard, SchemaChange};
 use model::shard_map::ShardMap;
 use model::table::Registry;
 use model::topology::{ShardNumber, ShardSpec, ShardState, Topology};
+use tokio::sync::oneshot;
 
 use super::background::Background;
 use super::catalog;
@@ -118,25 +119,31 @@ impl ShardFiles {
         Err(NewShardRefusal::NotEmpty { place, contents })
     }
 
-    /// Opens the files of a listed shard, with these tables. Blocks.
+    /// Opens the files of a listed shard, with these tables, and hands the shard over. Blocks.
     ///
     /// # Errors
-    /// [`NewShardRefusal`]. Nothing is open then.
+    /// [`NewShardRefusal`] is handed over. Nothing is open then.
     pub(super) fn open(
-        &self,
+        self: Arc<Self>,
         number: ShardNumber,
         tables: &Registry,
-    ) -> Result<OpenedShard, NewShardRefusal> {
+        opened: oneshot::Sender<Result<Unclaimed, NewShardRefusal>>,
+    ) {
+        let files = Arc::clone(&self);
+        // Held until the shard is handed over, or closed because nothing waits for it any more.
         let _turn = self.lock();
         let folder = &self.opener.folder;
-        let opened = self.open_files(number, tables);
-        let opened = opened.map_err(|error| error.or_no_space(folder, || has_no_room(folder)));
-        let shard = opened.map_err(|error| {
-            let place = self.opener.folder.display().to_string();
+        let shard = self.open_files(number, tables);
+        let shard = shard.map_err(|error| error.or_no_space(folder, || has_no_room(folder)));
+        let shard = shard.map_err(|error| {
+            let place = folder.display().to_string();
             NewShardRefusal::Unsuitable { place, cause: error.to_string() }
-        })?;
-        self.background.add(number, &shard, &self.opener);
-        Ok(shard.opened)
+        });
+        let shard = shard.map(|shard| {
+            self.background.add(number, &shard, &self.opener);
+            Unclaimed { shard: Some(shard.opened), number, files }
+        });
+        drop(opened.send(shard));
     }
 
     fn open_files(&self, number: ShardNumber, tables: &Registry) -> Result<FileShard, OpenError> {
@@ -151,7 +158,11 @@ impl ShardFiles {
         let slots: Vec<u16> = map.slots_of(number).collect();
         let origin = if *state == ShardState::Joining { Origin::Joining } else { Origin::Existing };
         let found = self.opener.find(name, &slots, origin)?;
-        let last = catalog::timeline_of(&self.catalog, name)?;
+        let last = match origin {
+            // A timeline of this name is that of a shard that has retired.
+            Origin::Joining | Origin::NewCluster => None,
+            Origin::Existing => catalog::timeline_of(&self.catalog, name)?,
+        };
         let begun = self.opener.begin(found, last, &tables_of(tables))?;
         self.opener.sync_folder()?;
         let shard = self.opener.start(begun)?;
@@ -168,6 +179,29 @@ impl ShardFiles {
 
     fn lock(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Shard that was opened. It is closed if the request for it has ended.
+pub(super) struct Unclaimed {
+    shard: Option<OpenedShard>,
+    number: ShardNumber,
+    files: Arc<ShardFiles>,
+}
+
+impl Unclaimed {
+    /// Returns the shard; `None` if it was taken before.
+    pub(super) fn take(mut self) -> Option<OpenedShard> {
+        self.shard.take()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(shard) = self.shard.take() {
+            self.files.release(self.number);
+            shard.stop_replicas();
+        }
     }
 }
 

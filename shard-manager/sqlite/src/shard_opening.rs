@@ -1,9 +1,10 @@
 //! Shard opening: opens the files of one shard, at a start of the cluster and while it is served.
 //!
 //! ```text
-//!   find: create and check the files ──▶ begin: timeline, tables ──▶ start: writer, readers, replicas
+//!   find: files are checked ──▶ begin: timeline, tables ──▶ start: writer, readers, replicas
 //! ```
-//! A start finds all shards before it begins the first one, so that a refused start leaves no trace.
+//! A start finds all shards before it begins the first one, so that a refused start leaves no
+//! trace.
 //!
 //! **Invariant:** an opened shard has all its files, and each belongs to its node.
 //! **Not here:** the tables that all shards agree on (`open`), background work on open files

@@ -21,6 +21,8 @@ mod fair_steps;
 mod foreign_rows;
 mod history;
 mod idempotency;
+#[path = "../support/join_contract.rs"]
+mod join_contract;
 mod joining;
 mod joins;
 mod keyspace;

@@ -168,7 +168,7 @@ async fn a_new_shard_has_as_many_replicas_as_the_others() {
         |first: u16, second: u16| format!("postgres://127.0.0.1:{first},127.0.0.1:{second}/{name}");
     let listed = check(&router, "shard2", &hosts(replica.port, primary.port)).await.unwrap();
     assert_eq!(listed, Some(hosts(primary.port, replica.port)), "the primary is first");
-    // A host of the list that is no copy of the primary.
+    // A host of the list does not copy the primary.
     let twice = hosts(primary.port, primary.port);
     let said = unsuitable(&router, &twice).await;
     assert!(said.contains("is not a replica of"), "{said}");

@@ -161,7 +161,7 @@ impl Schema<'_> {
         let guard = guard.map_err(|_elapsed| Error::DeadlinePassed)?;
         let lock = self.manager.backend.lock_schema(guard, deadline).await?;
         // Another router may have let a shard join since, with the tables of that moment.
-        self.manager.shards().open_all(deadline).await?;
+        self.manager.shards().upkeep().open_all(deadline).await?;
         Ok(lock)
     }
 

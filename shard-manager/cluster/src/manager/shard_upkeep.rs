@@ -13,7 +13,6 @@
 //! **Not here:** opening a shard (the engines), the order of the list and the map (`shards`).
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::new_shard::NewShardRefusal;
@@ -22,28 +21,40 @@ use model::error::Error;
 use model::shard_map::ShardMap;
 use model::topology::{ShardNumber, ShardState};
 
-use super::Shards;
+use super::shard_change::ShardJoin;
+use super::{Manager, Shards};
 
 /// Pause after a shard could not be opened.
 const RETRY: Duration = Duration::from_millis(500);
 /// Time limit for opening a shard.
 const OPEN_MAX: Duration = Duration::from_secs(30);
 
-impl Shards<'_> {
-    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins, until the
-    /// future is dropped. One task of a process does this.
+impl<'m> Shards<'m> {
+    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins, until
+    /// the future is dropped. One task of a process does this.
     pub async fn keep_up(self) {
-        join(self.carry_out_joins(), self.follow_map()).await;
+        join(carry_out_joins(self), self.upkeep().follow_map()).await;
     }
 
-    async fn carry_out_joins(self) {
-        let Some(mut orders) = self.0.joins.open() else { return };
-        while let Some((order, done)) = orders.recv().await {
-            // The client may have disconnected.
-            let _ = done.send(self.carry_out(order).await);
-        }
+    /// Returns the face for opening and closing shards.
+    pub(super) fn upkeep(self) -> ShardUpkeep<'m> {
+        ShardUpkeep(self.0)
     }
+}
 
+async fn carry_out_joins(shards: Shards<'_>) {
+    let Some(mut orders) = shards.0.joins.open() else { return };
+    while let Some((order, done)) = orders.recv().await {
+        // The client may have disconnected.
+        let _ = done.send(ShardJoin { shards, order: &order }.carry_out().await);
+    }
+}
+
+/// Face of a [`Manager`] for opening and closing shards.
+#[derive(Clone, Copy)]
+pub(super) struct ShardUpkeep<'m>(&'m Manager);
+
+impl ShardUpkeep<'_> {
     async fn follow_map(self) {
         // Shards that were reported because they cannot be opened.
         let mut reported = BTreeSet::new();
@@ -58,8 +69,8 @@ impl Shards<'_> {
         }
     }
 
-    /// Opens the shards of the newest map, and puts it in force. Returns false if one of them cannot
-    /// be opened.
+    /// Opens the shards of the newest map, and puts it in force. Returns false if one of them
+    /// cannot be opened.
     async fn open_missing(self, reported: &mut BTreeSet<ShardNumber>) -> bool {
         let Some(newest) = self.0.map.backlog().newest() else { return true };
         let missing = self.missing(&newest);
@@ -74,9 +85,9 @@ impl Shards<'_> {
                     is_complete = false;
                     let shard = newest.topology().name(number);
                     if reported.insert(number) {
-                        tracing::warn!(shard, %error, "a shard that has joined cannot be opened here yet: it is tried again");
+                        tracing::warn!(shard, %error, "a shard cannot be opened here yet: it is tried again");
                     } else {
-                        tracing::debug!(shard, %error, "a shard that has joined cannot be opened here yet");
+                        tracing::debug!(shard, %error, "a shard cannot be opened here yet");
                     }
                 }
             }
@@ -141,7 +152,7 @@ impl Shards<'_> {
         let (tables, backend) = (self.0.registry.load_full(), &self.0.backend);
         let opened = backend.open_shard(number, &tables, deadline).await?;
         let place = opened.name.clone();
-        self.add(number, opened).map_err(|error| {
+        self.0.shards().add(number, opened).map_err(|error| {
             backend.release_shard(number);
             NewShardRefusal::Unsuitable { place: place.clone(), cause: error.to_string() }
         })?;
@@ -152,7 +163,7 @@ impl Shards<'_> {
     /// Closes the shards that have retired.
     async fn close_retired(self) {
         for number in self.0.map.open_retired() {
-            match self.take_out(number) {
+            match self.0.shards().take_out(number) {
                 Ok(Some(shard)) => {
                     let closed = tokio::task::spawn_blocking(move || shard.close()).await;
                     if let Err(error) = closed {
@@ -171,10 +182,5 @@ impl Shards<'_> {
                 "a shard that has retired was closed"
             );
         }
-    }
-
-    /// Returns the newest map of the catalog, as far as it is known here.
-    pub(super) fn newest_map(self) -> Arc<ShardMap> {
-        self.0.map.backlog().newest_or(self.0.map())
     }
 }
