@@ -81,7 +81,7 @@ impl TenantKeys<'_> {
     }
 
     /// Returns the beginning of a key of another tenant of this run that a text contains.
-    pub(crate) fn foreign_in<'t>(self, text: &'t str) -> Option<&'t str> {
+    pub(crate) fn foreign_in(self, text: &str) -> Option<&str> {
         let (own, any) = (self.0.lead(), format!("loadtest-{}-t", self.0.run));
         text.match_indices(&any).find_map(|(at, _)| {
             let (found, _) = text[at..].split_once(Self::SEPARATOR)?;
