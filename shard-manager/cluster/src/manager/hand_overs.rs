@@ -22,7 +22,7 @@ const STRIDE: u16 = 5;
 /// Pause between two steps.
 const PAUSE: Duration = Duration::from_millis(15);
 /// Pause in which the slots have no owner, long enough to be met by the few reads of all shards.
-const NO_OWNER: Duration = Duration::from_millis(60);
+const NO_OWNER: Duration = Duration::from_millis(30);
 /// Longest time of a step.
 const STEP_MAX: Duration = Duration::from_secs(10);
 
