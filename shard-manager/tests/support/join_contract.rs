@@ -165,7 +165,7 @@ pub(crate) async fn join_beside_requests(manager: &Manager, shard: &NewShard) ->
     }
     for name in ["beside0", "beside1", "beside2", "beside3", "afterwards"] {
         let done = read(manager, name, None).await;
-        assert!(done.shards.contains(&number) && done.rows.len() == 0, "{name}: {done:?}");
+        assert!(done.shards.contains(&number) && done.rows.is_empty(), "{name}: {done:?}");
     }
     number
 }

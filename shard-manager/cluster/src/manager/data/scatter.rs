@@ -158,8 +158,8 @@ impl RowReader<'_> {
         }
     }
 
-    /// Returns the query of each shard, of those in a snapshot of the list. A shard that has retired
-    /// may be in the list until it is closed: it owns nothing, and may lack tables.
+    /// Returns the query of each shard, of those in a snapshot of the list. A shard that has
+    /// retired may be in the list until it is closed: it owns nothing, and may lack tables.
     fn questions(self, query: &Arc<ReadQuery>, wanted: &Wanted, list: &ShardList) -> Questions {
         let of_keys = |keys: &[(Slot, String)]| {
             Arc::new(ReadQuery { keys: keys.to_vec(), ..(**query).clone() })
