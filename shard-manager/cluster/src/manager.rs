@@ -16,6 +16,7 @@ mod access_control;
 mod data;
 mod faults;
 mod lifecycle;
+mod operator_commands;
 mod schema;
 mod sessions;
 mod shard_change;

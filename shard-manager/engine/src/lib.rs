@@ -24,8 +24,10 @@ pub mod new_shard;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;
+pub mod operator_desk;
 pub mod pause_barrier;
 pub mod published_map;
+pub mod refusal_code;
 mod replica_node;
 pub mod replication;
 pub mod row_image;
@@ -36,7 +38,6 @@ pub mod schema_agreement;
 pub mod schema_intent;
 pub mod select;
 pub mod slot_change;
-pub mod slot_desk;
 pub mod slot_news;
 #[expect(missing_docs, reason = "the names of columns are their documentation")]
 pub mod system_tables;

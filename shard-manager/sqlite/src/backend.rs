@@ -12,9 +12,9 @@ use std::time::Instant;
 use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
 use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::operator_desk::{OperatorCommand, OperatorDesk};
 use engine::published_map::PublishedMap;
 use engine::runtime_pool::RuntimePool;
-use engine::slot_desk::{SlotCommand, SlotDesk};
 use engine::{ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock};
 use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
@@ -52,7 +52,7 @@ pub(super) struct Files {
     map: Arc<PublishedMap>,
     /// Locked from a change of the map until the next one is in force.
     map_turn: Arc<Mutex<()>>,
-    slot_desk: Arc<SlotDesk>,
+    operator_desk: Arc<OperatorDesk>,
 }
 
 impl Files {
@@ -65,8 +65,8 @@ impl Files {
     ) -> Self {
         let (closed, map, map_turn) = (Arc::default(), Arc::clone(map), Arc::default());
         let access = FileAccess::new(data_dir.catalog(), file_watch.file_checks(), &closed);
-        let slot_desk = Arc::default();
-        let control_socket = ControlSocket::open(source, &access, &slot_desk);
+        let operator_desk = Arc::default();
+        let control_socket = ControlSocket::open(source, &access, &operator_desk);
         let comparison = None;
         Self {
             control_socket,
@@ -77,7 +77,7 @@ impl Files {
             access,
             map,
             map_turn,
-            slot_desk,
+            operator_desk,
         }
     }
 
@@ -173,8 +173,8 @@ impl ClusterBackend for Files {
         &self.access
     }
 
-    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
-        self.slot_desk.open()
+    fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {
+        self.operator_desk.open()
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {

@@ -108,15 +108,14 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "published_map",
         "replication",
         "slot_change",
-        "slot_desk",
         "slot_news",
         "system_tables",
     ],
-    &["fair_channel"],
+    &["fair_channel", "operator_desk"],
     &["idempotency_expiry", "open_error", "pause_barrier", "runtime_pool", "table_declaration"],
     &["catalog_rows", "node_reader", "row_image", "writer"],
     &["cluster_spec", "replica_node", "schema_intent", "select"],
-    &["cluster_backend", "sample_queries", "schema_agreement"],
+    &["cluster_backend", "refusal_code", "sample_queries", "schema_agreement"],
     &["opened_cluster"],
 ];
 pub(super) const CACHE: &[&[&str]] = &[
