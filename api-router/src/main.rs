@@ -111,6 +111,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         address: bound,
         transport: Transport::of(identity.is_some(), config.behind_tls),
         lab: config.lab,
+        operate: config.operate,
         analytics: config.analytics,
         backend: backend(&config.engine),
     };
@@ -174,9 +175,9 @@ fn cached(manager: Manager, config: &Config) -> Manager {
     }
 }
 
-/// Carries out commands for slots, which other programs send through the cluster's socket.
+/// Carries out commands of the operator, which other programs send through the cluster's socket.
 fn serve_commands(app: Data<App>) {
-    actix_web::rt::spawn(async move { app.manager.slots().serve_commands().await });
+    actix_web::rt::spawn(async move { app.manager.serve_commands().await });
 }
 
 /// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with
