@@ -175,9 +175,12 @@ fn cached(manager: Manager, config: &Config) -> Manager {
     }
 }
 
-/// Carries out commands of the operator, which other programs send through the cluster's socket.
+/// Carries out commands of the operator, which other programs send through the cluster's socket. Opens
+/// and closes shards as the shard map changes.
 fn serve_commands(app: Data<App>) {
+    let of_shards = app.clone();
     actix_web::rt::spawn(async move { app.manager.serve_commands().await });
+    actix_web::rt::spawn(async move { of_shards.manager.shards().keep_up().await });
 }
 
 /// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with

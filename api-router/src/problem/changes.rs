@@ -51,7 +51,7 @@ impl Problem {
                 problem.hint("correct what the detail names, and send the request again")
             }
             RefusalCode::NoCredentials => problem.hint(
-                "add the server to SHARD_URLS or SHARD_REPLICA_URLS of every router, and start them again",
+                "add the server to SHARD_URLS or REPLICA_URLS of every router, and start them again",
             ),
             RefusalCode::ShardState => {
                 problem.hint("/api/shards shows the state and the slots of each shard")
@@ -87,6 +87,7 @@ impl From<ShardChangeError> for Problem {
             ShardChangeError::Map(MapChangeError::Failed(error))
             | ShardChangeError::Failed(error) => Self::of_failed(error, Outcome::Rejected),
             ShardChangeError::NoShard { .. }
+            | ShardChangeError::Exists { .. }
             | ShardChangeError::NewShard(_)
             | ShardChangeError::Map(_) => Self::from(Error::Internal),
         }
@@ -112,6 +113,7 @@ fn detail(error: &ShardChangeError) -> String {
                 .to_owned()
         }
         ShardChangeError::NoShard { .. }
+        | ShardChangeError::Exists { .. }
         | ShardChangeError::NewShard(_)
         | ShardChangeError::Map(_)
         | ShardChangeError::Failed(_) => error.to_string(),

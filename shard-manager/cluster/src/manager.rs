@@ -15,11 +15,13 @@
 mod access_control;
 mod data;
 mod faults;
+mod join_desk;
 mod lifecycle;
 mod operator_commands;
 mod schema;
 mod sessions;
 mod shard_change;
+mod shard_upkeep;
 mod shards;
 mod slots;
 mod status;
@@ -53,6 +55,7 @@ pub use access_control::Access;
 use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
+use join_desk::JoinDesk;
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
 pub use shard_change::{ShardChangeError, ShardChanged};
@@ -70,6 +73,10 @@ pub struct Manager {
     shards: ArcSwap<ShardList>,
     /// Held while the list is replaced.
     shards_turn: Mutex<()>,
+    /// Held while a shard is opened and added to the list.
+    opening: tokio::sync::Mutex<()>,
+    /// Shards that are to join.
+    joins: JoinDesk,
     token_key: TokenKey,
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
@@ -201,6 +208,8 @@ impl Manager {
             schema_turn,
             shards,
             shards_turn,
+            opening: tokio::sync::Mutex::default(),
+            joins: JoinDesk::default(),
             token_key,
             backend,
             cache: None,

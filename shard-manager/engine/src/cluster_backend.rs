@@ -19,7 +19,7 @@ use super::EngineFuture;
 use super::access_store::AccessStore;
 use super::catalog_rows::MapChangeError;
 use super::new_shard::{NewShard, NewShardRefusal};
-use super::opened_cluster::OpenedShard;
+use super::opened_shard::OpenedShard;
 use super::operator_desk::OperatorCommand;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
@@ -64,9 +64,9 @@ pub trait ClusterBackend: Send + Sync {
     /// also if the catalog's map is older.
     fn update_map(&self, epoch: u64, deadline: Instant) -> EngineFuture<'_, ()>;
 
-    /// Checks that a shard can join, and returns the address of its servers for the catalog, without
-    /// user and password; `None` for files. Changes nothing. A shard of this name that is joining
-    /// already passes, so that a join can be repeated.
+    /// Checks that a shard can join, and returns the address of its servers for the catalog,
+    /// without user and password; `None` for files. Changes nothing. A shard of this name that is
+    /// joining already passes, so that a join can be repeated.
     ///
     /// # Errors
     /// [`NewShardRefusal`].

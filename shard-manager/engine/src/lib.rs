@@ -20,10 +20,12 @@ pub mod fair_places;
 pub mod fair_queue;
 pub mod fault_injector;
 pub mod idempotency_expiry;
+pub mod map_backlog;
 pub mod new_shard;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;
+mod opened_shard;
 pub mod operator_desk;
 pub mod pause_barrier;
 pub mod published_map;
@@ -53,7 +55,8 @@ pub use node_reader::{
     KeyRead, NodeReader, NodeRows, PrimaryReader, ReadIndex, ScanRead, Scope, TableRows, TableSize,
     WorkerNode,
 };
-pub use opened_cluster::{OpenedCluster, OpenedReplica, OpenedShard};
+pub use opened_cluster::OpenedCluster;
+pub use opened_shard::{OpenedReplica, OpenedShard};
 pub use replica_node::{NodeLabel, ReplicaNode};
 pub use writer::{
     AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WRITERS_MAX, WriteGroup,

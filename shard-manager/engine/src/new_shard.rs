@@ -40,7 +40,7 @@ pub enum NewShardRefusal {
     /// No setting of this router has a user for the server.
     #[error(
         "this router has no user and password for {host}: add the server to its settings \
-         (SHARD_URLS or SHARD_REPLICA_URLS) and start it again"
+         (SHARD_URLS or REPLICA_URLS) and start it again"
     )]
     NoCredentials {
         /// Host and port.

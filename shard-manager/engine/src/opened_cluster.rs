@@ -5,18 +5,12 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use model::reason::Findings;
 use model::table::Registry;
 use model::token::TokenKey;
 
 use super::cluster_backend::ClusterBackend;
-use super::node_reader::PrimaryReader;
-use super::replica_node::ReplicaNode;
-use super::writer::{LaneControls, WritePartitioner, WriterKind};
-use crate::doubts::Doubts;
+use super::opened_shard::OpenedShard;
 use crate::published_map::PublishedMap;
-use crate::replication::ReplicationState;
-use crate::slot_news::SlotNews;
 
 /// Cluster that was opened and serves no requests yet.
 pub struct OpenedCluster {
@@ -30,43 +24,4 @@ pub struct OpenedCluster {
     pub shards: Vec<OpenedShard>,
     /// Backend that the shards share. Dropped after them.
     pub backend: Box<dyn ClusterBackend>,
-}
-
-/// Shard that was opened.
-pub struct OpenedShard {
-    /// Name of the shard.
-    pub name: String,
-    /// Positions of its nodes.
-    pub replication: Arc<ReplicationState>,
-    /// Writers of its lanes: at least one.
-    pub writers: Vec<WriterKind>,
-    /// Rule that divides changes among the writers, if the engine has one.
-    pub partitioner: Option<Arc<dyn WritePartitioner>>,
-    /// Controls of its lanes.
-    pub controls: LaneControls,
-    /// Connections that read the primary.
-    pub primary: Arc<dyn PrimaryReader>,
-    /// Reasons that are found about the primary.
-    pub findings: Arc<Findings>,
-    /// Doubts about the rows of its nodes.
-    pub doubts: Arc<Doubts>,
-    /// Announcements that its slots have changed.
-    pub slot_news: Arc<SlotNews>,
-    /// The replicas, in the order of the replication state.
-    pub replicas: Vec<OpenedReplica>,
-}
-
-impl OpenedShard {
-    /// Stops the replicas of a shard that will not be served after all. Blocks.
-    pub fn stop_replicas(&self) {
-        self.replicas.iter().for_each(|replica| replica.node.stop());
-    }
-}
-
-/// Replica that was opened.
-pub struct OpenedReplica {
-    /// The node.
-    pub node: Arc<dyn ReplicaNode>,
-    /// Reasons that are found about it.
-    pub findings: Arc<Findings>,
 }

@@ -3,16 +3,21 @@
 //! Engines publish newer maps, and the cluster adds and removes shards. Both go through one lock,
 //! so a request that has loaded a map finds its shards in the cluster's list.
 //!
-//! **Invariant:** every member of the map in force is open; epochs never shrink; a number keeps its
-//! name for ever.
+//! A map of the catalog that names shards that are not open here is kept until they are
+//! (`map_backlog`).
+//!
+//! **Invariant:** every member of the map in force is open, or joining without slots; epochs never
+//! shrink; a number keeps its name for ever.
 //! **Not here:** the list of open shards (`cluster`), the catalog's copy of the map (the engines).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
-use model::shard_map::{ShardMap, with_first_shards};
-use model::topology::{ShardNumber, Topology};
+use model::shard_map::{ShardMap, with_first_shards, with_joining};
+use model::topology::{ShardNumber, ShardSpec, ShardState, Topology};
+
+use crate::map_backlog::MapBacklog;
 
 /// The shard map in force.
 pub struct PublishedMap {
@@ -22,6 +27,7 @@ pub struct PublishedMap {
     names: Box<[OnceLock<Box<str>>]>,
     /// Numbers of the open shards. Locked while a map is published.
     open: Mutex<BTreeSet<ShardNumber>>,
+    backlog: MapBacklog,
 }
 
 /// Reason why a map is not published, or a shard not added or removed.
@@ -59,7 +65,8 @@ impl PublishedMap {
     pub fn new(map: ShardMap) -> Self {
         let open = Mutex::new(map.topology().numbers().collect());
         let names = (0..Topology::SHARDS_MAX).map(|_| OnceLock::new()).collect();
-        let published = Self { map: ArcSwap::from_pointee(map), names, open };
+        let backlog = MapBacklog::default();
+        let published = Self { map: ArcSwap::from_pointee(map), names, open, backlog };
         published.keep_names(&published.map.load());
         published
     }
@@ -84,16 +91,40 @@ impl PublishedMap {
         self.publish_locked(&self.lock(), map)
     }
 
-    /// Publishes a map like [`PublishedMap::publish`], without the shards from the first one that
-    /// is not open: those have joined and own no slots yet.
+    /// Publishes a map like [`PublishedMap::publish`], but without shards that are not open: those
+    /// have joined and own no slots yet. The whole map is kept until they are open.
     ///
     /// # Errors
     /// [`ShardListError::NotOpen`] if one of them owns slots: the map in force stays.
     pub fn publish_open(&self, map: ShardMap) -> Result<bool, ShardListError> {
         let open = self.lock();
-        let first = map.topology().numbers().find(|number| !open.contains(number));
-        let limited = first.and_then(|first| with_first_shards(&map, first.index()));
+        let missing: Vec<ShardNumber> =
+            map.topology().numbers().filter(|number| !open.contains(number)).collect();
+        let Some(first) = missing.first() else {
+            self.backlog.clear(map.epoch());
+            let published = self.publish_locked(&open, map);
+            if retired(&open, &self.map.load()).next().is_some() {
+                self.backlog.announce();
+            }
+            return published;
+        };
+        self.backlog.keep(&map);
+        self.backlog.announce();
+        // Shards that joined after the first one that is missing may be open, and own slots.
+        let limited = with_first_shards(&map, first.index());
+        let limited = limited.or_else(|| with_joining(&map, &missing));
         self.publish_locked(&open, limited.unwrap_or(map))
+    }
+
+    /// Returns the newest map of the catalog that is not in force as a whole, and the announcements
+    /// of shards that are to be opened or closed.
+    pub fn backlog(&self) -> &MapBacklog {
+        &self.backlog
+    }
+
+    /// Returns the open shards that have retired.
+    pub fn open_retired(&self) -> Vec<ShardNumber> {
+        retired(&self.lock(), &self.map.load()).collect()
     }
 
     fn publish_locked(
@@ -105,9 +136,10 @@ impl PublishedMap {
         if map.epoch() < known.epoch() || map == **known {
             return Ok(false);
         }
-        if let Some((_, shard)) =
-            map.topology().members().find(|(number, _)| !open.contains(number))
-        {
+        let is_missing = |(number, shard): &(ShardNumber, &ShardSpec)| {
+            shard.state != ShardState::Joining && !open.contains(number)
+        };
+        if let Some((_, shard)) = map.topology().members().find(is_missing) {
             let (epoch, shard) = (map.epoch(), shard.name.clone());
             return Err(ShardListError::NotOpen { epoch, shard });
         }
@@ -147,6 +179,8 @@ impl PublishedMap {
     /// Allows maps that name this shard: requests can be sent to it now.
     pub fn add_shard(&self, number: ShardNumber) {
         self.lock().insert(number);
+        // It may have retired while it was opened.
+        self.backlog.announce();
     }
 
     /// Forbids later maps that name this shard.
@@ -172,4 +206,14 @@ impl PublishedMap {
     fn lock(&self) -> MutexGuard<'_, BTreeSet<ShardNumber>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns those of these shards that have retired.
+fn retired<'s>(
+    shards: &'s BTreeSet<ShardNumber>,
+    map: &'s ShardMap,
+) -> impl Iterator<Item = ShardNumber> + 's {
+    let known = map.topology().shards();
+    let state = |number: &ShardNumber| known.get(number.index()).map(|shard| shard.state);
+    shards.iter().copied().filter(move |number| state(number) == Some(ShardState::Retired))
 }

@@ -108,6 +108,7 @@ impl RefusalCode {
             MapChangeRefusal::NotServing { .. }
             | MapChangeRefusal::State { .. }
             | MapChangeRefusal::HasSlots { .. }
+            | MapChangeRefusal::HoldsCatalog { .. }
             | MapChangeRefusal::Topology(
                 TopologyError::Count { .. } | TopologyError::NameTwice { .. },
             )

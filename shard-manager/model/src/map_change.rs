@@ -97,6 +97,12 @@ pub enum MapChangeRefusal {
         /// Number of its slots.
         slots: usize,
     },
+    /// The database of the shard holds the catalog, which no change moves.
+    #[error("{shard} holds the catalog of the cluster in its database: it cannot be retired")]
+    HoldsCatalog {
+        /// Name of the shard.
+        shard: String,
+    },
     /// The shards would not be a topology.
     #[error(transparent)]
     Topology(#[from] TopologyError),

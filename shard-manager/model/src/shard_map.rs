@@ -9,7 +9,7 @@
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
 use crate::slot_set::SlotSet;
-use crate::topology::{ShardNumber, ShardState, Topology};
+use crate::topology::{self, ShardNumber, ShardState, Topology};
 
 /// Slot and shard of a key, the result of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,6 +255,24 @@ pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
         return None;
     }
     Some(ShardMap { topology: map.topology.first(shards), ..map.clone() })
+}
+
+/// Returns the map for a router that has opened no joining shard. Joining shards own no slots.
+pub fn without_joining(map: &ShardMap) -> ShardMap {
+    ShardMap { topology: topology::without_joining(&map.topology), ..map.clone() }
+}
+
+/// Returns a map of the same epoch in which these shards are joining; `None` if one of them owns
+/// slots.
+pub fn with_joining(map: &ShardMap, shards: &[ShardNumber]) -> Option<ShardMap> {
+    if map.owners.iter().any(|owner| shards.contains(owner)) {
+        return None;
+    }
+    let mut all = map.topology.shards().to_vec();
+    for number in shards {
+        all.get_mut(number.index())?.state = ShardState::Joining;
+    }
+    Some(ShardMap { topology: Topology::restore(all).ok()?, ..map.clone() })
 }
 
 /// Creates the map of the next epoch, in which these slots belong to another shard.

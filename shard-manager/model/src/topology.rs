@@ -226,6 +226,16 @@ impl Topology {
     }
 }
 
+/// Returns a topology for a router that has opened no joining shard: joining shards count as
+/// retired.
+pub fn without_joining(topology: &Topology) -> Topology {
+    let mut shards = topology.shards.clone();
+    for shard in shards.iter_mut().filter(|shard| shard.state == ShardState::Joining) {
+        shard.state = ShardState::Retired;
+    }
+    Topology { shards }
+}
+
 fn named(weights: &[u32]) -> Vec<ShardSpec> {
     let numbered = (1..).zip(weights);
     let spec = |(number, weight): (usize, &u32)| {

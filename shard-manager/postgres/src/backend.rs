@@ -4,6 +4,7 @@
 //! **Not here:** opening the cluster (`open`), following the catalog (`catalog_follower`).
 
 mod access;
+mod shards;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,7 @@ use engine::operator_desk::OperatorCommand;
 use engine::runtime_pool::RuntimePool;
 use engine::schema_intent::Intent;
 use engine::{ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock};
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::BoxFuture;
 use model::error::Error;
 use model::map_change::MapChange;
 use model::shard_map::ShardMap;
@@ -28,6 +29,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
+use super::node_address::ClusterAddress;
 use super::primary_tracker::PrimaryTracker;
 use super::term::Term;
 
@@ -37,6 +39,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Resources that the connections to a cluster of servers share.
 pub(super) struct Servers {
     follower: Arc<CatalogFollower>,
+    /// Addresses in the settings of this router, with users and passwords.
+    settings: ClusterAddress,
+    /// Id of the cluster.
+    cluster_id: String,
     /// Drives the connections of long reads and of watchers.
     runtime: Mutex<Option<Runtime>>,
     /// Runtimes of lanes and short reads.
@@ -47,10 +53,10 @@ impl Servers {
     /// Takes over the resources of a cluster that was opened.
     pub(super) fn new(
         follower: Arc<CatalogFollower>,
-        runtime: Runtime,
-        runtimes: RuntimePool,
+        (runtime, runtimes): (Runtime, RuntimePool),
+        (settings, cluster_id): (ClusterAddress, String),
     ) -> Self {
-        Self { follower, runtime: Mutex::new(Some(runtime)), runtimes }
+        Self { follower, settings, cluster_id, runtime: Mutex::new(Some(runtime)), runtimes }
     }
 
     /// Locks the catalog among all routers, and reads the changes that they made before.
@@ -89,9 +95,7 @@ impl Servers {
         change: MapChange,
         expected_epoch: u64,
     ) -> Result<Arc<ShardMap>, MapChangeError> {
-        if self.follower.shards.load().values().any(|(leader, _)| leader.citus().is_some()) {
-            return Err(MapChangeError::Unsupported);
-        }
+        self.check_change(&change)?;
         let unavailable =
             |cause: &dyn std::fmt::Display| MapChangeError::Failed(catalog::unavailable(cause));
         let connected = self.follower.connect("map").await;
@@ -120,6 +124,15 @@ impl Servers {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Waits until a shard was checked or opened, but not longer than this.
+async fn in_time<T>(
+    work: impl Future<Output = Result<T, NewShardRefusal>>,
+    deadline: Instant,
+) -> Result<T, NewShardRefusal> {
+    let done = tokio::time::timeout_at(deadline.into(), work).await;
+    done.unwrap_or(Err(NewShardRefusal::Failed(Error::DeadlinePassed)))
 }
 
 /// Schema lock among all routers, held by the session with the catalog.
@@ -173,22 +186,24 @@ impl ClusterBackend for Servers {
 
     fn check_new_shard<'a>(
         &'a self,
-        _shard: &'a NewShard,
-        _deadline: Instant,
+        shard: &'a NewShard,
+        deadline: Instant,
     ) -> BoxFuture<'a, Result<Option<String>, NewShardRefusal>> {
-        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+        Box::pin(in_time(self.check_joining(shard), deadline))
     }
 
     fn open_shard<'a>(
         &'a self,
-        _number: ShardNumber,
-        _tables: &'a Registry,
-        _deadline: Instant,
+        number: ShardNumber,
+        tables: &'a Registry,
+        deadline: Instant,
     ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>> {
-        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+        Box::pin(in_time(self.open_listed(number, tables), deadline))
     }
 
-    fn release_shard(&self, _number: ShardNumber) {}
+    fn release_shard(&self, number: ShardNumber) {
+        self.release_listed(number);
+    }
 
     fn access_store(&self) -> &dyn AccessStore {
         self

@@ -12,7 +12,7 @@
 //! table stays the same object, so that statements prepared for it remain in use.
 //! **Not here:** changing tables (`manager/schema`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -80,8 +80,10 @@ pub(super) struct CatalogFollower {
 }
 
 /// Shards by number, each with its primary and the replication state of its nodes.
-pub(super) type FollowedShards =
-    BTreeMap<ShardNumber, (Arc<PrimaryTracker>, Arc<ReplicationState>)>;
+pub(super) type FollowedShards = BTreeMap<ShardNumber, FollowedShard>;
+
+/// The primary of a shard, and the replication state of its nodes.
+pub(super) type FollowedShard = (Arc<PrimaryTracker>, Arc<ReplicationState>);
 
 impl CatalogFollower {
     /// Follows the catalog until `closed` is set.
@@ -171,18 +173,45 @@ impl CatalogFollower {
         Ok((Catalog::on(session.connection), term))
     }
 
+    /// Follows a shard that was opened.
+    pub(super) fn add_shard(&self, number: ShardNumber, shard: FollowedShard) {
+        self.shards.rcu(|followed| {
+            let mut all = FollowedShards::clone(followed);
+            all.insert(number, shard.clone());
+            all
+        });
+    }
+
     /// Releases the shards that have retired: their databases may be gone.
     fn release_retired(&self) {
         let map = self.map.load_full();
         let shards = map.topology().shards();
-        let is_retired = |number: &ShardNumber| {
+        self.release_shards(|number| {
             shards.get(number.index()).is_some_and(|shard| shard.state == ShardState::Retired)
-        };
-        self.shards.rcu(|followed| {
+        });
+    }
+
+    /// Follows some shards no longer, and ends their tasks.
+    pub(super) fn release_shards(&self, is_released: impl Fn(ShardNumber) -> bool) {
+        let before = self.shards.rcu(|followed| {
             let mut left = FollowedShards::clone(followed);
-            left.retain(|number, _| !is_retired(number));
+            left.retain(|number, _| !is_released(*number));
             left
         });
+        for (_, (leader, _)) in before.iter().filter(|(number, _)| is_released(**number)) {
+            leader.terms().retire();
+        }
+    }
+
+    /// Returns the followed shards that serve. A shard that joins may lack tables.
+    fn serving_shards(&self) -> FollowedShards {
+        let map = self.map.load();
+        let members = map.topology().members();
+        let serving = members.filter(|(_, shard)| shard.state != ShardState::Joining);
+        let serving: BTreeSet<ShardNumber> = serving.map(|(number, _)| number).collect();
+        let mut followed = FollowedShards::clone(&self.shards.load());
+        followed.retain(|number, _| serving.contains(number));
+        followed
     }
 
     /// Reads the changes of the shard map, or the whole map after a failover of the catalog, which
@@ -286,7 +315,7 @@ impl CatalogFollower {
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
         let before = catalog.intents().load().await.map_err(|error| failed(&error))?;
-        let followed = self.shards.load_full();
+        let followed = self.serving_shards();
         let declared = followed.values().map(async |(leader, _)| {
             if Arc::ptr_eq(leader, &self.catalog) {
                 // This reuses the open session instead of opening another one to the same node.

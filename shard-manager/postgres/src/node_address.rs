@@ -144,6 +144,15 @@ impl NodeAddress {
         url::parse(text, defaults)
     }
 
+    /// Parses the hosts and the database of a new shard, `postgres://host:port/database`. The user
+    /// is empty. Reads no file.
+    ///
+    /// # Errors
+    /// [`NodeAddressError`] if the text contains anything else, such as a user.
+    pub fn parse_location(text: &str) -> Result<Self, NodeAddressError> {
+        url::parse_location(text)
+    }
+
     /// Returns the address with only this one of its hosts.
     pub fn at(&self, host: &Host) -> Self {
         Self { hosts: vec![host.clone()], ..self.clone() }

@@ -12,19 +12,19 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use engine::OpenedCluster;
+use engine::ReplicaNode as _;
 use engine::access_store::AccessFeed;
 use engine::cluster_spec::{ClusterSpec, warn_of_differences};
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
-use engine::replication::{ReplicaState, ReplicationState};
+use engine::replication::ReplicaState;
 use engine::runtime_pool::RuntimePool;
 use engine::schema_agreement::{Agreement, Declared, agree};
-use engine::{
-    LaneControls, OpenedCluster, OpenedReplica, OpenedShard, ReplicaNode, WRITERS_MAX,
-    WritePartitioner, WriterKind,
-};
-use model::position::TimelineHistory;
+use model::map_change::MapChange;
+use model::shard_map::{ShardMap, without_joining};
 use model::table::Registry;
+use model::topology::{ShardNumber, ShardSpec, ShardState};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
@@ -32,21 +32,13 @@ use super::backend::Servers;
 use super::catalog::{Catalog, Cluster};
 use super::catalog_follower::{CatalogFollower, FollowedShards};
 use super::catalog_watch;
-use super::citus::{Citus, setup};
-use super::citus_watch;
 use super::discovery::{self, Members};
-use super::hazards::Hazards;
 use super::node::Node;
-use super::node_address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress, Timeouts};
+use super::node_address::{ClusterAddress, NodeAddress, ShardAddress};
 use super::primary_tracker::PrimaryTracker;
-use super::readers::Readers;
-use super::replica::Replica;
-use super::session::Session;
-use super::shard_addresses::{self, ShardAddresses};
-use super::shard_database::{Claim, Found, ShardDatabase, signature};
-use super::target::Target;
-use super::timeline_file;
-use super::writer::PgWriter;
+use super::shard_addresses::{self, JoiningShards, ShardAddresses};
+use super::shard_database::{Claim, Found, signature};
+use super::shard_opening::{ClaimedShard, PreparedShard, ServerShard, check_engine};
 
 /// Addresses and settings of a cluster of PostgreSQL nodes.
 #[derive(Clone, Debug)]
@@ -60,16 +52,6 @@ pub struct ConnectedCluster {
 /// Longest time that a start waits until the state of each replica is known: busy servers answer
 /// late.
 const REPLICAS_WAIT: Duration = Duration::from_secs(10);
-
-/// A shard whose database was checked and prepared.
-struct Opened {
-    /// The primary first.
-    members: Vec<Node>,
-    position: u64,
-    history: TimelineHistory,
-    citus: Option<Arc<Citus>>,
-    hazards: Hazards,
-}
 
 /// Opens a cluster of PostgreSQL nodes: creates missing schemas and migrates old ones. Blocks.
 ///
@@ -89,14 +71,7 @@ fn open_servers(cluster: &ConnectedCluster) -> Result<OpenedCluster, OpenError> 
         .build();
     let runtime = runtime.map_err(|error| OpenError::node("the router", error))?;
     let prepared = runtime.block_on(prepare(cluster))?;
-    Ok(assemble(runtime, prepared))
-}
-
-/// Shard whose readers and watchers run, with the parts that only this engine knows.
-struct ServerShard {
-    opened: OpenedShard,
-    leader: Arc<PrimaryTracker>,
-    replicas: Vec<Arc<Replica>>,
+    Ok(assemble(runtime, prepared, cluster.address.clone()))
 }
 
 /// Waits until the replicas follow, so that they can serve reads from the start, but not for those
@@ -117,7 +92,7 @@ fn await_replicas(shards: &[ServerShard]) {
 
 /// Cluster whose databases were checked and prepared.
 struct PreparedCluster {
-    shards: Vec<Opened>,
+    shards: Vec<PreparedShard>,
     registry: Registry,
     found: Cluster,
     catalog: CatalogNodes,
@@ -137,17 +112,19 @@ struct LockedCluster {
     nodes: CatalogNodes,
     found: Cluster,
     names: Vec<String>,
-    sessions: Vec<Session>,
-    members: Vec<Vec<Node>>,
+    shards: Vec<Members>,
 }
 
 /// Number of times that a start looks again because another router changed the cluster meanwhile.
 const LOOKS_MAX: usize = 5;
 
 /// Finds all nodes, locks the catalog and reads it, or creates it for a new cluster.
-async fn lock(cluster: &ConnectedCluster) -> Result<LockedCluster, OpenError> {
+async fn lock(
+    cluster: &ConnectedCluster,
+    joining: &mut JoiningShards,
+) -> Result<LockedCluster, OpenError> {
     for _ in 0..LOOKS_MAX {
-        if let Some(locked) = try_lock(cluster).await? {
+        if let Some(locked) = try_lock(cluster, joining).await? {
             return Ok(locked);
         }
     }
@@ -158,16 +135,17 @@ async fn lock(cluster: &ConnectedCluster) -> Result<LockedCluster, OpenError> {
 /// Returns `None` if another router has changed the shards after they were found.
 async fn try_lock(
     ConnectedCluster { address, wanted }: &ConnectedCluster,
+    joining: &mut JoiningShards,
 ) -> Result<Option<LockedCluster>, OpenError> {
     let ShardAddresses { cluster: address, is_made, catalog_shard, differences } =
-        &shard_addresses::find(address).await?;
+        &shard_addresses::find(address, joining).await?;
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
-    let found = discovery::find(address, &names).await?;
-    let (sessions, members): (Vec<Session>, Vec<Vec<Node>>) =
-        found.into_iter().map(|Members { session, nodes }| (session, nodes)).unzip();
-    check_distinct(&sessions, &names)?;
-    check_engine(&sessions, &names, address.engine).await?;
-    let at = address.catalog.as_ref().unwrap_or(&members[*catalog_shard][0].address);
+    let shards = discovery::find(address, &names).await?;
+    check_distinct(&shards, &names)?;
+    for (shard, name) in shards.iter().zip(&names) {
+        check_engine(&shard.session, name, address.engine).await?;
+    }
+    let at = address.catalog.as_ref().unwrap_or(&shards[*catalog_shard].nodes[0].address);
     let (session, hosts) = discovery::connect_catalog(at, address).await?;
     let identity = session.identity.clone();
     let node = |at| discovery::node("catalog".to_owned(), at, address, &identity);
@@ -180,10 +158,13 @@ async fn try_lock(
         return Ok(None);
     }
     if !is_made {
-        check_unsigned(&sessions, &names).await?;
+        check_unsigned(&shards, &names).await?;
     }
     let catalog = catalog.migrate().await?;
-    let found = catalog.cluster(&wanted_of(wanted, address, *is_made), &names).await?;
+    let mut found = catalog.cluster(&wanted_of(wanted, address, *is_made), &names).await?;
+    if joining.are_left_out {
+        found.map = without_joining(&found.map);
+    }
     let topology = found.map.topology();
     if !topology.members().map(|(_, shard)| &shard.name).eq(&names) {
         return Ok(None);
@@ -191,7 +172,7 @@ async fn try_lock(
     let weights = weight_differences(&found, address);
     let all = differences.iter().chain(&found.differences).chain(&weights);
     warn_of_differences(&all.cloned().collect::<Vec<_>>());
-    Ok(Some(LockedCluster { catalog, nodes, found, names, sessions, members }))
+    Ok(Some(LockedCluster { catalog, nodes, found, names, shards }))
 }
 
 /// Returns the settings to compare with the catalog. The addresses of a new cluster determine its
@@ -219,62 +200,78 @@ fn weight_differences(found: &Cluster, address: &ClusterAddress) -> Vec<String> 
     other.collect()
 }
 
-/// Checks every node, and brings all shards to the same schema.
+/// Checks every node, and brings all shards to the same schema. A shard whose join was cut off is
+/// taken to the end of its join, or left out if that fails.
 async fn prepare(cluster: &ConnectedCluster) -> Result<PreparedCluster, OpenError> {
-    let LockedCluster { catalog, nodes: catalog_nodes, found, names, sessions, members } =
-        lock(cluster).await?;
-    let address = &cluster.address;
-    let pending =
-        catalog.intents().load().await.map_err(|error| OpenError::node("catalog", error))?;
-    let mut databases = Vec::with_capacity(sessions.len());
-    let mut prepared = Vec::with_capacity(sessions.len());
-    for ((index, session), (nodes, name)) in
-        found.map.topology().numbers().zip(sessions).zip(members.into_iter().zip(&names))
-    {
-        let slots: Vec<u16> = found.map.slots_of(index).collect();
-        let is_new = !found.ready;
-        let claim = Claim { cluster_id: &found.cluster_id, shard: name, slots: &slots, is_new };
-        let history = timeline_file::history(&session.connection, &session.identity).await;
-        let place = nodes[0].name.clone();
-        let known = (address.engine == ServerEngine::Citus).then(Arc::<Citus>::default);
-        let database =
-            ShardDatabase::on(place, session.connection, session.identity, known.clone());
-        let (database, ready) = database.prepare(&claim).await?;
-        databases.push((database, (nodes, history, known)));
-        prepared.push(ready);
+    let mut joining = JoiningShards::default();
+    let error = match prepare_shards(cluster, &mut joining).await {
+        Err(error) if !joining.names.is_empty() => error,
+        prepared => return prepared,
+    };
+    joining.are_left_out = true;
+    let prepared = prepare_shards(cluster, &mut joining).await?;
+    tracing::warn!(
+        shards = joining.names.join(", "),
+        %error,
+        "the join of a shard was cut off and cannot be finished now: the router starts without the shard"
+    );
+    Ok(prepared)
+}
+
+async fn prepare_shards(
+    cluster: &ConnectedCluster,
+    joining: &mut JoiningShards,
+) -> Result<PreparedCluster, OpenError> {
+    let failed = |error| OpenError::node("catalog", error);
+    let LockedCluster { catalog, nodes, mut found, names, shards } = lock(cluster, joining).await?;
+    let pending = catalog.intents().load().await.map_err(|error| failed(error.to_string()))?;
+    let (mut claimed, mut tables) = (Vec::new(), Vec::new());
+    for ((number, spec), members) in found.map.topology().members().zip(shards) {
+        let slots: Vec<u16> = found.map.slots_of(number).collect();
+        let is_new = !found.ready || spec.state == ShardState::Joining;
+        let (cluster_id, shard) = (&*found.cluster_id, &*spec.name);
+        let claim = Claim { cluster_id, shard, slots: &slots, is_new };
+        let (shard, found) = ClaimedShard::claim(members, &claim, cluster.address.engine).await?;
+        claimed.push(shard);
+        tables.push(found);
     }
-    let declared: Vec<Declared<'_>> = prepared
+    let declared: Vec<Declared<'_>> = tables
         .into_iter()
         .zip(&names)
         .map(|(Found { tables, made, .. }, shard)| Declared { shard, tables, made })
         .collect();
     let Agreement { registry, changes } = agree(&declared, &pending)?;
-    let mut opened = Vec::with_capacity(databases.len());
-    for ((mut database, (members, history, citus)), changes) in databases.into_iter().zip(changes) {
-        database.settle(&changes).await?;
-        let position = database.position().await;
-        let position = position.map_err(|error| OpenError::node(&members[0].name, error))?;
-        let hazards = database.hazards().await;
-        let hazards = hazards.map_err(|error| OpenError::node(&members[0].name, error))?;
-        opened.push(Opened { members, position, history, citus, hazards });
+    let mut shards = Vec::with_capacity(claimed.len());
+    for (shard, changes) in claimed.into_iter().zip(changes) {
+        shards.push(shard.settle(&changes).await?);
     }
     catalog.set_ready().await?;
     let numbers = found.map.topology().numbers().map(|number| i64::from(number.0));
-    let located = numbers.zip(opened.iter().map(|shard| location(&shard.members)));
-    let kept = catalog.map_tables().keep_addresses(&located.collect::<Vec<_>>()).await;
-    kept.map_err(|error| OpenError::node("catalog", error))?;
+    let located: Vec<_> = numbers.zip(shards.iter().map(PreparedShard::location)).collect();
+    let kept = catalog.map_tables().keep_addresses(&located).await;
+    kept.map_err(|error| failed(error.to_string()))?;
     for intent in &pending {
         let removed = catalog.intents().remove(intent.table.name()).await;
-        removed.map_err(|error| OpenError::node("catalog", error))?;
+        removed.map_err(|error| failed(error.to_string()))?;
     }
+    found.map = finish_joins(&catalog, found.map).await?;
     catalog.unlock().await?;
-    Ok(PreparedCluster { shards: opened, registry, found, catalog: catalog_nodes })
+    Ok(PreparedCluster { shards, registry, found, catalog: nodes })
 }
 
-/// Returns the address of all nodes of a shard, without user and password.
-fn location(members: &[Node]) -> String {
-    let hosts = members.iter().flat_map(|node| node.address.hosts.iter().cloned()).collect();
-    NodeAddress { hosts, ..members[0].address.clone() }.location()
+/// Lets the shards serve whose join was cut off, and returns the map after that.
+async fn finish_joins(catalog: &Catalog, mut map: ShardMap) -> Result<ShardMap, OpenError> {
+    let is_joining = |(_, shard): &(ShardNumber, &ShardSpec)| shard.state == ShardState::Joining;
+    let joining =
+        |map: &ShardMap| map.topology().members().find(is_joining).map(|(number, _)| number);
+    while let Some(shard) = joining(&map) {
+        let change = MapChange::State { shard, state: ShardState::Serving };
+        let changed = catalog.map_tables().change_map((&change, map.epoch())).await;
+        map = changed.map_err(|error| OpenError::node("catalog", error))?;
+        let name = map.topology().name(shard);
+        tracing::info!(shard = name, "the join of a shard that was cut off is finished");
+    }
+    Ok(map)
 }
 
 /// Result of checking the addresses of a cluster.
@@ -292,12 +289,9 @@ pub struct CheckedAddresses {
 /// [`OpenError`] with the first reason why they do not.
 pub async fn check_members(address: &ClusterAddress) -> Result<CheckedAddresses, OpenError> {
     let ShardAddresses { cluster: address, is_made, catalog_shard, differences } =
-        shard_addresses::find(address).await?;
+        shard_addresses::find(address, &mut JoiningShards::default()).await?;
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
-    let members = discovery::find(&address, &names).await?;
-    let sessions: Vec<Session> =
-        members.into_iter().map(|Members { session, .. }| session).collect();
-    check_distinct(&sessions, &names)?;
+    check_distinct(&discovery::find(&address, &names).await?, &names)?;
     let of_shard = || address.shards.get(catalog_shard).map(|shard| shard.primary.clone());
     let catalog = address.catalog.clone().or_else(of_shard).filter(|_| is_made);
     Ok(CheckedAddresses { differences, catalog })
@@ -314,10 +308,13 @@ fn weights(shards: &[ShardAddress]) -> Option<Vec<u32>> {
 }
 
 /// Refuses two shards in one database, which would mix their rows.
-fn check_distinct(sessions: &[Session], names: &[String]) -> Result<(), OpenError> {
-    let place = |session: &Session| (session.identity.system, session.identity.database.clone());
-    for (index, session) in sessions.iter().enumerate() {
-        let before = sessions[..index].iter().position(|other| place(other) == place(session));
+fn check_distinct(shards: &[Members], names: &[String]) -> Result<(), OpenError> {
+    let place = |shard: &Members| {
+        let identity = &shard.session.identity;
+        (identity.system, identity.database.clone())
+    };
+    for (index, shard) in shards.iter().enumerate() {
+        let before = shards[..index].iter().position(|other| place(other) == place(shard));
         if let Some(before) = before {
             return Err(OpenError::Conflict(format!(
                 "{} and {} are the same database: give each shard its own",
@@ -328,29 +325,12 @@ fn check_distinct(sessions: &[Session], names: &[String]) -> Result<(), OpenErro
     Ok(())
 }
 
-/// Checks that each server runs the engine that the operator has specified.
-async fn check_engine(
-    sessions: &[Session],
-    names: &[String],
-    engine: ServerEngine,
-) -> Result<(), OpenError> {
-    for (session, name) in sessions.iter().zip(names) {
-        let failed =
-            |error: &dyn std::fmt::Display| OpenError::node(&format!("{name}-primary"), error);
-        let mismatch = setup::mismatch(&session.connection, engine).await;
-        if let Some(cause) = mismatch.map_err(|error| failed(&error))? {
-            return Err(failed(&cause));
-        }
-    }
-    Ok(())
-}
-
 /// Refuses databases that belong to a cluster already. Called when the catalog is empty, so that
 /// the cluster is a new one.
-async fn check_unsigned(sessions: &[Session], names: &[String]) -> Result<(), OpenError> {
-    for (session, name) in sessions.iter().zip(names) {
+async fn check_unsigned(shards: &[Members], names: &[String]) -> Result<(), OpenError> {
+    for (shard, name) in shards.iter().zip(names) {
         let node = format!("{name}-primary");
-        let signed = signature(&session.connection).await;
+        let signed = signature(&shard.session.connection).await;
         if let Some((_, shard)) = signed.map_err(|error| OpenError::node(&node, error))? {
             let cause = format!(
                 "the database is that of {shard} of another cluster, and none of the given ones holds its catalog: give \
@@ -362,60 +342,12 @@ async fn check_unsigned(sessions: &[Session], names: &[String]) -> Result<(), Op
     Ok(())
 }
 
-/// Returns the writers of a shard: one, or one for each group of workers of Citus.
-fn writers(
-    (name, leader): (&str, &Arc<PrimaryTracker>),
-    timeouts: Timeouts,
-    replication: &Arc<ReplicationState>,
-    runtimes: &RuntimePool,
-) -> Vec<WriterKind> {
-    let groups = leader.citus().map_or(1, |citus| citus.parts().groups().len());
-    let writers = (0..groups.clamp(1, WRITERS_MAX)).map(|_| {
-        let writer = PgWriter::new(name, leader, timeouts, replication);
-        WriterKind::Task(Box::new(writer), runtimes.handle())
-    });
-    writers.collect()
-}
-
-/// Starts the readers and the watchers of a shard.
-fn start_shard(name: &str, opened: Opened, runtimes: &RuntimePool) -> ServerShard {
-    let Opened { members, position, history, citus, hazards } = opened;
-    let (identity, timeouts) = (members[0].identity.clone(), members[0].timeouts);
-    let replication = ReplicationState::new(history, position, members.len());
-    let replication = Arc::new(replication.with_shared_writers());
-    replication.primary().record_schema_change(position);
-    let leader = PrimaryTracker::new(members, &identity, Some(&replication), citus);
-    leader.hazards().set(hazards);
-    let writers = writers((name, &leader), timeouts, &replication, runtimes);
-    if leader.citus().is_some() {
-        tokio::spawn(citus_watch::watch(Arc::clone(&leader)));
-    }
-    let target = Target::Primary(Arc::clone(&leader));
-    let primary = Arc::new(Readers::start(&target, name, &replication, runtimes));
-    let replicas: Vec<Arc<Replica>> = (0..leader.members().len())
-        .map(|index| Replica::start(&leader, (index, &replication), (name, runtimes)))
-        .collect();
-    let node = |replica: &Arc<Replica>| OpenedReplica {
-        node: Arc::clone(replica) as _,
-        findings: Arc::default(),
-    };
-    let opened = OpenedShard {
-        name: name.to_owned(),
-        replication,
-        writers,
-        partitioner: leader.citus().map(|citus| Arc::clone(citus) as Arc<dyn WritePartitioner>),
-        controls: LaneControls::default(),
-        primary,
-        findings: Arc::default(),
-        doubts: Arc::default(),
-        slot_news: Arc::clone(&leader.slot_news),
-        replicas: replicas.iter().map(node).collect(),
-    };
-    ServerShard { opened, leader, replicas }
-}
-
 /// Starts the readers and the watchers of all shards, and follows the catalog.
-fn assemble(runtime: Runtime, prepared: PreparedCluster) -> OpenedCluster {
+fn assemble(
+    runtime: Runtime,
+    prepared: PreparedCluster,
+    settings: ClusterAddress,
+) -> OpenedCluster {
     let PreparedCluster { shards: opened, registry, found, catalog } = prepared;
     let entered = runtime.enter();
     let runtimes = RuntimePool::new(runtime.handle().clone());
@@ -423,7 +355,7 @@ fn assemble(runtime: Runtime, prepared: PreparedCluster) -> OpenedCluster {
     let shards: Vec<ServerShard> = topology
         .numbers()
         .zip(opened)
-        .map(|(index, opened)| start_shard(topology.name(index), opened, &runtimes))
+        .map(|(number, shard)| shard.start(topology.name(number), &runtimes))
         .collect();
     let followed = shards.iter().map(|ServerShard { opened, leader, .. }| {
         (Arc::clone(leader), Arc::clone(&opened.replication))
@@ -458,6 +390,10 @@ fn assemble(runtime: Runtime, prepared: PreparedCluster) -> OpenedCluster {
         registry,
         token_key: found.token_key,
         shards: shards.into_iter().map(|shard| shard.opened).collect(),
-        backend: Box::new(Servers::new(follower, runtime, runtimes)),
+        backend: Box::new(Servers::new(
+            follower,
+            (runtime, runtimes),
+            (settings, found.cluster_id),
+        )),
     }
 }

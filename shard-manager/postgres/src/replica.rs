@@ -75,7 +75,7 @@ pub struct Replica {
     /// True while the node receives the log of the primary.
     streaming: AtomicBool,
     stopping: AtomicBool,
-    changed: Notify,
+    changed: Arc<Notify>,
 }
 
 impl Replica {
@@ -93,10 +93,11 @@ impl Replica {
             reachable: AtomicBool::new(true),
             streaming: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            changed: Notify::new(),
+            changed: Arc::default(),
         });
-        let woken = Arc::clone(&replica);
-        replication.waiters().set_waker(index, move || woken.changed.notify_one());
+        // Without the replica itself, which would then live as long as its positions.
+        let woken = Arc::clone(&replica.changed);
+        replication.waiters().set_waker(index, move || woken.notify_one());
         // Only waiting requests wake the task; new writes alone do not.
         replication.waiters().set_gathering(index, true);
         replication.replicas().set_state(index, ReplicaState::Down);

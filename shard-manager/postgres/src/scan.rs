@@ -113,12 +113,15 @@ impl Scans {
     }
 
     /// Closes the idle connections of the pool when another node becomes the primary, so that a
-    /// node keeps only the connections it needs. Ends with the runtime.
+    /// node keeps only the connections it needs. Ends when the shard has retired, or with the
+    /// runtime.
     async fn let_go(self) {
         loop {
             let term = self.target.term();
             self.pool.retain(|session, _| self.target.is_current(session.term));
-            self.target.another_term(term).await;
+            if !self.target.another_term(term).await {
+                return;
+            }
         }
     }
 

@@ -33,6 +33,15 @@ pub(super) struct ShardAddresses {
     pub(super) differences: Vec<String>,
 }
 
+/// Shards whose join was cut off, as a start treats them.
+#[derive(Debug, Default)]
+pub(super) struct JoiningShards {
+    /// Names of those that the catalog lists.
+    pub(super) names: Vec<String>,
+    /// True if they are not opened.
+    pub(super) are_left_out: bool,
+}
+
 /// Shard in the settings, and the state of its database.
 struct Listed<'a> {
     address: &'a ShardAddress,
@@ -50,11 +59,14 @@ struct FoundDatabase {
     catalog: Option<KnownShards>,
 }
 
-/// Finds the address of every shard.
+/// Finds the address of every shard, and records the names of those that are joining.
 ///
 /// # Errors
 /// [`OpenError`] if a database belongs to another cluster, or a shard has no address.
-pub(super) async fn find(address: &ClusterAddress) -> Result<ShardAddresses, OpenError> {
+pub(super) async fn find(
+    address: &ClusterAddress,
+    joining: &mut JoiningShards,
+) -> Result<ShardAddresses, OpenError> {
     let of_shards = address.shards.iter().map(async |shard| {
         let hosts = [&shard.primary].into_iter().chain(&shard.replicas);
         examine(ask_all(hosts, address).await).await
@@ -81,18 +93,24 @@ pub(super) async fn find(address: &ClusterAddress) -> Result<ShardAddresses, Ope
         return Ok(ShardAddresses { cluster, is_made: false, catalog_shard: 0, differences });
     };
     let members = known.members.map_err(|cause| OpenError::node("the catalog", cause))?;
+    let (members, left_out) = joining.divide(members);
     if members.is_empty() {
         let cause = "the catalog is damaged: it lists no shards";
         return Err(OpenError::node("the catalog", cause));
     }
-    let mut choice = Choice::new(&known.cluster_id, known.ready, &members);
+    let mut choice = Choice::new((&known.cluster_id, known.ready), &members, &left_out);
     choice.take_listed(&listed)?;
     let shards = choice.complete(address)?;
     let strays = choice.strays;
     let is_of_stray =
         |found: &FoundDatabase| strays.iter().any(|stray| same(stray, &found.identity));
+    let is_of_left_out = |replica: &NodeAddress| {
+        left_out.iter().any(|shard| shard.location.as_ref().is_some_and(|at| at.overlaps(replica)))
+    };
     let replicas = address.replicas.iter().zip(&of_replicas);
-    let of_members = replicas.filter(|(_, found)| !found.as_ref().is_some_and(is_of_stray));
+    let of_members = replicas.filter(|(replica, found)| {
+        !found.as_ref().is_some_and(is_of_stray) && !is_of_left_out(replica)
+    });
     let replicas: Vec<NodeAddress> = of_members.map(|(replica, _)| replica.clone()).collect();
     let catalog_shard = known
         .held_by
@@ -101,6 +119,15 @@ pub(super) async fn find(address: &ClusterAddress) -> Result<ShardAddresses, Ope
     let cluster = ClusterAddress { shards, replicas, ..address.clone() };
     let (catalog_shard, differences) = (catalog_shard.unwrap_or(0), choice.differences);
     Ok(ShardAddresses { cluster, is_made: true, catalog_shard, differences })
+}
+
+impl JoiningShards {
+    /// Returns the shards to open, and those that are left out.
+    fn divide(&mut self, members: Vec<KnownShard>) -> (Vec<KnownShard>, Vec<KnownShard>) {
+        let joining = members.iter().filter(|member| member.is_joining);
+        self.names = joining.map(|member| member.name.clone()).collect();
+        members.into_iter().partition(|member| !(self.are_left_out && member.is_joining))
+    }
 }
 
 /// Reads the facts about the database of some hosts, from its primary if that answers.
@@ -156,6 +183,8 @@ struct Choice<'k> {
     /// True if every shard was claimed.
     ready: bool,
     members: &'k [KnownShard],
+    /// Members that are not opened.
+    left_out: &'k [KnownShard],
     /// Address of each member, by its place in the catalog.
     chosen: Vec<Option<ShardAddress>>,
     /// Databases that are listed and belong to no shard.
@@ -164,9 +193,13 @@ struct Choice<'k> {
 }
 
 impl<'k> Choice<'k> {
-    fn new(cluster_id: &'k str, ready: bool, members: &'k [KnownShard]) -> Self {
+    fn new(
+        (cluster_id, ready): (&'k str, bool),
+        members: &'k [KnownShard],
+        left_out: &'k [KnownShard],
+    ) -> Self {
         let (chosen, strays, differences) = (vec![None; members.len()], Vec::new(), Vec::new());
-        Self { cluster_id, ready, members, chosen, strays, differences }
+        Self { cluster_id, ready, members, left_out, chosen, strays, differences }
     }
 
     /// Assigns the addresses of the settings: first those whose databases name their shard.
@@ -186,6 +219,9 @@ impl<'k> Choice<'k> {
             let place = self.members.iter().position(|member| member.name == *name);
             match place {
                 Some(place) => self.take(place, shard),
+                None if self.left_out.iter().any(|member| member.name == *name) => {
+                    self.leave_out(shard, &format!("is the database of {name}, which is joining"));
+                }
                 None => self.leave_out(
                     shard,
                     &format!(
@@ -206,6 +242,9 @@ impl<'k> Choice<'k> {
             }
             match self.place_of_unsigned(shard) {
                 Some(place) => self.take(place, shard),
+                None if self.left_out.iter().any(|member| is_at(member, shard)) => {
+                    self.leave_out(shard, "is the address of a shard that is joining");
+                }
                 None if shard.found.is_none() => {
                     self.leave_out(
                         shard,
@@ -227,10 +266,7 @@ impl<'k> Choice<'k> {
     /// was emptied, or is that of a cluster whose creation was interrupted.
     fn place_of_unsigned(&self, shard: &Listed<'_>) -> Option<usize> {
         let mut free = (0..self.chosen.len()).filter(|place| self.chosen[*place].is_none());
-        let lies_there = |place: &usize| {
-            let known = self.members[*place].location.as_ref();
-            known.is_some_and(|known| known.overlaps(&shard.address.primary))
-        };
+        let lies_there = |place: &usize| is_at(&self.members[*place], shard);
         if let Some(place) = free.clone().find(lies_there) {
             return Some(place);
         }
@@ -298,18 +334,56 @@ impl<'k> Choice<'k> {
     }
 }
 
-/// Returns an address of the catalog with user, password and TLS of the settings for exactly that
-/// host and port.
-fn reachable(location: &NodeAddress, settings: &ClusterAddress) -> Option<NodeAddress> {
+/// Returns true if the settings have a shard at the address where the catalog has this one.
+fn is_at(member: &KnownShard, shard: &Listed<'_>) -> bool {
+    member.location.as_ref().is_some_and(|location| location.overlaps(&shard.address.primary))
+}
+
+/// Returns an address of the settings with exactly this host and port, whose user, password and TLS
+/// are those for every database there.
+fn login<'s>(host: &Host, settings: &'s ClusterAddress) -> Option<&'s NodeAddress> {
     let of_shards = settings
         .shards
         .iter()
         .flat_map(|shard| [&shard.primary].into_iter().chain(&shard.replicas));
-    let given = of_shards.chain(&settings.replicas).chain(&settings.catalog);
-    let given: Vec<&NodeAddress> = given.collect();
-    let access = location.hosts.iter().find_map(|host| {
-        given.iter().find(|address| address.hosts.contains(host)).map(|address| (*address).clone())
-    })?;
+    let mut given = of_shards.chain(&settings.replicas).chain(&settings.catalog);
+    given.find(|address| address.hosts.contains(host))
+}
+
+/// Returns the address of each host of a new shard, with user, password and TLS of the settings for
+/// exactly that host and port.
+///
+/// # Errors
+/// The first host that is not in the settings: no password may be sent there.
+pub(super) fn nodes(
+    location: &NodeAddress,
+    settings: &ClusterAddress,
+) -> Result<Vec<NodeAddress>, Host> {
+    let node = |host: &Host| {
+        let access = login(host, settings).ok_or_else(|| host.clone())?;
+        let (hosts, database) = (vec![host.clone()], location.database.clone());
+        Ok(NodeAddress { hosts, database, ..access.clone() })
+    };
+    location.hosts.iter().map(node).collect()
+}
+
+/// Returns the addresses of one shard that the catalog has at this location, as a cluster of its
+/// own; `None` if no setting has a user for one of its hosts.
+pub(super) fn cluster_of(
+    (name, location): (&str, &NodeAddress),
+    settings: &ClusterAddress,
+) -> Option<ClusterAddress> {
+    let (name, primary) = (Some(name.to_owned()), reachable(location, settings)?);
+    let shard = ShardAddress { name, weight: None, primary, replicas: Vec::new() };
+    let listed = settings.replicas.iter().filter(|replica| replica.overlaps(location));
+    let replicas = listed.cloned().collect();
+    Some(ClusterAddress { shards: vec![shard], replicas, catalog: None, ..settings.clone() })
+}
+
+/// Returns an address of the catalog with user, password and TLS of the settings for exactly that
+/// host and port.
+fn reachable(location: &NodeAddress, settings: &ClusterAddress) -> Option<NodeAddress> {
+    let access = location.hosts.iter().find_map(|host| login(host, settings))?;
     // Replicas that are listed by themselves are found through their primary.
     let is_listed = |host: &&Host| {
         let mut replicas = settings.replicas.iter();
@@ -317,5 +391,5 @@ fn reachable(location: &NodeAddress, settings: &ClusterAddress) -> Option<NodeAd
     };
     let hosts = location.hosts.iter().filter(|host| !is_listed(host)).cloned().collect::<Vec<_>>();
     let hosts = if hosts.is_empty() { location.hosts.clone() } else { hosts };
-    Some(NodeAddress { hosts, database: location.database.clone(), ..access })
+    Some(NodeAddress { hosts, database: location.database.clone(), ..access.clone() })
 }

@@ -25,6 +25,10 @@ use super::statement::{Bind, Prepared, Statement, load, run};
 use super::statement_cache::StatementCache;
 use super::{ddl, declarations, sql};
 
+/// Lock that lets one router at a time claim and migrate a database. It is held until the session
+/// of the [`ShardDatabase`] ends.
+const CLAIMING: &str = "SELECT pg_advisory_lock(1950, 6)";
+
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/shard");
 
 /// The database of a shard while a cluster is opened.
@@ -46,6 +50,29 @@ pub struct Claim<'i> {
     pub slots: &'i [u16],
     /// True if the database may be claimed now.
     pub is_new: bool,
+}
+
+impl Claim<'_> {
+    /// Checks that a database with this signature may be used, which is the id of a cluster and the
+    /// name of a shard.
+    ///
+    /// # Errors
+    /// A sentence with the remedy.
+    fn check(&self, signature: Option<&(String, String)>) -> Result<(), String> {
+        match signature {
+            None if self.is_new => Ok(()),
+            None => Err("the database is empty, and held rows: restore it from a backup before starting"
+                .to_owned()),
+            Some((cluster, _)) if cluster != self.cluster_id => {
+                Err("the database belongs to another cluster: use an empty one, or the catalog of that cluster"
+                    .to_owned())
+            }
+            Some((_, shard)) if shard != self.shard => {
+                Err(format!("the database is that of {shard}, not of {}", self.shard))
+            }
+            Some(_) => Ok(()),
+        }
+    }
 }
 
 /// Contents of a database that may be used.
@@ -81,27 +108,18 @@ impl ShardDatabase {
     pub async fn prepare(mut self, claim: &Claim<'_>) -> Result<(Self, Found), OpenError> {
         let LaneSession { connection, prepared, statements, insert_predictor, citus } =
             self.session;
+        let failed = |error| OpenError::node(&self.name, error);
+        let lock = Statement { sql: CLAIMING, binds: &[], cached: false };
+        load(&connection, lock).await.map_err(failed)?;
+        let signed = signature(&connection).await.map_err(failed)?;
+        claim.check(signed.as_ref()).map_err(|cause| OpenError::node(&self.name, cause))?;
         let connection = migrate(connection, MIGRATIONS, &self.name).await?;
+        if signed.is_none() {
+            sign(&connection, claim).await.map_err(failed)?;
+        }
         self.session = LaneSession { connection, prepared, statements, insert_predictor, citus };
         let failed = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
-        let signed = signed(connection).await.map_err(failed)?;
-        match signed {
-            None if claim.is_new => sign(connection, claim).await.map_err(failed)?,
-            None => {
-                let cause = "the database is empty, and held rows: restore it from a backup before starting";
-                return Err(OpenError::node(&self.name, cause));
-            }
-            Some((cluster, _)) if cluster != claim.cluster_id => {
-                let cause = "the database belongs to another cluster: use an empty one, or the catalog of that cluster";
-                return Err(OpenError::node(&self.name, cause));
-            }
-            Some((_, shard)) if shard != claim.shard => {
-                let cause = format!("the database is that of {shard}, not of {}", claim.shard);
-                return Err(OpenError::node(&self.name, cause));
-            }
-            Some(_) => {}
-        }
         let (tables, made) = declarations::load(connection).await.map_err(failed)?;
         let tables = Registry::new(tables);
         if let Some(difference) = declarations::drift(connection, &tables).await.map_err(failed)? {

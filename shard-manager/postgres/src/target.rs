@@ -85,10 +85,13 @@ impl Target {
         }
     }
 
-    /// Waits until another term has begun than this one.
-    pub async fn another_term(&self, known: Term) {
+    /// Waits until another term has begun than this one; returns false if the shard has retired.
+    pub async fn another_term(&self, known: Term) -> bool {
         let (Self::Primary(tracker) | Self::Replica(tracker, _)) = self;
-        tracker.terms().ended(known).await;
+        tokio::select! {
+            () = tracker.terms().ended(known) => true,
+            () = tracker.terms().retired() => false,
+        }
     }
 
     /// Returns the present term.

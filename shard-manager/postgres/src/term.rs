@@ -23,12 +23,14 @@ pub struct Term {
 pub struct Terms {
     system: u64,
     present: watch::Sender<Term>,
+    /// True once the shard has retired.
+    retired: watch::Sender<bool>,
 }
 
 impl Terms {
     /// Creates the terms of a system whose present term is this one.
     pub(super) fn new(system: u64, present: Term) -> Self {
-        Self { system, present: watch::Sender::new(present) }
+        Self { system, present: watch::Sender::new(present), retired: watch::Sender::new(false) }
     }
 
     /// Returns the present term.
@@ -39,6 +41,17 @@ impl Terms {
     /// Begins a term.
     pub(super) fn begin(&self, term: Term) {
         self.present.send_replace(term);
+    }
+
+    /// Records that the shard has retired, which ends the tasks that wait for the next term.
+    pub(super) fn retire(&self) {
+        self.retired.send_replace(true);
+    }
+
+    /// Waits until the shard has retired.
+    pub(super) async fn retired(&self) {
+        // The sender lives as long as this.
+        let _ = self.retired.subscribe().wait_for(|retired| *retired).await;
     }
 
     /// Returns the id of a term in histories. Two shards have different ids, except for one chance

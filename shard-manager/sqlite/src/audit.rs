@@ -192,7 +192,12 @@ impl Audit<'_> {
         let mut files = self.view.nodes(shard);
         let replicas = files.split_off(1);
         let file = &files[0];
-        if !self.view.is_ready() && file.bytes().is_none() {
+        if self.view.is_joining(shard) {
+            let name = self.view.map.topology().name(shard);
+            self.note(format!("{name} is joining, and has no rows yet"));
+            return None;
+        }
+        if !self.view.is_made(shard) && file.bytes().is_none() {
             self.note(format!("{} has not been created yet", file.node));
             return None;
         }

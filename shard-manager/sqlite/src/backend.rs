@@ -22,34 +22,29 @@ use model::map_change::MapChange;
 use model::shard_map::ShardMap;
 use model::table::{Registry, Table};
 use model::topology::ShardNumber;
-use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::access_store::FileAccess;
 use super::backup::BackupSource;
 use super::catalog;
-use super::comparison_loop::ComparisonLoop;
 use super::connection::open;
 use super::control::ControlSocket;
 use super::data_dir::DataDir;
 use super::file_watch::FileWatch;
 use super::intents::{self, Intent, IntentTable};
+use super::shard_files::ShardFiles;
 
 /// The files of an embedded cluster, and the background work on them.
 pub(super) struct Files {
     /// Socket for commands to the running cluster.
     control_socket: ControlSocket,
-    /// Comparison of each shard's copies, if it runs.
-    comparison: Option<ComparisonLoop>,
+    shard_files: Arc<ShardFiles>,
     /// Dropped before the lock is released.
     file_watch: FileWatch,
     /// Held as long as anything may write.
     data_dir: DataDir,
-    /// True once background work is to end.
-    closed: Arc<AtomicBool>,
     access: FileAccess,
-    /// Map in force.
-    map: Arc<PublishedMap>,
     /// Locked from a change of the map until the next one is in force.
     map_turn: Arc<Mutex<()>>,
     operator_desk: Arc<OperatorDesk>,
@@ -61,24 +56,14 @@ impl Files {
         source: &Arc<BackupSource>,
         data_dir: DataDir,
         file_watch: FileWatch,
-        map: &Arc<PublishedMap>,
+        shard_files: ShardFiles,
     ) -> Self {
-        let (closed, map, map_turn) = (Arc::default(), Arc::clone(map), Arc::default());
-        let access = FileAccess::new(data_dir.catalog(), file_watch.file_checks(), &closed);
-        let operator_desk = Arc::default();
+        let (file_checks, closed) = (file_watch.file_checks(), shard_files.closed());
+        let access = FileAccess::new(data_dir.catalog(), file_checks, closed);
+        let (map_turn, operator_desk) = (Arc::default(), Arc::default());
         let control_socket = ControlSocket::open(source, &access, &operator_desk);
-        let comparison = None;
-        Self {
-            control_socket,
-            comparison,
-            file_watch,
-            data_dir,
-            closed,
-            access,
-            map,
-            map_turn,
-            operator_desk,
-        }
+        let shard_files = Arc::new(shard_files);
+        Self { control_socket, shard_files, file_watch, data_dir, access, map_turn, operator_desk }
     }
 
     /// Returns the directory.
@@ -88,19 +73,7 @@ impl Files {
 
     /// Returns the signal that ends background work.
     pub(super) fn closed(&self) -> &Arc<AtomicBool> {
-        &self.closed
-    }
-
-    /// Keeps the comparison of copies, to end it with the rest.
-    pub(super) fn keep_comparison(&mut self, comparison: ComparisonLoop) {
-        self.comparison = Some(comparison);
-    }
-
-    fn end_work(&self) {
-        self.closed.store(true, Ordering::Release);
-        if let Some(comparison) = &self.comparison {
-            comparison.stop();
-        }
+        self.shard_files.closed()
     }
 }
 
@@ -111,7 +84,7 @@ impl ClusterBackend for Files {
         _: Instant,
     ) -> EngineFuture<'_, Box<dyn SchemaLock>> {
         let locked = self.file_watch.check().map(|()| {
-            let (catalog, closed) = (self.data_dir.catalog(), Arc::clone(&self.closed));
+            let (catalog, closed) = (self.data_dir.catalog(), Arc::clone(self.closed()));
             Box::new(FileLock { catalog, closed, local: Arc::new(local) }) as Box<dyn SchemaLock>
         });
         Box::pin(ready(locked))
@@ -125,8 +98,8 @@ impl ClusterBackend for Files {
         if let Err(error) = self.file_watch.check() {
             return Box::pin(ready(Err(MapChangeError::Failed(error))));
         }
-        let (catalog, closed) = (self.data_dir.catalog(), Arc::clone(&self.closed));
-        let (map, turn) = (Arc::clone(&self.map), Arc::clone(&self.map_turn));
+        let (catalog, closed) = (self.data_dir.catalog(), Arc::clone(self.closed()));
+        let (map, turn) = (Arc::clone(self.shard_files.map()), Arc::clone(&self.map_turn));
         let work = move || {
             let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
             let failed =
@@ -152,22 +125,38 @@ impl ClusterBackend for Files {
 
     fn check_new_shard<'a>(
         &'a self,
-        _shard: &'a NewShard,
+        shard: &'a NewShard,
         _deadline: Instant,
     ) -> BoxFuture<'a, Result<Option<String>, NewShardRefusal>> {
-        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+        if let Err(error) = self.file_watch.check() {
+            return Box::pin(ready(Err(NewShardRefusal::Failed(error))));
+        }
+        let (shard_files, shard) = (Arc::clone(&self.shard_files), shard.clone());
+        Box::pin(async move {
+            let checked = tokio::task::spawn_blocking(move || shard_files.check(&shard)).await;
+            checked.unwrap_or(Err(NewShardRefusal::Failed(Error::Internal))).map(|()| None)
+        })
     }
 
     fn open_shard<'a>(
         &'a self,
-        _number: ShardNumber,
-        _tables: &'a Registry,
+        number: ShardNumber,
+        tables: &'a Registry,
         _deadline: Instant,
     ) -> BoxFuture<'a, Result<OpenedShard, NewShardRefusal>> {
-        Box::pin(ready(Err(NewShardRefusal::Unsupported)))
+        let (shard_files, tables) = (Arc::clone(&self.shard_files), tables.clone());
+        let (opened, done) = oneshot::channel();
+        Box::pin(async move {
+            tokio::task::spawn_blocking(move || shard_files.open(number, &tables, opened));
+            let failed = NewShardRefusal::Failed(Error::Internal);
+            let shard = done.await.unwrap_or_else(|_panicked| Err(failed.clone()))?;
+            shard.take().ok_or(failed)
+        })
     }
 
-    fn release_shard(&self, _number: ShardNumber) {}
+    fn release_shard(&self, number: ShardNumber) {
+        self.shard_files.release(number);
+    }
 
     fn access_store(&self) -> &dyn AccessStore {
         &self.access
@@ -194,9 +183,9 @@ impl ClusterBackend for Files {
     }
 
     fn stop_background(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed().store(true, Ordering::Release);
         self.control_socket.close();
-        self.end_work();
+        self.shard_files.close();
     }
 
     fn release(&self) {
@@ -206,15 +195,14 @@ impl ClusterBackend for Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        self.end_work();
+        self.shard_files.close();
     }
 }
 
-/// Puts the next map in force, with as many shards as are open. A shard that has just joined is
-/// opened by the next start.
+/// Puts the next map in force, with those shards that are open.
 fn publish(map: &PublishedMap, next: ShardMap) -> Arc<ShardMap> {
     if let Err(error) = map.publish_open(next.clone()) {
-        tracing::error!(%error, "the shard map in force stays: start the router again");
+        tracing::error!(%error, "the shard map in force stays until its shards are open");
     }
     Arc::new(next)
 }

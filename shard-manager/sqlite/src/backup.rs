@@ -17,6 +17,10 @@
 //! a second, all lanes continue, and the backup tries again. Nothing is written to a disk while the
 //! lanes are held.
 //!
+//! A copy contains the shards that the catalog listed at this moment, without those that were
+//! joining: these have no rows, and the first start after a restore creates their files. If shards
+//! join or retire while the cluster is copied, the backup begins again.
+//!
 //! **Invariant:** under the final name there is a complete copy or nothing; while lanes are held
 //! nothing waits for the disk of the copy.
 //! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`), requests for
@@ -40,7 +44,7 @@ use engine::replication::ReplicationState;
 use model::value::format_timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::copy::{CatalogCopy, ShardCopy};
+use crate::copy::{CatalogCopy, ShardCopy, catalog_facts};
 use crate::open_file_check::OpenFileCheck;
 use folder::Unfinished;
 use manifest::Manifest;
@@ -49,6 +53,8 @@ use originals::Originals;
 pub use error::SaveError;
 pub use originals::Original;
 
+/// Number of attempts to copy the cluster while shards join and retire.
+const ROUNDS_OF_SHARDS: usize = 8;
 /// Number of shards that are copied at a time: disks are faster with two, and not with many.
 const AT_A_TIME: usize = 2;
 /// Interval between reports of progress.
@@ -79,7 +85,7 @@ pub struct BackupSource {
 struct SavedCluster<'s> {
     data_dir: &'s Path,
     catalog: &'s Path,
-    shards: Arc<Vec<Arc<SavedShard>>>,
+    shards: Vec<Arc<SavedShard>>,
 }
 
 /// Shard that a backup copies.
@@ -183,6 +189,16 @@ impl BackupSource {
         });
     }
 
+    /// Removes the shard with this proof. A backup that runs already still contains it.
+    pub(super) fn remove_shard(&self, file_check: &Arc<OpenFileCheck>) {
+        let is_other = |shard: &Arc<SavedShard>| {
+            !shard.file_check.as_ref().is_some_and(|known| Arc::ptr_eq(known, file_check))
+        };
+        self.shards.rcu(|shards| {
+            shards.iter().filter(|shard| is_other(shard)).map(Arc::clone).collect::<Vec<_>>()
+        });
+    }
+
     /// Copies the cluster into a folder that is missing or empty. Blocks.
     ///
     /// # Errors
@@ -193,13 +209,41 @@ impl BackupSource {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
+        for _ in 1..ROUNDS_OF_SHARDS {
+            match self.save_shards(to, watch) {
+                Err(SaveError::ShardsChanged) => {
+                    tracing::info!("a backup begins again, because the shards have changed");
+                    std::thread::sleep(TELL_EVERY);
+                }
+                saved => return saved,
+            }
+        }
+        self.save_shards(to, watch)
+    }
+
+    /// Copies the shards that the catalog lists now.
+    fn save_shards(&self, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
         let (data_dir, catalog) = (&*self.data_dir, &*self.catalog);
-        SavedCluster { data_dir, catalog, shards: self.shards() }.save(to, watch)
+        let mut catalog_copy = CatalogCopy::open(catalog)?;
+        let names = catalog_copy.shards()?;
+        let open = self.shards();
+        let find = |name: &String| {
+            // The later one, if a shard that has retired had the same name.
+            let found = open.iter().rev().find(|shard| shard.original.shard == *name);
+            found.map(Arc::clone).ok_or(SaveError::ShardsChanged)
+        };
+        let shards = names.iter().map(find).collect::<Result<_, _>>()?;
+        SavedCluster { data_dir, catalog, shards }.save(catalog_copy, to, watch)
     }
 }
 
 impl SavedCluster<'_> {
-    fn save(&self, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    fn save(
+        &self,
+        mut catalog: CatalogCopy,
+        to: &Path,
+        watch: &Watch<'_>,
+    ) -> Result<Manifest, SaveError> {
         // Opening by name would accept a file that has replaced the shard's.
         let file_checks = self.shards.iter().filter_map(|shard| shard.file_check.as_ref());
         for file_check in file_checks {
@@ -215,10 +259,13 @@ impl SavedCluster<'_> {
             ShardCopy::make(&self.shards[index].original.primary, path, timeline)
         })?;
         self.bring_near(&mut copies, watch)?;
-        let mut catalog = CatalogCopy::open(self.catalog)?;
         let point = self.hold(&mut copies, &mut catalog, watch)?;
         watch.tell(&Step::Held { micros: point.held.as_micros() as u64 })?;
         catalog.write(&originals.catalog_in(folder))?;
+        let copied = self.shards.iter().map(|shard| &shard.original.shard);
+        if !catalog_facts(&originals.catalog_in(folder))?.shards.iter().eq(copied) {
+            return Err(SaveError::ShardsChanged);
+        }
         self.follow(&mut copies, |index| point.positions[index], watch)?;
         copies.into_iter().try_for_each(ShardCopy::finish)?;
         let manifest = originals.seal(point, folder, watch)?;

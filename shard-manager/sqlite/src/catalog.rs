@@ -15,14 +15,16 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use engine::catalog_rows::ShardRow;
 use engine::cluster_spec::{ClusterRow, differences, warn_of_differences};
 
-use super::connection::{Statement, create, for_each_row};
+use super::connection::{Statement, create, for_each_row, open};
 use super::data_dir::{catalog_file, shard_file_in};
 use super::schema_state::SchemaState;
 use super::{OpenError, sql};
 pub use engine::cluster_spec::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
 use engine::system_tables::tessera_cluster::dsl;
+use model::map_change::MapChange;
 use model::shard_map::ShardMap;
 use model::token::TokenKey;
+use model::topology::{ShardNumber, ShardState};
 
 pub(super) use inspection::{InspectedCatalog, inspect};
 pub(super) use map_tables::{MapFault, StoredMap, change as change_map, shard_names};
@@ -119,6 +121,63 @@ impl FileCatalog {
         (self.ready, self.timelines) = (true, timelines);
         Ok(())
     }
+
+    /// Lets shards serve that were joining when the last process ended. Their files were opened;
+    /// `sync` makes the names of these files durable before.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the folder or the catalog cannot be written.
+    pub fn finish_joins(
+        &mut self,
+        path: &Path,
+        sync: impl FnOnce() -> Result<(), OpenError>,
+    ) -> Result<(), OpenError> {
+        let members = self.map.topology().members();
+        let joining = members.filter(|(_, shard)| shard.state == ShardState::Joining);
+        let joining: Vec<ShardNumber> = joining.map(|(number, _)| number).collect();
+        if joining.is_empty() {
+            return Ok(());
+        }
+        sync()?;
+        for shard in joining {
+            let change = MapChange::State { shard, state: ShardState::Serving };
+            let next = change_map(&mut self.connection, (&change, self.map.epoch()));
+            self.map = next.map_err(|error| OpenError::file(path, error))?;
+            let shard = self.map.topology().name(shard);
+            tracing::warn!(shard, "a join was interrupted, and is finished: the shard serves now");
+        }
+        Ok(())
+    }
+}
+
+/// Returns the timeline that the primary of a shard began last, as far as the catalog knows.
+///
+/// # Errors
+/// [`OpenError`] if the catalog cannot be read.
+pub(super) fn timeline_of(catalog: &Path, shard: &str) -> Result<Option<u32>, OpenError> {
+    let mut connection = open(catalog, "")?;
+    let row: ClusterRow = dsl::tessera_cluster
+        .first(&mut connection)
+        .map_err(|error| OpenError::file(catalog, error))?;
+    let timelines = row.begun_timelines().map_err(|cause| OpenError::foreign(catalog, cause))?;
+    Ok(timelines.get(shard).copied())
+}
+
+/// Records the timeline that the primary of one shard has begun.
+///
+/// # Errors
+/// [`OpenError`] if the catalog cannot be written.
+pub(super) fn record_timeline(catalog: &Path, shard: &str, timeline: u32) -> Result<(), OpenError> {
+    let mut connection = open(catalog, "")?;
+    let recorded = connection.immediate_transaction(|connection| {
+        let row: ClusterRow = dsl::tessera_cluster.first(connection)?;
+        let mut timelines = row.begun_timelines().map_err(MapFault::Damaged)?;
+        timelines.insert(shard.to_owned(), timeline);
+        let text = serde_json::to_string(&timelines).expect("names and numbers always serialise");
+        diesel::update(dsl::tessera_cluster).set(dsl::timelines.eq(text)).execute(connection)?;
+        Ok(())
+    });
+    recorded.map_err(|fault: MapFault| fault.of_file(catalog))
 }
 
 /// Returns the row of the cluster and its map. A new cluster is stored, and the map of an earlier

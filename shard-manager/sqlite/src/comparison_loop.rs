@@ -78,17 +78,24 @@ pub(super) struct ComparedShard {
 pub(super) struct ComparisonLoop {
     registry: Arc<ArcSwap<Registry>>,
     stop: Arc<AtomicBool>,
-    /// Shards that the thread includes in its next pass.
-    added: Arc<Mutex<Vec<Walker>>>,
+    /// Changes that the thread carries out before its next pass.
+    changes: Arc<Mutex<Changes>>,
     /// `None` while there is nothing to compare.
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Shards that are compared from the next pass on, or no more.
+#[derive(Default)]
+struct Changes {
+    added: Vec<Walker>,
+    removed: Vec<Arc<OpenFileCheck>>,
 }
 
 impl ComparisonLoop {
     /// Creates the loop without shards.
     pub(super) fn new(registry: &Arc<ArcSwap<Registry>>) -> Self {
-        let (stop, added, thread) = (Arc::default(), Arc::default(), Mutex::default());
-        Self { registry: Arc::clone(registry), stop, added, thread }
+        let (stop, changes, thread) = (Arc::default(), Arc::default(), Mutex::default());
+        Self { registry: Arc::clone(registry), stop, changes, thread }
     }
 
     /// Compares the copies of a shard from the next pass on, if it has replicas.
@@ -99,7 +106,7 @@ impl ComparisonLoop {
         if shard.replicas.is_empty() {
             return Ok(());
         }
-        locked(&self.added).push(Walker {
+        locked(&self.changes).added.push(Walker {
             shard,
             registry: Arc::clone(&self.registry),
             stop: Arc::clone(&self.stop),
@@ -109,11 +116,16 @@ impl ComparisonLoop {
         });
         let mut thread = locked(&self.thread);
         if thread.is_none() && !self.stop.load(Ordering::Acquire) {
-            let (added, stop) = (Arc::clone(&self.added), Arc::clone(&self.stop));
-            let work = move || run(&added, &stop);
+            let (changes, stop) = (Arc::clone(&self.changes), Arc::clone(&self.stop));
+            let work = move || run(&changes, &stop);
             *thread = Some(std::thread::Builder::new().name("compare".to_owned()).spawn(work)?);
         }
         Ok(())
+    }
+
+    /// Compares the copies of a shard no more from the next pass on.
+    pub(super) fn remove(&self, file_check: &Arc<OpenFileCheck>) {
+        locked(&self.changes).removed.push(Arc::clone(file_check));
     }
 
     /// Ends the thread. Blocks for some milliseconds.
@@ -138,11 +150,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run(added: &Mutex<Vec<Walker>>, stop: &AtomicBool) {
+fn run(changes: &Mutex<Changes>, stop: &AtomicBool) {
     let mut shards = Vec::new();
     rest(BEGINS_AFTER, stop);
     while !stop.load(Ordering::Acquire) {
-        shards.append(&mut locked(added));
+        let Changes { mut added, removed } = std::mem::take(&mut *locked(changes));
+        shards.append(&mut added);
+        shards.retain(|walker: &Walker| !removed.iter().any(|gone| walker.shard.is_of(gone)));
         shards.iter_mut().for_each(Walker::visit);
         rest(PASS_PAUSE, stop);
     }
@@ -416,6 +430,10 @@ impl Walker {
 }
 
 impl ComparedShard {
+    fn is_of(&self, file_check: &Arc<OpenFileCheck>) -> bool {
+        self.file_check.as_ref().is_some_and(|own| Arc::ptr_eq(own, file_check))
+    }
+
     /// Records the doubts for the next start.
     fn keep_doubts(&self) {
         let replicas = self.replicas.iter().map(|(_, file)| file.clone());

@@ -138,6 +138,15 @@ impl CatalogCopy {
         Ok(Self { path: catalog.to_owned(), connection, name })
     }
 
+    /// Returns the names of the shards in the present catalog, without those that are joining.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be read.
+    pub fn shards(&mut self) -> Result<Vec<String>, OpenError> {
+        let facts = read_catalog(&mut self.connection);
+        facts.map(|facts| facts.shards).map_err(|fault| fault.of_file(&self.path))
+    }
+
     /// Copies the present catalog. It is small: this takes less than a millisecond.
     ///
     /// # Errors
@@ -217,7 +226,7 @@ pub struct CatalogFacts {
     pub cluster_id: String,
     /// Version of the shard map.
     pub epoch: u64,
-    /// Names of the shards.
+    /// Names of the shards, without those that are joining.
     pub shards: Vec<String>,
 }
 

@@ -199,6 +199,12 @@ pub(crate) fn has_no_room(folder: &Path) -> bool {
     })
 }
 
+/// Returns the free bytes of the disk of a folder; `None` if the system does not know them.
+pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Attempts to lock, and the pause after each failure: a command that checks for a router holds the
 /// lock for an instant.
 const LOCK_TRIES: usize = 400;

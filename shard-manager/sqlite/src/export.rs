@@ -143,7 +143,7 @@ impl Export {
     fn take(view: &DirView) -> Result<Self, ExportError> {
         let mut shards = Vec::with_capacity(view.map.topology().len());
         let mut tables: Option<Registry> = None;
-        for shard in view.map.topology().numbers() {
+        for shard in view.map.topology().numbers().filter(|shard| !view.is_joining(*shard)) {
             let name = view.map.topology().name(shard).to_owned();
             let mut node = view.node(&view.nodes(shard)[0])?;
             node.begin()?;

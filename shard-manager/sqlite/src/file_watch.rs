@@ -19,7 +19,8 @@ use super::open_file_check::OpenFileCheck;
 /// Interval between checks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Proofs for the files of all shards. Those of shards that join are added.
+/// Proofs for the files of all shards. Those of shards that join are added, those of shards that
+/// retire removed.
 #[derive(Default)]
 pub(super) struct FileChecks(ArcSwap<Vec<Arc<OpenFileCheck>>>);
 
@@ -29,6 +30,15 @@ impl FileChecks {
         self.0.rcu(|all| {
             let mut all = Vec::clone(all);
             all.push(Arc::clone(file_check));
+            all
+        });
+    }
+
+    /// Removes the proof for the file of a shard that has retired, which may be moved away then.
+    pub(super) fn remove(&self, file_check: &Arc<OpenFileCheck>) {
+        self.0.rcu(|all| {
+            let mut all = Vec::clone(all);
+            all.retain(|known| !Arc::ptr_eq(known, file_check));
             all
         });
     }

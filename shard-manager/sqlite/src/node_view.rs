@@ -17,7 +17,7 @@ use model::table::Registry;
 use super::connection::{OpenError, RowView, Statement, for_each_row};
 use super::log::{self, Entry};
 use super::owned_slots::OwnedSlots;
-use super::read_only::open_read_only;
+use super::read_only::{connect_read_only, open_read_only};
 use super::{owned_slots, shard_file, sql, timeline};
 
 /// The file of a node, opened for reading.
@@ -195,4 +195,17 @@ impl NodeView {
     ) -> Result<T, OpenError> {
         work(&mut self.connection).map_err(|error| OpenError::file(&self.path, error))
     }
+}
+
+/// Returns the id of the cluster that has signed a file with any schema; `None` if none has, or the
+/// file cannot be read.
+pub(super) fn cluster_of(path: &Path) -> Option<String> {
+    let mut connection = connect_read_only(path).ok()?;
+    let mut id = None;
+    let statement = Statement { sql: sql::SIGNED, binds: &[], cached: false };
+    let read = for_each_row(&mut connection, statement, |row| {
+        id = row.text(0, str::to_owned);
+        Ok(())
+    });
+    read.ok().and(id)
 }

@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use model::shard_map::ShardMap;
-use model::topology::{Role, ShardNumber};
+use model::topology::{Role, ShardNumber, ShardState};
 
 use super::OpenError;
 use super::data_dir::{
@@ -104,10 +104,17 @@ impl DirView {
         &self.path
     }
 
-    /// Returns true if every shard's file has been created: before that a missing file is not a
-    /// loss.
-    pub fn is_ready(&self) -> bool {
-        self.ready
+    /// Returns true if the files of a shard have been created: before that a missing file is not a
+    /// loss, and the shard has no rows.
+    pub fn is_made(&self, shard: ShardNumber) -> bool {
+        self.ready && !self.is_joining(shard)
+    }
+
+    /// Returns true if a shard is joining: its files may be incomplete, and the next start of the
+    /// router completes them.
+    pub fn is_joining(&self, shard: ShardNumber) -> bool {
+        let spec = self.map.topology().shards().get(shard.index());
+        spec.is_some_and(|spec| spec.state == ShardState::Joining)
     }
 
     /// Returns the files of a shard, its primary's first.

@@ -303,9 +303,10 @@ pub(super) const CLUSTER: &str = "SELECT cluster_id, shards, ready FROM tessera_
 pub(super) const HAS_MIGRATIONS: &str =
     "SELECT 1 FROM sqlite_schema WHERE name = '__diesel_schema_migrations'";
 
-/// Selects the names of the shards, by number, if they have a table of their own.
+/// Selects the names of the shards that have files, by number, if they have a table of their own.
+/// Files of a joining shard may be incomplete, and contain no rows.
 pub(super) const SHARD_NAMES: &str =
-    "SELECT name FROM tessera_shards WHERE state <> 'retired' ORDER BY number";
+    "SELECT name FROM tessera_shards WHERE state NOT IN ('joining', 'retired') ORDER BY number";
 
 /// Inserts the first owner of every slot from a list of numbers of shards, in the order of slots.
 pub(super) const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)

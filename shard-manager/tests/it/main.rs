@@ -21,7 +21,10 @@ mod fair_steps;
 mod foreign_rows;
 mod history;
 mod idempotency;
+#[path = "../support/join_contract.rs"]
+mod join_contract;
 mod joining;
+mod joins;
 mod keyspace;
 mod keyspaces;
 mod lane;

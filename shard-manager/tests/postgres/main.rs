@@ -32,11 +32,15 @@ mod fair_steps;
 mod faults;
 mod fence;
 mod isolation;
+mod join_refusals;
+mod joined_shards;
+mod joins;
 mod lag;
 mod log;
 mod meddling;
 mod moved_slots;
 mod network;
+mod new_shard;
 mod opening;
 #[path = "../support/prerequisites.rs"]
 mod prerequisites;

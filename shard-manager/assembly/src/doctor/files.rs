@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use model::topology::{Role, ShardNumber, ShardSpec};
 use rustix::fs::{Access, access, statfs};
 use sqlite::catalog::{ClusterSpec, check_start};
-use sqlite::offline_view::{DirView, Holder, holder};
+use sqlite::offline_view::{DirView, Holder, NodeFile, holder};
 
 use super::Finding;
 
@@ -131,7 +131,7 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
     for shard in view.map.topology().numbers() {
         for file in view.nodes(shard) {
             if file.bytes().is_none() {
-                found.push(missing(&view, &file.node, file.role, &file.path));
+                found.push(missing(&file, view.is_made(shard)));
             } else if let Err(error) = view.node(&file) {
                 found.push(Finding::fault(file.node, error));
             }
@@ -140,10 +140,10 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
     found
 }
 
-fn missing(view: &DirView, node: &str, role: Role, path: &Path) -> Finding {
-    let text = format!("{} is missing", path.display());
-    match role {
-        Role::Primary if view.is_ready() => Finding::fault(
+fn missing(file: &NodeFile, is_made: bool) -> Finding {
+    let (node, text) = (&*file.node, format!("{} is missing", file.path.display()));
+    match file.role {
+        Role::Primary if is_made => Finding::fault(
             node,
             format!("{text}, and with it the shard's rows: put the file back, or restore a backup"),
         ),

@@ -179,8 +179,9 @@ fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
         bytes: file.bytes(),
         ..NodeStatus::default()
     };
-    let is_no_loss = file.role == Role::Replica || !view.is_ready();
-    if node.bytes.is_none() && is_no_loss && !running {
+    let is_no_loss = file.role == Role::Replica || !view.is_made(file.shard);
+    let is_expected = running && !view.is_joining(file.shard);
+    if node.bytes.is_none() && is_no_loss && !is_expected {
         return node;
     }
     match view.node(file).and_then(|mut node| node.standing()) {

@@ -147,18 +147,40 @@ impl Schema<'_> {
         change: &SchemaChange,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let shards = self.manager.shards.load_full();
-        let changes = shards.iter().map(|(_, shard)| shard.change_schema(change.clone(), deadline));
+        let (shards, retired) = (self.manager.shards.load_full(), self.manager.map.open_retired());
+        let members = shards.iter().filter(|(number, _)| !retired.contains(number));
+        let changes = members.map(|(_, shard)| shard.change_schema(change.clone(), deadline));
         let done = futures_util::future::join_all(changes).await;
         done.into_iter().try_for_each(|shard| shard.map(drop)).map_err(|failure| failure.error)
     }
 
-    /// Waits until no other change of the tables is under way.
-    async fn lock_schema(self, deadline: Instant) -> Result<Box<dyn SchemaLock>, Error> {
+    /// Waits until no other change of the tables is under way, and every shard is open.
+    pub(super) async fn lock_schema(self, deadline: Instant) -> Result<Box<dyn SchemaLock>, Error> {
         let guard = Arc::clone(&self.manager.schema_turn).lock_owned();
         let guard = tokio::time::timeout_at(deadline.into(), guard).await;
         let guard = guard.map_err(|_elapsed| Error::DeadlinePassed)?;
-        self.manager.backend.lock_schema(guard, deadline).await
+        let lock = self.manager.backend.lock_schema(guard, deadline).await?;
+        // Another router may have let a shard join since, with the tables of that moment.
+        self.manager.shards().upkeep().open_all(deadline).await?;
+        Ok(lock)
+    }
+
+    /// Finishes the changes of tables that were begun, as the next start would.
+    pub(super) async fn finish_pending(
+        self,
+        lock: &dyn SchemaLock,
+        deadline: Instant,
+    ) -> Result<(), Error> {
+        for intent in lock.pending().await? {
+            match intent.state {
+                State::Make => {
+                    let made = self.make_everywhere(lock, Arc::new(intent.table), deadline).await;
+                    made.map_err(|failure| failure.error)?;
+                }
+                State::Undo => self.undo(lock, intent, deadline).await?,
+            }
+        }
+        Ok(())
     }
 
     /// Returns the existing table of this name, if it has the same columns.

@@ -1,26 +1,33 @@
 //! Shard change: a shard joins, gets another weight or leaves, on the orders of an operator.
 //!
 //! ```text
-//!   nothing ──check──▶ joining (catalog) ──open──▶ open here ──▶ serving (catalog) ──▶ other routers
+//!   nothing ──check──▶ joining (catalog) ──open──▶ serving (catalog) ──▶ other routers
 //! ```
-//! The catalog lists the joining shard before its database is touched. A process that dies leaves it
-//! joining: the next start finishes the join, and so does the next request of the same name.
+//! The catalog lists the joining shard before its database is touched. A process that dies leaves
+//! it joining: the next start finishes the join, and so does the next request of the same name.
 //!
 //! **Invariant:** a shard that serves is open on the router that let it join, and has every table.
 //! **Not here:** the database of a shard (the engines), the owners of slots.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use access::rights::Rights;
 use engine::catalog_rows::MapChangeError;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::refusal_code::RefusalCode;
 use model::error::Error;
 use model::map_change::MapChange;
 use model::shard_map::ShardMap;
-use model::topology::{ShardNumber, ShardState};
+use model::topology::{ShardNumber, ShardSpec, ShardState};
 
 use super::Shards;
+use super::join_desk::JoinOrder;
+
+/// Attempts at a change of the map while other changes come first.
+const TRIES_MAX: usize = 16;
+/// Longest wait for the newest map.
+const UPDATE_MAX: Duration = Duration::from_secs(2);
 
 /// Change of a shard that is in force.
 #[derive(Clone, Debug)]
@@ -40,13 +47,27 @@ pub enum ShardChangeError {
         /// The name.
         name: String,
     },
+    /// The name is that of another shard.
+    #[error(
+        "the cluster has a shard {name} with weight {weight}, which is {}: choose another name, or \
+         change its weight",
+        state.name()
+    )]
+    Exists {
+        /// The name.
+        name: String,
+        /// Weight of the shard that has the name.
+        weight: u32,
+        /// Its state.
+        state: ShardState,
+    },
     /// The new shard cannot join.
     #[error(transparent)]
     NewShard(#[from] NewShardRefusal),
     /// The map cannot be changed so.
     #[error(transparent)]
     Map(#[from] MapChangeError),
-    /// The cluster is occupied, or the catalog does not answer. Nothing was changed.
+    /// The cluster is occupied, or the catalog does not answer. The request may be repeated.
     #[error("{0}")]
     Failed(Error),
 }
@@ -56,6 +77,7 @@ impl ShardChangeError {
     pub fn code(&self) -> Option<RefusalCode> {
         match self {
             Self::NoShard { .. } => Some(RefusalCode::NoShard),
+            Self::Exists { .. } => Some(RefusalCode::ShardState),
             Self::NewShard(refusal) => RefusalCode::of_new_shard(refusal),
             Self::Map(error) => RefusalCode::of_map_change(error),
             Self::Failed(_) => None,
@@ -64,8 +86,11 @@ impl ShardChangeError {
 }
 
 impl Shards<'_> {
-    /// Lets a shard join the cluster, without slots. A shard of this name that is joining already is
-    /// taken further; one that serves, with the same weight, is left as it is.
+    /// Lets a shard join the cluster, without slots. A shard of this name that is joining already
+    /// is taken further; one that serves, with the same weight, is left as it is.
+    ///
+    /// Cancel safety: where [`Shards::keep_up`] runs, the join goes on if the future is dropped;
+    /// elsewhere the next request of the same name, or the next start, finishes it.
     ///
     /// # Errors
     /// [`ShardChangeError`].
@@ -75,8 +100,10 @@ impl Shards<'_> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<ShardChanged, ShardChangeError> {
-        let _ = (shard, expected_epoch, deadline);
-        Err(NewShardRefusal::Unsupported.into())
+        match self.0.joins.order(JoinOrder { shard, expected_epoch, deadline }).await {
+            Ok(joined) => joined,
+            Err(order) => ShardJoin { shards: self, order: &order }.carry_out().await,
+        }
     }
 
     /// Gives a shard another weight. Its slots stay where they are.
@@ -111,11 +138,135 @@ impl Shards<'_> {
         expected_epoch: Option<u64>,
         change: impl Fn(ShardNumber) -> MapChange,
     ) -> Result<ShardChanged, ShardChangeError> {
-        let known = self.0.map();
-        let shard = known.topology().find(name);
-        let shard = shard.ok_or_else(|| ShardChangeError::NoShard { name: name.to_owned() })?;
+        let change_once = async || {
+            let known = self.newest_map();
+            let shard = known.topology().find(name);
+            let shard = shard.ok_or_else(|| ShardChangeError::NoShard { name: name.to_owned() })?;
+            let epoch = expected_epoch.unwrap_or(known.epoch());
+            let map = self.change_map(change(shard), epoch).await?;
+            Ok(ShardChanged { shard, map })
+        };
+        for _ in 1..TRIES_MAX {
+            let changed = change_once().await;
+            if !self.is_behind(&changed, expected_epoch, Instant::now() + UPDATE_MAX).await {
+                return changed;
+            }
+        }
+        change_once().await
+    }
+
+    /// Returns true if a change failed because the map had changed before, although its epoch does
+    /// not matter. The newest map is known then.
+    async fn is_behind<T>(
+        self,
+        changed: &Result<T, ShardChangeError>,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> bool {
+        let Err(ShardChangeError::Map(MapChangeError::Stale { epoch, .. })) = changed else {
+            return false;
+        };
+        expected_epoch.is_none() && self.0.backend.update_map(*epoch, deadline).await.is_ok()
+    }
+
+    /// Returns the newest map of the catalog, as far as it is known here.
+    fn newest_map(self) -> Arc<ShardMap> {
+        self.0.map.backlog().newest_or(self.0.map())
+    }
+}
+
+/// Join of one shard.
+#[derive(Clone, Copy)]
+pub(super) struct ShardJoin<'m> {
+    pub(super) shards: Shards<'m>,
+    pub(super) order: &'m JoinOrder,
+}
+
+impl ShardJoin<'_> {
+    /// Carries out a join. The tables stay as they are meanwhile, so that none is missing on the
+    /// shard when it serves.
+    pub(super) async fn carry_out(self) -> Result<ShardChanged, ShardChangeError> {
+        let Self { shards: Shards(manager), order } = self;
+        let (schema, deadline) = (manager.schema(Rights::ALL), order.deadline);
+        let lock = schema.lock_schema(deadline).await.map_err(ShardChangeError::Failed)?;
+        schema.finish_pending(&*lock, deadline).await.map_err(ShardChangeError::Failed)?;
+        let (number, listed) = self.list_newest().await?;
+        let state = listed.topology().shards()[number.index()].state;
+        if state == ShardState::Serving {
+            return Ok(ShardChanged { shard: number, map: listed });
+        }
+        self.shards.upkeep().open_listed(number, deadline).await?;
+        let map = self.serve(number, listed.epoch()).await?;
+        tracing::info!(shard = order.shard.name, epoch = map.epoch(), "a shard has joined");
+        Ok(ShardChanged { shard: number, map })
+    }
+
+    /// Lists a shard in the catalog, also if the map changes meanwhile and its epoch does not
+    /// matter.
+    async fn list_newest(self) -> Result<(ShardNumber, Arc<ShardMap>), ShardChangeError> {
+        let JoinOrder { expected_epoch, deadline, .. } = self.order;
+        for _ in 1..TRIES_MAX {
+            let listed = self.list().await;
+            if !self.shards.is_behind(&listed, *expected_epoch, *deadline).await {
+                return listed;
+            }
+        }
+        self.list().await
+    }
+
+    /// Lists a shard in the catalog, unless it is listed, and returns a map that lists it as
+    /// joining or serving.
+    async fn list(self) -> Result<(ShardNumber, Arc<ShardMap>), ShardChangeError> {
+        let JoinOrder { shard, expected_epoch, deadline } = self.order;
+        let (known, backend) = (self.shards.newest_map(), &self.shards.0.backend);
+        let listed = known.topology().members().find(|(_, member)| member.name == shard.name);
+        if let Some((number, ShardSpec { name, weight, state })) = listed {
+            let is_same = *weight == shard.weight && *state != ShardState::Draining;
+            if !is_same {
+                let (name, weight, state) = (name.clone(), *weight, *state);
+                return Err(ShardChangeError::Exists { name, weight, state });
+            }
+            if *state == ShardState::Joining {
+                backend.check_new_shard(shard, *deadline).await?;
+            }
+            return Ok((number, known));
+        }
+        let change = |address| {
+            let (name, weight) = (shard.name.clone(), shard.weight);
+            MapChange::NewShard { name, weight, address }
+        };
+        // Before the check, which may take long.
+        change(None).apply(&known).map_err(MapChangeError::Refused)?;
+        let address = backend.check_new_shard(shard, *deadline).await?;
         let epoch = expected_epoch.unwrap_or(known.epoch());
-        let map = self.change_map(change(shard), epoch).await?;
-        Ok(ShardChanged { shard, map })
+        let map = self.shards.change_map(change(address), epoch).await?;
+        let number = map.topology().find(&shard.name);
+        let number =
+            number.ok_or_else(|| ShardChangeError::NoShard { name: shard.name.clone() })?;
+        Ok((number, map))
+    }
+
+    /// Lets a joining shard serve, whatever else has changed in the map since this epoch.
+    async fn serve(
+        self,
+        shard: ShardNumber,
+        mut epoch: u64,
+    ) -> Result<Arc<ShardMap>, ShardChangeError> {
+        let change = MapChange::State { shard, state: ShardState::Serving };
+        for _ in 1..TRIES_MAX {
+            match self.shards.change_map(change.clone(), epoch).await {
+                Err(MapChangeError::Stale { epoch: present, .. }) => epoch = present,
+                changed => return Ok(changed?),
+            }
+            let updated = self.shards.0.backend.update_map(epoch, self.order.deadline).await;
+            updated.map_err(ShardChangeError::Failed)?;
+            let newest = self.shards.newest_map();
+            let state = newest.topology().shards()[shard.index()].state;
+            if state == ShardState::Serving {
+                // The last step of an earlier request for this join was still under way.
+                return Ok(newest);
+            }
+        }
+        Ok(self.shards.change_map(change, epoch).await?)
     }
 }

@@ -87,13 +87,19 @@ impl<'m> Shards<'m> {
     /// # Errors
     /// [`ShardListError::InUse`] if the map in force names the shard.
     pub fn retire(self, number: ShardNumber) -> Result<(), ShardListError> {
+        self.take_out(number)?.iter().for_each(|shard| shard.close());
+        Ok(())
+    }
+
+    /// Takes a shard out of the list, and returns it if it was open.
+    pub(super) fn take_out(
+        self,
+        number: ShardNumber,
+    ) -> Result<Option<Arc<Shard>>, ShardListError> {
         let _turn = self.0.shards_turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.map.remove_shard(number)?;
         let before = self.0.shards.load_full();
         self.0.shards.store(Arc::new(before.without(number)));
-        if let Some(shard) = before.get(number) {
-            shard.close();
-        }
-        Ok(())
+        Ok(before.get(number).cloned())
     }
 }

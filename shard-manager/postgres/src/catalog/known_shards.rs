@@ -7,8 +7,9 @@
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::cluster_spec::{IN_OWN_TABLES, listed_names};
+use model::topology::ShardState;
 
-use crate::node_address::{NodeAddress, NodeDefaults};
+use crate::node_address::NodeAddress;
 use crate::shard_database::has_rows;
 use crate::statement::{RowView, Statement, load};
 
@@ -32,6 +33,8 @@ pub struct KnownShard {
     pub name: String,
     /// Its servers without user and password, if the catalog has them.
     pub location: Option<NodeAddress>,
+    /// True if its join has not ended.
+    pub is_joining: bool,
 }
 
 impl KnownShards {
@@ -52,12 +55,12 @@ impl KnownShards {
         let Some(row) = rows.first() else { return Ok(None) };
         let Some((cluster_id, column)) = row.text(0).zip(row.text(1)) else { return Ok(None) };
         let members = if column == IN_OWN_TABLES {
-            let sql = "SELECT name, address FROM tessera.tessera_shards WHERE state <> 'retired'
-                ORDER BY number";
+            let sql = "SELECT name, address, state FROM tessera.tessera_shards
+                WHERE state <> 'retired' ORDER BY number";
             let rows = load(connection, Statement { sql, binds: &[], cached: false }).await?;
             Ok(rows.iter().filter_map(member).collect())
         } else {
-            let unlocated = |name| KnownShard { name, location: None };
+            let unlocated = |name| KnownShard { name, location: None, is_joining: false };
             listed_names(&column).map(|names| names.into_iter().map(unlocated).collect())
         };
         let ready = row.bigint(2) == Some(1);
@@ -66,11 +69,7 @@ impl KnownShards {
 }
 
 fn member(row: &RowView) -> Option<KnownShard> {
-    Some(KnownShard { name: row.text(0)?, location: row.text(1).as_deref().and_then(location) })
-}
-
-/// Parses an address of the catalog, which has no user.
-fn location(text: &str) -> Option<NodeAddress> {
-    let defaults = NodeDefaults { user: Some(String::new()), ..NodeDefaults::default() };
-    NodeAddress::parse(text, &defaults).ok()
+    let location = row.text(1).and_then(|address| NodeAddress::parse_location(&address).ok());
+    let is_joining = row.text(2).as_deref() == Some(ShardState::Joining.name());
+    Some(KnownShard { name: row.text(0)?, location, is_joining })
 }

@@ -86,6 +86,18 @@ pub enum NodeAddressError {
         /// Accepted values.
         allowed: &'static str,
     },
+    /// A password in the address of a new shard, which clients send and see.
+    #[error("the address contains a password")]
+    PasswordGiven,
+    /// A user, or a parameter of the connection, in the address of a new shard.
+    #[error(
+        "leave {name} out: the address of a new shard has hosts, ports and the database, and the \
+         settings of the router have the rest"
+    )]
+    LoginGiven {
+        /// Name of the part.
+        name: &'static str,
+    },
     /// Several sources of the password.
     #[error("an address has one password: in itself, by password_file or by passfile")]
     Passwords,
@@ -141,31 +153,72 @@ fn either(
     }
 }
 
-pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, NodeAddressError> {
-    let text = text.trim();
-    let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
-    let rest = rest.ok_or(NodeAddressError::Scheme)?;
-    let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    if tail.contains('@') {
-        return Err(NodeAddressError::StrayAt);
+/// Parts of an address, before any file that it names is read.
+struct Parts {
+    user: Option<String>,
+    password: Option<String>,
+    hosts: Vec<Host>,
+    database: String,
+    /// The parameters that are none of the parts above.
+    rest: Parameters,
+}
+
+impl Parts {
+    fn read(text: &str) -> Result<Self, NodeAddressError> {
+        let text = text.trim();
+        let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+        let rest = rest.ok_or(NodeAddressError::Scheme)?;
+        let (authority, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if tail.contains('@') {
+            return Err(NodeAddressError::StrayAt);
+        }
+        let (path, parameters) = tail.split_once('?').unwrap_or((tail, ""));
+        let mut rest = Parameters::read(parameters)?;
+        let (login, places) = authority
+            .rsplit_once('@')
+            .map_or((None, authority), |(login, rest)| (Some(login), rest));
+        let login = login.map(|login| login.split_once(':').unwrap_or((login, "")));
+        let (user, password) = match login {
+            Some((user, password)) => (filled(user)?, filled(password)?),
+            None => (None, None),
+        };
+        let user = either(user, rest.take("user"), "user")?;
+        let database = filled(path.strip_prefix('/').unwrap_or(path))?;
+        let database = either(database, rest.take("dbname"), "dbname")?;
+        let database = database.ok_or(NodeAddressError::NoDatabase)?;
+        let hosts = hosts(places, rest.take("host"), rest.take("port"))?;
+        let password = either(password, rest.take("password"), "password")?;
+        Ok(Self { user, password, hosts, database, rest })
     }
-    let (path, parameters) = tail.split_once('?').unwrap_or((tail, ""));
-    let mut parameters = Parameters::read(parameters)?;
+}
 
-    let (login, places) =
-        authority.rsplit_once('@').map_or((None, authority), |(login, rest)| (Some(login), rest));
-    let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, ""))) {
-        Some((user, password)) => (filled(user)?, filled(password)?),
-        None => (None, None),
-    };
-    let user = either(user, parameters.take("user"), "user")?.or_else(|| defaults.user.clone());
-    let user = user.ok_or(NodeAddressError::NoUser)?;
-    let database = filled(path.strip_prefix('/').unwrap_or(path))?;
-    let database = either(database, parameters.take("dbname"), "dbname")?;
-    let database = database.ok_or(NodeAddressError::NoDatabase)?;
-    let hosts = hosts(places, parameters.take("host"), parameters.take("port"))?;
+/// Parses an address that has hosts and a database only. Reads no file.
+pub(super) fn parse_location(text: &str) -> Result<NodeAddress, NodeAddressError> {
+    let Parts { user, password, hosts, database, mut rest } = Parts::read(text)?;
+    if password.is_some() {
+        return Err(NodeAddressError::PasswordGiven);
+    }
+    if user.is_some() {
+        return Err(NodeAddressError::LoginGiven { name: "the user" });
+    }
+    if let Some(name) = PARAMETERS.into_iter().find(|name| rest.take(name).is_some()) {
+        return Err(NodeAddressError::LoginGiven { name });
+    }
+    Ok(NodeAddress {
+        tls: TlsMode::default_for(&hosts),
+        hosts,
+        database,
+        user: String::new(),
+        password: None,
+        root_certificates: None,
+        connect_timeout: None,
+        application: None,
+    })
+}
 
-    let password = either(password, parameters.take("password"), "password")?;
+pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, NodeAddressError> {
+    let Parts { user, password, hosts, database, rest: mut parameters } = Parts::read(text)?;
+    let user = user.or_else(|| defaults.user.clone()).ok_or(NodeAddressError::NoUser)?;
     let password = match (password, parameters.take("password_file"), parameters.take("passfile")) {
         (None, None, None) => defaults.password.clone(),
         (Some(secret), None, None) => Some(Password::new(secret)),

@@ -46,6 +46,9 @@ pub enum SaveError {
         /// Name of the shard.
         shard: String,
     },
+    /// Shards have joined or retired while the cluster was copied.
+    #[error("shards have joined or retired while the cluster was copied: try again")]
+    ShardsChanged,
     /// A shard's copy could not follow its log.
     #[error("the copy of {shard}: {cause}")]
     Follow {

@@ -101,7 +101,7 @@ fn load_shards(connection: &mut SqliteConnection) -> QueryResult<Vec<ShardRow>> 
 }
 
 /// Returns the names of the shards of a catalog with any schema, which are in its column `shards`
-/// if they have no table of their own.
+/// if they have no table of their own. Shards that are joining are left out.
 pub(in super::super) fn shard_names(
     connection: &mut SqliteConnection,
     column: &str,

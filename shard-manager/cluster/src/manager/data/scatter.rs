@@ -16,7 +16,7 @@ use model::query::ReadQuery;
 use model::result_rows::Rows;
 use model::slot_refusal::SlotRefusal;
 use model::slot_set::SlotSet;
-use model::topology::{Role, ShardNumber};
+use model::topology::{Role, ShardNumber, ShardState};
 
 use super::super::ReadDone;
 use super::RowReader;
@@ -153,7 +153,8 @@ impl RowReader<'_> {
         }
     }
 
-    /// Returns the query of each shard, of those in a snapshot of the list.
+    /// Returns the query of each shard, of those in a snapshot of the list. A shard that has retired
+    /// may be in the list until it is closed: it owns nothing, and may lack tables.
     fn questions(self, query: &Arc<ReadQuery>, wanted: &Wanted, list: &ShardList) -> Questions {
         let of_keys = |keys: &[(Slot, String)]| {
             Arc::new(ReadQuery { keys: keys.to_vec(), ..(**query).clone() })
@@ -165,7 +166,11 @@ impl RowReader<'_> {
             Wanted::All => Arc::clone(query),
             Wanted::Everywhere(keys) => of_keys(keys),
         };
-        list.iter().map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
+        let map = self.data.manager.map.load();
+        let shards = map.topology().shards();
+        let state = |number: ShardNumber| shards.get(number.index()).map(|shard| shard.state);
+        let asked = list.iter().filter(|(shard, _)| state(*shard) != Some(ShardState::Retired));
+        asked.map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
     }
 
     async fn ask(self, questions: &Questions, list: &ShardList, deadline: Instant) -> Answers {

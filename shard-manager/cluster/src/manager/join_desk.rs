@@ -1,0 +1,72 @@
+//! Join desk: orders of shards that are to join, on their way from a request to the task that
+//! carries them out.
+//!
+//! The future of a request is dropped when its client disconnects. A join goes on then, because the
+//! task is not part of the request.
+//!
+//! **Not here:** the steps of a join (`shard_change`), the task (`shard_upkeep`).
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use engine::new_shard::NewShard;
+use model::error::Error;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
+
+use super::shard_change::{ShardChangeError, ShardChanged};
+
+/// Highest number of orders that wait.
+const ORDERS_MAX: usize = 16;
+
+/// Result of a join.
+pub(super) type Joined = Result<ShardChanged, ShardChangeError>;
+
+/// Shard that is to join.
+#[derive(Clone, Debug)]
+pub(super) struct JoinOrder {
+    /// The shard.
+    pub(super) shard: NewShard,
+    /// Epoch that the shard map must have, if it matters.
+    pub(super) expected_epoch: Option<u64>,
+    /// Time after which no step is begun.
+    pub(super) deadline: Instant,
+}
+
+/// Order, and the place for its result.
+pub(super) type WaitingOrder = (JoinOrder, oneshot::Sender<Joined>);
+
+/// Queue of orders.
+pub(super) struct JoinDesk {
+    orders: Sender<WaitingOrder>,
+    /// The receiver, until a task carries out the orders.
+    waiting: Mutex<Option<Receiver<WaitingOrder>>>,
+}
+
+impl Default for JoinDesk {
+    fn default() -> Self {
+        let (orders, waiting) = channel(ORDERS_MAX);
+        Self { orders, waiting: Mutex::new(Some(waiting)) }
+    }
+}
+
+impl JoinDesk {
+    /// Returns the receiver of orders; `None` if it was taken before.
+    pub(super) fn open(&self) -> Option<Receiver<WaitingOrder>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Has an order carried out by the task, and returns the result; returns the order if there is
+    /// no task.
+    pub(super) async fn order(&self, order: JoinOrder) -> Result<Joined, JoinOrder> {
+        let is_open = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+        if !is_open {
+            return Err(order);
+        }
+        let (done, joined) = oneshot::channel();
+        self.orders.send((order, done)).await.map_err(|unsent| unsent.0.0)?;
+        // The task ends with the router. The next start finishes what it has begun.
+        let ended = || Err(ShardChangeError::Failed(Error::DeadlinePassed));
+        Ok(joined.await.unwrap_or_else(|_ended| ended()))
+    }
+}

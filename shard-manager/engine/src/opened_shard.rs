@@ -1,0 +1,53 @@
+//! Opened shard: the nodes of a shard that an engine has opened, for the manager to serve.
+//!
+//! **Not here:** opening (the engines), serving (`cluster`).
+
+use std::sync::Arc;
+
+use model::reason::Findings;
+
+use super::node_reader::PrimaryReader;
+use super::replica_node::ReplicaNode;
+use super::writer::{LaneControls, WritePartitioner, WriterKind};
+use crate::doubts::Doubts;
+use crate::replication::ReplicationState;
+use crate::slot_news::SlotNews;
+
+/// Shard that was opened.
+pub struct OpenedShard {
+    /// Name of the shard.
+    pub name: String,
+    /// Positions of its nodes.
+    pub replication: Arc<ReplicationState>,
+    /// Writers of its lanes: at least one.
+    pub writers: Vec<WriterKind>,
+    /// Rule that divides changes among the writers, if the engine has one.
+    pub partitioner: Option<Arc<dyn WritePartitioner>>,
+    /// Controls of its lanes.
+    pub controls: LaneControls,
+    /// Connections that read the primary.
+    pub primary: Arc<dyn PrimaryReader>,
+    /// Reasons that are found about the primary.
+    pub findings: Arc<Findings>,
+    /// Doubts about the rows of its nodes.
+    pub doubts: Arc<Doubts>,
+    /// Announcements that its slots have changed.
+    pub slot_news: Arc<SlotNews>,
+    /// The replicas, in the order of the replication state.
+    pub replicas: Vec<OpenedReplica>,
+}
+
+impl OpenedShard {
+    /// Stops the replicas of a shard that will not be served after all. Blocks.
+    pub fn stop_replicas(&self) {
+        self.replicas.iter().for_each(|replica| replica.node.stop());
+    }
+}
+
+/// Replica that was opened.
+pub struct OpenedReplica {
+    /// The node.
+    pub node: Arc<dyn ReplicaNode>,
+    /// Reasons that are found about it.
+    pub findings: Arc<Findings>,
+}

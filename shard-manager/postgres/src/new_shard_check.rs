@@ -1,0 +1,271 @@
+//! New shard check: decides whether a database can become a shard of an open cluster.
+//!
+//! The server must meet the requirements of a start, and the database must be empty. A database
+//! that was claimed for this very shard passes, so that a join that was cut off can be repeated.
+//!
+//! **Invariant:** nothing is changed on the servers; no password is sent to a host that is not in
+//! the settings of the router.
+//! **Not here:** the claim of the database (`shard_opening`), the row of the shard in the catalog
+//! (`catalog`).
+
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+use engine::new_shard::{NewShard, NewShardRefusal};
+use model::topology::{ShardNumber, ShardState};
+
+use super::ConnectError;
+use super::catalog::StoredMap;
+use super::citus::setup;
+use super::discovery::{ConnectionAttempt, ask_all, best};
+use super::node_address::{ClusterAddress, NodeAddress, NodeAddressError, ServerEngine};
+use super::requirements;
+use super::session::Session;
+use super::shard_addresses;
+use super::shard_database::signature;
+use super::statement::{Statement, load};
+
+/// Number of free connections of a server.
+const FREE_CONNECTIONS: &str = "SELECT current_setting('max_connections')::bigint
+    - current_setting('superuser_reserved_connections')::bigint
+    - coalesce(current_setting('reserved_connections', true)::bigint, 0)
+    - (SELECT coalesce(sum(numbackends), 0) FROM pg_stat_database)::bigint";
+
+/// Some tables, views and sequences that are not PostgreSQL's and not those of an extension.
+const CONTENTS: &str = "SELECT n.nspname || '.' || c.relname
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+        AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'
+        AND NOT EXISTS (SELECT FROM pg_depend AS d
+            WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+    ORDER BY 1 LIMIT 3";
+
+/// True if a router has begun to prepare the database for a shard.
+const IS_BEGUN: &str = "SELECT to_regnamespace('tessera') IS NOT NULL
+    AND to_regclass('tessera.tessera_cluster') IS NULL";
+
+/// Cluster that a shard is to join.
+pub(super) struct JoinedCluster<'c> {
+    /// Settings of this router.
+    pub(super) settings: &'c ClusterAddress,
+    /// Id of the cluster.
+    pub(super) cluster_id: &'c str,
+    /// Map and shards of the catalog.
+    pub(super) stored: &'c StoredMap,
+    /// Number of replicas that each shard has at least.
+    pub(super) replicas: usize,
+}
+
+/// Reads the address of a new shard.
+///
+/// # Errors
+/// [`NewShardRefusal`] if it is missing, or contains more than hosts, ports and the database.
+pub(super) fn location(shard: &NewShard) -> Result<NodeAddress, NewShardRefusal> {
+    let url = shard.url.as_ref().ok_or(NewShardRefusal::UrlMissing)?;
+    NodeAddress::parse_location(url).map_err(|error| {
+        if matches!(error, NodeAddressError::PasswordGiven) {
+            NewShardRefusal::PasswordInUrl
+        } else {
+            NewShardRefusal::UrlInvalid(error.to_string())
+        }
+    })
+}
+
+/// Checks that the database at this address can become the shard, and returns its address for the
+/// catalog, the primary first.
+///
+/// # Errors
+/// [`NewShardRefusal`].
+pub(super) async fn check(
+    name: &str,
+    location: &NodeAddress,
+    cluster: &JoinedCluster<'_>,
+) -> Result<String, NewShardRefusal> {
+    let known = cluster.known_member(name, location)?;
+    let nodes = shard_addresses::nodes(location, cluster.settings);
+    let nodes = nodes.map_err(|host| NewShardRefusal::NoCredentials { host: host.to_string() })?;
+    let mut sessions = reach(&nodes, cluster.settings).await?;
+    check_replicas(&sessions, cluster.replicas)?;
+    let replicas = sessions.len() - 1;
+    for session in &mut sessions {
+        check_node(session, replicas).await?;
+    }
+    check_contents(&sessions[0], name, (known, cluster.cluster_id)).await?;
+    let hosts = sessions.iter().flat_map(|session| session.address.hosts.iter().cloned());
+    Ok(NodeAddress { hosts: hosts.collect(), ..location.clone() }.location())
+}
+
+impl JoinedCluster<'_> {
+    /// Returns the state of the member with this name; `None` if there is none. Compares the
+    /// addresses of all members with that of the new shard.
+    fn known_member(
+        &self,
+        name: &str,
+        location: &NodeAddress,
+    ) -> Result<Option<ShardState>, NewShardRefusal> {
+        let place = location.to_string();
+        let mut known = None;
+        for (number, member) in self.stored.map.topology().members() {
+            let is_there = self.address_of(number).is_some_and(|at| at.overlaps(location));
+            if member.name == name {
+                known = Some(member.state);
+                if let Some(address) = self.address_of(number).filter(|_| !is_there) {
+                    let cause = format!(
+                        "{name} is in the catalog with the address {}: use that, or another name",
+                        address.location()
+                    );
+                    return Err(NewShardRefusal::Unsuitable { place, cause });
+                }
+            } else if is_there {
+                return Err(NewShardRefusal::OtherShard { place, shard: member.name.clone() });
+            }
+        }
+        Ok(known)
+    }
+
+    fn address_of(&self, number: ShardNumber) -> Option<NodeAddress> {
+        let address = self.stored.shards.get(number.index())?.address.as_ref()?;
+        NodeAddress::parse_location(address).ok()
+    }
+}
+
+/// Opens a session with each node, the primary first. All must answer.
+///
+/// # Errors
+/// [`NewShardRefusal`] if a node does not answer, or none accepts writes.
+async fn reach(
+    nodes: &[NodeAddress],
+    settings: &ClusterAddress,
+) -> Result<Vec<Session>, NewShardRefusal> {
+    let attempts = ask_all(nodes, settings).await;
+    let primary = best(&attempts);
+    let mut sessions = Vec::with_capacity(attempts.len());
+    for ConnectionAttempt { at, found } in attempts {
+        sessions.push(found.map_err(|error| unreachable(&at, &error))?);
+    }
+    let Some(primary) = primary else {
+        let cause = "none of its servers accepts writes: name the primary too";
+        return Err(unsuitable(&sessions[0], cause));
+    };
+    sessions.swap(0, primary);
+    Ok(sessions)
+}
+
+/// Returns the refusal of a server that lets no session in.
+pub(super) fn unreachable(at: &NodeAddress, error: &ConnectError) -> NewShardRefusal {
+    let place = at.to_string();
+    let cause = cause_at(&place, &error.to_string());
+    if error.is_transient() {
+        NewShardRefusal::Unreachable { place, cause }
+    } else {
+        NewShardRefusal::Unsuitable { place, cause }
+    }
+}
+
+/// Returns a message without the address with which it begins.
+fn cause_at(place: &str, message: &str) -> String {
+    match message.strip_prefix(place) {
+        Some(rest) => match rest.strip_prefix(": ") {
+            Some(cause) => cause.to_owned(),
+            None => format!("it{rest}"),
+        },
+        None => message.to_owned(),
+    }
+}
+
+fn unsuitable(session: &Session, cause: impl std::fmt::Display) -> NewShardRefusal {
+    let place = session.address.to_string();
+    let cause = cause_at(&place, &cause.to_string());
+    NewShardRefusal::Unsuitable { place, cause }
+}
+
+/// Checks that all nodes but the first are replicas of the first, and that they are enough.
+fn check_replicas(sessions: &[Session], least: usize) -> Result<(), NewShardRefusal> {
+    let primary = &sessions[0].identity;
+    for replica in &sessions[1..] {
+        let identity = &replica.identity;
+        if identity.system != primary.system || !identity.in_recovery {
+            let cause = format!("it is not a replica of {}", sessions[0].address);
+            return Err(unsuitable(replica, cause));
+        }
+    }
+    let found = sessions.len() - 1;
+    if found < least {
+        let cause = format!(
+            "it has {found} replicas, and every other shard has {least} or more: name their hosts in the URL, such \
+             as postgres://host1,host2/database"
+        );
+        return Err(unsuitable(&sessions[0], cause));
+    }
+    Ok(())
+}
+
+/// Checks that a node meets the requirements of a start, and has room for the connections of a
+/// router.
+async fn check_node(session: &mut Session, replicas: usize) -> Result<(), NewShardRefusal> {
+    let each = ServerEngine::Postgres.connections_of_router();
+    let warnings = match requirements::check(session, replicas, each).await {
+        Ok(warnings) => warnings,
+        Err(unfit) => return Err(unsuitable(session, unfit)),
+    };
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let failed = |error: diesel::result::Error| unsuitable(session, error);
+    let mismatch = setup::mismatch(&session.connection, ServerEngine::Postgres);
+    if let Some(cause) = mismatch.await.map_err(failed)? {
+        return Err(unsuitable(session, cause));
+    }
+    let free = Statement { sql: FREE_CONNECTIONS, binds: &[], cached: false };
+    let free = load(&session.connection, free).await.map_err(failed)?;
+    let free = free.first().and_then(|row| row.bigint(0)).unwrap_or(0);
+    if free < i64::from(each) {
+        let cause = format!(
+            "it has {free} free connections, and a router takes {each}: raise max_connections"
+        );
+        return Err(unsuitable(session, cause));
+    }
+    Ok(())
+}
+
+/// Checks that the database is empty, or claimed for this shard of this cluster, which is in this
+/// state.
+async fn check_contents(
+    session: &Session,
+    name: &str,
+    (known, cluster_id): (Option<ShardState>, &str),
+) -> Result<(), NewShardRefusal> {
+    let (connection, place) = (&session.connection, session.address.to_string());
+    let failed = |error| unsuitable(session, error);
+    match signature(connection).await.map_err(failed)? {
+        Some((cluster, _)) if cluster != cluster_id => {
+            return Err(NewShardRefusal::OtherCluster { place });
+        }
+        Some((_, shard)) if shard != name => {
+            return Err(NewShardRefusal::OtherShard { place, shard });
+        }
+        Some(_) if known.is_some() => return Ok(()),
+        Some((_, shard)) => {
+            let contents = format!("it was the database of {shard}, which has retired");
+            return Err(NewShardRefusal::NotEmpty { place, contents });
+        }
+        None => {}
+    }
+    // A claim that was cut off leaves tables without rows.
+    let is_joining = known == Some(ShardState::Joining);
+    if is_joining && is_begun(connection).await.map_err(failed)? {
+        return Ok(());
+    }
+    let contents = Statement { sql: CONTENTS, binds: &[], cached: false };
+    let contents = load(connection, contents).await.map_err(failed)?;
+    let contents: Vec<String> = contents.iter().filter_map(|row| row.text(0)).collect();
+    if contents.is_empty() {
+        return Ok(());
+    }
+    let contents = format!("it contains {}", contents.join(", "));
+    Err(NewShardRefusal::NotEmpty { place, contents })
+}
+
+async fn is_begun(connection: &AsyncPgConnection) -> QueryResult<bool> {
+    let rows = load(connection, Statement { sql: IS_BEGUN, binds: &[], cached: false }).await?;
+    Ok(rows.first().and_then(|row| row.boolean(0)) == Some(true))
+}
