@@ -53,6 +53,8 @@ pub struct App {
     pub reached: Reached,
     /// True if nodes can be paused, delayed and cut through the API.
     pub lab: bool,
+    /// True if shards and slots can be changed through the API without access control.
+    pub operate: bool,
     /// `sqlite`, `postgres` or `citus`.
     pub backend: &'static str,
     /// Values of `x-shard` by number, each built by the first response of its shard.
@@ -80,6 +82,8 @@ pub struct AppSettings {
     pub transport: Transport,
     /// True if nodes can be paused, delayed and cut through the API.
     pub lab: bool,
+    /// True if shards and slots can be changed through the API without access control.
+    pub operate: bool,
     /// True if requests are recorded.
     pub analytics: bool,
     /// `sqlite`, `postgres` or `citus`.
@@ -113,6 +117,7 @@ impl App {
                 by: settings.transport,
             },
             lab: settings.lab,
+            operate: settings.operate,
             backend: settings.backend,
             shard_headers,
             draining: AtomicBool::new(false),

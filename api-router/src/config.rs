@@ -146,6 +146,10 @@ pub struct Flags {
     /// teaching
     #[arg(long)]
     lab: bool,
+    /// Serve changes of shards and slots although access control is off, so that anybody who
+    /// reaches the router can make them
+    #[arg(long)]
+    operate: bool,
     /// Record requests, for metrics and the dashboard: on or off [default: on]
     #[arg(long, value_name = "on|off")]
     analytics: Option<String>,
@@ -213,6 +217,8 @@ pub struct Config {
     pub insecure: bool,
     /// True if nodes can be paused, delayed and cut through the API.
     pub lab: bool,
+    /// True if shards and slots can be changed through the API without access control.
+    pub operate: bool,
     /// True if requests are recorded.
     pub analytics: bool,
     /// Store that keeps metrics over restarts, if there is one.
@@ -246,6 +252,7 @@ impl Config {
         let log = settings.level("log")?;
         let insecure = settings.truth("insecure")?;
         let lab = settings.truth("lab")?;
+        let operate = settings.truth("operate")?;
         let analytics = analytics::is_on(&mut settings)?;
         let analytics_store = analytics::store(&mut settings, &engine)?;
         let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
@@ -270,6 +277,7 @@ impl Config {
             log,
             insecure,
             lab,
+            operate,
             analytics,
             analytics_store,
             otlp_endpoint,
@@ -470,6 +478,7 @@ impl Flags {
             ("tls_client_required", self.tls_client_required),
             ("insecure", self.insecure),
             ("lab", self.lab),
+            ("operate", self.operate),
         ];
         settings::flags(texts, switches)
     }

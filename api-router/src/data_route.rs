@@ -51,11 +51,14 @@ pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
 
 /// The route that makes tables: not counted among those about rows.
 const TABLES: &str = "/api/tables";
+/// Routes that change shards and slots.
+const CHANGES: [&str; 2] = ["/api/shards", "/api/slots/"];
 
 /// Returns true if a refusal must report the outcome of the request.
 pub fn is_write(route: Option<DataRoute>, path: &str, method: &Method) -> bool {
     match route {
         Some(route) => route.operation == Operation::Write,
-        None => path == TABLES && method == Method::POST,
+        None if path == TABLES => method == Method::POST,
+        None => method != Method::GET && CHANGES.iter().any(|prefix| path.starts_with(prefix)),
     }
 }

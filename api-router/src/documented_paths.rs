@@ -37,10 +37,11 @@ pub fn methods(api: &OpenApi, path: &str) -> Vec<&'static str> {
     let Some((_, item)) = api.paths.paths.iter().find(|(template, _)| fits(template, path)) else {
         return Vec::new();
     };
-    let known: [(&Option<Operation>, &[&str]); 4] = [
+    let known: [(&Option<Operation>, &[&str]); 5] = [
         (&item.get, &["GET", "HEAD"]),
         (&item.post, &["POST"]),
         (&item.put, &["PUT"]),
+        (&item.patch, &["PATCH"]),
         (&item.delete, &["DELETE"]),
     ];
     known

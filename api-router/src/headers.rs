@@ -119,6 +119,30 @@ pub fn refuse_conditions(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Returns the epoch that the shard map must have, from `If-Match`.
+///
+/// # Errors
+/// TSR113 if it is not one epoch in quotes.
+pub fn expected_epoch(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(tag) = list(headers, &IF_MATCH)? else { return Ok(None) };
+    let digits = tag.trim().strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+    let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    let epoch = digits.and_then(|digits| digits.parse().ok());
+    epoch.map(Some).ok_or_else(|| bad(&IF_MATCH, "an epoch in quotes, such as \"1\""))
+}
+
+/// Refuses headers that only reads and writes of rows have.
+///
+/// # Errors
+/// TSR113 names the header.
+pub fn refuse_row_headers(headers: &HeaderMap) -> Result<(), Problem> {
+    let why = "this path neither reads nor writes rows";
+    for name in [X_CONSISTENCY, X_SESSION_TOKEN] {
+        refuse(headers, &name, why, "send the request without it")?;
+    }
+    Ok(())
+}
+
 /// Returns true if the client of a read has this version of the row already (`If-None-Match`).
 ///
 /// # Errors

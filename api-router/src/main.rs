@@ -111,6 +111,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
         address: bound,
         transport: Transport::of(identity.is_some(), config.behind_tls),
         lab: config.lab,
+        operate: config.operate,
         analytics: config.analytics,
         backend: backend(&config.engine),
     };
@@ -184,11 +185,11 @@ fn hand_slots_over(app: Data<App>) {
     }
 }
 
-/// Carries out commands for slots, which other programs send through the cluster's socket. Opens
+/// Carries out commands of the operator, which other programs send through the cluster's socket. Opens
 /// and closes shards as the shard map changes.
 fn serve_commands(app: Data<App>) {
     let of_shards = app.clone();
-    actix_web::rt::spawn(async move { app.manager.slots().serve_commands().await });
+    actix_web::rt::spawn(async move { app.manager.serve_commands().await });
     actix_web::rt::spawn(async move { of_shards.manager.shards().keep_up().await });
 }
 

@@ -1,12 +1,13 @@
 //! Problems: the responses that are not a success, in a form for RFC 9457 clients and PostgREST
 //! clients.
 //!
-//! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, address or secret is in
-//! a body.
+//! **Invariant:** one table of codes, one exhaustive mapping; no SQL, path, secret, or address that
+//! the request does not name, is in a body.
 //! **Not here:** the form of a problem (`response`), logging (`middleware`).
 
 pub use self::codes::Code;
 
+mod changes;
 mod codes;
 mod domain;
 mod response;

@@ -17,14 +17,27 @@ pub mod placement;
 pub mod read;
 pub mod row_write;
 pub mod scrape;
+pub mod shard_changes;
 pub mod shortcuts;
+pub mod slot_fences;
 pub mod tables;
 pub mod write;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
+/// Routes that only some routers have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionalRoutes {
+    /// The lab.
+    pub lab: bool,
+    /// Access control.
+    pub access: bool,
+    /// Changes of shards and slots.
+    pub operate: bool,
+}
+
 /// Registers every route. The most frequent ones come first, because routes are searched in order.
-pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool, access: bool) {
+pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
     surface
         .service(write::write_row)
         .service(read::read_rows)
@@ -62,7 +75,15 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool, access: bool) {
         .service(shortcuts::docs)
         .service(shortcuts::openapi_document)
         .service(shortcuts::version);
-    if access {
+    if optional.operate {
+        surface
+            .service(shard_changes::add_shard)
+            .service(shard_changes::change_shard)
+            .service(shard_changes::remove_shard)
+            .service(slot_fences::fence_slots)
+            .service(slot_fences::release_slots);
+    }
+    if optional.access {
         surface
             .service(access::describe_caller)
             .service(access::check_access)
@@ -82,7 +103,7 @@ pub fn configure(surface: &mut ServiceConfig<'_>, lab: bool, access: bool) {
             .service(access::denials::add_denial)
             .service(access::denials::remove_denial);
     }
-    if lab {
+    if optional.lab {
         surface.service(lab::list_holds).service(lab::hold_node);
     }
 }

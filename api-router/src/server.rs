@@ -20,7 +20,7 @@ use crate::access::certificates::ClientCertificate;
 use crate::app::App;
 use crate::documented_paths::DOCUMENT;
 use crate::middleware::handle_request;
-use crate::routes;
+use crate::routes::{self, OptionalRoutes};
 use crate::tls::{self, Identity, TlsError};
 
 /// Longest time for running requests to finish when the router ends.
@@ -61,8 +61,8 @@ pub fn serve(
 ) -> Result<Server, ServeError> {
     // Accepted connections inherit it from the listener.
     socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(STALLED_MAX))?;
-    let (lab, access) = (app.lab, app.gate.is_some());
-    let api = Data::new(openapi(lab, access));
+    let optional = optional_routes(&app);
+    let api = Data::new(openapi(optional));
     let server = HttpServer::new(move || {
         // Called in each worker's thread, which drives its runtime until the server has ended.
         if let Some(runtimes) = app.manager.runtimes() {
@@ -73,7 +73,7 @@ pub fn serve(
             .app_data(app.clone())
             .app_data(api.clone())
             .into_utoipa_app()
-            .configure(|surface| routes::configure(surface, lab, access))
+            .configure(|surface| routes::configure(surface, optional))
             .split_for_parts();
         let surface = match worker {
             Some(worker) => surface.app_data(worker),
@@ -105,13 +105,20 @@ pub fn serve(
     Ok(server.run())
 }
 
-/// Returns the OpenAPI document, collected from the routes, including those of the lab if it is
-/// open, and those of access control unless it is off.
-pub fn openapi(lab: bool, access: bool) -> OpenApi {
+/// Returns the optional routes of a router. Without access control, anybody who reaches the router
+/// could change its shards: a flag has to permit that.
+fn optional_routes(app: &App) -> OptionalRoutes {
+    let is_enforced = app.gate.as_ref().is_some_and(|gate| gate.is_enforced());
+    let (access, operate) = (app.gate.is_some(), app.operate || is_enforced);
+    OptionalRoutes { lab: app.lab, access, operate }
+}
+
+/// Returns the OpenAPI document, collected from the routes and these optional ones.
+pub fn openapi(optional: OptionalRoutes) -> OpenApi {
     let surface = ActixApp::new().into_utoipa_app();
     let (_, mut api) =
-        surface.configure(|surface| routes::configure(surface, lab, access)).split_for_parts();
-    routes::openapi::describe(&mut api, access);
+        surface.configure(|surface| routes::configure(surface, optional)).split_for_parts();
+    routes::openapi::describe(&mut api, optional.access);
     api
 }
 

@@ -66,7 +66,7 @@ pub fn refuse_unsupported(
     if route.is_none() {
         refuse_beside_rows(headers, path)?;
     }
-    // The route that makes tables checks the other headers of a write itself.
+    // Routes that make tables or change shards check the other headers of a write themselves.
     if route.is_none() && !is_write {
         let why = "this path neither reads nor writes rows";
         for name in &OF_ROWS {

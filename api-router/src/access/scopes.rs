@@ -41,7 +41,7 @@ const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
 /// Every route. The most frequent ones come first, because rows are searched in order.
-pub const ROWS: [RouteRow; 58] = [
+pub const ROWS: [RouteRow; 63] = [
     row("POST", "/api/write", RouteNeed::Rows),
     row("GET", "/api/read", RouteNeed::Rows),
     row("POST", "/api/bulk-write", RouteNeed::Rows),
@@ -56,7 +56,12 @@ pub const ROWS: [RouteRow; 58] = [
     row("POST", "/api/tables", RouteNeed::Scope(AccessScope::Tables)),
     row("GET", "/api/shards", OPERATE),
     row("GET", "/api/shards/{name}", OPERATE),
+    row("POST", "/api/shards", OPERATE),
+    row("PATCH", "/api/shards/{name}", OPERATE),
+    row("DELETE", "/api/shards/{name}", OPERATE),
     row("GET", "/api/shard-map", OPERATE),
+    row("POST", "/api/slots/fence", OPERATE),
+    row("POST", "/api/slots/release", OPERATE),
     row("GET", "/api/distribution", ANALYTICS),
     row("GET", "/api/advice", ANALYTICS),
     row("GET", "/stats", ANALYTICS),

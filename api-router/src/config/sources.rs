@@ -14,7 +14,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 42] = [
+pub(super) const NAMES: [&str; 43] = [
     "bind",
     "data_dir",
     "engine",
@@ -27,6 +27,7 @@ pub(super) const NAMES: [&str; 42] = [
     "log",
     "insecure",
     "lab",
+    "operate",
     "analytics",
     "analytics_store",
     "otlp_endpoint",

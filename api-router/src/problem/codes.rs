@@ -39,6 +39,16 @@ analytics::problem_codes! {
     TSR310 404 false "No such table" "There is no table of this name.";
     TSR311 400 false "No such column" "The table has no column of this name.";
     TSR312 400 false "Value does not fit" "A value is not of its column's type, is null where null is not allowed, or holds U+0000.";
+    TSR320 404 false "No such shard" "The cluster has no shard of this name, or it has retired. Nothing was changed.";
+    TSR321 400 false "Bad shard" "The name, the weight or the URL of a shard cannot be used: the detail says which and why. A name has 1 to 63 letters, digits, - and _, and begins with a letter. A URL names an empty database without password; a cluster of files takes none. Nothing was changed.";
+    TSR322 409 false "Database in use" "The database of the new shard contains tables or rows, or belongs to another shard or another cluster. Nothing was changed, also not in that database.";
+    TSR323 409 true  "Database unreachable" "The server of the new shard's database does not answer this router. Nothing was changed; the same request may succeed once it answers.";
+    TSR324 409 false "Database not suitable" "The server or the database of the new shard lacks something: the version, a right, a setting, replicas, or room. The detail names it. Nothing was changed.";
+    TSR325 409 false "Credentials missing" "The URL of a new shard holds no password, and the router's own settings have no user for that host and port. Nothing was changed.";
+    TSR326 409 false "Shard state conflict" "The shard is not in a state that permits the change: it owns slots, holds the catalog, has another weight, or has retired, another shard has the name, or there are too many shards. The detail says which. Nothing was changed.";
+    TSR327 412 false "Shard map differs" "The shard map is not of the epoch that If-Match names, or has changed during the request. Nothing was changed.";
+    TSR328 400 false "Bad fence" "The slots or the time of a fence cannot be used: slots are 0 to 16383, of the named shard if there is one, and a fence lasts for at most 60 seconds. Nothing was changed.";
+    TSR329 409 false "Placed by the engine" "The engine distributes rows over its nodes by itself, so that its shards and slots are not changed here. Nothing was changed.";
     TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
     TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";
     TSR409 409 false "Access conflict" "A key, a role or a denial is not in a state that permits the change: the key is revoked or suspended, keys still have the role, a file defines the key or the role, or there is no room for another. Nothing was changed.";

@@ -11,8 +11,13 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, get};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use shard_manager::consistency::Level;
+use shard_manager::engine::catalog_rows::MapChangeError;
+use shard_manager::engine::new_shard::NewShardRefusal;
+use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
+use shard_manager::manager::{ShardChangeError, SlotsError};
+use shard_manager::map_change::MapChangeRefusal;
 use shard_manager::row_change::RowError;
 use shard_manager::slot_refusal::SlotRefusal;
 use shard_manager::value::TypeMismatch;
@@ -227,6 +232,16 @@ fn example(code: Code) -> Problem {
             let (column, mismatch) = ("amount".to_owned(), TypeMismatch::NotBigint);
             Problem::from(&RowError::TypeMismatch { column, mismatch })
         }
+        Code::TSR320
+        | Code::TSR321
+        | Code::TSR322
+        | Code::TSR323
+        | Code::TSR324
+        | Code::TSR325
+        | Code::TSR326
+        | Code::TSR327
+        | Code::TSR328
+        | Code::TSR329 => example_of_change(code),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),
@@ -237,4 +252,35 @@ fn example(code: Code) -> Problem {
         Code::TSR429 => answers::limited("too many credentials are being examined", Duration::ZERO),
         Code::TSR500 => Error::Internal.into(),
     }
+}
+
+/// Returns an example of a refused change of shards or slots.
+fn example_of_change(code: Code) -> Problem {
+    let refusals = RefusalCode::ALL.into_iter();
+    let Some(refusal) = refusals.into_iter().find(|known| Code::of_refusal(*known) == code) else {
+        return Error::Internal.into();
+    };
+    let (place, shard) = ("db4:5432/app".to_owned(), "shard3".to_owned());
+    let error: ShardChangeError = match refusal {
+        RefusalCode::NoShard => ShardChangeError::NoShard { name: "shard9".to_owned() },
+        RefusalCode::BadShard => NewShardRefusal::PasswordInUrl.into(),
+        RefusalCode::DatabaseInUse => NewShardRefusal::OtherShard { place, shard }.into(),
+        RefusalCode::DatabaseUnreachable => {
+            NewShardRefusal::Unreachable { place, cause: "connection refused".to_owned() }.into()
+        }
+        RefusalCode::DatabaseUnsuitable => {
+            NewShardRefusal::Unsuitable { place, cause: "its version is 14".to_owned() }.into()
+        }
+        RefusalCode::NoCredentials => {
+            NewShardRefusal::NoCredentials { host: "db4:5432".to_owned() }.into()
+        }
+        RefusalCode::ShardState => {
+            let refusal = MapChangeRefusal::HasSlots { shard, slots: 5_461 };
+            MapChangeError::Refused(refusal).into()
+        }
+        RefusalCode::MapChanged => MapChangeError::Stale { expected: 3, epoch: 4 }.into(),
+        RefusalCode::BadFence => return SlotsError::Hold.into(),
+        RefusalCode::PlacedByEngine => NewShardRefusal::Unsupported.into(),
+    };
+    error.into()
 }

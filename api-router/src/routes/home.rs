@@ -19,6 +19,14 @@ const OF_ALERTS: &str = "the analytics service serves alerts and watches one rou
 const LOGIN: &str = "/api/session";
 const WITHOUT_LOGIN: &str = "access control is off, so every request is served without a login: start the router with --access on to need one";
 
+/// Routes that change shards and slots.
+const CHANGES: [&str; 2] = ["/api/shards", "/api/slots"];
+const WITHOUT_CHANGES: &str = "shards and slots are changed through a router with access control (--access on), or one \
+     that is started with --operate";
+
+/// Methods that change shards.
+const CHANGING: [&str; 3] = ["POST", "PATCH", "DELETE"];
+
 /// The page that shows what happens.
 const DASHBOARD: &str = "/dashboard";
 
@@ -80,6 +88,7 @@ pub async fn nothing_here(
         let hint = match path.trim_end_matches('/') {
             ALERTS => OF_ALERTS.to_owned(),
             LOGIN => WITHOUT_LOGIN.to_owned(),
+            path if is_change(path) => WITHOUT_CHANGES.to_owned(),
             _ => request_hints::no_such_path(path, routes, |name| {
                 app.manager.schema(&app.rights(&request)).table(name).is_ok()
             }),
@@ -87,6 +96,16 @@ pub async fn nothing_here(
         return Err(Problem::new(Code::TSR111, "there is nothing at this path").hint(hint));
     }
     let detail = format!("this path has {}", methods.join(", "));
-    let hint = request_hints::no_such_method(request.method().as_str());
+    let may_be_change = is_change(path) && !methods.iter().any(|method| CHANGING.contains(method));
+    let hint = match may_be_change && CHANGING.contains(&request.method().as_str()) {
+        true => WITHOUT_CHANGES,
+        false => request_hints::no_such_method(request.method().as_str()),
+    };
     Err(Problem::new(Code::TSR112, detail).hint(hint).header(ALLOW, methods.join(", ")))
+}
+
+/// Returns true if shards or slots are changed at this path.
+fn is_change(path: &str) -> bool {
+    let rest = CHANGES.iter().find_map(|prefix| path.strip_prefix(prefix));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -134,11 +134,12 @@ fn refuse_large_headers(operation: &mut Operation) {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
-    let PathItem { get, post, put, delete, .. } = item;
+    let PathItem { get, post, put, patch, delete, .. } = item;
     let all = [
         (Method::GET, get.as_mut()),
         (Method::POST, post.as_mut()),
         (Method::PUT, put.as_mut()),
+        (Method::PATCH, patch.as_mut()),
         (Method::DELETE, delete.as_mut()),
     ];
     all.into_iter().filter_map(|(method, operation)| Some((method, operation?)))

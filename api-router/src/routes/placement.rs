@@ -334,7 +334,8 @@ pub(crate) async fn list_shards(
     let reports = app.manager.status().report(&all, Instant::now() + patience).await;
     let shards = reports.iter().map(|report| view(&map, report)).collect();
     let (epoch, bytes_are) = (map.epoch(), BYTES_ARE);
-    Ok(HttpResponse::Ok().json(ShardsAnswer { success: true, epoch, bytes_are, shards }))
+    let answer = ShardsAnswer { success: true, epoch, bytes_are, shards };
+    Ok(HttpResponse::Ok().insert_header((ETAG, format!("\"{epoch}\""))).json(answer))
 }
 
 /// Shows one shard.

@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::harness::{Router, bare_command, refused_start};
 
 /// Each setting, a value that is not its default, and another one.
-const SETTINGS: [(&str, &str, &str); 20] = [
+const SETTINGS: [(&str, &str, &str); 21] = [
     ("bind", "127.0.0.1:4001", "127.0.0.1:4002"),
     ("data_dir", "./one", "./two"),
     ("shards", "5", "6"),
@@ -23,6 +23,7 @@ const SETTINGS: [(&str, &str, &str); 20] = [
     ("behind_tls", "true", "false"),
     ("insecure", "true", "false"),
     ("lab", "true", "false"),
+    ("operate", "true", "false"),
     ("analytics", "off", "on"),
     ("analytics_store", "./figures.db", "none"),
     ("access", "observe", "off"),
@@ -34,7 +35,7 @@ const SETTINGS: [(&str, &str, &str); 20] = [
 ];
 
 /// Settings that are true when their flag is given, and take no value there.
-const SWITCHES: [&str; 3] = ["behind_tls", "insecure", "lab"];
+const SWITCHES: [&str; 4] = ["behind_tls", "insecure", "lab", "operate"];
 
 /// Settings about servers, certificates, traces, the files of access control and the cache; they
 /// have tests of their own.
@@ -92,7 +93,7 @@ fn flag(name: &str, value: &str) -> Vec<String> {
 /// Returns a line of a TOML file: numbers and truths are spelled as such.
 fn toml(name: &str, value: &str) -> String {
     match name {
-        "shards" | "replicas" | "workers" | "behind_tls" | "insecure" | "lab" => {
+        "shards" | "replicas" | "workers" | "behind_tls" | "insecure" | "lab" | "operate" => {
             format!("{name} = {value}\n")
         }
         "weights" => format!("{name} = [{value}]\n"),
@@ -136,6 +137,7 @@ fn without_a_word_the_defaults_are_in_force() {
         ("behind_tls", "false"),
         ("insecure", "false"),
         ("lab", "false"),
+        ("operate", "false"),
         ("analytics", "on"),
         ("analytics_store", "./data/analytics.db"),
         ("otlp_endpoint", "none"),

@@ -98,6 +98,15 @@ fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
         ("TSR310", 404, read(router, &[], "table=user")),
         ("TSR311", 400, read(router, &[], "table=users&select=nmae")),
         ("TSR312", 400, write(router, r#"{"table":"users","data":{"user_id":"u","name":7}}"#)),
+        ("TSR320", 404, router.send("DELETE", "/api/shards/nowhere", &[], None)),
+        ("TSR321", 400, post(router, "/api/shards", &[], r#"{"name":"s","weight":-1}"#)),
+        ("TSR326", 409, router.send("DELETE", "/api/shards/shard1", &[], None)),
+        (
+            "TSR327",
+            412,
+            router.send("DELETE", "/api/shards/shard1", &[("if-match", "\"9\"")], None),
+        ),
+        ("TSR328", 400, post(router, "/api/slots/fence", &[], r#"{"slots":"0","seconds":61}"#)),
         ("TSR403", 403, read(router, &[("origin", "http://evil.example")], "table=users")),
     ]
 }
@@ -111,9 +120,12 @@ const NEED_A_FAULT: [&str; 11] = [
     "TSR306", "TSR500",
 ];
 
+/// Codes that need servers of PostgreSQL.
+const NEED_SERVERS: [&str; 5] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329"];
+
 #[test]
 fn every_code_is_produced_or_needs_a_fault() {
-    let router = Router::start();
+    let router = Router::start_with(&["--operate"]);
     let produced: BTreeSet<&str> = problems(&router)
         .into_iter()
         .map(|(code, status, reply)| {
@@ -123,7 +135,8 @@ fn every_code_is_produced_or_needs_a_fault() {
         .collect();
     let all: BTreeSet<&str> =
         api_router::problem::Code::ALL.iter().map(|code| code.name()).collect();
-    let faults: BTreeSet<&str> = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).collect();
+    let faults = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS);
+    let faults: BTreeSet<&str> = faults.collect();
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
     assert!(produced.is_disjoint(&faults));
     let failover = include_str!("../../../shard-manager/tests/postgres/failover.rs");
@@ -133,7 +146,9 @@ fn every_code_is_produced_or_needs_a_fault() {
         include_str!("access/files.rs"),
     ]
     .concat();
-    let told = [include_str!("faults.rs"), include_str!("lab.rs"), failover, &access].concat();
+    let changes = include_str!("../../src/problem/changes.rs");
+    let told =
+        [include_str!("faults.rs"), include_str!("lab.rs"), failover, &access, changes].concat();
     faults.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
 }
 
@@ -149,7 +164,7 @@ fn an_operator_finds_every_code_in_the_guide() {
 
 #[test]
 fn every_problem_has_the_members_of_the_contract() {
-    let router = Router::start();
+    let router = Router::start_with(&["--operate"]);
     for (code, status, reply) in problems(&router) {
         let body = redacted(&reply);
         assert_eq!(body["type"], format!("/errors/{code}"));

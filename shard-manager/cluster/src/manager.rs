@@ -19,6 +19,7 @@ mod faults;
 mod hand_overs;
 mod join_desk;
 mod lifecycle;
+mod operator_commands;
 mod schema;
 mod sessions;
 mod shard_change;

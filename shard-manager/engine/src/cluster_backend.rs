@@ -20,9 +20,9 @@ use super::access_store::AccessStore;
 use super::catalog_rows::MapChangeError;
 use super::new_shard::{NewShard, NewShardRefusal};
 use super::opened_shard::OpenedShard;
+use super::operator_desk::OperatorCommand;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
-use super::slot_desk::SlotCommand;
 
 /// Separation of the replicas of a shard from its primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +95,9 @@ pub trait ClusterBackend: Send + Sync {
     /// Returns the keys, roles and denials of the catalog.
     fn access_store(&self) -> &dyn AccessStore;
 
-    /// Returns the commands of an operator for the slots, if they come to this process; `None` if
-    /// they were taken before.
-    fn slot_commands(&self) -> Option<Receiver<SlotCommand>>;
+    /// Returns the commands of an operator, if they come to this process; `None` if they were taken
+    /// before.
+    fn operator_commands(&self) -> Option<Receiver<OperatorCommand>>;
 
     /// Returns the runtimes of the tasks that talk to servers; `None` if there are no servers.
     fn runtime_pool(&self) -> Option<&RuntimePool>;

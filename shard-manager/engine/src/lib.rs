@@ -26,8 +26,10 @@ mod node_reader;
 pub mod open_error;
 mod opened_cluster;
 mod opened_shard;
+pub mod operator_desk;
 pub mod pause_barrier;
 pub mod published_map;
+pub mod refusal_code;
 mod replica_node;
 pub mod replication;
 pub mod row_image;
@@ -38,7 +40,6 @@ pub mod schema_agreement;
 pub mod schema_intent;
 pub mod select;
 pub mod slot_change;
-pub mod slot_desk;
 pub mod slot_news;
 #[expect(missing_docs, reason = "the names of columns are their documentation")]
 pub mod system_tables;

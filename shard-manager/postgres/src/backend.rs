@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
 use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::operator_desk::OperatorCommand;
 use engine::runtime_pool::RuntimePool;
 use engine::schema_intent::Intent;
-use engine::slot_desk::SlotCommand;
 use engine::{ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock};
 use futures_util::future::BoxFuture;
 use model::error::Error;
@@ -209,7 +209,7 @@ impl ClusterBackend for Servers {
         self
     }
 
-    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
+    fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {
         // Commands change the servers directly.
         None
     }

@@ -12,9 +12,9 @@ use std::time::Instant;
 use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
 use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::operator_desk::{OperatorCommand, OperatorDesk};
 use engine::published_map::PublishedMap;
 use engine::runtime_pool::RuntimePool;
-use engine::slot_desk::{SlotCommand, SlotDesk};
 use engine::{ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock};
 use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
@@ -47,7 +47,7 @@ pub(super) struct Files {
     access: FileAccess,
     /// Locked from a change of the map until the next one is in force.
     map_turn: Arc<Mutex<()>>,
-    slot_desk: Arc<SlotDesk>,
+    operator_desk: Arc<OperatorDesk>,
 }
 
 impl Files {
@@ -60,10 +60,10 @@ impl Files {
     ) -> Self {
         let (file_checks, closed) = (file_watch.file_checks(), shard_files.closed());
         let access = FileAccess::new(data_dir.catalog(), file_checks, closed);
-        let (map_turn, slot_desk) = (Arc::default(), Arc::default());
-        let control_socket = ControlSocket::open(source, &access, &slot_desk);
+        let (map_turn, operator_desk) = (Arc::default(), Arc::default());
+        let control_socket = ControlSocket::open(source, &access, &operator_desk);
         let shard_files = Arc::new(shard_files);
-        Self { control_socket, shard_files, file_watch, data_dir, access, map_turn, slot_desk }
+        Self { control_socket, shard_files, file_watch, data_dir, access, map_turn, operator_desk }
     }
 
     /// Returns the directory.
@@ -162,8 +162,8 @@ impl ClusterBackend for Files {
         &self.access
     }
 
-    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
-        self.slot_desk.open()
+    fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {
+        self.operator_desk.open()
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {

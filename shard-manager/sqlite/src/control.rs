@@ -12,12 +12,14 @@
 //! < {"generation":7}                          or  {"member":"id","refused":"there is no key …"}
 //! > {"command":"fence_slots","slots":"0-63,100","hold_ms":2000}
 //! < {"slots":65}                              or  {"error":"…"}
+//! > {"command":"change_shards","change":"join","name":"shard4","weight":1}
+//! < {"shard":"shard4"}                        or  {"error":"…"}
 //! ```
 //! A client cancels its request by closing the connection, or the writing half of it.
 //!
 //! **Invariant:** the socket is created after the directory's lock is taken, and removed before it
 //! is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow one.
-//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), sending requests
+//! **Not here:** the commands (`backup`, `access_store`, `engine::operator_desk`), sending requests
 //! (`client`).
 
 pub mod client;
@@ -34,7 +36,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use engine::access_store::{AccessChange, AccessError, ChangeAuthor, now};
-use engine::slot_desk::{SlotAction, SlotDesk};
+use engine::new_shard::NewShard;
+use engine::operator_desk::{OperatorDesk, OperatorRequest, ShardAction, SlotAction};
 use model::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -86,6 +89,46 @@ pub enum Request {
         /// The slots, as ranges.
         slots: String,
     },
+    /// Changes the shards.
+    ChangeShards(ShardRequest),
+}
+
+/// Change of the shards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ShardRequest {
+    /// A shard joins, without slots.
+    Join {
+        /// Name of the shard.
+        name: String,
+        /// Its weight.
+        weight: u32,
+        /// URL of its database, which files do not have.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        url: Option<String>,
+    },
+    /// A shard gets another weight.
+    Weight {
+        /// Name of the shard.
+        name: String,
+        /// The weight.
+        weight: u32,
+    },
+    /// A shard without slots retires.
+    Remove {
+        /// Name of the shard.
+        name: String,
+    },
+}
+
+impl From<ShardRequest> for ShardAction {
+    fn from(request: ShardRequest) -> Self {
+        match request {
+            ShardRequest::Join { name, weight, url } => Self::Join(NewShard { name, weight, url }),
+            ShardRequest::Weight { name, weight } => Self::Weight { name, weight },
+            ShardRequest::Remove { name } => Self::Remove { name },
+        }
+    }
 }
 
 /// Line of a response.
@@ -112,6 +155,11 @@ pub enum Reply {
         /// Number of slots.
         slots: usize,
     },
+    /// A shard was changed.
+    ShardChanged {
+        /// Name of the shard.
+        shard: String,
+    },
     /// A rule forbids a change of keys or roles.
     Refused {
         /// Member of the change that the rule is about.
@@ -133,7 +181,7 @@ pub struct ControlSocket {
 struct Shared {
     source: Arc<BackupSource>,
     access: FileAccess,
-    slot_desk: Arc<SlotDesk>,
+    operator_desk: Arc<OperatorDesk>,
     stopping: AtomicBool,
     clients: Mutex<usize>,
     left: Condvar,
@@ -145,13 +193,13 @@ impl ControlSocket {
     pub(super) fn open(
         source: &Arc<BackupSource>,
         access: &FileAccess,
-        slot_desk: &Arc<SlotDesk>,
+        operator_desk: &Arc<OperatorDesk>,
     ) -> Self {
         let path = source.data_dir.join(SOCKET);
         let shared = Arc::new(Shared {
             source: Arc::clone(source),
             access: access.clone(),
-            slot_desk: Arc::clone(slot_desk),
+            operator_desk: Arc::clone(operator_desk),
             stopping: AtomicBool::new(false),
             clients: Mutex::new(0),
             left: Condvar::new(),
@@ -278,6 +326,7 @@ impl Shared {
                 self.change_slots(&slots, SlotAction::Fence { hold })
             }
             Ok(Request::ReleaseSlots { slots }) => self.change_slots(&slots, SlotAction::Release),
+            Ok(Request::ChangeShards(change)) => self.change_shards(change),
             Err(error) => Reply::Error { error },
         };
         // A client that has disconnected needs no response.
@@ -303,10 +352,22 @@ impl Shared {
         let slots = slots.parse::<SlotSet>().map_err(|error| error.to_string());
         let changed = slots.and_then(|slots| {
             let count = slots.len();
-            self.slot_desk.command(slots, action).map(|()| count)
+            let request = OperatorRequest::Slots(slots, action);
+            self.operator_desk.command(request).map(|()| count)
         });
         match changed {
             Ok(slots) => Reply::SlotsChanged { slots },
+            Err(error) => Reply::Error { error },
+        }
+    }
+
+    fn change_shards(&self, change: ShardRequest) -> Reply {
+        let (ShardRequest::Join { name, .. }
+        | ShardRequest::Weight { name, .. }
+        | ShardRequest::Remove { name }) = &change;
+        let shard = name.clone();
+        match self.operator_desk.command(OperatorRequest::Shards(change.into())) {
+            Ok(()) => Reply::ShardChanged { shard },
             Err(error) => Reply::Error { error },
         }
     }

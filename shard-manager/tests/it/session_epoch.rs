@@ -12,8 +12,8 @@ use shard_manager::engine::access_store::AccessStore;
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
+use shard_manager::engine::operator_desk::OperatorCommand;
 use shard_manager::engine::runtime_pool::RuntimePool;
-use shard_manager::engine::slot_desk::SlotCommand;
 use shard_manager::engine::{
     ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock,
 };
@@ -98,8 +98,8 @@ impl ClusterBackend for Backend {
         self.files.release_shard(number);
     }
 
-    fn slot_commands(&self) -> Option<Receiver<SlotCommand>> {
-        self.files.slot_commands()
+    fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {
+        self.files.operator_commands()
     }
 
     fn access_store(&self) -> &dyn AccessStore {

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use engine::operator_desk::SlotAction;
 use engine::slot_change::{FENCE_MAX, SlotStep};
-use engine::slot_desk::SlotAction;
 use model::slot_set::SlotSet;
 use postgres::node_address::NodeAddress;
 use postgres::slot_session::SlotSession;

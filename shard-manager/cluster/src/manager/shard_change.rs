@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use access::rights::Rights;
 use engine::catalog_rows::MapChangeError;
 use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::refusal_code::RefusalCode;
 use model::error::Error;
 use model::map_change::MapChange;
 use model::shard_map::ShardMap;
@@ -69,6 +70,19 @@ pub enum ShardChangeError {
     /// The cluster is occupied, or the catalog does not answer. The request may be repeated.
     #[error("{0}")]
     Failed(Error),
+}
+
+impl ShardChangeError {
+    /// Returns the public code; `None` if the work failed and may be repeated.
+    pub fn code(&self) -> Option<RefusalCode> {
+        match self {
+            Self::NoShard { .. } => Some(RefusalCode::NoShard),
+            Self::Exists { .. } => Some(RefusalCode::ShardState),
+            Self::NewShard(refusal) => RefusalCode::of_new_shard(refusal),
+            Self::Map(error) => RefusalCode::of_map_change(error),
+            Self::Failed(_) => None,
+        }
+    }
 }
 
 impl Shards<'_> {

@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use engine::refusal_code::RefusalCode;
 use engine::slot_change::{FENCE_MAX, SlotChange, SlotChangeError, SlotStep};
-use engine::slot_desk::SlotAction;
 use futures_util::future::join_all;
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
@@ -19,8 +19,6 @@ use model::topology::ShardNumber;
 use super::Manager;
 use crate::shard::Shard;
 
-/// Longest time that a command may take: less than its sender waits.
-const COMMAND_MAX: Duration = Duration::from_secs(10);
 /// Wait before a change is tried again while other writes hold the fence lock.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 
@@ -43,6 +41,17 @@ pub enum SlotsError {
     /// A shard did not carry out its change. Other shards of the request may have.
     #[error(transparent)]
     Shard(#[from] SlotChangeError),
+}
+
+impl SlotsError {
+    /// Returns the public code; `None` if the shards cannot carry the change out now.
+    pub fn code(&self) -> Option<RefusalCode> {
+        match self {
+            Self::NoSlots | Self::Hold => Some(RefusalCode::BadFence),
+            Self::NoShard(_) => None,
+            Self::Shard(error) => RefusalCode::of_slot_change(error),
+        }
+    }
 }
 
 impl Manager {
@@ -97,21 +106,6 @@ impl Slots<'_> {
         let step = |step| SlotChange { slots: slots.clone(), step };
         change(&source, step(SlotStep::HandOver { to }), deadline).await?;
         change(&target, step(SlotStep::TakeOver), deadline).await
-    }
-
-    /// Carries out the commands of the process's operator, one after the other, until the future is
-    /// dropped. Returns at once if none can come.
-    pub async fn serve_commands(self) {
-        let Some(mut commands) = self.0.backend.slot_commands() else { return };
-        while let Some(command) = commands.recv().await {
-            let deadline = Instant::now() + COMMAND_MAX;
-            let done = match command.action {
-                SlotAction::Fence { hold } => self.fence(&command.slots, hold, deadline).await,
-                SlotAction::Release => self.release(&command.slots, deadline).await,
-            };
-            tracing::info!(slots = %command.slots, action = ?command.action, ?done, "slots were changed by command");
-            command.answer(done.map_err(|error| error.to_string()));
-        }
     }
 
     /// Changes slots on the shards that own them, all at the same time.

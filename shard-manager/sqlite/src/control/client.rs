@@ -1,6 +1,6 @@
 //! Client: sends a command to the process that holds a data directory.
 //!
-//! **Not here:** the commands (`backup`, `access_store`, `engine::slot_desk`), the listener
+//! **Not here:** the commands (`backup`, `access_store`, `engine::operator_desk`), the listener
 //! (`control`).
 
 use std::io::{self, Read, Write};
@@ -8,10 +8,10 @@ use std::net::Shutdown;
 use std::path::Path;
 
 use engine::access_store::AccessChange;
-use engine::slot_desk::SlotAction;
+use engine::operator_desk::SlotAction;
 use model::slot_set::SlotSet;
 
-use super::{LOOK, Reply, Request, connect, is_timeout};
+use super::{LOOK, Reply, Request, ShardRequest, connect, is_timeout};
 use crate::backup::Watch;
 use crate::backup::manifest::Manifest;
 
@@ -62,6 +62,7 @@ pub fn change_access(
         Reply::Refused { member, refused } => Ok(Err(AccessRefused { member, reason: refused })),
         reply @ (Reply::Done { .. }
         | Reply::SlotsChanged { .. }
+        | Reply::ShardChanged { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
     }
@@ -88,7 +89,25 @@ pub fn change_slots(
     match exchange(data_dir, &request, &watch)? {
         Reply::SlotsChanged { slots } => Ok(slots),
         reply @ (Reply::Done { .. }
+        | Reply::ShardChanged { .. }
         | Reply::Changed { .. }
+        | Reply::Refused { .. }
+        | Reply::Error { .. }
+        | Reply::Step(_)) => Err(failure(reply)),
+    }
+}
+
+/// Changes the shards.
+///
+/// # Errors
+/// [`ControlError`].
+pub fn change_shards(data_dir: &Path, change: ShardRequest) -> Result<(), ControlError> {
+    let watch = Watch { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &Request::ChangeShards(change), &watch)? {
+        Reply::ShardChanged { .. } => Ok(()),
+        reply @ (Reply::Done { .. }
+        | Reply::Changed { .. }
+        | Reply::SlotsChanged { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
@@ -109,6 +128,7 @@ pub fn ask(
         Reply::Done { done } => Ok(done),
         reply @ (Reply::Changed { .. }
         | Reply::SlotsChanged { .. }
+        | Reply::ShardChanged { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
@@ -122,6 +142,7 @@ fn failure(reply: Reply) -> ControlError {
         Reply::Done { .. }
         | Reply::Changed { .. }
         | Reply::SlotsChanged { .. }
+        | Reply::ShardChanged { .. }
         | Reply::Refused { .. }
         | Reply::Step(_) => ControlError::Broken(io::ErrorKind::InvalidData.into()),
     }
@@ -161,6 +182,7 @@ fn exchange(data_dir: &Path, request: &Request, watch: &Watch<'_>) -> Result<Rep
                 | Reply::Error { .. }
                 | Reply::Changed { .. }
                 | Reply::SlotsChanged { .. }
+                | Reply::ShardChanged { .. }
                 | Reply::Refused { .. }) => return Ok(last),
             }
         }

@@ -1,0 +1,172 @@
+//! Changes: maps each refusal of a change of shards or slots to its problem.
+//!
+//! **Invariant:** the mapping is exhaustive; a detail names an address only if the request did, and
+//! no path.
+//! **Not here:** the codes, and the form of a problem (`problem`).
+
+use shard_manager::assembly::CITUS_MOVES;
+use shard_manager::engine::catalog_rows::MapChangeError;
+use shard_manager::engine::new_shard::NewShardRefusal;
+use shard_manager::engine::refusal_code::RefusalCode;
+use shard_manager::engine::slot_change::SlotChangeError;
+use shard_manager::error::{Error, Outcome};
+use shard_manager::manager::{ShardChangeError, SlotsError};
+
+use super::{Code, Problem};
+
+impl Code {
+    /// Returns the code of a refusal.
+    pub fn of_refusal(refusal: RefusalCode) -> Self {
+        match refusal {
+            RefusalCode::NoShard => Self::TSR320,
+            RefusalCode::BadShard => Self::TSR321,
+            RefusalCode::DatabaseInUse => Self::TSR322,
+            RefusalCode::DatabaseUnreachable => Self::TSR323,
+            RefusalCode::DatabaseUnsuitable => Self::TSR324,
+            RefusalCode::NoCredentials => Self::TSR325,
+            RefusalCode::ShardState => Self::TSR326,
+            RefusalCode::MapChanged => Self::TSR327,
+            RefusalCode::BadFence => Self::TSR328,
+            RefusalCode::PlacedByEngine => Self::TSR329,
+        }
+    }
+}
+
+impl Problem {
+    /// Returns the problem of a change that was refused before anything was begun.
+    pub fn of_refusal(refusal: RefusalCode, detail: impl Into<String>) -> Self {
+        let problem = Self::new(Code::of_refusal(refusal), detail).outcome("rejected");
+        match refusal {
+            RefusalCode::NoShard => problem.hint("/api/shards lists the shards"),
+            RefusalCode::BadShard => {
+                problem.hint("correct the member that the detail names, and send the request again")
+            }
+            RefusalCode::DatabaseInUse => {
+                problem.hint("create an empty database for the shard, and name it by url")
+            }
+            RefusalCode::DatabaseUnreachable => {
+                problem.hint("check host and port, and that the server runs and accepts this router")
+            }
+            RefusalCode::DatabaseUnsuitable => {
+                problem.hint("correct what the detail names, and send the request again")
+            }
+            RefusalCode::NoCredentials => problem.hint(
+                "add the server to SHARD_URLS or REPLICA_URLS of every router, and start them again",
+            ),
+            RefusalCode::ShardState => {
+                problem.hint("/api/shards shows the state and the slots of each shard")
+            }
+            RefusalCode::MapChanged => {
+                problem.hint("look at /api/shards again, and send its epoch as If-Match")
+            }
+            RefusalCode::BadFence => problem.hint("/api/shard-map shows the owner of each slot"),
+            RefusalCode::PlacedByEngine => problem.hint(CITUS_MOVES),
+        }
+    }
+
+    /// Returns the problem of a change whose outcome depends on a step that failed.
+    fn of_failed(error: Error, outcome: Outcome) -> Self {
+        Self::from(error).outcome(outcome.name())
+    }
+}
+
+impl From<ShardChangeError> for Problem {
+    fn from(error: ShardChangeError) -> Self {
+        if let Some(refusal) = error.code() {
+            return Self::of_refusal(refusal, detail(&error));
+        }
+        match error {
+            ShardChangeError::NewShard(NewShardRefusal::Failed(error)) => {
+                Self::of_failed(error, Outcome::Unknown)
+                    .hint("send the same request again: it goes on from where it ended")
+            }
+            ShardChangeError::Map(MapChangeError::Unknown(error)) => {
+                Self::of_failed(error, Outcome::Unknown)
+                    .hint("/api/shards shows whether the change was made")
+            }
+            ShardChangeError::Map(MapChangeError::Failed(error))
+            | ShardChangeError::Failed(error) => Self::of_failed(error, Outcome::Rejected),
+            ShardChangeError::NoShard { .. }
+            | ShardChangeError::Exists { .. }
+            | ShardChangeError::NewShard(_)
+            | ShardChangeError::Map(_) => Self::from(Error::Internal),
+        }
+    }
+}
+
+/// Returns the sentence of a refusal. The files of an embedded cluster are in a folder whose path
+/// is not for clients.
+fn detail(error: &ShardChangeError) -> String {
+    let in_files = |place: &str| place.starts_with('/') || place.starts_with('.');
+    match error {
+        ShardChangeError::NewShard(NewShardRefusal::Unsuitable { place, .. })
+            if in_files(place) =>
+        {
+            tracing::warn!(%error, "a shard cannot join");
+            "the data directory has no room for another shard: the log of the router names the reason"
+                .to_owned()
+        }
+        ShardChangeError::NewShard(NewShardRefusal::NotEmpty { place, .. }) if in_files(place) => {
+            tracing::warn!(%error, "a shard cannot join");
+            "the data directory has a file with the name of the new shard: the log of the router \
+             names it"
+                .to_owned()
+        }
+        ShardChangeError::NoShard { .. }
+        | ShardChangeError::Exists { .. }
+        | ShardChangeError::NewShard(_)
+        | ShardChangeError::Map(_)
+        | ShardChangeError::Failed(_) => error.to_string(),
+    }
+}
+
+impl From<SlotsError> for Problem {
+    fn from(error: SlotsError) -> Self {
+        if let Some(refusal) = error.code() {
+            return Self::of_refusal(refusal, error.to_string());
+        }
+        match error {
+            SlotsError::Shard(SlotChangeError::Failed { error, outcome }) => {
+                Self::of_failed(error, outcome)
+            }
+            SlotsError::Shard(SlotChangeError::Busy { shard }) => {
+                Self::new(Code::TSR004, SlotChangeError::Busy { shard: shard.clone() }.to_string())
+                    .shard(shard)
+                    .hint("send again, or raise x-deadline-ms")
+            }
+            SlotsError::NoShard(_) => Self::new(Code::TSR201, error.to_string()),
+            SlotsError::NoSlots | SlotsError::Hold | SlotsError::Shard(_) => {
+                Self::from(Error::Internal)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_cannot_be_a_shard_has_a_code_for_each_remedy() {
+        let place = || "db4:5432/app".to_owned();
+        let cause = || "a reason".to_owned();
+        for (refusal, code, status) in [
+            (NewShardRefusal::OtherCluster { place: place() }, "TSR322", 409),
+            (NewShardRefusal::Unreachable { place: place(), cause: cause() }, "TSR323", 409),
+            (NewShardRefusal::Unsuitable { place: place(), cause: cause() }, "TSR324", 409),
+            (NewShardRefusal::NoCredentials { host: place() }, "TSR325", 409),
+            (NewShardRefusal::Unsupported, "TSR329", 409),
+        ] {
+            let problem = Problem::from(ShardChangeError::from(refusal));
+            assert_eq!((problem.code().name(), problem.status().as_u16()), (code, status));
+            assert_eq!(problem.outcome, Some("rejected"));
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_the_same_code_in_commands_and_responses() {
+        for refusal in RefusalCode::ALL {
+            assert_eq!(Code::of_refusal(refusal).name(), refusal.name());
+        }
+    }
+}

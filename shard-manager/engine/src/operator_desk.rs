@@ -1,0 +1,158 @@
+//! Operator desk: commands of an operator for the shards and slots of a running cluster, on their
+//! way from the process's control socket to the part that carries them out.
+//!
+//! **Not here:** the socket (`sqlite`), the changes (`cluster`).
+
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use model::slot_set::SlotSet;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::new_shard::NewShard;
+
+/// Longest time for a change of slots.
+const SLOTS_MAX: Duration = Duration::from_secs(10);
+/// Longest time for a change of the shards: the files of a new one are made.
+const SHARDS_MAX: Duration = Duration::from_secs(60);
+/// Time for which a sender waits after the longest time.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Highest number of commands that wait or are carried out.
+pub const COMMANDS_MAX: usize = 4;
+
+/// Change of slots that an operator requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotAction {
+    /// The writes of the slots wait, for this time at most.
+    Fence {
+        /// The time.
+        hold: Duration,
+    },
+    /// The writes of the slots go on.
+    Release,
+}
+
+/// Change of the shards that an operator requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShardAction {
+    /// A shard joins, without slots.
+    Join(NewShard),
+    /// A shard gets another weight.
+    Weight {
+        /// Name of the shard.
+        name: String,
+        /// The weight.
+        weight: u32,
+    },
+    /// A shard without slots retires.
+    Remove {
+        /// Name of the shard.
+        name: String,
+    },
+}
+
+/// Request of an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperatorRequest {
+    /// Slots of any shards are changed.
+    Slots(SlotSet, SlotAction),
+    /// The shards are changed.
+    Shards(ShardAction),
+}
+
+impl OperatorRequest {
+    /// Returns the longest time that the change may take.
+    pub fn time_max(&self) -> Duration {
+        match self {
+            Self::Slots(..) => SLOTS_MAX,
+            Self::Shards(_) => SHARDS_MAX,
+        }
+    }
+}
+
+/// Request on its way, with the place for its outcome.
+#[derive(Debug)]
+pub struct OperatorCommand {
+    /// The request.
+    pub request: OperatorRequest,
+    answer: std::sync::mpsc::SyncSender<Result<(), String>>,
+}
+
+impl OperatorCommand {
+    /// Reports the outcome; an error is a sentence for the operator.
+    pub fn answer(self, outcome: Result<(), String>) {
+        // The sender may have stopped waiting.
+        let _ = self.answer.try_send(outcome);
+    }
+}
+
+/// Queue of commands.
+#[derive(Debug)]
+pub struct OperatorDesk {
+    commands: Sender<OperatorCommand>,
+    /// The receiver, until commands are carried out.
+    waiting: Mutex<Option<Receiver<OperatorCommand>>>,
+}
+
+impl Default for OperatorDesk {
+    fn default() -> Self {
+        let (commands, waiting) = channel(COMMANDS_MAX);
+        Self { commands, waiting: Mutex::new(Some(waiting)) }
+    }
+}
+
+impl OperatorDesk {
+    /// Returns the receiver of commands; `None` if it was taken before.
+    pub fn open(&self) -> Option<Receiver<OperatorCommand>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Has a request carried out. Blocks.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn command(&self, request: OperatorRequest) -> Result<(), String> {
+        let is_closed = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if is_closed {
+            return Err(closed(&request).to_owned());
+        }
+        let patience = request.time_max() + PATIENCE;
+        let (answer, outcome) = sync_channel(1);
+        let sent = self.commands.try_send(OperatorCommand { request, answer });
+        sent.map_err(|_| "other changes are being carried out: try again".to_owned())?;
+        let late = "the change was not carried out in time: its outcome is unknown";
+        outcome.recv_timeout(patience).unwrap_or_else(|_| Err(late.to_owned()))
+    }
+}
+
+fn closed(request: &OperatorRequest) -> &'static str {
+    match request {
+        OperatorRequest::Slots(..) => {
+            "the process that holds the data directory serves no requests, so no writes can wait"
+        }
+        OperatorRequest::Shards(_) => {
+            "the process that holds the data directory serves no requests: try again when it has ended"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_answered_by_the_part_that_opened_the_desk() {
+        let desk = OperatorDesk::default();
+        let release = || OperatorRequest::Slots(SlotSet::full(), SlotAction::Release);
+        assert!(desk.command(release()).is_err(), "it is closed");
+        let mut commands = desk.open().expect("the receiver");
+        std::thread::scope(|scope| {
+            let sent = scope.spawn(|| desk.command(release()));
+            let command = commands.blocking_recv().expect("a command");
+            assert_eq!(command.request, release());
+            command.answer(Err("not now".to_owned()));
+            assert_eq!(sent.join().expect("no panic"), Err("not now".to_owned()));
+        });
+    }
+}

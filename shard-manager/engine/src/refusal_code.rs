@@ -1,0 +1,135 @@
+//! Refusal code: the public code of a change of shards or slots that was refused, for each kind of
+//! remedy.
+//!
+//! **Invariant:** a code stands for one remedy, and each refusal that an operator can mend has one.
+//! **Not here:** the explanations of the codes and their HTTP statuses (the router).
+
+use std::fmt::Display;
+
+use model::map_change::MapChangeRefusal;
+use model::topology::TopologyError;
+
+use super::catalog_rows::MapChangeError;
+use super::new_shard::NewShardRefusal;
+use super::slot_change::SlotChangeError;
+
+/// Kind of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// There is no shard of this name, or it has retired.
+    NoShard,
+    /// The name, the weight or the URL of a new shard cannot be used.
+    BadShard,
+    /// The database has rows, or belongs to another shard or cluster.
+    DatabaseInUse,
+    /// The server of the database does not answer.
+    DatabaseUnreachable,
+    /// The server or the database lacks something that a shard needs.
+    DatabaseUnsuitable,
+    /// The router has no user and password for the server.
+    NoCredentials,
+    /// The shard is not in a state that permits the change.
+    ShardState,
+    /// The shard map is not of the expected epoch.
+    MapChanged,
+    /// The slots or the time of a fence cannot be used.
+    BadFence,
+    /// The engine distributes rows by itself.
+    PlacedByEngine,
+}
+
+impl RefusalCode {
+    /// All kinds, in the order of their codes.
+    pub const ALL: [Self; 10] = [
+        Self::NoShard,
+        Self::BadShard,
+        Self::DatabaseInUse,
+        Self::DatabaseUnreachable,
+        Self::DatabaseUnsuitable,
+        Self::NoCredentials,
+        Self::ShardState,
+        Self::MapChanged,
+        Self::BadFence,
+        Self::PlacedByEngine,
+    ];
+
+    /// Returns the code.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoShard => "TSR320",
+            Self::BadShard => "TSR321",
+            Self::DatabaseInUse => "TSR322",
+            Self::DatabaseUnreachable => "TSR323",
+            Self::DatabaseUnsuitable => "TSR324",
+            Self::NoCredentials => "TSR325",
+            Self::ShardState => "TSR326",
+            Self::MapChanged => "TSR327",
+            Self::BadFence => "TSR328",
+            Self::PlacedByEngine => "TSR329",
+        }
+    }
+
+    /// Returns the code of a shard that cannot join; `None` if the work failed on the way.
+    pub fn of_new_shard(refusal: &NewShardRefusal) -> Option<Self> {
+        Some(match refusal {
+            NewShardRefusal::UrlUnexpected
+            | NewShardRefusal::UrlMissing
+            | NewShardRefusal::UrlInvalid(_)
+            | NewShardRefusal::PasswordInUrl => Self::BadShard,
+            NewShardRefusal::NoCredentials { .. } => Self::NoCredentials,
+            NewShardRefusal::Unreachable { .. } => Self::DatabaseUnreachable,
+            NewShardRefusal::Unsuitable { .. } => Self::DatabaseUnsuitable,
+            NewShardRefusal::NotEmpty { .. }
+            | NewShardRefusal::OtherCluster { .. }
+            | NewShardRefusal::OtherShard { .. } => Self::DatabaseInUse,
+            NewShardRefusal::Unsupported => Self::PlacedByEngine,
+            NewShardRefusal::Failed(_) => return None,
+        })
+    }
+
+    /// Returns the code of a shard map that was not changed; `None` if the catalog cannot be used.
+    pub fn of_map_change(error: &MapChangeError) -> Option<Self> {
+        match error {
+            MapChangeError::Stale { .. } => Some(Self::MapChanged),
+            MapChangeError::Refused(refusal) => Some(Self::of_refused_map(refusal)),
+            MapChangeError::Unsupported => Some(Self::PlacedByEngine),
+            MapChangeError::Failed(_) | MapChangeError::Unknown(_) => None,
+        }
+    }
+
+    fn of_refused_map(refusal: &MapChangeRefusal) -> Self {
+        match refusal {
+            MapChangeRefusal::NoShard(_) => Self::NoShard,
+            MapChangeRefusal::Name
+            | MapChangeRefusal::Topology(TopologyError::Weight { .. } | TopologyError::NoWeight) => {
+                Self::BadShard
+            }
+            MapChangeRefusal::NoSlots | MapChangeRefusal::NotOwned { .. } => Self::BadFence,
+            MapChangeRefusal::NotServing { .. }
+            | MapChangeRefusal::State { .. }
+            | MapChangeRefusal::HasSlots { .. }
+            | MapChangeRefusal::HoldsCatalog { .. }
+            | MapChangeRefusal::Topology(
+                TopologyError::Count { .. } | TopologyError::NameTwice { .. },
+            )
+            | MapChangeRefusal::Map(_) => Self::ShardState,
+        }
+    }
+
+    /// Returns the code of slots that were not changed; `None` if the shard cannot carry it out now.
+    pub fn of_slot_change(error: &SlotChangeError) -> Option<Self> {
+        match error {
+            SlotChangeError::NotOwned { .. } => Some(Self::BadFence),
+            SlotChangeError::Unsupported { .. } => Some(Self::PlacedByEngine),
+            SlotChangeError::Busy { .. } | SlotChangeError::Failed { .. } => None,
+        }
+    }
+}
+
+/// Returns the sentence of an error for the operator of a command, with its code if it has one.
+pub fn with_code(error: &impl Display, code: Option<RefusalCode>) -> String {
+    match code {
+        Some(code) => format!("{error} ({})", code.name()),
+        None => error.to_string(),
+    }
+}
