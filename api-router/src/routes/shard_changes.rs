@@ -229,7 +229,7 @@ fn weight(members: &Members<'_>) -> Result<Option<u32>, Problem> {
 
 /// Returns the response to a request whose deadline passed while the shard was joining.
 fn joining(app: &App, name: &str) -> Result<HttpResponse, Problem> {
-    let map = app.manager.map();
+    let map = app.manager.shards().newest_map();
     let late = || {
         Problem::new(Code::TSR004, "the deadline passed before the shard was joining")
             .hint("send the same request again, with a larger x-deadline-ms")

@@ -169,8 +169,9 @@ impl Shards<'_> {
         expected_epoch.is_none() && self.0.backend.update_map(*epoch, deadline).await.is_ok()
     }
 
-    /// Returns the newest map of the catalog, as far as it is known here.
-    fn newest_map(self) -> Arc<ShardMap> {
+    /// Returns the newest map of the catalog, as far as it is known here. It may name shards that
+    /// are not open yet.
+    pub fn newest_map(self) -> Arc<ShardMap> {
         self.0.map.backlog().newest_or(self.0.map())
     }
 }
