@@ -127,9 +127,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     }
     let app = Data::new(app);
     let history_writer = keep_history(&app, config)?;
-    serve_commands(app.clone());
-    #[cfg(feature = "sabotage")]
-    hand_slots_over(app.clone());
+    serve_commands(&app);
     let mut signals = EndSignals::listen()?;
     let server = server::serve(app.clone(), listener, identity, config.workers)?;
     let handle = server.handle();
@@ -177,20 +175,17 @@ fn cached(manager: Manager, config: &Config) -> Manager {
     }
 }
 
-/// Hands slots from shard to shard, if the environment requests that.
-#[cfg(feature = "sabotage")]
-fn hand_slots_over(app: Data<App>) {
+/// Carries out commands of the operator, which other programs send through the cluster's socket.
+/// Opens and closes shards as the shard map changes.
+fn serve_commands(app: &Data<App>) {
+    let (commanded, followed) = (app.clone(), app.clone());
+    actix_web::rt::spawn(async move { commanded.manager.serve_commands().await });
+    actix_web::rt::spawn(async move { followed.manager.shards().keep_up().await });
+    #[cfg(feature = "sabotage")]
     if sabotage::hands_slots_over() {
+        let app = app.clone();
         actix_web::rt::spawn(async move { app.manager.slots().keep_handing_over().await });
     }
-}
-
-/// Carries out commands of the operator, which other programs send through the cluster's socket. Opens
-/// and closes shards as the shard map changes.
-fn serve_commands(app: Data<App>) {
-    let of_shards = app.clone();
-    actix_web::rt::spawn(async move { app.manager.serve_commands().await });
-    actix_web::rt::spawn(async move { of_shards.manager.shards().keep_up().await });
 }
 
 /// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with

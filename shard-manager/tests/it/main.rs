@@ -45,6 +45,7 @@ mod replication;
 #[cfg(feature = "sabotage")]
 mod sabotaged;
 mod scans;
+mod scatter_gaps;
 #[path = "../support/scratch.rs"]
 mod scratch;
 mod session_epoch;

@@ -1,4 +1,4 @@
-//! Checks that the tests of sessions can fail: some of them run again in a separate process in
+//! Checks that the tests of sessions and of slots without an owner can fail: some of them run again in a separate process in
 //! which a guarantee is violated, and must detect that.
 
 use std::process::Command;
@@ -7,14 +7,28 @@ use shard_manager::sabotage::{Mutation, VARIABLE};
 
 #[test]
 fn tests_detect_tokens_without_an_epoch() {
-    for story in [
-        "session_epoch::responses_carry_the_epoch_of_their_map",
-        "session_epoch::without_the_catalog_a_read_ahead_of_the_map_is_proven_by_the_primary",
-        "session_epoch::a_change_that_an_earlier_owner_lost_is_reported_by_the_new_owner",
-    ] {
+    assert_detected(
+        Mutation::TokenWithoutEpoch,
+        &[
+            "session_epoch::responses_carry_the_epoch_of_their_map",
+            "session_epoch::without_the_catalog_a_read_ahead_of_the_map_is_proven_by_the_primary",
+            "session_epoch::a_change_that_an_earlier_owner_lost_is_reported_by_the_new_owner",
+        ],
+    );
+}
+
+#[test]
+fn tests_detect_answers_that_are_merged_without_a_look_at_their_slots() {
+    let story = "scatter_gaps::a_read_of_all_shards_fails_while_a_slot_has_no_owner";
+    assert_detected(Mutation::ScatterUnchecked, &[story]);
+}
+
+/// Runs tests with a mutation, and fails if one of them passes.
+fn assert_detected(mutation: Mutation, stories: &[&str]) {
+    for story in stories {
         let program = std::env::current_exe().expect("this test has a path");
         let mut tests = Command::new(program);
-        tests.env(VARIABLE, Mutation::TokenWithoutEpoch.name()).args(["--exact", story]);
+        tests.env(VARIABLE, mutation.name()).args(["--exact", *story]);
         let ended = tests.output().expect("it starts");
         let stdout = String::from_utf8_lossy(&ended.stdout);
         assert!(stdout.contains("running 1 test"), "{stdout}");

@@ -174,7 +174,7 @@ fn rows_of_a_slot_about_which_a_file_knows_nothing_are_counted_from_its_takeover
     nodes.change(&ada, TO_2).expect("handed over");
     nodes.catch_up();
     let forget = format!("DELETE FROM tessera_slots WHERE slot = {}", slot("ada").number());
-    [&nodes.primary_file, &nodes.replica_file].map(|file| execute(file, &forget));
+    [&nodes.primary_file, &nodes.replica_file].iter().for_each(|file| execute(file, &forget));
     nodes.change(&ada, TakeOver).expect("taken over");
     assert_eq!(row_count(&nodes.primary_file), 1);
     nodes.catch_up();
