@@ -78,6 +78,7 @@ mod served_page;
 mod servers;
 mod shard_key_filters;
 mod shard_keys;
+mod shards_join;
 mod shared_routers;
 mod sockets;
 mod strategies;
