@@ -28,7 +28,7 @@ use api_router::server;
 use api_router::tls::{self, CertificateWatcher, Identity};
 use clap::Parser;
 use shard_manager::assembly::{self, ConnectedCluster, EmbeddedCluster};
-use shard_manager::manager::Manager;
+use shard_manager::manager::{self, Manager};
 use shard_manager::node_address::{ClusterAddress, ServerEngine};
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Mutation, UnknownMutation};
@@ -179,7 +179,7 @@ fn cached(manager: Manager, config: &Config) -> Manager {
 /// Opens and closes shards as the shard map changes.
 fn serve_commands(app: &Data<App>) {
     let (commanded, followed) = (app.clone(), app.clone());
-    actix_web::rt::spawn(async move { commanded.manager.serve_commands().await });
+    actix_web::rt::spawn(async move { manager::serve_commands(&commanded.manager).await });
     actix_web::rt::spawn(async move { followed.manager.shards().keep_up().await });
     #[cfg(feature = "sabotage")]
     if sabotage::hands_slots_over() {

@@ -32,60 +32,58 @@ impl Code {
     }
 }
 
-impl Problem {
-    /// Returns the problem of a change that was refused before anything was begun.
-    pub fn of_refusal(refusal: RefusalCode, detail: impl Into<String>) -> Self {
-        let problem = Self::new(Code::of_refusal(refusal), detail).outcome("rejected");
-        match refusal {
-            RefusalCode::NoShard => problem.hint("/api/shards lists the shards"),
-            RefusalCode::BadShard => {
-                problem.hint("correct the member that the detail names, and send the request again")
-            }
-            RefusalCode::DatabaseInUse => {
-                problem.hint("create an empty database for the shard, and name it by url")
-            }
-            RefusalCode::DatabaseUnreachable => {
-                problem.hint("check host and port, and that the server runs and accepts this router")
-            }
-            RefusalCode::DatabaseUnsuitable => {
-                problem.hint("correct what the detail names, and send the request again")
-            }
-            RefusalCode::NoCredentials => problem.hint(
-                "add the server to SHARD_URLS or REPLICA_URLS of every router, and start them again",
-            ),
-            RefusalCode::ShardState => {
-                problem.hint("/api/shards shows the state and the slots of each shard")
-            }
-            RefusalCode::MapChanged => {
-                problem.hint("look at /api/shards again, and send its epoch as If-Match")
-            }
-            RefusalCode::BadFence => problem.hint("/api/shard-map shows the owner of each slot"),
-            RefusalCode::PlacedByEngine => problem.hint(CITUS_MOVES),
+/// Returns the problem of a change that was refused before anything was begun.
+pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
+    let problem = Problem::new(Code::of_refusal(refusal), detail).outcome("rejected");
+    match refusal {
+        RefusalCode::NoShard => problem.hint("/api/shards lists the shards"),
+        RefusalCode::BadShard => {
+            problem.hint("correct the member that the detail names, and send the request again")
         }
+        RefusalCode::DatabaseInUse => {
+            problem.hint("create an empty database for the shard, and name it by url")
+        }
+        RefusalCode::DatabaseUnreachable => {
+            problem.hint("check host and port, and that the server runs and accepts this router")
+        }
+        RefusalCode::DatabaseUnsuitable => {
+            problem.hint("correct what the detail names, and send the request again")
+        }
+        RefusalCode::NoCredentials => problem.hint(
+            "add the server to SHARD_URLS or REPLICA_URLS of every router, and start them again",
+        ),
+        RefusalCode::ShardState => {
+            problem.hint("/api/shards shows the state and the slots of each shard")
+        }
+        RefusalCode::MapChanged => {
+            problem.hint("look at /api/shards again, and send its epoch as If-Match")
+        }
+        RefusalCode::BadFence => problem.hint("/api/shard-map shows the owner of each slot"),
+        RefusalCode::PlacedByEngine => problem.hint(CITUS_MOVES),
     }
+}
 
-    /// Returns the problem of a change whose outcome depends on a step that failed.
-    fn of_failed(error: Error, outcome: Outcome) -> Self {
-        Self::from(error).outcome(outcome.name())
-    }
+/// Returns the problem of a change whose outcome depends on a step that failed.
+fn failed(error: Error, outcome: Outcome) -> Problem {
+    Problem::from(error).outcome(outcome.name())
 }
 
 impl From<ShardChangeError> for Problem {
     fn from(error: ShardChangeError) -> Self {
         if let Some(refusal) = error.code() {
-            return Self::of_refusal(refusal, detail(&error));
+            return refused(refusal, detail(&error));
         }
         match error {
             ShardChangeError::NewShard(NewShardRefusal::Failed(error)) => {
-                Self::of_failed(error, Outcome::Unknown)
+                failed(error, Outcome::Unknown)
                     .hint("send the same request again: it goes on from where it ended")
             }
             ShardChangeError::Map(MapChangeError::Unknown(error)) => {
-                Self::of_failed(error, Outcome::Unknown)
+                failed(error, Outcome::Unknown)
                     .hint("/api/shards shows whether the change was made")
             }
             ShardChangeError::Map(MapChangeError::Failed(error))
-            | ShardChangeError::Failed(error) => Self::of_failed(error, Outcome::Rejected),
+            | ShardChangeError::Failed(error) => failed(error, Outcome::Rejected),
             ShardChangeError::NoShard { .. }
             | ShardChangeError::Exists { .. }
             | ShardChangeError::NewShard(_)
@@ -123,12 +121,10 @@ fn detail(error: &ShardChangeError) -> String {
 impl From<SlotsError> for Problem {
     fn from(error: SlotsError) -> Self {
         if let Some(refusal) = error.code() {
-            return Self::of_refusal(refusal, error.to_string());
+            return refused(refusal, error.to_string());
         }
         match error {
-            SlotsError::Shard(SlotChangeError::Failed { error, outcome }) => {
-                Self::of_failed(error, outcome)
-            }
+            SlotsError::Shard(SlotChangeError::Failed { error, outcome }) => failed(error, outcome),
             SlotsError::Shard(SlotChangeError::Busy { shard }) => {
                 Self::new(Code::TSR004, SlotChangeError::Busy { shard: shard.clone() }.to_string())
                     .shard(shard)

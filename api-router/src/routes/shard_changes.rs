@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::body::Members;
 use crate::headers::{check_content_type, deadline, expected_epoch, refuse_row_headers};
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, refused};
 use crate::query::Parameters;
 use crate::response_headers::ShardRefusals;
 
@@ -223,7 +223,7 @@ fn weight(members: &Members<'_>) -> Result<Option<u32>, Problem> {
     weight.map(Some).ok_or_else(|| {
         let most = Topology::WEIGHT_MAX;
         let detail = format!("weight must be a whole number from 0 to {most}");
-        Problem::of_refusal(RefusalCode::BadShard, detail)
+        refused(RefusalCode::BadShard, detail)
     })
 }
 

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::body::Members;
 use crate::headers::{check_content_type, deadline, refuse_conditions, refuse_row_headers};
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, refused};
 use crate::query::Parameters;
 use crate::response_headers::ShardRefusals;
 
@@ -122,13 +122,12 @@ async fn read(
 
 /// Returns the slots of a request, which must be those of its shard if it names one.
 fn slots(app: &App, members: &Members<'_>) -> Result<SlotSet, Problem> {
-    let bad = |detail: String| Problem::of_refusal(RefusalCode::BadFence, detail);
+    let bad = |detail: String| refused(RefusalCode::BadFence, detail);
     let slots = members.required_text("slots")?.parse::<SlotSet>();
     let slots = slots.map_err(|error| bad(format!("slots: {error}")))?;
     let Some(name) = members.text("shard")? else { return Ok(slots) };
     let map = app.manager.map();
-    let unknown =
-        || Problem::of_refusal(RefusalCode::NoShard, format!("the cluster has no shard {name}"));
+    let unknown = || refused(RefusalCode::NoShard, format!("the cluster has no shard {name}"));
     let shard = map.topology().find(&name).ok_or_else(unknown)?;
     let foreign: SlotSet = slots.iter().filter(|slot| map.owner(*slot) != shard).collect();
     if foreign.is_empty() {
@@ -146,7 +145,7 @@ fn hold(members: &Members<'_>) -> Result<Duration, Problem> {
     let fits = |hold: &Duration| (Duration::from_millis(1)..=FENCE_MAX).contains(hold);
     hold.filter(fits).ok_or_else(|| {
         let detail = format!("seconds must be a number from 0.001 to {}", FENCE_MAX.as_secs());
-        Problem::of_refusal(RefusalCode::BadFence, detail)
+        refused(RefusalCode::BadFence, detail)
     })
 }
 

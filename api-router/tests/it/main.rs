@@ -63,6 +63,7 @@ mod pages;
 mod placement;
 #[path = "../../../shard-manager/tests/support/prerequisites.rs"]
 mod prerequisites;
+mod problem_texts;
 mod problems;
 mod python;
 mod random;

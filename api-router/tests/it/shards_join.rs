@@ -27,7 +27,7 @@ fn join(router: &Router, shard: Value) -> Reply {
 /// Returns a shard of the list, if it is there.
 fn listed(router: &Router, name: &str) -> Option<Value> {
     let shards = router.get("/api/shards").json()["shards"].clone();
-    shards.as_array().unwrap().iter().find(|shard| shard["name"] == name).cloned()
+    shards.as_array().unwrap().iter().find(|shard| shard["shard"] == name).cloned()
 }
 
 fn start(data: &Path) -> Router {
@@ -68,7 +68,8 @@ fn a_shard_joins_while_rows_are_written_and_no_request_fails() {
         ended.store(true, Ordering::Release);
         writers.into_iter().map(|writer| writer.join().unwrap()).sum::<usize>()
     });
-    let count = router.get("/api/read?table=users&count=exact&limit=1").json();
+    let counted = [("prefer", "count=exact")];
+    let count = router.send("GET", "/api/read?table=users&limit=1", &counted, None).json();
     assert_eq!(count["total"], written, "{count}");
     let shard = listed(&router, "shard4").unwrap();
     assert_eq!((&shard["weight"], &shard["slots"]), (&json!(2), &json!(0)), "{shard}");

@@ -58,6 +58,7 @@ use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 use join_desk::JoinDesk;
+pub use operator_commands::serve_commands;
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
 pub use shard_change::{ShardChangeError, ShardChanged};

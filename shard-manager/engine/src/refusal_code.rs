@@ -116,7 +116,8 @@ impl RefusalCode {
         }
     }
 
-    /// Returns the code of slots that were not changed; `None` if the shard cannot carry it out now.
+    /// Returns the code of slots that were not changed; `None` if the shard cannot carry it out
+    /// now.
     pub fn of_slot_change(error: &SlotChangeError) -> Option<Self> {
         match error {
             SlotChangeError::NotOwned { .. } => Some(Self::BadFence),

@@ -1,5 +1,5 @@
-//! Checks that the tests of sessions and of slots without an owner can fail: some of them run again in a separate process in
-//! which a guarantee is violated, and must detect that.
+//! Checks that the tests of sessions and of slots without an owner can fail: some of them run again
+//! in a separate process in which a guarantee is violated, and must detect that.
 
 use std::process::Command;
 

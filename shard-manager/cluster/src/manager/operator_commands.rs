@@ -15,40 +15,37 @@ use futures_util::stream::unfold;
 
 use super::{Manager, ShardChangeError, SlotsError};
 
-impl Manager {
-    /// Carries out the commands of the process's operator until the future is dropped. Returns at
-    /// once if none can come.
-    pub async fn serve_commands(&self) {
-        let Some(commands) = self.backend.operator_commands() else { return };
-        let commands =
-            unfold(commands, async |mut commands| Some((commands.recv().await?, commands)));
-        commands.for_each_concurrent(COMMANDS_MAX, |command| self.carry_out(command)).await;
-    }
+/// Carries out the commands of the process's operator until the future is dropped. Returns at once
+/// if none can come.
+pub async fn serve_commands(manager: &Manager) {
+    let Some(commands) = manager.backend.operator_commands() else { return };
+    let commands = unfold(commands, async |mut commands| Some((commands.recv().await?, commands)));
+    commands.for_each_concurrent(COMMANDS_MAX, |command| carry_out(manager, command)).await;
+}
 
-    async fn carry_out(&self, command: OperatorCommand) {
-        let deadline = Instant::now() + command.request.time_max();
-        let done = match &command.request {
-            OperatorRequest::Slots(slots, SlotAction::Fence { hold }) => {
-                self.slots().fence(slots, *hold, deadline).await.map_err(slots_refused)
-            }
-            OperatorRequest::Slots(slots, SlotAction::Release) => {
-                self.slots().release(slots, deadline).await.map_err(slots_refused)
-            }
-            OperatorRequest::Shards(ShardAction::Join(shard)) => {
-                let joined = self.shards().join(shard.clone(), None, deadline).await;
-                joined.map(drop).map_err(shards_refused)
-            }
-            OperatorRequest::Shards(ShardAction::Weight { name, weight }) => {
-                let changed = self.shards().set_weight(name, *weight, None).await;
-                changed.map(drop).map_err(shards_refused)
-            }
-            OperatorRequest::Shards(ShardAction::Remove { name }) => {
-                self.shards().remove(name, None).await.map(drop).map_err(shards_refused)
-            }
-        };
-        tracing::info!(request = ?command.request, ?done, "a command was carried out");
-        command.answer(done);
-    }
+async fn carry_out(manager: &Manager, command: OperatorCommand) {
+    let deadline = Instant::now() + command.request.time_max();
+    let done = match &command.request {
+        OperatorRequest::Slots(slots, SlotAction::Fence { hold }) => {
+            manager.slots().fence(slots, *hold, deadline).await.map_err(slots_refused)
+        }
+        OperatorRequest::Slots(slots, SlotAction::Release) => {
+            manager.slots().release(slots, deadline).await.map_err(slots_refused)
+        }
+        OperatorRequest::Shards(ShardAction::Join(shard)) => {
+            let joined = manager.shards().join(shard.clone(), None, deadline).await;
+            joined.map(drop).map_err(shards_refused)
+        }
+        OperatorRequest::Shards(ShardAction::Weight { name, weight }) => {
+            let changed = manager.shards().set_weight(name, *weight, None).await;
+            changed.map(drop).map_err(shards_refused)
+        }
+        OperatorRequest::Shards(ShardAction::Remove { name }) => {
+            manager.shards().remove(name, None).await.map(drop).map_err(shards_refused)
+        }
+    };
+    tracing::info!(request = ?command.request, ?done, "a command was carried out");
+    command.answer(done);
 }
 
 fn slots_refused(error: SlotsError) -> String {
