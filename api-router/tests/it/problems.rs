@@ -100,11 +100,11 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
         ("TSR312", 400, write(router, r#"{"table":"users","data":{"user_id":"u","name":7}}"#)),
         ("TSR320", 404, router.send("DELETE", "/api/shards/nowhere", &[], None)),
         ("TSR321", 400, post(router, "/api/shards", &[], r#"{"name":"s","weight":-1}"#)),
-        ("TSR326", 409, router.send("DELETE", "/api/shards/shard1", &[], None)),
+        ("TSR326", 409, router.send("DELETE", "/api/shards/shard2", &[], None)),
         (
             "TSR327",
             412,
-            router.send("DELETE", "/api/shards/shard1", &[("if-match", "\"9\"")], None),
+            router.send("DELETE", "/api/shards/shard2", &[("if-match", "\"9\"")], None),
         ),
         ("TSR328", 400, post(router, "/api/slots/fence", &[], r#"{"slots":"0","seconds":61}"#)),
         ("TSR403", 403, read(router, &[("origin", "http://evil.example")], "table=users")),
