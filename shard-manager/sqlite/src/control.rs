@@ -13,7 +13,7 @@
 //! > {"command":"fence_slots","slots":"0-63,100","hold_ms":2000}
 //! < {"slots":65}                              or  {"error":"…"}
 //! > {"command":"change_shards","change":"join","name":"shard4","weight":1}
-//! < {"shard":"shard4"}                        or  {"error":"…"}
+//! < {"changed_shard":"shard4"}                or  {"error":"…"}
 //! ```
 //! A client cancels its request by closing the connection, or the writing half of it.
 //!
@@ -158,7 +158,7 @@ pub enum Reply {
     /// A shard was changed.
     ShardChanged {
         /// Name of the shard.
-        shard: String,
+        changed_shard: String,
     },
     /// A rule forbids a change of keys or roles.
     Refused {
@@ -365,9 +365,9 @@ impl Shared {
         let (ShardRequest::Join { name, .. }
         | ShardRequest::Weight { name, .. }
         | ShardRequest::Remove { name }) = &change;
-        let shard = name.clone();
+        let changed_shard = name.clone();
         match self.operator_desk.command(OperatorRequest::Shards(change.into())) {
-            Ok(()) => Reply::ShardChanged { shard },
+            Ok(()) => Reply::ShardChanged { changed_shard },
             Err(error) => Reply::Error { error },
         }
     }
