@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::backend::files_only;
 use crate::client::{refusal, user_op};
+use crate::commands::run;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
 
@@ -155,5 +156,33 @@ fn without_the_flag_shards_are_not_changed() {
         let reply = change(&router, method, path, Some(json!({"name": "east"})));
         assert_eq!(reply.status, 405, "{}", reply.text());
         assert!(reply.text().contains("--operate"), "{}", reply.text());
+    }
+}
+
+#[test]
+fn commands_change_shards_through_the_socket_and_through_a_url() {
+    files_only!(WHY);
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let router = start(&data);
+    let (dir, url) = (data.to_str().unwrap(), router.url(""));
+    for (place, name) in [(["--data-dir", dir], "east"), (["--url", &url], "west")] {
+        let shard = |arguments: &[&str]| {
+            run(&[&["shard"], arguments, &["--json"], &place[..]].concat(), "")
+        };
+        assert_eq!(shard(&["add", name]).json(0), json!({"joined": name, "weight": 1}));
+        let known = listed(&router, name).unwrap();
+        assert_eq!((&known["state"], &known["weight"]), (&json!("serving"), &json!(1)));
+        shard(&["weight", name, "4"]).json(0);
+        assert_eq!(listed(&router, name).unwrap()["weight"], 4);
+        shard(&["remove", name]).json(0);
+        assert!(listed(&router, name).is_none_or(|shard| shard["state"] == "retired"));
+        for (arguments, code) in
+            [(["remove", "shard1"], "TSR326"), (["remove", "nowhere"], "TSR320")]
+        {
+            let refused = shard(&arguments);
+            assert_eq!(refused.code, Some(2), "{refused:?}");
+            assert!(refused.err.contains(code), "{refused:?}");
+        }
     }
 }

@@ -128,7 +128,7 @@ impl Destination {
 enum Command {
     /// Shows the shards, their nodes and a running router
     Status(status::StatusArgs),
-    /// Lists the shards in the catalog
+    /// Lists the shards in the catalog, and changes them
     Shard(shard::Options),
     /// Shows the shards of keys
     Route(route::RouteArgs),

@@ -294,16 +294,16 @@ pub fn differences(
     let members: Vec<&ShardSpec> = map.topology().members().map(|(_, shard)| shard).collect();
     if let Some(count) = spec.shards.filter(|count| *count != members.len()) {
         let remedy = if count > members.len() {
-            "shards cannot join it yet"
+            "a shard joins by POST /api/shards"
         } else {
-            "no shard is removed by a setting"
+            "a shard retires by DELETE /api/shards/{name}"
         };
         found.push(format!("shards is {count}, and the cluster has {}: {remedy}", members.len()));
     }
     let weights: Vec<u32> = members.iter().map(|shard| shard.weight).collect();
     if let Some(wanted) = spec.weights.as_ref().filter(|wanted| **wanted != weights) {
         found.push(format!(
-            "weights is {}, and the shards have {}: the weights of a cluster stay as they are",
+            "weights is {}, and the shards have {}: PATCH /api/shards/{{name}} changes a weight",
             comma_separated(wanted),
             comma_separated(&weights)
         ));

@@ -254,7 +254,7 @@ impl<'k> Choice<'k> {
                 None => {
                     self.leave_out(
                         shard,
-                        "is the database of no shard, and shards cannot join yet: leave its URL out",
+                        "is the database of no shard: POST /api/shards lets it join",
                     );
                 }
             }

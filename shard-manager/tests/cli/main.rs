@@ -14,6 +14,7 @@ mod placement;
 mod results;
 #[path = "../support/scratch.rs"]
 mod scratch;
+mod shards;
 mod speed;
 mod status;
 mod unclean;

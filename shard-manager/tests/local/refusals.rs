@@ -43,7 +43,9 @@ fn shards_with_rows_are_not_removed() {
         assert!(said.contains(&format!("{other} yet; leave --shards out")), "{said}");
     }
     // The command starts what there is, and says what to do.
-    for (other, remedy) in [("3", "cannot join it yet"), ("1", "no shard is removed")] {
+    for (other, remedy) in
+        [("3", "joins by POST /api/shards"), ("1", "retires by DELETE /api/shards/")]
+    {
         let (code, _, said) = run(&["cluster", "up", "--shards", other], &place.dir());
         assert_eq!(code, 0, "{said}");
         assert!(said.contains("has 2 shards and starts with them"), "{said}");

@@ -163,8 +163,11 @@ fn other_number(dir: &Path, has: usize, wanted: usize) -> Option<String> {
     if has == 0 || wanted == has || !(1..=Topology::SHARDS_MAX).contains(&wanted) {
         return None;
     }
-    let remedy =
-        if wanted > has { "shards cannot join it yet" } else { "no shard is removed by a flag" };
+    let remedy = if wanted > has {
+        "a shard joins by POST /api/shards of a router, with a server of its own"
+    } else {
+        "a shard retires by DELETE /api/shards/{name} of a router"
+    };
     let dir = dir.display();
     Some(format!(
         "{dir}: the cluster has {has} shards and starts with them, because --shards describes a new one; {remedy}"

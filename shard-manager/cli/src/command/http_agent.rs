@@ -81,6 +81,16 @@ impl Client {
         self.with_credential(self.agent.post(format!("{}{path}", self.url)))
     }
 
+    /// Begins a PATCH request.
+    pub(super) fn patch(&self, path: &str) -> RequestBuilder<WithBody> {
+        self.with_credential(self.agent.patch(format!("{}{path}", self.url)))
+    }
+
+    /// Begins a DELETE request.
+    pub(super) fn delete(&self, path: &str) -> RequestBuilder<WithoutBody> {
+        self.with_credential(self.agent.delete(format!("{}{path}", self.url)))
+    }
+
     fn with_credential<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
         match &self.credential {
             None => request,

@@ -5,13 +5,16 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use ureq::Agent;
+use ureq::http::Response;
+use ureq::{Agent, Body};
 
 use super::CommandError;
 use super::http_agent::{self, Client, RouterAddress};
 
 /// Time limit of a request.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// Header with the time limit of a change, in milliseconds.
+const DEADLINE: (&str, &str) = ("x-deadline-ms", "25000");
 
 /// Client of a router.
 pub(super) struct Router {
@@ -31,14 +34,32 @@ impl Router {
 
     /// Returns the body of the answer to a GET.
     pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, CommandError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            CommandError::Refused(format!("no router answers at {}: {error}", self.client.url()))
-        };
         let request = self.client.get(path);
         let request =
             query.iter().fold(request, |request, (name, value)| request.query(name, value));
-        let mut response =
-            request.call().map_err(|error| failed(&http_agent::description(&error)))?;
+        self.answer(request.call())
+    }
+
+    /// Returns the body of the answer to a POST of a JSON document.
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, CommandError> {
+        self.answer(self.client.post(path).header(DEADLINE.0, DEADLINE.1).send_json(body))
+    }
+
+    /// Returns the body of the answer to a PATCH with a JSON document.
+    pub(super) fn patch(&self, path: &str, body: &Value) -> Result<Value, CommandError> {
+        self.answer(self.client.patch(path).send_json(body))
+    }
+
+    /// Returns the body of the answer to a DELETE.
+    pub(super) fn delete(&self, path: &str) -> Result<Value, CommandError> {
+        self.answer(self.client.delete(path).call())
+    }
+
+    fn answer(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Value, CommandError> {
+        let failed = |error: &dyn std::fmt::Display| {
+            CommandError::Refused(format!("no router answers at {}: {error}", self.client.url()))
+        };
+        let mut response = response.map_err(|error| failed(&http_agent::description(&error)))?;
         let status = response.status();
         let (url, remedy) = (self.client.url(), self.client.remedy(status.as_u16()));
         if status.is_redirection() {
@@ -51,6 +72,7 @@ impl Router {
         }
         let detail = answer["detail"].as_str().or(answer["title"].as_str());
         let detail = detail.map_or_else(|| status.to_string(), str::to_owned);
-        Err(CommandError::Refused(format!("the router at {url} refuses: {detail}{remedy}")))
+        let code = answer["code"].as_str().map(|code| format!(" ({code})")).unwrap_or_default();
+        Err(CommandError::Refused(format!("the router at {url} refuses: {detail}{code}{remedy}")))
     }
 }

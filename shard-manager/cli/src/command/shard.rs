@@ -1,4 +1,5 @@
-//! `shard`: lists the shards in the catalog, beside a running router or without one.
+//! `shard`: lists the shards in the catalog, and changes them, beside a running router or without
+//! one.
 //!
 //! **Not here:** the state of the nodes (`status`), the catalog (`sqlite`, `postgres`).
 
@@ -13,6 +14,8 @@ use sqlite::offline_view::DirView;
 use super::CommandError;
 use super::access::{CatalogArgs, CatalogPlace, with_runtime};
 use crate::terminal::Terminal;
+
+mod change;
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -32,6 +35,15 @@ enum Verb {
     /// Lists the shards with their states, weights and slots
     #[command(after_help = LIST_EXAMPLES)]
     List(CatalogArgs),
+    /// Lets a new shard join, without slots
+    #[command(after_help = change::ADD_EXAMPLES)]
+    Add(change::AddArgs),
+    /// Gives a shard another weight
+    #[command(after_help = change::WEIGHT_EXAMPLES)]
+    Weight(change::WeightArgs),
+    /// Retires a shard that owns no slots
+    #[command(after_help = change::REMOVE_EXAMPLES)]
+    Remove(change::RemoveArgs),
 }
 
 /// Shards of a cluster.
@@ -57,6 +69,9 @@ struct Listed {
 pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     match &options.verb {
         Verb::List(catalog) => list(catalog, terminal),
+        Verb::Add(args) => change::add(args, terminal),
+        Verb::Weight(args) => change::weigh(args, terminal),
+        Verb::Remove(args) => change::remove(args, terminal),
     }
 }
 

@@ -1,0 +1,173 @@
+//! Change: lets a shard join, gives it another weight, or retires it.
+//!
+//! A router makes the change: the one that `--url` names, or the one that holds the data directory.
+//! If none holds it, the command opens the directory itself.
+//!
+//! **Invariant:** no URL with a password is accepted, because command lines are seen by others.
+//! **Not here:** the steps of a change (`cluster`).
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use assembly::EmbeddedCluster;
+use clap::Args;
+use cluster::manager::{Manager, ShardChangeError};
+use engine::cluster_spec::ClusterSpec;
+use engine::new_shard::NewShard;
+use engine::refusal_code::with_code;
+use serde_json::{Value, json};
+use sqlite::control::ShardRequest;
+use sqlite::control::client::{ControlError, change_shards};
+use sqlite::offline_view::DirView;
+
+use super::super::access::with_runtime;
+use super::super::router::Router;
+use super::super::{ClusterSource, CommandError};
+use crate::terminal::Terminal;
+
+pub(super) const ADD_EXAMPLES: &str = "\
+The shard has no slots at first. The command can be repeated: it goes on where it was interrupted.
+
+Examples:
+  shard-manager shard add shard4
+  shard-manager shard add shard4 --database postgres://db4:5432/app --url http://127.0.0.1:3000";
+pub(super) const WEIGHT_EXAMPLES: &str = "\
+Example:
+  shard-manager shard weight shard4 2";
+pub(super) const REMOVE_EXAMPLES: &str = "\
+The files or the database of the shard stay as they are. Its number is never used again.
+
+Example:
+  shard-manager shard remove shard4";
+
+/// Time limit of a change.
+const CHANGE_MAX: Duration = Duration::from_secs(60);
+
+/// Shard that joins, on the command line.
+#[derive(Args, Clone, Debug)]
+pub(super) struct AddArgs {
+    /// Name of the shard: a letter, then letters, digits, - and _
+    name: String,
+    /// Relative share of the slots, from 0
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    weight: u32,
+    /// Empty database of a PostgreSQL server, without user and password
+    #[arg(long, value_name = "URL", requires = "url")]
+    database: Option<String>,
+    #[command(flatten)]
+    source: ClusterSource,
+}
+
+/// Weight of a shard, on the command line.
+#[derive(Args, Clone, Debug)]
+pub(super) struct WeightArgs {
+    /// Name of the shard
+    name: String,
+    /// Relative share of the slots, from 0
+    weight: u32,
+    #[command(flatten)]
+    source: ClusterSource,
+}
+
+/// Shard that retires, on the command line.
+#[derive(Args, Clone, Debug)]
+pub(super) struct RemoveArgs {
+    /// Name of the shard, which owns no slots
+    name: String,
+    #[command(flatten)]
+    source: ClusterSource,
+}
+
+pub(super) fn add(args: &AddArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let AddArgs { name, weight, database, source } = args;
+    let (name, weight, url) = (name.clone(), *weight, database.clone());
+    let shown = (json!({"joined": name, "weight": weight}), format!("{name} has joined"));
+    change(source, ShardRequest::Join { name, weight, url })?;
+    Ok(terminal.show(&shown.0, |_| shown.1)?)
+}
+
+pub(super) fn weigh(args: &WeightArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let (name, weight) = (args.name.clone(), args.weight);
+    let line = format!("{name} has the weight {weight}; its slots stay where they are");
+    let document = json!({"shard": name, "weight": weight});
+    change(&args.source, ShardRequest::Weight { name, weight })?;
+    Ok(terminal.show(&document, |_| line)?)
+}
+
+pub(super) fn remove(args: &RemoveArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let name = args.name.clone();
+    let (document, line) = (json!({"retired": name}), format!("{name} has retired"));
+    change(&args.source, ShardRequest::Remove { name })?;
+    Ok(terminal.show(&document, |_| line)?)
+}
+
+fn change(source: &ClusterSource, change: ShardRequest) -> Result<(), CommandError> {
+    if let Some(router) = source.router() {
+        return through(&Router::at(&router)?, &change);
+    }
+    let data_dir = &source.place.data_dir;
+    match change_shards(data_dir, change.clone()) {
+        Ok(()) => Ok(()),
+        Err(ControlError::NobodyListens) => change_stopped(data_dir, change),
+        Err(error) => Err(CommandError::Refused(error.to_string())),
+    }
+}
+
+/// Changes the shards by a request to a router.
+fn through(router: &Router, change: &ShardRequest) -> Result<(), CommandError> {
+    let answered = match change {
+        ShardRequest::Join { name, weight, url } => {
+            let mut shard = json!({"name": name, "weight": weight});
+            if let Some(url) = url {
+                shard["url"] = Value::from(url.as_str());
+            }
+            router.post("/api/shards", &shard)
+        }
+        ShardRequest::Weight { name, weight } => {
+            router.patch(&path(name)?, &json!({"weight": weight}))
+        }
+        ShardRequest::Remove { name } => router.delete(&path(name)?),
+    };
+    let state = answered?["state"].clone();
+    if matches!(change, ShardRequest::Join { .. }) && state != "serving" {
+        let line = "the shard is joining: `shard-manager shard list` shows its state";
+        return Err(CommandError::Refused(line.to_owned()));
+    }
+    Ok(())
+}
+
+/// Returns the path of a shard.
+fn path(name: &str) -> Result<String, CommandError> {
+    if name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+        return Ok(format!("/api/shards/{name}"));
+    }
+    Err(CommandError::Refused(format!("the cluster has no shard {name}")))
+}
+
+/// Changes the shards of a data directory that no router holds.
+fn change_stopped(data_dir: &Path, change: ShardRequest) -> Result<(), CommandError> {
+    // Opening a folder without a cluster would create one.
+    DirView::open(data_dir)?;
+    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
+    let manager = assembly::open_primaries(&cluster)?;
+    let changed = with_runtime(async {
+        let changed = change_open(&manager, change).await;
+        changed.map_err(|error| CommandError::Refused(with_code(&error, error.code())))
+    });
+    manager.close();
+    changed
+}
+
+async fn change_open(manager: &Manager, change: ShardRequest) -> Result<(), ShardChangeError> {
+    let shards = manager.shards();
+    match change {
+        ShardRequest::Join { name, weight, url } => {
+            let shard = NewShard { name, weight, url };
+            shards.join(shard, None, Instant::now() + CHANGE_MAX).await.map(drop)
+        }
+        ShardRequest::Weight { name, weight } => {
+            shards.set_weight(&name, weight, None).await.map(drop)
+        }
+        ShardRequest::Remove { name } => shards.remove(&name, None).await.map(drop),
+    }
+}
