@@ -326,16 +326,19 @@ impl Options {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let Load { mix, rate, keys, cluster, cache, faults, .. } = &self.load;
-        let is_of_cache = |kind: &&FaultKind| FaultKind::OF_CACHE.contains(kind);
+        let Load { mix, rate, keys, cluster, shard_manager, cache, faults, .. } = &self.load;
         anyhow::ensure!(
-            *cache || !faults.iter().any(|kind| is_of_cache(&kind)),
+            *cache || !faults.iter().any(|kind| FaultKind::OF_CACHE.contains(kind)),
             "--faults: without --cache there is no Redis to break"
         );
         anyhow::ensure!(
             cluster.is_some() || !faults.iter().any(|kind| kind.needs_cluster()),
             "--faults: without --cluster DIR there is only the router to break: router-kill, router-freeze, \
              router-restart, fence"
+        );
+        anyhow::ensure!(
+            shard_manager.is_none() || cluster.is_some() || faults.contains(&FaultKind::Fence),
+            "--shard-manager: only --cluster DIR and --faults fence use that program"
         );
         anyhow::ensure!(
             self.goose.users.is_none_or(|users| (1..=USERS_MAX).contains(&users)),
