@@ -35,10 +35,6 @@ readonly AXE_VERSION=4.14.1
 readonly AXE_SHA256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
 # Prerequisites without which tests fail instead of being skipped.
 readonly TEST_REQUIRE=curl,flock,node,postgres,python,redis,strace
-# Tests that run at the same time, for each processor. Most tests wait for other processes and for
-# timers: with one for each processor, a third of the time of two processors is not used. On the
-# servers that all tests share there are fewer: their connections are limited.
-readonly TESTS_PER_PROCESSOR=2
 # A start usually takes well under a second; recovery of a large log may take long.
 readonly READY_SECONDS_MAX=60
 
@@ -493,9 +489,7 @@ run_tests() {
     local citus=${TESSERA_CITUS_URL-}
     unset TESSERA_CITUS_URL # Else everything would run there.
     export TESSERA_TEST_REQUIRE=${TESSERA_TEST_REQUIRE-$TEST_REQUIRE}
-    local at_once=${RUST_TEST_THREADS-$((TESTS_PER_PROCESSOR * $(nproc)))}
-    # One run names all that fail.
-    begin_job env RUST_TEST_THREADS="$at_once" cargo test --workspace --locked --no-fail-fast
+    begin_job cargo test --workspace --locked --no-fail-fast # One run names all that fail.
     await_job
     say 'running the tests of the router once more, on PostgreSQL servers'
     server_folder=$(mktemp -d)
