@@ -74,7 +74,8 @@ fn a_key_comes_from_the_file_or_else_from_the_variable() {
 #[test]
 fn a_router_with_access_control_says_how_a_key_is_given() {
     let (url, _heads) = listen("401 Unauthorized", r#"{"code":"TSR401","detail":"who are you"}"#);
-    let remedy = "who are you; name a file with an API key by --key-file, or set TESSERA_KEY";
+    let remedy =
+        "who are you (TSR401); name a file with an API key by --key-file, or set TESSERA_KEY";
     run_with(&["status", "--url", &url], &[]).refused(remedy);
     let ended = run_with(&["status", "--url", &url], &[("TESSERA_KEY", KEY)]);
     assert!(!ended.err.contains("TESSERA_KEY"), "{ended:?}");

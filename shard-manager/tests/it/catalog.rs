@@ -100,7 +100,7 @@ async fn other_settings_than_those_of_the_cluster_are_named_and_not_in_force() {
     let even = ClusterSpec { placement: Some(Placement::Even), ..ClusterSpec::default() };
     for (wanted, words) in [
         (shards(4), ["shards is 4", "the cluster has 2", "a shard joins by POST /api/shards"]),
-        (shards(1), ["shards is 1", "the cluster has 2", "no shard is removed"]),
+        (shards(1), ["shards is 1", "the cluster has 2", "retires by DELETE"]),
         (even, ["placement is even", "weighted", "leave the setting out"]),
         (weights(&[1, 1]), ["weights is 1,1", "have 2,1", "changes a weight"]),
         (weights(&[2, 1, 1]), ["weights is 2,1,1", "have 2,1", "changes a weight"]),

@@ -11,6 +11,7 @@ use shard_manager::local::LocalNode;
 use shard_manager::manager::Manager;
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::row_change::Operation::Insert;
+use tokio::sync::oneshot::{Sender, channel};
 
 use crate::cluster::{Databases, connect, mortal, shared};
 use crate::rows::{rows, write};
@@ -53,14 +54,18 @@ fn restore(url: &str, dump: &Path) {
 }
 
 /// Writes causes, and after the acknowledgement of each its effect, usually on another shard.
-async fn keep_writing(address: &ClusterAddress, over: &AtomicBool) -> usize {
+/// Announces when the first ones are written.
+async fn keep_writing(address: &ClusterAddress, over: &AtomicBool, begun: Sender<()>) -> usize {
     let manager = connect(address);
-    let mut number = BEFORE;
+    let (mut number, mut begun) = (BEFORE, Some(begun));
     while !over.load(Ordering::Relaxed) {
         for kind in ["cause", "effect"] {
             write(&manager, "users", Insert, &format!("{kind}-{number}"), USER).await.unwrap();
         }
         number += 1;
+        if let Some(begun) = begun.take() {
+            begun.send(()).unwrap();
+        }
     }
     manager.close();
     number
@@ -77,13 +82,15 @@ async fn a_dump_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     let target = folder.path().join("dump");
     let over = std::sync::Arc::new(AtomicBool::new(false));
     let (address, ends) = (databases.address(), over.clone());
-    let writer = tokio::spawn(async move { keep_writing(&address, &ends).await });
+    let (sender, begun) = channel();
+    let writer = tokio::spawn(async move { keep_writing(&address, &ends, sender).await });
+    begun.await.unwrap();
     let (places, made) = (urls(&databases), target.clone());
     let output = tokio::task::spawn_blocking(move || dump(&places, &made)).await.unwrap();
     over.store(true, Ordering::Relaxed);
     let written = writer.await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(written > BEFORE, "nobody wrote while it was dumped");
+    assert!(written > BEFORE + 1, "nobody wrote while it was dumped");
     assert!(target.join("moment").exists());
 
     let copy = Databases::new(3).await;
