@@ -27,6 +27,7 @@ use crate::body_budget::{BodyBudget, BudgetShare};
 use crate::caller_rights::CallerRights;
 use crate::data_route::DataRoute;
 use crate::metrics_view::{self, MetricsView};
+use crate::moving_slots::MovingSlots;
 use crate::problem::{Code, Problem};
 use crate::trace::Trace;
 
@@ -57,6 +58,8 @@ pub struct App {
     pub operate: bool,
     /// `sqlite`, `postgres` or `citus`.
     pub backend: &'static str,
+    /// Slots of moves that go on.
+    pub moving_slots: MovingSlots,
     /// Values of `x-shard` by number, each built by the first response of its shard.
     shard_headers: Box<[OnceLock<HeaderValue>]>,
     draining: AtomicBool,
@@ -119,6 +122,7 @@ impl App {
             lab: settings.lab,
             operate: settings.operate,
             backend: settings.backend,
+            moving_slots: MovingSlots::default(),
             shard_headers,
             draining: AtomicBool::new(false),
             body_budget: Arc::default(),

@@ -28,6 +28,7 @@ pub mod query;
 
 pub mod access;
 pub mod metrics_view;
+pub mod moving_slots;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod unsupported_headers;

@@ -12,6 +12,7 @@ pub mod health;
 pub mod home;
 pub mod kv;
 pub mod lab;
+pub mod moves;
 pub mod openapi;
 pub mod placement;
 pub mod read;
@@ -32,7 +33,7 @@ pub struct OptionalRoutes {
     pub lab: bool,
     /// Access control.
     pub access: bool,
-    /// Changes of shards and slots.
+    /// Changes of shards and slots, and moves.
     pub operate: bool,
 }
 
@@ -55,6 +56,8 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         .service(placement::list_shards)
         .service(placement::find_shard)
         .service(placement::shard_map)
+        .service(moves::list_moves)
+        .service(moves::find_move)
         .service(distribution::distribution)
         .service(advice::advise)
         .service(tables::list_tables)
@@ -76,12 +79,7 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         .service(shortcuts::openapi_document)
         .service(shortcuts::version);
     if optional.operate {
-        surface
-            .service(shard_changes::add_shard)
-            .service(shard_changes::change_shard)
-            .service(shard_changes::remove_shard)
-            .service(slot_fences::fence_slots)
-            .service(slot_fences::release_slots);
+        configure_changes(surface);
     }
     if optional.access {
         surface
@@ -106,4 +104,16 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
     if optional.lab {
         surface.service(lab::list_holds).service(lab::hold_node);
     }
+}
+
+/// Registers the routes that change shards and slots.
+fn configure_changes(surface: &mut ServiceConfig<'_>) {
+    surface
+        .service(shard_changes::add_shard)
+        .service(shard_changes::change_shard)
+        .service(shard_changes::remove_shard)
+        .service(slot_fences::fence_slots)
+        .service(slot_fences::release_slots)
+        .service(moves::begin_move)
+        .service(moves::order_move);
 }

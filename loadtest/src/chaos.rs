@@ -12,6 +12,7 @@ mod process;
 mod proxy;
 mod redis;
 mod schedule;
+mod slot_moves;
 mod urls;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use loadtest::recorder::Recorder;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub(crate) use cluster::ClusterError;
@@ -30,14 +31,21 @@ use self::fence::FenceCommand;
 use self::process::RouterProcess;
 use self::redis::RedisProcess;
 use self::schedule::{Fault, RedisAction, Schedule};
+use self::slot_moves::SlotMoves;
 use crate::fault_kind::FaultKind;
 use crate::http_client::Pool;
+use crate::move_summary::MoveSummary;
+use crate::moving_slots::MovingSlots;
 use crate::options::Load;
 
 /// By then after the last fault everything must work again.
 pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
 /// Pause between two requests to a router that is starting.
 const POLL: Duration = Duration::from_millis(10);
+/// Part of the seed of moves, so that the other faults are those of a run without moves.
+const MOVES: u64 = 1 << 63;
+/// Flag of a router that carries out moves of slots without access control.
+const OPERATE: &str = "--operate";
 
 /// Programs that are broken on purpose: a router of our own, its cluster and its cache, if it has
 /// them.
@@ -47,6 +55,8 @@ pub(crate) struct ChaosTargets {
     redis: Option<RedisProcess>,
     /// Command for fences, if they are among the faults.
     fence: Option<FenceCommand>,
+    /// Moves of slots of the run, if there were any.
+    move_summary: Option<MoveSummary>,
     kinds: Vec<FaultKind>,
 }
 
@@ -59,8 +69,12 @@ impl ChaosTargets {
     pub(crate) async fn start(options: &Load) -> anyhow::Result<Self> {
         let router = program(options.router.as_ref())?;
         let flags = options.router_options.as_deref().unwrap_or_default();
-        let flags = flags.split_whitespace().map(str::to_owned).collect();
+        let mut flags: Vec<_> = flags.split_whitespace().map(str::to_owned).collect();
         let kinds = options.kinds();
+        if kinds.iter().any(|kind| kind.is_of_moves()) && !flags.iter().any(|flag| flag == OPERATE)
+        {
+            flags.push(OPERATE.to_owned());
+        }
         let cluster = match &options.cluster {
             Some(dir) => {
                 let manager = cluster::program(options.shard_manager.as_ref())?;
@@ -82,12 +96,28 @@ impl ChaosTargets {
         let router = RouterProcess::new(router, flags, servers.clone(), cache)?;
         let data_dir = router.data_dir();
         let fence = manager.map(|program| FenceCommand::new(program, servers, data_dir));
-        Ok(Self { router, cluster, redis, fence, kinds })
+        Ok(Self { router, cluster, redis, fence, move_summary: None, kinds })
     }
 
     /// Returns the URL of the router.
     pub(crate) fn url(&self) -> String {
         self.router.url()
+    }
+
+    /// Checks that the cluster can have the faults of the run. The router is ready.
+    ///
+    /// # Errors
+    /// It cannot, or the router does not answer.
+    pub(crate) async fn check(&self, pool: &Pool) -> anyhow::Result<()> {
+        match self.kinds.iter().any(|kind| kind.is_of_moves()) {
+            true => slot_moves::check_shards(pool).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Returns how the moves of slots have ended, if they were among the faults.
+    pub(crate) fn move_summary(&self) -> Option<&MoveSummary> {
+        self.move_summary.as_ref()
     }
 
     /// Keeps the router's directory after the run, and returns its path.
@@ -98,6 +128,33 @@ impl ChaosTargets {
     fn names(&self) -> (Vec<String>, Vec<String>) {
         let names = self.cluster.as_ref().map(|it| (it.names.clone(), it.shards.clone()));
         names.unwrap_or_default()
+    }
+
+    /// Commits the faults of a schedule, until it is stopped or the schedule has none.
+    async fn break_by(
+        mut self,
+        schedule: Schedule,
+        recorder: Arc<Recorder>,
+        pool: Arc<Pool>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> anyhow::Result<Self> {
+        let (nodes, shards) = self.names();
+        for (pause, fault) in schedule {
+            tokio::select! {
+                _ = stopped.changed() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let reported = fault.describe(&nodes, &shards);
+            recorder.fault(&reported);
+            let more = self.commit(fault, &pool).await?;
+            let more = more.map_or_else(String::new, |more| format!(" ({more})"));
+            recorder.fault(&format!("over: {reported}{more}"));
+        }
+        if let Some(cluster) = &mut self.cluster {
+            cluster.mend().await?;
+            recorder.fault("all nodes run and follow");
+        }
+        Ok(self)
     }
 
     /// Commits a fault and undoes it; returns further details for the record.
@@ -126,6 +183,8 @@ impl ChaosTargets {
                 let Some(fence) = &self.fence else { return Ok(None) };
                 return fence.run(pool, (first, last), lasts).await;
             }
+            // They go on beside the others.
+            Fault::Move { .. } => {}
             Fault::Node { .. } | Fault::LostAnswers { .. } | Fault::Promote { .. } => {
                 let Some(cluster) = &mut self.cluster else { return Ok(None) };
                 return commit_to(cluster, fault).await;
@@ -167,57 +226,60 @@ async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option
         | Fault::Freeze { .. }
         | Fault::Restart
         | Fault::Fence { .. }
+        | Fault::Move { .. }
         | Fault::Redis { .. } => Ok(None),
     }
 }
 
 /// Faults going on, until it is stopped.
 pub(crate) struct Chaos {
-    stop: oneshot::Sender<()>,
+    stop: watch::Sender<bool>,
     task: JoinHandle<anyhow::Result<ChaosTargets>>,
+    /// Moves of slots, which go on beside the other faults.
+    moves: Option<JoinHandle<SlotMoves>>,
+    recorder: Arc<Recorder>,
 }
 
 impl Chaos {
-    /// Breaks something again and again, as the seed says. `pool` is of the router.
+    /// Breaks something again and again, as the seed says. `pool` is of the router, and `moving`
+    /// tells the workload which slots move.
     pub(crate) fn start(
         targets: ChaosTargets,
         recorder: Arc<Recorder>,
         pool: Arc<Pool>,
+        moving: Arc<MovingSlots>,
         seed: u64,
     ) -> Self {
-        let (stop, mut stopped) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let mut targets = targets;
-            let (nodes, shards) = targets.names();
-            let schedule = Schedule::new(seed, &targets.kinds, nodes.len(), shards.len());
-            for (pause, fault) in schedule {
-                tokio::select! {
-                    _ = &mut stopped => break,
-                    () = tokio::time::sleep(pause) => {}
-                }
-                let reported = fault.describe(&nodes, &shards);
-                recorder.fault(&reported);
-                let more = targets.commit(fault, &pool).await?;
-                let more = more.map_or_else(String::new, |more| format!(" ({more})"));
-                recorder.fault(&format!("over: {reported}{more}"));
-            }
-            if let Some(cluster) = &mut targets.cluster {
-                cluster.mend().await?;
-                recorder.fault("all nodes run and follow");
-            }
-            Ok(targets)
+        let (stop, stopped) = watch::channel(false);
+        let (moves, others): (Vec<FaultKind>, Vec<FaultKind>) =
+            targets.kinds.iter().copied().partition(|kind| kind.is_of_moves());
+        let moves = (!moves.is_empty()).then(|| {
+            let schedule = Schedule::new(seed ^ MOVES, &moves, 0, 0);
+            let slot_moves = SlotMoves::new(Arc::clone(&pool), moving);
+            tokio::spawn(slot_moves.run(schedule, Arc::clone(&recorder), stopped.clone()))
         });
-        Self { stop, task }
+        let (nodes, shards) = targets.names();
+        let schedule = Schedule::new(seed, &others, nodes.len(), shards.len());
+        let task = targets.break_by(schedule, Arc::clone(&recorder), pool, stopped);
+        Self { stop, task: tokio::spawn(task), moves, recorder }
     }
 
-    /// Lets the last fault end.
+    /// Lets the last fault end, and the moves.
     ///
     /// # Errors
     /// The router could not be started again; [`ClusterError`] if it was a node.
     pub(crate) async fn stop(self) -> anyhow::Result<ChaosTargets> {
+        let Self { stop, task, moves, recorder } = self;
         // The task has ended if it failed before; its result says why.
-        let _ = self.stop.send(());
-        self.task.await.context("the task that injects faults failed")?
+        let _ = stop.send(true);
+        let mut targets = task.await.context("the task that injects faults failed")??;
+        if let Some(moves) = moves {
+            let mut moves = moves.await.context("the task that moves slots failed")?;
+            let summary = moves.finish().await;
+            recorder.fault(&summary.describe());
+            targets.move_summary = Some(summary);
+        }
+        Ok(targets)
     }
 }
 

@@ -27,6 +27,10 @@ pub(crate) enum FaultKind {
     Promote,
     /// Writes of random slots wait until their fence ends
     Fence,
+    /// Slots move to another shard
+    Move,
+    /// A move of slots is rolled back
+    Rollback,
     /// The cache is emptied
     RedisFlush,
     /// The cache is frozen (SIGSTOP)
@@ -57,13 +61,15 @@ impl FaultKind {
 
     /// Returns true if the fault needs servers below the router.
     pub(crate) fn needs_cluster(self) -> bool {
-        self != Self::Fence && !Self::OF_ROUTER.contains(&self) && !Self::OF_CACHE.contains(&self)
+        let others = [Self::Fence, Self::Move, Self::Rollback];
+        ![&Self::OF_ROUTER[..], &Self::OF_CACHE, &others].concat().contains(&self)
     }
 
     /// Returns the relative frequency of the fault.
     pub(crate) fn weight(self) -> u32 {
         match self {
-            Self::RouterKill => 6,
+            Self::RouterKill | Self::Rollback => 6,
+            Self::Move => 12,
             Self::RouterFreeze | Self::Promote => 3,
             Self::RouterRestart => 1,
             Self::Stop
@@ -79,6 +85,11 @@ impl FaultKind {
         }
     }
 
+    /// Returns true if the fault is about moves of slots.
+    pub(crate) fn is_of_moves(self) -> bool {
+        [Self::Move, Self::Rollback].contains(&self)
+    }
+
     /// Returns whether the fault takes one of a shard's nodes away.
     pub(crate) fn breaks_a_node(self) -> bool {
         match self {
@@ -89,6 +100,8 @@ impl FaultKind {
             | Self::Delay
             | Self::LostAnswer
             | Self::Fence
+            | Self::Move
+            | Self::Rollback
             | Self::RedisFlush
             | Self::RedisFreeze
             | Self::RedisKill => false,

@@ -10,6 +10,7 @@
 //! | `clients`, `tenants`, `probe` | users of several tenants, and requests for rows of others |
 //! | `load`, `counters`, `progress`, `cpu`, `measured_run` | users, and measurements |
 //! | `verify`, `chaos`, `verified_run` | the verifying workload, and faults meanwhile |
+//! | `moving_slots`, `move_summary` | slots that move meanwhile, and the ends of their moves |
 //! | `report` | the result |
 //!
 //! The library has the recorder of a run (`recorder`) and the command `loadtest check` (`check`);
@@ -32,6 +33,8 @@ mod keyspace;
 mod load;
 mod measured_run;
 mod mix;
+mod move_summary;
+mod moving_slots;
 mod options;
 mod own_rows;
 mod probe;

@@ -6,6 +6,7 @@
 //! the rules that concern several options.
 
 mod command_line;
+mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,11 +15,14 @@ use std::time::Duration;
 
 use checker::history::Level;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use credential::Credential;
 use goose::config::GooseConfiguration;
 
+pub(crate) use self::values::{ValueSize, parse_time};
+
 use self::command_line::{command, level_parser, without_effect};
+use self::values::parse_rate;
 use crate::fault_kind::FaultKind;
 use crate::http_client::{Pool, Target};
 use crate::keys::Dist;
@@ -31,12 +35,6 @@ const TENANTS_MAX: i64 = 64;
 const USERS_MAX: usize = 1_000;
 /// Maximum number of keys. More than a run of an hour can write on one machine.
 const KEYS_MAX: i64 = 10_000_000;
-/// Longest value: what a write may carry.
-const VALUE_BYTES_MAX: u32 = 1 << 20;
-/// Slowest rate: one request in a quarter of an hour.
-const RATE_MIN: f64 = 0.001;
-/// Fastest rate. Far above what one process sends.
-const RATE_MAX: f64 = 1e6;
 /// Maximum number of requests under way in the open model: each has a connection.
 const IN_FLIGHT_MAX: i64 = 10_000;
 /// A request without an answer by then has failed. Twice the router's own deadline of 5 s.
@@ -334,7 +332,11 @@ impl Options {
         anyhow::ensure!(
             cluster.is_some() || !faults.iter().any(|kind| kind.needs_cluster()),
             "--faults: without --cluster DIR there is only the router to break: router-kill, router-freeze, \
-             router-restart, fence"
+             router-restart, fence, move, rollback"
+        );
+        anyhow::ensure!(
+            !faults.contains(&FaultKind::Rollback) || faults.contains(&FaultKind::Move),
+            "--faults rollback: without move there is nothing to roll back"
         );
         anyhow::ensure!(
             shard_manager.is_none() || cluster.is_some() || faults.contains(&FaultKind::Fence),
@@ -425,7 +427,11 @@ impl Options {
         let share =
             if mix.has_writes_share() { format!(" ({writes} % writes)") } else { String::new() };
         if *verify {
+            let faults = self.load.faults.iter().filter_map(FaultKind::to_possible_value);
+            let faults: Vec<String> = faults.map(|fault| fault.get_name().to_owned()).collect();
+            let named = format!(", with the faults {}", faults.join(", "));
             let chaos = match (chaos, &self.load.cluster) {
+                (true, _) if !faults.is_empty() => &named,
                 (true, Some(_)) => ", with faults of the router and of nodes",
                 (true, None) => ", with the router killed and frozen",
                 (false, _) => "",
@@ -438,62 +444,6 @@ impl Options {
         }
         format!("{load}{time}, mix {mix}{share}, {keys} keys, {}, seed {seed}", self.dist())
     }
-}
-
-/// Sizes of values, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ValueSize {
-    pub(crate) least: u32,
-    pub(crate) most: u32,
-}
-
-impl std::fmt::Display for ValueSize {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}..{}", self.least, self.most)
-    }
-}
-
-impl std::str::FromStr for ValueSize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (least, most) = text.split_once("..").unwrap_or((text, text));
-        let size = |text: &str| text.parse::<u32>().ok().filter(|&size| size <= VALUE_BYTES_MAX);
-        match (size(least), size(most)) {
-            (Some(least), Some(most)) if least <= most && most > 0 => Ok(Self { least, most }),
-            _ => Err(format!("bytes as 100 or 100..2000, at most {VALUE_BYTES_MAX}")),
-        }
-    }
-}
-
-fn parse_rate(raw: &str) -> Result<f64, String> {
-    match raw.parse::<f64>() {
-        Ok(rate) if (RATE_MIN..=RATE_MAX).contains(&rate) => Ok(rate),
-        _ => Err(format!("requests per second, from {RATE_MIN} to {RATE_MAX}")),
-    }
-}
-
-/// `1h30m`, `90s` or `90` as goose reads it; `None` where goose will refuse it.
-pub(crate) fn parse_time(raw: &str) -> Option<Duration> {
-    if let Ok(seconds) = raw.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let (mut total, mut number) = (0_u64, String::new());
-    for letter in raw.chars() {
-        let unit = match letter {
-            '0'..='9' => {
-                number.push(letter);
-                continue;
-            }
-            'h' => 3_600,
-            'm' => 60,
-            's' => 1,
-            _ => return None,
-        };
-        total += number.parse::<u64>().ok()? * unit;
-        number.clear();
-    }
-    number.is_empty().then_some(Duration::from_secs(total))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::clients::Clients;
 use crate::counters::Counters;
 use crate::http_client::Pool;
 use crate::measured_run;
+use crate::move_summary::MoveSummary;
 use crate::options::Options;
 use crate::own_rows::OwnRows;
 use crate::report::{Checked, Fault, Finding, Ran, Report, Verified};
@@ -24,6 +25,8 @@ use crate::verify::Verification;
 
 /// Name of the check that no history can show.
 const LIVENESS: &str = "liveness";
+/// Name of the check that the router makes itself.
+const MOVES: &str = "moves";
 
 /// Runs the workload against routers that are there.
 pub(crate) async fn run(options: &Options, clients: &Clients) -> anyhow::Result<Report> {
@@ -52,6 +55,7 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let pools = options.pools()?;
     let pool = Arc::clone(&pools[0]);
     chaos::ready(&pool, chaos::LIVENESS).await?;
+    targets.check(&pool).await?;
     let own = OwnRows::prepare(&options, &pools).await?;
     let ended = break_meanwhile(&options, targets, pools, &own, file).await;
     // Without a cluster the rows disappear with the router's directory.
@@ -83,7 +87,9 @@ async fn break_meanwhile(
     let verification = Arc::new(Verification::new(options, &clients, Arc::clone(&counters))?);
     verification.open_banks().await?;
     let recorder = Arc::clone(verification.recorder());
-    let chaos = Chaos::start(targets, Arc::clone(&recorder), Arc::clone(&pool), options.load.seed);
+    let moving = Arc::clone(verification.moving());
+    let seed = options.load.seed;
+    let chaos = Chaos::start(targets, Arc::clone(&recorder), Arc::clone(&pool), moving, seed);
     let ran = measured_run::run(options, Arc::clone(&verification).scenario()?, &counters).await;
     let stopped = chaos.stop().await;
     let ran = ran?;
@@ -109,8 +115,12 @@ async fn break_meanwhile(
             verified.accuse("a router can be ended and started again", format!("{error:#}"));
         }
     }
+    let moves = targets.as_ref().and_then(ChaosTargets::move_summary).cloned().unwrap_or_default();
+    verified.add_moves(&moves);
     let start = start(&counters, &recorder);
-    Ok((conclude(options, &counters, ran, &history, (verified, start)), targets))
+    let mut report = conclude(options, &counters, ran, &history, (verified, start));
+    report.warnings.extend(moves.warnings());
+    Ok((report, targets))
 }
 
 /// Waits until everything works, and reads all rows; returns the milliseconds that the wait took.
@@ -162,10 +172,30 @@ fn conclude(
 impl Verified {
     /// Adds a promise that was broken before the history could show it.
     fn accuse(&mut self, promise: &str, what: String) {
-        self.checks.push(Checked { check: LIVENESS.to_owned(), violations: 1 });
-        let lines = vec![format!("{LIVENESS}: {what}"), format!("  promised: {promise}")];
-        let finding = Finding { check: LIVENESS.to_owned(), promise: promise.to_owned(), lines };
+        self.accuse_of(LIVENESS, promise, what);
+    }
+
+    fn accuse_of(&mut self, check: &str, promise: &str, what: String) {
+        match self.checks.iter_mut().find(|checked| checked.check == check) {
+            Some(checked) => checked.violations += 1,
+            None => self.checks.push(Checked { check: check.to_owned(), violations: 1 }),
+        }
+        let lines = vec![format!("{check}: {what}"), format!("  promised: {promise}")];
+        let finding = Finding { check: check.to_owned(), promise: promise.to_owned(), lines };
         self.findings.push(finding);
+    }
+
+    /// Adds the moves of slots, if there were any. A copy that differs from its source is a broken
+    /// promise, although the slots have stayed where they were.
+    fn add_moves(&mut self, moves: &MoveSummary) {
+        if *moves == MoveSummary::default() {
+            return;
+        }
+        self.notes.insert(0, moves.describe());
+        for differing in moves.differing() {
+            let promise = "a move copies every row of its slots as it is";
+            self.accuse_of(MOVES, promise, differing.clone());
+        }
     }
 }
 

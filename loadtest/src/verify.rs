@@ -2,7 +2,8 @@
 //!
 //! Sessions write unique values to rows with unique names, read them at every consistency level and
 //! with every guarantee that the API offers, repeat acknowledged writes, transfer money between
-//! rows of one shard key, and delete rows and insert them again. All requests and responses are
+//! rows of one shard key, delete rows and insert them again, and walk by cursor over rows that stay
+//! as they are. All requests and responses are
 //! recorded; after the run all rows are read once more.
 //!
 //! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); `checker` explains
@@ -15,6 +16,7 @@
 mod attempt;
 mod bank;
 mod batch;
+mod fixed_rows;
 mod names;
 mod read_back;
 mod register;
@@ -31,11 +33,13 @@ use goose::prelude::*;
 use loadtest::recorder::Recorder;
 use tokio::sync::Mutex;
 
+use self::fixed_rows::FixedRows;
 use self::names::RowNames;
 use self::session::Session;
 use crate::clients::{Client, Clients};
 use crate::counters::Counters;
 use crate::keys::{Dist, KeyChooser};
+use crate::moving_slots::MovingSlots;
 use crate::options::Options;
 
 /// Rows that all sessions use often.
@@ -65,6 +69,10 @@ pub(crate) struct Verification {
     seed: u64,
     /// The level of all writes, if they have one.
     level: Option<Level>,
+    fixed: FixedRows,
+    moving: Arc<MovingSlots>,
+    /// True if slots move during the run.
+    has_moves: bool,
 }
 
 /// Client with rows and banks of its own.
@@ -109,10 +117,14 @@ impl Verification {
             chooser: KeyChooser::new(Dist::Zipf(SKEW), HOT_ROWS + COLD_ROWS)?,
             seed: options.load.seed,
             level: options.load.level,
+            fixed: FixedRows::default(),
+            moving: Arc::default(),
+            has_moves: options.load.chaos
+                && options.load.kinds().iter().any(|kind| kind.is_of_moves()),
         })
     }
 
-    /// Opens the banks.
+    /// Opens the banks, and writes the rows that stay as they are.
     ///
     /// # Errors
     /// No router takes them within its time.
@@ -120,6 +132,11 @@ impl Verification {
         for client in &self.clients {
             let mut session = Session::of(Arc::clone(self), Arc::clone(client), usize::MAX);
             bank::open(&mut session).await?;
+            // Each tenant would need its own.
+            if !client.client.is_tenant() {
+                fixed_rows::write(&mut session).await?;
+                session.log.flush();
+            }
         }
         Ok(())
     }
@@ -181,6 +198,11 @@ impl Verification {
         }
         session.log.flush();
         Ok(())
+    }
+
+    /// Returns the slots of the run's rows.
+    pub(crate) fn moving(&self) -> &Arc<MovingSlots> {
+        &self.moving
     }
 
     /// Returns the recorder of the run.

@@ -16,6 +16,7 @@ pub use model::{
     row_change, sabotage, shard_map, simulation, slot_refusal, slot_set, stats, table, token,
     topology, value,
 };
+pub use moves;
 
 pub mod store;
 

@@ -6,15 +6,18 @@
 //! `wrk`. Rounds, seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with
 //! one worker; by default there are as many workers as the router uses by default. `-- fanout`
 //! measures the cost of many shards, `-- counting` the cost of analytics, `-- access` that of keys,
-//! `-- cache` the effect of a cache. `-- figures` runs the blocks of `benches/RESULTS.md` again and
-//! writes their output there.
+//! `-- cache` the effect of a cache, `-- moves` moves of slots, `-- beside PATH` another build of
+//! the router. `-- figures` runs the blocks of `benches/RESULTS.md` again and writes their output
+//! there.
 
+mod beside;
 mod caching;
 mod counting;
 mod fanout;
 mod guarding;
 mod load;
 mod metrics;
+mod moving;
 mod pairs;
 mod servers;
 
@@ -85,6 +88,9 @@ fn main() -> std::io::Result<()> {
     if std::env::args().any(|argument| argument == "figures") {
         return metrics::rewrite();
     }
+    if std::env::args().any(|argument| argument == "moves") {
+        return moving::measure();
+    }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
@@ -97,6 +103,9 @@ fn main() -> std::io::Result<()> {
     }
     if std::env::args().any(|argument| argument == "access") {
         return guarding::measure(rounds, seconds, &workers);
+    }
+    if std::env::args().any(|argument| argument == "beside") {
+        return beside::measure(rounds, seconds, &workers);
     }
     if std::env::args().any(|argument| argument == "cache") {
         return caching::measure(rounds, seconds, &workers);

@@ -37,7 +37,17 @@ impl Router {
         flags: &[&str],
         variables: &[(String, String)],
     ) -> std::io::Result<Self> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_api-router"));
+        Self::start_program(Path::new(env!("CARGO_BIN_EXE_api-router")), dir, flags, variables)
+    }
+
+    /// Starts another build of the router, like [`Self::start_with`].
+    pub(crate) fn start_program(
+        program: &Path,
+        dir: &Path,
+        flags: &[&str],
+        variables: &[(String, String)],
+    ) -> std::io::Result<Self> {
+        let mut command = Command::new(program);
         command.current_dir(dir).args(["--bind", "127.0.0.1:0"]).args(flags);
         for name in ["SHARD_URLS", "REPLICA_URLS", "MAINDB_URL", "REDIS_URL"] {
             command.env_remove(name);

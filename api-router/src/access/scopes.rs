@@ -41,7 +41,7 @@ const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
 /// Every route. The most frequent ones come first, because rows are searched in order.
-pub const ROWS: [RouteRow; 63] = [
+pub const ROWS: [RouteRow; 67] = [
     row("POST", "/api/write", RouteNeed::Rows),
     row("GET", "/api/read", RouteNeed::Rows),
     row("POST", "/api/bulk-write", RouteNeed::Rows),
@@ -62,6 +62,10 @@ pub const ROWS: [RouteRow; 63] = [
     row("GET", "/api/shard-map", OPERATE),
     row("POST", "/api/slots/fence", OPERATE),
     row("POST", "/api/slots/release", OPERATE),
+    row("GET", "/api/moves", OPERATE),
+    row("GET", "/api/moves/{id}", OPERATE),
+    row("POST", "/api/moves", OPERATE),
+    row("POST", "/api/moves/{id}/{order}", OPERATE),
     row("GET", "/api/distribution", ANALYTICS),
     row("GET", "/api/advice", ANALYTICS),
     row("GET", "/stats", ANALYTICS),

@@ -1,16 +1,17 @@
-//! Changes: maps each refusal of a change of shards or slots to its problem.
+//! Changes: maps each refusal of a change of shards, slots or moves to its problem.
 //!
 //! **Invariant:** the mapping is exhaustive; a detail names an address only if the request did, and
 //! no path.
 //! **Not here:** the codes, and the form of a problem (`problem`).
 
-use shard_manager::assembly::CITUS_MOVES;
+use shard_manager::assembly::{CITUS_MOVE, CITUS_MOVES};
 use shard_manager::engine::catalog_rows::MapChangeError;
+use shard_manager::engine::move_catalog::MoveListError;
 use shard_manager::engine::new_shard::NewShardRefusal;
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::engine::slot_change::SlotChangeError;
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{ShardChangeError, SlotsError};
+use shard_manager::manager::{MovesError, ShardChangeError, SlotsError};
 
 use super::{Code, Problem};
 
@@ -28,6 +29,11 @@ impl Code {
             RefusalCode::MapChanged => Self::TSR327,
             RefusalCode::BadFence => Self::TSR328,
             RefusalCode::PlacedByEngine => Self::TSR329,
+            RefusalCode::BadMove => Self::TSR330,
+            RefusalCode::NoMove => Self::TSR331,
+            RefusalCode::MoveState => Self::TSR332,
+            RefusalCode::SlotsMove => Self::TSR333,
+            RefusalCode::NotOwner => Self::TSR334,
         }
     }
 }
@@ -37,7 +43,7 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
     let problem = Problem::new(Code::of_refusal(refusal), detail).outcome("rejected");
     match refusal {
         RefusalCode::NoShard => problem.hint("/api/shards lists the shards"),
-        RefusalCode::BadShard => {
+        RefusalCode::BadShard | RefusalCode::BadMove => {
             problem.hint("correct the member that the detail names, and send the request again")
         }
         RefusalCode::DatabaseInUse => {
@@ -58,7 +64,16 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
         RefusalCode::MapChanged => {
             problem.hint("look at /api/shards again, and send its epoch as If-Match")
         }
-        RefusalCode::BadFence => problem.hint("/api/shard-map shows the owner of each slot"),
+        RefusalCode::BadFence | RefusalCode::NotOwner => {
+            problem.hint("/api/shard-map shows the owner of each slot")
+        }
+        RefusalCode::NoMove => problem.hint("/api/moves lists the moves"),
+        RefusalCode::MoveState => {
+            problem.hint("actions of the move, in /api/moves, lists the orders that it takes now")
+        }
+        RefusalCode::SlotsMove => {
+            problem.hint("wait for the end of the other move, or leave its slots out")
+        }
         RefusalCode::PlacedByEngine => problem.hint(CITUS_MOVES),
     }
 }
@@ -138,8 +153,29 @@ impl From<SlotsError> for Problem {
     }
 }
 
+impl From<MovesError> for Problem {
+    fn from(error: MovesError) -> Self {
+        match (error.code(), error) {
+            (Some(refusal), MovesError::Unsupported) => {
+                let detail =
+                    "slots move between embedded files only, and Citus places its rows itself";
+                refused(refusal, format!("{detail}: {CITUS_MOVE}"))
+            }
+            (Some(refusal), error) => refused(refusal, error.to_string()),
+            (None, MovesError::List(MoveListError::Failed(error))) => {
+                failed(error, Outcome::Unknown).hint("/api/moves shows whether the change was made")
+            }
+            (None, _) => Self::from(Error::Internal),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use shard_manager::engine::move_record::{MoveOrderFault, MovePhase, NewMoveFault};
+    use shard_manager::slot_set::SlotSet;
+    use shard_manager::topology::{ShardNumber, ShardState};
+
     use super::*;
 
     #[test]
@@ -157,6 +193,35 @@ mod tests {
             assert_eq!((problem.code().name(), problem.status().as_u16()), (code, status));
             assert_eq!(problem.outcome, Some("rejected"));
         }
+    }
+
+    #[test]
+    fn a_move_that_is_refused_has_a_code_for_each_remedy() {
+        let (shard, slots) = (|| "shard1".to_owned(), SlotSet::full);
+        let state = ShardState::Draining;
+        let move_name = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e".to_owned();
+        for (error, code, status) in [
+            (NewMoveFault::SlotCount(65).into(), "TSR330", 400),
+            (MovesError::SeveralOwners("shard1, shard2".to_owned()), "TSR330", 400),
+            (MovesError::NoShard(ShardNumber(9)), "TSR320", 404),
+            (MovesError::NoShardNamed("shard9".to_owned()), "TSR320", 404),
+            (MovesError::NotServing { shard: shard(), state }, "TSR326", 409),
+            (MovesError::NotOwned { shard: shard(), slots: slots() }, "TSR334", 409),
+            (MovesError::NoRetry(MovePhase::Copying), "TSR332", 409),
+            (MovesError::Unsupported, "TSR329", 409),
+            (MoveListError::NoMove.into(), "TSR331", 404),
+            (MoveListError::Stale { expected: 1, epoch: 2 }.into(), "TSR327", 412),
+            (MoveListError::Order(MoveOrderFault::NotYetMoved).into(), "TSR332", 409),
+            (MoveListError::SlotsMove { slots: slots(), move_name }.into(), "TSR333", 409),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!((problem.code().name(), problem.status().as_u16()), (code, status));
+            assert_eq!(problem.outcome, Some("rejected"));
+        }
+        let unsupported = Problem::from(MovesError::Unsupported);
+        assert!(unsupported.detail().contains("citus_move_shard_placement("));
+        let failed = Problem::from(MovesError::from(MoveListError::Failed(Error::DeadlinePassed)));
+        assert_eq!((failed.code().name(), failed.outcome), ("TSR004", Some("unknown")));
     }
 
     #[test]

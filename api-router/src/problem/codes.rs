@@ -49,6 +49,11 @@ analytics::problem_codes! {
     TSR327 412 false "Shard map differs" "The shard map is not of the epoch that If-Match names, or has changed during the request. Nothing was changed.";
     TSR328 400 false "Bad fence" "The slots or the time of a fence cannot be used: slots are 0 to 16383, of the named shard if there is one, and a fence lasts for at most 60 seconds. Nothing was changed.";
     TSR329 409 false "Placed by the engine" "The engine distributes rows over its nodes by itself, so that its shards and slots are not changed here. Nothing was changed.";
+    TSR330 400 false "Bad move" "The description of a move cannot be used: the detail names the member and what is allowed. A move takes 1 to 64 slots of one shard to another one. Nothing was changed.";
+    TSR331 404 false "No such move" "There is no move of this id, or it ended so long ago that it is not listed any more. Nothing was changed.";
+    TSR332 409 false "Move state conflict" "The move is not in a state that permits the order: a move is cancelled before its target owns the slots, rolled back or settled afterwards, and retried when it has ended without success. Nothing was changed.";
+    TSR333 409 false "Slots move already" "Another move has some of the slots, until it ends. The detail names these slots and the move. Nothing was changed.";
+    TSR334 409 false "Slots of another shard" "The shard that is named as the source of a move does not own all of the slots: the detail names those that it lacks. Nothing was changed.";
     TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
     TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";
     TSR409 409 false "Access conflict" "A key, a role or a denial is not in a state that permits the change: the key is revoked or suspended, keys still have the role, a file defines the key or the role, or there is no room for another. Nothing was changed.";

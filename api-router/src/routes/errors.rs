@@ -12,11 +12,13 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use shard_manager::consistency::Level;
 use shard_manager::engine::catalog_rows::MapChangeError;
+use shard_manager::engine::move_catalog::MoveListError;
+use shard_manager::engine::move_record::{MoveOrderFault, NewMoveFault};
 use shard_manager::engine::new_shard::NewShardRefusal;
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
-use shard_manager::manager::{ShardChangeError, SlotsError};
+use shard_manager::manager::{MovesError, ShardChangeError, SlotsError};
 use shard_manager::map_change::MapChangeRefusal;
 use shard_manager::row_change::RowError;
 use shard_manager::slot_refusal::SlotRefusal;
@@ -241,7 +243,12 @@ fn example(code: Code) -> Problem {
         | Code::TSR326
         | Code::TSR327
         | Code::TSR328
-        | Code::TSR329 => example_of_change(code),
+        | Code::TSR329
+        | Code::TSR330
+        | Code::TSR331
+        | Code::TSR332
+        | Code::TSR333
+        | Code::TSR334 => example_of_change(code),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),
@@ -254,13 +261,14 @@ fn example(code: Code) -> Problem {
     }
 }
 
-/// Returns an example of a refused change of shards or slots.
+/// Returns an example of a refused change of shards, slots or moves.
 fn example_of_change(code: Code) -> Problem {
     let refusals = RefusalCode::ALL.into_iter();
     let Some(refusal) = refusals.into_iter().find(|known| Code::of_refusal(*known) == code) else {
         return Error::Internal.into();
     };
     let (place, shard) = ("db4:5432/app".to_owned(), "shard3".to_owned());
+    let slots = || (0..64).filter_map(Slot::new).collect();
     let error: ShardChangeError = match refusal {
         RefusalCode::NoShard => ShardChangeError::NoShard { name: "shard9".to_owned() },
         RefusalCode::BadShard => NewShardRefusal::PasswordInUrl.into(),
@@ -281,6 +289,17 @@ fn example_of_change(code: Code) -> Problem {
         RefusalCode::MapChanged => MapChangeError::Stale { expected: 3, epoch: 4 }.into(),
         RefusalCode::BadFence => return SlotsError::Hold.into(),
         RefusalCode::PlacedByEngine => NewShardRefusal::Unsupported.into(),
+        RefusalCode::BadMove => return MovesError::from(NewMoveFault::SlotCount(65)).into(),
+        RefusalCode::NoMove => return MovesError::from(MoveListError::NoMove).into(),
+        RefusalCode::MoveState => {
+            return MovesError::from(MoveListError::Order(MoveOrderFault::NotYetMoved)).into();
+        }
+        RefusalCode::SlotsMove => {
+            let move_name = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e".to_owned();
+            let error = MoveListError::SlotsMove { slots: slots(), move_name };
+            return MovesError::from(error).into();
+        }
+        RefusalCode::NotOwner => return MovesError::NotOwned { shard, slots: slots() }.into(),
     };
     error.into()
 }

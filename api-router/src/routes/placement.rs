@@ -60,8 +60,11 @@ pub struct RouteAnswer<'a> {
     replicas: &'a [String],
     /// The version of the shard map.
     epoch: u64,
-    /// True if the slot is being moved to another shard.
+    /// True if the slot is in a move that goes on, as of a second ago.
     moving: bool,
+    /// Identity of that move.
+    #[serde(rename = "move", skip_serializing_if = "Option::is_none")]
+    moved_by: Option<String>,
 }
 
 /// Keys from one split point to the next.
@@ -131,6 +134,7 @@ pub(crate) async fn route_key(
     let explanation = map.keyspace().explain(key).map_err(bad)?;
     let shard = map.topology().name(place.shard);
     let (primary, replicas) = app.manager.status().nodes(place.shard);
+    let moved_by = app.moving_slots.move_of(&app.manager, place.slot).await;
     let mut answer = RouteAnswer {
         key: text,
         keyspace: map.keyspace().name(),
@@ -144,7 +148,8 @@ pub(crate) async fn route_key(
         primary: &primary,
         replicas: &replicas,
         epoch: place.epoch,
-        moving: false,
+        moving: moved_by.is_some(),
+        moved_by,
     };
     answer.explain(explanation.steps);
     Ok(HttpResponse::Ok().json(answer))

@@ -15,6 +15,9 @@ fn swagger_ui_lists_operations_and_calls_them_under_its_policy() {
         &format!("{live}.querySelector('.opblock-summary-control') !== null"),
     );
     page.value(&format!("{live}.querySelector('.opblock-summary-control').click()"));
+    // Until its references are resolved, an operation can be clicked but is not found.
+    let resolved = "window.ui.specSelectors.specResolvedSubtree(['paths', '/live', 'get'])";
+    page.until("the operation is resolved", &format!("{resolved} != null"));
     page.until("it can be tried", &format!("{live}.querySelector('.execute') !== null"));
     page.value(&format!("{live}.querySelector('.execute').click()"));
     page.until(

@@ -164,7 +164,8 @@ impl Router {
         let mut address = None;
         // The last line of the banner says how to end the router.
         while !banner.lines().last().is_some_and(|line| line.trim().starts_with("end ")) {
-            let line = lines.next().expect("the router ended before it served").unwrap();
+            let Some(line) = lines.next() else { panic!("{}", failed_start(&mut child)) };
+            let line = line.unwrap();
             if let Some(rest) = line.trim().strip_prefix("API") {
                 let url = rest.split_whitespace().next().unwrap();
                 let (_, place) = url.split_once("://").unwrap();
@@ -372,6 +373,15 @@ impl Drop for Router {
             self.secrets.look(b"");
         }
     }
+}
+
+/// Returns the log of a router that ended before it served.
+fn failed_start(child: &mut Child) -> String {
+    let mut log = String::new();
+    if let Some(mut pipe) = child.stderr.take() {
+        let _ = pipe.read_to_string(&mut log);
+    }
+    format!("the router ended before it served:\n{log}")
 }
 
 /// Runs a router that should refuse to start; returns its exit code and output. One that starts all

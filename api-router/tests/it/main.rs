@@ -54,6 +54,8 @@ mod metrics_kept;
 mod metrics_known;
 mod metrics_live;
 mod metrics_of_errors;
+mod moves;
+mod moves_saved;
 mod operations;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;
@@ -80,6 +82,7 @@ mod servers;
 mod shard_key_filters;
 mod shard_keys;
 mod shards_join;
+mod shards_join_servers;
 mod shared_routers;
 mod sockets;
 mod strategies;

@@ -203,6 +203,8 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/distribution",
             "/api/health",
             "/api/kv/{key}",
+            "/api/moves",
+            "/api/moves/{id}",
             "/api/read",
             "/api/route",
             "/api/shard-map",

@@ -6,8 +6,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Reply, Router};
+use crate::harness::{Reply, Router, eventually};
 
+/// Id of no move.
+const NO_MOVE: &str = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e";
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// Returns the body with the one member that differs each time made the same.
@@ -58,6 +60,20 @@ fn late(router: &Router) -> Reply {
     Reply { status, headers, body }
 }
 
+/// Moves the last slot to the first shard, and returns the id of the move, which keeps its source.
+/// A router that moves nothing has no such move.
+fn move_last_slot(router: &Router) -> String {
+    let begun = post(router, "/api/moves", &[], r#"{"slots":"16383","to":"shard1"}"#);
+    if begun.status != 202 {
+        return NO_MOVE.to_owned();
+    }
+    let path = begun.header("location").unwrap().to_owned();
+    eventually("the slot has moved", || {
+        (router.get(&path).json()["phase"] == "keeping").then_some(())
+    });
+    begun.json()["id"].as_str().unwrap().to_owned()
+}
+
 /// One request for each code that a client can cause, in the order of the codes.
 pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     router.write_user("there", "Ada");
@@ -66,6 +82,7 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     let other = [("x-shard-key", "there"), ("idempotency-key", "once")];
     post(router, "/api/write", &other, &user.replace("OP", "update"));
     let stale = [("x-shard-key", "there"), ("if-match", "\"0\"")];
+    let moved = move_last_slot(router);
     let long = format!(r#"{{"table":"users","data":{{"name":"{}"}}}}"#, "n".repeat(2 << 20));
     vec![
         ("TSR004", 504, late(router)),
@@ -107,6 +124,15 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
             router.send("DELETE", "/api/shards/shard2", &[("if-match", "\"9\"")], None),
         ),
         ("TSR328", 400, post(router, "/api/slots/fence", &[], r#"{"slots":"0","seconds":61}"#)),
+        ("TSR330", 400, post(router, "/api/moves", &[], r#"{"slots":"0-64","to":"shard2"}"#)),
+        ("TSR331", 404, post(router, &format!("/api/moves/{NO_MOVE}/pause"), &[], "")),
+        ("TSR332", 409, post(router, &format!("/api/moves/{moved}/cancel"), &[], "")),
+        ("TSR333", 409, post(router, "/api/moves", &[], r#"{"slots":"16383","to":"shard2"}"#)),
+        (
+            "TSR334",
+            409,
+            post(router, "/api/moves", &[], r#"{"slots":"0","from":"shard2","to":"shard1"}"#),
+        ),
         ("TSR403", 403, read(router, &[("origin", "http://evil.example")], "table=users")),
     ]
 }

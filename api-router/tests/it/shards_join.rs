@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -114,6 +115,43 @@ fn a_shard_that_joined_is_there_after_a_crash_and_its_number_is_never_given_agai
 }
 
 #[test]
+fn a_join_that_is_killed_at_any_time_is_finished_by_a_start_or_the_same_request() {
+    files_only!(WHY);
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let mut router = start(&data);
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
+    // The kills come before, during and after the steps of the join.
+    for delay in [0, 2, 5, 8, 12, 16, 20, 30] {
+        let name = format!("after{delay}ms");
+        let shard = json!({"name": name}).to_string();
+        std::thread::scope(|scope| {
+            let (router, shard) = (&router, shard.as_bytes());
+            let path = "/api/shards";
+            let asked = scope.spawn(move || router.try_send("POST", path, &[JSON], Some(shard)));
+            std::thread::sleep(Duration::from_millis(delay));
+            router.signal("KILL");
+            // The router may have been faster.
+            drop(asked.join().unwrap());
+        });
+        router.wait();
+        router = start(&data);
+        let after_start = listed(&router, &name);
+        assert!(after_start.is_none_or(|shard| shard["state"] == "serving"), "{name}");
+        let joined = join(&router, json!({"name": name}));
+        assert!([200, 201].contains(&joined.status), "{name}: {}", joined.text());
+        let rows = router.get("/api/read?table=users").json();
+        assert_eq!(rows["count"], 1, "{name}: {rows}");
+    }
+    let shards = router.get("/api/shards").json()["shards"].clone();
+    let mut numbers: Vec<u64> =
+        shards.as_array().unwrap().iter().map(|shard| shard["number"].as_u64().unwrap()).collect();
+    numbers.dedup();
+    assert_eq!(numbers, (0..11).collect::<Vec<u64>>());
+    assert_eq!(router.get("/api/health").status, 200);
+}
+
+#[test]
 fn refused_changes_of_shards_name_the_reason_and_change_nothing() {
     files_only!(WHY);
     let router = Router::start_with(OPERATE);
@@ -175,6 +213,10 @@ fn commands_change_shards_through_the_socket_and_through_a_url() {
         assert_eq!((&known["state"], &known["weight"]), (&json!("serving"), &json!(1)));
         shard(&["weight", name, "4"]).json(0);
         assert_eq!(listed(&router, name).unwrap()["weight"], 4);
+        let seen = shard(&["list"]).json(0)["shards"].clone();
+        let seen = seen.as_array().unwrap().iter().find(|shard| shard["shard"] == name).cloned();
+        let seen = seen.expect("the new shard");
+        assert_eq!((&seen["weight"], &seen["slots"]), (&json!(4), &json!(0)));
         shard(&["remove", name]).json(0);
         assert!(listed(&router, name).is_none_or(|shard| shard["state"] == "retired"));
         for (arguments, code) in

@@ -333,12 +333,12 @@ fn settings_that_describe_another_cluster_are_warned_of_and_not_in_force() {
     router.end();
     let mut differing = vec![
         (["--placement", "even"], vec!["placement is even", "weighted"]),
-        (["--weights", "25,50,25"], vec!["weights is 25,50,25", "50,25,25", "changes a weight"]),
+        (["--weights", "25,50,25"], vec!["weights is 25,50,25", "50,25,25", "shard weight NAME"]),
     ];
     if !crate::backend::is_servers() {
-        let more = vec!["shards is 5", "the cluster has 3", "joins by POST /api/shards"];
+        let more = vec!["shards is 5", "the cluster has 3", "shard add NAME"];
         differing.push((["--shards", "5"], more));
-        let fewer = vec!["shards is 2", "the cluster has 3", "retires by DELETE /api/shards/"];
+        let fewer = vec!["shards is 2", "the cluster has 3", "shard remove NAME"];
         differing.push((["--shards", "2"], fewer));
         differing.push((["--weights", "50,25"], vec!["weights is 50,25,", "50,25,25"]));
     }

@@ -69,7 +69,7 @@ pub struct OperationHistory {
     pub totals: Vec<Total>,
     /// Counters and ledgers of banks at the end.
     pub ledgers: Vec<Ledger>,
-    /// The final walk over whole tables.
+    /// Walks over whole tables.
     pub pages: Vec<Page>,
     /// Faults injected during the run.
     pub faults: Vec<Fault>,

@@ -15,6 +15,16 @@ const FROZEN_MS: (u32, u32) = (50, 4_500);
 const SLOW_MS: (u32, u32) = (5, 200);
 /// Number of slots that are fenced together: up to half of all.
 const FENCED: (u32, u32) = (1, SLOTS / 2);
+/// Moves come so many times sooner than other faults: they go on beside these.
+const MOVES_SOONER: u32 = 4;
+/// Number of slots that move together.
+const MOVED: (u32, u32) = (16, 64);
+/// Time for which the source of a move is kept, in seconds.
+const KEPT_S: (u32, u32) = (0, 6);
+/// One move of so many is cancelled.
+const CANCELLED_EVERY: u32 = 5;
+/// Time after which it is, in milliseconds.
+const CANCELLED_MS: (u32, u32) = (0, 400);
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
 /// Answers that are lost, one after the other.
@@ -37,8 +47,32 @@ pub(super) enum Fault {
     Promote { shard: usize, gone: FaultAction, lasts: Duration },
     /// Writes of neighbouring slots wait for a while.
     Fence { first: u32, last: u32, lasts: Duration },
+    /// Something is done to slots, beside the other faults.
+    Move { action: MoveAction },
     /// Something is done to the cache.
     Redis { action: RedisAction },
+}
+
+/// Fault of slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MoveAction {
+    /// Slots move to another shard.
+    Begin(MoveWish),
+    /// A move is rolled back; the seed determines which one.
+    RollBack { seed: u32 },
+}
+
+/// Move that is to begin, as a seed determines it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MoveWish {
+    /// Seed of the choice of shards and slots.
+    pub(super) seed: u32,
+    /// Number of slots.
+    pub(super) slots: u32,
+    /// Time for which the source is kept, in seconds.
+    pub(super) keep: u32,
+    /// Time after which it is cancelled.
+    pub(super) cancelled: Option<Duration>,
 }
 
 /// Fault of the cache.
@@ -85,6 +119,10 @@ impl Fault {
             Self::Fence { first, last, lasts } => {
                 format!("slots {first}-{last} fenced for {} ms", lasts.as_millis())
             }
+            Self::Move { action } => match action {
+                MoveAction::Begin(wish) => format!("a move of {} slots", wish.slots),
+                MoveAction::RollBack { .. } => "a rollback of a move".to_owned(),
+            },
             Self::Redis { action } => match action {
                 RedisAction::Empty => "Redis emptied".to_owned(),
                 RedisAction::Freeze { lasts } => {
@@ -152,6 +190,17 @@ impl Schedule {
         Fault::Fence { first, last: first + count - 1, lasts: self.between(FROZEN_MS) }
     }
 
+    fn slot_move(&mut self) -> Fault {
+        let is_cancelled = self.random.below(CANCELLED_EVERY) == 0;
+        let wish = MoveWish {
+            seed: self.random.below(u32::MAX),
+            slots: self.number(MOVED),
+            keep: self.number(KEPT_S),
+            cancelled: is_cancelled.then(|| self.between(CANCELLED_MS)),
+        };
+        Fault::Move { action: MoveAction::Begin(wish) }
+    }
+
     fn node(&mut self, action: FaultAction) -> Fault {
         let node = self.random.below(self.nodes) as usize;
         Fault::Node { node, action, lasts: self.between(FROZEN_MS) }
@@ -190,6 +239,11 @@ impl Iterator for Schedule {
                 lasts: self.between(FROZEN_MS),
             },
             FaultKind::Fence => self.fence(),
+            FaultKind::Move => self.slot_move(),
+            FaultKind::Rollback => {
+                let seed = self.random.below(u32::MAX);
+                Fault::Move { action: MoveAction::RollBack { seed } }
+            }
             FaultKind::RedisFlush => Fault::Redis { action: RedisAction::Empty },
             FaultKind::RedisFreeze => {
                 Fault::Redis { action: RedisAction::Freeze { lasts: self.between(FROZEN_MS) } }
@@ -198,7 +252,8 @@ impl Iterator for Schedule {
                 Fault::Redis { action: RedisAction::Kill { down: self.between(DOWN_MS) } }
             }
         };
-        Some((pause, fault))
+        let is_of_moves = matches!(fault, Fault::Move { .. });
+        Some((if is_of_moves { pause / MOVES_SOONER } else { pause }, fault))
     }
 }
 
@@ -230,6 +285,24 @@ mod tests {
     }
 
     #[test]
+    fn moves_are_within_their_bounds_and_some_are_cancelled_or_rolled_back() {
+        let kinds = [FaultKind::Move, FaultKind::Rollback];
+        let faults: Vec<_> = Schedule::new(7, &kinds, 0, 0).take(200).collect();
+        let (mut cancelled, mut rolled_back) = (0, 0);
+        for (_, fault) in &faults {
+            let Fault::Move { action } = *fault else { panic!("{fault:?}") };
+            match action {
+                MoveAction::Begin(wish) => {
+                    assert!((16..=64).contains(&wish.slots) && wish.keep <= 6, "{wish:?}");
+                    cancelled += usize::from(wish.cancelled.is_some());
+                }
+                MoveAction::RollBack { .. } => rolled_back += 1,
+            }
+        }
+        assert!(cancelled > 0 && rolled_back > 0 && cancelled + rolled_back < 150);
+    }
+
+    #[test]
     fn faults_of_a_cluster_meet_every_node_and_nothing_else() {
         let kinds = [FaultKind::Stop, FaultKind::Delay, FaultKind::Promote, FaultKind::LostAnswer];
         let faults: Vec<_> = Schedule::new(7, &kinds, 6, 2).take(200).collect();
@@ -249,6 +322,7 @@ mod tests {
                 | Fault::Freeze { .. }
                 | Fault::Restart
                 | Fault::Fence { .. }
+                | Fault::Move { .. }
                 | Fault::Redis { .. } => panic!("{fault:?}"),
             }
         }

@@ -112,7 +112,14 @@ fn faults_of_nodes_need_a_cluster_and_a_promotion_a_level_that_survives_it() {
     assert_eq!(chaos(&[]).unwrap().load.kinds(), FaultKind::OF_ROUTER);
     let kinds = chaos(&["--faults", "router-kill,router-restart"]).unwrap().load.kinds();
     assert_eq!(kinds, [FaultKind::RouterKill, FaultKind::RouterRestart]);
-    for bad in [&["--faults", "stop"][..], &["--faults", "fire"], &["--shard-manager", "/m"]] {
+    let kinds = chaos(&["--faults", "move,rollback"]).unwrap().load.kinds();
+    assert_eq!(kinds, [FaultKind::Move, FaultKind::Rollback]);
+    for bad in [
+        &["--faults", "stop"][..],
+        &["--faults", "fire"],
+        &["--faults", "rollback"],
+        &["--shard-manager", "/m"],
+    ] {
         assert!(chaos(bad).is_err(), "{bad:?}");
     }
     assert!(read(&["--verify", "--cluster", "c"]).is_err());

@@ -52,6 +52,12 @@ impl Row {
     }
 }
 
+/// Place of a key.
+#[derive(Deserialize)]
+struct Placed {
+    slot: u16,
+}
+
 /// New state of a row.
 struct Change {
     id: String,
@@ -71,6 +77,7 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
     for number in 0..BANKS {
         let bank = session.client.names.bank(number);
         open_one(session, &bank).await?;
+        note_slot(&of, &bank).await;
         if is_embedded {
             // From wherever they are answered: a node without the bank shows now, while it lags, or
             // never.
@@ -83,6 +90,17 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
     }
     session.log.flush();
     Ok(())
+}
+
+/// Remembers the slot of a bank, if slots move: banks are in few of them.
+async fn note_slot(of: &Verification, bank: &str) {
+    let asked = requests::get(&format!("/api/route?key={bank}")).ok().filter(|_| of.has_moves);
+    let Some(asked) = asked else { return };
+    let answer = of.owner.client.pool(0).send(asked, SHOWN_MAX).await.ok();
+    let slot = answer.and_then(|answer| serde_json::from_slice::<Placed>(&answer.body).ok());
+    if let Some(Placed { slot }) = slot {
+        of.moving.note_slot(slot);
+    }
 }
 
 /// Tells if rows are in files of the router: what is written there at `all` is read from all nodes

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::attempt;
 use super::names::counter;
 use super::session::Session;
-use super::{BANKS, bank, register};
+use super::{BANKS, bank, fixed_rows, register};
 use crate::counters::Operation as Counted;
 use crate::requests;
 use crate::tables::{TRANSACTIONS, USERS};
@@ -26,10 +26,27 @@ struct Rows {
     next_cursor: Option<String>,
 }
 
+/// Rows that a walk meets.
+#[derive(Clone, Copy)]
+struct Walked {
+    table: &'static str,
+    /// Table of their names in the history.
+    name: &'static str,
+    id: &'static str,
+    value: &'static str,
+    /// Value of the column `email`; empty for a table without that column.
+    email: &'static str,
+}
+
 /// Walks over both tables, and reads every row once more that was not met.
 pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
-    let users = walk(session, USERS, "user_id", "name").await?;
-    let transactions = walk(session, TRANSACTIONS, "tx_id", "memo").await?;
+    let users = Walked { table: USERS, name: USERS, id: "user_id", value: "name", email: "verify" };
+    let fixed = Walked { name: fixed_rows::NAME, email: fixed_rows::EMAIL, ..users };
+    let (name, id, value) = (TRANSACTIONS, "tx_id", "memo");
+    let transactions = Walked { table: TRANSACTIONS, name, id, value, email: "" };
+    let users = walk(session, users).await?;
+    walk(session, fixed).await?;
+    let transactions = walk(session, transactions).await?;
     ledgers(session, &transactions);
     let met: HashSet<Key> = users.keys().chain(transactions.keys()).copied().collect();
     for (key, row) in session.of.recorder.names() {
@@ -59,24 +76,22 @@ async fn read_missing(session: &mut Session, row: &str) -> anyhow::Result<()> {
     bail!("a row cannot be read back after the run: {text}")
 }
 
-/// Reads a whole table by cursor, as far as its rows are of this run.
-async fn walk(
-    session: &mut Session,
-    table: &str,
-    id: &str,
-    value: &str,
-) -> anyhow::Result<HashMap<Key, i64>> {
+/// Reads rows of a table by cursor, as far as they are of this run.
+async fn walk(session: &mut Session, walked: Walked) -> anyhow::Result<HashMap<Key, i64>> {
+    let Walked { table, name, id, value, email } = walked;
+    let email = if email.is_empty() { String::new() } else { format!("&email=eq.{email}") };
     let run = session.client.names.run().to_owned();
     let mut met = HashMap::new();
     let mut cursor = String::new();
     loop {
-        let path = format!("/api/read?table={table}&run=eq.{run}&order={id}&limit={PAGE}{cursor}");
-        let (request, rows) = page(session, table, &path).await?;
+        let path =
+            format!("/api/read?table={table}&run=eq.{run}{email}&order={id}&limit={PAGE}{cursor}");
+        let (request, rows) = page(session, (table, name), &path).await?;
         let before = met.len();
         let mut keys = Vec::with_capacity(rows.data.len());
         for row in &rows.data {
             let text = |member: &str| row[member].as_str().unwrap_or_default();
-            let key = session.of.recorder.key(&format!("{table}/{}", text(id)));
+            let key = session.of.recorder.key(&format!("{name}/{}", text(id)));
             let version = row["version"].as_u64().unwrap_or_default();
             let value = Value::from_wire(text(value));
             session.log.push(Operation { key, value, version, ..request });
@@ -85,7 +100,7 @@ async fn walk(
         }
         let complete = rows.next_cursor.is_none();
         session.of.recorder.page(Page {
-            table: table.to_owned(),
+            table: name.to_owned(),
             session: request.session,
             request: request.request,
             start: request.start,
@@ -103,10 +118,14 @@ async fn walk(
 }
 
 /// One page; a router that was just started again may need several tries.
-async fn page(session: &mut Session, table: &str, path: &str) -> anyhow::Result<(Operation, Rows)> {
+async fn page(
+    session: &mut Session,
+    (table, name): (&str, &str),
+    path: &str,
+) -> anyhow::Result<(Operation, Rows)> {
     let mut text = String::new();
     for _ in 0..ATTEMPTS_MAX {
-        let whole = format!("{table}/{}", session.client.names.run());
+        let whole = format!("{name}/{}", session.client.names.run());
         let mut request = session.operation(Kind::Read, &whole);
         request.level = Level::All;
         request.last = true;

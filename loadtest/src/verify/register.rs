@@ -28,6 +28,7 @@ pub(super) struct Read {
 #[derive(Deserialize)]
 struct WriteAnswer {
     version: u64,
+    slot: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +82,11 @@ async fn change(
     operation.version = answer.as_ref().and_then(version).unwrap_or_default();
     if outcome == Outcome::Ok && operation.kind == Kind::Write {
         let level = operation.level;
+        if session.of.has_moves
+            && let Some(slot) = answer.as_ref().and_then(slot)
+        {
+            session.of.moving.note_row(slot, row);
+        }
         session.last = Some(Acknowledged { row: row.to_owned(), asked, value, level });
     }
     session.log.push(*operation);
@@ -148,4 +154,8 @@ fn write_request(row: &str, body: &serde_json::Value, value: Value) -> HttpReque
 
 fn version(answer: &Answer) -> Option<u64> {
     serde_json::from_slice::<WriteAnswer>(&answer.body).ok().map(|written| written.version)
+}
+
+fn slot(answer: &Answer) -> Option<u16> {
+    serde_json::from_slice::<WriteAnswer>(&answer.body).ok()?.slot
 }

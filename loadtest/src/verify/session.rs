@@ -11,6 +11,9 @@ use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::random::Random;
 use crate::requests::{SESSION_TOKEN, SessionToken};
 
+/// Share of the operations on registers, in percent, that is on those in slots that move.
+const MOVING_PERCENT: u32 = 40;
+
 /// A write that was promised to be stored.
 #[derive(Clone)]
 pub(super) struct Acknowledged {
@@ -93,8 +96,11 @@ impl Session {
         }
     }
 
-    /// A register: the hot ones often.
+    /// A register: the hot ones often, and while slots move those in these slots.
     pub(super) fn register(&mut self) -> String {
+        if let Some(row) = self.of.moving.draw(&mut self.random, MOVING_PERCENT) {
+            return row;
+        }
         let rows = super::HOT_ROWS + super::COLD_ROWS;
         let rank = self.of.chooser.next(&mut self.random, rows);
         self.client.names.register(rank)

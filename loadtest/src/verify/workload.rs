@@ -12,6 +12,10 @@
 //! | 7 % | transfer, or read of a whole bank | torn transactions |
 //! | 3 % | delete | deleted rows that reappear |
 //!
+//! Beside these steps, some are walks by cursor over rows that stay as they are (half a percent,
+//! three percent while slots move): they reveal rows that are lost or met twice while slots change
+//! hands.
+//!
 //! With tenants, a tenth of all steps are requests for rows of another tenant instead. They are not
 //! part of the history.
 
@@ -20,16 +24,25 @@ use checker::history::Level;
 use super::attempt::{self, Done};
 use super::register::Read;
 use super::session::Session;
-use super::{bank, batch, register};
+use super::{bank, batch, fixed_rows, register};
 use crate::probe::Probe;
 
 /// Staleness that a bounded read allows.
 const BOUND_MS: u32 = 500;
 
+/// Walks by cursor among 1000 steps.
+const WALKS: u32 = 5;
+/// Walks by cursor among 1000 steps of a run in which slots move.
+const WALKS_WITH_MOVES: u32 = 30;
+
 /// Performs one step of the session, and returns the requests sent for it.
 pub(super) async fn next(session: &mut Session) -> Vec<Done> {
     if session.client.client.is_tenant() && Probe::is_due(&mut session.random) {
         return vec![attempt::probe(session).await];
+    }
+    let walks = if session.of.has_moves { WALKS_WITH_MOVES } else { WALKS };
+    if session.of.fixed.are_there() && session.random.below(1_000) < walks {
+        return fixed_rows::walk(session).await;
     }
     let act = session.random.below(100);
     let plain = Read { level: Level::One, token: false, bound_ms: 0, other: false };

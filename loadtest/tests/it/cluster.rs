@@ -12,8 +12,8 @@ use crate::prerequisites::{Prerequisite, skip};
 use crate::router::{MANAGER, PROGRAM, bare_command, tester};
 use crate::{report, text};
 
-/// A cluster of one shard. Removed when it is dropped.
-struct Cluster {
+/// A cluster. Removed when it is dropped.
+pub(crate) struct Cluster {
     folder: TempDir,
 }
 
@@ -24,14 +24,22 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Returns `None` if PostgreSQL is not installed.
-    fn up(replicas: &str) -> Option<Self> {
+    /// Creates a cluster with so many shards, and replicas of each. Returns `None` if PostgreSQL is
+    /// not installed.
+    pub(crate) fn up(shards: &str, replicas: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         // Another user runs the servers and needs access to the path.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let cluster = Self { folder };
-        let made =
-            cluster.command(&["up", "--shards", "1", "--replicas", replicas, "--set", "fsync=off"]);
+        let made = cluster.command(&[
+            "up",
+            "--shards",
+            shards,
+            "--replicas",
+            replicas,
+            "--set",
+            "fsync=off",
+        ]);
         if !made.status.success() {
             let said = text(&made.stderr);
             assert!(said.contains("install PostgreSQL"), "{said}");
@@ -51,7 +59,7 @@ impl Cluster {
     }
 
     /// Breaks the cluster while the verifying workload runs.
-    fn under_chaos(&self, seconds: &str, faults: &str, more: &[&str]) -> Output {
+    pub(crate) fn under_chaos(&self, seconds: &str, faults: &str, more: &[&str]) -> Output {
         self.tester(seconds, faults).args(more).output().unwrap()
     }
 
@@ -67,7 +75,7 @@ impl Cluster {
 
 #[test]
 fn writes_that_a_majority_stored_are_kept_while_nodes_are_broken() {
-    let Some(cluster) = Cluster::up("2") else { return };
+    let Some(cluster) = Cluster::up("1", "2") else { return };
     let output = cluster.under_chaos(
         "8",
         "stop,freeze,cut,lost-answer",
@@ -123,7 +131,7 @@ fn promotions(report: &Value) -> usize {
 
 #[test]
 fn a_promoted_replica_has_all_that_a_majority_stored() {
-    let Some(cluster) = Cluster::up("2") else { return };
+    let Some(cluster) = Cluster::up("1", "2") else { return };
     let mut seen = 0;
     for (seed, output) in seeded(&cluster, "quorum") {
         let report = report(&output);
@@ -139,7 +147,7 @@ fn a_promoted_replica_has_all_that_a_majority_stored() {
 
 #[test]
 fn losses_of_a_promotion_at_level_one_are_the_only_violations() {
-    let Some(cluster) = Cluster::up("2") else { return };
+    let Some(cluster) = Cluster::up("1", "2") else { return };
     let mut seen = 0;
     for (seed, output) in seeded(&cluster, "one") {
         let report = report(&output);
@@ -153,7 +161,7 @@ fn losses_of_a_promotion_at_level_one_are_the_only_violations() {
 
 #[test]
 fn a_tester_that_is_ended_leaves_no_node_frozen() {
-    let Some(cluster) = Cluster::up("2") else { return };
+    let Some(cluster) = Cluster::up("1", "2") else { return };
     let mut tester = cluster.tester("60", "freeze");
     let mut tester = tester.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let status = || text(&cluster.command(&["status"]).stdout);
@@ -177,7 +185,7 @@ fn faults_that_are_impossible_are_reported_before_the_run() {
     let mut without = tester();
     without.args(["--verify", "--chaos", "--faults", "stop"]);
     refused(without.output().unwrap(), "without --cluster DIR there is only the router to break");
-    let Some(cluster) = Cluster::up("1") else { return };
+    let Some(cluster) = Cluster::up("1", "1") else { return };
     let output = cluster.under_chaos("1", "delay,freeze", &[]);
     refused(output, "shard1 has 2 nodes, so one of them is not a minority");
     assert!(cluster.command(&["stop", "shard1-replica1"]).status.success());

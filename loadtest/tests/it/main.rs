@@ -9,6 +9,7 @@ mod encrypted;
 mod fake;
 mod fences;
 mod http;
+mod moves;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;
 mod own_rows;
@@ -20,6 +21,7 @@ mod redis;
 mod reports;
 mod router;
 mod sabotage;
+mod served_router;
 mod servers;
 mod slots;
 mod tenants;
@@ -76,6 +78,13 @@ fn for_each<T: Send>(items: impl IntoIterator<Item = T, IntoIter: Send>, check: 
 fn report(output: &Output) -> serde_json::Value {
     let stdout = text(&output.stdout);
     serde_json::from_str(&stdout).unwrap_or_else(|_| panic!("{stdout} {}", text(&output.stderr)))
+}
+
+/// Returns the names of the checks with violations.
+fn found(report: &serde_json::Value) -> Vec<&str> {
+    let checks = report["verified"]["checks"].as_array().unwrap().iter();
+    let broken = checks.filter(|check| check["violations"].as_u64() != Some(0));
+    broken.map(|check| check["check"].as_str().unwrap()).collect()
 }
 
 #[test]

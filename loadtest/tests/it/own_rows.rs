@@ -4,55 +4,31 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::fake::{Behaviour, Fake};
 use crate::http::send;
 use crate::router::{PROGRAM, bare_command, tester};
+use crate::served_router::ServedRouter;
 use crate::{for_each, loadtest, text};
 
-/// A router with embedded shards in a temporary folder. Killed when it is dropped.
-struct Router {
-    child: Child,
-    host: String,
-    _folder: TempDir,
-}
-
-impl Drop for Router {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+/// A router with embedded shards.
+struct Router(ServedRouter);
 
 impl Router {
     fn start(keyspace: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let mut command = bare_command(&*PROGRAM);
-        command.current_dir(folder.path());
-        command.args(["--bind", "127.0.0.1:0", "--log", "error", "--data-dir", "data"]);
-        command.args(["--replicas", "0", "--keyspace", keyspace]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let host = lines
-            .find_map(|line| {
-                let (_, address) = line.split_once("http://")?;
-                Some(address.split('/').next()?.to_owned())
-            })
-            .expect("the router starts");
-        // Writing to a pipe without a reader would end the program.
-        std::thread::spawn(move || lines.count());
-        Self { child, host, _folder: folder }
+        command.args(["--log", "error", "--replicas", "0", "--keyspace", keyspace]);
+        Self(ServedRouter::start(tempfile::tempdir().unwrap(), command))
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.host)
+        self.0.url()
     }
 
     /// Sends a request; returns status and body.
     fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let answer = send(&self.host, method, path, &body);
+        let answer = send(&self.0.host, method, path, &body);
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, serde_json::from_str(body).unwrap_or(Value::Null))

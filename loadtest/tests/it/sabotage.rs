@@ -4,18 +4,17 @@
 //! Every second correct router has a cache. The router is built once with its feature `sabotage`,
 //! into a separate folder beside the other programs, so that it is not mistaken for the real one.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::LazyLock;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::for_each;
 use crate::http::send;
 use crate::redis::Redis;
 use crate::router::{bare_command, tester};
+use crate::served_router::ServedRouter;
+use crate::{for_each, found};
 
 /// Maximum number of operations until a broken promise is found.
 const OPERATIONS_MAX: u64 = 100_000;
@@ -72,38 +71,23 @@ pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
     folder.join("debug/api-router")
 });
 
-/// A router with two replicas per shard, in a temporary folder that is removed with it.
+/// A router with two replicas per shard.
 struct Router {
-    child: Child,
-    host: String,
+    served: ServedRouter,
     _redis: Option<Redis>,
-    _folder: TempDir,
 }
 
 impl Router {
     /// Starts the router with one mutation, or with none (an empty name), and with a cache if
     /// `redis` is given.
     fn start(switch: &str, redis: Option<Redis>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut command = bare_command(&*PROGRAM);
-        command.env("TESSERA_SABOTAGE", switch).current_dir(folder.path());
-        command.args(["--bind", "127.0.0.1:0", "--data-dir", "data", "--replicas", "2", "--lab"]);
+        command.env("TESSERA_SABOTAGE", switch).args(["--replicas", "2", "--lab"]);
         if let Some(redis) = &redis {
             command.args(CACHE_OPTIONS).env("REDIS_URL", redis.url());
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-        let mut child = command.spawn().unwrap();
-        let banner = BufReader::new(child.stdout.take().unwrap());
-        let reported = banner.lines().map(Result::unwrap).find_map(|line| {
-            let (_, address) = line.split_once("http://")?;
-            address.split('/').next().map(str::to_owned)
-        });
-        let Some(host) = reported else {
-            let _ = child.wait();
-            panic!("{}", std::fs::read_to_string(folder.path().join("log")).unwrap());
-        };
-        let router = Self { child, host, _redis: redis, _folder: folder };
+        let served = ServedRouter::start(tempfile::tempdir().unwrap(), command);
+        let router = Self { served, _redis: redis };
         let health = router.ask("GET", "/api/health", "");
         let reported = if switch.is_empty() { "[]".to_owned() } else { format!("[\"{switch}\"]") };
         assert!(health.contains(&format!("\"sabotage\":{reported}")), "{health}");
@@ -112,7 +96,7 @@ impl Router {
 
     /// Sends one request; returns the complete response.
     fn ask(&self, method: &str, path: &str, body: &str) -> String {
-        let answer = send(&self.host, method, path, body);
+        let answer = send(&self.served.host, method, path, body);
         assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
         answer
     }
@@ -128,13 +112,6 @@ impl Router {
     }
 }
 
-impl Drop for Router {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Returns the exit code and the report of a run against a new router.
 fn judge(
     (switch, lag_ms): (&str, u64),
@@ -143,7 +120,7 @@ fn judge(
 ) -> (Option<i32>, Value) {
     let router = Router::start(switch, redis);
     router.delay_replicas(lag_ms);
-    let host = format!("http://{}", router.host);
+    let host = router.served.url();
     let (seed, run_time) = (seed.to_string(), run_time.to_string());
     let mut command = tester();
     command.args(["--verify", "--json", "--host", &host]);
@@ -152,13 +129,6 @@ fn judge(
     let report =
         serde_json::from_str(&reported).unwrap_or_else(|_| panic!("{switch}: {reported}{errors}"));
     (ended.status.code(), report)
-}
-
-/// Returns the checks with violations.
-fn found(report: &Value) -> Vec<&str> {
-    let checks = report["verified"]["checks"].as_array().unwrap().iter();
-    let broken = checks.filter(|check| check["violations"].as_u64() != Some(0));
-    broken.map(|check| check["check"].as_str().unwrap()).collect()
 }
 
 #[test]

@@ -14,9 +14,9 @@ use crate::router::{PROGRAM, bare_command, tester};
 use crate::text;
 
 /// A router on the cluster's databases. Killed when it is dropped.
-struct Router {
+pub(crate) struct Router {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Drop for Router {
@@ -26,10 +26,11 @@ impl Drop for Router {
     }
 }
 
-fn start(cluster: &Path, folder: &Path) -> Router {
+/// Starts a router on the servers that a file of variables names.
+pub(crate) fn start(environment: &Path, folder: &Path, more: &[&str]) -> Router {
     let mut command = bare_command(&*PROGRAM);
-    command.args(["--bind", "127.0.0.1:0", "--log", "error"]).current_dir(folder);
-    let environment = std::fs::read_to_string(cluster.join("plain/tessera.env")).unwrap();
+    command.args(["--bind", "127.0.0.1:0", "--log", "error"]).args(more).current_dir(folder);
+    let environment = std::fs::read_to_string(environment).unwrap();
     for line in environment.lines() {
         let (name, value) = line.split_once('=').unwrap();
         command.env(name, value.trim_matches(['\'', '"']));
@@ -51,7 +52,9 @@ fn two_routers_on_the_same_shards_keep_every_promise() {
         return skip(Prerequisite::Servers, reason);
     };
     let folder = tempfile::tempdir().unwrap();
-    let routers = [start(&cluster, folder.path()), start(&cluster, folder.path())];
+    let environment = cluster.join("plain/tessera.env");
+    let start = || start(&environment, folder.path(), &[]);
+    let routers = [start(), start()];
     let mut command = tester();
     command.args(["--verify", "--users", "8", "--json"]);
     command.args(["--run-time", "6", "--host", &routers[0].address]);

@@ -4,27 +4,16 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::router::{MANAGER, PROGRAM, bare_command, tester};
+use crate::served_router::ServedRouter;
 use crate::{for_each, loadtest, report, sabotage, text};
 
-/// A router with access control and keys in a file. Killed when it is dropped.
-struct Guarded {
-    child: Child,
-    url: String,
-    folder: TempDir,
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+/// A router with access control and keys in a file.
+struct Guarded(ServedRouter);
 
 /// Creates a key of a role, whose line is added to the router's file of keys.
 fn create_key(folder: &Path, role: &str) {
@@ -43,44 +32,34 @@ impl Guarded {
         let folder = tempfile::tempdir().unwrap();
         create_key(folder.path(), "admin");
         create_key(folder.path(), "reader");
-        let log = File::create(folder.path().join("log")).unwrap();
         let mut command = bare_command(program);
         if !switch.is_empty() {
             command.env("TESSERA_SABOTAGE", switch);
         }
-        command.current_dir(folder.path()).stdin(Stdio::null()).stderr(log);
-        command.args(["--bind", "127.0.0.1:0", "--log", "warn", "--data-dir", "data"]);
-        command.args(["--replicas", "0", "--keyspace", keyspace]);
+        command.args(["--log", "warn", "--replicas", "0", "--keyspace", keyspace]);
         command.args(["--access", "on", "--access-keys-file", "keys"]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let address = lines.find_map(|line| {
-            let (_, address) = line.split_once("http://")?;
-            Some(address.split('/').next()?.to_owned())
-        });
-        let Some(address) = address else {
-            panic!("{}", fs::read_to_string(folder.path().join("log")).unwrap())
-        };
-        // Writing to a pipe without a reader would end the program.
-        std::thread::spawn(move || lines.count());
-        Self { child, url: format!("http://{address}"), folder }
+        Self(ServedRouter::start(folder, command))
+    }
+
+    fn url(&self) -> String {
+        self.0.url()
     }
 
     fn key(&self, role: &str) -> PathBuf {
-        self.folder.path().join(format!("{role}.key"))
+        self.0.folder().join(format!("{role}.key"))
     }
 
     /// Runs the load tester with the key of a role.
     fn run(&self, role: &str, more: &[&str]) -> Output {
         let key = self.key(role);
-        loadtest(&self.url, &[&["--key-file", key.to_str().unwrap()], more].concat())
+        loadtest(&self.url(), &[&["--key-file", key.to_str().unwrap()], more].concat())
     }
 
     /// Returns the keys or the roles of the catalog.
     fn list(&self, kind: &str) -> Vec<Value> {
         let mut command = bare_command(&*MANAGER);
         command.args([kind, "list", "--json", "--data-dir", "data"]);
-        let ended = command.current_dir(self.folder.path()).output().unwrap();
+        let ended = command.current_dir(self.0.folder()).output().unwrap();
         let list: Value = serde_json::from_slice(&ended.stdout).expect("a list");
         list.as_array().unwrap().clone()
     }
@@ -106,7 +85,7 @@ fn said(output: &Output) -> String {
 #[test]
 fn a_router_with_access_control_needs_a_key_with_enough_rights() {
     let router = Guarded::start(&PROGRAM, "hash", "");
-    let refused = loadtest(&router.url, &[]);
+    let refused = loadtest(&router.url(), &[]);
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
     let words =
         "has access control, and the load tester has no key: name a file with one by --key-file";
@@ -120,7 +99,7 @@ fn a_router_with_access_control_needs_a_key_with_enough_rights() {
     assert!(words.iter().all(|words| reported.contains(words)), "{reported}");
 
     let mut command = tester();
-    command.env("TESSERA_KEY", "tsr_canary").args(["--host", &router.url]);
+    command.env("TESSERA_KEY", "tsr_canary").args(["--host", &router.url()]);
     let refused = command.output().unwrap();
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
     assert!(said(&refused).contains("refuses the load tester's key"), "{}", said(&refused));
@@ -182,7 +161,7 @@ fn a_run_that_is_ended_revokes_its_keys_first() {
     let router = Guarded::start(&PROGRAM, "hash", "");
     for (name, code) in [("-INT", 0), ("-TERM", 2)] {
         let mut command = tester();
-        command.args(["--host", &router.url, "--key-file"]).arg(router.key("admin"));
+        command.args(["--host", &router.url(), "--key-file"]).arg(router.key("admin"));
         command.args(["--tenants", "2", "--users", "2", "--keys", "50", "--run-time", "600"]);
         let mut run = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(run.stderr.take().unwrap());

@@ -13,7 +13,7 @@ use engine::open_error::OpenError;
 use sqlite::backup::BackupSource;
 use sqlite::open::OpenedFiles;
 
-pub use postgres::citus::MOVES as CITUS_MOVES;
+pub use postgres::citus::{MOVE as CITUS_MOVE, MOVES as CITUS_MOVES};
 pub use postgres::open::ConnectedCluster;
 pub use sqlite::open::EmbeddedCluster;
 

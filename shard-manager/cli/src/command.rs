@@ -19,6 +19,7 @@ mod input_stream;
 mod interrupt;
 mod keys;
 mod migrate;
+mod moves;
 mod node;
 mod placement;
 mod restore;
@@ -160,6 +161,8 @@ enum Command {
     Access(access::Options),
     /// Verifies audit logs of routers
     Audit(access::audit::Options),
+    /// Moves slots to another shard while rows are read and written
+    Move(moves::Options),
     /// Lets the writes of slots wait for a short time, or go on
     Slots(slots::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
@@ -269,6 +272,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Role(options) => access::role::run(&options, &terminal),
         Command::Access(options) => access::run(&options, &terminal),
         Command::Audit(options) => access::audit::run(&options, &terminal),
+        Command::Move(options) => moves::run(&options, &terminal),
         Command::Slots(options) => slots::run(&options, &terminal),
         Command::Cluster(options) => cluster::run(&options, &terminal),
         Command::Node(options) => node::run(options, &terminal),

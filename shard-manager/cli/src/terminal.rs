@@ -110,6 +110,20 @@ impl Terminal {
         "█".repeat(signs)
     }
 
+    /// Adds a bar of steps towards `total`, with a message; hidden unless on a terminal.
+    pub(crate) fn steps(&self, name: &str, total: u64) -> ProgressBar {
+        let style = ProgressStyle::with_template("{prefix:>10} {bar:20} {msg}");
+        let bar = self.bars.add(ProgressBar::new(total));
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_prefix(name.to_owned());
+        bar
+    }
+
+    /// Returns true if progress is reported by lines: there is no bar, and results are not JSON.
+    pub(crate) fn has_lines(&self) -> bool {
+        !self.json && self.bars.is_hidden()
+    }
+
     /// Adds a progress bar towards `total`; hidden unless on a terminal.
     pub(crate) fn progress(&self, name: &str, total: u64) -> ProgressBar {
         let style = "{prefix:>10} {bar:30} {human_pos:>11} of {human_len} {rate:>16} {msg}";

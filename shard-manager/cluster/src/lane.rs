@@ -36,6 +36,7 @@ use model::fair_share::FairShare;
 use model::position::Position;
 use model::row_change::{RowDone, RowWrite, WriteRequest};
 use pulse::{Probe, Pulse};
+pub use solo::SoloChanges;
 use solo::SoloOperation;
 use tally::Tally;
 use worker::Worker;
@@ -330,6 +331,11 @@ impl Lane {
     /// Returns true while the loop runs.
     pub fn is_up(&self) -> bool {
         !self.queue.is_closed()
+    }
+
+    /// Returns the face for solo changes.
+    pub fn solo(&self) -> SoloChanges<'_> {
+        SoloChanges(self)
     }
 
     /// Applies what is queued, closes the writer and ends the loop. Blocks.

@@ -19,6 +19,9 @@ mod faults;
 mod hand_overs;
 mod join_desk;
 mod lifecycle;
+mod move_news;
+mod mover;
+mod moves;
 mod operator_commands;
 mod schema;
 mod sessions;
@@ -58,6 +61,8 @@ use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 use join_desk::JoinDesk;
+use move_news::MoveNews;
+pub use moves::{Moves, MovesError};
 pub use operator_commands::serve_commands;
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
@@ -80,6 +85,8 @@ pub struct Manager {
     opening: tokio::sync::Mutex<()>,
     /// Shards that are to join.
     joins: JoinDesk,
+    /// Orders for moves.
+    move_news: MoveNews,
     token_key: TokenKey,
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
@@ -213,6 +220,7 @@ impl Manager {
             shards_turn,
             opening: tokio::sync::Mutex::default(),
             joins: JoinDesk::default(),
+            move_news: MoveNews::default(),
             token_key,
             backend,
             cache: None,

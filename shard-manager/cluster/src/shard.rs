@@ -9,7 +9,9 @@
 //! (`primary`).
 
 mod health;
+mod majority;
 mod primary;
+mod primary_moves;
 mod reads;
 mod session;
 mod slot_wait;
@@ -34,7 +36,9 @@ use crate::lane::{Applied, LaneFailure, Lanes};
 use crate::replica_set::ReplicaSet;
 
 pub use health::NodeHealth;
+pub use majority::Majority;
 pub use primary::Primary;
+pub use primary_moves::PrimaryMoves;
 pub use reads::{ReadRequirements, Reads, ShardRows};
 pub use slot_wait::{LOOK, SlotWaits, SlotWake};
 
@@ -76,7 +80,7 @@ impl Shard {
     /// The error of the system, if no thread can be started.
     pub fn start(opened: OpenedShard) -> std::io::Result<Self> {
         let OpenedShard { name, replication, writers, partitioner, controls, .. } = opened;
-        let OpenedShard { primary, findings, doubts, replicas, slot_news, .. } = opened;
+        let OpenedShard { primary, findings, doubts, replicas, slot_news, moves, .. } = opened;
         let lanes = Lanes::start(&name, writers, partitioner, &controls).inspect_err(|_| {
             replicas.iter().for_each(|replica| replica.node.stop());
         })?;
@@ -95,6 +99,7 @@ impl Shard {
                 sizing: Arc::new(Semaphore::new(1)),
                 findings,
                 doubts,
+                moves,
             },
             name,
             replication,
@@ -217,7 +222,7 @@ impl Shard {
         change: SchemaChange,
         deadline: Instant,
     ) -> Result<u64, LaneFailure> {
-        self.primary.lanes.change_schema(change, deadline).await
+        self.primary.lanes.solo().change_schema(change, deadline).await
     }
 
     /// Changes the slots that the shard owns, on its primary. Replicas learn of it from the log.
@@ -229,7 +234,7 @@ impl Shard {
         change: SlotChange,
         deadline: Instant,
     ) -> Result<u64, SlotChangeError> {
-        self.primary.lanes.change_slots(change, deadline).await
+        self.primary.lanes.solo().change_slots(change, deadline).await
     }
 
     /// Returns the index of the lane that changes of this key take.

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::Receiver;
 use super::EngineFuture;
 use super::access_store::AccessStore;
 use super::catalog_rows::MapChangeError;
+use super::move_catalog::MoveCatalog;
 use super::new_shard::{NewShard, NewShardRefusal};
 use super::opened_shard::OpenedShard;
 use super::operator_desk::OperatorCommand;
@@ -94,6 +95,9 @@ pub trait ClusterBackend: Send + Sync {
 
     /// Returns the keys, roles and denials of the catalog.
     fn access_store(&self) -> &dyn AccessStore;
+
+    /// Returns the moves of the catalog; `None` if the engine distributes rows by itself.
+    fn move_catalog(&self) -> Option<&dyn MoveCatalog>;
 
     /// Returns the commands of an operator, if they come to this process; `None` if they were taken
     /// before.

@@ -294,16 +294,16 @@ pub fn differences(
     let members: Vec<&ShardSpec> = map.topology().members().map(|(_, shard)| shard).collect();
     if let Some(count) = spec.shards.filter(|count| *count != members.len()) {
         let remedy = if count > members.len() {
-            "a shard joins by POST /api/shards"
+            "`shard-manager shard add NAME` lets one join"
         } else {
-            "a shard retires by DELETE /api/shards/{name}"
+            "`shard-manager shard remove NAME` retires one without slots"
         };
         found.push(format!("shards is {count}, and the cluster has {}: {remedy}", members.len()));
     }
     let weights: Vec<u32> = members.iter().map(|shard| shard.weight).collect();
     if let Some(wanted) = spec.weights.as_ref().filter(|wanted| **wanted != weights) {
         found.push(format!(
-            "weights is {}, and the shards have {}: PATCH /api/shards/{{name}} changes a weight",
+            "weights is {}, and the shards have {}: `shard-manager shard weight NAME WEIGHT` changes one",
             comma_separated(wanted),
             comma_separated(&weights)
         ));

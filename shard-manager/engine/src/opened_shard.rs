@@ -11,6 +11,7 @@ use super::replica_node::ReplicaNode;
 use super::writer::{LaneControls, WritePartitioner, WriterKind};
 use crate::doubts::Doubts;
 use crate::replication::ReplicationState;
+use crate::slot_move::ShardMoves;
 use crate::slot_news::SlotNews;
 
 /// Shard that was opened.
@@ -33,6 +34,8 @@ pub struct OpenedShard {
     pub doubts: Arc<Doubts>,
     /// Announcements that its slots have changed.
     pub slot_news: Arc<SlotNews>,
+    /// Its part in moves; `None` if the engine distributes rows by itself.
+    pub moves: Option<ShardMoves>,
     /// The replicas, in the order of the replication state.
     pub replicas: Vec<OpenedReplica>,
 }

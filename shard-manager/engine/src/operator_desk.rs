@@ -1,5 +1,5 @@
-//! Operator desk: commands of an operator for the shards and slots of a running cluster, on their
-//! way from the process's control socket to the part that carries them out.
+//! Operator desk: commands of an operator for the shards, slots and moves of a running cluster, on
+//! their way from the process's control socket to the part that carries them out.
 //!
 //! **Not here:** the socket (`sqlite`), the changes (`cluster`).
 
@@ -8,14 +8,20 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use model::slot_set::SlotSet;
+use moves::identity::MoveId;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::move_draft::MoveDraft;
+use super::move_record::MoveOrder;
+use super::move_view::MoveView;
 use super::new_shard::NewShard;
 
 /// Longest time for a change of slots.
 const SLOTS_MAX: Duration = Duration::from_secs(10);
 /// Longest time for a change of the shards: the files of a new one are made.
 const SHARDS_MAX: Duration = Duration::from_secs(60);
+/// Longest time for a request about moves: the catalog is read or changed.
+const MOVES_MAX: Duration = Duration::from_secs(10);
 /// Time for which a sender waits after the longest time.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Highest number of commands that wait or are carried out.
@@ -52,6 +58,21 @@ pub enum ShardAction {
     },
 }
 
+/// Request of an operator about moves of slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MoveAction {
+    /// A move begins.
+    Begin(MoveDraft),
+    /// An order for a move.
+    Order(MoveId, MoveOrder),
+    /// A move that has ended begins again, as a new one.
+    Retry(MoveId),
+    /// A move is shown.
+    Show(MoveId),
+    /// All moves are shown.
+    List,
+}
+
 /// Request of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperatorRequest {
@@ -59,6 +80,17 @@ pub enum OperatorRequest {
     Slots(SlotSet, SlotAction),
     /// The shards are changed.
     Shards(ShardAction),
+    /// Moves are changed or shown.
+    Moves(MoveAction),
+}
+
+/// Outcome of a request that was carried out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OperatorAnswer {
+    /// The change was made.
+    Changed,
+    /// The moves that the request is about.
+    Moves(Vec<MoveView>),
 }
 
 impl OperatorRequest {
@@ -67,6 +99,7 @@ impl OperatorRequest {
         match self {
             Self::Slots(..) => SLOTS_MAX,
             Self::Shards(_) => SHARDS_MAX,
+            Self::Moves(_) => MOVES_MAX,
         }
     }
 }
@@ -76,12 +109,12 @@ impl OperatorRequest {
 pub struct OperatorCommand {
     /// The request.
     pub request: OperatorRequest,
-    answer: std::sync::mpsc::SyncSender<Result<(), String>>,
+    answer: std::sync::mpsc::SyncSender<Result<OperatorAnswer, String>>,
 }
 
 impl OperatorCommand {
     /// Reports the outcome; an error is a sentence for the operator.
-    pub fn answer(self, outcome: Result<(), String>) {
+    pub fn answer(self, outcome: Result<OperatorAnswer, String>) {
         // The sender may have stopped waiting.
         let _ = self.answer.try_send(outcome);
     }
@@ -112,7 +145,7 @@ impl OperatorDesk {
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn command(&self, request: OperatorRequest) -> Result<(), String> {
+    pub fn command(&self, request: OperatorRequest) -> Result<OperatorAnswer, String> {
         let is_closed = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         if is_closed {
             return Err(closed(&request).to_owned());
@@ -131,7 +164,7 @@ fn closed(request: &OperatorRequest) -> &'static str {
         OperatorRequest::Slots(..) => {
             "the process that holds the data directory serves no requests, so no writes can wait"
         }
-        OperatorRequest::Shards(_) => {
+        OperatorRequest::Shards(_) | OperatorRequest::Moves(_) => {
             "the process that holds the data directory serves no requests: try again when it has ended"
         }
     }

@@ -1,5 +1,5 @@
-//! Refusal code: the public code of a change of shards or slots that was refused, for each kind of
-//! remedy.
+//! Refusal code: the public code of a change of shards, slots or moves that was refused, for each
+//! kind of remedy.
 //!
 //! **Invariant:** a code stands for one remedy, and each refusal that an operator can mend has one.
 //! **Not here:** the explanations of the codes and their HTTP statuses (the router).
@@ -10,6 +10,7 @@ use model::map_change::MapChangeRefusal;
 use model::topology::TopologyError;
 
 use super::catalog_rows::MapChangeError;
+use super::move_catalog::MoveListError;
 use super::new_shard::NewShardRefusal;
 use super::slot_change::SlotChangeError;
 
@@ -36,11 +37,21 @@ pub enum RefusalCode {
     BadFence,
     /// The engine distributes rows by itself.
     PlacedByEngine,
+    /// The description of a move cannot be used.
+    BadMove,
+    /// The catalog lists no such move.
+    NoMove,
+    /// The move is not in a state that permits the order.
+    MoveState,
+    /// Another move has some of the slots.
+    SlotsMove,
+    /// The source of a move does not own the slots.
+    NotOwner,
 }
 
 impl RefusalCode {
     /// All kinds, in the order of their codes.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::NoShard,
         Self::BadShard,
         Self::DatabaseInUse,
@@ -51,6 +62,11 @@ impl RefusalCode {
         Self::MapChanged,
         Self::BadFence,
         Self::PlacedByEngine,
+        Self::BadMove,
+        Self::NoMove,
+        Self::MoveState,
+        Self::SlotsMove,
+        Self::NotOwner,
     ];
 
     /// Returns the code.
@@ -66,6 +82,11 @@ impl RefusalCode {
             Self::MapChanged => "TSR327",
             Self::BadFence => "TSR328",
             Self::PlacedByEngine => "TSR329",
+            Self::BadMove => "TSR330",
+            Self::NoMove => "TSR331",
+            Self::MoveState => "TSR332",
+            Self::SlotsMove => "TSR333",
+            Self::NotOwner => "TSR334",
         }
     }
 
@@ -113,6 +134,18 @@ impl RefusalCode {
                 TopologyError::Count { .. } | TopologyError::NameTwice { .. },
             )
             | MapChangeRefusal::Map(_) => Self::ShardState,
+        }
+    }
+
+    /// Returns the code of a move that was not listed or not changed; `None` if the catalog cannot
+    /// be used.
+    pub fn of_listed_move(error: &MoveListError) -> Option<Self> {
+        match error {
+            MoveListError::NoMove => Some(Self::NoMove),
+            MoveListError::SlotsMove { .. } => Some(Self::SlotsMove),
+            MoveListError::Stale { .. } => Some(Self::MapChanged),
+            MoveListError::Superseded | MoveListError::Order(_) => Some(Self::MoveState),
+            MoveListError::Failed(_) => None,
         }
     }
 

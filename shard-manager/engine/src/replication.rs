@@ -183,10 +183,12 @@ impl ReplicationState {
         durable.unwrap_or(u64::MAX).min(limit).min(self.primary.committed())
     }
 
-    /// Retains what is added to the log from now on, until the guard is dropped or the log exceeds
-    /// its size limit. `holder` is the name under which that is logged.
-    pub fn retain_log(&self, holder: impl Into<String>) -> RetainedLog {
-        self.log.retain_after(holder.into(), || self.primary.committed())
+    /// Retains what the log has after a position, or what is added from now on if none is given,
+    /// until the guard is dropped or the log exceeds its size limit. `holder` is the name under
+    /// which that is logged. Only the writer may give a position: it has not trimmed the log beyond
+    /// it.
+    pub fn retain_log(&self, holder: impl Into<String>, after: Option<u64>) -> RetainedLog {
+        self.log.retain_after(holder.into(), || after.unwrap_or_else(|| self.primary.committed()))
     }
 }
 

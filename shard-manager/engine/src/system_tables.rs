@@ -79,3 +79,32 @@ diesel::table! {
         rows -> BigInt,
     }
 }
+
+diesel::table! {
+    #[sql_name = "tessera_moves"]
+    tessera_listed_moves (id) {
+        id -> Text,
+        source -> BigInt,
+        target -> BigInt,
+        slots -> Text,
+        phase -> Text,
+        goal -> Text,
+        paused -> BigInt,
+        rate -> Nullable<BigInt>,
+        keep_us -> BigInt,
+        term -> BigInt,
+        began_at -> Text,
+        changed_at -> Text,
+        owned_at -> Nullable<Text>,
+        ended_at -> Nullable<Text>,
+        progress -> Text,
+    }
+}
+
+diesel::table! {
+    tessera_moving (group_name, slot) {
+        group_name -> Text,
+        slot -> BigInt,
+        move_id -> Text,
+    }
+}

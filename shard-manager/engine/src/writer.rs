@@ -13,7 +13,10 @@ use model::table::Table;
 use super::fault_injector::FaultInjector;
 use super::pause_barrier::PauseBarrier;
 use super::runtime_pool::RuntimeHandle;
+use moves::scene::MoveEffect;
+
 use super::slot_change::{SlotChange, SlotChangeError};
+use super::slot_move::{MoveChange, MoveChangeError};
 
 /// Maximum number of writers of one shard: each is a connection to its primary.
 pub const WRITERS_MAX: usize = 8;
@@ -52,6 +55,16 @@ pub trait Writer: Send + 'static {
     /// # Errors
     /// [`SlotChangeError`].
     fn change_slots(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError>;
+
+    /// Carries out the change of a move in one durable transaction. For engines without a
+    /// [`MoveWriter`](super::slot_move::MoveWriter).
+    ///
+    /// # Errors
+    /// [`MoveChangeError`].
+    fn change_move(&mut self, change: &MoveChange) -> Result<MoveEffect, MoveChangeError> {
+        let _ = change;
+        Err(MoveChangeError::Unsupported)
+    }
 
     /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
     #[cfg(feature = "sabotage")]
@@ -94,6 +107,18 @@ pub trait AsyncWriter: Send + 'static {
         &'a mut self,
         change: &'a SlotChange,
     ) -> BoxFuture<'a, Result<u64, SlotChangeError>>;
+
+    /// Carries out the change of a move, like [`Writer::change_move`].
+    ///
+    /// # Errors
+    /// [`MoveChangeError`].
+    fn change_move<'a>(
+        &'a mut self,
+        change: &'a MoveChange,
+    ) -> BoxFuture<'a, Result<MoveEffect, MoveChangeError>> {
+        let _ = change;
+        Box::pin(std::future::ready(Err(MoveChangeError::Unsupported)))
+    }
 
     /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
     #[cfg(feature = "sabotage")]

@@ -31,6 +31,15 @@
 //! | `scatter_unchecked` | answers of shards are merged without a look at their slots | a read of all shards shows each row once | `tests/it` |
 //! | `refusal_lost` | a write that a shard refuses for its slot is answered and dropped | a success is stored | C7 while slots change hands |
 //! | `unbound_reads` | reads of bound callers are not restricted to their keys | a tenant reads its own rows only | `loadtest --tenants` |
+//! | `no_fence` | the fence of a move ends at once, and the commit trusts it | a move loses no write | C3, C6, C7 with moves |
+//! | `forget_last_changes` | a move commits without the changes since its last round | a move loses no write | C3, C6, C7 with moves |
+//! | `copy_forgets_deletes` | a copy keeps rows that were deleted after they were copied | a deleted row stays deleted | C3, C7 or the comparison, with moves |
+//! | `idempotency_stays` | records of idempotency keys do not move | a change happens once, also when its slot has moved | C1 with moves |
+//! | `version_not_raised` | a target does not raise its version counter to that of the source | versions only grow, also when a slot has moved | C1, C3 with moves |
+//! | `activate_unconfirmed` | a target takes slots before the commit of its source is confirmed | a slot has one owner, also after a failover | simulation of `moves` |
+//! | `unverified` | a copy is not compared with its source | a copy that differs does not become the owner | `copy_forgets_deletes` beside it |
+//! | `commit_by_clock` | a slow mover commits without a look at changes, as if its fence still held | a move loses no write | C3, C6, C7 with moves |
+//! | `one_statement_fence` | PostgreSQL takes the fence lock and looks for changes in one statement | a move loses no write | C3, C6, C7 with moves on servers |
 //!
 //! C1 to C9 are the checks of the load tester.
 //!
@@ -84,6 +93,15 @@ pub enum Mutation {
     ScatterUnchecked,
     RefusalLost,
     UnboundReads,
+    NoFence,
+    ForgetLastChanges,
+    CopyForgetsDeletes,
+    IdempotencyStays,
+    VersionNotRaised,
+    ActivateUnconfirmed,
+    Unverified,
+    CommitByClock,
+    OneStatementFence,
 }
 
 /// False: without the feature no mutation is active.

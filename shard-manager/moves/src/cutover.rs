@@ -4,6 +4,7 @@
 //! never at a clock: the fence only bounds the time that writers wait.
 
 use model::position::Position;
+use model::sabotage::{Mutation, is_on};
 
 use crate::applied::{AppliedRows, Feed};
 use crate::identity::{MoveId, MoveLeg, MoveRole, MoveTicket};
@@ -62,7 +63,10 @@ pub(crate) fn fence(
     if !shard.all(&slots, SlotState::is_owned) {
         return Err(MoveRefusal::WrongState);
     }
-    let hold = u64::try_from(FENCE_HOLD.as_millis()).unwrap_or(u64::MAX);
+    let hold = match is_on(Mutation::NoFence) {
+        true => 0,
+        false => u64::try_from(FENCE_HOLD.as_millis()).unwrap_or(u64::MAX),
+    };
     let until = scene.now.saturating_add(hold);
     for slot in slots.iter() {
         shard.slots.insert(*slot, SlotState::Fenced { until });
@@ -108,7 +112,8 @@ fn check_applied(
         return Err(MoveRefusal::OtherFeed);
     }
     let lacks = (scene.has_change_beyond)(&row.slots, &applied.mark);
-    if lacks && scene.rules.demand(MoveRule::ChangesDecide) {
+    let trusts_fence = is_on(Mutation::NoFence) || is_on(Mutation::CommitByClock);
+    if lacks && scene.rules.demand(MoveRule::ChangesDecide) && !trusts_fence {
         return Err(MoveRefusal::MissingChanges);
     }
     Ok(())
@@ -138,7 +143,9 @@ pub(crate) fn activate(
         return Err(MoveRefusal::OtherFeed);
     }
     shard.change_states(&slots, |_| Some(SlotState::Owned));
-    shard.version = shard.version.max(version);
+    if !is_on(Mutation::VersionNotRaised) {
+        shard.version = shard.version.max(version);
+    }
     let row = shard.row_mut(id)?;
     row.home = Some(home);
     row.is_traced = true;

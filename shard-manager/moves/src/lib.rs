@@ -8,8 +8,8 @@
 //! and requests that arrive late, twice or in another order are refused or change nothing.
 //!
 //! **Invariant:** of the current primaries, at most one owns a slot; a target that owns a slot has
-//! every durable write of it. The simulation checks it, and shows faults that appear
-//! without sentences of [`rules::MoveRule`].
+//! every durable write of it. The simulation checks it, and shows the fault that
+//! appears without each [`rules::MoveRule`].
 //! **Not here:** databases, clocks, networks (the engines and the cluster), owners in the catalog.
 #![forbid(unsafe_code)]
 

@@ -5,6 +5,8 @@
 //!
 //! **Not here:** rules of readers and their tokens, which other crates carry out.
 
+use model::sabotage::{Mutation, is_on};
+
 /// Sentence of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoveRule {
@@ -84,8 +86,18 @@ impl MoveRules {
         self.0 >> (rule as u32) & 1 == 1
     }
 
+    /// Returns the rules that the product follows: all of them, except those that a mutation of the
+    /// feature `sabotage` takes away.
+    pub fn in_force() -> Self {
+        let violated = [
+            (Mutation::ForgetLastChanges, MoveRule::ChangesDecide),
+            (Mutation::ActivateUnconfirmed, MoveRule::CommitConfirmed),
+        ];
+        let violated = violated.into_iter().filter(|(mutation, _)| is_on(*mutation));
+        violated.fold(Self::ALL, |rules, (_, rule)| rules.without(rule))
+    }
+
     /// Returns these rules without one of them.
-    #[cfg(test)]
     pub(crate) fn without(self, rule: MoveRule) -> Self {
         Self(self.0 & !(1 << (rule as u32)))
     }

@@ -10,7 +10,6 @@
 mod checks;
 mod coverage;
 mod database;
-mod faults;
 mod mover_process;
 mod parties;
 mod random;
@@ -20,6 +19,7 @@ mod scatter;
 mod scenario;
 mod session;
 mod shard;
+mod without_a_rule;
 mod world;
 mod writers;
 

@@ -11,12 +11,8 @@ use engine::access_store::{AccessChange, AccessError, AccessState, ChangeAuthor}
 use engine::open_error::OpenError;
 
 use super::catalog::Catalog;
-use super::discovery;
-use super::node_address::{ClusterAddress, NodeAddress, ServerEngine, Timeouts};
-use super::shard_database::has_rows;
-
-/// Name of the catalog in errors.
-const CATALOG: &str = "the catalog";
+use super::catalog_session::{self, CATALOG};
+use super::node_address::NodeAddress;
 
 /// Session with a catalog.
 pub struct AccessSession {
@@ -31,30 +27,7 @@ impl AccessSession {
     /// # Errors
     /// [`OpenError`] if there is no primary, or no cluster in its database.
     pub async fn open(at: &NodeAddress) -> Result<Self, OpenError> {
-        let address = ClusterAddress {
-            engine: ServerEngine::Postgres,
-            shards: Vec::new(),
-            replicas: Vec::new(),
-            catalog: Some(at.clone()),
-            timeouts: Timeouts::default(),
-        };
-        let (session, _) = discovery::connect_catalog(at, &address).await?;
-        let unreadable = |error| OpenError::node(CATALOG, error);
-        for (table, cause) in [
-            (
-                "tessera_cluster",
-                "there is no cluster in this database: name the catalog of a cluster, or start a router, which creates \
-                 it",
-            ),
-            (
-                "tessera_access",
-                "its schema is older than this program: start a router of this version once, which migrates it",
-            ),
-        ] {
-            if !has_rows(&session.connection, table).await.map_err(unreadable)? {
-                return Err(OpenError::node(CATALOG, cause));
-            }
-        }
+        let session = catalog_session::open(at, "tessera_access").await?;
         let timeline = session.identity.timeline;
         Ok(Self { catalog: Catalog::on(session.connection), timeline })
     }

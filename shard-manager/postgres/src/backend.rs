@@ -4,6 +4,7 @@
 //! **Not here:** opening the cluster (`open`), following the catalog (`catalog_follower`).
 
 mod access;
+mod listed_moves;
 mod shards;
 
 use std::sync::atomic::Ordering;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
+use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::operator_desk::OperatorCommand;
 use engine::runtime_pool::RuntimePool;
@@ -32,6 +34,7 @@ use super::catalog_follower::CatalogFollower;
 use super::node_address::ClusterAddress;
 use super::primary_tracker::PrimaryTracker;
 use super::term::Term;
+use listed_moves::ServerMoves;
 
 /// Time limit for one catalog operation of a schema change.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -39,6 +42,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Resources that the connections to a cluster of servers share.
 pub(super) struct Servers {
     follower: Arc<CatalogFollower>,
+    moves: ServerMoves,
     /// Addresses in the settings of this router, with users and passwords.
     settings: ClusterAddress,
     /// Id of the cluster.
@@ -56,7 +60,9 @@ impl Servers {
         (runtime, runtimes): (Runtime, RuntimePool),
         (settings, cluster_id): (ClusterAddress, String),
     ) -> Self {
-        Self { follower, settings, cluster_id, runtime: Mutex::new(Some(runtime)), runtimes }
+        let moves = ServerMoves::new(&follower);
+        let runtime = Mutex::new(Some(runtime));
+        Self { follower, moves, settings, cluster_id, runtime, runtimes }
     }
 
     /// Locks the catalog among all routers, and reads the changes that they made before.
@@ -119,6 +125,7 @@ impl Servers {
 
     fn close(&self) {
         self.follower.closed.store(true, Ordering::Release);
+        self.moves.close();
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
             runtime.shutdown_background();
@@ -207,6 +214,10 @@ impl ClusterBackend for Servers {
 
     fn access_store(&self) -> &dyn AccessStore {
         self
+    }
+
+    fn move_catalog(&self) -> Option<&dyn MoveCatalog> {
+        (!self.distributes_itself()).then_some(&self.moves as &dyn MoveCatalog)
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

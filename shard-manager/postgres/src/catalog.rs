@@ -10,7 +10,9 @@
 mod access;
 mod intents;
 mod known_shards;
+mod lead_lock;
 mod map_tables;
+mod move_tables;
 
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
@@ -34,7 +36,9 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postg
 pub use access::AccessTables;
 pub use intents::Intents;
 pub use known_shards::{KnownShard, KnownShards};
+pub use lead_lock::LeadLock;
 pub use map_tables::{MapTables, StoredMap};
+pub use move_tables::MoveTables;
 
 /// Name of the catalog in errors.
 pub const PLACE: &str = "the catalog";

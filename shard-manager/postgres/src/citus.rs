@@ -41,6 +41,10 @@ const PARTS: &str = "SELECT shardminvalue::bigint, shardmaxvalue::bigint, min(gr
 pub const MOVES: &str = "Citus moves rows, not Tessera: call citus_rebalance_start() on the coordinator; \
     citus_rebalance_status() tells how far it is";
 
+/// Statement that moves one of Citus' own shards, for an operator.
+pub const MOVE: &str = "move one of Citus' shards by SELECT citus_move_shard_placement(shard_id, \
+    'source_host', 5432, 'target_host', 5432) on the coordinator";
+
 /// Known state of a Citus cluster.
 #[derive(Debug, Default)]
 pub struct Citus(RwLock<Arc<Parts>>);

@@ -11,6 +11,7 @@ mod batch;
 mod binary_value;
 pub mod catalog;
 mod catalog_follower;
+mod catalog_session;
 pub mod catalog_watch;
 pub mod citus;
 mod citus_statements;

@@ -251,6 +251,13 @@ pub struct ClusterAddress {
 }
 
 impl ClusterAddress {
+    /// Returns the address of a cluster of which only the catalog, or one shard, is known.
+    pub fn of_node(at: &NodeAddress) -> Self {
+        let (shards, replicas, timeouts) = (Vec::new(), Vec::new(), Timeouts::default());
+        let (engine, catalog) = (ServerEngine::Postgres, Some(at.clone()));
+        Self { engine, shards, replicas, catalog, timeouts }
+    }
+
     /// Returns the number of replicas: each host of an address that lists several is a node, and
     /// one node of each shard is its primary.
     pub fn replica_count(&self) -> usize {

@@ -194,7 +194,7 @@ fn weight_differences(found: &Cluster, address: &ClusterAddress) -> Vec<String> 
         let weight = address.weight.filter(|weight| *weight != shard.weight)?;
         let (name, own) = (&shard.name, shard.weight);
         Some(format!(
-            "the weight of {name} is {own}, not {weight}: PATCH /api/shards/{name} changes it"
+            "the weight of {name} is {own}, not {weight}: `shard-manager shard weight {name} {weight}` changes it"
         ))
     });
     other.collect()

@@ -254,7 +254,7 @@ impl<'k> Choice<'k> {
                 None => {
                     self.leave_out(
                         shard,
-                        "is the database of no shard: POST /api/shards lets it join",
+                        "is the database of no shard: `shard-manager shard add NAME --database URL` lets it join",
                     );
                 }
             }

@@ -150,6 +150,7 @@ impl PreparedShard {
             findings: Arc::default(),
             doubts: Arc::default(),
             slot_news: Arc::clone(&leader.slot_news),
+            moves: None,
             replicas: replicas.iter().map(node).collect(),
         };
         ServerShard { opened, leader, replicas }

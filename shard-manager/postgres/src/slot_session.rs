@@ -1,7 +1,7 @@
 //! Slot session: fences and releases slots of a cluster, without opening the cluster. For commands.
 //!
-//! The owners are asked of the shards themselves, which decide about every write. Routers learn of
-//! the change from the databases.
+//! The owners are read from the shards themselves, which decide about every write. The databases
+//! notify the routers of the change.
 //!
 //! **Invariant:** nothing is changed unless each slot is owned by one of the given shards.
 //! **Not here:** the change (`slot_changes`, `migrations`), a cluster that is open in this process
@@ -15,7 +15,7 @@ use model::keyspace::Slot;
 use model::slot_set::SlotSet;
 
 use super::discovery;
-use super::node_address::{ClusterAddress, NodeAddress, ServerEngine, Timeouts};
+use super::node_address::{ClusterAddress, NodeAddress};
 use super::session::Session;
 use super::slot_changes;
 use super::sql;
@@ -58,15 +58,9 @@ impl SlotSession {
     pub async fn open(addresses: &[NodeAddress]) -> Result<Self, OpenError> {
         let mut shards = Vec::with_capacity(addresses.len());
         for at in addresses {
-            let address = ClusterAddress {
-                engine: ServerEngine::Postgres,
-                shards: Vec::new(),
-                replicas: Vec::new(),
-                catalog: Some(at.clone()),
-                timeouts: Timeouts::default(),
-            };
             let name = at.redacted();
-            let session = discovery::connect_primary(at, &name, &address).await?;
+            let session =
+                discovery::connect_primary(at, &name, &ClusterAddress::of_node(at)).await?;
             shards.push((name, session.0));
         }
         Ok(Self { shards })

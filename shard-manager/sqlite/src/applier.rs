@@ -25,9 +25,10 @@ use model::table::Table;
 use super::batch::{Counters, add_rows, run};
 use super::connection::{Bind, DbErrorKind, OpenError, open};
 use super::log::{self, Entry, Line};
+use super::move_line::{self, MoveLine};
 use super::owned_slots::{OwnedSlots, SlotOwnership};
 use super::slot_line::{self, SlotLine};
-use super::{ddl, shard_file, slot_change, sql, timeline};
+use super::{ddl, move_entry, shard_file, slot_change, sql, timeline};
 
 /// Small cache: a replica's writes are spread over its file anyway.
 const REPLICA_PRAGMAS: &str = "PRAGMA cache_size=-4096";
@@ -176,6 +177,13 @@ impl Applier {
                         owned = changed;
                         line.version().max(*version)
                     }),
+                Some(ChangeAlone::Move(line, rows)) => {
+                    let changed = move_entry::apply(connection, (line, rows), None, last as i64);
+                    changed.map(|changed| {
+                        owned = changed;
+                        line.version.max(*version)
+                    })
+                }
                 None => replay(connection, (tables, *version), &entries),
             };
             let replayed = replayed.and_then(|version| {
@@ -271,6 +279,8 @@ impl ApplyError {
 enum ChangeAlone {
     Tables(SchemaChange),
     Slots(SlotLine),
+    /// The line, and the lines about rows after it.
+    Move(Box<MoveLine>, Vec<u8>),
 }
 
 impl ChangeAlone {
@@ -278,11 +288,14 @@ impl ChangeAlone {
         if let Some(line) = slot_line::logged(&entry.changes)? {
             return Ok(Some(Self::Slots(line)));
         }
+        if let Some((line, rows)) = move_line::logged(&entry.changes)? {
+            return Ok(Some(Self::Move(Box::new(line), rows.to_vec())));
+        }
         Ok(ddl::logged(&entry.changes)?.map(Self::Tables))
     }
 }
 
-/// Returns the change of tables or slots with which these entries begin. Such a change is a
+/// Returns the change of tables, slots or moves with which these entries begin. Such a change is a
 /// transaction of its own, so that it is recorded exactly if it is stored, and the rows before it
 /// are counted: leaves the entries before the next one, or that one alone.
 fn change_alone(entries: &mut Vec<Entry>) -> QueryResult<Option<ChangeAlone>> {

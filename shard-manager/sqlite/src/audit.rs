@@ -9,13 +9,15 @@
 //! **Invariant:** an audit changes nothing; a report without findings means that every row was
 //! checked.
 //! **Not here:** repairs; the rules for a single row (`audit/rows`), the other contents of a file
-//! (`audit/file_inventory`), comparing replicas (`audit/replicas`).
+//! (`audit/file_inventory`, `audit/moving_slots`), comparing replicas (`audit/replicas`).
 
 mod file_inventory;
+mod moving_slots;
 mod replicas;
 mod rows;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -28,6 +30,7 @@ use super::OpenError;
 use super::node_view::NodeView;
 use super::offline_view::{DirView, Holder, NodeFile};
 use file_inventory::FileInventory;
+use moving_slots::MovingSlots;
 use replicas::Replicas;
 use rows::{RowRules, Scan};
 
@@ -104,7 +107,8 @@ pub fn audit(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<AuditReport, OpenError> {
     let running = matches!(view.holder()?, Holder::Process { .. });
-    let audit = Audit { view, deep: options.deep, running, progress, report: Mutex::default() };
+    let (deep, report, moving) = (options.deep, Mutex::default(), Mutex::default());
+    let audit = Audit { view, deep, running, progress, report, moving };
     let shards: Vec<ShardNumber> = view.map.topology().numbers().collect();
     let (next, registries) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let work = || {
@@ -123,6 +127,7 @@ pub fn audit(
         work();
     });
     audit.compare_registries(registries.into_inner().unwrap_or_else(PoisonError::into_inner));
+    audit.moving.lock().unwrap_or_else(PoisonError::into_inner).check(&audit);
     let mut report = audit.report.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.shards.sort_by_key(|shard| view.map.topology().find(&shard.shard));
     report.findings.sort_by_key(|finding| view.map.topology().find(&finding.shard));
@@ -137,6 +142,7 @@ struct Audit<'a> {
     running: bool,
     progress: &'a (dyn Fn(u64) + Sync),
     report: Mutex<AuditReport>,
+    moving: Mutex<MovingSlots>,
 }
 
 impl Audit<'_> {
@@ -223,7 +229,11 @@ impl Audit<'_> {
     ) -> Result<Registry, OpenError> {
         primary.begin()?;
         let inventory = FileInventory::read(primary)?;
-        inventory.check(self, file);
+        let moving = inventory.moving();
+        let moving =
+            moving.map_err(|error| OpenError::foreign(Path::new(&file.node), error.to_string()))?;
+        inventory.check(self, file, &moving);
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner).add(file, &moving);
         let (tables, standing) = (primary.tables()?, &inventory.standing);
         replicas.align(self, primary, standing.position)?;
         replicas.compare_inventories(self, &inventory, &tables);
@@ -234,7 +244,7 @@ impl Audit<'_> {
             replicas: Vec::new(),
         };
         for table in tables.tables().chain([&*idempotency::TABLE]) {
-            let rules = RowRules::of(self, file, table, standing.version);
+            let rules = RowRules::of(self, file, table, (standing.version, &moving));
             let left_out = replicas.left_out(table);
             let place = (&mut *primary, &inventory, &**table);
             let scan = Scan::run(self, place, left_out, |row| rules.check(row))?;

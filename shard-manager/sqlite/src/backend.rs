@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
+use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::operator_desk::{OperatorCommand, OperatorDesk};
 use engine::published_map::PublishedMap;
@@ -33,6 +34,7 @@ use super::control::ControlSocket;
 use super::data_dir::DataDir;
 use super::file_watch::FileWatch;
 use super::intents::{self, Intent, IntentTable};
+use super::listed_moves::FileMoves;
 use super::shard_files::ShardFiles;
 
 /// The files of an embedded cluster, and the background work on them.
@@ -45,6 +47,7 @@ pub(super) struct Files {
     /// Held as long as anything may write.
     data_dir: DataDir,
     access: FileAccess,
+    moves: FileMoves,
     /// Locked from a change of the map until the next one is in force.
     map_turn: Arc<Mutex<()>>,
     operator_desk: Arc<OperatorDesk>,
@@ -60,10 +63,20 @@ impl Files {
     ) -> Self {
         let (file_checks, closed) = (file_watch.file_checks(), shard_files.closed());
         let access = FileAccess::new(data_dir.catalog(), file_checks, closed);
+        let moves = FileMoves::new(data_dir.catalog(), file_checks, closed);
         let (map_turn, operator_desk) = (Arc::default(), Arc::default());
         let control_socket = ControlSocket::open(source, &access, &operator_desk);
         let shard_files = Arc::new(shard_files);
-        Self { control_socket, shard_files, file_watch, data_dir, access, map_turn, operator_desk }
+        Self {
+            control_socket,
+            shard_files,
+            file_watch,
+            data_dir,
+            access,
+            moves,
+            map_turn,
+            operator_desk,
+        }
     }
 
     /// Returns the directory.
@@ -160,6 +173,10 @@ impl ClusterBackend for Files {
 
     fn access_store(&self) -> &dyn AccessStore {
         &self.access
+    }
+
+    fn move_catalog(&self) -> Option<&dyn MoveCatalog> {
+        Some(&self.moves)
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

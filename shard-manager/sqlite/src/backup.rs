@@ -253,7 +253,7 @@ impl SavedCluster<'_> {
         let unfinished = Unfinished::begin(&originals.place(to)?)?;
         let folder = unfinished.path();
         let _kept: Vec<_> =
-            self.shards.iter().map(|shard| shard.replication.retain_log("backup")).collect();
+            self.shards.iter().map(|shard| shard.replication.retain_log("backup", None)).collect();
         let mut copies = originals.copy(folder, watch, |index, path| {
             let timeline = self.shards[index].replication.timeline().history().current();
             ShardCopy::make(&self.shards[index].original.primary, path, timeline)

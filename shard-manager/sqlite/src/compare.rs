@@ -23,7 +23,7 @@ use model::value::Value;
 
 use super::log::{self, Line};
 use super::row_hash::key_hash;
-use super::slot_line;
+use super::{move_line, slot_line};
 use snapshot::{Snapshot, Sum};
 
 /// Bytes of the primary's rows that one look reads.
@@ -267,7 +267,7 @@ fn changed_keys(
             if slot_line::logged(&entry.changes).map_err(|_unread| Obstacle::Apart)?.is_some() {
                 continue;
             }
-            for line in log::lines(&entry.changes) {
+            for line in log::lines(move_line::row_lines(&entry.changes)) {
                 // The entry may be a schema change: then rows of different shapes would be
                 // compared.
                 let line = Line::parse(line).map_err(|_unread| Obstacle::Apart)?;

@@ -14,6 +14,8 @@
 //! < {"slots":65}                              or  {"error":"…"}
 //! > {"command":"change_shards","change":"join","name":"shard4","weight":1}
 //! < {"changed_shard":"shard4"}                or  {"error":"…"}
+//! > {"command":"moves","request":"begin","slots":"0-63","to":"shard4"}
+//! < {"moves":[{"id":"5f0c1c1e-…", …}]}        or  {"error":"…"}
 //! ```
 //! A client cancels its request by closing the connection, or the writing half of it.
 //!
@@ -23,6 +25,7 @@
 //! (`client`).
 
 pub mod client;
+pub mod move_command;
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -36,12 +39,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use engine::access_store::{AccessChange, AccessError, ChangeAuthor, now};
+use engine::move_view::MoveView;
 use engine::new_shard::NewShard;
-use engine::operator_desk::{OperatorDesk, OperatorRequest, ShardAction, SlotAction};
+use engine::operator_desk::{
+    OperatorAnswer, OperatorDesk, OperatorRequest, ShardAction, SlotAction,
+};
 use model::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::move_command::MoveCommand;
 use crate::access_store::FileAccess;
 use crate::backup::manifest::Manifest;
 use crate::backup::{BackupSource, Step, Watch};
@@ -91,6 +98,8 @@ pub enum Request {
     },
     /// Changes the shards.
     ChangeShards(ShardRequest),
+    /// Changes or shows moves of slots.
+    Moves(MoveCommand),
 }
 
 /// Change of the shards.
@@ -132,7 +141,7 @@ impl From<ShardRequest> for ShardAction {
 }
 
 /// Line of a response.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Reply {
     /// The request succeeded.
@@ -159,6 +168,11 @@ pub enum Reply {
     ShardChanged {
         /// Name of the shard.
         changed_shard: String,
+    },
+    /// Moves were changed or read.
+    Moves {
+        /// The moves that the request is about.
+        moves: Vec<MoveView>,
     },
     /// A rule forbids a change of keys or roles.
     Refused {
@@ -327,6 +341,7 @@ impl Shared {
             }
             Ok(Request::ReleaseSlots { slots }) => self.change_slots(&slots, SlotAction::Release),
             Ok(Request::ChangeShards(change)) => self.change_shards(change),
+            Ok(Request::Moves(command)) => self.moves(command),
             Err(error) => Reply::Error { error },
         };
         // A client that has disconnected needs no response.
@@ -353,7 +368,7 @@ impl Shared {
         let changed = slots.and_then(|slots| {
             let count = slots.len();
             let request = OperatorRequest::Slots(slots, action);
-            self.operator_desk.command(request).map(|()| count)
+            self.operator_desk.command(request).map(|_| count)
         });
         match changed {
             Ok(slots) => Reply::SlotsChanged { slots },
@@ -367,7 +382,16 @@ impl Shared {
         | ShardRequest::Remove { name }) = &change;
         let changed_shard = name.clone();
         match self.operator_desk.command(OperatorRequest::Shards(change.into())) {
-            Ok(()) => Reply::ShardChanged { changed_shard },
+            Ok(_) => Reply::ShardChanged { changed_shard },
+            Err(error) => Reply::Error { error },
+        }
+    }
+
+    fn moves(&self, command: MoveCommand) -> Reply {
+        let carry_out = |action| self.operator_desk.command(OperatorRequest::Moves(action));
+        match command.action().and_then(carry_out) {
+            Ok(OperatorAnswer::Moves(moves)) => Reply::Moves { moves },
+            Ok(OperatorAnswer::Changed) => Reply::Moves { moves: Vec::new() },
             Err(error) => Reply::Error { error },
         }
     }

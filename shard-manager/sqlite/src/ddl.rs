@@ -157,9 +157,14 @@ fn line(change: &SchemaChange) -> String {
     serde_json::to_string(&line).expect("names always serialise") + "\n"
 }
 
+/// Returns true if an entry of the log is about a table.
+pub(super) fn is_schema(entry: &[u8]) -> bool {
+    entry.starts_with(LINE_START)
+}
+
 /// Returns the change of the tables in an entry of the log; `None` if the entry is about rows.
 pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<SchemaChange>> {
-    if !entry.starts_with(LINE_START) {
+    if !is_schema(entry) {
         return Ok(None);
     }
     let line: Line = serde_json::from_slice(entry).map_err(|error| unreadable(&error))?;

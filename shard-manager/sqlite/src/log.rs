@@ -19,6 +19,7 @@ use std::borrow::Cow;
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
+use model::keyspace::Slot;
 use model::row_change::{Change, RowDone, RowWrite};
 use model::table::{Column, Table};
 use model::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
@@ -111,6 +112,17 @@ pub(super) fn extent(connection: &mut SqliteConnection) -> QueryResult<(Option<u
     Ok(extent)
 }
 
+/// Returns the oldest position in the log; `None` if it is empty.
+pub(super) fn first_position(connection: &mut SqliteConnection) -> QueryResult<Option<u64>> {
+    let statement = Statement { sql: sql::LOG_START, binds: &[], cached: true };
+    let mut first = None;
+    for_each_row(connection, statement, |row| {
+        first = row.int(0).map(|position| position as u64);
+        Ok(())
+    })?;
+    Ok(first)
+}
+
 /// Returns true if the log is empty.
 pub(super) fn is_empty(connection: &mut SqliteConnection) -> QueryResult<bool> {
     let statement = Statement { sql: sql::LOG_FIRST, binds: &[], cached: true };
@@ -177,6 +189,19 @@ impl<'l> Line<'l> {
         };
         RowSeed { table, columns: &columns }.deserialize(&mut json).map_err(unreadable)
     }
+}
+
+/// Returns the slot of a line about a row, without reading the rest of it; `None` if there is no
+/// such slot.
+pub(super) fn slot_of(line: &[u8]) -> QueryResult<Option<Slot>> {
+    // Names of tables contain no quotation marks, so the first of these is the member.
+    const MEMBER: &[u8] = b"\",\"slot\":";
+    let found = line.windows(MEMBER.len()).position(|bytes| bytes == MEMBER);
+    let digits = found.and_then(|at| line.get(at + MEMBER.len()..)).unwrap_or_default();
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
+    let number = std::str::from_utf8(&digits[..end]).ok().and_then(|digits| digits.parse().ok());
+    let unreadable = || DieselError::DeserializationError("a line of the log has no slot".into());
+    number.map(Slot::new).ok_or_else(unreadable)
 }
 
 /// Iterates over the lines of an entry.

@@ -18,6 +18,7 @@ use super::connection::{OpenError, RowView, Statement, for_each_row};
 use super::log::{self, Entry};
 use super::owned_slots::OwnedSlots;
 use super::read_only::{connect_read_only, open_read_only};
+use super::stored_move::{self, StoredMove};
 use super::{owned_slots, shard_file, sql, timeline};
 
 /// The file of a node, opened for reading.
@@ -151,6 +152,14 @@ impl NodeView {
             Ok(())
         })?;
         Ok(slots)
+    }
+
+    /// Returns the rows of moves.
+    ///
+    /// # Errors
+    /// [`OpenError::Database`] if the file cannot be read.
+    pub(super) fn moves(&mut self) -> Result<Vec<StoredMove>, OpenError> {
+        self.run(stored_move::load)
     }
 
     /// Returns the slots that the shard of the file owns.

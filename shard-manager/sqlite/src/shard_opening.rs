@@ -19,6 +19,7 @@ use engine::doubts::{Doubt, Doubts};
 use engine::open_error::OpenError;
 use engine::replication::ReplicationState;
 use engine::schema_agreement::Declared;
+use engine::slot_move::ShardMoves;
 use engine::{LaneControls, OpenedReplica, OpenedShard, SchemaChange, WriterKind};
 use model::position::TimelineHistory;
 use model::reason::Findings;
@@ -29,6 +30,7 @@ use super::data_dir::{primary_file, replica_file};
 use super::ddl;
 use super::doubt_record::DoubtRecord;
 use super::file_reader::FileReader;
+use super::move_reader::FileMoveReader;
 use super::open_file_check::OpenFileCheck;
 use super::reader::{Housekeeping, ReaderPool, ReaderSource, VisibleBound};
 use super::replica::{FileReplica, ReplicaSpec};
@@ -250,19 +252,7 @@ fn open_shard(
             }
         }
     }
-    let findings = |copy: usize| {
-        let findings = Findings::default();
-        if let Some(doubt) = doubts.get(&copy) {
-            findings.raise(doubt.reason(copy));
-            tracing::warn!(
-                shard = name,
-                copy,
-                ?doubt,
-                "copies of a shard differed before this start; they are compared again"
-            );
-        }
-        Arc::new(findings)
-    };
+    let findings = |copy: usize| findings_of(name, copy, doubts);
     let node = |(replica, copy): (&Arc<FileReplica>, usize)| OpenedReplica {
         node: Arc::clone(replica) as _,
         findings: findings(copy),
@@ -270,6 +260,7 @@ fn open_shard(
     let known_doubts = Doubts::default();
     known_doubts.note(doubts, false);
     let slot_news = Arc::clone(&writer.slots().news);
+    let moves = moves_of(&writer, (name, primary));
     let opened = OpenedShard {
         name: name.to_owned(),
         replication,
@@ -280,7 +271,31 @@ fn open_shard(
         findings: findings(0),
         doubts: Arc::new(known_doubts),
         slot_news,
+        moves: Some(moves),
         replicas: started.iter().zip(1..).map(node).collect(),
     };
     Ok(FileShard { opened, file_check, replicas: started })
+}
+
+/// Returns the findings about a copy of a shard: those that an earlier process has left.
+fn findings_of(shard: &str, copy: usize, doubts: &BTreeMap<usize, Doubt>) -> Arc<Findings> {
+    let findings = Findings::default();
+    if let Some(doubt) = doubts.get(&copy) {
+        findings.raise(doubt.reason(copy));
+        tracing::warn!(
+            shard,
+            copy,
+            ?doubt,
+            "copies of a shard differed before this start; they are compared again"
+        );
+    }
+    Arc::new(findings)
+}
+
+/// Returns the part that a shard has in moves. Its changes wait in the lane of the writer.
+fn moves_of(writer: &SqliteWriter, place: (&str, &Path)) -> ShardMoves {
+    let slots = writer.slots();
+    let shared = (&slots.gate, &slots.compared);
+    let reader = FileMoveReader::new(place, writer.file_check(), shared);
+    ShardMoves { reader: Arc::new(reader), writer: None }
 }

@@ -171,6 +171,19 @@ fn part_with_rows(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryRe
     })
 }
 
+/// Returns the number of rows in some slots, for each table that has some.
+pub(super) fn row_counts(
+    connection: &mut SqliteConnection,
+    slots: &SlotSet,
+) -> QueryResult<BTreeMap<String, i64>> {
+    let mut counts = BTreeMap::new();
+    each_count(connection, slots, |_, table, rows| {
+        counts.insert(table.to_owned(), rows);
+        Ok(())
+    })?;
+    Ok(counts)
+}
+
 /// Passes the number of rows in some slots to `each`, for each table that has some.
 fn each_count(
     connection: &mut SqliteConnection,

@@ -111,9 +111,14 @@ impl SlotLine {
     }
 }
 
+/// Returns true if an entry of the log is about slots.
+pub(super) fn is_slots(entry: &[u8]) -> bool {
+    entry.starts_with(LINE_START)
+}
+
 /// Returns the change of slots in an entry of the log; `None` if the entry is about rows or tables.
 pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<SlotLine>> {
-    if !entry.starts_with(LINE_START) {
+    if !is_slots(entry) {
         return Ok(None);
     }
     let line = serde_json::from_slice(entry);

@@ -213,6 +213,84 @@ pub(super) const FOREIGN_COUNTS: &str =
 /// Removes the number of foreign rows of a table.
 pub(super) const REMOVE_FOREIGN_COUNT: &str = "DELETE FROM tessera_foreign_counts WHERE name = ?1";
 
+/// Removes what the shard knows of the slots of the JSON array `?1`.
+pub(super) const REMOVE_SLOTS: &str =
+    "DELETE FROM tessera_slots WHERE slot IN (SELECT value FROM json_each(?1))";
+
+/// Selects the rows of all moves, each as a JSON object.
+pub(super) const MOVES: &str = "SELECT json_object('id', id, 'role', role, 'other', other,
+    'slots', slots, 'leg', leg, 'term', term, 'mover', mover, 'pass', pass, 'round', round,
+    'feed_timeline', feed_timeline, 'feed_begun_timeline', feed_begun_timeline,
+    'feed_begun', feed_begun, 'mark', mark, 'cursor', cursor, 'copied_to', copied_to,
+    'traced_after', traced_after, 'begun_timeline', begun_timeline, 'begun', begun,
+    'version', version, 'home_timeline', home_timeline, 'home', home)
+    FROM tessera_moves ORDER BY id";
+
+/// Stores the row of a move, a JSON object.
+pub(super) const STORE_MOVE: &str = "INSERT OR REPLACE INTO tessera_moves
+    (id, role, other, slots, leg, term, mover, pass, round, feed_timeline, feed_begun_timeline,
+    feed_begun, mark, cursor, copied_to, traced_after, begun_timeline, begun, version,
+    home_timeline, home)
+    VALUES (?1->>'id', ?1->>'role', ?1->>'other', ?1->>'slots', ?1->>'leg', ?1->>'term',
+    ?1->>'mover', ?1->>'pass', ?1->>'round', ?1->>'feed_timeline', ?1->>'feed_begun_timeline',
+    ?1->>'feed_begun', ?1->>'mark', ?1->>'cursor', ?1->>'copied_to', ?1->>'traced_after',
+    ?1->>'begun_timeline', ?1->>'begun', ?1->>'version', ?1->>'home_timeline', ?1->>'home')";
+
+/// Removes the row of a move.
+pub(super) const REMOVE_MOVE: &str = "DELETE FROM tessera_moves WHERE id = ?1";
+
+/// Selects the numbers of rows in the slots of a move.
+pub(super) const MOVE_COUNTS: &str = "SELECT name, rows FROM tessera_move_counts WHERE id = ?1";
+
+/// Adds to the number of rows of a table in the slots of a move.
+pub(super) const ADD_MOVE_ROWS: &str =
+    "INSERT INTO tessera_move_counts (id, name, rows) VALUES (?1, ?2, ?3)
+    ON CONFLICT (id, name) DO UPDATE SET rows = rows + excluded.rows";
+
+/// Removes the numbers of rows in the slots of a move.
+pub(super) const REMOVE_MOVE_COUNTS: &str = "DELETE FROM tessera_move_counts WHERE id = ?1";
+
+/// Selects the entries of the log after a position.
+pub(super) const ENTRIES_AFTER: &str =
+    "SELECT position, changes FROM tessera_log WHERE position > ?1 ORDER BY position";
+
+/// Selects the answered columns of the rows of a slot after a key, in the order in which they are
+/// stored, and their shard key last. Parameters: slot, highest number of rows, and the key, if it
+/// is `after` one: shard key, id.
+pub(super) fn select_chunk(table: &Table, after: bool) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, table.answered());
+    let _ = write!(sql, ",shard_key FROM {} WHERE slot=?1", table.name());
+    if after {
+        sql.push_str(" AND (shard_key");
+        for column in table.id() {
+            let _ = write!(sql, ",{}", table.column(*column).name);
+        }
+        sql.push_str(") > (");
+        push_list(&mut sql, 3..4 + table.id().len(), push_parameter);
+        sql.push(')');
+    }
+    sql.push_str(" ORDER BY shard_key");
+    for column in table.id() {
+        let _ = write!(sql, ",{}", table.column(*column).name);
+    }
+    sql.push_str(" LIMIT ?2+0");
+    sql
+}
+
+/// Selects the id columns, the shard key and the slot of some rows in the slots of the JSON array
+/// `?1`, at most `?2`.
+pub(super) fn select_keys(table: &Table) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, table, table.id().iter().copied());
+    let _ = write!(
+        sql,
+        ",shard_key,slot FROM {} WHERE slot IN (SELECT value FROM json_each(?1)) LIMIT ?2+0",
+        table.name()
+    );
+    sql
+}
+
 /// Selects the number of rows of a table in the slots of the JSON array `?1`.
 pub(super) fn count_slots(table: &Table) -> String {
     let table = table.name();
@@ -256,6 +334,9 @@ pub(super) const LOG_AFTER: &str = "SELECT position, changes FROM tessera_log
 /// Selects the first position of the log and its bytes.
 pub(super) const LOG_EXTENT: &str = "SELECT min(position), sum(length(changes)) FROM tessera_log";
 
+/// Selects the first position of the log.
+pub(super) const LOG_START: &str = "SELECT min(position) FROM tessera_log";
+
 /// Selects one row if the log has any.
 pub(super) const LOG_FIRST: &str = "SELECT position FROM tessera_log LIMIT 1";
 
@@ -272,13 +353,14 @@ pub(super) const WITNESS: &str =
     "SELECT 1 FROM tessera_idempotency WHERE created_at >= ?1 AND created_at < ?2 LIMIT 1";
 
 /// Selects up to `?3` records created from `?1` on and before `?2`, in slots that accept writes at
-/// the time `?4`.
+/// the time `?4` and are not in a move.
 pub(super) const FORGOTTEN: &str = concat!(
     "SELECT slot, shard_key, idempotency_key FROM tessera_idempotency AS record
     WHERE created_at >= ?1 AND created_at < ?2
     AND EXISTS (SELECT 1 FROM tessera_slots WHERE slot = record.slot AND ",
     accepts_writes!("?4"),
-    ") ORDER BY created_at LIMIT ?3+0"
+    ") AND NOT EXISTS (SELECT 1 FROM tessera_moves, json_each(tessera_moves.slots)
+    WHERE value = record.slot) ORDER BY created_at LIMIT ?3+0"
 );
 
 /// Selects the slots in a file.

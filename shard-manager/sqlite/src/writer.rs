@@ -7,6 +7,7 @@
 
 #[cfg(feature = "sabotage")]
 mod early_ack;
+mod move_change;
 mod schema_change;
 mod slot_change;
 #[cfg(feature = "sabotage")]
@@ -22,16 +23,21 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::replication::{ReplicationState, record_trim};
 use engine::slot_change::{SlotChange, SlotChangeError};
+use engine::slot_move::{MoveChange, MoveChangeError};
 use engine::slot_news::SlotNews;
 use engine::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use model::error::{Error, Outcome};
 use model::reason::Reason;
+use moves::scene::MoveEffect;
 
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
+use super::move_counts::ComparedCounts;
+use super::move_traces::MoveTraces;
 use super::open_file_check::{Grip, OpenFileCheck};
 use super::owned_slots::{OwnedSlots, SlotOwnership};
-use super::{declarations, log, owned_slots};
+use super::read_gate::ReadGate;
+use super::{declarations, log, owned_slots, stored_move};
 
 /// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
@@ -71,6 +77,12 @@ pub struct SharedSlots {
     pub ownership: Arc<SlotOwnership>,
     /// Announcements that slots have changed.
     pub news: Arc<SlotNews>,
+    /// Guards of the log that moves need.
+    pub traces: Arc<MoveTraces>,
+    /// Numbers of rows in the slots of a move.
+    pub compared: Arc<ComparedCounts>,
+    /// Gate of the reads for moves, which is closed with the file.
+    pub gate: Arc<ReadGate>,
 }
 
 /// The connection, and the proof that the name of its file still leads to it.
@@ -123,6 +135,8 @@ impl SqliteWriter {
         replication.primary().record_schema_change(tables_at.max(slots_at));
         let owned = OwnedSlots::load(&mut connection).map_err(failed)?;
         slots.ownership.finish_change(owned);
+        let moves = stored_move::load(&mut connection).map_err(failed)?;
+        slots.traces.settle(replication, &moves, trimmed).map_err(failed)?;
         let grip = file_check.grip();
         Ok(Self {
             shard: shard.to_owned(),
@@ -332,12 +346,17 @@ impl Writer for SqliteWriter {
         self.change_owned(change)
     }
 
+    fn change_move(&mut self, change: &MoveChange) -> Result<MoveEffect, MoveChangeError> {
+        move_change::carry_out(self, change)
+    }
+
     #[cfg(feature = "sabotage")]
     fn commit_owed(&mut self) {
         self.commit_owed_batch();
     }
 
     fn close(&mut self) {
+        self.slots.gate.close();
         if let Some(Opened { connection, .. }) = &mut self.opened {
             // Best effort: data in the WAL is as durable as in the file.
             let _ = connection.batch_execute("PRAGMA wal_checkpoint(TRUNCATE)");

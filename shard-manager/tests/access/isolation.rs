@@ -32,7 +32,7 @@ fn no_answer_of_a_cache_depends_on_rows_of_others() {
     }
 }
 
-/// Carries out so many random scripts on two clusters that differ in the rows of others.
+/// Runs this number of random scripts on two clusters that differ only in the rows of others.
 fn check(count: u32, one: &Shop, other: &Shop) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");

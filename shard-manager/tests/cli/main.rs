@@ -10,6 +10,7 @@ mod export;
 mod files;
 mod import;
 mod migrate;
+mod moves;
 mod placement;
 mod results;
 #[path = "../support/scratch.rs"]

@@ -28,6 +28,7 @@ fn make_oldest(dir: &Path) {
             meddle(
                 &path,
                 "ALTER TABLE tessera_tables DROP COLUMN made_at;
+                 DROP TABLE tessera_moves; DROP TABLE tessera_move_counts;
                  DROP TABLE tessera_foreign_counts;
                  ALTER TABLE tessera_slots DROP COLUMN fenced_at;
                  ALTER TABLE tessera_shard DROP COLUMN generation;

@@ -99,11 +99,11 @@ async fn other_settings_than_those_of_the_cluster_are_named_and_not_in_force() {
         |weights: &[u32]| ClusterSpec { weights: Some(weights.to_vec()), ..ClusterSpec::default() };
     let even = ClusterSpec { placement: Some(Placement::Even), ..ClusterSpec::default() };
     for (wanted, words) in [
-        (shards(4), ["shards is 4", "the cluster has 2", "a shard joins by POST /api/shards"]),
-        (shards(1), ["shards is 1", "the cluster has 2", "retires by DELETE"]),
+        (shards(4), ["shards is 4", "the cluster has 2", "shard add NAME"]),
+        (shards(1), ["shards is 1", "the cluster has 2", "shard remove NAME"]),
         (even, ["placement is even", "weighted", "leave the setting out"]),
-        (weights(&[1, 1]), ["weights is 1,1", "have 2,1", "changes a weight"]),
-        (weights(&[2, 1, 1]), ["weights is 2,1,1", "have 2,1", "changes a weight"]),
+        (weights(&[1, 1]), ["weights is 1,1", "have 2,1", "shard weight NAME"]),
+        (weights(&[2, 1, 1]), ["weights is 2,1,1", "have 2,1", "shard weight NAME"]),
     ] {
         let found = differences(&map, &wanted, "the data directory").expect("no refusal");
         assert_eq!(found.len(), 1, "{found:?}");

@@ -3,14 +3,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use shard_manager::engine::cluster_spec::{ClusterSpec, IN_OWN_TABLES};
+use shard_manager::engine::move_record::NewMove;
 use shard_manager::keyspace::Slot;
 use shard_manager::row_change::Operation::Upsert;
 use shard_manager::shard_map::ShardMap;
 use shard_manager::store::sqlite::offline_view::DirView;
+use shard_manager::topology::ShardNumber;
 
-use crate::cluster::{Cluster, execute, open, refusal, texts};
+use crate::cluster::{Cluster, deadline, execute, open, refusal, texts};
 
 /// The migrations of the version before, with their own versions.
 const MIGRATIONS: [(&str, &str); 7] = [
@@ -170,15 +173,53 @@ async fn a_catalog_of_a_newer_program_is_refused_and_left_as_it_is() {
     }
 }
 
+/// Reverts the catalog of a stopped cluster to a schema without these migrations, the latest first.
+fn revert(dir: &Path, migrations: &[(&str, &str)]) {
+    let catalog = dir.join("catalog.db");
+    for (version, down) in migrations {
+        execute(&catalog, down);
+        let forget = format!(
+            "DELETE FROM __diesel_schema_migrations WHERE version='{version}' RETURNING version AS value"
+        );
+        assert_eq!(texts(&catalog, &forget), [*version]);
+    }
+}
+
+/// The migrations that can be reverted, the latest first.
+const REVERTED: [(&str, &str); 2] = [
+    (
+        "20261124000030",
+        include_str!("../../../migrations/sqlite/catalog/2026-11-24-000030_moves/down.sql"),
+    ),
+    (
+        "20261123000020",
+        include_str!("../../../migrations/sqlite/catalog/2026-11-23-000020_shards/down.sql"),
+    ),
+];
+
 #[tokio::test]
-async fn the_migration_can_be_reverted() {
+async fn the_migrations_can_be_reverted() {
     let dir = old().await;
     let map = open(dir.path(), ClusterSpec::default()).expect("migrated").map();
-    let catalog = dir.path().join("catalog.db");
-    let down = include_str!("../../../migrations/sqlite/catalog/2026-11-23-000020_shards/down.sql");
-    execute(&catalog, down);
-    execute(&catalog, "DELETE FROM __diesel_schema_migrations WHERE version='20261123000020'");
-    let names = texts(&catalog, "SELECT shards AS value FROM tessera_cluster");
+    revert(dir.path(), &REVERTED);
+    let names =
+        texts(&dir.path().join("catalog.db"), "SELECT shards AS value FROM tessera_cluster");
     assert_eq!(names, [SHARDS]);
     assert_eq!(open(dir.path(), ClusterSpec::default()).expect("again").map(), map);
+}
+
+#[tokio::test]
+async fn a_catalog_without_columns_for_moves_gets_them_and_lists_moves() {
+    let dir = Cluster::with_shards(2).stop();
+    revert(dir.path(), &REVERTED[..1]);
+    let manager = open(dir.path(), ClusterSpec::default()).expect("migrated");
+    assert_eq!(manager.moves().list().await, Ok(Vec::new()));
+    let slot = manager.map().owners().next().expect("a slot").slot;
+    let slots = Slot::new(slot).into_iter().collect();
+    let source = manager.map().owner(Slot::new(slot).expect("a slot"));
+    let (target, keep) = (ShardNumber(1 - source.0), Duration::from_secs(1));
+    let new = NewMove { slots, source, target, rate: None, keep };
+    let begun = manager.moves().begin(new, Some(1), deadline()).await.expect("it begins");
+    assert_eq!(manager.moves().list().await, Ok(vec![begun]));
+    manager.close();
 }

@@ -115,13 +115,18 @@ async fn row_count(cluster: &Cluster) -> usize {
 async fn files_of_before_slots_could_change_hands_are_migrated_and_keep_their_slots() {
     let cluster = Cluster::with(with_replicas(2, 1));
     cluster.write("users", Upsert, "ada", ADA).await.expect("stored");
-    let down = include_str!("../../../migrations/sqlite/shard/2026-11-23-000004_slots/down.sql");
+    let down = concat!(
+        include_str!("../../../migrations/sqlite/shard/2026-11-24-000005_moves/down.sql"),
+        include_str!("../../../migrations/sqlite/shard/2026-11-23-000004_slots/down.sql"),
+    );
     let cluster = cluster.restart_after(|dir| {
         for file in ["shard1-primary", "shard1-replica1", "shard2-primary", "shard2-replica1"] {
             let file = dir.join(format!("{file}.db"));
             execute(&file, down);
             let last = "(SELECT max(version) FROM __diesel_schema_migrations)";
-            execute(&file, &format!("DELETE FROM __diesel_schema_migrations WHERE version={last}"));
+            let forget = format!("DELETE FROM __diesel_schema_migrations WHERE version={last}");
+            execute(&file, &forget);
+            execute(&file, &forget);
         }
     });
     assert_eq!(row_count(&cluster).await, 1);

@@ -139,13 +139,13 @@ async fn expired_answers_are_removed_however_many_there_are() {
 }
 
 #[tokio::test]
-async fn expired_answers_of_slots_that_accept_no_writes_are_kept() {
+async fn expired_answers_of_slots_that_accept_no_writes_or_move_are_kept() {
     let cluster = Cluster::with_shards(1);
     let file = cluster.file(1);
     write(&cluster, Upsert, "Ada", "k1").await.expect("made");
     let cluster = cluster.restart_after(|_| {
         let (old, today) = (ago("-3 days"), ago("-1 hour"));
-        for (slot, at) in [(0, &old), (1, &today), (5, &old), (6, &old), (7, &old)] {
+        for (slot, at) in [(0, &old), (1, &today), (5, &old), (6, &old), (7, &old), (8, &old)] {
             let row = format!("{slot}, 'old', 'k', 'f', '{{}}', 1, {at}, {at}");
             execute(&file, &format!("INSERT INTO tessera_idempotency SELECT {row}"));
         }
@@ -153,9 +153,14 @@ async fn expired_answers_of_slots_that_accept_no_writes_are_kept() {
             UPDATE tessera_slots SET state = 'fenced', until = '9000' WHERE slot = 6;
             UPDATE tessera_slots SET state = 'fenced', until = '2000' WHERE slot = 7";
         execute(&file, states);
+        let moving = "INSERT INTO tessera_moves (id, role, other, slots, leg, term, mover, pass,
+            round, feed_timeline, feed_begun_timeline, feed_begun, cursor, traced_after,
+            begun_timeline, begun, version) VALUES ('00000000-0000-0000-0000-000000000007',
+            'source', 1, '[8]', 1, 1, '1', 1, 0, 0, 0, 0, 'empty', 0, 1, 0, 0)";
+        execute(&file, moving);
     });
     write(&cluster, Upsert, "Ada", "k2").await.expect("stored");
     let kept =
         "SELECT slot AS value FROM tessera_idempotency WHERE shard_key = 'old' ORDER BY slot";
-    assert_eq!(ints(&file, kept), [1, 5, 6]);
+    assert_eq!(ints(&file, kept), [1, 5, 6, 8]);
 }

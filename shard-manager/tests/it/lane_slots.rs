@@ -20,9 +20,9 @@ async fn a_schema_change_keeps_its_place_among_the_writes_and_runs_alone() {
     let before = story.queue(&["a", "b"], deadline()).await;
     let change = SchemaChange::Make(Arc::clone(&row("x", 0).table));
     let lane = Arc::clone(&story.lane);
-    let made = lane.change_schema(change.clone(), deadline());
+    let made = lane.solo().change_schema(change.clone(), deadline());
     tokio::pin!(made);
-    let too_late = lane.change_schema(change, Instant::now());
+    let too_late = lane.solo().change_schema(change, Instant::now());
     let after = tokio::select! {
         biased;
         made = &mut made => panic!("it waits: {made:?}"),
@@ -46,9 +46,9 @@ async fn a_change_of_slots_keeps_its_place_among_the_writes_and_runs_alone() {
     let slots: SlotSet = [row("a", 0).slot].into_iter().collect();
     let change = SlotChange { slots: slots.clone(), step: SlotStep::Release };
     let lane = Arc::clone(&story.lane);
-    let changed = lane.change_slots(change.clone(), deadline());
+    let changed = lane.solo().change_slots(change.clone(), deadline());
     tokio::pin!(changed);
-    let too_late = lane.change_slots(change, Instant::now());
+    let too_late = lane.solo().change_slots(change, Instant::now());
     let after = tokio::select! {
         biased;
         changed = &mut changed => panic!("it waits: {changed:?}"),

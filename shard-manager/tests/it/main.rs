@@ -29,9 +29,18 @@ mod keyspace;
 mod keyspaces;
 mod lane;
 mod lane_slots;
+mod listed_moves;
 mod map_changes;
+#[path = "../support/move_clients.rs"]
+mod move_clients;
+#[path = "../support/move_contract.rs"]
+mod move_contract;
+mod move_pair;
+mod move_rounds;
 mod moved_tokens;
 mod movement;
+mod moves;
+mod moves_audited;
 mod named_keys;
 mod placement;
 mod placements;
@@ -51,6 +60,7 @@ mod scratch;
 mod session_epoch;
 mod shard_states;
 mod slot_changes;
+mod slot_moves;
 mod slot_nodes;
 mod store;
 mod tables;

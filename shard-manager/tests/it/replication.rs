@@ -286,9 +286,9 @@ fn several_holders_keep_the_log_each_from_its_position() {
         while pair.apply(true) {}
     };
     write(&mut pair);
-    let backup = pair.replication.retain_log("backup");
+    let backup = pair.replication.retain_log("backup", None);
     write(&mut pair);
-    let mover = pair.replication.retain_log("move 1");
+    let mover = pair.replication.retain_log("move 1", None);
     write(&mut pair);
     write(&mut pair);
     // A trim takes less than 64 more entries than needed.

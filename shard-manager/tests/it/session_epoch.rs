@@ -11,6 +11,7 @@ use shard_manager::cache::ServedBy;
 use shard_manager::engine::access_store::AccessStore;
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::cluster_spec::ClusterSpec;
+use shard_manager::engine::move_catalog::MoveCatalog;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::operator_desk::OperatorCommand;
 use shard_manager::engine::runtime_pool::RuntimePool;
@@ -96,6 +97,10 @@ impl ClusterBackend for Backend {
 
     fn release_shard(&self, number: ShardNumber) {
         self.files.release_shard(number);
+    }
+
+    fn move_catalog(&self) -> Option<&dyn MoveCatalog> {
+        None
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

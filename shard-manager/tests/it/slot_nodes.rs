@@ -57,10 +57,15 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) fn new() -> Self {
+        let all: Vec<u16> = (0..16_384).collect();
+        Self::owning(&all)
+    }
+
+    /// A shard that owns these slots.
+    pub(crate) fn owning(slots: &[u16]) -> Self {
         let dir = scratch::folder();
         let (primary_file, replica_file) = (dir.path().join("p.db"), dir.path().join("r.db"));
-        let all: Vec<u16> = (0..16_384).collect();
-        let identity = FileIdentity { cluster_id: "c", shard: "shard1", slots: &all };
+        let identity = FileIdentity { cluster_id: "c", shard: "shard1", slots };
         let prepared = shard_file::prepare(&primary_file, &identity, true).expect("a new file");
         let history = shard_file::begin_timeline(&primary_file, None).expect("a timeline");
         let replication = ReplicationState::new(history, prepared.position, 1);
@@ -158,6 +163,16 @@ impl Nodes {
     }
 
     pub(crate) fn row(&self, operation: Operation, key: &str, value: i64) -> RowWrite {
+        Self::row_of(&self.table(), operation, key, value)
+    }
+
+    /// A change of a row of any table with a column `value`.
+    pub(crate) fn row_of(
+        table: &Arc<Table>,
+        operation: Operation,
+        key: &str,
+        value: i64,
+    ) -> RowWrite {
         let fields = match operation {
             Operation::Delete => json!({}),
             Operation::Upsert | Operation::Insert | Operation::Update => json!({"value": value}),
@@ -167,7 +182,7 @@ impl Nodes {
         let fields: Vec<_> =
             members.iter().map(|(name, json)| (name.as_str().into(), &**json)).collect();
         let place = (ShardKey::parse(key).expect("a key"), slot(key));
-        RowWrite::parse(&self.table(), operation, place, &fields).expect("a row")
+        RowWrite::parse(table, operation, place, &fields).expect("a row")
     }
 
     pub(crate) fn write(
@@ -176,7 +191,12 @@ impl Nodes {
         key: &str,
         value: i64,
     ) -> Result<RowDone, Error> {
-        let rows = [self.row(operation, key, value)];
+        let row = self.row(operation, key, value);
+        self.apply_row(row)
+    }
+
+    pub(crate) fn apply_row(&mut self, row: RowWrite) -> Result<RowDone, Error> {
+        let rows = [row];
         let group = WriteGroup { rows: &rows, atomic_rows: None };
         let done = self.primary().changes.apply(&[group]).expect("the batch is committed");
         done.rows.into_iter().next().expect("one row")

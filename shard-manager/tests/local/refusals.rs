@@ -44,7 +44,7 @@ fn shards_with_rows_are_not_removed() {
     }
     // The command starts what there is, and says what to do.
     for (other, remedy) in
-        [("3", "joins by POST /api/shards"), ("1", "retires by DELETE /api/shards/")]
+        [("3", "`shard-manager shard add`"), ("1", "`shard-manager shard remove`")]
     {
         let (code, _, said) = run(&["cluster", "up", "--shards", other], &place.dir());
         assert_eq!(code, 0, "{said}");

@@ -18,15 +18,32 @@ use crate::rows::{rows, write};
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
 
-const DOWN: &str =
-    include_str!("../../../migrations/postgres/catalog/2026-11-23-900020_shards/down.sql");
+/// The migrations that can be reverted, the latest first.
+const REVERTED: [(&str, &str); 2] = [
+    (
+        "20261124900030",
+        include_str!("../../../migrations/postgres/catalog/2026-11-24-900030_moves/down.sql"),
+    ),
+    (
+        "20261123900020",
+        include_str!("../../../migrations/postgres/catalog/2026-11-23-900020_shards/down.sql"),
+    ),
+];
+
+/// Reverts the catalog of a stopped cluster to a schema without these migrations.
+async fn revert(door: &mut SideSession, migrations: &[(&str, &str)]) {
+    door.run("SET search_path = tessera, public").await;
+    for (version, down) in migrations {
+        door.run(down).await;
+        door.run(&format!("DELETE FROM __diesel_schema_migrations WHERE version='{version}'"))
+            .await;
+    }
+}
 
 /// Returns the catalog of a stopped cluster to the schema of the version before, with these lists
 /// in its columns, and a later epoch.
 async fn make_old(door: &mut SideSession, shards: &str, ranges: &str) {
-    door.run("SET search_path = tessera, public").await;
-    door.run(DOWN).await;
-    door.run("DELETE FROM __diesel_schema_migrations WHERE version='20261123900020'").await;
+    revert(door, &REVERTED).await;
     door.run(&format!("UPDATE tessera_cluster SET epoch=5, shards='{shards}', ranges='{ranges}'"))
         .await;
 }
@@ -59,13 +76,9 @@ async fn until_epoch(manager: &Manager, epoch: u64) {
 async fn a_catalog_of_the_version_before_keeps_map_weights_and_epoch() {
     let databases = made().await;
     let mut door = databases.door(0).await;
-    let reverted = {
-        door.run("SET search_path = tessera, public").await;
-        door.run(DOWN).await;
-        door.text("SELECT shards AS value FROM tessera_cluster").await
-    };
-    assert_eq!(reverted, r#"[["shard1", 1], ["shard2", 1]]"#, "the migration can be reverted");
-    door.run("DELETE FROM __diesel_schema_migrations WHERE version='20261123900020'").await;
+    revert(&mut door, &REVERTED).await;
+    let reverted = door.text("SELECT shards AS value FROM tessera_cluster").await;
+    assert_eq!(reverted, r#"[["shard1", 1], ["shard2", 1]]"#, "the migrations can be reverted");
     connect(&databases.address()).close();
     make_old(&mut door, SHARDS, RANGES).await;
     let manager = connect(&databases.address());
@@ -156,6 +169,18 @@ async fn a_change_of_owners_is_seen_by_every_router_with_its_epoch() {
     other.shards().change_map(weight, 4).await.unwrap();
     until_epoch(&one, 5).await;
     assert_eq!(one.map().topology().shards()[1].weight, 7);
+}
+
+#[tokio::test]
+async fn a_catalog_without_columns_for_moves_gets_them() {
+    let databases = made().await;
+    let mut door = databases.door(0).await;
+    revert(&mut door, &REVERTED[..1]).await;
+    let manager = connect(&databases.address());
+    assert_eq!(manager.moves().list().await, Ok(Vec::new()));
+    let phase = "SELECT count(*)::text AS value FROM information_schema.columns
+        WHERE table_name = 'tessera_moves' AND column_name = 'phase'";
+    assert_eq!(door.text(phase).await, "1");
 }
 
 #[tokio::test]

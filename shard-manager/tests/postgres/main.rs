@@ -36,8 +36,11 @@ mod join_refusals;
 mod joined_shards;
 mod joins;
 mod lag;
+mod listed_moves;
 mod log;
 mod meddling;
+#[path = "../support/move_contract.rs"]
+mod move_contract;
 mod moved_slots;
 mod network;
 mod new_shard;

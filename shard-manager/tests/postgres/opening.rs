@@ -113,7 +113,7 @@ async fn an_empty_database_in_the_settings_does_not_join_and_is_warned_of() {
     let name = &*empty.names[0];
     log::check_said(&[
         name,
-        "is the database of no shard: POST /api/shards lets it join",
+        "is the database of no shard: `shard-manager shard add",
         "describe only new clusters",
     ]);
     let mut door = empty.door(0).await;

@@ -96,6 +96,7 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         .replace("{key}", "acme")
         .replace("{code}", "TSR101")
         .replace("{id}", "000000000000")
+        .replace("{order}", "pause")
         .replace("{node}", "shard1-primary")
         .replace("{name}", name);
     let file = if row.path.starts_with("/swagger-ui") { "index.css" } else { "page.css" };
@@ -114,7 +115,11 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         (_, "/write") => (path, Some(r#"{"key":"acme","value":1}"#)),
         ("PUT", "/api/kv/{key}") => (path, Some("1")),
         // Refused by the route: the shards and their slots stay as they are.
-        ("POST", "/api/tables" | "/api/shards" | "/api/slots/fence" | "/api/slots/release")
+        (
+            "POST",
+            "/api/tables" | "/api/shards" | "/api/slots/fence" | "/api/slots/release"
+            | "/api/moves",
+        )
         | ("PATCH", "/api/shards/{name}") => (path, Some("{}")),
         ("POST", "/api/access/check") => {
             (path, Some(r#"{"role":"reader","operation":"read","table":"users"}"#))

@@ -1,9 +1,10 @@
-//! C7, sets: at the end a table holds exactly the rows that were written to it, each once.
+//! C7, sets: a table holds exactly the rows that were written to it, each once.
 //!
-//! At the end of a run, an iteration by cursor (a walk) returns the rows of a table. A row is lost
-//! if it was acknowledged and not deleted, and the walk did not return it. A row is unexpected if
-//! the walk returned it although it was never written, or its last change was a delete. A duplicate
-//! was returned twice, for example because two shards own it.
+//! At the end of a run, an iteration by cursor (a walk) returns the rows of a table. Walks over
+//! rows that stay as they are also take place during the run. A row is lost if it was acknowledged
+//! and not deleted, and the walk did not return it. A row is unexpected if the walk returned it
+//! although it was never written, or its last change was a delete. A duplicate was returned twice,
+//! for example because two shards own it.
 //!
 //! **Invariant:** a row is called lost or deleted only if no change with an unknown outcome can
 //! explain the result.
@@ -12,6 +13,7 @@
 //! Not detected: lost rows if the walk was not completed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use crate::findings::Findings;
 use crate::history::{Key, Kind, Operation, OperationHistory, Outcome, Page};
@@ -19,63 +21,66 @@ use crate::row::Row;
 use crate::version_bound::OperationIndex;
 use crate::violation::{Check, Evidence, Violation};
 
-/// A row was not met.
-const NOT_MET: u32 = u32::MAX;
-
 /// One walk over one table.
-struct Walk<'a> {
-    table: &'a str,
+struct Walk {
     start: u64,
     /// The page that ended it.
     complete: Option<u32>,
     /// The first page that each key was met on.
-    met: Vec<u32>,
+    met: HashMap<Key, u32>,
 }
 
-/// All walks of a history.
-pub(crate) struct Walks<'a>(Vec<Walk<'a>>);
+/// All walks of a history, by their tables.
+pub(crate) struct Walks<'a>(HashMap<&'a str, Vec<Walk>>);
 
 impl<'a> Walks<'a> {
     /// Combines pages to walks, and reports rows that one walk met twice.
     pub(crate) fn new(history: &'a OperationHistory, found: &mut Findings) -> Self {
         let mut order: Vec<u32> = (0..history.pages.len() as u32).collect();
         order.sort_by_key(|&page| history.pages[page as usize].start);
-        let mut walks: Vec<Walk<'a>> = Vec::new();
+        let mut tables: HashMap<&str, Vec<Walk>> = HashMap::new();
         // Two walkers may be on the way at once; one ends with its complete page.
         let mut open: HashMap<(&str, u32), usize> = HashMap::new();
         for index in order {
             let page = &history.pages[index as usize];
             let of = (page.table.as_str(), page.session);
+            let walks = tables.entry(&page.table).or_default();
             let number = *open.entry(of).or_insert(walks.len());
             if number == walks.len() {
-                let met = vec![NOT_MET; history.keys.len()];
-                walks.push(Walk { table: &page.table, start: page.start, complete: None, met });
+                walks.push(Walk { start: page.start, complete: None, met: HashMap::new() });
             }
             walks[number].turn(page, index, found);
             if page.complete {
                 open.remove(&of);
             }
         }
-        Self(walks)
+        Self(tables)
     }
 
     /// True if some walk over the row's whole table did not meet it.
     pub(crate) fn has_missed(&self, row: &Row<'_>) -> bool {
-        let whole = |walk: &&Walk<'_>| walk.complete.is_some();
-        let missed = |walk: &Walk<'_>| walk.met[row.key.0 as usize] == NOT_MET;
-        self.0.iter().filter(whole).any(|walk| walk.covers(row.history, row.key) && missed(walk))
+        let missed = |walk: &Walk| walk.complete.is_some() && !walk.met.contains_key(&row.key);
+        self.over(row).any(missed)
+    }
+
+    /// Returns the walks over the table of a row.
+    fn over(&self, row: &Row<'_>) -> impl Iterator<Item = &Walk> {
+        let name = row.history.keys.name(row.key);
+        let tables = name.match_indices('/').map(|(end, _)| &name[..end]);
+        tables.filter_map(|table| self.0.get(table)).flatten()
     }
 }
 
-impl Walk<'_> {
+impl Walk {
     fn turn(&mut self, page: &Page, index: u32, found: &mut Findings) {
         for &key in &page.keys {
-            let met = &mut self.met[key.0 as usize];
-            if *met == NOT_MET {
-                *met = index;
-                continue;
-            }
-            let first = *met;
+            let first = match self.met.entry(key) {
+                Entry::Vacant(place) => {
+                    place.insert(index);
+                    continue;
+                }
+                Entry::Occupied(met) => *met.get(),
+            };
             found.add(Check::Sets, page.start, || {
                 let promise = "a walk over a table meets every row once";
                 let what = "the row was met twice".to_owned();
@@ -88,19 +93,12 @@ impl Walk<'_> {
             self.complete = Some(index);
         }
     }
-
-    /// Returns whether a key is one of the table walked over.
-    fn covers(&self, history: &OperationHistory, key: Key) -> bool {
-        let rest = history.keys.name(key).strip_prefix(self.table);
-        rest.is_some_and(|rest| rest.starts_with('/'))
-    }
 }
 
 pub(crate) fn check(row: &Row<'_>, walks: &Walks<'_>, found: &mut Findings) {
     let mut walked = false;
-    for walk in walks.0.iter().filter(|walk| walk.covers(row.history, row.key)) {
-        let met = walk.met[row.key.0 as usize];
-        if met != NOT_MET {
+    for walk in walks.over(row) {
+        if let Some(&met) = walk.met.get(&row.key) {
             unexpected(row, walk.start, met, found);
         } else if let Some(last) = walk.complete {
             walked = true;
@@ -125,7 +123,7 @@ pub(crate) fn check(row: &Row<'_>, walks: &Walks<'_>, found: &mut Findings) {
 fn lost(row: &Row<'_>, write: OperationIndex, gone: Evidence, at: u64, found: &mut Findings) {
     found.add(Check::Sets, at, || {
         let promise = "a row that was acknowledged is there until it is deleted";
-        let what = "an acknowledged row is not there at the end".to_owned();
+        let what = "an acknowledged row is not there".to_owned();
         let mut lost = Violation::of_row(row, row.evidence([write]));
         lost.evidence.push(gone);
         Violation { promise, what, ..lost }

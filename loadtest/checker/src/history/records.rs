@@ -55,8 +55,8 @@ pub struct Ledger {
     pub attempted: u64,
 }
 
-/// One page of the walk over a whole table after the run, by cursor. Rows of other runs are left
-/// out; keys are named as those of operations, `table/…`.
+/// One page of a walk over a whole table by cursor, after the run or while no row of the table
+/// changes. Rows of other runs are left out; keys are named as those of operations, `table/…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The table walked over. It covers every key whose name begins with this and a slash.

@@ -279,8 +279,23 @@ fn a_row_that_a_whole_walk_did_not_meet_is_known_to_be_absent() {
 }
 
 #[test]
+fn c7_each_walk_during_the_run_meets_each_row_once() {
+    let of = |session, keys| Page { session, ..page(keys, true) };
+    let judge =
+        |pages: Vec<Page>| judged(&OperationHistory { pages, ..history(vec![write(1, 0, 0)]) });
+    let none: [&str; 0] = [];
+    assert_eq!(judge(vec![of(2, vec![ROW]), of(3, vec![ROW])]), none);
+    let lost = ["C7 an acknowledged row is not there"];
+    assert_eq!(judge(vec![of(2, vec![ROW]), of(3, vec![])]), lost);
+    let halves = vec![Page { complete: false, ..of(2, vec![ROW]) }, of(2, vec![ROW])];
+    assert_eq!(judge(halves), ["C7 the row was met twice"]);
+    let other = Page { table: "k".to_owned(), ..of(2, vec![]) };
+    assert_eq!(judge(vec![other, of(3, vec![ROW])]), none, "it is of another table");
+}
+
+#[test]
 fn c7_exactly_the_rows_that_were_written_are_there() {
-    let lost = ["C7 an acknowledged row is not there at the end"];
+    let lost = ["C7 an acknowledged row is not there"];
     let none: [&str; 0] = [];
     let written = write(1, 0, 0);
     assert_eq!(walked(vec![written], vec![ROW], true), none);

@@ -164,9 +164,9 @@ fn other_number(dir: &Path, has: usize, wanted: usize) -> Option<String> {
         return None;
     }
     let remedy = if wanted > has {
-        "a shard joins by POST /api/shards of a router, with a server of its own"
+        "`shard-manager shard add` lets one join through a router, with a server of its own"
     } else {
-        "a shard retires by DELETE /api/shards/{name} of a router"
+        "`shard-manager shard remove` retires one without slots"
     };
     let dir = dir.display();
     Some(format!(

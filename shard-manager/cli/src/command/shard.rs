@@ -3,16 +3,21 @@
 //!
 //! **Not here:** the state of the nodes (`status`), the catalog (`sqlite`, `postgres`).
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use model::keyspace::SLOT_COUNT;
 use model::shard_map::ShardMap;
 use model::topology::ShardNumber;
 use postgres::shard_listing;
 use serde::Serialize;
+use serde_json::Value;
 use sqlite::offline_view::DirView;
 
 use super::CommandError;
 use super::access::{CatalogArgs, CatalogPlace, with_runtime};
+use super::http_agent::RouterAddress;
+use super::router::Router;
 use crate::terminal::Terminal;
 
 mod change;
@@ -21,6 +26,7 @@ const LIST_EXAMPLES: &str = "\
 Examples:
   shard-manager shard list
   shard-manager shard list --data-dir /var/lib/tessera --json
+  shard-manager shard list --url http://127.0.0.1:3000
   MAINDB_URL=postgres://tessera@db1/tessera shard-manager shard list";
 
 /// Operation on shards.
@@ -34,7 +40,7 @@ pub(crate) struct Options {
 enum Verb {
     /// Lists the shards with their states, weights and slots
     #[command(after_help = LIST_EXAMPLES)]
-    List(CatalogArgs),
+    List(ListArgs),
     /// Lets a new shard join, without slots
     #[command(after_help = change::ADD_EXAMPLES)]
     Add(change::AddArgs),
@@ -44,6 +50,19 @@ enum Verb {
     /// Retires a shard that owns no slots
     #[command(after_help = change::REMOVE_EXAMPLES)]
     Remove(change::RemoveArgs),
+}
+
+/// Cluster whose shards are listed, on the command line.
+#[derive(Args, Clone, Debug)]
+struct ListArgs {
+    #[command(flatten)]
+    catalog: CatalogArgs,
+    /// Ask a running router instead of reading the catalog: it lists no retired shards
+    #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
+    url: Option<String>,
+    /// File with the API key for that router [env: TESSERA_KEY, the key itself]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    key_file: Option<PathBuf>,
 }
 
 /// Shards of a cluster.
@@ -58,32 +77,29 @@ struct Listing {
 struct Listed {
     number: u16,
     shard: String,
-    state: &'static str,
+    state: String,
     weight: u32,
     slots: usize,
-    /// Servers of the shard; null for files, and until a router has opened it.
+    /// Servers of the shard; null for files, until a router has opened it, and if a router is
+    /// asked.
     address: Option<String>,
 }
 
 /// Runs the operation.
 pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     match &options.verb {
-        Verb::List(catalog) => list(catalog, terminal),
+        Verb::List(args) => list(args, terminal),
         Verb::Add(args) => change::add(args, terminal),
         Verb::Weight(args) => change::weigh(args, terminal),
         Verb::Remove(args) => change::remove(args, terminal),
     }
 }
 
-fn list(catalog: &CatalogArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let (map, addresses) = match catalog.place()? {
-        CatalogPlace::Files(data_dir) => (DirView::open(&data_dir)?.map, Vec::new()),
-        CatalogPlace::Server(at) => {
-            let (map, rows) = with_runtime(async { Ok(shard_listing::read(&at).await?) })?;
-            (map, rows.into_iter().map(|row| row.address).collect())
-        }
+fn list(args: &ListArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let listing = match &args.url {
+        Some(url) => listing_of_router(url, args.key_file.clone())?,
+        None => listing_of_catalog(&args.catalog)?,
     };
-    let listing = listing(&map, addresses);
     let shown = terminal.show(&listing, |terminal| {
         let rows: Vec<Vec<String>> = listing.shards.iter().map(Listed::cells).collect();
         let columns = ["number", "shard", "state", "weight", "slots", "address"];
@@ -92,13 +108,44 @@ fn list(catalog: &CatalogArgs, terminal: &Terminal) -> Result<(), CommandError> 
     Ok(shown?)
 }
 
+fn listing_of_catalog(catalog: &CatalogArgs) -> Result<Listing, CommandError> {
+    Ok(match catalog.place()? {
+        CatalogPlace::Files(data_dir) => listing(&DirView::open(&data_dir)?.map, Vec::new()),
+        CatalogPlace::Server(at) => {
+            let (map, rows) = with_runtime(async { Ok(shard_listing::read(&at).await?) })?;
+            listing(&map, rows.into_iter().map(|row| row.address).collect())
+        }
+    })
+}
+
+fn listing_of_router(url: &str, key_file: Option<PathBuf>) -> Result<Listing, CommandError> {
+    let router = Router::at(&RouterAddress { url: url.to_owned(), key_file })?;
+    let answer = router.get("/api/shards", &[])?;
+    let unread = || CommandError::Refused(format!("{url} does not answer like a router"));
+    let listed = |shard: &Value| {
+        let number = |name: &str| shard[name].as_u64();
+        Some(Listed {
+            number: number("number")?.try_into().ok()?,
+            shard: shard["shard"].as_str()?.to_owned(),
+            state: shard["state"].as_str()?.to_owned(),
+            weight: number("weight")?.try_into().ok()?,
+            slots: number("slots")?.try_into().ok()?,
+            address: None,
+        })
+    };
+    let epoch = answer["epoch"].as_u64().ok_or_else(unread)?;
+    let shards = answer["shards"].as_array().ok_or_else(unread)?.iter();
+    let shards: Option<Vec<Listed>> = shards.map(listed).collect();
+    Ok(Listing { epoch, shards: shards.ok_or_else(unread)? })
+}
+
 fn listing(map: &ShardMap, addresses: Vec<Option<String>>) -> Listing {
     let shards = map.topology().shards().iter();
     let addresses = addresses.into_iter().chain(std::iter::repeat(None));
     let listed = (0..).zip(shards).zip(addresses).map(|((number, spec), address)| Listed {
         number,
         shard: spec.name.clone(),
-        state: spec.state.name(),
+        state: spec.state.name().to_owned(),
         weight: spec.weight,
         slots: map.slots_of(ShardNumber(number)).count(),
         address,
@@ -112,7 +159,7 @@ impl Listed {
         vec![
             self.number.to_string(),
             self.shard.clone(),
-            self.state.to_owned(),
+            self.state.clone(),
             self.weight.to_string(),
             format!("{} ({share:.1} %)", self.slots),
             self.address.clone().unwrap_or_else(|| "-".to_owned()),

@@ -13,14 +13,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use engine::fault_injector::FaultInjector;
-use engine::slot_change::{SlotChange, SlotChangeError};
-use engine::{LaneControls, SchemaChange, WritePartitioner, WriterKind};
+use engine::{LaneControls, WritePartitioner, WriterKind};
 use futures_util::future::join_all;
 use model::reason::Reasons;
 use model::row_change::{RowWrite, WriteRequest};
 use model::stats::LaneStats;
 
-use super::{Applied, Lane, LaneFailure};
+use super::{Applied, Lane, LaneFailure, SoloChanges};
 
 /// The lanes of one shard.
 pub struct Lanes {
@@ -79,29 +78,10 @@ impl Lanes {
         lane.unwrap_or(&self.first).apply(request, deadline).await
     }
 
-    /// Changes the tables through the first lane, like [`Lane::change_schema`].
-    ///
-    /// # Errors
-    /// Those of [`Lane::change_schema`].
-    pub async fn change_schema(
-        &self,
-        change: SchemaChange,
-        deadline: Instant,
-    ) -> Result<u64, LaneFailure> {
-        self.first.change_schema(change, deadline).await
-    }
-
-    /// Changes the slots that the shard owns through the first lane, like [`Lane::change_slots`].
-    /// The database makes the writes of the other lanes wait.
-    ///
-    /// # Errors
-    /// Those of [`Lane::change_slots`].
-    pub async fn change_slots(
-        &self,
-        change: SlotChange,
-        deadline: Instant,
-    ) -> Result<u64, SlotChangeError> {
-        self.first.change_slots(change, deadline).await
+    /// Returns the face for solo changes, which take the first lane. The database makes the writes
+    /// of the other lanes wait.
+    pub fn solo(&self) -> SoloChanges<'_> {
+        self.first.solo()
     }
 
     /// Returns true if the engine distributes the shard's rows over nodes by a rule of its own.

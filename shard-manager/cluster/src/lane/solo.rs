@@ -1,5 +1,5 @@
-//! Solo changes: changes of the tables and of the slots, which wait in the same queue as the
-//! writes.
+//! Solo changes: changes of the tables, of the slots and of moves, which wait in the same queue as
+//! the writes.
 //!
 //! **Invariant:** a solo change is applied after everything queued before it, and before everything
 //! queued after it; it never begins after its deadline.
@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use engine::fair_channel::Refused;
 use engine::slot_change::{SlotChange, SlotChangeError};
+use engine::slot_move::{MoveChange, MoveChangeError};
 use engine::{BatchFailure, SchemaChange};
 use model::error::{Error, Outcome};
+use moves::scene::MoveEffect;
 use tokio::sync::oneshot;
 
 use super::worker::Worker;
@@ -28,6 +30,7 @@ pub(super) struct SoloOperation {
 enum SoloChange {
     Tables(SchemaChange, oneshot::Sender<Result<u64, LaneFailure>>),
     Slots(SlotChange, oneshot::Sender<Result<u64, SlotChangeError>>),
+    Move(Box<MoveChange>, oneshot::Sender<Result<MoveEffect, MoveChangeError>>),
 }
 
 impl SoloChange {
@@ -36,11 +39,18 @@ impl SoloChange {
         match self {
             Self::Tables(_, reply) => drop(reply.send(Err(failure))),
             Self::Slots(_, reply) => drop(reply.send(Err(failure.into()))),
+            Self::Move(_, reply) => drop(reply.send(Err(failure.into()))),
         }
     }
 }
 
 impl From<LaneFailure> for SlotChangeError {
+    fn from(LaneFailure { error, outcome }: LaneFailure) -> Self {
+        Self::Failed { error, outcome }
+    }
+}
+
+impl From<LaneFailure> for MoveChangeError {
     fn from(LaneFailure { error, outcome }: LaneFailure) -> Self {
         Self::Failed { error, outcome }
     }
@@ -52,6 +62,7 @@ impl SoloOperation {
         let has_left = match &self.change {
             SoloChange::Tables(_, reply) => reply.is_closed(),
             SoloChange::Slots(_, reply) => reply.is_closed(),
+            SoloChange::Move(_, reply) => reply.is_closed(),
         };
         has_left || self.deadline <= Instant::now()
     }
@@ -62,7 +73,11 @@ impl SoloOperation {
     }
 }
 
-impl Lane {
+/// Solo changes of one lane.
+#[derive(Clone, Copy)]
+pub struct SoloChanges<'l>(pub(super) &'l Lane);
+
+impl SoloChanges<'_> {
     /// Changes the tables and waits for the durable outcome, at most until `deadline`. Returns the
     /// shard's position after the change.
     ///
@@ -71,12 +86,12 @@ impl Lane {
     /// # Errors
     /// [`LaneFailure`]; its outcome is unknown only if the transaction had begun.
     pub async fn change_schema(
-        &self,
+        self,
         change: SchemaChange,
         deadline: Instant,
     ) -> Result<u64, LaneFailure> {
         let (reply, answer) = oneshot::channel();
-        run_alone(self, SoloChange::Tables(change, reply), answer, deadline).await?
+        run_alone(self.0, SoloChange::Tables(change, reply), answer, deadline).await?
     }
 
     /// Changes the slots that the shard owns and waits for the durable outcome, at most until
@@ -87,12 +102,28 @@ impl Lane {
     /// # Errors
     /// [`SlotChangeError`]; its outcome is unknown only if the transaction had begun.
     pub async fn change_slots(
-        &self,
+        self,
         change: SlotChange,
         deadline: Instant,
     ) -> Result<u64, SlotChangeError> {
         let (reply, answer) = oneshot::channel();
-        run_alone(self, SoloChange::Slots(change, reply), answer, deadline).await?
+        run_alone(self.0, SoloChange::Slots(change, reply), answer, deadline).await?
+    }
+
+    /// Carries out the change of a move and waits for the durable outcome, at most until
+    /// `deadline`.
+    ///
+    /// Cancel safety: a dropped future cancels nothing; what was queued is applied.
+    ///
+    /// # Errors
+    /// [`MoveChangeError`]; its outcome is unknown only if the transaction had begun.
+    pub async fn change_move(
+        self,
+        change: MoveChange,
+        deadline: Instant,
+    ) -> Result<MoveEffect, MoveChangeError> {
+        let (reply, answer) = oneshot::channel();
+        run_alone(self.0, SoloChange::Move(Box::new(change), reply), answer, deadline).await?
     }
 }
 
@@ -137,6 +168,9 @@ impl Worker {
             }
             SoloChange::Slots(change, reply) => {
                 let _ = reply.send(self.writer.change_slots(&change).await);
+            }
+            SoloChange::Move(change, reply) => {
+                let _ = reply.send(self.writer.change_move(&change).await);
             }
         }
     }

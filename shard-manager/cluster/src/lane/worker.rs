@@ -11,6 +11,7 @@ use engine::fair_channel::FairReceiver;
 use engine::fault_injector::FaultInjector;
 use engine::runtime_pool::RuntimeHandle;
 use engine::slot_change::{SlotChange, SlotChangeError};
+use engine::slot_move::{MoveChange, MoveChangeError};
 use engine::{
     AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WriteGroup, Writer,
 };
@@ -20,6 +21,7 @@ use model::error::{Error, Outcome};
 use model::position::Position;
 use model::row_change::{RowDone, RowWrite};
 use model::slot_refusal::{RefusedState, SlotRefusal};
+use moves::scene::MoveEffect;
 
 use super::solo::SoloOperation;
 use super::{
@@ -100,6 +102,13 @@ impl AsyncWriter for Blocking {
         change: &'a SlotChange,
     ) -> BoxFuture<'a, Result<u64, SlotChangeError>> {
         Box::pin(ready(self.0.change_slots(change)))
+    }
+
+    fn change_move<'a>(
+        &'a mut self,
+        change: &'a MoveChange,
+    ) -> BoxFuture<'a, Result<MoveEffect, MoveChangeError>> {
+        Box::pin(ready(self.0.change_move(change)))
     }
 
     #[cfg(feature = "sabotage")]

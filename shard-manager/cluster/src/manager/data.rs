@@ -92,7 +92,7 @@ impl<'m> Data<'m> {
         let readable = self.permit(&mut row).map_err(|error| Failure::rejected(error, None))?;
         let place = self.manager.router.redirected(place);
         let mut pending = PendingKeys::new(self.manager, std::iter::once((place, &row)));
-        let written = match self.manager.shard(place.shard) {
+        let written = match self.manager.shards().find(place.shard) {
             Some(shard) => {
                 let request = WriteRequest { share: self.rights.share(), ..vec![row].into() };
                 let done = shard.write(request, options.level, options.deadline).await;

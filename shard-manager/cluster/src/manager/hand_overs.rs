@@ -47,8 +47,8 @@ impl Slots<'_> {
         let from = map.owner(Slot::new(first).ok_or("no such slot")?);
         let mut others = map.topology().numbers().filter(|number| *number != from);
         let to: ShardNumber = others.next().ok_or("there is one shard")?;
-        let source = self.0.shard(from).ok_or("the shard is not open")?;
-        let target = self.0.shard(to).ok_or("the shard is not open")?;
+        let source = self.0.shards().find(from).ok_or("the shard is not open")?;
+        let target = self.0.shards().find(to).ok_or("the shard is not open")?;
         let deadline = Instant::now() + STEP_MAX;
         self.fence(slots, STEP_MAX, deadline).await.map_err(|error| failed(&error))?;
         tokio::time::sleep(PAUSE).await;

@@ -2,18 +2,21 @@
 //!
 //! **Invariant:** a fence never waits for a shard that joins.
 //! **Not here:** the queue of commands (`engine::operator_desk`), the changes (`shard_change`,
-//! `slots`).
+//! `slots`, `moves`).
 
 use std::time::Instant;
 
+use engine::move_record::MoveRecord;
 use engine::operator_desk::{
-    COMMANDS_MAX, OperatorCommand, OperatorRequest, ShardAction, SlotAction,
+    COMMANDS_MAX, MoveAction, OperatorAnswer, OperatorCommand, OperatorRequest, ShardAction,
+    SlotAction,
 };
 use engine::refusal_code::with_code;
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
+use model::slot_set::SlotSet;
 
-use super::{Manager, ShardChangeError, SlotsError};
+use super::{Manager, MovesError, ShardChangeError, SlotsError};
 
 /// Carries out the commands of the process's operator until the future is dropped. Returns at once
 /// if none can come.
@@ -26,26 +29,69 @@ pub async fn serve_commands(manager: &Manager) {
 async fn carry_out(manager: &Manager, command: OperatorCommand) {
     let deadline = Instant::now() + command.request.time_max();
     let done = match &command.request {
-        OperatorRequest::Slots(slots, SlotAction::Fence { hold }) => {
-            manager.slots().fence(slots, *hold, deadline).await.map_err(slots_refused)
+        OperatorRequest::Slots(slots, action) => {
+            let changed = change_slots(manager, slots, *action, deadline).await;
+            changed.map(|()| OperatorAnswer::Changed)
         }
-        OperatorRequest::Slots(slots, SlotAction::Release) => {
-            manager.slots().release(slots, deadline).await.map_err(slots_refused)
+        OperatorRequest::Shards(action) => {
+            let changed = change_shards(manager, action, deadline).await;
+            changed.map(|()| OperatorAnswer::Changed)
         }
-        OperatorRequest::Shards(ShardAction::Join(shard)) => {
-            let joined = manager.shards().join(shard.clone(), None, deadline).await;
-            joined.map(drop).map_err(shards_refused)
-        }
-        OperatorRequest::Shards(ShardAction::Weight { name, weight }) => {
-            let changed = manager.shards().set_weight(name, *weight, None).await;
-            changed.map(drop).map_err(shards_refused)
-        }
-        OperatorRequest::Shards(ShardAction::Remove { name }) => {
-            manager.shards().remove(name, None).await.map(drop).map_err(shards_refused)
+        OperatorRequest::Moves(action) => {
+            let records = change_moves(manager, action, deadline).await;
+            records.map(|records| {
+                let views = records.iter().map(|record| manager.moves().view(record));
+                OperatorAnswer::Moves(views.collect())
+            })
         }
     };
-    tracing::info!(request = ?command.request, ?done, "a command was carried out");
+    let outcome = done.as_ref().map(drop);
+    tracing::info!(request = ?command.request, ?outcome, "a command was carried out");
     command.answer(done);
+}
+
+async fn change_slots(
+    manager: &Manager,
+    slots: &SlotSet,
+    action: SlotAction,
+    deadline: Instant,
+) -> Result<(), String> {
+    let changed = match action {
+        SlotAction::Fence { hold } => manager.slots().fence(slots, hold, deadline).await,
+        SlotAction::Release => manager.slots().release(slots, deadline).await,
+    };
+    changed.map_err(slots_refused)
+}
+
+async fn change_shards(
+    manager: &Manager,
+    action: &ShardAction,
+    deadline: Instant,
+) -> Result<(), String> {
+    let shards = manager.shards();
+    let changed = match action {
+        ShardAction::Join(shard) => shards.join(shard.clone(), None, deadline).await,
+        ShardAction::Weight { name, weight } => shards.set_weight(name, *weight, None).await,
+        ShardAction::Remove { name } => shards.remove(name, None).await,
+    };
+    changed.map(drop).map_err(shards_refused)
+}
+
+/// Returns the moves that the request is about.
+async fn change_moves(
+    manager: &Manager,
+    action: &MoveAction,
+    deadline: Instant,
+) -> Result<Vec<MoveRecord>, String> {
+    let moves = manager.moves();
+    let one = match action {
+        MoveAction::List => return moves.list().await.map_err(moves_refused),
+        MoveAction::Begin(draft) => moves.begin_draft(draft, None, deadline).await,
+        MoveAction::Order(id, order) => moves.order(*id, *order).await,
+        MoveAction::Retry(id) => moves.retry(*id, None, deadline).await,
+        MoveAction::Show(id) => moves.get(*id).await,
+    };
+    one.map(|record| vec![record]).map_err(moves_refused)
 }
 
 fn slots_refused(error: SlotsError) -> String {
@@ -53,5 +99,9 @@ fn slots_refused(error: SlotsError) -> String {
 }
 
 fn shards_refused(error: ShardChangeError) -> String {
+    with_code(&error, error.code())
+}
+
+fn moves_refused(error: MovesError) -> String {
     with_code(&error, error.code())
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use engine::new_shard::NewShardRefusal;
-use futures_util::future::join;
+use futures_util::future::join3;
 use model::error::Error;
 use model::shard_map::ShardMap;
 use model::topology::{ShardNumber, ShardState};
@@ -30,10 +30,11 @@ const RETRY: Duration = Duration::from_millis(500);
 const OPEN_MAX: Duration = Duration::from_secs(30);
 
 impl<'m> Shards<'m> {
-    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins, until
-    /// the future is dropped. One task of a process does this.
+    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins and
+    /// moves of slots, until the future is dropped. One task of a process does this.
     pub async fn keep_up(self) {
-        join(carry_out_joins(self), self.upkeep().follow_map()).await;
+        let moves = self.0.moves().carry_out();
+        join3(carry_out_joins(self), self.upkeep().follow_map(), moves).await;
     }
 
     /// Returns the face for opening and closing shards.
@@ -146,7 +147,7 @@ impl ShardUpkeep<'_> {
         deadline: Instant,
     ) -> Result<(), NewShardRefusal> {
         let _turn = self.0.opening.lock().await;
-        if self.0.shard(number).is_some() {
+        if self.0.shards().find(number).is_some() {
             return Ok(());
         }
         let (tables, backend) = (self.0.registry.load_full(), &self.0.backend);

@@ -25,12 +25,6 @@ impl Manager {
         self.map.shard_name(shard)
     }
 
-    /// Returns a shard; `None` if it is not open.
-    #[inline]
-    pub(super) fn shard(&self, number: ShardNumber) -> Option<Arc<Shard>> {
-        self.shards.load().get(number).cloned()
-    }
-
     /// Returns the face for the list of shards.
     #[inline]
     pub fn shards(&self) -> Shards<'_> {
@@ -43,6 +37,12 @@ impl Manager {
 pub struct Shards<'m>(pub(super) &'m Manager);
 
 impl<'m> Shards<'m> {
+    /// Returns a shard; `None` if it is not open.
+    #[inline]
+    pub(super) fn find(self, number: ShardNumber) -> Option<Arc<Shard>> {
+        self.0.shards.load().get(number).cloned()
+    }
+
     /// Returns the number of every shard that has a name, also of retired ones, in order.
     pub fn numbers(self) -> impl Iterator<Item = ShardNumber> + 'm {
         self.0.map.named()

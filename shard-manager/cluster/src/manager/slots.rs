@@ -101,8 +101,8 @@ impl Slots<'_> {
     ) -> Result<(), SlotsError> {
         self.check(slots)?;
         // Both are looked up before the first is changed.
-        let source = self.0.shard(from).ok_or(SlotsError::NoShard(from))?;
-        let target = self.0.shard(to).ok_or(SlotsError::NoShard(to))?;
+        let source = self.0.shards().find(from).ok_or(SlotsError::NoShard(from))?;
+        let target = self.0.shards().find(to).ok_or(SlotsError::NoShard(to))?;
         let step = |step| SlotChange { slots: slots.clone(), step };
         change(&source, step(SlotStep::HandOver { to }), deadline).await?;
         change(&target, step(SlotStep::TakeOver), deadline).await
@@ -122,7 +122,7 @@ impl Slots<'_> {
             by_shard.entry(owner).or_insert_with(SlotSet::empty).insert(slot);
         }
         let changes = by_shard.into_iter().map(async |(number, slots)| {
-            let shard = self.0.shard(number).ok_or(SlotsError::NoShard(number))?;
+            let shard = self.0.shards().find(number).ok_or(SlotsError::NoShard(number))?;
             change(&shard, SlotChange { slots, step }, deadline).await
         });
         join_all(changes).await.into_iter().collect()

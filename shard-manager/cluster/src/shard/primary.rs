@@ -14,6 +14,7 @@ use cache::FreshnessBound;
 use engine::doubts::Doubts;
 use engine::fault_injector::NodeMode;
 use engine::replication::ReplicationState;
+use engine::slot_move::ShardMoves;
 use engine::{PrimaryReader, ReadIndex, TableRows, TableSize, WorkerNode};
 use model::error::Error;
 use model::position::Position;
@@ -22,6 +23,7 @@ use model::row_change::WriteRequest;
 use model::stats::SizeEstimate;
 use tokio::sync::Semaphore;
 
+use super::primary_moves::PrimaryMoves;
 use crate::lane::Lanes;
 
 /// The primary of a shard, whichever node that is.
@@ -37,9 +39,16 @@ pub struct Primary {
     pub(super) findings: Arc<Findings>,
     /// Rows that are known to be wrong.
     pub(super) doubts: Arc<Doubts>,
+    /// Ways in which the shard takes part in moves, if its engine has moves.
+    pub(super) moves: Option<ShardMoves>,
 }
 
 impl Primary {
+    /// Returns the face for movers; `None` if the engine distributes rows by itself.
+    pub fn moves(&self) -> Option<PrimaryMoves<'_>> {
+        Some(PrimaryMoves { lanes: &self.lanes, moves: self.moves.as_ref()? })
+    }
+
     /// Returns rows and bytes of each table. It reads every page, so only one call runs at a time;
     /// others wait.
     ///

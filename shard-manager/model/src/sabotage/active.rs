@@ -15,7 +15,7 @@ pub const HAND_OVERS: &str = "TESSERA_HAND_OVERS";
 
 impl Mutation {
     /// All mutations, in the order of their declaration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 33] = [
         Self::AckBeforeCommit,
         Self::LostBatch,
         Self::NoTokenWait,
@@ -40,6 +40,15 @@ impl Mutation {
         Self::ScatterUnchecked,
         Self::RefusalLost,
         Self::UnboundReads,
+        Self::NoFence,
+        Self::ForgetLastChanges,
+        Self::CopyForgetsDeletes,
+        Self::IdempotencyStays,
+        Self::VersionNotRaised,
+        Self::ActivateUnconfirmed,
+        Self::Unverified,
+        Self::CommitByClock,
+        Self::OneStatementFence,
     ];
 
     /// Returns the name in the environment variable.
@@ -69,10 +78,19 @@ impl Mutation {
             Self::ScatterUnchecked => "scatter_unchecked",
             Self::RefusalLost => "refusal_lost",
             Self::UnboundReads => "unbound_reads",
+            Self::NoFence => "no_fence",
+            Self::ForgetLastChanges => "forget_last_changes",
+            Self::CopyForgetsDeletes => "copy_forgets_deletes",
+            Self::IdempotencyStays => "idempotency_stays",
+            Self::VersionNotRaised => "version_not_raised",
+            Self::ActivateUnconfirmed => "activate_unconfirmed",
+            Self::Unverified => "unverified",
+            Self::CommitByClock => "commit_by_clock",
+            Self::OneStatementFence => "one_statement_fence",
         }
     }
 
-    const fn bit(self) -> u32 {
+    const fn bit(self) -> u64 {
         1 << self as u32
     }
 }
@@ -112,8 +130,8 @@ pub fn is_due(mutation: Mutation, every: u64) -> bool {
     is_on(mutation) && ASKED[mutation as usize].fetch_add(1, Ordering::Relaxed) % every == every - 1
 }
 
-fn environment() -> &'static Result<u32, UnknownMutation> {
-    static SET: OnceLock<Result<u32, UnknownMutation>> = OnceLock::new();
+fn environment() -> &'static Result<u64, UnknownMutation> {
+    static SET: OnceLock<Result<u64, UnknownMutation>> = OnceLock::new();
     SET.get_or_init(|| {
         // Text that is not Unicode is not a name either, and the error repeats it as far as
         // possible.
@@ -122,7 +140,7 @@ fn environment() -> &'static Result<u32, UnknownMutation> {
     })
 }
 
-fn parse(names: &str) -> Result<u32, UnknownMutation> {
+fn parse(names: &str) -> Result<u64, UnknownMutation> {
     let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
     names.into_iter().try_fold(0, |set, name| {
         let found = Mutation::ALL.into_iter().find(|mutation| mutation.name() == name);
@@ -142,7 +160,10 @@ mod tests {
         let both = Mutation::LostBatch.bit() | Mutation::WrongRow.bit();
         assert_eq!(parse(" wrong_row, lost_batch,"), Ok(both));
         let error = parse("lost_batch,lost_batches").unwrap_err().to_string();
-        assert!(error.contains("\"lost_batches\"") && error.ends_with("unbound_reads"), "{error}");
+        assert!(
+            error.contains("\"lost_batches\"") && error.ends_with("one_statement_fence"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Steps while the source owns the slots: prepare, copy, follow, verify, fence, drain, commit; or
 //! give up.
 
+use model::sabotage::{Mutation, is_on};
+
 use super::Pair;
 use crate::cutover::SlotCommit;
 use crate::identity::MoveTicket;
@@ -51,7 +53,8 @@ fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     if !is_fenced && pair.seen.progress.short_rounds < SHORT_ROUNDS {
         return Some(round);
     }
-    if pair.seen.progress.verified != Some((feed, applied.pass)) && !is_fenced {
+    let is_verified = pair.seen.progress.verified == Some((feed, applied.pass));
+    if !is_verified && !is_fenced && !is_on(Mutation::Unverified) {
         return Some(MoveStep::Verify { from: pair.leg.source() });
     }
     None

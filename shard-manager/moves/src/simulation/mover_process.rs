@@ -282,8 +282,8 @@ fn take_next_term(world: &mut World, mover: &mut MoverProcess) {
     }
 }
 
-/// Compares the rows of a target with those that the source had. Rows of a deposed primary count
-/// for nothing: changes that its successor has are not recorded any more.
+/// Compares the rows of a target with those that the source had. Rows of a deposed primary are
+/// ignored: changes that its successor has are no longer recorded, so it never receives them.
 fn verify(world: &mut World, (side, node): (MoveSide, usize), expected: &[Option<Row>; KEYS]) {
     let moving = world.moving_keys();
     let rows = &world.shard(side).nodes[node].database().rows;

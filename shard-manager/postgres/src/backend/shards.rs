@@ -170,7 +170,7 @@ impl Servers {
     }
 
     /// Returns true if the engine of the cluster distributes the rows itself.
-    fn distributes_itself(&self) -> bool {
+    pub(super) fn distributes_itself(&self) -> bool {
         self.follower.shards.load().values().any(|(leader, _)| leader.citus().is_some())
     }
 

@@ -1,30 +1,59 @@
-//! File inventory: the contents of a file other than rows: its position, slots and counters, and
-//! undeclared tables.
+//! File inventory: the contents of a file other than rows: its position, slots, moves and counters,
+//! and undeclared tables.
 //!
-//! **Not here:** the rows (`audit/rows`), the tables' declarations (`audit`, `audit/replicas`).
+//! **Not here:** the rows (`audit/rows`), the tables' declarations (`audit`, `audit/replicas`), the
+//! owners of slots that move (`audit/moving_slots`).
 
 use std::collections::BTreeMap;
 
+use diesel::QueryResult;
 use model::table::Table;
+use moves::identity::MoveId;
 
 use super::super::OpenError;
 use super::super::node_view::{NodeView, Standing};
 use super::super::offline_view::NodeFile;
+use super::super::stored_move::StoredMove;
 use super::super::timeline::VERSIONS_LEFT_OUT;
 use super::rows::Scan;
 use super::{Audit, Discrepancy, is_declared};
+
+/// State of a slot that is in a move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MovingState {
+    pub(super) id: MoveId,
+    pub(super) state: Option<String>,
+}
 
 /// Contents of one file other than its rows.
 pub(super) struct FileInventory {
     pub(super) standing: Standing,
     strange: Vec<String>,
     slots: BTreeMap<u16, String>,
+    moves: Vec<StoredMove>,
 }
 
 impl FileInventory {
     pub(super) fn read(node: &mut NodeView) -> Result<Self, OpenError> {
         let (standing, strange) = (node.standing()?, node.strange_tables()?);
-        Ok(Self { standing, strange, slots: node.slots()?.into_iter().collect() })
+        let slots = node.slots()?.into_iter().collect();
+        Ok(Self { standing, strange, slots, moves: node.moves()? })
+    }
+
+    /// Returns the slots that are in a move, each with its move and its state.
+    ///
+    /// # Errors
+    /// A row of a move cannot be read.
+    pub(super) fn moving(&self) -> QueryResult<BTreeMap<u16, MovingState>> {
+        let mut moving = BTreeMap::new();
+        for row in &self.moves {
+            let id = row.move_id()?;
+            for slot in row.slots()?.iter().map(|slot| slot.number()) {
+                let state = self.slots.get(&slot).cloned();
+                moving.insert(slot, MovingState { id, state });
+            }
+        }
+        Ok(moving)
     }
 
     /// Returns true if rows of the slot are foreign: it has moved away, or is being copied to the
@@ -34,11 +63,19 @@ impl FileInventory {
         state.is_some_and(|state| state == "moved" || state == "importing")
     }
 
-    /// Checks the file of a primary, whose slots must be those of the shard map.
-    pub(super) fn check(&self, audit: &Audit<'_>, file: &NodeFile) {
+    /// Checks the file of a primary, whose slots must be those of the shard map, except those that
+    /// are in a move.
+    pub(super) fn check(
+        &self,
+        audit: &Audit<'_>,
+        file: &NodeFile,
+        moving: &BTreeMap<u16, MovingState>,
+    ) {
         self.find_strange(audit, file);
         let mut known = self.slots.clone();
-        for slot in audit.view.map.slots_of(file.shard) {
+        known.retain(|slot, _| !moving.contains_key(slot));
+        let expected = audit.view.map.slots_of(file.shard);
+        for slot in expected.filter(|slot| !moving.contains_key(slot)) {
             let state = known.remove(&slot);
             if !is_owned(state.as_deref()) {
                 let what = told_of(slot, state.as_deref());
@@ -70,6 +107,11 @@ impl FileInventory {
             }
             let expected = format!("{}, as on the primary", state_name(state(primary).as_deref()));
             audit.find(audit.about(file, what, &expected));
+            same = false;
+        }
+        if self.moves != primary.moves {
+            let what = "its rows of moves are others";
+            audit.find(audit.about(file, what, "those of the primary"));
             same = false;
         }
         let (own, expected) = (self.standing.version, primary.standing.version);
@@ -128,7 +170,7 @@ impl FileInventory {
 
 /// Returns true if a shard owns slots of this state. A fence keeps their writes waiting, but not
 /// for long.
-fn is_owned(state: Option<&str>) -> bool {
+pub(super) fn is_owned(state: Option<&str>) -> bool {
     matches!(state, Some("owned" | "fenced"))
 }
 
@@ -136,6 +178,6 @@ fn state_name(state: Option<&str>) -> &str {
     state.unwrap_or("missing")
 }
 
-fn told_of(slot: u16, state: Option<&str>) -> String {
+pub(super) fn told_of(slot: u16, state: Option<&str>) -> String {
     format!("slot {slot} is {} in the shard's tessera_slots", state_name(state))
 }

@@ -19,7 +19,7 @@ use super::super::log::{self, Line};
 use super::super::node_view::NodeView;
 use super::super::offline_view::NodeFile;
 use super::super::row_hash::key_hash;
-use super::super::slot_line;
+use super::super::{move_line, slot_line};
 use super::file_inventory::FileInventory;
 use super::rows::{LeftOut, Scan, SlotSum, slot_rows};
 use super::{Audit, Discrepancy, is_declared};
@@ -139,7 +139,7 @@ impl<'a> Replicas<'a> {
                 if matches!(slot_line::logged(&entry.changes), Ok(Some(_))) {
                     continue;
                 }
-                for line in log::lines(&entry.changes) {
+                for line in log::lines(move_line::row_lines(&entry.changes)) {
                     let Ok(Line { table, key, .. }) = Line::parse(line) else { return Ok(false) };
                     let of_table = match self.left_out.get_mut(&*table) {
                         Some(of_table) => of_table,

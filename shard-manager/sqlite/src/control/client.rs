@@ -8,9 +8,11 @@ use std::net::Shutdown;
 use std::path::Path;
 
 use engine::access_store::AccessChange;
+use engine::move_view::MoveView;
 use engine::operator_desk::SlotAction;
 use model::slot_set::SlotSet;
 
+use super::move_command::MoveCommand;
 use super::{LOOK, Reply, Request, ShardRequest, connect, is_timeout};
 use crate::backup::Watch;
 use crate::backup::manifest::Manifest;
@@ -63,6 +65,7 @@ pub fn change_access(
         reply @ (Reply::Done { .. }
         | Reply::SlotsChanged { .. }
         | Reply::ShardChanged { .. }
+        | Reply::Moves { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
     }
@@ -90,6 +93,7 @@ pub fn change_slots(
         Reply::SlotsChanged { slots } => Ok(slots),
         reply @ (Reply::Done { .. }
         | Reply::ShardChanged { .. }
+        | Reply::Moves { .. }
         | Reply::Changed { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
@@ -108,6 +112,25 @@ pub fn change_shards(data_dir: &Path, change: ShardRequest) -> Result<(), Contro
         reply @ (Reply::Done { .. }
         | Reply::Changed { .. }
         | Reply::SlotsChanged { .. }
+        | Reply::Moves { .. }
+        | Reply::Refused { .. }
+        | Reply::Error { .. }
+        | Reply::Step(_)) => Err(failure(reply)),
+    }
+}
+
+/// Changes or reads moves of slots, and returns those that the request is about.
+///
+/// # Errors
+/// [`ControlError`].
+pub fn command_moves(data_dir: &Path, command: MoveCommand) -> Result<Vec<MoveView>, ControlError> {
+    let watch = Watch { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &Request::Moves(command), &watch)? {
+        Reply::Moves { moves } => Ok(moves),
+        reply @ (Reply::Done { .. }
+        | Reply::Changed { .. }
+        | Reply::SlotsChanged { .. }
+        | Reply::ShardChanged { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
@@ -129,6 +152,7 @@ pub fn ask(
         reply @ (Reply::Changed { .. }
         | Reply::SlotsChanged { .. }
         | Reply::ShardChanged { .. }
+        | Reply::Moves { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
@@ -143,6 +167,7 @@ fn failure(reply: Reply) -> ControlError {
         | Reply::Changed { .. }
         | Reply::SlotsChanged { .. }
         | Reply::ShardChanged { .. }
+        | Reply::Moves { .. }
         | Reply::Refused { .. }
         | Reply::Step(_) => ControlError::Broken(io::ErrorKind::InvalidData.into()),
     }
@@ -183,6 +208,7 @@ fn exchange(data_dir: &Path, request: &Request, watch: &Watch<'_>) -> Result<Rep
                 | Reply::Changed { .. }
                 | Reply::SlotsChanged { .. }
                 | Reply::ShardChanged { .. }
+                | Reply::Moves { .. }
                 | Reply::Refused { .. }) => return Ok(last),
             }
         }

@@ -220,7 +220,7 @@ impl<'d> RowSender<'d> {
         (number, rows): (ShardNumber, Vec<BulkRow>),
     ) -> WrittenPart {
         let Self { data, kind, options } = self;
-        match data.manager.shard(number) {
+        match data.manager.shards().find(number) {
             Some(shard) if kind.is_atomic => write_request(&shard, rows, options, kind).await,
             Some(shard) => write_by_lane(&shard, rows, options, kind).await,
             // A shard that has retired owns no slots.

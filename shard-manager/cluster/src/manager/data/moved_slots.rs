@@ -33,7 +33,7 @@ pub(super) async fn learn(
 /// Returns a position of a shard that is at or after every change of its slots; `None` if its
 /// primary does not answer in time.
 async fn position_of(data: Data<'_>, number: ShardNumber, deadline: Instant) -> Option<Position> {
-    let shard = data.manager.shard(number)?;
+    let shard = data.manager.shards().find(number)?;
     let until = deadline.min(Instant::now() + POSITION_MAX);
     let position = shard.primary().position(until).await;
     let unknown = |error: &Error| tracing::debug!(?number, %error, "no position of a shard");

@@ -240,7 +240,7 @@ impl RowReader<'_> {
         }
         // A shard that has retired owns no slots.
         let refused = || Error::SlotRefused(SlotRefusal::absent(place.slot));
-        let shard = self.data.manager.shard(place.shard).ok_or_else(refused)?;
+        let shard = self.data.manager.shards().find(place.shard).ok_or_else(refused)?;
         let requirements = self.requirements((place.shard, &shard), self.options.deadline).await?;
         self.read_key((query, key), (place, &shard), &requirements).await
     }

@@ -171,7 +171,7 @@ impl Settlement<'_> {
                 redirect.or(newer).filter(|next| *next != shard)?
             }
         };
-        manager.shard(next).map(|_| next)
+        manager.shards().find(next).map(|_| next)
     }
 
     /// Sends the rows that need no wait. The rows of a transaction go together.
@@ -197,7 +197,7 @@ impl Settlement<'_> {
     async fn wait(&mut self, parts: &mut ShardParts) {
         let manager = self.sender.data.manager;
         let number = self.waiting[0].row.place.shard;
-        let Some(shard) = manager.shard(number) else {
+        let Some(shard) = manager.shards().find(number) else {
             // It has retired, and a map that names another owner is on its way.
             tokio::time::sleep(LOOK).await;
             self.hops = 0;

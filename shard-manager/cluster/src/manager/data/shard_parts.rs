@@ -28,7 +28,7 @@ impl ShardParts {
             Entry::Occupied(entry) => {
                 let known = entry.into_mut();
                 known.rows.extend(part.rows);
-                let open = manager.shard(shard);
+                let open = manager.shards().find(shard);
                 let holds = |one| {
                     let history = |shard: &crate::shard::Shard| {
                         shard.replication.timeline().history().holds(one)

@@ -1,5 +1,5 @@
-//! Faults that each rule prevents: with all rules the scenario holds, and without one of them the
-//! simulation finds its fault.
+//! Without a rule: the fault that each rule prevents appears in a simulation that lacks the rule.
+//! The name of a test is that of the fault. With all rules the same scenario and seed hold.
 
 use super::coverage::CoverageSum;
 use super::reader_rules::ReaderRule;
@@ -15,9 +15,9 @@ const APPEARS: u64 = 50_000;
 
 const REPLAY: &str = "MOVES_SEED=<seed> cargo test -p moves <name of this test> -- --nocapture";
 
-/// Asserts that the scenario holds, that one of these faults appears in the broken one, and that
-/// the whole scenario holds with the same seed. The search begins with the first seed: a rare fault
-/// has one that is near a seed which finds it.
+/// Asserts that the scenario holds with all rules, that one of these violations appears in the
+/// scenario that lacks a rule, and that its seed holds with all rules. The search for the violation
+/// begins at the seed `first`, which for a rare fault is near one that is known to find it.
 fn check(first: u64, scenario: Scenario, broken: Scenario, expected: &[Violation]) {
     if let Some(seed) = number("MOVES_SEED") {
         assert_eq!(run(seed, scenario, true).0, None);

@@ -1,0 +1,243 @@
+//! Benchmark of moves of slots: rows of 64 slots move from one shard to another and back, and the
+//! time is compared with that of the bulk write that stored them.
+//!
+//! `-- moves 1000000 3` moves a million rows three times, on files. With one more argument, a file
+//! with the variables of a PostgreSQL cluster (`shard-manager cluster env`), its servers are the
+//! shards. Afterwards clients write at half of the rate that they reach, while a move runs and
+//! while none does.
+
+use std::fmt::Write as _;
+use std::io::Error;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use shard_manager::keyspace::{Keyspace, ShardKey};
+
+use crate::beside::variables;
+use crate::load::median;
+use crate::servers::Router;
+
+/// Slots that move; they belong to the first shard of a new cluster.
+const SLOTS: u16 = 64;
+/// Rows of each shard key.
+const ROWS_OF_A_KEY: usize = 100;
+/// Rows of a request of the bulk write.
+const BULK_ROWS: usize = 10_000;
+/// Clients of the bulk write.
+const BULK_CLIENTS: usize = 4;
+/// Clients that write single rows.
+const CLIENTS: usize = 32;
+/// Time for which they write as fast as they can, and at half of that rate.
+const WRITING: Duration = Duration::from_secs(8);
+
+/// Measures moves.
+pub(crate) fn measure() -> std::io::Result<()> {
+    let after = || std::env::args().skip_while(|argument| argument != "moves").skip(1);
+    let mut numbers = after().filter_map(|argument| argument.parse::<usize>().ok());
+    let (rows, moves) = (numbers.next().unwrap_or(1_000_000), numbers.next().unwrap_or(3));
+    let file = after().find(|argument| argument.parse::<usize>().is_err());
+    let variables = variables(file)?;
+    let dir = tempfile::tempdir()?;
+    let router = Router::start_with(dir.path(), &["--operate"], &variables)?;
+    let keys = moving_keys(rows / ROWS_OF_A_KEY);
+    let stored = store(&router.url, &keys)?;
+    println!("{rows} rows in {SLOTS} slots: bulk write {:.2} s", stored.as_secs_f64());
+    let before = router.resident_mib();
+    let (mut copied, mut owned, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    for number in 0..moves {
+        let (from, to) = if number % 2 == 0 { (1, 2) } else { (2, 1) };
+        let moved = carry_out(&router.url, from, to)?;
+        copied.push(moved.verifying.unwrap_or(moved.owned).as_secs_f64());
+        owned.push(moved.owned.as_secs_f64());
+        held.push(moved.held_ms);
+    }
+    let (copied, owned) = (median(&mut copied), median(&mut owned));
+    let stored = stored.as_secs_f64();
+    println!("until compared {copied:.2} s   {:.2} of the bulk write", copied / stored);
+    println!("until owned    {owned:.2} s   {:.2} of the bulk write", owned / stored);
+    println!(
+        "writes waited at most {:.0} ms (median), {:.0} ms (highest)",
+        median(&mut held),
+        highest(&held)
+    );
+    println!("resident {before} MiB before, {} MiB after", router.resident_mib());
+    write_beside(&router.url, &keys)
+}
+
+/// Times of a move, from its beginning.
+struct Moved {
+    verifying: Option<Duration>,
+    owned: Duration,
+    held_ms: f64,
+}
+
+/// Moves the slots, and waits until the copy on the source is deleted.
+fn carry_out(url: &str, from: u16, to: u16) -> std::io::Result<Moved> {
+    let last = SLOTS - 1;
+    let slots = json!([[0, last]]);
+    let order = json!({"slots": slots, "from": format!("shard{from}"), "to": format!("shard{to}")});
+    let began = Instant::now();
+    let begun = post(&format!("{url}/api/moves"), &order)?;
+    let path = format!("{url}/api/moves/{}", begun["id"].as_str().unwrap_or_default());
+    let mut verifying = None;
+    let kept = loop {
+        let shown = get(&path)?;
+        if shown["phase"] == "verifying" {
+            verifying.get_or_insert_with(|| began.elapsed());
+        }
+        if shown["phase"] == "keeping" {
+            break shown;
+        }
+        if !shown["ended_at"].is_null() {
+            return Err(Error::other(format!("the move has ended: {shown}")));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let owned = began.elapsed();
+    post(&format!("{path}/settle"), &json!({}))?;
+    while get(&path)?["ended_at"].is_null() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(Moved { verifying, owned, held_ms: kept["longest_hold_ms"].as_f64().unwrap_or(0.0) })
+}
+
+/// Returns keys of the slots that move.
+fn moving_keys(count: usize) -> Vec<String> {
+    let keyspace = Keyspace::Hash;
+    let is_moving = |key: &String| {
+        let slot = ShardKey::parse(key).ok().and_then(|key| keyspace.slot_of(key).ok());
+        slot.is_some_and(|slot| slot.number() < SLOTS)
+    };
+    (0_u64..).map(|n| format!("user_{n}")).filter(is_moving).take(count).collect()
+}
+
+/// Stores the rows of all keys, and returns the time that it took.
+fn store(url: &str, keys: &[String]) -> std::io::Result<Duration> {
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let share = keys.len().div_ceil(BULK_CLIENTS);
+        let clients = keys.chunks(share).map(|keys| scope.spawn(|| store_keys(url, keys)));
+        let clients: Vec<_> = clients.collect();
+        clients
+            .into_iter()
+            .try_for_each(|client| client.join().map_err(|_| Error::other("a client failed"))?)
+    })?;
+    Ok(began.elapsed())
+}
+
+fn store_keys(url: &str, keys: &[String]) -> std::io::Result<()> {
+    for keys in keys.chunks(BULK_ROWS / ROWS_OF_A_KEY) {
+        let mut body = String::new();
+        for (key, number) in keys.iter().flat_map(|key| (0..ROWS_OF_A_KEY).map(move |n| (key, n))) {
+            let row =
+                json!({"order_id": format!("{key}_{number}"), "user_id": key, "amount": number});
+            let _ = writeln!(body, "{row}");
+        }
+        let sent = ureq::post(format!("{url}/api/bulk-write?table=orders"));
+        let sent = sent.header("content-type", "application/x-ndjson").send(body);
+        let mut reply = sent.map_err(Error::other)?;
+        let report: String = reply.body_mut().read_to_string().map_err(Error::other)?;
+        if report.contains("\"rejected\"") {
+            return Err(Error::other(report));
+        }
+    }
+    Ok(())
+}
+
+/// Writes single rows at half of the highest rate, while no move runs and while one does.
+fn write_beside(url: &str, keys: &[String]) -> std::io::Result<()> {
+    let peak = write(url, keys, None, &|| Ok(()))?;
+    let rate = peak.len() as f64 / WRITING.as_secs_f64() / 2.0;
+    let before = write(url, keys, Some(rate), &|| Ok(()))?;
+    let during = write(url, keys, Some(rate), &|| carry_out(url, 2, 1).map(drop))?;
+    println!(
+        "{rate:.0} writes a second, half of the highest rate, to all shards; p99 and longest:"
+    );
+    for (kind, name) in ["slots that move", "the rest"].iter().enumerate() {
+        let [before, during] = [&before, &during].map(|times| quantiles(times, kind));
+        println!(
+            "{name:<16} before {:.1} and {:.1} ms, during {:.1} and {:.1} ms   {:.2} of before",
+            before.0,
+            before.1,
+            during.0,
+            during.1,
+            during.0 / before.0
+        );
+    }
+    Ok(())
+}
+
+/// Writes for a time, at a rate in writes a second if one is given, while something else is done,
+/// and returns the milliseconds of each write: `0` for the slots that move, `1` for others. A write
+/// that falls behind the rate is measured from the time at which it was due.
+fn write(
+    url: &str,
+    keys: &[String],
+    rate: Option<f64>,
+    beside: &dyn Fn() -> std::io::Result<()>,
+) -> std::io::Result<Vec<(usize, f64)>> {
+    let (times, is_over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
+    let client = |client: usize| -> std::io::Result<()> {
+        let agent = ureq::Agent::new_with_defaults();
+        let began = Instant::now();
+        let mut own = Vec::new();
+        for number in 0_usize.. {
+            let due = rate.map_or_else(Instant::now, |rate| {
+                began + Duration::from_secs_f64((number * CLIENTS + client) as f64 / rate)
+            });
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if is_over.load(Ordering::Acquire) {
+                break;
+            }
+            let kind = number % 2;
+            let key = match kind {
+                0 => keys[(number * CLIENTS + client) % keys.len()].clone(),
+                _ => format!("other_{}", (number * CLIENTS + client) % 10_000),
+            };
+            let row = json!({"table": "users", "op": "upsert", "data":
+                {"user_id": key, "name": "n", "email": "e@example.com"}});
+            let sent = agent.post(format!("{url}/api/write")).header("x-shard-key", &key);
+            sent.send_json(row).map_err(Error::other)?;
+            own.push((kind, due.elapsed().as_secs_f64() * 1e3));
+        }
+        times.lock().map_err(|_| Error::other("a client failed"))?.append(&mut own);
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || client(n))).collect();
+        let began = Instant::now();
+        let done = beside();
+        std::thread::sleep(WRITING.saturating_sub(began.elapsed()));
+        is_over.store(true, Ordering::Release);
+        for client in clients {
+            client.join().map_err(|_| Error::other("a client failed"))??;
+        }
+        done
+    })?;
+    times.into_inner().map_err(|_| Error::other("a client failed"))
+}
+
+/// Returns p99 and highest of the times of a kind.
+fn quantiles(times: &[(usize, f64)], kind: usize) -> (f64, f64) {
+    let mut times: Vec<f64> =
+        times.iter().filter(|(of, _)| *of == kind).map(|(_, time)| *time).collect();
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied();
+    (at(0.99).unwrap_or(0.0), highest(&times))
+}
+
+fn highest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(0.0, f64::max)
+}
+
+fn get(url: &str) -> std::io::Result<Value> {
+    let mut reply = ureq::get(url).call().map_err(Error::other)?;
+    reply.body_mut().read_json().map_err(Error::other)
+}
+
+fn post(url: &str, body: &Value) -> std::io::Result<Value> {
+    let mut reply = ureq::post(url).send_json(body).map_err(Error::other)?;
+    reply.body_mut().read_json().map_err(Error::other)
+}

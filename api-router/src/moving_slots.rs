@@ -1,0 +1,64 @@
+//! Moving slots: the slots of moves that go on, as the catalog listed them a moment ago.
+//!
+//! **Invariant:** the catalog is asked at most once a second, whatever the number of requests, and
+//! a catalog that does not answer holds up one of them, for a moment.
+//! **Not here:** the moves (`shard_manager::manager`).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use shard_manager::engine::move_record::MoveRecord;
+use shard_manager::keyspace::Slot;
+use shard_manager::manager::Manager;
+use shard_manager::slot_set::SlotSet;
+use tokio::time::timeout;
+
+/// Age at which a list is read again.
+const AGE_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for the catalog.
+const ANSWER_MAX: Duration = Duration::from_millis(500);
+
+/// List of the slots that move.
+#[derive(Debug, Default)]
+pub struct MovingSlots {
+    seen: Mutex<SeenMoves>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct SeenMoves {
+    /// Time at which the catalog was asked.
+    asked: Option<Instant>,
+    /// Slots and identity of each move.
+    moves: Arc<[(SlotSet, String)]>,
+}
+
+impl MovingSlots {
+    /// Returns the identity of the move that has a slot, if it was listed.
+    pub async fn move_of(&self, manager: &Manager, slot: Slot) -> Option<String> {
+        if self.takes_turn() {
+            // The catalog may be away: the list stays as it is.
+            if let Ok(Ok(records)) = timeout(ANSWER_MAX, manager.moves().list()).await {
+                self.store(&records);
+            }
+        }
+        let moves = Arc::clone(&self.seen.lock().unwrap_or_else(PoisonError::into_inner).moves);
+        let found = moves.iter().find(|(slots, _)| slots.contains(slot));
+        found.map(|(_, name)| name.clone())
+    }
+
+    /// Returns true if this request is the one that asks the catalog.
+    fn takes_turn(&self) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_old = seen.asked.is_none_or(|asked| asked.elapsed() >= AGE_MAX);
+        if is_old {
+            seen.asked = Some(Instant::now());
+        }
+        is_old
+    }
+
+    fn store(&self, records: &[MoveRecord]) {
+        let open = records.iter().filter(|record| !record.phase.has_ended());
+        let moves = open.map(|record| (record.new.slots.clone(), record.name())).collect();
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).moves = moves;
+    }
+}

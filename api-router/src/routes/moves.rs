@@ -1,0 +1,240 @@
+//! `/api/moves`: slots move from one shard to another while rows are read and written. Served to
+//! callers with the scope `operate`; without access control, moves are begun and ordered with
+//! `--operate` only.
+//!
+//! **Not here:** the steps of a move (`shard_manager::manager`), the members of a body that begins
+//! one (`draft`).
+
+mod draft;
+
+use std::time::Instant;
+
+use actix_web::http::header::LOCATION;
+use actix_web::web::{Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse, get, post};
+use serde::Serialize;
+use shard_manager::engine::move_catalog::MoveListError;
+use shard_manager::engine::move_record::{MoveOrder, MoveRecord, parse_move_name};
+use shard_manager::engine::move_view::{MoveView, RETRY};
+use shard_manager::manager::MovesError;
+use shard_manager::moves::identity::MoveId;
+use utoipa::ToSchema;
+
+use self::draft::{NewMoveRequest, draft};
+use crate::app::App;
+use crate::headers::{
+    check_content_type, deadline, expected_epoch, refuse_conditions, refuse_row_headers,
+};
+use crate::problem::{Code, Problem};
+use crate::query::Parameters;
+use crate::response_headers::{MoveLookupRefusals, MoveRefusals};
+
+/// Largest body: each slot of a move by itself, and names.
+const BODY_BYTES_MAX: usize = 16 << 10;
+
+/// A move.
+#[derive(ToSchema)]
+#[schema(as = Move, example = json!({
+    "id": "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e", "slots": "0-63", "slot_count": 64,
+    "from": "shard1", "to": "shard4", "phase": "copying", "goal": "forward", "paused": false,
+    "stalled": false, "rate": 20, "keep": 900, "rows": 120_000, "bytes": 25_165_824,
+    "longest_hold_ms": 0.0, "reason": null, "began_at": "2026-11-24T12:00:00.000Z",
+    "changed_at": "2026-11-24T12:00:07.000Z", "owned_at": null, "ended_at": null,
+    "actions": ["pause", "cancel"]
+}))]
+#[expect(dead_code, reason = "describes the answer, which shard_manager writes")]
+pub struct MoveAnswer {
+    /// Identity, a UUID.
+    id: String,
+    /// Slots, as ranges.
+    slots: String,
+    /// Number of slots.
+    slot_count: usize,
+    /// Name of the shard that owned them first.
+    from: String,
+    /// Name of the shard that is to own them.
+    to: String,
+    /// `planned`, `preparing`, `copying`, `following`, `verifying`, `fencing`, `activating`,
+    /// `keeping` (the target owns the slots, and the source is kept for a rollback), `cleaning`, or
+    /// how it has ended: `done`, `cancelled`, `rolled_back`, `failed`.
+    phase: String,
+    /// `forward`, `back` (it was cancelled or is rolled back) or `settle` (the source is not kept
+    /// any longer).
+    goal: String,
+    /// True if it rests on an order.
+    paused: bool,
+    /// True if nothing has changed for a minute although it does not rest.
+    stalled: bool,
+    /// Highest rate of the copy in MiB/s; null without a limit.
+    #[schema(required)]
+    rate: Option<u32>,
+    /// Seconds for which the source is kept.
+    keep: u64,
+    /// Rows that were copied, and copied again.
+    rows: u64,
+    /// Bytes of these rows.
+    bytes: u64,
+    /// Longest time in milliseconds for which writes of the slots waited; 0 before they have.
+    longest_hold_ms: f64,
+    /// Reason why it waits or has ended; null if there is none.
+    #[schema(required)]
+    reason: Option<String>,
+    /// Time at which it was ordered: RFC 3339.
+    began_at: String,
+    /// Time of its last change.
+    changed_at: String,
+    /// Time at which the target began to own the slots; null before.
+    #[schema(required)]
+    owned_at: Option<String>,
+    /// Time at which it ended; null before.
+    #[schema(required)]
+    ended_at: Option<String>,
+    /// Orders that it takes now.
+    actions: Vec<String>,
+}
+
+/// Moves of a cluster.
+#[derive(Serialize, ToSchema)]
+pub struct MovesAnswer {
+    /// Always true.
+    success: bool,
+    /// The moves, the latest first: all that go on, and the last ones that have ended.
+    #[schema(value_type = Vec<MoveAnswer>)]
+    moves: Vec<MoveView>,
+}
+
+/// Begins a move of slots. It goes on if this router ends: another one carries it out.
+#[utoipa::path(
+    tag = "placement",
+    params(
+        ("If-Match" = Option<String>, Header, description = "The epoch that the shard map must have", example = "\"1\""),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+    ),
+    request_body = NewMoveRequest,
+    responses(
+        (status = 202, description = "The move has begun; Location is its path", body = MoveAnswer),
+        MoveRefusals,
+    )
+)]
+#[post("/api/moves")]
+pub(crate) async fn begin_move(
+    app: Data<App>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let headers = request.headers();
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    refuse_row_headers(headers)?;
+    let epoch = expected_epoch(headers)?;
+    check_content_type(headers)?;
+    let deadline = Instant::now() + deadline(headers)?;
+    let (body, _share) = app.read_body(&request, payload, BODY_BYTES_MAX, deadline).await?;
+    let draft = draft(&body)?;
+    let begun = app.manager.moves().begin_draft(&draft, epoch, deadline).await?;
+    Ok(accepted(&app, &begun))
+}
+
+/// Lists the moves that go on, and the last ones that have ended.
+#[utoipa::path(
+    tag = "placement",
+    params(("state" = Option<String>, Query, description = "open: only those that go on; ended: only the others", example = "open")),
+    responses((status = 200, description = "The moves", body = MovesAnswer), MoveLookupRefusals)
+)]
+#[get("/api/moves")]
+pub(crate) async fn list_moves(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let parameters = Parameters::parse(request.query_string())?;
+    parameters.check_names(&["state"])?;
+    let wants_ended = match parameters.single("state")? {
+        None => None,
+        Some("open") => Some(false),
+        Some("ended") => Some(true),
+        Some(_) => return Err(Problem::new(Code::TSR100, "state must be open or ended")),
+    };
+    let moves = app.manager.moves();
+    let records = moves.list().await?;
+    let is_wanted = |record: &&MoveRecord| {
+        wants_ended.is_none_or(|wants_ended| wants_ended == record.phase.has_ended())
+    };
+    let views = records.iter().filter(is_wanted).map(|record| moves.view(record));
+    Ok(HttpResponse::Ok().json(MovesAnswer { success: true, moves: views.collect() }))
+}
+
+/// Shows a move.
+#[utoipa::path(
+    tag = "placement",
+    params(("id" = String, Path, description = "The move", example = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e")),
+    responses((status = 200, description = "The move", body = MoveAnswer), MoveLookupRefusals)
+)]
+#[get("/api/moves/{id}")]
+pub(crate) async fn find_move(
+    app: Data<App>,
+    id: Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let moves = app.manager.moves();
+    let record = moves.get(identity(&id)?).await?;
+    Ok(HttpResponse::Ok().json(moves.view(&record)))
+}
+
+/// Gives an order for a move.
+///
+/// `pause`: it rests, and nothing is undone. `resume`: it goes on. `cancel`, before the target owns
+/// the slots: the copy is deleted. `rollback`, afterwards: the slots go back with all later writes.
+/// `settle`: the source is not kept any longer. `retry`, once it was cancelled, rolled back or has
+/// failed: a new move with the same description begins, which is the answer.
+#[utoipa::path(
+    tag = "placement",
+    params(
+        ("id" = String, Path, description = "The move", example = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e"),
+        ("order" = String, Path, description = "pause, resume, cancel, rollback, settle or retry", example = "pause"),
+        ("If-Match" = Option<String>, Header, description = "For retry: the epoch that the shard map must have", example = "\"1\""),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+    ),
+    responses(
+        (status = 200, description = "The move after the order", body = MoveAnswer),
+        (status = 202, description = "The move that begins again; Location is its path", body = MoveAnswer),
+        MoveRefusals,
+    )
+)]
+#[post("/api/moves/{id}/{order}")]
+pub(crate) async fn order_move(
+    app: Data<App>,
+    path: Path<(String, String)>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let headers = request.headers();
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    refuse_row_headers(headers)?;
+    let deadline = Instant::now() + deadline(headers)?;
+    let (id, order) = path.into_inner();
+    let moves = app.manager.moves();
+    if order == RETRY {
+        let epoch = expected_epoch(headers)?;
+        let begun = moves.retry(identity(&id)?, epoch, deadline).await?;
+        return Ok(accepted(&app, &begun));
+    }
+    let order = MoveOrder::parse(&order).ok_or_else(no_such_order)?;
+    refuse_conditions(headers)?;
+    let record = moves.order(identity(&id)?, order).await?;
+    Ok(HttpResponse::Ok().json(moves.view(&record)))
+}
+
+fn identity(name: &str) -> Result<MoveId, MovesError> {
+    parse_move_name(name).ok_or_else(|| MoveListError::NoMove.into())
+}
+
+fn no_such_order() -> Problem {
+    let orders = MoveOrder::ALL.map(MoveOrder::name).join(", ");
+    Problem::new(Code::TSR111, "there is no such order for a move")
+        .hint(format!("a move takes these orders: {orders}, {RETRY}"))
+}
+
+fn accepted(app: &App, record: &MoveRecord) -> HttpResponse {
+    let view = app.manager.moves().view(record);
+    let location = (LOCATION, format!("/api/moves/{}", view.id));
+    HttpResponse::Accepted().insert_header(location).json(view)
+}

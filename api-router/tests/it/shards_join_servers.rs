@@ -1,0 +1,134 @@
+//! Tests of databases of PostgreSQL that join a cluster with two routers.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::backend::{ask_primary, not_on_citus, servers_only, url_of};
+use crate::client::refusal;
+use crate::folders;
+use crate::harness::{Reply, Router, eventually};
+
+const FLAGS: &[&str] = &["--replicas", "0", "--operate"];
+const HEADERS: [(&str, &str); 2] =
+    [("x-deadline-ms", "60000"), ("content-type", "application/json")];
+const WHY: &str = "its shards are databases";
+
+/// An empty database on the server of a cluster. Dropped with its value.
+struct NewDatabase<'d> {
+    data: &'d Path,
+    name: String,
+}
+
+impl<'d> NewDatabase<'d> {
+    fn create(data: &'d Path) -> Self {
+        static CREATED: AtomicU32 = AtomicU32::new(0);
+        let number = CREATED.fetch_add(1, Ordering::Relaxed);
+        let name = format!("new_shard_{}_{number}", std::process::id());
+        ask_primary(data, 0, &format!("CREATE DATABASE {name}"));
+        Self { data, name }
+    }
+
+    /// Returns the URL without user and password.
+    fn url(&self) -> String {
+        format!("postgres://{}/{}", host(self.data), self.name)
+    }
+}
+
+impl Drop for NewDatabase<'_> {
+    fn drop(&mut self) {
+        ask_primary(self.data, 0, &format!("DROP DATABASE {} WITH (FORCE)", self.name));
+    }
+}
+
+/// Returns host and port of the server of a cluster.
+fn host(data: &Path) -> String {
+    let url = url_of(data, 0);
+    let (_, authority) = url.split_once("://").unwrap();
+    let authority = authority.split('/').next().unwrap();
+    authority.rsplit('@').next().unwrap().to_owned()
+}
+
+fn join(router: &Router, name: &str, url: &str) -> Reply {
+    let body = json!({"name": name, "url": url}).to_string();
+    router.send("POST", "/api/shards", &HEADERS, Some(body.as_bytes()))
+}
+
+fn listed(router: &Router, name: &str) -> Option<Value> {
+    let shards = router.get("/api/shards").json()["shards"].clone();
+    shards.as_array().unwrap().iter().find(|shard| shard["shard"] == name).cloned()
+}
+
+#[test]
+fn a_database_joins_through_one_router_and_the_other_follows() {
+    not_on_citus!("Citus distributes rows itself");
+    servers_only!(WHY);
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let routers = [Router::start_in(&data, FLAGS), Router::start_in(&data, FLAGS)];
+    assert_eq!(routers[0].write_user("ada", "Ada").status, 201);
+    let database = NewDatabase::create(&data);
+    for status in [201, 200] {
+        let joined = join(&routers[0], "east", &database.url());
+        assert_eq!(joined.status, status, "{}", joined.text());
+        assert_eq!(joined.json()["state"], "serving");
+    }
+    for (router, status) in routers.iter().zip([201, 200]) {
+        eventually("the shard is known", || {
+            listed(router, "east").filter(|shard| shard["state"] == "serving")
+        });
+        assert_eq!(router.write_user("bob", "Bob").status, status);
+        let rows = router.send("GET", "/api/read?table=users", &[("x-consistency", "all")], None);
+        assert_eq!(rows.json()["count"], 2, "{}", rows.text());
+    }
+    let third = Router::start_in(&data, FLAGS);
+    assert_eq!(listed(&third, "east").unwrap()["number"], 3);
+    let removed = third.send("DELETE", "/api/shards/east", &HEADERS, None);
+    assert_eq!(removed.json()["state"], "retired", "{}", removed.text());
+    for router in &routers {
+        eventually("the shard has retired", || {
+            listed(router, "east").is_none_or(|shard| shard["state"] == "retired").then_some(())
+        });
+        assert_eq!(router.get("/api/read?table=users").json()["count"], 2);
+    }
+}
+
+#[test]
+fn databases_that_cannot_join_are_refused_and_stay_as_they_are() {
+    not_on_citus!("Citus distributes rows itself");
+    servers_only!(WHY);
+    let folder = folders::temporary();
+    let (data, other) = (folder.path().join("data"), folder.path().join("other"));
+    let router = Router::start_in(&data, FLAGS);
+    drop(Router::start_in(&other, FLAGS));
+    let database = NewDatabase::create(&data);
+    let plain = database.url();
+    let (_, place) = plain.split_once("://").unwrap();
+    let named = |cluster: &Path, shard| {
+        let url = url_of(cluster, shard);
+        let name = url.split('?').next().unwrap().rsplit('/').next().unwrap().to_owned();
+        format!("postgres://{}/{name}", host(cluster))
+    };
+    for (url, status, code) in [
+        (format!("postgres://canary:secret@{place}"), 400, "TSR321"),
+        (format!("postgres://canary@{place}"), 400, "TSR321"),
+        ("mysql://db/app".to_owned(), 400, "TSR321"),
+        (String::new(), 400, "TSR321"),
+        (named(&data, 1), 409, "TSR322"),
+        (named(&other, 0), 409, "TSR322"),
+        ("postgres://127.0.0.1:1/app".to_owned(), 409, "TSR325"),
+        (format!("postgres://{}/nowhere", host(&data)), 409, "TSR324"),
+    ] {
+        let reply = join(&router, "east", &url);
+        let (found, said, _) = refusal(&reply);
+        assert_eq!((found, &*said), (status, code), "{url}: {}", reply.text());
+        assert!(!reply.text().contains("secret"), "{}", reply.text());
+    }
+    assert!(listed(&router, "east").is_none());
+    let schemas = "SELECT count(*)::text FROM pg_namespace WHERE nspname = 'tessera'";
+    let url = url_of(&data, 0);
+    let base = url.split('?').next().unwrap().rsplit_once('/').unwrap().0;
+    let at = format!("{base}/{}", database.name);
+    assert_eq!(crate::databases::query(&at, schemas), ["0"], "nothing was made there");
+}

@@ -1,0 +1,374 @@
+//! Slot moves: begins, cancels and rolls back moves of slots over the router's HTTP interface,
+//! while other faults go on.
+//!
+//! **Invariant:** a move that is not refused stays with the router: whether it ends well is known
+//! at the end of the run only.
+//! **Not here:** the times of the moves (`schedule`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hyper::Method;
+use loadtest::recorder::Recorder;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::schedule::{Fault, MoveAction, MoveWish, Schedule};
+use super::{LIVENESS, ready};
+use crate::http_client::{Answer, Pool};
+use crate::move_summary::MoveSummary;
+use crate::moving_slots::MovingSlots;
+use crate::random::Random;
+use crate::requests;
+
+/// Moves under way at a time, beside those whose source is only kept.
+const OPEN_MAX: usize = 4;
+/// Longest wait for a move that can be rolled back.
+const KEPT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for the ends of all moves after the last fault.
+const END_MAX: Duration = Duration::from_secs(60);
+/// Pause between two looks at the moves.
+const POLL: Duration = Duration::from_millis(50);
+/// Longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Owners of all slots.
+#[derive(Deserialize)]
+struct ShardMap {
+    ranges: Vec<(u16, u16, String)>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    moves: Vec<SlotMove>,
+}
+
+/// Move as the router shows it.
+#[derive(Clone, Deserialize)]
+pub(super) struct SlotMove {
+    id: String,
+    slots: String,
+    from: String,
+    to: String,
+    phase: String,
+    rows: u64,
+    longest_hold_ms: f64,
+    reason: Option<String>,
+    actions: Vec<String>,
+}
+
+impl SlotMove {
+    fn takes(&self, order: &str) -> bool {
+        self.actions.iter().any(|action| action == order)
+    }
+
+    fn describe(&self) -> String {
+        let Self { id, from, to, phase, .. } = self;
+        let reason = self.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        format!("the move {id} from {from} to {to}, {phase}{reason}")
+    }
+}
+
+/// Moves of a run.
+pub(super) struct SlotMoves {
+    pool: Arc<Pool>,
+    moving: Arc<MovingSlots>,
+    /// Moves that have begun during the run.
+    begun: BTreeSet<String>,
+}
+
+/// Returns an error if slots cannot move because there is one shard only.
+///
+/// # Errors
+/// That, or the router does not answer.
+pub(super) async fn check_shards(pool: &Pool) -> anyhow::Result<()> {
+    let map: ShardMap = get(pool, "/api/shard-map").await?;
+    let owners: BTreeSet<&String> = map.ranges.iter().map(|(_, _, shard)| shard).collect();
+    anyhow::ensure!(
+        owners.len() > 1,
+        "--faults move: slots move between two shards at least, and this cluster has {}: without --cluster add \
+         --router-options \"--shards 2\"",
+        owners.len()
+    );
+    Ok(())
+}
+
+impl SlotMoves {
+    pub(super) fn new(pool: Arc<Pool>, moving: Arc<MovingSlots>) -> Self {
+        Self { pool, moving, begun: BTreeSet::new() }
+    }
+
+    /// Begins moves and rolls moves back, until it is stopped.
+    pub(super) async fn run(
+        mut self,
+        schedule: Schedule,
+        recorder: Arc<Recorder>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Self {
+        for (pause, fault) in schedule {
+            tokio::select! {
+                _ = stopped.changed() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+            // No others are drawn.
+            let Fault::Move { action } = fault else { continue };
+            let described = fault.describe(&[], &[]);
+            recorder.fault(&described);
+            let outcome = match action {
+                MoveAction::Begin(wish) => self.begin(wish).await,
+                MoveAction::RollBack { seed } => self.roll_back(seed).await,
+            };
+            recorder.fault(&format!("over: {described} ({outcome})"));
+        }
+        self
+    }
+
+    /// Begins a move, and cancels it if that is wished. Returns the outcome in words.
+    async fn begin(&mut self, wish: MoveWish) -> String {
+        match self.try_begin(wish).await {
+            Ok(outcome) => outcome,
+            Err(error) => format!("not begun: {error:#}"),
+        }
+    }
+
+    async fn try_begin(&mut self, wish: MoveWish) -> anyhow::Result<String> {
+        ready(&self.pool, LIVENESS).await?;
+        let map: ShardMap = get(&self.pool, "/api/shard-map").await?;
+        let open = self.look().await?;
+        let under_way = open.iter().filter(|open| open.phase != "keeping").count();
+        if under_way >= OPEN_MAX {
+            return Ok(format!("not begun: {under_way} moves are under way"));
+        }
+        let busy: BTreeSet<u16> = open.iter().flat_map(|open| slots_of(&open.slots)).collect();
+        let Some((from, to, slots)) = choose(&map, &busy, &self.moving.with_rows(), wish) else {
+            return Ok("not begun: no slot is free".to_owned());
+        };
+        let wished = json!({"slots": ranges(&slots), "from": from, "to": to, "keep": wish.keep});
+        let answer = self.post("/api/moves", &wished).await?;
+        if answer.status != 202 {
+            return Ok(format!("not begun: {}", refusal(&answer)));
+        }
+        let begun: SlotMove = serde_json::from_slice(&answer.body).context("no move")?;
+        self.begun.insert(begun.id.clone());
+        self.moving.set(&busy.union(&slots).copied().collect());
+        let told = format!("{} from {from} to {to}", begun.id);
+        let Some(after) = wish.cancelled else { return Ok(told) };
+        tokio::time::sleep(after).await;
+        let cancelled = self.order(&begun.id, "cancel").await;
+        Ok(format!("{told}, {}", cancelled.unwrap_or_else(|error| format!("{error:#}"))))
+    }
+
+    /// Rolls a move back as soon as one can be. Returns the outcome in words.
+    async fn roll_back(&mut self, seed: u32) -> String {
+        match self.try_roll_back(seed).await {
+            Ok(outcome) => outcome,
+            Err(error) => format!("not rolled back: {error:#}"),
+        }
+    }
+
+    async fn try_roll_back(&mut self, seed: u32) -> anyhow::Result<String> {
+        ready(&self.pool, LIVENESS).await?;
+        let began = Instant::now();
+        loop {
+            let open = self.look().await?;
+            let kept: Vec<_> = open.iter().filter(|open| open.takes("rollback")).collect();
+            let drawn = Random::of_user(seed.into(), 0).below(kept.len() as u32);
+            if let Some(kept) = kept.get(drawn as usize) {
+                let ordered = self.order(&kept.id, "rollback").await?;
+                return Ok(format!("{}, {ordered}", kept.id));
+            }
+            if began.elapsed() > KEPT_MAX || !open.iter().any(|open| open.takes("cancel")) {
+                return Ok("no move can be rolled back".to_owned());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Ends the time for which sources are kept, waits until no move is under way, and sums up.
+    pub(super) async fn finish(&mut self) -> MoveSummary {
+        let began = Instant::now();
+        let mut left = Ok(Vec::new());
+        while began.elapsed() < END_MAX {
+            left = self.look().await;
+            match &left {
+                Ok(open) if open.is_empty() => break,
+                Ok(open) => {
+                    for kept in open.iter().filter(|open| open.takes("settle")) {
+                        // A move that is ready to be settled stays so.
+                        let _ = self.order(&kept.id, "settle").await;
+                    }
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.moving.set(&BTreeSet::new());
+        let mut summary = MoveSummary::default();
+        match left {
+            Ok(open) => summary.open.extend(open.iter().map(SlotMove::describe)),
+            Err(error) => summary.open.push(format!("the moves are unknown: {error:#}")),
+        }
+        let mut slots = BTreeSet::new();
+        for id in &self.begun {
+            let shown: anyhow::Result<SlotMove> =
+                get(&self.pool, &format!("/api/moves/{id}")).await;
+            match shown {
+                Ok(shown) => {
+                    if shown.phase == "done" || shown.phase == "rolled_back" {
+                        slots.extend(slots_of(&shown.slots));
+                    }
+                    count(&mut summary, &shown);
+                }
+                Err(error) => summary.open.push(format!("the move {id} is unknown: {error:#}")),
+            }
+        }
+        summary.slots = slots.len();
+        summary
+    }
+
+    /// Returns the moves under way, and lets the workload know their slots.
+    async fn look(&mut self) -> anyhow::Result<Vec<SlotMove>> {
+        let listed: Listed = get(&self.pool, "/api/moves?state=open").await?;
+        self.begun.extend(listed.moves.iter().map(|open| open.id.clone()));
+        self.moving.set(&listed.moves.iter().flat_map(|open| slots_of(&open.slots)).collect());
+        Ok(listed.moves)
+    }
+
+    async fn order(&self, id: &str, order: &str) -> anyhow::Result<String> {
+        let answer = self.post(&format!("/api/moves/{id}/{order}"), &json!({})).await?;
+        Ok(match answer.status {
+            200 => format!("{order} ordered"),
+            _ => format!("{order} refused: {}", refusal(&answer)),
+        })
+    }
+
+    async fn post(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<Answer> {
+        let asked = requests::json(Method::POST, path, body);
+        let asked = asked.map_err(|failure| anyhow::anyhow!(failure.detail))?;
+        let answer = self.pool.send(asked, PATIENCE).await;
+        answer.map_err(|failure| anyhow::anyhow!(failure.detail))
+    }
+}
+
+fn count(summary: &mut MoveSummary, shown: &SlotMove) {
+    summary.begun += 1;
+    summary.rows += shown.rows;
+    summary.longest_hold_ms = summary.longest_hold_ms.max(shown.longest_hold_ms);
+    match shown.phase.as_str() {
+        "done" => summary.done += 1,
+        "rolled_back" => summary.rolled_back += 1,
+        "cancelled" => summary.cancelled += 1,
+        "failed" => summary.failed.push(shown.describe()),
+        // Those under way are listed already.
+        _ => {}
+    }
+}
+
+/// Chooses the shards of a move and its slots: half of them with rows of the workload, as far as
+/// there are as many, and others behind one another.
+fn choose<'m>(
+    map: &'m ShardMap,
+    busy: &BTreeSet<u16>,
+    with_rows: &BTreeSet<u16>,
+    wish: MoveWish,
+) -> Option<(&'m str, &'m str, BTreeSet<u16>)> {
+    let mut random = Random::of_user(wish.seed.into(), 0);
+    let mut owned: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
+    for (first, last, shard) in &map.ranges {
+        let free = (*first..=*last).filter(|slot| !busy.contains(slot));
+        owned.entry(shard).or_default().extend(free);
+    }
+    let shards: Vec<&str> = owned.keys().copied().collect();
+    let from = random.below(shards.len() as u32);
+    let to = (from + 1 + random.below((shards.len() as u32).saturating_sub(1))) as usize;
+    let (from, to) = (*shards.get(from as usize)?, *shards.get(to % shards.len())?);
+    let free = owned.get(from).filter(|free| !free.is_empty() && from != to)?;
+    let mut used: Vec<u16> = free.iter().copied().filter(|slot| with_rows.contains(slot)).collect();
+    let mut slots = BTreeSet::new();
+    while slots.len() < wish.slots as usize / 2 && !used.is_empty() {
+        slots.insert(used.swap_remove(random.below(used.len() as u32) as usize));
+    }
+    let first = random.below(free.len() as u32) as usize;
+    for slot in free[first..].iter().chain(&free[..first]) {
+        if slots.len() >= wish.slots as usize {
+            break;
+        }
+        slots.insert(*slot);
+    }
+    Some((from, to, slots))
+}
+
+/// Returns slots as text: `0-63,70`.
+fn ranges(slots: &BTreeSet<u16>) -> String {
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for &slot in slots {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(slot) => *last = slot,
+            Some(_) | None => ranges.push((slot, slot)),
+        }
+    }
+    let texts = ranges.iter().map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    texts.collect::<Vec<_>>().join(",")
+}
+
+/// Returns the slots of a text like `0-63,70`.
+fn slots_of(text: &str) -> Vec<u16> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.trim().parse::<u16>().ok()?..=last.trim().parse::<u16>().ok()?)
+    };
+    text.split(',').filter_map(range).flatten().collect()
+}
+
+fn refusal(answer: &Answer) -> String {
+    let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let text = |member: &str| problem[member].as_str().unwrap_or_default().to_owned();
+    format!("{} {} {}", answer.status, text("code"), text("detail"))
+}
+
+async fn get<A: for<'a> Deserialize<'a>>(pool: &Pool, path: &str) -> anyhow::Result<A> {
+    let asked = requests::get(path).map_err(|failure| anyhow::anyhow!(failure.detail))?;
+    let answer = pool.send(asked, PATIENCE).await;
+    let answer = answer.map_err(|failure| anyhow::anyhow!(failure.detail))?;
+    anyhow::ensure!(answer.status == 200, "{path} was answered {}", refusal(&answer));
+    serde_json::from_slice(&answer.body).with_context(|| format!("{path} is not understood"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_written_as_ranges_and_read_again() {
+        let slots = BTreeSet::from([0, 1, 2, 7, 9, 10, 16_383]);
+        assert_eq!(ranges(&slots), "0-2,7,9-10,16383");
+        assert_eq!(slots_of(&ranges(&slots)), slots.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_move_is_of_free_slots_of_one_shard_and_half_of_them_have_rows() {
+        let shard = |name: &str| name.to_owned();
+        let map = ShardMap {
+            ranges: vec![(0, 99, shard("a")), (100, 199, shard("b")), (200, 299, shard("a"))],
+        };
+        let busy: BTreeSet<u16> = (0..10).collect();
+        let with_rows: BTreeSet<u16> = (0..300).step_by(3).collect();
+        for seed in 0..50 {
+            let wish = MoveWish { seed, slots: 32, keep: 0, cancelled: None };
+            let (from, to, slots) = choose(&map, &busy, &with_rows, wish).unwrap();
+            assert!(from != to && slots.len() == 32 && slots.is_disjoint(&busy), "{slots:?}");
+            let is_of = |slot: &u16| ((100..200).contains(slot)) == (from == "b");
+            assert!(slots.iter().all(is_of), "{from}: {slots:?}");
+            assert!(slots.intersection(&with_rows).count() >= 16, "{slots:?}");
+        }
+        let one = ShardMap { ranges: vec![(0, 16_383, shard("a"))] };
+        let wish = MoveWish { seed: 1, slots: 16, keep: 0, cancelled: None };
+        assert!(choose(&one, &busy, &with_rows, wish).is_none());
+    }
+}

@@ -1,0 +1,64 @@
+//! Move summary: the moves of slots of a run, and how they have ended.
+//!
+//! **Not here:** the moves themselves (`chaos`).
+
+/// Words with which the router says that the comparison of both copies has failed.
+const DIFFERS: &str = "differs from its source";
+
+/// Moves of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct MoveSummary {
+    pub(crate) begun: usize,
+    pub(crate) done: usize,
+    pub(crate) rolled_back: usize,
+    pub(crate) cancelled: usize,
+    /// Moves that have failed, with their reasons.
+    pub(crate) failed: Vec<String>,
+    /// Moves that have not ended in time.
+    pub(crate) open: Vec<String>,
+    /// Different slots that have reached another shard.
+    pub(crate) slots: usize,
+    /// Rows that were copied, and copied again.
+    pub(crate) rows: u64,
+    pub(crate) longest_hold_ms: f64,
+}
+
+impl MoveSummary {
+    /// Returns the numbers as a sentence.
+    pub(crate) fn describe(&self) -> String {
+        let Self { begun, done, rolled_back, cancelled, slots, rows, .. } = self;
+        let (failed, open, hold) = (self.failed.len(), self.open.len(), self.longest_hold_ms);
+        format!(
+            "moves: {begun} begun, {done} done, {rolled_back} rolled back, {cancelled} cancelled, {failed} failed, \
+             {open} without an end; {slots} slots moved, {rows} rows copied, writes waited {hold:.1} ms at most"
+        )
+    }
+
+    /// Returns a warning for each move that has not ended as it should.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        let failed = self.failed.iter().filter(|failed| !failed.contains(DIFFERS));
+        let failed = failed.map(|failed| format!("a move has failed: {failed}"));
+        let open = self.open.iter().map(|open| format!("a move has not ended in time: {open}"));
+        failed.chain(open)
+    }
+
+    /// Returns the moves whose copy differed from its source.
+    pub(crate) fn differing(&self) -> impl Iterator<Item = &String> {
+        self.failed.iter().filter(|failed| failed.contains(DIFFERS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_differs_is_no_mere_warning() {
+        let differs = "the move 1 from a to b, failed: the copy of t differs from its source in 2 slots, such as 1, 2";
+        let failed = vec![differs.to_owned(), "the move 2, failed: a row is too large".to_owned()];
+        let summary = MoveSummary { begun: 3, done: 1, failed, ..MoveSummary::default() };
+        assert_eq!(summary.differing().count(), 1);
+        assert_eq!(summary.warnings().count(), 1);
+        assert!(summary.describe().starts_with("moves: 3 begun, 1 done,"));
+    }
+}

@@ -1,0 +1,93 @@
+//! Moving slots: the slots in which the workload has rows, and those slots that move at present.
+//!
+//! While slots move, a share of the operations is on their rows: the rows of the workload are
+//! spread over all slots, so that a move of a few slots would rarely meet them.
+//!
+//! **Invariant:** while no slot moves, no random number is drawn for it, so a seed repeats the same
+//! operations.
+//! **Not here:** the moves (`chaos`), the operations (`verify`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::random::Random;
+
+/// Rows of a slot that are remembered.
+const ROWS_OF_SLOT: usize = 4;
+
+/// Slots of one run.
+#[derive(Debug, Default)]
+pub(crate) struct MovingSlots(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Some rows of each slot; none if only other rows of the workload are in it.
+    rows: BTreeMap<u16, Vec<String>>,
+    moving: Vec<u16>,
+}
+
+impl MovingSlots {
+    /// Remembers the slot of a row.
+    pub(crate) fn note_row(&self, slot: u16, row: &str) {
+        let mut known = self.lock();
+        let rows = known.rows.entry(slot).or_default();
+        if rows.len() < ROWS_OF_SLOT && !rows.iter().any(|known| known == row) {
+            rows.push(row.to_owned());
+        }
+    }
+
+    /// Remembers a slot with rows that [`MovingSlots::draw`] does not return.
+    pub(crate) fn note_slot(&self, slot: u16) {
+        self.lock().rows.entry(slot).or_default();
+    }
+
+    /// Returns the slots that are known to have rows of the workload.
+    pub(crate) fn with_rows(&self) -> BTreeSet<u16> {
+        self.lock().rows.keys().copied().collect()
+    }
+
+    /// Replaces the slots that move.
+    pub(crate) fn set(&self, moving: &BTreeSet<u16>) {
+        self.lock().moving = moving.iter().copied().collect();
+    }
+
+    /// Returns a row of a slot that moves, with this probability in percent.
+    pub(crate) fn draw(&self, random: &mut Random, percent: u32) -> Option<String> {
+        let known = self.lock();
+        if known.moving.is_empty() || random.below(100) >= percent {
+            return None;
+        }
+        let rows: Vec<&String> =
+            known.moving.iter().filter_map(|slot| known.rows.get(slot)).flatten().collect();
+        rows.get(random.below(rows.len() as u32) as usize).map(|row| (*row).clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Each change is one call, so a poisoned lock guards whole values.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rows_of_slots_that_move_are_drawn() {
+        let slots = MovingSlots::default();
+        slots.note_row(3, "a");
+        slots.note_row(3, "a");
+        slots.note_row(4, "b");
+        slots.note_slot(5);
+        assert_eq!(slots.with_rows(), BTreeSet::from([3, 4, 5]));
+        let mut random = Random::of_user(1, 0);
+        let before = random.clone().below(1_000);
+        assert_eq!(slots.draw(&mut random, 100), None);
+        assert_eq!(random.below(1_000), before, "nothing was drawn");
+        slots.set(&BTreeSet::from([3, 5]));
+        for _ in 0..20 {
+            assert_eq!(slots.draw(&mut random, 100).as_deref(), Some("a"));
+        }
+        assert_eq!(slots.draw(&mut random, 0), None);
+    }
+}

@@ -1,0 +1,110 @@
+//! Tests of `--faults move,rollback`: promises are kept while slots move between shards.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::router::{MANAGER, PROGRAM, tester};
+use crate::{found, report, sabotage, text};
+
+/// Mutations of moves, and the checks of which one detects each.
+const BROKEN: [(&str, &[&str]); 6] = [
+    ("no_fence", &["C3", "C6", "C7", "C9"]),
+    ("forget_last_changes", &["C3", "C6", "C7", "C9"]),
+    ("commit_by_clock", &["C3", "C6", "C7", "C9"]),
+    ("copy_forgets_deletes", &["C3", "C7", "moves"]),
+    ("idempotency_stays", &["C1"]),
+    ("version_not_raised", &["C1", "C3"]),
+];
+/// Maximum number of operations until a broken promise is found.
+const OPERATIONS_MAX: u64 = 1_000_000;
+/// Seconds of a run against a mutation.
+const BROKEN_TIME: &str = "6";
+
+/// Returns the command of a run in which slots of the shards of a new router move.
+fn under_moves(router: &std::path::Path, (seed, seconds): (u64, &str), faults: &str) -> Command {
+    let mut command = tester();
+    command.args(["--verify", "--chaos", "--users", "8", "--json", "--faults", faults]);
+    command.args(["--run-time", seconds, "--seed", &seed.to_string(), "--router"]).arg(router);
+    command.args(["--router-options", "--shards 2 --replicas 1"]);
+    command
+}
+
+/// Returns the sentence about the moves of a run.
+pub(crate) fn moves(report: &Value) -> String {
+    let notes = report["verified"]["notes"].as_array().unwrap();
+    let mut notes = notes.iter().filter_map(Value::as_str);
+    notes.find(|note| note.starts_with("moves: ")).unwrap().to_owned()
+}
+
+/// Returns the number before these words.
+pub(crate) fn number(sentence: &str, words: &str) -> u64 {
+    let (before, _) = sentence.split_once(words).unwrap_or_else(|| panic!("{words}: {sentence}"));
+    before.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn assert_kept(output: &Output) -> Value {
+    let report = report(output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    assert!(report["verified"]["operations"].as_u64().unwrap() > 500, "{report:#}");
+    report
+}
+
+#[test]
+fn no_promise_is_broken_while_slots_move_and_return() {
+    let output = under_moves(&PROGRAM, (1, "10"), "move,rollback").output().unwrap();
+    let report = assert_kept(&output);
+    let moves = moves(&report);
+    assert!(number(&moves, " begun") >= 5 && number(&moves, " done") >= 1, "{report:#}");
+    assert!(number(&moves, " rolled back") >= 1, "{report:#}");
+    assert!(number(&moves, " rows copied") >= 1, "{report:#}");
+    assert_eq!(number(&moves, " without an end"), 0, "{report:#}");
+    assert_eq!(number(&moves, " failed"), 0, "{report:#}");
+}
+
+#[test]
+fn no_promise_is_broken_while_the_process_that_moves_slots_is_killed_and_frozen() {
+    let faults = "move,rollback,router-kill,router-freeze,router-restart,fence";
+    let mut command = under_moves(&PROGRAM, (2, "12"), faults);
+    let report = assert_kept(&command.arg("--shard-manager").arg(&*MANAGER).output().unwrap());
+    let moves = moves(&report);
+    assert!(number(&moves, " begun") >= 1, "{report:#}");
+    assert_eq!(number(&moves, " without an end"), 0, "{report:#}");
+}
+
+#[test]
+fn slots_of_a_single_shard_cannot_move() {
+    let mut command = tester();
+    command.args(["--verify", "--chaos", "--faults", "move", "--router"]).arg(&*PROGRAM);
+    let output = command.args(["--router-options", "--shards 1"]).output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("slots move between two shards at least"), "{stderr}");
+}
+
+#[test]
+fn a_broken_promise_about_moves_is_found() {
+    // One after the other: each run moves as many slots as the machine allows.
+    for (switch, checks) in BROKEN {
+        let mut operations = 0;
+        for seed in 1.. {
+            let run = (seed, BROKEN_TIME);
+            let mut command = under_moves(&sabotage::PROGRAM, run, "move,rollback");
+            let output = command.env("TESSERA_SABOTAGE", switch).output().unwrap();
+            let report = report(&output);
+            operations += report["verified"]["operations"].as_u64().unwrap();
+            let found = found(&report);
+            let is_found = found.iter().any(|name| {
+                let check = name.split(' ').next().unwrap();
+                checks.contains(&check)
+            });
+            if is_found {
+                assert_eq!(output.status.code(), Some(1), "{switch}: {report:#}");
+                eprintln!("{switch}: {found:?} in {operations} operations");
+                break;
+            }
+            let in_time = operations <= OPERATIONS_MAX;
+            assert!(in_time, "{switch}: {found:?} in {operations} operations: {report:#}");
+        }
+    }
+}

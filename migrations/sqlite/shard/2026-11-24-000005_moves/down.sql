@@ -1,0 +1,2 @@
+DROP TABLE tessera_move_counts;
+DROP TABLE tessera_moves;

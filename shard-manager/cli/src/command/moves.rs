@@ -1,0 +1,223 @@
+//! `move`: moves of slots from one shard to another, while rows are read and written.
+//!
+//! A router carries a move out: this command begins it, gives it orders and shows it.
+//!
+//! **Invariant:** no command ends a move by its own end.
+//! **Not here:** the way of a request (`place`), the steps of a move (`cluster`).
+
+mod place;
+mod wait;
+
+use clap::{ArgGroup, Args, Subcommand};
+use engine::move_record::MoveOrder;
+use engine::move_view::MoveView;
+use indicatif::{HumanBytes, HumanCount};
+use serde_json::json;
+use sqlite::control::move_command::MoveCommand;
+
+use self::place::MovePlace;
+use super::{ClusterSource, CommandError};
+use crate::terminal::Terminal;
+
+const START_EXAMPLES: &str = "\
+The command returns as soon as the move is listed; `shard-manager move wait` waits for it. Writes
+of the slots wait for a few milliseconds at its end. The source is kept for a while afterwards, so
+that `shard-manager move rollback` takes the slots back with all later writes.
+
+Examples:
+  shard-manager move start --slots 0-63 --to shard4
+  shard-manager move start --key user_123 --to shard4 --rate 20 --url http://127.0.0.1:3000";
+const LIST_EXAMPLES: &str = "\
+Examples:
+  shard-manager move list
+  shard-manager move list --url http://127.0.0.1:3000 --json";
+const ID_EXAMPLE: &str = "\
+`shard-manager move list` shows the ids of the moves.";
+
+/// Operation on moves.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Begins a move of slots to another shard
+    #[command(after_help = START_EXAMPLES)]
+    Start(StartArgs),
+    /// Lists the moves that go on, and the last ones that have ended
+    #[command(after_help = LIST_EXAMPLES)]
+    List(ListArgs),
+    /// Shows a move
+    #[command(after_help = ID_EXAMPLE)]
+    Show(MoveArgs),
+    /// Waits until the target owns the slots, or the move has ended
+    #[command(after_help = wait::EXAMPLES)]
+    Wait(wait::WaitArgs),
+    /// Lets a move rest; nothing is undone
+    #[command(after_help = ID_EXAMPLE)]
+    Pause(MoveArgs),
+    /// Lets a move go on that rests
+    #[command(after_help = ID_EXAMPLE)]
+    Resume(MoveArgs),
+    /// Gives up a move whose target does not own the slots yet
+    #[command(after_help = ID_EXAMPLE)]
+    Cancel(MoveArgs),
+    /// Takes the slots back to the source, with all later writes
+    #[command(after_help = ID_EXAMPLE)]
+    Rollback(MoveArgs),
+    /// Keeps the source no longer: its rows of the slots are deleted
+    #[command(after_help = ID_EXAMPLE)]
+    Settle(MoveArgs),
+    /// Begins a move again that was cancelled, rolled back or has failed
+    #[command(after_help = ID_EXAMPLE)]
+    Retry(MoveArgs),
+}
+
+/// Move that begins, on the command line.
+#[derive(Args, Clone, Debug)]
+#[command(group = ArgGroup::new("what").required(true).args(["slots", "key"]))]
+struct StartArgs {
+    /// Slots and ranges of slots of one shard, 64 at most: 0-63
+    #[arg(long, value_name = "SLOTS")]
+    slots: Option<String>,
+    /// Shard key whose slot moves
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Shard that owns the slots [default: the one that does]
+    #[arg(long, value_name = "SHARD")]
+    from: Option<String>,
+    /// Shard that is to own the slots
+    #[arg(long, value_name = "SHARD")]
+    to: String,
+    /// Highest rate of the copy in MiB/s [default: no limit]
+    #[arg(long, value_name = "MIB")]
+    rate: Option<u32>,
+    /// Seconds for which the source is kept for a rollback [default: 900]
+    #[arg(long, value_name = "SECONDS")]
+    keep: Option<u64>,
+    #[command(flatten)]
+    source: ClusterSource,
+}
+
+/// Moves of a cluster, on the command line.
+#[derive(Args, Clone, Debug)]
+struct ListArgs {
+    #[command(flatten)]
+    source: ClusterSource,
+}
+
+/// Move, on the command line.
+#[derive(Args, Clone, Debug)]
+struct MoveArgs {
+    /// Id of the move
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    source: ClusterSource,
+}
+
+/// Runs the operation.
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
+    match &options.verb {
+        Verb::Start(args) => start(args, terminal),
+        Verb::List(args) => list(args, terminal),
+        Verb::Show(args) => {
+            let shown = MovePlace::of(&args.source)?.show(&args.id)?;
+            Ok(terminal.show(&shown, |_| details(&shown))?)
+        }
+        Verb::Wait(args) => wait::run(args, terminal),
+        Verb::Pause(args) => order(args, MoveOrder::Pause, terminal),
+        Verb::Resume(args) => order(args, MoveOrder::Resume, terminal),
+        Verb::Cancel(args) => order(args, MoveOrder::Cancel, terminal),
+        Verb::Rollback(args) => order(args, MoveOrder::Rollback, terminal),
+        Verb::Settle(args) => order(args, MoveOrder::Settle, terminal),
+        Verb::Retry(args) => {
+            let retried = MoveCommand::Retry { id: args.id.clone() };
+            let begun = MovePlace::of(&args.source)?.one(retried)?;
+            Ok(terminal.show(&begun, |_| beginning(&begun))?)
+        }
+    }
+}
+
+fn start(args: &StartArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let StartArgs { slots, key, from, to, rate, keep, source } = args.clone();
+    let begun =
+        MovePlace::of(&source)?.one(MoveCommand::Begin { slots, key, from, to, rate, keep })?;
+    Ok(terminal.show(&begun, |_| beginning(&begun))?)
+}
+
+fn order(args: &MoveArgs, order: MoveOrder, terminal: &Terminal) -> Result<(), CommandError> {
+    let (id, order) = (args.id.clone(), order.name().to_owned());
+    let ordered = MovePlace::of(&args.source)?.one(MoveCommand::Order { id, order })?;
+    Ok(terminal.show(&ordered, |_| details(&ordered))?)
+}
+
+fn list(args: &ListArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let moves = MovePlace::of(&args.source)?.send(MoveCommand::List)?;
+    let shown = terminal.show(&json!({"moves": moves}), |terminal| {
+        let rows: Vec<Vec<String>> = moves.iter().map(cells).collect();
+        let columns = ["id", "slots", "from", "to", "phase", "rows", "bytes", "began"];
+        terminal.table(&columns, &rows)
+    });
+    Ok(shown?)
+}
+
+fn cells(shown: &MoveView) -> Vec<String> {
+    vec![
+        shown.id.clone(),
+        shown.slots.clone(),
+        shown.from.clone(),
+        shown.to.clone(),
+        phase(shown),
+        HumanCount(shown.rows).to_string(),
+        HumanBytes(shown.bytes).to_string(),
+        shown.began_at.clone(),
+    ]
+}
+
+/// Returns the phase of a move with what keeps it from going on.
+fn phase(shown: &MoveView) -> String {
+    let notes = [(shown.paused, "paused"), (shown.stalled, "stalled")];
+    let notes: Vec<&str> = notes.into_iter().filter(|(holds, _)| *holds).map(|it| it.1).collect();
+    if notes.is_empty() {
+        return shown.phase.clone();
+    }
+    format!("{} ({})", shown.phase, notes.join(", "))
+}
+
+fn beginning(shown: &MoveView) -> String {
+    let MoveView { id, slot_count, from, to, .. } = shown;
+    let plural = if *slot_count == 1 { "" } else { "s" };
+    format!(
+        "{slot_count} slot{plural} of {from} move to {to}: {id}\n\
+         `shard-manager move wait {id}` waits for them"
+    )
+}
+
+fn details(shown: &MoveView) -> String {
+    let limit = shown.rate.map_or_else(|| "none".to_owned(), |rate| format!("{rate} MiB/s"));
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    [
+        ("id", shown.id.clone()),
+        ("slots", format!("{} ({})", shown.slots, shown.slot_count)),
+        ("from", shown.from.clone()),
+        ("to", shown.to.clone()),
+        ("phase", phase(shown)),
+        ("goal", shown.goal.clone()),
+        ("rate limit", limit),
+        ("kept for", format!("{} s", shown.keep)),
+        ("rows", HumanCount(shown.rows).to_string()),
+        ("bytes", HumanBytes(shown.bytes).to_string()),
+        ("longest hold", format!("{:.1} ms", shown.longest_hold_ms)),
+        ("reason", or_none(&shown.reason)),
+        ("began", shown.began_at.clone()),
+        ("changed", shown.changed_at.clone()),
+        ("owned", or_none(&shown.owned_at)),
+        ("ended", or_none(&shown.ended_at)),
+        ("orders", shown.actions.join(", ")),
+    ]
+    .map(|(name, value)| format!("{name:<14}{value}"))
+    .join("\n")
+}

@@ -1,0 +1,140 @@
+//! Place: the router or the catalog that a request about moves goes to.
+//!
+//! The router that `--url` names gets it by HTTP, the one that holds the data directory by its
+//! socket. Without a router, the moves in the data directory are shown, and not changed.
+//!
+//! **Not here:** the output (`moves`).
+
+use std::path::{Path, PathBuf};
+
+use assembly::EmbeddedCluster;
+use engine::cluster_spec::ClusterSpec;
+use engine::move_view::MoveView;
+use engine::refusal_code::with_code;
+use serde_json::{Value, json};
+use sqlite::control::client::{ControlError, command_moves};
+use sqlite::control::move_command::MoveCommand;
+use sqlite::offline_view::DirView;
+
+use super::super::access::with_runtime;
+use super::super::router::Router;
+use super::super::{ClusterSource, CommandError};
+
+/// Moves of a cluster.
+pub(super) enum MovePlace {
+    /// Those of a router.
+    Router(Box<Router>),
+    /// Those in a data directory.
+    Files(PathBuf),
+}
+
+impl MovePlace {
+    /// Returns the place that the flags name.
+    pub(super) fn of(source: &ClusterSource) -> Result<Self, CommandError> {
+        Ok(match source.router() {
+            Some(address) => Self::Router(Box::new(Router::at(&address)?)),
+            None => Self::Files(source.place.data_dir.clone()),
+        })
+    }
+
+    /// Returns a move.
+    pub(super) fn show(&self, id: &str) -> Result<MoveView, CommandError> {
+        self.one(MoveCommand::Show { id: id.to_owned() })
+    }
+
+    /// Sends a request about one move, and returns that move.
+    pub(super) fn one(&self, command: MoveCommand) -> Result<MoveView, CommandError> {
+        self.send(command)?.into_iter().next().ok_or_else(no_move)
+    }
+
+    /// Sends a request, and returns the moves that it is about.
+    pub(super) fn send(&self, command: MoveCommand) -> Result<Vec<MoveView>, CommandError> {
+        match self {
+            Self::Router(router) => through(router, command),
+            Self::Files(data_dir) => match command_moves(data_dir, command.clone()) {
+                Ok(moves) => Ok(moves),
+                Err(ControlError::NobodyListens) => read_stopped(data_dir, &command),
+                Err(error) => Err(CommandError::Refused(error.to_string())),
+            },
+        }
+    }
+}
+
+fn no_move() -> CommandError {
+    CommandError::Refused("there is no such move (TSR331)".to_owned())
+}
+
+/// Sends a request to a router by HTTP.
+fn through(router: &Router, command: MoveCommand) -> Result<Vec<MoveView>, CommandError> {
+    let none = json!({});
+    let answer = match command {
+        MoveCommand::Begin { slots, key, from, to, rate, keep } => {
+            let mut body = json!({"to": to});
+            let given = [
+                ("slots", slots.map(Value::from)),
+                ("key", key.map(Value::from)),
+                ("from", from.map(Value::from)),
+                ("rate", rate.map(Value::from)),
+                ("keep", keep.map(Value::from)),
+            ];
+            for (member, value) in given {
+                if let Some(value) = value {
+                    body[member] = value;
+                }
+            }
+            router.post("/api/moves", &body)
+        }
+        MoveCommand::Order { id, order } => router.post(&path(&id, &order)?, &none),
+        MoveCommand::Retry { id } => router.post(&path(&id, "retry")?, &none),
+        MoveCommand::Show { id } => router.get(&path(&id, "")?, &[]),
+        MoveCommand::List => router.get("/api/moves", &[]),
+    }?;
+    let moves = match answer.get("moves") {
+        Some(moves) => moves.clone(),
+        None => Value::Array(vec![answer]),
+    };
+    serde_json::from_value(moves).map_err(|error| {
+        CommandError::Refused(format!("this is not the answer of a router: {error}"))
+    })
+}
+
+/// Returns the path of a move, or of an order for it.
+fn path(id: &str, order: &str) -> Result<String, CommandError> {
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+        return Err(no_move());
+    }
+    Ok(if order.is_empty() {
+        format!("/api/moves/{id}")
+    } else {
+        format!("/api/moves/{id}/{order}")
+    })
+}
+
+/// Reads the moves of a data directory that no router holds.
+fn read_stopped(data_dir: &Path, command: &MoveCommand) -> Result<Vec<MoveView>, CommandError> {
+    // Opening a folder without a cluster would create one.
+    DirView::open(data_dir)?;
+    let wanted = match command {
+        MoveCommand::List => None,
+        MoveCommand::Show { id } => Some(id),
+        MoveCommand::Begin { .. } | MoveCommand::Order { .. } | MoveCommand::Retry { .. } => {
+            return Err(CommandError::Refused(format!(
+                "no router serves {}: start one, which carries moves out",
+                data_dir.display()
+            )));
+        }
+    };
+    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
+    let manager = assembly::open_primaries(&cluster)?;
+    let moves = manager.moves();
+    let read = with_runtime(async {
+        let records = moves.list().await;
+        let records =
+            records.map_err(|error| CommandError::Refused(with_code(&error, error.code())))?;
+        Ok(records.iter().map(|record| moves.view(record)).collect::<Vec<_>>())
+    });
+    manager.close();
+    let mut views = read?;
+    views.retain(|view| wanted.is_none_or(|id| view.id == *id));
+    Ok(views)
+}

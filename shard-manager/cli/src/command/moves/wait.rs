@@ -1,0 +1,157 @@
+//! Wait: follows a move until the slots have arrived, with a bar on a terminal and lines elsewhere.
+//!
+//! **Invariant:** an interrupt ends the wait, and never the move.
+//! **Not here:** the state of a move (`cluster`).
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use engine::move_record::{MovePhase, goal_name};
+use engine::move_view::MoveView;
+use indicatif::{HumanBytes, HumanCount, ProgressBar};
+use moves::observation::MoveGoal;
+
+use super::super::{ClusterSource, CommandError, interrupt};
+use super::place::MovePlace;
+use super::{details, phase};
+use crate::terminal::{Terminal, say};
+
+pub(super) const EXAMPLES: &str = "\
+Exit code 0 means that the target owns the slots; after a cancellation or a rollback, that the
+source does. Ctrl-C ends the wait, and the move goes on.
+
+Examples:
+  shard-manager move wait 5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e
+  shard-manager move wait 5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e --ended --json";
+
+/// Interval between two looks at a move.
+const LOOK: Duration = Duration::from_millis(500);
+/// Interval at which an interrupt is noticed.
+const NAP: Duration = Duration::from_millis(50);
+/// Longest interval between two lines about a move that goes on.
+const LINE: Duration = Duration::from_secs(10);
+/// Time for which a router may be away meanwhile: it is started again, or another takes over.
+const AWAY_MAX: Duration = Duration::from_secs(30);
+
+/// Move that is waited for, on the command line.
+#[derive(Args, Clone, Debug)]
+pub(super) struct WaitArgs {
+    /// Id of the move
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Wait for the end of the move, also while its source is kept for a rollback
+    #[arg(long)]
+    ended: bool,
+    #[command(flatten)]
+    source: ClusterSource,
+}
+
+/// Waits for a move.
+pub(super) fn run(args: &WaitArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    let place = MovePlace::of(&args.source)?;
+    let first = place.show(&args.id)?;
+    interrupt::watch();
+    let returns = first.goal == goal_name(MoveGoal::Back);
+    let last = follow(&place, args, first, terminal)?;
+    terminal.show(&last, |_| details(&last))?;
+    let is_back = ["cancelled", "rolled_back"].contains(&&*last.phase);
+    if if returns { is_back } else { last.has_arrived() } {
+        return Ok(());
+    }
+    let reason = last.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    Err(CommandError::Found(format!("the move is {}{reason}", last.phase)))
+}
+
+/// Follows a move until it has arrived or ended, and returns it.
+fn follow(
+    place: &MovePlace,
+    args: &WaitArgs,
+    first: MoveView,
+    terminal: &Terminal,
+) -> Result<MoveView, CommandError> {
+    let mut shown = first;
+    let mut report = Report::begin(terminal, &shown);
+    let mut seen = Instant::now();
+    loop {
+        report.show(&shown);
+        if shown.has_ended() || (!args.ended && shown.has_arrived()) {
+            report.end();
+            return Ok(shown);
+        }
+        let next = Instant::now() + LOOK;
+        while Instant::now() < next {
+            if interrupt::asked() {
+                report.end();
+                let again = format!("`shard-manager move wait {}` waits again", shown.id);
+                return Err(CommandError::Refused(format!("cancelled; the move goes on: {again}")));
+            }
+            sleep(NAP);
+        }
+        match place.show(&args.id) {
+            Ok(view) => (shown, seen) = (view, Instant::now()),
+            Err(error) if seen.elapsed() > AWAY_MAX => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Report of a move that goes on.
+struct Report<'t> {
+    terminal: &'t Terminal,
+    bar: ProgressBar,
+    /// Rows and bytes at the previous look, and its time.
+    previous: (u64, u64, Instant),
+    /// Last line, without its numbers, and its time.
+    last_line: Option<(String, Instant)>,
+}
+
+impl<'t> Report<'t> {
+    fn begin(terminal: &'t Terminal, shown: &MoveView) -> Self {
+        let bar = terminal.steps(&shown.to, steps_before(MovePhase::Keeping));
+        let previous = (shown.rows, shown.bytes, Instant::now());
+        Self { terminal, bar, previous, last_line: None }
+    }
+
+    /// Shows a move: on the bar, or as a line if it has changed or some time has passed.
+    fn show(&mut self, shown: &MoveView) {
+        let numbers = self.numbers(shown);
+        let (state, reason) = (phase(shown), shown.reason.as_deref().unwrap_or_default());
+        if let Some(phase) = MovePhase::parse(&shown.phase) {
+            self.bar.set_position(steps_before(phase));
+        }
+        self.bar.set_message(format!("{state:<10} {numbers} {reason}"));
+        let state = [&*state, reason].join(" ");
+        let is_news =
+            self.last_line.as_ref().is_none_or(|(line, at)| *line != state || at.elapsed() >= LINE);
+        if is_news && self.terminal.has_lines() {
+            say(format_args!("{}: {} {numbers}", shown.id, state.trim_end()));
+            self.last_line = Some((state, Instant::now()));
+        }
+    }
+
+    /// Returns rows and bytes, and how many there are in a second.
+    fn numbers(&mut self, shown: &MoveView) -> String {
+        let (rows, bytes, at) = self.previous;
+        let seconds = at.elapsed().as_secs_f64().max(0.001);
+        let per_second = |more: u64| (more as f64 / seconds).round() as u64;
+        let rate = per_second(shown.rows.saturating_sub(rows));
+        let mib = shown.bytes.saturating_sub(bytes) as f64 / seconds / f64::from(1 << 20);
+        self.previous = (shown.rows, shown.bytes, Instant::now());
+        format!(
+            "{} rows, {} ({} rows/s, {mib:.1} MiB/s)",
+            HumanCount(shown.rows),
+            HumanBytes(shown.bytes),
+            HumanCount(rate)
+        )
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Returns the number of phases before this one.
+fn steps_before(phase: MovePhase) -> u64 {
+    MovePhase::ALL.into_iter().take_while(|earlier| *earlier != phase).count() as u64
+}

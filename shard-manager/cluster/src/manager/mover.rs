@@ -1,0 +1,193 @@
+//! Mover: the task of a process that carries out the moves of the cluster.
+//!
+//! ```text
+//!   each second: lead? ──▶ list ──▶ a run for each open move that may go on
+//! ```
+//! The catalog lets one process at a time lead. A process that ends, or loses that right, leaves
+//! its moves as they are: the next one goes on from the rows of both shards.
+//!
+//! **Invariant:** a process has one run of a move at most.
+//! **Not here:** the steps of one move (`move_run`), the decision about a step (`moves::mover`),
+//! the orders of an operator (`moves`).
+
+mod copy_rate;
+mod fence_clock;
+mod move_places;
+mod move_reports;
+mod move_round;
+mod move_run;
+mod move_sides;
+mod move_steps;
+mod phases;
+mod publication;
+mod trim_waits;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::move_catalog::{MoveCatalog, MoveReport};
+use engine::move_record::{MovePhase, MoveProgressReport, MoveRecord};
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use moves::identity::MoveId;
+
+use self::fence_clock::FenceTimes;
+use self::move_places::MovePlaces;
+use self::move_run::MoveRun;
+use super::move_news::MoveWatch;
+use super::{Manager, Moves};
+
+/// Interval at which the catalog is asked for moves.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longest wait for an answer of the catalog.
+const CATALOG_MAX: Duration = Duration::from_secs(5);
+
+impl<'m> Moves<'m> {
+    /// Carries out the moves of the cluster whenever the catalog lets this process lead, until the
+    /// future is dropped. One task of a process does this.
+    pub(super) async fn carry_out(self) {
+        let Some(catalog) = self.0.backend.move_catalog() else { return };
+        let mover = Mover {
+            manager: self.0,
+            catalog,
+            running: BTreeSet::new(),
+            events: FuturesUnordered::new(),
+            fences: Arc::default(),
+        };
+        mover.run().await;
+    }
+}
+
+/// Task that carries out moves.
+struct Mover<'m> {
+    manager: &'m Manager,
+    catalog: &'m dyn MoveCatalog,
+    /// Moves that have a run.
+    running: BTreeSet<MoveId>,
+    events: FuturesUnordered<BoxFuture<'m, Event>>,
+    fences: Arc<FenceTimes>,
+}
+
+/// End of something that the mover does.
+enum Event {
+    /// It has looked at the catalog.
+    Looked(MoveWatch, Look),
+    /// A run has ended, and the move with it, or only the run.
+    Ended(MoveId, bool),
+    /// The catalog knows why a move waits.
+    Postponed,
+}
+
+/// Result of a look at the catalog.
+enum Look {
+    /// This process leads, and these are the moves, the latest first.
+    Leads(Vec<MoveRecord>),
+    /// Another process leads.
+    Follows,
+    /// The catalog does not answer. Runs go on: the rows of the shards decide.
+    Unknown,
+}
+
+impl<'m> Mover<'m> {
+    async fn run(mut self) {
+        self.look(self.manager.move_news.watch(), Duration::ZERO);
+        while let Some(event) = self.events.next().await {
+            match event {
+                Event::Looked(watch, look) => {
+                    match look {
+                        Look::Leads(records) => self.start(&records),
+                        Look::Follows => self.stop(),
+                        Look::Unknown => {}
+                    }
+                    self.look(watch, LOOK);
+                }
+                Event::Ended(id, has_ended) => {
+                    self.running.remove(&id);
+                    if has_ended {
+                        // Another move may have waited for it.
+                        self.manager.move_news.announce();
+                    }
+                }
+                Event::Postponed => {}
+            }
+        }
+    }
+
+    /// Looks at the catalog after this time, or after an order.
+    fn look(&self, mut watch: MoveWatch, after: Duration) {
+        let catalog = self.catalog;
+        let look = async move {
+            watch.rest(after).await;
+            let look = tokio::time::timeout(CATALOG_MAX, look(catalog)).await;
+            Event::Looked(watch, look.unwrap_or(Look::Unknown))
+        };
+        self.events.push(look.boxed());
+    }
+
+    /// Drops all runs.
+    fn stop(&mut self) {
+        if !self.running.is_empty() {
+            tracing::info!("another process carries the moves out from now on");
+            self.running.clear();
+            self.events.clear();
+        }
+    }
+
+    /// Starts a run for each move that has none and may go on.
+    fn start(&mut self, records: &[MoveRecord]) {
+        let mut places = MovePlaces::of(records, &self.running);
+        let open = records.iter().rev().filter(|record| !record.phase.has_ended());
+        for record in open {
+            if self.running.contains(&record.id) {
+                continue;
+            }
+            match places.take(record) {
+                Ok(()) => {
+                    self.running.insert(record.id);
+                    let run = MoveRun::new(
+                        self.manager,
+                        self.catalog,
+                        record.clone(),
+                        Arc::clone(&self.fences),
+                    );
+                    let id = record.id;
+                    let ended = move |has_ended| Event::Ended(id, has_ended);
+                    self.events.push(run.carry_out().map(ended).boxed());
+                }
+                Err(reason) if record.progress.reason.as_ref() != Some(&reason) => {
+                    let postponed = postpone(self.catalog, record.clone(), reason);
+                    self.events.push(postponed.map(|()| Event::Postponed).boxed());
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Notes why a move has not begun.
+async fn postpone(catalog: &dyn MoveCatalog, record: MoveRecord, reason: String) {
+    let progress = MoveProgressReport { reason: Some(reason), ..record.progress };
+    let report = MoveReport { phase: MovePhase::Planned, progress };
+    let reported = catalog.report(record.id, record.term, &report);
+    match tokio::time::timeout(CATALOG_MAX, reported).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a move that waits was not reported"),
+        Err(_elapsed) => tracing::debug!("a move that waits was not reported in time"),
+    }
+}
+
+async fn look(catalog: &dyn MoveCatalog) -> Look {
+    let listed = match catalog.lead().await {
+        Ok(true) => catalog.list().await,
+        Ok(false) => return Look::Follows,
+        Err(error) => Err(error),
+    };
+    listed.map_or_else(
+        |error| {
+            tracing::debug!(%error, "the catalog does not list the moves");
+            Look::Unknown
+        },
+        Look::Leads,
+    )
+}

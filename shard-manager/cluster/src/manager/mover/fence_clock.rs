@@ -1,0 +1,151 @@
+//! Fence clock: the times of the fences of a move, and the gaps between the fences of a shard.
+//!
+//! **Invariant:** a fence is believed to last only for the time that its shard keeps it. Nothing
+//! but waiting depends on these times: the commit looks at changes.
+//! **Not here:** the fence of a shard (`moves::cutover`).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use model::topology::ShardNumber;
+use moves::limits::{FENCE_GAP, FENCE_HOLD};
+
+/// Fences in sequence that end without a commit before the pauses between them grow.
+const TRIES: u32 = 3;
+/// Pause after that, doubled each time.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Times at which the last fence of each shard ended, or ends by itself.
+#[derive(Debug, Default)]
+pub(super) struct FenceTimes(Mutex<BTreeMap<ShardNumber, Instant>>);
+
+impl FenceTimes {
+    fn note_end(&self, shard: ShardNumber, end: Instant) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(shard, end);
+    }
+
+    fn end(&self, shard: ShardNumber) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&shard).copied()
+    }
+}
+
+/// Fences of one move.
+#[derive(Debug)]
+pub(super) struct FenceClock {
+    shards: Arc<FenceTimes>,
+    lasting: Option<Fence>,
+    /// Fences in sequence that brought no commit.
+    vain: u32,
+    /// Time before which no fence is begun.
+    next: Instant,
+}
+
+/// Fence that lasts.
+#[derive(Clone, Copy, Debug)]
+struct Fence {
+    shard: ShardNumber,
+    begun: Instant,
+    /// Time at which it was renewed last.
+    renewed: Instant,
+}
+
+impl FenceClock {
+    /// Creates the clock of a move.
+    pub(super) fn new(shards: Arc<FenceTimes>) -> Self {
+        Self { shards, lasting: None, vain: 0, next: Instant::now() }
+    }
+
+    /// Returns the time for which a shard is not to be fenced yet.
+    pub(super) fn wait(&self, shard: ShardNumber, now: Instant) -> Duration {
+        let is_renewal = self.lasting.is_some_and(|fence| fence.shard == shard);
+        if is_renewal && self.vain < TRIES {
+            return Duration::ZERO;
+        }
+        let free = self.shards.end(shard).map_or(now, |end| end + FENCE_GAP);
+        free.max(self.next).saturating_duration_since(now)
+    }
+
+    /// Notes that a shard is asked for a fence, or for its renewal.
+    pub(super) fn begin(&mut self, shard: ShardNumber, now: Instant) {
+        let begun = self.lasting.map_or(now, |fence| fence.begun);
+        if self.lasting.is_some() {
+            self.count_vain(now);
+        }
+        self.lasting = Some(Fence { shard, begun, renewed: now });
+        self.shards.note_end(shard, now + FENCE_HOLD);
+    }
+
+    /// Notes that the shard did not carry out the first request for the fence.
+    pub(super) fn withdraw(&mut self, now: Instant) {
+        if let Some(fence) = self.lasting.take_if(|fence| fence.begun == fence.renewed) {
+            self.shards.note_end(fence.shard, now);
+        }
+    }
+
+    /// Returns true if the fence has ended by itself.
+    pub(super) fn has_run_out(&self, now: Instant) -> bool {
+        let age = |fence: Fence| now.saturating_duration_since(fence.renewed);
+        self.lasting.is_some_and(|fence| age(fence) >= FENCE_HOLD)
+    }
+
+    /// Notes that writers go on, and returns the time for which they waited. `is_vain` says that
+    /// the slots still have the same owner.
+    pub(super) fn end(&mut self, is_vain: bool, now: Instant) -> Option<Duration> {
+        let Fence { shard, begun, renewed } = self.lasting.take()?;
+        let end = if is_vain { now.min(renewed + FENCE_HOLD) } else { now };
+        self.shards.note_end(shard, end);
+        if is_vain {
+            self.count_vain(now);
+        } else {
+            self.vain = 0;
+        }
+        Some(end.saturating_duration_since(begun))
+    }
+
+    fn count_vain(&mut self, now: Instant) {
+        self.vain += 1;
+        if self.vain >= TRIES {
+            let pause = PAUSE.saturating_mul(1 << (self.vain - TRIES).min(5));
+            self.next = now + pause.min(PAUSE_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARD: ShardNumber = ShardNumber(3);
+
+    #[test]
+    fn the_writes_that_waited_go_on_between_two_fences_of_a_shard() {
+        let (times, now) = (Arc::<FenceTimes>::default(), Instant::now());
+        let mut first = FenceClock::new(Arc::clone(&times));
+        first.begin(SHARD, now);
+        let end = now + Duration::from_millis(30);
+        assert_eq!(first.end(false, end), Some(Duration::from_millis(30)));
+        let second = FenceClock::new(times);
+        assert_eq!(second.wait(SHARD, end), FENCE_GAP);
+        assert_eq!(second.wait(ShardNumber(4), end + FENCE_GAP), Duration::ZERO);
+    }
+
+    #[test]
+    fn fences_in_vain_come_less_and_less_often() {
+        let mut clock = FenceClock::new(Arc::default());
+        let mut now = Instant::now();
+        let mut waits = Vec::new();
+        for _ in 0..5 {
+            now += clock.wait(SHARD, now);
+            clock.begin(SHARD, now);
+            assert!(!clock.has_run_out(now) && clock.has_run_out(now + FENCE_HOLD));
+            now += FENCE_HOLD;
+            clock.end(true, now);
+            waits.push(clock.wait(SHARD, now));
+        }
+        assert_eq!(waits[1], FENCE_GAP);
+        assert_eq!(waits[2..], [PAUSE, PAUSE * 2, PAUSE * 4]);
+    }
+}

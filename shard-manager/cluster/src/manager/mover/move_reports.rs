@@ -1,0 +1,193 @@
+//! Move reports: the progress of a move, as its mover tells the catalog, and the orders that the
+//! answers bring.
+//!
+//! **Invariant:** a catalog that does not answer stops nothing: the last known orders are in force.
+//! Nothing is reported in the short time in which writes of the slots wait.
+//! **Not here:** storing reports (the catalogs), the phase of a move (`phases`).
+
+use std::time::{Duration, Instant};
+
+use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
+use engine::move_record::{MoveOrder, MovePhase, MoveProgressReport, MoveRecord, goal_name};
+use moves::limits::STALL;
+
+/// Interval between two reports.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Time for which nothing is reported while writes wait.
+const BRIEF_MAX: Duration = Duration::from_secs(3);
+/// Longest wait for an answer of the catalog.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// Another mover carries the move out, or it has ended.
+#[derive(Debug)]
+pub(super) struct Superseded;
+
+/// Reports of one mover.
+pub(super) struct MoveReports<'m> {
+    catalog: &'m dyn MoveCatalog,
+    /// The move, as the catalog has answered last.
+    record: MoveRecord,
+    term: u64,
+    phase: MovePhase,
+    progress: MoveProgressReport,
+    /// Last report that the catalog has stored.
+    sent: Option<MoveReport>,
+    /// Time at which the catalog was asked last.
+    asked: Option<Instant>,
+    is_away: bool,
+    /// Number of batches that were deleted: they are progress, too.
+    batches: u64,
+    stall: Stall,
+}
+
+/// Time without progress.
+struct Stall {
+    seen: (MovePhase, u64, u64),
+    since: Instant,
+    is_told: bool,
+}
+
+impl<'m> MoveReports<'m> {
+    /// Creates the reports of a move that is listed so.
+    pub(super) fn new(catalog: &'m dyn MoveCatalog, record: MoveRecord) -> Self {
+        let (phase, term) = (record.phase, record.term);
+        let progress = MoveProgressReport { reason: None, ..record.progress.clone() };
+        let stall = Stall { seen: (phase, 0, 0), since: Instant::now(), is_told: false };
+        let (sent, asked, is_away, batches) = (None, None, false, 0);
+        Self { catalog, record, term, phase, progress, sent, asked, is_away, batches, stall }
+    }
+
+    /// Returns the move, as the catalog has answered last.
+    pub(super) fn record(&self) -> &MoveRecord {
+        &self.record
+    }
+
+    /// Returns true if the catalog did not answer the last time.
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away
+    }
+
+    /// Reports in a term from now on.
+    pub(super) fn begin_term(&mut self, term: u64) {
+        (self.term, self.sent) = (term, None);
+    }
+
+    /// Counts the rows of a round, and their size.
+    pub(super) fn count(&mut self, rows: u64, bytes: u64) {
+        self.progress.rows += rows;
+        self.progress.bytes += bytes;
+    }
+
+    /// Counts a batch of rows that was deleted.
+    pub(super) fn count_batch(&mut self) {
+        self.batches += 1;
+    }
+
+    /// Notes the time for which writes waited, if there was a fence.
+    pub(super) fn note_hold(&mut self, hold: Option<Duration>) {
+        let hold = hold.unwrap_or_default();
+        let hold = u64::try_from(hold.as_micros()).unwrap_or(u64::MAX);
+        self.progress.hold_us = self.progress.hold_us.max(hold);
+    }
+
+    /// Enters a phase.
+    pub(super) fn enter(&mut self, phase: MovePhase) {
+        self.phase = phase;
+    }
+
+    /// Notes why the move waits; `None` if it goes on.
+    pub(super) fn explain(&mut self, reason: Option<String>) {
+        self.progress.reason = reason;
+    }
+
+    /// Reports what has changed, if it is time to, and learns the orders of the operator.
+    /// `is_urgent` says that there may be a new order.
+    ///
+    /// # Errors
+    /// [`Superseded`].
+    pub(super) async fn keep_current(&mut self, is_urgent: bool) -> Result<(), Superseded> {
+        self.warn_of_stall();
+        let is_brief = matches!(self.phase, MovePhase::Fencing | MovePhase::Activating);
+        let is_recent = self.asked.is_some_and(|asked| asked.elapsed() < BRIEF_MAX);
+        if is_brief && (is_recent || self.is_away) {
+            return Ok(());
+        }
+        let is_news = self.sent.as_ref().is_none_or(|report| report.phase != self.phase);
+        let is_due = self.asked.is_none_or(|asked| asked.elapsed() >= INTERVAL);
+        let is_due = is_due || is_news && !self.is_away;
+        if is_due || is_urgent { self.send(self.phase).await } else { Ok(()) }
+    }
+
+    /// Reports the end of the move, and returns false if the catalog does not answer.
+    ///
+    /// # Errors
+    /// [`Superseded`].
+    pub(super) async fn end(
+        &mut self,
+        phase: MovePhase,
+        reason: Option<String>,
+    ) -> Result<bool, Superseded> {
+        self.progress.reason = reason;
+        self.send(phase).await?;
+        Ok(self.record.phase.has_ended())
+    }
+
+    /// Gives an order in the name of the operator: his time of keeping is over, or the move cannot
+    /// be carried out.
+    pub(super) async fn order(&mut self, order: MoveOrder) {
+        let ordered = self.catalog.order(self.record.id, order);
+        match tokio::time::timeout(ANSWER_MAX, ordered).await {
+            Ok(Ok(record)) => self.record = record,
+            Ok(Err(error)) => {
+                tracing::debug!(order = order.name(), %error, "an order was not stored");
+            }
+            Err(_elapsed) => self.is_away = true,
+        }
+    }
+
+    async fn send(&mut self, phase: MovePhase) -> Result<(), Superseded> {
+        let report = MoveReport { phase, progress: self.progress.clone() };
+        let is_known = self.sent.as_ref() == Some(&report);
+        let answer = async {
+            if is_known {
+                let record = self.catalog.get(self.record.id).await?;
+                let record = record.ok_or(MoveListError::NoMove)?;
+                let is_own = record.term == self.term && !record.phase.has_ended();
+                return if is_own { Ok(record) } else { Err(MoveListError::Superseded) };
+            }
+            self.catalog.report(self.record.id, self.term, &report).await
+        };
+        let answer = tokio::time::timeout(ANSWER_MAX, answer).await;
+        self.asked = Some(Instant::now());
+        self.is_away = !matches!(answer, Ok(Ok(_)));
+        match answer {
+            Ok(Ok(record)) => {
+                if self.record.goal != record.goal {
+                    let (id, goal) = (record.name(), goal_name(record.goal));
+                    tracing::info!(id, goal, "a move has another goal");
+                }
+                (self.record, self.sent) = (record, Some(report));
+            }
+            Ok(Err(MoveListError::Superseded | MoveListError::NoMove)) => return Err(Superseded),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the catalog did not take the report of a move");
+            }
+            Err(_elapsed) => tracing::debug!("the catalog did not answer the report of a move"),
+        }
+        Ok(())
+    }
+
+    /// Warns once of a move that makes no progress.
+    fn warn_of_stall(&mut self) {
+        let seen = (self.phase, self.progress.rows, self.batches);
+        let is_idle = self.phase == MovePhase::Keeping || self.record.is_paused;
+        if self.stall.seen != seen || is_idle {
+            self.stall = Stall { seen, since: Instant::now(), is_told: false };
+        } else if !self.stall.is_told && self.stall.since.elapsed() >= STALL {
+            self.stall.is_told = true;
+            let (id, phase) = (self.record.name(), self.phase.name());
+            let reason = self.progress.reason.as_deref().unwrap_or("it is busy");
+            tracing::warn!(id, phase, reason, "a move makes no progress");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Move round: reads rows on the side that gives, stores them on the side that receives, and
+//! compares both.
+//!
+//! **Invariant:** rows are compared after a round that was read in the same snapshot as the digests
+//! of the source, so a difference is never a write that came later.
+//! **Not here:** reading and storing rows (the engines), the decision for a round (`moves::mover`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use engine::slot_move::{RoundError, RoundQuery, RoundRead, SlotDigest};
+use moves::identity::MoveSide;
+use moves::limits::{FENCE_HOLD, SHORT_ROUND_CHANGES, SHORT_ROUND_TIME};
+use moves::move_row::{CopyCursor, MoveRow};
+use moves::observation::MovePlan;
+
+use super::move_sides::MoveSides;
+
+/// Time limit for a round.
+const ROUND_MAX: Duration = Duration::from_secs(30);
+/// Time limit for the digests of all rows of the slots.
+const DIGESTS_MAX: Duration = Duration::from_mins(10);
+/// Number of slots that a difference names.
+const NAMED_SLOTS: usize = 3;
+
+/// Failure of a round.
+pub(super) enum RoundFailure {
+    /// The copy begins again.
+    LostChanges,
+    /// The move cannot be carried out, for this reason.
+    Impossible(String),
+    /// The move waits, for this reason.
+    Transient(String),
+}
+
+/// Reads the next round of the side that receives, whose row this is.
+pub(super) async fn read(
+    sides: &MoveSides,
+    plan: &MovePlan,
+    (from, receiver): (MoveSide, &MoveRow),
+    has_digests: bool,
+) -> Result<RoundRead, RoundFailure> {
+    let (base, base_cursor) = (receiver.applied.clone(), receiver.cursor.clone());
+    let query =
+        RoundQuery { id: plan.id, slots: plan.slots.clone(), base, base_cursor, has_digests };
+    let time = if has_digests { DIGESTS_MAX } else { ROUND_MAX };
+    let reader = sides.reader(from).map_err(RoundFailure::Impossible)?;
+    reader.read_round(&query, Instant::now() + time).await.map_err(|error| match error {
+        RoundError::LostChanges => RoundFailure::LostChanges,
+        RoundError::RowTooLarge { .. } => RoundFailure::Impossible(error.to_string()),
+        RoundError::Failed(_) => {
+            let shard = sides.shard(from).name();
+            RoundFailure::Transient(format!("the rows of {shard} cannot be read: {error}"))
+        }
+    })
+}
+
+/// Compares the rows of a side with the digests of the other one. Returns the difference as a
+/// sentence, `None` if there is none.
+pub(super) async fn compare(
+    sides: &MoveSides,
+    plan: &MovePlan,
+    side: MoveSide,
+    expected: &[SlotDigest],
+) -> Result<Option<String>, String> {
+    let digests = sides.reader(side)?.digests(&plan.slots, Instant::now() + DIGESTS_MAX).await;
+    let found = digests.map_err(|error| {
+        format!("the rows of {} cannot be compared: {error}", sides.shard(side).name())
+    })?;
+    Ok(difference(expected, &found))
+}
+
+fn difference(expected: &[SlotDigest], found: &[SlotDigest]) -> Option<String> {
+    let (expected, found): (BTreeSet<_>, BTreeSet<_>) =
+        (expected.iter().collect(), found.iter().collect());
+    let mut slots: BTreeMap<&str, BTreeSet<u16>> = BTreeMap::new();
+    for digest in expected.symmetric_difference(&found) {
+        slots.entry(&digest.table).or_default().insert(digest.slot);
+    }
+    let (table, slots) = slots.into_iter().next()?;
+    let named: Vec<String> = slots.iter().take(NAMED_SLOTS).map(u16::to_string).collect();
+    let (count, named) = (slots.len(), named.join(", "));
+    Some(format!("the copy of {table} differs from its source in {count} slots, such as {named}"))
+}
+
+/// Finds rounds that are short enough to be the last one, which is applied while writers wait.
+#[derive(Debug, Default)]
+pub(super) struct RoundPace {
+    /// Time of the fastest round of a whole copy.
+    fastest: Option<Duration>,
+}
+
+impl RoundPace {
+    /// Returns true if a round was short. Where even a round without changes takes long, because
+    /// the shards are far away, the fastest one is the measure.
+    pub(super) fn is_short(&mut self, cursor: &CopyCursor, changes: usize, time: Duration) -> bool {
+        if *cursor != CopyCursor::Whole {
+            return false;
+        }
+        let fastest = self.fastest.map_or(time, |fastest| fastest.min(time));
+        self.fastest = Some(fastest);
+        let limit = SHORT_ROUND_TIME.max(fastest * 2).min(FENCE_HOLD / 4);
+        changes <= SHORT_ROUND_CHANGES && time <= limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(table: &str, slot: u16, rows: u64) -> SlotDigest {
+        SlotDigest { table: table.to_owned(), slot, rows, sum: "s".to_owned() }
+    }
+
+    #[test]
+    fn a_difference_names_the_table_and_the_first_slots() {
+        let source: Vec<_> = (0..5).map(|slot| digest("kv", slot, 2)).collect();
+        assert_eq!(difference(&source, &source), None);
+        let found: Vec<_> = (1..5).map(|slot| digest("kv", slot, u64::from(slot))).collect();
+        let sentence = difference(&source, &found).expect("they differ");
+        assert_eq!(sentence, "the copy of kv differs from its source in 4 slots, such as 0, 1, 3");
+    }
+
+    #[test]
+    fn a_round_is_short_within_the_limits_or_beside_the_fastest_one() {
+        let ms = Duration::from_millis;
+        let mut pace = RoundPace::default();
+        let whole = CopyCursor::Whole;
+        assert!(!pace.is_short(&CopyCursor::Through("a".into()), 0, ms(1)));
+        assert!(pace.is_short(&whole, SHORT_ROUND_CHANGES, ms(60)), "it is the fastest");
+        assert!(pace.is_short(&whole, 0, ms(120)) && !pace.is_short(&whole, 0, ms(121)));
+        assert!(!pace.is_short(&whole, SHORT_ROUND_CHANGES + 1, ms(1)));
+        assert!(!pace.is_short(&whole, 0, ms(21)));
+    }
+}

@@ -1,0 +1,269 @@
+//! Move run: carries out one move, step after step, until it ends or another mover takes over.
+//!
+//! ```text
+//!   take over ──▶ look at both shards ──▶ decide ──▶ act ──▶ report ──┐
+//!                        ▲                                            │
+//!                        └────────────────────────────────────────────┘
+//! ```
+//! **Invariant:** what a run remembers only saves work: a run that begins anew decides alike from
+//! the rows of both shards.
+//! **Not here:** the decision (`moves::mover`), requests and rounds (`move_steps`).
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::move_catalog::{MoveCatalog, MoveListError};
+use engine::move_record::{MovePhase, MoveRecord};
+use moves::identity::{MoveLeg, MoveSide, MoveTerm};
+use moves::mover::next;
+use moves::observation::{MoveGoal, MoveObservation, MovePlan, MoveProgress, SlotsState};
+use moves::rules::MoveRules;
+use moves::step::MoveStep;
+
+use super::copy_rate::CopyRate;
+use super::fence_clock::{FenceClock, FenceTimes};
+use super::move_reports::{MoveReports, Superseded};
+use super::move_round::RoundPace;
+use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
+use super::phases::phase_of;
+use super::publication::published;
+use super::trim_waits::TrimWaits;
+use crate::manager::Manager;
+use crate::manager::move_news::MoveWatch;
+
+/// Wait before a failed request is repeated.
+pub(super) const RETRY: Duration = Duration::from_millis(200);
+/// Wait before a shard that cannot be reached is looked at again.
+const REOPEN: Duration = Duration::from_millis(500);
+/// Longest wait for replicas to confirm a position, before both shards are looked at again.
+const CONFIRM_MAX: Duration = Duration::from_millis(500);
+/// Positions that a run waits for before it looks at both shards again.
+const CONFIRMATIONS: usize = 4;
+
+/// Way in which a run goes on after a step.
+pub(super) enum Onward {
+    /// With the next look, at once.
+    AtOnce,
+    /// With the next look, after this time; the reason is for the operator.
+    After(Duration, Option<String>),
+    /// Not at all: the move has ended.
+    Ended,
+    /// Not at all: another mover has taken over.
+    Superseded,
+}
+
+/// Reason why a move is given up.
+pub(super) struct MoveFailure {
+    pub(super) reason: String,
+    /// Goal by which the slots stay where they are.
+    pub(super) goal: MoveGoal,
+}
+
+/// Run of one move.
+pub(super) struct MoveRun<'m> {
+    pub(super) manager: &'m Manager,
+    catalog: &'m dyn MoveCatalog,
+    pub(super) plan: MovePlan,
+    pub(super) term: MoveTerm,
+    pub(super) progress: MoveProgress,
+    pub(super) reports: MoveReports<'m>,
+    pub(super) fences: FenceClock,
+    pub(super) rate: CopyRate,
+    pub(super) pace: RoundPace,
+    watch: MoveWatch,
+    /// Leg that the last look has found.
+    leg: MoveLeg,
+    /// True if a round found that changes are recorded no more.
+    pub(super) must_copy_again: bool,
+    /// False if the kept source no longer receives changes: a rollback copies anew.
+    pub(super) follows_back: bool,
+    /// Number of changes that have flowed back.
+    pub(super) kept_changes: u64,
+    pub(super) failure: Option<MoveFailure>,
+    /// True if the slots are back, so that the copy of the other side is deleted.
+    pub(super) settles: bool,
+    /// True if the next step may wait for replicas.
+    awaits_replicas: bool,
+    trims: TrimWaits,
+}
+
+impl<'m> MoveRun<'m> {
+    /// Creates the run of a move that is listed so.
+    pub(super) fn new(
+        manager: &'m Manager,
+        catalog: &'m dyn MoveCatalog,
+        record: MoveRecord,
+        fences: Arc<FenceTimes>,
+    ) -> Self {
+        // Catalogs and shards store it as a signed number.
+        let mover = RandomState::new().build_hasher().finish() >> 1;
+        Self {
+            manager,
+            catalog,
+            plan: record.plan(),
+            term: MoveTerm { number: record.term, mover },
+            progress: MoveProgress::default(),
+            fences: FenceClock::new(fences),
+            rate: CopyRate::new(record.new.rate),
+            pace: RoundPace::default(),
+            reports: MoveReports::new(catalog, record),
+            watch: manager.move_news.watch(),
+            leg: MoveLeg::FIRST,
+            must_copy_again: false,
+            follows_back: true,
+            kept_changes: 0,
+            failure: None,
+            settles: false,
+            awaits_replicas: false,
+            trims: TrimWaits::default(),
+        }
+    }
+
+    /// Carries out the move. Returns true when it has ended, false if another mover has taken over.
+    pub(super) async fn carry_out(mut self) -> bool {
+        let record = self.reports.record();
+        let (id, phase) = (record.name(), record.phase.name());
+        tracing::info!(id, phase, "a move is carried on");
+        if self.take_over().await.is_err() {
+            return false;
+        }
+        loop {
+            let is_urgent = match self.advance().await {
+                Onward::AtOnce => {
+                    self.reports.explain(None);
+                    false
+                }
+                Onward::After(time, reason) => {
+                    self.reports.explain(reason);
+                    self.watch.rest(time).await
+                }
+                Onward::Ended => return true,
+                Onward::Superseded => return false,
+            };
+            if self.reports.keep_current(is_urgent).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Takes the next term, above all that the catalog and both shards know.
+    pub(super) async fn take_over(&mut self) -> Result<(), Superseded> {
+        loop {
+            match known_term(self.manager, &self.plan, self.leg).await {
+                Ok(known) => {
+                    let taken = self.catalog.take_over(self.plan.id, known.max(self.term.number));
+                    match tokio::time::timeout(CALL_MAX, taken).await {
+                        Ok(Ok(number)) => {
+                            self.term = MoveTerm { number, ..self.term };
+                            self.progress = MoveProgress::default();
+                            self.reports.begin_term(number);
+                            return Ok(());
+                        }
+                        Ok(Err(MoveListError::Superseded | MoveListError::NoMove)) => {
+                            return Err(Superseded);
+                        }
+                        Ok(Err(error)) => tracing::debug!(%error, "a move has no new term yet"),
+                        Err(_elapsed) => tracing::debug!("a move has no new term in time"),
+                    }
+                }
+                Err(reason) => tracing::debug!(reason, "a move has no new term yet"),
+            }
+            self.watch.rest(REOPEN).await;
+        }
+    }
+
+    /// Looks at both shards and takes the next step.
+    async fn advance(&mut self) -> Onward {
+        let sides = match MoveSides::find(self.manager, &self.plan) {
+            Ok(sides) => sides,
+            Err(reason) => return Onward::After(REOPEN, Some(reason)),
+        };
+        // Replicas of files sync only on request.
+        let both = [MoveSide::Origin, MoveSide::Destination];
+        let _confirmations = self
+            .awaits_replicas
+            .then(|| both.map(|side| sides.majority(side).request_confirmations()));
+        let mut seen = match sides.look(&self.plan, self.leg).await {
+            Ok(seen) => seen,
+            Err(reason) => return Onward::After(RETRY, Some(reason)),
+        };
+        self.note(&seen);
+        self.trims.await_confirmation(&sides, &mut seen, &self.progress).await;
+        for _ in 0..CONFIRMATIONS {
+            let step = self.decide(&seen);
+            let MoveStep::AwaitConfirmation(side) = step else {
+                return self.act(&sides, &seen, step).await;
+            };
+            // What was seen stays true of this position, however far the shard has got.
+            let (position, until) = (seen.shard(side).position, Instant::now() + CONFIRM_MAX);
+            if !sides.majority(side).await_confirmation(position, until).await {
+                let shard = sides.shard(side).name();
+                let reason = format!("it waits until a majority of {shard} has its changes");
+                return Onward::After(Duration::ZERO, Some(reason));
+            }
+            seen.shards[side.index()].is_confirmed = true;
+        }
+        Onward::AtOnce
+    }
+
+    /// Notes what a look has found.
+    fn note(&mut self, seen: &SeenMove) {
+        if self.leg != seen.leg {
+            self.leg = seen.leg;
+            self.progress.short_rounds = 0;
+        }
+        let now = Instant::now();
+        let target = seen.shard(seen.leg.target());
+        if seen.is_committed() {
+            if matches!(target.slots, SlotsState::Owned | SlotsState::Fenced) {
+                self.reports.note_hold(self.fences.end(false, now));
+            }
+            return;
+        }
+        if self.fences.has_run_out(now) {
+            self.reports.note_hold(self.fences.end(true, now));
+            self.progress.is_fenced = false;
+            self.progress.short_rounds = 0;
+        }
+        if let Some(copy) = target.row.as_ref().filter(|_| self.progress.is_fenced) {
+            // Deleting recorded changes would only prolong the fence. The commit deletes them all.
+            self.progress.trimmed = Some(copy.applied.round);
+        }
+    }
+
+    /// Returns the next step.
+    fn decide(&mut self, seen: &SeenMove) -> MoveStep {
+        let failed = self.failure.as_ref().map(|failure| failure.goal);
+        let goal = failed.unwrap_or_else(|| self.reports.record().goal);
+        let goal = if self.settles { MoveGoal::Settle } else { goal };
+        let published = published(self.manager, &self.plan, seen);
+        let [origin, destination] = &seen.shards;
+        let step = next(&MoveObservation {
+            plan: &self.plan,
+            goal,
+            is_paused: self.reports.record().is_paused,
+            term: self.term,
+            shards: [origin, destination],
+            is_behind: seen.is_behind && (self.follows_back || !seen.is_committed()),
+            must_copy_again: self.must_copy_again || seen.has_lost_changes,
+            published,
+            progress: &self.progress,
+            rules: MoveRules::in_force(),
+        });
+        let phase = phase_of(seen, &step, (goal, self.progress.is_fenced, published));
+        self.reports.enter(phase);
+        let follows = phase == MovePhase::Following && self.progress.short_rounds > 0;
+        self.awaits_replicas =
+            follows || matches!(phase, MovePhase::Fencing | MovePhase::Activating);
+        step
+    }
+}
+
+/// Returns the highest term that a shard knows.
+async fn known_term(manager: &Manager, plan: &MovePlan, leg: MoveLeg) -> Result<u64, String> {
+    let seen = MoveSides::find(manager, plan)?.look(plan, leg).await?;
+    let rows = seen.shards.iter().filter_map(|shard| shard.row.as_ref());
+    Ok(rows.map(|row| row.term.number).max().unwrap_or_default())
+}

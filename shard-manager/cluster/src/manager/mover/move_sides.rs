@@ -1,0 +1,188 @@
+//! Move sides: both shards of a move, what a mover sees of them, and the requests that it sends.
+//!
+//! The side that receives is read before the side that gives, so that the latter is asked whether
+//! it has changes that the former lacks.
+//!
+//! **Invariant:** an observation is of primaries, as this process knows them. It may be out of
+//! date: the shards check each request.
+//! **Not here:** the decision (`moves::mover`), the rows of rounds (`move_round`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::slot_move::{FactsQuery, MoveFacts, MoveReader};
+use model::topology::ShardNumber;
+use moves::applied::AppliedRows;
+use moves::identity::{MoveLeg, MoveSide};
+use moves::observation::{MovePlan, ShardObservation, SlotsState};
+
+use crate::manager::Manager;
+use crate::shard::{Majority, PrimaryMoves, Shard};
+
+/// Time limit of a request to a shard.
+pub(super) const CALL_MAX: Duration = Duration::from_secs(5);
+/// Attempts to read both shards in one leg.
+const LEGS_MAX: usize = 3;
+
+/// Both shards of a move, origin first.
+pub(super) struct MoveSides {
+    shards: [Arc<Shard>; 2],
+    has_timelines: bool,
+}
+
+/// State of a move as a mover has read it.
+pub(super) struct SeenMove {
+    /// Origin and destination.
+    pub(super) shards: [ShardObservation; 2],
+    /// Highest leg that a shard knows.
+    pub(super) leg: MoveLeg,
+    /// True if the side that receives lacks changes of the other one.
+    pub(super) is_behind: bool,
+    /// True if changes that it lacks are recorded no more.
+    pub(super) has_lost_changes: bool,
+}
+
+impl SeenMove {
+    /// Returns the facts of a side.
+    pub(super) fn shard(&self, side: MoveSide) -> &ShardObservation {
+        &self.shards[side.index()]
+    }
+
+    /// Returns true if the source of the leg has given the slots away.
+    pub(super) fn is_committed(&self) -> bool {
+        self.shard(self.leg.source()).slots == SlotsState::Moved
+    }
+}
+
+impl MoveSides {
+    /// Finds both shards.
+    ///
+    /// # Errors
+    /// A sentence that names a shard that is not open here.
+    pub(super) fn find(manager: &Manager, plan: &MovePlan) -> Result<Self, String> {
+        let find = |number: ShardNumber| {
+            let name = || manager.shard_name(number);
+            manager
+                .shards()
+                .find(number)
+                .ok_or_else(|| format!("{} is not open on this router", name()))
+        };
+        let shards = [find(plan.shards[0])?, find(plan.shards[1])?];
+        Ok(Self { shards, has_timelines: manager.moves().has_timelines() })
+    }
+
+    /// Returns the shard of a side.
+    pub(super) fn shard(&self, side: MoveSide) -> &Shard {
+        &self.shards[side.index()]
+    }
+
+    /// Returns the face for the majority of a side.
+    pub(super) fn majority(&self, side: MoveSide) -> Majority<'_> {
+        Majority::of(self.shard(side), self.has_timelines)
+    }
+
+    /// Returns the reads of a side.
+    ///
+    /// # Errors
+    /// A sentence, if the engine distributes rows by itself.
+    pub(super) fn reader(&self, side: MoveSide) -> Result<&Arc<dyn MoveReader>, String> {
+        let shard = self.shard(side);
+        let missing = || format!("{} distributes its rows itself", shard.name());
+        shard.primary().moves().map(PrimaryMoves::reader).ok_or_else(missing)
+    }
+
+    /// Reads both shards, `leg` being the leg that the last look has found.
+    ///
+    /// # Errors
+    /// A sentence that names the shard that cannot be read.
+    pub(super) async fn look(&self, plan: &MovePlan, leg: MoveLeg) -> Result<SeenMove, String> {
+        let mut leg = leg;
+        for _ in 0..LEGS_MAX {
+            let target = self.facts(plan, leg.target(), None).await?;
+            let copied = target.row.as_ref().map(|row| row.applied.clone());
+            let source = self.facts(plan, leg.source(), copied).await?;
+            let rows = [&source.row, &target.row];
+            let found = rows.into_iter().flatten().map(|row| row.leg).max();
+            let found = found.unwrap_or(MoveLeg::FIRST);
+            if found == leg {
+                return self.join(plan, leg, (source, target)).await;
+            }
+            leg = found;
+        }
+        Err("the direction of the move changes".to_owned())
+    }
+
+    /// Joins the facts of both sides. After the commit the former source receives changes.
+    async fn join(
+        &self,
+        plan: &MovePlan,
+        leg: MoveLeg,
+        (source, target): (MoveFacts, MoveFacts),
+    ) -> Result<SeenMove, String> {
+        let is_committed = source.slots == SlotsState::Moved;
+        let (target, gap) = match &source.row {
+            Some(row) if is_committed && target.row.is_some() => {
+                let copied = Some(row.applied.clone());
+                let target = self.facts(plan, leg.target(), copied).await?;
+                let gap = Gap::between(&target, &source);
+                (target, gap)
+            }
+            Some(_) | None => {
+                let gap = Gap::between(&source, &target);
+                (target, gap)
+            }
+        };
+        let observe = |side, facts| self.observe(side, facts);
+        let (source, target) = (observe(leg.source(), source), observe(leg.target(), target));
+        let shards = match leg.source() {
+            MoveSide::Origin => [source, target],
+            MoveSide::Destination => [target, source],
+        };
+        let Gap { is_behind, has_lost_changes } = gap;
+        Ok(SeenMove { shards, leg, is_behind, has_lost_changes })
+    }
+
+    async fn facts(
+        &self,
+        plan: &MovePlan,
+        side: MoveSide,
+        copied: Option<AppliedRows>,
+    ) -> Result<MoveFacts, String> {
+        let query = FactsQuery { id: plan.id, slots: plan.slots.clone(), copied };
+        let facts = self.reader(side)?.facts(&query, Instant::now() + CALL_MAX).await;
+        facts.map_err(|error| format!("{} cannot be read: {error}", self.shard(side).name()))
+    }
+
+    fn observe(&self, side: MoveSide, facts: MoveFacts) -> ShardObservation {
+        let majority = self.majority(side);
+        let MoveFacts { position, row, slots, has_rows, .. } = facts;
+        ShardObservation {
+            position,
+            row,
+            slots,
+            is_confirmed: majority.has_confirmed(position),
+            has_majority: majority.follows(),
+            has_rows,
+        }
+    }
+}
+
+/// Changes that the side that receives lacks.
+struct Gap {
+    is_behind: bool,
+    has_lost_changes: bool,
+}
+
+impl Gap {
+    /// Compares the sides. `giver` was asked about the rows that `receiver` has.
+    fn between(giver: &MoveFacts, receiver: &MoveFacts) -> Self {
+        let (Some(row), Some(copy)) = (&giver.row, &receiver.row) else {
+            return Self { is_behind: false, has_lost_changes: false };
+        };
+        let is_foreign = copy.applied.feed != row.feed(giver.position.timeline);
+        Self {
+            is_behind: is_foreign || giver.is_ahead,
+            has_lost_changes: giver.lost_changes && !copy.applied.is_empty(),
+        }
+    }
+}

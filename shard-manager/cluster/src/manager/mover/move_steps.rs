@@ -1,0 +1,385 @@
+//! Move steps: carries out the steps of a move, and remembers what a mover must know of them.
+//!
+//! **Invariant:** a mover learns of a request what its simulation learns (`moves`). An answer that
+//! was lost teaches nothing: the next look tells what has happened.
+//! **Not here:** the loop (`move_run`), the decision (`moves::mover`).
+
+use std::time::{Duration, Instant};
+
+use chrono::{TimeDelta, Utc};
+use engine::move_record::{MoveOrder, MovePhase};
+use engine::slot_move::{MoveChange, MoveChangeError, RoundRead};
+use model::sabotage::{Mutation, is_on};
+use moves::identity::{MoveSide, MoveTicket};
+use moves::limits::{FENCE_HOLD, KEPT_CHANGES_MAX};
+use moves::move_row::CopyCursor;
+use moves::observation::{MoveGoal, MoveProgress};
+use moves::refusal::MoveRefusal;
+use moves::request::MoveRequest;
+use moves::step::{MoveRest, MoveStep};
+
+use super::move_round::{self, RoundFailure};
+use super::move_run::{MoveFailure, MoveRun, Onward, RETRY};
+use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
+use super::publication::publish;
+
+/// Wait after a lock was not free, or a request was refused.
+const BUSY_WAIT: Duration = Duration::from_millis(25);
+/// Pause after a batch of rows was deleted, in which the shard's writes go on.
+const BATCH_PAUSE: Duration = Duration::from_millis(5);
+/// Interval at which changes flow back to a source that is kept.
+const FLOW_BACK: Duration = Duration::from_millis(200);
+/// Interval at which a move that waits for something else is looked at.
+const REST: Duration = Duration::from_secs(1);
+/// Time limit of a request that deletes all rows of the slots, in batches.
+const EMPTY_MAX: Duration = Duration::from_secs(30);
+
+impl MoveRun<'_> {
+    /// Carries out a step.
+    pub(super) async fn act(
+        &mut self,
+        sides: &MoveSides,
+        seen: &SeenMove,
+        step: MoveStep,
+    ) -> Onward {
+        match step {
+            MoveStep::Send(side, request) => self.request(sides, side, *request).await,
+            MoveStep::CopyRound { from } => self.copy(sides, seen, (from, false)).await,
+            MoveStep::Verify { from } => self.copy(sides, seen, (from, true)).await,
+            MoveStep::AwaitConfirmation(_) => Onward::AtOnce,
+            MoveStep::NextTerm => match self.take_over().await {
+                Ok(()) => Onward::AtOnce,
+                Err(_superseded) => Onward::Superseded,
+            },
+            MoveStep::Publish(side) => {
+                let floor = seen.shard(side).position;
+                match publish(self.manager, &self.plan, (side, floor)).await {
+                    Ok(()) => Onward::AtOnce,
+                    Err(reason) => Onward::After(RETRY, Some(reason)),
+                }
+            }
+            MoveStep::Rest(MoveRest::Keeping) => self.keep(seen).await,
+            MoveStep::Rest(MoveRest::Superseded) => Onward::Superseded,
+            MoveStep::Rest(MoveRest::Paused) => {
+                Onward::After(REST, Some("it is paused".to_owned()))
+            }
+            MoveStep::Rest(MoveRest::NoMajority) => {
+                let reason = "it waits until a majority of each shard's nodes follows its primary";
+                Onward::After(REST, Some(reason.to_owned()))
+            }
+            MoveStep::Rest(MoveRest::OutOfDate) => {
+                let reason = "the shards disagree: one of the primaries was replaced";
+                Onward::After(RETRY, Some(reason.to_owned()))
+            }
+            MoveStep::End(owner) => self.end(owner).await,
+        }
+    }
+
+    /// Sends a request without rows.
+    async fn request(&mut self, sides: &MoveSides, side: MoveSide, request: MoveRequest) -> Onward {
+        let is_fence = matches!(request, MoveRequest::Fence(_));
+        if is_fence && let Some(wait) = self.await_fence(side) {
+            return wait;
+        }
+        let deletes = matches!(
+            request,
+            MoveRequest::BeginCleaning(_) | MoveRequest::Clean(_) | MoveRequest::Discard(_)
+        );
+        match self.send(sides, side, request.into()).await {
+            Ok(()) if deletes => {
+                self.reports.count_batch();
+                Onward::After(BATCH_PAUSE, None)
+            }
+            Ok(()) => Onward::AtOnce,
+            Err(onward) => onward,
+        }
+    }
+
+    /// Returns the wait before a fence, `None` if it can begin.
+    fn await_fence(&mut self, side: MoveSide) -> Option<Onward> {
+        let (shard, now) = (self.plan.shards[side.index()], Instant::now());
+        let wait = self.fences.wait(shard, now);
+        let is_away = self.reports.is_away();
+        if wait.is_zero() && !is_away {
+            self.fences.begin(shard, now);
+            return None;
+        }
+        // Changes that come meanwhile are copied before the fence.
+        self.progress.short_rounds = 0;
+        let reason = is_away.then(|| "the catalog does not answer: no fence is begun".to_owned());
+        Some(Onward::After(wait.clamp(BUSY_WAIT, RETRY), reason))
+    }
+
+    /// Sends a change, and learns from the answer. The error says how the run goes on.
+    async fn send(
+        &mut self,
+        sides: &MoveSides,
+        side: MoveSide,
+        change: MoveChange,
+    ) -> Result<(), Onward> {
+        let request = change.request.clone();
+        if is_on(Mutation::CommitByClock) && matches!(request, MoveRequest::Commit(..)) {
+            // Its fence ends meanwhile.
+            tokio::time::sleep(FENCE_HOLD + RETRY).await;
+        }
+        self.progress.note_sending(&request);
+        self.must_copy_again &= !matches!(request, MoveRequest::CopyAgain(_));
+        let shard = sides.shard(side);
+        let deadline = Instant::now() + time_of(&request);
+        let answer = match shard.primary().moves() {
+            Some(moves) => moves.change(change, deadline).await,
+            None => Err(MoveChangeError::Unsupported),
+        };
+        let answer = match answer {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        self.learn(side, &request, &answer);
+        let Err(error) = answer else {
+            // Writes of this process need not wait for an announcement.
+            shard.slot_waits.wake();
+            return Ok(());
+        };
+        let name = shard.name();
+        Err(match error {
+            MoveChangeError::Refused(MoveRefusal::Superseded { .. }) => Onward::Superseded,
+            MoveChangeError::Refused(refusal) => {
+                Onward::After(BUSY_WAIT, Some(format!("{name} refused a step: {refusal}")))
+            }
+            MoveChangeError::Busy { holder } => {
+                Onward::After(BUSY_WAIT, Some(format!("{holder} of {name} holds a lock")))
+            }
+            MoveChangeError::NoTable { .. } => {
+                Onward::After(RETRY, Some(format!("{name}: {error}")))
+            }
+            MoveChangeError::Unsupported => self.fail(format!("{name}: {error}")).await,
+            MoveChangeError::Failed { error, .. } => {
+                Onward::After(RETRY, Some(format!("{name} did not carry out a step: {error}")))
+            }
+        })
+    }
+
+    fn learn(
+        &mut self,
+        side: MoveSide,
+        request: &MoveRequest,
+        answer: &Result<(), MoveChangeError>,
+    ) {
+        let is_done = answer.is_ok();
+        match request {
+            MoveRequest::Activate(_) if is_done => {
+                self.reports.note_hold(self.fences.end(false, Instant::now()));
+            }
+            MoveRequest::Lift(_) if is_done => {
+                self.reports.note_hold(self.fences.end(true, Instant::now()));
+            }
+            MoveRequest::Fence(_) if is_rejected(answer) => self.fences.withdraw(Instant::now()),
+            MoveRequest::Prepare(_)
+            | MoveRequest::Trace(_)
+            | MoveRequest::Raise { .. }
+            | MoveRequest::Store(..)
+            | MoveRequest::CopyAgain(_)
+            | MoveRequest::Trim(..)
+            | MoveRequest::Fence(_)
+            | MoveRequest::Commit(..)
+            | MoveRequest::Activate(_)
+            | MoveRequest::Reverse(_)
+            | MoveRequest::Lift(_)
+            | MoveRequest::Discard(_)
+            | MoveRequest::BeginCleaning(_)
+            | MoveRequest::Clean(_)
+            | MoveRequest::Forget(_) => {}
+        }
+        if is_done || is_rejected(answer) {
+            learn(&mut self.progress, side, request, answer);
+        }
+    }
+
+    /// Copies a round, and compares both sides afterwards if that is due.
+    async fn copy(
+        &mut self,
+        sides: &MoveSides,
+        seen: &SeenMove,
+        (from, verifies): (MoveSide, bool),
+    ) -> Onward {
+        let to = from.other();
+        let Some(receiver) = &seen.shard(to).row else { return Onward::AtOnce };
+        let begun = Instant::now();
+        let read = move_round::read(sides, &self.plan, (from, receiver), verifies).await;
+        let RoundRead { round, rows, changes, digests } = match read {
+            Ok(read) => read,
+            Err(RoundFailure::LostChanges) if seen.is_committed() => {
+                let id = self.reports.record().name();
+                tracing::info!(id, "changes no longer flow back: a rollback would copy anew");
+                self.follows_back = false;
+                return Onward::AtOnce;
+            }
+            Err(RoundFailure::LostChanges) => {
+                self.must_copy_again = true;
+                return Onward::AtOnce;
+            }
+            Err(RoundFailure::Impossible(reason)) => return self.fail(reason).await,
+            Err(RoundFailure::Transient(reason)) => return Onward::After(RETRY, Some(reason)),
+        };
+        let ticket = MoveTicket { id: receiver.id, leg: receiver.leg, term: self.term };
+        let (cursor, next) = (round.cursor.clone(), round.next.clone());
+        let (counted, bytes) = (rows.row_count(), rows.bytes());
+        let change = MoveChange { request: MoveRequest::Store(ticket, round), rows };
+        if let Err(onward) = self.send(sides, to, change).await {
+            return onward;
+        }
+        self.reports.count(counted, bytes);
+        let is_short = self.pace.is_short(&cursor, changes, begun.elapsed());
+        self.progress.short_rounds =
+            if is_short { self.progress.short_rounds.saturating_add(1) } else { 0 };
+        if seen.is_committed() {
+            self.kept_changes += changes as u64;
+            self.follows_back &= self.kept_changes <= KEPT_CHANGES_MAX;
+            // On a busy shard there are always changes, so the time of keeping ends here, too.
+            return self.keep(seen).await;
+        }
+        if verifies {
+            let compared =
+                move_round::compare(sides, &self.plan, to, &digests.unwrap_or_default()).await;
+            return match compared {
+                Ok(None) => {
+                    self.progress.verified = Some((next.feed, next.pass));
+                    // Writes went on meanwhile.
+                    self.progress.short_rounds = 0;
+                    Onward::AtOnce
+                }
+                Ok(Some(difference)) => self.fail(difference).await,
+                Err(reason) => Onward::After(RETRY, Some(reason)),
+            };
+        }
+        let wait = self.rate.count(bytes, Instant::now());
+        if cursor == CopyCursor::Whole || wait.is_zero() {
+            return Onward::AtOnce;
+        }
+        Onward::After(wait, None)
+    }
+
+    /// Waits until the time of keeping is over.
+    async fn keep(&mut self, seen: &SeenMove) -> Onward {
+        let record = self.reports.record();
+        if record.goal == MoveGoal::Back && seen.leg.target() == MoveSide::Origin {
+            // The slots are back, and the copy of the destination is not needed any more.
+            self.settles = true;
+            return Onward::AtOnce;
+        }
+        let Some(owned_at) = record.owned_at else {
+            // The catalog stores the time with the report of this phase.
+            return Onward::After(BUSY_WAIT, None);
+        };
+        let keep = TimeDelta::from_std(record.new.keep).unwrap_or(TimeDelta::MAX);
+        let left = owned_at.checked_add_signed(keep).map(|end| end - Utc::now());
+        let left = left.map_or(Duration::MAX, |left| left.to_std().unwrap_or(Duration::ZERO));
+        if left.is_zero() {
+            self.reports.order(MoveOrder::Settle).await;
+            return Onward::After(BUSY_WAIT, None);
+        }
+        Onward::After(left.min(if self.follows_back { FLOW_BACK } else { REST }), None)
+    }
+
+    /// Gives the move up: the slots stay where they are.
+    async fn fail(&mut self, reason: String) -> Onward {
+        let id = self.reports.record().name();
+        tracing::error!(id, reason, "a move cannot be carried out");
+        let goal = match self.reports.record().goal {
+            MoveGoal::Back if self.reports.record().owned_at.is_some() => MoveGoal::Forward,
+            MoveGoal::Back | MoveGoal::Forward | MoveGoal::Settle => MoveGoal::Back,
+        };
+        if goal == MoveGoal::Back {
+            // A mover that takes over does not try again.
+            self.reports.order(MoveOrder::Cancel).await;
+        }
+        self.failure = Some(MoveFailure { reason: reason.clone(), goal });
+        Onward::After(Duration::ZERO, Some(reason))
+    }
+
+    /// Reports the end of the move.
+    async fn end(&mut self, owner: Option<MoveSide>) -> Onward {
+        let is_moved = self.reports.record().owned_at.is_some();
+        let failure = self.failure.as_ref().map(|failure| failure.reason.clone());
+        let (phase, reason) = match (failure, owner) {
+            (Some(reason), _) => (MovePhase::Failed, Some(reason)),
+            (None, Some(MoveSide::Destination)) => (MovePhase::Done, None),
+            (None, Some(MoveSide::Origin)) if is_moved => (MovePhase::RolledBack, None),
+            (None, Some(MoveSide::Origin)) => (MovePhase::Cancelled, None),
+            (None, None) => {
+                let reason = "none of its shards owns the slots".to_owned();
+                (MovePhase::Failed, Some(reason))
+            }
+        };
+        match self.reports.end(phase, reason).await {
+            Ok(true) => {
+                let id = self.reports.record().name();
+                tracing::info!(id, phase = phase.name(), "a move has ended");
+                Onward::Ended
+            }
+            Ok(false) => Onward::After(RETRY, None),
+            Err(_superseded) => Onward::Superseded,
+        }
+    }
+}
+
+/// Returns the time limit of a request.
+fn time_of(request: &MoveRequest) -> Duration {
+    let empties = match request {
+        MoveRequest::Discard(_) => true,
+        MoveRequest::Store(_, round) => round.base_cursor == CopyCursor::Empty,
+        MoveRequest::Prepare(_)
+        | MoveRequest::Trace(_)
+        | MoveRequest::Raise { .. }
+        | MoveRequest::CopyAgain(_)
+        | MoveRequest::Trim(..)
+        | MoveRequest::Fence(_)
+        | MoveRequest::Commit(..)
+        | MoveRequest::Activate(_)
+        | MoveRequest::Reverse(_)
+        | MoveRequest::Lift(_)
+        | MoveRequest::BeginCleaning(_)
+        | MoveRequest::Clean(_)
+        | MoveRequest::Forget(_) => false,
+    };
+    if empties { EMPTY_MAX } else { CALL_MAX }
+}
+
+/// Returns true if a request is known to have changed nothing.
+fn is_rejected(answer: &Result<(), MoveChangeError>) -> bool {
+    matches!(answer, Err(MoveChangeError::Refused(_) | MoveChangeError::Busy { .. }))
+}
+
+/// Notes what an answer means for the decisions of a mover.
+fn learn(
+    progress: &mut MoveProgress,
+    side: MoveSide,
+    request: &MoveRequest,
+    answer: &Result<(), MoveChangeError>,
+) {
+    let is_done = answer.is_ok();
+    let is_refused = matches!(answer, Err(MoveChangeError::Refused(_)));
+    match request {
+        MoveRequest::Raise { .. } if is_done => progress.raised[side.index()] = true,
+        MoveRequest::Fence(_) => progress.is_fenced = is_done,
+        MoveRequest::Commit(..) if is_refused => {
+            progress.short_rounds = 0;
+            progress.is_fenced = false;
+        }
+        // Not at once again, if a lock was not free.
+        MoveRequest::Trim(_, applied) => progress.trimmed = Some(applied.round),
+        MoveRequest::Prepare(_)
+        | MoveRequest::Trace(_)
+        | MoveRequest::Raise { .. }
+        | MoveRequest::Store(..)
+        | MoveRequest::CopyAgain(_)
+        | MoveRequest::Commit(..)
+        | MoveRequest::Activate(_)
+        | MoveRequest::Reverse(_)
+        | MoveRequest::Lift(_)
+        | MoveRequest::Discard(_)
+        | MoveRequest::BeginCleaning(_)
+        | MoveRequest::Clean(_)
+        | MoveRequest::Forget(_) => {}
+    }
+}

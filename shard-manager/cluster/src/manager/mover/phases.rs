@@ -1,0 +1,65 @@
+//! Phases: the phase of a move, from what its mover sees and the step that it takes next.
+//!
+//! **Not here:** the decision about a step (`moves::mover`), which looks at no phase.
+
+use engine::move_record::MovePhase;
+use moves::identity::MoveSide;
+use moves::move_row::CopyCursor;
+use moves::observation::{MoveGoal, SlotsState};
+use moves::request::MoveRequest;
+use moves::step::{MoveRest, MoveStep};
+
+use super::move_sides::SeenMove;
+
+/// Returns the phase of a move that goes on with this step.
+pub(super) fn phase_of(
+    seen: &SeenMove,
+    step: &MoveStep,
+    (goal, is_fenced, published): (MoveGoal, bool, MoveSide),
+) -> MovePhase {
+    let (source, target) = (seen.shard(seen.leg.source()), seen.shard(seen.leg.target()));
+    if cleans(step) || goal == MoveGoal::Settle {
+        return MovePhase::Cleaning;
+    }
+    if seen.is_committed() {
+        let is_owned = matches!(target.slots, SlotsState::Owned | SlotsState::Fenced);
+        let is_known = is_owned && published == seen.leg.target();
+        let is_kept = is_known && (target.is_confirmed || *step == keeping());
+        return if is_kept { MovePhase::Keeping } else { MovePhase::Activating };
+    }
+    if !goal.agrees_with(seen.leg) {
+        return MovePhase::Cleaning;
+    }
+    let (Some(_), Some(copy)) = (&source.row, &target.row) else { return MovePhase::Preparing };
+    if copy.cursor != CopyCursor::Whole {
+        return MovePhase::Copying;
+    }
+    if is_fenced || is_fence(step) {
+        return MovePhase::Fencing;
+    }
+    if matches!(step, MoveStep::Verify { .. }) {
+        MovePhase::Verifying
+    } else {
+        MovePhase::Following
+    }
+}
+
+fn keeping() -> MoveStep {
+    MoveStep::Rest(MoveRest::Keeping)
+}
+
+fn is_fence(step: &MoveStep) -> bool {
+    matches!(step, MoveStep::Send(_, request) if matches!(**request, MoveRequest::Fence(_)))
+}
+
+fn cleans(step: &MoveStep) -> bool {
+    let MoveStep::Send(_, request) = step else { return matches!(step, MoveStep::End(_)) };
+    matches!(
+        **request,
+        MoveRequest::Lift(_)
+            | MoveRequest::Discard(_)
+            | MoveRequest::BeginCleaning(_)
+            | MoveRequest::Clean(_)
+            | MoveRequest::Forget(_)
+    )
+}

@@ -1,0 +1,327 @@
+//! Moves: the face of a manager that begins moves of slots, lists them and takes orders for them.
+//!
+//! A move that was begun is a row of the catalog. The process that carries moves out finds it
+//! there, so a move goes on if the router that began it ends.
+//!
+//! **Not here:** the steps of a move (`mover`), the rules of orders (`engine::move_record`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use engine::ReplicaIsolation;
+use engine::move_catalog::{MoveCatalog, MoveListError};
+use engine::move_draft::{DraftSlots, MoveDraft};
+use engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove, NewMoveFault};
+use engine::move_view::MoveView;
+use engine::refusal_code::RefusalCode;
+use model::keyspace::{KeyError, ShardKey};
+use model::shard_map::ShardMap;
+use model::slot_set::SlotSet;
+use model::topology::{ShardNumber, ShardState};
+use moves::identity::MoveId;
+use moves::limits::KEEP;
+
+use super::Manager;
+use crate::shard::Majority;
+
+/// Attempts at a beginning while the shard map changes.
+const TRIES_MAX: usize = 16;
+/// Longest wait for the map of an expected epoch.
+const UPDATE_MAX: Duration = Duration::from_secs(2);
+
+/// Face of a [`Manager`] for moves of slots.
+#[derive(Clone, Copy)]
+pub struct Moves<'m>(pub(super) &'m Manager);
+
+/// Reason why a move was not begun, or an order not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MovesError {
+    /// The description is out of bounds.
+    #[error(transparent)]
+    New(#[from] NewMoveFault),
+    /// The cluster has no such shard.
+    #[error("there is no shard of number {}", .0.0)]
+    NoShard(ShardNumber),
+    /// The cluster has no shard of this name.
+    #[error("the cluster has no shard {0}")]
+    NoShardNamed(String),
+    /// The shard key has no slot.
+    #[error("key: {0}")]
+    Key(KeyError),
+    /// Several shards own the slots.
+    #[error("the slots belong to {0}: a move takes slots of one shard, so begin one for each")]
+    SeveralOwners(String),
+    /// A move goes on, or has ended with the slots on the target.
+    #[error("the move is {}: a move that was cancelled, rolled back or has failed is retried", .0.name())]
+    NoRetry(MovePhase),
+    /// The source does not own some of the slots.
+    #[error("{shard} does not own the slots {slots}")]
+    NotOwned {
+        /// Name of the source.
+        shard: String,
+        /// These slots.
+        slots: SlotSet,
+    },
+    /// The target gets no slots.
+    #[error("{shard} is {}: only a serving shard gets slots", state.name())]
+    NotServing {
+        /// Name of the target.
+        shard: String,
+        /// Its state.
+        state: ShardState,
+    },
+    /// One of the shards is not open on this router.
+    #[error("{shard} is not open on this router: try again, or on another router")]
+    NotOpen {
+        /// Name of the shard.
+        shard: String,
+    },
+    /// Too few nodes of a shard follow its primary.
+    #[error(
+        "{needed} replicas of {shard} must follow its primary, and {found} do: a failover could \
+         undo the move"
+    )]
+    NoMajority {
+        /// Name of the shard.
+        shard: String,
+        /// Number of replicas that are needed.
+        needed: usize,
+        /// Number of replicas that follow.
+        found: usize,
+    },
+    /// The catalog did not take it.
+    #[error(transparent)]
+    List(#[from] MoveListError),
+    /// The engine distributes rows by itself.
+    #[error("this cluster distributes its rows itself")]
+    Unsupported,
+}
+
+impl Manager {
+    /// Returns the face for moves of slots.
+    pub fn moves(&self) -> Moves<'_> {
+        Moves(self)
+    }
+}
+
+impl MovesError {
+    /// Returns the public code; `None` if the catalog cannot be used.
+    pub fn code(&self) -> Option<RefusalCode> {
+        Some(match self {
+            Self::New(_) | Self::Key(_) | Self::SeveralOwners(_) => RefusalCode::BadMove,
+            Self::NoShard(_) | Self::NoShardNamed(_) => RefusalCode::NoShard,
+            Self::NoRetry(_) => RefusalCode::MoveState,
+            Self::NotOwned { .. } => RefusalCode::NotOwner,
+            Self::NotServing { .. } | Self::NotOpen { .. } | Self::NoMajority { .. } => {
+                RefusalCode::ShardState
+            }
+            Self::List(error) => return RefusalCode::of_listed_move(error),
+            Self::Unsupported => RefusalCode::PlacedByEngine,
+        })
+    }
+}
+
+impl<'m> Moves<'m> {
+    /// Begins a move, if the shard map has this epoch, and returns it as it is listed.
+    ///
+    /// # Errors
+    /// [`MovesError`]. Only after [`MoveListError::Failed`] the move may have begun.
+    pub async fn begin(
+        self,
+        new: NewMove,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<MoveRecord, MovesError> {
+        self.begin_as(|_| Ok(new.clone()), expected_epoch, deadline).await
+    }
+
+    /// Begins the move that an operator describes, as [`Moves::begin`] does.
+    ///
+    /// # Errors
+    /// [`MovesError`]. Only after [`MoveListError::Failed`] the move may have begun.
+    pub async fn begin_draft(
+        self,
+        draft: &MoveDraft,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<MoveRecord, MovesError> {
+        self.begin_as(|map| new_move(map, draft), expected_epoch, deadline).await
+    }
+
+    /// Begins a move with the description of one that has ended on its source.
+    ///
+    /// # Errors
+    /// [`MovesError`]. Only after [`MoveListError::Failed`] the move may have begun.
+    pub async fn retry(
+        self,
+        id: MoveId,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<MoveRecord, MovesError> {
+        let ended = self.get(id).await?;
+        if !ended.may_retry() {
+            return Err(MovesError::NoRetry(ended.phase));
+        }
+        self.begin(ended.new, expected_epoch, deadline).await
+    }
+
+    /// Begins a move that is described by the newest map. A map that changes meanwhile matters only
+    /// if an epoch is expected.
+    async fn begin_as(
+        self,
+        describe: impl Fn(&ShardMap) -> Result<NewMove, MovesError>,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<MoveRecord, MovesError> {
+        let catalog = self.catalog()?;
+        let begin_once = async || {
+            let map = self.map_of(expected_epoch, deadline).await?;
+            let new = checked(&map, describe(&map)?)?;
+            self.check_shard(new.source, &map)?;
+            self.check_shard(new.target, &map)?;
+            let record = MoveRecord::begin(new, Utc::now());
+            catalog.begin(&record, map.epoch()).await?;
+            self.0.move_news.announce();
+            Ok(record)
+        };
+        for _ in 1..TRIES_MAX {
+            let begun = begin_once().await;
+            let Err(MovesError::List(MoveListError::Stale { epoch, .. })) = &begun else {
+                return begun;
+            };
+            let is_known = self.0.backend.update_map(*epoch, deadline).await.is_ok();
+            if expected_epoch.is_some() || !is_known {
+                return begun;
+            }
+        }
+        begin_once().await
+    }
+
+    /// Returns the newest map, which must have the expected epoch.
+    async fn map_of(
+        self,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Arc<ShardMap>, MovesError> {
+        let shards = self.0.shards();
+        let Some(expected) = expected_epoch else { return Ok(shards.newest_map()) };
+        if shards.newest_map().epoch() < expected {
+            // A map that cannot be read is not the expected one.
+            let wait = deadline.min(Instant::now() + UPDATE_MAX);
+            let _ = self.0.backend.update_map(expected, wait).await;
+        }
+        let (map, epoch) = (shards.newest_map(), shards.newest_map().epoch());
+        if epoch == expected {
+            return Ok(map);
+        }
+        Err(MoveListError::Stale { expected, epoch }.into())
+    }
+
+    /// Returns a move as responses and commands show it.
+    pub fn view(self, record: &MoveRecord) -> MoveView {
+        let name = |shard: ShardNumber| self.0.shard_name(shard).to_owned();
+        MoveView::of(record, name, Utc::now())
+    }
+
+    /// Checks that a shard can take part in a move now.
+    fn check_shard(self, number: ShardNumber, map: &ShardMap) -> Result<(), MovesError> {
+        let name = || map.topology().name(number).to_owned();
+        let shard =
+            self.0.shards().find(number).ok_or_else(|| MovesError::NotOpen { shard: name() })?;
+        shard.primary().moves().ok_or(MovesError::Unsupported)?;
+        let majority = Majority::of(&shard, self.has_timelines());
+        let (needed, found) = (majority.needed(), majority.following());
+        if found < needed {
+            return Err(MovesError::NoMajority { shard: name(), needed, found });
+        }
+        Ok(())
+    }
+
+    /// Returns all moves that have not ended and the last ones that have, the latest first.
+    ///
+    /// # Errors
+    /// [`MovesError::Unsupported`], or the error of the catalog.
+    pub async fn list(self) -> Result<Vec<MoveRecord>, MovesError> {
+        Ok(self.catalog()?.list().await.map_err(MoveListError::Failed)?)
+    }
+
+    /// Returns a move.
+    ///
+    /// # Errors
+    /// [`MoveListError::NoMove`], or the error of the catalog.
+    pub async fn get(self, id: MoveId) -> Result<MoveRecord, MovesError> {
+        let found = self.catalog()?.get(id).await.map_err(MoveListError::Failed)?;
+        Ok(found.ok_or(MoveListError::NoMove)?)
+    }
+
+    /// Gives an order for a move, and returns it as it is listed then.
+    ///
+    /// # Errors
+    /// [`MovesError::List`].
+    pub async fn order(self, id: MoveId, order: MoveOrder) -> Result<MoveRecord, MovesError> {
+        let ordered = self.catalog()?.order(id, order).await?;
+        self.0.move_news.announce();
+        Ok(ordered)
+    }
+    /// Returns true if positions of shards name the timelines of their servers.
+    pub(super) fn has_timelines(self) -> bool {
+        self.0.backend.isolation() == ReplicaIsolation::OwnServers
+    }
+
+    fn catalog(self) -> Result<&'m dyn MoveCatalog, MovesError> {
+        self.0.backend.move_catalog().ok_or(MovesError::Unsupported)
+    }
+}
+
+/// Returns the move that a draft stands for.
+fn new_move(map: &ShardMap, draft: &MoveDraft) -> Result<NewMove, MovesError> {
+    let number = |name: &str| {
+        map.topology().find(name).ok_or_else(|| MovesError::NoShardNamed(name.to_owned()))
+    };
+    let slots = match &draft.slots {
+        DraftSlots::Set(slots) => slots.clone(),
+        DraftSlots::OfKey(key) => {
+            let place = ShardKey::parse(key).and_then(|key| map.place(key));
+            [place.map_err(MovesError::Key)?.slot].into_iter().collect()
+        }
+    };
+    let target = number(&draft.to)?;
+    let source = match &draft.from {
+        Some(name) => number(name)?,
+        None => owner(map, &slots)?,
+    };
+    let keep = draft.keep.map_or(KEEP, Duration::from_secs);
+    Ok(NewMove { slots, source, target, rate: draft.rate, keep })
+}
+
+/// Returns the shard that owns all of the slots.
+fn owner(map: &ShardMap, slots: &SlotSet) -> Result<ShardNumber, MovesError> {
+    let owners: BTreeSet<ShardNumber> = slots.iter().map(|slot| map.owner(slot)).collect();
+    let names = || owners.iter().map(|owner| map.topology().name(*owner)).collect::<Vec<_>>();
+    match owners.first() {
+        Some(owner) if owners.len() == 1 => Ok(*owner),
+        Some(_) => Err(MovesError::SeveralOwners(names().join(", "))),
+        None => Err(NewMoveFault::SlotCount(0).into()),
+    }
+}
+
+/// Checks a move against the shards and the owners of its slots.
+fn checked(map: &ShardMap, new: NewMove) -> Result<NewMove, MovesError> {
+    new.check()?;
+    let member = |number| {
+        let found = map.topology().members().find(|(member, _)| *member == number);
+        found.map(|(_, shard)| shard).ok_or(MovesError::NoShard(number))
+    };
+    let (source, target) = (member(new.source)?, member(new.target)?);
+    if target.state != ShardState::Serving {
+        let (shard, state) = (target.name.clone(), target.state);
+        return Err(MovesError::NotServing { shard, state });
+    }
+    let slots: SlotSet = new.slots.iter().filter(|slot| map.owner(*slot) != new.source).collect();
+    if !slots.is_empty() {
+        return Err(MovesError::NotOwned { shard: source.name.clone(), slots });
+    }
+    Ok(new)
+}

@@ -1,0 +1,40 @@
+//! Primary moves: the reads and changes of a shard's primary for a mover.
+//!
+//! **Not here:** the statements (the engines), the rules of a change (crate `moves`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::slot_move::{MoveChange, MoveChangeError, MoveReader, ShardMoves};
+use moves::scene::MoveEffect;
+
+use crate::lane::Lanes;
+
+/// Face of a [`Primary`](super::Primary) for a mover.
+#[derive(Clone, Copy)]
+pub struct PrimaryMoves<'p> {
+    pub(super) lanes: &'p Lanes,
+    pub(super) moves: &'p ShardMoves,
+}
+
+impl<'p> PrimaryMoves<'p> {
+    /// Returns the reads.
+    pub fn reader(self) -> &'p Arc<dyn MoveReader> {
+        &self.moves.reader
+    }
+
+    /// Carries out a change in one durable transaction.
+    ///
+    /// # Errors
+    /// [`MoveChangeError`].
+    pub async fn change(
+        self,
+        change: MoveChange,
+        deadline: Instant,
+    ) -> Result<MoveEffect, MoveChangeError> {
+        match &self.moves.writer {
+            Some(writer) => writer.change(change, deadline).await,
+            None => self.lanes.solo().change_move(change, deadline).await,
+        }
+    }
+}

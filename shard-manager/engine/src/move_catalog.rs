@@ -1,0 +1,125 @@
+//! Move catalog: the trait through which a cluster lists its moves, and decides which process
+//! carries them out.
+//!
+//! **Invariant:** a slot is in one move that has not ended at most.
+//! **Not here:** the rows of the shards, which decide about a move (`slot_move`), the owners of
+//! slots ([`super::ClusterBackend::change_map`]).
+
+pub mod change;
+
+use futures_util::future::BoxFuture;
+use model::error::Error;
+use model::slot_set::SlotSet;
+use moves::identity::MoveId;
+
+use super::EngineFuture;
+use super::move_record::{MoveOrder, MoveOrderFault, MovePhase, MoveProgressReport, MoveRecord};
+
+/// Highest number of moves that have ended and are still listed.
+pub const ENDED_LISTED_MAX: usize = 100;
+
+/// Moves of a catalog.
+pub trait MoveCatalog: Send + Sync {
+    /// Returns true if this process carries the moves out: takes that right if no other process has
+    /// it. It is lost with the connection to the catalog, so it is asked for again and again.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn lead(&self) -> EngineFuture<'_, bool>;
+
+    /// Returns all moves that have not ended, and the last [`ENDED_LISTED_MAX`] that have, the
+    /// latest first.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn list(&self) -> EngineFuture<'_, Vec<MoveRecord>>;
+
+    /// Returns a move; `None` if it is not stored. One that has ended is stored longer than it is
+    /// listed.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn get(&self, id: MoveId) -> EngineFuture<'_, Option<MoveRecord>>;
+
+    /// Lists a new move, if the shard map has still this epoch and none of its slots moves. A move
+    /// that is listed already stays as it is, so that this can be repeated.
+    ///
+    /// # Errors
+    /// [`MoveListError`].
+    fn begin<'a>(
+        &'a self,
+        record: &'a MoveRecord,
+        epoch: u64,
+    ) -> BoxFuture<'a, Result<(), MoveListError>>;
+
+    /// Stores an order of an operator, and returns the move as it is listed then.
+    ///
+    /// # Errors
+    /// [`MoveListError`].
+    fn order(
+        &self,
+        id: MoveId,
+        order: MoveOrder,
+    ) -> BoxFuture<'_, Result<MoveRecord, MoveListError>>;
+
+    /// Gives a mover the number of its term, above all that were given before and above `known`.
+    /// A move that has ended is [`MoveListError::Superseded`].
+    ///
+    /// # Errors
+    /// [`MoveListError`].
+    fn take_over(&self, id: MoveId, known: u64) -> BoxFuture<'_, Result<u64, MoveListError>>;
+
+    /// Stores the report of the mover of this term, and returns the move as it is listed then.
+    /// Phase [`MovePhase::Keeping`] stores when the target began to own the slots, once.
+    ///
+    /// # Errors
+    /// [`MoveListError`].
+    fn report<'a>(
+        &'a self,
+        id: MoveId,
+        term: u64,
+        report: &'a MoveReport,
+    ) -> BoxFuture<'a, Result<MoveRecord, MoveListError>>;
+}
+
+/// Report of a mover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveReport {
+    /// Phase. One that [has ended](MovePhase::has_ended) ends the move and frees its slots.
+    pub phase: MovePhase,
+    /// Progress.
+    pub progress: MoveProgressReport,
+}
+
+/// Reason why a move was not listed or not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveListError {
+    /// The catalog lists no such move.
+    #[error("there is no such move")]
+    NoMove,
+    /// Other moves have some of the slots.
+    #[error("the slots {slots} move already ({move_name}): wait for that move, or leave them out")]
+    SlotsMove {
+        /// These slots.
+        slots: SlotSet,
+        /// Identity of one of the moves.
+        move_name: String,
+    },
+    /// The shard map has changed.
+    #[error("the shard map has changed: its epoch is {epoch}, not {expected}")]
+    Stale {
+        /// Expected epoch.
+        expected: u64,
+        /// Present epoch.
+        epoch: u64,
+    },
+    /// Another mover has a higher term, or the move has ended.
+    #[error("another process carries the move out")]
+    Superseded,
+    /// The order does not fit the state of the move.
+    #[error(transparent)]
+    Order(#[from] MoveOrderFault),
+    /// The catalog cannot be used. The change may have been stored.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}

@@ -1,0 +1,71 @@
+//! Change: the changes of a listed move, as every catalog makes them.
+//!
+//! **Invariant:** a move that has ended is not changed; a term that was given is never given again.
+//! **Not here:** the transactions (the catalogs).
+
+use chrono::{DateTime, Utc};
+
+use super::{MoveListError, MoveReport};
+use crate::move_record::{MoveOrder, MovePhase, MoveRecord, listed_time};
+
+/// Change of a listed move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListedMoveChange {
+    /// An operator gives an order.
+    Order(MoveOrder),
+    /// A mover takes over, and knows this term of the shards.
+    TakeOver {
+        /// Number of the highest term that the mover knows.
+        known: u64,
+    },
+    /// The mover of this term reports.
+    Report {
+        /// Number of its term.
+        term: u64,
+        /// The report.
+        report: MoveReport,
+    },
+}
+
+impl ListedMoveChange {
+    /// Applies the change to a record.
+    ///
+    /// # Errors
+    /// [`MoveListError::Order`] or [`MoveListError::Superseded`]; the record has not changed then.
+    pub fn apply(&self, record: &mut MoveRecord, now: DateTime<Utc>) -> Result<(), MoveListError> {
+        match self {
+            Self::Order(order) => Ok(record.order(*order)?),
+            Self::TakeOver { .. } | Self::Report { .. } if record.phase.has_ended() => {
+                Err(MoveListError::Superseded)
+            }
+            Self::TakeOver { known } => {
+                // Stored numbers have 63 bits.
+                let term = record.term.max(*known) + 1;
+                record.term = term.min(i64::MAX as u64);
+                Ok(())
+            }
+            Self::Report { term, .. } if *term != record.term => Err(MoveListError::Superseded),
+            Self::Report { report, .. } => {
+                apply_report(record, report, listed_time(now));
+                Ok(())
+            }
+        }
+    }
+}
+
+fn apply_report(record: &mut MoveRecord, report: &MoveReport, now: DateTime<Utc>) {
+    let MoveReport { phase, progress } = report;
+    let before = (record.phase, record.progress.rows, record.progress.bytes);
+    if before != (*phase, progress.rows, progress.bytes) {
+        record.changed_at = now;
+    }
+    record.phase = *phase;
+    record.progress = progress.clone();
+    if *phase == MovePhase::Keeping {
+        record.owned_at.get_or_insert(now);
+    }
+    record.ended_at = phase.has_ended().then_some(now);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Move draft: a move as an operator describes it, with shards by name and slots by number or by
+//! one of their keys.
+//!
+//! **Not here:** the shards and slots that a draft stands for (`cluster`), the bounds of a move
+//! (`move_record`).
+
+use model::slot_set::{SlotSet, SlotSetError};
+
+/// Slots of a draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DraftSlots {
+    /// These slots.
+    Set(SlotSet),
+    /// The slot of this shard key.
+    OfKey(String),
+}
+
+/// Move that an operator describes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveDraft {
+    /// Slots.
+    pub slots: DraftSlots,
+    /// Name of the shard that owns them; `None` stands for the one that does.
+    pub from: Option<String>,
+    /// Name of the shard that is to own them.
+    pub to: String,
+    /// Highest rate of the copy in MiB/s; `None` without a limit.
+    pub rate: Option<u32>,
+    /// Seconds for which the source is kept; `None` for the usual time.
+    pub keep: Option<u64>,
+}
+
+/// Reason why a text is not the slots of a move.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveSlotsFault {
+    /// The text is not a list of slots.
+    #[error(transparent)]
+    Form(#[from] SlotSetError),
+    /// Slots are in it twice.
+    #[error("the slots {0} are given twice")]
+    Twice(SlotSet),
+}
+
+/// Reads the slots of a move: ranges without a slot in common, such as `0-63,100`.
+///
+/// # Errors
+/// [`MoveSlotsFault`].
+pub fn parse_slots(text: &str) -> Result<SlotSet, MoveSlotsFault> {
+    let (mut all, mut twice) = (SlotSet::empty(), SlotSet::empty());
+    for part in text.split(',') {
+        for slot in part.parse::<SlotSet>()?.iter() {
+            if all.contains(slot) {
+                twice.insert(slot);
+            }
+            all.insert(slot);
+        }
+    }
+    if twice.is_empty() { Ok(all) } else { Err(MoveSlotsFault::Twice(twice)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_of_a_move_are_given_once_each() {
+        assert_eq!(parse_slots("0-3, 9").map(|slots| slots.to_string()), Ok("0-3,9".to_owned()));
+        let twice = |slots: &str| MoveSlotsFault::Twice(slots.parse().expect("slots"));
+        assert_eq!(parse_slots("0-9,4-5,9"), Err(twice("4-5,9")));
+        for text in ["", "a", "5-4", "16384", "-1", "0-"] {
+            assert!(matches!(parse_slots(text), Err(MoveSlotsFault::Form(_))), "{text}");
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Move record: a move as the catalog lists it, and the orders that an operator may give.
+//!
+//! The catalog reports a move and keeps the wishes of the operator. It decides nothing: the rows of
+//! both shards do.
+//!
+//! **Invariant:** a record that has ended never changes again.
+//! **Not here:** storing records (the catalogs), the steps of a move (`cluster`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use model::keyspace::Slot;
+use model::slot_set::SlotSet;
+use model::topology::ShardNumber;
+use moves::identity::MoveId;
+use moves::limits::{KEEP_MAX, SLOTS_MAX, STALL};
+use moves::observation::{MoveGoal, MovePlan};
+use uuid::Uuid;
+
+/// Lowest rate of a copy, in MiB/s.
+pub const RATE_MIN: u32 = 1;
+/// Highest rate of a copy, in MiB/s.
+pub const RATE_MAX: u32 = 10_000;
+
+/// Phase of a move, or the way in which it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MovePhase {
+    /// It has not begun.
+    Planned,
+    /// The target makes room, and the source begins to record changes.
+    Preparing,
+    /// Rows are copied.
+    Copying,
+    /// The target has all rows and follows the source.
+    Following,
+    /// The rows of both shards are compared.
+    Verifying,
+    /// Writes of the slots wait until the target has the last changes.
+    Fencing,
+    /// The source has given the slots away, and the target takes them.
+    Activating,
+    /// The target owns the slots, and the source is kept for a rollback.
+    Keeping,
+    /// Rows that no longer count are deleted.
+    Cleaning,
+    /// It has ended: the target owns the slots.
+    Done,
+    /// It has ended: the source owns the slots as before.
+    Cancelled,
+    /// It has ended: the slots went to the target and came back.
+    RolledBack,
+    /// It has ended before the commit, because it cannot be carried out.
+    Failed,
+}
+
+impl MovePhase {
+    /// All phases.
+    pub const ALL: [Self; 13] = [
+        Self::Planned,
+        Self::Preparing,
+        Self::Copying,
+        Self::Following,
+        Self::Verifying,
+        Self::Fencing,
+        Self::Activating,
+        Self::Keeping,
+        Self::Cleaning,
+        Self::Done,
+        Self::Cancelled,
+        Self::RolledBack,
+        Self::Failed,
+    ];
+
+    /// Returns the name, as in the catalog and in responses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Preparing => "preparing",
+            Self::Copying => "copying",
+            Self::Following => "following",
+            Self::Verifying => "verifying",
+            Self::Fencing => "fencing",
+            Self::Activating => "activating",
+            Self::Keeping => "keeping",
+            Self::Cleaning => "cleaning",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+            Self::RolledBack => "rolled_back",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Returns the phase with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.name() == name)
+    }
+
+    /// Returns true if the move has ended.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Cancelled | Self::RolledBack | Self::Failed)
+    }
+}
+
+/// Move that is to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMove {
+    /// Slots, at most [`SLOTS_MAX`].
+    pub slots: SlotSet,
+    /// Shard that owns them.
+    pub source: ShardNumber,
+    /// Shard that is to own them.
+    pub target: ShardNumber,
+    /// Highest rate of the copy in MiB/s, from [`RATE_MIN`] to [`RATE_MAX`]; `None` without a
+    /// limit.
+    pub rate: Option<u32>,
+    /// Time for which the source is kept for a rollback, at most [`KEEP_MAX`].
+    pub keep: Duration,
+}
+
+/// Reason why a move cannot begin as it is described.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NewMoveFault {
+    /// No slots, or too many.
+    #[error("a move has 1 to {SLOTS_MAX} slots, not {0}: begin one move after the other")]
+    SlotCount(usize),
+    /// Source and target are the same shard.
+    #[error("the slots are to move to the shard that has them: name another one in to")]
+    SameShard,
+    /// The rate is out of bounds.
+    #[error("rate is {RATE_MIN} to {RATE_MAX} MiB/s, not {0}")]
+    Rate(u32),
+    /// The time of keeping is out of bounds.
+    #[error("keep is at most {} s", KEEP_MAX.as_secs())]
+    Keep,
+}
+
+impl NewMove {
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    /// [`NewMoveFault`].
+    pub fn check(&self) -> Result<(), NewMoveFault> {
+        let slots = self.slots.len();
+        if slots == 0 || slots > SLOTS_MAX {
+            return Err(NewMoveFault::SlotCount(slots));
+        }
+        if self.source == self.target {
+            return Err(NewMoveFault::SameShard);
+        }
+        if let Some(rate) = self.rate.filter(|rate| !(RATE_MIN..=RATE_MAX).contains(rate)) {
+            return Err(NewMoveFault::Rate(rate));
+        }
+        if self.keep > KEEP_MAX { Err(NewMoveFault::Keep) } else { Ok(()) }
+    }
+}
+
+/// Move that the catalog lists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MoveRecord {
+    /// Identity.
+    pub id: MoveId,
+    /// Description.
+    pub new: NewMove,
+    /// Phase, as the last mover has reported it.
+    pub phase: MovePhase,
+    /// Wish of the operator.
+    pub goal: MoveGoal,
+    /// True if the operator wants it to rest.
+    pub is_paused: bool,
+    /// Number of the highest term that the catalog has given.
+    pub term: u64,
+    /// Time at which it was ordered.
+    pub began_at: DateTime<Utc>,
+    /// Time of the last change of the phase, of the rows or of the bytes: the last progress.
+    pub changed_at: DateTime<Utc>,
+    /// Time at which the target began to own the slots.
+    pub owned_at: Option<DateTime<Utc>>,
+    /// Time at which it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Progress, as the last mover has reported it.
+    pub progress: MoveProgressReport,
+}
+
+/// Progress of a move, as its mover reports it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MoveProgressReport {
+    /// Rows that were copied, and copied again.
+    pub rows: u64,
+    /// Bytes of these rows.
+    pub bytes: u64,
+    /// Longest time for which writes of the slots waited, in microseconds, as the mover has
+    /// measured it; 0 before the first fence.
+    pub hold_us: u64,
+    /// Reason why it waits or has ended: a sentence for the operator.
+    pub reason: Option<String>,
+}
+
+/// Order of an operator for a move that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MoveOrder {
+    /// It rests at the next step. Nothing is undone.
+    Pause,
+    /// It goes on.
+    Resume,
+    /// Before the source has given the slots away: the copy is deleted and the source goes on.
+    Cancel,
+    /// Afterwards: the slots go back with all later writes.
+    Rollback,
+    /// The time of keeping ends now: the source is cleaned.
+    Settle,
+}
+
+impl MoveOrder {
+    /// All orders.
+    pub const ALL: [Self; 5] =
+        [Self::Pause, Self::Resume, Self::Cancel, Self::Rollback, Self::Settle];
+
+    /// Returns the order with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|order| order.name() == name)
+    }
+
+    /// Returns the verb of the order, as in its URL and its command.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+            Self::Rollback => "rollback",
+            Self::Settle => "settle",
+        }
+    }
+}
+
+/// Reason why an order cannot be carried out in the state of a move.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveOrderFault {
+    /// The move has ended.
+    #[error("the move has ended ({}): begin a new one", .0.name())]
+    Ended(MovePhase),
+    /// The slots have reached the target.
+    #[error("the target owns the slots already: roll the move back instead")]
+    AlreadyMoved,
+    /// The slots have not reached the target.
+    #[error("the target does not own the slots yet: cancel the move instead")]
+    NotYetMoved,
+    /// The source's rows are being deleted.
+    #[error("the source's rows are being deleted: begin a move back instead")]
+    Cleaning,
+    /// It returns already.
+    #[error("the move is on its way back already")]
+    Returning,
+}
+
+impl MoveRecord {
+    /// Creates the record of a move that is to begin.
+    pub fn begin(new: NewMove, now: DateTime<Utc>) -> Self {
+        let now = listed_time(now);
+        Self {
+            id: MoveId(Uuid::new_v4().as_u128()),
+            new,
+            phase: MovePhase::Planned,
+            goal: MoveGoal::Forward,
+            is_paused: false,
+            term: 0,
+            began_at: now,
+            changed_at: now,
+            owned_at: None,
+            ended_at: None,
+            progress: MoveProgressReport::default(),
+        }
+    }
+
+    /// Returns the identity as text, a UUID.
+    pub fn name(&self) -> String {
+        move_name(self.id)
+    }
+
+    /// Returns the plan for the mover.
+    pub fn plan(&self) -> MovePlan {
+        let slots: Arc<[Slot]> = self.new.slots.iter().collect();
+        MovePlan { id: self.id, slots, shards: [self.new.source, self.new.target] }
+    }
+
+    /// Returns true if the move has ended with the slots on the source, so that a new one with the
+    /// same description may begin.
+    pub fn may_retry(&self) -> bool {
+        self.phase.has_ended() && self.phase != MovePhase::Done
+    }
+
+    /// Returns true if nothing has changed for some time although the move does not rest.
+    pub fn is_stalled(&self, now: DateTime<Utc>) -> bool {
+        let rests = self.is_paused || self.phase == MovePhase::Keeping || self.phase.has_ended();
+        let stall = chrono::Duration::from_std(STALL).unwrap_or(chrono::Duration::MAX);
+        !rests && now.signed_duration_since(self.changed_at) > stall
+    }
+
+    /// Applies an order. An order that is in force already changes nothing.
+    ///
+    /// # Errors
+    /// [`MoveOrderFault`].
+    pub fn order(&mut self, order: MoveOrder) -> Result<(), MoveOrderFault> {
+        if self.phase.has_ended() {
+            return Err(MoveOrderFault::Ended(self.phase));
+        }
+        let is_moved = self.owned_at.is_some();
+        match order {
+            MoveOrder::Pause => self.is_paused = true,
+            MoveOrder::Resume => self.is_paused = false,
+            MoveOrder::Cancel if is_moved => return Err(MoveOrderFault::AlreadyMoved),
+            MoveOrder::Rollback | MoveOrder::Settle if !is_moved => {
+                return Err(MoveOrderFault::NotYetMoved);
+            }
+            MoveOrder::Rollback if self.goal == MoveGoal::Settle => {
+                return Err(MoveOrderFault::Cleaning);
+            }
+            MoveOrder::Settle if self.goal == MoveGoal::Back => {
+                return Err(MoveOrderFault::Returning);
+            }
+            MoveOrder::Cancel | MoveOrder::Rollback => {
+                self.goal = MoveGoal::Back;
+                self.is_paused = false;
+            }
+            MoveOrder::Settle => {
+                self.goal = MoveGoal::Settle;
+                self.is_paused = false;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns a time as a catalog stores it, in microseconds.
+pub fn listed_time(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.trunc_subsecs(6)
+}
+
+/// Returns the identity of a move as text.
+pub fn move_name(id: MoveId) -> String {
+    Uuid::from_u128(id.0).to_string()
+}
+
+/// Returns the identity with this text; `None` if it is not a UUID.
+pub fn parse_move_name(name: &str) -> Option<MoveId> {
+    Uuid::try_parse(name).ok().map(|id| MoveId(id.as_u128()))
+}
+
+/// Returns the name of a goal, as the catalog stores it.
+pub fn goal_name(goal: MoveGoal) -> &'static str {
+    match goal {
+        MoveGoal::Forward => "forward",
+        MoveGoal::Back => "back",
+        MoveGoal::Settle => "settle",
+    }
+}
+
+/// Returns the goal with this name.
+pub fn parse_goal(name: &str) -> Option<MoveGoal> {
+    [MoveGoal::Forward, MoveGoal::Back, MoveGoal::Settle]
+        .into_iter()
+        .find(|goal| goal_name(*goal) == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> MoveRecord {
+        let slots = [Slot::new(3).expect("a slot")].into_iter().collect();
+        let (source, target) = (ShardNumber(0), ShardNumber(1));
+        let keep = Duration::from_secs(60);
+        MoveRecord::begin(NewMove { slots, source, target, rate: None, keep }, Utc::now())
+    }
+
+    #[test]
+    fn names_of_phases_goals_and_moves_are_read_as_they_were_written() {
+        for phase in MovePhase::ALL {
+            assert_eq!(MovePhase::parse(phase.name()), Some(phase));
+        }
+        for goal in [MoveGoal::Forward, MoveGoal::Back, MoveGoal::Settle] {
+            assert_eq!(parse_goal(goal_name(goal)), Some(goal));
+        }
+        let record = record();
+        assert_eq!(parse_move_name(&record.name()), Some(record.id));
+    }
+
+    #[test]
+    fn a_move_is_cancelled_before_the_target_owns_its_slots_and_rolled_back_afterwards() {
+        let mut early = record();
+        assert_eq!(early.order(MoveOrder::Rollback), Err(MoveOrderFault::NotYetMoved));
+        assert_eq!(early.order(MoveOrder::Cancel), Ok(()));
+        assert_eq!(early.goal, MoveGoal::Back);
+
+        let mut late = record();
+        late.owned_at = Some(Utc::now());
+        assert_eq!(late.order(MoveOrder::Cancel), Err(MoveOrderFault::AlreadyMoved));
+        assert_eq!(late.order(MoveOrder::Settle), Ok(()));
+        assert_eq!(late.order(MoveOrder::Rollback), Err(MoveOrderFault::Cleaning));
+    }
+
+    #[test]
+    fn a_move_that_has_ended_takes_no_orders() {
+        let mut ended = record();
+        ended.phase = MovePhase::Cancelled;
+        assert_eq!(ended.order(MoveOrder::Pause), Err(MoveOrderFault::Ended(MovePhase::Cancelled)));
+    }
+
+    #[test]
+    fn a_move_out_of_bounds_is_refused() {
+        let NewMove { slots, source, target, .. } = record().new;
+        let new = |rate, keep| NewMove { slots: slots.clone(), source, target, rate, keep };
+        assert_eq!(new(Some(5), KEEP_MAX).check(), Ok(()));
+        assert_eq!(new(Some(0), KEEP_MAX).check(), Err(NewMoveFault::Rate(0)));
+        assert_eq!(new(None, KEEP_MAX * 2).check(), Err(NewMoveFault::Keep));
+        let same = NewMove { target: source, ..new(None, KEEP_MAX) };
+        assert_eq!(same.check(), Err(NewMoveFault::SameShard));
+        let all = NewMove { slots: SlotSet::full(), ..new(None, KEEP_MAX) };
+        assert_eq!(all.check(), Err(NewMoveFault::SlotCount(16_384)));
+    }
+}

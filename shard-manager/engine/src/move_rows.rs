@@ -1,0 +1,244 @@
+//! Move rows: the listed moves and their slots as the tables of a catalog store them.
+//!
+//! **Invariant:** a record that is stored and read again is the same record.
+//! **Not here:** the transactions (`sqlite::catalog`, `postgres::catalog`), the rules of changes
+//! (`move_catalog`).
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel::result::Error as DieselError;
+use model::keyspace::Slot;
+use model::slot_set::SlotSet;
+use model::topology::ShardNumber;
+use model::value::format_timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::catalog_rows::GROUP;
+use super::move_catalog::MoveListError;
+use super::move_record::{
+    MovePhase, MoveProgressReport, MoveRecord, NewMove, goal_name, parse_goal, parse_move_name,
+};
+use super::system_tables::{tessera_listed_moves, tessera_moving};
+
+/// Highest number of moves that have ended and are still stored.
+pub const ENDED_STORED_MAX: i64 = 1_000;
+
+/// Row of a listed move.
+#[derive(Clone, Debug, PartialEq, Eq, Queryable, Selectable, Insertable, AsChangeset)]
+#[diesel(table_name = tessera_listed_moves, treat_none_as_null = true)]
+pub struct ListedMoveRow {
+    /// Identity, a UUID; primary key.
+    pub id: String,
+    /// Number of the shard that owned the slots.
+    pub source: i64,
+    /// Number of the shard that is to own them.
+    pub target: i64,
+    /// Ranges of slots.
+    pub slots: String,
+    /// Name of the phase.
+    pub phase: String,
+    /// Name of the goal.
+    pub goal: String,
+    /// 1 if the move is to rest.
+    pub paused: i64,
+    /// Highest rate in MiB/s.
+    pub rate: Option<i64>,
+    /// Time of keeping in microseconds.
+    pub keep_us: i64,
+    /// Highest term.
+    pub term: i64,
+    /// Time of the order.
+    pub began_at: String,
+    /// Time of the last progress.
+    pub changed_at: String,
+    /// Time at which the target began to own the slots.
+    pub owned_at: Option<String>,
+    /// Time of the end.
+    pub ended_at: Option<String>,
+    /// Progress, as JSON.
+    pub progress: String,
+}
+
+impl ListedMoveRow {
+    /// Returns the row of a record.
+    pub fn of(record: &MoveRecord) -> Self {
+        let MoveRecord { new, progress, .. } = record;
+        Self {
+            id: record.name(),
+            source: new.source.0.into(),
+            target: new.target.0.into(),
+            slots: new.slots.to_string(),
+            phase: record.phase.name().to_owned(),
+            goal: goal_name(record.goal).to_owned(),
+            paused: record.is_paused.into(),
+            rate: new.rate.map(i64::from),
+            keep_us: capped(new.keep.as_micros()),
+            term: capped(record.term.into()),
+            began_at: format_timestamp(record.began_at),
+            changed_at: format_timestamp(record.changed_at),
+            owned_at: record.owned_at.map(format_timestamp),
+            ended_at: record.ended_at.map(format_timestamp),
+            progress: StoredProgress::of(progress).json(),
+        }
+    }
+
+    /// Restores the record.
+    ///
+    /// # Errors
+    /// A description of the damage.
+    pub fn record(self) -> Result<MoveRecord, String> {
+        let id = self.id.clone();
+        let restored = self.restore();
+        restored.ok_or_else(|| format!("the row of the move {id} in tessera_moves is damaged"))
+    }
+
+    fn restore(self) -> Option<MoveRecord> {
+        let shard = |number| u16::try_from(number).ok().map(ShardNumber);
+        let rate = self.rate.map(u32::try_from).transpose().ok()?;
+        let new = NewMove {
+            slots: self.slots.parse().ok()?,
+            source: shard(self.source)?,
+            target: shard(self.target)?,
+            rate,
+            keep: Duration::from_micros(u64::try_from(self.keep_us).ok()?),
+        };
+        let progress: StoredProgress = serde_json::from_str(&self.progress).ok()?;
+        Some(MoveRecord {
+            id: parse_move_name(&self.id)?,
+            new,
+            phase: MovePhase::parse(&self.phase)?,
+            goal: parse_goal(&self.goal)?,
+            is_paused: self.paused != 0,
+            term: u64::try_from(self.term).ok()?,
+            began_at: time(&self.began_at)?,
+            changed_at: time(&self.changed_at)?,
+            owned_at: maybe_time(self.owned_at.as_deref())?,
+            ended_at: maybe_time(self.ended_at.as_deref())?,
+            progress: progress.report(),
+        })
+    }
+}
+
+fn capped(number: u128) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Progress as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredProgress {
+    rows: u64,
+    bytes: u64,
+    hold_us: u64,
+    reason: Option<String>,
+}
+
+impl StoredProgress {
+    fn of(report: &MoveProgressReport) -> Self {
+        let MoveProgressReport { rows, bytes, hold_us, reason } = report.clone();
+        Self { rows, bytes, hold_us, reason }
+    }
+
+    fn report(self) -> MoveProgressReport {
+        let Self { rows, bytes, hold_us, reason } = self;
+        MoveProgressReport { rows, bytes, hold_us, reason }
+    }
+
+    fn json(&self) -> String {
+        serde_json::to_string(self).expect("numbers and texts always serialise")
+    }
+}
+
+fn time(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
+}
+
+/// Returns the time of a text that may be missing; `None` if it is damaged.
+fn maybe_time(text: Option<&str>) -> Option<Option<DateTime<Utc>>> {
+    text.map_or(Some(None), |text| time(text).map(Some))
+}
+
+/// Restores records, the latest first.
+///
+/// # Errors
+/// A description of the damage.
+pub fn listed_records(
+    rows: impl IntoIterator<Item = ListedMoveRow>,
+) -> Result<Vec<MoveRecord>, String> {
+    let records: Result<Vec<MoveRecord>, String> =
+        rows.into_iter().map(ListedMoveRow::record).collect();
+    let mut records = records?;
+    records.sort_by_key(|record| std::cmp::Reverse((record.began_at, record.id)));
+    Ok(records)
+}
+
+/// Row of a slot of a move that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Queryable, Insertable)]
+#[diesel(table_name = tessera_moving)]
+pub struct MovingSlotRow {
+    /// Name of the group of tables.
+    pub group_name: String,
+    /// Number of the slot.
+    pub slot: i64,
+    /// Identity of the move.
+    pub move_id: String,
+}
+
+impl MovingSlotRow {
+    /// Returns the rows of a move's slots.
+    pub fn of(record: &MoveRecord) -> Vec<Self> {
+        let (group_name, move_id) = (GROUP.to_owned(), record.name());
+        let row = |slot: Slot| {
+            let (group_name, move_id) = (group_name.clone(), move_id.clone());
+            Self { group_name, slot: slot.number().into(), move_id }
+        };
+        record.new.slots.iter().map(row).collect()
+    }
+}
+
+/// Checks that a new move may be listed in a catalog of this epoch in which these slots move.
+///
+/// # Errors
+/// [`MoveListError::Stale`], [`MoveListError::SlotsMove`].
+pub fn check_new_move(
+    record: &MoveRecord,
+    (expected, epoch): (u64, u64),
+    moving: &[MovingSlotRow],
+) -> Result<(), MoveListError> {
+    if epoch != expected {
+        return Err(MoveListError::Stale { expected, epoch });
+    }
+    let slot = |row: &MovingSlotRow| u16::try_from(row.slot).ok().and_then(Slot::new);
+    let is_wanted = |row: &&MovingSlotRow| {
+        row.group_name == GROUP && slot(row).is_some_and(|slot| record.new.slots.contains(slot))
+    };
+    let taken: Vec<&MovingSlotRow> = moving.iter().filter(is_wanted).collect();
+    let Some(first) = taken.first() else { return Ok(()) };
+    let slots: SlotSet = taken.iter().filter_map(|row| slot(row)).collect();
+    Err(MoveListError::SlotsMove { slots, move_name: first.move_id.clone() })
+}
+
+/// Reason to roll back a transaction on listed moves.
+#[derive(Debug)]
+pub enum MoveListFault {
+    /// The change is refused.
+    Refused(MoveListError),
+    /// The database reported an error.
+    Database(DieselError),
+}
+
+impl From<MoveListError> for MoveListFault {
+    fn from(error: MoveListError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<DieselError> for MoveListFault {
+    fn from(error: DieselError) -> Self {
+        Self::Database(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

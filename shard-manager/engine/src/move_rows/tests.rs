@@ -1,0 +1,129 @@
+//! Tests of the rows of listed moves.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use model::keyspace::{SLOT_COUNT, Slot};
+use model::topology::ShardNumber;
+use moves::identity::MoveId;
+use moves::observation::MoveGoal;
+use proptest::prelude::*;
+
+use super::{ListedMoveRow, MovingSlotRow, check_new_move, listed_records};
+use crate::catalog_rows::GROUP;
+use crate::move_catalog::MoveListError;
+use crate::move_record::{MovePhase, MoveProgressReport, MoveRecord, NewMove};
+
+fn time() -> impl Strategy<Value = DateTime<Utc>> {
+    // Years 1970 to 2500, in microseconds.
+    (0_i64..16_725_225_600_000_000)
+        .prop_map(|time| DateTime::from_timestamp_micros(time).expect("a time"))
+}
+
+fn new_move() -> impl Strategy<Value = NewMove> {
+    let slots = prop::collection::btree_set(0..SLOT_COUNT, 1..65);
+    let (rate, keep_us) = (prop::option::of(1_u32..), 0_u64..86_400_000_001);
+    (slots, any::<(u16, u16)>(), rate, keep_us).prop_map(|(slots, (source, target), rate, keep)| {
+        let slots = slots.into_iter().filter_map(Slot::new).collect();
+        let (source, target) = (ShardNumber(source), ShardNumber(target));
+        NewMove { slots, source, target, rate, keep: Duration::from_micros(keep) }
+    })
+}
+
+fn progress() -> impl Strategy<Value = MoveProgressReport> {
+    let reason = prop::option::of(".*");
+    (any::<(u64, u64, u64)>(), reason).prop_map(|((rows, bytes, hold_us), reason)| {
+        MoveProgressReport { rows, bytes, hold_us, reason }
+    })
+}
+
+fn record() -> impl Strategy<Value = MoveRecord> {
+    let goals = [MoveGoal::Forward, MoveGoal::Back, MoveGoal::Settle];
+    let state = (
+        prop::sample::select(&MovePhase::ALL[..]),
+        prop::sample::select(goals.to_vec()),
+        any::<bool>(),
+        0..i64::MAX as u64,
+    );
+    let times = (time(), time(), prop::option::of(time()), prop::option::of(time()));
+    (any::<u128>(), new_move(), state, times, progress()).prop_map(
+        |(id, new, (phase, goal, is_paused, term), times, progress)| {
+            let (began_at, changed_at, owned_at, ended_at) = times;
+            let id = MoveId(id);
+            MoveRecord {
+                id,
+                new,
+                phase,
+                goal,
+                is_paused,
+                term,
+                began_at,
+                changed_at,
+                owned_at,
+                ended_at,
+                progress,
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_record_that_is_stored_and_read_again_is_the_same_record(record in record()) {
+        prop_assert_eq!(ListedMoveRow::of(&record).record(), Ok(record));
+    }
+
+    #[test]
+    fn a_new_move_is_stored_with_times_that_a_catalog_can_store(new in new_move()) {
+        let record = MoveRecord::begin(new, Utc::now());
+        prop_assert_eq!(ListedMoveRow::of(&record).record(), Ok(record));
+    }
+
+    #[test]
+    fn records_are_listed_the_latest_first(records in prop::collection::vec(record(), 0..5)) {
+        let listed = listed_records(records.iter().map(ListedMoveRow::of)).expect("good rows");
+        prop_assert_eq!(listed.len(), records.len());
+        prop_assert!(listed.is_sorted_by(|a, b| a.began_at >= b.began_at));
+    }
+
+    #[test]
+    fn a_move_begins_if_and_only_if_none_of_its_slots_moves(one in record(), other in record()) {
+        let moving = MovingSlotRow::of(&other);
+        let is_free = one.new.slots.is_disjoint(&other.new.slots);
+        prop_assert_eq!(check_new_move(&one, (7, 7), &moving).is_ok(), is_free);
+        let own = check_new_move(&other, (7, 7), &moving);
+        let (slots, move_name) = (other.new.slots.clone(), other.name());
+        prop_assert_eq!(own, Err(MoveListError::SlotsMove { slots, move_name }));
+        let stale = MoveListError::Stale { expected: 7, epoch: 8 };
+        prop_assert_eq!(check_new_move(&one, (7, 8), &[]), Err(stale));
+    }
+
+    #[test]
+    fn a_damaged_row_is_reported_with_the_move(record in record(), column in 0..8) {
+        let mut row = ListedMoveRow::of(&record);
+        match column {
+            0 => row.phase = "unknown".to_owned(),
+            1 => row.goal = String::new(),
+            2 => row.slots = "16384".to_owned(),
+            3 => row.source = 65_536,
+            4 => row.term = -1,
+            5 => row.began_at = "yesterday".to_owned(),
+            6 => row.ended_at = Some(String::new()),
+            _ => row.progress = "{}".to_owned(),
+        }
+        let damage = row.record().expect_err("it is damaged");
+        prop_assert!(damage.contains(&record.name()), "{}", damage);
+    }
+}
+
+#[test]
+fn slots_of_another_group_of_tables_do_not_count() {
+    let slots = Slot::new(1).into_iter().collect();
+    let (source, target) = (ShardNumber(0), ShardNumber(1));
+    let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
+    let record = MoveRecord::begin(new, Utc::now());
+    let mut moving = MovingSlotRow::of(&record);
+    assert_eq!(moving[0].group_name, GROUP);
+    moving[0].group_name = "another".to_owned();
+    assert_eq!(check_new_move(&record, (1, 1), &moving), Ok(()));
+}

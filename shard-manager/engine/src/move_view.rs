@@ -1,0 +1,188 @@
+//! Move view: a move as responses and commands show it, with shards by name and times as text.
+//!
+//! **Invariant:** a view names each order that the move takes at the time of the view, and no
+//! other.
+//! **Not here:** the rules of orders (`move_record`).
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use model::topology::ShardNumber;
+use moves::observation::MoveGoal;
+use serde::{Deserialize, Serialize};
+
+use super::move_record::{MoveOrder, MovePhase, MoveRecord, goal_name};
+
+/// Name of the order that begins a move with the same description again.
+pub const RETRY: &str = "retry";
+
+/// A move, for people and programs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MoveView {
+    /// Identity, a UUID.
+    pub id: String,
+    /// Slots, as ranges.
+    pub slots: String,
+    /// Number of slots.
+    pub slot_count: usize,
+    /// Name of the shard that owned them first.
+    pub from: String,
+    /// Name of the shard that is to own them.
+    pub to: String,
+    /// Name of the [`MovePhase`].
+    pub phase: String,
+    /// Name of the [`MoveGoal`].
+    pub goal: String,
+    /// True if it rests on an order.
+    pub paused: bool,
+    /// True if nothing has changed for some time although work is left.
+    pub stalled: bool,
+    /// Highest rate of the copy in MiB/s.
+    pub rate: Option<u32>,
+    /// Seconds for which the source is kept.
+    pub keep: u64,
+    /// Rows that were copied, and copied again.
+    pub rows: u64,
+    /// Bytes of these rows.
+    pub bytes: u64,
+    /// Longest time in milliseconds for which writes of the slots waited.
+    pub longest_hold_ms: f64,
+    /// Reason why it waits or has ended.
+    pub reason: Option<String>,
+    /// Time at which it was ordered.
+    pub began_at: String,
+    /// Time of the last change.
+    pub changed_at: String,
+    /// Time at which the target began to own the slots.
+    pub owned_at: Option<String>,
+    /// Time at which it ended.
+    pub ended_at: Option<String>,
+    /// Orders that it takes now.
+    pub actions: Vec<String>,
+}
+
+impl MoveView {
+    /// Creates the view of a move at a time.
+    pub fn of(
+        record: &MoveRecord,
+        name_of: impl Fn(ShardNumber) -> String,
+        now: DateTime<Utc>,
+    ) -> Self {
+        let new = &record.new;
+        let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
+        Self {
+            id: record.name(),
+            slots: new.slots.to_string(),
+            slot_count: new.slots.len(),
+            from: name_of(new.source),
+            to: name_of(new.target),
+            phase: record.phase.name().to_owned(),
+            goal: goal_name(record.goal).to_owned(),
+            paused: record.is_paused,
+            stalled: record.is_stalled(now),
+            rate: new.rate,
+            keep: new.keep.as_secs(),
+            rows: record.progress.rows,
+            bytes: record.progress.bytes,
+            longest_hold_ms: record.progress.hold_us as f64 / 1_000.0,
+            reason: record.progress.reason.clone(),
+            began_at: time(record.began_at),
+            changed_at: time(record.changed_at),
+            owned_at: record.owned_at.map(time),
+            ended_at: record.ended_at.map(time),
+            actions: actions(record),
+        }
+    }
+
+    /// Returns true if the move has ended.
+    pub fn has_ended(&self) -> bool {
+        MovePhase::parse(&self.phase).is_none_or(MovePhase::has_ended)
+    }
+
+    /// Returns true if the slots are where the operator wants them: the move has ended so, or its
+    /// source is kept only for a rollback.
+    pub fn has_arrived(&self) -> bool {
+        match MovePhase::parse(&self.phase) {
+            Some(MovePhase::Keeping) => self.goal != goal_name(MoveGoal::Back),
+            Some(phase) => phase == MovePhase::Done,
+            None => false,
+        }
+    }
+}
+
+/// Returns the orders that a move takes and that would change it.
+fn actions(record: &MoveRecord) -> Vec<String> {
+    let takes = |order: &MoveOrder| {
+        let mut ordered = record.clone();
+        ordered.order(*order).is_ok() && ordered != *record
+    };
+    let orders = MoveOrder::ALL.into_iter().filter(takes).map(MoveOrder::name);
+    orders.chain(record.may_retry().then_some(RETRY)).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use model::keyspace::Slot;
+    use moves::limits::STALL;
+
+    use super::super::move_record::NewMove;
+    use super::*;
+
+    fn record() -> MoveRecord {
+        let slots = (3..6).filter_map(Slot::new).collect();
+        let (source, target) = (ShardNumber(0), ShardNumber(1));
+        let keep = Duration::from_secs(60);
+        MoveRecord::begin(NewMove { slots, source, target, rate: None, keep }, Utc::now())
+    }
+
+    fn view(record: &MoveRecord, later: Duration) -> MoveView {
+        MoveView::of(record, |shard| format!("shard{}", shard.0 + 1), record.changed_at + later)
+    }
+
+    #[test]
+    fn a_view_names_the_orders_that_the_move_takes() {
+        let mut record = record();
+        let orders = |record: &MoveRecord| view(record, Duration::ZERO).actions.join(" ");
+        assert_eq!(orders(&record), "pause cancel");
+        record.is_paused = true;
+        assert_eq!(orders(&record), "resume cancel");
+        record.order(MoveOrder::Cancel).expect("it may be cancelled");
+        assert_eq!(orders(&record), "pause");
+        (record.goal, record.owned_at) = (MoveGoal::Forward, Some(record.began_at));
+        assert_eq!(orders(&record), "pause rollback settle");
+        for (phase, taken) in [
+            (MovePhase::Done, ""),
+            (MovePhase::Failed, "retry"),
+            (MovePhase::Cancelled, "retry"),
+            (MovePhase::RolledBack, "retry"),
+        ] {
+            record.phase = phase;
+            assert_eq!(orders(&record), taken);
+        }
+    }
+
+    #[test]
+    fn a_move_without_a_change_is_stalled_unless_it_rests() {
+        let mut record = record();
+        let is_stalled = |record: &MoveRecord, later| view(record, later).stalled;
+        assert!(!is_stalled(&record, STALL));
+        assert!(is_stalled(&record, STALL + Duration::from_millis(1)));
+        for phase in [MovePhase::Keeping, MovePhase::Done] {
+            record.phase = phase;
+            assert!(!is_stalled(&record, STALL * 2), "{phase:?}");
+        }
+        (record.phase, record.is_paused) = (MovePhase::Copying, true);
+        assert!(!is_stalled(&record, STALL * 2));
+    }
+
+    #[test]
+    fn a_move_that_returns_has_not_arrived() {
+        let mut record = record();
+        let has_arrived = |record: &MoveRecord| view(record, Duration::ZERO).has_arrived();
+        assert!(!has_arrived(&record));
+        record.phase = MovePhase::Keeping;
+        assert!(has_arrived(&record));
+        record.goal = MoveGoal::Back;
+        assert!(!has_arrived(&record));
+    }
+}

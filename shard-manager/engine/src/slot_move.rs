@@ -1,0 +1,268 @@
+//! Slot move: the traits through which a mover reads and changes one shard that takes part in a
+//! move, and the values that they exchange.
+//!
+//! The rules are those of the crate `moves`. An engine reads the metadata of its shard into
+//! [`moves::shard_metadata::ShardMetadata`], lets [`MoveRequest::apply`] decide, and stores the
+//! result together with the work on rows, in one transaction.
+//!
+//! **Invariant:** both sides of a move are shards of one engine, so rows travel in the format of
+//! that engine.
+//! **Not here:** the next step of a move (`moves::mover`), the steps of a mover (`cluster`), the
+//! moves that the catalog lists (`move_catalog`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use model::error::{Error, Outcome};
+use model::keyspace::Slot;
+use model::position::Position;
+use moves::applied::{AppliedRows, Feed};
+use moves::identity::MoveId;
+use moves::move_row::{CopyCursor, MoveRow};
+use moves::observation::SlotsState;
+use moves::refusal::MoveRefusal;
+use moves::request::MoveRequest;
+use moves::round::CopyRound;
+use moves::scene::MoveEffect;
+
+use super::EngineFuture;
+
+/// Highest size of the rows of a round. A mover holds two rounds at most.
+pub const ROUND_BYTES_MAX: usize = 4 << 20;
+
+/// Ways in which a shard takes part in moves.
+#[derive(Clone)]
+pub struct ShardMoves {
+    /// Reads.
+    pub reader: Arc<dyn MoveReader>,
+    /// Changes, for an engine that makes them in sessions of their own. Without it they wait in the
+    /// lane of the shard ([`super::Writer::change_move`]).
+    pub writer: Option<Arc<dyn MoveWriter>>,
+}
+
+/// Reads a shard for a mover, on its primary.
+pub trait MoveReader: Send + Sync {
+    /// Reads the facts of a move, all in one snapshot, and then the position.
+    ///
+    /// # Errors
+    /// The error of the primary.
+    fn facts<'a>(&'a self, query: &'a FactsQuery, deadline: Instant)
+    -> EngineFuture<'a, MoveFacts>;
+
+    /// Reads the next round: in one snapshot the present rows of the keys that were changed since
+    /// the last round, as far as they lie before the cursor, and the next chunk.
+    ///
+    /// # Errors
+    /// [`RoundError`].
+    fn read_round<'a>(
+        &'a self,
+        query: &'a RoundQuery,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<RoundRead, RoundError>>;
+
+    /// Computes the digests of all rows of some slots in one snapshot.
+    ///
+    /// # Errors
+    /// The error of the primary.
+    fn digests<'a>(
+        &'a self,
+        slots: &'a Arc<[Slot]>,
+        deadline: Instant,
+    ) -> EngineFuture<'a, Vec<SlotDigest>>;
+
+    /// Returns the moves of which the shard has a row.
+    ///
+    /// # Errors
+    /// The error of the primary.
+    fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>>;
+}
+
+/// Changes a shard for a mover, on its primary.
+pub trait MoveWriter: Send + Sync {
+    /// Carries out a change in one durable transaction.
+    ///
+    /// Cancel safety: a dropped future may have changed everything or nothing.
+    ///
+    /// # Errors
+    /// [`MoveChangeError`].
+    fn change(
+        &self,
+        change: MoveChange,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<MoveEffect, MoveChangeError>>;
+}
+
+/// Move of which the facts are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FactsQuery {
+    /// The move.
+    pub id: MoveId,
+    /// Its slots.
+    pub slots: Arc<[Slot]>,
+    /// State of the rows on the other side, if they were copied from this shard.
+    pub copied: Option<AppliedRows>,
+}
+
+/// Facts of a shard about a move.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveFacts {
+    /// Timeline and insert position of the node, read after the other facts. Its timeline is the
+    /// one of [`Feed`].
+    pub position: Position,
+    /// Row of the move.
+    pub row: Option<MoveRow>,
+    /// State of its slots.
+    pub slots: SlotsState,
+    /// True if the shard has rows of the slots.
+    pub has_rows: bool,
+    /// True if a change was recorded that [`FactsQuery::copied`] lacks.
+    pub is_ahead: bool,
+    /// True if [`FactsQuery::copied`] belongs to another feed than the present one, or the log no
+    /// longer has all changes that it lacks.
+    pub lost_changes: bool,
+}
+
+/// State of the copy from which a round goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoundQuery {
+    /// The move.
+    pub id: MoveId,
+    /// Its slots.
+    pub slots: Arc<[Slot]>,
+    /// State of the rows on the other side.
+    pub base: AppliedRows,
+    /// Extent of the rows on the other side.
+    pub base_cursor: CopyCursor,
+    /// True if the digests of the source are computed in the snapshot of the round.
+    pub has_digests: bool,
+}
+
+/// Round that was read.
+#[derive(Clone, Debug)]
+pub struct RoundRead {
+    /// The round, for [`MoveRequest::Store`].
+    pub round: CopyRound,
+    /// Its rows.
+    pub rows: RoundRows,
+    /// Number of changed keys.
+    pub changes: usize,
+    /// Digests of the source, if they were requested.
+    pub digests: Option<Vec<SlotDigest>>,
+}
+
+/// Rows of a round.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoundRows {
+    /// Tables with changes or new rows.
+    pub tables: Vec<RoundTable>,
+}
+
+impl RoundRows {
+    /// Returns the number of rows.
+    pub fn row_count(&self) -> u64 {
+        self.tables.iter().map(|table| table.row_count).sum()
+    }
+
+    /// Returns the size in bytes.
+    pub fn bytes(&self) -> u64 {
+        let bytes = |table: &RoundTable| table.removed.len() + table.rows.len();
+        self.tables.iter().map(|table| bytes(table) as u64).sum()
+    }
+}
+
+/// Rows of a round in one table, in the format of the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoundTable {
+    /// Name of the table.
+    pub table: String,
+    /// Keys whose rows are removed before `rows` are stored.
+    pub removed: Vec<u8>,
+    /// Rows to store.
+    pub rows: Vec<u8>,
+    /// Number of rows to store.
+    pub row_count: u64,
+}
+
+/// Number and digest of the rows of one table in one slot. Rows of equal content have equal
+/// digests on all shards of a cluster, in any order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlotDigest {
+    /// Name of the table.
+    pub table: String,
+    /// Number of the slot.
+    pub slot: u16,
+    /// Number of rows, at least 1.
+    pub rows: u64,
+    /// Sum of the hashes of the rows.
+    pub sum: String,
+}
+
+/// Conditional transaction of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoveChange {
+    /// The request.
+    pub request: MoveRequest,
+    /// Rows of [`MoveRequest::Store`].
+    pub rows: RoundRows,
+}
+
+impl From<MoveRequest> for MoveChange {
+    fn from(request: MoveRequest) -> Self {
+        Self { request, rows: RoundRows::default() }
+    }
+}
+
+/// Failure of a round.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RoundError {
+    /// The shard records no changes of the slots, or they belong to another feed than the last
+    /// round, or the log no longer has them: the copy begins again.
+    #[error("the changes since the last round are not recorded")]
+    LostChanges,
+    /// A row is larger than a round can be.
+    #[error("a row of {table} is larger than {ROUND_BYTES_MAX} bytes")]
+    RowTooLarge {
+        /// Name of the table.
+        table: String,
+    },
+    /// The primary cannot be read.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+/// Failure of a change. Nothing was changed, unless the outcome of [`Self::Failed`] is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveChangeError {
+    /// The state of the shard forbids it.
+    #[error(transparent)]
+    Refused(#[from] MoveRefusal),
+    /// The fence lock, or the lock of a table, was not free in time.
+    #[error("{holder} holds a lock: the change is tried again")]
+    Busy {
+        /// Session or kind of work that holds the lock.
+        holder: String,
+    },
+    /// A table of the rows is missing on the shard: it is being created.
+    #[error("the table {table} does not exist on the shard yet")]
+    NoTable {
+        /// Name of the table.
+        table: String,
+    },
+    /// The engine distributes rows by itself.
+    #[error("the shard distributes its rows itself")]
+    Unsupported,
+    /// The transaction failed.
+    #[error("{error}")]
+    Failed {
+        /// Cause.
+        error: Error,
+        /// Outcome: rejected or unknown.
+        outcome: Outcome,
+    },
+}
+
+/// Returns the feed of a shard with this row of a move, on this timeline, if it records changes.
+pub fn recorded_feed(row: &MoveRow, timeline: u32) -> Option<Feed> {
+    row.is_traced.then(|| row.feed(timeline))
+}

@@ -1,0 +1,214 @@
+//! Listed moves: the moves in the catalog of a cluster of servers, and the right of one router to
+//! carry them out.
+//!
+//! **Invariant:** a session is used only in the term of the catalog's primary in which it was
+//! opened.
+//! **Not here:** the transactions and the lock (`catalog`), the steps of a move (`cluster`).
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use engine::EngineFuture;
+use engine::move_catalog::change::ListedMoveChange;
+use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
+use engine::move_record::{MoveOrder, MoveRecord};
+use futures_util::future::BoxFuture;
+use model::error::Error;
+use moves::identity::MoveId;
+
+use super::ANSWER_MAX;
+use crate::catalog::{Catalog, LeadLock, MoveTables, PLACE, unavailable};
+use crate::catalog_follower::CatalogFollower;
+use crate::term::Term;
+
+/// Time limit for an answer of a session that was used before.
+const PROOF_MAX: Duration = Duration::from_secs(2);
+/// Time limit for connecting and taking the lock.
+const LEAD_MAX: Duration = Duration::from_secs(5);
+
+/// Listed moves of a catalog that routers share.
+pub(super) struct ServerMoves {
+    follower: Arc<CatalogFollower>,
+    /// Session of the last request, kept for the next one.
+    spare: Mutex<Option<(Catalog, Term)>>,
+    /// Empty during a call, so that a call which is dropped ends the session and frees the lock.
+    lead: tokio::sync::Mutex<Option<LeadSession>>,
+}
+
+/// Session that has the lock of the leading router, or tries to take it.
+struct LeadSession {
+    catalog: Catalog,
+    term: Term,
+    has_lock: bool,
+}
+
+impl ServerMoves {
+    /// Lists the moves of the catalog that is followed.
+    pub(super) fn new(follower: &Arc<CatalogFollower>) -> Self {
+        let follower = Arc::clone(follower);
+        Self { follower, spare: Mutex::default(), lead: tokio::sync::Mutex::default() }
+    }
+
+    /// Ends the sessions, so that another router can lead at once.
+    pub(super) fn close(&self) {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A call that runs now finds that the router ends, and keeps no session.
+        if let Ok(mut lead) = self.lead.try_lock() {
+            lead.take();
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.follower.closed.load(Ordering::Acquire)
+    }
+
+    fn is_present(&self, term: Term) -> bool {
+        self.follower.catalog.term() == term
+    }
+
+    /// Works on a session with the catalog's primary. Fails if another node becomes the primary
+    /// meanwhile, or the catalog does not answer in time.
+    async fn with_tables<T, E: From<Error>>(
+        &self,
+        work: impl AsyncFnOnce(MoveTables<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let worked = async {
+            let (catalog, term) = self.session().await?;
+            let worked = tokio::select! {
+                biased;
+                worked = work(MoveTables::of(&catalog)) => worked,
+                () = self.follower.catalog.terms().ended(term) => {
+                    Err(unavailable(&"another node is its primary now").into())
+                }
+            };
+            if worked.is_ok() && !self.is_closed() {
+                let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+                *spare = Some((catalog, term));
+            }
+            worked
+        };
+        let worked = tokio::time::timeout(ANSWER_MAX, worked).await;
+        worked.unwrap_or_else(|_elapsed| Err(unavailable(&"it does not answer").into()))
+    }
+
+    /// Returns the spare session if it still answers, else another one.
+    async fn session(&self) -> Result<(Catalog, Term), Error> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((catalog, term)) = spare.filter(|(_, term)| self.is_present(*term)) {
+            let proof = tokio::time::timeout(PROOF_MAX, LeadLock::of(&catalog).confirm()).await;
+            if matches!(proof, Ok(Ok(()))) {
+                return Ok((catalog, term));
+            }
+        }
+        self.follower.connect("moves").await.map_err(|error| unavailable(&error))
+    }
+
+    async fn change(
+        &self,
+        id: MoveId,
+        change: ListedMoveChange,
+    ) -> Result<MoveRecord, MoveListError> {
+        self.with_tables(async |tables| tables.change(id, &change).await).await
+    }
+
+    async fn lead_now(&self) -> Result<bool, Error> {
+        let mut lead = self.lead.lock().await;
+        let before = lead.take();
+        if self.is_closed() {
+            return Ok(false);
+        }
+        let had_lock = before.as_ref().is_some_and(|session| session.has_lock);
+        let session = match before {
+            Some(session) => self.confirm(session).await,
+            None => None,
+        };
+        let session = match session {
+            Some(session) => session,
+            // The caller learns of the loss before the lock is taken again.
+            None if had_lock => {
+                tracing::warn!("this router carries moves out no more: it has lost its lock");
+                return Ok(false);
+            }
+            None => self.open_lead().await?,
+        };
+        let leads = session.has_lock;
+        if leads && !had_lock {
+            tracing::info!("this router carries moves out");
+        }
+        *lead = Some(session).filter(|_| !self.is_closed());
+        Ok(leads && lead.is_some())
+    }
+
+    /// Returns the session if it answers in the present term: with the lock, if it has it or can
+    /// take it.
+    async fn confirm(&self, session: LeadSession) -> Option<LeadSession> {
+        let LeadSession { catalog, term, has_lock } = session;
+        let lock = LeadLock::of(&catalog);
+        let answered = async {
+            if has_lock { lock.confirm().await.map(|()| true) } else { lock.take().await }
+        };
+        let answered = tokio::time::timeout(PROOF_MAX, answered).await;
+        let has_lock = answered.ok()?.ok()?;
+        self.is_present(term).then_some(LeadSession { catalog, term, has_lock })
+    }
+
+    async fn open_lead(&self) -> Result<LeadSession, Error> {
+        // Routers try every second: the follower of the catalog logs that it is away.
+        let away = || Error::ShardUnavailable { shard: PLACE.to_owned() };
+        let opened = async {
+            let (catalog, term) = self.follower.connect("lead").await.map_err(|_| away())?;
+            LeadLock::of(&catalog).limit_silence().await.map_err(|_| away())?;
+            let session = LeadSession { catalog, term, has_lock: false };
+            self.confirm(session).await.ok_or_else(away)
+        };
+        let opened = tokio::time::timeout(LEAD_MAX, opened).await;
+        opened.unwrap_or_else(|_elapsed| Err(away()))
+    }
+}
+
+impl MoveCatalog for ServerMoves {
+    fn lead(&self) -> EngineFuture<'_, bool> {
+        Box::pin(self.lead_now())
+    }
+
+    fn list(&self) -> EngineFuture<'_, Vec<MoveRecord>> {
+        Box::pin(self.with_tables(async |tables| tables.list().await))
+    }
+
+    fn get(&self, id: MoveId) -> EngineFuture<'_, Option<MoveRecord>> {
+        Box::pin(self.with_tables(async move |tables| tables.get(id).await))
+    }
+
+    fn begin<'a>(
+        &'a self,
+        record: &'a MoveRecord,
+        epoch: u64,
+    ) -> BoxFuture<'a, Result<(), MoveListError>> {
+        Box::pin(self.with_tables(async move |tables| tables.begin(record, epoch).await))
+    }
+
+    fn order(
+        &self,
+        id: MoveId,
+        order: MoveOrder,
+    ) -> BoxFuture<'_, Result<MoveRecord, MoveListError>> {
+        Box::pin(self.change(id, ListedMoveChange::Order(order)))
+    }
+
+    fn take_over(&self, id: MoveId, known: u64) -> BoxFuture<'_, Result<u64, MoveListError>> {
+        Box::pin(async move {
+            let changed = self.change(id, ListedMoveChange::TakeOver { known }).await;
+            changed.map(|record| record.term)
+        })
+    }
+
+    fn report<'a>(
+        &'a self,
+        id: MoveId,
+        term: u64,
+        report: &'a MoveReport,
+    ) -> BoxFuture<'a, Result<MoveRecord, MoveListError>> {
+        Box::pin(self.change(id, ListedMoveChange::Report { term, report: report.clone() }))
+    }
+}

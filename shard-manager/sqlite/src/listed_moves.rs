@@ -1,0 +1,138 @@
+//! Listed moves: the moves of slots in the catalog of an embedded cluster.
+//!
+//! Only the process that holds the data directory carries moves out, so it leads until it ends.
+//!
+//! **Invariant:** a change is synced to the disk before it is reported.
+//! **Not here:** the rules of changes (`engine::move_catalog`), the rows (`engine::move_rows`).
+
+mod tables;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use diesel::sqlite::SqliteConnection;
+use engine::EngineFuture;
+use engine::move_catalog::change::ListedMoveChange;
+use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
+use engine::move_record::{MoveOrder, MoveRecord};
+use futures_util::future::{BoxFuture, ready};
+use model::error::Error;
+use moves::identity::MoveId;
+
+use super::connection::open;
+use super::file_watch::FileChecks;
+use super::intents::unavailable;
+
+/// Listed moves of an open cluster.
+#[derive(Clone)]
+pub(super) struct FileMoves {
+    catalog: PathBuf,
+    /// Proofs that the files are still those of this process.
+    file_checks: Arc<FileChecks>,
+    /// True once another process may own the catalog.
+    closed: Arc<AtomicBool>,
+}
+
+impl FileMoves {
+    /// Lists the moves of a catalog.
+    pub(super) fn new(
+        catalog: PathBuf,
+        file_checks: &Arc<FileChecks>,
+        closed: &Arc<AtomicBool>,
+    ) -> Self {
+        let (file_checks, closed) = (Arc::clone(file_checks), Arc::clone(closed));
+        Self { catalog, file_checks, closed }
+    }
+
+    fn connect(&self) -> Result<SqliteConnection, Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(unavailable(&"the router ends"));
+        }
+        open(&self.catalog, "").map_err(|error| unavailable(&error))
+    }
+
+    /// Reads the catalog on a thread that may block.
+    fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, Error> + Send + 'static,
+    ) -> EngineFuture<'_, T> {
+        let moves = self.clone();
+        Box::pin(blocking(move || work(&mut moves.connect()?)))
+    }
+
+    /// Changes the catalog on a thread that may block.
+    fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, MoveListError> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, MoveListError>> {
+        let moves = self.clone();
+        Box::pin(blocking(move || {
+            moves.file_checks.check_writable()?;
+            work(&mut moves.connect()?)
+        }))
+    }
+
+    fn change(
+        &self,
+        id: MoveId,
+        change: ListedMoveChange,
+    ) -> BoxFuture<'_, Result<MoveRecord, MoveListError>> {
+        self.write(move |connection| tables::change(connection, id, &change))
+    }
+}
+
+/// Runs work on a thread that may block.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Internal.into()))
+}
+
+impl MoveCatalog for FileMoves {
+    fn lead(&self) -> EngineFuture<'_, bool> {
+        let is_open = !self.closed.load(Ordering::Acquire);
+        Box::pin(ready(self.file_checks.check_writable().map(|()| is_open)))
+    }
+
+    fn list(&self) -> EngineFuture<'_, Vec<MoveRecord>> {
+        self.read(tables::list)
+    }
+
+    fn get(&self, id: MoveId) -> EngineFuture<'_, Option<MoveRecord>> {
+        self.read(move |connection| tables::get(connection, id))
+    }
+
+    fn begin<'a>(
+        &'a self,
+        record: &'a MoveRecord,
+        epoch: u64,
+    ) -> BoxFuture<'a, Result<(), MoveListError>> {
+        let record = record.clone();
+        self.write(move |connection| tables::begin(connection, &record, epoch))
+    }
+
+    fn order(
+        &self,
+        id: MoveId,
+        order: MoveOrder,
+    ) -> BoxFuture<'_, Result<MoveRecord, MoveListError>> {
+        self.change(id, ListedMoveChange::Order(order))
+    }
+
+    fn take_over(&self, id: MoveId, known: u64) -> BoxFuture<'_, Result<u64, MoveListError>> {
+        let changed = self.change(id, ListedMoveChange::TakeOver { known });
+        Box::pin(async move { changed.await.map(|record| record.term) })
+    }
+
+    fn report<'a>(
+        &'a self,
+        id: MoveId,
+        term: u64,
+        report: &'a MoveReport,
+    ) -> BoxFuture<'a, Result<MoveRecord, MoveListError>> {
+        self.change(id, ListedMoveChange::Report { term, report: report.clone() })
+    }
+}

@@ -1,0 +1,259 @@
+//! Move change: a change of a move on the file of a primary, as one transaction.
+//!
+//! The transaction reads the metadata of the shard, lets the rules of moves decide, and stores the
+//! difference, the rows and the entry of the change log.
+//!
+//! Rows that are left over from before are deleted in batches, each a transaction of its own:
+//! before the first round is stored, and before a copy is given up. Each batch makes the decision
+//! first, so a request that is refused deletes nothing.
+//!
+//! **Invariant:** a refused or repeated change changes nothing.
+//! **Not here:** the commit (`writer/move_change`), the rules (crate `moves`).
+
+use std::cell::RefCell;
+
+use chrono::{DateTime, Utc};
+use diesel::QueryResult;
+use diesel::sqlite::SqliteConnection;
+use engine::slot_move::{MoveChange, MoveChangeError};
+use model::keyspace::Slot;
+use model::position::Position;
+use model::sabotage::{Mutation, is_on};
+use model::slot_set::SlotSet;
+use model::value::format_timestamp;
+use moves::identity::MoveId;
+use moves::mark::Mark;
+use moves::move_row::CopyCursor;
+use moves::request::MoveRequest;
+use moves::rules::MoveRules;
+use moves::scene::{MoveEffect, RowWork, Scene};
+use moves::shard_metadata::ShardMetadata;
+
+use super::batch::{Counters, run};
+use super::connection::Bind;
+use super::move_counts::ComparedCounts;
+use super::move_line::MoveLine;
+use super::move_metadata::{self, Difference};
+use super::owned_slots::OwnedSlots;
+use super::stored_move::{self, FEED_TIMELINE, StoredMove};
+use super::{move_entry, move_log, moving_rows, sql};
+
+/// Most rows that one transaction deletes.
+const DELETED_MAX: usize = 1_000;
+
+/// Effects of a transaction.
+pub(super) struct MoveChanged {
+    pub(super) counters: Counters,
+    /// Bytes that were appended to the log; 0 if there was nothing to change.
+    pub(super) logged: u64,
+    /// The owned slots after the change, if states of slots have changed other than by a fence.
+    pub(super) owned: Option<OwnedSlots>,
+    /// True if states of slots have changed.
+    pub(super) has_news: bool,
+    /// Effect of the request; `None` if rows that are left over were deleted first, and it must be
+    /// sent again.
+    pub(super) effect: Option<MoveEffect>,
+}
+
+impl MoveChanged {
+    fn nothing(counters: Counters, effect: MoveEffect) -> Self {
+        Self { counters, logged: 0, owned: None, has_news: false, effect: Some(effect) }
+    }
+}
+
+/// Carries out a change on a primary, inside a transaction, and logs it. Returns the reason if it
+/// was refused: nothing was changed then.
+pub(super) fn change_and_log(
+    connection: &mut SqliteConnection,
+    counters: Counters,
+    (change, compared): (&MoveChange, &ComparedCounts),
+    now: DateTime<Utc>,
+) -> QueryResult<Result<MoveChanged, MoveChangeError>> {
+    let request = &change.request;
+    let stored = stored_move::load(connection)?;
+    let slots = slots_of(request, &stored)?;
+    let before = move_metadata::load(connection, &stored, &slots, counters.version)?;
+    let mut after = before.clone();
+    let decided = decide((connection, &stored), (counters, now), request, &mut after)?;
+    let effect = match decided {
+        Ok(MoveEffect::Repeated) => {
+            return Ok(Ok(MoveChanged::nothing(counters, MoveEffect::Repeated)));
+        }
+        Ok(effect) => effect,
+        Err(refusal) => return Ok(Err(refusal.into())),
+    };
+    let mut entry = Entry { counters, slots: &slots, now };
+    if deletes_first(request) {
+        let lines = moving_rows::removal_lines(connection, &slots, DELETED_MAX)?;
+        if !lines.is_empty() {
+            entry.counters.position += 1;
+            let (id, version) = (stored_move::name(id_of(request)), counters.version);
+            let line = MoveLine { id, version, ..MoveLine::default() };
+            return entry.append(connection, &line, &lines, None).map(Ok);
+        }
+    }
+    let rows = match rows(connection, change, (&effect, &slots))? {
+        Ok(rows) => rows,
+        Err(table) => return Ok(Err(MoveChangeError::NoTable { table })),
+    };
+    if before == after && rows.is_empty() {
+        return Ok(Ok(MoveChanged::nothing(counters, effect)));
+    }
+    entry.counters.position += 1;
+    entry.counters.version = after.version as i64;
+    let (id, stored, counters) = (id_of(request), &*stored, entry.counters);
+    let (before, after, slots) = (&before, &after, &slots);
+    let difference = Difference { id, stored, slots, before, after, counters, now, compared };
+    let mut line = difference.line(connection)?;
+    line.emptied = deletes_first(request);
+    entry.append(connection, &line, &rows, Some(effect)).map(Ok)
+}
+
+/// Entry of the change log that is being written.
+struct Entry<'s> {
+    counters: Counters,
+    slots: &'s SlotSet,
+    now: DateTime<Utc>,
+}
+
+impl Entry<'_> {
+    fn append(
+        &self,
+        connection: &mut SqliteConnection,
+        line: &MoveLine,
+        rows: &[u8],
+        effect: Option<MoveEffect>,
+    ) -> QueryResult<MoveChanged> {
+        let Self { counters, slots, now } = *self;
+        let Counters { version, position } = counters;
+        let owned = move_entry::apply(connection, (line, rows), Some(slots), position)?;
+        let mut changes = line.to_line()?;
+        changes.extend_from_slice(rows);
+        let at = format_timestamp(now);
+        let entry = [Bind::Int(position), Bind::Text(&at), Bind::Blob(&changes)];
+        run(connection, sql::APPEND_LOG, &entry)?;
+        run(connection, sql::SET_COUNTERS, &[Bind::Int(version), Bind::Int(position)])?;
+        let (logged, has_news) = (changes.len() as u64, !line.slots.is_empty());
+        Ok(MoveChanged { counters, logged, owned, has_news, effect })
+    }
+}
+
+/// Returns the decision of the rules, which change the metadata.
+fn decide(
+    (connection, stored): (&mut SqliteConnection, &[StoredMove]),
+    (counters, now): (Counters, DateTime<Utc>),
+    request: &MoveRequest,
+    metadata: &mut ShardMetadata,
+) -> QueryResult<Result<MoveEffect, moves::refusal::MoveRefusal>> {
+    let position = counters.position as u64;
+    let file = RefCell::new((connection, Ok(())));
+    let has_change_beyond = |slots: &[Slot], mark: &Mark| {
+        let (connection, failure) = &mut *file.borrow_mut();
+        match lacks(connection, (stored, slots), mark, position) {
+            Ok(lacks) => lacks,
+            Err(error) => {
+                *failure = Err(error);
+                true
+            }
+        }
+    };
+    let scene = Scene {
+        position: Position { timeline: FEED_TIMELINE, sequence: position },
+        now: now.timestamp_millis().max(0) as u64,
+        has_change_beyond: &has_change_beyond,
+        rules: MoveRules::in_force(),
+    };
+    let decided = request.apply(metadata, &scene);
+    let (_, failure) = file.into_inner();
+    failure.map(|()| decided)
+}
+
+/// Returns true if a recorded change of the slots is not covered by the mark, or may not be.
+fn lacks(
+    connection: &mut SqliteConnection,
+    (stored, slots): (&[StoredMove], &[Slot]),
+    mark: &Mark,
+    position: u64,
+) -> QueryResult<bool> {
+    for row in stored {
+        if *row.slots()? != *slots {
+            continue;
+        }
+        let Some(after) = move_log::lacks_after(connection, row, mark, position)? else {
+            return Ok(true);
+        };
+        return move_log::has_change_after(connection, &row.slot_set()?, after);
+    }
+    Ok(true)
+}
+
+/// Returns the lines about rows that an effect demands, or the name of a table that is missing.
+fn rows(
+    connection: &mut SqliteConnection,
+    change: &MoveChange,
+    (effect, slots): (&MoveEffect, &SlotSet),
+) -> QueryResult<Result<Vec<u8>, String>> {
+    match effect {
+        MoveEffect::Changed(RowWork::StoreRows) => {
+            let mut lines = Vec::with_capacity(change.rows.bytes() as usize);
+            for round in &change.rows.tables {
+                let has_rows = round.row_count > 0;
+                if has_rows && moving_rows::table(connection, &round.table)?.is_none() {
+                    return Ok(Err(round.table.clone()));
+                }
+                if !is_on(Mutation::CopyForgetsDeletes) {
+                    lines.extend_from_slice(&round.removed);
+                }
+                lines.extend_from_slice(&round.rows);
+            }
+            Ok(Ok(lines))
+        }
+        MoveEffect::Changed(RowWork::DeleteBatch(most)) => {
+            moving_rows::removal_lines(connection, slots, (*most).min(DELETED_MAX)).map(Ok)
+        }
+        MoveEffect::Repeated | MoveEffect::Changed(_) => Ok(Ok(Vec::new())),
+    }
+}
+
+/// Returns true if rows of the slots that are there already are deleted before the request is
+/// carried out.
+fn deletes_first(request: &MoveRequest) -> bool {
+    if let MoveRequest::Store(_, round) = request {
+        return round.base_cursor == CopyCursor::Empty;
+    }
+    matches!(request, MoveRequest::Discard(_))
+}
+
+/// Returns the slots of a request: those that it names, or those of the row of its move.
+fn slots_of(request: &MoveRequest, stored: &[StoredMove]) -> QueryResult<SlotSet> {
+    if let MoveRequest::Prepare(new) | MoveRequest::Trace(new) = request {
+        return Ok(new.slots.iter().copied().collect());
+    }
+    let id = id_of(request);
+    for row in stored {
+        if row.move_id()? == id {
+            return row.slot_set();
+        }
+    }
+    Ok(SlotSet::empty())
+}
+
+/// Returns the move of a request.
+pub(super) fn id_of(request: &MoveRequest) -> MoveId {
+    match request {
+        MoveRequest::Prepare(new) | MoveRequest::Trace(new) => new.ticket.id,
+        MoveRequest::Raise { id, .. } => *id,
+        MoveRequest::Activate(activation) => activation.id,
+        MoveRequest::Store(ticket, _)
+        | MoveRequest::CopyAgain(ticket)
+        | MoveRequest::Trim(ticket, _)
+        | MoveRequest::Fence(ticket)
+        | MoveRequest::Commit(ticket, _)
+        | MoveRequest::Reverse(ticket)
+        | MoveRequest::Lift(ticket)
+        | MoveRequest::Discard(ticket)
+        | MoveRequest::BeginCleaning(ticket)
+        | MoveRequest::Clean(ticket)
+        | MoveRequest::Forget(ticket) => ticket.id,
+    }
+}

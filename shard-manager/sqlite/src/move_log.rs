@@ -1,0 +1,86 @@
+//! Move log: the changes of clients in the change log, which a copy of some slots lacks.
+//!
+//! The change log is the record of changes that a move follows: a guard keeps it from being trimmed
+//! (`move_traces`). Rows that were copied to the shard are in the log as well, below a move line,
+//! and do not count.
+//!
+//! **Invariant:** a change that the log no longer has is never taken for one that did not happen.
+//! **Not here:** reading the rows of a round (`move_reader`).
+
+use diesel::QueryResult;
+use diesel::sqlite::SqliteConnection;
+use model::slot_set::SlotSet;
+use moves::mark::Mark;
+
+use super::connection::{Bind, Statement, for_each_row_while};
+use super::stored_move::StoredMove;
+use super::{ddl, log, move_line, slot_line, sql};
+
+/// Returns the position of the log after which the changes begin that a mark lacks; `None` if they
+/// are not recorded, or the log no longer has all of them.
+pub(super) fn lacks_after(
+    connection: &mut SqliteConnection,
+    row: &StoredMove,
+    mark: &Mark,
+    position: u64,
+) -> QueryResult<Option<u64>> {
+    let Some(traced_after) = row.traced_after else { return Ok(None) };
+    let after = match mark {
+        Mark::Nothing => traced_after,
+        Mark::Entry(entry) => *entry,
+        Mark::Snapshot { .. } => return Ok(None),
+    };
+    if after < traced_after || after > position {
+        return Ok(None);
+    }
+    let first = log::first_position(connection)?;
+    // The file of a replica that was put in the primary's place has no log.
+    let is_there = first.map_or(after == position, |first| first <= after + 1);
+    Ok(is_there.then_some(after))
+}
+
+/// Returns true if a client has changed a row of the slots after a position of the log.
+pub(super) fn has_change_after(
+    connection: &mut SqliteConnection,
+    slots: &SlotSet,
+    after: u64,
+) -> QueryResult<bool> {
+    let mut has_change = false;
+    each_change(connection, slots, after, |_, lines| {
+        has_change = !lines.is_empty();
+        Ok(!has_change)
+    })?;
+    Ok(has_change)
+}
+
+/// Passes the position of each entry after a position to `each`, with those of its lines that are
+/// changes of clients to rows of the slots, until that returns false.
+pub(super) fn each_change(
+    connection: &mut SqliteConnection,
+    slots: &SlotSet,
+    after: u64,
+    mut each: impl FnMut(u64, &[&[u8]]) -> QueryResult<bool>,
+) -> QueryResult<()> {
+    let binds = [Bind::Int(after as i64)];
+    let statement = Statement { sql: sql::ENTRIES_AFTER, binds: &binds, cached: true };
+    for_each_row_while(connection, statement, |row| {
+        let position = row.int(0).unwrap_or(0) as u64;
+        let read = |entry: &[u8]| each(position, &changes(entry, slots)?);
+        row.blob(1, read).unwrap_or(Ok(true))
+    })
+}
+
+/// Returns the lines of an entry that are changes of clients to rows of the slots.
+fn changes<'e>(entry: &'e [u8], slots: &SlotSet) -> QueryResult<Vec<&'e [u8]>> {
+    let is_other = move_line::is_move(entry) || slot_line::is_slots(entry) || ddl::is_schema(entry);
+    if is_other {
+        return Ok(Vec::new());
+    }
+    let mut changes = Vec::new();
+    for line in log::lines(entry) {
+        if log::slot_of(line)?.is_some_and(|slot| slots.contains(slot)) {
+            changes.push(line);
+        }
+    }
+    Ok(changes)
+}

@@ -1,0 +1,114 @@
+//! Copy key: the last row of a chunk, as the cursor of a copy names it.
+//!
+//! ```text
+//! ["users",9741,"user_123",["user_123"]]
+//! ```
+//! Rows are copied in the order of tables by name, slots, shard keys and ids.
+//!
+//! **Invariant:** a key is read as it was written, to the last bit of a number.
+//! **Not here:** reading the rows (`round`).
+
+use diesel::QueryResult;
+use model::table::Table;
+use model::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
+
+use crate::declarations::unreadable;
+
+/// Key of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct CopyKey {
+    pub(super) table: String,
+    pub(super) slot: u16,
+    pub(super) key: String,
+    id: Vec<serde_json::Value>,
+}
+
+impl CopyKey {
+    /// Reads the text of a cursor.
+    ///
+    /// # Errors
+    /// It is not the text of a key.
+    pub(super) fn parse(text: &str) -> QueryResult<Self> {
+        let (table, slot, key, id) =
+            serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+        Ok(Self { table, slot, key, id })
+    }
+
+    /// Returns the values of the id columns.
+    ///
+    /// # Errors
+    /// They do not fit the table.
+    pub(super) fn id(&self, table: &Table) -> QueryResult<Vec<Value>> {
+        let mut values = Vec::with_capacity(self.id.len());
+        for (column, json) in table.id().iter().zip(&self.id) {
+            let value = match table.column(*column).kind {
+                ColumnType::Bigint => json.as_i64().map(Value::Int),
+                ColumnType::Double => json.as_f64().map(Value::Double),
+                ColumnType::Boolean => json.as_bool().map(Value::Bool),
+                ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => {
+                    json.as_str().map(|text| Value::Text(text.to_owned()))
+                }
+            };
+            values.push(value.ok_or_else(|| unreadable(&"a cursor does not fit its table"))?);
+        }
+        if values.len() == table.id().len() {
+            Ok(values)
+        } else {
+            Err(unreadable(&"a cursor does not fit its table"))
+        }
+    }
+}
+
+/// Formats the key of a row.
+pub(super) fn format_key((table, slot, key): (&str, u16, &str), id: &[Value]) -> String {
+    let mut text = b"[".to_vec();
+    push_json_string(&mut text, table);
+    text.push(b',');
+    push_json_number(&mut text, slot);
+    text.push(b',');
+    push_json_string(&mut text, key);
+    text.extend_from_slice(b",[");
+    for (index, value) in id.iter().enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        push_json(&mut text, value);
+    }
+    text.extend_from_slice(b"]]");
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::table::Column;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_key_is_read_as_it_was_written(
+            key in ".{1,20}", number in any::<i64>(),
+            double in any::<f64>().prop_filter("finite", |double| double.is_finite()),
+            truth in any::<bool>(), text in ".{0,20}",
+        ) {
+            let kinds = [
+                ("a", ColumnType::Bigint), ("b", ColumnType::Double),
+                ("c", ColumnType::Boolean), ("d", ColumnType::Text),
+            ];
+            let column = |(name, kind): (&str, ColumnType)| {
+                Column { name: name.to_owned(), kind, nullable: false }
+            };
+            let ids: Vec<String> = kinds.iter().map(|(name, _)| (*name).to_owned()).collect();
+            let table = Table::new("t", kinds.into_iter().map(column).collect(), &ids, None)
+                .expect("a table");
+            let id = [
+                Value::Int(number), Value::Double(double), Value::Bool(truth), Value::Text(text),
+            ];
+            let written = format_key(("t", 7, &key), &id);
+            let read = CopyKey::parse(&written).expect("a key");
+            prop_assert_eq!(read.id(&table).expect("an id"), id.to_vec());
+            prop_assert_eq!((&*read.table, read.slot, &*read.key), ("t", 7, &*key));
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Round: the changed rows since the last round and the next chunk of a copy, read in one snapshot.
+//!
+//! Rows travel as lines of the change log. A changed key is sent as its removal, and as the row
+//! that it has in the snapshot, if there is one. Changes of keys beyond the cursor are sent as
+//! well: the chunk that reaches them replaces them.
+//!
+//! If too many keys have changed for one round, it ends with an entry of the log before the
+//! snapshot and has no chunk.
+//!
+//! **Invariant:** with a round, the copy has every change up to its mark of all rows up to its
+//! cursor; every later change is in a later round.
+//! **Not here:** storing a round (`move_change`).
+
+use std::collections::{BTreeMap, HashSet};
+
+use diesel::QueryResult;
+use engine::slot_move::{
+    ROUND_BYTES_MAX, RoundError, RoundQuery, RoundRead, RoundRows, RoundTable,
+};
+use model::keyspace::Slot;
+use model::row_change::Change;
+use model::slot_set::SlotSet;
+use model::table::Table;
+use model::value::{Value, push_json};
+use moves::applied::AppliedRows;
+use moves::mark::Mark;
+use moves::move_row::CopyCursor;
+use moves::round::CopyRound;
+
+use super::copy_key::{CopyKey, format_key};
+use super::{Snapshot, digests};
+use crate::connection::{Bind, RowView, Statement, for_each_row, for_each_row_while};
+use crate::log::Line;
+use crate::moving_rows::{self, push_start};
+use crate::row_json::{push_object, value};
+use crate::stored_move::FEED_TIMELINE;
+use crate::{move_log, sql};
+
+/// Most rows of a round. Writes of the target wait while it is stored.
+const ROWS_MAX: usize = 2_000;
+/// Bytes of rows that end a round.
+const BYTES_MAX: usize = 1 << 20;
+
+type RoundResult<T> = QueryResult<Result<T, RoundError>>;
+
+/// Reads the next round.
+pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResult<RoundRead> {
+    let position = snapshot.position()?;
+    let Some(stored) = snapshot.stored(query.id)? else { return Ok(Err(RoundError::LostChanges)) };
+    let (row, base) = (stored.row()?, &query.base);
+    if !row.is_traced {
+        return Ok(Err(RoundError::LostChanges));
+    }
+    let mut reading = RoundReading::begin(snapshot, query)?;
+    let mut read_to = position;
+    if !base.is_empty() {
+        let Some(after) = snapshot.lacks_after(Some(&stored), base, position)? else {
+            return Ok(Err(RoundError::LostChanges));
+        };
+        let budget = if query.has_digests { usize::MAX } else { BYTES_MAX };
+        read_to = reading.find_changes(snapshot, after, budget)?.unwrap_or(position);
+        reading.read_changes(snapshot)?;
+    }
+    let cursor = if read_to == position {
+        match reading.read_chunk(snapshot, &query.base_cursor)? {
+            Ok(cursor) => cursor,
+            Err(too_large) => return Ok(Err(too_large)),
+        }
+    } else {
+        query.base_cursor.clone()
+    };
+    let digests = query.has_digests.then(|| digests::read(snapshot, &reading.slots)).transpose()?;
+    let next = base.after_round(row.feed(FEED_TIMELINE), Mark::Entry(read_to));
+    let (base, base_cursor): (AppliedRows, CopyCursor) = (base.clone(), query.base_cursor.clone());
+    Ok(Ok(RoundRead {
+        round: CopyRound { base, base_cursor, next, cursor, is_comparison: false },
+        changes: reading.changed.len(),
+        rows: RoundRows { tables: reading.rows.into_values().collect() },
+        digests,
+    }))
+}
+
+/// Key that has changed.
+struct ChangedKey {
+    table: String,
+    slot: u16,
+    key: String,
+    /// Values of the id columns; none if the table was dropped.
+    id: Option<Vec<Value>>,
+}
+
+/// Round that is being read.
+struct RoundReading {
+    slots: SlotSet,
+    /// All tables, by name.
+    tables: Vec<Table>,
+    changed: Vec<ChangedKey>,
+    rows: BTreeMap<String, RoundTable>,
+    row_count: usize,
+    bytes: usize,
+}
+
+impl RoundReading {
+    fn begin(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> QueryResult<Self> {
+        Ok(Self {
+            slots: query.slots.iter().copied().collect(),
+            tables: moving_rows::tables(snapshot.connection)?,
+            changed: Vec::new(),
+            rows: BTreeMap::new(),
+            row_count: 0,
+            bytes: 0,
+        })
+    }
+
+    /// Finds the keys that were changed after a position of the log, until their rows have this
+    /// many bytes. Returns the last position that was read, if that is not the last of all.
+    fn find_changes(
+        &mut self,
+        snapshot: &mut Snapshot<'_>,
+        after: u64,
+        bytes_max: usize,
+    ) -> QueryResult<Option<u64>> {
+        let Self { slots, tables, changed, rows, .. } = self;
+        let rows_max = if bytes_max == usize::MAX { usize::MAX } else { ROWS_MAX };
+        let (mut known, mut bytes, mut last) = (HashSet::new(), 0, None);
+        let Snapshot { gate, deadline, .. } = *snapshot;
+        move_log::each_change(snapshot.connection, slots, after, |position, lines| {
+            super::check_over(gate, deadline)?;
+            for raw in lines {
+                bytes += raw.len();
+                let line = Line::parse(raw)?;
+                let table = tables.iter().find(|table| table.name() == line.table);
+                let (removal, id) = match table {
+                    Some(table) => removal(&line, table)?,
+                    // A table is dropped only without rows: each of them was removed.
+                    None if line.change != Change::Removed => continue,
+                    None => ([*raw, b"\n"].concat(), None),
+                };
+                if !known.insert(removal.clone()) {
+                    continue;
+                }
+                let (table, slot) = (line.table.to_string(), line.slot);
+                round_table(rows, &table).removed.extend_from_slice(&removal);
+                changed.push(ChangedKey { table, slot, key: line.key.to_string(), id });
+            }
+            let is_full = bytes >= bytes_max || changed.len() >= rows_max;
+            last = is_full.then_some(position);
+            Ok(!is_full)
+        })?;
+        self.bytes += bytes;
+        Ok(last)
+    }
+
+    /// Reads the present rows of the changed keys.
+    fn read_changes(&mut self, snapshot: &mut Snapshot<'_>) -> QueryResult<()> {
+        let Self { tables, changed, rows, row_count, .. } = self;
+        for ChangedKey { table, slot, key, id } in changed {
+            snapshot.check()?;
+            let found = tables.iter().find(|known| known.name() == table);
+            let Some((table, id)) = found.zip(id.as_ref()) else { continue };
+            let round = round_table(rows, table.name());
+            let mut binds = vec![Bind::Int(i64::from(*slot)), Bind::Text(key)];
+            binds.extend(id.iter().map(Bind::from));
+            let sql = sql::select_row(table);
+            let statement = Statement { sql: &sql, binds: &binds, cached: true };
+            for_each_row(snapshot.connection, statement, |row| {
+                push_row(&mut round.rows, (table, *slot, key), row)?;
+                round.row_count += 1;
+                *row_count += 1;
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Reads the rows after the cursor, until the round is full, and returns the next cursor.
+    fn read_chunk(
+        &mut self,
+        snapshot: &mut Snapshot<'_>,
+        cursor: &CopyCursor,
+    ) -> RoundResult<CopyCursor> {
+        let after = match cursor {
+            CopyCursor::Whole => return Ok(Ok(CopyCursor::Whole)),
+            CopyCursor::Empty => None,
+            CopyCursor::Through(key) => Some(CopyKey::parse(key)?),
+        };
+        // A round that is full of changes has a chunk as well, so that the copy ends.
+        let budget = Budget {
+            rows: ROWS_MAX.saturating_sub(self.row_count).max(ROWS_MAX / 4),
+            bytes: BYTES_MAX.saturating_sub(self.bytes).max(BYTES_MAX / 4),
+        };
+        let mut chunk = Chunk { budget, last: None };
+        let Self { slots, tables, rows, .. } = self;
+        for table in tables.iter() {
+            let after = after.as_ref().filter(|after| *after.table >= *table.name());
+            if after.is_some_and(|after| *after.table > *table.name()) {
+                continue;
+            }
+            let first = after.map_or(0, |after| after.slot);
+            for slot in slots.iter().filter(|slot| slot.number() >= first) {
+                let after = after.filter(|after| after.slot == slot.number());
+                let round = round_table(rows, table.name());
+                if let Err(error) = chunk.read(snapshot, (table, slot, after), round)? {
+                    return Ok(Err(error));
+                }
+                if let Some(last) = chunk.last {
+                    return Ok(Ok(CopyCursor::Through(last.into())));
+                }
+            }
+        }
+        Ok(Ok(CopyCursor::Whole))
+    }
+}
+
+/// Rows and bytes that a chunk may still take.
+struct Budget {
+    rows: usize,
+    bytes: usize,
+}
+
+/// Chunk that is being read.
+struct Chunk {
+    budget: Budget,
+    /// Key of the last row, once the chunk is full.
+    last: Option<String>,
+}
+
+impl Chunk {
+    /// Reads rows of one slot of a table.
+    fn read(
+        &mut self,
+        snapshot: &mut Snapshot<'_>,
+        (table, slot, after): (&Table, Slot, Option<&CopyKey>),
+        round: &mut RoundTable,
+    ) -> RoundResult<()> {
+        snapshot.check()?;
+        let slot = slot.number();
+        let id = after.map(|after| after.id(table)).transpose()?;
+        let mut binds = vec![Bind::Int(i64::from(slot)), Bind::Int(self.budget.rows as i64)];
+        if let Some((after, id)) = after.zip(id.as_ref()) {
+            binds.push(Bind::Text(&after.key));
+            binds.extend(id.iter().map(Bind::from));
+        }
+        let sql = sql::select_chunk(table, after.is_some());
+        let statement = Statement { sql: &sql, binds: &binds, cached: true };
+        let mut too_large = false;
+        for_each_row_while(snapshot.connection, statement, |row| {
+            let begun = round.rows.len();
+            let key = row.text(table.answered().len(), str::to_owned).unwrap_or_default();
+            push_row(&mut round.rows, (table, slot, &key), row)?;
+            round.row_count += 1;
+            let bytes = round.rows.len() - begun;
+            too_large = bytes > ROUND_BYTES_MAX;
+            let Budget { rows, bytes: left } = &mut self.budget;
+            (*rows, *left) = (rows.saturating_sub(1), left.saturating_sub(bytes));
+            if *rows == 0 || *left == 0 {
+                self.last = Some(format_key((table.name(), slot, &key), &id_of(row, table)));
+            }
+            Ok(self.last.is_none() && !too_large)
+        })?;
+        let table = table.name().to_owned();
+        Ok(if too_large { Err(RoundError::RowTooLarge { table }) } else { Ok(()) })
+    }
+}
+
+fn round_table<'r>(rows: &'r mut BTreeMap<String, RoundTable>, table: &str) -> &'r mut RoundTable {
+    let new = || RoundTable { table: table.to_owned(), ..RoundTable::default() };
+    rows.entry(table.to_owned()).or_insert_with(new)
+}
+
+/// Appends the line of a row whose answered columns come first.
+fn push_row(
+    lines: &mut Vec<u8>,
+    (table, slot, key): (&Table, u16, &str),
+    row: &RowView<'_, '_>,
+) -> QueryResult<()> {
+    push_start(lines, "made", (table.name(), i64::from(slot), key));
+    lines.extend_from_slice(b",\"row\":");
+    let columns = table.answered().map(|column| table.column(column));
+    push_object(lines, row, columns.map(|column| (column.name.as_str(), column.kind)))?;
+    lines.extend_from_slice(b"}\n");
+    Ok(())
+}
+
+/// Returns the id of a row whose answered columns come first.
+fn id_of(row: &RowView<'_, '_>, table: &Table) -> Vec<Value> {
+    let first = table.answered().start;
+    let id = table.id().iter();
+    id.map(|column| value(row, column - first, table.column(*column).kind)).collect()
+}
+
+/// Returns the line that removes the row of a line, and the values of its id.
+fn removal(line: &Line<'_>, table: &Table) -> QueryResult<(Vec<u8>, Option<Vec<Value>>)> {
+    let values = line.values(table)?;
+    let id: Vec<Value> = match line.change {
+        Change::Removed => values,
+        Change::Created | Change::Changed => {
+            let first = table.answered().start;
+            table.id().iter().filter_map(|column| values.get(column - first).cloned()).collect()
+        }
+    };
+    let mut removal = Vec::new();
+    push_start(&mut removal, "removed", (table.name(), i64::from(line.slot), &line.key));
+    removal.extend_from_slice(b",\"version\":0,\"row\":{");
+    for (index, (column, value)) in table.id().iter().zip(&id).enumerate() {
+        removal.extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
+        removal.extend_from_slice(table.column(*column).name.as_bytes());
+        removal.extend_from_slice(b"\":");
+        push_json(&mut removal, value);
+    }
+    removal.extend_from_slice(b"}}\n");
+    Ok((removal, Some(id)))
+}

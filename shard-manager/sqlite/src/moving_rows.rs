@@ -1,0 +1,198 @@
+//! Moving rows: rows in slots that the shard does not own, which a move brings or deletes.
+//!
+//! **Invariant:** rows are counted by what was really added or removed, also if a round is stored
+//! whose rows are there already.
+//! **Not here:** the decision that rows are stored or deleted (`move_change`), the change log.
+
+use std::collections::{BTreeMap, HashMap};
+
+use diesel::QueryResult;
+use diesel::RunQueryDsl;
+use diesel::result::Error as DieselError;
+use diesel::sqlite::SqliteConnection;
+use model::idempotency;
+use model::keyspace::Slot;
+use model::row_change::Change;
+use model::sabotage::{Mutation, is_on};
+use model::slot_set::SlotSet;
+use model::table::Table;
+use model::value::{push_json_number, push_json_string};
+
+use super::connection::{Bind, Statement, for_each_row};
+use super::declarations::{self, unreadable};
+use super::log::{self, Line};
+use super::owned_slots::json_list;
+use super::row_json::push_object;
+use super::sql;
+
+/// Returns all tables with rows of clients, by name, that of the idempotency keys included.
+pub(super) fn tables(connection: &mut SqliteConnection) -> QueryResult<Vec<Table>> {
+    let mut tables = vec![Table::clone(&idempotency::TABLE)];
+    if is_on(Mutation::IdempotencyStays) {
+        tables.clear();
+    }
+    for declared in declarations::load(connection)? {
+        tables.push(declared.into_table().map_err(|cause| unreadable(&cause))?);
+    }
+    tables.sort_by(|a, b| a.name().cmp(b.name()));
+    Ok(tables)
+}
+
+/// Returns the table with this name; `None` if the file declares none.
+pub(super) fn table(connection: &mut SqliteConnection, name: &str) -> QueryResult<Option<Table>> {
+    if name == idempotency::TABLE.name() {
+        return Ok(Some(Table::clone(&idempotency::TABLE)));
+    }
+    let declared = declarations::find(connection, name)?;
+    let table = declared.map(|declared| declared.into_table().map_err(|cause| unreadable(&cause)));
+    table.transpose()
+}
+
+/// Returns true if the file has rows of some slots.
+pub(super) fn has_rows(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<bool> {
+    let list = json_list(slots);
+    let binds = [Bind::Text(&list), Bind::Int(1)];
+    let mut has_rows = false;
+    for table in tables(connection)? {
+        let sql = sql::select_keys(&table);
+        for_each_row(connection, Statement { sql: &sql, binds: &binds, cached: true }, |_| {
+            has_rows = true;
+            Ok(())
+        })?;
+        if has_rows {
+            break;
+        }
+    }
+    Ok(has_rows)
+}
+
+/// Returns the lines of the log that remove some rows of these slots, at most `most`; none if there
+/// are no rows.
+pub(super) fn removal_lines(
+    connection: &mut SqliteConnection,
+    slots: &SlotSet,
+    most: usize,
+) -> QueryResult<Vec<u8>> {
+    let (list, mut lines, mut left) = (json_list(slots), Vec::new(), most);
+    for table in tables(connection)? {
+        if left == 0 {
+            break;
+        }
+        let binds = [Bind::Text(&list), Bind::Int(left as i64)];
+        let (sql, ids) = (sql::select_keys(&table), table.id().len());
+        for_each_row(connection, Statement { sql: &sql, binds: &binds, cached: true }, |row| {
+            let slot = row.int(ids + 1).unwrap_or(-1);
+            row.text(ids, |key| push_start(&mut lines, "removed", (table.name(), slot, key)));
+            lines.extend_from_slice(b",\"version\":0,\"row\":");
+            let columns = table.id().iter().map(|column| table.column(*column));
+            let columns = columns.map(|column| (column.name.as_str(), column.kind));
+            push_object(&mut lines, row, columns)?;
+            lines.extend_from_slice(b"}\n");
+            left = left.saturating_sub(1);
+            Ok(())
+        })?;
+    }
+    Ok(lines)
+}
+
+/// Appends the begin of a line of the log about a row: table, slot and shard key.
+pub(super) fn push_start(lines: &mut Vec<u8>, change: &str, (table, slot, key): (&str, i64, &str)) {
+    lines.extend_from_slice(b"{\"change\":\"");
+    lines.extend_from_slice(change.as_bytes());
+    lines.extend_from_slice(b"\",\"table\":\"");
+    lines.extend_from_slice(table.as_bytes());
+    lines.extend_from_slice(b"\",\"slot\":");
+    push_json_number(lines, slot);
+    lines.extend_from_slice(b",\"key\":");
+    push_json_string(lines, key);
+}
+
+/// Carries out lines of the log about foreign rows, inside a transaction, and returns the numbers
+/// of rows that were added, by table. Only rows of `slots` are changed, if they are given.
+///
+/// # Errors
+/// A line cannot be read or is about another slot, or adds a row to a table that is not there.
+pub(super) fn apply(
+    connection: &mut SqliteConnection,
+    lines: &[u8],
+    slots: Option<&SlotSet>,
+) -> QueryResult<BTreeMap<String, i64>> {
+    let mut rows = MovingRows { connection, tables: HashMap::new(), added: BTreeMap::new() };
+    for line in log::lines(lines) {
+        let line = Line::parse(line)?;
+        let slot = Slot::new(line.slot).filter(|slot| slots.is_none_or(|all| all.contains(*slot)));
+        if slot.is_none() {
+            return Err(unreadable(&format!(
+                "a row of slot {} is not part of the move",
+                line.slot
+            )));
+        }
+        rows.line(&line)?;
+    }
+    let mut added = rows.added;
+    added.retain(|_, added| *added != 0);
+    Ok(added)
+}
+
+/// A table and the statements that change its rows.
+struct Target {
+    table: Table,
+    insert_new: String,
+    replace: String,
+    remove: String,
+    /// False for the table of the idempotency keys, whose rows are not counted.
+    is_counted: bool,
+}
+
+/// Rows that are being changed.
+struct MovingRows<'c> {
+    connection: &'c mut SqliteConnection,
+    /// `None` for a table that the file does not declare.
+    tables: HashMap<String, Option<Target>>,
+    added: BTreeMap<String, i64>,
+}
+
+impl MovingRows<'_> {
+    fn line(&mut self, line: &Line<'_>) -> QueryResult<()> {
+        if !self.tables.contains_key(&*line.table) {
+            let target = table(self.connection, &line.table)?.map(Target::of);
+            self.tables.insert(line.table.to_string(), target);
+        }
+        let target = self.tables.get(&*line.table).and_then(Option::as_ref);
+        let Some(target) = target else {
+            // The table was dropped on both shards, without rows.
+            let is_removal = line.change == Change::Removed;
+            return if is_removal { Ok(()) } else { Err(DieselError::NotFound) };
+        };
+        let values = line.values(&target.table)?;
+        let mut binds = Vec::with_capacity(values.len() + 2);
+        binds.extend([Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)]);
+        binds.extend(values.iter().map(Bind::from));
+        let connection = &mut *self.connection;
+        let mut execute =
+            |sql: &str| Statement { sql, binds: &binds, cached: true }.execute(connection);
+        let added = match line.change {
+            Change::Removed => -(execute(&target.remove)? as i64),
+            Change::Created | Change::Changed => match execute(&target.insert_new)? {
+                0 => execute(&target.replace).map(|_| 0)?,
+                _ => 1,
+            },
+        };
+        if target.is_counted {
+            *self.added.entry(line.table.to_string()).or_default() += added;
+        }
+        Ok(())
+    }
+}
+
+impl Target {
+    fn of(table: Table) -> Self {
+        Self {
+            insert_new: sql::insert_new(&table),
+            replace: sql::replace(&table),
+            remove: sql::remove(&table),
+            is_counted: table.name() != idempotency::TABLE.name(),
+            table,
+        }
+    }
+}

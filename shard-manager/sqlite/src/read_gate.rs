@@ -1,0 +1,56 @@
+//! Read gate: lets reads that open a file themselves in until the file is closed.
+//!
+//! **Invariant:** once the gate was closed, no such read has the file open.
+//! **Not here:** the reads (`move_reader`).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
+/// Gate of one file.
+#[derive(Debug, Default)]
+pub struct ReadGate {
+    closed: AtomicBool,
+    reads: RwLock<()>,
+}
+
+impl ReadGate {
+    /// Admits a read until the guard is dropped; `None` if the gate is closed.
+    pub(super) fn enter(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        if self.is_closed() {
+            return None;
+        }
+        let guard = self.reads.read().unwrap_or_else(PoisonError::into_inner);
+        (!self.is_closed()).then_some(guard)
+    }
+
+    /// Returns true once the gate is being closed: reads end early then.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Closes the gate, and waits for reads that were admitted. Blocks.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        drop(self.reads.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_gate_waits_for_reads_and_admits_none() {
+        let gate = ReadGate::default();
+        std::thread::scope(|scope| {
+            let inside = gate.enter().expect("it is open");
+            let closing = scope.spawn(|| gate.close());
+            while !gate.is_closed() {
+                std::thread::yield_now();
+            }
+            assert!(!closing.is_finished(), "a read has the file open");
+            drop(inside);
+        });
+        assert!(gate.enter().is_none());
+    }
+}

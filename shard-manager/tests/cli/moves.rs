@@ -1,0 +1,129 @@
+//! Tests of the commands that move slots: their options, and how they follow a move of a router.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, Ended, program, run, run_in, serve};
+
+const ID: &str = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e";
+const GONE: &str = "0a8f5b1f-6c1e-4f7a-9b53-5f0c1c1e2d4e";
+
+fn shown(phase: &str, goal: &str) -> Value {
+    json!({
+        "id": ID, "slots": "0-63", "slot_count": 64, "from": "shard1", "to": "shard4",
+        "phase": phase, "goal": goal, "paused": false, "stalled": false, "rate": null,
+        "keep": 900, "rows": 1_200, "bytes": 3_145_728, "longest_hold_ms": 12.5,
+        "reason": if phase == "failed" { json!("a row is too large") } else { Value::Null },
+        "began_at": "2026-11-24T12:00:00.000Z", "changed_at": "2026-11-24T12:00:07.000Z",
+        "owned_at": null, "ended_at": null, "actions": ["pause", "cancel"]
+    })
+}
+
+/// Serves one move in this state; returns the URL.
+fn serving(phase: &str, goal: &str) -> String {
+    let one = shown(phase, goal);
+    let list = json!({"success": true, "moves": [one]}).to_string();
+    let paths = [
+        (format!("/api/moves/{ID}"), 200, one.to_string()),
+        ("/api/moves".to_owned(), 200, list),
+        (
+            format!("/api/moves/{GONE}"),
+            404,
+            json!({"detail": "there is none", "code": "TSR331"}).to_string(),
+        ),
+    ];
+    let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+    let answers: Vec<_> =
+        paths.into_iter().map(|(path, status, body)| (leak(path), status, leak(body))).collect();
+    serve(Box::leak(answers.into_boxed_slice()))
+}
+
+#[test]
+fn the_options_of_a_move_are_checked_before_anything_is_sent() {
+    for (arguments, reason) in [
+        (&["start", "--to", "shard2"][..], "--slots <SLOTS>"),
+        (&["start", "--slots", "0", "--key", "k", "--to", "shard2"], "cannot be used with"),
+        (&["start", "--slots", "0"], "--to <SHARD>"),
+        (&["start", "--slots", "0", "--to", "shard2", "--rate", "fast"], "--rate"),
+        (&["start", "--slots", "0", "--to", "shard2", "--keep", "-1"], "-1"),
+        (&["wait"], "<ID>"),
+    ] {
+        run(&[&["move"], arguments].concat()).refused(reason);
+    }
+    let nowhere = std::env::temp_dir().join("there-is-no-cluster-here");
+    run_in(&nowhere, &["move", "list"]).refused("there is no cluster here");
+    assert!(!nowhere.exists());
+}
+
+#[test]
+fn a_stopped_cluster_shows_its_moves_and_begins_none() {
+    let dir = Cluster::filled().stop();
+    let dir = dir.path();
+    assert_eq!(run_in(dir, &["move", "list", "--json"]).expect(0).json(), json!({"moves": []}));
+    run_in(dir, &["move", "show", ID]).refused("TSR331");
+    run_in(dir, &["move", "start", "--slots", "0", "--to", "shard2"]).refused("no router serves");
+    run_in(dir, &["move", "cancel", ID]).refused("no router serves");
+}
+
+#[test]
+fn a_process_that_serves_no_requests_begins_no_moves() {
+    let cluster = Cluster::filled();
+    let refused = run_in(cluster.path(), &["move", "start", "--slots", "0", "--to", "shard2"]);
+    refused.refused("serves no requests");
+}
+
+#[test]
+fn a_wait_ends_with_the_move_and_its_exit_code_tells_how() {
+    for (phase, goal, arguments, code) in [
+        ("keeping", "forward", &[][..], 0),
+        ("done", "forward", &["--ended"], 0),
+        ("done", "settle", &[], 0),
+        ("cancelled", "back", &[], 0),
+        ("rolled_back", "back", &[], 0),
+        ("failed", "forward", &[], 1),
+        ("cancelled", "forward", &[], 1),
+        ("done", "back", &[], 1),
+    ] {
+        let url = serving(phase, goal);
+        let wait = ["move", "wait", ID, "--url", &url, "--json"];
+        let ended = run(&[&wait, arguments].concat()).expect(code);
+        assert_eq!(ended.json(), shown(phase, goal));
+        assert_eq!(ended.err.contains("the move is"), code == 1, "{ended:?}");
+    }
+}
+
+#[test]
+fn an_interrupt_ends_the_wait_and_says_that_the_move_goes_on() {
+    let url = serving("copying", "forward");
+    let mut command = program(&["move", "wait", ID, "--url", &url]);
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let first = lines.next().expect("a line").expect("UTF-8");
+    assert!(first.contains("copying 1,200 rows, 3.00 MiB"), "{first}");
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
+    let rest: Vec<String> = lines.map(|line| line.expect("UTF-8")).collect();
+    assert!(rest.iter().any(|line| line.contains("the move goes on")), "{rest:?}");
+    let ended = Ended::of(&child.wait_with_output().expect("the program ends")).expect(2);
+    assert_eq!(ended.out, "");
+}
+
+#[test]
+fn moves_are_listed_and_shown_as_lines() {
+    let url = serving("copying", "forward");
+    let listed = run(&["move", "list", "--url", &url]).expect(0).out;
+    let head = "id\tslots\tfrom\tto\tphase\trows\tbytes\tbegan\n";
+    let row =
+        format!("{ID}\t0-63\tshard1\tshard4\tcopying\t1,200\t3.00 MiB\t2026-11-24T12:00:00.000Z\n");
+    assert_eq!(listed, head.to_owned() + &row);
+    let shown = run(&["move", "show", ID, "--url", &url]).expect(0).out;
+    for line in ["slots         0-63 (64)", "longest hold  12.5 ms", "orders        pause, cancel"]
+    {
+        assert!(shown.lines().any(|known| known == line), "{line}: {shown}");
+    }
+    run(&["move", "show", GONE, "--url", &url]).refused("there is none (TSR331)");
+    run(&["move", "cancel", "../health", "--url", &url]).refused("TSR331");
+}

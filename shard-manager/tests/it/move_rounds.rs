@@ -1,0 +1,130 @@
+//! Tests of the rounds of a copy between shards of files: their size, and the changes that they
+//! follow.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use shard_manager::engine::Writer;
+use shard_manager::engine::slot_move::{MoveChange, MoveReader, RoundError, RoundQuery};
+use shard_manager::error::Error;
+use shard_manager::moves::identity::{MoveSide, MoveTicket};
+use shard_manager::moves::move_row::{CopyCursor, MoveRow};
+use shard_manager::moves::observation::MoveGoal;
+use shard_manager::moves::request::MoveRequest;
+use shard_manager::moves::step::MoveStep;
+use shard_manager::row_change::Operation::{Delete, Upsert};
+use shard_manager::store::sqlite::move_reader::FileMoveReader;
+
+use MoveSide::{Destination, Origin};
+
+use crate::cluster::{deadline, execute, ints};
+use crate::move_pair::{MOVE, MovePair};
+use crate::slot_moves::{KEPT, KEYS, assert_counted, nothing};
+use crate::slot_nodes::Nodes;
+
+#[test]
+fn large_tables_are_copied_in_rounds_and_their_leftovers_are_deleted_before_a_new_copy() {
+    let mut pair = MovePair::new(&["ada"]);
+    let insert = |nodes: &mut Nodes| {
+        nodes.primary_dies();
+        let slot = crate::slot_nodes::slot("ada").number();
+        let sql = format!(
+            "INSERT INTO users SELECT {slot}, 'ada', 'u' || value, 'n', 'e', NULL, 1,
+             '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z'
+             FROM generate_series_of_5000;
+             UPDATE tessera_counts SET rows = 5000 WHERE name = 'users'"
+        );
+        let series = "(WITH RECURSIVE series(value) AS (SELECT 1 UNION ALL
+             SELECT value + 1 FROM series WHERE value < 5000) SELECT value FROM series)";
+        execute(&nodes.primary_file, &sql.replace("generate_series_of_5000", series));
+        nodes.rebuild();
+    };
+    insert(pair.shard(Origin));
+    let mut rounds = 0;
+    while pair.row(Destination).is_none_or(|row| row.cursor != CopyCursor::Whole) {
+        let step = pair.next(MoveGoal::Forward);
+        rounds += u32::from(matches!(step, MoveStep::CopyRound { .. }));
+        assert!(pair.carry_out(step));
+    }
+    assert_eq!(rounds, 3, "of at most 2 000 rows");
+    assert_eq!(pair.digests(Origin), pair.digests(Destination));
+    pair.assert_equal_files();
+    let counted = "SELECT rows AS value FROM tessera_move_counts WHERE name = 'users'";
+    assert_eq!(ints(&pair.shards[1].primary_file, counted), [5_000]);
+
+    // The log of the source is lost, as if it had become too long.
+    pair.shard(Origin).put("ada", 5);
+    pair.shard(Origin).put("ada", 5);
+    pair.shard(Origin).primary_dies();
+    let sql = "DELETE FROM tessera_log WHERE position < (SELECT max(position) FROM tessera_log)";
+    execute(&pair.shards[0].primary_file, sql);
+    pair.shard(Origin).put("ada", 6);
+    assert!(matches!(pair.read_round(Origin, false), Err(RoundError::LostChanges)));
+    pair.shard(Origin).rebuild();
+    let MoveStep::Send(Destination, request) = pair.next(MoveGoal::Forward) else {
+        panic!("no step")
+    };
+    assert!(matches!(*request, MoveRequest::CopyAgain(_)));
+    assert_eq!(pair.run(MoveGoal::Forward, nothing), KEPT);
+    assert_eq!(pair.row(Origin).map(|row| row.applied.pass), Some(1));
+    assert_eq!(pair.digests(Origin), pair.digests(Destination));
+    pair.assert_equal_files();
+    assert_counted(&pair);
+}
+
+#[test]
+fn rounds_that_are_read_beside_a_writer_lose_no_change() {
+    let mut pair = MovePair::new(&KEYS);
+    while pair.row(Origin).is_none() {
+        let step = pair.next(MoveGoal::Forward);
+        assert!(pair.carry_out(step));
+    }
+    let reader = pair.reader(Origin);
+    let MovePair { shards, plan, runtime, .. } = &mut pair;
+    let [origin, destination] = shards;
+    let row = |reader: &FileMoveReader| {
+        runtime.block_on(reader.rows(deadline())).expect("rows").pop().expect("a row")
+    };
+    let path = destination.primary_file.clone();
+    let target = &mut destination.primary().changes;
+    let shared = (&target.slots().gate, &target.slots().compared);
+    let copy = FileMoveReader::new(("shard1", &path), target.file_check(), shared);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for number in 0..400 {
+                let key = KEYS[number * number % KEYS.len()];
+                let operation = if number % 3 > 0 { Upsert } else { Delete };
+                let written = origin.write(operation, key, number as i64);
+                assert!(matches!(written, Ok(_) | Err(Error::NoSuchRow)), "{written:?}");
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        let mut rounds = 0;
+        loop {
+            let is_last = done.load(Ordering::SeqCst);
+            let MoveRow { applied, cursor, leg, term, .. } = row(&copy);
+            let query = RoundQuery {
+                id: MOVE,
+                slots: Arc::clone(&plan.slots),
+                base: applied,
+                base_cursor: cursor,
+                has_digests: true,
+            };
+            let read = runtime.block_on(reader.read_round(&query, deadline())).expect("a round");
+            let request = MoveRequest::Store(MoveTicket { id: MOVE, leg, term }, read.round);
+            let change = MoveChange { request, rows: read.rows };
+            target.change_move(&change).expect("the round is stored");
+            let digests = runtime.block_on(copy.digests(&plan.slots, deadline()));
+            assert_eq!(digests.expect("digests"), read.digests.expect("digests"));
+            rounds += 1;
+            if is_last {
+                break;
+            }
+        }
+        assert!(rounds > 1);
+        writing.join().expect("every write was decided");
+    });
+    pair.assert_equal_files();
+    assert_counted(&pair);
+}
