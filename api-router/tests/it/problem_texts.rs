@@ -1,7 +1,8 @@
 //! Texts of problems: the title, the detail and the hint of each.
 
-use crate::harness::Router;
-use crate::problems::problems;
+use crate::backend::{files_only, is_servers};
+use crate::harness::{Reply, Router, eventually};
+use crate::problems::{post, problems};
 
 /// Returns a text whose UUIDs are replaced.
 fn without_ids(text: &str) -> String {
@@ -13,24 +14,59 @@ fn without_ids(text: &str) -> String {
     parts.collect()
 }
 
-/// One line for each problem, with the parts that differ from one code to the next. The whole body
-/// is checked in `problems`.
+/// Moves the last slot to the first shard, and returns the id of the move, which keeps its source.
+fn move_last_slot(router: &Router) -> String {
+    let begun = post(router, "/api/moves", &[], r#"{"slots":"16383","to":"shard1"}"#);
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    let path = begun.header("location").unwrap().to_owned();
+    eventually("the slot has moved", || {
+        (router.get(&path).json()["phase"] == "keeping").then_some(())
+    });
+    begun.json()["id"].as_str().unwrap().to_owned()
+}
+
+/// One request for each code that needs slots that have moved. None where slots do not move:
+/// between servers they are placed once.
+pub(crate) fn problems_of_moves(router: &Router) -> Vec<(&'static str, u16, Reply)> {
+    if is_servers() {
+        return Vec::new();
+    }
+    let moved = move_last_slot(router);
+    vec![
+        ("TSR332", 409, post(router, &format!("/api/moves/{moved}/cancel"), &[], "")),
+        ("TSR333", 409, post(router, "/api/moves", &[], r#"{"slots":"16383","to":"shard2"}"#)),
+    ]
+}
+
+/// Returns one line for each problem, with the parts that differ from one code to the next. The
+/// whole body is checked in `problems`.
+fn lines(problems: &[(&str, u16, Reply)]) -> String {
+    let line = |(code, status, reply): &(&str, u16, Reply)| {
+        let body = reply.json();
+        let hint = body["hint"].as_str().unwrap_or("-");
+        format!(
+            "{code} {status} {}: {} ({hint})",
+            body["title"].as_str().unwrap(),
+            without_ids(body["detail"].as_str().unwrap())
+        )
+    };
+    problems.iter().map(line).collect::<Vec<String>>().join("\n")
+}
+
+#[test]
+fn each_problem_of_a_move_has_a_detail_and_a_remedy() {
+    files_only!("slots do not move between servers");
+    let router = Router::start_with(&["--operate"]);
+    insta::assert_snapshot!(lines(&problems_of_moves(&router)), @r#"
+    TSR332 409 Move state conflict: the target owns the slots already: roll the move back instead (actions of the move, in /api/moves, lists the orders that it takes now)
+    TSR333 409 Slots move already: the slots 16383 move already ([id]): wait for that move, or leave them out (wait for the end of the other move, or leave its slots out)
+    "#);
+}
+
 #[test]
 fn each_problem_has_a_detail_and_a_remedy() {
     let router = Router::start_with(&["--operate"]);
-    let told: Vec<String> = problems(&router)
-        .iter()
-        .map(|(code, status, reply)| {
-            let body = reply.json();
-            let hint = body["hint"].as_str().unwrap_or("-");
-            format!(
-                "{code} {status} {}: {} ({hint})",
-                body["title"].as_str().unwrap(),
-                without_ids(body["detail"].as_str().unwrap())
-            )
-        })
-        .collect();
-    insta::assert_snapshot!(told.join("\n"), @r#"
+    insta::assert_snapshot!(lines(&problems(&router)), @r#"
     TSR004 504 Deadline passed: the body did not arrive in time (-)
     TSR100 400 Bad query string: user_id: a filter needs an operator: eq, neq, gt, gte, lt, lte, like, ilike, in, is, not (user_id=eq.value)
     TSR101 400 Bad body: the body is not JSON: EOF while parsing an object at line 1 column 1 (-)
@@ -56,12 +92,10 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR320 404 No such shard: the cluster has no shard nowhere (/api/shards lists the shards)
     TSR321 400 Bad shard: weight must be a whole number from 0 to 1000000 (correct the member that the detail names, and send the request again)
     TSR326 409 Shard state conflict: shard2 owns 5461 slots: a shard is retired when it owns none (/api/shards shows the state and the slots of each shard)
-    TSR327 412 Shard map differs: the shard map is at epoch 2, not at 9: it has changed meanwhile; look at it again (look at /api/shards again, and send its epoch as If-Match)
+    TSR327 412 Shard map differs: the shard map is at epoch 1, not at 9: it has changed meanwhile; look at it again (look at /api/shards again, and send its epoch as If-Match)
     TSR328 400 Bad fence: seconds must be a number from 0.001 to 60 (/api/shard-map shows the owner of each slot)
     TSR330 400 Bad move: a move has 1 to 64 slots, not 65: begin one move after the other (correct the member that the detail names, and send the request again)
     TSR331 404 No such move: there is no such move (/api/moves lists the moves)
-    TSR332 409 Move state conflict: the target owns the slots already: roll the move back instead (actions of the move, in /api/moves, lists the orders that it takes now)
-    TSR333 409 Slots move already: the slots 16383 move already ([id]): wait for that move, or leave them out (wait for the end of the other move, or leave its slots out)
     TSR334 409 Slots of another shard: shard2 does not own the slots 0 (/api/shard-map shows the owner of each slot)
     TSR403 403 Forbidden: the request comes from a web page of another origin (requests from other programs, and from pages served here, are welcome)
     "#);

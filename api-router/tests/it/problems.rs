@@ -6,7 +6,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Reply, Router, eventually};
+use crate::backend::is_servers;
+use crate::harness::{Reply, Router};
+use crate::problem_texts::problems_of_moves;
 
 /// Id of no move.
 const NO_MOVE: &str = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e";
@@ -21,7 +23,7 @@ fn redacted(reply: &Reply) -> Value {
     body
 }
 
-fn post(router: &Router, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+pub(crate) fn post(router: &Router, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
     let mut all = vec![JSON];
     all.extend_from_slice(headers);
     router.send("POST", path, &all, Some(body.as_bytes()))
@@ -60,20 +62,6 @@ fn late(router: &Router) -> Reply {
     Reply { status, headers, body }
 }
 
-/// Moves the last slot to the first shard, and returns the id of the move, which keeps its source.
-/// A router that moves nothing has no such move.
-fn move_last_slot(router: &Router) -> String {
-    let begun = post(router, "/api/moves", &[], r#"{"slots":"16383","to":"shard1"}"#);
-    if begun.status != 202 {
-        return NO_MOVE.to_owned();
-    }
-    let path = begun.header("location").unwrap().to_owned();
-    eventually("the slot has moved", || {
-        (router.get(&path).json()["phase"] == "keeping").then_some(())
-    });
-    begun.json()["id"].as_str().unwrap().to_owned()
-}
-
 /// One request for each code that a client can cause, in the order of the codes.
 pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     router.write_user("there", "Ada");
@@ -82,7 +70,6 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     let other = [("x-shard-key", "there"), ("idempotency-key", "once")];
     post(router, "/api/write", &other, &user.replace("OP", "update"));
     let stale = [("x-shard-key", "there"), ("if-match", "\"0\"")];
-    let moved = move_last_slot(router);
     let long = format!(r#"{{"table":"users","data":{{"name":"{}"}}}}"#, "n".repeat(2 << 20));
     vec![
         ("TSR004", 504, late(router)),
@@ -126,8 +113,6 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
         ("TSR328", 400, post(router, "/api/slots/fence", &[], r#"{"slots":"0","seconds":61}"#)),
         ("TSR330", 400, post(router, "/api/moves", &[], r#"{"slots":"0-64","to":"shard2"}"#)),
         ("TSR331", 404, post(router, &format!("/api/moves/{NO_MOVE}/pause"), &[], "")),
-        ("TSR332", 409, post(router, &format!("/api/moves/{moved}/cancel"), &[], "")),
-        ("TSR333", 409, post(router, "/api/moves", &[], r#"{"slots":"16383","to":"shard2"}"#)),
         (
             "TSR334",
             409,
@@ -135,6 +120,13 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
         ),
         ("TSR403", 403, read(router, &[("origin", "http://evil.example")], "table=users")),
     ]
+}
+
+/// Every problem of [`problems`] and of [`problems_of_moves`].
+fn all_problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
+    let mut all = problems(router);
+    all.extend(problems_of_moves(router));
+    all
 }
 
 /// Codes of access control, which `access` produces.
@@ -146,13 +138,16 @@ const NEED_A_FAULT: [&str; 11] = [
     "TSR306", "TSR500",
 ];
 
+/// Codes that need slots that have moved, as those of servers do not.
+const NEED_MOVES: [&str; 2] = ["TSR332", "TSR333"];
+
 /// Codes that need servers of PostgreSQL.
 const NEED_SERVERS: [&str; 5] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329"];
 
 #[test]
 fn every_code_is_produced_or_needs_a_fault() {
     let router = Router::start_with(&["--operate"]);
-    let produced: BTreeSet<&str> = problems(&router)
+    let produced: BTreeSet<&str> = all_problems(&router)
         .into_iter()
         .map(|(code, status, reply)| {
             assert_eq!((reply.status, &*reply.code()), (status, code), "{}", reply.text());
@@ -162,7 +157,8 @@ fn every_code_is_produced_or_needs_a_fault() {
     let all: BTreeSet<&str> =
         api_router::problem::Code::ALL.iter().map(|code| code.name()).collect();
     let faults = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS);
-    let faults: BTreeSet<&str> = faults.collect();
+    let moves = NEED_MOVES.into_iter().filter(|_| is_servers());
+    let faults: BTreeSet<&str> = faults.chain(moves).collect();
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
     assert!(produced.is_disjoint(&faults));
     let failover = include_str!("../../../shard-manager/tests/postgres/failover.rs");
@@ -191,7 +187,7 @@ fn an_operator_finds_every_code_in_the_guide() {
 #[test]
 fn every_problem_has_the_members_of_the_contract() {
     let router = Router::start_with(&["--operate"]);
-    for (code, status, reply) in problems(&router) {
+    for (code, status, reply) in all_problems(&router) {
         let body = redacted(&reply);
         assert_eq!(body["type"], format!("/errors/{code}"));
         assert_eq!(
@@ -239,9 +235,9 @@ fn every_problem_has_the_members_of_the_contract() {
 
 #[test]
 fn no_body_has_sql_a_path_or_an_address() {
-    let router = Router::start();
+    let router = Router::start_with(&["--operate"]);
     let mut bodies: Vec<String> =
-        problems(&router).iter().map(|(_, _, reply)| reply.text()).collect();
+        all_problems(&router).iter().map(|(_, _, reply)| reply.text()).collect();
     for path in [
         "/api/health",
         "/api/shards",
@@ -296,8 +292,8 @@ fn no_body_has_sql_a_path_or_an_address() {
 
 #[test]
 fn only_failed_writes_have_an_outcome() {
-    let router = Router::start();
-    for (code, _, reply) in problems(&router) {
+    let router = Router::start_with(&["--operate"]);
+    for (code, _, reply) in all_problems(&router) {
         let body = reply.json();
         let is_write =
             !["TSR100", "TSR105", "TSR106", "TSR111", "TSR113", "TSR310", "TSR311", "TSR403"]
