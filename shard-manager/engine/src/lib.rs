@@ -14,6 +14,7 @@ pub mod access_store;
 pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;
+pub mod copy_key;
 pub mod doubts;
 pub mod fair_channel;
 pub mod fair_places;
@@ -47,6 +48,7 @@ pub mod select;
 pub mod slot_change;
 pub mod slot_move;
 pub mod slot_news;
+pub mod stored_move;
 #[expect(missing_docs, reason = "the names of columns are their documentation")]
 pub mod system_tables;
 pub mod table_declaration;

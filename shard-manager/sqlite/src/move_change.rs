@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::sqlite::SqliteConnection;
+use engine::move_record::move_name;
 use engine::slot_move::{MoveChange, MoveChangeError};
 use model::keyspace::Slot;
 use model::position::Position;
@@ -87,7 +88,7 @@ pub(super) fn change_and_log(
         let lines = moving_rows::removal_lines(connection, &slots, DELETED_MAX)?;
         if !lines.is_empty() {
             entry.counters.position += 1;
-            let (id, version) = (stored_move::name(id_of(request)), counters.version);
+            let (id, version) = (move_name(id_of(request)), counters.version);
             let line = MoveLine { id, version, ..MoveLine::default() };
             return entry.append(connection, &line, &lines, None).map(Ok);
         }
@@ -232,7 +233,7 @@ fn slots_of(request: &MoveRequest, stored: &[StoredMove]) -> QueryResult<SlotSet
     let id = id_of(request);
     for row in stored {
         if row.move_id()? == id {
-            return row.slot_set();
+            return Ok(row.slot_set()?);
         }
     }
     Ok(SlotSet::empty())

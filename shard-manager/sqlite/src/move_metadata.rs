@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::sqlite::SqliteConnection;
+use engine::move_record::move_name;
 use model::keyspace::Slot;
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
@@ -23,7 +24,7 @@ use super::move_counts::{self, ComparedCounts, Counts};
 use super::move_line::{MoveLine, SlotGroup};
 use super::owned_slots::{json_list, slot};
 use super::slot_change::row_counts;
-use super::stored_move::{self, StoredMove};
+use super::stored_move::StoredMove;
 use super::{batch::Counters, sql};
 
 /// Reads the rows of all moves, and the states of some slots.
@@ -33,7 +34,7 @@ pub(super) fn load(
     slots: &SlotSet,
     version: i64,
 ) -> QueryResult<ShardMetadata> {
-    let moves: QueryResult<Vec<_>> = moves.iter().map(StoredMove::row).collect();
+    let moves: Result<Vec<_>, _> = moves.iter().map(StoredMove::row).collect();
     let version = version as u64;
     Ok(ShardMetadata { slots: states(connection, slots)?, moves: moves?, generation: 0, version })
 }
@@ -95,11 +96,12 @@ impl Difference<'_> {
     pub(super) fn line(&self, connection: &mut SqliteConnection) -> QueryResult<MoveLine> {
         let Self { id, before, after, .. } = self;
         let row = after.row(*id).filter(|row| before.row(*id) != Some(*row));
-        let row = row.map(|row| StoredMove::of(row, self.traced_after()?)).transpose()?;
+        let traced_after = self.traced_after()?;
+        let row = row.map(|row| StoredMove::of(row, traced_after)).transpose()?;
         let counts = self.counts(connection)?;
         Ok(MoveLine {
             emptied: false,
-            id: stored_move::name(*id),
+            id: move_name(*id),
             row,
             forgotten: before.row(*id).is_some() && after.row(*id).is_none(),
             slots: self.groups(),
@@ -126,7 +128,7 @@ impl Difference<'_> {
         let known = match slots.iter().next() {
             None => return Ok(Counts::new()),
             Some(slot) if is_whole && self.after.owns(slot) => {
-                move_counts::load(connection, &stored_move::name(self.id))?
+                move_counts::load(connection, &move_name(self.id))?
             }
             Some(slot) if is_whole && self.before.owns(slot) => {
                 self.compared.present(connection, &slots)?

@@ -7,7 +7,6 @@
 //! it is that of the snapshot.
 //! **Not here:** changes (`move_change`), the contents of a round (`move_reader/round`).
 
-mod copy_key;
 mod digests;
 mod round;
 
@@ -148,7 +147,9 @@ impl MoveReader for FileMoveReader {
 
     fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>> {
         self.read(deadline, |snapshot| {
-            stored_move::load(snapshot.connection)?.iter().map(StoredMove::row).collect()
+            let rows: Result<_, _> =
+                stored_move::load(snapshot.connection)?.iter().map(StoredMove::row).collect();
+            Ok(rows?)
         })
     }
 }

@@ -11,10 +11,11 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use diesel::QueryResult;
+use engine::move_record::move_name;
 use engine::replication::{ReplicationState, RetainedLog};
 use moves::identity::MoveId;
 
-use super::stored_move::{self, StoredMove};
+use super::stored_move::StoredMove;
 
 /// Guards of the log, by move.
 #[derive(Debug, Default)]
@@ -34,7 +35,7 @@ impl MoveTraces {
         for row in rows.iter().filter(|row| row.traced_after.is_some()) {
             let id = row.move_id()?;
             let guard = guards.remove(&id).unwrap_or_else(|| {
-                let holder = format!("move {}", stored_move::name(id));
+                let holder = format!("move {}", move_name(id));
                 replication.retain_log(holder, Some(position))
             });
             kept.insert(id, guard);

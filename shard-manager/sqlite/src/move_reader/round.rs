@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use diesel::QueryResult;
+use engine::copy_key::{CopyKey, format_key};
 use engine::slot_move::{
     ROUND_BYTES_MAX, RoundError, RoundQuery, RoundRead, RoundRows, RoundTable,
 };
@@ -27,7 +28,6 @@ use moves::mark::Mark;
 use moves::move_row::CopyCursor;
 use moves::round::CopyRound;
 
-use super::copy_key::{CopyKey, format_key};
 use super::{Snapshot, digests};
 use crate::connection::{Bind, RowView, Statement, for_each_row, for_each_row_while};
 use crate::log::Line;

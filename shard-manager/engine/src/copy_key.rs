@@ -6,20 +6,22 @@
 //! Rows are copied in the order of tables by name, slots, shard keys and ids.
 //!
 //! **Invariant:** a key is read as it was written, to the last bit of a number.
-//! **Not here:** reading the rows (`round`).
+//! **Not here:** reading the rows (the engines).
 
-use diesel::QueryResult;
 use model::table::Table;
 use model::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
 
-use crate::declarations::unreadable;
+use super::stored_move::DamagedMove;
 
 /// Key of a row.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct CopyKey {
-    pub(super) table: String,
-    pub(super) slot: u16,
-    pub(super) key: String,
+pub struct CopyKey {
+    /// Name of the table.
+    pub table: String,
+    /// Number of the slot.
+    pub slot: u16,
+    /// Shard key.
+    pub key: String,
     id: Vec<serde_json::Value>,
 }
 
@@ -28,9 +30,8 @@ impl CopyKey {
     ///
     /// # Errors
     /// It is not the text of a key.
-    pub(super) fn parse(text: &str) -> QueryResult<Self> {
-        let (table, slot, key, id) =
-            serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+    pub fn parse(text: &str) -> Result<Self, DamagedMove> {
+        let (table, slot, key, id) = serde_json::from_str(text).map_err(DamagedMove::new)?;
         Ok(Self { table, slot, key, id })
     }
 
@@ -38,7 +39,7 @@ impl CopyKey {
     ///
     /// # Errors
     /// They do not fit the table.
-    pub(super) fn id(&self, table: &Table) -> QueryResult<Vec<Value>> {
+    pub fn id(&self, table: &Table) -> Result<Vec<Value>, DamagedMove> {
         let mut values = Vec::with_capacity(self.id.len());
         for (column, json) in table.id().iter().zip(&self.id) {
             let value = match table.column(*column).kind {
@@ -49,18 +50,18 @@ impl CopyKey {
                     json.as_str().map(|text| Value::Text(text.to_owned()))
                 }
             };
-            values.push(value.ok_or_else(|| unreadable(&"a cursor does not fit its table"))?);
+            values.push(value.ok_or_else(|| DamagedMove::new("a cursor does not fit its table"))?);
         }
         if values.len() == table.id().len() {
             Ok(values)
         } else {
-            Err(unreadable(&"a cursor does not fit its table"))
+            Err(DamagedMove::new("a cursor does not fit its table"))
         }
     }
 }
 
 /// Formats the key of a row.
-pub(super) fn format_key((table, slot, key): (&str, u16, &str), id: &[Value]) -> String {
+pub fn format_key((table, slot, key): (&str, u16, &str), id: &[Value]) -> String {
     let mut text = b"[".to_vec();
     push_json_string(&mut text, table);
     text.push(b',');
