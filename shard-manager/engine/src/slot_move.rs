@@ -76,6 +76,10 @@ pub trait MoveReader: Send + Sync {
     /// # Errors
     /// The error of the primary.
     fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>>;
+
+    /// Returns the timeline by which the replication state and the tokens know a timeline of
+    /// [`Feed`]; `None` if they have one timeline as long as the shard is open.
+    fn position_timeline(&self, timeline: u32) -> Option<u32>;
 }
 
 /// Changes a shard for a mover, on its primary.

@@ -143,6 +143,11 @@ impl<M: StoredMark> StoredMove<M> {
         })
     }
 
+    /// Returns the identity of the move as text.
+    pub fn name(&self) -> &str {
+        &self.id
+    }
+
     /// Returns the row.
     ///
     /// # Errors

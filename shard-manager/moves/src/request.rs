@@ -58,6 +58,26 @@ pub enum MoveRequest {
 }
 
 impl MoveRequest {
+    /// Returns the move of the request.
+    pub fn move_id(&self) -> MoveId {
+        match self {
+            Self::Prepare(new) | Self::Trace(new) => new.ticket.id,
+            Self::Raise { id, .. } => *id,
+            Self::Activate(activation) => activation.id,
+            Self::Store(ticket, _)
+            | Self::CopyAgain(ticket)
+            | Self::Trim(ticket, _)
+            | Self::Fence(ticket)
+            | Self::Commit(ticket, _)
+            | Self::Reverse(ticket)
+            | Self::Lift(ticket)
+            | Self::Discard(ticket)
+            | Self::BeginCleaning(ticket)
+            | Self::Clean(ticket)
+            | Self::Forget(ticket) => ticket.id,
+        }
+    }
+
     /// Carries out the request on the metadata of a shard.
     ///
     /// # Errors

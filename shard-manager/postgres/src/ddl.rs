@@ -14,6 +14,7 @@ use super::citus::setup;
 use super::db_error::unreadable;
 use super::declarations;
 use super::lane_session::{LaneSession, TransactionError};
+use super::slot_moves;
 use super::sql;
 use super::statement::{Statement, load, run};
 
@@ -67,7 +68,8 @@ async fn apply(
             if is_citus {
                 setup::distribute_table(connection, table).await?;
             }
-            declarations::store(connection, table).await
+            declarations::store(connection, table).await?;
+            slot_moves::record_new_table(connection, table).await
         }
         (SchemaChange::Drop(table), true) => drop_empty(connection, table).await,
     }
@@ -84,5 +86,6 @@ async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResul
         return Err(unreadable(&"the table is not empty"));
     }
     run(connection, &format!("DROP TABLE public.{}", table.name())).await?;
+    slot_moves::drop_recording(connection, table).await?;
     declarations::remove(connection, table.name()).await
 }

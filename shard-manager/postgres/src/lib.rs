@@ -49,6 +49,7 @@ pub mod shard_database;
 pub mod shard_listing;
 mod shard_opening;
 mod slot_changes;
+mod slot_moves;
 pub mod slot_session;
 mod sql;
 mod statement;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use engine::open_error::OpenError;
 use engine::replication::ReplicationState;
 use engine::runtime_pool::RuntimePool;
+use engine::slot_move::ShardMoves;
 use engine::{
     LaneControls, OpenedReplica, OpenedShard, SchemaChange, WRITERS_MAX, WritePartitioner,
     WriterKind,
@@ -28,6 +29,7 @@ use super::readers::Readers;
 use super::replica::Replica;
 use super::session::Session;
 use super::shard_database::{Claim, Found, ShardDatabase};
+use super::slot_moves::PgMoves;
 use super::target::Target;
 use super::timeline_file;
 use super::writer::PgWriter;
@@ -133,6 +135,10 @@ impl PreparedShard {
         }
         let target = Target::Primary(Arc::clone(&leader));
         let primary = Arc::new(Readers::start(&target, name, &replication, runtimes));
+        let moves = leader.citus().is_none().then(|| {
+            let moves = PgMoves::start(name, &leader, &replication);
+            ShardMoves { reader: Arc::clone(&moves) as _, writer: Some(moves) }
+        });
         let replicas: Vec<Arc<Replica>> = (0..leader.members().len())
             .map(|index| Replica::start(&leader, (index, &replication), (name, runtimes)))
             .collect();
@@ -150,7 +156,7 @@ impl PreparedShard {
             findings: Arc::default(),
             doubts: Arc::default(),
             slot_news: Arc::clone(&leader.slot_news),
-            moves: None,
+            moves,
             replicas: replicas.iter().map(node).collect(),
         };
         ServerShard { opened, leader, replicas }

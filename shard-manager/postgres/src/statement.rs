@@ -2,7 +2,7 @@
 //! pipelines of several statements in one round trip.
 //!
 //! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`,
-//! `engine::select`, `engine::access_store`, `key_reads` and `known_slots`.
+//! `engine::select`, `engine::access_store`, `key_reads`, `known_slots` and `slot_moves`.
 //! **Not here:** the texts themselves; the binary form of a value (`binary_value`).
 
 use std::borrow::Cow;
@@ -76,6 +76,12 @@ impl Bind {
         let mut array = binary_value::Array::of_integers(numbers.len());
         numbers.for_each(|number| array.push(|out| out.extend_from_slice(&number.to_be_bytes())));
         Self { kind: Kind::Integers, bytes: Encoded(Some(array.finish())) }
+    }
+
+    /// Takes an array in its binary form; without a type, of whole numbers of 32 bits.
+    pub(super) fn array(kind: Option<ColumnType>, array: Vec<u8>) -> Self {
+        let kind = kind.map_or(Kind::Integers, Kind::Many);
+        Self { kind, bytes: Encoded(Some(array)) }
     }
 
     /// Encodes a whole number of 64 bits.

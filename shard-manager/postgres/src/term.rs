@@ -33,6 +33,11 @@ impl Terms {
         Self { system, present: watch::Sender::new(present), retired: watch::Sender::new(false) }
     }
 
+    /// Returns the system identifier of the servers.
+    pub(super) fn system(&self) -> u64 {
+        self.system
+    }
+
     /// Returns the present term.
     pub fn present(&self) -> Term {
         *self.present.borrow()

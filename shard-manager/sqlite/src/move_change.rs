@@ -22,7 +22,6 @@ use model::position::Position;
 use model::sabotage::{Mutation, is_on};
 use model::slot_set::SlotSet;
 use model::value::format_timestamp;
-use moves::identity::MoveId;
 use moves::mark::Mark;
 use moves::move_row::CopyCursor;
 use moves::request::MoveRequest;
@@ -88,7 +87,7 @@ pub(super) fn change_and_log(
         let lines = moving_rows::removal_lines(connection, &slots, DELETED_MAX)?;
         if !lines.is_empty() {
             entry.counters.position += 1;
-            let (id, version) = (move_name(id_of(request)), counters.version);
+            let (id, version) = (move_name(request.move_id()), counters.version);
             let line = MoveLine { id, version, ..MoveLine::default() };
             return entry.append(connection, &line, &lines, None).map(Ok);
         }
@@ -102,7 +101,7 @@ pub(super) fn change_and_log(
     }
     entry.counters.position += 1;
     entry.counters.version = after.version as i64;
-    let (id, stored, counters) = (id_of(request), &*stored, entry.counters);
+    let (id, stored, counters) = (request.move_id(), &*stored, entry.counters);
     let (before, after, slots) = (&before, &after, &slots);
     let difference = Difference { id, stored, slots, before, after, counters, now, compared };
     let mut line = difference.line(connection)?;
@@ -230,31 +229,11 @@ fn slots_of(request: &MoveRequest, stored: &[StoredMove]) -> QueryResult<SlotSet
     if let MoveRequest::Prepare(new) | MoveRequest::Trace(new) = request {
         return Ok(new.slots.iter().copied().collect());
     }
-    let id = id_of(request);
+    let id = request.move_id();
     for row in stored {
         if row.move_id()? == id {
             return Ok(row.slot_set()?);
         }
     }
     Ok(SlotSet::empty())
-}
-
-/// Returns the move of a request.
-pub(super) fn id_of(request: &MoveRequest) -> MoveId {
-    match request {
-        MoveRequest::Prepare(new) | MoveRequest::Trace(new) => new.ticket.id,
-        MoveRequest::Raise { id, .. } => *id,
-        MoveRequest::Activate(activation) => activation.id,
-        MoveRequest::Store(ticket, _)
-        | MoveRequest::CopyAgain(ticket)
-        | MoveRequest::Trim(ticket, _)
-        | MoveRequest::Fence(ticket)
-        | MoveRequest::Commit(ticket, _)
-        | MoveRequest::Reverse(ticket)
-        | MoveRequest::Lift(ticket)
-        | MoveRequest::Discard(ticket)
-        | MoveRequest::BeginCleaning(ticket)
-        | MoveRequest::Clean(ticket)
-        | MoveRequest::Forget(ticket) => ticket.id,
-    }
 }

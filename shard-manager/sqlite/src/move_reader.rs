@@ -152,6 +152,10 @@ impl MoveReader for FileMoveReader {
             Ok(rows?)
         })
     }
+
+    fn position_timeline(&self, _timeline: u32) -> Option<u32> {
+        None
+    }
 }
 
 impl Snapshot<'_> {

@@ -37,6 +37,8 @@ mod move_clients;
 mod move_contract;
 mod move_pair;
 mod move_rounds;
+#[path = "../support/move_steps.rs"]
+mod move_steps;
 mod moved_tokens;
 mod movement;
 mod moves;

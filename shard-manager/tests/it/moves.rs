@@ -1,85 +1,23 @@
 //! Tests of moves of slots between the shards of a cluster of files, beside writes and reads.
 
-use std::future::Future;
-use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::future::{Either, select};
-use shard_manager::access::rights::Rights;
-use shard_manager::engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove};
-use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkRow, Manager, MovesError};
-use shard_manager::moves::identity::MoveId;
-use shard_manager::row_change::Operation::Upsert;
-use shard_manager::slot_set::SlotSet;
+use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
+use shard_manager::manager::MovesError;
 use shard_manager::topology::ShardNumber;
 
-use crate::cluster::{Cluster, deadline, ints, options, with_replicas};
-use crate::move_clients::{Client, beside, keys_of, prepare, rows};
-
-const SOURCE: ShardNumber = ShardNumber(0);
-const TARGET: ShardNumber = ShardNumber(1);
-/// Time of keeping that no test reaches.
-const LONG: Duration = Duration::from_secs(3_600);
-
-/// Runs a test beside the task that carries moves out.
-async fn kept_up<T>(manager: &Manager, test: impl Future<Output = T>) -> T {
-    match select(pin!(manager.shards().keep_up()), pin!(test)).await {
-        Either::Left(_) => panic!("the task never ends"),
-        Either::Right((done, _)) => done,
-    }
-}
-
-fn new(slots: &SlotSet, keep: Duration) -> NewMove {
-    NewMove { slots: slots.clone(), source: SOURCE, target: TARGET, rate: None, keep }
-}
-
-/// Begins a move, once the replicas of both shards follow.
-async fn begin(manager: &Manager, new: NewMove) -> MoveId {
-    let limit = deadline();
-    loop {
-        match manager.moves().begin(new.clone(), None, deadline()).await {
-            Ok(record) => return record.id,
-            Err(MovesError::NoMajority { .. }) if Instant::now() < limit => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            Err(error) => panic!("it does not begin: {error}"),
-        }
-    }
-}
-
-/// Waits until a move is in one of these phases.
-async fn until(manager: &Manager, id: MoveId, phases: &[MovePhase]) -> MoveRecord {
-    let limit = deadline();
-    loop {
-        let record = manager.moves().get(id).await.expect("it is listed");
-        if phases.contains(&record.phase) {
-            return record;
-        }
-        assert!(!record.phase.has_ended() && Instant::now() < limit, "{record:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-async fn order(manager: &Manager, id: MoveId, order: MoveOrder) {
-    manager.moves().order(id, order).await.expect("it is taken");
-}
+use crate::cluster::{Cluster, ints, options, with_replicas};
+use crate::move_clients::{beside, keys_of, rows};
+use crate::move_steps::{
+    LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, store_large, until,
+    until_paused,
+};
 
 /// Number of rows of all tables of clients in the file of a shard.
 fn stored(cluster: &Cluster, shard: ShardNumber) -> i64 {
     let file = cluster.file(shard.index() + 1);
     let count = |table: &str| ints(&file, &format!("SELECT count(*) AS value FROM {table}"))[0];
     count("kv") + count("users")
-}
-
-fn clients<'m>(manager: &'m Manager, keys: &[Vec<String>]) -> Vec<Client<'m>> {
-    keys.iter().map(|keys| Client::new(manager, keys.clone())).collect()
-}
-
-fn owners(manager: &Manager, slots: &SlotSet) -> Vec<ShardNumber> {
-    let mut owners: Vec<_> = slots.iter().map(|slot| manager.map().owner(slot)).collect();
-    owners.dedup();
-    owners
 }
 
 #[tokio::test]
@@ -136,25 +74,6 @@ async fn a_rollback_keeps_the_writes_that_the_target_has_accepted() {
     .await;
 }
 
-/// Stores rows of 100 KB under the keys of a shard, so that a copy takes several rounds. Returns
-/// their slots.
-async fn store_large(manager: &Manager, count: usize) -> SlotSet {
-    let value = "x".repeat(100_000);
-    let keys = (0..).map(|number| format!("large{number}"));
-    let place = |key: &str| manager.map().place(ShardKey::parse(key).expect("a key"));
-    let keys = keys.filter(|key| place(key).is_ok_and(|place| place.shard == SOURCE));
-    let mut slots = SlotSet::empty();
-    for (index, key) in keys.take(count).enumerate() {
-        let json = format!(r#"{{"value":"{value}"}}"#);
-        let (place, row) = prepare(manager, ("kv", Upsert), &key, &json);
-        slots.insert(place.slot);
-        let rows = vec![BulkRow { index, place, row }];
-        let done = manager.data(Rights::ALL).write_bulk(rows, &options()).await;
-        assert!(done.rows[0].outcome.is_ok(), "{done:?}");
-    }
-    slots
-}
-
 #[tokio::test]
 async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
     let cluster = Cluster::with(with_replicas(2, 1));
@@ -166,15 +85,7 @@ async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
         let id = begin(manager, slow).await;
         until(manager, id, &[MovePhase::Copying]).await;
         order(manager, id, MoveOrder::Pause).await;
-        let limit = deadline();
-        loop {
-            let record = manager.moves().get(id).await.expect("listed");
-            if record.progress.reason.as_deref() == Some("it is paused") {
-                break;
-            }
-            assert!(Instant::now() < limit, "{record:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_paused(manager, id).await;
         order(manager, id, MoveOrder::Resume).await;
         order(manager, id, MoveOrder::Cancel).await;
         until(manager, id, &[MovePhase::Cancelled]).await;

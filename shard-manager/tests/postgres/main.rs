@@ -39,9 +39,14 @@ mod lag;
 mod listed_moves;
 mod log;
 mod meddling;
+#[path = "../support/move_clients.rs"]
+mod move_clients;
 #[path = "../support/move_contract.rs"]
 mod move_contract;
+#[path = "../support/move_steps.rs"]
+mod move_steps;
 mod moved_slots;
+mod moves;
 mod network;
 mod new_shard;
 mod opening;

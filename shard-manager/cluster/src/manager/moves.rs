@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use engine::ReplicaIsolation;
 use engine::move_catalog::{MoveCatalog, MoveListError};
 use engine::move_draft::{DraftSlots, MoveDraft};
 use engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove, NewMoveFault};
@@ -231,7 +230,7 @@ impl<'m> Moves<'m> {
         let shard =
             self.0.shards().find(number).ok_or_else(|| MovesError::NotOpen { shard: name() })?;
         shard.primary().moves().ok_or(MovesError::Unsupported)?;
-        let majority = Majority::of(&shard, self.has_timelines());
+        let majority = Majority::of(&shard);
         let (needed, found) = (majority.needed(), majority.following());
         if found < needed {
             return Err(MovesError::NoMajority { shard: name(), needed, found });
@@ -264,10 +263,6 @@ impl<'m> Moves<'m> {
         let ordered = self.catalog()?.order(id, order).await?;
         self.0.move_news.announce();
         Ok(ordered)
-    }
-    /// Returns true if positions of shards name the timelines of their servers.
-    pub(super) fn has_timelines(self) -> bool {
-        self.0.backend.isolation() == ReplicaIsolation::OwnServers
     }
 
     fn catalog(self) -> Result<&'m dyn MoveCatalog, MovesError> {

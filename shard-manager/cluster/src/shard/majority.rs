@@ -16,15 +16,12 @@ use super::Shard;
 #[derive(Clone, Copy)]
 pub struct Majority<'s> {
     shard: &'s Shard,
-    /// True if positions name the timeline of the shard's servers. Files have one timeline as long
-    /// as they are open.
-    has_timelines: bool,
 }
 
 impl<'s> Majority<'s> {
-    /// Returns the face for a shard whose positions name timelines, or do not.
-    pub fn of(shard: &'s Shard, has_timelines: bool) -> Self {
-        Self { shard, has_timelines }
+    /// Returns the face for a shard.
+    pub fn of(shard: &'s Shard) -> Self {
+        Self { shard }
     }
 
     /// Returns the number of replicas that are needed.
@@ -45,7 +42,7 @@ impl<'s> Majority<'s> {
     /// Returns true if no failover undoes what the primary had at a position.
     pub fn has_confirmed(self, position: Position) -> bool {
         let replication = &self.shard.replication;
-        let is_present = || !self.has_timelines || position.timeline == replication.timeline().id();
+        let is_present = || !self.has_timeline_ended(position);
         // The timeline is compared before and after: another one has other positions.
         is_present()
             && replication.confirmations(position.sequence) >= self.needed()
@@ -63,9 +60,17 @@ impl<'s> Majority<'s> {
         let replication = &self.shard.replication;
         let _confirmations = self.request_confirmations();
         let ended = || {
-            let has_ended = self.has_timelines && position.timeline != replication.timeline().id();
+            let has_ended = self.has_timeline_ended(position);
             if self.has_confirmed(position) { Some(true) } else { has_ended.then_some(false) }
         };
         replication.waiters().until(deadline, ended).await.unwrap_or(false)
+    }
+
+    /// Returns true if another timeline of the shard's servers has begun. Files have one timeline
+    /// as long as they are open.
+    fn has_timeline_ended(self, position: Position) -> bool {
+        let moves = self.shard.primary().moves();
+        let known = moves.and_then(|moves| moves.reader().position_timeline(position.timeline));
+        known.is_some_and(|timeline| timeline != self.shard.replication.timeline().id())
     }
 }

@@ -98,7 +98,7 @@ fn follow_traces(
     let traces = &writer.slots.traces;
     match effect {
         Some(MoveEffect::Changed(RowWork::TrimTraces(Mark::Entry(position)))) => {
-            traces.advance(move_change::id_of(&change.request), *position);
+            traces.advance(change.request.move_id(), *position);
         }
         Some(MoveEffect::Changed(RowWork::BeginTraces | RowWork::EndTraces)) => {
             let rows = stored_move::load(connection)?;

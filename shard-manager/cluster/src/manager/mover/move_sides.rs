@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::slot_move::{FactsQuery, MoveFacts, MoveReader};
+use model::position::Position;
 use model::topology::ShardNumber;
 use moves::applied::AppliedRows;
 use moves::identity::{MoveLeg, MoveSide};
@@ -27,7 +28,6 @@ const LEGS_MAX: usize = 3;
 /// Both shards of a move, origin first.
 pub(super) struct MoveSides {
     shards: [Arc<Shard>; 2],
-    has_timelines: bool,
 }
 
 /// State of a move as a mover has read it.
@@ -68,7 +68,7 @@ impl MoveSides {
                 .ok_or_else(|| format!("{} is not open on this router", name()))
         };
         let shards = [find(plan.shards[0])?, find(plan.shards[1])?];
-        Ok(Self { shards, has_timelines: manager.moves().has_timelines() })
+        Ok(Self { shards })
     }
 
     /// Returns the shard of a side.
@@ -78,7 +78,7 @@ impl MoveSides {
 
     /// Returns the face for the majority of a side.
     pub(super) fn majority(&self, side: MoveSide) -> Majority<'_> {
-        Majority::of(self.shard(side), self.has_timelines)
+        Majority::of(self.shard(side))
     }
 
     /// Returns the reads of a side.
@@ -89,6 +89,19 @@ impl MoveSides {
         let shard = self.shard(side);
         let missing = || format!("{} distributes its rows itself", shard.name());
         shard.primary().moves().map(PrimaryMoves::reader).ok_or_else(missing)
+    }
+
+    /// Returns a position of a side as tokens know it.
+    ///
+    /// # Errors
+    /// A sentence, if the engine distributes rows by itself.
+    pub(super) fn token_position(
+        &self,
+        side: MoveSide,
+        position: Position,
+    ) -> Result<Position, String> {
+        let timeline = self.reader(side)?.position_timeline(position.timeline);
+        Ok(Position { timeline: timeline.unwrap_or(position.timeline), ..position })
     }
 
     /// Reads both shards, `leg` being the leg that the last look has found.

@@ -52,8 +52,12 @@ impl MoveRun<'_> {
                 Err(_superseded) => Onward::Superseded,
             },
             MoveStep::Publish(side) => {
-                let floor = seen.shard(side).position;
-                match publish(self.manager, &self.plan, (side, floor)).await {
+                let floor = sides.token_position(side, seen.shard(side).position);
+                let published = match floor {
+                    Ok(floor) => publish(self.manager, &self.plan, (side, floor)).await,
+                    Err(reason) => Err(reason),
+                };
+                match published {
                     Ok(()) => Onward::AtOnce,
                     Err(reason) => Onward::After(RETRY, Some(reason)),
                 }

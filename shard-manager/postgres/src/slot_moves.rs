@@ -1,0 +1,304 @@
+//! Slot moves: reads and changes a shard's primary for a mover.
+//!
+//! Movers have sessions of their own, so that a copy does not wait for the lane, nor the lane for a
+//! copy. The rules of a move decide in this process; the transaction that asks them holds the locks
+//! of the move and, where writes are concerned, the fence lock (`move_change`).
+//!
+//! **Invariant:** everything that one read returns comes from one snapshot; the position is asked
+//! for afterwards.
+//! **Not here:** the rules (crate `moves`), the functions of the database (`migrations`).
+
+mod facts;
+mod move_change;
+mod move_metadata;
+mod move_session;
+mod recording;
+mod round;
+mod round_rows;
+mod snapshot_mark;
+mod statements;
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use diesel::QueryResult;
+use engine::EngineFuture;
+use engine::replication::ReplicationState;
+use engine::slot_move::{
+    FactsQuery, MoveChange, MoveChangeError, MoveFacts, MoveReader, MoveWriter, RoundError,
+    RoundQuery, RoundRead, SlotDigest,
+};
+use futures_util::future::BoxFuture;
+use model::error::{Error, Outcome};
+use model::keyspace::Slot;
+use moves::move_row::MoveRow;
+use moves::scene::MoveEffect;
+
+use self::move_change::{Attempted, MoveChanged};
+use self::move_session::{MoveSessions, Taken};
+pub(super) use self::recording::{drop_recording, record_new_table};
+use super::db_error::DbErrorKind;
+use super::lane_session::TransactionError;
+use super::primary_tracker::PrimaryTracker;
+use super::term::timeline_id;
+
+/// Interval at which triggers that no move needs are looked for, in case that the process which
+/// should have disabled them has ended.
+const TIDY: Duration = Duration::from_secs(30);
+/// Attempts to enable the triggers of all tables while clients create tables.
+const ENABLE_TRIES: usize = 3;
+
+/// Primary of a shard, as movers use it.
+pub(super) struct PgMoves {
+    shard: String,
+    tracker: Arc<PrimaryTracker>,
+    replication: Arc<ReplicationState>,
+    sessions: MoveSessions,
+}
+
+impl PgMoves {
+    /// Takes the primary of a shard, and disables triggers that no move needs from time to time, on
+    /// the current runtime.
+    pub(super) fn start(
+        shard: &str,
+        tracker: &Arc<PrimaryTracker>,
+        replication: &Arc<ReplicationState>,
+    ) -> Arc<Self> {
+        let moves = Arc::new(Self {
+            shard: shard.to_owned(),
+            tracker: Arc::clone(tracker),
+            replication: Arc::clone(replication),
+            sessions: MoveSessions::new(shard, tracker),
+        });
+        tokio::spawn(tidy(Arc::downgrade(&moves), Arc::clone(tracker)));
+        moves
+    }
+
+    /// Keeps a session unless the work on it failed, and returns what the work has returned.
+    fn finish<T, E>(
+        &self,
+        taken: Taken<'_>,
+        worked: Result<Result<T, E>, Error>,
+    ) -> Result<Result<T, E>, Error> {
+        if matches!(worked, Ok(Ok(_))) {
+            self.sessions.give_back(taken);
+        }
+        worked
+    }
+
+    fn failed(&self, error: &diesel::result::Error) -> Error {
+        let kind = DbErrorKind::of(error);
+        tracing::warn!(shard = %self.shard, %error, ?kind, "the primary cannot be read for a move");
+        kind.error(&self.shard)
+    }
+
+    /// Returns the result of a read.
+    fn read<T>(&self, read: Result<QueryResult<T>, Error>) -> Result<T, Error> {
+        read?.map_err(|error| self.failed(&error))
+    }
+
+    async fn read_facts(&self, query: &FactsQuery, deadline: Instant) -> Result<MoveFacts, Error> {
+        let mut taken = self.sessions.take(deadline).await?;
+        let facts = facts::read(&mut taken.session, query);
+        let facts = self.sessions.in_time(taken.term, deadline, facts).await;
+        let facts = self.finish(taken, facts);
+        self.read(facts)
+    }
+
+    async fn read_next_round(
+        &self,
+        query: &RoundQuery,
+        deadline: Instant,
+    ) -> Result<RoundRead, RoundError> {
+        let mut taken = self.sessions.take(deadline).await?;
+        let round = round::read(&mut taken.session, query);
+        let round = self.sessions.in_time(taken.term, deadline, round).await;
+        let round = self.finish(taken, round);
+        self.read(round)?
+    }
+
+    async fn read_digests(
+        &self,
+        slots: &[Slot],
+        deadline: Instant,
+    ) -> Result<Vec<SlotDigest>, Error> {
+        let mut taken = self.sessions.take(deadline).await?;
+        let digests = round::digests(&mut taken.session, slots);
+        let digests = self.sessions.in_time(taken.term, deadline, digests).await;
+        let digests = self.finish(taken, digests);
+        self.read(digests)
+    }
+
+    async fn read_rows(&self, deadline: Instant) -> Result<Vec<MoveRow>, Error> {
+        let mut taken = self.sessions.take(deadline).await?;
+        let rows = move_metadata::rows(&mut taken.session);
+        let rows = self.sessions.in_time(taken.term, deadline, rows).await;
+        let rows = self.finish(taken, rows);
+        self.read(rows)
+    }
+
+    /// Carries out a change: rows that are left over are deleted in batches first, and triggers
+    /// that record changes are enabled before the transaction that needs them.
+    async fn carry_out(
+        &self,
+        change: &MoveChange,
+        deadline: Instant,
+    ) -> Result<MoveEffect, MoveChangeError> {
+        let mut enabled = 0;
+        loop {
+            if enabled == 0 && recording::is_needed_by(&change.request) {
+                self.enable_recording(deadline).await?;
+                enabled += 1;
+            }
+            match self.attempt(change, deadline).await? {
+                Attempted::Changed(changed) => return Ok(self.changed(changed).await),
+                Attempted::Refused(reason) => return Err(reason),
+                Attempted::Deleted if deadline <= Instant::now() => {
+                    let holder = "the deletion of rows that were left over".to_owned();
+                    return Err(MoveChangeError::Busy { holder });
+                }
+                Attempted::Deleted => {}
+                Attempted::Unrecorded if enabled < ENABLE_TRIES => {
+                    self.enable_recording(deadline).await?;
+                    enabled += 1;
+                }
+                Attempted::Unrecorded => {
+                    let holder = "the creation of a table".to_owned();
+                    return Err(MoveChangeError::Busy { holder });
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        change: &MoveChange,
+        deadline: Instant,
+    ) -> Result<Attempted, MoveChangeError> {
+        let mut taken = self.sessions.take(deadline).await.map_err(rejected)?;
+        let attempt = move_change::attempt(&mut taken.session, change);
+        let attempted = self.sessions.in_time(taken.term, deadline, attempt).await;
+        // It may have been sent: nothing is known of the outcome.
+        let attempted = attempted
+            .map_err(|error| MoveChangeError::Failed { error, outcome: Outcome::Unknown })?;
+        match attempted {
+            Ok(attempted) => {
+                self.sessions.give_back(taken);
+                Ok(attempted)
+            }
+            Err(TransactionError { kind, outcome, usable, .. }) => {
+                if usable {
+                    self.sessions.give_back(taken);
+                }
+                Err(MoveChangeError::Failed { error: kind.error(&self.shard), outcome })
+            }
+        }
+    }
+
+    /// Makes a change known in this process, and returns its effect.
+    async fn changed(&self, changed: MoveChanged) -> MoveEffect {
+        let MoveChanged { effect, timeline, position, has_news, ends_recording } = changed;
+        if let Some(position) = position {
+            let timeline = self.timeline_id(timeline);
+            self.replication.update_if_current(timeline, |state| state.primary().observe(position));
+        }
+        if has_news {
+            // The notification of the database takes a moment longer.
+            self.tracker.slot_news.announce();
+        }
+        if ends_recording {
+            self.disable_recording().await;
+        }
+        effect
+    }
+
+    async fn enable_recording(&self, deadline: Instant) -> Result<(), MoveChangeError> {
+        let mut taken = self.sessions.take(deadline).await.map_err(rejected)?;
+        let enabled = recording::enable(&mut taken.session);
+        let enabled = self.sessions.in_time(taken.term, deadline, enabled).await;
+        let enabled = self.finish(taken, enabled);
+        match self.read(enabled).map_err(rejected)? {
+            None => Ok(()),
+            Some(holder) => Err(MoveChangeError::Busy { holder }),
+        }
+    }
+
+    /// Disables the triggers if no move needs them. One that fails is tried again later.
+    async fn disable_recording(&self) {
+        let deadline = Instant::now() + TIDY;
+        let Ok(mut taken) = self.sessions.take(deadline).await else { return };
+        let disabled = recording::disable(&mut taken.session);
+        let disabled = self.sessions.in_time(taken.term, deadline, disabled).await;
+        if let Err(error) = self.finish(taken, disabled)
+            .and_then(|disabled| disabled.map_err(|error| self.failed(&error)))
+        {
+            tracing::debug!(shard = %self.shard, %error, "triggers of moves are still enabled");
+        }
+    }
+
+    fn timeline_id(&self, timeline: u32) -> u32 {
+        timeline_id(self.tracker.terms().system(), timeline)
+    }
+}
+
+/// Disables triggers that no move needs, as long as the shard is open.
+async fn tidy(moves: Weak<PgMoves>, tracker: Arc<PrimaryTracker>) {
+    loop {
+        let Some(open) = moves.upgrade() else { return };
+        open.disable_recording().await;
+        drop(open);
+        tokio::select! {
+            () = tokio::time::sleep(TIDY) => {}
+            () = tracker.terms().retired() => return,
+        }
+    }
+}
+
+/// Converts a failure before the change was sent.
+fn rejected(error: Error) -> MoveChangeError {
+    MoveChangeError::Failed { error, outcome: Outcome::Rejected }
+}
+
+impl MoveReader for PgMoves {
+    fn facts<'a>(
+        &'a self,
+        query: &'a FactsQuery,
+        deadline: Instant,
+    ) -> EngineFuture<'a, MoveFacts> {
+        Box::pin(self.read_facts(query, deadline))
+    }
+
+    fn read_round<'a>(
+        &'a self,
+        query: &'a RoundQuery,
+        deadline: Instant,
+    ) -> BoxFuture<'a, Result<RoundRead, RoundError>> {
+        Box::pin(self.read_next_round(query, deadline))
+    }
+
+    fn digests<'a>(
+        &'a self,
+        slots: &'a Arc<[Slot]>,
+        deadline: Instant,
+    ) -> EngineFuture<'a, Vec<SlotDigest>> {
+        Box::pin(self.read_digests(slots, deadline))
+    }
+
+    fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>> {
+        Box::pin(self.read_rows(deadline))
+    }
+
+    fn position_timeline(&self, timeline: u32) -> Option<u32> {
+        Some(self.timeline_id(timeline))
+    }
+}
+
+impl MoveWriter for PgMoves {
+    fn change(
+        &self,
+        change: MoveChange,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<MoveEffect, MoveChangeError>> {
+        Box::pin(async move { self.carry_out(&change, deadline).await })
+    }
+}

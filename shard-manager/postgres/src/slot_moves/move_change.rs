@@ -1,0 +1,404 @@
+//! Move change: a change of a move as one transaction on a primary.
+//!
+//! ```text
+//!   round trip 1: BEGIN, locks, rows of moves, states of slots, clock, position, recorded changes
+//!   the rules decide
+//!   round trip 2: metadata, rows, recorded changes, COMMIT, position
+//! ```
+//! Between the two the fence lock may be held, so that writes wait for a round trip. A mover that
+//! stands still then loses its session after [`HOLD_MAX`], and with it the locks.
+//!
+//! **Invariant:** all facts are read after the locks were taken; a refused change changes nothing.
+//! **Not here:** the rules (crate `moves`), sessions (`move_session`).
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use diesel::QueryResult;
+use engine::move_record::move_name;
+use engine::slot_move::{MoveChange, MoveChangeError};
+use model::idempotency;
+use model::keyspace::Slot;
+use model::position::Position;
+use model::sabotage::{Mutation, is_on};
+use model::table::Table;
+use model::value::{ColumnType, Value};
+use moves::cutover::SlotCommit;
+use moves::move_row::CopyCursor;
+use moves::refusal::MoveRefusal;
+use moves::request::MoveRequest;
+use moves::rules::MoveRules;
+use moves::scene::{MoveEffect, RowWork, Scene};
+use moves::shard_metadata::ShardMetadata;
+
+use super::move_metadata::{self, Difference, StoredSnapshotMove, slot_bind};
+use super::move_session::MoveSession;
+use super::{recording, round_rows, snapshot_mark, statements};
+use crate::db_error::unreadable;
+use crate::lane_session::{TransactionError, ended};
+use crate::statement::{Bind, RowView, Statement, Work, load, pipeline, plain, run, step};
+use crate::{declarations, sql};
+
+/// Time after which a session that holds locks and is silent is ended by the server.
+const HOLD_MAX: Duration = Duration::from_secs(1);
+/// Most rows that one transaction deletes before a copy begins or is given up.
+const DELETED_MAX: usize = 10_000;
+
+/// Result of an attempt.
+pub(super) enum Attempted {
+    /// The change was made, or the result was there already.
+    Changed(MoveChanged),
+    /// Nothing was changed.
+    Refused(MoveChangeError),
+    /// Rows that were left over were deleted first: the change must be sent again.
+    Deleted,
+    /// Triggers that the change needs are not enabled. Nothing was changed.
+    Unrecorded,
+}
+
+/// Change that was made.
+pub(super) struct MoveChanged {
+    pub(super) effect: MoveEffect,
+    /// Number of the timeline on which it was made.
+    pub(super) timeline: u32,
+    /// Position of the shard after it; `None` if there was nothing to change.
+    pub(super) position: Option<u64>,
+    /// True if states of slots have changed.
+    pub(super) has_news: bool,
+    /// True if changes of the slots are recorded no more.
+    pub(super) ends_recording: bool,
+}
+
+/// State of the shard under the locks.
+struct Seen {
+    stored: Vec<StoredSnapshotMove>,
+    metadata: ShardMetadata,
+    now: u64,
+    position: Position,
+    has_change: bool,
+    is_recorded: bool,
+}
+
+/// Carries out a change, or a part of it.
+pub(super) async fn attempt(
+    session: &mut MoveSession,
+    change: &MoveChange,
+) -> Result<Attempted, TransactionError> {
+    let seen = match look(session, &change.request).await {
+        Ok(Ok(seen)) => seen,
+        Ok(Err(holder)) => {
+            return abort(session, Attempted::Refused(MoveChangeError::Busy { holder })).await;
+        }
+        Err(error) => return Err(TransactionError::before_commit(&error)),
+    };
+    let mut after = seen.metadata.clone();
+    let effect = match decide(&seen, &change.request, &mut after) {
+        Ok(effect) => effect,
+        Err(refusal) => return abort(session, Attempted::Refused(refusal.into())).await,
+    };
+    let unchanged = |effect| MoveChanged {
+        effect,
+        timeline: seen.position.timeline,
+        position: None,
+        has_news: false,
+        ends_recording: false,
+    };
+    if effect == MoveEffect::Repeated {
+        return abort(session, Attempted::Changed(unchanged(effect))).await;
+    }
+    if recording::begins(&change.request) && !seen.is_recorded {
+        return abort(session, Attempted::Unrecorded).await;
+    }
+    let transaction = Transaction { change, seen: &seen, after: &after, effect: &effect };
+    let prepared = transaction.prepare(session).await;
+    let (work, kind) = prepared.map_err(|error| TransactionError::before_commit(&error))?;
+    match kind {
+        WorkKind::NoTable(table) => {
+            let refused = MoveChangeError::NoTable { table };
+            return abort(session, Attempted::Refused(refused)).await;
+        }
+        WorkKind::Nothing => return abort(session, Attempted::Changed(unchanged(effect))).await,
+        WorkKind::Deletion | WorkKind::Whole => {}
+    }
+    let position = commit(session, &work).await?;
+    if matches!(kind, WorkKind::Deletion) {
+        return Ok(Attempted::Deleted);
+    }
+    Ok(Attempted::Changed(MoveChanged {
+        timeline: seen.position.timeline,
+        position: Some(position),
+        has_news: transaction.difference().has_news(),
+        ends_recording: matches!(effect, MoveEffect::Changed(RowWork::EndTraces)),
+        effect,
+    }))
+}
+
+/// Returns the decision of the rules, which change the metadata.
+fn decide(
+    seen: &Seen,
+    request: &MoveRequest,
+    metadata: &mut ShardMetadata,
+) -> Result<MoveEffect, MoveRefusal> {
+    let scene = Scene {
+        position: seen.position,
+        now: seen.now,
+        has_change_beyond: &|_, _| seen.has_change,
+        rules: MoveRules::in_force(),
+    };
+    request.apply(metadata, &scene)
+}
+
+/// Takes the locks and reads the state of the shard. Returns the holder of a lock that was not free
+/// in time.
+async fn look(
+    session: &mut MoveSession,
+    request: &MoveRequest,
+) -> QueryResult<Result<Seen, String>> {
+    let MoveSession { connection, prepared, timeline } = session;
+    let (connection, timeline) = (&*connection, *timeline);
+    let (id, slots) = (move_name(request.move_id()), slots_of(request));
+    let is_early =
+        matches!(request, MoveRequest::Store(_, round) if round.cursor != CopyCursor::Whole);
+    // A crash takes rows and cursor back together. Later rounds are durable, and all before them.
+    let durability = if is_early { "SET LOCAL synchronous_commit=off;" } else { "" };
+    let hold = HOLD_MAX.as_millis();
+    let begin = format!("BEGIN;{durability}SET LOCAL idle_in_transaction_session_timeout={hold}");
+    let truth = |truth| Bind::value(ColumnType::Boolean, &Value::Bool(truth));
+    let (begins, records, fences) =
+        (slots.is_some(), recording::begins(request), takes_fence_lock(request));
+    let locks = [Bind::text(&id), truth(begins), truth(records), truth(fences)];
+    let slots = slot_bind(slots.unwrap_or_default());
+    let seen = commit_of(request).and_then(|commit| snapshot_mark::text(&commit.applied.mark));
+    let seen = Bind::value(ColumnType::Text, &seen.map_or(Value::Null, Value::Text));
+    let states = [slots.clone(), Bind::text(&id)];
+    let scene = [slots, Bind::text(&id), seen];
+    let statement = |sql, binds| step(connection, Statement { sql, binds, cached: true });
+    let mut steps = vec![
+        plain(connection, &begin),
+        statement(statements::LOCK, &locks),
+        statement(statements::MOVES, &[]),
+        statement(statements::STATES, &states),
+        statement(statements::SCENE, &scene),
+    ];
+    if records {
+        steps.push(statement(statements::UNRECORDED, &[]));
+    }
+    let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
+    let mut results = results?.into_iter().skip(1);
+    let mut next = || results.next().unwrap_or_default();
+    if let Some(holder) = next().first().and_then(|row| row.text(0)) {
+        return Ok(Err(holder));
+    }
+    let stored = move_metadata::stored(&next())?;
+    let moves: Result<Vec<_>, _> = stored.iter().map(StoredSnapshotMove::row).collect();
+    let slots = move_metadata::states(&next())?;
+    let scene = next();
+    let number = |column| {
+        let number = scene.first().and_then(|row: &RowView| row.bigint(column));
+        number.unwrap_or(0).max(0).cast_unsigned()
+    };
+    Ok(Ok(Seen {
+        metadata: ShardMetadata { slots, moves: moves?, generation: 0, version: number(1) },
+        now: number(0),
+        position: Position { timeline, sequence: number(2) },
+        has_change: scene.first().and_then(|row| row.boolean(3)) != Some(false),
+        is_recorded: next().is_empty(),
+        stored,
+    }))
+}
+
+/// Ends a transaction that has changed nothing.
+async fn abort(
+    session: &mut MoveSession,
+    attempted: Attempted,
+) -> Result<Attempted, TransactionError> {
+    let ended = run(&session.connection, "ROLLBACK").await;
+    ended.map(|()| attempted).map_err(|error| TransactionError::before_commit(&error))
+}
+
+/// Sends the statements of a transaction with its commit, and returns the position after it.
+async fn commit(session: &mut MoveSession, work: &[Work<'_>]) -> Result<u64, TransactionError> {
+    let MoveSession { connection, prepared, .. } = session;
+    let connection = &*connection;
+    let mut steps: Vec<_> = work
+        .iter()
+        .map(|(sql, binds)| step(connection, Statement { sql, binds, cached: true }))
+        .collect();
+    steps.push(plain(connection, "COMMIT"));
+    steps.push(step(connection, Statement { sql: sql::POSITION, binds: &[], cached: true }));
+    ended(pipeline(prepared, steps).await, false)
+}
+
+/// Part of a change that a transaction carries out.
+enum WorkKind {
+    /// There is nothing to do.
+    Nothing,
+    /// Rows that are left over are deleted.
+    Deletion,
+    /// The whole change.
+    Whole,
+    /// Nothing: this table of the rows does not exist.
+    NoTable(String),
+}
+
+/// Transaction whose rules have decided.
+struct Transaction<'t> {
+    change: &'t MoveChange,
+    seen: &'t Seen,
+    after: &'t ShardMetadata,
+    effect: &'t MoveEffect,
+}
+
+impl Transaction<'_> {
+    fn difference(&self) -> Difference<'_> {
+        let (id, seen) = (self.change.request.move_id(), self.seen);
+        let name = move_name(id);
+        let stored = seen.stored.iter().find(|stored| stored.name() == name);
+        let traced_after = stored.and_then(|stored| stored.traced_after);
+        let traced_after = traced_after.unwrap_or(seen.position.sequence);
+        let (before, after) = (&seen.metadata, self.after);
+        Difference { id, before, after, traced_after, now: seen.now }
+    }
+
+    /// Returns the slots of the move.
+    fn slots(&self) -> Vec<Slot> {
+        let (request, seen) = (&self.change.request, self.seen);
+        let row =
+            self.after.row(request.move_id()).or_else(|| seen.metadata.row(request.move_id()));
+        row.map(|row| row.slots.to_vec()).unwrap_or_default()
+    }
+
+    /// Returns the statements that carry out the change.
+    async fn prepare(&self, session: &MoveSession) -> QueryResult<(Vec<Work<'static>>, WorkKind)> {
+        let slots = self.slots();
+        if deletes_first(&self.change.request) && delete(session, &slots, DELETED_MAX).await? > 0 {
+            return Ok((Vec::new(), WorkKind::Deletion));
+        }
+        let mut work = self.difference().statements()?;
+        let mut deleted = 0;
+        match self.effect {
+            MoveEffect::Changed(RowWork::StoreRows) => match self.rows(session).await? {
+                Ok(rows) => work.extend(rows),
+                Err(table) => return Ok((Vec::new(), WorkKind::NoTable(table))),
+            },
+            MoveEffect::Changed(RowWork::DeleteBatch(most)) => {
+                deleted = delete(session, &slots, *most).await?;
+            }
+            MoveEffect::Changed(RowWork::BeginTraces) => work.push(follow(&slots, true)),
+            MoveEffect::Changed(RowWork::EndTraces) => work.push(follow(&slots, false)),
+            MoveEffect::Changed(RowWork::TrimTraces(mark)) => {
+                let snapshot = snapshot_mark::text(mark).map(|text| Bind::text(&text));
+                let trim =
+                    |snapshot| (Cow::Borrowed(statements::TRIM), vec![slot_bind(&slots), snapshot]);
+                work.extend(snapshot.map(trim));
+            }
+            MoveEffect::Repeated | MoveEffect::Changed(RowWork::None | RowWork::DeleteRows) => {}
+        }
+        let is_empty = work.is_empty() && deleted == 0;
+        Ok((work, if is_empty { WorkKind::Nothing } else { WorkKind::Whole }))
+    }
+
+    /// Returns the statements that store the rows of a round, or the name of a table that is
+    /// missing.
+    async fn rows(&self, session: &MoveSession) -> QueryResult<Result<Vec<Work<'static>>, String>> {
+        let rounds = &self.change.rows.tables;
+        if rounds.iter().all(|round| round.removed.is_empty() && round.rows.is_empty()) {
+            return Ok(Ok(Vec::new()));
+        }
+        let tables = tables(session).await?;
+        let mut work = Vec::new();
+        for round in rounds {
+            let Some(table) = tables.iter().find(|table| table.name() == round.table) else {
+                if round.rows.is_empty() {
+                    // It was dropped here already, so it had no rows.
+                    continue;
+                }
+                return Ok(Err(round.table.clone()));
+            };
+            if !round.removed.is_empty() && !is_on(Mutation::CopyForgetsDeletes) {
+                let binds = round_rows::key_binds(table, &round.removed)?;
+                work.push((Cow::Owned(statements::remove_rows(table)), binds));
+            }
+            if !round.rows.is_empty() {
+                let binds = round_rows::row_binds(table, &round.rows)?;
+                work.push((Cow::Owned(sql::insert(table)), binds));
+            }
+        }
+        Ok(Ok(work))
+    }
+}
+
+fn follow(slots: &[Slot], is_followed: bool) -> Work<'static> {
+    let is_followed = Bind::value(ColumnType::Boolean, &Value::Bool(is_followed));
+    (Cow::Borrowed(statements::FOLLOW), vec![slot_bind(slots), is_followed])
+}
+
+/// Returns all tables with rows of clients, by name, that of the idempotency keys included.
+pub(super) async fn tables(session: &MoveSession) -> QueryResult<Vec<Table>> {
+    let (mut tables, _) = declarations::load(&session.connection).await?;
+    if !is_on(Mutation::IdempotencyStays) {
+        tables.push(Table::clone(&idempotency::TABLE));
+    }
+    tables.sort_by(|a, b| a.name().cmp(b.name()));
+    Ok(tables)
+}
+
+/// Deletes some rows of these slots, and returns their number.
+async fn delete(session: &MoveSession, slots: &[Slot], most: usize) -> QueryResult<usize> {
+    let mut left = most;
+    for table in tables(session).await? {
+        if left == 0 {
+            break;
+        }
+        let binds = [slot_bind(slots), Bind::bigint(left as i64)];
+        let sql = statements::delete_batch(&table);
+        let deleted = Statement { sql: &sql, binds: &binds, cached: true };
+        let deleted = load(&session.connection, deleted).await?;
+        let deleted = deleted.first().and_then(|row| row.bigint(0));
+        let deleted = deleted.ok_or_else(|| unreadable(&"a deletion has no count"))?;
+        left = left.saturating_sub(deleted.max(0) as usize);
+    }
+    Ok(most - left)
+}
+
+/// Returns true if rows of the slots that are there already are deleted before the request is
+/// carried out.
+fn deletes_first(request: &MoveRequest) -> bool {
+    if let MoveRequest::Store(_, round) = request {
+        return round.base_cursor == CopyCursor::Empty;
+    }
+    matches!(request, MoveRequest::Discard(_))
+}
+
+/// Returns true if the request waits for the writes that were accepted before it.
+fn takes_fence_lock(request: &MoveRequest) -> bool {
+    match request {
+        MoveRequest::Trace(_)
+        | MoveRequest::Fence(_)
+        | MoveRequest::Commit(..)
+        | MoveRequest::Activate(_)
+        | MoveRequest::Lift(_)
+        // It ends the recording of changes while clients write.
+        | MoveRequest::Forget(_) => true,
+        MoveRequest::Prepare(_)
+        | MoveRequest::Raise { .. }
+        | MoveRequest::Store(..)
+        | MoveRequest::CopyAgain(_)
+        | MoveRequest::Trim(..)
+        | MoveRequest::Reverse(_)
+        | MoveRequest::Discard(_)
+        | MoveRequest::BeginCleaning(_)
+        | MoveRequest::Clean(_) => false,
+    }
+}
+
+fn commit_of(request: &MoveRequest) -> Option<&SlotCommit> {
+    let MoveRequest::Commit(_, commit) = request else { return None };
+    Some(commit)
+}
+
+/// Returns the slots that a request names: those of a move that begins.
+fn slots_of(request: &MoveRequest) -> Option<&[Slot]> {
+    let (MoveRequest::Prepare(new) | MoveRequest::Trace(new)) = request else { return None };
+    Some(&new.slots)
+}

@@ -1,0 +1,132 @@
+//! Move session: the few sessions with a primary that all moves of a shard share.
+//!
+//! **Invariant:** a session is used in the term in which it was opened, and by one task at a time.
+//! One whose work failed or was dropped is closed.
+//! **Not here:** statements (the modules beside this one).
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::PoolableConnection;
+use model::error::Error;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::primary_tracker::{PrimarySession, PrimaryTracker};
+use crate::statement::{Prepared, run};
+use crate::term::Term;
+
+/// Highest number of sessions of a shard for moves: it gives slots in one move and takes slots in
+/// another, while the sources of earlier ones are kept.
+const SESSIONS_MAX: usize = 4;
+
+/// Settings of a session: copies take long, and rows are found by their keys.
+const SETTINGS: &str = "SET statement_timeout=0; SET enable_seqscan=off; SET enable_hashjoin=off; \
+    SET enable_mergejoin=off; SET enable_bitmapscan=off";
+
+/// Session with a primary.
+pub(super) struct MoveSession {
+    pub(super) connection: AsyncPgConnection,
+    pub(super) prepared: Prepared,
+    /// Number of the primary's timeline, which grows with each promotion.
+    pub(super) timeline: u32,
+}
+
+/// Session that is in use.
+pub(super) struct Taken<'s> {
+    pub(super) session: MoveSession,
+    pub(super) term: Term,
+    _permit: SemaphorePermit<'s>,
+}
+
+/// Sessions of a shard.
+pub(super) struct MoveSessions {
+    shard: String,
+    tracker: Arc<PrimaryTracker>,
+    permits: Semaphore,
+    idle: Mutex<Vec<(MoveSession, Term)>>,
+}
+
+impl MoveSessions {
+    /// Takes the primary of a shard. Nothing connects before the first move.
+    pub(super) fn new(shard: &str, tracker: &Arc<PrimaryTracker>) -> Self {
+        Self {
+            shard: shard.to_owned(),
+            tracker: Arc::clone(tracker),
+            permits: Semaphore::new(SESSIONS_MAX),
+            idle: Mutex::default(),
+        }
+    }
+
+    fn unavailable(&self) -> Error {
+        Error::ShardUnavailable { shard: self.shard.clone() }
+    }
+
+    /// Returns a session, or opens one if none may be used.
+    ///
+    /// # Errors
+    /// The shard has no primary, or the deadline has passed.
+    pub(super) async fn take(&self, deadline: Instant) -> Result<Taken<'_>, Error> {
+        let taken = tokio::time::timeout_at(deadline.into(), self.take_or_connect()).await;
+        taken.unwrap_or(Err(Error::DeadlinePassed))
+    }
+
+    async fn take_or_connect(&self) -> Result<Taken<'_>, Error> {
+        let permit = self.permits.acquire().await.map_err(|_closed| self.unavailable())?;
+        // Lets the tasks of idle connections see first that the server has closed them.
+        tokio::task::yield_now().await;
+        if let Some((session, term)) = self.idle() {
+            return Ok(Taken { session, term, _permit: permit });
+        }
+        let connected = self.tracker.connect("mover").await;
+        let PrimarySession { session, term } = connected.map_err(|error| {
+            tracing::debug!(shard = %self.shard, %error, "a mover has no session");
+            self.unavailable()
+        })?;
+        let (connection, timeline) = (session.connection, session.identity.timeline);
+        run(&connection, SETTINGS).await.map_err(|_error| self.unavailable())?;
+        let session = MoveSession { connection, prepared: Prepared::default(), timeline };
+        Ok(Taken { session, term, _permit: permit })
+    }
+
+    /// Returns an idle session of the present term, and closes those of earlier ones.
+    fn idle(&self) -> Option<(MoveSession, Term)> {
+        let now = self.tracker.term();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain_mut(|(session, term)| *term == now && !session.connection.is_broken());
+        idle.pop()
+    }
+
+    /// Keeps a session for the next work.
+    pub(super) fn give_back(&self, taken: Taken<'_>) {
+        let Taken { session, term, .. } = taken;
+        if !session.prepared.is_full() {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((session, term));
+        }
+    }
+
+    /// Waits for work on a session until the deadline, and as long as its node is the primary.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`], [`Error::ShardUnavailable`]. The session must not be used again.
+    pub(super) async fn in_time<T>(
+        &self,
+        term: Term,
+        deadline: Instant,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            worked = tokio::time::timeout_at(deadline.into(), work) => {
+                worked.map_err(|_elapsed| Error::DeadlinePassed)
+            }
+            () = self.tracker.terms().ended(term) => Err(self.unavailable()),
+        }
+    }
+}
+
+/// Ends a transaction that has changed nothing, and returns what it has found.
+pub(super) async fn end<T>(session: &MoveSession, found: T) -> QueryResult<T> {
+    run(&session.connection, "ROLLBACK").await.map(|()| found)
+}

@@ -1,0 +1,106 @@
+//! Recording of changes: the triggers of tables that note the keys of changed rows.
+//!
+//! The triggers are enabled before the first slot is followed, each table in a transaction of its
+//! own, and disabled after the last one. A trigger records nothing while no slot is followed.
+//!
+//! **Invariant:** while a slot is followed, the triggers of all tables are enabled: the transaction
+//! that begins to follow it checks them, and excludes those that create tables or disable triggers.
+//! **Not here:** the triggers (`migrations`), recorded changes (`round`).
+
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+use model::idempotency;
+use model::table::Table;
+use model::value::ColumnType;
+use moves::move_row::CopyCursor;
+use moves::request::MoveRequest;
+
+use super::move_session::MoveSession;
+use super::statements;
+use crate::db_error::unreadable;
+use crate::declarations;
+use crate::statement::{Bind, Statement, load, run};
+
+/// Returns true if the triggers must be enabled before a change, or soon after it. The target needs
+/// them when it activates the slots, while writes wait: they are enabled with the last round of the
+/// copy.
+pub(super) fn is_needed_by(request: &MoveRequest) -> bool {
+    if let MoveRequest::Store(_, round) = request {
+        return round.cursor == CopyCursor::Whole && round.base_cursor != CopyCursor::Whole;
+    }
+    begins(request)
+}
+
+/// Returns true if changes of slots are recorded after a change.
+pub(super) fn begins(request: &MoveRequest) -> bool {
+    matches!(request, MoveRequest::Trace(_) | MoveRequest::Activate(_))
+}
+
+/// Enables the triggers of all tables. Returns the holder of a lock that was not free in time.
+pub(super) async fn enable(session: &mut MoveSession) -> QueryResult<Option<String>> {
+    let missing = Statement { sql: statements::UNRECORDED, binds: &[], cached: true };
+    let missing = load(&session.connection, missing).await?;
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let (mut tables, _) = declarations::load(&session.connection).await?;
+    tables.push(Table::clone(&idempotency::TABLE));
+    for name in missing.iter().filter_map(|row| row.text(0)) {
+        let Some(table) = tables.iter().find(|table| table.name() == name) else { continue };
+        let binds = enabling(table);
+        let sql = statements::ENABLE_RECORDING;
+        let enabled = load(&session.connection, Statement { sql, binds: &binds, cached: true });
+        if let Some(holder) = enabled.await?.first().and_then(|row| row.text(0)) {
+            return Ok(Some(holder));
+        }
+    }
+    Ok(None)
+}
+
+/// Records changes of a table from its creation on, in the transaction that creates it, if changes
+/// of slots are being recorded.
+pub(crate) async fn record_new_table(
+    connection: &AsyncPgConnection,
+    table: &Table,
+) -> QueryResult<()> {
+    let (sql, binds) = (statements::ENABLE_RECORDING_OF_NEW, enabling(table));
+    let enabled = load(connection, Statement { sql, binds: &binds, cached: false }).await?;
+    match enabled.first().and_then(|row| row.text(0)) {
+        None => Ok(()),
+        Some(holder) => Err(unreadable(&format!("{holder} holds a lock"))),
+    }
+}
+
+/// Drops what is left of the triggers of a table that was dropped.
+pub(crate) async fn drop_recording(
+    connection: &AsyncPgConnection,
+    table: &Table,
+) -> QueryResult<()> {
+    let name = table.name();
+    run(connection, &format!("DROP FUNCTION IF EXISTS tessera.tessera_record_{name}()")).await
+}
+
+/// Returns the parameters of [`statements::ENABLE_RECORDING`].
+fn enabling(table: &Table) -> [Bind; 3] {
+    let names = table.id().iter().map(|column| table.column(*column).name.as_str());
+    let has = |kind| table.id().iter().any(|column| table.column(*column).kind == kind);
+    let mut settings = String::new();
+    if has(ColumnType::Timestamp) {
+        settings.push_str(" SET DateStyle='ISO, YMD' SET TimeZone='UTC'");
+    }
+    if has(ColumnType::Double) {
+        settings.push_str(" SET extra_float_digits=1");
+    }
+    [Bind::text(table.name()), Bind::texts(names), Bind::text(&settings)]
+}
+
+/// Disables the triggers of all tables if no slot is followed.
+pub(super) async fn disable(session: &mut MoveSession) -> QueryResult<()> {
+    let enabled = Statement { sql: statements::NEEDLESSLY_RECORDED, binds: &[], cached: true };
+    for row in load(&session.connection, enabled).await? {
+        let binds = [Bind::text(&row.text(0).unwrap_or_default())];
+        let sql = statements::DISABLE_RECORDING;
+        load(&session.connection, Statement { sql, binds: &binds, cached: true }).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,511 @@
+//! Round: the changed rows since the last round and the next chunk of a copy, read in one snapshot.
+//!
+//! A changed key is sent as its removal, and as the row that it has in the snapshot if there is one
+//! and the copy has reached it. Rows beyond the cursor come with the chunk that reaches them.
+//!
+//! If too many keys have changed for one round, it ends before a transaction that all earlier ones
+//! have preceded, and has no chunk.
+//!
+//! **Invariant:** with a round, the copy has every change up to its mark of all rows up to its
+//! cursor; every later change is in a later round.
+//! **Not here:** storing a round (`move_change`).
+
+use std::collections::BTreeMap;
+
+use diesel::QueryResult;
+use engine::copy_key::{CopyKey, format_key};
+use engine::move_record::move_name;
+use engine::slot_move::{
+    ROUND_BYTES_MAX, RoundError, RoundQuery, RoundRead, RoundRows, RoundTable, SlotDigest,
+    recorded_feed,
+};
+use engine::stored_move::StoredMove;
+use model::keyspace::Slot;
+use model::table::Table;
+use model::value::Value;
+use moves::mark::Mark;
+use moves::move_row::{CopyCursor, MoveRow};
+use moves::round::CopyRound;
+
+use super::facts::ONE_SNAPSHOT;
+use super::move_change::tables;
+use super::move_metadata::{self, slot_bind};
+use super::move_session::{MoveSession, end};
+use super::round_rows::ColumnArrays;
+use super::{snapshot_mark, statements};
+use crate::binary_value;
+use crate::db_error::unreadable;
+use crate::statement::{Bind, RowView, Statement, for_each_row, load, run};
+
+/// Most rows of a chunk.
+const ROWS_MAX: usize = 10_000;
+/// Bytes of rows that end a chunk.
+const BYTES_MAX: usize = 2 << 20;
+/// Most changed keys of a round, unless one transaction has changed more.
+const KEYS_MAX: usize = 5_000;
+/// Most keys that one transaction may have changed. Beyond it, copying again costs less memory.
+const KEYS_OF_ONE_MAX: usize = 100_000;
+/// Rows of the first read of a chunk, before their size is known.
+const FIRST_ROWS: usize = 100;
+/// Most rows of one read of a chunk.
+const READ_ROWS_MAX: usize = 2_000;
+/// Keys whose rows are read together.
+const KEYS_TOGETHER: usize = 500;
+
+type RoundResult<T> = QueryResult<Result<T, RoundError>>;
+
+/// Reads the next round.
+pub(super) async fn read(session: &mut MoveSession, query: &RoundQuery) -> RoundResult<RoundRead> {
+    run(&session.connection, ONE_SNAPSHOT).await?;
+    let read = read_in_snapshot(session, query).await?;
+    end(session, read).await
+}
+
+async fn read_in_snapshot(session: &MoveSession, query: &RoundQuery) -> RoundResult<RoundRead> {
+    let present = snapshot(session).await?;
+    let row = row(session, query).await?;
+    let feed = row.as_ref().and_then(|row| recorded_feed(row, session.timeline));
+    let Some(feed) = feed else { return Ok(Err(RoundError::LostChanges)) };
+    let base = &query.base;
+    let mut reading = RoundReading::begin(session, query).await?;
+    let mut mark = present.clone();
+    if !base.is_empty() {
+        if base.feed != feed {
+            return Ok(Err(RoundError::LostChanges));
+        }
+        match reading.read_changes(&base.mark, &present).await? {
+            Ok(reached) => mark = reached,
+            Err(error) => return Ok(Err(error)),
+        }
+    }
+    let cursor = if mark == present {
+        match reading.read_chunk().await? {
+            Ok(cursor) => cursor,
+            Err(error) => return Ok(Err(error)),
+        }
+    } else {
+        query.base_cursor.clone()
+    };
+    let digests = if query.has_digests { Some(reading.digests().await?) } else { None };
+    let next = base.after_round(feed, mark);
+    let (base, base_cursor) = (base.clone(), query.base_cursor.clone());
+    Ok(Ok(RoundRead {
+        round: CopyRound { base, base_cursor, next, cursor, is_comparison: false },
+        changes: reading.changes,
+        rows: reading.rows(),
+        digests,
+    }))
+}
+
+/// Computes the digests of all rows of some slots.
+pub(super) async fn digests(
+    session: &mut MoveSession,
+    slots: &[Slot],
+) -> QueryResult<Vec<SlotDigest>> {
+    run(&session.connection, ONE_SNAPSHOT).await?;
+    let digests = digests_of(session, &tables(session).await?, slots).await?;
+    end(session, digests).await
+}
+
+async fn digests_of(
+    session: &MoveSession,
+    tables: &[Table],
+    slots: &[Slot],
+) -> QueryResult<Vec<SlotDigest>> {
+    let binds = [slot_bind(slots)];
+    let mut digests = Vec::new();
+    for table in tables {
+        let sql = statements::digest(table);
+        let statement = Statement { sql: &sql, binds: &binds, cached: true };
+        for row in load(&session.connection, statement).await? {
+            let number = |column| row.bigint(column).unwrap_or(0).max(0).cast_unsigned();
+            digests.push(SlotDigest {
+                table: table.name().to_owned(),
+                slot: u16::try_from(number(0)).map_err(|error| unreadable(&error))?,
+                rows: number(1),
+                sum: row.text(2).unwrap_or_default(),
+            });
+        }
+    }
+    Ok(digests)
+}
+
+async fn snapshot(session: &MoveSession) -> QueryResult<Mark> {
+    let statement = Statement { sql: statements::SNAPSHOT, binds: &[], cached: true };
+    let rows = load(&session.connection, statement).await?;
+    let text = rows.first().and_then(|row| row.text(0)).unwrap_or_default();
+    Ok(snapshot_mark::parse(&text)?)
+}
+
+async fn row(session: &MoveSession, query: &RoundQuery) -> QueryResult<Option<MoveRow>> {
+    let moves = Statement { sql: statements::MOVES, binds: &[], cached: true };
+    let stored = move_metadata::stored(&load(&session.connection, moves).await?)?;
+    let name = move_name(query.id);
+    let found = stored.iter().find(|stored| stored.name() == name);
+    Ok(found.map(StoredMove::row).transpose()?)
+}
+
+/// Key that has changed.
+struct ChangedKey {
+    slot: u16,
+    key: String,
+    /// Values of the id columns, as texts.
+    ids: Vec<String>,
+}
+
+/// Rows of one table.
+#[derive(Default)]
+struct TableRows {
+    removed: Option<ColumnArrays>,
+    rows: Option<ColumnArrays>,
+}
+
+/// Round that is being read.
+struct RoundReading<'r> {
+    session: &'r MoveSession,
+    query: &'r RoundQuery,
+    /// All tables, by name.
+    tables: Vec<Table>,
+    /// Extent of the rows that the copy has, if it is between empty and whole.
+    copied_to: Option<CopyKey>,
+    found: BTreeMap<String, TableRows>,
+    changes: usize,
+    bytes: usize,
+}
+
+impl<'r> RoundReading<'r> {
+    async fn begin(session: &'r MoveSession, query: &'r RoundQuery) -> QueryResult<Self> {
+        let copied_to = match &query.base_cursor {
+            CopyCursor::Through(key) => Some(CopyKey::parse(key)?),
+            CopyCursor::Empty | CopyCursor::Whole => None,
+        };
+        let tables = tables(session).await?;
+        let found = BTreeMap::new();
+        Ok(Self { session, query, tables, copied_to, found, changes: 0, bytes: 0 })
+    }
+
+    /// Reads changes that a mark lacks, and returns the mark that they lead to: the present
+    /// snapshot, or one before it if there are too many. If their rows are too large, fewer are
+    /// read.
+    async fn read_changes(&mut self, base: &Mark, present: &Mark) -> RoundResult<Mark> {
+        let Some(seen) = snapshot_mark::text(base) else {
+            return Ok(Err(RoundError::LostChanges));
+        };
+        let changed_by = self.changed_by(&seen).await?;
+        let mut keys_max = if self.query.has_digests { usize::MAX } else { KEYS_MAX };
+        loop {
+            let until = match last_transaction(&changed_by, present, keys_max) {
+                Ok(until) => until,
+                Err(error) => return Ok(Err(error)),
+            };
+            let is_single = keys_max <= 1 || self.query.has_digests;
+            if self.read_changed_rows(&seen, until, is_single).await? {
+                return Ok(Ok(
+                    until.map_or(present.clone(), |until| snapshot_mark::advanced(base, until))
+                ));
+            }
+            keys_max /= 8;
+        }
+    }
+
+    /// Returns the transactions whose changes a snapshot does not show, with the number of their
+    /// changes, in order.
+    async fn changed_by(&self, seen: &str) -> QueryResult<Vec<(u64, usize)>> {
+        let most = Bind::bigint(KEYS_OF_ONE_MAX as i64);
+        let binds = [slot_bind(&self.query.slots), Bind::text(seen), most];
+        let statement = Statement { sql: statements::CHANGED_BY, binds: &binds, cached: true };
+        let rows = load(&self.session.connection, statement).await?;
+        let number = |row: &RowView, column| row.bigint(column).unwrap_or(0).max(0).cast_unsigned();
+        Ok(rows.iter().map(|row| (number(row, 0), number(row, 1) as usize)).collect())
+    }
+
+    /// Reads the changed keys of transactions before `until`, and their rows. Returns false, and
+    /// has read nothing, if the rows are too large, unless `is_single`.
+    async fn read_changed_rows(
+        &mut self,
+        seen: &str,
+        until: Option<u64>,
+        is_single: bool,
+    ) -> QueryResult<bool> {
+        let end = until.unwrap_or(i64::MAX as u64).cast_signed();
+        let binds = [slot_bind(&self.query.slots), Bind::text(seen), Bind::bigint(end)];
+        let statement = Statement { sql: statements::CHANGED_KEYS, binds: &binds, cached: true };
+        let keys = load(&self.session.connection, statement).await?;
+        (self.found, self.bytes, self.changes) = (BTreeMap::new(), 0, keys.len());
+        let mut changed: BTreeMap<String, Vec<ChangedKey>> = BTreeMap::new();
+        for row in &keys {
+            let table = row.text(0).unwrap_or_default();
+            changed.entry(table).or_default().push(changed_key(row)?);
+        }
+        let bytes_max = if is_single { usize::MAX } else { BYTES_MAX };
+        for (name, keys) in changed {
+            for keys in keys.chunks(KEYS_TOGETHER) {
+                self.read_keys(&name, keys).await?;
+                if self.bytes > bytes_max {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads the rows of some keys of a table.
+    async fn read_keys(&mut self, name: &str, keys: &[ChangedKey]) -> QueryResult<()> {
+        let Self { session, tables, copied_to, found, bytes, query, .. } = self;
+        let ids = keys.first().map_or(0, |key| key.ids.len());
+        let mut sought = ColumnArrays::of_keys(ids);
+        let table_rows = found.entry(name.to_owned()).or_default();
+        let removed = table_rows.removed.get_or_insert_with(|| ColumnArrays::of_keys(ids));
+        for ChangedKey { slot, key, ids } in keys {
+            sought.push_key(*slot, key, ids);
+            removed.push_key(*slot, key, ids);
+        }
+        // A table is dropped only without rows: each of them was removed.
+        let Some(table) = tables.iter().find(|table| table.name() == name) else { return Ok(()) };
+        let mut binds = sought.binds();
+        let is_bounded = match (copied_to, &query.base_cursor) {
+            (Some(end), _) if *end.table < *name => return Ok(()),
+            (Some(end), _) if *end.table == *name => {
+                binds.push(Bind::integer(i32::from(end.slot)));
+                binds.push(Bind::text(&end.key));
+                binds.extend(id_binds(table, &end.id(table)?));
+                true
+            }
+            (None, CopyCursor::Empty) => return Ok(()),
+            (Some(_) | None, _) => false,
+        };
+        let sql = statements::select_rows(table, is_bounded);
+        let statement = Statement { sql: &sql, binds: &binds, cached: true };
+        let rows = table_rows.rows.get_or_insert_with(|| ColumnArrays::of_table(table));
+        for_each_row(&session.connection, statement, |row| {
+            *bytes += rows.push_row(row);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Reads the rows after the cursor, until the round is full, and returns the next cursor.
+    async fn read_chunk(&mut self) -> RoundResult<CopyCursor> {
+        if self.query.base_cursor == CopyCursor::Whole {
+            return Ok(Ok(CopyCursor::Whole));
+        }
+        // A round that is full of changes has a chunk as well, so that the copy ends.
+        let budget = Budget {
+            rows: ROWS_MAX.saturating_sub(self.changes).max(ROWS_MAX / 4),
+            bytes: BYTES_MAX.saturating_sub(self.bytes).max(BYTES_MAX / 4),
+        };
+        let Self { session, query, tables, copied_to, found, .. } = self;
+        let mut chunk = Chunk { session, budget, read: (0, 0), last: None };
+        for table in tables.iter() {
+            let after = copied_to.as_ref().filter(|after| *after.table >= *table.name());
+            if after.is_some_and(|after| *after.table > *table.name()) {
+                continue;
+            }
+            let first = after.map_or(0, |after| after.slot);
+            for slot in query.slots.iter().filter(|slot| slot.number() >= first) {
+                let after = after.filter(|after| after.slot == slot.number());
+                let rows = found.entry(table.name().to_owned()).or_default();
+                let rows = rows.rows.get_or_insert_with(|| ColumnArrays::of_table(table));
+                if let Err(error) = chunk.read((table, *slot), after, rows).await? {
+                    return Ok(Err(error));
+                }
+                if let Some(last) = chunk.last {
+                    return Ok(Ok(CopyCursor::Through(last.into())));
+                }
+            }
+        }
+        Ok(Ok(CopyCursor::Whole))
+    }
+
+    async fn digests(&self) -> QueryResult<Vec<SlotDigest>> {
+        digests_of(self.session, &self.tables, &self.query.slots).await
+    }
+
+    fn rows(self) -> RoundRows {
+        let tables = self.found.into_iter().map(|(table, TableRows { removed, rows })| {
+            let row_count = rows.as_ref().map_or(0, ColumnArrays::rows) as u64;
+            let [removed, rows] =
+                [removed, rows].map(|columns| columns.map_or_else(Vec::new, ColumnArrays::finish));
+            RoundTable { table, removed, rows, row_count }
+        });
+        let is_empty = |table: &RoundTable| table.removed.is_empty() && table.rows.is_empty();
+        RoundRows { tables: tables.filter(|table| !is_empty(table)).collect() }
+    }
+}
+
+/// Returns the transaction before which the changes of a round end, so that it has few enough of
+/// them; `None` if it has all. All transactions before it have ended in the present snapshot.
+fn last_transaction(
+    changed_by: &[(u64, usize)],
+    present: &Mark,
+    keys_max: usize,
+) -> Result<Option<u64>, RoundError> {
+    let first_open = snapshot_mark::first_open(present);
+    let (mut keys, mut end) = (0_usize, None);
+    for (index, (transaction, count)) in changed_by.iter().enumerate() {
+        let is_first = index == 0;
+        keys = keys.saturating_add(*count);
+        if keys > keys_max && !is_first && *transaction <= first_open {
+            end = Some(*transaction);
+            break;
+        }
+        if keys > KEYS_OF_ONE_MAX.max(keys_max) {
+            return Err(RoundError::LostChanges);
+        }
+    }
+    let is_cut_off = end.is_none() && changed_by.len() >= KEYS_OF_ONE_MAX;
+    if is_cut_off { Err(RoundError::LostChanges) } else { Ok(end) }
+}
+
+fn changed_key(row: &RowView) -> QueryResult<ChangedKey> {
+    let slot = row.bigint(1).and_then(|slot| u16::try_from(slot).ok());
+    let ids = row.text(3).unwrap_or_default();
+    Ok(ChangedKey {
+        slot: slot.ok_or_else(|| unreadable(&"a slot does not exist"))?,
+        key: row.text(2).unwrap_or_default(),
+        ids: serde_json::from_str(&ids).map_err(|error| unreadable(&error))?,
+    })
+}
+
+fn id_binds<'v>(table: &'v Table, id: &'v [Value]) -> impl Iterator<Item = Bind> + 'v {
+    let columns = table.id().iter().map(|column| table.column(*column).kind);
+    columns.zip(id).map(|(kind, value)| Bind::value(kind, value))
+}
+
+/// Rows and bytes that a chunk may still take.
+struct Budget {
+    rows: usize,
+    bytes: usize,
+}
+
+/// Chunk that is being read.
+struct Chunk<'c> {
+    session: &'c MoveSession,
+    budget: Budget,
+    /// Rows and bytes so far.
+    read: (usize, usize),
+    /// Key of the last row, once the chunk is full.
+    last: Option<String>,
+}
+
+impl Chunk<'_> {
+    /// Reads rows of one slot of a table.
+    async fn read(
+        &mut self,
+        (table, slot): (&Table, Slot),
+        after: Option<&CopyKey>,
+        rows: &mut ColumnArrays,
+    ) -> RoundResult<()> {
+        let mut after = match after {
+            Some(after) => Some((after.key.clone(), after.id(table)?)),
+            None => None,
+        };
+        loop {
+            let most = self.most();
+            let read = self.read_some((table, slot), (after.as_ref(), most), rows).await?;
+            let Ok((count, last)) = read else { return Ok(read.map(drop)) };
+            if self.last.is_some() || count < most {
+                return Ok(Ok(()));
+            }
+            after = last;
+        }
+    }
+
+    /// Returns the number of rows to read, by the size of those so far.
+    fn most(&self) -> usize {
+        let (rows, bytes) = self.read;
+        let fitting = match rows {
+            0 => FIRST_ROWS,
+            rows => self.budget.bytes / (bytes / rows).max(1) + 1,
+        };
+        fitting.min(self.budget.rows).clamp(1, READ_ROWS_MAX)
+    }
+
+    /// Reads rows after a key. Returns their number, and the key of the last one.
+    async fn read_some(
+        &mut self,
+        (table, slot): (&Table, Slot),
+        (after, most): (Option<&(String, Vec<Value>)>, usize),
+        rows: &mut ColumnArrays,
+    ) -> RoundResult<(usize, Option<(String, Vec<Value>)>)> {
+        let mut binds = vec![Bind::integer(i32::from(slot.number())), Bind::bigint(most as i64)];
+        if let Some((key, id)) = after {
+            binds.push(Bind::text(key));
+            binds.extend(id_binds(table, id));
+        }
+        let sql = statements::select_chunk(table, after.is_some());
+        let statement = Statement { sql: &sql, binds: &binds, cached: true };
+        let (mut count, mut last, mut is_too_large) = (0, None, false);
+        let Self { budget, read, last: end, .. } = self;
+        for_each_row(&self.session.connection, statement, |row| {
+            if end.is_some() || is_too_large {
+                return Ok(());
+            }
+            let bytes = rows.push_row(row);
+            is_too_large = bytes > ROUND_BYTES_MAX;
+            count += 1;
+            *read = (read.0 + 1, read.1 + bytes);
+            budget.rows = budget.rows.saturating_sub(1);
+            budget.bytes = budget.bytes.saturating_sub(bytes);
+            let is_full = budget.rows == 0 || budget.bytes == 0;
+            if is_full || count == most {
+                let (key, id) = key_of(row, table);
+                if is_full {
+                    *end = Some(format_key((table.name(), slot.number(), &key), &id));
+                }
+                last = Some((key, id));
+            }
+            Ok(())
+        })
+        .await?;
+        let table = table.name().to_owned();
+        Ok(if is_too_large { Err(RoundError::RowTooLarge { table }) } else { Ok((count, last)) })
+    }
+}
+
+/// Returns the shard key and the id of a row with all columns of its table.
+fn key_of(row: &RowView, table: &Table) -> (String, Vec<Value>) {
+    let id = table.id().iter().map(|column| {
+        let kind = table.column(*column).kind;
+        row.cell(*column, |bytes| binary_value::decode(kind, bytes)).unwrap_or(Value::Null)
+    });
+    (row.text(Table::SHARD_KEY).unwrap_or_default(), id.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn present(end: u64, running: &[u64]) -> Mark {
+        Mark::Snapshot { end, running: running.into() }
+    }
+
+    #[test]
+    fn a_round_with_few_changes_has_all_of_them() {
+        let changed = [(10, 3), (11, 4)];
+        assert_eq!(last_transaction(&changed, &present(12, &[]), 7), Ok(None));
+        assert_eq!(last_transaction(&[], &present(12, &[]), 7), Ok(None));
+    }
+
+    #[test]
+    fn a_round_with_too_many_changes_ends_between_two_transactions() {
+        let changed = [(10, 3), (11, 4), (12, 1)];
+        assert_eq!(last_transaction(&changed, &present(13, &[]), 6), Ok(Some(11)));
+        assert_eq!(last_transaction(&changed, &present(13, &[]), 1), Ok(Some(11)));
+    }
+
+    #[test]
+    fn a_round_never_ends_after_a_transaction_that_is_still_open() {
+        let changed = [(10, 3), (12, 4), (13, 1)];
+        assert_eq!(last_transaction(&changed, &present(14, &[11]), 3), Ok(None));
+    }
+
+    #[test]
+    fn changes_that_are_too_many_for_any_round_are_lost() {
+        let lost = Err(RoundError::LostChanges);
+        let one = [(10, KEYS_OF_ONE_MAX + 1)];
+        assert_eq!(last_transaction(&one, &present(14, &[]), KEYS_MAX), lost);
+        let many = [(10, 1), (12, KEYS_OF_ONE_MAX)];
+        assert_eq!(last_transaction(&many, &present(14, &[11]), KEYS_MAX), lost);
+    }
+}

@@ -1,0 +1,111 @@
+//! Snapshot mark: a mark as PostgreSQL writes its snapshots, such as `100:104:100,102`.
+//!
+//! **Invariant:** a mark covers the transactions that its snapshot shows, and no others.
+//! **Not here:** the changes of transactions (`round`, `migrations`).
+
+use engine::stored_move::{DamagedMove, StoredMark};
+use moves::mark::Mark;
+use serde::{Deserialize, Serialize};
+
+/// Text of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(transparent)]
+pub(super) struct SnapshotMark(String);
+
+impl StoredMark for SnapshotMark {
+    fn of(mark: &Mark) -> Result<Self, DamagedMove> {
+        text(mark).map(Self).ok_or_else(|| DamagedMove::new("the mark is not a snapshot"))
+    }
+
+    fn mark(&self) -> Result<Mark, DamagedMove> {
+        parse(&self.0)
+    }
+}
+
+/// Returns the text of a snapshot; `None` for other marks.
+pub(super) fn text(mark: &Mark) -> Option<String> {
+    let Mark::Snapshot { end, running } = mark else { return None };
+    let first = running.first().unwrap_or(end);
+    let running: Vec<String> = running.iter().map(u64::to_string).collect();
+    Some(format!("{first}:{end}:{}", running.join(",")))
+}
+
+/// Reads a snapshot.
+///
+/// # Errors
+/// The text is not that of a snapshot.
+pub(super) fn parse(text: &str) -> Result<Mark, DamagedMove> {
+    let damaged = || DamagedMove::new(format!("{text} is not a snapshot"));
+    let number = |text: &str| text.parse::<u64>().map_err(|_| damaged());
+    let mut parts = text.split(':');
+    let (Some(_first), Some(end), Some(running), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(damaged());
+    };
+    let running = running.split(',').filter(|number| !number.is_empty()).map(number);
+    Ok(Mark::Snapshot { end: number(end)?, running: running.collect::<Result<_, _>>()? })
+}
+
+/// Returns the first transaction that may not have ended in a snapshot.
+pub(super) fn first_open(mark: &Mark) -> u64 {
+    match mark {
+        Mark::Snapshot { end, running } => running.first().copied().unwrap_or(*end),
+        Mark::Nothing | Mark::Entry(_) => 0,
+    }
+}
+
+/// Returns a mark that covers what `base` covers and all transactions before `until`, which have
+/// ended.
+pub(super) fn advanced(base: &Mark, until: u64) -> Mark {
+    match base {
+        Mark::Snapshot { end, running } if *end > until => {
+            let running = running.iter().copied().filter(|transaction| *transaction >= until);
+            Mark::Snapshot { end: *end, running: running.collect() }
+        }
+        Mark::Snapshot { .. } | Mark::Nothing | Mark::Entry(_) => {
+            Mark::Snapshot { end: until, running: [].into() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::btree_set;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn snapshot(end: u64, running: impl IntoIterator<Item = u64>) -> Mark {
+        Mark::Snapshot { end, running: running.into_iter().collect() }
+    }
+
+    #[test]
+    fn a_snapshot_is_read_as_the_server_writes_it() {
+        for (written, mark) in
+            [("100:100:", snapshot(100, [])), ("100:104:100,102", snapshot(104, [100, 102]))]
+        {
+            assert_eq!(parse(written), Ok(mark.clone()));
+            assert_eq!(text(&mark).as_deref(), Some(written));
+        }
+        for damaged in ["", "1:2", "1:2:3:4", "a:2:", "1:b:", "1:2:c"] {
+            assert!(parse(damaged).is_err(), "{damaged}");
+        }
+        assert_eq!(text(&Mark::Entry(1)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn an_advanced_mark_covers_what_it_has_covered_and_everything_before(
+            end in 50_u64..60, running in btree_set(40_u64..50, 0..5), until in 40_u64..70,
+        ) {
+            let base = snapshot(end, running);
+            let advanced = advanced(&base, until);
+            for transaction in 0..100 {
+                let is_covered = base.covers(transaction) || transaction < until;
+                prop_assert_eq!(advanced.covers(transaction), is_covered, "{}", transaction);
+            }
+            prop_assert_eq!(text(&advanced).map(|text| parse(&text)), Some(Ok(advanced)));
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Statements of moves, in PostgreSQL's dialect.
+//!
+//! **Invariant:** a text consists of constants and of names from the registry; values are numbered
+//! parameters.
+//! **Not here:** the functions that they call (`migrations`).
+
+use std::fmt::Write as _;
+
+use model::table::Table;
+
+use crate::sql::{column_type, place, push_list, push_names};
+
+/// Slots of the move `$2`, and the slots `$1`.
+macro_rules! slots {
+    () => {
+        "array_cat($1::integer[],ARRAY(SELECT number::integer FROM tessera_slot_moves,\
+         json_array_elements_text(slots::json) AS number WHERE id=$2))"
+    };
+}
+
+/// Takes the locks of a change. The function of the migration describes the parameters and the
+/// result.
+pub(super) const LOCK: &str = "SELECT tessera_lock_move($1,$2,$3,$4)";
+
+/// Rows of all moves, as JSON objects.
+pub(super) const MOVES: &str =
+    "SELECT row_to_json(own)::text FROM tessera_slot_moves AS own ORDER BY id";
+
+/// States of the slots `$1` and of the slots of the move `$2`: slot, state, end of the fence in
+/// milliseconds, owner.
+pub(super) const STATES: &str = concat!(
+    "SELECT slot::bigint,state,(extract(epoch FROM until)*1000)::bigint,moved_to FROM tessera_slots ",
+    "WHERE slot=ANY(",
+    slots!(),
+    ")"
+);
+
+/// Clock of the node in milliseconds, highest version that a row may have, insert position, and
+/// true if a change of the slots `$1` or of the move `$2` is recorded that the snapshot `$3` does
+/// not show. A block of versions begins with the number that was drawn.
+pub(super) const SCENE: &str = concat!(
+    "SELECT (extract(epoch FROM clock_timestamp())*1000)::bigint,last_value+4095,",
+    "(pg_current_wal_insert_lsn()-'0/0')::bigint,tessera_has_change(",
+    slots!(),
+    ",$3) FROM tessera_version"
+);
+
+/// Insert position of the node.
+pub(super) const INSERT_POSITION: &str = "SELECT (pg_current_wal_insert_lsn()-'0/0')::bigint";
+
+/// Number of tables whose changes are not recorded.
+pub(super) const UNRECORDED: &str = "SELECT tessera_unrecorded()";
+
+/// Tables whose triggers are enabled for nothing.
+pub(super) const NEEDLESSLY_RECORDED: &str = "SELECT tessera_needlessly_recorded()";
+
+/// Enables the triggers of the table `$1`, whose id has the columns `$2`.
+pub(super) const ENABLE_RECORDING: &str = "SELECT tessera_enable_recording($1,$2,$3)";
+
+/// Enables the triggers of a new table if changes are being recorded. Parameters as above.
+pub(super) const ENABLE_RECORDING_OF_NEW: &str = "SELECT tessera_enable_recording($1,$2,$3) \
+    WHERE EXISTS (SELECT FROM tessera_slot_moves WHERE traced_after IS NOT NULL)";
+
+/// Disables the triggers of the table `$1`.
+pub(super) const DISABLE_RECORDING: &str = "SELECT tessera_disable_recording($1)";
+
+/// Begins (`$2`) or ends the recording of changes of the slots `$1`.
+pub(super) const FOLLOW: &str = "SELECT tessera_follow($1,$2)";
+
+/// Deletes recorded changes of the slots `$1` that the snapshot `$2` shows.
+pub(super) const TRIM: &str = "DELETE FROM tessera_changes \
+    WHERE slot=ANY($1) AND pg_visible_in_snapshot(xid,$2::text::pg_snapshot)";
+
+/// Raises the version counter to `$1`.
+pub(super) const RAISE_VERSION: &str = "SELECT setval('tessera_version',$1)";
+
+/// Gives the slots `$1` the state `$2`, fenced from `$3` to `$4` in milliseconds, of the owner
+/// `$5`.
+pub(super) const STORE_STATES: &str = "INSERT INTO tessera_slots (slot,state,since,until,moved_to) \
+    SELECT own,$2,to_timestamp($3::double precision/1000),to_timestamp($4::double precision/1000),$5 \
+    FROM unnest($1) AS own ON CONFLICT (slot) DO UPDATE SET state=excluded.state,\
+    since=excluded.since,until=excluded.until,moved_to=excluded.moved_to";
+
+/// Removes the states of the slots `$1`.
+pub(super) const REMOVE_STATES: &str = "DELETE FROM tessera_slots WHERE slot=ANY($1)";
+
+/// Stores the row of a move, a JSON object.
+pub(super) const STORE_MOVE: &str = "INSERT INTO tessera_slot_moves \
+    SELECT * FROM json_populate_record(NULL::tessera_slot_moves,$1::text::json) \
+    ON CONFLICT (id) DO UPDATE SET (role,other,slots,leg,term,mover,pass,round,feed_timeline,\
+    feed_begun_timeline,feed_begun,mark,cursor,copied_to,traced_after,begun_timeline,begun,version,\
+    home_timeline,home)=(excluded.role,excluded.other,excluded.slots,excluded.leg,excluded.term,\
+    excluded.mover,excluded.pass,excluded.round,excluded.feed_timeline,excluded.feed_begun_timeline,\
+    excluded.feed_begun,excluded.mark,excluded.cursor,excluded.copied_to,excluded.traced_after,\
+    excluded.begun_timeline,excluded.begun,excluded.version,excluded.home_timeline,excluded.home)";
+
+/// Removes the row of a move.
+pub(super) const REMOVE_MOVE: &str = "DELETE FROM tessera_slot_moves WHERE id=$1";
+
+/// True if there are rows of the slots `$1`, and if a change of them is recorded that the snapshot
+/// `$2` does not show.
+pub(super) const FACTS: &str = "SELECT tessera_has_rows($1),tessera_has_change($1,$2)";
+
+/// Snapshot of the transaction.
+pub(super) const SNAPSHOT: &str = "SELECT pg_current_snapshot()::text";
+
+/// Transactions with changes of the slots `$1` that the snapshot `$2` does not show, at most `$3`,
+/// and the number of changes of each.
+pub(super) const CHANGED_BY: &str = "SELECT xid::text::bigint,count(*) FROM tessera_changes \
+    WHERE slot=ANY($1) AND xid>=pg_snapshot_xmin($2::text::pg_snapshot) \
+    AND NOT pg_visible_in_snapshot(xid,$2::text::pg_snapshot) GROUP BY xid ORDER BY xid LIMIT $3";
+
+/// Keys of the slots `$1` that transactions before `$3` have changed and the snapshot `$2` does not
+/// show: table, slot, shard key, values of the id as a JSON array.
+pub(super) const CHANGED_KEYS: &str = "SELECT DISTINCT table_name,slot::bigint,shard_key,\
+    array_to_json(ids)::text FROM tessera_changes \
+    WHERE slot=ANY($1) AND xid>=pg_snapshot_xmin($2::text::pg_snapshot) \
+    AND NOT pg_visible_in_snapshot(xid,$2::text::pg_snapshot) AND xid<$3::text::xid8 \
+    ORDER BY 1,2,3,4";
+
+/// Reads rows by their keys. Parameters: slots, shard keys, and the values of each column of the
+/// id, as texts. With `is_bounded`, only rows up to a key: slot, shard key, id.
+pub(super) fn select_rows(table: &Table, is_bounded: bool) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, "r.", table, 0..table.columns().len());
+    sql.push_str(" FROM ");
+    push_text_keys(&mut sql, table);
+    let _ = write!(sql, " JOIN {} r ON ", table.name());
+    push_is_key(&mut sql, table);
+    if is_bounded {
+        let first = table.id().len() + 3;
+        sql.push_str(" WHERE (");
+        push_names(&mut sql, "r.", table, place(table).into_iter());
+        sql.push_str(")<=(");
+        push_list(&mut sql, place(table).into_iter().zip(first..), |sql, (column, number)| {
+            let _ = write!(sql, "${number}::{}", column_type(table, column));
+        });
+        sql.push(')');
+    }
+    sql
+}
+
+/// Removes rows by their keys. Parameters: those of [`select_rows`].
+pub(super) fn remove_rows(table: &Table) -> String {
+    let mut sql = format!("DELETE FROM {} r USING ", table.name());
+    push_text_keys(&mut sql, table);
+    sql.push_str(" WHERE ");
+    push_is_key(&mut sql, table);
+    sql
+}
+
+/// Reads rows of the slot `$1` in the order of their keys, at most `$2`. With `has_begun`, only
+/// rows after a key: shard key, id.
+pub(super) fn select_chunk(table: &Table, has_begun: bool) -> String {
+    let key: Vec<usize> = place(table).into_iter().skip(1).collect();
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, "", table, 0..table.columns().len());
+    let _ = write!(sql, " FROM {} WHERE slot=$1", table.name());
+    if has_begun {
+        sql.push_str(" AND (");
+        push_names(&mut sql, "", table, key.iter().copied());
+        sql.push_str(")>(");
+        push_list(&mut sql, key.iter().zip(3..), |sql, (column, number)| {
+            let _ = write!(sql, "${number}::{}", column_type(table, *column));
+        });
+        sql.push(')');
+    }
+    sql.push_str(" ORDER BY ");
+    push_names(&mut sql, "", table, key.iter().copied());
+    sql + " LIMIT $2"
+}
+
+/// Deletes rows of the slots `$1`, at most `$2`, and returns their number.
+pub(super) fn delete_batch(table: &Table) -> String {
+    let name = table.name();
+    format!(
+        "WITH gone AS (DELETE FROM {name} WHERE ctid=ANY(ARRAY(SELECT ctid FROM {name} \
+         WHERE slot=ANY($1) LIMIT $2)) RETURNING 1) SELECT count(*) FROM gone"
+    )
+}
+
+/// Number and sum of the hashes of the rows of the slots `$1`, by slot.
+///
+/// The hashes are those of hash partitioning, which do not depend on the server's version. JSON
+/// has none, so its text is hashed.
+pub(super) fn digest(table: &Table) -> String {
+    let mut sql = "SELECT slot::bigint,count(*),sum(hash_record_extended(ROW(".to_owned();
+    push_list(&mut sql, 0..table.columns().len(), |sql, column| {
+        let cast = if column_type(table, column) == "json" { "::text" } else { "" };
+        let _ = write!(sql, "{}{cast}", table.column(column).name);
+    });
+    let _ = write!(sql, "),0))::text FROM {} WHERE slot=ANY($1) GROUP BY slot", table.name());
+    sql
+}
+
+/// `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,_1,…)`
+fn push_text_keys(sql: &mut String, table: &Table) {
+    sql.push_str("unnest($1::integer[],$2::text[]");
+    for number in 0..table.id().len() {
+        let _ = write!(sql, ",${}::text[]", number + 3);
+    }
+    sql.push_str(") AS k(slot,shard_key");
+    for number in 1..=table.id().len() {
+        let _ = write!(sql, ",_{number}");
+    }
+    sql.push(')');
+}
+
+fn push_is_key(sql: &mut String, table: &Table) {
+    sql.push_str("r.slot=k.slot AND r.shard_key=k.shard_key");
+    for (column, number) in table.id().iter().zip(1..) {
+        let name = &table.column(*column).name;
+        let _ = write!(sql, " AND r.{name}=k._{number}::{}", column_type(table, *column));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::idempotency;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_found_by_the_texts_of_their_keys() {
+        let table = &idempotency::TABLE;
+        assert_eq!(
+            remove_rows(table),
+            "DELETE FROM tessera_idempotency r USING unnest($1::integer[],$2::text[],$3::text[]) \
+             AS k(slot,shard_key,_1) WHERE r.slot=k.slot AND r.shard_key=k.shard_key AND \
+             r.idempotency_key=k._1::text"
+        );
+        assert!(select_rows(table, true).ends_with(
+            " WHERE (r.slot,r.shard_key,r.idempotency_key)<=($4::integer,$5::text,$6::text)"
+        ));
+    }
+
+    #[test]
+    fn a_chunk_goes_on_after_a_key_in_the_order_of_the_primary_key() {
+        let sql = select_chunk(&idempotency::TABLE, true);
+        let end = "WHERE slot=$1 AND (shard_key,idempotency_key)>($3::text,$4::text) \
+            ORDER BY shard_key,idempotency_key LIMIT $2";
+        assert!(sql.ends_with(end), "{sql}");
+    }
+}

@@ -1,0 +1,203 @@
+//! Tests of moves of slots between databases, beside writes and reads of several routers.
+
+use std::time::Duration;
+
+use futures_util::future::join;
+use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
+use shard_manager::manager::Manager;
+
+use crate::cluster::{Databases, SideSession, connect};
+use crate::move_clients::{beside, keys_of, rows};
+use crate::move_steps::{
+    LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, store_large, until,
+    until_paused,
+};
+use crate::rows::options;
+
+/// Everything that a move keeps in a shard's database: rows of moves, recorded changes, followed
+/// slots, enabled triggers.
+const LEFT_BEHIND: &str = "SELECT concat_ws(' ',
+    (SELECT count(*) FROM tessera.tessera_slot_moves),
+    (SELECT count(*) FROM tessera.tessera_changes),
+    (SELECT bit_count(bits) FROM tessera.tessera_followed),
+    (SELECT count(*) FROM pg_trigger
+        WHERE tgname::text LIKE 'tessera_record%' AND tgenabled <> 'D')) AS value";
+
+/// Number of rows of all tables of clients in a database.
+const STORED: &str =
+    "SELECT ((SELECT count(*) FROM kv) + (SELECT count(*) FROM users))::text AS value";
+
+/// A cluster of two shards with a replica each.
+async fn two_shards() -> (Databases, Manager) {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.with_replicas().await);
+    (databases, manager)
+}
+
+async fn doors(databases: &Databases) -> [SideSession; 2] {
+    [databases.door(0).await, databases.door(1).await]
+}
+
+async fn stored(door: &mut SideSession) -> usize {
+    door.text(STORED).await.parse().expect("a number")
+}
+
+/// Waits until a move has left nothing behind.
+async fn until_clean(doors: &mut [SideSession; 2]) {
+    for door in doors {
+        door.until(LEFT_BEHIND, "0 0 0 0").await;
+    }
+}
+
+#[tokio::test]
+async fn slots_move_beside_writes_and_reads_and_nothing_is_left_behind() {
+    let (databases, manager) = two_shards().await;
+    let mut doors = doors(&databases).await;
+    let (keys, slots) = keys_of(&manager, SOURCE, 4);
+    let mut clients = clients(&manager, &keys);
+    kept_up(&manager, async {
+        let id = beside(&mut clients, async |rounds| {
+            let id = begin(&manager, new(&slots, LONG)).await;
+            let kept = until(&manager, id, &[MovePhase::Keeping]).await;
+            assert!(kept.owned_at.is_some() && kept.progress.hold_us > 0, "{kept:?}");
+            assert_eq!(owners(&manager, &slots), [TARGET]);
+            rounds.more(12).await;
+            id
+        })
+        .await;
+        order(&manager, id, MoveOrder::Settle).await;
+        let done = until(&manager, id, &[MovePhase::Done]).await;
+        assert_eq!(done.progress.reason, None);
+        beside(&mut clients, async |_| ()).await;
+    })
+    .await;
+    let all = rows(&manager, "kv", None, &options()).await.0.len()
+        + rows(&manager, "users", None, &options()).await.0.len();
+    let stored = [stored(&mut doors[0]).await, stored(&mut doors[1]).await];
+    assert_eq!(stored.iter().sum::<usize>(), all, "the source has no rows of the slots any more");
+    until_clean(&mut doors).await;
+}
+
+#[tokio::test]
+async fn a_rollback_keeps_the_writes_that_the_target_has_accepted() {
+    let (databases, manager) = two_shards().await;
+    let (keys, slots) = keys_of(&manager, SOURCE, 4);
+    let mut clients = clients(&manager, &keys);
+    kept_up(&manager, async {
+        beside(&mut clients, async |rounds| {
+            let id = begin(&manager, new(&slots, LONG)).await;
+            until(&manager, id, &[MovePhase::Keeping]).await;
+            rounds.more(12).await;
+            order(&manager, id, MoveOrder::Rollback).await;
+            until(&manager, id, &[MovePhase::RolledBack]).await;
+            assert_eq!(owners(&manager, &slots), [SOURCE]);
+        })
+        .await;
+        // The slots may move again.
+        beside(&mut clients, async |_| {
+            let id = begin(&manager, new(&slots, Duration::ZERO)).await;
+            until(&manager, id, &[MovePhase::Done]).await;
+        })
+        .await;
+    })
+    .await;
+    until_clean(&mut doors(&databases).await).await;
+}
+
+#[tokio::test]
+async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
+    let (databases, manager) = two_shards().await;
+    let mut doors = doors(&databases).await;
+    let slots = store_large(&manager, 60).await;
+    let before = stored(&mut doors[0]).await;
+    kept_up(&manager, async {
+        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
+        let id = begin(&manager, slow).await;
+        until(&manager, id, &[MovePhase::Copying]).await;
+        order(&manager, id, MoveOrder::Pause).await;
+        until_paused(&manager, id).await;
+        order(&manager, id, MoveOrder::Resume).await;
+        order(&manager, id, MoveOrder::Cancel).await;
+        until(&manager, id, &[MovePhase::Cancelled]).await;
+        assert_eq!(owners(&manager, &slots), [SOURCE]);
+    })
+    .await;
+    assert_eq!([stored(&mut doors[0]).await, stored(&mut doors[1]).await], [before, 0]);
+    until_clean(&mut doors).await;
+}
+
+#[tokio::test]
+async fn a_mover_that_ends_anywhere_is_continued_by_the_next() {
+    let (databases, manager) = two_shards().await;
+    let (keys, slots) = keys_of(&manager, SOURCE, 3);
+    let mut clients = clients(&manager, &keys);
+    beside(&mut clients, async |_| {
+        let id = begin(&manager, new(&slots, LONG)).await;
+        for (arrival, next) in
+            [(MovePhase::Keeping, Some(MoveOrder::Settle)), (MovePhase::Done, None)]
+        {
+            // Ended movers get a little further each time.
+            for life in (20..).step_by(8) {
+                let mover = manager.shards().keep_up();
+                let _ended = tokio::time::timeout(Duration::from_millis(life), mover).await;
+                let record = manager.moves().get(id).await.expect("listed");
+                if record.phase == arrival {
+                    break;
+                }
+                assert!(!record.phase.has_ended(), "{record:?}");
+            }
+            if let Some(next) = next {
+                order(&manager, id, next).await;
+            }
+        }
+    })
+    .await;
+    assert_eq!(owners(&manager, &slots), [TARGET]);
+    kept_up(&manager, until_clean(&mut doors(&databases).await)).await;
+}
+
+#[tokio::test]
+async fn another_router_carries_a_move_on_after_the_first_one_has_ended() {
+    let (databases, manager) = two_shards().await;
+    let mut doors = doors(&databases).await;
+    let other = connect(&databases.with_replicas().await);
+    let slots = store_large(&manager, 60).await;
+    let id = kept_up(&manager, async {
+        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
+        let id = begin(&manager, slow).await;
+        until(&manager, id, &[MovePhase::Copying]).await;
+        id
+    })
+    .await;
+    manager.close();
+    drop(manager);
+    kept_up(&other, async {
+        until(&other, id, &[MovePhase::Keeping]).await;
+        order(&other, id, MoveOrder::Settle).await;
+        until(&other, id, &[MovePhase::Done]).await;
+    })
+    .await;
+    assert_eq!([stored(&mut doors[0]).await, stored(&mut doors[1]).await], [0, 60]);
+    assert_eq!(owners(&other, &slots), [TARGET]);
+    until_clean(&mut doors).await;
+}
+
+#[tokio::test]
+async fn clients_of_two_routers_see_their_writes_while_slots_move_there_and_back() {
+    let (databases, manager) = two_shards().await;
+    let other = connect(&databases.with_replicas().await);
+    let (keys, slots) = keys_of(&manager, SOURCE, 6);
+    let (mut of_one, mut of_other) = (clients(&manager, &keys[..3]), clients(&other, &keys[3..]));
+    let moving = kept_up(&manager, async {
+        beside(&mut of_one, async |rounds| {
+            let id = begin(&manager, new(&slots, LONG)).await;
+            until(&manager, id, &[MovePhase::Keeping]).await;
+            rounds.more(12).await;
+            order(&manager, id, MoveOrder::Rollback).await;
+            until(&manager, id, &[MovePhase::RolledBack]).await;
+        })
+        .await;
+    });
+    let beside_it = kept_up(&other, beside(&mut of_other, async |rounds| rounds.more(100).await));
+    join(moving, beside_it).await;
+}
