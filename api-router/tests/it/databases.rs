@@ -53,6 +53,12 @@ BEGIN
         EXECUTE format('DROP TABLE public.%I', name);
     END LOOP;
     DELETE FROM tessera.tessera_tables WHERE made_at <> 0;
+    -- A move that has not ended refuses TRUNCATE.
+    FOR name IN SELECT format('%I ON %s', tgname, tgrelid::regclass) FROM pg_trigger
+        WHERE starts_with(tgname::text, 'tessera_record_')
+    LOOP
+        EXECUTE 'DROP TRIGGER ' || name;
+    END LOOP;
     FOR name IN SELECT oid::regclass FROM pg_class
         WHERE relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace) AND relkind = 'r'
         AND relname NOT IN ('tessera_tables', 'tessera_access', '__diesel_schema_migrations')

@@ -1,6 +1,6 @@
 //! Texts of problems: the title, the detail and the hint of each.
 
-use crate::backend::{files_only, is_servers};
+use crate::backend::{is_citus, not_on_citus};
 use crate::harness::{Reply, Router, eventually};
 use crate::problems::{post, problems};
 
@@ -25,10 +25,10 @@ fn move_last_slot(router: &Router) -> String {
     begun.json()["id"].as_str().unwrap().to_owned()
 }
 
-/// One request for each code that needs slots that have moved. None where slots do not move:
-/// between servers they are placed once.
+/// One request for each code that needs slots that have moved. None on Citus, which places rows
+/// itself.
 pub(crate) fn problems_of_moves(router: &Router) -> Vec<(&'static str, u16, Reply)> {
-    if is_servers() {
+    if is_citus() {
         return Vec::new();
     }
     let moved = move_last_slot(router);
@@ -55,7 +55,7 @@ fn lines(problems: &[(&str, u16, Reply)]) -> String {
 
 #[test]
 fn each_problem_of_a_move_has_a_detail_and_a_remedy() {
-    files_only!("slots do not move between servers");
+    not_on_citus!("Citus places rows itself");
     let router = Router::start_with(&["--operate"]);
     insta::assert_snapshot!(lines(&problems_of_moves(&router)), @r#"
     TSR332 409 Move state conflict: the target owns the slots already: roll the move back instead (actions of the move, in /api/moves, lists the orders that it takes now)

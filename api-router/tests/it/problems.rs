@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 
 use serde_json::{Value, json};
 
-use crate::backend::is_servers;
+use crate::backend::is_citus;
 use crate::harness::{Reply, Router};
 use crate::problem_texts::problems_of_moves;
 
@@ -138,7 +138,7 @@ const NEED_A_FAULT: [&str; 11] = [
     "TSR306", "TSR500",
 ];
 
-/// Codes that need slots that have moved, as those of servers do not.
+/// Codes that need slots that have moved, as those of Citus do not.
 const NEED_MOVES: [&str; 2] = ["TSR332", "TSR333"];
 
 /// Codes that need servers of PostgreSQL.
@@ -157,7 +157,7 @@ fn every_code_is_produced_or_needs_a_fault() {
     let all: BTreeSet<&str> =
         api_router::problem::Code::ALL.iter().map(|code| code.name()).collect();
     let faults = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS);
-    let moves = NEED_MOVES.into_iter().filter(|_| is_servers());
+    let moves = NEED_MOVES.into_iter().filter(|_| is_citus());
     let faults: BTreeSet<&str> = faults.chain(moves).collect();
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
     assert!(produced.is_disjoint(&faults));

@@ -229,7 +229,8 @@ impl PgMoves {
         let Ok(mut taken) = self.sessions.take(deadline).await else { return };
         let disabled = recording::disable(&mut taken.session);
         let disabled = self.sessions.in_time(taken.term, deadline, disabled).await;
-        if let Err(error) = self.finish(taken, disabled)
+        if let Err(error) = self
+            .finish(taken, disabled)
             .and_then(|disabled| disabled.map_err(|error| self.failed(&error)))
         {
             tracing::debug!(shard = %self.shard, %error, "triggers of moves are still enabled");

@@ -85,6 +85,14 @@ async fn primary_is_up(manager: &Manager) -> bool {
     manager.status().health(Instant::now() + Duration::from_millis(500)).await.remove(0).nodes[0].up
 }
 
+/// Waits until the primary answers in time.
+async fn until_primary_is_up(manager: &Manager) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !primary_is_up(manager).await {
+        assert!(Instant::now() < deadline, "it never answers in time");
+    }
+}
+
 #[test]
 fn a_promoted_node_with_a_valid_certificate_is_written_to_only_through_tls() {
     let Some(proven) = Proven::start() else { return };
@@ -95,7 +103,7 @@ fn a_promoted_node_with_a_valid_certificate_is_written_to_only_through_tls() {
     runtime().block_on(async {
         put(&manager, "after", &at(Level::One)).await.unwrap();
         assert_eq!(get(&manager, "before", &at(Level::One)).await.unwrap().rows.len(), 1);
-        assert!(primary_is_up(&manager).await);
+        until_primary_is_up(&manager).await;
     });
     let of = |ssl| {
         format!(
@@ -140,7 +148,7 @@ fn a_promoted_node_with_an_invalid_certificate_gets_no_write_until_it_is_replace
     proven.present(&proven.authority);
     runtime().block_on(async {
         put(&manager, "after", &at(Level::One)).await.unwrap();
-        assert!(primary_is_up(&manager).await);
+        until_primary_is_up(&manager).await;
     });
     assert_eq!(proven.replica.text(written), "1");
     log::check_said(&["a promoted node is followed", "node=shard1-primary", &port]);

@@ -3,16 +3,23 @@
 use std::time::Duration;
 
 use futures_util::future::join;
+use shard_manager::consistency::Level;
 use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
-use shard_manager::manager::Manager;
+use shard_manager::keyspace::ShardKey;
+use shard_manager::local::Stop;
+use shard_manager::manager::{Manager, RequestOptions};
+use shard_manager::row_change::Operation::{Delete, Upsert};
+use shard_manager::topology::ShardNumber;
+use shard_manager::value::ColumnType;
 
-use crate::cluster::{Databases, SideSession, connect};
+use crate::cluster::{Databases, SideSession, Trio, connect};
 use crate::move_clients::{beside, keys_of, rows};
 use crate::move_steps::{
     LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, store_large, until,
     until_paused,
 };
-use crate::rows::options;
+use crate::read_write_steps::put;
+use crate::rows::{make, options, table, write};
 
 /// Everything that a move keeps in a shard's database: rows of moves, recorded changes, followed
 /// slots, enabled triggers.
@@ -26,6 +33,44 @@ const LEFT_BEHIND: &str = "SELECT concat_ws(' ',
 /// Number of rows of all tables of clients in a database.
 const STORED: &str =
     "SELECT ((SELECT count(*) FROM kv) + (SELECT count(*) FROM users))::text AS value";
+
+/// Moves 60 large rows, and promotes a replica of one of both shards while they are copied. The
+/// first shard also has the catalog.
+async fn fail_over_while_copying(failing: ShardNumber) {
+    let mut trio = Trio::start();
+    let database = Databases::new(1).await;
+    let (mut shards, other) = (trio.address(), database.address().shards.remove(0));
+    shards.shards.insert(if failing == SOURCE { 1 } else { 0 }, other);
+    let manager = tokio::task::spawn_blocking(move || connect(&shards)).await.unwrap();
+    let slots = store_large(&manager, 60).await;
+    kept_up(&manager, async {
+        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
+        let id = begin(&manager, slow).await;
+        until(&manager, id, &[MovePhase::Copying]).await;
+        // Everything before a write that is on all nodes is there, too.
+        let all = RequestOptions { level: Level::All, ..options() };
+        let key = (0..).map(|number| format!("last{number}")).find(|key| {
+            let key = ShardKey::parse(key).unwrap();
+            manager.map().place(key).is_ok_and(|place| place.shard == failing)
+        });
+        put(&manager, &key.unwrap(), &all).await.unwrap();
+        let promoting = tokio::task::spawn_blocking(move || {
+            trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
+            trio.cluster.commands().promote_best("shard1").unwrap();
+            trio
+        });
+        let _trio = promoting.await.unwrap();
+        let kept = until(&manager, id, &[MovePhase::Keeping]).await;
+        assert!(kept.progress.rows >= 60, "{kept:?}");
+        order(&manager, id, MoveOrder::Settle).await;
+        until(&manager, id, &[MovePhase::Done]).await;
+        assert_eq!(owners(&manager, &slots), [TARGET]);
+        let (found, _) = rows(&manager, "kv", None, &options()).await;
+        assert_eq!(found.len(), 60);
+    })
+    .await;
+    tokio::task::spawn_blocking(move || manager.close()).await.unwrap();
+}
 
 /// A cluster of two shards with a replica each.
 async fn two_shards() -> (Databases, Manager) {
@@ -200,4 +245,51 @@ async fn clients_of_two_routers_see_their_writes_while_slots_move_there_and_back
     });
     let beside_it = kept_up(&other, beside(&mut of_other, async |rounds| rounds.more(100).await));
     join(moving, beside_it).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_goes_on_after_its_source_has_failed_over() {
+    fail_over_while_copying(SOURCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_goes_on_after_its_target_has_failed_over() {
+    fail_over_while_copying(TARGET).await;
+}
+
+#[tokio::test]
+async fn tables_that_are_created_and_dropped_meanwhile_move_too() {
+    let (databases, manager) = two_shards().await;
+    let slots = store_large(&manager, 60).await;
+    let key = (0..).map(|number| format!("large{number}")).find(|key| {
+        let key = ShardKey::parse(key).unwrap();
+        manager.map().place(key).is_ok_and(|place| place.shard == SOURCE)
+    });
+    let key = key.unwrap();
+    let notes = |name: &str| table(name, &[("id", ColumnType::Bigint)], 1, &["id"], None);
+    kept_up(&manager, async {
+        make(&manager, &notes("a_notes")).await;
+        let id = begin(&manager, NewMove { rate: Some(1), ..new(&slots, LONG) }).await;
+        until(&manager, id, &[MovePhase::Copying]).await;
+        for name in ["b_notes", "z_notes"] {
+            make(&manager, &notes(name)).await;
+        }
+        for name in ["a_notes", "b_notes", "z_notes"] {
+            for number in 0..3 {
+                let json = format!(r#"{{"id":{number}}}"#);
+                write(&manager, name, Upsert, &key, &json).await.unwrap();
+            }
+            write(&manager, name, Delete, &key, r#"{"id":1}"#).await.unwrap();
+        }
+        until(&manager, id, &[MovePhase::Keeping]).await;
+        for name in ["a_notes", "b_notes", "z_notes"] {
+            let (found, read) = rows(&manager, name, Some(&key), &options()).await;
+            assert_eq!(found.len(), 2, "{name}: {found:?}");
+            assert_eq!(read.shards, [TARGET]);
+        }
+        order(&manager, id, MoveOrder::Settle).await;
+        until(&manager, id, &[MovePhase::Done]).await;
+    })
+    .await;
+    until_clean(&mut doors(&databases).await).await;
 }

@@ -45,7 +45,6 @@ CREATE TABLE tessera_followed (
     bits BYTEA  NOT NULL
 );
 ALTER TABLE tessera_followed ALTER bits SET STORAGE PLAIN;
-INSERT INTO tessera_followed VALUES (1, decode(repeat('00', 2048), 'hex'));
 
 -- Recorded changes: the key of each row that a transaction has inserted, updated or deleted in these slots. The number
 -- of a transaction says whether a snapshot shows its changes; a counter would miss those that commit later.
@@ -99,6 +98,7 @@ DECLARE
     known BYTEA;
     slot  INTEGER;
 BEGIN
+    INSERT INTO tessera.tessera_followed VALUES (1, decode(repeat('00', 2048), 'hex')) ON CONFLICT (id) DO NOTHING;
     SELECT bits INTO STRICT known FROM tessera.tessera_followed WHERE id = 1 FOR UPDATE;
     FOREACH slot IN ARRAY asked LOOP
         known := set_bit(known, slot, is_followed::integer);
