@@ -247,6 +247,40 @@ async fn clients_of_two_routers_see_their_writes_while_slots_move_there_and_back
     join(moving, beside_it).await;
 }
 
+/// Marks of a snapshot of another server, whose transactions have higher numbers.
+const RESTORED: &str = "UPDATE tessera.tessera_slot_moves SET system='1',
+    mark=CASE WHEN mark IS NULL THEN NULL ELSE '4000000000:4000000000:' END;
+    INSERT INTO tessera.tessera_changes
+    SELECT xid8 '4000000000', 'kv', slot, shard_key, ARRAY['k'] FROM kv LIMIT 1";
+
+#[tokio::test]
+async fn a_copy_begins_again_in_databases_that_were_restored_on_another_server() {
+    let (databases, manager) = two_shards().await;
+    let mut doors = doors(&databases).await;
+    let slots = store_large(&manager, 60).await;
+    let id = kept_up(&manager, async {
+        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
+        let id = begin(&manager, slow).await;
+        until(&manager, id, &[MovePhase::Copying]).await;
+        id
+    })
+    .await;
+    for door in &mut doors {
+        door.run(RESTORED).await;
+    }
+    kept_up(&manager, async {
+        let kept = until(&manager, id, &[MovePhase::Keeping]).await;
+        assert!(kept.progress.rows >= 60, "{kept:?}");
+        // The changes of the target are followed, and those of the former server are not.
+        doors[1].run(RESTORED).await;
+        order(&manager, id, MoveOrder::Settle).await;
+        until(&manager, id, &[MovePhase::Done]).await;
+    })
+    .await;
+    assert_eq!([stored(&mut doors[0]).await, stored(&mut doors[1]).await], [0, 60]);
+    until_clean(&mut doors).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_goes_on_after_its_source_has_failed_over() {
     fail_over_while_copying(SOURCE).await;

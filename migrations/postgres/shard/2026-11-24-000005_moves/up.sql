@@ -35,6 +35,9 @@ CREATE TABLE tessera_slot_moves (
     -- Position of the other shard below which nothing is read there.
     home_timeline       BIGINT,
     home                BIGINT,
+    -- System identifier of the server that has stored the row. Marks and recorded changes name its transactions: in a
+    -- database that was restored on another server they mean nothing.
+    system              TEXT    NOT NULL,
     CHECK ((cursor = 'through') = (copied_to IS NOT NULL)),
     CHECK ((home_timeline IS NULL) = (home IS NULL))
 );

@@ -22,7 +22,8 @@ pub(super) const ONE_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ REA
 
 /// Reads the facts of a move.
 pub(super) async fn read(session: &mut MoveSession, query: &FactsQuery) -> QueryResult<MoveFacts> {
-    let MoveSession { connection, prepared, timeline } = session;
+    let system = [session.system_bind()];
+    let MoveSession { connection, prepared, timeline, .. } = session;
     let (connection, timeline) = (&*connection, *timeline);
     let copied = query.copied.as_ref().filter(|copied| !copied.is_empty());
     let seen = copied.and_then(|copied| snapshot_mark::text(&copied.mark));
@@ -32,7 +33,7 @@ pub(super) async fn read(session: &mut MoveSession, query: &FactsQuery) -> Query
     let statement = |sql, binds| step(connection, Statement { sql, binds, cached: true });
     let steps = vec![
         plain(connection, ONE_SNAPSHOT),
-        statement(statements::MOVES, &[]),
+        statement(statements::MOVES, &system),
         statement(statements::STATES, &slots),
         statement(statements::FACTS, &asked),
         plain(connection, "COMMIT"),

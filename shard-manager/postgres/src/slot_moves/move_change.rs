@@ -77,6 +77,9 @@ struct Seen {
     position: Position,
     has_change: bool,
     is_recorded: bool,
+    system: [Bind; 1],
+    /// True if the row of the move comes from another system, and changes are recorded.
+    is_foreign: bool,
 }
 
 /// Carries out a change, or a part of it.
@@ -154,7 +157,8 @@ async fn look(
     session: &mut MoveSession,
     request: &MoveRequest,
 ) -> QueryResult<Result<Seen, String>> {
-    let MoveSession { connection, prepared, timeline } = session;
+    let system = [session.system_bind()];
+    let MoveSession { connection, prepared, timeline, .. } = session;
     let (connection, timeline) = (&*connection, *timeline);
     let (id, slots) = (move_name(request.move_id()), slots_of(request));
     let is_early =
@@ -176,7 +180,7 @@ async fn look(
     let mut steps = vec![
         plain(connection, &begin),
         statement(statements::LOCK, &locks),
-        statement(statements::MOVES, &[]),
+        statement(statements::MOVES, &system),
         statement(statements::STATES, &states),
         statement(statements::SCENE, &scene),
     ];
@@ -189,7 +193,11 @@ async fn look(
     if let Some(holder) = next().first().and_then(|row| row.text(0)) {
         return Ok(Err(holder));
     }
-    let stored = move_metadata::stored(&next())?;
+    let rows = next();
+    let stored = move_metadata::stored(&rows)?;
+    let is_foreign = |row: &RowView| row.boolean(1) == Some(true);
+    let own = stored.iter().zip(&rows).find(|(stored, _)| stored.name() == id);
+    let is_foreign = own.is_some_and(|(_, row)| is_foreign(row));
     let moves: Result<Vec<_>, _> = stored.iter().map(StoredSnapshotMove::row).collect();
     let slots = move_metadata::states(&next())?;
     let scene = next();
@@ -204,6 +212,8 @@ async fn look(
         has_change: scene.first().and_then(|row| row.boolean(3)) != Some(false),
         is_recorded: next().is_empty(),
         stored,
+        system,
+        is_foreign,
     }))
 }
 
@@ -257,7 +267,8 @@ impl Transaction<'_> {
         let traced_after = stored.and_then(|stored| stored.traced_after);
         let traced_after = traced_after.unwrap_or(seen.position.sequence);
         let (before, after) = (&seen.metadata, self.after);
-        Difference { id, before, after, traced_after, now: seen.now }
+        let (system, is_foreign) = (seen.system[0].clone(), seen.is_foreign);
+        Difference { id, before, after, traced_after, now: seen.now, system, is_foreign }
     }
 
     /// Returns the slots of the move.

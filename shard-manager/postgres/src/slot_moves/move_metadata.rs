@@ -29,7 +29,8 @@ pub(super) type StoredSnapshotMove = StoredMove<SnapshotMark>;
 
 /// Reads the rows of all moves.
 pub(super) async fn rows(session: &mut MoveSession) -> QueryResult<Vec<MoveRow>> {
-    let moves = Statement { sql: statements::MOVES, binds: &[], cached: true };
+    let binds = [session.system_bind()];
+    let moves = Statement { sql: statements::MOVES, binds: &binds, cached: true };
     Ok(stored(&load(&session.connection, moves).await?)?
         .iter()
         .map(StoredMove::row)
@@ -77,6 +78,11 @@ pub(super) struct Difference<'d> {
     pub(super) traced_after: u64,
     /// Time of the node's clock, in milliseconds.
     pub(super) now: u64,
+    /// System that stores the row.
+    pub(super) system: Bind,
+    /// True if the row comes from another one and changes are recorded: they name foreign
+    /// transactions.
+    pub(super) is_foreign: bool,
 }
 
 impl Difference<'_> {
@@ -94,7 +100,12 @@ impl Difference<'_> {
                 let stored: Result<StoredSnapshotMove, DamagedMove> =
                     StoredMove::of(row, traced_after);
                 let json = serde_json::to_string(&stored?).map_err(|error| unreadable(&error))?;
-                statements.push((Cow::Borrowed(statements::STORE_MOVE), vec![Bind::text(&json)]));
+                let binds = vec![Bind::text(&json), self.system.clone()];
+                statements.push((Cow::Borrowed(statements::STORE_MOVE), binds));
+                if self.is_foreign {
+                    let slots = vec![slot_bind(&row.slots)];
+                    statements.push((Cow::Borrowed(statements::FORGET_CHANGES), slots));
+                }
             }
             (Some(_), None) => {
                 let id = Bind::text(&move_name(id));

@@ -14,7 +14,7 @@ use model::error::Error;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::primary_tracker::{PrimarySession, PrimaryTracker};
-use crate::statement::{Prepared, run};
+use crate::statement::{Bind, Prepared, run};
 use crate::term::Term;
 
 /// Highest number of sessions of a shard for moves: it gives slots in one move and takes slots in
@@ -31,6 +31,15 @@ pub(super) struct MoveSession {
     pub(super) prepared: Prepared,
     /// Number of the primary's timeline, which grows with each promotion.
     pub(super) timeline: u32,
+    /// System identifier of the primary.
+    system: u64,
+}
+
+impl MoveSession {
+    /// Returns the system identifier as a parameter.
+    pub(super) fn system_bind(&self) -> Bind {
+        Bind::text(&self.system.to_string())
+    }
 }
 
 /// Session that is in use.
@@ -84,9 +93,10 @@ impl MoveSessions {
             tracing::debug!(shard = %self.shard, %error, "a mover has no session");
             self.unavailable()
         })?;
-        let (connection, timeline) = (session.connection, session.identity.timeline);
+        let (connection, identity) = (session.connection, session.identity);
+        let (timeline, system) = (identity.timeline, identity.system);
         run(&connection, SETTINGS).await.map_err(|_error| self.unavailable())?;
-        let session = MoveSession { connection, prepared: Prepared::default(), timeline };
+        let session = MoveSession { connection, prepared: Prepared::default(), timeline, system };
         Ok(Taken { session, term, _permit: permit })
     }
 

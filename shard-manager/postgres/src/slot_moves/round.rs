@@ -138,7 +138,8 @@ async fn snapshot(session: &MoveSession) -> QueryResult<Mark> {
 }
 
 async fn row(session: &MoveSession, query: &RoundQuery) -> QueryResult<Option<MoveRow>> {
-    let moves = Statement { sql: statements::MOVES, binds: &[], cached: true };
+    let binds = [session.system_bind()];
+    let moves = Statement { sql: statements::MOVES, binds: &binds, cached: true };
     let stored = move_metadata::stored(&load(&session.connection, moves).await?)?;
     let name = move_name(query.id);
     let found = stored.iter().find(|stored| stored.name() == name);

@@ -22,9 +22,15 @@ macro_rules! slots {
 /// result.
 pub(super) const LOCK: &str = "SELECT tessera_lock_move($1,$2,$3,$4)";
 
-/// Rows of all moves, as JSON objects.
-pub(super) const MOVES: &str =
-    "SELECT row_to_json(own)::text FROM tessera_slot_moves AS own ORDER BY id";
+/// Rows of all moves, as JSON objects, and true if changes are recorded for it and the row comes from
+/// another system than `$1`. Such a row begins another feed, so that copies of the former one are
+/// not continued.
+pub(super) const MOVES: &str = "SELECT (to_jsonb(own)-'system'||jsonb_build_object('begun',\
+    begun+is_foreign::integer))::text,is_foreign FROM tessera_slot_moves AS own,\
+    LATERAL (SELECT system<>$1 AND traced_after IS NOT NULL AS is_foreign) AS origin ORDER BY id";
+
+/// Removes all recorded changes of the slots `$1`.
+pub(super) const FORGET_CHANGES: &str = "DELETE FROM tessera_changes WHERE slot=ANY($1)";
 
 /// States of the slots `$1` and of the slots of the move `$2`: slot, state, end of the fence in
 /// milliseconds, owner.
@@ -84,15 +90,17 @@ pub(super) const STORE_STATES: &str = "INSERT INTO tessera_slots (slot,state,sin
 /// Removes the states of the slots `$1`.
 pub(super) const REMOVE_STATES: &str = "DELETE FROM tessera_slots WHERE slot=ANY($1)";
 
-/// Stores the row of a move, a JSON object.
+/// Stores the row of a move, a JSON object, in the system `$2`.
 pub(super) const STORE_MOVE: &str = "INSERT INTO tessera_slot_moves \
-    SELECT * FROM json_populate_record(NULL::tessera_slot_moves,$1::text::json) \
+    SELECT * FROM jsonb_populate_record(NULL::tessera_slot_moves,\
+    $1::text::jsonb||jsonb_build_object('system',$2::text)) \
     ON CONFLICT (id) DO UPDATE SET (role,other,slots,leg,term,mover,pass,round,feed_timeline,\
     feed_begun_timeline,feed_begun,mark,cursor,copied_to,traced_after,begun_timeline,begun,version,\
-    home_timeline,home)=(excluded.role,excluded.other,excluded.slots,excluded.leg,excluded.term,\
+    home_timeline,home,system)=(excluded.role,excluded.other,excluded.slots,excluded.leg,excluded.term,\
     excluded.mover,excluded.pass,excluded.round,excluded.feed_timeline,excluded.feed_begun_timeline,\
     excluded.feed_begun,excluded.mark,excluded.cursor,excluded.copied_to,excluded.traced_after,\
-    excluded.begun_timeline,excluded.begun,excluded.version,excluded.home_timeline,excluded.home)";
+    excluded.begun_timeline,excluded.begun,excluded.version,excluded.home_timeline,excluded.home,\
+    excluded.system)";
 
 /// Removes the row of a move.
 pub(super) const REMOVE_MOVE: &str = "DELETE FROM tessera_slot_moves WHERE id=$1";
