@@ -8,6 +8,8 @@
 //! for afterwards.
 //! **Not here:** the rules (crate `moves`), the functions of the database (`migrations`).
 
+mod chunk;
+mod digests;
 mod facts;
 mod move_change;
 mod move_metadata;
@@ -123,7 +125,7 @@ impl PgMoves {
         deadline: Instant,
     ) -> Result<Vec<SlotDigest>, Error> {
         let mut taken = self.sessions.take(deadline).await?;
-        let digests = round::digests(&mut taken.session, slots);
+        let digests = digests::read(&mut taken.session, slots);
         let digests = self.sessions.in_time(taken.term, deadline, digests).await;
         let digests = self.finish(taken, digests);
         self.read(digests)

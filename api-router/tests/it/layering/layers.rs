@@ -117,8 +117,9 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "slot_news",
         "system_tables",
     ],
-    &["fair_channel", "move_view", "published_map"],
+    &["fair_channel", "move_view", "published_map", "stored_move"],
     &[
+        "copy_key",
         "idempotency_expiry",
         "move_catalog",
         "open_error",
@@ -177,6 +178,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "timeline_file",
     ],
     &["batch", "known_slots", "lane_session", "primary_tracker", "requirements"],
+    &["slot_moves"],
     &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "slot_changes", "target"],
     &["key_reads", "row_statements", "shard_database", "upsert"],
     &["triggered_tables", "catalog", "catalog_session", "scan"],

@@ -8,32 +8,29 @@
 //!
 //! **Invariant:** with a round, the copy has every change up to its mark of all rows up to its
 //! cursor; every later change is in a later round.
-//! **Not here:** storing a round (`move_change`).
+//! **Not here:** the rows of one slot (`chunk`), storing a round (`move_change`).
 
 use std::collections::BTreeMap;
 
 use diesel::QueryResult;
-use engine::copy_key::{CopyKey, format_key};
+use engine::copy_key::CopyKey;
 use engine::move_record::move_name;
 use engine::slot_move::{
-    ROUND_BYTES_MAX, RoundError, RoundQuery, RoundRead, RoundRows, RoundTable, SlotDigest,
-    recorded_feed,
+    RoundError, RoundQuery, RoundRead, RoundRows, RoundTable, SlotDigest, recorded_feed,
 };
 use engine::stored_move::StoredMove;
-use model::keyspace::Slot;
 use model::table::Table;
-use model::value::Value;
 use moves::mark::Mark;
 use moves::move_row::{CopyCursor, MoveRow};
 use moves::round::CopyRound;
 
+use super::chunk::{Budget, Chunk, id_binds};
 use super::facts::ONE_SNAPSHOT;
 use super::move_change::tables;
 use super::move_metadata::{self, slot_bind};
 use super::move_session::{MoveSession, end};
 use super::round_rows::ColumnArrays;
-use super::{snapshot_mark, statements};
-use crate::binary_value;
+use super::{digests, snapshot_mark, statements};
 use crate::db_error::unreadable;
 use crate::statement::{Bind, RowView, Statement, for_each_row, load, run};
 
@@ -45,10 +42,6 @@ const BYTES_MAX: usize = 2 << 20;
 const KEYS_MAX: usize = 5_000;
 /// Most keys that one transaction may have changed. Beyond it, copying again costs less memory.
 const KEYS_OF_ONE_MAX: usize = 100_000;
-/// Rows of the first read of a chunk, before their size is known.
-const FIRST_ROWS: usize = 100;
-/// Most rows of one read of a chunk.
-const READ_ROWS_MAX: usize = 2_000;
 /// Keys whose rows are read together.
 const KEYS_TOGETHER: usize = 500;
 
@@ -95,39 +88,6 @@ async fn read_in_snapshot(session: &MoveSession, query: &RoundQuery) -> RoundRes
         rows: reading.rows(),
         digests,
     }))
-}
-
-/// Computes the digests of all rows of some slots.
-pub(super) async fn digests(
-    session: &mut MoveSession,
-    slots: &[Slot],
-) -> QueryResult<Vec<SlotDigest>> {
-    run(&session.connection, ONE_SNAPSHOT).await?;
-    let digests = digests_of(session, &tables(session).await?, slots).await?;
-    end(session, digests).await
-}
-
-async fn digests_of(
-    session: &MoveSession,
-    tables: &[Table],
-    slots: &[Slot],
-) -> QueryResult<Vec<SlotDigest>> {
-    let binds = [slot_bind(slots)];
-    let mut digests = Vec::new();
-    for table in tables {
-        let sql = statements::digest(table);
-        let statement = Statement { sql: &sql, binds: &binds, cached: true };
-        for row in load(&session.connection, statement).await? {
-            let number = |column| row.bigint(column).unwrap_or(0).max(0).cast_unsigned();
-            digests.push(SlotDigest {
-                table: table.name().to_owned(),
-                slot: u16::try_from(number(0)).map_err(|error| unreadable(&error))?,
-                rows: number(1),
-                sum: row.text(2).unwrap_or_default(),
-            });
-        }
-    }
-    Ok(digests)
 }
 
 async fn snapshot(session: &MoveSession) -> QueryResult<Mark> {
@@ -296,7 +256,7 @@ impl<'r> RoundReading<'r> {
             bytes: BYTES_MAX.saturating_sub(self.bytes).max(BYTES_MAX / 4),
         };
         let Self { session, query, tables, copied_to, found, .. } = self;
-        let mut chunk = Chunk { session, budget, read: (0, 0), last: None };
+        let mut chunk = Chunk::new(session, budget);
         for table in tables.iter() {
             let after = copied_to.as_ref().filter(|after| *after.table >= *table.name());
             if after.is_some_and(|after| *after.table > *table.name()) {
@@ -310,7 +270,7 @@ impl<'r> RoundReading<'r> {
                 if let Err(error) = chunk.read((table, *slot), after, rows).await? {
                     return Ok(Err(error));
                 }
-                if let Some(last) = chunk.last {
+                if let Some(last) = chunk.take_last() {
                     return Ok(Ok(CopyCursor::Through(last.into())));
                 }
             }
@@ -319,7 +279,7 @@ impl<'r> RoundReading<'r> {
     }
 
     async fn digests(&self) -> QueryResult<Vec<SlotDigest>> {
-        digests_of(self.session, &self.tables, &self.query.slots).await
+        digests::of_tables(self.session, &self.tables, &self.query.slots).await
     }
 
     fn rows(self) -> RoundRows {
@@ -366,111 +326,6 @@ fn changed_key(row: &RowView) -> QueryResult<ChangedKey> {
         key: row.text(2).unwrap_or_default(),
         ids: serde_json::from_str(&ids).map_err(|error| unreadable(&error))?,
     })
-}
-
-fn id_binds<'v>(table: &'v Table, id: &'v [Value]) -> impl Iterator<Item = Bind> + 'v {
-    let columns = table.id().iter().map(|column| table.column(*column).kind);
-    columns.zip(id).map(|(kind, value)| Bind::value(kind, value))
-}
-
-/// Rows and bytes that a chunk may still take.
-struct Budget {
-    rows: usize,
-    bytes: usize,
-}
-
-/// Chunk that is being read.
-struct Chunk<'c> {
-    session: &'c MoveSession,
-    budget: Budget,
-    /// Rows and bytes so far.
-    read: (usize, usize),
-    /// Key of the last row, once the chunk is full.
-    last: Option<String>,
-}
-
-impl Chunk<'_> {
-    /// Reads rows of one slot of a table.
-    async fn read(
-        &mut self,
-        (table, slot): (&Table, Slot),
-        after: Option<&CopyKey>,
-        rows: &mut ColumnArrays,
-    ) -> RoundResult<()> {
-        let mut after = match after {
-            Some(after) => Some((after.key.clone(), after.id(table)?)),
-            None => None,
-        };
-        loop {
-            let most = self.most();
-            let read = self.read_some((table, slot), (after.as_ref(), most), rows).await?;
-            let Ok((count, last)) = read else { return Ok(read.map(drop)) };
-            if self.last.is_some() || count < most {
-                return Ok(Ok(()));
-            }
-            after = last;
-        }
-    }
-
-    /// Returns the number of rows to read, by the size of those so far.
-    fn most(&self) -> usize {
-        let (rows, bytes) = self.read;
-        let fitting = match rows {
-            0 => FIRST_ROWS,
-            rows => self.budget.bytes / (bytes / rows).max(1) + 1,
-        };
-        fitting.min(self.budget.rows).clamp(1, READ_ROWS_MAX)
-    }
-
-    /// Reads rows after a key. Returns their number, and the key of the last one.
-    async fn read_some(
-        &mut self,
-        (table, slot): (&Table, Slot),
-        (after, most): (Option<&(String, Vec<Value>)>, usize),
-        rows: &mut ColumnArrays,
-    ) -> RoundResult<(usize, Option<(String, Vec<Value>)>)> {
-        let mut binds = vec![Bind::integer(i32::from(slot.number())), Bind::bigint(most as i64)];
-        if let Some((key, id)) = after {
-            binds.push(Bind::text(key));
-            binds.extend(id_binds(table, id));
-        }
-        let sql = statements::select_chunk(table, after.is_some());
-        let statement = Statement { sql: &sql, binds: &binds, cached: true };
-        let (mut count, mut last, mut is_too_large) = (0, None, false);
-        let Self { budget, read, last: end, .. } = self;
-        for_each_row(&self.session.connection, statement, |row| {
-            if end.is_some() || is_too_large {
-                return Ok(());
-            }
-            let bytes = rows.push_row(row);
-            is_too_large = bytes > ROUND_BYTES_MAX;
-            count += 1;
-            *read = (read.0 + 1, read.1 + bytes);
-            budget.rows = budget.rows.saturating_sub(1);
-            budget.bytes = budget.bytes.saturating_sub(bytes);
-            let is_full = budget.rows == 0 || budget.bytes == 0;
-            if is_full || count == most {
-                let (key, id) = key_of(row, table);
-                if is_full {
-                    *end = Some(format_key((table.name(), slot.number(), &key), &id));
-                }
-                last = Some((key, id));
-            }
-            Ok(())
-        })
-        .await?;
-        let table = table.name().to_owned();
-        Ok(if is_too_large { Err(RoundError::RowTooLarge { table }) } else { Ok((count, last)) })
-    }
-}
-
-/// Returns the shard key and the id of a row with all columns of its table.
-fn key_of(row: &RowView, table: &Table) -> (String, Vec<Value>) {
-    let id = table.id().iter().map(|column| {
-        let kind = table.column(*column).kind;
-        row.cell(*column, |bytes| binary_value::decode(kind, bytes)).unwrap_or(Value::Null)
-    });
-    (row.text(Table::SHARD_KEY).unwrap_or_default(), id.collect())
 }
 
 #[cfg(test)]

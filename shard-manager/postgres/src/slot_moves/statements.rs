@@ -22,9 +22,9 @@ macro_rules! slots {
 /// result.
 pub(super) const LOCK: &str = "SELECT tessera_lock_move($1,$2,$3,$4)";
 
-/// Rows of all moves, as JSON objects, and true if changes are recorded for it and the row comes from
-/// another system than `$1`. Such a row begins another feed, so that copies of the former one are
-/// not continued.
+/// Rows of all moves, as JSON objects, and true if changes are recorded for the move and the row
+/// comes from another system than `$1`. Such a row begins another feed, so that copies of the
+/// former one are not continued.
 pub(super) const MOVES: &str = "SELECT (to_jsonb(own)-'system'||jsonb_build_object('begun',\
     begun+is_foreign::integer))::text,is_foreign FROM tessera_slot_moves AS own,\
     LATERAL (SELECT system<>$1 AND traced_after IS NOT NULL AS is_foreign) AS origin ORDER BY id";
