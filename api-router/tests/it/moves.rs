@@ -203,6 +203,24 @@ fn a_shard_that_leaves_gets_no_slots() {
 }
 
 #[test]
+fn a_shard_does_not_retire_while_slots_move_to_it() {
+    files_only!(WHY);
+    let (router, ..) = router_with_a_row("ada");
+    let joined = post(&router, "/api/shards", Some(&json!({"name": "east"})));
+    assert_eq!(joined.status, 201, "{}", joined.text());
+    let begun = begin_slow(&router, "ada", "east", 1);
+    let retire = || router.send("DELETE", "/api/shards/east", &[], None);
+    let refused = retire();
+    assert_eq!((refused.status, &*refused.code()), (409, "TSR326"), "{}", refused.text());
+    assert!(refused.text().contains(begun["id"].as_str().unwrap()), "{}", refused.text());
+    assert_eq!(order(&router, &begun, "cancel").status, 200);
+    until(&router, &begun, "cancelled");
+    let retired = retire();
+    assert_eq!(retired.status, 200, "{}", retired.text());
+    assert_eq!(names(&router, "ada"), ["Ada"]);
+}
+
+#[test]
 fn orders_for_moves_that_do_not_exist_are_refused() {
     not_on_citus!(WHY);
     let router = Router::start_with(OPERATE);
