@@ -52,16 +52,26 @@
 //! key that it writes. So it shows neither the effect of `token_without_epoch` nor that of
 //! `cache_keeps_slot`: tests of several routers, and of lost removals, do.
 //!
-//! **Invariant:** without the feature no mutation is ever active, and an optimised build contains
-//! none.
+//! # Stop points
+//! The variable `TESSERA_STOP_AT` names a place at which a router with the feature kills or freezes
+//! itself (`stop_points`).
+//!
+//! **Invariant:** without the feature no mutation is ever active and no process stops, and an
+//! optimised build contains neither.
 //! **Not here:** the changes themselves, which are where the guarantees are implemented.
 
 #[cfg(feature = "sabotage")]
 mod active;
+#[cfg(feature = "sabotage")]
+mod stop_points;
 
 #[cfg(feature = "sabotage")]
 pub use active::{
     HAND_OVERS, UnknownMutation, VARIABLE, active_mutations, hands_slots_over, is_due, is_on,
+};
+#[cfg(feature = "sabotage")]
+pub use stop_points::{
+    LAST_STEP, STEPS, STOP_VARIABLE, StopPoint, UnknownStopPoint, reach, stop_point,
 };
 
 /// A guarantee that can be violated: see the table above.
@@ -103,6 +113,20 @@ pub enum Mutation {
     CommitByClock,
     OneStatementFence,
 }
+
+/// Moment of a step of a move at which a process may stop: see the table of `stop_points`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table describes all of them")]
+pub enum Moment {
+    Before,
+    Inside,
+    After,
+}
+
+/// Nothing: without the feature no process stops.
+#[cfg(not(feature = "sabotage"))]
+#[inline]
+pub const fn reach(_: Moment, _step: &str) {}
 
 /// False: without the feature no mutation is active.
 #[cfg(not(feature = "sabotage"))]

@@ -16,6 +16,7 @@ use engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove, NewMoveFaul
 use engine::move_view::MoveView;
 use engine::refusal_code::RefusalCode;
 use model::keyspace::{KeyError, ShardKey};
+use model::sabotage::{Moment, reach};
 use model::shard_map::ShardMap;
 use model::slot_set::SlotSet;
 use model::topology::{ShardNumber, ShardState};
@@ -182,6 +183,7 @@ impl<'m> Moves<'m> {
             self.check_shard(new.target, &map)?;
             let record = MoveRecord::begin(new, Utc::now());
             catalog.begin(&record, map.epoch()).await?;
+            reach(Moment::After, "plan");
             self.0.move_news.announce();
             Ok(record)
         };
