@@ -307,6 +307,9 @@ fn slots_move_while_rows_are_written_and_every_write_is_there_afterwards() {
     assert_eq!(route["move"], begun["id"]);
     assert!(shown["rows"].as_u64() >= Some(1) && shown["bytes"].as_u64() >= Some(1), "{shown}");
     assert!(shown["owned_at"].is_string(), "{shown}");
+    let metrics = router.get("/api/analytics/metrics").json();
+    let open = &metrics["cluster"]["moves"][0];
+    assert_eq!((&open["id"], &open["stalled"]), (&begun["id"], &json!(false)), "{open}");
     // The slots are taken until the move ends, and it is too late to cancel it.
     let body = json!({"key": "ada", "to": third(&from, to)});
     let again = post(&router, "/api/moves", Some(&body));
@@ -325,6 +328,23 @@ fn slots_move_while_rows_are_written_and_every_write_is_there_afterwards() {
     });
     let listed = ["", "?state=ended", "?state=open"].map(|state| listed(&router, state));
     assert_eq!(listed, [1, 1, 0]);
+    let metrics = eventually("the metrics know the end", || {
+        let metrics = router.get("/metrics").text();
+        metrics.contains("tessera_move_open 0").then_some(metrics)
+    });
+    for line in [
+        "tessera_move_stalled 0",
+        "tessera_move_ends_total{result=\"done\"} 1",
+        "tessera_move_ends_total{result=\"failed\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found.starts_with(line)), "{line}: {metrics}");
+    }
+    let value = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name}"))
+    };
+    assert!(value("tessera_move_rows_total") >= 1.0 && value("tessera_move_bytes_total") >= 1.0);
+    assert!(value("tessera_move_longest_hold_seconds") > 0.0);
 }
 
 #[test]

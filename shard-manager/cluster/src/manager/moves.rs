@@ -24,6 +24,7 @@ use moves::identity::MoveId;
 use moves::limits::KEEP;
 
 use super::Manager;
+use super::move_status::MoveTotals;
 use crate::shard::Majority;
 
 /// Attempts at a beginning while the shard map changes.
@@ -265,6 +266,17 @@ impl<'m> Moves<'m> {
         let ordered = self.catalog()?.order(id, order).await?;
         self.0.move_news.announce();
         Ok(ordered)
+    }
+
+    /// Returns the moves that have not ended, as this process knows them: those of the last look at
+    /// the catalog, and none if another process carries them out.
+    pub fn open_here(self) -> Vec<MoveRecord> {
+        self.0.move_status.open()
+    }
+
+    /// Returns counts of the work of this process for moves.
+    pub fn totals(self) -> MoveTotals {
+        self.0.move_status.totals()
     }
 
     fn catalog(self) -> Result<&'m dyn MoveCatalog, MovesError> {

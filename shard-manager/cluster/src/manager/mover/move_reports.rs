@@ -12,6 +12,8 @@ use engine::move_record::{MoveOrder, MovePhase, MoveProgressReport, MoveRecord, 
 use moves::limits::STALL;
 use moves::observation::MoveGoal;
 
+use crate::manager::move_status::MoveStatus;
+
 /// Interval between two reports.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time for which nothing is reported while writes wait.
@@ -26,6 +28,7 @@ pub(super) struct Superseded;
 /// Reports of one mover.
 pub(super) struct MoveReports<'m> {
     catalog: &'m dyn MoveCatalog,
+    status: &'m MoveStatus,
     /// The move, as the catalog has answered last.
     record: MoveRecord,
     term: u64,
@@ -48,13 +51,16 @@ struct Stall {
 
 impl<'m> MoveReports<'m> {
     /// Creates the reports of a move that is listed so.
-    pub(super) fn new(catalog: &'m dyn MoveCatalog, record: MoveRecord) -> Self {
+    pub(super) fn new(
+        (catalog, status): (&'m dyn MoveCatalog, &'m MoveStatus),
+        record: MoveRecord,
+    ) -> Self {
         let (phase, term) = (record.phase, record.term);
         let progress = MoveProgressReport { reason: None, ..record.progress.clone() };
         let seen = (phase, record.goal, 0, 0);
         let stall = Stall { seen, since: Instant::now(), is_told: false };
         let (sent, asked, is_away) = (None, None, false);
-        Self { catalog, record, term, phase, progress, sent, asked, is_away, stall }
+        Self { catalog, status, record, term, phase, progress, sent, asked, is_away, stall }
     }
 
     /// Returns the move, as the catalog has answered last.
@@ -76,6 +82,7 @@ impl<'m> MoveReports<'m> {
     pub(super) fn count(&mut self, rows: u64, bytes: u64) {
         self.progress.rows += rows;
         self.progress.bytes += bytes;
+        self.status.count(rows, bytes);
     }
 
     /// Counts a batch of rows that was deleted.
@@ -88,6 +95,7 @@ impl<'m> MoveReports<'m> {
         let hold = hold.unwrap_or_default();
         let hold = u64::try_from(hold.as_micros()).unwrap_or(u64::MAX);
         self.progress.hold_us = self.progress.hold_us.max(hold);
+        self.status.note_hold(hold);
     }
 
     /// Enters the first phase of a move that was planned only: it no longer waits for other moves.
@@ -136,7 +144,11 @@ impl<'m> MoveReports<'m> {
     ) -> Result<bool, Superseded> {
         self.progress.reason = reason;
         self.send(phase).await?;
-        Ok(self.record.phase.has_ended())
+        let has_ended = self.record.phase.has_ended();
+        if has_ended {
+            self.status.count_end(phase);
+        }
+        Ok(has_ended)
     }
 
     /// Gives an order in the name of the operator: his time of keeping is over, or the move cannot

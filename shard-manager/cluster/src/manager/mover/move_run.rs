@@ -108,7 +108,7 @@ impl<'m> MoveRun<'m> {
             fences: FenceClock::new(fences),
             rate: CopyRate::new(record.new.rate),
             pace: RoundPace::default(),
-            reports: MoveReports::new(catalog, record),
+            reports: MoveReports::new((catalog, &manager.move_status), record),
             watch: manager.move_news.watch(),
             leg: MoveLeg::FIRST,
             must_copy_again: false,
