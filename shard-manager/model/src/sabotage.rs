@@ -36,8 +36,8 @@
 //! | `copy_forgets_deletes` | a copy keeps rows that were deleted after they were copied | a deleted row stays deleted | C3, C7 or the comparison, with moves |
 //! | `idempotency_stays` | records of idempotency keys do not move | a change happens once, also when its slot has moved | C1 with moves |
 //! | `version_not_raised` | a target does not raise its version counter to that of the source | versions only grow, also when a slot has moved | C1, C3 with moves |
-//! | `activate_unconfirmed` | a target takes slots before the commit of its source is confirmed | a slot has one owner, also after a failover | simulation of `moves` |
-//! | `unverified` | a copy is not compared with its source | a copy that differs does not become the owner | `copy_forgets_deletes` beside it |
+//! | `activate_unconfirmed` | a target takes slots before the commit of its source is confirmed | a slot has one owner, also after a failover | `tests/it`, simulation of `moves` |
+//! | `unverified` | a copy is not compared with its source | a copy that differs does not become the owner | `tests/it`, with a damaged row |
 //! | `commit_by_clock` | a slow mover commits without a look at changes, as if its fence still held | a move loses no write | C3, C6, C7 with moves |
 //! | `one_statement_fence` | PostgreSQL takes the fence lock and looks for changes in one statement | a move loses no write | C3, C6, C7 with moves on servers |
 //!

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -20,17 +21,20 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Text};
+use futures_util::future::{Either, select};
 use serde_json::value::RawValue;
 use shard_manager::access::rights::Rights;
 use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::consistency::Level;
 use shard_manager::engine::cluster_spec::ClusterSpec;
+use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
 use shard_manager::error::{Error, Failure};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{Data, Manager, RequestOptions};
+use shard_manager::manager::{Data, Manager, MovesError, RequestOptions};
 use shard_manager::row_change::Operation;
 use shard_manager::store::sqlite::digest::digest;
 use shard_manager::table::{Column, Table};
+use shard_manager::topology::ShardNumber;
 use shard_manager::value::ColumnType;
 use tempfile::TempDir;
 
@@ -161,6 +165,49 @@ impl Story {
     /// Starts the cluster.
     pub(crate) fn open(&self) -> Manager {
         open(&self.dir, &self.wanted).expect("the cluster starts on the running disk")
+    }
+
+    /// Moves the slot of a key to the other of two shards while the key changes, and back if that
+    /// is wished.
+    pub(crate) async fn move_slot(&self, manager: &Manager, key: &str, comes_back: bool) {
+        let place = manager.map().place(ShardKey::parse(key).expect("a good key"));
+        let place = place.expect("a slot");
+        let (source, target) = (place.shard, ShardNumber(1 - place.shard.0));
+        let slots = [place.slot].into_iter().collect();
+        let keep = if comes_back { KEPT } else { Duration::ZERO };
+        let new = NewMove { slots, source, target, rate: None, keep };
+        let moved = async {
+            let id = loop {
+                match manager.moves().begin(new.clone(), None, soon()).await {
+                    Ok(record) => break record.id,
+                    // Replicas that were just built do not follow yet.
+                    Err(MovesError::NoMajority { .. }) => {}
+                    // The catalog is locked while an image of it waits to be checked.
+                    Err(MovesError::List(_)) => {
+                        let listed = manager.moves().list().await.unwrap_or_default();
+                        let open = listed.iter().find(|record| !record.phase.has_ended());
+                        if let Some(open) = open {
+                            break open.id;
+                        }
+                    }
+                    Err(error) => panic!("it does not begin: {error}"),
+                }
+                self.change(manager, key).await;
+            };
+            loop {
+                self.change(manager, key).await;
+                let Ok(record) = manager.moves().get(id).await else { continue };
+                match record.phase {
+                    MovePhase::Keeping if comes_back => {
+                        // Once more is as good.
+                        let _ = manager.moves().order(record.id, MoveOrder::Rollback).await;
+                    }
+                    MovePhase::Done | MovePhase::RolledBack => break,
+                    phase => assert!(!phase.has_ended(), "{record:?}"),
+                }
+            }
+        };
+        beside_upkeep(manager, moved).await;
     }
 
     /// From now on a power cut also destroys the primaries' files, and replicas take their places.
@@ -306,6 +353,42 @@ async fn change(manager: &Manager, key: &str, number: u32) -> Result<(), String>
     }
 }
 
+/// Time for which the source of a move that comes back is kept: no test reaches it.
+const KEPT: Duration = Duration::from_secs(3_600);
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+/// Runs work beside the task that carries moves out.
+async fn beside_upkeep<T>(manager: &Manager, work: impl Future<Output = T>) -> T {
+    match select(pin!(manager.shards().keep_up()), pin!(work)).await {
+        Either::Left(_) => panic!("the task never ends"),
+        Either::Right((done, _)) => done,
+    }
+}
+
+/// Lets all moves end.
+async fn end_moves(manager: &Manager) -> Result<(), String> {
+    let until = soon();
+    loop {
+        let listed = manager.moves().list().await.map_err(|error| error.to_string())?;
+        let open = listed.iter().find(|record| !record.phase.has_ended());
+        let Some(open) = open else {
+            let failed = listed.iter().find(|record| record.phase == MovePhase::Failed);
+            return failed.map_or(Ok(()), |failed| Err(format!("a move has failed: {failed:?}")));
+        };
+        if Instant::now() > until {
+            return Err(format!("a move does not end: {open:?}"));
+        }
+        if open.phase == MovePhase::Keeping {
+            // It is refused if the move returns.
+            let _ = manager.moves().order(open.id, MoveOrder::Settle).await;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Prefix of a table's name where it is listed among the keys.
 const TABLE: &str = "table ";
 /// Key that is written after a power cut.
@@ -322,7 +405,11 @@ impl Cut {
         }
         let manager = open(self.image.path(), &self.wanted).map_err(BrokenPromise::Refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let written = runtime.expect("a runtime").block_on(change(&manager, AFTER, 1));
+        let written = runtime.expect("a runtime").block_on(async {
+            let written = change(&manager, AFTER, 1).await;
+            beside_upkeep(&manager, end_moves(&manager)).await?;
+            written
+        });
         let tables = names(manager.schema(Rights::ALL).tables().tables().map(|table| table.name()));
         manager.close();
         drop(manager);
@@ -425,17 +512,22 @@ fn sound(path: &Path) -> Result<(), String> {
 }
 
 /// A transaction writes rows, their log and the counters of both: the file must have all of it or
-/// nothing. A file that was a replica before has no log yet.
+/// nothing. A file that was a replica before has no log yet. Moves have ended, and left no rows.
 fn whole(path: &Path) -> Result<(), String> {
     let sql = "SELECT abs((SELECT position FROM tessera_shard)
                           - (SELECT coalesce(max(tessera_log.position), tessera_shard.position)
                              FROM tessera_shard LEFT JOIN tessera_log))
                     + abs((SELECT rows FROM tessera_counts WHERE name = 'kv')
-                          - (SELECT count(*) FROM kv)) AS apart";
+                          - (SELECT count(*) FROM kv))
+                    + (SELECT count(*) FROM tessera_moves) AS apart";
     let apart: Apart = diesel::sql_query(sql)
         .get_result(&mut connect(path)?)
         .map_err(|error| error.to_string())?;
-    if apart.apart == 0 { Ok(()) } else { Err("rows, log and counters differ".to_owned()) }
+    if apart.apart == 0 {
+        Ok(())
+    } else {
+        Err("rows, log and counters differ, or a move is left".to_owned())
+    }
 }
 
 /// Replaces lost primaries by replicas, like an operator would.

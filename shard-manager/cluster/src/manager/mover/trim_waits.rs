@@ -19,9 +19,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Waits of one run.
-#[derive(Default)]
 pub(super) struct TrimWaits {
+    /// Time from which the interval counts while rows are copied.
+    begun: Instant,
     last: Option<Instant>,
+}
+
+impl Default for TrimWaits {
+    fn default() -> Self {
+        Self { begun: Instant::now(), last: None }
+    }
 }
 
 impl TrimWaits {
@@ -42,7 +49,8 @@ impl TrimWaits {
         if !is_new || progress.is_fenced {
             return;
         }
-        if self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
+        let last = if is_copying { self.last.or(Some(self.begun)) } else { self.last };
+        if last.is_some_and(|last| last.elapsed() < INTERVAL) {
             if is_copying {
                 progress.trimmed = Some(round);
             }
