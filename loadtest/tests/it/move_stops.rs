@@ -3,7 +3,7 @@
 //!
 //! On files one process is mover, source, target and catalog, so each crash ends all of them.
 //!
-//! **Not here:** crashes at random times (`moves`), loss of power (`shard-manager/tests/power_loss`).
+//! **Not here:** crashes at random times (`moves`), loss of power (`power_loss` of the manager).
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;

@@ -293,7 +293,7 @@ impl MoveRecord {
     }
 
     /// Returns true if nothing has changed for some time although the move does not rest. A move
-    /// that waits for another one rests; one that nobody carries out has no reason to wait.
+    /// that waits for another one rests; one without a process that carries it out has no reason.
     pub fn is_stalled(&self, now: DateTime<Utc>) -> bool {
         let waits = self.phase == MovePhase::Planned && self.progress.reason.is_some();
         let is_kept = self.phase == MovePhase::Keeping && self.goal == MoveGoal::Forward;

@@ -71,6 +71,12 @@ pub trait MoveReader: Send + Sync {
         deadline: Instant,
     ) -> EngineFuture<'a, Vec<SlotDigest>>;
 
+    /// Returns the free bytes of the disk that rows would be stored on; `None` if the engine does
+    /// not know them, as those of servers.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Returns the moves of which the shard has a row.
     ///
     /// # Errors

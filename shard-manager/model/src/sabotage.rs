@@ -114,10 +114,10 @@ pub enum Mutation {
     OneStatementFence,
 }
 
-/// Moment of a step of a move at which a process may stop: see the table of `stop_points`.
+/// Time within a step of a move at which a process may stop: see the table of `stop_points`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table describes all of them")]
-pub enum Moment {
+pub enum StopTime {
     Before,
     Inside,
     After,
@@ -126,7 +126,7 @@ pub enum Moment {
 /// Nothing: without the feature no process stops.
 #[cfg(not(feature = "sabotage"))]
 #[inline]
-pub const fn reach(_: Moment, _step: &str) {}
+pub const fn reach(_: StopTime, _step: &str) {}
 
 /// False: without the feature no mutation is active.
 #[cfg(not(feature = "sabotage"))]

@@ -4,6 +4,7 @@
 
 mod chance;
 mod disk;
+mod moves;
 #[cfg(feature = "sabotage")]
 mod sabotaged;
 mod story;

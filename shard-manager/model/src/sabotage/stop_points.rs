@@ -4,7 +4,7 @@
 //! The environment variable `TESSERA_STOP_AT` names the point, such as `kill:after_commit`, or
 //! `freeze:before_fence#2` for the second time that it is reached.
 //!
-//! | Moment | Meaning |
+//! | Time | Meaning |
 //! |---|---|
 //! | `before` | the mover has decided on the step, and has not sent it |
 //! | `inside` | a shard has carried the step out, and has not committed it |
@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::Moment;
+use super::StopTime;
 
 /// Environment variable that names the stop point.
 pub const STOP_VARIABLE: &str = "TESSERA_STOP_AT";
@@ -63,7 +63,7 @@ pub const LAST_STEP: &str = "end";
 /// Place at which the process stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StopPoint {
-    moment: Moment,
+    time: StopTime,
     step: &'static str,
     /// Number of the time at which it is reached.
     turn: u64,
@@ -100,10 +100,10 @@ pub fn stop_point() -> Result<Option<StopPoint>, UnknownStopPoint> {
 }
 
 /// Kills or freezes this process, if its stop point is reached.
-pub fn reach(moment: Moment, step: &str) {
+pub fn reach(time: StopTime, step: &str) {
     static REACHED: AtomicU64 = AtomicU64::new(0);
     let Ok(Some(point)) = stop_point() else { return };
-    if point.moment != moment || point.step != step {
+    if point.time != time || point.step != step {
         return;
     }
     if REACHED.fetch_add(1, Ordering::SeqCst) + 1 != point.turn {
@@ -126,15 +126,15 @@ fn parse(text: &str) -> Option<StopPoint> {
     };
     let (place, turn) = place.split_once('#').unwrap_or((place, "1"));
     let turn = turn.parse().ok().filter(|turn| *turn > 0)?;
-    let (moment, step) = place.split_once('_')?;
-    let moment = match moment {
-        "before" => Moment::Before,
-        "inside" => Moment::Inside,
-        "after" => Moment::After,
+    let (time, step) = place.split_once('_')?;
+    let time = match time {
+        "before" => StopTime::Before,
+        "inside" => StopTime::Inside,
+        "after" => StopTime::After,
         _ => return None,
     };
     let step = STEPS.into_iter().chain([LAST_STEP]).find(|known| *known == step)?;
-    Some(StopPoint { moment, step, turn, freezes })
+    Some(StopPoint { time, step, turn, freezes })
 }
 
 #[cfg(test)]
@@ -143,11 +143,11 @@ mod tests {
 
     #[test]
     fn a_point_is_read_and_an_unknown_one_is_refused() {
-        let point = |moment, step, turn, freezes| StopPoint { moment, step, turn, freezes };
+        let point = |time, step, turn, freezes| StopPoint { time, step, turn, freezes };
         for (text, read) in [
-            ("kill:after_commit", point(Moment::After, "commit", 1, false)),
-            ("freeze:before_begin_cleaning#3", point(Moment::Before, "begin_cleaning", 3, true)),
-            ("kill:inside_end", point(Moment::Inside, "end", 1, false)),
+            ("kill:after_commit", point(StopTime::After, "commit", 1, false)),
+            ("freeze:before_begin_cleaning#3", point(StopTime::Before, "begin_cleaning", 3, true)),
+            ("kill:inside_end", point(StopTime::Inside, "end", 1, false)),
         ] {
             assert_eq!(parse(text), Some(read), "{text}");
         }

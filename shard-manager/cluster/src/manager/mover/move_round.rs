@@ -85,8 +85,9 @@ fn difference(expected: &[SlotDigest], found: &[SlotDigest]) -> Option<String> {
 
 /// Finds rounds that are short enough to be the last one, which is applied while writers wait.
 ///
-/// On a busy machine, or with many writers, no round may be as short as is wished for. So the limits
-/// grow with the time that a whole copy has followed its source, up to those that a fence bears.
+/// On a busy machine, or with many writers, no round may be as short as is wished for. So the
+/// limits grow with the time that a whole copy has followed its source, up to those that a fence
+/// bears.
 #[derive(Debug, Default)]
 pub(super) struct RoundPace {
     /// Time of the fastest round of a whole copy.

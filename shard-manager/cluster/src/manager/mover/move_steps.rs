@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Utc};
 use engine::move_record::{MoveOrder, MovePhase};
 use engine::slot_move::{MoveChange, MoveChangeError, RoundRead, SlotDigest};
-use model::sabotage::{Moment, Mutation, is_on, reach};
+use model::sabotage::{Mutation, StopTime, is_on, reach};
 use moves::applied::Feed;
 use moves::identity::{MoveSide, MoveTicket};
 use moves::limits::{FENCE_HOLD, KEPT_CHANGES_MAX};
@@ -54,14 +54,14 @@ impl MoveRun<'_> {
             },
             MoveStep::Publish(side) => {
                 let floor = sides.token_position(side, seen.shard(side).position);
-                reach(Moment::Before, "publish");
+                reach(StopTime::Before, "publish");
                 let published = match floor {
                     Ok(floor) => publish(self.manager, &self.plan, (side, floor)).await,
                     Err(reason) => Err(reason),
                 };
                 match published {
                     Ok(()) => {
-                        reach(Moment::After, "publish");
+                        reach(StopTime::After, "publish");
                         Onward::AtOnce
                     }
                     Err(reason) => Onward::After(RETRY, Some(reason)),
@@ -135,14 +135,14 @@ impl MoveRun<'_> {
         self.must_copy_again &= !matches!(request, MoveRequest::CopyAgain(_));
         let shard = sides.shard(side);
         let deadline = Instant::now() + time_of(&request);
-        reach(Moment::Before, request.name());
+        reach(StopTime::Before, request.name());
         let answer = match shard.primary().moves() {
             Some(moves) => moves.change(change, deadline).await,
             None => Err(MoveChangeError::Unsupported),
         };
         let answer = match answer {
             Ok(_) => {
-                reach(Moment::After, request.name());
+                reach(StopTime::After, request.name());
                 Ok(())
             }
             Err(error) => Err(error),
@@ -274,9 +274,9 @@ impl MoveRun<'_> {
         (side, expected): (MoveSide, &[SlotDigest]),
         verified: (Feed, u32),
     ) -> Onward {
-        reach(Moment::Before, "verify");
+        reach(StopTime::Before, "verify");
         let compared = move_round::compare(sides, &self.plan, side, expected).await;
-        reach(Moment::After, "verify");
+        reach(StopTime::After, "verify");
         match compared {
             Ok(None) => {
                 self.progress.verified = Some(verified);
@@ -341,10 +341,10 @@ impl MoveRun<'_> {
                 (MovePhase::Failed, Some(reason))
             }
         };
-        reach(Moment::Before, "end");
+        reach(StopTime::Before, "end");
         match self.reports.end(phase, reason).await {
             Ok(true) => {
-                reach(Moment::After, "end");
+                reach(StopTime::After, "end");
                 let id = self.reports.record().name();
                 tracing::info!(id, phase = phase.name(), "a move has ended");
                 Onward::Ended
