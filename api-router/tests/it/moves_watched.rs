@@ -79,8 +79,9 @@ fn the_metrics_show_a_move_and_count_its_rows_and_its_end() {
         metrics.contains("tessera_move_open 0").then_some(metrics)
     });
     let value = |name: &str| {
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name}"))
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        value.unwrap_or_else(|| panic!("{name}: {metrics}"))
     };
     assert!(value("tessera_move_stalled").abs() < 0.5);
     assert!(value("tessera_move_rows_total") >= 1.0 && value("tessera_move_bytes_total") >= 1.0);
