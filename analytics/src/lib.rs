@@ -24,10 +24,10 @@ pub use recorder::{
     ErrorsParameters, ErrorsQuery, Fanout, FanoutMetrics, FilterError, Frame, Heatmap, History,
     HistoryMetrics, HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow, LatencyHistogram,
     LatencyMs, LatencyParts, MeasuredIntervals, Metrics, MetricsParameters, MetricsQuery, MoveNow,
-    Named, NodeNow, Operation, OperationError, Outcome, Packed, PackedError, ParkedNow, PartMs,
-    PartTimes, Parts, PoolNow, ReadFrom, Recorder, Role, RouteMetrics, Sample, Series,
-    ShardMetrics, ShardNow, ShardSeries, Skew, SlotLoad, Step, StepError, Window, WindowError,
-    Worker, figures, openmetrics,
+    MoveTotalsNow, Named, NodeNow, Operation, OperationError, Outcome, Packed, PackedError,
+    ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, Recorder, Role, RouteMetrics, Sample,
+    Series, ShardMetrics, ShardNow, ShardSeries, Skew, SlotLoad, Step, StepError, Window,
+    WindowError, Worker, figures, openmetrics,
 };
 #[cfg(feature = "service")]
 pub use service;

@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use analytics::{
-    CacheNow, ClusterNow, ComparedNow, LaneNow, NodeNow, ParkedNow, PoolNow, ShardNow,
+    CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, MoveTotalsNow, NodeNow, ParkedNow,
+    PoolNow, ShardNow,
 };
 use shard_manager::cache::CacheStats;
+use shard_manager::engine::move_record::MoveRecord;
 use shard_manager::keyspace::SLOT_COUNT;
-use shard_manager::manager::{Manager, ShardReport};
+use shard_manager::manager::{Manager, MoveTotals, ShardReport};
 use shard_manager::stats::{NodeStats, ParkedStats, ShardStats, SizeEstimate};
 use shard_manager::topology::{Role, ShardNumber};
 use tokio::runtime::Handle;
@@ -173,9 +175,37 @@ impl ClusterStatus {
             shards: shards.collect(),
             cache: self.manager.status().cache_stats().map_or_else(CacheNow::default, cache),
             parked: parked(self.manager.status().parked_writes()),
-            moves: Vec::new(),
+            moves: self.moves(),
+            moved: moved(self.manager.moves().totals()),
         }
     }
+}
+
+impl ClusterStatus {
+    fn moves(&self) -> Vec<MoveNow> {
+        let moves = self.manager.moves();
+        let show = |record: &MoveRecord| {
+            let view = moves.view(record);
+            MoveNow {
+                id: view.id,
+                slots: view.slots,
+                slot_count: view.slot_count,
+                from: view.from,
+                to: view.to,
+                phase: view.phase,
+                rows: view.rows,
+                stalled: view.stalled,
+                reason: view.reason,
+            }
+        };
+        moves.open_here().iter().map(show).collect()
+    }
+}
+
+fn moved(totals: MoveTotals) -> MoveTotalsNow {
+    let MoveTotals { rows, bytes, done, cancelled, rolled_back, failed, longest_hold } = totals;
+    let longest_hold_s = longest_hold.as_secs_f64();
+    MoveTotalsNow { rows, bytes, done, cancelled, rolled_back, failed, longest_hold_s }
 }
 
 /// Returns the nodes as they were probed just now, or else as they are believed to be.

@@ -31,7 +31,7 @@ use shard_manager::assembly::{self, ConnectedCluster, EmbeddedCluster};
 use shard_manager::manager::{self, Manager};
 use shard_manager::node_address::{ClusterAddress, ServerEngine};
 #[cfg(feature = "sabotage")]
-use shard_manager::sabotage::{self, Mutation, UnknownMutation};
+use shard_manager::sabotage::{self, Mutation};
 use tokio::runtime::Handle;
 
 /// Allocations of many threads do not wait for each other.
@@ -75,8 +75,9 @@ fn main() -> ExitCode {
 /// Warns that this router breaks promises on purpose, so that it is not taken for one that keeps
 /// them.
 #[cfg(feature = "sabotage")]
-fn warn_of_sabotage() -> Result<(), UnknownMutation> {
-    let broken = sabotage::active_mutations()?;
+fn warn_of_sabotage() -> Result<(), String> {
+    sabotage::stop_point().map_err(|error| error.to_string())?;
+    let broken = sabotage::active_mutations().map_err(|error| error.to_string())?;
     let broken = broken.into_iter().map(Mutation::name).collect::<Vec<_>>().join(", ");
     let broken = if broken.is_empty() { "none is broken now" } else { &broken };
     eprintln!(

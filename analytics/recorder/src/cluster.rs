@@ -37,6 +37,8 @@ pub struct ClusterNow {
     /// Running moves of slots.
     #[schema(value_type = Vec<Object>)]
     pub moves: Vec<MoveNow>,
+    /// Work for moves of slots.
+    pub moved: MoveTotalsNow,
 }
 
 /// State of one shard.
@@ -171,16 +173,44 @@ pub struct ParkedNow {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct MoveNow {
-    /// First and last slot.
-    pub slots: (u16, u16),
+    /// Identity of the move.
+    pub id: String,
+    /// Slots, as ranges.
+    pub slots: String,
+    /// Number of slots.
+    pub slot_count: usize,
     /// Shard that the slots leave.
     pub from: String,
     /// Shard that receives the slots.
     pub to: String,
     /// Current phase of the move.
     pub phase: String,
-    /// Share of the move that is done, 0 to 1.
-    pub progress: f64,
+    /// Rows that were copied, and copied again.
+    pub rows: u64,
+    /// True if nothing has changed for some time although work is left.
+    pub stalled: bool,
+    /// Reason why it waits.
+    pub reason: Option<String>,
+}
+
+/// Work for moves of slots since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct MoveTotalsNow {
+    /// Rows that were copied, and copied again.
+    pub rows: u64,
+    /// Bytes of these rows.
+    pub bytes: u64,
+    /// Moves that ended with the slots on their new shard.
+    pub done: u64,
+    /// Moves that were given up before.
+    pub cancelled: u64,
+    /// Moves whose slots came back.
+    pub rolled_back: u64,
+    /// Moves that could not be carried out.
+    pub failed: u64,
+    /// Longest time for which writes of slots waited, in s.
+    pub longest_hold_s: f64,
 }
 
 impl CacheNow {

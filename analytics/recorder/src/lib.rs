@@ -70,7 +70,8 @@ mod window_sums;
 mod worker;
 
 pub use cluster::{
-    CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, NodeNow, ParkedNow, PoolNow, ShardNow,
+    CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, MoveTotalsNow, NodeNow, ParkedNow,
+    PoolNow, ShardNow,
 };
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
 pub use errors_query::{ErrorsParameters, ErrorsQuery};

@@ -178,6 +178,7 @@ impl Collector for Scrape {
         self.lanes(&mut families)?;
         self.cache(&mut families)?;
         self.parked(&mut families)?;
+        self.moves(&mut families)?;
         self.router(&mut families)?;
         self.access(&mut families)?;
         self.process(&mut families)
@@ -369,6 +370,31 @@ impl Scrape {
         let ends = ends.into_iter().map(|(end, count)| ([("result", end)], count));
         let help = "Rows that a shard has refused for their slots.";
         families.counters("tessera_parked_refusals", help, ends)
+    }
+
+    fn moves(&self, families: &mut Families<'_>) -> fmt::Result {
+        let (open, moved) = (&self.now.moves, &self.now.moved);
+        let stalled = open.iter().filter(|open| open.stalled).count();
+        let help = "Moves of slots that have not ended, on the router that carries them out.";
+        families.gauge("tessera_move_open", help, None, open.len() as f64)?;
+        let help = "Moves of slots without progress for a minute.";
+        families.gauge("tessera_move_stalled", help, None, stalled as f64)?;
+        let rows = std::iter::once(([], moved.rows));
+        families.counters::<0>("tessera_move_rows", "Rows that moves have copied.", rows)?;
+        let bytes = std::iter::once(([], moved.bytes));
+        let help = "Bytes of rows that moves have copied.";
+        families.counters::<0>("tessera_move_bytes", help, bytes)?;
+        let ends = [
+            ("done", moved.done),
+            ("cancelled", moved.cancelled),
+            ("rolled_back", moved.rolled_back),
+            ("failed", moved.failed),
+        ];
+        let ends = ends.into_iter().map(|(end, count)| ([("result", end)], count));
+        families.counters("tessera_move_ends", "Moves that have ended.", ends)?;
+        let help = "Longest time for which writes of slots waited for a move.";
+        let unit = Some(Unit::Seconds);
+        families.gauge("tessera_move_longest_hold", help, unit, moved.longest_hold_s)
     }
 
     fn router(&self, families: &mut Families<'_>) -> fmt::Result {

@@ -7,7 +7,9 @@
 
 use std::collections::HashMap;
 
-use recorder::{CacheNow, ClusterNow, LaneNow, NodeNow, ParkedNow, PoolNow, ShardNow};
+use recorder::{
+    CacheNow, ClusterNow, LaneNow, MoveTotalsNow, NodeNow, ParkedNow, PoolNow, ShardNow,
+};
 
 /// Merges several reports; the one with the newest shard map decides which shards exist.
 pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
@@ -23,6 +25,11 @@ pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
     views.iter().for_each(|view| add_cache(&mut whole.cache, &view.cache));
     whole.parked = ParkedNow::default();
     views.iter().for_each(|view| add_parked(&mut whole.parked, &view.parked));
+    // One router carries the moves out, and the others know of none.
+    let moves = views.iter().map(|view| &view.moves).max_by_key(|moves| moves.len());
+    whole.moves = moves.cloned().unwrap_or_default();
+    whole.moved = MoveTotalsNow::default();
+    views.iter().for_each(|view| add_moved(&mut whole.moved, &view.moved));
     for shard in &mut whole.shards {
         let same = |view: &ClusterNow| view.shards.iter().find(|s| s.shard == shard.shard).cloned();
         let seen: Vec<ShardNow> = views.iter().filter_map(same).collect();
@@ -60,6 +67,16 @@ fn add_parked(sum: &mut ParkedNow, parked: &ParkedNow) {
     sum.total += parked.total;
     sum.refused += parked.refused;
     sum.longest_s = sum.longest_s.max(parked.longest_s);
+}
+
+fn add_moved(sum: &mut MoveTotalsNow, moved: &MoveTotalsNow) {
+    sum.rows += moved.rows;
+    sum.bytes += moved.bytes;
+    sum.done += moved.done;
+    sum.cancelled += moved.cancelled;
+    sum.rolled_back += moved.rolled_back;
+    sum.failed += moved.failed;
+    sum.longest_hold_s = sum.longest_hold_s.max(moved.longest_hold_s);
 }
 
 fn add_cache(sum: &mut CacheNow, cache: &CacheNow) {

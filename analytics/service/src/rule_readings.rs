@@ -111,6 +111,12 @@ fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
             add(subject, of_figures(rule.kind, figures));
             continue;
         }
+        if rule.kind == Kind::MoveStalled {
+            let is_stalled = snapshot.now.moves.iter().any(|open| open.stalled);
+            let subject = Subject { shard: None, router: rule.router.clone() };
+            add(subject, snapshot.is_seen.then_some(f64::from(u8::from(is_stalled))));
+            continue;
+        }
         for shard in
             snapshot.now.shards.iter().filter(|s| rule.shard.as_ref().is_none_or(|n| *n == s.shard))
         {
@@ -133,7 +139,7 @@ fn of_figures(kind: Kind, figures: &Metrics) -> Option<f64> {
         Kind::ErrorRate if figures.total == 0 => Some(0.0),
         Kind::ErrorRate => Some(figures.errors_server as f64 / figures.total as f64),
         Kind::Skew => Some(figures.skew.requests),
-        Kind::Lag | Kind::ShardDown | Kind::RouterDown => None,
+        Kind::Lag | Kind::ShardDown | Kind::RouterDown | Kind::MoveStalled => None,
     }
 }
 
@@ -150,6 +156,6 @@ fn of_shard(kind: Kind, shard: &ShardNow) -> Option<f64> {
                 None => None,
             }
         }
-        Kind::P99 | Kind::ErrorRate | Kind::Skew | Kind::RouterDown => None,
+        Kind::P99 | Kind::ErrorRate | Kind::Skew | Kind::RouterDown | Kind::MoveStalled => None,
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use analytics::{Outcome, Step};
+use analytics::{MoveNow, Outcome, Step};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -128,6 +128,24 @@ fn an_alert_for_a_shard_fires_while_it_is_down_and_ends_when_it_is_back() {
     assert_eq!(first.header("content-type"), Some("application/json"));
     assert_eq!(first.header("authorization"), None);
     assert_eq!(alerts(&service)["webhooks"][0]["delivered"], 2);
+}
+
+#[test]
+fn an_alert_for_moves_fires_while_one_makes_no_progress() {
+    let router = FakeRouter::start(&["shard1", "shard2"]);
+    let rule =
+        "[[alert]]\nname = \"stuck\"\nkind = \"move_stalled\"\nfor = \"0s\"\nclear_for = \"0s\"\n";
+    let (_folder, service) = service(&router, rule);
+    let moving = |id: &str, stalled| MoveNow { id: id.to_owned(), stalled, ..MoveNow::default() };
+    router.change(|reported| reported.now.moves = vec![moving("a", false), moving("b", false)]);
+    assert_eq!(await_state(&service, "quiet")["alerts"], json!([]));
+    router.change(|reported| reported.now.moves[1].stalled = true);
+    let firing = await_state(&service, "firing");
+    let alert = &firing["alerts"][0];
+    assert_eq!((&alert["rule"], &alert["shard"]), (&json!("stuck"), &json!(null)));
+    assert_eq!((&alert["value"], &alert["unit"]), (&json!(1.0), &json!("stalled")));
+    router.change(|reported| reported.now.moves.clear());
+    assert_eq!(await_state(&service, "quiet")["recent"][0]["state"], "resolved");
 }
 
 #[test]

@@ -78,13 +78,14 @@ export class Moves {
       label: "Moves that run",
       empty: "None running.",
       most: 6,
-      key: (row) => JSON.stringify([row.from, row.to, row.slots]),
+      key: (row) => row.id,
       columns: [
         { name: "From", make: (row) => owned(row.from, this.names.indexOf(row.from)) },
         { name: "To", make: (row) => owned(row.to, this.names.indexOf(row.to)) },
-        { name: "Slots", text: (row) => row.slots.map(count).join(" to "), numeric: true, wide: true },
-        { name: "Phase", text: (row) => row.phase },
-        { name: "Done", text: (row) => share(row.progress), numeric: true },
+        { name: "Slots", text: (row) => count(row.slot_count), numeric: true },
+        { name: "Phase", text: (row) => (row.stalled ? `${row.phase}, stalled` : row.phase) },
+        { name: "Rows", text: (row) => count(row.rows), numeric: true },
+        { name: "Waits for", text: (row) => row.reason ?? "", wide: true },
       ],
     });
   }

@@ -155,8 +155,11 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
     }
     // They are not settings, and are read by the code that breaks promises.
     #[cfg(feature = "sabotage")]
-    for name in [shard_manager::sabotage::VARIABLE, shard_manager::sabotage::HAND_OVERS] {
-        environment.remove(name);
+    {
+        use shard_manager::sabotage::{HAND_OVERS, STOP_VARIABLE, VARIABLE};
+        for name in [VARIABLE, HAND_OVERS, STOP_VARIABLE] {
+            environment.remove(name);
+        }
     }
     Ok(environment)
 }

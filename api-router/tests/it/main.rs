@@ -56,6 +56,7 @@ mod metrics_live;
 mod metrics_of_errors;
 mod moves;
 mod moves_saved;
+mod moves_watched;
 mod operations;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;

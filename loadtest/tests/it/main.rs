@@ -9,6 +9,7 @@ mod encrypted;
 mod fake;
 mod fences;
 mod http;
+mod move_stops;
 mod moves;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;

@@ -5,8 +5,9 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// A router that serves on a free port. Killed when it is dropped.
@@ -26,23 +27,40 @@ impl Drop for ServedRouter {
 
 impl ServedRouter {
     /// Starts a router in a folder, and waits until it serves.
-    pub(crate) fn start(folder: TempDir, mut command: Command) -> Self {
-        let log = File::create(folder.path().join("log")).unwrap();
-        command.current_dir(folder.path()).stdin(Stdio::null()).stderr(log);
-        command.args(["--bind", "127.0.0.1:0", "--data-dir", "data"]);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let address = lines.find_map(|line| {
-            let (_, address) = line.split_once("http://")?;
-            Some(address.split('/').next()?.to_owned())
-        });
-        let Some(host) = address else {
-            let _ = child.wait();
-            panic!("{}", fs::read_to_string(folder.path().join("log")).unwrap())
-        };
-        // Writing to a pipe without a reader would end the program.
-        std::thread::spawn(move || lines.count());
+    pub(crate) fn start(folder: TempDir, command: Command) -> Self {
+        let (child, host) = serve(folder.path(), command);
         Self { child, host, folder }
+    }
+
+    /// Starts a router in the place of this one, which has ended.
+    pub(crate) fn start_again(&mut self, command: Command) {
+        (self.child, self.host) = serve(self.folder.path(), command);
+    }
+
+    /// Returns how the router has ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Ends the router in order.
+    pub(crate) fn end(&mut self) {
+        kill_process(self.process(), Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{}", self.log());
+    }
+
+    /// Returns true if the router has frozen itself.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let state = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        state.is_ok_and(|state| state.contains(") T "))
+    }
+
+    /// Lets a frozen router go on.
+    pub(crate) fn thaw(&self) {
+        kill_process(self.process(), Signal::CONT).unwrap();
+    }
+
+    fn process(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     pub(crate) fn url(&self) -> String {
@@ -57,4 +75,24 @@ impl ServedRouter {
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder().join("log")).unwrap()
     }
+}
+
+/// Starts a router in a folder, and returns it and its address once it serves.
+fn serve(folder: &Path, mut command: Command) -> (Child, String) {
+    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    command.current_dir(folder).stdin(Stdio::null()).stderr(log);
+    command.args(["--bind", "127.0.0.1:0", "--data-dir", "data"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines.find_map(|line| {
+        let (_, address) = line.split_once("http://")?;
+        Some(address.split('/').next()?.to_owned())
+    });
+    let Some(host) = address else {
+        let _ = child.wait();
+        panic!("{}", fs::read_to_string(folder.join("log")).unwrap())
+    };
+    // Writing to a pipe without a reader would end the program.
+    std::thread::spawn(move || lines.count());
+    (child, host)
 }

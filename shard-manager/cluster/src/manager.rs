@@ -20,6 +20,7 @@ mod hand_overs;
 mod join_desk;
 mod lifecycle;
 mod move_news;
+mod move_status;
 mod mover;
 mod moves;
 mod operator_commands;
@@ -62,6 +63,8 @@ pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
 pub use faults::Faults;
 use join_desk::JoinDesk;
 use move_news::MoveNews;
+use move_status::MoveStatus;
+pub use move_status::MoveTotals;
 pub use moves::{Moves, MovesError};
 pub use operator_commands::serve_commands;
 pub use schema::{Schema, TableCreated};
@@ -87,6 +90,8 @@ pub struct Manager {
     joins: JoinDesk,
     /// Orders for moves.
     move_news: MoveNews,
+    /// Moves that are known here.
+    move_status: MoveStatus,
     token_key: TokenKey,
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
@@ -221,6 +226,7 @@ impl Manager {
             opening: tokio::sync::Mutex::default(),
             joins: JoinDesk::default(),
             move_news: MoveNews::default(),
+            move_status: MoveStatus::default(),
             token_key,
             backend,
             cache: None,

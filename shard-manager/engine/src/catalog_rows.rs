@@ -152,6 +152,17 @@ pub enum MapChangeError {
     /// The map cannot be changed in this way.
     #[error(transparent)]
     Refused(#[from] MapChangeRefusal),
+    /// The shard gives or takes the slots of a move that has not ended.
+    #[error(
+        "{shard} takes part in the move {move_name}: it is retired once that move has ended, so \
+         wait for it, settle it or cancel it"
+    )]
+    InMove {
+        /// Name of the shard.
+        shard: String,
+        /// Identity of the move.
+        move_name: String,
+    },
     /// The catalog cannot be used; nothing was changed.
     #[error("{0}")]
     Failed(Error),

@@ -172,7 +172,8 @@ pub struct MoveRecord {
     pub term: u64,
     /// Time at which it was ordered.
     pub began_at: DateTime<Utc>,
-    /// Time of the last change of the phase, of the rows or of the bytes: the last progress.
+    /// Time of the last change of the phase, of the work done or of the operator's wish: since then
+    /// the move should have gone on.
     pub changed_at: DateTime<Utc>,
     /// Time at which the target began to own the slots.
     pub owned_at: Option<DateTime<Utc>>,
@@ -189,6 +190,8 @@ pub struct MoveProgressReport {
     pub rows: u64,
     /// Bytes of these rows.
     pub bytes: u64,
+    /// Batches of rows that were deleted, because they no longer count.
+    pub deleted_batches: u64,
     /// Longest time for which writes of the slots waited, in microseconds, as the mover has
     /// measured it; 0 before the first fence.
     pub hold_us: u64,
@@ -289,9 +292,12 @@ impl MoveRecord {
         self.phase.has_ended() && self.phase != MovePhase::Done
     }
 
-    /// Returns true if nothing has changed for some time although the move does not rest.
+    /// Returns true if nothing has changed for some time although the move does not rest. A move
+    /// that waits for another one rests; one without a process that carries it out has no reason.
     pub fn is_stalled(&self, now: DateTime<Utc>) -> bool {
-        let rests = self.is_paused || self.phase == MovePhase::Keeping || self.phase.has_ended();
+        let waits = self.phase == MovePhase::Planned && self.progress.reason.is_some();
+        let is_kept = self.phase == MovePhase::Keeping && self.goal == MoveGoal::Forward;
+        let rests = self.is_paused || waits || is_kept || self.phase.has_ended();
         let stall = chrono::Duration::from_std(STALL).unwrap_or(chrono::Duration::MAX);
         !rests && now.signed_duration_since(self.changed_at) > stall
     }

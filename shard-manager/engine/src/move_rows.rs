@@ -130,19 +130,21 @@ fn capped(number: u128) -> i64 {
 struct StoredProgress {
     rows: u64,
     bytes: u64,
+    #[serde(default)]
+    deleted_batches: u64,
     hold_us: u64,
     reason: Option<String>,
 }
 
 impl StoredProgress {
     fn of(report: &MoveProgressReport) -> Self {
-        let MoveProgressReport { rows, bytes, hold_us, reason } = report.clone();
-        Self { rows, bytes, hold_us, reason }
+        let MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason } = report.clone();
+        Self { rows, bytes, deleted_batches, hold_us, reason }
     }
 
     fn report(self) -> MoveProgressReport {
-        let Self { rows, bytes, hold_us, reason } = self;
-        MoveProgressReport { rows, bytes, hold_us, reason }
+        let Self { rows, bytes, deleted_batches, hold_us, reason } = self;
+        MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason }
     }
 
     fn json(&self) -> String {

@@ -171,7 +171,12 @@ mod tests {
             record.phase = phase;
             assert!(!is_stalled(&record, STALL * 2), "{phase:?}");
         }
+        (record.phase, record.goal) = (MovePhase::Keeping, MoveGoal::Back);
+        assert!(is_stalled(&record, STALL * 2), "it should return");
         (record.phase, record.is_paused) = (MovePhase::Copying, true);
+        assert!(!is_stalled(&record, STALL * 2));
+        (record.phase, record.is_paused) = (MovePhase::Planned, false);
+        record.progress.reason = Some("it waits for another move".to_owned());
         assert!(!is_stalled(&record, STALL * 2));
     }
 

@@ -113,6 +113,7 @@ impl RefusalCode {
         match error {
             MapChangeError::Stale { .. } => Some(Self::MapChanged),
             MapChangeError::Refused(refusal) => Some(Self::of_refused_map(refusal)),
+            MapChangeError::InMove { .. } => Some(Self::ShardState),
             MapChangeError::Unsupported => Some(Self::PlacedByEngine),
             MapChangeError::Failed(_) | MapChangeError::Unknown(_) => None,
         }

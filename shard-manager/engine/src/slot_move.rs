@@ -71,6 +71,12 @@ pub trait MoveReader: Send + Sync {
         deadline: Instant,
     ) -> EngineFuture<'a, Vec<SlotDigest>>;
 
+    /// Returns the free bytes of the disk that rows would be stored on; `None` if the engine does
+    /// not know them, as those of servers.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Returns the moves of which the shard has a row.
     ///
     /// # Errors
@@ -138,7 +144,8 @@ pub struct RoundQuery {
     pub base: AppliedRows,
     /// Extent of the rows on the other side.
     pub base_cursor: CopyCursor,
-    /// True if the digests of the source are computed in the snapshot of the round.
+    /// True if the digests of the source are computed in the snapshot of the round, unless it has
+    /// more changes than a round takes.
     pub has_digests: bool,
 }
 
@@ -151,7 +158,8 @@ pub struct RoundRead {
     pub rows: RoundRows,
     /// Number of changed keys.
     pub changes: usize,
-    /// Digests of the source, if they were requested.
+    /// Digests of the source, if they were requested and the round has every change of the
+    /// snapshot.
     pub digests: Option<Vec<SlotDigest>>,
 }
 

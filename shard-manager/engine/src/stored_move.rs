@@ -148,6 +148,13 @@ impl<M: StoredMark> StoredMove<M> {
         &self.id
     }
 
+    /// Returns the row with changes that are recorded from this position of the log on, as another
+    /// stream: what was copied from the stream before is not part of it.
+    #[must_use]
+    pub fn recorded_anew(self, position: u64) -> Self {
+        Self { begun: position, traced_after: Some(position), ..self }
+    }
+
     /// Returns the row.
     ///
     /// # Errors

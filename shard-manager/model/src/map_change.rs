@@ -115,6 +115,17 @@ pub enum MapChangeRefusal {
 const NAME_MAX: usize = 63;
 
 impl MapChange {
+    /// Returns the shard that retires with this change.
+    pub fn retired(&self) -> Option<ShardNumber> {
+        match self {
+            Self::State { shard, state: ShardState::Retired } => Some(*shard),
+            Self::State { .. }
+            | Self::Owners { .. }
+            | Self::NewShard { .. }
+            | Self::Weight { .. } => None,
+        }
+    }
+
     /// Returns the map after this change, at the next epoch.
     ///
     /// # Errors

@@ -36,8 +36,8 @@
 //! | `copy_forgets_deletes` | a copy keeps rows that were deleted after they were copied | a deleted row stays deleted | C3, C7 or the comparison, with moves |
 //! | `idempotency_stays` | records of idempotency keys do not move | a change happens once, also when its slot has moved | C1 with moves |
 //! | `version_not_raised` | a target does not raise its version counter to that of the source | versions only grow, also when a slot has moved | C1, C3 with moves |
-//! | `activate_unconfirmed` | a target takes slots before the commit of its source is confirmed | a slot has one owner, also after a failover | simulation of `moves` |
-//! | `unverified` | a copy is not compared with its source | a copy that differs does not become the owner | `copy_forgets_deletes` beside it |
+//! | `activate_unconfirmed` | a target takes slots before the commit of its source is confirmed | a slot has one owner, also after a failover | `tests/it`, simulation of `moves` |
+//! | `unverified` | a copy is not compared with its source | a copy that differs does not become the owner | `tests/it`, with a damaged row |
 //! | `commit_by_clock` | a slow mover commits without a look at changes, as if its fence still held | a move loses no write | C3, C6, C7 with moves |
 //! | `one_statement_fence` | PostgreSQL takes the fence lock and looks for changes in one statement | a move loses no write | C3, C6, C7 with moves on servers |
 //!
@@ -52,16 +52,26 @@
 //! key that it writes. So it shows neither the effect of `token_without_epoch` nor that of
 //! `cache_keeps_slot`: tests of several routers, and of lost removals, do.
 //!
-//! **Invariant:** without the feature no mutation is ever active, and an optimised build contains
-//! none.
+//! # Stop points
+//! The variable `TESSERA_STOP_AT` names a place at which a router with the feature kills or freezes
+//! itself (`stop_points`).
+//!
+//! **Invariant:** without the feature no mutation is ever active and no process stops, and an
+//! optimised build contains neither.
 //! **Not here:** the changes themselves, which are where the guarantees are implemented.
 
 #[cfg(feature = "sabotage")]
 mod active;
+#[cfg(feature = "sabotage")]
+mod stop_points;
 
 #[cfg(feature = "sabotage")]
 pub use active::{
     HAND_OVERS, UnknownMutation, VARIABLE, active_mutations, hands_slots_over, is_due, is_on,
+};
+#[cfg(feature = "sabotage")]
+pub use stop_points::{
+    LAST_STEP, STEPS, STOP_VARIABLE, StopPoint, UnknownStopPoint, reach, stop_point,
 };
 
 /// A guarantee that can be violated: see the table above.
@@ -103,6 +113,20 @@ pub enum Mutation {
     CommitByClock,
     OneStatementFence,
 }
+
+/// Time within a step of a move at which a process may stop: see the table of `stop_points`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table describes all of them")]
+pub enum StopTime {
+    Before,
+    Inside,
+    After,
+}
+
+/// Nothing: without the feature no process stops.
+#[cfg(not(feature = "sabotage"))]
+#[inline]
+pub const fn reach(_: StopTime, _step: &str) {}
 
 /// False: without the feature no mutation is active.
 #[cfg(not(feature = "sabotage"))]

@@ -78,6 +78,27 @@ impl MoveRequest {
         }
     }
 
+    /// Returns the name of the step.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Prepare(_) => "prepare",
+            Self::Trace(_) => "trace",
+            Self::Raise { .. } => "raise",
+            Self::Store(..) => "store",
+            Self::CopyAgain(_) => "copy_again",
+            Self::Trim(..) => "trim",
+            Self::Fence(_) => "fence",
+            Self::Commit(..) => "commit",
+            Self::Activate(_) => "activate",
+            Self::Reverse(_) => "reverse",
+            Self::Lift(_) => "lift",
+            Self::Discard(_) => "discard",
+            Self::BeginCleaning(_) => "begin_cleaning",
+            Self::Clean(_) => "clean",
+            Self::Forget(_) => "forget",
+        }
+    }
+
     /// Carries out the request on the metadata of a shard.
     ///
     /// # Errors

@@ -243,6 +243,7 @@ impl Audit<'_> {
             tables: BTreeMap::new(),
             replicas: Vec::new(),
         };
+        let mut left_rows = 0;
         for table in tables.tables().chain([&*idempotency::TABLE]) {
             let rules = RowRules::of(self, file, table, (standing.version, &moving));
             let left_out = replicas.left_out(table);
@@ -250,7 +251,17 @@ impl Audit<'_> {
             let scan = Scan::run(self, place, left_out, |row| rules.check(row))?;
             inventory.check_count(self, file, (table, &scan));
             audited.tables.insert(table.name().to_owned(), scan.rows);
+            let is_left =
+                |slot: i64| u16::try_from(slot).is_ok_and(|slot| !moving.contains_key(&slot));
+            let left = scan.foreign_slots.iter().filter(|(slot, _)| is_left(**slot));
+            left_rows += left.map(|(_, rows)| rows).sum::<u64>();
             replicas.compare(self, table, &scan, primary);
+        }
+        if left_rows > 0 {
+            let shard = &audited.shard;
+            self.note(format!(
+                "{shard} has {left_rows} rows of slots that have moved away, and no move deletes them"
+            ));
         }
         audited.replicas = replicas.equal();
         primary.end()?;

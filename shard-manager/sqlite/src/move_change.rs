@@ -36,7 +36,7 @@ use super::move_line::MoveLine;
 use super::move_metadata::{self, Difference};
 use super::owned_slots::OwnedSlots;
 use super::stored_move::{self, FEED_TIMELINE, StoredMove};
-use super::{move_entry, move_log, moving_rows, sql};
+use super::{log, move_entry, move_log, moving_rows, sql};
 
 /// Most rows that one transaction deletes.
 const DELETED_MAX: usize = 1_000;
@@ -107,6 +107,35 @@ pub(super) fn change_and_log(
     let mut line = difference.line(connection)?;
     line.emptied = deletes_first(request);
     entry.append(connection, &line, &rows, Some(effect)).map(Ok)
+}
+
+/// Begins the records of changes anew in the file of a primary without a log, which was that of a
+/// replica or comes from a backup. Its position may be below that of the file before: the same
+/// positions will stand for other changes, and a copy that has the lost ones looks current.
+pub(super) fn record_anew(
+    connection: &mut SqliteConnection,
+    now: DateTime<Utc>,
+) -> QueryResult<()> {
+    if !log::is_empty(connection)? {
+        return Ok(());
+    }
+    let rows = stored_move::load(connection)?;
+    if rows.iter().all(|row| row.traced_after.is_none()) {
+        return Ok(());
+    }
+    connection.immediate_transaction(|connection| {
+        let mut counters = Counters::load(connection)?;
+        for row in rows.iter().filter(|row| row.traced_after.is_some()) {
+            let row = row.clone().recorded_anew(counters.position as u64);
+            counters.position += 1;
+            let (slots, version) = (row.slot_set()?, counters.version);
+            let id = move_name(row.move_id()?);
+            let line = MoveLine { id, row: Some(row), version, ..MoveLine::default() };
+            let entry = Entry { counters, slots: &slots, now };
+            entry.append(connection, &line, &[], None)?;
+        }
+        Ok(())
+    })
 }
 
 /// Entry of the change log that is being written.

@@ -33,6 +33,7 @@ use moves::move_row::MoveRow;
 use moves::observation::state_of;
 
 use super::connection::{DbErrorKind, open_in_place};
+use super::data_dir::free_bytes;
 use super::move_counts::ComparedCounts;
 use super::open_file_check::OpenFileCheck;
 use super::read_gate::ReadGate;
@@ -143,6 +144,10 @@ impl MoveReader for FileMoveReader {
     ) -> EngineFuture<'a, Vec<SlotDigest>> {
         let slots: SlotSet = slots.iter().copied().collect();
         self.read(deadline, move |snapshot| digests::read(snapshot, &slots))
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        free_bytes(self.0.path.parent()?)
     }
 
     fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>> {

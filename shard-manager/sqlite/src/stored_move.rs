@@ -12,7 +12,8 @@ use super::sql;
 /// Timeline of every feed and position that moves see of a file.
 ///
 /// Each opening of a primary begins a timeline with a random id, but the positions of its log go
-/// on, and no other node becomes the primary. So the changes of a file are one stream.
+/// on. If the file of a replica takes the place of its primary, positions are given again: the file
+/// has no log then, and its moves begin another stream (`move_change::record_anew`).
 pub(super) const FEED_TIMELINE: u32 = 1;
 
 /// Row of a move, whose mark is a position of the change log.

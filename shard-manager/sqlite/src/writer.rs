@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use diesel::result::Error as DieselError;
@@ -32,6 +33,7 @@ use moves::scene::MoveEffect;
 
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
+use super::move_change::record_anew;
 use super::move_counts::ComparedCounts;
 use super::move_traces::MoveTraces;
 use super::open_file_check::{Grip, OpenFileCheck};
@@ -122,6 +124,7 @@ impl SqliteWriter {
         file_check.check()?;
         let failed = |error| OpenError::file(path, error);
         let mut connection = open(path, PRAGMAS)?;
+        record_anew(&mut connection, Utc::now()).map_err(failed)?;
         let counters = Counters::load(&mut connection).map_err(failed)?;
         let (first, bytes) = log::extent(&mut connection).map_err(failed)?;
         let position = counters.position as u64;

@@ -22,24 +22,26 @@ use crate::move_pair::{MOVE, MovePair};
 use crate::slot_moves::{KEPT, KEYS, assert_counted, nothing};
 use crate::slot_nodes::Nodes;
 
+/// Adds 5 000 rows of a key to the file of a primary.
+fn insert_many(nodes: &mut Nodes, key: &str) {
+    nodes.primary_dies();
+    let slot = crate::slot_nodes::slot(key).number();
+    let sql = format!(
+        "INSERT INTO users SELECT {slot}, '{key}', 'u' || value, 'n', 'e', NULL, 1,
+         '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z'
+         FROM generate_series_of_5000;
+         UPDATE tessera_counts SET rows = 5000 WHERE name = 'users'"
+    );
+    let series = "(WITH RECURSIVE series(value) AS (SELECT 1 UNION ALL
+         SELECT value + 1 FROM series WHERE value < 5000) SELECT value FROM series)";
+    execute(&nodes.primary_file, &sql.replace("generate_series_of_5000", series));
+    nodes.rebuild();
+}
+
 #[test]
 fn large_tables_are_copied_in_rounds_and_their_leftovers_are_deleted_before_a_new_copy() {
     let mut pair = MovePair::new(&["ada"]);
-    let insert = |nodes: &mut Nodes| {
-        nodes.primary_dies();
-        let slot = crate::slot_nodes::slot("ada").number();
-        let sql = format!(
-            "INSERT INTO users SELECT {slot}, 'ada', 'u' || value, 'n', 'e', NULL, 1,
-             '2026-01-01T00:00:00.000000Z', '2026-01-01T00:00:00.000000Z'
-             FROM generate_series_of_5000;
-             UPDATE tessera_counts SET rows = 5000 WHERE name = 'users'"
-        );
-        let series = "(WITH RECURSIVE series(value) AS (SELECT 1 UNION ALL
-             SELECT value + 1 FROM series WHERE value < 5000) SELECT value FROM series)";
-        execute(&nodes.primary_file, &sql.replace("generate_series_of_5000", series));
-        nodes.rebuild();
-    };
-    insert(pair.shard(Origin));
+    insert_many(pair.shard(Origin), "ada");
     let mut rounds = 0;
     while pair.row(Destination).is_none_or(|row| row.cursor != CopyCursor::Whole) {
         let step = pair.next(MoveGoal::Forward);
@@ -70,6 +72,65 @@ fn large_tables_are_copied_in_rounds_and_their_leftovers_are_deleted_before_a_ne
     assert_eq!(pair.digests(Origin), pair.digests(Destination));
     pair.assert_equal_files();
     assert_counted(&pair);
+}
+
+/// Takes a move to the end of its copy.
+fn copy_whole(pair: &mut MovePair) {
+    while pair.row(Destination).is_none_or(|row| row.cursor != CopyCursor::Whole) {
+        let step = pair.next(MoveGoal::Forward);
+        assert!(pair.carry_out(step));
+    }
+}
+
+#[test]
+fn rows_that_have_grown_since_they_changed_are_copied_in_rounds_of_a_bounded_size() {
+    let mut pair = MovePair::new(&KEYS);
+    copy_whole(&mut pair);
+    KEYS.iter().for_each(|key| pair.shard(Origin).put(key, 1));
+    pair.shard(Origin).primary_dies();
+    let grow = "UPDATE kv SET value = '\"' || hex(zeroblob(300000)) || '\"'";
+    execute(&pair.shards[0].primary_file, grow);
+    pair.shard(Origin).rebuild();
+    let (mut rounds, mut changes) = (0, 0);
+    while changes < KEYS.len() {
+        let (ticket, read) = pair.read_round(Origin, true).expect("a round");
+        assert!(read.rows.bytes() < 2 << 20, "{} bytes", read.rows.bytes());
+        (rounds, changes) = (rounds + 1, changes + read.changes);
+        let is_last = changes == KEYS.len();
+        assert_eq!(read.digests.is_some(), is_last, "the copy equals no snapshot before that");
+        let expected = read.digests;
+        let request = MoveRequest::Store(ticket, read.round);
+        let change = MoveChange { request, rows: read.rows };
+        pair.change(Destination, &change).expect("the round is stored");
+        assert!(!is_last || expected == Some(pair.digests(Destination)));
+    }
+    assert_eq!(rounds, 3, "of two rows each");
+    assert_eq!(pair.run(MoveGoal::Forward, nothing), KEPT);
+    assert_eq!(pair.digests(Origin), pair.digests(Destination));
+    pair.assert_equal_files();
+    assert_counted(&pair);
+}
+
+#[test]
+fn changes_that_the_target_has_are_not_kept_until_the_end_of_a_long_copy() {
+    let mut pair = MovePair::new(&KEYS);
+    insert_many(pair.shard(Origin), "ada");
+    let mut released = Vec::new();
+    while pair.row(Destination).is_none_or(|row| row.cursor != CopyCursor::Whole) {
+        let step = pair.next(MoveGoal::Forward);
+        assert!(pair.carry_out(step));
+        pair.shard(Origin).put("ada", 1);
+        pair.shards.iter_mut().for_each(Nodes::catch_up);
+        for shard in &pair.shards {
+            let replicas = shard.replication.replicas();
+            replicas.record_durable(0, shard.replication.primary().committed());
+        }
+        released.push(pair.shards[0].replication.trimmable_position());
+    }
+    let marked = pair.row(Destination).map(|row| row.applied.mark).expect("a row");
+    let last = *released.last().expect("a step");
+    released.dedup();
+    assert!(released.len() > 2 && marked.covers(last), "{released:?} {marked:?}");
 }
 
 #[test]

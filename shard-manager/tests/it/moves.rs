@@ -1,12 +1,13 @@
 //! Tests of moves of slots between the shards of a cluster of files, beside writes and reads.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
 use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
 use shard_manager::manager::MovesError;
 use shard_manager::topology::ShardNumber;
 
-use crate::cluster::{Cluster, ints, options, with_replicas};
+use crate::cluster::{Cluster, deadline, execute, ints, options, with_replicas};
 use crate::move_clients::{beside, keys_of, rows};
 use crate::move_steps::{
     LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, store_large, until,
@@ -96,6 +97,68 @@ async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
     let done = manager.moves().list().await.expect("listed");
     let refused = manager.moves().order(done[0].id, MoveOrder::Pause).await;
     assert!(matches!(refused, Err(MovesError::List(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_copy_with_a_damaged_row_does_not_become_the_owner() {
+    let cluster = Cluster::with(with_replicas(2, 1));
+    let manager = &cluster.manager;
+    let slots = store_large(manager, 40).await;
+    let before = stored(&cluster, SOURCE);
+    kept_up(manager, async {
+        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
+        let id = begin(manager, slow).await;
+        let (limit, target) = (deadline(), cluster.file(TARGET.index() + 1));
+        while stored(&cluster, TARGET) == 0 {
+            assert!(Instant::now() < limit, "no row is copied");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let damage = "UPDATE kv SET value = '\"damaged\"'
+            WHERE shard_key = (SELECT min(shard_key) FROM kv)";
+        execute(&target, damage);
+        let failed = until(manager, id, &[MovePhase::Failed]).await;
+        let reason = failed.progress.reason.expect("a reason");
+        assert!(reason.starts_with("the copy of kv differs from its source"), "{reason}");
+        assert_eq!(owners(manager, &slots), [SOURCE]);
+    })
+    .await;
+    assert_eq!((stored(&cluster, SOURCE), stored(&cluster, TARGET)), (before, 0));
+}
+
+#[tokio::test]
+async fn a_target_takes_no_slots_before_the_commit_is_on_a_majority_of_the_source() {
+    let cluster = Cluster::with(with_replicas(2, 1));
+    let manager = &cluster.manager;
+    let (_, slots) = keys_of(manager, SOURCE, 4);
+    let hold = |mode| {
+        let replica = manager.faults().node("shard1-replica1").expect("the node is there");
+        replica.set(NodeFault { mode, delay: Duration::ZERO });
+    };
+    let states = |shard: ShardNumber, state: &str| {
+        let sql = format!("SELECT count(*) AS value FROM tessera_slots WHERE state = '{state}'");
+        ints(&cluster.file(shard.index() + 1), &sql)[0]
+    };
+    let moved = slots.len() as i64;
+    kept_up(manager, async {
+        let id = begin(manager, new(&slots, LONG)).await;
+        hold(NodeMode::Paused);
+        let limit = deadline();
+        loop {
+            let record = manager.moves().get(id).await.expect("listed");
+            let waits = "it waits until a majority of shard1 has its changes";
+            if record.progress.reason.as_deref() == Some(waits) && states(SOURCE, "moved") > 0 {
+                break;
+            }
+            assert!(Instant::now() < limit, "{record:?}");
+            assert_ne!(record.phase, MovePhase::Keeping, "a failover would have two owners");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!((states(SOURCE, "moved"), states(TARGET, "importing")), (moved, moved));
+        hold(NodeMode::Running);
+        until(manager, id, &[MovePhase::Keeping]).await;
+        assert_eq!((states(SOURCE, "moved"), states(TARGET, "importing")), (moved, 0));
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -152,11 +152,21 @@ async fn slots_in_a_move_are_no_finding_unless_two_shards_own_them_or_none() {
                 &format!("UPDATE tessera_slots SET state='moved' WHERE slot={}", place.slot),
             );
         }
+        let left_rows = || {
+            let notes = stopped.audit().notes;
+            notes
+                .into_iter()
+                .filter(|note| note.contains("no move deletes them"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(left_rows(), [""; 0]);
         let sql = format!("UPDATE tessera_slots SET state='moved' WHERE slot={}", place.slot);
         execute(&shard_file(dir.path(), to + 1), &sql);
         let report = stopped.audit();
         let told = report.findings.iter().filter(|found| found.what.contains("tessera_slots"));
         assert_eq!(told.count(), 2, "nobody owns it: {report:?}");
+        execute(&shard_file(dir.path(), from + 1), "DELETE FROM tessera_moves");
+        assert_eq!(left_rows().len(), 1, "the move that would delete the row is forgotten");
     };
     tokio::task::spawn_blocking(checked).await.expect("checked");
 }

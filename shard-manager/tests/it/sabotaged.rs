@@ -23,6 +23,18 @@ fn tests_detect_answers_that_are_merged_without_a_look_at_their_slots() {
     assert_detected(Mutation::ScatterUnchecked, &[story]);
 }
 
+#[test]
+fn tests_detect_slots_that_are_taken_before_their_commit_is_confirmed() {
+    let story = "moves::a_target_takes_no_slots_before_the_commit_is_on_a_majority_of_the_source";
+    assert_detected(Mutation::ActivateUnconfirmed, &[story]);
+}
+
+#[test]
+fn tests_detect_copies_that_are_not_compared_with_their_source() {
+    let story = "moves::a_copy_with_a_damaged_row_does_not_become_the_owner";
+    assert_detected(Mutation::Unverified, &[story]);
+}
+
 /// Runs tests with a mutation, and fails if one of them passes.
 fn assert_detected(mutation: Mutation, stories: &[&str]) {
     for story in stories {

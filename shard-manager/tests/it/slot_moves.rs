@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use shard_manager::engine::slot_move::{MoveChange, MoveChangeError};
+use shard_manager::engine::slot_move::{MoveChange, MoveChangeError, RoundError};
 use shard_manager::engine::{SchemaChange, Writer};
 use shard_manager::error::Error;
 use shard_manager::moves::cutover::SlotCommit;
@@ -265,6 +265,42 @@ fn a_commit_is_refused_while_the_target_lacks_a_change() {
     assert_eq!(pair.run(MoveGoal::Forward, |_| ()), KEPT);
     assert_eq!(pair.digests(Origin), pair.digests(Destination));
     pair.assert_equal_files();
+}
+
+#[test]
+fn a_copy_with_changes_that_its_source_has_lost_begins_again() {
+    let mut pair = MovePair::new(&KEYS);
+    KEYS.iter().for_each(|key| pair.shard(Origin).put(key, 1));
+    while pair.row(Destination).is_none_or(|row| row.cursor != CopyCursor::Whole) {
+        let step = pair.next(MoveGoal::Forward);
+        assert!(pair.carry_out(step));
+    }
+    // The target gets changes that the replica of the source does not have.
+    pair.shard(Origin).put("ada", 2);
+    pair.shard(Origin).put("bob", 2);
+    let (ticket, read) = pair.read_round(Origin, false).expect("a round");
+    let request = MoveRequest::Store(ticket, read.round);
+    let stored = pair.change(Destination, &MoveChange { request, rows: read.rows });
+    stored.expect("the round is stored");
+    pair.shard(Origin).promote_replica();
+    // Others are given their positions.
+    for key in ["cyd", "dan", "eve"] {
+        pair.shard(Origin).put(key, 3);
+    }
+    assert!(matches!(pair.read_round(Origin, false), Err(RoundError::LostChanges)));
+    assert_eq!(pair.run(MoveGoal::Forward, nothing), KEPT);
+    assert_eq!(pair.digests(Origin), pair.digests(Destination));
+    let values = "SELECT CAST(value AS INTEGER) AS value FROM kv ORDER BY key";
+    assert_eq!(ints(&pair.shards[1].primary_file, values), [1, 1, 3, 3, 3, 1]);
+    // On the way back nothing flows from before, either.
+    pair.shard(Destination).put("flo", 4);
+    pair.shard(Destination).promote_replica();
+    pair.shard(Destination).put("ada", 5);
+    pair.progress = Default::default();
+    assert_eq!(pair.run(MoveGoal::Back, nothing), KEPT);
+    assert_eq!(pair.digests(Origin), pair.digests(Destination));
+    pair.assert_equal_files();
+    assert_counted(&pair);
 }
 
 #[test]

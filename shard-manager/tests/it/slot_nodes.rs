@@ -126,6 +126,18 @@ impl Nodes {
         self.replica = None;
     }
 
+    /// The primary's file is lost, and that of the replica takes its place.
+    pub(crate) fn promote_replica(&mut self) {
+        (self.primary, self.replica) = (None, None);
+        for suffix in ["", "-wal", "-shm"] {
+            let file = |path: &PathBuf| format!("{}{suffix}", path.display());
+            // A file that was closed in order has no WAL.
+            let _ = std::fs::remove_file(file(&self.primary_file));
+            let _ = std::fs::rename(file(&self.replica_file), file(&self.primary_file));
+        }
+        self.rebuild();
+    }
+
     /// Makes the replica anew from a snapshot of the primary.
     pub(crate) fn rebuild(&mut self) {
         self.replica = None;

@@ -4,6 +4,7 @@
 
 mod chance;
 mod disk;
+mod moves;
 #[cfg(feature = "sabotage")]
 mod sabotaged;
 mod story;
@@ -185,6 +186,39 @@ async fn a_table_that_was_being_made_is_on_every_shard_after_a_power_cut_or_on_n
         }
         assert_unharmed(&story.verdicts(), 15);
         manager.close();
+    }
+}
+
+/// Cuts the power before about one in `so_many` steps while slots move to another shard and back.
+async fn cut_while_slots_move(seed: u64, so_many: u64, cuts_min: usize) {
+    for promoted in [false, true] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let story = Story::begin(dir.path(), with_replicas(2, 1), seed);
+        let manager = story.open();
+        write_some(&story, &manager).await;
+        if promoted {
+            story.promote_replicas();
+        }
+        let rare = move |step: Step| if step.act == Act::Write { 10 * so_many } else { so_many };
+        story.cut_before(one_in(seed + 1, rare));
+        for (key, comes_back) in [("a", false), ("b", true), ("a", true)] {
+            story.move_slot(&manager, key, comes_back).await;
+        }
+        assert_unharmed(&story.verdicts(), cuts_min);
+        manager.close();
+    }
+}
+
+#[tokio::test]
+async fn slots_that_moved_when_the_power_was_cut_arrive_or_return_with_every_row() {
+    cut_while_slots_move(13, 60, 10).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes: cargo test -p shard-manager --test power_loss -- --ignored"]
+async fn slots_that_moved_when_the_power_was_cut_very_often_arrive_or_return_with_every_row() {
+    for seed in [13, 15, 17] {
+        cut_while_slots_move(seed, 12, 50).await;
     }
 }
 

@@ -36,6 +36,7 @@ use tempfile::TempDir;
 
 use crate::chance::Chance;
 use crate::disk::{Disk, Step};
+use crate::moves::{beside_upkeep, end_moves};
 use crate::vfs;
 
 /// Period of removals: of this many changes of a key, the last one removes it.
@@ -322,7 +323,11 @@ impl Cut {
         }
         let manager = open(self.image.path(), &self.wanted).map_err(BrokenPromise::Refused)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let written = runtime.expect("a runtime").block_on(change(&manager, AFTER, 1));
+        let written = runtime.expect("a runtime").block_on(async {
+            let written = change(&manager, AFTER, 1).await;
+            beside_upkeep(&manager, end_moves(&manager)).await?;
+            written
+        });
         let tables = names(manager.schema(Rights::ALL).tables().tables().map(|table| table.name()));
         manager.close();
         drop(manager);
@@ -425,17 +430,22 @@ fn sound(path: &Path) -> Result<(), String> {
 }
 
 /// A transaction writes rows, their log and the counters of both: the file must have all of it or
-/// nothing. A file that was a replica before has no log yet.
+/// nothing. A file that was a replica before has no log yet. Moves have ended, and left no rows.
 fn whole(path: &Path) -> Result<(), String> {
     let sql = "SELECT abs((SELECT position FROM tessera_shard)
                           - (SELECT coalesce(max(tessera_log.position), tessera_shard.position)
                              FROM tessera_shard LEFT JOIN tessera_log))
                     + abs((SELECT rows FROM tessera_counts WHERE name = 'kv')
-                          - (SELECT count(*) FROM kv)) AS apart";
+                          - (SELECT count(*) FROM kv))
+                    + (SELECT count(*) FROM tessera_moves) AS apart";
     let apart: Apart = diesel::sql_query(sql)
         .get_result(&mut connect(path)?)
         .map_err(|error| error.to_string())?;
-    if apart.apart == 0 { Ok(()) } else { Err("rows, log and counters differ".to_owned()) }
+    if apart.apart == 0 {
+        Ok(())
+    } else {
+        Err("rows, log and counters differ, or a move is left".to_owned())
+    }
 }
 
 /// Replaces lost primaries by replicas, like an operator would.

@@ -29,7 +29,9 @@ pub(crate) fn new_move(slots: impl IntoIterator<Item = u16>) -> MoveRecord {
 /// Returns the report of a phase.
 pub(crate) fn report(phase: MovePhase, rows: u64) -> MoveReport {
     let reason = Some("it's \"waiting\"; é".to_owned());
-    MoveReport { phase, progress: MoveProgressReport { rows, bytes: rows * 9, hold_us: 7, reason } }
+    let (bytes, deleted_batches) = (rows * 9, 2);
+    let progress = MoveProgressReport { rows, bytes, deleted_batches, hold_us: 7, reason };
+    MoveReport { phase, progress }
 }
 
 /// Returns the moves of a backend.
@@ -171,7 +173,7 @@ async fn check_progress(catalog: &dyn MoveCatalog) {
     let kept = report_of(MovePhase::Keeping, 3).await;
     assert_eq!(kept.owned_at, keeping.owned_at, "only once");
     let settled = catalog.order(id, MoveOrder::Settle).await.expect("the target owns the slots");
-    assert_eq!((settled.goal, settled.changed_at), (MoveGoal::Settle, kept.changed_at));
+    assert!(settled.goal == MoveGoal::Settle && settled.changed_at > kept.changed_at);
     let done = report_of(MovePhase::Done, 3).await;
     assert_eq!((done.owned_at, done.goal), (keeping.owned_at, MoveGoal::Settle));
 }

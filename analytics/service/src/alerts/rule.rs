@@ -29,12 +29,21 @@ pub enum Kind {
     ShardDown,
     /// State of each router: 1 if it does not answer, otherwise 0.
     RouterDown,
+    /// State of the moves of slots: 1 if one makes no progress, otherwise 0.
+    MoveStalled,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::P99, Self::ErrorRate, Self::Lag, Self::Skew, Self::ShardDown, Self::RouterDown];
+    pub const ALL: [Self; 7] = [
+        Self::P99,
+        Self::ErrorRate,
+        Self::Lag,
+        Self::Skew,
+        Self::ShardDown,
+        Self::RouterDown,
+        Self::MoveStalled,
+    ];
 
     /// Returns the name in rules and responses.
     pub fn name(self) -> &'static str {
@@ -45,6 +54,7 @@ impl Kind {
             Self::Skew => "skew",
             Self::ShardDown => "shard_down",
             Self::RouterDown => "router_down",
+            Self::MoveStalled => "move_stalled",
         }
     }
 
@@ -55,6 +65,7 @@ impl Kind {
             Self::ErrorRate => "share",
             Self::Skew => "ratio",
             Self::ShardDown | Self::RouterDown => "down",
+            Self::MoveStalled => "stalled",
         }
     }
 
@@ -62,14 +73,14 @@ impl Kind {
     pub fn has_window(self) -> bool {
         match self {
             Self::P99 | Self::ErrorRate | Self::Skew => true,
-            Self::Lag | Self::ShardDown | Self::RouterDown => false,
+            Self::Lag | Self::ShardDown | Self::RouterDown | Self::MoveStalled => false,
         }
     }
 
     /// Returns true if the value is either 0 (good) or 1 (bad), so that a rule has no thresholds.
     pub fn is_binary(self) -> bool {
         match self {
-            Self::ShardDown | Self::RouterDown => true,
+            Self::ShardDown | Self::RouterDown | Self::MoveStalled => true,
             Self::P99 | Self::ErrorRate | Self::Lag | Self::Skew => false,
         }
     }
@@ -81,7 +92,7 @@ impl Kind {
             Self::ErrorRate => 0.000_001..=1.0,
             Self::Lag => 1.0..=604_800_000.0,
             Self::Skew => 1.0..=256.0,
-            Self::ShardDown | Self::RouterDown => 1.0..=1.0,
+            Self::ShardDown | Self::RouterDown | Self::MoveStalled => 1.0..=1.0,
         }
     }
 }

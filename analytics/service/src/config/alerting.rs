@@ -107,7 +107,7 @@ fn rule(section: &Section<'_>, routers: &[RouterSource]) -> Result<Rule, ConfigE
         }
     };
     let shard = section.text("shard")?;
-    if shard.is_some() && matches!(kind, Kind::Skew | Kind::RouterDown) {
+    if shard.is_some() && matches!(kind, Kind::Skew | Kind::RouterDown | Kind::MoveStalled) {
         return Err(section.refused("shard", &format!("has no meaning for {kind}: leave it out")));
     }
     if shard.is_some_and(|shard| shard.is_empty() || shard.len() > NAME_MAX) {
@@ -135,7 +135,8 @@ fn limits(section: &Section<'_>, kind: Kind) -> Result<Limits, ConfigError> {
     if kind.is_binary() {
         for member in ["raise", "clear"] {
             if section.number(member)?.is_some() {
-                let cause = format!("has no meaning for {kind}: it is down or it is not");
+                let cause =
+                    format!("has no meaning for {kind}: it is {} or it is not", kind.unit());
                 return Err(section.refused(member, &cause));
             }
         }

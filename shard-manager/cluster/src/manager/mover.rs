@@ -96,8 +96,14 @@ impl<'m> Mover<'m> {
             match event {
                 Event::Looked(watch, look) => {
                     match look {
-                        Look::Leads(records) => self.start(&records),
-                        Look::Follows => self.stop(),
+                        Look::Leads(records) => {
+                            self.manager.move_status.list(&records);
+                            self.start(&records);
+                        }
+                        Look::Follows => {
+                            self.manager.move_status.list(&[]);
+                            self.stop();
+                        }
                         Look::Unknown => {}
                     }
                     self.look(watch, LOOK);

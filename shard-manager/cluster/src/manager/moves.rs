@@ -16,6 +16,7 @@ use engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove, NewMoveFaul
 use engine::move_view::MoveView;
 use engine::refusal_code::RefusalCode;
 use model::keyspace::{KeyError, ShardKey};
+use model::sabotage::{StopTime, reach};
 use model::shard_map::ShardMap;
 use model::slot_set::SlotSet;
 use model::topology::{ShardNumber, ShardState};
@@ -23,7 +24,8 @@ use moves::identity::MoveId;
 use moves::limits::KEEP;
 
 use super::Manager;
-use crate::shard::Majority;
+use super::move_status::MoveTotals;
+use crate::shard::{Majority, PrimaryMoves};
 
 /// Attempts at a beginning while the shard map changes.
 const TRIES_MAX: usize = 16;
@@ -90,6 +92,19 @@ pub enum MovesError {
         /// Number of replicas that follow.
         found: usize,
     },
+    /// The disk of the target has too little room for the rows.
+    #[error(
+        "the rows of the slots need about {needed} bytes on the disk of {shard}, which has {free} \
+         left: free some, or move fewer slots"
+    )]
+    NoRoom {
+        /// Name of the target.
+        shard: String,
+        /// Estimated bytes of the rows on all of its nodes.
+        needed: u64,
+        /// Free bytes.
+        free: u64,
+    },
     /// The catalog did not take it.
     #[error(transparent)]
     List(#[from] MoveListError),
@@ -113,9 +128,10 @@ impl MovesError {
             Self::NoShard(_) | Self::NoShardNamed(_) => RefusalCode::NoShard,
             Self::NoRetry(_) => RefusalCode::MoveState,
             Self::NotOwned { .. } => RefusalCode::NotOwner,
-            Self::NotServing { .. } | Self::NotOpen { .. } | Self::NoMajority { .. } => {
-                RefusalCode::ShardState
-            }
+            Self::NotServing { .. }
+            | Self::NotOpen { .. }
+            | Self::NoMajority { .. }
+            | Self::NoRoom { .. } => RefusalCode::ShardState,
             Self::List(error) => return RefusalCode::of_listed_move(error),
             Self::Unsupported => RefusalCode::PlacedByEngine,
         })
@@ -180,8 +196,10 @@ impl<'m> Moves<'m> {
             let new = checked(&map, describe(&map)?)?;
             self.check_shard(new.source, &map)?;
             self.check_shard(new.target, &map)?;
+            self.check_room(&new, &map, deadline).await?;
             let record = MoveRecord::begin(new, Utc::now());
             catalog.begin(&record, map.epoch()).await?;
+            reach(StopTime::After, "plan");
             self.0.move_news.announce();
             Ok(record)
         };
@@ -238,6 +256,33 @@ impl<'m> Moves<'m> {
         Ok(())
     }
 
+    /// Checks that the disk of the target has room for the rows of the slots on all of its nodes,
+    /// as far as that is known: by the share of the source's slots.
+    async fn check_room(
+        self,
+        new: &NewMove,
+        map: &ShardMap,
+        deadline: Instant,
+    ) -> Result<(), MovesError> {
+        let shards = self.0.shards();
+        let Some((source, target)) = shards.find(new.source).zip(shards.find(new.target)) else {
+            return Ok(());
+        };
+        let reader = target.primary().moves().map(PrimaryMoves::reader);
+        let Some(free) = reader.and_then(|reader| reader.free_bytes()) else { return Ok(()) };
+        let soon = deadline.min(Instant::now() + UPDATE_MAX);
+        // A source that does not answer is found by the mover.
+        let Ok(size) = source.primary().size_estimate(soon).await else { return Ok(()) };
+        let owned = map.slots_of(new.source).count();
+        let nodes = 1 + target.replication.timeline().replica_count();
+        let needed = room_needed(size.bytes, (new.slots.len(), owned), nodes);
+        if needed <= free {
+            return Ok(());
+        }
+        let shard = map.topology().name(new.target).to_owned();
+        Err(MovesError::NoRoom { shard, needed, free })
+    }
+
     /// Returns all moves that have not ended and the last ones that have, the latest first.
     ///
     /// # Errors
@@ -265,9 +310,27 @@ impl<'m> Moves<'m> {
         Ok(ordered)
     }
 
+    /// Returns the moves that have not ended, as this process knows them: those of the last look at
+    /// the catalog, and none if another process carries them out.
+    pub fn open_here(self) -> Vec<MoveRecord> {
+        self.0.move_status.open()
+    }
+
+    /// Returns counts of the work of this process for moves.
+    pub fn totals(self) -> MoveTotals {
+        self.0.move_status.totals()
+    }
+
     fn catalog(self) -> Result<&'m dyn MoveCatalog, MovesError> {
         self.0.backend.move_catalog().ok_or(MovesError::Unsupported)
     }
+}
+
+/// Returns the estimated bytes of the rows of some of the slots of a shard with this many bytes, on
+/// this many nodes.
+fn room_needed(bytes: u64, (slots, owned): (usize, usize), nodes: usize) -> u64 {
+    let share = u128::from(bytes) * slots as u128 / owned.max(1) as u128;
+    u64::try_from(share * nodes as u128).unwrap_or(u64::MAX)
 }
 
 /// Returns the move that a draft stands for.
@@ -319,4 +382,24 @@ fn checked(map: &ShardMap, new: NewMove) -> Result<NewMove, MovesError> {
         return Err(MovesError::NotOwned { shard: source.name.clone(), slots });
     }
     Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_need_the_share_of_their_slots_on_each_node() {
+        assert_eq!(room_needed(1_000, (64, 640), 3), 300);
+        assert_eq!(room_needed(u64::MAX, (64, 64), 9), u64::MAX);
+        assert_eq!(room_needed(0, (1, 0), 1), 0);
+    }
+
+    #[test]
+    fn a_disk_without_room_is_a_state_of_the_shard_and_named_with_both_sizes() {
+        let refused = MovesError::NoRoom { shard: "shard2".to_owned(), needed: 900, free: 7 };
+        assert_eq!(refused.code(), Some(RefusalCode::ShardState));
+        let sentence = refused.to_string();
+        assert!(["shard2", "900", "7"].iter().all(|part| sentence.contains(part)), "{sentence}");
+    }
 }

@@ -6,7 +6,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{MoveListError, MoveReport};
-use crate::move_record::{MoveOrder, MovePhase, MoveRecord, listed_time};
+use crate::move_record::{MoveOrder, MovePhase, MoveProgressReport, MoveRecord, listed_time};
 
 /// Change of a listed move.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +34,14 @@ impl ListedMoveChange {
     /// [`MoveListError::Order`] or [`MoveListError::Superseded`]; the record has not changed then.
     pub fn apply(&self, record: &mut MoveRecord, now: DateTime<Utc>) -> Result<(), MoveListError> {
         match self {
-            Self::Order(order) => Ok(record.order(*order)?),
+            Self::Order(order) => {
+                let before = (record.goal, record.is_paused);
+                record.order(*order)?;
+                if (record.goal, record.is_paused) != before {
+                    record.changed_at = listed_time(now);
+                }
+                Ok(())
+            }
             Self::TakeOver { .. } | Self::Report { .. } if record.phase.has_ended() => {
                 Err(MoveListError::Superseded)
             }
@@ -55,8 +62,9 @@ impl ListedMoveChange {
 
 fn apply_report(record: &mut MoveRecord, report: &MoveReport, now: DateTime<Utc>) {
     let MoveReport { phase, progress } = report;
-    let before = (record.phase, record.progress.rows, record.progress.bytes);
-    if before != (*phase, progress.rows, progress.bytes) {
+    let work =
+        |progress: &MoveProgressReport| (progress.rows, progress.bytes, progress.deleted_batches);
+    if (record.phase, work(&record.progress)) != (*phase, work(progress)) {
         record.changed_at = now;
     }
     record.phase = *phase;

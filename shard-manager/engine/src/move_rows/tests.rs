@@ -33,7 +33,7 @@ fn new_move() -> impl Strategy<Value = NewMove> {
 fn progress() -> impl Strategy<Value = MoveProgressReport> {
     let reason = prop::option::of(".*");
     (any::<(u64, u64, u64)>(), reason).prop_map(|((rows, bytes, hold_us), reason)| {
-        MoveProgressReport { rows, bytes, hold_us, reason }
+        MoveProgressReport { rows, bytes, deleted_batches: rows / 7, hold_us, reason }
     })
 }
 

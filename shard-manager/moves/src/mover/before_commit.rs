@@ -43,11 +43,15 @@ fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     }
     let is_foreign = applied.feed != feed && pair.seen.rules.demand(MoveRule::OwnFeed);
     let round = MoveStep::CopyRound { from: pair.leg.source() };
-    if target.cursor != CopyCursor::Whole || is_foreign {
+    if is_foreign {
         return Some(round);
     }
+    // A long copy would otherwise keep all changes since its beginning.
     if let Some(step) = trim(pair, target) {
         return Some(step);
+    }
+    if target.cursor != CopyCursor::Whole {
+        return Some(round);
     }
     let is_fenced = pair.source.slots == SlotsState::Fenced && pair.seen.progress.is_fenced;
     if !is_fenced && pair.seen.progress.short_rounds < SHORT_ROUNDS {

@@ -12,6 +12,7 @@ use engine::catalog_rows::{
     GROUP, MapChangeError, MapStep, OwnerStep, ShardRow, slot_owner, topology,
 };
 use engine::cluster_spec::{ClusterRow, IN_OWN_TABLES};
+use engine::system_tables::tessera_listed_moves::dsl as listed;
 use engine::system_tables::{tessera_cluster, tessera_shards};
 use model::keyspace::Slot;
 use model::map_change::MapChange;
@@ -193,7 +194,15 @@ impl MapTables<'_> {
             self.read_map(&row).await
         };
         let StoredMap { map, shards } = or_rollback(self.0, read.await).await.map_err(failed)?;
-        let step = match MapStep::of(&map, &shards, change) {
+        let checked = match MapStep::of(&map, &shards, change) {
+            Ok(step) => {
+                let in_move = self.move_of(&map, change.0).await;
+                let in_move = or_rollback(self.0, in_move).await.map_err(failed)?;
+                in_move.map_or(Ok(step), Err)
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let step = match checked {
             Ok(step) => step,
             Err(refusal) => {
                 run(self.0, "ROLLBACK").await.map_err(failed)?;
@@ -205,6 +214,23 @@ impl MapTables<'_> {
         let committed = run(self.0, "NOTIFY tessera; COMMIT").await;
         committed.map_err(|error| MapChangeError::Unknown(refused(&error)))?;
         Ok(step.map)
+    }
+
+    /// Returns the refusal of a change that retires a shard of a move that has not ended: without
+    /// it, the move could neither go on nor end.
+    async fn move_of(
+        self,
+        map: &ShardMap,
+        change: &MapChange,
+    ) -> QueryResult<Option<MapChangeError>> {
+        let Some(shard) = change.retired() else { return Ok(None) };
+        let number = i64::from(shard.0);
+        let open = listed::tessera_listed_moves.filter(listed::ended_at.is_null());
+        let open = open.filter(listed::source.eq(number).or(listed::target.eq(number)));
+        let found: Option<String> =
+            open.select(listed::id).first(&mut &*self.0).await.optional()?;
+        let shard = map.topology().name(shard).to_owned();
+        Ok(found.map(|move_name| MapChangeError::InMove { shard, move_name }))
     }
 
     async fn store(self, step: &MapStep) -> QueryResult<()> {

@@ -43,6 +43,8 @@ pub(super) struct Scan {
     pub(super) rows: u64,
     /// Number of rows in slots that have moved away or are being copied to the shard.
     pub(super) foreign_rows: u64,
+    /// Number of these rows in each slot.
+    pub(super) foreign_slots: BTreeMap<i64, u64>,
     /// Sums of the compared rows, for slots that have some, in order. Empty if nothing is compared.
     pub(super) slots: Vec<SlotSum>,
 }
@@ -62,6 +64,7 @@ impl Scan {
             let slot = row.int(Table::SLOT).unwrap_or(-1);
             if inventory.is_foreign(slot) {
                 scan.foreign_rows += 1;
+                *scan.foreign_slots.entry(slot).or_default() += 1;
             } else {
                 scan.rows += 1;
                 each(row);

@@ -9,6 +9,7 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::catalog_rows::{GROUP, MapChangeError, MapStep, OwnerStep, ShardRow, slot_owner};
 use engine::cluster_spec::{ClusterRow, IN_OWN_TABLES, listed_names};
+use engine::system_tables::tessera_listed_moves::dsl as listed;
 use engine::system_tables::{tessera_cluster, tessera_shards};
 use model::keyspace::Slot;
 use model::map_change::MapChange;
@@ -147,10 +148,28 @@ pub(in super::super) fn change(
             let row: ClusterRow = tessera_cluster::table.first(connection)?;
             let StoredMap { map, shards } = read(connection, &row)?;
             let step = MapStep::of(&map, &shards, change).map_err(ChangeFault::Change)?;
+            check_moves(connection, &map, change.0)?;
             store(connection, &step)?;
             Ok(step.map)
         })
         .map_err(ChangeFault::error)
+}
+
+/// Checks that a shard that is to retire takes part in no move: without it, the move could neither
+/// go on nor end.
+fn check_moves(
+    connection: &mut SqliteConnection,
+    map: &ShardMap,
+    change: &MapChange,
+) -> Result<(), ChangeFault> {
+    let Some(shard) = change.retired() else { return Ok(()) };
+    let number = i64::from(shard.0);
+    let open = listed::tessera_listed_moves.filter(listed::ended_at.is_null());
+    let open = open.filter(listed::source.eq(number).or(listed::target.eq(number)));
+    let found: Option<String> = open.select(listed::id).first(connection).optional()?;
+    let Some(move_name) = found else { return Ok(()) };
+    let shard = map.topology().name(shard).to_owned();
+    Err(ChangeFault::Change(MapChangeError::InMove { shard, move_name }))
 }
 
 /// Reason to roll a change back.

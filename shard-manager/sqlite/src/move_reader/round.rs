@@ -4,8 +4,8 @@
 //! that it has in the snapshot, if there is one. Changes of keys beyond the cursor are sent as
 //! well: the chunk that reaches them replaces them.
 //!
-//! If too many keys have changed for one round, it ends with an entry of the log before the
-//! snapshot and has no chunk.
+//! If too many keys have changed for one round, or their rows are too large, it ends with an entry
+//! of the log before the snapshot, and has neither a chunk nor digests.
 //!
 //! **Invariant:** with a round, the copy has every change up to its mark of all rows up to its
 //! cursor; every later change is in a later round.
@@ -57,9 +57,8 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResu
         let Some(after) = snapshot.lacks_after(Some(&stored), base, position)? else {
             return Ok(Err(RoundError::LostChanges));
         };
-        let budget = if query.has_digests { usize::MAX } else { BYTES_MAX };
-        read_to = reading.find_changes(snapshot, after, budget)?.unwrap_or(position);
-        reading.read_changes(snapshot)?;
+        let found_to = reading.find_changes(snapshot, after)?;
+        read_to = reading.read_changes(snapshot)?.or(found_to).unwrap_or(position);
     }
     let cursor = if read_to == position {
         match reading.read_chunk(snapshot, &query.base_cursor)? {
@@ -69,7 +68,9 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResu
     } else {
         query.base_cursor.clone()
     };
-    let digests = query.has_digests.then(|| digests::read(snapshot, &reading.slots)).transpose()?;
+    // The digests are those of the snapshot, which the copy has only after all changes.
+    let has_digests = query.has_digests && read_to == position;
+    let digests = has_digests.then(|| digests::read(snapshot, &reading.slots)).transpose()?;
     let next = base.after_round(row.feed(FEED_TIMELINE), Mark::Entry(read_to));
     let (base, base_cursor): (AppliedRows, CopyCursor) = (base.clone(), query.base_cursor.clone());
     Ok(Ok(RoundRead {
@@ -82,6 +83,10 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResu
 
 /// Key that has changed.
 struct ChangedKey {
+    /// First entry of the log in which it has changed.
+    position: u64,
+    /// Line that removes its row.
+    removal: Vec<u8>,
     table: String,
     slot: u16,
     key: String,
@@ -112,16 +117,14 @@ impl RoundReading {
         })
     }
 
-    /// Finds the keys that were changed after a position of the log, until their rows have this
-    /// many bytes. Returns the last position that was read, if that is not the last of all.
+    /// Finds the keys that were changed after a position of the log, until a round is full of them.
+    /// Returns the last position that was read, if that is not the last of all.
     fn find_changes(
         &mut self,
         snapshot: &mut Snapshot<'_>,
         after: u64,
-        bytes_max: usize,
     ) -> QueryResult<Option<u64>> {
-        let Self { slots, tables, changed, rows, .. } = self;
-        let rows_max = if bytes_max == usize::MAX { usize::MAX } else { ROWS_MAX };
+        let Self { slots, tables, changed, .. } = self;
         let (mut known, mut bytes, mut last) = (HashSet::new(), 0, None);
         let Snapshot { gate, deadline, .. } = *snapshot;
         move_log::each_change(snapshot.connection, slots, after, |position, lines| {
@@ -139,38 +142,56 @@ impl RoundReading {
                 if !known.insert(removal.clone()) {
                     continue;
                 }
-                let (table, slot) = (line.table.to_string(), line.slot);
-                round_table(rows, &table).removed.extend_from_slice(&removal);
-                changed.push(ChangedKey { table, slot, key: line.key.to_string(), id });
+                let (table, slot, key) = (line.table.to_string(), line.slot, line.key.to_string());
+                changed.push(ChangedKey { position, removal, table, slot, key, id });
             }
-            let is_full = bytes >= bytes_max || changed.len() >= rows_max;
+            let is_full = bytes >= BYTES_MAX || changed.len() >= ROWS_MAX;
             last = is_full.then_some(position);
             Ok(!is_full)
         })?;
-        self.bytes += bytes;
         Ok(last)
     }
 
-    /// Reads the present rows of the changed keys.
-    fn read_changes(&mut self, snapshot: &mut Snapshot<'_>) -> QueryResult<()> {
-        let Self { tables, changed, rows, row_count, .. } = self;
-        for ChangedKey { table, slot, key, id } in changed {
+    /// Reads the present rows of the changed keys, until the round is full: a row may be larger
+    /// now than it was when it changed. Returns the last position of which all keys were read, if
+    /// that is not the last of all.
+    fn read_changes(&mut self, snapshot: &mut Snapshot<'_>) -> QueryResult<Option<u64>> {
+        let mut before = None;
+        for index in 0..self.changed.len() {
             snapshot.check()?;
-            let found = tables.iter().find(|known| known.name() == table);
-            let Some((table, id)) = found.zip(id.as_ref()) else { continue };
-            let round = round_table(rows, table.name());
-            let mut binds = vec![Bind::Int(i64::from(*slot)), Bind::Text(key)];
-            binds.extend(id.iter().map(Bind::from));
-            let sql = sql::select_row(table);
-            let statement = Statement { sql: &sql, binds: &binds, cached: true };
-            for_each_row(snapshot.connection, statement, |row| {
-                push_row(&mut round.rows, (table, *slot, key), row)?;
-                round.row_count += 1;
-                *row_count += 1;
-                Ok(())
-            })?;
+            let position = self.changed[index].position;
+            // An entry is read as a whole: a mark names entries.
+            if self.bytes >= BYTES_MAX && before.is_some_and(|before| before != position) {
+                self.changed.truncate(index);
+                return Ok(Some(position - 1));
+            }
+            before = Some(position);
+            self.read_change(snapshot, index)?;
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// Reads the present row of one changed key.
+    fn read_change(&mut self, snapshot: &mut Snapshot<'_>, index: usize) -> QueryResult<()> {
+        let Self { tables, changed, rows, row_count, bytes, .. } = self;
+        let ChangedKey { removal, table, slot, key, id, .. } = &changed[index];
+        let round = round_table(rows, table);
+        round.removed.extend_from_slice(removal);
+        *bytes += removal.len();
+        let found = tables.iter().find(|known| known.name() == table);
+        let Some((table, id)) = found.zip(id.as_ref()) else { return Ok(()) };
+        let mut binds = vec![Bind::Int(i64::from(*slot)), Bind::Text(key)];
+        binds.extend(id.iter().map(Bind::from));
+        let sql = sql::select_row(table);
+        let statement = Statement { sql: &sql, binds: &binds, cached: true };
+        for_each_row(snapshot.connection, statement, |row| {
+            let begun = round.rows.len();
+            push_row(&mut round.rows, (table, *slot, key), row)?;
+            round.row_count += 1;
+            *row_count += 1;
+            *bytes += round.rows.len() - begun;
+            Ok(())
+        })
     }
 
     /// Reads the rows after the cursor, until the round is full, and returns the next cursor.

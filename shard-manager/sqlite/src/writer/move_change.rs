@@ -14,6 +14,7 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::BatchFailure;
 use engine::slot_move::{MoveChange, MoveChangeError};
+use model::sabotage::{StopTime, reach};
 use moves::mark::Mark;
 use moves::scene::{MoveEffect, RowWork};
 
@@ -126,6 +127,7 @@ fn transact(
             *refused = Some(reason);
             DieselError::RollbackTransaction
         })?;
+        reach(StopTime::Inside, change.request.name());
         state.committing = changed.logged > 0;
         state.began = Instant::now();
         writer.replication.primary().begin(changed.counters.position as u64);

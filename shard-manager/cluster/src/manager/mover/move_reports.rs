@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
 use engine::move_record::{MoveOrder, MovePhase, MoveProgressReport, MoveRecord, goal_name};
 use moves::limits::STALL;
+use moves::observation::MoveGoal;
+
+use crate::manager::move_status::MoveStatus;
 
 /// Interval between two reports.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -25,6 +28,7 @@ pub(super) struct Superseded;
 /// Reports of one mover.
 pub(super) struct MoveReports<'m> {
     catalog: &'m dyn MoveCatalog,
+    status: &'m MoveStatus,
     /// The move, as the catalog has answered last.
     record: MoveRecord,
     term: u64,
@@ -35,26 +39,28 @@ pub(super) struct MoveReports<'m> {
     /// Time at which the catalog was asked last.
     asked: Option<Instant>,
     is_away: bool,
-    /// Number of batches that were deleted: they are progress, too.
-    batches: u64,
     stall: Stall,
 }
 
 /// Time without progress.
 struct Stall {
-    seen: (MovePhase, u64, u64),
+    seen: (MovePhase, MoveGoal, u64, u64),
     since: Instant,
     is_told: bool,
 }
 
 impl<'m> MoveReports<'m> {
     /// Creates the reports of a move that is listed so.
-    pub(super) fn new(catalog: &'m dyn MoveCatalog, record: MoveRecord) -> Self {
+    pub(super) fn new(
+        (catalog, status): (&'m dyn MoveCatalog, &'m MoveStatus),
+        record: MoveRecord,
+    ) -> Self {
         let (phase, term) = (record.phase, record.term);
         let progress = MoveProgressReport { reason: None, ..record.progress.clone() };
-        let stall = Stall { seen: (phase, 0, 0), since: Instant::now(), is_told: false };
-        let (sent, asked, is_away, batches) = (None, None, false, 0);
-        Self { catalog, record, term, phase, progress, sent, asked, is_away, batches, stall }
+        let seen = (phase, record.goal, 0, 0);
+        let stall = Stall { seen, since: Instant::now(), is_told: false };
+        let (sent, asked, is_away) = (None, None, false);
+        Self { catalog, status, record, term, phase, progress, sent, asked, is_away, stall }
     }
 
     /// Returns the move, as the catalog has answered last.
@@ -76,11 +82,12 @@ impl<'m> MoveReports<'m> {
     pub(super) fn count(&mut self, rows: u64, bytes: u64) {
         self.progress.rows += rows;
         self.progress.bytes += bytes;
+        self.status.count(rows, bytes);
     }
 
     /// Counts a batch of rows that was deleted.
     pub(super) fn count_batch(&mut self) {
-        self.batches += 1;
+        self.progress.deleted_batches += 1;
     }
 
     /// Notes the time for which writes waited, if there was a fence.
@@ -88,6 +95,14 @@ impl<'m> MoveReports<'m> {
         let hold = hold.unwrap_or_default();
         let hold = u64::try_from(hold.as_micros()).unwrap_or(u64::MAX);
         self.progress.hold_us = self.progress.hold_us.max(hold);
+        self.status.note_hold(hold);
+    }
+
+    /// Enters the first phase of a move that was planned only: it no longer waits for other moves.
+    pub(super) fn begin(&mut self) {
+        if self.phase == MovePhase::Planned {
+            self.phase = MovePhase::Preparing;
+        }
     }
 
     /// Enters a phase.
@@ -129,7 +144,11 @@ impl<'m> MoveReports<'m> {
     ) -> Result<bool, Superseded> {
         self.progress.reason = reason;
         self.send(phase).await?;
-        Ok(self.record.phase.has_ended())
+        let has_ended = self.record.phase.has_ended();
+        if has_ended {
+            self.status.count_end(phase);
+        }
+        Ok(has_ended)
     }
 
     /// Gives an order in the name of the operator: his time of keeping is over, or the move cannot
@@ -179,8 +198,10 @@ impl<'m> MoveReports<'m> {
 
     /// Warns once of a move that makes no progress.
     fn warn_of_stall(&mut self) {
-        let seen = (self.phase, self.progress.rows, self.batches);
-        let is_idle = self.phase == MovePhase::Keeping || self.record.is_paused;
+        let MoveProgressReport { rows, deleted_batches, .. } = self.progress;
+        let seen = (self.phase, self.record.goal, rows, deleted_batches);
+        let is_kept = self.phase == MovePhase::Keeping && self.record.goal == MoveGoal::Forward;
+        let is_idle = is_kept || self.record.is_paused;
         if self.stall.seen != seen || is_idle {
             self.stall = Stall { seen, since: Instant::now(), is_told: false };
         } else if !self.stall.is_told && self.stall.since.elapsed() >= STALL {

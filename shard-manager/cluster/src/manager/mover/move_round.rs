@@ -84,23 +84,46 @@ fn difference(expected: &[SlotDigest], found: &[SlotDigest]) -> Option<String> {
 }
 
 /// Finds rounds that are short enough to be the last one, which is applied while writers wait.
+///
+/// On a busy machine, or with many writers, no round may be as short as is wished for. So the
+/// limits grow with the time that a whole copy has followed its source, up to those that a fence
+/// bears.
 #[derive(Debug, Default)]
 pub(super) struct RoundPace {
     /// Time of the fastest round of a whole copy.
     fastest: Option<Duration>,
+    /// Time of the first round of a whole copy.
+    since: Option<Instant>,
 }
 
+/// Time after which the limits of a short round double.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Number of times that the limit of the time doubles, and that of the changes: a round that is
+/// full of changes is never short.
+const TIME_DOUBLINGS: u32 = 5;
+const CHANGES_DOUBLINGS: u32 = 3;
+
 impl RoundPace {
-    /// Returns true if a round was short. Where even a round without changes takes long, because
-    /// the shards are far away, the fastest one is the measure.
-    pub(super) fn is_short(&mut self, cursor: &CopyCursor, changes: usize, time: Duration) -> bool {
+    /// Returns true if a round that ends now was short. Where even a round without changes takes
+    /// long, because the shards are far away, the fastest one is the measure.
+    pub(super) fn is_short(
+        &mut self,
+        cursor: &CopyCursor,
+        (changes, time): (usize, Duration),
+        now: Instant,
+    ) -> bool {
         if *cursor != CopyCursor::Whole {
+            *self = Self::default();
             return false;
         }
         let fastest = self.fastest.map_or(time, |fastest| fastest.min(time));
         self.fastest = Some(fastest);
-        let limit = SHORT_ROUND_TIME.max(fastest * 2).min(FENCE_HOLD / 4);
-        changes <= SHORT_ROUND_CHANGES && time <= limit
+        let followed = now.saturating_duration_since(*self.since.get_or_insert(now));
+        let doubled = u32::try_from(followed.as_secs() / PATIENCE.as_secs()).unwrap_or(u32::MAX);
+        let time_max = SHORT_ROUND_TIME * (1 << doubled.min(TIME_DOUBLINGS));
+        let time_max = time_max.max(fastest * 2).min(FENCE_HOLD / 4);
+        let changes_max = SHORT_ROUND_CHANGES * (1 << doubled.min(CHANGES_DOUBLINGS));
+        changes <= changes_max && time <= time_max
     }
 }
 
@@ -123,13 +146,32 @@ mod tests {
 
     #[test]
     fn a_round_is_short_within_the_limits_or_beside_the_fastest_one() {
-        let ms = Duration::from_millis;
+        let (ms, now) = (Duration::from_millis, Instant::now());
         let mut pace = RoundPace::default();
+        let mut is_short =
+            |cursor: &CopyCursor, changes, time| pace.is_short(cursor, (changes, ms(time)), now);
         let whole = CopyCursor::Whole;
-        assert!(!pace.is_short(&CopyCursor::Through("a".into()), 0, ms(1)));
-        assert!(pace.is_short(&whole, SHORT_ROUND_CHANGES, ms(60)), "it is the fastest");
-        assert!(pace.is_short(&whole, 0, ms(120)) && !pace.is_short(&whole, 0, ms(121)));
-        assert!(!pace.is_short(&whole, SHORT_ROUND_CHANGES + 1, ms(1)));
-        assert!(!pace.is_short(&whole, 0, ms(21)));
+        assert!(!is_short(&CopyCursor::Through("a".into()), 0, 1));
+        assert!(is_short(&whole, SHORT_ROUND_CHANGES, 60), "it is the fastest");
+        assert!(is_short(&whole, 0, 120) && !is_short(&whole, 0, 121));
+        assert!(!is_short(&whole, SHORT_ROUND_CHANGES + 1, 1));
+        assert!(!is_short(&whole, 0, 21));
+    }
+
+    #[test]
+    fn the_limits_of_a_short_round_grow_until_a_move_can_end() {
+        let (ms, begun) = (Duration::from_millis, Instant::now());
+        let mut pace = RoundPace::default();
+        let mut is_short = |changes, time, seconds| {
+            let now = begun + Duration::from_secs(seconds);
+            pace.is_short(&CopyCursor::Whole, (changes, ms(time)), now)
+        };
+        assert!(is_short(0, 1, 0));
+        for (changes, time, first) in [(0, 21, 2), (0, 161, 8), (0, 500, 10), (1_600, 1, 6)] {
+            assert!(!is_short(changes, time, first - 1) && is_short(changes, time, first));
+        }
+        for (changes, time) in [(0, 501), (1_601, 1)] {
+            assert!(!is_short(changes, time, 1_000_000), "a fence is longer than writers may wait");
+        }
     }
 }

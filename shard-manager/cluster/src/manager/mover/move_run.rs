@@ -108,7 +108,7 @@ impl<'m> MoveRun<'m> {
             fences: FenceClock::new(fences),
             rate: CopyRate::new(record.new.rate),
             pace: RoundPace::default(),
-            reports: MoveReports::new(catalog, record),
+            reports: MoveReports::new((catalog, &manager.move_status), record),
             watch: manager.move_news.watch(),
             leg: MoveLeg::FIRST,
             must_copy_again: false,
@@ -168,7 +168,12 @@ impl<'m> MoveRun<'m> {
                         Err(_elapsed) => tracing::debug!("a move has no new term in time"),
                     }
                 }
-                Err(reason) => tracing::debug!(reason, "a move has no new term yet"),
+                Err(reason) => {
+                    tracing::debug!(reason, "a move has no new term yet");
+                    self.reports.begin();
+                    self.reports.explain(Some(reason));
+                    self.reports.keep_current(false).await?;
+                }
             }
             self.watch.rest(REOPEN).await;
         }
@@ -190,7 +195,7 @@ impl<'m> MoveRun<'m> {
             Err(reason) => return Onward::After(RETRY, Some(reason)),
         };
         self.note(&seen);
-        self.trims.await_confirmation(&sides, &mut seen, &self.progress).await;
+        self.trims.await_confirmation(&sides, &mut seen, &mut self.progress).await;
         for _ in 0..CONFIRMATIONS {
             let step = self.decide(&seen);
             let MoveStep::AwaitConfirmation(side) = step else {

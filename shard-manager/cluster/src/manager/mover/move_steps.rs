@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use engine::move_record::{MoveOrder, MovePhase};
-use engine::slot_move::{MoveChange, MoveChangeError, RoundRead};
-use model::sabotage::{Mutation, is_on};
+use engine::slot_move::{MoveChange, MoveChangeError, RoundRead, SlotDigest};
+use model::sabotage::{Mutation, StopTime, is_on, reach};
+use moves::applied::Feed;
 use moves::identity::{MoveSide, MoveTicket};
 use moves::limits::{FENCE_HOLD, KEPT_CHANGES_MAX};
 use moves::move_row::CopyCursor;
@@ -53,16 +54,20 @@ impl MoveRun<'_> {
             },
             MoveStep::Publish(side) => {
                 let floor = sides.token_position(side, seen.shard(side).position);
+                reach(StopTime::Before, "publish");
                 let published = match floor {
                     Ok(floor) => publish(self.manager, &self.plan, (side, floor)).await,
                     Err(reason) => Err(reason),
                 };
                 match published {
-                    Ok(()) => Onward::AtOnce,
+                    Ok(()) => {
+                        reach(StopTime::After, "publish");
+                        Onward::AtOnce
+                    }
                     Err(reason) => Onward::After(RETRY, Some(reason)),
                 }
             }
-            MoveStep::Rest(MoveRest::Keeping) => self.keep(seen).await,
+            MoveStep::Rest(MoveRest::Keeping) => self.keep(seen, REST).await,
             MoveStep::Rest(MoveRest::Superseded) => Onward::Superseded,
             MoveStep::Rest(MoveRest::Paused) => {
                 Onward::After(REST, Some("it is paused".to_owned()))
@@ -130,12 +135,16 @@ impl MoveRun<'_> {
         self.must_copy_again &= !matches!(request, MoveRequest::CopyAgain(_));
         let shard = sides.shard(side);
         let deadline = Instant::now() + time_of(&request);
+        reach(StopTime::Before, request.name());
         let answer = match shard.primary().moves() {
             Some(moves) => moves.change(change, deadline).await,
             None => Err(MoveChangeError::Unsupported),
         };
         let answer = match answer {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                reach(StopTime::After, request.name());
+                Ok(())
+            }
             Err(error) => Err(error),
         };
         self.learn(side, &request, &answer);
@@ -233,28 +242,23 @@ impl MoveRun<'_> {
             return onward;
         }
         self.reports.count(counted, bytes);
-        let is_short = self.pace.is_short(&cursor, changes, begun.elapsed());
+        let took = (changes, begun.elapsed());
+        let is_short = self.pace.is_short(&cursor, took, Instant::now());
         self.progress.short_rounds =
             if is_short { self.progress.short_rounds.saturating_add(1) } else { 0 };
         if seen.is_committed() {
             self.kept_changes += changes as u64;
             self.follows_back &= self.kept_changes <= KEPT_CHANGES_MAX;
             // On a busy shard there are always changes, so the time of keeping ends here, too.
-            return self.keep(seen).await;
+            return self.keep(seen, FLOW_BACK).await;
         }
         if verifies {
-            let compared =
-                move_round::compare(sides, &self.plan, to, &digests.unwrap_or_default()).await;
-            return match compared {
-                Ok(None) => {
-                    self.progress.verified = Some((next.feed, next.pass));
-                    // Writes went on meanwhile.
-                    self.progress.short_rounds = 0;
-                    Onward::AtOnce
-                }
-                Ok(Some(difference)) => self.fail(difference).await,
-                Err(reason) => Onward::After(RETRY, Some(reason)),
+            let Some(expected) = digests else {
+                // Too much has changed meanwhile: the target follows first.
+                self.progress.short_rounds = 0;
+                return Onward::AtOnce;
             };
+            return self.compare(sides, (to, &expected), (next.feed, next.pass)).await;
         }
         let wait = self.rate.count(bytes, Instant::now());
         if cursor == CopyCursor::Whole || wait.is_zero() {
@@ -263,8 +267,30 @@ impl MoveRun<'_> {
         Onward::After(wait, None)
     }
 
-    /// Waits until the time of keeping is over.
-    async fn keep(&mut self, seen: &SeenMove) -> Onward {
+    /// Compares the side that has received a round with the digests of the other one.
+    async fn compare(
+        &mut self,
+        sides: &MoveSides,
+        (side, expected): (MoveSide, &[SlotDigest]),
+        verified: (Feed, u32),
+    ) -> Onward {
+        reach(StopTime::Before, "verify");
+        let compared = move_round::compare(sides, &self.plan, side, expected).await;
+        reach(StopTime::After, "verify");
+        match compared {
+            Ok(None) => {
+                self.progress.verified = Some(verified);
+                // Writes went on meanwhile.
+                self.progress.short_rounds = 0;
+                Onward::AtOnce
+            }
+            Ok(Some(difference)) => self.fail(difference).await,
+            Err(reason) => Onward::After(RETRY, Some(reason)),
+        }
+    }
+
+    /// Waits until the time of keeping is over; `pause` is the time until the next look.
+    async fn keep(&mut self, seen: &SeenMove, pause: Duration) -> Onward {
         let record = self.reports.record();
         if record.goal == MoveGoal::Back && seen.leg.target() == MoveSide::Origin {
             // The slots are back, and the copy of the destination is not needed any more.
@@ -282,7 +308,7 @@ impl MoveRun<'_> {
             self.reports.order(MoveOrder::Settle).await;
             return Onward::After(BUSY_WAIT, None);
         }
-        Onward::After(left.min(if self.follows_back { FLOW_BACK } else { REST }), None)
+        Onward::After(left.min(pause), None)
     }
 
     /// Gives the move up: the slots stay where they are.
@@ -315,8 +341,10 @@ impl MoveRun<'_> {
                 (MovePhase::Failed, Some(reason))
             }
         };
+        reach(StopTime::Before, "end");
         match self.reports.end(phase, reason).await {
             Ok(true) => {
+                reach(StopTime::After, "end");
                 let id = self.reports.record().name();
                 tracing::info!(id, phase = phase.name(), "a move has ended");
                 Onward::Ended

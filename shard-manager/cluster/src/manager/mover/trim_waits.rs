@@ -1,7 +1,8 @@
 //! Trim waits: short waits for replicas, after which recorded changes can be deleted.
 //!
 //! Changes are deleted once a majority of the receiving side has them. On a busy shard replicas
-//! never have the newest position, so a run waits for them from time to time.
+//! never have the newest position, so a run waits for them from time to time. While rows are
+//! copied, changes are deleted at these times only: each round has a new position.
 //!
 //! **Not here:** the request that deletes the changes (`moves::mover` decides it).
 
@@ -18,9 +19,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Waits of one run.
-#[derive(Default)]
 pub(super) struct TrimWaits {
+    /// Time from which the interval counts while rows are copied.
+    begun: Instant,
     last: Option<Instant>,
+}
+
+impl Default for TrimWaits {
+    fn default() -> Self {
+        Self { begun: Instant::now(), last: None }
+    }
 }
 
 impl TrimWaits {
@@ -30,20 +38,29 @@ impl TrimWaits {
         &mut self,
         sides: &MoveSides,
         seen: &mut SeenMove,
-        progress: &MoveProgress,
+        progress: &mut MoveProgress,
     ) {
         let leg = seen.leg;
         let side = if seen.is_committed() { leg.source() } else { leg.target() };
         let shard = &mut seen.shards[side.index()];
         let Some(row) = &shard.row else { return };
-        let is_due = row.cursor == CopyCursor::Whole
-            && progress.trimmed != Some(row.applied.round)
-            && self.last.is_none_or(|last| last.elapsed() >= INTERVAL);
-        if !is_due || shard.is_confirmed || progress.is_fenced {
+        let (round, is_copying) = (row.applied.round, row.cursor != CopyCursor::Whole);
+        let is_new = progress.trimmed != Some(round) && !row.applied.is_empty();
+        if !is_new || progress.is_fenced {
             return;
         }
-        let until = Instant::now() + WAIT_MAX;
-        shard.is_confirmed = sides.majority(side).await_confirmation(shard.position, until).await;
+        let last = if is_copying { self.last.or(Some(self.begun)) } else { self.last };
+        if last.is_some_and(|last| last.elapsed() < INTERVAL) {
+            if is_copying {
+                progress.trimmed = Some(round);
+            }
+            return;
+        }
+        if !shard.is_confirmed {
+            let until = Instant::now() + WAIT_MAX;
+            let majority = sides.majority(side);
+            shard.is_confirmed = majority.await_confirmation(shard.position, until).await;
+        }
         self.last = Some(Instant::now());
     }
 }

@@ -56,7 +56,7 @@ fn only_the_mover_of_the_last_term_reports() {
 }
 
 #[test]
-fn the_time_of_progress_is_that_of_the_last_change_of_phase_rows_or_bytes() {
+fn the_time_of_progress_is_that_of_the_last_change_of_phase_work_or_wish() {
     let mut record = record();
     for (second, phase, rows, changed) in [
         (1, MovePhase::Planned, 0, 0),
@@ -76,8 +76,16 @@ fn the_time_of_progress_is_that_of_the_last_change_of_phase_rows_or_bytes() {
     let waits = ListedMoveChange::Report { term: 0, report };
     assert_eq!(waits.apply(&mut record, after(9)), Ok(()));
     assert_eq!((record.progress.clone(), record.changed_at), (waiting, after(4)));
-    assert_eq!(ListedMoveChange::Order(MoveOrder::Pause).apply(&mut record, after(10)), Ok(()));
-    assert_eq!((record.is_paused, record.changed_at), (true, after(4)));
+    let deleted = MoveProgressReport { deleted_batches: 1, ..record.progress.clone() };
+    let report = MoveReport { phase: MovePhase::Copying, progress: deleted };
+    let deletes = ListedMoveChange::Report { term: 0, report };
+    assert_eq!(deletes.apply(&mut record, after(10)), Ok(()));
+    assert_eq!(record.changed_at, after(10));
+    for second in [11, 12] {
+        let pause = ListedMoveChange::Order(MoveOrder::Pause);
+        assert_eq!(pause.apply(&mut record, after(second)), Ok(()));
+        assert_eq!((record.is_paused, record.changed_at), (true, after(11)));
+    }
 }
 
 #[test]
