@@ -20,7 +20,7 @@ use engine::slot_move::{MoveChange, MoveChangeError};
 use model::idempotency;
 use model::keyspace::Slot;
 use model::position::Position;
-use model::sabotage::{Mutation, is_on};
+use model::sabotage::{Mutation, StopTime, is_on, reach};
 use model::table::Table;
 use model::value::{ColumnType, Value};
 use moves::cutover::SlotCommit;
@@ -123,6 +123,7 @@ pub(super) async fn attempt(
         WorkKind::Nothing => return abort(session, Attempted::Changed(unchanged(effect))).await,
         WorkKind::Deletion | WorkKind::Whole => {}
     }
+    reach(StopTime::Inside, change.request.name());
     let position = commit(session, &work).await?;
     if matches!(kind, WorkKind::Deletion) {
         return Ok(Attempted::Deleted);

@@ -79,7 +79,8 @@ async fn read_in_snapshot(session: &MoveSession, query: &RoundQuery) -> RoundRes
     } else {
         query.base_cursor.clone()
     };
-    let digests = if query.has_digests { Some(reading.digests().await?) } else { None };
+    let has_digests = query.has_digests && mark == present;
+    let digests = if has_digests { Some(reading.digests().await?) } else { None };
     let next = base.after_round(feed, mark);
     let (base, base_cursor) = (base.clone(), query.base_cursor.clone());
     Ok(Ok(RoundRead {
@@ -153,14 +154,13 @@ impl<'r> RoundReading<'r> {
             return Ok(Err(RoundError::LostChanges));
         };
         let changed_by = self.changed_by(&seen).await?;
-        let mut keys_max = if self.query.has_digests { usize::MAX } else { KEYS_MAX };
+        let mut keys_max = KEYS_MAX;
         loop {
             let until = match last_transaction(&changed_by, present, keys_max) {
                 Ok(until) => until,
                 Err(error) => return Ok(Err(error)),
             };
-            let is_single = keys_max <= 1 || self.query.has_digests;
-            if self.read_changed_rows(&seen, until, is_single).await? {
+            if self.read_changed_rows(&seen, until, keys_max <= 1).await? {
                 return Ok(Ok(
                     until.map_or(present.clone(), |until| snapshot_mark::advanced(base, until))
                 ));
