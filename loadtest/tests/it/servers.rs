@@ -1,12 +1,15 @@
 //! Tests of shards on PostgreSQL: two routers of the same shards keep the promises of one.
 //!
-//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has created `plain`,
-//! like `./setup.sh test` does.
+//! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has created `plain`
+//! and `lab`, like `./setup.sh test` does.
+
+mod frozen_mover;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::prerequisites::{Prerequisite, skip};
@@ -26,10 +29,40 @@ impl Drop for Router {
     }
 }
 
+impl Router {
+    /// Returns the address without its scheme.
+    fn host(&self) -> String {
+        let (_, host) = self.address.split_once("://").unwrap_or(("", &self.address));
+        host.trim_end_matches('/').to_owned()
+    }
+
+    /// Returns true if the router has frozen itself.
+    fn is_frozen(&self) -> bool {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        state.is_ok_and(|state| state.contains(") T "))
+    }
+
+    /// Lets a frozen router go on.
+    fn thaw(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+}
+
 /// Starts a router on the servers that a file of variables names.
 pub(crate) fn start(environment: &Path, folder: &Path, more: &[&str]) -> Router {
-    let mut command = bare_command(&*PROGRAM);
+    start_program(&PROGRAM, environment, (folder, more), &[])
+}
+
+/// Starts a program of a router with these options and variables.
+fn start_program(
+    program: &Path,
+    environment: &Path,
+    (folder, more): (&Path, &[&str]),
+    variables: &[(&str, &str)],
+) -> Router {
+    let mut command = bare_command(program);
     command.args(["--bind", "127.0.0.1:0", "--log", "error"]).args(more).current_dir(folder);
+    command.envs(variables.iter().copied());
     let environment = std::fs::read_to_string(environment).unwrap();
     for line in environment.lines() {
         let (name, value) = line.split_once('=').unwrap();
@@ -45,12 +78,19 @@ pub(crate) fn start(environment: &Path, folder: &Path, more: &[&str]) -> Router 
     Router { child, address }
 }
 
+/// Returns the folder of the clusters; `None` if the test is skipped without them.
+fn cluster_folder() -> Option<PathBuf> {
+    let cluster = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from);
+    if cluster.is_none() {
+        let reason = "TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one";
+        skip(Prerequisite::Servers, reason);
+    }
+    cluster
+}
+
 #[test]
 fn two_routers_on_the_same_shards_keep_every_promise() {
-    let Some(cluster) = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from) else {
-        let reason = "TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one";
-        return skip(Prerequisite::Servers, reason);
-    };
+    let Some(cluster) = cluster_folder() else { return };
     let folder = tempfile::tempdir().unwrap();
     let environment = cluster.join("plain/tessera.env");
     let start = || start(&environment, folder.path(), &[]);
