@@ -7,6 +7,8 @@
 //! statuses, shards, nodes and codes.
 //! **Not here:** windows and percentiles. A scraper computes rates from counts that only grow.
 
+mod slot_families;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -355,46 +357,6 @@ impl Scrape {
         families.counters::<0>("tessera_cache_voids", help, voids)?;
         let errors = std::iter::once(([], cache.errors));
         families.counters::<0>("tessera_cache_errors", "Times the cache failed.", errors)
-    }
-
-    fn parked(&self, families: &mut Families<'_>) -> fmt::Result {
-        let parked = &self.now.parked;
-        let (rows, bytes) = (parked.rows as f64, parked.bytes as f64);
-        let help = "Rows of writes that wait until a shard accepts their slots.";
-        families.gauge("tessera_parked_rows", help, None, rows)?;
-        let help = "Bytes of rows that wait until a shard accepts their slots.";
-        families.gauge("tessera_parked", help, Some(Unit::Bytes), bytes)?;
-        let help = "Longest wait for a shard to accept a slot.";
-        families.gauge("tessera_parked_longest", help, Some(Unit::Seconds), parked.longest_s)?;
-        let ends = [("waited", parked.total), ("no_room", parked.refused)];
-        let ends = ends.into_iter().map(|(end, count)| ([("result", end)], count));
-        let help = "Rows that a shard has refused for their slots.";
-        families.counters("tessera_parked_refusals", help, ends)
-    }
-
-    fn moves(&self, families: &mut Families<'_>) -> fmt::Result {
-        let (open, moved) = (&self.now.moves, &self.now.moved);
-        let stalled = open.iter().filter(|open| open.stalled).count();
-        let help = "Moves of slots that have not ended, on the router that carries them out.";
-        families.gauge("tessera_move_open", help, None, open.len() as f64)?;
-        let help = "Moves of slots without progress for a minute.";
-        families.gauge("tessera_move_stalled", help, None, stalled as f64)?;
-        let rows = std::iter::once(([], moved.rows));
-        families.counters::<0>("tessera_move_rows", "Rows that moves have copied.", rows)?;
-        let bytes = std::iter::once(([], moved.bytes));
-        let help = "Bytes of rows that moves have copied.";
-        families.counters::<0>("tessera_move_bytes", help, bytes)?;
-        let ends = [
-            ("done", moved.done),
-            ("cancelled", moved.cancelled),
-            ("rolled_back", moved.rolled_back),
-            ("failed", moved.failed),
-        ];
-        let ends = ends.into_iter().map(|(end, count)| ([("result", end)], count));
-        families.counters("tessera_move_ends", "Moves that have ended.", ends)?;
-        let help = "Longest time for which writes of slots waited for a move.";
-        let unit = Some(Unit::Seconds);
-        families.gauge("tessera_move_longest_hold", help, unit, moved.longest_hold_s)
     }
 
     fn router(&self, families: &mut Families<'_>) -> fmt::Result {

@@ -44,13 +44,13 @@ impl Story {
             loop {
                 self.change(manager, key).await;
                 let Ok(record) = manager.moves().get(id).await else { continue };
-                match record.phase {
-                    MovePhase::Keeping if comes_back => {
-                        // Once more is as good.
-                        let _ = manager.moves().order(record.id, MoveOrder::Rollback).await;
-                    }
-                    MovePhase::Done | MovePhase::RolledBack => break,
-                    phase => assert!(!phase.has_ended(), "{record:?}"),
+                if matches!(record.phase, MovePhase::Done | MovePhase::RolledBack) {
+                    break;
+                }
+                assert!(!record.phase.has_ended(), "{record:?}");
+                if record.phase == MovePhase::Keeping && comes_back {
+                    // Once more is as good.
+                    let _ = manager.moves().order(record.id, MoveOrder::Rollback).await;
                 }
             }
         };
