@@ -2,6 +2,7 @@
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
 //! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for fences,
+//! [`Moves`] and [`Rebalances`] for slots that change hands,
 //! [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of the
 //! registry.
 //!
@@ -23,6 +24,8 @@ mod move_news;
 mod mover;
 mod moves;
 mod operator_commands;
+mod rebalancer;
+mod rebalances;
 mod schema;
 mod sessions;
 mod shard_change;
@@ -32,7 +35,7 @@ mod slots;
 mod status;
 mod visible_tables;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use ::access::rights::Rights;
@@ -64,6 +67,7 @@ use join_desk::JoinDesk;
 use move_news::MoveNews;
 pub use moves::{Moves, MovesError};
 pub use operator_commands::serve_commands;
+pub use rebalances::{LoadSource, ObservedLoad, RebalanceBegun, Rebalances, RebalancesError};
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
 pub use shard_change::{ShardChangeError, ShardChanged};
@@ -87,6 +91,8 @@ pub struct Manager {
     joins: JoinDesk,
     /// Orders for moves.
     move_news: MoveNews,
+    /// Part of the process that counts requests.
+    load_source: OnceLock<Arc<dyn LoadSource>>,
     token_key: TokenKey,
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
@@ -221,6 +227,7 @@ impl Manager {
             opening: tokio::sync::Mutex::default(),
             joins: JoinDesk::default(),
             move_news: MoveNews::default(),
+            load_source: OnceLock::new(),
             token_key,
             backend,
             cache: None,

@@ -33,6 +33,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use moves::identity::MoveId;
 
 use self::fence_clock::FenceTimes;
+pub(super) use self::move_places::MOVES;
 use self::move_places::MovePlaces;
 use self::move_run::MoveRun;
 use super::move_news::MoveWatch;

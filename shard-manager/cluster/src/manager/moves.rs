@@ -15,6 +15,7 @@ use engine::move_catalog::{MoveCatalog, MoveListError};
 use engine::move_draft::{DraftSlots, MoveDraft};
 use engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove, NewMoveFault};
 use engine::move_view::MoveView;
+use engine::rebalance_record::RebalanceId;
 use engine::refusal_code::RefusalCode;
 use model::keyspace::{KeyError, ShardKey};
 use model::shard_map::ShardMap;
@@ -134,7 +135,17 @@ impl<'m> Moves<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<MoveRecord, MovesError> {
-        self.begin_as(|_| Ok(new.clone()), expected_epoch, deadline).await
+        self.begin_as((None, |_| Ok(new.clone())), expected_epoch, deadline).await
+    }
+
+    /// Begins a move that is a part of a rebalance, as [`Moves::begin`] does, while that goes on.
+    pub(super) async fn begin_of(
+        self,
+        rebalance: RebalanceId,
+        new: NewMove,
+        deadline: Instant,
+    ) -> Result<MoveRecord, MovesError> {
+        self.begin_as((Some(rebalance), |_| Ok(new.clone())), None, deadline).await
     }
 
     /// Begins the move that an operator describes, as [`Moves::begin`] does.
@@ -147,7 +158,7 @@ impl<'m> Moves<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<MoveRecord, MovesError> {
-        self.begin_as(|map| new_move(map, draft), expected_epoch, deadline).await
+        self.begin_as((None, |map| new_move(map, draft)), expected_epoch, deadline).await
     }
 
     /// Begins a move with the description of one that has ended on its source.
@@ -171,7 +182,10 @@ impl<'m> Moves<'m> {
     /// if an epoch is expected.
     async fn begin_as(
         self,
-        describe: impl Fn(&ShardMap) -> Result<NewMove, MovesError>,
+        (rebalance, describe): (
+            Option<RebalanceId>,
+            impl Fn(&ShardMap) -> Result<NewMove, MovesError>,
+        ),
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<MoveRecord, MovesError> {
@@ -181,7 +195,7 @@ impl<'m> Moves<'m> {
             let new = checked(&map, describe(&map)?)?;
             self.check_shard(new.source, &map)?;
             self.check_shard(new.target, &map)?;
-            let record = MoveRecord::begin(new, Utc::now());
+            let record = MoveRecord { rebalance, ..MoveRecord::begin(new, Utc::now()) };
             catalog.begin(&record, map.epoch()).await?;
             self.0.move_news.announce();
             Ok(record)
@@ -200,7 +214,7 @@ impl<'m> Moves<'m> {
     }
 
     /// Returns the newest map, which must have the expected epoch.
-    async fn map_of(
+    pub(super) async fn map_of(
         self,
         expected_epoch: Option<u64>,
         deadline: Instant,
@@ -226,7 +240,7 @@ impl<'m> Moves<'m> {
     }
 
     /// Checks that a shard can take part in a move now.
-    fn check_shard(self, number: ShardNumber, map: &ShardMap) -> Result<(), MovesError> {
+    pub(super) fn check_shard(self, number: ShardNumber, map: &ShardMap) -> Result<(), MovesError> {
         let name = || map.topology().name(number).to_owned();
         let shard =
             self.0.shards().find(number).ok_or_else(|| MovesError::NotOpen { shard: name() })?;
