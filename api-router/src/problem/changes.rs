@@ -1,4 +1,5 @@
-//! Changes: maps each refusal of a change of shards, slots or moves to its problem.
+//! Changes: maps each refusal of a change of shards or slots, of a move or of a rebalance to its
+//! problem.
 //!
 //! **Invariant:** the mapping is exhaustive; a detail names an address only if the request did, and
 //! no path.
@@ -11,7 +12,7 @@ use shard_manager::engine::new_shard::NewShardRefusal;
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::engine::slot_change::SlotChangeError;
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{MovesError, ShardChangeError, SlotsError};
+use shard_manager::manager::{MovesError, RebalancesError, ShardChangeError, SlotsError};
 
 use super::{Code, Problem};
 
@@ -34,6 +35,10 @@ impl Code {
             RefusalCode::MoveState => Self::TSR332,
             RefusalCode::SlotsMove => Self::TSR333,
             RefusalCode::NotOwner => Self::TSR334,
+            RefusalCode::BadRebalance => Self::TSR335,
+            RefusalCode::NoRebalance => Self::TSR336,
+            RefusalCode::RebalanceState => Self::TSR337,
+            RefusalCode::RebalanceRuns => Self::TSR338,
         }
     }
 }
@@ -43,7 +48,7 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
     let problem = Problem::new(Code::of_refusal(refusal), detail).outcome("rejected");
     match refusal {
         RefusalCode::NoShard => problem.hint("/api/shards lists the shards"),
-        RefusalCode::BadShard | RefusalCode::BadMove => {
+        RefusalCode::BadShard | RefusalCode::BadMove | RefusalCode::BadRebalance => {
             problem.hint("correct the member that the detail names, and send the request again")
         }
         RefusalCode::DatabaseInUse => {
@@ -74,6 +79,13 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
         RefusalCode::SlotsMove => {
             problem.hint("wait for the end of the other move, or leave its slots out")
         }
+        RefusalCode::NoRebalance => problem.hint("/api/rebalance lists the rebalances"),
+        RefusalCode::RebalanceState => problem.hint(
+            "actions of the rebalance, in /api/rebalance, lists the orders that it takes now",
+        ),
+        RefusalCode::RebalanceRuns => {
+            problem.hint("/api/rebalance shows it; POST /api/rebalance/{id}/cancel ends it")
+        }
         RefusalCode::PlacedByEngine => problem.hint(CITUS_MOVES),
     }
 }
@@ -101,6 +113,7 @@ impl From<ShardChangeError> for Problem {
             | ShardChangeError::Failed(error) => failed(error, Outcome::Rejected),
             ShardChangeError::NoShard { .. }
             | ShardChangeError::Exists { .. }
+            | ShardChangeError::HasMoves { .. }
             | ShardChangeError::NewShard(_)
             | ShardChangeError::Map(_) => Self::from(Error::Internal),
         }
@@ -127,6 +140,7 @@ fn detail(error: &ShardChangeError) -> String {
         }
         ShardChangeError::NoShard { .. }
         | ShardChangeError::Exists { .. }
+        | ShardChangeError::HasMoves { .. }
         | ShardChangeError::NewShard(_)
         | ShardChangeError::Map(_)
         | ShardChangeError::Failed(_) => error.to_string(),
@@ -166,6 +180,18 @@ impl From<MovesError> for Problem {
                 failed(error, Outcome::Unknown).hint("/api/moves shows whether the change was made")
             }
             (None, _) => Self::from(Error::Internal),
+        }
+    }
+}
+
+impl From<RebalancesError> for Problem {
+    fn from(error: RebalancesError) -> Self {
+        match (error.code(), error.failure()) {
+            (Some(RefusalCode::PlacedByEngine), _) => Self::from(MovesError::Unsupported),
+            (Some(refusal), _) => refused(refusal, error.to_string()),
+            (None, Some(failure)) => failed(failure.clone(), Outcome::Unknown)
+                .hint("/api/rebalance shows whether the change was made"),
+            (None, None) => Self::from(Error::Internal),
         }
     }
 }

@@ -36,6 +36,7 @@ pub mod pause_barrier;
 pub mod published_map;
 pub mod rebalance_catalog;
 pub mod rebalance_draft;
+pub mod rebalance_id;
 pub mod rebalance_record;
 pub mod rebalance_rows;
 pub mod rebalance_view;

@@ -18,7 +18,7 @@ use moves::limits::{KEEP_MAX, SLOTS_MAX, STALL};
 use moves::observation::{MoveGoal, MovePlan};
 use uuid::Uuid;
 
-use super::rebalance_record::RebalanceId;
+use super::rebalance_id::RebalanceId;
 
 /// Lowest rate of a copy, in MiB/s.
 pub const RATE_MIN: u32 = 1;

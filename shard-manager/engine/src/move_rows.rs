@@ -20,7 +20,8 @@ use super::move_catalog::MoveListError;
 use super::move_record::{
     MovePhase, MoveProgressReport, MoveRecord, NewMove, goal_name, parse_goal, parse_move_name,
 };
-use super::rebalance_record::{RebalanceId, RebalanceState};
+use super::rebalance_id::RebalanceId;
+use super::rebalance_record::RebalanceState;
 use super::system_tables::{tessera_listed_moves, tessera_moving};
 
 /// Highest number of moves that have ended and are still stored.

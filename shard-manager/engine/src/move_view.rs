@@ -10,7 +10,7 @@ use moves::observation::MoveGoal;
 use serde::{Deserialize, Serialize};
 
 use super::move_record::{MoveOrder, MovePhase, MoveRecord, goal_name};
-use super::rebalance_record::RebalanceId;
+use super::rebalance_id::RebalanceId;
 
 /// Name of the order that begins a move with the same description again.
 pub const RETRY: &str = "retry";

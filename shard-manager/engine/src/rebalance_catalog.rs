@@ -1,8 +1,8 @@
 //! Rebalance catalog: the trait through which a cluster lists its rebalances.
 //!
 //! **Invariant:** one rebalance at most has not ended.
-//! **Not here:** the moves of a rebalance (`move_catalog`), the router that carries it out, which is
-//! the one that leads there.
+//! **Not here:** the moves of a rebalance (`move_catalog`), the router that carries it out, which
+//! is the one that leads there.
 
 pub mod change;
 

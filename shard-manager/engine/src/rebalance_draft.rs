@@ -49,7 +49,7 @@ pub struct DraftMembers<'m> {
     pub keep: Option<u64>,
 }
 
-/// Reason why a description is no draft.
+/// Reason why a description cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DraftFault {
     /// The quantity is unknown.

@@ -17,21 +17,7 @@ use uuid::Uuid;
 
 use super::move_record::{MoveOrder, listed_time};
 
-/// Identity of a rebalance: a random UUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RebalanceId(pub u128);
-
-impl RebalanceId {
-    /// Returns the identity with this text; `None` if it is not a UUID.
-    pub fn parse(name: &str) -> Option<Self> {
-        Uuid::try_parse(name).ok().map(|id| Self(id.as_u128()))
-    }
-
-    /// Returns the identity as text.
-    pub fn name(self) -> String {
-        Uuid::from_u128(self.0).to_string()
-    }
-}
+pub use super::rebalance_id::RebalanceId;
 
 /// State of a rebalance, or the way in which it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,7 +118,7 @@ pub struct ListedStep {
     pub status: StepStatus,
 }
 
-/// What has become of a step.
+/// State of a step, with its move and its progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepStatus {
     /// State.

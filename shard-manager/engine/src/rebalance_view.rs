@@ -3,7 +3,8 @@
 //!
 //! **Invariant:** a view names each order that the rebalance takes at the time of the view, and no
 //! other.
-//! **Not here:** the rules of orders (`rebalance_record`), the choice of moves (`model::slot_plan`).
+//! **Not here:** the rules of orders (`rebalance_record`), the choice of moves
+//! (`model::slot_plan`).
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use model::slot_plan::{PlanGoal, PlanStep, SlotPlan};

@@ -26,6 +26,7 @@
 
 pub mod client;
 pub mod move_command;
+pub mod rebalance_command;
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -44,11 +45,13 @@ use engine::new_shard::NewShard;
 use engine::operator_desk::{
     OperatorAnswer, OperatorDesk, OperatorRequest, ShardAction, SlotAction,
 };
+use engine::rebalance_view::{PlanView, RebalanceView};
 use model::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::move_command::MoveCommand;
+use self::rebalance_command::RebalanceCommand;
 use crate::access_store::FileAccess;
 use crate::backup::manifest::Manifest;
 use crate::backup::{BackupSource, Step, Watch};
@@ -100,6 +103,8 @@ pub enum Request {
     ChangeShards(ShardRequest),
     /// Changes or shows moves of slots.
     Moves(MoveCommand),
+    /// Plans, changes or shows rebalances.
+    Rebalances(RebalanceCommand),
 }
 
 /// Change of the shards.
@@ -173,6 +178,16 @@ pub enum Reply {
     Moves {
         /// The moves that the request is about.
         moves: Vec<MoveView>,
+    },
+    /// A rebalance was planned.
+    Plan {
+        /// The plan.
+        plan: Box<PlanView>,
+    },
+    /// Rebalances were changed or read.
+    Rebalances {
+        /// The rebalances that the request is about.
+        rebalances: Vec<RebalanceView>,
     },
     /// A rule forbids a change of keys or roles.
     Refused {
@@ -342,6 +357,7 @@ impl Shared {
             Ok(Request::ReleaseSlots { slots }) => self.change_slots(&slots, SlotAction::Release),
             Ok(Request::ChangeShards(change)) => self.change_shards(change),
             Ok(Request::Moves(command)) => self.moves(command),
+            Ok(Request::Rebalances(command)) => self.rebalances(command),
             Err(error) => Reply::Error { error },
         };
         // A client that has disconnected needs no response.
@@ -391,7 +407,21 @@ impl Shared {
         let carry_out = |action| self.operator_desk.command(OperatorRequest::Moves(action));
         match command.action().and_then(carry_out) {
             Ok(OperatorAnswer::Moves(moves)) => Reply::Moves { moves },
-            Ok(OperatorAnswer::Changed) => Reply::Moves { moves: Vec::new() },
+            Ok(
+                OperatorAnswer::Changed | OperatorAnswer::Plan(_) | OperatorAnswer::Rebalances(_),
+            ) => Reply::Moves { moves: Vec::new() },
+            Err(error) => Reply::Error { error },
+        }
+    }
+
+    fn rebalances(&self, command: RebalanceCommand) -> Reply {
+        let carry_out = |action| self.operator_desk.command(OperatorRequest::Rebalances(action));
+        match command.action().and_then(carry_out) {
+            Ok(OperatorAnswer::Plan(plan)) => Reply::Plan { plan },
+            Ok(OperatorAnswer::Rebalances(rebalances)) => Reply::Rebalances { rebalances },
+            Ok(OperatorAnswer::Changed | OperatorAnswer::Moves(_)) => {
+                Reply::Rebalances { rebalances: Vec::new() }
+            }
             Err(error) => Reply::Error { error },
         }
     }

@@ -53,7 +53,8 @@ fn record() -> impl Strategy<Value = MoveRecord> {
             let id = MoveId(id);
             MoveRecord {
                 id,
-                rebalance: Some(RebalanceId(id.0.rotate_left(9))).filter(|_| id.0 % 2 == 0),
+                rebalance: Some(RebalanceId(id.0.rotate_left(9)))
+                    .filter(|_| id.0.is_multiple_of(2)),
                 new,
                 phase,
                 goal,

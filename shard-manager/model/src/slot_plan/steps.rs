@@ -13,7 +13,7 @@ use crate::topology::ShardNumber;
 pub(super) struct Transfers(BTreeMap<(ShardNumber, ShardNumber), Vec<Slot>>);
 
 /// Part of the slots that go from one shard to another.
-struct Part {
+struct SlotGroup {
     from: ShardNumber,
     to: ShardNumber,
     slots: SlotSet,
@@ -41,7 +41,7 @@ impl Transfers {
             let count = slots.len().div_ceil(slots_max);
             for (index, slots) in slots.chunks(slots_max).enumerate() {
                 let slots = slots.iter().copied().collect();
-                parts.push(Part { from, to, slots, place: (index, count) });
+                parts.push(SlotGroup { from, to, slots, place: (index, count) });
             }
         }
         // By the fraction of its pair that is done before, without rounding.
@@ -51,6 +51,6 @@ impl Transfers {
                 .cmp(&(second * count))
                 .then((one.from, one.to).cmp(&(other.from, other.to)))
         });
-        parts.into_iter().map(|Part { from, to, slots, .. }| (from, to, slots)).collect()
+        parts.into_iter().map(|SlotGroup { from, to, slots, .. }| (from, to, slots)).collect()
     }
 }
