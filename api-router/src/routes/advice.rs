@@ -27,8 +27,10 @@ use crate::response_headers::LookupRefusals;
 /// Longest time for shards to report their sizes.
 const SIZES_MAX: Duration = Duration::from_secs(5);
 /// Instructions for embedded shards.
-const NEXT_STEPS: &str = "this is advice: nothing moves by itself. POST /api/rebalance with this by and \
-    {\"dry_run\": true} plans the moves, and without dry_run it begins them; `shard-manager rebalance --by` does the same";
+const NEXT_STEPS: &str = "this is advice: nothing moves by itself. POST /api/rebalance carries it out, with the same by; with \
+    {\"dry_run\": true} it shows the moves. `shard-manager rebalance` does the same. \
+    A new cluster takes the slots as --placement manual:FIRST-LAST=SHARD,… and the rows by \
+    `shard-manager export` and `shard-manager import`";
 /// Instructions for servers, whose rows are exported there: Tessera's own columns cannot be
 /// imported, and only the key says where a row of a table without a routing column belongs.
 const NEXT_STEPS_ON_SERVERS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \

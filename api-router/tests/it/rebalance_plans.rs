@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::advice::{Owners, advice, read};
 use crate::backend::files_only;
 use crate::client::refusal;
 use crate::harness::{Router, eventually};
 use crate::moves::OPERATE;
-use crate::rebalances::{JSON, WHY, join, owners, post, state, weigh};
+use crate::rebalances::{JSON, WHY, begin, join, owners, post, state, until, weigh};
 
 const NOWHERE: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
 
@@ -155,4 +156,79 @@ fn without_the_flag_no_rebalance_begins_and_rebalances_are_listed() {
         assert!([404, 405].contains(&reply.status), "{}", reply.text());
         assert!(reply.text().contains("--operate"), "{}", reply.text());
     }
+}
+
+/// Returns the plan of a rebalance that could begin now.
+fn plan(router: &Router, body: &Value) -> Value {
+    eventually("the replicas follow", || {
+        let plan = post(router, "/api/rebalance", body).json();
+        (plan["refusals"] == json!([])).then_some(plan)
+    })
+}
+
+fn number(found: &Value) -> f64 {
+    found.as_f64().unwrap()
+}
+
+#[test]
+fn a_rebalance_by_load_carries_out_the_advice_and_measures_its_effect() {
+    files_only!(WHY);
+    let router = Router::start_with(OPERATE);
+    let quiet = post(&router, "/api/rebalance", &json!({"by": "load"}));
+    assert_eq!((quiet.status, &quiet.json()["moves"]), (200, &json!([])), "too little to say");
+    let known = Owners::of(&router);
+    let requests = [
+        (known.keys("shard1", 300), 4),
+        (known.keys("shard2", 100), 2),
+        (known.keys("shard3", 100), 2),
+    ];
+    read(&router, &requests);
+    let advised = advice(&router, "");
+    assert_eq!(advised["verdict"], "skewed", "{advised}");
+    let planned = plan(&router, &json!({"by": "load", "dry_run": true}));
+    assert_eq!(planned["note"], advised["because"], "{planned}");
+    let mut followed = known;
+    followed.follow(&advised);
+    let begun = begin(&router, "/api/rebalance", &json!({"by": "load", "keep": 0}));
+    let done = until(&router, &begun, "done");
+    assert!(Owners::of(&router).0 == followed.0, "each slot is where the advice had it");
+    let [before, planned, measured] =
+        ["skew_before", "skew_planned", "skew_measured"].map(|skew| number(&done[skew]));
+    assert!((before - number(&advised["skew"])).abs() < 0.01, "{done}");
+    assert!((measured - planned).abs() < 0.01 && measured < 1.1, "{done}");
+    assert_eq!(advice(&router, "")["verdict"], "balanced");
+}
+
+#[test]
+fn a_rebalance_by_size_moves_bytes_and_measures_them_when_the_old_rows_are_deleted() {
+    files_only!(WHY);
+    // The first shard has few slots and nearly all bytes.
+    let placement = "manual:0-127=shard1,128-16383=shard2";
+    let flags = &["--operate", "--shards", "2", "--placement", placement];
+    let router = Router::start_with(flags);
+    let note = "v".repeat(512 << 10);
+    for key in Owners::of(&router).keys("shard1", 40) {
+        let row = json!({"order_id": key, "user_id": key, "amount": 1, "note": note});
+        let written = router.write(&key, &json!({"table": "orders", "data": row}));
+        assert_eq!(written.status, 201, "{}", written.text());
+    }
+    let planned = plan(&router, &json!({"by": "size", "dry_run": true}));
+    assert!(number(&planned["skew_before"]) > 1.8, "nearly all is on one shard: {planned}");
+    assert!(number(&planned["skew_planned"]) < 1.1, "{planned}");
+    let begun = begin(&router, "/api/rebalance", &json!({"by": "size", "keep": 0}));
+    let done = until(&router, &begun, "done");
+    let measured = number(&done["skew_measured"]);
+    assert!(measured < number(&done["skew_before"]) - 0.5, "{done}");
+    let open = router.get("/api/moves?state=open").json();
+    assert_eq!(open["moves"], json!([]), "the old rows are deleted: {open}");
+}
+
+#[test]
+fn without_analytics_a_rebalance_by_load_is_refused_and_by_slots_is_planned() {
+    files_only!(WHY);
+    let router = Router::start_with(&["--operate", "--analytics", "off"]);
+    let refused = post(&router, "/api/rebalance", &json!({"by": "load", "dry_run": true}));
+    assert_eq!((refused.status, &*refused.code()), (400, "TSR335"), "{}", refused.text());
+    let planned = post(&router, "/api/rebalance", &json!({"dry_run": true}));
+    assert_eq!((planned.status, &planned.json()["slots"]), (200, &json!(0)), "settled");
 }

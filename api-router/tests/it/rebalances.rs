@@ -1,5 +1,5 @@
-//! Tests of rebalances over HTTP: shards that take their share and are emptied under writes, orders,
-//! and a router that is killed meanwhile.
+//! Tests of rebalances over HTTP: shards that take their share and are emptied under writes,
+//! orders, and a router that is killed meanwhile.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -26,6 +26,12 @@ pub trait RebalanceCatalog: Send + Sync {
     /// The error of the catalog.
     fn list_rebalances(&self) -> EngineFuture<'_, Vec<RebalanceRecord>>;
 
+    /// Returns the rebalance that has not ended.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn open_rebalance(&self) -> EngineFuture<'_, Option<RebalanceRecord>>;
+
     /// Lists a new rebalance, if the shard map has still this epoch and no other one goes on. One
     /// that is listed already stays as it is, so that this can be repeated.
     ///

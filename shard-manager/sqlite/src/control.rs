@@ -27,6 +27,7 @@
 pub mod client;
 pub mod move_command;
 pub mod rebalance_command;
+mod shard_request;
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -41,10 +42,7 @@ use std::time::{Duration, Instant};
 
 use engine::access_store::{AccessChange, AccessError, ChangeAuthor, now};
 use engine::move_view::MoveView;
-use engine::new_shard::NewShard;
-use engine::operator_desk::{
-    OperatorAnswer, OperatorDesk, OperatorRequest, ShardAction, SlotAction,
-};
+use engine::operator_desk::{OperatorAnswer, OperatorDesk, OperatorRequest, SlotAction};
 use engine::rebalance_view::{PlanView, RebalanceView};
 use model::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
@@ -55,6 +53,8 @@ use self::rebalance_command::RebalanceCommand;
 use crate::access_store::FileAccess;
 use crate::backup::manifest::Manifest;
 use crate::backup::{BackupSource, Step, Watch};
+
+pub use self::shard_request::ShardRequest;
 
 /// Name of the socket in the data directory.
 pub const SOCKET: &str = "control.sock";
@@ -105,44 +105,6 @@ pub enum Request {
     Moves(MoveCommand),
     /// Plans, changes or shows rebalances.
     Rebalances(RebalanceCommand),
-}
-
-/// Change of the shards.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ShardRequest {
-    /// A shard joins, without slots.
-    Join {
-        /// Name of the shard.
-        name: String,
-        /// Its weight.
-        weight: u32,
-        /// URL of its database, which files do not have.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        url: Option<String>,
-    },
-    /// A shard gets another weight.
-    Weight {
-        /// Name of the shard.
-        name: String,
-        /// The weight.
-        weight: u32,
-    },
-    /// A shard without slots retires.
-    Remove {
-        /// Name of the shard.
-        name: String,
-    },
-}
-
-impl From<ShardRequest> for ShardAction {
-    fn from(request: ShardRequest) -> Self {
-        match request {
-            ShardRequest::Join { name, weight, url } => Self::Join(NewShard { name, weight, url }),
-            ShardRequest::Weight { name, weight } => Self::Weight { name, weight },
-            ShardRequest::Remove { name } => Self::Remove { name },
-        }
-    }
 }
 
 /// Line of a response.

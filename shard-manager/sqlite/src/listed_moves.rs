@@ -157,6 +157,10 @@ impl RebalanceCatalog for FileMoves {
         self.read(rebalances::list)
     }
 
+    fn open_rebalance(&self) -> EngineFuture<'_, Option<RebalanceRecord>> {
+        self.read(rebalances::open)
+    }
+
     fn begin_rebalance<'a>(
         &'a self,
         record: &'a RebalanceRecord,

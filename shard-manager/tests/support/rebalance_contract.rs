@@ -93,9 +93,11 @@ async fn check_begin(catalog: &dyn RebalanceCatalog) {
     assert_eq!(catalog.begin_rebalance(&record, 1).await, Ok(()));
     assert_eq!(catalog.begin_rebalance(&record, 1).await, Ok(()), "the same again");
     assert_eq!(catalog.list_rebalances().await, Ok(vec![record.clone()]));
+    assert_eq!(catalog.open_rebalance().await, Ok(Some(record.clone())));
     let second = catalog.begin_rebalance(&new_rebalance([3]), 1).await;
     assert_eq!(second, Err(RebalanceListError::Runs(record.id.name())));
     end(catalog, &record).await;
+    assert_eq!(catalog.open_rebalance().await, Ok(None));
 }
 
 /// An order reaches the moves of the rebalance whose target does not own the slots, and no move of

@@ -97,8 +97,14 @@ impl<'m> Mover<'m> {
             match event {
                 Event::Looked(watch, look) => {
                     match look {
-                        Look::Leads(records) => self.start(&records),
-                        Look::Follows => self.stop(),
+                        Look::Leads(records) => {
+                            self.manager.move_news.set_leading(true);
+                            self.start(&records);
+                        }
+                        Look::Follows => {
+                            self.manager.move_news.set_leading(false);
+                            self.stop();
+                        }
                         Look::Unknown => {}
                     }
                     self.look(watch, LOOK);

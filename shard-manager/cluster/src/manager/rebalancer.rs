@@ -18,9 +18,11 @@ use engine::catalog_rows::MapChangeError;
 use engine::move_record::{MoveRecord, NewMove};
 use engine::rebalance_catalog::{RebalanceEnd, RebalanceListError, RebalanceReport};
 use engine::rebalance_record::{ListedStep, RebalanceRecord, RebalanceState, StepState};
+use model::advice::BalanceBy;
 use model::error::Error;
 use model::map_change::MapChange;
 use model::shard_map::ShardMap;
+use model::slot_plan::PlanGoal;
 use model::topology::{ShardNumber, ShardState};
 
 use self::decision::Decision;
@@ -87,13 +89,11 @@ impl Rebalances<'_> {
         else {
             return Ok(None);
         };
-        if !in_time(moves.lead()).await?? {
+        if !self.0.move_news.leads() {
             return Ok(None);
         }
-        let listed = in_time(rebalances.list_rebalances()).await??;
-        let Some(open) = listed.into_iter().find(|record| !record.state.has_ended()) else {
-            return Ok(None);
-        };
+        let open = in_time(rebalances.open_rebalance()).await??;
+        let Some(open) = open else { return Ok(None) };
         Ok(Some((open, in_time(moves.list()).await??)))
     }
 
@@ -147,7 +147,23 @@ impl Rebalances<'_> {
                 Drained::Ended(failure) => failure,
             },
         };
-        let skew = self.skew(&record.goal, Instant::now() + ANSWER_MAX).await;
+        // Rows that have moved take room at their source until they are deleted there.
+        let left = match record.goal {
+            PlanGoal::Balance(BalanceBy::Size) => decision.open_moves(moves),
+            PlanGoal::Balance(BalanceBy::Load)
+            | PlanGoal::Slots
+            | PlanGoal::Placement(_)
+            | PlanGoal::Drain(_) => 0,
+        };
+        if left > 0 && record.keep.is_zero() {
+            report.reason =
+                Some(format!("sizes are measured when {left} moves have deleted their old rows"));
+            return;
+        }
+        let skew = match left {
+            0 => self.skew(&record.goal, Instant::now() + ANSWER_MAX).await,
+            _ => None,
+        };
         report.end = Some(RebalanceEnd { skew, has_failed: failure.is_some() });
         report.reason = failure.or_else(|| decision.failure());
     }

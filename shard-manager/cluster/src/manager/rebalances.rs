@@ -207,7 +207,8 @@ impl<'m> Rebalances<'m> {
 
     /// Checks that no rebalance goes on, before anything is planned. The catalog checks it again.
     async fn check_none_runs(self) -> Result<(), RebalancesError> {
-        match self.list().await?.into_iter().find(|record| !record.state.has_ended()) {
+        let open = self.catalog()?.open_rebalance().await;
+        match open.map_err(RebalanceListError::Failed)? {
             Some(open) => Err(RebalanceListError::Runs(open.id.name()).into()),
             None => Ok(()),
         }

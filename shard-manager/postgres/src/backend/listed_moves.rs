@@ -238,6 +238,10 @@ impl RebalanceCatalog for ServerMoves {
         Box::pin(self.with_catalog(async |catalog| RebalanceTables::of(catalog).list().await))
     }
 
+    fn open_rebalance(&self) -> EngineFuture<'_, Option<RebalanceRecord>> {
+        Box::pin(self.with_catalog(async |catalog| RebalanceTables::of(catalog).open().await))
+    }
+
     fn begin_rebalance<'a>(
         &'a self,
         record: &'a RebalanceRecord,

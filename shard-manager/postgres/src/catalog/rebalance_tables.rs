@@ -52,6 +52,20 @@ impl RebalanceTables<'_> {
         records.map_err(|error| refused(&error))
     }
 
+    /// Reads the rebalance that has not ended.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn open(self) -> Result<Option<RebalanceRecord>, Error> {
+        let open = listed::tessera_rebalances.filter(listed::ended_at.is_null());
+        let open = open.select(RebalanceRow::as_select());
+        let open: QueryResult<Option<RebalanceRow>> = open.first(&mut &*self.0).await.optional();
+        let record = open.and_then(|row| {
+            row.map(RebalanceRow::record).transpose().map_err(|damage| unreadable(&damage))
+        });
+        record.map_err(|error| refused(&error))
+    }
+
     /// Lists a new rebalance, and removes those that have ended long ago.
     ///
     /// # Errors

@@ -32,6 +32,16 @@ pub(super) fn list(connection: &mut SqliteConnection) -> Result<Vec<RebalanceRec
     records.map_err(|error| failed(&error))
 }
 
+/// Reads the rebalance that has not ended.
+pub(super) fn open(connection: &mut SqliteConnection) -> Result<Option<RebalanceRecord>, Error> {
+    let open = listed::tessera_rebalances.filter(listed::ended_at.is_null());
+    let open = open.select(RebalanceRow::as_select()).first(connection).optional();
+    let record = open.and_then(|row| {
+        row.map(RebalanceRow::record).transpose().map_err(|damage| unreadable(&damage))
+    });
+    record.map_err(|error| failed(&error))
+}
+
 /// Lists a new rebalance, and removes those that have ended long ago.
 pub(super) fn begin(
     connection: &mut SqliteConnection,

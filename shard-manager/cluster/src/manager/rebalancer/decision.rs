@@ -68,6 +68,13 @@ impl Decision {
         self.statuses.iter().all(|status| status.state.has_ended())
     }
 
+    /// Returns the number of moves of the steps that have not ended, also of those whose source is
+    /// only kept.
+    pub(super) fn open_moves(&self, moves: &[MoveRecord]) -> usize {
+        let is_own = |id| self.statuses.iter().any(|status| status.move_id == Some(id));
+        moves.iter().filter(|open| !open.phase.has_ended() && is_own(open.id)).count()
+    }
+
     /// Returns the reason why not all slots have moved; `None` if they have.
     pub(super) fn failure(&self) -> Option<String> {
         let failed = self.statuses.iter().filter(|status| status.state != StepState::Moved);
