@@ -323,6 +323,16 @@ fn a_router_that_is_killed_in_the_middle_goes_on_when_it_starts_again() {
         assert_eq!(count(&owners, shard), slots, "{shard}");
     }
     assert_eq!(count(&owners, "shard4"), 1_024);
+    let begun = begin(&router, "/api/shards/shard4/drain", &json!({"keep": 0}));
+    progress(&router, &begun, "some slots have moved", |shown| {
+        shown["moved_count"].as_u64() >= Some(3)
+    });
+    router.kill();
+    router = Router::start_in(&data, OPERATE);
+    until(&router, &begun, "done");
+    assert_eq!(count(&self::owners(&router), "shard4"), 0);
+    assert_eq!(state(&router, "shard4"), "gone", "it has retired");
+    rows.check(&router);
     check_files(router, &data);
 }
 

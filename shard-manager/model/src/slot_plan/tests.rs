@@ -283,6 +283,8 @@ proptest! {
         let mut owners = before.clone();
         plan.steps.iter().for_each(|step| apply(&mut owners, step));
         prop_assert_eq!(plan.slots(), plan.needed);
+        let simulated = crate::placement::rebalance(&before, &topology, &topology);
+        prop_assert!(owners == simulated, "`placement simulate` tells the same");
         let counted = counts(&owners, topology.len());
         for shard in &plan.shards {
             let count = counted[shard.shard.index()];
