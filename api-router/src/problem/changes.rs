@@ -199,6 +199,9 @@ impl From<RebalancesError> for Problem {
 #[cfg(test)]
 mod tests {
     use shard_manager::engine::move_record::{MoveOrderFault, MovePhase, NewMoveFault};
+    use shard_manager::engine::rebalance_catalog::RebalanceListError;
+    use shard_manager::engine::rebalance_record::{RebalanceOrderFault, RebalanceState};
+    use shard_manager::slot_plan::PlanFault;
     use shard_manager::slot_set::SlotSet;
     use shard_manager::topology::{ShardNumber, ShardState};
 
@@ -247,6 +250,32 @@ mod tests {
         let unsupported = Problem::from(MovesError::Unsupported);
         assert!(unsupported.detail().contains("citus_move_shard_placement("));
         let failed = Problem::from(MovesError::from(MoveListError::Failed(Error::DeadlinePassed)));
+        assert_eq!((failed.code().name(), failed.outcome), ("TSR004", Some("unknown")));
+    }
+
+    #[test]
+    fn a_rebalance_that_is_refused_has_a_code_for_each_remedy() {
+        let name = || "shard1".to_owned();
+        let ended = RebalanceOrderFault::Ended(RebalanceState::Done);
+        for (error, code, status) in [
+            (PlanFault::Keyspace("it does not fit".to_owned()).into(), "TSR335", 400),
+            (RebalancesError::NoLoad, "TSR335", 400),
+            (PlanFault::NoTaker.into(), "TSR326", 409),
+            (RebalancesError::HoldsCatalog(name()), "TSR326", 409),
+            (RebalancesError::Refused("not now".to_owned()), "TSR326", 409),
+            (RebalancesError::NoShard(name()), "TSR320", 404),
+            (RebalancesError::Unsupported, "TSR329", 409),
+            (RebalanceListError::NoRebalance.into(), "TSR336", 404),
+            (RebalanceListError::Order(ended).into(), "TSR337", 409),
+            (RebalanceListError::Runs(name()).into(), "TSR338", 409),
+            (RebalanceListError::Stale { expected: 1, epoch: 2 }.into(), "TSR327", 412),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!((problem.code().name(), problem.status().as_u16()), (code, status));
+            assert_eq!(problem.outcome, Some("rejected"));
+        }
+        let failed = RebalanceListError::Failed(Error::DeadlinePassed);
+        let failed = Problem::from(RebalancesError::from(failed));
         assert_eq!((failed.code().name(), failed.outcome), ("TSR004", Some("unknown")));
     }
 

@@ -141,7 +141,7 @@ const NEED_A_FAULT: [&str; 11] = [
 ];
 
 /// Codes that need slots that have moved, as those of servers do not.
-const NEED_MOVES: [&str; 2] = ["TSR332", "TSR333"];
+const NEED_MOVES: [&str; 4] = ["TSR332", "TSR333", "TSR337", "TSR338"];
 
 /// Codes that need servers of PostgreSQL.
 const NEED_SERVERS: [&str; 5] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329"];
