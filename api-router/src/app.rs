@@ -28,6 +28,7 @@ use crate::caller_rights::CallerRights;
 use crate::data_route::DataRoute;
 use crate::metrics_view::{self, MetricsView};
 use crate::moving_slots::MovingSlots;
+use crate::observed_load::RecordedLoad;
 use crate::problem::{Code, Problem};
 use crate::trace::Trace;
 
@@ -102,6 +103,7 @@ impl App {
         let analytics = settings.analytics.then(|| {
             let metrics = Arc::new(MetricsView::new(&manager, runtime, settings.backend));
             let hub = metrics_view::hub(&metrics, runtime);
+            manager.rebalances().set_load_source(RecordedLoad::of(&metrics));
             Analytics { metrics, errors: Arc::default(), hub }
         });
         Self {

@@ -51,8 +51,8 @@ pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
 
 /// The route that makes tables: not counted among those about rows.
 const TABLES: &str = "/api/tables";
-/// Routes that change shards and slots, and move slots.
-const CHANGES: [&str; 3] = ["/api/shards", "/api/slots/", "/api/moves"];
+/// Routes that change shards and slots, move slots and rebalance the cluster.
+const CHANGES: [&str; 4] = ["/api/shards", "/api/slots/", "/api/moves", "/api/rebalance"];
 
 /// Returns true if a refusal must report the outcome of the request.
 pub fn is_write(route: Option<DataRoute>, path: &str, method: &Method) -> bool {

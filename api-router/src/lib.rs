@@ -29,6 +29,7 @@ pub mod query;
 pub mod access;
 pub mod metrics_view;
 pub mod moving_slots;
+pub mod observed_load;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod unsupported_headers;

@@ -294,6 +294,18 @@ refusals! {
         503 Unavailable "The catalog does not answer; see Retry-After.";
         504 DeadlinePassed "The deadline passed: outcome says whether the change may have been made.";
     }
+    /// The problems that a rebalance may answer with, with its `outcome`.
+    RebalanceRefusals {
+        400 BadRequest "A header or a member cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "There is no such rebalance, or the cluster has no shard of this name.";
+        409 Conflict "Another rebalance goes on, or a shard or the rebalance is not in a state that permits it: the detail says why.";
+        412 PreconditionFailed "The shard map is not of the epoch that If-Match names.";
+        413 TooLarge "The body is too large.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        503 Unavailable "The catalog does not answer; see Retry-After.";
+        504 DeadlinePassed "The deadline passed: outcome says whether the change may have been made.";
+    }
     /// The problems that a write may answer with; `outcome` says what became of it.
     WriteRefusals {
         400 BadRequest "Something in the request is malformed or unknown: the detail names it.";

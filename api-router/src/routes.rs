@@ -16,6 +16,7 @@ pub mod moves;
 pub mod openapi;
 pub mod placement;
 pub mod read;
+pub mod rebalances;
 pub mod row_write;
 pub mod scrape;
 pub mod shard_changes;
@@ -33,7 +34,7 @@ pub struct OptionalRoutes {
     pub lab: bool,
     /// Access control.
     pub access: bool,
-    /// Changes of shards and slots, and moves.
+    /// Changes of shards and slots, moves and rebalances.
     pub operate: bool,
 }
 
@@ -58,6 +59,8 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         .service(placement::shard_map)
         .service(moves::list_moves)
         .service(moves::find_move)
+        .service(rebalances::list_rebalances)
+        .service(rebalances::find_rebalance)
         .service(distribution::distribution)
         .service(advice::advise)
         .service(tables::list_tables)
@@ -115,5 +118,8 @@ fn configure_changes(surface: &mut ServiceConfig<'_>) {
         .service(slot_fences::fence_slots)
         .service(slot_fences::release_slots)
         .service(moves::begin_move)
-        .service(moves::order_move);
+        .service(moves::order_move)
+        .service(rebalances::begin_rebalance)
+        .service(rebalances::order_rebalance)
+        .service(rebalances::drain_shard);
 }

@@ -41,7 +41,7 @@ const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
 /// Every route. The most frequent ones come first, because rows are searched in order.
-pub const ROWS: [RouteRow; 67] = [
+pub const ROWS: [RouteRow; 72] = [
     row("POST", "/api/write", RouteNeed::Rows),
     row("GET", "/api/read", RouteNeed::Rows),
     row("POST", "/api/bulk-write", RouteNeed::Rows),
@@ -66,6 +66,11 @@ pub const ROWS: [RouteRow; 67] = [
     row("GET", "/api/moves/{id}", OPERATE),
     row("POST", "/api/moves", OPERATE),
     row("POST", "/api/moves/{id}/{order}", OPERATE),
+    row("GET", "/api/rebalance", OPERATE),
+    row("GET", "/api/rebalance/{id}", OPERATE),
+    row("POST", "/api/rebalance", OPERATE),
+    row("POST", "/api/rebalance/{id}/{order}", OPERATE),
+    row("POST", "/api/shards/{name}/drain", OPERATE),
     row("GET", "/api/distribution", ANALYTICS),
     row("GET", "/api/advice", ANALYTICS),
     row("GET", "/stats", ANALYTICS),

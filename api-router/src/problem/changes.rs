@@ -1,4 +1,5 @@
-//! Changes: maps each refusal of a change of shards, slots or moves to its problem.
+//! Changes: maps each refusal of a change of shards or slots, of a move or of a rebalance to its
+//! problem.
 //!
 //! **Invariant:** the mapping is exhaustive; a detail names an address only if the request did, and
 //! no path.
@@ -11,7 +12,7 @@ use shard_manager::engine::new_shard::NewShardRefusal;
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::engine::slot_change::SlotChangeError;
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{MovesError, ShardChangeError, SlotsError};
+use shard_manager::manager::{MovesError, RebalancesError, ShardChangeError, SlotsError};
 
 use super::{Code, Problem};
 
@@ -34,6 +35,10 @@ impl Code {
             RefusalCode::MoveState => Self::TSR332,
             RefusalCode::SlotsMove => Self::TSR333,
             RefusalCode::NotOwner => Self::TSR334,
+            RefusalCode::BadRebalance => Self::TSR335,
+            RefusalCode::NoRebalance => Self::TSR336,
+            RefusalCode::RebalanceState => Self::TSR337,
+            RefusalCode::RebalanceRuns => Self::TSR338,
         }
     }
 }
@@ -43,7 +48,7 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
     let problem = Problem::new(Code::of_refusal(refusal), detail).outcome("rejected");
     match refusal {
         RefusalCode::NoShard => problem.hint("/api/shards lists the shards"),
-        RefusalCode::BadShard | RefusalCode::BadMove => {
+        RefusalCode::BadShard | RefusalCode::BadMove | RefusalCode::BadRebalance => {
             problem.hint("correct the member that the detail names, and send the request again")
         }
         RefusalCode::DatabaseInUse => {
@@ -74,6 +79,13 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
         RefusalCode::SlotsMove => {
             problem.hint("wait for the end of the other move, or leave its slots out")
         }
+        RefusalCode::NoRebalance => problem.hint("/api/rebalance lists the rebalances"),
+        RefusalCode::RebalanceState => problem.hint(
+            "actions of the rebalance, in /api/rebalance, lists the orders that it takes now",
+        ),
+        RefusalCode::RebalanceRuns => {
+            problem.hint("/api/rebalance shows it; POST /api/rebalance/{id}/cancel ends it")
+        }
         RefusalCode::PlacedByEngine => problem.hint(CITUS_MOVES),
     }
 }
@@ -101,6 +113,7 @@ impl From<ShardChangeError> for Problem {
             | ShardChangeError::Failed(error) => failed(error, Outcome::Rejected),
             ShardChangeError::NoShard { .. }
             | ShardChangeError::Exists { .. }
+            | ShardChangeError::HasMoves { .. }
             | ShardChangeError::NewShard(_)
             | ShardChangeError::Map(_) => Self::from(Error::Internal),
         }
@@ -127,6 +140,7 @@ fn detail(error: &ShardChangeError) -> String {
         }
         ShardChangeError::NoShard { .. }
         | ShardChangeError::Exists { .. }
+        | ShardChangeError::HasMoves { .. }
         | ShardChangeError::NewShard(_)
         | ShardChangeError::Map(_)
         | ShardChangeError::Failed(_) => error.to_string(),
@@ -170,9 +184,24 @@ impl From<MovesError> for Problem {
     }
 }
 
+impl From<RebalancesError> for Problem {
+    fn from(error: RebalancesError) -> Self {
+        match (error.code(), error.failure()) {
+            (Some(RefusalCode::PlacedByEngine), _) => Self::from(MovesError::Unsupported),
+            (Some(refusal), _) => refused(refusal, error.to_string()),
+            (None, Some(failure)) => failed(failure.clone(), Outcome::Unknown)
+                .hint("/api/rebalance shows whether the change was made"),
+            (None, None) => Self::from(Error::Internal),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use shard_manager::engine::move_record::{MoveOrderFault, MovePhase, NewMoveFault};
+    use shard_manager::engine::rebalance_catalog::RebalanceListError;
+    use shard_manager::engine::rebalance_record::{RebalanceOrderFault, RebalanceState};
+    use shard_manager::slot_plan::PlanFault;
     use shard_manager::slot_set::SlotSet;
     use shard_manager::topology::{ShardNumber, ShardState};
 
@@ -221,6 +250,32 @@ mod tests {
         let unsupported = Problem::from(MovesError::Unsupported);
         assert!(unsupported.detail().contains("citus_move_shard_placement("));
         let failed = Problem::from(MovesError::from(MoveListError::Failed(Error::DeadlinePassed)));
+        assert_eq!((failed.code().name(), failed.outcome), ("TSR004", Some("unknown")));
+    }
+
+    #[test]
+    fn a_rebalance_that_is_refused_has_a_code_for_each_remedy() {
+        let name = || "shard1".to_owned();
+        let ended = RebalanceOrderFault::Ended(RebalanceState::Done);
+        for (error, code, status) in [
+            (PlanFault::Keyspace("it does not fit".to_owned()).into(), "TSR335", 400),
+            (RebalancesError::NoLoad, "TSR335", 400),
+            (PlanFault::NoTaker.into(), "TSR326", 409),
+            (RebalancesError::HoldsCatalog(name()), "TSR326", 409),
+            (RebalancesError::Refused("not now".to_owned()), "TSR326", 409),
+            (RebalancesError::NoShard(name()), "TSR320", 404),
+            (RebalancesError::Unsupported, "TSR329", 409),
+            (RebalanceListError::NoRebalance.into(), "TSR336", 404),
+            (RebalanceListError::Order(ended).into(), "TSR337", 409),
+            (RebalanceListError::Runs(name()).into(), "TSR338", 409),
+            (RebalanceListError::Stale { expected: 1, epoch: 2 }.into(), "TSR327", 412),
+        ] {
+            let problem = Problem::from(error);
+            assert_eq!((problem.code().name(), problem.status().as_u16()), (code, status));
+            assert_eq!(problem.outcome, Some("rejected"));
+        }
+        let failed = RebalanceListError::Failed(Error::DeadlinePassed);
+        let failed = Problem::from(RebalancesError::from(failed));
         assert_eq!((failed.code().name(), failed.outcome), ("TSR004", Some("unknown")));
     }
 

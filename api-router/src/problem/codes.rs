@@ -54,6 +54,10 @@ analytics::problem_codes! {
     TSR332 409 false "Move state conflict" "The move is not in a state that permits the order: a move is cancelled before its target owns the slots, rolled back or settled afterwards, and retried when it has ended without success. Nothing was changed.";
     TSR333 409 false "Slots move already" "Another move has some of the slots, until it ends. The detail names these slots and the move. Nothing was changed.";
     TSR334 409 false "Slots of another shard" "The shard that is named as the source of a move does not own all of the slots: the detail names those that it lacks. Nothing was changed.";
+    TSR335 400 false "Bad rebalance" "The description of a rebalance cannot be used: the detail names the member and what is allowed. A placement must fit the shards and the keyspace of the cluster, and by=load needs a router that counts requests. Nothing was begun.";
+    TSR336 404 false "No such rebalance" "There is no rebalance of this id, or it ended so long ago that it is not listed any more. Nothing was changed.";
+    TSR337 409 false "Rebalance state conflict" "The rebalance is not in a state that permits the order: it has ended, or it is being cancelled. Nothing was changed.";
+    TSR338 409 false "A rebalance goes on" "Another rebalance goes on, and there is one at a time. The detail names it. Nothing was begun.";
     TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
     TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";
     TSR409 409 false "Access conflict" "A key, a role or a denial is not in a state that permits the change: the key is revoked or suspended, keys still have the role, a file defines the key or the role, or there is no room for another. Nothing was changed.";

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use actix_web::web::{Data, block};
 use actix_web::{HttpRequest, HttpResponse, get};
-use analytics::{ClusterNow, MetricsQuery, Window, figures};
 use serde::Serialize;
 use shard_manager::advice::{
-    self, BalanceBy, HotSpot, KeyLoad, Move, Observed, ShardOutlook, ShardSize, SlotLoad, Verdict,
+    self, BalanceBy, HotSpot, Move, Observed, ShardOutlook, ShardSize, Verdict,
 };
 use shard_manager::assembly::CITUS_MOVES;
-use shard_manager::keyspace::Slot;
+use shard_manager::manager::ObservedLoad;
 use shard_manager::shard_map::ShardMap;
 use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
@@ -20,17 +19,17 @@ use utoipa::ToSchema;
 use crate::app::App;
 use crate::headers::time_limit;
 use crate::metrics_view::MetricsView;
+use crate::observed_load;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
-/// Finished minutes whose requests count, beside the running one: all that are kept.
-const MINUTES: u64 = 15;
 /// Longest time for shards to report their sizes.
 const SIZES_MAX: Duration = Duration::from_secs(5);
 /// Instructions for embedded shards.
-const NEXT_STEPS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
-    A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by \
+const NEXT_STEPS: &str = "this is advice: nothing moves by itself. POST /api/rebalance carries it out, with the same by; with \
+    {\"dry_run\": true} it shows the moves. `shard-manager rebalance` does the same. \
+    A new cluster takes the slots as --placement manual:FIRST-LAST=SHARD,… and the rows by \
     `shard-manager export` and `shard-manager import`";
 /// Instructions for servers, whose rows are exported there: Tessera's own columns cannot be
 /// imported, and only the key says where a row of a table without a routing column belongs.
@@ -190,8 +189,12 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let is_citus = app.manager.status().is_partitioned();
     let how = if app.backend == EMBEDDED { NEXT_STEPS } else { NEXT_STEPS_ON_SERVERS };
     let answer = block(move || {
-        let observed =
-            Observed { map: &map, load: &recorded.load, sizes: &sizes, keys: &recorded.keys };
+        let observed = Observed {
+            map: &map,
+            load: &recorded.load.slots,
+            sizes: &sizes,
+            keys: &recorded.load.keys,
+        };
         let advice = advice::advise(&observed, balance_by);
         let mut answer = AdviceAnswer::new(advice, &map, &sizes, (recorded.window, how));
         if is_citus {
@@ -206,8 +209,7 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
 /// Requests of the last minutes.
 #[derive(Default)]
 struct RecordedLoad {
-    load: Vec<SlotLoad>,
-    keys: Vec<KeyLoad>,
+    load: ObservedLoad,
     /// Length of the window in which they were counted.
     window: Option<Duration>,
 }
@@ -220,23 +222,9 @@ impl RecordedLoad {
         counted.map_err(|_| Problem::new(Code::TSR500, "an internal error"))
     }
 
-    fn count(counted: &MetricsView) -> Self {
-        let recorder = &counted.recorder;
-        let load = recorder.slot_load(MINUTES).into_iter();
-        let load = load.map(|slot| SlotLoad { reads: slot.reads, writes: slot.writes }).collect();
-        let window = Window::parse("15m").unwrap_or_default();
-        let query = MetricsQuery { window, ..MetricsQuery::default() };
-        let at_ms = recorder.at_ms();
-        let metrics = figures(&[recorder.history()], &query, &ClusterNow::default(), at_ms);
-        let keys = metrics.hot_keys.into_iter().filter_map(|hot| {
-            // The possible share of other keys in this count is not held against the key.
-            let requests = hot.requests.saturating_sub(hot.error);
-            Some(KeyLoad { key: hot.key, slot: Slot::new(hot.slot?)?, requests })
-        });
-        let running = Duration::from_millis(at_ms % 60_000);
-        let most = Duration::from_secs(60 * MINUTES) + running;
-        let window = Some(recorder.started().elapsed().min(most));
-        Self { load, keys: keys.collect(), window }
+    fn count(metrics: &MetricsView) -> Self {
+        let load = observed_load::count(metrics);
+        Self { load, window: Some(observed_load::window(metrics)) }
     }
 }
 

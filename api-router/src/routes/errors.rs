@@ -15,10 +15,13 @@ use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::move_catalog::MoveListError;
 use shard_manager::engine::move_record::{MoveOrderFault, NewMoveFault};
 use shard_manager::engine::new_shard::NewShardRefusal;
+use shard_manager::engine::rebalance_catalog::RebalanceListError;
+use shard_manager::engine::rebalance_draft::DraftFault;
+use shard_manager::engine::rebalance_record::{RebalanceOrderFault, RebalanceState};
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
-use shard_manager::manager::{MovesError, ShardChangeError, SlotsError};
+use shard_manager::manager::{MovesError, RebalancesError, ShardChangeError, SlotsError};
 use shard_manager::map_change::MapChangeRefusal;
 use shard_manager::row_change::RowError;
 use shard_manager::slot_refusal::SlotRefusal;
@@ -27,7 +30,7 @@ use utoipa::ToSchema;
 
 use crate::access::answers;
 use crate::negotiation::{joined, prefers_json};
-use crate::problem::{Code, Problem, ProblemBody};
+use crate::problem::{Code, Problem, ProblemBody, refused};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
@@ -248,7 +251,11 @@ fn example(code: Code) -> Problem {
         | Code::TSR331
         | Code::TSR332
         | Code::TSR333
-        | Code::TSR334 => example_of_change(code),
+        | Code::TSR334
+        | Code::TSR335
+        | Code::TSR336
+        | Code::TSR337
+        | Code::TSR338 => example_of_change(code),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),
@@ -261,7 +268,7 @@ fn example(code: Code) -> Problem {
     }
 }
 
-/// Returns an example of a refused change of shards, slots or moves.
+/// Returns an example of a refused change of shards or slots, of a move or of a rebalance.
 fn example_of_change(code: Code) -> Problem {
     let refusals = RefusalCode::ALL.into_iter();
     let Some(refusal) = refusals.into_iter().find(|known| Code::of_refusal(*known) == code) else {
@@ -300,6 +307,20 @@ fn example_of_change(code: Code) -> Problem {
             return MovesError::from(error).into();
         }
         RefusalCode::NotOwner => return MovesError::NotOwned { shard, slots: slots() }.into(),
+        RefusalCode::BadRebalance => {
+            return refused(refusal, DraftFault::By("rows".to_owned()).to_string());
+        }
+        RefusalCode::NoRebalance => {
+            return RebalancesError::from(RebalanceListError::NoRebalance).into();
+        }
+        RefusalCode::RebalanceState => {
+            let fault = RebalanceOrderFault::Ended(RebalanceState::Done);
+            return RebalancesError::from(RebalanceListError::Order(fault)).into();
+        }
+        RefusalCode::RebalanceRuns => {
+            let runs = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71".to_owned();
+            return RebalancesError::from(RebalanceListError::Runs(runs)).into();
+        }
     };
     error.into()
 }

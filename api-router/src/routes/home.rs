@@ -20,7 +20,7 @@ const LOGIN: &str = "/api/session";
 const WITHOUT_LOGIN: &str = "access control is off, so every request is served without a login: start the router with --access on to need one";
 
 /// Routes that change shards and slots.
-const CHANGES: [&str; 3] = ["/api/shards", "/api/slots", "/api/moves"];
+const CHANGES: [&str; 4] = ["/api/shards", "/api/slots", "/api/moves", "/api/rebalance"];
 const WITHOUT_CHANGES: &str = "shards and slots are changed through a router with access control (--access on), or one \
      that is started with --operate";
 

@@ -35,7 +35,8 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 /// A move.
 #[derive(ToSchema)]
 #[schema(as = Move, example = json!({
-    "id": "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e", "slots": "0-63", "slot_count": 64,
+    "id": "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e", "rebalance": null, "slots": "0-63",
+    "slot_count": 64,
     "from": "shard1", "to": "shard4", "phase": "copying", "goal": "forward", "paused": false,
     "stalled": false, "rate": 20, "keep": 900, "rows": 120_000, "bytes": 25_165_824,
     "longest_hold_ms": 0.0, "reason": null, "began_at": "2026-11-24T12:00:00.000Z",
@@ -46,6 +47,9 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 pub struct MoveAnswer {
     /// Identity, a UUID.
     id: String,
+    /// Rebalance that it is a part of; null if it is none.
+    #[schema(required)]
+    rebalance: Option<String>,
     /// Slots, as ranges.
     slots: String,
     /// Number of slots.

@@ -68,7 +68,8 @@ fn export(data: &Path, how: &str, folder: &Path) -> Vec<PathBuf> {
         });
         return written.collect();
     }
-    assert_eq!(commands(how), [["shard-manager", "export"], ["shard-manager", "import"]]);
+    let named = ["rebalance", "export", "import"].map(|command| ["shard-manager", command]);
+    assert_eq!(commands(how), named);
     let file = file("users.ndjson");
     let (data, output) = (data.to_str().unwrap(), file.to_str().unwrap());
     let exported = run(&["export", "--table", "users", "--output", output, "--data-dir", data], "");

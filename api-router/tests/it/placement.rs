@@ -206,6 +206,8 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/moves",
             "/api/moves/{id}",
             "/api/read",
+            "/api/rebalance",
+            "/api/rebalance/{id}",
             "/api/route",
             "/api/shard-map",
             "/api/shards",

@@ -25,6 +25,22 @@ fn move_last_slot(router: &Router) -> String {
     begun.json()["id"].as_str().unwrap().to_owned()
 }
 
+/// Begins a rebalance, lets it rest, and returns its path.
+fn pause_rebalance(router: &Router) -> String {
+    let weigh = router.send(
+        "PATCH",
+        "/api/shards/shard3",
+        &[("content-type", "application/json")],
+        Some(br#"{"weight":2}"#),
+    );
+    assert_eq!(weigh.status, 200, "{}", weigh.text());
+    let begun = post(router, "/api/rebalance", &[], "{}");
+    assert_eq!(begun.status, 202, "{}", begun.text());
+    let path = begun.header("location").unwrap().to_owned();
+    assert_eq!(post(router, &format!("{path}/pause"), &[], "").status, 200);
+    path
+}
+
 /// One request for each code that needs slots that have moved. None on Citus, which places rows
 /// itself.
 pub(crate) fn problems_of_moves(router: &Router) -> Vec<(&'static str, u16, Reply)> {
@@ -32,7 +48,16 @@ pub(crate) fn problems_of_moves(router: &Router) -> Vec<(&'static str, u16, Repl
         return Vec::new();
     }
     let moved = move_last_slot(router);
+    let paused = pause_rebalance(router);
+    let order = |order: &str| post(router, &format!("{paused}/{order}"), &[], "");
+    let second = post(router, "/api/rebalance", &[], "{}");
+    assert_eq!(order("cancel").status, 200);
+    eventually("it has ended", || {
+        (router.get(&paused).json()["state"] == "cancelled").then_some(())
+    });
     vec![
+        ("TSR337", 409, order("resume")),
+        ("TSR338", 409, second),
         ("TSR332", 409, post(router, &format!("/api/moves/{moved}/cancel"), &[], "")),
         ("TSR333", 409, post(router, "/api/moves", &[], r#"{"slots":"16383","to":"shard2"}"#)),
     ]
@@ -58,6 +83,8 @@ fn each_problem_of_a_move_has_a_detail_and_a_remedy() {
     not_on_citus!("Citus places rows itself");
     let router = Router::start_with(&["--operate"]);
     insta::assert_snapshot!(lines(&problems_of_moves(&router)), @r#"
+    TSR337 409 Rebalance state conflict: the rebalance has ended (cancelled): begin another one (actions of the rebalance, in /api/rebalance, lists the orders that it takes now)
+    TSR338 409 A rebalance goes on: the rebalance [id] goes on: wait for its end, or cancel it (/api/rebalance shows it; POST /api/rebalance/{id}/cancel ends it)
     TSR332 409 Move state conflict: the target owns the slots already: roll the move back instead (actions of the move, in /api/moves, lists the orders that it takes now)
     TSR333 409 Slots move already: the slots 16383 move already ([id]): wait for that move, or leave them out (wait for the end of the other move, or leave its slots out)
     "#);
@@ -96,6 +123,8 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR328 400 Bad fence: seconds must be a number from 0.001 to 60 (/api/shard-map shows the owner of each slot)
     TSR330 400 Bad move: a move has 1 to 64 slots, not 65: begin one move after the other (correct the member that the detail names, and send the request again)
     TSR331 404 No such move: there is no such move (/api/moves lists the moves)
+    TSR335 400 Bad rebalance: by must be slots, size, load or placement, not `rows` (correct the member that the detail names, and send the request again)
+    TSR336 404 No such rebalance: there is no such rebalance (/api/rebalance lists the rebalances)
     TSR334 409 Slots of another shard: shard2 does not own the slots 0 (/api/shard-map shows the owner of each slot)
     TSR403 403 Forbidden: the request comes from a web page of another origin (requests from other programs, and from pages served here, are welcome)
     "#);

@@ -113,6 +113,8 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
         ("TSR328", 400, post(router, "/api/slots/fence", &[], r#"{"slots":"0","seconds":61}"#)),
         ("TSR330", 400, post(router, "/api/moves", &[], r#"{"slots":"0-64","to":"shard2"}"#)),
         ("TSR331", 404, post(router, &format!("/api/moves/{NO_MOVE}/pause"), &[], "")),
+        ("TSR335", 400, post(router, "/api/rebalance", &[], r#"{"by":"rows"}"#)),
+        ("TSR336", 404, post(router, &format!("/api/rebalance/{NO_MOVE}/pause"), &[], "")),
         (
             "TSR334",
             409,
@@ -139,7 +141,7 @@ const NEED_A_FAULT: [&str; 11] = [
 ];
 
 /// Codes that need slots that have moved, as those of Citus do not.
-const NEED_MOVES: [&str; 2] = ["TSR332", "TSR333"];
+const NEED_MOVES: [&str; 4] = ["TSR332", "TSR333", "TSR337", "TSR338"];
 
 /// Codes that need servers of PostgreSQL.
 const NEED_SERVERS: [&str; 5] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329"];

@@ -22,6 +22,7 @@ mod migrate;
 mod moves;
 mod node;
 mod placement;
+mod rebalance;
 mod restore;
 mod route;
 mod router;
@@ -163,6 +164,9 @@ enum Command {
     Audit(access::audit::Options),
     /// Moves slots to another shard while rows are read and written
     Move(moves::Options),
+    /// Moves slots until each shard has its share
+    #[command(after_help = rebalance::EXAMPLES)]
+    Rebalance(rebalance::Options),
     /// Lets the writes of slots wait for a short time, or go on
     Slots(slots::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
@@ -273,6 +277,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Access(options) => access::run(&options, &terminal),
         Command::Audit(options) => access::audit::run(&options, &terminal),
         Command::Move(options) => moves::run(&options, &terminal),
+        Command::Rebalance(options) => rebalance::run(&options, &terminal),
         Command::Slots(options) => slots::run(&options, &terminal),
         Command::Cluster(options) => cluster::run(&options, &terminal),
         Command::Node(options) => node::run(options, &terminal),

@@ -2,6 +2,7 @@
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
 //! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for fences,
+//! [`Moves`] and [`Rebalances`] for slots that change hands,
 //! [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of the
 //! registry.
 //!
@@ -24,6 +25,8 @@ mod move_status;
 mod mover;
 mod moves;
 mod operator_commands;
+mod rebalancer;
+mod rebalances;
 mod schema;
 mod sessions;
 mod shard_change;
@@ -33,7 +36,7 @@ mod slots;
 mod status;
 mod visible_tables;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use ::access::rights::Rights;
@@ -67,6 +70,7 @@ use move_status::MoveStatus;
 pub use move_status::MoveTotals;
 pub use moves::{Moves, MovesError};
 pub use operator_commands::serve_commands;
+pub use rebalances::{LoadSource, ObservedLoad, RebalanceBegun, Rebalances, RebalancesError};
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
 pub use shard_change::{ShardChangeError, ShardChanged};
@@ -92,6 +96,8 @@ pub struct Manager {
     move_news: MoveNews,
     /// Moves that are known here.
     move_status: MoveStatus,
+    /// Part of the process that counts requests.
+    load_source: OnceLock<Arc<dyn LoadSource>>,
     token_key: TokenKey,
     /// Dropped after the shards.
     backend: Box<dyn ClusterBackend>,
@@ -227,6 +233,7 @@ impl Manager {
             joins: JoinDesk::default(),
             move_news: MoveNews::default(),
             move_status: MoveStatus::default(),
+            load_source: OnceLock::new(),
             token_key,
             backend,
             cache: None,

@@ -22,6 +22,7 @@ use super::move_catalog::MoveCatalog;
 use super::new_shard::{NewShard, NewShardRefusal};
 use super::opened_shard::OpenedShard;
 use super::operator_desk::OperatorCommand;
+use super::rebalance_catalog::RebalanceCatalog;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
 
@@ -98,6 +99,12 @@ pub trait ClusterBackend: Send + Sync {
 
     /// Returns the moves of the catalog; `None` if the engine distributes rows by itself.
     fn move_catalog(&self) -> Option<&dyn MoveCatalog>;
+
+    /// Returns the rebalances of the catalog; `None` if the engine distributes rows by itself.
+    fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog>;
+
+    /// Returns true if the database of a shard holds the catalog, so that the shard cannot retire.
+    fn holds_catalog(&self, number: ShardNumber) -> bool;
 
     /// Returns the commands of an operator, if they come to this process; `None` if they were taken
     /// before.

@@ -113,6 +113,9 @@ pub enum MoveListError {
         /// Present epoch.
         epoch: u64,
     },
+    /// The rebalance of a new move rests, or has ended.
+    #[error("the rebalance of the move does not go on")]
+    RebalanceRests,
     /// Another mover has a higher term, or the move has ended.
     #[error("another process carries the move out")]
     Superseded,

@@ -18,6 +18,8 @@ use moves::limits::{KEEP_MAX, SLOTS_MAX, STALL};
 use moves::observation::{MoveGoal, MovePlan};
 use uuid::Uuid;
 
+use super::rebalance_id::RebalanceId;
+
 /// Lowest rate of a copy, in MiB/s.
 pub const RATE_MIN: u32 = 1;
 /// Highest rate of a copy, in MiB/s.
@@ -160,6 +162,8 @@ impl NewMove {
 pub struct MoveRecord {
     /// Identity.
     pub id: MoveId,
+    /// Rebalance that it is a part of.
+    pub rebalance: Option<RebalanceId>,
     /// Description.
     pub new: NewMove,
     /// Phase, as the last mover has reported it.
@@ -262,6 +266,7 @@ impl MoveRecord {
         let now = listed_time(now);
         Self {
             id: MoveId(Uuid::new_v4().as_u128()),
+            rebalance: None,
             new,
             phase: MovePhase::Planned,
             goal: MoveGoal::Forward,
@@ -290,6 +295,14 @@ impl MoveRecord {
     /// same description may begin.
     pub fn may_retry(&self) -> bool {
         self.phase.has_ended() && self.phase != MovePhase::Done
+    }
+
+    /// Returns true if the target owns the slots, and they do not return.
+    pub fn has_arrived(&self) -> bool {
+        if self.phase.has_ended() {
+            return self.phase == MovePhase::Done;
+        }
+        self.owned_at.is_some() && self.goal != MoveGoal::Back
     }
 
     /// Returns true if nothing has changed for some time although the move does not rest. A move

@@ -20,6 +20,8 @@ use super::move_catalog::MoveListError;
 use super::move_record::{
     MovePhase, MoveProgressReport, MoveRecord, NewMove, goal_name, parse_goal, parse_move_name,
 };
+use super::rebalance_id::RebalanceId;
+use super::rebalance_record::RebalanceState;
 use super::system_tables::{tessera_listed_moves, tessera_moving};
 
 /// Highest number of moves that have ended and are still stored.
@@ -31,6 +33,8 @@ pub const ENDED_STORED_MAX: i64 = 1_000;
 pub struct ListedMoveRow {
     /// Identity, a UUID; primary key.
     pub id: String,
+    /// Identity of the rebalance that it is a part of.
+    pub rebalance: Option<String>,
     /// Number of the shard that owned the slots.
     pub source: i64,
     /// Number of the shard that is to own them.
@@ -67,6 +71,7 @@ impl ListedMoveRow {
         let MoveRecord { new, progress, .. } = record;
         Self {
             id: record.name(),
+            rebalance: record.rebalance.map(RebalanceId::name),
             source: new.source.0.into(),
             target: new.target.0.into(),
             slots: new.slots.to_string(),
@@ -107,6 +112,10 @@ impl ListedMoveRow {
         let progress: StoredProgress = serde_json::from_str(&self.progress).ok()?;
         Some(MoveRecord {
             id: parse_move_name(&self.id)?,
+            rebalance: match &self.rebalance {
+                None => None,
+                Some(name) => Some(RebalanceId::parse(name)?),
+            },
             new,
             phase: MovePhase::parse(&self.phase)?,
             goal: parse_goal(&self.goal)?,
@@ -121,7 +130,7 @@ impl ListedMoveRow {
     }
 }
 
-fn capped(number: u128) -> i64 {
+pub(super) fn capped(number: u128) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -152,12 +161,12 @@ impl StoredProgress {
     }
 }
 
-fn time(text: &str) -> Option<DateTime<Utc>> {
+pub(super) fn time(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
 }
 
 /// Returns the time of a text that may be missing; `None` if it is damaged.
-fn maybe_time(text: Option<&str>) -> Option<Option<DateTime<Utc>>> {
+pub(super) fn maybe_time(text: Option<&str>) -> Option<Option<DateTime<Utc>>> {
     text.map_or(Some(None), |text| time(text).map(Some))
 }
 
@@ -219,6 +228,17 @@ pub fn check_new_move(
     let Some(first) = taken.first() else { return Ok(()) };
     let slots: SlotSet = taken.iter().filter_map(|row| slot(row)).collect();
     Err(MoveListError::SlotsMove { slots, move_name: first.move_id.clone() })
+}
+
+/// Checks that a new move may be listed beside its rebalance, which is in the state of this name.
+///
+/// # Errors
+/// [`MoveListError::RebalanceRests`].
+pub fn check_rebalance_of_move(state: Option<&str>) -> Result<(), MoveListError> {
+    if state == Some(RebalanceState::Running.name()) {
+        return Ok(());
+    }
+    Err(MoveListError::RebalanceRests)
 }
 
 /// Reason to roll back a transaction on listed moves.

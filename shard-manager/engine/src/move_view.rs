@@ -10,6 +10,7 @@ use moves::observation::MoveGoal;
 use serde::{Deserialize, Serialize};
 
 use super::move_record::{MoveOrder, MovePhase, MoveRecord, goal_name};
+use super::rebalance_id::RebalanceId;
 
 /// Name of the order that begins a move with the same description again.
 pub const RETRY: &str = "retry";
@@ -19,6 +20,9 @@ pub const RETRY: &str = "retry";
 pub struct MoveView {
     /// Identity, a UUID.
     pub id: String,
+    /// Identity of the rebalance that it is a part of.
+    #[serde(default)]
+    pub rebalance: Option<String>,
     /// Slots, as ranges.
     pub slots: String,
     /// Number of slots.
@@ -70,6 +74,7 @@ impl MoveView {
         let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Millis, true);
         Self {
             id: record.name(),
+            rebalance: record.rebalance.map(RebalanceId::name),
             slots: new.slots.to_string(),
             slot_count: new.slots.len(),
             from: name_of(new.source),

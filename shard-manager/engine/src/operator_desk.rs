@@ -1,5 +1,5 @@
-//! Operator desk: commands of an operator for the shards, slots and moves of a running cluster, on
-//! their way from the process's control socket to the part that carries them out.
+//! Operator desk: commands of an operator for the shards, slots, moves and rebalances of a running
+//! cluster, on their way from the process's control socket to the part that carries them out.
 //!
 //! **Not here:** the socket (`sqlite`), the changes (`cluster`).
 
@@ -15,6 +15,9 @@ use super::move_draft::MoveDraft;
 use super::move_record::MoveOrder;
 use super::move_view::MoveView;
 use super::new_shard::NewShard;
+use super::rebalance_draft::RebalanceDraft;
+use super::rebalance_record::{RebalanceId, RebalanceOrder};
+use super::rebalance_view::{PlanView, RebalanceView};
 
 /// Longest time for a change of slots.
 const SLOTS_MAX: Duration = Duration::from_secs(10);
@@ -22,6 +25,8 @@ const SLOTS_MAX: Duration = Duration::from_secs(10);
 const SHARDS_MAX: Duration = Duration::from_secs(60);
 /// Longest time for a request about moves: the catalog is read or changed.
 const MOVES_MAX: Duration = Duration::from_secs(10);
+/// Longest time for a request about rebalances: shards report their sizes.
+const REBALANCES_MAX: Duration = Duration::from_secs(20);
 /// Time for which a sender waits after the longest time.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Highest number of commands that wait or are carried out.
@@ -73,6 +78,21 @@ pub enum MoveAction {
     List,
 }
 
+/// Request of an operator about rebalances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RebalanceAction {
+    /// A rebalance is planned, for a map of this epoch if one is given.
+    Plan(RebalanceDraft, Option<u64>),
+    /// A rebalance begins, if the map has this epoch.
+    Begin(RebalanceDraft, Option<u64>),
+    /// An order for a rebalance.
+    Order(RebalanceId, RebalanceOrder),
+    /// A rebalance is shown.
+    Show(RebalanceId),
+    /// All rebalances are shown.
+    List,
+}
+
 /// Request of an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperatorRequest {
@@ -82,6 +102,8 @@ pub enum OperatorRequest {
     Shards(ShardAction),
     /// Moves are changed or shown.
     Moves(MoveAction),
+    /// Rebalances are planned, changed or shown.
+    Rebalances(RebalanceAction),
 }
 
 /// Outcome of a request that was carried out.
@@ -91,6 +113,10 @@ pub enum OperatorAnswer {
     Changed,
     /// The moves that the request is about.
     Moves(Vec<MoveView>),
+    /// A plan, or the proof that nothing has to move.
+    Plan(Box<PlanView>),
+    /// The rebalances that the request is about.
+    Rebalances(Vec<RebalanceView>),
 }
 
 impl OperatorRequest {
@@ -100,6 +126,7 @@ impl OperatorRequest {
             Self::Slots(..) => SLOTS_MAX,
             Self::Shards(_) => SHARDS_MAX,
             Self::Moves(_) => MOVES_MAX,
+            Self::Rebalances(_) => REBALANCES_MAX,
         }
     }
 }
@@ -164,7 +191,7 @@ fn closed(request: &OperatorRequest) -> &'static str {
         OperatorRequest::Slots(..) => {
             "the process that holds the data directory serves no requests, so no writes can wait"
         }
-        OperatorRequest::Shards(_) | OperatorRequest::Moves(_) => {
+        OperatorRequest::Shards(_) | OperatorRequest::Moves(_) | OperatorRequest::Rebalances(_) => {
             "the process that holds the data directory serves no requests: try again when it has ended"
         }
     }

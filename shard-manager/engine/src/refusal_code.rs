@@ -12,6 +12,7 @@ use model::topology::TopologyError;
 use super::catalog_rows::MapChangeError;
 use super::move_catalog::MoveListError;
 use super::new_shard::NewShardRefusal;
+use super::rebalance_catalog::RebalanceListError;
 use super::slot_change::SlotChangeError;
 
 /// Kind of a refusal.
@@ -47,11 +48,19 @@ pub enum RefusalCode {
     SlotsMove,
     /// The source of a move does not own the slots.
     NotOwner,
+    /// The description of a rebalance cannot be used.
+    BadRebalance,
+    /// The catalog lists no such rebalance.
+    NoRebalance,
+    /// The rebalance is not in a state that permits the order.
+    RebalanceState,
+    /// Another rebalance goes on.
+    RebalanceRuns,
 }
 
 impl RefusalCode {
     /// All kinds, in the order of their codes.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::NoShard,
         Self::BadShard,
         Self::DatabaseInUse,
@@ -67,6 +76,10 @@ impl RefusalCode {
         Self::MoveState,
         Self::SlotsMove,
         Self::NotOwner,
+        Self::BadRebalance,
+        Self::NoRebalance,
+        Self::RebalanceState,
+        Self::RebalanceRuns,
     ];
 
     /// Returns the code.
@@ -87,6 +100,10 @@ impl RefusalCode {
             Self::MoveState => "TSR332",
             Self::SlotsMove => "TSR333",
             Self::NotOwner => "TSR334",
+            Self::BadRebalance => "TSR335",
+            Self::NoRebalance => "TSR336",
+            Self::RebalanceState => "TSR337",
+            Self::RebalanceRuns => "TSR338",
         }
     }
 
@@ -145,8 +162,21 @@ impl RefusalCode {
             MoveListError::NoMove => Some(Self::NoMove),
             MoveListError::SlotsMove { .. } => Some(Self::SlotsMove),
             MoveListError::Stale { .. } => Some(Self::MapChanged),
+            MoveListError::RebalanceRests => Some(Self::RebalanceState),
             MoveListError::Superseded | MoveListError::Order(_) => Some(Self::MoveState),
             MoveListError::Failed(_) => None,
+        }
+    }
+
+    /// Returns the code of a rebalance that was not listed or not changed; `None` if the catalog
+    /// cannot be used.
+    pub fn of_listed_rebalance(error: &RebalanceListError) -> Option<Self> {
+        match error {
+            RebalanceListError::NoRebalance => Some(Self::NoRebalance),
+            RebalanceListError::Runs(_) => Some(Self::RebalanceRuns),
+            RebalanceListError::Stale { .. } => Some(Self::MapChanged),
+            RebalanceListError::Order(_) => Some(Self::RebalanceState),
+            RebalanceListError::Failed(_) => None,
         }
     }
 

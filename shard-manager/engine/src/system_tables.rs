@@ -84,6 +84,7 @@ diesel::table! {
     #[sql_name = "tessera_moves"]
     tessera_listed_moves (id) {
         id -> Text,
+        rebalance -> Nullable<Text>,
         source -> BigInt,
         target -> BigInt,
         slots -> Text,
@@ -98,6 +99,24 @@ diesel::table! {
         owned_at -> Nullable<Text>,
         ended_at -> Nullable<Text>,
         progress -> Text,
+    }
+}
+
+diesel::table! {
+    tessera_rebalances (id) {
+        id -> Text,
+        goal -> Text,
+        state -> Text,
+        plan -> Text,
+        rate -> Nullable<BigInt>,
+        keep_us -> BigInt,
+        skew_before -> Double,
+        skew_planned -> Double,
+        skew_measured -> Nullable<Double>,
+        reason -> Nullable<Text>,
+        began_at -> Text,
+        changed_at -> Text,
+        ended_at -> Nullable<Text>,
     }
 }
 

@@ -26,6 +26,7 @@ pub mod row_change;
 pub mod sabotage;
 pub mod shard_map;
 pub mod simulation;
+pub mod slot_plan;
 pub mod slot_refusal;
 pub mod slot_set;
 pub mod stats;

@@ -29,6 +29,7 @@ use manual::Manual;
 use partitions::Partitions;
 
 pub use rebalance::rebalance;
+pub(crate) use rebalance::targets as slot_targets;
 
 /// Recipe that assigns slots to shards. Cloning is cheap: parameters are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use engine::catalog_rows::MapChangeError;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::operator_desk::OperatorCommand;
+use engine::rebalance_catalog::RebalanceCatalog;
 use engine::runtime_pool::RuntimePool;
 use engine::schema_intent::Intent;
 use engine::{ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock};
@@ -218,6 +219,14 @@ impl ClusterBackend for Servers {
 
     fn move_catalog(&self) -> Option<&dyn MoveCatalog> {
         (!self.distributes_itself()).then_some(&self.moves as &dyn MoveCatalog)
+    }
+
+    fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog> {
+        (!self.distributes_itself()).then_some(&self.moves as &dyn RebalanceCatalog)
+    }
+
+    fn holds_catalog(&self, number: ShardNumber) -> bool {
+        self.has_catalog(number)
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

@@ -13,6 +13,7 @@ mod known_shards;
 mod lead_lock;
 mod map_tables;
 mod move_tables;
+mod rebalance_tables;
 
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
@@ -39,6 +40,7 @@ pub use known_shards::{KnownShard, KnownShards};
 pub use lead_lock::LeadLock;
 pub use map_tables::{MapTables, StoredMap};
 pub use move_tables::MoveTables;
+pub use rebalance_tables::RebalanceTables;
 
 /// Name of the catalog in errors.
 pub const PLACE: &str = "the catalog";

@@ -15,6 +15,7 @@ use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::operator_desk::{OperatorCommand, OperatorDesk};
 use engine::published_map::PublishedMap;
+use engine::rebalance_catalog::RebalanceCatalog;
 use engine::runtime_pool::RuntimePool;
 use engine::{ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock};
 use futures_util::future::{BoxFuture, ready};
@@ -177,6 +178,15 @@ impl ClusterBackend for Files {
 
     fn move_catalog(&self) -> Option<&dyn MoveCatalog> {
         Some(&self.moves)
+    }
+
+    fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog> {
+        Some(&self.moves)
+    }
+
+    fn holds_catalog(&self, _number: ShardNumber) -> bool {
+        // It is a file of its own.
+        false
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

@@ -26,6 +26,8 @@
 
 pub mod client;
 pub mod move_command;
+pub mod rebalance_command;
+mod shard_request;
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -40,18 +42,19 @@ use std::time::{Duration, Instant};
 
 use engine::access_store::{AccessChange, AccessError, ChangeAuthor, now};
 use engine::move_view::MoveView;
-use engine::new_shard::NewShard;
-use engine::operator_desk::{
-    OperatorAnswer, OperatorDesk, OperatorRequest, ShardAction, SlotAction,
-};
+use engine::operator_desk::{OperatorAnswer, OperatorDesk, OperatorRequest, SlotAction};
+use engine::rebalance_view::{PlanView, RebalanceView};
 use model::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::move_command::MoveCommand;
+use self::rebalance_command::RebalanceCommand;
 use crate::access_store::FileAccess;
 use crate::backup::manifest::Manifest;
 use crate::backup::{BackupSource, Step, Watch};
+
+pub use self::shard_request::ShardRequest;
 
 /// Name of the socket in the data directory.
 pub const SOCKET: &str = "control.sock";
@@ -100,44 +103,8 @@ pub enum Request {
     ChangeShards(ShardRequest),
     /// Changes or shows moves of slots.
     Moves(MoveCommand),
-}
-
-/// Change of the shards.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ShardRequest {
-    /// A shard joins, without slots.
-    Join {
-        /// Name of the shard.
-        name: String,
-        /// Its weight.
-        weight: u32,
-        /// URL of its database, which files do not have.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        url: Option<String>,
-    },
-    /// A shard gets another weight.
-    Weight {
-        /// Name of the shard.
-        name: String,
-        /// The weight.
-        weight: u32,
-    },
-    /// A shard without slots retires.
-    Remove {
-        /// Name of the shard.
-        name: String,
-    },
-}
-
-impl From<ShardRequest> for ShardAction {
-    fn from(request: ShardRequest) -> Self {
-        match request {
-            ShardRequest::Join { name, weight, url } => Self::Join(NewShard { name, weight, url }),
-            ShardRequest::Weight { name, weight } => Self::Weight { name, weight },
-            ShardRequest::Remove { name } => Self::Remove { name },
-        }
-    }
+    /// Plans, changes or shows rebalances.
+    Rebalances(RebalanceCommand),
 }
 
 /// Line of a response.
@@ -173,6 +140,16 @@ pub enum Reply {
     Moves {
         /// The moves that the request is about.
         moves: Vec<MoveView>,
+    },
+    /// A rebalance was planned.
+    Plan {
+        /// The plan.
+        plan: Box<PlanView>,
+    },
+    /// Rebalances were changed or read.
+    Rebalances {
+        /// The rebalances that the request is about.
+        rebalances: Vec<RebalanceView>,
     },
     /// A rule forbids a change of keys or roles.
     Refused {
@@ -342,6 +319,7 @@ impl Shared {
             Ok(Request::ReleaseSlots { slots }) => self.change_slots(&slots, SlotAction::Release),
             Ok(Request::ChangeShards(change)) => self.change_shards(change),
             Ok(Request::Moves(command)) => self.moves(command),
+            Ok(Request::Rebalances(command)) => self.rebalances(command),
             Err(error) => Reply::Error { error },
         };
         // A client that has disconnected needs no response.
@@ -391,7 +369,21 @@ impl Shared {
         let carry_out = |action| self.operator_desk.command(OperatorRequest::Moves(action));
         match command.action().and_then(carry_out) {
             Ok(OperatorAnswer::Moves(moves)) => Reply::Moves { moves },
-            Ok(OperatorAnswer::Changed) => Reply::Moves { moves: Vec::new() },
+            Ok(
+                OperatorAnswer::Changed | OperatorAnswer::Plan(_) | OperatorAnswer::Rebalances(_),
+            ) => Reply::Moves { moves: Vec::new() },
+            Err(error) => Reply::Error { error },
+        }
+    }
+
+    fn rebalances(&self, command: RebalanceCommand) -> Reply {
+        let carry_out = |action| self.operator_desk.command(OperatorRequest::Rebalances(action));
+        match command.action().and_then(carry_out) {
+            Ok(OperatorAnswer::Plan(plan)) => Reply::Plan { plan },
+            Ok(OperatorAnswer::Rebalances(rebalances)) => Reply::Rebalances { rebalances },
+            Ok(OperatorAnswer::Changed | OperatorAnswer::Moves(_)) => {
+                Reply::Rebalances { rebalances: Vec::new() }
+            }
             Err(error) => Reply::Error { error },
         }
     }

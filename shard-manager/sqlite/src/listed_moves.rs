@@ -1,10 +1,12 @@
-//! Listed moves: the moves of slots in the catalog of an embedded cluster.
+//! Listed moves: the moves of slots and the rebalances in the catalog of an embedded cluster.
 //!
 //! Only the process that holds the data directory carries moves out, so it leads until it ends.
 //!
 //! **Invariant:** a change is synced to the disk before it is reported.
-//! **Not here:** the rules of changes (`engine::move_catalog`), the rows (`engine::move_rows`).
+//! **Not here:** the rules of changes (`engine::move_catalog`, `engine::rebalance_catalog`), the
+//! rows (`engine::move_rows`, `engine::rebalance_rows`).
 
+mod rebalances;
 mod tables;
 
 use std::path::PathBuf;
@@ -16,6 +18,9 @@ use engine::EngineFuture;
 use engine::move_catalog::change::ListedMoveChange;
 use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
 use engine::move_record::{MoveOrder, MoveRecord};
+use engine::rebalance_catalog::change::RebalanceChange;
+use engine::rebalance_catalog::{RebalanceCatalog, RebalanceListError, RebalanceReport};
+use engine::rebalance_record::{RebalanceId, RebalanceOrder, RebalanceRecord};
 use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
 use moves::identity::MoveId;
@@ -62,10 +67,10 @@ impl FileMoves {
     }
 
     /// Changes the catalog on a thread that may block.
-    fn write<T: Send + 'static>(
+    fn write<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
-        work: impl FnOnce(&mut SqliteConnection) -> Result<T, MoveListError> + Send + 'static,
-    ) -> BoxFuture<'_, Result<T, MoveListError>> {
+        work: impl FnOnce(&mut SqliteConnection) -> Result<T, E> + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, E>> {
         let moves = self.clone();
         Box::pin(blocking(move || {
             moves.file_checks.check_writable()?;
@@ -134,5 +139,50 @@ impl MoveCatalog for FileMoves {
         report: &'a MoveReport,
     ) -> BoxFuture<'a, Result<MoveRecord, MoveListError>> {
         self.change(id, ListedMoveChange::Report { term, report: report.clone() })
+    }
+}
+
+impl FileMoves {
+    fn change_rebalance(
+        &self,
+        id: RebalanceId,
+        change: RebalanceChange,
+    ) -> BoxFuture<'_, Result<RebalanceRecord, RebalanceListError>> {
+        self.write(move |connection| rebalances::change(connection, id, &change))
+    }
+}
+
+impl RebalanceCatalog for FileMoves {
+    fn list_rebalances(&self) -> EngineFuture<'_, Vec<RebalanceRecord>> {
+        self.read(rebalances::list)
+    }
+
+    fn open_rebalance(&self) -> EngineFuture<'_, Option<RebalanceRecord>> {
+        self.read(rebalances::open)
+    }
+
+    fn begin_rebalance<'a>(
+        &'a self,
+        record: &'a RebalanceRecord,
+        epoch: u64,
+    ) -> BoxFuture<'a, Result<(), RebalanceListError>> {
+        let record = record.clone();
+        self.write(move |connection| rebalances::begin(connection, &record, epoch))
+    }
+
+    fn order_rebalance(
+        &self,
+        id: RebalanceId,
+        order: RebalanceOrder,
+    ) -> BoxFuture<'_, Result<RebalanceRecord, RebalanceListError>> {
+        self.change_rebalance(id, RebalanceChange::Order(order))
+    }
+
+    fn report_rebalance<'a>(
+        &'a self,
+        id: RebalanceId,
+        report: &'a RebalanceReport,
+    ) -> BoxFuture<'a, Result<RebalanceRecord, RebalanceListError>> {
+        self.change_rebalance(id, RebalanceChange::Report(report.clone()))
     }
 }

@@ -10,6 +10,7 @@ use shard_manager::store::sqlite;
 
 use crate::cluster::{shards, texts};
 use crate::move_contract::{begin, catalog, check, check_race, get, new_move, report};
+use crate::rebalance_contract;
 use crate::scratch;
 
 fn open(dir: &Path) -> OpenedCluster {
@@ -30,6 +31,19 @@ async fn the_contract_holds_for_a_catalog_file() {
     let cluster = open(dir.path());
     let file = dir.path().join("catalog.db");
     check(&*cluster.backend, async |sql| texts(&file, sql)).await;
+    close(cluster);
+}
+
+#[tokio::test]
+async fn the_contract_of_rebalances_holds_for_a_catalog_file() {
+    let dir = scratch::folder();
+    let cluster = open(dir.path());
+    rebalance_contract::check(&*cluster.backend).await;
+    let before = rebalance_contract::catalog(&*cluster.backend).list_rebalances().await;
+    close(cluster);
+    let cluster = open(dir.path());
+    let after = rebalance_contract::catalog(&*cluster.backend).list_rebalances().await;
+    assert_eq!(after, before, "they outlive a restart");
     close(cluster);
 }
 

@@ -49,6 +49,8 @@ mod placements;
 #[path = "../support/prerequisites.rs"]
 mod prerequisites;
 mod rebalance;
+#[path = "../support/rebalance_contract.rs"]
+mod rebalance_contract;
 mod reference;
 mod refused_writes;
 mod replicas;

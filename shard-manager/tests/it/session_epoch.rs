@@ -14,6 +14,7 @@ use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::move_catalog::MoveCatalog;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::operator_desk::OperatorCommand;
+use shard_manager::engine::rebalance_catalog::RebalanceCatalog;
 use shard_manager::engine::runtime_pool::RuntimePool;
 use shard_manager::engine::{
     ClusterBackend, EngineFuture, OpenedShard, ReplicaIsolation, SchemaLock,
@@ -101,6 +102,14 @@ impl ClusterBackend for Backend {
 
     fn move_catalog(&self) -> Option<&dyn MoveCatalog> {
         None
+    }
+
+    fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog> {
+        None
+    }
+
+    fn holds_catalog(&self, number: ShardNumber) -> bool {
+        self.files.holds_catalog(number)
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

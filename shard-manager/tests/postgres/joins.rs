@@ -7,7 +7,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use shard_manager::access::rights::Rights;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
-use shard_manager::manager::{Manager, ShardChangeError, ShardChanged};
+use shard_manager::engine::rebalance_draft::{DraftMembers, RebalanceDraft};
+use shard_manager::engine::rebalance_record::RebalanceState;
+use shard_manager::manager::{
+    Manager, RebalanceBegun, RebalancesError, ShardChangeError, ShardChanged,
+};
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::Operation::{Insert, Upsert};
 use shard_manager::slot_set::SlotSet;
@@ -162,4 +166,41 @@ async fn a_shard_that_retires_is_closed_by_every_router() {
     let again = connect(&databases.address());
     assert_eq!((members(&again), count(&again).await), (2, 2));
     again.close();
+}
+
+/// Begins to drain a shard.
+async fn drain(manager: &Manager, shard: &str) -> Result<RebalanceBegun, RebalancesError> {
+    let members = DraftMembers { keep: Some(0), ..DraftMembers::default() };
+    let draft = RebalanceDraft::drain(shard.to_owned(), &members).expect("within bounds");
+    manager.rebalances().begin(&draft, None, deadline()).await
+}
+
+#[tokio::test]
+async fn a_drain_is_carried_out_by_the_router_that_leads_and_the_shard_of_the_catalog_is_kept() {
+    let (_databases, managers, _empty, url) = two_routers().await;
+    let [one, other] = &managers;
+    beside(&managers, async {
+        join(one, "new", &url).await.unwrap();
+        until("the new shard", || members(other) == 3).await;
+        let kept = drain(other, "shard1").await;
+        assert!(matches!(&kept, Err(RebalancesError::HoldsCatalog(name)) if name == "shard1"));
+        assert!(one.rebalances().list().await.unwrap().is_empty(), "nothing was begun");
+        let RebalanceBegun::Begun(begun) = drain(other, "new").await.unwrap() else {
+            panic!("a drain retires its shard, also without slots")
+        };
+        until("the retired shard", || [one, other].map(members) == [2, 2]).await;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let ended = one.rebalances().get(begun.id).await.unwrap();
+            if ended.state == RebalanceState::Done {
+                break;
+            }
+            assert!(!ended.state.has_ended() && Instant::now() < deadline, "{ended:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let gone = drain(one, "new").await;
+        assert!(matches!(&gone, Err(RebalancesError::NoShard(name)) if name == "new"));
+    })
+    .await;
+    managers.iter().for_each(Manager::close);
 }

@@ -12,6 +12,7 @@ use shard_manager::store::postgres::open::{self, ConnectedCluster};
 
 use crate::cluster::{Databases, SideSession, Trio, cluster_of};
 use crate::move_contract::{begin, catalog, check, check_race, get, new_move, report};
+use crate::rebalance_contract;
 
 /// Time limit of a wait. Generous: a test that reaches it has found a defect.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,6 +53,16 @@ async fn the_contract_holds_for_a_catalog_on_a_server() {
     let router = open(&databases.address());
     let mut door = databases.door(0).await;
     check(&*router.backend, async |sql| door.texts(sql).await).await;
+}
+
+#[tokio::test]
+async fn the_contract_of_rebalances_holds_for_a_catalog_on_a_server() {
+    let databases = Databases::new(2).await;
+    let (router, other) = (open(&databases.address()), open(&databases.address()));
+    rebalance_contract::check(&*router.backend).await;
+    let listed = rebalance_contract::catalog(&*router.backend).list_rebalances().await;
+    let elsewhere = rebalance_contract::catalog(&*other.backend).list_rebalances().await;
+    assert_eq!(elsewhere, listed, "another router lists them too");
 }
 
 #[tokio::test]

@@ -55,6 +55,8 @@ mod prerequisites;
 mod random_changes;
 mod random_reads;
 mod read_write_steps;
+#[path = "../support/rebalance_contract.rs"]
+mod rebalance_contract;
 #[path = "../cache/redis_server.rs"]
 #[expect(dead_code, reason = "other stories need more of it")]
 mod redis_server;

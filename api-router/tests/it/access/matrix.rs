@@ -121,6 +121,7 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
             | "/api/moves",
         )
         | ("PATCH", "/api/shards/{name}") => (path, Some("{}")),
+        ("POST", "/api/shards/{name}/drain") => (path, Some(r#"{"keep":-1}"#)),
         ("POST", "/api/access/check") => {
             (path, Some(r#"{"role":"reader","operation":"read","table":"users"}"#))
         }

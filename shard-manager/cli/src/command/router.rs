@@ -45,6 +45,17 @@ impl Router {
         self.answer(self.client.post(path).header(DEADLINE.0, DEADLINE.1).send_json(body))
     }
 
+    /// Returns the body of the answer to a POST of a JSON document with a condition.
+    pub(super) fn post_if(
+        &self,
+        path: &str,
+        body: &Value,
+        if_match: &str,
+    ) -> Result<Value, CommandError> {
+        let request = self.client.post(path).header(DEADLINE.0, DEADLINE.1);
+        self.answer(request.header("if-match", if_match).send_json(body))
+    }
+
     /// Returns the body of the answer to a PATCH with a JSON document.
     pub(super) fn patch(&self, path: &str, body: &Value) -> Result<Value, CommandError> {
         self.answer(self.client.patch(path).send_json(body))

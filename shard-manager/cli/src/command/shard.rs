@@ -47,6 +47,9 @@ enum Verb {
     /// Gives a shard another weight
     #[command(after_help = change::WEIGHT_EXAMPLES)]
     Weight(change::WeightArgs),
+    /// Moves all slots of a shard to the others, and retires it
+    #[command(after_help = change::DRAIN_EXAMPLES)]
+    Drain(change::DrainArgs),
     /// Retires a shard that owns no slots
     #[command(after_help = change::REMOVE_EXAMPLES)]
     Remove(change::RemoveArgs),
@@ -91,6 +94,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         Verb::List(args) => list(args, terminal),
         Verb::Add(args) => change::add(args, terminal),
         Verb::Weight(args) => change::weigh(args, terminal),
+        Verb::Drain(args) => change::drain(args, terminal),
         Verb::Remove(args) => change::remove(args, terminal),
     }
 }

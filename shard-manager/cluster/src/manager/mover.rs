@@ -33,6 +33,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use moves::identity::MoveId;
 
 use self::fence_clock::FenceTimes;
+pub(super) use self::move_places::MOVES;
 use self::move_places::MovePlaces;
 use self::move_run::MoveRun;
 use super::move_news::MoveWatch;
@@ -98,10 +99,12 @@ impl<'m> Mover<'m> {
                     match look {
                         Look::Leads(records) => {
                             self.manager.move_status.list(&records);
+                            self.manager.move_news.set_leading(true);
                             self.start(&records);
                         }
                         Look::Follows => {
                             self.manager.move_status.list(&[]);
+                            self.manager.move_news.set_leading(false);
                             self.stop();
                         }
                         Look::Unknown => {}

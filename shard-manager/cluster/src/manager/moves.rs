@@ -14,6 +14,7 @@ use engine::move_catalog::{MoveCatalog, MoveListError};
 use engine::move_draft::{DraftSlots, MoveDraft};
 use engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove, NewMoveFault};
 use engine::move_view::MoveView;
+use engine::rebalance_record::RebalanceId;
 use engine::refusal_code::RefusalCode;
 use model::keyspace::{KeyError, ShardKey};
 use model::sabotage::{StopTime, reach};
@@ -149,7 +150,17 @@ impl<'m> Moves<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<MoveRecord, MovesError> {
-        self.begin_as(|_| Ok(new.clone()), expected_epoch, deadline).await
+        self.begin_as((None, |_| Ok(new.clone())), expected_epoch, deadline).await
+    }
+
+    /// Begins a move that is a part of a rebalance, as [`Moves::begin`] does, while that goes on.
+    pub(super) async fn begin_of(
+        self,
+        rebalance: RebalanceId,
+        new: NewMove,
+        deadline: Instant,
+    ) -> Result<MoveRecord, MovesError> {
+        self.begin_as((Some(rebalance), |_| Ok(new.clone())), None, deadline).await
     }
 
     /// Begins the move that an operator describes, as [`Moves::begin`] does.
@@ -162,7 +173,7 @@ impl<'m> Moves<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<MoveRecord, MovesError> {
-        self.begin_as(|map| new_move(map, draft), expected_epoch, deadline).await
+        self.begin_as((None, |map| new_move(map, draft)), expected_epoch, deadline).await
     }
 
     /// Begins a move with the description of one that has ended on its source.
@@ -186,7 +197,10 @@ impl<'m> Moves<'m> {
     /// if an epoch is expected.
     async fn begin_as(
         self,
-        describe: impl Fn(&ShardMap) -> Result<NewMove, MovesError>,
+        (rebalance, describe): (
+            Option<RebalanceId>,
+            impl Fn(&ShardMap) -> Result<NewMove, MovesError>,
+        ),
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<MoveRecord, MovesError> {
@@ -197,7 +211,7 @@ impl<'m> Moves<'m> {
             self.check_shard(new.source, &map)?;
             self.check_shard(new.target, &map)?;
             self.check_room(&new, &map, deadline).await?;
-            let record = MoveRecord::begin(new, Utc::now());
+            let record = MoveRecord { rebalance, ..MoveRecord::begin(new, Utc::now()) };
             catalog.begin(&record, map.epoch()).await?;
             reach(StopTime::After, "plan");
             self.0.move_news.announce();
@@ -217,7 +231,7 @@ impl<'m> Moves<'m> {
     }
 
     /// Returns the newest map, which must have the expected epoch.
-    async fn map_of(
+    pub(super) async fn map_of(
         self,
         expected_epoch: Option<u64>,
         deadline: Instant,
@@ -243,7 +257,7 @@ impl<'m> Moves<'m> {
     }
 
     /// Checks that a shard can take part in a move now.
-    fn check_shard(self, number: ShardNumber, map: &ShardMap) -> Result<(), MovesError> {
+    pub(super) fn check_shard(self, number: ShardNumber, map: &ShardMap) -> Result<(), MovesError> {
         let name = || map.topology().name(number).to_owned();
         let shard =
             self.0.shards().find(number).ok_or_else(|| MovesError::NotOpen { shard: name() })?;

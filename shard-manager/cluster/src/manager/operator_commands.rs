@@ -2,21 +2,21 @@
 //!
 //! **Invariant:** a fence never waits for a shard that joins.
 //! **Not here:** the queue of commands (`engine::operator_desk`), the changes (`shard_change`,
-//! `slots`, `moves`).
+//! `slots`, `moves`, `rebalances`).
 
 use std::time::Instant;
 
 use engine::move_record::MoveRecord;
 use engine::operator_desk::{
-    COMMANDS_MAX, MoveAction, OperatorAnswer, OperatorCommand, OperatorRequest, ShardAction,
-    SlotAction,
+    COMMANDS_MAX, MoveAction, OperatorAnswer, OperatorCommand, OperatorRequest, RebalanceAction,
+    ShardAction, SlotAction,
 };
 use engine::refusal_code::with_code;
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
 use model::slot_set::SlotSet;
 
-use super::{Manager, MovesError, ShardChangeError, SlotsError};
+use super::{Manager, MovesError, RebalanceBegun, RebalancesError, ShardChangeError, SlotsError};
 
 /// Carries out the commands of the process's operator until the future is dropped. Returns at once
 /// if none can come.
@@ -43,6 +43,10 @@ async fn carry_out(manager: &Manager, command: OperatorCommand) {
                 let views = records.iter().map(|record| manager.moves().view(record));
                 OperatorAnswer::Moves(views.collect())
             })
+        }
+        OperatorRequest::Rebalances(action) => {
+            let answered = change_rebalances(manager, action, deadline).await;
+            answered.map_err(|error| with_code(&error, error.code()))
         }
     };
     let outcome = done.as_ref().map(drop);
@@ -92,6 +96,35 @@ async fn change_moves(
         MoveAction::Show(id) => moves.get(*id).await,
     };
     one.map(|record| vec![record]).map_err(moves_refused)
+}
+
+/// Returns the plan or the rebalances that the request is about.
+async fn change_rebalances(
+    manager: &Manager,
+    action: &RebalanceAction,
+    deadline: Instant,
+) -> Result<OperatorAnswer, RebalancesError> {
+    let rebalances = manager.rebalances();
+    let one = match action {
+        RebalanceAction::Plan(draft, epoch) => {
+            let plan = rebalances.plan(draft, *epoch, deadline).await?;
+            return Ok(OperatorAnswer::Plan(Box::new(plan)));
+        }
+        RebalanceAction::Begin(draft, epoch) => {
+            match rebalances.begin(draft, *epoch, deadline).await? {
+                RebalanceBegun::Begun(record) => *record,
+                RebalanceBegun::Settled(plan) => return Ok(OperatorAnswer::Plan(plan)),
+            }
+        }
+        RebalanceAction::Order(id, order) => rebalances.order(*id, *order).await?,
+        RebalanceAction::Show(id) => rebalances.get(*id).await?,
+        RebalanceAction::List => {
+            let records = rebalances.list().await?;
+            let views = records.iter().map(|record| rebalances.summary(record));
+            return Ok(OperatorAnswer::Rebalances(views.collect()));
+        }
+    };
+    Ok(OperatorAnswer::Rebalances(vec![rebalances.view(&one)]))
 }
 
 fn slots_refused(error: SlotsError) -> String {

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use engine::new_shard::NewShardRefusal;
-use futures_util::future::join3;
+use futures_util::future::join4;
 use model::error::Error;
 use model::shard_map::ShardMap;
 use model::topology::{ShardNumber, ShardState};
@@ -30,11 +30,12 @@ const RETRY: Duration = Duration::from_millis(500);
 const OPEN_MAX: Duration = Duration::from_secs(30);
 
 impl<'m> Shards<'m> {
-    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins and
-    /// moves of slots, until the future is dropped. One task of a process does this.
+    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins,
+    /// moves of slots and rebalances, until the future is dropped. One task of a process does this.
     pub async fn keep_up(self) {
         let moves = self.0.moves().carry_out();
-        join3(carry_out_joins(self), self.upkeep().follow_map(), moves).await;
+        let rebalances = self.0.rebalances().carry_out();
+        join4(carry_out_joins(self), self.upkeep().follow_map(), moves, rebalances).await;
     }
 
     /// Returns the face for opening and closing shards.

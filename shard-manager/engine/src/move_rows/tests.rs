@@ -13,6 +13,7 @@ use super::{ListedMoveRow, MovingSlotRow, check_new_move, listed_records};
 use crate::catalog_rows::GROUP;
 use crate::move_catalog::MoveListError;
 use crate::move_record::{MovePhase, MoveProgressReport, MoveRecord, NewMove};
+use crate::rebalance_record::RebalanceId;
 
 fn time() -> impl Strategy<Value = DateTime<Utc>> {
     // Years 1970 to 2500, in microseconds.
@@ -52,6 +53,8 @@ fn record() -> impl Strategy<Value = MoveRecord> {
             let id = MoveId(id);
             MoveRecord {
                 id,
+                rebalance: Some(RebalanceId(id.0.rotate_left(9)))
+                    .filter(|_| id.0.is_multiple_of(2)),
                 new,
                 phase,
                 goal,

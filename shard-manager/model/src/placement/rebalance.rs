@@ -50,7 +50,7 @@ pub fn rebalance(current: &[ShardNumber], old: &Topology, new: &Topology) -> Vec
 /// Returns the number of slots of each shard: its share rounded down, or up while slots are left.
 /// Shares are first rounded up for shards that have more already, because that saves a move; then
 /// in the order of shards.
-fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
+pub(crate) fn targets(topology: &Topology, counts: &[u16]) -> Vec<u16> {
     let weights = topology.share_weights();
     let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
     let shares = weights.iter().map(|weight| u64::from(SLOT_COUNT) * u64::from(*weight));

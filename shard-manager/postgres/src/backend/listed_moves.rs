@@ -13,12 +13,15 @@ use engine::EngineFuture;
 use engine::move_catalog::change::ListedMoveChange;
 use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
 use engine::move_record::{MoveOrder, MoveRecord};
+use engine::rebalance_catalog::change::RebalanceChange;
+use engine::rebalance_catalog::{RebalanceCatalog, RebalanceListError, RebalanceReport};
+use engine::rebalance_record::{RebalanceId, RebalanceOrder, RebalanceRecord};
 use futures_util::future::BoxFuture;
 use model::error::Error;
 use moves::identity::MoveId;
 
 use super::ANSWER_MAX;
-use crate::catalog::{Catalog, LeadLock, MoveTables, PLACE, unavailable};
+use crate::catalog::{Catalog, LeadLock, MoveTables, PLACE, RebalanceTables, unavailable};
 use crate::catalog_follower::CatalogFollower;
 use crate::term::Term;
 
@@ -69,15 +72,15 @@ impl ServerMoves {
 
     /// Works on a session with the catalog's primary. Fails if another node becomes the primary
     /// meanwhile, or the catalog does not answer in time.
-    async fn with_tables<T, E: From<Error>>(
+    async fn with_catalog<T, E: From<Error>>(
         &self,
-        work: impl AsyncFnOnce(MoveTables<'_>) -> Result<T, E>,
+        work: impl AsyncFnOnce(&Catalog) -> Result<T, E>,
     ) -> Result<T, E> {
         let worked = async {
             let (catalog, term) = self.session().await?;
             let worked = tokio::select! {
                 biased;
-                worked = work(MoveTables::of(&catalog)) => worked,
+                worked = work(&catalog) => worked,
                 () = self.follower.catalog.terms().ended(term) => {
                     Err(unavailable(&"another node is its primary now").into())
                 }
@@ -90,6 +93,23 @@ impl ServerMoves {
         };
         let worked = tokio::time::timeout(ANSWER_MAX, worked).await;
         worked.unwrap_or_else(|_elapsed| Err(unavailable(&"it does not answer").into()))
+    }
+
+    /// Works on the listed moves, as [`Self::with_catalog`] does.
+    async fn with_tables<T, E: From<Error>>(
+        &self,
+        work: impl AsyncFnOnce(MoveTables<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.with_catalog(async |catalog| work(MoveTables::of(catalog)).await).await
+    }
+
+    async fn change_rebalance(
+        &self,
+        id: RebalanceId,
+        change: RebalanceChange,
+    ) -> Result<RebalanceRecord, RebalanceListError> {
+        self.with_catalog(async |catalog| RebalanceTables::of(catalog).change(id, &change).await)
+            .await
     }
 
     /// Returns the spare session if it still answers, else another one.
@@ -210,5 +230,41 @@ impl MoveCatalog for ServerMoves {
         report: &'a MoveReport,
     ) -> BoxFuture<'a, Result<MoveRecord, MoveListError>> {
         Box::pin(self.change(id, ListedMoveChange::Report { term, report: report.clone() }))
+    }
+}
+
+impl RebalanceCatalog for ServerMoves {
+    fn list_rebalances(&self) -> EngineFuture<'_, Vec<RebalanceRecord>> {
+        Box::pin(self.with_catalog(async |catalog| RebalanceTables::of(catalog).list().await))
+    }
+
+    fn open_rebalance(&self) -> EngineFuture<'_, Option<RebalanceRecord>> {
+        Box::pin(self.with_catalog(async |catalog| RebalanceTables::of(catalog).open().await))
+    }
+
+    fn begin_rebalance<'a>(
+        &'a self,
+        record: &'a RebalanceRecord,
+        epoch: u64,
+    ) -> BoxFuture<'a, Result<(), RebalanceListError>> {
+        Box::pin(self.with_catalog(async move |catalog| {
+            RebalanceTables::of(catalog).begin(record, epoch).await
+        }))
+    }
+
+    fn order_rebalance(
+        &self,
+        id: RebalanceId,
+        order: RebalanceOrder,
+    ) -> BoxFuture<'_, Result<RebalanceRecord, RebalanceListError>> {
+        Box::pin(self.change_rebalance(id, RebalanceChange::Order(order)))
+    }
+
+    fn report_rebalance<'a>(
+        &'a self,
+        id: RebalanceId,
+        report: &'a RebalanceReport,
+    ) -> BoxFuture<'a, Result<RebalanceRecord, RebalanceListError>> {
+        Box::pin(self.change_rebalance(id, RebalanceChange::Report(report.clone())))
     }
 }

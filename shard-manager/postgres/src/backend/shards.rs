@@ -160,13 +160,18 @@ impl Servers {
             return Err(MapChangeError::Unsupported);
         }
         let MapChange::State { shard, state: ShardState::Retired } = change else { return Ok(()) };
-        let followed = self.follower.shards.load();
-        let leader = followed.get(shard).map(|(leader, _)| leader);
-        if leader.is_some_and(|leader| are_same(leader, &self.follower.catalog)) {
+        if self.has_catalog(*shard) {
             let shard = self.follower.map.shard_name(*shard).to_owned();
             return Err(MapChangeRefusal::HoldsCatalog { shard }.into());
         }
         Ok(())
+    }
+
+    /// Returns true if the catalog is in the database of a shard.
+    pub(super) fn has_catalog(&self, shard: ShardNumber) -> bool {
+        let followed = self.follower.shards.load();
+        let leader = followed.get(&shard).map(|(leader, _)| leader);
+        leader.is_some_and(|leader| are_same(leader, &self.follower.catalog))
     }
 
     /// Returns true if the engine of the cluster distributes the rows itself.

@@ -13,10 +13,12 @@ use engine::move_catalog::change::ListedMoveChange;
 use engine::move_catalog::{ENDED_LISTED_MAX, MoveListError};
 use engine::move_record::{MoveRecord, move_name};
 use engine::move_rows::{
-    ENDED_STORED_MAX, ListedMoveRow, MoveListFault, MovingSlotRow, check_new_move, listed_records,
+    ENDED_STORED_MAX, ListedMoveRow, MoveListFault, MovingSlotRow, check_new_move,
+    check_rebalance_of_move, listed_records,
 };
+use engine::rebalance_record::RebalanceId;
 use engine::system_tables::tessera_listed_moves::dsl as listed;
-use engine::system_tables::{tessera_cluster, tessera_moving};
+use engine::system_tables::{tessera_cluster, tessera_moving, tessera_rebalances};
 use model::error::Error;
 use moves::identity::MoveId;
 
@@ -27,7 +29,7 @@ use crate::statement::run;
 /// Begins a transaction that sees one moment.
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// Begins a transaction beside which no other move is listed, and the map does not change.
-const BEGIN_LISTING: &str = "BEGIN; SELECT FROM tessera_cluster FOR UPDATE";
+pub(super) const BEGIN_LISTING: &str = "BEGIN; SELECT FROM tessera_cluster FOR UPDATE";
 
 /// The listed moves of a catalog, on one of its sessions.
 #[derive(Clone, Copy)]
@@ -132,6 +134,12 @@ impl MoveTables<'_> {
     }
 
     async fn insert(self, record: &MoveRecord, expected_epoch: u64) -> Result<(), MoveListFault> {
+        if let Some(rebalance) = record.rebalance {
+            let state = tessera_rebalances::table.find(RebalanceId::name(rebalance));
+            let state = state.select(tessera_rebalances::state);
+            let state: Option<String> = state.first(&mut &*self.0).await.optional()?;
+            check_rebalance_of_move(state.as_deref())?;
+        }
         let epoch = tessera_cluster::table.select(tessera_cluster::epoch);
         let epoch: i64 = epoch.first(&mut &*self.0).await?;
         let moving: Vec<MovingSlotRow> = tessera_moving::table.load(&mut &*self.0).await?;

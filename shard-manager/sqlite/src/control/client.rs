@@ -10,9 +10,11 @@ use std::path::Path;
 use engine::access_store::AccessChange;
 use engine::move_view::MoveView;
 use engine::operator_desk::SlotAction;
+use engine::rebalance_view::{PlanView, RebalanceView};
 use model::slot_set::SlotSet;
 
 use super::move_command::MoveCommand;
+use super::rebalance_command::RebalanceCommand;
 use super::{LOOK, Reply, Request, ShardRequest, connect, is_timeout};
 use crate::backup::Watch;
 use crate::backup::manifest::Manifest;
@@ -66,6 +68,8 @@ pub fn change_access(
         | Reply::SlotsChanged { .. }
         | Reply::ShardChanged { .. }
         | Reply::Moves { .. }
+        | Reply::Plan { .. }
+        | Reply::Rebalances { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
     }
@@ -94,6 +98,8 @@ pub fn change_slots(
         reply @ (Reply::Done { .. }
         | Reply::ShardChanged { .. }
         | Reply::Moves { .. }
+        | Reply::Plan { .. }
+        | Reply::Rebalances { .. }
         | Reply::Changed { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
@@ -113,6 +119,8 @@ pub fn change_shards(data_dir: &Path, change: ShardRequest) -> Result<(), Contro
         | Reply::Changed { .. }
         | Reply::SlotsChanged { .. }
         | Reply::Moves { .. }
+        | Reply::Plan { .. }
+        | Reply::Rebalances { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
@@ -131,6 +139,40 @@ pub fn command_moves(data_dir: &Path, command: MoveCommand) -> Result<Vec<MoveVi
         | Reply::Changed { .. }
         | Reply::SlotsChanged { .. }
         | Reply::ShardChanged { .. }
+        | Reply::Plan { .. }
+        | Reply::Rebalances { .. }
+        | Reply::Refused { .. }
+        | Reply::Error { .. }
+        | Reply::Step(_)) => Err(failure(reply)),
+    }
+}
+
+/// Answer to a request about rebalances.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RebalanceAnswer {
+    /// A plan, or the proof that nothing has to move.
+    Plan(Box<PlanView>),
+    /// The rebalances that the request is about.
+    Rebalances(Vec<RebalanceView>),
+}
+
+/// Plans, changes or reads rebalances.
+///
+/// # Errors
+/// [`ControlError`].
+pub fn command_rebalances(
+    data_dir: &Path,
+    command: RebalanceCommand,
+) -> Result<RebalanceAnswer, ControlError> {
+    let watch = Watch { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &Request::Rebalances(command), &watch)? {
+        Reply::Plan { plan } => Ok(RebalanceAnswer::Plan(plan)),
+        Reply::Rebalances { rebalances } => Ok(RebalanceAnswer::Rebalances(rebalances)),
+        reply @ (Reply::Done { .. }
+        | Reply::Changed { .. }
+        | Reply::SlotsChanged { .. }
+        | Reply::ShardChanged { .. }
+        | Reply::Moves { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
@@ -153,6 +195,8 @@ pub fn ask(
         | Reply::SlotsChanged { .. }
         | Reply::ShardChanged { .. }
         | Reply::Moves { .. }
+        | Reply::Plan { .. }
+        | Reply::Rebalances { .. }
         | Reply::Refused { .. }
         | Reply::Error { .. }
         | Reply::Step(_)) => Err(failure(reply)),
@@ -168,6 +212,8 @@ fn failure(reply: Reply) -> ControlError {
         | Reply::SlotsChanged { .. }
         | Reply::ShardChanged { .. }
         | Reply::Moves { .. }
+        | Reply::Plan { .. }
+        | Reply::Rebalances { .. }
         | Reply::Refused { .. }
         | Reply::Step(_) => ControlError::Broken(io::ErrorKind::InvalidData.into()),
     }
@@ -209,6 +255,8 @@ fn exchange(data_dir: &Path, request: &Request, watch: &Watch<'_>) -> Result<Rep
                 | Reply::SlotsChanged { .. }
                 | Reply::ShardChanged { .. }
                 | Reply::Moves { .. }
+                | Reply::Plan { .. }
+                | Reply::Rebalances { .. }
                 | Reply::Refused { .. }) => return Ok(last),
             }
         }

@@ -11,10 +11,12 @@ use engine::move_catalog::change::ListedMoveChange;
 use engine::move_catalog::{ENDED_LISTED_MAX, MoveListError};
 use engine::move_record::{MoveRecord, move_name};
 use engine::move_rows::{
-    ENDED_STORED_MAX, ListedMoveRow, MoveListFault, MovingSlotRow, check_new_move, listed_records,
+    ENDED_STORED_MAX, ListedMoveRow, MoveListFault, MovingSlotRow, check_new_move,
+    check_rebalance_of_move, listed_records,
 };
+use engine::rebalance_record::RebalanceId;
 use engine::system_tables::tessera_listed_moves::dsl as listed;
-use engine::system_tables::{tessera_cluster, tessera_moving};
+use engine::system_tables::{tessera_cluster, tessera_moving, tessera_rebalances};
 use model::error::Error;
 use moves::identity::MoveId;
 
@@ -22,7 +24,7 @@ use crate::connection::DbErrorKind;
 use crate::declarations::unreadable;
 
 /// Name of the catalog in errors, in the place of a shard.
-const CATALOG: &str = "the catalog";
+pub(super) const CATALOG: &str = "the catalog";
 
 /// Reads the moves that have not ended and the last ones that have, as of one moment.
 pub(super) fn list(connection: &mut SqliteConnection) -> Result<Vec<MoveRecord>, Error> {
@@ -55,6 +57,12 @@ pub(super) fn begin(
     let begun = connection.immediate_transaction(|connection| {
         if find(connection, record.id)?.is_some() {
             return Ok(());
+        }
+        if let Some(rebalance) = record.rebalance {
+            let state = tessera_rebalances::table.find(RebalanceId::name(rebalance));
+            let state: Option<String> =
+                state.select(tessera_rebalances::state).first(connection).optional()?;
+            check_rebalance_of_move(state.as_deref())?;
         }
         let epoch = tessera_cluster::table.select(tessera_cluster::epoch);
         let epoch: i64 = epoch.first(connection)?;

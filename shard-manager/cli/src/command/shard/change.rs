@@ -1,4 +1,4 @@
-//! Change: lets a shard join, gives it another weight, or retires it.
+//! Change: lets a shard join, gives it another weight, empties it, or retires it.
 //!
 //! A router makes the change: the one that `--url` names, or the one that holds the data directory.
 //! If none holds it, the command opens the directory itself.
@@ -21,6 +21,7 @@ use sqlite::control::client::{ControlError, change_shards};
 use sqlite::offline_view::DirView;
 
 use super::super::access::with_runtime;
+use super::super::rebalance::{self, HowArgs};
 use super::super::router::Router;
 use super::super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
@@ -40,6 +41,13 @@ The files or the database of the shard stay as they are. Its number is never use
 Example:
   shard-manager shard remove shard4";
 
+pub(super) const DRAIN_EXAMPLES: &str = "\
+A router carries the drain out: `shard-manager rebalance` shows it and takes orders for it. The
+shard retires when its slots are kept no longer: --keep 0 lets it retire at once.
+
+Examples:
+  shard-manager shard drain shard4 --dry-run
+  shard-manager shard drain shard4 --wait --keep 0 --url http://127.0.0.1:3000";
 /// Time limit of a change.
 const CHANGE_MAX: Duration = Duration::from_secs(60);
 
@@ -78,6 +86,17 @@ pub(super) struct RemoveArgs {
     source: ClusterSource,
 }
 
+/// Shard that is emptied, on the command line.
+#[derive(Args, Clone, Debug)]
+pub(super) struct DrainArgs {
+    /// Name of the shard
+    name: String,
+    #[command(flatten)]
+    how: HowArgs,
+    #[command(flatten)]
+    source: ClusterSource,
+}
+
 pub(super) fn add(args: &AddArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let AddArgs { name, weight, database, source } = args;
     let (name, weight, url) = (name.clone(), *weight, database.clone());
@@ -99,6 +118,10 @@ pub(super) fn remove(args: &RemoveArgs, terminal: &Terminal) -> Result<(), Comma
     let (document, line) = (json!({"retired": name}), format!("{name} has retired"));
     change(&args.source, ShardRequest::Remove { name })?;
     Ok(terminal.show(&document, |_| line)?)
+}
+
+pub(super) fn drain(args: &DrainArgs, terminal: &Terminal) -> Result<(), CommandError> {
+    rebalance::drain(&args.source, args.name.clone(), &args.how, terminal)
 }
 
 fn change(source: &ClusterSource, change: ShardRequest) -> Result<(), CommandError> {

@@ -12,7 +12,7 @@ use moves::identity::MoveId;
 use moves::observation::MoveGoal;
 
 /// Number of moves of a cluster at a time.
-const MOVES: usize = 4;
+pub(in crate::manager) const MOVES: usize = 4;
 
 /// Places that moves have taken.
 #[derive(Debug, Default)]

@@ -142,8 +142,13 @@ impl<'m> MoveRun<'m> {
                 Onward::Ended => return true,
                 Onward::Superseded => return false,
             };
+            let had_arrived = self.reports.record().has_arrived();
             if self.reports.keep_current(is_urgent).await.is_err() {
                 return false;
+            }
+            if !had_arrived && self.reports.record().has_arrived() {
+                // Its place is free for another move.
+                self.manager.move_news.announce();
             }
         }
     }

@@ -1,0 +1,56 @@
+//! Observed load: the requests of each slot that this router has answered in the last minutes, for
+//! advice and rebalances.
+//!
+//! **Not here:** counting requests (`analytics`), the judgement (`shard_manager::advice`).
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use analytics::{ClusterNow, MetricsQuery, Window, figures};
+use shard_manager::advice::{KeyLoad, SlotLoad};
+use shard_manager::keyspace::Slot;
+use shard_manager::manager::{LoadSource, ObservedLoad};
+
+use crate::metrics_view::MetricsView;
+
+/// Finished minutes whose requests count, beside the running one: all that are kept.
+const MINUTES: u64 = 15;
+
+/// Requests that a router has counted.
+pub struct RecordedLoad(Weak<MetricsView>);
+
+impl RecordedLoad {
+    /// Returns the source for the manager, which the metrics themselves refer to.
+    pub fn of(metrics: &Arc<MetricsView>) -> Arc<dyn LoadSource> {
+        Arc::new(Self(Arc::downgrade(metrics)))
+    }
+}
+
+impl LoadSource for RecordedLoad {
+    fn observed(&self) -> Option<ObservedLoad> {
+        self.0.upgrade().map(|metrics| count(&metrics))
+    }
+}
+
+/// Counts the requests of each slot and of the most frequent keys. Takes some milliseconds.
+pub fn count(metrics: &MetricsView) -> ObservedLoad {
+    let recorder = &metrics.recorder;
+    let load = recorder.slot_load(MINUTES).into_iter();
+    let slots = load.map(|slot| SlotLoad { reads: slot.reads, writes: slot.writes }).collect();
+    let window = Window::parse("15m").unwrap_or_default();
+    let query = MetricsQuery { window, ..MetricsQuery::default() };
+    let metrics = figures(&[recorder.history()], &query, &ClusterNow::default(), recorder.at_ms());
+    let keys = metrics.hot_keys.into_iter().filter_map(|hot| {
+        // The possible share of other keys in this count is not held against the key.
+        let requests = hot.requests.saturating_sub(hot.error);
+        Some(KeyLoad { key: hot.key, slot: Slot::new(hot.slot?)?, requests })
+    });
+    ObservedLoad { slots, keys: keys.collect() }
+}
+
+/// Returns the time in which the counted requests were answered.
+pub fn window(metrics: &MetricsView) -> Duration {
+    let recorder = &metrics.recorder;
+    let running = Duration::from_millis(recorder.at_ms() % 60_000);
+    recorder.started().elapsed().min(Duration::from_secs(60 * MINUTES) + running)
+}

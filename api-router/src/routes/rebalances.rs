@@ -1,0 +1,230 @@
+//! `/api/rebalance` and `POST /api/shards/{name}/drain`: slots move between shards until each has
+//! its share, or one shard has none. Served to callers with the scope `operate`; without access
+//! control, rebalances are planned, begun and ordered with `--operate` only.
+//!
+//! **Not here:** the plan and its moves (`shard_manager::manager`), the members of a body
+//! (`request`), the form of answers (`schema`).
+
+mod request;
+mod schema;
+
+use std::time::Instant;
+
+use actix_web::http::header::LOCATION;
+use actix_web::web::{Bytes, Data, Path, Payload};
+use actix_web::{HttpRequest, HttpResponse, get, post};
+use serde::Serialize;
+use shard_manager::engine::rebalance_catalog::RebalanceListError;
+use shard_manager::engine::rebalance_record::{RebalanceId, RebalanceOrder};
+use shard_manager::engine::rebalance_view::RebalanceView;
+use shard_manager::manager::{RebalanceBegun, RebalancesError};
+use utoipa::ToSchema;
+
+use self::request::{DrainRequest, RebalanceRequest, drain_request, rebalance_request};
+use self::schema::{RebalanceAnswer, RebalancePlanAnswer};
+use crate::app::App;
+use crate::headers::{
+    check_content_type, deadline, expected_epoch, refuse_conditions, refuse_row_headers,
+};
+use crate::problem::{Code, Problem};
+use crate::query::Parameters;
+use crate::response_headers::{MoveLookupRefusals, RebalanceRefusals};
+
+/// Largest body: a placement may name an owner for each range of slots.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Rebalances of a cluster.
+#[derive(Serialize, ToSchema)]
+pub struct RebalancesAnswer {
+    /// Always true.
+    success: bool,
+    /// The rebalances without their moves, the latest first: the one that goes on, and the last
+    /// 20 that have ended.
+    #[schema(value_type = Vec<RebalanceAnswer>)]
+    rebalances: Vec<RebalanceView>,
+}
+
+/// Plans a rebalance, or begins one. It goes on if this router ends: another one carries it out.
+///
+/// With `"dry_run": true` nothing begins, and the answer is the plan. Each move of a plan improves
+/// the cluster alone, so a rebalance may be cancelled after any of them. If nothing has to move,
+/// none begins.
+#[utoipa::path(
+    tag = "placement",
+    params(
+        ("If-Match" = Option<String>, Header, description = "The epoch that the shard map must have, such as that of a plan", example = "\"1\""),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+    ),
+    request_body = RebalanceRequest,
+    responses(
+        (status = 200, description = "The plan, with dry_run; otherwise nothing has to move", body = RebalancePlanAnswer),
+        (status = 202, description = "The rebalance has begun; Location is its path", body = RebalanceAnswer),
+        RebalanceRefusals,
+    )
+)]
+#[post("/api/rebalance")]
+pub(crate) async fn begin_rebalance(
+    app: Data<App>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let change = Change::of(&request)?;
+    let (draft, dry_run) = rebalance_request(&change.body(&app, &request, payload).await?)?;
+    let rebalances = app.manager.rebalances();
+    if dry_run {
+        let plan = rebalances.plan(&draft, change.epoch, change.deadline).await?;
+        return Ok(HttpResponse::Ok().json(plan));
+    }
+    begun(&app, rebalances.begin(&draft, change.epoch, change.deadline).await?)
+}
+
+/// Empties a shard: it gets no slots any more, its slots move to the other shards, and it retires
+/// once no move needs it. With `"dry_run": true` nothing begins, and the answer is the plan.
+#[utoipa::path(
+    tag = "placement",
+    params(
+        ("name" = String, Path, description = "The shard's name", example = "shard4"),
+        ("If-Match" = Option<String>, Header, description = "The epoch that the shard map must have, such as that of a plan", example = "\"1\""),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
+    ),
+    request_body(content = Option<DrainRequest>, description = "May be left out"),
+    responses(
+        (status = 200, description = "The plan, with dry_run", body = RebalancePlanAnswer),
+        (status = 202, description = "The shard is being emptied; Location is the path of the rebalance", body = RebalanceAnswer),
+        RebalanceRefusals,
+    )
+)]
+#[post("/api/shards/{name}/drain")]
+pub(crate) async fn drain_shard(
+    app: Data<App>,
+    name: Path<String>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Problem> {
+    let change = Change::of(&request)?;
+    let body = change.body(&app, &request, payload).await?;
+    let (draft, dry_run) = drain_request(name.into_inner(), &body)?;
+    let rebalances = app.manager.rebalances();
+    if dry_run {
+        let plan = rebalances.plan(&draft, change.epoch, change.deadline).await?;
+        return Ok(HttpResponse::Ok().json(plan));
+    }
+    begun(&app, rebalances.begin(&draft, change.epoch, change.deadline).await?)
+}
+
+/// Lists the rebalance that goes on, and the last ones that have ended.
+#[utoipa::path(
+    tag = "placement",
+    responses((status = 200, description = "The rebalances", body = RebalancesAnswer), MoveLookupRefusals)
+)]
+#[get("/api/rebalance")]
+pub(crate) async fn list_rebalances(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let rebalances = app.manager.rebalances();
+    let records = rebalances.list().await?;
+    let views = records.iter().map(|record| rebalances.summary(record)).collect();
+    Ok(HttpResponse::Ok().json(RebalancesAnswer { success: true, rebalances: views }))
+}
+
+/// Shows a rebalance with its moves.
+#[utoipa::path(
+    tag = "placement",
+    params(("id" = String, Path, description = "The rebalance", example = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71")),
+    responses((status = 200, description = "The rebalance", body = RebalanceAnswer), MoveLookupRefusals)
+)]
+#[get("/api/rebalance/{id}")]
+pub(crate) async fn find_rebalance(
+    app: Data<App>,
+    id: Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    let rebalances = app.manager.rebalances();
+    let record = rebalances.get(identity(&id)?).await?;
+    Ok(HttpResponse::Ok().json(rebalances.view(&record)))
+}
+
+/// Gives an order for a rebalance and its moves.
+///
+/// `pause`: it rests, and nothing is undone. `resume`: it goes on. `cancel`: no move begins any
+/// more, and moves whose target does not own the slots yet are given up. Slots that have moved stay
+/// where they are: each move is an improvement by itself.
+#[utoipa::path(
+    tag = "placement",
+    params(
+        ("id" = String, Path, description = "The rebalance", example = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71"),
+        ("order" = String, Path, description = "pause, resume or cancel", example = "pause"),
+    ),
+    responses(
+        (status = 200, description = "The rebalance after the order", body = RebalanceAnswer),
+        RebalanceRefusals,
+    )
+)]
+#[post("/api/rebalance/{id}/{order}")]
+pub(crate) async fn order_rebalance(
+    app: Data<App>,
+    path: Path<(String, String)>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    let headers = request.headers();
+    Parameters::parse(request.query_string())?.check_names(&[])?;
+    refuse_row_headers(headers)?;
+    refuse_conditions(headers)?;
+    let (id, order) = path.into_inner();
+    let order = RebalanceOrder::parse(&order).ok_or_else(no_such_order)?;
+    let rebalances = app.manager.rebalances();
+    let record = rebalances.order(identity(&id)?, order).await?;
+    Ok(HttpResponse::Ok().json(rebalances.view(&record)))
+}
+
+/// Headers of a request that plans or begins.
+struct Change {
+    /// Epoch that the shard map must have.
+    epoch: Option<u64>,
+    deadline: Instant,
+}
+
+impl Change {
+    fn of(request: &HttpRequest) -> Result<Self, Problem> {
+        let headers = request.headers();
+        Parameters::parse(request.query_string())?.check_names(&[])?;
+        refuse_row_headers(headers)?;
+        let epoch = expected_epoch(headers)?;
+        Ok(Self { epoch, deadline: Instant::now() + deadline(headers)? })
+    }
+
+    async fn body(
+        &self,
+        app: &App,
+        request: &HttpRequest,
+        payload: Payload,
+    ) -> Result<Bytes, Problem> {
+        check_content_type(request.headers())?;
+        let read = app.read_body(request, payload, BODY_BYTES_MAX, self.deadline).await;
+        read.map(|(bytes, _share)| bytes)
+    }
+}
+
+fn identity(name: &str) -> Result<RebalanceId, RebalancesError> {
+    RebalanceId::parse(name).ok_or_else(|| RebalanceListError::NoRebalance.into())
+}
+
+fn no_such_order() -> Problem {
+    let orders = RebalanceOrder::ALL.map(RebalanceOrder::name).join(", ");
+    Problem::new(Code::TSR111, "there is no such order for a rebalance")
+        .hint(format!("a rebalance takes these orders: {orders}"))
+}
+
+fn begun(app: &App, begun: RebalanceBegun) -> Result<HttpResponse, Problem> {
+    Ok(match begun {
+        RebalanceBegun::Settled(plan) => HttpResponse::Ok().json(plan),
+        RebalanceBegun::Begun(record) => {
+            let view = app.manager.rebalances().view(&record);
+            let location = (LOCATION, format!("/api/rebalance/{}", view.id));
+            HttpResponse::Accepted().insert_header(location).json(view)
+        }
+    })
+}

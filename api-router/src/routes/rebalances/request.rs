@@ -1,0 +1,100 @@
+//! Request: the bodies of requests that plan or begin a rebalance.
+//!
+//! **Invariant:** a member is refused by name, and nothing is guessed.
+//! **Not here:** the plan that a request stands for (`shard_manager::manager`).
+
+use serde_json::value::RawValue;
+use shard_manager::engine::rebalance_draft::{DraftFault, DraftMembers, RebalanceDraft};
+use shard_manager::engine::refusal_code::RefusalCode;
+use utoipa::ToSchema;
+
+use crate::body::Members;
+use crate::problem::{Code, Problem, refused};
+
+/// A rebalance that is to be planned or to begin.
+#[derive(ToSchema)]
+#[schema(example = json!({"by": "slots", "dry_run": true, "rate": 20, "keep": 900}))]
+#[expect(dead_code, reason = "describes the body; the members are read without building it")]
+pub(crate) struct RebalanceRequest {
+    /// Quantity that the shards share by weight: `slots` (when not given), `size`, `load` (the
+    /// requests of the last 15 minutes that this router has answered), or `placement`: each slot
+    /// goes where a placement puts it.
+    #[schema(pattern = "^(slots|size|load|placement)$")]
+    by: Option<String>,
+    /// With `by` `placement` only: `ring:160`, for example; the placement of the cluster when not
+    /// given.
+    placement: Option<String>,
+    /// True to get the plan only.
+    dry_run: Option<bool>,
+    /// Highest rate of the copy of each move in MiB/s; without a limit if it is not given.
+    #[schema(minimum = 1, maximum = 10_000)]
+    rate: Option<u32>,
+    /// Seconds for which the source of each move is kept for a rollback; 900 when not given.
+    #[schema(maximum = 86_400)]
+    keep: Option<u64>,
+}
+
+/// Options of a drain.
+#[derive(ToSchema)]
+#[schema(example = json!({"rate": 20, "keep": 0}))]
+#[expect(dead_code, reason = "describes the body; the members are read without building it")]
+pub(crate) struct DrainRequest {
+    /// True to get the plan only.
+    dry_run: Option<bool>,
+    /// Highest rate of the copy of each move in MiB/s; without a limit if it is not given.
+    #[schema(minimum = 1, maximum = 10_000)]
+    rate: Option<u32>,
+    /// Seconds for which the shard is kept after each move, for a rollback; 900 when not given. It
+    /// retires when they are over.
+    #[schema(maximum = 86_400)]
+    keep: Option<u64>,
+}
+
+/// Reads a request for a rebalance. Returns true beside it if only the plan is wanted.
+pub(super) fn rebalance_request(body: &[u8]) -> Result<(RebalanceDraft, bool), Problem> {
+    let members = Members::of_body(body)?;
+    members.check_names(&["by", "placement", "dry_run", "rate", "keep"])?;
+    let (by, placement) = (text(&members, "by")?, text(&members, "placement")?);
+    let (rate, keep) = bounds(&members)?;
+    let read = DraftMembers { by: by.as_deref(), placement: placement.as_deref(), rate, keep };
+    let draft = RebalanceDraft::read(&read).map_err(|fault| bad(&fault))?;
+    Ok((draft, dry_run(&members)?))
+}
+
+/// Reads a request to empty a shard. Returns true beside it if only the plan is wanted.
+pub(super) fn drain_request(shard: String, body: &[u8]) -> Result<(RebalanceDraft, bool), Problem> {
+    let members = Members::of_body(if body.is_empty() { b"{}" } else { body })?;
+    members.check_names(&["dry_run", "rate", "keep"])?;
+    let (rate, keep) = bounds(&members)?;
+    let read = DraftMembers { rate, keep, ..DraftMembers::default() };
+    let draft = RebalanceDraft::drain(shard, &read).map_err(|fault| bad(&fault))?;
+    Ok((draft, dry_run(&members)?))
+}
+
+fn bad(fault: &DraftFault) -> Problem {
+    refused(RefusalCode::BadRebalance, fault.to_string())
+}
+
+fn given<'b>(members: &Members<'b>, name: &str) -> Option<&'b RawValue> {
+    members.get(name).filter(|json| json.get() != "null")
+}
+
+fn text(members: &Members<'_>, name: &str) -> Result<Option<String>, Problem> {
+    given(members, name).map_or(Ok(None), |_| members.text(name))
+}
+
+/// Reads the rate and the time of keeping. Their bounds are those of the draft.
+fn bounds(members: &Members<'_>) -> Result<(Option<u32>, Option<u64>), Problem> {
+    let rate = given(members, "rate").map(|json| json.get().parse().ok().ok_or(DraftFault::Rate));
+    let keep = given(members, "keep").map(|json| json.get().parse().ok().ok_or(DraftFault::Keep));
+    let rate = rate.transpose().map_err(|fault| bad(&fault))?;
+    Ok((rate, keep.transpose().map_err(|fault| bad(&fault))?))
+}
+
+fn dry_run(members: &Members<'_>) -> Result<bool, Problem> {
+    match given(members, "dry_run").map(RawValue::get) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Problem::new(Code::TSR101, "dry_run must be true or false")),
+    }
+}

@@ -1,0 +1,211 @@
+//! Schema: the answers about rebalances, for the OpenAPI document.
+//!
+//! **Not here:** the answers themselves (`engine::rebalance_view`).
+#![expect(dead_code, reason = "describes the answers, which shard_manager writes")]
+
+use utoipa::ToSchema;
+
+/// Plan of a rebalance.
+#[derive(ToSchema)]
+#[schema(as = RebalancePlan, example = json!({
+    "by": "slots", "placement": null, "shard": null, "epoch": 3, "slots": 4096,
+    "needed_slots": 4096, "rows": 250_000, "bytes": 52_428_800, "seconds": 1.2,
+    "skew_before": 1.33, "skew_planned": 1.0,
+    "shards": [{"shard": "shard4", "state": "serving", "weight": 1, "slots": 0,
+        "slots_after": 4096, "fair_slots": 4096.0}],
+    "moves": [{"from": "shard1", "to": "shard4", "slots": "4096-4159", "slot_count": 64,
+        "rows": 3900, "bytes": 819_200}],
+    "note": null, "refusals": []
+}))]
+pub(crate) struct RebalancePlanAnswer {
+    /// `slots`, `size`, `load`, `placement` or `drain`.
+    by: String,
+    /// Placement that slots go to; null for another goal.
+    #[schema(required)]
+    placement: Option<String>,
+    /// Shard that is emptied; null for another goal.
+    #[schema(required)]
+    shard: Option<String>,
+    /// The version of the shard map that it is about: sent as If-Match, it binds the plan.
+    epoch: u64,
+    /// Number of slots that move.
+    slots: usize,
+    /// Number of slots that have to move so that each shard has its share of the slots.
+    needed_slots: usize,
+    /// About how many rows move; null if that is not known.
+    #[schema(required)]
+    rows: Option<u64>,
+    /// About how many bytes move; null if that is not known.
+    #[schema(required)]
+    bytes: Option<u64>,
+    /// About how many seconds the copies take at `rate`, or else at 44 MB/s; null if the bytes are
+    /// not known.
+    #[schema(required)]
+    seconds: Option<f64>,
+    /// The most that a shard has, as a multiple of its fair share. Shards that are to have nothing
+    /// do not count.
+    skew_before: f64,
+    /// The same after all moves.
+    skew_planned: f64,
+    /// The shards, in their order.
+    shards: Vec<PlanShardAnswer>,
+    /// The moves, in the order in which they begin.
+    moves: Vec<PlannedMoveAnswer>,
+    /// Remark, as a sentence: the reason of an advice, or that a placement moves more slots than
+    /// weights require.
+    #[schema(required)]
+    note: Option<String>,
+    /// Reasons why it cannot begin now, as sentences.
+    refusals: Vec<String>,
+}
+
+/// Slots of a shard before and after a plan.
+#[derive(ToSchema)]
+#[schema(as = PlanShard)]
+pub(crate) struct PlanShardAnswer {
+    /// Name.
+    shard: String,
+    /// `joining`, `serving` or `draining`.
+    state: String,
+    /// Relative share of the slots.
+    weight: u32,
+    /// Number of its slots.
+    slots: usize,
+    /// Number of its slots after all moves.
+    slots_after: usize,
+    /// Number of slots that its weight gives it.
+    fair_slots: f64,
+}
+
+/// Move of a plan.
+#[derive(ToSchema)]
+#[schema(as = PlannedMove)]
+pub(crate) struct PlannedMoveAnswer {
+    /// Shard that owns the slots.
+    from: String,
+    /// Shard that is to own them.
+    to: String,
+    /// Slots, as ranges.
+    slots: String,
+    /// Number of slots, at most 64.
+    slot_count: usize,
+    /// About how many rows, by the mean of the shard; null if that is not known.
+    #[schema(required)]
+    rows: Option<u64>,
+    /// About how many bytes, by the mean of the shard; null if that is not known.
+    #[schema(required)]
+    bytes: Option<u64>,
+}
+
+/// A rebalance.
+#[derive(ToSchema)]
+#[schema(as = Rebalance, example = json!({
+    "id": "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71", "by": "slots", "placement": null, "shard": null,
+    "state": "running", "stalled": false, "rate": 20, "keep": 900, "slots": 4096,
+    "slots_moved": 1344, "needed_slots": 4096, "move_count": 66, "moved_count": 21,
+    "failed_count": 0, "rows": 82_000, "bytes": 17_203_200, "planned_rows": 250_000,
+    "planned_bytes": 52_428_800, "skew_before": 1.33, "skew_planned": 1.0, "skew_measured": null,
+    "reason": null, "began_at": "2026-11-24T12:00:00.000Z",
+    "changed_at": "2026-11-24T12:00:21.000Z", "ended_at": null, "actions": ["pause", "cancel"],
+    "moves": [{"from": "shard1", "to": "shard4", "slots": "4096-4159", "slot_count": 64,
+        "rows": 3900, "bytes": 819_200, "state": "moved",
+        "move": "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e", "copied_rows": 3904,
+        "copied_bytes": 819_968, "reason": null}]
+}))]
+pub(crate) struct RebalanceAnswer {
+    /// Identity, a UUID.
+    id: String,
+    /// `slots`, `size`, `load`, `placement` or `drain`.
+    by: String,
+    /// Placement that slots go to; null for another goal.
+    #[schema(required)]
+    placement: Option<String>,
+    /// Shard that is emptied; null for another goal.
+    #[schema(required)]
+    shard: Option<String>,
+    /// `running`, `paused`, `cancelling`, or how it has ended: `done`, `cancelled`, `failed`.
+    state: String,
+    /// True if no move has changed for a minute although one could.
+    stalled: bool,
+    /// Highest rate of the copy of each move in MiB/s; null without a limit.
+    #[schema(required)]
+    rate: Option<u32>,
+    /// Seconds for which the source of each move is kept.
+    keep: u64,
+    /// Number of slots of the plan.
+    slots: usize,
+    /// Number of slots that have moved.
+    slots_moved: usize,
+    /// Number of slots that had to move so that each shard has its share of the slots.
+    needed_slots: u64,
+    /// Number of moves of the plan.
+    move_count: usize,
+    /// Number of moves whose target owns the slots.
+    moved_count: usize,
+    /// Number of moves that have ended in another way.
+    failed_count: usize,
+    /// Rows that were copied, and copied again.
+    rows: u64,
+    /// Bytes of these rows.
+    bytes: u64,
+    /// About how many rows the plan moves; null if that is not known.
+    #[schema(required)]
+    planned_rows: Option<u64>,
+    /// About how many bytes the plan moves; null if that is not known.
+    #[schema(required)]
+    planned_bytes: Option<u64>,
+    /// Skew before the first move.
+    skew_before: f64,
+    /// Skew after the last move, as planned.
+    skew_planned: f64,
+    /// Skew as measured at the end; null before, and if it could not be measured.
+    #[schema(required)]
+    skew_measured: Option<f64>,
+    /// Reason why it waits or has ended without success; null if there is none.
+    #[schema(required)]
+    reason: Option<String>,
+    /// Time at which it was ordered: RFC 3339.
+    began_at: String,
+    /// Time of the last change of a move.
+    changed_at: String,
+    /// Time at which it ended; null before.
+    #[schema(required)]
+    ended_at: Option<String>,
+    /// Orders that it takes now.
+    actions: Vec<String>,
+    /// Its moves; left out in a list of rebalances.
+    moves: Option<Vec<RebalanceMoveAnswer>>,
+}
+
+/// Move of a rebalance.
+#[derive(ToSchema)]
+#[schema(as = RebalanceMove)]
+pub(crate) struct RebalanceMoveAnswer {
+    /// Shard that owned the slots.
+    from: String,
+    /// Shard that is to own them.
+    to: String,
+    /// Slots, as ranges.
+    slots: String,
+    /// Number of slots.
+    slot_count: usize,
+    /// About how many rows, by the mean of the shard; null if that is not known.
+    #[schema(required)]
+    rows: Option<u64>,
+    /// About how many bytes, by the mean of the shard; null if that is not known.
+    #[schema(required)]
+    bytes: Option<u64>,
+    /// `planned`, `moving`, or how it has ended: `moved`, `cancelled`, `failed`, or `skipped` (its
+    /// shard no longer owned the slots).
+    state: String,
+    /// Its id in `/api/moves`; null before it has begun.
+    #[schema(required)]
+    r#move: Option<String>,
+    /// Rows that were copied, and copied again.
+    copied_rows: u64,
+    /// Bytes of these rows.
+    copied_bytes: u64,
+    /// Reason why it waits or has ended without success; null if there is none.
+    #[schema(required)]
+    reason: Option<String>,
+}

@@ -1,0 +1,103 @@
+//! Tests of the commands that plan, begin, order and show rebalances, through the socket, through a
+//! URL and on stopped files.
+
+use serde_json::{Value, json};
+
+use crate::backend::files_only;
+use crate::commands::{Ended, run};
+use crate::folders;
+use crate::harness::{Router, eventually};
+use crate::moves::OPERATE;
+
+const NOWHERE: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
+const WHY: &str = "moves on servers are tested with their engine";
+
+/// Number of slots of a shard.
+fn slots(router: &Router, shard: &str) -> Value {
+    router.get(&format!("/api/shards/{shard}")).json()["slots"].clone()
+}
+
+#[test]
+fn commands_rebalance_and_drain_through_the_socket_and_through_a_url() {
+    files_only!(WHY);
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, OPERATE);
+    let (dir, url) = (data.to_str().unwrap().to_owned(), router.url(""));
+    for (place_of, shard) in [(["--data-dir", &dir], "east"), (["--url", &url], "west")] {
+        let command = |arguments: &[&str]| -> Ended {
+            run(&[arguments, &["--json"], &place_of[..]].concat(), "")
+        };
+        // A small share, so that few slots move.
+        for known in ["shard1", "shard2", "shard3"] {
+            command(&["shard", "weight", known, "64"]).json(0);
+        }
+        command(&["shard", "add", shard]).json(0);
+        let plan = eventually("the replicas follow", || {
+            let plan = command(&["rebalance", "--dry-run"]).json(0);
+            (plan["refusals"] == json!([])).then_some(plan)
+        });
+        assert_eq!((&plan["by"], &plan["slots"]), (&json!("slots"), &json!(84)), "{plan}");
+        let unconfirmed = command(&["rebalance"]);
+        assert_eq!(unconfirmed.code, Some(2), "{unconfirmed:?}");
+        assert!(unconfirmed.err.contains("84 slots") && unconfirmed.err.contains("--yes"));
+        assert_eq!(slots(&router, shard), 0, "nothing was begun");
+        let done = command(&["rebalance", "--yes", "--wait", "--keep", "0", "--rate", "50"]);
+        let done = done.json(0);
+        assert_eq!((&done["state"], &done["slots_moved"]), (&json!("done"), &json!(84)));
+        assert_eq!(slots(&router, shard), 84);
+        let id = done["id"].as_str().unwrap();
+        assert_eq!(command(&["rebalance", "show", id]).json(0), done);
+        let listed = command(&["rebalance", "list"]).json(0);
+        assert_eq!(listed["rebalances"][0]["id"], done["id"]);
+        assert_eq!(command(&["rebalance", "--yes"]).json(0)["moves"], json!([]), "settled");
+        for (arguments, code) in [
+            (&["rebalance", "pause", id][..], "TSR337"),
+            (&["rebalance", "show", NOWHERE], "TSR336"),
+            (&["rebalance", "cancel", "../shards"], "TSR336"),
+            (&["rebalance", "--dry-run", "--by", "rows"], "TSR335"),
+            (&["rebalance", "--dry-run", "--placement", "ring"], "TSR335"),
+            (&["rebalance", "--yes", "--keep", "86401"], "TSR335"),
+            (&["shard", "drain", "shard9"], "TSR320"),
+        ] {
+            let refused = command(arguments);
+            assert_eq!(refused.code, Some(2), "{arguments:?}: {refused:?}");
+            assert!(refused.err.contains(code), "{arguments:?}: {refused:?}");
+        }
+        let plan = command(&["shard", "drain", shard, "--dry-run"]).json(0);
+        assert_eq!((&plan["shard"], &plan["slots"]), (&json!(shard), &json!(84)), "{plan}");
+        let drained = command(&["shard", "drain", shard, "--keep", "0", "--wait"]).json(0);
+        assert_eq!((&drained["state"], &drained["slots_moved"]), (&json!("done"), &json!(84)));
+        let shards = command(&["shard", "list"]).json(0)["shards"].clone();
+        let mut shards = shards.as_array().unwrap().iter();
+        assert!(shards.all(|listed| listed["shard"] != shard || listed["state"] == "retired"));
+    }
+    router.end();
+    let stopped = |arguments: &[&str]| {
+        run(&[&["rebalance"], arguments, &["--json", "--data-dir", &dir]].concat(), "")
+    };
+    let listed = stopped(&["list"]).json(0)["rebalances"].clone();
+    assert_eq!(listed.as_array().unwrap().len(), 4);
+    let shown = stopped(&["show", listed[0]["id"].as_str().unwrap()]).json(0);
+    assert_eq!((&shown["state"], &shown["by"]), (&json!("done"), &json!("drain")));
+    let planned = stopped(&["--dry-run", "--by", "placement", "--placement", "modulo"]).json(0);
+    assert!(planned["slots"].as_u64() > Some(0), "{planned}");
+    let refused = stopped(&["--yes", "--by", "placement", "--placement", "modulo"]);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.err.contains("no router serves"), "{refused:?}");
+}
+
+#[test]
+fn a_cluster_on_paper_is_planned_without_a_cluster() {
+    let plan = run(&["rebalance", "--simulate", "shards=1000,add=1,bytes=10T", "--json"], "");
+    let plan = plan.json(0);
+    for (member, value) in [("slots", 16), ("moves", 16), ("givers", 16), ("shards_after", 1_001)] {
+        assert_eq!(plan[member], value, "{member}: {plan}");
+    }
+    assert!(plan["bytes"].as_u64() > Some(9_000_000_000), "{plan}");
+    let refused = run(&["rebalance", "--simulate", "shards=0,add=1,bytes=1"], "");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    let unread = run(&["rebalance", "--simulate", "shards=many"], "");
+    assert_eq!(unread.code, Some(2), "{unread:?}");
+    assert!(unread.err.contains("shards=1000,add=1,bytes=10T"), "{unread:?}");
+}

@@ -1,0 +1,234 @@
+//! Tests of plans of rebalances over HTTP, and of requests that are refused before anything begins.
+
+use serde_json::{Value, json};
+
+use crate::advice::{Owners, advice, read};
+use crate::backend::files_only;
+use crate::client::refusal;
+use crate::harness::{Router, eventually};
+use crate::moves::OPERATE;
+use crate::rebalances::{JSON, WHY, begin, join, owners, post, state, until, weigh};
+
+const NOWHERE: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
+
+fn epoch(router: &Router) -> u64 {
+    router.get("/api/shard-map").json()["epoch"].as_u64().unwrap()
+}
+
+#[test]
+fn a_plan_tells_what_moves_and_binds_the_rebalance_by_its_epoch() {
+    files_only!(WHY);
+    let router = Router::start_with(OPERATE);
+    join(&router, "shard4");
+    let before = owners(&router);
+    let plan = eventually("the replicas follow", || {
+        let plan = post(&router, "/api/rebalance", &json!({"dry_run": true})).json();
+        (plan["refusals"] == json!([])).then_some(plan)
+    });
+    for (member, value) in [
+        ("by", json!("slots")),
+        ("slots", json!(4_096)),
+        ("needed_slots", json!(4_096)),
+        ("skew_planned", json!(1.0)),
+        ("note", Value::Null),
+        ("epoch", json!(epoch(&router))),
+    ] {
+        assert_eq!(plan[member], value, "{member}: {plan}");
+    }
+    assert!((1.3..1.4).contains(&plan["skew_before"].as_f64().unwrap()), "{plan}");
+    assert!(plan["bytes"].as_u64() >= Some(1) && plan["seconds"].as_f64() > Some(0.0), "{plan}");
+    let moves = plan["moves"].as_array().unwrap();
+    assert!(moves.iter().all(|step| step["to"] == "shard4"), "{plan}");
+    assert!(moves.iter().all(|step| step["slot_count"].as_u64() <= Some(64)), "{plan}");
+    let newcomer = &plan["shards"][3];
+    assert_eq!((&newcomer["slots"], &newcomer["slots_after"]), (&json!(0), &json!(4_096)));
+    // A change of the map makes the plan void.
+    assert_eq!(weigh(&router, "shard4", 2).status, 200);
+    let bound = format!("\"{}\"", plan["epoch"]);
+    for path in ["/api/rebalance", "/api/shards/shard1/drain"] {
+        for body in ["{}", "{\"dry_run\": true}"] {
+            let headers = [JSON, ("if-match", &*bound)];
+            let stale = router.send("POST", path, &headers, Some(body.as_bytes()));
+            let (status, code, _) = refusal(&stale);
+            assert_eq!((status, &*code), (412, "TSR327"), "{path} {body}: {}", stale.text());
+        }
+    }
+    assert_eq!(router.get("/api/rebalance").json(), json!({"success": true, "rebalances": []}));
+    assert_eq!(owners(&router), before, "nothing was begun");
+    let heavier = post(&router, "/api/rebalance", &json!({"dry_run": true})).json();
+    assert_eq!(heavier["slots"], 6_553, "two fifths: {heavier}");
+}
+
+#[test]
+fn a_placement_that_moves_most_slots_says_so_and_offers_slots() {
+    files_only!(WHY);
+    let router = Router::start_with(OPERATE);
+    join(&router, "shard4");
+    let body = json!({"by": "placement", "placement": "modulo", "dry_run": true});
+    let plan = post(&router, "/api/rebalance", &body).json();
+    assert!(plan["slots"].as_u64() > Some(12_000), "{plan}");
+    assert_eq!(plan["needed_slots"], 4_096);
+    let note = plan["note"].as_str().unwrap();
+    assert!(note.contains("modulo") && note.contains("by slots, 4096"), "{note}");
+}
+
+#[test]
+fn the_last_shard_and_shards_without_a_weight_are_refused_before_anything_begins() {
+    files_only!(WHY);
+    let router = Router::start_with(&["--operate", "--shards", "1"]);
+    let last = post(&router, "/api/shards/shard1/drain", &json!({}));
+    let (status, code, _) = refusal(&last);
+    assert_eq!((status, &*code), (409, "TSR326"), "{}", last.text());
+    assert!(last.text().contains("nowhere to go"), "{}", last.text());
+    let unknown = post(&router, "/api/shards/shard9/drain", &json!({}));
+    assert_eq!((unknown.status, &*unknown.code()), (404, "TSR320"), "{}", unknown.text());
+    join(&router, "shard2");
+    assert_eq!(weigh(&router, "shard2", 0).status, 200);
+    let none = weigh(&router, "shard1", 0);
+    assert_eq!((none.status, &*none.code()), (400, "TSR321"), "weights of 0: {}", none.text());
+    let drained = post(&router, "/api/shards/shard1/drain", &json!({}));
+    assert_eq!((drained.status, &*drained.code()), (409, "TSR326"), "{}", drained.text());
+    assert_eq!(state(&router, "shard1"), "serving");
+    assert_eq!(router.get("/api/rebalance").json()["rebalances"], json!([]));
+    let even = post(&router, "/api/rebalance", &json!({}));
+    assert_eq!((even.status, &even.json()["moves"]), (200, &json!([])), "{}", even.text());
+}
+
+#[test]
+fn a_description_that_cannot_be_used_names_its_member_and_begins_nothing() {
+    files_only!(WHY);
+    let router = Router::start_with(OPERATE);
+    for (body, status, code, member) in [
+        (json!({"by": "rows"}), 400, "TSR335", "by"),
+        (json!({"by": 7}), 400, "TSR101", "by"),
+        (json!({"placement": "ring"}), 400, "TSR335", "placement"),
+        (json!({"by": "placement", "placement": "circle"}), 400, "TSR335", "circle"),
+        (json!({"by": "placement", "placement": "manual:0-16383=east"}), 400, "TSR335", "east"),
+        (
+            json!({"by": "placement", "placement": "partitions:a=1>shard1,b=1>shard2"}),
+            400,
+            "TSR335",
+            "keyspace",
+        ),
+        (json!({"dry_run": "yes"}), 400, "TSR101", "dry_run"),
+        (json!({"rate": 0}), 400, "TSR335", "rate"),
+        (json!({"rate": 10_001}), 400, "TSR335", "rate"),
+        (json!({"rate": "2"}), 400, "TSR335", "rate"),
+        (json!({"keep": -1}), 400, "TSR335", "keep"),
+        (json!({"keep": 86_401}), 400, "TSR335", "keep"),
+        (json!({"slots": "0-63"}), 400, "TSR102", "slots"),
+    ] {
+        let reply = post(&router, "/api/rebalance", &body);
+        let (found, named, _) = refusal(&reply);
+        assert_eq!((found, &*named), (status, code), "{body}: {}", reply.text());
+        let problem = reply.json();
+        assert!(problem["detail"].as_str().unwrap().contains(member), "{body}: {problem}");
+        assert_eq!(problem["outcome"], "rejected", "{body}");
+    }
+    let drain = post(&router, "/api/shards/shard1/drain", &json!({"by": "slots"}));
+    assert_eq!((drain.status, &*drain.code()), (400, "TSR102"), "{}", drain.text());
+    for body in ["", "{", "[]"] {
+        let reply = router.send("POST", "/api/rebalance", &[JSON], Some(body.as_bytes()));
+        assert_eq!(reply.code(), "TSR101", "{body}");
+    }
+    for id in [NOWHERE, "7", "%20"] {
+        let reply = router.get(&format!("/api/rebalance/{id}"));
+        assert_eq!((reply.status, &*reply.code()), (404, "TSR336"), "{}", reply.text());
+        for order in ["pause", "resume", "cancel"] {
+            let path = format!("/api/rebalance/{id}/{order}");
+            let reply = router.send("POST", &path, &[], None);
+            assert_eq!((reply.status, &*reply.code()), (404, "TSR336"), "{}", reply.text());
+        }
+    }
+    let path = format!("/api/rebalance/{NOWHERE}/rollback");
+    let reply = router.send("POST", &path, &[], None);
+    assert_eq!((reply.status, &*reply.code()), (404, "TSR111"), "{}", reply.text());
+    assert_eq!(router.get("/api/rebalance").json()["rebalances"], json!([]));
+}
+
+#[test]
+fn without_the_flag_no_rebalance_begins_and_rebalances_are_listed() {
+    files_only!(WHY);
+    let router = Router::start();
+    assert_eq!(router.get("/api/rebalance").json()["rebalances"], json!([]));
+    for path in ["/api/rebalance", "/api/shards/shard1/drain"] {
+        let reply = post(&router, path, &json!({}));
+        assert!([404, 405].contains(&reply.status), "{}", reply.text());
+        assert!(reply.text().contains("--operate"), "{}", reply.text());
+    }
+}
+
+/// Returns the plan of a rebalance that could begin now.
+fn plan(router: &Router, body: &Value) -> Value {
+    eventually("the replicas follow", || {
+        let plan = post(router, "/api/rebalance", body).json();
+        (plan["refusals"] == json!([])).then_some(plan)
+    })
+}
+
+fn number(found: &Value) -> f64 {
+    found.as_f64().unwrap()
+}
+
+#[test]
+fn a_rebalance_by_load_carries_out_the_advice_and_measures_its_effect() {
+    files_only!(WHY);
+    let router = Router::start_with(OPERATE);
+    let quiet = post(&router, "/api/rebalance", &json!({"by": "load"}));
+    assert_eq!((quiet.status, &quiet.json()["moves"]), (200, &json!([])), "too little to say");
+    let known = Owners::of(&router);
+    let requests = [
+        (known.keys("shard1", 300), 4),
+        (known.keys("shard2", 100), 2),
+        (known.keys("shard3", 100), 2),
+    ];
+    read(&router, &requests);
+    let advised = advice(&router, "");
+    assert_eq!(advised["verdict"], "skewed", "{advised}");
+    let planned = plan(&router, &json!({"by": "load", "dry_run": true}));
+    assert_eq!(planned["note"], advised["because"], "{planned}");
+    let mut followed = known;
+    followed.follow(&advised);
+    let begun = begin(&router, "/api/rebalance", &json!({"by": "load", "keep": 0}));
+    let done = until(&router, &begun, "done");
+    assert!(Owners::of(&router).0 == followed.0, "each slot is where the advice had it");
+    let [before, planned, measured] =
+        ["skew_before", "skew_planned", "skew_measured"].map(|skew| number(&done[skew]));
+    assert!((before - number(&advised["skew"])).abs() < 0.01, "{done}");
+    assert!((measured - planned).abs() < 0.01 && measured < 1.1, "{done}");
+    assert_eq!(advice(&router, "")["verdict"], "balanced");
+}
+
+#[test]
+fn a_rebalance_by_size_moves_bytes_and_measures_them_when_the_old_rows_are_deleted() {
+    files_only!(WHY);
+    // The first shard has few slots and nearly all bytes.
+    let placement = "manual:0-127=shard1,128-16383=shard2";
+    let flags = &["--operate", "--shards", "2", "--placement", placement];
+    let router = Router::start_with(flags);
+    let note = "v".repeat(512 << 10);
+    for key in Owners::of(&router).keys("shard1", 40) {
+        let row = json!({"order_id": key, "user_id": key, "amount": 1, "note": note});
+        let written = router.write(&key, &json!({"table": "orders", "data": row}));
+        assert_eq!(written.status, 201, "{}", written.text());
+    }
+    let planned = plan(&router, &json!({"by": "size", "dry_run": true}));
+    assert!(number(&planned["skew_before"]) > 1.8, "nearly all is on one shard: {planned}");
+    assert!(number(&planned["skew_planned"]) < 1.1, "{planned}");
+    let begun = begin(&router, "/api/rebalance", &json!({"by": "size", "keep": 0}));
+    let done = until(&router, &begun, "done");
+    let measured = number(&done["skew_measured"]);
+    assert!(measured < number(&done["skew_before"]) - 0.5, "{done}");
+    let open = router.get("/api/moves?state=open").json();
+    assert_eq!(open["moves"], json!([]), "the old rows are deleted: {open}");
+}
+
+#[test]
+fn without_analytics_a_rebalance_by_load_is_refused_and_by_slots_is_planned() {
+    files_only!(WHY);
+    let router = Router::start_with(&["--operate", "--analytics", "off"]);
+    let refused = post(&router, "/api/rebalance", &json!({"by": "load", "dry_run": true}));
+    assert_eq!((refused.status, &*refused.code()), (400, "TSR335"), "{}", refused.text());
+    let planned = post(&router, "/api/rebalance", &json!({"dry_run": true}));
+    assert_eq!((planned.status, &planned.json()["slots"]), (200, &json!(0)), "settled");
+}

@@ -1,0 +1,145 @@
+//! Paper: the plan for a cluster that is described on the command line, and the effort of its
+//! moves.
+//!
+//! **Not here:** the plan (`model::slot_plan::paper`).
+
+use std::collections::BTreeMap;
+
+use indicatif::HumanBytes;
+use model::slot_plan::SlotPlan;
+use model::slot_plan::paper::PaperCluster;
+use moves::limits::SLOTS_MAX;
+use serde::Serialize;
+
+use super::super::CommandError;
+use crate::terminal::Terminal;
+
+/// Bytes that one copy without a limit takes in a second: COPY of rows of 129 bytes.
+const BYTES_PER_S: f64 = 44e6;
+/// Moves of a cluster at a time.
+const AT_A_TIME: usize = 4;
+/// Bytes of a mebibyte.
+const MIB: f64 = 1_048_576.0;
+/// Form of the description.
+const FORM: &str = "expected shards=N,add=N,bytes=SIZE, such as shards=1000,add=1,bytes=10T";
+
+/// Plan of a cluster on paper.
+#[derive(Debug, Serialize)]
+struct PaperPlan {
+    shards: usize,
+    shards_after: usize,
+    slots: usize,
+    moves: usize,
+    /// Each move begins one epoch.
+    epochs: usize,
+    givers: usize,
+    bytes: u64,
+    seconds: f64,
+    skew_before: f64,
+    skew_planned: f64,
+}
+
+/// Reads a description.
+///
+/// # Errors
+/// The form of a description.
+pub(super) fn parse(text: &str) -> Result<PaperCluster, String> {
+    let mut members = BTreeMap::new();
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').ok_or(FORM)?;
+        let value = match name {
+            "shards" | "add" => value.parse().ok(),
+            "bytes" => bytes(value),
+            _ => None,
+        };
+        let value = value.ok_or_else(|| format!("`{part}`: {FORM}"))?;
+        if members.insert(name, value).is_some() {
+            return Err(format!("{name} is given twice"));
+        }
+    }
+    let member = |name: &str| members.get(name).copied().ok_or(FORM);
+    let count = |name: &str| Ok::<usize, &str>(member(name)?.try_into().unwrap_or(usize::MAX));
+    Ok(PaperCluster { shards: count("shards")?, add: count("add")?, bytes: member("bytes")? })
+}
+
+/// Reads a size: a number, with k, M, G, T or P for powers of a thousand.
+fn bytes(text: &str) -> Option<u64> {
+    let unit = text.chars().last()?;
+    let power = ['k', 'M', 'G', 'T', 'P'].into_iter().position(|known| known == unit);
+    match power {
+        None => text.parse().ok(),
+        Some(power) => {
+            let number: u64 = text[..text.len() - 1].parse().ok()?;
+            number.checked_mul(1_000_u64.checked_pow(power as u32 + 1)?)
+        }
+    }
+}
+
+/// Shows the plan of a cluster on paper.
+pub(super) fn run(
+    cluster: PaperCluster,
+    rate: Option<u32>,
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
+    let plan = cluster.plan(SLOTS_MAX);
+    let plan = plan.map_err(|fault| CommandError::Refused(fault.to_string()))?;
+    let rate = rate.map_or(BYTES_PER_S, |rate| f64::from(rate) * MIB);
+    let paper = PaperPlan::of(cluster, &plan, rate);
+    Ok(terminal.show(&paper, |_| paper.text())?)
+}
+
+impl PaperPlan {
+    fn of(cluster: PaperCluster, plan: &SlotPlan, rate: f64) -> Self {
+        let givers = plan.shards.iter().filter(|shard| shard.slots_after < shard.slots);
+        Self {
+            shards: cluster.shards,
+            shards_after: cluster.shards + cluster.add,
+            slots: plan.slots(),
+            moves: plan.steps.len(),
+            epochs: plan.steps.len(),
+            givers: givers.count(),
+            bytes: plan.bytes().unwrap_or_default(),
+            seconds: plan.seconds(rate, AT_A_TIME).unwrap_or_default(),
+            skew_before: plan.skew_before,
+            skew_planned: plan.skew_planned,
+        }
+    }
+
+    fn text(&self) -> String {
+        [
+            ("shards", format!("{} to {}", self.shards, self.shards_after)),
+            ("slots", format!("{} of {} shards", self.slots, self.givers)),
+            ("moves", format!("{}, each with an epoch of its own", self.moves)),
+            ("bytes", HumanBytes(self.bytes).to_string()),
+            ("copies", format!("about {:.0} s", self.seconds)),
+            ("skew", format!("{:.3} to {:.3}", self.skew_before, self.skew_planned)),
+        ]
+        .map(|(name, value)| format!("{name:<14}{value}"))
+        .join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_has_shards_additions_and_a_size() {
+        let cluster = PaperCluster { shards: 1_000, add: 1, bytes: 10_000_000_000_000 };
+        assert_eq!(parse("shards=1000,add=1,bytes=10T"), Ok(cluster));
+        assert_eq!(parse("bytes=10000G,add=1,shards=1000"), Ok(cluster));
+        for text in [
+            "",
+            "shards=1",
+            "shards=1,add=1,bytes=",
+            "shards=-1,add=1,bytes=1",
+            "shards=1,add=1,bytes=1X",
+            "shards=1,add=1,bytes=99999999P",
+            "shards=1,add=1,bytes=é",
+            "shards=1,shards=1,add=1,bytes=1",
+            "shards=1,add=1,bytes=1,x=1",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Place: the router or the catalog that a request about rebalances goes to.
+//!
+//! The router that `--url` names gets it by HTTP, the one that holds the data directory by its
+//! socket. Without a router, the data directory is read: rebalances are shown and planned, and none
+//! begins.
+//!
+//! **Not here:** the output (`rebalance`).
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use assembly::EmbeddedCluster;
+use cluster::manager::{Manager, RebalancesError};
+use engine::cluster_spec::ClusterSpec;
+use engine::rebalance_view::{PlanView, RebalanceView};
+use engine::refusal_code::with_code;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sqlite::control::client::{ControlError, command_rebalances};
+use sqlite::control::rebalance_command::{RebalanceCommand, RebalanceWish};
+use sqlite::offline_view::DirView;
+
+pub(super) use sqlite::control::client::RebalanceAnswer;
+
+use super::super::access::with_runtime;
+use super::super::router::Router;
+use super::super::{ClusterSource, CommandError};
+
+/// Time limit of a plan for a stopped cluster.
+const PLAN_MAX: Duration = Duration::from_secs(30);
+
+/// Rebalances of a cluster.
+pub(in crate::command) enum RebalancePlace {
+    /// Those of a router.
+    Router(Box<Router>),
+    /// Those in a data directory.
+    Files(PathBuf),
+}
+
+impl RebalancePlace {
+    /// Returns the place that the flags name.
+    pub(super) fn of(source: &ClusterSource) -> Result<Self, CommandError> {
+        Ok(match source.router() {
+            Some(address) => Self::Router(Box::new(Router::at(&address)?)),
+            None => Self::Files(source.place.data_dir.clone()),
+        })
+    }
+
+    /// Returns the plan of a rebalance.
+    pub(super) fn plan(&self, wish: RebalanceWish) -> Result<PlanView, CommandError> {
+        match self.send(RebalanceCommand::Plan(wish))? {
+            RebalanceAnswer::Plan(plan) => Ok(*plan),
+            RebalanceAnswer::Rebalances(_) => Err(unreadable(&"it is not a plan")),
+        }
+    }
+
+    /// Returns a rebalance.
+    pub(super) fn show(&self, id: &str) -> Result<RebalanceView, CommandError> {
+        self.one(RebalanceCommand::Show { id: id.to_owned() })
+    }
+
+    /// Returns all rebalances.
+    pub(super) fn list(&self) -> Result<Vec<RebalanceView>, CommandError> {
+        match self.send(RebalanceCommand::List)? {
+            RebalanceAnswer::Rebalances(views) => Ok(views),
+            RebalanceAnswer::Plan(_) => Err(unreadable(&"it is a plan")),
+        }
+    }
+
+    /// Sends a request about one rebalance, and returns that rebalance.
+    pub(super) fn one(&self, command: RebalanceCommand) -> Result<RebalanceView, CommandError> {
+        match self.send(command)? {
+            RebalanceAnswer::Rebalances(views) => views.into_iter().next().ok_or_else(no_rebalance),
+            RebalanceAnswer::Plan(_) => Err(unreadable(&"it is a plan")),
+        }
+    }
+
+    /// Sends a request.
+    pub(super) fn send(&self, command: RebalanceCommand) -> Result<RebalanceAnswer, CommandError> {
+        match self {
+            Self::Router(router) => through(router, command),
+            Self::Files(data_dir) => match command_rebalances(data_dir, command.clone()) {
+                Ok(answer) => Ok(answer),
+                Err(ControlError::NobodyListens) => read_stopped(data_dir, &command),
+                Err(error) => Err(CommandError::Refused(error.to_string())),
+            },
+        }
+    }
+}
+
+/// Returns the refusal of an id that no rebalance has.
+pub(super) fn no_rebalance() -> CommandError {
+    CommandError::Refused("there is no such rebalance (TSR336)".to_owned())
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> CommandError {
+    CommandError::Refused(format!("this is not the answer of a router: {error}"))
+}
+
+fn read<T: DeserializeOwned>(answer: Value) -> Result<T, CommandError> {
+    serde_json::from_value(answer).map_err(|error| unreadable(&error))
+}
+
+/// Sends a request to a router by HTTP.
+fn through(router: &Router, command: RebalanceCommand) -> Result<RebalanceAnswer, CommandError> {
+    let one = |answer: Value| Ok(RebalanceAnswer::Rebalances(vec![read(answer)?]));
+    match command {
+        RebalanceCommand::Plan(wish) => {
+            let answer = router.post(&path_of(&wish)?, &body(&wish, true))?;
+            Ok(RebalanceAnswer::Plan(read(answer)?))
+        }
+        RebalanceCommand::Begin(wish) => {
+            let (path, body) = (path_of(&wish)?, body(&wish, false));
+            let answer = match wish.epoch {
+                Some(epoch) => router.post_if(&path, &body, &format!("\"{epoch}\""))?,
+                None => router.post(&path, &body)?,
+            };
+            // Without a move to make, the answer is the plan.
+            if answer.get("id").is_none() {
+                return Ok(RebalanceAnswer::Plan(read(answer)?));
+            }
+            one(answer)
+        }
+        RebalanceCommand::Order { id, order } => {
+            one(router.post(&format!("{}/{order}", path(&id)?), &json!({}))?)
+        }
+        RebalanceCommand::Show { id } => one(router.get(&path(&id)?, &[])?),
+        RebalanceCommand::List => {
+            let answer = router.get("/api/rebalance", &[])?;
+            Ok(RebalanceAnswer::Rebalances(read(answer["rebalances"].clone())?))
+        }
+    }
+}
+
+/// Returns the path of a request that plans or begins.
+fn path_of(wish: &RebalanceWish) -> Result<String, CommandError> {
+    match &wish.drain {
+        None => Ok("/api/rebalance".to_owned()),
+        Some(name) if is_name(name) => Ok(format!("/api/shards/{name}/drain")),
+        Some(name) => {
+            Err(CommandError::Refused(format!("the cluster has no shard {name} (TSR320)")))
+        }
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}
+
+fn body(wish: &RebalanceWish, dry_run: bool) -> Value {
+    let mut body = json!({"dry_run": dry_run});
+    let given = [
+        ("by", wish.by.clone().map(Value::from)),
+        ("placement", wish.placement.clone().map(Value::from)),
+        ("rate", wish.rate.map(Value::from)),
+        ("keep", wish.keep.map(Value::from)),
+    ];
+    for (member, value) in given {
+        if let Some(value) = value {
+            body[member] = value;
+        }
+    }
+    body
+}
+
+/// Returns the path of a rebalance.
+fn path(id: &str) -> Result<String, CommandError> {
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+        return Err(no_rebalance());
+    }
+    Ok(format!("/api/rebalance/{id}"))
+}
+
+/// Reads or plans the rebalances of a data directory that no router holds.
+fn read_stopped(
+    data_dir: &Path,
+    command: &RebalanceCommand,
+) -> Result<RebalanceAnswer, CommandError> {
+    // Opening a folder without a cluster would create one.
+    DirView::open(data_dir)?;
+    if matches!(command, RebalanceCommand::Begin(_) | RebalanceCommand::Order { .. }) {
+        return Err(CommandError::Refused(format!(
+            "no router serves {}: start one, which carries rebalances out",
+            data_dir.display()
+        )));
+    }
+    let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
+    let manager = assembly::open_primaries(&cluster)?;
+    let answer = with_runtime(answer_stopped(&manager, command));
+    manager.close();
+    answer
+}
+
+async fn answer_stopped(
+    manager: &Manager,
+    command: &RebalanceCommand,
+) -> Result<RebalanceAnswer, CommandError> {
+    let refused = |error: RebalancesError| CommandError::Refused(with_code(&error, error.code()));
+    let rebalances = manager.rebalances();
+    if let RebalanceCommand::Plan(wish) = command {
+        let draft = wish.draft().map_err(CommandError::Refused)?;
+        let plan = rebalances.plan(&draft, wish.epoch, Instant::now() + PLAN_MAX).await;
+        // Replicas follow once a router runs.
+        let plan = PlanView { refusals: Vec::new(), ..plan.map_err(refused)? };
+        return Ok(RebalanceAnswer::Plan(Box::new(plan)));
+    }
+    let records = rebalances.list().await.map_err(refused)?;
+    let views = match command {
+        RebalanceCommand::Show { id } => {
+            let found = records.iter().filter(|record| record.id.name() == *id);
+            found.map(|record| rebalances.view(record)).collect()
+        }
+        RebalanceCommand::Plan(_)
+        | RebalanceCommand::Begin(_)
+        | RebalanceCommand::Order { .. }
+        | RebalanceCommand::List => {
+            records.iter().map(|record| rebalances.summary(record)).collect()
+        }
+    };
+    Ok(RebalanceAnswer::Rebalances(views))
+}

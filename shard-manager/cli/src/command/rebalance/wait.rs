@@ -1,0 +1,141 @@
+//! Wait: follows a rebalance until it has ended, with a bar on a terminal and lines elsewhere.
+//!
+//! **Invariant:** an interrupt ends the wait, and never the rebalance.
+//! **Not here:** the state of a rebalance (`cluster`).
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use engine::rebalance_record::RebalanceState;
+use engine::rebalance_view::RebalanceView;
+use indicatif::{HumanBytes, HumanCount, ProgressBar};
+
+use super::super::{CommandError, interrupt};
+use super::place::RebalancePlace;
+use super::{details, state};
+use crate::terminal::{Terminal, say};
+
+pub(super) const EXAMPLES: &str = "\
+Exit code 0 means that all slots have moved, or that a rebalance that was to be cancelled was.
+Ctrl-C ends the wait, and the rebalance goes on.
+
+Example:
+  shard-manager rebalance wait 9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
+
+/// Interval between two looks at a rebalance.
+const LOOK: Duration = Duration::from_millis(500);
+/// Interval at which an interrupt is noticed.
+const NAP: Duration = Duration::from_millis(50);
+/// Longest interval between two lines about a rebalance that goes on.
+const LINE: Duration = Duration::from_secs(10);
+/// Time for which a router may be away meanwhile: it is started again, or another takes over.
+const AWAY_MAX: Duration = Duration::from_secs(30);
+
+/// Waits for a rebalance, and shows how it has ended.
+pub(super) fn follow(
+    place: &RebalancePlace,
+    id: &str,
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
+    let first = place.show(id)?;
+    interrupt::watch();
+    let was_cancelled = first.state == RebalanceState::Cancelling.name();
+    let last = until_ended(place, first, terminal)?;
+    terminal.show(&last, |terminal| details(&last, terminal))?;
+    let is_cancelled = last.state == RebalanceState::Cancelled.name();
+    if last.state == RebalanceState::Done.name() || (was_cancelled && is_cancelled) {
+        return Ok(());
+    }
+    let reason = last.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    Err(CommandError::Found(format!("the rebalance is {}{reason}", last.state)))
+}
+
+fn until_ended(
+    place: &RebalancePlace,
+    first: RebalanceView,
+    terminal: &Terminal,
+) -> Result<RebalanceView, CommandError> {
+    let mut shown = first;
+    let mut report = Report::begin(terminal, &shown);
+    let mut seen = Instant::now();
+    loop {
+        report.show(&shown);
+        if shown.has_ended() {
+            report.bar.finish_and_clear();
+            return Ok(shown);
+        }
+        let next = Instant::now() + LOOK;
+        while Instant::now() < next {
+            if interrupt::asked() {
+                report.bar.finish_and_clear();
+                let again = format!("`shard-manager rebalance wait {}` waits again", shown.id);
+                let line = format!("cancelled; the rebalance goes on: {again}");
+                return Err(CommandError::Refused(line));
+            }
+            sleep(NAP);
+        }
+        match place.show(&shown.id) {
+            Ok(view) => (shown, seen) = (view, Instant::now()),
+            Err(error) if seen.elapsed() > AWAY_MAX => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Report of a rebalance that goes on.
+struct Report<'t> {
+    terminal: &'t Terminal,
+    bar: ProgressBar,
+    /// Slots that had moved at the first look, and its time.
+    began: (usize, Instant),
+    /// Last line, without its numbers, and its time.
+    last_line: Option<(String, Instant)>,
+}
+
+impl<'t> Report<'t> {
+    fn begin(terminal: &'t Terminal, shown: &RebalanceView) -> Self {
+        let bar = terminal.steps("rebalance", shown.slots as u64);
+        let began = (shown.slots_moved, Instant::now());
+        Self { terminal, bar, began, last_line: None }
+    }
+
+    /// Shows a rebalance: on the bar, or as a line if it has changed or some time has passed.
+    fn show(&mut self, shown: &RebalanceView) {
+        self.bar.set_position(shown.slots_moved as u64);
+        let (numbers, left) = (numbers(shown), self.left(shown));
+        let reason = shown.reason.as_deref().unwrap_or_default();
+        let state = state(shown);
+        self.bar.set_message(format!("{state:<10} {numbers}{left} {reason}"));
+        let state = [&*state, reason].join(" ");
+        let is_news =
+            self.last_line.as_ref().is_none_or(|(line, at)| *line != state || at.elapsed() >= LINE);
+        if is_news && self.terminal.has_lines() {
+            say(format_args!("{}: {} {numbers}{left}", shown.id, state.trim_end()));
+            self.last_line = Some((state, Instant::now()));
+        }
+    }
+
+    /// Returns the time that is left, by the pace since the first look.
+    fn left(&self, shown: &RebalanceView) -> String {
+        let (before, at) = self.began;
+        let moved = shown.slots_moved.saturating_sub(before);
+        let left = shown.slots.saturating_sub(shown.slots_moved);
+        if moved == 0 || left == 0 {
+            return String::new();
+        }
+        let seconds = at.elapsed().as_secs_f64() * left as f64 / moved as f64;
+        format!(", about {seconds:.0} s left")
+    }
+}
+
+fn numbers(shown: &RebalanceView) -> String {
+    format!(
+        "{} of {} slots, {} of {} moves, {} rows, {}",
+        shown.slots_moved,
+        shown.slots,
+        shown.moved_count,
+        shown.move_count,
+        HumanCount(shown.rows),
+        HumanBytes(shown.bytes)
+    )
+}

@@ -1,0 +1,250 @@
+//! Rebalancer: the task of a process that carries out the rebalance of the cluster.
+//!
+//! ```text
+//!   each second, and after news: lead? ──▶ look at moves and map ──▶ begin moves ──▶ report
+//! ```
+//! The process that carries moves out does this, too. What is left of a rebalance is derived at
+//! each look from the list of moves and the map, so a process that takes over needs nothing else.
+//!
+//! **Invariant:** a shard gives slots in one move and takes slots in one at a time, and a move that
+//! has failed holds up no other.
+//! **Not here:** the steps of a move (`mover`), the choice of the next moves (`decision`).
+
+mod decision;
+
+use std::time::{Duration, Instant};
+
+use engine::catalog_rows::MapChangeError;
+use engine::move_record::{MoveRecord, NewMove};
+use engine::rebalance_catalog::{RebalanceEnd, RebalanceListError, RebalanceReport};
+use engine::rebalance_record::{ListedStep, RebalanceRecord, RebalanceState, StepState};
+use model::advice::BalanceBy;
+use model::error::Error;
+use model::map_change::MapChange;
+use model::shard_map::ShardMap;
+use model::slot_plan::PlanGoal;
+use model::topology::{ShardNumber, ShardState};
+
+use self::decision::Decision;
+use super::{MovesError, Rebalances};
+
+/// Interval at which the catalog is asked for the rebalance.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longest wait for an answer of the catalog or of a shard.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Result of the work on the shard that is drained.
+enum Drained {
+    /// It is not done yet, and this is the reason.
+    Waits(String),
+    /// It has ended; without success, this is the reason.
+    Ended(Option<String>),
+}
+
+impl Rebalances<'_> {
+    /// Carries out rebalances whenever the catalog lets this process lead, until the future is
+    /// dropped. One task of a process does this.
+    pub(super) async fn carry_out(self) {
+        let mut news = self.0.move_news.watch();
+        loop {
+            if let Err(error) = self.advance().await {
+                tracing::debug!(%error, "the rebalance of the catalog is not known");
+            }
+            news.rest(LOOK).await;
+        }
+    }
+
+    /// Looks at the rebalance that goes on, and takes it further.
+    async fn advance(self) -> Result<(), Error> {
+        let Some((record, moves)) = self.open_rebalance().await? else { return Ok(()) };
+        let map = self.0.shards().newest_map();
+        let decision = Decision::of(&record, &moves, &map);
+        let mut report =
+            RebalanceReport { steps: decision.changed(&record), reason: None, end: None };
+        report.reason = match self.prepare_drain(&record, &map).await {
+            Some(reason) => Some(reason),
+            None => self.begin_moves(&record, &decision.next).await,
+        };
+        if decision.has_no_steps_left() {
+            self.finish(&record, &decision, &moves, &mut report).await;
+        }
+        if report.steps.is_empty() && report.end.is_none() && report.reason == record.reason {
+            return Ok(());
+        }
+        let reported = self.0.backend.rebalance_catalog();
+        let Some(reported) = reported else { return Ok(()) };
+        match in_time(reported.report_rebalance(record.id, &report)).await? {
+            Ok(record) => log(&record),
+            Err(RebalanceListError::Failed(error)) => return Err(error),
+            // It has ended meanwhile.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Returns the rebalance that goes on, with the listed moves, if this process leads.
+    async fn open_rebalance(self) -> Result<Option<(RebalanceRecord, Vec<MoveRecord>)>, Error> {
+        let backend = &self.0.backend;
+        let (Some(rebalances), Some(moves)) = (backend.rebalance_catalog(), backend.move_catalog())
+        else {
+            return Ok(None);
+        };
+        if !self.0.move_news.leads() {
+            return Ok(None);
+        }
+        let open = in_time(rebalances.open_rebalance()).await??;
+        let Some(open) = open else { return Ok(None) };
+        Ok(Some((open, in_time(moves.list()).await??)))
+    }
+
+    /// Keeps a shard that is to be emptied from getting slots. Returns the reason if it cannot yet.
+    async fn prepare_drain(self, record: &RebalanceRecord, map: &ShardMap) -> Option<String> {
+        let shard = record.drained().filter(|_| record.state == RebalanceState::Running)?;
+        let state = map.topology().shards()[shard.index()].state;
+        if state != ShardState::Serving {
+            return None;
+        }
+        self.set_state(shard, ShardState::Draining, map).await.err()
+    }
+
+    /// Begins the moves of these steps. Returns the first reason why one did not begin.
+    async fn begin_moves(self, record: &RebalanceRecord, next: &[usize]) -> Option<String> {
+        let mut reason = None;
+        for ListedStep { plan, .. } in next.iter().map(|index| &record.steps[*index]) {
+            let new = NewMove {
+                slots: plan.slots.clone(),
+                source: plan.from,
+                target: plan.to,
+                rate: record.rate,
+                keep: record.keep,
+            };
+            let begun = self.0.moves().begin_of(record.id, new, Instant::now() + ANSWER_MAX).await;
+            let waits = match begun {
+                // The next look finds out what the owners of the slots are.
+                Ok(_) | Err(MovesError::NotOwned { .. }) => None,
+                Err(error) => Some(error.to_string()),
+            };
+            reason = reason.or(waits);
+        }
+        reason
+    }
+
+    /// Ends a rebalance whose steps have all ended, once nothing is left to do.
+    async fn finish(
+        self,
+        record: &RebalanceRecord,
+        decision: &Decision,
+        moves: &[MoveRecord],
+        report: &mut RebalanceReport,
+    ) {
+        let failure = match record.drained() {
+            None => None,
+            Some(shard) => match self.end_drain(record, shard, moves).await {
+                Drained::Waits(reason) => {
+                    report.reason = Some(reason);
+                    return;
+                }
+                Drained::Ended(failure) => failure,
+            },
+        };
+        // Rows that have moved take room at their source until they are deleted there.
+        let left = match record.goal {
+            PlanGoal::Balance(BalanceBy::Size) => decision.open_moves(moves),
+            PlanGoal::Balance(BalanceBy::Load)
+            | PlanGoal::Slots
+            | PlanGoal::Placement(_)
+            | PlanGoal::Drain(_) => 0,
+        };
+        if left > 0 && record.keep.is_zero() {
+            report.reason =
+                Some(format!("sizes are measured when {left} moves have deleted their old rows"));
+            return;
+        }
+        let skew = match left {
+            0 => self.skew(&record.goal, Instant::now() + ANSWER_MAX).await,
+            _ => None,
+        };
+        report.end = Some(RebalanceEnd { skew, has_failed: failure.is_some() });
+        report.reason = failure.or_else(|| decision.failure());
+    }
+
+    /// Retires a shard that was emptied, or lets it serve again after a cancellation.
+    async fn end_drain(
+        self,
+        record: &RebalanceRecord,
+        shard: ShardNumber,
+        moves: &[MoveRecord],
+    ) -> Drained {
+        let map = self.0.shards().newest_map();
+        let name = map.topology().name(shard).to_owned();
+        let state = map.topology().shards()[shard.index()].state;
+        let next = match (record.state, state) {
+            (RebalanceState::Cancelling, ShardState::Draining) => ShardState::Serving,
+            (RebalanceState::Cancelling, _) | (_, ShardState::Retired) => {
+                return Drained::Ended(None);
+            }
+            (RebalanceState::Paused, _) => return Drained::Waits("it is paused".to_owned()),
+            (_, _) => ShardState::Retired,
+        };
+        let slots = map.slots_of(shard).count();
+        if next == ShardState::Retired {
+            let names = |open: &&MoveRecord| {
+                !open.phase.has_ended() && [open.new.source, open.new.target].contains(&shard)
+            };
+            let open = moves.iter().filter(names).count();
+            if open > 0 {
+                return Drained::Waits(format!(
+                    "{name} retires when {open} moves of its slots have ended: their source is \
+                     still kept, or they are under way"
+                ));
+            }
+            if slots > 0 {
+                let left = format!("{name} still owns {slots} slots: drain it again");
+                return Drained::Ended(Some(left));
+            }
+        }
+        match self.set_state(shard, next, &map).await {
+            Ok(()) => Drained::Ended(None),
+            Err(reason) => Drained::Waits(reason),
+        }
+    }
+
+    /// Sets the state of a shard; the reason if that is not possible now.
+    async fn set_state(
+        self,
+        shard: ShardNumber,
+        state: ShardState,
+        map: &ShardMap,
+    ) -> Result<(), String> {
+        let changed =
+            self.0.shards().change_map(MapChange::State { shard, state }, map.epoch()).await;
+        match changed {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                if let MapChangeError::Stale { epoch, .. } = error {
+                    // The next look uses that map.
+                    let deadline = Instant::now() + ANSWER_MAX;
+                    let _ = self.0.backend.update_map(epoch, deadline).await;
+                }
+                Err(format!("the state of the shard is not changed yet: {error}"))
+            }
+        }
+    }
+}
+
+async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Error> {
+    tokio::time::timeout(ANSWER_MAX, answer).await.map_err(|_elapsed| Error::DeadlinePassed)
+}
+
+fn log(record: &RebalanceRecord) {
+    let (id, state) = (record.id.name(), record.state.name());
+    let reason = record.reason.as_deref().unwrap_or_default();
+    let moved = record.steps.iter().filter(|step| step.status.state == StepState::Moved).count();
+    match record.state {
+        RebalanceState::Failed => tracing::warn!(id, moved, reason, "a rebalance has failed"),
+        RebalanceState::Done | RebalanceState::Cancelled => {
+            tracing::info!(id, moved, state, "a rebalance has ended");
+        }
+        RebalanceState::Running | RebalanceState::Paused | RebalanceState::Cancelling => {}
+    }
+}

@@ -1,0 +1,166 @@
+//! Decision: what has become of the steps of a rebalance, and the moves that begin next.
+//!
+//! **Invariant:** the decision depends on the listed moves and the map only, so that every router
+//! comes to the same one.
+//! **Not here:** beginning moves (`rebalancer`).
+
+use engine::move_record::{MovePhase, MoveRecord};
+use engine::rebalance_record::{
+    ListedStep, RebalanceRecord, RebalanceState, StepState, StepStatus,
+};
+use model::keyspace::Slot;
+use model::shard_map::ShardMap;
+use model::slot_plan::PlanStep;
+use model::slot_set::SlotSet;
+use model::topology::ShardNumber;
+
+use crate::manager::mover::MOVES;
+use crate::manager::rebalances::planning::PlannedSlots;
+
+/// Steps as they are now, and those whose moves begin next.
+#[derive(Debug)]
+pub(super) struct Decision {
+    /// Status of each step.
+    statuses: Vec<StepStatus>,
+    /// Indices of the steps that begin.
+    pub(super) next: Vec<usize>,
+}
+
+impl Decision {
+    /// Decides from the moves that the catalog lists, and from the owners of the slots.
+    pub(super) fn of(record: &RebalanceRecord, moves: &[MoveRecord], map: &ShardMap) -> Self {
+        let is_own = |listed: &&MoveRecord| listed.rebalance == Some(record.id);
+        let own: Vec<&MoveRecord> = moves.iter().filter(is_own).collect();
+        let gives_up = record.state == RebalanceState::Cancelling;
+        let planned = PlannedSlots::of(map, moves).owners;
+        let status = |step: &ListedStep| {
+            if step.status.state.has_ended() {
+                return step.status.clone();
+            }
+            // The latest first: an earlier one of the same slots has ended.
+            let is_of = |listed: &&&MoveRecord| is_of_step(listed, &step.plan);
+            match own.iter().find(is_of) {
+                Some(found) => under_way(found),
+                None => not_begun(&step.plan, (map, &planned), gives_up),
+            }
+        };
+        let statuses: Vec<StepStatus> = record.steps.iter().map(status).collect();
+        let next = match record.state {
+            RebalanceState::Running => next(record, &statuses, moves),
+            RebalanceState::Paused
+            | RebalanceState::Cancelling
+            | RebalanceState::Done
+            | RebalanceState::Cancelled
+            | RebalanceState::Failed => Vec::new(),
+        };
+        Self { statuses, next }
+    }
+
+    /// Returns the steps that the catalog lists in another way.
+    pub(super) fn changed(&self, record: &RebalanceRecord) -> Vec<(usize, StepStatus)> {
+        let both = self.statuses.iter().zip(&record.steps).enumerate();
+        let changed = both.filter(|(_, (status, step))| **status != step.status);
+        changed.map(|(index, (status, _))| (index, status.clone())).collect()
+    }
+
+    /// Returns true if all steps have ended.
+    pub(super) fn has_no_steps_left(&self) -> bool {
+        self.statuses.iter().all(|status| status.state.has_ended())
+    }
+
+    /// Returns the number of moves of the steps that have not ended, also of those whose source is
+    /// only kept.
+    pub(super) fn open_moves(&self, moves: &[MoveRecord]) -> usize {
+        let is_own = |id| self.statuses.iter().any(|status| status.move_id == Some(id));
+        moves.iter().filter(|open| !open.phase.has_ended() && is_own(open.id)).count()
+    }
+
+    /// Returns the reason why not all slots have moved; `None` if they have.
+    pub(super) fn failure(&self) -> Option<String> {
+        let failed = self.statuses.iter().filter(|status| status.state != StepState::Moved);
+        let first = failed.clone().next()?;
+        let (count, all) = (failed.count(), self.statuses.len());
+        let reason = first.reason.as_deref().unwrap_or("it was cancelled");
+        Some(format!("{count} of {all} moves did not take place, the first because: {reason}"))
+    }
+}
+
+fn is_of_step(listed: &MoveRecord, plan: &PlanStep) -> bool {
+    let new = &listed.new;
+    (new.source, new.target) == (plan.from, plan.to) && new.slots == plan.slots
+}
+
+/// Returns the status of a step whose move the catalog lists.
+fn under_way(listed: &MoveRecord) -> StepStatus {
+    let state = match listed.phase {
+        _ if listed.has_arrived() => StepState::Moved,
+        MovePhase::Failed => StepState::Failed,
+        MovePhase::Cancelled | MovePhase::RolledBack => StepState::Cancelled,
+        MovePhase::Done
+        | MovePhase::Planned
+        | MovePhase::Preparing
+        | MovePhase::Copying
+        | MovePhase::Following
+        | MovePhase::Verifying
+        | MovePhase::Fencing
+        | MovePhase::Activating
+        | MovePhase::Keeping
+        | MovePhase::Cleaning => StepState::Moving,
+    };
+    // What a kept move waits for does not concern the rebalance.
+    let reason = listed.progress.reason.clone().filter(|_| state != StepState::Moved);
+    StepStatus {
+        state,
+        move_id: Some(listed.id),
+        rows: listed.progress.rows,
+        bytes: listed.progress.bytes,
+        reason,
+    }
+}
+
+/// Returns the status of a step without a listed move.
+fn not_begun(
+    plan: &PlanStep,
+    (map, planned): (&ShardMap, &[ShardNumber]),
+    gives_up: bool,
+) -> StepStatus {
+    let ended =
+        |state, reason: String| StepStatus { state, reason: Some(reason), ..StepStatus::PLANNED };
+    if plan.slots.iter().all(|slot| map.owner(slot) == plan.to) {
+        return StepStatus { state: StepState::Moved, ..StepStatus::PLANNED };
+    }
+    if gives_up {
+        return ended(StepState::Cancelled, "it had not begun".to_owned());
+    }
+    // The source may be about to get them by another move.
+    let is_foreign = |slot: &Slot| planned[slot.index()] != plan.from;
+    let foreign: SlotSet = plan.slots.iter().filter(is_foreign).collect();
+    if foreign.is_empty() {
+        return StepStatus::PLANNED;
+    }
+    let name = map.topology().name(plan.from);
+    ended(StepState::Skipped, format!("{name} does not own the slots {foreign} any more"))
+}
+
+/// Returns the steps whose shards are free, in their order.
+fn next(record: &RebalanceRecord, statuses: &[StepStatus], moves: &[MoveRecord]) -> Vec<usize> {
+    let is_busy = |open: &&MoveRecord| !open.phase.has_ended() && open.phase != MovePhase::Keeping;
+    let busy = moves.iter().filter(is_busy);
+    let mut taken: Vec<_> = busy.map(|open| (open.new.source, open.new.target)).collect();
+    let mut next = Vec::new();
+    for (index, (step, status)) in record.steps.iter().zip(statuses).enumerate() {
+        if taken.len() >= MOVES {
+            break;
+        }
+        let (from, to) = (step.plan.from, step.plan.to);
+        let is_free = !taken.iter().any(|(source, target)| *source == from || *target == to);
+        if status.state == StepState::Planned && is_free {
+            taken.push((from, to));
+            next.push(index);
+        }
+    }
+    next
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! Tests of the decision about the steps of a rebalance.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use engine::move_record::{MoveProgressReport, NewMove};
+use model::keyspace::Keyspace;
+use model::placement::Placement;
+use model::shard_map::with_owner;
+use model::slot_plan::{PlanGoal, SlotPlan};
+use model::topology::Topology;
+use moves::observation::MoveGoal;
+
+use super::*;
+
+/// Four shards, of which each owns 4096 slots.
+fn map() -> ShardMap {
+    let shards = Topology::with_weights(&[1; 4]).expect("good shards");
+    ShardMap::first(Keyspace::Hash, Placement::Even, shards).expect("it fits")
+}
+
+fn step(from: u16, to: u16, offset: u16) -> PlanStep {
+    let slot = Slot::new(from * 4_096 + offset);
+    PlanStep {
+        from: ShardNumber(from),
+        to: ShardNumber(to),
+        slots: slot.into_iter().collect(),
+        rows: None,
+        bytes: None,
+    }
+}
+
+fn rebalance(steps: Vec<PlanStep>) -> RebalanceRecord {
+    let plan = SlotPlan {
+        needed: steps.len(),
+        steps,
+        skew_before: 2.0,
+        skew_planned: 1.0,
+        shards: Vec::new(),
+        note: None,
+    };
+    RebalanceRecord::begin((PlanGoal::Slots, &plan), (None, Duration::ZERO), Utc::now())
+}
+
+fn listed(record: &RebalanceRecord, index: usize, phase: MovePhase) -> MoveRecord {
+    let PlanStep { from: source, to: target, slots, .. } = record.steps[index].plan.clone();
+    let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
+    let begun = MoveRecord::begin(new, Utc::now());
+    let owned_at = (phase == MovePhase::Keeping).then_some(begun.began_at);
+    let reason = Some("why".to_owned());
+    let progress = MoveProgressReport { rows: 3, bytes: 4, reason, ..MoveProgressReport::default() };
+    MoveRecord { rebalance: Some(record.id), phase, owned_at, progress, ..begun }
+}
+
+fn states(decision: &Decision) -> Vec<StepState> {
+    decision.statuses.iter().map(|status| status.state).collect()
+}
+
+#[test]
+fn a_shard_gives_one_move_and_takes_one_and_four_run_at_a_time() {
+    let steps = vec![step(0, 3, 0), step(0, 3, 1), step(1, 3, 0), step(1, 2, 1), step(2, 0, 0)];
+    let record = rebalance(steps);
+    let decision = Decision::of(&record, &[], &map());
+    assert_eq!(decision.next, [0, 3, 4]);
+    assert_eq!(states(&decision), [StepState::Planned; 5]);
+    let moving = [listed(&record, 0, MovePhase::Copying)];
+    assert_eq!(Decision::of(&record, &moving, &map()).next, [3, 4]);
+    // A move of another cause takes its place as well, also before it has begun.
+    let mut foreign = listed(&record, 3, MovePhase::Planned);
+    foreign.rebalance = None;
+    foreign.new.slots = [Slot::new(5_000).expect("a slot")].into_iter().collect();
+    assert_eq!(Decision::of(&record, &[foreign], &map()).next, [0, 4]);
+    // A move whose source is only kept takes none.
+    let kept = [listed(&record, 0, MovePhase::Keeping)];
+    assert_eq!(Decision::of(&record, &kept, &map()).next, [1, 3, 4]);
+}
+
+#[test]
+fn the_state_of_a_step_is_that_of_its_latest_move() {
+    let record = rebalance(vec![step(0, 3, 0)]);
+    for (phase, state) in [
+        (MovePhase::Planned, StepState::Moving),
+        (MovePhase::Copying, StepState::Moving),
+        (MovePhase::Keeping, StepState::Moved),
+        (MovePhase::Done, StepState::Moved),
+        (MovePhase::Failed, StepState::Failed),
+        (MovePhase::Cancelled, StepState::Cancelled),
+        (MovePhase::RolledBack, StepState::Cancelled),
+    ] {
+        let moves = [listed(&record, 0, phase), listed(&record, 0, MovePhase::Failed)];
+        let decision = Decision::of(&record, &moves, &map());
+        assert_eq!(states(&decision), [state], "{phase:?}");
+        assert_eq!(decision.next, [0; 0]);
+        assert_eq!(decision.has_no_steps_left(), state.has_ended());
+        let [(0, status)] = &decision.changed(&record)[..] else { panic!("{decision:?}") };
+        assert_eq!((status.move_id, status.rows, status.bytes), (Some(moves[0].id), 3, 4));
+        assert_eq!(status.reason.is_none(), state == StepState::Moved);
+    }
+    let mut returns = listed(&record, 0, MovePhase::Keeping);
+    returns.goal = MoveGoal::Back;
+    assert_eq!(states(&Decision::of(&record, &[returns], &map())), [StepState::Moving]);
+}
+
+#[test]
+fn a_move_that_has_failed_holds_up_no_other_and_is_told_at_the_end() {
+    let mut record = rebalance(vec![step(0, 3, 0), step(0, 3, 1)]);
+    let failed = [listed(&record, 0, MovePhase::Failed)];
+    let decision = Decision::of(&record, &failed, &map());
+    assert_eq!(decision.next, [1]);
+    for (index, status) in decision.changed(&record) {
+        record.steps[index].status = status;
+    }
+    // The failed move is forgotten, and the step stays as it is.
+    let moves = [listed(&record, 1, MovePhase::Done)];
+    let decision = Decision::of(&record, &moves, &map());
+    assert!(decision.has_no_steps_left());
+    let failure = decision.failure().expect("one failed");
+    assert!(failure.starts_with("1 of 2 moves did not") && failure.ends_with("why"), "{failure}");
+}
+
+#[test]
+fn slots_that_have_another_owner_meanwhile_are_left_where_they_are() {
+    let record = rebalance(vec![step(0, 3, 0), step(0, 3, 1), step(0, 3, 2)]);
+    let slots = |index: usize| &record.steps[index].plan.slots;
+    let map = with_owner(&map(), slots(0), ShardNumber(2)).expect("a shard");
+    let map = with_owner(&map, slots(1), ShardNumber(3)).expect("a shard");
+    let decision = Decision::of(&record, &[], &map);
+    assert_eq!(
+        states(&decision),
+        [StepState::Skipped, StepState::Moved, StepState::Planned],
+        "{decision:?}"
+    );
+    let reason = decision.statuses[0].reason.as_deref();
+    assert_eq!(reason, Some("shard1 does not own the slots 0 any more"));
+    // A move that goes on brings the slots to the source of the step.
+    let arriving = NewMove {
+        slots: slots(0).clone(),
+        source: ShardNumber(2),
+        target: ShardNumber(0),
+        rate: None,
+        keep: Duration::ZERO,
+    };
+    let arriving = [MoveRecord::begin(arriving, Utc::now())];
+    assert_eq!(states(&Decision::of(&record, &arriving, &map))[0], StepState::Planned);
+}
+
+#[test]
+fn nothing_begins_while_it_rests_and_what_had_not_begun_ends_with_a_cancellation() {
+    let mut record = rebalance(vec![step(0, 3, 0), step(1, 2, 0)]);
+    record.state = RebalanceState::Paused;
+    assert_eq!(Decision::of(&record, &[], &map()).next, [0; 0]);
+    record.state = RebalanceState::Cancelling;
+    let under_way = [listed(&record, 1, MovePhase::Copying)];
+    let decision = Decision::of(&record, &under_way, &map());
+    assert_eq!(states(&decision), [StepState::Cancelled, StepState::Moving]);
+    assert!(decision.next.is_empty() && !decision.has_no_steps_left());
+}

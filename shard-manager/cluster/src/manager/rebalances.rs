@@ -1,0 +1,266 @@
+//! Rebalances: the face of a manager that plans and begins rebalances, lists them and takes orders
+//! for them.
+//!
+//! A rebalance that was begun is a row of the catalog, so it goes on if the router that began it
+//! ends.
+//!
+//! **Not here:** the choice of slots (`model::slot_plan`), the moves of a rebalance (`rebalancer`),
+//! the rules of orders (`engine::rebalance_record`).
+
+pub(super) mod planning;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use engine::rebalance_catalog::{RebalanceCatalog, RebalanceListError};
+use engine::rebalance_draft::RebalanceDraft;
+use engine::rebalance_record::{RebalanceId, RebalanceOrder, RebalanceRecord};
+use engine::rebalance_view::{PlanView, RebalanceView};
+use engine::refusal_code::RefusalCode;
+use model::advice::{KeyLoad, SlotLoad};
+use model::error::Error;
+use model::slot_plan::PlanFault;
+use model::topology::ShardNumber;
+use moves::limits::KEEP;
+
+use super::{Manager, MovesError};
+use planning::Planned;
+
+/// Attempts at a beginning while the shard map changes.
+const TRIES_MAX: usize = 16;
+
+/// Face of a [`Manager`] for rebalances.
+#[derive(Clone, Copy)]
+pub struct Rebalances<'m>(pub(super) &'m Manager);
+
+/// Requests that were observed.
+#[derive(Clone, Debug, Default)]
+pub struct ObservedLoad {
+    /// Requests of each slot, in order.
+    pub slots: Vec<SlotLoad>,
+    /// The most frequently requested keys.
+    pub keys: Vec<KeyLoad>,
+}
+
+/// Source of observed requests: the part of a router that counts them.
+pub trait LoadSource: Send + Sync {
+    /// Returns the requests of the last minutes; `None` if they are counted no more. May block for
+    /// some milliseconds.
+    fn observed(&self) -> Option<ObservedLoad>;
+}
+
+/// Result of a request for a rebalance.
+#[derive(Clone, Debug)]
+pub enum RebalanceBegun {
+    /// It has begun.
+    Begun(Box<RebalanceRecord>),
+    /// Nothing has to move, so none has begun.
+    Settled(Box<PlanView>),
+}
+
+/// Reason why a rebalance was not planned or not begun, or an order not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RebalancesError {
+    /// There is no plan for the goal.
+    #[error(transparent)]
+    Plan(#[from] PlanFault),
+    /// The cluster has no shard of this name.
+    #[error("the cluster has no shard {0}")]
+    NoShard(String),
+    /// The database of the shard holds the catalog.
+    #[error("{0} holds the catalog of the cluster in its database: it cannot be retired")]
+    HoldsCatalog(String),
+    /// This process counts no requests.
+    #[error("by=load needs the analytics of a router, which counts requests: use slots or size")]
+    NoLoad,
+    /// The sizes of the shards are not known.
+    #[error("by=size needs the size of each shard, and {0} does not report it: try again")]
+    NoSize(String),
+    /// The plan cannot begin now.
+    #[error("{0}")]
+    Refused(String),
+    /// The moves that go on cannot be read, or the map is not the expected one.
+    #[error(transparent)]
+    Moves(#[from] MovesError),
+    /// The catalog did not take it.
+    #[error(transparent)]
+    List(#[from] RebalanceListError),
+    /// The engine distributes rows by itself.
+    #[error("this cluster distributes its rows itself")]
+    Unsupported,
+}
+
+impl Manager {
+    /// Returns the face for rebalances.
+    pub fn rebalances(&self) -> Rebalances<'_> {
+        Rebalances(self)
+    }
+}
+
+impl RebalancesError {
+    /// Returns the public code; `None` if the catalog cannot be used.
+    pub fn code(&self) -> Option<RefusalCode> {
+        Some(match self {
+            Self::Plan(
+                PlanFault::Placement(_) | PlanFault::Keyspace(_) | PlanFault::NotServing { .. },
+            )
+            | Self::NoLoad => RefusalCode::BadRebalance,
+            Self::NoShard(_) => RefusalCode::NoShard,
+            Self::Plan(PlanFault::NoTaker | PlanFault::NotDrainable { .. })
+            | Self::HoldsCatalog(_)
+            | Self::NoSize(_)
+            | Self::Refused(_) => RefusalCode::ShardState,
+            Self::Moves(error) => return error.code(),
+            Self::List(error) => return RefusalCode::of_listed_rebalance(error),
+            Self::Unsupported => RefusalCode::PlacedByEngine,
+        })
+    }
+
+    /// Returns the error of the catalog, if it could not be used.
+    pub fn failure(&self) -> Option<&Error> {
+        match self {
+            Self::List(RebalanceListError::Failed(error))
+            | Self::Moves(MovesError::List(engine::move_catalog::MoveListError::Failed(error))) => {
+                Some(error)
+            }
+            Self::Plan(_)
+            | Self::NoShard(_)
+            | Self::HoldsCatalog(_)
+            | Self::NoLoad
+            | Self::NoSize(_)
+            | Self::Refused(_)
+            | Self::Moves(_)
+            | Self::List(_)
+            | Self::Unsupported => None,
+        }
+    }
+}
+
+impl<'m> Rebalances<'m> {
+    /// Names the part of this process that counts requests. Only the first call has an effect.
+    pub fn set_load_source(self, source: Arc<dyn LoadSource>) {
+        // A second source would count the same requests.
+        let _ = self.0.load_source.set(source);
+    }
+
+    /// Plans a rebalance for the newest map, which must have the expected epoch, and changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`RebalancesError`].
+    pub async fn plan(
+        self,
+        draft: &RebalanceDraft,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<PlanView, RebalancesError> {
+        Ok(self.planned(draft, expected_epoch, deadline).await?.view())
+    }
+
+    /// Begins a rebalance, if the shard map has the expected epoch and something has to move. A map
+    /// that changes meanwhile matters only if an epoch is expected.
+    ///
+    /// # Errors
+    /// [`RebalancesError`]. Only after [`RebalanceListError::Failed`] it may have begun.
+    pub async fn begin(
+        self,
+        draft: &RebalanceDraft,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<RebalanceBegun, RebalancesError> {
+        self.check_none_runs().await?;
+        for _ in 1..TRIES_MAX {
+            let begun = self.begin_once(draft, expected_epoch, deadline).await;
+            let Err(RebalancesError::List(RebalanceListError::Stale { epoch, .. })) = &begun else {
+                return begun;
+            };
+            let is_known = self.0.backend.update_map(*epoch, deadline).await.is_ok();
+            if expected_epoch.is_some() || !is_known {
+                return begun;
+            }
+        }
+        self.begin_once(draft, expected_epoch, deadline).await
+    }
+
+    async fn begin_once(
+        self,
+        draft: &RebalanceDraft,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<RebalanceBegun, RebalancesError> {
+        let planned = self.planned(draft, expected_epoch, deadline).await?;
+        if planned.is_settled() {
+            return Ok(RebalanceBegun::Settled(Box::new(planned.view())));
+        }
+        if let Some(refusal) = planned.refusals.first() {
+            return Err(RebalancesError::Refused(refusal.clone()));
+        }
+        let Planned { goal, plan, map, .. } = planned;
+        let keep = draft.keep.map_or(KEEP, Duration::from_secs);
+        let record = RebalanceRecord::begin((goal, &plan), (draft.rate, keep), Utc::now());
+        self.catalog()?.begin_rebalance(&record, map.epoch()).await?;
+        tracing::info!(id = record.id.name(), goal = record.goal.name(), "a rebalance begins");
+        self.0.move_news.announce();
+        Ok(RebalanceBegun::Begun(Box::new(record)))
+    }
+
+    /// Checks that no rebalance goes on, before anything is planned. The catalog checks it again.
+    async fn check_none_runs(self) -> Result<(), RebalancesError> {
+        let open = self.catalog()?.open_rebalance().await;
+        match open.map_err(RebalanceListError::Failed)? {
+            Some(open) => Err(RebalanceListError::Runs(open.id.name()).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the rebalance that goes on and the last ones that have ended, the latest first.
+    ///
+    /// # Errors
+    /// [`RebalancesError::Unsupported`], or the error of the catalog.
+    pub async fn list(self) -> Result<Vec<RebalanceRecord>, RebalancesError> {
+        let listed = self.catalog()?.list_rebalances().await;
+        Ok(listed.map_err(RebalanceListError::Failed)?)
+    }
+
+    /// Returns a rebalance.
+    ///
+    /// # Errors
+    /// [`RebalanceListError::NoRebalance`], or the error of the catalog.
+    pub async fn get(self, id: RebalanceId) -> Result<RebalanceRecord, RebalancesError> {
+        let found = self.list().await?.into_iter().find(|record| record.id == id);
+        Ok(found.ok_or(RebalanceListError::NoRebalance)?)
+    }
+
+    /// Gives an order for a rebalance and its moves, and returns it as it is listed then.
+    ///
+    /// # Errors
+    /// [`RebalancesError::List`].
+    pub async fn order(
+        self,
+        id: RebalanceId,
+        order: RebalanceOrder,
+    ) -> Result<RebalanceRecord, RebalancesError> {
+        let ordered = self.catalog()?.order_rebalance(id, order).await?;
+        self.0.move_news.announce();
+        Ok(ordered)
+    }
+
+    /// Returns a rebalance as lists show it, without its moves.
+    pub fn summary(self, record: &RebalanceRecord) -> RebalanceView {
+        RebalanceView::of(record, |shard| self.name(shard), Utc::now())
+    }
+
+    /// Returns a rebalance as responses and commands show it.
+    pub fn view(self, record: &RebalanceRecord) -> RebalanceView {
+        self.summary(record).with_moves(record, |shard| self.name(shard))
+    }
+
+    fn name(self, shard: ShardNumber) -> String {
+        self.0.shard_name(shard).to_owned()
+    }
+
+    fn catalog(self) -> Result<&'m dyn RebalanceCatalog, RebalancesError> {
+        self.0.backend.rebalance_catalog().ok_or(RebalancesError::Unsupported)
+    }
+}

@@ -1,0 +1,113 @@
+//! Rebalance catalog: the trait through which a cluster lists its rebalances.
+//!
+//! **Invariant:** one rebalance at most has not ended.
+//! **Not here:** the moves of a rebalance (`move_catalog`), the router that carries it out, which
+//! is the one that leads there.
+
+pub mod change;
+
+use futures_util::future::BoxFuture;
+use model::error::Error;
+
+use super::EngineFuture;
+use super::rebalance_record::{
+    RebalanceId, RebalanceOrder, RebalanceOrderFault, RebalanceRecord, StepStatus,
+};
+
+/// Highest number of rebalances that have ended and are listed and stored.
+pub const ENDED_MAX: usize = 20;
+
+/// Rebalances of a catalog.
+pub trait RebalanceCatalog: Send + Sync {
+    /// Returns the rebalance that has not ended, and the last [`ENDED_MAX`] that have, the latest
+    /// first.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn list_rebalances(&self) -> EngineFuture<'_, Vec<RebalanceRecord>>;
+
+    /// Returns the rebalance that has not ended.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn open_rebalance(&self) -> EngineFuture<'_, Option<RebalanceRecord>>;
+
+    /// Lists a new rebalance, if the shard map has still this epoch and no other one goes on. One
+    /// that is listed already stays as it is, so that this can be repeated.
+    ///
+    /// # Errors
+    /// [`RebalanceListError`].
+    fn begin_rebalance<'a>(
+        &'a self,
+        record: &'a RebalanceRecord,
+        epoch: u64,
+    ) -> BoxFuture<'a, Result<(), RebalanceListError>>;
+
+    /// Stores an order of an operator, also for the moves of the rebalance that go on, and returns
+    /// the rebalance as it is listed then. No move of a rebalance begins after an order to rest or
+    /// to end was stored.
+    ///
+    /// # Errors
+    /// [`RebalanceListError`].
+    fn order_rebalance(
+        &self,
+        id: RebalanceId,
+        order: RebalanceOrder,
+    ) -> BoxFuture<'_, Result<RebalanceRecord, RebalanceListError>>;
+
+    /// Stores the report of the router that carries it out, and returns the rebalance as it is
+    /// listed then.
+    ///
+    /// # Errors
+    /// [`RebalanceListError`].
+    fn report_rebalance<'a>(
+        &'a self,
+        id: RebalanceId,
+        report: &'a RebalanceReport,
+    ) -> BoxFuture<'a, Result<RebalanceRecord, RebalanceListError>>;
+}
+
+/// Report of the router that carries a rebalance out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RebalanceReport {
+    /// Steps that have changed, by index.
+    pub steps: Vec<(usize, StepStatus)>,
+    /// Reason why it waits.
+    pub reason: Option<String>,
+    /// End of the rebalance.
+    pub end: Option<RebalanceEnd>,
+}
+
+/// End of a rebalance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RebalanceEnd {
+    /// Measured skew; `None` if it could not be measured.
+    pub skew: Option<f64>,
+    /// True if its goal was not reached although no step failed.
+    pub has_failed: bool,
+}
+
+/// Reason why a rebalance was not listed or not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RebalanceListError {
+    /// The catalog lists no such rebalance.
+    #[error("there is no such rebalance")]
+    NoRebalance,
+    /// Another rebalance goes on.
+    #[error("the rebalance {0} goes on: wait for its end, or cancel it")]
+    Runs(String),
+    /// The shard map has changed.
+    #[error("the shard map has changed: its epoch is {epoch}, not {expected}")]
+    Stale {
+        /// Expected epoch.
+        expected: u64,
+        /// Present epoch.
+        epoch: u64,
+    },
+    /// The order does not fit the state of the rebalance, or it has ended.
+    #[error(transparent)]
+    Order(#[from] RebalanceOrderFault),
+    /// The catalog cannot be used. The change may have been stored.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}

@@ -1,0 +1,279 @@
+//! Rebalance record: a rebalance as the catalog lists it, and the orders that an operator may give.
+//!
+//! A rebalance is a list of moves, which its record calls steps. The router that leads begins them
+//! one after another and reports what has become of them.
+//!
+//! **Invariant:** a step that has ended, and a rebalance that has ended, never change again.
+//! **Not here:** storing records (the catalogs), the choice of the next step (`cluster`), plans
+//! (`model::slot_plan`).
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use model::slot_plan::{PlanGoal, PlanStep, SlotPlan};
+use model::topology::ShardNumber;
+use moves::identity::MoveId;
+use uuid::Uuid;
+
+use super::move_record::{MoveOrder, listed_time};
+
+pub use super::rebalance_id::RebalanceId;
+
+/// State of a rebalance, or the way in which it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RebalanceState {
+    /// Its moves begin one after another.
+    Running,
+    /// No move begins, and its moves rest.
+    Paused,
+    /// No move begins, and those whose target does not own the slots yet are given up.
+    Cancelling,
+    /// It has ended: all slots have moved.
+    Done,
+    /// It has ended on an order.
+    Cancelled,
+    /// It has ended: some slots could not be moved.
+    Failed,
+}
+
+impl RebalanceState {
+    /// All states.
+    pub const ALL: [Self; 6] =
+        [Self::Running, Self::Paused, Self::Cancelling, Self::Done, Self::Cancelled, Self::Failed];
+
+    /// Returns the name, as in the catalog and in responses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Cancelling => "cancelling",
+            Self::Done => "done",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Returns the state with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// Returns true if the rebalance has ended.
+    pub fn has_ended(self) -> bool {
+        matches!(self, Self::Done | Self::Cancelled | Self::Failed)
+    }
+}
+
+/// State of a step, or the way in which it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StepState {
+    /// No move of it has begun.
+    Planned,
+    /// A move of it goes on.
+    Moving,
+    /// It has ended: the target owns the slots.
+    Moved,
+    /// It has ended: the move was given up on an order, or had not begun.
+    Cancelled,
+    /// It has ended: the move could not be carried out.
+    Failed,
+    /// It has ended: the source no longer owned the slots when the move was to begin.
+    Skipped,
+}
+
+impl StepState {
+    /// All states.
+    pub const ALL: [Self; 6] =
+        [Self::Planned, Self::Moving, Self::Moved, Self::Cancelled, Self::Failed, Self::Skipped];
+
+    /// Returns the name, as in the catalog and in responses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Moving => "moving",
+            Self::Moved => "moved",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    /// Returns the state with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// Returns true if the step has ended.
+    pub fn has_ended(self) -> bool {
+        !matches!(self, Self::Planned | Self::Moving)
+    }
+}
+
+/// Step of a rebalance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedStep {
+    /// Plan of the step.
+    pub plan: PlanStep,
+    /// State of the step.
+    pub status: StepStatus,
+}
+
+/// State of a step, with its move and its progress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepStatus {
+    /// State.
+    pub state: StepState,
+    /// Its move, once one has begun.
+    pub move_id: Option<MoveId>,
+    /// Rows that were copied, and copied again.
+    pub rows: u64,
+    /// Bytes of these rows.
+    pub bytes: u64,
+    /// Reason why it waits or has ended without success.
+    pub reason: Option<String>,
+}
+
+impl StepStatus {
+    /// Status of a step before its move begins.
+    pub const PLANNED: Self =
+        Self { state: StepState::Planned, move_id: None, rows: 0, bytes: 0, reason: None };
+}
+
+/// Rebalance that the catalog lists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RebalanceRecord {
+    /// Identity.
+    pub id: RebalanceId,
+    /// Goal.
+    pub goal: PlanGoal,
+    /// State.
+    pub state: RebalanceState,
+    /// Steps, in the order in which they begin.
+    pub steps: Vec<ListedStep>,
+    /// Number of slots that had to move so that each shard has its share of the slots.
+    pub needed: u64,
+    /// Highest rate of the copy of each move in MiB/s; `None` without a limit.
+    pub rate: Option<u32>,
+    /// Time for which the sources of its moves are kept for a rollback.
+    pub keep: Duration,
+    /// Skew before the first move.
+    pub skew_before: f64,
+    /// Skew after the last move, as planned.
+    pub skew_planned: f64,
+    /// Skew as measured at the end; `None` before, and if it could not be measured.
+    pub skew_measured: Option<f64>,
+    /// Reason why it waits, or has ended without success: a sentence for the operator.
+    pub reason: Option<String>,
+    /// Time at which it was ordered.
+    pub began_at: DateTime<Utc>,
+    /// Time of the last change of a step.
+    pub changed_at: DateTime<Utc>,
+    /// Time at which it ended.
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// Order of an operator for a rebalance that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RebalanceOrder {
+    /// It rests, with its moves.
+    Pause,
+    /// It goes on, with its moves.
+    Resume,
+    /// It ends: moves whose target does not own the slots yet are given up. Slots that have moved
+    /// stay where they are.
+    Cancel,
+}
+
+impl RebalanceOrder {
+    /// All orders.
+    pub const ALL: [Self; 3] = [Self::Pause, Self::Resume, Self::Cancel];
+
+    /// Returns the order with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|order| order.name() == name)
+    }
+
+    /// Returns the verb of the order, as in its URL and its command.
+    pub fn name(self) -> &'static str {
+        self.of_moves().name()
+    }
+
+    /// Returns the order that the moves of the rebalance get with it.
+    pub fn of_moves(self) -> MoveOrder {
+        match self {
+            Self::Pause => MoveOrder::Pause,
+            Self::Resume => MoveOrder::Resume,
+            Self::Cancel => MoveOrder::Cancel,
+        }
+    }
+}
+
+/// Reason why an order cannot be carried out in the state of a rebalance.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RebalanceOrderFault {
+    /// The rebalance has ended.
+    #[error("the rebalance has ended ({}): begin another one", .0.name())]
+    Ended(RebalanceState),
+    /// It is given up already.
+    #[error("the rebalance is being cancelled already")]
+    Cancelling,
+}
+
+impl RebalanceRecord {
+    /// Creates the record of a rebalance that is to begin.
+    pub fn begin(
+        (goal, plan): (PlanGoal, &SlotPlan),
+        (rate, keep): (Option<u32>, Duration),
+        now: DateTime<Utc>,
+    ) -> Self {
+        let now = listed_time(now);
+        let step = |plan: &PlanStep| ListedStep { plan: plan.clone(), status: StepStatus::PLANNED };
+        Self {
+            id: RebalanceId(Uuid::new_v4().as_u128()),
+            goal,
+            state: RebalanceState::Running,
+            steps: plan.steps.iter().map(step).collect(),
+            needed: plan.needed as u64,
+            rate,
+            keep,
+            skew_before: plan.skew_before,
+            skew_planned: plan.skew_planned,
+            skew_measured: None,
+            reason: None,
+            began_at: now,
+            changed_at: now,
+            ended_at: None,
+        }
+    }
+
+    /// Returns the shard that it empties; `None` if it empties none.
+    pub fn drained(&self) -> Option<ShardNumber> {
+        match self.goal {
+            PlanGoal::Drain(shard) => Some(shard),
+            PlanGoal::Slots | PlanGoal::Balance(_) | PlanGoal::Placement(_) => None,
+        }
+    }
+
+    /// Returns true if all steps have ended.
+    pub fn has_no_steps_left(&self) -> bool {
+        self.steps.iter().all(|step| step.status.state.has_ended())
+    }
+
+    /// Applies an order. An order that is in force already changes nothing.
+    ///
+    /// # Errors
+    /// [`RebalanceOrderFault`].
+    pub fn order(&mut self, order: RebalanceOrder) -> Result<(), RebalanceOrderFault> {
+        self.state = match (self.state, order) {
+            (ended, _) if ended.has_ended() => return Err(RebalanceOrderFault::Ended(ended)),
+            (_, RebalanceOrder::Cancel) => RebalanceState::Cancelling,
+            (RebalanceState::Cancelling, _) => return Err(RebalanceOrderFault::Cancelling),
+            (_, RebalanceOrder::Pause) => RebalanceState::Paused,
+            (_, RebalanceOrder::Resume) => RebalanceState::Running,
+        };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

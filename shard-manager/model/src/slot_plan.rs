@@ -1,0 +1,353 @@
+//! Slot plan: the moves of slots that bring the shards to a goal, as plain values.
+//!
+//! Shards give only what they have too much, and take only what they lack. So each move improves
+//! the cluster whatever becomes of the others, and a plan may end after any of them. No slot moves
+//! twice.
+//!
+//! **Invariant:** no move gives a shard more than its goal, or leaves its giver with less; a move
+//! has a limited number of slots, all of one owner.
+//! **Not here:** carrying out a plan (`cluster`), the observations of load (`advice`). No I/O, no
+//! clock, no `async`.
+
+mod drain;
+mod even;
+pub mod paper;
+mod steps;
+
+use crate::advice::{Advice, BalanceBy, ShardSize};
+use crate::keyspace::{SLOT_COUNT, Slot};
+use crate::placement::{Placement, PlacementError};
+use crate::shard_map::ShardMap;
+use crate::slot_set::SlotSet;
+use crate::topology::{ShardNumber, ShardState, Topology};
+
+use self::steps::Transfers;
+
+/// A placement that moves more than this many times the slots that weights require gets a note.
+const COSTLY: usize = 2;
+
+/// Goal of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlanGoal {
+    /// Each shard has the share of the slots that its weight gives it.
+    Slots,
+    /// Bytes or requests are shared by weight, as advice says.
+    Balance(BalanceBy),
+    /// Each slot is where this placement puts it.
+    Placement(Placement),
+    /// A shard has no slots.
+    Drain(ShardNumber),
+}
+
+impl PlanGoal {
+    /// Returns the name in the catalog, in requests and in responses.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Slots => "slots",
+            Self::Balance(balance_by) => balance_by.name(),
+            Self::Placement(_) => "placement",
+            Self::Drain(_) => "drain",
+        }
+    }
+}
+
+/// State of a cluster for which a plan is made.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanScene<'s> {
+    /// The shards.
+    pub topology: &'s Topology,
+    /// Owner of every slot, in slot order.
+    pub owners: &'s [ShardNumber],
+    /// Slots that move already. They stay, unless their shard is drained.
+    pub moving: &'s SlotSet,
+    /// Sizes of the shards, by number; missing ones are unknown.
+    pub sizes: &'s [ShardSize],
+    /// Most slots of one move.
+    pub slots_max: usize,
+}
+
+/// Moves of slots to a goal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlotPlan {
+    /// The moves, in the order in which they should begin.
+    pub steps: Vec<PlanStep>,
+    /// Skew before the first move: the most that a shard has, as a multiple of its fair share.
+    /// Shards that are to have nothing do not count.
+    pub skew_before: f64,
+    /// Skew after the last move.
+    pub skew_planned: f64,
+    /// Number of slots that have to move so that each shard has its share of the slots.
+    pub needed: usize,
+    /// The members of the cluster, in order.
+    pub shards: Vec<PlanShard>,
+    /// Remark for the operator, as a sentence.
+    pub note: Option<String>,
+}
+
+/// Slots that move together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanStep {
+    /// Owner now.
+    pub from: ShardNumber,
+    /// Owner after the move.
+    pub to: ShardNumber,
+    /// The slots.
+    pub slots: SlotSet,
+    /// Approximate number of rows, by the mean of the shard.
+    pub rows: Option<u64>,
+    /// Approximate number of bytes, by the mean of the shard.
+    pub bytes: Option<u64>,
+}
+
+/// Slots of a shard before and after a plan.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PlanShard {
+    /// The shard.
+    pub shard: ShardNumber,
+    /// Number of its slots before.
+    pub slots: usize,
+    /// Number of its slots afterwards.
+    pub slots_after: usize,
+    /// Number of slots that its weight gives it.
+    pub fair_slots: f64,
+}
+
+/// Reason why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanFault {
+    /// No shard may get slots.
+    #[error("no other serving shard has a weight above 0: the slots have nowhere to go")]
+    NoTaker,
+    /// The placement does not fit the shards.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// The placement does not fit the keyspace.
+    #[error("{0}")]
+    Keyspace(String),
+    /// The placement gives slots to a shard that may have none.
+    #[error("the placement gives slots to {shard}, which is {}", state.name())]
+    NotServing {
+        /// Name of the shard.
+        shard: String,
+        /// Its state.
+        state: ShardState,
+    },
+    /// The shard cannot be emptied.
+    #[error("{shard} is {}: a serving shard is drained", state.name())]
+    NotDrainable {
+        /// Name of the shard.
+        shard: String,
+        /// Its state.
+        state: ShardState,
+    },
+}
+
+/// Plans the moves to an even number of slots.
+///
+/// # Errors
+/// [`PlanFault::NoTaker`].
+pub fn plan_by_slots(scene: &PlanScene<'_>) -> Result<SlotPlan, PlanFault> {
+    let weights = serving_weights(scene.topology, None)?;
+    let desired = even::desired(scene.topology, scene.owners, scene.moving);
+    let mut plan = scene.plan(&desired, &weights);
+    let left = plan.needed - plan.slots();
+    if left > 0 {
+        plan.note = Some(format!(
+            "{left} more slots have to move, but move already: plan again when those moves have ended"
+        ));
+    }
+    Ok(plan)
+}
+
+/// Plans the moves to the owners that a placement gives the slots.
+///
+/// # Errors
+/// [`PlanFault`].
+pub fn plan_by_placement(
+    scene: &PlanScene<'_>,
+    map: &ShardMap,
+    placement: &Placement,
+) -> Result<SlotPlan, PlanFault> {
+    let weights = serving_weights(scene.topology, None)?;
+    let wanted = ShardMap::first(map.keyspace().clone(), placement.clone(), scene.topology.clone());
+    let wanted = wanted?;
+    if let Some(contradiction) = wanted.contradiction() {
+        return Err(PlanFault::Keyspace(contradiction));
+    }
+    let mut desired: Vec<ShardNumber> = wanted.owners().map(|owner| owner.shard).collect();
+    for number in &desired {
+        let shard = &scene.topology.shards()[number.index()];
+        if shard.state != ShardState::Serving {
+            let (shard, state) = (shard.name.clone(), shard.state);
+            return Err(PlanFault::NotServing { shard, state });
+        }
+    }
+    scene.keep_moving(&mut desired);
+    let mut plan = scene.plan(&desired, &weights);
+    plan.note = costly(placement, plan.slots(), plan.needed);
+    Ok(plan)
+}
+
+/// Plans the moves that leave a shard without slots. No slot moves between other shards.
+///
+/// # Errors
+/// [`PlanFault::NoTaker`], [`PlanFault::NotDrainable`].
+pub fn plan_drain(scene: &PlanScene<'_>, drained: ShardNumber) -> Result<SlotPlan, PlanFault> {
+    let spec = &scene.topology.shards()[drained.index()];
+    if !matches!(spec.state, ShardState::Serving | ShardState::Draining) {
+        let (shard, state) = (spec.name.clone(), spec.state);
+        return Err(PlanFault::NotDrainable { shard, state });
+    }
+    let weights = serving_weights(scene.topology, Some(drained))?;
+    let desired = drain::desired(scene.owners, &weights, drained);
+    let plan = scene.plan(&desired, &weights);
+    Ok(SlotPlan { needed: plan.slots(), ..plan })
+}
+
+/// Returns the plan that carries out an advice, except for slots that move already.
+pub fn plan_of_advice(scene: &PlanScene<'_>, advice: &Advice) -> SlotPlan {
+    let mut desired = scene.owners.to_vec();
+    for moved in &advice.moves {
+        for &(first, last) in &moved.ranges {
+            desired[usize::from(first)..=usize::from(last)].fill(moved.to);
+        }
+    }
+    scene.keep_moving(&mut desired);
+    let plan = scene.plan(&desired, &scene.topology.share_weights());
+    SlotPlan {
+        skew_before: advice.skew,
+        skew_planned: advice.skew_after,
+        note: Some(advice.because.clone()),
+        ..plan
+    }
+}
+
+impl SlotPlan {
+    /// Returns the number of slots that move.
+    pub fn slots(&self) -> usize {
+        self.steps.iter().map(|step| step.slots.len()).sum()
+    }
+
+    /// Returns the approximate number of rows that move; `None` if it is not known.
+    pub fn rows(&self) -> Option<u64> {
+        self.steps.iter().map(|step| step.rows).sum()
+    }
+
+    /// Returns the approximate number of bytes that move; `None` if it is not known.
+    pub fn bytes(&self) -> Option<u64> {
+        self.steps.iter().map(|step| step.bytes).sum()
+    }
+
+    /// Returns the approximate number of seconds for the copies, if bytes are copied at this rate
+    /// and this many moves run at a time; `None` if the bytes are not known.
+    pub fn seconds(&self, bytes_per_s: f64, at_a_time: usize) -> Option<f64> {
+        let bytes = self.bytes()? as f64 / at_a_time as f64;
+        // A shard gives in one move and takes in one at a time.
+        let shards = self.shards.iter().map(|shard| shard.shard);
+        let busiest = shards.map(|shard| {
+            let sum = |is_part: fn(&PlanStep, ShardNumber) -> bool| {
+                let steps = self.steps.iter().filter(|step| is_part(step, shard));
+                steps.filter_map(|step| step.bytes).sum::<u64>() as f64
+            };
+            sum(|step, shard| step.from == shard).max(sum(|step, shard| step.to == shard))
+        });
+        Some(busiest.fold(bytes, f64::max) / bytes_per_s)
+    }
+}
+
+impl PlanScene<'_> {
+    /// Leaves slots that move already out of the changes.
+    fn keep_moving(&self, desired: &mut [ShardNumber]) {
+        for slot in self.moving.iter().map(Slot::index) {
+            desired[slot] = self.owners[slot];
+        }
+    }
+
+    /// Returns the plan whose moves lead to these owners.
+    fn plan(&self, desired: &[ShardNumber], weights: &[u32]) -> SlotPlan {
+        let counts = |owners: &[ShardNumber]| {
+            let mut counts = vec![0_usize; self.topology.len()];
+            owners.iter().for_each(|owner| counts[owner.index()] += 1);
+            counts
+        };
+        let (before, after) = (counts(self.owners), counts(desired));
+        let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+        let shard = |number: ShardNumber| PlanShard {
+            shard: number,
+            slots: before[number.index()],
+            slots_after: after[number.index()],
+            fair_slots: f64::from(SLOT_COUNT) * f64::from(weights[number.index()]) / total,
+        };
+        let even = even::desired(self.topology, self.owners, &SlotSet::empty());
+        let needed = even.iter().zip(self.owners).filter(|(after, before)| after != before);
+        SlotPlan {
+            steps: self.steps(desired),
+            skew_before: skew(&before, weights),
+            skew_planned: skew(&after, weights),
+            needed: needed.count(),
+            shards: self.topology.numbers().map(shard).collect(),
+            note: None,
+        }
+    }
+
+    fn steps(&self, desired: &[ShardNumber]) -> Vec<PlanStep> {
+        let mut counts = vec![0_u64; self.topology.len()];
+        self.owners.iter().for_each(|owner| counts[owner.index()] += 1);
+        let part = |shard: ShardNumber, whole: Option<u64>, slots: usize| {
+            let count = u128::from(counts[shard.index()].max(1));
+            whole.map(|whole| (u128::from(whole) * slots as u128 / count) as u64)
+        };
+        let transfers = Transfers::between(self.owners, desired);
+        let step = |(from, to, slots): (ShardNumber, ShardNumber, SlotSet)| {
+            let size = self.sizes.get(from.index()).copied().unwrap_or_default();
+            let rows = part(from, size.rows, slots.len());
+            let bytes = part(from, size.bytes, slots.len());
+            PlanStep { from, to, slots, rows, bytes }
+        };
+        transfers.parts(self.slots_max).into_iter().map(step).collect()
+    }
+}
+
+/// Returns the weights by which slots are dealt out, by number: those of serving shards.
+fn serving_weights(
+    topology: &Topology,
+    leaves: Option<ShardNumber>,
+) -> Result<Vec<u32>, PlanFault> {
+    let weight = |(number, shard): (ShardNumber, &crate::topology::ShardSpec)| {
+        let takes = shard.state == ShardState::Serving && Some(number) != leaves;
+        if takes { shard.weight } else { 0 }
+    };
+    let numbered = (0..).map(ShardNumber).zip(topology.shards());
+    let weights: Vec<u32> = numbered.map(weight).collect();
+    if weights.iter().any(|weight| *weight > 0) { Ok(weights) } else { Err(PlanFault::NoTaker) }
+}
+
+/// Returns the skew of these counts: the highest one as a multiple of its share of all slots of
+/// shards with a weight. Without such slots it is 1.
+pub fn skew(counts: &[usize], weights: &[u32]) -> f64 {
+    let with_weight = || counts.iter().zip(weights).filter(|(_, weight)| **weight > 0);
+    let slots: f64 = with_weight().map(|(count, _)| *count as f64).sum();
+    let total: f64 = with_weight().map(|(_, weight)| f64::from(*weight)).sum();
+    if slots == 0.0 {
+        return 1.0;
+    }
+    with_weight()
+        .map(|(count, weight)| *count as f64 * total / (slots * f64::from(*weight)))
+        .fold(0.0, f64::max)
+}
+
+/// Returns the remark on a placement that moves many more slots than the weights require.
+fn costly(placement: &Placement, slots: usize, needed: usize) -> Option<String> {
+    if slots <= needed * COSTLY || slots == 0 {
+        return None;
+    }
+    let percent = 100.0 * slots as f64 / f64::from(SLOT_COUNT);
+    Some(format!(
+        "placement {} moves {slots} of {SLOT_COUNT} slots ({percent:.0} %); by slots, {needed} \
+         would move, with the same effect on the number of slots of each shard",
+        placement.name()
+    ))
+}
+
+#[cfg(test)]
+mod tests;

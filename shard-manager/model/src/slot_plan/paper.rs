@@ -1,0 +1,61 @@
+//! Paper: a plan for a cluster that exists on paper only, with the effort that its moves take.
+//!
+//! **Invariant:** the numbers come from the plan that a cluster of this size would get.
+//! **Not here:** the text of a request (`cli`).
+
+use super::{PlanFault, PlanScene, SlotPlan, plan_by_slots};
+use crate::advice::ShardSize;
+use crate::placement::Placement;
+use crate::slot_set::SlotSet;
+use crate::topology::{ShardSpec, Topology, TopologyError};
+
+/// Cluster on paper: shards of equal weight, to which others are added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PaperCluster {
+    /// Number of shards before.
+    pub shards: usize,
+    /// Number of shards that are added.
+    pub add: usize,
+    /// Bytes of all rows.
+    pub bytes: u64,
+}
+
+/// Reason why a cluster on paper has no plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PaperFault {
+    /// There are no shards, or too many.
+    #[error(transparent)]
+    Shards(#[from] TopologyError),
+    /// There is no plan.
+    #[error(transparent)]
+    Plan(#[from] PlanFault),
+}
+
+impl PaperCluster {
+    /// Plans the moves by which the added shards get their share.
+    ///
+    /// # Errors
+    /// [`PaperFault`].
+    pub fn plan(&self, slots_max: usize) -> Result<SlotPlan, PaperFault> {
+        let spec = |number: usize| ShardSpec::new(format!("shard{number}"), 1);
+        let all = self.shards.saturating_add(self.add);
+        // Before a list of this length is made.
+        let most = Topology::SIMULATED_SHARDS_MAX;
+        if self.shards == 0 || all > most {
+            let count = if self.shards == 0 { 0 } else { all };
+            return Err(TopologyError::Count { count, most }.into());
+        }
+        let shards: Vec<ShardSpec> = (1..=all).map(spec).collect();
+        let before = Topology::simulated(shards[..self.shards].to_vec())?;
+        let owners = Placement::Even.assign(&before).map_err(PlanFault::from)?;
+        let each = ShardSize { rows: None, bytes: Some(self.bytes / self.shards as u64) };
+        let scene = PlanScene {
+            topology: &Topology::simulated(shards)?,
+            owners: &owners,
+            moving: &SlotSet::empty(),
+            sizes: &vec![each; self.shards],
+            slots_max,
+        };
+        Ok(plan_by_slots(&scene)?)
+    }
+}
