@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::backend::files_only;
+use crate::backend::{files_only, not_on_citus};
 use crate::client::refusal;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
@@ -15,7 +15,7 @@ use crate::moves::{End, OPERATE};
 
 const RING: &[&str] = &["--operate", "--placement", "ring:160"];
 pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
-pub(crate) const WHY: &str = "moves on servers are tested with their engine";
+pub(crate) const WHY: &str = "a shard of servers joins by its URL";
 const SLOTS: usize = 16_384;
 
 pub(crate) fn post(router: &Router, path: &str, body: &Value) -> Reply {
@@ -279,7 +279,7 @@ fn a_rebalance_rests_goes_on_and_is_cancelled_and_another_one_is_refused_meanwhi
 
 #[test]
 fn a_drain_that_is_cancelled_leaves_the_shard_serving() {
-    files_only!(WHY);
+    not_on_citus!("Citus places rows itself");
     let router = Router::start_with(OPERATE);
     let begun = begin(&router, "/api/shards/shard2/drain", &json!({"keep": 0}));
     eventually("the shard gets no slots any more", || {
@@ -345,7 +345,7 @@ fn check_files(mut router: Router, data: &Path) {
 
 #[test]
 fn a_shard_whose_slots_are_kept_retires_only_after_that() {
-    files_only!(WHY);
+    not_on_citus!("Citus places rows itself");
     let weights = &["--operate", "--placement", "weighted", "--weights", "15,1"];
     let router = Router::start_with(weights);
     let begun = begin(&router, "/api/shards/shard2/drain", &json!({"keep": 600}));

@@ -4,7 +4,8 @@
 //! **Not here:** orders for moves (`moves`), the mover (`mover`). Other processes find orders in
 //! the catalog.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -13,8 +14,23 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(super) struct MoveNews {
     /// Number of announcements.
+    news: watch::Sender<u64>,
+    /// Number of orders for moves. Runs of moves wake after these only: there may be many, of which
+    /// most only keep their source.
     orders: watch::Sender<u64>,
     leads: AtomicBool,
+    /// Number of runs that keep their source.
+    kept: Arc<AtomicUsize>,
+}
+
+/// Run of a move that keeps its source, as long as this exists.
+#[derive(Debug)]
+pub(super) struct KeptRun(Arc<AtomicUsize>);
+
+impl Drop for KeptRun {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Receiver of announcements.
@@ -23,19 +39,42 @@ pub(super) struct MoveWatch(watch::Receiver<u64>);
 
 impl Default for MoveNews {
     fn default() -> Self {
-        Self { orders: watch::Sender::new(0), leads: AtomicBool::new(false) }
+        let (news, orders) = (watch::Sender::new(0), watch::Sender::new(0));
+        Self { news, orders, leads: AtomicBool::new(false), kept: Arc::default() }
     }
 }
 
 impl MoveNews {
-    /// Announces an order.
+    /// Announces that a move or a rebalance has begun, or that a place is free.
     pub(super) fn announce(&self) {
-        self.orders.send_modify(|orders| *orders += 1);
+        self.news.send_modify(|news| *news += 1);
     }
 
-    /// Returns a receiver of later announcements.
+    /// Announces an order for a move or for those of a rebalance.
+    pub(super) fn announce_order(&self) {
+        self.orders.send_modify(|orders| *orders += 1);
+        self.announce();
+    }
+
+    /// Returns a receiver of all later announcements.
     pub(super) fn watch(&self) -> MoveWatch {
+        MoveWatch(self.news.subscribe())
+    }
+
+    /// Returns a receiver of later orders.
+    pub(super) fn watch_orders(&self) -> MoveWatch {
         MoveWatch(self.orders.subscribe())
+    }
+
+    /// Counts a run that keeps its source.
+    pub(super) fn count_kept(&self) -> KeptRun {
+        self.kept.fetch_add(1, Ordering::AcqRel);
+        KeptRun(Arc::clone(&self.kept))
+    }
+
+    /// Returns the number of runs that keep their source.
+    pub(super) fn kept(&self) -> usize {
+        self.kept.load(Ordering::Acquire)
     }
 
     /// Notes whether the catalog lets this process lead. Only the mover asks it, because it must

@@ -320,7 +320,7 @@ impl<'m> Moves<'m> {
     /// [`MovesError::List`].
     pub async fn order(self, id: MoveId, order: MoveOrder) -> Result<MoveRecord, MovesError> {
         let ordered = self.catalog()?.order(id, order).await?;
-        self.0.move_news.announce();
+        self.0.move_news.announce_order();
         Ok(ordered)
     }
 

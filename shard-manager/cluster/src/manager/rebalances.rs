@@ -242,7 +242,7 @@ impl<'m> Rebalances<'m> {
         order: RebalanceOrder,
     ) -> Result<RebalanceRecord, RebalancesError> {
         let ordered = self.catalog()?.order_rebalance(id, order).await?;
-        self.0.move_news.announce();
+        self.0.move_news.announce_order();
         Ok(ordered)
     }
 

@@ -31,7 +31,7 @@ use super::phases::phase_of;
 use super::publication::published;
 use super::trim_waits::TrimWaits;
 use crate::manager::Manager;
-use crate::manager::move_news::MoveWatch;
+use crate::manager::move_news::{KeptRun, MoveWatch};
 
 /// Wait before a failed request is repeated.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
@@ -73,6 +73,8 @@ pub(super) struct MoveRun<'m> {
     pub(super) rate: CopyRate,
     pub(super) pace: RoundPace,
     watch: MoveWatch,
+    /// Counts the run once it keeps its source.
+    pub(super) kept: Option<KeptRun>,
     /// Leg that the last look has found.
     leg: MoveLeg,
     /// True if a round found that changes are recorded no more.
@@ -109,7 +111,8 @@ impl<'m> MoveRun<'m> {
             rate: CopyRate::new(record.new.rate),
             pace: RoundPace::default(),
             reports: MoveReports::new((catalog, &manager.move_status), record),
-            watch: manager.move_news.watch(),
+            watch: manager.move_news.watch_orders(),
+            kept: None,
             leg: MoveLeg::FIRST,
             must_copy_again: false,
             follows_back: true,

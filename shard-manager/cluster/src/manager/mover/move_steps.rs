@@ -30,6 +30,8 @@ const BUSY_WAIT: Duration = Duration::from_millis(25);
 const BATCH_PAUSE: Duration = Duration::from_millis(5);
 /// Interval at which changes flow back to a source that is kept.
 const FLOW_BACK: Duration = Duration::from_millis(200);
+/// Longest interval, as a multiple of that: it grows with the number of sources that are kept.
+const FLOW_BACK_PARTS: usize = 10;
 /// Interval at which a move that waits for something else is looked at.
 const REST: Duration = Duration::from_secs(1);
 /// Time limit of a request that deletes all rows of the slots, in batches.
@@ -308,7 +310,11 @@ impl MoveRun<'_> {
             self.reports.order(MoveOrder::Settle).await;
             return Onward::After(BUSY_WAIT, None);
         }
-        Onward::After(left.min(pause), None)
+        let news = &self.manager.move_news;
+        self.kept.get_or_insert_with(|| news.count_kept());
+        // Many kept sources together cause no more work than a few.
+        let together = FLOW_BACK * news.kept().min(FLOW_BACK_PARTS) as u32;
+        Onward::After(left.min(pause.max(together)), None)
     }
 
     /// Gives the move up: the slots stay where they are.

@@ -48,7 +48,8 @@ fn listed(record: &RebalanceRecord, index: usize, phase: MovePhase) -> MoveRecor
     let begun = MoveRecord::begin(new, Utc::now());
     let owned_at = (phase == MovePhase::Keeping).then_some(begun.began_at);
     let reason = Some("why".to_owned());
-    let progress = MoveProgressReport { rows: 3, bytes: 4, reason, ..MoveProgressReport::default() };
+    let progress =
+        MoveProgressReport { rows: 3, bytes: 4, reason, ..MoveProgressReport::default() };
     MoveRecord { rebalance: Some(record.id), phase, owned_at, progress, ..begun }
 }
 
