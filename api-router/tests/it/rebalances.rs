@@ -345,7 +345,7 @@ fn check_files(mut router: Router, data: &Path) {
 
 #[test]
 fn a_shard_whose_slots_are_kept_retires_only_after_that() {
-    not_on_citus!("Citus places rows itself");
+    files_only!("the servers of tests are three shards");
     let weights = &["--operate", "--placement", "weighted", "--weights", "15,1"];
     let router = Router::start_with(weights);
     let begun = begin(&router, "/api/shards/shard2/drain", &json!({"keep": 600}));

@@ -22,15 +22,15 @@ const KEYS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Numbers of the last write to a key that was acknowledged, and of the last one that was sent.
-struct Written {
+struct LastWrites {
     acknowledged: u64,
     sent: u64,
 }
 
 /// Writes one number after the other until the test is over. A router that is frozen keeps the last
 /// write waiting.
-fn write_on(host: &str, key: &str, is_over: &AtomicBool) -> Written {
-    let mut written = Written { acknowledged: 0, sent: 0 };
+fn write_on(host: &str, key: &str, is_over: &AtomicBool) -> LastWrites {
+    let mut written = LastWrites { acknowledged: 0, sent: 0 };
     while !is_over.load(Ordering::Acquire) {
         written.sent += 1;
         let body = json!({"number": written.sent}).to_string();
@@ -124,9 +124,9 @@ fn play(environment: &Path, turn: usize, stop: &str) {
         let second = move_beside_writes(environment, (&first, stop), (&from, &to), &keys);
         drop(end);
         let written = writers.into_iter().map(|writer| writer.join().unwrap());
-        (second, written.collect::<Vec<Written>>())
+        (second, written.collect::<Vec<LastWrites>>())
     });
-    for ((key, _), Written { acknowledged, sent }) in keys.iter().zip(&written) {
+    for ((key, _), LastWrites { acknowledged, sent }) in keys.iter().zip(&written) {
         assert!(*acknowledged > 0, "{stop}: {key}");
         for router in [&first, &second] {
             let (_, read) = ask(router, "GET", &format!("/api/kv/{key}"), &json!({})).unwrap();
