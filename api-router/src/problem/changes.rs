@@ -171,9 +171,7 @@ impl From<MovesError> for Problem {
     fn from(error: MovesError) -> Self {
         match (error.code(), error) {
             (Some(refusal), MovesError::Unsupported) => {
-                let detail =
-                    "slots move between embedded files only, and Citus places its rows itself";
-                refused(refusal, format!("{detail}: {CITUS_MOVE}"))
+                refused(refusal, format!("Citus places its rows itself: {CITUS_MOVE}"))
             }
             (Some(refusal), error) => refused(refusal, error.to_string()),
             (None, MovesError::List(MoveListError::Failed(error))) => {

@@ -249,6 +249,8 @@ async fn tidy(moves: Weak<PgMoves>, tracker: Arc<PrimaryTracker>) {
     loop {
         let Some(open) = moves.upgrade() else { return };
         open.disable_recording().await;
+        // A router without moves keeps no session for them.
+        open.sessions.close_idle();
         drop(open);
         tokio::select! {
             () = tokio::time::sleep(TIDY) => {}

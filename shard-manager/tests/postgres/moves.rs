@@ -26,7 +26,7 @@ use crate::rows::{make, options, table, write};
 const LEFT_BEHIND: &str = "SELECT concat_ws(' ',
     (SELECT count(*) FROM tessera.tessera_slot_moves),
     (SELECT count(*) FROM tessera.tessera_changes),
-    (SELECT bit_count(bits) FROM tessera.tessera_followed),
+    (SELECT coalesce(sum(bit_count(bits)), 0) FROM tessera.tessera_followed),
     (SELECT count(*) FROM pg_trigger
         WHERE tgname::text LIKE 'tessera_record%' AND tgenabled <> 'D')) AS value";
 

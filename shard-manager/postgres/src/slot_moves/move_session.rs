@@ -108,6 +108,11 @@ impl MoveSessions {
         idle.pop()
     }
 
+    /// Closes the sessions that are not in use.
+    pub(super) fn close_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Keeps a session for the next work.
     pub(super) fn give_back(&self, taken: Taken<'_>) {
         let Taken { session, term, .. } = taken;

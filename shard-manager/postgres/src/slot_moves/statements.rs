@@ -51,8 +51,15 @@ pub(super) const SCENE: &str = concat!(
     ",$3) FROM tessera_version"
 );
 
-/// Insert position of the node.
-pub(super) const INSERT_POSITION: &str = "SELECT (pg_current_wal_insert_lsn()-'0/0')::bigint";
+/// Insert position of the node: the end of the last record.
+///
+/// At the end of a page of the log the server names the position after the next page's header, of
+/// 24 bytes, or 40 at the begin of a segment. Replicas report the end of the record, so they would
+/// not confirm that position before the next record.
+pub(super) const INSERT_POSITION: &str = "SELECT (at-CASE WHEN mod(at,page)=24 THEN 24 \
+    WHEN mod(at,segment)=40 THEN 40 ELSE 0 END)::bigint FROM (\
+    SELECT pg_current_wal_insert_lsn()-'0/0' AS at,current_setting('wal_block_size')::numeric AS page,\
+    pg_size_bytes(current_setting('wal_segment_size'))::numeric AS segment OFFSET 0) AS log";
 
 /// Number of tables whose changes are not recorded.
 pub(super) const UNRECORDED: &str = "SELECT tessera_unrecorded()";
