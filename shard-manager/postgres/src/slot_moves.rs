@@ -35,6 +35,7 @@ use model::error::{Error, Outcome};
 use model::keyspace::Slot;
 use moves::move_row::MoveRow;
 use moves::scene::MoveEffect;
+use tokio::sync::Notify;
 
 use self::move_change::{Attempted, MoveChanged};
 use self::move_session::{MoveSessions, Taken};
@@ -56,6 +57,8 @@ pub(super) struct PgMoves {
     tracker: Arc<PrimaryTracker>,
     replication: Arc<ReplicationState>,
     sessions: MoveSessions,
+    /// Wakes the task that disables triggers, so that no step of a move waits for it.
+    has_ended: Arc<Notify>,
 }
 
 impl PgMoves {
@@ -66,13 +69,15 @@ impl PgMoves {
         tracker: &Arc<PrimaryTracker>,
         replication: &Arc<ReplicationState>,
     ) -> Arc<Self> {
+        let has_ended = Arc::new(Notify::new());
         let moves = Arc::new(Self {
             shard: shard.to_owned(),
             tracker: Arc::clone(tracker),
             replication: Arc::clone(replication),
             sessions: MoveSessions::new(shard, tracker),
+            has_ended: Arc::clone(&has_ended),
         });
-        tokio::spawn(tidy(Arc::downgrade(&moves), Arc::clone(tracker)));
+        tokio::spawn(tidy(Arc::downgrade(&moves), has_ended, Arc::clone(tracker)));
         moves
     }
 
@@ -153,7 +158,7 @@ impl PgMoves {
                 enabled += 1;
             }
             match self.attempt(change, deadline).await? {
-                Attempted::Changed(changed) => return Ok(self.changed(changed).await),
+                Attempted::Changed(changed) => return Ok(self.changed(changed)),
                 Attempted::Refused(reason) => return Err(reason),
                 Attempted::Deleted if deadline <= Instant::now() => {
                     let holder = "the deletion of rows that were left over".to_owned();
@@ -198,7 +203,7 @@ impl PgMoves {
     }
 
     /// Makes a change known in this process, and returns its effect.
-    async fn changed(&self, changed: MoveChanged) -> MoveEffect {
+    fn changed(&self, changed: MoveChanged) -> MoveEffect {
         let MoveChanged { effect, timeline, position, has_news, ends_recording } = changed;
         if let Some(position) = position {
             let timeline = self.timeline_id(timeline);
@@ -209,7 +214,7 @@ impl PgMoves {
             self.tracker.slot_news.announce();
         }
         if ends_recording {
-            self.disable_recording().await;
+            self.has_ended.notify_one();
         }
         effect
     }
@@ -245,7 +250,7 @@ impl PgMoves {
 }
 
 /// Disables triggers that no move needs, as long as the shard is open.
-async fn tidy(moves: Weak<PgMoves>, tracker: Arc<PrimaryTracker>) {
+async fn tidy(moves: Weak<PgMoves>, has_ended: Arc<Notify>, tracker: Arc<PrimaryTracker>) {
     loop {
         let Some(open) = moves.upgrade() else { return };
         open.disable_recording().await;
@@ -254,6 +259,7 @@ async fn tidy(moves: Weak<PgMoves>, tracker: Arc<PrimaryTracker>) {
         drop(open);
         tokio::select! {
             () = tokio::time::sleep(TIDY) => {}
+            () = has_ended.notified() => {}
             () = tracker.terms().retired() => return,
         }
     }
