@@ -14,7 +14,7 @@ use analytics::cross_origin::{Reached, Transport};
 use analytics::event_stream::Hub;
 use analytics::{ErrorLog, MetricsQuery};
 use shard_manager::access::scope::AccessScope;
-use shard_manager::manager::Manager;
+use shard_manager::manager::{Manager, Rebalances};
 use shard_manager::topology::{ShardNumber, Topology};
 use tokio::runtime::Handle;
 
@@ -103,7 +103,7 @@ impl App {
         let analytics = settings.analytics.then(|| {
             let metrics = Arc::new(MetricsView::new(&manager, runtime, settings.backend));
             let hub = metrics_view::hub(&metrics, runtime);
-            manager.rebalances().set_load_source(RecordedLoad::of(&metrics));
+            Rebalances::of(&manager).set_load_source(RecordedLoad::of(&metrics));
             Analytics { metrics, errors: Arc::default(), hub }
         });
         Self {

@@ -113,7 +113,6 @@ impl From<ShardChangeError> for Problem {
             | ShardChangeError::Failed(error) => failed(error, Outcome::Rejected),
             ShardChangeError::NoShard { .. }
             | ShardChangeError::Exists { .. }
-            | ShardChangeError::HasMoves { .. }
             | ShardChangeError::NewShard(_)
             | ShardChangeError::Map(_) => Self::from(Error::Internal),
         }
@@ -140,7 +139,6 @@ fn detail(error: &ShardChangeError) -> String {
         }
         ShardChangeError::NoShard { .. }
         | ShardChangeError::Exists { .. }
-        | ShardChangeError::HasMoves { .. }
         | ShardChangeError::NewShard(_)
         | ShardChangeError::Map(_)
         | ShardChangeError::Failed(_) => error.to_string(),

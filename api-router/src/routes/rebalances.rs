@@ -17,7 +17,7 @@ use serde::Serialize;
 use shard_manager::engine::rebalance_catalog::RebalanceListError;
 use shard_manager::engine::rebalance_record::{RebalanceId, RebalanceOrder};
 use shard_manager::engine::rebalance_view::RebalanceView;
-use shard_manager::manager::{RebalanceBegun, RebalancesError};
+use shard_manager::manager::{RebalanceBegun, Rebalances, RebalancesError};
 use utoipa::ToSchema;
 
 use self::request::{DrainRequest, RebalanceRequest, drain_request, rebalance_request};
@@ -70,7 +70,7 @@ pub(crate) async fn begin_rebalance(
 ) -> Result<HttpResponse, Problem> {
     let change = Change::of(&request)?;
     let (draft, dry_run) = rebalance_request(&change.body(&app, &request, payload).await?)?;
-    let rebalances = app.manager.rebalances();
+    let rebalances = Rebalances::of(&app.manager);
     if dry_run {
         let plan = rebalances.plan(&draft, change.epoch, change.deadline).await?;
         return Ok(HttpResponse::Ok().json(plan));
@@ -104,7 +104,7 @@ pub(crate) async fn drain_shard(
     let change = Change::of(&request)?;
     let body = change.body(&app, &request, payload).await?;
     let (draft, dry_run) = drain_request(name.into_inner(), &body)?;
-    let rebalances = app.manager.rebalances();
+    let rebalances = Rebalances::of(&app.manager);
     if dry_run {
         let plan = rebalances.plan(&draft, change.epoch, change.deadline).await?;
         return Ok(HttpResponse::Ok().json(plan));
@@ -123,7 +123,7 @@ pub(crate) async fn list_rebalances(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let rebalances = app.manager.rebalances();
+    let rebalances = Rebalances::of(&app.manager);
     let records = rebalances.list().await?;
     let views = records.iter().map(|record| rebalances.summary(record)).collect();
     Ok(HttpResponse::Ok().json(RebalancesAnswer { success: true, rebalances: views }))
@@ -142,7 +142,7 @@ pub(crate) async fn find_rebalance(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let rebalances = app.manager.rebalances();
+    let rebalances = Rebalances::of(&app.manager);
     let record = rebalances.get(identity(&id)?).await?;
     Ok(HttpResponse::Ok().json(rebalances.view(&record)))
 }
@@ -175,7 +175,7 @@ pub(crate) async fn order_rebalance(
     refuse_conditions(headers)?;
     let (id, order) = path.into_inner();
     let order = RebalanceOrder::parse(&order).ok_or_else(no_such_order)?;
-    let rebalances = app.manager.rebalances();
+    let rebalances = Rebalances::of(&app.manager);
     let record = rebalances.order(identity(&id)?, order).await?;
     Ok(HttpResponse::Ok().json(rebalances.view(&record)))
 }
@@ -222,7 +222,7 @@ fn begun(app: &App, begun: RebalanceBegun) -> Result<HttpResponse, Problem> {
     Ok(match begun {
         RebalanceBegun::Settled(plan) => HttpResponse::Ok().json(plan),
         RebalanceBegun::Begun(record) => {
-            let view = app.manager.rebalances().view(&record);
+            let view = Rebalances::of(&app.manager).view(&record);
             let location = (LOCATION, format!("/api/rebalance/{}", view.id));
             HttpResponse::Accepted().insert_header(location).json(view)
         }

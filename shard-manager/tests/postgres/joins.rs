@@ -10,7 +10,7 @@ use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::rebalance_draft::{DraftMembers, RebalanceDraft};
 use shard_manager::engine::rebalance_record::RebalanceState;
 use shard_manager::manager::{
-    Manager, RebalanceBegun, RebalancesError, ShardChangeError, ShardChanged,
+    Manager, RebalanceBegun, Rebalances, RebalancesError, ShardChangeError, ShardChanged,
 };
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::Operation::{Insert, Upsert};
@@ -172,7 +172,7 @@ async fn a_shard_that_retires_is_closed_by_every_router() {
 async fn drain(manager: &Manager, shard: &str) -> Result<RebalanceBegun, RebalancesError> {
     let members = DraftMembers { keep: Some(0), ..DraftMembers::default() };
     let draft = RebalanceDraft::drain(shard.to_owned(), &members).expect("within bounds");
-    manager.rebalances().begin(&draft, None, deadline()).await
+    Rebalances::of(manager).begin(&draft, None, deadline()).await
 }
 
 #[tokio::test]
@@ -184,14 +184,14 @@ async fn a_drain_is_carried_out_by_the_router_that_leads_and_the_shard_of_the_ca
         until("the new shard", || members(other) == 3).await;
         let kept = drain(other, "shard1").await;
         assert!(matches!(&kept, Err(RebalancesError::HoldsCatalog(name)) if name == "shard1"));
-        assert!(one.rebalances().list().await.unwrap().is_empty(), "nothing was begun");
+        assert!(Rebalances::of(&one).list().await.unwrap().is_empty(), "nothing was begun");
         let RebalanceBegun::Begun(begun) = drain(other, "new").await.unwrap() else {
             panic!("a drain retires its shard, also without slots")
         };
         until("the retired shard", || [one, other].map(members) == [2, 2]).await;
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let ended = one.rebalances().get(begun.id).await.unwrap();
+            let ended = Rebalances::of(&one).get(begun.id).await.unwrap();
             if ended.state == RebalanceState::Done {
                 break;
             }

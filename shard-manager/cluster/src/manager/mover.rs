@@ -36,28 +36,26 @@ use self::fence_clock::FenceTimes;
 pub(super) use self::move_places::MOVES;
 use self::move_places::MovePlaces;
 use self::move_run::MoveRun;
+use super::Manager;
 use super::move_news::MoveWatch;
-use super::{Manager, Moves};
 
 /// Interval at which the catalog is asked for moves.
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest wait for an answer of the catalog.
 const CATALOG_MAX: Duration = Duration::from_secs(5);
 
-impl<'m> Moves<'m> {
-    /// Carries out the moves of the cluster whenever the catalog lets this process lead, until the
-    /// future is dropped. One task of a process does this.
-    pub(super) async fn carry_out(self) {
-        let Some(catalog) = self.0.backend.move_catalog() else { return };
-        let mover = Mover {
-            manager: self.0,
-            catalog,
-            running: BTreeSet::new(),
-            events: FuturesUnordered::new(),
-            fences: Arc::default(),
-        };
-        mover.run().await;
-    }
+/// Carries out the moves of the cluster whenever the catalog lets this process lead, until the
+/// future is dropped. One task of a process does this.
+pub(super) async fn carry_out(manager: &Manager) {
+    let Some(catalog) = manager.backend.move_catalog() else { return };
+    let mover = Mover {
+        manager,
+        catalog,
+        running: BTreeSet::new(),
+        events: FuturesUnordered::new(),
+        fences: Arc::default(),
+    };
+    mover.run().await;
 }
 
 /// Task that carries out moves.

@@ -16,7 +16,9 @@ use futures_util::StreamExt;
 use futures_util::stream::unfold;
 use model::slot_set::SlotSet;
 
-use super::{Manager, MovesError, RebalanceBegun, RebalancesError, ShardChangeError, SlotsError};
+use super::{
+    Manager, MovesError, RebalanceBegun, Rebalances, RebalancesError, ShardChangeError, SlotsError,
+};
 
 /// Carries out the commands of the process's operator until the future is dropped. Returns at once
 /// if none can come.
@@ -104,7 +106,7 @@ async fn change_rebalances(
     action: &RebalanceAction,
     deadline: Instant,
 ) -> Result<OperatorAnswer, RebalancesError> {
-    let rebalances = manager.rebalances();
+    let rebalances = Rebalances::of(manager);
     let one = match action {
         RebalanceAction::Plan(draft, epoch) => {
             let plan = rebalances.plan(draft, *epoch, deadline).await?;

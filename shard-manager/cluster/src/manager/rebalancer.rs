@@ -26,7 +26,8 @@ use model::slot_plan::PlanGoal;
 use model::topology::{ShardNumber, ShardState};
 
 use self::decision::Decision;
-use super::{MovesError, Rebalances};
+use super::rebalances::planning::RebalancePlans;
+use super::{Manager, MovesError};
 
 /// Interval at which the catalog is asked for the rebalance.
 const LOOK: Duration = Duration::from_secs(1);
@@ -41,7 +42,16 @@ enum Drained {
     Ended(Option<String>),
 }
 
-impl Rebalances<'_> {
+/// Task that carries out rebalances.
+#[derive(Clone, Copy)]
+pub(super) struct Rebalancer<'m>(&'m Manager);
+
+impl<'m> Rebalancer<'m> {
+    /// Returns the task of a manager.
+    pub(super) fn of(manager: &'m Manager) -> Self {
+        Self(manager)
+    }
+
     /// Carries out rebalances whenever the catalog lets this process lead, until the future is
     /// dropped. One task of a process does this.
     pub(super) async fn carry_out(self) {
@@ -161,7 +171,7 @@ impl Rebalances<'_> {
             return;
         }
         let skew = match left {
-            0 => self.skew(&record.goal, Instant::now() + ANSWER_MAX).await,
+            0 => RebalancePlans::of(self.0).skew(&record.goal, Instant::now() + ANSWER_MAX).await,
             _ => None,
         };
         report.end = Some(RebalanceEnd { skew, has_failed: failure.is_some() });

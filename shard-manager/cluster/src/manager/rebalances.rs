@@ -25,7 +25,7 @@ use model::topology::ShardNumber;
 use moves::limits::KEEP;
 
 use super::{Manager, MovesError};
-use planning::Planned;
+use planning::{Planned, RebalancePlans};
 
 /// Attempts at a beginning while the shard map changes.
 const TRIES_MAX: usize = 16;
@@ -91,13 +91,6 @@ pub enum RebalancesError {
     Unsupported,
 }
 
-impl Manager {
-    /// Returns the face for rebalances.
-    pub fn rebalances(&self) -> Rebalances<'_> {
-        Rebalances(self)
-    }
-}
-
 impl RebalancesError {
     /// Returns the public code; `None` if the catalog cannot be used.
     pub fn code(&self) -> Option<RefusalCode> {
@@ -138,6 +131,11 @@ impl RebalancesError {
 }
 
 impl<'m> Rebalances<'m> {
+    /// Returns the face of a manager.
+    pub fn of(manager: &'m Manager) -> Self {
+        Self(manager)
+    }
+
     /// Names the part of this process that counts requests. Only the first call has an effect.
     pub fn set_load_source(self, source: Arc<dyn LoadSource>) {
         // A second source would count the same requests.
@@ -155,7 +153,7 @@ impl<'m> Rebalances<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<PlanView, RebalancesError> {
-        Ok(self.planned(draft, expected_epoch, deadline).await?.view())
+        Ok(RebalancePlans::of(self.0).planned(draft, expected_epoch, deadline).await?.view())
     }
 
     /// Begins a rebalance, if the shard map has the expected epoch and something has to move. A map
@@ -189,7 +187,7 @@ impl<'m> Rebalances<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<RebalanceBegun, RebalancesError> {
-        let planned = self.planned(draft, expected_epoch, deadline).await?;
+        let planned = RebalancePlans::of(self.0).planned(draft, expected_epoch, deadline).await?;
         if planned.is_settled() {
             return Ok(RebalanceBegun::Settled(Box::new(planned.view())));
         }

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use access::rights::Rights;
 use engine::catalog_rows::MapChangeError;
-use engine::move_record::MoveRecord;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::refusal_code::RefusalCode;
 use model::error::Error;
@@ -62,14 +61,6 @@ pub enum ShardChangeError {
         /// Its state.
         state: ShardState,
     },
-    /// Moves need the shard.
-    #[error("{name} takes part in {moves} moves: it is retired when they have ended")]
-    HasMoves {
-        /// Name of the shard.
-        name: String,
-        /// Number of these moves.
-        moves: usize,
-    },
     /// The new shard cannot join.
     #[error(transparent)]
     NewShard(#[from] NewShardRefusal),
@@ -86,7 +77,7 @@ impl ShardChangeError {
     pub fn code(&self) -> Option<RefusalCode> {
         match self {
             Self::NoShard { .. } => Some(RefusalCode::NoShard),
-            Self::Exists { .. } | Self::HasMoves { .. } => Some(RefusalCode::ShardState),
+            Self::Exists { .. } => Some(RefusalCode::ShardState),
             Self::NewShard(refusal) => RefusalCode::of_new_shard(refusal),
             Self::Map(error) => RefusalCode::of_map_change(error),
             Self::Failed(_) => None,
@@ -137,24 +128,8 @@ impl Shards<'_> {
         name: &str,
         expected_epoch: Option<u64>,
     ) -> Result<ShardChanged, ShardChangeError> {
-        self.check_no_moves(name).await?;
         let state = ShardState::Retired;
         self.change(name, expected_epoch, |shard| MapChange::State { shard, state }).await
-    }
-
-    /// Checks that no move needs a shard: the source of one that is kept owns no slots.
-    async fn check_no_moves(self, name: &str) -> Result<(), ShardChangeError> {
-        let Some(catalog) = self.0.backend.move_catalog() else { return Ok(()) };
-        let Some(shard) = self.newest_map().topology().find(name) else { return Ok(()) };
-        let listed = catalog.list().await.map_err(ShardChangeError::Failed)?;
-        let needs = |listed: &&MoveRecord| {
-            let shards = [listed.new.source, listed.new.target];
-            !listed.phase.has_ended() && shards.contains(&shard)
-        };
-        match listed.iter().filter(needs).count() {
-            0 => Ok(()),
-            moves => Err(ShardChangeError::HasMoves { name: name.to_owned(), moves }),
-        }
     }
 
     async fn change(

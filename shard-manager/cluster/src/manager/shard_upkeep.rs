@@ -21,6 +21,8 @@ use model::error::Error;
 use model::shard_map::ShardMap;
 use model::topology::{ShardNumber, ShardState};
 
+use super::mover;
+use super::rebalancer::Rebalancer;
 use super::shard_change::ShardJoin;
 use super::{Manager, Shards};
 
@@ -33,8 +35,8 @@ impl<'m> Shards<'m> {
     /// Opens shards that join elsewhere, closes shards that retire, and carries out joins,
     /// moves of slots and rebalances, until the future is dropped. One task of a process does this.
     pub async fn keep_up(self) {
-        let moves = self.0.moves().carry_out();
-        let rebalances = self.0.rebalances().carry_out();
+        let moves = mover::carry_out(self.0);
+        let rebalances = Rebalancer::of(self.0).carry_out();
         join4(carry_out_joins(self), self.upkeep().follow_map(), moves, rebalances).await;
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assembly::EmbeddedCluster;
-use cluster::manager::{Manager, RebalancesError};
+use cluster::manager::{Manager, Rebalances, RebalancesError};
 use engine::cluster_spec::ClusterSpec;
 use engine::rebalance_view::{PlanView, RebalanceView};
 use engine::refusal_code::with_code;
@@ -197,7 +197,7 @@ async fn answer_stopped(
     command: &RebalanceCommand,
 ) -> Result<RebalanceAnswer, CommandError> {
     let refused = |error: RebalancesError| CommandError::Refused(with_code(&error, error.code()));
-    let rebalances = manager.rebalances();
+    let rebalances = Rebalances::of(manager);
     if let RebalanceCommand::Plan(wish) = command {
         let draft = wish.draft().map_err(CommandError::Refused)?;
         let plan = rebalances.plan(&draft, wish.epoch, Instant::now() + PLAN_MAX).await;

@@ -19,6 +19,8 @@ use moves::refusal::MoveRefusal;
 use moves::request::MoveRequest;
 use moves::step::{MoveRest, MoveStep};
 
+use super::fence_clock::FenceClock;
+use super::move_reports::MoveReports;
 use super::move_round::{self, RoundFailure};
 use super::move_run::{MoveFailure, MoveRun, Onward, RETRY};
 use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
@@ -149,7 +151,10 @@ impl MoveRun<'_> {
             }
             Err(error) => Err(error),
         };
-        self.learn(side, &request, &answer);
+        note_hold(&mut self.reports, &mut self.fences, &request, &answer);
+        if answer.is_ok() || is_rejected(&answer) {
+            learn(&mut self.progress, side, &request, &answer);
+        }
         let Err(error) = answer else {
             // Writes of this process need not wait for an announcement.
             shard.slot_waits.wake();
@@ -172,42 +177,6 @@ impl MoveRun<'_> {
                 Onward::After(RETRY, Some(format!("{name} did not carry out a step: {error}")))
             }
         })
-    }
-
-    fn learn(
-        &mut self,
-        side: MoveSide,
-        request: &MoveRequest,
-        answer: &Result<(), MoveChangeError>,
-    ) {
-        let is_done = answer.is_ok();
-        match request {
-            MoveRequest::Activate(_) if is_done => {
-                self.reports.note_hold(self.fences.end(false, Instant::now()));
-            }
-            MoveRequest::Lift(_) if is_done => {
-                self.reports.note_hold(self.fences.end(true, Instant::now()));
-            }
-            MoveRequest::Fence(_) if is_rejected(answer) => self.fences.withdraw(Instant::now()),
-            MoveRequest::Prepare(_)
-            | MoveRequest::Trace(_)
-            | MoveRequest::Raise { .. }
-            | MoveRequest::Store(..)
-            | MoveRequest::CopyAgain(_)
-            | MoveRequest::Trim(..)
-            | MoveRequest::Fence(_)
-            | MoveRequest::Commit(..)
-            | MoveRequest::Activate(_)
-            | MoveRequest::Reverse(_)
-            | MoveRequest::Lift(_)
-            | MoveRequest::Discard(_)
-            | MoveRequest::BeginCleaning(_)
-            | MoveRequest::Clean(_)
-            | MoveRequest::Forget(_) => {}
-        }
-        if is_done || is_rejected(answer) {
-            learn(&mut self.progress, side, request, answer);
-        }
     }
 
     /// Copies a round, and compares both sides afterwards if that is due.
@@ -358,6 +327,38 @@ impl MoveRun<'_> {
             Ok(false) => Onward::After(RETRY, None),
             Err(_superseded) => Onward::Superseded,
         }
+    }
+}
+
+/// Notes the time for which writes waited, if the answer to a request ends a fence.
+fn note_hold(
+    reports: &mut MoveReports<'_>,
+    fences: &mut FenceClock,
+    request: &MoveRequest,
+    answer: &Result<(), MoveChangeError>,
+) {
+    let is_done = answer.is_ok();
+    match request {
+        MoveRequest::Activate(_) if is_done => {
+            reports.note_hold(fences.end(false, Instant::now()));
+        }
+        MoveRequest::Lift(_) if is_done => reports.note_hold(fences.end(true, Instant::now())),
+        MoveRequest::Fence(_) if is_rejected(answer) => fences.withdraw(Instant::now()),
+        MoveRequest::Prepare(_)
+        | MoveRequest::Trace(_)
+        | MoveRequest::Raise { .. }
+        | MoveRequest::Store(..)
+        | MoveRequest::CopyAgain(_)
+        | MoveRequest::Trim(..)
+        | MoveRequest::Fence(_)
+        | MoveRequest::Commit(..)
+        | MoveRequest::Activate(_)
+        | MoveRequest::Reverse(_)
+        | MoveRequest::Lift(_)
+        | MoveRequest::Discard(_)
+        | MoveRequest::BeginCleaning(_)
+        | MoveRequest::Clean(_)
+        | MoveRequest::Forget(_) => {}
     }
 }
 

@@ -20,9 +20,9 @@ use model::topology::ShardNumber;
 use moves::limits::SLOTS_MAX;
 use moves::observation::MoveGoal;
 
-use super::{ObservedLoad, Rebalances, RebalancesError};
-use crate::manager::MovesError;
+use super::{ObservedLoad, RebalancesError};
 use crate::manager::mover::MOVES;
+use crate::manager::{Manager, MovesError};
 
 /// Bytes that a copy without a limit is assumed to take in a second, for estimates.
 const BYTES_PER_S: f64 = 44e6;
@@ -83,7 +83,16 @@ impl PlannedSlots {
     }
 }
 
-impl Rebalances<'_> {
+/// Plans of rebalances of a cluster.
+#[derive(Clone, Copy)]
+pub(in crate::manager) struct RebalancePlans<'m>(&'m Manager);
+
+impl<'m> RebalancePlans<'m> {
+    /// Returns the plans of a cluster.
+    pub(in crate::manager) fn of(manager: &'m Manager) -> Self {
+        Self(manager)
+    }
+
     /// Plans a rebalance for the newest map, which must have the expected epoch.
     pub(super) async fn planned(
         self,
@@ -93,7 +102,9 @@ impl Rebalances<'_> {
     ) -> Result<Planned, RebalancesError> {
         let moves = self.0.moves();
         let map = moves.map_of(expected_epoch, deadline).await?;
-        self.catalog()?;
+        if self.0.backend.rebalance_catalog().is_none() {
+            return Err(RebalancesError::Unsupported);
+        }
         let listed = moves.list().await?;
         let slots = PlannedSlots::of(&map, &listed);
         let sizes = self.sizes(&map, deadline).await;
