@@ -184,14 +184,14 @@ async fn a_drain_is_carried_out_by_the_router_that_leads_and_the_shard_of_the_ca
         until("the new shard", || members(other) == 3).await;
         let kept = drain(other, "shard1").await;
         assert!(matches!(&kept, Err(RebalancesError::HoldsCatalog(name)) if name == "shard1"));
-        assert!(Rebalances::of(&one).list().await.unwrap().is_empty(), "nothing was begun");
+        assert!(Rebalances::of(one).list().await.unwrap().is_empty(), "nothing was begun");
         let RebalanceBegun::Begun(begun) = drain(other, "new").await.unwrap() else {
             panic!("a drain retires its shard, also without slots")
         };
         until("the retired shard", || [one, other].map(members) == [2, 2]).await;
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let ended = Rebalances::of(&one).get(begun.id).await.unwrap();
+            let ended = Rebalances::of(one).get(begun.id).await.unwrap();
             if ended.state == RebalanceState::Done {
                 break;
             }

@@ -38,11 +38,12 @@ pub(super) fn parse(text: &str) -> Result<Mark, DamagedMove> {
     let damaged = || DamagedMove::new(format!("{text} is not a snapshot"));
     let number = |text: &str| text.parse::<u64>().map_err(|_| damaged());
     let mut parts = text.split(':');
-    let (Some(_first), Some(end), Some(running), None) =
+    let (Some(first), Some(end), Some(running), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(damaged());
     };
+    number(first)?;
     let running = running.split(',').filter(|number| !number.is_empty()).map(number);
     Ok(Mark::Snapshot { end: number(end)?, running: running.collect::<Result<_, _>>()? })
 }
