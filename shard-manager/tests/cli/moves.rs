@@ -13,7 +13,7 @@ const GONE: &str = "0a8f5b1f-6c1e-4f7a-9b53-5f0c1c1e2d4e";
 fn shown(phase: &str, goal: &str) -> Value {
     json!({
         "id": ID, "slots": "0-63", "slot_count": 64, "from": "shard1", "to": "shard4",
-        "phase": phase, "goal": goal, "paused": false, "stalled": false, "rate": null,
+        "phase": phase, "goal": goal, "paused": false, "stalled": false, "rate": null, "rebalance": null,
         "keep": 900, "rows": 1_200, "bytes": 3_145_728, "longest_hold_ms": 12.5,
         "reason": if phase == "failed" { json!("a row is too large") } else { Value::Null },
         "began_at": "2026-11-24T12:00:00.000Z", "changed_at": "2026-11-24T12:00:07.000Z",
