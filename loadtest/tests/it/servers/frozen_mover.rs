@@ -153,6 +153,7 @@ impl Drop for End<'_> {
 }
 
 #[test]
+#[ignore = "takes minutes: cargo test -p loadtest --test it frozen_mover -- --ignored"]
 fn a_frozen_mover_is_replaced_and_its_late_requests_and_writes_do_no_harm() {
     let Some(cluster) = cluster_folder() else { return };
     for (turn, stop) in STOPS.into_iter().enumerate() {
