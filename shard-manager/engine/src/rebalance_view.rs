@@ -48,7 +48,7 @@ pub struct PlanView {
     pub seconds: Option<f64>,
     /// The most that a shard has, as a multiple of its fair share.
     pub skew_before: f64,
-    /// The same after all moves.
+    /// The most that a shard will have once all moves have ended, as a multiple of its fair share.
     pub skew_planned: f64,
     /// The shards, in their order.
     pub shards: Vec<PlanShardView>,

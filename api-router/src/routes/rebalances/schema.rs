@@ -45,7 +45,7 @@ pub(crate) struct RebalancePlanAnswer {
     /// The most that a shard has, as a multiple of its fair share. Shards that are to have nothing
     /// do not count.
     skew_before: f64,
-    /// The same after all moves.
+    /// The most that a shard will have once all moves have ended, as a multiple of its fair share.
     skew_planned: f64,
     /// The shards, in their order.
     shards: Vec<PlanShardAnswer>,
