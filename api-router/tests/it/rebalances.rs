@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::backend::{is_servers, not_on_citus};
+use crate::backend::{files_only, is_servers, not_on_citus};
 use crate::client::refusal;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
@@ -334,6 +334,57 @@ fn a_router_that_is_killed_in_the_middle_goes_on_when_it_starts_again() {
     assert_eq!(count(&self::owners(&router), "shard4"), 0);
     assert_eq!(state(&router, "shard4"), "gone", "it has retired");
     rows.check(&router);
+    check_files(router, &data);
+}
+
+/// Returns the owners after the moves of a plan.
+fn planned(before: &[String], plan: &Value) -> Vec<String> {
+    let mut owners = before.to_vec();
+    for step in plan["moves"].as_array().unwrap() {
+        for range in step["slots"].as_str().unwrap().split(',') {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            for slot in first.parse::<usize>().unwrap()..=last.parse().unwrap() {
+                assert_eq!(owners[slot], step["from"], "{step}");
+                owners[slot] = step["to"].as_str().unwrap().to_owned();
+            }
+        }
+    }
+    owners
+}
+
+#[test]
+fn a_rebalance_that_is_killed_after_each_of_its_moves_ends_with_the_map_of_its_plan() {
+    files_only!("the router of a cluster of files is killed and started again");
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, OPERATE);
+    let rows = Rows::write(&router, 150);
+    join(&router, "shard4");
+    // Six moves to the new shard, and as many back.
+    for shard in ["shard1", "shard2", "shard3"] {
+        assert_eq!(weigh(&router, shard, 20).status, 200);
+    }
+    for path in ["/api/rebalance", "/api/shards/shard4/drain"] {
+        let plan = post(&router, path, &json!({"dry_run": true})).json();
+        let moves = plan["moves"].as_array().unwrap().len() as u64;
+        assert!(moves >= 5, "{plan}");
+        let wanted = planned(&owners(&router), &plan);
+        let begun = begin(&router, path, &json!({"keep": 0}));
+        for moved in 0..moves {
+            progress(&router, &begun, "so many moves are over", |shown| {
+                shown["moved_count"].as_u64() >= Some(moved)
+            });
+            router.kill();
+            router = Router::start_in(&data, OPERATE);
+            owners(&router);
+            rows.check(&router);
+        }
+        let done = until(&router, &begun, "done");
+        assert_eq!((&done["moved_count"], &done["failed_count"]), (&json!(moves), &json!(0)));
+        assert!(owners(&router) == wanted, "{path}: each slot is where the plan had it");
+        rows.check(&router);
+    }
+    assert_eq!(state(&router, "shard4"), "gone", "it has retired");
     check_files(router, &data);
 }
 

@@ -8,6 +8,7 @@ mod cluster;
 mod encrypted;
 mod fake;
 mod fences;
+mod growth;
 mod http;
 mod move_stops;
 mod moves;
