@@ -105,4 +105,5 @@ mod traces;
 mod transactions;
 mod type_size;
 mod unsupported_headers;
+mod walk;
 mod writes;
