@@ -57,6 +57,7 @@ mod metrics_of_errors;
 mod moves;
 mod moves_saved;
 mod moves_watched;
+mod named_tests;
 mod new_databases;
 mod operations;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]

@@ -117,12 +117,12 @@ fn missing<'p>(shown: &[&'p str], output: &str) -> Option<&'p str> {
 }
 
 /// Folder in which the commands of the page run.
-struct Place<'f> {
+struct WalkFolder<'f> {
     folder: &'f Path,
     url: String,
 }
 
-impl Place<'_> {
+impl WalkFolder<'_> {
     fn command(&self, step: &Step<'_>) -> Command {
         let text = step.command.replace(ADDRESS, &self.url);
         let mut shell = sightless(Command::new("sh"), self.folder);
@@ -177,7 +177,7 @@ fn the_walk_in_the_book_adds_a_shard_under_load_and_takes_it_away_again() {
     std::fs::set_permissions(bin.join("cargo"), PermissionsExt::from_mode(0o755)).unwrap();
     let steps = steps();
     let (start, load, rest) = (&steps[0], &steps[1], &steps[2..]);
-    let mut place = Place { folder: folder.path(), url: ADDRESS.to_owned() };
+    let mut place = WalkFolder { folder: folder.path(), url: ADDRESS.to_owned() };
     let router = Router::start_command(place.command(start));
     place.url = router.url("").trim_end_matches('/').to_owned();
     let load_child = Load(place.command(load).spawn().unwrap());

@@ -349,6 +349,7 @@ pub(super) const LOADTEST: &[&[&str]] = &[
         "cpu",
         "fault_kind",
         "keyspace",
+        "growth_summary",
         "move_summary",
         "random",
         "recorder",
