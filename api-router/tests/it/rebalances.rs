@@ -343,9 +343,10 @@ fn planned(before: &[String], plan: &Value) -> Vec<String> {
     for step in plan["moves"].as_array().unwrap() {
         for range in step["slots"].as_str().unwrap().split(',') {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
-            for slot in first.parse::<usize>().unwrap()..=last.parse().unwrap() {
-                assert_eq!(owners[slot], step["from"], "{step}");
-                owners[slot] = step["to"].as_str().unwrap().to_owned();
+            let slots = first.parse::<usize>().unwrap()..=last.parse().unwrap();
+            for owner in &mut owners[slots] {
+                assert_eq!(*owner, step["from"], "{step}");
+                *owner = step["to"].as_str().unwrap().to_owned();
             }
         }
     }
