@@ -16,6 +16,7 @@ mod cluster_backend;
 pub mod cluster_spec;
 pub mod copy_key;
 pub mod doubts;
+pub mod export;
 pub mod fair_channel;
 pub mod fair_places;
 pub mod fair_queue;

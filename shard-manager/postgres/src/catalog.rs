@@ -175,6 +175,15 @@ impl Catalog {
         Ok(Cluster { cluster_id, map, ready, token_key, differences })
     }
 
+    /// Returns the id of the cluster.
+    ///
+    /// # Errors
+    /// The error of the query.
+    pub async fn cluster_id(&self) -> QueryResult<String> {
+        let id = dsl::tessera_cluster.select(dsl::cluster_id);
+        id.first(&mut &self.connection).await
+    }
+
     /// Records that every shard was claimed.
     ///
     /// # Errors

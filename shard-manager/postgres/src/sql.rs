@@ -61,6 +61,10 @@ pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
 /// here. Returns their number.
 pub(super) const FORGET: &str = "SELECT tessera_forget($1,$2,$3)";
 
+/// Names of the tables whose rows move, and the number of rows of each that the server estimates.
+pub(super) const ROW_ESTIMATES: &str = "SELECT own.name,greatest(c.reltuples,0)::bigint \
+    FROM tessera_moving_tables AS own JOIN pg_class AS c ON c.oid=own.relation";
+
 /// Locks existing rows in the given order. Parameters: slots, shard keys, ids. Columns: the number
 /// of the row from 1, then its answered columns.
 pub(super) fn lock_rows(table: &Table) -> String {
@@ -96,6 +100,15 @@ pub(super) fn insert(table: &Table) -> String {
     push_names(&mut sql, "k.", table, columns.iter().copied());
     sql.push_str(" FROM ");
     push_rows(&mut sql, table, &columns, 1);
+    sql
+}
+
+/// Reads all rows in the order of the primary key, all columns.
+pub(super) fn select_all(table: &Table) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, "", table, 0..table.columns().len());
+    let _ = write!(sql, " FROM {} ORDER BY ", table.name());
+    push_names(&mut sql, "", table, place(table).into_iter());
     sql
 }
 
