@@ -18,6 +18,7 @@ mod catalog_tables;
 mod certificates;
 mod certified;
 mod cluster;
+mod commands;
 mod concurrent_routers;
 mod connecting;
 mod connections;
@@ -25,6 +26,7 @@ mod crash;
 mod dumping;
 mod engine_parity;
 mod exhausted;
+mod exporting;
 mod failover;
 mod fair;
 #[path = "../support/fair_steps.rs"]
