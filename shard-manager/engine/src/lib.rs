@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access_store;
+pub mod audit_report;
 pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access_session;
+pub mod audit;
 mod backend;
 mod batch;
 mod binary_value;

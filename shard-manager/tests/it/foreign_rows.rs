@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
+use shard_manager::engine::audit_report::{AuditOptions, AuditReport, Discrepancy};
 use shard_manager::engine::export::{ExportError, ExportFormat};
 use shard_manager::engine::slot_change::{SlotChange, SlotStep};
 use shard_manager::engine::{WriteGroup, Writer};
@@ -16,7 +17,7 @@ use shard_manager::replication::ReplicationState;
 use shard_manager::row_change::Operation::Upsert;
 use shard_manager::shard_map::with_owner;
 use shard_manager::slot_set::SlotSet;
-use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, Discrepancy, audit};
+use shard_manager::store::sqlite::audit::audit;
 use shard_manager::store::sqlite::export::Export;
 use shard_manager::store::sqlite::offline_view::DirView;
 use shard_manager::store::sqlite::writer::SqliteWriter;

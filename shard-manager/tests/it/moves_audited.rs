@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shard_manager::engine::Writer;
+use shard_manager::engine::audit_report::{AuditOptions, AuditReport};
 use shard_manager::engine::slot_move::{MoveChange, MoveReader, RoundQuery};
 use shard_manager::keyspace::Slot;
 use shard_manager::moves::applied::AppliedRows;
@@ -15,7 +16,7 @@ use shard_manager::moves::request::MoveRequest;
 use shard_manager::position::{Position, TimelineHistory};
 use shard_manager::replication::ReplicationState;
 use shard_manager::row_change::Operation::Upsert;
-use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, audit};
+use shard_manager::store::sqlite::audit::audit;
 use shard_manager::store::sqlite::move_reader::FileMoveReader;
 use shard_manager::store::sqlite::offline_view::DirView;
 use shard_manager::store::sqlite::writer::SqliteWriter;

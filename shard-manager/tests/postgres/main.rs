@@ -17,6 +17,7 @@ mod cached;
 mod catalog_tables;
 mod certificates;
 mod certified;
+mod checking;
 mod cluster;
 mod commands;
 mod concurrent_routers;

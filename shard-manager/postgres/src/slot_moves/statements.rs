@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use model::table::Table;
 
-use crate::sql::{column_type, place, push_list, push_names};
+use crate::sql::{column_type, place, push_list, push_names, push_row_hash};
 
 /// Slots of the move `$2`, and the slots `$1`.
 macro_rules! slots {
@@ -50,16 +50,6 @@ pub(super) const SCENE: &str = concat!(
     slots!(),
     ",$3) FROM tessera_version"
 );
-
-/// Insert position of the node: the end of the last record.
-///
-/// At the end of a page of the log the server names the position after the next page's header, of
-/// 24 bytes, or 40 at the begin of a segment. Replicas report the end of the record, so they would
-/// not confirm that position before the next record.
-pub(super) const INSERT_POSITION: &str = "SELECT (at-CASE WHEN mod(at,page)=24 THEN 24 \
-    WHEN mod(at,segment)=40 THEN 40 ELSE 0 END)::bigint FROM (\
-    SELECT pg_current_wal_insert_lsn()-'0/0' AS at,current_setting('wal_block_size')::numeric AS page,\
-    pg_size_bytes(current_setting('wal_segment_size'))::numeric AS segment OFFSET 0) AS log";
 
 /// Number of tables whose changes are not recorded.
 pub(super) const UNRECORDED: &str = "SELECT tessera_unrecorded()";
@@ -195,16 +185,10 @@ pub(super) fn delete_batch(table: &Table) -> String {
 }
 
 /// Number and sum of the hashes of the rows of the slots `$1`, by slot.
-///
-/// The hashes are those of hash partitioning, which do not depend on the server's version. JSON
-/// has none, so its text is hashed.
 pub(super) fn digest(table: &Table) -> String {
-    let mut sql = "SELECT slot::bigint,count(*),sum(hash_record_extended(ROW(".to_owned();
-    push_list(&mut sql, 0..table.columns().len(), |sql, column| {
-        let cast = if column_type(table, column) == "json" { "::text" } else { "" };
-        let _ = write!(sql, "{}{cast}", table.column(column).name);
-    });
-    let _ = write!(sql, "),0))::text FROM {} WHERE slot=ANY($1) GROUP BY slot", table.name());
+    let mut sql = "SELECT slot::bigint,count(*),sum(".to_owned();
+    push_row_hash(&mut sql, table);
+    let _ = write!(sql, ")::text FROM {} WHERE slot=ANY($1) GROUP BY slot", table.name());
     sql
 }
 
