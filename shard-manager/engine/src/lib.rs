@@ -36,6 +36,7 @@ mod opened_cluster;
 mod opened_shard;
 pub mod operator_desk;
 pub mod pause_barrier;
+pub mod private_file;
 pub mod published_map;
 pub mod rebalance_catalog;
 pub mod rebalance_draft;
@@ -50,6 +51,9 @@ pub mod row_image;
 pub mod runtime_pool;
 #[cfg(feature = "sample-queries")]
 pub mod sample_queries;
+pub mod save_error;
+pub mod save_watch;
+pub mod saved_file;
 pub mod schema_agreement;
 pub mod schema_intent;
 pub mod select;
@@ -60,6 +64,7 @@ pub mod stored_move;
 #[expect(missing_docs, reason = "the names of columns are their documentation")]
 pub mod system_tables;
 pub mod table_declaration;
+pub mod unfinished_folder;
 mod writer;
 
 use futures_util::future::BoxFuture;

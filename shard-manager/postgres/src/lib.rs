@@ -8,6 +8,7 @@
 pub mod access_session;
 pub mod audit;
 mod backend;
+pub mod backup;
 mod batch;
 mod binary_value;
 pub mod catalog;
@@ -44,6 +45,7 @@ pub mod readers;
 mod refusals;
 pub mod replica;
 pub mod requirements;
+mod row_arrays;
 mod row_statements;
 mod scan;
 pub mod session;

@@ -9,6 +9,7 @@
 mod access_contract;
 mod access_store;
 mod addresses;
+mod backing_up;
 #[path = "../access/bound_specs.rs"]
 mod bound_specs;
 #[path = "../access/bound_steps.rs"]

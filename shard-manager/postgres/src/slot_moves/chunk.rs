@@ -12,9 +12,9 @@ use model::table::Table;
 use model::value::Value;
 
 use super::move_session::MoveSession;
-use super::round_rows::ColumnArrays;
 use super::statements;
 use crate::binary_value;
+use crate::row_arrays::ColumnArrays;
 use crate::statement::{Bind, RowView, Statement, for_each_row};
 
 /// Rows of the first read of a chunk, before their size is known.

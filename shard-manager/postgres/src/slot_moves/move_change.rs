@@ -33,7 +33,7 @@ use moves::shard_metadata::ShardMetadata;
 
 use super::move_metadata::{self, Difference, StoredSnapshotMove, slot_bind};
 use super::move_session::MoveSession;
-use super::{recording, round_rows, snapshot_mark, statements};
+use super::{recording, snapshot_mark, statements};
 use crate::db_error::unreadable;
 use crate::lane_session::{TransactionError, ended};
 use crate::statement::{Bind, RowView, Statement, Work, load, pipeline, plain, run, step};
@@ -328,11 +328,11 @@ impl Transaction<'_> {
                 return Ok(Err(round.table.clone()));
             };
             if !round.removed.is_empty() && !is_on(Mutation::CopyForgetsDeletes) {
-                let binds = round_rows::key_binds(table, &round.removed)?;
+                let binds = crate::row_arrays::key_binds(table, &round.removed)?;
                 work.push((Cow::Owned(statements::remove_rows(table)), binds));
             }
             if !round.rows.is_empty() {
-                let binds = round_rows::row_binds(table, &round.rows)?;
+                let binds = crate::row_arrays::row_binds(table, &round.rows)?;
                 work.push((Cow::Owned(sql::insert(table)), binds));
             }
         }

@@ -29,9 +29,9 @@ use super::facts::ONE_SNAPSHOT;
 use super::move_change::tables;
 use super::move_metadata::{self, slot_bind};
 use super::move_session::{MoveSession, end};
-use super::round_rows::ColumnArrays;
 use super::{digests, snapshot_mark, statements};
 use crate::db_error::unreadable;
+use crate::row_arrays::ColumnArrays;
 use crate::statement::{Bind, RowView, Statement, for_each_row, load, run};
 
 /// Most rows of a chunk.
