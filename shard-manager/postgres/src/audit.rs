@@ -3,9 +3,9 @@
 //!
 //! Each shard is read in one snapshot of its primary, several shards at a time, beside running
 //! routers; rows are streamed and not kept. These checks prove that a row is in the cluster only
-//! once: its slot is the slot of its key, its shard is the only owner of that slot (by the shard map
-//! and by the shard's own table of slots), and the primary key of its table is unique within the
-//! shard.
+//! once: its slot is the slot of its key, its shard is the only owner of that slot (by the shard
+//! map and by the shard's own table of slots), and the primary key of its table is unique within
+//! the shard.
 //!
 //! **Invariant:** an audit changes nothing; a report without findings means that every row was
 //! checked.

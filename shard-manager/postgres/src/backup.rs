@@ -19,9 +19,9 @@
 
 mod documents;
 pub mod manifest;
-mod moment;
 pub mod restore;
 mod row_file;
+mod snapshot_point;
 mod target;
 
 use std::collections::BTreeMap;
@@ -37,9 +37,9 @@ use engine::unfinished_folder::{Unfinished, check_room, free_place};
 use model::idempotency;
 use model::table::Table;
 
-use self::manifest::{Manifest, SavedShard};
-use self::moment::Moment;
+use self::manifest::{CopiedShard, ServerManifest};
 use self::row_file::RowFile;
+use self::snapshot_point::SnapshotPoint;
 use super::cluster_sessions::{ClusterSessions, ShardSession};
 use super::declarations;
 use super::node_address::ClusterAddress;
@@ -64,7 +64,7 @@ pub async fn save(
     address: &ClusterAddress,
     to: &Path,
     watch: &Watch<'_>,
-) -> Result<Manifest, SaveError> {
+) -> Result<ServerManifest, SaveError> {
     let place = free_place(to)?;
     let sessions = ClusterSessions::open(address).await?;
     documents::check_schemas(&sessions).await?;
@@ -75,7 +75,7 @@ pub async fn save(
     check_room(&place, sizes.iter().sum())?;
     let unfinished = Unfinished::begin(&place)?;
     let folder = unfinished.path();
-    let moment = moment::take(&sessions, watch).await?;
+    let moment = snapshot_point::take(&sessions, watch).await?;
     watch.tell(&Step::Held { micros: moment.held.as_micros() as u64 })?;
     let mut shards = Vec::with_capacity(sessions.shards.len());
     for (index, (shard, size)) in sessions.shards.iter().zip(sizes).enumerate() {
@@ -91,18 +91,18 @@ pub async fn save(
 /// Writes the catalog and the manifest.
 async fn seal(
     sessions: &ClusterSessions,
-    moment: Moment,
-    shards: Vec<SavedShard>,
+    moment: SnapshotPoint,
+    shards: Vec<CopiedShard>,
     folder: &Path,
-) -> Result<Manifest, SaveError> {
+) -> Result<ServerManifest, SaveError> {
     let failed = |error| OpenError::node("the catalog", error);
-    let connection = sessions.catalog.connection();
+    let connection = &sessions.catalog.connection;
     let text = documents::read(connection, &documents::CATALOG_TABLES).await.map_err(failed)?;
     let epoch = sessions.catalog.version().await.map_err(failed)?.epoch.cast_unsigned();
     let catalog = write_document(folder, manifest::CATALOG, &text)?;
     let (cluster_id, at) = (sessions.cluster_id.clone(), moment.at);
     let held_us = moment.held.as_micros() as u64;
-    let manifest = Manifest::new((cluster_id, epoch), (at, held_us), catalog, shards);
+    let manifest = ServerManifest::new((cluster_id, epoch), (at, held_us), catalog, shards);
     manifest.write(folder)?;
     Ok(manifest)
 }
@@ -131,7 +131,7 @@ struct SavingShard<'s> {
 }
 
 impl SavingShard<'_> {
-    async fn save(mut self, position: u64) -> Result<SavedShard, SaveError> {
+    async fn save(mut self, position: u64) -> Result<CopiedShard, SaveError> {
         let Self { shard, folder, .. } = self;
         let connection = shard.connection();
         let failed = |error| SaveError::File(shard.failed(error));
@@ -146,7 +146,7 @@ impl SavingShard<'_> {
         }
         let version = number(shard, VERSION).await?;
         let identity = &shard.session.identity;
-        Ok(SavedShard {
+        Ok(CopiedShard {
             shard: shard.name.clone(),
             system: identity.system.to_string(),
             position,

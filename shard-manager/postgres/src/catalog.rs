@@ -50,7 +50,7 @@ const CHANGING: &str = "SELECT pg_advisory_lock(1950, 4)";
 
 /// A session with the catalog.
 pub struct Catalog {
-    connection: AsyncPgConnection,
+    pub(super) connection: AsyncPgConnection,
 }
 
 /// Contents of a catalog.
@@ -82,16 +82,6 @@ impl Catalog {
     /// Creates a catalog on a connection.
     pub fn on(connection: AsyncPgConnection) -> Self {
         Self { connection }
-    }
-
-    /// Returns its connection.
-    pub(super) fn connection(&self) -> &AsyncPgConnection {
-        &self.connection
-    }
-
-    /// Returns its connection, and ends its use as a catalog.
-    pub(super) fn into_connection(self) -> AsyncPgConnection {
-        self.connection
     }
 
     /// Locks the catalog to open the cluster, until this is dropped.
@@ -181,15 +171,6 @@ impl Catalog {
         let token_key = row.token_key().map_err(damaged)?;
         let (cluster_id, ready, map) = (row.cluster_id, row.ready == 1, stored.map);
         Ok(Cluster { cluster_id, map, ready, token_key, differences })
-    }
-
-    /// Returns the id of the cluster.
-    ///
-    /// # Errors
-    /// The error of the query.
-    pub async fn cluster_id(&self) -> QueryResult<String> {
-        let id = dsl::tessera_cluster.select(dsl::cluster_id);
-        id.first(&mut &self.connection).await
     }
 
     /// Records that every shard was claimed.

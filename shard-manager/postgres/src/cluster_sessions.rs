@@ -85,7 +85,7 @@ impl ClusterSessions {
         let catalog = Catalog::on(catalog.connection);
         let failed = |error| OpenError::node(CATALOG, error);
         let map = catalog.map_tables().map().await.map_err(failed)?;
-        let cluster_id = catalog.cluster_id().await.map_err(failed)?;
+        let cluster_id = cluster_id(&catalog.connection).await.map_err(failed)?;
         let mut shards = Vec::with_capacity(names.len());
         for (name, members) in names.into_iter().zip(members) {
             let number = map.topology().find(&name).ok_or_else(|| {
@@ -107,6 +107,13 @@ impl ClusterSessions {
         let map = self.catalog.map_tables().map().await;
         map.map_err(|error| OpenError::node(CATALOG, error))
     }
+}
+
+/// Returns the id of the cluster of a catalog.
+async fn cluster_id(connection: &AsyncPgConnection) -> QueryResult<String> {
+    let sql = "SELECT cluster_id FROM tessera_cluster";
+    let rows = load(connection, Statement { sql, binds: &[], cached: false }).await?;
+    Ok(rows.first().and_then(|row| row.text(0)).unwrap_or_default())
 }
 
 impl ShardSession {

@@ -34,7 +34,7 @@ const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The snapshots of all shards that an export reads.
-pub struct Export {
+pub struct ServerExport {
     shards: Vec<Snapshot>,
     tables: Registry,
 }
@@ -48,7 +48,7 @@ struct Snapshot {
     estimates: Vec<(String, i64)>,
 }
 
-impl Export {
+impl ServerExport {
     /// Takes a snapshot of every shard's primary.
     ///
     /// # Errors

@@ -122,7 +122,8 @@ pub(super) fn select_all(table: &Table) -> String {
     sql
 }
 
-/// Reads what places all rows: slot, shard key, version, id, and the routing column if there is one.
+/// Reads the place of each row: slot, shard key, version, id, and the routing column if there is
+/// one.
 pub(super) fn select_places(table: &Table) -> String {
     let mut sql = "SELECT ".to_owned();
     push_names(&mut sql, "", table, place_columns(table).into_iter());

@@ -12,7 +12,7 @@ use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::manager::Manager;
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::row_change::Operation::Insert;
-use shard_manager::store::postgres::export::Export;
+use shard_manager::store::postgres::export::ServerExport;
 
 use crate::cluster::{Databases, connect};
 use crate::commands::{program, run_on, run_with, urls};
@@ -87,7 +87,7 @@ async fn the_lines_of_servers_are_those_of_files_byte_by_byte() {
 
 /// Exports a table, and returns the values of a member.
 async fn exported(address: &ClusterAddress, (table, member): (&str, &str)) -> Vec<String> {
-    let mut export = Export::begin(address).await.unwrap();
+    let mut export = ServerExport::begin(address).await.unwrap();
     let mut out = Vec::new();
     let format = (ExportFormat::Ndjson, false);
     let rows = export.write(table, format, &mut out, &|_| ()).await.unwrap();
@@ -138,7 +138,7 @@ async fn an_export_sees_one_moment_of_each_shard() {
     let databases = Databases::new(1).await;
     let (address, manager) = (databases.address(), connect(&databases.address()));
     write(&manager, "kv", Insert, "before", r#"{"value":1}"#).await.unwrap();
-    let mut export = Export::begin(&address).await.unwrap();
+    let mut export = ServerExport::begin(&address).await.unwrap();
     write(&manager, "kv", Insert, "after", r#"{"value":1}"#).await.unwrap();
     let mut out = Vec::new();
     let format = (ExportFormat::Csv, false);

@@ -101,7 +101,7 @@ impl Copied {
 
     /// Returns the facts about a copy of servers.
     pub(super) fn of_servers(
-        manifest: &postgres::backup::manifest::Manifest,
+        manifest: &postgres::backup::manifest::ServerManifest,
     ) -> Result<Self, CommandError> {
         Ok(Self {
             document: document(manifest)?,

@@ -1,8 +1,8 @@
 //! Owners: checks that each slot has one owner, the one of the shard map.
 //!
 //! The map names the old owner of a slot that moves until the new one has taken it. So the rows of
-//! both shards decide about such a slot: one of them owns it, or the old owner has given it away and
-//! the new one still imports it.
+//! both shards decide about such a slot: one of them owns it, or the old owner has given it away
+//! and the new one still imports it.
 //!
 //! **Invariant:** a slot with two owners or none is reported.
 //! **Not here:** the bits that databases derive from their slots (`audit/inventory`).

@@ -105,7 +105,7 @@ pub(super) async fn check_schemas(sessions: &ClusterSessions) -> Result<(), Open
             None => Ok(()),
         }
     };
-    let catalog = sessions.catalog.connection();
+    let catalog = &sessions.catalog.connection;
     let failed = |error: &dyn std::fmt::Display| OpenError::node("the catalog", error);
     let found = applied(catalog).await.map_err(|error| failed(&error))?;
     judge(&found, &of_catalog).map_err(|cause| failed(&cause))?;

@@ -37,7 +37,7 @@ const BYTES_MAX: u64 = 64 << 20;
 
 /// Contents of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Manifest {
+pub struct ServerManifest {
     /// Kind of the copied cluster.
     pub engine: String,
     /// Format of the manifest.
@@ -57,12 +57,12 @@ pub struct Manifest {
     /// File of the catalog.
     pub catalog: SavedFile,
     /// Shards, in the order of the catalog.
-    pub shards: Vec<SavedShard>,
+    pub shards: Vec<CopiedShard>,
 }
 
 /// One shard of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedShard {
+pub struct CopiedShard {
     /// Name of the shard.
     pub shard: String,
     /// System identifier of its server.
@@ -94,13 +94,13 @@ pub fn is_of_servers(folder: &Path) -> bool {
     read.is_ok_and(|manifest| manifest["engine"] == ENGINE)
 }
 
-impl Manifest {
+impl ServerManifest {
     /// Creates a manifest of this program.
     pub(super) fn new(
         (cluster_id, epoch): (String, u64),
         (at, held_us): (String, u64),
         catalog: SavedFile,
-        shards: Vec<SavedShard>,
+        shards: Vec<CopiedShard>,
     ) -> Self {
         let (engine, program) = (ENGINE.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
         let (format, schema) = (FORMAT, documents::own_schemas());

@@ -25,9 +25,9 @@ use model::idempotency;
 use model::table::Table;
 
 use super::documents::{self, CATALOG_TABLES, CLUSTER, Documents};
-use super::manifest::{self, Manifest, SavedShard};
+use super::manifest::{self, CopiedShard, ServerManifest};
 use super::row_file::Parts;
-use super::target::Target;
+use super::target::RestoreTarget;
 use crate::catalog::Catalog;
 use crate::declarations;
 use crate::node_address::ClusterAddress;
@@ -56,8 +56,8 @@ const NEW_SECRET: &str =
 ///
 /// # Errors
 /// [`SaveError::Unsuitable`] names the file and the difference; the others if it could not be read.
-pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
-    let manifest = Manifest::read(folder)?;
+pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<ServerManifest, SaveError> {
+    let manifest = ServerManifest::read(folder)?;
     for file in manifest.files() {
         check_length(&folder.join(&file.file), file.bytes)?;
     }
@@ -72,8 +72,8 @@ pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
     Ok(manifest)
 }
 
-/// Fills empty databases from a copy: those of the shards, in the order of the copy, and that of the
-/// catalog if it has one of its own.
+/// Fills empty databases from a copy: those of the shards, in the order of the copy, and that of
+/// the catalog if it has one of its own.
 ///
 /// # Errors
 /// Errors of [`verify`], and [`SaveError::Databases`]; nothing was changed then.
@@ -82,14 +82,15 @@ pub async fn restore(
     from: &Path,
     address: &ClusterAddress,
     watch: &Watch<'_>,
-) -> Result<Manifest, SaveError> {
+) -> Result<ServerManifest, SaveError> {
     let manifest = verify(from, watch)?;
     let mut restoring = Restoring::open(from, &manifest, address).await?;
     let filled = restoring.run(watch).await;
     filled.map_err(|error| SaveError::Partial {
-        cause: match error {
-            SaveError::Cancelled => "cancelled".to_owned(),
-            error => error.to_string(),
+        cause: if matches!(error, SaveError::Cancelled) {
+            "cancelled".to_owned()
+        } else {
+            error.to_string()
         },
     })?;
     Ok(manifest)
@@ -98,17 +99,17 @@ pub async fn restore(
 /// Databases of a restore.
 struct Restoring<'r> {
     from: &'r Path,
-    manifest: &'r Manifest,
-    shards: Vec<Target>,
+    manifest: &'r ServerManifest,
+    shards: Vec<RestoreTarget>,
     /// Database of the catalog; `None` if the first shard has it.
-    catalog: Option<Target>,
+    catalog: Option<RestoreTarget>,
 }
 
 impl<'r> Restoring<'r> {
     /// Connects to all databases, and checks that they may be filled. Changes nothing.
     async fn open(
         from: &'r Path,
-        manifest: &'r Manifest,
+        manifest: &'r ServerManifest,
         address: &ClusterAddress,
     ) -> Result<Self, SaveError> {
         let (saved, named) = (manifest.shards.len(), address.shards.len());
@@ -117,15 +118,15 @@ impl<'r> Restoring<'r> {
                 "the copy has {saved} shards, and SHARD_URLS names {named} databases: name an empty one for each"
             )));
         }
-        let mut shards: Vec<Target> = Vec::with_capacity(saved);
+        let mut shards: Vec<RestoreTarget> = Vec::with_capacity(saved);
         for (shard, at) in manifest.shards.iter().zip(&address.shards) {
-            let target = Target::open(&at.primary, shard.shard.clone(), manifest).await?;
+            let target = RestoreTarget::open(&at.primary, shard.shard.clone(), manifest).await?;
             check_other(&shards, &target)?;
             shards.push(target);
         }
         let catalog = match &address.catalog {
             Some(at) if *at != address.shards[0].primary => {
-                let target = Target::open(at, "the catalog".to_owned(), manifest).await?;
+                let target = RestoreTarget::open(at, "the catalog".to_owned(), manifest).await?;
                 check_other(&shards, &target)?;
                 Some(target)
             }
@@ -134,11 +135,11 @@ impl<'r> Restoring<'r> {
         Ok(Self { from, manifest, shards, catalog })
     }
 
-    fn catalog(&self) -> &Target {
+    fn catalog(&self) -> &RestoreTarget {
         self.catalog.as_ref().unwrap_or(&self.shards[0])
     }
 
-    fn targets(&mut self) -> impl Iterator<Item = &mut Target> {
+    fn targets(&mut self) -> impl Iterator<Item = &mut RestoreTarget> {
         self.shards.iter_mut().chain(&mut self.catalog)
     }
 
@@ -187,7 +188,7 @@ impl<'r> Restoring<'r> {
         let target = self.shards.remove(index);
         let label = target.label.clone();
         let connection = migrate_shard(target.connection, &label).await?;
-        self.shards.insert(index, Target { connection, ..target });
+        self.shards.insert(index, RestoreTarget { connection, ..target });
         let (target, saved) = (&self.shards[index], &self.manifest.shards[index]);
         let documents = read_documents(self.from, &manifest::metadata_of(&saved.shard))?;
         let filling = ShardFilling { connection: &target.connection, saved, documents };
@@ -232,7 +233,7 @@ impl<'r> Restoring<'r> {
             Ok(()) => store_cluster(&catalog, &documents, is_same_server).await,
             Err(cause) => return Err(SaveError::Databases(format!("{}: {cause}", target.label))),
         };
-        let target = Target { connection: catalog.into_connection(), ..target };
+        let target = RestoreTarget { connection: catalog.connection, ..target };
         let ended = ended.map_err(|error| target.failed(error));
         match target.label.as_str() == "the catalog" {
             true => self.catalog = Some(target),
@@ -243,8 +244,8 @@ impl<'r> Restoring<'r> {
 }
 
 /// Refuses two targets that are one database.
-fn check_other(targets: &[Target], new: &Target) -> Result<(), SaveError> {
-    let is_same = |target: &&Target| {
+fn check_other(targets: &[RestoreTarget], new: &RestoreTarget) -> Result<(), SaveError> {
+    let is_same = |target: &&RestoreTarget| {
         target.identity.system == new.identity.system
             && target.identity.database == new.identity.database
     };
@@ -280,7 +281,7 @@ impl Progress<'_> {
 /// Shard that is being filled.
 struct ShardFilling<'f> {
     connection: &'f AsyncPgConnection,
-    saved: &'f SavedShard,
+    saved: &'f CopiedShard,
     documents: Documents,
 }
 
@@ -336,7 +337,7 @@ impl ShardFilling<'_> {
 
 /// Stores all tables of a catalog but the row that makes it that of a cluster.
 async fn store_catalog(catalog: &Catalog, documents: &Documents) -> QueryResult<()> {
-    let connection = catalog.connection();
+    let connection = &catalog.connection;
     run(connection, "BEGIN").await?;
     for table in CATALOG_TABLES.into_iter().filter(|table| *table != CLUSTER) {
         documents::store(connection, table, documents).await?;
@@ -349,7 +350,7 @@ async fn store_catalog(catalog: &Catalog, documents: &Documents) -> QueryResult<
 
 /// Suspends every key, if there are any.
 async fn suspend_keys(catalog: &Catalog, timeline: u32) -> Result<(), String> {
-    let has_keys = has_rows(catalog.connection(), "tessera_access_keys").await;
+    let has_keys = has_rows(&catalog.connection, "tessera_access_keys").await;
     if !has_keys.map_err(|error| error.to_string())? {
         return Ok(());
     }
@@ -364,7 +365,7 @@ async fn store_cluster(
     documents: &Documents,
     is_same_server: bool,
 ) -> QueryResult<()> {
-    let connection = catalog.connection();
+    let connection = &catalog.connection;
     run(connection, "BEGIN").await?;
     documents::store(connection, CLUSTER, documents).await?;
     if is_same_server {

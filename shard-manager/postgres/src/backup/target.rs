@@ -12,7 +12,7 @@ use diesel_async::AsyncPgConnection;
 use engine::open_error::OpenError;
 use engine::save_error::SaveError;
 
-use super::manifest::Manifest;
+use super::manifest::ServerManifest;
 use crate::discovery;
 use crate::node_address::{ClusterAddress, NodeAddress};
 use crate::session::Identity;
@@ -43,7 +43,7 @@ const WIPE: &str = "DO $$ DECLARE own REGCLASS; BEGIN \
     DROP SCHEMA tessera CASCADE; END $$";
 
 /// Database that a copy is restored into.
-pub(super) struct Target {
+pub(super) struct RestoreTarget {
     /// Name in messages.
     pub(super) label: String,
     /// Session with its primary.
@@ -54,12 +54,12 @@ pub(super) struct Target {
     pub(super) is_marked: bool,
 }
 
-impl Target {
+impl RestoreTarget {
     /// Connects to a database, and checks that it is empty or holds a part of this copy.
     pub(super) async fn open(
         at: &NodeAddress,
         label: String,
-        manifest: &Manifest,
+        manifest: &ServerManifest,
     ) -> Result<Self, SaveError> {
         let cluster = ClusterAddress::of_node(at);
         let (session, _) = discovery::connect_primary(at, &label, &cluster).await?;
@@ -120,9 +120,9 @@ impl Target {
         SaveError::Databases(format!("{}: {cause}", self.label))
     }
 
-    /// Removes the rest of an earlier restore, and marks the database as one that this copy is being
-    /// restored into.
-    pub(super) async fn begin(&mut self, manifest: &Manifest) -> QueryResult<()> {
+    /// Removes the rest of an earlier restore, and marks the database as one that this copy is
+    /// being restored into.
+    pub(super) async fn begin(&mut self, manifest: &ServerManifest) -> QueryResult<()> {
         if self.is_marked {
             run(&self.connection, WIPE).await?;
         }

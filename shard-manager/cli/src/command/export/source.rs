@@ -14,10 +14,10 @@ use super::trouble;
 
 /// Snapshots of all shards.
 pub(super) enum ExportSource {
-    /// Of files.
+    /// Snapshots of files.
     Files(sqlite::export::Export),
-    /// Of servers, whose sessions end with the runtime.
-    Servers(Runtime, postgres::export::Export),
+    /// Snapshots of servers, whose sessions end with the runtime.
+    Servers(Runtime, postgres::export::ServerExport),
 }
 
 impl ExportSource {
@@ -31,7 +31,7 @@ impl ExportSource {
             ClusterPlace::Servers(address) => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
-                let export = runtime.block_on(postgres::export::Export::begin(address));
+                let export = runtime.block_on(postgres::export::ServerExport::begin(address));
                 Ok(Self::Servers(runtime, export.map_err(trouble)?))
             }
         }

@@ -1,4 +1,4 @@
-//! Moment: holds the writes of all shards for as long as it takes to get a snapshot of each.
+//! Snapshot point: holds the writes of all shards for as long as it takes to get a snapshot of each.
 //!
 //! **Invariant:** all snapshots are taken while no shard has a write under way, so every write that
 //! was acknowledged before is in them and every later one is not; the locks are released in any
@@ -41,8 +41,8 @@ const ONE_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
 const HOLDS_MAX: usize = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Moment that a copy shows.
-pub(super) struct Moment {
+/// SnapshotPoint that a copy shows.
+pub(super) struct SnapshotPoint {
     /// Position of each shard.
     pub(super) positions: Vec<u64>,
     /// Time of the moment.
@@ -55,8 +55,8 @@ pub(super) struct Moment {
 pub(super) async fn take(
     sessions: &ClusterSessions,
     watch: &Watch<'_>,
-) -> Result<Moment, SaveError> {
-    let catalog = sessions.catalog.connection();
+) -> Result<SnapshotPoint, SaveError> {
+    let catalog = &sessions.catalog.connection;
     let failed = |error| OpenError::node("the catalog", error);
     run(catalog, CATALOG_SETTINGS).await.map_err(failed)?;
     if !lock(catalog, TABLES_LOCK).await.map_err(failed)? {
@@ -87,7 +87,7 @@ async fn lock(connection: &AsyncPgConnection, sql: &str) -> QueryResult<bool> {
 }
 
 /// Holds all shards and takes the snapshots; the name of a shard whose lock is not free in time.
-async fn hold(sessions: &ClusterSessions) -> Result<Result<Moment, String>, OpenError> {
+async fn hold(sessions: &ClusterSessions) -> Result<Result<SnapshotPoint, String>, OpenError> {
     let shards = &sessions.shards;
     let began = Instant::now();
     let locked = join_all(shards.iter().map(async |shard| {
@@ -115,13 +115,13 @@ async fn hold(sessions: &ClusterSessions) -> Result<Result<Moment, String>, Open
         released.map_err(|error| shard.failed(error))?;
     }
     let Some((positions, at)) = taken else { return Ok(Err(String::new())) };
-    Ok(Ok(Moment { positions: positions?, at, held }))
+    Ok(Ok(SnapshotPoint { positions: positions?, at, held }))
 }
 
 async fn snapshots(sessions: &ClusterSessions) -> Result<Vec<u64>, OpenError> {
     let of_shards = join_all(sessions.shards.iter().map(snapshot));
     let (of_shards, of_catalog) =
-        join(of_shards, run(sessions.catalog.connection(), ONE_SNAPSHOT)).await;
+        join(of_shards, run(&sessions.catalog.connection, ONE_SNAPSHOT)).await;
     of_catalog.map_err(|error| OpenError::node("the catalog", error))?;
     of_shards.into_iter().collect()
 }
