@@ -1,4 +1,4 @@
-//! Snapshot point: holds the writes of all shards for as long as it takes to get a snapshot of each.
+//! Snapshot point: holds the writes of all shards until each has got a snapshot.
 //!
 //! **Invariant:** all snapshots are taken while no shard has a write under way, so every write that
 //! was acknowledged before is in them and every later one is not; the locks are released in any
