@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shard_manager::engine::Writer;
-use shard_manager::engine::slot_move::{MoveChange, MoveReader, RoundQuery};
+use shard_manager::engine::slot_move::{MoveChange, MoveReader, RoundBudget, RoundQuery};
 use shard_manager::keyspace::Slot;
 use shard_manager::moves::applied::AppliedRows;
 use shard_manager::moves::beginning::NewMoveRow;
@@ -75,6 +75,7 @@ impl Stopped<'_> {
             base: AppliedRows::begin(1),
             base_cursor: CopyCursor::Empty,
             has_digests: false,
+            budget: RoundBudget::ALONE,
         };
         let read = self.read(from, async |reader| reader.read_round(&query, deadline()).await);
         let read = read.expect("a round");

@@ -355,20 +355,40 @@ pub(super) async fn tables(session: &MoveSession) -> QueryResult<Vec<Table>> {
     Ok(tables)
 }
 
-/// Deletes some rows of these slots, and returns their number.
+/// Deletes some rows of these slots, and returns their number: 0 only if there are none.
 async fn delete(session: &MoveSession, slots: &[Slot], most: usize) -> QueryResult<usize> {
+    let tables = tables(session).await?;
+    let deleted = delete_onwards(session, (&tables, slots), most).await?;
+    if deleted == 0 && session.delete_from_start() {
+        return delete_onwards(session, (&tables, slots), most).await;
+    }
+    Ok(deleted)
+}
+
+/// Deletes some rows of the slots that the last deletion of the session has not emptied.
+async fn delete_onwards(
+    session: &MoveSession,
+    (tables, slots): (&[Table], &[Slot]),
+    most: usize,
+) -> QueryResult<usize> {
     let mut left = most;
-    for table in tables(session).await? {
-        if left == 0 {
-            break;
+    for table in tables {
+        let first = session.deletes_from(table.name());
+        let slots: Vec<Slot> =
+            slots.iter().copied().filter(|slot| slot.number() >= first).collect();
+        if left == 0 || slots.is_empty() {
+            continue;
         }
-        let binds = [slot_bind(slots), Bind::bigint(left as i64)];
-        let sql = statements::delete_batch(&table);
+        let binds = [slot_bind(&slots), Bind::bigint(left as i64)];
+        let sql = statements::delete_batch(table);
         let deleted = Statement { sql: &sql, binds: &binds, cached: true };
         let deleted = load(&session.connection, deleted).await?;
-        let deleted = deleted.first().and_then(|row| row.bigint(0));
-        let deleted = deleted.ok_or_else(|| unreadable(&"a deletion has no count"))?;
-        left = left.saturating_sub(deleted.max(0) as usize);
+        let number = |column| deleted.first().and_then(|row| row.bigint(column));
+        let count = number(0).ok_or_else(|| unreadable(&"a deletion has no count"))?;
+        if let Some(slot) = number(1).and_then(|slot| u16::try_from(slot).ok()) {
+            session.note_deleted(table.name(), slot);
+        }
+        left = left.saturating_sub(count.max(0) as usize);
     }
     Ok(most - left)
 }

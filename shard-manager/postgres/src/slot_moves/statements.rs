@@ -185,12 +185,13 @@ pub(super) fn select_chunk(table: &Table, has_begun: bool) -> String {
     sql + " LIMIT $2"
 }
 
-/// Deletes rows of the slots `$1`, at most `$2`, and returns their number.
+/// Deletes rows of the slots `$1`, at most `$2`, the lowest slots first. Returns their number and the
+/// highest of their slots.
 pub(super) fn delete_batch(table: &Table) -> String {
     let name = table.name();
     format!(
         "WITH gone AS (DELETE FROM {name} WHERE ctid=ANY(ARRAY(SELECT ctid FROM {name} \
-         WHERE slot=ANY($1) LIMIT $2)) RETURNING 1) SELECT count(*) FROM gone"
+         WHERE slot=ANY($1) ORDER BY slot LIMIT $2)) RETURNING slot) SELECT count(*),max(slot)::bigint FROM gone"
     )
 }
 
