@@ -33,6 +33,8 @@ const ANSWERED_MAX: Duration = Duration::from_secs(2);
 const HEADERS: [(&str, &str); 2] = [("x-consistency", "quorum"), ("x-deadline-ms", "1000")];
 /// Seconds after which the long test begins no other story.
 const SECONDS: &str = "TESSERA_CRASH_SECONDS";
+/// Text in the descriptions of the stories that the long test plays.
+const ONLY: &str = "TESSERA_CRASH_ONLY";
 
 /// Loss while the router stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,7 +292,10 @@ fn a_move_between_servers_goes_on_after_a_crash_and_loses_no_write_and_leaves_no
 #[ignore = "takes an hour: cargo test -p loadtest --test it crashed_moves -- --ignored"]
 fn a_move_between_servers_goes_on_after_a_crash_at_every_stop_point() {
     let limit = std::env::var(SECONDS).ok().map(|text| text.parse().unwrap());
-    let crashes = all();
+    let mut crashes = all();
+    if let Ok(only) = std::env::var(ONLY) {
+        crashes.retain(|crash| format!("{crash:?}").contains(&only));
+    }
     let count = crashes.len();
     let (played, failed) = play_all(crashes, limit.map(Duration::from_secs));
     eprintln!("{played} of {count} crashes, {} failed", failed.len());
