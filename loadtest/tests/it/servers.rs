@@ -6,6 +6,7 @@
 mod crash_servers;
 mod crashed_moves;
 mod frozen_mover;
+mod jumping_clocks;
 mod one_statement_fence;
 
 use std::io::{BufRead, BufReader};

@@ -71,16 +71,17 @@ impl CrashServers {
     pub(super) fn up() -> Option<Self> {
         let cluster = Cluster::up("2", "1")?;
         let variables = fs::read_to_string(cluster.dir().join("tessera.env")).unwrap();
-        let mut servers = Self { cluster, nodes: Vec::new(), variables };
-        let shown = servers.shown();
-        servers.nodes = shown
-            .iter()
-            .map(|node| {
-                let port = u16::try_from(node["port"].as_u64().unwrap()).unwrap();
-                CrashNode { name: name(node), port, proxy: TcpProxy::to(port) }
-            })
-            .collect();
-        Some(servers)
+        Some(Self { cluster, nodes: Vec::new(), variables })
+    }
+
+    /// Opens new proxies: one keeps its connections as long as it is there.
+    pub(super) fn open_proxies(&mut self) {
+        let shown = self.shown();
+        let nodes = shown.iter().map(|node| {
+            let port = u16::try_from(node["port"].as_u64().unwrap()).unwrap();
+            CrashNode { name: name(node), port, proxy: TcpProxy::to(port) }
+        });
+        self.nodes = nodes.collect();
     }
 
     /// Returns the file of variables for a router that reaches the nodes through the proxies.
