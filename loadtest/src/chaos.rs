@@ -178,10 +178,17 @@ impl ChaosTargets {
                 tokio::time::sleep(lasts).await;
                 router.thaw()?;
             }
-            _ => {
+            Fault::Restart => {
                 router.end().await?;
                 router.start()?;
             }
+            // They are faults of something else.
+            Fault::Node { .. }
+            | Fault::LostAnswers { .. }
+            | Fault::Promote { .. }
+            | Fault::Fence { .. }
+            | Fault::Move { .. }
+            | Fault::Redis { .. } => return Ok(()),
         }
         self.routers.rotate_left(1);
         Ok(())

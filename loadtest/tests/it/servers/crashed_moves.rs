@@ -167,8 +167,8 @@ impl<'s> Story<'s> {
         self.others.push(router);
     }
 
-    /// Writes until the router has stopped. If an answer is to be lost, nobody writes: a change would
-    /// bring another step first.
+    /// Writes until the router has stopped. If an answer is to be lost, the client writes nothing:
+    /// a change would bring another step first.
     fn await_stop(&mut self) {
         let began = Instant::now();
         let mover = self.mover.as_ref().unwrap();

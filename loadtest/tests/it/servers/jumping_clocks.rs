@@ -1,8 +1,8 @@
 //! Test of moves while the clocks of both primaries and of the router jump by an hour, back and
 //! forth, each at other times than the others.
 //!
-//! `libfaketime` lets a process see another wall clock. Times of waits, which are monotonic, stay as
-//! they are, as on a machine whose clock is set.
+//! `libfaketime` lets a process see another wall clock. Times of waits, which are monotonic, stay
+//! as they are, as on a machine whose clock is set.
 //!
 //! **Not here:** a fence after one jump (`crashed_moves`), the simulated clocks (crate `moves`).
 

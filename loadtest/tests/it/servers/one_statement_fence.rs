@@ -37,7 +37,8 @@ const COMMIT_ONCE_AWAITED: &str = "DO $$ BEGIN
     LOOP PERFORM pg_sleep(0.001); END LOOP;
 END $$; COMMIT";
 
-/// Moves the slots of a client until the router has frozen itself. Nobody writes meanwhile.
+/// Moves the slots of a client until the router has frozen itself. The client writes nothing
+/// meanwhile.
 fn stop(router: &Router, client: &mut MoveClient) {
     client.begin_move(|| router.is_frozen());
     let began = Instant::now();
