@@ -176,11 +176,17 @@ async fn look(
     let seen = commit_of(request).and_then(|commit| snapshot_mark::text(&commit.applied.mark));
     let seen = Bind::value(ColumnType::Text, &seen.map_or(Value::Null, Value::Text));
     let states = [slots.clone(), Bind::text(&id)];
+    let looks_early = is_on(Mutation::OneStatementFence) && commit_of(request).is_some();
+    let early: Vec<Bind> = locks.iter().cloned().chain([seen.clone()]).collect();
     let scene = [slots, Bind::text(&id), seen];
     let statement = |sql, binds| step(connection, Statement { sql, binds, cached: true });
+    let lock = match looks_early {
+        true => statement(statements::LOCK_AND_LOOK, &*early),
+        false => statement(statements::LOCK, &locks),
+    };
     let mut steps = vec![
         plain(connection, &begin),
-        statement(statements::LOCK, &locks),
+        lock,
         statement(statements::MOVES, &system),
         statement(statements::STATES, &states),
         statement(statements::SCENE, &scene),
@@ -191,7 +197,8 @@ async fn look(
     let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
     let mut results = results?.into_iter().skip(1);
     let mut next = || results.next().unwrap_or_default();
-    if let Some(holder) = next().first().and_then(|row| row.text(0)) {
+    let locked = next();
+    if let Some(holder) = locked.first().and_then(|row| row.text(0)) {
         return Ok(Err(holder));
     }
     let rows = next();
@@ -210,7 +217,10 @@ async fn look(
         metadata: ShardMetadata { slots, moves: moves?, generation: 0, version: number(1) },
         now: number(0),
         position: Position { timeline, sequence: number(2) },
-        has_change: scene.first().and_then(|row| row.boolean(3)) != Some(false),
+        has_change: match looks_early {
+            true => locked.first().and_then(|row| row.boolean(1)) != Some(false),
+            false => scene.first().and_then(|row| row.boolean(3)) != Some(false),
+        },
         is_recorded: next().is_empty(),
         stored,
         system,
