@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use shard_manager::engine::Writer;
 use shard_manager::engine::audit_report::{AuditOptions, AuditReport};
-use shard_manager::engine::slot_move::{MoveChange, MoveReader, RoundQuery};
+use shard_manager::engine::slot_move::{MoveChange, MoveReader, RoundBudget, RoundQuery};
 use shard_manager::keyspace::Slot;
 use shard_manager::moves::applied::AppliedRows;
 use shard_manager::moves::beginning::NewMoveRow;
@@ -76,6 +76,7 @@ impl Stopped<'_> {
             base: AppliedRows::begin(1),
             base_cursor: CopyCursor::Empty,
             has_digests: false,
+            budget: RoundBudget::ALONE,
         };
         let read = self.read(from, async |reader| reader.read_round(&query, deadline()).await);
         let read = read.expect("a round");

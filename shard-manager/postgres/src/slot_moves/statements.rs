@@ -29,6 +29,13 @@ pub(super) const MOVES: &str = "SELECT (to_jsonb(own)-'system'||jsonb_build_obje
     begun+is_foreign::integer))::text,is_foreign FROM tessera_slot_moves AS own,\
     LATERAL (SELECT system<>$1 AND traced_after IS NOT NULL AS is_foreign) AS origin ORDER BY id";
 
+/// Takes the locks like [`LOCK`], and looks for changes of the move `$1` that the snapshot `$5`
+/// does not show, in the snapshot of the same statement. It is older than the lock, so it misses
+/// the changes for which the lock was waited for. Used only by a mutation.
+pub(super) const LOCK_AND_LOOK: &str = "SELECT holder,tessera_has_change(ARRAY(SELECT \
+    number::integer FROM tessera_slot_moves,json_array_elements_text(slots::json) AS number \
+    WHERE id=$1),$5) FROM (SELECT tessera_lock_move($1,$2,$3,$4) AS holder OFFSET 0) AS held";
+
 /// Removes all recorded changes of the slots `$1`.
 pub(super) const FORGET_CHANGES: &str = "DELETE FROM tessera_changes WHERE slot=ANY($1)";
 
@@ -175,12 +182,13 @@ pub(super) fn select_chunk(table: &Table, has_begun: bool) -> String {
     sql + " LIMIT $2"
 }
 
-/// Deletes rows of the slots `$1`, at most `$2`, and returns their number.
+/// Deletes rows of the slots `$1`, at most `$2`, the lowest slots first. Returns their number and the
+/// highest of their slots.
 pub(super) fn delete_batch(table: &Table) -> String {
     let name = table.name();
     format!(
         "WITH gone AS (DELETE FROM {name} WHERE ctid=ANY(ARRAY(SELECT ctid FROM {name} \
-         WHERE slot=ANY($1) LIMIT $2)) RETURNING 1) SELECT count(*) FROM gone"
+         WHERE slot=ANY($1) ORDER BY slot LIMIT $2)) RETURNING slot) SELECT count(*),max(slot)::bigint FROM gone"
     )
 }
 
