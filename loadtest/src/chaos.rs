@@ -8,6 +8,9 @@
 
 mod cluster;
 mod fence;
+mod growth;
+mod new_databases;
+mod operator_requests;
 mod process;
 mod proxy;
 mod redis;
@@ -29,11 +32,14 @@ pub(crate) use cluster::ClusterError;
 
 use self::cluster::Cluster;
 use self::fence::FenceCommand;
+use self::growth::Growth;
+use self::new_databases::NewDatabases;
 use self::process::RouterProcess;
 use self::redis::RedisProcess;
 use self::schedule::{Fault, RedisAction, Schedule};
 use self::slot_moves::SlotMoves;
 use crate::fault_kind::FaultKind;
+use crate::growth_summary::GrowthSummary;
 use crate::http_client::Pool;
 use crate::move_summary::MoveSummary;
 use crate::moving_slots::MovingSlots;
@@ -45,6 +51,8 @@ pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 /// Part of the seed of moves, so that the other faults are those of a run without moves.
 const MOVES: u64 = 1 << 63;
+/// Part of the seed of shards that come and go.
+const GROWTH: u64 = 1 << 62;
 /// Flag of a router that carries out moves of slots without access control.
 const OPERATE: &str = "--operate";
 
@@ -60,6 +68,8 @@ pub(crate) struct ChaosTargets {
     fence: Option<FenceCommand>,
     /// Moves of slots of the run, if there were any.
     move_summary: Option<MoveSummary>,
+    /// Shards that have come and gone in the run, if there were any.
+    growth_summary: Option<GrowthSummary>,
     kinds: Vec<FaultKind>,
 }
 
@@ -74,7 +84,8 @@ impl ChaosTargets {
         let flags = options.router_options.as_deref().unwrap_or_default();
         let mut flags: Vec<_> = flags.split_whitespace().map(str::to_owned).collect();
         let kinds = options.kinds();
-        if kinds.iter().any(|kind| kind.is_of_moves()) && !flags.iter().any(|flag| flag == OPERATE)
+        if kinds.iter().any(|kind| kind.needs_operate())
+            && !flags.iter().any(|flag| flag == OPERATE)
         {
             flags.push(OPERATE.to_owned());
         }
@@ -103,7 +114,8 @@ impl ChaosTargets {
         let urls = routers.iter().map(RouterProcess::url).collect();
         let data_dir = routers.front().map(RouterProcess::data_dir).unwrap_or_default();
         let fence = manager.map(|program| FenceCommand::new(program, servers, data_dir));
-        Ok(Self { routers, urls, cluster, redis, fence, move_summary: None, kinds })
+        let (move_summary, growth_summary) = (None, None);
+        Ok(Self { routers, urls, cluster, redis, fence, move_summary, growth_summary, kinds })
     }
 
     /// Returns the URLs of the routers.
@@ -125,6 +137,16 @@ impl ChaosTargets {
     /// Returns how the moves of slots have ended, if they were among the faults.
     pub(crate) fn move_summary(&self) -> Option<&MoveSummary> {
         self.move_summary.as_ref()
+    }
+
+    /// Returns the shards that have come and gone, if that was among the faults.
+    pub(crate) fn growth_summary(&self) -> Option<&GrowthSummary> {
+        self.growth_summary.as_ref()
+    }
+
+    /// Returns databases for new shards; `None` if shards are files.
+    fn new_databases(&self) -> Option<NewDatabases> {
+        self.cluster.as_ref().map(|cluster| NewDatabases::new(cluster.servers()))
     }
 
     /// Keeps the directories of the routers after the run, and returns their paths.
@@ -188,6 +210,7 @@ impl ChaosTargets {
             | Fault::Promote { .. }
             | Fault::Fence { .. }
             | Fault::Move { .. }
+            | Fault::Grow { .. }
             | Fault::Redis { .. } => return Ok(()),
         }
         self.routers.rotate_left(1);
@@ -209,7 +232,7 @@ impl ChaosTargets {
                 return fence.run(pool, (first, last), lasts).await;
             }
             // They go on beside the others.
-            Fault::Move { .. } => {}
+            Fault::Move { .. } | Fault::Grow { .. } => {}
             Fault::Node { .. } | Fault::LostAnswers { .. } | Fault::Promote { .. } => {
                 let Some(cluster) = &mut self.cluster else { return Ok(None) };
                 return commit_to(cluster, fault).await;
@@ -252,6 +275,7 @@ async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option
         | Fault::Restart
         | Fault::Fence { .. }
         | Fault::Move { .. }
+        | Fault::Grow { .. }
         | Fault::Redis { .. } => Ok(None),
     }
 }
@@ -262,6 +286,8 @@ pub(crate) struct Chaos {
     task: JoinHandle<anyhow::Result<ChaosTargets>>,
     /// Moves of slots, which go on beside the other faults.
     moves: Option<JoinHandle<SlotMoves>>,
+    /// Shards that come and go beside them.
+    growth: Option<JoinHandle<Growth>>,
     recorder: Arc<Recorder>,
 }
 
@@ -283,10 +309,18 @@ impl Chaos {
             let slot_moves = SlotMoves::new(Arc::clone(&pool), moving);
             tokio::spawn(slot_moves.run(schedule, Arc::clone(&recorder), stopped.clone()))
         });
+        let (growing, others): (Vec<FaultKind>, Vec<FaultKind>) =
+            others.into_iter().partition(|kind| kind.is_of_growth());
+        let growth = (!growing.is_empty()).then(|| {
+            let schedule = Schedule::new(seed ^ GROWTH, &growing, 0, 0);
+            let drains = growing.contains(&FaultKind::Drain);
+            let growth = Growth::new(Arc::clone(&pool), targets.new_databases(), drains);
+            tokio::spawn(growth.run(schedule, Arc::clone(&recorder), stopped.clone()))
+        });
         let (nodes, shards) = targets.names();
         let schedule = Schedule::new(seed, &others, nodes.len(), shards.len());
         let task = targets.break_by(schedule, Arc::clone(&recorder), pool, stopped);
-        Self { stop, task: tokio::spawn(task), moves, recorder }
+        Self { stop, task: tokio::spawn(task), moves, growth, recorder }
     }
 
     /// Lets the last fault end, and the moves.
@@ -294,10 +328,16 @@ impl Chaos {
     /// # Errors
     /// The router could not be started again; [`ClusterError`] if it was a node.
     pub(crate) async fn stop(self) -> anyhow::Result<ChaosTargets> {
-        let Self { stop, task, moves, recorder } = self;
+        let Self { stop, task, moves, growth, recorder } = self;
         // The task has ended if it failed before; its result says why.
         let _ = stop.send(true);
         let mut targets = task.await.context("the task that injects faults failed")??;
+        if let Some(growth) = growth {
+            let mut growth = growth.await.context("the task that adds shards failed")?;
+            let summary = growth.finish().await;
+            recorder.fault(&summary.describe());
+            targets.growth_summary = Some(summary);
+        }
         if let Some(moves) = moves {
             let mut moves = moves.await.context("the task that moves slots failed")?;
             let summary = moves.finish().await;

@@ -31,6 +31,10 @@ pub(crate) enum FaultKind {
     Move,
     /// A move of slots is rolled back
     Rollback,
+    /// A new shard joins and takes its share of the slots
+    Join,
+    /// The shard that has joined is emptied and retires
+    Drain,
     /// The cache is emptied
     RedisFlush,
     /// The cache is frozen (SIGSTOP)
@@ -61,7 +65,7 @@ impl FaultKind {
 
     /// Returns true if the fault needs servers below the router.
     pub(crate) fn needs_cluster(self) -> bool {
-        let others = [Self::Fence, Self::Move, Self::Rollback];
+        let others = [Self::Fence, Self::Move, Self::Rollback, Self::Join, Self::Drain];
         ![&Self::OF_ROUTER[..], &Self::OF_CACHE, &others].concat().contains(&self)
     }
 
@@ -79,6 +83,8 @@ impl FaultKind {
             | Self::Delay
             | Self::LostAnswer
             | Self::Fence
+            | Self::Join
+            | Self::Drain
             | Self::RedisFlush
             | Self::RedisFreeze
             | Self::RedisKill => 3,
@@ -88,6 +94,16 @@ impl FaultKind {
     /// Returns true if the fault is about moves of slots.
     pub(crate) fn is_of_moves(self) -> bool {
         [Self::Move, Self::Rollback].contains(&self)
+    }
+
+    /// Returns true if the fault is about shards that come and go.
+    pub(crate) fn is_of_growth(self) -> bool {
+        [Self::Join, Self::Drain].contains(&self)
+    }
+
+    /// Returns true if only a router with `--operate` has the fault.
+    pub(crate) fn needs_operate(self) -> bool {
+        self.is_of_moves() || self.is_of_growth()
     }
 
     /// Returns whether the fault takes one of a shard's nodes away.
@@ -102,6 +118,8 @@ impl FaultKind {
             | Self::Fence
             | Self::Move
             | Self::Rollback
+            | Self::Join
+            | Self::Drain
             | Self::RedisFlush
             | Self::RedisFreeze
             | Self::RedisKill => false,

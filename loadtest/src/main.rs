@@ -10,7 +10,7 @@
 //! | `clients`, `tenants`, `probe` | users of several tenants, and requests for rows of others |
 //! | `load`, `counters`, `progress`, `cpu`, `measured_run` | users, and measurements |
 //! | `verify`, `chaos`, `verified_run` | the verifying workload, and faults meanwhile |
-//! | `moving_slots`, `move_summary` | slots that move meanwhile, and the ends of their moves |
+//! | `moving_slots`, `move_summary`, `growth_summary` | slots that move and shards that join meanwhile, and how that ends |
 //! | `report` | the result |
 //!
 //! The library has the recorder of a run (`recorder`) and the command `loadtest check` (`check`);
@@ -27,6 +27,7 @@ mod clients;
 mod counters;
 mod cpu;
 mod fault_kind;
+mod growth_summary;
 mod http_client;
 mod keys;
 mod keyspace;

@@ -338,7 +338,7 @@ impl Options {
         anyhow::ensure!(
             cluster.is_some() || !faults.iter().any(|kind| kind.needs_cluster()),
             "--faults: without --cluster DIR there is only the router to break: router-kill, router-freeze, \
-             router-restart, fence, move, rollback"
+             router-restart, fence, move, rollback, join, drain"
         );
         anyhow::ensure!(
             self.load.routers == 1 || cluster.is_some(),
@@ -347,6 +347,10 @@ impl Options {
         anyhow::ensure!(
             !faults.contains(&FaultKind::Rollback) || faults.contains(&FaultKind::Move),
             "--faults rollback: without move there is nothing to roll back"
+        );
+        anyhow::ensure!(
+            !faults.contains(&FaultKind::Drain) || faults.contains(&FaultKind::Join),
+            "--faults drain: a shard is drained that has joined: add join"
         );
         anyhow::ensure!(
             shard_manager.is_none() || cluster.is_some() || faults.contains(&FaultKind::Fence),

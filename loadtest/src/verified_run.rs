@@ -15,6 +15,7 @@ use loadtest::recorder::Recorder;
 use crate::chaos::{self, Chaos, ChaosTargets, ClusterError};
 use crate::clients::Clients;
 use crate::counters::Counters;
+use crate::growth_summary::GrowthSummary;
 use crate::http_client::Pool;
 use crate::measured_run;
 use crate::move_summary::MoveSummary;
@@ -27,6 +28,8 @@ use crate::verify::Verification;
 const LIVENESS: &str = "liveness";
 /// Name of the check that the router makes itself.
 const MOVES: &str = "moves";
+/// Name of the check of the shard maps that were seen while shards came and went.
+const MAP: &str = "map";
 
 /// Runs the workload against routers that are there.
 pub(crate) async fn run(options: &Options, clients: &Clients) -> anyhow::Result<Report> {
@@ -121,9 +124,12 @@ async fn break_meanwhile(
     }
     let moves = targets.as_ref().and_then(ChaosTargets::move_summary).cloned().unwrap_or_default();
     verified.add_moves(&moves);
+    let growth = targets.as_ref().and_then(ChaosTargets::growth_summary).cloned();
+    let growth = growth.unwrap_or_default();
+    verified.add_growth(&growth);
     let start = start(&counters, &recorder);
     let mut report = conclude(options, &counters, ran, &history, (verified, start));
-    report.warnings.extend(moves.warnings());
+    report.warnings.extend(moves.warnings().chain(growth.warnings()));
     Ok((report, targets))
 }
 
@@ -199,6 +205,19 @@ impl Verified {
         for differing in moves.differing() {
             let promise = "a move copies every row of its slots as it is";
             self.accuse_of(MOVES, promise, differing.clone());
+        }
+    }
+
+    /// Adds the shards that have come and gone, if there were any. A map without a slot, or with
+    /// one twice, is a broken promise.
+    fn add_growth(&mut self, growth: &GrowthSummary) {
+        if *growth == GrowthSummary::default() {
+            return;
+        }
+        self.notes.insert(0, growth.describe());
+        for broken in &growth.broken_maps {
+            let promise = "each slot has exactly one owner at any time";
+            self.accuse_of(MAP, promise, broken.clone());
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::lab_servers::Lab;
 /// The folder of the clusters.
 static FOLDER: LazyLock<Option<PathBuf>> =
     LazyLock::new(|| std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from));
-static PLAIN: LazyLock<Server> = LazyLock::new(|| servers("plain").remove(0));
+pub(crate) static PLAIN: LazyLock<Server> = LazyLock::new(|| servers("plain").remove(0));
 pub(crate) static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::new(servers("lab")));
 
 /// The cluster of Citus, if the environment names one: then all tests stand on it.

@@ -58,6 +58,8 @@ mod metrics_of_errors;
 mod moves;
 mod moves_saved;
 mod moves_watched;
+mod named_tests;
+mod new_databases;
 mod operations;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;
@@ -105,4 +107,5 @@ mod traces;
 mod transactions;
 mod type_size;
 mod unsupported_headers;
+mod walk;
 mod writes;

@@ -7,15 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::backend::{files_only, not_on_citus};
+use crate::backend::{files_only, is_servers, not_on_citus};
 use crate::client::refusal;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
 use crate::moves::{End, OPERATE};
+use crate::new_databases::new_shard;
 
 const RING: &[&str] = &["--operate", "--placement", "ring:160"];
 pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
-pub(crate) const WHY: &str = "a shard of servers joins by its URL";
+pub(crate) const WHY: &str = "Citus places rows itself";
 const SLOTS: usize = 16_384;
 
 pub(crate) fn post(router: &Router, path: &str, body: &Value) -> Reply {
@@ -23,10 +24,10 @@ pub(crate) fn post(router: &Router, path: &str, body: &Value) -> Reply {
     router.send("POST", path, &headers, Some(body.to_string().as_bytes()))
 }
 
-/// Lets a shard join.
+/// Lets a new shard join: a file, or an empty database.
 #[track_caller]
 pub(crate) fn join(router: &Router, name: &str) {
-    let reply = post(router, "/api/shards", &json!({"name": name}));
+    let reply = post(router, "/api/shards", &new_shard(name));
     assert_eq!(reply.status, 201, "{}", reply.text());
 }
 
@@ -180,7 +181,7 @@ fn check_row(router: &Router, key: &str, name: &str) {
 
 #[test]
 fn a_fourth_shard_draws_a_quarter_of_a_ring_under_writes_and_gives_it_back_when_it_is_drained() {
-    files_only!(WHY);
+    not_on_citus!(WHY);
     let router = Router::start_with(RING);
     let mut rows = Rows::write(&router, 200);
     let before = owners(&router);
@@ -221,7 +222,7 @@ fn a_fourth_shard_draws_a_quarter_of_a_ring_under_writes_and_gives_it_back_when_
 
 #[test]
 fn a_rebalance_rests_goes_on_and_is_cancelled_and_another_one_is_refused_meanwhile() {
-    files_only!(WHY);
+    not_on_citus!(WHY);
     let router = Router::start_with(OPERATE);
     let mut rows = Rows::write(&router, 30);
     join(&router, "shard4");
@@ -279,7 +280,7 @@ fn a_rebalance_rests_goes_on_and_is_cancelled_and_another_one_is_refused_meanwhi
 
 #[test]
 fn a_drain_that_is_cancelled_leaves_the_shard_serving() {
-    not_on_citus!("Citus places rows itself");
+    not_on_citus!(WHY);
     let router = Router::start_with(OPERATE);
     let begun = begin(&router, "/api/shards/shard2/drain", &json!({"keep": 0}));
     eventually("the shard gets no slots any more", || {
@@ -296,7 +297,7 @@ fn a_drain_that_is_cancelled_leaves_the_shard_serving() {
 
 #[test]
 fn a_router_that_is_killed_in_the_middle_goes_on_when_it_starts_again() {
-    files_only!(WHY);
+    not_on_citus!(WHY);
     let folder = folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, OPERATE);
@@ -336,17 +337,72 @@ fn a_router_that_is_killed_in_the_middle_goes_on_when_it_starts_again() {
     check_files(router, &data);
 }
 
-/// Ends a router, and checks its files.
+/// Returns the owners after the moves of a plan.
+fn planned(before: &[String], plan: &Value) -> Vec<String> {
+    let mut owners = before.to_vec();
+    for step in plan["moves"].as_array().unwrap() {
+        for range in step["slots"].as_str().unwrap().split(',') {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let slots = first.parse::<usize>().unwrap()..=last.parse().unwrap();
+            for owner in &mut owners[slots] {
+                assert_eq!(*owner, step["from"], "{step}");
+                *owner = step["to"].as_str().unwrap().to_owned();
+            }
+        }
+    }
+    owners
+}
+
+#[test]
+fn a_rebalance_that_is_killed_after_each_of_its_moves_ends_with_the_map_of_its_plan() {
+    files_only!("the router of a cluster of files is killed and started again");
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, OPERATE);
+    let rows = Rows::write(&router, 150);
+    join(&router, "shard4");
+    // Six moves to the new shard, and as many back.
+    for shard in ["shard1", "shard2", "shard3"] {
+        assert_eq!(weigh(&router, shard, 20).status, 200);
+    }
+    for path in ["/api/rebalance", "/api/shards/shard4/drain"] {
+        let plan = post(&router, path, &json!({"dry_run": true})).json();
+        let moves = plan["moves"].as_array().unwrap().len() as u64;
+        assert!(moves >= 5, "{plan}");
+        let wanted = planned(&owners(&router), &plan);
+        let begun = begin(&router, path, &json!({"keep": 0}));
+        for moved in 0..moves {
+            progress(&router, &begun, "so many moves are over", |shown| {
+                shown["moved_count"].as_u64() >= Some(moved)
+            });
+            router.kill();
+            router = Router::start_in(&data, OPERATE);
+            owners(&router);
+            rows.check(&router);
+        }
+        let done = until(&router, &begun, "done");
+        assert_eq!((&done["moved_count"], &done["failed_count"]), (&json!(moves), &json!(0)));
+        assert!(owners(&router) == wanted, "{path}: each slot is where the plan had it");
+        rows.check(&router);
+    }
+    assert_eq!(state(&router, "shard4"), "gone", "it has retired");
+    check_files(router, &data);
+}
+
+/// Ends a router, and checks its files if it has some.
 fn check_files(mut router: Router, data: &Path) {
     router.end();
+    if is_servers() {
+        return;
+    }
     let checked = crate::commands::run(&["check", "--data-dir", data.to_str().unwrap()], "");
     assert_eq!(checked.code, Some(0), "{checked:?}");
 }
 
 #[test]
 fn a_shard_whose_slots_are_kept_retires_only_after_that() {
-    files_only!("the servers of tests are three shards");
-    let weights = &["--operate", "--placement", "weighted", "--weights", "15,1"];
+    not_on_citus!(WHY);
+    let weights = &["--operate", "--shards", "2", "--placement", "weighted", "--weights", "15,1"];
     let router = Router::start_with(weights);
     let begun = begin(&router, "/api/shards/shard2/drain", &json!({"keep": 600}));
     let waiting = progress(&router, &begun, "all slots have moved", |shown| {

@@ -1,54 +1,19 @@
 //! Tests of databases of PostgreSQL that join a cluster with two routers.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::backend::{ask_primary, not_on_citus, servers_only, url_of};
+use crate::backend::{not_on_citus, servers_only, url_of};
 use crate::client::refusal;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
+use crate::new_databases::{NewDatabase, host};
 
 const FLAGS: &[&str] = &["--replicas", "0", "--operate"];
 const HEADERS: [(&str, &str); 2] =
     [("x-deadline-ms", "60000"), ("content-type", "application/json")];
 const WHY: &str = "its shards are databases";
-
-/// An empty database on the server of a cluster. Dropped with its value.
-struct NewDatabase<'d> {
-    data: &'d Path,
-    name: String,
-}
-
-impl<'d> NewDatabase<'d> {
-    fn create(data: &'d Path) -> Self {
-        static CREATED: AtomicU32 = AtomicU32::new(0);
-        let number = CREATED.fetch_add(1, Ordering::Relaxed);
-        let name = format!("new_shard_{}_{number}", std::process::id());
-        ask_primary(data, 0, &format!("CREATE DATABASE {name}"));
-        Self { data, name }
-    }
-
-    /// Returns the URL without user and password.
-    fn url(&self) -> String {
-        format!("postgres://{}/{}", host(self.data), self.name)
-    }
-}
-
-impl Drop for NewDatabase<'_> {
-    fn drop(&mut self) {
-        ask_primary(self.data, 0, &format!("DROP DATABASE {} WITH (FORCE)", self.name));
-    }
-}
-
-/// Returns host and port of the server of a cluster.
-fn host(data: &Path) -> String {
-    let url = url_of(data, 0);
-    let (_, authority) = url.split_once("://").unwrap();
-    let authority = authority.split('/').next().unwrap();
-    authority.rsplit('@').next().unwrap().to_owned()
-}
 
 fn join(router: &Router, name: &str, url: &str) -> Reply {
     let body = json!({"name": name, "url": url}).to_string();
@@ -68,7 +33,7 @@ fn a_database_joins_through_one_router_and_the_other_follows() {
     let data = folder.path().join("data");
     let routers = [Router::start_in(&data, FLAGS), Router::start_in(&data, FLAGS)];
     assert_eq!(routers[0].write_user("ada", "Ada").status, 201);
-    let database = NewDatabase::create(&data);
+    let database = NewDatabase::create();
     for status in [201, 200] {
         let joined = join(&routers[0], "east", &database.url());
         assert_eq!(joined.status, status, "{}", joined.text());
@@ -102,13 +67,13 @@ fn databases_that_cannot_join_are_refused_and_stay_as_they_are() {
     let (data, other) = (folder.path().join("data"), folder.path().join("other"));
     let router = Router::start_in(&data, FLAGS);
     drop(Router::start_in(&other, FLAGS));
-    let database = NewDatabase::create(&data);
+    let database = NewDatabase::create();
     let plain = database.url();
     let (_, place) = plain.split_once("://").unwrap();
     let named = |cluster: &Path, shard| {
         let url = url_of(cluster, shard);
         let name = url.split('?').next().unwrap().rsplit('/').next().unwrap().to_owned();
-        format!("postgres://{}/{name}", host(cluster))
+        format!("postgres://{}/{name}", host())
     };
     for (url, status, code) in [
         (format!("postgres://canary:secret@{place}"), 400, "TSR321"),
@@ -118,7 +83,7 @@ fn databases_that_cannot_join_are_refused_and_stay_as_they_are() {
         (named(&data, 1), 409, "TSR322"),
         (named(&other, 0), 409, "TSR322"),
         ("postgres://127.0.0.1:1/app".to_owned(), 409, "TSR325"),
-        (format!("postgres://{}/nowhere", host(&data)), 409, "TSR324"),
+        (format!("postgres://{}/nowhere", host()), 409, "TSR324"),
     ] {
         let reply = join(&router, "east", &url);
         let (found, said, _) = refusal(&reply);

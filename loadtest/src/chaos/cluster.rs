@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Deserialize;
 
+use super::new_databases::ShardServers;
 use super::proxy::{Proxy, Way};
 use super::schedule::FaultAction;
 use super::urls::{endpoints, rewritten};
@@ -53,6 +54,8 @@ pub(super) struct Cluster {
     proxies: Vec<Proxy>,
     pub(super) shards: Vec<String>,
     environment: Vec<(String, String)>,
+    /// Servers of each shard.
+    servers: Vec<ShardServers>,
     is_broken: bool,
 }
 
@@ -160,13 +163,19 @@ impl Cluster {
             }
             environment.push((name.to_owned(), rewritten(value, |_, port| other(port))));
         }
+        let servers = servers(&shards, &nodes, &proxies, &text);
         let names = nodes.into_iter().map(|node| node.node).collect();
-        Ok(Self { commands, names, proxies, shards, environment, is_broken: false })
+        Ok(Self { commands, names, proxies, shards, environment, servers, is_broken: false })
     }
 
     /// The variables for a router, by way of the proxies.
     pub(super) fn environment(&self) -> &[(String, String)] {
         &self.environment
+    }
+
+    /// The servers of each shard, with user and password.
+    pub(super) fn servers(&self) -> Vec<ShardServers> {
+        self.servers.clone()
     }
 
     /// Does something to a node, and undoes it after a while.
@@ -317,6 +326,30 @@ impl Commands {
         }
         Ok(())
     }
+}
+
+/// Returns the servers of each shard, with the user and password of the variables.
+fn servers(
+    shards: &[String],
+    nodes: &[Node],
+    proxies: &[Proxy],
+    environment: &str,
+) -> Vec<ShardServers> {
+    let after_scheme = environment.split("://").nth(1).unwrap_or_default();
+    let credentials = after_scheme.split('@').next().unwrap_or_default().to_owned();
+    let servers = shards.iter().map(|shard| {
+        let mut own: Vec<(&Node, &Proxy)> =
+            nodes.iter().zip(proxies).filter(|(node, _)| node.shard() == shard).collect();
+        own.sort_by_key(|(node, _)| !node.is_primary());
+        let hosts = own.iter().map(|(_, proxy)| format!("127.0.0.1:{}", proxy.port()));
+        let direct = own.iter().map(|(node, _)| format!("127.0.0.1:{}", node.port));
+        ShardServers {
+            credentials: credentials.clone(),
+            hosts: hosts.collect(),
+            direct: direct.collect(),
+        }
+    });
+    servers.collect()
 }
 
 /// The program that has the commands for a cluster: given, beside this one, or one of the path.

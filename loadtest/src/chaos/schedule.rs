@@ -15,7 +15,7 @@ const FROZEN_MS: (u32, u32) = (50, 4_500);
 const SLOW_MS: (u32, u32) = (5, 200);
 /// Number of slots that are fenced together: up to half of all.
 const FENCED: (u32, u32) = (1, SLOTS / 2);
-/// Moves come so many times sooner than other faults: they go on beside these.
+/// Moves and growth come so many times sooner than other faults: they go on beside these.
 const MOVES_SOONER: u32 = 4;
 /// Number of slots that move together.
 const MOVED: (u32, u32) = (16, 64);
@@ -25,6 +25,10 @@ const KEPT_S: (u32, u32) = (0, 6);
 const CANCELLED_EVERY: u32 = 5;
 /// Time after which it is, in milliseconds.
 const CANCELLED_MS: (u32, u32) = (0, 400);
+/// Weight of a shard that joins; the others have 48.
+const NEW_WEIGHT: (u32, u32) = (1, 2);
+/// Time after which a rebalance is cancelled, in milliseconds.
+const GROWTH_CANCELLED_MS: (u32, u32) = (0, 1_500);
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
 /// Answers that are lost, one after the other.
@@ -49,6 +53,8 @@ pub(super) enum Fault {
     Fence { first: u32, last: u32, lasts: Duration },
     /// Something is done to slots, beside the other faults.
     Move { action: MoveAction },
+    /// A shard comes or goes, beside the other faults.
+    Grow { action: GrowAction },
     /// Something is done to the cache.
     Redis { action: RedisAction },
 }
@@ -71,6 +77,24 @@ pub(super) struct MoveWish {
     pub(super) slots: u32,
     /// Time for which the source is kept, in seconds.
     pub(super) keep: u32,
+    /// Time after which it is cancelled.
+    pub(super) cancelled: Option<Duration>,
+}
+
+/// Shard that comes or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GrowAction {
+    /// A new shard joins and takes its share.
+    Join(GrowWish),
+    /// The new shard is emptied and retires.
+    Drain(GrowWish),
+}
+
+/// Rebalance that is to begin, as a seed determines it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GrowWish {
+    /// Weight of the new shard.
+    pub(super) weight: u32,
     /// Time after which it is cancelled.
     pub(super) cancelled: Option<Duration>,
 }
@@ -122,6 +146,10 @@ impl Fault {
             Self::Move { action } => match action {
                 MoveAction::Begin(wish) => format!("a move of {} slots", wish.slots),
                 MoveAction::RollBack { .. } => "a rollback of a move".to_owned(),
+            },
+            Self::Grow { action } => match action {
+                GrowAction::Join(_) => "a new shard that takes its share".to_owned(),
+                GrowAction::Drain(_) => "a drain of the new shard".to_owned(),
             },
             Self::Redis { action } => match action {
                 RedisAction::Empty => "Redis emptied".to_owned(),
@@ -201,6 +229,13 @@ impl Schedule {
         Fault::Move { action: MoveAction::Begin(wish) }
     }
 
+    fn growth(&mut self) -> GrowWish {
+        let is_cancelled = self.random.below(CANCELLED_EVERY) == 0;
+        let weight = self.number(NEW_WEIGHT);
+        let cancelled = is_cancelled.then(|| self.between(GROWTH_CANCELLED_MS));
+        GrowWish { weight, cancelled }
+    }
+
     fn node(&mut self, action: FaultAction) -> Fault {
         let node = self.random.below(self.nodes) as usize;
         Fault::Node { node, action, lasts: self.between(FROZEN_MS) }
@@ -244,6 +279,8 @@ impl Iterator for Schedule {
                 let seed = self.random.below(u32::MAX);
                 Fault::Move { action: MoveAction::RollBack { seed } }
             }
+            FaultKind::Join => Fault::Grow { action: GrowAction::Join(self.growth()) },
+            FaultKind::Drain => Fault::Grow { action: GrowAction::Drain(self.growth()) },
             FaultKind::RedisFlush => Fault::Redis { action: RedisAction::Empty },
             FaultKind::RedisFreeze => {
                 Fault::Redis { action: RedisAction::Freeze { lasts: self.between(FROZEN_MS) } }
@@ -252,8 +289,8 @@ impl Iterator for Schedule {
                 Fault::Redis { action: RedisAction::Kill { down: self.between(DOWN_MS) } }
             }
         };
-        let is_of_moves = matches!(fault, Fault::Move { .. });
-        Some((if is_of_moves { pause / MOVES_SOONER } else { pause }, fault))
+        let is_sooner = matches!(fault, Fault::Move { .. } | Fault::Grow { .. });
+        Some((if is_sooner { pause / MOVES_SOONER } else { pause }, fault))
     }
 }
 
@@ -303,6 +340,21 @@ mod tests {
     }
 
     #[test]
+    fn shards_come_and_go_in_about_equal_numbers_and_some_rebalances_are_cancelled() {
+        let kinds = [FaultKind::Join, FaultKind::Drain];
+        let faults: Vec<_> = Schedule::new(7, &kinds, 0, 0).take(200).collect();
+        let (mut joins, mut cancelled) = (0, 0);
+        for (_, fault) in &faults {
+            let Fault::Grow { action } = *fault else { panic!("{fault:?}") };
+            let (GrowAction::Join(wish) | GrowAction::Drain(wish)) = action;
+            assert!((1..=2).contains(&wish.weight), "{wish:?}");
+            joins += usize::from(matches!(action, GrowAction::Join(_)));
+            cancelled += usize::from(wish.cancelled.is_some());
+        }
+        assert!((60..140).contains(&joins) && (10..80).contains(&cancelled));
+    }
+
+    #[test]
     fn faults_of_a_cluster_meet_every_node_and_nothing_else() {
         let kinds = [FaultKind::Stop, FaultKind::Delay, FaultKind::Promote, FaultKind::LostAnswer];
         let faults: Vec<_> = Schedule::new(7, &kinds, 6, 2).take(200).collect();
@@ -323,6 +375,7 @@ mod tests {
                 | Fault::Restart
                 | Fault::Fence { .. }
                 | Fault::Move { .. }
+                | Fault::Grow { .. }
                 | Fault::Redis { .. } => panic!("{fault:?}"),
             }
         }

@@ -16,13 +16,13 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::operator_requests::{ShardMap, change, get, refusal};
 use super::schedule::{Fault, MoveAction, MoveWish, Schedule};
 use super::{LIVENESS, ready};
 use crate::http_client::{Answer, Pool};
 use crate::move_summary::MoveSummary;
 use crate::moving_slots::MovingSlots;
 use crate::random::Random;
-use crate::requests;
 
 /// Moves under way at a time, beside those whose source is only kept.
 const OPEN_MAX: usize = 4;
@@ -32,14 +32,6 @@ const KEPT_MAX: Duration = Duration::from_secs(5);
 const END_MAX: Duration = Duration::from_secs(60);
 /// Pause between two looks at the moves.
 const POLL: Duration = Duration::from_millis(50);
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(6);
-
-/// Owners of all slots.
-#[derive(Deserialize)]
-struct ShardMap {
-    ranges: Vec<(u16, u16, String)>,
-}
 
 #[derive(Deserialize)]
 struct Listed {
@@ -57,6 +49,8 @@ pub(super) struct SlotMove {
     rows: u64,
     longest_hold_ms: f64,
     reason: Option<String>,
+    /// Rebalance that has begun it.
+    rebalance: Option<String>,
     actions: Vec<String>,
 }
 
@@ -76,8 +70,10 @@ impl SlotMove {
 pub(super) struct SlotMoves {
     pool: Arc<Pool>,
     moving: Arc<MovingSlots>,
-    /// Moves that have begun during the run.
+    /// Moves that have begun during the run, without those of rebalances.
     begun: BTreeSet<String>,
+    /// Those of them that have ended: a router lists only the last ones.
+    ended: BTreeMap<String, SlotMove>,
 }
 
 /// Returns an error if slots cannot move because there is one shard only.
@@ -86,7 +82,7 @@ pub(super) struct SlotMoves {
 /// That, or the router does not answer.
 pub(super) async fn check_shards(pool: &Pool) -> anyhow::Result<()> {
     let map: ShardMap = get(pool, "/api/shard-map").await?;
-    let owners: BTreeSet<&String> = map.ranges.iter().map(|(_, _, shard)| shard).collect();
+    let owners = map.owners();
     anyhow::ensure!(
         owners.len() > 1,
         "--faults move: slots move between two shards at least, and this cluster has {}: without --cluster add \
@@ -98,7 +94,7 @@ pub(super) async fn check_shards(pool: &Pool) -> anyhow::Result<()> {
 
 impl SlotMoves {
     pub(super) fn new(pool: Arc<Pool>, moving: Arc<MovingSlots>) -> Self {
-        Self { pool, moving, begun: BTreeSet::new() }
+        Self { pool, moving, begun: BTreeSet::new(), ended: BTreeMap::new() }
     }
 
     /// Begins moves and rolls moves back, until it is stopped.
@@ -213,8 +209,10 @@ impl SlotMoves {
         }
         let mut slots = BTreeSet::new();
         for id in &self.begun {
-            let shown: anyhow::Result<SlotMove> =
-                get(&self.pool, &format!("/api/moves/{id}")).await;
+            let shown: anyhow::Result<SlotMove> = match self.ended.get(id) {
+                Some(ended) => Ok(ended.clone()),
+                None => get(&self.pool, &format!("/api/moves/{id}")).await,
+            };
             match shown {
                 Ok(shown) => {
                     if shown.phase == "done" || shown.phase == "rolled_back" {
@@ -232,9 +230,26 @@ impl SlotMoves {
     /// Returns the moves under way, and lets the workload know their slots.
     async fn look(&mut self) -> anyhow::Result<Vec<SlotMove>> {
         let listed: Listed = get(&self.pool, "/api/moves?state=open").await?;
-        self.begun.extend(listed.moves.iter().map(|open| open.id.clone()));
+        let own = listed.moves.iter().filter(|open| open.rebalance.is_none());
+        self.begun.extend(own.map(|open| open.id.clone()));
+        self.note_ends(&listed.moves).await;
         self.moving.set(&listed.moves.iter().flat_map(|open| slots_of(&open.slots)).collect());
         Ok(listed.moves)
+    }
+
+    /// Notes the moves that are under way no more.
+    async fn note_ends(&mut self, open: &[SlotMove]) {
+        let is_over = |id: &&String| {
+            !self.ended.contains_key(*id) && !open.iter().any(|open| open.id == **id)
+        };
+        let over: Vec<String> = self.begun.iter().filter(is_over).cloned().collect();
+        for id in over {
+            let shown = get::<SlotMove>(&self.pool, &format!("/api/moves/{id}")).await;
+            // The next look asks again.
+            if let Ok(shown) = shown.map(|shown| (id, shown)) {
+                self.ended.insert(shown.0, shown.1);
+            }
+        }
     }
 
     async fn order(&self, id: &str, order: &str) -> anyhow::Result<String> {
@@ -246,10 +261,7 @@ impl SlotMoves {
     }
 
     async fn post(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<Answer> {
-        let asked = requests::json(Method::POST, path, body);
-        let asked = asked.map_err(|failure| anyhow::anyhow!(failure.detail))?;
-        let answer = self.pool.send(asked, PATIENCE).await;
-        answer.map_err(|failure| anyhow::anyhow!(failure.detail))
+        change(&self.pool, (Method::POST, path), body).await
     }
 }
 
@@ -324,20 +336,6 @@ fn slots_of(text: &str) -> Vec<u16> {
         Some(first.trim().parse::<u16>().ok()?..=last.trim().parse::<u16>().ok()?)
     };
     text.split(',').filter_map(range).flatten().collect()
-}
-
-fn refusal(answer: &Answer) -> String {
-    let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let text = |member: &str| problem[member].as_str().unwrap_or_default().to_owned();
-    format!("{} {} {}", answer.status, text("code"), text("detail"))
-}
-
-async fn get<A: for<'a> Deserialize<'a>>(pool: &Pool, path: &str) -> anyhow::Result<A> {
-    let asked = requests::get(path).map_err(|failure| anyhow::anyhow!(failure.detail))?;
-    let answer = pool.send(asked, PATIENCE).await;
-    let answer = answer.map_err(|failure| anyhow::anyhow!(failure.detail))?;
-    anyhow::ensure!(answer.status == 200, "{path} was answered {}", refusal(&answer));
-    serde_json::from_slice(&answer.body).with_context(|| format!("{path} is not understood"))
 }
 
 #[cfg(test)]

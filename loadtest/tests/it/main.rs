@@ -9,6 +9,7 @@ mod database_session;
 mod encrypted;
 mod fake;
 mod fences;
+mod growth;
 mod http;
 mod move_client;
 mod move_stops;

@@ -67,7 +67,7 @@ pub enum MapChangeRefusal {
         slots: SlotSet,
     },
     /// The shard may get no slots.
-    #[error("{shard} is {}: only a serving shard gets slots", state.name())]
+    #[error("{shard} is {}: only a serving or draining shard gets slots", state.name())]
     NotServing {
         /// Name of the shard.
         shard: String,
@@ -171,7 +171,8 @@ fn check_owners(
     (from, to): (ShardNumber, ShardNumber),
 ) -> Result<(), MapChangeRefusal> {
     let (source, target) = (member(map, from)?, member(map, to)?);
-    if target.state != ShardState::Serving {
+    // No move to a draining shard begins, but one that was rolled back has given it slots already.
+    if !matches!(target.state, ShardState::Serving | ShardState::Draining) {
         let (shard, state) = (target.name.clone(), target.state);
         return Err(MapChangeRefusal::NotServing { shard, state });
     }

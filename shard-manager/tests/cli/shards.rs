@@ -50,3 +50,48 @@ fn changes_of_shards_that_are_refused_have_a_code_and_change_nothing() {
     run_in(&nowhere, &["shard", "add", "east"]).refused("there is no cluster here");
     assert!(!nowhere.exists());
 }
+
+#[test]
+fn a_stopped_cluster_plans_rebalances_and_drains_and_begins_none() {
+    let dir = Cluster::filled().stop();
+    let dir = dir.path();
+    let compared = run_in(dir, &["placement", "simulate", "--add", "--json"]).expect(0).json();
+    let algorithms = compared["algorithms"].as_array().expect("algorithms");
+    let simulated = algorithms.iter().find(|found| found["algorithm"] == "rebalance");
+    let share = simulated.expect("rebalance")["changes"][0]["share"].as_f64().expect("a share");
+    run_in(dir, &["shard", "add", "east", "--json"]).expect(0);
+    let plan =
+        |words: &[&str]| run_in(dir, &[words, &["--dry-run", "--json"]].concat()).expect(0).json();
+    let by_slots = plan(&["rebalance"]);
+    assert_eq!((&by_slots["by"], &by_slots["slots"]), (&json!("slots"), &json!(4_096)));
+    assert_eq!((share * 16_384.0).round(), 4_096.0, "`placement simulate` tells the same");
+    run_in(dir, &["shard", "weight", "east", "3"]).expect(0);
+    assert_eq!(plan(&["rebalance"])["slots"], 8_192, "the plan follows the weight");
+    let drain = plan(&["shard", "drain", "shard2"]);
+    assert_eq!((&drain["by"], &drain["shard"]), (&json!("drain"), &json!("shard2")));
+    assert_eq!(drain["slots"], 5_461);
+    let before = listed(dir);
+    for words in [&["rebalance", "--yes"][..], &["shard", "drain", "shard2"]] {
+        run_in(dir, words).refused("no router serves");
+    }
+    for (words, code) in [
+        (&["shard", "drain", "west"][..], "TSR320"),
+        (&["rebalance", "--by", "load", "--dry-run"], "TSR335"),
+        (&["rebalance", "--by", "placement", "--placement", "circle", "--dry-run"], "TSR335"),
+    ] {
+        run_in(dir, words).refused(code);
+    }
+    let weight = |shard: &str, weight: &str| run_in(dir, &["shard", "weight", shard, weight]);
+    for shard in ["east", "shard1", "shard2"] {
+        weight(shard, "0").expect(0);
+    }
+    weight("shard3", "0").refused("TSR321");
+    run_in(dir, &["shard", "drain", "shard3", "--dry-run"]).refused("nowhere to go");
+    assert_eq!(
+        run_in(dir, &["rebalance", "list", "--json"]).expect(0).json(),
+        json!({"rebalances": []})
+    );
+    let slots =
+        |shards: &[Value]| shards.iter().map(|shard| shard["slots"].clone()).collect::<Vec<_>>();
+    assert_eq!(slots(&listed(dir)), slots(&before));
+}

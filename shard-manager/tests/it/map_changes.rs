@@ -78,6 +78,21 @@ async fn of_two_changes_of_one_epoch_the_second_is_told_the_present_one() {
     assert_eq!((map.epoch(), map.topology().shards()[0].weight), (2, 4));
 }
 
+/// A rollback that was ordered before or during a drain gives the shard slots in its database; a
+/// map that refused them would never be published.
+#[tokio::test]
+async fn the_map_follows_a_rollback_to_a_shard_that_is_being_drained() {
+    let cluster = Cluster::with_shards(2);
+    let manager = &cluster.manager;
+    let draining = MapChange::State { shard: ShardNumber(1), state: ShardState::Draining };
+    changed(manager, draining, 1).await.expect("draining");
+    let back = changed(manager, owners(0..=9, 0, 1), 2).await.expect("the slots are there");
+    assert_eq!(back.slots_of(ShardNumber(1)).next(), Some(0));
+    let retired = MapChange::State { shard: ShardNumber(1), state: ShardState::Retired };
+    let refused = changed(manager, retired, 3).await;
+    assert!(matches!(refusal(refused), MapChangeRefusal::HasSlots { .. }));
+}
+
 #[tokio::test]
 async fn a_shard_joins_serves_and_retires_and_its_number_stays_taken() {
     let cluster = Cluster::with_shards(2);

@@ -352,6 +352,7 @@ pub(super) const LOADTEST: &[&[&str]] = &[
         "check",
         "cpu",
         "fault_kind",
+        "growth_summary",
         "keyspace",
         "move_summary",
         "random",

@@ -1,0 +1,314 @@
+//! Growth: lets new shards join and take their share, and drains them again, over the router's HTTP
+//! interface, while other faults go on.
+//!
+//! **Invariant:** one new shard is there at a time, and a run makes at most [`JOINS_MAX`]. The map
+//! is looked at as often as the rebalance is.
+//! **Not here:** the times of joins and drains (`schedule`), databases (`new_databases`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hyper::Method;
+use loadtest::recorder::Recorder;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::new_databases::NewDatabases;
+use super::operator_requests::{ShardMap, change, get, refusal};
+use super::schedule::{Fault, GrowAction, GrowWish, Schedule};
+use super::{LIVENESS, ready};
+use crate::growth_summary::GrowthSummary;
+use crate::http_client::Pool;
+
+/// New shards of a run.
+const JOINS_MAX: usize = 32;
+/// Weight of the shards that were there before, so that a new one takes one to three
+/// hundred slots.
+const OLD_WEIGHT: u32 = 48;
+/// Longest wait for a beginning: the router may be down, and replicas must follow.
+const BEGIN_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for the end of a rebalance.
+const END_MAX: Duration = Duration::from_secs(120);
+/// Pause between two looks.
+const POLL: Duration = Duration::from_millis(50);
+
+#[derive(Deserialize)]
+struct Shards {
+    shards: Vec<Shard>,
+}
+
+#[derive(Deserialize)]
+struct Shard {
+    shard: String,
+    state: String,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    rebalances: Vec<Rebalance>,
+}
+
+/// Rebalance as the router shows it.
+#[derive(Clone, Deserialize)]
+struct Rebalance {
+    id: String,
+    by: String,
+    state: String,
+    slots_moved: u64,
+    reason: Option<String>,
+    ended_at: Option<String>,
+}
+
+impl Rebalance {
+    fn describe(&self) -> String {
+        let Self { id, by, state, .. } = self;
+        let reason = self.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        format!("the rebalance {id} by {by}, {state}{reason}")
+    }
+}
+
+/// New shards of a run.
+pub(super) struct Growth {
+    pool: Arc<Pool>,
+    /// Databases of the new shards; `None` for shards of files.
+    databases: Option<NewDatabases>,
+    /// True if new shards are drained during the run.
+    drains: bool,
+    /// New shard that has not retired.
+    newcomer: Option<String>,
+    summary: GrowthSummary,
+}
+
+impl Growth {
+    pub(super) fn new(pool: Arc<Pool>, databases: Option<NewDatabases>, drains: bool) -> Self {
+        Self { pool, databases, drains, newcomer: None, summary: GrowthSummary::default() }
+    }
+
+    /// Lets shards join and drains them, until it is stopped.
+    pub(super) async fn run(
+        mut self,
+        schedule: Schedule,
+        recorder: Arc<Recorder>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Self {
+        for (pause, fault) in schedule {
+            tokio::select! {
+                _ = stopped.changed() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+            // No others are drawn.
+            let Fault::Grow { action } = fault else { continue };
+            let is_possible = match action {
+                GrowAction::Join(_) => self.newcomer.is_none() && self.summary.joined < JOINS_MAX,
+                GrowAction::Drain(_) => self.newcomer.is_some(),
+            };
+            if !is_possible {
+                continue;
+            }
+            let described = fault.describe(&[], &[]);
+            recorder.fault(&described);
+            let done = match action {
+                GrowAction::Join(wish) => self.join(wish, &mut stopped).await,
+                GrowAction::Drain(wish) => self.drain(wish.cancelled, &mut stopped).await,
+            };
+            let outcome = done.unwrap_or_else(|error| format!("not done: {error:#}"));
+            recorder.fault(&format!("over: {described} ({outcome})"));
+        }
+        self
+    }
+
+    /// Lets a shard join and take its share. Returns the outcome in words.
+    async fn join(
+        &mut self,
+        wish: GrowWish,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> anyhow::Result<String> {
+        ready(&self.pool, LIVENESS).await?;
+        self.weigh_old_shards().await?;
+        let number = self.summary.joined;
+        let name = format!("new{number}");
+        let mut shard = json!({"name": name, "weight": wish.weight});
+        if let Some(databases) = &mut self.databases {
+            shard["url"] = json!(databases.make(number).await?);
+        }
+        // A request that was cut off may have been carried out in part: the same one completes it.
+        let began = Instant::now();
+        loop {
+            let last = match change(&self.pool, (Method::POST, "/api/shards"), &shard).await {
+                Ok(answer) if [200, 201].contains(&answer.status) => break,
+                Ok(answer) => refusal(&answer),
+                Err(error) => format!("{error:#}"),
+            };
+            if began.elapsed() > BEGIN_MAX {
+                self.summary.open.push(format!("{name} has not joined: {last}"));
+                anyhow::bail!("{name} has not joined: {last}");
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.summary.joined += 1;
+        self.newcomer = Some(name.clone());
+        let body = json!({"by": "slots", "keep": 0});
+        let followed = self.rebalance("/api/rebalance", &body, wish.cancelled, stopped).await?;
+        Ok(format!("{name} of weight {}, {followed}", wish.weight))
+    }
+
+    /// Empties the new shard, which retires. Returns the outcome in words.
+    async fn drain(
+        &mut self,
+        cancelled: Option<Duration>,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> anyhow::Result<String> {
+        ready(&self.pool, LIVENESS).await?;
+        let name = self.newcomer.clone().context("no shard has joined")?;
+        let path = format!("/api/shards/{name}/drain");
+        let followed = self.rebalance(&path, &json!({"keep": 0}), cancelled, stopped).await?;
+        self.note_retired(&name).await?;
+        Ok(format!("{name}, {followed}"))
+    }
+
+    /// Gives the shards that were there before a weight by which a new one takes few slots.
+    async fn weigh_old_shards(&self) -> anyhow::Result<()> {
+        let listed: Shards = get(&self.pool, "/api/shards").await?;
+        for old in listed.shards.iter().filter(|shard| shard.state == "serving") {
+            let path = format!("/api/shards/{}", old.shard);
+            let weight = json!({"weight": OLD_WEIGHT});
+            let answer = change(&self.pool, (Method::PATCH, &path), &weight).await?;
+            anyhow::ensure!(answer.status == 200, "{path}: {}", refusal(&answer));
+        }
+        Ok(())
+    }
+
+    /// Begins a rebalance and follows it to its end, or until the run is stopped.
+    async fn rebalance(
+        &mut self,
+        path: &str,
+        body: &Value,
+        cancelled: Option<Duration>,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> anyhow::Result<String> {
+        let began = Instant::now();
+        let id = loop {
+            let last = match change(&self.pool, (Method::POST, path), body).await {
+                Ok(answer) if answer.status == 202 => {
+                    let begun: Rebalance = serde_json::from_slice(&answer.body)?;
+                    break begun.id;
+                }
+                Ok(answer) if answer.status == 200 => return Ok("nothing moves".to_owned()),
+                Ok(answer) => refusal(&answer),
+                Err(error) => format!("{error:#}"),
+            };
+            // It has begun if only the answer was lost.
+            if let Ok(Some(open)) = self.open().await {
+                break open.id;
+            }
+            anyhow::ensure!(began.elapsed() < BEGIN_MAX, "{last}");
+            anyhow::ensure!(!*stopped.borrow(), "the run has ended: {last}");
+            tokio::time::sleep(POLL).await;
+        };
+        let mut order = cancelled.map(|after| Instant::now() + after);
+        let began = Instant::now();
+        while began.elapsed() < END_MAX && !*stopped.borrow() {
+            if order.is_some_and(|at| at <= Instant::now()) {
+                let path = format!("/api/rebalance/{id}/cancel");
+                // The router may be down, or the rebalance over.
+                let ordered = change(&self.pool, (Method::POST, &path), &json!({})).await;
+                order = order.filter(|_| ordered.is_err());
+            }
+            self.look_at_map().await;
+            if let Some(outcome) = self.note_end(&id).await {
+                return Ok(outcome);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(format!("{id} goes on"))
+    }
+
+    /// Returns the rebalance that goes on.
+    async fn open(&self) -> anyhow::Result<Option<Rebalance>> {
+        let listed: Listed = get(&self.pool, "/api/rebalance").await?;
+        Ok(listed.rebalances.into_iter().find(|listed| listed.ended_at.is_none()))
+    }
+
+    /// Counts a rebalance if it has ended, and returns how.
+    async fn note_end(&mut self, id: &str) -> Option<String> {
+        let shown: Rebalance = get(&self.pool, &format!("/api/rebalance/{id}")).await.ok()?;
+        shown.ended_at.as_ref()?;
+        self.summary.slots += shown.slots_moved;
+        match shown.state.as_str() {
+            "done" => self.summary.done += 1,
+            "cancelled" => self.summary.cancelled += 1,
+            _ => self.summary.failed.push(shown.describe()),
+        }
+        Some(format!("{}, {} slots", shown.state, shown.slots_moved))
+    }
+
+    /// Reads the map, and notes if it has not each slot exactly once.
+    async fn look_at_map(&mut self) {
+        let Ok(map) = get::<ShardMap>(&self.pool, "/api/shard-map").await else { return };
+        self.summary.maps += 1;
+        self.summary.broken_maps.extend(map.fault());
+    }
+
+    /// Counts the new shard if it has retired.
+    async fn note_retired(&mut self, name: &str) -> anyhow::Result<()> {
+        let listed: Shards = get(&self.pool, "/api/shards").await?;
+        let is_there = |shard: &Shard| shard.shard == name && shard.state != "retired";
+        if !listed.shards.iter().any(is_there) {
+            self.newcomer = None;
+            self.summary.retired += 1;
+            let map: ShardMap = get(&self.pool, "/api/shard-map").await?;
+            if map.owners().iter().any(|owner| *owner == name) {
+                let broken = format!("{name} has retired and owns slots");
+                self.summary.broken_maps.push(broken);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of the rebalance that goes on, drains the new shard if the run drains
+    /// shards, and sums up.
+    pub(super) async fn finish(&mut self) -> GrowthSummary {
+        let began = Instant::now();
+        let mut left = Ok(());
+        while began.elapsed() < END_MAX {
+            left = self.try_finish().await;
+            let is_over = self.newcomer.is_none() || !self.drains;
+            if left.is_ok() && is_over {
+                break;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        if let Err(error) = left {
+            self.summary.open.push(format!("{error:#}"));
+        } else if let Some(name) = self.newcomer.as_ref().filter(|_| self.drains) {
+            self.summary.open.push(format!("{name} has not retired"));
+        } else if let Some(databases) = self.databases.as_mut().filter(|_| self.newcomer.is_none())
+            && let Err(error) = databases.drop_all().await
+        {
+            self.summary.open.push(format!("the databases of new shards stay: {error:#}"));
+        }
+        self.summary.clone()
+    }
+
+    async fn try_finish(&mut self) -> anyhow::Result<()> {
+        let (_end, mut running) = watch::channel(false);
+        if let Some(open) = self.open().await? {
+            let began = Instant::now();
+            while self.note_end(&open.id).await.is_none() {
+                anyhow::ensure!(began.elapsed() < END_MAX, "{}", open.describe());
+                self.look_at_map().await;
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        if let Some(name) = self.newcomer.clone().filter(|_| self.drains) {
+            self.note_retired(&name).await?;
+            if self.newcomer.is_some() {
+                self.drain(None, &mut running).await?;
+            }
+        }
+        self.look_at_map().await;
+        Ok(())
+    }
+}

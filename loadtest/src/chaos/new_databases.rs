@@ -1,0 +1,90 @@
+//! New databases: empty databases on the servers of a cluster, for shards that join during a run.
+//!
+//! A router knows user and password of the servers that its settings name, so a database on one of
+//! them can join at once.
+//!
+//! **Invariant:** every database is dropped that is on record here when the run ends, and no other
+//! one.
+//! **Not here:** the number of databases (`growth`).
+
+use anyhow::Context;
+use tokio_postgres::NoTls;
+
+/// Prefix of the names.
+const PREFIX: &str = "loadtest_shard";
+
+/// Servers of one shard: the URLs by which its nodes are reached.
+#[derive(Clone, Debug)]
+pub(super) struct ShardServers {
+    /// User and password, as in a URL.
+    pub(super) credentials: String,
+    /// Hosts with ports, behind the proxies.
+    pub(super) hosts: Vec<String>,
+    /// Hosts with ports, without proxies.
+    pub(super) direct: Vec<String>,
+}
+
+/// Databases of a run.
+#[derive(Debug)]
+pub(super) struct NewDatabases {
+    servers: Vec<ShardServers>,
+    made: Vec<(usize, String)>,
+}
+
+impl NewDatabases {
+    pub(super) fn new(servers: Vec<ShardServers>) -> Self {
+        Self { servers, made: Vec::new() }
+    }
+
+    /// Makes an empty database on the servers of a shard, and returns its URL without user and
+    /// password.
+    ///
+    /// # Errors
+    /// No primary answers.
+    pub(super) async fn make(&mut self, number: usize) -> anyhow::Result<String> {
+        let at = number % self.servers.len();
+        let name = format!("{PREFIX}_{}_{number}", std::process::id());
+        if !self.made.iter().any(|(_, made)| *made == name) {
+            self.made.push((at, name.clone()));
+        }
+        let servers = &self.servers[at];
+        let known = format!("SELECT 1 FROM pg_database WHERE datname = '{name}'");
+        if ask(servers, &known).await? == 0 {
+            ask(servers, &format!("CREATE DATABASE {name}")).await?;
+        }
+        Ok(format!("postgres://{}/{name}", servers.hosts.join(",")))
+    }
+
+    /// Drops all databases; their shards have retired.
+    ///
+    /// # Errors
+    /// No primary answers.
+    pub(super) async fn drop_all(&mut self) -> anyhow::Result<()> {
+        for (at, name) in std::mem::take(&mut self.made) {
+            let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+            ask(&self.servers[at], &sql).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs SQL on the primary, and returns the number of rows.
+async fn ask(servers: &ShardServers, sql: &str) -> anyhow::Result<usize> {
+    let url = format!(
+        "postgres://{}@{}/postgres?target_session_attrs=read-write&connect_timeout=5",
+        servers.credentials,
+        servers.direct.join(",")
+    );
+    let (client, connection) =
+        tokio_postgres::connect(&url, NoTls).await.context("no primary answers")?;
+    let connection = tokio::spawn(connection);
+    let answered = client.simple_query(sql).await;
+    drop(client);
+    // The session has ended, whatever it says about that.
+    let _ = connection.await;
+    let rows = answered.with_context(|| sql.to_owned())?;
+    let is_row = |message: &&tokio_postgres::SimpleQueryMessage| {
+        matches!(message, tokio_postgres::SimpleQueryMessage::Row(_))
+    };
+    Ok(rows.iter().filter(is_row).count())
+}

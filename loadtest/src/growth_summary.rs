@@ -1,0 +1,45 @@
+//! Growth summary: the shards that joined and were drained in a run, and the rebalances for it.
+//!
+//! **Not here:** the joins and drains themselves (`chaos`).
+
+/// Joins and drains of a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct GrowthSummary {
+    /// Shards that have joined.
+    pub(crate) joined: usize,
+    /// Shards that have given their slots back and have retired.
+    pub(crate) retired: usize,
+    /// Rebalances and drains that have ended as they should.
+    pub(crate) done: usize,
+    /// Those that were cancelled.
+    pub(crate) cancelled: usize,
+    /// Those of which a move has failed or was rolled back, with their reasons.
+    pub(crate) failed: Vec<String>,
+    /// Those that have not ended in time, and shards that have not joined or retired.
+    pub(crate) open: Vec<String>,
+    /// Slots that have moved, each as often as it did.
+    pub(crate) slots: u64,
+    /// Shard maps that were looked at.
+    pub(crate) maps: u64,
+    /// Shard maps that did not have each slot exactly once.
+    pub(crate) broken_maps: Vec<String>,
+}
+
+impl GrowthSummary {
+    /// Returns the numbers as a sentence.
+    pub(crate) fn describe(&self) -> String {
+        let Self { joined, retired, done, cancelled, slots, maps, .. } = self;
+        let (failed, open, broken) = (self.failed.len(), self.open.len(), self.broken_maps.len());
+        format!(
+            "growth: {joined} shards joined, {retired} retired; {done} rebalances done, {cancelled} cancelled, {failed} \
+             failed, {open} without an end; {slots} slots moved; {maps} maps looked at, {broken} of them broken"
+        )
+    }
+
+    /// Returns a warning for each rebalance that has not ended as it should.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        let failed = self.failed.iter().map(|failed| format!("a rebalance has failed: {failed}"));
+        let open = self.open.iter().map(|open| format!("growth has not ended in time: {open}"));
+        failed.chain(open)
+    }
+}

@@ -1,0 +1,115 @@
+//! Tests of `--faults join,drain`: promises are kept while shards join, take their share, and are
+//! emptied again.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::cluster::Cluster;
+use crate::moves::number;
+use crate::router::{MANAGER, PROGRAM, tester};
+use crate::{report, text};
+
+/// Faults beside which shards come and go, without servers and with them.
+const OF_ROUTER: &str = "join,drain,move,rollback,router-kill,router-freeze,router-restart,fence";
+const OF_SERVERS: &str = "join,drain,move,rollback,router-kill,router-freeze,stop,freeze,cut,half-open,delay,\
+    lost-answer,promote,fence";
+/// Joins and drains of a long run.
+const LONG: u64 = 20;
+/// Seeds that a long run may need for them.
+const SEEDS_MAX: u64 = 60;
+
+/// Returns the command of a run on files in which shards come and go.
+fn on_files((seed, seconds): (u64, &str), faults: &str) -> Command {
+    let mut command = tester();
+    command.args(["--verify", "--chaos", "--users", "8", "--json", "--faults", faults]);
+    command.args(["--run-time", seconds, "--seed", &seed.to_string(), "--router"]).arg(&*PROGRAM);
+    command.args(["--router-options", "--shards 3 --replicas 1"]);
+    command
+}
+
+/// Joins and retirements of a run that has kept every promise.
+struct Grown {
+    joined: u64,
+    retired: u64,
+}
+
+/// Asserts that a run has kept every promise, and that every rebalance has ended.
+#[track_caller]
+fn assert_kept(output: &Output) -> Grown {
+    let report = report(output);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr} {report:#}");
+    let notes = report["verified"]["notes"].as_array().unwrap();
+    let mut notes = notes.iter().filter_map(Value::as_str);
+    let growth = notes.find(|note| note.starts_with("growth: ")).unwrap();
+    assert_eq!(number(growth, " without an end"), 0, "{report:#}");
+    assert_eq!(number(growth, " of them broken"), 0, "{report:#}");
+    assert!(number(growth, " maps looked at") >= 1, "{report:#}");
+    let (joined, retired) = (number(growth, " shards joined"), number(growth, " retired"));
+    assert_eq!(joined, retired, "{report:#}");
+    eprintln!("{growth}");
+    Grown { joined, retired }
+}
+
+#[test]
+fn no_promise_is_broken_while_shards_join_and_are_drained() {
+    let grown = assert_kept(&on_files((1, "10"), "join,drain").output().unwrap());
+    assert!(grown.joined >= 1 && grown.retired >= 1);
+}
+
+#[test]
+fn no_promise_is_broken_while_the_router_is_killed_and_shards_join_and_are_drained() {
+    let mut command = on_files((2, "10"), OF_ROUTER);
+    let grown = assert_kept(&command.arg("--shard-manager").arg(&*MANAGER).output().unwrap());
+    assert!(grown.joined >= 1);
+}
+
+#[test]
+fn databases_join_and_are_drained_and_no_promise_is_broken() {
+    let Some(cluster) = Cluster::up("2", "0") else { return };
+    let more = ["--json", "--seed", "1"];
+    let grown = assert_kept(&cluster.under_chaos("10", "join,drain,router-kill", &more));
+    assert!(grown.joined >= 1);
+}
+
+#[test]
+fn a_drain_needs_shards_that_join() {
+    let output = on_files((1, "1"), "drain").output().unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("a shard is drained that has joined"), "{stderr}");
+}
+
+/// Repeats runs with one seed after the other until shards have joined and retired often enough.
+fn repeat(mut run: impl FnMut(u64) -> Output) {
+    let mut retired = 0;
+    for seed in 1..=SEEDS_MAX {
+        retired += assert_kept(&run(seed)).retired;
+        eprintln!("seed {seed}: {retired} shards have joined and retired so far");
+        if retired >= LONG {
+            return;
+        }
+    }
+    panic!("{retired} of {LONG} joins in {SEEDS_MAX} runs");
+}
+
+#[test]
+#[ignore = "takes half an hour"]
+fn shards_of_files_join_and_are_drained_twenty_times_under_all_faults() {
+    repeat(|seed| {
+        let mut command = on_files((seed, "40"), OF_ROUTER);
+        command.arg("--shard-manager").arg(&*MANAGER).output().unwrap()
+    });
+}
+
+#[test]
+#[ignore = "takes half an hour"]
+fn databases_join_and_are_drained_twenty_times_under_all_faults() {
+    let Some(cluster) = Cluster::up("2", "2") else { return };
+    repeat(|seed| {
+        let seed = seed.to_string();
+        let more = ["--level", "quorum", "--json", "--seed", &seed];
+        cluster.under_chaos("60", OF_SERVERS, &more)
+    });
+}
