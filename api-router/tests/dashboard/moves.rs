@@ -13,7 +13,9 @@ const REBALANCE_NOTE: &str = "document.querySelector('#rebalance > .note').textC
 /// Number of different colours on the part of the bar from one slot to another.
 const COLOURS: &str = "(first, last) => { const bar = document.getElementById('bar-canvas');
     const [left, right] = [first, last + 1].map((slot) => Math.round(slot / 16384 * bar.width));
-    const { data } = bar.getContext('2d').getImageData(left, 0, Math.max(2, right - left), bar.height);
+    const pen = new OffscreenCanvas(bar.width, bar.height).getContext('2d', { willReadFrequently: true });
+    pen.drawImage(bar, 0, 0);
+    const { data } = pen.getImageData(left, 0, Math.max(2, right - left), bar.height);
     return new Set(new Uint32Array(data.buffer)).size; }";
 
 /// Sends JSON; status and answer.
