@@ -1,4 +1,4 @@
-//! Chaos: starts a router and its servers, and injects faults into them while the verifying
+//! Chaos: starts routers and their servers, and injects faults into them while the verifying
 //! workload runs.
 //!
 //! **Invariant:** two routers never use one directory at the same time: a router is started only
@@ -15,6 +15,7 @@ mod schedule;
 mod slot_moves;
 mod urls;
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,10 +48,12 @@ const MOVES: u64 = 1 << 63;
 /// Flag of a router that carries out moves of slots without access control.
 const OPERATE: &str = "--operate";
 
-/// Programs that are broken on purpose: a router of our own, its cluster and its cache, if it has
-/// them.
+/// Programs that are broken on purpose: routers of our own, their cluster and their cache, if they
+/// have them.
 pub(crate) struct ChaosTargets {
-    router: RouterProcess,
+    /// Routers, of which the first one is the next to be broken.
+    routers: VecDeque<RouterProcess>,
+    urls: Vec<String>,
     cluster: Option<Cluster>,
     redis: Option<RedisProcess>,
     /// Command for fences, if they are among the faults.
@@ -61,8 +64,8 @@ pub(crate) struct ChaosTargets {
 }
 
 impl ChaosTargets {
-    /// Starts a router, as the options say: over a directory of its own, or on a cluster by way of
-    /// proxies.
+    /// Starts routers, as the options say: one over a directory of its own, or some on a cluster by
+    /// way of proxies.
     ///
     /// # Errors
     /// A program is not there, or the cluster is not suitable.
@@ -93,15 +96,19 @@ impl ChaosTargets {
             false => None,
         };
         let cache = redis.as_ref().map(RedisProcess::url);
-        let router = RouterProcess::new(router, flags, servers.clone(), cache)?;
-        let data_dir = router.data_dir();
+        let routers = (0..options.routers).map(|_| {
+            RouterProcess::new(router.clone(), flags.clone(), servers.clone(), cache.clone())
+        });
+        let routers = routers.collect::<anyhow::Result<VecDeque<_>>>()?;
+        let urls = routers.iter().map(RouterProcess::url).collect();
+        let data_dir = routers.front().map(RouterProcess::data_dir).unwrap_or_default();
         let fence = manager.map(|program| FenceCommand::new(program, servers, data_dir));
-        Ok(Self { router, cluster, redis, fence, move_summary: None, kinds })
+        Ok(Self { routers, urls, cluster, redis, fence, move_summary: None, kinds })
     }
 
-    /// Returns the URL of the router.
-    pub(crate) fn url(&self) -> String {
-        self.router.url()
+    /// Returns the URLs of the routers.
+    pub(crate) fn urls(&self) -> &[String] {
+        &self.urls
     }
 
     /// Checks that the cluster can have the faults of the run. The router is ready.
@@ -120,9 +127,9 @@ impl ChaosTargets {
         self.move_summary.as_ref()
     }
 
-    /// Keeps the router's directory after the run, and returns its path.
-    pub(crate) fn keep(&mut self) -> &Path {
-        self.router.keep()
+    /// Keeps the directories of the routers after the run, and returns their paths.
+    pub(crate) fn keep(&mut self) -> Vec<&Path> {
+        self.routers.iter_mut().map(RouterProcess::keep).collect()
     }
 
     fn names(&self) -> (Vec<String>, Vec<String>) {
@@ -157,9 +164,9 @@ impl ChaosTargets {
         Ok(self)
     }
 
-    /// Commits a fault and undoes it; returns further details for the record.
-    async fn commit(&mut self, fault: Fault, pool: &Pool) -> anyhow::Result<Option<String>> {
-        let router = &mut self.router;
+    /// Commits a fault to the next router and undoes it.
+    async fn break_router(&mut self, fault: Fault) -> anyhow::Result<()> {
+        let Some(router) = self.routers.front_mut() else { return Ok(()) };
         match fault {
             Fault::Kill { down } => {
                 router.kill()?;
@@ -174,6 +181,24 @@ impl ChaosTargets {
             Fault::Restart => {
                 router.end().await?;
                 router.start()?;
+            }
+            // They are faults of something else.
+            Fault::Node { .. }
+            | Fault::LostAnswers { .. }
+            | Fault::Promote { .. }
+            | Fault::Fence { .. }
+            | Fault::Move { .. }
+            | Fault::Redis { .. } => return Ok(()),
+        }
+        self.routers.rotate_left(1);
+        Ok(())
+    }
+
+    /// Commits a fault and undoes it; returns further details for the record.
+    async fn commit(&mut self, fault: Fault, pool: &Pool) -> anyhow::Result<Option<String>> {
+        match fault {
+            Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart => {
+                self.break_router(fault).await?;
             }
             Fault::Redis { action } => {
                 let Some(redis) = &mut self.redis else { return Ok(None) };

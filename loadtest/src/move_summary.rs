@@ -21,16 +21,23 @@ pub(crate) struct MoveSummary {
     /// Rows that were copied, and copied again.
     pub(crate) rows: u64,
     pub(crate) longest_hold_ms: f64,
+    /// Operations of phases in which all were on rows of slots that moved.
+    pub(crate) focused: u64,
 }
+
+/// Number of slots of every cluster.
+const SLOTS: usize = 16_384;
 
 impl MoveSummary {
     /// Returns the numbers as a sentence.
     pub(crate) fn describe(&self) -> String {
-        let Self { begun, done, rolled_back, cancelled, slots, rows, .. } = self;
+        let Self { begun, done, rolled_back, cancelled, slots, rows, focused, .. } = self;
+        let share = slots * 100 / SLOTS;
         let (failed, open, hold) = (self.failed.len(), self.open.len(), self.longest_hold_ms);
         format!(
             "moves: {begun} begun, {done} done, {rolled_back} rolled back, {cancelled} cancelled, {failed} failed, \
-             {open} without an end; {slots} slots moved, {rows} rows copied, writes waited {hold:.1} ms at most"
+             {open} without an end; {slots} slots ({share} % of all) moved, {rows} rows copied, writes waited \
+             {hold:.1} ms at most; phases of {focused} operations were on slots that moved only"
         )
     }
 

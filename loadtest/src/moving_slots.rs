@@ -14,6 +14,10 @@ use crate::random::Random;
 
 /// Rows of a slot that are remembered.
 const ROWS_OF_SLOT: usize = 4;
+/// Operations on single rows, while slots move, from the end of a phase to the end of the next one,
+/// and those of the phase: all of them are on rows of slots that move.
+const PHASE_EVERY: u64 = 1_000;
+const PHASE: u64 = 250;
 
 /// Slots of one run.
 #[derive(Debug, Default)]
@@ -24,6 +28,10 @@ struct Known {
     /// Some rows of each slot; none if only other rows of the workload are in it.
     rows: BTreeMap<u16, Vec<String>>,
     moving: Vec<u16>,
+    /// Operations on single rows while slots moved.
+    drawn: u64,
+    /// Those of them that were in phases.
+    focused: u64,
 }
 
 impl MovingSlots {
@@ -51,12 +59,23 @@ impl MovingSlots {
         self.lock().moving = moving.iter().copied().collect();
     }
 
-    /// Returns a row of a slot that moves, with this probability in percent.
+    /// Returns the number of operations in phases in which all are on rows of slots that move.
+    pub(crate) fn focused(&self) -> u64 {
+        self.lock().focused
+    }
+
+    /// Returns a row of a slot that moves, with this probability in percent; in a phase always.
     pub(crate) fn draw(&self, random: &mut Random, percent: u32) -> Option<String> {
-        let known = self.lock();
-        if known.moving.is_empty() || random.below(100) >= percent {
+        let mut known = self.lock();
+        if known.moving.is_empty() {
             return None;
         }
+        let is_focused = known.drawn % PHASE_EVERY >= PHASE_EVERY - PHASE;
+        known.drawn += 1;
+        if !is_focused && random.below(100) >= percent {
+            return None;
+        }
+        known.focused += u64::from(is_focused);
         let rows: Vec<&String> =
             known.moving.iter().filter_map(|slot| known.rows.get(slot)).flatten().collect();
         rows.get(random.below(rows.len() as u32) as usize).map(|row| (*row).clone())
@@ -89,5 +108,18 @@ mod tests {
             assert_eq!(slots.draw(&mut random, 100).as_deref(), Some("a"));
         }
         assert_eq!(slots.draw(&mut random, 0), None);
+    }
+
+    #[test]
+    fn a_phase_has_only_operations_on_slots_that_move() {
+        let slots = MovingSlots::default();
+        slots.note_row(3, "a");
+        slots.set(&BTreeSet::from([3]));
+        let mut random = Random::of_user(1, 0);
+        let drawn = (0..PHASE_EVERY).map(|_| slots.draw(&mut random, 0).is_some());
+        let drawn: Vec<bool> = drawn.collect();
+        let (before, phase) = drawn.split_at((PHASE_EVERY - PHASE) as usize);
+        assert!(!before.contains(&true) && !phase.contains(&false));
+        assert_eq!(slots.focused(), PHASE);
     }
 }

@@ -152,6 +152,12 @@ pub(crate) struct Load {
     #[arg(long, value_name = "DIR", requires = "chaos")]
     pub(crate) cluster: Option<PathBuf>,
 
+    /// Start so many routers on that cluster, which share the load; faults of a router meet one
+    /// after the other (1..=4)
+    #[arg(long, value_name = "N", requires = "chaos", default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub(crate) routers: u8,
+
     /// The program that made the cluster and fences slots [default: shard-manager beside this
     /// program, or of the path]
     #[arg(long, value_name = "FILE", requires = "chaos")]
@@ -335,6 +341,10 @@ impl Options {
              router-restart, fence, move, rollback"
         );
         anyhow::ensure!(
+            self.load.routers == 1 || cluster.is_some(),
+            "--routers: without --cluster DIR a router has a directory of its own, which admits no other one"
+        );
+        anyhow::ensure!(
             !faults.contains(&FaultKind::Rollback) || faults.contains(&FaultKind::Move),
             "--faults rollback: without move there is nothing to roll back"
         );
@@ -402,10 +412,10 @@ impl Options {
         self.load.dist.unwrap_or_else(|| self.load.mix.dist())
     }
 
-    /// Takes another router than the one that was named.
-    pub(crate) fn aim_at(&mut self, url: &str) -> Result<(), String> {
-        self.targets = vec![url.parse()?];
-        self.goose.host = Some(url.to_owned());
+    /// Takes other routers than the one that was named.
+    pub(crate) fn aim_at(&mut self, urls: &[String]) -> Result<(), String> {
+        self.targets = urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
+        self.goose.host = urls.first().cloned();
         Ok(())
     }
 

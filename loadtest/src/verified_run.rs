@@ -50,11 +50,13 @@ pub(crate) async fn run(options: &Options, clients: &Clients) -> anyhow::Result<
 pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let targets = ChaosTargets::start(&options.load).await?;
     let mut options = options.clone();
-    options.aim_at(&targets.url()).map_err(anyhow::Error::msg)?;
+    options.aim_at(targets.urls()).map_err(anyhow::Error::msg)?;
     let file = open_history(&options)?;
     let pools = options.pools()?;
     let pool = Arc::clone(&pools[0]);
-    chaos::ready(&pool, chaos::LIVENESS).await?;
+    for router in &pools {
+        chaos::ready(router, chaos::LIVENESS).await?;
+    }
     targets.check(&pool).await?;
     let own = OwnRows::prepare(&options, &pools).await?;
     let ended = break_meanwhile(&options, targets, pools, &own, file).await;
@@ -67,8 +69,10 @@ pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     }
     let (report, targets) = ended?;
     if let Some(mut targets) = targets.filter(|_| !report.passed) {
-        let kept = targets.keep().display().to_string();
-        let _ = writeln!(std::io::stderr(), "loadtest: the router's directory is kept: {kept}");
+        for kept in targets.keep() {
+            let kept = kept.display();
+            let _ = writeln!(std::io::stderr(), "loadtest: a router's directory is kept: {kept}");
+        }
     }
     Ok(report)
 }

@@ -1,7 +1,8 @@
 //! Benchmark of this router beside another build of it, such as that of an earlier version.
 //!
 //! `-- beside target/old/api-router 7 2` compares them on files. With two more arguments, files
-//! with the variables of two PostgreSQL clusters (`shard-manager cluster env`), each router serves
+//! with the variables of two PostgreSQL clusters (the `tessera.env` of
+//! `shard-manager cluster up`), each router serves
 //! one of them: the other build first.
 
 use std::path::Path;

@@ -2,12 +2,14 @@
 //! time is compared with that of the bulk write that stored them.
 //!
 //! `-- moves 1000000 3` moves a million rows three times, on files. With one more argument, a file
-//! with the variables of a PostgreSQL cluster (`shard-manager cluster env`), its servers are the
-//! shards. Afterwards clients write at half of the rate that they reach, while a move runs and
+//! with the variables of a new PostgreSQL cluster (the `tessera.env` of `shard-manager cluster
+//! up`), its servers are the shards, and the time is also compared with that of a binary COPY of
+//! these rows from one server into an empty table of another, by two `psql`. Afterwards clients write at half of the rate that they reach, while a move runs and
 //! while none does.
 
 use std::fmt::Write as _;
 use std::io::Error;
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -40,23 +42,34 @@ pub(crate) fn measure() -> std::io::Result<()> {
     let file = after().find(|argument| argument.parse::<usize>().is_err());
     let variables = variables(file)?;
     let dir = tempfile::tempdir()?;
+    let servers = variables.iter().find(|(name, _)| name == "SHARD_URLS");
+    let servers: Vec<String> =
+        servers.map(|(_, urls)| urls.split(',').map(str::to_owned).collect()).unwrap_or_default();
     let router = Router::start_with(dir.path(), &["--operate"], &variables)?;
     let keys = moving_keys(rows / ROWS_OF_A_KEY);
     let stored = store(&router.url, &keys)?;
     println!("{rows} rows in {SLOTS} slots: bulk write {:.2} s", stored.as_secs_f64());
     let before = router.resident_mib();
-    let (mut copied, mut owned, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    let raw = copy_raw(&servers)?;
+    let (mut copied, mut verified) = (Vec::new(), Vec::new());
+    let (mut owned, mut held) = (Vec::new(), Vec::new());
     for number in 0..moves {
         let (from, to) = if number % 2 == 0 { (1, 2) } else { (2, 1) };
         let moved = carry_out(&router.url, from, to)?;
-        copied.push(moved.verifying.unwrap_or(moved.owned).as_secs_f64());
+        copied.push(moved.owned.saturating_sub(moved.verifying).as_secs_f64());
+        verified.push(moved.verifying.as_secs_f64());
         owned.push(moved.owned.as_secs_f64());
         held.push(moved.held_ms);
     }
-    let (copied, owned) = (median(&mut copied), median(&mut owned));
     let stored = stored.as_secs_f64();
-    println!("until compared {copied:.2} s   {:.2} of the bulk write", copied / stored);
-    println!("until owned    {owned:.2} s   {:.2} of the bulk write", owned / stored);
+    for (name, seconds) in [
+        ("until owned", median(&mut owned)),
+        ("without comparing", median(&mut copied)),
+        ("comparing", median(&mut verified)),
+    ] {
+        print!("{name:<18} {seconds:.2} s   {:.2} of the bulk write", seconds / stored);
+        println!("{}", raw.map_or(String::new(), |raw| format!(", {:.2} of COPY", seconds / raw)));
+    }
     println!(
         "writes waited at most {:.0} ms (median), {:.0} ms (highest)",
         median(&mut held),
@@ -68,7 +81,8 @@ pub(crate) fn measure() -> std::io::Result<()> {
 
 /// Times of a move, from its beginning.
 struct Moved {
-    verifying: Option<Duration>,
+    /// Time in which both sides were compared.
+    verifying: Duration,
     owned: Duration,
     held_ms: f64,
 }
@@ -81,12 +95,14 @@ fn carry_out(url: &str, from: u16, to: u16) -> std::io::Result<Moved> {
     let began = Instant::now();
     let begun = post(&format!("{url}/api/moves"), &order)?;
     let path = format!("{url}/api/moves/{}", begun["id"].as_str().unwrap_or_default());
-    let mut verifying = None;
+    let (mut verifying, mut looked) = (Duration::ZERO, began.elapsed());
     let kept = loop {
         let shown = get(&path)?;
+        let now = began.elapsed();
         if shown["phase"] == "verifying" {
-            verifying.get_or_insert_with(|| began.elapsed());
+            verifying += now - looked;
         }
+        looked = now;
         if shown["phase"] == "keeping" {
             break shown;
         }
@@ -101,6 +117,38 @@ fn carry_out(url: &str, from: u16, to: u16) -> std::io::Result<Moved> {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(Moved { verifying, owned, held_ms: kept["longest_hold_ms"].as_f64().unwrap_or(0.0) })
+}
+
+/// Copies the rows from the first server into a new table of the second one, with the same indexes,
+/// and returns the median of three times in seconds; `None` without servers.
+fn copy_raw(servers: &[String]) -> std::io::Result<Option<f64>> {
+    let [from, to, ..] = servers else { return Ok(None) };
+    let last = SLOTS - 1;
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        psql(to, "DROP TABLE IF EXISTS copied; CREATE TABLE copied (LIKE orders INCLUDING ALL)")?;
+        let began = Instant::now();
+        let read = format!("COPY (SELECT * FROM orders WHERE slot<={last}) TO STDOUT BINARY");
+        let mut reading = Command::new("psql");
+        reading.args([from, "-qc", &read]).stdout(std::process::Stdio::piped());
+        let mut reading = reading.spawn()?;
+        let rows = reading.stdout.take().ok_or_else(|| Error::other("psql has no output"))?;
+        let mut writing = Command::new("psql");
+        writing.args([to, "-qc", "COPY copied FROM STDIN BINARY"]).stdin(rows);
+        if !(writing.status()?.success() && reading.wait()?.success()) {
+            return Err(Error::other("the rows were not copied"));
+        }
+        times.push(began.elapsed().as_secs_f64());
+    }
+    psql(to, "DROP TABLE copied")?;
+    let copied = median(&mut times);
+    println!("COPY of these rows {copied:.2} s");
+    Ok(Some(copied))
+}
+
+fn psql(server: &str, sql: &str) -> std::io::Result<()> {
+    let done = Command::new("psql").args([server, "-qc", sql]).status()?.success();
+    done.then_some(()).ok_or_else(|| Error::other(format!("psql failed: {sql}")))
 }
 
 /// Returns keys of the slots that move.

@@ -5,7 +5,8 @@
 //! both, so that a test that ends does not wait, even if it fails.
 //!
 //! **Invariant:** a database that a test gets has the tables of the template without rows of other
-//! tests, or is a new copy of the template.
+//! tests, or is a new copy of the template; every replica shows it so. A router that starts looks
+//! for a catalog on replicas too, and would find that of the test before.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -111,7 +112,15 @@ struct Maker {
     replicas: Vec<Client>,
     template: String,
     shape: Vec<String>,
-    empty: Vec<String>,
+    empty: Vec<Emptied>,
+}
+
+/// A database without rows.
+struct Emptied {
+    name: String,
+    shape: Vec<String>,
+    /// Position of the log up to which a replica has to replay to show it so.
+    position: String,
 }
 
 impl Maker {
@@ -129,7 +138,7 @@ impl Maker {
         };
         maker.sweep();
         let template = maker.make();
-        maker.shape = prepare(&primary.url(&template));
+        maker.shape = prepare(&primary.url(&template), &template);
         maker.template = template;
         maker
     }
@@ -156,14 +165,36 @@ impl Maker {
     fn run(&mut self, work: Work) {
         match work {
             Work::Make(made) => {
-                let name = self.empty.pop().unwrap_or_else(|| self.make());
+                let name = self.take_empty().unwrap_or_else(|| self.make());
                 drop(made.send(name));
             }
-            Work::GiveBack(name) => match self.runtime.block_on(empty(&self.node.url(&name))) {
-                Ok(shape) if shape == self.shape => self.empty.push(name),
-                // A test has changed more than a client can.
-                Ok(_) | Err(_) => self.drop(&name),
-            },
+            Work::GiveBack(name) => {
+                let url = self.node.url(&name);
+                match self.runtime.block_on(empty(&url, name.clone())) {
+                    Ok(emptied) if emptied.shape == self.shape => self.empty.push(emptied),
+                    // A test has changed more than a client can.
+                    Ok(_) | Err(_) => self.drop(&name),
+                }
+            }
+        }
+    }
+
+    /// Returns an emptied database once every replica shows it so. Replicas that a test has held up
+    /// go on before the next test gets a database.
+    fn take_empty(&mut self) -> Option<String> {
+        let Emptied { name, position, .. } = self.empty.pop()?;
+        let replayed = format!("SELECT 1 WHERE pg_last_wal_replay_lsn() >= '{position}'");
+        self.await_replicas(&replayed, &format!("a replica does not show that {name} is empty"));
+        Some(name)
+    }
+
+    /// Waits until a query returns a row on every replica.
+    fn await_replicas(&self, sql: &str, failure: &str) {
+        let began = Instant::now();
+        for replica in &self.replicas {
+            while self.runtime.block_on(ask(replica, sql)).is_empty() {
+                assert!(began.elapsed() < PATIENCE, "{failure}");
+            }
         }
     }
 
@@ -172,37 +203,34 @@ impl Maker {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}_{number}", std::process::id());
         self.ask(&format!("CREATE DATABASE {name} TEMPLATE {}", self.template));
-        let began = Instant::now();
         let known = format!("SELECT 1 FROM pg_database WHERE datname = '{name}'");
-        for replica in &self.replicas {
-            while self.runtime.block_on(ask(replica, &known)).is_empty() {
-                assert!(began.elapsed() < PATIENCE, "a replica does not learn of {name}");
-            }
-        }
+        self.await_replicas(&known, &format!("a replica does not learn of {name}"));
         name
     }
 }
 
 /// Lets a router make the schema, and takes back that the database is its own; the shape of that.
-fn prepare(url: &str) -> Vec<String> {
+fn prepare(url: &str, name: &str) -> Vec<String> {
     let folder = crate::folders::temporary();
     let mut command = bare_command(folder.path());
     command.args(["--bind", "127.0.0.1:0"]).env("SHARD_URLS", url);
     Router::start_command(command).end();
-    runtime().block_on(empty(url)).unwrap()
+    runtime().block_on(empty(url, name.to_owned())).unwrap().shape
 }
 
-/// Empties a database; its shape then.
-async fn empty(url: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+/// Empties a database.
+async fn empty(url: &str, name: String) -> Result<Emptied, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     let connection = tokio::spawn(connection);
     try_ask(&client, ALONE).await?;
     try_ask(&client, EMPTY).await?;
     let shape = try_ask(&client, SHAPE).await?;
+    // The transaction is committed, so it is flushed.
+    let position = try_ask(&client, "SELECT pg_current_wal_flush_lsn()").await?.concat();
     drop(client);
     // A template must have no sessions when it is copied.
     let _ = connection.await;
-    Ok(shape)
+    Ok(Emptied { name, shape, position })
 }
 
 /// Runs SQL on a database and returns the first column of each row.

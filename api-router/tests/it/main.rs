@@ -32,6 +32,7 @@ mod distribution;
 mod doctor;
 mod durability;
 mod earlier_metrics;
+mod emptied_databases;
 mod faults;
 mod fences;
 mod folders;

@@ -206,7 +206,7 @@ impl SlotMoves {
             tokio::time::sleep(POLL).await;
         }
         self.moving.set(&BTreeSet::new());
-        let mut summary = MoveSummary::default();
+        let mut summary = MoveSummary { focused: self.moving.focused(), ..MoveSummary::default() };
         match left {
             Ok(open) => summary.open.extend(open.iter().map(SlotMove::describe)),
             Err(error) => summary.open.push(format!("the moves are unknown: {error:#}")),

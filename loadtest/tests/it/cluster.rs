@@ -49,11 +49,12 @@ impl Cluster {
         Some(cluster)
     }
 
-    fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.folder.path().join("cluster")
     }
 
-    fn command(&self, words: &[&str]) -> Output {
+    /// Runs a command for the cluster.
+    pub(crate) fn command(&self, words: &[&str]) -> Output {
         let mut command = bare_command(&*MANAGER);
         command.arg("cluster").args(words).arg("--dir").arg(self.dir()).output().unwrap()
     }

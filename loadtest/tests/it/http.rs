@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// Longest wait for a response of a router that may end.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Response of a router that may end.
 pub(crate) struct Answer {
@@ -22,12 +22,26 @@ pub(crate) struct Answer {
 /// There is no complete response.
 pub(crate) fn try_send(
     host: &str,
+    asked: (&str, &str),
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer> {
+    try_send_within(PATIENCE, host, asked, headers, body)
+}
+
+/// Sends such a request, and waits so long for each part of the response.
+///
+/// # Errors
+/// There is no complete response.
+pub(crate) fn try_send_within(
+    patience: Duration,
+    host: &str,
     (method, path): (&str, &str),
     headers: &[(&str, &str)],
     body: &str,
 ) -> Result<Answer> {
     let mut stream = TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let length = body.len();
     write!(

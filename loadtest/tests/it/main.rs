@@ -5,10 +5,12 @@
 mod cache;
 mod check;
 mod cluster;
+mod database_session;
 mod encrypted;
 mod fake;
 mod fences;
 mod http;
+mod move_client;
 mod move_stops;
 mod moves;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
@@ -25,6 +27,9 @@ mod sabotage;
 mod served_router;
 mod servers;
 mod slots;
+#[expect(dead_code, reason = "other tests need more of it")]
+#[path = "../../../shard-manager/tests/support/tcp_proxy.rs"]
+mod tcp_proxy;
 mod tenants;
 mod verify;
 

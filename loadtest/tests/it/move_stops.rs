@@ -9,39 +9,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
-use crate::http::{Answer, try_send};
+use crate::move_client::Ending::{self, Cancelled, Done, RolledBack};
+use crate::move_client::{MoveClient, RESUMED_MAX};
 use crate::router::{MANAGER, bare_command};
 use crate::served_router::ServedRouter;
 use crate::{for_each, sabotage, text};
 
-/// Longest time in which a move ends after a crash.
-const RESUMED_MAX: Duration = Duration::from_secs(30);
 /// Longest time in which a stop point is reached.
 const REACHED_MAX: Duration = Duration::from_secs(60);
 /// Time for which a router is frozen: no fence lasts as long.
 const FROZEN: Duration = Duration::from_millis(2_500);
-/// Keys that a move takes along, and others that stay.
-const MOVED_KEYS: usize = 4;
-const OTHER_KEYS: usize = 2;
-/// Keys with large values, which a move that is to be cancelled copies slowly, and their size.
-const LARGE_KEYS: usize = 6;
-const LARGE: usize = 900_000;
-
-/// Wish of the operator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    /// The slots arrive, and the source is cleaned.
-    Done,
-    /// They arrive, and are taken back.
-    RolledBack,
-    /// The move is given up while rows are copied.
-    Cancelled,
-}
-
-use Ending::{Cancelled, Done, RolledBack};
-
 /// Crashes that every run of the tests meets: one of each line of the table of crashes.
 const SHORT: [(Ending, &[&str]); 14] = [
     (Done, &["kill:after_plan"]),
@@ -60,6 +37,8 @@ const SHORT: [(Ending, &[&str]); 14] = [
     (Cancelled, &["kill:inside_lift", "kill:inside_discard"]),
 ];
 
+/// Times within a step.
+const MOMENTS: [&str; 3] = ["before", "inside", "after"];
 /// Steps of a move in each direction that a shard carries out.
 const CHANGES: [&str; 10] = [
     "prepare",
@@ -86,13 +65,12 @@ const BACK: [(&str, usize); 9] = [
     ("forget", 2),
 ];
 
-/// Returns every single crash, and each again while the next router takes over.
-fn all() -> Vec<(Ending, Vec<String>)> {
+/// Returns every stop point of a move, as its name, with the ending of the move that reaches it.
+pub(crate) fn points() -> Vec<(Ending, String)> {
     let mut all = vec![(Done, "after_plan".to_owned())];
-    let moments = ["before", "inside", "after"];
     let mut add = |ending, step: &str, turn: usize| {
         let is_change = !["publish", "verify", "end"].contains(&step);
-        let moments = moments.iter().filter(|moment| is_change || **moment != "inside");
+        let moments = MOMENTS.iter().filter(|moment| is_change || **moment != "inside");
         all.extend(moments.map(|moment| (ending, format!("{moment}_{step}#{turn}"))));
     };
     CHANGES.iter().for_each(|step| add(Done, step, 1));
@@ -103,6 +81,12 @@ fn all() -> Vec<(Ending, Vec<String>)> {
     }
     add(RolledBack, "end", 1);
     ["lift", "discard", "end"].iter().for_each(|step| add(Cancelled, step, 1));
+    all
+}
+
+/// Returns every single crash, and each again while the next router takes over.
+fn all() -> Vec<(Ending, Vec<String>)> {
+    let all = points();
     let killed = all.iter().map(|(ending, point)| (*ending, vec![format!("kill:{point}")]));
     let frozen = all.iter().map(|(ending, point)| (*ending, vec![format!("freeze:{point}")]));
     let twice = all.iter().enumerate().filter(|(_, (_, point))| {
@@ -110,35 +94,17 @@ fn all() -> Vec<(Ending, Vec<String>)> {
         !["plan", "prepare#1", "end", "discard", "forget#2"].iter().any(|step| point.contains(step))
     });
     let twice = twice.map(|(number, (ending, point))| {
-        let raise = format!("kill:{}_raise", moments[number % moments.len()]);
+        let raise = format!("kill:{}_raise", MOMENTS[number % MOMENTS.len()]);
         (*ending, vec![format!("kill:{point}"), raise])
     });
     killed.chain(frozen).chain(twice).collect()
 }
 
-/// A key, and what was written under it.
-struct Key {
-    name: String,
-    slot: u64,
-    moves: bool,
-    /// True if its value is written once only.
-    is_large: bool,
-    /// Number of the last value that was acknowledged, and of the last one that was sent.
-    acknowledged: u64,
-    sent: u64,
-}
-
 /// A router, a move of some of its slots, and a client that writes to them.
 struct Story {
     router: ServedRouter,
-    ending: Ending,
-    keys: Vec<Key>,
-    told: String,
+    client: MoveClient,
 }
-
-/// Shards of the move.
-const FROM: &str = "shard1";
-const TO: &str = "shard2";
 
 /// Returns the command of a router that stops at a point, or nowhere.
 fn command(stop: Option<&str>) -> Command {
@@ -157,97 +123,19 @@ impl Story {
             tempfile::tempdir().unwrap(),
             command(stops.first().map(|stop| &**stop)),
         );
-        let mut story = Self { router, ending, keys: Vec::new(), told };
-        story.choose_keys();
-        story.write_all();
-        assert!(story.keys.iter().all(|key| key.acknowledged == 1), "{}", story.told);
-        story
+        let host = router.host.clone();
+        Self { router, client: MoveClient::begin((host, told), ending, "key", &[]) }
     }
 
-    fn ask(&self, method: &str, path: &str, body: &Value) -> Option<Answer> {
-        try_send(&self.router.host, (method, path), &[], &body.to_string()).ok()
+    /// Starts the router again, after it has ended.
+    fn start_again(&mut self, stop: Option<&str>) {
+        self.router.start_again(command(stop));
+        self.client.host.clone_from(&self.router.host);
     }
 
-    /// Chooses keys of the first shard, each in a slot of its own.
-    fn choose_keys(&mut self) {
-        let large = if self.ending == Cancelled { LARGE_KEYS } else { 0 };
-        let moved = MOVED_KEYS + large;
-        for number in 0.. {
-            let name = format!("key{number}");
-            let route = self.ask("GET", &format!("/api/route?key={name}"), &json!({})).unwrap();
-            let slot = route.body["slot"].as_u64().unwrap();
-            if route.body["shard"] != FROM || self.keys.iter().any(|key| key.slot == slot) {
-                continue;
-            }
-            let place = self.keys.len();
-            let (moves, is_large) = (place < moved, (MOVED_KEYS..moved).contains(&place));
-            self.keys.push(Key { name, slot, moves, is_large, acknowledged: 0, sent: 0 });
-            if self.keys.len() == moved + OTHER_KEYS {
-                break;
-            }
-        }
-    }
-
-    /// Writes the next value of each key. A write without a response may have happened.
     fn write_all(&mut self) {
-        let mut keys = std::mem::take(&mut self.keys);
-        for key in keys.iter_mut().filter(|key| !key.is_large || key.sent == 0) {
-            if self.router.is_frozen() {
-                break;
-            }
-            key.sent += 1;
-            let padding = if key.is_large { "x".repeat(LARGE) } else { String::new() };
-            let value = json!({"number": key.sent, "padding": padding});
-            let answer = self.ask("PUT", &format!("/api/kv/{}", key.name), &value);
-            if answer.is_some_and(|answer| answer.status < 300) {
-                key.acknowledged = key.sent;
-            }
-        }
-        self.keys = keys;
-    }
-
-    /// Begins the move, once the replicas follow. The router may end meanwhile.
-    fn begin_move(&mut self) {
-        let moved = self.keys.iter().filter(|key| key.moves);
-        let slots: Vec<[u64; 2]> = moved.map(|key| [key.slot, key.slot]).collect();
-        let keep = if self.ending == RolledBack { 600 } else { 0 };
-        let mut wished = json!({"slots": slots, "from": FROM, "to": TO, "keep": keep});
-        if self.ending == Cancelled {
-            wished["rate"] = json!(1);
-        }
-        let began = Instant::now();
-        loop {
-            match self.ask("POST", "/api/moves", &wished) {
-                Some(answer) if answer.status == 409 && began.elapsed() < RESUMED_MAX => {
-                    self.write_all();
-                }
-                Some(answer) => return assert_eq!(answer.status, 202, "{}", answer.body),
-                None => return,
-            }
-        }
-    }
-
-    /// Returns the move, if the router answers and lists it.
-    fn shown(&self) -> Option<Value> {
-        let moves = self.ask("GET", "/api/moves", &json!({}))?.body["moves"].clone();
-        moves.as_array()?.first().cloned()
-    }
-
-    /// Gives the order that is wished for, if the move takes it. Returns true once the move has
-    /// ended.
-    fn direct(&self) -> bool {
-        let Some(shown) = self.shown() else { return false };
-        let order = match (self.ending, shown["phase"].as_str().unwrap()) {
-            (RolledBack, "keeping") => "rollback",
-            (Cancelled, "copying") => "cancel",
-            _ => return !shown["ended_at"].is_null(),
-        };
-        if shown["actions"].as_array().unwrap().contains(&json!(order)) {
-            let id = shown["id"].as_str().unwrap();
-            // The answer is lost if the router stops first.
-            let _ = self.ask("POST", &format!("/api/moves/{id}/{order}"), &json!({}));
-        }
-        false
+        let router = &self.router;
+        self.client.write_all(|| router.is_frozen());
     }
 
     /// Writes until the router has stopped.
@@ -260,51 +148,20 @@ impl Story {
                 return self.router.thaw();
             }
             if let Some(status) = self.router.ended() {
-                assert!(!freezes && status.signal() == Some(9), "{}: {status}", self.told);
+                assert!(!freezes && status.signal() == Some(9), "{}: {status}", self.client.told);
                 return;
             }
             self.write_all();
-            let has_ended = self.direct();
+            let has_ended = self.client.direct();
             // It may stop while it reports the end.
             let is_last = stop.contains("_end");
             let is_lost = has_ended && !is_last || began.elapsed() > REACHED_MAX;
-            assert!(!is_lost, "{}: {stop} is not reached: {:?}", self.told, self.shown());
-        }
-    }
-
-    /// Writes until the move has ended as is wished.
-    fn await_end(&mut self) {
-        let began = Instant::now();
-        while !self.direct() {
-            let shown = || format!("{:?}\n{}", self.shown(), self.router.log());
-            assert!(began.elapsed() < RESUMED_MAX, "{}: {}", self.told, shown());
-            self.write_all();
-        }
-        let shown = self.shown().unwrap();
-        let phase = match self.ending {
-            Done => "done",
-            RolledBack => "rolled_back",
-            Cancelled => "cancelled",
-        };
-        assert_eq!(shown["phase"], phase, "{}: {shown}", self.told);
-    }
-
-    /// Checks that each key has the last value that was acknowledged, or a later one, on the shard
-    /// that should have it.
-    fn check_rows(&mut self) {
-        for Key { name, moves, acknowledged, sent, .. } in &self.keys {
-            let (path, headers) = (format!("/api/kv/{name}"), [("x-consistency", "all")]);
-            let read = try_send(&self.router.host, ("GET", &path), &headers, "").unwrap();
-            let number = read.body["number"].as_u64();
-            let is_right = number.is_some_and(|number| (*acknowledged..=*sent).contains(&number));
-            assert!(is_right, "{}: {name} is {number:?}, not {acknowledged} to {sent}", self.told);
-            let route = self.ask("GET", &format!("/api/route?key={name}"), &json!({})).unwrap();
-            let owner = if *moves && self.ending == Done { TO } else { FROM };
-            assert_eq!(route.body["shard"], owner, "{}: {name}", self.told);
-        }
-        self.write_all();
-        for key in self.keys.iter().filter(|key| !key.is_large) {
-            assert_eq!(key.acknowledged, key.sent, "{}: {} is refused", self.told, key.name);
+            assert!(
+                !is_lost,
+                "{}: {stop} is not reached: {:?}",
+                self.client.told,
+                self.client.shown()
+            );
         }
     }
 
@@ -316,9 +173,9 @@ impl Story {
         check.args(["check", "--deep", "--data-dir"]).arg(self.router.folder().join("data"));
         let checked = check.output().unwrap();
         let said = text(&checked.stdout);
-        assert_eq!(checked.status.code(), Some(0), "{}: {said}", self.told);
+        assert_eq!(checked.status.code(), Some(0), "{}: {said}", self.client.told);
         for left in ["in a move", "moved away"] {
-            assert!(!said.contains(left), "{}: {said}", self.told);
+            assert!(!said.contains(left), "{}: {said}", self.client.told);
         }
     }
 }
@@ -326,15 +183,17 @@ impl Story {
 /// Plays a story: the router stops at each of these points, one after the other.
 fn play((ending, stops): (Ending, Vec<String>)) {
     let mut story = Story::begin(ending, &stops);
-    story.begin_move();
+    let Story { router, client } = &mut story;
+    client.begin_move(|| router.is_frozen());
     for (index, stop) in stops.iter().enumerate() {
         story.await_stop(stop);
         if !stop.starts_with("freeze") {
-            story.router.start_again(command(stops.get(index + 1).map(|stop| &**stop)));
+            story.start_again(stops.get(index + 1).map(|stop| &**stop));
         }
     }
-    story.await_end();
-    story.check_rows();
+    let Story { router, client } = &mut story;
+    client.await_end(RESUMED_MAX, || router.log());
+    client.check_rows();
     story.check_files();
 }
 

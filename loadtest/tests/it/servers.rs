@@ -3,7 +3,11 @@
 //! `TESSERA_TEST_POSTGRES` names a folder in which `shard-manager cluster up` has created `plain`
 //! and `lab`, like `./setup.sh test` does.
 
+mod crash_servers;
+mod crashed_moves;
 mod frozen_mover;
+mod jumping_clocks;
+mod one_statement_fence;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

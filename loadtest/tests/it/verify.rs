@@ -71,7 +71,7 @@ fn a_router_that_does_not_come_back_has_broken_a_promise() {
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{stdout} {}", text(&output.stderr));
     assert!(stdout.contains("promised: after the last fault everything works again"), "{stdout}");
-    assert!(text(&output.stderr).contains("the router's directory is kept: "));
+    assert!(text(&output.stderr).contains("a router's directory is kept: "));
 }
 
 #[test]

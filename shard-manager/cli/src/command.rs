@@ -9,6 +9,7 @@ mod atomic_file;
 mod backup;
 mod check;
 mod cluster;
+mod cluster_place;
 mod completions;
 mod export;
 mod format;

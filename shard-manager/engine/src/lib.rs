@@ -11,11 +11,13 @@
 #![forbid(unsafe_code)]
 
 pub mod access_store;
+pub mod audit_report;
 pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;
 pub mod copy_key;
 pub mod doubts;
+pub mod export;
 pub mod fair_channel;
 pub mod fair_places;
 pub mod fair_queue;
@@ -34,6 +36,7 @@ mod opened_cluster;
 mod opened_shard;
 pub mod operator_desk;
 pub mod pause_barrier;
+pub mod private_file;
 pub mod published_map;
 pub mod rebalance_catalog;
 pub mod rebalance_draft;
@@ -48,6 +51,9 @@ pub mod row_image;
 pub mod runtime_pool;
 #[cfg(feature = "sample-queries")]
 pub mod sample_queries;
+pub mod save_error;
+pub mod save_watch;
+pub mod saved_file;
 pub mod schema_agreement;
 pub mod schema_intent;
 pub mod select;
@@ -58,6 +64,7 @@ pub mod stored_move;
 #[expect(missing_docs, reason = "the names of columns are their documentation")]
 pub mod system_tables;
 pub mod table_declaration;
+pub mod unfinished_folder;
 mod writer;
 
 use futures_util::future::BoxFuture;

@@ -147,6 +147,35 @@ pub struct RoundQuery {
     /// True if the digests of the source are computed in the snapshot of the round, unless it has
     /// more changes than a round takes.
     pub has_digests: bool,
+    /// Extent of the chunk.
+    pub budget: RoundBudget,
+}
+
+/// Number of rows, and of their bytes, that end the chunk of a round.
+///
+/// Each round costs a durable transaction and two looks at both shards, so large ones copy faster.
+/// While a round is stored, the writes of the target may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundBudget {
+    /// Rows, at least 1.
+    pub rows: usize,
+    /// Bytes, at least 1. The last row of a chunk may exceed them.
+    pub bytes: usize,
+}
+
+impl RoundBudget {
+    /// Chunk beside clients that write: it is stored within a few milliseconds.
+    pub const BESIDE_WRITES: Self = Self { rows: 500, bytes: 256 << 10 };
+    /// Chunk of shards that have no other writes.
+    pub const ALONE: Self = Self { rows: 10_000, bytes: 2 << 20 };
+
+    /// Returns what rows with these bytes leave for a chunk. A round that is full of changes has a
+    /// chunk as well, so that the copy ends.
+    #[must_use]
+    pub fn without(self, rows: usize, bytes: usize) -> Self {
+        let left = |budget: usize, used| budget.saturating_sub(used).max(budget / 4).max(1);
+        Self { rows: left(self.rows, rows), bytes: left(self.bytes, bytes) }
+    }
 }
 
 /// Round that was read.

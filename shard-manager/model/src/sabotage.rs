@@ -39,7 +39,7 @@
 //! | `activate_unconfirmed` | a target takes slots before the commit of its source is confirmed | a slot has one owner, also after a failover | `tests/it`, simulation of `moves` |
 //! | `unverified` | a copy is not compared with its source | a copy that differs does not become the owner | `tests/it`, with a damaged row |
 //! | `commit_by_clock` | a slow mover commits without a look at changes, as if its fence still held | a move loses no write | C3, C6, C7 with moves |
-//! | `one_statement_fence` | PostgreSQL takes the fence lock and looks for changes in one statement | a move loses no write | C3, C6, C7 with moves on servers |
+//! | `one_statement_fence` | PostgreSQL takes the fence lock and looks for changes in one statement, whose snapshot is older than the lock; no fence lasts before it | a move loses no write | C3, C6, C7 with moves on servers |
 //!
 //! C1 to C9 are the checks of the load tester.
 //!

@@ -63,7 +63,8 @@ pub(crate) fn fence(
     if !shard.all(&slots, SlotState::is_owned) {
         return Err(MoveRefusal::WrongState);
     }
-    let hold = match is_on(Mutation::NoFence) {
+    // A single statement fences and commits at once, so no fence lasts before it.
+    let hold = match is_on(Mutation::NoFence) || is_on(Mutation::OneStatementFence) {
         true => 0,
         false => u64::try_from(FENCE_HOLD.as_millis()).unwrap_or(u64::MAX),
     };

@@ -4,6 +4,8 @@
 //! SQLite engine.
 //! **Not here:** the columns of rows (`statement`, `key_reads`, `json_rows`).
 
+use std::borrow::Cow;
+
 use model::value::{ColumnType, Value, push_json_number, push_json_string};
 
 use super::timestamp;
@@ -35,7 +37,8 @@ pub(super) fn bigint(bytes: &[u8]) -> i64 {
     }
 }
 
-fn double(bytes: &[u8]) -> f64 {
+/// Decodes a number.
+pub(super) fn double(bytes: &[u8]) -> f64 {
     bytes.try_into().map_or(0.0, f64::from_be_bytes)
 }
 
@@ -46,18 +49,28 @@ fn uuid(bytes: &[u8]) -> uuid::Uuid {
 /// Decodes a value that is not null.
 pub(super) fn decode(kind: ColumnType, bytes: &[u8]) -> Value {
     match kind {
-        ColumnType::Text | ColumnType::Json => {
-            Value::Text(String::from_utf8_lossy(bytes).into_owned())
+        ColumnType::Text | ColumnType::Json | ColumnType::Timestamp | ColumnType::Uuid => {
+            Value::Text(text(kind, bytes).into_owned())
         }
-        ColumnType::Timestamp => {
-            let mut text = Vec::with_capacity(27);
-            timestamp::write(&mut text, bigint(bytes));
-            Value::Text(String::from_utf8_lossy(&text).into_owned())
-        }
-        ColumnType::Uuid => Value::Text(uuid(bytes).hyphenated().to_string()),
         ColumnType::Bigint => Value::Int(bigint(bytes)),
         ColumnType::Double => Value::Double(double(bytes)),
         ColumnType::Boolean => Value::Bool(bytes == [1]),
+    }
+}
+
+/// Returns the text of a value that is not null.
+pub(super) fn text(kind: ColumnType, bytes: &[u8]) -> Cow<'_, str> {
+    match kind {
+        ColumnType::Text | ColumnType::Json => String::from_utf8_lossy(bytes),
+        ColumnType::Timestamp => {
+            let mut text = Vec::with_capacity(27);
+            timestamp::write(&mut text, bigint(bytes));
+            String::from_utf8_lossy(&text).into_owned().into()
+        }
+        ColumnType::Uuid => uuid(bytes).hyphenated().to_string().into(),
+        ColumnType::Bigint => bigint(bytes).to_string().into(),
+        ColumnType::Double => double(bytes).to_string().into(),
+        ColumnType::Boolean => (bytes == [1]).to_string().into(),
     }
 }
 

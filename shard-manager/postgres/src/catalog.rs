@@ -15,8 +15,6 @@ mod map_tables;
 mod move_tables;
 mod rebalance_tables;
 
-use diesel::migration::{Migration, MigrationSource};
-use diesel::pg::Pg;
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
@@ -29,7 +27,7 @@ use model::shard_map::ShardMap;
 use model::table::Registry;
 use model::token::TokenKey;
 
-use super::shard_database::{has_rows, migrate, tables};
+use super::shard_database::{has_rows, migrate, tables, versions};
 use super::statement::{Statement, load, run};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
@@ -52,7 +50,7 @@ const CHANGING: &str = "SELECT pg_advisory_lock(1950, 4)";
 
 /// A session with the catalog.
 pub struct Catalog {
-    connection: AsyncPgConnection,
+    pub(super) connection: AsyncPgConnection,
 }
 
 /// Contents of a catalog.
@@ -266,15 +264,18 @@ async fn or_rollback<T>(connection: &AsyncPgConnection, ended: QueryResult<T>) -
     ended
 }
 
+/// Returns the versions of the migrations of catalogs.
+pub(super) fn migrations() -> Vec<String> {
+    versions(&MIGRATIONS)
+}
+
 /// Returns a migration of a catalog that this program does not know.
 async fn newer_migration(connection: &AsyncPgConnection) -> Result<Option<String>, OpenError> {
     let failed = |error| OpenError::node(PLACE, error);
     if !has_rows(connection, "__diesel_schema_migrations").await.map_err(failed)? {
         return Ok(None);
     }
-    let known: Result<Vec<Box<dyn Migration<Pg>>>, _> = MIGRATIONS.migrations();
-    let known = known.map_err(|error| OpenError::node(PLACE, error))?;
-    let known: Vec<String> = known.iter().map(|known| known.name().version().to_string()).collect();
+    let known = migrations();
     let sql = "SELECT version::text FROM tessera.__diesel_schema_migrations ORDER BY 1";
     let rows = load(connection, Statement { sql, binds: &[], cached: false }).await;
     let rows = rows.map_err(failed)?;

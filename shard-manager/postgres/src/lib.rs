@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 pub mod access_session;
+pub mod audit;
 mod backend;
+pub mod backup;
 mod batch;
 mod binary_value;
 pub mod catalog;
@@ -16,12 +18,14 @@ pub mod catalog_watch;
 pub mod citus;
 mod citus_statements;
 mod citus_watch;
+mod cluster_sessions;
 mod connect_error;
 mod db_error;
 mod ddl;
 mod declarations;
 mod dialect;
 mod discovery;
+pub mod export;
 pub mod hazards;
 mod insert_predictor;
 mod json_rows;
@@ -41,6 +45,7 @@ pub mod readers;
 mod refusals;
 pub mod replica;
 pub mod requirements;
+mod row_arrays;
 mod row_statements;
 mod scan;
 pub mod session;

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use diesel::QueryResult;
+use diesel::migration::{Migration, MigrationSource};
+use diesel::pg::Pg;
 use diesel_async::AsyncMigrationHarness;
 use diesel_async::AsyncPgConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -203,6 +205,29 @@ async fn position(connection: &AsyncPgConnection) -> QueryResult<u64> {
     let statement = Statement { sql: sql::POSITION, binds: &[], cached: false };
     let rows = load(connection, statement).await?;
     Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
+}
+
+/// Returns the versions of the migrations of shards.
+pub(super) fn migrations() -> Vec<String> {
+    versions(&MIGRATIONS)
+}
+
+/// Returns the versions of migrations.
+pub(super) fn versions(migrations: &EmbeddedMigrations) -> Vec<String> {
+    // Embedded migrations have been read when the program was built.
+    let known: Vec<Box<dyn Migration<Pg>>> = migrations.migrations().unwrap_or_default();
+    known.iter().map(|known| known.name().version().to_string()).collect()
+}
+
+/// Brings the schema of a shard in a database up to date.
+///
+/// # Errors
+/// [`OpenError`] if a migration fails.
+pub(super) async fn migrate_shard(
+    connection: AsyncPgConnection,
+    name: &str,
+) -> Result<AsyncPgConnection, OpenError> {
+    migrate(connection, MIGRATIONS, name).await
 }
 
 /// Creates the schema of Tessera and runs the pending migrations. Each migration is a transaction,

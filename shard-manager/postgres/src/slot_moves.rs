@@ -16,7 +16,6 @@ mod move_metadata;
 mod move_session;
 mod recording;
 mod round;
-mod round_rows;
 mod snapshot_mark;
 mod statements;
 
@@ -39,7 +38,7 @@ use tokio::sync::Notify;
 
 use self::move_change::{Attempted, MoveChanged};
 use self::move_session::{MoveSessions, Taken};
-pub(super) use self::recording::{drop_recording, record_new_table};
+pub(super) use self::recording::{drop_recording, record_new_table, record_restored};
 use super::db_error::DbErrorKind;
 use super::lane_session::TransactionError;
 use super::primary_tracker::PrimaryTracker;

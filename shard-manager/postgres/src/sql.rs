@@ -51,6 +51,16 @@ pub(super) const VERSIONS: &str = "SELECT nextval('tessera_version') FROM genera
 /// before this statement are below it.
 pub(super) const POSITION: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bigint";
 
+/// Insert position of the node: the end of the last record.
+///
+/// At the end of a page of the log the server names the position after the next page's header, of
+/// 24 bytes, or 40 at the begin of a segment. Replicas report the end of the record, so they would
+/// not confirm that position before the next record.
+pub(super) const INSERT_POSITION: &str = "SELECT (at-CASE WHEN mod(at,page)=24 THEN 24 \
+    WHEN mod(at,segment)=40 THEN 40 ELSE 0 END)::bigint FROM (\
+    SELECT pg_current_wal_insert_lsn()-'0/0' AS at,current_setting('wal_block_size')::numeric AS page,\
+    pg_size_bytes(current_setting('wal_segment_size'))::numeric AS segment OFFSET 0) AS log";
+
 /// Returns one row if there is a record of an idempotency key that was created from `$1` on and
 /// before `$2`.
 pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
@@ -60,6 +70,10 @@ pub(super) const WITNESS: &str = "SELECT slot FROM tessera_idempotency
 /// first, except those that another transaction has locked and those of slots that accept no writes
 /// here. Returns their number.
 pub(super) const FORGET: &str = "SELECT tessera_forget($1,$2,$3)";
+
+/// Names of the tables whose rows move, and the number of rows of each that the server estimates.
+pub(super) const ROW_ESTIMATES: &str = "SELECT own.name,greatest(c.reltuples,0)::bigint \
+    FROM tessera_moving_tables AS own JOIN pg_class AS c ON c.oid=own.relation";
 
 /// Locks existing rows in the given order. Parameters: slots, shard keys, ids. Columns: the number
 /// of the row from 1, then its answered columns.
@@ -97,6 +111,63 @@ pub(super) fn insert(table: &Table) -> String {
     sql.push_str(" FROM ");
     push_rows(&mut sql, table, &columns, 1);
     sql
+}
+
+/// Reads all rows in the order of the primary key, all columns.
+pub(super) fn select_all(table: &Table) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, "", table, 0..table.columns().len());
+    let _ = write!(sql, " FROM {} ORDER BY ", table.name());
+    push_names(&mut sql, "", table, place(table).into_iter());
+    sql
+}
+
+/// Reads the place of each row: slot, shard key, version, id, and the routing column if there is
+/// one.
+pub(super) fn select_places(table: &Table) -> String {
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, "", table, place_columns(table).into_iter());
+    let _ = write!(sql, " FROM {}", table.name());
+    sql
+}
+
+/// Returns the columns of [`select_places`].
+pub(super) fn place_columns(table: &Table) -> Vec<usize> {
+    let first = [Table::SLOT, Table::SHARD_KEY, table.version()].into_iter();
+    first.chain(table.id().iter().copied()).chain(table.routing()).collect()
+}
+
+/// Number and sum of the hashes of the rows of each slot.
+pub(super) fn slot_digests(table: &Table) -> String {
+    let mut sql = "SELECT slot::bigint,count(*),sum(".to_owned();
+    push_row_hash(&mut sql, table);
+    let _ = write!(sql, ")::text FROM {} GROUP BY slot", table.name());
+    sql
+}
+
+/// Shard key, id and hash of each row of the slot `$1`.
+pub(super) fn row_hashes(table: &Table) -> String {
+    let mut sql = "SELECT shard_key,concat_ws('/',".to_owned();
+    push_list(&mut sql, table.id(), |sql, column| {
+        let _ = write!(sql, "{}::text", table.column(*column).name);
+    });
+    sql.push_str("),(");
+    push_row_hash(&mut sql, table);
+    let _ = write!(sql, ")::text FROM {} WHERE slot=$1", table.name());
+    sql
+}
+
+/// Appends the hash of a row.
+///
+/// The hashes are those of hash partitioning, which do not depend on the server's version. JSON
+/// has none, so its text is hashed.
+pub(super) fn push_row_hash(sql: &mut String, table: &Table) {
+    sql.push_str("hash_record_extended(ROW(");
+    push_list(sql, 0..table.columns().len(), |sql, column| {
+        let cast = if column_type(table, column) == "json" { "::text" } else { "" };
+        let _ = write!(sql, "{}{cast}", table.column(column).name);
+    });
+    sql.push_str("),0)");
 }
 
 /// Updates existing rows. Parameters: all columns.

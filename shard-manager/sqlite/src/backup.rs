@@ -26,8 +26,6 @@
 //! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`), requests for
 //! a backup (`control`, the command line).
 
-mod error;
-mod folder;
 pub mod manifest;
 mod originals;
 pub mod restore;
@@ -42,15 +40,16 @@ use chrono::Utc;
 use engine::pause_barrier::{Closed, PauseBarrier};
 use engine::replication::ReplicationState;
 use model::value::format_timestamp;
-use serde::{Deserialize, Serialize};
 
+use crate::applier::ApplyError;
 use crate::copy::{CatalogCopy, ShardCopy, catalog_facts};
 use crate::open_file_check::OpenFileCheck;
-use folder::Unfinished;
+use engine::unfinished_folder::Unfinished;
 use manifest::Manifest;
 use originals::Originals;
 
-pub use error::SaveError;
+pub use engine::save_error::SaveError;
+pub use engine::save_watch::{Step, Watch};
 pub use originals::Original;
 
 /// Number of attempts to copy the cluster while shards join and retire.
@@ -99,65 +98,6 @@ pub struct SavedShard {
     pub pause_barrier: Arc<PauseBarrier>,
     /// Positions of the shard.
     pub replication: Arc<ReplicationState>,
-}
-
-/// Progress of a backup or a restore.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "step", rename_all = "snake_case")]
-pub enum Step {
-    /// A shard is being copied.
-    Copying {
-        /// Name of the shard.
-        shard: String,
-        /// Number of bytes written.
-        bytes: u64,
-        /// Expected number of bytes.
-        of: u64,
-    },
-    /// The copies follow the logs.
-    Following {
-        /// Number of batches that they lack.
-        behind: u64,
-    },
-    /// All lanes were held, and continue.
-    Held {
-        /// Time for which writes were paused, in microseconds.
-        micros: u64,
-    },
-    /// A copy is being verified.
-    Checking {
-        /// Number of bytes read.
-        bytes: u64,
-        /// Number of all bytes.
-        of: u64,
-    },
-    /// A data directory is being written.
-    Writing {
-        /// Number of bytes written.
-        bytes: u64,
-        /// Number of all bytes.
-        of: u64,
-    },
-}
-
-/// Caller of a backup or a restore, which receives its progress and may cancel it.
-pub struct Watch<'w> {
-    /// Receives each step; called often.
-    pub step: &'w (dyn Fn(&Step) + Sync),
-    /// Returns true if the caller has cancelled.
-    pub cancelled: &'w (dyn Fn() -> bool + Sync),
-}
-
-impl Watch<'_> {
-    fn tell(&self, step: &Step) -> Result<(), SaveError> {
-        self.check()?;
-        (self.step)(step);
-        Ok(())
-    }
-
-    fn check(&self) -> Result<(), SaveError> {
-        if (self.cancelled)() { Err(SaveError::Cancelled) } else { Ok(()) }
-    }
 }
 
 /// Point in time that a copy shows: the position of each shard, and the time.
@@ -320,7 +260,8 @@ impl SavedCluster<'_> {
                     scope.spawn(move || {
                         let shard = shard.original.shard.clone();
                         let followed = copy.follow(until(index), cancelled);
-                        followed.map_err(|cause| SaveError::Follow { shard, cause })
+                        followed
+                            .map_err(|cause| SaveError::Follow { shard, cause: cause.to_string() })
                     })
                 });
                 let work: Vec<_> = work.collect();
@@ -352,7 +293,10 @@ impl SavedCluster<'_> {
                     // The position of the file: after a commit with an unknown outcome, the lane
                     // does not know it either.
                     let shard = || shard.original.shard.clone();
-                    let failed = |cause| SaveError::Follow { shard: shard(), cause };
+                    let failed = |cause: ApplyError| SaveError::Follow {
+                        shard: shard(),
+                        cause: cause.to_string(),
+                    };
                     copy.primary_position().map_err(failed)
                 });
                 let positions = asked.collect::<Result<_, _>>()?;

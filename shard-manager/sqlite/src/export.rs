@@ -1,94 +1,29 @@
 //! Export: all rows of a table, over all shards, as lines.
 //!
 //! Each shard is read in one snapshot. All snapshots are taken before the first row is written, so
-//! their times are nearly the same. A bulk write accepts the lines of NDJSON, and CSV (RFC 4180;
-//! null is an empty field, the empty text `""`). A table without a routing column needs the key
-//! beside its row: its lines are wrapped as `{"shard_key":…,"data":{…}}`, and its CSV has a column
-//! `shard_key`.
+//! their times are nearly the same.
 //!
 //! Each shard exports the rows of the slots that it owns. Snapshots between which a slot has
 //! changed hands would contain its rows twice or not at all, so they are taken again.
 //!
 //! **Invariant:** a successful export contains every row of every slot once, as many as the shards
 //! have counted; rows are streamed and not kept in memory.
-//! **Not here:** the destination of the lines (the caller).
+//! **Not here:** the lines (`engine::export`), their destination (the caller).
 
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::result::Error as DieselError;
+use engine::export::{BUFFER, ExportError, ExportFormat, ExportLines, ExportedRow, unsettled};
 use model::slot_set::SlotSet;
-use model::table::{Registry, Table};
-use model::value::{ColumnType, push_json_number, push_json_string};
+use model::table::Registry;
+use model::value::ColumnType;
 
-use super::OpenError;
 use super::connection::RowView;
 use super::node_view::NodeView;
 use super::offline_view::DirView;
 use super::{owned_slots, sql};
-
-/// Format of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExportFormat {
-    /// One JSON object in each line.
-    Ndjson,
-    /// Comma-separated values; the first line has the names of the columns.
-    Csv,
-}
-
-/// Reason why an export is incomplete.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// A file cannot be read.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The output failed.
-    #[error("the output cannot be written: {0}")]
-    Output(#[from] std::io::Error),
-    /// There is no such table.
-    #[error("there is no table `{table}`; there are: {known}")]
-    NoSuchTable {
-        /// Requested name.
-        table: String,
-        /// Names of the existing tables.
-        known: String,
-    },
-    /// The shards declare different tables under one name.
-    #[error(
-        "{shard} declares {table} otherwise than the first shard: run `shard-manager check` for details"
-    )]
-    TablesDiffer {
-        /// The shard.
-        shard: String,
-        /// The table.
-        table: String,
-    },
-    /// The snapshots do not show one owner of each slot.
-    #[error(
-        "the slots {slots} are owned by no shard or by several: they are changing hands. try again, and run \
-         `shard-manager check` for details if it fails again"
-    )]
-    SlotsUnsettled {
-        /// These slots.
-        slots: SlotSet,
-    },
-    /// A shard has another number of rows than it has counted.
-    #[error(
-        "{shard} has counted {counted} rows of {table}, but {found} were read: the export is not complete. \
-         run `shard-manager check` for details"
-    )]
-    Short {
-        /// The shard.
-        shard: String,
-        /// The table.
-        table: String,
-        /// Number that the shard has counted.
-        counted: i64,
-        /// Number in the file.
-        found: u64,
-    },
-}
 
 /// The snapshots of all shards that an export reads.
 pub struct Export {
@@ -131,13 +66,7 @@ impl Export {
 
     /// Returns the slots that are owned by no shard or by several.
     fn unsettled(&self) -> SlotSet {
-        let (mut once, mut several) = (SlotSet::empty(), SlotSet::empty());
-        for Snapshot { owned, .. } in &self.shards {
-            several.unite(&owned.without(&owned.without(&once)));
-            once.unite(owned);
-        }
-        several.unite(&SlotSet::full().without(&once));
-        several
+        unsettled(self.shards.iter().map(|snapshot| &*snapshot.owned))
     }
 
     fn take(view: &DirView) -> Result<Self, ExportError> {
@@ -189,7 +118,7 @@ impl Export {
             .find(table)
             .cloned()
             .ok_or_else(|| ExportError::NoSuchTable { table: table.to_owned(), known: known() })?;
-        let lines = Lines::new(&table, format, system);
+        let lines = ExportLines::new(&table, format, system);
         let mut buffer = Vec::with_capacity(BUFFER + BUFFER / 4);
         lines.push_head(&mut buffer);
         let mut total = 0;
@@ -231,141 +160,20 @@ impl Export {
     }
 }
 
-/// Size of one write to the output.
-const BUFFER: usize = 256 << 10;
-
-/// Conversion of the rows of a table to lines.
-struct Lines {
-    table: Arc<Table>,
-    format: ExportFormat,
-    columns: Vec<usize>,
-    /// True if the row is wrapped in an object with its key.
-    wrapped: bool,
-}
-
-impl Lines {
-    fn new(table: &Arc<Table>, format: ExportFormat, system: bool) -> Self {
-        let needs_key = table.routing().is_none();
-        let wrapped = needs_key && !system && format == ExportFormat::Ndjson;
-        let key = (system || (needs_key && !wrapped)).then_some(Table::SHARD_KEY);
-        let rest = if system { table.answered() } else { table.own() };
-        let columns = key.into_iter().chain(rest).collect();
-        Self { table: Arc::clone(table), format, columns, wrapped }
+impl ExportedRow for RowView<'_, '_> {
+    fn text<T>(&self, column: usize, _kind: ColumnType, read: impl FnOnce(&str) -> T) -> Option<T> {
+        self.text(column, read)
     }
 
-    fn push_head(&self, out: &mut Vec<u8>) {
-        match self.format {
-            ExportFormat::Ndjson => {}
-            ExportFormat::Csv => {
-                for (index, column) in self.columns.iter().enumerate() {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    out.extend_from_slice(self.table.column(*column).name.as_bytes());
-                }
-                out.extend_from_slice(b"\r\n");
-            }
-        }
+    fn bigint(&self, column: usize) -> Option<i64> {
+        self.int(column)
     }
 
-    fn push_row(&self, out: &mut Vec<u8>, row: &RowView<'_, '_>) {
-        match self.format {
-            ExportFormat::Ndjson => self.push_json(out, row),
-            ExportFormat::Csv => {
-                for (index, &column) in self.columns.iter().enumerate() {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    push_field(out, row, column, self.table.column(column).kind);
-                }
-                out.extend_from_slice(b"\r\n");
-            }
-        }
+    fn double(&self, column: usize) -> Option<f64> {
+        self.double(column)
     }
 
-    fn push_json(&self, out: &mut Vec<u8>, row: &RowView<'_, '_>) {
-        if self.wrapped {
-            out.extend_from_slice(b"{\"shard_key\":");
-            row.text(Table::SHARD_KEY, |key| push_json_string(out, key));
-            out.extend_from_slice(b",\"data\":");
-        }
-        out.push(b'{');
-        for (index, &column) in self.columns.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            out.push(b'"');
-            out.extend_from_slice(self.table.column(column).name.as_bytes());
-            out.extend_from_slice(b"\":");
-            let kind = self.table.column(column).kind;
-            if push_member(out, row, column, kind).is_none() {
-                out.extend_from_slice(b"null");
-            }
-        }
-        out.extend_from_slice(if self.wrapped { b"}}\n" } else { b"}\n" });
+    fn boolean(&self, column: usize) -> Option<bool> {
+        self.int(column).map(|truth| truth != 0)
     }
-}
-
-/// Appends a value as JSON; `None` if it is null.
-fn push_member(
-    out: &mut Vec<u8>,
-    row: &RowView<'_, '_>,
-    column: usize,
-    kind: ColumnType,
-) -> Option<()> {
-    match kind {
-        ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid => {
-            row.text(column, |text| push_json_string(out, text))
-        }
-        ColumnType::Json | ColumnType::Bigint | ColumnType::Double | ColumnType::Boolean => {
-            push_plain(out, row, column, kind)
-        }
-    }
-}
-
-/// Appends a value that is not a text, in the form of both formats; `None` if it is null.
-fn push_plain(
-    out: &mut Vec<u8>,
-    row: &RowView<'_, '_>,
-    column: usize,
-    kind: ColumnType,
-) -> Option<()> {
-    match kind {
-        ColumnType::Bigint => row.int(column).map(|number| push_json_number(out, number)),
-        ColumnType::Double => row.double(column).map(|number| push_json_number(out, number)),
-        ColumnType::Boolean => row.int(column).map(|truth| {
-            out.extend_from_slice(if truth == 0 { b"false" } else { b"true" });
-        }),
-        ColumnType::Json | ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid => {
-            row.text(column, |text| out.extend_from_slice(text.as_bytes()))
-        }
-    }
-}
-
-/// Appends a field of CSV: nothing for null, and quotes where a reader needs them.
-fn push_field(out: &mut Vec<u8>, row: &RowView<'_, '_>, column: usize, kind: ColumnType) {
-    match kind {
-        ColumnType::Bigint | ColumnType::Double | ColumnType::Boolean => {
-            push_plain(out, row, column, kind);
-        }
-        ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => {
-            row.text(column, |text| push_quoted(out, text));
-        }
-    }
-}
-
-fn push_quoted(out: &mut Vec<u8>, text: &str) {
-    let plain = !text.is_empty() && !text.contains([',', '"', '\r', '\n']) && text.trim() == text;
-    if plain {
-        out.extend_from_slice(text.as_bytes());
-        return;
-    }
-    out.push(b'"');
-    for byte in text.bytes() {
-        if byte == b'"' {
-            out.push(b'"');
-        }
-        out.push(byte);
-    }
-    out.push(b'"');
 }

@@ -48,7 +48,6 @@ pub mod offline_view;
 pub mod open;
 pub mod open_file_check;
 pub mod owned_slots;
-mod private_file;
 pub mod read_gate;
 mod read_only;
 pub mod reader;
@@ -71,6 +70,7 @@ mod timeline;
 pub mod writer;
 
 pub use engine::open_error::OpenError;
+use engine::private_file;
 
 /// SQLite before this version can corrupt a WAL that is reset while it is read.
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];

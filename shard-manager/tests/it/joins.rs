@@ -11,6 +11,7 @@ use futures_util::future::{Either, poll_fn, select};
 use shard_manager::access::rights::Rights;
 use shard_manager::backup::{Watch, restore::restore};
 use shard_manager::cache::ServedBy;
+use shard_manager::engine::audit_report::AuditOptions;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::published_map::PublishedMap;
@@ -19,7 +20,7 @@ use shard_manager::map_change::MapChange;
 use shard_manager::query::ReadQuery;
 use shard_manager::shard_map::ShardMap;
 use shard_manager::slot_set::SlotSet;
-use shard_manager::store::sqlite::audit::{AuditOptions, audit};
+use shard_manager::store::sqlite::audit::audit;
 use shard_manager::store::sqlite::offline_view::DirView;
 use shard_manager::topology::{ShardNumber, ShardState};
 

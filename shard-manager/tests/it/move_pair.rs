@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use shard_manager::engine::Writer;
 use shard_manager::engine::slot_move::{
-    FactsQuery, MoveChange, MoveChangeError, MoveFacts, MoveReader, RoundError, RoundQuery,
-    RoundRead, SlotDigest,
+    FactsQuery, MoveChange, MoveChangeError, MoveFacts, MoveReader, RoundBudget, RoundError,
+    RoundQuery, RoundRead, SlotDigest,
 };
 use shard_manager::keyspace::Slot;
 use shard_manager::moves::applied::AppliedRows;
@@ -30,6 +30,9 @@ use crate::slot_nodes::{Nodes, slots};
 
 /// Identity of the move.
 pub(crate) const MOVE: MoveId = MoveId(7);
+
+/// Extent of a chunk.
+const BUDGET: RoundBudget = RoundBudget { rows: 2_000, bytes: 1 << 20 };
 
 /// Result of a change of a move.
 pub(crate) type Changed = Result<MoveEffect, MoveChangeError>;
@@ -96,7 +99,7 @@ impl MovePair {
         let ticket = MoveTicket { id: MOVE, leg: row.leg, term: self.term };
         let slots = Arc::clone(&self.plan.slots);
         let (base, base_cursor) = (row.applied, row.cursor);
-        let query = RoundQuery { id: MOVE, slots, base, base_cursor, has_digests };
+        let query = RoundQuery { id: MOVE, slots, base, base_cursor, has_digests, budget: BUDGET };
         let reader = self.reader(from);
         let read = self.runtime.block_on(reader.read_round(&query, deadline()))?;
         Ok((ticket, read))

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shard_manager::engine::Writer;
-use shard_manager::engine::slot_move::{MoveChange, MoveReader, RoundError, RoundQuery};
+use shard_manager::engine::slot_move::{
+    MoveChange, MoveReader, RoundBudget, RoundError, RoundQuery,
+};
 use shard_manager::error::Error;
 use shard_manager::moves::identity::{MoveSide, MoveTicket};
 use shard_manager::moves::move_row::{CopyCursor, MoveRow};
@@ -171,6 +173,7 @@ fn rounds_that_are_read_beside_a_writer_lose_no_change() {
                 base: applied,
                 base_cursor: cursor,
                 has_digests: true,
+                budget: RoundBudget::BESIDE_WRITES,
             };
             let read = runtime.block_on(reader.read_round(&query, deadline())).expect("a round");
             let request = MoveRequest::Store(MoveTicket { id: MOVE, leg, term }, read.round);

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shard_manager::engine::Writer;
-use shard_manager::engine::slot_move::{MoveChange, MoveReader, RoundQuery};
+use shard_manager::engine::audit_report::{AuditOptions, AuditReport};
+use shard_manager::engine::slot_move::{MoveChange, MoveReader, RoundBudget, RoundQuery};
 use shard_manager::keyspace::Slot;
 use shard_manager::moves::applied::AppliedRows;
 use shard_manager::moves::beginning::NewMoveRow;
@@ -15,7 +16,7 @@ use shard_manager::moves::request::MoveRequest;
 use shard_manager::position::{Position, TimelineHistory};
 use shard_manager::replication::ReplicationState;
 use shard_manager::row_change::Operation::Upsert;
-use shard_manager::store::sqlite::audit::{AuditOptions, AuditReport, audit};
+use shard_manager::store::sqlite::audit::audit;
 use shard_manager::store::sqlite::move_reader::FileMoveReader;
 use shard_manager::store::sqlite::offline_view::DirView;
 use shard_manager::store::sqlite::writer::SqliteWriter;
@@ -75,6 +76,7 @@ impl Stopped<'_> {
             base: AppliedRows::begin(1),
             base_cursor: CopyCursor::Empty,
             has_digests: false,
+            budget: RoundBudget::ALONE,
         };
         let read = self.read(from, async |reader| reader.read_round(&query, deadline()).await);
         let read = read.expect("a round");

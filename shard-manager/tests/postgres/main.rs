@@ -9,6 +9,7 @@
 mod access_contract;
 mod access_store;
 mod addresses;
+mod backing_up;
 #[path = "../access/bound_specs.rs"]
 mod bound_specs;
 #[path = "../access/bound_steps.rs"]
@@ -17,7 +18,9 @@ mod cached;
 mod catalog_tables;
 mod certificates;
 mod certified;
+mod checking;
 mod cluster;
+mod commands;
 mod concurrent_routers;
 mod connecting;
 mod connections;
@@ -25,6 +28,7 @@ mod crash;
 mod dumping;
 mod engine_parity;
 mod exhausted;
+mod exporting;
 mod failover;
 mod fair;
 #[path = "../support/fair_steps.rs"]

@@ -4,6 +4,7 @@
 //! **Invariant:** when a change of the mode returns, no bytes are on their way that the new mode
 //! would not let pass. A connection that has lost bytes never carries any again.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -26,6 +27,9 @@ pub(crate) enum ProxyMode {
     Late(Duration),
     /// Everything that the server sends waits for another mode.
     AnswersHeld,
+    /// Everything passes, until a client has sent these texts, one after the other in two pieces:
+    /// from then on answers to it wait for another mode.
+    AnswersHeldAfter([&'static str; 2]),
     /// Everything waits for another mode.
     Held,
     /// Everything is accepted and lost, like in a network that is cut without notice.
@@ -56,6 +60,8 @@ struct State {
     connections: Vec<[TcpStream; 2]>,
     /// Connections with a lower index than this have lost bytes.
     lost_before: usize,
+    /// Number of texts that each connection has sent of those for which the mode waits.
+    texts: HashMap<usize, usize>,
     is_over: bool,
 }
 
@@ -83,10 +89,15 @@ impl TcpProxy {
     pub(crate) fn set(&self, mode: ProxyMode) {
         let mut state = self.shared.lock();
         (state.mode, state.changes) = (mode, state.changes + 1);
+        state.texts.clear();
         match mode {
             ProxyMode::Silent => state.lost_before = state.connections.len(),
             ProxyMode::Cut => state.end_connections(),
-            ProxyMode::Open | ProxyMode::Late(_) | ProxyMode::AnswersHeld | ProxyMode::Held => {}
+            ProxyMode::Open
+            | ProxyMode::Late(_)
+            | ProxyMode::AnswersHeld
+            | ProxyMode::AnswersHeldAfter(_)
+            | ProxyMode::Held => {}
         }
         self.shared.changed.notify_all();
     }
@@ -114,6 +125,29 @@ impl Drop for TcpProxy {
 }
 
 impl State {
+    /// Notes what a client has sent.
+    fn note(&mut self, index: usize, piece: &[u8]) {
+        let ProxyMode::AnswersHeldAfter(texts) = self.mode else { return };
+        let sent = self.texts.entry(index).or_default();
+        let Some(text) = texts.get(*sent) else { return };
+        if piece.windows(text.len()).any(|bytes| bytes == text.as_bytes()) {
+            *sent += 1;
+        }
+    }
+
+    /// Returns true if the answers to a connection wait.
+    fn holds_answers(&self, index: usize) -> bool {
+        match self.mode {
+            ProxyMode::AnswersHeld => true,
+            ProxyMode::AnswersHeldAfter(texts) => self.texts.get(&index) == Some(&texts.len()),
+            ProxyMode::Open
+            | ProxyMode::Late(_)
+            | ProxyMode::Held
+            | ProxyMode::Silent
+            | ProxyMode::Cut => false,
+        }
+    }
+
     fn end_connections(&self) {
         for end in self.connections.iter().flatten() {
             let _ = end.shutdown(Shutdown::Both);
@@ -155,7 +189,10 @@ impl Shared {
         mut to: TcpStream,
     ) {
         for (arrived, piece) in pieces {
-            let state = self.await_turn(direction, arrived);
+            let mut state = self.await_turn(direction, arrived);
+            if !direction.1 {
+                state.note(direction.0, &piece);
+            }
             let is_lost = direction.0 < state.lost_before;
             // No change is made while the state is locked.
             let written = if is_lost { Ok(()) } else { to.write_all(&piece) };
@@ -177,7 +214,11 @@ impl Shared {
         while index >= state.lost_before {
             match state.mode {
                 ProxyMode::Held => state = self.changed.wait(state).unwrap(),
-                ProxyMode::AnswersHeld if is_answer => state = self.changed.wait(state).unwrap(),
+                ProxyMode::AnswersHeld | ProxyMode::AnswersHeldAfter(_)
+                    if is_answer && state.holds_answers(index) =>
+                {
+                    state = self.changed.wait(state).unwrap();
+                }
                 ProxyMode::Late(delay) if is_answer && arrived.elapsed() < delay => {
                     let (left, before) = (delay.saturating_sub(arrived.elapsed()), state.changes);
                     let unchanged = |state: &mut State| state.changes == before;
@@ -186,6 +227,7 @@ impl Shared {
                 ProxyMode::Open
                 | ProxyMode::Late(_)
                 | ProxyMode::AnswersHeld
+                | ProxyMode::AnswersHeldAfter(_)
                 | ProxyMode::Silent
                 | ProxyMode::Cut => break,
             }

@@ -1,9 +1,10 @@
 //! `backup`: a copy of a cluster as of one moment.
 //!
 //! The holder of the data directory makes the copy: a running router does it on request through its
-//! socket; without one, the command locks the directory itself and copies the files.
+//! socket; without one, the command locks the directory itself and copies the files. Servers are
+//! read by the command itself, beside their routers.
 //!
-//! **Not here:** making the copy (`sqlite::backup`).
+//! **Not here:** making the copy (`sqlite::backup`, `postgres::backup`).
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -11,30 +12,39 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
+use engine::save_error::SaveError;
+use engine::save_watch::{Step, Watch};
 use indicatif::ProgressBar;
-use serde_json::json;
+use postgres::backup::manifest::is_of_servers;
+use postgres::node_address::ClusterAddress;
+use serde_json::{Value, json};
 use sqlite::backup::manifest::Manifest;
-use sqlite::backup::{SaveError, Step, Watch, restore, stopped};
+use sqlite::backup::{restore, stopped};
 use sqlite::control::Request;
 use sqlite::control::client::{ControlError, ask};
 
-use super::{CommandError, DataDirArgs, interrupt};
+use super::access::with_runtime;
+use super::cluster_place::{ClusterArgs, ClusterPlace};
+use super::{CommandError, interrupt};
 use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
 The copy is of one moment: it holds every write that was acknowledged before, on all shards, and
 no later one. A running router continues to serve. The files of a stopped cluster are copied as
 they are, also those of an older program: this is the copy to make before `migrate`. A copy holds
-the key of the session tokens: keep it as safe as the data.
+the key of the session tokens: keep it as safe as the data. The rows of servers are read in
+snapshots; their writes wait for the running batches and a few round trips.
 
 Examples:
   shard-manager backup --data-dir ./data --to /backups/monday
-  shard-manager backup --verify /backups/monday";
+  shard-manager backup --verify /backups/monday
+  SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app \
+    shard-manager backup --to /backups/monday";
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
-    cluster: DataDirArgs,
+    cluster: ClusterArgs,
     /// Folder to create; it must not exist, or be empty
     #[arg(long, value_name = "DIR", required_unless_present = "verify")]
     to: Option<PathBuf>,
@@ -50,11 +60,13 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         return verify(folder, terminal);
     }
     let to = options.to.as_deref().unwrap_or(Path::new(""));
-    let manifest = make(&options.cluster.data_dir, to, terminal)?;
-    let shown = terminal.show(&manifest, |_| {
-        let rows = manifest.rows();
-        let (shards, at) = (manifest.shards.len(), &manifest.at);
-        let (mib, held) = (manifest.bytes() >> 20, manifest.held_us as f64 / 1_000.0);
+    let copied = match options.cluster.place()? {
+        ClusterPlace::Files(data_dir) => Copied::of_files(&make(&data_dir, to, terminal)?)?,
+        ClusterPlace::Servers(address) => make_of_servers(&address, to, terminal)?,
+    };
+    let shown = terminal.show(&copied.document, |_| {
+        let Copied { rows, shards, at, bytes, held_us, .. } = &copied;
+        let (mib, held) = (bytes >> 20, *held_us as f64 / 1_000.0);
         format!(
             "{} holds {rows} rows of {shards} shards as of {at} ({mib} MiB; writes waited {held:.1} ms)",
             to.display()
@@ -63,13 +75,76 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(shown?)
 }
 
+/// Facts about a copy of either engine.
+pub(super) struct Copied {
+    /// The manifest.
+    pub(super) document: Value,
+    pub(super) rows: u64,
+    pub(super) at: String,
+    shards: usize,
+    bytes: u64,
+    held_us: u64,
+}
+
+impl Copied {
+    /// Returns the facts about a copy of files.
+    pub(super) fn of_files(manifest: &Manifest) -> Result<Self, CommandError> {
+        Ok(Self {
+            document: document(manifest)?,
+            rows: manifest.rows().max(0).cast_unsigned(),
+            at: manifest.at.clone(),
+            shards: manifest.shards.len(),
+            bytes: manifest.bytes(),
+            held_us: manifest.held_us,
+        })
+    }
+
+    /// Returns the facts about a copy of servers.
+    pub(super) fn of_servers(
+        manifest: &postgres::backup::manifest::ServerManifest,
+    ) -> Result<Self, CommandError> {
+        Ok(Self {
+            document: document(manifest)?,
+            rows: manifest.rows(),
+            at: manifest.at.clone(),
+            shards: manifest.shards.len(),
+            bytes: manifest.bytes(),
+            held_us: manifest.held_us,
+        })
+    }
+}
+
+fn document(manifest: &impl serde::Serialize) -> Result<Value, CommandError> {
+    serde_json::to_value(manifest).map_err(|error| CommandError::Refused(error.to_string()))
+}
+
+fn make_of_servers(
+    address: &ClusterAddress,
+    to: &Path,
+    terminal: &Terminal,
+) -> Result<Copied, CommandError> {
+    let saved = with_bars(terminal, |watch| {
+        with_runtime(async { Ok(postgres::backup::save(address, to, watch).await) })
+    });
+    let manifest = saved?.map_err(|error| CommandError::Refused(error.to_string()))?;
+    Copied::of_servers(&manifest)
+}
+
 /// Verifies that a copy is complete.
 pub(super) fn verify(folder: &Path, terminal: &Terminal) -> Result<(), CommandError> {
-    let verified = with_bars(terminal, |watch| restore::verify(folder, watch));
-    let manifest = verified.map_err(|error| judged(&error))?;
-    let shown = terminal.show(&json!({"whole": true, "manifest": manifest}), |_| {
-        let (rows, at) = (manifest.rows(), &manifest.at);
-        format!("{} is complete: {rows} rows as of {at}", folder.display())
+    let copied = match is_of_servers(folder) {
+        true => {
+            let verified =
+                with_bars(terminal, |watch| postgres::backup::restore::verify(folder, watch));
+            Copied::of_servers(&verified.map_err(|error| judged(&error))?)?
+        }
+        false => {
+            let verified = with_bars(terminal, |watch| restore::verify(folder, watch));
+            Copied::of_files(&verified.map_err(|error| judged(&error))?)?
+        }
+    };
+    let shown = terminal.show(&json!({"whole": true, "manifest": copied.document}), |_| {
+        format!("{} is complete: {} rows as of {}", folder.display(), copied.rows, copied.at)
     });
     Ok(shown?)
 }

@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Args;
-use sqlite::audit::{AuditOptions, AuditReport, Discrepancy, audit};
+use engine::audit_report::{AuditOptions, AuditReport, Discrepancy};
 use sqlite::offline_view::DirView;
 
-use super::{CommandError, DataDirArgs};
+use super::CommandError;
+use super::access::with_runtime;
+use super::cluster_place::{ClusterArgs, ClusterPlace};
 use crate::terminal::{Terminal, say};
 
 /// Options of `check`.
@@ -17,18 +19,20 @@ Each row must be in the slot and on the shard of its key, contain its key, and b
 its shard. The counters of the shards must be right, their slots those of the map, and replicas
 equal to their primaries in tables, slots and counters. It follows that a row is in the cluster
 only once. Works beside a running router. In a stopped cluster a replica that is missing or behind
-is not a fault but a note: the next start of the router completes it.
+is not a fault but a note: the next start of the router completes it. On servers, indexes and
+constraints must be valid too, and a replica that lags by more than ten seconds is noted.
 
 Examples:
   shard-manager check
   shard-manager check --deep --data-dir /var/lib/tessera
   shard-manager check --json | jq '.findings[]'
+  SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app shard-manager check
 
 Exit code 1: faults were found, one per line; 2: the check could not be carried out.")]
 pub(super) struct CheckArgs {
     #[command(flatten)]
-    place: DataDirArgs,
-    /// Also check the structure of every page (PRAGMA quick_check)
+    place: ClusterArgs,
+    /// Also check the structure of every page (PRAGMA quick_check; files only)
     #[arg(long)]
     deep: bool,
     /// Number of shards checked concurrently [default: number of cores]
@@ -38,17 +42,11 @@ pub(super) struct CheckArgs {
 
 /// Checks a cluster.
 pub(super) fn run(args: &CheckArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let view = DirView::open(&args.place.data_dir)?;
+    let place = args.place.place()?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = AuditOptions { deep: args.deep, threads: args.threads.unwrap_or(cores).max(1) };
-    let bar = terminal.progress("check", expected_rows(&view));
-    let passed = AtomicU64::new(0);
     let began = std::time::Instant::now();
-    let report = audit(&view, &options, &|rows| {
-        bar.set_position(passed.fetch_add(rows, Ordering::Relaxed) + rows);
-    });
-    bar.finish_and_clear();
-    let report = report?;
+    let report = audit(&place, &options, terminal)?;
     let shown = terminal.show(&report, |terminal| text(&report, terminal));
     if !terminal.is_json() {
         let seconds = began.elapsed().as_secs_f64();
@@ -61,6 +59,38 @@ pub(super) fn run(args: &CheckArgs, terminal: &Terminal) -> Result<(), CommandEr
         found => Err(CommandError::Found(format!("{found} faults were found"))),
     }
 }
+
+/// Checks the rows, and shows the progress.
+fn audit(
+    place: &ClusterPlace,
+    options: &AuditOptions,
+    terminal: &Terminal,
+) -> Result<AuditReport, CommandError> {
+    let passed = AtomicU64::new(0);
+    let (bar, work): (_, Box<AuditWork<'_>>) = match place {
+        ClusterPlace::Files(data_dir) => {
+            let view = DirView::open(data_dir)?;
+            let bar = terminal.progress("check", expected_rows(&view));
+            (bar, Box::new(move |passed| Ok(sqlite::audit::audit(&view, options, passed)?)))
+        }
+        ClusterPlace::Servers(address) => (
+            terminal.progress("check", 0),
+            Box::new(move |passed| {
+                with_runtime(async {
+                    Ok(postgres::audit::audit(address, options, &|rows| passed(rows)).await?)
+                })
+            }),
+        ),
+    };
+    let report = work(&|rows| {
+        bar.set_position(passed.fetch_add(rows, Ordering::Relaxed) + rows);
+    });
+    bar.finish_and_clear();
+    report
+}
+
+/// Audit that tells its progress.
+type AuditWork<'a> = dyn FnOnce(&(dyn Fn(u64) + Sync)) -> Result<AuditReport, CommandError> + 'a;
 
 /// Returns the rows that the counters of all nodes report: exact enough for a progress bar.
 fn expected_rows(view: &DirView) -> u64 {

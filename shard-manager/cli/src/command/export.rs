@@ -1,26 +1,30 @@
 //! `export`: all rows of a table as lines.
+//!
+//! **Not here:** reading the rows (`sqlite::export`, `postgres::export`).
+
+mod source;
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use engine::export::{ExportError, ExportFormat};
 use serde::Serialize;
-use sqlite::export::{Export, ExportError, ExportFormat};
-use sqlite::offline_view::DirView;
 
+use self::source::ExportSource;
 use super::atomic_file::{Target, refused};
+use super::cluster_place::ClusterArgs;
 use super::format::FormatName;
-use super::{CommandError, DataDirArgs, interrupt};
+use super::{CommandError, interrupt};
 use crate::terminal::{Terminal, say};
 
 /// Options of `export`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each shard is read in one snapshot of its files, beside a running router too: so there is no
---url. It is complete, or an error says that it is not; a file gets its name when it is complete.
-Lines without --system are what `import` and a
-bulk write take back:
+Each shard is read in one snapshot of its files or of its server, beside running routers too: so
+there is no --url. It is complete, or an error says that it is not; a file gets its name when it is
+complete. Lines without --system are what `import` and a bulk write take back:
 
   shard-manager export --table users --output users.ndjson
   curl --data-binary @users.ndjson -H 'Content-Type: application/x-ndjson' \\
@@ -29,10 +33,12 @@ bulk write take back:
 Examples:
   shard-manager export --table users | head
   shard-manager export --table orders --output orders.csv
-  shard-manager export --all --output /backup/tessera")]
+  shard-manager export --all --output /backup/tessera
+  SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app \\
+    shard-manager export --table users")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
-    place: DataDirArgs,
+    place: ClusterArgs,
     /// Table to export
     #[arg(long, value_name = "TABLE", required_unless_present = "all", conflicts_with = "all")]
     table: Option<String>,
@@ -77,8 +83,7 @@ pub(super) fn run(args: &ExportArgs, terminal: &Terminal) -> Result<(), CommandE
         let line = "--json lists the files written: name one with --output";
         return Err(CommandError::Refused(line.into()));
     }
-    let view = DirView::open(&args.place.data_dir)?;
-    let mut export = Export::begin(&view).map_err(trouble)?;
+    let mut export = ExportSource::open(&args.place.place()?)?;
     let Some(output) = args.output.as_deref().filter(|_| !to_stdout) else {
         let table = args.table.as_deref().unwrap_or_default();
         let rows = write(args, &mut export, table, &mut io::stdout().lock(), terminal)?;
@@ -91,8 +96,7 @@ pub(super) fn run(args: &ExportArgs, terminal: &Terminal) -> Result<(), CommandE
         None => {
             fs::create_dir_all(output).map_err(|error| refused(output, &error))?;
             let file = |name: &str| output.join(format!("{name}.{}", args.format().ending()));
-            let names = export.tables().tables().map(|table| table.name());
-            names.map(|name| (name.to_owned(), file(name))).collect()
+            export.tables().into_iter().map(|name| (name.clone(), file(&name))).collect()
         }
     };
     let mut exported = Vec::with_capacity(tables.len());
@@ -109,7 +113,7 @@ pub(super) fn run(args: &ExportArgs, terminal: &Terminal) -> Result<(), CommandE
 
 fn write(
     args: &ExportArgs,
-    export: &mut Export,
+    export: &mut ExportSource,
     table: &str,
     out: &mut dyn Write,
     terminal: &Terminal,
@@ -128,7 +132,7 @@ fn write(
 /// Replaces the file atomically: it has all rows, or its old contents.
 fn write_file(
     args: &ExportArgs,
-    export: &mut Export,
+    export: &mut ExportSource,
     (table, file): (&str, &Path),
     terminal: &Terminal,
 ) -> Result<u64, CommandError> {

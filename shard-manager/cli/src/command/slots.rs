@@ -19,7 +19,7 @@ use sqlite::control::client::{ControlError, change_slots};
 
 use super::CommandError;
 use super::access::catalog_place::{
-    DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE, address, split_urls, variable, with_runtime,
+    DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE, addresses, variable, with_runtime,
 };
 use crate::terminal::Terminal;
 
@@ -131,14 +131,7 @@ impl SlotArgs {
                  one of them out, or give --data-dir"
             )));
         }
-        let (mut addresses, mut left) = (Vec::new(), urls.as_str());
-        while !left.trim().is_empty() {
-            let (first, rest) = split_urls(left);
-            let named = |error| CommandError::Refused(format!("{SHARDS_VARIABLE}: {error}"));
-            addresses.push(address(first).map_err(named)?);
-            left = rest;
-        }
-        Ok(SlotOwners::Servers(addresses))
+        Ok(SlotOwners::Servers(addresses(SHARDS_VARIABLE, &urls)?))
     }
 }
 

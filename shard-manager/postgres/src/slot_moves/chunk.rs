@@ -6,21 +6,21 @@
 
 use diesel::QueryResult;
 use engine::copy_key::{CopyKey, format_key};
-use engine::slot_move::{ROUND_BYTES_MAX, RoundError};
+use engine::slot_move::{ROUND_BYTES_MAX, RoundBudget, RoundError};
 use model::keyspace::Slot;
 use model::table::Table;
 use model::value::Value;
 
 use super::move_session::MoveSession;
-use super::round_rows::ColumnArrays;
 use super::statements;
 use crate::binary_value;
+use crate::row_arrays::ColumnArrays;
 use crate::statement::{Bind, RowView, Statement, for_each_row};
 
 /// Rows of the first read of a chunk, before their size is known.
 const FIRST_ROWS: usize = 100;
 /// Most rows of one read of a chunk.
-const READ_ROWS_MAX: usize = 2_000;
+const READ_ROWS_MAX: usize = 5_000;
 
 type RoundResult<T> = QueryResult<Result<T, RoundError>>;
 
@@ -30,16 +30,11 @@ pub(super) fn id_binds<'v>(table: &'v Table, id: &'v [Value]) -> impl Iterator<I
     columns.zip(id).map(|(kind, value)| Bind::value(kind, value))
 }
 
-/// Rows and bytes that a chunk may still take.
-pub(super) struct Budget {
-    pub(super) rows: usize,
-    pub(super) bytes: usize,
-}
-
 /// Chunk that is being read.
 pub(super) struct Chunk<'c> {
     session: &'c MoveSession,
-    budget: Budget,
+    /// Rows and bytes that it may still take.
+    budget: RoundBudget,
     /// Rows and bytes so far.
     read: (usize, usize),
     /// Key of the last row, once the chunk is full.
@@ -48,7 +43,7 @@ pub(super) struct Chunk<'c> {
 
 impl<'c> Chunk<'c> {
     /// Creates a chunk without rows.
-    pub(super) fn new(session: &'c MoveSession, budget: Budget) -> Self {
+    pub(super) fn new(session: &'c MoveSession, budget: RoundBudget) -> Self {
         Self { session, budget, read: (0, 0), last: None }
     }
 

@@ -37,7 +37,7 @@ pub(super) async fn read(session: &mut MoveSession, query: &FactsQuery) -> Query
         statement(statements::STATES, &slots),
         statement(statements::FACTS, &asked),
         plain(connection, "COMMIT"),
-        statement(statements::INSERT_POSITION, &[]),
+        statement(crate::sql::INSERT_POSITION, &[]),
     ];
     let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
     let mut results = results?.into_iter().skip(1);

@@ -33,7 +33,7 @@ use moves::shard_metadata::ShardMetadata;
 
 use super::move_metadata::{self, Difference, StoredSnapshotMove, slot_bind};
 use super::move_session::MoveSession;
-use super::{recording, round_rows, snapshot_mark, statements};
+use super::{recording, snapshot_mark, statements};
 use crate::db_error::unreadable;
 use crate::lane_session::{TransactionError, ended};
 use crate::statement::{Bind, RowView, Statement, Work, load, pipeline, plain, run, step};
@@ -176,11 +176,17 @@ async fn look(
     let seen = commit_of(request).and_then(|commit| snapshot_mark::text(&commit.applied.mark));
     let seen = Bind::value(ColumnType::Text, &seen.map_or(Value::Null, Value::Text));
     let states = [slots.clone(), Bind::text(&id)];
+    let looks_early = is_on(Mutation::OneStatementFence) && commit_of(request).is_some();
+    let early: Vec<Bind> = locks.iter().cloned().chain([seen.clone()]).collect();
     let scene = [slots, Bind::text(&id), seen];
     let statement = |sql, binds| step(connection, Statement { sql, binds, cached: true });
+    let lock = match looks_early {
+        true => statement(statements::LOCK_AND_LOOK, &*early),
+        false => statement(statements::LOCK, &locks),
+    };
     let mut steps = vec![
         plain(connection, &begin),
-        statement(statements::LOCK, &locks),
+        lock,
         statement(statements::MOVES, &system),
         statement(statements::STATES, &states),
         statement(statements::SCENE, &scene),
@@ -191,7 +197,8 @@ async fn look(
     let results: QueryResult<Vec<_>> = pipeline(prepared, steps).await.into_iter().collect();
     let mut results = results?.into_iter().skip(1);
     let mut next = || results.next().unwrap_or_default();
-    if let Some(holder) = next().first().and_then(|row| row.text(0)) {
+    let locked = next();
+    if let Some(holder) = locked.first().and_then(|row| row.text(0)) {
         return Ok(Err(holder));
     }
     let rows = next();
@@ -210,7 +217,10 @@ async fn look(
         metadata: ShardMetadata { slots, moves: moves?, generation: 0, version: number(1) },
         now: number(0),
         position: Position { timeline, sequence: number(2) },
-        has_change: scene.first().and_then(|row| row.boolean(3)) != Some(false),
+        has_change: match looks_early {
+            true => locked.first().and_then(|row| row.boolean(1)) != Some(false),
+            false => scene.first().and_then(|row| row.boolean(3)) != Some(false),
+        },
         is_recorded: next().is_empty(),
         stored,
         system,
@@ -328,11 +338,11 @@ impl Transaction<'_> {
                 return Ok(Err(round.table.clone()));
             };
             if !round.removed.is_empty() && !is_on(Mutation::CopyForgetsDeletes) {
-                let binds = round_rows::key_binds(table, &round.removed)?;
+                let binds = crate::row_arrays::key_binds(table, &round.removed)?;
                 work.push((Cow::Owned(statements::remove_rows(table)), binds));
             }
             if !round.rows.is_empty() {
-                let binds = round_rows::row_binds(table, &round.rows)?;
+                let binds = crate::row_arrays::row_binds(table, &round.rows)?;
                 work.push((Cow::Owned(sql::insert(table)), binds));
             }
         }
@@ -355,20 +365,40 @@ pub(super) async fn tables(session: &MoveSession) -> QueryResult<Vec<Table>> {
     Ok(tables)
 }
 
-/// Deletes some rows of these slots, and returns their number.
+/// Deletes some rows of these slots, and returns their number: 0 only if there are none.
 async fn delete(session: &MoveSession, slots: &[Slot], most: usize) -> QueryResult<usize> {
+    let tables = tables(session).await?;
+    let deleted = delete_onwards(session, (&tables, slots), most).await?;
+    if deleted == 0 && session.delete_from_start() {
+        return delete_onwards(session, (&tables, slots), most).await;
+    }
+    Ok(deleted)
+}
+
+/// Deletes some rows of the slots that the last deletion of the session has not emptied.
+async fn delete_onwards(
+    session: &MoveSession,
+    (tables, slots): (&[Table], &[Slot]),
+    most: usize,
+) -> QueryResult<usize> {
     let mut left = most;
-    for table in tables(session).await? {
-        if left == 0 {
-            break;
+    for table in tables {
+        let first = session.deletes_from(table.name());
+        let slots: Vec<Slot> =
+            slots.iter().copied().filter(|slot| slot.number() >= first).collect();
+        if left == 0 || slots.is_empty() {
+            continue;
         }
-        let binds = [slot_bind(slots), Bind::bigint(left as i64)];
-        let sql = statements::delete_batch(&table);
+        let binds = [slot_bind(&slots), Bind::bigint(left as i64)];
+        let sql = statements::delete_batch(table);
         let deleted = Statement { sql: &sql, binds: &binds, cached: true };
         let deleted = load(&session.connection, deleted).await?;
-        let deleted = deleted.first().and_then(|row| row.bigint(0));
-        let deleted = deleted.ok_or_else(|| unreadable(&"a deletion has no count"))?;
-        left = left.saturating_sub(deleted.max(0) as usize);
+        let number = |column| deleted.first().and_then(|row| row.bigint(column));
+        let count = number(0).ok_or_else(|| unreadable(&"a deletion has no count"))?;
+        if let Some(slot) = number(1).and_then(|slot| u16::try_from(slot).ok()) {
+            session.note_deleted(table.name(), slot);
+        }
+        left = left.saturating_sub(count.max(0) as usize);
     }
     Ok(most - left)
 }

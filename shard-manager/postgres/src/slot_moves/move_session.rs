@@ -4,6 +4,7 @@
 //! One whose work failed or was dropped is closed.
 //! **Not here:** statements (the modules beside this one).
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -33,12 +34,35 @@ pub(super) struct MoveSession {
     pub(super) timeline: u32,
     /// System identifier of the primary.
     system: u64,
+    /// Slots that rows were last deleted from, by table. The index keeps entries of deleted rows for
+    /// a while, so a batch begins where the one before it has ended.
+    deleted_from: Mutex<HashMap<String, u16>>,
 }
 
 impl MoveSession {
     /// Returns the system identifier as a parameter.
     pub(super) fn system_bind(&self) -> Bind {
         Bind::text(&self.system.to_string())
+    }
+
+    /// Returns the first slot of a table that the next deletion looks at.
+    pub(super) fn deletes_from(&self, table: &str) -> u16 {
+        let deleted = self.deleted_from.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.get(table).copied().unwrap_or(0)
+    }
+
+    /// Remembers the highest slot of a table that rows were deleted from.
+    pub(super) fn note_deleted(&self, table: &str, slot: u16) {
+        let mut deleted = self.deleted_from.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.insert(table.to_owned(), slot);
+    }
+
+    /// Lets the next deletion look at all slots. Returns false if it would have done so.
+    pub(super) fn delete_from_start(&self) -> bool {
+        let mut deleted = self.deleted_from.lock().unwrap_or_else(PoisonError::into_inner);
+        let had_any = !deleted.is_empty();
+        deleted.clear();
+        had_any
     }
 }
 
@@ -96,7 +120,8 @@ impl MoveSessions {
         let (connection, identity) = (session.connection, session.identity);
         let (timeline, system) = (identity.timeline, identity.system);
         run(&connection, SETTINGS).await.map_err(|_error| self.unavailable())?;
-        let session = MoveSession { connection, prepared: Prepared::default(), timeline, system };
+        let (prepared, deleted_from) = (Prepared::default(), Mutex::default());
+        let session = MoveSession { connection, prepared, timeline, system, deleted_from };
         Ok(Taken { session, term, _permit: permit })
     }
 

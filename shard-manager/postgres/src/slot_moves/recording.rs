@@ -71,6 +71,29 @@ pub(crate) async fn record_new_table(
     }
 }
 
+/// Records changes again for the moves of a database that was restored, whose triggers were not.
+pub(crate) async fn record_restored(
+    connection: &AsyncPgConnection,
+    tables: &[Table],
+) -> QueryResult<()> {
+    let moves = Statement { sql: RECORDING_MOVES, binds: &[], cached: false };
+    if load(connection, moves).await?.is_empty() {
+        return Ok(());
+    }
+    for table in tables.iter().chain([&**idempotency::TABLE]) {
+        let (sql, binds) = (statements::ENABLE_RECORDING, enabling(table));
+        load(connection, Statement { sql, binds: &binds, cached: false }).await?;
+    }
+    load(connection, Statement { sql: FOLLOW_AGAIN, binds: &[], cached: false }).await.map(drop)
+}
+
+/// Moves that record changes.
+const RECORDING_MOVES: &str = "SELECT FROM tessera_slot_moves WHERE traced_after IS NOT NULL";
+/// Begins to record changes of their slots.
+const FOLLOW_AGAIN: &str = "SELECT tessera_follow(ARRAY(SELECT number::integer \
+    FROM tessera_slot_moves,json_array_elements_text(slots::json) AS number \
+    WHERE traced_after IS NOT NULL),true)";
+
 /// Drops what is left of the triggers of a table that was dropped.
 pub(crate) async fn drop_recording(
     connection: &AsyncPgConnection,

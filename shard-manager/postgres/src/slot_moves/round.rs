@@ -24,20 +24,18 @@ use moves::mark::Mark;
 use moves::move_row::{CopyCursor, MoveRow};
 use moves::round::CopyRound;
 
-use super::chunk::{Budget, Chunk, id_binds};
+use super::chunk::{Chunk, id_binds};
 use super::facts::ONE_SNAPSHOT;
 use super::move_change::tables;
 use super::move_metadata::{self, slot_bind};
 use super::move_session::{MoveSession, end};
-use super::round_rows::ColumnArrays;
 use super::{digests, snapshot_mark, statements};
 use crate::db_error::unreadable;
+use crate::row_arrays::ColumnArrays;
 use crate::statement::{Bind, RowView, Statement, for_each_row, load, run};
 
-/// Most rows of a chunk.
-const ROWS_MAX: usize = 10_000;
-/// Bytes of rows that end a chunk.
-const BYTES_MAX: usize = 2 << 20;
+/// Most bytes of the rows of changed keys.
+const CHANGED_BYTES_MAX: usize = 2 << 20;
 /// Most changed keys of a round, unless one transaction has changed more.
 const KEYS_MAX: usize = 5_000;
 /// Most keys that one transaction may have changed. Beyond it, copying again costs less memory.
@@ -198,7 +196,7 @@ impl<'r> RoundReading<'r> {
             let table = row.text(0).unwrap_or_default();
             changed.entry(table).or_default().push(changed_key(row)?);
         }
-        let bytes_max = if is_single { usize::MAX } else { BYTES_MAX };
+        let bytes_max = if is_single { usize::MAX } else { CHANGED_BYTES_MAX };
         for (name, keys) in changed {
             for keys in keys.chunks(KEYS_TOGETHER) {
                 self.read_keys(&name, keys).await?;
@@ -250,11 +248,7 @@ impl<'r> RoundReading<'r> {
         if self.query.base_cursor == CopyCursor::Whole {
             return Ok(Ok(CopyCursor::Whole));
         }
-        // A round that is full of changes has a chunk as well, so that the copy ends.
-        let budget = Budget {
-            rows: ROWS_MAX.saturating_sub(self.changes).max(ROWS_MAX / 4),
-            bytes: BYTES_MAX.saturating_sub(self.bytes).max(BYTES_MAX / 4),
-        };
+        let budget = self.query.budget.without(self.changes, self.bytes);
         let Self { session, query, tables, copied_to, found, .. } = self;
         let mut chunk = Chunk::new(session, budget);
         for table in tables.iter() {

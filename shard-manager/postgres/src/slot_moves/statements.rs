@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use model::table::Table;
 
-use crate::sql::{column_type, place, push_list, push_names};
+use crate::sql::{column_type, place, push_list, push_names, push_row_hash};
 
 /// Slots of the move `$2`, and the slots `$1`.
 macro_rules! slots {
@@ -28,6 +28,13 @@ pub(super) const LOCK: &str = "SELECT tessera_lock_move($1,$2,$3,$4)";
 pub(super) const MOVES: &str = "SELECT (to_jsonb(own)-'system'||jsonb_build_object('begun',\
     begun+is_foreign::integer))::text,is_foreign FROM tessera_slot_moves AS own,\
     LATERAL (SELECT system<>$1 AND traced_after IS NOT NULL AS is_foreign) AS origin ORDER BY id";
+
+/// Takes the locks like [`LOCK`], and looks for changes of the move `$1` that the snapshot `$5`
+/// does not show, in the snapshot of the same statement. It is older than the lock, so it misses
+/// the changes for which the lock was waited for. Used only by a mutation.
+pub(super) const LOCK_AND_LOOK: &str = "SELECT holder,tessera_has_change(ARRAY(SELECT \
+    number::integer FROM tessera_slot_moves,json_array_elements_text(slots::json) AS number \
+    WHERE id=$1),$5) FROM (SELECT tessera_lock_move($1,$2,$3,$4) AS holder OFFSET 0) AS held";
 
 /// Removes all recorded changes of the slots `$1`.
 pub(super) const FORGET_CHANGES: &str = "DELETE FROM tessera_changes WHERE slot=ANY($1)";
@@ -50,16 +57,6 @@ pub(super) const SCENE: &str = concat!(
     slots!(),
     ",$3) FROM tessera_version"
 );
-
-/// Insert position of the node: the end of the last record.
-///
-/// At the end of a page of the log the server names the position after the next page's header, of
-/// 24 bytes, or 40 at the begin of a segment. Replicas report the end of the record, so they would
-/// not confirm that position before the next record.
-pub(super) const INSERT_POSITION: &str = "SELECT (at-CASE WHEN mod(at,page)=24 THEN 24 \
-    WHEN mod(at,segment)=40 THEN 40 ELSE 0 END)::bigint FROM (\
-    SELECT pg_current_wal_insert_lsn()-'0/0' AS at,current_setting('wal_block_size')::numeric AS page,\
-    pg_size_bytes(current_setting('wal_segment_size'))::numeric AS segment OFFSET 0) AS log";
 
 /// Number of tables whose changes are not recorded.
 pub(super) const UNRECORDED: &str = "SELECT tessera_unrecorded()";
@@ -185,26 +182,21 @@ pub(super) fn select_chunk(table: &Table, has_begun: bool) -> String {
     sql + " LIMIT $2"
 }
 
-/// Deletes rows of the slots `$1`, at most `$2`, and returns their number.
+/// Deletes rows of the slots `$1`, at most `$2`, the lowest slots first. Returns their number and the
+/// highest of their slots.
 pub(super) fn delete_batch(table: &Table) -> String {
     let name = table.name();
     format!(
         "WITH gone AS (DELETE FROM {name} WHERE ctid=ANY(ARRAY(SELECT ctid FROM {name} \
-         WHERE slot=ANY($1) LIMIT $2)) RETURNING 1) SELECT count(*) FROM gone"
+         WHERE slot=ANY($1) ORDER BY slot LIMIT $2)) RETURNING slot) SELECT count(*),max(slot)::bigint FROM gone"
     )
 }
 
 /// Number and sum of the hashes of the rows of the slots `$1`, by slot.
-///
-/// The hashes are those of hash partitioning, which do not depend on the server's version. JSON
-/// has none, so its text is hashed.
 pub(super) fn digest(table: &Table) -> String {
-    let mut sql = "SELECT slot::bigint,count(*),sum(hash_record_extended(ROW(".to_owned();
-    push_list(&mut sql, 0..table.columns().len(), |sql, column| {
-        let cast = if column_type(table, column) == "json" { "::text" } else { "" };
-        let _ = write!(sql, "{}{cast}", table.column(column).name);
-    });
-    let _ = write!(sql, "),0))::text FROM {} WHERE slot=ANY($1) GROUP BY slot", table.name());
+    let mut sql = "SELECT slot::bigint,count(*),sum(".to_owned();
+    push_row_hash(&mut sql, table);
+    let _ = write!(sql, ")::text FROM {} WHERE slot=ANY($1) GROUP BY slot", table.name());
     sql
 }
 

@@ -18,17 +18,16 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
 
 use super::SaveError;
 use crate::private_file;
+
+pub use engine::saved_file::{SavedFile, look};
 
 /// Name of the file.
 pub const FILE: &str = "manifest.json";
 /// Format that this program writes and reads.
 const FORMAT: u32 = 1;
-/// Bytes that are read at a time.
-pub(super) const PIECE: usize = 1 << 20;
 /// Maximum number of bytes of a manifest: that of the largest cluster has far less.
 const BYTES_MAX: u64 = 16 << 20;
 
@@ -51,17 +50,6 @@ pub struct Manifest {
     pub catalog: SavedFile,
     /// Shards, in the cluster's order.
     pub shards: Vec<SavedShardFile>,
-}
-
-/// One file of a copy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedFile {
-    /// Name in the folder.
-    pub file: String,
-    /// Length in bytes.
-    pub bytes: u64,
-    /// XXH3-128 of its bytes, in hex.
-    pub xxh3: String,
 }
 
 /// File of one shard.
@@ -146,28 +134,6 @@ impl Manifest {
         let mut file = private_file::create(&path).map_err(told)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(told)
     }
-}
-
-/// Computes the entry of a file, and passes each piece of the file to `each`.
-pub(super) fn look(
-    folder: &Path,
-    name: &str,
-    mut each: impl FnMut(&[u8]) -> Result<(), SaveError>,
-) -> Result<SavedFile, SaveError> {
-    let path = folder.join(name);
-    let failed = |error| SaveError::io(&path, error);
-    let mut file = File::open(&path).map_err(failed)?;
-    let (mut hash, mut bytes, mut piece) = (Xxh3::new(), 0, vec![0; PIECE]);
-    loop {
-        let read = file.read(&mut piece).map_err(failed)?;
-        if read == 0 {
-            break;
-        }
-        hash.update(&piece[..read]);
-        bytes += read as u64;
-        each(&piece[..read])?;
-    }
-    Ok(SavedFile { file: name.to_owned(), bytes, xxh3: format!("{:032x}", hash.digest128()) })
 }
 
 /// Returns the bytes of a file; 0 if it is missing.

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
 use super::manifest::{Manifest, SavedShardFile, bytes_of, look};
-use super::{AT_A_TIME, SaveError, SnapshotPoint, Step, TELL_EVERY, Watch, folder};
+use engine::unfinished_folder as folder;
+
+use super::{AT_A_TIME, SaveError, SnapshotPoint, Step, TELL_EVERY, Watch};
 use crate::{OpenError, copy};
 
 /// Primary of a shard.

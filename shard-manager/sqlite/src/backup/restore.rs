@@ -11,12 +11,14 @@
 //! key is usable.
 //! **Not here:** the contents of a copy (`manifest`), creating it (`backup`).
 
-use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::path::Path;
 
-use super::folder::{Unfinished, check_room, free_place};
-use super::manifest::{Manifest, SavedFile, look};
+use engine::saved_file::{check_bits, check_length};
+use engine::unfinished_folder::{Unfinished, check_room, free_place};
+
+use super::manifest::{Manifest, look};
 use super::{SaveError, Step, Watch};
 use crate::check;
 use crate::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts, suspend_keys};
@@ -76,24 +78,6 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
     suspend_keys(&unfinished.path().join(&manifest.catalog.file))?;
     unfinished.finish()?;
     Ok(manifest)
-}
-
-fn check_length(path: &Path, saved: u64) -> Result<(), SaveError> {
-    match fs::metadata(path) {
-        Ok(file) if file.len() == saved => Ok(()),
-        Ok(_) => Err(SaveError::unsuitable(path, "its length differs")),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            Err(SaveError::unsuitable(path, "it is missing"))
-        }
-        Err(error) => Err(SaveError::io(path, error)),
-    }
-}
-
-fn check_bits(path: &Path, found: &SavedFile, saved: &SavedFile) -> Result<(), SaveError> {
-    if found == saved {
-        return Ok(());
-    }
-    Err(SaveError::unsuitable(path, "its bytes differ from those that were saved"))
 }
 
 fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {

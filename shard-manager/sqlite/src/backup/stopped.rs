@@ -13,7 +13,8 @@ use std::time::Duration;
 use chrono::Utc;
 use model::value::format_timestamp;
 
-use super::folder::Unfinished;
+use engine::unfinished_folder::Unfinished;
+
 use super::manifest::Manifest;
 use super::originals::{Original, Originals};
 use super::{SaveError, SnapshotPoint, Watch};

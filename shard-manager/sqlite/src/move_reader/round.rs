@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashSet};
 use diesel::QueryResult;
 use engine::copy_key::{CopyKey, format_key};
 use engine::slot_move::{
-    ROUND_BYTES_MAX, RoundError, RoundQuery, RoundRead, RoundRows, RoundTable,
+    ROUND_BYTES_MAX, RoundBudget, RoundError, RoundQuery, RoundRead, RoundRows, RoundTable,
 };
 use model::keyspace::Slot;
 use model::row_change::Change;
@@ -36,10 +36,10 @@ use crate::row_json::{push_object, value};
 use crate::stored_move::FEED_TIMELINE;
 use crate::{move_log, sql};
 
-/// Most rows of a round. Writes of the target wait while it is stored.
-const ROWS_MAX: usize = 2_000;
-/// Bytes of rows that end a round.
-const BYTES_MAX: usize = 1 << 20;
+/// Most changed keys of a round. Writes of the target wait while it is stored.
+const CHANGES_MAX: usize = 2_000;
+/// Bytes of changed rows that end a round.
+const CHANGED_BYTES_MAX: usize = 1 << 20;
 
 type RoundResult<T> = QueryResult<Result<T, RoundError>>;
 
@@ -61,7 +61,7 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResu
         read_to = reading.read_changes(snapshot)?.or(found_to).unwrap_or(position);
     }
     let cursor = if read_to == position {
-        match reading.read_chunk(snapshot, &query.base_cursor)? {
+        match reading.read_chunk(snapshot, query)? {
             Ok(cursor) => cursor,
             Err(too_large) => return Ok(Err(too_large)),
         }
@@ -145,7 +145,7 @@ impl RoundReading {
                 let (table, slot, key) = (line.table.to_string(), line.slot, line.key.to_string());
                 changed.push(ChangedKey { position, removal, table, slot, key, id });
             }
-            let is_full = bytes >= BYTES_MAX || changed.len() >= ROWS_MAX;
+            let is_full = bytes >= CHANGED_BYTES_MAX || changed.len() >= CHANGES_MAX;
             last = is_full.then_some(position);
             Ok(!is_full)
         })?;
@@ -161,7 +161,7 @@ impl RoundReading {
             snapshot.check()?;
             let position = self.changed[index].position;
             // An entry is read as a whole: a mark names entries.
-            if self.bytes >= BYTES_MAX && before.is_some_and(|before| before != position) {
+            if self.bytes >= CHANGED_BYTES_MAX && before.is_some_and(|before| before != position) {
                 self.changed.truncate(index);
                 return Ok(Some(position - 1));
             }
@@ -198,18 +198,14 @@ impl RoundReading {
     fn read_chunk(
         &mut self,
         snapshot: &mut Snapshot<'_>,
-        cursor: &CopyCursor,
+        query: &RoundQuery,
     ) -> RoundResult<CopyCursor> {
-        let after = match cursor {
+        let after = match &query.base_cursor {
             CopyCursor::Whole => return Ok(Ok(CopyCursor::Whole)),
             CopyCursor::Empty => None,
             CopyCursor::Through(key) => Some(CopyKey::parse(key)?),
         };
-        // A round that is full of changes has a chunk as well, so that the copy ends.
-        let budget = Budget {
-            rows: ROWS_MAX.saturating_sub(self.row_count).max(ROWS_MAX / 4),
-            bytes: BYTES_MAX.saturating_sub(self.bytes).max(BYTES_MAX / 4),
-        };
+        let budget = query.budget.without(self.row_count, self.bytes);
         let mut chunk = Chunk { budget, last: None };
         let Self { slots, tables, rows, .. } = self;
         for table in tables.iter() {
@@ -233,15 +229,10 @@ impl RoundReading {
     }
 }
 
-/// Rows and bytes that a chunk may still take.
-struct Budget {
-    rows: usize,
-    bytes: usize,
-}
-
 /// Chunk that is being read.
 struct Chunk {
-    budget: Budget,
+    /// Rows and bytes that it may still take.
+    budget: RoundBudget,
     /// Key of the last row, once the chunk is full.
     last: Option<String>,
 }
@@ -272,7 +263,7 @@ impl Chunk {
             round.row_count += 1;
             let bytes = round.rows.len() - begun;
             too_large = bytes > ROUND_BYTES_MAX;
-            let Budget { rows, bytes: left } = &mut self.budget;
+            let RoundBudget { rows, bytes: left } = &mut self.budget;
             (*rows, *left) = (rows.saturating_sub(1), left.saturating_sub(bytes));
             if *rows == 0 || *left == 0 {
                 self.last = Some(format_key((table.name(), slot, &key), &id_of(row, table)));

@@ -21,7 +21,7 @@ use super::super::CommandError;
 
 /// Variables that name the catalog of a cluster of servers: its own database, or that of the first
 /// shard.
-const CATALOG_VARIABLE: &str = "MAINDB_URL";
+pub(in super::super) const CATALOG_VARIABLE: &str = "MAINDB_URL";
 pub(in super::super) const SHARDS_VARIABLE: &str = "SHARD_URLS";
 pub(in super::super) const DIR_VARIABLE: &str = "TESSERA_DATA_DIR";
 /// Variable of libpq that holds the password of an address without one.
@@ -101,9 +101,24 @@ fn first_url(urls: &str) -> &str {
     split_urls(urls).0
 }
 
+/// Returns the addresses in the list that a variable holds.
+pub(in super::super) fn addresses(
+    variable: &str,
+    urls: &str,
+) -> Result<Vec<NodeAddress>, CommandError> {
+    let (mut addresses, mut left) = (Vec::new(), urls);
+    while !left.trim().is_empty() {
+        let (first, rest) = split_urls(left);
+        let named = |error| CommandError::Refused(format!("{variable}: {error}"));
+        addresses.push(address(first).map_err(named)?);
+        left = rest;
+    }
+    Ok(addresses)
+}
+
 /// Returns the first of the addresses in a list, and the rest. The hosts of one address are
 /// separated by commas, too.
-pub(in super::super) fn split_urls(urls: &str) -> (&str, &str) {
+fn split_urls(urls: &str) -> (&str, &str) {
     let begins = |rest: &str| rest.starts_with("postgres://") || rest.starts_with("postgresql://");
     let is_end = |comma: &usize| begins(urls[comma + 1..].trim_start());
     let end = urls.match_indices(',').map(|(comma, _)| comma).find(is_end).unwrap_or(urls.len());
@@ -112,7 +127,7 @@ pub(in super::super) fn split_urls(urls: &str) -> (&str, &str) {
 }
 
 /// Returns the node of an address, with the password of the environment if it has none.
-pub(in super::super) fn address(url: &str) -> Result<NodeAddress, String> {
+fn address(url: &str) -> Result<NodeAddress, String> {
     let password = std::env::var(PASSWORD_VARIABLE).ok().map(Password::new);
     let defaults = NodeDefaults { password, ..NodeDefaults::default() };
     NodeAddress::parse(url, &defaults).map_err(|error| error.to_string())

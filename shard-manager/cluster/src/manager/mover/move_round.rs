@@ -8,11 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use engine::slot_move::{RoundError, RoundQuery, RoundRead, SlotDigest};
+use engine::slot_move::{RoundBudget, RoundError, RoundQuery, RoundRead, SlotDigest};
 use moves::identity::MoveSide;
 use moves::limits::{FENCE_HOLD, SHORT_ROUND_CHANGES, SHORT_ROUND_TIME};
 use moves::move_row::{CopyCursor, MoveRow};
 use moves::observation::MovePlan;
+use moves::round::CopyRound;
 
 use super::move_sides::MoveSides;
 
@@ -33,25 +34,72 @@ pub(super) enum RoundFailure {
     Transient(String),
 }
 
-/// Reads the next round of the side that receives, whose row this is.
+/// Returns the query for the next round of the side that receives, whose row this is.
+pub(super) fn query(plan: &MovePlan, receiver: &MoveRow, budget: RoundBudget) -> RoundQuery {
+    RoundQuery {
+        id: plan.id,
+        slots: plan.slots.clone(),
+        base: receiver.applied.clone(),
+        base_cursor: receiver.cursor.clone(),
+        has_digests: false,
+        budget,
+    }
+}
+
+/// Reads the next round.
 pub(super) async fn read(
     sides: &MoveSides,
-    plan: &MovePlan,
-    (from, receiver): (MoveSide, &MoveRow),
-    has_digests: bool,
+    from: MoveSide,
+    query: &RoundQuery,
 ) -> Result<RoundRead, RoundFailure> {
-    let (base, base_cursor) = (receiver.applied.clone(), receiver.cursor.clone());
-    let query =
-        RoundQuery { id: plan.id, slots: plan.slots.clone(), base, base_cursor, has_digests };
-    let time = if has_digests { DIGESTS_MAX } else { ROUND_MAX };
+    let time = if query.has_digests { DIGESTS_MAX } else { ROUND_MAX };
     let reader = sides.reader(from).map_err(RoundFailure::Impossible)?;
-    reader.read_round(&query, Instant::now() + time).await.map_err(|error| match error {
+    reader.read_round(query, Instant::now() + time).await.map_err(|error| match error {
         RoundError::LostChanges => RoundFailure::LostChanges,
         RoundError::RowTooLarge { .. } => RoundFailure::Impossible(error.to_string()),
         RoundError::Failed(_) => {
             let shard = sides.shard(from).name();
             RoundFailure::Transient(format!("the rows of {shard} cannot be read: {error}"))
         }
+    })
+}
+
+/// Round that is read while the one before it is stored.
+///
+/// The shard that receives stores a round only onto the state from which it was read, so a round
+/// whose predecessor was not stored is refused there, and dropped here.
+#[derive(Debug, Default)]
+pub(super) struct RoundAhead(Option<(MoveSide, RoundRead)>);
+
+impl RoundAhead {
+    /// Returns the round that answers a query, if it was read ahead.
+    pub(super) fn take(&mut self, from: MoveSide, query: &RoundQuery) -> Option<RoundRead> {
+        let (side, read) = self.0.take()?;
+        let CopyRound { base, base_cursor, .. } = &read.round;
+        let follows = *base == query.base && *base_cursor == query.base_cursor;
+        (side == from && follows && !query.has_digests).then_some(read)
+    }
+
+    /// Reads the round after one that is being stored, if that leaves rows to copy.
+    pub(super) async fn read(
+        &mut self,
+        sides: &MoveSides,
+        from: MoveSide,
+        query: Option<RoundQuery>,
+    ) {
+        let Some(query) = query else { return };
+        // A failure is reported by the read that follows.
+        self.0 = read(sides, from, &query).await.ok().map(|read| (from, read));
+    }
+}
+
+/// Returns the query for the round after one, if that leaves rows to copy.
+pub(super) fn query_after(query: &RoundQuery, round: &CopyRound) -> Option<RoundQuery> {
+    let is_copying = matches!(round.cursor, CopyCursor::Through(_)) && !query.has_digests;
+    is_copying.then(|| RoundQuery {
+        base: round.next.clone(),
+        base_cursor: round.cursor.clone(),
+        ..query.clone()
     })
 }
 

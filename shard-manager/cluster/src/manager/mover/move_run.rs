@@ -22,10 +22,10 @@ use moves::observation::{MoveGoal, MoveObservation, MovePlan, MoveProgress, Slot
 use moves::rules::MoveRules;
 use moves::step::MoveStep;
 
-use super::copy_rate::CopyRate;
+use super::copy_pace::CopyPace;
 use super::fence_clock::{FenceClock, FenceTimes};
 use super::move_reports::{MoveReports, Superseded};
-use super::move_round::RoundPace;
+use super::move_round::{RoundAhead, RoundPace};
 use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
 use super::phases::phase_of;
 use super::publication::published;
@@ -70,7 +70,8 @@ pub(super) struct MoveRun<'m> {
     pub(super) progress: MoveProgress,
     pub(super) reports: MoveReports<'m>,
     pub(super) fences: FenceClock,
-    pub(super) rate: CopyRate,
+    pub(super) copy_pace: CopyPace,
+    pub(super) ahead: RoundAhead,
     pub(super) pace: RoundPace,
     watch: MoveWatch,
     /// Counts the run once it keeps its source.
@@ -108,7 +109,8 @@ impl<'m> MoveRun<'m> {
             term: MoveTerm { number: record.term, mover },
             progress: MoveProgress::default(),
             fences: FenceClock::new(fences),
-            rate: CopyRate::new(record.new.rate),
+            copy_pace: CopyPace::new(record.new.rate),
+            ahead: RoundAhead::default(),
             pace: RoundPace::default(),
             reports: MoveReports::new((catalog, &manager.move_status), record),
             watch: manager.move_news.watch_orders(),

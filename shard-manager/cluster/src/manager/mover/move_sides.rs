@@ -91,6 +91,11 @@ impl MoveSides {
         shard.primary().moves().map(PrimaryMoves::reader).ok_or_else(missing)
     }
 
+    /// Returns the number of writes that clients of this process have made on both shards.
+    pub(super) fn writes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.primary().writes()).sum()
+    }
+
     /// Returns a position of a side as tokens know it.
     ///
     /// # Errors

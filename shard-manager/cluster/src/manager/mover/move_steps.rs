@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use engine::move_record::{MoveOrder, MovePhase};
-use engine::slot_move::{MoveChange, MoveChangeError, RoundRead, SlotDigest};
+use engine::slot_move::{MoveChange, MoveChangeError, RoundQuery, RoundRead, SlotDigest};
 use model::sabotage::{Mutation, StopTime, is_on, reach};
 use moves::applied::Feed;
 use moves::identity::{MoveSide, MoveTicket};
@@ -21,7 +21,7 @@ use moves::step::{MoveRest, MoveStep};
 
 use super::fence_clock::FenceClock;
 use super::move_reports::MoveReports;
-use super::move_round::{self, RoundFailure};
+use super::move_round::{self, RoundAhead, RoundFailure};
 use super::move_run::{MoveFailure, MoveRun, Onward, RETRY};
 use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
 use super::publication::publish;
@@ -30,6 +30,8 @@ use super::publication::publish;
 const BUSY_WAIT: Duration = Duration::from_millis(25);
 /// Pause after a batch of rows was deleted, in which the shard's writes go on.
 const BATCH_PAUSE: Duration = Duration::from_millis(5);
+/// Batches of a cleaning that are deleted before both shards are looked at again.
+const BATCHES_OF_A_LOOK: usize = 10;
 /// Interval at which changes flow back to a source that is kept.
 const FLOW_BACK: Duration = Duration::from_millis(200);
 /// Longest interval, as a multiple of that: it grows with the number of sources that are kept.
@@ -98,6 +100,16 @@ impl MoveRun<'_> {
             request,
             MoveRequest::BeginCleaning(_) | MoveRequest::Clean(_) | MoveRequest::Discard(_)
         );
+        if let MoveRequest::Clean(_) = request {
+            // A look at the shard costs more than a batch: it passes over all that was deleted.
+            for _ in 1..BATCHES_OF_A_LOOK {
+                if let Err(onward) = self.send(sides, side, request.clone().into()).await {
+                    return onward;
+                }
+                self.reports.count_batch();
+                tokio::time::sleep(BATCH_PAUSE).await;
+            }
+        }
         match self.send(sides, side, request.into()).await {
             Ok(()) if deletes => {
                 self.reports.count_batch();
@@ -189,7 +201,13 @@ impl MoveRun<'_> {
         let to = from.other();
         let Some(receiver) = &seen.shard(to).row else { return Onward::AtOnce };
         let begun = Instant::now();
-        let read = move_round::read(sides, &self.plan, (from, receiver), verifies).await;
+        let budget = self.copy_pace.budget(sides.writes(), begun);
+        let query = move_round::query(&self.plan, receiver, budget);
+        let query = RoundQuery { has_digests: verifies, ..query };
+        let read = match self.ahead.take(from, &query) {
+            Some(read) => Ok(read),
+            None => move_round::read(sides, from, &query).await,
+        };
         let RoundRead { round, rows, changes, digests } = match read {
             Ok(read) => read,
             Err(RoundFailure::LostChanges) if seen.is_committed() => {
@@ -208,10 +226,14 @@ impl MoveRun<'_> {
         let ticket = MoveTicket { id: receiver.id, leg: receiver.leg, term: self.term };
         let (cursor, next) = (round.cursor.clone(), round.next.clone());
         let (counted, bytes) = (rows.row_count(), rows.bytes());
+        let query = move_round::query_after(&query, &round);
         let change = MoveChange { request: MoveRequest::Store(ticket, round), rows };
-        if let Err(onward) = self.send(sides, to, change).await {
+        let mut ahead = RoundAhead::default();
+        let (sent, ()) = tokio::join!(self.send(sides, to, change), ahead.read(sides, from, query));
+        if let Err(onward) = sent {
             return onward;
         }
+        self.ahead = ahead;
         self.reports.count(counted, bytes);
         let took = (changes, begun.elapsed());
         let is_short = self.pace.is_short(&cursor, took, Instant::now());
@@ -231,7 +253,7 @@ impl MoveRun<'_> {
             };
             return self.compare(sides, (to, &expected), (next.feed, next.pass)).await;
         }
-        let wait = self.rate.count(bytes, Instant::now());
+        let wait = self.copy_pace.rest(bytes, took.1, Instant::now());
         if cursor == CopyCursor::Whole || wait.is_zero() {
             return Onward::AtOnce;
         }

@@ -14,17 +14,23 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Mode of new files.
-pub(super) const FILE_MODE: u32 = 0o600;
+pub const FILE_MODE: u32 = 0o600;
 /// Mode of new folders.
-pub(super) const FOLDER_MODE: u32 = 0o700;
+pub const FOLDER_MODE: u32 = 0o700;
 
 /// Opens a file for writing, and creates it if it is missing; the contents are removed.
-pub(super) fn create(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// The error of the system.
+pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
 }
 
 /// Creates an empty file if nothing has this name.
-pub(super) fn create_empty(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The error of the system.
+pub fn create_empty(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         Ok(_) | Err(_) => Ok(()),
@@ -33,7 +39,10 @@ pub(super) fn create_empty(path: &Path) -> io::Result<()> {
 
 /// Creates a folder. Missing folders above it are created with the usual mode: they are not part of
 /// the data directory.
-pub(super) fn create_folder(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The error of the system.
+pub fn create_folder(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }

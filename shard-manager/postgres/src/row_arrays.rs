@@ -1,4 +1,4 @@
-//! Round rows: rows and keys on their way from one primary to another, in PostgreSQL's binary form.
+//! Row arrays: rows and keys on their way from one primary to another, in PostgreSQL's binary form.
 //!
 //! ```text
 //! length of an array | array of the first column | length | array of the second column | …

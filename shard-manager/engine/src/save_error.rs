@@ -1,11 +1,10 @@
-//! Backup errors: the reasons why a cluster was not copied, or a copy not restored.
+//! Save error: the reasons why a cluster was not copied, or a copy not restored.
 //!
 //! **Not here:** reporting the errors to the operator (`command`).
 
 use std::path::Path;
 
-use crate::OpenError;
-use crate::applier::ApplyError;
+use super::open_error::OpenError;
 
 /// Reason why a cluster was not copied, or a copy not restored. Operators see it, clients never.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +54,7 @@ pub enum SaveError {
         /// Name of the shard.
         shard: String,
         /// Reason.
-        cause: ApplyError,
+        cause: String,
     },
     /// A file of the cluster or of the copy cannot be used.
     #[error(transparent)]
@@ -76,6 +75,18 @@ pub enum SaveError {
         /// Difference from the manifest.
         cause: String,
     },
+    /// The databases do not fit the copy, or hold other data.
+    #[error("{0}")]
+    Databases(String),
+    /// The databases hold a part of the copy.
+    #[error(
+        "{cause}; the databases hold a part of the copy, with which no router starts: run the command again, or drop \
+         them"
+    )]
+    Partial {
+        /// Reason.
+        cause: String,
+    },
     /// A process holds the data directory.
     #[error("{path} is in use by a router or a command (process {pid}); stop it first")]
     InUse {
@@ -87,15 +98,18 @@ pub enum SaveError {
 }
 
 impl SaveError {
-    pub(super) fn target(path: &Path, cause: &'static str) -> Self {
+    /// Returns an error about a folder that cannot be used.
+    pub fn target(path: &Path, cause: &'static str) -> Self {
         Self::Target { path: path.display().to_string(), cause }
     }
 
-    pub(super) fn io(path: &Path, cause: std::io::Error) -> Self {
+    /// Returns an error of the system.
+    pub fn io(path: &Path, cause: std::io::Error) -> Self {
         Self::Io { path: path.display().to_string(), cause }
     }
 
-    pub(super) fn unsuitable(path: &Path, cause: impl Into<String>) -> Self {
+    /// Returns an error about a file of a copy.
+    pub fn unsuitable(path: &Path, cause: impl Into<String>) -> Self {
         Self::Unsuitable { path: path.display().to_string(), cause: cause.into() }
     }
 }

@@ -1,11 +1,11 @@
-//! Folder: creates a folder under a temporary name, and renames it when it is complete.
+//! Unfinished folder: creates a folder under a temporary name, and renames it when it is complete.
 //!
 //! The folder is filled beside its final place, as `<name>-unfinished`, so on the same disk, and
 //! renamed when all of it is synced. The folder of a process that was killed is recognised by its
 //! free lock, and removed by the next process that needs the place.
 //!
 //! **Invariant:** under the final name there is a complete folder or none.
-//! **Not here:** the contents of the folder (`backup`, `restore`).
+//! **Not here:** the contents of the folder (backups and restores of the engines).
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, ErrorKind};
@@ -14,15 +14,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
-use super::SaveError;
-use crate::private_file;
+use super::private_file;
+use super::save_error::SaveError;
 
 /// Lock of the process that fills the folder.
 const LOCK: &str = "unfinished.lock";
 
 /// A folder that is being filled. Dropping it unfinished removes it.
 #[derive(Debug)]
-pub(super) struct Unfinished {
+pub struct Unfinished {
     path: PathBuf,
     target: PathBuf,
     lock: Option<File>,
@@ -31,7 +31,10 @@ pub(super) struct Unfinished {
 
 impl Unfinished {
     /// Creates the folder for `target`, a [`free_place`]; other users may not read it.
-    pub(super) fn begin(target: &Path) -> Result<Self, SaveError> {
+    ///
+    /// # Errors
+    /// [`SaveError`] if there is no such place, or another process fills it.
+    pub fn begin(target: &Path) -> Result<Self, SaveError> {
         let target = free_place(target)?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(SaveError::target(&target, "this folder cannot be created"));
@@ -58,12 +61,15 @@ impl Unfinished {
     }
 
     /// Returns the path of the unfinished folder.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Renames the folder to its final name. Its files must have been synced.
-    pub(super) fn finish(mut self) -> Result<(), SaveError> {
+    ///
+    /// # Errors
+    /// [`SaveError::Io`].
+    pub fn finish(mut self) -> Result<(), SaveError> {
         let told = |error| SaveError::io(&self.path, error);
         fs::remove_file(self.path.join(LOCK)).map_err(told)?;
         // An empty folder that is replaced keeps the permissions that its owner gave it.
@@ -90,7 +96,10 @@ impl Drop for Unfinished {
 
 /// Returns the place of a folder with this name, links followed: nothing exists there, or an empty
 /// folder that another can replace.
-pub(super) fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
+///
+/// # Errors
+/// [`SaveError`] with what is there.
+pub fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
     let failed = |error| SaveError::io(target, error);
     let target = std::path::absolute(target).map_err(failed)?;
     let place = match target.canonicalize() {
@@ -152,13 +161,17 @@ fn remove_left_over(path: &Path) -> Result<(), SaveError> {
     }
 }
 
-pub(super) fn sync_folder(path: &Path) -> Result<(), SaveError> {
+/// Makes the names in a folder durable.
+fn sync_folder(path: &Path) -> Result<(), SaveError> {
     let synced = File::open(path).and_then(|folder| folder.sync_all());
     synced.map_err(|error| SaveError::io(path, error))
 }
 
 /// Refuses a [`free_place`] whose disk has no room for this many bytes.
-pub(super) fn check_room(place: &Path, needed: u64) -> Result<(), SaveError> {
+///
+/// # Errors
+/// [`SaveError::NoRoom`].
+pub fn check_room(place: &Path, needed: u64) -> Result<(), SaveError> {
     /// Margin for logs, catalogs and the last writes.
     const SPARE: u64 = 16 << 20;
     let needed = needed + SPARE;

@@ -1,0 +1,40 @@
+//! Tests of the reuse of databases by the tests themselves: no test finds anything of the one
+//! before, on replicas either.
+//!
+//! **Not here:** emptying (`databases`).
+
+use crate::backend::{LAB, not_on_citus, servers_only};
+use crate::client::{lab, set};
+use crate::databases::query;
+use crate::harness::eventually;
+
+/// A router that starts on such a database would take the catalog that a replica still shows for
+/// its own.
+#[test]
+fn a_database_is_used_again_once_every_replica_shows_it_empty() {
+    not_on_citus!("it has no replicas of Tessera");
+    servers_only!("files are made anew for each test");
+    let router = lab(&["--shards", "1", "--replicas", "1"]);
+    let server = &LAB.servers[0];
+    let name = server.make();
+    let (primary, replica) = (server.primary.url(&name), server.replicas[0].url(&name));
+    let left = "SELECT 1 FROM tessera.tessera_followed";
+    query(&primary, "INSERT INTO tessera.tessera_followed VALUES (1, '\\x')");
+    eventually("the replica shows the row", || (query(&replica, left).len() == 1).then_some(()));
+    set(&router, "shard1-replica1", "behind");
+    server.take_back(name.clone());
+    let (made, shown) = std::thread::scope(|scope| {
+        let made = scope.spawn(|| {
+            let made = server.make();
+            let shown = query(&replica, left);
+            (made, shown)
+        });
+        let emptied = || query(&primary, left).is_empty().then_some(());
+        eventually("the database is emptied", emptied);
+        assert_eq!(query(&replica, left), ["1"], "the replica stands still");
+        set(&router, "shard1-replica1", "running");
+        made.join().unwrap()
+    });
+    assert_eq!((made, shown), (name.clone(), Vec::new()));
+    server.take_back(name);
+}

@@ -1,0 +1,231 @@
+//! Move client: moves some slots of a router that stops meanwhile, writes to their keys and to
+//! others, and knows which values may be read afterwards.
+//!
+//! **Invariant:** a write without an answer may have happened.
+//! **Not here:** stopping the router (`move_stops`, `servers::crashed_moves`).
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::http::{Answer, PATIENCE, try_send, try_send_within};
+
+/// Longest time in which a move ends after a crash.
+pub(crate) const RESUMED_MAX: Duration = Duration::from_secs(30);
+/// Keys that a move takes along, and others that stay.
+const MOVED_KEYS: usize = 4;
+const OTHER_KEYS: usize = 2;
+/// Keys with large values, which a move that is to be cancelled copies slowly, and their size.
+const LARGE_KEYS: usize = 6;
+const LARGE: usize = 900_000;
+
+/// Shards of the move.
+pub(crate) const FROM: &str = "shard1";
+pub(crate) const TO: &str = "shard2";
+
+/// Wish of the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The slots arrive, and the source is cleaned.
+    Done,
+    /// They arrive, and are taken back.
+    RolledBack,
+    /// The move is given up while rows are copied.
+    Cancelled,
+}
+
+use Ending::{Cancelled, Done, RolledBack};
+
+/// A key, and what was written under it.
+pub(crate) struct Key {
+    pub(crate) name: String,
+    pub(crate) slot: u64,
+    pub(crate) moves: bool,
+    /// True if its value is written once only.
+    is_large: bool,
+    /// Number of the last value that was acknowledged, and of the last one that was sent.
+    acknowledged: u64,
+    sent: u64,
+    /// Numbers of values without an answer. A router that stood still may write such a value after
+    /// later ones that another router has written.
+    unanswered: Vec<u64>,
+}
+
+/// A client of a router that moves slots.
+pub(crate) struct MoveClient {
+    /// Address of the router, as `host:port`.
+    pub(crate) host: String,
+    pub(crate) keys: Vec<Key>,
+    /// Description of the crashes, for messages.
+    pub(crate) told: String,
+    ending: Ending,
+    headers: &'static [(&'static str, &'static str)],
+    /// Longest wait for a response.
+    pub(crate) patience: Duration,
+}
+
+impl MoveClient {
+    /// Chooses keys whose names begin with `prefix`, and writes their first values. Writes have
+    /// these headers.
+    pub(crate) fn begin(
+        (host, told): (String, String),
+        ending: Ending,
+        prefix: &str,
+        headers: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        let mut client = Self { host, keys: Vec::new(), told, ending, headers, patience: PATIENCE };
+        client.choose_keys(prefix);
+        let began = Instant::now();
+        while client.keys.iter().any(|key| key.acknowledged == 0) {
+            assert!(began.elapsed() < RESUMED_MAX, "{}: nothing can be written", client.told);
+            client.write_all(|| false);
+        }
+        client
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &Value) -> Option<Answer> {
+        let is_write = method == "PUT";
+        let headers = if is_write { self.headers } else { &[] };
+        let body = body.to_string();
+        try_send_within(self.patience, &self.host, (method, path), headers, &body).ok()
+    }
+
+    /// Chooses keys of the first shard, each in a slot of its own.
+    fn choose_keys(&mut self, prefix: &str) {
+        let large = if self.ending == Cancelled { LARGE_KEYS } else { 0 };
+        let moved = MOVED_KEYS + large;
+        for number in 0.. {
+            let name = format!("{prefix}{number}");
+            let route = self.ask("GET", &format!("/api/route?key={name}"), &json!({})).unwrap();
+            let slot = route.body["slot"].as_u64().unwrap();
+            if route.body["shard"] != FROM || self.keys.iter().any(|key| key.slot == slot) {
+                continue;
+            }
+            let place = self.keys.len();
+            let (moves, is_large) = (place < moved, (MOVED_KEYS..moved).contains(&place));
+            self.keys.push(Key {
+                name,
+                slot,
+                moves,
+                is_large,
+                acknowledged: 0,
+                sent: 0,
+                unanswered: Vec::new(),
+            });
+            if self.keys.len() == moved + OTHER_KEYS {
+                break;
+            }
+        }
+    }
+
+    /// Writes the next value of each key, until the router is frozen.
+    pub(crate) fn write_all(&mut self, is_frozen: impl Fn() -> bool) {
+        let mut keys = std::mem::take(&mut self.keys);
+        for key in keys.iter_mut().filter(|key| !key.is_large || key.acknowledged == 0) {
+            if is_frozen() {
+                break;
+            }
+            key.sent += 1;
+            let padding = if key.is_large { "x".repeat(LARGE) } else { String::new() };
+            let value = json!({"number": key.sent, "padding": padding});
+            let answer = self.ask("PUT", &format!("/api/kv/{}", key.name), &value);
+            match answer {
+                Some(answer) if answer.status < 300 => key.acknowledged = key.sent,
+                Some(_) => {}
+                None => key.unanswered.push(key.sent),
+            }
+        }
+        self.keys = keys;
+    }
+
+    /// Returns the slots that move, as the API names them.
+    pub(crate) fn slots(&self) -> Vec<[u64; 2]> {
+        let moved = self.keys.iter().filter(|key| key.moves);
+        moved.map(|key| [key.slot, key.slot]).collect()
+    }
+
+    /// Begins the move, once the replicas follow. The router may stop meanwhile.
+    pub(crate) fn begin_move(&mut self, is_frozen: impl Fn() -> bool) {
+        let keep = if self.ending == RolledBack { 600 } else { 0 };
+        let mut wished = json!({"slots": self.slots(), "from": FROM, "to": TO, "keep": keep});
+        if self.ending == Cancelled {
+            wished["rate"] = json!(1);
+        }
+        let began = Instant::now();
+        loop {
+            match self.ask("POST", "/api/moves", &wished) {
+                Some(answer) if answer.status == 409 && began.elapsed() < RESUMED_MAX => {
+                    self.write_all(&is_frozen);
+                }
+                Some(answer) => return assert_eq!(answer.status, 202, "{}", answer.body),
+                None => return,
+            }
+        }
+    }
+
+    /// Returns the move, if the router answers and lists it.
+    pub(crate) fn shown(&self) -> Option<Value> {
+        let moves = self.ask("GET", "/api/moves", &json!({}))?.body["moves"].clone();
+        // The newest is the first.
+        moves.as_array()?.first().cloned()
+    }
+
+    /// Gives the order that is wished for, if the move takes it. Returns true once the move has
+    /// ended.
+    pub(crate) fn direct(&self) -> bool {
+        let Some(shown) = self.shown() else { return false };
+        let order = match (self.ending, shown["phase"].as_str().unwrap()) {
+            (RolledBack, "keeping") => "rollback",
+            (Cancelled, "copying") => "cancel",
+            _ => return !shown["ended_at"].is_null(),
+        };
+        if shown["actions"].as_array().unwrap().contains(&json!(order)) {
+            let id = shown["id"].as_str().unwrap();
+            // The answer is lost if the router stops first.
+            let _ = self.ask("POST", &format!("/api/moves/{id}/{order}"), &json!({}));
+        }
+        false
+    }
+
+    /// Writes until the move has ended as is wished. `log` is shown if it does not.
+    pub(crate) fn await_end(&mut self, patience: Duration, log: impl Fn() -> String) {
+        let began = Instant::now();
+        while !self.direct() {
+            let shown = || format!("{:?}\n{}", self.shown(), log());
+            assert!(began.elapsed() < patience, "{}: {}", self.told, shown());
+            self.write_all(|| false);
+        }
+        let shown = self.shown().unwrap();
+        let phase = match self.ending {
+            Done => "done",
+            RolledBack => "rolled_back",
+            Cancelled => "cancelled",
+        };
+        assert_eq!(shown["phase"], phase, "{}: {shown}", self.told);
+    }
+
+    /// Checks that each key has the last value that was acknowledged, or a later one, on the shard
+    /// that should have it, and that it can be written.
+    pub(crate) fn check_rows(&mut self) {
+        for Key { name, moves, acknowledged, sent, unanswered, .. } in &self.keys {
+            let (path, headers) = (format!("/api/kv/{name}"), [("x-consistency", "all")]);
+            let read = try_send(&self.host, ("GET", &path), &headers, "").unwrap();
+            let number = read.body["number"].as_u64();
+            let is_right = number.is_some_and(|number| {
+                (*acknowledged..=*sent).contains(&number) || unanswered.contains(&number)
+            });
+            let told = &self.told;
+            assert!(
+                is_right,
+                "{told}: {name} is {number:?}, not {acknowledged} to {sent} or {unanswered:?}"
+            );
+            let route = self.ask("GET", &format!("/api/route?key={name}"), &json!({})).unwrap();
+            let owner = if *moves && self.ending == Done { TO } else { FROM };
+            assert_eq!(route.body["shard"], owner, "{}: {name}", self.told);
+        }
+        self.write_all(|| false);
+        for key in self.keys.iter().filter(|key| !key.is_large) {
+            assert_eq!(key.acknowledged, key.sent, "{}: {} is refused", self.told, key.name);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Export source: the snapshots that an export reads, of files or of servers.
+//!
+//! **Not here:** taking them, and the lines (the engines).
+
+use std::io::Write;
+
+use engine::export::{ExportError, ExportFormat};
+use sqlite::offline_view::DirView;
+use tokio::runtime::Runtime;
+
+use super::super::CommandError;
+use super::super::cluster_place::ClusterPlace;
+use super::trouble;
+
+/// Snapshots of all shards.
+pub(super) enum ExportSource {
+    /// Snapshots of files.
+    Files(sqlite::export::Export),
+    /// Snapshots of servers, whose sessions end with the runtime.
+    Servers(Runtime, postgres::export::ServerExport),
+}
+
+impl ExportSource {
+    /// Takes a snapshot of each shard.
+    pub(super) fn open(place: &ClusterPlace) -> Result<Self, CommandError> {
+        match place {
+            ClusterPlace::Files(data_dir) => {
+                let view = DirView::open(data_dir)?;
+                Ok(Self::Files(sqlite::export::Export::begin(&view).map_err(trouble)?))
+            }
+            ClusterPlace::Servers(address) => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
+                let export = runtime.block_on(postgres::export::ServerExport::begin(address));
+                Ok(Self::Servers(runtime, export.map_err(trouble)?))
+            }
+        }
+    }
+
+    /// Returns the names of the tables.
+    pub(super) fn tables(&self) -> Vec<String> {
+        let tables = match self {
+            Self::Files(export) => export.tables(),
+            Self::Servers(_, export) => export.tables(),
+        };
+        tables.tables().map(|table| table.name().to_owned()).collect()
+    }
+
+    /// Returns the expected number of rows of a table, for a progress bar.
+    pub(super) fn row_count(&self, table: &str) -> i64 {
+        match self {
+            Self::Files(export) => export.row_count(table),
+            Self::Servers(_, export) => export.row_count(table),
+        }
+    }
+
+    /// Writes all rows of a table, and returns their number.
+    pub(super) fn write(
+        &mut self,
+        table: &str,
+        format: (ExportFormat, bool),
+        out: &mut dyn Write,
+        progress: &dyn Fn(u64),
+    ) -> Result<u64, ExportError> {
+        match self {
+            Self::Files(export) => export.write(table, format, out, progress),
+            Self::Servers(runtime, export) => {
+                runtime.block_on(export.write(table, format, out, progress))
+            }
+        }
+    }
+}

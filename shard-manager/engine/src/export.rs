@@ -1,0 +1,248 @@
+//! Export: rows of a table as lines of NDJSON or CSV, on every engine.
+//!
+//! A bulk write accepts the lines of NDJSON, and CSV (RFC 4180; null is an empty field, the empty
+//! text `""`). A table without a routing column needs the key beside its row: its lines are wrapped
+//! as `{"shard_key":…,"data":{…}}`, and its CSV has a column `shard_key`.
+//!
+//! **Invariant:** the lines of a row depend only on its values, not on the engine that stores it.
+//! **Not here:** reading the rows (`sqlite::export`, `postgres::export`), the destination of the
+//! lines (the caller).
+
+use std::sync::Arc;
+
+use model::slot_set::SlotSet;
+use model::table::Table;
+use model::value::{ColumnType, push_json_number, push_json_string};
+
+use super::open_error::OpenError;
+
+/// Number of bytes that are written to the output at a time.
+pub const BUFFER: usize = 256 << 10;
+
+/// Format of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportFormat {
+    /// One JSON object in each line.
+    Ndjson,
+    /// Comma-separated values; the first line has the names of the columns.
+    Csv,
+}
+
+/// Reason why an export is incomplete.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A shard cannot be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The output failed.
+    #[error("the output cannot be written: {0}")]
+    Output(#[from] std::io::Error),
+    /// There is no such table.
+    #[error("there is no table `{table}`; there are: {known}")]
+    NoSuchTable {
+        /// Requested name.
+        table: String,
+        /// Names of the existing tables.
+        known: String,
+    },
+    /// The shards declare different tables under one name.
+    #[error(
+        "{shard} declares {table} otherwise than the first shard: run `shard-manager check` for details"
+    )]
+    TablesDiffer {
+        /// The shard.
+        shard: String,
+        /// The table.
+        table: String,
+    },
+    /// The snapshots do not show one owner of each slot.
+    #[error(
+        "the slots {slots} are owned by no shard or by several: they are changing hands. try again, and run \
+         `shard-manager check` for details if it fails again"
+    )]
+    SlotsUnsettled {
+        /// These slots.
+        slots: SlotSet,
+    },
+    /// A shard has another number of rows than it has counted.
+    #[error(
+        "{shard} has counted {counted} rows of {table}, but {found} were read: the export is not complete. \
+         run `shard-manager check` for details"
+    )]
+    Short {
+        /// The shard.
+        shard: String,
+        /// The table.
+        table: String,
+        /// Number that the shard has counted.
+        counted: i64,
+        /// Number in the file.
+        found: u64,
+    },
+}
+
+/// Row of an engine, as an export reads it: with all columns of its table.
+pub trait ExportedRow {
+    /// Hands the text of a value to `read`; `None` if it is null. The kind of the column is one
+    /// whose values are texts.
+    fn text<T>(&self, column: usize, kind: ColumnType, read: impl FnOnce(&str) -> T) -> Option<T>;
+
+    /// Returns a whole number; `None` if it is null.
+    fn bigint(&self, column: usize) -> Option<i64>;
+
+    /// Returns a number; `None` if it is null.
+    fn double(&self, column: usize) -> Option<f64>;
+
+    /// Returns a boolean; `None` if it is null.
+    fn boolean(&self, column: usize) -> Option<bool>;
+}
+
+/// Returns the slots that none of some shards owns, or several of them.
+pub fn unsettled<'s>(shards: impl IntoIterator<Item = &'s SlotSet>) -> SlotSet {
+    let (mut once, mut several) = (SlotSet::empty(), SlotSet::empty());
+    for owned in shards {
+        several.unite(&owned.without(&owned.without(&once)));
+        once.unite(owned);
+    }
+    several.unite(&SlotSet::full().without(&once));
+    several
+}
+
+/// Conversion of the rows of a table to lines.
+pub struct ExportLines {
+    table: Arc<Table>,
+    format: ExportFormat,
+    columns: Vec<usize>,
+    /// True if the row is wrapped in an object with its key.
+    wrapped: bool,
+}
+
+impl ExportLines {
+    /// Returns the conversion for a table; with `system`, to lines with the columns of the system.
+    pub fn new(table: &Arc<Table>, format: ExportFormat, system: bool) -> Self {
+        let needs_key = table.routing().is_none();
+        let wrapped = needs_key && !system && format == ExportFormat::Ndjson;
+        let key = (system || (needs_key && !wrapped)).then_some(Table::SHARD_KEY);
+        let rest = if system { table.answered() } else { table.own() };
+        let columns = key.into_iter().chain(rest).collect();
+        Self { table: Arc::clone(table), format, columns, wrapped }
+    }
+
+    /// Appends what is before the first row.
+    pub fn push_head(&self, out: &mut Vec<u8>) {
+        match self.format {
+            ExportFormat::Ndjson => {}
+            ExportFormat::Csv => {
+                for (index, column) in self.columns.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    out.extend_from_slice(self.table.column(*column).name.as_bytes());
+                }
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    /// Appends a row, which has all columns of the table.
+    pub fn push_row(&self, out: &mut Vec<u8>, row: &impl ExportedRow) {
+        match self.format {
+            ExportFormat::Ndjson => self.push_json(out, row),
+            ExportFormat::Csv => {
+                for (index, &column) in self.columns.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    push_field(out, row, column, self.table.column(column).kind);
+                }
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+    }
+
+    fn push_json(&self, out: &mut Vec<u8>, row: &impl ExportedRow) {
+        if self.wrapped {
+            out.extend_from_slice(b"{\"shard_key\":");
+            row.text(Table::SHARD_KEY, ColumnType::Text, |key| push_json_string(out, key));
+            out.extend_from_slice(b",\"data\":");
+        }
+        out.push(b'{');
+        for (index, &column) in self.columns.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            out.push(b'"');
+            out.extend_from_slice(self.table.column(column).name.as_bytes());
+            out.extend_from_slice(b"\":");
+            let kind = self.table.column(column).kind;
+            if push_member(out, row, column, kind).is_none() {
+                out.extend_from_slice(b"null");
+            }
+        }
+        out.extend_from_slice(if self.wrapped { b"}}\n" } else { b"}\n" });
+    }
+}
+
+/// Appends a value as JSON; `None` if it is null.
+fn push_member(
+    out: &mut Vec<u8>,
+    row: &impl ExportedRow,
+    column: usize,
+    kind: ColumnType,
+) -> Option<()> {
+    match kind {
+        ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid => {
+            row.text(column, kind, |text| push_json_string(out, text))
+        }
+        ColumnType::Json | ColumnType::Bigint | ColumnType::Double | ColumnType::Boolean => {
+            push_plain(out, row, column, kind)
+        }
+    }
+}
+
+/// Appends a value that is not a text, in the form of both formats; `None` if it is null.
+fn push_plain(
+    out: &mut Vec<u8>,
+    row: &impl ExportedRow,
+    column: usize,
+    kind: ColumnType,
+) -> Option<()> {
+    match kind {
+        ColumnType::Bigint => row.bigint(column).map(|number| push_json_number(out, number)),
+        ColumnType::Double => row.double(column).map(|number| push_json_number(out, number)),
+        ColumnType::Boolean => row.boolean(column).map(|truth| {
+            out.extend_from_slice(if truth { b"true" } else { b"false" });
+        }),
+        ColumnType::Json | ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid => {
+            row.text(column, kind, |text| out.extend_from_slice(text.as_bytes()))
+        }
+    }
+}
+
+/// Appends a field of CSV: nothing for null, and quotes where a reader needs them.
+fn push_field(out: &mut Vec<u8>, row: &impl ExportedRow, column: usize, kind: ColumnType) {
+    match kind {
+        ColumnType::Bigint | ColumnType::Double | ColumnType::Boolean => {
+            push_plain(out, row, column, kind);
+        }
+        ColumnType::Text | ColumnType::Timestamp | ColumnType::Uuid | ColumnType::Json => {
+            row.text(column, kind, |text| push_quoted(out, text));
+        }
+    }
+}
+
+fn push_quoted(out: &mut Vec<u8>, text: &str) {
+    let plain = !text.is_empty() && !text.contains([',', '"', '\r', '\n']) && text.trim() == text;
+    if plain {
+        out.extend_from_slice(text.as_bytes());
+        return;
+    }
+    out.push(b'"');
+    for byte in text.bytes() {
+        if byte == b'"' {
+            out.push(b'"');
+        }
+        out.push(byte);
+    }
+    out.push(b'"');
+}

@@ -1,0 +1,176 @@
+//! Manifest: the contents of a copy of a cluster of servers, in `manifest.json` beside its files.
+//!
+//! ```json
+//! {"engine": "postgres", "format": 1, "program": "0.1.0", "schema": ["…", "…"], "cluster_id": "…",
+//!  "at": "2026-11-21T10:00:00.000000Z", "epoch": 1, "held_us": 2100,
+//!  "catalog": {"file": "catalog.json", "bytes": 20480, "xxh3": "…"},
+//!  "shards": [{"shard": "shard1", "system": "…", "position": 7312, "version": 4096,
+//!              "rows": {"users": 41}, "files": [{"file": "shard1.users.rows", …}]}]}
+//! ```
+//!
+//! **Invariant:** the manifest is the last file of a copy to be written: if it exists, the others
+//! are complete.
+//! **Not here:** comparing it with the files (`restore`).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::path::Path;
+
+use engine::private_file;
+use engine::save_error::SaveError;
+use engine::saved_file::SavedFile;
+use serde::{Deserialize, Serialize};
+
+use super::documents;
+
+/// Name of the file.
+pub const FILE: &str = "manifest.json";
+/// Name of the file of the catalog.
+pub(super) const CATALOG: &str = "catalog.json";
+/// Format that this program writes and reads.
+const FORMAT: u32 = 1;
+/// Value of the member that tells copies of servers from copies of files.
+const ENGINE: &str = "postgres";
+/// Maximum number of bytes of a manifest: that of the largest cluster has far less.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// Contents of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerManifest {
+    /// Kind of the copied cluster.
+    pub engine: String,
+    /// Format of the manifest.
+    pub format: u32,
+    /// Version of the program that wrote it.
+    pub program: String,
+    /// Latest migrations of shards and catalog.
+    pub schema: [String; 2],
+    /// Id of the copied cluster.
+    pub cluster_id: String,
+    /// Time of the copy, the same for all shards.
+    pub at: String,
+    /// Version of the shard map.
+    pub epoch: u64,
+    /// Time for which writes were held, in microseconds.
+    pub held_us: u64,
+    /// File of the catalog.
+    pub catalog: SavedFile,
+    /// Shards, in the order of the catalog.
+    pub shards: Vec<CopiedShard>,
+}
+
+/// One shard of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiedShard {
+    /// Name of the shard.
+    pub shard: String,
+    /// System identifier of its server.
+    pub system: String,
+    /// Position of the shard in the copy.
+    pub position: u64,
+    /// Counter of versions.
+    pub version: i64,
+    /// Number of rows of each table.
+    pub rows: BTreeMap<String, u64>,
+    /// Files: what the shard keeps for itself, then one for each table.
+    pub files: Vec<SavedFile>,
+}
+
+/// Returns the name of the file with what a shard keeps for itself.
+pub(super) fn metadata_of(shard: &str) -> String {
+    format!("{shard}.json")
+}
+
+/// Returns the name of the file of a table.
+pub(super) fn rows_of(shard: &str, table: &str) -> String {
+    format!("{shard}.{table}.rows")
+}
+
+/// Returns true if a folder has a manifest of servers.
+pub fn is_of_servers(folder: &Path) -> bool {
+    let text = std::fs::read(folder.join(FILE)).unwrap_or_default();
+    let read: Result<serde_json::Value, _> = serde_json::from_slice(&text);
+    read.is_ok_and(|manifest| manifest["engine"] == ENGINE)
+}
+
+impl ServerManifest {
+    /// Creates a manifest of this program.
+    pub(super) fn new(
+        (cluster_id, epoch): (String, u64),
+        (at, held_us): (String, u64),
+        catalog: SavedFile,
+        shards: Vec<CopiedShard>,
+    ) -> Self {
+        let (engine, program) = (ENGINE.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        let (format, schema) = (FORMAT, documents::own_schemas());
+        Self { engine, format, program, schema, cluster_id, at, epoch, held_us, catalog, shards }
+    }
+
+    /// Reads the manifest of a folder.
+    ///
+    /// # Errors
+    /// [`SaveError::Unsuitable`] if the folder has none, or one of another format or schema;
+    /// [`SaveError::Io`] if the folder is missing or cannot be read.
+    pub fn read(folder: &Path) -> Result<Self, SaveError> {
+        let path = folder.join(FILE);
+        let unfit = |cause: String| SaveError::unsuitable(&path, cause);
+        let opened = File::open(&path).map_err(|error| {
+            let is_unfinished = error.kind() == ErrorKind::NotFound && folder.is_dir();
+            if is_unfinished {
+                return unfit(error.to_string());
+            }
+            SaveError::io(if folder.exists() { &path } else { folder }, error)
+        })?;
+        let mut text = Vec::new();
+        let read = opened.take(BYTES_MAX).read_to_end(&mut text);
+        read.map_err(|error| SaveError::io(&path, error))?;
+        let head: serde_json::Value = serde_json::from_slice(&text)
+            .map_err(|error| unfit(format!("no manifest: {error}")))?;
+        if head["format"] != FORMAT {
+            return Err(unfit(format!("format {} is not known here", head["format"])));
+        }
+        let manifest: Self =
+            serde_json::from_value(head).map_err(|error| unfit(format!("no manifest: {error}")))?;
+        if manifest.schema != documents::own_schemas() {
+            let cause = format!(
+                "version {} of the program wrote it with another schema: restore it with that version",
+                manifest.program
+            );
+            return Err(unfit(cause));
+        }
+        let is_plain = |file: &SavedFile| {
+            Path::new(&file.file).file_name().is_some_and(|name| name == &*file.file)
+        };
+        if let Some(file) = manifest.files().find(|file| !is_plain(file)) {
+            return Err(unfit(format!("`{}` is not a file beside it", file.file)));
+        }
+        Ok(manifest)
+    }
+
+    /// Iterates over all files but the manifest itself.
+    pub fn files(&self) -> impl Iterator<Item = &SavedFile> {
+        let of_shards = self.shards.iter().flat_map(|shard| &shard.files);
+        std::iter::once(&self.catalog).chain(of_shards)
+    }
+
+    /// Returns the bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files().map(|file| file.bytes).sum()
+    }
+
+    /// Returns the number of rows of all tables and shards, those of slots in a move on both.
+    pub fn rows(&self) -> u64 {
+        self.shards.iter().flat_map(|shard| shard.rows.values()).sum()
+    }
+
+    pub(super) fn write(&self, folder: &Path) -> Result<(), SaveError> {
+        let path = folder.join(FILE);
+        let failed = |error| SaveError::io(&path, error);
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| SaveError::unsuitable(&path, error.to_string()))?;
+        text.push(b'\n');
+        let mut file = private_file::create(&path).map_err(failed)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)
+    }
+}

@@ -1,0 +1,375 @@
+//! Restore: proves that a copy is complete, and fills empty databases from it.
+//!
+//! The row that makes a catalog that of a cluster is stored last. A router that starts before finds
+//! databases of a cluster without its catalog, and is refused. If the copy is restored on a server
+//! that it comes from, positions of the lost history would look like later ones of the new history;
+//! so the key of the session tokens is replaced then. Elsewhere the servers have other timelines,
+//! so a session that has seen more than the copy gets an error by itself.
+//!
+//! A key that was revoked after the backup must not live again, so every API key is suspended until
+//! the operator resumes it.
+//!
+//! **Invariant:** nothing is changed before the whole copy was verified; no restored key is usable;
+//! no version is given out twice; what was cut off is repeated from its beginning.
+//! **Not here:** the contents of a copy (`manifest`), checking the databases (`target`).
+
+use std::path::Path;
+
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+use engine::access_store::{AccessChange, ChangeAuthor, now};
+use engine::save_error::SaveError;
+use engine::save_watch::{Step, Watch};
+use engine::saved_file::{check_bits, check_length, look};
+use model::idempotency;
+use model::table::Table;
+
+use super::documents::{self, CATALOG_TABLES, CLUSTER, Documents};
+use super::manifest::{self, CopiedShard, ServerManifest};
+use super::row_file::Parts;
+use super::target::RestoreTarget;
+use crate::catalog::Catalog;
+use crate::declarations;
+use crate::node_address::ClusterAddress;
+use crate::row_arrays;
+use crate::shard_database::{has_rows, migrate_shard};
+use crate::slot_moves::record_restored;
+use crate::sql;
+use crate::statement::{Bind, Statement, load, run};
+
+/// Versions to skip: more than the lost history has given out since the copy, and few of the 2^53
+/// that every client can count.
+const VERSIONS_LEFT_OUT: i64 = 1 << 32;
+/// Tables of clients that have no rows yet.
+const EXISTING: &str = "SELECT relname::text FROM pg_class \
+    WHERE relnamespace='public'::regnamespace AND relkind='r'";
+/// Addresses of the copied cluster are not those of the new one; a shard that was joining has no
+/// rows and no database here.
+const NEW_ADDRESSES: &str = "UPDATE tessera.tessera_shards SET address=NULL, \
+    state=CASE state WHEN 'joining' THEN 'retired' ELSE state END";
+const NEXT_LOG_NUMBER: &str = "SELECT setval(pg_get_serial_sequence('tessera.tessera_access_log',\
+    'number'),coalesce((SELECT max(number) FROM tessera.tessera_access_log),0)+1,false)";
+const NEW_SECRET: &str =
+    "UPDATE tessera.tessera_cluster SET secret=replace(gen_random_uuid()::text,'-','')";
+
+/// Proves that a folder has a complete copy: every bit is as it was saved. Changes nothing. Blocks.
+///
+/// # Errors
+/// [`SaveError::Unsuitable`] names the file and the difference; the others if it could not be read.
+pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<ServerManifest, SaveError> {
+    let manifest = ServerManifest::read(folder)?;
+    for file in manifest.files() {
+        check_length(&folder.join(&file.file), file.bytes)?;
+    }
+    let (total, mut done) = (manifest.bytes(), 0);
+    for file in manifest.files() {
+        let found = look(folder, &file.file, |piece| {
+            done += piece.len() as u64;
+            watch.tell(&Step::Checking { bytes: done, of: total })
+        })?;
+        check_bits(&folder.join(&file.file), &found, file)?;
+    }
+    Ok(manifest)
+}
+
+/// Fills empty databases from a copy: those of the shards, in the order of the copy, and that of
+/// the catalog if it has one of its own.
+///
+/// # Errors
+/// Errors of [`verify`], and [`SaveError::Databases`]; nothing was changed then.
+/// [`SaveError::Partial`] if the restore began and did not end.
+pub async fn restore(
+    from: &Path,
+    address: &ClusterAddress,
+    watch: &Watch<'_>,
+) -> Result<ServerManifest, SaveError> {
+    let manifest = verify(from, watch)?;
+    let mut restoring = Restoring::open(from, &manifest, address).await?;
+    let filled = restoring.run(watch).await;
+    filled.map_err(|error| SaveError::Partial {
+        cause: if matches!(error, SaveError::Cancelled) {
+            "cancelled".to_owned()
+        } else {
+            error.to_string()
+        },
+    })?;
+    Ok(manifest)
+}
+
+/// Databases of a restore.
+struct Restoring<'r> {
+    from: &'r Path,
+    manifest: &'r ServerManifest,
+    shards: Vec<RestoreTarget>,
+    /// Database of the catalog; `None` if the first shard has it.
+    catalog: Option<RestoreTarget>,
+}
+
+impl<'r> Restoring<'r> {
+    /// Connects to all databases, and checks that they may be filled. Changes nothing.
+    async fn open(
+        from: &'r Path,
+        manifest: &'r ServerManifest,
+        address: &ClusterAddress,
+    ) -> Result<Self, SaveError> {
+        let (saved, named) = (manifest.shards.len(), address.shards.len());
+        if saved != named {
+            return Err(SaveError::Databases(format!(
+                "the copy has {saved} shards, and SHARD_URLS names {named} databases: name an empty one for each"
+            )));
+        }
+        let mut shards: Vec<RestoreTarget> = Vec::with_capacity(saved);
+        for (shard, at) in manifest.shards.iter().zip(&address.shards) {
+            let target = RestoreTarget::open(&at.primary, shard.shard.clone(), manifest).await?;
+            check_other(&shards, &target)?;
+            shards.push(target);
+        }
+        let catalog = match &address.catalog {
+            Some(at) if *at != address.shards[0].primary => {
+                let target = RestoreTarget::open(at, "the catalog".to_owned(), manifest).await?;
+                check_other(&shards, &target)?;
+                Some(target)
+            }
+            Some(_) | None => None,
+        };
+        Ok(Self { from, manifest, shards, catalog })
+    }
+
+    fn catalog(&self) -> &RestoreTarget {
+        self.catalog.as_ref().unwrap_or(&self.shards[0])
+    }
+
+    fn targets(&mut self) -> impl Iterator<Item = &mut RestoreTarget> {
+        self.shards.iter_mut().chain(&mut self.catalog)
+    }
+
+    async fn run(&mut self, watch: &Watch<'_>) -> Result<(), SaveError> {
+        if !self.is_filled().await? {
+            let manifest = self.manifest;
+            for target in self.targets() {
+                let begun = target.begin(manifest).await;
+                begun.map_err(|error| target.failed(error))?;
+            }
+            let mut progress = Progress { watch, done: 0, total: self.manifest.bytes() };
+            for index in 0..self.shards.len() {
+                self.fill_shard(index, &mut progress).await?;
+            }
+            self.fill_catalog(watch).await?;
+        }
+        for target in self.targets() {
+            target.finish().await.map_err(|error| target.failed(error))?;
+        }
+        Ok(())
+    }
+
+    /// Returns true if an earlier restore has stored everything, and was cut off before it removed
+    /// its marks.
+    async fn is_filled(&self) -> Result<bool, SaveError> {
+        let catalog = self.catalog();
+        if !catalog.is_marked {
+            return Ok(false);
+        }
+        let found = async {
+            if !has_rows(&catalog.connection, CLUSTER).await? {
+                return Ok(false);
+            }
+            let rows = catalog.load("SELECT cluster_id FROM tessera.tessera_cluster").await?;
+            Ok(rows.first().and_then(|row| row.text(0)).as_ref() == Some(&self.manifest.cluster_id))
+        };
+        let found: QueryResult<bool> = found.await;
+        found.map_err(|error| catalog.failed(error))
+    }
+
+    async fn fill_shard(
+        &mut self,
+        index: usize,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), SaveError> {
+        let target = self.shards.remove(index);
+        let label = target.label.clone();
+        let connection = migrate_shard(target.connection, &label).await?;
+        self.shards.insert(index, RestoreTarget { connection, ..target });
+        let (target, saved) = (&self.shards[index], &self.manifest.shards[index]);
+        let documents = read_documents(self.from, &manifest::metadata_of(&saved.shard))?;
+        let filling = ShardFilling { connection: &target.connection, saved, documents };
+        let tables = filling.begin(&self.manifest.cluster_id).await;
+        let tables = tables.map_err(|error| target.failed(error))?;
+        for table in tables.iter().chain([&**idempotency::TABLE]) {
+            let path = self.from.join(manifest::rows_of(&saved.shard, table.name()));
+            let mut parts = Parts::open(path.clone())?;
+            let mut rows = 0;
+            while let Some(part) = parts.next()? {
+                let stored = filling.store(table, &part).await;
+                rows += stored.map_err(|error| target.failed(error))?;
+                progress.add(part.len())?;
+            }
+            if saved.rows.get(table.name()) != Some(&rows) {
+                let cause = format!("it has {rows} rows, not those of the manifest");
+                return Err(SaveError::unsuitable(&path, cause));
+            }
+        }
+        filling.finish(&tables).await.map_err(|error| target.failed(error))
+    }
+
+    async fn fill_catalog(&mut self, watch: &Watch<'_>) -> Result<(), SaveError> {
+        let documents = read_documents(self.from, manifest::CATALOG)?;
+        let is_same_server = self.shards.iter().any(|target| {
+            let system = target.identity.system.to_string();
+            self.manifest.shards.iter().any(|saved| saved.system == system)
+        });
+        watch.check()?;
+        let target = match self.catalog.take() {
+            Some(target) => target,
+            None => self.shards.remove(0),
+        };
+        let catalog = Catalog::on(target.connection).migrate().await?;
+        let stored = store_catalog(&catalog, &documents).await;
+        let timeline = target.identity.timeline;
+        let suspended = match stored {
+            Ok(()) => suspend_keys(&catalog, timeline).await,
+            Err(error) => Err(error.to_string()),
+        };
+        let ended = match suspended {
+            Ok(()) => store_cluster(&catalog, &documents, is_same_server).await,
+            Err(cause) => return Err(SaveError::Databases(format!("{}: {cause}", target.label))),
+        };
+        let target = RestoreTarget { connection: catalog.connection, ..target };
+        let ended = ended.map_err(|error| target.failed(error));
+        match target.label.as_str() == "the catalog" {
+            true => self.catalog = Some(target),
+            false => self.shards.insert(0, target),
+        }
+        ended
+    }
+}
+
+/// Refuses two targets that are one database.
+fn check_other(targets: &[RestoreTarget], new: &RestoreTarget) -> Result<(), SaveError> {
+    let is_same = |target: &&RestoreTarget| {
+        target.identity.system == new.identity.system
+            && target.identity.database == new.identity.database
+    };
+    match targets.iter().find(is_same) {
+        Some(other) => Err(SaveError::Databases(format!(
+            "{} and {} are the same database: give each its own",
+            other.label, new.label
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn read_documents(from: &Path, name: &str) -> Result<Documents, SaveError> {
+    let path = from.join(name);
+    let text = std::fs::read_to_string(&path).map_err(|error| SaveError::io(&path, error))?;
+    serde_json::from_str(&text).map_err(|error| SaveError::unsuitable(&path, error.to_string()))
+}
+
+/// Progress of a restore.
+struct Progress<'w> {
+    watch: &'w Watch<'w>,
+    done: u64,
+    total: u64,
+}
+
+impl Progress<'_> {
+    fn add(&mut self, bytes: usize) -> Result<(), SaveError> {
+        self.done += bytes as u64;
+        self.watch.tell(&Step::Writing { bytes: self.done, of: self.total })
+    }
+}
+
+/// Shard that is being filled.
+struct ShardFilling<'f> {
+    connection: &'f AsyncPgConnection,
+    saved: &'f CopiedShard,
+    documents: Documents,
+}
+
+impl ShardFilling<'_> {
+    async fn load(&self, sql: &str, binds: &[Bind]) -> QueryResult<u64> {
+        let rows = load(self.connection, Statement { sql, binds, cached: false }).await?;
+        Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).max(0).cast_unsigned())
+    }
+
+    /// Signs the database and creates the tables of the copy, which it returns.
+    async fn begin(&self, cluster_id: &str) -> QueryResult<Vec<Table>> {
+        let connection = self.connection;
+        run(connection, "BEGIN").await?;
+        let binds = [Bind::text(cluster_id), Bind::text(&self.saved.shard)];
+        self.load("INSERT INTO tessera_shard (id,cluster_id,shard) VALUES (1,$1,$2)", &binds)
+            .await?;
+        documents::store(connection, "tessera_tables", &self.documents).await?;
+        let (tables, _) = declarations::load(connection).await?;
+        let existing = load(connection, Statement { sql: EXISTING, binds: &[], cached: false });
+        let existing: Vec<String> = existing.await?.iter().filter_map(|row| row.text(0)).collect();
+        for table in tables.iter().filter(|table| !existing.iter().any(|it| it == table.name())) {
+            run(connection, &sql::create(table)).await?;
+        }
+        run(connection, "COMMIT").await?;
+        Ok(tables)
+    }
+
+    /// Stores a part of the rows of a table, and returns their number.
+    async fn store(&self, table: &Table, part: &[u8]) -> QueryResult<u64> {
+        let binds = row_arrays::row_binds(table, part)?;
+        let sql = format!(
+            "WITH stored AS ({} RETURNING 1) SELECT count(*) FROM stored",
+            sql::insert(table)
+        );
+        self.load(&sql, &binds).await
+    }
+
+    /// Stores the slots and the moves, and lets versions continue above those of the lost history.
+    async fn finish(&self, tables: &[Table]) -> QueryResult<()> {
+        let connection = self.connection;
+        run(connection, "BEGIN").await?;
+        for table in ["tessera_slots", "tessera_slot_moves"] {
+            documents::store(connection, table, &self.documents).await?;
+        }
+        // Marks of moves name transactions of the copied server.
+        self.load("UPDATE tessera_slot_moves SET system=''", &[]).await?;
+        record_restored(connection, tables).await?;
+        let version = [Bind::bigint(self.saved.version + VERSIONS_LEFT_OUT)];
+        self.load("SELECT setval('tessera_version',$1)", &version).await?;
+        run(connection, "COMMIT").await
+    }
+}
+
+/// Stores all tables of a catalog but the row that makes it that of a cluster.
+async fn store_catalog(catalog: &Catalog, documents: &Documents) -> QueryResult<()> {
+    let connection = &catalog.connection;
+    run(connection, "BEGIN").await?;
+    for table in CATALOG_TABLES.into_iter().filter(|table| *table != CLUSTER) {
+        documents::store(connection, table, documents).await?;
+    }
+    for sql in [NEW_ADDRESSES, NEXT_LOG_NUMBER] {
+        load(connection, Statement { sql, binds: &[], cached: false }).await?;
+    }
+    run(connection, "COMMIT").await
+}
+
+/// Suspends every key, if there are any.
+async fn suspend_keys(catalog: &Catalog, timeline: u32) -> Result<(), String> {
+    let has_keys = has_rows(&catalog.connection, "tessera_access_keys").await;
+    if !has_keys.map_err(|error| error.to_string())? {
+        return Ok(());
+    }
+    let (change, author) = (AccessChange::SuspendAllKeys, ChangeAuthor::CommandLine);
+    let suspended = catalog.access().change(&change, (&author, now()), timeline).await;
+    suspended.map(drop).map_err(|error| error.to_string())
+}
+
+/// Stores the row that makes the catalog that of the cluster.
+async fn store_cluster(
+    catalog: &Catalog,
+    documents: &Documents,
+    is_same_server: bool,
+) -> QueryResult<()> {
+    let connection = &catalog.connection;
+    run(connection, "BEGIN").await?;
+    documents::store(connection, CLUSTER, documents).await?;
+    if is_same_server {
+        load(connection, Statement { sql: NEW_SECRET, binds: &[], cached: false }).await?;
+    }
+    run(connection, "COMMIT").await
+}

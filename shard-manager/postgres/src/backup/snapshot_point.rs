@@ -1,0 +1,134 @@
+//! Snapshot point: holds the writes of all shards until each has got a snapshot.
+//!
+//! **Invariant:** all snapshots are taken while no shard has a write under way, so every write that
+//! was acknowledged before is in them and every later one is not; the locks are released in any
+//! case.
+//! **Not here:** reading the snapshots (`backup`).
+
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use diesel::QueryResult;
+use diesel_async::AsyncPgConnection;
+use engine::open_error::OpenError;
+use engine::save_error::SaveError;
+use engine::save_watch::Watch;
+use futures_util::future::{join, join_all};
+use model::value::format_timestamp;
+
+use crate::cluster_sessions::{ClusterSessions, ShardSession};
+use crate::db_error::DbErrorKind;
+use crate::sql;
+use crate::statement::{Statement, load, run};
+
+/// Bounds the wait for a lock and, should this process stand still, the time for which it holds
+/// one.
+const BOUNDS: &str = "SET lock_timeout='500ms'; SET idle_session_timeout='2s'; \
+    SET idle_in_transaction_session_timeout='2s'";
+const NO_BOUNDS: &str = "SET lock_timeout=0; SET idle_session_timeout=0; \
+    SET idle_in_transaction_session_timeout=0";
+/// Settings of the session with the catalog, which waits while the shards are read.
+const CATALOG_SETTINGS: &str = "SET statement_timeout=0; SET lock_timeout='5s'; \
+    SET idle_in_transaction_session_timeout=0";
+/// Excludes changes of tables: each is on all shards or on none.
+const TABLES_LOCK: &str = "SELECT pg_advisory_lock(1950, 4)";
+/// Waits for all writes of a shard, and excludes others.
+const FENCE_LOCK: &str = "SELECT pg_advisory_lock(1950, 1)";
+const UNLOCK: &str = "SELECT pg_advisory_unlock_all()";
+const ONE_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+    SELECT epoch FROM tessera.tessera_cluster";
+/// Attempts to hold all shards, and the pause after each, in which held writes go first.
+const HOLDS_MAX: usize = 20;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// SnapshotPoint that a copy shows.
+pub(super) struct SnapshotPoint {
+    /// Position of each shard.
+    pub(super) positions: Vec<u64>,
+    /// Time of the moment.
+    pub(super) at: String,
+    /// Time for which writes were held.
+    pub(super) held: Duration,
+}
+
+/// Takes a snapshot of each shard and of the catalog, all of one moment.
+pub(super) async fn take(
+    sessions: &ClusterSessions,
+    watch: &Watch<'_>,
+) -> Result<SnapshotPoint, SaveError> {
+    let catalog = &sessions.catalog.connection;
+    let failed = |error| OpenError::node("the catalog", error);
+    run(catalog, CATALOG_SETTINGS).await.map_err(failed)?;
+    if !lock(catalog, TABLES_LOCK).await.map_err(failed)? {
+        return Err(SaveError::Restless { shard: "the catalog".to_owned() });
+    }
+    let mut restless = String::new();
+    for _ in 0..HOLDS_MAX {
+        watch.check()?;
+        match hold(sessions).await? {
+            Ok(moment) => {
+                run(catalog, UNLOCK).await.map_err(failed)?;
+                return Ok(moment);
+            }
+            Err(shard) => restless = shard,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(SaveError::Restless { shard: restless })
+}
+
+/// Takes a lock; false if it is not free in time.
+async fn lock(connection: &AsyncPgConnection, sql: &str) -> QueryResult<bool> {
+    match load(connection, Statement { sql, binds: &[], cached: false }).await {
+        Ok(_) => Ok(true),
+        Err(error) if DbErrorKind::of(&error) == DbErrorKind::Conflict => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Holds all shards and takes the snapshots; the name of a shard whose lock is not free in time.
+async fn hold(sessions: &ClusterSessions) -> Result<Result<SnapshotPoint, String>, OpenError> {
+    let shards = &sessions.shards;
+    let began = Instant::now();
+    let locked = join_all(shards.iter().map(async |shard| {
+        run(shard.connection(), BOUNDS).await?;
+        lock(shard.connection(), FENCE_LOCK).await
+    }));
+    let locked = locked.await;
+    let restless = shards.iter().zip(&locked).find(|(_, locked)| !matches!(locked, Ok(true)));
+    let taken = match restless {
+        None => Some((snapshots(sessions).await, format_timestamp(Utc::now()))),
+        Some(_) => None,
+    };
+    let released = join_all(shards.iter().map(async |shard| {
+        load(shard.connection(), Statement { sql: UNLOCK, binds: &[], cached: false }).await?;
+        run(shard.connection(), NO_BOUNDS).await
+    }));
+    let released = released.await;
+    let held = began.elapsed();
+    for (shard, locked) in shards.iter().zip(locked) {
+        if !locked.map_err(|error| shard.failed(error))? {
+            return Ok(Err(shard.name.clone()));
+        }
+    }
+    for (shard, released) in shards.iter().zip(released) {
+        released.map_err(|error| shard.failed(error))?;
+    }
+    let Some((positions, at)) = taken else { return Ok(Err(String::new())) };
+    Ok(Ok(SnapshotPoint { positions: positions?, at, held }))
+}
+
+async fn snapshots(sessions: &ClusterSessions) -> Result<Vec<u64>, OpenError> {
+    let of_shards = join_all(sessions.shards.iter().map(snapshot));
+    let (of_shards, of_catalog) =
+        join(of_shards, run(&sessions.catalog.connection, ONE_SNAPSHOT)).await;
+    of_catalog.map_err(|error| OpenError::node("the catalog", error))?;
+    of_shards.into_iter().collect()
+}
+
+async fn snapshot(shard: &ShardSession) -> Result<u64, OpenError> {
+    shard.begin().await?;
+    let statement = Statement { sql: sql::INSERT_POSITION, binds: &[], cached: false };
+    let rows = load(shard.connection(), statement).await.map_err(|error| shard.failed(error))?;
+    Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).cast_unsigned())
+}

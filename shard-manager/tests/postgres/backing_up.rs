@@ -1,0 +1,342 @@
+//! Tests of `backup` and `restore` on servers: a copy is of one moment, a cluster goes on with it,
+//! and what cannot be copied or restored changes nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use shard_manager::engine::audit_report::AuditOptions;
+use shard_manager::engine::move_record::{MoveOrder, MovePhase};
+use shard_manager::engine::save_error::SaveError;
+use shard_manager::engine::save_watch::{Step, Watch};
+use shard_manager::manager::Manager;
+use shard_manager::node_address::ClusterAddress;
+use shard_manager::row_change::Operation::{Insert, Upsert};
+use shard_manager::store::postgres::audit::audit;
+use shard_manager::store::postgres::backup::{self, restore};
+
+use crate::cluster::{Databases, connect, refused};
+use crate::commands::{run_on, run_with, urls};
+use crate::move_steps::{LONG, begin, kept_up, new, order, store_large, until, until_paused};
+use crate::random_changes::things;
+use crate::rows::{make, rows, write};
+use crate::scratch;
+
+const USER: &str = r#"{"name":"n","email":"e"}"#;
+const WATCH: Watch<'_> = Watch { step: &|_| (), cancelled: &|| false };
+
+async fn fill(manager: &Manager, users: std::ops::Range<usize>) {
+    for number in users {
+        write(manager, "users", Upsert, &format!("user_{number}"), USER).await.unwrap();
+    }
+}
+
+async fn keys_of_users(databases: &Databases) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for shard in 0..databases.names.len() {
+        let sql = "SELECT shard_key AS value FROM users";
+        keys.extend(databases.door(shard).await.texts(sql).await);
+    }
+    keys
+}
+
+async fn is_sound(address: &ClusterAddress) {
+    let options = AuditOptions { deep: false, threads: 2 };
+    let report = audit(address, &options, &|_| ()).await.unwrap();
+    assert_eq!(report.findings, []);
+}
+
+/// A small copy of two shards in a folder.
+async fn small_copy() -> (Databases, tempfile::TempDir, PathBuf) {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    fill(&manager, 0..20).await;
+    drop(manager);
+    let folder = scratch::folder();
+    let copy = folder.path().join("copy");
+    backup::save(&databases.address(), &copy, &WATCH).await.unwrap();
+    (databases, folder, copy)
+}
+
+/// Number of tables and views of a database.
+const TABLES: &str = "SELECT count(*)::text AS value FROM pg_class
+    WHERE relnamespace::regnamespace::text IN ('public', 'tessera')";
+
+async fn is_untouched(databases: &Databases) {
+    for shard in 0..databases.names.len() {
+        assert_eq!(databases.door(shard).await.text(TABLES).await, "0");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it() {
+    let databases = Databases::new(3).await;
+    let (address, manager) = (databases.address(), connect(&databases.address()));
+    make(&manager, &things()).await;
+    let thing = r#"{"id":"1","owner":"ключ","must":"m","n":-5,"x":0.1,"doc":{ "a" : [1] }}"#;
+    write(&manager, "things", Insert, "ключ", thing).await.unwrap();
+    fill(&manager, 0..40).await;
+    let folder = scratch::folder();
+    let copy = folder.path().join("copy");
+    let (is_over, written) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let writing = async {
+        while !is_over.load(Ordering::Relaxed) {
+            let number = written.load(Ordering::Relaxed);
+            for kind in ["cause", "effect"] {
+                let key = format!("{kind}-{number}");
+                write(&manager, "users", Insert, &key, USER).await.unwrap();
+            }
+            written.store(number + 1, Ordering::Relaxed);
+        }
+    };
+    let saving = async {
+        let saved = backup::save(&address, &copy, &WATCH).await;
+        is_over.store(true, Ordering::Relaxed);
+        saved.unwrap()
+    };
+    let (manifest, ()) = futures_util::future::join(saving, writing).await;
+    assert!(written.load(Ordering::Relaxed) > 0, "nobody wrote while it was copied");
+    let highest = "SELECT max(version)::text AS value FROM users";
+    let highest: i64 = databases.door(0).await.text(highest).await.parse().unwrap();
+
+    let fresh = Databases::new(3).await;
+    let restored = restore::restore(&copy, &fresh.address(), &WATCH).await.unwrap();
+    assert_eq!(restored, manifest);
+    let keys = keys_of_users(&fresh).await;
+    for number in 0..written.load(Ordering::Relaxed) {
+        let has = |kind: &str| keys.contains(&format!("{kind}-{number}"));
+        assert!(has("cause") || !has("effect"), "effect-{number} has no cause");
+    }
+    assert!((0..40).all(|number| keys.contains(&format!("user_{number}"))));
+    let other = connect(&fresh.address());
+    is_sound(&fresh.address()).await;
+    assert_eq!(
+        rows(&other, "things", Some("ключ")).await,
+        rows(&manager, "things", Some("ключ")).await
+    );
+    let receipt = write(&other, "users", Upsert, "user_1", USER).await.unwrap();
+    let versions = "SELECT max(version)::text AS value FROM users WHERE shard_key = 'user_1'";
+    let shard = usize::from(receipt.receipt.place.shard.0);
+    let version: i64 = fresh.door(shard).await.text(versions).await.parse().unwrap();
+    assert!(version > highest + (1 << 31), "{version} may have been given out before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_are_suspended_and_tokens_are_signed_otherwise_on_a_server_of_the_copy() {
+    let databases = Databases::new(2).await;
+    drop(connect(&databases.address()));
+    run_on(&databases, &["key", "create", "--role", "admin"]).expect(0);
+    let folder = scratch::folder();
+    let copy = folder.path().join("copy");
+    let saved = run_on(&databases, &["backup", "--to", copy.to_str().unwrap()]).expect(0);
+    assert!(saved.out.contains("rows of 2 shards as of"), "{saved:#?}");
+    let verified = run_with(&[], &["backup", "--verify", copy.to_str().unwrap()]).expect(0);
+    assert!(verified.out.contains("is complete"), "{verified:#?}");
+    let fresh = Databases::new(2).await;
+    let restored = run_on(&fresh, &["restore", "--from", copy.to_str().unwrap()]).expect(0);
+    assert!(restored.out.contains("start the router over it"), "{restored:#?}");
+    let suspended =
+        "SELECT bool_and(suspended = 1)::text AS value FROM tessera.tessera_access_keys";
+    assert_eq!(fresh.door(0).await.text(suspended).await, "true");
+    let secret = "SELECT secret AS value FROM tessera.tessera_cluster";
+    let secrets =
+        [databases.door(0).await.text(secret).await, fresh.door(0).await.text(secret).await];
+    assert_ne!(secrets[0], secrets[1], "positions of one server cannot be told apart");
+    let manager = connect(&fresh.address());
+    fill(&manager, 0..3).await;
+    run_on(&fresh, &["check"]).expect(0);
+    run_on(&fresh, &["restore", "--from", copy.to_str().unwrap()]).refused("is not empty");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalog_of_its_own_is_copied_and_restored() {
+    let databases = Databases::new(3).await;
+    let mut address = databases.address();
+    let own = address.shards.pop().unwrap().primary;
+    let address = ClusterAddress { catalog: Some(own), ..address };
+    let manager = connect(&address);
+    fill(&manager, 0..10).await;
+    drop(manager);
+    let folder = scratch::folder();
+    let copy = folder.path().join("copy");
+    backup::save(&address, &copy, &WATCH).await.unwrap();
+    let fresh = Databases::new(3).await;
+    let mut address = fresh.address();
+    let own = address.shards.pop().unwrap().primary;
+    let address = ClusterAddress { catalog: Some(own), ..address };
+    restore::restore(&copy, &address, &WATCH).await.unwrap();
+    let manager = connect(&address);
+    assert_eq!(rows(&manager, "users", None).await.len(), 10);
+    is_sound(&address).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_goes_on_in_a_restored_cluster() {
+    let databases = Databases::new(2).await;
+    let (address, manager) = (databases.address(), connect(&databases.address()));
+    let slots = store_large(&manager, 60).await;
+    let folder = scratch::folder();
+    let copy = folder.path().join("copy");
+    let id = kept_up(&manager, async {
+        let slow =
+            shard_manager::engine::move_record::NewMove { rate: Some(1), ..new(&slots, LONG) };
+        let id = begin(&manager, slow).await;
+        until(&manager, id, &[MovePhase::Copying]).await;
+        order(&manager, id, MoveOrder::Pause).await;
+        until_paused(&manager, id).await;
+        backup::save(&address, &copy, &WATCH).await.unwrap();
+        id
+    })
+    .await;
+    let fresh = Databases::new(2).await;
+    restore::restore(&copy, &fresh.address(), &WATCH).await.unwrap();
+    let other = connect(&fresh.address());
+    is_sound(&fresh.address()).await;
+    kept_up(&other, async {
+        order(&other, id, MoveOrder::Resume).await;
+        write(&other, "kv", Upsert, "beside", r#"{"value":1}"#).await.unwrap();
+        until(&other, id, &[MovePhase::Keeping]).await;
+        order(&other, id, MoveOrder::Settle).await;
+        until(&other, id, &[MovePhase::Done]).await;
+        assert_eq!(rows(&other, "kv", None).await.len(), 61);
+    })
+    .await;
+    is_sound(&fresh.address()).await;
+}
+
+fn damage(copy: &Path, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let path = copy.join(name);
+    let whole = fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    change(&mut bytes);
+    fs::write(&path, bytes).unwrap();
+    whole
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_copy_is_named_and_nothing_is_begun() {
+    let (_databases, _folder, copy) = small_copy().await;
+    let fresh = Databases::new(2).await;
+    let from = copy.to_str().unwrap();
+    let refused = |part: &str| {
+        for arguments in [&["restore", "--from", from][..], &["backup", "--verify", from]] {
+            let ended = run_on(&fresh, arguments).expect(1);
+            assert!(ended.err.contains(part), "{ended:#?}");
+        }
+    };
+    let flip = |bytes: &mut Vec<u8>| bytes[40] ^= 1;
+    for (name, part) in [
+        ("shard1.users.rows", "its bytes differ from those that were saved"),
+        ("catalog.json", "its bytes differ from those that were saved"),
+    ] {
+        let whole = damage(&copy, name, flip);
+        refused(part);
+        fs::write(copy.join(name), whole).unwrap();
+    }
+    let whole = damage(&copy, "shard2.users.rows", |bytes| bytes.truncate(10));
+    refused("shard2.users.rows: its length differs");
+    fs::remove_file(copy.join("shard2.users.rows")).unwrap();
+    refused("shard2.users.rows: it is missing");
+    fs::write(copy.join("shard2.users.rows"), whole).unwrap();
+    let text = fs::read_to_string(copy.join("manifest.json")).unwrap();
+    for (from, to, part) in [
+        ("\"format\": 1", "\"format\": 2", "format 2 is not known here"),
+        ("\"schema\": [", "\"schema\": [\"29991231000001\", ", "no manifest"),
+    ] {
+        assert!(text.contains(from), "{text}");
+        fs::write(copy.join("manifest.json"), text.replacen(from, to, 1)).unwrap();
+        refused(part);
+    }
+    let other: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let older = text.replacen(other["schema"][0].as_str().unwrap(), "20250101000001", 1);
+    fs::write(copy.join("manifest.json"), older).unwrap();
+    refused("wrote it with another schema");
+    fs::remove_file(copy.join("manifest.json")).unwrap();
+    let ended = run_on(&fresh, &["restore", "--from", from]);
+    assert_ne!(ended.code, Some(0), "{ended:#?}");
+    is_untouched(&fresh).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_into_empty_databases_only_one_for_each_shard() {
+    let (databases, folder, copy) = small_copy().await;
+    let from = copy.to_str().unwrap();
+    let arguments = ["restore", "--from", from];
+    run_on(&databases, &arguments).refused("the database is not empty, it has public.kv");
+    let fresh = Databases::new(2).await;
+    fresh.door(1).await.run("CREATE TABLE another ()").await;
+    run_on(&fresh, &arguments).refused("it has public.another");
+    fresh.door(1).await.run("DROP TABLE another").await;
+    let all = urls(&fresh);
+    let one = all.split(',').next().unwrap();
+    let with = |shards: &str| run_with(&[("SHARD_URLS", shards)], &arguments);
+    with(one).refused("the copy has 2 shards, and SHARD_URLS names 1 databases");
+    let twice = format!("{one},{one}");
+    let ended = with(&twice).expect(2);
+    assert!(ended.err.contains("the same database") || ended.err.contains("uses the database"));
+    run_with(&[], &arguments).refused("name an empty database for each shard in SHARD_URLS");
+    is_untouched(&fresh).await;
+    run_on(&databases, &["backup", "--to", from]).refused("the folder is not empty");
+    let file = folder.path().join("file");
+    fs::write(&file, "x").unwrap();
+    run_on(&databases, &["backup", "--to", file.to_str().unwrap()]).refused("there is a file");
+    run_on(&fresh, &["backup", "--to", "/tmp/never"]).refused("there is no cluster");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_was_cut_off_serves_no_router_and_is_repeated() {
+    let (databases, _folder, copy) = small_copy().await;
+    let fresh = Databases::new(2).await;
+    let is_late = AtomicBool::new(false);
+    let step = |step: &Step| {
+        if matches!(step, Step::Writing { .. }) {
+            is_late.store(true, Ordering::Relaxed);
+        }
+    };
+    let cancelled = || is_late.load(Ordering::Relaxed);
+    let watch = Watch { step: &step, cancelled: &cancelled };
+    let ended = restore::restore(&copy, &fresh.address(), &watch).await;
+    assert!(matches!(ended, Err(SaveError::Partial { .. })), "{ended:?}");
+    let told = refused(&fresh.address());
+    assert!(told.contains("another cluster"), "{told}");
+    // Even after that start the restore is repeated.
+    restore::restore(&copy, &fresh.address(), &WATCH).await.unwrap();
+    assert_eq!(keys_of_users(&fresh).await, keys_of_users(&databases).await);
+    is_sound(&fresh.address()).await;
+    let manager = connect(&fresh.address());
+    assert_eq!(rows(&manager, "users", None).await.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_cancelled_leaves_no_folder_and_no_lock() {
+    let (databases, folder, _copy) = small_copy().await;
+    let manager = connect(&databases.address());
+    let is_late = AtomicBool::new(false);
+    let step = |step: &Step| {
+        if matches!(step, Step::Held { .. }) {
+            is_late.store(true, Ordering::Relaxed);
+        }
+    };
+    let cancelled = || is_late.load(Ordering::Relaxed);
+    let watch = Watch { step: &step, cancelled: &cancelled };
+    let to = folder.path().join("second");
+    let ended = backup::save(&databases.address(), &to, &watch).await;
+    assert!(matches!(ended, Err(SaveError::Cancelled)), "{ended:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the first copy is there");
+    fill(&manager, 0..5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_whose_writes_cannot_be_held_is_named_and_the_others_go_on() {
+    let (databases, folder, _copy) = small_copy().await;
+    let manager = connect(&databases.address());
+    let mut door = databases.door(1).await;
+    door.run("BEGIN; SELECT pg_advisory_xact_lock_shared(1950, 1)").await;
+    let to = folder.path().join("second");
+    let ended = backup::save(&databases.address(), &to, &WATCH).await;
+    assert!(matches!(&ended, Err(SaveError::Restless { shard }) if shard == "shard2"), "{ended:?}");
+    door.run("COMMIT").await;
+    fill(&manager, 0..5).await;
+    backup::save(&databases.address(), &to, &WATCH).await.unwrap();
+}
