@@ -1,5 +1,5 @@
-//! Tests of the parts of the dashboard about moves and rebalances: slots that move, orders, progress
-//! and effect, and servers that do not tell of moves.
+//! Tests of the parts of the dashboard about moves and rebalances: slots that move, orders,
+//! progress and effect, and servers that do not tell of moves.
 
 use serde_json::{Value, json};
 
