@@ -25,9 +25,9 @@ pub use recorder::{
     HistoryMetrics, HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow, LatencyHistogram,
     LatencyMs, LatencyParts, MeasuredIntervals, Metrics, MetricsParameters, MetricsQuery, MoveNow,
     MoveTotalsNow, Named, NodeNow, Operation, OperationError, Outcome, Packed, PackedError,
-    ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, Recorder, Role, RouteMetrics, Sample,
-    Series, ShardMetrics, ShardNow, ShardSeries, Skew, SlotLoad, Step, StepError, Window,
-    WindowError, Worker, figures, openmetrics,
+    ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, RebalanceNow, Recorder, Role,
+    RouteMetrics, Sample, Series, ShardMetrics, ShardNow, ShardSeries, Skew, SlotLoad, Step,
+    StepError, Window, WindowError, Worker, figures, openmetrics,
 };
 #[cfg(feature = "service")]
 pub use service;

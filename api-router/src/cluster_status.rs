@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use analytics::{
     CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, MoveTotalsNow, NodeNow, ParkedNow,
-    PoolNow, ShardNow,
+    PoolNow, RebalanceNow, ShardNow,
 };
+use chrono::{DateTime, Utc};
 use shard_manager::cache::CacheStats;
 use shard_manager::engine::move_record::MoveRecord;
 use shard_manager::keyspace::SLOT_COUNT;
-use shard_manager::manager::{Manager, MoveTotals, ShardReport};
+use shard_manager::manager::{Manager, MoveTotals, Rebalances, ShardReport};
 use shard_manager::stats::{NodeStats, ParkedStats, ShardStats, SizeEstimate};
 use shard_manager::topology::{Role, ShardNumber};
 use tokio::runtime::Handle;
@@ -177,6 +178,7 @@ impl ClusterStatus {
             parked: parked(self.manager.status().parked_writes()),
             moves: self.moves(),
             moved: moved(self.manager.moves().totals()),
+            rebalance: self.rebalance(),
         }
     }
 }
@@ -199,6 +201,33 @@ impl ClusterStatus {
             }
         };
         moves.open_here().iter().map(show).collect()
+    }
+
+    fn rebalance(&self) -> Option<RebalanceNow> {
+        let rebalances = Rebalances::of(&self.manager);
+        let record = rebalances.latest_here()?;
+        let view = rebalances.summary(&record);
+        let now = chrono::Utc::now();
+        let since = |end: DateTime<Utc>, begin: DateTime<Utc>| {
+            (end - begin).to_std().unwrap_or_default().as_secs_f64()
+        };
+        Some(RebalanceNow {
+            id: view.id,
+            by: view.goal.by,
+            state: view.state,
+            stalled: view.stalled,
+            reason: view.reason,
+            moves: view.move_count as u64,
+            moves_done: view.moved_count as u64,
+            moves_failed: view.failed_count as u64,
+            rows: view.rows,
+            planned_rows: view.planned_rows,
+            skew_before: view.skew_before,
+            skew_planned: view.skew_planned,
+            skew_measured: view.skew_measured,
+            seconds: since(record.ended_at.unwrap_or(now), record.began_at),
+            ended_s: record.ended_at.map(|ended| since(now, ended) as u64),
+        })
     }
 }
 

@@ -8,6 +8,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// State of a rebalance that has ended without moving all slots.
+const FAILED_STATE: &str = "failed";
+
 /// The cluster and the router at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
@@ -39,6 +42,9 @@ pub struct ClusterNow {
     pub moves: Vec<MoveNow>,
     /// Work for moves of slots.
     pub moved: MoveTotalsNow,
+    /// The rebalance that goes on, or the last one; null if this router does not carry rebalances
+    /// out, or there was none.
+    pub rebalance: Option<RebalanceNow>,
 }
 
 /// State of one shard.
@@ -211,6 +217,56 @@ pub struct MoveTotalsNow {
     pub failed: u64,
     /// Longest time for which writes of slots waited, in s.
     pub longest_hold_s: f64,
+}
+
+/// A rebalance that goes on, or the last one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct RebalanceNow {
+    /// Identity of the rebalance.
+    pub id: String,
+    /// Quantity that it makes even: `slots`, `size` or `load`; `placement` or `drain`.
+    pub by: String,
+    /// `running`, `paused`, `cancelling`, or how it has ended: `done`, `cancelled` or `failed`.
+    pub state: String,
+    /// True if nothing has changed for some time although work is left.
+    pub stalled: bool,
+    /// Reason why it waits or has ended without success.
+    pub reason: Option<String>,
+    /// Moves of its plan.
+    pub moves: u64,
+    /// Moves whose slots are on their new shard.
+    pub moves_done: u64,
+    /// Moves that have ended in another way.
+    pub moves_failed: u64,
+    /// Rows that were copied, and copied again.
+    pub rows: u64,
+    /// Approximate rows of its plan, if known.
+    pub planned_rows: Option<u64>,
+    /// Skew before its first move: the most that a shard has, as a multiple of its fair share.
+    pub skew_before: f64,
+    /// Skew after its last move, as planned.
+    pub skew_planned: f64,
+    /// Skew as measured at its end, if it was.
+    pub skew_measured: Option<f64>,
+    /// Time from its order to its end, or until now, in s.
+    pub seconds: f64,
+    /// Time since its end, in s; null while it goes on.
+    pub ended_s: Option<u64>,
+}
+
+impl RebalanceNow {
+    /// States of a rebalance.
+    pub const STATES: [&str; 6] =
+        ["running", "paused", "cancelling", "done", "cancelled", FAILED_STATE];
+    /// Time for which a failure is news, in s. An operator need not begin another rebalance only to
+    /// end an alert.
+    const NEWS_S: u64 = 24 * 60 * 60;
+
+    /// Returns true if it has failed a short time ago: some slots could not be moved.
+    pub fn has_failed(&self) -> bool {
+        self.state == FAILED_STATE && self.ended_s.is_none_or(|ended| ended < Self::NEWS_S)
+    }
 }
 
 impl CacheNow {

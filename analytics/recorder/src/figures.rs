@@ -268,6 +268,7 @@ impl ClusterMetrics {
             slots: now.slots,
             ranges: now.ranges.clone(),
             moves: now.moves.clone(),
+            rebalance: now.rebalance.clone(),
         }
     }
 }

@@ -71,7 +71,7 @@ mod worker;
 
 pub use cluster::{
     CacheNow, ClusterNow, ComparedNow, LaneNow, MoveNow, MoveTotalsNow, NodeNow, ParkedNow,
-    PoolNow, ShardNow,
+    PoolNow, RebalanceNow, ShardNow,
 };
 pub use errors::{ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog, FilterError};
 pub use errors_query::{ErrorsParameters, ErrorsQuery};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use utoipa::ToSchema;
 
-use crate::cluster::{LaneNow, MoveNow, NodeNow, PoolNow};
+use crate::cluster::{LaneNow, MoveNow, NodeNow, PoolNow, RebalanceNow};
 use crate::sample::Operation;
 
 /// Counts and latencies of the requests of a window.
@@ -342,6 +342,10 @@ pub struct ClusterMetrics {
     /// Running moves of slots.
     #[schema(value_type = Vec<Object>)]
     pub moves: Vec<MoveNow>,
+    /// The rebalance that goes on, or the last one; null if no requested router carries rebalances
+    /// out, or there was none.
+    #[schema(required, value_type = Option<Object>)]
+    pub rebalance: Option<RebalanceNow>,
 }
 
 /// Size of the history.

@@ -181,6 +181,7 @@ impl Collector for Scrape {
         self.cache(&mut families)?;
         self.parked(&mut families)?;
         self.moves(&mut families)?;
+        self.rebalance(&mut families)?;
         self.router(&mut families)?;
         self.access(&mut families)?;
         self.process(&mut families)

@@ -32,7 +32,7 @@ const TRIES_MAX: usize = 3;
 /// Sends a request on to a router that answers.
 pub(crate) async fn forward(
     app: &App,
-    path: &'static str,
+    path: &str,
     request: &HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let query = request.query_string();

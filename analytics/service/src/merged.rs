@@ -8,7 +8,8 @@
 use std::collections::HashMap;
 
 use recorder::{
-    CacheNow, ClusterNow, LaneNow, MoveTotalsNow, NodeNow, ParkedNow, PoolNow, ShardNow,
+    CacheNow, ClusterNow, LaneNow, MoveTotalsNow, NodeNow, ParkedNow, PoolNow, RebalanceNow,
+    ShardNow,
 };
 
 /// Merges several reports; the one with the newest shard map decides which shards exist.
@@ -30,6 +31,9 @@ pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
     whole.moves = moves.cloned().unwrap_or_default();
     whole.moved = MoveTotalsNow::default();
     views.iter().for_each(|view| add_moved(&mut whole.moved, &view.moved));
+    // The one that leads now knows the latest; one that led before may still tell an older state.
+    let rebalances = views.iter().filter_map(|view| view.rebalance.as_ref());
+    whole.rebalance = rebalances.min_by(|a, b| age(a).total_cmp(&age(b))).cloned();
     for shard in &mut whole.shards {
         let same = |view: &ClusterNow| view.shards.iter().find(|s| s.shard == shard.shard).cloned();
         let seen: Vec<ShardNow> = views.iter().filter_map(same).collect();
@@ -45,6 +49,11 @@ pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
         shard.nodes = nodes(&seen);
     }
     whole
+}
+
+/// Returns the time since a rebalance was ordered, in s.
+fn age(rebalance: &RebalanceNow) -> f64 {
+    rebalance.seconds + rebalance.ended_s.unwrap_or_default() as f64
 }
 
 fn add_pool(sum: &mut PoolNow, pool: &PoolNow) {

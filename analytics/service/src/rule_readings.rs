@@ -14,8 +14,10 @@ use crate::alerts::{Alerts, Kind, Reading, Rule, Subject};
 use crate::fleet::{Fleet, unix_ms};
 use crate::fleet_query::FleetSnapshot;
 use crate::webhook::WebhookQueues;
+use recorder::ClusterNow;
 use recorder::Metrics;
 use recorder::MetricsQuery;
+use recorder::RebalanceNow;
 use recorder::ShardNow;
 
 /// Time between two evaluations.
@@ -111,10 +113,9 @@ fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
             add(subject, of_figures(rule.kind, figures));
             continue;
         }
-        if rule.kind == Kind::MoveStalled {
-            let is_stalled = snapshot.now.moves.iter().any(|open| open.stalled);
+        if let Some(is_bad) = of_cluster(rule.kind, &snapshot.now) {
             let subject = Subject { shard: None, router: rule.router.clone() };
-            add(subject, snapshot.is_seen.then_some(f64::from(u8::from(is_stalled))));
+            add(subject, snapshot.is_seen.then_some(f64::from(u8::from(is_bad))));
             continue;
         }
         for shard in
@@ -139,7 +140,25 @@ fn of_figures(kind: Kind, figures: &Metrics) -> Option<f64> {
         Kind::ErrorRate if figures.total == 0 => Some(0.0),
         Kind::ErrorRate => Some(figures.errors_server as f64 / figures.total as f64),
         Kind::Skew => Some(figures.skew.requests),
-        Kind::Lag | Kind::ShardDown | Kind::RouterDown | Kind::MoveStalled => None,
+        Kind::Lag
+        | Kind::ShardDown
+        | Kind::RouterDown
+        | Kind::MoveStalled
+        | Kind::RebalanceFailed => None,
+    }
+}
+
+/// Returns true if a state of the whole cluster is bad; `None` for other kinds.
+fn of_cluster(kind: Kind, now: &ClusterNow) -> Option<bool> {
+    match kind {
+        Kind::MoveStalled => Some(now.moves.iter().any(|open| open.stalled)),
+        Kind::RebalanceFailed => Some(now.rebalance.as_ref().is_some_and(RebalanceNow::has_failed)),
+        Kind::P99
+        | Kind::ErrorRate
+        | Kind::Lag
+        | Kind::Skew
+        | Kind::ShardDown
+        | Kind::RouterDown => None,
     }
 }
 
@@ -156,6 +175,11 @@ fn of_shard(kind: Kind, shard: &ShardNow) -> Option<f64> {
                 None => None,
             }
         }
-        Kind::P99 | Kind::ErrorRate | Kind::Skew | Kind::RouterDown | Kind::MoveStalled => None,
+        Kind::P99
+        | Kind::ErrorRate
+        | Kind::Skew
+        | Kind::RouterDown
+        | Kind::MoveStalled
+        | Kind::RebalanceFailed => None,
     }
 }

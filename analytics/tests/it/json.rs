@@ -31,11 +31,16 @@ fn metrics_begin_with_the_required_members_in_fixed_order() {
 
 /// Null appears only where the cluster does not know the value.
 #[test]
-fn numbers_are_null_only_where_a_value_of_a_shard_is_unknown() {
+fn values_are_null_only_where_the_cluster_does_not_know_them() {
     let sent = serde_json::to_value(TestRecorder::of(1).figures("7d", seconds(1))).unwrap();
     assert_eq!(
         nulls(&sent, "metrics"),
-        ["metrics.shards.bytes", "metrics.shards.lag_ms", "metrics.shards.rows"]
+        [
+            "metrics.cluster.rebalance",
+            "metrics.shards.bytes",
+            "metrics.shards.lag_ms",
+            "metrics.shards.rows"
+        ]
     );
 }
 

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use analytics::{
-    ClusterNow, ComparedNow, ErrorEvent, ErrorLog, NodeNow, Role, Sample, ShardNow, openmetrics,
+    ClusterNow, ComparedNow, ErrorEvent, ErrorLog, NodeNow, RebalanceNow, Role, Sample, ShardNow,
+    openmetrics,
 };
 
 use crate::{TestRecorder, millis, now, read, seconds, write};
@@ -98,6 +99,49 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
     // Unknown bytes are not reported as zero.
     assert!(!text.contains("tessera_shard_size_bytes{"), "{text}");
     assert!(text.contains("\nprocess_resident_memory_bytes "), "{text}");
+}
+
+#[test]
+fn the_latest_rebalance_is_reported_and_nothing_about_one_that_is_not_known() {
+    let test = TestRecorder::of(1);
+    let report = |rebalance| {
+        let cluster = ClusterNow { rebalance, ..ClusterNow::default() };
+        openmetrics(&test.recorder, &ErrorLog::new(), &cluster, None)
+    };
+    let latest = RebalanceNow {
+        state: "failed".into(),
+        moves: 5,
+        moves_done: 3,
+        moves_failed: 2,
+        rows: 40,
+        planned_rows: Some(60),
+        skew_before: 2.5,
+        skew_planned: 1.25,
+        seconds: 7.5,
+        ..RebalanceNow::default()
+    };
+    let text = report(Some(latest));
+    for line in [
+        "tessera_rebalance_state{state=\"running\"} 0.0",
+        "tessera_rebalance_state{state=\"failed\"} 1.0",
+        "tessera_rebalance_stalled 0.0",
+        "tessera_rebalance_seconds 7.5",
+        "tessera_rebalance_moves{count=\"planned\"} 5.0",
+        "tessera_rebalance_moves{count=\"done\"} 3.0",
+        "tessera_rebalance_moves{count=\"failed\"} 2.0",
+        "tessera_rebalance_rows{count=\"planned\"} 60.0",
+        "tessera_rebalance_rows{count=\"moved\"} 40.0",
+        "tessera_rebalance_skew{time=\"before\"} 2.5",
+        "tessera_rebalance_skew{time=\"planned\"} 1.25",
+    ] {
+        assert_line(&text, line);
+    }
+    // A skew that was not measured is not reported as zero.
+    assert!(!text.contains("time=\"measured\""), "{text}");
+    let text = report(None);
+    assert_line(&text, "tessera_rebalance_state{state=\"failed\"} 0.0");
+    assert!(!text.contains("\ntessera_rebalance_seconds "), "{text}");
+    assert!(!text.contains("\ntessera_rebalance_skew"), "{text}");
 }
 
 #[test]

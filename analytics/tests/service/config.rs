@@ -243,6 +243,10 @@ const BAD_RULES: &[(&str, &str)] = &[
         "alert[x].raise (from analytics.toml) has no meaning for shard_down",
     ),
     (
+        "kind = \"rebalance_failed\"\nshard = \"a\"",
+        "alert[x].shard (from analytics.toml) has no meaning for rebalance_failed: leave it out",
+    ),
+    (
         "kind = \"router_down\"\nshard = \"a\"",
         "alert[x].shard (from analytics.toml) has no meaning for router_down",
     ),

@@ -176,16 +176,32 @@ fn requests_that_only_routers_can_answer_are_forwarded_and_no_others() {
     let before = service.get("/api/shards");
     assert!(before.status == 200 || before.json()["code"] == "TSR001", "{}", before.text());
     service.await_router(&router.name(), true);
-    for path in
-        ["/api/route?key=user%201", "/api/shard-map", "/api/shards", "/api/advice", "/api/health"]
-    {
+    let rebalance = "/api/rebalance/9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
+    for path in [
+        "/api/route?key=user%201",
+        "/api/shard-map",
+        "/api/shards",
+        "/api/advice",
+        "/api/moves?state=open",
+        "/api/rebalance",
+        rebalance,
+        "/api/health",
+    ] {
         let answer = service.get(path);
         assert_eq!((answer.status, &answer.json()["asked"]), (200, &json!(path)));
         assert_eq!(answer.json()["host"], router.name());
     }
-    for path in
-        ["/api/write", "/api/read?table=users", "/api/kv/x", "/api/shards/shard1", "/api/tables"]
-    {
+    for path in [
+        "/api/write",
+        "/api/read?table=users",
+        "/api/kv/x",
+        "/api/shards/shard1",
+        "/api/tables",
+        "/api/moves/9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71",
+        "/api/rebalance/a",
+        "/api/rebalance/%2e%2e",
+        "/api/rebalance/9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a7%2f",
+    ] {
         let answer = service.get(path);
         assert_eq!((answer.status, &answer.json()["code"]), (404, &json!("TSR111")), "{path}");
     }

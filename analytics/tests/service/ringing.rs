@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use analytics::{MoveNow, Outcome, Step};
+use analytics::{MoveNow, Outcome, RebalanceNow, Step};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -146,6 +146,29 @@ fn an_alert_for_moves_fires_while_one_makes_no_progress() {
     assert_eq!((&alert["value"], &alert["unit"]), (&json!(1.0), &json!("stalled")));
     router.change(|reported| reported.now.moves.clear());
     assert_eq!(await_state(&service, "quiet")["recent"][0]["state"], "resolved");
+}
+
+#[test]
+fn an_alert_for_rebalances_fires_for_a_day_after_one_has_failed_or_until_the_next_one() {
+    let router = FakeRouter::start(&["shard1", "shard2"]);
+    let rule = "[[alert]]\nname = \"failed\"\nkind = \"rebalance_failed\"\nfor = \"0s\"\nclear_for = \"0s\"\n";
+    let (_folder, service) = service(&router, rule);
+    let report = |state: &str, ended_s| {
+        let latest = RebalanceNow { state: state.to_owned(), ended_s, ..RebalanceNow::default() };
+        router.change(|reported| reported.now.rebalance = Some(latest.clone()));
+    };
+    assert_eq!(await_state(&service, "quiet")["alerts"], json!([]));
+    report("failed", Some(5));
+    let firing = await_state(&service, "firing");
+    let alert = &firing["alerts"][0];
+    assert_eq!((&alert["rule"], &alert["shard"]), (&json!("failed"), &json!(null)));
+    assert_eq!((&alert["value"], &alert["unit"]), (&json!(1.0), &json!("failed")));
+    report("running", None);
+    assert_eq!(await_state(&service, "quiet")["recent"][0]["state"], "resolved");
+    report("failed", Some(5));
+    await_state(&service, "firing");
+    report("failed", Some(24 * 60 * 60));
+    await_state(&service, "quiet");
 }
 
 #[test]

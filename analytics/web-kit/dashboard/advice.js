@@ -1,4 +1,4 @@
-// Advice: moves of slots that would help, and moves in progress. Mostly there are none.
+// Advice: moves of slots that would help. Mostly there are none.
 
 import { element, keep, setText } from "./element.js";
 import { owned } from "./spread.js";
@@ -68,30 +68,5 @@ export class Advice {
         { name: "Load", text: (row) => share(row.share), numeric: true },
       ],
     });
-  }
-}
-
-export class Moves {
-  constructor(place) {
-    this.names = [];
-    this.table = new Table(place, {
-      label: "Moves that run",
-      empty: "None running.",
-      most: 6,
-      key: (row) => row.id,
-      columns: [
-        { name: "From", make: (row) => owned(row.from, this.names.indexOf(row.from)) },
-        { name: "To", make: (row) => owned(row.to, this.names.indexOf(row.to)) },
-        { name: "Slots", text: (row) => count(row.slot_count), numeric: true },
-        { name: "Phase", text: (row) => (row.stalled ? `${row.phase}, stalled` : row.phase) },
-        { name: "Rows", text: (row) => count(row.rows), numeric: true },
-        { name: "Waits for", text: (row) => row.reason ?? "", wide: true },
-      ],
-    });
-  }
-
-  show(m) {
-    this.names = m.shards.map((shard) => shard.shard);
-    this.table.show(m.cluster.moves ?? []);
   }
 }

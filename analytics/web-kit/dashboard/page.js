@@ -2,7 +2,7 @@
 //
 // Every number on the page comes from the figures of one moment; when they stop coming, the page says so and since when.
 
-import { Advice, Moves } from "./advice.js";
+import { Advice } from "./advice.js";
 import { Alerts } from "./alerts.js";
 import { Cache } from "./cache.js";
 import { Cards, stateOf } from "./cards.js";
@@ -10,7 +10,10 @@ import { byId, element, setText } from "./element.js";
 import { Errors } from "./errors.js";
 import { Keys } from "./keys.js";
 import { Login } from "./login.js";
+import { Movement } from "./movement.js";
+import { Moves } from "./moves.js";
 import { facts, Numbers } from "./numbers.js";
+import { Rebalance } from "./rebalance.js";
 import { Replicas } from "./replicas.js";
 import { KeyBox, Slots } from "./slots.js";
 import { Spread } from "./spread.js";
@@ -25,7 +28,8 @@ class Page {
     this.login = new Login();
     this.numbers = new Numbers(byId("numbers"));
     this.alerts = new Alerts();
-    this.slots = new Slots(this.view);
+    this.movement = new Movement();
+    this.slots = new Slots(this.view, this.movement);
     this.keyBox = new KeyBox(this.view, this.slots);
     this.cards = new Cards(this.view);
     this.traffic = new Traffic(this.view);
@@ -34,7 +38,8 @@ class Page {
       new Keys(byId("keys"), this.view),
       new Replicas(byId("replicas"), this.view),
       new Advice(byId("advice")),
-      new Moves(byId("moves")),
+      new Moves(byId("moves"), this.movement),
+      new Rebalance(byId("rebalance"), this.movement),
       new Cache(byId("cache")),
       new Errors(byId("errors"), this.view),
     ];
@@ -66,6 +71,7 @@ class Page {
     this.view.addEventListener("change", () => this.follow());
     this.login.addEventListener("change", () => {
       this.wanted = this.wantedDetail = undefined;
+      this.movement.hurry();
       this.follow();
     });
     document.addEventListener("visibilitychange", () => this.follow());

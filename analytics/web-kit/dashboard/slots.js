@@ -1,6 +1,8 @@
 // Slots: one bar of all slots, each in its owner's colour, and the pin that marks the slot of a key.
 
+import { Arrows } from "./arrows.js";
 import { byId, element, setText } from "./element.js";
+import { isMoving, rangesOf } from "./movement.js";
 import { inkOn, ownerColour, resolve } from "./palette.js";
 import { count, share } from "./units.js";
 
@@ -9,8 +11,11 @@ const HEIGHT = 56;
 const NAME_ROOM = 54;
 
 export class Slots {
-  constructor(view) {
+  constructor(view, movement) {
     this.view = view;
+    this.movement = movement;
+    this.arrows = new Arrows();
+    this.moving = [];
     this.bar = byId("bar");
     this.canvas = byId("bar-canvas");
     this.pin = byId("pin");
@@ -23,6 +28,7 @@ export class Slots {
     this.found = null;
     new ResizeObserver(() => this.draw()).observe(this.bar);
     document.addEventListener("themechange", () => this.draw());
+    movement.addEventListener("change", () => this.figures && this.show(this.figures));
     const slotAt = (event) => {
       const box = this.canvas.getBoundingClientRect();
       const part = (event.clientX - box.left) / box.width;
@@ -38,15 +44,17 @@ export class Slots {
   }
 
   show(m) {
+    this.figures = m;
     this.shards = m.shards;
     this.names = m.shards.map((shard) => shard.shard);
-    const { slots, ranges, epoch, moves } = m.cluster;
+    const { slots, ranges, epoch } = m.cluster;
+    const moving = this.movement.moves.filter(isMoving);
     const known = JSON.stringify([
       slots,
       epoch,
       ranges.length,
       this.names,
-      moves,
+      moving.map((move) => [move.id, move.goal]),
       m.shards.map((shard) => shard.up),
       this.view.shard,
     ]);
@@ -57,6 +65,8 @@ export class Slots {
     this.owners = new Uint16Array(slots).fill(this.names.length);
     for (const [first, last, name] of ranges)
       this.owners.fill(places.get(name) ?? this.names.length, first, last + 1);
+    this.moving = moving;
+    this.arrows.show(moving, { names: this.names, ranges, slots });
     this.axis(slots);
     this.summary = this.say(m, slots);
     this.canvas.setAttribute("aria-label", this.summary);
@@ -68,7 +78,9 @@ export class Slots {
   say(m, slots) {
     const told = m.shards.slice(0, 8).map((shard) => `${shard.shard} ${share(shard.slots / slots)}`);
     const rest = m.shards.length > 8 ? ` and ${m.shards.length - 8} more` : "";
-    return `${count(slots)} slots: ${told.join(", ")}${rest}.`;
+    const moved = this.moving.reduce((sum, move) => sum + move.slot_count, 0);
+    const moving = moved > 0 ? ` ${count(moved)} of them move, and are hatched.` : "";
+    return `${count(slots)} slots: ${told.join(", ")}${rest}.${moving}`;
   }
 
   axis(slots) {
@@ -87,7 +99,10 @@ export class Slots {
     while (first > 0 && this.owners[first - 1] === owner) first -= 1;
     while (last < this.owners.length - 1 && this.owners[last + 1] === owner) last += 1;
     const run = first === last ? `Slot ${count(slot)}` : `Slots ${count(first)} to ${count(last)}`;
-    setText(this.note, `${run}: ${this.names[owner] ?? "no owner"}`);
+    const covers = ([from, to]) => from <= slot && slot <= to;
+    const move = this.moving.find(({ slots }) => rangesOf(slots).some(covers));
+    const going = move === undefined ? "" : `, slot ${count(slot)} moves to ${targetOf(move)}`;
+    setText(this.note, `${run}: ${this.names[owner] ?? "no owner"}${going}`);
   }
 
   draw() {
@@ -106,6 +121,7 @@ export class Slots {
     }
     pen.globalAlpha = 1;
     this.drawEdges(wide, high, scale);
+    this.hatch(wide, high, scale);
   }
 
   /** A column of pixels: where slots of several owners share it, each gets its part of the height. */
@@ -149,7 +165,7 @@ export class Slots {
       const [left, right] = [(first / total) * wide, ((last + 1) / total) * wide];
       const owner = this.owners[first];
       if (right - left < 6 * scale) continue;
-      if (this.shards[owner]?.up === false) this.stripes(left, right, high, scale);
+      if (this.shards[owner]?.up === false) this.stripes(left, right, high, scale, "var(--panel)");
       if (last < total - 1) {
         pen.fillStyle = resolve("var(--panel)");
         pen.fillRect(Math.round(right) - scale, 0, scale, high);
@@ -172,13 +188,30 @@ export class Slots {
     }
   }
 
-  stripes(left, right, high, scale) {
+  /** Stripes in the colour of the shard that slots move to, in a frame. */
+  hatch(wide, high, scale) {
+    const { pen } = this;
+    const total = this.owners.length;
+    for (const move of this.moving) {
+      const target = this.names.indexOf(targetOf(move));
+      for (const [first, last] of rangesOf(move.slots)) {
+        const left = (first / total) * wide;
+        const right = Math.max(left + 4 * scale, ((last + 1) / total) * wide);
+        this.stripes(left, right, high, scale, target >= 0 ? ownerColour(target) : "var(--panel)");
+        pen.strokeStyle = resolve("var(--ink)");
+        pen.lineWidth = scale;
+        pen.strokeRect(left + scale / 2, scale / 2, right - left - scale, high - scale);
+      }
+    }
+  }
+
+  stripes(left, right, high, scale, colour) {
     const { pen } = this;
     pen.save();
     pen.beginPath();
     pen.rect(left, 0, right - left, high);
     pen.clip();
-    pen.strokeStyle = resolve("var(--panel)");
+    pen.strokeStyle = resolve(colour);
     pen.lineWidth = 3 * scale;
     pen.beginPath();
     for (let x = left - high; x < right; x += 9 * scale) {
@@ -207,6 +240,9 @@ export class Slots {
     setText(byId("pin-label"), `${this.found.key} · slot ${count(this.found.slot)}`);
   }
 }
+
+/** The shard that the slots of a move go to. */
+const targetOf = (move) => (move.goal === "back" ? move.from : move.to);
 
 /** The form to try a key: requests its slot and places the pin there. */
 export class KeyBox {

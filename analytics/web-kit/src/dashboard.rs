@@ -36,11 +36,12 @@ macro_rules! part {
 }
 
 /// Name, type and content. The first is the page itself.
-const PARTS: [(&str, &str, &[u8]); 28] = [
+const PARTS: [(&str, &str, &[u8]); 33] = [
     part!("index.html", HTML),
     part!("page.css", CSS),
     part!("advice.js", SCRIPT),
     part!("alerts.js", SCRIPT),
+    part!("arrows.js", SCRIPT),
     part!("cache.js", SCRIPT),
     part!("cards.js", SCRIPT),
     part!("chart.js", SCRIPT),
@@ -50,11 +51,15 @@ const PARTS: [(&str, &str, &[u8]); 28] = [
     part!("judgement.js", SCRIPT),
     part!("keys.js", SCRIPT),
     part!("login.js", SCRIPT),
+    part!("movement.js", SCRIPT),
+    part!("moves.js", SCRIPT),
     part!("numbers.js", SCRIPT),
+    part!("orders.js", SCRIPT),
     part!("page.js", SCRIPT),
     part!("palette.js", SCRIPT),
     part!("parts.js", SCRIPT),
     part!("plot.js", SCRIPT),
+    part!("rebalance.js", SCRIPT),
     part!("replicas.js", SCRIPT),
     part!("slots.js", SCRIPT),
     part!("span.js", SCRIPT),

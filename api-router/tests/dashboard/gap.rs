@@ -75,7 +75,9 @@ fn a_window_of_which_nothing_is_known_is_not_said_to_be_quiet() {
     page.press("ArrowLeft");
     let spoken = page.value("document.querySelector('#throughput [role=status]').textContent");
     assert!(spoken.as_str().unwrap().ends_with(", not measured"), "{spoken}");
-    // The service cannot forward a request for advice, and nothing else is wrong.
-    let others = page.faults().into_iter().filter(|fault| !fault.contains("/api/advice"));
+    // The service cannot forward requests for advice and moves, and nothing else is wrong.
+    let is_forwarded =
+        |fault: &String| ["/api/advice", "/api/moves"].iter().any(|path| fault.contains(path));
+    let others = page.faults().into_iter().filter(|fault| !is_forwarded(fault));
     assert_eq!(others.collect::<Vec<_>>(), Vec::<String>::new());
 }

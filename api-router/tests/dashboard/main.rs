@@ -19,6 +19,7 @@ mod gap;
 mod load;
 mod login;
 mod metrics;
+mod moves;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;
 mod page;

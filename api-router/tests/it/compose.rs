@@ -397,7 +397,7 @@ fn the_file_of_the_analytics_service_is_taken_and_pods_find_the_routers_by_a_nam
     let command = || sightless(Command::new(&*ANALYTICS), folder.path());
     let file = root().join("api-router/deploy/systemd/analytics.toml");
     let table = shown(command().arg("--config").arg(file));
-    assert_eq!(table.matches("alert[").count(), 7, "{table}");
+    assert_eq!(table.matches("alert[").count(), 8, "{table}");
     assert!(table.contains("router1=http://127.0.0.1:3000"), "{table}");
     let set = read(&format!("{MANIFESTS}/analytics.yaml"));
     let container = &set["spec"]["template"]["spec"]["containers"][0];

@@ -77,6 +77,7 @@ mod reads;
 mod rebalance_commands;
 mod rebalance_plans;
 mod rebalances;
+mod rebalances_watched;
 mod redis;
 mod replicas;
 mod request_hints;

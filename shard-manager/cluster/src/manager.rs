@@ -25,6 +25,7 @@ mod move_status;
 mod mover;
 mod moves;
 mod operator_commands;
+mod rebalance_status;
 mod rebalancer;
 mod rebalances;
 mod schema;
@@ -70,6 +71,7 @@ use move_status::MoveStatus;
 pub use move_status::MoveTotals;
 pub use moves::{Moves, MovesError};
 pub use operator_commands::serve_commands;
+use rebalance_status::RebalanceStatus;
 pub use rebalances::{LoadSource, ObservedLoad, RebalanceBegun, Rebalances, RebalancesError};
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
@@ -96,6 +98,8 @@ pub struct Manager {
     move_news: MoveNews,
     /// Moves that are known here.
     move_status: MoveStatus,
+    /// Rebalance that is known here.
+    rebalance_status: RebalanceStatus,
     /// Part of the process that counts requests.
     load_source: OnceLock<Arc<dyn LoadSource>>,
     token_key: TokenKey,
@@ -233,6 +237,7 @@ impl Manager {
             joins: JoinDesk::default(),
             move_news: MoveNews::default(),
             move_status: MoveStatus::default(),
+            rebalance_status: RebalanceStatus::default(),
             load_source: OnceLock::new(),
             token_key,
             backend,

@@ -1,4 +1,4 @@
-//! Families about slots: the writes that wait for them, and their moves.
+//! Families about slots: the writes that wait for them, their moves, and rebalances.
 //!
 //! **Not here:** the slots that each shard owns (`openmetrics`).
 
@@ -7,6 +7,7 @@ use std::fmt;
 use prometheus_client::registry::Unit;
 
 use super::{Families, Scrape};
+use crate::cluster::RebalanceNow;
 
 impl Scrape {
     pub(super) fn parked(&self, families: &mut Families<'_>) -> fmt::Result {
@@ -48,4 +49,46 @@ impl Scrape {
         let unit = Some(Unit::Seconds);
         families.gauge("tessera_move_longest_hold", help, unit, moved.longest_hold_s)
     }
+
+    /// Writes the rebalance that goes on, or the last one. Routers that do not carry rebalances out
+    /// have only states, all 0.
+    pub(super) fn rebalance(&self, families: &mut Families<'_>) -> fmt::Result {
+        let latest = self.now.rebalance.as_ref();
+        let states = RebalanceNow::STATES.into_iter().map(|state| {
+            let is_it = latest.is_some_and(|latest| latest.state == state);
+            ([("state", state)], f64::from(u8::from(is_it)))
+        });
+        let help =
+            "State of the latest rebalance, on the router that carries it out: 1 if it is this.";
+        families.gauges("tessera_rebalance_state", help, None, states)?;
+        latest.map_or(Ok(()), |latest| rebalanced(latest, families))
+    }
+}
+
+/// Writes the progress and the effect of a rebalance.
+fn rebalanced(latest: &RebalanceNow, families: &mut Families<'_>) -> fmt::Result {
+    let help = "Whether the latest rebalance makes no progress.";
+    families.gauge("tessera_rebalance_stalled", help, None, f64::from(u8::from(latest.stalled)))?;
+    let help = "Time from the order of the latest rebalance to its end, or until now.";
+    families.gauge("tessera_rebalance", help, Some(Unit::Seconds), latest.seconds)?;
+    let moves =
+        [("planned", latest.moves), ("done", latest.moves_done), ("failed", latest.moves_failed)];
+    let moves = moves.into_iter().map(|(count, moves)| ([("count", count)], moves as f64));
+    let help = "Moves of the latest rebalance: all, and those that have ended.";
+    families.gauges("tessera_rebalance_moves", help, None, moves)?;
+    let rows = [("planned", latest.planned_rows), ("moved", Some(latest.rows))];
+    let rows =
+        rows.into_iter().filter_map(|(count, rows)| Some(([("count", count)], rows? as f64)));
+    let help =
+        "Rows of the latest rebalance: about how many are to move, and how many were copied.";
+    families.gauges("tessera_rebalance_rows", help, None, rows)?;
+    let skews = [
+        ("before", Some(latest.skew_before)),
+        ("planned", Some(latest.skew_planned)),
+        ("measured", latest.skew_measured),
+    ];
+    let skews = skews.into_iter().filter_map(|(time, skew)| Some(([("time", time)], skew?)));
+    let help = "Fullest shard as a multiple of its fair share: before the latest rebalance, as \
+                planned, and measured at its end.";
+    families.gauges("tessera_rebalance_skew", help, None, skews)
 }

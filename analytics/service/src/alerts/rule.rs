@@ -31,11 +31,13 @@ pub enum Kind {
     RouterDown,
     /// State of the moves of slots: 1 if one makes no progress, otherwise 0.
     MoveStalled,
+    /// State of the latest rebalance: 1 if it has failed in the last 24 hours, otherwise 0.
+    RebalanceFailed,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::P99,
         Self::ErrorRate,
         Self::Lag,
@@ -43,6 +45,7 @@ impl Kind {
         Self::ShardDown,
         Self::RouterDown,
         Self::MoveStalled,
+        Self::RebalanceFailed,
     ];
 
     /// Returns the name in rules and responses.
@@ -55,6 +58,7 @@ impl Kind {
             Self::ShardDown => "shard_down",
             Self::RouterDown => "router_down",
             Self::MoveStalled => "move_stalled",
+            Self::RebalanceFailed => "rebalance_failed",
         }
     }
 
@@ -66,6 +70,7 @@ impl Kind {
             Self::Skew => "ratio",
             Self::ShardDown | Self::RouterDown => "down",
             Self::MoveStalled => "stalled",
+            Self::RebalanceFailed => "failed",
         }
     }
 
@@ -73,14 +78,18 @@ impl Kind {
     pub fn has_window(self) -> bool {
         match self {
             Self::P99 | Self::ErrorRate | Self::Skew => true,
-            Self::Lag | Self::ShardDown | Self::RouterDown | Self::MoveStalled => false,
+            Self::Lag
+            | Self::ShardDown
+            | Self::RouterDown
+            | Self::MoveStalled
+            | Self::RebalanceFailed => false,
         }
     }
 
     /// Returns true if the value is either 0 (good) or 1 (bad), so that a rule has no thresholds.
     pub fn is_binary(self) -> bool {
         match self {
-            Self::ShardDown | Self::RouterDown | Self::MoveStalled => true,
+            Self::ShardDown | Self::RouterDown | Self::MoveStalled | Self::RebalanceFailed => true,
             Self::P99 | Self::ErrorRate | Self::Lag | Self::Skew => false,
         }
     }
@@ -92,7 +101,9 @@ impl Kind {
             Self::ErrorRate => 0.000_001..=1.0,
             Self::Lag => 1.0..=604_800_000.0,
             Self::Skew => 1.0..=256.0,
-            Self::ShardDown | Self::RouterDown | Self::MoveStalled => 1.0..=1.0,
+            Self::ShardDown | Self::RouterDown | Self::MoveStalled | Self::RebalanceFailed => {
+                1.0..=1.0
+            }
         }
     }
 }

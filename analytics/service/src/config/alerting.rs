@@ -107,7 +107,11 @@ fn rule(section: &Section<'_>, routers: &[RouterSource]) -> Result<Rule, ConfigE
         }
     };
     let shard = section.text("shard")?;
-    if shard.is_some() && matches!(kind, Kind::Skew | Kind::RouterDown | Kind::MoveStalled) {
+    let has_shards = match kind {
+        Kind::Skew | Kind::RouterDown | Kind::MoveStalled | Kind::RebalanceFailed => false,
+        Kind::P99 | Kind::ErrorRate | Kind::Lag | Kind::ShardDown => true,
+    };
+    if shard.is_some() && !has_shards {
         return Err(section.refused("shard", &format!("has no meaning for {kind}: leave it out")));
     }
     if shard.is_some_and(|shard| shard.is_empty() || shard.len() > NAME_MAX) {

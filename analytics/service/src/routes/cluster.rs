@@ -1,12 +1,15 @@
 //! Routes that are forwarded to a router: `GET /api/route`, `/api/shard-map`, `/api/shards`,
-//! `/api/advice`, `/api/health`.
+//! `/api/advice`, `/api/moves`, `/api/rebalance`, `/api/rebalance/{id}`, `/api/health`.
 
-use actix_web::web::Data;
+use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, get};
 
 use crate::app::App;
 use crate::forward::forward;
-use crate::problem::{BusyRefusals, Problem};
+use crate::problem::{BusyRefusals, Code, Problem};
+
+/// Characters of an id.
+const UUID_LEN: usize = 36;
 
 /// Declares a forwarded path.
 macro_rules! handed_on {
@@ -41,6 +44,35 @@ handed_on! {
     advice "/api/advice"
 }
 handed_on! {
+    /// Lists the moves of slots, as a router knows them.
+    list_moves "/api/moves" params(("state" = Option<String>, Query, description = "open or ended: only these", example = "open"))
+}
+handed_on! {
+    /// Lists the rebalance that goes on and the last ones, as a router knows them.
+    list_rebalances "/api/rebalance"
+}
+handed_on! {
     /// Tells how every node of the cluster is, as a router sees it.
     health "/api/health"
+}
+
+/// Shows a rebalance with its moves, as a router knows it.
+#[utoipa::path(
+    tag = "cluster",
+    params(("id" = String, Path, description = "The rebalance, a UUID", example = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71")),
+    responses((status = 200, description = "As a router answers", body = Object), BusyRefusals)
+)]
+#[get("/api/rebalance/{id}")]
+pub(super) async fn find_rebalance(
+    app: Data<App>,
+    id: Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    // Only what an id consists of becomes a part of the forwarded path.
+    let is_id = id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    if !is_id || id.len() != UUID_LEN {
+        return Err(Problem::new(Code::TSR111, "there is no such rebalance")
+            .hint("GET /api/rebalance lists the rebalances with their ids"));
+    }
+    forward(&app, &format!("/api/rebalance/{id}"), &request).await
 }

@@ -84,7 +84,10 @@ impl<'m> Rebalancer<'m> {
         let reported = self.0.backend.rebalance_catalog();
         let Some(reported) = reported else { return Ok(()) };
         match in_time(reported.report_rebalance(record.id, &report)).await? {
-            Ok(record) => log(&record),
+            Ok(record) => {
+                log(&record);
+                self.0.rebalance_status.note(Some(record));
+            }
             Err(RebalanceListError::Failed(error)) => return Err(error),
             // It has ended meanwhile.
             Err(_) => {}
@@ -99,11 +102,19 @@ impl<'m> Rebalancer<'m> {
         else {
             return Ok(None);
         };
+        let status = &self.0.rebalance_status;
         if !self.0.move_news.leads() {
+            status.forget();
             return Ok(None);
         }
         let open = in_time(rebalances.open_rebalance()).await??;
-        let Some(open) = open else { return Ok(None) };
+        let Some(open) = open else {
+            if status.lacks_end() {
+                status.note(in_time(rebalances.list_rebalances()).await??.into_iter().next());
+            }
+            return Ok(None);
+        };
+        status.note(Some(open.clone()));
         Ok(Some((open, in_time(moves.list()).await??)))
     }
 

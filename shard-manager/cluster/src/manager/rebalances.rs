@@ -254,6 +254,12 @@ impl<'m> Rebalances<'m> {
         self.summary(record).with_moves(record, |shard| self.name(shard))
     }
 
+    /// Returns the rebalance that this process carries out, or the last one that has ended, as this
+    /// process knows it; `None` if another process carries rebalances out.
+    pub fn latest_here(self) -> Option<RebalanceRecord> {
+        self.0.rebalance_status.latest()
+    }
+
     fn name(self, shard: ShardNumber) -> String {
         self.0.shard_name(shard).to_owned()
     }

@@ -1,0 +1,58 @@
+//! Rebalance status: the rebalance that this process carries out, or the last one, for reports that
+//! ask no database.
+//!
+//! **Invariant:** the rebalance is that of the last look at the catalog, and none if another
+//! process carries rebalances out.
+//! **Not here:** carrying out a rebalance (`rebalancer`), the reports of other processes.
+
+use std::sync::{Mutex, PoisonError};
+
+use engine::rebalance_record::RebalanceRecord;
+
+/// Latest rebalance, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct RebalanceStatus(Mutex<Latest>);
+
+#[derive(Debug, Default)]
+enum Latest {
+    /// Another process carries rebalances out, or the catalog was not read yet.
+    #[default]
+    Unknown,
+    /// The catalog lists none.
+    Never,
+    /// It goes on, or has ended.
+    Listed(Box<RebalanceRecord>),
+}
+
+impl RebalanceStatus {
+    /// Notes the latest rebalance that the catalog lists; `None` if it lists none.
+    pub(super) fn note(&self, latest: Option<RebalanceRecord>) {
+        self.set(latest.map_or(Latest::Never, |record| Latest::Listed(Box::new(record))));
+    }
+
+    /// Notes that another process carries rebalances out.
+    pub(super) fn forget(&self) {
+        self.set(Latest::Unknown);
+    }
+
+    /// Returns true if the catalog has to be asked for the latest rebalance once none goes on.
+    pub(super) fn lacks_end(&self) -> bool {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Latest::Unknown => true,
+            Latest::Never => false,
+            Latest::Listed(record) => !record.state.has_ended(),
+        }
+    }
+
+    /// Returns the rebalance.
+    pub(super) fn latest(&self) -> Option<RebalanceRecord> {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Latest::Unknown | Latest::Never => None,
+            Latest::Listed(record) => Some(record.as_ref().clone()),
+        }
+    }
+
+    fn set(&self, latest: Latest) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = latest;
+    }
+}
