@@ -4,8 +4,8 @@
 //! `-- moves 1000000 3` moves a million rows three times, on files. With one more argument, a file
 //! with the variables of a new PostgreSQL cluster (the `tessera.env` of `shard-manager cluster
 //! up`), its servers are the shards, and the time is also compared with that of a binary COPY of
-//! these rows from one server into an empty table of another, by two `psql`. Afterwards clients write at half of the rate that they reach, while a move runs and
-//! while none does.
+//! these rows from one server into an empty table of another, by two `psql`. Afterwards clients
+//! write at half of the rate that they reach, while a move runs and while none does.
 
 use std::fmt::Write as _;
 use std::io::Error;

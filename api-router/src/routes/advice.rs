@@ -33,7 +33,8 @@ const NEXT_STEPS: &str = "this is advice: nothing moves by itself. POST /api/reb
     `shard-manager export` and `shard-manager import`";
 /// Instructions for servers, whose rows are exported there: Tessera's own columns cannot be
 /// imported, and only the key says where a row of a table without a routing column belongs.
-const NEXT_STEPS_ON_SERVERS: &str = "this is advice: nothing moves by itself, and slots of a running cluster cannot be moved yet. \
+const NEXT_STEPS_ON_SERVERS: &str = "this is advice: nothing moves by itself. POST /api/rebalance carries it out, with the same by; with \
+    {\"dry_run\": true} it shows the moves. \
     A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by COPY TABLE (shard_key, COLUMN, …) \
     TO STDOUT WITH (FORMAT csv, HEADER) of each shard, with the columns that the table was made with, without slot, version, \
     created_at and updated_at, and `shard-manager import` of that as CSV";

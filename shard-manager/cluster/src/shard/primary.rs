@@ -44,11 +44,6 @@ pub struct Primary {
 }
 
 impl Primary {
-    /// Returns the number of writes that its lanes have carried out since the process began.
-    pub(crate) fn writes(&self) -> u64 {
-        self.lanes.stats().operations
-    }
-
     /// Returns the face for movers; `None` if the engine distributes rows by itself.
     pub fn moves(&self) -> Option<PrimaryMoves<'_>> {
         Some(PrimaryMoves { lanes: &self.lanes, moves: self.moves.as_ref()? })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use engine::slot_move::{MoveChange, MoveChangeError, MoveReader, ShardMoves};
+use model::stats::LaneStats;
 use moves::scene::MoveEffect;
 
 use crate::lane::Lanes;
@@ -21,6 +22,11 @@ impl<'p> PrimaryMoves<'p> {
     /// Returns the reads.
     pub fn reader(self) -> &'p Arc<dyn MoveReader> {
         &self.moves.reader
+    }
+
+    /// Returns the load of the lanes, in which clients' writes wait.
+    pub fn lane_stats(self) -> LaneStats {
+        self.lanes.stats()
     }
 
     /// Carries out a change in one durable transaction.

@@ -34,8 +34,8 @@ pub(super) struct MoveSession {
     pub(super) timeline: u32,
     /// System identifier of the primary.
     system: u64,
-    /// Slots that rows were last deleted from, by table. The index keeps entries of deleted rows for
-    /// a while, so a batch begins where the one before it has ended.
+    /// Slots that rows were last deleted from, by table. The index keeps entries of deleted rows
+    /// for a while, so a batch begins where the one before it has ended.
     deleted_from: Mutex<HashMap<String, u16>>,
 }
 

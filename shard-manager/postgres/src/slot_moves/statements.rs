@@ -182,8 +182,8 @@ pub(super) fn select_chunk(table: &Table, has_begun: bool) -> String {
     sql + " LIMIT $2"
 }
 
-/// Deletes rows of the slots `$1`, at most `$2`, the lowest slots first. Returns their number and the
-/// highest of their slots.
+/// Deletes rows of the slots `$1`, at most `$2`, the lowest slots first. Returns their number and
+/// the highest of their slots.
 pub(super) fn delete_batch(table: &Table) -> String {
     let name = table.name();
     format!(

@@ -14,19 +14,29 @@ use engine::slot_move::RoundBudget;
 
 use super::copy_rate::CopyRate;
 
-/// Time without a write of a client after which a move does not consider clients.
-const ALONE_AFTER: Duration = Duration::from_millis(100);
+/// Time without a write of a client after which a move does not consider clients. It is longer than
+/// a large chunk keeps their writes waiting.
+const ALONE_AFTER: Duration = Duration::from_secs(1);
 /// Rest beside clients, as a multiple of the time of the round before it.
 const REST: u32 = 2;
 /// Longest rest.
 const REST_MAX: Duration = Duration::from_millis(100);
 
+/// Writes of clients on both shards of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OtherWrites {
+    /// Number of those that were carried out since the process began.
+    pub(super) done: u64,
+    /// True if some wait or are being carried out.
+    pub(super) are_waiting: bool,
+}
+
 /// Pace of one move.
 #[derive(Debug)]
 pub(super) struct CopyPace {
     rate: CopyRate,
-    /// Number of writes that both shards have had, as of the last round.
-    writes: u64,
+    /// Number of writes that were done, as of the last round.
+    done: Option<u64>,
     /// Time of the last round that found other writes.
     disturbed: Option<Instant>,
 }
@@ -34,17 +44,18 @@ pub(super) struct CopyPace {
 impl CopyPace {
     /// Creates the pace of a move with this limit in MiB/s.
     pub(super) fn new(limit: Option<u32>) -> Self {
-        Self { rate: CopyRate::new(limit), writes: 0, disturbed: None }
+        Self { rate: CopyRate::new(limit), done: None, disturbed: None }
     }
 
-    /// Returns the extent of the next chunk. `writes` is the number of writes that clients have
-    /// made on both shards so far, in any unit that grows with them.
-    pub(super) fn budget(&mut self, writes: u64, now: Instant) -> RoundBudget {
-        if writes != self.writes {
-            self.writes = writes;
+    /// Returns the extent of the next chunk. That of the first one is small, because nothing is
+    /// known yet.
+    pub(super) fn budget(&mut self, others: OtherWrites, now: Instant) -> RoundBudget {
+        let before = self.done.replace(others.done);
+        if others.are_waiting || before.is_some_and(|done| done != others.done) {
             self.disturbed = Some(now);
         }
-        if self.is_alone(now) { RoundBudget::ALONE } else { RoundBudget::BESIDE_WRITES }
+        let is_alone = before.is_some() && self.is_alone(now);
+        if is_alone { RoundBudget::ALONE } else { RoundBudget::BESIDE_WRITES }
     }
 
     /// Returns the rest after a round of this size and duration.
@@ -68,13 +79,19 @@ mod tests {
     #[test]
     fn a_copy_rests_and_takes_small_chunks_only_beside_writes() {
         let (mut pace, begun) = (CopyPace::new(None), Instant::now());
-        assert_eq!(pace.budget(0, begun), RoundBudget::ALONE);
+        let budget = |pace: &mut CopyPace, done, are_waiting, now| {
+            pace.budget(OtherWrites { done, are_waiting }, now)
+        };
+        let (small, large) = (RoundBudget::BESIDE_WRITES, RoundBudget::ALONE);
+        assert_eq!(budget(&mut pace, 7, false, begun), small, "nothing is known yet");
+        assert_eq!(budget(&mut pace, 7, false, begun), large);
         assert_eq!(pace.rest(1 << 20, 10 * MS, begun), Duration::ZERO);
-        assert_eq!(pace.budget(1, begun), RoundBudget::BESIDE_WRITES);
+        assert_eq!(budget(&mut pace, 8, false, begun), small);
         assert_eq!(pace.rest(1 << 20, 10 * MS, begun), 20 * MS);
         assert_eq!(pace.rest(1 << 20, 10_000 * MS, begun), REST_MAX);
-        assert_eq!(pace.budget(1, begun + 99 * MS), RoundBudget::BESIDE_WRITES);
-        assert_eq!(pace.budget(1, begun + 100 * MS), RoundBudget::ALONE);
+        assert_eq!(budget(&mut pace, 8, false, begun + 999 * MS), small);
+        assert_eq!(budget(&mut pace, 8, false, begun + 1_000 * MS), large);
+        assert_eq!(budget(&mut pace, 8, true, begun + 1_001 * MS), small);
     }
 
     #[test]

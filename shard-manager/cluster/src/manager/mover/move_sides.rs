@@ -17,6 +17,7 @@ use moves::applied::AppliedRows;
 use moves::identity::{MoveLeg, MoveSide};
 use moves::observation::{MovePlan, ShardObservation, SlotsState};
 
+use super::copy_pace::OtherWrites;
 use crate::manager::Manager;
 use crate::shard::{Majority, PrimaryMoves, Shard};
 
@@ -91,9 +92,13 @@ impl MoveSides {
         shard.primary().moves().map(PrimaryMoves::reader).ok_or_else(missing)
     }
 
-    /// Returns the number of writes that clients of this process have made on both shards.
-    pub(super) fn writes(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.primary().writes()).sum()
+    /// Returns the writes of the clients of this process on both shards.
+    pub(super) fn other_writes(&self) -> OtherWrites {
+        let moves = self.shards.iter().filter_map(|shard| shard.primary().moves());
+        let lanes = moves.map(PrimaryMoves::lane_stats).reduce(|one, other| one.with(&other));
+        let lanes = lanes.unwrap_or_default();
+        let are_waiting = lanes.waiting + lanes.applying > 0;
+        OtherWrites { done: lanes.operations, are_waiting }
     }
 
     /// Returns a position of a side as tokens know it.

@@ -201,7 +201,7 @@ impl MoveRun<'_> {
         let to = from.other();
         let Some(receiver) = &seen.shard(to).row else { return Onward::AtOnce };
         let begun = Instant::now();
-        let budget = self.copy_pace.budget(sides.writes(), begun);
+        let budget = self.copy_pace.budget(sides.other_writes(), begun);
         let query = move_round::query(&self.plan, receiver, budget);
         let query = RoundQuery { has_digests: verifies, ..query };
         let read = match self.ahead.take(from, &query) {
