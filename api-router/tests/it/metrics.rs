@@ -42,8 +42,10 @@ pub(crate) fn some_requests(router: &Router) -> Vec<(String, String)> {
     refused.iter().rev().map(report).collect()
 }
 
-/// Members of a shard, a node or a key that may be unknown.
-const UNKNOWN: [&str; 6] = [
+/// Members of a shard, a node or a key that may be unknown, and the latest rebalance before there is
+/// one.
+const UNKNOWN: [&str; 7] = [
+    "metrics.cluster.rebalance",
     "metrics.shards.rows",
     "metrics.shards.bytes",
     "metrics.shards.lag_ms",
