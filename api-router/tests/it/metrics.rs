@@ -42,8 +42,8 @@ pub(crate) fn some_requests(router: &Router) -> Vec<(String, String)> {
     refused.iter().rev().map(report).collect()
 }
 
-/// Members of a shard, a node or a key that may be unknown, and the latest rebalance before there is
-/// one.
+/// Members of a shard, a node or a key that may be unknown, and the latest rebalance, if there was
+/// none.
 const UNKNOWN: [&str; 7] = [
     "metrics.cluster.rebalance",
     "metrics.shards.rows",
