@@ -1,8 +1,9 @@
 //! Tests of crashes at every step of a move between servers: the router that moves freezes itself
 //! at a named stop point, then something is lost, and the move goes on.
 //!
-//! What is lost: the router, the primary of one shard or of both (`kill -9`), the answer to a step,
-//! or the hour by which the clock of a server jumps. The clients write at level `quorum`.
+//! Each story loses one of these: the router, the primary of one shard or of both (`kill -9`), the
+//! answer to a step, or the hour by which the clock of a server jumps. The clients write at level
+//! `quorum`.
 //!
 //! **Invariant:** a story has its cluster alone. Servers that a failed story used are not used
 //! again.
