@@ -51,25 +51,17 @@ pub(crate) fn measure() -> std::io::Result<()> {
     println!("{rows} rows in {SLOTS} slots: bulk write {:.2} s", stored.as_secs_f64());
     let before = router.resident_mib();
     let raw = copy_raw(&servers)?;
-    let (mut copied, mut verified) = (Vec::new(), Vec::new());
     let (mut owned, mut held) = (Vec::new(), Vec::new());
     for number in 0..moves {
         let (from, to) = if number % 2 == 0 { (1, 2) } else { (2, 1) };
         let moved = carry_out(&router.url, from, to)?;
-        copied.push(moved.owned.saturating_sub(moved.verifying).as_secs_f64());
-        verified.push(moved.verifying.as_secs_f64());
         owned.push(moved.owned.as_secs_f64());
         held.push(moved.held_ms);
     }
     let stored = stored.as_secs_f64();
-    for (name, seconds) in [
-        ("until owned", median(&mut owned)),
-        ("without comparing", median(&mut copied)),
-        ("comparing", median(&mut verified)),
-    ] {
-        print!("{name:<18} {seconds:.2} s   {:.2} of the bulk write", seconds / stored);
-        println!("{}", raw.map_or(String::new(), |raw| format!(", {:.2} of COPY", seconds / raw)));
-    }
+    let owned = median(&mut owned);
+    print!("until owned {owned:.2} s   {:.2} of the bulk write", owned / stored);
+    println!("{}", raw.map_or(String::new(), |raw| format!(", {:.2} of COPY", owned / raw)));
     println!(
         "writes waited at most {:.0} ms (median), {:.0} ms (highest)",
         median(&mut held),
@@ -81,8 +73,6 @@ pub(crate) fn measure() -> std::io::Result<()> {
 
 /// Times of a move, from its beginning.
 struct Moved {
-    /// Time in which both sides were compared.
-    verifying: Duration,
     owned: Duration,
     held_ms: f64,
 }
@@ -95,14 +85,8 @@ fn carry_out(url: &str, from: u16, to: u16) -> std::io::Result<Moved> {
     let began = Instant::now();
     let begun = post(&format!("{url}/api/moves"), &order)?;
     let path = format!("{url}/api/moves/{}", begun["id"].as_str().unwrap_or_default());
-    let (mut verifying, mut looked) = (Duration::ZERO, began.elapsed());
     let kept = loop {
         let shown = get(&path)?;
-        let now = began.elapsed();
-        if shown["phase"] == "verifying" {
-            verifying += now - looked;
-        }
-        looked = now;
         if shown["phase"] == "keeping" {
             break shown;
         }
@@ -116,7 +100,7 @@ fn carry_out(url: &str, from: u16, to: u16) -> std::io::Result<Moved> {
     while get(&path)?["ended_at"].is_null() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(Moved { verifying, owned, held_ms: kept["longest_hold_ms"].as_f64().unwrap_or(0.0) })
+    Ok(Moved { owned, held_ms: kept["longest_hold_ms"].as_f64().unwrap_or(0.0) })
 }
 
 /// Copies the rows from the first server into a new table of the second one, with the same indexes,
