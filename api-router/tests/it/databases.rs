@@ -235,17 +235,26 @@ async fn empty(url: &str, name: String) -> Result<Emptied, tokio_postgres::Error
 
 /// Runs SQL on a database and returns the first column of each row.
 pub(crate) fn query(url: &str, sql: &str) -> Vec<String> {
+    try_query(url, sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+}
+
+/// Runs SQL on a database, which may refuse or end the session, and returns the first column of
+/// each row.
+pub(crate) fn try_query(url: &str, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
     // Runs on a thread of its own: a test that ends may run SQL when the thread's own values are
     // dropped already.
-    let asked = std::thread::scope(|scope| {
-        let ask = || {
+    let answered = std::thread::scope(|scope| {
+        let query = || {
             let runtime = runtime();
-            let client = runtime.block_on(connect(url));
-            runtime.block_on(ask(&client, sql))
+            runtime.block_on(async {
+                let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+                tokio::spawn(connection);
+                try_ask(&client, sql).await
+            })
         };
-        scope.spawn(ask).join()
+        scope.spawn(query).join()
     });
-    asked.unwrap()
+    answered.unwrap()
 }
 
 /// Returns the output of a COPY.
