@@ -6,18 +6,20 @@
 //! `wrk`. Rounds, seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with
 //! one worker; by default there are as many workers as the router uses by default. `-- fanout`
 //! measures the cost of many shards, `-- counting` the cost of analytics, `-- access` that of keys,
-//! `-- cache` the effect of a cache, `-- moves` moves of slots, `-- beside PATH` another build of
-//! the router. `-- figures` runs the blocks of `benches/RESULTS.md` again and writes their output
-//! there.
+//! `-- cache` the effect of a cache, `-- moves` moves of slots, `-- joining` shards that join,
+//! `-- beside PATH` another build of the router. `-- figures` runs the blocks of
+//! `benches/RESULTS.md` again and writes their output there.
 
 mod beside;
 mod caching;
 mod counting;
 mod fanout;
 mod guarding;
+mod joining;
 mod load;
 mod metrics;
 mod moving;
+mod paced_load;
 mod pairs;
 mod servers;
 
@@ -90,6 +92,9 @@ fn main() -> std::io::Result<()> {
     }
     if std::env::args().any(|argument| argument == "moves") {
         return moving::measure();
+    }
+    if std::env::args().any(|argument| argument == "joining") {
+        return joining::measure();
     }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));

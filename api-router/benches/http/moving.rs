@@ -10,8 +10,6 @@
 use std::fmt::Write as _;
 use std::io::Error;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -19,6 +17,7 @@ use shard_manager::keyspace::{Keyspace, ShardKey};
 
 use crate::beside::variables;
 use crate::load::median;
+use crate::paced_load::{SENDING, highest, quantile, send, write_user};
 use crate::servers::Router;
 
 /// Slots that move; they belong to the first shard of a new cluster.
@@ -29,10 +28,8 @@ const ROWS_OF_A_KEY: usize = 100;
 const BULK_ROWS: usize = 10_000;
 /// Clients of the bulk write.
 const BULK_CLIENTS: usize = 4;
-/// Clients that write single rows.
-const CLIENTS: usize = 32;
-/// Time for which they write as fast as they can, and at half of that rate.
-const WRITING: Duration = Duration::from_secs(8);
+/// Keys of the writes to slots that stay.
+const OTHER_KEYS: usize = 10_000;
 
 /// Measures moves.
 pub(crate) fn measure() -> std::io::Result<()> {
@@ -65,7 +62,7 @@ pub(crate) fn measure() -> std::io::Result<()> {
     println!(
         "writes waited at most {:.0} ms (median), {:.0} ms (highest)",
         median(&mut held),
-        highest(&held)
+        highest(held.iter().copied())
     );
     println!("resident {before} MiB before, {} MiB after", router.resident_mib());
     write_beside(&router.url, &keys)
@@ -130,7 +127,7 @@ fn copy_raw(servers: &[String]) -> std::io::Result<Option<f64>> {
     Ok(Some(copied))
 }
 
-fn psql(server: &str, sql: &str) -> std::io::Result<()> {
+pub(crate) fn psql(server: &str, sql: &str) -> std::io::Result<()> {
     let done = Command::new("psql").args([server, "-qc", sql]).status()?.success();
     done.then_some(()).ok_or_else(|| Error::other(format!("psql failed: {sql}")))
 }
@@ -180,15 +177,22 @@ fn store_keys(url: &str, keys: &[String]) -> std::io::Result<()> {
 
 /// Writes single rows at half of the highest rate, while no move runs and while one does.
 fn write_beside(url: &str, keys: &[String]) -> std::io::Result<()> {
-    let peak = write(url, keys, None, &|| Ok(()))?;
-    let rate = peak.len() as f64 / WRITING.as_secs_f64() / 2.0;
-    let before = write(url, keys, Some(rate), &|| Ok(()))?;
-    let during = write(url, keys, Some(rate), &|| carry_out(url, 2, 1).map(drop))?;
+    let write = |agent: &ureq::Agent, number: usize, kind: usize| {
+        let key = match kind {
+            0 => keys[number % keys.len()].clone(),
+            _ => format!("other_{}", number % OTHER_KEYS),
+        };
+        write_user(agent, url, &key)
+    };
+    let peak = send(None, &write, &|| Ok(()))?;
+    let rate = peak.len() as f64 / SENDING.as_secs_f64() / 2.0;
+    let before = send(Some(rate), &write, &|| Ok(()))?;
+    let during = send(Some(rate), &write, &|| carry_out(url, 2, 1).map(drop))?;
     println!(
         "{rate:.0} writes a second, half of the highest rate, to all shards; p99 and longest:"
     );
     for (kind, name) in ["slots that move", "the rest"].iter().enumerate() {
-        let [before, during] = [&before, &during].map(|times| quantiles(times, kind));
+        let [before, during] = [&before, &during].map(|times| quantile(times, kind, 0.99));
         println!(
             "{name:<16} before {:.1} and {:.1} ms, during {:.1} and {:.1} ms   {:.2} of before",
             before.0,
@@ -201,75 +205,12 @@ fn write_beside(url: &str, keys: &[String]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes for a time, at a rate in writes a second if one is given, while something else is done,
-/// and returns the milliseconds of each write: `0` for the slots that move, `1` for others. A write
-/// that falls behind the rate is measured from the time at which it was due.
-fn write(
-    url: &str,
-    keys: &[String],
-    rate: Option<f64>,
-    beside: &dyn Fn() -> std::io::Result<()>,
-) -> std::io::Result<Vec<(usize, f64)>> {
-    let (times, is_over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
-    let client = |client: usize| -> std::io::Result<()> {
-        let agent = ureq::Agent::new_with_defaults();
-        let began = Instant::now();
-        let mut own = Vec::new();
-        for number in 0_usize.. {
-            let due = rate.map_or_else(Instant::now, |rate| {
-                began + Duration::from_secs_f64((number * CLIENTS + client) as f64 / rate)
-            });
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            if is_over.load(Ordering::Acquire) {
-                break;
-            }
-            let kind = number % 2;
-            let key = match kind {
-                0 => keys[(number * CLIENTS + client) % keys.len()].clone(),
-                _ => format!("other_{}", (number * CLIENTS + client) % 10_000),
-            };
-            let row = json!({"table": "users", "op": "upsert", "data":
-                {"user_id": key, "name": "n", "email": "e@example.com"}});
-            let sent = agent.post(format!("{url}/api/write")).header("x-shard-key", &key);
-            sent.send_json(row).map_err(Error::other)?;
-            own.push((kind, due.elapsed().as_secs_f64() * 1e3));
-        }
-        times.lock().map_err(|_| Error::other("a client failed"))?.append(&mut own);
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || client(n))).collect();
-        let began = Instant::now();
-        let done = beside();
-        std::thread::sleep(WRITING.saturating_sub(began.elapsed()));
-        is_over.store(true, Ordering::Release);
-        for client in clients {
-            client.join().map_err(|_| Error::other("a client failed"))??;
-        }
-        done
-    })?;
-    times.into_inner().map_err(|_| Error::other("a client failed"))
-}
-
-/// Returns p99 and highest of the times of a kind.
-fn quantiles(times: &[(usize, f64)], kind: usize) -> (f64, f64) {
-    let mut times: Vec<f64> =
-        times.iter().filter(|(of, _)| *of == kind).map(|(_, time)| *time).collect();
-    times.sort_by(f64::total_cmp);
-    let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied();
-    (at(0.99).unwrap_or(0.0), highest(&times))
-}
-
-fn highest(values: &[f64]) -> f64 {
-    values.iter().copied().fold(0.0, f64::max)
-}
-
-fn get(url: &str) -> std::io::Result<Value> {
+pub(crate) fn get(url: &str) -> std::io::Result<Value> {
     let mut reply = ureq::get(url).call().map_err(Error::other)?;
     reply.body_mut().read_json().map_err(Error::other)
 }
 
-fn post(url: &str, body: &Value) -> std::io::Result<Value> {
+pub(crate) fn post(url: &str, body: &Value) -> std::io::Result<Value> {
     let mut reply = ureq::post(url).send_json(body).map_err(Error::other)?;
     reply.body_mut().read_json().map_err(Error::other)
 }

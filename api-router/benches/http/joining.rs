@@ -1,0 +1,93 @@
+//! Benchmark of shards that join: clients write and read single rows at half of the highest rate
+//! while shards join one after the other, and while none does.
+//!
+//! `-- joining` lets shards join on files. With one more argument, a file with the variables of a
+//! new PostgreSQL cluster (the `tessera.env` of `shard-manager cluster up`), they are new databases
+//! on its last server.
+
+use std::io::Error;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::beside::variables;
+use crate::moving::{get, post, psql};
+use crate::paced_load::{SENDING, highest, quantile, send, write_user};
+use crate::servers::Router;
+
+/// Shards that join.
+const JOINING: usize = 4;
+/// Users that are written and read.
+const KEYS: usize = 10_000;
+/// Longest time of a join.
+const JOINED_MAX: Duration = Duration::from_secs(60);
+
+/// Measures joins.
+pub(crate) fn measure() -> std::io::Result<()> {
+    let mut after = std::env::args().skip_while(|argument| argument != "joining").skip(1);
+    let variables = variables(after.find(|argument| !argument.starts_with('-')))?;
+    let dir = tempfile::tempdir()?;
+    let servers = variables.iter().find(|(name, _)| name == "SHARD_URLS");
+    let server = servers.and_then(|(_, urls)| urls.rsplit(',').next());
+    let router = Router::start_with(dir.path(), &["--operate"], &variables)?;
+    router.load_users()?;
+    let url = &*router.url;
+    let request = |agent: &ureq::Agent, number: usize, kind: usize| {
+        let key = format!("user_{}", number % KEYS);
+        if kind == 0 { write_user(agent, url, &key) } else { read_user(agent, url, &key) }
+    };
+    let peak = send(None, &request, &|| Ok(()))?;
+    let rate = peak.len() as f64 / SENDING.as_secs_f64() / 2.0;
+    let before = send(Some(rate), &request, &|| Ok(()))?;
+    let joins = std::sync::Mutex::new(Vec::new());
+    let during = send(Some(rate), &request, &|| {
+        (0..JOINING).try_for_each(|number| {
+            let joined = join(url, server, number)?;
+            joins.lock().map_err(|_| Error::other("a client failed"))?.push(joined);
+            Ok(())
+        })
+    })?;
+    let joins = joins.into_inner().map_err(|_| Error::other("a client failed"))?;
+    println!(
+        "{JOINING} shards joined within {:.0} ms each, beside {rate:.0} requests a second, half of the \
+         highest rate; p99.9 and longest:",
+        highest(joins.iter().map(|time| time.as_secs_f64() * 1e3))
+    );
+    for (kind, name) in ["point write", "point read"].iter().enumerate() {
+        let [before, during] = [&before, &during].map(|times| quantile(times, kind, 0.999));
+        println!(
+            "{name:<12} before {:.1} and {:.1} ms, during {:.1} and {:.1} ms",
+            before.0, before.1, during.0, during.1
+        );
+    }
+    Ok(())
+}
+
+/// Lets a shard join, and returns the time after which it serves.
+fn join(url: &str, server: Option<&str>, number: usize) -> std::io::Result<Duration> {
+    let name = format!("joining{number}");
+    let mut shard = json!({"name": name});
+    if let Some(server) = server {
+        psql(server, &format!("CREATE DATABASE {name}"))?;
+        let host = server.rsplit('@').next().and_then(|rest| rest.split('/').next());
+        let host = host.ok_or_else(|| Error::other("a URL has no host"))?;
+        shard["url"] = json!(format!("postgres://{host}/{name}"));
+    }
+    let began = Instant::now();
+    post(&format!("{url}/api/shards"), &shard)?;
+    while began.elapsed() < JOINED_MAX {
+        let listed = get(&format!("{url}/api/shards"))?;
+        let mut shards = listed["shards"].as_array().into_iter().flatten();
+        if shards.any(|shard| shard["shard"] == *name && shard["state"] == "serving") {
+            return Ok(began.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err(Error::other(format!("{name} does not serve")))
+}
+
+fn read_user(agent: &ureq::Agent, url: &str, key: &str) -> std::io::Result<()> {
+    let sent = agent.get(format!("{url}/api/read?table=users&limit=10")).header("x-shard-key", key);
+    let mut reply = sent.call().map_err(Error::other)?;
+    reply.body_mut().read_to_vec().map(drop).map_err(Error::other)
+}
