@@ -108,7 +108,7 @@ async fn run(tenants: u64, in_flight: usize) -> f64 {
 }
 
 fn row() -> RowWrite {
-    let id = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
+    let id = Column { name: "id".into(), kind: ColumnType::Text, nullable: false, default: None };
     let table = Table::new("t", vec![id], &["id".into()], None).expect("a good table");
     let key = ShardKey::parse("k").expect("a good key");
     RowWrite {

@@ -232,7 +232,8 @@ async fn write_json(
     if zipped {
         share.grow(body::BULK_BYTES_MAX, options.deadline).await?;
     }
-    let Parsed { mut rows, refused } = parse_anywhere(app, rights, key, (bytes, zipped)).await?;
+    let keys = (key, head.idempotency_key.as_deref());
+    let Parsed { mut rows, refused } = parse_anywhere(app, rights, keys, (bytes, zipped)).await?;
     // The body may have taken long to arrive.
     standing.check()?;
     if let Some(key) = &head.idempotency_key {
@@ -329,20 +330,24 @@ struct Parsed {
     refused: Vec<(RefusedRow, Option<KeyLocation>)>,
 }
 
+/// The shard key of rows that name none, and the idempotency key.
+type Keys<'k> = (Option<ShardKey<'k>>, Option<&'k str>);
+
 async fn parse_anywhere(
     app: &Data<App>,
     rights: &CallerRights,
-    key: Option<ShardKey<'_>>,
+    (key, idempotency_key): Keys<'_>,
     (bytes, zipped): (Bytes, bool),
 ) -> Result<Parsed, Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX && !zipped {
-        return parse(app, rights, key, &bytes);
+        return parse(app, rights, (key, idempotency_key), &bytes);
     }
+    let idempotency_key = idempotency_key.map(str::to_owned);
     let (app, rights, key) = (app.clone(), rights.clone(), key.map(|key| key.as_str().to_owned()));
     let parsed = block(move || {
         let key = key.as_deref().and_then(|key| ShardKey::parse(key).ok());
         let bytes = if zipped { body::gunzip(bytes, body::BULK_BYTES_MAX)? } else { bytes };
-        parse(&app, &rights, key, &bytes)
+        parse(&app, &rights, (key, idempotency_key.as_deref()), &bytes)
     });
     parsed.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?
 }
@@ -350,7 +355,7 @@ async fn parse_anywhere(
 fn parse(
     app: &App,
     rights: &Rights,
-    key: Option<ShardKey<'_>>,
+    (key, idempotency_key): Keys<'_>,
     body: &[u8],
 ) -> Result<Parsed, Problem> {
     let members = Members::of_body(body)?;
@@ -369,11 +374,11 @@ fn parse(
     if items.is_empty() {
         return Err(Problem::new(Code::TSR101, format!("{name} is empty")));
     }
-    let shared = RowRouter { map: app.manager.map(), table, operation, key };
+    let shared = RowRouter { map: app.manager.map(), table, operation, key, idempotency_key };
     let wrapped = name == "rows";
     let mut parsed = Parsed { rows: Vec::with_capacity(items.len()), refused: Vec::new() };
     for (index, item) in items.into_iter().enumerate() {
-        match shared.item(wrapped, item) {
+        match shared.item(wrapped, (index, item)) {
             Ok((place, row)) => parsed.rows.push(BulkRow { index, place, row }),
             Err(RowRejection { problem, place }) => {
                 parsed.refused.push((RefusedRow { index, problem: *problem }, place));

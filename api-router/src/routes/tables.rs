@@ -12,7 +12,7 @@ use shard_manager::consistency::Level;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
 use shard_manager::error::Error;
 use shard_manager::manager::TableCreated;
-use shard_manager::table::{Column, Table, closest};
+use shard_manager::table::{Column, ColumnDefault, Table, closest};
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -32,7 +32,7 @@ const UNDO_MAX: Duration = Duration::from_secs(10);
 /// Members of the body.
 const MEMBERS: [&str; 4] = ["name", "columns", "id", "routing"];
 /// Members of a column.
-const COLUMN_MEMBERS: [&str; 3] = ["name", "type", "null"];
+const COLUMN_MEMBERS: [&str; 4] = ["name", "type", "null", "default"];
 
 /// The body that makes a table.
 #[derive(ToSchema)]
@@ -72,6 +72,12 @@ pub struct ColumnRequest {
     #[schema(value_type = bool, required = false)]
     #[expect(dead_code, reason = "as above")]
     null: Option<bool>,
+    /// Value of a new row whose write leaves the column out: a value of the column, or
+    /// `{"fn":"uuid"}` (a UUID of version 7, for uuid and text), or `{"fn":"now"}` (for timestamp).
+    /// An id or a routing column with a default may be left out of a new row.
+    #[schema(value_type = Object, required = false)]
+    #[expect(dead_code, reason = "as above")]
+    default: Option<serde_json::Value>,
 }
 
 /// The type of a column.
@@ -136,6 +142,10 @@ pub struct ColumnShape {
     kind: &'static str,
     /// True if it may be null.
     null: bool,
+    /// Value of a new row whose write leaves the column out, as in the request; absent without one.
+    #[schema(value_type = Object, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<Box<RawValue>>,
 }
 
 /// Lists the tables.
@@ -249,6 +259,7 @@ fn shape(table: &Table) -> TableShape {
         name: column.name.clone(),
         kind: column.kind.name(),
         null: column.nullable,
+        default: column.default_json(),
     });
     TableShape {
         name: table.name().to_owned(),
@@ -311,7 +322,11 @@ fn column(at: &str, json: &RawValue) -> Result<Column, Problem> {
             return Err(Problem::new(Code::TSR101, format!("{at}.null must be true or false")));
         }
     };
-    Ok(Column { name, kind, nullable })
+    let default = members.get("default").map(|json| ColumnDefault::parse(kind, json));
+    let default = default.transpose().map_err(|fault| {
+        refusal(DeclarationError { member: format!("{at}.default"), fault: Fault::Default(fault) })
+    })?;
+    Ok(Column { name, kind, nullable, default: default.flatten() })
 }
 
 fn no_such_type(at: &str, given: &str) -> Problem {
@@ -333,6 +348,7 @@ fn refusal(error: DeclarationError) -> Problem {
         | Fault::Twice
         | Fault::NotComparable
         | Fault::Nullable
+        | Fault::Default(_)
         | Fault::Unsound(_) => Problem::new(Code::TSR101, detail),
         Fault::Reserved { .. } => {
             Problem::new(Code::TSR101, detail).hint("take another name, or add something to it")

@@ -1,14 +1,17 @@
 //! `POST /api/write`: one change of one row.
 
+use std::borrow::Cow;
+
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::access::rights::Rights;
+use shard_manager::engine::default_values::{KeySource, generated_keys};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager;
 use shard_manager::row_change::{Operation, RowError, RowWrite};
 use shard_manager::shard_map::KeyLocation;
 use shard_manager::table::Table;
-use shard_manager::value::TypeMismatch;
+use shard_manager::value::{TypeMismatch, Value};
 use utoipa::ToSchema;
 
 use super::row_write::{WriteAnswer, WriteContext, carry_out, run_blocking};
@@ -95,7 +98,8 @@ pub(crate) async fn write_row(
     let deadline = context.options.deadline;
     let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
     let keys = (shard_key, parameters.single("shardKey")?);
-    let change = parse_anywhere(&app, &context.rights, keys, bytes).await?;
+    let source = KeySource::of(context.idempotency_key);
+    let change = parse_anywhere(&app, &context.rights, (keys, source), bytes).await?;
     context.wants_row = !context.prefer.has(Preference::Minimal);
     Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
@@ -106,17 +110,19 @@ type Keys<'k> = (Option<ShardKey<'k>>, Option<&'k str>);
 async fn parse_anywhere(
     app: &Data<App>,
     rights: &CallerRights,
-    (header, query): Keys<'_>,
+    ((header, query), source): (Keys<'_>, KeySource<'_>),
     bytes: Bytes,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
-        return parse(app, rights, (header, query), &bytes);
+        return parse(app, rights, ((header, query), source), &bytes);
     }
     let (app, rights, query) = (app.clone(), rights.clone(), query.map(str::to_owned));
     let header = header.map(|key| key.as_str().to_owned());
+    let idempotency_key = source.idempotency_key().map(str::to_owned);
     let work = move || {
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
-        parse(&app, &rights, (header, query.as_deref()), &bytes)
+        let source = KeySource::of(idempotency_key.as_deref());
+        parse(&app, &rights, ((header, query.as_deref()), source), &bytes)
     };
     run_blocking(work).await
 }
@@ -124,7 +130,7 @@ async fn parse_anywhere(
 fn parse(
     app: &App,
     rights: &Rights,
-    (header, query): Keys<'_>,
+    ((header, query), source): (Keys<'_>, KeySource<'_>),
     body: &[u8],
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     let members = Members::of_body(body)?;
@@ -137,23 +143,38 @@ fn parse(
     let data = members.get("data");
     let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
     let data = Members::of_member("data", data)?;
+    let is_given = |column: usize| {
+        (key.is_some() && table.routing() == Some(column))
+            || data.get(&table.column(column).name).is_some()
+    };
+    let generated = generated_keys(&table, operation, source, is_given);
     let derived;
     let key = match key {
         Some(key) => key,
         None => {
-            derived = derived_key(&table, &data)?;
+            derived = derived_key(&table, &data, &generated)?;
             ShardKey::parse(&derived)
                 .map_err(|error| Problem::new(Code::TSR101, format!("the shard key: {error}")))?
         }
     };
-    Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, &data.0)?)
+    let mut values = RowWrite::values(&table, &data.0).map_err(|error| Problem::from(&error))?;
+    values.extend(generated);
+    Ok(manager::place_row(&app.manager.map(), &table, operation, key, values)?)
 }
 
-/// Returns the shard key of a row that is sent without one: the value of its routing column.
-fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
+/// Returns the shard key of a row that is sent without one: the value of its routing column, which
+/// may be generated.
+fn derived_key(
+    table: &Table,
+    data: &Members<'_>,
+    generated: &[(usize, Value)],
+) -> Result<String, Problem> {
     let derived = RowWrite::routing_key(table, &data.0);
     if let Some(key) = derived.map_err(|error| Problem::from(&error))? {
         return Ok(key);
+    }
+    if let Some(key) = routing_value(table, generated) {
+        return Ok(key.into_owned());
     }
     let missing = || {
         let problem = Problem::new(Code::TSR104, "a write needs a shard key");
@@ -166,6 +187,15 @@ fn derived_key(table: &Table, data: &Members<'_>) -> Result<String, Problem> {
         }
     };
     Err(null_key(table, data).unwrap_or_else(missing))
+}
+
+/// Returns the shard key that the routing column has among some values.
+pub(super) fn routing_value<'v>(
+    table: &Table,
+    values: &'v [(usize, Value)],
+) -> Option<Cow<'v, str>> {
+    let (_, value) = values.iter().find(|(column, _)| table.routing() == Some(*column))?;
+    value.key_text()
 }
 
 /// Returns the problem of a row whose routing column is null, which is not a shard key.

@@ -134,8 +134,14 @@ fn a_column_that_cannot_be_is_refused_by_its_number() {
             (
                 with("columns", r#"[{"name":"id","type":"text","default":1}]"#),
                 400,
+                "TSR101",
+                "columns[0].default does not fit",
+            ),
+            (
+                with("columns", r#"[{"name":"id","type":"text","defualt":"x"}]"#),
+                400,
                 "TSR102",
-                "columns[0]: unknown member `default`",
+                "columns[0]: unknown member `defualt`",
             ),
             (
                 with("columns", r#"[{"name":"id","name":"b","type":"text"}]"#),

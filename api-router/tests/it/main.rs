@@ -28,6 +28,7 @@ mod contract;
 mod csv_records;
 mod databases;
 mod declarations;
+mod default_values;
 mod distribution;
 mod doctor;
 mod durability;

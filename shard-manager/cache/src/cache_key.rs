@@ -316,7 +316,12 @@ mod tests {
 
     fn declared(name: &str) -> Arc<Table> {
         let kind = ColumnType::Text;
-        let columns = ["id", "n"].map(|name| Column { name: name.into(), kind, nullable: false });
+        let columns = ["id", "n"].map(|name| Column {
+            name: name.into(),
+            kind,
+            nullable: false,
+            default: None,
+        });
         let table = Table::new(name, columns.to_vec(), &["id".to_owned()], None);
         Arc::new(table.expect("it is a table"))
     }

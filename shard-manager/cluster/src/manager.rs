@@ -63,7 +63,7 @@ use crate::slot_router::SlotRouter;
 
 pub use access_control::Access;
 use data::KnownCoverage;
-pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError};
+pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError, place_row};
 pub use faults::Faults;
 use join_desk::JoinDesk;
 use move_news::MoveNews;

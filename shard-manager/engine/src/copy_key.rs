@@ -98,7 +98,7 @@ mod tests {
                 ("c", ColumnType::Boolean), ("d", ColumnType::Text),
             ];
             let column = |(name, kind): (&str, ColumnType)| {
-                Column { name: name.to_owned(), kind, nullable: false }
+                Column { name: name.to_owned(), kind, nullable: false, default: None }
             };
             let ids: Vec<String> = kinds.iter().map(|(name, _)| (*name).to_owned()).collect();
             let table = Table::new("t", kinds.into_iter().map(column).collect(), &ids, None)

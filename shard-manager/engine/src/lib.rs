@@ -16,6 +16,7 @@ pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;
 pub mod copy_key;
+pub mod default_values;
 pub mod doubts;
 pub mod export;
 pub mod fair_channel;

@@ -9,6 +9,8 @@ use model::sabotage::{Mutation, is_on};
 use model::table::Table;
 use model::value::{ColumnType, Value, push_json};
 
+use crate::default_values::of_new_row;
+
 /// Columns that the server sets in a row.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerColumns<'n> {
@@ -66,12 +68,19 @@ pub fn changed(
     row
 }
 
-/// Returns a new row, in which columns that the change does not set are null.
+/// Returns a new row, in which columns that the change does not set have their defaults, or are
+/// null.
 pub fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
     let table = &change.table;
     let mut row = vec![Value::Null; table.answered().len()];
     for (column, value) in table.id().iter().zip(&change.id) {
         row[column - table.answered().start].clone_from(value);
+    }
+    if change.id.len() + change.set.len() < table.own().len() {
+        for column in change.absent() {
+            let default = table.column(column).default.as_ref();
+            row[column - table.answered().start] = of_new_row(default, server_columns.now);
+        }
     }
     row[table.version() + 1 - table.answered().start] = Value::Text(server_columns.now.to_owned());
     let mut row = changed(change, row, server_columns);

@@ -240,7 +240,7 @@ fn pairs() -> Arc<Table> {
 }
 
 fn column(name: &str, kind: ColumnType, nullable: bool) -> Column {
-    Column { name: name.to_owned(), kind, nullable }
+    Column { name: name.to_owned(), kind, nullable, default: None }
 }
 
 fn slot(number: u16) -> Slot {

@@ -5,8 +5,9 @@
 //! **Not here:** storing declarations (`sqlite`, `postgres`).
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
-use model::table::{Column, Table};
+use model::table::{Column, ColumnDefault, Table};
 use model::value::ColumnType;
 
 /// Declaration of a table.
@@ -29,6 +30,8 @@ pub struct ColumnDeclaration {
     #[serde(rename = "type")]
     kind: ColumnType,
     null: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    default: Option<Box<RawValue>>,
 }
 
 impl TableDeclaration {
@@ -40,6 +43,7 @@ impl TableDeclaration {
                 name: column.name.clone(),
                 kind: column.kind,
                 null: column.nullable,
+                default: column.default_json(),
             });
         Self {
             name: table.name().to_owned(),
@@ -51,12 +55,9 @@ impl TableDeclaration {
 
     /// Converts the declaration to a table, or describes what is wrong with it.
     pub fn into_table(self) -> Result<Table, String> {
-        let columns = self.columns.into_iter().map(|declared| Column {
-            name: declared.name,
-            kind: declared.kind,
-            nullable: declared.null,
-        });
-        Table::new(&self.name, columns.collect(), &self.id, self.routing.as_deref())
+        let columns = self.columns.into_iter().map(ColumnDeclaration::into_column);
+        let columns = columns.collect::<Result<_, _>>()?;
+        Table::new(&self.name, columns, &self.id, self.routing.as_deref())
             .map_err(|error| error.to_string())
     }
 
@@ -68,6 +69,15 @@ impl TableDeclaration {
     /// Parses the JSON of [`TableDeclaration::json`].
     pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(json)
+    }
+}
+
+impl ColumnDeclaration {
+    fn into_column(self) -> Result<Column, String> {
+        let Self { name, kind, null, default } = self;
+        let default = default.map(|json| ColumnDefault::parse(kind, &json)).transpose();
+        let default = default.map_err(|fault| format!("the default of {name} {fault}"))?.flatten();
+        Ok(Column { name, kind, nullable: null, default })
     }
 }
 

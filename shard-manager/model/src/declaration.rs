@@ -7,7 +7,7 @@
 //! by the system, so statements need no quoting in SQLite or PostgreSQL.
 //! **Not here:** the format of the request (the router), creating the table (`manager`).
 
-use crate::table::{Column, Table, TableError, closest};
+use crate::table::{Column, DefaultFault, Table, TableError, closest};
 use crate::value::ColumnType;
 
 /// Table as a client declares it.
@@ -78,6 +78,14 @@ impl Declaration {
         if let Some(name) = &self.routing {
             self.check_key(name).map_err(reported("routing".into()))?;
         }
+        for (index, column) in self.columns.iter().enumerate() {
+            let is_routing = self.routing.as_ref() == Some(&column.name);
+            let default = column.default.as_ref();
+            let default = default.filter(|_| is_routing || self.id.contains(&column.name));
+            let reported = reported(format!("columns[{index}].default"));
+            let checked = default.map_or(Ok(()), |default| default.check_key(is_routing));
+            checked.map_err(|fault| reported(Fault::Default(fault)))?;
+        }
         Table::new(&self.name, self.columns, &self.id, self.routing.as_deref())
             .map_err(|error| reported("the table".into())(Fault::Unsound(error)))
     }
@@ -143,6 +151,9 @@ pub enum Fault {
     /// A key may be null.
     #[error("is a column that may be null")]
     Nullable,
+    /// A column cannot have its default.
+    #[error("{0}")]
+    Default(DefaultFault),
     /// [`Table::new`] refuses the table for another reason.
     #[error("cannot be: {0}")]
     Unsound(TableError),

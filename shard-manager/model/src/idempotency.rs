@@ -27,9 +27,18 @@ pub const KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 /// Returns the table of the records: sharded, replicated and moved like any other, but hidden from
 /// clients.
 pub static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| {
-    let text =
-        |name: &str| Column { name: name.to_owned(), kind: ColumnType::Text, nullable: false };
-    let answer = Column { name: "answer".to_owned(), kind: ColumnType::Json, nullable: false };
+    let text = |name: &str| Column {
+        name: name.to_owned(),
+        kind: ColumnType::Text,
+        nullable: false,
+        default: None,
+    };
+    let answer = Column {
+        name: "answer".to_owned(),
+        kind: ColumnType::Json,
+        nullable: false,
+        default: None,
+    };
     let columns = vec![text("idempotency_key"), text("fingerprint"), answer];
     let table = Table::new("tessera_idempotency", columns, &["idempotency_key".to_owned()], None);
     Arc::new(table.expect("the declaration above is sound"))

@@ -150,11 +150,20 @@ impl RowWrite {
         (key, slot): (ShardKey<'_>, Slot),
         fields: &Fields<'_>,
     ) -> Result<Self, RowError> {
+        Self::of_values(table, operation, (key, slot), Self::values(table, fields)?)
+    }
+
+    /// Parses members of a row to values of their columns.
+    ///
+    /// # Errors
+    /// [`RowError`] names the member and what is wrong with it.
+    pub fn values(table: &Table, fields: &Fields<'_>) -> Result<Vec<(usize, Value)>, RowError> {
+        // One more than there are members, for the routing column.
         let mut values = Vec::with_capacity(fields.len() + 1);
         for (name, json) in fields {
             values.push(parse_field(table, name, json)?);
         }
-        Self::of_values(table, operation, (key, slot), values)
+        Ok(values)
     }
 
     /// Checks values that are parsed already: own columns of the table, in any order.
@@ -243,14 +252,24 @@ impl RowWrite {
         self.key.len() + id + set + 32 * (self.id.len() + self.set.len() + 4)
     }
 
+    /// Returns the own columns for which the change has no value.
+    pub fn absent(&self) -> impl Iterator<Item = usize> {
+        self.table.own().filter(|index| {
+            !self.table.id().contains(index) && self.set.iter().all(|(column, _)| column != index)
+        })
+    }
+
+    /// Returns true if a new row would get defaults.
+    pub fn needs_defaults(&self) -> bool {
+        self.set.len() + self.id.len() < self.table.own().len()
+            && self.absent().any(|index| self.table.column(index).default.is_some())
+    }
+
     /// Returns the first column that a new row needs and this one lacks.
     pub fn missing(&self) -> Option<&str> {
-        let lacks = |index: &usize| {
-            !self.table.column(*index).nullable
-                && !self.table.id().contains(index)
-                && self.set.iter().all(|(column, _)| column != index)
-        };
-        self.table.own().find(lacks).map(|index| self.table.column(index).name.as_str())
+        let columns = self.absent().map(|index| self.table.column(index));
+        let mut needed = columns.filter(|column| !column.nullable && column.default.is_none());
+        needed.next().map(|column| column.name.as_str())
     }
 }
 

@@ -10,6 +10,7 @@
 //! **Not here:** reading the declarations from a database (`declarations` of `postgres` and of
 //! `sqlite`); rows (`row_change`).
 
+mod column_default;
 mod difference;
 mod visible;
 
@@ -18,6 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::value::ColumnType;
+pub use column_default::{ColumnDefault, DefaultFault};
 pub use difference::TableDifference;
 pub use visible::VisibleColumns;
 
@@ -30,6 +32,9 @@ pub struct Column {
     pub kind: ColumnType,
     /// True if it may be null.
     pub nullable: bool,
+    /// Value of a new row whose write leaves the column out. Without one it is null, or must be
+    /// given.
+    pub default: Option<ColumnDefault>,
 }
 
 /// A table: `slot` and `shard_key`, its own columns, then `version`, `created_at`, `updated_at`.
@@ -206,14 +211,18 @@ impl Table {
 
 fn digest_of(table: &Table) -> u64 {
     let mut text = format!("{} {:?} {:?}", table.name, table.id, table.routing);
-    for Column { name, kind, nullable } in &table.columns {
-        text.extend([" ", name, " ", kind.name(), if *nullable { " null" } else { "" }]);
+    for column in &table.columns {
+        let null = if column.nullable { " null" } else { "" };
+        text.extend([" ", &column.name, " ", column.kind.name(), null]);
+        if let Some(default) = column.default_json() {
+            text.extend([" default ", default.get()]);
+        }
     }
     xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
 
 fn system(name: &str, kind: ColumnType) -> Column {
-    Column { name: name.to_owned(), kind, nullable: false }
+    Column { name: name.to_owned(), kind, nullable: false, default: None }
 }
 
 fn check_name(name: &str) -> Result<(), TableError> {

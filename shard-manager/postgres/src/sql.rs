@@ -367,7 +367,7 @@ pub(super) fn create(table: &Table) -> String {
 
 /// Returns the declarations of the columns of a table.
 pub(super) fn columns(table: &Table) -> Vec<String> {
-    let column = |(index, Column { name, kind, nullable }): (usize, &Column)| {
+    let column = |(index, Column { name, kind, nullable, .. }): (usize, &Column)| {
         let collation = if *kind == ColumnType::Text { " COLLATE \"C\"" } else { "" };
         let null = if *nullable { "" } else { " NOT NULL" };
         format!("{name} {}{collation}{null}", column_type(table, index))

@@ -47,12 +47,13 @@ struct Group<'u> {
     locked: Vec<(usize, &'u RowWrite)>,
 }
 
-/// Returns true if a change is a plain upsert.
+/// Returns true if a change is a plain upsert: a new row has just its values.
 fn is_plain(change: &RowWrite) -> bool {
     change.operation == Operation::Upsert
         && change.precondition.is_none()
         && change.idempotency_key.is_none()
         && change.missing().is_none()
+        && !change.needs_defaults()
 }
 
 /// Groups these writes into statements; `None` if they contain other changes than plain upserts.

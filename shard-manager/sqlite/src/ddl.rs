@@ -137,7 +137,7 @@ fn create(table: &Table) -> String {
     sql
 }
 
-fn push_column(sql: &mut String, Column { name, kind, nullable }: &Column) {
+fn push_column(sql: &mut String, Column { name, kind, nullable, .. }: &Column) {
     let _ = write!(sql, "{name} {}", declared_type(*kind));
     if !nullable {
         sql.push_str(" NOT NULL");

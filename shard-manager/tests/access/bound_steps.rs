@@ -54,7 +54,12 @@ fn options() -> RequestOptions {
 
 /// Creates the tables: one whose keys stand in a column, and one without such a column.
 pub(crate) async fn create_tables(manager: &Manager) {
-    let column = |name: &str, kind, nullable| Column { name: name.to_owned(), kind, nullable };
+    let column = |name: &str, kind, nullable| Column {
+        name: name.to_owned(),
+        kind,
+        nullable,
+        default: None,
+    };
     let values = [
         column("id", ColumnType::Text, false),
         column("amount", ColumnType::Bigint, true),

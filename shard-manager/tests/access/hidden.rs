@@ -84,7 +84,12 @@ async fn a_table_is_created_with_the_scope_only() {
     let shop = Shop::open();
     let declaration = |name: &str| Declaration {
         name: name.to_owned(),
-        columns: vec![Column { name: "id".to_owned(), kind: ColumnType::Text, nullable: false }],
+        columns: vec![Column {
+            name: "id".to_owned(),
+            kind: ColumnType::Text,
+            nullable: false,
+            default: None,
+        }],
         id: vec!["id".to_owned()],
         routing: None,
     };

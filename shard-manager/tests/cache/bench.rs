@@ -74,7 +74,12 @@ pub(crate) fn number(answer: &Answer) -> u64 {
 }
 
 pub(crate) fn table() -> Arc<Table> {
-    let column = |name: &str| Column { name: name.into(), kind: ColumnType::Text, nullable: false };
+    let column = |name: &str| Column {
+        name: name.into(),
+        kind: ColumnType::Text,
+        nullable: false,
+        default: None,
+    };
     let columns = vec![column("id"), column("n")];
     Arc::new(Table::new("users", columns, &["id".to_owned()], None).unwrap())
 }

@@ -18,7 +18,12 @@ use crate::cluster::{Cluster, block_on, program, run_in, run_reading, write};
 /// A cluster with a table whose rows do not contain their shard key.
 fn with_notes(shards: usize) -> Cluster {
     let cluster = Cluster::new(shards, 0);
-    let column = |name: &str, kind, nullable| Column { name: name.to_owned(), kind, nullable };
+    let column = |name: &str, kind, nullable| Column {
+        name: name.to_owned(),
+        kind,
+        nullable,
+        default: None,
+    };
     let declared = Declaration {
         name: "notes".to_owned(),
         columns: vec![

@@ -17,7 +17,12 @@ fn secret() -> TokenKey {
 }
 
 fn things(name: &str) -> Arc<Table> {
-    let column = |name: &str, kind, nullable| Column { name: name.to_owned(), kind, nullable };
+    let column = |name: &str, kind, nullable| Column {
+        name: name.to_owned(),
+        kind,
+        nullable,
+        default: None,
+    };
     let columns = vec![
         column("id", ColumnType::Text, false),
         column("n", ColumnType::Bigint, true),

@@ -188,7 +188,8 @@ impl Drop for Story {
 /// A row with this key; `bytes` of text make it large.
 pub(crate) fn row(key: &str, bytes: usize) -> RowWrite {
     static TABLE: std::sync::LazyLock<Arc<Table>> = std::sync::LazyLock::new(|| {
-        let id = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
+        let id =
+            Column { name: "id".into(), kind: ColumnType::Text, nullable: false, default: None };
         Arc::new(Table::new("t", vec![id], &["id".into()], None).expect("a good table"))
     });
     let parsed = ShardKey::parse(key).expect("a good key");

@@ -166,7 +166,8 @@ impl Pair {
             None => {
                 // The table has another shape each time.
                 self.shapes += 1;
-                let column = |name: String, kind| Column { name, kind, nullable: true };
+                let column =
+                    |name: String, kind| Column { name, kind, nullable: true, default: None };
                 let mut columns = vec![column(format!("c{}", self.shapes), ColumnType::Double)];
                 columns.push(Column { nullable: false, ..column("id".into(), ColumnType::Bigint) });
                 let table = Table::new(&name, columns, &["id".into()], None);

@@ -351,7 +351,8 @@ fn requests_that_are_repeated_or_late_change_nothing() {
 #[test]
 fn a_table_that_is_created_meanwhile_moves_too() {
     let mut pair = MovePair::new(&KEYS);
-    let column = |name: &str, kind| Column { name: name.to_owned(), kind, nullable: false };
+    let column =
+        |name: &str, kind| Column { name: name.to_owned(), kind, nullable: false, default: None };
     let columns = vec![column("id", ColumnType::Text), column("value", ColumnType::Bigint)];
     let table = |name: &str| {
         let table = Table::new(name, columns.clone(), &["id".to_owned()], Some("id"));

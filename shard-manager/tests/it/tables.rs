@@ -31,7 +31,7 @@ use crate::cluster::{
 };
 
 pub(crate) fn column(name: &str, kind: ColumnType, nullable: bool) -> Column {
-    Column { name: name.to_owned(), kind, nullable }
+    Column { name: name.to_owned(), kind, nullable, default: None }
 }
 
 pub(crate) fn declaration(name: &str) -> Declaration {

@@ -242,7 +242,8 @@ fn u0000_is_refused_in_json_also_where_a_later_member_of_the_same_name_hides_it(
 
 /// `id text, word text null, doc json null, must json, n bigint null`, routed by `id` if asked.
 fn table(routing: Option<&str>) -> Arc<Table> {
-    let column = |name: &str, kind, nullable| Column { name: name.into(), kind, nullable };
+    let column =
+        |name: &str, kind, nullable| Column { name: name.into(), kind, nullable, default: None };
     let own = vec![
         column("id", Text, false),
         column("word", Text, true),
@@ -333,7 +334,8 @@ fn a_row_takes_its_routing_column_from_the_key_and_needs_its_id() {
 
 #[test]
 fn a_table_has_good_names_each_once_and_an_id() {
-    let column = |name: &str| Column { name: name.into(), kind: Text, nullable: false };
+    let column =
+        |name: &str| Column { name: name.into(), kind: Text, nullable: false, default: None };
     let made = |name: &str, own: &[&str], id: &[&str]| {
         let id: Vec<String> = id.iter().map(ToString::to_string).collect();
         Table::new(name, own.iter().map(|name| column(name)).collect(), &id, None)

@@ -42,6 +42,7 @@ pub(crate) fn table(
         name: (*name).to_owned(),
         kind: *kind,
         nullable: at >= nullable_from,
+        default: None,
     };
     let declaration = Declaration {
         name: name.to_owned(),

@@ -183,7 +183,8 @@ impl Story {
     pub(crate) async fn make(&self, manager: &Manager, name: &str) {
         let key = format!("{TABLE}{name}");
         self.note(&key, |changes| changes.asked = 1);
-        let column = Column { name: "id".into(), kind: ColumnType::Text, nullable: false };
+        let column =
+            Column { name: "id".into(), kind: ColumnType::Text, nullable: false, default: None };
         let table = Table::new(name, vec![column], &["id".into()], None).expect("a good table");
         let by = Instant::now() + Duration::from_secs(60);
         manager

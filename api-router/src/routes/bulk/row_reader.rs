@@ -172,6 +172,7 @@ impl RowReader {
             table: Arc::clone(&self.options.table),
             operation: self.options.operation,
             key: key.as_deref().and_then(|key| ShardKey::parse(key).ok()),
+            idempotency_key: None,
         };
         let (rows_of, state) = (Vec::new(), ReaderState::More);
         let mut batch =

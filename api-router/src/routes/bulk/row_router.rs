@@ -1,12 +1,14 @@
 //! Row router: parses a row of a bulk write, from JSON or from CSV fields, and determines its
 //! shard.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use shard_manager::engine::default_values::{KeySource, generated_keys};
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::Data;
+use shard_manager::manager::place_row;
 use shard_manager::row_change::{Operation, Precondition, RowError, RowWrite};
 use shard_manager::shard_map::{KeyLocation, ShardMap};
 use shard_manager::table::Table;
@@ -14,7 +16,7 @@ use shard_manager::value::Value;
 
 use crate::body::{self, Members};
 use crate::problem::{Code, Problem};
-use crate::routes::write::null_key;
+use crate::routes::write::{null_key, routing_value};
 
 /// Members of a row that has its columns in `data`.
 const WRAPPED: [&str; 3] = ["shard_key", "data", "if_version"];
@@ -27,6 +29,8 @@ pub(super) struct RowRouter<'k> {
     pub(super) operation: Operation,
     /// The key of rows that name none.
     pub(super) key: Option<ShardKey<'k>>,
+    /// Key under which the request may be repeated.
+    pub(super) idempotency_key: Option<&'k str>,
 }
 
 /// Reason for which a row cannot be sent.
@@ -45,14 +49,19 @@ impl From<Problem> for RowRejection {
 type Routed = (KeyLocation, RowWrite);
 
 impl RowRouter<'_> {
-    /// Parses a row of a list: `wrapped` says that its columns are in `data`.
-    pub(super) fn item(&self, wrapped: bool, item: &RawValue) -> Result<Routed, RowRejection> {
+    /// Parses a row of a list, by its number: `wrapped` says that its columns are in `data`.
+    pub(super) fn item(
+        &self,
+        wrapped: bool,
+        (number, item): (usize, &RawValue),
+    ) -> Result<Routed, RowRejection> {
         if item.get().len() > body::WRITE_BYTES_MAX {
             let detail = format!("a row is larger than {} MiB", body::WRITE_BYTES_MAX >> 20);
             return Err(Problem::new(Code::TSR108, detail).into());
         }
         let members = Members::of_member("a row", item)?;
-        if wrapped { self.wrapped(&members) } else { self.bare(&members) }
+        let source = KeySource::of_row(self.idempotency_key, number);
+        if wrapped { self.wrapped(&members, source) } else { self.bare(&members, source) }
     }
 
     /// Parses a line: the columns themselves, or an object that has them in `data`. It is the
@@ -62,20 +71,24 @@ impl RowRouter<'_> {
         let members = Members::of_text("the row", line)?;
         let has_data = members.get("data").is_some_and(|data| data.get().starts_with('{'));
         if has_data && self.table.find("data").is_none() {
-            self.wrapped(&members)
+            self.wrapped(&members, KeySource::New)
         } else {
-            self.bare(&members)
+            self.bare(&members, KeySource::New)
         }
     }
 
-    fn wrapped(&self, members: &Members<'_>) -> Result<Routed, RowRejection> {
+    fn wrapped(
+        &self,
+        members: &Members<'_>,
+        source: KeySource<'_>,
+    ) -> Result<Routed, RowRejection> {
         members.check_names(&WRAPPED)?;
         let data = members.get("data");
         let data = data.ok_or_else(|| Problem::new(Code::TSR101, "data is missing"))?;
         let data = Members::of_member("data", data)?;
         let own_key = members.text("shard_key")?;
         let key = self.key(own_key.as_deref(), &data)?;
-        let (place, mut row) = self.prepare(key.as_deref(), &data)?;
+        let (place, mut row) = self.prepare(key.as_deref(), &data, source)?;
         if let Some(version) = members.get("if_version") {
             let version = self.version(version);
             let version = version.map_err(|problem| RowRejection {
@@ -87,9 +100,9 @@ impl RowRouter<'_> {
         Ok((place, row))
     }
 
-    fn bare(&self, data: &Members<'_>) -> Result<Routed, RowRejection> {
+    fn bare(&self, data: &Members<'_>, source: KeySource<'_>) -> Result<Routed, RowRejection> {
         let key = self.key(None, data)?;
-        self.prepare(key.as_deref(), data)
+        self.prepare(key.as_deref(), data, source)
     }
 
     /// Returns the shard key of a row: the one it names, else its routing column as stored.
@@ -97,7 +110,7 @@ impl RowRouter<'_> {
         &self,
         own: Option<&'t str>,
         data: &Members<'_>,
-    ) -> Result<Option<std::borrow::Cow<'t, str>>, Problem> {
+    ) -> Result<Option<Cow<'t, str>>, Problem> {
         if let Some(own) = own {
             return Ok(Some(own.into()));
         }
@@ -105,34 +118,59 @@ impl RowRouter<'_> {
         Ok(derived.map_err(|error| Problem::from(&error))?.map(Into::into))
     }
 
-    fn prepare(&self, key: Option<&str>, data: &Members<'_>) -> Result<Routed, RowRejection> {
-        let key = match key {
-            Some(text) => parse_key(text)?,
-            None => self.key.ok_or_else(|| no_key(&self.table, data))?,
+    fn prepare(
+        &self,
+        key: Option<&str>,
+        data: &Members<'_>,
+        source: KeySource<'_>,
+    ) -> Result<Routed, RowRejection> {
+        let has_key = key.is_some() || self.key.is_some();
+        let generated = self.generated(source, has_key, |column| {
+            data.get(&self.table.column(column).name).is_some()
+        });
+        let own = routing_value(&self.table, &generated);
+        let key = match (key, &own) {
+            (Some(text), _) => parse_key(text)?,
+            (None, Some(text)) => parse_key(text)?,
+            (None, None) => self.key.ok_or_else(|| no_key(&self.table, data))?,
         };
-        let prepared = Data::prepare(&self.map, &self.table, self.operation, key, &data.0);
+        let values = RowWrite::values(&self.table, &data.0).map_err(Error::Row);
+        let prepared = values.and_then(|mut values| {
+            values.extend(generated.iter().cloned());
+            place_row(&self.map, &self.table, self.operation, key, values)
+        });
         self.routed(key, prepared)
+    }
+
+    /// Returns the keys that a row leaves out and that have defaults. The routing column of a row
+    /// with a key has its value.
+    fn generated(
+        &self,
+        source: KeySource<'_>,
+        has_key: bool,
+        is_given: impl Fn(usize) -> bool,
+    ) -> Vec<(usize, Value)> {
+        generated_keys(&self.table, self.operation, source, |column| {
+            (has_key && self.table.routing() == Some(column)) || is_given(column)
+        })
     }
 
     /// Routes a row of fields: its own key if it names one, and the values of columns.
     pub(super) fn fields(
         &self,
         own: Option<&str>,
-        values: Vec<(usize, Value)>,
+        mut values: Vec<(usize, Value)>,
     ) -> Result<Routed, RowRejection> {
-        let routing = self.table.routing();
-        let found =
-            routing.and_then(|routing| values.iter().find(|(column, _)| *column == routing));
-        let spelled = found.and_then(|(_, value)| Some(value.key_text()?.into_owned()));
+        let has_key = own.is_some() || self.key.is_some();
+        let is_given = |column| values.iter().any(|(given, _)| *given == column);
+        values.extend(self.generated(KeySource::New, has_key, is_given));
+        let spelled = routing_value(&self.table, &values).map(Cow::into_owned);
         let key = match (own, &spelled) {
             (Some(text), _) => parse_key(text)?,
             (None, Some(text)) => parse_key(text)?,
             (None, None) => self.key.ok_or_else(names_no_key)?,
         };
-        let prepared = self.map.place(key).map_err(Error::from).and_then(|place| {
-            let row = RowWrite::of_values(&self.table, self.operation, (key, place.slot), values)?;
-            Ok((place, row))
-        });
+        let prepared = place_row(&self.map, &self.table, self.operation, key, values);
         self.routed(key, prepared)
     }
 

@@ -121,6 +121,7 @@ pub(super) const ENGINE: &[&[&str]] = &[
     ],
     &["fair_channel", "move_record", "published_map"],
     &[
+        "default_values",
         "idempotency_expiry",
         "move_catalog",
         "move_view",

@@ -28,6 +28,7 @@ use model::row_change::{Fields, Operation, RowDone, RowWrite, WriteRequest};
 use model::shard_map::{KeyLocation, ShardMap};
 use model::slot_refusal::SlotRefusal;
 use model::table::Table;
+use model::value::Value;
 
 use self::bulk::RowSender;
 use self::cached::PendingKeys;
@@ -72,9 +73,8 @@ impl<'m> Data<'m> {
         key: ShardKey<'_>,
         fields: &Fields<'_>,
     ) -> Result<(KeyLocation, RowWrite), Error> {
-        let place = map.place(key)?;
-        let row = RowWrite::parse(table, operation, (key, place.slot), fields)?;
-        Ok((place, row))
+        let values = RowWrite::values(table, fields).map_err(Error::Row)?;
+        place_row(map, table, operation, key, values)
     }
 
     /// Applies one change. After `Ok` it is durable on as many nodes as the level requires. The row
@@ -122,6 +122,22 @@ impl<'m> Data<'m> {
             Err((error, outcome)) => Err(Failure { error, place: Some(place), outcome, seen }),
         }
     }
+}
+
+/// Checks one change like [`Data::prepare`], from values of own columns in any order.
+///
+/// # Errors
+/// [`Error::Row`], which names the column and its fault.
+pub fn place_row(
+    map: &ShardMap,
+    table: &Arc<Table>,
+    operation: Operation,
+    key: ShardKey<'_>,
+    values: Vec<(usize, Value)>,
+) -> Result<(KeyLocation, RowWrite), Error> {
+    let place = map.place(key)?;
+    let row = RowWrite::of_values(table, operation, (key, place.slot), values)?;
+    Ok((place, row))
 }
 
 /// Result of the write of one row.

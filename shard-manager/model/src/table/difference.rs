@@ -21,6 +21,8 @@ pub enum TableDifference {
     Kind(String, ColumnType),
     /// A column may be null, or may not.
     Nullable(String, bool),
+    /// A column has this default, as JSON, if it has one.
+    Default(String, Option<String>),
     /// These columns are the id.
     Id(Vec<String>),
     /// This column is the routing column, if there is one.
@@ -44,13 +46,10 @@ impl TableDifference {
         if columns != others {
             return Some(Self::Order(columns));
         }
-        for (Column { name, kind, nullable }, theirs) in table.columns.iter().zip(&other.columns) {
-            if *kind != theirs.kind {
-                return Some(Self::Kind(name.clone(), *kind));
-            }
-            if *nullable != theirs.nullable {
-                return Some(Self::Nullable(name.clone(), *nullable));
-            }
+        let pairs = table.columns.iter().zip(&other.columns);
+        if let Some(difference) = pairs.into_iter().find_map(|(own, other)| of_columns(own, other))
+        {
+            return Some(difference);
         }
         if table.id != other.id {
             return Some(Self::Id(names(table, &table.id)));
@@ -58,6 +57,19 @@ impl TableDifference {
         let routing = || table.routing.map(|column| table.column(column).name.clone());
         (table.routing != other.routing).then(|| Self::Routing(routing()))
     }
+}
+
+/// Returns the first difference between columns of one name.
+fn of_columns(column: &Column, other: &Column) -> Option<TableDifference> {
+    let Column { name, kind, nullable, default } = column;
+    if *kind != other.kind {
+        return Some(TableDifference::Kind(name.clone(), *kind));
+    }
+    if *nullable != other.nullable {
+        return Some(TableDifference::Nullable(name.clone(), *nullable));
+    }
+    let json = || column.default_json().map(|json| json.get().to_owned());
+    (*default != other.default).then(|| TableDifference::Default(name.clone(), json()))
 }
 
 impl fmt::Display for TableDifference {
@@ -69,6 +81,10 @@ impl fmt::Display for TableDifference {
             Self::Kind(name, kind) => write!(f, "its column {name} is {}", kind.name()),
             Self::Nullable(name, true) => write!(f, "its column {name} may be null"),
             Self::Nullable(name, false) => write!(f, "its column {name} may not be null"),
+            Self::Default(name, Some(json)) => {
+                write!(f, "its column {name} has the default {json}")
+            }
+            Self::Default(name, None) => write!(f, "its column {name} has no default"),
             Self::Id(names) => write!(f, "its id is {}", names.join(", ")),
             Self::Routing(Some(name)) => write!(f, "its routing column is {name}"),
             Self::Routing(None) => write!(f, "it has no routing column"),

@@ -18,7 +18,12 @@ const MARK: &str = "zq'\"`;--";
 const MARK_NUMBER: i64 = 987_654_321;
 
 fn table() -> Arc<Table> {
-    let column = |name: &str, kind, nullable| Column { name: name.to_owned(), kind, nullable };
+    let column = |name: &str, kind, nullable| Column {
+        name: name.to_owned(),
+        kind,
+        nullable,
+        default: None,
+    };
     let columns = vec![
         column("id", ColumnType::Text, false),
         column("word", ColumnType::Text, true),

@@ -1,0 +1,161 @@
+//! Column default: the value of a column that a new row gets when its write leaves the column out.
+//!
+//! ```json
+//! {"name": "id", "type": "uuid", "default": {"fn": "uuid"}}
+//! ```
+//! **Invariant:** a constant fits the type of its column, and a function returns values of it.
+//! **Not here:** filling in defaults (`engine::default_values`).
+
+use serde_json::value::RawValue;
+
+use super::Column;
+use crate::value::{ColumnType, TypeMismatch, Value, push_json};
+
+/// Default of a column.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ColumnDefault {
+    /// This value.
+    Constant(Value),
+    /// `{"fn":"uuid"}`: a new UUID of version 7, whose order is that of time.
+    NewUuid,
+    /// `{"fn":"now"}`: the time of the change.
+    Now,
+}
+
+// A constant is never NaN: a value is a finite number.
+impl Eq for ColumnDefault {}
+
+/// The form of a function in JSON.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FunctionForm {
+    r#fn: String,
+}
+
+impl ColumnDefault {
+    /// Names of the functions, for messages.
+    pub const FUNCTIONS: [&str; 2] = ["uuid", "now"];
+
+    /// Parses the JSON of a default. An object with the one member `fn` is a function, also for a
+    /// json column. `null` stands for none.
+    ///
+    /// # Errors
+    /// [`DefaultFault`] describes why a column of this type cannot have the default.
+    pub fn parse(kind: ColumnType, json: &RawValue) -> Result<Option<Self>, DefaultFault> {
+        if json.get() == "null" {
+            return Ok(None);
+        }
+        if let Ok(form) = serde_json::from_str::<FunctionForm>(json.get()) {
+            let function = match &*form.r#fn {
+                "uuid" => Self::NewUuid,
+                "now" => Self::Now,
+                _ => return Err(DefaultFault::NoSuchFunction),
+            };
+            let fits = match function {
+                Self::NewUuid => matches!(kind, ColumnType::Uuid | ColumnType::Text),
+                Self::Now => kind == ColumnType::Timestamp,
+                Self::Constant(_) => true,
+            };
+            return if fits { Ok(Some(function)) } else { Err(DefaultFault::OtherType { kind }) };
+        }
+        kind.read_json(json).map(|value| Some(Self::Constant(value))).map_err(DefaultFault::Value)
+    }
+
+    /// Formats the default of a column as JSON.
+    pub fn to_json(&self, kind: ColumnType) -> Box<RawValue> {
+        let json = match self {
+            Self::NewUuid => r#"{"fn":"uuid"}"#.to_owned(),
+            Self::Now => r#"{"fn":"now"}"#.to_owned(),
+            Self::Constant(Value::Text(json)) if kind == ColumnType::Json => json.clone(),
+            Self::Constant(value) => {
+                let mut json = Vec::new();
+                push_json(&mut json, value);
+                String::from_utf8(json).expect("JSON is UTF-8")
+            }
+        };
+        RawValue::from_string(json).expect("a value is written as JSON")
+    }
+
+    /// Checks that a column of the id or the routing column may have this default.
+    pub(crate) fn check_key(&self, is_routing: bool) -> Result<(), DefaultFault> {
+        match self {
+            Self::NewUuid => Ok(()),
+            Self::Now => Err(DefaultFault::NowAsKey),
+            Self::Constant(_) if is_routing => Err(DefaultFault::ConstantAsShardKey),
+            Self::Constant(_) => Ok(()),
+        }
+    }
+}
+
+impl Column {
+    /// Formats the default of the column as JSON; `None` if it has none.
+    pub fn default_json(&self) -> Option<Box<RawValue>> {
+        self.default.as_ref().map(|default| default.to_json(self.kind))
+    }
+}
+
+/// Reason why a column cannot have a default.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DefaultFault {
+    /// The constant does not fit the column.
+    #[error("does not fit: {0}")]
+    Value(TypeMismatch),
+    /// The function is unknown.
+    #[error("names no function: there are {}", ColumnDefault::FUNCTIONS.join(" and "))]
+    NoSuchFunction,
+    /// The function returns values of another type.
+    #[error(
+        "is a function of another type: uuid fills uuid and text, now fills timestamp, and the \
+         column is {}",
+        kind.name()
+    )]
+    OtherType {
+        /// Type of the column.
+        kind: ColumnType,
+    },
+    /// Two rows of one moment would have one id.
+    #[error("cannot be now in a key: two rows of one moment would be one row")]
+    NowAsKey,
+    /// All rows would be on one shard.
+    #[error("cannot be a constant in the routing column: all rows would be on one shard")]
+    ConstantAsShardKey,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(kind: ColumnType, json: &str) -> Result<Option<ColumnDefault>, DefaultFault> {
+        ColumnDefault::parse(kind, serde_json::from_str(json).expect("JSON"))
+    }
+
+    #[test]
+    fn a_default_reads_as_it_was_written() {
+        let kinds = [
+            (ColumnType::Text, r#""new""#),
+            (ColumnType::Text, r#"{"fn":"uuid"}"#),
+            (ColumnType::Bigint, "-7"),
+            (ColumnType::Boolean, "true"),
+            (ColumnType::Double, "0.5"),
+            (ColumnType::Json, r#"{"a":[1,null]}"#),
+            (ColumnType::Timestamp, r#"{"fn":"now"}"#),
+            (ColumnType::Uuid, r#"{"fn":"uuid"}"#),
+        ];
+        for (kind, json) in kinds {
+            let default = parse(kind, json).expect(json).expect(json);
+            assert_eq!(default.to_json(kind).get(), json);
+            assert_eq!(parse(kind, default.to_json(kind).get()), Ok(Some(default)));
+        }
+        assert_eq!(parse(ColumnType::Json, "null"), Ok(None));
+    }
+
+    #[test]
+    fn a_default_that_does_not_fit_its_column_is_refused() {
+        assert!(matches!(parse(ColumnType::Bigint, r#""7""#), Err(DefaultFault::Value(_))));
+        let other = |kind| Err(DefaultFault::OtherType { kind });
+        assert_eq!(parse(ColumnType::Text, r#"{"fn":"now"}"#), other(ColumnType::Text));
+        assert_eq!(parse(ColumnType::Json, r#"{"fn":"uuid"}"#), other(ColumnType::Json));
+        let unknown = parse(ColumnType::Uuid, r#"{"fn":"random"}"#);
+        assert_eq!(unknown, Err(DefaultFault::NoSuchFunction));
+    }
+}
