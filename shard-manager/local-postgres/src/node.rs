@@ -21,6 +21,8 @@ use model::topology::Role;
 
 /// Time limit of a start, in seconds: the server may have to recover first.
 const START_SECONDS: &str = "120";
+/// Longest wait for a server that runs already to accept connections.
+const RESUMED_MAX: Duration = Duration::from_secs(120);
 /// Time limit for the shared memory of a killed server to be released.
 const LEFT_OVER_MAX: Duration = Duration::from_secs(10);
 /// Time limit for a killed process to disappear.
@@ -135,7 +137,8 @@ impl LocalNode {
     ///
     /// # Errors
     /// [`LocalError::Port`] if another program uses its port, [`LocalError::NotStarted`] if the
-    /// server exits, [`LocalError::Unsuitable`] for a former primary: its shard would have two.
+    /// server exits, [`LocalError::Program`] if it runs and accepts no connections,
+    /// [`LocalError::Unsuitable`] for a former primary: its shard would have two.
     pub fn start(&self) -> Result<(), LocalError> {
         if self.is_former_primary() {
             let cause = format!(
@@ -145,8 +148,8 @@ impl LocalNode {
             );
             return Err(LocalError::Unsuitable { node: self.name.clone(), cause });
         }
-        if self.is_running() {
-            return self.thaw();
+        if self.resume()? {
+            return Ok(());
         }
         let in_use = |source| LocalError::Port { node: self.name.clone(), port: self.port, source };
         ports::check_free(self.port).map_err(in_use)?;
@@ -172,6 +175,21 @@ impl LocalNode {
             }
             sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Resumes its server and waits until it accepts connections. Returns false if no server runs,
+    /// or it ends meanwhile: one that was killed is listed until the kernel has removed it.
+    fn resume(&self) -> Result<bool, LocalError> {
+        let deadline = Instant::now() + RESUMED_MAX;
+        while let Some(server) = self.dir.server() {
+            processes::thaw(server);
+            match self.query("SELECT") {
+                Ok(_) => return Ok(true),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => sleep(Duration::from_millis(20)),
+            }
+        }
+        Ok(false)
     }
 
     /// Suspends its server and all processes of it, as if the machine were unreachable. Does

@@ -124,9 +124,7 @@ fn a_server_that_was_killed_recovers() {
         let ended = std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
         assert!(ended.success());
     }
-    while cluster.nodes().iter().any(LocalNode::is_running) {
-        sleep(Duration::from_millis(5));
-    }
+    // At once: a process that was killed is listed for a moment.
     let cluster = place.up(1, 1);
     assert_eq!(ask(node(&cluster, "shard1-primary"), ROWS), "42");
     until(node(&cluster, "shard1-replica1"), ROWS, "42");
