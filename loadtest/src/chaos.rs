@@ -123,6 +123,29 @@ impl ChaosTargets {
         &self.urls
     }
 
+    /// Waits until the routers accept requests; `pools` has one for each, in their order.
+    ///
+    /// # Errors
+    /// One does not within [`LIVENESS`], or has ended.
+    pub(crate) async fn await_ready(&mut self, pools: &[Arc<Pool>]) -> anyhow::Result<()> {
+        for (router, pool) in self.routers.iter_mut().zip(pools) {
+            let mut ready = std::pin::pin!(ready(pool, LIVENESS));
+            loop {
+                tokio::select! {
+                    answer = &mut ready => {
+                        answer?;
+                        break;
+                    }
+                    () = tokio::time::sleep(POLL) => {}
+                }
+                if let Some(status) = router.ended()? {
+                    anyhow::bail!("the router is not ready: it has ended, {status}");
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that the cluster can have the faults of the run. The router is ready.
     ///
     /// # Errors

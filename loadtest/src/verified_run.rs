@@ -51,15 +51,13 @@ pub(crate) async fn run(options: &Options, clients: &Clients) -> anyhow::Result<
 /// Runs the workload against a router of its own, which is broken meanwhile, or the servers under
 /// it; then everything must work again within [`chaos::LIVENESS`].
 pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
-    let targets = ChaosTargets::start(&options.load).await?;
+    let mut targets = ChaosTargets::start(&options.load).await?;
     let mut options = options.clone();
     options.aim_at(targets.urls()).map_err(anyhow::Error::msg)?;
     let file = open_history(&options)?;
     let pools = options.pools()?;
     let pool = Arc::clone(&pools[0]);
-    for router in &pools {
-        chaos::ready(router, chaos::LIVENESS).await?;
-    }
+    targets.await_ready(&pools).await?;
     targets.check(&pool).await?;
     let own = OwnRows::prepare(&options, &pools).await?;
     let ended = break_meanwhile(&options, targets, pools, &own, file).await;

@@ -6,7 +6,7 @@ use crate::backend::files_only;
 use crate::folders;
 use crate::harness::{Router, eventually};
 use crate::moves::OPERATE;
-use crate::rebalances::{WHY, begin, join, until};
+use crate::rebalances::{WHY, begin, join, until, weigh};
 
 #[test]
 fn the_metrics_show_a_rebalance_its_progress_and_its_effect_also_after_a_restart() {
@@ -19,6 +19,10 @@ fn the_metrics_show_a_rebalance_its_progress_and_its_effect_also_after_a_restart
     let metrics = router.get("/api/analytics/metrics").json();
     assert_eq!(metrics["metrics"]["cluster"]["rebalance"], json!(null));
     join(&router, "east");
+    // The newcomer draws little, in six moves.
+    for shard in ["shard1", "shard2", "shard3"] {
+        assert_eq!(weigh(&router, shard, 20).status, 200);
+    }
     let begun = begin(&router, "/api/rebalance", &json!({"by": "slots", "keep": 0}));
     let ended = until(&router, &begun, "done");
     for _ in 0..2 {

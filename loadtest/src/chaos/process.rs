@@ -8,7 +8,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -135,6 +135,16 @@ impl RouterProcess {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Returns the status of a router that has ended by itself.
+    pub(super) fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let ended = child.try_wait()?;
+        if ended.is_some() {
+            self.child = None;
+        }
+        Ok(ended)
     }
 
     pub(super) fn freeze(&self) -> anyhow::Result<()> {

@@ -98,7 +98,10 @@ fn a_program_or_file_that_cannot_be_used_is_reported_before_the_run() {
     for (args, message) in [
         (&["--router", "/nonexistent/api-router"][..], "there is no router at /nonexistent/"),
         (&["--history", "/nonexistent/history"], "/nonexistent/history cannot be written"),
-        (&["--router-options", "--no-such-option"], "the router is not ready"),
+        (
+            &["--router-options", "--no-such-option"],
+            "the router is not ready: it has ended, exit status: 2",
+        ),
     ] {
         let mut command = tester();
         command.args(["--verify", "--chaos"]);

@@ -102,20 +102,33 @@ impl SlotSet {
 
     /// Returns the slots, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
-        (0..SLOT_COUNT).filter_map(Slot::new).filter(|slot| self.contains(*slot))
+        let next = |slot: &u16| find(&self.words, usize::from(*slot) + 1, true);
+        std::iter::successors(find(&self.words, 0, true), next).filter_map(Slot::new)
     }
 
     /// Returns the slots as consecutive ranges, each with its first and last slot.
     pub fn ranges(&self) -> Vec<(u16, u16)> {
         let mut ranges: Vec<(u16, u16)> = Vec::new();
-        for slot in self.iter().map(Slot::number) {
-            match ranges.last_mut() {
-                Some((_, last)) if *last + 1 == slot => *last = slot,
-                Some(_) | None => ranges.push((slot, slot)),
-            }
+        let mut next = 0;
+        while let Some(first) = find(&self.words, next, true) {
+            let end = find(&self.words, usize::from(first), false).unwrap_or(SLOT_COUNT);
+            ranges.push((first, end - 1));
+            next = usize::from(end);
         }
         ranges
     }
+}
+
+/// Returns the first slot from this number on that is in the set, or the first that is not. Whole
+/// words are skipped: most sets have long ranges.
+fn find(words: &[u64; WORDS], from: usize, is_in: bool) -> Option<u16> {
+    let mut rest = words.iter().enumerate().skip(from / 64).map(|(index, word)| {
+        let word = if is_in { *word } else { !*word };
+        let seen = if index == from / 64 { (1 << (from % 64)) - 1 } else { 0 };
+        (index, word & !seen)
+    });
+    let (index, word) = rest.find(|(_, word)| *word != 0)?;
+    u16::try_from(index * 64 + word.trailing_zeros() as usize).ok()
 }
 
 /// Reads the ranges that [`fmt::Display`] writes: `0-63,100`.
@@ -220,7 +233,12 @@ mod tests {
             both.unite(&right);
             prop_assert_eq!(&both, &set(&a.union(&b).copied().collect()));
             prop_assert_eq!(SlotSet::from_bytes(&both.to_bytes()), Some(both));
-            prop_assert_eq!(left.iter().map(Slot::number).collect::<BTreeSet<_>>(), a);
+            let ranges = left.ranges();
+            prop_assert!(ranges.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0), "{ranges:?}");
+            let listed: Vec<u16> =
+                ranges.into_iter().flat_map(|(first, last)| first..=last).collect();
+            prop_assert_eq!(&listed, &left.iter().map(Slot::number).collect::<Vec<_>>());
+            prop_assert_eq!(listed, a.into_iter().collect::<Vec<_>>());
         }
     }
 
