@@ -148,7 +148,7 @@ impl LocalNode {
             );
             return Err(LocalError::Unsuitable { node: self.name.clone(), cause });
         }
-        if self.resume()? {
+        if resume(self)? {
             return Ok(());
         }
         let in_use = |source| LocalError::Port { node: self.name.clone(), port: self.port, source };
@@ -175,21 +175,6 @@ impl LocalNode {
             }
             sleep(Duration::from_millis(100));
         }
-    }
-
-    /// Resumes its server and waits until it accepts connections. Returns false if no server runs,
-    /// or it ends meanwhile: one that was killed is listed until the kernel has removed it.
-    fn resume(&self) -> Result<bool, LocalError> {
-        let deadline = Instant::now() + RESUMED_MAX;
-        while let Some(server) = self.dir.server() {
-            processes::thaw(server);
-            match self.query("SELECT") {
-                Ok(_) => return Ok(true),
-                Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => sleep(Duration::from_millis(20)),
-            }
-        }
-        Ok(false)
     }
 
     /// Suspends its server and all processes of it, as if the machine were unreachable. Does
@@ -298,4 +283,19 @@ impl LocalNode {
         let text = lines(&own, &self.env.settings);
         self.env.cluster_dir.write(&self.dir.settings(), &text)
     }
+}
+
+/// Resumes the server of a node and waits until it accepts connections. Returns false if no server
+/// runs, or it ends meanwhile: one that was killed is listed until the kernel has removed it.
+fn resume(node: &LocalNode) -> Result<bool, LocalError> {
+    let deadline = Instant::now() + RESUMED_MAX;
+    while let Some(server) = node.dir.server() {
+        processes::thaw(server);
+        match node.query("SELECT") {
+            Ok(_) => return Ok(true),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => sleep(Duration::from_millis(20)),
+        }
+    }
+    Ok(false)
 }
