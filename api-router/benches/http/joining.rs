@@ -2,8 +2,8 @@
 //! while shards join one after the other, and while none does.
 //!
 //! `-- joining` lets shards join on files. With one more argument, a file with the variables of a
-//! new PostgreSQL cluster (the `tessera.env` of `shard-manager cluster up`), they are new databases
-//! on its last server.
+//! new PostgreSQL cluster (the `tessera.env` of `shard-manager cluster up --replicas 1`), they are
+//! new databases on its last server, and on the replica of that.
 
 use std::io::Error;
 use std::time::{Duration, Instant};
@@ -27,8 +27,11 @@ pub(crate) fn measure() -> std::io::Result<()> {
     let mut after = std::env::args().skip_while(|argument| argument != "joining").skip(1);
     let variables = variables(after.find(|argument| !argument.starts_with('-')))?;
     let dir = tempfile::tempdir()?;
-    let servers = variables.iter().find(|(name, _)| name == "SHARD_URLS");
-    let server = servers.and_then(|(_, urls)| urls.rsplit(',').next());
+    let last = |name: &str| {
+        let urls = &variables.iter().find(|(variable, _)| variable == name)?.1;
+        urls.rsplit([',', ';']).next()
+    };
+    let servers = last("SHARD_URLS").zip(last("REPLICA_URLS"));
     let router = Router::start_with(dir.path(), &["--operate"], &variables)?;
     router.load_users()?;
     let url = &*router.url;
@@ -38,11 +41,17 @@ pub(crate) fn measure() -> std::io::Result<()> {
     };
     let peak = send(None, &request, &|| Ok(()))?;
     let rate = peak.len() as f64 / SENDING.as_secs_f64() / 2.0;
+    if let Some((primary, _)) = servers {
+        // Before the measurement: copying files is the server's work, not that of a join.
+        (0..JOINING).try_for_each(|number| {
+            psql(primary, &format!("CREATE DATABASE {}", name_of(number)))
+        })?;
+    }
     let before = send(Some(rate), &request, &|| Ok(()))?;
     let joins = std::sync::Mutex::new(Vec::new());
     let during = send(Some(rate), &request, &|| {
         (0..JOINING).try_for_each(|number| {
-            let joined = join(url, server, number)?;
+            let joined = join(url, servers, number)?;
             joins.lock().map_err(|_| Error::other("a client failed"))?.push(joined);
             Ok(())
         })
@@ -63,15 +72,17 @@ pub(crate) fn measure() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Lets a shard join, and returns the time after which it serves.
-fn join(url: &str, server: Option<&str>, number: usize) -> std::io::Result<Duration> {
-    let name = format!("joining{number}");
+fn name_of(number: usize) -> String {
+    format!("joining{number}")
+}
+
+/// Lets a shard join, on these servers if there are any, and returns the time after which it
+/// serves.
+fn join(url: &str, servers: Option<(&str, &str)>, number: usize) -> std::io::Result<Duration> {
+    let name = name_of(number);
     let mut shard = json!({"name": name});
-    if let Some(server) = server {
-        psql(server, &format!("CREATE DATABASE {name}"))?;
-        let host = server.rsplit('@').next().and_then(|rest| rest.split('/').next());
-        let host = host.ok_or_else(|| Error::other("a URL has no host"))?;
-        shard["url"] = json!(format!("postgres://{host}/{name}"));
+    if let Some((primary, replica)) = servers {
+        shard["url"] = json!(format!("postgres://{},{}/{name}", host(primary), host(replica)));
     }
     let began = Instant::now();
     post(&format!("{url}/api/shards"), &shard)?;
@@ -84,6 +95,12 @@ fn join(url: &str, server: Option<&str>, number: usize) -> std::io::Result<Durat
         std::thread::sleep(Duration::from_millis(5));
     }
     Err(Error::other(format!("{name} does not serve")))
+}
+
+/// Returns host and port of a URL.
+fn host(url: &str) -> &str {
+    let place = url.rsplit('@').next().unwrap_or(url);
+    place.split('/').next().unwrap_or(place)
 }
 
 fn read_user(agent: &ureq::Agent, url: &str, key: &str) -> std::io::Result<()> {

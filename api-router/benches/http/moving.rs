@@ -211,6 +211,9 @@ pub(crate) fn get(url: &str) -> std::io::Result<Value> {
 }
 
 pub(crate) fn post(url: &str, body: &Value) -> std::io::Result<Value> {
-    let mut reply = ureq::post(url).send_json(body).map_err(Error::other)?;
-    reply.body_mut().read_json().map_err(Error::other)
+    let request = ureq::post(url).config().http_status_as_error(false).build();
+    let mut reply = request.send_json(body).map_err(Error::other)?;
+    let is_success = reply.status().is_success();
+    let body: Value = reply.body_mut().read_json().map_err(Error::other)?;
+    if is_success { Ok(body) } else { Err(Error::other(body.to_string())) }
 }
