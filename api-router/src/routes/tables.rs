@@ -75,7 +75,7 @@ pub struct ColumnRequest {
     /// Value of a new row whose write leaves the column out: a value of the column, or
     /// `{"fn":"uuid"}` (a UUID of version 7, for uuid and text), or `{"fn":"now"}` (for timestamp).
     /// An id or a routing column with a default may be left out of a new row.
-    #[schema(value_type = Object, required = false)]
+    #[schema(value_type = Value, required = false)]
     #[expect(dead_code, reason = "as above")]
     default: Option<serde_json::Value>,
 }
@@ -143,7 +143,7 @@ pub struct ColumnShape {
     /// True if it may be null.
     null: bool,
     /// Value of a new row whose write leaves the column out, as in the request; absent without one.
-    #[schema(value_type = Object, required = false)]
+    #[schema(value_type = Value, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     default: Option<Box<RawValue>>,
 }

@@ -129,7 +129,7 @@ fn a_repeated_insert_without_an_id_makes_one_row() {
 }
 
 #[test]
-fn rows_of_every_bulk_format_may_leave_out_what_has_a_default() {
+fn rows_of_every_bulk_format_may_leave_out_columns_that_have_a_default() {
     let router = Router::start();
     made(&router, &notes());
     made(&router, &parts());
@@ -197,12 +197,12 @@ fn a_default_that_its_column_cannot_have_is_refused_by_name() {
         (
             json!({"name": "n", "type": "uuid", "default": {"fn": "random"}}),
             Value::Null,
-            "names no",
+            "names an unknown",
         ),
         (
             json!({"name": "n", "type": "bigint", "default": {"fn": "now"}}),
             Value::Null,
-            "is a func",
+            "does not fit a bigint",
         ),
         (
             json!({"name": "key", "type": "timestamp", "default": {"fn": "now"}}),

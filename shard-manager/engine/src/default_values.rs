@@ -89,7 +89,7 @@ pub fn generated_keys(
 }
 
 /// Returns the value of a column of a new row that is made at this time; null without a default.
-pub fn of_new_row(default: Option<&ColumnDefault>, now: &str) -> Value {
+pub fn value_in_new_row(default: Option<&ColumnDefault>, now: &str) -> Value {
     match default {
         None => Value::Null,
         Some(ColumnDefault::Constant(value)) => value.clone(),

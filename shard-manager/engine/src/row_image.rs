@@ -9,7 +9,7 @@ use model::sabotage::{Mutation, is_on};
 use model::table::Table;
 use model::value::{ColumnType, Value, push_json};
 
-use crate::default_values::of_new_row;
+use crate::default_values::value_in_new_row;
 
 /// Columns that the server sets in a row.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ pub fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value>
     if change.id.len() + change.set.len() < table.own().len() {
         for column in change.absent() {
             let default = table.column(column).default.as_ref();
-            row[column - table.answered().start] = of_new_row(default, server_columns.now);
+            row[column - table.answered().start] = value_in_new_row(default, server_columns.now);
         }
     }
     row[table.version() + 1 - table.answered().start] = Value::Text(server_columns.now.to_owned());

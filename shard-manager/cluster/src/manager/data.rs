@@ -73,8 +73,9 @@ impl<'m> Data<'m> {
         key: ShardKey<'_>,
         fields: &Fields<'_>,
     ) -> Result<(KeyLocation, RowWrite), Error> {
-        let values = RowWrite::values(table, fields).map_err(Error::Row)?;
-        place_row(map, table, operation, key, values)
+        let place = map.place(key)?;
+        let row = RowWrite::parse(table, operation, (key, place.slot), fields)?;
+        Ok((place, row))
     }
 
     /// Applies one change. After `Ok` it is durable on as many nodes as the level requires. The row

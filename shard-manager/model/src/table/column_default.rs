@@ -14,7 +14,7 @@ use crate::value::{ColumnType, TypeMismatch, Value, push_json};
 /// Default of a column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ColumnDefault {
-    /// This value.
+    /// A value of the column.
     Constant(Value),
     /// `{"fn":"uuid"}`: a new UUID of version 7, whose order is that of time.
     NewUuid,
@@ -37,7 +37,7 @@ impl ColumnDefault {
     pub const FUNCTIONS: [&str; 2] = ["uuid", "now"];
 
     /// Parses the JSON of a default. An object with the one member `fn` is a function, also for a
-    /// json column. `null` stands for none.
+    /// json column. `null` declares no default.
     ///
     /// # Errors
     /// [`DefaultFault`] describes why a column of this type cannot have the default.
@@ -101,12 +101,11 @@ pub enum DefaultFault {
     #[error("does not fit: {0}")]
     Value(TypeMismatch),
     /// The function is unknown.
-    #[error("names no function: there are {}", ColumnDefault::FUNCTIONS.join(" and "))]
+    #[error("names an unknown function: use {}", ColumnDefault::FUNCTIONS.join(" or "))]
     NoSuchFunction,
     /// The function returns values of another type.
     #[error(
-        "is a function of another type: uuid fills uuid and text, now fills timestamp, and the \
-         column is {}",
+        "does not fit a {} column: uuid is for uuid and text, now for timestamp",
         kind.name()
     )]
     OtherType {
