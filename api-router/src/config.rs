@@ -18,7 +18,7 @@ mod sources;
 mod trusted_proxies;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::analytics::health_probe::HealthQuery;
 use ::analytics::settings::{self, Layer, Settings, Shown, within};
@@ -150,6 +150,10 @@ pub struct Flags {
     /// reaches the router can make them
     #[arg(long)]
     operate: bool,
+    /// Folder into which POST /api/backup makes backups; made if it is not there [default: none, so
+    /// that none can be made]
+    #[arg(long, value_name = "DIR")]
+    backup_dir: Option<String>,
     /// Record requests, for metrics and the dashboard: on or off [default: on]
     #[arg(long, value_name = "on|off")]
     analytics: Option<String>,
@@ -219,6 +223,8 @@ pub struct Config {
     pub lab: bool,
     /// True if shards and slots can be changed through the API without access control.
     pub operate: bool,
+    /// Folder of the backups that the router makes, if it makes any.
+    pub backup_dir: Option<PathBuf>,
     /// True if requests are recorded.
     pub analytics: bool,
     /// Store that keeps metrics over restarts, if there is one.
@@ -253,6 +259,7 @@ impl Config {
         let insecure = settings.truth("insecure")?;
         let lab = settings.truth("lab")?;
         let operate = settings.truth("operate")?;
+        let backup_dir = optional_path(&mut settings, "backup_dir", "a folder")?;
         let analytics = analytics::is_on(&mut settings)?;
         let analytics_store = analytics::store(&mut settings, &engine)?;
         let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
@@ -278,6 +285,7 @@ impl Config {
             insecure,
             lab,
             operate,
+            backup_dir,
             analytics,
             analytics_store,
             otlp_endpoint,
@@ -285,6 +293,14 @@ impl Config {
             cache,
             shown,
         })
+    }
+
+    /// Returns the data directory; `None` if the shards are servers.
+    pub fn data_dir(&self) -> Option<&Path> {
+        match &self.engine {
+            Engine::Embedded { data_dir } => Some(data_dir),
+            Engine::Postgres(_) => None,
+        }
     }
 
     /// Refuses an address that others can reach unless a flag allows it, or keys protect the router
@@ -309,14 +325,21 @@ impl Config {
     }
 }
 
+/// Returns a path that may be left out.
+fn optional_path(
+    settings: &mut Settings<'_>,
+    name: &'static str,
+    allowed: &str,
+) -> Result<Option<PathBuf>, ConfigError> {
+    settings.optional(name, "none", |text| match text {
+        "" => Err(allowed.to_owned()),
+        _ => Ok(PathBuf::from(text)),
+    })
+}
+
 /// Returns the files of certificate and key: both or none.
 fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFiles>, ConfigError> {
-    let mut file = |name: &'static str| {
-        settings.optional(name, "none", |text| match text {
-            "" => Err("a file".to_owned()),
-            _ => Ok(PathBuf::from(text)),
-        })
-    };
+    let mut file = |name: &'static str| optional_path(settings, name, "a file");
     let (certificate, key) = (file("tls_cert")?, file("tls_key")?);
     let (authority, revoked) = (file("tls_client_ca")?, file("tls_client_crl")?);
     let clients = client_files(settings, authority, revoked)?;
@@ -464,6 +487,7 @@ impl Flags {
             ("keyspace", &self.keyspace),
             ("workers", &self.workers),
             ("log", &self.log),
+            ("backup_dir", &self.backup_dir),
             ("analytics", &self.analytics),
             ("analytics_store", &self.analytics_store),
             ("otlp_endpoint", &self.otlp_endpoint),

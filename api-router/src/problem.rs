@@ -8,6 +8,7 @@
 pub use self::changes::refused;
 pub use self::codes::Code;
 
+mod backups;
 mod changes;
 mod codes;
 mod domain;
