@@ -12,6 +12,7 @@ use crate::backup_place::{
     ALONE, CITUS, Hold, Place, begin, listed, post, show, until, until_held, verified,
 };
 use crate::client::refusal;
+use crate::faults::meddle;
 use crate::harness::{Router, bare_command, eventually, refused_start};
 use crate::moves::{End, OPERATE};
 
