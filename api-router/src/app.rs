@@ -29,7 +29,7 @@ use crate::data_route::DataRoute;
 use crate::metrics_view::{self, MetricsView};
 use crate::moving_slots::MovingSlots;
 use crate::observed_load::RecordedLoad;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, no_backup_dir};
 use crate::trace::Trace;
 
 /// The state of a router.
@@ -209,7 +209,7 @@ impl App {
     /// # Errors
     /// TSR339 if it has no folder for them.
     pub fn backups(&self) -> Result<&Arc<Backups>, Problem> {
-        self.backups.as_ref().ok_or_else(Problem::no_backup_dir)
+        self.backups.as_ref().ok_or_else(no_backup_dir)
     }
 
     /// Returns true if the caller of a request may do what this scope permits.

@@ -11,12 +11,10 @@ use super::{Code, Problem};
 const SETTING: &str =
     "start the router with --backup-dir DIR (TESSERA_BACKUP_DIR, or backup_dir in tessera.toml)";
 
-impl Problem {
-    /// Returns the problem of a router without a folder for backups.
-    pub fn no_backup_dir() -> Self {
-        let detail = "this router has no folder for backups: its setting backup_dir is not given";
-        Self::new(Code::TSR339, detail).outcome("rejected").hint(SETTING)
-    }
+/// Returns the problem of a router without a folder for backups.
+pub fn no_backup_dir() -> Problem {
+    let detail = "this router has no folder for backups: its setting backup_dir is not given";
+    Problem::new(Code::TSR339, detail).outcome("rejected").hint(SETTING)
 }
 
 impl From<BackupsError> for Problem {

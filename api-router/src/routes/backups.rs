@@ -1,6 +1,6 @@
-//! `/api/backup`: copies of the cluster, made into the folder of the setting `backup_dir`. Served to
-//! callers with the scope `operate`; without access control, backups are begun and cancelled with
-//! `--operate` only.
+//! `/api/backup`: copies of the cluster, made into the folder of the setting `backup_dir`. Served
+//! to callers with the scope `operate`; without access control, backups are begun and cancelled
+//! with `--operate` only.
 //!
 //! **Invariant:** no request names a path: the id of a backup is the name of its folder.
 //! **Not here:** making a backup (`shard_manager::manager`).

@@ -34,7 +34,7 @@ use utoipa::ToSchema;
 
 use crate::access::answers;
 use crate::negotiation::{joined, prefers_json};
-use crate::problem::{Code, Problem, ProblemBody, refused};
+use crate::problem::{Code, Problem, ProblemBody, no_backup_dir, refused};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
@@ -261,7 +261,7 @@ fn example(code: Code) -> Problem {
         | Code::TSR336
         | Code::TSR337
         | Code::TSR338 => example_of_change(code),
-        Code::TSR339 => Problem::no_backup_dir(),
+        Code::TSR339 => no_backup_dir(),
         Code::TSR340 => BackupsError::Runs(backup()).into(),
         Code::TSR342 => BackupsError::NoBackup.into(),
         Code::TSR343 => BackupsError::Ended(backup()).into(),

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::backend::not_on_citus;
-use crate::backup_place::{CITUS, Hold, Place, listed, until_held, verified};
+use crate::backup_place::{BackupPlace, CITUS, StuckBatch, listed, until_held, verified};
 use crate::commands::{PROGRAM, run};
 use crate::harness::{Router, eventually, sightless};
 use crate::moves::OPERATE;
@@ -13,7 +13,7 @@ use crate::moves::OPERATE;
 #[test]
 fn the_command_waits_for_the_backup_of_a_router() {
     not_on_citus!(CITUS);
-    let place = Place::new();
+    let place = BackupPlace::new();
     let router = place.start(&[]);
     router.write_user("ada", "n");
     let url = router.url("");
@@ -34,9 +34,9 @@ fn the_command_waits_for_the_backup_of_a_router() {
 #[test]
 fn an_interrupted_command_cancels_its_backup() {
     not_on_citus!(CITUS);
-    let place = Place::new();
+    let place = BackupPlace::new();
     let router = place.start(&["--shards", "1", "--replicas", "0"]);
-    let hold = Hold::new(&router, &place.data());
+    let stuck = StuckBatch::new(&router, &place.data());
     let mut command = sightless(Command::new(&*PROGRAM), place.folder.path());
     command.args(["backup", "--url", &router.url("")]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -51,5 +51,5 @@ fn an_interrupted_command_cancels_its_backup() {
     assert_eq!(listed(&router)[0]["state"], "cancelled");
     assert_eq!(place.names(), Vec::<String>::new());
     drop(router);
-    drop(hold);
+    drop(stuck);
 }

@@ -26,11 +26,11 @@ pub(crate) const CITUS: &str = "routers do not back up clusters of Citus";
 pub(crate) const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
 
 /// Folders of a test.
-pub(crate) struct Place {
+pub(crate) struct BackupPlace {
     pub(crate) folder: TempDir,
 }
 
-impl Place {
+impl BackupPlace {
     pub(crate) fn new() -> Self {
         Self { folder: folders::temporary() }
     }
@@ -104,7 +104,7 @@ pub(crate) fn verified(folder: &Path) -> u64 {
 }
 
 /// Keeps a batch of shard1 from ending, or on servers its lock, so that a backup waits for it.
-pub(crate) struct Hold {
+pub(crate) struct StuckBatch {
     data: PathBuf,
     /// Client that waits for its write.
     _client: Option<TcpStream>,
@@ -122,7 +122,7 @@ const FENCE_LOCK: &str =
     AND mode = 'ShareLock' AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
-impl Hold {
+impl StuckBatch {
     pub(crate) fn new(router: &Router, data: &Path) -> Self {
         let data = data.to_owned();
         if is_servers() {
@@ -160,7 +160,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for StuckBatch {
     fn drop(&mut self) {
         let Some(session) = self.session.take() else { return };
         let end = format!("SELECT pg_terminate_backend(pid) {FENCE_LOCK}");
@@ -171,7 +171,7 @@ impl Drop for Hold {
 
 /// Waits until the copy of a backup has begun, and its last step cannot be made.
 #[track_caller]
-pub(crate) fn until_held(router: &Router, place: &Place, path: &str) {
+pub(crate) fn until_held(router: &Router, place: &BackupPlace, path: &str) {
     let id = path.rsplit('/').next().unwrap();
     let unfinished = place.backups().join(format!("{id}-unfinished"));
     eventually("the backup is held up", || {

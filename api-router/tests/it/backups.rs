@@ -9,7 +9,7 @@ use shard_manager::backup::restore;
 
 use crate::backend::{self, files_only, is_servers, not_on_citus};
 use crate::backup_place::{
-    ALONE, CITUS, Hold, Place, begin, listed, post, show, until, until_held, verified,
+    ALONE, BackupPlace, CITUS, StuckBatch, begin, listed, post, show, until, until_held, verified,
 };
 use crate::client::refusal;
 use crate::faults::meddle;
@@ -22,7 +22,7 @@ const NO_BACKUP: &str = "20260101T000000Z-0000";
 #[test]
 fn a_backup_holds_every_write_that_was_acknowledged_before_it() {
     not_on_citus!(CITUS);
-    let place = Place::new();
+    let place = BackupPlace::new();
     let mut router = place.start(&[]);
     let (acknowledged, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
     let (before, done) = std::thread::scope(|scope| {
@@ -79,9 +79,9 @@ fn a_backup_holds_every_write_that_was_acknowledged_before_it() {
 #[test]
 fn a_second_backup_is_refused_while_one_runs_and_a_cancelled_one_leaves_nothing() {
     not_on_citus!(CITUS);
-    let place = Place::new();
+    let place = BackupPlace::new();
     let router = place.start(&["--shards", "2", "--replicas", "0"]);
-    let hold = Hold::new(&router, &place.data());
+    let stuck = StuckBatch::new(&router, &place.data());
     let path = begin(&router);
     until_held(&router, &place, &path);
     let id = path.rsplit('/').next().unwrap();
@@ -114,21 +114,21 @@ fn a_second_backup_is_refused_while_one_runs_and_a_cancelled_one_leaves_nothing(
     }
     assert!(!text.contains("tessera_backup_last_success"), "there was none");
     drop(router);
-    drop(hold);
+    drop(stuck);
 }
 
 #[test]
 fn a_killed_router_leaves_nothing_that_looks_complete_and_the_next_one_calls_it_failed() {
     not_on_citus!(CITUS);
-    let place = Place::new();
+    let place = BackupPlace::new();
     let flags = ["--shards", "2", "--replicas", "0"];
     let mut router = place.start(&flags);
     router.write_user("ada", "n");
-    let hold = Hold::new(&router, &place.data());
+    let stuck = StuckBatch::new(&router, &place.data());
     let path = begin(&router);
     until_held(&router, &place, &path);
     router.kill();
-    drop(hold);
+    drop(stuck);
     let id = path.rsplit('/').next().unwrap();
     assert_eq!(place.names(), [format!("{id}-unfinished")]);
     if !is_servers() {
@@ -149,19 +149,19 @@ fn a_killed_router_leaves_nothing_that_looks_complete_and_the_next_one_calls_it_
 #[test]
 fn a_router_that_ends_cancels_its_backup_and_leaves_nothing_unfinished() {
     not_on_citus!(CITUS);
-    let place = Place::new();
+    let place = BackupPlace::new();
     let mut router = place.start(&["--shards", "1", "--replicas", "0"]);
     assert_eq!(router.write_user("ada", "n").status, 201);
     // A batch of files that never ends would keep the router, too.
-    let hold = is_servers().then(|| Hold::new(&router, &place.data()));
+    let stuck = is_servers().then(|| StuckBatch::new(&router, &place.data()));
     let path = begin(&router);
-    if hold.is_some() {
+    if stuck.is_some() {
         until_held(&router, &place, &path);
     }
     router.end();
     for name in place.names() {
         // It was faster than the signal.
-        assert!(hold.is_none() && path.ends_with(&name), "{name}");
+        assert!(stuck.is_none() && path.ends_with(&name), "{name}");
         assert_eq!(verified(&place.backups().join(&name)), 1);
     }
 }
@@ -189,7 +189,7 @@ fn a_cluster_of_citus_is_not_backed_up() {
     if !backend::is_citus() {
         return backend::skip("it is about Citus");
     }
-    let place = Place::new();
+    let place = BackupPlace::new();
     let router = place.start(&[]);
     let reply = post(&router, "/api/backup");
     assert_eq!((reply.status, &*reply.code()), (409, "TSR339"), "{}", reply.text());
@@ -199,7 +199,7 @@ fn a_cluster_of_citus_is_not_backed_up() {
 
 #[test]
 fn without_access_control_and_its_flag_no_backup_begins() {
-    let place = Place::new();
+    let place = BackupPlace::new();
     let backups = place.backups();
     let flags = ["--backup-dir", backups.to_str().unwrap()];
     let router = Router::start_in(&place.data(), &flags);
@@ -215,7 +215,7 @@ fn without_access_control_and_its_flag_no_backup_begins() {
 
 #[test]
 fn a_client_names_no_path() {
-    let place = Place::new();
+    let place = BackupPlace::new();
     let router = place.start(&[]);
     let outside = place.folder.path().join("outside");
     let outside = outside.to_str().unwrap();
@@ -254,7 +254,7 @@ fn a_client_names_no_path() {
 #[test]
 fn backups_lie_in_the_folder_whoever_has_made_them() {
     not_on_citus!(CITUS);
-    let place = Place::new();
+    let place = BackupPlace::new();
     let mut router = place.start(&[]);
     router.write_user("ada", "n");
     let paths: Vec<String> = (0..2)
@@ -287,7 +287,7 @@ fn backups_lie_in_the_folder_whoever_has_made_them() {
 #[test]
 fn a_backup_that_cannot_be_written_fails_for_a_plain_reason() {
     not_on_citus!(CITUS);
-    let place = Place::new();
+    let place = BackupPlace::new();
     let router = place.start(&["--shards", "1", "--replicas", "0"]);
     fs::remove_dir(place.backups()).unwrap();
     fs::write(place.backups(), "").unwrap();
@@ -309,7 +309,7 @@ fn a_backup_that_cannot_be_written_fails_for_a_plain_reason() {
 #[test]
 fn a_folder_that_cannot_take_backups_is_refused_at_the_start() {
     files_only!("the data directory is one of files");
-    let place = Place::new();
+    let place = BackupPlace::new();
     let (folder, data) = (place.folder.path(), place.data());
     fs::write(folder.join("file"), "").unwrap();
     for (dir, why) in [

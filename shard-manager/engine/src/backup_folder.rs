@@ -46,7 +46,7 @@ impl BackupFolder {
     /// Checks that backups can be made in a folder, and returns true if it exists. Changes nothing.
     ///
     /// # Errors
-    /// [`SaveError::Target`] if the path is no folder, is in the data directory, or cannot be
+    /// [`SaveError::Target`] if the path is a file, is in the data directory, or cannot be
     /// written; [`SaveError::Io`] if it cannot be looked at.
     pub fn check(path: &Path, data_dir: Option<&Path>) -> Result<bool, SaveError> {
         let failed = |error: io::Error| SaveError::io(path, error);

@@ -3,19 +3,13 @@
 //! **Not here:** the other facts, and the checks of a restore (the engines).
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::manifest_file;
 use super::save_error::SaveError;
 use super::saved_file::SavedFile;
-
-/// Name of the manifest in the folder of a copy.
-pub const MANIFEST: &str = "manifest.json";
-/// Maximum number of bytes of a manifest: that of the largest cluster has far less.
-const BYTES_MAX: u64 = 64 << 20;
 
 /// Facts about a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,18 +53,7 @@ impl BackupSummary {
     /// [`SaveError::Unsuitable`] if the folder has no manifest, or one of another form;
     /// [`SaveError::Io`] if it is missing or cannot be read.
     pub fn read(folder: &Path) -> Result<Self, SaveError> {
-        let path = folder.join(MANIFEST);
-        let opened = File::open(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound if folder.is_dir() => {
-                SaveError::unsuitable(&path, error.to_string())
-            }
-            _ => SaveError::io(&path, error),
-        })?;
-        let mut text = Vec::new();
-        let read = opened.take(BYTES_MAX).read_to_end(&mut text);
-        read.map_err(|error| SaveError::io(&path, error))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| SaveError::unsuitable(&path, format!("no manifest: {error}")))
+        manifest_file::members(folder, manifest_file::read_document(folder)?)
     }
 
     /// Returns the sizes of the shards, in the cluster's order.

@@ -29,6 +29,7 @@ pub mod fair_places;
 pub mod fair_queue;
 pub mod fault_injector;
 pub mod idempotency_expiry;
+pub mod manifest_file;
 pub mod map_backlog;
 pub mod move_catalog;
 pub mod move_draft;

@@ -1,8 +1,8 @@
 //! Backups: copies of the cluster that this router makes into its folder, one at a time.
 //!
 //! A backup is made on a thread of its own, under an unfinished name, and gets its id as a name
-//! when it is complete. So the complete ones are those that lie in the folder, whoever has made or
-//! removed them. Only this process knows its running backup, and those that have left no copy.
+//! when it is complete. So the complete ones are those that lie in the folder, also of other
+//! processes. Only this process knows its running backup, and those that have left no copy.
 //!
 //! **Invariant:** one backup runs at a time, and a backup is called done only if its folder is
 //! complete.
