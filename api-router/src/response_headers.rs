@@ -306,6 +306,23 @@ refusals! {
         503 Unavailable "The catalog does not answer; see Retry-After.";
         504 DeadlinePassed "The deadline passed: outcome says whether the change may have been made.";
     }
+    /// The problems that a request for backups may answer with.
+    BackupLookupRefusals {
+        400 BadRequest "A header or a parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "There is no such backup.";
+        409 Conflict "This router makes no backups.";
+    }
+    /// The problems that a request to begin or cancel a backup may answer with, with its `outcome`.
+    BackupRefusals {
+        400 BadRequest "A header or a member cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "There is no such backup.";
+        409 Conflict "Another backup runs, this one has ended, or this router makes none: the detail says which.";
+        413 TooLarge "The body is too large.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        504 DeadlinePassed "The body did not arrive in time.";
+    }
     /// The problems that a write may answer with; `outcome` says what became of it.
     WriteRefusals {
         400 BadRequest "Something in the request is malformed or unknown: the detail names it.";

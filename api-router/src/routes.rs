@@ -4,6 +4,7 @@ pub mod access;
 pub mod advice;
 pub mod aliases;
 pub mod analytics;
+pub mod backups;
 pub mod bulk;
 pub mod dashboard;
 pub mod distribution;
@@ -34,7 +35,7 @@ pub struct OptionalRoutes {
     pub lab: bool,
     /// Access control.
     pub access: bool,
-    /// Changes of shards and slots, moves and rebalances.
+    /// Changes of shards and slots, moves, rebalances and backups.
     pub operate: bool,
 }
 
@@ -61,6 +62,8 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         .service(moves::find_move)
         .service(rebalances::list_rebalances)
         .service(rebalances::find_rebalance)
+        .service(backups::list_backups)
+        .service(backups::find_backup)
         .service(distribution::distribution)
         .service(advice::advise)
         .service(tables::list_tables)
@@ -109,7 +112,7 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
     }
 }
 
-/// Registers the routes that change shards and slots.
+/// Registers the routes that change shards and slots, and make backups.
 fn configure_changes(surface: &mut ServiceConfig<'_>) {
     surface
         .service(shard_changes::add_shard)
@@ -121,5 +124,7 @@ fn configure_changes(surface: &mut ServiceConfig<'_>) {
         .service(moves::order_move)
         .service(rebalances::begin_rebalance)
         .service(rebalances::order_rebalance)
-        .service(rebalances::drain_shard);
+        .service(rebalances::drain_shard)
+        .service(backups::begin_backup)
+        .service(backups::cancel_backup);
 }

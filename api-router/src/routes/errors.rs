@@ -8,9 +8,11 @@ use std::time::Duration;
 use actix_web::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, VARY};
 use actix_web::web::Path;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, get};
+use chrono::DateTime;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use shard_manager::consistency::Level;
+use shard_manager::engine::backup_id::BackupId;
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::move_catalog::MoveListError;
 use shard_manager::engine::move_record::{MoveOrderFault, NewMoveFault};
@@ -21,7 +23,9 @@ use shard_manager::engine::rebalance_record::{RebalanceOrderFault, RebalanceStat
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
-use shard_manager::manager::{MovesError, RebalancesError, ShardChangeError, SlotsError};
+use shard_manager::manager::{
+    BackupsError, MovesError, RebalancesError, ShardChangeError, SlotsError,
+};
 use shard_manager::map_change::MapChangeRefusal;
 use shard_manager::row_change::RowError;
 use shard_manager::slot_refusal::SlotRefusal;
@@ -30,7 +34,7 @@ use utoipa::ToSchema;
 
 use crate::access::answers;
 use crate::negotiation::{joined, prefers_json};
-use crate::problem::{Code, Problem, ProblemBody, refused};
+use crate::problem::{Code, Problem, ProblemBody, no_backup_dir, refused};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
@@ -188,6 +192,7 @@ fn example(code: Code) -> Problem {
     let shard = || "shard3".to_owned();
     let said = |detail: &str, hint: &str| Problem::new(code, detail).hint(hint);
     let failed = |error: Error| Problem::from(Failure::rejected(error, None));
+    let backup = || BackupId::at(DateTime::UNIX_EPOCH);
     match code {
         Code::TSR003 => failed(Error::PoolExhausted { shard: shard() }),
         Code::TSR004 => failed(Error::DeadlinePassed),
@@ -256,6 +261,10 @@ fn example(code: Code) -> Problem {
         | Code::TSR336
         | Code::TSR337
         | Code::TSR338 => example_of_change(code),
+        Code::TSR339 => no_backup_dir(),
+        Code::TSR340 => BackupsError::Runs(backup()).into(),
+        Code::TSR342 => BackupsError::NoBackup.into(),
+        Code::TSR343 => BackupsError::Ended(backup()).into(),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),

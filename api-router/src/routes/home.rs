@@ -19,10 +19,11 @@ const OF_ALERTS: &str = "the analytics service serves alerts and watches one rou
 const LOGIN: &str = "/api/session";
 const WITHOUT_LOGIN: &str = "access control is off, so every request is served without a login: start the router with --access on to need one";
 
-/// Routes that change shards and slots.
-const CHANGES: [&str; 4] = ["/api/shards", "/api/slots", "/api/moves", "/api/rebalance"];
-const WITHOUT_CHANGES: &str = "shards and slots are changed through a router with access control (--access on), or one \
-     that is started with --operate";
+/// Routes that change shards and slots, and make backups.
+const CHANGES: [&str; 5] =
+    ["/api/shards", "/api/slots", "/api/moves", "/api/rebalance", "/api/backup"];
+const WITHOUT_CHANGES: &str = "shards and slots are changed, and backups are made, through a router with access control \
+     (--access on), or one that is started with --operate";
 
 /// Methods that change shards.
 const CHANGING: [&str; 3] = ["POST", "PATCH", "DELETE"];

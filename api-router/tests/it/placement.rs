@@ -199,6 +199,8 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/analytics/frames",
             "/api/analytics/metrics",
             "/api/analytics/stream",
+            "/api/backup",
+            "/api/backup/{id}",
             "/api/bulk-write",
             "/api/distribution",
             "/api/health",

@@ -120,6 +120,7 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
             409,
             post(router, "/api/moves", &[], r#"{"slots":"0","from":"shard2","to":"shard1"}"#),
         ),
+        ("TSR339", 409, post(router, "/api/backup", &[], "")),
         ("TSR403", 403, read(router, &[("origin", "http://evil.example")], "table=users")),
     ]
 }
@@ -143,6 +144,9 @@ const NEED_A_FAULT: [&str; 11] = [
 /// Codes that need slots that have moved, as those of Citus do not.
 const NEED_MOVES: [&str; 4] = ["TSR332", "TSR333", "TSR337", "TSR338"];
 
+/// Codes that need a folder for backups.
+const NEED_BACKUPS: [&str; 3] = ["TSR340", "TSR342", "TSR343"];
+
 /// Codes that need servers of PostgreSQL.
 const NEED_SERVERS: [&str; 5] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329"];
 
@@ -158,7 +162,8 @@ fn every_code_is_produced_or_needs_a_fault() {
         .collect();
     let all: BTreeSet<&str> =
         api_router::problem::Code::ALL.iter().map(|code| code.name()).collect();
-    let faults = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS);
+    let faults =
+        NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS).chain(NEED_BACKUPS);
     let moves = NEED_MOVES.into_iter().filter(|_| is_citus());
     let faults: BTreeSet<&str> = faults.chain(moves).collect();
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
@@ -171,8 +176,15 @@ fn every_code_is_produced_or_needs_a_fault() {
     ]
     .concat();
     let changes = include_str!("../../src/problem/changes.rs");
-    let told =
-        [include_str!("faults.rs"), include_str!("lab.rs"), failover, &access, changes].concat();
+    let told = [
+        include_str!("faults.rs"),
+        include_str!("lab.rs"),
+        include_str!("backups.rs"),
+        failover,
+        &access,
+        changes,
+    ]
+    .concat();
     faults.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
 //! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for fences,
-//! [`Moves`] and [`Rebalances`] for slots that change hands,
+//! [`Moves`] and [`Rebalances`] for slots that change hands, [`Backups`] for copies,
 //! [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of the
 //! registry.
 //!
@@ -14,6 +14,7 @@
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
 mod access_control;
+mod backups;
 mod data;
 mod faults;
 #[cfg(feature = "sabotage")]
@@ -62,6 +63,7 @@ use crate::shard_list::ShardList;
 use crate::slot_router::SlotRouter;
 
 pub use access_control::Access;
+pub use backups::{BackupTotals, Backups, BackupsError, LISTED_MAX};
 use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError, place_row};
 pub use faults::Faults;

@@ -17,6 +17,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::EngineFuture;
 use super::access_store::AccessStore;
+use super::backup_maker::BackupMaker;
 use super::catalog_rows::MapChangeError;
 use super::move_catalog::MoveCatalog;
 use super::new_shard::{NewShard, NewShardRefusal};
@@ -105,6 +106,10 @@ pub trait ClusterBackend: Send + Sync {
 
     /// Returns true if the database of a shard holds the catalog, so that the shard cannot retire.
     fn holds_catalog(&self, number: ShardNumber) -> bool;
+
+    /// Returns the maker of backups; `None` if the engine distributes rows over nodes that are not
+    /// read here.
+    fn backup_maker(&self) -> Option<Arc<dyn BackupMaker>>;
 
     /// Returns the commands of an operator, if they come to this process; `None` if they were taken
     /// before.

@@ -12,6 +12,11 @@
 
 pub mod access_store;
 pub mod audit_report;
+pub mod backup_folder;
+pub mod backup_id;
+pub mod backup_maker;
+pub mod backup_summary;
+pub mod backup_view;
 pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;
@@ -24,6 +29,7 @@ pub mod fair_places;
 pub mod fair_queue;
 pub mod fault_injector;
 pub mod idempotency_expiry;
+pub mod manifest_file;
 pub mod map_backlog;
 pub mod move_catalog;
 pub mod move_draft;

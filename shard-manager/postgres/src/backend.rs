@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::access_store::AccessStore;
+use engine::backup_maker::BackupMaker;
 use engine::catalog_rows::MapChangeError;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
@@ -30,6 +31,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::Receiver;
 
+use super::backup::live::ServerBackups;
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
 use super::node_address::ClusterAddress;
@@ -227,6 +229,11 @@ impl ClusterBackend for Servers {
 
     fn holds_catalog(&self, number: ShardNumber) -> bool {
         self.has_catalog(number)
+    }
+
+    fn backup_maker(&self) -> Option<Arc<dyn BackupMaker>> {
+        let maker = || Arc::new(ServerBackups::new(&self.settings)) as Arc<dyn BackupMaker>;
+        (!self.distributes_itself()).then(maker)
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use engine::access_store::AccessStore;
+use engine::backup_maker::BackupMaker;
 use engine::catalog_rows::MapChangeError;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
@@ -52,12 +53,13 @@ pub(super) struct Files {
     /// Locked from a change of the map until the next one is in force.
     map_turn: Arc<Mutex<()>>,
     operator_desk: Arc<OperatorDesk>,
+    backup_source: Arc<BackupSource>,
 }
 
 impl Files {
     /// Takes over the files of a data directory, and accepts commands from now on.
     pub(super) fn new(
-        source: &Arc<BackupSource>,
+        backup_source: &Arc<BackupSource>,
         data_dir: DataDir,
         file_watch: FileWatch,
         shard_files: ShardFiles,
@@ -66,7 +68,7 @@ impl Files {
         let access = FileAccess::new(data_dir.catalog(), file_checks, closed);
         let moves = FileMoves::new(data_dir.catalog(), file_checks, closed);
         let (map_turn, operator_desk) = (Arc::default(), Arc::default());
-        let control_socket = ControlSocket::open(source, &access, &operator_desk);
+        let control_socket = ControlSocket::open(backup_source, &access, &operator_desk);
         let shard_files = Arc::new(shard_files);
         Self {
             control_socket,
@@ -77,6 +79,7 @@ impl Files {
             moves,
             map_turn,
             operator_desk,
+            backup_source: Arc::clone(backup_source),
         }
     }
 
@@ -187,6 +190,10 @@ impl ClusterBackend for Files {
     fn holds_catalog(&self, _number: ShardNumber) -> bool {
         // It is a file of its own.
         false
+    }
+
+    fn backup_maker(&self) -> Option<Arc<dyn BackupMaker>> {
+        Some(Arc::clone(&self.backup_source) as Arc<dyn BackupMaker>)
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use shard_manager::engine::audit_report::AuditOptions;
+use shard_manager::engine::backup_folder::BackupFolder;
+use shard_manager::engine::backup_id::BackupId;
+use shard_manager::engine::backup_view::BackupState;
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::engine::save_error::SaveError;
 use shard_manager::engine::save_watch::{Step, Watch};
-use shard_manager::manager::Manager;
+use shard_manager::manager::{Backups, BackupsError, Manager};
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::row_change::Operation::{Insert, Upsert};
 use shard_manager::store::postgres::audit::audit;
@@ -120,6 +123,58 @@ async fn a_copy_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     let shard = usize::from(receipt.receipt.place.shard.0);
     let version: i64 = fresh.door(shard).await.text(versions).await.parse().unwrap();
     assert!(version > highest + (1 << 31), "{version} may have been given out before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_makes_a_backup_beside_its_writes_and_it_restores() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    fill(&manager, 0..40).await;
+    let folder = scratch::folder();
+    let backups = BackupFolder::open(&folder.path().join("backups"), None).unwrap();
+    let made = Backups::open(&manager, backups.clone()).unwrap();
+    let begun = made.begin().unwrap();
+    let id = BackupId::parse(&begun.id).unwrap();
+    let mut written = 40;
+    let done = loop {
+        let shown = made.get(&id).unwrap();
+        if shown.state != BackupState::Running {
+            break shown;
+        }
+        fill(&manager, written..written + 1).await;
+        written += 1;
+    };
+    assert_eq!((done.state, &done.reason), (BackupState::Done, &None), "{done:?}");
+    let fresh = Databases::new(2).await;
+    let restored = restore::restore(&backups.place(&id), &fresh.address(), &WATCH).await.unwrap();
+    assert_eq!((Some(restored.rows()), Some(&restored.at)), (done.rows, done.as_of.as_ref()));
+    let shards = done.shards.unwrap();
+    let counted: Vec<Option<u64>> = shards.iter().map(|shard| shard.rows).collect();
+    let rows = restored.shards.iter().map(|shard| Some(shard.rows.values().sum()));
+    assert_eq!(counted, rows.collect::<Vec<_>>());
+    let keys = keys_of_users(&fresh).await;
+    assert!((0..40).all(|number| keys.contains(&format!("user_{number}"))));
+    // One client wrote them, one after the other.
+    assert!((0..keys.len()).all(|number| keys.contains(&format!("user_{number}"))));
+    is_sound(&fresh.address()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_waits_for_a_lock_ends_as_soon_as_it_is_cancelled() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    let folder = scratch::folder();
+    let backups = BackupFolder::open(&folder.path().join("backups"), None).unwrap();
+    let made = Backups::open(&manager, backups).unwrap();
+    let mut door = databases.door(0).await;
+    door.run("SELECT pg_advisory_lock_shared(1950, 1)").await;
+    let id = BackupId::parse(&made.begin().unwrap().id).unwrap();
+    assert!(matches!(made.begin(), Err(BackupsError::Runs(runs)) if runs == id));
+    made.cancel(&id).unwrap();
+    made.wait();
+    assert_eq!(made.get(&id).unwrap().state, BackupState::Cancelled);
+    assert!(matches!(made.cancel(&id), Err(BackupsError::Ended(ended)) if ended == id));
+    assert_eq!(fs::read_dir(folder.path().join("backups")).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

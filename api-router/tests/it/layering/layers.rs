@@ -105,6 +105,7 @@ pub(super) const ENGINE: &[&[&str]] = &[
     &[
         "access_store",
         "audit_report",
+        "backup_id",
         "doubts",
         "fair_places",
         "fair_queue",
@@ -145,6 +146,9 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "slot_move",
     ],
     &["move_rows", "operator_desk", "save_watch", "saved_file", "unfinished_folder", "writer"],
+    &["backup_folder", "backup_maker", "manifest_file"],
+    &["backup_summary"],
+    &["backup_view"],
     &["cluster_spec", "rebalance_rows", "replica_node", "schema_intent", "select"],
     &["opened_shard", "refusal_code", "sample_queries", "schema_agreement"],
     &["cluster_backend"],
