@@ -8,7 +8,9 @@
 use std::time::{Duration, Instant};
 
 use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
-use engine::move_record::{MoveOrder, MovePhase, MoveProgressReport, MoveRecord, goal_name};
+use engine::move_record::{
+    MoveLag, MoveOrder, MovePhase, MoveProgressReport, MoveRecord, goal_name,
+};
 use moves::limits::STALL;
 use moves::observation::MoveGoal;
 
@@ -98,6 +100,11 @@ impl<'m> MoveReports<'m> {
         self.status.note_hold(hold);
     }
 
+    /// Notes what the side that receives lacks; `None` if it has no copy that is kept current.
+    pub(super) fn note_lag(&mut self, lag: Option<MoveLag>) {
+        self.progress.lag = lag;
+    }
+
     /// Enters the first phase of a move that was planned only: it no longer waits for other moves.
     pub(super) fn begin(&mut self) {
         if self.phase == MovePhase::Planned {
@@ -142,7 +149,7 @@ impl<'m> MoveReports<'m> {
         phase: MovePhase,
         reason: Option<String>,
     ) -> Result<bool, Superseded> {
-        self.progress.reason = reason;
+        (self.progress.reason, self.progress.lag) = (reason, None);
         self.send(phase).await?;
         let has_ended = self.record.phase.has_ended();
         if has_ended {
