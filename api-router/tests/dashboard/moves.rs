@@ -19,7 +19,7 @@ const COLOURS: &str = "(first, last) => { const bar = document.getElementById('b
     return new Set(new Uint32Array(data.buffer)).size; }";
 
 /// Sends JSON; status and answer.
-fn send(router: &Router, method: &str, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) fn send(router: &Router, method: &str, path: &str, body: &Value) -> (u16, Value) {
     let (agent, url) = (router.agent(), router.url(path));
     let request = if method == "PATCH" { agent.patch(url) } else { agent.post(url) };
     let mut response = request.send_json(body).unwrap();
@@ -66,7 +66,7 @@ fn begin_move_that_rests(router: &Router, key: &str) -> (String, u64) {
 }
 
 /// Checks what everybody must be able to use, on screens of each kind.
-fn check_screens(page: &mut Page) {
+pub(crate) fn check_screens(page: &mut Page) {
     for screen in [DESK, NIGHT, PHONE, Screen { scheme: "dark", ..PHONE }] {
         page.look_on(screen);
         assert_eq!(barriers(page), Vec::<String>::new(), "{} {}", screen.width, screen.scheme);
@@ -98,11 +98,12 @@ fn slots_that_move_are_hatched_and_their_move_has_progress_and_orders_to_copy() 
         assert_eq!(arrows, 1);
         let figures = page.text(".move > .note");
         assert!(
-            figures.contains("rows copied") && figures.contains("no write has waited"),
+            ["rows copied", "behind", "no write has waited"].iter().all(|it| figures.contains(it)),
             "{figures}"
         );
         let commands = page.texts(".move .command code");
-        let wanted = ["resume", "cancel"].map(|verb| format!("shard-manager move {verb} {id}"));
+        let command = |verb| format!("shard-manager move {verb} {id} --url {}", router.url(""));
+        let wanted = ["resume", "cancel"].map(command);
         assert_eq!(commands, wanted);
         page.click(".move summary");
         page.click(".move .command button");
@@ -118,7 +119,8 @@ fn slots_that_move_are_hatched_and_their_move_has_progress_and_orders_to_copy() 
         page.until("it has ended", "document.querySelector('.move').dataset.phase === 'cancelled'");
         page.until("nothing is hatched", "!document.querySelector('.arrows').checkVisibility()");
         assert_eq!(page.value(&format!("({COLOURS})({slot}, {slot})")), 1);
-        assert_eq!(page.texts(".move .command code"), [format!("shard-manager move retry {id}")]);
+        let retry = format!("shard-manager move retry {id} --url {}", router.url(""));
+        assert_eq!(page.texts(".move .command code"), [retry]);
         assert_eq!(page.faults(), Vec::<String>::new());
     }
 }

@@ -46,6 +46,12 @@ fn heat(router: &Router) -> String {
     hot
 }
 
+/// Leaves out how long requests were counted.
+fn without_time(mut reported: Value) -> Value {
+    reported["window_s"] = Value::Null;
+    reported
+}
+
 /// Waits until the replicas follow, so that a move may begin.
 fn until_ready(router: &Router) {
     eventually("the replicas follow", || {
@@ -77,8 +83,8 @@ fn a_hot_slot_among_cool_ones_is_moved_by_the_request_of_its_finding_and_the_eff
     let key = heat(&router);
     let (slot, _) = place(&router, &key);
     until_ready(&router);
-    let reported = advice(&router, "");
-    assert_eq!(reported, advice(&router, ""), "the same once more");
+    let reported = without_time(advice(&router, ""));
+    assert_eq!(reported, without_time(advice(&router, "")), "the same once more");
     assert_eq!(reported["verdict"], "skewed", "{reported}");
     assert_eq!(reported["effect"], json!({"rebalance": null, "moved": null}));
     let hot = &reported["findings"][0];

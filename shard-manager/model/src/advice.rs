@@ -20,7 +20,7 @@ use crate::shard_map::ShardMap;
 use crate::slot_set::SlotSet;
 use crate::topology::ShardNumber;
 
-pub use findings::{Finding, FindingKind, Help, Remedy};
+pub use findings::{AdviceFinding, Help, ImbalanceKind, Remedy};
 use load_judgement::LoadJudgement;
 pub use plan::MOVES_MAX;
 
@@ -165,7 +165,7 @@ pub struct Advice {
     pub hot: Vec<HotSpot>,
     /// Reasons to do something, each with its remedy: hot slots first, then the shards as a whole.
     /// The remedies may be carried out in this order, and each is an improvement by itself.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<AdviceFinding>,
 }
 
 /// Load of a shard now and after all moves.

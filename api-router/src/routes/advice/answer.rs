@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use shard_manager::advice::{
-    self, BalanceBy, Finding, Help, HotSpot, Move, Remedy, ShardOutlook, ShardSize, Verdict,
+    self, AdviceFinding, BalanceBy, Help, HotSpot, Move, Remedy, ShardOutlook, ShardSize, Verdict,
 };
 use shard_manager::assembly::CITUS_MOVES;
 use shard_manager::shard_map::ShardMap;
@@ -276,7 +276,7 @@ fn hot(spot: HotSpot, name: impl Fn(ShardNumber) -> String) -> HotSpotView {
 }
 
 fn finding(
-    found: &Finding,
+    found: &AdviceFinding,
     map: &ShardMap,
     (advice, actions): (&advice::Advice, &Actions),
 ) -> FindingView {

@@ -20,9 +20,9 @@ const HOT_MULTIPLE: u64 = 4;
 
 /// Reason to do something, with its remedy.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Finding {
+pub struct AdviceFinding {
     /// Kind.
-    pub kind: FindingKind,
+    pub kind: ImbalanceKind,
     /// The shard with the slot, or the fullest one.
     pub shard: ShardNumber,
     /// The hot slot; `None` if it is about the shards as a whole.
@@ -42,7 +42,7 @@ pub struct Finding {
 
 /// Kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FindingKind {
+pub enum ImbalanceKind {
     /// A slot carries far more than those beside it, mostly for one key.
     HotKey,
     /// A slot carries far more than those beside it.
@@ -51,7 +51,7 @@ pub enum FindingKind {
     UnevenShards,
 }
 
-impl FindingKind {
+impl ImbalanceKind {
     /// Returns the name in responses.
     pub fn name(self) -> &'static str {
         match self {
@@ -99,7 +99,7 @@ pub(super) fn find(
     judgement: &LoadJudgement,
     advice: &Advice,
     (observed, steps): (&Observed<'_>, &[PlannedMove]),
-) -> Vec<Finding> {
+) -> Vec<AdviceFinding> {
     let finder = Finder { judgement, advice, observed };
     let hot = finder.hot_slots();
     let (mut findings, left) = finder.moves(&hot, steps);
@@ -145,7 +145,7 @@ impl Finder<'_> {
 
     /// Returns the findings for hot slots that the steps move, and the other slots. A slot that
     /// would not help without the rest of the steps is one of the others.
-    fn moves(&self, hot: &[Slot], steps: &[PlannedMove]) -> (Vec<Finding>, Vec<Slot>) {
+    fn moves(&self, hot: &[Slot], steps: &[PlannedMove]) -> (Vec<AdviceFinding>, Vec<Slot>) {
         let (judgement, mut findings) = (self.judgement, Vec::new());
         let (mut loads, mut left) = (judgement.planned_loads.clone(), hot.to_vec());
         for step in steps {
@@ -176,7 +176,7 @@ impl Finder<'_> {
     }
 
     /// Returns the finding for a hot slot that is not moved.
-    fn spared(&self, slot: Slot) -> Finding {
+    fn spared(&self, slot: Slot) -> AdviceFinding {
         let none = |reason: &str, helps| (Remedy::None { reason: reason.to_owned(), helps }, None);
         if self.judgement.moving.contains(slot) {
             let remedy = none("it moves already: its effect shows when it has arrived", Vec::new());
@@ -195,7 +195,7 @@ impl Finder<'_> {
     }
 
     /// Returns the finding for a slot that outweighs what any shard should carry.
-    fn outweighing(&self, spot: &HotSpot) -> Finding {
+    fn outweighing(&self, spot: &HotSpot) -> AdviceFinding {
         let what = if spot.key.is_some() { "the key" } else { "the slot" };
         let reason = format!(
             "wherever its slot lies, {what} alone is more than the {:.1} % that a shard should \
@@ -213,11 +213,11 @@ impl Finder<'_> {
         slot: Slot,
         effect: &str,
         (remedy, skew_after): (Remedy, Option<f64>),
-    ) -> Finding {
+    ) -> AdviceFinding {
         let cost = self.judgement.costs[slot.index()];
         let (key, share) = (self.key_of(slot), self.judgement.shares.share(cost));
         let shard = self.observed.map.owner(slot);
-        let kind = if key.is_some() { FindingKind::HotKey } else { FindingKind::HotSlot };
+        let kind = if key.is_some() { ImbalanceKind::HotKey } else { ImbalanceKind::HotSlot };
         let (number, name) = (slot.number(), self.name(shard.index()));
         let subject = match &key {
             Some((key, requests)) => {
@@ -227,7 +227,7 @@ impl Finder<'_> {
             None => format!("slot {number} on {name} has {:.1} %", 100.0 * share),
         };
         let comma = if effect.is_empty() { "" } else { "; " };
-        Finding {
+        AdviceFinding {
             kind,
             shard,
             slot: Some(slot),
@@ -258,7 +258,7 @@ impl Finder<'_> {
     }
 
     /// Returns the finding for the shards as a whole.
-    fn uneven(&self) -> Option<Finding> {
+    fn uneven(&self) -> Option<AdviceFinding> {
         let (judgement, advice) = (self.judgement, self.advice);
         let shards = 0..judgement.loads.len();
         let fullest = shards.reduce(|most, one| {
@@ -277,8 +277,8 @@ impl Finder<'_> {
             Remedy::None { reason: reason.to_owned(), helps: Vec::new() }
         };
         let skew_after = (remedy == Remedy::Rebalance).then_some(advice.skew_after);
-        Some(Finding {
-            kind: FindingKind::UnevenShards,
+        Some(AdviceFinding {
+            kind: ImbalanceKind::UnevenShards,
             shard: ShardNumber(fullest as u16),
             slot: None,
             key: None,

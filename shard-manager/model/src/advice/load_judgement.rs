@@ -246,15 +246,18 @@ impl LoadJudgement {
             None => {}
         }
         let (moves, after, moving) = (advice.moves.len(), advice.skew_after, self.moving.len());
+        let plural = if moves == 1 { "" } else { "s" };
         match (moves, moving) {
             (0, 0) => text.push_str("; no move makes it better"),
             (0, _) => text.push_str(&format!(
                 "; slots move already, {moving} of them, after which it would be {after:.2}"
             )),
-            (_, 0) => text.push_str(&format!("; after {moves} moves it would be {after:.2}")),
+            (_, 0) => {
+                text.push_str(&format!("; after {moves} move{plural} it would be {after:.2}"))
+            }
             (..) => text.push_str(&format!(
-                "; slots move already, {moving} of them, and after {moves} more moves it would be \
-                 {after:.2}"
+                "; slots move already, {moving} of them, and after {moves} more move{plural} it \
+                 would be {after:.2}"
             )),
         }
         text
