@@ -1,6 +1,6 @@
 //! Tests of the actions of the advice: the request and the command of a finding carry it out as
-//! they are given, the advice is quiet afterwards and shows the effect, and a key that no move helps
-//! is called that.
+//! they are given, the advice is quiet afterwards and shows the effect, and a key that no move
+//! helps is called that.
 
 use std::process::{Command, Stdio};
 

@@ -201,7 +201,7 @@ pub struct MoveProgressReport {
     pub hold_us: u64,
     /// Reason why it waits or has ended: a sentence for the operator.
     pub reason: Option<String>,
-    /// What the side that receives lacks; `None` if it has no copy that is kept current.
+    /// Changes that the side that receives lacks; `None` if it has no copy that is kept current.
     pub lag: Option<MoveLag>,
 }
 

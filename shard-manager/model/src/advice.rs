@@ -5,8 +5,8 @@
 //! below that skew, so that the same cluster does not need further advice soon. Nothing is moved
 //! here.
 //!
-//! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, slots that
-//! move already are left alone, and the same observations give the same advice.
+//! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, slots
+//! that move already are left alone, and the same observations give the same advice.
 //! **Not here:** observing, moving, and the distribution of rows within a shard: the rows of a slot
 //! are estimated by the mean of its shard. No I/O, no clock, no `async`.
 

@@ -41,7 +41,7 @@ pub(crate) struct ActionView {
     /// The command that does the same, as one line for a shell. With access control it takes its
     /// API key from TESSERA_KEY or --key-file.
     command: String,
-    /// What the request needs: `operate`, a scope of the caller, with access control; otherwise
+    /// Right that the request needs: `operate`, a scope of the caller, with access control; otherwise
     /// `--operate`, a flag of the router.
     requires: &'static str,
     /// True if this caller may send it to this router.

@@ -99,7 +99,7 @@ pub(crate) struct FindingView {
 pub(crate) struct NoActionView {
     /// Reason, as a sentence.
     reason: String,
-    /// What helps instead, as sentences.
+    /// Other help, as sentences.
     helps: Vec<&'static str>,
 }
 

@@ -1,4 +1,4 @@
-//! Fair shares: the load that each shard should carry by its weight, beside the one that it carries.
+//! Fair shares: the load that each shard should carry by its weight, beside the one that it has.
 //!
 //! **Invariant:** shards that are to carry nothing do not count in a skew.
 //! **Not here:** the load of slots, the verdict (`load_judgement`).

@@ -76,7 +76,7 @@ pub enum Remedy {
     None {
         /// Reason, as a sentence.
         reason: String,
-        /// What helps instead.
+        /// Other help.
         helps: Vec<Help>,
     },
 }

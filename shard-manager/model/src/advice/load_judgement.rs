@@ -1,6 +1,7 @@
 //! Load judgement: load of slots and shards, and the judgement that follows from it.
 //!
-//! **Not here:** fair shares (`fair_shares`), the choice of slots that move (`plan`), the remedies (`findings`).
+//! **Not here:** fair shares (`fair_shares`), the choice of slots that move (`plan`), the remedies
+//! (`findings`).
 
 use std::cmp::Reverse;
 

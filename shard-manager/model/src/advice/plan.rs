@@ -64,8 +64,8 @@ pub(super) struct PlannedMove {
 /// the owner and the load of each slot; the slots of `moving` stay with their owners.
 ///
 /// A hot slot goes to another shard as a whole, if that makes the fuller of both less full than
-/// cool ones would: one slot has fewer rows than thousands. Plans without such a step are considered
-/// only if those with it do not settle the shards.
+/// cool ones would, or even enough: one slot has fewer rows than thousands. Plans without such a
+/// step are considered only if those with it do not settle the shards.
 pub(super) fn plan(
     weights: &[u64],
     (owners, moving): (&[usize], &SlotSet),

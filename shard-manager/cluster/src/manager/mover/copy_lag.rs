@@ -10,6 +10,8 @@
 use chrono::{DateTime, Utc};
 use engine::move_record::{MoveLag, MoveRecord, listed_time};
 
+use super::move_sides::SeenMove;
+
 /// Lag of one copy.
 #[derive(Debug)]
 pub(super) struct CopyLag {
@@ -28,8 +30,24 @@ impl CopyLag {
         Self { changes: 0, is_behind: false, current_at: since.unwrap_or(record.changed_at) }
     }
 
-    /// Notes a look that began at a time, and whether the copy lacks changes.
-    pub(super) fn note_look(&mut self, is_behind: bool, begun_at: DateTime<Utc>) {
+    /// Notes a look at both shards that began at a time, and returns the lag for reports; `None` if
+    /// no copy is kept current.
+    pub(super) fn look(
+        &mut self,
+        seen: &SeenMove,
+        begun_at: DateTime<Utc>,
+        follows_back: bool,
+    ) -> Option<MoveLag> {
+        let has_copy = seen.receiver().row.as_ref().is_some_and(|copy| !copy.applied.is_empty());
+        let is_current = follows_back || !seen.is_committed();
+        if !has_copy || !is_current || seen.has_lost_changes {
+            return None;
+        }
+        self.note_look(seen.is_behind, begun_at);
+        Some(self.report())
+    }
+
+    fn note_look(&mut self, is_behind: bool, begun_at: DateTime<Utc>) {
         self.is_behind = is_behind;
         if is_behind {
             self.changes = self.changes.max(1);
@@ -38,8 +56,8 @@ impl CopyLag {
         }
     }
 
-    /// Notes a round that was stored. Its read began at a time, and `has_all` says that it has every
-    /// change up to then.
+    /// Notes a round that was stored. Its read began at a time, and `has_all` says that it has
+    /// every change up to then.
     pub(super) fn note_round(&mut self, changes: usize, has_all: bool, begun_at: DateTime<Utc>) {
         (self.changes, self.is_behind) = (changes as u64, changes > 0);
         if has_all {

@@ -36,6 +36,8 @@ pub(super) struct MoveReports<'m> {
     term: u64,
     phase: MovePhase,
     progress: MoveProgressReport,
+    /// Changes that the side that receives lacks; `None` if it has no copy that is kept current.
+    pub(super) lag: Option<MoveLag>,
     /// Last report that the catalog has stored.
     sent: Option<MoveReport>,
     /// Time at which the catalog was asked last.
@@ -61,8 +63,8 @@ impl<'m> MoveReports<'m> {
         let progress = MoveProgressReport { reason: None, ..record.progress.clone() };
         let seen = (phase, record.goal, 0, 0);
         let stall = Stall { seen, since: Instant::now(), is_told: false };
-        let (sent, asked, is_away) = (None, None, false);
-        Self { catalog, status, record, term, phase, progress, sent, asked, is_away, stall }
+        let (lag, sent, asked, is_away) = (progress.lag, None, None, false);
+        Self { catalog, status, record, term, phase, progress, lag, sent, asked, is_away, stall }
     }
 
     /// Returns the move, as the catalog has answered last.
@@ -98,11 +100,6 @@ impl<'m> MoveReports<'m> {
         let hold = u64::try_from(hold.as_micros()).unwrap_or(u64::MAX);
         self.progress.hold_us = self.progress.hold_us.max(hold);
         self.status.note_hold(hold);
-    }
-
-    /// Notes what the side that receives lacks; `None` if it has no copy that is kept current.
-    pub(super) fn note_lag(&mut self, lag: Option<MoveLag>) {
-        self.progress.lag = lag;
     }
 
     /// Enters the first phase of a move that was planned only: it no longer waits for other moves.
@@ -149,7 +146,7 @@ impl<'m> MoveReports<'m> {
         phase: MovePhase,
         reason: Option<String>,
     ) -> Result<bool, Superseded> {
-        (self.progress.reason, self.progress.lag) = (reason, None);
+        (self.progress.reason, self.lag) = (reason, None);
         self.send(phase).await?;
         let has_ended = self.record.phase.has_ended();
         if has_ended {
@@ -172,7 +169,8 @@ impl<'m> MoveReports<'m> {
     }
 
     async fn send(&mut self, phase: MovePhase) -> Result<(), Superseded> {
-        let report = MoveReport { phase, progress: self.progress.clone() };
+        let progress = MoveProgressReport { lag: self.lag, ..self.progress.clone() };
+        let report = MoveReport { phase, progress };
         let is_known = self.sent.as_ref() == Some(&report);
         let answer = async {
             if is_known {

@@ -14,7 +14,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use engine::move_catalog::{MoveCatalog, MoveListError};
 use engine::move_record::{MovePhase, MoveRecord};
 use moves::identity::{MoveLeg, MoveSide, MoveTerm};
@@ -210,7 +210,7 @@ impl<'m> MoveRun<'m> {
             Err(reason) => return Onward::After(RETRY, Some(reason)),
         };
         self.note(&seen);
-        self.note_lag(&seen, looked_at);
+        self.reports.lag = self.lag.look(&seen, looked_at, self.follows_back);
         self.trims.await_confirmation(&sides, &mut seen, &mut self.progress).await;
         for _ in 0..CONFIRMATIONS {
             let step = self.decide(&seen);
@@ -254,18 +254,6 @@ impl<'m> MoveRun<'m> {
         }
     }
 
-    /// Notes what the side that receives lacks, if it has a copy that is kept current.
-    fn note_lag(&mut self, seen: &SeenMove, looked_at: DateTime<Utc>) {
-        let receiver = seen.receiver();
-        let has_copy = receiver.row.as_ref().is_some_and(|copy| !copy.applied.is_empty());
-        let is_current = self.follows_back || !seen.is_committed();
-        let is_followed = has_copy && is_current && !seen.has_lost_changes;
-        if is_followed {
-            self.lag.note_look(seen.is_behind, looked_at);
-        }
-        self.reports.note_lag(is_followed.then(|| self.lag.report()));
-    }
-
     /// Returns the next step.
     fn decide(&mut self, seen: &SeenMove) -> MoveStep {
         let failed = self.failure.as_ref().map(|failure| failure.goal);
@@ -289,7 +277,7 @@ impl<'m> MoveRun<'m> {
         self.reports.enter(phase);
         if phase == MovePhase::Cleaning {
             // The copy is not needed any more.
-            self.reports.note_lag(None);
+            self.reports.lag = None;
         }
         let follows = phase == MovePhase::Following && self.progress.short_rounds > 0;
         self.awaits_replicas =

@@ -237,7 +237,7 @@ impl MoveRun<'_> {
         self.ahead = ahead;
         self.reports.count(counted, bytes);
         self.lag.note_round(changes, has_all, begun_at);
-        self.reports.note_lag(Some(self.lag.report()));
+        self.reports.lag = Some(self.lag.report());
         let took = (changes, begun.elapsed());
         let is_short = self.pace.is_short(&cursor, took, Instant::now());
         self.progress.short_rounds =
