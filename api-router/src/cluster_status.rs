@@ -196,6 +196,8 @@ impl ClusterStatus {
                 to: view.to,
                 phase: view.phase,
                 rows: view.rows,
+                changes_behind: view.changes_behind,
+                lag_ms: view.lag_ms,
                 stalled: view.stalled,
                 reason: view.reason,
             }

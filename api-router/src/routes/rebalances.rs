@@ -6,7 +6,7 @@
 //! (`request`), the form of answers (`schema`).
 
 mod request;
-mod schema;
+pub(super) mod schema;
 
 use std::time::Instant;
 
@@ -29,6 +29,7 @@ use crate::headers::{
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{MoveLookupRefusals, RebalanceRefusals};
+use crate::router_address::router_address;
 
 /// Largest body: a placement may name an owner for each range of slots.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -38,6 +39,8 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 pub struct RebalancesAnswer {
     /// Always true.
     success: bool,
+    /// The address under which the router was asked: orders go to `url/api/rebalance/{id}/{order}`.
+    url: String,
     /// The rebalances without their moves, the latest first: the one that goes on, and the last
     /// 20 that have ended.
     #[schema(value_type = Vec<RebalanceAnswer>)]
@@ -125,8 +128,9 @@ pub(crate) async fn list_rebalances(
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let rebalances = Rebalances::of(&app.manager);
     let records = rebalances.list().await?;
+    let url = router_address(&app, &request);
     let views = records.iter().map(|record| rebalances.summary(record)).collect();
-    Ok(HttpResponse::Ok().json(RebalancesAnswer { success: true, rebalances: views }))
+    Ok(HttpResponse::Ok().json(RebalancesAnswer { success: true, url, rebalances: views }))
 }
 
 /// Shows a rebalance with its moves.

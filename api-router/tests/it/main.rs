@@ -4,6 +4,7 @@
 
 mod access;
 mod advice;
+mod advice_actions;
 mod advice_followed;
 mod aliases;
 mod backend;

@@ -74,6 +74,7 @@ pub use move_status::MoveTotals;
 pub use moves::{Moves, MovesError};
 pub use operator_commands::serve_commands;
 use rebalance_status::RebalanceStatus;
+pub use rebalances::planning::PlannedSlots;
 pub use rebalances::{LoadSource, ObservedLoad, RebalanceBegun, Rebalances, RebalancesError};
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;

@@ -290,7 +290,7 @@ pub(super) const API_ROUTER: &[&[&str]] = &[
     &["access", "metrics_view", "moving_slots", "unsupported_headers"],
     &["observed_load"],
     &["app"],
-    &["response_headers"],
+    &["response_headers", "router_address"],
     &["middleware", "routes"],
     &["server"],
     &["doctor"],
