@@ -11,6 +11,7 @@ pub use self::codes::Code;
 mod changes;
 mod codes;
 mod domain;
+mod indexes;
 mod response;
 
 use std::fmt;

@@ -21,7 +21,7 @@ use shard_manager::engine::rebalance_record::{RebalanceOrderFault, RebalanceStat
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
-use shard_manager::manager::{MovesError, RebalancesError, ShardChangeError, SlotsError};
+use shard_manager::manager::{IndexesError, MovesError, RebalancesError, ShardChangeError, SlotsError};
 use shard_manager::map_change::MapChangeRefusal;
 use shard_manager::row_change::RowError;
 use shard_manager::slot_refusal::SlotRefusal;
@@ -256,6 +256,16 @@ fn example(code: Code) -> Problem {
         | Code::TSR336
         | Code::TSR337
         | Code::TSR338 => example_of_change(code),
+        Code::TSR344 => IndexesError::Dropping { index: "by_status".to_owned() }.into(),
+        Code::TSR345 => {
+            let (index, suggestion) = ("by_statu".to_owned(), Some("by_status".to_owned()));
+            IndexesError::NoIndex { index, suggestion }.into()
+        }
+        Code::TSR346 => {
+            let (pause_ms, pause_max_ms) = (8_400, 2_000);
+            IndexesError::PauseTooLong { shard: shard(), pause_ms, pause_max_ms }.into()
+        }
+        Code::TSR347 => IndexesError::Unsupported.into(),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),

@@ -22,6 +22,7 @@ use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{LookupRefusals, TableRefusals};
+use crate::routes::indexes::IndexShape;
 
 /// Largest body: as many columns as a table may have, several times over.
 const BODY_BYTES_MAX: usize = 256 << 10;
@@ -130,6 +131,8 @@ pub struct TableShape {
     /// The column that is the shard key; null if any key may be used.
     #[schema(required)]
     routing: Option<String>,
+    /// Indexes, by name. Those of other routers may appear a second later.
+    indexes: Vec<IndexShape>,
 }
 
 /// Name and type of a column.
@@ -160,7 +163,7 @@ pub(crate) async fn list_tables(
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let registry = app.manager.schema(&app.rights(&request)).tables();
-    let tables = registry.tables().map(|table| shape(table)).collect();
+    let tables = registry.tables().map(|table| shape(&app, table)).collect();
     Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables }))
 }
 
@@ -177,7 +180,7 @@ pub(crate) async fn find_table(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let table = shape(&*app.manager.schema(&app.rights(&request)).table(&name)?);
+    let table = shape(&app, &*app.manager.schema(&app.rights(&request)).table(&name)?);
     Ok(HttpResponse::Ok().json(TableAnswer { success: true, table }))
 }
 
@@ -218,7 +221,7 @@ pub(crate) async fn make_table(
         TableCreated::New(table) => (HttpResponse::Created(), table),
         TableCreated::Known(table) => (HttpResponse::Ok(), table),
     };
-    Ok(response.json(TableAnswer { success: true, table: shape(table) }))
+    Ok(response.json(TableAnswer { success: true, table: shape(&app, table) }))
 }
 
 /// Makes the table in a task of its own: a client that disconnects must not leave it half made.
@@ -251,7 +254,8 @@ async fn make(
     }
 }
 
-fn shape(table: &Table) -> TableShape {
+fn shape(app: &App, table: &Table) -> TableShape {
+    let indexes = app.manager.schema(Rights::ALL).indexes().known(table);
     let name = |column: usize| table.column(column).name.clone();
     let is_shown = |column: &usize| table.visible().has(*column);
     let columns = table.own().filter(is_shown).map(|column| table.column(column));
@@ -266,6 +270,7 @@ fn shape(table: &Table) -> TableShape {
         columns: columns.collect(),
         id: table.id().iter().copied().filter(is_shown).map(name).collect(),
         routing: table.routing().filter(is_shown).map(name),
+        indexes: indexes.into_iter().map(|record| IndexShape::of(record, app)).collect(),
     }
 }
 

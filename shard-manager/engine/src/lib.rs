@@ -24,6 +24,9 @@ pub mod fair_places;
 pub mod fair_queue;
 pub mod fault_injector;
 pub mod idempotency_expiry;
+pub mod index_builder;
+pub mod index_catalog;
+pub mod index_record;
 pub mod map_backlog;
 pub mod move_catalog;
 pub mod move_draft;
@@ -81,7 +84,7 @@ pub use opened_cluster::OpenedCluster;
 pub use opened_shard::{OpenedReplica, OpenedShard};
 pub use replica_node::{NodeLabel, ReplicaNode};
 pub use writer::{
-    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WRITERS_MAX, WriteGroup,
+    AsyncWriter, BatchDone, BatchFailure, IndexChange, LaneControls, SchemaChange, WRITERS_MAX, WriteGroup,
     WritePartitioner, Writer, WriterKind,
 };
 

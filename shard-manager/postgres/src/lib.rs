@@ -52,6 +52,7 @@ pub mod session;
 mod shard_addresses;
 pub mod shard_database;
 pub mod shard_listing;
+mod shard_indexes;
 mod shard_opening;
 mod slot_changes;
 mod slot_moves;

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
+use engine::index_catalog::IndexCatalog;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::operator_desk::{OperatorCommand, OperatorDesk};
@@ -181,6 +182,10 @@ impl ClusterBackend for Files {
     }
 
     fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog> {
+        Some(&self.moves)
+    }
+
+    fn index_catalog(&self) -> Option<&dyn IndexCatalog> {
         Some(&self.moves)
     }
 

@@ -1,0 +1,85 @@
+//! Shard indexes: changes of the indexes of one shard.
+//!
+//! An engine with an [`IndexBuilder`](engine::index_builder::IndexBuilder) builds an index while
+//! rows are written. Elsewhere the change waits in the lane like a change of the tables, and the
+//! writes behind it wait until it is done.
+//!
+//! **Not here:** the other shards (`manager`), SQL (the engines).
+
+use std::time::{Duration, Instant};
+
+use engine::index_builder::IndexSession;
+use engine::{IndexChange, SchemaChange};
+use model::error::Error;
+
+use super::Shard;
+
+/// Longest time for a change of an index in the lane, with its wait.
+const CHANGE_MAX: Duration = Duration::from_secs(3_600);
+/// Rows that a file indexes in a second at least, measured with 1,000,000 rows of three columns in
+/// a debug-free build on two cores (`docs/src/limits.md`).
+const ROWS_PER_SECOND: u64 = 200_000;
+/// Time that a change of an index takes without rows: a commit, and the batch before it.
+const COMMIT: Duration = Duration::from_millis(20);
+
+/// Right to change the indexes of a shard.
+pub struct ShardIndexes<'s> {
+    shard: &'s Shard,
+    session: Option<Box<dyn IndexSession>>,
+}
+
+impl Shard {
+    /// Returns true if no write waits while an index is built.
+    pub fn builds_beside_writes(&self) -> bool {
+        self.primary.indexes.is_some()
+    }
+
+    /// Waits until no other process changes the indexes of the shard.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`], or the error of the shard.
+    pub async fn lock_indexes(&self, deadline: Instant) -> Result<ShardIndexes<'_>, Error> {
+        let session = match &self.primary.indexes {
+            Some(builder) => Some(builder.lock(deadline).await?),
+            None => None,
+        };
+        Ok(ShardIndexes { shard: self, session })
+    }
+
+    /// Returns the number of rows of a table, and the time for which writes would wait while an
+    /// index of it is built; `None` if they do not wait.
+    ///
+    /// # Errors
+    /// The primary does not answer.
+    pub async fn estimate_pause(
+        &self,
+        table: &str,
+        deadline: Instant,
+    ) -> Result<Option<(u64, Duration)>, Error> {
+        if self.builds_beside_writes() {
+            return Ok(None);
+        }
+        let counts = self.primary.row_counts(deadline).await?;
+        let rows = counts.iter().find(|count| count.table == table).map_or(0, |count| count.rows);
+        let rows = rows.max(0).cast_unsigned();
+        Ok(Some((rows, COMMIT + Duration::from_millis(rows * 1_000 / ROWS_PER_SECOND))))
+    }
+}
+
+impl ShardIndexes<'_> {
+    /// Builds or drops an index, unless that is done already, and returns the time for which writes
+    /// have waited; `None` if they have not.
+    ///
+    /// # Errors
+    /// The error of the shard.
+    pub async fn change(&self, change: &IndexChange) -> Result<Option<Duration>, Error> {
+        if let Some(session) = &self.session {
+            return session.change(change).await.map(|()| None);
+        }
+        let began = Instant::now();
+        let change = SchemaChange::Index(change.clone());
+        let changed = self.shard.change_schema(change, began + CHANGE_MAX).await;
+        changed.map_err(|failure| failure.error)?;
+        Ok(Some(began.elapsed()))
+    }
+}
