@@ -67,7 +67,7 @@ pub struct IndexPlanAnswer {
 
 /// Effect of an index that is built on a shard.
 #[derive(Serialize, ToSchema)]
-pub struct IndexPauseShape {
+pub(super) struct IndexPauseShape {
     /// The shard.
     shard: String,
     /// Rows of the table; null where writes do not wait.
