@@ -106,8 +106,10 @@ impl Prefer {
                 if name.is_empty() || seen.contains(&name) {
                     continue;
                 }
-                let found =
-                    Preference::ALL.into_iter().filter(is_known).find(|one| one.spelling() == (&name, &value));
+                let found = Preference::ALL
+                    .into_iter()
+                    .filter(is_known)
+                    .find(|one| one.spelling() == (&name, &value));
                 match found {
                     Some(preference) => known.push(preference),
                     // The client wants all or nothing: ignoring that would store a part.

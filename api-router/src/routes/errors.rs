@@ -21,7 +21,9 @@ use shard_manager::engine::rebalance_record::{RebalanceOrderFault, RebalanceStat
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
-use shard_manager::manager::{IndexesError, MovesError, RebalancesError, ShardChangeError, SlotsError};
+use shard_manager::manager::{
+    IndexesError, MovesError, RebalancesError, ShardChangeError, SlotsError,
+};
 use shard_manager::map_change::MapChangeRefusal;
 use shard_manager::row_change::RowError;
 use shard_manager::slot_refusal::SlotRefusal;

@@ -44,9 +44,8 @@ pub(crate) async fn list_indexes(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let (rights, deadline) =
-        (app.rights(&request), Instant::now() + deadline(request.headers())?);
-    let records = app.manager.schema(&rights).indexes().list(&table, deadline).await?;
+    let (rights, deadline) = (app.rights(&request), Instant::now() + deadline(request.headers())?);
+    let records = Indexes::of(app.manager.schema(&rights)).list(&table, deadline).await?;
     let indexes = records.into_iter().map(|record| IndexShape::of(record, &app)).collect();
     let table = table.into_inner();
     Ok(HttpResponse::Ok().json(IndexesAnswer { success: true, table, indexes }))
@@ -84,7 +83,7 @@ pub(crate) async fn make_index(
     let read = app.read_body(&request, payload, BODY_BYTES_MAX, change.deadline).await;
     let draft = draft(&read.map(|(bytes, _share)| bytes)?)?;
     let rights = app.rights(&request);
-    let indexes = app.manager.schema(&rights).indexes();
+    let indexes = Indexes::of(app.manager.schema(&rights));
     if change.is_dry_run {
         return plan(&app, indexes, &table, &draft, &change).await;
     }
@@ -125,7 +124,7 @@ pub(crate) async fn remove_index(
         return Err(Problem::new(Code::TSR113, detail).hint("GET lists the indexes"));
     }
     let ((table, index), rights) = (path.into_inner(), app.rights(&request));
-    let indexes = app.manager.schema(&rights).indexes();
+    let indexes = Indexes::of(app.manager.schema(&rights));
     let record = indexes.remove(&table, &index, change.deadline).await?;
     Ok(HttpResponse::Accepted().json(IndexAnswer::of(IndexShape::of(record, &app))))
 }

@@ -10,8 +10,9 @@ use serde_json::value::RawValue;
 use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
+use shard_manager::engine::index_record::IndexRecord;
 use shard_manager::error::Error;
-use shard_manager::manager::TableCreated;
+use shard_manager::manager::{Indexes, TableCreated};
 use shard_manager::table::{Column, ColumnDefault, Table, closest};
 use utoipa::ToSchema;
 
@@ -108,6 +109,8 @@ pub struct TablesAnswer {
     success: bool,
     /// The tables, by name.
     tables: Vec<TableShape>,
+    /// Their indexes, by table and name. Changes of other routers may appear a second later.
+    indexes: Vec<IndexShape>,
 }
 
 /// A table that was requested, or made.
@@ -117,6 +120,8 @@ pub struct TableAnswer {
     success: bool,
     /// The table.
     table: TableShape,
+    /// Its indexes, by name. Changes of other routers may appear a second later.
+    indexes: Vec<IndexShape>,
 }
 
 /// Columns and keys of a table.
@@ -131,8 +136,6 @@ pub struct TableShape {
     /// The column that is the shard key; null if any key may be used.
     #[schema(required)]
     routing: Option<String>,
-    /// Indexes, by name. Those of other routers may appear a second later.
-    indexes: Vec<IndexShape>,
 }
 
 /// Name and type of a column.
@@ -163,8 +166,10 @@ pub(crate) async fn list_tables(
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let registry = app.manager.schema(&app.rights(&request)).tables();
-    let tables = registry.tables().map(|table| shape(&app, table)).collect();
-    Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables }))
+    let tables = registry.tables().map(|table| shape(table)).collect();
+    let indexes = registry.tables().flat_map(|table| known_indexes(&app, table));
+    let indexes = indexes.map(|record| IndexShape::with_table(record, &app)).collect();
+    Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables, indexes }))
 }
 
 /// Shows one table.
@@ -180,8 +185,8 @@ pub(crate) async fn find_table(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let table = shape(&app, &*app.manager.schema(&app.rights(&request)).table(&name)?);
-    Ok(HttpResponse::Ok().json(TableAnswer { success: true, table }))
+    let table = app.manager.schema(&app.rights(&request)).table(&name)?;
+    Ok(HttpResponse::Ok().json(answer(&app, &table)))
 }
 
 /// Makes a table on every shard, or on none.
@@ -221,7 +226,7 @@ pub(crate) async fn make_table(
         TableCreated::New(table) => (HttpResponse::Created(), table),
         TableCreated::Known(table) => (HttpResponse::Ok(), table),
     };
-    Ok(response.json(TableAnswer { success: true, table: shape(&app, table) }))
+    Ok(response.json(answer(&app, table)))
 }
 
 /// Makes the table in a task of its own: a client that disconnects must not leave it half made.
@@ -254,8 +259,18 @@ async fn make(
     }
 }
 
-fn shape(app: &App, table: &Table) -> TableShape {
-    let indexes = app.manager.schema(Rights::ALL).indexes().known(table);
+fn answer(app: &App, table: &Table) -> TableAnswer {
+    let indexes = known_indexes(app, table).into_iter();
+    let indexes = indexes.map(|record| IndexShape::of(record, app)).collect();
+    TableAnswer { success: true, table: shape(table), indexes }
+}
+
+/// Returns the indexes without hidden columns of a table.
+fn known_indexes(app: &App, table: &Table) -> Vec<IndexRecord> {
+    Indexes::of(app.manager.schema(Rights::ALL)).known(table)
+}
+
+fn shape(table: &Table) -> TableShape {
     let name = |column: usize| table.column(column).name.clone();
     let is_shown = |column: &usize| table.visible().has(*column);
     let columns = table.own().filter(is_shown).map(|column| table.column(column));
@@ -270,7 +285,6 @@ fn shape(app: &App, table: &Table) -> TableShape {
         columns: columns.collect(),
         id: table.id().iter().copied().filter(is_shown).map(name).collect(),
         routing: table.routing().filter(is_shown).map(name),
-        indexes: indexes.into_iter().map(|record| IndexShape::of(record, app)).collect(),
     }
 }
 

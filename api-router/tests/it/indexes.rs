@@ -1,5 +1,5 @@
-//! Tests of indexes: an index is on every shard or on none, whatever happens meanwhile, and a unique
-//! one refuses a second row of a shard key.
+//! Tests of indexes: an index is on every shard or on none, whatever happens meanwhile, and a
+//! unique one refuses a second row of a shard key.
 
 use std::path::Path;
 
@@ -69,8 +69,8 @@ pub(crate) fn order(router: &Router, key: &str, id: &str, note: &str) -> Reply {
     router.write(key, &json!({"table": "orders", "data": data}))
 }
 
-/// Returns the statements that have created the indexes of clients on a primary (counted from 0). On
-/// files the router must have ended.
+/// Returns the statements that have created the indexes of clients on a primary (counted from 0).
+/// On files the router must have ended.
 pub(crate) fn on_shard(data: &Path, shard: usize) -> Vec<String> {
     if is_servers() {
         let sql = "SELECT pg_get_indexdef(indexrelid) FROM pg_index JOIN pg_class ON oid = indexrelid \
@@ -103,7 +103,10 @@ fn an_index_is_built_on_every_shard_and_dropped_from_every_shard() {
         assert_eq!(order(&router, &format!("u{n}"), "o1", "n").status, 201);
     }
     let index = built(&router, &by_status());
-    assert_eq!((&index["columns"], &index["unique"]), (&json!(["status", "amount"]), &json!(false)));
+    assert_eq!(
+        (&index["columns"], &index["unique"]),
+        (&json!(["status", "amount"]), &json!(false))
+    );
     assert_eq!(index["pause_ms"].is_u64(), !is_servers(), "{index}");
     let again = make(&router, &by_status());
     assert_eq!((again.status, &again.json()["index"]), (200, &index), "the same again");
@@ -114,10 +117,12 @@ fn an_index_is_built_on_every_shard_and_dropped_from_every_shard() {
         assert_eq!(refusal(&make(&router, &other)), refused(409, "TSR344"));
     }
     let shown = eventually("the table shows its index", || {
-        let indexes = router.get("/api/tables/orders").json()["table"]["indexes"].clone();
+        let indexes = router.get("/api/tables/orders").json()["indexes"].clone();
         (indexes[0]["state"] == "ready").then_some(indexes)
     });
     assert_eq!(shown, json!([index]));
+    let all = router.get("/api/tables").json()["indexes"].clone();
+    assert_eq!((&all[0]["table"], &all[0]["name"]), (&json!("orders"), &json!("by_status")));
     built(&router, &json!({"name": "by_time", "columns": ["created_at"]}));
     removed(&router, "by_time");
     let gone = send(&router, "DELETE", &format!("{PATH}/by_statu"), None);
@@ -158,7 +163,10 @@ fn a_unique_index_refuses_a_second_row_of_a_shard_key_and_no_row_of_another() {
     assert_eq!((reply.status, &answer["stored"]), (207, &json!(4)), "{}", reply.text());
     assert_eq!(answer["failed"][0]["index"], 1, "nulls are equal to nothing");
     let read = router.read("ada", "table=orders&select=order_id,note&order=order_id").json();
-    assert_eq!(read["data"], json!([{"order_id": "o1", "note": "a"}, {"order_id": "o2", "note": "b"}]));
+    assert_eq!(
+        read["data"],
+        json!([{"order_id": "o1", "note": "a"}, {"order_id": "o2", "note": "b"}])
+    );
 }
 
 #[test]
@@ -173,10 +181,7 @@ fn an_index_that_rows_do_not_permit_is_on_no_shard_and_tells_which_shard_and_why
     }
     assert_eq!(make(&router, &one_note()).status, 202);
     let failed = until(&router, "one_note", "failed");
-    assert_eq!(
-        failed["reason"],
-        "shard3: two rows of one shard key have the same values in note"
-    );
+    assert_eq!(failed["reason"], "shard3: two rows of one shard key have the same values in note");
     assert_eq!(order(&router, &key, "o3", "secret").status, 201, "it refuses nothing");
     for id in ["o2", "o3"] {
         assert!(order(&router, &key, id, id).status < 300);
@@ -211,7 +216,12 @@ fn a_bad_index_is_refused_with_the_member_that_is_wrong_and_nothing_is_begun() {
         (columns(json!(["status", "status"])), 400, "TSR101", "columns[1] comes twice"),
         (columns(json!(["slot"])), 400, "TSR101", "columns[0]"),
         (json!({"name": "i", "columns": ["note"], "unique": 1}), 400, "TSR101", "unique"),
-        (json!({"name": "i", "columns": ["note"], "pause_max_ms": -1}), 400, "TSR101", "pause_max_ms"),
+        (
+            json!({"name": "i", "columns": ["note"], "pause_max_ms": -1}),
+            400,
+            "TSR101",
+            "pause_max_ms",
+        ),
         (json!({"name": "i", "columns": ["note"], "uniqe": true}), 400, "TSR102", "uniqe"),
     ] {
         let reply = make(&router, &body);

@@ -12,8 +12,8 @@ use crate::client::{refusal, refused};
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
 use crate::indexes::{by_status, make, on_shard, order, send, until};
-use crate::moves::{OPERATE, other, place};
 use crate::moves;
+use crate::moves::{OPERATE, other, place};
 use crate::new_databases::NewDatabase;
 
 const CITUS: &str = "Tessera builds no indexes on Citus";

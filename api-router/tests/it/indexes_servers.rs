@@ -65,7 +65,8 @@ fn an_index_that_a_crash_has_left_invalid_is_built_again_by_the_next_start() {
         assert_eq!((&half["state"], &half["built"]), (&json!("building"), &json!(1)));
         router.kill();
         router.wait();
-        let end = format!("SELECT pg_terminate_backend(pid::int, 10000)::text FROM ({BUILDERS}) AS b");
+        let end =
+            format!("SELECT pg_terminate_backend(pid::int, 10000)::text FROM ({BUILDERS}) AS b");
         ask_primary(&data, 1, &end);
         assert_eq!(ask_primary(&data, 1, INVALID).len(), 1, "the remainder");
         release(&data, 1);
@@ -156,5 +157,8 @@ fn filters_and_orders_of_reads_use_an_index() {
         }
         assert_eq!(amounts[0], first, "{query}");
     }
-    assert_eq!(refusal(&send(&router, "DELETE", "/api/tables/orders/indexes/none", None)), refused(404, "TSR345"));
+    assert_eq!(
+        refusal(&send(&router, "DELETE", "/api/tables/orders/indexes/none", None)),
+        refused(404, "TSR345")
+    );
 }

@@ -37,7 +37,7 @@ use crate::lane::{Applied, LaneFailure, Lanes};
 use crate::replica_set::ReplicaSet;
 
 pub use health::NodeHealth;
-pub use indexes::ShardIndexes;
+pub use indexes::{LockedIndexes, ShardIndexes};
 pub use majority::Majority;
 pub use primary::Primary;
 pub use primary_moves::PrimaryMoves;
@@ -239,6 +239,11 @@ impl Shard {
         deadline: Instant,
     ) -> Result<u64, SlotChangeError> {
         self.primary.lanes.solo().change_slots(change, deadline).await
+    }
+
+    /// Returns the face for indexes.
+    pub fn indexes(&self) -> ShardIndexes<'_> {
+        ShardIndexes(self)
     }
 
     /// Returns the index of the lane that changes of this key take.

@@ -28,6 +28,8 @@ pub trait IndexSession: Send + Sync {
     /// # Errors
     /// The error of the shard: [`Error::NotUnique`](model::error::Error::NotUnique) and
     /// [`Error::Constraint`](model::error::Error::Constraint) are about its rows.
-    fn change<'a>(&'a self, change: &'a IndexChange)
-    -> BoxFuture<'a, Result<(), model::error::Error>>;
+    fn change<'a>(
+        &'a self,
+        change: &'a IndexChange,
+    ) -> BoxFuture<'a, Result<(), model::error::Error>>;
 }

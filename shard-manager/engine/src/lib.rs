@@ -84,8 +84,8 @@ pub use opened_cluster::OpenedCluster;
 pub use opened_shard::{OpenedReplica, OpenedShard};
 pub use replica_node::{NodeLabel, ReplicaNode};
 pub use writer::{
-    AsyncWriter, BatchDone, BatchFailure, IndexChange, LaneControls, SchemaChange, WRITERS_MAX, WriteGroup,
-    WritePartitioner, Writer, WriterKind,
+    AsyncWriter, BatchDone, BatchFailure, IndexChange, LaneControls, SchemaChange, WRITERS_MAX,
+    WriteGroup, WritePartitioner, Writer, WriterKind,
 };
 
 /// Future of a request to an engine.

@@ -46,7 +46,7 @@ pub enum IndexFault {
         count: usize,
     },
     /// The table has no such column.
-    #[error("is no column of the table")]
+    #[error("is not a column of the table")]
     NoSuchColumn {
         /// Column with a similar name.
         suggestion: Option<String>,
@@ -231,9 +231,10 @@ mod tests {
 
     #[test]
     fn a_bad_index_is_refused_with_the_member_that_is_wrong() {
-        let error = |columns: &[&str], is_unique| index(columns, is_unique).unwrap_err().to_string();
+        let error =
+            |columns: &[&str], is_unique| index(columns, is_unique).unwrap_err().to_string();
         assert_eq!(error(&[], false), "columns must name 1 to 8 columns, and names 0");
-        assert_eq!(error(&["state"], false), "columns[0] is no column of the table");
+        assert_eq!(error(&["state"], false), "columns[0] is not a column of the table");
         assert_eq!(error(&["status", "status"], false), "columns[1] comes twice");
         assert!(error(&["about"], false).starts_with("columns[0] is a json column"));
         assert!(error(&["slot"], false).starts_with("columns[0] cannot be indexed"));

@@ -125,10 +125,7 @@ impl DbErrorKind {
 
     /// Returns true if single rows of a batch may have caused the error.
     pub(super) fn is_of_rows(&self) -> bool {
-        matches!(
-            self,
-            Self::Constraint(_) | Self::NotUnique(_) | Self::Discarded(_) | Self::Other
-        )
+        matches!(self, Self::Constraint(_) | Self::NotUnique(_) | Self::Discarded(_) | Self::Other)
     }
 
     /// Converts the kind to the error that clients receive.

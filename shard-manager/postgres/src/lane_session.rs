@@ -63,7 +63,8 @@ impl TransactionError {
         if matches!(
             kind,
             DbErrorKind::Constraint(_) | DbErrorKind::NotUnique(_) | DbErrorKind::Discarded(_)
-        ) && answers {
+        ) && answers
+        {
             tracing::debug!(%error, "a rule of the database refused a batch");
         } else {
             let outcome = outcome.name();

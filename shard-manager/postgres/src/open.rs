@@ -242,7 +242,8 @@ async fn prepare_shards(
         .map(|(Found { tables, made, .. }, shard)| Declared { shard, tables, made })
         .collect();
     let Agreement { registry, changes } = agree(&declared, &pending)?;
-    let indexes = IndexTables::of(&catalog).list().await.map_err(|error| failed(error.to_string()))?;
+    let indexes =
+        IndexTables::of(&catalog).list().await.map_err(|error| failed(error.to_string()))?;
     let indexes = changes_of_new_shard(&indexes, &registry);
     let mut shards = Vec::with_capacity(claimed.len());
     let states = found.map.topology().members().map(|(_, shard)| shard.state);

@@ -141,9 +141,10 @@ impl PreparedShard {
             let moves = PgMoves::start(name, &leader, &replication);
             ShardMoves { reader: Arc::clone(&moves) as _, writer: Some(moves) }
         });
-        let indexes = leader.citus().is_none().then(|| {
-            Arc::new(PgIndexes::new(name, &leader)) as Arc<dyn IndexBuilder>
-        });
+        let indexes = leader
+            .citus()
+            .is_none()
+            .then(|| Arc::new(PgIndexes::new(name, &leader)) as Arc<dyn IndexBuilder>);
         let replicas: Vec<Arc<Replica>> = (0..leader.members().len())
             .map(|index| Replica::start(&leader, (index, &replication), (name, runtimes)))
             .collect();

@@ -13,7 +13,8 @@ use crate::app::App;
 #[derive(ToSchema)]
 #[schema(example = json!({"name": "by_status", "columns": ["status", "amount"]}))]
 pub struct IndexRequest {
-    /// Name of the index, with the rules for a table's name. Other tables may have one of this name.
+    /// Name of the index, with the rules for a table's name. Other tables may have one of this
+    /// name.
     #[schema(max_length = 40, pattern = "^[a-z][a-z0-9_]{0,39}$")]
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     name: String,
@@ -22,8 +23,8 @@ pub struct IndexRequest {
     #[schema(min_items = 1, max_items = 8)]
     #[expect(dead_code, reason = "as above")]
     columns: Vec<String>,
-    /// True if rows of one shard key must differ in the columns; rows with null there do. False when
-    /// it is not given.
+    /// True if rows of one shard key must differ in the columns; rows with null there do. False
+    /// when it is not given.
     #[schema(value_type = bool, required = false)]
     #[expect(dead_code, reason = "as above")]
     unique: Option<bool>,
@@ -54,7 +55,7 @@ pub struct IndexAnswer {
     index: IndexShape,
 }
 
-/// What the creation of an index would do.
+/// Effect that the creation of an index would have.
 #[derive(Serialize, ToSchema)]
 pub struct IndexPlanAnswer {
     /// Always true.
@@ -80,6 +81,10 @@ pub(super) struct IndexPauseShape {
 /// An index and its state.
 #[derive(Serialize, ToSchema)]
 pub struct IndexShape {
+    /// The table; only in the list of all tables.
+    #[schema(value_type = String, required = false)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
     /// Name of the index.
     name: String,
     /// Columns, in their order.
@@ -114,6 +119,7 @@ impl IndexShape {
         let is_building = record.state == IndexState::Building;
         let shards = || app.manager.map().topology().members().count();
         Self {
+            table: None,
             name: record.name,
             columns: record.columns,
             unique: record.is_unique,
@@ -124,6 +130,13 @@ impl IndexShape {
             pause_ms: record.pause_ms,
             pause_max_ms: record.pause_max_ms,
         }
+    }
+}
+
+impl IndexShape {
+    /// Converts a record, with the name of the table.
+    pub fn with_table(record: IndexRecord, app: &App) -> Self {
+        Self { table: Some(record.table.clone()), ..Self::of(record, app) }
     }
 }
 

@@ -118,7 +118,11 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         // Refused by the route: the shards and their slots stay as they are.
         (
             "POST",
-            "/api/tables" | "/api/tables/{name}/indexes" | "/api/shards" | "/api/slots/fence" | "/api/slots/release"
+            "/api/tables"
+            | "/api/tables/{name}/indexes"
+            | "/api/shards"
+            | "/api/slots/fence"
+            | "/api/slots/release"
             | "/api/moves",
         )
         | ("PATCH", "/api/shards/{name}") => (path, Some("{}")),

@@ -8,7 +8,8 @@
 //! one that sees another list of shards, looks for every index on every shard: a file that was
 //! restored from an older copy may lack some.
 //!
-//! **Invariant:** an index becomes `ready` after every shard has it, and `failed` after none has it.
+//! **Invariant:** an index becomes `ready` after every shard has it, and `failed` after none has
+//! it.
 //! **Not here:** the requests of clients (`indexes`), SQL (the engines).
 
 use std::sync::Arc;
@@ -172,7 +173,7 @@ impl IndexBuilding<'_> {
         shard: &Shard,
         change: &IndexChange,
     ) -> Result<Option<Result<Option<Duration>, Error>>, Error> {
-        let session = match shard.lock_indexes(Instant::now() + LOCK_MAX).await {
+        let session = match shard.indexes().lock(Instant::now() + LOCK_MAX).await {
             Ok(session) => session,
             Err(error) => return Ok(Some(Err(error))),
         };
@@ -190,22 +191,29 @@ impl IndexBuilding<'_> {
 
     /// Returns the reason why writes of a shard would wait too long.
     async fn too_long(&self, record: &IndexRecord, shard: &Shard) -> Result<Option<String>, Error> {
-        let estimate = shard.estimate_pause(&record.table, Instant::now() + LOCK_MAX).await?;
+        let estimate =
+            shard.indexes().estimate_pause(&record.table, Instant::now() + LOCK_MAX).await?;
         let pause_ms = estimate.map_or(0, |(_, pause)| pause.as_millis() as u64);
         let most = record.pause_max_ms;
         let is_long = pause_ms > most;
         Ok(is_long.then(|| {
             let shard = shard.name();
-            format!("{shard}: writes would wait about {pause_ms} ms, longer than pause_max_ms, {most}")
+            format!(
+                "{shard}: writes would wait about {pause_ms} ms, longer than pause_max_ms, {most}"
+            )
         }))
     }
 
     /// Lets an index that cannot be built be dropped again.
     async fn give_up(&self, record: IndexRecord, reason: String) -> Result<(), Error> {
-        tracing::warn!(table = record.table, index = record.name, reason, "an index cannot be built");
+        tracing::warn!(
+            table = record.table,
+            index = record.name,
+            reason,
+            "an index cannot be built"
+        );
         let expected = record.state;
-        let undoing =
-            IndexRecord { state: IndexState::Undoing, reason: Some(reason), ..record };
+        let undoing = IndexRecord { state: IndexState::Undoing, reason: Some(reason), ..record };
         self.report(&undoing, expected).await.map(drop)
     }
 

@@ -82,10 +82,7 @@ pub enum IndexesError {
         index: String,
     },
     /// The table has the highest number of indexes.
-    #[error(
-        "the table has {} indexes already, and can have no more",
-        TableIndex::PER_TABLE_MAX
-    )]
+    #[error("the table has {} indexes already, and can have no more", TableIndex::PER_TABLE_MAX)]
     TooMany,
     /// Writes of a shard would wait too long.
     #[error(
@@ -124,14 +121,12 @@ pub enum IndexesError {
 #[derive(Clone, Copy)]
 pub struct Indexes<'m>(Schema<'m>);
 
-impl<'m> Schema<'m> {
-    /// Returns the face for indexes.
-    pub fn indexes(self) -> Indexes<'m> {
-        Indexes(self)
-    }
-}
-
 impl<'m> Indexes<'m> {
+    /// Returns the face for the indexes of the tables that a caller may know.
+    pub fn of(schema: Schema<'m>) -> Self {
+        Self(schema)
+    }
+
     fn manager(self) -> &'m Manager {
         self.0.manager
     }
@@ -144,7 +139,11 @@ impl<'m> Indexes<'m> {
     ///
     /// # Errors
     /// [`IndexesError::Failed`].
-    pub async fn list(self, table: &str, deadline: Instant) -> Result<Vec<IndexRecord>, IndexesError> {
+    pub async fn list(
+        self,
+        table: &str,
+        deadline: Instant,
+    ) -> Result<Vec<IndexRecord>, IndexesError> {
         let table = self.0.table(table)?;
         let Some(catalog) = self.manager().backend.index_catalog() else { return Ok(Vec::new()) };
         let mut records = by(deadline, catalog.list_indexes()).await?;
@@ -278,10 +277,9 @@ impl<'m> Indexes<'m> {
     ) -> Result<Vec<IndexPause>, IndexesError> {
         let mut pauses = Vec::new();
         for (number, shard) in indexed_shards(self.manager()) {
-            let estimate = shard.estimate_pause(index.table().name(), deadline).await?;
-            let (rows, pause) = estimate.map_or((None, Duration::ZERO), |(rows, pause)| {
-                (Some(rows), pause)
-            });
+            let estimate = shard.indexes().estimate_pause(index.table().name(), deadline).await?;
+            let (rows, pause) =
+                estimate.map_or((None, Duration::ZERO), |(rows, pause)| (Some(rows), pause));
             pauses.push(IndexPause { shard: number, rows, pause });
         }
         Ok(pauses)

@@ -21,10 +21,10 @@ use model::error::Error;
 use model::shard_map::ShardMap;
 use model::topology::{ShardNumber, ShardState};
 
-use super::{index_building, mover};
 use super::rebalancer::Rebalancer;
 use super::shard_change::ShardJoin;
 use super::{Manager, Shards};
+use super::{index_building, mover};
 
 /// Pause after a shard could not be opened.
 const RETRY: Duration = Duration::from_millis(500);
@@ -33,7 +33,8 @@ const OPEN_MAX: Duration = Duration::from_secs(30);
 
 impl<'m> Shards<'m> {
     /// Opens shards that join elsewhere, closes shards that retire, and carries out joins, moves of
-    /// slots, rebalances and changes of indexes, until the future is dropped. One task of a process does this.
+    /// slots, rebalances and changes of indexes, until the future is dropped. One task of a process
+    /// does this.
     pub async fn keep_up(self) {
         let moves = mover::carry_out(self.0);
         let rebalances = Rebalancer::of(self.0).carry_out();

@@ -22,28 +22,27 @@ const ROWS_PER_SECOND: u64 = 200_000;
 /// Time that a change of an index takes without rows: a commit, and the batch before it.
 const COMMIT: Duration = Duration::from_millis(20);
 
+/// Face of a [`Shard`] for its indexes.
+#[derive(Clone, Copy)]
+pub struct ShardIndexes<'s>(pub(super) &'s Shard);
+
 /// Right to change the indexes of a shard.
-pub struct ShardIndexes<'s> {
+pub struct LockedIndexes<'s> {
     shard: &'s Shard,
     session: Option<Box<dyn IndexSession>>,
 }
 
-impl Shard {
-    /// Returns true if no write waits while an index is built.
-    pub fn builds_beside_writes(&self) -> bool {
-        self.primary.indexes.is_some()
-    }
-
+impl<'s> ShardIndexes<'s> {
     /// Waits until no other process changes the indexes of the shard.
     ///
     /// # Errors
     /// [`Error::DeadlinePassed`], or the error of the shard.
-    pub async fn lock_indexes(&self, deadline: Instant) -> Result<ShardIndexes<'_>, Error> {
-        let session = match &self.primary.indexes {
+    pub async fn lock(self, deadline: Instant) -> Result<LockedIndexes<'s>, Error> {
+        let session = match &self.0.primary.indexes {
             Some(builder) => Some(builder.lock(deadline).await?),
             None => None,
         };
-        Ok(ShardIndexes { shard: self, session })
+        Ok(LockedIndexes { shard: self.0, session })
     }
 
     /// Returns the number of rows of a table, and the time for which writes would wait while an
@@ -52,21 +51,21 @@ impl Shard {
     /// # Errors
     /// The primary does not answer.
     pub async fn estimate_pause(
-        &self,
+        self,
         table: &str,
         deadline: Instant,
     ) -> Result<Option<(u64, Duration)>, Error> {
-        if self.builds_beside_writes() {
+        if self.0.primary.indexes.is_some() {
             return Ok(None);
         }
-        let counts = self.primary.row_counts(deadline).await?;
+        let counts = self.0.primary.row_counts(deadline).await?;
         let rows = counts.iter().find(|count| count.table == table).map_or(0, |count| count.rows);
         let rows = rows.max(0).cast_unsigned();
         Ok(Some((rows, COMMIT + Duration::from_millis(rows * 1_000 / ROWS_PER_SECOND))))
     }
 }
 
-impl ShardIndexes<'_> {
+impl LockedIndexes<'_> {
     /// Builds or drops an index, unless that is done already, and returns the time for which writes
     /// have waited; `None` if they have not.
     ///

@@ -15,9 +15,7 @@ impl IndexCatalog for ServerMoves {
     }
 
     fn add_index<'a>(&'a self, record: &'a IndexRecord) -> EngineFuture<'a, ()> {
-        Box::pin(
-            self.with_catalog(async move |catalog| IndexTables::of(catalog).add(record).await),
-        )
+        Box::pin(self.with_catalog(async move |catalog| IndexTables::of(catalog).add(record).await))
     }
 
     fn change_index<'a>(

@@ -296,9 +296,8 @@ fn filters_and_orders_use_an_index_on_all_shards_and_for_one_key() {
     build(&mut connection, "by_number", &["number"], false);
     build(&mut connection, "one_flag", &["flag"], true);
     let text = |text: &str| Value::Text(text.to_owned());
-    let test = |column, comparison, value| {
-        Condition::Column(column, Test::Compare(comparison, value))
-    };
+    let test =
+        |column, comparison, value| Condition::Column(column, Test::Compare(comparison, value));
     let word = || test(3, Comparison::Equal, text("w"));
     let by = |column, descending| OrderBy { column, descending };
     let key = Scope::Key(Slot::new(7).expect("a slot"), "k");
