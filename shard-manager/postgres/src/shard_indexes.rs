@@ -136,12 +136,13 @@ impl IndexSession for LockedIndexes {
                     return Err(Error::ShardUnavailable { shard: self.shard.clone() });
                 }
             };
-            changed.map_err(|error| match DbErrorKind::of(&error) {
+            changed.map_err(|error| {
+                let kind = DbErrorKind::of(&error);
                 // The message of a build names the index as its constraint.
-                DbErrorKind::NotUnique(_) | DbErrorKind::Constraint("unique") => {
-                    Error::NotUnique { index: change.index().name().to_owned() }
+                if matches!(kind, DbErrorKind::NotUnique(_) | DbErrorKind::Constraint("unique")) {
+                    return Error::NotUnique { index: change.index().name().to_owned() };
                 }
-                _ => failed(&self.shard, &error),
+                failed(&self.shard, &error)
             })
         })
     }
@@ -156,9 +157,10 @@ pub(super) fn create(index: &TableIndex, how: &str) -> String {
 
 fn failed(shard: &str, error: &diesel::result::Error) -> Error {
     tracing::warn!(shard, %error, "an index could not be changed");
-    match DbErrorKind::of(error).error(shard) {
+    let kind = DbErrorKind::of(error);
+    if kind == DbErrorKind::Other {
         // The message is in the log, and the change is tried again.
-        Error::Internal => Error::ShardUnavailable { shard: shard.to_owned() },
-        error => error,
+        return Error::ShardUnavailable { shard: shard.to_owned() };
     }
+    kind.error(shard)
 }

@@ -94,10 +94,11 @@ impl IndexBuilding<'_> {
         let change = IndexChange::Make(index);
         let is_new = record.state == IndexState::Building;
         for (place, (_, shard)) in shards.iter().enumerate() {
-            if is_new && place >= record.built {
-                if let Some(reason) = self.too_long(&record, shard).await? {
-                    return self.give_up(record, reason).await;
-                }
+            if is_new
+                && place >= record.built
+                && let Some(reason) = self.too_long(&record, shard).await?
+            {
+                return self.give_up(record, reason).await;
             }
             let Some(made) = self.change(&record, shard, &change).await? else { return Ok(()) };
             match made {
@@ -240,16 +241,14 @@ impl IndexBuilding<'_> {
 /// Returns the reason why rows do not permit an index, if that is the error.
 fn about_rows(error: &Error, record: &IndexRecord) -> Option<String> {
     let columns = record.columns.join(", ");
-    match error {
-        Error::NotUnique { .. } => {
-            Some(format!("two rows of one shard key have the same values in {columns}"))
-        }
-        Error::Constraint { rule: "size" } => {
-            Some(format!("a row has a longer text in {columns} than an index can have"))
-        }
-        Error::Constraint { .. } | Error::StorageFull { .. } => Some(error.to_string()),
-        _ => None,
+    if matches!(error, Error::NotUnique { .. }) {
+        return Some(format!("two rows of one shard key have the same values in {columns}"));
     }
+    if matches!(error, Error::Constraint { rule: "size" }) {
+        return Some(format!("a row has a longer text in {columns} than an index can have"));
+    }
+    let is_permanent = matches!(error, Error::Constraint { .. } | Error::StorageFull { .. });
+    is_permanent.then(|| error.to_string())
 }
 
 /// Waits for the catalog.
