@@ -13,6 +13,7 @@ mod backups;
 mod changes;
 mod codes;
 mod domain;
+mod indexes;
 mod response;
 
 use std::fmt;

@@ -11,6 +11,7 @@ pub mod distribution;
 pub mod errors;
 pub mod health;
 pub mod home;
+pub mod indexes;
 pub mod kv;
 pub mod lab;
 pub mod moves;
@@ -69,6 +70,9 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         .service(tables::list_tables)
         .service(tables::find_table)
         .service(tables::make_table)
+        .service(indexes::list_indexes)
+        .service(indexes::make_index)
+        .service(indexes::remove_index)
         .service(analytics::read_metrics)
         .service(analytics::list_errors)
         .service(analytics::stream_metrics)

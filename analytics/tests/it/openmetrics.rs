@@ -103,7 +103,7 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
 
 #[test]
 fn backups_are_counted_by_their_outcome_if_the_router_makes_any() {
-    let test = Test::new();
+    let test = TestRecorder::of(1);
     let report = |backups| {
         openmetrics(&test.recorder, &ErrorLog::new(), &ClusterNow::default(), None, backups)
     };

@@ -96,6 +96,8 @@ impl From<Error> for Problem {
             Error::TransactionTooLarge => Self::new(Code::TSR108, detail)
                 .hint("send fewer rows in one request, or without tx=per-shard"),
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),
+            Error::NotUnique { .. } => Self::new(Code::TSR304, detail)
+                .hint("send other values, or change the row that has these first"),
             Error::Discarded { .. } => Self::new(Code::TSR306, detail).hint(ASK_OPERATOR),
             Error::Unlogged { table } => Self::new(Code::TSR306, detail).hint(set_logged(&table)),
             Error::DeadlinePassed => {

@@ -24,7 +24,7 @@ use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
 use shard_manager::manager::{
-    BackupsError, MovesError, RebalancesError, ShardChangeError, SlotsError,
+    BackupsError, IndexesError, MovesError, RebalancesError, ShardChangeError, SlotsError,
 };
 use shard_manager::map_change::MapChangeRefusal;
 use shard_manager::row_change::RowError;
@@ -265,6 +265,16 @@ fn example(code: Code) -> Problem {
         Code::TSR340 => BackupsError::Runs(backup()).into(),
         Code::TSR342 => BackupsError::NoBackup.into(),
         Code::TSR343 => BackupsError::Ended(backup()).into(),
+        Code::TSR344 => IndexesError::Dropping { index: "by_status".to_owned() }.into(),
+        Code::TSR345 => {
+            let (index, suggestion) = ("by_statu".to_owned(), Some("by_status".to_owned()));
+            IndexesError::NoIndex { index, suggestion }.into()
+        }
+        Code::TSR346 => {
+            let (pause_ms, pause_max_ms) = (8_400, 2_000);
+            IndexesError::PauseTooLong { shard: shard(), pause_ms, pause_max_ms }.into()
+        }
+        Code::TSR347 => IndexesError::Unsupported.into(),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),

@@ -39,7 +39,7 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
   PUT  /api/kv/{key}            put a JSON value under a key
   GET  /api/kv/{key}            get it; DELETE removes it
   GET  /api/tables              the tables and their columns
-  POST /api/tables              make a table
+  POST /api/tables              make a table; POST /api/tables/{name}/indexes builds an index
   GET  /api/health              how the shards are
   GET  /api/route?key=user_123  where a key lives
   GET  /api/distribution        how rows are spread over the shards

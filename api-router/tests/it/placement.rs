@@ -216,6 +216,8 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/shards/{name}",
             "/api/tables",
             "/api/tables/{name}",
+            "/api/tables/{name}/indexes",
+            "/api/tables/{name}/indexes/{index}",
             "/api/write",
             "/dashboard",
             "/dashboard/{file}",

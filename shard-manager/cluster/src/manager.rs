@@ -19,6 +19,8 @@ mod data;
 mod faults;
 #[cfg(feature = "sabotage")]
 mod hand_overs;
+mod index_building;
+mod indexes;
 mod join_desk;
 mod lifecycle;
 mod move_news;
@@ -44,6 +46,7 @@ use std::time::{Duration, Instant};
 use ::access::rights::Rights;
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheSettings, CacheUse, ServedBy};
+use engine::index_record::IndexRecord;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
@@ -67,6 +70,7 @@ pub use backups::{BackupTotals, Backups, BackupsError, LISTED_MAX};
 use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError, place_row};
 pub use faults::Faults;
+pub use indexes::{IndexCreated, IndexDraft, IndexPause, Indexes, IndexesError};
 use join_desk::JoinDesk;
 use move_news::MoveNews;
 use move_status::MoveStatus;
@@ -103,6 +107,8 @@ pub struct Manager {
     move_status: MoveStatus,
     /// Rebalance that is known here.
     rebalance_status: RebalanceStatus,
+    /// Indexes that are known here.
+    index_status: ArcSwap<Vec<IndexRecord>>,
     /// Part of the process that counts requests.
     load_source: OnceLock<Arc<dyn LoadSource>>,
     token_key: TokenKey,
@@ -241,6 +247,7 @@ impl Manager {
             move_news: MoveNews::default(),
             move_status: MoveStatus::default(),
             rebalance_status: RebalanceStatus::default(),
+            index_status: ArcSwap::default(),
             load_source: OnceLock::new(),
             token_key,
             backend,

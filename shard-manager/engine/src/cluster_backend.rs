@@ -19,6 +19,7 @@ use super::EngineFuture;
 use super::access_store::AccessStore;
 use super::backup_maker::BackupMaker;
 use super::catalog_rows::MapChangeError;
+use super::index_catalog::IndexCatalog;
 use super::move_catalog::MoveCatalog;
 use super::new_shard::{NewShard, NewShardRefusal};
 use super::opened_shard::OpenedShard;
@@ -103,6 +104,9 @@ pub trait ClusterBackend: Send + Sync {
 
     /// Returns the rebalances of the catalog; `None` if the engine distributes rows by itself.
     fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog>;
+
+    /// Returns the indexes of the catalog; `None` if the engine has none.
+    fn index_catalog(&self) -> Option<&dyn IndexCatalog>;
 
     /// Returns true if the database of a shard holds the catalog, so that the shard cannot retire.
     fn holds_catalog(&self, number: ShardNumber) -> bool;

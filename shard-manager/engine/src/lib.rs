@@ -29,6 +29,9 @@ pub mod fair_places;
 pub mod fair_queue;
 pub mod fault_injector;
 pub mod idempotency_expiry;
+pub mod index_builder;
+pub mod index_catalog;
+pub mod index_record;
 pub mod manifest_file;
 pub mod map_backlog;
 pub mod move_catalog;
@@ -87,8 +90,8 @@ pub use opened_cluster::OpenedCluster;
 pub use opened_shard::{OpenedReplica, OpenedShard};
 pub use replica_node::{NodeLabel, ReplicaNode};
 pub use writer::{
-    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WRITERS_MAX, WriteGroup,
-    WritePartitioner, Writer, WriterKind,
+    AsyncWriter, BatchDone, BatchFailure, IndexChange, LaneControls, SchemaChange, WRITERS_MAX,
+    WriteGroup, WritePartitioner, Writer, WriterKind,
 };
 
 /// Future of a request to an engine.

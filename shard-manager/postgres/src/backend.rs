@@ -4,6 +4,7 @@
 //! **Not here:** opening the cluster (`open`), following the catalog (`catalog_follower`).
 
 mod access;
+mod listed_indexes;
 mod listed_moves;
 mod shards;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use engine::access_store::AccessStore;
 use engine::backup_maker::BackupMaker;
 use engine::catalog_rows::MapChangeError;
+use engine::index_catalog::IndexCatalog;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::operator_desk::OperatorCommand;
@@ -225,6 +227,10 @@ impl ClusterBackend for Servers {
 
     fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog> {
         (!self.distributes_itself()).then_some(&self.moves as &dyn RebalanceCatalog)
+    }
+
+    fn index_catalog(&self) -> Option<&dyn IndexCatalog> {
+        (!self.distributes_itself()).then_some(&self.moves as &dyn IndexCatalog)
     }
 
     fn holds_catalog(&self, number: ShardNumber) -> bool {

@@ -292,6 +292,7 @@ impl Server {
                         DbErrorKind::Late => Error::DeadlinePassed,
                         DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
                         _kind @ (DbErrorKind::Constraint(_)
+                        | DbErrorKind::NotUnique(_)
                         | DbErrorKind::Conflict
                         | DbErrorKind::ReadOnly
                         | DbErrorKind::Full

@@ -51,6 +51,7 @@ mod scan;
 pub mod session;
 mod shard_addresses;
 pub mod shard_database;
+mod shard_indexes;
 pub mod shard_listing;
 mod shard_opening;
 mod slot_changes;

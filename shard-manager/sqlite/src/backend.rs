@@ -12,6 +12,7 @@ use std::time::Instant;
 use engine::access_store::AccessStore;
 use engine::backup_maker::BackupMaker;
 use engine::catalog_rows::MapChangeError;
+use engine::index_catalog::IndexCatalog;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::operator_desk::{OperatorCommand, OperatorDesk};
@@ -184,6 +185,10 @@ impl ClusterBackend for Files {
     }
 
     fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog> {
+        Some(&self.moves)
+    }
+
+    fn index_catalog(&self) -> Option<&dyn IndexCatalog> {
         Some(&self.moves)
     }
 

@@ -11,6 +11,7 @@ use shard_manager::cache::ServedBy;
 use shard_manager::engine::access_store::AccessStore;
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::cluster_spec::ClusterSpec;
+use shard_manager::engine::index_catalog::IndexCatalog;
 use shard_manager::engine::move_catalog::MoveCatalog;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::operator_desk::OperatorCommand;
@@ -105,6 +106,10 @@ impl ClusterBackend for Backend {
     }
 
     fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog> {
+        None
+    }
+
+    fn index_catalog(&self) -> Option<&dyn IndexCatalog> {
         None
     }
 
