@@ -24,8 +24,8 @@ const BYTES_MAX: u64 = 64 << 20;
 /// Reads the manifest of a folder as a document.
 ///
 /// # Errors
-/// [`SaveError::Unsuitable`] if the folder has none, or one that is not JSON; [`SaveError::Io`] if the
-/// folder is missing or cannot be read.
+/// [`SaveError::Unsuitable`] if the folder has none, or one that is not JSON; [`SaveError::Io`] if
+/// the folder is missing or cannot be read.
 pub fn read_document(folder: &Path) -> Result<Value, SaveError> {
     let path = folder.join(FILE);
     let opened = File::open(&path).map_err(|error| {

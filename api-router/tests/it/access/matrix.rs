@@ -144,7 +144,10 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
 fn every_route_answers_each_caller_as_its_row_says() {
     files_only!("the nodes of files are held up by the lab");
     // Without replicas each read sees the write before it.
-    let guarded = Guarded::start("on", &["--lab", "--replicas", "0"]);
+    let backups = crate::folders::temporary();
+    let folder = backups.path().to_str().unwrap();
+    let flags = ["--lab", "--replicas", "0", "--backup-dir", folder];
+    let guarded = Guarded::start("on", &flags);
     let token = Signer::new().sign(&claims());
     let callers = [
         ("none", None),
