@@ -30,7 +30,9 @@ use super::term::Term;
 /// a snapshot, for whose end the session that builds an index waits.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Settings of the session: an index takes as long as it takes, and waits for other transactions.
-const SETTINGS: &str = "SET statement_timeout=0; SET lock_timeout=0";
+/// One process builds it, so that writes find the other processors of the server free.
+const SETTINGS: &str =
+    "SET statement_timeout=0; SET lock_timeout=0; SET max_parallel_maintenance_workers=0";
 /// Takes the lock if it is free.
 const TAKE: &str = "SELECT pg_try_advisory_lock(1950,10)";
 /// Tells whether the index `$1` is valid; no row without it.
