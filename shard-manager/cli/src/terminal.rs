@@ -119,6 +119,11 @@ impl Terminal {
         bar
     }
 
+    /// Writes lines while bars are shown, without a trace of the bars between them.
+    pub(crate) fn above_bars(&self, write: impl FnOnce()) {
+        self.bars.suspend(write);
+    }
+
     /// Returns true if progress is reported by lines: there is no bar, and results are not JSON.
     pub(crate) fn has_lines(&self) -> bool {
         !self.json && self.bars.is_hidden()

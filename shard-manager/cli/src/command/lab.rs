@@ -1,0 +1,96 @@
+//! `lab`: experiments, each with a table, a chart and an explanation.
+//!
+//! **Not here:** the experiments (the package `lab`).
+
+mod report_folder;
+mod strategies;
+mod watcher;
+
+use std::path::PathBuf;
+
+use ::lab::lab_error::LabError;
+use ::lab::report::{Cell, Report};
+use clap::{Args, Subcommand};
+
+use self::report_folder::ReportFolder;
+use self::watcher::Watcher;
+use super::{CommandError, interrupt};
+use crate::terminal::Terminal;
+
+pub(super) const EXAMPLES: &str = "\
+An experiment makes its own keys and its own cluster in a temporary folder, touches nothing else,
+and removes them afterwards, also after Ctrl-C. The same seed makes the same keys and rows.
+
+Examples:
+  shard-manager lab strategies
+  shard-manager lab strategies --weights 1,1,2 --keys-file user_ids.txt --report ./strategies";
+
+/// Experiment to carry out.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    experiment: Experiment,
+}
+
+#[derive(Debug, Subcommand)]
+enum Experiment {
+    /// Compares every keyspace and placement on the same keys
+    #[command(after_help = strategies::EXAMPLES)]
+    Strategies(strategies::Options),
+}
+
+/// Settings that all experiments have.
+#[derive(Args, Debug)]
+struct Common {
+    /// Seed; the same seed makes the same keys and rows
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Also write the report as Markdown, JSON and HTML into this new folder
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+}
+
+/// Carries out an experiment.
+pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
+    interrupt::watch();
+    match options.experiment {
+        Experiment::Strategies(options) => strategies::run(options, terminal),
+    }
+}
+
+impl Common {
+    /// Carries out an experiment, shows its report and writes its files. A folder that is taken is
+    /// refused before anything starts.
+    fn carry_out(
+        &self,
+        terminal: &Terminal,
+        experiment: impl FnOnce(&Watcher<'_>) -> Result<Report, LabError>,
+    ) -> Result<(), CommandError> {
+        let folder = self.report.as_deref().map(ReportFolder::begin).transpose()?;
+        let report = experiment(&Watcher::new(terminal))?;
+        if let Some(folder) = folder {
+            folder.write(&report)?;
+        }
+        Ok(terminal.show(&report, |terminal| text(&report, terminal))?)
+    }
+}
+
+impl From<LabError> for CommandError {
+    fn from(error: LabError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+/// Returns the report for people.
+fn text(report: &Report, terminal: &Terminal) -> String {
+    let mut parts = vec![report.settings_line(), report.machine.sentence()];
+    for table in &report.tables {
+        let heads: Vec<&str> = table.columns.iter().map(String::as_str).collect();
+        let rows: Vec<Vec<String>> =
+            table.rows.iter().map(|row| row.iter().map(Cell::text).collect()).collect();
+        parts.push(format!("\n{}\n{}", table.title, terminal.table(&heads, &rows)));
+    }
+    parts.extend(report.notes.iter().map(|note| format!("note: {note}")));
+    parts.push(format!("\n{}", report.explanation));
+    parts.join("\n")
+}

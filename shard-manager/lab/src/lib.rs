@@ -1,0 +1,16 @@
+//! Lab: experiments on keys and on clusters of their own, each with a table, a chart and an
+//! explanation of what was seen.
+//!
+//! **Invariant:** an experiment touches no data that it did not make, and removes what it made,
+//! also if it is interrupted.
+//! **Not here:** the command line and its bars (`cli`), files of reports on disk (`cli`).
+#![forbid(unsafe_code)]
+
+pub mod audience;
+pub mod chart;
+pub mod key_set;
+pub mod lab_error;
+pub mod machine;
+mod random;
+pub mod report;
+pub mod strategies;

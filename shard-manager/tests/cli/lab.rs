@@ -1,0 +1,21 @@
+//! Tests of `lab`: the real program, with few keys and users. No time that it measures is checked.
+
+mod strategies;
+
+use serde_json::Value;
+
+use crate::cluster::run;
+
+/// Returns the rows of the table whose title begins so.
+fn rows(report: &Value, title: &str) -> Vec<Vec<Value>> {
+    let tables = report["tables"].as_array().expect("tables");
+    let begins = |table: &&Value| table["title"].as_str().is_some_and(|own| own.starts_with(title));
+    let table = tables.iter().find(begins).unwrap_or_else(|| panic!("no {title}: {report:#}"));
+    let row = |row: &Value| row.as_array().expect("a row").clone();
+    table["rows"].as_array().expect("rows").iter().map(row).collect()
+}
+
+#[test]
+fn an_unknown_experiment_is_refused_before_anything_starts() {
+    run(&["lab", "strategy"]).refused("similar subcommand exists: 'strategies'");
+}
