@@ -8,9 +8,14 @@
 
 pub mod audience;
 pub mod chart;
+mod clients;
+mod dataset;
 pub mod key_set;
+pub mod lab_cluster;
 pub mod lab_error;
 pub mod machine;
 mod random;
 pub mod report;
+pub mod run;
 pub mod strategies;
+pub mod work_folder;

@@ -1,10 +1,14 @@
 //! Tests of `lab`: the real program, with few keys and users. No time that it measures is checked.
 
+mod run;
 mod strategies;
+
+use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
-use crate::cluster::run;
+use crate::cluster;
 
 /// Returns the rows of the table whose title begins so.
 fn rows(report: &Value, title: &str) -> Vec<Vec<Value>> {
@@ -15,7 +19,14 @@ fn rows(report: &Value, title: &str) -> Vec<Vec<Value>> {
     table["rows"].as_array().expect("rows").iter().map(row).collect()
 }
 
+/// Returns the names of the folders of experiments in a folder.
+fn left_in(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).expect("readable").flatten().map(|entry| entry.file_name());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("tessera-lab-")).collect()
+}
+
 #[test]
 fn an_unknown_experiment_is_refused_before_anything_starts() {
-    run(&["lab", "strategy"]).refused("similar subcommand exists: 'strategies'");
+    cluster::run(&["lab", "strategy"]).refused("similar subcommand exists: 'strategies'");
 }

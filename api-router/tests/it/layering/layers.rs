@@ -18,7 +18,10 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
         &["access", "cache", "cluster", "engine", "model", "postgres", "sqlite"],
     ),
     ("shard-manager/import", &["access", "cluster", "model"]),
-    ("shard-manager/lab", &["model", "report-page"]),
+    (
+        "shard-manager/lab",
+        &["access", "assembly", "cluster", "engine", "import", "model", "report-page"],
+    ),
     (
         "shard-manager/cli",
         &[
@@ -285,8 +288,9 @@ pub(super) const CLI: &[&[&str]] = &[&["terminal"], &["command"]];
 pub(super) const IMPORT: &[&[&str]] = &[&["demo_data", "row_reader"]];
 pub(super) const LAB: &[&[&str]] = &[
     &["chart", "lab_error", "machine", "random"],
-    &["audience", "key_set", "report"],
-    &["strategies"],
+    &["audience", "key_set", "lab_cluster", "report", "work_folder"],
+    &["clients", "dataset"],
+    &["run", "strategies"],
 ];
 pub(super) const REPORT_PAGE: &[&[&str]] = &[&["axis", "hidden_characters", "words"]];
 pub(super) const API_ROUTER: &[&[&str]] = &[

@@ -3,6 +3,7 @@
 //! **Not here:** the experiments (the package `lab`).
 
 mod report_folder;
+mod run;
 mod strategies;
 mod watcher;
 
@@ -22,6 +23,7 @@ An experiment makes its own keys and its own cluster in a temporary folder, touc
 and removes them afterwards, also after Ctrl-C. The same seed makes the same keys and rows.
 
 Examples:
+  shard-manager lab run --users 100000 --report ./run
   shard-manager lab strategies
   shard-manager lab strategies --weights 1,1,2 --keys-file user_ids.txt --report ./strategies";
 
@@ -34,6 +36,9 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Experiment {
+    /// Compares one database with shards: the same users, the same queries
+    #[command(after_help = run::EXAMPLES)]
+    Run(run::Options),
     /// Compares every keyspace and placement on the same keys
     #[command(after_help = strategies::EXAMPLES)]
     Strategies(strategies::Options),
@@ -54,6 +59,7 @@ struct Common {
 pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
     interrupt::watch();
     match options.experiment {
+        Experiment::Run(options) => run::run(options, terminal),
         Experiment::Strategies(options) => strategies::run(options, terminal),
     }
 }
