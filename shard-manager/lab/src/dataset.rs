@@ -6,9 +6,10 @@ use import::demo_data::{DemoSpec, Plan};
 use import::{DemoRows, Filled, RowChunk, store_rows};
 use model::keyspace::Keyspace;
 use model::topology::ShardNumber;
+use model::value::Value;
 
 use crate::audience::Audience;
-use crate::lab_cluster::LabCluster;
+use crate::lab_cluster::{LabCluster, LabRow};
 use crate::lab_error::LabError;
 
 /// Returns the plan of this many users.
@@ -18,6 +19,20 @@ use crate::lab_error::LabError;
 pub(crate) fn plan(users: u64, seed: u64) -> Result<Plan, LabError> {
     let spec = DemoSpec { users, weights: None, orders_per_user: 1, seed };
     Plan::new(&spec, &Keyspace::Hash).map_err(LabError::impossible)
+}
+
+/// Returns the row of a user who is not part of a plan.
+pub(crate) fn new_user(id: &str) -> LabRow {
+    user_named(id, "New User")
+}
+
+/// Returns the row of a user of this name.
+pub(crate) fn user_named(id: &str, name: &str) -> LabRow {
+    vec![
+        ("user_id", Value::Text(id.to_owned())),
+        ("name", Value::Text(name.to_owned())),
+        ("email", Value::Text(format!("{id}@example.com"))),
+    ]
 }
 
 /// Generates all rows into a cluster.

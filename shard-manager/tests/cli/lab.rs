@@ -2,6 +2,7 @@
 
 mod run;
 mod strategies;
+mod tour;
 
 use std::fs;
 use std::path::Path;

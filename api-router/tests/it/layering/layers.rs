@@ -289,8 +289,9 @@ pub(super) const IMPORT: &[&[&str]] = &[&["demo_data", "row_reader"]];
 pub(super) const LAB: &[&[&str]] = &[
     &["chart", "lab_error", "machine", "random"],
     &["audience", "key_set", "lab_cluster", "report", "work_folder"],
-    &["clients", "dataset"],
-    &["run", "strategies"],
+    &["clients", "dataset", "growth", "node_faults"],
+    &["killed_writer"],
+    &["run", "strategies", "tour"],
 ];
 pub(super) const REPORT_PAGE: &[&[&str]] = &[&["axis", "hidden_characters", "words"]];
 pub(super) const API_ROUTER: &[&[&str]] = &[

@@ -5,10 +5,13 @@
 mod report_folder;
 mod run;
 mod strategies;
+mod tour;
 mod watcher;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process;
 
+use ::lab::killed_writer::write_until_killed;
 use ::lab::lab_error::LabError;
 use ::lab::report::{Cell, Report};
 use clap::{Args, Subcommand};
@@ -23,6 +26,7 @@ An experiment makes its own keys and its own cluster in a temporary folder, touc
 and removes them afterwards, also after Ctrl-C. The same seed makes the same keys and rows.
 
 Examples:
+  shard-manager lab tour
   shard-manager lab run --users 100000 --report ./run
   shard-manager lab strategies
   shard-manager lab strategies --weights 1,1,2 --keys-file user_ids.txt --report ./strategies";
@@ -42,6 +46,18 @@ enum Experiment {
     /// Compares every keyspace and placement on the same keys
     #[command(after_help = strategies::EXAMPLES)]
     Strategies(strategies::Options),
+    /// Walks through Tessera in ten chapters, each of which does the real thing
+    #[command(after_help = tour::EXAMPLES)]
+    Tour(tour::Options),
+    /// Writes to the files in a folder until it is killed: a part of other experiments
+    #[command(hide = true)]
+    WriteUntilKilled {
+        /// Data directory
+        data_dir: PathBuf,
+        /// Number of the first row
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+    },
 }
 
 /// Settings that all experiments have.
@@ -57,11 +73,23 @@ struct Common {
 
 /// Carries out an experiment.
 pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
+    if let Experiment::WriteUntilKilled { data_dir, first } = &options.experiment {
+        return Ok(write_until_killed(data_dir, *first)?);
+    }
     interrupt::watch();
     match options.experiment {
         Experiment::Run(options) => run::run(options, terminal),
         Experiment::Strategies(options) => strategies::run(options, terminal),
+        Experiment::Tour(options) => tour::run(&options, terminal),
+        Experiment::WriteUntilKilled { .. } => Ok(()),
     }
+}
+
+/// Returns the command of the process that writes to the files in a folder until it is killed.
+fn writer_command(program: &Path, data_dir: &Path) -> process::Command {
+    let mut command = process::Command::new(program);
+    command.args(["lab", "write-until-killed"]).arg(data_dir);
+    command
 }
 
 impl Common {

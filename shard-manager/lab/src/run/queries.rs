@@ -14,7 +14,8 @@ use model::value::Value;
 use super::{RunOptions, Sides};
 use crate::audience::Audience;
 use crate::clients::{Amount, Timings, send};
-use crate::lab_cluster::{LabCluster, LabRow, options as request_options};
+use crate::dataset::new_user;
+use crate::lab_cluster::{LabCluster, options as request_options};
 use crate::lab_error::LabError;
 use crate::random::Random;
 use crate::report::{Cell, Table};
@@ -192,18 +193,9 @@ impl Requests<'_> {
         Ok(ReadQuery { order, limit: PAGE, ..ReadQuery::all(&self.users) })
     }
 
-    fn new_user(&self, id: &str) -> LabRow {
-        vec![
-            ("user_id", Value::Text(id.to_owned())),
-            ("name", Value::Text("New User".to_owned())),
-            ("email", Value::Text(format!("{id}@example.com"))),
-        ]
-    }
-
     async fn insert(&self, number: u64) -> Result<(), String> {
         let id = format!("new_{number}");
-        let row = self.new_user(&id);
-        let placed = self.cluster.place(&self.users, Operation::Insert, &id, row);
+        let placed = self.cluster.place(&self.users, Operation::Insert, &id, new_user(&id));
         let placed = placed.map_err(|error| error.to_string())?;
         let written = self.cluster.write(placed, &request_options()).await;
         written.map(drop).map_err(|failure| failure.error.to_string())
@@ -212,8 +204,7 @@ impl Requests<'_> {
     async fn insert_bulk(&self, number: u64) -> Result<(), String> {
         let rows = (0..BULK_ROWS).map(|row| {
             let id = format!("bulk_{number}_{row}");
-            let new = self.new_user(&id);
-            self.cluster.place(&self.users, Operation::Insert, &id, new)
+            self.cluster.place(&self.users, Operation::Insert, &id, new_user(&id))
         });
         let rows: Result<Vec<_>, _> = rows.collect();
         let stored = self.cluster.write_bulk(rows.map_err(|error| error.to_string())?).await;
