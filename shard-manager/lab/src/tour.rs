@@ -22,7 +22,7 @@ use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
 use crate::work_folder::WorkFolder;
 
-/// Number of shards of a chapter's cluster.
+/// Number of shards of most chapters.
 const SHARDS: usize = 3;
 
 /// One chapter of the tour.
@@ -34,6 +34,8 @@ pub struct Chapter {
     pub intro: &'static str,
     /// Files that implement it, from the root of the repository.
     pub files: &'static [&'static str],
+    /// Number of shards.
+    shards: usize,
     /// Number of replicas of each shard.
     replicas: usize,
     work: fn(&Stage<'_>) -> Result<(), LabError>,
@@ -113,7 +115,7 @@ pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<Vec<ChapterRea
         guide.open(number, chapter);
         // Each chapter has a cluster of its own, so that it does not depend on those before.
         let data_dir = folder.join(&format!("chapter{number}"));
-        let cluster = LabCluster::embedded(data_dir, SHARDS, chapter.replicas)?;
+        let cluster = LabCluster::embedded(data_dir, chapter.shards, chapter.replicas)?;
         let (seen, folder) = (Mutex::default(), &folder);
         let stage = Stage { cluster, folder, guide, start_writer, seen };
         (chapter.work)(&stage)?;

@@ -1,5 +1,6 @@
 //! Tests of `lab`: the real program, with few keys and users. No time that it measures is checked.
 
+mod guarantees;
 mod run;
 mod strategies;
 mod tour;

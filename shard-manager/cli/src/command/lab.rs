@@ -2,6 +2,7 @@
 //!
 //! **Not here:** the experiments (the package `lab`).
 
+mod guarantees;
 mod report_folder;
 mod run;
 mod strategies;
@@ -46,6 +47,14 @@ enum Experiment {
     /// Compares every keyspace and placement on the same keys
     #[command(after_help = strategies::EXAMPLES)]
     Strategies(strategies::Options),
+    /// Shows what the consistency levels cost, and which refuse while nodes are gone
+    Levels(guarantees::Levels),
+    /// Shows what reads see while replicas lag, with and without a session token
+    Replicas(guarantees::Replicas),
+    /// Kills a writing process with kill -9, and looks for its acknowledged rows
+    Crash(guarantees::Crash),
+    /// Shows what clients that change the same row at the same time lose, or are refused
+    Conflicts(guarantees::Conflicts),
     /// Walks through Tessera in ten chapters, each of which does the real thing
     #[command(after_help = tour::EXAMPLES)]
     Tour(tour::Options),
@@ -80,6 +89,10 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     match options.experiment {
         Experiment::Run(options) => run::run(options, terminal),
         Experiment::Strategies(options) => strategies::run(options, terminal),
+        Experiment::Levels(options) => options.run(terminal),
+        Experiment::Replicas(options) => options.run(terminal),
+        Experiment::Crash(options) => options.run(terminal),
+        Experiment::Conflicts(options) => options.run(terminal),
         Experiment::Tour(options) => tour::run(&options, terminal),
         Experiment::WriteUntilKilled { .. } => Ok(()),
     }

@@ -8,7 +8,7 @@ use model::consistency::Level;
 use model::query::ReadQuery;
 use model::row_change::Operation;
 
-use super::{Chapter, Stage};
+use super::{Chapter, SHARDS, Stage};
 use crate::dataset::new_user;
 use crate::killed_writer::{kill_after, user_id};
 use crate::lab_cluster::{LabCluster, PATIENCE, block_on, failure, options};
@@ -25,6 +25,7 @@ pub(super) const REPLICA: Chapter = Chapter {
     intro: "Each shard has a primary and here two replicas, which repeat the primary's change log. One of them is cut \
             off: reads go to other nodes, writes go on, and what it has missed it repeats when it is back.",
     files: &["shard-manager/cluster/src/replica_set.rs", "shard-manager/sqlite/src/applier.rs"],
+    shards: SHARDS,
     replicas: REPLICAS,
     work: replica,
 };
@@ -34,6 +35,7 @@ pub(super) const CRASH: Chapter = Chapter {
     intro: "A process that writes is killed with kill -9, which gives it no chance to finish anything. Every write \
             that was acknowledged is on disk, and the next start finds it.",
     files: &["shard-manager/sqlite/src/writer.rs", "shard-manager/sqlite/src/open.rs"],
+    shards: SHARDS,
     replicas: 0,
     work: crash,
 };
@@ -46,6 +48,7 @@ pub(super) const LEVELS: Chapter = Chapter {
         "shard-manager/model/src/consistency.rs",
         "shard-manager/cluster/src/shard/majority.rs",
     ],
+    shards: SHARDS,
     replicas: REPLICAS,
     work: levels,
 };

@@ -6,7 +6,7 @@ use model::keyspace::routing_step::RoutingStep;
 use model::keyspace::{SLOT_COUNT, ShardKey};
 use model::query::ReadQuery;
 
-use super::{Chapter, Stage};
+use super::{Chapter, SHARDS, Stage};
 use crate::lab_cluster::{block_on, failure, options};
 use crate::lab_error::LabError;
 use crate::random::Random;
@@ -24,6 +24,7 @@ pub(super) const HASH: Chapter = Chapter {
     intro: "Every row has a shard key. A hash turns it into a number, and the number into one of 16,384 slots. \
             Neighbouring keys get distant slots, so the keys of a busy day are spread over all shards.",
     files: &["shard-manager/model/src/keyspace.rs"],
+    shards: SHARDS,
     replicas: 0,
     work: hash,
 };
@@ -36,6 +37,7 @@ pub(super) const SHARD: Chapter = Chapter {
         "shard-manager/model/src/shard_map.rs",
         "shard-manager/model/src/placement/contiguous.rs",
     ],
+    shards: SHARDS,
     replicas: 0,
     work: shard,
 };
@@ -45,6 +47,7 @@ pub(super) const HOT: Chapter = Chapter {
     intro: "Hashing spreads keys, not requests. If most requests are for one key, its shard has most of the load, \
             and moving slots cannot help: the key is in one slot, and a slot is on one shard.",
     files: &["shard-manager/model/src/advice/load_judgement.rs", "analytics/recorder/src/hot.rs"],
+    shards: SHARDS,
     replicas: 0,
     work: hot,
 };

@@ -6,7 +6,7 @@ use engine::fault_injector::NodeMode;
 use model::query::ReadQuery;
 use model::row_change::Operation;
 
-use super::{Chapter, Stage};
+use super::{Chapter, SHARDS, Stage};
 use crate::dataset::{new_user, user_named};
 use crate::lab_cluster::{block_on, failure, options};
 use crate::lab_error::LabError;
@@ -22,6 +22,7 @@ pub(super) const WRITE: Chapter = Chapter {
     intro: "A write goes to the queue of its shard. Everything that waits there is stored in one transaction, which \
             is synced to disk before any of the writes is acknowledged.",
     files: &["shard-manager/cluster/src/lane/worker.rs", "shard-manager/sqlite/src/writer.rs"],
+    shards: SHARDS,
     replicas: 0,
     work: write,
 };
@@ -31,6 +32,7 @@ pub(super) const SESSION: Chapter = Chapter {
     intro: "Replicas answer reads, and a replica may be behind. A session token holds the positions that a client has \
             seen: with it a read is answered by a node that has them, without it by any node.",
     files: &["shard-manager/model/src/token.rs", "shard-manager/cluster/src/shard/reads.rs"],
+    shards: SHARDS,
     replicas: REPLICAS,
     work: session,
 };
@@ -40,6 +42,7 @@ pub(super) const BULK: Chapter = Chapter {
     intro: "A bulk write divides its rows by shard. Each shard stores its part in few transactions, and each row has \
             an outcome of its own: one bad row does not spoil the others.",
     files: &["shard-manager/cluster/src/manager/data/bulk.rs"],
+    shards: SHARDS,
     replicas: 0,
     work: bulk,
 };

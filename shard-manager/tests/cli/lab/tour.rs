@@ -42,7 +42,7 @@ fn an_unattended_tour_does_the_real_thing_in_ten_chapters_and_leaves_nothing() {
         (5, &["sees the old name, from a replica", "sees the new name, from the primary"]),
         (6, &["killed with kill -9", "every row that was acknowledged is there"]),
         (7, &["one: stored", "quorum: stored", "all: refused, all needs 2 replicas"]),
-        (8, &["4096 of 16384 slots moved to it, 25.0 %", "all 600 rows are there"]),
+        (8, &["2048 of 16384 slots moved to it, 12.5 %", "all 600 rows are there"]),
         (9, &["of 1000 reads", "60 % of the reads are of user_0"]),
         (10, &["300 rows in one bulk write", "2 are stored"]),
     ] {
