@@ -67,7 +67,7 @@ impl Timings {
         }
     }
 
-    fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         self.times.extend(other.times);
         self.failed += other.failed;
         self.first_failure = self.first_failure.take().or(other.first_failure);

@@ -8,7 +8,7 @@
 //! **Not here:** the rows (`dataset`), the clients (`clients`).
 
 mod distribution;
-mod queries;
+pub(crate) mod queries;
 mod why;
 
 use std::path::PathBuf;
@@ -91,7 +91,10 @@ pub fn run(options: &RunOptions, audience: &dyn Audience) -> Result<Report, LabE
 }
 
 /// Checks the settings before anything is made.
-fn check(options: &RunOptions) -> Result<(), LabError> {
+///
+/// # Errors
+/// [`LabError::Impossible`].
+pub(crate) fn check(options: &RunOptions) -> Result<(), LabError> {
     let line = match options {
         RunOptions { users, .. } if !(1..=USERS_MAX).contains(users) => {
             format!("there may be 1 to {USERS_MAX} users, not {users}")

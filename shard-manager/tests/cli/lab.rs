@@ -2,6 +2,7 @@
 
 mod guarantees;
 mod run;
+mod sizes;
 mod strategies;
 mod tour;
 

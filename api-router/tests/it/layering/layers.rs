@@ -291,7 +291,8 @@ pub(super) const LAB: &[&[&str]] = &[
     &["audience", "key_set", "lab_cluster", "report", "work_folder"],
     &["clients", "dataset", "growth", "node_faults"],
     &["killed_writer"],
-    &["conflicts", "crash", "levels", "replicas", "run", "strategies", "tour"],
+    &["conflicts", "crash", "grow", "levels", "replicas", "run", "strategies", "tour"],
+    &["shard_counts"],
 ];
 pub(super) const REPORT_PAGE: &[&[&str]] = &[&["axis", "hidden_characters", "words"]];
 pub(super) const API_ROUTER: &[&[&str]] = &[

@@ -5,6 +5,7 @@
 mod guarantees;
 mod report_folder;
 mod run;
+mod sizes;
 mod strategies;
 mod tour;
 mod watcher;
@@ -28,6 +29,8 @@ and removes them afterwards, also after Ctrl-C. The same seed makes the same key
 
 Examples:
   shard-manager lab tour
+  shard-manager lab levels
+  shard-manager lab shards --counts 1,2,4,8
   shard-manager lab run --users 100000 --report ./run
   shard-manager lab strategies
   shard-manager lab strategies --weights 1,1,2 --keys-file user_ids.txt --report ./strategies";
@@ -55,6 +58,10 @@ enum Experiment {
     Crash(guarantees::Crash),
     /// Shows what clients that change the same row at the same time lose, or are refused
     Conflicts(guarantees::Conflicts),
+    /// Sends the same queries to clusters with more and more shards
+    Shards(sizes::Shards),
+    /// Adds a shard while clients read and write, and takes it away again
+    Grow(sizes::Grow),
     /// Walks through Tessera in ten chapters, each of which does the real thing
     #[command(after_help = tour::EXAMPLES)]
     Tour(tour::Options),
@@ -93,6 +100,8 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
         Experiment::Replicas(options) => options.run(terminal),
         Experiment::Crash(options) => options.run(terminal),
         Experiment::Conflicts(options) => options.run(terminal),
+        Experiment::Shards(options) => options.run(terminal),
+        Experiment::Grow(options) => options.run(terminal),
         Experiment::Tour(options) => tour::run(&options, terminal),
         Experiment::WriteUntilKilled { .. } => Ok(()),
     }

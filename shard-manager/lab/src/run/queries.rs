@@ -29,21 +29,27 @@ const PAGE: u32 = 20;
 
 /// Kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Query {
+pub(crate) enum Query {
+    /// One user by its key.
     Point,
+    /// Users between two ids.
     Range,
+    /// One new user.
     Insert,
+    /// Many new users.
     Bulk,
+    /// All users of a partition.
     Count,
+    /// The last users by a column.
     Order,
 }
 
 /// All kinds, in the order in which they are tried.
-pub(super) const QUERIES: [Query; 6] =
+pub(crate) const QUERIES: [Query; 6] =
     [Query::Point, Query::Range, Query::Count, Query::Order, Query::Insert, Query::Bulk];
 
 impl Query {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Point => "point read",
             Self::Range => "range",
@@ -99,22 +105,29 @@ pub(super) fn compare(
     audience: &dyn Audience,
 ) -> Result<Compared, LabError> {
     audience.say(&format!("  {}", query.name()));
-    let amount = query.amount(options);
-    let measure = |cluster: &LabCluster| -> Result<Timings, LabError> {
-        let requests =
-            Requests { cluster, plan, users: cluster.table("users")?, seed: options.seed };
-        let timings = send(amount, audience, async |number| requests.send(query, number).await);
-        audience.stay()?;
-        match timings.first_failure {
-            Some(cause) => Err(LabError::Failed(format!("{}: {cause}", query.name()))),
-            None => Ok(timings),
-        }
-    };
-    let (one, shards) = (measure(&sides.one)?, measure(&sides.shards)?);
-    let clients = amount.clients;
+    let one = measure(query, (options, plan), &sides.one, audience)?;
+    let shards = measure(query, (options, plan), &sides.shards, audience)?;
+    let clients = query.amount(options).clients;
     let mut compared = Compared { query, clients, one, shards, why: String::new() };
     compared.why = super::why::of(&compared, (options.shards, clients));
     Ok(compared)
+}
+
+/// Sends the requests of a query to a cluster. A request that fails is an error.
+pub(crate) fn measure(
+    query: Query,
+    (options, plan): (&RunOptions, &Plan),
+    cluster: &LabCluster,
+    audience: &dyn Audience,
+) -> Result<Timings, LabError> {
+    let requests = Requests { cluster, plan, users: cluster.table("users")?, seed: options.seed };
+    let request = async |number| requests.send(query, number).await;
+    let timings = send(query.amount(options), audience, request);
+    audience.stay()?;
+    match timings.first_failure {
+        Some(cause) => Err(LabError::Failed(format!("{}: {cause}", query.name()))),
+        None => Ok(timings),
+    }
 }
 
 /// Requests to one side.
