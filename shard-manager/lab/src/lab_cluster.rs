@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use access::rights::Rights;
-use assembly::EmbeddedCluster;
+use assembly::{ConnectedCluster, EmbeddedCluster};
 use cluster::manager::{BulkRow, Manager, ReadDone, RequestOptions, WriteReceipt, place_row};
 use engine::cluster_spec::ClusterSpec;
 use model::error::{Error, Failure};
@@ -44,6 +44,14 @@ impl LabCluster {
         let wanted = ClusterSpec { shards, replicas, ..ClusterSpec::default() };
         let manager = assembly::open(&EmbeddedCluster { data_dir, wanted });
         Ok(Self { manager: manager.map_err(LabError::failed)? })
+    }
+
+    /// Opens a cluster of servers.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`].
+    pub fn connected(cluster: &ConnectedCluster) -> Result<Self, LabError> {
+        Ok(Self { manager: assembly::connect(cluster).map_err(LabError::failed)? })
     }
 
     /// Returns the manager.

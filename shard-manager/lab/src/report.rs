@@ -180,3 +180,55 @@ impl Report {
         all.join(", ")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chart::{BarChart, RingChart, SlotChart};
+
+    const HOSTILE: &str = "a|b</title><script>alert('&\u{202e}')</script>";
+
+    fn report() -> Report {
+        let mut report = Report::new("strategies", 7).set("keys", HOSTILE);
+        let mut table = Table::new(HOSTILE, &["name", "count", "share", "time", "none"]);
+        let cells = [HOSTILE.into(), Cell::Count(1_234), Cell::Share(0.25), Cell::Millis(1.5)];
+        table.push(cells.into_iter().chain([Cell::Absent]));
+        report.tables.push(table);
+        let (title, series) = (HOSTILE.to_owned(), vec![HOSTILE.to_owned(); 20]);
+        let groups = (0..500).map(|_| (title.clone(), vec![0.0, 1e9])).collect();
+        let (shards, points) = (series.clone(), (0..5_000).map(|at| (f64::from(at) / 5_000.0, 1)));
+        let rows = vec![(title.clone(), (0..16_384).map(|slot| (slot, slot, 3)).collect()); 100];
+        report.charts = vec![
+            Chart::Bars(BarChart { title: title.clone(), unit: "", series, groups }),
+            Chart::Ring(RingChart {
+                title: title.clone(),
+                shards: shards.clone(),
+                points: points.collect(),
+            }),
+            Chart::Slots(SlotChart { title, shards, rows }),
+        ];
+        report.notes.push(HOSTILE.to_owned());
+        report.explanation = HOSTILE.to_owned();
+        report
+    }
+
+    #[test]
+    fn texts_stay_texts_in_every_form_and_the_page_is_bounded() {
+        let page = report().html();
+        assert!(
+            page.contains("&lt;script&gt;") && page.contains("1,234") && page.contains("25.00 %")
+        );
+        for bad in ["<script", "\u{202e}", "NaN", "inf"] {
+            assert!(!page.contains(bad), "{bad}");
+        }
+        assert!(page.len() < 700_000, "{}", page.len());
+        let markdown = report().markdown();
+        assert!(markdown.contains("| a\\|b</title>") && markdown.contains("| 1.500 ms | – |"));
+        let json: serde_json::Value = serde_json::from_str(&report().json()).expect("JSON");
+        assert_eq!(
+            json["tables"][0]["rows"][0],
+            serde_json::json!([HOSTILE, 1_234, 0.25, 1.5, null])
+        );
+        assert_eq!(json["settings"][0]["value"], HOSTILE);
+    }
+}

@@ -14,6 +14,7 @@ mod why;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use assembly::ConnectedCluster;
 use import::demo_data::Plan;
 use model::topology::Topology;
 
@@ -53,6 +54,21 @@ pub struct RunOptions {
     pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<PathBuf>,
+    /// Servers to use instead of files.
+    pub servers: Option<ServerSides>,
+}
+
+/// Empty databases on servers, of which the caller disposes afterwards.
+#[derive(Clone, Debug)]
+pub struct ServerSides {
+    /// The one database.
+    pub one: ConnectedCluster,
+    /// The databases of the shards.
+    pub shards: ConnectedCluster,
+    /// Servers and their version, for the report.
+    pub engine: String,
+    /// Conditions that make the comparison less fair, for the report.
+    pub notes: Vec<String>,
 }
 
 /// Both sides of the comparison.
@@ -69,23 +85,33 @@ pub fn run(options: &RunOptions, audience: &dyn Audience) -> Result<Report, LabE
     let began = Instant::now();
     check(options)?;
     let plan = dataset::plan(options.users, options.seed)?;
-    let folder = WorkFolder::create(options.work_folder.as_deref())?;
-    let name = format!("tessera_lab_{}", folder.run());
-    audience.say(&format!("the one database is {name}, removed at the end"));
-    let sides = Sides {
-        one: LabCluster::embedded(folder.join(&name), 1, 0)?,
-        shards: LabCluster::embedded(folder.join("shards"), options.shards, 0)?,
-    };
+    let (folder, sides, engine, notes);
+    match &options.servers {
+        None => {
+            folder = WorkFolder::create(options.work_folder.as_deref())?;
+            let name = format!("tessera_lab_{}", folder.run());
+            sides = Sides {
+                one: LabCluster::embedded(folder.join(&name), 1, 0)?,
+                shards: LabCluster::embedded(folder.join("shards"), options.shards, 0)?,
+            };
+            audience.say(&format!("the one database is {name}, removed at the end"));
+            (engine, notes) = ("files, synchronous=FULL".to_owned(), folder.notes());
+        }
+        Some(servers) => {
+            sides = Sides {
+                one: LabCluster::connected(&servers.one)?,
+                shards: LabCluster::connected(&servers.shards)?,
+            };
+            (engine, notes) = (servers.engine.clone(), servers.notes.clone());
+        }
+    }
     let mut report = Report::new("run", options.seed)
-        .set("engine", "files, synchronous=FULL")
+        .set("engine", engine)
         .set("users", options.users)
         .set("shards", options.shards)
         .set("clients", options.clients)
         .set("operations", options.operations);
-    if folder.is_in_memory() {
-        let note = "the temporary folder is in memory, so commits cost no disk: name another with --work-dir";
-        report.notes.push(note.to_owned());
-    }
+    report.notes.extend(notes);
     report = compare(report, (options, &plan), &sides, audience)?;
     Ok(report.ended(began.elapsed()))
 }
@@ -94,7 +120,7 @@ pub fn run(options: &RunOptions, audience: &dyn Audience) -> Result<Report, LabE
 ///
 /// # Errors
 /// [`LabError::Impossible`].
-pub(crate) fn check(options: &RunOptions) -> Result<(), LabError> {
+pub fn check(options: &RunOptions) -> Result<(), LabError> {
     let line = match options {
         RunOptions { users, .. } if !(1..=USERS_MAX).contains(users) => {
             format!("there may be 1 to {USERS_MAX} users, not {users}")

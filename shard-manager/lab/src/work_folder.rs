@@ -64,9 +64,11 @@ impl WorkFolder {
         self.path.join(name)
     }
 
-    /// Returns true if the folder is in memory, so that a commit costs no disk.
-    pub fn is_in_memory(&self) -> bool {
-        statfs(&self.path).is_ok_and(|found| i64::from(found.f_type) == TMPFS)
+    /// Returns a note for the report if the folder is in memory.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let is_in_memory = statfs(&self.path).is_ok_and(|found| i64::from(found.f_type) == TMPFS);
+        let note = "the temporary folder is in memory, so commits cost no disk: name another with --work-dir";
+        Vec::from_iter(is_in_memory.then(|| note.to_owned()))
     }
 }
 

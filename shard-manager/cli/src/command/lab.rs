@@ -3,6 +3,7 @@
 //! **Not here:** the experiments (the package `lab`).
 
 mod guarantees;
+mod lab_servers;
 mod report_folder;
 mod run;
 mod sizes;
@@ -120,7 +121,7 @@ impl Common {
     fn carry_out(
         &self,
         terminal: &Terminal,
-        experiment: impl FnOnce(&Watcher<'_>) -> Result<Report, LabError>,
+        experiment: impl FnOnce(&Watcher<'_>) -> Result<Report, CommandError>,
     ) -> Result<(), CommandError> {
         let folder = self.report.as_deref().map(ReportFolder::begin).transpose()?;
         let report = experiment(&Watcher::new(terminal))?;

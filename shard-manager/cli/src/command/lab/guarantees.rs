@@ -81,7 +81,7 @@ impl Levels {
         let Self { common, replicas, operations, clients, place } = self;
         let (seed, work_folder) = (common.seed, place.work_dir);
         let wanted = LevelsOptions { replicas, operations, clients, seed, work_folder };
-        common.carry_out(terminal, |watcher| levels::run(&wanted, watcher))
+        common.carry_out(terminal, |watcher| Ok(levels::run(&wanted, watcher)?))
     }
 }
 
@@ -90,7 +90,7 @@ impl Replicas {
         let Self { common, operations, place } = self;
         let (seed, work_folder) = (common.seed, place.work_dir);
         let wanted = ReplicasOptions { operations, seed, work_folder };
-        common.carry_out(terminal, |watcher| replicas::run(&wanted, watcher))
+        common.carry_out(terminal, |watcher| Ok(replicas::run(&wanted, watcher)?))
     }
 }
 
@@ -110,7 +110,7 @@ impl Crash {
             work_folder: self.place.work_dir,
             start_writer: &start_writer,
         };
-        self.common.carry_out(terminal, |watcher| crash::run(&wanted, watcher))
+        self.common.carry_out(terminal, |watcher| Ok(crash::run(&wanted, watcher)?))
     }
 }
 
@@ -119,6 +119,6 @@ impl Conflicts {
         let Self { common, clients, rounds, place } = self;
         let (seed, work_folder) = (common.seed, place.work_dir);
         let wanted = ConflictsOptions { clients, rounds, seed, work_folder };
-        common.carry_out(terminal, |watcher| conflicts::run(&wanted, watcher))
+        common.carry_out(terminal, |watcher| Ok(conflicts::run(&wanted, watcher)?))
     }
 }

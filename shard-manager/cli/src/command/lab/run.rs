@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::lab::run::{CLIENTS_MAX, RunOptions, USERS_DEFAULT, USERS_MAX, run as carry_out};
+use ::lab::run::{CLIENTS_MAX, RunOptions, USERS_DEFAULT, USERS_MAX, check, run as carry_out};
+use ::lab::work_folder::WorkFolder;
 use clap::Args;
 
 use super::Common;
+use super::lab_servers::LabServers;
 use crate::command::CommandError;
 use crate::terminal::Terminal;
 
@@ -18,6 +20,7 @@ each difference in a sentence. All databases are removed at the end, also after 
 Examples:
   shard-manager lab run
   shard-manager lab run --users 1000000 --shards 4 --report ./run
+  shard-manager lab run --postgres
   MAX_GEN_USERS=50000 shard-manager lab run --clients 32 --work-dir /srv/disk";
 
 #[derive(Args, Debug)]
@@ -42,10 +45,14 @@ pub(super) struct Options {
     /// Folder for the temporary folder of the databases [default: that of the system]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
+    /// Use PostgreSQL servers, made for this run; the one database is on the server of MAINDB_URL,
+    /// if that is set
+    #[arg(long)]
+    postgres: bool,
 }
 
 pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
-    let wanted = RunOptions {
+    let mut wanted = RunOptions {
         users: options.users,
         shards: options.shards,
         clients: options.clients,
@@ -53,6 +60,17 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
         at_most: Duration::from_secs(options.seconds),
         seed: options.common.seed,
         work_folder: options.work_dir,
+        servers: None,
     };
-    options.common.carry_out(terminal, |watcher| carry_out(&wanted, watcher))
+    options.common.carry_out(terminal, |watcher| {
+        check(&wanted)?;
+        let servers = options.postgres.then(|| {
+            let folder = WorkFolder::create(wanted.work_folder.as_deref())?;
+            LabServers::start(folder, wanted.shards, watcher)
+        });
+        // Dropped after the experiment.
+        let servers = servers.transpose()?;
+        wanted.servers = servers.as_ref().map(|own| own.sides(wanted.shards)).transpose()?;
+        Ok(carry_out(&wanted, watcher)?)
+    })
 }

@@ -67,9 +67,10 @@ impl Shards {
             at_most: AT_MOST,
             seed: self.common.seed,
             work_folder: self.work_dir,
+            servers: None,
         };
         let counts = self.counts;
-        self.common.carry_out(terminal, |watcher| shard_counts::run(&wanted, &counts, watcher))
+        self.common.carry_out(terminal, |watcher| Ok(shard_counts::run(&wanted, &counts, watcher)?))
     }
 }
 
@@ -83,6 +84,6 @@ impl Grow {
             seed: self.common.seed,
             work_folder: self.work_dir,
         };
-        self.common.carry_out(terminal, |watcher| grow::run(&wanted, watcher))
+        self.common.carry_out(terminal, |watcher| Ok(grow::run(&wanted, watcher)?))
     }
 }

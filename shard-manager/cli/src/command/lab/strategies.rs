@@ -93,7 +93,7 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
         keyspaces: options.keyspace,
         seed: options.common.seed,
     };
-    options.common.carry_out(terminal, |watcher| carry_out(&wanted, watcher))
+    options.common.carry_out(terminal, |watcher| Ok(carry_out(&wanted, watcher)?))
 }
 
 /// Reads the keys of a file.
