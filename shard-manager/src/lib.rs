@@ -4,11 +4,10 @@
 pub use access;
 pub use assembly::{self, doctor};
 pub use cache;
-#[cfg(feature = "cli")]
-pub use cli::{demo_data, import};
 pub use cluster::{lane, manager, replica_set, shard};
 pub use credential::private_file;
 pub use engine::{self, doubts, replication};
+pub use import::{self, demo_data};
 pub use local_postgres as local;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, fair_share, finding, idempotency,

@@ -61,6 +61,7 @@ mod sql;
 mod statement;
 mod statement_cache;
 pub mod target;
+pub mod temporary_database;
 pub mod term;
 mod timeline_file;
 mod timestamp;

@@ -8,7 +8,7 @@ use maud::{Markup, PreEscaped};
 
 /// Removes characters that change the direction of text, and replaces control characters by
 /// spaces. Line breaks are control characters too: the markup must not need any.
-pub(super) fn remove_hidden(markup: Markup) -> Markup {
+pub(crate) fn remove_hidden(markup: Markup) -> Markup {
     let kept = |letter: char| match letter {
         '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => None,
         letter if letter.is_control() => Some(' '),

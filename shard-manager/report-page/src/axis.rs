@@ -23,21 +23,31 @@ const TIME_STEPS: [f64; 19] = [
 
 /// A vertical axis.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Scale {
-    Linear { max: f64 },
-    Logarithmic { min: f64, max: f64 },
+pub enum Scale {
+    /// Equal steps are equal differences.
+    Linear {
+        /// End of the axis, which begins with 0.
+        max: f64,
+    },
+    /// Equal steps are equal ratios.
+    Logarithmic {
+        /// Begin of the axis.
+        min: f64,
+        /// End of the axis.
+        max: f64,
+    },
 }
 
 impl Scale {
     /// From zero to the largest or a little more.
-    pub(super) fn linear(max: f64) -> Self {
+    pub fn linear(max: f64) -> Self {
         let max = if max > 0.0 { max } else { 1.0 };
         let step = step(max);
         Self::Linear { max: (max / step).ceil() * step }
     }
 
     /// Logarithmic if the values are far apart.
-    pub(super) fn fitting(values: impl Iterator<Item = f64>) -> Self {
+    pub fn fitting(values: impl Iterator<Item = f64>) -> Self {
         let (mut min, mut max) = (f64::INFINITY, 0.0_f64);
         for value in values.filter(|value| *value > 0.0) {
             (min, max) = (min.min(value), max.max(value));
@@ -49,7 +59,7 @@ impl Scale {
     }
 
     /// Returns the height of a value: 0 to 1.
-    pub(super) fn place(self, value: f64) -> f64 {
+    pub fn place(self, value: f64) -> f64 {
         let place = match self {
             Self::Linear { max } => value / max,
             Self::Logarithmic { min, max } => (value.max(min) / min).ln() / (max / min).ln(),
@@ -57,7 +67,8 @@ impl Scale {
         place.clamp(0.0, 1.0)
     }
 
-    pub(super) fn ticks(self) -> Vec<f64> {
+    /// Returns the values that are written beside the axis.
+    pub fn ticks(self) -> Vec<f64> {
         match self {
             Self::Linear { max } => {
                 let step = step(max);
@@ -67,7 +78,8 @@ impl Scale {
         }
     }
 
-    pub(super) fn is_logarithmic(self) -> bool {
+    /// Returns true if equal steps are equal ratios.
+    pub fn is_logarithmic(self) -> bool {
         match self {
             Self::Linear { .. } => false,
             Self::Logarithmic { .. } => true,
@@ -104,7 +116,7 @@ fn nice_above(value: f64) -> f64 {
 }
 
 /// Moments of a run that are written below it.
-pub(super) fn time_ticks(seconds: f64) -> Vec<f64> {
+pub fn time_ticks(seconds: f64) -> Vec<f64> {
     let fits = |step: &&f64| seconds / **step <= TIME_TICKS;
     let longest = TIME_STEPS[TIME_STEPS.len() - 1];
     let step = TIME_STEPS.iter().find(fits).copied();
@@ -113,7 +125,7 @@ pub(super) fn time_ticks(seconds: f64) -> Vec<f64> {
 }
 
 /// A moment of a run: `0.5 s`, `12 s`, `2:30`, `1:00:00`.
-pub(super) fn moment(at_s: f64, run_s: f64) -> String {
+pub fn moment(at_s: f64, run_s: f64) -> String {
     if run_s < 2.0 {
         return format!("{at_s:.1} s");
     }

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 /// A number with its thousands apart: `12,345`; with a place after the point if it is small.
-pub(super) fn grouped(number: f64) -> String {
+pub fn grouped(number: f64) -> String {
     if number.abs() < 10.0 && number.fract() != 0.0 {
         return format!("{number:.1}");
     }
@@ -11,7 +11,7 @@ pub(super) fn grouped(number: f64) -> String {
 }
 
 /// A count with its thousands apart.
-pub(super) fn count(number: impl Display) -> String {
+pub fn count(number: impl Display) -> String {
     group(number.to_string())
 }
 

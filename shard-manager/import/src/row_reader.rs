@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** memory is bounded by one chunk and one incomplete row, whatever the length of the
 //! input.
-//! **Not here:** storing rows (`import`).
+//! **Not here:** storing rows (the root of this package).
 
 use std::borrow::Cow;
 use std::io::{self, Read};

@@ -6,7 +6,9 @@
 //! **Invariant:** rows of one key are stored in the order of the input; when [`store_rows`]
 //! returns, every row is stored or counted as failed.
 //! **Not here:** reading rows from a file (`row_reader`), generating them (`demo_data`).
+#![forbid(unsafe_code)]
 
+pub mod demo_data;
 pub mod row_reader;
 
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** ids and e-mail addresses of users are unique; an order has the shard key of its
 //! user; every id has a slot in the keyspace for which it was generated.
-//! **Not here:** storing the rows (`import`, the command line).
+//! **Not here:** storing the rows (the root of this package, the command line).
 
 use std::str::FromStr;
 
