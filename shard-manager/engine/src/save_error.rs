@@ -118,17 +118,7 @@ impl SaveError {
                 "the disk of the backups has room for {free_mib} MiB, and the copy needs about {needed_mib} MiB"
             ),
             Self::File(OpenError::NoSpace { .. }) => DISK_FULL.to_owned(),
-            Self::Io { cause, .. } => match cause.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DISK_FULL.to_owned(),
-                ErrorKind::PermissionDenied => {
-                    "the user of the router may not write to the folder of the backups".to_owned()
-                }
-                ErrorKind::NotFound => "the folder of the backups is missing".to_owned(),
-                ErrorKind::ReadOnlyFilesystem => {
-                    "the disk of the backups cannot be written".to_owned()
-                }
-                _ => format!("a file of the copy cannot be read or written: {LOG}"),
-            },
+            Self::Io { cause, .. } => about_disk(cause.kind()),
             Self::Follow { shard, .. } => {
                 format!("the copy of {shard} cannot follow its log: {LOG}")
             }
@@ -152,4 +142,22 @@ impl SaveError {
     pub fn unsuitable(path: &Path, cause: impl Into<String>) -> Self {
         Self::Unsuitable { path: path.display().to_string(), cause: cause.into() }
     }
+}
+
+/// Returns the reason for clients of an error about a file of the copy.
+fn about_disk(kind: ErrorKind) -> String {
+    const REASONS: [(ErrorKind, &str); 5] = [
+        (ErrorKind::StorageFull, DISK_FULL),
+        (ErrorKind::QuotaExceeded, DISK_FULL),
+        (
+            ErrorKind::PermissionDenied,
+            "the user of the router may not write to the folder of the backups",
+        ),
+        (ErrorKind::NotFound, "the folder of the backups is missing"),
+        (ErrorKind::ReadOnlyFilesystem, "the disk of the backups cannot be written"),
+    ];
+    const OTHER: &str =
+        "a file of the copy cannot be read or written: the log of the router names the reason";
+    let known = REASONS.iter().find(|(listed, _)| *listed == kind);
+    known.map_or(OTHER, |(_, reason)| reason).to_owned()
 }
