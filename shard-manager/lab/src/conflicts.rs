@@ -20,7 +20,7 @@ use crate::chart::{BarChart, Chart};
 use crate::dataset::user_named;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
-use crate::report::{Cell, Report, Table};
+use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
 /// Number of shards.
@@ -197,9 +197,9 @@ impl Contest<'_> {
     }
 }
 
-fn table(tried: &[Tried]) -> Table {
+fn table(tried: &[Tried]) -> ReportTable {
     let columns = ["way", "attempts", "acknowledged", "refused", "lost", "first refusal"];
-    let mut table = Table::new("Changes of one row by clients at the same time", &columns);
+    let mut table = ReportTable::new("Changes of one row by clients at the same time", &columns);
     for one in tried {
         table.push([
             Cell::from(one.way.name()),

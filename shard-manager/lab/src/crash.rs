@@ -15,7 +15,7 @@ use crate::chart::{BarChart, Chart};
 use crate::killed_writer::{StartWriter, kill_after, user_id};
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
-use crate::report::{Cell, Report, Table};
+use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
 /// Number of shards.
@@ -38,7 +38,7 @@ pub struct CrashOptions<'c> {
     pub start_writer: &'c (dyn Fn(&std::path::Path, u64) -> std::process::Command + Sync),
 }
 
-/// What was found after a kill.
+/// Rows that were found after a kill.
 struct Round {
     acknowledged: u64,
     found: u64,
@@ -101,9 +101,9 @@ fn count_found(cluster: &LabCluster, numbers: &[u64]) -> Result<u64, LabError> {
     })
 }
 
-fn table(rounds: &[Round]) -> Table {
+fn table(rounds: &[Round]) -> ReportTable {
     let columns = ["kill", "acknowledged", "found", "lost", "stored unacknowledged", "opened in"];
-    let mut table = Table::new("Rows after each kill -9", &columns);
+    let mut table = ReportTable::new("Rows after each kill -9", &columns);
     for (number, round) in (1..).zip(rounds) {
         table.push([
             Cell::Count(number),

@@ -27,7 +27,7 @@ use crate::lab_cluster::{LabCluster, block_on, failure, options as request_optio
 use crate::lab_error::LabError;
 use crate::node_faults::until;
 use crate::random::Random;
-use crate::report::{Cell, Report, Table};
+use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
 /// Parts of the experiment, in order.
@@ -218,9 +218,9 @@ fn merged(traffic: Vec<Traffic>, lengths: Lengths) -> Vec<Timings> {
     all.into_iter().zip(lengths).map(|(phase, length)| phase.ended(length)).collect()
 }
 
-fn phase_table(phases: &[Timings]) -> Table {
+fn phase_table(phases: &[Timings]) -> ReportTable {
     let columns = ["phase", "seconds", "requests", "failed", "rate", "p50", "p99", "longest"];
-    let mut table = Table::new("Requests of all clients", &columns);
+    let mut table = ReportTable::new("Requests of all clients", &columns);
     for (name, phase) in PHASES.into_iter().zip(phases) {
         table.push([
             name.into(),
@@ -242,9 +242,9 @@ fn moved(record: &RebalanceRecord) -> (u64, u64) {
     (slots, record.steps.iter().map(|step| step.status.rows).sum())
 }
 
-fn move_table(changes: &Changes) -> Table {
+fn move_table(changes: &Changes) -> ReportTable {
     let columns = ["change", "moves", "slots", "share of all slots", "rows copied"];
-    let mut table = Table::new("Slots that moved", &columns);
+    let mut table = ReportTable::new("Slots that moved", &columns);
     for (name, record) in ["shard added", "shard taken away"].into_iter().zip(changes) {
         let (slots, rows) = moved(record);
         table.push([

@@ -51,14 +51,14 @@ impl KeyKind {
 
 /// Shard keys, and the name of their kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeySet {
+pub struct LabKeys {
     /// Name.
     pub name: String,
     /// Keys, each of which is a shard key.
     pub keys: Vec<String>,
 }
 
-impl KeySet {
+impl LabKeys {
     /// Makes this number of keys of a kind.
     pub fn made(kind: KeyKind, count: u64, seed: u64) -> Self {
         let mut random = Random::new(seed, kind.name());
@@ -131,8 +131,8 @@ mod tests {
     #[test]
     fn keys_are_equal_for_equal_seeds_and_each_set_has_its_keyspaces() {
         let names = |kind| {
-            let set = KeySet::made(kind, 500, 3);
-            assert_eq!(set, KeySet::made(kind, 500, 3));
+            let set = LabKeys::made(kind, 500, 3);
+            assert_eq!(set, LabKeys::made(kind, 500, 3));
             assert_eq!(set.keys.len(), 500);
             let spaces: Vec<&str> = set.keyspaces().iter().map(Keyspace::name).collect();
             spaces.join(" ")
@@ -141,6 +141,6 @@ mod tests {
         assert_eq!(names(KeyKind::Numeric), "hash modulo range");
         assert_eq!(names(KeyKind::Tenants), "hash modulo list");
         assert_eq!(names(KeyKind::HotEnd), "hash modulo range");
-        assert_ne!(KeySet::made(KeyKind::Tenants, 9, 3), KeySet::made(KeyKind::Tenants, 9, 4));
+        assert_ne!(LabKeys::made(KeyKind::Tenants, 9, 3), LabKeys::made(KeyKind::Tenants, 9, 4));
     }
 }

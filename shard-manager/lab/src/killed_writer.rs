@@ -1,7 +1,7 @@
 //! Killed writer: a process of its own that writes to a cluster until it is killed.
 //!
-//! The process reports each row on its standard output once the row is acknowledged. So whoever
-//! kills it knows which rows must be there afterwards.
+//! The process reports each row on its standard output once the row is acknowledged. So the
+//! one who kills it knows which rows must be there afterwards.
 //!
 //! **Invariant:** a number is reported only after its row was acknowledged.
 //! **Not here:** the command line of the process (`cli`).
@@ -30,7 +30,7 @@ pub(crate) fn user_id(number: u64) -> String {
 }
 
 /// Writes users to the cluster in a folder and reports the number of each, until the process is
-/// killed or nobody reads.
+/// killed or its output is closed.
 ///
 /// # Errors
 /// [`LabError::Failed`] if a row is not stored.

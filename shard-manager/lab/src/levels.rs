@@ -21,7 +21,7 @@ use crate::dataset::new_user;
 use crate::lab_cluster::{LabCluster, options as request_options};
 use crate::lab_error::LabError;
 use crate::node_faults::{in_mode, inject, until_well};
-use crate::report::{Cell, Report, Table};
+use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
 /// Number of shards.
@@ -119,7 +119,7 @@ fn try_level(
     Ok(Tried { gone, level, writes, reads })
 }
 
-fn table(tried: &[Tried]) -> Table {
+fn table(tried: &[Tried]) -> ReportTable {
     let columns = [
         "replicas gone",
         "level",
@@ -133,7 +133,7 @@ fn table(tried: &[Tried]) -> Table {
         "read p99",
         "first refusal",
     ];
-    let mut table = Table::new("Levels while replicas of each shard are gone", &columns);
+    let mut table = ReportTable::new("Levels while replicas of each shard are gone", &columns);
     for one in tried {
         let side = |timings: &Timings| {
             let time = |share| match timings.count() {

@@ -22,7 +22,7 @@ use crate::dataset::user_named;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
 use crate::node_faults::{inject, until_well};
-use crate::report::{Cell, Report, Table};
+use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
 /// Number of shards, and of replicas of each.
@@ -51,7 +51,7 @@ enum Reading {
     One,
     /// From a node that has what the session has seen.
     Token,
-    /// Of everything that was acknowledged before.
+    /// From a node that has everything that was acknowledged before.
     Quorum,
     /// From the primary.
     All,
@@ -158,9 +158,9 @@ fn try_reading(
     Ok(tried)
 }
 
-fn table(tried: &[Tried]) -> Table {
+fn table(tried: &[Tried]) -> ReportTable {
     let columns = ["delay", "read", "reads", "stale", "from replicas", "read p50", "read p99"];
-    let mut table = Table::new("Reads after a write of the same row", &columns);
+    let mut table = ReportTable::new("Reads after a write of the same row", &columns);
     for one in tried {
         let count = one.reads.count();
         table.push([

@@ -27,13 +27,13 @@ pub struct Report {
     /// Duration of the experiment.
     pub seconds: f64,
     /// Numbers.
-    pub tables: Vec<Table>,
+    pub tables: Vec<ReportTable>,
     /// Pictures of them, for the page.
     #[serde(skip)]
     pub charts: Vec<Chart>,
     /// Conditions that were left out, and why.
     pub notes: Vec<String>,
-    /// What was seen, in two sentences.
+    /// Summary of what was seen, in two sentences.
     pub explanation: String,
 }
 
@@ -46,9 +46,9 @@ pub struct Setting {
     pub value: String,
 }
 
-/// Table of numbers.
+/// ReportTable of numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Table {
+pub struct ReportTable {
     /// Title.
     pub title: String,
     /// Names of the columns.
@@ -113,7 +113,7 @@ impl From<String> for Cell {
     }
 }
 
-impl Table {
+impl ReportTable {
     /// Creates an empty table.
     pub fn new(title: impl Into<String>, columns: &[&str]) -> Self {
         let columns = columns.iter().map(|name| (*name).to_owned()).collect();
@@ -190,7 +190,7 @@ mod tests {
 
     fn report() -> Report {
         let mut report = Report::new("strategies", 7).set("keys", HOSTILE);
-        let mut table = Table::new(HOSTILE, &["name", "count", "share", "time", "none"]);
+        let mut table = ReportTable::new(HOSTILE, &["name", "count", "share", "time", "none"]);
         let cells = [HOSTILE.into(), Cell::Count(1_234), Cell::Share(0.25), Cell::Millis(1.5)];
         table.push(cells.into_iter().chain([Cell::Absent]));
         report.tables.push(table);

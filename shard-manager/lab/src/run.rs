@@ -9,7 +9,7 @@
 
 mod distribution;
 pub(crate) mod queries;
-mod why;
+mod reasons;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ use crate::dataset;
 use crate::lab_cluster::{LabCluster, block_on};
 use crate::lab_error::LabError;
 use crate::machine::peak_memory_bytes;
-use crate::report::{Cell, Report, Table};
+use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
 /// Number of users unless another is requested.
@@ -161,7 +161,7 @@ fn compare(
     for query in QUERIES {
         all.push(queries::compare(query, (options, plan), sides, audience)?);
     }
-    let mut phases = Table::new("Phases", &["phase", "rows", "seconds", "rows/s"]);
+    let mut phases = ReportTable::new("Phases", &["phase", "rows", "seconds", "rows/s"]);
     for (name, elapsed) in [("generated", generated), ("distributed", distributed)] {
         let rate = plan.rows() as f64 / elapsed.as_secs_f64();
         let seconds = Cell::Ratio(elapsed.as_secs_f64());
@@ -170,7 +170,7 @@ fn compare(
     report.tables.push(phases);
     report.tables.push(queries::table(&all));
     report.charts.extend(charts(&all));
-    report.explanation = why::explanation(&all, options.shards);
+    report.explanation = reasons::explanation(&all, options.shards);
     Ok(match peak_memory_bytes() {
         Some(bytes) => report.set("peak memory", format!("{} MiB", bytes >> 20)),
         None => report,
@@ -178,8 +178,8 @@ fn compare(
 }
 
 /// Probes every node of both sides.
-fn probe(sides: &Sides) -> Result<Table, LabError> {
-    let mut table = Table::new("Nodes", &["side", "node", "state", "answered in"]);
+fn probe(sides: &Sides) -> Result<ReportTable, LabError> {
+    let mut table = ReportTable::new("Nodes", &["side", "node", "state", "answered in"]);
     for (side, cluster) in [("one database", &sides.one), ("shards", &sides.shards)] {
         let health = cluster.manager().status().health(Instant::now() + PROBE_MAX);
         for node in block_on(health).into_iter().flat_map(|report| report.nodes) {
@@ -207,9 +207,9 @@ fn count(sides: &Sides, plan: &Plan) -> Result<(), LabError> {
     Ok(())
 }
 
-fn stored_table(shards: &LabCluster, stored: &[u64]) -> Table {
+fn stored_table(shards: &LabCluster, stored: &[u64]) -> ReportTable {
     let total: u64 = stored.iter().sum();
-    let mut table = Table::new("Distribution", &["shard", "rows", "share"]);
+    let mut table = ReportTable::new("Distribution", &["shard", "rows", "share"]);
     for (shard, rows) in shards.names().into_iter().zip(stored) {
         let share = *rows as f64 / total.max(1) as f64;
         table.push([shard.into(), Cell::Count(*rows), Cell::Share(share)]);

@@ -1,6 +1,6 @@
 //! Shard counts: the same users and queries on clusters with more and more shards.
 //!
-//! **Not here:** one database beside shards (`run`), a cluster that grows while it is used (`grow`).
+//! **Not here:** one database beside shards (`run`), a cluster that grows under traffic (`grow`).
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::clients::Timings;
 use crate::dataset;
 use crate::lab_cluster::LabCluster;
 use crate::lab_error::LabError;
-use crate::report::{Cell, Report, Table};
+use crate::report::{Cell, Report, ReportTable};
 use crate::run::queries::{QUERIES, Query, measure};
 use crate::run::{RunOptions, check};
 use crate::work_folder::WorkFolder;
@@ -82,9 +82,9 @@ fn ratio(all: &[Counted], one: &Counted, index: usize) -> f64 {
     if first > 0.0 { rate(one) / first } else { 0.0 }
 }
 
-fn table(all: &[Counted]) -> Table {
+fn table(all: &[Counted]) -> ReportTable {
     let columns = ["query", "shards", "requests", "p50", "p99", "rate", "ratio"];
-    let mut table = Table::new("Queries by number of shards", &columns);
+    let mut table = ReportTable::new("Queries by number of shards", &columns);
     for (index, query) in QUERIES.into_iter().enumerate() {
         for one in all {
             let Some((_, timings)) = one.timings.get(index) else { continue };

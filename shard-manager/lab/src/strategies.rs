@@ -19,9 +19,9 @@ use model::topology::{ShardSpec, Topology};
 
 use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
-use crate::key_set::{KEYS_MAX, KeyKind, KeySet};
+use crate::key_set::{KEYS_MAX, KeyKind, LabKeys};
 use crate::lab_error::LabError;
-use crate::report::{Cell, Report, Table};
+use crate::report::{Cell, Report, ReportTable};
 
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct StrategiesOptions {
     /// Kinds of keys that are made; none if there are own keys.
     pub kinds: Vec<KeyKind>,
     /// Keys of the user.
-    pub own_keys: Option<KeySet>,
+    pub own_keys: Option<LabKeys>,
     /// Number of keys of each made set.
     pub keys: u64,
     /// Weights of the shards.
@@ -103,12 +103,12 @@ impl StrategiesOptions {
     }
 
     /// Returns the key sets, one after the other: each may take much memory.
-    fn key_sets(&self) -> impl Iterator<Item = KeySet> + '_ {
-        let made = self.kinds.iter().map(|kind| KeySet::made(*kind, self.keys, self.seed));
+    fn key_sets(&self) -> impl Iterator<Item = LabKeys> + '_ {
+        let made = self.kinds.iter().map(|kind| LabKeys::made(*kind, self.keys, self.seed));
         self.own_keys.iter().cloned().chain(made)
     }
 
-    fn keyspaces_of(&self, set: &KeySet) -> Vec<Keyspace> {
+    fn keyspaces_of(&self, set: &LabKeys) -> Vec<Keyspace> {
         let mut all = set.keyspaces();
         all.extend(self.keyspaces.iter().filter(|_| self.own_keys.is_some()).cloned());
         all
@@ -181,7 +181,7 @@ fn add(all: &mut Vec<(String, Algorithm)>, name: &str, text: &str) {
     }
 }
 
-fn load_of(set: &KeySet, keyspace: &Keyspace) -> Load {
+fn load_of(set: &LabKeys, keyspace: &Keyspace) -> Load {
     let mut load = Load::of_keys();
     for key in &set.keys {
         // A set is tried with keyspaces that have a slot for each of its keys.
@@ -223,12 +223,12 @@ fn keyspace_label(keyspace: &Keyspace) -> String {
     }
 }
 
-fn table(set: &TriedSet, topology: &Topology, changes: &[TopologyChange]) -> Table {
+fn table(set: &TriedSet, topology: &Topology, changes: &[TopologyChange]) -> ReportTable {
     let mut columns = vec!["keyspace", "placement", "skew", "fullest shard"];
     let moved: Vec<String> = changes.iter().map(|change| format!("moved: {change}")).collect();
     columns.extend(moved.iter().map(String::as_str));
     let title = format!("Keys `{}` on {} shards", set.name, topology.len());
-    let mut table = Table::new(title, &columns);
+    let mut table = ReportTable::new(title, &columns);
     for one in &set.tried {
         let moved = one.moved.iter().map(|moved| match moved {
             Some(moved) => Cell::Share(moved.share),

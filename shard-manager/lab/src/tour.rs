@@ -30,7 +30,7 @@ const SHARDS: usize = 3;
 pub struct Chapter {
     /// Title.
     pub title: &'static str,
-    /// What the chapter shows, and why it matters.
+    /// Subject of the chapter, and why it matters.
     pub intro: &'static str,
     /// Files that implement it, from the root of the repository.
     pub files: &'static [&'static str],
@@ -72,7 +72,7 @@ pub struct ChapterRead {
     pub number: usize,
     /// Title.
     pub title: &'static str,
-    /// What was seen.
+    /// Lines that were shown.
     pub seen: Vec<String>,
     /// Files that implement it.
     pub files: &'static [&'static str],

@@ -4,7 +4,7 @@
 
 use maud::{Markup, html};
 
-use super::{Report, Table};
+use super::{Report, ReportTable};
 
 pub(super) fn page(report: &Report) -> String {
     report_page::page(&format!("Tessera lab: {}", report.experiment), &content(report))
@@ -29,7 +29,7 @@ fn content(report: &Report) -> Markup {
     }
 }
 
-fn section(table: &Table) -> Markup {
+fn section(table: &ReportTable) -> Markup {
     html! {
         section {
             h2 { (table.title) }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Report, Table};
+use super::{Report, ReportTable};
 
 pub(super) fn document(report: &Report) -> String {
     let mut out = String::new();
@@ -23,7 +23,7 @@ fn write(report: &Report, out: &mut String) -> std::fmt::Result {
     report.tables.iter().try_for_each(|table| write_table(table, out))
 }
 
-fn write_table(table: &Table, out: &mut String) -> std::fmt::Result {
+fn write_table(table: &ReportTable, out: &mut String) -> std::fmt::Result {
     writeln!(out, "\n## {}\n", table.title)?;
     let cell = |text: &str| text.replace('|', "\\|");
     let line = |cells: Vec<String>| format!("| {} |", cells.join(" | "));

@@ -1,7 +1,7 @@
 //! Queries: the same requests to one database and to the shards.
 //!
 //! **Invariant:** both sides get the same requests in the same order, one side after the other.
-//! **Not here:** the reasons of the differences (`why`).
+//! **Not here:** the reasons of the differences (`reasons`).
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::dataset::new_user;
 use crate::lab_cluster::{LabCluster, options as request_options};
 use crate::lab_error::LabError;
 use crate::random::Random;
-use crate::report::{Cell, Table};
+use crate::report::{Cell, ReportTable};
 
 /// Rows of one bulk write.
 const BULK_ROWS: u64 = 1_000;
@@ -109,7 +109,7 @@ pub(super) fn compare(
     let shards = measure(query, (options, plan), &sides.shards, audience)?;
     let clients = query.amount(options).clients;
     let mut compared = Compared { query, clients, one, shards, why: String::new() };
-    compared.why = super::why::of(&compared, (options.shards, clients));
+    compared.why = super::reasons::of(&compared, (options.shards, clients));
     Ok(compared)
 }
 
@@ -227,7 +227,7 @@ impl Requests<'_> {
 }
 
 /// Returns the table of all queries.
-pub(super) fn table(all: &[Compared]) -> Table {
+pub(super) fn table(all: &[Compared]) -> ReportTable {
     let columns = [
         "query",
         "clients",
@@ -242,7 +242,7 @@ pub(super) fn table(all: &[Compared]) -> Table {
         "ratio",
         "why",
     ];
-    let mut table = Table::new("One database and shards", &columns);
+    let mut table = ReportTable::new("One database and shards", &columns);
     for compared in all {
         let side = |timings: &Timings| {
             [

@@ -12,21 +12,26 @@ use model::simulation::Algorithm;
 use model::topology::{ShardNumber, Topology};
 
 use super::{SLOTS, keyspace_label, placements};
-use crate::key_set::KeySet;
-use crate::report::{Cell, Table};
+use crate::key_set::LabKeys;
+use crate::report::{Cell, ReportTable};
 
 /// Number of keys that are looked up in one measurement.
 const KEYS: usize = 50_000;
 /// Number of measurements, of which the fastest counts: others were disturbed.
 const ROUNDS: usize = 3;
 
-pub(super) fn table() -> Table {
+pub(super) fn table() -> ReportTable {
     let columns = ["keys", "keyspace", "placement", "lookup", "map bytes", "ranges", "computed in"];
-    Table::new("Cost of a lookup, and of the map", &columns)
+    ReportTable::new("Cost of a lookup, and of the map", &columns)
 }
 
 /// Adds a row for each placement of a keyspace.
-pub(super) fn measure(costs: &mut Table, set: &KeySet, keyspace: &Keyspace, topology: &Topology) {
+pub(super) fn measure(
+    costs: &mut ReportTable,
+    set: &LabKeys,
+    keyspace: &Keyspace,
+    topology: &Topology,
+) {
     for (name, algorithm) in placements(keyspace, topology) {
         let Algorithm::Dealt(placement) = algorithm else { continue };
         let began = Instant::now();
@@ -50,7 +55,7 @@ pub(super) fn measure(costs: &mut Table, set: &KeySet, keyspace: &Keyspace, topo
 }
 
 /// Returns the time to find the shard of one key.
-fn lookup_ns(map: &ShardMap, set: &KeySet) -> f64 {
+fn lookup_ns(map: &ShardMap, set: &LabKeys) -> f64 {
     let keys: Vec<ShardKey<'_>> =
         set.keys.iter().take(KEYS).filter_map(|key| ShardKey::parse(key).ok()).collect();
     let round = || {

@@ -15,7 +15,7 @@ fn compare(seed: &str, more: &[&str]) -> Value {
 }
 
 /// The tables, without the one that has times.
-fn counted(report: &Value) -> Vec<&Value> {
+fn without_times(report: &Value) -> Vec<&Value> {
     let tables = report["tables"].as_array().expect("tables");
     tables.iter().filter(|table| table["columns"][3] != "lookup").collect()
 }
@@ -43,8 +43,8 @@ fn every_keyspace_and_placement_is_tried_and_equal_seeds_give_equal_numbers() {
     let hot = rows(&report, "Keys `hot-end`");
     let skew = |keyspace| hot.iter().find(|row| row[0] == keyspace).map(|row| row[2].as_f64());
     assert!(skew("range") > Some(Some(2.0)) && skew("hash") < Some(Some(1.3)), "{hot:#?}");
-    assert_eq!(counted(&compare("7", &[])), counted(&report));
-    assert_ne!(counted(&compare("8", &[])), counted(&report));
+    assert_eq!(without_times(&compare("7", &[])), without_times(&report));
+    assert_ne!(without_times(&compare("8", &[])), without_times(&report));
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) struct Levels {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     clients: u16,
     #[command(flatten)]
-    place: Place,
+    place: WorkPlace,
 }
 
 #[derive(Args, Debug)]
@@ -37,7 +37,7 @@ pub(super) struct Replicas {
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     operations: u64,
     #[command(flatten)]
-    place: Place,
+    place: WorkPlace,
 }
 
 #[derive(Args, Debug)]
@@ -51,7 +51,7 @@ pub(super) struct Crash {
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     acknowledged: u32,
     #[command(flatten)]
-    place: Place,
+    place: WorkPlace,
 }
 
 #[derive(Args, Debug)]
@@ -65,12 +65,12 @@ pub(super) struct Conflicts {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     #[command(flatten)]
-    place: Place,
+    place: WorkPlace,
 }
 
-/// Place of the databases of an experiment.
+/// WorkPlace of the databases of an experiment.
 #[derive(Args, Clone, Debug)]
-struct Place {
+struct WorkPlace {
     /// Folder for the temporary folder of the databases [default: that of the system]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,

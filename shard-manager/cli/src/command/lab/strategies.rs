@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use ::lab::key_set::{KEYS_MAX, KeyKind, KeySet};
+use ::lab::key_set::{KEYS_MAX, KeyKind, LabKeys};
 use ::lab::strategies::{StrategiesOptions, run as carry_out};
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
@@ -97,7 +97,7 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
 }
 
 /// Reads the keys of a file.
-fn read(file: &Path) -> Result<KeySet, CommandError> {
+fn read(file: &Path) -> Result<LabKeys, CommandError> {
     let opened = File::open(file).map_err(|error| refused(file, &error))?;
     let mut lines = Keys::new(file.display(), BufReader::new(opened));
     let mut keys = Vec::new();
@@ -113,5 +113,5 @@ fn read(file: &Path) -> Result<KeySet, CommandError> {
         return Err(refused(file, &"it holds no keys"));
     }
     let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
-    Ok(KeySet { name, keys })
+    Ok(LabKeys { name, keys })
 }

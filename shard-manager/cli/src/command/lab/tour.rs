@@ -64,9 +64,9 @@ struct State {
 struct TerminalGuide<'t> {
     watcher: Watcher<'t>,
     is_json: bool,
-    /// Place of the state; `None` without one.
+    /// WorkPlace of the state; `None` without one.
     state: Option<&'t Path>,
-    /// Source of the reader's decisions; `None` if nobody is asked.
+    /// Source of the reader's decisions; `None` to ask for none.
     input: Option<Mutex<BufReader<Input>>>,
 }
 
@@ -146,7 +146,7 @@ impl TerminalGuide<'_> {
         let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
         let mut line = String::new();
         let read = Read::take(&mut *input, LINE_MAX).read_line(&mut line);
-        // At the end of the input nobody reads on.
+        // The end of the input is the end of the tour.
         read.is_ok_and(|bytes| bytes > 0) && line.trim() != "q"
     }
 }

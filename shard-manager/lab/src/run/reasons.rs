@@ -1,4 +1,4 @@
-//! Why: the reason of the difference between one database and shards, in one sentence.
+//! Reasons: the reason of the difference between one database and shards, in one sentence.
 //!
 //! A sentence is chosen by the measured ratio, so none claims a gain that was not seen.
 
