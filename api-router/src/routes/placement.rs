@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shard_manager::assembly::CITUS_MOVES;
 use shard_manager::engine::WorkerNode;
+use shard_manager::engine::node_distributor::NodeState;
 use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
@@ -276,7 +277,7 @@ pub struct ShardView {
 pub struct CitusView {
     /// All of them, the coordinator first.
     nodes: Vec<CitusNodeView>,
-    /// Way to move rows: not by Tessera.
+    /// Way to move rows.
     moves: &'static str,
 }
 
@@ -292,6 +293,8 @@ pub struct CitusNodeView {
     role: String,
     /// True if Citus sends queries there.
     active: bool,
+    /// `serving`, or `draining` if it gets no rows.
+    state: &'static str,
     /// Citus' own shards on it, of all tables.
     shards: i64,
     /// Bytes of these shards.
@@ -304,6 +307,7 @@ fn citus(nodes: &[WorkerNode]) -> Option<CitusView> {
         group: node.group,
         role: node.role.clone(),
         active: node.active,
+        state: if node.gets_rows { NodeState::Serving } else { NodeState::Draining }.name(),
         shards: node.shards,
         bytes: node.bytes,
     };

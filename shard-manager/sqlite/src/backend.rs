@@ -13,6 +13,7 @@ use engine::access_store::AccessStore;
 use engine::catalog_rows::MapChangeError;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::node_distributor::NodeDistributor;
 use engine::operator_desk::{OperatorCommand, OperatorDesk};
 use engine::published_map::PublishedMap;
 use engine::rebalance_catalog::RebalanceCatalog;
@@ -182,6 +183,10 @@ impl ClusterBackend for Files {
 
     fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog> {
         Some(&self.moves)
+    }
+
+    fn node_distributor(&self) -> Option<&dyn NodeDistributor> {
+        None
     }
 
     fn holds_catalog(&self, _number: ShardNumber) -> bool {
