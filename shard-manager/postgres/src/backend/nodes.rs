@@ -52,9 +52,8 @@ const START: &str =
     "SELECT citus_rebalance_start(drain_only => $1, rebalance_strategy => $2::text::name)";
 /// Ends a job as `citus_rebalance_stop` does, and no other one.
 const STOP: &str = "SELECT citus_job_cancel($1)";
-/// Adds a node, and returns its group.
-const ADD: &str = "SELECT n.groupid::bigint FROM citus_add_node($1, $2) AS added
-    JOIN pg_dist_node AS n ON n.nodeid = added";
+/// Adds a node, and returns its number. Only the next statement sees its row.
+const ADD: &str = "SELECT citus_add_node($1, $2)::bigint";
 const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
 
 /// Orders for the nodes of a Citus cluster.
@@ -266,16 +265,16 @@ impl Desk {
             let binds = [Bind::text(&node.host.host), Bind::integer(node.host.port.into())];
             let add = Statement { sql: ADD, binds: &binds, cached: false };
             let rows = load(connection, add).await.map_err(failed)?;
-            let group = rows.first().and_then(|row| row.bigint(0));
-            if group != Some(node.group) {
+            let id = rows.first().and_then(|row| row.bigint(0)).ok_or_else(internal)?;
+            let members = Members::read(connection).await.map_err(failed)?;
+            let added = members.numbered(id);
+            if added.is_none_or(|added| added.group != node.group) {
                 run(connection, ROLLBACK).await.map_err(failed)?;
                 let cause = "another node was added meanwhile: send the next number";
                 return Err(DistributorError::NodeState(cause.to_owned()));
             }
             run(connection, COMMIT).await.map_err(failed)?;
-            let members = Members::read(connection).await.map_err(failed)?;
-            let added = members.iter().find(|member| member.group == node.group);
-            tracing::info!(group, "a node was added to Citus");
+            tracing::info!(group = node.group, "a node was added to Citus");
             described(connection, added, true).await
         })
         .await

@@ -29,10 +29,13 @@ const TASKS: &str = "SELECT t.job_id, t.task_id, t.status::text, t.command, coal
     FROM pg_dist_background_task AS t JOIN pg_dist_background_job AS j USING (job_id)
     WHERE j.job_type = 'rebalance' AND t.job_id >= $1 ORDER BY t.task_id";
 
-/// Reads the moves that are under way, with the sessions that carry them out.
+/// Reads the moves that are under way in this database, with the sessions that carry them out. Citus
+/// reports those of all databases of the server.
 const PROGRESS: &str = "SELECT sessionid::bigint, shardid, sourcename, sourceport::bigint, targetname, targetport::bigint,
         progress, target_shard_size
-    FROM get_rebalance_progress() ORDER BY sessionid, shardid";
+    FROM get_rebalance_progress() AS p
+    WHERE EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = p.sessionid AND a.datname = current_database())
+    ORDER BY sessionid, shardid";
 
 /// Value of `by`: Citus does not remember the goal.
 const BY_ENGINE: &str = "engine";
