@@ -16,7 +16,7 @@ use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::node_distributor::NodeChanged;
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::Error;
-use shard_manager::manager::{ShardChangeError, ShardChanged};
+use shard_manager::manager::{Nodes, ShardChangeError, ShardChanged};
 use shard_manager::shard_map::ShardMap;
 use shard_manager::topology::{ShardNumber, ShardState, Topology};
 use utoipa::ToSchema;
@@ -111,7 +111,7 @@ pub(crate) async fn add_shard(
 ) -> Result<HttpResponse, Problem> {
     let change = ChangeRequest::of(&request)?;
     let shard = new_shard(&change.body(&app, &request, payload).await?)?;
-    if let Some(nodes) = app.manager.nodes() {
+    if let Some(nodes) = Nodes::of(&app.manager) {
         let changed = nodes.add(&shard, change.epoch, change.deadline).await?;
         let mut response =
             if changed.is_new { HttpResponse::Created() } else { HttpResponse::Ok() };
@@ -188,7 +188,7 @@ pub(crate) async fn remove_shard(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let change = ChangeRequest::of(&request)?;
-    if let Some(nodes) = app.manager.nodes() {
+    if let Some(nodes) = Nodes::of(&app.manager) {
         let changed = nodes.remove(&name, change.epoch, change.deadline).await?;
         return Ok(node_answer(&mut HttpResponse::Ok(), &app, changed));
     }

@@ -97,7 +97,7 @@ pub struct NodeChanged {
     /// Number that the engine has given it.
     pub number: u32,
     /// State of the node.
-    pub state: NodeState,
+    pub state: MemberState,
     /// Number of the engine's own shards on it; those that move together count once.
     pub parts: usize,
     /// False if the node was in this state before.
@@ -106,7 +106,7 @@ pub struct NodeChanged {
 
 /// State of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NodeState {
+pub enum MemberState {
     /// It gets rows.
     Serving,
     /// It gets no rows, and a rebalance takes away those that it has.
@@ -115,7 +115,7 @@ pub enum NodeState {
     Retired,
 }
 
-impl NodeState {
+impl MemberState {
     /// Returns the name, as in responses.
     pub fn name(self) -> &'static str {
         match self {

@@ -13,15 +13,12 @@ use super::Manager;
 #[derive(Clone, Copy)]
 pub struct Nodes<'m>(&'m dyn NodeDistributor);
 
-impl Manager {
-    /// Returns the face for nodes over which the engine distributes rows by itself; `None` if the
-    /// shard map places the rows.
-    pub fn nodes(&self) -> Option<Nodes<'_>> {
-        self.backend.node_distributor().map(Nodes)
+impl<'m> Nodes<'m> {
+    /// Returns the face of a manager; `None` if the shard map places the rows.
+    pub fn of(manager: &'m Manager) -> Option<Self> {
+        manager.backend.node_distributor().map(Self)
     }
-}
 
-impl Nodes<'_> {
     /// Adds a node, without rows. One that was added before is left as it is.
     ///
     /// Cancel safety: the change goes on if the future is dropped.

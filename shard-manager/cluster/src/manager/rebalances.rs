@@ -154,7 +154,7 @@ impl<'m> Rebalances<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<PlanView, RebalancesError> {
-        if let Some(nodes) = self.distributor(expected_epoch)? {
+        if let Some(nodes) = distributor(self.0, expected_epoch)? {
             return Ok(nodes.plan_rebalance(draft, deadline).await?);
         }
         Ok(RebalancePlans::of(self.0).planned(draft, expected_epoch, deadline).await?.view())
@@ -171,7 +171,7 @@ impl<'m> Rebalances<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<RebalanceBegun, RebalancesError> {
-        if let Some(nodes) = self.distributor(expected_epoch)? {
+        if let Some(nodes) = distributor(self.0, expected_epoch)? {
             return Ok(nodes.begin_rebalance(draft, deadline).await?);
         }
         self.check_none_runs().await?;
@@ -287,20 +287,6 @@ impl<'m> Rebalances<'m> {
         Ok(listed.map_err(RebalanceListError::Failed)?)
     }
 
-    /// Returns the engine, if it distributes rows by itself: then no epoch can be expected.
-    fn distributor(
-        self,
-        expected_epoch: Option<u64>,
-    ) -> Result<Option<&'m dyn NodeDistributor>, DistributorError> {
-        let Some(nodes) = self.0.backend.node_distributor() else { return Ok(None) };
-        match expected_epoch {
-            None => Ok(Some(nodes)),
-            Some(_) => {
-                Err(DistributorError::BadRebalance { member: "If-Match", cause: no_epoch() })
-            }
-        }
-    }
-
     fn name(self, shard: ShardNumber) -> String {
         self.0.shard_name(shard).to_owned()
     }
@@ -312,4 +298,16 @@ impl<'m> Rebalances<'m> {
 
 fn identity(id: &str) -> Result<RebalanceId, RebalanceListError> {
     RebalanceId::parse(id).ok_or(RebalanceListError::NoRebalance)
+}
+
+/// Returns the engine, if it distributes rows by itself: then no epoch can be expected.
+fn distributor(
+    manager: &Manager,
+    expected_epoch: Option<u64>,
+) -> Result<Option<&dyn NodeDistributor>, DistributorError> {
+    let Some(nodes) = manager.backend.node_distributor() else { return Ok(None) };
+    match expected_epoch {
+        None => Ok(Some(nodes)),
+        Some(_) => Err(DistributorError::BadRebalance { member: "If-Match", cause: no_epoch() }),
+    }
 }

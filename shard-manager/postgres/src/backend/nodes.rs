@@ -14,7 +14,7 @@ use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use engine::new_shard::NewShard;
 use engine::node_distributor::{
-    DistributorError, DistributorFuture, NodeChanged, NodeDistributor, NodeState,
+    DistributorError, DistributorFuture, MemberState, NodeChanged, NodeDistributor,
 };
 use engine::rebalance_catalog::RebalanceListError;
 use engine::rebalance_draft::RebalanceDraft;
@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 
 use crate::citus::jobs::Jobs;
 use crate::citus::joining::{JoinCheck, JoiningNode};
-use crate::citus::members::{Member, Members, Parts};
+use crate::citus::members::{Member, Members, MovableParts};
 use crate::citus::needs;
 use crate::citus::plans::{self, CitusGoal, CitusPlan, PartMove};
 use crate::db_error::DbErrorKind;
@@ -285,14 +285,14 @@ impl Desk {
             let members = Members::read(connection).await.map_err(failed)?;
             let member = members.find(name);
             let member = member.ok_or_else(|| DistributorError::NoNode(name.to_owned()))?;
-            let parts = Parts::read(connection).await.map_err(failed)?.count(member.group);
+            let parts = MovableParts::read(connection).await.map_err(failed)?.count(member.group);
             check_removal(member, parts)?;
             load(connection, Statement { sql: REMOVE, binds: &place(member), cached: false })
                 .await
                 .map_err(failed)?;
             tracing::info!(node = name, "a node was removed from Citus");
             let number = u32::try_from(member.group).unwrap_or(u32::MAX);
-            let (name, state) = (name.to_owned(), NodeState::Retired);
+            let (name, state) = (name.to_owned(), MemberState::Retired);
             Ok(NodeChanged { name, number, state, parts: 0, is_new: true })
         })
         .await
@@ -327,7 +327,7 @@ async fn choose(
     connection: &AsyncPgConnection,
     goal: &CitusGoal,
     members: &Members,
-) -> Result<(Members, Parts, Vec<PartMove>), DistributorError> {
+) -> Result<(Members, MovableParts, Vec<PartMove>), DistributorError> {
     let drained = match goal {
         CitusGoal::Drain(name) => members.find(name),
         CitusGoal::Parts | CitusGoal::Bytes => None,
@@ -336,7 +336,7 @@ async fn choose(
         set_gets_rows(connection, drained, false).await?;
     }
     let members = drained.map_or_else(|| members.clone(), |member| members.draining(member.group));
-    let parts = Parts::read(connection).await.map_err(failed)?;
+    let parts = MovableParts::read(connection).await.map_err(failed)?;
     let moves = plans::moves(connection, goal).await.map_err(failed)?;
     Ok((members, parts, moves))
 }
@@ -429,7 +429,7 @@ async fn described(
     is_new: bool,
 ) -> Result<NodeChanged, DistributorError> {
     let member = member.ok_or_else(internal)?;
-    let parts = Parts::read(connection).await.map_err(failed)?.count(member.group);
+    let parts = MovableParts::read(connection).await.map_err(failed)?.count(member.group);
     let number = u32::try_from(member.group).unwrap_or(u32::MAX);
     Ok(NodeChanged { name: member.name(), number, state: member.state(), parts, is_new })
 }

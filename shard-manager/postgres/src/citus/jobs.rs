@@ -29,8 +29,8 @@ const TASKS: &str = "SELECT t.job_id, t.task_id, t.status::text, t.command, coal
     FROM pg_dist_background_task AS t JOIN pg_dist_background_job AS j USING (job_id)
     WHERE j.job_type = 'rebalance' AND t.job_id >= $1 ORDER BY t.task_id";
 
-/// Reads the moves that are under way in this database, with the sessions that carry them out. Citus
-/// reports those of all databases of the server.
+/// Reads the moves that are under way in this database, with the sessions that carry them out.
+/// Citus reports those of all databases of the server.
 const PROGRESS: &str = "SELECT sessionid::bigint, shardid, sourcename, sourceport::bigint, targetname, targetport::bigint,
         progress, target_shard_size
     FROM get_rebalance_progress() AS p
@@ -178,7 +178,7 @@ impl Jobs {
             began_at: job.began_at.clone(),
             ended_at: job.ended_at.clone(),
             actions: actions.into_iter().collect(),
-            ..counted(job.id.to_string(), steps.collect())
+            ..with_counts(job.id.to_string(), steps.collect())
         }
     }
 
@@ -323,7 +323,7 @@ fn session_view(process: i64, moves: &[&ShardProgress], members: &Members) -> Re
         }
     });
     let reason = format!("a session of the coordinator carries it out, the process {process}");
-    RebalanceView { reason: Some(reason), ..counted(session_name(process), steps.collect()) }
+    RebalanceView { reason: Some(reason), ..with_counts(session_name(process), steps.collect()) }
 }
 
 fn planned(shard: i64, from: String, to: String) -> PlannedMoveView {
@@ -331,7 +331,7 @@ fn planned(shard: i64, from: String, to: String) -> PlannedMoveView {
 }
 
 /// Returns the view of a rebalance that goes on, with its moves counted.
-fn counted(id: String, moves: Vec<StepView>) -> RebalanceView {
+fn with_counts(id: String, moves: Vec<StepView>) -> RebalanceView {
     let are = |state: StepState| moves.iter().filter(|step| step.state == state.name()).count();
     let (all, moved) = (moves.len(), are(StepState::Moved));
     RebalanceView {
@@ -417,7 +417,7 @@ mod tests {
             copied: Some(8_192),
         });
         let views = reported.views(&members(0));
-        assert_eq!(views.len(), 1, "the session of a task is no rebalance of its own");
+        assert_eq!(views.len(), 1, "the session of a task is not listed again");
         let view = &views[0];
         assert_eq!((&*view.id, &*view.state, &*view.goal.by), ("7", "running", "engine"));
         assert_eq!((view.move_count, view.moved_count, view.failed_count), (2, 1, 0));

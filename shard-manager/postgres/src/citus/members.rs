@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
-use engine::node_distributor::NodeState;
+use engine::node_distributor::MemberState;
 
 use crate::statement::{RowView, Statement, load};
 
@@ -60,8 +60,8 @@ impl Member {
     }
 
     /// Returns the state.
-    pub(crate) fn state(&self) -> NodeState {
-        if self.gets_rows { NodeState::Serving } else { NodeState::Draining }
+    pub(crate) fn state(&self) -> MemberState {
+        if self.gets_rows { MemberState::Serving } else { MemberState::Draining }
     }
 }
 
@@ -128,9 +128,9 @@ impl Members {
     }
 }
 
-/// Part of the rows.
+/// Part of the rows that moves as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct MovablePart {
     /// Group of nodes that holds it.
     pub(crate) group: i64,
     /// One of its shards, which names it.
@@ -139,13 +139,13 @@ pub(crate) struct Part {
     pub(crate) bytes: Option<u64>,
 }
 
-/// Parts of a Citus cluster.
+/// Parts of the rows of a Citus cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Parts(Vec<Part>);
+pub(crate) struct MovableParts(Vec<MovablePart>);
 
-impl Parts {
+impl MovableParts {
     /// Takes parts.
-    pub(crate) fn of(parts: Vec<Part>) -> Self {
+    pub(crate) fn of(parts: Vec<MovablePart>) -> Self {
         Self(parts)
     }
 
@@ -157,7 +157,7 @@ impl Parts {
         let rows = load(connection, Statement { sql: PARTS, binds: &[], cached: false }).await?;
         let part = |row: &RowView| {
             let bytes = row.bigint(2).and_then(|bytes| u64::try_from(bytes).ok());
-            Some(Part { group: row.bigint(0)?, shard: row.bigint(1)?, bytes })
+            Some(MovablePart { group: row.bigint(0)?, shard: row.bigint(1)?, bytes })
         };
         Ok(Self::of(rows.iter().filter_map(part).collect()))
     }
@@ -201,22 +201,23 @@ mod tests {
         };
         let members = Members::of(vec![member(0, 1, false), member(3, 2, true)]);
         let found = members.find("worker3").expect("it is listed");
-        assert_eq!((found.port, found.state()), (2, NodeState::Serving));
-        assert_eq!(members.find("coordinator").map(Member::state), Some(NodeState::Draining));
+        assert_eq!((found.port, found.state()), (2, MemberState::Serving));
+        assert_eq!(members.find("coordinator").map(Member::state), Some(MemberState::Draining));
         assert_eq!(members.at("10.0.0.7", 2), Some(found));
         assert_eq!((members.at("10.0.0.7", 3), members.find("worker4")), (None, None));
         assert_eq!(members.numbered(13), Some(found));
         let draining = members.draining(3);
-        assert_eq!(draining.find("worker3").map(Member::state), Some(NodeState::Draining));
+        assert_eq!(draining.find("worker3").map(Member::state), Some(MemberState::Draining));
     }
 
     #[test]
     fn bytes_are_known_only_if_each_part_reports_them() {
-        let part = |group, shard, bytes| Part { group, shard, bytes };
-        let parts = Parts::of(vec![part(1, 7, Some(5)), part(1, 8, Some(6)), part(2, 9, Some(0))]);
+        let part = |group, shard, bytes| MovablePart { group, shard, bytes };
+        let parts =
+            MovableParts::of(vec![part(1, 7, Some(5)), part(1, 8, Some(6)), part(2, 9, Some(0))]);
         assert_eq!((parts.count(1), parts.count(2), parts.count(3)), (2, 1, 0));
         assert_eq!(parts.bytes(), Some(BTreeMap::from([(1, 11), (2, 0)])));
         assert_eq!((parts.bytes_of(8), parts.bytes_of(10)), (Some(6), None));
-        assert_eq!(Parts::of(vec![part(1, 7, Some(5)), part(1, 8, None)]).bytes(), None);
+        assert_eq!(MovableParts::of(vec![part(1, 7, Some(5)), part(1, 8, None)]).bytes(), None);
     }
 }

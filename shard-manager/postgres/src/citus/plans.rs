@@ -13,7 +13,7 @@ use engine::rebalance_view::{GoalView, PlanShardView, PlanView, PlannedMoveView}
 use model::advice::BalanceBy;
 use model::value::{ColumnType, Value};
 
-use super::members::{Members, Parts};
+use super::members::{Members, MovableParts};
 use crate::statement::{Bind, RowView, Statement, load};
 
 /// Reads the parts that Citus would move, in the order of the moves: the shard that names the part,
@@ -125,7 +125,7 @@ pub(crate) struct CitusPlan<'p> {
     pub(crate) goal: &'p CitusGoal,
     /// Nodes as they are when the plan begins.
     pub(crate) members: &'p Members,
-    pub(crate) parts: &'p Parts,
+    pub(crate) parts: &'p MovableParts,
     pub(crate) moves: &'p [PartMove],
 }
 
@@ -237,7 +237,7 @@ fn skew(amounts: &BTreeMap<i64, f64>, getting: &[i64]) -> f64 {
 mod tests {
     use engine::rebalance_draft::DraftMembers;
 
-    use super::super::members::{Member, Part};
+    use super::super::members::{Member, MovablePart};
     use super::*;
 
     fn members() -> Members {
@@ -249,12 +249,12 @@ mod tests {
     }
 
     /// Six parts of ten bytes and one of a hundred on two of three workers.
-    fn parts() -> Parts {
+    fn parts() -> MovableParts {
         let part = |shard: i64| {
             let bytes = if shard == 107 { 100 } else { 10 };
-            Part { group: 1 + shard % 2, shard, bytes: Some(bytes) }
+            MovablePart { group: 1 + shard % 2, shard, bytes: Some(bytes) }
         };
-        Parts::of((101..=107).map(part).collect())
+        MovableParts::of((101..=107).map(part).collect())
     }
 
     fn moved(shard: i64) -> PartMove {
