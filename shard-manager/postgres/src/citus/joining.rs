@@ -57,9 +57,12 @@ impl JoiningNode {
             );
         }
         let url = node.url.as_ref().ok_or(NewShardRefusal::UrlMissing)?;
-        let location = NodeAddress::parse_location(url).map_err(|error| match error {
-            NodeAddressError::PasswordGiven => NewShardRefusal::PasswordInUrl,
-            error => NewShardRefusal::UrlInvalid(error.to_string()),
+        let location = NodeAddress::parse_location(url).map_err(|error| {
+            if matches!(error, NodeAddressError::PasswordGiven) {
+                NewShardRefusal::PasswordInUrl
+            } else {
+                NewShardRefusal::UrlInvalid(error.to_string())
+            }
         })?;
         let NodeAddress { mut hosts, database, .. } = location;
         match hosts.pop() {
