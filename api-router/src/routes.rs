@@ -92,28 +92,33 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         configure_changes(surface);
     }
     if optional.access {
-        surface
-            .service(access::describe_caller)
-            .service(access::check_access)
-            .service(access::session::begin_session)
-            .service(access::session::end_session)
-            .service(access::keys::list_keys)
-            .service(access::keys::create_key)
-            .service(access::keys::find_key)
-            .service(access::keys::revoke_key)
-            .service(access::keys::rotate_key)
-            .service(access::keys::resume_key)
-            .service(access::roles::list_roles)
-            .service(access::roles::find_role)
-            .service(access::roles::put_role)
-            .service(access::roles::remove_role)
-            .service(access::denials::list_denials)
-            .service(access::denials::add_denial)
-            .service(access::denials::remove_denial);
+        configure_access(surface);
     }
     if optional.lab {
         surface.service(lab::list_holds).service(lab::hold_node);
     }
+}
+
+/// Registers the routes of keys, roles and callers.
+fn configure_access(surface: &mut ServiceConfig<'_>) {
+    surface
+        .service(access::describe_caller)
+        .service(access::check_access)
+        .service(access::session::begin_session)
+        .service(access::session::end_session)
+        .service(access::keys::list_keys)
+        .service(access::keys::create_key)
+        .service(access::keys::find_key)
+        .service(access::keys::revoke_key)
+        .service(access::keys::rotate_key)
+        .service(access::keys::resume_key)
+        .service(access::roles::list_roles)
+        .service(access::roles::find_role)
+        .service(access::roles::put_role)
+        .service(access::roles::remove_role)
+        .service(access::denials::list_denials)
+        .service(access::denials::add_denial)
+        .service(access::denials::remove_denial);
 }
 
 /// Registers the routes that change shards and slots, and make backups.

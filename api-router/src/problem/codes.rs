@@ -60,6 +60,7 @@ analytics::problem_codes! {
     TSR338 409 false "A rebalance goes on" "Another rebalance goes on, and there is one at a time. The detail names it. Nothing was begun.";
     TSR339 409 false "No backups here" "This router makes no backups: it has no folder for them (the setting backup_dir), the folder cannot be read, the router is about to end, or the cluster is one of Citus. The detail says which. Nothing was begun.";
     TSR340 409 false "A backup runs" "Another backup runs, and a router makes one at a time. The detail names it. Nothing was begun.";
+    TSR341 409 false "Needs not met" "The engine distributes rows over its nodes by itself, and lacks something that it needs to move them without blocking writes: wal_level = logical on each node, a primary key or a replica identity of each table, nodes that answer and have one version, or a right of this router's user. The detail names it. Nothing was begun.";
     TSR342 404 false "No such backup" "There is no backup of this id: it was removed from the folder, or it has left no copy and is not remembered any more.";
     TSR343 409 false "Backup has ended" "A backup that has ended cannot be cancelled. Nothing was changed.";
     TSR344 409 false "Index differs" "An index of this name exists with other columns, or is being dropped. Nothing was changed.";

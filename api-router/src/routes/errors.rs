@@ -17,6 +17,7 @@ use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::move_catalog::MoveListError;
 use shard_manager::engine::move_record::{MoveOrderFault, NewMoveFault};
 use shard_manager::engine::new_shard::NewShardRefusal;
+use shard_manager::engine::node_distributor::DistributorError;
 use shard_manager::engine::rebalance_catalog::RebalanceListError;
 use shard_manager::engine::rebalance_draft::DraftFault;
 use shard_manager::engine::rebalance_record::{RebalanceOrderFault, RebalanceState};
@@ -260,7 +261,8 @@ fn example(code: Code) -> Problem {
         | Code::TSR335
         | Code::TSR336
         | Code::TSR337
-        | Code::TSR338 => example_of_change(code),
+        | Code::TSR338
+        | Code::TSR341 => example_of_change(code),
         Code::TSR339 => no_backup_dir(),
         Code::TSR340 => BackupsError::Runs(backup()).into(),
         Code::TSR342 => BackupsError::NoBackup.into(),
@@ -339,6 +341,11 @@ fn example_of_change(code: Code) -> Problem {
         RefusalCode::RebalanceRuns => {
             let runs = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71".to_owned();
             return RebalancesError::from(RebalanceListError::Runs(runs)).into();
+        }
+        RefusalCode::EngineNeeds => {
+            let need =
+                "worker2 has wal_level = replica: set wal_level = logical there and restart it";
+            return DistributorError::Need(need.to_owned()).into();
         }
     };
     error.into()

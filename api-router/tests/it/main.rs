@@ -22,6 +22,7 @@ mod cache_failures;
 mod cache_shared;
 mod citus;
 mod citus_databases;
+mod citus_nodes;
 mod client;
 mod commands;
 mod compose;

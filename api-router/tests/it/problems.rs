@@ -147,8 +147,8 @@ const NEED_MOVES: [&str; 4] = ["TSR332", "TSR333", "TSR337", "TSR338"];
 /// Codes that need a folder for backups.
 const NEED_BACKUPS: [&str; 3] = ["TSR340", "TSR342", "TSR343"];
 
-/// Codes that need servers of PostgreSQL.
-const NEED_SERVERS: [&str; 5] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329"];
+/// Codes that need servers of PostgreSQL, or those of Citus.
+const NEED_SERVERS: [&str; 6] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329", "TSR341"];
 
 #[test]
 fn every_code_is_produced_or_needs_a_fault() {

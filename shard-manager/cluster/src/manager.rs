@@ -2,9 +2,9 @@
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
 //! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for fences,
-//! [`Moves`] and [`Rebalances`] for slots that change hands, [`Backups`] for copies,
-//! [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of the
-//! registry.
+//! [`Moves`] and [`Rebalances`] for slots that change hands, [`Backups`] for copies, [`Nodes`] for
+//! the nodes of an engine that distributes rows by itself, [`Faults`] for injected faults. Each
+//! request uses one snapshot of the shard map and one of the registry.
 //!
 //! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
 //! forgets them does not compile. Work of the system passes [`Rights::ALL`].
@@ -27,6 +27,7 @@ mod move_news;
 mod move_status;
 mod mover;
 mod moves;
+mod nodes;
 mod operator_commands;
 mod rebalance_status;
 mod rebalancer;
@@ -76,10 +77,11 @@ use move_news::MoveNews;
 use move_status::MoveStatus;
 pub use move_status::MoveTotals;
 pub use moves::{Moves, MovesError};
+pub use nodes::Nodes;
 pub use operator_commands::serve_commands;
 use rebalance_status::RebalanceStatus;
 pub use rebalances::planning::PlannedSlots;
-pub use rebalances::{LoadSource, ObservedLoad, RebalanceBegun, Rebalances, RebalancesError};
+pub use rebalances::{LoadSource, ObservedLoad, Rebalances, RebalancesError};
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
 pub use shard_change::{ShardChangeError, ShardChanged};

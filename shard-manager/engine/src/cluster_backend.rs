@@ -22,6 +22,7 @@ use super::catalog_rows::MapChangeError;
 use super::index_catalog::IndexCatalog;
 use super::move_catalog::MoveCatalog;
 use super::new_shard::{NewShard, NewShardRefusal};
+use super::node_distributor::NodeDistributor;
 use super::opened_shard::OpenedShard;
 use super::operator_desk::OperatorCommand;
 use super::rebalance_catalog::RebalanceCatalog;
@@ -107,6 +108,10 @@ pub trait ClusterBackend: Send + Sync {
 
     /// Returns the indexes of the catalog; `None` if the engine has none.
     fn index_catalog(&self) -> Option<&dyn IndexCatalog>;
+
+    /// Returns the orders for an engine that distributes rows over nodes by itself; `None` if the
+    /// shard map places the rows.
+    fn node_distributor(&self) -> Option<&dyn NodeDistributor>;
 
     /// Returns true if the database of a shard holds the catalog, so that the shard cannot retire.
     fn holds_catalog(&self, number: ShardNumber) -> bool;

@@ -40,6 +40,7 @@ pub mod move_record;
 pub mod move_rows;
 pub mod move_view;
 pub mod new_shard;
+pub mod node_distributor;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;

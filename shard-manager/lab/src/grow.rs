@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use engine::rebalance_record::RebalanceRecord;
+use engine::rebalance_view::RebalanceView;
 use model::keyspace::SLOT_COUNT;
 use model::query::ReadQuery;
 use model::row_change::Operation;
@@ -105,7 +105,7 @@ pub fn run(options: &GrowOptions, audience: &dyn Audience) -> Result<Report, Lab
 /// Length of each phase.
 type Lengths = [Duration; PHASES.len()];
 /// Rebalances after the join and of the drain.
-type Changes = [RebalanceRecord; 2];
+type Changes = [RebalanceView; 2];
 
 impl Clients<'_> {
     /// Serves clients while the cluster changes.
@@ -237,9 +237,8 @@ fn phase_table(phases: &[Timings]) -> ReportTable {
 }
 
 /// Returns the number of slots that a rebalance has moved, and of rows that it has copied.
-fn moved(record: &RebalanceRecord) -> (u64, u64) {
-    let slots = record.steps.iter().map(|step| step.plan.slots.len() as u64).sum();
-    (slots, record.steps.iter().map(|step| step.status.rows).sum())
+fn moved(record: &RebalanceView) -> (u64, u64) {
+    (record.slots_moved as u64, record.rows.unwrap_or_default())
 }
 
 fn move_table(changes: &Changes) -> ReportTable {
@@ -249,7 +248,7 @@ fn move_table(changes: &Changes) -> ReportTable {
         let (slots, rows) = moved(record);
         table.push([
             name.into(),
-            Cell::Count(record.steps.len() as u64),
+            Cell::Count(record.move_count as u64),
             Cell::Count(slots),
             Cell::Share(slots as f64 / f64::from(SLOT_COUNT)),
             Cell::Count(rows),

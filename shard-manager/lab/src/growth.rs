@@ -6,10 +6,11 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use cluster::manager::{Manager, RebalanceBegun, Rebalances};
+use cluster::manager::{Manager, Rebalances};
 use engine::new_shard::NewShard;
 use engine::rebalance_draft::{DraftGoal, RebalanceDraft};
-use engine::rebalance_record::{RebalanceRecord, RebalanceState};
+use engine::rebalance_record::RebalanceState;
+use engine::rebalance_view::{RebalanceBegun, RebalanceView};
 use futures_util::future::{Either, select};
 
 use crate::audience::Audience;
@@ -27,7 +28,7 @@ pub(crate) fn add_shard(
     cluster: &LabCluster,
     name: &str,
     audience: &dyn Audience,
-) -> Result<RebalanceRecord, LabError> {
+) -> Result<RebalanceView, LabError> {
     let manager = cluster.manager();
     beside_upkeep(manager, async {
         let shard = NewShard { name: name.to_owned(), weight: 1, url: None };
@@ -45,7 +46,7 @@ pub(crate) fn drain_shard(
     cluster: &LabCluster,
     name: &str,
     audience: &dyn Audience,
-) -> Result<RebalanceRecord, LabError> {
+) -> Result<RebalanceView, LabError> {
     let manager = cluster.manager();
     let goal = DraftGoal::Drain(name.to_owned());
     beside_upkeep(manager, carry_out(manager, goal, audience))
@@ -68,21 +69,22 @@ async fn carry_out(
     manager: &Manager,
     goal: DraftGoal,
     audience: &dyn Audience,
-) -> Result<RebalanceRecord, LabError> {
+) -> Result<RebalanceView, LabError> {
     let draft = RebalanceDraft { goal, rate: None, keep: Some(0) };
     let rebalances = Rebalances::of(manager);
     let deadline = Instant::now() + PATIENCE;
     let begun = rebalances.begin(&draft, None, deadline).await.map_err(LabError::failed)?;
-    let RebalanceBegun::Begun(record) = begun else {
+    let RebalanceBegun::Begun(begun) = begun else {
         return Err(LabError::failed("nothing has to move"));
     };
     loop {
         audience.stay()?;
-        let listed = rebalances.get(record.id).await.map_err(LabError::failed)?;
-        if listed.state == RebalanceState::Done {
+        let listed = rebalances.get(&begun.id).await.map_err(LabError::failed)?;
+        let state = RebalanceState::parse(&listed.state);
+        if state == Some(RebalanceState::Done) {
             return Ok(listed);
         }
-        if listed.state.has_ended() {
+        if state.is_some_and(RebalanceState::has_ended) {
             let reason = listed.reason.unwrap_or_else(|| "the rebalance has failed".to_owned());
             return Err(LabError::Failed(reason));
         }

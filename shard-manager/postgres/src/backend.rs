@@ -6,6 +6,7 @@
 mod access;
 mod listed_indexes;
 mod listed_moves;
+mod nodes;
 mod shards;
 
 use std::sync::atomic::Ordering;
@@ -18,6 +19,7 @@ use engine::catalog_rows::MapChangeError;
 use engine::index_catalog::IndexCatalog;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::node_distributor::NodeDistributor;
 use engine::operator_desk::OperatorCommand;
 use engine::rebalance_catalog::RebalanceCatalog;
 use engine::runtime_pool::RuntimePool;
@@ -40,6 +42,7 @@ use super::node_address::ClusterAddress;
 use super::primary_tracker::PrimaryTracker;
 use super::term::Term;
 use listed_moves::ServerMoves;
+use nodes::CitusNodes;
 
 /// Time limit for one catalog operation of a schema change.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -48,6 +51,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Servers {
     follower: Arc<CatalogFollower>,
     moves: ServerMoves,
+    /// Nodes of the cluster, if the engine distributes the rows over them itself.
+    nodes: Option<CitusNodes>,
     /// Addresses in the settings of this router, with users and passwords.
     settings: ClusterAddress,
     /// Id of the cluster.
@@ -66,8 +71,13 @@ impl Servers {
         (settings, cluster_id): (ClusterAddress, String),
     ) -> Self {
         let moves = ServerMoves::new(&follower);
+        let leaders = follower.shards.load_full();
+        let leaders = leaders.values().map(|(leader, _)| leader);
+        let coordinator = leaders.into_iter().find(|leader| leader.citus().is_some());
+        let nodes =
+            coordinator.map(|leader| CitusNodes::new(Arc::clone(leader), runtime.handle().clone()));
         let runtime = Mutex::new(Some(runtime));
-        Self { follower, moves, settings, cluster_id, runtime, runtimes }
+        Self { follower, moves, nodes, settings, cluster_id, runtime, runtimes }
     }
 
     /// Locks the catalog among all routers, and reads the changes that they made before.
@@ -231,6 +241,10 @@ impl ClusterBackend for Servers {
 
     fn index_catalog(&self) -> Option<&dyn IndexCatalog> {
         (!self.distributes_itself()).then_some(&self.moves as &dyn IndexCatalog)
+    }
+
+    fn node_distributor(&self) -> Option<&dyn NodeDistributor> {
+        self.nodes.as_ref().map(|nodes| nodes as &dyn NodeDistributor)
     }
 
     fn holds_catalog(&self, number: ShardNumber) -> bool {

@@ -15,6 +15,7 @@ use engine::catalog_rows::MapChangeError;
 use engine::index_catalog::IndexCatalog;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::node_distributor::NodeDistributor;
 use engine::operator_desk::{OperatorCommand, OperatorDesk};
 use engine::published_map::PublishedMap;
 use engine::rebalance_catalog::RebalanceCatalog;
@@ -190,6 +191,10 @@ impl ClusterBackend for Files {
 
     fn index_catalog(&self) -> Option<&dyn IndexCatalog> {
         Some(&self.moves)
+    }
+
+    fn node_distributor(&self) -> Option<&dyn NodeDistributor> {
+        None
     }
 
     fn holds_catalog(&self, _number: ShardNumber) -> bool {

@@ -113,6 +113,10 @@ impl ClusterBackend for Backend {
         None
     }
 
+    fn node_distributor(&self) -> Option<&dyn NodeDistributor> {
+        None
+    }
+
     fn holds_catalog(&self, number: ShardNumber) -> bool {
         self.files.holds_catalog(number)
     }

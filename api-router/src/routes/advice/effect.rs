@@ -61,9 +61,8 @@ impl KnownMoves {
         let rebalances = Rebalances::of(&app.manager);
         let read = async {
             let records = app.manager.moves().list().await?;
-            let listed = rebalances.list().await?;
-            let rebalance = listed.first().map(|record| rebalances.summary(record));
-            Ok::<_, RebalancesError>((records, rebalance))
+            let latest = rebalances.list().await?.into_iter().next();
+            Ok::<_, RebalancesError>((records, latest))
         };
         let read = tokio::time::timeout_at(deadline.into(), read).await.ok()?;
         let (records, rebalance) = match read {

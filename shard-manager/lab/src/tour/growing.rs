@@ -34,8 +34,7 @@ fn grow(stage: &Stage<'_>) -> Result<(), LabError> {
     let rows: Vec<_> = rows.collect::<Result<_, _>>().map_err(LabError::failed)?;
     let stored = block_on(cluster.write_bulk(rows));
     stage.tell(format!("{stored} rows are on {SHARDS} shards"));
-    let record = add_shard(cluster, "shard8", stage.guide)?;
-    let moved: usize = record.steps.iter().map(|step| step.plan.slots.len()).sum();
+    let moved = add_shard(cluster, "shard8", stage.guide)?.slots_moved;
     let share = 100.0 * moved as f64 / f64::from(SLOT_COUNT);
     stage.tell(format!(
         "shard8 has joined; {moved} of {SLOT_COUNT} slots moved to it, {share:.1} %"
