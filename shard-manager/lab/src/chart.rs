@@ -47,9 +47,12 @@ pub struct SlotChart {
     pub title: String,
     /// Names of the shards, by the numbers in the rows.
     pub shards: Vec<String>,
-    /// Label of each map, and its ranges: first slot, last slot, shard.
-    pub rows: Vec<(String, Vec<(u16, u16, usize)>)>,
+    /// Label of each map, and its ranges.
+    pub rows: Vec<(String, Vec<OwnedSlots>)>,
 }
+
+/// Range of slots: the first, the last, and the number of the shard that owns them.
+pub type OwnedSlots = (u16, u16, usize);
 
 /// Points of shards on a ring.
 #[derive(Clone, Debug, PartialEq)]
