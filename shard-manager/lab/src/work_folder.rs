@@ -66,7 +66,7 @@ impl WorkFolder {
 
     /// Returns a note for the report if the folder is in memory.
     pub(crate) fn notes(&self) -> Vec<String> {
-        let is_in_memory = statfs(&self.path).is_ok_and(|found| i64::from(found.f_type) == TMPFS);
+        let is_in_memory = statfs(&self.path).is_ok_and(|found| found.f_type == TMPFS);
         let note = "the temporary folder is in memory, so commits cost no disk: name another with --work-dir";
         Vec::from_iter(is_in_memory.then(|| note.to_owned()))
     }
