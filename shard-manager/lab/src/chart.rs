@@ -48,11 +48,11 @@ pub struct SlotChart {
     /// Names of the shards, by the numbers in the rows.
     pub shards: Vec<String>,
     /// Label of each map, and its ranges.
-    pub rows: Vec<(String, Vec<OwnedRange>)>,
+    pub rows: Vec<(String, Vec<OwnedSlots>)>,
 }
 
-/// First slot, last slot, and shard that owns them.
-pub type OwnedRange = (u16, u16, usize);
+/// Range of slots: the first, the last, and the number of the shard that owns them.
+pub type OwnedSlots = (u16, u16, usize);
 
 /// Points of shards on a ring.
 #[derive(Clone, Debug, PartialEq)]
