@@ -9,6 +9,7 @@ use shard_manager::access::rights::Rights;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::rebalance_draft::{DraftMembers, RebalanceDraft};
 use shard_manager::engine::rebalance_record::RebalanceState;
+use shard_manager::engine::rebalance_view::RebalanceBegun;
 use shard_manager::manager::{
     Manager, Rebalances, RebalancesError, ShardChangeError, ShardChanged,
 };
