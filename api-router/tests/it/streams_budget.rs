@@ -143,8 +143,8 @@ fn when_memory_runs_out_the_stream_that_recently_received_least_is_refused() {
     assert_peak(&router, begun, &held);
 }
 
-/// Connects from an address of this machine, with a small send buffer: when a write of 2 MB returns,
-/// the router has received most of it.
+/// Connects from an address of this machine, with a small send buffer: when a write of 2 MB
+/// returns, the router has received most of it.
 ///
 /// With buffers of the default size, the kernel holds hundreds of bodies before the router has read
 /// the first ones, and their number depends on the speed of the machine.
