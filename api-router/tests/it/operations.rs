@@ -446,8 +446,8 @@ fn permuted(columns: &[&str], mut number: usize) -> String {
     order.join(",")
 }
 
-/// Returns the memory that the router holds, without the pages of files: those of the program itself
-/// grow as more of it is run.
+/// Returns the memory that the router holds, without the pages of files: those of the program
+/// itself grow as more of it is run.
 fn anonymous_kib(router: &Router) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", router.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();

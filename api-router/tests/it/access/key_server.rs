@@ -22,7 +22,8 @@ pub(super) enum Served {
     Drops,
 }
 
-/// Requests that were received: their paths, and the time at which their responses ended.
+/// Requests that were received: their paths, and the time before their responses were sent. The
+/// client may have a response before the thread that has sent it runs again.
 type Received = Vec<(String, Instant)>;
 
 /// A running server, which ends when it is dropped.
@@ -101,8 +102,9 @@ impl State {
             Some(Served::Drops) => head("200 OK", kind, 1_000),
             Some(Served::Silence) => String::new(),
         };
+        let read_at = Instant::now();
         let _ = stream.write_all(text.as_bytes());
-        self.received.lock().unwrap().push((path, Instant::now()));
+        self.received.lock().unwrap().push((path, read_at));
         match served {
             // Ends when the client leaves: it must not wait for the next byte for ever.
             Some(Served::Drops) => {
