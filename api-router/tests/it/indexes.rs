@@ -316,3 +316,13 @@ fn an_index_that_a_crash_has_cut_off_is_finished_by_the_next_start() {
     router.end();
     assert!((0..3).all(|shard| on_shard(&data, shard).is_empty()));
 }
+
+#[test]
+fn on_citus_an_index_is_refused_and_none_is_listed() {
+    if !crate::citus::is_there() {
+        return;
+    }
+    let router = Router::start();
+    assert_eq!(refusal(&make(&router, &by_status())), refused(409, "TSR347"));
+    assert_eq!(listed(&router, "by_status"), None);
+}

@@ -147,6 +147,9 @@ const NEED_MOVES: [&str; 4] = ["TSR332", "TSR333", "TSR337", "TSR338"];
 /// Codes that need a folder for backups.
 const NEED_BACKUPS: [&str; 3] = ["TSR340", "TSR342", "TSR343"];
 
+/// Codes that need indexes, or an engine that builds none.
+const NEED_INDEXES: [&str; 4] = ["TSR344", "TSR345", "TSR346", "TSR347"];
+
 /// Codes that need servers of PostgreSQL, or those of Citus.
 const NEED_SERVERS: [&str; 6] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329", "TSR341"];
 
@@ -162,8 +165,8 @@ fn every_code_is_produced_or_needs_a_fault() {
         .collect();
     let all: BTreeSet<&str> =
         api_router::problem::Code::ALL.iter().map(|code| code.name()).collect();
-    let faults =
-        NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS).chain(NEED_BACKUPS);
+    let faults = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS);
+    let faults = faults.chain(NEED_BACKUPS).chain(NEED_INDEXES);
     let moves = NEED_MOVES.into_iter().filter(|_| is_citus());
     let faults: BTreeSet<&str> = faults.chain(moves).collect();
     assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
@@ -180,6 +183,7 @@ fn every_code_is_produced_or_needs_a_fault() {
         include_str!("faults.rs"),
         include_str!("lab.rs"),
         include_str!("backups.rs"),
+        include_str!("indexes.rs"),
         failover,
         &access,
         changes,

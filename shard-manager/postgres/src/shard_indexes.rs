@@ -35,7 +35,7 @@ const SETTINGS: &str =
     "SET statement_timeout=0; SET lock_timeout=0; SET max_parallel_maintenance_workers=0";
 /// Takes the lock if it is free.
 const TAKE: &str = "SELECT pg_try_advisory_lock(1950,10)";
-/// Tells whether the index `$1` is valid; no row without it.
+/// Selects true if the index `$1` is valid, and no row if there is none of this name.
 const IS_VALID: &str = "SELECT indisvalid FROM pg_index WHERE indexrelid=to_regclass($1)";
 
 /// Indexes of one shard.
@@ -121,7 +121,7 @@ impl LockedIndexes {
         built
     }
 
-    /// Returns whether an index is valid; `None` if there is none of this name.
+    /// Returns true if an index is valid; `None` if there is none of this name.
     async fn is_valid(&self, name: &str) -> QueryResult<Option<bool>> {
         let binds = [Bind::text(&format!("public.{name}"))];
         let found = Statement { sql: IS_VALID, binds: &binds, cached: false };

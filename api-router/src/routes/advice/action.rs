@@ -23,9 +23,9 @@ const FLAG: &str = "--operate";
 /// Request that carries a finding out.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdviceAction, example = json!({
-    "method": "POST", "url": "http://127.0.0.1:3000/api/moves", "path": "/api/moves",
+    "method": "POST", "url": "http://localhost:3000/api/moves", "path": "/api/moves",
     "body": {"slots": "9741", "from": "shard2", "to": "shard3"},
-    "command": "shard-manager move start --slots 9741 --from shard2 --to shard3 --url http://127.0.0.1:3000",
+    "command": "shard-manager move start --slots 9741 --from shard2 --to shard3 --url http://localhost:3000",
     "requires": "--operate", "allowed": true
 }))]
 pub(crate) struct ActionView {
@@ -41,8 +41,8 @@ pub(crate) struct ActionView {
     /// The command that does the same, as one line for a shell. With access control it takes its
     /// API key from TESSERA_KEY or --key-file.
     command: String,
-    /// Right that the request needs: `operate`, a scope of the caller, with access control; otherwise
-    /// `--operate`, a flag of the router.
+    /// Right that the request needs: `operate`, a scope of the caller, with access control;
+    /// otherwise `--operate`, a flag of the router.
     requires: &'static str,
     /// True if this caller may send it to this router.
     allowed: bool,

@@ -24,9 +24,9 @@ use crate::command::{CommandError, interrupt};
 use crate::terminal::{Terminal, print, say};
 
 pub(super) const EXAMPLES: &str = "\
-Each of the ten chapters takes about a minute, does the real thing on a small cluster of its own, and
-names the files that implement it. Enter goes on, q leaves; the next `lab tour` in the same folder
-takes the tour up again.
+Each of the ten chapters takes about a minute, does the real thing on a small cluster of its own,
+and names the files that implement it. Enter goes on, q leaves; the next `lab tour` in the same
+folder takes the tour up again.
 
 Examples:
   shard-manager lab tour
