@@ -24,6 +24,7 @@ mod citus;
 mod citus_databases;
 mod citus_nodes;
 mod client;
+mod code_needs;
 mod commands;
 mod compose;
 mod compression;
