@@ -19,15 +19,15 @@
 #[cfg(feature = "store")]
 pub use recorder::store;
 pub use recorder::{
-    AccessNow, AuditNow, BUDGETS, CONTENT_TYPE, CacheMetrics, CacheNow, Cell, CellLabel,
-    ClusterMetrics, ClusterNow, ComparedNow, ErrorEvent, ErrorFilter, ErrorGroup, ErrorLog,
-    ErrorsParameters, ErrorsQuery, Fanout, FanoutMetrics, FilterError, Frame, Heatmap, History,
-    HistoryMetrics, HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow, LatencyHistogram,
-    LatencyMs, LatencyParts, MeasuredIntervals, Metrics, MetricsParameters, MetricsQuery, MoveNow,
-    MoveTotalsNow, Named, NodeNow, Operation, OperationError, Outcome, Packed, PackedError,
-    ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, RebalanceNow, Recorder, Role,
-    RouteMetrics, Sample, Series, ShardMetrics, ShardNow, ShardSeries, Skew, SlotLoad, Step,
-    StepError, Window, WindowError, Worker, figures, openmetrics,
+    AccessNow, AuditNow, BUDGETS, BackupsNow, CONTENT_TYPE, CacheMetrics, CacheNow, Cell,
+    CellLabel, ClusterMetrics, ClusterNow, ComparedNow, ErrorEvent, ErrorFilter, ErrorGroup,
+    ErrorLog, ErrorsParameters, ErrorsQuery, Fanout, FanoutMetrics, FilterError, Frame, Heatmap,
+    History, HistoryMetrics, HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow,
+    LatencyHistogram, LatencyMs, LatencyParts, MeasuredIntervals, Metrics, MetricsParameters,
+    MetricsQuery, MoveNow, MoveTotalsNow, Named, NodeNow, Operation, OperationError, Outcome,
+    Packed, PackedError, ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, RebalanceNow,
+    Recorder, Role, RouteMetrics, Sample, Series, ShardMetrics, ShardNow, ShardSeries, Skew,
+    SlotLoad, Step, StepError, Window, WindowError, Worker, figures, openmetrics,
 };
 #[cfg(feature = "service")]
 pub use service;

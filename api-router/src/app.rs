@@ -14,7 +14,7 @@ use analytics::cross_origin::{Reached, Transport};
 use analytics::event_stream::Hub;
 use analytics::{ErrorLog, MetricsQuery};
 use shard_manager::access::scope::AccessScope;
-use shard_manager::manager::{Manager, Rebalances};
+use shard_manager::manager::{Backups, Manager, Rebalances};
 use shard_manager::topology::{ShardNumber, Topology};
 use tokio::runtime::Handle;
 
@@ -29,7 +29,7 @@ use crate::data_route::DataRoute;
 use crate::metrics_view::{self, MetricsView};
 use crate::moving_slots::MovingSlots;
 use crate::observed_load::RecordedLoad;
-use crate::problem::{Code, Problem};
+use crate::problem::{Code, Problem, no_backup_dir};
 use crate::trace::Trace;
 
 /// The state of a router.
@@ -44,6 +44,8 @@ pub struct App {
     pub access_sources: Option<Arc<AccessSources>>,
     /// The audit log; `None` if there is none.
     pub audit: Option<Arc<AuditLog>>,
+    /// Backups that the router makes; `None` if it has no folder for them.
+    pub backups: Option<Arc<Backups>>,
     /// Exporter of traces; `None` if traces are not sent.
     #[cfg(feature = "otlp")]
     pub tracer: Option<crate::otlp::Tracer>,
@@ -112,6 +114,7 @@ impl App {
             gate: None,
             access_sources: None,
             audit: None,
+            backups: None,
             #[cfg(feature = "otlp")]
             tracer: None,
             started: Instant::now(),
@@ -178,10 +181,13 @@ impl App {
         body::read(payload, limits, || self.open_share(request)).await
     }
 
-    /// Makes `/ready` report that the router is about to end, and ends streams, which would never
-    /// end by themselves.
+    /// Makes `/ready` report that the router is about to end, ends streams, which would never end
+    /// by themselves, and cancels the running backup.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        if let Some(backups) = &self.backups {
+            backups.stop();
+        }
         if let Some(analytics) = &self.analytics {
             analytics.hub.close();
         }
@@ -196,6 +202,14 @@ impl App {
             Problem::new(Code::TSR111, "analytics is off: this router counts nothing")
                 .hint("start it with --analytics on")
         })
+    }
+
+    /// Returns the backups that the router makes.
+    ///
+    /// # Errors
+    /// TSR339 if it has no folder for them.
+    pub fn backups(&self) -> Result<&Arc<Backups>, Problem> {
+        self.backups.as_ref().ok_or_else(no_backup_dir)
     }
 
     /// Returns true if the caller of a request may do what this scope permits.

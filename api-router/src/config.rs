@@ -15,10 +15,11 @@ mod certificate;
 mod file;
 mod postgres;
 mod sources;
+mod tls_files;
 mod trusted_proxies;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::analytics::health_probe::HealthQuery;
 use ::analytics::settings::{self, Layer, Settings, Shown, within};
@@ -33,7 +34,7 @@ use shard_manager::topology::Topology;
 
 use crate::tls;
 
-use sources::{Sources, name_with_origin};
+use sources::Sources;
 
 pub use self::access::{AccessConfig, AccessMode};
 pub use self::audit::{AuditConfig, AuditTarget};
@@ -150,6 +151,10 @@ pub struct Flags {
     /// reaches the router can make them
     #[arg(long)]
     operate: bool,
+    /// Folder into which POST /api/backup makes backups; made if it is not there [default: none, so
+    /// that none can be made]
+    #[arg(long, value_name = "DIR")]
+    backup_dir: Option<String>,
     /// Record requests, for metrics and the dashboard: on or off [default: on]
     #[arg(long, value_name = "on|off")]
     analytics: Option<String>,
@@ -219,6 +224,8 @@ pub struct Config {
     pub lab: bool,
     /// True if shards and slots can be changed through the API without access control.
     pub operate: bool,
+    /// Folder of the backups that the router makes, if it makes any.
+    pub backup_dir: Option<PathBuf>,
     /// True if requests are recorded.
     pub analytics: bool,
     /// Store that keeps metrics over restarts, if there is one.
@@ -242,7 +249,7 @@ impl Config {
         let sources = Sources::read(flags)?;
         let mut settings = Settings::new(&sources.layers).with_servers_by("SHARD_URLS");
         let bind = settings.address("bind", "127.0.0.1:3000")?;
-        let tls = tls_files(&mut settings)?;
+        let tls = tls_files::tls_files(&mut settings)?;
         let behind_tls = settings.truth("behind_tls")?;
         let engine = engine(&mut settings, &sources)?;
         let wanted = wanted(&mut settings, &engine)?;
@@ -253,6 +260,7 @@ impl Config {
         let insecure = settings.truth("insecure")?;
         let lab = settings.truth("lab")?;
         let operate = settings.truth("operate")?;
+        let backup_dir = backup_dir(&mut settings)?;
         let analytics = analytics::is_on(&mut settings)?;
         let analytics_store = analytics::store(&mut settings, &engine)?;
         let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
@@ -278,6 +286,7 @@ impl Config {
             insecure,
             lab,
             operate,
+            backup_dir,
             analytics,
             analytics_store,
             otlp_endpoint,
@@ -285,6 +294,14 @@ impl Config {
             cache,
             shown,
         })
+    }
+
+    /// Returns the data directory; `None` if the shards are servers.
+    pub fn data_dir(&self) -> Option<&Path> {
+        match &self.engine {
+            Engine::Embedded { data_dir } => Some(data_dir),
+            Engine::Postgres(_) => None,
+        }
     }
 
     /// Refuses an address that others can reach unless a flag allows it, or keys protect the router
@@ -309,58 +326,13 @@ impl Config {
     }
 }
 
-/// Returns the files of certificate and key: both or none.
-fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFiles>, ConfigError> {
-    let mut file = |name: &'static str| {
-        settings.optional(name, "none", |text| match text {
-            "" => Err("a file".to_owned()),
-            _ => Ok(PathBuf::from(text)),
-        })
-    };
-    let (certificate, key) = (file("tls_cert")?, file("tls_key")?);
-    let (authority, revoked) = (file("tls_client_ca")?, file("tls_client_crl")?);
-    let clients = client_files(settings, authority, revoked)?;
-    match (certificate, key) {
-        (Some(certificate), Some(key)) => Ok(Some(tls::TlsFiles { certificate, key, clients })),
-        (None, None) if clients.is_some() => {
-            let given = name_with_origin(settings, "tls_client_ca").unwrap_or_default();
-            Err(ConfigError(format!(
-                "{given} needs tls_cert and tls_key: only TLS carries certificates of clients"
-            )))
-        }
-        (None, None) => Ok(None),
-        (given, _) => {
-            let (name, other) = match given {
-                Some(_) => ("tls_cert", "tls_key"),
-                None => ("tls_key", "tls_cert"),
-            };
-            let given = name_with_origin(settings, name).unwrap_or_default();
-            Err(ConfigError(format!(
-                "{given} needs {other} beside it: a certificate and its private key"
-            )))
-        }
-    }
-}
-
-/// Returns the files about certificates of clients. The others mean nothing without the authority.
-fn client_files(
-    settings: &mut Settings<'_>,
-    authority: Option<PathBuf>,
-    revoked: Option<PathBuf>,
-) -> Result<Option<tls::ClientFiles>, ConfigError> {
-    let is_required = settings.truth("tls_client_required")?;
-    if let Some(authority) = authority {
-        return Ok(Some(tls::ClientFiles { authority, revoked, is_required }));
-    }
-    let name = match (revoked, is_required) {
-        (Some(_), _) => "tls_client_crl",
-        (None, true) => "tls_client_required",
-        (None, false) => return Ok(None),
-    };
-    let given = name_with_origin(settings, name).unwrap_or_default();
-    Err(ConfigError(format!(
-        "{given} needs tls_client_ca beside it: the authority of the certificates of clients"
-    )))
+/// Returns the folder of the backups that the router makes, if it makes any.
+fn backup_dir(settings: &mut Settings<'_>) -> Result<Option<PathBuf>, ConfigError> {
+    settings.parse("backup_dir", "none", |text| match text {
+        "" => Err("a folder, or none".to_owned()),
+        "none" => Ok(None),
+        _ => Ok(Some(PathBuf::from(text))),
+    })
 }
 
 /// Returns the chosen engine, with the location of its shards.
@@ -464,6 +436,7 @@ impl Flags {
             ("keyspace", &self.keyspace),
             ("workers", &self.workers),
             ("log", &self.log),
+            ("backup_dir", &self.backup_dir),
             ("analytics", &self.analytics),
             ("analytics_store", &self.analytics_store),
             ("otlp_endpoint", &self.otlp_endpoint),

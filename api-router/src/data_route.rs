@@ -49,16 +49,17 @@ pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
     Some(DataRoute { index, operation })
 }
 
-/// The route that makes tables: not counted among those about rows.
+/// Routes that make tables and indexes: not counted among those about rows.
 const TABLES: &str = "/api/tables";
-/// Routes that change shards and slots, move slots and rebalance the cluster.
-const CHANGES: [&str; 4] = ["/api/shards", "/api/slots/", "/api/moves", "/api/rebalance"];
+/// Routes that change shards and slots, move slots, rebalance the cluster and back it up.
+const CHANGES: [&str; 5] =
+    ["/api/shards", "/api/slots/", "/api/moves", "/api/rebalance", "/api/backup"];
 
 /// Returns true if a refusal must report the outcome of the request.
 pub fn is_write(route: Option<DataRoute>, path: &str, method: &Method) -> bool {
     match route {
         Some(route) => route.operation == Operation::Write,
-        None if path == TABLES => method == Method::POST,
+        None if path.starts_with(TABLES) => method != Method::GET,
         None => method != Method::GET && CHANGES.iter().any(|prefix| path.starts_with(prefix)),
     }
 }

@@ -16,6 +16,8 @@ use chrono::{DateTime, Utc};
 
 use rustix::process::{Resource, getrlimit};
 use shard_manager::doctor::{Finding, Severity, cache, files, servers};
+use shard_manager::engine::backup_folder::BackupFolder;
+use shard_manager::node_address::ServerEngine;
 
 use crate::config::{AccessMode, Config, Engine};
 use crate::server::CONNECTIONS_MAX;
@@ -33,6 +35,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     found.extend(certificate(config));
     found.extend(access::examine(config).await);
     found.extend(audit::examine(config).await);
+    found.extend(backup_dir(config));
     found.extend(match &config.engine {
         Engine::Embedded { data_dir } => files(data_dir),
         Engine::Postgres(cluster) => servers(cluster).await,
@@ -157,6 +160,24 @@ fn lifetime(about: String, validity: Option<Validity>, now: SystemTime) -> Findi
         }
         Ok(_) => Finding::good(about, format!("{fits}; it ends on {}", at(ends))),
     }
+}
+
+/// Checks the folder of the backups that the router makes, if it makes any.
+fn backup_dir(config: &Config) -> Option<Finding> {
+    let dir = config.backup_dir.as_deref()?;
+    let about = dir.display().to_string();
+    Some(match (BackupFolder::check(dir, config.data_dir()), &config.engine) {
+        (Err(error), _) => Finding::fault("backup_dir", error),
+        (Ok(_), Engine::Postgres(cluster)) if cluster.engine == ServerEngine::Citus => {
+            let text =
+                "is of no use: routers do not back up clusters of Citus; leave backup_dir out";
+            Finding::warning(about, text)
+        }
+        (Ok(true), _) => Finding::good(about, "takes backups"),
+        (Ok(false), _) => {
+            Finding::good(about, "does not exist yet: the router creates it for backups")
+        }
+    })
 }
 
 fn open_files(config: &Config) -> Finding {

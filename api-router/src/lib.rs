@@ -39,6 +39,7 @@ pub mod app;
 pub mod response_headers;
 
 pub mod middleware;
+pub mod router_address;
 pub mod routes;
 
 pub mod server;

@@ -28,7 +28,8 @@ use api_router::server;
 use api_router::tls::{self, CertificateWatcher, Identity};
 use clap::Parser;
 use shard_manager::assembly::{self, ConnectedCluster, EmbeddedCluster};
-use shard_manager::manager::{self, Manager};
+use shard_manager::engine::backup_folder::BackupFolder;
+use shard_manager::manager::{self, Backups, Manager};
 use shard_manager::node_address::{ClusterAddress, ServerEngine};
 #[cfg(feature = "sabotage")]
 use shard_manager::sabotage::{self, Mutation};
@@ -105,6 +106,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(config.bind)
         .map_err(|error| anyhow::anyhow!("cannot serve on {}: {error}", config.bind))?;
     let bound = listener.local_addr()?;
+    let backup_folder = backup_folder(config)?;
     let manager = open(config)?;
     mode_check::check_mode(&manager, config.access.mode).await?;
     let manager = cached(manager, config);
@@ -118,6 +120,9 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     };
     // This thread serves no requests.
     let mut app = App::new(manager, settings, &Handle::current());
+    if let Some(folder) = backup_folder {
+        app.backups = Some(Arc::new(Backups::open(&app.manager, folder)?));
+    }
     let usage = match watcher {
         Some(watcher) => Some(start_access(watcher, config, &mut app).await?),
         None => None,
@@ -152,6 +157,12 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     if let Some(usage) = usage {
         usage.finish().await;
     }
+    finish(&app, history_writer).await;
+    Ok(())
+}
+
+/// Ends what the router does beside requests, once all requests are served, and closes the cluster.
+async fn finish(app: &App, history_writer: Option<HistoryWriter>) {
     #[cfg(feature = "otlp")]
     if let Some(tracer) = &app.tracer {
         // All requests are served: the router may wait for the last spans.
@@ -164,8 +175,17 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     if let Some(audit) = &app.audit {
         audit::keep_last_head(audit, &app.manager).await;
     }
+    if let Some(backups) = &app.backups {
+        backups.wait();
+    }
     app.manager.close();
-    Ok(())
+}
+
+/// Opens the folder of the backups that the router makes, if it makes any.
+fn backup_folder(config: &Config) -> anyhow::Result<Option<BackupFolder>> {
+    let Some(dir) = &config.backup_dir else { return Ok(None) };
+    let opened = BackupFolder::open(dir, config.data_dir());
+    opened.map(Some).map_err(|error| anyhow::anyhow!("backup_dir: {error}"))
 }
 
 /// Puts the cache of the settings before the shards, if there is one.

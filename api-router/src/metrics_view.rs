@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use actix_web::web::{Bytes, block};
 use analytics::event_stream::Hub;
 use analytics::{
-    AccessNow, ClusterNow, ErrorLog, Labels, Metrics, MetricsQuery, Recorder, figures, openmetrics,
+    AccessNow, BackupsNow, ClusterNow, ErrorLog, Labels, Metrics, MetricsQuery, Recorder, figures,
+    openmetrics,
 };
 use serde::Serialize;
 use shard_manager::keyspace::SLOT_COUNT;
@@ -87,10 +88,11 @@ impl MetricsView {
         self: &Arc<Self>,
         errors: Arc<ErrorLog>,
         access: Option<AccessNow>,
+        backups: Option<BackupsNow>,
     ) -> Result<String, Problem> {
         let now = self.now().await;
         let own = Arc::clone(self);
-        run_blocking(move || openmetrics(&own.recorder, &errors, &now, access)).await
+        run_blocking(move || openmetrics(&own.recorder, &errors, &now, access, backups)).await
     }
 
     /// Ends the running second, so that its requests can be kept: none is recorded after this.

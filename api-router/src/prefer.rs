@@ -27,6 +27,8 @@ pub enum Preference {
     CountExact,
     /// `tx=per-shard`: each shard's part of a bulk write is stored as a whole or not at all.
     PerShard,
+    /// `tx=rollback`: only report what a change of indexes would do.
+    Rollback,
     /// `handling=strict`: refuse what would else be ignored.
     Strict,
     /// `handling=lenient`: the default.
@@ -34,13 +36,14 @@ pub enum Preference {
 }
 
 impl Preference {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Minimal,
         Self::Representation,
         Self::DenyFanout,
         Self::AllowPartial,
         Self::CountExact,
         Self::PerShard,
+        Self::Rollback,
         Self::Strict,
         Self::Lenient,
     ];
@@ -54,6 +57,7 @@ impl Preference {
             Self::AllowPartial => ("partial", "allow"),
             Self::CountExact => ("count", "exact"),
             Self::PerShard => ("tx", "per-shard"),
+            Self::Rollback => ("tx", "rollback"),
             Self::Strict => ("handling", "strict"),
             Self::Lenient => ("handling", "lenient"),
         }
@@ -70,12 +74,26 @@ impl Preference {
 pub struct Prefer(Vec<Preference>);
 
 impl Prefer {
-    /// Reads the header.
+    /// Reads the header of a request for rows.
     ///
     /// # Errors
     /// TSR105 if a preference is unknown and `handling=strict` is set; TSR113 if the header is not
     /// text, or names a kind of transaction that does not exist.
     pub fn parse(headers: &HeaderMap) -> Result<Self, Problem> {
+        Self::parse_with(headers, Preference::PerShard)
+    }
+
+    /// Reads the header of a change of indexes.
+    ///
+    /// # Errors
+    /// Those of [`Prefer::parse`].
+    pub fn parse_of_change(headers: &HeaderMap) -> Result<Self, Problem> {
+        Self::parse_with(headers, Preference::Rollback)
+    }
+
+    /// Reads the header for a route that honours this kind of transaction alone.
+    fn parse_with(headers: &HeaderMap, transaction: Preference) -> Result<Self, Problem> {
+        let is_known = |one: &Preference| one.spelling().0 != "tx" || *one == transaction;
         let mut known: Vec<Preference> = Vec::new();
         let mut seen: Vec<String> = Vec::new();
         let mut unknown = None;
@@ -88,12 +106,16 @@ impl Prefer {
                 if name.is_empty() || seen.contains(&name) {
                     continue;
                 }
-                let found =
-                    Preference::ALL.into_iter().find(|one| one.spelling() == (&name, &value));
+                let found = Preference::ALL
+                    .into_iter()
+                    .filter(is_known)
+                    .find(|one| one.spelling() == (&name, &value));
                 match found {
                     Some(preference) => known.push(preference),
                     // The client wants all or nothing: ignoring that would store a part.
-                    None if name == "tx" => return Err(bad("tx=per-shard, or without tx")),
+                    None if name == "tx" => {
+                        return Err(bad(&format!("{}, or without tx", transaction.text())));
+                    }
                     None => unknown = Some(wish.trim().chars().take(80).collect::<String>()),
                 }
                 seen.push(name);
@@ -101,7 +123,8 @@ impl Prefer {
         }
         match unknown.filter(|_| known.contains(&Preference::Strict)) {
             Some(wish) => {
-                let known = Preference::ALL.map(Preference::text).join(", ");
+                let known = Preference::ALL.into_iter().filter(is_known).map(Preference::text);
+                let known = known.collect::<Vec<_>>().join(", ");
                 let problem =
                     Problem::new(Code::TSR105, format!("`{wish}` is not a known preference"));
                 Err(problem.hint(format!("known: {known}")))

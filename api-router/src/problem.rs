@@ -5,12 +5,15 @@
 //! the request does not name, is in a body.
 //! **Not here:** the form of a problem (`response`), logging (`middleware`).
 
+pub use self::backups::no_backup_dir;
 pub use self::changes::refused;
 pub use self::codes::Code;
 
+mod backups;
 mod changes;
 mod codes;
 mod domain;
+mod indexes;
 mod response;
 
 use std::fmt;

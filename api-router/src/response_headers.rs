@@ -262,6 +262,17 @@ refusals! {
         503 Unavailable "A shard is full, overloaded, or does not answer; see Retry-After.";
         504 DeadlinePassed "The deadline passed: outcome says whether the table may have been created.";
     }
+    /// The problems that a change of indexes may answer with, with its `outcome`.
+    IndexRefusals {
+        400 BadRequest "Something in the request is malformed, unknown or reserved: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "No such table or index.";
+        409 Conflict "The index exists with another shape or is being dropped, or writes would wait too long.";
+        413 TooLarge "A limit is exceeded: the detail names it.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        503 Unavailable "The catalog or a shard does not answer; see Retry-After.";
+        504 DeadlinePassed "The deadline passed: outcome says whether the index may be listed.";
+    }
     /// The problems that a change of shards or slots may answer with, with its `outcome`.
     ShardRefusals {
         400 BadRequest "A header or a member cannot be used: the detail names it.";
@@ -305,6 +316,23 @@ refusals! {
         415 UnsupportedMediaType "The body is not JSON.";
         503 Unavailable "The catalog does not answer; see Retry-After.";
         504 DeadlinePassed "The deadline passed: outcome says whether the change may have been made.";
+    }
+    /// The problems that a request for backups may answer with.
+    BackupLookupRefusals {
+        400 BadRequest "A header or a parameter cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "There is no such backup.";
+        409 Conflict "This router makes no backups.";
+    }
+    /// The problems that a request to begin or cancel a backup may answer with, with its `outcome`.
+    BackupRefusals {
+        400 BadRequest "A header or a member cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "There is no such backup.";
+        409 Conflict "Another backup runs, this one has ended, or this router makes none: the detail says which.";
+        413 TooLarge "The body is too large.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        504 DeadlinePassed "The body did not arrive in time.";
     }
     /// The problems that a write may answer with; `outcome` says what became of it.
     WriteRefusals {

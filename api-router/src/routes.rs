@@ -4,12 +4,14 @@ pub mod access;
 pub mod advice;
 pub mod aliases;
 pub mod analytics;
+pub mod backups;
 pub mod bulk;
 pub mod dashboard;
 pub mod distribution;
 pub mod errors;
 pub mod health;
 pub mod home;
+pub mod indexes;
 pub mod kv;
 pub mod lab;
 pub mod moves;
@@ -34,7 +36,7 @@ pub struct OptionalRoutes {
     pub lab: bool,
     /// Access control.
     pub access: bool,
-    /// Changes of shards and slots, moves and rebalances.
+    /// Changes of shards and slots, moves, rebalances and backups.
     pub operate: bool,
 }
 
@@ -61,11 +63,16 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         .service(moves::find_move)
         .service(rebalances::list_rebalances)
         .service(rebalances::find_rebalance)
+        .service(backups::list_backups)
+        .service(backups::find_backup)
         .service(distribution::distribution)
         .service(advice::advise)
         .service(tables::list_tables)
         .service(tables::find_table)
         .service(tables::make_table)
+        .service(indexes::list_indexes)
+        .service(indexes::make_index)
+        .service(indexes::remove_index)
         .service(analytics::read_metrics)
         .service(analytics::list_errors)
         .service(analytics::stream_metrics)
@@ -85,31 +92,36 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         configure_changes(surface);
     }
     if optional.access {
-        surface
-            .service(access::describe_caller)
-            .service(access::check_access)
-            .service(access::session::begin_session)
-            .service(access::session::end_session)
-            .service(access::keys::list_keys)
-            .service(access::keys::create_key)
-            .service(access::keys::find_key)
-            .service(access::keys::revoke_key)
-            .service(access::keys::rotate_key)
-            .service(access::keys::resume_key)
-            .service(access::roles::list_roles)
-            .service(access::roles::find_role)
-            .service(access::roles::put_role)
-            .service(access::roles::remove_role)
-            .service(access::denials::list_denials)
-            .service(access::denials::add_denial)
-            .service(access::denials::remove_denial);
+        configure_access(surface);
     }
     if optional.lab {
         surface.service(lab::list_holds).service(lab::hold_node);
     }
 }
 
-/// Registers the routes that change shards and slots.
+/// Registers the routes of keys, roles and callers.
+fn configure_access(surface: &mut ServiceConfig<'_>) {
+    surface
+        .service(access::describe_caller)
+        .service(access::check_access)
+        .service(access::session::begin_session)
+        .service(access::session::end_session)
+        .service(access::keys::list_keys)
+        .service(access::keys::create_key)
+        .service(access::keys::find_key)
+        .service(access::keys::revoke_key)
+        .service(access::keys::rotate_key)
+        .service(access::keys::resume_key)
+        .service(access::roles::list_roles)
+        .service(access::roles::find_role)
+        .service(access::roles::put_role)
+        .service(access::roles::remove_role)
+        .service(access::denials::list_denials)
+        .service(access::denials::add_denial)
+        .service(access::denials::remove_denial);
+}
+
+/// Registers the routes that change shards and slots, and make backups.
 fn configure_changes(surface: &mut ServiceConfig<'_>) {
     surface
         .service(shard_changes::add_shard)
@@ -121,5 +133,7 @@ fn configure_changes(surface: &mut ServiceConfig<'_>) {
         .service(moves::order_move)
         .service(rebalances::begin_rebalance)
         .service(rebalances::order_rebalance)
-        .service(rebalances::drain_shard);
+        .service(rebalances::drain_shard)
+        .service(backups::begin_backup)
+        .service(backups::cancel_backup);
 }

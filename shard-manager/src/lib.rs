@@ -4,17 +4,16 @@
 pub use access;
 pub use assembly::{self, doctor};
 pub use cache;
-#[cfg(feature = "cli")]
-pub use cli::{demo_data, import};
 pub use cluster::{lane, manager, replica_set, shard};
 pub use credential::private_file;
 pub use engine::{self, doubts, replication};
+pub use import::{self, demo_data};
 pub use local_postgres as local;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, fair_share, finding, idempotency,
     json_members, keyspace, map_change, placement, position, query, reason, result_rows,
     row_change, sabotage, shard_map, simulation, slot_plan, slot_refusal, slot_set, stats, table,
-    token, topology, value,
+    table_index, token, topology, value,
 };
 pub use moves;
 

@@ -86,7 +86,7 @@ pub use metrics::{
     LatencyParts, Metrics, Named, PartMs, ReadFrom, RouteMetrics, Series, ShardMetrics,
     ShardSeries, Skew,
 };
-pub use openmetrics::{AccessNow, AuditNow, CONTENT_TYPE, IssuerNow, openmetrics};
+pub use openmetrics::{AccessNow, AuditNow, BackupsNow, CONTENT_TYPE, IssuerNow, openmetrics};
 pub use packed::{Packed, PackedError};
 pub use query::{MetricsParameters, MetricsQuery, OperationError};
 pub use recorder::Recorder;

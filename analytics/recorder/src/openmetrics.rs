@@ -7,6 +7,7 @@
 //! statuses, shards, nodes and codes.
 //! **Not here:** windows and percentiles. A scraper computes rates from counts that only grow.
 
+mod backup_families;
 mod slot_families;
 
 use std::fmt;
@@ -27,6 +28,8 @@ use crate::recorder::Recorder;
 use crate::sample::Role;
 use crate::shard_labels::ShardLabels;
 use crate::totals::{STATUS_OTHER, Totals};
+
+pub use self::backup_families::BackupsNow;
 
 /// Value of the header `Content-Type`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -73,13 +76,14 @@ pub struct AuditNow {
 }
 
 /// Returns the text of `GET /metrics`: counts since the start, and the current state of the
-/// cluster and of access control, if it is not off. This drains the queues: call it where blocking
-/// is allowed.
+/// cluster, of access control, if it is not off, and of backups, if the router makes any. This
+/// drains the queues: call it where blocking is allowed.
 pub fn openmetrics(
     recorder: &Recorder,
     errors: &ErrorLog,
     now: &ClusterNow,
     access: Option<AccessNow>,
+    backups: Option<BackupsNow>,
 ) -> String {
     let totals = recorder.totals();
     let examples = totals.requests().flat_map(|(.., counter)| counter.buckets());
@@ -93,6 +97,7 @@ pub fn openmetrics(
         errors: errors.counts(),
         now: now.clone(),
         access,
+        backups,
         process: ProcessNow::read(),
     };
     let mut registry = Registry::default();
@@ -112,6 +117,7 @@ struct Scrape {
     errors: Vec<(ErrorKind, u64)>,
     now: ClusterNow,
     access: Option<AccessNow>,
+    backups: Option<BackupsNow>,
     history_bytes: u64,
     process: Option<ProcessNow>,
 }
@@ -182,6 +188,7 @@ impl Collector for Scrape {
         self.parked(&mut families)?;
         self.moves(&mut families)?;
         self.rebalance(&mut families)?;
+        self.backups(&mut families)?;
         self.router(&mut families)?;
         self.access(&mut families)?;
         self.process(&mut families)

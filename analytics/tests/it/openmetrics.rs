@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use analytics::{
-    ClusterNow, ComparedNow, ErrorEvent, ErrorLog, NodeNow, RebalanceNow, Role, Sample, ShardNow,
-    openmetrics,
+    BackupsNow, ClusterNow, ComparedNow, ErrorEvent, ErrorLog, NodeNow, RebalanceNow, Role, Sample,
+    ShardNow, openmetrics,
 };
 
 use crate::{TestRecorder, millis, now, read, seconds, write};
@@ -25,7 +25,7 @@ fn error(code: &'static str, shard: Option<&str>) -> ErrorEvent {
 
 fn scraped(test: &TestRecorder, errors: &ErrorLog) -> String {
     test.recorder.settle_at(test.recorder.started() + seconds(600));
-    openmetrics(&test.recorder, errors, &now(&test.recorder.labels().shards), None)
+    openmetrics(&test.recorder, errors, &now(&test.recorder.labels().shards), None, None)
 }
 
 fn assert_line(text: &str, line: &str) {
@@ -81,7 +81,7 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
     };
     let cluster =
         ClusterNow { epoch: 3, in_flight: 2, shards: vec![shard], ..ClusterNow::default() };
-    let text = openmetrics(&test.recorder, &ErrorLog::new(), &cluster, None);
+    let text = openmetrics(&test.recorder, &ErrorLog::new(), &cluster, None, None);
     for line in [
         "tessera_shard_up{shard=\"shard1\"} 1.0",
         "tessera_shard_slots{shard=\"shard1\"} 16384.0",
@@ -102,11 +102,32 @@ fn the_current_cluster_is_reported_by_shard_and_node() {
 }
 
 #[test]
+fn backups_are_counted_by_their_outcome_if_the_router_makes_any() {
+    let test = TestRecorder::of(1);
+    let report = |backups| {
+        openmetrics(&test.recorder, &ErrorLog::new(), &ClusterNow::default(), None, backups)
+    };
+    let done = BackupsNow { is_running: true, done: 3, failed: 1, ..BackupsNow::default() };
+    let text = report(Some(BackupsNow { last_success_s: Some(1_795_600_000.5), ..done }));
+    for line in [
+        "tessera_backup_running 1.0",
+        "tessera_backups_total{outcome=\"done\"} 3",
+        "tessera_backups_total{outcome=\"failed\"} 1",
+        "tessera_backups_total{outcome=\"cancelled\"} 0",
+        "tessera_backup_last_success_timestamp_seconds 1795600000.5",
+    ] {
+        assert_line(&text, line);
+    }
+    assert!(!report(Some(done)).contains("last_success"), "there was none");
+    assert!(!report(None).contains("tessera_backup"), "the router makes none");
+}
+
+#[test]
 fn the_latest_rebalance_is_reported_and_nothing_about_one_that_is_not_known() {
     let test = TestRecorder::of(1);
     let report = |rebalance| {
         let cluster = ClusterNow { rebalance, ..ClusterNow::default() };
-        openmetrics(&test.recorder, &ErrorLog::new(), &cluster, None)
+        openmetrics(&test.recorder, &ErrorLog::new(), &cluster, None, None)
     };
     let latest = RebalanceNow {
         state: "failed".into(),

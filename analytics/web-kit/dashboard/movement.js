@@ -13,6 +13,8 @@ export class Movement extends EventTarget {
     this.next = 0;
     this.moves = [];
     this.rebalance = null;
+    /** Address of the router that was asked, for commands. */
+    this.url = location.origin;
     /** Sentence, if there is nothing to show. */
     this.refusal = null;
   }
@@ -28,6 +30,7 @@ export class Movement extends EventTarget {
       const shown = latest && (await ask(`api/rebalance/${latest.id}`));
       this.refusal = rebalances.problem ?? null;
       this.moves = moves.moves ?? [];
+      this.url = moves.url ?? location.origin;
       this.rebalance = shown?.problem ? latest : shown;
       this.next = performance.now() + this.wait();
       this.dispatchEvent(new Event("change"));

@@ -109,7 +109,7 @@ export class Moves {
     setText(parts.figures, figures(move, this.movement.rebalance));
     parts.reason.hidden = !move.reason;
     setText(parts.reason, move.reason ?? "");
-    parts.orders.show("move", move.actions, move.id);
+    parts.orders.show("move", move.actions, { id: move.id, url: this.movement.url });
   }
 }
 
@@ -118,10 +118,12 @@ function say(moves) {
   const moving = moves.filter(isMoving);
   const kept = moves.filter((move) => move.ended_at === null).length - moving.length;
   const longest = Math.max(...moves.map((move) => move.longest_hold_ms));
+  const lag = Math.max(0, ...moves.map((move) => move.lag_ms ?? 0));
   const slots = moving.reduce((sum, move) => sum + move.slot_count, 0);
   const told = [
     moving.length === 0 ? "None running." : `${count(moving.length)} running, with ${count(slots)} slots.`,
     kept > 0 ? `${count(kept)} keep their source for a rollback, or clean up.` : "",
+    lag > 0 ? `The longest lag of a copy is ${time(lag)}.` : "",
     longest > 0 ? `The longest wait of a write was ${time(longest)}.` : "",
   ];
   return told.filter(Boolean).join(" ");
@@ -137,12 +139,20 @@ function stateOf(move) {
   return told.filter(Boolean).join(", ");
 }
 
+/** What the shard that receives lacks of the other one. */
+function lagOf(move) {
+  if ((move.changes_behind ?? null) === null) return "";
+  if (move.changes_behind === 0) return "no change behind";
+  return `${count(move.changes_behind)} ${move.changes_behind === 1 ? "change" : "changes"} behind, for ${time(move.lag_ms)} at most`;
+}
+
 function figures(move, rebalance) {
   const planned = rebalance?.moves?.find((step) => step.move === move.id)?.rows;
   const of = planned > 0 ? ` of about ${count(planned)}` : "";
   const now = Date.now();
   const told = [
     `${count(move.rows)}${of} rows copied, ${bytes(move.bytes)}`,
+    lagOf(move),
     move.longest_hold_ms > 0 ? `longest wait ${time(move.longest_hold_ms)}` : "no write has waited",
     move.ended_at === null
       ? `last change ${duration((now - Date.parse(move.changed_at)) / 1000)} ago`

@@ -12,19 +12,21 @@ export class Orders {
     this.node = element("details", { class: "orders" }, element("summary", { text: label }), this.list);
   }
 
-  /** Shows the orders that `subject` takes: `shard-manager move pause ID`. */
-  show(subject, actions, id) {
+  /** Shows the orders that `subject` takes: `shard-manager move pause ID --url URL`. */
+  show(subject, actions, { id, url }) {
     this.node.hidden = actions.length === 0;
     keep(this.list, actions, String, () => command(), (node, action) => {
-      const text = `shard-manager ${subject} ${action} ${id}`;
-      setText(node.firstElementChild, text);
-      setText(node.lastElementChild.lastElementChild, ` the command to ${action}`);
+      const text = `shard-manager ${subject} ${action} ${id} --url ${quoted(url)}`;
+      copies(node, text, `the command to ${action}`);
     });
   }
 }
 
-/** Makes a line with a command and a button that copies it. */
-export function command() {
+/** A word as a shell takes it. */
+const quoted = (word) => (/^[\w./:@%+,=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
+/** Makes a line with a command and a button that copies it; `copies` fills it. */
+export function command(name = "li") {
   const code = element("code", { class: "mono" });
   const word = element("span", { text: "Copy" });
   const button = element(
@@ -33,7 +35,13 @@ export function command() {
     word,
     element("span", { class: "unseen" }),
   );
-  return element("li", { class: "command" }, code, button);
+  return element(name, { class: "command" }, code, button);
+}
+
+/** Shows a command in a line; `about` says to those who do not see it what it is. */
+export function copies(line, text, about) {
+  setText(line.firstElementChild, text);
+  setText(line.lastElementChild.lastElementChild, ` ${about}`);
 }
 
 async function copy(code, word) {

@@ -6,7 +6,8 @@ import { owned } from "./spread.js";
 import { Table } from "./table.js";
 import { count, duration, NOTHING, ratio } from "./units.js";
 
-const GOALS = {
+/** What each goal makes even. */
+export const GOALS = {
   slots: "slots by weight",
   size: "bytes by weight",
   load: "requests by weight",
@@ -80,7 +81,7 @@ export class Rebalance {
     }
     this.reason.hidden = !rebalance.reason;
     setText(this.reason, rebalance.reason ?? "");
-    this.orders.show("rebalance", rebalance.actions, rebalance.id);
+    this.orders.show("rebalance", rebalance.actions, { id: rebalance.id, url: this.movement.url });
     this.table.show(rebalance.moves ?? []);
   }
 }

@@ -41,7 +41,7 @@ const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
 /// Every route. The most frequent ones come first, because rows are searched in order.
-pub const ROWS: [RouteRow; 72] = [
+pub const ROWS: [RouteRow; 79] = [
     row("POST", "/api/write", RouteNeed::Rows),
     row("GET", "/api/read", RouteNeed::Rows),
     row("POST", "/api/bulk-write", RouteNeed::Rows),
@@ -54,6 +54,9 @@ pub const ROWS: [RouteRow; 72] = [
     row("GET", "/api/tables", RouteNeed::Rows),
     row("GET", "/api/tables/{name}", RouteNeed::Rows),
     row("POST", "/api/tables", RouteNeed::Scope(AccessScope::Tables)),
+    row("GET", "/api/tables/{name}/indexes", RouteNeed::Rows),
+    row("POST", "/api/tables/{name}/indexes", RouteNeed::Scope(AccessScope::Tables)),
+    row("DELETE", "/api/tables/{name}/indexes/{index}", RouteNeed::Scope(AccessScope::Tables)),
     row("GET", "/api/shards", OPERATE),
     row("GET", "/api/shards/{name}", OPERATE),
     row("POST", "/api/shards", OPERATE),
@@ -71,6 +74,10 @@ pub const ROWS: [RouteRow; 72] = [
     row("POST", "/api/rebalance", OPERATE),
     row("POST", "/api/rebalance/{id}/{order}", OPERATE),
     row("POST", "/api/shards/{name}/drain", OPERATE),
+    row("GET", "/api/backup", OPERATE),
+    row("GET", "/api/backup/{id}", OPERATE),
+    row("POST", "/api/backup", OPERATE),
+    row("POST", "/api/backup/{id}/cancel", OPERATE),
     row("GET", "/api/distribution", ANALYTICS),
     row("GET", "/api/advice", ANALYTICS),
     row("GET", "/stats", ANALYTICS),

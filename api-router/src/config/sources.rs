@@ -14,7 +14,7 @@ use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
 /// The names of all settings, as at the top of the configuration file.
-pub(super) const NAMES: [&str; 43] = [
+pub(super) const NAMES: [&str; 44] = [
     "bind",
     "data_dir",
     "engine",
@@ -28,6 +28,7 @@ pub(super) const NAMES: [&str; 43] = [
     "insecure",
     "lab",
     "operate",
+    "backup_dir",
     "analytics",
     "analytics_store",
     "otlp_endpoint",

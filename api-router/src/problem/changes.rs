@@ -9,6 +9,7 @@ use shard_manager::assembly::{CITUS_MOVE, CITUS_MOVES};
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::move_catalog::MoveListError;
 use shard_manager::engine::new_shard::NewShardRefusal;
+use shard_manager::engine::node_distributor::DistributorError;
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::engine::slot_change::SlotChangeError;
 use shard_manager::error::{Error, Outcome};
@@ -39,6 +40,7 @@ impl Code {
             RefusalCode::NoRebalance => Self::TSR336,
             RefusalCode::RebalanceState => Self::TSR337,
             RefusalCode::RebalanceRuns => Self::TSR338,
+            RefusalCode::EngineNeeds => Self::TSR341,
         }
     }
 }
@@ -57,7 +59,7 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
         RefusalCode::DatabaseUnreachable => {
             problem.hint("check host and port, and that the server runs and accepts this router")
         }
-        RefusalCode::DatabaseUnsuitable => {
+        RefusalCode::DatabaseUnsuitable | RefusalCode::EngineNeeds => {
             problem.hint("correct what the detail names, and send the request again")
         }
         RefusalCode::NoCredentials => problem.hint(
@@ -183,10 +185,25 @@ impl From<MovesError> for Problem {
 impl From<RebalancesError> for Problem {
     fn from(error: RebalancesError) -> Self {
         match (error.code(), error.failure()) {
-            (Some(RefusalCode::PlacedByEngine), _) => Self::from(MovesError::Unsupported),
+            (Some(RefusalCode::PlacedByEngine), _)
+                if matches!(error, RebalancesError::Unsupported) =>
+            {
+                Self::from(MovesError::Unsupported)
+            }
             (Some(refusal), _) => refused(refusal, error.to_string()),
-            (None, Some(failure)) => failed(failure.clone(), Outcome::Unknown)
+            (None, Some((failure, outcome))) => failed(failure.clone(), outcome)
                 .hint("/api/rebalance shows whether the change was made"),
+            (None, None) => Self::from(Error::Internal),
+        }
+    }
+}
+
+impl From<DistributorError> for Problem {
+    fn from(error: DistributorError) -> Self {
+        match (RefusalCode::of_distributor(&error), error.failure()) {
+            (Some(refusal), _) => refused(refusal, error.to_string()),
+            (None, Some((failure, outcome))) => failed(failure.clone(), outcome)
+                .hint("/api/shards shows whether the change was made"),
             (None, None) => Self::from(Error::Internal),
         }
     }
@@ -273,6 +290,28 @@ mod tests {
         let failed = RebalanceListError::Failed(Error::DeadlinePassed);
         let failed = Problem::from(RebalancesError::from(failed));
         assert_eq!((failed.code().name(), failed.outcome), ("TSR004", Some("unknown")));
+    }
+
+    #[test]
+    fn an_order_that_an_engine_refuses_has_a_code_for_each_remedy() {
+        let text = || "a reason".to_owned();
+        for (error, code, status) in [
+            (DistributorError::BadRebalance { member: "rate", cause: text() }, "TSR335", 400),
+            (DistributorError::BadNode { member: "name", cause: text() }, "TSR321", 400),
+            (DistributorError::NoNode(text()), "TSR320", 404),
+            (DistributorError::NodeState(text()), "TSR326", 409),
+            (DistributorError::Need(text()), "TSR341", 409),
+            (DistributorError::NoSuchOrder(text()), "TSR329", 409),
+            (RebalanceListError::Runs("7".to_owned()).into(), "TSR338", 409),
+        ] {
+            let problem = Problem::from(error.clone());
+            assert_eq!((problem.code().name(), problem.status().as_u16()), (code, status));
+            let rebalance = Problem::from(RebalancesError::from(error));
+            assert_eq!(rebalance.detail(), problem.detail());
+        }
+        let (error, outcome) = (Error::DeadlinePassed, Outcome::Rejected);
+        let failed = Problem::from(DistributorError::Failed { error, outcome });
+        assert_eq!((failed.code().name(), failed.outcome), ("TSR004", Some("rejected")));
     }
 
     #[test]

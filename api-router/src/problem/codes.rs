@@ -58,6 +58,15 @@ analytics::problem_codes! {
     TSR336 404 false "No such rebalance" "There is no rebalance of this id, or it ended so long ago that it is not listed any more. Nothing was changed.";
     TSR337 409 false "Rebalance state conflict" "The rebalance is not in a state that permits the order: it has ended, or it is being cancelled. Nothing was changed.";
     TSR338 409 false "A rebalance goes on" "Another rebalance goes on, and there is one at a time. The detail names it. Nothing was begun.";
+    TSR339 409 false "No backups here" "This router makes no backups: it has no folder for them (the setting backup_dir), the folder cannot be read, the router is about to end, or the cluster is one of Citus. The detail says which. Nothing was begun.";
+    TSR340 409 false "A backup runs" "Another backup runs, and a router makes one at a time. The detail names it. Nothing was begun.";
+    TSR341 409 false "Needs not met" "The engine distributes rows over its nodes by itself, and lacks something that it needs to move them without blocking writes: wal_level = logical on each node, a primary key or a replica identity of each table, nodes that answer and have one version, or a right of this router's user. The detail names it. Nothing was begun.";
+    TSR342 404 false "No such backup" "There is no backup of this id: it was removed from the folder, or it has left no copy and is not remembered any more.";
+    TSR343 409 false "Backup has ended" "A backup that has ended cannot be cancelled. Nothing was changed.";
+    TSR344 409 false "Index differs" "An index of this name exists with other columns, or is being dropped. Nothing was changed.";
+    TSR345 404 false "No such index" "The table has no index of this name.";
+    TSR346 409 false "Pause too long" "The shards are files, and the writes of one would wait longer for the index than pause_max_ms permits. The detail names the shard and both times. Nothing was changed.";
+    TSR347 409 false "No indexes here" "The engine of this cluster builds no indexes through Tessera. Nothing was changed.";
     TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
     TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";
     TSR409 409 false "Access conflict" "A key, a role or a denial is not in a state that permits the change: the key is revoked or suspended, keys still have the role, a file defines the key or the role, or there is no room for another. Nothing was changed.";

@@ -13,6 +13,7 @@ use super::{Code, Problem};
 const EXISTS: &str = "use op upsert or update to change it";
 const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert makes a row";
 const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
+const NOT_UNIQUE: &str = "send other values, or change the row that has these first";
 const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
 /// Hint for a discarded row: only the database knows the reason.
 const ASK_OPERATOR: &str =
@@ -96,6 +97,7 @@ impl From<Error> for Problem {
             Error::TransactionTooLarge => Self::new(Code::TSR108, detail)
                 .hint("send fewer rows in one request, or without tx=per-shard"),
             Error::Constraint { .. } => Self::new(Code::TSR304, detail),
+            Error::NotUnique { .. } => Self::new(Code::TSR304, detail).hint(NOT_UNIQUE),
             Error::Discarded { .. } => Self::new(Code::TSR306, detail).hint(ASK_OPERATOR),
             Error::Unlogged { table } => Self::new(Code::TSR306, detail).hint(set_logged(&table)),
             Error::DeadlinePassed => {

@@ -8,20 +8,25 @@ use std::time::Duration;
 use actix_web::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, VARY};
 use actix_web::web::Path;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, get};
+use chrono::DateTime;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Serialize;
 use shard_manager::consistency::Level;
+use shard_manager::engine::backup_id::BackupId;
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::move_catalog::MoveListError;
 use shard_manager::engine::move_record::{MoveOrderFault, NewMoveFault};
 use shard_manager::engine::new_shard::NewShardRefusal;
+use shard_manager::engine::node_distributor::DistributorError;
 use shard_manager::engine::rebalance_catalog::RebalanceListError;
 use shard_manager::engine::rebalance_draft::DraftFault;
 use shard_manager::engine::rebalance_record::{RebalanceOrderFault, RebalanceState};
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
-use shard_manager::manager::{MovesError, RebalancesError, ShardChangeError, SlotsError};
+use shard_manager::manager::{
+    BackupsError, IndexesError, MovesError, RebalancesError, ShardChangeError, SlotsError,
+};
 use shard_manager::map_change::MapChangeRefusal;
 use shard_manager::row_change::RowError;
 use shard_manager::slot_refusal::SlotRefusal;
@@ -30,7 +35,7 @@ use utoipa::ToSchema;
 
 use crate::access::answers;
 use crate::negotiation::{joined, prefers_json};
-use crate::problem::{Code, Problem, ProblemBody, refused};
+use crate::problem::{Code, Problem, ProblemBody, no_backup_dir, refused};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
@@ -188,6 +193,7 @@ fn example(code: Code) -> Problem {
     let shard = || "shard3".to_owned();
     let said = |detail: &str, hint: &str| Problem::new(code, detail).hint(hint);
     let failed = |error: Error| Problem::from(Failure::rejected(error, None));
+    let backup = || BackupId::at(DateTime::UNIX_EPOCH);
     match code {
         Code::TSR003 => failed(Error::PoolExhausted { shard: shard() }),
         Code::TSR004 => failed(Error::DeadlinePassed),
@@ -255,7 +261,22 @@ fn example(code: Code) -> Problem {
         | Code::TSR335
         | Code::TSR336
         | Code::TSR337
-        | Code::TSR338 => example_of_change(code),
+        | Code::TSR338
+        | Code::TSR341 => example_of_change(code),
+        Code::TSR339 => no_backup_dir(),
+        Code::TSR340 => BackupsError::Runs(backup()).into(),
+        Code::TSR342 => BackupsError::NoBackup.into(),
+        Code::TSR343 => BackupsError::Ended(backup()).into(),
+        Code::TSR344 => IndexesError::Dropping { index: "by_status".to_owned() }.into(),
+        Code::TSR345 => {
+            let (index, suggestion) = ("by_statu".to_owned(), Some("by_status".to_owned()));
+            IndexesError::NoIndex { index, suggestion }.into()
+        }
+        Code::TSR346 => {
+            let (pause_ms, pause_max_ms) = (8_400, 2_000);
+            IndexesError::PauseTooLong { shard: shard(), pause_ms, pause_max_ms }.into()
+        }
+        Code::TSR347 => IndexesError::Unsupported.into(),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),
@@ -320,6 +341,11 @@ fn example_of_change(code: Code) -> Problem {
         RefusalCode::RebalanceRuns => {
             let runs = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71".to_owned();
             return RebalancesError::from(RebalanceListError::Runs(runs)).into();
+        }
+        RefusalCode::EngineNeeds => {
+            let need =
+                "worker2 has wal_level = replica: set wal_level = logical there and restart it";
+            return DistributorError::Need(need.to_owned()).into();
         }
     };
     error.into()

@@ -19,10 +19,11 @@ const OF_ALERTS: &str = "the analytics service serves alerts and watches one rou
 const LOGIN: &str = "/api/session";
 const WITHOUT_LOGIN: &str = "access control is off, so every request is served without a login: start the router with --access on to need one";
 
-/// Routes that change shards and slots.
-const CHANGES: [&str; 4] = ["/api/shards", "/api/slots", "/api/moves", "/api/rebalance"];
-const WITHOUT_CHANGES: &str = "shards and slots are changed through a router with access control (--access on), or one \
-     that is started with --operate";
+/// Routes that change shards and slots, and make backups.
+const CHANGES: [&str; 5] =
+    ["/api/shards", "/api/slots", "/api/moves", "/api/rebalance", "/api/backup"];
+const WITHOUT_CHANGES: &str = "shards and slots are changed, and backups are made, through a router with access control \
+     (--access on), or one that is started with --operate";
 
 /// Methods that change shards.
 const CHANGING: [&str; 3] = ["POST", "PATCH", "DELETE"];
@@ -38,7 +39,7 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
   PUT  /api/kv/{key}            put a JSON value under a key
   GET  /api/kv/{key}            get it; DELETE removes it
   GET  /api/tables              the tables and their columns
-  POST /api/tables              make a table
+  POST /api/tables              make a table; POST /api/tables/{name}/indexes builds an index
   GET  /api/health              how the shards are
   GET  /api/route?key=user_123  where a key lives
   GET  /api/distribution        how rows are spread over the shards

@@ -28,6 +28,7 @@ use crate::headers::{
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{MoveLookupRefusals, MoveRefusals};
+use crate::router_address::router_address;
 
 /// Largest body: each slot of a move by itself, and names.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -39,7 +40,7 @@ const BODY_BYTES_MAX: usize = 16 << 10;
     "slot_count": 64,
     "from": "shard1", "to": "shard4", "phase": "copying", "goal": "forward", "paused": false,
     "stalled": false, "rate": 20, "keep": 900, "rows": 120_000, "bytes": 25_165_824,
-    "longest_hold_ms": 0.0, "reason": null, "began_at": "2026-11-24T12:00:00.000Z",
+    "longest_hold_ms": 0.0, "changes_behind": 12, "lag_ms": 140.2, "reason": null, "began_at": "2026-11-24T12:00:00.000Z",
     "changed_at": "2026-11-24T12:00:07.000Z", "owned_at": null, "ended_at": null,
     "actions": ["pause", "cancel"]
 }))]
@@ -80,6 +81,14 @@ pub struct MoveAnswer {
     bytes: u64,
     /// Longest time in milliseconds for which writes of the slots waited; 0 before they have.
     longest_hold_ms: f64,
+    /// Number of changed rows that the shard that receives lacked when the other one was last read:
+    /// the target, and the source while it is kept. Null without a copy that is kept current.
+    #[schema(required)]
+    changes_behind: Option<u64>,
+    /// Age in milliseconds of the oldest change that it lacks, at most, as its mover has reported
+    /// last; 0 if it lacks none.
+    #[schema(required)]
+    lag_ms: Option<f64>,
     /// Reason why it waits or has ended; null if there is none.
     #[schema(required)]
     reason: Option<String>,
@@ -102,6 +111,8 @@ pub struct MoveAnswer {
 pub struct MovesAnswer {
     /// Always true.
     success: bool,
+    /// The address under which the router was asked: orders go to `url/api/moves/{id}/{order}`.
+    url: String,
     /// The moves, the latest first: all that go on, and the last ones that have ended.
     #[schema(value_type = Vec<MoveAnswer>)]
     moves: Vec<MoveView>,
@@ -162,8 +173,9 @@ pub(crate) async fn list_moves(
     let is_wanted = |record: &&MoveRecord| {
         wants_ended.is_none_or(|wants_ended| wants_ended == record.phase.has_ended())
     };
+    let url = router_address(&app, &request);
     let views = records.iter().filter(is_wanted).map(|record| moves.view(record));
-    Ok(HttpResponse::Ok().json(MovesAnswer { success: true, moves: views.collect() }))
+    Ok(HttpResponse::Ok().json(MovesAnswer { success: true, url, moves: views.collect() }))
 }
 
 /// Shows a move.

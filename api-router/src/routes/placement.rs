@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use shard_manager::assembly::CITUS_MOVES;
 use shard_manager::engine::WorkerNode;
+use shard_manager::engine::node_distributor::MemberState;
 use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
@@ -276,7 +277,7 @@ pub struct ShardView {
 pub struct CitusView {
     /// All of them, the coordinator first.
     nodes: Vec<CitusNodeView>,
-    /// Way to move rows: not by Tessera.
+    /// Way to move rows.
     moves: &'static str,
 }
 
@@ -292,10 +293,23 @@ pub struct CitusNodeView {
     role: String,
     /// True if Citus sends queries there.
     active: bool,
+    /// `serving`; `draining` if it gets no rows; `coordinating` for a coordinator without rows.
+    state: &'static str,
     /// Citus' own shards on it, of all tables.
     shards: i64,
     /// Bytes of these shards.
     bytes: i64,
+}
+
+/// Group of the coordinator.
+const COORDINATOR: i64 = 0;
+
+fn state_of(node: &WorkerNode) -> &'static str {
+    match (node.gets_rows, node.group, node.shards) {
+        (true, _, _) => MemberState::Serving.name(),
+        (false, COORDINATOR, 0) => "coordinating",
+        (false, _, _) => MemberState::Draining.name(),
+    }
 }
 
 fn citus(nodes: &[WorkerNode]) -> Option<CitusView> {
@@ -304,6 +318,7 @@ fn citus(nodes: &[WorkerNode]) -> Option<CitusView> {
         group: node.group,
         role: node.role.clone(),
         active: node.active,
+        state: state_of(node),
         shards: node.shards,
         bytes: node.bytes,
     };

@@ -2,11 +2,13 @@
 //! its share, or one shard has none. Served to callers with the scope `operate`; without access
 //! control, rebalances are planned, begun and ordered with `--operate` only.
 //!
+//! With the engine citus, the nodes of Citus are the shards of these orders.
+//!
 //! **Not here:** the plan and its moves (`shard_manager::manager`), the members of a body
 //! (`request`), the form of answers (`schema`).
 
 mod request;
-mod schema;
+pub(super) mod schema;
 
 use std::time::Instant;
 
@@ -14,10 +16,9 @@ use actix_web::http::header::LOCATION;
 use actix_web::web::{Bytes, Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
-use shard_manager::engine::rebalance_catalog::RebalanceListError;
-use shard_manager::engine::rebalance_record::{RebalanceId, RebalanceOrder};
-use shard_manager::engine::rebalance_view::RebalanceView;
-use shard_manager::manager::{RebalanceBegun, Rebalances, RebalancesError};
+use shard_manager::engine::rebalance_record::RebalanceOrder;
+use shard_manager::engine::rebalance_view::{RebalanceBegun, RebalanceView};
+use shard_manager::manager::Rebalances;
 use utoipa::ToSchema;
 
 use self::request::{DrainRequest, RebalanceRequest, drain_request, rebalance_request};
@@ -29,6 +30,7 @@ use crate::headers::{
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{MoveLookupRefusals, RebalanceRefusals};
+use crate::router_address::router_address;
 
 /// Largest body: a placement may name an owner for each range of slots.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -38,6 +40,8 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 pub struct RebalancesAnswer {
     /// Always true.
     success: bool,
+    /// The address under which the router was asked: orders go to `url/api/rebalance/{id}/{order}`.
+    url: String,
     /// The rebalances without their moves, the latest first: the one that goes on, and the last
     /// 20 that have ended.
     #[schema(value_type = Vec<RebalanceAnswer>)]
@@ -49,6 +53,9 @@ pub struct RebalancesAnswer {
 /// With `"dry_run": true` nothing begins, and the answer is the plan. Each move of a plan improves
 /// the cluster alone, so a rebalance may be cancelled after any of them. If nothing has to move,
 /// none begins.
+///
+/// With the engine citus, Citus plans and carries it out between its nodes: `by` is `slots` or
+/// `size`, and `placement`, `rate`, `keep` and If-Match are refused.
 #[utoipa::path(
     tag = "placement",
     params(
@@ -75,11 +82,14 @@ pub(crate) async fn begin_rebalance(
         let plan = rebalances.plan(&draft, change.epoch, change.deadline).await?;
         return Ok(HttpResponse::Ok().json(plan));
     }
-    begun(&app, rebalances.begin(&draft, change.epoch, change.deadline).await?)
+    Ok(begun(rebalances.begin(&draft, change.epoch, change.deadline).await?))
 }
 
 /// Empties a shard: it gets no slots any more, its slots move to the other shards, and it retires
 /// once no move needs it. With `"dry_run": true` nothing begins, and the answer is the plan.
+///
+/// With the engine citus the name is that of a node, such as `worker4`, which stays a member until
+/// it is removed; `rate`, `keep` and If-Match are refused.
 #[utoipa::path(
     tag = "placement",
     params(
@@ -109,7 +119,7 @@ pub(crate) async fn drain_shard(
         let plan = rebalances.plan(&draft, change.epoch, change.deadline).await?;
         return Ok(HttpResponse::Ok().json(plan));
     }
-    begun(&app, rebalances.begin(&draft, change.epoch, change.deadline).await?)
+    Ok(begun(rebalances.begin(&draft, change.epoch, change.deadline).await?))
 }
 
 /// Lists the rebalance that goes on, and the last ones that have ended.
@@ -123,10 +133,9 @@ pub(crate) async fn list_rebalances(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let rebalances = Rebalances::of(&app.manager);
-    let records = rebalances.list().await?;
-    let views = records.iter().map(|record| rebalances.summary(record)).collect();
-    Ok(HttpResponse::Ok().json(RebalancesAnswer { success: true, rebalances: views }))
+    let rebalances = Rebalances::of(&app.manager).list().await?;
+    let url = router_address(&app, &request);
+    Ok(HttpResponse::Ok().json(RebalancesAnswer { success: true, url, rebalances }))
 }
 
 /// Shows a rebalance with its moves.
@@ -142,9 +151,7 @@ pub(crate) async fn find_rebalance(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let rebalances = Rebalances::of(&app.manager);
-    let record = rebalances.get(identity(&id)?).await?;
-    Ok(HttpResponse::Ok().json(rebalances.view(&record)))
+    Ok(HttpResponse::Ok().json(Rebalances::of(&app.manager).get(&id).await?))
 }
 
 /// Gives an order for a rebalance and its moves.
@@ -175,9 +182,7 @@ pub(crate) async fn order_rebalance(
     refuse_conditions(headers)?;
     let (id, order) = path.into_inner();
     let order = RebalanceOrder::parse(&order).ok_or_else(no_such_order)?;
-    let rebalances = Rebalances::of(&app.manager);
-    let record = rebalances.order(identity(&id)?, order).await?;
-    Ok(HttpResponse::Ok().json(rebalances.view(&record)))
+    Ok(HttpResponse::Ok().json(Rebalances::of(&app.manager).order(&id, order).await?))
 }
 
 /// Headers of a request that plans or begins.
@@ -208,23 +213,18 @@ impl Change {
     }
 }
 
-fn identity(name: &str) -> Result<RebalanceId, RebalancesError> {
-    RebalanceId::parse(name).ok_or_else(|| RebalanceListError::NoRebalance.into())
-}
-
 fn no_such_order() -> Problem {
     let orders = RebalanceOrder::ALL.map(RebalanceOrder::name).join(", ");
     Problem::new(Code::TSR111, "there is no such order for a rebalance")
         .hint(format!("a rebalance takes these orders: {orders}"))
 }
 
-fn begun(app: &App, begun: RebalanceBegun) -> Result<HttpResponse, Problem> {
-    Ok(match begun {
+fn begun(begun: RebalanceBegun) -> HttpResponse {
+    match begun {
         RebalanceBegun::Settled(plan) => HttpResponse::Ok().json(plan),
-        RebalanceBegun::Begun(record) => {
-            let view = Rebalances::of(&app.manager).view(&record);
+        RebalanceBegun::Begun(view) => {
             let location = (LOCATION, format!("/api/rebalance/{}", view.id));
             HttpResponse::Accepted().insert_header(location).json(view)
         }
-    })
+    }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
-use analytics::{AccessNow, CONTENT_TYPE};
+use analytics::{AccessNow, BackupsNow, CONTENT_TYPE};
+use shard_manager::manager::Backups;
 
 use crate::app::App;
 use crate::problem::Problem;
@@ -29,6 +30,18 @@ pub(crate) async fn scrape(app: Data<App>, request: HttpRequest) -> Result<HttpR
         AccessNow { audit, ..gate.now(lanes.map(|lane| lane.refused).sum()) }
     });
     let errors = Arc::clone(&analytics.errors);
-    let text = analytics.metrics.exposition(errors, access).await?;
+    let backups = app.backups.as_deref().map(backups_now);
+    let text = analytics.metrics.exposition(errors, access, backups).await?;
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
+}
+
+fn backups_now(backups: &Backups) -> BackupsNow {
+    let totals = backups.totals();
+    BackupsNow {
+        is_running: totals.is_running,
+        done: totals.done,
+        failed: totals.failed,
+        cancelled: totals.cancelled,
+        last_success_s: totals.last_success_s,
+    }
 }

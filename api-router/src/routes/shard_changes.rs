@@ -1,6 +1,8 @@
 //! `POST /api/shards`, `PATCH` and `DELETE /api/shards/{name}`: shards join, get another weight and
 //! retire. Served to callers with the scope `operate`; without access control, with `--operate`.
 //!
+//! With the engine citus, `POST` and `DELETE` concern the nodes of Citus.
+//!
 //! **Not here:** the steps of a change (`shard_manager::manager`), the list of shards
 //! (`placement`).
 
@@ -11,9 +13,10 @@ use actix_web::web::{Bytes, Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, delete, patch, post};
 use serde::Serialize;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
+use shard_manager::engine::node_distributor::NodeChanged;
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::Error;
-use shard_manager::manager::{ShardChangeError, ShardChanged};
+use shard_manager::manager::{Nodes, ShardChangeError, ShardChanged};
 use shard_manager::shard_map::ShardMap;
 use shard_manager::topology::{ShardNumber, ShardState, Topology};
 use utoipa::ToSchema;
@@ -63,17 +66,19 @@ pub struct WeightRequest {
 pub struct ShardChangeAnswer {
     /// Always true.
     success: bool,
-    /// The version of the shard map, also the ETag.
+    /// The version of the shard map, also the ETag. With the engine citus it never changes, and is
+    /// no ETag.
     epoch: u64,
     /// Name of the shard.
     shard: String,
-    /// Number of the shard, which is never given to another one.
-    number: u16,
+    /// Number of the shard, which is never given to another one; with the engine citus, the group
+    /// of the node.
+    number: u32,
     /// `joining`, `serving`, `draining` or `retired`.
     state: &'static str,
     /// Relative share of the slots.
     weight: u32,
-    /// Number of its slots.
+    /// Number of its slots; with the engine citus, of Citus' own shards.
     slots: usize,
 }
 
@@ -81,6 +86,9 @@ pub struct ShardChangeAnswer {
 ///
 /// 201 when it serves; 200 when a shard of this name and weight serves already; 202 when the
 /// deadline passed while it was joining, which goes on: `/api/shards/{name}` shows its state.
+///
+/// With the engine citus it is a node of Citus: `name` is `worker` and its number, `url` names its
+/// server, to which the coordinator connects, and there is neither a weight nor If-Match.
 #[utoipa::path(
     tag = "placement",
     params(
@@ -103,6 +111,12 @@ pub(crate) async fn add_shard(
 ) -> Result<HttpResponse, Problem> {
     let change = ChangeRequest::of(&request)?;
     let shard = new_shard(&change.body(&app, &request, payload).await?)?;
+    if let Some(nodes) = Nodes::of(&app.manager) {
+        let changed = nodes.add(&shard, change.epoch, change.deadline).await?;
+        let mut response =
+            if changed.is_new { HttpResponse::Created() } else { HttpResponse::Ok() };
+        return Ok(node_answer(&mut response, &app, changed));
+    }
     let name = shard.name.clone();
     let serves = |map: &ShardMap, number: ShardNumber| {
         map.topology().shards()[number.index()].state == ShardState::Serving
@@ -154,6 +168,8 @@ pub(crate) async fn change_shard(
 }
 
 /// Retires a shard that owns no slots. Its database, or its files, stay as they are.
+///
+/// With the engine citus it removes a node of Citus that has none of its shards.
 #[utoipa::path(
     tag = "placement",
     params(
@@ -172,6 +188,10 @@ pub(crate) async fn remove_shard(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let change = ChangeRequest::of(&request)?;
+    if let Some(nodes) = Nodes::of(&app.manager) {
+        let changed = nodes.remove(&name, change.epoch, change.deadline).await?;
+        return Ok(node_answer(&mut HttpResponse::Ok(), &app, changed));
+    }
     let changed = app.manager.shards().remove(&name, change.epoch).await?;
     Ok(answer(&mut HttpResponse::Ok(), &changed))
 }
@@ -248,9 +268,27 @@ fn answer(response: &mut HttpResponseBuilder, changed: &ShardChanged) -> HttpRes
         success: true,
         epoch: map.epoch(),
         shard: spec.name.clone(),
-        number: shard.0,
+        number: shard.0.into(),
         state: spec.state.name(),
         weight: spec.weight,
         slots: map.slots_of(*shard).count(),
+    })
+}
+
+/// Returns the response about a node over which the engine distributes rows: the shard map stays as
+/// it is.
+fn node_answer(
+    response: &mut HttpResponseBuilder,
+    app: &App,
+    changed: NodeChanged,
+) -> HttpResponse {
+    response.json(ShardChangeAnswer {
+        success: true,
+        epoch: app.manager.map().epoch(),
+        shard: changed.name,
+        number: changed.number,
+        state: changed.state.name(),
+        weight: WEIGHT_DEFAULT,
+        slots: changed.parts,
     })
 }

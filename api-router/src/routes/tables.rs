@@ -10,8 +10,9 @@ use serde_json::value::RawValue;
 use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::declaration::{Declaration, DeclarationError, Fault};
+use shard_manager::engine::index_record::IndexRecord;
 use shard_manager::error::Error;
-use shard_manager::manager::TableCreated;
+use shard_manager::manager::{Indexes, TableCreated};
 use shard_manager::table::{Column, ColumnDefault, Table, closest};
 use utoipa::ToSchema;
 
@@ -22,6 +23,7 @@ use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{LookupRefusals, TableRefusals};
+use crate::routes::indexes::IndexShape;
 
 /// Largest body: as many columns as a table may have, several times over.
 const BODY_BYTES_MAX: usize = 256 << 10;
@@ -107,6 +109,8 @@ pub struct TablesAnswer {
     success: bool,
     /// The tables, by name.
     tables: Vec<TableShape>,
+    /// Their indexes, by table and name. Changes of other routers may appear a second later.
+    indexes: Vec<IndexShape>,
 }
 
 /// A table that was requested, or made.
@@ -116,6 +120,8 @@ pub struct TableAnswer {
     success: bool,
     /// The table.
     table: TableShape,
+    /// Its indexes, by name. Changes of other routers may appear a second later.
+    indexes: Vec<IndexShape>,
 }
 
 /// Columns and keys of a table.
@@ -161,7 +167,9 @@ pub(crate) async fn list_tables(
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let registry = app.manager.schema(&app.rights(&request)).tables();
     let tables = registry.tables().map(|table| shape(table)).collect();
-    Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables }))
+    let indexes = registry.tables().flat_map(|table| known_indexes(&app, table));
+    let indexes = indexes.map(|record| IndexShape::with_table(record, &app)).collect();
+    Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables, indexes }))
 }
 
 /// Shows one table.
@@ -177,8 +185,8 @@ pub(crate) async fn find_table(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    let table = shape(&*app.manager.schema(&app.rights(&request)).table(&name)?);
-    Ok(HttpResponse::Ok().json(TableAnswer { success: true, table }))
+    let table = app.manager.schema(&app.rights(&request)).table(&name)?;
+    Ok(HttpResponse::Ok().json(answer(&app, &table)))
 }
 
 /// Makes a table on every shard, or on none.
@@ -218,7 +226,7 @@ pub(crate) async fn make_table(
         TableCreated::New(table) => (HttpResponse::Created(), table),
         TableCreated::Known(table) => (HttpResponse::Ok(), table),
     };
-    Ok(response.json(TableAnswer { success: true, table: shape(table) }))
+    Ok(response.json(answer(&app, table)))
 }
 
 /// Makes the table in a task of its own: a client that disconnects must not leave it half made.
@@ -249,6 +257,17 @@ async fn make(
         // The task has panicked; the next start reads its progress from the intent.
         Err(_gone) => Err(Problem::new(Code::TSR500, "an internal error").outcome("unknown")),
     }
+}
+
+fn answer(app: &App, table: &Table) -> TableAnswer {
+    let indexes = known_indexes(app, table).into_iter();
+    let indexes = indexes.map(|record| IndexShape::of(record, app)).collect();
+    TableAnswer { success: true, table: shape(table), indexes }
+}
+
+/// Returns the indexes without hidden columns of a table.
+fn known_indexes(app: &App, table: &Table) -> Vec<IndexRecord> {
+    Indexes::of(app.manager.schema(Rights::ALL)).known(table)
 }
 
 fn shape(table: &Table) -> TableShape {

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
 mod access;
+mod advice;
 mod browser;
 mod cache;
 mod connection;

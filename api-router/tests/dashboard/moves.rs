@@ -19,7 +19,7 @@ const COLOURS: &str = "(first, last) => { const bar = document.getElementById('b
     return new Set(new Uint32Array(data.buffer)).size; }";
 
 /// Sends JSON; status and answer.
-fn send(router: &Router, method: &str, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) fn send(router: &Router, method: &str, path: &str, body: &Value) -> (u16, Value) {
     let (agent, url) = (router.agent(), router.url(path));
     let request = if method == "PATCH" { agent.patch(url) } else { agent.post(url) };
     let mut response = request.send_json(body).unwrap();
@@ -66,7 +66,7 @@ fn begin_move_that_rests(router: &Router, key: &str) -> (String, u64) {
 }
 
 /// Checks what everybody must be able to use, on screens of each kind.
-fn check_screens(page: &mut Page) {
+pub(crate) fn check_screens(page: &mut Page) {
     for screen in [DESK, NIGHT, PHONE, Screen { scheme: "dark", ..PHONE }] {
         page.look_on(screen);
         assert_eq!(barriers(page), Vec::<String>::new(), "{} {}", screen.width, screen.scheme);
@@ -102,7 +102,8 @@ fn slots_that_move_are_hatched_and_their_move_has_progress_and_orders_to_copy() 
             "{figures}"
         );
         let commands = page.texts(".move .command code");
-        let wanted = ["resume", "cancel"].map(|verb| format!("shard-manager move {verb} {id}"));
+        let command = |verb| format!("shard-manager move {verb} {id} --url {}", router.url(""));
+        let wanted = ["resume", "cancel"].map(command);
         assert_eq!(commands, wanted);
         page.click(".move summary");
         page.click(".move .command button");
@@ -118,9 +119,31 @@ fn slots_that_move_are_hatched_and_their_move_has_progress_and_orders_to_copy() 
         page.until("it has ended", "document.querySelector('.move').dataset.phase === 'cancelled'");
         page.until("nothing is hatched", "!document.querySelector('.arrows').checkVisibility()");
         assert_eq!(page.value(&format!("({COLOURS})({slot}, {slot})")), 1);
-        assert_eq!(page.texts(".move .command code"), [format!("shard-manager move retry {id}")]);
+        let retry = format!("shard-manager move retry {id} --url {}", router.url(""));
+        assert_eq!(page.texts(".move .command code"), [retry]);
         assert_eq!(page.faults(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn the_changes_that_a_copy_lacks_are_shown_with_their_age() {
+    let router = Router::start(&["--operate"]);
+    assert_eq!(router.write_user("ada"), 201);
+    let place = router.get("/api/route?key=ada");
+    let to = if place["shard"] == "shard1" { "shard3" } else { "shard1" };
+    let id = begin(&router, "/api/moves", &json!({"key": "ada", "to": to, "keep": 600}));
+    let mut page = Page::open(&router, DESK);
+    let phase = "document.querySelector('.move')?.dataset.phase";
+    page.until("the source is kept", &format!("{phase} === 'keeping'"));
+    let figures = "document.querySelector('.move > .note').textContent";
+    page.until("nothing is missing", &format!("{figures}.includes('no change behind')"));
+    order(&router, &format!("/api/moves/{id}/pause"));
+    assert_eq!(router.write_user("ada"), 200);
+    let shown = format!("/ 1 change behind, for [0-9.,]+ m?s at most/.test({figures})");
+    page.until("a change is missing", &shown);
+    let longest = format!("{MOVES_NOTE}.includes('The longest lag of a copy is ')");
+    page.until("it is in the summary", &longest);
+    assert_eq!(page.faults(), Vec::<String>::new());
 }
 
 #[test]

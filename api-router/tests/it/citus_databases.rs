@@ -35,10 +35,13 @@ const EMPTY: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activi
         DELETE FROM tessera.tessera_tables WHERE made_at <> 0;
         FOR name IN SELECT oid::regclass FROM pg_class
             WHERE relnamespace IN ('public'::regnamespace, 'tessera'::regnamespace) AND relkind = 'r'
-            AND relname NOT IN ('tessera_tables', '__diesel_schema_migrations')
+            AND relname NOT IN ('tessera_tables', 'tessera_access', '__diesel_schema_migrations')
         LOOP
             EXECUTE 'TRUNCATE ' || name;
         END LOOP;
+        -- A database without slots has the rows that state so, as after its migrations.
+        PERFORM tessera.tessera_note_all_owned();
+        UPDATE tessera.tessera_access SET mode = 'off', generation = 1;
         ALTER SEQUENCE tessera.tessera_version RESTART;
         ALTER SEQUENCE tessera.tessera_tables_changed RESTART;
     END $$";

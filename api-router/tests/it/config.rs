@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::harness::{Router, bare_command, refused_start};
 
 /// Each setting, a value that is not its default, and another one.
-const SETTINGS: [(&str, &str, &str); 21] = [
+const SETTINGS: [(&str, &str, &str); 22] = [
     ("bind", "127.0.0.1:4001", "127.0.0.1:4002"),
     ("data_dir", "./one", "./two"),
     ("shards", "5", "6"),
@@ -24,6 +24,7 @@ const SETTINGS: [(&str, &str, &str); 21] = [
     ("insecure", "true", "false"),
     ("lab", "true", "false"),
     ("operate", "true", "false"),
+    ("backup_dir", "./one", "./two"),
     ("analytics", "off", "on"),
     ("analytics_store", "./figures.db", "none"),
     ("access", "observe", "off"),
@@ -138,6 +139,7 @@ fn without_a_word_the_defaults_are_in_force() {
         ("insecure", "false"),
         ("lab", "false"),
         ("operate", "false"),
+        ("backup_dir", "none"),
         ("analytics", "on"),
         ("analytics_store", "./data/analytics.db"),
         ("otlp_endpoint", "none"),

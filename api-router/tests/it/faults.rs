@@ -17,7 +17,7 @@ use crate::harness::{PATIENCE, Reply, Router, command, refused_start, sightless}
 use crate::prerequisites::{Prerequisite, skip};
 
 /// Runs SQL on a shard's primary, without its router.
-fn meddle(data: &Path, sql: &str) {
+pub(crate) fn meddle(data: &Path, sql: &str) {
     if is_servers() {
         return drop(ask_primary(data, 0, &format!("SET search_path = tessera, public; {sql}")));
     }

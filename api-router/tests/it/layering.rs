@@ -12,7 +12,8 @@ use crate::import_graph;
 pub(crate) use layers::PACKAGES;
 use layers::{
     ACCESS, API_ROUTER, ASSEMBLY, CACHE, CHECKER, CLI, CLUSTER, ENGINE, ENGINE_USERS, ENGINES,
-    ISSUERS, LOADTEST, LOCAL_POSTGRES, MODEL, MOVES, POSTGRES, RECORDER, SERVICE, SQLITE, WEB_KIT,
+    IMPORT, ISSUERS, LAB, LOADTEST, LOCAL_POSTGRES, MODEL, MOVES, POSTGRES, RECORDER, REPORT_PAGE,
+    SERVICE, SQLITE, WEB_KIT,
 };
 
 const LINES_MAX: usize = 500;
@@ -109,6 +110,9 @@ fn modules_import_only_lower_layers() {
     check_layers("shard-manager/assembly", ASSEMBLY);
     check_layers("shard-manager/cluster", CLUSTER);
     check_layers("shard-manager/cli", CLI);
+    check_layers("shard-manager/import", IMPORT);
+    check_layers("shard-manager/lab", LAB);
+    check_layers("shard-manager/report-page", REPORT_PAGE);
     check_layers("api-router", API_ROUTER);
     check_layers("analytics/issuers", ISSUERS);
     check_layers("analytics/recorder", RECORDER);
@@ -203,6 +207,8 @@ fn the_router_knows_no_sql_and_the_domain_no_http() {
         "shard-manager/cli/src",
         "shard-manager/cluster/src",
         "shard-manager/credential/src",
+        "shard-manager/import/src",
+        "shard-manager/lab/src",
         "shard-manager/model/src",
         "shard-manager/moves/src",
         "shard-manager/cache/src",

@@ -227,7 +227,9 @@ fn orders_for_moves_that_do_not_exist_are_refused() {
 fn without_the_flag_no_move_begins_and_moves_are_listed() {
     not_on_citus!(WHY);
     let router = Router::start();
-    assert_eq!(router.get("/api/moves").json(), json!({"success": true, "moves": []}));
+    let url = format!("http://{}", router.address());
+    let none = json!({"success": true, "url": url, "moves": []});
+    assert_eq!(router.get("/api/moves").json(), none);
     for path in ["/api/moves".to_owned(), format!("/api/moves/{NOWHERE}/cancel")] {
         let reply = post(&router, &path, Some(&json!({"key": "ada", "to": "shard1"})));
         assert!([404, 405].contains(&reply.status), "{}", reply.text());

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::backend::files_only;
 use crate::client::{lab, set};
 use crate::harness::{Reply, Router, eventually};
-use crate::moves::{OPERATE, begin_slow, names, order, other, place, until};
+use crate::moves::{OPERATE, begin_slow, names, order, other, place, show, until};
 
 const WHY: &str = "moves on servers are tested with their engine";
 
@@ -88,4 +88,42 @@ fn the_metrics_show_a_move_and_count_its_rows_and_its_end() {
     assert!((value("tessera_move_ends_total{result=\"done\"}") - 1.0).abs() < 0.5);
     assert!(value("tessera_move_ends_total{result=\"failed\"}").abs() < 0.5);
     assert!(value("tessera_move_longest_hold_seconds") > 0.0);
+}
+
+#[test]
+fn a_move_tells_how_far_its_copy_is_behind_and_so_do_the_metrics() {
+    files_only!(WHY);
+    let router = Router::start_with(OPERATE);
+    assert_eq!(router.write_user("ada", "Ada").status, 201);
+    let to = other(&place(&router, "ada").1);
+    let body = json!({"key": "ada", "to": to, "keep": 600});
+    let begun = eventually("the move begins", || {
+        let begun = post(&router, "/api/moves", &body);
+        (begun.status == 202).then(|| begun.json())
+    });
+    until(&router, &begun, "keeping");
+    let lag = |is_wanted: &dyn Fn(u64, f64) -> bool| {
+        eventually("the lag", || {
+            let shown = show(&router, &begun);
+            let (changes, lag) = (shown["changes_behind"].as_u64()?, shown["lag_ms"].as_f64()?);
+            is_wanted(changes, lag).then_some(shown)
+        })
+    };
+    // The source is kept current, until the move rests.
+    lag(&|changes, lag| changes == 0 && lag == 0.0);
+    assert_eq!(order(&router, &begun, "pause").status, 200);
+    assert_eq!(router.write_user("ada", "Lovelace").status, 200);
+    let behind = lag(&|changes, lag| changes >= 1 && lag > 0.0)["lag_ms"].as_f64().unwrap();
+    lag(&|_, lag| lag > behind);
+    let metrics = eventually("the metrics know the lag", || {
+        let metrics = router.get("/metrics").text();
+        metrics.contains("tessera_move_changes_behind 1").then_some(metrics)
+    });
+    let seconds = metrics.lines().find_map(|line| line.strip_prefix("tessera_move_lag_seconds "));
+    assert!(seconds.unwrap().parse::<f64>().unwrap() > 0.0, "{metrics}");
+    assert_eq!(order(&router, &begun, "resume").status, 200);
+    lag(&|changes, lag| changes == 0 && lag == 0.0);
+    assert_eq!(order(&router, &begun, "settle").status, 200);
+    let ended = until(&router, &begun, "done");
+    assert_eq!((&ended["changes_behind"], &ended["lag_ms"]), (&Value::Null, &Value::Null));
 }

@@ -126,6 +126,7 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR335 400 Bad rebalance: by must be slots, size, load or placement, not `rows` (correct the member that the detail names, and send the request again)
     TSR336 404 No such rebalance: there is no such rebalance (/api/rebalance lists the rebalances)
     TSR334 409 Slots of another shard: shard2 does not own the slots 0 (/api/shard-map shows the owner of each slot)
+    TSR339 409 No backups here: this router has no folder for backups: its setting backup_dir is not given (start the router with --backup-dir DIR (TESSERA_BACKUP_DIR, or backup_dir in tessera.toml))
     TSR403 403 Forbidden: the request comes from a web page of another origin (requests from other programs, and from pages served here, are welcome)
     "#);
 }

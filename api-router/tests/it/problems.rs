@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 
 use serde_json::{Value, json};
 
-use crate::backend::is_citus;
+use crate::code_needs::{needing_more, tests_of_them};
 use crate::harness::{Reply, Router};
 use crate::problem_texts::problems_of_moves;
 
@@ -120,6 +120,7 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
             409,
             post(router, "/api/moves", &[], r#"{"slots":"0","from":"shard2","to":"shard1"}"#),
         ),
+        ("TSR339", 409, post(router, "/api/backup", &[], "")),
         ("TSR403", 403, read(router, &[("origin", "http://evil.example")], "table=users")),
     ]
 }
@@ -130,21 +131,6 @@ fn all_problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     all.extend(problems_of_moves(router));
     all
 }
-
-/// Codes of access control, which `access` produces.
-const NEED_ACCESS: [&str; 4] = ["TSR006", "TSR401", "TSR409", "TSR429"];
-/// Codes that no single client can cause: `faults` (and `lab`, for a full lane; TSR202 the tests of
-/// servers) produces each.
-const NEED_A_FAULT: [&str; 11] = [
-    "TSR003", "TSR005", "TSR201", "TSR202", "TSR203", "TSR204", "TSR205", "TSR304", "TSR305",
-    "TSR306", "TSR500",
-];
-
-/// Codes that need slots that have moved, as those of Citus do not.
-const NEED_MOVES: [&str; 4] = ["TSR332", "TSR333", "TSR337", "TSR338"];
-
-/// Codes that need servers of PostgreSQL.
-const NEED_SERVERS: [&str; 5] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329"];
 
 #[test]
 fn every_code_is_produced_or_needs_a_fault() {
@@ -158,22 +144,11 @@ fn every_code_is_produced_or_needs_a_fault() {
         .collect();
     let all: BTreeSet<&str> =
         api_router::problem::Code::ALL.iter().map(|code| code.name()).collect();
-    let faults = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS);
-    let moves = NEED_MOVES.into_iter().filter(|_| is_citus());
-    let faults: BTreeSet<&str> = faults.chain(moves).collect();
-    assert_eq!(produced.union(&faults).copied().collect::<BTreeSet<_>>(), all);
-    assert!(produced.is_disjoint(&faults));
-    let failover = include_str!("../../../shard-manager/tests/postgres/failover.rs");
-    let access = [
-        include_str!("access/catalog_keys.rs"),
-        include_str!("access/credentials.rs"),
-        include_str!("access/files.rs"),
-    ]
-    .concat();
-    let changes = include_str!("../../src/problem/changes.rs");
-    let told =
-        [include_str!("faults.rs"), include_str!("lab.rs"), failover, &access, changes].concat();
-    faults.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
+    let needing = needing_more();
+    assert_eq!(produced.union(&needing).copied().collect::<BTreeSet<_>>(), all);
+    assert!(produced.is_disjoint(&needing));
+    let told = tests_of_them();
+    needing.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
 }
 
 #[test]

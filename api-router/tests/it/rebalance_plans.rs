@@ -53,7 +53,9 @@ fn a_plan_tells_what_moves_and_binds_the_rebalance_by_its_epoch() {
             assert_eq!((status, &*code), (412, "TSR327"), "{path} {body}: {}", stale.text());
         }
     }
-    assert_eq!(router.get("/api/rebalance").json(), json!({"success": true, "rebalances": []}));
+    let url = format!("http://{}", router.address());
+    let none = json!({"success": true, "url": url, "rebalances": []});
+    assert_eq!(router.get("/api/rebalance").json(), none);
     assert_eq!(owners(&router), before, "nothing was begun");
     let heavier = post(&router, "/api/rebalance", &json!({"dry_run": true})).json();
     assert_eq!(heavier["slots"], 6_553, "two fifths: {heavier}");

@@ -1,51 +1,26 @@
 //! HTML: the report as one page, with graphs over time.
 //!
-//! **Invariant:** the page is complete in itself: no script, and nothing is fetched. It is bounded,
-//! however long the run and whatever a server answered. Texts of servers, files and the command
-//! line never become markup, and cannot change the reading of other text (`hidden_characters`).
-//! **Not here:** any number that is not in the report already.
+//! **Invariant:** the page is bounded, however long the run and whatever a server answered.
+//! **Not here:** any number that is not in the report already; the frame of the page
+//! (`report_page`).
 
-mod axis;
 mod columns;
 mod frame;
 mod graphs;
 mod heatmap;
-mod hidden_characters;
 mod problems;
 mod tables;
-mod words;
 
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, html};
+use report_page::words::{count, grouped};
 
 use self::frame::Run;
-use self::hidden_characters::remove_hidden;
-use self::words::{count, grouped};
 use super::Report;
 use super::text::milliseconds;
 
-/// Content security policy of the page. A browser that enforces it runs and fetches nothing, even
-/// if some text became markup.
-const POLICY: &str =
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
-
 pub(super) fn page(report: &Report) -> String {
     let word = if report.passed { "PASS" } else { "FAIL" };
-    let title = remove_hidden(html! { title { (word) ": " (report.told) } });
-    let main = remove_hidden(html! { main { (content(report)) } });
-    let page = html! {
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(POLICY);
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                (title)
-                style { (PreEscaped(include_str!("html/style.css"))) }
-            }
-            body { (main) }
-        }
-    };
-    format!("<!DOCTYPE html>\n{}\n", page.into_string())
+    report_page::page(&format!("{word}: {}", report.told), &content(report))
 }
 
 fn content(report: &Report) -> Markup {

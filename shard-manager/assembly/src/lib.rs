@@ -15,6 +15,7 @@ use sqlite::open::OpenedFiles;
 
 pub use postgres::citus::{MOVE as CITUS_MOVE, MOVES as CITUS_MOVES};
 pub use postgres::open::ConnectedCluster;
+pub use postgres::temporary_database::TemporaryDatabase;
 pub use sqlite::open::EmbeddedCluster;
 
 /// Opens an embedded cluster, creating what is new and migrating what is old. Blocks.

@@ -19,6 +19,7 @@ mod import;
 mod input_stream;
 mod interrupt;
 mod keys;
+mod lab;
 mod migrate;
 mod moves;
 mod node;
@@ -155,6 +156,9 @@ enum Command {
     /// Stores the rows of a file
     #[command(after_help = import::EXAMPLES)]
     Import(import::Options),
+    /// Experiments on keys and on clusters of their own, which are removed afterwards
+    #[command(after_help = lab::EXAMPLES)]
+    Lab(lab::Options),
     /// Creates, lists, revokes, rotates, suspends and resumes API keys
     Key(access::key::Options),
     /// Defines and lists the roles of keys and tokens
@@ -272,6 +276,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Backup(options) => backup::run(&options, &terminal),
         Command::Generate(options) => generate::run(&options, &terminal),
         Command::Import(options) => import::run(options, &terminal),
+        Command::Lab(options) => lab::run(options, &terminal),
         Command::Restore(options) => restore::run(&options, &terminal),
         Command::Key(options) => access::key::run(&options, &terminal),
         Command::Role(options) => access::role::run(&options, &terminal),

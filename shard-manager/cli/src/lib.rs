@@ -4,8 +4,6 @@
 #![forbid(unsafe_code)]
 
 mod command;
-pub mod demo_data;
-pub mod import;
 mod terminal;
 
 use std::process::ExitCode;

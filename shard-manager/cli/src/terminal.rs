@@ -11,7 +11,8 @@ use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use indicatif::{
-    HumanCount, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+    HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState,
+    ProgressStyle,
 };
 use serde::Serialize;
 
@@ -119,6 +120,11 @@ impl Terminal {
         bar
     }
 
+    /// Writes lines while bars are shown, without a trace of the bars between them.
+    pub(crate) fn above_bars(&self, write: impl FnOnce()) {
+        self.bars.suspend(write);
+    }
+
     /// Returns true if progress is reported by lines: there is no bar, and results are not JSON.
     pub(crate) fn has_lines(&self) -> bool {
         !self.json && self.bars.is_hidden()
@@ -126,12 +132,16 @@ impl Terminal {
 
     /// Adds a progress bar towards `total`; hidden unless on a terminal.
     pub(crate) fn progress(&self, name: &str, total: u64) -> ProgressBar {
-        let style = "{prefix:>10} {bar:30} {human_pos:>11} of {human_len} {rate:>16} {msg}";
+        let style =
+            "{prefix:>10} {bar:30} {human_pos:>11} of {human_len} {rate:>16} {left:>12} {msg}";
         let style =
             ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
         // The width of `per_sec` would also be the number of its decimals.
         let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
             let _ = out.write_str(&rate(state.per_sec()));
+        });
+        let style = style.with_key("left", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{:#} left", HumanDuration(state.eta()));
         });
         let bar = self.bars.add(ProgressBar::new(total));
         bar.set_style(style);

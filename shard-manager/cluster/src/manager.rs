@@ -2,9 +2,9 @@
 //!
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
 //! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for fences,
-//! [`Moves`] and [`Rebalances`] for slots that change hands,
-//! [`Faults`] for injected faults. Each request uses one snapshot of the shard map and one of the
-//! registry.
+//! [`Moves`] and [`Rebalances`] for slots that change hands, [`Backups`] for copies, [`Nodes`] for
+//! the nodes of an engine that distributes rows by itself, [`Faults`] for injected faults. Each
+//! request uses one snapshot of the shard map and one of the registry.
 //!
 //! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
 //! forgets them does not compile. Work of the system passes [`Rights::ALL`].
@@ -14,16 +14,20 @@
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
 mod access_control;
+mod backups;
 mod data;
 mod faults;
 #[cfg(feature = "sabotage")]
 mod hand_overs;
+mod index_building;
+mod indexes;
 mod join_desk;
 mod lifecycle;
 mod move_news;
 mod move_status;
 mod mover;
 mod moves;
+mod nodes;
 mod operator_commands;
 mod rebalance_status;
 mod rebalancer;
@@ -43,6 +47,7 @@ use std::time::{Duration, Instant};
 use ::access::rights::Rights;
 use arc_swap::ArcSwap;
 use cache::{Cache, CacheSettings, CacheUse, ServedBy};
+use engine::index_record::IndexRecord;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
@@ -62,17 +67,21 @@ use crate::shard_list::ShardList;
 use crate::slot_router::SlotRouter;
 
 pub use access_control::Access;
+pub use backups::{BackupTotals, Backups, BackupsError, LISTED_MAX};
 use data::KnownCoverage;
 pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError, place_row};
 pub use faults::Faults;
+pub use indexes::{IndexCreated, IndexDraft, IndexPause, Indexes, IndexesError};
 use join_desk::JoinDesk;
 use move_news::MoveNews;
 use move_status::MoveStatus;
 pub use move_status::MoveTotals;
 pub use moves::{Moves, MovesError};
+pub use nodes::Nodes;
 pub use operator_commands::serve_commands;
 use rebalance_status::RebalanceStatus;
-pub use rebalances::{LoadSource, ObservedLoad, RebalanceBegun, Rebalances, RebalancesError};
+pub use rebalances::planning::PlannedSlots;
+pub use rebalances::{LoadSource, ObservedLoad, Rebalances, RebalancesError};
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
 pub use shard_change::{ShardChangeError, ShardChanged};
@@ -100,6 +109,8 @@ pub struct Manager {
     move_status: MoveStatus,
     /// Rebalance that is known here.
     rebalance_status: RebalanceStatus,
+    /// Indexes that are known here.
+    index_status: ArcSwap<Vec<IndexRecord>>,
     /// Part of the process that counts requests.
     load_source: OnceLock<Arc<dyn LoadSource>>,
     token_key: TokenKey,
@@ -238,6 +249,7 @@ impl Manager {
             move_news: MoveNews::default(),
             move_status: MoveStatus::default(),
             rebalance_status: RebalanceStatus::default(),
+            index_status: ArcSwap::default(),
             load_source: OnceLock::new(),
             token_key,
             backend,

@@ -9,6 +9,7 @@
 //! (`primary`).
 
 mod health;
+mod indexes;
 mod majority;
 mod primary;
 mod primary_moves;
@@ -36,6 +37,7 @@ use crate::lane::{Applied, LaneFailure, Lanes};
 use crate::replica_set::ReplicaSet;
 
 pub use health::NodeHealth;
+pub use indexes::{LockedIndexes, ShardIndexes};
 pub use majority::Majority;
 pub use primary::Primary;
 pub use primary_moves::PrimaryMoves;
@@ -80,7 +82,8 @@ impl Shard {
     /// The error of the system, if no thread can be started.
     pub fn start(opened: OpenedShard) -> std::io::Result<Self> {
         let OpenedShard { name, replication, writers, partitioner, controls, .. } = opened;
-        let OpenedShard { primary, findings, doubts, replicas, slot_news, moves, .. } = opened;
+        let OpenedShard { primary, findings, doubts, replicas, slot_news, .. } = opened;
+        let OpenedShard { moves, indexes, .. } = opened;
         let lanes = Lanes::start(&name, writers, partitioner, &controls).inspect_err(|_| {
             replicas.iter().for_each(|replica| replica.node.stop());
         })?;
@@ -100,6 +103,7 @@ impl Shard {
                 findings,
                 doubts,
                 moves,
+                indexes,
             },
             name,
             replication,
@@ -212,8 +216,8 @@ impl Shard {
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
-    /// Creates or drops a table on the primary. Replicas learn of it from the log, and are not read
-    /// before that.
+    /// Creates or drops a table or an index on the primary. Replicas learn of it from the log. None
+    /// is read before it knows all tables.
     ///
     /// # Errors
     /// [`LaneFailure`] if it is not known to be done.
@@ -235,6 +239,11 @@ impl Shard {
         deadline: Instant,
     ) -> Result<u64, SlotChangeError> {
         self.primary.lanes.solo().change_slots(change, deadline).await
+    }
+
+    /// Returns the face for indexes.
+    pub fn indexes(&self) -> ShardIndexes<'_> {
+        ShardIndexes(self)
     }
 
     /// Returns the index of the lane that changes of this key take.

@@ -17,9 +17,12 @@ use tokio::sync::mpsc::Receiver;
 
 use super::EngineFuture;
 use super::access_store::AccessStore;
+use super::backup_maker::BackupMaker;
 use super::catalog_rows::MapChangeError;
+use super::index_catalog::IndexCatalog;
 use super::move_catalog::MoveCatalog;
 use super::new_shard::{NewShard, NewShardRefusal};
+use super::node_distributor::NodeDistributor;
 use super::opened_shard::OpenedShard;
 use super::operator_desk::OperatorCommand;
 use super::rebalance_catalog::RebalanceCatalog;
@@ -103,8 +106,19 @@ pub trait ClusterBackend: Send + Sync {
     /// Returns the rebalances of the catalog; `None` if the engine distributes rows by itself.
     fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog>;
 
+    /// Returns the indexes of the catalog; `None` if the engine has none.
+    fn index_catalog(&self) -> Option<&dyn IndexCatalog>;
+
+    /// Returns the orders for an engine that distributes rows over nodes by itself; `None` if the
+    /// shard map places the rows.
+    fn node_distributor(&self) -> Option<&dyn NodeDistributor>;
+
     /// Returns true if the database of a shard holds the catalog, so that the shard cannot retire.
     fn holds_catalog(&self, number: ShardNumber) -> bool;
+
+    /// Returns the maker of backups; `None` if the engine distributes rows over nodes that are not
+    /// read here.
+    fn backup_maker(&self) -> Option<Arc<dyn BackupMaker>>;
 
     /// Returns the commands of an operator, if they come to this process; `None` if they were taken
     /// before.

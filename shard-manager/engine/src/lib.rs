@@ -12,6 +12,11 @@
 
 pub mod access_store;
 pub mod audit_report;
+pub mod backup_folder;
+pub mod backup_id;
+pub mod backup_maker;
+pub mod backup_summary;
+pub mod backup_view;
 pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;
@@ -24,6 +29,10 @@ pub mod fair_places;
 pub mod fair_queue;
 pub mod fault_injector;
 pub mod idempotency_expiry;
+pub mod index_builder;
+pub mod index_catalog;
+pub mod index_record;
+pub mod manifest_file;
 pub mod map_backlog;
 pub mod move_catalog;
 pub mod move_draft;
@@ -31,6 +40,7 @@ pub mod move_record;
 pub mod move_rows;
 pub mod move_view;
 pub mod new_shard;
+pub mod node_distributor;
 mod node_reader;
 pub mod open_error;
 mod opened_cluster;
@@ -81,8 +91,8 @@ pub use opened_cluster::OpenedCluster;
 pub use opened_shard::{OpenedReplica, OpenedShard};
 pub use replica_node::{NodeLabel, ReplicaNode};
 pub use writer::{
-    AsyncWriter, BatchDone, BatchFailure, LaneControls, SchemaChange, WRITERS_MAX, WriteGroup,
-    WritePartitioner, Writer, WriterKind,
+    AsyncWriter, BatchDone, BatchFailure, IndexChange, LaneControls, SchemaChange, WRITERS_MAX,
+    WriteGroup, WritePartitioner, Writer, WriterKind,
 };
 
 /// Future of a request to an engine.

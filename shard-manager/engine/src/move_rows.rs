@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use super::catalog_rows::GROUP;
 use super::move_catalog::MoveListError;
 use super::move_record::{
-    MovePhase, MoveProgressReport, MoveRecord, NewMove, goal_name, parse_goal, parse_move_name,
+    MoveLag, MovePhase, MoveProgressReport, MoveRecord, NewMove, goal_name, parse_goal,
+    parse_move_name,
 };
 use super::rebalance_id::RebalanceId;
 use super::rebalance_record::RebalanceState;
@@ -125,7 +126,7 @@ impl ListedMoveRow {
             changed_at: time(&self.changed_at)?,
             owned_at: maybe_time(self.owned_at.as_deref())?,
             ended_at: maybe_time(self.ended_at.as_deref())?,
-            progress: progress.report(),
+            progress: progress.report()?,
         })
     }
 }
@@ -143,17 +144,38 @@ struct StoredProgress {
     deleted_batches: u64,
     hold_us: u64,
     reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lag: Option<StoredLag>,
+}
+
+/// Lag as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredLag {
+    changes: u64,
+    since: Option<String>,
 }
 
 impl StoredProgress {
     fn of(report: &MoveProgressReport) -> Self {
-        let MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason } = report.clone();
-        Self { rows, bytes, deleted_batches, hold_us, reason }
+        let MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason, lag } =
+            report.clone();
+        let lag = lag.map(|MoveLag { changes, since }| StoredLag {
+            changes,
+            since: since.map(format_timestamp),
+        });
+        Self { rows, bytes, deleted_batches, hold_us, reason, lag }
     }
 
-    fn report(self) -> MoveProgressReport {
-        let Self { rows, bytes, deleted_batches, hold_us, reason } = self;
-        MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason }
+    /// Returns the report; `None` if it is damaged.
+    fn report(self) -> Option<MoveProgressReport> {
+        let Self { rows, bytes, deleted_batches, hold_us, reason, lag } = self;
+        let lag = match lag {
+            None => None,
+            Some(StoredLag { changes, since }) => {
+                Some(MoveLag { changes, since: maybe_time(since.as_deref())? })
+            }
+        };
+        Some(MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason, lag })
     }
 
     fn json(&self) -> String {

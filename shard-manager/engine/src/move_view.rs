@@ -9,7 +9,7 @@ use model::topology::ShardNumber;
 use moves::observation::MoveGoal;
 use serde::{Deserialize, Serialize};
 
-use super::move_record::{MoveOrder, MovePhase, MoveRecord, goal_name};
+use super::move_record::{MoveLag, MoveOrder, MovePhase, MoveRecord, goal_name};
 use super::rebalance_id::RebalanceId;
 
 /// Name of the order that begins a move with the same description again.
@@ -49,6 +49,13 @@ pub struct MoveView {
     pub bytes: u64,
     /// Longest time in milliseconds for which writes of the slots waited.
     pub longest_hold_ms: f64,
+    /// Number of changed rows that the side that receives lacked when the other one was last read:
+    /// the target, and the source while it is kept. `None` without a copy that is kept current.
+    #[serde(default)]
+    pub changes_behind: Option<u64>,
+    /// Age in milliseconds of the oldest change that it lacks, at most; 0 if it lacks none.
+    #[serde(default)]
+    pub lag_ms: Option<f64>,
     /// Reason why it waits or has ended.
     pub reason: Option<String>,
     /// Time at which it was ordered.
@@ -88,6 +95,8 @@ impl MoveView {
             rows: record.progress.rows,
             bytes: record.progress.bytes,
             longest_hold_ms: record.progress.hold_us as f64 / 1_000.0,
+            changes_behind: record.progress.lag.map(|lag| lag.changes),
+            lag_ms: record.progress.lag.map(|lag| lag_ms(lag, now)),
             reason: record.progress.reason.clone(),
             began_at: time(record.began_at),
             changed_at: time(record.changed_at),
@@ -111,6 +120,12 @@ impl MoveView {
             None => false,
         }
     }
+}
+
+fn lag_ms(lag: MoveLag, now: DateTime<Utc>) -> f64 {
+    // The clock of the process that carries the move out may be ahead.
+    let age = lag.since.and_then(|since| (now - since).to_std().ok()).unwrap_or_default();
+    age.as_micros() as f64 / 1_000.0
 }
 
 /// Returns the orders that a move takes and that would change it.
@@ -183,6 +198,20 @@ mod tests {
         (record.phase, record.is_paused) = (MovePhase::Planned, false);
         record.progress.reason = Some("it waits for another move".to_owned());
         assert!(!is_stalled(&record, STALL * 2));
+    }
+
+    #[test]
+    fn a_view_tells_the_lag_of_a_copy_and_none_without_one() {
+        let mut record = record();
+        let shown = |record: &MoveRecord| {
+            let view = view(record, Duration::from_secs(3));
+            (view.changes_behind, view.lag_ms)
+        };
+        assert_eq!(shown(&record), (None, None));
+        record.progress.lag = Some(MoveLag { changes: 7, since: Some(record.changed_at) });
+        assert_eq!(shown(&record), (Some(7), Some(3_000.0)));
+        record.progress.lag = Some(MoveLag::default());
+        assert_eq!(shown(&record), (Some(0), Some(0.0)));
     }
 
     #[test]

@@ -190,6 +190,8 @@ pub struct WorkerNode {
     pub role: String,
     /// True if queries are sent to the node.
     pub active: bool,
+    /// True if the node gets rows; false if a rebalance takes away those that it has.
+    pub gets_rows: bool,
     /// Number of the engine's own shards on the node, for all tables of Tessera.
     pub shards: i64,
     /// Size of these shards in bytes.

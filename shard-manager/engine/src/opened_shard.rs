@@ -10,6 +10,7 @@ use super::node_reader::PrimaryReader;
 use super::replica_node::ReplicaNode;
 use super::writer::{LaneControls, WritePartitioner, WriterKind};
 use crate::doubts::Doubts;
+use crate::index_builder::IndexBuilder;
 use crate::replication::ReplicationState;
 use crate::slot_move::ShardMoves;
 use crate::slot_news::SlotNews;
@@ -36,6 +37,8 @@ pub struct OpenedShard {
     pub slot_news: Arc<SlotNews>,
     /// Its part in moves; `None` if the engine distributes rows by itself.
     pub moves: Option<ShardMoves>,
+    /// Builder of its indexes; `None` if its writer builds them while writes wait.
+    pub indexes: Option<Arc<dyn IndexBuilder>>,
     /// The replicas, in the order of the replication state.
     pub replicas: Vec<OpenedReplica>,
 }

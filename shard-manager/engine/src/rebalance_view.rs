@@ -20,7 +20,8 @@ use super::rebalance_record::{
 /// Goal of a plan or rebalance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoalView {
-    /// `slots`, `size`, `load`, `placement` or `drain`.
+    /// `slots`, `size`, `load`, `placement` or `drain`; `engine` if the engine distributes rows
+    /// over nodes by itself and does not remember the goal.
     pub by: String,
     /// Placement that slots go to.
     pub placement: Option<String>,
@@ -34,8 +35,8 @@ pub struct PlanView {
     /// Goal.
     #[serde(flatten)]
     pub goal: GoalView,
-    /// Epoch of the shard map that it is about.
-    pub epoch: u64,
+    /// Epoch of the shard map that it is about; `None` if no map places the rows.
+    pub epoch: Option<u64>,
     /// Number of slots that move.
     pub slots: usize,
     /// Number of slots that have to move so that each shard has its share of the slots.
@@ -97,7 +98,7 @@ pub struct PlannedMoveView {
 /// A rebalance, for people and programs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RebalanceView {
-    /// Identity, a UUID.
+    /// Identity: a UUID, or that of the engine that carries it out.
     pub id: String,
     /// Goal.
     #[serde(flatten)]
@@ -122,26 +123,26 @@ pub struct RebalanceView {
     pub moved_count: usize,
     /// Number of moves that have ended in another way.
     pub failed_count: usize,
-    /// Rows that were copied, and copied again.
-    pub rows: u64,
+    /// Rows that were copied, and copied again; `None` if the engine does not report it.
+    pub rows: Option<u64>,
     /// Bytes of these rows.
-    pub bytes: u64,
+    pub bytes: Option<u64>,
     /// Approximate number of rows of the plan.
     pub planned_rows: Option<u64>,
     /// Approximate number of bytes of the plan.
     pub planned_bytes: Option<u64>,
-    /// Skew before the first move.
-    pub skew_before: f64,
+    /// Skew before the first move; `None` if the engine does not remember it.
+    pub skew_before: Option<f64>,
     /// Skew after the last move, as planned.
-    pub skew_planned: f64,
+    pub skew_planned: Option<f64>,
     /// Skew as measured at the end.
     pub skew_measured: Option<f64>,
     /// Reason why it waits or has ended without success.
     pub reason: Option<String>,
-    /// Time at which it was ordered.
-    pub began_at: String,
-    /// Time of the last change of a move.
-    pub changed_at: String,
+    /// Time at which it was ordered; if the engine carries it out, at which it has begun.
+    pub began_at: Option<String>,
+    /// Time of the last change of a move; `None` if the engine does not report it.
+    pub changed_at: Option<String>,
     /// Time at which it ended.
     pub ended_at: Option<String>,
     /// Orders that it takes now.
@@ -162,12 +163,21 @@ pub struct StepView {
     /// Identity of the move, once it has begun.
     #[serde(rename = "move")]
     pub move_id: Option<String>,
-    /// Rows that were copied, and copied again.
-    pub copied_rows: u64,
+    /// Rows that were copied, and copied again; `None` if the engine does not report it.
+    pub copied_rows: Option<u64>,
     /// Bytes of these rows.
-    pub copied_bytes: u64,
+    pub copied_bytes: Option<u64>,
     /// Reason why it waits or has ended without success.
     pub reason: Option<String>,
+}
+
+/// Result of a request for a rebalance.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RebalanceBegun {
+    /// It has begun.
+    Begun(Box<RebalanceView>),
+    /// Nothing has to move, so none has begun.
+    Settled(Box<PlanView>),
 }
 
 impl GoalView {
@@ -216,7 +226,7 @@ impl PlanView {
         let moves = plan.steps.iter().map(|step| PlannedMoveView::of(step, &name_of));
         Self {
             goal: GoalView::of(goal, name_of),
-            epoch,
+            epoch: Some(epoch),
             slots: plan.slots(),
             needed_slots: plan.needed,
             rows: plan.rows(),
@@ -238,8 +248,8 @@ impl StepView {
             planned: PlannedMoveView::of(&step.plan, name_of),
             state: step.status.state.name().to_owned(),
             move_id: step.status.move_id.map(move_name),
-            copied_rows: step.status.rows,
-            copied_bytes: step.status.bytes,
+            copied_rows: Some(step.status.rows),
+            copied_bytes: Some(step.status.bytes),
             reason: step.status.reason.clone(),
         }
     }
@@ -272,16 +282,16 @@ impl RebalanceView {
             move_count: record.steps.len(),
             moved_count: steps().filter(|step| is_moved(step)).count(),
             failed_count: steps().filter(has_failed).count(),
-            rows: steps().map(|step| step.status.rows).sum(),
-            bytes: steps().map(|step| step.status.bytes).sum(),
+            rows: Some(steps().map(|step| step.status.rows).sum()),
+            bytes: Some(steps().map(|step| step.status.bytes).sum()),
             planned_rows: steps().map(|step| step.plan.rows).sum(),
             planned_bytes: steps().map(|step| step.plan.bytes).sum(),
-            skew_before: record.skew_before,
-            skew_planned: record.skew_planned,
+            skew_before: Some(record.skew_before),
+            skew_planned: Some(record.skew_planned),
             skew_measured: record.skew_measured,
             reason: record.reason.clone(),
-            began_at: time(record.began_at),
-            changed_at: time(record.changed_at),
+            began_at: Some(time(record.began_at)),
+            changed_at: Some(time(record.changed_at)),
             ended_at: record.ended_at.map(time),
             actions: actions(record),
             moves: None,
@@ -379,7 +389,7 @@ mod tests {
         let view = view(&record, Duration::ZERO);
         assert_eq!((view.slots, view.slots_moved), (74, 64));
         assert_eq!((view.move_count, view.moved_count, view.failed_count), (2, 1, 1));
-        assert_eq!((view.rows, view.planned_rows), (12, Some(20)));
+        assert_eq!((view.rows, view.planned_rows), (Some(12), Some(20)));
         let moves = view.moves.as_ref().expect("they are shown");
         assert_eq!((&*moves[0].planned.slots, &*moves[0].planned.to), ("0-63", "shard2"));
         let text = serde_json::to_string(&view).expect("it is written");

@@ -12,6 +12,7 @@ use model::topology::TopologyError;
 use super::catalog_rows::MapChangeError;
 use super::move_catalog::MoveListError;
 use super::new_shard::NewShardRefusal;
+use super::node_distributor::DistributorError;
 use super::rebalance_catalog::RebalanceListError;
 use super::slot_change::SlotChangeError;
 
@@ -56,11 +57,13 @@ pub enum RefusalCode {
     RebalanceState,
     /// Another rebalance goes on.
     RebalanceRuns,
+    /// The engine distributes rows by itself and lacks something that it needs for that.
+    EngineNeeds,
 }
 
 impl RefusalCode {
     /// All kinds, in the order of their codes.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NoShard,
         Self::BadShard,
         Self::DatabaseInUse,
@@ -80,6 +83,7 @@ impl RefusalCode {
         Self::NoRebalance,
         Self::RebalanceState,
         Self::RebalanceRuns,
+        Self::EngineNeeds,
     ];
 
     /// Returns the code.
@@ -104,6 +108,7 @@ impl RefusalCode {
             Self::NoRebalance => "TSR336",
             Self::RebalanceState => "TSR337",
             Self::RebalanceRuns => "TSR338",
+            Self::EngineNeeds => "TSR341",
         }
     }
 
@@ -177,6 +182,22 @@ impl RefusalCode {
             RebalanceListError::Stale { .. } => Some(Self::MapChanged),
             RebalanceListError::Order(_) => Some(Self::RebalanceState),
             RebalanceListError::Failed(_) => None,
+        }
+    }
+
+    /// Returns the code of an order that an engine did not carry out; `None` if the engine cannot
+    /// be used.
+    pub fn of_distributor(error: &DistributorError) -> Option<Self> {
+        match error {
+            DistributorError::BadRebalance { .. } => Some(Self::BadRebalance),
+            DistributorError::BadNode { .. } => Some(Self::BadShard),
+            DistributorError::NoNode(_) => Some(Self::NoShard),
+            DistributorError::NodeState(_) => Some(Self::ShardState),
+            DistributorError::NewNode(refusal) => Self::of_new_shard(refusal),
+            DistributorError::Need(_) => Some(Self::EngineNeeds),
+            DistributorError::NoSuchOrder(_) => Some(Self::PlacedByEngine),
+            DistributorError::List(error) => Self::of_listed_rebalance(error),
+            DistributorError::Failed { .. } => None,
         }
     }
 

@@ -2,9 +2,13 @@
 //!
 //! **Not here:** reporting the errors to the operator (`command`).
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::open_error::OpenError;
+
+/// Reason for clients, if a disk is full.
+const DISK_FULL: &str = "the disk of the backups is full";
 
 /// Reason why a cluster was not copied, or a copy not restored. Operators see it, clients never.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,32 @@ impl SaveError {
         Self::Target { path: path.display().to_string(), cause }
     }
 
+    /// Returns the reason for clients, which names no path and no address.
+    pub fn for_clients(&self) -> String {
+        const LOG: &str = "the log of the router names the reason";
+        match self {
+            Self::Busy | Self::Cancelled | Self::Restless { .. } | Self::ShardsChanged => {
+                self.to_string()
+            }
+            Self::NoRoom { needed_mib, free_mib, .. } => format!(
+                "the disk of the backups has room for {free_mib} MiB, and the copy needs about {needed_mib} MiB"
+            ),
+            Self::File(OpenError::NoSpace { .. }) => DISK_FULL.to_owned(),
+            Self::Io { cause, .. } => about_disk(cause.kind()),
+            Self::Follow { shard, .. } => {
+                format!("the copy of {shard} cannot follow its log: {LOG}")
+            }
+            Self::File(_) | Self::Databases(_) => {
+                format!("a shard or the catalog cannot be read: {LOG}")
+            }
+            Self::Target { .. } | Self::InWork { .. } => {
+                format!("the folder of the copy cannot be created: {LOG}")
+            }
+            Self::Unsuitable { .. } => format!("the copy has failed its check: {LOG}"),
+            Self::Partial { .. } | Self::InUse { .. } => LOG.to_owned(),
+        }
+    }
+
     /// Returns an error of the system.
     pub fn io(path: &Path, cause: std::io::Error) -> Self {
         Self::Io { path: path.display().to_string(), cause }
@@ -112,4 +142,22 @@ impl SaveError {
     pub fn unsuitable(path: &Path, cause: impl Into<String>) -> Self {
         Self::Unsuitable { path: path.display().to_string(), cause: cause.into() }
     }
+}
+
+/// Returns the reason for clients of an error about a file of the copy.
+fn about_disk(kind: ErrorKind) -> String {
+    const REASONS: [(ErrorKind, &str); 5] = [
+        (ErrorKind::StorageFull, DISK_FULL),
+        (ErrorKind::QuotaExceeded, DISK_FULL),
+        (
+            ErrorKind::PermissionDenied,
+            "the user of the router may not write to the folder of the backups",
+        ),
+        (ErrorKind::NotFound, "the folder of the backups is missing"),
+        (ErrorKind::ReadOnlyFilesystem, "the disk of the backups cannot be written"),
+    ];
+    const OTHER: &str =
+        "a file of the copy cannot be read or written: the log of the router names the reason";
+    let known = REASONS.iter().find(|(listed, _)| *listed == kind);
+    known.map_or(OTHER, |(_, reason)| reason).to_owned()
 }

@@ -70,7 +70,7 @@ pub fn agree(shards: &[Declared<'_>], pending: &[Intent]) -> Result<Agreement, O
     }
     let registry = pending.iter().map(Intent::change).fold(all, |registry, change| match change {
         SchemaChange::Make(table) => registry.with(table),
-        SchemaChange::Drop(_) => registry,
+        SchemaChange::Drop(_) | SchemaChange::Index(_) => registry,
     });
     Ok(Agreement { registry, changes })
 }

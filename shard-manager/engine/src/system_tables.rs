@@ -74,6 +74,21 @@ diesel::table! {
 }
 
 diesel::table! {
+    tessera_indexes (table_name, name) {
+        table_name -> Text,
+        name -> Text,
+        column_list -> Text,
+        is_unique -> BigInt,
+        state -> Text,
+        built -> BigInt,
+        reason -> Nullable<Text>,
+        pause_max_ms -> BigInt,
+        pause_ms -> Nullable<BigInt>,
+        changed_at -> Text,
+    }
+}
+
+diesel::table! {
     tessera_counts (name) {
         name -> Text,
         rows -> BigInt,

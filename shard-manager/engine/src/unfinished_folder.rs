@@ -17,6 +17,8 @@ use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use super::private_file;
 use super::save_error::SaveError;
 
+/// End of the name of an unfinished folder.
+pub const UNFINISHED: &str = "-unfinished";
 /// Lock of the process that fills the folder.
 const LOCK: &str = "unfinished.lock";
 
@@ -36,13 +38,10 @@ impl Unfinished {
     /// [`SaveError`] if there is no such place, or another process fills it.
     pub fn begin(target: &Path) -> Result<Self, SaveError> {
         let target = free_place(target)?;
-        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+        let (Some(parent), Some(path)) = (target.parent(), unfinished_path(&target)) else {
             return Err(SaveError::target(&target, "this folder cannot be created"));
         };
         fs::create_dir_all(parent).map_err(|error| SaveError::io(parent, error))?;
-        let mut unfinished = name.to_owned();
-        unfinished.push("-unfinished");
-        let path = parent.join(unfinished);
         remove_left_over(&path)?;
         match DirBuilder::new().mode(private_file::FOLDER_MODE).create(&path) {
             Ok(()) => {}
@@ -137,6 +136,22 @@ fn is_mount_point(place: &Path) -> io::Result<bool> {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(_) => Ok(false),
     }
+}
+
+/// Returns the path of the unfinished folder for `target`; `None` if no folder can have this name.
+fn unfinished_path(target: &Path) -> Option<PathBuf> {
+    let mut unfinished = target.file_name()?.to_owned();
+    unfinished.push(UNFINISHED);
+    Some(target.parent()?.join(unfinished))
+}
+
+/// Removes the unfinished folder for `target` if the process that filled it runs no longer.
+///
+/// # Errors
+/// [`SaveError::InWork`] if the process runs, and [`SaveError`] if the folder is not one of a
+/// process that was killed, or cannot be removed.
+pub fn remove_left_over_of(target: &Path) -> Result<(), SaveError> {
+    unfinished_path(target).map_or(Ok(()), |path| remove_left_over(&path))
 }
 
 fn remove_left_over(path: &Path) -> Result<(), SaveError> {

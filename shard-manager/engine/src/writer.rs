@@ -9,6 +9,7 @@ use model::error::{Error, Outcome};
 use model::position::Position;
 use model::row_change::{RowDone, RowWrite};
 use model::table::Table;
+use model::table_index::TableIndex;
 
 use super::fault_injector::FaultInjector;
 use super::pause_barrier::PauseBarrier;
@@ -42,8 +43,8 @@ pub trait Writer: Send + 'static {
     /// outcome is [`Outcome::Unknown`].
     fn apply(&mut self, groups: &[WriteGroup<'_>]) -> Result<BatchDone, BatchFailure>;
 
-    /// Creates or drops a table in one durable transaction, and returns the shard's position after
-    /// it. Does nothing if the table is in the target state already.
+    /// Creates or drops a table or an index in one durable transaction, and returns the shard's
+    /// position after it. Does nothing if it is in the target state already.
     ///
     /// # Errors
     /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
@@ -90,7 +91,8 @@ pub trait AsyncWriter: Send + 'static {
         groups: &'a [WriteGroup<'a>],
     ) -> BoxFuture<'a, Result<BatchDone, BatchFailure>>;
 
-    /// Creates or drops a table in one durable transaction, like [`Writer::change_schema`].
+    /// Creates or drops a table or an index in one durable transaction, like
+    /// [`Writer::change_schema`].
     ///
     /// # Errors
     /// [`BatchFailure`]; nothing was changed then unless its outcome is [`Outcome::Unknown`].
@@ -145,20 +147,41 @@ pub struct LaneControls {
     pub pause_barrier: Arc<PauseBarrier>,
 }
 
-/// Change of the set of tables.
+/// Change of the set of tables, or of the indexes of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SchemaChange {
     /// Creates the table as declared.
     Make(Arc<Table>),
     /// Drops the table. It must be empty.
     Drop(Arc<Table>),
+    /// Changes an index.
+    Index(IndexChange),
+}
+
+/// Change of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IndexChange {
+    /// Builds the index.
+    Make(Arc<TableIndex>),
+    /// Drops the index.
+    Drop(Arc<TableIndex>),
 }
 
 impl SchemaChange {
-    /// Returns the table that is created or dropped.
+    /// Returns the table that is created or dropped, or that of the index.
     pub fn table(&self) -> &Arc<Table> {
         match self {
             Self::Make(table) | Self::Drop(table) => table,
+            Self::Index(change) => change.index().table(),
+        }
+    }
+}
+
+impl IndexChange {
+    /// Returns the index.
+    pub fn index(&self) -> &Arc<TableIndex> {
+        match self {
+            Self::Make(index) | Self::Drop(index) => index,
         }
     }
 }

@@ -5,18 +5,22 @@
 //! below that skew, so that the same cluster does not need further advice soon. Nothing is moved
 //! here.
 //!
-//! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, and the
-//! same observations give the same advice.
+//! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, slots
+//! that move already are left alone, and the same observations give the same advice.
 //! **Not here:** observing, moving, and the distribution of rows within a shard: the rows of a slot
 //! are estimated by the mean of its shard. No I/O, no clock, no `async`.
 
+mod fair_shares;
+mod findings;
 mod load_judgement;
 mod plan;
 
 use crate::keyspace::Slot;
 use crate::shard_map::ShardMap;
+use crate::slot_set::SlotSet;
 use crate::topology::ShardNumber;
 
+pub use findings::{AdviceFinding, Help, ImbalanceKind, Remedy};
 use load_judgement::LoadJudgement;
 pub use plan::MOVES_MAX;
 
@@ -124,6 +128,17 @@ pub struct Observed<'o> {
     pub sizes: &'o [ShardSize],
     /// The most frequently requested keys.
     pub keys: &'o [KeyLoad],
+    /// Moves that go on; `None` if there are none.
+    pub open: Option<OpenMoves<'o>>,
+}
+
+/// Moves of slots that go on.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenMoves<'o> {
+    /// Owner of every slot once they have ended as they should, in slot order.
+    pub owners: &'o [ShardNumber],
+    /// Their slots.
+    pub moving: &'o SlotSet,
 }
 
 /// Verdict on a cluster, and the moves that improve it.
@@ -148,6 +163,9 @@ pub struct Advice {
     pub moves: Vec<Move>,
     /// Slots that exceed the fair share of every shard, the heaviest first.
     pub hot: Vec<HotSpot>,
+    /// Reasons to do something, each with its remedy: hot slots first, then the shards as a whole.
+    /// The remedies may be carried out in this order, and each is an improvement by itself.
+    pub findings: Vec<AdviceFinding>,
 }
 
 /// Load of a shard now and after all moves.
@@ -232,8 +250,15 @@ fn judge(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
     if balance_by == BalanceBy::Load {
         advice.hot = judgement.hot(observed);
     }
-    judgement.plan(&mut advice, observed);
+    let steps = judgement.plan(&mut advice, observed);
     advice.verdict = if advice.hot.is_empty() { Verdict::Skewed } else { Verdict::Hot };
     advice.because = judgement.skewed(&advice, observed);
+    advice.findings = findings::find(&judgement, &advice, (observed, &steps));
     advice
+}
+
+/// Returns the load of the fullest shard as a multiple of its fair share, if slots had these owners
+/// and the requests that were observed.
+pub fn skew_of_owners(observed: &Observed<'_>, owners: &[ShardNumber]) -> f64 {
+    LoadJudgement::new(observed, BalanceBy::Load).skew_of_owners(owners)
 }

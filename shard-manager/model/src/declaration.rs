@@ -49,10 +49,7 @@ impl Declaration {
     /// [`DeclarationError`] names the member and what is wrong with it.
     pub fn check(self) -> Result<Table, DeclarationError> {
         let reported = |member: String| move |fault| DeclarationError { member, fault };
-        check_name(&self.name, &SYSTEM_TABLES).map_err(reported("name".into()))?;
-        if SYSTEM_PREFIXES.iter().any(|prefix| self.name.starts_with(prefix)) {
-            return Err(reported("name".into())(Fault::Reserved { by: "the system" }));
-        }
+        check_table_name(&self.name).map_err(reported("name".into()))?;
         if self.columns.is_empty() || self.columns.len() > Table::COLUMNS_MAX {
             return Err(reported("columns".into())(Fault::ColumnCount {
                 count: self.columns.len(),
@@ -157,6 +154,15 @@ pub enum Fault {
     /// [`Table::new`] refuses the table for another reason.
     #[error("cannot be: {0}")]
     Unsound(TableError),
+}
+
+/// Checks the name of a table or of an index.
+pub(crate) fn check_table_name(name: &str) -> Result<(), Fault> {
+    check_name(name, &SYSTEM_TABLES)?;
+    match SYSTEM_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+        true => Err(Fault::Reserved { by: "the system" }),
+        false => Ok(()),
+    }
 }
 
 fn check_name(name: &str, system: &[&str]) -> Result<(), Fault> {

@@ -80,6 +80,12 @@ pub enum Error {
         /// Kind of the constraint.
         rule: &'static str,
     },
+    /// Another row of the shard key has the same values in the columns of a unique index.
+    #[error("another row of this shard key has the same values in the unique index `{index}`")]
+    NotUnique {
+        /// The index.
+        index: String,
+    },
     /// The database did not do what the statement requires, and the transaction was rolled back.
     #[error(
         "the database did not store the row in `{table}`: a trigger, a rule or a row-security policy discarded it, \

@@ -69,6 +69,9 @@ enum Answer<'a> {
     Constraint {
         rule: String,
     },
+    NotUnique {
+        index: String,
+    },
     MissingColumn {
         column: String,
     },
@@ -129,6 +132,7 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         Error::NoSuchRow => Some(Answer::NoSuchRow),
         Error::VersionDiffers => Some(Answer::VersionDiffers),
         Error::Constraint { rule } => Some(Answer::Constraint { rule: (*rule).to_owned() }),
+        Error::NotUnique { index } => Some(Answer::NotUnique { index: index.clone() }),
         Error::Row(RowError::MissingColumn { column, .. }) => {
             Some(Answer::MissingColumn { column: column.clone() })
         }
@@ -188,6 +192,7 @@ pub fn replay(change: &RowWrite, of: &str, answer: &str) -> Result<RowDone, Erro
         | Answer::NoSuchRow
         | Answer::VersionDiffers
         | Answer::Constraint { .. }
+        | Answer::NotUnique { .. }
         | Answer::MissingColumn { .. }
         | Answer::Undone { .. }) => {
             Err(Error::Remembered(Box::new(rejected_for(change, &rejected))))
@@ -202,6 +207,7 @@ fn rejected_for(change: &RowWrite, answer: &Answer<'_>) -> Error {
         Answer::NoSuchRow => Error::NoSuchRow,
         Answer::VersionDiffers => Error::VersionDiffers,
         Answer::Constraint { rule } => Error::Constraint { rule: crate::error::rule(rule) },
+        Answer::NotUnique { index } => Error::NotUnique { index: index.clone() },
         Answer::MissingColumn { column } => {
             let (table, column) = (change.table.name().to_owned(), column.clone());
             Error::Row(RowError::MissingColumn { table, column })

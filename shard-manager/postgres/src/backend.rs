@@ -4,7 +4,9 @@
 //! **Not here:** opening the cluster (`open`), following the catalog (`catalog_follower`).
 
 mod access;
+mod listed_indexes;
 mod listed_moves;
+mod nodes;
 mod shards;
 
 use std::sync::atomic::Ordering;
@@ -12,9 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::access_store::AccessStore;
+use engine::backup_maker::BackupMaker;
 use engine::catalog_rows::MapChangeError;
+use engine::index_catalog::IndexCatalog;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::node_distributor::NodeDistributor;
 use engine::operator_desk::OperatorCommand;
 use engine::rebalance_catalog::RebalanceCatalog;
 use engine::runtime_pool::RuntimePool;
@@ -30,12 +35,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::Receiver;
 
+use super::backup::live::ServerBackups;
 use super::catalog::{self, Catalog};
 use super::catalog_follower::CatalogFollower;
 use super::node_address::ClusterAddress;
 use super::primary_tracker::PrimaryTracker;
 use super::term::Term;
 use listed_moves::ServerMoves;
+use nodes::CitusNodes;
 
 /// Time limit for one catalog operation of a schema change.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -44,6 +51,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Servers {
     follower: Arc<CatalogFollower>,
     moves: ServerMoves,
+    /// Nodes of the cluster, if the engine distributes the rows over them itself.
+    nodes: Option<CitusNodes>,
     /// Addresses in the settings of this router, with users and passwords.
     settings: ClusterAddress,
     /// Id of the cluster.
@@ -62,8 +71,13 @@ impl Servers {
         (settings, cluster_id): (ClusterAddress, String),
     ) -> Self {
         let moves = ServerMoves::new(&follower);
+        let leaders = follower.shards.load_full();
+        let leaders = leaders.values().map(|(leader, _)| leader);
+        let coordinator = leaders.into_iter().find(|leader| leader.citus().is_some());
+        let nodes =
+            coordinator.map(|leader| CitusNodes::new(Arc::clone(leader), runtime.handle().clone()));
         let runtime = Mutex::new(Some(runtime));
-        Self { follower, moves, settings, cluster_id, runtime, runtimes }
+        Self { follower, moves, nodes, settings, cluster_id, runtime, runtimes }
     }
 
     /// Locks the catalog among all routers, and reads the changes that they made before.
@@ -225,8 +239,21 @@ impl ClusterBackend for Servers {
         (!self.distributes_itself()).then_some(&self.moves as &dyn RebalanceCatalog)
     }
 
+    fn index_catalog(&self) -> Option<&dyn IndexCatalog> {
+        (!self.distributes_itself()).then_some(&self.moves as &dyn IndexCatalog)
+    }
+
+    fn node_distributor(&self) -> Option<&dyn NodeDistributor> {
+        self.nodes.as_ref().map(|nodes| nodes as &dyn NodeDistributor)
+    }
+
     fn holds_catalog(&self, number: ShardNumber) -> bool {
         self.has_catalog(number)
+    }
+
+    fn backup_maker(&self) -> Option<Arc<dyn BackupMaker>> {
+        let maker = || Arc::new(ServerBackups::new(&self.settings)) as Arc<dyn BackupMaker>;
+        (!self.distributes_itself()).then(maker)
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

@@ -18,6 +18,7 @@
 //! **Not here:** restoring a copy (`restore`), dumps by the programs of PostgreSQL.
 
 mod documents;
+pub(super) mod live;
 pub mod manifest;
 pub mod restore;
 mod row_file;
@@ -77,6 +78,9 @@ pub async fn save(
     let folder = unfinished.path();
     let moment = snapshot_point::take(&sessions, watch).await?;
     watch.tell(&Step::Held { micros: moment.held.as_micros() as u64 })?;
+    for (shard, size) in sessions.shards.iter().zip(&sizes) {
+        watch.tell(&Step::Copying { shard: shard.name.clone(), bytes: 0, of: *size })?;
+    }
     let mut shards = Vec::with_capacity(sessions.shards.len());
     for (index, (shard, size)) in sessions.shards.iter().zip(sizes).enumerate() {
         let saving = SavingShard { shard, folder, watch, bytes: 0, size };

@@ -8,6 +8,7 @@
 //! **Not here:** the contents of the catalog (`engine::cluster_spec`), the rows (`shard_database`).
 
 mod access;
+mod index_tables;
 mod intents;
 mod known_shards;
 mod lead_lock;
@@ -33,6 +34,7 @@ use super::statement::{Statement, load, run};
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
 
 pub use access::AccessTables;
+pub use index_tables::IndexTables;
 pub use intents::Intents;
 pub use known_shards::{KnownShard, KnownShards};
 pub use lead_lock::LeadLock;

@@ -15,7 +15,12 @@
 //! `key_reads`).
 
 mod hash;
+pub(super) mod jobs;
+pub(super) mod joining;
+pub(super) mod members;
+pub(super) mod needs;
 pub(super) mod nodes;
+pub(super) mod plans;
 pub mod setup;
 pub(super) mod sql;
 
@@ -38,8 +43,8 @@ const PARTS: &str = "SELECT shardminvalue::bigint, shardmaxvalue::bigint, min(gr
     GROUP BY shardid, shardminvalue, shardmaxvalue ORDER BY 1";
 
 /// Advice to operators who ask Tessera to move rows.
-pub const MOVES: &str = "Citus moves rows, not Tessera: call citus_rebalance_start() on the coordinator; \
-    citus_rebalance_status() tells how far it is";
+pub const MOVES: &str = "Citus moves rows, not Tessera: POST /api/rebalance has it begin, as citus_rebalance_start() on \
+    the coordinator does, and GET /api/rebalance tells how far it is";
 
 /// Statement that moves one of Citus' own shards, for an operator.
 pub const MOVE: &str = "move one of Citus' shards by SELECT citus_move_shard_placement(shard_id, \
@@ -166,6 +171,7 @@ pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
     }
     match DbErrorKind::of(error) {
         DbErrorKind::Constraint(_)
+        | DbErrorKind::NotUnique(_)
         | DbErrorKind::Discarded(_)
         | DbErrorKind::Conflict
         | DbErrorKind::ReadOnly

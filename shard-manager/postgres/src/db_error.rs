@@ -5,6 +5,7 @@
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use model::error::Error;
+use model::table_index::TableIndex;
 
 /// Text before the table's name in the error that a statement of `sql` raises if it has stored
 /// other rows than it was sent.
@@ -31,6 +32,8 @@ pub(super) struct Promoted;
 pub(super) enum DbErrorKind {
     /// A rule of the database forbids it.
     Constraint(&'static str),
+    /// Another row has the same values in the unique index of this name.
+    NotUnique(String),
     /// The database has stored other rows than it was sent: a trigger, a rule or a policy
     /// interfered, on this table if that is known.
     Discarded(Option<String>),
@@ -67,7 +70,10 @@ impl DbErrorKind {
             _ => return Self::Other,
         };
         match kind {
-            DatabaseErrorKind::UniqueViolation => Self::Constraint("unique"),
+            DatabaseErrorKind::UniqueViolation => {
+                let index = information.constraint_name().and_then(TableIndex::name_in);
+                index.map_or(Self::Constraint("unique"), |index| Self::NotUnique(index.to_owned()))
+            }
             DatabaseErrorKind::ForeignKeyViolation => Self::Constraint("foreign key"),
             DatabaseErrorKind::CheckViolation => Self::Constraint("check"),
             DatabaseErrorKind::NotNullViolation => Self::Constraint("not null"),
@@ -119,7 +125,7 @@ impl DbErrorKind {
 
     /// Returns true if single rows of a batch may have caused the error.
     pub(super) fn is_of_rows(&self) -> bool {
-        matches!(self, Self::Constraint(_) | Self::Discarded(_) | Self::Other)
+        matches!(self, Self::Constraint(_) | Self::NotUnique(_) | Self::Discarded(_) | Self::Other)
     }
 
     /// Converts the kind to the error that clients receive.
@@ -127,6 +133,7 @@ impl DbErrorKind {
         let shard = || shard.to_owned();
         match self {
             Self::Constraint(rule) => Error::Constraint { rule },
+            Self::NotUnique(index) => Error::NotUnique { index: index.clone() },
             Self::Discarded(Some(table)) => Error::Discarded { table: table.clone() },
             Self::Full => Error::StorageFull { shard: shard() },
             Self::Late => Error::DeadlinePassed,

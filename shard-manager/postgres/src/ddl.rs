@@ -1,19 +1,21 @@
 //! DDL: creates and drops the tables of clients on a primary, each in one transaction with its
-//! declaration.
+//! declaration, and the indexes of a new shard.
 //!
 //! **Invariant:** names come from a checked [`Table`]; a change that was already carried out
 //! changes nothing, so each may be retried; a table with rows is never dropped.
-//! **Not here:** the other shards (`manager`), statements on rows (`sql`).
+//! **Not here:** the other shards (`manager`), statements on rows (`sql`), indexes of tables with
+//! rows (`shard_indexes`).
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
-use engine::SchemaChange;
+use engine::{IndexChange, SchemaChange};
 use model::table::Table;
 
 use super::citus::setup;
 use super::db_error::unreadable;
 use super::declarations;
 use super::lane_session::{LaneSession, TransactionError};
+use super::shard_indexes;
 use super::slot_moves;
 use super::sql;
 use super::statement::{Statement, load, run};
@@ -72,7 +74,19 @@ async fn apply(
             slot_moves::record_new_table(connection, table).await
         }
         (SchemaChange::Drop(table), true) => drop_empty(connection, table).await,
+        (SchemaChange::Index(change), _) => change_index(connection, change).await,
     }
+}
+
+/// Changes an index while no rows are written.
+async fn change_index(connection: &AsyncPgConnection, change: &IndexChange) -> QueryResult<()> {
+    let sql = match change {
+        IndexChange::Make(index) => shard_indexes::create(index, "IF NOT EXISTS "),
+        IndexChange::Drop(index) => {
+            format!("DROP INDEX IF EXISTS public.{}", index.database_name())
+        }
+    };
+    run(connection, &sql).await
 }
 
 async fn drop_empty(connection: &AsyncPgConnection, table: &Table) -> QueryResult<()> {

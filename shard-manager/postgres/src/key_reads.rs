@@ -288,23 +288,30 @@ impl Server {
                     } else {
                         tracing::warn!(node, %at, %error, "a read failed");
                     }
-                    return Err(match kind {
-                        DbErrorKind::Late => Error::DeadlinePassed,
-                        DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
-                        _kind @ (DbErrorKind::Constraint(_)
-                        | DbErrorKind::Conflict
-                        | DbErrorKind::ReadOnly
-                        | DbErrorKind::Full
-                        | DbErrorKind::Outdated
-                        | DbErrorKind::Promoted
-                        | DbErrorKind::Lost) => lost(),
-                    });
+                    return Err(error_of_read(&kind, lost));
                 }
                 None => return Err(lost()),
             }
         }
         self.out_until = Some(Instant::now() + OUT);
         Err(lost())
+    }
+}
+
+/// Returns the error that clients receive for that of a read; `lost` is that of a node which does
+/// not answer.
+fn error_of_read(kind: &DbErrorKind, lost: impl FnOnce() -> Error) -> Error {
+    match kind {
+        DbErrorKind::Late => Error::DeadlinePassed,
+        DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
+        DbErrorKind::Constraint(_)
+        | DbErrorKind::NotUnique(_)
+        | DbErrorKind::Conflict
+        | DbErrorKind::ReadOnly
+        | DbErrorKind::Full
+        | DbErrorKind::Outdated
+        | DbErrorKind::Promoted
+        | DbErrorKind::Lost => lost(),
     }
 }
 

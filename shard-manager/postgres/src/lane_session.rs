@@ -60,7 +60,11 @@ impl TransactionError {
     pub(super) fn after_commit(error: &DieselError, answers: bool) -> Self {
         let kind = DbErrorKind::of(error);
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
-        if matches!(kind, DbErrorKind::Constraint(_) | DbErrorKind::Discarded(_)) && answers {
+        if matches!(
+            kind,
+            DbErrorKind::Constraint(_) | DbErrorKind::NotUnique(_) | DbErrorKind::Discarded(_)
+        ) && answers
+        {
             tracing::debug!(%error, "a rule of the database refused a batch");
         } else {
             let outcome = outcome.name();
@@ -84,6 +88,7 @@ impl TransactionError {
     pub(super) fn keeps_session(&self) -> bool {
         match self.kind {
             DbErrorKind::Constraint(_)
+            | DbErrorKind::NotUnique(_)
             | DbErrorKind::Discarded(_)
             | DbErrorKind::Conflict
             | DbErrorKind::Full

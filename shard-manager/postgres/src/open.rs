@@ -16,6 +16,7 @@ use engine::OpenedCluster;
 use engine::ReplicaNode as _;
 use engine::access_store::AccessFeed;
 use engine::cluster_spec::{ClusterSpec, warn_of_differences};
+use engine::index_record::changes_of_new_shard;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::replication::ReplicaState;
@@ -29,7 +30,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
 use super::backend::Servers;
-use super::catalog::{Catalog, Cluster};
+use super::catalog::{Catalog, Cluster, IndexTables};
 use super::catalog_follower::{CatalogFollower, FollowedShards};
 use super::catalog_watch;
 use super::discovery::{self, Members};
@@ -241,8 +242,15 @@ async fn prepare_shards(
         .map(|(Found { tables, made, .. }, shard)| Declared { shard, tables, made })
         .collect();
     let Agreement { registry, changes } = agree(&declared, &pending)?;
+    let indexes =
+        IndexTables::of(&catalog).list().await.map_err(|error| failed(error.to_string()))?;
+    let indexes = changes_of_new_shard(&indexes, &registry);
     let mut shards = Vec::with_capacity(claimed.len());
-    for (shard, changes) in claimed.into_iter().zip(changes) {
+    let states = found.map.topology().members().map(|(_, shard)| shard.state);
+    for ((shard, mut changes), state) in claimed.into_iter().zip(changes).zip(states) {
+        if state == ShardState::Joining {
+            changes.extend(indexes.iter().cloned());
+        }
         shards.push(shard.settle(&changes).await?);
     }
     catalog.set_ready().await?;

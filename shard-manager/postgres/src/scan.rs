@@ -316,6 +316,7 @@ impl Scans {
         match kind {
             DbErrorKind::Discarded(_) | DbErrorKind::Other => Error::Internal,
             DbErrorKind::Constraint(_)
+            | DbErrorKind::NotUnique(_)
             | DbErrorKind::Conflict
             | DbErrorKind::ReadOnly
             | DbErrorKind::Full

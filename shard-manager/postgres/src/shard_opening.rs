@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use engine::index_builder::IndexBuilder;
 use engine::open_error::OpenError;
 use engine::replication::ReplicationState;
 use engine::runtime_pool::RuntimePool;
@@ -29,6 +30,7 @@ use super::readers::Readers;
 use super::replica::Replica;
 use super::session::Session;
 use super::shard_database::{Claim, Found, ShardDatabase};
+use super::shard_indexes::PgIndexes;
 use super::slot_moves::PgMoves;
 use super::target::Target;
 use super::timeline_file;
@@ -139,6 +141,10 @@ impl PreparedShard {
             let moves = PgMoves::start(name, &leader, &replication);
             ShardMoves { reader: Arc::clone(&moves) as _, writer: Some(moves) }
         });
+        let indexes = leader
+            .citus()
+            .is_none()
+            .then(|| Arc::new(PgIndexes::new(name, &leader)) as Arc<dyn IndexBuilder>);
         let replicas: Vec<Arc<Replica>> = (0..leader.members().len())
             .map(|index| Replica::start(&leader, (index, &replication), (name, runtimes)))
             .collect();
@@ -157,6 +163,7 @@ impl PreparedShard {
             doubts: Arc::default(),
             slot_news: Arc::clone(&leader.slot_news),
             moves,
+            indexes,
             replicas: replicas.iter().map(node).collect(),
         };
         ServerShard { opened, leader, replicas }

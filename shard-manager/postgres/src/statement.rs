@@ -2,7 +2,8 @@
 //! pipelines of several statements in one round trip.
 //!
 //! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`,
-//! `engine::select`, `engine::access_store`, `key_reads`, `known_slots` and `slot_moves`.
+//! `engine::select`, `engine::access_store`, `key_reads`, `known_slots`, `slot_moves`, and from the
+//! constants of `citus` and `backend::nodes`.
 //! **Not here:** the texts themselves; the binary form of a value (`binary_value`).
 
 use std::borrow::Cow;

@@ -161,7 +161,11 @@ pub(super) async fn apply(
     if parts.is_none() && session.insert_predictor.is_expected() {
         match store(session, &groups, count, true).await {
             Err(TransactionError {
-                kind: DbErrorKind::Constraint("unique") | DbErrorKind::Discarded(_),
+                kind:
+                    DbErrorKind::Constraint("unique")
+                    // It may be the row itself that has these values.
+                    | DbErrorKind::NotUnique(_)
+                    | DbErrorKind::Discarded(_),
                 outcome: Outcome::Rejected,
                 ..
             }) => {

@@ -207,6 +207,7 @@ impl PgWriter {
             let is_conflict = match failed.kind {
                 DbErrorKind::Conflict => true,
                 DbErrorKind::Constraint(rule) => rule == "unique" && tries == 1,
+                DbErrorKind::NotUnique(_) => tries == 1,
                 DbErrorKind::Discarded(_)
                 | DbErrorKind::ReadOnly
                 | DbErrorKind::Full

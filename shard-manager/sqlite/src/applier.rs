@@ -220,6 +220,7 @@ impl Applier {
                 drop(self.tables.insert(name.to_owned(), Replayed::of(table)))
             }
             SchemaChange::Drop(_) => drop(self.tables.remove(name)),
+            SchemaChange::Index(_) => {}
         }
     }
 

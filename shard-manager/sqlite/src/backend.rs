@@ -10,9 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use engine::access_store::AccessStore;
+use engine::backup_maker::BackupMaker;
 use engine::catalog_rows::MapChangeError;
+use engine::index_catalog::IndexCatalog;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
+use engine::node_distributor::NodeDistributor;
 use engine::operator_desk::{OperatorCommand, OperatorDesk};
 use engine::published_map::PublishedMap;
 use engine::rebalance_catalog::RebalanceCatalog;
@@ -52,12 +55,13 @@ pub(super) struct Files {
     /// Locked from a change of the map until the next one is in force.
     map_turn: Arc<Mutex<()>>,
     operator_desk: Arc<OperatorDesk>,
+    backup_source: Arc<BackupSource>,
 }
 
 impl Files {
     /// Takes over the files of a data directory, and accepts commands from now on.
     pub(super) fn new(
-        source: &Arc<BackupSource>,
+        backup_source: &Arc<BackupSource>,
         data_dir: DataDir,
         file_watch: FileWatch,
         shard_files: ShardFiles,
@@ -66,7 +70,7 @@ impl Files {
         let access = FileAccess::new(data_dir.catalog(), file_checks, closed);
         let moves = FileMoves::new(data_dir.catalog(), file_checks, closed);
         let (map_turn, operator_desk) = (Arc::default(), Arc::default());
-        let control_socket = ControlSocket::open(source, &access, &operator_desk);
+        let control_socket = ControlSocket::open(backup_source, &access, &operator_desk);
         let shard_files = Arc::new(shard_files);
         Self {
             control_socket,
@@ -77,6 +81,7 @@ impl Files {
             moves,
             map_turn,
             operator_desk,
+            backup_source: Arc::clone(backup_source),
         }
     }
 
@@ -184,9 +189,21 @@ impl ClusterBackend for Files {
         Some(&self.moves)
     }
 
+    fn index_catalog(&self) -> Option<&dyn IndexCatalog> {
+        Some(&self.moves)
+    }
+
+    fn node_distributor(&self) -> Option<&dyn NodeDistributor> {
+        None
+    }
+
     fn holds_catalog(&self, _number: ShardNumber) -> bool {
         // It is a file of its own.
         false
+    }
+
+    fn backup_maker(&self) -> Option<Arc<dyn BackupMaker>> {
+        Some(Arc::clone(&self.backup_source) as Arc<dyn BackupMaker>)
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {

@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use chrono::Utc;
+use engine::backup_maker::BackupMaker;
 use engine::pause_barrier::{Closed, PauseBarrier};
 use engine::replication::ReplicationState;
 use model::value::format_timestamp;
@@ -174,6 +175,12 @@ impl BackupSource {
         };
         let shards = names.iter().map(find).collect::<Result<_, _>>()?;
         SavedCluster { data_dir, catalog, shards }.save(catalog_copy, to, watch)
+    }
+}
+
+impl BackupMaker for BackupSource {
+    fn make(&self, to: &Path, watch: &Watch<'_>) -> Result<(), SaveError> {
+        self.save(to, watch).map(drop)
     }
 }
 

@@ -27,7 +27,7 @@ use model::slot_refusal::SlotRefusal;
 use model::value::{Value, format_timestamp};
 
 use super::connection::{Bind, DbErrorKind, PreparedShapes, Statement};
-use super::{log, sql};
+use super::{index_ddl, log, sql};
 use stored_rows::StoredRows;
 
 /// Counters that only grow: versions of rows, positions in the log.
@@ -206,7 +206,11 @@ impl<'t> Batch<'t> {
             match self.rows.insert(change, &image, true) {
                 Ok(0) => self.expects_new = false,
                 Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
-                Err(error) => return refusal(error),
+                // The row may exist, and then it is the one that has these values.
+                Err(error) if DbErrorKind::of(&error) == DbErrorKind::Constraint("unique") => {
+                    self.expects_new = false;
+                }
+                Err(error) => return self.refusal(change, error),
             }
         }
         let current = self.rows.current(change)?;
@@ -229,8 +233,26 @@ impl<'t> Batch<'t> {
         };
         match ran {
             Ok(()) => Ok(Ok(self.finish(change, kind, &image))),
-            Err(error) => refusal(error),
+            Err(error) => self.refusal(change, error),
         }
+    }
+
+    /// Converts a violated constraint to a result; other errors fail the batch.
+    fn refusal(
+        &mut self,
+        change: &RowWrite,
+        error: DieselError,
+    ) -> QueryResult<Result<RowDone, Error>> {
+        let DbErrorKind::Constraint(rule) = DbErrorKind::of(&error) else { return Err(error) };
+        if let ("unique", DieselError::DatabaseError(_, information)) = (rule, &error) {
+            let table = change.table.name();
+            let connection = &mut *self.rows.connection;
+            let index = index_ddl::broken_unique(connection, table, information.message())?;
+            if let Some(index) = index {
+                return Ok(Err(Error::NotUnique { index }));
+            }
+        }
+        Ok(Err(Error::Constraint { rule }))
     }
 
     /// Logs and counts a change, and returns its result.
@@ -292,14 +314,6 @@ pub(super) fn run(
     binds: &[Bind<'_>],
 ) -> QueryResult<()> {
     Statement { sql, binds, cached: true }.execute(connection).map(drop)
-}
-
-/// Converts a violated constraint to a result; other errors fail the batch.
-fn refusal(error: DieselError) -> QueryResult<Result<RowDone, Error>> {
-    match DbErrorKind::of(&error) {
-        DbErrorKind::Constraint(rule) => Ok(Err(Error::Constraint { rule })),
-        DbErrorKind::Full | DbErrorKind::Unusable | DbErrorKind::Other => Err(error),
-    }
 }
 
 fn answered_bytes(row: &Result<RowDone, Error>) -> usize {

@@ -1,4 +1,5 @@
-//! DDL: creates and drops the tables of clients in a shard's file, as one step of its change log.
+//! DDL: changes the tables of clients and their indexes in a shard's file, as one step of its
+//! change log.
 //!
 //! A primary creates a table in one transaction, which contains the table itself, its declaration,
 //! its count of rows, a line of the change log, and the position. A replica creates the table when
@@ -6,12 +7,14 @@
 //! ```text
 //! {"schema":"make","table":{"name":"students","columns":[…],"id":["id"],"routing":"id"}}
 //! {"schema":"drop","table":{"name":"students",…}}
+//! {"schema":"make","table":{"name":"students",…},"index":{"name":"by_grade",…}}
 //! ```
 //! Such a line is alone in its entry.
 //!
 //! **Invariant:** names come from a checked [`Table`]; a change that was already carried out
 //! changes nothing, so each may be retried; a table with rows is never dropped.
-//! **Not here:** the other shards (`manager`), statements on rows (`sql`).
+//! **Not here:** the SQL of indexes (`index_ddl`), the other shards (`manager`), statements on rows
+//! (`sql`).
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -21,15 +24,17 @@ use chrono::Utc;
 use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
-use engine::SchemaChange;
 use engine::system_tables::tessera_counts;
 use engine::table_declaration::TableDeclaration;
+use engine::{IndexChange, SchemaChange};
 use model::table::{Column, Table};
+use model::table_index::TableIndex;
 use model::value::{ColumnType, format_timestamp};
 
 use super::batch::{Counters, run};
 use super::connection::{Bind, OpenError, open};
 use super::declarations::{self, unreadable};
+use super::index_ddl;
 use super::owned_slots::foreign_rows;
 use super::sql::{self, declared_type};
 use super::timeline;
@@ -42,6 +47,16 @@ const LINE_START: &[u8] = b"{\"schema\":";
 struct Line {
     schema: Verb,
     table: TableDeclaration,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<IndexLine>,
+}
+
+/// Index in a line of the log.
+#[derive(serde::Deserialize, serde::Serialize)]
+struct IndexLine {
+    name: String,
+    columns: Vec<String>,
+    unique: bool,
 }
 
 #[derive(serde::Deserialize, serde::Serialize)]
@@ -95,6 +110,10 @@ pub(super) fn apply(
         (SchemaChange::Make(_), true) | (SchemaChange::Drop(_), false) => return Ok(false),
         (SchemaChange::Make(table), false) => make(connection, table, position)?,
         (SchemaChange::Drop(table), true) => drop_empty(connection, table)?,
+        (SchemaChange::Index(change), true) => return index_ddl::apply(connection, change),
+        (SchemaChange::Index(_), false) => {
+            return Err(unreadable(&"the table of the index does not exist"));
+        }
     }
     Ok(true)
 }
@@ -149,11 +168,18 @@ fn push_column(sql: &mut String, Column { name, kind, nullable, .. }: &Column) {
 }
 
 fn line(change: &SchemaChange) -> String {
-    let schema = match change {
-        SchemaChange::Make(_) => Verb::Make,
-        SchemaChange::Drop(_) => Verb::Drop,
+    let (schema, index) = match change {
+        SchemaChange::Make(_) => (Verb::Make, None),
+        SchemaChange::Drop(_) => (Verb::Drop, None),
+        SchemaChange::Index(IndexChange::Make(index)) => (Verb::Make, Some(index)),
+        SchemaChange::Index(IndexChange::Drop(index)) => (Verb::Drop, Some(index)),
     };
-    let line = Line { schema, table: TableDeclaration::of(change.table()) };
+    let index = index.map(|index| IndexLine {
+        name: index.name().to_owned(),
+        columns: index.column_names(),
+        unique: index.is_unique(),
+    });
+    let line = Line { schema, table: TableDeclaration::of(change.table()), index };
     serde_json::to_string(&line).expect("names always serialise") + "\n"
 }
 
@@ -169,9 +195,15 @@ pub(super) fn logged(entry: &[u8]) -> QueryResult<Option<SchemaChange>> {
     }
     let line: Line = serde_json::from_slice(entry).map_err(|error| unreadable(&error))?;
     let table = Arc::new(line.table.into_table().map_err(|cause| unreadable(&cause))?);
-    Ok(Some(match line.schema {
-        Verb::Make => SchemaChange::Make(table),
-        Verb::Drop => SchemaChange::Drop(table),
+    let index = line.index.map(|IndexLine { name, columns, unique }| {
+        TableIndex::new(&table, &name, &columns, unique).map(Arc::new)
+    });
+    let index = index.transpose().map_err(|cause| unreadable(&cause))?;
+    Ok(Some(match (line.schema, index) {
+        (Verb::Make, None) => SchemaChange::Make(table),
+        (Verb::Drop, None) => SchemaChange::Drop(table),
+        (Verb::Make, Some(index)) => SchemaChange::Index(IndexChange::Make(index)),
+        (Verb::Drop, Some(index)) => SchemaChange::Index(IndexChange::Drop(index)),
     }))
 }
 

@@ -1,4 +1,5 @@
-//! Listed moves: the moves of slots and the rebalances in the catalog of an embedded cluster.
+//! Listed moves: the moves of slots and the rebalances in the catalog of an embedded cluster, and
+//! the access to them, which the list of indexes uses as well.
 //!
 //! Only the process that holds the data directory carries moves out, so it leads until it ends.
 //!
@@ -29,7 +30,7 @@ use super::connection::open;
 use super::file_watch::FileChecks;
 use super::intents::unavailable;
 
-/// Listed moves of an open cluster.
+/// Lists in the catalog of an open cluster.
 #[derive(Clone)]
 pub(super) struct FileMoves {
     catalog: PathBuf,
@@ -58,7 +59,7 @@ impl FileMoves {
     }
 
     /// Reads the catalog on a thread that may block.
-    fn read<T: Send + 'static>(
+    pub(super) fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Error> + Send + 'static,
     ) -> EngineFuture<'_, T> {
@@ -67,7 +68,7 @@ impl FileMoves {
     }
 
     /// Changes the catalog on a thread that may block.
-    fn write<T: Send + 'static, E: From<Error> + Send + 'static>(
+    pub(super) fn write<T: Send + 'static, E: From<Error> + Send + 'static>(
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, E> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, E>> {

@@ -4,7 +4,7 @@
 //! whose rows are there already.
 //! **Not here:** the decision that rows are stored or deleted (`move_change`), the change log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use diesel::QueryResult;
 use diesel::RunQueryDsl;
@@ -20,6 +20,7 @@ use model::value::{push_json_number, push_json_string};
 
 use super::connection::{Bind, Statement, for_each_row};
 use super::declarations::{self, unreadable};
+use super::index_ddl;
 use super::log::{self, Line};
 use super::owned_slots::json_list;
 use super::row_json::push_object;
@@ -117,7 +118,13 @@ pub(super) fn apply(
     lines: &[u8],
     slots: Option<&SlotSet>,
 ) -> QueryResult<BTreeMap<String, i64>> {
+    let with_unique = index_ddl::tables_with_unique(connection)?;
     let mut rows = MovingRows { connection, tables: HashMap::new(), added: BTreeMap::new() };
+    if !with_unique.is_empty() {
+        for line in log::lines(lines) {
+            rows.make_room(&Line::parse(line)?, &with_unique)?;
+        }
+    }
     for line in log::lines(lines) {
         let line = Line::parse(line)?;
         let slot = Slot::new(line.slot).filter(|slot| slots.is_none_or(|all| all.contains(*slot)));
@@ -153,11 +160,35 @@ struct MovingRows<'c> {
 }
 
 impl MovingRows<'_> {
-    fn line(&mut self, line: &Line<'_>) -> QueryResult<()> {
-        if !self.tables.contains_key(&*line.table) {
-            let target = table(self.connection, &line.table)?.map(Target::of);
-            self.tables.insert(line.table.to_string(), target);
+    fn learn(&mut self, name: &str) -> QueryResult<()> {
+        if !self.tables.contains_key(name) {
+            let target = table(self.connection, name)?.map(Target::of);
+            self.tables.insert(name.to_owned(), target);
         }
+        Ok(())
+    }
+
+    /// Removes a row that a line stores, if an index of its table is unique. The rows together have
+    /// no value twice, but a row may have the former value of one that is stored later.
+    fn make_room(&mut self, line: &Line<'_>, with_unique: &BTreeSet<String>) -> QueryResult<()> {
+        if line.change == Change::Removed || !with_unique.contains(&*line.table) {
+            return Ok(());
+        }
+        self.learn(&line.table)?;
+        let target = self.tables.get(&*line.table).and_then(Option::as_ref);
+        let Some(target) = target else { return Ok(()) };
+        let values = line.values(&target.table)?;
+        let first = target.table.answered().start;
+        let mut binds = vec![Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)];
+        binds.extend(target.table.id().iter().map(|column| Bind::from(&values[column - first])));
+        let removed = Statement { sql: &target.remove, binds: &binds, cached: true };
+        let removed = removed.execute(self.connection)? as i64;
+        *self.added.entry(line.table.to_string()).or_default() -= removed;
+        Ok(())
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> QueryResult<()> {
+        self.learn(&line.table)?;
         let target = self.tables.get(&*line.table).and_then(Option::as_ref);
         let Some(target) = target else {
             // The table was dropped on both shards, without rows.

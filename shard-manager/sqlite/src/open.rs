@@ -7,7 +7,7 @@
 //! the same tables.
 //! **Not here:** serving an open cluster (`manager`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ use super::data_dir::{DataDir, has_no_room};
 use super::doubt_record::DoubtRecord;
 use super::file_watch::FileWatch;
 use super::intents::{Intent, IntentTable};
+use super::listed_indexes;
 use super::open_file_check::OpenFileCheck;
 use super::reader::Housekeeping;
 use super::shard_files::{ShardFiles, tables_of};
@@ -147,7 +148,7 @@ fn open_files(
     };
     let mut intents = IntentTable::open(&data_dir.catalog())?;
     let pending = read_intents(data_dir, &mut intents)?;
-    let (registry, shards) = open_shards(&opener, &catalog, &pending)?;
+    let (registry, shards) = open_shards(&opener, (&catalog, &data_dir.catalog()), &pending)?;
     for intent in &pending {
         let removed = intents.remove(intent.table.name());
         removed.map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
@@ -252,7 +253,7 @@ const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 /// are.
 fn open_shards(
     opener: &ShardOpener,
-    catalog: &FileCatalog,
+    (catalog, catalog_file): (&FileCatalog, &Path),
     pending: &[Intent],
 ) -> Result<(Registry, FileShards), OpenError> {
     let mut found = Vec::with_capacity(catalog.map.topology().len());
@@ -262,7 +263,7 @@ fn open_shards(
         let slots: Vec<u16> = catalog.map.slots_of(number).collect();
         found.push((opener.find(name, &slots, origin)?, origin));
     }
-    // The tables of a joining shard are those of the others.
+    // The tables and indexes of a joining shard are those of the others.
     let others = found.iter_mut().filter(|(_, origin)| *origin != Origin::Joining);
     let declared = others.map(|(found, _)| found.declared()).collect::<Vec<_>>();
     let Agreement { registry, changes } = agree(&declared, pending)?;
@@ -271,7 +272,11 @@ fn open_shards(
     let mut begun = Vec::with_capacity(found.len());
     for (shard, origin) in found {
         let changes = match origin {
-            Origin::Joining => tables_of(&registry),
+            Origin::Joining => {
+                let mut all = tables_of(&registry);
+                all.extend(listed_indexes::building(catalog_file, &registry)?);
+                all
+            }
             Origin::Existing | Origin::NewCluster => changes.next().unwrap_or_default(),
         };
         let last = catalog.timelines.get(&shard.name).copied();

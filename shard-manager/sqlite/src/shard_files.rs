@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use super::background::Background;
 use super::catalog;
 use super::data_dir::{free_bytes, has_no_room};
+use super::listed_indexes;
 use super::node_view;
 use super::shard_opening::{FileShard, Origin, ShardOpener};
 
@@ -119,7 +120,8 @@ impl ShardFiles {
         Err(NewShardRefusal::NotEmpty { place, contents })
     }
 
-    /// Opens the files of a listed shard, with these tables, and hands the shard over. Blocks.
+    /// Opens the files of a listed shard, with these tables and their indexes, and hands the shard
+    /// over. Blocks.
     ///
     /// # Errors
     /// [`NewShardRefusal`] is handed over. Nothing is open then.
@@ -163,7 +165,11 @@ impl ShardFiles {
             Origin::Joining | Origin::NewCluster => None,
             Origin::Existing => catalog::timeline_of(&self.catalog, name)?,
         };
-        let begun = self.opener.begin(found, last, &tables_of(tables))?;
+        let mut changes = tables_of(tables);
+        if origin == Origin::Joining {
+            changes.extend(listed_indexes::building(&self.catalog, tables)?);
+        }
+        let begun = self.opener.begin(found, last, &changes)?;
         self.opener.sync_folder()?;
         let shard = self.opener.start(begun)?;
         let timeline = shard.opened.replication.timeline().history().current();

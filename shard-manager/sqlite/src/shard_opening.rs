@@ -272,6 +272,7 @@ fn open_shard(
         doubts: Arc::new(known_doubts),
         slot_news,
         moves: Some(moves),
+        indexes: None,
         replicas: started.iter().zip(1..).map(node).collect(),
     };
     Ok(FileShard { opened, file_check, replicas: started })

@@ -16,7 +16,9 @@ pub(super) fn insert(table: &Table) -> String {
 
 /// Inserts a row unless it exists. Parameters: each column, in the order of the table.
 pub(super) fn insert_new(table: &Table) -> String {
-    write_all("INSERT", table) + " ON CONFLICT DO NOTHING"
+    let mut sql = write_all("INSERT", table);
+    push_conflict(&mut sql, table);
+    sql + "NOTHING"
 }
 
 /// Updates a row. Parameters: the columns set, version, `updated_at`, then slot, shard key, id.
@@ -32,9 +34,25 @@ pub(super) fn update(table: &Table, set: &[usize]) -> String {
 }
 
 /// Stores an after-image, whether the row exists or not. Parameters: each column, in the order of
-/// the table.
+/// the table. `INSERT OR REPLACE` would delete other rows that a unique index finds.
 pub(super) fn replace(table: &Table) -> String {
-    write_all("INSERT OR REPLACE", table)
+    let mut sql = write_all("INSERT", table);
+    push_conflict(&mut sql, table);
+    sql.push_str("UPDATE SET ");
+    let place = |column: &usize| Table::PLACE.contains(column) || table.id().contains(column);
+    let columns = (0..table.columns().len()).filter(|column| !place(column));
+    push_list(&mut sql, columns, |sql, column| {
+        let name = &table.column(column).name;
+        let _ = write!(sql, "{name}=excluded.{name}");
+    });
+    sql
+}
+
+/// Appends the condition that the row exists. A row that a unique index refuses is an error.
+fn push_conflict(sql: &mut String, table: &Table) {
+    sql.push_str(" ON CONFLICT (");
+    push_key(sql, table);
+    sql.push_str(") DO ");
 }
 
 fn write_all(verb: &str, table: &Table) -> String {
@@ -371,6 +389,18 @@ pub(super) const STRANGE_TABLES: &str = "SELECT name FROM sqlite_schema WHERE ty
     AND name NOT LIKE 'tessera\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
     AND name <> '__diesel_schema_migrations'
     AND name NOT IN (SELECT name FROM tessera_tables) ORDER BY name";
+
+/// Selects names and texts of the indexes of the table `?1` that were created through Tessera.
+pub(super) const INDEXES_OF: &str = "SELECT name, sql FROM sqlite_schema
+    WHERE type = 'index' AND tbl_name = ?1 AND name LIKE 'tessera\\_ix\\_%' ESCAPE '\\'";
+
+/// Selects the tables with an index that was created through Tessera and is unique.
+pub(super) const UNIQUE_INDEXES: &str = "SELECT tbl_name FROM sqlite_schema WHERE type = 'index'
+    AND sql LIKE 'CREATE UNIQUE%' AND name LIKE 'tessera\\_ix\\_%' ESCAPE '\\'";
+
+/// Selects one row if there is an index of this name.
+pub(super) const INDEX_NAMED: &str =
+    "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1";
 
 /// Selects the migrations that ran on a file.
 pub(super) const MIGRATED: &str = "SELECT version FROM __diesel_schema_migrations ORDER BY version";

@@ -6,6 +6,7 @@ use shard_manager::access::operation::RowOperations;
 use shard_manager::access::rights::Rights;
 use shard_manager::declaration::Declaration;
 use shard_manager::error::Error;
+use shard_manager::manager::{IndexDraft, Indexes, IndexesError};
 use shard_manager::row_change::Operation::{Insert, Update};
 use shard_manager::table::Column;
 use shard_manager::value::ColumnType;
@@ -102,4 +103,28 @@ async fn a_table_is_created_with_the_scope_only() {
         assert!(lack(&refused).contains("scope tables"), "{refused}");
     }
     assert!(shop.manager.schema(Rights::ALL).table("notes").is_err());
+}
+
+#[tokio::test]
+async fn an_index_of_a_hidden_column_is_as_if_it_were_not_there() {
+    let shop = Shop::open();
+    let grants = r#"{"tables":["users"],"may":["read"],"keys":"*","columns":["user_id","name"]}"#;
+    let rights = caller(grants, &[]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let all = Indexes::of(shop.manager.schema(Rights::ALL));
+    for column in ["name", "email"] {
+        let (name, columns) = (format!("by_{column}"), vec![column.to_owned()]);
+        let draft = IndexDraft { name, columns, is_unique: false, pause_max_ms: 1_000 };
+        all.create("users", &draft, deadline).await.expect("listed");
+    }
+    let own = Indexes::of(shop.manager.schema(&rights));
+    let listed = own.list("users", deadline).await.expect("a grant");
+    let names: Vec<&str> = listed.iter().map(|record| record.name.as_str()).collect();
+    assert_eq!(names, ["by_name"]);
+    let removed = own.remove("users", "by_name", deadline).await;
+    let Err(IndexesError::Failed(Error::Forbidden { lack, .. })) = removed else {
+        panic!("it has no right to: {removed:?}")
+    };
+    assert!(lack.contains("tables"), "{lack}");
+    assert_eq!(all.list("users", deadline).await.expect("all").len(), 2);
 }

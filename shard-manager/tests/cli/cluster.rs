@@ -69,7 +69,14 @@ impl Ended {
 /// The program, isolated from the environment variables of this machine.
 pub(crate) fn program(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
-    for name in ["TESSERA_DATA_DIR", "MAINDB_URL", "SHARD_URLS", "PGPASSWORD", "TESSERA_KEY"] {
+    for name in [
+        "TESSERA_DATA_DIR",
+        "MAINDB_URL",
+        "MAX_GEN_USERS",
+        "SHARD_URLS",
+        "PGPASSWORD",
+        "TESSERA_KEY",
+    ] {
         command.env_remove(name);
     }
     command.args(args).stdin(Stdio::null());

@@ -39,7 +39,8 @@ fn make_oldest(dir: &Path) {
     meddle(&file(dir, "catalog"), SHARDS_IN_COLUMNS);
     meddle(
         &file(dir, "catalog"),
-        "DROP TABLE tessera_access; DROP TABLE tessera_access_keys;
+        "DROP TABLE tessera_indexes;
+         DROP TABLE tessera_access; DROP TABLE tessera_access_keys;
          DROP TABLE tessera_access_roles; DROP TABLE tessera_access_denials;
          DROP TABLE tessera_access_usage; DROP TABLE tessera_access_log;
          DROP TABLE tessera_audit; DROP TABLE tessera_audit_heads;

@@ -15,6 +15,7 @@ fn shown(phase: &str, goal: &str) -> Value {
         "id": ID, "slots": "0-63", "slot_count": 64, "from": "shard1", "to": "shard4",
         "phase": phase, "goal": goal, "paused": false, "stalled": false, "rate": null, "rebalance": null,
         "keep": 900, "rows": 1_200, "bytes": 3_145_728, "longest_hold_ms": 12.5,
+        "changes_behind": 12, "lag_ms": 1_500.0,
         "reason": if phase == "failed" { json!("a row is too large") } else { Value::Null },
         "began_at": "2026-11-24T12:00:00.000Z", "changed_at": "2026-11-24T12:00:07.000Z",
         "owned_at": null, "ended_at": null, "actions": ["pause", "cancel"]
@@ -103,6 +104,7 @@ fn an_interrupt_ends_the_wait_and_says_that_the_move_goes_on() {
     let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
     let first = lines.next().expect("a line").expect("UTF-8");
     assert!(first.contains("copying 1,200 rows, 3.00 MiB"), "{first}");
+    assert!(first.contains(", 12 in 1.5 s behind"), "{first}");
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
     let rest: Vec<String> = lines.map(|line| line.expect("UTF-8")).collect();
@@ -115,13 +117,18 @@ fn an_interrupt_ends_the_wait_and_says_that_the_move_goes_on() {
 fn moves_are_listed_and_shown_as_lines() {
     let url = serving("copying", "forward");
     let listed = run(&["move", "list", "--url", &url]).expect(0).out;
-    let head = "id\tslots\tfrom\tto\tphase\trows\tbytes\tbegan\n";
-    let row =
-        format!("{ID}\t0-63\tshard1\tshard4\tcopying\t1,200\t3.00 MiB\t2026-11-24T12:00:00.000Z\n");
+    let head = "id\tslots\tfrom\tto\tphase\trows\tbytes\tlag\tbegan\n";
+    let row = format!(
+        "{ID}\t0-63\tshard1\tshard4\tcopying\t1,200\t3.00 MiB\t12 in 1.5 s\t2026-11-24T12:00:00.000Z\n"
+    );
     assert_eq!(listed, head.to_owned() + &row);
     let shown = run(&["move", "show", ID, "--url", &url]).expect(0).out;
-    for line in ["slots         0-63 (64)", "longest hold  12.5 ms", "orders        pause, cancel"]
-    {
+    for line in [
+        "slots         0-63 (64)",
+        "behind        12 in 1.5 s",
+        "longest hold  12.5 ms",
+        "orders        pause, cancel",
+    ] {
         assert!(shown.lines().any(|known| known == line), "{line}: {shown}");
     }
     run(&["move", "show", GONE, "--url", &url]).refused("there is none (TSR331)");

@@ -5,6 +5,7 @@
 mod access_contract;
 mod access_store;
 mod advice;
+mod advice_findings;
 mod atomic_groups;
 mod catalog;
 mod catalog_upgrade;

@@ -178,6 +178,7 @@ impl Pair {
         self.tables = match &change {
             SchemaChange::Make(table) => self.tables.with(Arc::clone(table)),
             SchemaChange::Drop(_) => self.tables.without(&[&name]),
+            SchemaChange::Index(_) => self.tables.clone(),
         };
     }
 

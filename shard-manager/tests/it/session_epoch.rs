@@ -9,10 +9,13 @@ use futures_util::future::{BoxFuture, ready};
 use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::engine::access_store::AccessStore;
+use shard_manager::engine::backup_maker::BackupMaker;
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::cluster_spec::ClusterSpec;
+use shard_manager::engine::index_catalog::IndexCatalog;
 use shard_manager::engine::move_catalog::MoveCatalog;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
+use shard_manager::engine::node_distributor::NodeDistributor;
 use shard_manager::engine::operator_desk::OperatorCommand;
 use shard_manager::engine::rebalance_catalog::RebalanceCatalog;
 use shard_manager::engine::runtime_pool::RuntimePool;
@@ -105,6 +108,18 @@ impl ClusterBackend for Backend {
     }
 
     fn rebalance_catalog(&self) -> Option<&dyn RebalanceCatalog> {
+        None
+    }
+
+    fn index_catalog(&self) -> Option<&dyn IndexCatalog> {
+        None
+    }
+
+    fn backup_maker(&self) -> Option<Arc<dyn BackupMaker>> {
+        None
+    }
+
+    fn node_distributor(&self) -> Option<&dyn NodeDistributor> {
         None
     }
 

@@ -89,8 +89,10 @@ fn a_shard_without_weight_that_has_load_is_skewed_and_gives_all_of_it() {
     let owners: Vec<ShardNumber> = (0..SLOTS).map(owner).collect();
     let map = map_of(&topology, &owners);
     let load = vec![SlotLoad { reads: 1, writes: 1 }; SLOTS];
-    let advice =
-        advise(&Observed { map: &map, load: &load, sizes: &[], keys: &[] }, BalanceBy::Load);
+    let advice = advise(
+        &Observed { map: &map, load: &load, sizes: &[], keys: &[], open: None },
+        BalanceBy::Load,
+    );
     assert_eq!(advice.verdict, Verdict::Skewed, "{}", advice.because);
     assert!(advice.because.starts_with("shard2 is to carry nothing"), "{}", advice.because);
     assert!(advice.skew < 1.1 && advice.skew_after < 1.1, "{advice:?}");
@@ -138,7 +140,7 @@ proptest! {
             (0..SLOTS).map(|slot| SlotLoad { reads: loads[slot % 32], writes: 0 }).collect();
         let sizes = vec![ShardSize { rows: Some(1_000), bytes: Some(64 << 20) }; topology.len()];
         for by in BalanceBy::ALL {
-            let observed = Observed { map: &map, load: &load, sizes: &sizes, keys: &[] };
+            let observed = Observed { map: &map, load: &load, sizes: &sizes, keys: &[], open: None };
             let advice = advise(&observed, by);
             let listed: Vec<ShardNumber> = advice.shards.iter().map(|shard| shard.shard).collect();
             prop_assert_eq!(listed, topology.numbers().collect::<Vec<_>>());

@@ -1,6 +1,7 @@
 //! Tests of local clusters: real servers, run through the library and through the program.
 
 mod cluster;
+mod lab;
 mod promotion;
 mod refusals;
 #[path = "../support/scratch.rs"]

@@ -6,11 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::engine::audit_report::AuditOptions;
+use shard_manager::engine::backup_folder::BackupFolder;
+use shard_manager::engine::backup_id::BackupId;
+use shard_manager::engine::backup_view::BackupState;
+use shard_manager::engine::index_record::IndexState;
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::engine::save_error::SaveError;
 use shard_manager::engine::save_watch::{Step, Watch};
-use shard_manager::manager::Manager;
+use shard_manager::manager::{Backups, BackupsError, IndexDraft, Indexes, Manager};
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::row_change::Operation::{Insert, Upsert};
 use shard_manager::store::postgres::audit::audit;
@@ -20,7 +25,7 @@ use crate::cluster::{Databases, connect, refused};
 use crate::commands::{run_on, run_with, urls};
 use crate::move_steps::{LONG, begin, kept_up, new, order, store_large, until, until_paused};
 use crate::random_changes::things;
-use crate::rows::{make, rows, write};
+use crate::rows::{deadline, make, rows, write};
 use crate::scratch;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
@@ -120,6 +125,58 @@ async fn a_copy_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     let shard = usize::from(receipt.receipt.place.shard.0);
     let version: i64 = fresh.door(shard).await.text(versions).await.parse().unwrap();
     assert!(version > highest + (1 << 31), "{version} may have been given out before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_makes_a_backup_beside_its_writes_and_it_restores() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    fill(&manager, 0..40).await;
+    let folder = scratch::folder();
+    let backups = BackupFolder::open(&folder.path().join("backups"), None).unwrap();
+    let made = Backups::open(&manager, backups.clone()).unwrap();
+    let begun = made.begin().unwrap();
+    let id = BackupId::parse(&begun.id).unwrap();
+    let mut written = 40;
+    let done = loop {
+        let shown = made.get(&id).unwrap();
+        if shown.state != BackupState::Running {
+            break shown;
+        }
+        fill(&manager, written..written + 1).await;
+        written += 1;
+    };
+    assert_eq!((done.state, &done.reason), (BackupState::Done, &None), "{done:?}");
+    let fresh = Databases::new(2).await;
+    let restored = restore::restore(&backups.place(&id), &fresh.address(), &WATCH).await.unwrap();
+    assert_eq!((Some(restored.rows()), Some(&restored.at)), (done.rows, done.as_of.as_ref()));
+    let shards = done.shards.unwrap();
+    let counted: Vec<Option<u64>> = shards.iter().map(|shard| shard.rows).collect();
+    let rows = restored.shards.iter().map(|shard| Some(shard.rows.values().sum()));
+    assert_eq!(counted, rows.collect::<Vec<_>>());
+    let keys = keys_of_users(&fresh).await;
+    assert!((0..40).all(|number| keys.contains(&format!("user_{number}"))));
+    // One client wrote them, one after the other.
+    assert!((0..keys.len()).all(|number| keys.contains(&format!("user_{number}"))));
+    is_sound(&fresh.address()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_waits_for_a_lock_ends_as_soon_as_it_is_cancelled() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    let folder = scratch::folder();
+    let backups = BackupFolder::open(&folder.path().join("backups"), None).unwrap();
+    let made = Backups::open(&manager, backups).unwrap();
+    let mut door = databases.door(0).await;
+    door.run("SELECT pg_advisory_lock_shared(1950, 1)").await;
+    let id = BackupId::parse(&made.begin().unwrap().id).unwrap();
+    assert!(matches!(made.begin(), Err(BackupsError::Runs(runs)) if runs == id));
+    made.cancel(&id).unwrap();
+    made.wait();
+    assert_eq!(made.get(&id).unwrap().state, BackupState::Cancelled);
+    assert!(matches!(made.cancel(&id), Err(BackupsError::Ended(ended)) if ended == id));
+    assert_eq!(fs::read_dir(folder.path().join("backups")).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -339,4 +396,42 @@ async fn a_shard_whose_writes_cannot_be_held_is_named_and_the_others_go_on() {
     door.run("COMMIT").await;
     fill(&manager, 0..5).await;
     backup::save(&databases.address(), &to, &WATCH).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_cluster_has_the_indexes_of_its_copy() {
+    let databases = Databases::new(2).await;
+    let (address, manager) = (databases.address(), connect(&databases.address()));
+    fill(&manager, 0..20).await;
+    let indexes = Indexes::of(manager.schema(Rights::ALL));
+    kept_up(&manager, async {
+        for (name, is_unique) in [("by_name", false), ("one_email", true)] {
+            let columns = vec![if is_unique { "email" } else { "name" }.to_owned()];
+            let draft = IndexDraft { name: name.to_owned(), columns, is_unique, pause_max_ms: 0 };
+            indexes.create("users", &draft, deadline()).await.unwrap();
+        }
+        let is_ready = async || {
+            let records = indexes.list("users", deadline()).await.unwrap();
+            records.iter().all(|record| record.state == IndexState::Ready)
+        };
+        while !is_ready().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let folder = scratch::folder();
+    let copy = folder.path().join("copy");
+    backup::save(&address, &copy, &WATCH).await.unwrap();
+    let fresh = Databases::new(2).await;
+    restore::restore(&copy, &fresh.address(), &WATCH).await.unwrap();
+    // Before any router has started.
+    let sql = "SELECT count(*)::text AS value FROM pg_index JOIN pg_class ON oid = indexrelid \
+        WHERE relname LIKE 'tessera\\_ix\\_%' AND indisvalid";
+    for shard in 0..2 {
+        assert_eq!(fresh.door(shard).await.text(sql).await, "2");
+    }
+    let other = connect(&fresh.address());
+    let restored = Indexes::of(other.schema(Rights::ALL)).list("users", deadline()).await.unwrap();
+    assert_eq!(restored, indexes.list("users", deadline()).await.unwrap());
+    is_sound(&fresh.address()).await;
 }

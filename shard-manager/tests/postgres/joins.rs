@@ -9,8 +9,9 @@ use shard_manager::access::rights::Rights;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::rebalance_draft::{DraftMembers, RebalanceDraft};
 use shard_manager::engine::rebalance_record::RebalanceState;
+use shard_manager::engine::rebalance_view::RebalanceBegun;
 use shard_manager::manager::{
-    Manager, RebalanceBegun, Rebalances, RebalancesError, ShardChangeError, ShardChanged,
+    Manager, Rebalances, RebalancesError, ShardChangeError, ShardChanged,
 };
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::Operation::{Insert, Upsert};
@@ -191,11 +192,11 @@ async fn a_drain_is_carried_out_by_the_router_that_leads_and_the_shard_of_the_ca
         until("the retired shard", || [one, other].map(members) == [2, 2]).await;
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let ended = Rebalances::of(one).get(begun.id).await.unwrap();
-            if ended.state == RebalanceState::Done {
+            let ended = Rebalances::of(one).get(&begun.id).await.unwrap();
+            if ended.state == RebalanceState::Done.name() {
                 break;
             }
-            assert!(!ended.state.has_ended() && Instant::now() < deadline, "{ended:?}");
+            assert!(!ended.has_ended() && Instant::now() < deadline, "{ended:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let gone = drain(one, "new").await;

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use shard_manager::engine::ClusterBackend;
 use shard_manager::engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
 use shard_manager::engine::move_record::{
-    MoveOrder, MoveOrderFault, MovePhase, MoveProgressReport, MoveRecord, NewMove,
+    MoveLag, MoveOrder, MoveOrderFault, MovePhase, MoveProgressReport, MoveRecord, NewMove,
 };
 use shard_manager::keyspace::Slot;
 use shard_manager::map_change::MapChange;
@@ -30,7 +30,9 @@ pub(crate) fn new_move(slots: impl IntoIterator<Item = u16>) -> MoveRecord {
 pub(crate) fn report(phase: MovePhase, rows: u64) -> MoveReport {
     let reason = Some("it's \"waiting\"; é".to_owned());
     let (bytes, deleted_batches) = (rows * 9, 2);
-    let progress = MoveProgressReport { rows, bytes, deleted_batches, hold_us: 7, reason };
+    let since = DateTime::from_timestamp_micros(1_700_000_000_000_007);
+    let lag = Some(MoveLag { changes: rows, since });
+    let progress = MoveProgressReport { rows, bytes, deleted_batches, hold_us: 7, reason, lag };
     MoveReport { phase, progress }
 }
 

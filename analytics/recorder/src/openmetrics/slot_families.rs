@@ -32,6 +32,14 @@ impl Scrape {
         families.gauge("tessera_move_open", help, None, open.len() as f64)?;
         let help = "Moves of slots without progress for a minute.";
         families.gauge("tessera_move_stalled", help, None, stalled as f64)?;
+        let behind = open.iter().filter_map(|open| open.changes_behind).sum::<u64>();
+        let help =
+            "Changed rows that the copies of open moves lacked when their sources were last read.";
+        families.gauge("tessera_move_changes_behind", help, None, behind as f64)?;
+        let lags = open.iter().filter_map(|open| open.lag_ms);
+        let lag_s = lags.fold(0.0, f64::max) / 1e3;
+        let help = "Age of the oldest change that the copy of an open move lacks, at most.";
+        families.gauge("tessera_move_lag", help, Some(Unit::Seconds), lag_s)?;
         let rows = std::iter::once(([], moved.rows));
         families.counters::<0>("tessera_move_rows", "Rows that moves have copied.", rows)?;
         let bytes = std::iter::once(([], moved.bytes));

@@ -26,9 +26,12 @@ pub(crate) struct RebalancePlanAnswer {
     /// Shard that is emptied; null for another goal.
     #[schema(required)]
     shard: Option<String>,
-    /// The version of the shard map that it is about: sent as If-Match, it binds the plan.
-    epoch: u64,
-    /// Number of slots that move.
+    /// The version of the shard map that it is about: sent as If-Match, it binds the plan. Null
+    /// with the engine citus, whose plans nothing binds.
+    #[schema(required)]
+    epoch: Option<u64>,
+    /// Number of slots that move. With the engine citus Citus' own shards take the place of slots;
+    /// those of several tables that move together count once.
     slots: usize,
     /// Number of slots that have to move so that each shard has its share of the slots.
     needed_slots: usize,
@@ -85,7 +88,7 @@ pub(crate) struct PlannedMoveAnswer {
     from: String,
     /// Shard that is to own them.
     to: String,
-    /// Slots, as ranges.
+    /// Slots, as ranges; with the engine citus the number of one of Citus' own shards.
     slots: String,
     /// Number of slots, at most 64.
     slot_count: usize,
@@ -113,9 +116,11 @@ pub(crate) struct PlannedMoveAnswer {
         "copied_bytes": 819_968, "reason": null}]
 }))]
 pub(crate) struct RebalanceAnswer {
-    /// Identity, a UUID.
+    /// Identity: a UUID; with the engine citus the number of Citus' job, or `session-` and the
+    /// process of a session that carries it out itself.
     id: String,
-    /// `slots`, `size`, `load`, `placement` or `drain`.
+    /// `slots`, `size`, `load`, `placement` or `drain`; with the engine citus `engine` or `drain`,
+    /// because Citus does not remember the goal.
     by: String,
     /// Placement that slots go to; null for another goal.
     #[schema(required)]
@@ -125,7 +130,8 @@ pub(crate) struct RebalanceAnswer {
     shard: Option<String>,
     /// `running`, `paused`, `cancelling`, or how it has ended: `done`, `cancelled`, `failed`.
     state: String,
-    /// True if no move has changed for a minute although one could.
+    /// True if no move has changed for a minute although one could; with the engine citus, if a
+    /// move has failed and is tried again.
     stalled: bool,
     /// Highest rate of the copy of each move in MiB/s; null without a limit.
     #[schema(required)]
@@ -144,30 +150,37 @@ pub(crate) struct RebalanceAnswer {
     moved_count: usize,
     /// Number of moves that have ended in another way.
     failed_count: usize,
-    /// Rows that were copied, and copied again.
-    rows: u64,
-    /// Bytes of these rows.
-    bytes: u64,
+    /// Rows that were copied, and copied again; null with the engine citus.
+    #[schema(required)]
+    rows: Option<u64>,
+    /// Bytes of these rows; null with the engine citus.
+    #[schema(required)]
+    bytes: Option<u64>,
     /// About how many rows the plan moves; null if that is not known.
     #[schema(required)]
     planned_rows: Option<u64>,
     /// About how many bytes the plan moves; null if that is not known.
     #[schema(required)]
     planned_bytes: Option<u64>,
-    /// Skew before the first move.
-    skew_before: f64,
-    /// Skew after the last move, as planned.
-    skew_planned: f64,
+    /// Skew before the first move; null with the engine citus.
+    #[schema(required)]
+    skew_before: Option<f64>,
+    /// Skew after the last move, as planned; null with the engine citus.
+    #[schema(required)]
+    skew_planned: Option<f64>,
     /// Skew as measured at the end; null before, and if it could not be measured.
     #[schema(required)]
     skew_measured: Option<f64>,
     /// Reason why it waits or has ended without success; null if there is none.
     #[schema(required)]
     reason: Option<String>,
-    /// Time at which it was ordered: RFC 3339.
-    began_at: String,
-    /// Time of the last change of a move.
-    changed_at: String,
+    /// Time at which it was ordered: RFC 3339. With the engine citus the time at which its first
+    /// move began; null before.
+    #[schema(required)]
+    began_at: Option<String>,
+    /// Time of the last change of a move; null with the engine citus.
+    #[schema(required)]
+    changed_at: Option<String>,
     /// Time at which it ended; null before.
     #[schema(required)]
     ended_at: Option<String>,
@@ -185,7 +198,7 @@ pub(crate) struct RebalanceMoveAnswer {
     from: String,
     /// Shard that is to own them.
     to: String,
-    /// Slots, as ranges.
+    /// Slots, as ranges; with the engine citus the number of one of Citus' own shards.
     slots: String,
     /// Number of slots.
     slot_count: usize,
@@ -201,10 +214,13 @@ pub(crate) struct RebalanceMoveAnswer {
     /// Its id in `/api/moves`; null before it has begun.
     #[schema(required)]
     r#move: Option<String>,
-    /// Rows that were copied, and copied again.
-    copied_rows: u64,
-    /// Bytes of these rows.
-    copied_bytes: u64,
+    /// Rows that were copied, and copied again; null with the engine citus.
+    #[schema(required)]
+    copied_rows: Option<u64>,
+    /// Bytes of these rows. With the engine citus the bytes at the target while it moves, else
+    /// null.
+    #[schema(required)]
+    copied_bytes: Option<u64>,
     /// Reason why it waits or has ended without success; null if there is none.
     #[schema(required)]
     reason: Option<String>,

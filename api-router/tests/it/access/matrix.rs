@@ -97,6 +97,7 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         .replace("{code}", "TSR101")
         .replace("{id}", "000000000000")
         .replace("{order}", "pause")
+        .replace("{index}", "by_name")
         .replace("{node}", "shard1-primary")
         .replace("{name}", name);
     let file = if row.path.starts_with("/swagger-ui") { "index.css" } else { "page.css" };
@@ -117,7 +118,11 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         // Refused by the route: the shards and their slots stay as they are.
         (
             "POST",
-            "/api/tables" | "/api/shards" | "/api/slots/fence" | "/api/slots/release"
+            "/api/tables"
+            | "/api/tables/{name}/indexes"
+            | "/api/shards"
+            | "/api/slots/fence"
+            | "/api/slots/release"
             | "/api/moves",
         )
         | ("PATCH", "/api/shards/{name}") => (path, Some("{}")),
@@ -139,7 +144,10 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
 fn every_route_answers_each_caller_as_its_row_says() {
     files_only!("the nodes of files are held up by the lab");
     // Without replicas each read sees the write before it.
-    let guarded = Guarded::start("on", &["--lab", "--replicas", "0"]);
+    let backups = crate::folders::temporary();
+    let folder = backups.path().to_str().unwrap();
+    let flags = ["--lab", "--replicas", "0", "--backup-dir", folder];
+    let guarded = Guarded::start("on", &flags);
     let token = Signer::new().sign(&claims());
     let callers = [
         ("none", None),

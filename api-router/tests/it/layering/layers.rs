@@ -4,6 +4,7 @@
 pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/model", &[]),
     ("shard-manager/credential", &[]),
+    ("shard-manager/report-page", &[]),
     ("shard-manager/access", &["model"]),
     ("shard-manager/cache", &["model"]),
     ("shard-manager/moves", &["model"]),
@@ -16,6 +17,11 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
         "shard-manager/assembly",
         &["access", "cache", "cluster", "engine", "model", "postgres", "sqlite"],
     ),
+    ("shard-manager/import", &["access", "cluster", "model"]),
+    (
+        "shard-manager/lab",
+        &["access", "assembly", "cluster", "engine", "import", "model", "report-page"],
+    ),
     (
         "shard-manager/cli",
         &[
@@ -24,6 +30,8 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
             "cluster",
             "credential",
             "engine",
+            "import",
+            "lab",
             "local-postgres",
             "model",
             "moves",
@@ -41,6 +49,7 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
             "cluster",
             "credential",
             "engine",
+            "import",
             "local-postgres",
             "model",
             "moves",
@@ -55,7 +64,7 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("analytics", &["access", "recorder", "service", "web-kit"]),
     ("api-router", &["analytics", "issuers", "shard-manager"]),
     ("loadtest/checker", &[]),
-    ("loadtest", &["checker", "credential"]),
+    ("loadtest", &["checker", "credential", "report-page"]),
 ];
 
 /// Lowest first. A module may import only from lines above its own, and from its own children.
@@ -75,7 +84,7 @@ pub(super) const MODEL: &[&[&str]] = &[
     &["placement", "slot_refusal", "slot_set", "stats", "token", "value"],
     &["shard_map", "simulation", "table"],
     &["advice", "declaration", "map_change", "query", "row_change"],
-    &["cursor", "result_rows", "slot_plan"],
+    &["cursor", "result_rows", "slot_plan", "table_index"],
     &["error"],
     &["idempotency"],
 ];
@@ -105,6 +114,7 @@ pub(super) const ENGINE: &[&[&str]] = &[
     &[
         "access_store",
         "audit_report",
+        "backup_id",
         "doubts",
         "fair_places",
         "fair_queue",
@@ -144,9 +154,28 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "save_error",
         "slot_move",
     ],
-    &["move_rows", "operator_desk", "save_watch", "saved_file", "unfinished_folder", "writer"],
-    &["cluster_spec", "rebalance_rows", "replica_node", "schema_intent", "select"],
-    &["opened_shard", "refusal_code", "sample_queries", "schema_agreement"],
+    &[
+        "move_rows",
+        "node_distributor",
+        "operator_desk",
+        "save_watch",
+        "saved_file",
+        "unfinished_folder",
+        "writer",
+    ],
+    &["backup_folder", "backup_maker", "manifest_file"],
+    &["backup_summary"],
+    &["backup_view"],
+    &[
+        "cluster_spec",
+        "index_builder",
+        "index_record",
+        "rebalance_rows",
+        "replica_node",
+        "schema_intent",
+        "select",
+    ],
+    &["index_catalog", "opened_shard", "refusal_code", "sample_queries", "schema_agreement"],
     &["cluster_backend"],
     &["opened_cluster"],
 ];
@@ -193,8 +222,15 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "row_arrays",
         "timeline_file",
     ],
-    &["batch", "known_slots", "lane_session", "primary_tracker", "requirements"],
-    &["slot_moves"],
+    &[
+        "batch",
+        "known_slots",
+        "lane_session",
+        "primary_tracker",
+        "requirements",
+        "temporary_database",
+    ],
+    &["shard_indexes", "slot_moves"],
     &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "slot_changes", "target"],
     &["key_reads", "row_statements", "shard_database", "upsert"],
     &["triggered_tables", "catalog", "catalog_session", "scan"],
@@ -223,6 +259,7 @@ pub(super) const SQLITE: &[&[&str]] = &[
         "statement_deadline",
     ],
     &["connection", "data_dir", "doubt_record"],
+    &["index_ddl"],
     &[
         "check",
         "dialect",
@@ -261,7 +298,7 @@ pub(super) const SQLITE: &[&[&str]] = &[
         "node_view",
         "writer",
     ],
-    &["copy", "offline_view", "replica"],
+    &["copy", "listed_indexes", "offline_view", "replica"],
     &["audit", "backup", "comparison_loop", "export", "shard_opening"],
     &["background", "control"],
     &["shard_files"],
@@ -275,7 +312,17 @@ pub(super) const CLUSTER: &[&[&str]] = &[
     &["shard_list"],
     &["manager"],
 ];
-pub(super) const CLI: &[&[&str]] = &[&["demo_data", "terminal"], &["import"], &["command"]];
+pub(super) const CLI: &[&[&str]] = &[&["terminal"], &["command"]];
+pub(super) const IMPORT: &[&[&str]] = &[&["demo_data", "row_reader"]];
+pub(super) const LAB: &[&[&str]] = &[
+    &["chart", "lab_error", "machine", "random"],
+    &["audience", "key_set", "lab_cluster", "report", "work_folder"],
+    &["clients", "dataset", "growth", "node_faults"],
+    &["killed_writer"],
+    &["conflicts", "crash", "grow", "levels", "replicas", "run", "strategies", "tour"],
+    &["shard_counts"],
+];
+pub(super) const REPORT_PAGE: &[&[&str]] = &[&["axis", "hidden_characters", "words"]];
 pub(super) const API_ROUTER: &[&[&str]] = &[
     &["caller_rights", "request_hints"],
     &["body_decoding", "browser_policy", "data_route", "negotiation", "problem", "tls", "trace"],
@@ -286,7 +333,7 @@ pub(super) const API_ROUTER: &[&[&str]] = &[
     &["access", "metrics_view", "moving_slots", "unsupported_headers"],
     &["observed_load"],
     &["app"],
-    &["response_headers"],
+    &["response_headers", "router_address"],
     &["middleware", "routes"],
     &["server"],
     &["doctor"],

@@ -6,10 +6,11 @@
 //! **Not here:** the contents of a graph (`graphs`, `heatmap`).
 
 use maud::{Markup, html};
+use report_page::axis::{Scale, moment, time_ticks};
+use report_page::px;
+use report_page::words::grouped;
 
-use super::axis::{Scale, moment, time_ticks};
 use super::columns::Column;
-use super::words::grouped;
 use crate::report::Fault;
 use crate::report::text::milliseconds;
 
@@ -175,10 +176,4 @@ fn cut(text: &str, chars: usize) -> String {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-/// Formats a coordinate to a tenth, which is too fine to see.
-pub(super) fn px(place: f64) -> String {
-    let rounded = (place * 10.0).round() / 10.0;
-    rounded.to_string()
 }

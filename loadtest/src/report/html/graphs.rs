@@ -5,11 +5,12 @@
 use std::fmt::Write;
 
 use maud::{Markup, html};
+use report_page::axis::Scale;
+use report_page::px;
+use report_page::words::grouped;
 
-use super::axis::Scale;
 use super::columns::Column;
-use super::frame::{Frame, Run, px};
-use super::words::grouped;
+use super::frame::{Frame, Run};
 use crate::report::Report;
 use crate::report::text::milliseconds;
 

@@ -5,9 +5,10 @@
 use std::fmt::Write;
 
 use maud::{Markup, html};
+use report_page::px;
 
 use super::columns::Column;
-use super::frame::{Frame, LEFT, Run, TOP, WIDTH, px};
+use super::frame::{Frame, LEFT, Run, TOP, WIDTH};
 use super::graphs::tick;
 use crate::counters::class_end_ms;
 

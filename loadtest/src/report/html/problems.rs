@@ -6,9 +6,9 @@
 
 use checker::lost_text;
 use maud::{Markup, html};
+use report_page::words::count;
 
 use super::tables::{cells, table, table_with_texts};
-use super::words::count;
 use crate::report::{FailureLine, Finding, Report, Verified};
 
 /// Maximum number of entries of each kind.

@@ -4,11 +4,11 @@
 //! [`ROWS_MAX`] rows.
 
 use maud::{Markup, html};
+use report_page::axis::moment;
+use report_page::words::{count, grouped};
 
-use super::axis::moment;
 use super::frame::{FAULTS_MAX, Run};
 use super::problems::more;
-use super::words::{count, grouped};
 use crate::report::compare::{Comparison, Outcome};
 use crate::report::text::milliseconds;
 use crate::report::{Latency, Load, Report, Share};

@@ -2,9 +2,12 @@
 //!
 //! The holder of the data directory makes the copy: a running router does it on request through its
 //! socket; without one, the command locks the directory itself and copies the files. Servers are
-//! read by the command itself, beside their routers.
+//! read by the command itself, beside their routers. A router with a folder of its own also makes
+//! backups by HTTP.
 //!
 //! **Not here:** making the copy (`sqlite::backup`, `postgres::backup`).
+
+mod on_router;
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -25,6 +28,7 @@ use sqlite::control::client::{ControlError, ask};
 
 use super::access::with_runtime;
 use super::cluster_place::{ClusterArgs, ClusterPlace};
+use super::http_agent::RouterAddress;
 use super::{CommandError, interrupt};
 use crate::terminal::Terminal;
 
@@ -39,23 +43,34 @@ Examples:
   shard-manager backup --data-dir ./data --to /backups/monday
   shard-manager backup --verify /backups/monday
   SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app \
-    shard-manager backup --to /backups/monday";
+    shard-manager backup --to /backups/monday
+  shard-manager backup --url http://127.0.0.1:3000   into the folder of the router's backup_dir";
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
     cluster: ClusterArgs,
     /// Folder to create; it must not exist, or be empty
-    #[arg(long, value_name = "DIR", required_unless_present = "verify")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["verify", "url"])]
     to: Option<PathBuf>,
     /// Verify that a copy is complete, and change nothing
     #[arg(long, value_name = "DIR", conflicts_with = "to")]
     verify: Option<PathBuf>,
+    /// Have a running router make the copy, in its own folder, and wait for it
+    #[arg(long, value_name = "URL", conflicts_with_all = ["to", "verify", "data_dir"])]
+    url: Option<String>,
+    /// File with the API key for that router [env: TESSERA_KEY, the key itself]
+    #[arg(long, value_name = "FILE", requires = "url")]
+    key_file: Option<PathBuf>,
 }
 
 /// Makes or verifies a copy.
 pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
     interrupt::watch();
+    if let Some(url) = &options.url {
+        let (url, key_file) = (url.clone(), options.key_file.clone());
+        return on_router::run(&RouterAddress { url, key_file }, terminal);
+    }
     if let Some(folder) = &options.verify {
         return verify(folder, terminal);
     }

@@ -1,22 +1,21 @@
 //! `generate`: demo users and their orders.
 //!
-//! **Not here:** generating rows (`crate::demo_data`), storing rows (`crate::import`, `upload`).
+//! **Not here:** generating rows (`import::demo_data`), storing rows (`import`, `upload`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use ::import::demo_data::{DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
+use ::import::{DemoRows, FailedRow, Filled, store_rows};
 use assembly::{self, EmbeddedCluster};
+use clap::Args;
 use cluster::manager::Manager;
 use engine::cluster_spec::ClusterSpec;
+use indicatif::ProgressBar;
 use model::keyspace::Keyspace;
 use model::topology::ShardNumber;
-
-use crate::demo_data::{DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
-use crate::import::{DemoRows, FailedRow, Filled, store_rows};
-use clap::Args;
-use indicatif::ProgressBar;
 use serde_json::json;
 
 use super::http_agent::RouterAddress;

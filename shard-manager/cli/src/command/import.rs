@@ -1,20 +1,19 @@
 //! `import`: stores the rows of a file.
 //!
-//! **Not here:** reading rows (`crate::import::row_reader`), storing rows (`crate::import`,
+//! **Not here:** reading rows (`import::row_reader`), storing rows (`import`,
 //! `upload`).
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use ::import::row_reader::{ImportFormat, ReadError, RowReader};
+use ::import::store_rows;
 use access::rights::Rights;
 use assembly::{self, EmbeddedCluster};
+use clap::{Args, ValueEnum};
 use cluster::manager::Manager;
 use engine::cluster_spec::ClusterSpec;
 use model::row_change::Operation;
-
-use crate::import::row_reader::{ImportFormat, ReadError, RowReader};
-use crate::import::store_rows;
-use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::format::FormatName;

@@ -158,7 +158,7 @@ fn list(args: &ListArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let moves = MovePlace::of(&args.source)?.send(MoveCommand::List)?;
     let shown = terminal.show(&json!({"moves": moves}), |terminal| {
         let rows: Vec<Vec<String>> = moves.iter().map(cells).collect();
-        let columns = ["id", "slots", "from", "to", "phase", "rows", "bytes", "began"];
+        let columns = ["id", "slots", "from", "to", "phase", "rows", "bytes", "lag", "began"];
         terminal.table(&columns, &rows)
     });
     Ok(shown?)
@@ -173,6 +173,7 @@ fn cells(shown: &MoveView) -> Vec<String> {
         phase(shown),
         HumanCount(shown.rows).to_string(),
         HumanBytes(shown.bytes).to_string(),
+        lag(shown),
         shown.began_at.clone(),
     ]
 }
@@ -185,6 +186,15 @@ fn phase(shown: &MoveView) -> String {
         return shown.phase.clone();
     }
     format!("{} ({})", shown.phase, notes.join(", "))
+}
+
+/// Returns what the side that receives lacks.
+fn lag(shown: &MoveView) -> String {
+    match (shown.changes_behind, shown.lag_ms) {
+        (Some(0), _) => "0".to_owned(),
+        (Some(changes), Some(ms)) => format!("{} in {:.1} s", HumanCount(changes), ms / 1_000.0),
+        _ => "-".to_owned(),
+    }
 }
 
 fn beginning(shown: &MoveView) -> String {
@@ -210,6 +220,7 @@ fn details(shown: &MoveView) -> String {
         ("kept for", format!("{} s", shown.keep)),
         ("rows", HumanCount(shown.rows).to_string()),
         ("bytes", HumanBytes(shown.bytes).to_string()),
+        ("behind", lag(shown)),
         ("longest hold", format!("{:.1} ms", shown.longest_hold_ms)),
         ("reason", or_none(&shown.reason)),
         ("began", shown.began_at.clone()),

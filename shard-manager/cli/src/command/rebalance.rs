@@ -188,7 +188,7 @@ fn carry_out(
         let line = format!("{}; add --yes to begin, or --dry-run to see the moves", effect(&plan));
         return Err(CommandError::Refused(line));
     }
-    let bound = RebalanceWish { epoch: Some(plan.epoch), ..wish };
+    let bound = RebalanceWish { epoch: plan.epoch, ..wish };
     let begun = match place.send(RebalanceCommand::Begin(bound))? {
         RebalanceAnswer::Plan(plan) => {
             return Ok(terminal.show(&plan, |terminal| planned(&plan, terminal))?);
@@ -228,7 +228,7 @@ fn cells(shown: &RebalanceView) -> Vec<String> {
         state(shown),
         format!("{} of {}", shown.slots_moved, shown.slots),
         skew(shown),
-        shown.began_at.clone(),
+        or_none(&shown.began_at),
     ]
 }
 
@@ -246,7 +246,10 @@ fn state(shown: &RebalanceView) -> String {
 fn skew(shown: &RebalanceView) -> String {
     let measured = shown.skew_measured.map(|skew| format!(", {skew:.2} measured"));
     let measured = measured.unwrap_or_default();
-    format!("{:.2}, {:.2} planned{measured}", shown.skew_before, shown.skew_planned)
+    match (shown.skew_before, shown.skew_planned) {
+        (Some(before), Some(planned)) => format!("{before:.2}, {planned:.2} planned{measured}"),
+        (_, _) => "-".to_owned(),
+    }
 }
 
 /// Returns the effect of a plan, as a clause.
@@ -259,6 +262,10 @@ fn effect(plan: &PlanView) -> String {
         "{slots} slots in {moves} moves{rows}{bytes}, skew {:.2} to {:.2}",
         plan.skew_before, plan.skew_planned
     )
+}
+
+fn epoch(plan: &PlanView) -> String {
+    plan.epoch.map(|epoch| format!("  epoch {epoch}")).unwrap_or_default()
 }
 
 /// Returns a plan for a person.
@@ -276,7 +283,7 @@ pub(super) fn planned(plan: &PlanView, terminal: &Terminal) -> String {
     let shards: Vec<Vec<String>> = shards.collect();
     let heads = ["shard", "state", "weight", "slots", "after", "fair"];
     let mut lines =
-        vec![format!("{}  epoch {}", effect(plan), plan.epoch), terminal.table(&heads, &shards)];
+        vec![format!("{}{}", effect(plan), epoch(plan)), terminal.table(&heads, &shards)];
     if let Some(seconds) = plan.seconds {
         lines.insert(1, format!("the copies take about {seconds:.0} s"));
     }
@@ -310,7 +317,6 @@ fn shortened(slots: &str) -> String {
 
 fn details(shown: &RebalanceView, terminal: &Terminal) -> String {
     let limit = shown.rate.map_or_else(|| "none".to_owned(), |rate| format!("{rate} MiB/s"));
-    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let moves = format!(
         "{} of {}, {} ended otherwise",
         shown.moved_count, shown.move_count, shown.failed_count
@@ -321,14 +327,14 @@ fn details(shown: &RebalanceView, terminal: &Terminal) -> String {
         ("state", state(shown)),
         ("slots", format!("{} of {}", shown.slots_moved, shown.slots)),
         ("moves", moves),
-        ("rows", HumanCount(shown.rows).to_string()),
-        ("bytes", HumanBytes(shown.bytes).to_string()),
+        ("rows", or_none(&shown.rows.map(|rows| HumanCount(rows).to_string()))),
+        ("bytes", or_none(&shown.bytes.map(|bytes| HumanBytes(bytes).to_string()))),
         ("skew", skew(shown)),
         ("rate limit", limit),
         ("kept for", format!("{} s", shown.keep)),
         ("reason", or_none(&shown.reason)),
-        ("began", shown.began_at.clone()),
-        ("changed", shown.changed_at.clone()),
+        ("began", or_none(&shown.began_at)),
+        ("changed", or_none(&shown.changed_at)),
         ("ended", or_none(&shown.ended_at)),
         ("orders", shown.actions.join(", ")),
     ]
@@ -342,8 +348,11 @@ fn details(shown: &RebalanceView, terminal: &Terminal) -> String {
     lines.join("\n")
 }
 
+fn or_none(text: &Option<String>) -> String {
+    text.clone().unwrap_or_else(|| "-".to_owned())
+}
+
 fn step_cells(step: &StepView) -> Vec<String> {
-    let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     vec![
         step.planned.from.clone(),
         step.planned.to.clone(),

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use indicatif::HumanBytes;
 use model::keyspace::SLOT_COUNT;
 use model::shard_map::ShardMap;
 use model::topology::ShardNumber;
@@ -74,6 +75,19 @@ struct Listing {
     /// Version of the shard map.
     epoch: u64,
     shards: Vec<Listed>,
+    /// Nodes over which the engine itself distributes the rows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<ListedNode>,
+}
+
+/// Node of an engine that distributes rows by itself.
+#[derive(Debug, Serialize)]
+struct ListedNode {
+    node: String,
+    state: String,
+    /// Number of the engine's own shards on it.
+    shards: u64,
+    bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,7 +121,12 @@ fn list(args: &ListArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let shown = terminal.show(&listing, |terminal| {
         let rows: Vec<Vec<String>> = listing.shards.iter().map(Listed::cells).collect();
         let columns = ["number", "shard", "state", "weight", "slots", "address"];
-        format!("epoch  {}\n{}", listing.epoch, terminal.table(&columns, &rows))
+        let shards = format!("epoch  {}\n{}", listing.epoch, terminal.table(&columns, &rows));
+        if listing.nodes.is_empty() {
+            return shards;
+        }
+        let rows: Vec<Vec<String>> = listing.nodes.iter().map(ListedNode::cells).collect();
+        format!("{shards}\n{}", terminal.table(&["node", "state", "shards", "size"], &rows))
     });
     Ok(shown?)
 }
@@ -140,7 +159,10 @@ fn listing_of_router(url: &str, key_file: Option<PathBuf>) -> Result<Listing, Co
     let epoch = answer["epoch"].as_u64().ok_or_else(unread)?;
     let shards = answer["shards"].as_array().ok_or_else(unread)?.iter();
     let shards: Option<Vec<Listed>> = shards.map(listed).collect();
-    Ok(Listing { epoch, shards: shards.ok_or_else(unread)? })
+    let nodes = answer["shards"].as_array().into_iter().flatten();
+    let nodes = nodes.filter_map(|shard| shard["citus"]["nodes"].as_array()).flatten();
+    let nodes = nodes.filter_map(ListedNode::of).collect();
+    Ok(Listing { epoch, shards: shards.ok_or_else(unread)?, nodes })
 }
 
 fn listing(map: &ShardMap, addresses: Vec<Option<String>>) -> Listing {
@@ -154,7 +176,7 @@ fn listing(map: &ShardMap, addresses: Vec<Option<String>>) -> Listing {
         slots: map.slots_of(ShardNumber(number)).count(),
         address,
     });
-    Listing { epoch: map.epoch(), shards: listed.collect() }
+    Listing { epoch: map.epoch(), shards: listed.collect(), nodes: Vec::new() }
 }
 
 impl Listed {
@@ -168,5 +190,22 @@ impl Listed {
             format!("{} ({share:.1} %)", self.slots),
             self.address.clone().unwrap_or_else(|| "-".to_owned()),
         ]
+    }
+}
+
+impl ListedNode {
+    /// Reads a node as a router shows it.
+    fn of(node: &Value) -> Option<Self> {
+        Some(Self {
+            node: node["node"].as_str()?.to_owned(),
+            state: node["state"].as_str()?.to_owned(),
+            shards: node["shards"].as_u64()?,
+            bytes: node["bytes"].as_u64()?,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let size = HumanBytes(self.bytes).to_string();
+        vec![self.node.clone(), self.state.clone(), self.shards.to_string(), size]
     }
 }

@@ -7,9 +7,8 @@
 use std::io::Read;
 use std::time::Duration;
 
+use ::import::FailedRow;
 use model::keyspace::Keyspace;
-
-use crate::import::FailedRow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use ureq::http::Response;

@@ -45,7 +45,8 @@ impl Default for MoveNews {
 }
 
 impl MoveNews {
-    /// Announces that a move or a rebalance has begun, or that a place is free.
+    /// Announces that a move, a rebalance or a change of an index has begun, or that a place is
+    /// free.
     pub(super) fn announce(&self) {
         self.news.send_modify(|news| *news += 1);
     }

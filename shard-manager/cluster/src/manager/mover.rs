@@ -10,6 +10,7 @@
 //! **Not here:** the steps of one move (`move_run`), the decision about a step (`moves::mover`),
 //! the orders of an operator (`moves`).
 
+mod copy_lag;
 mod copy_pace;
 mod copy_rate;
 mod fence_clock;

@@ -11,14 +11,13 @@ use engine::operator_desk::{
     COMMANDS_MAX, MoveAction, OperatorAnswer, OperatorCommand, OperatorRequest, RebalanceAction,
     ShardAction, SlotAction,
 };
+use engine::rebalance_view::RebalanceBegun;
 use engine::refusal_code::with_code;
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
 use model::slot_set::SlotSet;
 
-use super::{
-    Manager, MovesError, RebalanceBegun, Rebalances, RebalancesError, ShardChangeError, SlotsError,
-};
+use super::{Manager, MovesError, Rebalances, RebalancesError, ShardChangeError, SlotsError};
 
 /// Carries out the commands of the process's operator until the future is dropped. Returns at once
 /// if none can come.
@@ -114,19 +113,17 @@ async fn change_rebalances(
         }
         RebalanceAction::Begin(draft, epoch) => {
             match rebalances.begin(draft, *epoch, deadline).await? {
-                RebalanceBegun::Begun(record) => *record,
+                RebalanceBegun::Begun(view) => *view,
                 RebalanceBegun::Settled(plan) => return Ok(OperatorAnswer::Plan(plan)),
             }
         }
-        RebalanceAction::Order(id, order) => rebalances.order(*id, *order).await?,
-        RebalanceAction::Show(id) => rebalances.get(*id).await?,
+        RebalanceAction::Order(id, order) => rebalances.order(&id.name(), *order).await?,
+        RebalanceAction::Show(id) => rebalances.get(&id.name()).await?,
         RebalanceAction::List => {
-            let records = rebalances.list().await?;
-            let views = records.iter().map(|record| rebalances.summary(record));
-            return Ok(OperatorAnswer::Rebalances(views.collect()));
+            return Ok(OperatorAnswer::Rebalances(rebalances.list().await?));
         }
     };
-    Ok(OperatorAnswer::Rebalances(vec![rebalances.view(&one)]))
+    Ok(OperatorAnswer::Rebalances(vec![one]))
 }
 
 fn slots_refused(error: SlotsError) -> String {

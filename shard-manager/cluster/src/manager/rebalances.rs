@@ -2,7 +2,7 @@
 //! for them.
 //!
 //! A rebalance that was begun is a row of the catalog, so it goes on if the router that began it
-//! ends.
+//! ends. If the engine distributes rows over nodes by itself, it plans and carries rebalances out.
 //!
 //! **Not here:** the choice of slots (`model::slot_plan`), the moves of a rebalance (`rebalancer`),
 //! the rules of orders (`engine::rebalance_record`).
@@ -13,22 +13,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use engine::node_distributor::{DistributorError, NodeDistributor};
 use engine::rebalance_catalog::{RebalanceCatalog, RebalanceListError};
 use engine::rebalance_draft::RebalanceDraft;
 use engine::rebalance_record::{RebalanceId, RebalanceOrder, RebalanceRecord};
-use engine::rebalance_view::{PlanView, RebalanceView};
+use engine::rebalance_view::{PlanView, RebalanceBegun, RebalanceView};
 use engine::refusal_code::RefusalCode;
 use model::advice::{KeyLoad, SlotLoad};
-use model::error::Error;
+use model::error::{Error, Outcome};
 use model::slot_plan::PlanFault;
 use model::topology::ShardNumber;
 use moves::limits::KEEP;
 
+use super::nodes::no_epoch;
 use super::{Manager, MovesError};
 use planning::{Planned, RebalancePlans};
 
 /// Attempts at a beginning while the shard map changes.
 const TRIES_MAX: usize = 16;
+/// Longest time for an engine that lists its own rebalances, or takes an order for one.
+const ENGINE_MAX: Duration = Duration::from_secs(10);
 
 /// Face of a [`Manager`] for rebalances.
 #[derive(Clone, Copy)]
@@ -48,15 +52,6 @@ pub trait LoadSource: Send + Sync {
     /// Returns the requests of the last minutes; `None` if they are counted no more. May block for
     /// some milliseconds.
     fn observed(&self) -> Option<ObservedLoad>;
-}
-
-/// Result of a request for a rebalance.
-#[derive(Clone, Debug)]
-pub enum RebalanceBegun {
-    /// It has begun.
-    Begun(Box<RebalanceRecord>),
-    /// Nothing has to move, so none has begun.
-    Settled(Box<PlanView>),
 }
 
 /// Reason why a rebalance was not planned or not begun, or an order not taken.
@@ -86,6 +81,9 @@ pub enum RebalancesError {
     /// The catalog did not take it.
     #[error(transparent)]
     List(#[from] RebalanceListError),
+    /// The engine distributes rows by itself, and has not carried it out.
+    #[error(transparent)]
+    Distributor(#[from] DistributorError),
     /// The engine distributes rows by itself.
     #[error("this cluster distributes its rows itself")]
     Unsupported,
@@ -106,17 +104,20 @@ impl RebalancesError {
             | Self::Refused(_) => RefusalCode::ShardState,
             Self::Moves(error) => return error.code(),
             Self::List(error) => return RefusalCode::of_listed_rebalance(error),
+            Self::Distributor(error) => return RefusalCode::of_distributor(error),
             Self::Unsupported => RefusalCode::PlacedByEngine,
         })
     }
 
-    /// Returns the error of the catalog, if it could not be used.
-    pub fn failure(&self) -> Option<&Error> {
+    /// Returns the error of the catalog or the engine, if it could not be used, and the outcome of
+    /// the request.
+    pub fn failure(&self) -> Option<(&Error, Outcome)> {
         match self {
             Self::List(RebalanceListError::Failed(error))
             | Self::Moves(MovesError::List(engine::move_catalog::MoveListError::Failed(error))) => {
-                Some(error)
+                Some((error, Outcome::Unknown))
             }
+            Self::Distributor(error) => error.failure(),
             Self::Plan(_)
             | Self::NoShard(_)
             | Self::HoldsCatalog(_)
@@ -153,6 +154,9 @@ impl<'m> Rebalances<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<PlanView, RebalancesError> {
+        if let Some(nodes) = distributor(self.0, expected_epoch)? {
+            return Ok(nodes.plan_rebalance(draft, deadline).await?);
+        }
         Ok(RebalancePlans::of(self.0).planned(draft, expected_epoch, deadline).await?.view())
     }
 
@@ -167,6 +171,9 @@ impl<'m> Rebalances<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<RebalanceBegun, RebalancesError> {
+        if let Some(nodes) = distributor(self.0, expected_epoch)? {
+            return Ok(nodes.begin_rebalance(draft, deadline).await?);
+        }
         self.check_none_runs().await?;
         for _ in 1..TRIES_MAX {
             let begun = self.begin_once(draft, expected_epoch, deadline).await;
@@ -200,7 +207,7 @@ impl<'m> Rebalances<'m> {
         self.catalog()?.begin_rebalance(&record, map.epoch()).await?;
         tracing::info!(id = record.id.name(), goal = record.goal.name(), "a rebalance begins");
         self.0.move_news.announce();
-        Ok(RebalanceBegun::Begun(Box::new(record)))
+        Ok(RebalanceBegun::Begun(Box::new(self.view(&record))))
     }
 
     /// Checks that no rebalance goes on, before anything is planned. The catalog checks it again.
@@ -212,36 +219,51 @@ impl<'m> Rebalances<'m> {
         }
     }
 
-    /// Returns the rebalance that goes on and the last ones that have ended, the latest first.
+    /// Returns the rebalances that go on and the last ones that have ended, without their moves,
+    /// the latest first.
     ///
     /// # Errors
-    /// [`RebalancesError::Unsupported`], or the error of the catalog.
-    pub async fn list(self) -> Result<Vec<RebalanceRecord>, RebalancesError> {
-        let listed = self.catalog()?.list_rebalances().await;
-        Ok(listed.map_err(RebalanceListError::Failed)?)
+    /// The error of the catalog or of the engine.
+    pub async fn list(self) -> Result<Vec<RebalanceView>, RebalancesError> {
+        if let Some(nodes) = self.0.backend.node_distributor() {
+            let views = nodes.rebalances(Instant::now() + ENGINE_MAX).await?.into_iter();
+            return Ok(views.map(|view| RebalanceView { moves: None, ..view }).collect());
+        }
+        let records = self.records().await?;
+        Ok(records.iter().map(|record| self.summary(record)).collect())
     }
 
-    /// Returns a rebalance.
+    /// Returns a rebalance with its moves.
     ///
     /// # Errors
-    /// [`RebalanceListError::NoRebalance`], or the error of the catalog.
-    pub async fn get(self, id: RebalanceId) -> Result<RebalanceRecord, RebalancesError> {
-        let found = self.list().await?.into_iter().find(|record| record.id == id);
+    /// [`RebalanceListError::NoRebalance`], or the error of the catalog or of the engine.
+    pub async fn get(self, id: &str) -> Result<RebalanceView, RebalancesError> {
+        let found = if let Some(nodes) = self.0.backend.node_distributor() {
+            let mut views = nodes.rebalances(Instant::now() + ENGINE_MAX).await?.into_iter();
+            views.find(|view| view.id == id)
+        } else {
+            let id = identity(id)?;
+            let records = self.records().await?;
+            records.iter().find(|record| record.id == id).map(|record| self.view(record))
+        };
         Ok(found.ok_or(RebalanceListError::NoRebalance)?)
     }
 
     /// Gives an order for a rebalance and its moves, and returns it as it is listed then.
     ///
     /// # Errors
-    /// [`RebalancesError::List`].
+    /// [`RebalancesError::List`], [`RebalancesError::Distributor`].
     pub async fn order(
         self,
-        id: RebalanceId,
+        id: &str,
         order: RebalanceOrder,
-    ) -> Result<RebalanceRecord, RebalancesError> {
-        let ordered = self.catalog()?.order_rebalance(id, order).await?;
+    ) -> Result<RebalanceView, RebalancesError> {
+        if let Some(nodes) = self.0.backend.node_distributor() {
+            return Ok(nodes.order_rebalance(id, order, Instant::now() + ENGINE_MAX).await?);
+        }
+        let ordered = self.catalog()?.order_rebalance(identity(id)?, order).await?;
         self.0.move_news.announce_order();
-        Ok(ordered)
+        Ok(self.view(&ordered))
     }
 
     /// Returns a rebalance as lists show it, without its moves.
@@ -250,7 +272,7 @@ impl<'m> Rebalances<'m> {
     }
 
     /// Returns a rebalance as responses and commands show it.
-    pub fn view(self, record: &RebalanceRecord) -> RebalanceView {
+    fn view(self, record: &RebalanceRecord) -> RebalanceView {
         self.summary(record).with_moves(record, |shard| self.name(shard))
     }
 
@@ -260,11 +282,32 @@ impl<'m> Rebalances<'m> {
         self.0.rebalance_status.latest()
     }
 
+    async fn records(self) -> Result<Vec<RebalanceRecord>, RebalancesError> {
+        let listed = self.catalog()?.list_rebalances().await;
+        Ok(listed.map_err(RebalanceListError::Failed)?)
+    }
+
     fn name(self, shard: ShardNumber) -> String {
         self.0.shard_name(shard).to_owned()
     }
 
     fn catalog(self) -> Result<&'m dyn RebalanceCatalog, RebalancesError> {
         self.0.backend.rebalance_catalog().ok_or(RebalancesError::Unsupported)
+    }
+}
+
+fn identity(id: &str) -> Result<RebalanceId, RebalanceListError> {
+    RebalanceId::parse(id).ok_or(RebalanceListError::NoRebalance)
+}
+
+/// Returns the engine, if it distributes rows by itself: then no epoch can be expected.
+fn distributor(
+    manager: &Manager,
+    expected_epoch: Option<u64>,
+) -> Result<Option<&dyn NodeDistributor>, DistributorError> {
+    let Some(nodes) = manager.backend.node_distributor() else { return Ok(None) };
+    match expected_epoch {
+        None => Ok(Some(nodes)),
+        Some(_) => Err(DistributorError::BadRebalance { member: "If-Match", cause: no_epoch() }),
     }
 }

@@ -16,15 +16,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use engine::new_shard::NewShardRefusal;
-use futures_util::future::join4;
+use futures_util::future::join5;
 use model::error::Error;
 use model::shard_map::ShardMap;
 use model::topology::{ShardNumber, ShardState};
 
-use super::mover;
 use super::rebalancer::Rebalancer;
 use super::shard_change::ShardJoin;
 use super::{Manager, Shards};
+use super::{index_building, mover};
 
 /// Pause after a shard could not be opened.
 const RETRY: Duration = Duration::from_millis(500);
@@ -32,12 +32,14 @@ const RETRY: Duration = Duration::from_millis(500);
 const OPEN_MAX: Duration = Duration::from_secs(30);
 
 impl<'m> Shards<'m> {
-    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins,
-    /// moves of slots and rebalances, until the future is dropped. One task of a process does this.
+    /// Opens shards that join elsewhere, closes shards that retire, and carries out joins, moves of
+    /// slots, rebalances and changes of indexes, until the future is dropped. One task of a process
+    /// does this.
     pub async fn keep_up(self) {
         let moves = mover::carry_out(self.0);
         let rebalances = Rebalancer::of(self.0).carry_out();
-        join4(carry_out_joins(self), self.upkeep().follow_map(), moves, rebalances).await;
+        let indexes = index_building::carry_out(self.0);
+        join5(carry_out_joins(self), self.upkeep().follow_map(), moves, rebalances, indexes).await;
     }
 
     /// Returns the face for opening and closing shards.

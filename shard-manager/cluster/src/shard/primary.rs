@@ -13,6 +13,7 @@ use std::time::Instant;
 use cache::FreshnessBound;
 use engine::doubts::Doubts;
 use engine::fault_injector::NodeMode;
+use engine::index_builder::IndexBuilder;
 use engine::replication::ReplicationState;
 use engine::slot_move::ShardMoves;
 use engine::{PrimaryReader, ReadIndex, TableRows, TableSize, WorkerNode};
@@ -41,6 +42,8 @@ pub struct Primary {
     pub(super) doubts: Arc<Doubts>,
     /// Ways in which the shard takes part in moves, if its engine has moves.
     pub(super) moves: Option<ShardMoves>,
+    /// Builder of its indexes; `None` if the lane builds them.
+    pub(super) indexes: Option<Arc<dyn IndexBuilder>>,
 }
 
 impl Primary {

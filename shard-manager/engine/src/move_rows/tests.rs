@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::{ListedMoveRow, MovingSlotRow, check_new_move, listed_records};
 use crate::catalog_rows::GROUP;
 use crate::move_catalog::MoveListError;
-use crate::move_record::{MovePhase, MoveProgressReport, MoveRecord, NewMove};
+use crate::move_record::{MoveLag, MovePhase, MoveProgressReport, MoveRecord, NewMove};
 use crate::rebalance_record::RebalanceId;
 
 fn time() -> impl Strategy<Value = DateTime<Utc>> {
@@ -33,8 +33,12 @@ fn new_move() -> impl Strategy<Value = NewMove> {
 
 fn progress() -> impl Strategy<Value = MoveProgressReport> {
     let reason = prop::option::of(".*");
-    (any::<(u64, u64, u64)>(), reason).prop_map(|((rows, bytes, hold_us), reason)| {
-        MoveProgressReport { rows, bytes, deleted_batches: rows / 7, hold_us, reason }
+    let lag = (any::<u64>(), prop::option::of(time()));
+    let lag = prop::option::of(lag.prop_map(|(changes, since)| MoveLag { changes, since }));
+    let numbers = any::<(u64, u64, u64)>();
+    (numbers, reason, lag).prop_map(|((rows, bytes, hold_us), reason, lag)| {
+        let deleted_batches = rows / 7;
+        MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason, lag }
     })
 }
 

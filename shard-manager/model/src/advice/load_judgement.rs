@@ -1,18 +1,19 @@
 //! Load judgement: load of slots and shards, and the judgement that follows from it.
 //!
-//! **Not here:** the choice of slots that move (`plan`).
+//! **Not here:** fair shares (`fair_shares`), the choice of slots that move (`plan`), the remedies
+//! (`findings`).
 
 use std::cmp::Reverse;
 
+use super::fair_shares::{CHANCE, FairShares};
+use super::plan::PlannedMove;
 use super::{
     Advice, BYTES_MIN, BalanceBy, HOT_MAX, HotSpot, Move, Observed, REQUESTS_MIN,
     REQUESTS_OF_SHARD_MIN, SKEW_TOLERATED, ShardOutlook, ShardSize, SlotLoad, Verdict, plan,
 };
 use crate::keyspace::{SLOT_COUNT, Slot};
+use crate::slot_set::SlotSet;
 use crate::topology::ShardNumber;
-
-/// Standard deviations within which a count of requests may be chance.
-const CHANCE: f64 = 4.0;
 
 /// Reasons why nothing has to move.
 const ONE_SHARD: &str = "there is one shard";
@@ -20,58 +21,45 @@ const ONE_SHARE: &str = "one shard is to carry everything, and does";
 
 /// Shards and the load of their slots, by number.
 pub(super) struct LoadJudgement {
-    /// Weights by which the load is shared; 0 for a shard that is to have none.
-    weights: Vec<u64>,
-    owners: Vec<usize>,
-    costs: Vec<u64>,
-    loads: Vec<u64>,
-    total: u64,
+    pub(super) shares: FairShares,
+    pub(super) owners: Vec<usize>,
+    pub(super) costs: Vec<u64>,
+    pub(super) loads: Vec<u64>,
+    /// Owners once the moves that go on have ended.
+    pub(super) planned_owners: Vec<usize>,
+    /// Loads by these owners.
+    pub(super) planned_loads: Vec<u64>,
+    /// Slots that move already.
+    pub(super) moving: SlotSet,
 }
 
 impl LoadJudgement {
     pub(super) fn new(observed: &Observed<'_>, balance_by: BalanceBy) -> Self {
         let topology = observed.map.topology();
-        let weights = topology.share_weights().into_iter().map(u64::from).collect();
         let slots = (0..SLOT_COUNT).filter_map(Slot::new);
         let owners: Vec<usize> = slots.map(|slot| observed.map.owner(slot).index()).collect();
         let costs = match balance_by {
             BalanceBy::Load => requests(observed.load),
             BalanceBy::Size => mean_bytes(&owners, observed.sizes),
         };
-        let mut loads = vec![0; topology.len()];
-        owners.iter().zip(&costs).for_each(|(owner, cost)| loads[*owner] += cost);
-        let total = loads.iter().sum();
-        Self { weights, owners, costs, loads, total }
+        let planned_owners: Vec<usize> = match &observed.open {
+            Some(open) => open.owners.iter().map(|owner| owner.index()).collect(),
+            None => owners.clone(),
+        };
+        let moving = observed.open.map_or_else(SlotSet::empty, |open| open.moving.clone());
+        let loads = loads(&owners, &costs, topology.len());
+        let planned_loads = self::loads(&planned_owners, &costs, topology.len());
+        let weights = topology.share_weights().into_iter().map(u64::from).collect();
+        let shares = FairShares::new(weights, loads.iter().sum());
+        Self { shares, owners, costs, loads, planned_owners, planned_loads, moving }
     }
 
-    fn share(&self, load: u64) -> f64 {
-        load as f64 / self.total.max(1) as f64
+    pub(super) fn skew_of_owners(&self, owners: &[ShardNumber]) -> f64 {
+        let owners: Vec<usize> = owners.iter().map(|owner| owner.index()).collect();
+        self.shares.skew(&loads(&owners, &self.costs, self.loads.len()))
     }
 
-    fn fair_share(&self, shard: usize) -> f64 {
-        self.weights[shard] as f64 / self.weights.iter().sum::<u64>() as f64
-    }
-
-    fn skew(&self, loads: &[u64]) -> f64 {
-        if self.total == 0 {
-            return 1.0;
-        }
-        (0..loads.len()).filter_map(|shard| self.multiple(loads, shard)).fold(0.0, f64::max)
-    }
-
-    /// Returns the load of a shard as a multiple of its fair share; `None` if that is zero.
-    fn multiple(&self, loads: &[u64], shard: usize) -> Option<f64> {
-        let fair_share = self.fair_share(shard);
-        (fair_share > 0.0).then(|| self.share(loads[shard]) / fair_share)
-    }
-
-    /// Returns the shard with the most load of those that are to have none.
-    fn overstayer(&self) -> Option<usize> {
-        let none = (0..self.loads.len()).filter(|&shard| self.weights[shard] == 0);
-        none.filter(|&shard| self.loads[shard] > 0).max_by_key(|&shard| self.loads[shard])
-    }
-
-    fn slots_of(&self, shard: usize) -> usize {
+    pub(super) fn slots_of(&self, shard: usize) -> usize {
         self.owners.iter().filter(|owner| **owner == shard).count()
     }
 
@@ -79,7 +67,8 @@ impl LoadJudgement {
     pub(super) fn outlook(&self, balance_by: BalanceBy) -> Advice {
         let shards = (0..).map(ShardNumber).zip(&self.loads).map(|(shard, &carries)| {
             let slots = self.slots_of(shard.index());
-            let (share, fair_share) = (self.share(carries), self.fair_share(shard.index()));
+            let (share, fair_share) =
+                (self.shares.share(carries), self.shares.fair_share(shard.index()));
             ShardOutlook {
                 shard,
                 slots,
@@ -90,17 +79,18 @@ impl LoadJudgement {
                 share_after: share,
             }
         });
-        let skew = self.skew(&self.loads);
+        let skew = self.shares.skew(&self.loads);
         Advice {
             balance_by,
             verdict: Verdict::Balanced,
             because: String::new(),
-            total: self.total,
+            total: self.shares.total(),
             skew,
             skew_after: skew,
             shards: shards.collect(),
             moves: Vec::new(),
             hot: Vec::new(),
+            findings: Vec::new(),
         }
     }
 
@@ -110,12 +100,15 @@ impl LoadJudgement {
         observed: &Observed<'_>,
         balance_by: BalanceBy,
     ) -> Option<String> {
-        let shards = self.weights.iter().filter(|weight| **weight > 0).count();
+        let shards = self.shares.sharing();
         match balance_by {
             BalanceBy::Load => {
                 let least = REQUESTS_MIN.max(REQUESTS_OF_SHARD_MIN * shards as u64);
-                (self.total < least).then(|| {
-                    format!("{} requests with a key were observed: {least} tell enough", self.total)
+                (self.shares.total() < least).then(|| {
+                    format!(
+                        "{} requests with a key were observed: {least} tell enough",
+                        self.shares.total()
+                    )
                 })
             }
             BalanceBy::Size => {
@@ -126,26 +119,20 @@ impl LoadJudgement {
                 if !unknown.is_empty() {
                     return Some(format!("how much {} holds is not known", unknown.join(", ")));
                 }
-                (self.total < BYTES_MIN).then(|| {
-                    format!("the shards hold {} bytes: {BYTES_MIN} tell enough", self.total)
+                (self.shares.total() < BYTES_MIN).then(|| {
+                    format!(
+                        "the shards hold {} bytes: {BYTES_MIN} tell enough",
+                        self.shares.total()
+                    )
                 })
             }
         }
     }
 
-    /// Returns true if some shard has more requests than chance explains.
-    fn is_beyond_chance(&self) -> bool {
-        self.loads.iter().enumerate().any(|(shard, &load)| {
-            let fair = self.fair_share(shard) * self.total as f64;
-            load as f64 > (fair * SKEW_TOLERATED).max(fair + CHANCE * fair.sqrt())
-        })
-    }
-
     /// Returns slots that exceed the largest fair share, with the keys that do so alone.
     pub(super) fn hot(&self, observed: &Observed<'_>) -> Vec<HotSpot> {
-        let fair_share = (0..self.weights.len()).map(|shard| self.fair_share(shard));
-        let fair_share = fair_share.fold(0.0, f64::max);
-        let fair = fair_share * self.total as f64;
+        let fair_share = self.shares.largest_fair_share();
+        let fair = fair_share * self.shares.total() as f64;
         let outweighs = |requests: u64| requests as f64 > fair + CHANCE * fair.sqrt();
         let slots = (0..SLOT_COUNT).filter_map(Slot::new);
         let mut hot: Vec<(u64, Slot)> =
@@ -160,22 +147,28 @@ impl LoadJudgement {
             HotSpot {
                 slot,
                 shard: observed.map.owner(slot),
-                share: self.share(requests),
+                share: self.shares.share(requests),
                 fair_share,
                 key: key.map(|(_, key)| key.clone()),
-                key_share: key.map(|(requests, _)| self.share(requests)),
+                key_share: key.map(|(requests, _)| self.shares.share(requests)),
             }
         });
         spots.collect()
     }
 
-    /// Adds the moves, and the loads after them.
-    pub(super) fn plan(&self, advice: &mut Advice, observed: &Observed<'_>) {
-        let mut loads = self.loads.clone();
-        for step in plan::plan(&self.weights, &self.owners, &self.costs) {
+    /// Adds the moves, and the loads after them and after the moves that go on. Returns the steps.
+    pub(super) fn plan(&self, advice: &mut Advice, observed: &Observed<'_>) -> Vec<PlannedMove> {
+        let mut loads = self.planned_loads.clone();
+        let steps = self.steps(advice.balance_by);
+        for (shard, outlook) in advice.shards.iter_mut().enumerate() {
+            let owners = self.planned_owners.iter();
+            outlook.slots_after = owners.filter(|owner| **owner == shard).count();
+        }
+        for step in &steps {
             let load: u64 = step.slots.iter().map(|slot| self.costs[usize::from(*slot)]).sum();
             loads[step.from] -= load;
             loads[step.to] += load;
+            // Slots that move already are in no step: those of a step are at their owner.
             let (slots, all) = (step.slots.len(), advice.shards[step.from].slots);
             let size = observed.sizes.get(step.from).copied().unwrap_or_default();
             let part = |whole: u64| (u128::from(whole) * slots as u128 / all as u128) as u64;
@@ -188,29 +181,45 @@ impl LoadJudgement {
                 slots,
                 rows: size.rows.map(part),
                 bytes: size.bytes.map(part),
-                share: self.share(load),
-                from_share_after: self.share(loads[step.from]),
-                to_share_after: self.share(loads[step.to]),
+                share: self.shares.share(load),
+                from_share_after: self.shares.share(loads[step.from]),
+                to_share_after: self.shares.share(loads[step.to]),
             });
         }
         for (shard, load) in advice.shards.iter_mut().zip(&loads) {
-            shard.share_after = self.share(*load);
+            shard.share_after = self.shares.share(*load);
         }
-        advice.skew_after = self.skew(&loads);
+        advice.skew_after = self.shares.skew(&loads);
+        steps
+    }
+
+    /// Returns the steps of a plan. There are none if the moves that go on are enough.
+    fn steps(&self, balance_by: BalanceBy) -> Vec<PlannedMove> {
+        let is_enough = balance_by == BalanceBy::Load
+            && !self.moving.is_empty()
+            && self.shares.overstayer(&self.planned_loads).is_none()
+            && !self.shares.is_beyond_chance(&self.planned_loads);
+        if is_enough {
+            return Vec::new();
+        }
+        plan::plan(self.shares.weights(), (&self.planned_owners, &self.moving), &self.costs)
     }
 
     /// Returns the reason why no slot has to move, if there is one.
     pub(super) fn even_enough(&self, skew: f64, balance_by: BalanceBy) -> Option<String> {
         let fullest = format!("the fullest shard carries {skew:.2} of its fair share");
-        let shares = self.weights.iter().filter(|weight| **weight > 0).count();
-        if self.overstayer().is_some() {
+        let shares = self.shares.sharing();
+        if self.shares.overstayer(&self.loads).is_some() {
             None
         } else if shares == 1 {
-            Some(if self.weights.len() == 1 { ONE_SHARD } else { ONE_SHARE }.to_owned())
+            Some(if self.loads.len() == 1 { ONE_SHARD } else { ONE_SHARE }.to_owned())
         } else if skew <= SKEW_TOLERATED {
             Some(format!("{fullest}: up to {SKEW_TOLERATED} is even enough"))
-        } else if balance_by == BalanceBy::Load && !self.is_beyond_chance() {
-            Some(format!("{fullest}, which may be chance: {} requests were observed", self.total))
+        } else if balance_by == BalanceBy::Load && !self.shares.is_beyond_chance(&self.loads) {
+            Some(format!(
+                "{fullest}, which may be chance: {} requests were observed",
+                self.shares.total()
+            ))
         } else {
             None
         }
@@ -218,12 +227,12 @@ impl LoadJudgement {
 
     pub(super) fn skewed(&self, advice: &Advice, observed: &Observed<'_>) -> String {
         let name = |shard: usize| observed.map.topology().name(ShardNumber(shard as u16));
-        let mut text = if let Some(shard) = self.overstayer() {
-            let part = 100.0 * self.share(self.loads[shard]);
+        let mut text = if let Some(shard) = self.shares.overstayer(&self.loads) {
+            let part = 100.0 * self.shares.share(self.loads[shard]);
             format!("{} is to carry nothing and carries {part:.2} % of all", name(shard))
         } else {
             let multiples = (0..self.loads.len())
-                .filter_map(|shard| Some((shard, self.multiple(&self.loads, shard)?)));
+                .filter_map(|shard| Some((shard, self.shares.multiple(&self.loads, shard)?)));
             let fullest = multiples.max_by(|(_, a), (_, b)| a.total_cmp(b));
             let name = fullest.map_or("", |(shard, _)| name(shard));
             format!("{name} carries {:.2} of its fair share", advice.skew)
@@ -237,14 +246,30 @@ impl LoadJudgement {
             ),
             None => {}
         }
-        if advice.moves.is_empty() {
-            text.push_str("; no move makes it better");
-        } else {
-            let after = advice.skew_after;
-            text.push_str(&format!("; after {} moves it would be {after:.2}", advice.moves.len()));
+        let (moves, after, moving) = (advice.moves.len(), advice.skew_after, self.moving.len());
+        let plural = if moves == 1 { "" } else { "s" };
+        match (moves, moving) {
+            (0, 0) => text.push_str("; no move makes it better"),
+            (0, _) => text.push_str(&format!(
+                "; slots move already, {moving} of them, after which it would be {after:.2}"
+            )),
+            (_, 0) => {
+                text.push_str(&format!("; after {moves} move{plural} it would be {after:.2}"))
+            }
+            (..) => text.push_str(&format!(
+                "; slots move already, {moving} of them, and after {moves} more move{plural} it \
+                 would be {after:.2}"
+            )),
         }
         text
     }
+}
+
+/// Returns the load of each of so many shards.
+fn loads(owners: &[usize], costs: &[u64], shards: usize) -> Vec<u64> {
+    let mut loads = vec![0; shards];
+    owners.iter().zip(costs).for_each(|(owner, cost)| loads[*owner] += cost);
+    loads
 }
 
 fn requests(load: &[SlotLoad]) -> Vec<u64> {

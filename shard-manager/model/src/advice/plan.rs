@@ -18,6 +18,9 @@
 
 use std::cmp::{Ordering, Reverse};
 
+use crate::keyspace::Slot;
+use crate::slot_set::SlotSet;
+
 /// Highest number of moves of a plan, so that an operator can review it.
 pub const MOVES_MAX: usize = 32;
 /// Percentage of its share above which a shard gives slots away, like [`super::SKEW_TOLERATED`].
@@ -29,6 +32,17 @@ const HEAVY_PARTS: u64 = 16;
 /// even as possible; the second is less even, for clusters where the first takes too many moves
 /// because all other shards are nearly full.
 const AIMS: [Aim; 2] = [Aim { leave: 102, fill: 100 }, Aim { leave: 105, fill: 105 }];
+/// Percentage of its share up to which a shard is filled by one hot slot, instead of by many cool
+/// ones that would be more even.
+const HOT_FILL: u64 = 105;
+
+/// A slot with at least one of this many parts of the fair load of a shard is hot.
+const HOT_PARTS: u64 = 10;
+
+/// Returns true if a slot with this load is hot on a shard with this fair load.
+pub(super) fn is_hot(cost: u64, fair: u64) -> bool {
+    cost > 0 && u128::from(cost) * u128::from(HOT_PARTS) >= u128::from(fair)
+}
 
 #[derive(Clone, Copy)]
 struct Aim {
@@ -47,15 +61,30 @@ pub(super) struct PlannedMove {
 
 /// Plans the moves that make the load of each shard proportional to its weight, as far as whole
 /// slots allow. A shard without weight gives all slots that have load. `owners` and `costs` contain
-/// the owner and the load of each slot.
-pub(super) fn plan(weights: &[u64], owners: &[usize], costs: &[u64]) -> Vec<PlannedMove> {
-    let plans = AIMS.map(|aim| {
-        let mut shards = Shards::new(weights, owners, costs, aim);
-        let moves = shards.settle();
-        (shards.fullest(), moves)
-    });
-    let [(even, first), (loose, second)] = plans;
-    if compare(loose, even) == Ordering::Less { second } else { first }
+/// the owner and the load of each slot; the slots of `moving` stay with their owners.
+///
+/// A hot slot goes to another shard as a whole, if that makes the fuller of both less full than
+/// cool ones would, or even enough: one slot has fewer rows than thousands. Plans without such a
+/// step are considered only if those with it do not settle the shards.
+pub(super) fn plan(
+    weights: &[u64],
+    (owners, moving): (&[usize], &SlotSet),
+    costs: &[u64],
+) -> Vec<PlannedMove> {
+    let best = |prefers_hot: bool| {
+        let [even, loose] = AIMS.map(|aim| {
+            let mut shards = Shards::new(weights, (owners, moving), costs, (aim, prefers_hot));
+            let moves = shards.settle();
+            (shards.fullest(), shards.is_within(shards.fullest(), TOLERATED), moves)
+        });
+        if compare(loose.0, even.0) == Ordering::Less { loose } else { even }
+    };
+    let hot = best(true);
+    if hot.1 {
+        return hot.2;
+    }
+    let cool = best(false);
+    if compare(cool.0, hot.0) == Ordering::Less { cool.2 } else { hot.2 }
 }
 
 /// Load of a shard in proportion to its weight, as a fraction. A shard without weight is fuller
@@ -73,6 +102,11 @@ fn compare((load, weight): Fullness, (other_load, other_weight): Fullness) -> Or
     }
     let this = u128::from(load) * u128::from(other_weight);
     this.cmp(&(u128::from(other_load) * u128::from(weight)))
+}
+
+/// Returns true if a shard with this load and weight is fuller than another one.
+pub(super) fn is_fuller(one: (u64, u64), other: (u64, u64)) -> bool {
+    compare(fullness(one.0, one.1), fullness(other.0, other.1)) == Ordering::Greater
 }
 
 /// Possible step.
@@ -99,15 +133,23 @@ struct Shards {
     /// Shards that cannot give any more, although they are too full.
     stuck: Vec<bool>,
     aim: Aim,
+    /// True if a hot slot may go before cool ones.
+    prefers_hot: bool,
 }
 
 impl Shards {
-    fn new(weights: &[u64], owners: &[usize], costs: &[u64], aim: Aim) -> Self {
+    fn new(
+        weights: &[u64],
+        (owners, moving): (&[usize], &SlotSet),
+        costs: &[u64],
+        (aim, prefers_hot): (Aim, bool),
+    ) -> Self {
         let mut loads = vec![0; weights.len()];
         let mut slots = vec![Vec::new(); weights.len()];
         for ((slot, &owner), &cost) in (0..).zip(owners).zip(costs) {
             loads[owner] += cost;
-            if cost > 0 {
+            let moves = Slot::new(slot).is_some_and(|slot| moving.contains(slot));
+            if cost > 0 && !moves {
                 slots[owner].push((slot, cost));
             }
         }
@@ -121,6 +163,7 @@ impl Shards {
             giving: vec![false; count],
             stuck: vec![false; count],
             aim,
+            prefers_hot,
         };
         shards.aim_anew();
         shards
@@ -174,6 +217,21 @@ impl Shards {
         all.max_by(|a, b| compare(*a, *b)).unwrap_or((0, 1))
     }
 
+    /// Returns true if a fullness is at most this percentage of that of an even cluster.
+    fn is_within(&self, (load, weight): Fullness, percent: u64) -> bool {
+        let (loads, weights) = (self.loads.iter().sum::<u64>(), self.weights.iter().sum::<u64>());
+        let most = u128::from(loads) * u128::from(percent) * u128::from(weight);
+        u128::from(load) * u128::from(weights) * 100 <= most
+    }
+
+    /// Returns true if a shard may give a hot slot that is heavier than what is to move.
+    fn has_hot(&self, from: usize, amount: u64) -> bool {
+        let is_hot = |cost: u64| cost > amount && is_hot(cost, self.targets[from]);
+        let mut slots = self.slots[from].iter();
+        self.prefers_hot
+            && slots.any(|&(slot, cost)| is_hot(cost) && self.pinned[from] != Some(slot))
+    }
+
     /// Moves slots until no shard is too full, or no move helps.
     fn settle(&mut self) -> Vec<PlannedMove> {
         let mut moves: Vec<PlannedMove> = Vec::new();
@@ -216,11 +274,18 @@ impl Shards {
         let slots = self.pack(from, amount);
         let load: u64 = slots.iter().map(|(_, cost)| cost).sum();
         let packed = (load > 0).then(|| Choice { to, slots, after: self.after(from, to, load) });
-        let is_enough = packed.is_some() && load >= amount / 2;
-        // Slots that fit may be too little: then a heavier slot may help more.
+        let has_hot = self.has_hot(from, amount);
+        let is_enough = packed.is_some() && load >= amount / 2 && !has_hot;
+        // Slots that fit may be too little, or very many: then a heavier slot may help more.
         let single = if is_enough { None } else { self.single(from, others()) };
         let is_better = |single: &Choice| {
-            packed.as_ref().is_none_or(|it| compare(single.after, it.after) == Ordering::Less)
+            // One slot has fewer rows than many, so a hot one need not be better than those.
+            let is_hot = has_hot && single.slots.iter().all(|&(_, cost)| cost > amount);
+            let is_good = is_hot && self.is_within(single.after, HOT_FILL);
+            is_good
+                || packed
+                    .as_ref()
+                    .is_none_or(|it| compare(single.after, it.after) == Ordering::Less)
         };
         let chosen = single.filter(is_better).or(packed)?;
         let mut slots: Vec<u16> = chosen.slots.into_iter().map(|(slot, _)| slot).collect();
@@ -331,7 +396,8 @@ mod tests {
         let slots = loads.map(|(shard, cost, count)| vec![(shard, cost); count]).concat();
         let (owners, costs): (Vec<usize>, Vec<u64>) = slots.into_iter().unzip();
         for aim in AIMS {
-            let mut shards = Shards::new(&[1; 4], &owners, &costs, aim);
+            let nothing = SlotSet::empty();
+            let mut shards = Shards::new(&[1; 4], (&owners, &nothing), &costs, (aim, true));
             assert_eq!((shards.pinned[0], shards.lack(0)), (Some(0), 0));
             let steps = shards.settle();
             assert!(!steps.is_empty() && steps.iter().all(|step| step.to != 0), "{steps:?}");

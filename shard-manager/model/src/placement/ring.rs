@@ -56,6 +56,25 @@ fn check(vnodes: u32) -> Result<u32, String> {
 }
 
 pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
+    let points = points(vnodes, topology)?;
+    let mut next = 0;
+    let owners = (0..SLOT_COUNT).map(|slot| {
+        let place = u32::from(slot) * PLACES_PER_SLOT;
+        while points.get(next).is_some_and(|(point, _)| *point < place) {
+            next += 1;
+        }
+        // After the last point the ring starts over.
+        let (_, shard) = points.get(next).unwrap_or(&points[0]);
+        *shard
+    });
+    Ok(owners.collect())
+}
+
+/// Returns the points on the ring and their shards, in the order of the ring.
+///
+/// # Errors
+/// [`PlacementError::TooManyPoints`].
+pub fn points(vnodes: u32, topology: &Topology) -> Result<Vec<(u32, ShardNumber)>, PlacementError> {
     let count = |weight: u32| u64::from(weight) * u64::from(vnodes);
     let weights = topology.share_weights();
     let total = weights.iter().map(|weight| count(*weight)).sum();
@@ -76,15 +95,6 @@ pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardNumber
         }
     }
     points.sort_unstable();
-    let mut next = 0;
-    let owners = (0..SLOT_COUNT).map(|slot| {
-        let place = u32::from(slot) * PLACES_PER_SLOT;
-        while points.get(next).is_some_and(|(point, _)| *point < place) {
-            next += 1;
-        }
-        // After the last point the ring starts over.
-        let (_, rank) = points.get(next).unwrap_or(&points[0]);
-        by_name[usize::from(*rank)]
-    });
-    Ok(owners.collect())
+    let shard = |(place, rank): (u32, u16)| (place, by_name[usize::from(rank)]);
+    Ok(points.into_iter().map(shard).collect())
 }

@@ -1,5 +1,5 @@
-//! Listed moves: the moves in the catalog of a cluster of servers, and the right of one router to
-//! carry them out.
+//! Listed moves: the moves in the catalog of a cluster of servers, the right of one router to carry
+//! them out, and the sessions with the catalog, which the list of indexes uses as well.
 //!
 //! **Invariant:** a session is used only in the term of the catalog's primary in which it was
 //! opened.
@@ -30,7 +30,7 @@ const PROOF_MAX: Duration = Duration::from_secs(2);
 /// Time limit for connecting and taking the lock.
 const LEAD_MAX: Duration = Duration::from_secs(5);
 
-/// Listed moves of a catalog that routers share.
+/// Lists in a catalog that routers share.
 pub(super) struct ServerMoves {
     follower: Arc<CatalogFollower>,
     /// Session of the last request, kept for the next one.
@@ -72,7 +72,7 @@ impl ServerMoves {
 
     /// Works on a session with the catalog's primary. Fails if another node becomes the primary
     /// meanwhile, or the catalog does not answer in time.
-    async fn with_catalog<T, E: From<Error>>(
+    pub(super) async fn with_catalog<T, E: From<Error>>(
         &self,
         work: impl AsyncFnOnce(&Catalog) -> Result<T, E>,
     ) -> Result<T, E> {

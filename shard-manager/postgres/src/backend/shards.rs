@@ -6,6 +6,8 @@
 use std::sync::{Arc, PoisonError};
 
 use engine::catalog_rows::MapChangeError;
+use engine::index_catalog::IndexCatalog as _;
+use engine::index_record::changes_of_new_shard;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::open_error::OpenError;
 use engine::{OpenedShard, SchemaChange};
@@ -97,7 +99,12 @@ impl Servers {
             NewShardRefusal::NoCredentials { host }
         })?;
         check_answers(&cluster, &shard).await?;
-        let prepared = self.prepare(&shard, cluster, tables).await?;
+        let indexes = match shard.is_joining {
+            true => self.moves.list_indexes().await.map_err(NewShardRefusal::Failed)?,
+            false => Vec::new(),
+        };
+        let indexes = changes_of_new_shard(&indexes, tables);
+        let prepared = self.prepare(&shard, cluster, (tables, indexes)).await?;
         self.start(number, &shard.name, prepared)
     }
 
@@ -107,7 +114,7 @@ impl Servers {
         &self,
         shard: &ListedShard,
         cluster: ClusterAddress,
-        tables: &Registry,
+        (tables, indexes): (&Registry, Vec<SchemaChange>),
     ) -> Result<PreparedShard, NewShardRefusal> {
         let (cluster_id, name, tables) =
             (self.cluster_id.clone(), shard.name.clone(), tables.clone());
@@ -115,7 +122,7 @@ impl Servers {
         let preparation = async move {
             let claim =
                 Claim { cluster_id: &cluster_id, shard: &name, slots: &[], is_new: is_joining };
-            prepare(&claim, &cluster, &tables).await
+            prepare(&claim, &cluster, (&tables, indexes)).await
         };
         let mut task = JoinSet::new();
         task.spawn_on(preparation, &self.runtime(&shard.name)?);
@@ -193,23 +200,24 @@ impl Servers {
     }
 }
 
-/// Claims the database of a shard that is joining, and gives it its tables. That of one that serves
-/// must have them.
+/// Claims the database of a shard that is joining, and gives it its tables with these indexes. That
+/// of one that serves must have the tables.
 async fn prepare(
     claim: &Claim<'_>,
     cluster: &ClusterAddress,
-    tables: &Registry,
+    (tables, indexes): (&Registry, Vec<SchemaChange>),
 ) -> Result<PreparedShard, OpenError> {
     let mut found = discovery::find(cluster, &[claim.shard.to_owned()]).await?;
     let members = found.remove(0);
     check_engine(&members.session, claim.shard, cluster.engine).await?;
     let (claimed, Found { tables: known, .. }) =
         ClaimedShard::claim(members, claim, cluster.engine).await?;
-    let lacking = lacking(&known, tables)?;
+    let mut lacking = lacking(&known, tables)?;
     if let Some(change) = lacking.first().filter(|_| !claim.is_new) {
         let cause = format!("it lacks the table {}", change.table().name());
         return Err(OpenError::Conflict(cause));
     }
+    lacking.extend(indexes);
     claimed.settle(&lacking).await
 }
 

@@ -8,32 +8,27 @@
 //!              "rows": {"users": 41}, "files": [{"file": "shard1.users.rows", …}]}]}
 //! ```
 //!
-//! **Invariant:** the manifest is the last file of a copy to be written: if it exists, the others
-//! are complete.
-//! **Not here:** comparing it with the files (`restore`).
+//! **Not here:** the file itself (`engine::manifest_file`), comparing it with the others
+//! (`restore`).
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
-use engine::private_file;
+use engine::manifest_file;
 use engine::save_error::SaveError;
 use engine::saved_file::SavedFile;
 use serde::{Deserialize, Serialize};
 
 use super::documents;
 
-/// Name of the file.
-pub const FILE: &str = "manifest.json";
+pub use engine::manifest_file::FILE;
+
 /// Name of the file of the catalog.
 pub(super) const CATALOG: &str = "catalog.json";
 /// Format that this program writes and reads.
 const FORMAT: u32 = 1;
 /// Value of the member that tells copies of servers from copies of files.
 const ENGINE: &str = "postgres";
-/// Maximum number of bytes of a manifest: that of the largest cluster has far less.
-const BYTES_MAX: u64 = 64 << 20;
 
 /// Contents of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,9 +84,7 @@ pub(super) fn rows_of(shard: &str, table: &str) -> String {
 
 /// Returns true if a folder has a manifest of servers.
 pub fn is_of_servers(folder: &Path) -> bool {
-    let text = std::fs::read(folder.join(FILE)).unwrap_or_default();
-    let read: Result<serde_json::Value, _> = serde_json::from_slice(&text);
-    read.is_ok_and(|manifest| manifest["engine"] == ENGINE)
+    manifest_file::read_document(folder).is_ok_and(|manifest| manifest["engine"] == ENGINE)
 }
 
 impl ServerManifest {
@@ -113,38 +106,15 @@ impl ServerManifest {
     /// [`SaveError::Unsuitable`] if the folder has none, or one of another format or schema;
     /// [`SaveError::Io`] if the folder is missing or cannot be read.
     pub fn read(folder: &Path) -> Result<Self, SaveError> {
-        let path = folder.join(FILE);
-        let unfit = |cause: String| SaveError::unsuitable(&path, cause);
-        let opened = File::open(&path).map_err(|error| {
-            let is_unfinished = error.kind() == ErrorKind::NotFound && folder.is_dir();
-            if is_unfinished {
-                return unfit(error.to_string());
-            }
-            SaveError::io(if folder.exists() { &path } else { folder }, error)
-        })?;
-        let mut text = Vec::new();
-        let read = opened.take(BYTES_MAX).read_to_end(&mut text);
-        read.map_err(|error| SaveError::io(&path, error))?;
-        let head: serde_json::Value = serde_json::from_slice(&text)
-            .map_err(|error| unfit(format!("no manifest: {error}")))?;
-        if head["format"] != FORMAT {
-            return Err(unfit(format!("format {} is not known here", head["format"])));
-        }
-        let manifest: Self =
-            serde_json::from_value(head).map_err(|error| unfit(format!("no manifest: {error}")))?;
+        let manifest: Self = manifest_file::read(folder, FORMAT)?;
         if manifest.schema != documents::own_schemas() {
             let cause = format!(
                 "version {} of the program wrote it with another schema: restore it with that version",
                 manifest.program
             );
-            return Err(unfit(cause));
+            return Err(SaveError::unsuitable(&folder.join(FILE), cause));
         }
-        let is_plain = |file: &SavedFile| {
-            Path::new(&file.file).file_name().is_some_and(|name| name == &*file.file)
-        };
-        if let Some(file) = manifest.files().find(|file| !is_plain(file)) {
-            return Err(unfit(format!("`{}` is not a file beside it", file.file)));
-        }
+        manifest_file::check_names(folder, manifest.files())?;
         Ok(manifest)
     }
 
@@ -165,12 +135,6 @@ impl ServerManifest {
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), SaveError> {
-        let path = folder.join(FILE);
-        let failed = |error| SaveError::io(&path, error);
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|error| SaveError::unsuitable(&path, error.to_string()))?;
-        text.push(b'\n');
-        let mut file = private_file::create(&path).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)
+        manifest_file::write(folder, self)
     }
 }

@@ -18,11 +18,12 @@ use std::path::Path;
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::access_store::{AccessChange, ChangeAuthor, now};
+use engine::index_record::{IndexRecord, IndexRow, IndexState};
 use engine::save_error::SaveError;
 use engine::save_watch::{Step, Watch};
 use engine::saved_file::{check_bits, check_length, look};
 use model::idempotency;
-use model::table::Table;
+use model::table::{Registry, Table};
 
 use super::documents::{self, CATALOG_TABLES, CLUSTER, Documents};
 use super::manifest::{self, CopiedShard, ServerManifest};
@@ -33,6 +34,7 @@ use crate::declarations;
 use crate::node_address::ClusterAddress;
 use crate::row_arrays;
 use crate::shard_database::{has_rows, migrate_shard};
+use crate::shard_indexes;
 use crate::slot_moves::record_restored;
 use crate::sql;
 use crate::statement::{Bind, Statement, load, run};
@@ -191,6 +193,8 @@ impl<'r> Restoring<'r> {
         self.shards.insert(index, RestoreTarget { connection, ..target });
         let (target, saved) = (&self.shards[index], &self.manifest.shards[index]);
         let documents = read_documents(self.from, &manifest::metadata_of(&saved.shard))?;
+        let indexes = read_documents(self.from, manifest::CATALOG)?;
+        let indexes = indexes_of(&indexes)?;
         let filling = ShardFilling { connection: &target.connection, saved, documents };
         let tables = filling.begin(&self.manifest.cluster_id).await;
         let tables = tables.map_err(|error| target.failed(error))?;
@@ -208,7 +212,7 @@ impl<'r> Restoring<'r> {
                 return Err(SaveError::unsuitable(&path, cause));
             }
         }
-        filling.finish(&tables).await.map_err(|error| target.failed(error))
+        filling.finish(&tables, &indexes).await.map_err(|error| target.failed(error))
     }
 
     async fn fill_catalog(&mut self, watch: &Watch<'_>) -> Result<(), SaveError> {
@@ -262,6 +266,16 @@ fn read_documents(from: &Path, name: &str) -> Result<Documents, SaveError> {
     let path = from.join(name);
     let text = std::fs::read_to_string(&path).map_err(|error| SaveError::io(&path, error))?;
     serde_json::from_str(&text).map_err(|error| SaveError::unsuitable(&path, error.to_string()))
+}
+
+/// Returns the indexes of a copied catalog.
+fn indexes_of(documents: &Documents) -> Result<Vec<IndexRecord>, SaveError> {
+    let rows = documents.get("tessera_indexes").map_or("[]", |rows| rows.get());
+    let path = Path::new(manifest::CATALOG);
+    let rows: Vec<IndexRow> = serde_json::from_str(rows)
+        .map_err(|error| SaveError::unsuitable(path, error.to_string()))?;
+    let records = rows.into_iter().map(IndexRow::record);
+    records.collect::<Result<_, _>>().map_err(|damage| SaveError::unsuitable(path, damage))
 }
 
 /// Progress of a restore.
@@ -319,10 +333,18 @@ impl ShardFilling<'_> {
         self.load(&sql, &binds).await
     }
 
-    /// Stores the slots and the moves, and lets versions continue above those of the lost history.
-    async fn finish(&self, tables: &[Table]) -> QueryResult<()> {
+    /// Builds the indexes, stores the slots and the moves, and lets versions continue above those
+    /// of the lost history.
+    async fn finish(&self, tables: &[Table], indexes: &[IndexRecord]) -> QueryResult<()> {
         let connection = self.connection;
         run(connection, "BEGIN").await?;
+        let registry = Registry::new(tables.iter().cloned());
+        // One that was being built is built by the router.
+        for record in indexes.iter().filter(|record| record.state == IndexState::Ready) {
+            if let Some(index) = record.index(&registry) {
+                run(connection, &shard_indexes::create(&index, "")).await?;
+            }
+        }
         for table in ["tessera_slots", "tessera_slot_moves"] {
             documents::store(connection, table, &self.documents).await?;
         }

@@ -1,6 +1,6 @@
 //! Nodes: the nodes of a Citus cluster, for status reports.
 //!
-//! **Not here:** moving rows between nodes, which `citus_rebalance_start` does.
+//! **Not here:** orders for the nodes (`backend::nodes`).
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
@@ -11,7 +11,7 @@ use crate::statement::{Statement, load};
 /// Reads the nodes, named by their groups: clients of the router must not see addresses. The
 /// workers report the sizes.
 const NODES: &str = "SELECT CASE n.groupid WHEN 0 THEN 'coordinator' ELSE format('worker%s', n.groupid) END
-            || CASE n.noderole WHEN 'primary' THEN '' ELSE format('-%s%s', n.noderole, n.nodeid) END, n.groupid::bigint, n.noderole::text, n.isactive,
+            || CASE n.noderole WHEN 'primary' THEN '' ELSE format('-%s%s', n.noderole, n.nodeid) END, n.groupid::bigint, n.noderole::text, n.isactive, n.shouldhaveshards,
         count(s.shardid), coalesce(sum(s.shard_size), 0)::bigint
     FROM pg_dist_node AS n
     LEFT JOIN citus_shards AS s ON s.nodename = n.nodename AND s.nodeport = n.nodeport
@@ -28,8 +28,9 @@ pub(crate) async fn ask(connection: &AsyncPgConnection) -> QueryResult<Vec<Worke
             group: row.bigint(1)?,
             role: row.text(2)?,
             active: row.boolean(3)?,
-            shards: row.bigint(4)?,
-            bytes: row.bigint(5)?,
+            gets_rows: row.boolean(4)?,
+            shards: row.bigint(5)?,
+            bytes: row.bigint(6)?,
         })
     };
     Ok(rows.iter().filter_map(node).collect())

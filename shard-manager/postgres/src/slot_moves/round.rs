@@ -77,13 +77,15 @@ async fn read_in_snapshot(session: &MoveSession, query: &RoundQuery) -> RoundRes
     } else {
         query.base_cursor.clone()
     };
-    let has_digests = query.has_digests && mark == present;
+    let has_all = mark == present;
+    let has_digests = query.has_digests && has_all;
     let digests = if has_digests { Some(reading.digests().await?) } else { None };
     let next = base.after_round(feed, mark);
     let (base, base_cursor) = (base.clone(), query.base_cursor.clone());
     Ok(Ok(RoundRead {
         round: CopyRound { base, base_cursor, next, cursor, is_comparison: false },
         changes: reading.changes,
+        has_all,
         rows: reading.rows(),
         digests,
     }))

@@ -8,28 +8,23 @@
 //!              "file": "shard1-primary.db", …}]}
 //! ```
 //!
-//! **Invariant:** the manifest is the last file of a copy to be written: if it exists, the others
-//! are complete.
-//! **Not here:** comparing it with the files (`restore`).
+//! **Not here:** the file itself (`engine::manifest_file`), comparing it with the others
+//! (`restore`).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::fs;
 use std::path::Path;
 
+use engine::manifest_file;
 use serde::{Deserialize, Serialize};
 
 use super::SaveError;
-use crate::private_file;
 
+pub use engine::manifest_file::FILE;
 pub use engine::saved_file::{SavedFile, look};
 
-/// Name of the file.
-pub const FILE: &str = "manifest.json";
 /// Format that this program writes and reads.
 const FORMAT: u32 = 1;
-/// Maximum number of bytes of a manifest: that of the largest cluster has far less.
-const BYTES_MAX: u64 = 16 << 20;
 
 /// Contents of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,30 +79,8 @@ impl Manifest {
     /// [`SaveError::Unsuitable`] if the folder has none, or one of another format;
     /// [`SaveError::Io`] if the folder is missing or cannot be read.
     pub fn read(folder: &Path) -> Result<Self, SaveError> {
-        let path = folder.join(FILE);
-        let unfit = |cause: String| SaveError::unsuitable(&path, cause);
-        let opened = File::open(&path).map_err(|error| {
-            // An unfinished copy has none.
-            let unfinished = error.kind() == ErrorKind::NotFound && folder.is_dir();
-            if unfinished {
-                return unfit(error.to_string());
-            }
-            SaveError::io(if folder.exists() { &path } else { folder }, error)
-        })?;
-        let mut text = Vec::new();
-        let read = opened.take(BYTES_MAX).read_to_end(&mut text);
-        read.map_err(|error| SaveError::io(&path, error))?;
-        let manifest: Self = serde_json::from_slice(&text)
-            .map_err(|error| unfit(format!("no manifest: {error}")))?;
-        if manifest.format != FORMAT {
-            return Err(unfit(format!("format {} is not known here", manifest.format)));
-        }
-        for file in manifest.files() {
-            let plain = Path::new(&file.file).file_name().is_some_and(|name| name == &*file.file);
-            if !plain {
-                return Err(unfit(format!("`{}` is not a file beside it", file.file)));
-            }
-        }
+        let manifest: Self = manifest_file::read(folder, FORMAT)?;
+        manifest_file::check_names(folder, manifest.files())?;
         Ok(manifest)
     }
 
@@ -127,12 +100,7 @@ impl Manifest {
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<(), SaveError> {
-        let path = folder.join(FILE);
-        let told = |error| SaveError::io(&path, error);
-        let mut text = serde_json::to_vec_pretty(self).expect("texts and numbers serialise");
-        text.push(b'\n');
-        let mut file = private_file::create(&path).map_err(told)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(told)
+        manifest_file::write(folder, self)
     }
 }
 

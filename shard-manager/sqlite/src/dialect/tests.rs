@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use diesel::connection::SimpleConnection;
-use engine::{Scope, sample_queries};
+use engine::{IndexChange, Scope, sample_queries};
 use model::query::{Comparison, Condition, OrderBy, Output, ReadQuery, Test, ValueState};
 use model::table::{Column, Table};
+use model::table_index::TableIndex;
 use proptest::prelude::*;
 
 use super::super::connection::{Statement, for_each_row};
+use super::super::index_ddl;
 use super::super::statement_deadline::StatementDeadline;
 use super::*;
 
@@ -271,6 +273,60 @@ fn a_page_begins_at_its_cursor_whatever_the_filters_are() {
         let select = Select::page(&query, scope);
         let plan = plan(&mut connection, &select);
         assert!(plan.contains(bound) && !plan.contains("TEMP B-TREE"), "{plan}: {}", select.sql);
+    }
+}
+
+/// Builds an index of [`things`].
+fn build(
+    connection: &mut diesel::sqlite::SqliteConnection,
+    name: &str,
+    columns: &[&str],
+    is_unique: bool,
+) {
+    let columns: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
+    let index = TableIndex::new(&table(), name, &columns, is_unique).expect("a sound index");
+    let built = index_ddl::apply(connection, &IndexChange::Make(Arc::new(index)));
+    assert_eq!(built, Ok(true));
+}
+
+#[test]
+fn filters_and_orders_use_an_index_on_all_shards_and_for_one_key() {
+    let (mut connection, _watch) = things();
+    build(&mut connection, "by_word", &["word", "number"], false);
+    build(&mut connection, "by_number", &["number"], false);
+    build(&mut connection, "one_flag", &["flag"], true);
+    let text = |text: &str| Value::Text(text.to_owned());
+    let test =
+        |column, comparison, value| Condition::Column(column, Test::Compare(comparison, value));
+    let word = || test(3, Comparison::Equal, text("w"));
+    let by = |column, descending| OrderBy { column, descending };
+    let key = Scope::Key(Slot::new(7).expect("a slot"), "k");
+    let words = || Condition::Column(3, Test::In(vec![text("v"), text("w")]));
+    for (scope, conditions, order, index, bound) in [
+        (Scope::Shard, vec![word()], vec![], "by_word", "(word=?)"),
+        (Scope::Shard, vec![words()], vec![], "by_word", "(word=?)"),
+        (
+            Scope::Shard,
+            vec![word(), test(4, Comparison::Greater, Value::Int(5))],
+            vec![],
+            "by_word",
+            "(word=? AND number>?)",
+        ),
+        (Scope::Shard, vec![word()], vec![by(4, false)], "by_word", "(word=?)"),
+        (Scope::Shard, vec![], vec![by(4, true)], "by_number", ""),
+        (
+            key,
+            vec![test(5, Comparison::Equal, Value::Bool(true))],
+            vec![],
+            "one_flag",
+            "(slot=? AND shard_key=? AND flag=?)",
+        ),
+    ] {
+        let query = ReadQuery { conditions, order, ..ReadQuery::all(&table()) };
+        let select = Select::page(&query, scope);
+        let plan = plan(&mut connection, &select);
+        let used = format!("INDEX tessera_ix_{index}_");
+        assert!(plan.contains(&used) && plan.contains(bound), "{plan}: {}", select.sql);
     }
 }
 

@@ -69,13 +69,15 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResu
         query.base_cursor.clone()
     };
     // The digests are those of the snapshot, which the copy has only after all changes.
-    let has_digests = query.has_digests && read_to == position;
+    let has_all = read_to == position;
+    let has_digests = query.has_digests && has_all;
     let digests = has_digests.then(|| digests::read(snapshot, &reading.slots)).transpose()?;
     let next = base.after_round(row.feed(FEED_TIMELINE), Mark::Entry(read_to));
     let (base, base_cursor): (AppliedRows, CopyCursor) = (base.clone(), query.base_cursor.clone());
     Ok(Ok(RoundRead {
         round: CopyRound { base, base_cursor, next, cursor, is_comparison: false },
         changes: reading.changed.len(),
+        has_all,
         rows: RoundRows { tables: reading.rows.into_values().collect() },
         digests,
     }))

@@ -1,4 +1,4 @@
-//! Schema change: a change of the tables, as a transaction of the writer.
+//! Schema change: a change of the tables or of an index, as a transaction of the writer.
 //!
 //! **Invariant:** the replication state has the change before it is acknowledged, so that no read
 //! is sent to a replica that does not know the table.
@@ -9,6 +9,7 @@ use std::time::Instant;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::{BatchFailure, SchemaChange};
+use model::error::Error;
 
 use super::{Attempt, SqliteWriter};
 use crate::connection::DbErrorKind;
@@ -24,7 +25,10 @@ impl SqliteWriter {
                 let position = counters.position as u64;
                 if logged > 0 {
                     self.replication.commit(position, state.began);
-                    self.replication.primary().record_schema_change(position);
+                    if !matches!(change, SchemaChange::Index(_)) {
+                        // Without the index a replica answers as well, only later.
+                        self.replication.primary().record_schema_change(position);
+                    }
                 }
                 self.counters = counters;
                 self.log.bytes += logged;
@@ -35,8 +39,16 @@ impl SqliteWriter {
                 // The connection is dropped: the next batch opens another.
                 let kind = state.cause.unwrap_or_else(|| DbErrorKind::of(&error));
                 let committing = state.committing;
+                let failure =
+                    BatchFailure { retry_split: false, ..self.failure(&kind, committing) };
+                if let (SchemaChange::Index(change), DbErrorKind::Constraint("unique")) =
+                    (change, &kind)
+                {
+                    let index = change.index().name().to_owned();
+                    return Err(BatchFailure { error: Error::NotUnique { index }, ..failure });
+                }
                 tracing::error!(shard = %self.shard, %error, ?kind, committing, "a table could not be changed");
-                Err(BatchFailure { retry_split: false, ..self.failure(&kind, committing) })
+                Err(failure)
             }
         }
     }

@@ -14,7 +14,7 @@ use moves::observation::MoveGoal;
 
 use super::super::{ClusterSource, CommandError, interrupt};
 use super::place::MovePlace;
-use super::{details, phase};
+use super::{details, lag, phase};
 use crate::terminal::{Terminal, say};
 
 pub(super) const EXAMPLES: &str = "\
@@ -138,8 +138,12 @@ impl<'t> Report<'t> {
         let rate = per_second(shown.rows.saturating_sub(rows));
         let mib = shown.bytes.saturating_sub(bytes) as f64 / seconds / f64::from(1 << 20);
         self.previous = (shown.rows, shown.bytes, Instant::now());
+        let lag = match lag(shown) {
+            lag if ["0", "-"].contains(&&*lag) => String::new(),
+            lag => format!(", {lag} behind"),
+        };
         format!(
-            "{} rows, {} ({} rows/s, {mib:.1} MiB/s)",
+            "{} rows, {} ({} rows/s, {mib:.1} MiB/s){lag}",
             HumanCount(shown.rows),
             HumanBytes(shown.bytes),
             HumanCount(rate)

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use assembly::EmbeddedCluster;
 use cluster::manager::{Manager, Rebalances, RebalancesError};
 use engine::cluster_spec::ClusterSpec;
+use engine::rebalance_catalog::RebalanceListError;
 use engine::rebalance_view::{PlanView, RebalanceView};
 use engine::refusal_code::with_code;
 use serde::de::DeserializeOwned;
@@ -166,7 +167,7 @@ fn body(wish: &RebalanceWish, dry_run: bool) -> Value {
 
 /// Returns the path of a rebalance.
 fn path(id: &str) -> Result<String, CommandError> {
-    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') {
+    if !is_name(id) {
         return Err(no_rebalance());
     }
     Ok(format!("/api/rebalance/{id}"))
@@ -205,18 +206,16 @@ async fn answer_stopped(
         let plan = PlanView { refusals: Vec::new(), ..plan.map_err(refused)? };
         return Ok(RebalanceAnswer::Plan(Box::new(plan)));
     }
-    let records = rebalances.list().await.map_err(refused)?;
     let views = match command {
-        RebalanceCommand::Show { id } => {
-            let found = records.iter().filter(|record| record.id.name() == *id);
-            found.map(|record| rebalances.view(record)).collect()
-        }
+        RebalanceCommand::Show { id } => match rebalances.get(id).await {
+            Ok(view) => vec![view],
+            Err(RebalancesError::List(RebalanceListError::NoRebalance)) => Vec::new(),
+            Err(error) => return Err(refused(error)),
+        },
         RebalanceCommand::Plan(_)
         | RebalanceCommand::Begin(_)
         | RebalanceCommand::Order { .. }
-        | RebalanceCommand::List => {
-            records.iter().map(|record| rebalances.summary(record)).collect()
-        }
+        | RebalanceCommand::List => rebalances.list().await.map_err(refused)?,
     };
     Ok(RebalanceAnswer::Rebalances(views))
 }

@@ -129,13 +129,15 @@ impl<'t> Report<'t> {
 }
 
 fn numbers(shown: &RebalanceView) -> String {
+    let rows = shown.rows.map(|rows| format!(", {} rows", HumanCount(rows)));
+    let bytes = shown.bytes.map(|bytes| format!(", {}", HumanBytes(bytes)));
     format!(
-        "{} of {} slots, {} of {} moves, {} rows, {}",
+        "{} of {} slots, {} of {} moves{}{}",
         shown.slots_moved,
         shown.slots,
         shown.moved_count,
         shown.move_count,
-        HumanCount(shown.rows),
-        HumanBytes(shown.bytes)
+        rows.unwrap_or_default(),
+        bytes.unwrap_or_default()
     )
 }

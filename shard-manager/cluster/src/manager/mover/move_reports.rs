@@ -8,7 +8,9 @@
 use std::time::{Duration, Instant};
 
 use engine::move_catalog::{MoveCatalog, MoveListError, MoveReport};
-use engine::move_record::{MoveOrder, MovePhase, MoveProgressReport, MoveRecord, goal_name};
+use engine::move_record::{
+    MoveLag, MoveOrder, MovePhase, MoveProgressReport, MoveRecord, goal_name,
+};
 use moves::limits::STALL;
 use moves::observation::MoveGoal;
 
@@ -34,6 +36,8 @@ pub(super) struct MoveReports<'m> {
     term: u64,
     phase: MovePhase,
     progress: MoveProgressReport,
+    /// Changes that the side that receives lacks; `None` if it has no copy that is kept current.
+    pub(super) lag: Option<MoveLag>,
     /// Last report that the catalog has stored.
     sent: Option<MoveReport>,
     /// Time at which the catalog was asked last.
@@ -59,8 +63,8 @@ impl<'m> MoveReports<'m> {
         let progress = MoveProgressReport { reason: None, ..record.progress.clone() };
         let seen = (phase, record.goal, 0, 0);
         let stall = Stall { seen, since: Instant::now(), is_told: false };
-        let (sent, asked, is_away) = (None, None, false);
-        Self { catalog, status, record, term, phase, progress, sent, asked, is_away, stall }
+        let (lag, sent, asked, is_away) = (progress.lag, None, None, false);
+        Self { catalog, status, record, term, phase, progress, lag, sent, asked, is_away, stall }
     }
 
     /// Returns the move, as the catalog has answered last.
@@ -142,7 +146,7 @@ impl<'m> MoveReports<'m> {
         phase: MovePhase,
         reason: Option<String>,
     ) -> Result<bool, Superseded> {
-        self.progress.reason = reason;
+        (self.progress.reason, self.lag) = (reason, None);
         self.send(phase).await?;
         let has_ended = self.record.phase.has_ended();
         if has_ended {
@@ -165,7 +169,8 @@ impl<'m> MoveReports<'m> {
     }
 
     async fn send(&mut self, phase: MovePhase) -> Result<(), Superseded> {
-        let report = MoveReport { phase, progress: self.progress.clone() };
+        let progress = MoveProgressReport { lag: self.lag, ..self.progress.clone() };
+        let report = MoveReport { phase, progress };
         let is_known = self.sent.as_ref() == Some(&report);
         let answer = async {
             if is_known {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use engine::slot_move::{RoundBudget, RoundError, RoundQuery, RoundRead, SlotDigest};
 use moves::identity::MoveSide;
 use moves::limits::{FENCE_HOLD, SHORT_ROUND_CHANGES, SHORT_ROUND_TIME};
@@ -46,22 +47,34 @@ pub(super) fn query(plan: &MovePlan, receiver: &MoveRow, budget: RoundBudget) ->
     }
 }
 
-/// Reads the next round.
-pub(super) async fn read(
-    sides: &MoveSides,
-    from: MoveSide,
-    query: &RoundQuery,
-) -> Result<RoundRead, RoundFailure> {
-    let time = if query.has_digests { DIGESTS_MAX } else { ROUND_MAX };
-    let reader = sides.reader(from).map_err(RoundFailure::Impossible)?;
-    reader.read_round(query, Instant::now() + time).await.map_err(|error| match error {
-        RoundError::LostChanges => RoundFailure::LostChanges,
-        RoundError::RowTooLarge { .. } => RoundFailure::Impossible(error.to_string()),
-        RoundError::Failed(_) => {
-            let shard = sides.shard(from).name();
-            RoundFailure::Transient(format!("the rows of {shard} cannot be read: {error}"))
-        }
-    })
+/// Round that was read, with the time at which that began.
+#[derive(Debug)]
+pub(super) struct TimedRound {
+    pub(super) read: RoundRead,
+    pub(super) begun_at: DateTime<Utc>,
+}
+
+impl TimedRound {
+    /// Reads the next round.
+    pub(super) async fn read(
+        sides: &MoveSides,
+        from: MoveSide,
+        query: &RoundQuery,
+    ) -> Result<Self, RoundFailure> {
+        let time = if query.has_digests { DIGESTS_MAX } else { ROUND_MAX };
+        let reader = sides.reader(from).map_err(RoundFailure::Impossible)?;
+        let begun_at = Utc::now();
+        let read = reader.read_round(query, Instant::now() + time).await;
+        let read = read.map_err(|error| match error {
+            RoundError::LostChanges => RoundFailure::LostChanges,
+            RoundError::RowTooLarge { .. } => RoundFailure::Impossible(error.to_string()),
+            RoundError::Failed(_) => {
+                let shard = sides.shard(from).name();
+                RoundFailure::Transient(format!("the rows of {shard} cannot be read: {error}"))
+            }
+        })?;
+        Ok(Self { read, begun_at })
+    }
 }
 
 /// Round that is read while the one before it is stored.
@@ -69,15 +82,15 @@ pub(super) async fn read(
 /// The shard that receives stores a round only onto the state from which it was read, so a round
 /// whose predecessor was not stored is refused there, and dropped here.
 #[derive(Debug, Default)]
-pub(super) struct RoundAhead(Option<(MoveSide, RoundRead)>);
+pub(super) struct RoundAhead(Option<(MoveSide, TimedRound)>);
 
 impl RoundAhead {
     /// Returns the round that answers a query, if it was read ahead.
-    pub(super) fn take(&mut self, from: MoveSide, query: &RoundQuery) -> Option<RoundRead> {
-        let (side, read) = self.0.take()?;
-        let CopyRound { base, base_cursor, .. } = &read.round;
+    pub(super) fn take(&mut self, from: MoveSide, query: &RoundQuery) -> Option<TimedRound> {
+        let (side, timed) = self.0.take()?;
+        let CopyRound { base, base_cursor, .. } = &timed.read.round;
         let follows = *base == query.base && *base_cursor == query.base_cursor;
-        (side == from && follows && !query.has_digests).then_some(read)
+        (side == from && follows && !query.has_digests).then_some(timed)
     }
 
     /// Reads the round after one that is being stored, if that leaves rows to copy.
@@ -89,7 +102,7 @@ impl RoundAhead {
     ) {
         let Some(query) = query else { return };
         // A failure is reported by the read that follows.
-        self.0 = read(sides, from, &query).await.ok().map(|read| (from, read));
+        self.0 = TimedRound::read(sides, from, &query).await.ok().map(|timed| (from, timed));
     }
 }
 

@@ -14,6 +14,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::Utc;
 use engine::move_catalog::{MoveCatalog, MoveListError};
 use engine::move_record::{MovePhase, MoveRecord};
 use moves::identity::{MoveLeg, MoveSide, MoveTerm};
@@ -22,6 +23,7 @@ use moves::observation::{MoveGoal, MoveObservation, MovePlan, MoveProgress, Slot
 use moves::rules::MoveRules;
 use moves::step::MoveStep;
 
+use super::copy_lag::CopyLag;
 use super::copy_pace::CopyPace;
 use super::fence_clock::{FenceClock, FenceTimes};
 use super::move_reports::{MoveReports, Superseded};
@@ -71,6 +73,7 @@ pub(super) struct MoveRun<'m> {
     pub(super) reports: MoveReports<'m>,
     pub(super) fences: FenceClock,
     pub(super) copy_pace: CopyPace,
+    pub(super) lag: CopyLag,
     pub(super) ahead: RoundAhead,
     pub(super) pace: RoundPace,
     watch: MoveWatch,
@@ -110,6 +113,7 @@ impl<'m> MoveRun<'m> {
             progress: MoveProgress::default(),
             fences: FenceClock::new(fences),
             copy_pace: CopyPace::new(record.new.rate),
+            lag: CopyLag::of(&record),
             ahead: RoundAhead::default(),
             pace: RoundPace::default(),
             reports: MoveReports::new((catalog, &manager.move_status), record),
@@ -200,11 +204,13 @@ impl<'m> MoveRun<'m> {
         let _confirmations = self
             .awaits_replicas
             .then(|| both.map(|side| sides.majority(side).request_confirmations()));
+        let looked_at = Utc::now();
         let mut seen = match sides.look(&self.plan, self.leg).await {
             Ok(seen) => seen,
             Err(reason) => return Onward::After(RETRY, Some(reason)),
         };
         self.note(&seen);
+        self.reports.lag = self.lag.look(&seen, looked_at, self.follows_back);
         self.trims.await_confirmation(&sides, &mut seen, &mut self.progress).await;
         for _ in 0..CONFIRMATIONS {
             let step = self.decide(&seen);
@@ -269,6 +275,10 @@ impl<'m> MoveRun<'m> {
         });
         let phase = phase_of(seen, &step, (goal, self.progress.is_fenced, published));
         self.reports.enter(phase);
+        if phase == MovePhase::Cleaning {
+            // The copy is not needed any more.
+            self.reports.lag = None;
+        }
         let follows = phase == MovePhase::Following && self.progress.short_rounds > 0;
         self.awaits_replicas =
             follows || matches!(phase, MovePhase::Fencing | MovePhase::Activating);

@@ -49,6 +49,13 @@ impl SeenMove {
         &self.shards[side.index()]
     }
 
+    /// Returns the facts of the side that receives changes: the target of the leg, and after the
+    /// commit its source.
+    pub(super) fn receiver(&self) -> &ShardObservation {
+        let side = if self.is_committed() { self.leg.source() } else { self.leg.target() };
+        self.shard(side)
+    }
+
     /// Returns true if the source of the leg has given the slots away.
     pub(super) fn is_committed(&self) -> bool {
         self.shard(self.leg.source()).slots == SlotsState::Moved

@@ -21,7 +21,7 @@ use moves::step::{MoveRest, MoveStep};
 
 use super::fence_clock::FenceClock;
 use super::move_reports::MoveReports;
-use super::move_round::{self, RoundAhead, RoundFailure};
+use super::move_round::{self, RoundAhead, RoundFailure, TimedRound};
 use super::move_run::{MoveFailure, MoveRun, Onward, RETRY};
 use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
 use super::publication::publish;
@@ -206,9 +206,9 @@ impl MoveRun<'_> {
         let query = RoundQuery { has_digests: verifies, ..query };
         let read = match self.ahead.take(from, &query) {
             Some(read) => Ok(read),
-            None => move_round::read(sides, from, &query).await,
+            None => TimedRound::read(sides, from, &query).await,
         };
-        let RoundRead { round, rows, changes, digests } = match read {
+        let TimedRound { read, begun_at } = match read {
             Ok(read) => read,
             Err(RoundFailure::LostChanges) if seen.is_committed() => {
                 let id = self.reports.record().name();
@@ -223,6 +223,7 @@ impl MoveRun<'_> {
             Err(RoundFailure::Impossible(reason)) => return self.fail(reason).await,
             Err(RoundFailure::Transient(reason)) => return Onward::After(RETRY, Some(reason)),
         };
+        let RoundRead { round, rows, changes, has_all, digests } = read;
         let ticket = MoveTicket { id: receiver.id, leg: receiver.leg, term: self.term };
         let (cursor, next) = (round.cursor.clone(), round.next.clone());
         let (counted, bytes) = (rows.row_count(), rows.bytes());
@@ -235,6 +236,8 @@ impl MoveRun<'_> {
         }
         self.ahead = ahead;
         self.reports.count(counted, bytes);
+        self.lag.note_round(changes, has_all, begun_at);
+        self.reports.lag = Some(self.lag.report());
         let took = (changes, begun.elapsed());
         let is_short = self.pace.is_short(&cursor, took, Instant::now());
         self.progress.short_rounds =

@@ -10,7 +10,7 @@ use std::time::Instant;
 use engine::move_record::MoveRecord;
 use engine::rebalance_draft::{DraftGoal, RebalanceDraft};
 use engine::rebalance_view::PlanView;
-use model::advice::{self, Advice, BalanceBy, Observed, ShardSize};
+use model::advice::{self, Advice, BalanceBy, Observed, OpenMoves, ShardSize};
 use model::shard_map::ShardMap;
 use model::slot_plan::{
     PlanGoal, PlanScene, SlotPlan, plan_by_placement, plan_by_slots, plan_drain, plan_of_advice,
@@ -57,7 +57,8 @@ impl Planned {
 }
 
 /// Owners of the slots once the moves that go on have ended as they should.
-pub(in crate::manager) struct PlannedSlots {
+#[derive(Clone, Debug)]
+pub struct PlannedSlots {
     /// Owner of every slot, in slot order.
     pub(in crate::manager) owners: Vec<ShardNumber>,
     /// Slots of these moves.
@@ -66,7 +67,7 @@ pub(in crate::manager) struct PlannedSlots {
 
 impl PlannedSlots {
     /// Derives the owners from a map and the listed moves.
-    pub(in crate::manager) fn of(map: &ShardMap, moves: &[MoveRecord]) -> Self {
+    pub fn of(map: &ShardMap, moves: &[MoveRecord]) -> Self {
         let mut owners: Vec<ShardNumber> = map.owners().map(|owner| owner.shard).collect();
         let mut moving = SlotSet::empty();
         for open in moves.iter().filter(|open| !open.phase.has_ended()) {
@@ -80,6 +81,12 @@ impl PlannedSlots {
             moving.unite(&open.new.slots);
         }
         Self { owners, moving }
+    }
+
+    /// Returns the moves for an advice; `None` if there are none.
+    pub fn open(&self) -> Option<OpenMoves<'_>> {
+        let open = OpenMoves { owners: &self.owners, moving: &self.moving };
+        (!self.moving.is_empty()).then_some(open)
     }
 }
 
@@ -115,7 +122,7 @@ impl<'m> RebalancePlans<'m> {
             sizes: &sizes,
             slots_max: SLOTS_MAX,
         };
-        let (goal, plan) = self.choose(draft, &map, &scene).await?;
+        let (goal, plan) = self.choose(draft, (&map, &slots), &scene).await?;
         let refusals = self.refusals(&plan, &map)?;
         Ok(Planned { goal, plan, map, refusals, rate: draft.rate })
     }
@@ -123,7 +130,7 @@ impl<'m> RebalancePlans<'m> {
     async fn choose(
         self,
         draft: &RebalanceDraft,
-        map: &ShardMap,
+        (map, slots): (&ShardMap, &PlannedSlots),
         scene: &PlanScene<'_>,
     ) -> Result<(PlanGoal, SlotPlan), RebalancesError> {
         Ok(match &draft.goal {
@@ -136,7 +143,7 @@ impl<'m> RebalancePlans<'m> {
             DraftGoal::Balance(balance_by) => {
                 // Also if nothing weighs enough for an advice.
                 let even = plan_by_slots(scene)?;
-                let advice = self.advice(*balance_by, map, scene.sizes).await?;
+                let advice = self.advice(*balance_by, (map, slots.open()), scene.sizes).await?;
                 let plan = plan_of_advice(scene, &advice);
                 (PlanGoal::Balance(*balance_by), SlotPlan { needed: even.needed, ..plan })
             }
@@ -155,7 +162,7 @@ impl<'m> RebalancePlans<'m> {
     async fn advice(
         self,
         balance_by: BalanceBy,
-        map: &ShardMap,
+        (map, open): (&ShardMap, Option<OpenMoves<'_>>),
         sizes: &[ShardSize],
     ) -> Result<Advice, RebalancesError> {
         let load = match balance_by {
@@ -169,7 +176,7 @@ impl<'m> RebalancePlans<'m> {
                 ObservedLoad::default()
             }
         };
-        let observed = Observed { map, load: &load.slots, sizes, keys: &load.keys };
+        let observed = Observed { map, load: &load.slots, sizes, keys: &load.keys, open };
         Ok(advice::advise(&observed, balance_by))
     }
 
@@ -211,7 +218,7 @@ impl<'m> RebalancePlans<'m> {
         match goal {
             PlanGoal::Balance(balance_by) => {
                 let sizes = self.sizes(&map, deadline).await;
-                Some(self.advice(*balance_by, &map, &sizes).await.ok()?.skew)
+                Some(self.advice(*balance_by, (&map, None), &sizes).await.ok()?.skew)
             }
             PlanGoal::Slots | PlanGoal::Placement(_) | PlanGoal::Drain(_) => Some(slot_skew(&map)),
         }

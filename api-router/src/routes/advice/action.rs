@@ -1,0 +1,124 @@
+//! Action: the request that carries a finding out, and the command that sends it.
+//!
+//! **Invariant:** a command is one line of words for a shell: what comes from clients or names is
+//! quoted.
+//! **Not here:** the remedies (`shard_manager::advice`), what the requests do (`moves`,
+//! `rebalances`).
+
+use actix_web::HttpRequest;
+use serde::Serialize;
+use serde_json::{Value, json};
+use shard_manager::access::scope::AccessScope;
+use shard_manager::advice::BalanceBy;
+use utoipa::ToSchema;
+
+use crate::app::App;
+use crate::router_address::router_address;
+
+const MOVES: &str = "/api/moves";
+const REBALANCE: &str = "/api/rebalance";
+/// Flag of a router without access control that permits changes of shards and slots.
+const FLAG: &str = "--operate";
+
+/// Request that carries a finding out.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdviceAction, example = json!({
+    "method": "POST", "url": "http://localhost:3000/api/moves", "path": "/api/moves",
+    "body": {"slots": "9741", "from": "shard2", "to": "shard3"},
+    "command": "shard-manager move start --slots 9741 --from shard2 --to shard3 --url http://localhost:3000",
+    "requires": "--operate", "allowed": true
+}))]
+pub(crate) struct ActionView {
+    /// Always `POST`.
+    method: &'static str,
+    /// Where to send it: the address under which the router was asked for the advice.
+    url: String,
+    /// Path of `url`.
+    path: &'static str,
+    /// Body, as JSON.
+    #[schema(value_type = Object)]
+    body: Value,
+    /// The command that does the same, as one line for a shell. With access control it takes its
+    /// API key from TESSERA_KEY or --key-file.
+    command: String,
+    /// Right that the request needs: `operate`, a scope of the caller, with access control;
+    /// otherwise `--operate`, a flag of the router.
+    requires: &'static str,
+    /// True if this caller may send it to this router.
+    allowed: bool,
+}
+
+/// Maker of actions for one request.
+pub(super) struct Actions {
+    /// Address of the router, without a path.
+    router: String,
+    requires: &'static str,
+    is_allowed: bool,
+}
+
+impl Actions {
+    /// Returns the maker for a request.
+    pub(super) fn of(app: &App, request: &HttpRequest) -> Self {
+        let is_enforced = app.gate.as_ref().is_some_and(|gate| gate.is_enforced());
+        let (requires, is_allowed) = if is_enforced {
+            let rights = app.rights(request);
+            (AccessScope::Operate.name(), rights.allow_scope(AccessScope::Operate).is_ok())
+        } else {
+            (FLAG, app.operate)
+        };
+        Self { router: router_address(app, request), requires, is_allowed }
+    }
+
+    /// Returns the move of one slot.
+    pub(super) fn move_slot(&self, slot: u16, from: &str, to: &str) -> ActionView {
+        let slot = slot.to_string();
+        let words = ["move", "start", "--slots", &slot, "--from", from, "--to", to];
+        self.post(MOVES, json!({"slots": slot, "from": from, "to": to}), &words)
+    }
+
+    /// Returns the rebalance by a quantity.
+    pub(super) fn rebalance(&self, by: BalanceBy) -> ActionView {
+        let words = ["rebalance", "--by", by.name(), "--yes"];
+        self.post(REBALANCE, json!({"by": by.name()}), &words)
+    }
+
+    fn post(&self, path: &'static str, body: Value, words: &[&str]) -> ActionView {
+        let words = [&["shard-manager"], words, &["--url", &self.router]].concat();
+        let words: Vec<String> = words.into_iter().map(quoted).collect();
+        ActionView {
+            method: "POST",
+            url: format!("{}{path}", self.router),
+            path,
+            body,
+            command: words.join(" "),
+            requires: self.requires,
+            allowed: self.is_allowed,
+        }
+    }
+}
+
+/// Returns a word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,=@%+".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_a_shell_would_change_are_quoted() {
+        for plain in ["shard-1", "http://127.0.0.1:3000", "0-63,70"] {
+            assert_eq!(quoted(plain), plain);
+        }
+        for (word, expected) in
+            [("", "''"), ("a b", "'a b'"), ("[::1]", "'[::1]'"), ("a'$b", r"'a'\''$b'")]
+        {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+}

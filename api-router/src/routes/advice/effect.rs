@@ -1,0 +1,130 @@
+//! Effect: the latest rebalance, and what the moves of the last minutes have changed.
+//!
+//! **Not here:** the skew of a rebalance, which is measured at its end (`shard_manager::manager`).
+
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use serde::Serialize;
+use shard_manager::advice::{self, Advice, BalanceBy, Observed, OpenMoves, Verdict};
+use shard_manager::engine::move_record::MoveRecord;
+use shard_manager::engine::rebalance_view::RebalanceView;
+use shard_manager::manager::{PlannedSlots, Rebalances, RebalancesError};
+use shard_manager::shard_map::ShardMap;
+use shard_manager::topology::ShardNumber;
+use utoipa::ToSchema;
+
+use super::super::rebalances::schema::RebalanceAnswer;
+use crate::app::App;
+
+/// Effect of what has moved.
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = AdviceEffect)]
+pub(crate) struct EffectView {
+    /// The rebalance that goes on, or the last one, without its moves: with the skew before,
+    /// planned and measured. Null if there was none, or the catalog does not answer.
+    #[schema(required, value_type = Option<RebalanceAnswer>)]
+    rebalance: Option<RebalanceView>,
+    /// Moves that have arrived while the requests were counted; null if there are none, and by
+    /// size.
+    #[schema(required)]
+    moved: Option<MovedView>,
+}
+
+/// Moves that have arrived while the requests were counted.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdviceMoved)]
+pub(crate) struct MovedView {
+    /// Their ids, the latest first.
+    moves: Vec<String>,
+    /// Number of their slots.
+    slots: usize,
+    /// Time at which the first of them arrived: RFC 3339.
+    since: String,
+    /// Skew of the same requests if the slots were still where they were.
+    skew_before: f64,
+    /// Skew of these requests now.
+    skew_now: f64,
+}
+
+/// Moves and rebalances of the catalog.
+pub(super) struct KnownMoves {
+    planned: PlannedSlots,
+    records: Vec<MoveRecord>,
+    rebalance: Option<RebalanceView>,
+}
+
+impl KnownMoves {
+    /// Reads them before the deadline; `None` if the catalog does not answer.
+    pub(super) async fn read(app: &App, map: &ShardMap, deadline: Instant) -> Option<Self> {
+        let rebalances = Rebalances::of(&app.manager);
+        let read = async {
+            let records = app.manager.moves().list().await?;
+            let latest = rebalances.list().await?.into_iter().next();
+            Ok::<_, RebalancesError>((records, latest))
+        };
+        let read = tokio::time::timeout_at(deadline.into(), read).await.ok()?;
+        let (records, rebalance) = match read {
+            Ok(read) => read,
+            Err(error) if error.failure().is_some() => return None,
+            // The engine places rows itself: nothing moves here.
+            Err(_) => (Vec::new(), None),
+        };
+        Some(Self { planned: PlannedSlots::of(map, &records), records, rebalance })
+    }
+
+    /// Returns the moves that go on.
+    pub(super) fn open(&self) -> Option<OpenMoves<'_>> {
+        self.planned.open()
+    }
+
+    /// Returns the moves that have arrived since a time, the latest first.
+    fn arrived_since(&self, time: DateTime<Utc>) -> Vec<&MoveRecord> {
+        let has_arrived = |record: &&MoveRecord| {
+            record.has_arrived() && record.owned_at.is_some_and(|owned| owned >= time)
+        };
+        let mut arrived: Vec<&MoveRecord> = self.records.iter().filter(has_arrived).collect();
+        arrived.sort_by_key(|record| Reverse(record.owned_at));
+        arrived
+    }
+}
+
+impl EffectView {
+    /// Returns the effect on the requests that were counted in a window.
+    pub(super) fn of(
+        known: Option<&KnownMoves>,
+        advice: &Advice,
+        (observed, window): (&Observed<'_>, Option<Duration>),
+    ) -> Self {
+        let Some(known) = known else { return Self::default() };
+        let is_judged =
+            advice.balance_by == BalanceBy::Load && advice.verdict != Verdict::TooLittleToSay;
+        let window = window.filter(|_| is_judged).and_then(|time| TimeDelta::from_std(time).ok());
+        let moved = window.and_then(|window| moved(known, advice, (observed, window)));
+        Self { rebalance: known.rebalance.clone(), moved }
+    }
+}
+
+fn moved(
+    known: &KnownMoves,
+    advice: &Advice,
+    (observed, window): (&Observed<'_>, TimeDelta),
+) -> Option<MovedView> {
+    let arrived = known.arrived_since(Utc::now() - window);
+    let first = arrived.last().and_then(|record| record.owned_at)?;
+    let mut former: Vec<ShardNumber> = observed.map.owners().map(|owner| owner.shard).collect();
+    // Backwards in time, so that a slot that moved twice is where it was first.
+    for record in &arrived {
+        for slot in record.new.slots.iter() {
+            former[slot.index()] = record.new.source;
+        }
+    }
+    Some(MovedView {
+        moves: arrived.iter().map(|record| record.name()).collect(),
+        slots: arrived.iter().map(|record| record.new.slots.len()).sum(),
+        since: first.to_rfc3339_opts(SecondsFormat::Millis, true),
+        skew_before: advice::skew_of_owners(observed, &former),
+        skew_now: advice.skew,
+    })
+}

@@ -1,0 +1,153 @@
+//! `lab`: experiments, each with a table, a chart and an explanation.
+//!
+//! **Not here:** the experiments (the package `lab`).
+
+mod guarantees;
+mod lab_servers;
+mod report_folder;
+mod run;
+mod sizes;
+mod strategies;
+mod tour;
+mod watcher;
+
+use std::path::{Path, PathBuf};
+use std::process;
+
+use ::lab::killed_writer::write_until_killed;
+use ::lab::lab_error::LabError;
+use ::lab::report::{Cell, Report};
+use clap::{Args, Subcommand};
+
+use self::report_folder::ReportFolder;
+use self::watcher::Watcher;
+use super::{CommandError, interrupt};
+use crate::terminal::Terminal;
+
+pub(super) const EXAMPLES: &str = "\
+An experiment makes its own keys and its own cluster in a temporary folder, touches nothing else,
+and removes them afterwards, also after Ctrl-C. The same seed makes the same keys and rows.
+
+Examples:
+  shard-manager lab tour
+  shard-manager lab levels
+  shard-manager lab shards --counts 1,2,4,8
+  shard-manager lab run --users 100000 --report ./run
+  shard-manager lab strategies
+  shard-manager lab strategies --weights 1,1,2 --keys-file user_ids.txt --report ./strategies";
+
+/// Experiment to carry out.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    experiment: Experiment,
+}
+
+#[derive(Debug, Subcommand)]
+enum Experiment {
+    /// Compares one database with shards: the same users, the same queries
+    #[command(after_help = run::EXAMPLES)]
+    Run(run::Options),
+    /// Compares every keyspace and placement on the same keys
+    #[command(after_help = strategies::EXAMPLES)]
+    Strategies(strategies::Options),
+    /// Shows what the consistency levels cost, and which refuse while nodes are gone
+    Levels(guarantees::Levels),
+    /// Shows what reads see while replicas lag, with and without a session token
+    Replicas(guarantees::Replicas),
+    /// Kills a writing process with kill -9, and looks for its acknowledged rows
+    Crash(guarantees::Crash),
+    /// Shows what clients that change the same row at the same time lose, or are refused
+    Conflicts(guarantees::Conflicts),
+    /// Sends the same queries to clusters with more and more shards
+    Shards(sizes::Shards),
+    /// Adds a shard while clients read and write, and takes it away again
+    Grow(sizes::Grow),
+    /// Walks through Tessera in ten chapters, each of which does the real thing
+    #[command(after_help = tour::EXAMPLES)]
+    Tour(tour::Options),
+    /// Writes to the files in a folder until it is killed: a part of other experiments
+    #[command(hide = true)]
+    WriteUntilKilled {
+        /// Data directory
+        data_dir: PathBuf,
+        /// Number of the first row
+        #[arg(long, default_value_t = 0)]
+        first: u64,
+    },
+}
+
+/// Settings that all experiments have.
+#[derive(Args, Debug)]
+struct Common {
+    /// Seed; the same seed makes the same keys and rows
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Also write the report as Markdown, JSON and HTML into this new folder
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+}
+
+/// Carries out an experiment.
+pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
+    if let Experiment::WriteUntilKilled { data_dir, first } = &options.experiment {
+        return Ok(write_until_killed(data_dir, *first)?);
+    }
+    interrupt::watch();
+    match options.experiment {
+        Experiment::Run(options) => run::run(options, terminal),
+        Experiment::Strategies(options) => strategies::run(options, terminal),
+        Experiment::Levels(options) => options.run(terminal),
+        Experiment::Replicas(options) => options.run(terminal),
+        Experiment::Crash(options) => options.run(terminal),
+        Experiment::Conflicts(options) => options.run(terminal),
+        Experiment::Shards(options) => options.run(terminal),
+        Experiment::Grow(options) => options.run(terminal),
+        Experiment::Tour(options) => tour::run(&options, terminal),
+        Experiment::WriteUntilKilled { .. } => Ok(()),
+    }
+}
+
+/// Returns the command of the process that writes to the files in a folder until it is killed.
+fn writer_command(program: &Path, data_dir: &Path) -> process::Command {
+    let mut command = process::Command::new(program);
+    command.args(["lab", "write-until-killed"]).arg(data_dir);
+    command
+}
+
+impl Common {
+    /// Carries out an experiment, shows its report and writes its files. A folder that is taken is
+    /// refused before anything starts.
+    fn carry_out(
+        &self,
+        terminal: &Terminal,
+        experiment: impl FnOnce(&Watcher<'_>) -> Result<Report, CommandError>,
+    ) -> Result<(), CommandError> {
+        let folder = self.report.as_deref().map(ReportFolder::begin).transpose()?;
+        let report = experiment(&Watcher::new(terminal))?;
+        if let Some(folder) = folder {
+            folder.write(&report)?;
+        }
+        Ok(terminal.show(&report, |terminal| text(&report, terminal))?)
+    }
+}
+
+impl From<LabError> for CommandError {
+    fn from(error: LabError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+/// Returns the report for people.
+fn text(report: &Report, terminal: &Terminal) -> String {
+    let mut parts = vec![report.settings_line(), report.machine.sentence()];
+    for table in &report.tables {
+        let heads: Vec<&str> = table.columns.iter().map(String::as_str).collect();
+        let rows: Vec<Vec<String>> =
+            table.rows.iter().map(|row| row.iter().map(Cell::text).collect()).collect();
+        parts.push(format!("\n{}\n{}", table.title, terminal.table(&heads, &rows)));
+    }
+    parts.extend(report.notes.iter().map(|note| format!("note: {note}")));
+    parts.push(format!("\n{}", report.explanation));
+    parts.join("\n")
+}

@@ -1,0 +1,134 @@
+//! Lab servers: PostgreSQL servers of an experiment, with an empty database for each side.
+//!
+//! **Invariant:** the servers and the databases are removed with their value; a server that
+//! `MAINDB_URL` names keeps everything but the database that was made on it.
+//! **Not here:** making servers (`local_postgres`), the experiment (`lab::run`).
+
+use ::lab::audience::Audience;
+use ::lab::run::ServerSides;
+use ::lab::work_folder::WorkFolder;
+use assembly::{ConnectedCluster, TemporaryDatabase};
+use engine::cluster_spec::ClusterSpec;
+use local_postgres::{LocalCluster, LocalNode, LocalSpec};
+use postgres::node_address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress, Timeouts};
+
+use crate::command::CommandError;
+use crate::command::access::catalog_place::{CATALOG_VARIABLE, addresses, variable};
+use crate::terminal::say;
+
+/// Folder of the servers in the temporary folder.
+const DIR: &str = "servers";
+
+/// Servers of an experiment. Fields are dropped in their order.
+pub(super) struct LabServers {
+    one: TemporaryDatabase,
+    local: LocalServers,
+    notes: Vec<String>,
+    _folder: WorkFolder,
+}
+
+/// Servers that the experiment has made, removed when they are dropped.
+struct LocalServers(Option<LocalCluster>);
+
+impl LabServers {
+    /// Starts a server for each shard, and one for the one database unless `MAINDB_URL` names its
+    /// server.
+    pub(super) fn start(
+        folder: WorkFolder,
+        shards: usize,
+        audience: &dyn Audience,
+    ) -> Result<Self, CommandError> {
+        let main = main_server()?;
+        let servers = shards + usize::from(main.is_none());
+        audience.say(&format!("starting {servers} PostgreSQL servers"));
+        let dir = folder.join(DIR);
+        let local =
+            LocalCluster::up(&LocalSpec { shards: servers, replicas: 0, ..LocalSpec::new(dir) });
+        let local = LocalServers(Some(local?));
+        let name = format!("tessera_lab_{}", folder.run());
+        let mut notes = Vec::new();
+        let server = match main {
+            Some(main) => {
+                let note = format!(
+                    "the one database is on {}, as {CATALOG_VARIABLE} says, whose machine and settings may differ \
+                     from those of the shards",
+                    main.location()
+                );
+                notes.push(note);
+                main
+            }
+            None => parsed(local.primaries().last())?,
+        };
+        let one = TemporaryDatabase::create(&server, &name)?;
+        audience.say(&format!("the one database is {name}, dropped at the end"));
+        Ok(Self { one, local, notes, _folder: folder })
+    }
+
+    /// Returns the databases of both sides.
+    pub(super) fn sides(&self, shards: usize) -> Result<ServerSides, CommandError> {
+        let nodes = self.local.primaries().take(shards);
+        let nodes = nodes.map(|node| parsed(Some(node))).collect::<Result<Vec<_>, _>>()?;
+        let version = self.local.0.as_ref().map_or(0, |local| local.programs().major);
+        Ok(ServerSides {
+            one: cluster(vec![self.one.address().clone()]),
+            shards: cluster(nodes),
+            engine: format!("PostgreSQL {version}, a server for each database"),
+            notes: self.notes.clone(),
+        })
+    }
+}
+
+impl Drop for LabServers {
+    fn drop(&mut self) {
+        if let Err(error) = self.one.remove() {
+            let database = &self.one.address().database;
+            say(format_args!("the database {database} is left, drop it: {error}"));
+        }
+    }
+}
+
+/// Returns the server that the variable names.
+fn main_server() -> Result<Option<NodeAddress>, CommandError> {
+    let Some(urls) = variable(CATALOG_VARIABLE)? else { return Ok(None) };
+    let mut all = addresses(CATALOG_VARIABLE, &urls)?.into_iter();
+    match (all.next(), all.next()) {
+        (Some(one), None) => Ok(Some(one)),
+        (_, _) => {
+            let line = format!("{CATALOG_VARIABLE}: the lab needs the address of one server");
+            Err(CommandError::Refused(line))
+        }
+    }
+}
+
+fn parsed(node: Option<&LocalNode>) -> Result<NodeAddress, CommandError> {
+    let node = node.ok_or_else(|| CommandError::Refused("no server was made".to_owned()))?;
+    let address = node.url(&node.database()).parse::<NodeAddress>();
+    address.map_err(|error| CommandError::Refused(error.to_string()))
+}
+
+fn cluster(primaries: Vec<NodeAddress>) -> ConnectedCluster {
+    let shard = |primary| ShardAddress { name: None, weight: None, primary, replicas: Vec::new() };
+    let address = ClusterAddress {
+        engine: ServerEngine::Postgres,
+        shards: primaries.into_iter().map(shard).collect(),
+        replicas: Vec::new(),
+        catalog: None,
+        timeouts: Timeouts::default(),
+    };
+    ConnectedCluster { address, wanted: ClusterSpec::default() }
+}
+
+impl LocalServers {
+    fn primaries(&self) -> impl Iterator<Item = &LocalNode> {
+        self.0.iter().flat_map(LocalCluster::primaries)
+    }
+}
+
+impl Drop for LocalServers {
+    fn drop(&mut self) {
+        if let Some(local) = self.0.take() {
+            // The folder is removed next, and servers without a folder end by themselves.
+            let _ = local.destroy();
+        }
+    }
+}

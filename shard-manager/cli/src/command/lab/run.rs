@@ -1,0 +1,76 @@
+//! `lab run`: the same users in one database and on shards, and the same queries on both.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ::lab::run::{CLIENTS_MAX, RunOptions, USERS_DEFAULT, USERS_MAX, check, run as carry_out};
+use ::lab::work_folder::WorkFolder;
+use clap::Args;
+
+use super::Common;
+use super::lab_servers::LabServers;
+use crate::command::CommandError;
+use crate::terminal::Terminal;
+
+pub(super) const EXAMPLES: &str = "\
+The steps: connect to every node; generate users, each with an order, into one new database named
+tessera_lab_RUN; distribute the rows over the shards; send the same queries to both, and explain
+each difference in a sentence. All databases are removed at the end, also after Ctrl-C.
+
+Examples:
+  shard-manager lab run
+  shard-manager lab run --users 1000000 --shards 4 --report ./run
+  shard-manager lab run --postgres
+  MAX_GEN_USERS=50000 shard-manager lab run --clients 32 --work-dir /srv/disk";
+
+#[derive(Args, Debug)]
+pub(super) struct Options {
+    #[command(flatten)]
+    common: Common,
+    /// Number of users
+    #[arg(long, value_name = "N", default_value_t = USERS_DEFAULT, env = "MAX_GEN_USERS", value_parser = clap::value_parser!(u64).range(1..=USERS_MAX))]
+    users: u64,
+    /// Number of shards
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    shards: usize,
+    /// Number of clients that read and write single rows
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
+    clients: u16,
+    /// Number of reads and of writes of single rows; of other queries there are a hundredth
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    operations: u64,
+    /// Longest time of each query on each side, in seconds
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    seconds: u64,
+    /// Folder for the temporary folder of the databases [default: that of the system]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+    /// Use PostgreSQL servers, made for this run; the one database is on the server of MAINDB_URL,
+    /// if that is set
+    #[arg(long)]
+    postgres: bool,
+}
+
+pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandError> {
+    let mut wanted = RunOptions {
+        users: options.users,
+        shards: options.shards,
+        clients: options.clients,
+        operations: options.operations,
+        at_most: Duration::from_secs(options.seconds),
+        seed: options.common.seed,
+        work_folder: options.work_dir,
+        servers: None,
+    };
+    options.common.carry_out(terminal, |watcher| {
+        check(&wanted)?;
+        let servers = options.postgres.then(|| {
+            let folder = WorkFolder::create(wanted.work_folder.as_deref())?;
+            LabServers::start(folder, wanted.shards, watcher)
+        });
+        // Dropped after the experiment.
+        let servers = servers.transpose()?;
+        wanted.servers = servers.as_ref().map(|own| own.sides(wanted.shards)).transpose()?;
+        Ok(carry_out(&wanted, watcher)?)
+    })
+}

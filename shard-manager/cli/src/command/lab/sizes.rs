@@ -1,0 +1,89 @@
+//! `lab shards` and `lab grow`: experiments about the number of shards.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ::lab::grow::{self, GrowOptions};
+use ::lab::run::{CLIENTS_MAX, RunOptions, USERS_DEFAULT, USERS_MAX};
+use ::lab::shard_counts;
+use clap::Args;
+
+use super::Common;
+use crate::command::CommandError;
+use crate::terminal::Terminal;
+
+#[derive(Args, Debug)]
+pub(super) struct Shards {
+    #[command(flatten)]
+    common: Common,
+    /// Numbers of shards, which are tried one after another
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "1,2,4,8")]
+    counts: Vec<usize>,
+    /// Number of users
+    #[arg(long, value_name = "N", default_value_t = USERS_DEFAULT, env = "MAX_GEN_USERS", value_parser = clap::value_parser!(u64).range(1..=USERS_MAX))]
+    users: u64,
+    /// Number of clients that read and write single rows
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
+    clients: u16,
+    /// Number of reads and of writes of single rows; of other queries there are a hundredth
+    #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    operations: u64,
+    /// Folder for the temporary folder of the databases [default: that of the system]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Grow {
+    #[command(flatten)]
+    common: Common,
+    /// Number of users
+    #[arg(long, value_name = "N", default_value_t = USERS_DEFAULT, env = "MAX_GEN_USERS", value_parser = clap::value_parser!(u64).range(1..=USERS_MAX))]
+    users: u64,
+    /// Number of shards before
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    shards: usize,
+    /// Number of clients that read and write meanwhile
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
+    clients: u16,
+    /// Length of the times before, between and after the changes, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    quiet_ms: u64,
+    /// Folder for the temporary folder of the databases [default: that of the system]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
+/// Longest time of a query with one number of shards.
+const AT_MOST: Duration = Duration::from_secs(20);
+
+impl Shards {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), CommandError> {
+        let wanted = RunOptions {
+            users: self.users,
+            shards: 1,
+            clients: self.clients,
+            operations: self.operations,
+            at_most: AT_MOST,
+            seed: self.common.seed,
+            work_folder: self.work_dir,
+            servers: None,
+        };
+        let counts = self.counts;
+        self.common.carry_out(terminal, |watcher| Ok(shard_counts::run(&wanted, &counts, watcher)?))
+    }
+}
+
+impl Grow {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), CommandError> {
+        let wanted = GrowOptions {
+            users: self.users,
+            shards: self.shards,
+            clients: self.clients,
+            quiet: Duration::from_millis(self.quiet_ms),
+            seed: self.common.seed,
+            work_folder: self.work_dir,
+        };
+        self.common.carry_out(terminal, |watcher| Ok(grow::run(&wanted, watcher)?))
+    }
+}

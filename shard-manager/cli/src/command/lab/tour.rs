@@ -1,0 +1,179 @@
+//! `lab tour`: the guided walk, which may be left and taken up again.
+//!
+//! **Invariant:** the state file names the next chapter; it is written after each chapter, and
+//! removed after the last one.
+//! **Not here:** the chapters (`lab::tour`).
+
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ::lab::audience::{Audience, Bar};
+use ::lab::lab_error::LabError;
+use ::lab::tour::{CHAPTERS, Chapter, Guide, TourOptions, run as read_chapters};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::watcher::Watcher;
+use super::writer_command;
+use crate::command::atomic_file::{Target, refused};
+use crate::command::input_stream::Input;
+use crate::command::{CommandError, interrupt};
+use crate::terminal::{Terminal, print, say};
+
+pub(super) const EXAMPLES: &str = "\
+Each of the ten chapters takes about a minute, does the real thing on a small cluster of its own,
+and names the files that implement it. Enter goes on, q leaves; the next `lab tour` in the same
+folder takes the tour up again.
+
+Examples:
+  shard-manager lab tour
+  shard-manager lab tour --chapter 6
+  shard-manager lab tour --unattended";
+
+/// Longest line that is read between two chapters.
+const LINE_MAX: u64 = 1_000;
+
+#[derive(Args, Debug)]
+pub(super) struct Options {
+    /// Read all chapters without waiting between them, and keep no state
+    #[arg(long)]
+    unattended: bool,
+    /// Begin with this chapter
+    #[arg(long, value_name = "N")]
+    chapter: Option<usize>,
+    /// File that remembers the next chapter
+    #[arg(long, value_name = "FILE", default_value = "./tessera-tour.json")]
+    state: PathBuf,
+    /// Folder for the temporary folder of the cluster [default: that of the system]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
+/// State of a tour that was left.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    /// Number of the next chapter.
+    next_chapter: usize,
+}
+
+/// Guide at a terminal.
+struct TerminalGuide<'t> {
+    watcher: Watcher<'t>,
+    is_json: bool,
+    /// WorkPlace of the state; `None` without one.
+    state: Option<&'t Path>,
+    /// Source of the reader's decisions; `None` to ask for none.
+    input: Option<Mutex<BufReader<Input>>>,
+}
+
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
+    let waits = !options.unattended && !terminal.is_json();
+    let state = waits.then_some(options.state.as_path());
+    let left = state.map(read_state).transpose()?.flatten();
+    if let (Some(next), None) = (left, options.chapter) {
+        say(format_args!("the tour goes on with chapter {next}; --chapter 1 begins again"));
+    }
+    let input = waits.then(|| Input::open(Path::new("-"))).transpose()?;
+    let guide = TerminalGuide {
+        watcher: Watcher::new(terminal),
+        is_json: terminal.is_json(),
+        state,
+        input: input.map(|input| Mutex::new(BufReader::new(input))),
+    };
+    let program = std::env::current_exe();
+    let program = program.map_err(|error| CommandError::Refused(error.to_string()))?;
+    let wanted = TourOptions {
+        first: options.chapter.or(left).unwrap_or(1),
+        work_folder: options.work_dir.as_deref(),
+        start_writer: &|dir| writer_command(&program, dir),
+    };
+    let read = read_chapters(wanted, &guide)?;
+    if terminal.is_json() {
+        terminal.show(&json!({"chapters": read}), |_| String::new())?;
+    }
+    Ok(())
+}
+
+/// Returns the next chapter of a tour that was left; `None` if none was.
+fn read_state(path: &Path) -> Result<Option<usize>, CommandError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(refused(path, &error)),
+    };
+    match serde_json::from_str::<State>(&text) {
+        Ok(State { next_chapter }) if (1..=CHAPTERS.len()).contains(&next_chapter) => {
+            Ok(Some(next_chapter))
+        }
+        Ok(_) | Err(_) => {
+            let line = "this is not the state of a tour: remove it, or name another with --state";
+            Err(refused(path, &line))
+        }
+    }
+}
+
+impl TerminalGuide<'_> {
+    fn print(&self, text: &str) {
+        if !self.is_json {
+            // A tour whose reader has gone ends at the next chapter.
+            let _ = print(text.as_bytes());
+        }
+    }
+
+    /// Stores the next chapter, or removes the state after the last one.
+    fn remember(&self, next: usize) -> Result<(), CommandError> {
+        let Some(path) = self.state else { return Ok(()) };
+        if next > CHAPTERS.len() {
+            return match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(refused(path, &error)),
+                Ok(()) | Err(_) => Ok(()),
+            };
+        }
+        let mut file = Target::begin(path)?;
+        let text = json!(State { next_chapter: next }).to_string();
+        file.write_all(text.as_bytes()).map_err(|error| refused(path, &error))?;
+        file.finish()
+    }
+
+    /// Waits for a line, and returns true if the reader goes on.
+    fn goes_on(&self) -> bool {
+        let Some(input) = &self.input else { return true };
+        self.print("\nEnter goes on, q leaves: ");
+        let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = String::new();
+        let read = Read::take(&mut *input, LINE_MAX).read_line(&mut line);
+        // The end of the input is the end of the tour.
+        read.is_ok_and(|bytes| bytes > 0) && line.trim() != "q"
+    }
+}
+
+impl Audience for TerminalGuide<'_> {
+    fn say(&self, line: &str) {
+        self.print(&format!("  {line}\n"));
+    }
+
+    fn bar(&self, name: &str, total: u64) -> Box<dyn Bar> {
+        self.watcher.bar(name, total)
+    }
+
+    fn has_left(&self) -> bool {
+        interrupt::asked()
+    }
+}
+
+impl Guide for TerminalGuide<'_> {
+    fn open(&self, number: usize, chapter: &Chapter) {
+        let Chapter { title, intro, .. } = chapter;
+        self.print(&format!("\n{number}. {title}\n{intro}\n\n"));
+    }
+
+    fn close(&self, number: usize, chapter: &Chapter) -> Result<bool, LabError> {
+        self.print(&format!("\n  implemented in {}\n", chapter.files.join(" and ")));
+        self.remember(number + 1).map_err(|error| LabError::Failed(error.to_string()))?;
+        Ok(number == CHAPTERS.len() || self.goes_on())
+    }
+}

@@ -1,0 +1,47 @@
+//! Watcher: shows the progress of an experiment on the terminal, and ends it after Ctrl-C.
+
+use ::lab::audience::{Audience, Bar};
+use indicatif::ProgressBar;
+
+use crate::command::interrupt;
+use crate::terminal::{Terminal, say};
+
+/// Watcher of an experiment, at a terminal.
+pub(super) struct Watcher<'t> {
+    terminal: &'t Terminal,
+}
+
+/// Bar of a terminal, removed when its part of the experiment ends.
+struct TerminalBar(ProgressBar);
+
+impl<'t> Watcher<'t> {
+    pub(super) fn new(terminal: &'t Terminal) -> Self {
+        Self { terminal }
+    }
+}
+
+impl Audience for Watcher<'_> {
+    fn say(&self, line: &str) {
+        self.terminal.above_bars(|| say(line));
+    }
+
+    fn bar(&self, name: &str, total: u64) -> Box<dyn Bar> {
+        Box::new(TerminalBar(self.terminal.progress(name, total)))
+    }
+
+    fn has_left(&self) -> bool {
+        interrupt::asked()
+    }
+}
+
+impl Bar for TerminalBar {
+    fn add(&self, steps: u64) {
+        self.0.inc(steps);
+    }
+}
+
+impl Drop for TerminalBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

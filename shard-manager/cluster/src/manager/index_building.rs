@@ -1,0 +1,258 @@
+//! Index building: the task of a process that builds and drops the listed indexes.
+//!
+//! ```text
+//!   each second, and after news: lead? ──▶ list ──▶ one shard after the other ──▶ report
+//! ```
+//! The process that carries moves out does this, too. Each step looks at the shard first, so a
+//! process that takes over repeats what another one has begun. A process that begins to lead, and
+//! one that sees another list of shards, looks for every index on every shard: a file that was
+//! restored from an older copy may lack some.
+//!
+//! **Invariant:** an index becomes `ready` after every shard has it, and `failed` after none has
+//! it.
+//! **Not here:** the requests of clients (`indexes`), SQL (the engines).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use access::rights::Rights;
+use engine::IndexChange;
+use engine::index_catalog::IndexCatalog;
+use engine::index_record::{IndexRecord, IndexState};
+use model::error::Error;
+use model::table_index::TableIndex;
+use model::topology::ShardNumber;
+
+use super::Manager;
+use super::indexes::indexed_shards;
+use crate::shard::Shard;
+
+/// Interval at which the catalog is asked for indexes.
+const LOOK: Duration = Duration::from_secs(1);
+/// Longest wait for an answer of the catalog.
+const CATALOG_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for the locks of the tables and of a shard's indexes, and for a count of rows.
+const LOCK_MAX: Duration = Duration::from_secs(30);
+
+/// Builds and drops indexes whenever this process leads, until the future is dropped. One task of a
+/// process does this.
+pub(super) async fn carry_out(manager: &Manager) {
+    let Some(catalog) = manager.backend.index_catalog() else { return };
+    let mut building = IndexBuilding { manager, catalog, checked: Vec::new() };
+    let mut news = manager.move_news.watch();
+    loop {
+        if let Err(error) = building.look().await {
+            tracing::debug!(%error, "the indexes wait");
+        }
+        news.rest(LOOK).await;
+    }
+}
+
+/// Task that builds indexes.
+struct IndexBuilding<'m> {
+    manager: &'m Manager,
+    catalog: &'m dyn IndexCatalog,
+    /// Shards that were looked at since this process leads.
+    checked: Vec<ShardNumber>,
+}
+
+impl IndexBuilding<'_> {
+    /// Takes every index as far as possible.
+    async fn look(&mut self) -> Result<(), Error> {
+        let records = in_time(self.catalog.list_indexes()).await?;
+        self.manager.index_status.store(Arc::new(records.clone()));
+        if !self.manager.move_news.leads() {
+            self.checked.clear();
+            return Ok(());
+        }
+        let shards: Vec<ShardNumber> =
+            indexed_shards(self.manager).into_iter().map(|(number, _)| number).collect();
+        let is_checked = self.checked == shards;
+        // One that waits for a shard does not hold up the others.
+        let mut waits = None;
+        for record in records {
+            let advanced = match record.state {
+                IndexState::Ready if is_checked => Ok(()),
+                IndexState::Failed => Ok(()),
+                IndexState::Building | IndexState::Ready => self.build(record).await,
+                IndexState::Undoing | IndexState::Dropping => self.take_down(record).await,
+            };
+            waits = waits.or(advanced.err());
+        }
+        match waits {
+            Some(error) => Err(error),
+            None => {
+                self.checked = shards;
+                Ok(())
+            }
+        }
+    }
+
+    /// Builds an index on the shards that lack it.
+    async fn build(&self, mut record: IndexRecord) -> Result<(), Error> {
+        let (index, shards) = self.prepare(&record).await?;
+        let change = IndexChange::Make(index);
+        let is_new = record.state == IndexState::Building;
+        for (place, (_, shard)) in shards.iter().enumerate() {
+            if is_new
+                && place >= record.built
+                && let Some(reason) = self.too_long(&record, shard).await?
+            {
+                return self.give_up(record, reason).await;
+            }
+            let Some(made) = self.change(&record, shard, &change).await? else { return Ok(()) };
+            match made {
+                Ok(pause) if is_new => {
+                    record.built = place + 1;
+                    record.reason = None;
+                    let pause = pause.map(|pause| pause.as_millis() as u64);
+                    record.pause_ms = record.pause_ms.max(pause);
+                    if !self.report(&record, record.state).await? {
+                        return Ok(());
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => match about_rows(&error, &record) {
+                    Some(reason) => {
+                        let reason = format!("{}: {reason}", shard.name());
+                        return self.give_up(record, reason).await;
+                    }
+                    None => return self.wait(record, shard, error).await,
+                },
+            }
+        }
+        if !is_new {
+            return Ok(());
+        }
+        let ready = IndexRecord { state: IndexState::Ready, ..record };
+        if self.report(&ready, IndexState::Building).await? {
+            tracing::info!(table = ready.table, index = ready.name, "an index is ready");
+        }
+        Ok(())
+    }
+
+    /// Drops an index from the shards that have it.
+    async fn take_down(&self, record: IndexRecord) -> Result<(), Error> {
+        let (index, shards) = self.prepare(&record).await?;
+        let change = IndexChange::Drop(index);
+        for (_, shard) in &shards {
+            match self.change(&record, shard, &change).await? {
+                None => return Ok(()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        if record.state == IndexState::Dropping {
+            in_time(self.catalog.remove_index(&record)).await?;
+            self.manager.move_news.announce();
+            tracing::info!(table = record.table, index = record.name, "an index was dropped");
+            return Ok(());
+        }
+        let failed = IndexRecord { state: IndexState::Failed, built: 0, ..record };
+        self.report(&failed, IndexState::Undoing).await.map(drop)
+    }
+
+    /// Returns an index and the shards, those included that have just joined.
+    async fn prepare(
+        &self,
+        record: &IndexRecord,
+    ) -> Result<(Arc<TableIndex>, Vec<(ShardNumber, Arc<Shard>)>), Error> {
+        let schema = self.manager.schema(Rights::ALL);
+        drop(schema.lock_schema(Instant::now() + LOCK_MAX).await?);
+        let index = record.index(&self.manager.registry.load()).ok_or_else(|| {
+            let (table, index) = (&record.table, &record.name);
+            tracing::error!(table, index, "the table lacks columns of a listed index");
+            Error::Internal
+        })?;
+        Ok((index, indexed_shards(self.manager)))
+    }
+
+    /// Changes one shard, unless the record has changed; `None` then.
+    async fn change(
+        &self,
+        record: &IndexRecord,
+        shard: &Shard,
+        change: &IndexChange,
+    ) -> Result<Option<Result<Option<Duration>, Error>>, Error> {
+        let session = match shard.indexes().lock(Instant::now() + LOCK_MAX).await {
+            Ok(session) => session,
+            Err(error) => return Ok(Some(Err(error))),
+        };
+        // Another process may have led meanwhile. It needs the lock, too.
+        let listed = in_time(self.catalog.list_indexes()).await?;
+        let is_same = |listed: &IndexRecord| {
+            listed.is_named(&record.table, &record.name) && listed.state == record.state
+        };
+        if !listed.iter().any(is_same) {
+            self.manager.move_news.announce();
+            return Ok(None);
+        }
+        Ok(Some(session.change(change).await))
+    }
+
+    /// Returns the reason why writes of a shard would wait too long.
+    async fn too_long(&self, record: &IndexRecord, shard: &Shard) -> Result<Option<String>, Error> {
+        let estimate =
+            shard.indexes().estimate_pause(&record.table, Instant::now() + LOCK_MAX).await?;
+        let pause_ms = estimate.map_or(0, |(_, pause)| pause.as_millis() as u64);
+        let most = record.pause_max_ms;
+        let is_long = pause_ms > most;
+        Ok(is_long.then(|| {
+            let shard = shard.name();
+            format!(
+                "{shard}: writes would wait about {pause_ms} ms, longer than pause_max_ms, {most}"
+            )
+        }))
+    }
+
+    /// Lets an index that cannot be built be dropped again.
+    async fn give_up(&self, record: IndexRecord, reason: String) -> Result<(), Error> {
+        tracing::warn!(
+            table = record.table,
+            index = record.name,
+            reason,
+            "an index cannot be built"
+        );
+        let expected = record.state;
+        let undoing = IndexRecord { state: IndexState::Undoing, reason: Some(reason), ..record };
+        self.report(&undoing, expected).await.map(drop)
+    }
+
+    /// Notes why an index waits.
+    async fn wait(&self, record: IndexRecord, shard: &Shard, error: Error) -> Result<(), Error> {
+        let reason = Some(format!("waits for {}: {error}", shard.name()));
+        if record.reason != reason {
+            let expected = record.state;
+            self.report(&IndexRecord { reason, ..record }, expected).await?;
+        }
+        Err(error)
+    }
+
+    /// Stores a record; returns false if another one was stored meanwhile.
+    async fn report(&self, record: &IndexRecord, expected: IndexState) -> Result<bool, Error> {
+        let is_stored = in_time(self.catalog.change_index(record, expected)).await?;
+        if record.state != expected || !is_stored {
+            self.manager.move_news.announce();
+        }
+        Ok(is_stored)
+    }
+}
+
+/// Returns the reason why rows do not permit an index, if that is the error.
+fn about_rows(error: &Error, record: &IndexRecord) -> Option<String> {
+    let columns = record.columns.join(", ");
+    if matches!(error, Error::NotUnique { .. }) {
+        return Some(format!("two rows of one shard key have the same values in {columns}"));
+    }
+    if matches!(error, Error::Constraint { rule: "size" }) {
+        return Some(format!("a row has a longer text in {columns} than an index can have"));
+    }
+    let is_permanent = matches!(error, Error::Constraint { .. } | Error::StorageFull { .. });
+    is_permanent.then(|| error.to_string())
+}
+
+/// Waits for the catalog.
+async fn in_time<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let done = tokio::time::timeout(CATALOG_MAX, work).await;
+    done.unwrap_or(Err(Error::DeadlinePassed))
+}

@@ -1,0 +1,332 @@
+//! Indexes: the face of a manager for the indexes of tables, which are built on every shard or on
+//! none.
+//!
+//! A request lists the index in the catalog, and the index builder does the rest: no request waits
+//! for it.
+//!
+//! **Invariant:** an index is listed under the lock of the tables, so that a shard which joins
+//! meanwhile has it too.
+//! **Not here:** building the indexes (`index_building`), the rules for columns
+//! (`model::table_index`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use access::scope::AccessScope;
+use engine::index_catalog::IndexCatalog;
+use engine::index_record::{IndexRecord, IndexState};
+use model::error::Error;
+use model::table::{Table, closest};
+use model::table_index::{IndexError, TableIndex};
+use model::topology::ShardNumber;
+
+use super::{Manager, Schema};
+use crate::shard::Shard;
+
+/// Attempts at a change of a record that others change as well.
+const TRIES_MAX: usize = 8;
+
+/// Index that a client declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexDraft {
+    /// `name`.
+    pub name: String,
+    /// `columns`, in their order.
+    pub columns: Vec<String>,
+    /// `unique`: within a shard key.
+    pub is_unique: bool,
+    /// `pause_max_ms`: longest time for which writes of a shard may wait.
+    pub pause_max_ms: u64,
+}
+
+/// Result of the creation of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IndexCreated {
+    /// It is listed, and will be built.
+    Begun(IndexRecord),
+    /// It was listed already.
+    Known(IndexRecord),
+}
+
+/// Effect that the creation of an index would have on one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexPause {
+    /// The shard.
+    pub shard: ShardNumber,
+    /// Rows of the table; `None` if no write waits.
+    pub rows: Option<u64>,
+    /// Time for which writes would wait.
+    pub pause: Duration,
+}
+
+/// Reason why the indexes were not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IndexesError {
+    /// The declaration cannot be used.
+    #[error(transparent)]
+    Draft(#[from] IndexError),
+    /// An index of this name has other columns, or is unique and this one is not.
+    #[error("the index `{index}` exists with another shape: {}({columns})", if *is_unique { "unique " } else { "" })]
+    Differs {
+        /// The index.
+        index: String,
+        /// Its columns.
+        columns: String,
+        /// True if it is unique.
+        is_unique: bool,
+    },
+    /// The index is being dropped.
+    #[error("the index `{index}` is being dropped")]
+    Dropping {
+        /// The index.
+        index: String,
+    },
+    /// The table has the highest number of indexes.
+    #[error("the table has {} indexes already, and can have no more", TableIndex::PER_TABLE_MAX)]
+    TooMany,
+    /// Writes of a shard would wait too long.
+    #[error(
+        "writes of {shard} would wait about {pause_ms} ms for the index, longer than pause_max_ms, \
+         which is {pause_max_ms}"
+    )]
+    PauseTooLong {
+        /// The shard.
+        shard: String,
+        /// Estimated time.
+        pause_ms: u64,
+        /// Longest time.
+        pause_max_ms: u64,
+    },
+    /// The table has no index of this name.
+    #[error("the table has no index `{index}`")]
+    NoIndex {
+        /// The name, cut to 40 characters.
+        index: String,
+        /// Index with a similar name.
+        suggestion: Option<String>,
+    },
+    /// The engine builds no indexes.
+    #[error("this engine builds no indexes through Tessera")]
+    Unsupported,
+    /// The catalog did not answer, and may list the change nevertheless.
+    #[error("{0}")]
+    Doubtful(Error),
+    /// The table does not exist, the caller lacks a right, or the catalog or a shard does not
+    /// answer.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+/// Face of a [`Manager`] for the indexes of tables.
+#[derive(Clone, Copy)]
+pub struct Indexes<'m>(Schema<'m>);
+
+impl<'m> Indexes<'m> {
+    /// Returns the face for the indexes of the tables that a caller may know.
+    pub fn of(schema: Schema<'m>) -> Self {
+        Self(schema)
+    }
+
+    fn manager(self) -> &'m Manager {
+        self.0.manager
+    }
+
+    fn catalog(self) -> Result<&'m dyn IndexCatalog, IndexesError> {
+        self.manager().backend.index_catalog().ok_or(IndexesError::Unsupported)
+    }
+
+    /// Returns the indexes of a table that the caller may know, by name.
+    ///
+    /// # Errors
+    /// [`IndexesError::Failed`].
+    pub async fn list(
+        self,
+        table: &str,
+        deadline: Instant,
+    ) -> Result<Vec<IndexRecord>, IndexesError> {
+        let table = self.0.table(table)?;
+        let Some(catalog) = self.manager().backend.index_catalog() else { return Ok(Vec::new()) };
+        let mut records = by(deadline, catalog.list_indexes()).await?;
+        records.retain(|record| is_visible(record, &table));
+        Ok(records)
+    }
+
+    /// Returns the indexes of a table that were known here a moment ago.
+    pub fn known(self, table: &Table) -> Vec<IndexRecord> {
+        let known = self.manager().index_status.load();
+        known.iter().filter(|record| is_visible(record, table)).cloned().collect()
+    }
+
+    /// Lists an index, to be built on every shard or on none. The caller needs the scope `tables`.
+    ///
+    /// Cancel safety: a dropped future may have listed the index.
+    ///
+    /// # Errors
+    /// [`IndexesError`].
+    pub async fn create(
+        self,
+        table: &str,
+        draft: &IndexDraft,
+        deadline: Instant,
+    ) -> Result<IndexCreated, IndexesError> {
+        let index = self.declared(table, draft)?;
+        let catalog = self.catalog()?;
+        let _lock = self.0.lock_schema(deadline).await?;
+        let records = by(deadline, catalog.list_indexes()).await?;
+        if let Some(known) = check_known(&records, &index)? {
+            return Ok(IndexCreated::Known(known));
+        }
+        self.check_pause(&index, draft.pause_max_ms, deadline).await?;
+        let record = IndexRecord::new(&index, draft.pause_max_ms);
+        let added = by(deadline, catalog.add_index(&record)).await;
+        added.map_err(IndexesError::Doubtful)?;
+        tracing::info!(table, index = record.name, "an index is built");
+        self.manager().move_news.announce();
+        Ok(IndexCreated::Begun(record))
+    }
+
+    /// Returns what the creation of an index would do: the record, and the effect on each shard.
+    /// Changes nothing.
+    ///
+    /// # Errors
+    /// Those of [`Indexes::create`], except [`IndexesError::PauseTooLong`].
+    pub async fn plan(
+        self,
+        table: &str,
+        draft: &IndexDraft,
+        deadline: Instant,
+    ) -> Result<(IndexCreated, Vec<IndexPause>), IndexesError> {
+        let index = self.declared(table, draft)?;
+        let records = by(deadline, self.catalog()?.list_indexes()).await?;
+        if let Some(known) = check_known(&records, &index)? {
+            return Ok((IndexCreated::Known(known), Vec::new()));
+        }
+        let pauses = self.pauses(&index, deadline).await?;
+        Ok((IndexCreated::Begun(IndexRecord::new(&index, draft.pause_max_ms)), pauses))
+    }
+
+    /// Lets an index be dropped from every shard. The caller needs the scope `tables`.
+    ///
+    /// # Errors
+    /// [`IndexesError`].
+    pub async fn remove(
+        self,
+        table: &str,
+        name: &str,
+        deadline: Instant,
+    ) -> Result<IndexRecord, IndexesError> {
+        self.check_scope(table)?;
+        let table = self.0.table(table)?;
+        let catalog = self.catalog()?;
+        for _ in 0..TRIES_MAX {
+            let mut records = by(deadline, catalog.list_indexes()).await?;
+            records.retain(|record| is_visible(record, &table));
+            let Some(found) = records.iter().find(|record| record.name == name) else {
+                let names = records.iter().map(|record| record.name.as_str());
+                let suggestion = closest(name, names);
+                let index = name.chars().take(40).collect();
+                return Err(IndexesError::NoIndex { index, suggestion });
+            };
+            let record = IndexRecord { state: IndexState::Dropping, ..found.clone() };
+            let changed = by(deadline, catalog.change_index(&record, found.state)).await;
+            if changed.map_err(IndexesError::Doubtful)? {
+                tracing::info!(table = table.name(), index = name, "an index is dropped");
+                self.manager().move_news.announce();
+                return Ok(record);
+            }
+        }
+        Err(IndexesError::Failed(Error::DeadlinePassed))
+    }
+
+    /// Returns the index that a draft declares, if the caller may change tables.
+    fn declared(self, table: &str, draft: &IndexDraft) -> Result<Arc<TableIndex>, IndexesError> {
+        self.check_scope(table)?;
+        let table = self.0.table(table)?;
+        let IndexDraft { name, columns, is_unique, .. } = draft;
+        Ok(Arc::new(TableIndex::new(&table, name, columns, *is_unique)?))
+    }
+
+    fn check_scope(self, table: &str) -> Result<(), IndexesError> {
+        let allowed = self.0.rights.allow_scope(AccessScope::Tables);
+        allowed.map_err(|denied| {
+            let (operations, table) = ("index".to_owned(), table.chars().take(40).collect());
+            IndexesError::Failed(Error::Forbidden { operations, table, lack: denied.to_string() })
+        })
+    }
+
+    async fn check_pause(
+        self,
+        index: &TableIndex,
+        pause_max_ms: u64,
+        deadline: Instant,
+    ) -> Result<(), IndexesError> {
+        for IndexPause { shard, pause, .. } in self.pauses(index, deadline).await? {
+            let pause_ms = pause.as_millis() as u64;
+            if pause_ms > pause_max_ms {
+                let shard = self.manager().shard_name(shard).to_owned();
+                return Err(IndexesError::PauseTooLong { shard, pause_ms, pause_max_ms });
+            }
+        }
+        Ok(())
+    }
+
+    async fn pauses(
+        self,
+        index: &TableIndex,
+        deadline: Instant,
+    ) -> Result<Vec<IndexPause>, IndexesError> {
+        let mut pauses = Vec::new();
+        for (number, shard) in indexed_shards(self.manager()) {
+            let estimate = shard.indexes().estimate_pause(index.table().name(), deadline).await?;
+            let (rows, pause) =
+                estimate.map_or((None, Duration::ZERO), |(rows, pause)| (Some(rows), pause));
+            pauses.push(IndexPause { shard: number, rows, pause });
+        }
+        Ok(pauses)
+    }
+}
+
+/// Returns the shards that have indexes: the open ones that have not retired, by number.
+pub(super) fn indexed_shards(manager: &Manager) -> Vec<(ShardNumber, Arc<Shard>)> {
+    let (shards, retired) = (manager.shards.load_full(), manager.map.open_retired());
+    let members = shards.iter().filter(|(number, _)| !retired.contains(number));
+    members.map(|(number, shard)| (number, Arc::clone(shard))).collect()
+}
+
+/// Returns the listed index, if it has this shape; `None` if it may be listed.
+fn check_known(
+    records: &[IndexRecord],
+    index: &TableIndex,
+) -> Result<Option<IndexRecord>, IndexesError> {
+    let of_table = records.iter().filter(|record| record.table == index.table().name());
+    let Some(known) = of_table.clone().find(|record| record.name == index.name()) else {
+        return match of_table.count() >= TableIndex::PER_TABLE_MAX {
+            true => Err(IndexesError::TooMany),
+            false => Ok(None),
+        };
+    };
+    let name = known.name.clone();
+    if !known.has_shape(index) {
+        let (columns, is_unique) = (known.columns.join(", "), known.is_unique);
+        return Err(IndexesError::Differs { index: name, columns, is_unique });
+    }
+    match known.state {
+        IndexState::Building | IndexState::Ready => Ok(Some(known.clone())),
+        IndexState::Undoing | IndexState::Dropping => Err(IndexesError::Dropping { index: name }),
+        IndexState::Failed => Ok(None),
+    }
+}
+
+/// Returns true if an index is of this table and the caller may know all of its columns.
+fn is_visible(record: &IndexRecord, table: &Table) -> bool {
+    record.table == table.name() && record.columns.iter().all(|name| table.find(name).is_some())
+}
+
+/// Waits for the catalog, at most until the deadline.
+async fn by<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let done = tokio::time::timeout_at(deadline.into(), work).await;
+    done.unwrap_or(Err(Error::DeadlinePassed))
+}

@@ -1,0 +1,126 @@
+//! Copy lag: the changes that the side that receives lacks, as far as a mover knows.
+//!
+//! A look at both shards tells whether the copy lacks changes, and a round how many there were when
+//! it was read. A copy that lacks nothing is as current as the look; after a round with all changes
+//! it is as current as the time at which that was read.
+//!
+//! **Invariant:** no change that the copy lacks is older than is told.
+//! **Not here:** the pace of rounds (`move_round`), replicas.
+
+use chrono::{DateTime, Utc};
+use engine::move_record::{MoveLag, MoveRecord, listed_time};
+
+use super::move_sides::SeenMove;
+
+/// Lag of one copy.
+#[derive(Debug)]
+pub(super) struct CopyLag {
+    /// Number of changes that were missing when the source was last read.
+    changes: u64,
+    is_behind: bool,
+    /// Time of the latest state of the source that the copy is known to have.
+    current_at: DateTime<Utc>,
+}
+
+impl CopyLag {
+    /// Begins with what an earlier mover has reported. What it has not, may have happened since the
+    /// last change of the move.
+    pub(super) fn of(record: &MoveRecord) -> Self {
+        let since = record.progress.lag.and_then(|lag| lag.since);
+        Self { changes: 0, is_behind: false, current_at: since.unwrap_or(record.changed_at) }
+    }
+
+    /// Notes a look at both shards that began at a time, and returns the lag for reports; `None` if
+    /// no copy is kept current.
+    pub(super) fn look(
+        &mut self,
+        seen: &SeenMove,
+        begun_at: DateTime<Utc>,
+        follows_back: bool,
+    ) -> Option<MoveLag> {
+        let has_copy = seen.receiver().row.as_ref().is_some_and(|copy| !copy.applied.is_empty());
+        let is_current = follows_back || !seen.is_committed();
+        if !has_copy || !is_current || seen.has_lost_changes {
+            return None;
+        }
+        self.note_look(seen.is_behind, begun_at);
+        Some(self.report())
+    }
+
+    fn note_look(&mut self, is_behind: bool, begun_at: DateTime<Utc>) {
+        self.is_behind = is_behind;
+        if is_behind {
+            self.changes = self.changes.max(1);
+        } else {
+            (self.changes, self.current_at) = (0, begun_at);
+        }
+    }
+
+    /// Notes a round that was stored. Its read began at a time, and `has_all` says that it has
+    /// every change up to then.
+    pub(super) fn note_round(&mut self, changes: usize, has_all: bool, begun_at: DateTime<Utc>) {
+        (self.changes, self.is_behind) = (changes as u64, changes > 0);
+        if has_all {
+            self.current_at = begun_at;
+        }
+    }
+
+    /// Returns the lag for reports.
+    pub(super) fn report(&self) -> MoveLag {
+        let since = self.is_behind.then(|| listed_time(self.current_at));
+        MoveLag { changes: self.changes, since }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use engine::move_record::NewMove;
+    use model::keyspace::Slot;
+    use model::topology::ShardNumber;
+
+    use super::*;
+
+    fn lag() -> (CopyLag, DateTime<Utc>) {
+        let slots = [Slot::new(3).expect("a slot")].into_iter().collect();
+        let (source, target) = (ShardNumber(0), ShardNumber(1));
+        let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
+        let record = MoveRecord::begin(new, Utc::now());
+        (CopyLag::of(&record), record.changed_at)
+    }
+
+    #[test]
+    fn a_copy_that_lacks_changes_is_as_old_as_the_last_state_that_it_had_whole() {
+        let (mut lag, begun) = lag();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let told = |lag: &CopyLag| (lag.report().changes, lag.report().since);
+        lag.note_look(true, at(1));
+        assert_eq!(told(&lag), (1, Some(begun)), "nothing newer is known");
+        lag.note_look(false, at(2));
+        assert_eq!(told(&lag), (0, None));
+        lag.note_look(true, at(3));
+        assert_eq!(told(&lag), (1, Some(at(2))));
+        lag.note_round(2_000, false, at(4));
+        assert_eq!(told(&lag), (2_000, Some(at(2))), "the round had not all of them");
+        lag.note_round(30, true, at(5));
+        lag.note_look(true, at(6));
+        assert_eq!(told(&lag), (30, Some(at(5))));
+        lag.note_round(0, true, at(7));
+        assert_eq!(told(&lag), (0, None));
+    }
+
+    #[test]
+    fn a_mover_that_takes_over_goes_on_with_the_lag_that_was_reported() {
+        let (_, begun) = lag();
+        let since = begun - Duration::from_secs(60);
+        let slots = [Slot::new(3).expect("a slot")].into_iter().collect();
+        let (source, target) = (ShardNumber(0), ShardNumber(1));
+        let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
+        let mut record = MoveRecord::begin(new, begun);
+        record.progress.lag = Some(MoveLag { changes: 9, since: Some(since) });
+        let mut lag = CopyLag::of(&record);
+        lag.note_look(true, begun);
+        assert_eq!(lag.report().since, Some(since));
+    }
+}

@@ -1,0 +1,67 @@
+//! Nodes: the face of a manager for the nodes over which an engine distributes rows by itself.
+//!
+//! **Not here:** carrying out an order (the engine), rebalances of these nodes (`rebalances`).
+
+use std::time::Instant;
+
+use engine::new_shard::NewShard;
+use engine::node_distributor::{DistributorError, NodeChanged, NodeDistributor};
+
+use super::Manager;
+
+/// Face of a [`Manager`] for nodes over which the engine distributes rows.
+#[derive(Clone, Copy)]
+pub struct Nodes<'m>(&'m dyn NodeDistributor);
+
+impl<'m> Nodes<'m> {
+    /// Returns the face of a manager; `None` if the shard map places the rows.
+    pub fn of(manager: &'m Manager) -> Option<Self> {
+        manager.backend.node_distributor().map(Self)
+    }
+
+    /// Adds a node, without rows. One that was added before is left as it is.
+    ///
+    /// Cancel safety: the change goes on if the future is dropped.
+    ///
+    /// # Errors
+    /// [`DistributorError`].
+    pub async fn add(
+        self,
+        node: &NewShard,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<NodeChanged, DistributorError> {
+        check_epoch(expected_epoch)?;
+        self.0.add_node(node, deadline).await
+    }
+
+    /// Removes a node that has no rows. Its database stays as it is.
+    ///
+    /// Cancel safety: the change goes on if the future is dropped.
+    ///
+    /// # Errors
+    /// [`DistributorError`].
+    pub async fn remove(
+        self,
+        name: &str,
+        expected_epoch: Option<u64>,
+        deadline: Instant,
+    ) -> Result<NodeChanged, DistributorError> {
+        check_epoch(expected_epoch)?;
+        self.0.remove_node(name, deadline).await
+    }
+}
+
+fn check_epoch(expected_epoch: Option<u64>) -> Result<(), DistributorError> {
+    match expected_epoch {
+        None => Ok(()),
+        Some(_) => Err(DistributorError::BadNode { member: "If-Match", cause: no_epoch() }),
+    }
+}
+
+/// Returns the reason why no epoch can be expected.
+pub(super) fn no_epoch() -> String {
+    "the epoch of the shard map says nothing about the nodes of this cluster, which the engine \
+     distributes rows over: leave it out"
+        .to_owned()
+}

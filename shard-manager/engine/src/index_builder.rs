@@ -1,0 +1,35 @@
+//! Index builder: the trait through which the cluster builds an index on a shard while clients
+//! write.
+//!
+//! **Invariant:** one process at a time changes the indexes of a shard.
+//! **Not here:** the list of indexes (`index_catalog`), the order of the shards (`cluster`).
+
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+
+use super::{EngineFuture, IndexChange};
+
+/// Part of a shard in changes of its indexes.
+pub trait IndexBuilder: Send + Sync {
+    /// Waits until no other process changes the indexes of the shard, also none that has ended
+    /// while its server still works for it.
+    ///
+    /// # Errors
+    /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the shard.
+    fn lock(&self, deadline: Instant) -> EngineFuture<'_, Box<dyn IndexSession>>;
+}
+
+/// Right to change the indexes of a shard. Dropping it gives the right back.
+pub trait IndexSession: Send + Sync {
+    /// Builds or drops an index. Does nothing if that is done already; what an earlier attempt has
+    /// left is removed first.
+    ///
+    /// # Errors
+    /// The error of the shard: [`Error::NotUnique`](model::error::Error::NotUnique) and
+    /// [`Error::Constraint`](model::error::Error::Constraint) are about its rows.
+    fn change<'a>(
+        &'a self,
+        change: &'a IndexChange,
+    ) -> BoxFuture<'a, Result<(), model::error::Error>>;
+}

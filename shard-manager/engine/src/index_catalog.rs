@@ -1,0 +1,40 @@
+//! Index catalog: the trait through which a cluster lists its indexes.
+//!
+//! **Invariant:** a change of a record is durable before it is reported, and is made only if the
+//! record is still in the expected state.
+//! **Not here:** building the indexes (`cluster`), which process does it (`move_catalog`).
+
+use super::EngineFuture;
+use super::index_record::{IndexRecord, IndexState};
+
+/// Indexes of a catalog.
+pub trait IndexCatalog: Send + Sync {
+    /// Returns all indexes, by table and name.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn list_indexes(&self) -> EngineFuture<'_, Vec<IndexRecord>>;
+
+    /// Lists an index that is to be built. Replaces a record of the same name that has failed.
+    /// Called under the lock of the tables.
+    ///
+    /// # Errors
+    /// The error of the catalog. The index may be listed nevertheless.
+    fn add_index<'a>(&'a self, record: &'a IndexRecord) -> EngineFuture<'a, ()>;
+
+    /// Stores a record, if the index is still listed in this state. Returns true if it was.
+    ///
+    /// # Errors
+    /// The error of the catalog. The record may be stored nevertheless.
+    fn change_index<'a>(
+        &'a self,
+        record: &'a IndexRecord,
+        expected: IndexState,
+    ) -> EngineFuture<'a, bool>;
+
+    /// Removes an index that no shard has any more.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn remove_index<'a>(&'a self, record: &'a IndexRecord) -> EngineFuture<'a, ()>;
+}

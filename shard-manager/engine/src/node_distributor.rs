@@ -1,0 +1,194 @@
+//! Node distributor: the trait through which an operator has an engine move rows that it
+//! distributes over nodes by itself.
+//!
+//! To these orders a node is a shard: a rebalance evens the nodes out, and a drain empties one. The
+//! engine carries rebalances out and remembers them. So they go on without a router, and those that
+//! were begun by other means are listed as well.
+//!
+//! **Invariant:** what the engine cannot do is refused by name, and nothing begins before its needs
+//! are met.
+//! **Not here:** moves of slots (`move_catalog`), the sizes of the nodes (`node_reader`).
+
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use model::error::{Error, Outcome};
+
+use super::new_shard::{NewShard, NewShardRefusal};
+use super::rebalance_catalog::RebalanceListError;
+use super::rebalance_draft::RebalanceDraft;
+use super::rebalance_record::RebalanceOrder;
+use super::rebalance_view::{PlanView, RebalanceBegun, RebalanceView};
+
+/// Future of an order.
+pub type DistributorFuture<'a, T> = BoxFuture<'a, Result<T, DistributorError>>;
+
+/// Orders for an engine that distributes rows over nodes.
+///
+/// Cancel safety: a change goes on if its future is dropped.
+pub trait NodeDistributor: Send + Sync {
+    /// Plans a rebalance or a drain, and changes nothing. The plan lists the needs that are not
+    /// met as its refusals.
+    ///
+    /// # Errors
+    /// [`DistributorError`].
+    fn plan_rebalance<'a>(
+        &'a self,
+        draft: &'a RebalanceDraft,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, PlanView>;
+
+    /// Begins a rebalance or a drain, if all needs are met and something has to move. A node that
+    /// is drained gets no rows from then on, also if it has none.
+    ///
+    /// # Errors
+    /// [`DistributorError`].
+    fn begin_rebalance<'a>(
+        &'a self,
+        draft: &'a RebalanceDraft,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, RebalanceBegun>;
+
+    /// Returns the rebalances that go on and the last ones that have ended, with their moves, the
+    /// latest first.
+    ///
+    /// # Errors
+    /// [`DistributorError::Failed`].
+    fn rebalances(&self, deadline: Instant) -> DistributorFuture<'_, Vec<RebalanceView>>;
+
+    /// Gives an order for a rebalance, and returns it as it is then. A node whose drain is
+    /// cancelled gets rows again.
+    ///
+    /// # Errors
+    /// [`DistributorError`].
+    fn order_rebalance<'a>(
+        &'a self,
+        id: &'a str,
+        order: RebalanceOrder,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, RebalanceView>;
+
+    /// Adds a node, without rows. One that was added before is left as it is.
+    ///
+    /// # Errors
+    /// [`DistributorError`].
+    fn add_node<'a>(
+        &'a self,
+        node: &'a NewShard,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, NodeChanged>;
+
+    /// Removes a node that has no rows. Its database stays as it is.
+    ///
+    /// # Errors
+    /// [`DistributorError`].
+    fn remove_node<'a>(
+        &'a self,
+        name: &'a str,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, NodeChanged>;
+}
+
+/// Node after a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeChanged {
+    /// Name of the node.
+    pub name: String,
+    /// Number that the engine has given it.
+    pub number: u32,
+    /// State of the node.
+    pub state: MemberState,
+    /// Number of the engine's own shards on it; those that move together count once.
+    pub parts: usize,
+    /// False if the node was in this state before.
+    pub is_new: bool,
+}
+
+/// State of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// It gets rows.
+    Serving,
+    /// It gets no rows, and a rebalance takes away those that it has.
+    Draining,
+    /// It is not part of the cluster any more.
+    Retired,
+}
+
+impl MemberState {
+    /// Returns the name, as in responses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// Reason why an order was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DistributorError {
+    /// A member of the description asks for something that the engine lacks.
+    #[error("{member}: {cause}")]
+    BadRebalance {
+        /// Name of the member, or of the header.
+        member: &'static str,
+        /// A sentence with the remedy.
+        cause: String,
+    },
+    /// A member of the description of a node cannot be used.
+    #[error("{member}: {cause}")]
+    BadNode {
+        /// Name of the member, or of the header.
+        member: &'static str,
+        /// A sentence with the remedy.
+        cause: String,
+    },
+    /// The cluster has no node of this name.
+    #[error("the cluster has no node {0}")]
+    NoNode(String),
+    /// The state of the nodes does not permit it: a sentence.
+    #[error("{0}")]
+    NodeState(String),
+    /// The server of a new node cannot be used.
+    #[error(transparent)]
+    NewNode(#[from] NewShardRefusal),
+    /// Something that the engine needs is missing: a sentence with the remedy.
+    #[error("{0}")]
+    Need(String),
+    /// The engine has no such order: a sentence with the remedy.
+    #[error("{0}")]
+    NoSuchOrder(String),
+    /// There is no such rebalance, it does not take the order, or another one goes on.
+    #[error(transparent)]
+    List(#[from] RebalanceListError),
+    /// The engine cannot be reached, or has not answered in time.
+    #[error("{error}")]
+    Failed {
+        /// The error.
+        error: Error,
+        /// Outcome of the order.
+        outcome: Outcome,
+    },
+}
+
+impl DistributorError {
+    /// Returns the error of the engine and the outcome of the order, if the engine could not be
+    /// used.
+    pub fn failure(&self) -> Option<(&Error, Outcome)> {
+        match self {
+            Self::Failed { error, outcome } => Some((error, *outcome)),
+            Self::NewNode(NewShardRefusal::Failed(error))
+            | Self::List(RebalanceListError::Failed(error)) => Some((error, Outcome::Unknown)),
+            Self::BadRebalance { .. }
+            | Self::BadNode { .. }
+            | Self::NoNode(_)
+            | Self::NodeState(_)
+            | Self::NewNode(_)
+            | Self::Need(_)
+            | Self::NoSuchOrder(_)
+            | Self::List(_) => None,
+        }
+    }
+}

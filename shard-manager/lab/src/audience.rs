@@ -1,0 +1,31 @@
+//! Audience: those who watch an experiment, see its progress and may end it.
+//!
+//! **Not here:** the bars of a terminal (`cli`).
+
+use crate::lab_error::LabError;
+
+/// Watcher of an experiment.
+pub trait Audience: Sync {
+    /// Shows a line about what happens next.
+    fn say(&self, line: &str);
+
+    /// Begins a bar of this many steps.
+    fn bar(&self, name: &str, total: u64) -> Box<dyn Bar>;
+
+    /// Returns true once the experiment is to end early.
+    fn has_left(&self) -> bool;
+
+    /// Fails once the experiment is to end early.
+    ///
+    /// # Errors
+    /// Only [`LabError::Cancelled`].
+    fn stay(&self) -> Result<(), LabError> {
+        if self.has_left() { Err(LabError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Progress of one part of an experiment. It ends when it is dropped.
+pub trait Bar: Send + Sync {
+    /// Adds steps that are done.
+    fn add(&self, steps: u64);
+}

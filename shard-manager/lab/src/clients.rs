@@ -1,0 +1,162 @@
+//! Clients: threads that each send one request after another, and the times of their requests.
+//!
+//! **Invariant:** a request that failed is counted as failed, and its time is not.
+//! **Not here:** the requests (the experiments).
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::audience::Audience;
+use crate::lab_cluster::block_on;
+
+/// Highest number of requests of which times are kept, of each client.
+const TIMES_MAX: usize = 1 << 20;
+
+/// Amount of work of all clients together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Amount {
+    /// Number of clients.
+    pub(crate) clients: usize,
+    /// Number of requests.
+    pub(crate) requests: u64,
+    /// Time after which no further request is begun.
+    pub(crate) at_most: Duration,
+}
+
+/// Times of requests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timings {
+    /// Time of each request that succeeded, ascending.
+    times: Vec<Duration>,
+    /// Number of requests that failed.
+    pub(crate) failed: u64,
+    /// First failure.
+    pub(crate) first_failure: Option<String>,
+    /// Time from the first request to the end of the last.
+    pub(crate) elapsed: Duration,
+}
+
+impl Timings {
+    /// Returns the number of requests that succeeded.
+    pub(crate) fn count(&self) -> u64 {
+        self.times.len() as u64
+    }
+
+    /// Returns the time within which this share of the requests was answered, in milliseconds; 0
+    /// without requests.
+    pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
+        let last = self.times.len().saturating_sub(1);
+        let index = (share * last as f64).ceil() as usize;
+        self.times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1_000.0)
+    }
+
+    /// Returns the number of requests in a second.
+    pub(crate) fn rate(&self) -> f64 {
+        let seconds = self.elapsed.as_secs_f64();
+        if seconds > 0.0 { self.times.len() as f64 / seconds } else { 0.0 }
+    }
+
+    pub(crate) fn add(&mut self, began: Instant, done: Result<(), String>) {
+        match done {
+            Ok(()) if self.times.len() < TIMES_MAX => self.times.push(began.elapsed()),
+            Ok(()) => {}
+            Err(cause) => {
+                self.failed += 1;
+                self.first_failure.get_or_insert(cause);
+            }
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.times.extend(other.times);
+        self.failed += other.failed;
+        self.first_failure = self.first_failure.take().or(other.first_failure);
+    }
+
+    /// Completes times that were added one after another.
+    pub(crate) fn ended(mut self, elapsed: Duration) -> Self {
+        self.times.sort_unstable();
+        self.elapsed = elapsed;
+        self
+    }
+}
+
+/// Sends requests, numbered from 0, and returns their times. The clients end early once the
+/// audience has left.
+pub(crate) fn send<F: Future<Output = Result<(), String>>>(
+    amount: Amount,
+    audience: &dyn Audience,
+    request: impl Fn(u64) -> F + Sync,
+) -> Timings {
+    let (next, stopped) = (AtomicU64::new(0), AtomicBool::new(false));
+    let began = Instant::now();
+    let client = || {
+        block_on(async {
+            let mut own = Timings::default();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let is_late = began.elapsed() >= amount.at_most || stopped.load(Ordering::Relaxed);
+                if number >= amount.requests || is_late {
+                    return own;
+                }
+                let sent = Instant::now();
+                own.add(sent, request(number).await);
+                if audience.has_left() {
+                    stopped.store(true, Ordering::Relaxed);
+                }
+            }
+        })
+    };
+    let mut all = Timings::default();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..amount.clients).map(|_| scope.spawn(client)).collect();
+        for client in clients {
+            // A client that panics has a defect; its times are lost, and the run fails.
+            match client.join() {
+                Ok(own) => all.merge(own),
+                Err(_) => all.failed += 1,
+            }
+        }
+    });
+    all.ended(began.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audience::Bar;
+
+    struct Nobody(bool);
+
+    impl Audience for Nobody {
+        fn say(&self, _: &str) {}
+        fn bar(&self, _: &str, _: u64) -> Box<dyn Bar> {
+            unreachable!("clients show no bar")
+        }
+        fn has_left(&self) -> bool {
+            self.0
+        }
+    }
+
+    fn amount(requests: u64) -> Amount {
+        Amount { clients: 3, requests, at_most: Duration::from_secs(600) }
+    }
+
+    #[test]
+    fn every_request_is_sent_once_and_failures_have_no_time() {
+        let sum = AtomicU64::new(0);
+        let odd_fail = async |number: u64| {
+            sum.fetch_add(number, Ordering::SeqCst);
+            if number % 2 == 1 { Err(format!("{number} is odd")) } else { Ok(()) }
+        };
+        let timings = send(amount(100), &Nobody(false), odd_fail);
+        assert_eq!((timings.count(), timings.failed, sum.into_inner()), (50, 50, 4_950));
+        assert!(timings.first_failure.is_some_and(|cause| cause.ends_with("is odd")));
+    }
+
+    #[test]
+    fn clients_end_with_their_audience() {
+        let timings = send(amount(1 << 40), &Nobody(true), async |_| Ok(()));
+        assert!((1..=3).contains(&timings.count()));
+    }
+}

@@ -1,0 +1,142 @@
+//! Crash: a process that writes is killed with SIGKILL, again and again; every row that it has
+//! acknowledged must be there when the files are opened.
+//!
+//! **Invariant:** an acknowledged row that is missing ends the experiment as failed.
+//! **Not here:** the process (`killed_writer`); a loss of power, which also loses what the system
+//! keeps in memory.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use model::query::ReadQuery;
+
+use crate::audience::Audience;
+use crate::chart::{BarChart, Chart};
+use crate::killed_writer::{StartWriter, kill_after, user_id};
+use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
+use crate::lab_error::LabError;
+use crate::report::{Cell, Report, ReportTable};
+use crate::work_folder::WorkFolder;
+
+/// Number of shards.
+pub(crate) const SHARDS: usize = 3;
+/// Distance of the numbers of two rounds: a round writes fewer rows.
+const ROUND: u64 = 1 << 32;
+
+/// Settings of the experiment.
+#[derive(Clone)]
+pub struct CrashOptions<'c> {
+    /// Number of times that the process is killed.
+    pub rounds: u32,
+    /// Number of acknowledged rows after which it is killed.
+    pub acknowledged: usize,
+    /// Seed; the rows depend on their numbers only.
+    pub seed: u64,
+    /// Folder for the temporary folder.
+    pub work_folder: Option<PathBuf>,
+    /// Starter of the process.
+    pub start_writer: &'c (dyn Fn(&std::path::Path, u64) -> std::process::Command + Sync),
+}
+
+/// Rows that were found after a kill.
+struct Round {
+    acknowledged: u64,
+    found: u64,
+    unacknowledged: u64,
+    opened_ms: f64,
+}
+
+/// Carries out the experiment.
+///
+/// # Errors
+/// [`LabError`] of the step that failed, among them a lost row.
+pub fn run(options: &CrashOptions<'_>, audience: &dyn Audience) -> Result<Report, LabError> {
+    let began = Instant::now();
+    let folder = WorkFolder::create(options.work_folder.as_deref())?;
+    let data_dir = folder.join("crash");
+    let (mut rounds, mut acknowledged, mut stored) = (Vec::new(), Vec::new(), 0);
+    let bar = audience.bar("kills", options.rounds.into());
+    for round in 0..options.rounds {
+        let first = u64::from(round) * ROUND;
+        let start = |dir: &std::path::Path| (options.start_writer)(dir, first);
+        let start: StartWriter<'_> = &start;
+        let known = kill_after(start, &data_dir, options.acknowledged, audience)?;
+        let opening = Instant::now();
+        let cluster = LabCluster::embedded(data_dir.clone(), SHARDS, 0)?;
+        let opened_ms = opening.elapsed().as_secs_f64() * 1_000.0;
+        acknowledged.extend(known.iter().copied());
+        // Rows of earlier rounds must be there, too.
+        let found = count_found(&cluster, &acknowledged)?;
+        if found != acknowledged.len() as u64 {
+            let lost = acknowledged.len() as u64 - found;
+            return Err(LabError::Failed(format!("{lost} acknowledged rows are lost")));
+        }
+        let all = block_on(cluster.count(&cluster.table("users")?))?;
+        let own = known.len() as u64;
+        let unacknowledged = all - stored - own;
+        stored = all;
+        rounds.push(Round { acknowledged: own, found: own, unacknowledged, opened_ms });
+        bar.add(1);
+    }
+    let mut report = Report::new("crash", options.seed)
+        .set("shards", SHARDS)
+        .set("rounds", options.rounds)
+        .set("acknowledged", options.acknowledged);
+    report.tables.push(table(&rounds));
+    report.charts.push(chart(&rounds));
+    report.explanation = explanation(&rounds);
+    Ok(report.ended(began.elapsed()))
+}
+
+fn count_found(cluster: &LabCluster, numbers: &[u64]) -> Result<u64, LabError> {
+    let users = cluster.table("users")?;
+    block_on(async {
+        let mut found = 0;
+        for number in numbers {
+            let (id, asked) = (user_id(*number), request_options());
+            let read = cluster.read(ReadQuery::all(&users), Some(&id), &asked).await;
+            found += read.map_err(failure)?.rows.len() as u64;
+        }
+        Ok(found)
+    })
+}
+
+fn table(rounds: &[Round]) -> ReportTable {
+    let columns = ["kill", "acknowledged", "found", "lost", "stored unacknowledged", "opened in"];
+    let mut table = ReportTable::new("Rows after each kill -9", &columns);
+    for (number, round) in (1..).zip(rounds) {
+        table.push([
+            Cell::Count(number),
+            Cell::Count(round.acknowledged),
+            Cell::Count(round.found),
+            Cell::Count(round.acknowledged - round.found),
+            Cell::Count(round.unacknowledged),
+            Cell::Millis(round.opened_ms),
+        ]);
+    }
+    table
+}
+
+fn chart(rounds: &[Round]) -> Chart {
+    let values = |round: &Round| vec![round.acknowledged as f64, round.found as f64];
+    let groups = (1..).zip(rounds).map(|(number, round)| (format!("kill {number}"), values(round)));
+    Chart::Bars(BarChart {
+        title: "Rows that were acknowledged before each kill, and found after it".to_owned(),
+        unit: "rows",
+        series: vec!["acknowledged".to_owned(), "found".to_owned()],
+        groups: groups.collect(),
+    })
+}
+
+fn explanation(rounds: &[Round]) -> String {
+    let sum = |of: fn(&Round) -> u64| rounds.iter().map(of).sum::<u64>();
+    let slowest = rounds.iter().map(|round| round.opened_ms).fold(0.0, f64::max);
+    format!(
+        "All {} rows that were acknowledged before {} kills are there, because a row is acknowledged after its \
+         transaction is in the synced log of its file, which the next opening replays in at most {slowest:.0} ms. Another {} \
+         rows were stored although their clients had no answer yet: to them the outcome is unknown, and not lost.",
+        sum(|round| round.acknowledged),
+        rounds.len(),
+        sum(|round| round.unacknowledged)
+    )
+}

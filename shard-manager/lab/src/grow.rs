@@ -1,0 +1,286 @@
+//! Grow: a shard joins while clients read and write, takes its share of the slots, and is taken
+//! away again.
+//!
+//! **Invariant:** an acknowledged write that is missing at the end, or a request that failed, ends
+//! the experiment as failed.
+//! **Not here:** the orders for a shard and its slots (`growth`).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use engine::rebalance_view::RebalanceView;
+use model::keyspace::SLOT_COUNT;
+use model::query::ReadQuery;
+use model::row_change::Operation;
+use model::table::Table as DataTable;
+use model::topology::Topology;
+
+use crate::audience::Audience;
+use crate::chart::{BarChart, Chart};
+use crate::clients::Timings;
+use crate::dataset::{self, user_named};
+use crate::growth::{add_shard, drain_shard};
+use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
+use crate::lab_error::LabError;
+use crate::node_faults::until;
+use crate::random::Random;
+use crate::report::{Cell, Report, ReportTable};
+use crate::work_folder::WorkFolder;
+
+/// Parts of the experiment, in order.
+const PHASES: [&str; 5] = ["before", "joining", "with it", "draining", "after"];
+
+/// Settings of the experiment.
+#[derive(Clone, Debug)]
+pub struct GrowOptions {
+    /// Number of users.
+    pub users: u64,
+    /// Number of shards before.
+    pub shards: usize,
+    /// Number of clients; each has rows of its own to write.
+    pub clients: u16,
+    /// Length of the phases in which no slot moves.
+    pub quiet: Duration,
+    /// Seed of the rows and of the keys that are read.
+    pub seed: u64,
+    /// Folder for the temporary folder.
+    pub work_folder: Option<PathBuf>,
+}
+
+/// Requests of a client: times of each phase, and the last acknowledged version of each row.
+#[derive(Default)]
+struct Traffic {
+    phases: [Timings; PHASES.len()],
+    written: BTreeMap<String, i64>,
+}
+
+/// Clients of the experiment.
+struct Clients<'c> {
+    cluster: &'c LabCluster,
+    users: Arc<DataTable>,
+    options: &'c GrowOptions,
+    phase: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+/// Carries out the experiment.
+///
+/// # Errors
+/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+pub fn run(options: &GrowOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+    let began = Instant::now();
+    let most = Topology::SHARDS_MAX - 1;
+    if !(1..=most).contains(&options.shards) {
+        let line = format!("there may be 1 to {most} shards before, not {}", options.shards);
+        return Err(LabError::Impossible(line));
+    }
+    let plan = dataset::plan(options.users, options.seed)?;
+    let folder = WorkFolder::create(options.work_folder.as_deref())?;
+    let cluster = LabCluster::embedded(folder.join("grow"), options.shards, 0)?;
+    dataset::generate(&cluster, &plan, audience)?;
+    let clients = Clients {
+        cluster: &cluster,
+        users: cluster.table("users")?,
+        options,
+        phase: AtomicUsize::new(0),
+        is_over: AtomicBool::new(false),
+    };
+    let (lengths, changes, traffic) = clients.serve_while(|| clients.grow(audience))?;
+    clients.check(&traffic)?;
+    let mut report = Report::new("grow", options.seed)
+        .set("users", options.users)
+        .set("shards", options.shards)
+        .set("clients", options.clients);
+    let phases = merged(traffic, lengths);
+    report.tables.push(phase_table(&phases));
+    report.tables.push(move_table(&changes));
+    report.charts.push(chart(&phases));
+    report.explanation = explanation(&phases, &changes, options.shards);
+    Ok(report.ended(began.elapsed()))
+}
+
+/// Length of each phase.
+type Lengths = [Duration; PHASES.len()];
+/// Rebalances after the join and of the drain.
+type Changes = [RebalanceView; 2];
+
+impl Clients<'_> {
+    /// Serves clients while the cluster changes.
+    fn serve_while(
+        &self,
+        change: impl FnOnce() -> Result<(Lengths, Changes), LabError>,
+    ) -> Result<(Lengths, Changes, Vec<Traffic>), LabError> {
+        std::thread::scope(|scope| {
+            let clients: Vec<_> =
+                (0..self.options.clients).map(|own| scope.spawn(move || self.serve(own))).collect();
+            let changed = change();
+            self.is_over.store(true, Ordering::SeqCst);
+            let ended = clients.into_iter().map(|client| {
+                client.join().unwrap_or_else(|_| Err(LabError::failed("a client has ended")))
+            });
+            let traffic: Result<Vec<Traffic>, LabError> = ended.collect();
+            let (lengths, changes) = changed?;
+            Ok((lengths, changes, traffic?))
+        })
+    }
+
+    /// Lets a shard join and takes it away, with quiet phases before, between and after.
+    fn grow(&self, audience: &dyn Audience) -> Result<(Lengths, Changes), LabError> {
+        let mut lengths = [Duration::ZERO; PHASES.len()];
+        let name = format!("shard{}", self.options.shards + 1);
+        let mut changes = Vec::new();
+        for (phase, length) in lengths.iter_mut().enumerate() {
+            audience.say(PHASES[phase]);
+            self.phase.store(phase, Ordering::SeqCst);
+            let began = Instant::now();
+            match phase {
+                1 => changes.push(add_shard(self.cluster, &name, audience)?),
+                3 => changes.push(drain_shard(self.cluster, &name, audience)?),
+                _ => until(audience, "time passes", || began.elapsed() >= self.options.quiet)?,
+            }
+            *length = began.elapsed();
+        }
+        let changes = changes.try_into().map_err(|_| LabError::failed("a change is missing"))?;
+        Ok((lengths, changes))
+    }
+
+    /// Reads and writes in turn until the experiment is over.
+    fn serve(&self, client: u16) -> Result<Traffic, LabError> {
+        let mut random = Random::new(self.options.seed.wrapping_add(client.into()), "traffic");
+        let plan = dataset::plan(self.options.users, self.options.seed)?;
+        let mut traffic = Traffic::default();
+        block_on(async {
+            while !self.is_over.load(Ordering::SeqCst) {
+                let number = random.below(plan.users());
+                let user = plan.user(number).ok_or_else(|| LabError::failed("no such user"))?;
+                let (phase, sent) = (self.phase.load(Ordering::SeqCst), Instant::now());
+                let is_own = number % u64::from(self.options.clients) == u64::from(client);
+                let done = if is_own {
+                    self.write(&user.id, &mut traffic.written).await
+                } else {
+                    self.read(&user.id).await
+                };
+                traffic.phases[phase].add(sent, done);
+            }
+            Ok(traffic)
+        })
+    }
+
+    async fn read(&self, id: &str) -> Result<(), String> {
+        let query = ReadQuery::all(&self.users);
+        let read = self.cluster.read(query, Some(id), &request_options()).await;
+        let rows = read.map_err(|failure| failure.error.to_string())?.rows.len();
+        if rows == 1 { Ok(()) } else { Err(format!("{rows} rows of {id} were found")) }
+    }
+
+    async fn write(&self, id: &str, written: &mut BTreeMap<String, i64>) -> Result<(), String> {
+        let row = user_named(id, "a new name");
+        let placed = self.cluster.place(&self.users, Operation::Upsert, id, row);
+        let placed = placed.map_err(|error| error.to_string())?;
+        let done = self.cluster.write(placed, &request_options()).await;
+        let done = done.map_err(|failure| failure.error.to_string())?;
+        written.insert(id.to_owned(), done.row.version);
+        Ok(())
+    }
+
+    /// Checks that every row is there once, with the last acknowledged change.
+    fn check(&self, traffic: &[Traffic]) -> Result<(), LabError> {
+        let failures = traffic.iter().flat_map(|own| &own.phases);
+        if let Some(cause) = failures.filter_map(|phase| phase.first_failure.as_ref()).next() {
+            return Err(LabError::Failed(format!("a request failed while slots moved: {cause}")));
+        }
+        block_on(async {
+            for (id, version) in traffic.iter().flat_map(|own| &own.written) {
+                let query = ReadQuery::all(&self.users);
+                let read = self.cluster.read(query, Some(id), &request_options()).await;
+                let found = read.map_err(failure)?.version();
+                if found.is_none_or(|found| found < *version) {
+                    return Err(LabError::Failed(format!("an acknowledged write of {id} is lost")));
+                }
+            }
+            let found = self.cluster.count(&self.users).await?;
+            let users = self.options.users;
+            let line = || LabError::Failed(format!("{found} of {users} rows are there"));
+            if found == users { Ok(()) } else { Err(line()) }
+        })
+    }
+}
+
+/// Merges the times of all clients.
+fn merged(traffic: Vec<Traffic>, lengths: Lengths) -> Vec<Timings> {
+    let mut all = vec![Timings::default(); PHASES.len()];
+    for own in traffic {
+        all.iter_mut().zip(own.phases).for_each(|(sum, own)| sum.merge(own));
+    }
+    all.into_iter().zip(lengths).map(|(phase, length)| phase.ended(length)).collect()
+}
+
+fn phase_table(phases: &[Timings]) -> ReportTable {
+    let columns = ["phase", "seconds", "requests", "failed", "rate", "p50", "p99", "longest"];
+    let mut table = ReportTable::new("Requests of all clients", &columns);
+    for (name, phase) in PHASES.into_iter().zip(phases) {
+        table.push([
+            name.into(),
+            Cell::Ratio(phase.elapsed.as_secs_f64()),
+            Cell::Count(phase.count()),
+            Cell::Count(phase.failed),
+            Cell::Rate(phase.rate()),
+            Cell::Millis(phase.quantile_ms(0.5)),
+            Cell::Millis(phase.quantile_ms(0.99)),
+            Cell::Millis(phase.quantile_ms(1.0)),
+        ]);
+    }
+    table
+}
+
+/// Returns the number of slots that a rebalance has moved, and of rows that it has copied.
+fn moved(record: &RebalanceView) -> (u64, u64) {
+    (record.slots_moved as u64, record.rows.unwrap_or_default())
+}
+
+fn move_table(changes: &Changes) -> ReportTable {
+    let columns = ["change", "moves", "slots", "share of all slots", "rows copied"];
+    let mut table = ReportTable::new("Slots that moved", &columns);
+    for (name, record) in ["shard added", "shard taken away"].into_iter().zip(changes) {
+        let (slots, rows) = moved(record);
+        table.push([
+            name.into(),
+            Cell::Count(record.move_count as u64),
+            Cell::Count(slots),
+            Cell::Share(slots as f64 / f64::from(SLOT_COUNT)),
+            Cell::Count(rows),
+        ]);
+    }
+    table
+}
+
+fn chart(phases: &[Timings]) -> Chart {
+    let times = |phase: &Timings| vec![phase.quantile_ms(0.5), phase.quantile_ms(0.99)];
+    let groups = PHASES.into_iter().zip(phases);
+    Chart::Bars(BarChart {
+        title: "Times of requests in each phase".to_owned(),
+        unit: "ms",
+        series: ["p50", "p99"].map(ToOwned::to_owned).to_vec(),
+        groups: groups.map(|(name, phase)| (name.to_owned(), times(phase))).collect(),
+    })
+}
+
+fn explanation(phases: &[Timings], changes: &Changes, shards: usize) -> String {
+    let (slots, _) = moved(&changes[0]);
+    let share = 100.0 * slots as f64 / f64::from(SLOT_COUNT);
+    let p99 = |phase: usize| phases.get(phase).map_or(0.0, |phase| phase.quantile_ms(0.99));
+    let requests: u64 = phases.iter().map(Timings::count).sum();
+    format!(
+        "The new shard took {share:.1} % of the slots, its share among {} shards, and gave them back when it was taken \
+         away. None of {requests} requests failed and no acknowledged write is lost, and the slowest in \
+         a hundred took {:.2} ms before, {:.2} ms while slots moved in and {:.2} ms while they moved out, because a write of a \
+         slot waits while its last changes are copied.",
+        shards + 1,
+        p99(0),
+        p99(1),
+        p99(3)
+    )
+}

@@ -1,0 +1,93 @@
+//! Growth: lets a shard join a cluster of the lab and take its share of the slots, or empties one.
+//!
+//! **Invariant:** when a function returns, the move of every slot has ended.
+//! **Not here:** joining and moving (`cluster`).
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use cluster::manager::{Manager, Rebalances};
+use engine::new_shard::NewShard;
+use engine::rebalance_draft::{DraftGoal, RebalanceDraft};
+use engine::rebalance_record::RebalanceState;
+use engine::rebalance_view::{RebalanceBegun, RebalanceView};
+use futures_util::future::{Either, select};
+
+use crate::audience::Audience;
+use crate::lab_cluster::{LabCluster, PATIENCE, block_on};
+use crate::lab_error::LabError;
+
+/// Interval between two looks at a rebalance.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Adds a shard of weight 1, and moves slots until each shard has its share.
+///
+/// # Errors
+/// [`LabError`] of the step that failed.
+pub(crate) fn add_shard(
+    cluster: &LabCluster,
+    name: &str,
+    audience: &dyn Audience,
+) -> Result<RebalanceView, LabError> {
+    let manager = cluster.manager();
+    beside_upkeep(manager, async {
+        let shard = NewShard { name: name.to_owned(), weight: 1, url: None };
+        let deadline = Instant::now() + PATIENCE;
+        manager.shards().join(shard, None, deadline).await.map_err(LabError::failed)?;
+        carry_out(manager, DraftGoal::Slots, audience).await
+    })
+}
+
+/// Moves all slots of a shard to the others, and retires it.
+///
+/// # Errors
+/// [`LabError`] of the step that failed.
+pub(crate) fn drain_shard(
+    cluster: &LabCluster,
+    name: &str,
+    audience: &dyn Audience,
+) -> Result<RebalanceView, LabError> {
+    let manager = cluster.manager();
+    let goal = DraftGoal::Drain(name.to_owned());
+    beside_upkeep(manager, carry_out(manager, goal, audience))
+}
+
+/// Runs work beside the task that opens shards and carries moves out.
+fn beside_upkeep<T>(
+    manager: &Manager,
+    work: impl Future<Output = Result<T, LabError>>,
+) -> Result<T, LabError> {
+    block_on(async {
+        match select(pin!(manager.shards().keep_up()), pin!(work)).await {
+            Either::Left(_) => Err(LabError::failed("the task that moves slots has ended")),
+            Either::Right((done, _)) => done,
+        }
+    })
+}
+
+async fn carry_out(
+    manager: &Manager,
+    goal: DraftGoal,
+    audience: &dyn Audience,
+) -> Result<RebalanceView, LabError> {
+    let draft = RebalanceDraft { goal, rate: None, keep: Some(0) };
+    let rebalances = Rebalances::of(manager);
+    let deadline = Instant::now() + PATIENCE;
+    let begun = rebalances.begin(&draft, None, deadline).await.map_err(LabError::failed)?;
+    let RebalanceBegun::Begun(begun) = begun else {
+        return Err(LabError::failed("nothing has to move"));
+    };
+    loop {
+        audience.stay()?;
+        let listed = rebalances.get(&begun.id).await.map_err(LabError::failed)?;
+        let state = RebalanceState::parse(&listed.state);
+        if state == Some(RebalanceState::Done) {
+            return Ok(listed);
+        }
+        if state.is_some_and(RebalanceState::has_ended) {
+            let reason = listed.reason.unwrap_or_else(|| "the rebalance has failed".to_owned());
+            return Err(LabError::Failed(reason));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

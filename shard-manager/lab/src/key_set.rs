@@ -1,0 +1,146 @@
+//! Key set: shard keys of a kind that systems have, made from a seed, or read from a file.
+//!
+//! **Invariant:** the same kind, number and seed yield the same keys on every machine.
+//! **Not here:** reading the file (`cli`).
+
+use std::collections::BTreeSet;
+
+use model::keyspace::list::ListSpace;
+use model::keyspace::{Keyspace, ShardKey};
+
+use crate::random::Random;
+
+/// Highest number of keys of a set, all of which are in memory.
+pub const KEYS_MAX: u64 = 1_000_000;
+/// Number of servers of Matrix ids, and of tenants.
+const GROUPS: u64 = 50;
+/// Largest number of groups that become partitions of the keyspace `list`.
+const PARTITIONS_MAX: usize = 256;
+/// Number of ranges of the keyspace `range`.
+const RANGES: i128 = 64;
+/// Share of the keys that are in the last tenth of the range with a hot end.
+const HOT_SHARE: f64 = 0.8;
+
+/// Kind of keys that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// Ids of Matrix users, most of them on few servers.
+    Matrix,
+    /// Consecutive numbers.
+    Numeric,
+    /// Users of tenants, most of them of few tenants.
+    Tenants,
+    /// Numbers of a range, most of them near its end, as times and counters are.
+    HotEnd,
+}
+
+impl KeyKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Matrix, Self::Numeric, Self::Tenants, Self::HotEnd];
+
+    /// Returns the name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Matrix => "matrix",
+            Self::Numeric => "numeric",
+            Self::Tenants => "tenants",
+            Self::HotEnd => "hot-end",
+        }
+    }
+}
+
+/// Shard keys, and the name of their kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabKeys {
+    /// Name.
+    pub name: String,
+    /// Keys, each of which is a shard key.
+    pub keys: Vec<String>,
+}
+
+impl LabKeys {
+    /// Makes this number of keys of a kind.
+    pub fn made(kind: KeyKind, count: u64, seed: u64) -> Self {
+        let mut random = Random::new(seed, kind.name());
+        let key = |number: u64| match kind {
+            KeyKind::Matrix => format!("@user{number}:s{}.example.org", group(&mut random)),
+            KeyKind::Numeric => number.to_string(),
+            KeyKind::Tenants => format!("tenant{}:user_{number}", group(&mut random)),
+            KeyKind::HotEnd => hot_end(&mut random, count * 10).to_string(),
+        };
+        Self { name: kind.name().to_owned(), keys: (0..count).map(key).collect() }
+    }
+
+    /// Returns the keyspaces that have a slot for each of the keys.
+    pub fn keyspaces(&self) -> Vec<Keyspace> {
+        let plain = ["hash", "modulo", "matrix:id", "matrix:server"];
+        let plain = plain.iter().filter_map(|name| name.parse().ok());
+        let all = plain.chain(self.ranges()).chain(self.partitions());
+        all.filter(|keyspace: &Keyspace| self.fits(keyspace)).collect()
+    }
+
+    /// Returns true if the keyspace has a slot for each of the keys.
+    pub fn fits(&self, keyspace: &Keyspace) -> bool {
+        self.keys
+            .iter()
+            .all(|key| ShardKey::parse(key).is_ok_and(|key| keyspace.slot_of(key).is_ok()))
+    }
+
+    /// Returns ranges of equal width between the smallest and the largest key, if all are numbers.
+    fn ranges(&self) -> Option<Keyspace> {
+        let numbers: Option<Vec<i64>> = self.keys.iter().map(|key| key.parse().ok()).collect();
+        let numbers = numbers?;
+        let (least, most) =
+            (i128::from(*numbers.iter().min()?), i128::from(*numbers.iter().max()?));
+        let splits: BTreeSet<i128> =
+            (1..RANGES).map(|split| least + (most - least) * split / RANGES).collect();
+        let splits: Vec<String> = splits.iter().map(ToString::to_string).collect();
+        format!("range:{}", splits.join(",")).parse().ok()
+    }
+
+    /// Returns partitions of equal size for the names before the first colon, if all keys have one.
+    fn partitions(&self) -> Option<Keyspace> {
+        let mut names = BTreeSet::new();
+        for key in &self.keys {
+            names.insert(key.split_once(':')?.0);
+            if names.len() > PARTITIONS_MAX {
+                return None;
+            }
+        }
+        let partitions = names.into_iter().map(|name| (name.into(), 1)).collect();
+        Some(Keyspace::List(ListSpace::new(partitions).ok()?.into()))
+    }
+}
+
+/// Returns the number of a group: the first is the largest, and each further one is smaller.
+fn group(random: &mut Random) -> u64 {
+    let cubed = random.share().powi(3);
+    (cubed * GROUPS as f64) as u64
+}
+
+fn hot_end(random: &mut Random, end: u64) -> u64 {
+    let tenth = (end / 10).max(1);
+    let is_hot = random.share() < HOT_SHARE;
+    if is_hot { end - 1 - random.below(tenth) } else { random.below(end) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_equal_for_equal_seeds_and_each_set_has_its_keyspaces() {
+        let names = |kind| {
+            let set = LabKeys::made(kind, 500, 3);
+            assert_eq!(set, LabKeys::made(kind, 500, 3));
+            assert_eq!(set.keys.len(), 500);
+            let spaces: Vec<&str> = set.keyspaces().iter().map(Keyspace::name).collect();
+            spaces.join(" ")
+        };
+        assert_eq!(names(KeyKind::Matrix), "hash matrix matrix");
+        assert_eq!(names(KeyKind::Numeric), "hash modulo range");
+        assert_eq!(names(KeyKind::Tenants), "hash modulo list");
+        assert_eq!(names(KeyKind::HotEnd), "hash modulo range");
+        assert_ne!(LabKeys::made(KeyKind::Tenants, 9, 3), LabKeys::made(KeyKind::Tenants, 9, 4));
+    }
+}

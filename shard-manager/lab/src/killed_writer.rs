@@ -1,0 +1,102 @@
+//! Killed writer: a process of its own that writes to a cluster until it is killed.
+//!
+//! The process reports each row on its standard output once the row is acknowledged. So the
+//! one who kills it knows which rows must be there afterwards.
+//!
+//! **Invariant:** a number is reported only after its row was acknowledged.
+//! **Not here:** the command line of the process (`cli`).
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use model::row_change::Operation;
+
+use crate::audience::Audience;
+use crate::dataset::new_user;
+use crate::lab_cluster::{LabCluster, block_on, failure, options};
+use crate::lab_error::LabError;
+
+/// Starter of the process that writes to the cluster in a folder.
+pub type StartWriter<'s> = &'s (dyn Fn(&Path) -> Command + Sync);
+
+/// Number of clients of the process.
+const CLIENTS: u64 = 4;
+
+/// Returns the id of the user with this number.
+pub(crate) fn user_id(number: u64) -> String {
+    format!("crash_{number}")
+}
+
+/// Writes users to the cluster in a folder and reports the number of each, until the process is
+/// killed or its output is closed.
+///
+/// # Errors
+/// [`LabError::Failed`] if a row is not stored.
+pub fn write_until_killed(data_dir: &Path, first: u64) -> Result<(), LabError> {
+    let cluster = LabCluster::embedded(data_dir.to_owned(), 3, 0)?;
+    let users = cluster.table("users")?;
+    let client = |client: u64| -> Result<(), LabError> {
+        let mut number = first + client;
+        loop {
+            let id = user_id(number);
+            let placed = cluster.place(&users, Operation::Insert, &id, new_user(&id));
+            let placed = placed.map_err(LabError::failed)?;
+            block_on(cluster.write(placed, &options())).map_err(failure)?;
+            let mut out = std::io::stdout().lock();
+            if writeln!(out, "{number}").and_then(|()| out.flush()).is_err() {
+                return Ok(());
+            }
+            number += CLIENTS;
+        }
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|own| scope.spawn(move || client(own))).collect();
+        clients.into_iter().try_for_each(|client| {
+            client.join().unwrap_or_else(|_| Err(LabError::failed("a client ended")))
+        })
+    })
+}
+
+/// Starts a writer, kills it with SIGKILL once it has reported this many rows, and returns the
+/// numbers of all rows that it has reported.
+///
+/// # Errors
+/// [`LabError`] if the writer cannot be started or ends by itself, or the audience has left.
+pub(crate) fn kill_after(
+    start: StartWriter<'_>,
+    data_dir: &Path,
+    acknowledged: usize,
+    audience: &dyn Audience,
+) -> Result<BTreeSet<u64>, LabError> {
+    let mut command = start(data_dir);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(LabError::failed)?;
+    let out = child.stdout.take().ok_or_else(|| LabError::failed("the writer has no output"))?;
+    let (mut numbers, mut is_killed) = (BTreeSet::new(), false);
+    let (mut out, mut line) = (BufReader::new(out), String::new());
+    loop {
+        line.clear();
+        if out.read_line(&mut line).map_err(LabError::failed)? == 0 {
+            break;
+        }
+        // The last line may be incomplete, and would be another number then.
+        numbers.extend(line.strip_suffix('\n').and_then(|line| line.parse::<u64>().ok()));
+        if !is_killed && (numbers.len() >= acknowledged || audience.has_left()) {
+            child.kill().map_err(LabError::failed)?;
+            is_killed = true;
+        }
+    }
+    let mut said = String::new();
+    if let Some(mut err) = child.stderr.take() {
+        // Only for the message below.
+        let _ = err.read_to_string(&mut said);
+    }
+    child.wait().map_err(LabError::failed)?;
+    audience.stay()?;
+    if !is_killed {
+        return Err(LabError::Failed(format!("the writer ended by itself: {}", said.trim())));
+    }
+    Ok(numbers)
+}

@@ -1,0 +1,190 @@
+//! Levels: what the consistency levels cost, and which of them refuse while nodes are gone.
+//!
+//! **Not here:** what a read may see (`replicas`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cluster::manager::RequestOptions;
+use engine::fault_injector::NodeMode;
+use model::consistency::Level;
+use model::query::ReadQuery;
+use model::row_change::Operation;
+use model::table::Table as DataTable;
+use model::topology::Topology;
+
+use crate::audience::Audience;
+use crate::chart::{BarChart, Chart};
+use crate::clients::{Amount, Timings, send};
+use crate::dataset::new_user;
+use crate::lab_cluster::{LabCluster, options as request_options};
+use crate::lab_error::LabError;
+use crate::node_faults::{in_mode, inject, until_well};
+use crate::report::{Cell, Report, ReportTable};
+use crate::work_folder::WorkFolder;
+
+/// Number of shards.
+const SHARDS: usize = 3;
+/// Longest time of the requests of one level.
+const AT_MOST: Duration = Duration::from_secs(20);
+
+/// Settings of the experiment.
+#[derive(Clone, Debug)]
+pub struct LevelsOptions {
+    /// Number of replicas of each shard.
+    pub replicas: usize,
+    /// Number of writes, and of reads, of each level.
+    pub operations: u64,
+    /// Number of clients.
+    pub clients: u16,
+    /// Seed; the rows depend on their numbers only.
+    pub seed: u64,
+    /// Folder for the temporary folder.
+    pub work_folder: Option<PathBuf>,
+}
+
+/// Requests of a level, in a state of the nodes.
+struct Tried {
+    /// Number of replicas of each shard that are cut off.
+    gone: usize,
+    level: Level,
+    writes: Timings,
+    reads: Timings,
+}
+
+/// Carries out the experiment.
+///
+/// # Errors
+/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+pub fn run(options: &LevelsOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+    let began = Instant::now();
+    let LevelsOptions { replicas, operations, clients, .. } = *options;
+    if !(1..=Topology::REPLICAS_MAX).contains(&replicas) {
+        let line = format!("there may be 1 to {} replicas, not {replicas}", Topology::REPLICAS_MAX);
+        return Err(LabError::Impossible(line));
+    }
+    let folder = WorkFolder::create(options.work_folder.as_deref())?;
+    let cluster = LabCluster::embedded(folder.join("levels"), SHARDS, replicas)?;
+    until_well(&cluster, audience)?;
+    let amount = Amount { clients: clients.into(), requests: operations, at_most: AT_MOST };
+    let mut tried = Vec::new();
+    for gone in 0..=replicas {
+        audience.say(&format!("{gone} of {replicas} replicas of each shard are gone"));
+        let nodes = (1..=gone).flat_map(|replica| {
+            (1..=SHARDS).map(move |shard| format!("shard{shard}-replica{replica}"))
+        });
+        let cut = nodes.map(|node| inject(&cluster, &node, in_mode(NodeMode::Cut)));
+        let cut: Vec<_> = cut.collect::<Result<_, _>>()?;
+        for level in Level::ALL {
+            tried.push(try_level((gone, level), amount, &cluster, audience)?);
+        }
+        drop(cut);
+        until_well(&cluster, audience)?;
+    }
+    let mut report = Report::new("levels", options.seed)
+        .set("shards", SHARDS)
+        .set("replicas", replicas)
+        .set("operations", operations)
+        .set("clients", clients);
+    report.tables.push(table(&tried));
+    report.charts.push(chart(&tried));
+    report.explanation = explanation(&tried, replicas);
+    Ok(report.ended(began.elapsed()))
+}
+
+fn try_level(
+    (gone, level): (usize, Level),
+    amount: Amount,
+    cluster: &LabCluster,
+    audience: &dyn Audience,
+) -> Result<Tried, LabError> {
+    let users = cluster.table("users")?;
+    let users: &Arc<DataTable> = &users;
+    let id = |number: u64| format!("user_{number}");
+    let asked = || RequestOptions { level, ..request_options() };
+    let write = async |number| {
+        let id = id(number);
+        let placed = cluster.place(users, Operation::Upsert, &id, new_user(&id));
+        let placed = placed.map_err(|error| error.to_string())?;
+        let written = cluster.write(placed, &asked()).await;
+        written.map(drop).map_err(|failure| failure.error.to_string())
+    };
+    let read = async |number| {
+        let read = cluster.read(ReadQuery::all(users), Some(&id(number)), &asked()).await;
+        read.map(drop).map_err(|failure| failure.error.to_string())
+    };
+    let (writes, reads) = (send(amount, audience, write), send(amount, audience, read));
+    audience.stay()?;
+    Ok(Tried { gone, level, writes, reads })
+}
+
+fn table(tried: &[Tried]) -> ReportTable {
+    let columns = [
+        "replicas gone",
+        "level",
+        "writes",
+        "refused",
+        "write p50",
+        "write p99",
+        "reads",
+        "refused",
+        "read p50",
+        "read p99",
+        "first refusal",
+    ];
+    let mut table = ReportTable::new("Levels while replicas of each shard are gone", &columns);
+    for one in tried {
+        let side = |timings: &Timings| {
+            let time = |share| match timings.count() {
+                0 => Cell::Absent,
+                _ => Cell::Millis(timings.quantile_ms(share)),
+            };
+            [Cell::Count(timings.count()), Cell::Count(timings.failed), time(0.5), time(0.99)]
+        };
+        let refusal = one.writes.first_failure.as_ref().or(one.reads.first_failure.as_ref());
+        let refusal = refusal.map_or(Cell::Absent, |cause| cause.as_str().into());
+        let begin = [Cell::Count(one.gone as u64), one.level.name().into()];
+        let sides = side(&one.writes).into_iter().chain(side(&one.reads));
+        table.push(begin.into_iter().chain(sides).chain([refusal]));
+    }
+    table
+}
+
+fn chart(tried: &[Tried]) -> Chart {
+    let series = ["write p50", "write p99", "read p50", "read p99"];
+    let values = |one: &Tried| {
+        [(&one.writes, 0.5), (&one.writes, 0.99), (&one.reads, 0.5), (&one.reads, 0.99)]
+            .map(|(timings, share)| timings.quantile_ms(share))
+            .to_vec()
+    };
+    let label = |one: &Tried| format!("{}, {} gone", one.level.name(), one.gone);
+    Chart::Bars(BarChart {
+        title: "Times of the levels; no bar where all were refused".to_owned(),
+        unit: "ms",
+        series: series.map(ToOwned::to_owned).to_vec(),
+        groups: tried.iter().map(|one| (label(one), values(one))).collect(),
+    })
+}
+
+fn explanation(tried: &[Tried], replicas: usize) -> String {
+    let p50 = |level| {
+        let found = tried.iter().find(|one| one.gone == 0 && one.level == level);
+        found.map_or(0.0, |one| one.writes.quantile_ms(0.5))
+    };
+    let costs = format!(
+        "With every node there, half of the writes take at most {:.2} ms at `one`, {:.2} ms at `quorum` and {:.2} ms \
+         at `all`, because each level waits for the disks of more nodes.",
+        p50(Level::One),
+        p50(Level::Quorum),
+        p50(Level::All)
+    );
+    let quorum = replicas - Level::Quorum.replicas_needed(replicas);
+    let only = match quorum {
+        0 => "`quorum` and `all` refuse".to_owned(),
+        more => format!("`all` refuses and `quorum` works, until more than {more} are gone"),
+    };
+    format!(
+        "{costs} When a replica is gone {only}: a refused write is stored nowhere, and `one` goes on."
+    )
+}

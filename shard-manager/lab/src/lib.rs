@@ -1,0 +1,31 @@
+//! Lab: experiments on keys and on clusters of their own, each with a table, a chart and an
+//! explanation of what was seen.
+//!
+//! **Invariant:** an experiment touches no data that it did not make, and removes what it made,
+//! also if it is interrupted.
+//! **Not here:** the command line and its bars (`cli`), files of reports on disk (`cli`).
+#![forbid(unsafe_code)]
+
+pub mod audience;
+pub mod chart;
+mod clients;
+pub mod conflicts;
+pub mod crash;
+mod dataset;
+pub mod grow;
+mod growth;
+pub mod key_set;
+pub mod killed_writer;
+pub mod lab_cluster;
+pub mod lab_error;
+pub mod levels;
+pub mod machine;
+mod node_faults;
+mod random;
+pub mod replicas;
+pub mod report;
+pub mod run;
+pub mod shard_counts;
+pub mod strategies;
+pub mod tour;
+pub mod work_folder;

@@ -1,0 +1,76 @@
+//! Node faults: faults that an experiment injects into nodes of its cluster, and waits for states.
+//!
+//! **Invariant:** a fault ends when its value is dropped.
+//! **Not here:** the effect of a fault (`engine::fault_injector`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::fault_injector::{FaultInjector, NodeFault, NodeMode};
+
+use crate::audience::Audience;
+use crate::lab_cluster::{LabCluster, PATIENCE, block_on};
+use crate::lab_error::LabError;
+
+/// Interval between two looks at a state.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Fault of a node, ended when it is dropped.
+pub(crate) struct InjectedFault(Arc<FaultInjector>);
+
+impl Drop for InjectedFault {
+    fn drop(&mut self) {
+        self.0.set(NodeFault::default());
+    }
+}
+
+/// Injects a fault into a node.
+///
+/// # Errors
+/// [`LabError::Failed`] if the cluster has no such node, or faults cannot be injected into it.
+pub(crate) fn inject(
+    cluster: &LabCluster,
+    node: &str,
+    fault: NodeFault,
+) -> Result<InjectedFault, LabError> {
+    let injector = cluster.manager().faults().node(node);
+    let injector = injector.ok_or_else(|| LabError::failed(format!("there is no node {node}")))?;
+    injector.set(fault);
+    Ok(InjectedFault(injector))
+}
+
+/// Returns the fault of a node in this mode, without a delay.
+pub(crate) fn in_mode(mode: NodeMode) -> NodeFault {
+    NodeFault { mode, ..NodeFault::default() }
+}
+
+/// Waits until a condition holds.
+///
+/// # Errors
+/// [`LabError`] if it does not in time, or the audience has left.
+pub(crate) fn until(
+    audience: &dyn Audience,
+    what: &str,
+    mut holds: impl FnMut() -> bool,
+) -> Result<(), LabError> {
+    let began = Instant::now();
+    while !holds() {
+        audience.stay()?;
+        if began.elapsed() > PATIENCE {
+            return Err(LabError::Failed(format!("{what}: that did not happen in time")));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// Waits until every node fulfils its role.
+///
+/// # Errors
+/// Errors of [`until`].
+pub(crate) fn until_well(cluster: &LabCluster, audience: &dyn Audience) -> Result<(), LabError> {
+    until(audience, "every node is well", || {
+        let health = cluster.manager().status().health(Instant::now() + PATIENCE);
+        block_on(health).iter().flat_map(|shard| &shard.nodes).all(|node| node.up)
+    })
+}

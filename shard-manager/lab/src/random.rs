@@ -1,0 +1,56 @@
+//! Random: numbers that are the same for the same seed, on every machine.
+//!
+//! Source: SplitMix64 (Steele, Lea and Flood 2014).
+
+/// Generator of numbers from a seed.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Creates the generator of a seed for a purpose: experiments of one seed draw independently.
+    pub(crate) fn new(seed: u64, purpose: &str) -> Self {
+        let mixed = purpose.bytes().fold(seed, |state, byte| {
+            let mut one = Self(state ^ u64::from(byte));
+            one.next()
+        });
+        Self(mixed)
+    }
+
+    /// Returns the next number.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let bits = self.0;
+        let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// Returns a number below this bound, which is not 0.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+
+    /// Returns a number of 0 to 1, without 1.
+    pub(crate) fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_depend_on_seed_and_purpose_only() {
+        let drawn = |seed, purpose| {
+            let mut random = Random::new(seed, purpose);
+            (0..4).map(|_| random.below(1_000)).collect::<Vec<_>>()
+        };
+        assert_eq!(drawn(1, "keys"), drawn(1, "keys"));
+        assert_ne!(drawn(1, "keys"), drawn(2, "keys"));
+        assert_ne!(drawn(1, "keys"), drawn(1, "reads"));
+        let mut random = Random::new(7, "share");
+        let shares: Vec<f64> = (0..1_000).map(|_| random.share()).collect();
+        assert!(shares.iter().all(|share| (0.0..1.0).contains(share)));
+    }
+}

@@ -1,0 +1,207 @@
+//! Replicas: what reads see while replicas lag, and what it costs to see more.
+//!
+//! Each operation is a write and then a read of the same row. A read that shows an older row than
+//! that is *stale*: it may be at level `one` without a token, and never otherwise.
+//!
+//! **Invariant:** a stale read where a promise forbids it ends the experiment as failed.
+//! **Not here:** refusals while nodes are gone (`levels`).
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use cluster::manager::RequestOptions;
+use engine::fault_injector::NodeFault;
+use model::consistency::Level;
+use model::query::ReadQuery;
+use model::row_change::Operation;
+
+use crate::audience::Audience;
+use crate::chart::{BarChart, Chart};
+use crate::clients::Timings;
+use crate::dataset::user_named;
+use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
+use crate::lab_error::LabError;
+use crate::node_faults::{inject, until_well};
+use crate::report::{Cell, Report, ReportTable};
+use crate::work_folder::WorkFolder;
+
+/// Number of shards, and of replicas of each.
+const SHARDS: usize = 2;
+const REPLICAS: usize = 2;
+/// Delays of each change on each replica, in milliseconds.
+pub const DELAYS_MS: [u64; 3] = [0, 20, 200];
+/// Keys that the operations use in turn.
+const KEYS: u64 = 16;
+
+/// Settings of the experiment.
+#[derive(Clone, Debug)]
+pub struct ReplicasOptions {
+    /// Number of operations of each kind of read.
+    pub operations: u64,
+    /// Seed; the rows depend on their numbers only.
+    pub seed: u64,
+    /// Folder for the temporary folder.
+    pub work_folder: Option<PathBuf>,
+}
+
+/// Kind of read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// From any node.
+    One,
+    /// From a node that has what the session has seen.
+    Token,
+    /// From a node that has everything that was acknowledged before.
+    Quorum,
+    /// From the primary.
+    All,
+}
+
+impl Reading {
+    const ALL: [Self; 4] = [Self::One, Self::Token, Self::Quorum, Self::All];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Token => "one, with token",
+            Self::Quorum => "quorum",
+            Self::All => "all",
+        }
+    }
+
+    fn level(self) -> Level {
+        match self {
+            Self::One | Self::Token => Level::One,
+            Self::Quorum => Level::Quorum,
+            Self::All => Level::All,
+        }
+    }
+}
+
+/// Reads of a kind with a delay of the replicas.
+struct Tried {
+    delay_ms: u64,
+    reading: Reading,
+    stale: u64,
+    by_replica: u64,
+    reads: Timings,
+}
+
+/// Carries out the experiment.
+///
+/// # Errors
+/// [`LabError`] of the step that failed.
+pub fn run(options: &ReplicasOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+    let began = Instant::now();
+    let folder = WorkFolder::create(options.work_folder.as_deref())?;
+    let cluster = LabCluster::embedded(folder.join("replicas"), SHARDS, REPLICAS)?;
+    until_well(&cluster, audience)?;
+    let mut tried = Vec::new();
+    for delay_ms in DELAYS_MS {
+        audience.say(&format!("each replica is {delay_ms} ms behind"));
+        let fault = NodeFault { delay: Duration::from_millis(delay_ms), ..NodeFault::default() };
+        let nodes = (1..=SHARDS).flat_map(|shard| {
+            (1..=REPLICAS).map(move |replica| format!("shard{shard}-replica{replica}"))
+        });
+        let delayed = nodes.map(|node| inject(&cluster, &node, fault));
+        let _delayed: Vec<_> = delayed.collect::<Result<_, _>>()?;
+        for reading in Reading::ALL {
+            tried.push(try_reading((delay_ms, reading), options, &cluster, audience)?);
+        }
+    }
+    let mut report = Report::new("replicas", options.seed)
+        .set("shards", SHARDS)
+        .set("replicas", REPLICAS)
+        .set("operations", options.operations);
+    report.tables.push(table(&tried));
+    report.charts.push(chart(&tried));
+    report.explanation = explanation(&tried);
+    Ok(report.ended(began.elapsed()))
+}
+
+fn try_reading(
+    (delay_ms, reading): (u64, Reading),
+    options: &ReplicasOptions,
+    cluster: &LabCluster,
+    audience: &dyn Audience,
+) -> Result<Tried, LabError> {
+    let began = Instant::now();
+    let users = cluster.table("users")?;
+    let mut tried = Tried { delay_ms, reading, stale: 0, by_replica: 0, reads: Timings::default() };
+    for number in 0..options.operations {
+        audience.stay()?;
+        let (id, name) =
+            (format!("user_{}", number % KEYS), format!("{} {delay_ms} {number}", reading.name()));
+        let placed = cluster.place(&users, Operation::Upsert, &id, user_named(&id, &name));
+        let placed = placed.map_err(LabError::failed)?;
+        let written = block_on(cluster.write(placed, &request_options())).map_err(failure)?;
+        let mut asked = RequestOptions { level: reading.level(), ..request_options() };
+        if reading == Reading::Token {
+            let receipt = written.receipt;
+            let sessions = cluster.manager().sessions();
+            sessions.extend(&mut asked.session, receipt.place.shard, receipt.position);
+        }
+        let sent = Instant::now();
+        let read = block_on(cluster.read(ReadQuery::all(&users), Some(&id), &asked));
+        let read = read.map_err(failure)?;
+        tried.reads.add(sent, Ok(()));
+        tried.by_replica += u64::from(read.served_by.name() == "replica");
+        let is_fresh = read.version().is_some_and(|version| version >= written.row.version);
+        tried.stale += u64::from(!is_fresh);
+    }
+    if tried.stale > 0 && reading != Reading::One {
+        let line =
+            format!("a read at {} showed an older row than was acknowledged", reading.name());
+        return Err(LabError::Failed(line));
+    }
+    tried.reads = tried.reads.ended(began.elapsed());
+    Ok(tried)
+}
+
+fn table(tried: &[Tried]) -> ReportTable {
+    let columns = ["delay", "read", "reads", "stale", "from replicas", "read p50", "read p99"];
+    let mut table = ReportTable::new("Reads after a write of the same row", &columns);
+    for one in tried {
+        let count = one.reads.count();
+        table.push([
+            Cell::from(format!("{} ms", one.delay_ms)),
+            one.reading.name().into(),
+            Cell::Count(count),
+            Cell::Share(one.stale as f64 / count.max(1) as f64),
+            Cell::Share(one.by_replica as f64 / count.max(1) as f64),
+            Cell::Millis(one.reads.quantile_ms(0.5)),
+            Cell::Millis(one.reads.quantile_ms(0.99)),
+        ]);
+    }
+    table
+}
+
+fn chart(tried: &[Tried]) -> Chart {
+    let label = |one: &Tried| format!("{}, {} ms", one.reading.name(), one.delay_ms);
+    let percent = |one: &Tried| 100.0 * one.stale as f64 / one.reads.count().max(1) as f64;
+    let groups = tried.iter();
+    let groups = groups.map(|one| (label(one), vec![percent(one), one.reads.quantile_ms(0.99)]));
+    Chart::Bars(BarChart {
+        title: "Stale reads in percent, and the time of the slowest in a hundred".to_owned(),
+        unit: "",
+        series: vec!["stale reads (%)".to_owned(), "p99 (ms)".to_owned()],
+        groups: groups.collect(),
+    })
+}
+
+fn explanation(tried: &[Tried]) -> String {
+    let slowest = DELAYS_MS.iter().max().copied().unwrap_or(0);
+    let of = |reading| tried.iter().find(|one| one.delay_ms == slowest && one.reading == reading);
+    let percent = |one: &Tried| 100.0 * one.stale as f64 / one.reads.count().max(1) as f64;
+    let stale = of(Reading::One).map_or(0.0, percent);
+    let p99 = |reading| of(reading).map_or(0.0, |one| one.reads.quantile_ms(0.99));
+    format!(
+        "With replicas {slowest} ms behind, {stale:.0} % of the reads at `one` show an older row than the one just \
+         written, and no read with a session token, at `quorum` or at `all` does. Such a read waits up to 50 ms for a \
+         replica and then asks the primary, so its slowest in a hundred take {:.1} ms with a token, {:.1} ms at `quorum` \
+         and {:.1} ms at `all`, which asks the primary at once.",
+        p99(Reading::Token),
+        p99(Reading::Quorum),
+        p99(Reading::All)
+    )
+}

@@ -1,0 +1,252 @@
+//! Run: users in one database and the same users on shards, and the same queries on both.
+//!
+//! Both are clusters of the same program: the one database is a cluster with one shard. So both
+//! have the same tables and primary keys, the same durability and the same path of a request, and
+//! they differ in the number of databases only.
+//!
+//! **Invariant:** both sides have the same rows when the queries begin, which is counted.
+//! **Not here:** the rows (`dataset`), the clients (`clients`).
+
+mod distribution;
+pub(crate) mod queries;
+mod reasons;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use assembly::ConnectedCluster;
+use import::demo_data::Plan;
+use model::topology::Topology;
+
+use self::queries::{Compared, QUERIES};
+use crate::audience::Audience;
+use crate::chart::{BarChart, Chart};
+use crate::dataset;
+use crate::lab_cluster::{LabCluster, block_on};
+use crate::lab_error::LabError;
+use crate::machine::peak_memory_bytes;
+use crate::report::{Cell, Report, ReportTable};
+use crate::work_folder::WorkFolder;
+
+/// Number of users unless another is requested.
+pub const USERS_DEFAULT: u64 = 10_000;
+/// Highest number of users.
+pub const USERS_MAX: u64 = 100_000_000;
+/// Highest number of clients.
+pub const CLIENTS_MAX: u16 = 256;
+/// Time limit of each probe of a node.
+const PROBE_MAX: Duration = Duration::from_secs(5);
+
+/// Settings of the experiment.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Number of users, each with an order.
+    pub users: u64,
+    /// Number of shards.
+    pub shards: usize,
+    /// Number of clients that read and write single rows.
+    pub clients: u16,
+    /// Number of reads and of writes of single rows; other queries are a hundredth of that.
+    pub operations: u64,
+    /// Longest time of each query on each side.
+    pub at_most: Duration,
+    /// Seed of the rows and of the keys that are read.
+    pub seed: u64,
+    /// Folder for the temporary folder.
+    pub work_folder: Option<PathBuf>,
+    /// Servers to use instead of files.
+    pub servers: Option<ServerSides>,
+}
+
+/// Empty databases on servers, of which the caller disposes afterwards.
+#[derive(Clone, Debug)]
+pub struct ServerSides {
+    /// The one database.
+    pub one: ConnectedCluster,
+    /// The databases of the shards.
+    pub shards: ConnectedCluster,
+    /// Servers and their version, for the report.
+    pub engine: String,
+    /// Conditions that make the comparison less fair, for the report.
+    pub notes: Vec<String>,
+}
+
+/// Both sides of the comparison.
+pub(crate) struct Sides {
+    pub(crate) one: LabCluster,
+    pub(crate) shards: LabCluster,
+}
+
+/// Carries out the experiment.
+///
+/// # Errors
+/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+pub fn run(options: &RunOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+    let began = Instant::now();
+    check(options)?;
+    let plan = dataset::plan(options.users, options.seed)?;
+    let (folder, sides, engine, notes);
+    match &options.servers {
+        None => {
+            folder = WorkFolder::create(options.work_folder.as_deref())?;
+            let name = format!("tessera_lab_{}", folder.run());
+            sides = Sides {
+                one: LabCluster::embedded(folder.join(&name), 1, 0)?,
+                shards: LabCluster::embedded(folder.join("shards"), options.shards, 0)?,
+            };
+            audience.say(&format!("the one database is {name}, removed at the end"));
+            (engine, notes) = ("files, synchronous=FULL".to_owned(), folder.notes());
+        }
+        Some(servers) => {
+            sides = Sides {
+                one: LabCluster::connected(&servers.one)?,
+                shards: LabCluster::connected(&servers.shards)?,
+            };
+            (engine, notes) = (servers.engine.clone(), servers.notes.clone());
+        }
+    }
+    let mut report = Report::new("run", options.seed)
+        .set("engine", engine)
+        .set("users", options.users)
+        .set("shards", options.shards)
+        .set("clients", options.clients)
+        .set("operations", options.operations);
+    report.notes.extend(notes);
+    report = compare(report, (options, &plan), &sides, audience)?;
+    Ok(report.ended(began.elapsed()))
+}
+
+/// Checks the settings before anything is made.
+///
+/// # Errors
+/// [`LabError::Impossible`].
+pub fn check(options: &RunOptions) -> Result<(), LabError> {
+    let line = match options {
+        RunOptions { users, .. } if !(1..=USERS_MAX).contains(users) => {
+            format!("there may be 1 to {USERS_MAX} users, not {users}")
+        }
+        RunOptions { shards, .. } if !(1..=Topology::SHARDS_MAX).contains(shards) => {
+            format!("there may be 1 to {} shards, not {shards}", Topology::SHARDS_MAX)
+        }
+        RunOptions { clients, .. } if !(1..=CLIENTS_MAX).contains(clients) => {
+            format!("there may be 1 to {CLIENTS_MAX} clients, not {clients}")
+        }
+        RunOptions { .. } => return Ok(()),
+    };
+    Err(LabError::Impossible(line))
+}
+
+/// Carries out the four steps on open clusters.
+fn compare(
+    mut report: Report,
+    (options, plan): (&RunOptions, &Plan),
+    sides: &Sides,
+    audience: &dyn Audience,
+) -> Result<Report, LabError> {
+    audience.say("1 of 4: connecting to every node");
+    report.tables.push(probe(sides)?);
+    audience.say("2 of 4: generating users into one database");
+    let began = Instant::now();
+    dataset::generate(&sides.one, plan, audience)?;
+    let generated = began.elapsed();
+    audience.say("3 of 4: distributing the rows over the shards");
+    let began = Instant::now();
+    let stored = distribution::distribute(sides, plan.rows(), audience)?;
+    let distributed = began.elapsed();
+    count(sides, plan)?;
+    report.charts.push(stored_chart(&sides.shards, &stored));
+    report.tables.push(stored_table(&sides.shards, &stored));
+    audience.say("4 of 4: the same queries on one database and on the shards");
+    let mut all = Vec::new();
+    for query in QUERIES {
+        all.push(queries::compare(query, (options, plan), sides, audience)?);
+    }
+    let mut phases = ReportTable::new("Phases", &["phase", "rows", "seconds", "rows/s"]);
+    for (name, elapsed) in [("generated", generated), ("distributed", distributed)] {
+        let rate = plan.rows() as f64 / elapsed.as_secs_f64();
+        let seconds = Cell::Ratio(elapsed.as_secs_f64());
+        phases.push([name.into(), Cell::Count(plan.rows()), seconds, Cell::Rate(rate)]);
+    }
+    report.tables.push(phases);
+    report.tables.push(queries::table(&all));
+    report.charts.extend(charts(&all));
+    report.explanation = reasons::explanation(&all, options.shards);
+    Ok(match peak_memory_bytes() {
+        Some(bytes) => report.set("peak memory", format!("{} MiB", bytes >> 20)),
+        None => report,
+    })
+}
+
+/// Probes every node of both sides.
+fn probe(sides: &Sides) -> Result<ReportTable, LabError> {
+    let mut table = ReportTable::new("Nodes", &["side", "node", "state", "answered in"]);
+    for (side, cluster) in [("one database", &sides.one), ("shards", &sides.shards)] {
+        let health = cluster.manager().status().health(Instant::now() + PROBE_MAX);
+        for node in block_on(health).into_iter().flat_map(|report| report.nodes) {
+            if !node.up {
+                return Err(LabError::Failed(format!("{} of {side} does not answer", node.node)));
+            }
+            let latency = Cell::Millis(node.latency.as_secs_f64() * 1_000.0);
+            table.push([side.into(), node.node.into(), "up".into(), latency]);
+        }
+    }
+    Ok(table)
+}
+
+/// Checks that both sides have all rows.
+fn count(sides: &Sides, plan: &Plan) -> Result<(), LabError> {
+    for (side, cluster) in [("one database", &sides.one), ("shards", &sides.shards)] {
+        for table in ["users", "orders"] {
+            let found = block_on(cluster.count(&cluster.table(table)?))?;
+            if found != plan.users() {
+                let line = format!("{side}: {found} of {} {table} are there", plan.users());
+                return Err(LabError::Failed(line));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn stored_table(shards: &LabCluster, stored: &[u64]) -> ReportTable {
+    let total: u64 = stored.iter().sum();
+    let mut table = ReportTable::new("Distribution", &["shard", "rows", "share"]);
+    for (shard, rows) in shards.names().into_iter().zip(stored) {
+        let share = *rows as f64 / total.max(1) as f64;
+        table.push([shard.into(), Cell::Count(*rows), Cell::Share(share)]);
+    }
+    table
+}
+
+fn stored_chart(shards: &LabCluster, stored: &[u64]) -> Chart {
+    let rows = stored.iter().map(|rows| vec![*rows as f64]);
+    Chart::Bars(BarChart {
+        title: "Rows of each shard".to_owned(),
+        unit: "rows",
+        series: vec!["rows".to_owned()],
+        groups: shards.names().into_iter().zip(rows).collect(),
+    })
+}
+
+fn charts(all: &[Compared]) -> [Chart; 2] {
+    let times = |one: &Compared| {
+        let quantiles =
+            [(&one.one, 0.5), (&one.shards, 0.5), (&one.one, 0.99), (&one.shards, 0.99)];
+        quantiles.map(|(side, share)| side.quantile_ms(share)).to_vec()
+    };
+    let series = ["one database p50", "shards p50", "one database p99", "shards p99"];
+    let name = |one: &Compared| one.query.name().to_owned();
+    [
+        Chart::Bars(BarChart {
+            title: "Times of the queries".to_owned(),
+            unit: "ms",
+            series: series.map(ToOwned::to_owned).to_vec(),
+            groups: all.iter().map(|one| (name(one), times(one))).collect(),
+        }),
+        Chart::Bars(BarChart {
+            title: "Rate on the shards, as a multiple of that of one database".to_owned(),
+            unit: "times",
+            series: vec!["ratio".to_owned()],
+            groups: all.iter().map(|one| (name(one), vec![one.ratio()])).collect(),
+        }),
+    ]
+}

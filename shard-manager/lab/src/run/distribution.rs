@@ -1,0 +1,142 @@
+//! Distribution: copies all rows of one database to the shards that own their slots.
+//!
+//! Each shard has a range of slots, so for each of them the database is read in the order of its
+//! primary key, page by page. A chunk has pages for every shard, so that all of them store at the
+//! same time.
+//!
+//! **Invariant:** memory is bounded by one chunk and those that the shards are storing.
+//! **Not here:** storing chunks (`import`).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use access::rights::Rights;
+use cluster::manager::{BulkRow, Data};
+use import::RowChunk;
+use model::json_members::Members;
+use model::keyspace::ShardKey;
+use model::query::{Comparison, Condition, Output, ReadQuery, Test};
+use model::row_change::{Operation, RowWrite};
+use model::shard_map::ShardMap;
+use model::table::Table;
+use model::value::Value;
+
+use super::Sides;
+use crate::audience::Audience;
+use crate::dataset::{complete, store_rows_while};
+use crate::lab_cluster::{LabCluster, block_on, failure, options};
+use crate::lab_error::LabError;
+
+/// Pages of each table and range in a chunk.
+const PAGES: usize = 3;
+
+/// Copies all rows, and returns the number of those that each shard has stored.
+pub(super) fn distribute(
+    sides: &Sides,
+    rows: u64,
+    audience: &dyn Audience,
+) -> Result<Vec<u64>, LabError> {
+    let map = sides.shards.manager().map();
+    let total = audience.bar("total", rows);
+    let share = rows / sides.shards.names().len().max(1) as u64;
+    let bars: Vec<_> =
+        sides.shards.names().iter().map(|shard| audience.bar(shard, share)).collect();
+    let mut readers = Vec::new();
+    for range in map.ranges() {
+        for table in ["users", "orders"] {
+            readers.push(RangeReader::new(sides.one.table(table)?, (range.first, range.last))?);
+        }
+    }
+    let mut index = 0;
+    let next = || {
+        let mut chunk = RowChunk::default();
+        for reader in readers.iter_mut().filter(|reader| !reader.is_at_end) {
+            for _ in 0..PAGES {
+                reader.read(&sides.one, |row| {
+                    chunk.rows.push(reader_row(&map, row, index)?);
+                    index += 1;
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(Some(chunk).filter(|chunk| !chunk.rows.is_empty()))
+    };
+    let progress = |shard: usize, rows| {
+        total.add(rows);
+        bars.get(shard).into_iter().for_each(|bar| bar.add(rows));
+    };
+    let filled = store_rows_while(&sides.shards, next, progress, audience)?;
+    complete(&filled, rows)?;
+    Ok(filled.stored)
+}
+
+/// Reader of the rows of a table whose slots are in a range.
+struct RangeReader {
+    query: ReadQuery,
+    routing: usize,
+    is_at_end: bool,
+}
+
+impl RangeReader {
+    fn new(table: Arc<Table>, (first, last): (u16, u16)) -> Result<Self, LabError> {
+        let routing = table.routing();
+        let routing = routing.ok_or_else(|| LabError::failed("the table has no routing column"))?;
+        let bound = |comparison, slot: u16| {
+            Condition::Column(Table::SLOT, Test::Compare(comparison, Value::Int(slot.into())))
+        };
+        let outputs = table.own().map(|column| Output { column, alias: None }).collect();
+        let conditions =
+            vec![bound(Comparison::GreaterOrEqual, first), bound(Comparison::LessOrEqual, last)];
+        let limit = ReadQuery::LIMIT_MAX;
+        let query = ReadQuery { outputs, conditions, limit, ..ReadQuery::unselected(&table) };
+        Ok(Self { query, routing, is_at_end: false })
+    }
+
+    /// Reads the next page; does nothing at the end.
+    fn read(
+        &mut self,
+        one: &LabCluster,
+        mut take: impl FnMut((&Arc<Table>, &str, &[u8])) -> Result<(), LabError>,
+    ) -> Result<(), LabError> {
+        if self.is_at_end {
+            return Ok(());
+        }
+        let options = options();
+        let done = block_on(one.read(self.query.clone(), None, &options)).map_err(failure)?;
+        let routing = &self.query.table.column(self.routing).name;
+        for index in 0..done.rows.len() {
+            let row = done.rows.row(index);
+            let key = text_member(row, routing)?;
+            take((&self.query.table, &key, row))?;
+        }
+        self.is_at_end = done.next_cursor.is_none();
+        if let Some(cursor) = done.next_cursor {
+            let resumed = one.manager().data(Rights::ALL).resume(&self.query, None, &cursor);
+            self.query.after =
+                Some(resumed.map_err(|_| LabError::failed("a cursor was not accepted"))?);
+        }
+        Ok(())
+    }
+}
+
+/// Returns a row of one database as a change of its shard.
+fn reader_row(
+    map: &ShardMap,
+    (table, key, row): (&Arc<Table>, &str, &[u8]),
+    index: usize,
+) -> Result<BulkRow, LabError> {
+    let Members(members) = serde_json::from_slice(row).map_err(LabError::failed)?;
+    let key = ShardKey::parse(key).map_err(LabError::failed)?;
+    let (place, row) =
+        Data::prepare(map, table, Operation::Upsert, key, &members).map_err(LabError::failed)?;
+    Ok(BulkRow { index, place, row: RowWrite { wants_row: false, ..row } })
+}
+
+/// Returns the text of a member of a row.
+fn text_member(row: &[u8], name: &str) -> Result<String, LabError> {
+    let Members(members) = serde_json::from_slice(row).map_err(LabError::failed)?;
+    let found = members.iter().find(|(member, _)| member == name);
+    let (_, value) = found.ok_or_else(|| LabError::failed("a row has no shard key"))?;
+    let text: Cow<'_, str> = serde_json::from_str(value.get()).map_err(LabError::failed)?;
+    Ok(text.into_owned())
+}

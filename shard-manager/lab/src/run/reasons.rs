@@ -1,0 +1,67 @@
+//! Reasons: the reason of the difference between one database and shards, in one sentence.
+//!
+//! A sentence is chosen by the measured ratio, so none claims a gain that was not seen.
+
+use super::queries::{Compared, Query};
+
+/// Ratio from which on a difference is more than chance.
+const GAIN: f64 = 1.1;
+const LOSS: f64 = 0.9;
+
+/// Returns the reason of the ratio of a query on this many shards, for this many clients.
+pub(super) fn of(compared: &Compared, (shards, clients): (usize, usize)) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let ratio = compared.ratio();
+    let (gained, lost) = (ratio >= GAIN, ratio <= LOSS);
+    match compared.query {
+        Query::Point if gained => {
+            format!("One shard answers, as one database does, but each of {shards} files is smaller and has locks of its own.")
+        }
+        Query::Point if lost => format!(
+            "One shard answers by the primary key, as one database does, so what differs is the memory of {shards} \
+             files, each with a cache of its own, and other work on this machine."
+        ),
+        Query::Point => {
+            "One shard answers by the primary key, as one database does: the work is the same, and only more machines would help.".to_owned()
+        }
+        Query::Range | Query::Count | Query::Order if gained => format!(
+            "No index has the column, so every row is visited, and {} of the {shards} shards do so at the same time on {cores} cores.",
+            shards.min(cores)
+        ),
+        Query::Range | Query::Count | Query::Order if lost => format!(
+            "Every shard is asked and the slowest decides, and for so few rows that costs more than {cores} cores save."
+        ),
+        Query::Range | Query::Count | Query::Order => format!(
+            "The same rows are visited in total, and asking {shards} shards on {cores} cores costs what their parallel work saves."
+        ),
+        Query::Insert if gained => format!(
+            "Each of {shards} files has a log of its own, so their commits are synced at the same time."
+        ),
+        Query::Insert => format!(
+            "The writes of {clients} waiting clients already share the transactions of one file, and {shards} files split them into more and smaller ones on the same disk."
+        ),
+        Query::Bulk if gained => format!(
+            "The rows become {shards} smaller transactions that are stored at the same time on {cores} cores."
+        ),
+        Query::Bulk => format!(
+            "The rows become {shards} transactions instead of one, and each is synced to the same disk."
+        ),
+    }
+}
+
+/// Returns what was seen, in two sentences.
+pub(super) fn explanation(all: &[Compared], shards: usize) -> String {
+    let by_ratio = |a: &&Compared, b: &&Compared| a.ratio().total_cmp(&b.ratio());
+    let (Some(best), Some(worst)) = (all.iter().max_by(by_ratio), all.iter().min_by(by_ratio))
+    else {
+        return String::new();
+    };
+    format!(
+        "On this machine {shards} shards answer `{}` at {:.2} times the rate of one database, and `{}` at {:.2} times. {}",
+        best.query.name(),
+        best.ratio(),
+        worst.query.name(),
+        worst.ratio(),
+        best.why
+    )
+}

@@ -1,0 +1,134 @@
+//! Shard counts: the same users and queries on clusters with more and more shards.
+//!
+//! **Not here:** one database beside shards (`run`), a cluster that grows under traffic (`grow`).
+
+use std::time::Instant;
+
+use import::demo_data::Plan;
+
+use crate::audience::Audience;
+use crate::chart::{BarChart, Chart};
+use crate::clients::Timings;
+use crate::dataset;
+use crate::lab_cluster::LabCluster;
+use crate::lab_error::LabError;
+use crate::report::{Cell, Report, ReportTable};
+use crate::run::queries::{QUERIES, Query, measure};
+use crate::run::{RunOptions, check};
+use crate::work_folder::WorkFolder;
+
+/// Highest number of counts.
+pub const COUNTS_MAX: usize = 12;
+
+/// Queries on a cluster with a number of shards.
+struct Counted {
+    shards: usize,
+    timings: Vec<(Query, Timings)>,
+}
+
+/// Carries out the experiment: `options` apply to each number of shards.
+///
+/// # Errors
+/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+pub fn run(
+    options: &RunOptions,
+    counts: &[usize],
+    audience: &dyn Audience,
+) -> Result<Report, LabError> {
+    let began = Instant::now();
+    if !(1..=COUNTS_MAX).contains(&counts.len()) {
+        let line = format!("there may be 1 to {COUNTS_MAX} counts, not {}", counts.len());
+        return Err(LabError::Impossible(line));
+    }
+    let of = |shards| RunOptions { shards, ..options.clone() };
+    counts.iter().try_for_each(|shards| check(&of(*shards)))?;
+    let plan = dataset::plan(options.users, options.seed)?;
+    let folder = WorkFolder::create(options.work_folder.as_deref())?;
+    let mut all = Vec::new();
+    for (number, shards) in counts.iter().enumerate() {
+        audience.say(&format!("{shards} shards"));
+        // Closed before the next one, so that they do not share memory.
+        let cluster = LabCluster::embedded(folder.join(&format!("count{number}")), *shards, 0)?;
+        dataset::generate(&cluster, &plan, audience)?;
+        all.push(count(&of(*shards), &plan, &cluster, audience)?);
+    }
+    let names: Vec<String> = counts.iter().map(usize::to_string).collect();
+    let mut report = Report::new("shards", options.seed)
+        .set("counts", names.join(" "))
+        .set("users", options.users)
+        .set("clients", options.clients)
+        .set("operations", options.operations);
+    report.tables.push(table(&all));
+    report.charts.push(chart(&all));
+    report.explanation = explanation(&all, report.machine.cores);
+    Ok(report.ended(began.elapsed()))
+}
+
+fn count(
+    options: &RunOptions,
+    plan: &Plan,
+    cluster: &LabCluster,
+    audience: &dyn Audience,
+) -> Result<Counted, LabError> {
+    let measured = |query| Ok((query, measure(query, (options, plan), cluster, audience)?));
+    let timings = QUERIES.into_iter().map(measured).collect::<Result<_, LabError>>()?;
+    Ok(Counted { shards: options.shards, timings })
+}
+
+/// Returns the rate of a query, as a multiple of that with the first number of shards.
+fn ratio(all: &[Counted], one: &Counted, index: usize) -> f64 {
+    let rate = |counted: &Counted| counted.timings.get(index).map_or(0.0, |(_, own)| own.rate());
+    let first = all.first().map_or(0.0, rate);
+    if first > 0.0 { rate(one) / first } else { 0.0 }
+}
+
+fn table(all: &[Counted]) -> ReportTable {
+    let columns = ["query", "shards", "requests", "p50", "p99", "rate", "ratio"];
+    let mut table = ReportTable::new("Queries by number of shards", &columns);
+    for (index, query) in QUERIES.into_iter().enumerate() {
+        for one in all {
+            let Some((_, timings)) = one.timings.get(index) else { continue };
+            table.push([
+                query.name().into(),
+                Cell::Count(one.shards as u64),
+                Cell::Count(timings.count()),
+                Cell::Millis(timings.quantile_ms(0.5)),
+                Cell::Millis(timings.quantile_ms(0.99)),
+                Cell::Rate(timings.rate()),
+                Cell::Ratio(ratio(all, one, index)),
+            ]);
+        }
+    }
+    table
+}
+
+fn chart(all: &[Counted]) -> Chart {
+    let ratios = |index| all.iter().map(|one| ratio(all, one, index)).collect();
+    let groups = QUERIES.into_iter().enumerate();
+    Chart::Bars(BarChart {
+        title: "Rate, as a multiple of that with the first number of shards".to_owned(),
+        unit: "times",
+        series: all.iter().map(|one| format!("{} shards", one.shards)).collect(),
+        groups: groups.map(|(index, query)| (query.name().to_owned(), ratios(index))).collect(),
+    })
+}
+
+fn explanation(all: &[Counted], cores: usize) -> String {
+    let Some(last) = all.last() else { return String::new() };
+    let by_ratio = |a: &(usize, Query), b: &(usize, Query)| {
+        ratio(all, last, a.0).total_cmp(&ratio(all, last, b.0))
+    };
+    let named = || QUERIES.into_iter().enumerate();
+    let text = |found: Option<(usize, Query)>| {
+        let (index, query) = found.unwrap_or((0, Query::Point));
+        format!("`{}` {:.2} times", query.name(), ratio(all, last, index))
+    };
+    format!(
+        "From {} to {} shards the rate of {} and of {} is what it was. All shards share the disk and {cores} cores of this \
+         machine, so more shards than cores divide its work without adding any; shards on machines of their own add both.",
+        all.first().map_or(0, |one| one.shards),
+        last.shards,
+        text(named().max_by(by_ratio)),
+        text(named().min_by(by_ratio))
+    )
+}

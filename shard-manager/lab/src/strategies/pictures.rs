@@ -1,0 +1,66 @@
+//! Pictures: the ring with its points, and the owners of all slots before and after a change.
+
+use model::keyspace::Keyspace;
+use model::placement::{Placement, rebalance, ring};
+use model::shard_map::ShardMap;
+use model::simulation::{Algorithm, TopologyChange};
+use model::topology::{ShardNumber, Topology};
+
+use super::placements;
+use crate::chart::{Chart, RingChart, SlotChart};
+
+/// Numbers of virtual nodes that are drawn.
+const VNODES: [u32; 2] = [8, ring::VNODES_DEFAULT];
+
+/// Returns the pictures of a topology and of the first change.
+pub(super) fn of(topology: &Topology, changes: &[TopologyChange]) -> Vec<Chart> {
+    let rings = VNODES.iter().filter_map(|vnodes| ring_chart(*vnodes, topology));
+    let change = changes.first().and_then(|change| Some((change, change.apply(topology).ok()?)));
+    let slots = change.map(|(change, after)| slot_chart(topology, change, &after));
+    slots.into_iter().chain(rings).collect()
+}
+
+fn names(topology: &Topology) -> Vec<String> {
+    topology.numbers().map(|shard| topology.name(shard).to_owned()).collect()
+}
+
+fn ring_chart(vnodes: u32, topology: &Topology) -> Option<Chart> {
+    let points = ring::points(vnodes, topology).ok()?;
+    let share = |place: u32| f64::from(place) / 2_f64.powi(32);
+    let points = points.into_iter().map(|(place, shard)| (share(place), shard.index())).collect();
+    let title = format!("Ring with {vnodes} virtual nodes for each unit of weight");
+    Some(Chart::Ring(RingChart { title, shards: names(topology), points }))
+}
+
+fn slot_chart(before: &Topology, change: &TopologyChange, after: &Topology) -> Chart {
+    let mut rows = Vec::new();
+    for (name, algorithm) in placements(&Keyspace::Hash, before) {
+        let (old, new) = match &algorithm {
+            Algorithm::Dealt(placement) => (owners(placement, before), owners(placement, after)),
+            Algorithm::Rebalance(current) => {
+                (Some(current.clone()), Some(rebalance(current, before, after)))
+            }
+        };
+        let (Some(old), Some(new)) = (old, new) else { continue };
+        rows.push((name, ranges(&old)));
+        rows.push(("then".to_owned(), ranges(&new)));
+    }
+    let title = format!("Owners of the slots before, and after: {change}");
+    Chart::Slots(SlotChart { title, shards: names(after), rows })
+}
+
+fn owners(placement: &Placement, topology: &Topology) -> Option<Vec<ShardNumber>> {
+    let map = ShardMap::first(Keyspace::Hash, placement.clone(), topology.clone()).ok()?;
+    Some(map.owners().map(|owner| owner.shard).collect())
+}
+
+fn ranges(owners: &[ShardNumber]) -> Vec<(u16, u16, usize)> {
+    let mut ranges: Vec<(u16, u16, usize)> = Vec::new();
+    for (slot, shard) in (0..).zip(owners) {
+        match ranges.last_mut() {
+            Some((_, last, owner)) if *owner == shard.index() => *last = slot,
+            Some(_) | None => ranges.push((slot, slot, shard.index())),
+        }
+    }
+    ranges
+}

@@ -1,0 +1,165 @@
+//! Tour: ten chapters, each of which does the real thing on a small cluster and names the files
+//! that implement it.
+//!
+//! **Invariant:** a chapter needs no other: a tour can begin at any of them.
+//! **Not here:** the state by which a tour is taken up again (`cli`).
+
+mod failures;
+mod growing;
+mod keys;
+mod writes;
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use model::row_change::{Operation, RowDone};
+use serde::Serialize;
+
+use crate::audience::Audience;
+use crate::dataset::user_named;
+use crate::killed_writer::StartWriter;
+use crate::lab_cluster::{LabCluster, block_on, failure, options};
+use crate::lab_error::LabError;
+use crate::work_folder::WorkFolder;
+
+/// Number of shards of most chapters.
+const SHARDS: usize = 3;
+
+/// One chapter of the tour.
+#[derive(Clone, Copy, Debug)]
+pub struct Chapter {
+    /// Title.
+    pub title: &'static str,
+    /// Subject of the chapter, and why it matters.
+    pub intro: &'static str,
+    /// Files that implement it, from the root of the repository.
+    pub files: &'static [&'static str],
+    /// Number of shards.
+    shards: usize,
+    /// Number of replicas of each shard.
+    replicas: usize,
+    work: fn(&Stage<'_>) -> Result<(), LabError>,
+}
+
+/// All chapters, in order.
+pub const CHAPTERS: [Chapter; 10] = [
+    keys::HASH,
+    keys::SHARD,
+    writes::WRITE,
+    failures::REPLICA,
+    writes::SESSION,
+    failures::CRASH,
+    failures::LEVELS,
+    growing::SHARD,
+    keys::HOT,
+    writes::BULK,
+];
+
+/// Reader of a tour.
+pub trait Guide: Audience {
+    /// Shows the title and the introduction of a chapter, numbered from 1.
+    fn open(&self, number: usize, chapter: &Chapter);
+
+    /// Shows the files of a chapter, and waits until the reader goes on. Returns false if the
+    /// reader leaves the tour.
+    fn close(&self, number: usize, chapter: &Chapter) -> Result<bool, LabError>;
+}
+
+/// Chapter that was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChapterRead {
+    /// Number, from 1.
+    pub number: usize,
+    /// Title.
+    pub title: &'static str,
+    /// Lines that were shown.
+    pub seen: Vec<String>,
+    /// Files that implement it.
+    pub files: &'static [&'static str],
+}
+
+/// Cluster of the tour, and what a chapter has shown of it.
+struct Stage<'t> {
+    cluster: LabCluster,
+    folder: &'t WorkFolder,
+    guide: &'t dyn Guide,
+    start_writer: StartWriter<'t>,
+    seen: Mutex<Vec<String>>,
+}
+
+/// Settings of a tour.
+#[derive(Clone, Copy)]
+pub struct TourOptions<'t> {
+    /// First chapter, from 1.
+    pub first: usize,
+    /// Folder for the temporary folder.
+    pub work_folder: Option<&'t Path>,
+    /// Starter of the process that one chapter kills.
+    pub start_writer: StartWriter<'t>,
+}
+
+/// Reads chapters until the last, or until the reader leaves, and returns those that were read.
+///
+/// # Errors
+/// [`LabError::Impossible`] if there is no such first chapter; else that of the step that failed.
+pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<Vec<ChapterRead>, LabError> {
+    let TourOptions { first, work_folder, start_writer } = options;
+    if !(1..=CHAPTERS.len()).contains(&first) {
+        let line = format!("there are chapters 1 to {}, not {first}", CHAPTERS.len());
+        return Err(LabError::Impossible(line));
+    }
+    let folder = WorkFolder::create(work_folder)?;
+    let mut read = Vec::new();
+    for (number, chapter) in (1..).zip(&CHAPTERS).skip(first - 1) {
+        guide.stay()?;
+        guide.open(number, chapter);
+        // Each chapter has a cluster of its own, so that it does not depend on those before.
+        let data_dir = folder.join(&format!("chapter{number}"));
+        let cluster = LabCluster::embedded(data_dir, chapter.shards, chapter.replicas)?;
+        let (seen, folder) = (Mutex::default(), &folder);
+        let stage = Stage { cluster, folder, guide, start_writer, seen };
+        (chapter.work)(&stage)?;
+        let seen = stage.seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Chapter { title, files, .. } = *chapter;
+        read.push(ChapterRead { number, title, seen, files });
+        if !guide.close(number, chapter)? {
+            break;
+        }
+    }
+    Ok(read)
+}
+
+impl Stage<'_> {
+    /// Shows a line, and keeps it.
+    fn tell(&self, line: impl Into<String>) {
+        let line = line.into();
+        self.guide.say(&line);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    /// Stores a user, and returns its row.
+    fn store(&self, id: &str, name: &str) -> Result<RowDone, LabError> {
+        let users = self.cluster.table("users")?;
+        let row = user_named(id, name);
+        let placed = self.cluster.place(&users, Operation::Upsert, id, row);
+        let placed = placed.map_err(LabError::failed)?;
+        let written = block_on(self.cluster.write(placed, &options()));
+        Ok(written.map_err(failure)?.row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_named_files_are_in_the_repository() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for chapter in &CHAPTERS {
+            assert!(!chapter.files.is_empty(), "{}", chapter.title);
+            for file in chapter.files {
+                assert!(root.join(file).is_file(), "{}: {file}", chapter.title);
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Chapters about failures: a replica that is lost, a process that is killed, and the levels.
+
+use std::time::Instant;
+
+use cluster::manager::RequestOptions;
+use engine::fault_injector::NodeMode;
+use model::consistency::Level;
+use model::query::ReadQuery;
+use model::row_change::Operation;
+
+use super::{Chapter, SHARDS, Stage};
+use crate::dataset::new_user;
+use crate::killed_writer::{kill_after, user_id};
+use crate::lab_cluster::{LabCluster, PATIENCE, block_on, failure, options};
+use crate::lab_error::LabError;
+use crate::node_faults::{in_mode, inject, until_well};
+
+/// Replicas of chapters that lose one.
+const REPLICAS: usize = 2;
+/// Rows after which the writer is killed.
+const ACKNOWLEDGED: usize = 100;
+
+pub(super) const REPLICA: Chapter = Chapter {
+    title: "Lose a replica",
+    intro: "Each shard has a primary and here two replicas, which repeat the primary's change log. One of them is cut \
+            off: reads go to other nodes, writes go on, and what it has missed it repeats when it is back.",
+    files: &["shard-manager/cluster/src/replica_set.rs", "shard-manager/sqlite/src/applier.rs"],
+    shards: SHARDS,
+    replicas: REPLICAS,
+    work: replica,
+};
+
+pub(super) const CRASH: Chapter = Chapter {
+    title: "Kill and recover",
+    intro: "A process that writes is killed with kill -9, which gives it no chance to finish anything. Every write \
+            that was acknowledged is on disk, and the next start finds it.",
+    files: &["shard-manager/sqlite/src/writer.rs", "shard-manager/sqlite/src/open.rs"],
+    shards: SHARDS,
+    replicas: 0,
+    work: crash,
+};
+
+pub(super) const LEVELS: Chapter = Chapter {
+    title: "Levels",
+    intro: "A level says on how many nodes a write is before it is acknowledged: `one`, a majority (`quorum`) or `all`. \
+            With one of three nodes gone, two levels work and one refuses instead of promising too much.",
+    files: &[
+        "shard-manager/model/src/consistency.rs",
+        "shard-manager/cluster/src/shard/majority.rs",
+    ],
+    shards: SHARDS,
+    replicas: REPLICAS,
+    work: levels,
+};
+
+fn replica(stage: &Stage<'_>) -> Result<(), LabError> {
+    let cluster = &stage.cluster;
+    until_well(cluster, stage.guide)?;
+    stage.store("user_1", "Ada Lovelace")?;
+    let node = "shard1-replica1";
+    let cut = inject(cluster, node, in_mode(NodeMode::Cut))?;
+    let health = block_on(cluster.manager().status().health(Instant::now() + PATIENCE));
+    let lost = health.into_iter().flat_map(|shard| shard.nodes).find(|found| found.node == node);
+    let lost = lost.ok_or_else(|| LabError::failed("the node is not listed"))?;
+    let reason = lost.reasons.iter().next().map_or("", |reason| reason.sentence());
+    stage.tell(format!("{node} is {}: {reason}", if lost.up { "up" } else { "down" }));
+    let (mut written, users) = (0, cluster.table("users")?);
+    for number in 0..30 {
+        stage.store(&format!("user_{number}"), "Grace Hopper")?;
+        written += 1;
+    }
+    let asked = RequestOptions { level: Level::Quorum, ..options() };
+    let read = block_on(cluster.read(ReadQuery::all(&users), None, &asked)).map_err(failure)?;
+    stage.tell(format!(
+        "{written} rows are written meanwhile, and {} are read at level quorum",
+        read.rows.len()
+    ));
+    drop(cut);
+    until_well(cluster, stage.guide)?;
+    stage.tell(format!("{node} is back, and follows its primary again"));
+    Ok(())
+}
+
+fn crash(stage: &Stage<'_>) -> Result<(), LabError> {
+    let data_dir = stage.folder.join("killed");
+    let acknowledged = kill_after(stage.start_writer, &data_dir, ACKNOWLEDGED, stage.guide)?;
+    stage.tell("a process has written rows, and was killed with kill -9 in between");
+    let cluster = LabCluster::embedded(data_dir, 3, 0)?;
+    let users = cluster.table("users")?;
+    let mut found = 0;
+    for number in &acknowledged {
+        let (id, asked) = (user_id(*number), options());
+        let read = cluster.read(ReadQuery::all(&users), Some(&id), &asked);
+        found += block_on(read).map_err(failure)?.rows.len();
+    }
+    if found != acknowledged.len() {
+        let line = format!("{found} of {} acknowledged rows are there", acknowledged.len());
+        return Err(LabError::Failed(line));
+    }
+    stage.tell("the files are opened again, and every row that was acknowledged is there");
+    Ok(())
+}
+
+fn levels(stage: &Stage<'_>) -> Result<(), LabError> {
+    let cluster = &stage.cluster;
+    until_well(cluster, stage.guide)?;
+    let users = cluster.table("users")?;
+    let cut = (1..=3)
+        .map(|shard| inject(cluster, &format!("shard{shard}-replica1"), in_mode(NodeMode::Cut)));
+    let _cut: Vec<_> = cut.collect::<Result<_, _>>()?;
+    stage.tell("one of the two replicas of each shard is cut off");
+    for level in Level::ALL {
+        let id = format!("at_{}", level.name());
+        let placed = cluster.place(&users, Operation::Insert, &id, new_user(&id));
+        let placed = placed.map_err(LabError::failed)?;
+        let asked = RequestOptions { level, ..options() };
+        let line = match block_on(cluster.write(placed, &asked)) {
+            Ok(_) => format!("{}: stored", level.name()),
+            Err(failure) => format!("{}: refused, {}", level.name(), failure.error),
+        };
+        stage.tell(line);
+    }
+    Ok(())
+}

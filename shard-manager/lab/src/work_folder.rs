@@ -1,0 +1,94 @@
+//! Work folder: the temporary folder of an experiment's databases.
+//!
+//! Each folder holds a locked file while its experiment runs. A folder whose lock is free was left
+//! by a lab that was killed, and the next one removes it.
+//!
+//! **Invariant:** only folders that a lab has made are removed, and none while its experiment runs.
+//! **Not here:** the databases (`lab_cluster`).
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::statfs;
+
+use crate::lab_error::LabError;
+
+/// Beginning of the names of all folders.
+const PREFIX: &str = "tessera-lab-";
+/// File whose lock the experiment holds.
+const LOCK: &str = "lab.lock";
+/// Number of the file system that is in memory.
+const TMPFS: i64 = 0x0102_1994;
+
+/// Temporary folder, removed with everything in it when it is dropped.
+#[derive(Debug)]
+pub struct WorkFolder {
+    path: PathBuf,
+    run: String,
+    _lock: File,
+}
+
+impl WorkFolder {
+    /// Creates a folder below `parent`, or below the system's folder for temporary files. Removes
+    /// what killed labs have left there.
+    ///
+    /// # Errors
+    /// [`LabError::Impossible`] if no folder can be made there.
+    pub fn create(parent: Option<&Path>) -> Result<Self, LabError> {
+        let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
+        let failed = |error: io::Error| {
+            LabError::Impossible(format!("{}: no folder can be made: {error}", parent.display()))
+        };
+        remove_left_behind(&parent);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let run = format!("{:x}_{}", now.as_micros(), std::process::id());
+        let path = parent.join(format!("{PREFIX}{run}"));
+        fs::create_dir(&path).map_err(failed)?;
+        let lock = File::create(path.join(LOCK)).and_then(|lock| {
+            lock.try_lock()?;
+            Ok(lock)
+        });
+        let lock = lock.inspect_err(|_| drop(fs::remove_dir_all(&path))).map_err(failed)?;
+        Ok(Self { path, run, _lock: lock })
+    }
+
+    /// Returns the name of the run, by which its databases are named.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// Returns the path of a database or folder in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Returns a note for the report if the folder is in memory.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let is_in_memory = statfs(&self.path).is_ok_and(|found| found.f_type == TMPFS);
+        let note = "the temporary folder is in memory, so commits cost no disk: name another with --work-dir";
+        Vec::from_iter(is_in_memory.then(|| note.to_owned()))
+    }
+}
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        // The next lab removes what is left.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the folders whose experiments have ended without removing them.
+fn remove_left_behind(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let lock = File::options().write(true).open(entry.path().join(LOCK));
+        if let (true, Ok(lock)) = (is_ours, lock)
+            && lock.try_lock().is_ok()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Findings: the reasons to do something about an uneven load, each with its remedy.
+//!
+//! A hot slot goes to another shard as a whole where that helps; otherwise the cool slots beside it
+//! leave. A slot that outweighs what any shard should carry cannot be helped by moves at all.
+//!
+//! **Invariant:** the remedies are improvements in their order, and none concerns a slot that moves
+//! already.
+//! **Not here:** the plan (`plan`), the requests that carry remedies out (`api-router`).
+
+use std::cmp::Reverse;
+
+use super::load_judgement::LoadJudgement;
+use super::plan::{PlannedMove, is_hot};
+use super::{Advice, BalanceBy, HOT_MAX, HotSpot, Observed};
+use crate::keyspace::Slot;
+use crate::topology::ShardNumber;
+
+/// Load of a hot slot as a multiple of the mean of the slots of its shard, at least.
+const HOT_MULTIPLE: u64 = 4;
+
+/// Reason to do something, with its remedy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdviceFinding {
+    /// Kind.
+    pub kind: ImbalanceKind,
+    /// The shard with the slot, or the fullest one.
+    pub shard: ShardNumber,
+    /// The hot slot; `None` if it is about the shards as a whole.
+    pub slot: Option<Slot>,
+    /// The key that makes most of the load of the slot, if one does.
+    pub key: Option<String>,
+    /// Load of the slot or shard as a part of all, 0 to 1.
+    pub share: f64,
+    /// The reason as a sentence.
+    pub because: String,
+    /// Remedy.
+    pub remedy: Remedy,
+    /// Load of the fullest shard after the remedies up to this one, as a multiple of its fair
+    /// share; `None` without a remedy.
+    pub skew_after: Option<f64>,
+}
+
+/// Kind of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImbalanceKind {
+    /// A slot carries far more than those beside it, mostly for one key.
+    HotKey,
+    /// A slot carries far more than those beside it.
+    HotSlot,
+    /// A shard carries more than its share.
+    UnevenShards,
+}
+
+impl ImbalanceKind {
+    /// Returns the name in responses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HotKey => "hot_key",
+            Self::HotSlot => "hot_slot",
+            Self::UnevenShards => "uneven_shards",
+        }
+    }
+}
+
+/// Remedy of a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The slot of the finding goes to another shard.
+    Move {
+        /// That shard.
+        to: ShardNumber,
+    },
+    /// The moves of the advice are carried out.
+    Rebalance,
+    /// No move helps.
+    None {
+        /// Reason, as a sentence.
+        reason: String,
+        /// Other help.
+        helps: Vec<Help>,
+    },
+}
+
+/// Help for load that no move can distribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Help {
+    /// A cache answers the reads.
+    Cache,
+    /// Writes are sent together.
+    Batches,
+    /// The rows of the key lie under several keys.
+    SplitKey,
+    /// The keys of the slot get other names.
+    RenameKeys,
+}
+
+/// Returns the findings of an advice with these steps.
+pub(super) fn find(
+    judgement: &LoadJudgement,
+    advice: &Advice,
+    (observed, steps): (&Observed<'_>, &[PlannedMove]),
+) -> Vec<AdviceFinding> {
+    let finder = Finder { judgement, advice, observed };
+    let hot = finder.hot_slots();
+    let (mut findings, left) = finder.moves(&hot, steps);
+    findings.extend(left.into_iter().map(|slot| finder.spared(slot)));
+    findings.extend(finder.uneven());
+    findings
+}
+
+/// Search for findings.
+struct Finder<'f> {
+    judgement: &'f LoadJudgement,
+    advice: &'f Advice,
+    observed: &'f Observed<'f>,
+}
+
+impl Finder<'_> {
+    /// Returns the hot slots of shards that carry too much, the heaviest first.
+    fn hot_slots(&self) -> Vec<Slot> {
+        let Self { judgement, advice, .. } = self;
+        if advice.balance_by != BalanceBy::Load {
+            return Vec::new();
+        }
+        let fair = (judgement.shares.largest_fair_share() * advice.total as f64) as u64;
+        let shards = judgement.loads.len();
+        let means: Vec<u64> = (0..shards)
+            .map(|shard| judgement.loads[shard] / judgement.slots_of(shard).max(1) as u64)
+            .collect();
+        let is_too_full: Vec<bool> = (0..shards)
+            .map(|shard| judgement.shares.is_overloaded(&judgement.loads, shard))
+            .collect();
+        let is_sought = |slot: &Slot| {
+            let (owner, cost) = (judgement.owners[slot.index()], judgement.costs[slot.index()]);
+            let stands_out = cost >= means[owner].saturating_mul(HOT_MULTIPLE);
+            let outweighs = advice.hot.iter().any(|spot| spot.slot == *slot);
+            outweighs || is_too_full[owner] && is_hot(cost, fair) && stands_out
+        };
+        let slots = (0..judgement.costs.len() as u16).filter_map(Slot::new);
+        let mut hot: Vec<Slot> = slots.filter(is_sought).collect();
+        hot.sort_by_key(|slot| Reverse(judgement.costs[slot.index()]));
+        hot.truncate(HOT_MAX);
+        hot
+    }
+
+    /// Returns the findings for hot slots that the steps move, and the other slots. A slot that
+    /// would not help without the rest of the steps is one of the others.
+    fn moves(&self, hot: &[Slot], steps: &[PlannedMove]) -> (Vec<AdviceFinding>, Vec<Slot>) {
+        let (judgement, mut findings) = (self.judgement, Vec::new());
+        let (mut loads, mut left) = (judgement.planned_loads.clone(), hot.to_vec());
+        for step in steps {
+            for &slot in hot.iter().filter(|slot| step.slots.contains(&slot.number())) {
+                let mut after = loads.clone();
+                after[step.from] -= judgement.costs[slot.index()];
+                after[step.to] += judgement.costs[slot.index()];
+                let is_better = judgement.shares.is_fuller((&loads, step.from), (&after, step.to))
+                    && judgement.shares.is_overloaded(&loads, step.from);
+                if !is_better {
+                    continue;
+                }
+                let to = ShardNumber(step.to as u16);
+                let effect = format!(
+                    "{}; with the slot on {} {}, and {}",
+                    self.burden(&loads, step.from),
+                    self.name(step.to),
+                    self.would(&after, step.from),
+                    self.would(&after, step.to),
+                );
+                let skew = judgement.shares.skew(&after);
+                findings.push(self.hot_finding(slot, &effect, (Remedy::Move { to }, Some(skew))));
+                left.retain(|other| *other != slot);
+                loads = after;
+            }
+        }
+        (findings, left)
+    }
+
+    /// Returns the finding for a hot slot that is not moved.
+    fn spared(&self, slot: Slot) -> AdviceFinding {
+        let none = |reason: &str, helps| (Remedy::None { reason: reason.to_owned(), helps }, None);
+        if self.judgement.moving.contains(slot) {
+            let remedy = none("it moves already: its effect shows when it has arrived", Vec::new());
+            return self.hot_finding(slot, "", remedy);
+        }
+        if let Some(spot) = self.advice.hot.iter().find(|spot| spot.slot == slot) {
+            return self.outweighing(spot);
+        }
+        let effect = self.burden(&self.judgement.loads, self.judgement.owners[slot.index()]);
+        if self.advice.moves.is_empty() {
+            let reason = "on any other shard it would weigh as much: no move helps";
+            return self.hot_finding(slot, &effect, none(reason, self.helps(slot, true)));
+        }
+        let effect = format!("{effect}; the cool slots beside it leave instead");
+        self.hot_finding(slot, &effect, (Remedy::Rebalance, Some(self.advice.skew_after)))
+    }
+
+    /// Returns the finding for a slot that outweighs what any shard should carry.
+    fn outweighing(&self, spot: &HotSpot) -> AdviceFinding {
+        let what = if spot.key.is_some() { "the key" } else { "the slot" };
+        let reason = format!(
+            "wherever its slot lies, {what} alone is more than the {:.1} % that a shard should \
+             carry: no move helps",
+            100.0 * spot.fair_share
+        );
+        let helps = self.helps(spot.slot, spot.key.is_some());
+        let remedy = (Remedy::None { reason, helps }, None);
+        let effect = self.burden(&self.judgement.loads, spot.shard.index());
+        self.hot_finding(spot.slot, &effect, remedy)
+    }
+
+    fn hot_finding(
+        &self,
+        slot: Slot,
+        effect: &str,
+        (remedy, skew_after): (Remedy, Option<f64>),
+    ) -> AdviceFinding {
+        let cost = self.judgement.costs[slot.index()];
+        let (key, share) = (self.key_of(slot), self.judgement.shares.share(cost));
+        let shard = self.observed.map.owner(slot);
+        let kind = if key.is_some() { ImbalanceKind::HotKey } else { ImbalanceKind::HotSlot };
+        let (number, name) = (slot.number(), self.name(shard.index()));
+        let subject = match &key {
+            Some((key, requests)) => {
+                let percent = 100.0 * self.judgement.shares.share(*requests);
+                format!("key {key}, in slot {number} on {name}, has {percent:.1} %")
+            }
+            None => format!("slot {number} on {name} has {:.1} %", 100.0 * share),
+        };
+        let comma = if effect.is_empty() { "" } else { "; " };
+        AdviceFinding {
+            kind,
+            shard,
+            slot: Some(slot),
+            key: key.map(|(key, _)| key),
+            share,
+            because: format!("{subject} of all requests with a key{comma}{effect}"),
+            remedy,
+            skew_after,
+        }
+    }
+
+    /// Returns the key with more than half of the requests of a slot, and their number.
+    fn key_of(&self, slot: Slot) -> Option<(String, u64)> {
+        let cost = self.judgement.costs[slot.index()];
+        let own = self.observed.keys.iter().filter(|key| key.slot == slot);
+        // A sketch may count a key higher than its slot.
+        let own = own.map(|key| (key.requests.min(cost), Reverse(&key.key)));
+        let (requests, Reverse(key)) = own.max()?;
+        (requests > cost / 2).then(|| (key.clone(), requests))
+    }
+
+    /// Returns what helps a slot that no move helps.
+    fn helps(&self, slot: Slot, is_key: bool) -> Vec<Help> {
+        let load = self.observed.load.get(slot.index()).copied().unwrap_or_default();
+        let split = if is_key { Help::SplitKey } else { Help::RenameKeys };
+        let by_kind = if load.reads >= load.writes { Help::Cache } else { Help::Batches };
+        vec![by_kind, split]
+    }
+
+    /// Returns the finding for the shards as a whole.
+    fn uneven(&self) -> Option<AdviceFinding> {
+        let (judgement, advice) = (self.judgement, self.advice);
+        let shards = 0..judgement.loads.len();
+        let fullest = shards.reduce(|most, one| {
+            let is_fuller =
+                judgement.shares.is_fuller((&judgement.loads, one), (&judgement.loads, most));
+            if is_fuller { one } else { most }
+        })?;
+        let remedy = if !advice.moves.is_empty() {
+            Remedy::Rebalance
+        } else {
+            let reason = if judgement.moving.is_empty() {
+                "what is heavy cannot be split: no move makes it better"
+            } else {
+                "slots move already: the effect shows when they have arrived"
+            };
+            Remedy::None { reason: reason.to_owned(), helps: Vec::new() }
+        };
+        let skew_after = (remedy == Remedy::Rebalance).then_some(advice.skew_after);
+        Some(AdviceFinding {
+            kind: ImbalanceKind::UnevenShards,
+            shard: ShardNumber(fullest as u16),
+            slot: None,
+            key: None,
+            share: judgement.shares.share(judgement.loads[fullest]),
+            because: advice.because.clone(),
+            remedy,
+            skew_after,
+        })
+    }
+
+    fn name(&self, shard: usize) -> &str {
+        self.observed.map.topology().name(ShardNumber(shard as u16))
+    }
+
+    /// Returns the load of a shard as a clause.
+    fn burden(&self, loads: &[u64], shard: usize) -> String {
+        let name = self.name(shard);
+        match self.judgement.shares.multiple(loads, shard) {
+            Some(multiple) => format!("{name} carries {multiple:.2} of its fair share"),
+            None => {
+                let percent = 100.0 * self.judgement.shares.share(loads[shard]);
+                format!("{name} is to carry nothing and carries {percent:.2} % of all")
+            }
+        }
+    }
+
+    /// Returns the load of a shard after a move as a clause.
+    fn would(&self, loads: &[u64], shard: usize) -> String {
+        let name = self.name(shard);
+        match self.judgement.shares.multiple(loads, shard) {
+            Some(multiple) => format!("{name} would carry {multiple:.2}"),
+            None => {
+                let percent = 100.0 * self.judgement.shares.share(loads[shard]);
+                format!("{name} would carry {percent:.2} % of all")
+            }
+        }
+    }
+}

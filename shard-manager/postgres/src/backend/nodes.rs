@@ -1,0 +1,473 @@
+//! Nodes: carries out orders for the nodes of a Citus cluster, by Citus' own functions.
+//!
+//! Steps that belong together are one transaction on the coordinator: a drain marks its node and
+//! schedules the moves, or does neither. Citus carries the moves out in the background, so they go
+//! on without a router, and what is reported is read from Citus each time.
+//!
+//! **Invariant:** nothing begins before all needs are met; no client receives a message of Citus.
+//! **Not here:** the needs, the plans and the views (`citus`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use diesel::result::Error as DieselError;
+use diesel_async::AsyncPgConnection;
+use engine::new_shard::NewShard;
+use engine::node_distributor::{
+    DistributorError, DistributorFuture, MemberState, NodeChanged, NodeDistributor,
+};
+use engine::rebalance_catalog::RebalanceListError;
+use engine::rebalance_draft::RebalanceDraft;
+use engine::rebalance_record::{RebalanceOrder, RebalanceOrderFault, RebalanceState};
+use engine::rebalance_view::{PlanView, RebalanceBegun, RebalanceView};
+use model::error::{Error, Outcome};
+use model::value::{ColumnType, Value};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::citus::jobs::Jobs;
+use crate::citus::joining::{JoinCheck, JoiningNode};
+use crate::citus::members::{Member, Members, MovableParts};
+use crate::citus::needs;
+use crate::citus::plans::{self, CitusGoal, CitusPlan, PartMove};
+use crate::db_error::DbErrorKind;
+use crate::primary_tracker::PrimaryTracker;
+use crate::statement::{Bind, Statement, load, run};
+
+/// Highest number of sessions with the coordinator for orders.
+const SESSIONS_MAX: usize = 2;
+/// Name of these sessions.
+const PURPOSE: &str = "nodes";
+
+/// Begins a transaction. A move that was just cancelled releases its locks at once; the tables of a
+/// new node may take longer than a statement otherwise may.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '10min'";
+const COMMIT: &str = "COMMIT";
+const ROLLBACK: &str = "ROLLBACK";
+
+/// Lets a node get rows, or not.
+const SET_GETS_ROWS: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', $3)";
+/// Schedules the moves of a rebalance, and returns the number of its job.
+const START: &str =
+    "SELECT citus_rebalance_start(drain_only => $1, rebalance_strategy => $2::text::name)";
+/// Ends a job as `citus_rebalance_stop` does, and no other one.
+const STOP: &str = "SELECT citus_job_cancel($1)";
+/// Adds a node, and returns its number. Only the next statement sees its row.
+const ADD: &str = "SELECT citus_add_node($1, $2)::bigint";
+const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
+
+/// Orders for the nodes of a Citus cluster.
+pub(super) struct CitusNodes {
+    desk: Arc<Desk>,
+    /// Carries out changes, which go on if a request is dropped.
+    runtime: Handle,
+}
+
+/// Place where orders are carried out.
+struct Desk {
+    coordinator: Arc<PrimaryTracker>,
+    sessions: Semaphore,
+}
+
+impl CitusNodes {
+    /// Carries orders out on this runtime.
+    pub(super) fn new(coordinator: Arc<PrimaryTracker>, runtime: Handle) -> Self {
+        let desk = Desk { coordinator, sessions: Semaphore::new(SESSIONS_MAX) };
+        Self { desk: Arc::new(desk), runtime }
+    }
+
+    /// Waits for a change, which goes on if it is late.
+    async fn changed<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = Result<T, DistributorError>> + Send + 'static,
+        deadline: Instant,
+    ) -> Result<T, DistributorError> {
+        let unknown = |error| Err(DistributorError::Failed { error, outcome: Outcome::Unknown });
+        match tokio::time::timeout_at(deadline.into(), self.runtime.spawn(change)).await {
+            Ok(Ok(changed)) => changed,
+            Ok(Err(_ended)) => unknown(Error::Internal),
+            Err(_elapsed) => unknown(Error::DeadlinePassed),
+        }
+    }
+}
+
+/// Waits for a look, which changes nothing and ends if it is late.
+async fn seen<T>(
+    look: impl Future<Output = Result<T, DistributorError>>,
+    deadline: Instant,
+) -> Result<T, DistributorError> {
+    let failed = |error| DistributorError::Failed { error, outcome: Outcome::Rejected };
+    match tokio::time::timeout_at(deadline.into(), look).await {
+        Ok(Err(DistributorError::Failed { error, .. })) => Err(failed(error)),
+        Ok(seen) => seen,
+        Err(_elapsed) => Err(failed(Error::DeadlinePassed)),
+    }
+}
+
+impl NodeDistributor for CitusNodes {
+    fn plan_rebalance<'a>(
+        &'a self,
+        draft: &'a RebalanceDraft,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, PlanView> {
+        Box::pin(seen(self.desk.plan(draft), deadline))
+    }
+
+    fn begin_rebalance<'a>(
+        &'a self,
+        draft: &'a RebalanceDraft,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, RebalanceBegun> {
+        let (desk, draft) = (Arc::clone(&self.desk), draft.clone());
+        Box::pin(self.changed(async move { desk.begin(&draft).await }, deadline))
+    }
+
+    fn rebalances(&self, deadline: Instant) -> DistributorFuture<'_, Vec<RebalanceView>> {
+        Box::pin(seen(self.desk.list(), deadline))
+    }
+
+    fn order_rebalance<'a>(
+        &'a self,
+        id: &'a str,
+        order: RebalanceOrder,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, RebalanceView> {
+        let (desk, id) = (Arc::clone(&self.desk), id.to_owned());
+        Box::pin(self.changed(async move { desk.order(&id, order).await }, deadline))
+    }
+
+    fn add_node<'a>(
+        &'a self,
+        node: &'a NewShard,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, NodeChanged> {
+        let (desk, node) = (Arc::clone(&self.desk), node.clone());
+        Box::pin(self.changed(async move { desk.add(&node).await }, deadline))
+    }
+
+    fn remove_node<'a>(
+        &'a self,
+        name: &'a str,
+        deadline: Instant,
+    ) -> DistributorFuture<'a, NodeChanged> {
+        let (desk, name) = (Arc::clone(&self.desk), name.to_owned());
+        Box::pin(self.changed(async move { desk.remove(&name).await }, deadline))
+    }
+}
+
+impl Desk {
+    /// Works on a session with the coordinator.
+    async fn with_session<T>(
+        &self,
+        work: impl AsyncFnOnce(&AsyncPgConnection) -> Result<T, DistributorError>,
+    ) -> Result<T, DistributorError> {
+        let _place = self.sessions.acquire().await.map_err(|_closed| internal())?;
+        let opened = self.coordinator.connect(PURPOSE).await.map_err(|error| {
+            tracing::warn!(%error, "the coordinator cannot be reached");
+            let shard = self.coordinator.name().to_owned();
+            let error = Error::ShardUnavailable { shard };
+            DistributorError::Failed { error, outcome: Outcome::Rejected }
+        })?;
+        work(&opened.session.connection).await
+    }
+
+    async fn plan(&self, draft: &RebalanceDraft) -> Result<PlanView, DistributorError> {
+        let goal = CitusGoal::of(draft)?;
+        self.with_session(async |connection| {
+            let scene = Scene::read(connection, &goal).await?;
+            let runs = scene.runs.map(|id| RebalanceListError::Runs(id).to_string());
+            let refusals = runs.into_iter().chain(scene.unmet).collect();
+            run(connection, BEGIN).await.map_err(failed)?;
+            let (members, parts, moves) = choose(connection, &goal, &scene.members).await?;
+            run(connection, ROLLBACK).await.map_err(failed)?;
+            let plan = CitusPlan { goal: &goal, members: &members, parts: &parts, moves: &moves };
+            Ok(plan.view(refusals))
+        })
+        .await
+    }
+
+    async fn begin(&self, draft: &RebalanceDraft) -> Result<RebalanceBegun, DistributorError> {
+        let goal = CitusGoal::of(draft)?;
+        self.with_session(async |connection| {
+            let scene = Scene::read(connection, &goal).await?;
+            if let Some(id) = scene.runs {
+                return Err(RebalanceListError::Runs(id).into());
+            }
+            if let Some(need) = scene.unmet.into_iter().next() {
+                return Err(DistributorError::Need(need));
+            }
+            run(connection, BEGIN).await.map_err(failed)?;
+            let (members, parts, moves) = choose(connection, &goal, &scene.members).await?;
+            let statement = Statement { sql: START, binds: &goal.binds(), cached: false };
+            let job = if moves.is_empty() {
+                None
+            } else {
+                let rows = load(connection, statement).await.map_err(failed)?;
+                rows.first().and_then(|row| row.bigint(0))
+            };
+            run(connection, COMMIT).await.map_err(failed)?;
+            let Some(job) = job else {
+                let plan = CitusPlan { goal: &goal, members: &members, parts: &parts, moves: &[] };
+                let note = settled_note(&goal);
+                let view = PlanView { note, ..plan.view(Vec::new()) };
+                return Ok(RebalanceBegun::Settled(Box::new(view)));
+            };
+            tracing::info!(job, ?goal, "Citus begins a rebalance");
+            let view = shown(connection, &job.to_string()).await?;
+            Ok(RebalanceBegun::Begun(Box::new(view)))
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<RebalanceView>, DistributorError> {
+        self.with_session(async |connection| {
+            let members = Members::read(connection).await.map_err(failed)?;
+            Ok(Jobs::read(connection).await.map_err(failed)?.views(&members))
+        })
+        .await
+    }
+
+    async fn order(
+        &self,
+        id: &str,
+        order: RebalanceOrder,
+    ) -> Result<RebalanceView, DistributorError> {
+        self.with_session(async |connection| {
+            let members = Members::read(connection).await.map_err(failed)?;
+            let jobs = Jobs::read(connection).await.map_err(failed)?;
+            let mut views = jobs.views(&members).into_iter();
+            let view = views.find(|view| view.id == id).ok_or(RebalanceListError::NoRebalance)?;
+            let job = check_order(&view, order, jobs.session_of(id))?;
+            run(connection, BEGIN).await.map_err(failed)?;
+            let binds = [Bind::bigint(job)];
+            let stop = Statement { sql: STOP, binds: &binds, cached: false };
+            load(connection, stop).await.map_err(failed)?;
+            if let Some(drained) = jobs.drained(id, &members) {
+                set_gets_rows(connection, drained, true).await?;
+            }
+            run(connection, COMMIT).await.map_err(failed)?;
+            tracing::info!(job, "a rebalance of Citus was cancelled");
+            shown(connection, id).await
+        })
+        .await
+    }
+
+    async fn add(&self, node: &NewShard) -> Result<NodeChanged, DistributorError> {
+        let node = JoiningNode::read(node)?;
+        self.with_session(async |connection| {
+            let members = Members::read(connection).await.map_err(failed)?;
+            if node.is_listed(&members)? {
+                let listed = members.find(&crate::citus::members::name_of(node.group));
+                return described(connection, listed, false).await;
+            }
+            JoinCheck::read(connection, &node).await.map_err(failed)?.judge(&node)?;
+            run(connection, BEGIN).await.map_err(failed)?;
+            let binds = [Bind::text(&node.host.host), Bind::integer(node.host.port.into())];
+            let add = Statement { sql: ADD, binds: &binds, cached: false };
+            let rows = load(connection, add).await.map_err(failed)?;
+            let id = rows.first().and_then(|row| row.bigint(0)).ok_or_else(internal)?;
+            let members = Members::read(connection).await.map_err(failed)?;
+            let added = members.numbered(id);
+            if added.is_none_or(|added| added.group != node.group) {
+                run(connection, ROLLBACK).await.map_err(failed)?;
+                let cause = "another node was added meanwhile: send the next number";
+                return Err(DistributorError::NodeState(cause.to_owned()));
+            }
+            run(connection, COMMIT).await.map_err(failed)?;
+            tracing::info!(group = node.group, "a node was added to Citus");
+            described(connection, added, true).await
+        })
+        .await
+    }
+
+    async fn remove(&self, name: &str) -> Result<NodeChanged, DistributorError> {
+        self.with_session(async |connection| {
+            let members = Members::read(connection).await.map_err(failed)?;
+            let member = members.find(name);
+            let member = member.ok_or_else(|| DistributorError::NoNode(name.to_owned()))?;
+            let parts = MovableParts::read(connection).await.map_err(failed)?.count(member.group);
+            check_removal(member, parts)?;
+            load(connection, Statement { sql: REMOVE, binds: &place(member), cached: false })
+                .await
+                .map_err(failed)?;
+            tracing::info!(node = name, "a node was removed from Citus");
+            let number = u32::try_from(member.group).unwrap_or(u32::MAX);
+            let (name, state) = (name.to_owned(), MemberState::Retired);
+            Ok(NodeChanged { name, number, state, parts: 0, is_new: true })
+        })
+        .await
+    }
+}
+
+/// State of the cluster before a rebalance is planned.
+struct Scene {
+    members: Members,
+    /// Identity of the rebalance that goes on.
+    runs: Option<String>,
+    /// Needs that are not met.
+    unmet: Vec<String>,
+}
+
+impl Scene {
+    async fn read(
+        connection: &AsyncPgConnection,
+        goal: &CitusGoal,
+    ) -> Result<Self, DistributorError> {
+        let members = Members::read(connection).await.map_err(failed)?;
+        check_goal(goal, &members)?;
+        let runs = Jobs::read(connection).await.map_err(failed)?.running();
+        let unmet = needs::unmet(connection, &members).await.map_err(failed)?;
+        Ok(Self { members, runs, unmet })
+    }
+}
+
+/// Has Citus choose the moves, in the open transaction, in which a node that is drained gets no
+/// rows any more.
+async fn choose(
+    connection: &AsyncPgConnection,
+    goal: &CitusGoal,
+    members: &Members,
+) -> Result<(Members, MovableParts, Vec<PartMove>), DistributorError> {
+    let drained = match goal {
+        CitusGoal::Drain(name) => members.find(name),
+        CitusGoal::Parts | CitusGoal::Bytes => None,
+    };
+    if let Some(drained) = drained.filter(|member| member.gets_rows) {
+        set_gets_rows(connection, drained, false).await?;
+    }
+    let members = drained.map_or_else(|| members.clone(), |member| members.draining(member.group));
+    let parts = MovableParts::read(connection).await.map_err(failed)?;
+    let moves = plans::moves(connection, goal).await.map_err(failed)?;
+    Ok((members, parts, moves))
+}
+
+/// Checks that the node of a drain exists, and that another one is left.
+fn check_goal(goal: &CitusGoal, members: &Members) -> Result<(), DistributorError> {
+    let CitusGoal::Drain(name) = goal else { return Ok(()) };
+    let drained = members.find(name).ok_or_else(|| DistributorError::NoNode(name.clone()))?;
+    let takes = |member: &&Member| member.gets_rows && member.is_active && *member != drained;
+    if members.iter().find(takes).is_none() {
+        let cause = format!("no other node than {name} gets rows: add one first");
+        return Err(DistributorError::NodeState(cause));
+    }
+    Ok(())
+}
+
+/// Checks that a rebalance takes an order, and returns its job.
+fn check_order(
+    view: &RebalanceView,
+    order: RebalanceOrder,
+    session: Option<i64>,
+) -> Result<i64, DistributorError> {
+    if order != RebalanceOrder::Cancel {
+        let order = order.name();
+        return Err(DistributorError::NoSuchOrder(format!(
+            "Citus has no order to {order} a rebalance: cancel it, and begin another one later"
+        )));
+    }
+    if let Some(process) = session {
+        return Err(DistributorError::NoSuchOrder(format!(
+            "a session of the coordinator carries this rebalance out itself: SELECT \
+             pg_cancel_backend({process}) there ends it"
+        )));
+    }
+    let state = RebalanceState::parse(&view.state).unwrap_or(RebalanceState::Running);
+    if state.has_ended() {
+        return Err(RebalanceListError::Order(RebalanceOrderFault::Ended(state)).into());
+    }
+    view.id.parse().map_err(|_| RebalanceListError::NoRebalance.into())
+}
+
+/// Checks that a node may be removed that has this number of parts.
+fn check_removal(member: &Member, parts: usize) -> Result<(), DistributorError> {
+    let name = member.name();
+    let cause = if member.coordinates() {
+        format!("{name} coordinates the cluster and cannot be removed")
+    } else if parts > 0 {
+        format!("{name} has {parts} of Citus' shards: drain it first")
+    } else {
+        return Ok(());
+    };
+    Err(DistributorError::NodeState(cause))
+}
+
+fn settled_note(goal: &CitusGoal) -> Option<String> {
+    let CitusGoal::Drain(name) = goal else { return None };
+    Some(format!("{name} gets no rows any more and has none: remove it when you like"))
+}
+
+async fn set_gets_rows(
+    connection: &AsyncPgConnection,
+    member: &Member,
+    gets_rows: bool,
+) -> Result<(), DistributorError> {
+    let [host, port] = place(member);
+    let binds = [host, port, Bind::value(ColumnType::Boolean, &Value::Bool(gets_rows))];
+    let set = Statement { sql: SET_GETS_ROWS, binds: &binds, cached: false };
+    load(connection, set).await.map(drop).map_err(failed)
+}
+
+fn place(member: &Member) -> [Bind; 2] {
+    let port = i32::try_from(member.port).unwrap_or(0);
+    [Bind::text(&member.host), Bind::integer(port)]
+}
+
+/// Returns a rebalance as Citus reports it now.
+async fn shown(
+    connection: &AsyncPgConnection,
+    id: &str,
+) -> Result<RebalanceView, DistributorError> {
+    let members = Members::read(connection).await.map_err(failed)?;
+    let views = Jobs::read(connection).await.map_err(failed)?.views(&members);
+    let found = views.into_iter().find(|view| view.id == id);
+    found.ok_or_else(|| RebalanceListError::NoRebalance.into())
+}
+
+async fn described(
+    connection: &AsyncPgConnection,
+    member: Option<&Member>,
+    is_new: bool,
+) -> Result<NodeChanged, DistributorError> {
+    let member = member.ok_or_else(internal)?;
+    let parts = MovableParts::read(connection).await.map_err(failed)?.count(member.group);
+    let number = u32::try_from(member.group).unwrap_or(u32::MAX);
+    Ok(NodeChanged { name: member.name(), number, state: member.state(), parts, is_new })
+}
+
+fn internal() -> DistributorError {
+    DistributorError::Failed { error: Error::Internal, outcome: Outcome::Unknown }
+}
+
+/// Returns the meaning of an error of the coordinator. An open transaction ends with its session.
+fn failed(error: DieselError) -> DistributorError {
+    tracing::warn!(%error, "the coordinator has not carried out a statement for its nodes");
+    let lacks_right =
+        error.to_string().contains("permission denied") || error.to_string().contains("superuser");
+    if lacks_right {
+        let cause = "the user of this router lacks the right to it: Citus lets superusers change its \
+                     nodes, and others drain and remove them with EXECUTE on \
+                     citus_set_node_property and citus_remove_node";
+        return DistributorError::Need(cause.to_owned());
+    }
+    match DbErrorKind::of(&error) {
+        DbErrorKind::Late => {
+            let error = Error::DeadlinePassed;
+            DistributorError::Failed { error, outcome: Outcome::Rejected }
+        }
+        DbErrorKind::Lost | DbErrorKind::Promoted => {
+            let error = Error::ShardUnavailable { shard: "the coordinator".to_owned() };
+            DistributorError::Failed { error, outcome: Outcome::Unknown }
+        }
+        DbErrorKind::Constraint(_)
+        | DbErrorKind::NotUnique(_)
+        | DbErrorKind::Discarded(_)
+        | DbErrorKind::Conflict
+        | DbErrorKind::ReadOnly
+        | DbErrorKind::Full
+        | DbErrorKind::Outdated
+        | DbErrorKind::Other => DistributorError::Need(
+            "Citus refuses it, and nothing was changed: the log of this router has its message"
+                .to_owned(),
+        ),
+    }
+}

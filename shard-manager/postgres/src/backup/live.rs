@@ -1,0 +1,51 @@
+//! Live: backups of an open cluster of servers, which its router makes.
+//!
+//! **Invariant:** a backup that is cancelled ends at once, also while a server does not answer: its
+//! sessions are closed, and with them their locks.
+//! **Not here:** the copy itself (`backup`).
+
+use std::path::Path;
+use std::time::Duration;
+
+use engine::backup_maker::BackupMaker;
+use engine::save_error::SaveError;
+use engine::save_watch::Watch;
+
+use crate::node_address::ClusterAddress;
+
+/// Interval at which a cancellation is looked for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Maker of backups of a cluster of servers.
+pub(crate) struct ServerBackups {
+    /// Addresses in the settings of the router, with users and passwords.
+    settings: ClusterAddress,
+}
+
+impl ServerBackups {
+    /// Creates the maker for the cluster at these addresses.
+    pub(crate) fn new(settings: &ClusterAddress) -> Self {
+        Self { settings: settings.clone() }
+    }
+}
+
+impl BackupMaker for ServerBackups {
+    fn make(&self, to: &Path, watch: &Watch<'_>) -> Result<(), SaveError> {
+        // Writing files blocks: the runtimes of the router serve requests.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| SaveError::io(to, error))?;
+        runtime.block_on(async {
+            tokio::select! {
+                saved = super::save(&self.settings, to, watch) => saved.map(drop),
+                () = cancelled(watch) => Err(SaveError::Cancelled),
+            }
+        })
+    }
+}
+
+/// Waits until the caller cancels.
+async fn cancelled(watch: &Watch<'_>) {
+    while watch.check().is_ok() {
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,82 @@
+//! Index tables: the list of indexes in a catalog that all routers share.
+//!
+//! **Invariant:** a record changes only if it is still in the state from which it is changed.
+//! **Not here:** the rows (`engine::index_record`), building the indexes (`shard_indexes`).
+
+use diesel::prelude::*;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use engine::index_record::{IndexRecord, IndexRow, IndexState};
+use engine::system_tables::tessera_indexes::{self, dsl};
+use model::error::Error;
+
+use super::{Catalog, refused};
+use crate::db_error::unreadable;
+
+/// The listed indexes of a catalog, on one of its sessions.
+#[derive(Clone, Copy)]
+pub struct IndexTables<'c>(&'c AsyncPgConnection);
+
+impl<'c> IndexTables<'c> {
+    /// Returns the listed indexes of a catalog.
+    pub fn of(catalog: &'c Catalog) -> Self {
+        Self(&catalog.connection)
+    }
+}
+
+impl IndexTables<'_> {
+    /// Reads the indexes, by table and name.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn list(self) -> Result<Vec<IndexRecord>, Error> {
+        let rows: QueryResult<Vec<IndexRow>> = dsl::tessera_indexes
+            .select(IndexRow::as_select())
+            .order((tessera_indexes::table_name, tessera_indexes::name))
+            .load(&mut &*self.0)
+            .await;
+        let records = rows.and_then(|rows| {
+            let records = rows.into_iter().map(IndexRow::record);
+            records.collect::<Result<_, _>>().map_err(|damage| unreadable(&damage))
+        });
+        records.map_err(|error| refused(&error))
+    }
+
+    /// Lists an index, in the place of one of its name that has failed.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn add(self, record: &IndexRecord) -> Result<(), Error> {
+        let row = diesel::insert_into(dsl::tessera_indexes).values(IndexRow::of(record));
+        let row = row
+            .on_conflict((tessera_indexes::table_name, tessera_indexes::name))
+            .do_update()
+            .set(IndexRow::of(record));
+        row.execute(&mut &*self.0).await.map(drop).map_err(|error| refused(&error))
+    }
+
+    /// Stores a record, if the index is listed in this state. Returns true if it was.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn change(self, record: &IndexRecord, expected: IndexState) -> Result<bool, Error> {
+        let listed = dsl::tessera_indexes
+            .filter(tessera_indexes::table_name.eq(&record.table))
+            .filter(tessera_indexes::name.eq(&record.name))
+            .filter(tessera_indexes::state.eq(expected.name()));
+        let changed = diesel::update(listed).set(IndexRow::of(record)).execute(&mut &*self.0);
+        changed.await.map(|rows| rows == 1).map_err(|error| refused(&error))
+    }
+
+    /// Removes an index that no shard has.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    pub async fn remove(self, record: &IndexRecord) -> Result<(), Error> {
+        let listed = dsl::tessera_indexes
+            .filter(tessera_indexes::table_name.eq(&record.table))
+            .filter(tessera_indexes::name.eq(&record.name))
+            .filter(tessera_indexes::state.eq(IndexState::Dropping.name()));
+        let removed = diesel::delete(listed).execute(&mut &*self.0).await;
+        removed.map(drop).map_err(|error| refused(&error))
+    }
+}

@@ -1,0 +1,84 @@
+//! Index DDL: builds and drops the indexes of the tables of clients in a shard's file.
+//!
+//! An index has no declaration in the file: its name says what it is (`model::table_index`). SQLite
+//! builds it in one transaction, during which no other write of the file begins.
+//!
+//! **Invariant:** names come from a checked [`TableIndex`]; a change that was already carried out
+//! changes nothing, so each may be retried.
+//! **Not here:** the entry of the change log (`ddl`), the list of indexes (`listed_indexes`).
+
+use std::collections::BTreeSet;
+
+use diesel::QueryResult;
+use diesel::connection::SimpleConnection;
+use diesel::sqlite::SqliteConnection;
+use engine::IndexChange;
+use model::table_index::TableIndex;
+
+use super::connection::{Bind, Statement, for_each_row};
+use super::sql;
+
+/// Carries out a change, inside a transaction. Returns true if there was anything to do.
+pub(super) fn apply(connection: &mut SqliteConnection, change: &IndexChange) -> QueryResult<bool> {
+    let name = change.index().database_name();
+    match (change, exists(connection, &name)?) {
+        (IndexChange::Make(_), true) | (IndexChange::Drop(_), false) => return Ok(false),
+        (IndexChange::Make(index), false) => connection.batch_execute(&create(index, &name))?,
+        (IndexChange::Drop(_), true) => connection.batch_execute(&format!("DROP INDEX {name}"))?,
+    }
+    Ok(true)
+}
+
+/// Returns the name of the unique index of a table in which a row would be the second one, if the
+/// message of SQLite names its key.
+pub(super) fn broken_unique(
+    connection: &mut SqliteConnection,
+    table: &str,
+    message: &str,
+) -> QueryResult<Option<String>> {
+    // UNIQUE constraint failed: users.slot, users.shard_key, users.email
+    let Some((_, columns)) = message.split_once("UNIQUE constraint failed: ") else {
+        return Ok(None);
+    };
+    let own = format!("{table}.");
+    let columns = columns.split(", ").map(|column| column.strip_prefix(&own).unwrap_or(column));
+    let end = format!("({})", columns.collect::<Vec<_>>().join(","));
+    let mut broken = None;
+    let statement = Statement { sql: sql::INDEXES_OF, binds: &[Bind::Text(table)], cached: false };
+    for_each_row(connection, statement, |row| {
+        let name = row.text(0, |name| TableIndex::name_in(name).map(str::to_owned)).flatten();
+        if row.text(1, |sql| sql.ends_with(&end)) == Some(true) && name.is_some() {
+            broken = name;
+        }
+        Ok(())
+    })?;
+    Ok(broken)
+}
+
+/// Returns the names of the tables with a unique index.
+pub(super) fn tables_with_unique(
+    connection: &mut SqliteConnection,
+) -> QueryResult<BTreeSet<String>> {
+    let mut tables = BTreeSet::new();
+    let statement = Statement { sql: sql::UNIQUE_INDEXES, binds: &[], cached: true };
+    for_each_row(connection, statement, |row| {
+        tables.extend(row.text(0, str::to_owned));
+        Ok(())
+    })?;
+    Ok(tables)
+}
+
+fn exists(connection: &mut SqliteConnection, name: &str) -> QueryResult<bool> {
+    let mut exists = false;
+    let statement = Statement { sql: sql::INDEX_NAMED, binds: &[Bind::Text(name)], cached: false };
+    for_each_row(connection, statement, |_| {
+        exists = true;
+        Ok(())
+    })?;
+    Ok(exists)
+}
+
+fn create(index: &TableIndex, name: &str) -> String {
+    let unique = if index.is_unique() { "UNIQUE " } else { "" };
+    format!("CREATE {unique}INDEX {name} ON {} ({})", index.table().name(), index.key_list())
+}

@@ -1,0 +1,35 @@
+//! Tests of `lab`: the real program, with few keys and users. No time that it measures is checked.
+
+mod guarantees;
+mod run;
+mod sizes;
+mod strategies;
+mod tour;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::cluster;
+
+/// Returns the rows of the table whose title begins so.
+fn rows(report: &Value, title: &str) -> Vec<Vec<Value>> {
+    let tables = report["tables"].as_array().expect("tables");
+    let begins = |table: &&Value| table["title"].as_str().is_some_and(|own| own.starts_with(title));
+    let table = tables.iter().find(begins).unwrap_or_else(|| panic!("no {title}: {report:#}"));
+    let row = |row: &Value| row.as_array().expect("a row").clone();
+    table["rows"].as_array().expect("rows").iter().map(row).collect()
+}
+
+/// Returns the names of the folders of experiments in a folder.
+fn left_in(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).expect("readable").flatten().map(|entry| entry.file_name());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("tessera-lab-")).collect()
+}
+
+#[test]
+fn an_unknown_experiment_is_refused_before_anything_starts() {
+    cluster::run(&["lab", "strategy"]).refused("similar subcommand exists: 'strategies'");
+}

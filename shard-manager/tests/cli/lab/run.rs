@@ -1,0 +1,91 @@
+//! Tests of `lab run`: with few users, on files.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use super::{left_in, rows};
+use crate::cluster::{Ended, program, run};
+use crate::scratch;
+
+const USERS: &str = "500";
+
+fn args<'a>(dir: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let dir = dir.to_str().expect("UTF-8");
+    let all = ["lab", "run", "--json", "--work-dir", dir, "--operations", "100", "--clients", "2"];
+    [&all[..], more].concat()
+}
+
+#[test]
+fn users_are_generated_distributed_and_queried_on_both_sides_and_removed() {
+    let dir = scratch::folder();
+    let more = ["--users", USERS, "--shards", "4", "--seed", "3"];
+    let report = run(&args(dir.path(), &more)).expect(0).json();
+    assert_eq!(rows(&report, "Nodes").len(), 5, "one database and four shards");
+    let shards = rows(&report, "Distribution");
+    let stored: Vec<u64> = shards.iter().map(|row| row[1].as_u64().expect("rows")).collect();
+    assert_eq!((stored.len(), stored.iter().sum::<u64>()), (4, 1_000), "users and orders");
+    let queries = rows(&report, "One database and shards");
+    let names: Vec<&str> = queries.iter().filter_map(|row| row[0].as_str()).collect();
+    let expected = ["point read", "range", "count", "order with limit", "insert", "bulk of 1,000"];
+    assert_eq!(names, expected);
+    for row in &queries {
+        let requests =
+            if ["point read", "insert"].map(Some).contains(&row[0].as_str()) { 100 } else { 1 };
+        assert_eq!((&row[2], &row[6]), (&requests.into(), &requests.into()), "{row:?}");
+        assert!(row.last().and_then(|why| why.as_str()).is_some_and(|why| why.ends_with('.')));
+    }
+    let again = run(&args(dir.path(), &more)).expect(0).json();
+    assert_eq!(rows(&again, "Distribution"), shards, "equal seeds give equal rows");
+    assert_eq!(left_in(dir.path()), Vec::<String>::new());
+}
+
+#[test]
+fn an_interrupted_run_and_the_next_one_after_a_kill_leave_nothing() {
+    let dir = scratch::folder();
+    let more = ["--users", "2000000"];
+    let mut child = program(&args(dir.path(), &more));
+    let mut killed = child.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
+    wait_for_databases(dir.path());
+    killed.kill().expect("killed");
+    killed.wait().expect("ended");
+    let left = left_in(dir.path());
+    assert_eq!(left.len(), 1, "a killed process removes nothing: {left:?}");
+    let mut child = program(&args(dir.path(), &more));
+    let asked = child.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("started");
+    while left_in(dir.path()).first().is_none_or(|found| *found == left[0]) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    wait_for_databases(dir.path());
+    let signalled =
+        std::process::Command::new("kill").args(["-INT", &asked.id().to_string()]).status();
+    assert!(signalled.expect("kill").success());
+    let ended = Ended::of(&asked.wait_with_output().expect("it ends")).expect(2);
+    assert!(ended.err.contains("cancelled; what the experiment made is removed"), "{ended:#?}");
+    assert_eq!(left_in(dir.path()), Vec::<String>::new());
+}
+
+fn wait_for_databases(dir: &Path) {
+    let has_database =
+        |folder: String| dir.join(folder).join("shards").join("shard3-primary.db").exists();
+    while !left_in(dir).into_iter().any(has_database) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn impossible_settings_are_named_before_anything_is_made() {
+    let dir = scratch::folder();
+    for (more, with) in [
+        (&["--shards", "257"][..], "1 to 256 shards, not 257"),
+        (&["--users", "0"], "0 is not in 1..="),
+        (&["--seconds", "0"], "0 is not in 1..=3600"),
+    ] {
+        run(&args(dir.path(), more)).refused(with);
+        assert_eq!(left_in(dir.path()), Vec::<String>::new());
+    }
+    let file = dir.path().join("file");
+    fs::write(&file, "").expect("written");
+    run(&args(&file, &[])).refused("no folder can be made");
+}
