@@ -27,11 +27,7 @@ pub(crate) fn measure() -> std::io::Result<()> {
     let mut after = std::env::args().skip_while(|argument| argument != "joining").skip(1);
     let variables = variables(after.find(|argument| !argument.starts_with('-')))?;
     let dir = tempfile::tempdir()?;
-    let last = |name: &str| {
-        let urls = &variables.iter().find(|(variable, _)| variable == name)?.1;
-        urls.rsplit([',', ';']).next()
-    };
-    let servers = last("SHARD_URLS").zip(last("REPLICA_URLS"));
+    let servers = servers_of(&variables);
     let router = Router::start_with(dir.path(), &["--operate"], &variables)?;
     router.load_users()?;
     let url = &*router.url;
@@ -72,13 +68,26 @@ pub(crate) fn measure() -> std::io::Result<()> {
     Ok(())
 }
 
-fn name_of(number: usize) -> String {
+/// Returns the last server, and the replica of that.
+pub(crate) fn servers_of(variables: &[(String, String)]) -> Option<(&str, &str)> {
+    let last = |name: &str| {
+        let urls = &variables.iter().find(|(variable, _)| variable == name)?.1;
+        urls.rsplit([',', ';']).next()
+    };
+    last("SHARD_URLS").zip(last("REPLICA_URLS"))
+}
+
+pub(crate) fn name_of(number: usize) -> String {
     format!("joining{number}")
 }
 
 /// Lets a shard join, on these servers if there are any, and returns the time after which it
 /// serves.
-fn join(url: &str, servers: Option<(&str, &str)>, number: usize) -> std::io::Result<Duration> {
+pub(crate) fn join(
+    url: &str,
+    servers: Option<(&str, &str)>,
+    number: usize,
+) -> std::io::Result<Duration> {
     let name = name_of(number);
     let mut shard = json!({"name": name});
     if let Some((primary, replica)) = servers {
@@ -103,7 +112,7 @@ fn host(url: &str) -> &str {
     place.split('/').next().unwrap_or(place)
 }
 
-fn read_user(agent: &ureq::Agent, url: &str, key: &str) -> std::io::Result<()> {
+pub(crate) fn read_user(agent: &ureq::Agent, url: &str, key: &str) -> std::io::Result<()> {
     let sent = agent.get(format!("{url}/api/read?table=users&limit=10")).header("x-shard-key", key);
     let mut reply = sent.call().map_err(Error::other)?;
     reply.body_mut().read_to_vec().map(drop).map_err(Error::other)

@@ -7,6 +7,7 @@
 //! one worker; by default there are as many workers as the router uses by default. `-- fanout`
 //! measures the cost of many shards, `-- counting` the cost of analytics, `-- access` that of keys,
 //! `-- cache` the effect of a cache, `-- moves` moves of slots, `-- joining` shards that join,
+//! `-- growing` a shard that takes its share and is drained,
 //! `-- beside PATH` another build of the router. `-- figures` runs the blocks of
 //! `benches/RESULTS.md` again and writes their output there.
 
@@ -14,6 +15,7 @@ mod beside;
 mod caching;
 mod counting;
 mod fanout;
+mod growing;
 mod guarding;
 mod joining;
 mod load;
@@ -95,6 +97,9 @@ fn main() -> std::io::Result<()> {
     }
     if std::env::args().any(|argument| argument == "joining") {
         return joining::measure();
+    }
+    if std::env::args().any(|argument| argument == "growing") {
+        return growing::measure();
     }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));

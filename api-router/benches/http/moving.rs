@@ -23,7 +23,7 @@ use crate::servers::Router;
 /// Slots that move; they belong to the first shard of a new cluster.
 const SLOTS: u16 = 64;
 /// Rows of each shard key.
-const ROWS_OF_A_KEY: usize = 100;
+pub(crate) const ROWS_OF_A_KEY: usize = 100;
 /// Rows of a request of the bulk write.
 const BULK_ROWS: usize = 10_000;
 /// Clients of the bulk write.
@@ -143,7 +143,7 @@ fn moving_keys(count: usize) -> Vec<String> {
 }
 
 /// Stores the rows of all keys, and returns the time that it took.
-fn store(url: &str, keys: &[String]) -> std::io::Result<Duration> {
+pub(crate) fn store(url: &str, keys: &[String]) -> std::io::Result<Duration> {
     let began = Instant::now();
     std::thread::scope(|scope| {
         let share = keys.len().div_ceil(BULK_CLIENTS);
