@@ -54,6 +54,7 @@ mod indexes_kept;
 mod indexes_servers;
 mod kv;
 mod lab;
+mod lab_page;
 mod lab_servers;
 mod language;
 mod layering;
