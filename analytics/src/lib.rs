@@ -26,8 +26,8 @@ pub use recorder::{
     LatencyHistogram, LatencyMs, LatencyParts, MeasuredIntervals, Metrics, MetricsParameters,
     MetricsQuery, MoveNow, MoveTotalsNow, Named, NodeNow, Operation, OperationError, Outcome,
     Packed, PackedError, ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, RebalanceNow,
-    Recorder, Role, RouteMetrics, Sample, Series, ShardMetrics, ShardNow, ShardSeries, Skew,
-    SlotLoad, Step, StepError, Window, WindowError, Worker, figures, openmetrics,
+    RecentWrite, Recorder, Role, RouteMetrics, Sample, Series, ShardMetrics, ShardNow, ShardSeries,
+    Skew, SlotLoad, Step, StepError, WRITES_MAX, Window, WindowError, Worker, figures, openmetrics,
 };
 #[cfg(feature = "service")]
 pub use service;

@@ -26,6 +26,7 @@ use crate::body::{self, BodyLimits};
 use crate::body_budget::{BodyBudget, BudgetShare};
 use crate::caller_rights::CallerRights;
 use crate::data_route::DataRoute;
+use crate::lab_runs::LabRuns;
 use crate::metrics_view::{self, MetricsView};
 use crate::moving_slots::MovingSlots;
 use crate::observed_load::RecordedLoad;
@@ -55,8 +56,10 @@ pub struct App {
     pub port: u16,
     /// Ways in which clients reach the router.
     pub reached: Reached,
-    /// True if nodes can be paused, delayed and cut through the API.
+    /// True if nodes can be paused, delayed and cut through the API, and experiments run.
     pub lab: bool,
+    /// The experiment of the lab that runs, if there is one.
+    pub lab_runs: Arc<LabRuns>,
     /// True if shards and slots can be changed through the API without access control.
     pub operate: bool,
     /// `sqlite`, `postgres` or `citus`.
@@ -125,6 +128,7 @@ impl App {
                 by: settings.transport,
             },
             lab: settings.lab,
+            lab_runs: Arc::default(),
             operate: settings.operate,
             backend: settings.backend,
             moving_slots: MovingSlots::default(),
@@ -182,9 +186,10 @@ impl App {
     }
 
     /// Makes `/ready` report that the router is about to end, ends streams, which would never end
-    /// by themselves, and cancels the running backup.
+    /// by themselves, and cancels the running backup and the experiment of the lab.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        self.lab_runs.close();
         if let Some(backups) = &self.backups {
             backups.stop();
         }

@@ -143,8 +143,8 @@ pub struct Flags {
     /// Serve on an address that others can reach although access control is off
     #[arg(long)]
     insecure: bool,
-    /// Serve /api/lab, by which anybody can pause, delay and cut nodes: for development and
-    /// teaching
+    /// Serve /api/lab/nodes, by which anybody can pause, delay and cut nodes, and /api/lab/levels,
+    /// which makes small clusters in a temporary folder: for development and teaching
     #[arg(long)]
     lab: bool,
     /// Serve changes of shards and slots although access control is off, so that anybody who

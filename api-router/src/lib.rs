@@ -27,6 +27,7 @@ pub mod headers;
 pub mod query;
 
 pub mod access;
+pub mod lab_runs;
 pub mod metrics_view;
 pub mod moving_slots;
 pub mod observed_load;

@@ -334,6 +334,17 @@ refusals! {
         415 UnsupportedMediaType "The body is not JSON.";
         504 DeadlinePassed "The body did not arrive in time.";
     }
+    /// The problems that an experiment of the lab may answer with.
+    ExperimentRefusals {
+        400 BadRequest "A header or a member cannot be used: the detail names it.";
+        403 Forbidden "The request comes from a foreign web page.";
+        404 NotFound "This router runs no experiments: it was started without --lab.";
+        409 Conflict "Another experiment runs.";
+        413 TooLarge "The body is too large.";
+        415 UnsupportedMediaType "The body is not JSON.";
+        503 Unavailable "The experiment failed or took too long: the detail says which.";
+        504 DeadlinePassed "The body did not arrive in time.";
+    }
     /// The problems that a write may answer with; `outcome` says what became of it.
     WriteRefusals {
         400 BadRequest "Something in the request is malformed or unknown: the detail names it.";

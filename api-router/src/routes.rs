@@ -32,7 +32,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 /// Routes that only some routers have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionalRoutes {
-    /// The lab.
+    /// Faults of nodes, and experiments of the lab.
     pub lab: bool,
     /// Access control.
     pub access: bool,
@@ -80,6 +80,9 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         .service(scrape::scrape)
         .service(dashboard::show_dashboard)
         .service(dashboard::show_file)
+        .service(lab::page::show_lab)
+        .service(lab::placements::try_placement)
+        .service(lab::writes::list_writes)
         .service(home::home)
         .service(errors::list_codes)
         .service(errors::explain_code)
@@ -95,7 +98,7 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         configure_access(surface);
     }
     if optional.lab {
-        surface.service(lab::list_holds).service(lab::hold_node);
+        surface.service(lab::list_holds).service(lab::hold_node).service(lab::levels::play_levels);
     }
 }
 

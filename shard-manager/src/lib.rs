@@ -8,6 +8,7 @@ pub use cluster::{lane, manager, replica_set, shard};
 pub use credential::private_file;
 pub use engine::{self, doubts, replication};
 pub use import::{self, demo_data};
+pub use lab;
 pub use local_postgres as local;
 pub use model::{
     advice, consistency, csv, cursor, declaration, error, fair_share, finding, idempotency,

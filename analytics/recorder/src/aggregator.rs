@@ -17,6 +17,7 @@ use crate::frame::{Frame, HotCount, Step};
 use crate::history::History;
 use crate::hot::HotKeys;
 use crate::merge::{HOT_MAX, merged};
+use crate::recent_writes::RecentWrites;
 use crate::sample::Labels;
 use crate::shard_labels::ShardLabels;
 use crate::slot_load::SlotLoads;
@@ -50,6 +51,7 @@ pub(crate) struct Aggregates {
     tens: Vec<Arc<Frame>>,
     /// Keys of the running ten seconds.
     hot: HotKeys,
+    pub(crate) recent: RecentWrites,
     pub(crate) slots: SlotLoads,
     pub(crate) totals: Totals,
 }
@@ -70,6 +72,7 @@ impl Aggregator {
             seconds: Vec::new(),
             tens: Vec::new(),
             hot: HotKeys::new(),
+            recent: RecentWrites::default(),
             totals: Totals::new(shape),
         };
         Self { readers: Vec::new(), aggregates }
@@ -167,6 +170,7 @@ impl Aggregates {
         if let Some(key) = detail.key() {
             self.hot.name(detail.entry.hash, key);
         }
+        self.recent.see(detail, || self.shards.name(detail.entry.shard).cloned());
         self.totals.exemplify(detail);
     }
 

@@ -55,6 +55,7 @@ mod openmetrics;
 mod packed;
 mod process;
 mod query;
+mod recent_writes;
 mod recorder;
 mod recorder_state;
 mod sample;
@@ -89,6 +90,7 @@ pub use metrics::{
 pub use openmetrics::{AccessNow, AuditNow, BackupsNow, CONTENT_TYPE, IssuerNow, openmetrics};
 pub use packed::{Packed, PackedError};
 pub use query::{MetricsParameters, MetricsQuery, OperationError};
+pub use recent_writes::{RecentWrite, WRITES_MAX};
 pub use recorder::Recorder;
 pub use sample::{Labels, Operation, Outcome, Role, Sample};
 pub use shard_labels::ShardLabels;

@@ -18,6 +18,7 @@ use crate::aggregator::{Aggregator, QueueReader};
 use crate::clock::Clock;
 use crate::entry::{DETAILS_MAX, ENTRIES_MAX, Shape};
 use crate::history::History;
+use crate::recent_writes::RecentWrite;
 use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Labels;
 use crate::shard_labels::ShardLabels;
@@ -131,6 +132,13 @@ impl Recorder {
         self.history();
         let aggregator = self.state.aggregator();
         aggregator.aggregates().slots.sums(aggregator.aggregates().running(), minutes)
+    }
+
+    /// Returns the keys that were written last, oldest first: those of writes with a number above
+    /// `number`. Of many writes only some come with the text of their key.
+    pub fn writes_after(&self, number: u64) -> Vec<RecentWrite> {
+        self.history();
+        self.state.aggregator().aggregates().recent.after(number)
     }
 
     /// Returns the bytes that the recorder takes, including its history: the README states their

@@ -1,7 +1,7 @@
-//! Dashboard: the files of the page that people open in a browser, embedded in the program.
+//! Dashboard: the files of the pages that people open in a browser, embedded in the program.
 //!
-//! The page uses the same JSON as other clients. Programs serve the page at `/dashboard`, and its
-//! scripts, styles and images below `/dashboard/`.
+//! The pages use the same JSON as other clients. Programs serve the page at `/dashboard`, and its
+//! scripts, styles and images below `/dashboard/`; routers also serve `lab.html` at `/lab`.
 //!
 //! **Invariant:** no file contacts another origin, and no markup contains a script or a style, so
 //! that the page works under [`CONTENT_SECURITY_POLICY`].
@@ -36,7 +36,7 @@ macro_rules! part {
 }
 
 /// Name, type and content. The first is the page itself.
-const PARTS: [(&str, &str, &[u8]); 33] = [
+const PARTS: [(&str, &str, &[u8]); 40] = [
     part!("index.html", HTML),
     part!("page.css", CSS),
     part!("advice.js", SCRIPT),
@@ -50,6 +50,13 @@ const PARTS: [(&str, &str, &[u8]); 33] = [
     part!("heatmap.js", SCRIPT),
     part!("judgement.js", SCRIPT),
     part!("keys.js", SCRIPT),
+    part!("lab.css", CSS),
+    part!("lab.html", HTML),
+    part!("lab.js", SCRIPT),
+    part!("lab_flow.js", SCRIPT),
+    part!("lab_levels.js", SCRIPT),
+    part!("lab_pictures.js", SCRIPT),
+    part!("lab_strategy.js", SCRIPT),
     part!("login.js", SCRIPT),
     part!("movement.js", SCRIPT),
     part!("moves.js", SCRIPT),
@@ -142,17 +149,21 @@ mod tests {
                 assert!(!own.contains(word), "{name}: {word}");
             }
         }
-        let page = std::str::from_utf8(file("").unwrap().body).unwrap();
-        assert!(
-            !page.contains("<style") && !page.contains(" style=") && !page.contains(" onclick=")
-        );
-        assert!(
-            page.split("<script").skip(1).all(|tag| tag
-                .split('>')
-                .next()
-                .unwrap()
-                .contains("src="))
-        );
+        for name in ["", "lab.html"] {
+            let page = std::str::from_utf8(file(name).unwrap().body).unwrap();
+            assert!(
+                !page.contains("<style")
+                    && !page.contains(" style=")
+                    && !page.contains(" onclick=")
+            );
+            assert!(
+                page.split("<script").skip(1).all(|tag| tag
+                    .split('>')
+                    .next()
+                    .unwrap()
+                    .contains("src="))
+            );
+        }
     }
 
     #[test]
@@ -163,7 +174,7 @@ mod tests {
         };
         for (name, _, body) in PARTS {
             let text = std::str::from_utf8(body).unwrap();
-            let wanted = if name == "index.html" {
+            let wanted = if name.ends_with(".html") {
                 [quoted(text, "src=\"dashboard/"), quoted(text, "href=\"dashboard/")].concat()
             } else {
                 quoted(text, "from \"./")

@@ -41,7 +41,7 @@ const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
 /// Every route. The most frequent ones come first, because rows are searched in order.
-pub const ROWS: [RouteRow; 79] = [
+pub const ROWS: [RouteRow; 83] = [
     row("POST", "/api/write", RouteNeed::Rows),
     row("GET", "/api/read", RouteNeed::Rows),
     row("POST", "/api/bulk-write", RouteNeed::Rows),
@@ -88,6 +88,9 @@ pub const ROWS: [RouteRow; 79] = [
     row("GET", "/metrics", RouteNeed::Scope(AccessScope::Metrics)),
     row("GET", "/api/lab/nodes", LAB),
     row("PUT", "/api/lab/nodes/{node}", LAB),
+    row("GET", "/api/lab/writes", LAB),
+    row("GET", "/api/lab/placements", LAB),
+    row("POST", "/api/lab/levels", LAB),
     row("GET", "/api/access/me", RouteNeed::Open),
     row("POST", "/api/session", RouteNeed::Open),
     row("DELETE", "/api/session", RouteNeed::Open),
@@ -119,9 +122,10 @@ pub const ROWS: [RouteRow; 79] = [
     row("GET", "/openapi.json", RouteNeed::Open),
     row("GET", DOCUMENT, RouteNeed::Open),
     row("GET", "/swagger-ui/{file}", RouteNeed::Open),
-    // The page and its files hold no figures: it gets them from the routes above.
+    // The pages and their files hold no figures: they get them from the routes above.
     row("GET", "/dashboard", RouteNeed::Open),
     row("GET", "/dashboard/{file}", RouteNeed::Open),
+    row("GET", "/lab", RouteNeed::Open),
     row("GET", "/swagger-ui/", RouteNeed::Open),
 ];
 

@@ -67,6 +67,8 @@ analytics::problem_codes! {
     TSR345 404 false "No such index" "The table has no index of this name.";
     TSR346 409 false "Pause too long" "The shards are files, and the writes of one would wait longer for the index than pause_max_ms permits. The detail names the shard and both times. Nothing was changed.";
     TSR347 409 false "No indexes here" "The engine of this cluster builds no indexes through Tessera. Nothing was changed.";
+    TSR348 409 true  "An experiment runs" "Another experiment of the lab runs, and a router runs one at a time. Nothing was begun.";
+    TSR349 503 true  "Experiment ended" "The experiment of the lab has no result: its cluster could not be made or failed, it took too long, or the router is about to end. The detail says which. Its cluster is removed, and the router's own is untouched.";
     TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
     TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";
     TSR409 409 false "Access conflict" "A key, a role or a denial is not in a state that permits the change: the key is revoked or suspended, keys still have the role, a file defines the key or the role, or there is no room for another. Nothing was changed.";

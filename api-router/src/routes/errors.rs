@@ -34,6 +34,7 @@ use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
 use crate::access::answers;
+use crate::lab_runs::LabRunError;
 use crate::negotiation::{joined, prefers_json};
 use crate::problem::{Code, Problem, ProblemBody, no_backup_dir, refused};
 use crate::query::Parameters;
@@ -277,6 +278,8 @@ fn example(code: Code) -> Problem {
             IndexesError::PauseTooLong { shard: shard(), pause_ms, pause_max_ms }.into()
         }
         Code::TSR347 => IndexesError::Unsupported.into(),
+        Code::TSR348 => LabRunError::Runs.into(),
+        Code::TSR349 => LabRunError::TooLong.into(),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),

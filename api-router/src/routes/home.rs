@@ -48,6 +48,7 @@ const LINKS: &str = "Tessera: one REST API in front of many databases
   GET  /api/analytics/errors    what went wrong
   GET  /metrics                 the same for Prometheus
        /dashboard               all of it on a page
+       /lab                     where keys go, and what other strategies would move
        /swagger-ui/             every call, to try out
        /api-docs/openapi.json   the same for programs
        /errors                  the codes of problems

@@ -1,8 +1,15 @@
-//! `/api/lab/nodes`: pauses nodes, delays them, or cuts them off. The route is served with `--lab`
-//! only, for development and teaching: it shows the effect of a lagging replica on reads, and the
-//! effect of failures on guarantees.
+//! Lab: `/lab`, the page that shows where keys go, and what it asks for; `/api/lab/nodes`, by which
+//! nodes are paused, delayed or cut off.
+//!
+//! Nodes are served with `--lab` only, for development and teaching: they show the effect of a
+//! lagging replica on reads, and the effect of failures on guarantees.
 //!
 //! **Not here:** the effect of a fault (`shard_manager::engine::fault_injector`).
+
+pub(crate) mod levels;
+pub(crate) mod page;
+pub(crate) mod placements;
+pub(crate) mod writes;
 
 use std::time::{Duration, Instant};
 

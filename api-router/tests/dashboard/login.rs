@@ -12,14 +12,16 @@ use crate::page::{DESK, NIGHT, PHONE, Page};
 use crate::router::Router;
 use crate::service::Service;
 
-const LOCKED: &str = "document.documentElement.dataset.connection === 'locked'";
-const LIVE: &str = "document.documentElement.dataset.connection === 'live'";
+pub(crate) const LOCKED: &str = "document.documentElement.dataset.connection === 'locked'";
+pub(crate) const LIVE: &str = "document.documentElement.dataset.connection === 'live'";
 /// A key that may see figures.
 const WATCHER: u8 = 1;
 /// A key without rights.
 const NOBODY: u8 = 2;
+/// A key that may use the lab.
+const STUDENT: u8 = 3;
 const ROLES: &str = r#"[{"role":"watcher","grants":[],"scopes":["analytics","frames"]},
-    {"role":"nobody","grants":[]}]"#;
+    {"role":"student","grants":[],"scopes":["lab"]}, {"role":"nobody","grants":[]}]"#;
 
 fn key(number: u8) -> NewApiKey {
     NewApiKey::from_random(&[number; NewApiKey::RANDOM_LEN])
@@ -36,14 +38,15 @@ fn write_private(path: &Path, content: &str) {
 }
 
 /// Files of keys and roles, and of the key that the service sends.
-struct Files {
+pub(crate) struct Files {
     folder: TempDir,
 }
 
 impl Files {
-    fn write() -> Self {
+    pub(crate) fn write() -> Self {
         let files = Self { folder: crate::folders::temporary() };
-        write_private(&files.path("keys"), &(line(WATCHER, "watcher") + &line(NOBODY, "nobody")));
+        let keys = line(WATCHER, "watcher") + &line(NOBODY, "nobody") + &line(STUDENT, "student");
+        write_private(&files.path("keys"), &keys);
         write_private(&files.path("roles.json"), ROLES);
         write_private(&files.path("key"), key(WATCHER).reveal());
         files
@@ -53,16 +56,32 @@ impl Files {
         self.folder.path().join(name)
     }
 
+    /// Returns the key of a caller with the scopes of the dashboard only.
+    pub(crate) fn watcher() -> NewApiKey {
+        key(WATCHER)
+    }
+
+    /// Returns the key of a caller with the scope of the lab only.
+    pub(crate) fn student() -> NewApiKey {
+        key(STUDENT)
+    }
+
     fn router(&self) -> Router {
+        self.router_with(&[])
+    }
+
+    /// Starts a router with access control and these flags.
+    pub(crate) fn router_with(&self, flags: &[&str]) -> Router {
         let (keys, roles) = (self.path("keys"), self.path("roles.json"));
-        Router::start(&[
+        let access = [
             "--access",
             "on",
             "--access-keys-file",
             keys.to_str().unwrap(),
             "--access-roles-file",
             roles.to_str().unwrap(),
-        ])
+        ];
+        Router::start(&[&access, flags].concat())
     }
 
     fn service(&self, router: &Router, router_key: &str) -> Service {
@@ -77,17 +96,18 @@ impl Files {
 }
 
 /// Types a key into the field that has the focus, as a user does.
-fn enter(page: &mut Page, key: &str) {
+pub(crate) fn enter(page: &mut Page, key: &str) {
     assert_eq!(page.value("document.activeElement.id"), "login-key", "the field has the focus");
     page.type_text(key);
     page.press("Enter");
 }
 
 /// Checks that the browser complained of nothing but refused requests.
-fn check_faults(page: &Page) {
+pub(crate) fn check_faults(page: &Page) {
     let is_refusal = |fault: &String| {
-        let is_for_operators = fault.contains("status of 403") && fault.contains("/api/moves");
-        fault.contains("status of 401") || is_for_operators
+        let is_for_others = fault.contains("status of 403")
+            && ["/api/moves", "/api/lab/"].iter().any(|path| fault.contains(path));
+        fault.contains("status of 401") || is_for_others
     };
     let other: Vec<String> = page.faults().into_iter().filter(|fault| !is_refusal(fault)).collect();
     assert_eq!(other, Vec::<String>::new());

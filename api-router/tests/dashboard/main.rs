@@ -17,6 +17,7 @@ mod fleet;
 #[path = "../it/folders.rs"]
 mod folders;
 mod gap;
+mod lab;
 mod load;
 mod login;
 mod metrics;

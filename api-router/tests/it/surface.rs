@@ -32,6 +32,9 @@ fn head_answers_as_get_without_a_body() {
         "/swagger-ui/",
         "/dashboard",
         "/dashboard/page.css",
+        "/lab",
+        "/api/lab/placements",
+        "/api/lab/writes",
         "/metrics",
         "/api/analytics/frames",
     ] {

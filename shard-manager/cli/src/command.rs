@@ -16,6 +16,7 @@ mod format;
 mod generate;
 mod http_agent;
 mod import;
+mod index;
 mod input_stream;
 mod interrupt;
 mod keys;
@@ -169,6 +170,8 @@ enum Command {
     Audit(access::audit::Options),
     /// Moves slots to another shard while rows are read and written
     Move(moves::Options),
+    /// Builds, lists and drops secondary indexes of tables
+    Index(index::Options),
     /// Moves slots until each shard has its share
     #[command(after_help = rebalance::EXAMPLES)]
     Rebalance(rebalance::Options),
@@ -283,6 +286,7 @@ pub(crate) fn run(line: CommandLine) -> ExitCode {
         Command::Access(options) => access::run(&options, &terminal),
         Command::Audit(options) => access::audit::run(&options, &terminal),
         Command::Move(options) => moves::run(&options, &terminal),
+        Command::Index(options) => index::run(&options, &terminal),
         Command::Rebalance(options) => rebalance::run(&options, &terminal),
         Command::Slots(options) => slots::run(&options, &terminal),
         Command::Cluster(options) => cluster::run(&options, &terminal),

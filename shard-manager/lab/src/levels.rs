@@ -13,6 +13,7 @@ use model::query::ReadQuery;
 use model::row_change::Operation;
 use model::table::Table as DataTable;
 use model::topology::Topology;
+use serde::Serialize;
 
 use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
@@ -53,12 +54,100 @@ struct Tried {
     reads: Timings,
 }
 
-/// Carries out the experiment.
+/// Figures of a level, while some replicas are gone.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LevelFigures {
+    /// Number of replicas of each shard that are cut off.
+    pub replicas_gone: u64,
+    /// Name of the level.
+    pub level: &'static str,
+    /// Number of writes that were stored.
+    pub writes: u64,
+    /// Number of writes that were refused.
+    pub writes_refused: u64,
+    /// Time within which half of the writes were answered, in milliseconds.
+    pub write_p50_ms: Option<f64>,
+    /// The same for 99 of 100.
+    pub write_p99_ms: Option<f64>,
+    /// Number of reads that were answered.
+    pub reads: u64,
+    /// Number of reads that were refused.
+    pub reads_refused: u64,
+    /// Time within which half of the reads were answered, in milliseconds.
+    pub read_p50_ms: Option<f64>,
+    /// The same for 99 of 100.
+    pub read_p99_ms: Option<f64>,
+    /// Reason of the first refusal.
+    pub first_refusal: Option<String>,
+}
+
+/// Result of the experiment, for programs that show it themselves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LevelsResult {
+    /// Number of shards.
+    pub shards: usize,
+    /// Each level, first with all replicas there.
+    pub figures: Vec<LevelFigures>,
+    /// Summary of what was seen.
+    pub explanation: String,
+}
+
+impl Tried {
+    fn figures(&self) -> LevelFigures {
+        let time = |timings: &Timings, share| {
+            let thousandth = |ms: f64| (ms * 1_000.0).round() / 1_000.0;
+            (timings.count() > 0).then(|| thousandth(timings.quantile_ms(share)))
+        };
+        let (writes, reads) = (&self.writes, &self.reads);
+        LevelFigures {
+            replicas_gone: self.gone as u64,
+            level: self.level.name(),
+            writes: writes.count(),
+            writes_refused: writes.failed,
+            write_p50_ms: time(writes, 0.5),
+            write_p99_ms: time(writes, 0.99),
+            reads: reads.count(),
+            reads_refused: reads.failed,
+            read_p50_ms: time(reads, 0.5),
+            read_p99_ms: time(reads, 0.99),
+            first_refusal: writes.first_failure.clone().or_else(|| reads.first_failure.clone()),
+        }
+    }
+}
+
+/// Carries out the experiment, and reports it.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
 pub fn run(options: &LevelsOptions, audience: &dyn Audience) -> Result<Report, LabError> {
     let began = Instant::now();
+    let tried = try_levels(options, audience)?;
+    let LevelsOptions { replicas, operations, clients, .. } = *options;
+    let mut report = Report::new("levels", options.seed)
+        .set("shards", SHARDS)
+        .set("replicas", replicas)
+        .set("operations", operations)
+        .set("clients", clients);
+    report.tables.push(table(&tried));
+    report.charts.push(chart(&tried));
+    report.explanation = explanation(&tried, replicas);
+    Ok(report.ended(began.elapsed()))
+}
+
+/// Carries out the experiment, and returns its figures.
+///
+/// # Errors
+/// Errors of [`run`].
+pub fn measure(options: &LevelsOptions, audience: &dyn Audience) -> Result<LevelsResult, LabError> {
+    let tried = try_levels(options, audience)?;
+    Ok(LevelsResult {
+        shards: SHARDS,
+        figures: tried.iter().map(Tried::figures).collect(),
+        explanation: explanation(&tried, options.replicas),
+    })
+}
+
+fn try_levels(options: &LevelsOptions, audience: &dyn Audience) -> Result<Vec<Tried>, LabError> {
     let LevelsOptions { replicas, operations, clients, .. } = *options;
     if !(1..=Topology::REPLICAS_MAX).contains(&replicas) {
         let line = format!("there may be 1 to {} replicas, not {replicas}", Topology::REPLICAS_MAX);
@@ -82,15 +171,7 @@ pub fn run(options: &LevelsOptions, audience: &dyn Audience) -> Result<Report, L
         drop(cut);
         until_well(&cluster, audience)?;
     }
-    let mut report = Report::new("levels", options.seed)
-        .set("shards", SHARDS)
-        .set("replicas", replicas)
-        .set("operations", operations)
-        .set("clients", clients);
-    report.tables.push(table(&tried));
-    report.charts.push(chart(&tried));
-    report.explanation = explanation(&tried, replicas);
-    Ok(report.ended(began.elapsed()))
+    Ok(tried)
 }
 
 fn try_level(

@@ -21,6 +21,7 @@ pub mod lab_error;
 pub mod levels;
 pub mod machine;
 mod node_faults;
+pub mod placement_trial;
 mod random;
 pub mod replicas;
 pub mod report;

@@ -126,7 +126,11 @@ impl Algorithm {
         }
     }
 
-    fn owners_after(
+    /// Returns the owner of every slot after the topology has changed.
+    ///
+    /// # Errors
+    /// [`PlacementError`] if the algorithm cannot handle the topology after the change.
+    pub fn owners_after(
         &self,
         before: &Topology,
         after: &Topology,

@@ -32,7 +32,7 @@ pub mod file_reader;
 pub mod file_watch;
 mod index_ddl;
 pub mod intents;
-mod listed_indexes;
+pub mod listed_indexes;
 mod listed_moves;
 mod log;
 pub mod migrate;

@@ -15,9 +15,12 @@ use engine::{EngineFuture, SchemaChange};
 use model::error::Error;
 use model::table::Registry;
 
+use super::catalog::MIGRATIONS;
 use super::connection::{DbErrorKind, OpenError, open};
+use super::data_dir::catalog_file;
 use super::declarations::unreadable;
 use super::listed_moves::FileMoves;
+use super::read_only::open_read_only;
 
 impl IndexCatalog for FileMoves {
     fn list_indexes(&self) -> EngineFuture<'_, Vec<IndexRecord>> {
@@ -89,6 +92,17 @@ fn remove(connection: &mut SqliteConnection, record: &IndexRecord) -> Result<(),
 pub(super) fn building(catalog: &Path, tables: &Registry) -> Result<Vec<SchemaChange>, OpenError> {
     let records = read(&mut open(catalog, "")?).map_err(|error| OpenError::file(catalog, error))?;
     Ok(changes_of_new_shard(&records, tables))
+}
+
+/// Reads the indexes in the catalog of a data directory, by table and name, without changing
+/// anything: a router may hold it.
+///
+/// # Errors
+/// [`OpenError`] if the catalog cannot be read.
+pub fn indexes_of_dir(data_dir: &Path) -> Result<Vec<IndexRecord>, OpenError> {
+    let catalog = catalog_file(data_dir);
+    let mut connection = open_read_only(&catalog, &MIGRATIONS)?;
+    read(&mut connection).map_err(|error| OpenError::file(&catalog, error))
 }
 
 fn read(connection: &mut SqliteConnection) -> QueryResult<Vec<IndexRecord>> {

@@ -9,6 +9,7 @@ mod damage;
 mod export;
 mod files;
 mod import;
+mod indexes;
 mod lab;
 mod migrate;
 mod moves;

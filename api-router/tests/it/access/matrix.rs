@@ -135,6 +135,8 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         ("PUT", "/api/access/roles/{name}") => (path, Some(r#"{"role":"users","grants":[]}"#)),
         ("POST", "/api/access/denials") => (path, Some(r#"{"tenant":"nobody"}"#)),
         ("DELETE", "/api/access/denials") => (format!("{path}?tenant=nobody"), None),
+        // Refused by the route: no experiment runs.
+        ("POST", "/api/lab/levels") => (path, Some(r#"{"replicas":0}"#)),
         ("PUT", "/api/lab/nodes/{node}") => (path, Some(r#"{"state":"running"}"#)),
         _ => (path, None),
     }

@@ -56,6 +56,12 @@ impl Router {
         self.answer(request.header("if-match", if_match).send_json(body))
     }
 
+    /// Returns the body of the answer to a POST that only tells what it would do.
+    pub(super) fn plan(&self, path: &str, body: &Value) -> Result<Value, CommandError> {
+        let request = self.client.post(path).header(DEADLINE.0, DEADLINE.1);
+        self.answer(request.header("prefer", "tx=rollback").send_json(body))
+    }
+
     /// Returns the body of the answer to a PATCH with a JSON document.
     pub(super) fn patch(&self, path: &str, body: &Value) -> Result<Value, CommandError> {
         self.answer(self.client.patch(path).send_json(body))

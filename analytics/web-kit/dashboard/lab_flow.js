@@ -1,0 +1,125 @@
+// Flow: each shard with the keys that it got last, as the router has recorded them; or demo keys, where the chosen
+// strategy would put them.
+
+import { byId, element, keep, setStyle, setText } from "./element.js";
+import { ownerColour } from "./palette.js";
+import { count } from "./units.js";
+
+/** Keys that a shard shows. */
+const SHOWN_MAX = 8;
+const DEMO_KEYS = Array.from({ length: 12 }, (_, number) => `user_${number + 1}`);
+
+export class Flow {
+  constructor(strategy) {
+    this.strategy = strategy;
+    this.last = 0;
+    this.names = [];
+    this.lanes = new Map();
+    this.isDemo = false;
+    this.button = byId("flow-demo");
+    this.note = byId("flow-note");
+    this.button.addEventListener("click", () => this.turn(!this.isDemo));
+    strategy.addEventListener("change", () => this.isDemo && this.showDemo());
+  }
+
+  /** Asks for the keys since the last answer. Returns its status, 0 without an answer. */
+  async ask() {
+    try {
+      const answer = await fetch(`api/lab/writes?after=${this.last}`);
+      const body = await answer.json();
+      if (answer.ok) this.take(body);
+      else if (!this.isDemo) setText(this.note, `${body.detail}.`);
+      return { status: answer.status, problem: body.detail };
+    } catch {
+      return { status: 0 };
+    }
+  }
+
+  take({ keyspace, placement, shards, last, writes }) {
+    // A router that was started again counts from 1.
+    this.last = last;
+    this.names = shards.map(({ shard }) => shard);
+    this.strategy.offer({ keyspace, placement, weights: shards.map(({ weight }) => weight) });
+    for (const { number, key, slot, shard } of writes) this.put(shard, { id: number, key, slot });
+    if (writes.length > 0) {
+      this.written = [...(this.written ?? []), ...writes.map(({ key }) => key)].slice(-12);
+      if (!this.isDemo) this.strategy.sample(unique(this.written));
+    }
+    if (!this.isDemo) this.show();
+  }
+
+  put(shard, key) {
+    const lane = this.lanes.get(shard) ?? { total: 0, keys: [] };
+    this.lanes.set(shard, lane);
+    lane.total += 1;
+    lane.keys = [key, ...lane.keys].slice(0, SHOWN_MAX);
+  }
+
+  show() {
+    const isQuiet = this.lanes.size === 0;
+    setText(
+      this.note,
+      isQuiet
+        ? "Nothing was written through this router lately. Write a row, or try demo keys, which are only computed with."
+        : "Keys of rows that clients have written through this router, with the shards that have stored them. Of many in a millisecond one is shown; rows of bulk writes are not.",
+    );
+    this.draw(this.names, this.lanes, "written");
+  }
+
+  turn(isDemo) {
+    this.isDemo = isDemo;
+    setText(this.button, isDemo ? "Show what is written" : "Try 12 demo keys");
+    this.strategy.sample(isDemo ? DEMO_KEYS : unique(this.written ?? []));
+    if (!isDemo) this.show();
+  }
+
+  showDemo() {
+    const { trial } = this.strategy;
+    if (trial === null) return;
+    setText(
+      this.note,
+      `Demo keys where ${trial.keyspace} with ${trial.placement} puts them. They are computed with, and not stored.`,
+    );
+    const lanes = new Map();
+    for (const { key, slot, shard } of trial.sample) {
+      if (shard === null) continue;
+      const lane = lanes.get(shard) ?? { total: 0, keys: [] };
+      lanes.set(shard, lane);
+      lane.total += 1;
+      lane.keys.push({ id: key, key, slot });
+    }
+    this.draw(trial.before.shards.map(({ shard }) => shard), lanes, "computed");
+  }
+
+  draw(names, lanes, word) {
+    keep(
+      byId("flow-lanes"),
+      names.map((name, place) => ({ name, place })),
+      ({ name }) => name,
+      () =>
+        element(
+          "li",
+          { class: "lane" },
+          element("p", { class: "lane-head" }, element("span"), element("span", { class: "quiet-text" })),
+          element("ul", { class: "lane-keys" }),
+        ),
+      (node, { name, place }) => {
+        const lane = lanes.get(name) ?? { total: 0, keys: [] };
+        setStyle(node, "--owner", ownerColour(place));
+        node.dataset.shard = name;
+        setText(node.firstChild.firstChild, name);
+        setText(node.firstChild.lastChild, `${count(lane.total)} ${word}`);
+        keep(
+          node.lastChild,
+          lane.keys,
+          ({ id }) => id,
+          ({ key, slot }) =>
+            element("li", { class: "lane-key", title: `slot ${slot ?? "unknown"}`, text: key }),
+          () => {},
+        );
+      },
+    );
+  }
+}
+
+const unique = (keys) => [...new Set(keys)];

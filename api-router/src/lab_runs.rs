@@ -1,0 +1,149 @@
+//! Lab runs: experiments of the lab on clusters of their own, one at a time, on a thread that
+//! serves no requests.
+//!
+//! **Invariant:** an experiment touches no data of the router's cluster. It ends soon after its
+//! client has gone, after [`SECONDS_MAX`], or once the router is about to end, and removes what it
+//! made.
+//! **Not here:** the experiments (`shard_manager::lab`), HTTP (`routes::lab`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shard_manager::lab::audience::{Audience, Bar};
+use shard_manager::lab::lab_error::LabError;
+use shard_manager::lab::levels::{self, LevelsOptions, LevelsResult};
+use tokio::sync::oneshot;
+
+/// Longest time of an experiment.
+pub const SECONDS_MAX: u64 = 60;
+
+/// Reason why an experiment has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum LabRunError {
+    /// Another one runs.
+    #[error("another experiment runs on this router, and there is one at a time")]
+    Runs,
+    /// It took too long.
+    #[error("the experiment took longer than {SECONDS_MAX} seconds; its cluster is removed")]
+    TooLong,
+    /// The router is about to end.
+    #[error("the router is about to end; the cluster of the experiment is removed")]
+    Closing,
+    /// It failed; the reason may name folders of this machine.
+    #[error("the experiment failed; its cluster is removed")]
+    Failed(String),
+}
+
+/// The experiment that runs, if there is one.
+#[derive(Debug, Default)]
+pub struct LabRuns {
+    is_running: AtomicBool,
+    is_closed: AtomicBool,
+}
+
+impl LabRuns {
+    /// Ends the experiment that runs, and begins no more.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    /// Plays the levels out on a cluster of files of their own.
+    ///
+    /// # Errors
+    /// [`LabRunError`].
+    pub async fn levels(
+        self: &Arc<Self>,
+        options: LevelsOptions,
+    ) -> Result<LevelsResult, LabRunError> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(LabRunError::Closing);
+        }
+        let permit = RunPermit::take(self).ok_or(LabRunError::Runs)?;
+        let has_client = Arc::new(AtomicBool::new(true));
+        // The future is dropped when the client disconnects.
+        let _presence = Presence(Arc::clone(&has_client));
+        let until = Instant::now() + Duration::from_secs(SECONDS_MAX);
+        let watcher = Watcher { runs: Arc::clone(self), has_client, until };
+        let (result, ended) = oneshot::channel();
+        let work = move || {
+            let measured = levels::measure(&options, &watcher);
+            let measured = measured.map_err(|error| watcher.explain(&error));
+            drop(permit);
+            // The client has gone, if nobody receives it.
+            let _ = result.send(measured);
+        };
+        let thread = thread::Builder::new().name("lab".to_owned()).spawn(work);
+        thread.map_err(|error| LabRunError::Failed(error.to_string()))?;
+        let panicked = |_| Err(LabRunError::Failed("its thread has panicked".to_owned()));
+        ended.await.unwrap_or_else(panicked)
+    }
+}
+
+/// Right to run the one experiment, until it is dropped.
+struct RunPermit(Arc<LabRuns>);
+
+impl RunPermit {
+    fn take(runs: &Arc<LabRuns>) -> Option<Self> {
+        let before = runs.is_running.swap(true, Ordering::AcqRel);
+        (!before).then(|| Self(Arc::clone(runs)))
+    }
+}
+
+impl Drop for RunPermit {
+    fn drop(&mut self) {
+        self.0.is_running.store(false, Ordering::Release);
+    }
+}
+
+/// Presence of the client that waits for an experiment.
+struct Presence(Arc<AtomicBool>);
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Audience of an experiment: nobody sees its progress, and its time is limited.
+struct Watcher {
+    runs: Arc<LabRuns>,
+    has_client: Arc<AtomicBool>,
+    until: Instant,
+}
+
+impl Watcher {
+    fn explain(&self, error: &LabError) -> LabRunError {
+        match error {
+            LabError::Cancelled if self.runs.is_closed.load(Ordering::Acquire) => {
+                LabRunError::Closing
+            }
+            LabError::Cancelled => LabRunError::TooLong,
+            LabError::Impossible(why) | LabError::Failed(why) => LabRunError::Failed(why.clone()),
+        }
+    }
+}
+
+impl Audience for Watcher {
+    fn say(&self, line: &str) {
+        tracing::debug!(line, "the experiment goes on");
+    }
+
+    fn bar(&self, _: &str, _: u64) -> Box<dyn Bar> {
+        Box::new(NoBar)
+    }
+
+    fn has_left(&self) -> bool {
+        !self.has_client.load(Ordering::Acquire)
+            || self.runs.is_closed.load(Ordering::Acquire)
+            || Instant::now() >= self.until
+    }
+}
+
+/// Progress that nobody sees.
+struct NoBar;
+
+impl Bar for NoBar {
+    fn add(&self, _: u64) {}
+}

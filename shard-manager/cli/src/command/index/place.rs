@@ -1,0 +1,158 @@
+//! Place: the router or the catalog that a request about indexes goes to.
+//!
+//! The router that `--url` names builds and drops indexes. The catalog of a data directory is read,
+//! also without a router, and not changed.
+//!
+//! **Not here:** the output (`index`).
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sqlite::listed_indexes::indexes_of_dir;
+use sqlite::offline_view::DirView;
+
+use super::super::http_agent::RouterAddress;
+use super::super::router::Router;
+use super::super::{ClusterSource, CommandError};
+use super::view::{IndexPlanView, IndexView};
+
+/// Router that builds and drops indexes, on the command line.
+#[derive(Args, Clone, Debug)]
+pub(super) struct RouterArgs {
+    /// Router that does it, while rows are read and written [default: http://127.0.0.1:3000]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:3000",
+        hide_default_value = true
+    )]
+    url: String,
+    /// File with the API key for that router [env: TESSERA_KEY, the key itself]
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+}
+
+/// Index that is to be built.
+#[derive(Clone, Debug)]
+pub(super) struct NewIndex {
+    /// Name.
+    pub(super) name: String,
+    /// Columns, in their order.
+    pub(super) columns: Vec<String>,
+    /// True if rows of one shard key must differ in the columns.
+    pub(super) unique: bool,
+    /// Longest time for which writes of a shard may wait.
+    pub(super) pause_max_ms: Option<u64>,
+}
+
+impl NewIndex {
+    fn body(&self) -> Value {
+        let mut body = json!({"name": self.name, "columns": self.columns, "unique": self.unique});
+        if let Some(pause) = self.pause_max_ms {
+            body["pause_max_ms"] = pause.into();
+        }
+        body
+    }
+}
+
+/// Indexes of a table.
+pub(super) struct IndexPlace {
+    table: String,
+    source: IndexSource,
+}
+
+enum IndexSource {
+    /// Those of a router.
+    Router(Box<Router>),
+    /// Those in the catalog of a data directory.
+    Files(PathBuf),
+}
+
+impl IndexPlace {
+    /// Returns the place that the flags name.
+    pub(super) fn of(source: &ClusterSource, table: &str) -> Result<Self, CommandError> {
+        let source = match source.router() {
+            Some(address) => IndexSource::Router(Box::new(Router::at(&address)?)),
+            None => IndexSource::Files(source.place.data_dir.clone()),
+        };
+        Self::new(source, table)
+    }
+
+    /// Returns the place of a router.
+    pub(super) fn of_router(router: &RouterArgs, table: &str) -> Result<Self, CommandError> {
+        let RouterArgs { url, key_file } = router.clone();
+        let router = Router::at(&RouterAddress { url, key_file })?;
+        Self::new(IndexSource::Router(Box::new(router)), table)
+    }
+
+    fn new(source: IndexSource, table: &str) -> Result<Self, CommandError> {
+        check_name("a table", table)?;
+        Ok(Self { table: table.to_owned(), source })
+    }
+
+    /// Returns the table.
+    pub(super) fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// Returns the indexes of the table, by name.
+    pub(super) fn list(&self) -> Result<Vec<IndexView>, CommandError> {
+        match &self.source {
+            IndexSource::Router(router) => read(router.get(&self.path(), &[])?["indexes"].take()),
+            IndexSource::Files(data_dir) => {
+                let view = DirView::open(data_dir)?;
+                let shards = view.map.topology().members().count();
+                let mut records = indexes_of_dir(data_dir)?;
+                records.retain(|record| record.table == self.table);
+                Ok(records.into_iter().map(|record| IndexView::of(record, shards)).collect())
+            }
+        }
+    }
+
+    /// Lets an index be built, and returns it as it is now.
+    pub(super) fn add(&self, index: &NewIndex) -> Result<IndexView, CommandError> {
+        read(self.router()?.post(&self.path(), &index.body())?["index"].take())
+    }
+
+    /// Returns what the creation of an index would do.
+    pub(super) fn plan(&self, index: &NewIndex) -> Result<IndexPlanView, CommandError> {
+        read(self.router()?.plan(&self.path(), &index.body())?)
+    }
+
+    /// Lets an index be dropped, and returns it as it is now.
+    pub(super) fn remove(&self, name: &str) -> Result<IndexView, CommandError> {
+        check_name("an index", name)?;
+        read(self.router()?.delete(&format!("{}/{name}", self.path()))?["index"].take())
+    }
+
+    fn router(&self) -> Result<&Router, CommandError> {
+        match &self.source {
+            IndexSource::Router(router) => Ok(router),
+            IndexSource::Files(_) => {
+                Err(CommandError::Refused("a router builds indexes: name it by --url".to_owned()))
+            }
+        }
+    }
+
+    fn path(&self) -> String {
+        format!("/api/tables/{}/indexes", self.table)
+    }
+}
+
+/// Refuses a name that would be another path.
+fn check_name(what: &str, name: &str) -> Result<(), CommandError> {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if name.is_empty() || !name.bytes().all(is_name) {
+        let line = format!("{name:?} cannot be the name of {what}: a name has a-z, 0-9 and _ only");
+        return Err(CommandError::Refused(line));
+    }
+    Ok(())
+}
+
+fn read<T: DeserializeOwned>(answer: Value) -> Result<T, CommandError> {
+    serde_json::from_value(answer).map_err(|error| {
+        CommandError::Refused(format!("this is not the answer of a router: {error}"))
+    })
+}

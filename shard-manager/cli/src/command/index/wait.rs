@@ -1,0 +1,119 @@
+//! Wait: follows an index until every shard has it, or none any more, with a bar on a terminal and
+//! lines elsewhere.
+//!
+//! **Invariant:** an interrupt ends the wait, and never the work of the router.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+
+use super::super::{CommandError, interrupt};
+use super::place::IndexPlace;
+use super::state;
+use super::view::IndexView;
+use crate::terminal::{Terminal, say};
+
+/// Interval between two looks at an index.
+const LOOK: Duration = Duration::from_millis(300);
+/// Interval at which an interrupt is noticed.
+const NAP: Duration = Duration::from_millis(50);
+/// Time for which a router may be away meanwhile: it is started again, or another takes over.
+const AWAY_MAX: Duration = Duration::from_secs(30);
+
+/// Waits until an index is ready or lost, and returns it.
+pub(super) fn until_built(
+    place: &IndexPlace,
+    begun: IndexView,
+    terminal: &Terminal,
+) -> Result<IndexView, CommandError> {
+    let name = begun.name.clone();
+    let mut follower = Follower::begin(place, &begun, terminal);
+    let mut shown = Some(begun);
+    loop {
+        let Some(index) = shown else {
+            let line = format!("the index {name} was dropped while it was being built");
+            return Err(CommandError::Found(line));
+        };
+        follower.show(&index);
+        if index.is_ready() || index.is_lost() {
+            return Ok(index);
+        }
+        shown = follower.next(&name)?;
+    }
+}
+
+/// Waits until an index is not listed any more.
+pub(super) fn until_dropped(
+    place: &IndexPlace,
+    begun: IndexView,
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
+    let name = begun.name.clone();
+    let mut follower = Follower::begin(place, &begun, terminal);
+    let mut shown = Some(begun);
+    while let Some(index) = shown {
+        follower.show(&index);
+        shown = follower.next(&name)?;
+    }
+    Ok(())
+}
+
+/// Looks at an index again and again, and reports it.
+struct Follower<'f> {
+    place: &'f IndexPlace,
+    terminal: &'f Terminal,
+    bar: ProgressBar,
+    last_line: String,
+    seen: Instant,
+}
+
+impl<'f> Follower<'f> {
+    fn begin(place: &'f IndexPlace, index: &IndexView, terminal: &'f Terminal) -> Self {
+        interrupt::watch();
+        let bar = terminal.steps(&index.name, index.shards.unwrap_or(1));
+        Self { place, terminal, bar, last_line: String::new(), seen: Instant::now() }
+    }
+
+    /// Shows an index: on the bar, or as a line if it has changed.
+    fn show(&mut self, index: &IndexView) {
+        let reason = index.reason.as_deref().unwrap_or_default();
+        let line = format!("{} {reason}", state(index));
+        self.bar.set_position(index.built.unwrap_or(0));
+        self.bar.set_message(line.trim_end().to_owned());
+        if line != self.last_line && self.terminal.has_lines() {
+            say(format_args!("{}: {}", index.name, line.trim_end()));
+        }
+        self.last_line = line;
+    }
+
+    /// Returns the index after a while; `None` if it is not listed any more.
+    fn next(&mut self, name: &str) -> Result<Option<IndexView>, CommandError> {
+        loop {
+            let next = Instant::now() + LOOK;
+            while Instant::now() < next {
+                if interrupt::asked() {
+                    let again =
+                        format!("`shard-manager index list {}` shows it", self.place.table());
+                    let line = format!("cancelled; the router goes on with the index: {again}");
+                    return Err(CommandError::Refused(line));
+                }
+                sleep(NAP);
+            }
+            match self.place.list() {
+                Ok(indexes) => {
+                    self.seen = Instant::now();
+                    return Ok(indexes.into_iter().find(|index| index.name == name));
+                }
+                Err(error) if self.seen.elapsed() > AWAY_MAX => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Follower<'_> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
