@@ -20,7 +20,7 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/import", &["access", "cluster", "model"]),
     (
         "shard-manager/lab",
-        &["access", "assembly", "cluster", "engine", "import", "model", "report-page"],
+        &["access", "assembly", "cache", "cluster", "engine", "import", "model", "report-page"],
     ),
     (
         "shard-manager/cli",
@@ -317,9 +317,21 @@ pub(super) const IMPORT: &[&[&str]] = &[&["demo_data", "row_reader"]];
 pub(super) const LAB: &[&[&str]] = &[
     &["chart", "lab_error", "machine", "random"],
     &["audience", "key_set", "lab_cluster", "report", "work_folder"],
-    &["clients", "dataset", "growth", "node_faults"],
+    &["clients", "dataset", "growth", "node_faults", "tcp_link"],
     &["killed_writer"],
-    &["conflicts", "crash", "grow", "levels", "replicas", "run", "strategies", "tour"],
+    &[
+        "cached_reads",
+        "conflicts",
+        "crash",
+        "grow",
+        "indexes",
+        "levels",
+        "network",
+        "replicas",
+        "run",
+        "strategies",
+        "tour",
+    ],
     &["shard_counts"],
 ];
 pub(super) const REPORT_PAGE: &[&[&str]] = &[&["axis", "hidden_characters", "words"]];

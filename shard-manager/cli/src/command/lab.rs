@@ -4,9 +4,12 @@
 
 mod guarantees;
 mod lab_servers;
+mod network;
 mod report_folder;
 mod run;
 mod sizes;
+mod snapshot;
+mod snapshot_folder;
 mod strategies;
 mod tour;
 mod watcher;
@@ -63,9 +66,19 @@ enum Experiment {
     Shards(sizes::Shards),
     /// Adds a shard while clients read and write, and takes it away again
     Grow(sizes::Grow),
+    /// Compares the same reads with and without a cache, with keys that are read equally or not
+    Cache(sizes::CacheTrial),
+    /// Compares a filtered query with and without an index, and what the index costs a write
+    Indexes(sizes::IndexTrial),
+    /// Shows what latency, loss and cuts between the router and the nodes do to requests
+    #[command(after_help = network::EXAMPLES)]
+    Network(network::Network),
     /// Walks through Tessera in ten chapters, each of which does the real thing
     #[command(after_help = tour::EXAMPLES)]
     Tour(tour::Options),
+    /// Saves the user's cluster under a name, and returns to it
+    #[command(after_help = snapshot::EXAMPLES)]
+    Snapshot(snapshot::Options),
     /// Writes to the files in a folder until it is killed: a part of other experiments
     #[command(hide = true)]
     WriteUntilKilled {
@@ -103,7 +116,11 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
         Experiment::Conflicts(options) => options.run(terminal),
         Experiment::Shards(options) => options.run(terminal),
         Experiment::Grow(options) => options.run(terminal),
+        Experiment::Cache(options) => options.run(terminal),
+        Experiment::Indexes(options) => options.run(terminal),
+        Experiment::Network(options) => options.run(terminal),
         Experiment::Tour(options) => tour::run(&options, terminal),
+        Experiment::Snapshot(options) => snapshot::run(&options, terminal),
         Experiment::WriteUntilKilled { .. } => Ok(()),
     }
 }
