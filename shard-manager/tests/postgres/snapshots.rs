@@ -169,9 +169,9 @@ async fn a_cluster_in_use_another_one_and_foreign_tables_are_refused_and_stay() 
     manager.close();
     drop(manager);
     let rows = saved.rows().await;
-    saved.databases.door(1).await.run("CREATE TABLE another (id INT)").await;
+    saved.databases.door(1).await.run("CREATE TABLE public.another (id INT)").await;
     saved.run(&restore).refused("shard2: the database also has another");
-    saved.databases.door(1).await.run("DROP TABLE another").await;
+    saved.databases.door(1).await.run("DROP TABLE public.another").await;
     assert_eq!(saved.rows().await, rows);
     let other = Saved::with_users(0..3).await;
     let (folder, all) = (saved.snapshots().display().to_string(), urls(&other.databases));

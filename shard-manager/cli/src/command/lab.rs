@@ -29,13 +29,15 @@ use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
 An experiment makes its own keys and its own cluster in a temporary folder, touches nothing else,
-and removes them afterwards, also after Ctrl-C. The same seed makes the same keys and rows.
+and removes them afterwards, also after Ctrl-C. The same seed makes the same keys and rows. Only
+snapshots are about your cluster, which they save, and restore after they have asked.
 
 Examples:
   shard-manager lab tour
   shard-manager lab levels
   shard-manager lab shards --counts 1,2,4,8
   shard-manager lab run --users 100000 --report ./run
+  shard-manager lab snapshot save before-load
   shard-manager lab strategies
   shard-manager lab strategies --weights 1,1,2 --keys-file user_ids.txt --report ./strategies";
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{left_in, rows};
 use crate::cluster::run;
+use crate::redis_server::Server;
 use crate::scratch;
 
 /// Carries out an experiment in a folder, which must be empty again.
@@ -44,6 +45,21 @@ fn a_cache_answers_more_reads_of_keys_that_are_read_often_and_none_is_stale() {
     run(&["lab", "cache", "--users", "0"]).refused("1 to 1000000 users, not 0");
     run(&["lab", "cache", "--redis", "localhost"]).refused("begins with redis://");
     run(&["lab", "cache", "--redis", "redis://127.0.0.1:1"]).refused("127.0.0.1:1");
+}
+
+#[test]
+fn redis_answers_reads_too_and_none_is_stale() {
+    let Some(redis) = Server::start(&[]) else { return };
+    let url = format!("redis://127.0.0.1:{}/0", redis.port());
+    let args = ["--users", "200", "--operations", "800", "--clients", "2", "--redis", &url];
+    let report = carry_out("cache", &args);
+    let found = rows(&report, "Reads of users beside writes");
+    let of_redis: Vec<_> = found.iter().filter(|row| row[0] == "Redis").collect();
+    assert_eq!(of_redis.len(), 2, "{found:#?}");
+    for row in of_redis {
+        assert!(number(&row[3]) > 0.0 && row[7] == 0, "{row:?}");
+    }
+    assert!(!report.to_string().contains("Redis was not tried"), "{report:#}");
 }
 
 #[test]
