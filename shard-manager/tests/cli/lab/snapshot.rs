@@ -147,6 +147,10 @@ fn without_a_yes_nothing_changes() {
 #[test]
 fn what_cannot_be_saved_or_restored_is_named_and_stays() {
     let stopped = Stopped::with_users(0..20);
+    let nowhere = stopped.parent.path().join("nowhere");
+    let folder = stopped.snapshots().display().to_string();
+    run_in(&nowhere, &stopped.args(&["save", "one"], &folder)).refused("there is no cluster here");
+    assert!(!nowhere.exists() && !stopped.snapshots().exists());
     stopped.run(&["restore", "none", "--yes"]).refused("there is no snapshot none, and no other");
     stopped.run(&["save", "one"]).expect(0);
     stopped.run(&["save", "one"]).refused("there is a snapshot one already");
@@ -156,13 +160,12 @@ fn what_cannot_be_saved_or_restored_is_named_and_stays() {
         stopped.run(&["restore", name]).refused("the name of a snapshot has 1 to 64 letters");
     }
     let rows = stopped.rows();
-    let folder = stopped.snapshots().display().to_string();
     let other = Cluster::filled();
     let args = stopped.args(&["restore", "one", "--yes"], &folder);
     run_in(other.path(), &args).refused("is in use by a router");
     let other = other.stop();
     run_in(other.path(), &args).refused("the data directory of another cluster");
-    run_in(&stopped.parent.path().join("nowhere"), &args).refused("there is no cluster here");
+    run_in(&nowhere, &args).refused("there is no cluster here");
     let shard = stopped.snapshots().join("one").join("shard2-primary.db");
     let mut bytes = fs::read(&shard).expect("readable");
     bytes[5_000] ^= 1;

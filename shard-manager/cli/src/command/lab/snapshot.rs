@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use sqlite::offline_view::DirView;
 use tokio::runtime::Builder;
 
 use super::snapshot_folder::{Snapshot, SnapshotFolder, TableDigest};
@@ -100,6 +101,10 @@ fn save(
     folder: &Path,
     (cluster, terminal): (&ClusterPlace, &Terminal),
 ) -> Result<(), CommandError> {
+    if let ClusterPlace::Files(data_dir) = cluster {
+        // Files of an older program can be copied, and have no digests.
+        DirView::open(data_dir)?;
+    }
     let copied = copy(cluster, folder, terminal)?;
     let snapshot = Snapshot::read(folder)?;
     let document = json!({
