@@ -63,9 +63,9 @@ pub(super) fn chart(tried: &[Tried]) -> Chart {
 pub(super) fn explanation(tried: &[Tried]) -> String {
     let of = |condition| tried.iter().find(|one| one.condition == condition);
     let p50 = |one: Option<&Tried>| one.map_or(0.0, |one| one.writes.quantile_ms(0.5));
-    let slowest = tried.iter().rev().find_map(|one| match one.condition {
-        NetworkCondition::Latency(ms) => Some((ms, one)),
-        _ => None,
+    let slowest = tried.iter().rev().find_map(|one| {
+        let NetworkCondition::Latency(ms) = one.condition else { return None };
+        Some((ms, one))
     });
     let latency = slowest.map_or_else(String::new, |(ms, one)| {
         format!(", and {:.2} ms when every node answers {ms} ms later", p50(Some(one)))

@@ -1,9 +1,12 @@
 //! Tests of `lab cache`, `lab indexes` and `lab network`.
 
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{left_in, rows};
-use crate::cluster::run;
+use crate::cluster::{Ended, program, run};
 use crate::redis_server::Server;
 use crate::scratch;
 
@@ -108,5 +111,25 @@ fn cuts_refuse_writes_of_the_shard_that_is_gone_and_lose_no_acknowledged_one() {
         (&["--latency-ms", &["1"; 9].join(",")], "up to 8 latencies, not 9"),
     ] {
         run(&[&["lab", "network"], more].concat()).refused(with);
+    }
+}
+
+#[test]
+fn an_interrupted_experiment_leaves_nothing() {
+    for experiment in ["cache", "indexes", "network"] {
+        let dir = scratch::folder();
+        let work = dir.path().to_str().expect("UTF-8");
+        let args = ["lab", experiment, "--operations", "90000", "--work-dir", work];
+        let mut command = program(&args);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.expect("the program starts");
+        while left_in(dir.path()).is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(signalled.expect("kill").success());
+        let ended = Ended::of(&child.wait_with_output().expect("it ends")).expect(2);
+        assert!(ended.err.contains("cancelled; what the experiment made is removed"), "{ended:#?}");
+        assert_eq!(left_in(dir.path()), Vec::<String>::new());
     }
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use sqlite::offline_view::DirView;
 use tokio::runtime::Builder;
 
-use super::snapshot_folder::{Snapshot, SnapshotFolder, TableDigest};
+use super::snapshot_folder::{ListedSnapshot, Snapshot, SnapshotFolder, TableDigest};
 use crate::command::CommandError;
 use crate::command::backup::{copy, judged, with_bars};
 use crate::command::cluster_place::{ClusterArgs, ClusterPlace};
@@ -210,11 +210,8 @@ fn table(digests: &[TableDigest], terminal: &Terminal) -> String {
     terminal.table(&["shard", "table", "rows", "digest"], &rows)
 }
 
-fn list(
-    all: &[Result<Snapshot, (String, String)>],
-    terminal: &Terminal,
-) -> Result<(), CommandError> {
-    let document = |found: &Result<Snapshot, (String, String)>| match found {
+fn list(all: &[ListedSnapshot], terminal: &Terminal) -> Result<(), CommandError> {
+    let document = |found: &ListedSnapshot| match found {
         Ok(Snapshot { name, folder, facts, .. }) => json!({
             "snapshot": name,
             "folder": folder,
@@ -230,7 +227,7 @@ fn list(
         if all.is_empty() {
             return "there are no snapshots; `lab snapshot save NAME` makes one".to_owned();
         }
-        let row = |found: &Result<Snapshot, (String, String)>| match found {
+        let row = |found: &ListedSnapshot| match found {
             Ok(snapshot) => {
                 let facts = &snapshot.facts;
                 let engine = if snapshot.is_of_servers() { "postgres" } else { "files" };

@@ -33,6 +33,9 @@ pub(super) struct Snapshot {
     manifest: SnapshotManifest,
 }
 
+/// Snapshot in a list; or the name of a folder that cannot be used, and the reason.
+pub(super) type ListedSnapshot = Result<Snapshot, (String, String)>;
+
 enum SnapshotManifest {
     Files(Manifest),
     Servers(ServerManifest),
@@ -80,7 +83,7 @@ impl SnapshotFolder {
     }
 
     /// Returns the snapshots by their times; of one that cannot be used, its name and the reason.
-    pub(super) fn all(&self) -> Result<Vec<Result<Snapshot, (String, String)>>, CommandError> {
+    pub(super) fn all(&self) -> Result<Vec<ListedSnapshot>, CommandError> {
         let entries = match fs::read_dir(&self.0) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -105,7 +108,7 @@ impl SnapshotFolder {
 }
 
 /// Returns the place of a snapshot in the list: by its time, and those without one last.
-fn order(found: &Result<Snapshot, (String, String)>) -> (bool, &str, &str) {
+fn order(found: &ListedSnapshot) -> (bool, &str, &str) {
     match found {
         Ok(snapshot) => (false, &snapshot.facts.at, &snapshot.name),
         Err((name, _)) => (true, "", name),
