@@ -88,7 +88,7 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.finished {
             // The next process removes what cannot be removed now.
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = remove(&self.path);
         }
     }
 }
@@ -168,12 +168,28 @@ fn remove_left_over(path: &Path) -> Result<(), SaveError> {
         Err(_) => return Err(SaveError::target(path, in_the_way)),
     };
     match lock.try_lock() {
-        Ok(()) => fs::remove_dir_all(path).map_err(|error| SaveError::io(path, error)),
+        Ok(()) => remove(path).map_err(|error| SaveError::io(path, error)),
         Err(TryLockError::WouldBlock) => {
             Err(SaveError::InWork { path: path.display().to_string() })
         }
         Err(TryLockError::Error(error)) => Err(SaveError::io(path, error)),
     }
+}
+
+/// Removes an unfinished folder. Its lock goes last, so that what a killed process leaves of it is
+/// recognised again.
+fn remove(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name() == LOCK {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    fs::remove_dir_all(path)
 }
 
 /// Makes the names in a folder durable.

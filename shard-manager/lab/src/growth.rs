@@ -3,7 +3,6 @@
 //! **Invariant:** when a function returns, the move of every slot has ended.
 //! **Not here:** joining and moving (`cluster`).
 
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use cluster::manager::{Manager, Rebalances};
@@ -11,10 +10,9 @@ use engine::new_shard::NewShard;
 use engine::rebalance_draft::{DraftGoal, RebalanceDraft};
 use engine::rebalance_record::RebalanceState;
 use engine::rebalance_view::{RebalanceBegun, RebalanceView};
-use futures_util::future::{Either, select};
 
 use crate::audience::Audience;
-use crate::lab_cluster::{LabCluster, PATIENCE, block_on};
+use crate::lab_cluster::{LabCluster, PATIENCE};
 use crate::lab_error::LabError;
 
 /// Interval between two looks at a rebalance.
@@ -30,7 +28,7 @@ pub(crate) fn add_shard(
     audience: &dyn Audience,
 ) -> Result<RebalanceView, LabError> {
     let manager = cluster.manager();
-    beside_upkeep(manager, async {
+    cluster.beside_upkeep(async {
         let shard = NewShard { name: name.to_owned(), weight: 1, url: None };
         let deadline = Instant::now() + PATIENCE;
         manager.shards().join(shard, None, deadline).await.map_err(LabError::failed)?;
@@ -49,20 +47,7 @@ pub(crate) fn drain_shard(
 ) -> Result<RebalanceView, LabError> {
     let manager = cluster.manager();
     let goal = DraftGoal::Drain(name.to_owned());
-    beside_upkeep(manager, carry_out(manager, goal, audience))
-}
-
-/// Runs work beside the task that opens shards and carries moves out.
-fn beside_upkeep<T>(
-    manager: &Manager,
-    work: impl Future<Output = Result<T, LabError>>,
-) -> Result<T, LabError> {
-    block_on(async {
-        match select(pin!(manager.shards().keep_up()), pin!(work)).await {
-            Either::Left(_) => Err(LabError::failed("the task that moves slots has ended")),
-            Either::Right((done, _)) => done,
-        }
-    })
+    cluster.beside_upkeep(carry_out(manager, goal, audience))
 }
 
 async fn carry_out(

@@ -6,13 +6,16 @@
 //! **Not here:** the folder (`work_folder`).
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use access::rights::Rights;
 use assembly::{ConnectedCluster, EmbeddedCluster};
+use cache::CacheSettings;
 use cluster::manager::{BulkRow, Manager, ReadDone, RequestOptions, WriteReceipt, place_row};
 use engine::cluster_spec::ClusterSpec;
+use futures_util::future::{Either, select};
 use model::error::{Error, Failure};
 use model::keyspace::ShardKey;
 use model::query::ReadQuery;
@@ -46,6 +49,21 @@ impl LabCluster {
         Ok(Self { manager: manager.map_err(LabError::failed)? })
     }
 
+    /// Opens a cluster of files in this folder, whose reads may be answered from a cache.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`].
+    pub fn cached(
+        data_dir: PathBuf,
+        shards: usize,
+        settings: CacheSettings,
+    ) -> Result<Self, LabError> {
+        let (shards, replicas) = (Some(shards), Some(0));
+        let wanted = ClusterSpec { shards, replicas, ..ClusterSpec::default() };
+        let manager = assembly::open(&EmbeddedCluster { data_dir, wanted });
+        Ok(Self { manager: manager.map_err(LabError::failed)?.with_cache(settings) })
+    }
+
     /// Opens a cluster of servers.
     ///
     /// # Errors
@@ -57,6 +75,22 @@ impl LabCluster {
     /// Returns the manager.
     pub fn manager(&self) -> &Manager {
         &self.manager
+    }
+
+    /// Runs work beside the task that opens shards, carries moves out and builds indexes.
+    ///
+    /// # Errors
+    /// Those of the work.
+    pub fn beside_upkeep<T>(
+        &self,
+        work: impl Future<Output = Result<T, LabError>>,
+    ) -> Result<T, LabError> {
+        block_on(async {
+            match select(pin!(self.manager.shards().keep_up()), pin!(work)).await {
+                Either::Left(_) => Err(LabError::failed("the task that moves slots has ended")),
+                Either::Right((done, _)) => done,
+            }
+        })
     }
 
     /// Returns the names of the shards, by their numbers.

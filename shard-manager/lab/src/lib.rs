@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audience;
+pub mod cached_reads;
 pub mod chart;
 mod clients;
 pub mod conflicts;
@@ -14,12 +15,14 @@ pub mod crash;
 mod dataset;
 pub mod grow;
 mod growth;
+pub mod indexes;
 pub mod key_set;
 pub mod killed_writer;
 pub mod lab_cluster;
 pub mod lab_error;
 pub mod levels;
 pub mod machine;
+pub mod network;
 mod node_faults;
 pub mod placement_trial;
 mod random;
@@ -28,5 +31,6 @@ pub mod report;
 pub mod run;
 pub mod shard_counts;
 pub mod strategies;
+pub mod tcp_link;
 pub mod tour;
 pub mod work_folder;

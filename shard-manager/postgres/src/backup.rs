@@ -15,11 +15,12 @@
 //! a state in which its mover may have crashed.
 //!
 //! **Invariant:** under the final name there is a complete copy or nothing.
-//! **Not here:** restoring a copy (`restore`), dumps by the programs of PostgreSQL.
+//! **Not here:** restoring a copy (`restore`, `replace`), dumps by the programs of PostgreSQL.
 
 mod documents;
 pub(super) mod live;
 pub mod manifest;
+pub mod replace;
 pub mod restore;
 mod row_file;
 mod snapshot_point;

@@ -28,7 +28,7 @@ use model::shard_map::ShardMap;
 use model::table::Registry;
 use model::token::TokenKey;
 
-use super::shard_database::{has_rows, migrate, tables, versions};
+use super::shard_database::{has_rows, is_being_restored, migrate, tables, versions};
 use super::statement::{Statement, load, run};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/catalog");
@@ -89,13 +89,18 @@ impl Catalog {
     /// Locks the catalog to open the cluster, until this is dropped.
     ///
     /// # Errors
-    /// [`OpenError`] if the lock is not free in time.
+    /// [`OpenError`] if the lock is not free in time, or a restore was cut off.
     pub async fn lock_to_open(self) -> Result<Self, OpenError> {
         let lock = Statement { sql: OPENING, binds: &[], cached: false };
         let locked = load(&self.connection, lock).await;
         locked.map_err(|error| {
             OpenError::node(PLACE, format!("another router is opening the cluster: {error}"))
         })?;
+        let marked = is_being_restored(&self.connection).await;
+        if marked.map_err(|error| OpenError::node(PLACE, error))? {
+            let cause = "a restore into its database was cut off: run the restore again";
+            return Err(OpenError::node(PLACE, cause));
+        }
         Ok(self)
     }
 

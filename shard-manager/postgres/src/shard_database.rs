@@ -230,6 +230,13 @@ pub(super) async fn migrate_shard(
     migrate(connection, MIGRATIONS, name).await
 }
 
+/// Returns true if a copy is being restored into a database, or a restore was cut off there.
+pub(super) async fn is_being_restored(connection: &AsyncPgConnection) -> QueryResult<bool> {
+    let sql = "SELECT to_regclass('tessera.tessera_restore') IS NOT NULL";
+    let marked = load(connection, Statement { sql, binds: &[], cached: false }).await?;
+    Ok(marked.first().and_then(|row| row.boolean(0)) == Some(true))
+}
+
 /// Creates the schema of Tessera and runs the pending migrations. Each migration is a transaction,
 /// and the next start retries one that failed.
 pub(super) async fn migrate(

@@ -23,11 +23,12 @@
 //!
 //! **Invariant:** under the final name there is a complete copy or nothing; while lanes are held
 //! nothing waits for the disk of the copy.
-//! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`), requests for
-//! a backup (`control`, the command line).
+//! **Not here:** a cluster without a router (`stopped`), restoring a copy (`restore`, `replace`),
+//! requests for a backup (`control`, the command line).
 
 pub mod manifest;
 mod originals;
+pub mod replace;
 pub mod restore;
 pub mod stopped;
 

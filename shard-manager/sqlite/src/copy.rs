@@ -21,6 +21,7 @@ use super::applier::{Applier, ApplyError};
 use super::batch::run;
 use super::catalog::{self, MapFault};
 use super::connection::{Bind, Statement, for_each_row, open, open_unchanging};
+use super::read_only::connect_read_only;
 use super::{OpenError, private_file, snapshot, sql};
 
 /// The copy of one shard in progress.
@@ -205,6 +206,30 @@ pub fn suspend_keys(path: &Path) -> Result<(), OpenError> {
     let mut connection = open(path, "")?;
     let suspended = access_store::suspend_keys(&mut connection);
     suspended.map_err(|error| OpenError::file(path, error))?;
+    drop(connection);
+    into_one_file(path)
+}
+
+/// Returns the version that a shard's file has given out last. The file may have a WAL.
+///
+/// # Errors
+/// [`OpenError`] if it is not the file of a shard.
+pub(super) fn last_version(path: &Path) -> Result<i64, OpenError> {
+    let mut connection = connect_read_only(path)?;
+    let version = tessera_shard::table.select(tessera_shard::version).first(&mut connection);
+    version.map_err(|error| OpenError::file(path, error))
+}
+
+/// Lets the versions of a copy continue above this one. The copy is one synced file before and
+/// after.
+///
+/// # Errors
+/// [`OpenError`] if it cannot be written.
+pub(super) fn continue_above(path: &Path, version: i64) -> Result<(), OpenError> {
+    let mut connection = open(path, "")?;
+    let lower = tessera_shard::table.filter(tessera_shard::version.lt(version));
+    let raised = diesel::update(lower).set(tessera_shard::version.eq(version));
+    raised.execute(&mut connection).map_err(|error| OpenError::file(path, error))?;
     drop(connection);
     into_one_file(path)
 }

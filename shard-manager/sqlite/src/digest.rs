@@ -13,7 +13,7 @@ use model::table::Table;
 use model::value::Value;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::connection::{OpenError, Statement, for_each_row, open};
+use super::connection::{OpenError, Statement, for_each_row, open, open_unchanging};
 use super::row_json::value;
 use super::{shard_file, sql, timeline};
 
@@ -32,7 +32,19 @@ pub struct Digest {
 /// # Errors
 /// [`OpenError`] if the file cannot be read.
 pub fn digest(path: &Path) -> Result<Digest, OpenError> {
-    let mut connection = open(path, "PRAGMA query_only=ON")?;
+    digest_of(open(path, "PRAGMA query_only=ON")?, path)
+}
+
+/// Computes the digest of a finished copy, which has no writer. Changes nothing, neither in it nor
+/// beside it. Blocks, and reads the whole file.
+///
+/// # Errors
+/// [`OpenError`] if the file cannot be read.
+pub fn digest_copy(path: &Path) -> Result<Digest, OpenError> {
+    digest_of(open_unchanging(path)?, path)
+}
+
+fn digest_of(mut connection: SqliteConnection, path: &Path) -> Result<Digest, OpenError> {
     let tables = shard_file::read_tables(&mut connection, path)?;
     let digested = diesel::Connection::transaction(&mut connection, |connection| {
         let position = timeline::position(connection)?.sequence;

@@ -104,6 +104,11 @@ impl DirView {
         &self.path
     }
 
+    /// Returns the id of the cluster.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
     /// Returns true if the files of a shard have been created: before that a missing file is not a
     /// loss, and the shard has no rows.
     pub fn is_made(&self, shard: ShardNumber) -> bool {

@@ -10,6 +10,7 @@ mod control;
 mod filling;
 mod ids;
 mod modes;
+mod replace;
 mod restore;
 #[path = "../support/scratch.rs"]
 mod scratch;

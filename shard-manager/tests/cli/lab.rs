@@ -1,8 +1,10 @@
 //! Tests of `lab`: the real program, with few keys and users. No time that it measures is checked.
 
 mod guarantees;
+mod reads;
 mod run;
 mod sizes;
+mod snapshot;
 mod strategies;
 mod tour;
 

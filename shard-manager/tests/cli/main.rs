@@ -14,6 +14,11 @@ mod lab;
 mod migrate;
 mod moves;
 mod placement;
+#[path = "../support/prerequisites.rs"]
+mod prerequisites;
+#[path = "../cache/redis_server.rs"]
+#[expect(clippy::unwrap_used, dead_code, reason = "tests of the cache need more of it")]
+mod redis_server;
 mod results;
 #[path = "../support/scratch.rs"]
 mod scratch;

@@ -77,6 +77,7 @@ mod slot_bits;
 mod slot_changes;
 mod slot_reads;
 mod slot_router;
+mod snapshots;
 mod tables;
 #[path = "../support/tcp_proxy.rs"]
 #[expect(dead_code, reason = "other tests need more of it")]

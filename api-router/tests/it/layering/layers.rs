@@ -20,7 +20,7 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("shard-manager/import", &["access", "cluster", "model"]),
     (
         "shard-manager/lab",
-        &["access", "assembly", "cluster", "engine", "import", "model", "report-page"],
+        &["access", "assembly", "cache", "cluster", "engine", "import", "model", "report-page"],
     ),
     (
         "shard-manager/cli",
@@ -318,13 +318,16 @@ pub(super) const IMPORT: &[&[&str]] = &[&["demo_data", "row_reader"]];
 pub(super) const LAB: &[&[&str]] = &[
     &["chart", "lab_error", "machine", "random"],
     &["audience", "key_set", "lab_cluster", "report", "work_folder"],
-    &["clients", "dataset", "growth", "node_faults"],
+    &["clients", "dataset", "growth", "node_faults", "tcp_link"],
     &["killed_writer"],
     &[
+        "cached_reads",
         "conflicts",
         "crash",
         "grow",
+        "indexes",
         "levels",
+        "network",
         "placement_trial",
         "replicas",
         "run",

@@ -75,10 +75,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         return verify(folder, terminal);
     }
     let to = options.to.as_deref().unwrap_or(Path::new(""));
-    let copied = match options.cluster.place()? {
-        ClusterPlace::Files(data_dir) => Copied::of_files(&make(&data_dir, to, terminal)?)?,
-        ClusterPlace::Servers(address) => make_of_servers(&address, to, terminal)?,
-    };
+    let copied = copy(&options.cluster.place()?, to, terminal)?;
     let shown = terminal.show(&copied.document, |_| {
         let Copied { rows, shards, at, bytes, held_us, .. } = &copied;
         let (mib, held) = (bytes >> 20, *held_us as f64 / 1_000.0);
@@ -90,14 +87,26 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(shown?)
 }
 
+/// Copies a cluster of either engine into a new folder.
+pub(super) fn copy(
+    place: &ClusterPlace,
+    to: &Path,
+    terminal: &Terminal,
+) -> Result<Copied, CommandError> {
+    match place {
+        ClusterPlace::Files(data_dir) => Copied::of_files(&make(data_dir, to, terminal)?),
+        ClusterPlace::Servers(address) => make_of_servers(address, to, terminal),
+    }
+}
+
 /// Facts about a copy of either engine.
 pub(super) struct Copied {
     /// The manifest.
     pub(super) document: Value,
     pub(super) rows: u64,
     pub(super) at: String,
-    shards: usize,
-    bytes: u64,
+    pub(super) shards: usize,
+    pub(super) bytes: u64,
     held_us: u64,
 }
 

@@ -4,9 +4,12 @@
 
 mod guarantees;
 mod lab_servers;
+mod network;
 mod report_folder;
 mod run;
 mod sizes;
+mod snapshot;
+mod snapshot_folder;
 mod strategies;
 mod tour;
 mod watcher;
@@ -26,13 +29,15 @@ use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
 An experiment makes its own keys and its own cluster in a temporary folder, touches nothing else,
-and removes them afterwards, also after Ctrl-C. The same seed makes the same keys and rows.
+and removes them afterwards, also after Ctrl-C. The same seed makes the same keys and rows. Only
+snapshots are about your cluster, which they save, and restore after they have asked.
 
 Examples:
   shard-manager lab tour
   shard-manager lab levels
   shard-manager lab shards --counts 1,2,4,8
   shard-manager lab run --users 100000 --report ./run
+  shard-manager lab snapshot save before-load
   shard-manager lab strategies
   shard-manager lab strategies --weights 1,1,2 --keys-file user_ids.txt --report ./strategies";
 
@@ -63,9 +68,19 @@ enum Experiment {
     Shards(sizes::Shards),
     /// Adds a shard while clients read and write, and takes it away again
     Grow(sizes::Grow),
+    /// Compares the same reads with and without a cache, with keys that are read equally or not
+    Cache(sizes::CacheTrial),
+    /// Compares a filtered query with and without an index, and what the index costs a write
+    Indexes(sizes::IndexTrial),
+    /// Shows what latency, loss and cuts between the router and the nodes do to requests
+    #[command(after_help = network::EXAMPLES)]
+    Network(network::Network),
     /// Walks through Tessera in ten chapters, each of which does the real thing
     #[command(after_help = tour::EXAMPLES)]
     Tour(tour::Options),
+    /// Saves the user's cluster under a name, and returns to it
+    #[command(after_help = snapshot::EXAMPLES)]
+    Snapshot(snapshot::Options),
     /// Writes to the files in a folder until it is killed: a part of other experiments
     #[command(hide = true)]
     WriteUntilKilled {
@@ -103,7 +118,11 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
         Experiment::Conflicts(options) => options.run(terminal),
         Experiment::Shards(options) => options.run(terminal),
         Experiment::Grow(options) => options.run(terminal),
+        Experiment::Cache(options) => options.run(terminal),
+        Experiment::Indexes(options) => options.run(terminal),
+        Experiment::Network(options) => options.run(terminal),
         Experiment::Tour(options) => tour::run(&options, terminal),
+        Experiment::Snapshot(options) => snapshot::run(&options, terminal),
         Experiment::WriteUntilKilled { .. } => Ok(()),
     }
 }

@@ -72,6 +72,17 @@ pub struct CopiedShard {
     pub files: Vec<SavedFile>,
 }
 
+impl CopiedShard {
+    /// Iterates over the tables: name, number of rows, and the file of the rows.
+    pub fn table_files(&self) -> impl Iterator<Item = (&str, u64, &SavedFile)> {
+        self.rows.iter().filter_map(|(table, rows)| {
+            let name = rows_of(&self.shard, table);
+            let file = self.files.iter().find(|file| file.file == name)?;
+            Some((table.as_str(), *rows, file))
+        })
+    }
+}
+
 /// Returns the name of the file with what a shard keeps for itself.
 pub(super) fn metadata_of(shard: &str) -> String {
     format!("{shard}.json")

@@ -28,7 +28,7 @@ use model::table::{Registry, Table};
 use super::documents::{self, CATALOG_TABLES, CLUSTER, Documents};
 use super::manifest::{self, CopiedShard, ServerManifest};
 use super::row_file::Parts;
-use super::target::RestoreTarget;
+use super::target::{Occupancy, RestoreTarget};
 use crate::catalog::Catalog;
 use crate::declarations;
 use crate::node_address::ClusterAddress;
@@ -85,8 +85,17 @@ pub async fn restore(
     address: &ClusterAddress,
     watch: &Watch<'_>,
 ) -> Result<ServerManifest, SaveError> {
+    fill(from, address, (Occupancy::Empty, watch)).await
+}
+
+/// Fills databases that may be occupied so. See [`restore`].
+pub(super) async fn fill(
+    from: &Path,
+    address: &ClusterAddress,
+    (occupancy, watch): (Occupancy, &Watch<'_>),
+) -> Result<ServerManifest, SaveError> {
     let manifest = verify(from, watch)?;
-    let mut restoring = Restoring::open(from, &manifest, address).await?;
+    let mut restoring = Restoring::open(from, (&manifest, occupancy), address).await?;
     let filled = restoring.run(watch).await;
     filled.map_err(|error| SaveError::Partial {
         cause: if matches!(error, SaveError::Cancelled) {
@@ -111,7 +120,7 @@ impl<'r> Restoring<'r> {
     /// Connects to all databases, and checks that they may be filled. Changes nothing.
     async fn open(
         from: &'r Path,
-        manifest: &'r ServerManifest,
+        (manifest, occupancy): (&'r ServerManifest, Occupancy),
         address: &ClusterAddress,
     ) -> Result<Self, SaveError> {
         let (saved, named) = (manifest.shards.len(), address.shards.len());
@@ -122,13 +131,17 @@ impl<'r> Restoring<'r> {
         }
         let mut shards: Vec<RestoreTarget> = Vec::with_capacity(saved);
         for (shard, at) in manifest.shards.iter().zip(&address.shards) {
-            let target = RestoreTarget::open(&at.primary, shard.shard.clone(), manifest).await?;
+            let target =
+                RestoreTarget::open(&at.primary, shard.shard.clone(), (manifest, occupancy))
+                    .await?;
             check_other(&shards, &target)?;
             shards.push(target);
         }
         let catalog = match &address.catalog {
             Some(at) if *at != address.shards[0].primary => {
-                let target = RestoreTarget::open(at, "the catalog".to_owned(), manifest).await?;
+                let target =
+                    RestoreTarget::open(at, "the catalog".to_owned(), (manifest, occupancy))
+                        .await?;
                 check_other(&shards, &target)?;
                 Some(target)
             }
@@ -141,8 +154,9 @@ impl<'r> Restoring<'r> {
         self.catalog.as_ref().unwrap_or(&self.shards[0])
     }
 
+    /// Returns all databases, that of the catalog first: while it has the mark no router starts.
     fn targets(&mut self) -> impl Iterator<Item = &mut RestoreTarget> {
-        self.shards.iter_mut().chain(&mut self.catalog)
+        self.catalog.iter_mut().chain(&mut self.shards)
     }
 
     async fn run(&mut self, watch: &Watch<'_>) -> Result<(), SaveError> {
@@ -195,7 +209,12 @@ impl<'r> Restoring<'r> {
         let documents = read_documents(self.from, &manifest::metadata_of(&saved.shard))?;
         let indexes = read_documents(self.from, manifest::CATALOG)?;
         let indexes = indexes_of(&indexes)?;
-        let filling = ShardFilling { connection: &target.connection, saved, documents };
+        let filling = ShardFilling {
+            connection: &target.connection,
+            saved,
+            documents,
+            version_floor: target.version_floor,
+        };
         let tables = filling.begin(&self.manifest.cluster_id).await;
         let tables = tables.map_err(|error| target.failed(error))?;
         for table in tables.iter().chain([&**idempotency::TABLE]) {
@@ -297,6 +316,8 @@ struct ShardFilling<'f> {
     connection: &'f AsyncPgConnection,
     saved: &'f CopiedShard,
     documents: Documents,
+    /// Version that the database has given out last.
+    version_floor: i64,
 }
 
 impl ShardFilling<'_> {
@@ -351,7 +372,8 @@ impl ShardFilling<'_> {
         // Marks of moves name transactions of the copied server.
         self.load("UPDATE tessera_slot_moves SET system=''", &[]).await?;
         record_restored(connection, tables).await?;
-        let version = [Bind::bigint(self.saved.version + VERSIONS_LEFT_OUT)];
+        let version = (self.saved.version + VERSIONS_LEFT_OUT).max(self.version_floor);
+        let version = [Bind::bigint(version)];
         self.load("SELECT setval('tessera_version',$1)", &version).await?;
         run(connection, "COMMIT").await
     }

@@ -4,10 +4,14 @@
 //! copy. So a restore that was cut off is recognised, and its rest removed by the next one.
 //!
 //! **Invariant:** nothing is changed in a database that has tables of others; a restore holds the
-//! locks with which routers open a cluster.
+//! locks with which routers open a cluster. A database of a cluster is emptied only for a copy of
+//! that cluster, while nobody else is connected.
 //! **Not here:** the contents (`restore`).
 
+use std::time::{Duration, Instant};
+
 use diesel::QueryResult;
+use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use engine::open_error::OpenError;
 use engine::save_error::SaveError;
@@ -28,19 +32,51 @@ const CONTENTS: &str = "SELECT n.nspname||'.'||c.relname FROM pg_class c \
     AND c.relkind IN ('r','p','v','m','S','f') AND NOT EXISTS (SELECT FROM pg_depend d \
     WHERE d.classid='pg_class'::regclass AND d.objid=c.oid AND d.deptype='e') \
     ORDER BY n.nspname,c.relname LIMIT 1";
+/// A table or view that is neither declared in the cluster nor made by an extension.
+const FOREIGN: &str = "SELECT c.relname::text FROM pg_class c \
+    WHERE c.relnamespace='public'::regnamespace AND c.relkind IN ('r','p','v','m','f') \
+    AND NOT EXISTS (SELECT FROM tessera.tessera_tables t WHERE t.name=c.relname) \
+    AND NOT EXISTS (SELECT FROM pg_depend d \
+    WHERE d.classid='pg_class'::regclass AND d.objid=c.oid AND d.deptype='e') \
+    ORDER BY c.relname LIMIT 1";
+/// The first table or view of a database without declarations that no extension has made.
+const CONTENTS_OF_CLIENTS: &str = "SELECT c.relname::text FROM pg_class c \
+    WHERE c.relnamespace='public'::regnamespace AND c.relkind IN ('r','p','v','m','f') \
+    AND NOT EXISTS (SELECT FROM pg_depend d \
+    WHERE d.classid='pg_class'::regclass AND d.objid=c.oid AND d.deptype='e') \
+    ORDER BY c.relname LIMIT 1";
+/// Sessions of other clients with this database. Of the sessions of other users only the ids are
+/// visible to everybody.
+const OTHERS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid<>pg_backend_pid() \
+    AND usesysid IS NOT NULL AND datid=(SELECT oid FROM pg_database WHERE datname=current_database()))";
+/// Ids of the cluster that the database belongs to, as a shard and as a catalog.
+const IS_SHARD: &str = "SELECT to_regclass('tessera.tessera_shard') IS NOT NULL";
+const SHARD_OF: &str = "SELECT cluster_id FROM tessera.tessera_shard";
+const IS_CATALOG: &str = "SELECT to_regclass('tessera.tessera_cluster') IS NOT NULL";
+const CATALOG_OF: &str = "SELECT cluster_id FROM tessera.tessera_cluster";
+const HAS_DECLARATIONS: &str = "SELECT to_regclass('tessera.tessera_tables') IS NOT NULL";
 const IS_CITUS: &str = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL";
 const HAS_MARK: &str = "SELECT to_regclass('tessera.tessera_restore') IS NOT NULL";
 const MARK_OF: &str = "SELECT cluster_id,at FROM tessera.tessera_restore";
-const MAKE_MARK: &str = "BEGIN; CREATE SCHEMA IF NOT EXISTS tessera; \
-    CREATE TABLE tessera.tessera_restore (cluster_id TEXT NOT NULL, at TEXT NOT NULL)";
-const SET_MARK: &str = "INSERT INTO tessera.tessera_restore VALUES ($1,$2)";
-/// Removes everything that a restore has made. The database was empty before.
+/// Earlier programs have stored no version.
+const MARKED_VERSION: &str = "SELECT max((to_jsonb(r)->>'version')::bigint) \
+    FROM tessera.tessera_restore r";
+const HAS_VERSIONS: &str = "SELECT to_regclass('tessera.tessera_version') IS NOT NULL";
+const LAST_VERSION: &str = "SELECT last_value FROM tessera.tessera_version";
+const MAKE_MARK: &str = "CREATE SCHEMA IF NOT EXISTS tessera; CREATE TABLE \
+    tessera.tessera_restore (cluster_id TEXT NOT NULL, at TEXT NOT NULL, version BIGINT NOT NULL)";
+const SET_MARK: &str = "INSERT INTO tessera.tessera_restore VALUES ($1,$2,$3)";
+/// Removes everything that a restore or a cluster has made.
 const WIPE: &str = "DO $$ DECLARE own REGCLASS; BEGIN \
     FOR own IN SELECT c.oid FROM pg_class c WHERE c.relnamespace='public'::regnamespace \
     AND c.relkind='r' AND NOT EXISTS (SELECT FROM pg_depend d \
     WHERE d.classid='pg_class'::regclass AND d.objid=c.oid AND d.deptype='e') \
     LOOP EXECUTE format('DROP TABLE %s CASCADE',own); END LOOP; \
     DROP SCHEMA tessera CASCADE; END $$";
+
+/// Time for the sessions of a client that has just ended to disappear.
+const OTHERS_MAX: Duration = Duration::from_secs(5);
+const OTHERS_LOOK: Duration = Duration::from_millis(50);
 
 /// Database that a copy is restored into.
 pub(super) struct RestoreTarget {
@@ -52,27 +88,55 @@ pub(super) struct RestoreTarget {
     pub(super) identity: Identity,
     /// True if it holds a part of this copy, or all of it.
     pub(super) is_marked: bool,
+    /// True if it holds a cluster, or a part of another copy, that is to be removed.
+    pub(super) is_occupied: bool,
+    /// Version above which those of the restored shard must be.
+    pub(super) version_floor: i64,
+}
+
+/// Contents that a database may have before a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Occupancy {
+    /// Nothing, or a part of the same copy.
+    Empty,
+    /// Also the cluster of the copy, which is removed.
+    Cluster,
 }
 
 impl RestoreTarget {
-    /// Connects to a database, and checks that it is empty or holds a part of this copy.
+    /// Connects to a database, and checks that its contents may be replaced by this copy.
     pub(super) async fn open(
         at: &NodeAddress,
         label: String,
-        manifest: &ServerManifest,
+        (manifest, occupancy): (&ServerManifest, Occupancy),
     ) -> Result<Self, SaveError> {
         let cluster = ClusterAddress::of_node(at);
         let (session, _) = discovery::connect_primary(at, &label, &cluster).await?;
         let (connection, identity) = (session.connection, session.identity);
-        let mut target = Self { label, connection, identity, is_marked: false };
+        let (is_marked, is_occupied, version_floor) = (false, false, 0);
+        let mut target =
+            Self { label, connection, identity, is_marked, is_occupied, version_floor };
         let found = target.look().await.map_err(|error| target.failed(error))?;
         match found {
             Found::Busy => {
                 Err(target.refused("a router or another restore uses the database; stop it first"))
             }
             Found::Citus => Err(target.refused("this command restores no clusters of Citus")),
+            Found::Table(_) if occupancy == Occupancy::Cluster => {
+                target.check_cluster(&manifest.cluster_id).await?;
+                target.is_occupied = true;
+                Ok(target)
+            }
             Found::Table(name) => Err(target
                 .refused(&format!("the database is not empty, it has {name}: name an empty one"))),
+            Found::Mark(cluster_id, at)
+                if occupancy == Occupancy::Cluster
+                    && cluster_id == manifest.cluster_id
+                    && at != manifest.at =>
+            {
+                target.is_occupied = true;
+                Ok(target)
+            }
             Found::Mark(cluster_id, at) => {
                 if (&cluster_id, &at) != (&manifest.cluster_id, &manifest.at) {
                     return Err(target.refused(&format!(
@@ -86,16 +150,64 @@ impl RestoreTarget {
         }
     }
 
+    /// Checks that the database holds this cluster, nothing else, and has no other clients.
+    async fn check_cluster(&self, cluster_id: &str) -> Result<(), SaveError> {
+        let (foreign, owner) = {
+            let found =
+                async { Ok::<_, DieselError>((self.foreign().await?, self.owner().await?)) };
+            found.await.map_err(|error| self.failed(error))?
+        };
+        if owner.as_deref() != Some(cluster_id) {
+            return Err(self.refused("the database is not that of the copied cluster"));
+        }
+        if let Some(name) = foreign {
+            return Err(self.refused(&format!(
+                "the database also has {name}, which is not of the cluster and would be lost; move it elsewhere"
+            )));
+        }
+        let began = Instant::now();
+        while self.truth(OTHERS).await.map_err(|error| self.failed(error))? {
+            if began.elapsed() > OTHERS_MAX {
+                return Err(self.refused(
+                    "a router or another client is connected to the database; stop it first",
+                ));
+            }
+            tokio::time::sleep(OTHERS_LOOK).await;
+        }
+        Ok(())
+    }
+
+    /// Returns the first table or view that is not of the cluster.
+    async fn foreign(&self) -> QueryResult<Option<String>> {
+        let sql = if self.truth(HAS_DECLARATIONS).await? { FOREIGN } else { CONTENTS_OF_CLIENTS };
+        Ok(self.load(sql).await?.first().and_then(|row| row.text(0)))
+    }
+
+    /// Returns the id of the cluster to which the database belongs.
+    async fn owner(&self) -> QueryResult<Option<String>> {
+        for (exists, sql) in [(IS_SHARD, SHARD_OF), (IS_CATALOG, CATALOG_OF)] {
+            if self.truth(exists).await?
+                && let Some(id) = self.load(sql).await?.first().and_then(|row| row.text(0))
+            {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn truth(&self, sql: &str) -> QueryResult<bool> {
+        Ok(self.load(sql).await?.first().and_then(|row| row.boolean(0)) == Some(true))
+    }
+
     async fn look(&self) -> QueryResult<Found> {
         run(&self.connection, SETTINGS).await?;
-        let truth = |rows: Vec<RowView>| rows.first().and_then(|row| row.boolean(0)) == Some(true);
-        if truth(self.load(IS_CITUS).await?) {
+        if self.truth(IS_CITUS).await? {
             return Ok(Found::Citus);
         }
-        if !truth(self.load(LOCKS).await?) {
+        if !self.truth(LOCKS).await? {
             return Ok(Found::Busy);
         }
-        if truth(self.load(HAS_MARK).await?) {
+        if self.truth(HAS_MARK).await? {
             let mark = self.load(MARK_OF).await?;
             let mark = mark.first().and_then(|row| row.text(0).zip(row.text(1)));
             let (cluster_id, at) = mark.unwrap_or_default();
@@ -120,17 +232,25 @@ impl RestoreTarget {
         SaveError::Databases(format!("{}: {cause}", self.label))
     }
 
-    /// Removes the rest of an earlier restore, and marks the database as one that this copy is
-    /// being restored into.
+    /// Removes the rest of an earlier restore, or the cluster, and marks the database as one that
+    /// this copy is being restored into, in one step.
     pub(super) async fn begin(&mut self, manifest: &ServerManifest) -> QueryResult<()> {
-        if self.is_marked {
+        run(&self.connection, "BEGIN").await?;
+        for (exists, sql) in [(HAS_MARK, MARKED_VERSION), (HAS_VERSIONS, LAST_VERSION)] {
+            if self.truth(exists).await? {
+                let version = self.load(sql).await?.first().and_then(|row| row.bigint(0));
+                self.version_floor = self.version_floor.max(version.unwrap_or(0));
+            }
+        }
+        if self.is_marked || self.is_occupied {
             run(&self.connection, WIPE).await?;
         }
         run(&self.connection, MAKE_MARK).await?;
-        let binds = [Bind::text(&manifest.cluster_id), Bind::text(&manifest.at)];
+        let floor = Bind::bigint(self.version_floor);
+        let binds = [Bind::text(&manifest.cluster_id), Bind::text(&manifest.at), floor];
         load(&self.connection, Statement { sql: SET_MARK, binds: &binds, cached: false }).await?;
         run(&self.connection, "COMMIT").await?;
-        self.is_marked = true;
+        (self.is_marked, self.is_occupied) = (true, false);
         Ok(())
     }
 

@@ -9,7 +9,8 @@
 //!
 //! **Invariant:** no file is restored that differs in one bit from the saved one, and no restored
 //! key is usable.
-//! **Not here:** the contents of a copy (`manifest`), creating it (`backup`).
+//! **Not here:** the contents of a copy (`manifest`), creating it (`backup`), putting it in the place
+//! of a cluster (`replace`).
 
 use std::fs::{File, TryLockError};
 use std::io::Write;
@@ -101,7 +102,7 @@ fn check_facts(folder: &Path, manifest: &Manifest) -> Result<(), SaveError> {
 }
 
 /// Checks the lock, for a clearer error than "not empty".
-fn check_not_locked(data_dir: &Path) -> Result<(), SaveError> {
+pub(super) fn check_not_locked(data_dir: &Path) -> Result<(), SaveError> {
     let in_use = || {
         let (path, pid) = (data_dir.display().to_string(), noted_pid(data_dir));
         Err(SaveError::InUse { path, pid })

@@ -28,7 +28,7 @@ pub(super) struct LabServers {
 }
 
 /// Servers that the experiment has made, removed when they are dropped.
-struct LocalServers(Option<LocalCluster>);
+pub(super) struct LocalServers(Option<LocalCluster>);
 
 impl LabServers {
     /// Starts a server for each shard, and one for the one database unless `MAINDB_URL` names its
@@ -41,10 +41,7 @@ impl LabServers {
         let main = main_server()?;
         let servers = shards + usize::from(main.is_none());
         audience.say(&format!("starting {servers} PostgreSQL servers"));
-        let dir = folder.join(DIR);
-        let local =
-            LocalCluster::up(&LocalSpec { shards: servers, replicas: 0, ..LocalSpec::new(dir) });
-        let local = LocalServers(Some(local?));
+        let local = LocalServers::up(&folder, (servers, 0))?;
         let name = format!("tessera_lab_{}", folder.run());
         let mut notes = Vec::new();
         let server = match main {
@@ -68,11 +65,10 @@ impl LabServers {
     pub(super) fn sides(&self, shards: usize) -> Result<ServerSides, CommandError> {
         let nodes = self.local.primaries().take(shards);
         let nodes = nodes.map(|node| parsed(Some(node))).collect::<Result<Vec<_>, _>>()?;
-        let version = self.local.0.as_ref().map_or(0, |local| local.programs().major);
         Ok(ServerSides {
             one: cluster(vec![self.one.address().clone()]),
             shards: cluster(nodes),
-            engine: format!("PostgreSQL {version}, a server for each database"),
+            engine: self.local.engine("a server for each database"),
             notes: self.notes.clone(),
         })
     }
@@ -100,7 +96,7 @@ fn main_server() -> Result<Option<NodeAddress>, CommandError> {
     }
 }
 
-fn parsed(node: Option<&LocalNode>) -> Result<NodeAddress, CommandError> {
+pub(super) fn parsed(node: Option<&LocalNode>) -> Result<NodeAddress, CommandError> {
     let node = node.ok_or_else(|| CommandError::Refused("no server was made".to_owned()))?;
     let address = node.url(&node.database()).parse::<NodeAddress>();
     address.map_err(|error| CommandError::Refused(error.to_string()))
@@ -108,9 +104,14 @@ fn parsed(node: Option<&LocalNode>) -> Result<NodeAddress, CommandError> {
 
 fn cluster(primaries: Vec<NodeAddress>) -> ConnectedCluster {
     let shard = |primary| ShardAddress { name: None, weight: None, primary, replicas: Vec::new() };
+    cluster_of(primaries.into_iter().map(shard).collect())
+}
+
+/// Returns the cluster of these shards, with the catalog on the first one.
+pub(super) fn cluster_of(shards: Vec<ShardAddress>) -> ConnectedCluster {
     let address = ClusterAddress {
         engine: ServerEngine::Postgres,
-        shards: primaries.into_iter().map(shard).collect(),
+        shards,
         replicas: Vec::new(),
         catalog: None,
         timeouts: Timeouts::default(),
@@ -119,6 +120,26 @@ fn cluster(primaries: Vec<NodeAddress>) -> ConnectedCluster {
 }
 
 impl LocalServers {
+    /// Starts servers in the folder of an experiment: so many shards, and replicas of each.
+    pub(super) fn up(
+        folder: &WorkFolder,
+        (shards, replicas): (usize, usize),
+    ) -> Result<Self, CommandError> {
+        let dir = folder.join(DIR);
+        Ok(Self(Some(LocalCluster::up(&LocalSpec { shards, replicas, ..LocalSpec::new(dir) })?)))
+    }
+
+    /// Returns the servers and their version, for the report.
+    pub(super) fn engine(&self, how: &str) -> String {
+        let version = self.0.as_ref().map_or(0, |local| local.programs().major);
+        format!("PostgreSQL {version}, {how}")
+    }
+
+    /// Returns the servers.
+    pub(super) fn nodes(&self) -> &[LocalNode] {
+        self.0.as_ref().map_or(&[], LocalCluster::nodes)
+    }
+
     fn primaries(&self) -> impl Iterator<Item = &LocalNode> {
         self.0.iter().flat_map(LocalCluster::primaries)
     }

@@ -1,9 +1,12 @@
-//! `lab shards` and `lab grow`: experiments about the number of shards.
+//! `lab shards`, `grow`, `indexes` and `cache`: experiments about the numbers of shards and rows, and
+//! about what answers reads.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ::lab::cached_reads::{self, CachedReadsOptions};
 use ::lab::grow::{self, GrowOptions};
+use ::lab::indexes::{self, IndexesOptions};
 use ::lab::run::{CLIENTS_MAX, RunOptions, USERS_DEFAULT, USERS_MAX};
 use ::lab::shard_counts;
 use clap::Args;
@@ -54,6 +57,49 @@ pub(super) struct Grow {
     work_dir: Option<PathBuf>,
 }
 
+#[derive(Args, Debug)]
+pub(super) struct IndexTrial {
+    #[command(flatten)]
+    common: Common,
+    /// Numbers of users, which are tried one after another
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',', default_value = "1000,5000,25000")]
+    users: Vec<u64>,
+    /// Number of shards
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    shards: usize,
+    /// Number of queries, and of writes, with and without the index
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    operations: u64,
+    /// Number of clients that write; one client queries
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
+    clients: u16,
+    /// Folder for the temporary folder of the databases [default: that of the system]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CacheTrial {
+    #[command(flatten)]
+    common: Common,
+    /// Number of users
+    #[arg(long, value_name = "N", default_value_t = 2_000)]
+    users: u64,
+    /// Number of operations of each condition, one of 20 of which is a write
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    operations: u64,
+    /// Number of clients
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
+    clients: u16,
+    /// A Redis to try too: redis://HOST:PORT/NUMBER. Other users of this machine can see flags: give
+    /// a password in REDIS_URL
+    #[arg(long, value_name = "URL", env = "REDIS_URL", hide_env_values = true)]
+    redis: Option<String>,
+    /// Folder for the temporary folder of the databases [default: that of the system]
+    #[arg(long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
 /// Longest time of a query with one number of shards.
 const AT_MOST: Duration = Duration::from_secs(20);
 
@@ -85,5 +131,34 @@ impl Grow {
             work_folder: self.work_dir,
         };
         self.common.carry_out(terminal, |watcher| Ok(grow::run(&wanted, watcher)?))
+    }
+}
+
+impl IndexTrial {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), CommandError> {
+        let wanted = IndexesOptions {
+            counts: self.users,
+            shards: self.shards,
+            operations: self.operations,
+            clients: self.clients,
+            seed: self.common.seed,
+            work_folder: self.work_dir,
+        };
+        self.common.carry_out(terminal, |watcher| Ok(indexes::run(&wanted, watcher)?))
+    }
+}
+
+impl CacheTrial {
+    pub(super) fn run(self, terminal: &Terminal) -> Result<(), CommandError> {
+        let wanted = CachedReadsOptions {
+            users: self.users,
+            operations: self.operations,
+            clients: self.clients,
+            // As in the settings of a router, `none` is no cache.
+            redis: self.redis.filter(|redis| !redis.is_empty() && redis != "none"),
+            seed: self.common.seed,
+            work_folder: self.work_dir,
+        };
+        self.common.carry_out(terminal, |watcher| Ok(cached_reads::run(&wanted, watcher)?))
     }
 }

@@ -1,0 +1,248 @@
+//! `lab snapshot`: copies of a cluster under names, to which it returns after an experiment.
+//!
+//! A snapshot is a copy that `backup` makes, in a folder of its name. Unlike the experiments, these
+//! commands are about the cluster of the user, so restoring asks first.
+//!
+//! **Invariant:** a snapshot is never overwritten; without a yes nothing is changed.
+//! **Not here:** making a copy (`backup`), putting it in place (`sqlite::backup::replace`,
+//! `postgres::backup::replace`), reading the folders (`snapshot_folder`).
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use sqlite::offline_view::DirView;
+use tokio::runtime::Builder;
+
+use super::snapshot_folder::{ListedSnapshot, Snapshot, SnapshotFolder, TableDigest};
+use crate::command::CommandError;
+use crate::command::backup::{copy, judged, with_bars};
+use crate::command::cluster_place::{ClusterArgs, ClusterPlace};
+use crate::command::input_stream::Input;
+use crate::terminal::{Terminal, say};
+
+pub(super) const EXAMPLES: &str = "\
+A snapshot holds every write that was acknowledged before, on all shards, and no later one; a
+running router continues to serve. Restoring replaces the cluster of the snapshot, which must be
+stopped, and asks first: what was written since is lost. API keys are suspended, as after each
+restore.
+
+Examples:
+  shard-manager lab snapshot save before-load
+  shard-manager lab snapshot list
+  shard-manager lab snapshot restore before-load
+  SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app \
+    shard-manager lab snapshot restore before-load --yes";
+
+/// Longest line that is read as an answer.
+const LINE_MAX: u64 = 100;
+
+#[derive(Args, Debug)]
+pub(super) struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Saves the cluster as of one moment, under a new name
+    Save {
+        /// Name of the snapshot
+        name: String,
+        #[command(flatten)]
+        place: SnapshotPlace,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Replaces the stopped cluster by a snapshot of it, and compares the digests of all rows
+    Restore {
+        /// Name of the snapshot
+        name: String,
+        #[command(flatten)]
+        place: SnapshotPlace,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Lists the snapshots
+    List {
+        #[command(flatten)]
+        place: SnapshotPlace,
+    },
+}
+
+/// Folder of the snapshots, on the command line.
+#[derive(Args, Debug)]
+struct SnapshotPlace {
+    /// Folder of the snapshots
+    #[arg(long, value_name = "DIR", default_value = "./tessera-snapshots")]
+    snapshots: PathBuf,
+}
+
+pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandError> {
+    match &options.verb {
+        Verb::Save { name, place, cluster } => {
+            let folder = SnapshotFolder::new(&place.snapshots).free(name)?;
+            save(name, &folder, (&cluster.place()?, terminal))
+        }
+        Verb::Restore { name, place, cluster, yes } => {
+            let snapshot = SnapshotFolder::new(&place.snapshots).find(name)?;
+            restore(&snapshot, &cluster.place()?, (*yes, terminal))
+        }
+        Verb::List { place } => list(&SnapshotFolder::new(&place.snapshots).all()?, terminal),
+    }
+}
+
+fn save(
+    name: &str,
+    folder: &Path,
+    (cluster, terminal): (&ClusterPlace, &Terminal),
+) -> Result<(), CommandError> {
+    if let ClusterPlace::Files(data_dir) = cluster {
+        // Files of an older program can be copied, and have no digests.
+        DirView::open(data_dir)?;
+    }
+    let copied = copy(cluster, folder, terminal)?;
+    let snapshot = Snapshot::read(folder)?;
+    let document = json!({
+        "snapshot": name,
+        "folder": folder,
+        "at": copied.at,
+        "rows": copied.rows,
+        "digests": snapshot.digests()?,
+    });
+    let shown = terminal.show(&document, |_| {
+        format!(
+            "{name} holds {} rows of {} shards as of {}; `lab snapshot restore {name}` returns to it",
+            copied.rows, copied.shards, copied.at
+        )
+    });
+    Ok(shown?)
+}
+
+fn restore(
+    snapshot: &Snapshot,
+    cluster: &ClusterPlace,
+    (yes, terminal): (bool, &Terminal),
+) -> Result<(), CommandError> {
+    let place = check(snapshot, cluster)?;
+    if !yes && !is_confirmed(snapshot, &place)? {
+        let line = "nothing was changed, because nobody said yes; --yes does not ask";
+        return Err(CommandError::Refused(line.to_owned()));
+    }
+    match cluster {
+        ClusterPlace::Files(data_dir) => {
+            let replaced = with_bars(terminal, |watch| {
+                sqlite::backup::replace::replace(&snapshot.folder, data_dir, watch)
+            });
+            replaced.map_err(|error| judged(&error))?;
+        }
+        ClusterPlace::Servers(address) => {
+            // Migrations may block.
+            let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
+            let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
+            let replaced = with_bars(terminal, |watch| {
+                let from = &snapshot.folder;
+                runtime.block_on(postgres::backup::replace::replace(from, address, watch))
+            });
+            replaced.map_err(|error| judged(&error))?;
+        }
+    }
+    let digests = snapshot.digests()?;
+    let document = json!({
+        "snapshot": snapshot.name,
+        "at": snapshot.facts.at,
+        "rows": snapshot.facts.rows,
+        "digests": digests,
+    });
+    let shown = terminal.show(&document, |terminal| {
+        format!(
+            "{}\n{place} is as of {} again: the digests of all tables are those of {}; start the router",
+            table(&digests, terminal),
+            snapshot.facts.at,
+            snapshot.name
+        )
+    });
+    Ok(shown?)
+}
+
+/// Checks that a cluster can be replaced by a snapshot, as far as that is known without a change,
+/// and returns its place for people.
+fn check(snapshot: &Snapshot, cluster: &ClusterPlace) -> Result<String, CommandError> {
+    match (cluster, snapshot.is_of_servers()) {
+        (ClusterPlace::Files(data_dir), false) => {
+            let place = sqlite::backup::replace::check(&snapshot.folder, data_dir);
+            Ok(place.map_err(|error| judged(&error))?.display().to_string())
+        }
+        (ClusterPlace::Servers(_), true) => Ok("the cluster of SHARD_URLS".to_owned()),
+        (ClusterPlace::Files(_), true) => {
+            let line =
+                "this is a snapshot of servers: name the databases of its cluster in SHARD_URLS";
+            Err(CommandError::Refused(line.to_owned()))
+        }
+        (ClusterPlace::Servers(_), false) => {
+            let line = "this is a snapshot of files: name their data directory with --data-dir";
+            Err(CommandError::Refused(line.to_owned()))
+        }
+    }
+}
+
+/// Asks whether a cluster is to be replaced.
+fn is_confirmed(snapshot: &Snapshot, place: &str) -> Result<bool, CommandError> {
+    say(format_args!(
+        "{place} will hold the {} rows of {}, as of {}; everything written since is lost. Continue? [y/N]",
+        snapshot.facts.rows, snapshot.name, snapshot.facts.at
+    ));
+    let mut line = String::new();
+    let read = BufReader::new(Input::open(Path::new("-"))?).take(LINE_MAX).read_line(&mut line);
+    read.map_err(|error| CommandError::Refused(error.to_string()))?;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
+}
+
+fn table(digests: &[TableDigest], terminal: &Terminal) -> String {
+    let row = |one: &TableDigest| {
+        vec![one.shard.clone(), one.table.clone(), one.rows.to_string(), one.digest.clone()]
+    };
+    let rows: Vec<Vec<String>> = digests.iter().map(row).collect();
+    terminal.table(&["shard", "table", "rows", "digest"], &rows)
+}
+
+fn list(all: &[ListedSnapshot], terminal: &Terminal) -> Result<(), CommandError> {
+    let document = |found: &ListedSnapshot| match found {
+        Ok(Snapshot { name, folder, facts, .. }) => json!({
+            "snapshot": name,
+            "folder": folder,
+            "at": facts.at,
+            "shards": facts.shards,
+            "rows": facts.rows,
+            "bytes": facts.bytes,
+        }),
+        Err((name, cause)) => json!({"snapshot": name, "unusable": cause}),
+    };
+    let documents: Vec<_> = all.iter().map(document).collect();
+    let shown = terminal.show(&json!({"snapshots": documents}), |terminal| {
+        if all.is_empty() {
+            return "there are no snapshots; `lab snapshot save NAME` makes one".to_owned();
+        }
+        let row = |found: &ListedSnapshot| match found {
+            Ok(snapshot) => {
+                let facts = &snapshot.facts;
+                let engine = if snapshot.is_of_servers() { "postgres" } else { "files" };
+                let numbers = [facts.shards.to_string(), facts.rows.to_string()];
+                let [shards, rows] = numbers;
+                let mib = format!("{:.1}", facts.bytes as f64 / f64::from(1 << 20));
+                vec![snapshot.name.clone(), facts.at.clone(), engine.to_owned(), shards, rows, mib]
+            }
+            Err((name, cause)) => {
+                let rest = std::iter::repeat_n("-".to_owned(), 4);
+                [name.clone(), cause.clone()].into_iter().chain(rest).collect()
+            }
+        };
+        let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+        terminal.table(&["snapshot", "as of", "engine", "shards", "rows", "MiB"], &rows)
+    });
+    Ok(shown?)
+}

@@ -1,0 +1,178 @@
+//! Snapshot folder: the folder in which each snapshot of a cluster has a folder of its name.
+//!
+//! **Invariant:** names lead to folders inside this one only.
+//! **Not here:** the contents of a copy (`sqlite::backup`, `postgres::backup`).
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use engine::unfinished_folder::UNFINISHED;
+use postgres::backup::manifest::{ServerManifest, is_of_servers};
+use serde::Serialize;
+use sqlite::backup::manifest::Manifest;
+use sqlite::backup::replace;
+
+use crate::command::CommandError;
+use crate::command::atomic_file::refused;
+use crate::command::backup::{Copied, judged};
+
+/// Longest name of a snapshot.
+const NAME_MAX: usize = 64;
+/// Most snapshots that are listed.
+const LISTED_MAX: usize = 1_000;
+
+/// Folder of snapshots.
+pub(super) struct SnapshotFolder(PathBuf);
+
+/// Snapshot of a cluster.
+pub(super) struct Snapshot {
+    pub(super) name: String,
+    pub(super) folder: PathBuf,
+    pub(super) facts: Copied,
+    manifest: SnapshotManifest,
+}
+
+/// Snapshot in a list; or the name of a folder that cannot be used, and the reason.
+pub(super) type ListedSnapshot = Result<Snapshot, (String, String)>;
+
+enum SnapshotManifest {
+    Files(Manifest),
+    Servers(ServerManifest),
+}
+
+/// Digest of the rows of a table on a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct TableDigest {
+    pub(super) shard: String,
+    pub(super) table: String,
+    pub(super) rows: u64,
+    /// XXH3 of the rows, in the order of the primary key.
+    pub(super) digest: String,
+}
+
+impl SnapshotFolder {
+    pub(super) fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Returns the folder for a new snapshot, which does not exist yet.
+    pub(super) fn free(&self, name: &str) -> Result<PathBuf, CommandError> {
+        let folder = self.folder_of(name)?;
+        if folder.exists() {
+            let line =
+                format!("there is a snapshot {name} already: remove its folder, or name another");
+            return Err(refused(&folder, &line));
+        }
+        Ok(folder)
+    }
+
+    /// Returns the snapshot of this name.
+    pub(super) fn find(&self, name: &str) -> Result<Snapshot, CommandError> {
+        let folder = self.folder_of(name)?;
+        if !folder.is_dir() {
+            let all = self.all()?;
+            let names: Vec<&str> = all.iter().flatten().map(|found| found.name.as_str()).collect();
+            let line = match names.is_empty() {
+                true => format!("there is no snapshot {name}, and no other"),
+                false => format!("there is no snapshot {name}; there are: {}", names.join(", ")),
+            };
+            return Err(refused(&self.0, &line));
+        }
+        Snapshot::read(&folder)
+    }
+
+    /// Returns the snapshots by their times; of one that cannot be used, its name and the reason.
+    pub(super) fn all(&self) -> Result<Vec<ListedSnapshot>, CommandError> {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(refused(&self.0, &error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries.flatten().take(LISTED_MAX) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.path().is_dir() && check_name(&name).is_ok() {
+                let read = Snapshot::read(&entry.path());
+                found.push(read.map_err(|error| (name, error.to_string())));
+            }
+        }
+        found.sort_by(|a, b| order(a).cmp(&order(b)));
+        Ok(found)
+    }
+
+    fn folder_of(&self, name: &str) -> Result<PathBuf, CommandError> {
+        check_name(name).map_err(|cause| CommandError::Refused(format!("{name}: {cause}")))?;
+        Ok(self.0.join(name))
+    }
+}
+
+/// Returns the place of a snapshot in the list: by its time, and those without one last.
+fn order(found: &ListedSnapshot) -> (bool, &str, &str) {
+    match found {
+        Ok(snapshot) => (false, &snapshot.facts.at, &snapshot.name),
+        Err((name, _)) => (true, "", name),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let fits = (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_plain);
+    if fits && !name.starts_with(['.', '-']) && !name.ends_with(UNFINISHED) {
+        return Ok(());
+    }
+    Err(format!(
+        "the name of a snapshot has 1 to {NAME_MAX} letters, digits, `-`, `_` and `.`, and begins with a letter or digit"
+    ))
+}
+
+impl Snapshot {
+    /// Reads the manifest of a snapshot.
+    pub(super) fn read(folder: &Path) -> Result<Self, CommandError> {
+        let (facts, manifest) = if is_of_servers(folder) {
+            let manifest = ServerManifest::read(folder).map_err(|error| judged(&error))?;
+            (Copied::of_servers(&manifest)?, SnapshotManifest::Servers(manifest))
+        } else {
+            let manifest = Manifest::read(folder).map_err(|error| judged(&error))?;
+            (Copied::of_files(&manifest)?, SnapshotManifest::Files(manifest))
+        };
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, folder: folder.to_owned(), facts, manifest })
+    }
+
+    /// Returns true if it is a snapshot of servers.
+    pub(super) fn is_of_servers(&self) -> bool {
+        matches!(self.manifest, SnapshotManifest::Servers(_))
+    }
+
+    /// Returns the digests of all tables of all shards.
+    pub(super) fn digests(&self) -> Result<Vec<TableDigest>, CommandError> {
+        match &self.manifest {
+            SnapshotManifest::Files(manifest) => {
+                let found = replace::digests(&self.folder, manifest);
+                let found = found.map_err(|error| judged(&error))?.into_iter();
+                let tables = found.flat_map(|(shard, digest)| {
+                    digest.tables.into_iter().map(move |(table, rows, digest)| TableDigest {
+                        shard: shard.clone(),
+                        table,
+                        rows,
+                        digest: format!("{digest:032x}"),
+                    })
+                });
+                Ok(tables.collect())
+            }
+            SnapshotManifest::Servers(manifest) => {
+                let shards = manifest.shards.iter();
+                let tables = shards.flat_map(|shard| {
+                    shard.table_files().map(|(table, rows, file)| TableDigest {
+                        shard: shard.shard.clone(),
+                        table: table.to_owned(),
+                        rows,
+                        digest: file.xxh3.clone(),
+                    })
+                });
+                Ok(tables.collect())
+            }
+        }
+    }
+}

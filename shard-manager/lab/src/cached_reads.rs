@@ -1,0 +1,400 @@
+//! Cached reads: the same reads without a cache, with one in the memory of the process and with
+//! Redis, with keys that are chosen evenly and unevenly, beside writes.
+//!
+//! Every read carries the position of the last acknowledged write of its key. An answer that is
+//! older than that write is *stale*, and no cache may give it.
+//!
+//! **Invariant:** a stale read ends the experiment as failed. What is stored in Redis is named by
+//! a secret of the experiment's own cluster, and expires.
+//! **Not here:** deciding whether an answer is new enough (the package `cache`).
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cache::{CacheAddress, CacheServer, CacheSettings, CacheUse};
+use cluster::manager::{Receipt, RequestOptions};
+use import::demo_data::Plan;
+use model::query::ReadQuery;
+use model::row_change::Operation;
+use model::table::Table as DataTable;
+
+use crate::audience::Audience;
+use crate::chart::{BarChart, Chart};
+use crate::clients::{Amount, Timings, send};
+use crate::dataset::{self, user_named};
+use crate::lab_cluster::{LabCluster, block_on, options as request_options};
+use crate::lab_error::LabError;
+use crate::random::Random;
+use crate::report::{Cell, Report, ReportTable};
+use crate::work_folder::WorkFolder;
+
+/// Highest number of users, whose last writes are in memory.
+pub const USERS_MAX: u64 = 1_000_000;
+/// Number of shards.
+const SHARDS: usize = 3;
+/// One of so many operations is a write.
+const WRITE_EVERY: u64 = 20;
+/// Longest time of the operations of one condition.
+const AT_MOST: Duration = Duration::from_secs(20);
+/// Memory of the cache in the process.
+const MEMORY_BYTES: usize = 64 << 20;
+/// Address of the cache in memory without Redis: nobody listens on this port.
+const NOWHERE: &str = "redis://127.0.0.1:1";
+
+/// Settings of the experiment.
+#[derive(Clone, Debug)]
+pub struct CachedReadsOptions {
+    /// Number of users.
+    pub users: u64,
+    /// Number of operations of each condition, one of 20 of which is a write.
+    pub operations: u64,
+    /// Number of clients.
+    pub clients: u16,
+    /// Address of a Redis, if there is one to try.
+    pub redis: Option<String>,
+    /// Seed of the rows, and of the keys of the operations.
+    pub seed: u64,
+    /// Folder for the temporary folder.
+    pub work_folder: Option<PathBuf>,
+}
+
+/// Cache that is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    None,
+    Memory,
+    Redis,
+}
+
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Memory => "memory",
+            Self::Redis => "Redis",
+        }
+    }
+
+    fn settings(self, redis: Option<&CacheAddress>) -> Result<Option<CacheSettings>, LabError> {
+        let min_uses = CacheSettings::MIN_USES_LEAST;
+        Ok(match (self, redis) {
+            (Self::None, _) | (Self::Redis, None) => None,
+            (Self::Memory, _) => {
+                let nowhere = CacheSettings::at(NOWHERE.parse().map_err(LabError::failed)?);
+                Some(CacheSettings { near_bytes: MEMORY_BYTES, min_uses, ..nowhere })
+            }
+            (Self::Redis, Some(address)) => {
+                Some(CacheSettings { min_uses, ..CacheSettings::at(address.clone()) })
+            }
+        })
+    }
+}
+
+/// Choice of the key of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeyChoice {
+    /// Each key is as likely as any other.
+    Even,
+    /// The first key is twice as likely as the second, three times as likely as the third, and so
+    /// on (Zipf's law).
+    Skewed,
+}
+
+impl KeyChoice {
+    const ALL: [Self; 2] = [Self::Even, Self::Skewed];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Even => "even",
+            Self::Skewed => "skewed",
+        }
+    }
+
+    /// Returns the end of each key's part of 0 to 1.
+    fn ends(self, users: u64) -> Vec<f64> {
+        let weight = |rank: u64| match self {
+            Self::Even => 1.0,
+            Self::Skewed => 1.0 / (rank + 1) as f64,
+        };
+        let sum: f64 = (0..users).map(weight).sum();
+        let mut end = 0.0;
+        let ends = (0..users).map(|rank| {
+            end += weight(rank) / sum;
+            end
+        });
+        ends.collect()
+    }
+}
+
+/// Operations of a condition.
+struct Tried {
+    place: Place,
+    choice: KeyChoice,
+    reads: Timings,
+    hits: u64,
+    writes: u64,
+    stale: u64,
+}
+
+/// Carries out the experiment.
+///
+/// # Errors
+/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+pub fn run(options: &CachedReadsOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+    let began = Instant::now();
+    let redis = options.redis.as_deref().map(reach).transpose()?;
+    if !(1..=USERS_MAX).contains(&options.users) {
+        let line = format!("there may be 1 to {USERS_MAX} users, not {}", options.users);
+        return Err(LabError::Impossible(line));
+    }
+    let plan = dataset::plan(options.users, options.seed)?;
+    let folder = WorkFolder::create(options.work_folder.as_deref())?;
+    let data_dir = folder.join("cached_reads");
+    let address = redis.as_ref().map(|(address, _)| address);
+    let places = [Some(Place::None), Some(Place::Memory), address.map(|_| Place::Redis)];
+    let mut tried = Vec::new();
+    for place in places.into_iter().flatten() {
+        // One after another on the same files.
+        let cluster = match place.settings(address)? {
+            None => LabCluster::embedded(data_dir.clone(), SHARDS, 0)?,
+            Some(settings) => LabCluster::cached(data_dir.clone(), SHARDS, settings)?,
+        };
+        if place == Place::None {
+            dataset::generate(&cluster, &plan, audience)?;
+        }
+        for choice in KeyChoice::ALL {
+            audience.say(&format!("cache: {}, keys: {}", place.name(), choice.name()));
+            let condition = Condition::new(options, (&plan, choice), &cluster)?;
+            tried.push(condition.carry_out(place, audience)?);
+        }
+    }
+    let mut report = Report::new("cache", options.seed)
+        .set("engine", "files, synchronous=FULL")
+        .set("users", options.users)
+        .set("shards", SHARDS)
+        .set("operations", options.operations)
+        .set("clients", options.clients)
+        .set("writes", format!("1 of {WRITE_EVERY}"));
+    match &redis {
+        Some((_, server)) => report = report.set("redis", &server.version),
+        None => report.notes.push("Redis was not tried: name one with --redis".to_owned()),
+    }
+    report.notes.extend(folder.notes());
+    report.tables.push(table(&tried));
+    report.charts.extend(charts(&tried));
+    report.explanation = explanation(&tried);
+    Ok(report.ended(began.elapsed()))
+}
+
+/// Returns the address of a Redis and the facts about it, if it answers.
+fn reach(redis: &str) -> Result<(CacheAddress, CacheServer), LabError> {
+    let address: CacheAddress = redis.parse().map_err(LabError::impossible)?;
+    let failed = |cause| LabError::Impossible(format!("the Redis {address}: {cause}"));
+    let server = block_on(cache::inspect(&address)).map_err(failed)?;
+    Ok((address, server))
+}
+
+/// Operations on a cluster, all with one choice of keys.
+struct Condition<'c> {
+    options: &'c CachedReadsOptions,
+    plan: &'c Plan,
+    choice: KeyChoice,
+    ends: Vec<f64>,
+    cluster: &'c LabCluster,
+    users: Arc<DataTable>,
+    /// Version and receipt of the last acknowledged write of each user.
+    written: Mutex<Vec<Option<(i64, Receipt)>>>,
+    reads: Mutex<Timings>,
+    hits: AtomicU64,
+    writes: AtomicU64,
+    stale: AtomicU64,
+}
+
+impl<'c> Condition<'c> {
+    fn new(
+        options: &'c CachedReadsOptions,
+        (plan, choice): (&'c Plan, KeyChoice),
+        cluster: &'c LabCluster,
+    ) -> Result<Self, LabError> {
+        let (hits, writes, stale) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self {
+            options,
+            plan,
+            choice,
+            ends: choice.ends(plan.users()),
+            cluster,
+            users: cluster.table("users")?,
+            written: Mutex::new(vec![None; plan.users() as usize]),
+            reads: Mutex::default(),
+            hits,
+            writes,
+            stale,
+        })
+    }
+
+    fn carry_out(self, place: Place, audience: &dyn Audience) -> Result<Tried, LabError> {
+        let clients = self.options.clients.into();
+        let amount = Amount { clients, requests: self.options.operations, at_most: AT_MOST };
+        let all = send(amount, audience, async |number| self.operate(number).await);
+        audience.stay()?;
+        if let Some(cause) = all.first_failure {
+            return Err(LabError::Failed(format!("cache {}: {cause}", place.name())));
+        }
+        let reads = self.reads.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let tried = Tried {
+            place,
+            choice: self.choice,
+            reads: reads.ended(all.elapsed),
+            hits: self.hits.into_inner(),
+            writes: self.writes.into_inner(),
+            stale: self.stale.into_inner(),
+        };
+        match tried.stale {
+            0 => Ok(tried),
+            stale => Err(LabError::Failed(format!(
+                "{stale} reads showed an older row than their session had written"
+            ))),
+        }
+    }
+
+    /// Reads or writes a user. The number decides which, so every condition has the same.
+    async fn operate(&self, number: u64) -> Result<(), String> {
+        let mut random = Random::new(self.options.seed.wrapping_add(number), "cached reads");
+        let share = random.share();
+        let index = self.ends.partition_point(|end| *end <= share).min(self.ends.len() - 1);
+        let user = self.plan.user(index as u64).ok_or("there is no such user")?;
+        if random.below(WRITE_EVERY) == 0 {
+            return self.write(index, &user.id, number).await;
+        }
+        self.read(index, &user.id).await
+    }
+
+    async fn write(&self, index: usize, id: &str, number: u64) -> Result<(), String> {
+        let row = user_named(id, &format!("name of {number}"));
+        let placed = self.cluster.place(&self.users, Operation::Upsert, id, row);
+        let placed = placed.map_err(|error| error.to_string())?;
+        let done = self.cluster.write(placed, &request_options()).await;
+        let done = done.map_err(|failure| failure.error.to_string())?;
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of two writes at the same time, the later one is the last.
+        if written[index].is_none_or(|(version, _)| version < done.row.version) {
+            written[index] = Some((done.row.version, done.receipt));
+        }
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn read(&self, index: usize, id: &str) -> Result<(), String> {
+        let last = self.written.lock().unwrap_or_else(PoisonError::into_inner)[index];
+        let mut asked: RequestOptions = request_options();
+        if let Some((_, receipt)) = last {
+            let sessions = self.cluster.manager().sessions();
+            sessions.extend(&mut asked.session, receipt.place.shard, receipt.position);
+        }
+        let sent = Instant::now();
+        let read = self.cluster.read(ReadQuery::all(&self.users), Some(id), &asked).await;
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = read.map_err(|failure| failure.error.to_string())?;
+        reads.add(sent, Ok(()));
+        drop(reads);
+        let found = read.version().ok_or_else(|| format!("{id} was not found"))?;
+        self.hits.fetch_add(u64::from(read.cache == Some(CacheUse::Hit)), Ordering::Relaxed);
+        let is_stale = last.is_some_and(|(version, _)| found < version);
+        self.stale.fetch_add(u64::from(is_stale), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn hit_rate(one: &Tried) -> f64 {
+    one.hits as f64 / one.reads.count().max(1) as f64
+}
+
+fn table(tried: &[Tried]) -> ReportTable {
+    let columns = [
+        "cache",
+        "keys",
+        "reads",
+        "hits",
+        "hit rate",
+        "from shards",
+        "writes",
+        "stale",
+        "read p50",
+        "read p99",
+    ];
+    let mut table = ReportTable::new("Reads of users beside writes", &columns);
+    for one in tried {
+        table.push([
+            one.place.name().into(),
+            one.choice.name().into(),
+            Cell::Count(one.reads.count()),
+            Cell::Count(one.hits),
+            Cell::Share(hit_rate(one)),
+            Cell::Count(one.reads.count() - one.hits),
+            Cell::Count(one.writes),
+            Cell::Count(one.stale),
+            Cell::Millis(one.reads.quantile_ms(0.5)),
+            Cell::Millis(one.reads.quantile_ms(0.99)),
+        ]);
+    }
+    table
+}
+
+fn charts(tried: &[Tried]) -> [Chart; 2] {
+    let label = |one: &Tried| format!("{}, {}", one.place.name(), one.choice.name());
+    let times = |one: &Tried| [0.5, 0.99].map(|share| one.reads.quantile_ms(share)).to_vec();
+    [
+        Chart::Bars(BarChart {
+            title: "Reads that the cache has answered".to_owned(),
+            unit: "%",
+            series: vec!["hit rate".to_owned()],
+            groups: tried.iter().map(|one| (label(one), vec![100.0 * hit_rate(one)])).collect(),
+        }),
+        Chart::Bars(BarChart {
+            title: "Times of reads".to_owned(),
+            unit: "ms",
+            series: ["p50", "p99"].map(ToOwned::to_owned).to_vec(),
+            groups: tried.iter().map(|one| (label(one), times(one))).collect(),
+        }),
+    ]
+}
+
+fn explanation(tried: &[Tried]) -> String {
+    let of = |place, choice| {
+        tried.iter().find(move |one: &&Tried| one.place == place && one.choice == choice)
+    };
+    let percent = |place, choice| of(place, choice).map_or(0.0, |one| 100.0 * hit_rate(one));
+    let p50 = |place| of(place, KeyChoice::Skewed).map_or(0.0, |one| one.reads.quantile_ms(0.5));
+    let redis = match of(Place::Redis, KeyChoice::Skewed) {
+        Some(_) => format!(" and {:.3} ms with Redis", p50(Place::Redis)),
+        None => String::new(),
+    };
+    let reads: u64 = tried.iter().map(|one| one.reads.count()).sum();
+    format!(
+        "The cache in memory answers {:.0} % of the reads when few keys are read often and {:.0} % when all are read equally, and \
+         none of {reads} reads is older than the last acknowledged write of its key, because an entry answers only a session that \
+         has seen no later position. Half of the skewed reads take {:.3} ms from the files, {:.3} ms with the cache in \
+         memory{redis}: a hit always spares a shard its work, and is faster only where that work or the way to the \
+         shard takes longer than the way to the cache.",
+        percent(Place::Memory, KeyChoice::Skewed),
+        percent(Place::Memory, KeyChoice::Even),
+        p50(Place::None),
+        p50(Place::Memory),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skewed_choice_prefers_the_first_keys_by_zipfs_law() {
+        let ends = KeyChoice::Skewed.ends(1_000);
+        let part = |rank: usize| ends[rank] - if rank == 0 { 0.0 } else { ends[rank - 1] };
+        assert!((part(0) / part(1) - 2.0).abs() < 1e-6 && (part(0) / part(9) - 10.0).abs() < 1e-6);
+        let even = KeyChoice::Even.ends(4);
+        assert!(even.iter().zip([0.25, 0.5, 0.75, 1.0]).all(|(a, b)| (a - b).abs() < 1e-9));
+    }
+}

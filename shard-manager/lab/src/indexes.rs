@@ -1,0 +1,276 @@
+//! Indexes: a filtered query with and without an index, on more and more rows, and what the index
+//! costs a write.
+//!
+//! The query looks for the one user with an e-mail address. It has no shard key, so every shard is
+//! asked.
+//!
+//! **Invariant:** each query finds exactly its row, or the experiment ends as failed.
+//! **Not here:** building an index (`cluster`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use access::rights::Rights;
+use cluster::manager::{IndexDraft, Indexes};
+use engine::index_record::IndexState;
+use import::demo_data::Plan;
+use model::query::{Comparison, Condition, ReadQuery, Test};
+use model::row_change::Operation;
+use model::table::Table as DataTable;
+use model::topology::Topology;
+
+use crate::audience::Audience;
+use crate::chart::{BarChart, Chart};
+use crate::clients::{Amount, Timings, send};
+use crate::dataset::{self, new_user};
+use crate::lab_cluster::{LabCluster, PATIENCE, options as request_options};
+use crate::lab_error::LabError;
+use crate::random::Random;
+use crate::report::{Cell, Report, ReportTable};
+use crate::work_folder::WorkFolder;
+
+/// Highest number of users.
+pub const USERS_MAX: u64 = 10_000_000;
+/// Highest number of counts.
+pub const COUNTS_MAX: usize = 12;
+/// Column of the index.
+const COLUMN: &str = "email";
+/// Longest time of the queries, and of the writes, on one number of rows.
+const AT_MOST: Duration = Duration::from_secs(20);
+/// Interval between two looks at an index that is being built.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Settings of the experiment.
+#[derive(Clone, Debug)]
+pub struct IndexesOptions {
+    /// Numbers of users, which are tried one after another.
+    pub counts: Vec<u64>,
+    /// Number of shards.
+    pub shards: usize,
+    /// Number of queries, and of writes, on each number of users.
+    pub operations: u64,
+    /// Number of clients that write; one client queries.
+    pub clients: u16,
+    /// Seed of the rows and of the queries.
+    pub seed: u64,
+    /// Folder for the temporary folder.
+    pub work_folder: Option<PathBuf>,
+}
+
+/// Queries and writes on a number of users, with or without the index.
+struct Tried {
+    users: u64,
+    /// Time in which the index was built; `None` without one.
+    built: Option<Duration>,
+    queries: Timings,
+    writes: Timings,
+}
+
+/// Carries out the experiment.
+///
+/// # Errors
+/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+pub fn run(options: &IndexesOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+    let began = Instant::now();
+    check(options)?;
+    let folder = WorkFolder::create(options.work_folder.as_deref())?;
+    let mut tried = Vec::new();
+    for (number, users) in options.counts.iter().enumerate() {
+        audience.say(&format!("{users} users"));
+        let plan = dataset::plan(*users, options.seed)?;
+        let data_dir = folder.join(&format!("count{number}"));
+        let cluster = LabCluster::embedded(data_dir, options.shards, 0)?;
+        dataset::generate(&cluster, &plan, audience)?;
+        let trial = Trial { options, plan: &plan, cluster: &cluster };
+        tried.push(trial.carry_out(None, audience)?);
+        let built = Some(trial.build(audience)?);
+        tried.push(trial.carry_out(built, audience)?);
+    }
+    let counts: Vec<String> = options.counts.iter().map(u64::to_string).collect();
+    let mut report = Report::new("indexes", options.seed)
+        .set("engine", "files, synchronous=FULL")
+        .set("users", counts.join(" "))
+        .set("shards", options.shards)
+        .set("operations", options.operations)
+        .set("clients", options.clients);
+    report.notes.extend(folder.notes());
+    report.tables.push(table(&tried));
+    report.charts.extend(charts(&tried));
+    report.explanation = explanation(&tried);
+    Ok(report.ended(began.elapsed()))
+}
+
+fn check(options: &IndexesOptions) -> Result<(), LabError> {
+    let IndexesOptions { counts, shards, .. } = options;
+    let line = if !(1..=COUNTS_MAX).contains(&counts.len()) {
+        format!("there may be 1 to {COUNTS_MAX} numbers of users, not {}", counts.len())
+    } else if let Some(bad) = counts.iter().find(|users| !(1..=USERS_MAX).contains(*users)) {
+        format!("there may be 1 to {USERS_MAX} users, not {bad}")
+    } else if !(1..=Topology::SHARDS_MAX).contains(shards) {
+        format!("there may be 1 to {} shards, not {shards}", Topology::SHARDS_MAX)
+    } else {
+        return Ok(());
+    };
+    Err(LabError::Impossible(line))
+}
+
+/// Cluster with a number of users.
+struct Trial<'t> {
+    options: &'t IndexesOptions,
+    plan: &'t Plan,
+    cluster: &'t LabCluster,
+}
+
+impl Trial<'_> {
+    /// Builds the index on every shard, and returns the time that this took.
+    fn build(&self, audience: &dyn Audience) -> Result<Duration, LabError> {
+        let began = Instant::now();
+        let indexes = Indexes::of(self.cluster.manager().schema(Rights::ALL));
+        // The experiment has no writes meanwhile that would wait too long.
+        let draft = IndexDraft {
+            name: "by_email".to_owned(),
+            columns: vec![COLUMN.to_owned()],
+            is_unique: false,
+            pause_max_ms: u64::from(u32::MAX),
+        };
+        self.cluster.beside_upkeep(async {
+            let deadline = Instant::now() + PATIENCE;
+            indexes.create("users", &draft, deadline).await.map_err(LabError::failed)?;
+            loop {
+                audience.stay()?;
+                let listed = indexes.list("users", Instant::now() + PATIENCE).await;
+                let listed = listed.map_err(LabError::failed)?;
+                match listed.first().map(|record| (record.state, record.reason.clone())) {
+                    Some((IndexState::Ready, _)) => return Ok(began.elapsed()),
+                    Some((IndexState::Undoing | IndexState::Failed, reason)) => {
+                        return Err(LabError::Failed(reason.unwrap_or_default()));
+                    }
+                    Some(_) | None => tokio::time::sleep(LOOK).await,
+                }
+            }
+        })
+    }
+
+    fn carry_out(
+        &self,
+        built: Option<Duration>,
+        audience: &dyn Audience,
+    ) -> Result<Tried, LabError> {
+        let users = self.cluster.table("users")?;
+        let IndexesOptions { operations, clients, .. } = *self.options;
+        let amount = |clients| Amount { clients, requests: operations, at_most: AT_MOST };
+        let queries = send(amount(1), audience, async |number| self.query(&users, number).await);
+        let phase = if built.is_some() { "with" } else { "without" };
+        let writes = send(amount(clients.into()), audience, async |number| {
+            self.write(&users, &format!("{phase}_{number}")).await
+        });
+        audience.stay()?;
+        for timings in [&queries, &writes] {
+            if let Some(cause) = &timings.first_failure {
+                return Err(LabError::Failed(format!("{phase} an index: {cause}")));
+            }
+        }
+        Ok(Tried { users: self.plan.users(), built, queries, writes })
+    }
+
+    /// Finds a user by the e-mail address.
+    async fn query(&self, users: &Arc<DataTable>, number: u64) -> Result<(), String> {
+        let mut random = Random::new(self.options.seed.wrapping_add(number), "queries");
+        let user = self.plan.user(random.below(self.plan.users()));
+        let mut row = user.ok_or("there is no such user")?.row().into_iter();
+        let email = row.find(|(column, _)| *column == COLUMN).ok_or("there is no address")?.1;
+        let column = users.find(COLUMN).ok_or("users has no addresses")?;
+        let test = Test::Compare(Comparison::Equal, email);
+        let query = ReadQuery {
+            conditions: vec![Condition::Column(column, test)],
+            ..ReadQuery::all(users)
+        };
+        let read = self.cluster.read(query, None, &request_options()).await;
+        let found = read.map_err(|failure| failure.error.to_string())?.rows.len();
+        if found == 1 { Ok(()) } else { Err(format!("{found} users have one address")) }
+    }
+
+    async fn write(&self, users: &Arc<DataTable>, id: &str) -> Result<(), String> {
+        let placed = self.cluster.place(users, Operation::Insert, id, new_user(id));
+        let placed = placed.map_err(|error| error.to_string())?;
+        let written = self.cluster.write(placed, &request_options()).await;
+        written.map(drop).map_err(|failure| failure.error.to_string())
+    }
+}
+
+fn table(tried: &[Tried]) -> ReportTable {
+    let columns = [
+        "users",
+        "index",
+        "built in",
+        "queries",
+        "query p50",
+        "query p99",
+        "writes",
+        "write p50",
+        "write p99",
+        "write rate",
+    ];
+    let mut table = ReportTable::new("A user by e-mail address, and new users", &columns);
+    for Tried { users, built, queries, writes } in tried {
+        let built_in = built.map_or(Cell::Absent, |time| Cell::Millis(time.as_secs_f64() * 1e3));
+        table.push([
+            Cell::Count(*users),
+            name(built.is_some()).into(),
+            built_in,
+            Cell::Count(queries.count()),
+            Cell::Millis(queries.quantile_ms(0.5)),
+            Cell::Millis(queries.quantile_ms(0.99)),
+            Cell::Count(writes.count()),
+            Cell::Millis(writes.quantile_ms(0.5)),
+            Cell::Millis(writes.quantile_ms(0.99)),
+            Cell::Rate(writes.rate()),
+        ]);
+    }
+    table
+}
+
+fn name(is_built: bool) -> &'static str {
+    if is_built { "email" } else { "none" }
+}
+
+fn charts(tried: &[Tried]) -> [Chart; 2] {
+    let label = |one: &Tried| {
+        format!("{}, {}", one.users, if one.built.is_some() { "index" } else { "no index" })
+    };
+    let chart = |title: &str, of: fn(&Tried) -> &Timings| {
+        let times = |one: &Tried| [0.5, 0.99].map(|share| of(one).quantile_ms(share)).to_vec();
+        Chart::Bars(BarChart {
+            title: title.to_owned(),
+            unit: "ms",
+            series: ["p50", "p99"].map(ToOwned::to_owned).to_vec(),
+            groups: tried.iter().map(|one| (label(one), times(one))).collect(),
+        })
+    };
+    [
+        chart("Times of the query, by users", |one| &one.queries),
+        chart("Times of a write, by users", |one| &one.writes),
+    ]
+}
+
+fn explanation(tried: &[Tried]) -> String {
+    let of = |is_built: bool| tried.iter().filter(move |one| one.built.is_some() == is_built);
+    let p50 = |one: Option<&Tried>| one.map_or(0.0, |one| one.queries.quantile_ms(0.5));
+    let write = |is_built| of(is_built).next_back().map_or(0.0, |one| one.writes.quantile_ms(0.5));
+    let users = |one: Option<&Tried>| one.map_or(0, |one| one.users);
+    format!(
+        "From {} to {} users half of the queries take {:.2} and then {:.2} ms without an index, because every shard reads \
+         all of its rows, and {:.2} and then {:.2} ms with one, which leads to the row. Each write of a row also \
+         writes its entry in the index: half of the last writes take {:.2} ms with it and {:.2} ms without, and the disk is \
+         synced once in both cases.",
+        users(of(false).next()),
+        users(of(false).next_back()),
+        p50(of(false).next()),
+        p50(of(false).next_back()),
+        p50(of(true).next()),
+        p50(of(true).next_back()),
+        write(true),
+        write(false)
+    )
+}

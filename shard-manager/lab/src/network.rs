@@ -1,0 +1,358 @@
+//! Network: latency, loss and cuts between the router and the nodes, and what becomes of requests.
+//!
+//! After each condition the network heals, and every write is looked for.
+//!
+//! **Invariant:** an acknowledged write that is missing, or a refused one that is stored, ends the
+//! experiment as failed. A disturbance ends when its value is dropped.
+//! **Not here:** the ways to the nodes (`tcp_link`, `node_faults`).
+
+mod findings;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use assembly::ConnectedCluster;
+use cluster::manager::RequestOptions;
+use engine::fault_injector::{NodeFault, NodeMode};
+use model::consistency::Level;
+use model::error::Outcome;
+use model::query::ReadQuery;
+use model::row_change::Operation;
+use model::table::Table as DataTable;
+use model::topology::Topology;
+
+use crate::audience::Audience;
+use crate::clients::{Amount, Timings, send};
+use crate::dataset::new_user;
+use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
+use crate::lab_error::LabError;
+use crate::node_faults::{InjectedFault, in_mode, inject, until_well};
+use crate::report::Report;
+use crate::tcp_link::{LinkState, TcpLink};
+use crate::work_folder::WorkFolder;
+
+/// Highest number of latencies.
+pub const LATENCIES_MAX: usize = 8;
+/// Highest latency, in milliseconds.
+pub const LATENCY_MS_MAX: u64 = 1_000;
+/// One of so many pieces is lost.
+const LOST_ONE_OF: u64 = 100;
+/// Number of users that are read.
+const READ_USERS: u64 = 64;
+/// Longest wait of a request.
+const WAIT_MAX: Duration = Duration::from_millis(1_500);
+/// Longest time of the writes, and of the reads, of one condition.
+const AT_MOST: Duration = Duration::from_secs(6);
+
+/// Settings of the experiment.
+#[derive(Clone, Debug)]
+pub struct NetworkOptions {
+    /// Number of shards.
+    pub shards: usize,
+    /// Number of replicas of each shard.
+    pub replicas: usize,
+    /// Number of writes, and of reads, of each condition.
+    pub operations: u64,
+    /// Number of clients.
+    pub clients: u16,
+    /// Latencies to try, in milliseconds.
+    pub latencies_ms: Vec<u64>,
+    /// Seed of what is lost; the rows depend on their numbers only.
+    pub seed: u64,
+    /// Folder for the temporary folder.
+    pub work_folder: Option<PathBuf>,
+}
+
+/// Servers to use instead of files, and the links through which the cluster reaches them. The
+/// caller disposes of them afterwards.
+#[derive(Debug)]
+pub struct LinkedServers {
+    /// The nodes, by the ports of the links.
+    pub cluster: ConnectedCluster,
+    /// Name of each node, and its link.
+    pub links: Vec<(String, TcpLink)>,
+    /// Servers and their version, for the report.
+    pub engine: String,
+}
+
+/// Condition of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NetworkCondition {
+    /// Nothing is disturbed.
+    Calm,
+    /// Every node answers so many milliseconds later.
+    Latency(u64),
+    /// One of so many pieces is sent twice.
+    Loss,
+    /// One replica of each shard cannot be reached.
+    ReplicasCut,
+    /// The primary of the first shard cannot be reached.
+    PrimaryCut,
+}
+
+impl NetworkCondition {
+    fn name(self) -> String {
+        match self {
+            Self::Calm => "calm".to_owned(),
+            Self::Latency(ms) => format!("{ms} ms later"),
+            Self::Loss => format!("1 of {LOST_ONE_OF} pieces lost"),
+            Self::ReplicasCut => "a replica of each shard cut".to_owned(),
+            Self::PrimaryCut => "primary of shard1 cut".to_owned(),
+        }
+    }
+
+    /// Returns true if this node is disturbed.
+    fn is_about(self, node: &str) -> bool {
+        match self {
+            Self::Calm => false,
+            Self::Latency(_) | Self::Loss => true,
+            Self::ReplicasCut => node.ends_with("-replica1"),
+            Self::PrimaryCut => node == "shard1-primary",
+        }
+    }
+
+    fn fault(self) -> NodeFault {
+        match self {
+            Self::Latency(ms) => {
+                NodeFault { delay: Duration::from_millis(ms), ..NodeFault::default() }
+            }
+            Self::ReplicasCut | Self::PrimaryCut => in_mode(NodeMode::Cut),
+            Self::Calm | Self::Loss => NodeFault::default(),
+        }
+    }
+
+    fn link(self) -> LinkState {
+        match self {
+            Self::Calm => LinkState::Open,
+            Self::Latency(ms) => LinkState::Late(Duration::from_millis(ms)),
+            Self::Loss => LinkState::Lossy(LOST_ONE_OF),
+            Self::ReplicasCut | Self::PrimaryCut => LinkState::Cut,
+        }
+    }
+}
+
+/// Requests under a condition.
+struct Tried {
+    condition: NetworkCondition,
+    writes: Timings,
+    reads: Timings,
+    outcomes: Outcomes,
+}
+
+/// Number of writes of each outcome, and of those with an unknown one that are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Outcomes {
+    acknowledged: u64,
+    refused: u64,
+    unknown: u64,
+    unknown_stored: u64,
+}
+
+/// Disturbance of the way to a node, which ends with it.
+trait Disturbance {}
+
+impl Disturbance for InjectedFault {}
+
+struct DisturbedLink<'l>(&'l TcpLink);
+
+impl Disturbance for DisturbedLink<'_> {}
+
+impl Drop for DisturbedLink<'_> {
+    fn drop(&mut self) {
+        self.0.set(LinkState::Open);
+    }
+}
+
+/// Carries out the experiment.
+///
+/// # Errors
+/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+pub fn run(
+    options: &NetworkOptions,
+    servers: Option<&LinkedServers>,
+    audience: &dyn Audience,
+) -> Result<Report, LabError> {
+    let began = Instant::now();
+    check(options)?;
+    let NetworkOptions { shards, replicas, operations, clients, .. } = *options;
+    let (folder, cluster, engine);
+    match servers {
+        Some(servers) => {
+            cluster = LabCluster::connected(&servers.cluster)?;
+            engine = servers.engine.clone();
+        }
+        None => {
+            folder = WorkFolder::create(options.work_folder.as_deref())?;
+            cluster = LabCluster::embedded(folder.join("network"), shards, replicas)?;
+            engine = "files, synchronous=FULL".to_owned();
+        }
+    }
+    let trial = Trial { options, servers, users: cluster.table("users")?, cluster: &cluster };
+    until_well(&cluster, audience)?;
+    trial.store_users()?;
+    let mut tried = Vec::new();
+    for condition in trial.conditions() {
+        audience.say(&condition.name());
+        tried.push(trial.carry_out((tried.len(), condition), audience)?);
+    }
+    let mut report = Report::new("network", options.seed)
+        .set("engine", engine)
+        .set("shards", shards)
+        .set("replicas", replicas)
+        .set("operations", operations)
+        .set("clients", clients);
+    if servers.is_none() {
+        let note = "files are reached without a network: a node's work begins later instead, which delays writes and \
+                    replicas and no reads, and nothing is lost on the way; --postgres has both";
+        report.notes.push(note.to_owned());
+    }
+    report.tables.push(findings::table(&tried));
+    report.charts.push(findings::chart(&tried));
+    report.explanation = findings::explanation(&tried);
+    Ok(report.ended(began.elapsed()))
+}
+
+/// Checks the settings before anything is made.
+///
+/// # Errors
+/// [`LabError::Impossible`].
+pub fn check(options: &NetworkOptions) -> Result<(), LabError> {
+    let NetworkOptions { shards, replicas, latencies_ms, .. } = options;
+    let line = if !(1..=Topology::SHARDS_MAX).contains(shards) {
+        format!("there may be 1 to {} shards, not {shards}", Topology::SHARDS_MAX)
+    } else if !(1..=Topology::REPLICAS_MAX).contains(replicas) {
+        format!("there may be 1 to {} replicas, not {replicas}", Topology::REPLICAS_MAX)
+    } else if latencies_ms.len() > LATENCIES_MAX {
+        format!("there may be up to {LATENCIES_MAX} latencies, not {}", latencies_ms.len())
+    } else if let Some(bad) = latencies_ms.iter().find(|ms| !(1..=LATENCY_MS_MAX).contains(*ms)) {
+        format!("a latency is 1 to {LATENCY_MS_MAX} ms, not {bad}")
+    } else {
+        return Ok(());
+    };
+    Err(LabError::Impossible(line))
+}
+
+/// Cluster whose network is disturbed.
+struct Trial<'t> {
+    options: &'t NetworkOptions,
+    servers: Option<&'t LinkedServers>,
+    cluster: &'t LabCluster,
+    users: Arc<DataTable>,
+}
+
+impl Trial<'_> {
+    fn conditions(&self) -> Vec<NetworkCondition> {
+        let latencies = self.options.latencies_ms.iter();
+        let latencies = latencies.map(|ms| NetworkCondition::Latency(*ms));
+        let loss = self.servers.map(|_| NetworkCondition::Loss);
+        let cuts = [NetworkCondition::ReplicasCut, NetworkCondition::PrimaryCut];
+        [NetworkCondition::Calm].into_iter().chain(latencies).chain(loss).chain(cuts).collect()
+    }
+
+    /// Disturbs the ways to the nodes.
+    fn disturb(
+        &self,
+        condition: NetworkCondition,
+    ) -> Result<Vec<Box<dyn Disturbance + '_>>, LabError> {
+        if let Some(servers) = self.servers {
+            let links = servers.links.iter().filter(|(node, _)| condition.is_about(node));
+            let disturbed = links.map(|(_, link)| {
+                link.set(condition.link());
+                Box::new(DisturbedLink(link)) as Box<dyn Disturbance>
+            });
+            return Ok(disturbed.collect());
+        }
+        let nodes = self.cluster.manager().faults().all().into_iter().map(|(node, _)| node);
+        let disturbed = nodes.filter(|node| condition.is_about(node)).map(|node| {
+            let fault = inject(self.cluster, &node, condition.fault())?;
+            Ok(Box::new(fault) as Box<dyn Disturbance>)
+        });
+        disturbed.collect()
+    }
+
+    /// Stores the users that are read.
+    fn store_users(&self) -> Result<(), LabError> {
+        for number in 0..READ_USERS {
+            let id = format!("read_{number}");
+            let placed = self.cluster.place(&self.users, Operation::Upsert, &id, new_user(&id));
+            let placed = placed.map_err(LabError::failed)?;
+            block_on(self.cluster.write(placed, &request_options())).map_err(failure)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(
+        &self,
+        (index, condition): (usize, NetworkCondition),
+        audience: &dyn Audience,
+    ) -> Result<Tried, LabError> {
+        let disturbed = self.disturb(condition)?;
+        let (clients, requests) = (self.options.clients.into(), self.options.operations);
+        let amount = Amount { clients, requests, at_most: AT_MOST };
+        let written = Mutex::new(Vec::new());
+        let writes = send(amount, audience, async |number| {
+            let id = format!("write_{index}_{number}");
+            let done = self.write(&id).await;
+            let outcome = done.as_ref().err().map(|(outcome, _)| *outcome);
+            written.lock().unwrap_or_else(PoisonError::into_inner).push((id, outcome));
+            done.map_err(|(_, cause)| cause)
+        });
+        let reads = send(amount, audience, async |number| {
+            let id = format!("read_{}", number % READ_USERS);
+            let read = self.cluster.read(ReadQuery::all(&self.users), Some(&id), &asked()).await;
+            read.map(drop).map_err(|failure| failure.error.to_string())
+        });
+        drop(disturbed);
+        audience.stay()?;
+        until_well(self.cluster, audience)?;
+        let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = self.look_for(&written, audience)?;
+        Ok(Tried { condition, writes, reads, outcomes })
+    }
+
+    /// Writes a user; returns the outcome of a write that failed, and the reason.
+    async fn write(&self, id: &str) -> Result<(), (Outcome, String)> {
+        let placed = self.cluster.place(&self.users, Operation::Insert, id, new_user(id));
+        let placed = placed.map_err(|error| (Outcome::Rejected, error.to_string()))?;
+        let written = self.cluster.write(placed, &asked()).await;
+        written.map(drop).map_err(|failure| (failure.outcome, failure.error.to_string()))
+    }
+
+    /// Looks for every write after the network has healed.
+    fn look_for(
+        &self,
+        written: &[(String, Option<Outcome>)],
+        audience: &dyn Audience,
+    ) -> Result<Outcomes, LabError> {
+        let mut outcomes = Outcomes::default();
+        for (id, outcome) in written {
+            audience.stay()?;
+            let asked = RequestOptions { level: Level::All, ..request_options() };
+            let read = self.cluster.read(ReadQuery::all(&self.users), Some(id), &asked);
+            let is_stored = block_on(read).map_err(failure)?.rows.len() == 1;
+            match outcome {
+                None | Some(Outcome::Committed) if !is_stored => {
+                    return Err(LabError::Failed(format!(
+                        "the acknowledged write of {id} is lost"
+                    )));
+                }
+                None | Some(Outcome::Committed) => outcomes.acknowledged += 1,
+                Some(Outcome::Rejected) if is_stored => {
+                    return Err(LabError::Failed(format!("the refused write of {id} is stored")));
+                }
+                Some(Outcome::Rejected) => outcomes.refused += 1,
+                Some(Outcome::Unknown) => {
+                    outcomes.unknown += 1;
+                    outcomes.unknown_stored += u64::from(is_stored);
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+/// Returns the options of a request whose client waits for a short time.
+fn asked() -> RequestOptions {
+    RequestOptions::by(Instant::now() + WAIT_MAX)
+}

@@ -1,0 +1,50 @@
+//! Replace: puts a copy in the place of the cluster that it is a copy of.
+//!
+//! The database of the catalog is emptied and marked first, and loses its mark last, so no router
+//! starts between. Servers cannot exchange databases of several servers in one step: what was cut
+//! off is repeated, and ends as the copy. Then the rows are read back and compared with those of
+//! the copy.
+//!
+//! **Invariant:** nothing is changed before the whole copy was verified, in databases of other
+//! clusters, or beside other clients.
+//! **Not here:** filling the databases (`restore`), checking them (`target`).
+
+use std::path::Path;
+
+use engine::save_error::SaveError;
+use engine::save_watch::Watch;
+use engine::unfinished_folder::Unfinished;
+
+use super::manifest::ServerManifest;
+use super::restore::fill;
+use super::save;
+use super::target::Occupancy;
+use crate::node_address::ClusterAddress;
+
+/// End of the name of the folder with the rows that are read back.
+const BESIDE: &str = "-read-back";
+
+/// Replaces a cluster without routers by a copy of it, and compares the rows.
+///
+/// # Errors
+/// Those of [`super::restore::restore`], and [`SaveError::Databases`] if the rows differ.
+pub async fn replace(
+    from: &Path,
+    address: &ClusterAddress,
+    watch: &Watch<'_>,
+) -> Result<ServerManifest, SaveError> {
+    let manifest = fill(from, address, (Occupancy::Cluster, watch)).await?;
+    let mut beside = std::path::absolute(from).map_err(|error| SaveError::io(from, error))?;
+    beside.as_mut_os_string().push(BESIDE);
+    let beside = Unfinished::begin(&beside)?;
+    let found = save(address, &beside.path().join("copy"), watch).await?;
+    for (saved, found) in manifest.shards.iter().zip(&found.shards) {
+        if !saved.table_files().eq(found.table_files()) {
+            return Err(SaveError::Databases(format!(
+                "{}: the restored rows differ from those of the copy: restore it again",
+                saved.shard
+            )));
+        }
+    }
+    Ok(manifest)
+}
