@@ -316,7 +316,7 @@ impl<R: Read> RowReader<R> {
         let spelled = values.iter().find(|(column, _)| Some(*column) == routing);
         let key = self.key(own, spelled.map(|(_, value)| value))?;
         let key = parsed(&key)?;
-        let place = self.map.place(key).map_err(|error| error.to_string())?;
+        let place = self.map.locate(&self.table, key).map_err(|error| error.to_string())?;
         let row = RowWrite::of_values(&self.table, self.operation, (key, place.slot), values);
         let row = row.map_err(|error| error.to_string())?;
         Ok(BulkRow { index: line, place, row: RowWrite { wants_row: false, ..row } })

@@ -9,6 +9,7 @@
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
 use crate::slot_set::SlotSet;
+use crate::table::Table;
 use crate::topology::{self, ShardNumber, ShardState, Topology};
 
 /// Slot and shard of a key, the result of routing.
@@ -177,6 +178,15 @@ impl ShardMap {
                 ))
             }
         }
+    }
+
+    /// Returns slot and shard of a key of a table.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the keyspace has no slot for the key.
+    #[inline]
+    pub fn locate(&self, _table: &Table, key: ShardKey<'_>) -> Result<KeyLocation, KeyError> {
+        self.place(key)
     }
 
     /// Returns slot and shard of a key.

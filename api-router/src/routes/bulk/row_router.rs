@@ -188,7 +188,7 @@ impl RowRouter<'_> {
             }
             Err(error) => {
                 let doubtful = matches!(error, Error::Row(RowError::KeyContradicted { .. }));
-                let place = self.map.place(key).ok().filter(|_| !doubtful);
+                let place = self.map.locate(&self.table, key).ok().filter(|_| !doubtful);
                 Err(RowRejection { place, ..RowRejection::from(Problem::from(error)) })
             }
         }

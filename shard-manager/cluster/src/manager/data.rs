@@ -73,7 +73,7 @@ impl<'m> Data<'m> {
         key: ShardKey<'_>,
         fields: &Fields<'_>,
     ) -> Result<(KeyLocation, RowWrite), Error> {
-        let place = map.place(key)?;
+        let place = map.locate(table, key)?;
         let row = RowWrite::parse(table, operation, (key, place.slot), fields)?;
         Ok((place, row))
     }
@@ -136,7 +136,7 @@ pub fn place_row(
     key: ShardKey<'_>,
     values: Vec<(usize, Value)>,
 ) -> Result<(KeyLocation, RowWrite), Error> {
-    let place = map.place(key)?;
+    let place = map.locate(table, key)?;
     let row = RowWrite::of_values(table, operation, (key, place.slot), values)?;
     Ok((place, row))
 }

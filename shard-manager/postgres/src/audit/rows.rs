@@ -87,7 +87,7 @@ impl<'r, 'a> RowRules<'r, 'a> {
 
     fn check_key(&mut self, row: &RowView, slot: i64, key: &str) {
         let map = self.audit.map;
-        let place = match ShardKey::parse(key).and_then(|key| map.place(key)) {
+        let place = match ShardKey::parse(key).and_then(|key| map.locate(self.table, key)) {
             Ok(place) => place,
             Err(error) => {
                 return self.find(row, error.to_string(), "a key of the keyspace".to_owned());

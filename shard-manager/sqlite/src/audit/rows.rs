@@ -179,7 +179,7 @@ impl<'a> RowRules<'a> {
 
     fn check_key(&self, row: &RowView<'_, '_>, key: &str) {
         let map = &self.audit.view.map;
-        let place = ShardKey::parse(key).and_then(|key| map.place(key));
+        let place = ShardKey::parse(key).and_then(|key| map.locate(self.table, key));
         let place = match place {
             Ok(place) => place,
             Err(error) => {

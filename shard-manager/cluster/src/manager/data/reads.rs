@@ -54,7 +54,7 @@ impl Route {
             return Self::Keys(KeysOfShards::new());
         }
         let place = |key: &str| {
-            Some(manager.router.redirected(map.place(ShardKey::parse(key).ok()?).ok()?))
+            Some(manager.router.redirected(map.locate(&query.table, ShardKey::parse(key).ok()?).ok()?))
         };
         let mut placed = named.into_iter().filter_map(|key| Some((place(&key)?, key)));
         let Some((first_place, first)) = placed.next() else { return Self::Shards };
@@ -110,7 +110,7 @@ impl Data<'_> {
             }
             return reader.read_by_filters((query, route), epoch).await;
         };
-        let place = map.place(key);
+        let place = map.locate(&query.table, key);
         drop(map);
         let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
         let mut done = reader.read_one((&query, key), place, began).await?;
