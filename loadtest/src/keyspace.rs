@@ -8,6 +8,7 @@
 //! | list, range of text | the same behind the name of a partition (`A:`) or the start of a range |
 //! | range of integers | zeros, then 38 digits of run and number, or an integer between split points |
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
+//! | list and range by a column | as for hash; users have a partition by their key ([`Names::partition`]) |
 //!
 //! Between two split points there are too few integers for the number of a run. There a key is an
 //! integer of the range behind zeros, whose number distinguishes keys as well; a run begins at a
@@ -29,6 +30,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
+use crate::tables::{PARTITION_KEY, TRANSACTIONS, USERS, declaration};
 use integer_range::IntegerRange;
 pub(crate) use tenant::TenantKeys;
 
@@ -98,6 +100,8 @@ pub(crate) struct Names {
     number: u64,
     /// Tenant whose keys they are, if they are those of one.
     tenant: Option<u32>,
+    /// Values of the users' partition column, if it says where they are.
+    partitions: Option<Vec<String>>,
 }
 
 impl Names {
@@ -114,7 +118,8 @@ impl Names {
 
     fn of_run(shard_map: &[u8], number: u64) -> anyhow::Result<Self> {
         let map = serde_json::from_slice(shard_map).context("the shard map cannot be read")?;
-        Ok(Self { shape: shape(&map)?, run: run_name(number), number, tenant: None })
+        let partitions = partitions(&map)?;
+        Ok(Self { shape: shape(&map)?, run: run_name(number), number, tenant: None, partitions })
     }
 
     /// Restricts the keys to those that contain [`Names::mark`].
@@ -123,6 +128,17 @@ impl Names {
             ranges.clear();
         }
         self
+    }
+
+    /// Returns the partition of the user of this key, always the same; `None` if keys alone say
+    /// where users are.
+    pub(crate) fn partition(&self, key: &str) -> Option<&str> {
+        let names = self.partitions.as_ref()?;
+        // FNV-1a.
+        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        names.get((hash % names.len().max(1) as u64) as usize).map(String::as_str)
     }
 
     /// Name of the run, unlike that of any other run.
@@ -241,13 +257,42 @@ fn slot(number: u32) -> u32 {
     (number % SLOTS) * STRIDE % SLOTS
 }
 
-fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
-    let texts = |member: &str| -> Vec<&str> {
-        let list = map.parameters[member].as_array();
+impl ShardMap {
+    /// Returns the split points, which are texts, or the partitions, each a name with its share.
+    fn texts(&self, member: &str) -> Vec<&str> {
+        let list = self.parameters[member].as_array();
         let items = list.map(Vec::as_slice).unwrap_or_default();
-        // A split point is a text, a partition a name with its share.
         items.iter().filter_map(|item| item.as_str().or_else(|| item[0].as_str())).collect()
-    };
+    }
+}
+
+/// Returns the values of the partition column of users, if it says where they are.
+fn partitions(map: &ShardMap) -> anyhow::Result<Option<Vec<String>>> {
+    let Some(column) = map.parameters["column"].as_str() else { return Ok(None) };
+    if column != PARTITION_KEY {
+        let tables = [USERS, TRANSACTIONS].map(declaration);
+        let columns = tables.iter().filter_map(|table| table["columns"].as_array()).flatten();
+        let is_ours = columns.into_iter().any(|own| own["name"] == column);
+        anyhow::ensure!(!is_ours, "rows of the tester's have no partition in their column {column}");
+        return Ok(None);
+    }
+    let member = if map.keyspace == "list" { "partitions" } else { "splits" };
+    let names = map.texts(member).into_iter().filter(|name| name.bytes().all(is_plain));
+    let names: Vec<String> = names.map(str::to_owned).collect();
+    anyhow::ensure!(!names.is_empty(), "no partition has a name of plain letters and digits");
+    Ok(Some(names))
+}
+
+/// Other characters would need escapes in URLs, and could not stand in a header.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte)
+}
+
+fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
+    let texts = |member| map.texts(member);
+    if map.parameters["column"].is_string() {
+        return Ok(Shape::Behind(vec![String::new()]));
+    }
     let prefixes = match (map.keyspace.as_str(), map.parameters["order"].as_str()) {
         ("hash", _) => vec![String::new()],
         ("modulo", _) => return Ok(Shape::Modulo),
@@ -257,10 +302,8 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
         ("matrix", _) => return Ok(Shape::Matrix),
         (other, _) => bail!("the keyspace {other} is not supported by the load tester"),
     };
-    // Other characters would need escapes in URLs, and could not stand in a header.
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
     let prefixes: Vec<String> =
-        prefixes.into_iter().filter(|prefix| prefix.bytes().all(plain)).collect();
+        prefixes.into_iter().filter(|prefix| prefix.bytes().all(is_plain)).collect();
     anyhow::ensure!(
         !prefixes.is_empty(),
         "no part of the keyspace {} has a name of plain letters and digits, which the tester's keys begin with",

@@ -234,7 +234,8 @@ fn refuse_fanout(app: &App, rights: &Rights, query: &ReadQuery) -> Result<(), Pr
 fn only<'k>(app: &App, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
     let Some([key]) = named else { return None };
     let key = ShardKey::parse(key).ok()?;
-    app.manager.map().place(key).ok().map(|_| key)
+    let map = app.manager.map();
+    (map.keyspace().column().is_some() || map.place(key).is_ok()).then_some(key)
 }
 
 /// Formats the range of a page's rows among all, in PostgREST's form. A response to HEAD has it as
