@@ -23,6 +23,7 @@
 //! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
 
 mod integer_range;
+mod partitions;
 mod tenant;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,8 +31,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use crate::tables::{PARTITION_KEY, TRANSACTIONS, USERS, declaration};
 use integer_range::IntegerRange;
+use partitions::UserPartitions;
 pub(crate) use tenant::TenantKeys;
 
 /// Servers that users of a matrix are spread over.
@@ -100,8 +101,8 @@ pub(crate) struct Names {
     number: u64,
     /// Tenant whose keys they are, if they are those of one.
     tenant: Option<u32>,
-    /// Values of the users' partition column, if it says where they are.
-    partitions: Option<Vec<String>>,
+    /// Partitions of users, if a column says where they are.
+    partitions: Option<UserPartitions>,
 }
 
 impl Names {
@@ -118,7 +119,7 @@ impl Names {
 
     fn of_run(shard_map: &[u8], number: u64) -> anyhow::Result<Self> {
         let map = serde_json::from_slice(shard_map).context("the shard map cannot be read")?;
-        let partitions = partitions(&map)?;
+        let partitions = UserPartitions::of(&map)?;
         Ok(Self { shape: shape(&map)?, run: run_name(number), number, tenant: None, partitions })
     }
 
@@ -128,17 +129,6 @@ impl Names {
             ranges.clear();
         }
         self
-    }
-
-    /// Returns the partition of the user of this key, always the same; `None` if keys alone say
-    /// where users are.
-    pub(crate) fn partition(&self, key: &str) -> Option<&str> {
-        let names = self.partitions.as_ref()?;
-        // FNV-1a.
-        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        names.get((hash % names.len().max(1) as u64) as usize).map(String::as_str)
     }
 
     /// Name of the run, unlike that of any other run.
@@ -264,23 +254,6 @@ impl ShardMap {
         let items = list.map(Vec::as_slice).unwrap_or_default();
         items.iter().filter_map(|item| item.as_str().or_else(|| item[0].as_str())).collect()
     }
-}
-
-/// Returns the values of the partition column of users, if it says where they are.
-fn partitions(map: &ShardMap) -> anyhow::Result<Option<Vec<String>>> {
-    let Some(column) = map.parameters["column"].as_str() else { return Ok(None) };
-    if column != PARTITION_KEY {
-        let tables = [USERS, TRANSACTIONS].map(declaration);
-        let columns = tables.iter().filter_map(|table| table["columns"].as_array()).flatten();
-        let is_ours = columns.into_iter().any(|own| own["name"] == column);
-        anyhow::ensure!(!is_ours, "rows of the tester's have no partition in their column {column}");
-        return Ok(None);
-    }
-    let member = if map.keyspace == "list" { "partitions" } else { "splits" };
-    let names = map.texts(member).into_iter().filter(|name| name.bytes().all(is_plain));
-    let names: Vec<String> = names.map(str::to_owned).collect();
-    anyhow::ensure!(!names.is_empty(), "no partition has a name of plain letters and digits");
-    Ok(Some(names))
 }
 
 /// Other characters would need escapes in URLs, and could not stand in a header.

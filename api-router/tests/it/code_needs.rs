@@ -23,13 +23,16 @@ const NEED_BACKUPS: [&str; 3] = ["TSR340", "TSR342", "TSR343"];
 /// Codes that need indexes, or an engine that builds none.
 const NEED_INDEXES: [&str; 4] = ["TSR344", "TSR345", "TSR346", "TSR347"];
 
+/// Codes that need a keyspace by a column.
+const NEED_PARTITIONS: [&str; 3] = ["TSR355", "TSR356", "TSR357"];
+
 /// Codes that need servers of PostgreSQL, or those of Citus.
 const NEED_SERVERS: [&str; 6] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329", "TSR341"];
 
 /// Returns all of these codes.
 pub(crate) fn needing_more() -> BTreeSet<&'static str> {
     let needs = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS);
-    let needs = needs.chain(NEED_BACKUPS).chain(NEED_INDEXES);
+    let needs = needs.chain(NEED_BACKUPS).chain(NEED_INDEXES).chain(NEED_PARTITIONS);
     needs.chain(NEED_MOVES.into_iter().filter(|_| is_citus())).collect()
 }
 
@@ -43,6 +46,7 @@ pub(crate) fn tests_of_them() -> String {
         include_str!("faults.rs"),
         include_str!("indexes.rs"),
         include_str!("lab.rs"),
+        include_str!("partitions.rs"),
         include_str!("../../../shard-manager/tests/postgres/failover.rs"),
         include_str!("../../src/problem/changes.rs"),
     ]

@@ -75,7 +75,8 @@ fn the_column_picks_the_block_and_the_hash_of_the_key_the_slot_inside() {
 #[test]
 fn the_value_of_the_column_picks_the_range() {
     let ranges = keyspace("range(year):1990,2010");
-    for (value, slot) in [("-5", 0), ("1989", 0), ("1990", 5462), ("2009", 5462), ("2010", 10_923)] {
+    for (value, slot) in [("-5", 0), ("1989", 0), ("1990", 5462), ("2009", 5462), ("2010", 10_923)]
+    {
         let found = ranges.slot_in(Some(value), key("any"));
         assert_eq!(found.map(|slot| slot.number()), Ok(slot), "{value}");
     }
@@ -216,7 +217,8 @@ fn a_stored_row_belongs_into_the_slot_of_its_partition_and_a_record_beside_its_r
     assert_eq!(found(3613, Some("B")).map(|place| place.slot.number()), Ok(6461));
     assert!(found(3613, None).is_err());
     let records = &shard_manager::idempotency::TABLE;
-    for (stored, expected) in [(3613, 3613), (16_291, 16_291), (3421, 3421), (7, 3421), (-1, 3421)] {
+    for (stored, expected) in [(3613, 3613), (16_291, 16_291), (3421, 3421), (7, 3421), (-1, 3421)]
+    {
         let place = stored_location(&map, (records, stored), "user_123", None).expect("a place");
         assert_eq!(place.slot.number(), expected, "{stored}");
     }

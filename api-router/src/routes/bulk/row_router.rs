@@ -183,8 +183,7 @@ impl RowRouter<'_> {
         let (map, table) = (&self.map, &self.table);
         let located = values.as_ref().map(|values| map.partition_of(table, values));
         let partition = located.ok().flatten().map(Cow::into_owned);
-        let prepared =
-            values.and_then(|values| place_row(map, table, self.operation, key, values));
+        let prepared = values.and_then(|values| place_row(map, table, self.operation, key, values));
         match prepared {
             Ok((place, mut row)) => {
                 row.wants_row = false;

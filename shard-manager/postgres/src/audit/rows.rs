@@ -97,7 +97,8 @@ impl<'r, 'a> RowRules<'r, 'a> {
             }
         };
         if slot != i64::from(place.slot.number()) {
-            let cause = if partition.is_some() { "its key and partition say" } else { "its key says" };
+            let cause =
+                if partition.is_some() { "its key and partition say" } else { "its key says" };
             let expected = format!("{}, as {cause}", place.slot);
             self.find(row, format!("its slot column says {slot}"), expected);
         }

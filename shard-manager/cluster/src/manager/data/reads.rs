@@ -79,13 +79,17 @@ impl Data<'_> {
         Ok(done)
     }
 
-    /// Returns true if a read without a shard key is a scatter read: neither its filters nor the
-    /// rights of the caller name keys. A read that the rights do not permit is none.
-    pub fn asks_all_shards(self, query: &ReadQuery) -> bool {
-        let query = self.bind(Cow::Borrowed(query), None);
+    /// Returns true if a read is a scatter read: neither the request nor its filters nor the rights
+    /// of the caller name keys or partitions, or they name too many. A read that the rights do not
+    /// permit is none.
+    pub fn asks_all_shards(self, query: &ReadQuery, key: Option<ShardKey<'_>>) -> bool {
+        let map = self.manager.map.load();
+        if key.is_some_and(|key| !matches!(single_place(query, key, &map), Ok(None))) {
+            return false;
+        }
+        let query = self.bind(Cow::Borrowed(query), key);
         query.is_ok_and(|query| {
-            let map = self.manager.map.load();
-            matches!(Route::of(&query, None, (&map, self.manager)), Route::Shards)
+            matches!(Route::of(&query, key, (&map, self.manager)), Route::Shards)
         })
     }
 
