@@ -473,7 +473,7 @@ Tessera is ready at $1 with its data in $2
 
 Write a row, read the rows of its key, read over all shards:
 
-curl -X POST '$1/api/write' -H 'x-shard-key: user_123' -H 'Content-Type: application/json' -d '{"table":"users","data":{"user_id":"user_123","name":"John Doe","email":"john@example.com"}}'
+curl -X POST '$1/api/write' -H 'x-shard-key: user_123' -H 'Content-Type: application/json' -d '{"table":"users","data":{"user_id":"user_123","name":"John Doe","email":"john@example.com","partition_key":"A"}}'
 curl '$1/api/read?table=users&limit=10' -H 'x-shard-key: user_123'
 curl '$1/api/read?table=orders&select=order_id,user_id,amount&order=amount.desc&limit=3'
 

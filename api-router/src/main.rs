@@ -316,7 +316,7 @@ fn print_banner(app: &App, config: &Config, bound: SocketAddr) {
   try it     {scheme}://{bound}/swagger-ui/
   write      curl -X POST {scheme}://{bound}/api/write -H 'Content-Type: application/json' \\
                -H 'x-shard-key: user_123'{key} \\
-               -d '{{\"table\":\"users\",\"data\":{{\"user_id\":\"user_123\",\"name\":\"John Doe\",\"email\":\"john@example.com\"}}}}'
+               -d '{{\"table\":\"users\",\"data\":{{\"user_id\":\"user_123\",\"name\":\"John Doe\",\"email\":\"john@example.com\",\"partition_key\":\"A\"}}}}'
   read       curl '{scheme}://{bound}/api/read?table=users&limit=10' -H 'x-shard-key: user_123'{key}
   end        Ctrl-C
 ",

@@ -8,6 +8,7 @@
 //! | list, range of text | the same behind the name of a partition (`A:`) or the start of a range |
 //! | range of integers | zeros, then 38 digits of run and number, or an integer between split points |
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
+//! | list and range by a column | as for hash; users have a partition by their key ([`Names::partition`]) |
 //!
 //! Between two split points there are too few integers for the number of a run. There a key is an
 //! integer of the range behind zeros, whose number distinguishes keys as well; a run begins at a
@@ -22,6 +23,7 @@
 //! **Not here:** which number is next (`keys`), and the rows (`own_rows`).
 
 mod integer_range;
+mod partitions;
 mod tenant;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -30,6 +32,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use integer_range::IntegerRange;
+use partitions::UserPartitions;
 pub(crate) use tenant::TenantKeys;
 
 /// Servers that users of a matrix are spread over.
@@ -98,6 +101,8 @@ pub(crate) struct Names {
     number: u64,
     /// Tenant whose keys they are, if they are those of one.
     tenant: Option<u32>,
+    /// Partitions of users, if a column says where they are.
+    partitions: Option<UserPartitions>,
 }
 
 impl Names {
@@ -114,7 +119,8 @@ impl Names {
 
     fn of_run(shard_map: &[u8], number: u64) -> anyhow::Result<Self> {
         let map = serde_json::from_slice(shard_map).context("the shard map cannot be read")?;
-        Ok(Self { shape: shape(&map)?, run: run_name(number), number, tenant: None })
+        let partitions = UserPartitions::of(&map)?;
+        Ok(Self { shape: shape(&map)?, run: run_name(number), number, tenant: None, partitions })
     }
 
     /// Restricts the keys to those that contain [`Names::mark`].
@@ -241,13 +247,25 @@ fn slot(number: u32) -> u32 {
     (number % SLOTS) * STRIDE % SLOTS
 }
 
-fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
-    let texts = |member: &str| -> Vec<&str> {
-        let list = map.parameters[member].as_array();
+impl ShardMap {
+    /// Returns the split points, which are texts, or the partitions, each a name with its share.
+    fn texts(&self, member: &str) -> Vec<&str> {
+        let list = self.parameters[member].as_array();
         let items = list.map(Vec::as_slice).unwrap_or_default();
-        // A split point is a text, a partition a name with its share.
         items.iter().filter_map(|item| item.as_str().or_else(|| item[0].as_str())).collect()
-    };
+    }
+}
+
+/// Other characters would need escapes in URLs, and could not stand in a header.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte)
+}
+
+fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
+    let texts = |member| map.texts(member);
+    if map.parameters["column"].is_string() {
+        return Ok(Shape::Behind(vec![String::new()]));
+    }
     let prefixes = match (map.keyspace.as_str(), map.parameters["order"].as_str()) {
         ("hash", _) => vec![String::new()],
         ("modulo", _) => return Ok(Shape::Modulo),
@@ -257,10 +275,8 @@ fn shape(map: &ShardMap) -> anyhow::Result<Shape> {
         ("matrix", _) => return Ok(Shape::Matrix),
         (other, _) => bail!("the keyspace {other} is not supported by the load tester"),
     };
-    // Other characters would need escapes in URLs, and could not stand in a header.
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte);
     let prefixes: Vec<String> =
-        prefixes.into_iter().filter(|prefix| prefix.bytes().all(plain)).collect();
+        prefixes.into_iter().filter(|prefix| prefix.bytes().all(is_plain)).collect();
     anyhow::ensure!(
         !prefixes.is_empty(),
         "no part of the keyspace {} has a name of plain letters and digits, which the tester's keys begin with",

@@ -160,7 +160,8 @@ impl OwnRows {
                 let rows: Vec<Value> =
                     rows.into_iter().filter(|row| self.is_own(table, row)).collect();
                 if !rows.is_empty() {
-                    delete(pool, table, &rows).await?;
+                    let placed = rows.iter().map(|row| self.placed(table, row)).collect::<Vec<_>>();
+                    delete(pool, table, &placed).await?;
                 }
                 anyhow::Ok(rows.len())
             };
@@ -171,6 +172,14 @@ impl OwnRows {
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
             ensure!(began.elapsed() < REMOVAL_MAX, "not all could be removed in {REMOVAL_MAX:?}");
+        }
+    }
+
+    /// Returns the columns that say where a row is.
+    fn placed(&self, table: &str, row: &Value) -> Value {
+        match row["user_id"].as_str() {
+            Some(id) if table == USERS => requests::placed(&self.names, id, row.clone()),
+            _ => row.clone(),
         }
     }
 

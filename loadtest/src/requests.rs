@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::http_client::HttpRequest;
 use crate::keyspace::Names;
 use crate::response_check::Failure;
-use crate::tables::USERS;
+use crate::tables::{PARTITION_KEY, USERS};
 
 /// Rows of a bulk write.
 pub(crate) const BULK_ROWS: u32 = 100;
@@ -54,9 +54,23 @@ struct User<'a> {
     run: &'a str,
 }
 
+/// Returns the partition of a user of the mix.
+fn partition<'n>(names: &'n Names, key: u32, id: &str) -> &'n str {
+    names.partition(id).unwrap_or(PARTITIONS[key as usize % PARTITIONS.len()])
+}
+
+/// Returns the columns of a user of the verifying workload, with its partition if that says where
+/// it is.
+pub(crate) fn placed(names: &Names, id: &str, mut columns: serde_json::Value) -> serde_json::Value {
+    if let Some(partition) = names.partition(id) {
+        columns[PARTITION_KEY] = partition.into();
+    }
+    columns
+}
+
 impl<'a> User<'a> {
     fn new(names: &'a Names, key: u32, id: &'a str, value: &'a str) -> Self {
-        let partition_key = PARTITIONS[key as usize % PARTITIONS.len()];
+        let partition_key = partition(names, key, id);
         let (email, run) = (format!("{id}@example.com"), names.run());
         Self { user_id: id, name: value, email, partition_key, run }
     }
@@ -92,9 +106,9 @@ pub(crate) fn scan(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     get(&format!("/api/read?table={USERS}&user_id=gte.{id}&order=user_id&limit={SCAN_LIMIT}"))
 }
 
-/// The users of a partition with the last names, of all shards.
-pub(crate) fn scatter(key: u32) -> Result<HttpRequest, Failure> {
-    let partition = PARTITIONS[key as usize % PARTITIONS.len()];
+/// The users of a partition with the last names, of all its shards.
+pub(crate) fn scatter(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
+    let partition = partition(names, key, &names.plain(key));
     get(&format!(
         "/api/read?table={USERS}&partition_key=eq.{partition}&order=name.desc&limit={SCATTER_LIMIT}"
     ))

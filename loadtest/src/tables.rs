@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 /// Table of users.
 pub(crate) const USERS: &str = "loadtest_users";
+/// Column of the partition of a user.
+pub(crate) const PARTITION_KEY: &str = "partition_key";
 /// Table of accounts, and of transfers between them.
 pub(crate) const TRANSACTIONS: &str = "loadtest_transactions";
 /// Table of `/api/kv`, which all clients share.
@@ -26,7 +28,7 @@ pub(crate) fn declaration(table: &str) -> Value {
     let maybe = |name: &str| json!({"name": name, "type": "text", "null": true});
     match table {
         USERS => json!({"name": table, "id": ["user_id"], "routing": "user_id", "columns": [
-            text("user_id"), text("name"), text("email"), maybe("partition_key"), text("run"),
+            text("user_id"), text("name"), text("email"), maybe(PARTITION_KEY), text("run"),
         ]}),
         _ => json!({"name": table, "id": ["tx_id"], "routing": "account", "columns": [
             text("tx_id"), text("account"), {"name": "amount", "type": "bigint"}, maybe("memo"),

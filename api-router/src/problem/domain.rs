@@ -5,6 +5,8 @@
 
 use actix_web::http::header::RETRY_AFTER;
 use shard_manager::error::{Error, Failure};
+use shard_manager::keyspace::KeyError;
+use shard_manager::keyspace::partition_column::PartitionError;
 use shard_manager::row_change::RowError;
 use shard_manager::value::TypeMismatch;
 
@@ -73,6 +75,28 @@ impl From<&RowError> for Problem {
     }
 }
 
+impl From<&PartitionError> for Problem {
+    fn from(error: &PartitionError) -> Self {
+        let detail = error.to_string();
+        match error {
+            PartitionError::Missing { column, .. } => {
+                Self::new(Code::TSR355, detail).hint(format!(
+                    "give {column} in data, also to update or delete a row; POST /api/write takes it as the parameter \
+                     {column}=eq.value for these two as well"
+                ))
+            }
+            PartitionError::KeyAlone { column } => Self::new(Code::TSR355, detail)
+                .hint(format!("name the partition as well: {column}=…; or a table without {column}")),
+            PartitionError::Unknown { .. } | PartitionError::NotAnInteger { .. } => {
+                Self::new(Code::TSR356, detail)
+            }
+            PartitionError::Changed { .. } => Self::new(Code::TSR357, detail)
+                .hint("write the row in the new partition, and delete it in the old one"),
+            PartitionError::Hidden => Self::new(Code::TSR403, detail),
+        }
+    }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let detail = error.to_string();
@@ -83,6 +107,7 @@ impl From<Error> for Problem {
             Error::KeyRequired { .. } => Self::new(Code::TSR104, detail)
                 .hint("send x-shard-key, or filter by the shard keys to read"),
             Error::Row(error) => Self::from(&error),
+            Error::Key(KeyError::Partition(error)) => Self::from(&*error),
             Error::Key(_) => Self::new(Code::TSR113, detail),
             Error::Exists => Self::new(Code::TSR301, detail).hint(EXISTS),
             Error::NoSuchRow => Self::new(Code::TSR302, detail).hint(NO_SUCH_ROW),

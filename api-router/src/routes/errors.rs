@@ -3,6 +3,7 @@
 //! **Invariant:** a page loads no other file and runs no script.
 //! **Not here:** the table of codes (`problem`), the errors that have occurred (`analytics`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::{ACCEPT, CONTENT_SECURITY_POLICY, VARY};
@@ -24,6 +25,7 @@ use shard_manager::engine::rebalance_record::{RebalanceOrderFault, RebalanceStat
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::keyspace::Slot;
+use shard_manager::keyspace::partition_column::PartitionError;
 use shard_manager::manager::{
     BackupsError, IndexesError, MovesError, RebalancesError, ShardChangeError, SlotsError,
 };
@@ -280,6 +282,7 @@ fn example(code: Code) -> Problem {
         Code::TSR347 => IndexesError::Unsupported.into(),
         Code::TSR348 => LabRunError::Runs.into(),
         Code::TSR349 => LabRunError::TooLong.into(),
+        Code::TSR355 | Code::TSR356 | Code::TSR357 => example_of_partition(code),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),
@@ -290,6 +293,17 @@ fn example(code: Code) -> Problem {
         Code::TSR429 => answers::limited("too many credentials are being examined", Duration::ZERO),
         Code::TSR500 => Error::Internal.into(),
     }
+}
+
+/// Returns an example of a partition that is missing, does not exist or would change.
+fn example_of_partition(code: Code) -> Problem {
+    let (column, known) = (Arc::from("partition_key"), Arc::from("A, B, C"));
+    let error = match code {
+        Code::TSR356 => PartitionError::Unknown { column, known },
+        Code::TSR357 => PartitionError::Changed { column },
+        _ => PartitionError::Missing { column, known: Some(known) },
+    };
+    Problem::from(&error)
 }
 
 /// Returns an example of a refused change of shards or slots, of a move or of a rebalance.

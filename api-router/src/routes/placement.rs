@@ -33,15 +33,18 @@ const SIZES_MAX: Duration = Duration::from_secs(10);
 pub struct RouteAnswer<'a> {
     /// The requested key.
     key: &'a str,
+    /// Keyspace by a column: the column whose value says which partition or range a row is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<&'a str>,
     /// Name of the mapping from keys to slots.
     keyspace: &'static str,
     /// Result of keyspace `modulo`: the digits at the end of the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     integer: Option<&'a str>,
-    /// Result of keyspace `range`: the range of the key.
+    /// Result of keyspace `range`: the range of the key, or of the value of the column.
     #[serde(skip_serializing_if = "Option::is_none")]
     range: Option<KeyRange>,
-    /// Result of keyspace `list`: the partition that the key names.
+    /// Result of keyspace `list`: the partition that the key or the column names.
     #[serde(skip_serializing_if = "Option::is_none")]
     partition: Option<PartitionView>,
     /// Result of keyspace `matrix:server`: the part of the key that is hashed.
@@ -110,7 +113,11 @@ impl<'a> RouteAnswer<'a> {
 /// Returns the location of a key.
 #[utoipa::path(
     tag = "placement",
-    params(("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256)),
+    params(
+        ("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256),
+        ("partition" = Option<String>, Query, description = "Keyspace by a column: the value of the column in the row; the column's own name is accepted as well", example = "A"),
+        ("table" = Option<String>, Query, description = "The table of the row: one without the column needs no partition", example = "users"),
+    ),
     responses((status = 200, description = "Slot, shard and nodes of the key", body = RouteAnswer), LookupRefusals)
 )]
 #[get("/api/route")]
@@ -119,25 +126,38 @@ pub(crate) async fn route_key(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
-    parameters.check_names(&["key"])?;
+    let map = app.manager.map();
+    let column = map.keyspace().column();
+    let known: &[&str] = &["key", "table", "partition", column.unwrap_or("partition")];
+    parameters.check_names(&known[..if column.is_some() { 4 } else { 2 }])?;
     let text = parameters.single("key")?;
     let text = text.ok_or_else(|| {
         Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
     })?;
-    let bad = |error: KeyError| Problem::new(Code::TSR100, format!("key: {error}"));
+    let bad = |error: KeyError| match error {
+        KeyError::Partition(error) => Problem::from(&*error),
+        error => Problem::new(Code::TSR100, format!("key: {error}")),
+    };
     let key = ShardKey::parse(text).map_err(bad)?;
     if !app.rights(&request).reach().has_key(key) {
         let detail = "this caller may not locate a shard key that is not one of its own";
         return Err(Problem::new(Code::TSR403, detail));
     }
-    let map = app.manager.map();
-    let place = map.place(key).map_err(bad)?;
-    let explanation = map.keyspace().explain(key).map_err(bad)?;
+    let rights = app.rights(&request);
+    let table = parameters.single("table")?.map(|name| app.manager.schema(&rights).table(name));
+    let table = table.transpose()?;
+    let partition = match (column, parameters.single("partition")?) {
+        (Some(column), None) => parameters.single(column)?,
+        (_, given) => given,
+    };
+    let explanation = map.explain(table.as_deref(), key, partition).map_err(bad)?;
+    let place = map.location(explanation.slot);
     let shard = map.topology().name(place.shard);
     let (primary, replicas) = app.manager.status().nodes(place.shard);
     let moved_by = app.moving_slots.move_of(&app.manager, place.slot).await;
     let mut answer = RouteAnswer {
         key: text,
+        column,
         keyspace: map.keyspace().name(),
         integer: None,
         range: None,

@@ -118,8 +118,9 @@ pub(crate) async fn read_rows(
     let named = query.keys_named();
     if let Some(key) = key {
         check_agrees(&query, named.as_deref(), key)?;
-    } else if headers.prefer.has(Preference::DenyFanout) {
-        refuse_fanout(&app, &rights, &query)?;
+    }
+    if headers.prefer.has(Preference::DenyFanout) {
+        refuse_fanout(&app, &rights, (&query, key))?;
     }
     query.counts = headers.prefer.has(Preference::CountExact);
     if let Some(cursor) = parameters.single("cursor")? {
@@ -190,7 +191,7 @@ fn charge_shards(
     rights: &Rights,
     (query, key): (&ReadQuery, Option<ShardKey<'_>>),
 ) -> usize {
-    if meter.is_none() || key.is_some() || !app.manager.data(rights).asks_all_shards(query) {
+    if meter.is_none() || !app.manager.data(rights).asks_all_shards(query, key) {
         return 1;
     }
     let shards = app.manager.map().topology().numbers().count();
@@ -217,9 +218,19 @@ fn check_agrees(
     }))
 }
 
-fn refuse_fanout(app: &App, rights: &Rights, query: &ReadQuery) -> Result<(), Problem> {
-    if !app.manager.data(rights).asks_all_shards(query) {
+fn refuse_fanout(
+    app: &App,
+    rights: &Rights,
+    (query, key): (&ReadQuery, Option<ShardKey<'_>>),
+) -> Result<(), Problem> {
+    if !app.manager.data(rights).asks_all_shards(query, key) {
         return Ok(());
+    }
+    if key.is_some() {
+        let map = app.manager.map();
+        let column = map.keyspace().column().unwrap_or_default();
+        let detail = "without a partition this reads all shards, which Prefer: fanout=deny refuses";
+        return Err(Problem::new(Code::TSR104, detail).hint(format!("filter by {column}=eq.value")));
     }
     let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";
     let routing = query.table.routing().filter(|column| query.table.visible().has(*column));
@@ -234,7 +245,8 @@ fn refuse_fanout(app: &App, rights: &Rights, query: &ReadQuery) -> Result<(), Pr
 fn only<'k>(app: &App, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
     let Some([key]) = named else { return None };
     let key = ShardKey::parse(key).ok()?;
-    app.manager.map().place(key).ok().map(|_| key)
+    let map = app.manager.map();
+    (map.keyspace().column().is_some() || map.place(key).is_ok()).then_some(key)
 }
 
 /// Formats the range of a page's rows among all, in PostgREST's form. A response to HEAD has it as

@@ -6,10 +6,11 @@ use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::access::rights::Rights;
 use shard_manager::engine::default_values::{KeySource, generated_keys};
+use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager;
 use shard_manager::row_change::{Operation, RowError, RowWrite};
-use shard_manager::shard_map::KeyLocation;
+use shard_manager::shard_map::{KeyLocation, ShardMap};
 use shard_manager::table::Table;
 use shard_manager::value::{TypeMismatch, Value};
 use utoipa::ToSchema;
@@ -94,35 +95,60 @@ pub(crate) async fn write_row(
     let (shard_key, mut context) = WriteContext::parse(&app, &request)?;
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
-    parameters.check_names(&["shardKey"])?;
+    let partition = partition_filter(&app, &parameters)?;
     let deadline = context.options.deadline;
     let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
-    let keys = (shard_key, parameters.single("shardKey")?);
+    let keys = WriteKeys { header: shard_key, query: parameters.single("shardKey")?, partition };
     let source = KeySource::of(context.idempotency_key);
     let change = parse_anywhere(&app, &context.rights, (keys, source), bytes).await?;
     context.wants_row = !context.prefer.has(Preference::Minimal);
     Ok(carry_out(&app, &request, context, change).await?.answer(&app))
 }
 
-/// The keys of header and query.
-type Keys<'k> = (Option<ShardKey<'k>>, Option<&'k str>);
+/// The keys of header and query, and the partition in the query.
+struct WriteKeys<'k> {
+    header: Option<ShardKey<'k>>,
+    query: Option<&'k str>,
+    /// Value of the partition column, by which an update or a delete finds its row.
+    partition: Option<&'k str>,
+}
+
+/// Returns the partition that a filter such as `partition_key=eq.A` names, and refuses all other
+/// parameters than `shardKey`.
+fn partition_filter<'q>(
+    app: &App,
+    parameters: &'q Parameters<'_>,
+) -> Result<Option<&'q str>, Problem> {
+    let map = app.manager.map();
+    let Some(column) = map.keyspace().column() else {
+        return parameters.check_names(&["shardKey"]).map(|()| None);
+    };
+    parameters.check_names(&["shardKey", column])?;
+    let Some(filter) = parameters.single(column)? else { return Ok(None) };
+    let value = filter.strip_prefix("eq.");
+    let wrong = || Problem::new(Code::TSR100, format!("{column} must be one partition"));
+    value.map(Some).ok_or_else(|| wrong().hint(format!("{column}=eq.value")))
+}
 
 async fn parse_anywhere(
     app: &Data<App>,
     rights: &CallerRights,
-    ((header, query), source): (Keys<'_>, KeySource<'_>),
+    (keys, source): (WriteKeys<'_>, KeySource<'_>),
     bytes: Bytes,
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     if bytes.len() <= body::INLINE_BYTES_MAX {
-        return parse(app, rights, ((header, query), source), &bytes);
+        return parse(app, rights, (keys, source), &bytes);
     }
+    let WriteKeys { header, query, partition } = keys;
     let (app, rights, query) = (app.clone(), rights.clone(), query.map(str::to_owned));
+    let partition = partition.map(str::to_owned);
     let header = header.map(|key| key.as_str().to_owned());
     let idempotency_key = source.idempotency_key().map(str::to_owned);
     let work = move || {
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
         let source = KeySource::of(idempotency_key.as_deref());
-        parse(&app, &rights, ((header, query.as_deref()), source), &bytes)
+        let (query, partition) = (query.as_deref(), partition.as_deref());
+        parse(&app, &rights, (WriteKeys { header, query, partition }, source), &bytes)
     };
     run_blocking(work).await
 }
@@ -130,13 +156,13 @@ async fn parse_anywhere(
 fn parse(
     app: &App,
     rights: &Rights,
-    ((header, query), source): (Keys<'_>, KeySource<'_>),
+    (keys, source): (WriteKeys<'_>, KeySource<'_>),
     body: &[u8],
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&MEMBERS)?;
     let in_body = members.text("shardKey")?;
-    let key = one_key(header, query, in_body.as_deref())?;
+    let key = one_key(keys.header, keys.query, in_body.as_deref())?;
     let table = app.manager.schema(rights).table(&members.required_text("table")?)?;
     let operation = operation(&members)?;
     let table = app.manager.schema(rights).usable_for(table, operation.into())?;
@@ -159,7 +185,41 @@ fn parse(
     };
     let mut values = RowWrite::values(&table, &data.0).map_err(|error| Problem::from(&error))?;
     values.extend(generated);
-    Ok(manager::place_row(&app.manager.map(), &table, operation, key, values)?)
+    let map = app.manager.map();
+    if let Some(partition) = keys.partition {
+        let found = named_partition(&map, (&table, operation), partition, &values)?;
+        let place = (key, found.as_deref());
+        return Ok(manager::place_row_in(&map, (&table, operation), place, values)?);
+    }
+    Ok(manager::place_row(&map, &table, operation, key, values)?)
+}
+
+/// Returns the partition that the query names, as the row of an update or a delete has it.
+fn named_partition(
+    map: &ShardMap,
+    (table, operation): (&Table, Operation),
+    partition: &str,
+    values: &[(usize, Value)],
+) -> Result<Option<String>, Problem> {
+    let name = map.keyspace().column().unwrap_or_default();
+    let column = map.partition_column(table).filter(|column| table.visible().has(*column));
+    let column = column.ok_or_else(|| {
+        Problem::new(Code::TSR100, format!("{} has no partitions by {name}", table.name()))
+            .hint(format!("leave {name} out: the shard key says where the row is"))
+    })?;
+    if matches!(operation, Operation::Insert | Operation::Upsert) {
+        let detail = format!("{name} in the query finds a row to update or delete");
+        return Err(Problem::new(Code::TSR100, detail).hint(format!("give {name} in data")));
+    }
+    let value = table.column(column).kind.read_text(partition).map_err(|mismatch| {
+        Problem::from(&RowError::TypeMismatch { column: name.to_owned(), mismatch })
+    })?;
+    match values.iter().find(|(given, _)| *given == column) {
+        Some((_, given)) if *given != value => {
+            Err(Problem::from(Error::from(map.keyspace().changed_partition())))
+        }
+        Some(_) | None => Ok(value.key_text().map(Cow::into_owned)),
+    }
 }
 
 /// Returns the shard key of a row that is sent without one: the value of its routing column, which

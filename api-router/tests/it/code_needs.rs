@@ -25,6 +25,8 @@ const NEED_INDEXES: [&str; 4] = ["TSR344", "TSR345", "TSR346", "TSR347"];
 
 /// Codes that need an experiment of the lab.
 const NEED_EXPERIMENTS: [&str; 2] = ["TSR348", "TSR349"];
+/// Codes that need a keyspace by a column.
+const NEED_PARTITIONS: [&str; 3] = ["TSR355", "TSR356", "TSR357"];
 
 /// Codes that need servers of PostgreSQL, or those of Citus.
 const NEED_SERVERS: [&str; 6] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329", "TSR341"];
@@ -33,6 +35,7 @@ const NEED_SERVERS: [&str; 6] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329
 pub(crate) fn needing_more() -> BTreeSet<&'static str> {
     let needs = NEED_A_FAULT.into_iter().chain(NEED_ACCESS).chain(NEED_SERVERS);
     let needs = needs.chain(NEED_BACKUPS).chain(NEED_INDEXES).chain(NEED_EXPERIMENTS);
+    let needs = needs.chain(NEED_PARTITIONS);
     needs.chain(NEED_MOVES.into_iter().filter(|_| is_citus())).collect()
 }
 
@@ -47,6 +50,7 @@ pub(crate) fn tests_of_them() -> String {
         include_str!("indexes.rs"),
         include_str!("lab.rs"),
         include_str!("lab_page.rs"),
+        include_str!("partitions.rs"),
         include_str!("../../../shard-manager/tests/postgres/failover.rs"),
         include_str!("../../src/problem/changes.rs"),
     ]

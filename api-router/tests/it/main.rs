@@ -79,6 +79,7 @@ mod other_program;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod pages;
+mod partitions;
 mod placement;
 #[path = "../../../shard-manager/tests/support/prerequisites.rs"]
 mod prerequisites;

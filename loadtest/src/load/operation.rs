@@ -70,7 +70,7 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
         }
         Operation::KvPut => requests::kv_put(names, step.key, &step.value),
         Operation::KvGet => requests::kv_get(names, step.key),
-        Operation::Scatter => requests::scatter(step.key),
+        Operation::Scatter => requests::scatter(names, step.key),
         Operation::Probe => {
             let unsent = || Failure::new(None, "not sent", "no probe was chosen");
             let ProbeStep { probe, table, other } = step.probe.as_ref().ok_or_else(unsent)?;

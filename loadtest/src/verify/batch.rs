@@ -44,7 +44,9 @@ pub(super) async fn write(session: &mut Session) -> Done {
         let row = session.client.names.once(session.log.number(), number);
         let key = session.of.recorder.key(&name(&row));
         let value = session.log.value(number);
-        rows.push(json!({"data": {"user_id": row, "name": value.to_string(), "email": "verify", "run": run}}));
+        let data =
+            json!({"user_id": row, "name": value.to_string(), "email": "verify", "run": run});
+        rows.push(json!({"data": session.client.names.placed(&row, data)}));
         operations.push(Operation { key, value, ..request });
     }
     let body = Bytes::from(json!({"table": USERS, "rows": rows}).to_string());

@@ -86,7 +86,8 @@ async fn write_once(session: &mut Session) -> Attempted {
         let key = session.of.recorder.key(&format!("{NAME}/{row}"));
         let value = session.log.draw();
         let value = session.log.value(value);
-        rows.push(json!({"data": {"user_id": row, "name": value.to_string(), "email": EMAIL, "run": run}}));
+        let data = json!({"user_id": row, "name": value.to_string(), "email": EMAIL, "run": run});
+        rows.push(json!({"data": session.client.names.placed(&row, data)}));
         operations.push(Operation { key, value, ..request });
     }
     let body = Bytes::from(json!({"table": USERS, "rows": rows}).to_string());

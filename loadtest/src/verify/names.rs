@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{BANKS, HOT_ROWS};
 use crate::keyspace::{Name, Names};
+use crate::requests;
 
 /// Names of rows of one run.
 #[derive(Debug)]
@@ -19,6 +20,11 @@ impl RowNames {
     /// Name of the run, which stands in each of its rows.
     pub(super) fn run(&self) -> &str {
         self.0.run()
+    }
+
+    /// Returns the columns of a user, with its partition if that says where it is.
+    pub(super) fn placed(&self, id: &str, columns: serde_json::Value) -> serde_json::Value {
+        requests::placed(&self.0, id, columns)
     }
 
     /// A register by rank, the hottest first.

@@ -53,7 +53,8 @@ pub(super) async fn write(session: &mut Session, row: &str) -> Done {
     let mut operation = session.operation(Kind::Write, &name(row));
     let value = session.log.value(operation.request);
     let run = session.client.names.run();
-    let body = json!({"table": USERS, "data": {"user_id": row, "name": value.to_string(), "email": "verify", "run": run}});
+    let data = json!({"user_id": row, "name": value.to_string(), "email": "verify", "run": run});
+    let body = json!({"table": USERS, "data": session.client.names.placed(row, data)});
     change(session, row, &body, value, &mut operation).await
 }
 
@@ -61,7 +62,8 @@ pub(super) async fn write(session: &mut Session, row: &str) -> Done {
 pub(super) async fn delete(session: &mut Session, row: &str) -> Done {
     let mut operation = session.operation(Kind::Delete, &name(row));
     let value = session.log.value(operation.request);
-    let body = json!({"table": USERS, "op": "delete", "data": {"user_id": row}});
+    let data = session.client.names.placed(row, json!({"user_id": row}));
+    let body = json!({"table": USERS, "op": "delete", "data": data});
     change(session, row, &body, value, &mut operation).await
 }
 

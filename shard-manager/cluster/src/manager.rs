@@ -69,7 +69,9 @@ use crate::slot_router::SlotRouter;
 pub use access_control::Access;
 pub use backups::{BackupTotals, Backups, BackupsError, LISTED_MAX};
 use data::KnownCoverage;
-pub use data::{BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError, place_row};
+pub use data::{
+    BulkDone, BulkPart, BulkRow, BulkRowDone, Data, ResumeError, place_row, place_row_in,
+};
 pub use faults::Faults;
 pub use indexes::{IndexCreated, IndexDraft, IndexPause, Indexes, IndexesError};
 use join_desk::JoinDesk;

@@ -120,7 +120,7 @@ impl ClusterRow {
         let placement = spec.placement.clone().unwrap_or_default();
         let map =
             ShardMap::first(keyspace, placement, topology).map_err(|error| conflict(&error))?;
-        if let Some(contradiction) = map.contradiction() {
+        if let Some(contradiction) = map.contradiction().or_else(|| map.divided_partition()) {
             return Err(OpenError::Conflict(contradiction));
         }
         let keyspace = map.keyspace();

@@ -4,7 +4,8 @@
 //! by any number of threads, again after a failure, and without a list of them.
 //!
 //! Ids have the form that the cluster's keyspace requires: `user_A_17`, or `A:user_17` in a list,
-//! `17` in numeric ranges, `@user_A_17:s3.example.org` in a matrix.
+//! `17` in numeric ranges, `@user_A_17:s3.example.org` in a matrix. In a keyspace by a column they
+//! are `user_A_17`.
 //!
 //! **Invariant:** ids and e-mail addresses of users are unique; an order has the shard key of its
 //! user; every id has a slot in the keyspace for which it was generated.
@@ -16,6 +17,8 @@ use model::keyspace::list::NAMES_SHOWN_MAX;
 use model::keyspace::{Keyspace, ShardKey};
 use model::value::{Value, push_json_number, push_json_string};
 
+/// Column of a user's partition key.
+const PARTITION_KEY: &str = "partition_key";
 /// Default shares of the users of each partition key.
 pub const WEIGHTS_DEFAULT: &str = "A=30,B=20,C=15,D=25,E=10";
 /// Maximal number of partition keys.
@@ -113,6 +116,7 @@ enum Ids {
 impl Ids {
     fn of(keyspace: &Keyspace) -> Self {
         match keyspace {
+            _ if keyspace.column().is_some() => Self::Plain,
             Keyspace::Hash | Keyspace::Modulo => Self::Plain,
             Keyspace::List(_) => Self::Partition,
             Keyspace::Matrix(_) => Self::Matrix,
@@ -215,7 +219,7 @@ impl DemoUser<'_> {
             ("user_id", Value::Text(self.id.clone())),
             ("name", Value::Text(format!("{first} {last}"))),
             ("email", Value::Text(self.email())),
-            ("partition_key", Value::Text(self.partition.to_owned())),
+            (PARTITION_KEY, Value::Text(self.partition.to_owned())),
         ]
     }
 
@@ -276,8 +280,11 @@ fn mix(number: u64) -> u64 {
 /// keyspace.
 fn weights_of(spec: &DemoSpec, keyspace: &Keyspace) -> Result<Vec<(String, u32)>, PlanError> {
     let given = spec.weights.as_ref().map(|Weights(weights)| weights.clone());
-    let Keyspace::List(list) = keyspace else {
-        return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok);
+    // Users have the names of partitions in their ids, or in this column.
+    let names_users = |column: &str| column == PARTITION_KEY;
+    let list = match keyspace {
+        Keyspace::List(list) if keyspace.column().is_none_or(names_users) => list,
+        _ => return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok),
     };
     let own = list.partitions().iter().map(|part| (part.name.to_string(), part.weight));
     let Some(given) = given else { return Ok(own.collect()) };

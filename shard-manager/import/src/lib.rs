@@ -17,11 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use access::rights::Rights;
-use cluster::manager::{BulkRow, BulkRowDone, Manager, RequestOptions};
+use cluster::manager::{BulkRow, BulkRowDone, Manager, RequestOptions, place_row};
 use model::error::Error;
 use model::keyspace::{SLOT_COUNT, ShardKey};
 use model::row_change::{Operation, RowWrite};
-use model::shard_map::{KeyLocation, ShardMap};
+use model::shard_map::ShardMap;
 use model::table::Table;
 use model::topology::ShardNumber;
 
@@ -189,6 +189,8 @@ pub struct DemoRows<'p> {
     map: Arc<ShardMap>,
     users: Arc<Table>,
     orders: Arc<Table>,
+    /// True if a column may say which partition a row is in.
+    is_by_column: bool,
     /// Pass in which each slot is stored.
     pass_of: Vec<u64>,
     passes: u64,
@@ -215,7 +217,9 @@ impl<'p> DemoRows<'p> {
                 pass_of[usize::from(*slot)] = rank * passes / slots.len() as u64;
             }
         }
-        Ok(Self { plan, map, users, orders, pass_of, passes, pass: 0, next: 0 })
+        let is_by_column = map.keyspace().column().is_some();
+        let (pass, next) = (0, 0);
+        Ok(Self { plan, map, users, orders, is_by_column, pass_of, passes, pass, next })
     }
 
     /// Returns the approximate number of rows of each member, by its share of the slots.
@@ -239,22 +243,52 @@ impl<'p> DemoRows<'p> {
             };
             let index = self.next as usize;
             self.next += 1;
-            let place = self.map.place(ShardKey::parse(&user.id)?)?;
-            if self.pass_of[place.slot.index()] != self.pass {
+            if self.is_later(&user.id)? {
                 continue;
             }
-            chunk.rows.push(row((index, place), &self.users, &user.id, user.row())?);
+            let made = self.row(index, &self.users, &user.id, user.row())?;
+            if self.is_due(&made) {
+                chunk.rows.push(made);
+            }
             for order in user.orders(self.plan) {
-                chunk.rows.push(row((index, place), &self.orders, &user.id, order)?);
+                let order = self.row(index, &self.orders, &user.id, order)?;
+                if self.is_due(&order) {
+                    chunk.rows.push(order);
+                }
             }
         }
         Ok(Some(chunk).filter(|chunk| !chunk.rows.is_empty()))
     }
+
+    /// Returns true if all rows of a key are stored in another pass. If users are in partitions,
+    /// they have other slots than their orders.
+    fn is_later(&self, key: &str) -> Result<bool, Error> {
+        if self.is_by_column {
+            return Ok(false);
+        }
+        let place = self.map.place(ShardKey::parse(key)?)?;
+        Ok(self.pass_of[place.slot.index()] != self.pass)
+    }
+
+    /// Returns true if a row is stored in the pass that goes on.
+    fn is_due(&self, row: &BulkRow) -> bool {
+        self.pass_of[row.place.slot.index()] == self.pass
+    }
+
+    fn row(
+        &self,
+        index: usize,
+        table: &Arc<Table>,
+        key: &str,
+        row: DemoRow,
+    ) -> Result<BulkRow, Error> {
+        row_of(&self.map, (index, table), key, row)
+    }
 }
 
-fn row(
-    (index, place): (usize, KeyLocation),
-    table: &Arc<Table>,
+fn row_of(
+    map: &ShardMap,
+    (index, table): (usize, &Arc<Table>),
     key: &str,
     row: DemoRow,
 ) -> Result<BulkRow, Error> {
@@ -266,7 +300,6 @@ fn row(
         })?;
         values.push((found, value));
     }
-    let key = (ShardKey::parse(key)?, place.slot);
-    let row = RowWrite::of_values(table, Operation::Upsert, key, values)?;
+    let (place, row) = place_row(map, table, Operation::Upsert, ShardKey::parse(key)?, values)?;
     Ok(BulkRow { index, place, row: RowWrite { wants_row: false, ..row } })
 }

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use cluster::manager::{BulkRow, Data, Manager};
+use cluster::manager::{BulkRow, Data, Manager, place_row};
 use memchr::{memchr, memchr_iter};
 use model::csv::{Kind, Record};
 use model::error::Error;
@@ -316,9 +316,8 @@ impl<R: Read> RowReader<R> {
         let spelled = values.iter().find(|(column, _)| Some(*column) == routing);
         let key = self.key(own, spelled.map(|(_, value)| value))?;
         let key = parsed(&key)?;
-        let place = self.map.place(key).map_err(|error| error.to_string())?;
-        let row = RowWrite::of_values(&self.table, self.operation, (key, place.slot), values);
-        let row = row.map_err(|error| error.to_string())?;
+        let routed = place_row(&self.map, &self.table, self.operation, key, values);
+        let (place, row) = routed.map_err(|error| error.to_string())?;
         Ok(BulkRow { index: line, place, row: RowWrite { wants_row: false, ..row } })
     }
 

@@ -46,7 +46,7 @@ pub enum Error {
     #[error(transparent)]
     Row(#[from] RowError),
     /// The keyspace has no slot for the shard key.
-    #[error("shard key: {0}")]
+    #[error("{}{}", subject(.0), .0)]
     Key(#[from] KeyError),
     /// The row to insert exists already.
     #[error("the row exists already")]
@@ -223,6 +223,11 @@ pub enum Error {
     /// A defect of this program; details are in the log.
     #[error("an internal error")]
     Internal,
+}
+
+/// Returns the words before the fault of a shard key. A fault of a partition names its column.
+fn subject(error: &KeyError) -> &'static str {
+    if matches!(error, KeyError::Partition(_)) { "" } else { "shard key: " }
 }
 
 impl Error {

@@ -10,6 +10,7 @@ pub mod blocks;
 pub mod list;
 pub mod matrix;
 mod modulo;
+pub mod partition_column;
 pub mod range;
 pub mod routing_step;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use list::ListSpace;
 use matrix::MatrixMode;
+use partition_column::PartitionError;
 use range::RangeSpace;
 use routing_step::{Explanation, RoutingStep};
 
@@ -133,6 +135,9 @@ pub enum KeyError {
     /// Keyspace `matrix`: the key is not the id of a user on a server.
     #[error("in keyspace matrix a shard key has the form @user:server")]
     NotAMatrixId,
+    /// Keyspace by a column: the partition is missing or does not exist.
+    #[error(transparent)]
+    Partition(Box<PartitionError>),
 }
 
 /// Function from keys to slots, chosen when a cluster is created. Cloning is cheap: parameters are
@@ -159,7 +164,8 @@ impl Keyspace {
 
     /// Forms in the configuration.
     pub const FORMS: &str = "hash, modulo, range:10,20,… (numbers), range-text:g,n,…, \
-        list:NAME=WEIGHT,…, matrix:id or matrix:server";
+        list:NAME=WEIGHT,…, matrix:id or matrix:server; list(COLUMN):…, range(COLUMN):… and \
+        range-text(COLUMN):… by a column of the row";
 
     /// Returns the name used in the catalog and in responses.
     pub fn name(&self) -> &'static str {
@@ -216,9 +222,11 @@ impl Keyspace {
     /// Returns the slot of a key.
     ///
     /// # Errors
-    /// [`KeyError`] if the keyspace has no slot for the key. A hash has one for every key.
+    /// [`KeyError`] if the keyspace has no slot for the key. A hash has one for every key, and a
+    /// keyspace by a column for none.
     pub fn slot_of(&self, key: ShardKey<'_>) -> Result<Slot, KeyError> {
         match self {
+            Self::Range(_) | Self::List(_) if self.column().is_some() => Err(self.key_alone()),
             Self::Hash => Ok(slot_of_hash(hash(key.0))),
             Self::Modulo => modulo::slot_of(key.0),
             Self::Range(ranges) => ranges.slot_of(key.0),
@@ -232,6 +240,7 @@ impl Keyspace {
     /// # Errors
     /// Errors of [`Keyspace::slot_of`].
     pub fn explain<'k>(&self, key: ShardKey<'k>) -> Result<Explanation<'k>, KeyError> {
+        let slot = self.slot_of(key)?;
         let steps = match self {
             Self::Hash => vec![RoutingStep::Hash(hash(key.0))],
             Self::Modulo => vec![RoutingStep::Integer(modulo::trailing_digits(key.0)?)],
@@ -249,7 +258,7 @@ impl Keyspace {
                 }
             }
         };
-        Ok(Explanation { slot: self.slot_of(key)?, steps })
+        Ok(Explanation { slot, steps })
     }
 }
 
@@ -281,18 +290,23 @@ impl FromStr for Keyspace {
             Some((name, parameters)) => (name, Some(parameters)),
             None => (text, None),
         };
+        let (name, column) = partition_column::split_name(name);
         let given = parameters.unwrap_or_default();
-        let keyspace = match (name, parameters) {
-            ("hash", None) => Ok(Self::Hash),
-            ("modulo", None) => Ok(Self::Modulo),
-            ("range", _) => RangeSpace::numeric(given).map(|ranges| Self::Range(Arc::new(ranges))),
-            ("range-text", _) => {
-                RangeSpace::text(given).map(|ranges| Self::Range(Arc::new(ranges)))
+        let keyspace = match (name, parameters, column) {
+            ("hash", None, None) => Ok(Self::Hash),
+            ("modulo", None, None) => Ok(Self::Modulo),
+            ("range", _, _) => RangeSpace::numeric(given)
+                .and_then(|ranges| Ok(Self::Range(Arc::new(ranges.with_column(column)?)))),
+            ("range-text", _, _) => RangeSpace::text(given)
+                .and_then(|ranges| Ok(Self::Range(Arc::new(ranges.with_column(column)?)))),
+            ("list", _, _) => ListSpace::parse(given)
+                .and_then(|list| Ok(Self::List(Arc::new(list.with_column(column)?)))),
+            ("matrix", _, None) => MatrixMode::parse(parameters).map(Self::Matrix),
+            ("hash" | "modulo", Some(_), None) => Err("there are none".to_owned()),
+            ("hash" | "modulo" | "matrix", _, Some(_)) => {
+                Err("only list, range and range-text take a column".to_owned())
             }
-            ("list", _) => ListSpace::parse(given).map(|list| Self::List(Arc::new(list))),
-            ("matrix", _) => MatrixMode::parse(parameters).map(Self::Matrix),
-            ("hash" | "modulo", Some(_)) => Err("there are none".to_owned()),
-            (_, _) => return Err(KeyspaceError::Unknown(name.to_owned())),
+            (_, _, _) => return Err(KeyspaceError::Unknown(name.to_owned())),
         };
         keyspace.map_err(|cause| KeyspaceError::Parameters { keyspace: name.to_owned(), cause })
     }

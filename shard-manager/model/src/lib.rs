@@ -30,6 +30,7 @@ pub mod slot_plan;
 pub mod slot_refusal;
 pub mod slot_set;
 pub mod stats;
+pub mod stored_location;
 pub mod table;
 pub mod table_index;
 pub mod token;

@@ -140,6 +140,28 @@ impl ReadQuery {
         Some(named.into_iter().map(Cow::into_owned).collect())
     }
 
+    /// Returns, in ascending order and as text, values of a column of which a row must have one to
+    /// meet the conditions; `None` if the conditions name none. Values are named as in
+    /// [`ReadQuery::keys_named`].
+    pub fn values_named(&self, column: usize) -> Option<Vec<Cow<'_, str>>> {
+        let mut named = None;
+        self.conditions.iter().for_each(|condition| narrow(condition, column, &mut named));
+        named
+    }
+
+    /// Returns this read without the equality tests of a column that its slots imply.
+    #[must_use]
+    pub fn without_equality(&self, column: usize) -> Self {
+        let is_implied = |condition: &&Condition| match condition {
+            Condition::Column(tested, Test::Compare(Comparison::Equal, _)) => *tested == column,
+            Condition::Column(..) | Condition::All(_) | Condition::Any(_) | Condition::Not(_) => {
+                false
+            }
+        };
+        let conditions = self.conditions.iter().filter(|condition| !is_implied(condition));
+        Self { conditions: conditions.cloned().collect(), ..self.clone() }
+    }
+
     fn binding(&self) -> Option<&Condition> {
         self.conditions.first().filter(|_| self.is_bound)
     }

@@ -6,9 +6,12 @@
 //! **Invariant:** every slot has exactly one owner, a shard of the map's topology.
 //! **Not here:** choosing owners (`placement`), storing a map (`catalog`).
 
+mod partitions;
+
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
 use crate::slot_set::SlotSet;
+use crate::table::Table;
 use crate::topology::{self, ShardNumber, ShardState, Topology};
 
 /// Slot and shard of a key, the result of routing.
@@ -179,14 +182,27 @@ impl ShardMap {
         }
     }
 
-    /// Returns slot and shard of a key.
+    /// Returns slot and shard of a row of a table: by its key, and by the value of the table's
+    /// [`ShardMap::partition_column`] if there is one.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the keyspace has no slot for the row.
+    #[inline]
+    pub fn locate(
+        &self,
+        table: &Table,
+        key: ShardKey<'_>,
+        partition: Option<&str>,
+    ) -> Result<KeyLocation, KeyError> {
+        Ok(self.location(self.slot_of_row(table, key, partition)?))
+    }
+
+    /// Returns slot and shard of a key, if the key alone decides them.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the key.
     pub fn place(&self, key: ShardKey<'_>) -> Result<KeyLocation, KeyError> {
-        let slot = self.keyspace.slot_of(key)?;
-        let (shard, since) = (self.owner(slot), self.since(slot));
-        Ok(KeyLocation { slot, shard, epoch: self.epoch, since })
+        Ok(self.location(self.keyspace.slot_of(key)?))
     }
 
     /// Returns the owner of a slot.

@@ -171,7 +171,7 @@ pub fn plan_by_placement(
     let weights = serving_weights(scene.topology, None)?;
     let wanted = ShardMap::first(map.keyspace().clone(), placement.clone(), scene.topology.clone());
     let wanted = wanted?;
-    if let Some(contradiction) = wanted.contradiction() {
+    if let Some(contradiction) = wanted.contradiction().or_else(|| wanted.divided_partition()) {
         return Err(PlanFault::Keyspace(contradiction));
     }
     let mut desired: Vec<ShardNumber> = wanted.owners().map(|owner| owner.shard).collect();

@@ -124,17 +124,17 @@ pub(super) fn select_all(table: &Table) -> String {
 
 /// Reads the place of each row: slot, shard key, version, id, and the routing column if there is
 /// one.
-pub(super) fn select_places(table: &Table) -> String {
+pub(super) fn select_places(table: &Table, partition: Option<usize>) -> String {
     let mut sql = "SELECT ".to_owned();
-    push_names(&mut sql, "", table, place_columns(table).into_iter());
+    push_names(&mut sql, "", table, place_columns(table, partition).into_iter());
     let _ = write!(sql, " FROM {}", table.name());
     sql
 }
 
 /// Returns the columns of [`select_places`].
-pub(super) fn place_columns(table: &Table) -> Vec<usize> {
+pub(super) fn place_columns(table: &Table, partition: Option<usize>) -> Vec<usize> {
     let first = [Table::SLOT, Table::SHARD_KEY, table.version()].into_iter();
-    first.chain(table.id().iter().copied()).chain(table.routing()).collect()
+    first.chain(table.id().iter().copied()).chain(table.routing()).chain(partition).collect()
 }
 
 /// Number and sum of the hashes of the rows of each slot.

@@ -45,6 +45,7 @@ mod movement;
 mod moves;
 mod moves_audited;
 mod named_keys;
+mod partition_columns;
 mod placement;
 mod placements;
 #[path = "../support/prerequisites.rs"]

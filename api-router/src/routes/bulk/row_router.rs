@@ -135,11 +135,11 @@ impl RowRouter<'_> {
             (None, None) => self.key.ok_or_else(|| no_key(&self.table, data))?,
         };
         let values = RowWrite::values(&self.table, &data.0).map_err(Error::Row);
-        let prepared = values.and_then(|mut values| {
+        let values = values.map(|mut values| {
             values.extend(generated.iter().cloned());
-            place_row(&self.map, &self.table, self.operation, key, values)
+            values
         });
-        self.routed(key, prepared)
+        self.routed(key, values)
     }
 
     /// Returns the keys that a row leaves out and that have defaults. The routing column of a row
@@ -170,8 +170,7 @@ impl RowRouter<'_> {
             (None, Some(text)) => parse_key(text)?,
             (None, None) => self.key.ok_or_else(names_no_key)?,
         };
-        let prepared = place_row(&self.map, &self.table, self.operation, key, values);
-        self.routed(key, prepared)
+        self.routed(key, Ok(values))
     }
 
     /// Returns the routed row. A row that contradicts its key could belong to either shard: it gets
@@ -179,8 +178,12 @@ impl RowRouter<'_> {
     fn routed(
         &self,
         key: ShardKey<'_>,
-        prepared: Result<Routed, Error>,
+        values: Result<Vec<(usize, Value)>, Error>,
     ) -> Result<Routed, RowRejection> {
+        let (map, table) = (&self.map, &self.table);
+        let located = values.as_ref().map(|values| map.partition_of(table, values));
+        let partition = located.ok().flatten().map(Cow::into_owned);
+        let prepared = values.and_then(|values| place_row(map, table, self.operation, key, values));
         match prepared {
             Ok((place, mut row)) => {
                 row.wants_row = false;
@@ -188,7 +191,8 @@ impl RowRouter<'_> {
             }
             Err(error) => {
                 let doubtful = matches!(error, Error::Row(RowError::KeyContradicted { .. }));
-                let place = self.map.place(key).ok().filter(|_| !doubtful);
+                let place = map.locate(table, key, partition.as_deref()).ok();
+                let place = place.filter(|_| !doubtful);
                 Err(RowRejection { place, ..RowRejection::from(Problem::from(error)) })
             }
         }

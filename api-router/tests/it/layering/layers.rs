@@ -88,6 +88,7 @@ pub(super) const MODEL: &[&[&str]] = &[
     &["cursor", "result_rows", "slot_plan", "table_index"],
     &["error"],
     &["idempotency"],
+    &["stored_location"],
 ];
 pub(super) const ACCESS: &[&[&str]] = &[
     &["auth_error", "hex", "json_member", "operation", "scope", "tenant", "unix_time"],
@@ -415,7 +416,6 @@ pub(super) const LOADTEST: &[&[&str]] = &[
         "cpu",
         "fault_kind",
         "growth_summary",
-        "keyspace",
         "move_summary",
         "random",
         "recorder",
@@ -423,6 +423,7 @@ pub(super) const LOADTEST: &[&[&str]] = &[
         "scenario",
         "tables",
     ],
+    &["keyspace"],
     &["http_client", "keys", "moving_slots"],
     &["counters", "requests"],
     &["clients", "mix", "probe", "progress"],

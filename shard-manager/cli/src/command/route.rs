@@ -17,12 +17,16 @@ use crate::terminal::{Terminal, Unwritten};
 #[command(after_help = "\
 Examples:
   shard-manager route user_123 user_124
+  shard-manager route user_123 --partition A
   cut -d, -f1 users.csv | shard-manager route -
   shard-manager route user_123 --url http://127.0.0.1:3000 --json")]
 pub(super) struct RouteArgs {
     /// Shard keys; `-` reads them from standard input, one per line
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
+    /// Partition of the rows, in a keyspace by a column: the value of that column
+    #[arg(long, value_name = "VALUE")]
+    partition: Option<String>,
     #[command(flatten)]
     source: ClusterSource,
 }
@@ -38,17 +42,25 @@ struct Routed {
     epoch: u64,
 }
 
-enum Map {
+/// Source of the locations of keys.
+struct Map<'a> {
+    view: View,
+    /// Partition of the rows.
+    partition: Option<&'a str>,
+}
+
+enum View {
     Files(DirView),
     Router(Router),
 }
 
 /// Shows the slots and shards of keys.
 pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let map = match args.source.router() {
-        Some(address) => Map::Router(Router::at(&address)?),
-        None => Map::Files(DirView::open(&args.source.place.data_dir)?),
+    let view = match args.source.router() {
+        Some(address) => View::Router(Router::at(&address)?),
+        None => View::Files(DirView::open(&args.source.place.data_dir)?),
     };
+    let map = Map { view, partition: args.partition.as_deref() };
     if args.keys.iter().any(|key| key == "-") {
         return stream(&map, &args.keys, terminal);
     }
@@ -63,7 +75,7 @@ pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandEr
 }
 
 /// Prints each key as it is read: there may be any number of them.
-fn stream(map: &Map, keys: &[String], terminal: &Terminal) -> Result<(), CommandError> {
+fn stream(map: &Map<'_>, keys: &[String], terminal: &Terminal) -> Result<(), CommandError> {
     let out = BufWriter::new(std::io::stdout().lock());
     let mut list = List { out, json: terminal.is_json(), printed: 0 };
     let ended = list.tell_all(map, keys);
@@ -82,7 +94,7 @@ struct List<W> {
 }
 
 impl<W: Write> List<W> {
-    fn tell_all(&mut self, map: &Map, keys: &[String]) -> Result<(), CommandError> {
+    fn tell_all(&mut self, map: &Map<'_>, keys: &[String]) -> Result<(), CommandError> {
         for key in keys {
             if key != "-" {
                 self.tell(&map.route(key)?)?;
@@ -130,15 +142,16 @@ impl Routed {
     }
 }
 
-impl Map {
+impl Map<'_> {
     fn route(&self, key: &str) -> Result<Routed, CommandError> {
         let failed = |error: &dyn std::fmt::Display| {
             CommandError::Refused(format!("key `{}`: {error}", key.escape_debug()))
         };
         let parsed = ShardKey::parse(key).map_err(|error| failed(&error))?;
-        match self {
-            Self::Files(view) => {
-                let place = view.map.place(parsed).map_err(|error| failed(&error))?;
+        match &self.view {
+            View::Files(view) => {
+                let found = view.map.explain(None, parsed, self.partition);
+                let place = view.map.location(found.map_err(|error| failed(&error))?.slot);
                 let mut nodes = view.nodes(place.shard).into_iter().map(|file| file.node);
                 Ok(Routed {
                     key: key.to_owned(),
@@ -149,8 +162,10 @@ impl Map {
                     epoch: place.epoch,
                 })
             }
-            Self::Router(router) => {
-                let answer = router.get("/api/route", &[("key", key)])?;
+            View::Router(router) => {
+                let mut query = vec![("key", key)];
+                query.extend(self.partition.map(|partition| ("partition", partition)));
+                let answer = router.get("/api/route", &query)?;
                 let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
                 let named = |member: &str| text(&answer[member]).unwrap_or_default();
                 let replicas = answer["replicas"].as_array().into_iter().flatten();

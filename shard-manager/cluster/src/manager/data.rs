@@ -11,6 +11,7 @@ mod cached;
 mod coverage;
 mod moved_slots;
 mod permission;
+mod read_route;
 mod reads;
 mod refused;
 mod refused_row;
@@ -18,6 +19,7 @@ mod scatter;
 mod session_epoch;
 mod shard_parts;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use access::rights::Rights;
@@ -73,9 +75,7 @@ impl<'m> Data<'m> {
         key: ShardKey<'_>,
         fields: &Fields<'_>,
     ) -> Result<(KeyLocation, RowWrite), Error> {
-        let place = map.place(key)?;
-        let row = RowWrite::parse(table, operation, (key, place.slot), fields)?;
-        Ok((place, row))
+        place_row(map, table, operation, key, RowWrite::values(table, fields)?)
     }
 
     /// Applies one change. After `Ok` it is durable on as many nodes as the level requires. The row
@@ -136,7 +136,26 @@ pub fn place_row(
     key: ShardKey<'_>,
     values: Vec<(usize, Value)>,
 ) -> Result<(KeyLocation, RowWrite), Error> {
-    let place = map.place(key)?;
+    let partition = map.partition_of(table, &values).map(Cow::into_owned);
+    place_row_in(map, (table, operation), (key, partition.as_deref()), values)
+}
+
+/// Checks one change of a row like [`place_row`], whose partition is not among its values.
+///
+/// # Errors
+/// [`Error::Row`], which names the column and its fault.
+pub fn place_row_in(
+    map: &ShardMap,
+    (table, operation): (&Arc<Table>, Operation),
+    (key, partition): (ShardKey<'_>, Option<&str>),
+    mut values: Vec<(usize, Value)>,
+) -> Result<(KeyLocation, RowWrite), Error> {
+    let place = map.locate(table, key, partition)?;
+    if operation == Operation::Delete {
+        // It has said where the row is. A delete has no other use for it.
+        let partition = map.partition_column(table).filter(|column| !table.id().contains(column));
+        values.retain(|(column, _)| Some(*column) != partition);
+    }
     let row = RowWrite::of_values(table, operation, (key, place.slot), values)?;
     Ok((place, row))
 }

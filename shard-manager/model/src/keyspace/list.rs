@@ -1,5 +1,5 @@
-//! List: the part of a key before the first `:` names a partition, and a partition is a block of
-//! slots.
+//! List: the part of a key before the first `:` names a partition, or a column of the row does, and
+//! a partition is a block of slots.
 //!
 //! Source: list partitioning of databases, and the partition table A 30, B 20, C 15, D 25, E 10 of
 //! Infra-Crafter. The keys of a partition have slots that no other partition uses, so that a
@@ -12,10 +12,12 @@
 //! **Not here:** the shard of a partition (the placement `partitions`).
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::partition_column::{self, PartitionError};
 use super::routing_step::RoutingStep;
 use super::{KeyError, Slot, blocks, hash};
 
@@ -35,6 +37,18 @@ pub struct Partition {
     pub last: Slot,
 }
 
+impl Partition {
+    fn slot_of(&self, key: &str) -> Slot {
+        let size = self.last.0 - self.first.0 + 1;
+        Slot(self.first.0 + (hash(key) % u64::from(size)) as u16)
+    }
+
+    fn explain(&self) -> RoutingStep<'static> {
+        let Self { name, first, last, .. } = self;
+        RoutingStep::Partition { name: name.to_string(), first: *first, last: *last }
+    }
+}
+
 /// Partitions and their blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListSpace {
@@ -45,6 +59,8 @@ pub struct ListSpace {
     by_hash: Vec<(u64, u16)>,
     /// The names, for errors.
     known: Arc<str>,
+    /// Column that names the partition of a row; `None` if the shard key does.
+    column: Option<Arc<str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,6 +69,8 @@ struct Parameters<'p> {
     #[serde(borrow)]
     partitions: Vec<(std::borrow::Cow<'p, str>, u32)>,
     seed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    column: Option<std::borrow::Cow<'p, str>>,
 }
 
 impl ListSpace {
@@ -78,7 +96,7 @@ impl ListSpace {
         let partitions = partitions.into_iter().zip(cuts).map(|((name, weight), slots)| {
             Partition { name, weight, first: Slot(slots.start), last: Slot(slots.end - 1) }
         });
-        Ok(Self { partitions: partitions.collect(), by_hash, known })
+        Ok(Self { partitions: partitions.collect(), by_hash, known, column: None })
     }
 
     /// Parses partitions from `A=30,B=20`.
@@ -90,12 +108,26 @@ impl ListSpace {
     pub(super) fn restore(parameters: &str) -> Result<Self, String> {
         let read: Parameters<'_> =
             serde_json::from_str(parameters).map_err(|error| error.to_string())?;
-        Self::new(read.partitions.into_iter().map(|(name, weight)| (name.into(), weight)).collect())
+        let partitions = read.partitions.into_iter().map(|(name, weight)| (name.into(), weight));
+        Self::new(partitions.collect())?.with_column(read.column.as_deref())
+    }
+
+    /// Returns the same partitions, named by a column of a row.
+    ///
+    /// # Errors
+    /// A clause that states why it cannot be one.
+    pub(super) fn with_column(self, column: Option<&str>) -> Result<Self, String> {
+        column.map_or(Ok(()), partition_column::check_name)?;
+        Ok(Self { column: column.map(Arc::from), ..self })
     }
 
     pub(super) fn parameters(&self) -> String {
         let partitions = self.partitions.iter().map(|part| ((&*part.name).into(), part.weight));
-        let parameters = Parameters { partitions: partitions.collect(), seed: 0 };
+        let parameters = Parameters {
+            partitions: partitions.collect(),
+            seed: 0,
+            column: self.column.as_deref().map(Into::into),
+        };
         serde_json::to_string(&parameters).expect("names and numbers always serialise")
     }
 
@@ -104,15 +136,50 @@ impl ListSpace {
         &self.partitions
     }
 
+    /// Returns the column that names the partition of a row; `None` if the shard key does.
+    pub fn column(&self) -> Option<&Arc<str>> {
+        self.column.as_ref()
+    }
+
+    /// Returns the names, at most [`NAMES_SHOWN_MAX`] of them.
+    pub(super) fn known(&self) -> Arc<str> {
+        Arc::clone(&self.known)
+    }
+
     pub(super) fn slot_of(&self, key: &str) -> Result<Slot, KeyError> {
-        let partition = self.partition_of(key)?;
-        let size = partition.last.0 - partition.first.0 + 1;
-        Ok(Slot(partition.first.0 + (hash(key) % u64::from(size)) as u16))
+        Ok(self.partition_of(key)?.slot_of(key))
+    }
+
+    /// Returns the slot of a key in the partition of this name.
+    pub(super) fn slot_in(&self, name: &str, key: &str) -> Result<Slot, KeyError> {
+        Ok(self.partition_named(name)?.slot_of(key))
+    }
+
+    /// Returns the slots of the partition of this name.
+    pub(super) fn slots_in(&self, name: &str) -> Result<RangeInclusive<u16>, KeyError> {
+        let Partition { first, last, .. } = self.partition_named(name)?;
+        Ok(first.0..=last.0)
+    }
+
+    /// Returns the slot of a key in each partition.
+    pub(super) fn slots_of_key(&self, key: &str) -> impl Iterator<Item = Slot> {
+        self.partitions.iter().map(move |partition| partition.slot_of(key))
     }
 
     pub(super) fn explain(&self, key: &str) -> Result<RoutingStep<'static>, KeyError> {
-        let Partition { name, first, last, .. } = self.partition_of(key)?;
-        Ok(RoutingStep::Partition { name: name.to_string(), first: *first, last: *last })
+        Ok(self.partition_of(key)?.explain())
+    }
+
+    /// Explains the block of the partition of this name.
+    pub(super) fn explain_in(&self, name: &str) -> Result<RoutingStep<'static>, KeyError> {
+        Ok(self.partition_named(name)?.explain())
+    }
+
+    fn partition_named(&self, name: &str) -> Result<&Partition, KeyError> {
+        self.find(name).ok_or_else(|| {
+            let column = self.column.clone().unwrap_or_default();
+            PartitionError::Unknown { column, known: self.known() }.into()
+        })
     }
 
     fn partition_of(&self, key: &str) -> Result<&Partition, KeyError> {
@@ -132,7 +199,10 @@ impl ListSpace {
 /// Formats the value as the configuration has it.
 impl fmt::Display for ListSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("list:")?;
+        match &self.column {
+            Some(column) => write!(f, "list({column}):")?,
+            None => f.write_str("list:")?,
+        }
         for (index, partition) in self.partitions.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             write!(f, "{comma}{}={}", partition.name, partition.weight)?;

@@ -1,4 +1,5 @@
-//! Range: sorted split points cut the keys into ranges, and each range has a slot of its own.
+//! Range: sorted split points cut the keys, or the values of a column, into ranges, and each range
+//! has a slot of its own.
 //!
 //! Source: Bigtable and HBase regions, range sharding of MongoDB and Vitess. Neighbouring keys stay
 //! together, so that a query for a range of keys goes to few shards. The distribution is only as
@@ -15,11 +16,12 @@
 //! **Not here:** moving the rows of keys that change their slot.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::routing_step::RoutingStep;
-use super::{KeyError, SLOT_COUNT, ShardKey, Slot, blocks};
+use super::{KeyError, SLOT_COUNT, ShardKey, Slot, blocks, partition_column};
 
 /// Highest number of split points: each range needs a slot.
 pub const SPLITS_MAX: usize = SLOT_COUNT as usize - 1;
@@ -30,6 +32,8 @@ pub struct RangeSpace {
     splits: Splits,
     /// One element more than there are split points.
     slots: Vec<Slot>,
+    /// Column whose value is compared; `None` if the shard key is.
+    column: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +81,8 @@ struct Parameters {
     order: Order,
     splits: Vec<String>,
     slots: Vec<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    column: Option<String>,
 }
 
 impl RangeSpace {
@@ -96,7 +102,17 @@ impl RangeSpace {
     fn spread(splits: Splits) -> Result<Self, String> {
         splits.check()?;
         let cuts = blocks::cut(std::iter::repeat_n(1, splits.len() + 1));
-        Ok(Self { splits, slots: cuts.map(|block| Slot(block.start)).collect() })
+        let slots = cuts.map(|block| Slot(block.start)).collect();
+        Ok(Self { splits, slots, column: None })
+    }
+
+    /// Returns the same ranges, of the values of a column.
+    ///
+    /// # Errors
+    /// A clause that states why it cannot be one.
+    pub(super) fn with_column(self, column: Option<&str>) -> Result<Self, String> {
+        column.map_or(Ok(()), partition_column::check_name)?;
+        Ok(Self { column: column.map(Arc::from), ..self })
     }
 
     pub(super) fn restore(parameters: &str) -> Result<Self, String> {
@@ -121,7 +137,7 @@ impl RangeSpace {
         if slots.len() != splits.len() + 1 || sorted.len() != slots.len() {
             return Err("every range must have a slot of its own".to_owned());
         }
-        Ok(Self { splits, slots })
+        Self { splits, slots, column: None }.with_column(read.column.as_deref())
     }
 
     pub(super) fn parameters(&self) -> String {
@@ -132,6 +148,7 @@ impl RangeSpace {
             },
             splits: (0..self.splits.len()).map(|index| self.splits.tell(index)).collect(),
             slots: self.slots.iter().map(|slot| slot.number()).collect(),
+            column: self.column.as_deref().map(str::to_owned),
         };
         serde_json::to_string(&parameters).expect("texts and numbers always serialise")
     }
@@ -165,6 +182,15 @@ impl RangeSpace {
     /// Returns the number of ranges, at least two.
     pub fn ranges(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Returns the slot of each range, in order.
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    pub(super) fn column(&self) -> Option<&Arc<str>> {
+        self.column.as_ref()
     }
 
     pub(super) fn slot_of(&self, key: &str) -> Result<Slot, KeyError> {
@@ -289,9 +315,13 @@ fn insert<T: Ord>(sorted: &mut Vec<T>, value: T) -> Option<usize> {
 impl fmt::Display for RangeSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.splits {
-            Splits::Short(_) | Splits::Long(_) => "range:",
-            Splits::Text(_) => "range-text:",
+            Splits::Short(_) | Splits::Long(_) => "range",
+            Splits::Text(_) => "range-text",
         })?;
+        match &self.column {
+            Some(column) => write!(f, "({column}):")?,
+            None => f.write_str(":")?,
+        }
         for index in 0..self.splits.len() {
             let comma = if index == 0 { "" } else { "," };
             write!(f, "{comma}{}", self.splits.tell(index))?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use diesel::QueryResult;
 use engine::audit_report::Discrepancy;
-use model::keyspace::ShardKey;
+use model::stored_location::stored_location;
 use model::table::Table;
 
 use super::{Audit, about};
@@ -42,7 +42,7 @@ impl<'r, 'a> RowRules<'r, 'a> {
 
     /// Reads all rows in the snapshot of the session, and reports violations.
     pub(super) async fn check_all(&mut self) -> QueryResult<()> {
-        let sql = sql::select_places(self.table);
+        let sql = sql::select_places(self.table, self.audit.map.partition_column(self.table));
         let statement = Statement { sql: &sql, binds: &[], cached: false };
         let connection = self.audit.shard.connection();
         for_each_row(connection, statement, |row| {
@@ -87,14 +87,19 @@ impl<'r, 'a> RowRules<'r, 'a> {
 
     fn check_key(&mut self, row: &RowView, slot: i64, key: &str) {
         let map = self.audit.map;
-        let place = match ShardKey::parse(key).and_then(|key| map.place(key)) {
+        let partition = map.partition_column(self.table);
+        let partition = partition.and_then(|column| self.value(row, self.partition_at(), column));
+        let place = stored_location(map, (self.table, slot), key, partition.as_deref());
+        let place = match place {
             Ok(place) => place,
             Err(error) => {
                 return self.find(row, error.to_string(), "a key of the keyspace".to_owned());
             }
         };
         if slot != i64::from(place.slot.number()) {
-            let expected = format!("{}, as its key says", place.slot);
+            let cause =
+                if partition.is_some() { "its key and partition say" } else { "its key says" };
+            let expected = format!("{}, as {cause}", place.slot);
             self.find(row, format!("its slot column says {slot}"), expected);
         }
         let is_moving = self.audit.slots.moving.contains_key(&place.slot.number());
@@ -115,9 +120,18 @@ impl<'r, 'a> RowRules<'r, 'a> {
 
     /// Returns a value as a shard key spells it.
     fn spelled(&self, row: &RowView, at: usize, column: usize) -> String {
+        self.value(row, at, column).unwrap_or_else(|| "null".to_owned())
+    }
+
+    /// Returns a value as a shard key spells it; `None` for null.
+    fn value(&self, row: &RowView, at: usize, column: usize) -> Option<String> {
         let kind = self.table.column(column).kind;
-        let text = row.cell(at, |bytes| binary_value::text(kind, bytes).into_owned());
-        text.unwrap_or_else(|| "null".to_owned())
+        row.cell(at, |bytes| binary_value::text(kind, bytes).into_owned())
+    }
+
+    /// Returns the position of the partition column, the last one of [`sql::select_places`].
+    fn partition_at(&self) -> usize {
+        FIRST_ID + self.table.id().len() + usize::from(self.table.routing().is_some())
     }
 
     #[cold]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use diesel::QueryResult;
-use model::keyspace::ShardKey;
+use model::stored_location::stored_location;
 use model::table::Table;
 use model::value::{ColumnType, Value};
 
@@ -179,16 +179,21 @@ impl<'a> RowRules<'a> {
 
     fn check_key(&self, row: &RowView<'_, '_>, key: &str) {
         let map = &self.audit.view.map;
-        let place = ShardKey::parse(key).and_then(|key| map.place(key));
+        let slot = row.int(Table::SLOT).unwrap_or(-1);
+        let partition = map.partition_column(self.table);
+        let partition = partition.map(|column| value(row, column, self.table.column(column).kind));
+        let partition = partition.as_ref().and_then(Value::key_text);
+        let place = stored_location(map, (self.table, slot), key, partition.as_deref());
         let place = match place {
             Ok(place) => place,
             Err(error) => {
                 return self.find(row, error.to_string(), "a key of the keyspace".to_owned());
             }
         };
-        let slot = row.int(Table::SLOT).unwrap_or(-1);
         if slot != i64::from(place.slot.number()) {
-            let expected = format!("{}, as its key says", place.slot);
+            let cause =
+                if partition.is_some() { "its key and partition say" } else { "its key says" };
+            let expected = format!("{}, as {cause}", place.slot);
             self.find(row, format!("its slot column says {slot}"), expected);
         }
         let is_moving = self.moving.contains_key(&place.slot.number());

@@ -1,11 +1,11 @@
-//! Reads: the route of a read by its key or its filters, and reads of one key.
+//! Reads: reads by a key or by filters, and the rows of one key.
 //!
 //! **Invariant:** a read whose filters name its keys returns the same rows, in the same order and
 //! with cursors of the same kind, as one that reads all shards.
-//! **Not here:** answers of the cache (`cached`), the choice of a node (`shard`).
+//! **Not here:** the shards of a read (`read_route`), answers of the cache (`cached`), the choice of
+//! a node (`shard`).
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,9 @@ use access::rights::CompiledRole;
 use cache::ServedBy;
 use model::cursor;
 use model::error::{Error, Failure};
-use model::keyspace::{ShardKey, Slot};
+use model::keyspace::ShardKey;
 use model::query::ReadQuery;
-use model::shard_map::{KeyLocation, ShardMap};
+use model::shard_map::KeyLocation;
 use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
 use model::value::Value;
@@ -23,6 +23,8 @@ use model::value::Value;
 use super::super::{Manager, ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
 use super::moved_slots;
+use super::read_route::{Route, single_place, spread, within_partition};
+use super::scatter::Wanted;
 use super::{Data, ResumeError, RowReader};
 use crate::shard::{ReadRequirements, Shard};
 
@@ -32,51 +34,6 @@ pub(super) const TRIES_MAX: usize = 64;
 const HOPS_MAX: usize = 4;
 /// Wait of a read for the owner of a slot.
 pub(super) const RETRY: Duration = Duration::from_millis(10);
-
-/// Shard keys that the filters name, by their shards.
-pub(super) type KeysOfShards = BTreeMap<ShardNumber, Vec<(Slot, String)>>;
-
-/// Shards that are read without a shard key in the request.
-pub(super) enum Route {
-    /// The shard of one key.
-    Key(String, KeyLocation),
-    /// The shards of several keys.
-    Keys(KeysOfShards),
-    /// All shards.
-    Shards,
-}
-
-impl Route {
-    /// Routes by the shard keys that the filters name. A key outside the keyspace has no rows.
-    fn of(query: &ReadQuery, map: &ShardMap, manager: &Manager) -> Self {
-        let Some(named) = query.keys_named() else { return Self::Shards };
-        if named.is_empty() && query.is_bound {
-            return Self::Keys(KeysOfShards::new());
-        }
-        let place = |key: &str| {
-            Some(manager.router.redirected(map.place(ShardKey::parse(key).ok()?).ok()?))
-        };
-        let mut placed = named.into_iter().filter_map(|key| Some((place(&key)?, key)));
-        let Some((first_place, first)) = placed.next() else { return Self::Shards };
-        let Some((next_place, next)) = placed.next() else { return Self::Key(first, first_place) };
-        let mut keys = KeysOfShards::new();
-        for (place, key) in [(first_place, first), (next_place, next)].into_iter().chain(placed) {
-            keys.entry(place.shard).or_default().push((place.slot, key));
-        }
-        Self::Keys(keys)
-    }
-
-    /// Returns the latest epoch in which a slot of the route got its owner.
-    pub(super) fn since(&self, map: &ShardMap) -> u64 {
-        match self {
-            Self::Key(_, place) => place.since,
-            Self::Keys(keys) => {
-                keys.values().flatten().map(|(slot, _)| map.since(*slot)).max().unwrap_or(0)
-            }
-            Self::Shards => map.owners().map(|owner| owner.since).max().unwrap_or(1),
-        }
-    }
-}
 
 impl Data<'_> {
     /// Reads rows of one key, of the keys that the filters name, or of all shards, as far as the
@@ -100,8 +57,13 @@ impl Data<'_> {
         let map = self.manager.map.load();
         let began = Instant::now();
         let reader = RowReader { data: self, options };
-        let Some(key) = key else {
-            let (route, epoch) = (Route::of(&query, &map, self.manager), map.epoch());
+        let place = key.map_or(Ok(None), |key| single_place(&query, key, &map));
+        let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
+        let Some((key, place)) = key.zip(place) else {
+            if let Some(key) = key {
+                spread(&mut query, key, &map);
+            }
+            let (route, epoch) = (Route::of(&query, key, (&map, self.manager)), map.epoch());
             let has_moved = reader.has_moved(&route, &map);
             drop(map);
             if has_moved {
@@ -110,20 +72,24 @@ impl Data<'_> {
             }
             return reader.read_by_filters((query, route), epoch).await;
         };
-        let place = map.place(key);
+        let within = within_partition(&query, &map);
         drop(map);
-        let place = place.map_err(|error| Failure::rejected(error.into(), None))?;
-        let mut done = reader.read_one((&query, key), place, began).await?;
+        let mut done = reader.read_one((&within, key), place, began).await?;
         done.next_cursor = self.next_cursor(&query, Some(key), done.rows.more_after.as_deref());
         Ok(done)
     }
 
-    /// Returns true if a read without a shard key is a scatter read: neither its filters nor the
-    /// rights of the caller name keys. A read that the rights do not permit is none.
-    pub fn asks_all_shards(self, query: &ReadQuery) -> bool {
-        let query = self.bind(Cow::Borrowed(query), None);
+    /// Returns true if a read is a scatter read: neither the request nor its filters nor the rights
+    /// of the caller name keys or partitions, or they name too many. A read that the rights do not
+    /// permit is none.
+    pub fn asks_all_shards(self, query: &ReadQuery, key: Option<ShardKey<'_>>) -> bool {
+        let map = self.manager.map.load();
+        if key.is_some_and(|key| !matches!(single_place(query, key, &map), Ok(None))) {
+            return false;
+        }
+        let query = self.bind(Cow::Borrowed(query), key);
         query.is_ok_and(|query| {
-            matches!(Route::of(&query, &self.manager.map.load(), self.manager), Route::Shards)
+            matches!(Route::of(&query, key, (&map, self.manager)), Route::Shards)
         })
     }
 
@@ -152,7 +118,10 @@ impl Data<'_> {
         key: Option<ShardKey<'_>>,
         text: &str,
     ) -> Result<Vec<Value>, ResumeError> {
-        let query = self.bind(Cow::Borrowed(query), key).map_err(ResumeError::Refused)?;
+        let mut query = self.bind(Cow::Borrowed(query), key).map_err(ResumeError::Refused)?;
+        let map = self.manager.map.load();
+        let by_column = map.keyspace().column().is_some();
+        let key = key.filter(|key| !(by_column && spread(query.to_mut(), *key, &map)));
         let key = key.map(|key| key.as_str());
         cursor::decode(text, &query, key, &self.manager.token_key).map_err(ResumeError::Cursor)
     }
@@ -165,12 +134,13 @@ impl RowReader<'_> {
         epoch: u64,
     ) -> Result<ReadDone, Failure> {
         let query = Arc::new(query);
-        let keys = match route {
+        let wanted = match route {
             Route::Key(key, place) => return self.read_named((&query, &key), place).await,
-            Route::Keys(keys) => Some(keys),
-            Route::Shards => None,
+            Route::Keys(keys) => Wanted::Keys(keys),
+            Route::Slots(slots) => Wanted::Slots(slots),
+            Route::Shards => Wanted::All,
         };
-        self.scatter(query, keys, epoch).await
+        self.scatter(query, wanted, epoch).await
     }
 
     /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter
@@ -181,8 +151,10 @@ impl RowReader<'_> {
         place: KeyLocation,
     ) -> Result<ReadDone, Failure> {
         let within_key = query.within_key();
+        let within_key = within_partition(&within_key, &self.data.manager.map.load());
         let parsed = ShardKey::parse(key).map_err(Error::from);
         let parsed = parsed.map_err(|error| Failure::rejected(error, Some(place)))?;
+        let within_key = within_key.into_owned();
         let mut done = self.read_one((&within_key, parsed), place, Instant::now()).await?;
         let last = done.rows.more_after.as_deref();
         let last = last.map(|last| query.sort_values(place.slot, key, last));

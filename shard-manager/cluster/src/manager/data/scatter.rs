@@ -6,6 +6,7 @@
 //! slot and its new owner is known, only the older owner is asked again.
 //! **Not here:** the route of a read (`reads`), the check of the answers (`coverage`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,8 @@ use model::topology::{Role, ShardNumber, ShardState};
 use super::super::{Manager, ReadDone};
 use super::RowReader;
 use super::coverage::{self, Coverage, Shown};
-use super::reads::{KeysOfShards, RETRY, TRIES_MAX, unavailable};
+use super::read_route::KeysOfShards;
+use super::reads::{RETRY, TRIES_MAX, unavailable};
 use crate::shard::ShardRows;
 use crate::shard_list::ShardList;
 
@@ -34,21 +36,36 @@ type Questions = Vec<(ShardNumber, Arc<ReadQuery>)>;
 type Answers = Vec<(ShardNumber, Result<ShardRows, Error>)>;
 
 /// Slots that a read wants.
-enum Wanted {
+pub(super) enum Wanted {
     /// All slots.
     All,
     /// The slots of keys. Each was asked of the shard that is believed to own it.
     Keys(KeysOfShards),
     /// The slots of keys that were asked of all shards.
     Everywhere(Vec<(Slot, String)>),
+    /// These slots. They were asked of the shards that are believed to own them.
+    Slots(SlotSet),
+    /// These slots, which were asked of all shards.
+    SlotsEverywhere(SlotSet),
+}
+
+impl Wanted {
+    /// Returns the same slots, to be asked of all shards.
+    fn everywhere(self) -> Self {
+        match self {
+            Self::Keys(keys) => Self::Everywhere(keys.into_values().flatten().collect()),
+            Self::Slots(slots) => Self::SlotsEverywhere(slots),
+            Self::All | Self::Everywhere(_) | Self::SlotsEverywhere(_) => self,
+        }
+    }
 }
 
 impl RowReader<'_> {
-    /// Reads from all shards, or from those of the keys.
+    /// Reads from all shards, or from those of the keys or slots that are wanted.
     pub(super) async fn scatter(
         self,
         query: Arc<ReadQuery>,
-        keys: Option<KeysOfShards>,
+        wanted: Wanted,
         epoch: u64,
     ) -> Result<ReadDone, Failure> {
         let began = Instant::now();
@@ -56,7 +73,6 @@ impl RowReader<'_> {
         let left = self.options.deadline.saturating_duration_since(began);
         let deadline =
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
-        let wanted = keys.map_or(Wanted::All, Wanted::Keys);
         let answers = self.ask_until_complete((&query, epoch), wanted, deadline).await;
         let answers = answers.map_err(|error| Failure::rejected(error, None))?;
         let database = began.elapsed();
@@ -141,9 +157,7 @@ impl RowReader<'_> {
                 let left = deadline.saturating_duration_since(Instant::now());
                 tokio::time::sleep(RETRY.min(left)).await;
             }
-            if let Wanted::Keys(keys) = wanted {
-                wanted = Wanted::Everywhere(keys.into_values().flatten().collect());
-            }
+            wanted = wanted.everywhere();
             let list = self.data.manager.shards.load_full();
             let mut questions = self.questions(query, &wanted, &list);
             if let Some(shards) = &concerned {
@@ -168,7 +182,11 @@ impl RowReader<'_> {
             Wanted::Keys(keys) => {
                 return keys.iter().map(|(shard, keys)| (*shard, of_keys(keys))).collect();
             }
-            Wanted::All => Arc::clone(query),
+            Wanted::Slots(slots) => {
+                let owners = self.owners(slots).into_iter();
+                return owners.map(|shard| (shard, Arc::clone(query))).collect();
+            }
+            Wanted::All | Wanted::SlotsEverywhere(_) => Arc::clone(query),
             Wanted::Everywhere(keys) => of_keys(keys),
         };
         let map = self.data.manager.map.load();
@@ -176,6 +194,12 @@ impl RowReader<'_> {
         let state = |number: ShardNumber| shards.get(number.index()).map(|shard| shard.state);
         let asked = list.iter().filter(|(shard, _)| state(*shard) != Some(ShardState::Retired));
         asked.map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
+    }
+
+    /// Returns the shards that are believed to own slots.
+    fn owners(self, slots: &SlotSet) -> BTreeSet<ShardNumber> {
+        let (map, router) = (self.data.manager.map.load(), &self.data.manager.router);
+        slots.iter().map(|slot| router.redirected(map.location(slot)).shard).collect()
     }
 
     async fn ask(self, questions: &Questions, list: &ShardList, deadline: Instant) -> Answers {
@@ -234,6 +258,9 @@ impl RowReader<'_> {
             Wanted::Everywhere(keys) => {
                 let wanted: SlotSet = keys.iter().map(|(slot, _)| *slot).collect();
                 coverage::check(&shown, &wanted, is_missing)
+            }
+            Wanted::Slots(slots) | Wanted::SlotsEverywhere(slots) => {
+                coverage::check(&shown, slots, is_missing)
             }
         }
     }

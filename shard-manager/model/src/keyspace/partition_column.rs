@@ -1,0 +1,252 @@
+//! Partition column: the column of a row that names its partition or range, where the prefix of the
+//! shard key does not.
+//!
+//! In `list(COLUMN)` the value of the column picks the partition, and the hash of the shard key the
+//! slot inside its block. In `range(COLUMN)` the value picks the range, and so the slot. A row of a
+//! table without the column has no partition: its key is hashed over all slots.
+//!
+//! **Invariant:** the slot of a row is a pure function of its shard key and of the value of this
+//! column, so the partition is part of the row's identity: a row cannot change it, and the same id
+//! in two partitions belongs to two rows.
+//! **Not here:** the tables that have the column (`shard_map`).
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use super::routing_step::{Explanation, RoutingStep};
+use super::{KeyError, Keyspace, ShardKey, Slot, hash, slot_of_hash};
+
+/// Longest name of a column.
+const NAME_LEN_MAX: usize = 40;
+/// Columns that the server sets. They are not known before the slot is.
+const SERVER_COLUMNS: [&str; 5] = ["slot", "shard_key", "version", "created_at", "updated_at"];
+
+/// Checks that a text can be the name of a partition column.
+///
+/// # Errors
+/// A clause that states the fault.
+pub(super) fn check_name(column: &str) -> Result<(), String> {
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let is_name = column.starts_with(|c: char| c.is_ascii_lowercase())
+        && column.chars().all(is_inner)
+        && column.len() <= NAME_LEN_MAX;
+    if !is_name {
+        let shown: String = column.chars().take(NAME_LEN_MAX).collect();
+        return Err(format!(
+            "`{shown}` is not the name of a column: use a lower-case letter, then letters, digits or _, at most \
+             {NAME_LEN_MAX}"
+        ));
+    }
+    if SERVER_COLUMNS.contains(&column) {
+        return Err(format!(
+            "the server sets {column}, so no row can name its partition there: use another column"
+        ));
+    }
+    Ok(())
+}
+
+/// Splits the name of a keyspace from the column in parentheses behind it.
+///
+/// # Errors
+/// A clause that states the fault.
+pub(super) fn split_name(text: &str) -> (&str, Option<&str>) {
+    match text.strip_suffix(')').and_then(|text| text.split_once('(')) {
+        Some((name, column)) => (name, Some(column)),
+        None => (text, None),
+    }
+}
+
+/// Reason why a row or a key has no slot in a keyspace that partitions by a column.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PartitionError {
+    /// The partition is not given, or null.
+    #[error(
+        "{column} is missing: it says which partition the row is in, and is part of its id{}",
+        listed(known.as_deref())
+    )]
+    Missing {
+        /// The partition column.
+        column: Arc<str>,
+        /// The partitions, at most [`super::list::NAMES_SHOWN_MAX`] of them; `None` of ranges.
+        known: Option<Arc<str>>,
+    },
+    /// The value is the name of no partition.
+    #[error("{column} names no partition{}", listed(Some(known)))]
+    Unknown {
+        /// The partition column.
+        column: Arc<str>,
+        /// The partitions, at most [`super::list::NAMES_SHOWN_MAX`] of them.
+        known: Arc<str>,
+    },
+    /// The keyspace has ranges of integers, and the value is not an integer.
+    #[error("{column} must be an integer of at most 128 bits: it says which range the row is in")]
+    NotAnInteger {
+        /// The partition column.
+        column: Arc<str>,
+    },
+    /// A change names two partitions.
+    #[error("{column} cannot change: it says which partition the row is in, and is part of its id")]
+    Changed {
+        /// The partition column.
+        column: Arc<str>,
+    },
+    /// The caller may not know the partition column of the table.
+    #[error("the rows of this table are in partitions, which this caller cannot name")]
+    Hidden,
+    /// A key alone has no slot.
+    #[error(
+        "a shard key alone has no slot in a keyspace by the column {column}: the rows of a key may lie in each partition"
+    )]
+    KeyAlone {
+        /// The partition column.
+        column: Arc<str>,
+    },
+}
+
+impl From<PartitionError> for KeyError {
+    fn from(error: PartitionError) -> Self {
+        Self::Partition(Box::new(error))
+    }
+}
+
+fn listed(known: Option<&str>) -> String {
+    known.map(|known| format!("; there are: {known}")).unwrap_or_default()
+}
+
+/// Slots of keyspaces by a column. Without a column no row has a partition.
+impl Keyspace {
+    /// Returns the column that says which partition a row is in; `None` if the shard key alone
+    /// decides.
+    #[inline]
+    pub fn column(&self) -> Option<&str> {
+        self.shared_column().map(|column| &**column)
+    }
+
+    #[inline]
+    fn shared_column(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Range(ranges) => ranges.column(),
+            Self::List(partitions) => partitions.column(),
+            Self::Hash | Self::Modulo | Self::Matrix(_) => None,
+        }
+    }
+
+    /// Returns the slot of a key in a table without the partition column: a hash over all slots.
+    /// In a keyspace without one it is that of [`Keyspace::slot_of`].
+    ///
+    /// # Errors
+    /// [`KeyError`] if the keyspace has no slot for the key.
+    pub fn slot_of_key(&self, key: ShardKey<'_>) -> Result<Slot, KeyError> {
+        match self.column() {
+            Some(_) => Ok(slot_of_hash(hash(key.as_str()))),
+            None => self.slot_of(key),
+        }
+    }
+
+    /// Returns the slot of a row of a key whose partition column has this value, as text.
+    ///
+    /// # Errors
+    /// [`PartitionError`] if the keyspace has no such partition, or no column.
+    pub fn slot_in(&self, partition: Option<&str>, key: ShardKey<'_>) -> Result<Slot, KeyError> {
+        match (self, partition) {
+            (_, None) => Err(self.missing_partition()),
+            (Self::List(partitions), Some(name)) => partitions.slot_in(name, key.as_str()),
+            (Self::Range(ranges), Some(value)) => {
+                ranges.slot_of(value).map_err(|error| self.of_column(error))
+            }
+            (Self::Hash | Self::Modulo | Self::Matrix(_), Some(_)) => self.slot_of(key),
+        }
+    }
+
+    /// Returns the slots of all rows whose partition column has this value.
+    ///
+    /// # Errors
+    /// [`PartitionError`] if the keyspace has no such partition, or no column.
+    pub fn slots_in(&self, partition: &str) -> Result<RangeInclusive<u16>, KeyError> {
+        match self {
+            Self::List(partitions) => partitions.slots_in(partition),
+            Self::Range(ranges) => {
+                let slot = ranges.slot_of(partition).map_err(|error| self.of_column(error))?;
+                Ok(slot.number()..=slot.number())
+            }
+            Self::Hash | Self::Modulo | Self::Matrix(_) => Err(self.missing_partition()),
+        }
+    }
+
+    /// Returns the slot of a key in each partition, if there are at most `most` of them.
+    pub fn slots_of_key(&self, key: ShardKey<'_>, most: usize) -> Option<Vec<Slot>> {
+        match self {
+            Self::List(list) if list.partitions().len() <= most => {
+                Some(list.slots_of_key(key.as_str()).collect())
+            }
+            Self::Range(ranges) if ranges.ranges() <= most => Some(ranges.slots().to_vec()),
+            Self::List(_) | Self::Range(_) | Self::Hash | Self::Modulo | Self::Matrix(_) => None,
+        }
+    }
+
+    /// Returns the slot of a row of a key in a partition and the steps that lead to it, for people.
+    ///
+    /// # Errors
+    /// Errors of [`Keyspace::slot_in`].
+    pub fn explain_in<'k>(
+        &self,
+        partition: Option<&str>,
+        key: ShardKey<'k>,
+    ) -> Result<Explanation<'k>, KeyError> {
+        let slot = self.slot_in(partition, key)?;
+        let value = partition.unwrap_or_default();
+        let steps = match self {
+            Self::Range(ranges) => vec![ranges.explain(value)?],
+            Self::List(partitions) => {
+                vec![partitions.explain_in(value)?, RoutingStep::Hash(hash(key.as_str()))]
+            }
+            Self::Hash | Self::Modulo | Self::Matrix(_) => return self.explain(key),
+        };
+        Ok(Explanation { slot, steps })
+    }
+
+    /// Returns the steps that lead to [`Keyspace::slot_of_key`].
+    ///
+    /// # Errors
+    /// Errors of [`Keyspace::slot_of_key`].
+    pub fn explain_key<'k>(&self, key: ShardKey<'k>) -> Result<Explanation<'k>, KeyError> {
+        match self.column() {
+            Some(_) => {
+                let steps = vec![RoutingStep::Hash(hash(key.as_str()))];
+                Ok(Explanation { slot: self.slot_of_key(key)?, steps })
+            }
+            None => self.explain(key),
+        }
+    }
+
+    /// Returns the error of a change that names two partitions.
+    pub fn changed_partition(&self) -> KeyError {
+        let column = self.shared_column().cloned().unwrap_or_default();
+        PartitionError::Changed { column }.into()
+    }
+
+    /// Returns the error of a key without its partition.
+    pub(super) fn key_alone(&self) -> KeyError {
+        let column = self.shared_column().cloned().unwrap_or_default();
+        PartitionError::KeyAlone { column }.into()
+    }
+
+    fn missing_partition(&self) -> KeyError {
+        let column = self.shared_column().cloned().unwrap_or_default();
+        let known = match self {
+            Self::List(partitions) => Some(partitions.known()),
+            Self::Range(_) | Self::Hash | Self::Modulo | Self::Matrix(_) => None,
+        };
+        PartitionError::Missing { column, known }.into()
+    }
+
+    /// Returns the error of a value of the partition column instead of that of a key.
+    fn of_column(&self, error: KeyError) -> KeyError {
+        match (error, self.shared_column()) {
+            (KeyError::NotAnInteger, Some(column)) => {
+                PartitionError::NotAnInteger { column: Arc::clone(column) }.into()
+            }
+            (error, _) => error,
+        }
+    }
+}

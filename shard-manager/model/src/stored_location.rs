@@ -1,0 +1,33 @@
+//! Stored location: the slot and shard that a stored row must have, to check rows against the map.
+//!
+//! **Not here:** reading the rows (`audit` of `postgres` and of `sqlite`).
+
+use crate::idempotency;
+use crate::keyspace::{KeyError, ShardKey, Slot};
+use crate::shard_map::{KeyLocation, ShardMap};
+use crate::table::Table;
+
+/// Returns the location of a row of a table, by its stored key and the value of its partition
+/// column. `slot` is the one in which it is stored.
+///
+/// The record of an idempotency key is stored beside the row that was written, so that its slot
+/// depends on the partition of that row, which it does not contain: any slot of its key will do.
+///
+/// # Errors
+/// [`KeyError`] if the keyspace has no slot for the row.
+pub fn stored_location(
+    map: &ShardMap,
+    (table, slot): (&Table, i64),
+    key: &str,
+    partition: Option<&str>,
+) -> Result<KeyLocation, KeyError> {
+    let key = ShardKey::parse(key)?;
+    if map.keyspace().column().is_some() && table.name() == idempotency::TABLE.name() {
+        let slots = map.keyspace().slots_of_key(key, usize::MAX).unwrap_or_default();
+        let stored = u16::try_from(slot).ok().and_then(Slot::new);
+        if let Some(stored) = stored.filter(|stored| slots.contains(stored)) {
+            return Ok(map.location(stored));
+        }
+    }
+    map.locate(table, key, partition)
+}
