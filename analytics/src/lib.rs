@@ -28,6 +28,7 @@ pub use recorder::{
     Packed, PackedError, ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, RebalanceNow,
     RecentWrite, Recorder, Role, RouteMetrics, Sample, Series, ShardMetrics, ShardNow, ShardSeries,
     Skew, SlotLoad, Step, StepError, WRITES_MAX, Window, WindowError, Worker, figures, openmetrics,
+    writes_after,
 };
 #[cfg(feature = "service")]
 pub use service;

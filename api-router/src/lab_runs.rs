@@ -71,7 +71,7 @@ impl LabRuns {
             let measured = levels::measure(&options, &watcher);
             let measured = measured.map_err(|error| watcher.explain(&error));
             drop(permit);
-            // The client has gone, if nobody receives it.
+            // The receiver is gone if the client has disconnected.
             let _ = result.send(measured);
         };
         let thread = thread::Builder::new().name("lab".to_owned()).spawn(work);
@@ -106,7 +106,7 @@ impl Drop for Presence {
     }
 }
 
-/// Audience of an experiment: nobody sees its progress, and its time is limited.
+/// Audience of an experiment, whose time is limited and whose progress is not shown.
 struct Watcher {
     runs: Arc<LabRuns>,
     has_client: Arc<AtomicBool>,
@@ -141,7 +141,7 @@ impl Audience for Watcher {
     }
 }
 
-/// Progress that nobody sees.
+/// Progress that is not shown.
 struct NoBar;
 
 impl Bar for NoBar {

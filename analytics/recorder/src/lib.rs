@@ -91,7 +91,7 @@ pub use openmetrics::{AccessNow, AuditNow, BackupsNow, CONTENT_TYPE, IssuerNow, 
 pub use packed::{Packed, PackedError};
 pub use query::{MetricsParameters, MetricsQuery, OperationError};
 pub use recent_writes::{RecentWrite, WRITES_MAX};
-pub use recorder::Recorder;
+pub use recorder::{Recorder, writes_after};
 pub use sample::{Labels, Operation, Outcome, Role, Sample};
 pub use shard_labels::ShardLabels;
 pub use slot_load::SlotLoad;

@@ -134,13 +134,6 @@ impl Recorder {
         aggregator.aggregates().slots.sums(aggregator.aggregates().running(), minutes)
     }
 
-    /// Returns the keys that were written last, oldest first: those of writes with a number above
-    /// `number`. Of many writes only some come with the text of their key.
-    pub fn writes_after(&self, number: u64) -> Vec<RecentWrite> {
-        self.history();
-        self.state.aggregator().aggregates().recent.after(number)
-    }
-
     /// Returns the bytes that the recorder takes, including its history: the README states their
     /// limit.
     pub fn bytes(&self) -> usize {
@@ -157,6 +150,13 @@ impl Recorder {
         self.history();
         self.state.aggregator().aggregates().totals.clone()
     }
+}
+
+/// Returns the keys that were written last, oldest first: those of writes with a number above
+/// `number`. Of many writes only some come with the text of their key.
+pub fn writes_after(recorder: &Recorder, number: u64) -> Vec<RecentWrite> {
+    recorder.history();
+    recorder.state.aggregator().aggregates().recent.after(number)
 }
 
 impl Drop for Recorder {

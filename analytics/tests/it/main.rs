@@ -9,6 +9,7 @@ mod hot;
 mod json;
 mod openmetrics;
 mod percentiles;
+mod recent_writes;
 mod recorder;
 mod shard_labels;
 mod window;

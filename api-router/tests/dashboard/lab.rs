@@ -58,7 +58,7 @@ fn demo_keys_go_where_the_chosen_strategy_puts_them_and_store_nothing() {
     fill(&mut page, "[name=keyspace]", "modulo");
     page.until(
         "they are computed",
-        "document.getElementById('flow-note').textContent.includes('modulo with weighted')",
+        "document.getElementById('flow-note').textContent.includes('modulo with')",
     );
     let trial = router.get("/api/lab/placements?keyspace=modulo&sample=user_1%0Auser_12");
     for place in trial["sample"].as_array().unwrap() {

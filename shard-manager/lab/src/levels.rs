@@ -67,7 +67,7 @@ pub struct LevelFigures {
     pub writes_refused: u64,
     /// Time within which half of the writes were answered, in milliseconds.
     pub write_p50_ms: Option<f64>,
-    /// The same for 99 of 100.
+    /// Time within which 99 of 100 writes were answered, in milliseconds.
     pub write_p99_ms: Option<f64>,
     /// Number of reads that were answered.
     pub reads: u64,
@@ -75,7 +75,7 @@ pub struct LevelFigures {
     pub reads_refused: u64,
     /// Time within which half of the reads were answered, in milliseconds.
     pub read_p50_ms: Option<f64>,
-    /// The same for 99 of 100.
+    /// Time within which 99 of 100 reads were answered, in milliseconds.
     pub read_p99_ms: Option<f64>,
     /// Reason of the first refusal.
     pub first_refusal: Option<String>,

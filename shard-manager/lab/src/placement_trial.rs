@@ -40,7 +40,7 @@ pub struct Trial {
     pub total: u64,
     /// Shares of the shards, and their slots.
     pub before: TrialState,
-    /// What the change moves; `None` without one.
+    /// Slots and keys that the change moves; `None` without one.
     pub moved: Option<TrialMove>,
     /// Points of the ring, if the placement has one.
     pub ring: Option<TrialRing>,
@@ -58,7 +58,7 @@ pub struct TrialState {
     pub runs: Vec<SlotRun>,
 }
 
-/// What a change moves.
+/// Slots and keys that a change moves.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TrialMove {
     /// The change.
@@ -69,7 +69,7 @@ pub struct TrialMove {
     pub slots: u64,
     /// Number of keys in them, or of slots if there are no keys.
     pub load: u64,
-    /// The same as a share of all.
+    /// Their share of all keys.
     pub share: f64,
     /// Shares and slots after the change.
     pub after: TrialState,

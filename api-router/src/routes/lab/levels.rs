@@ -97,7 +97,7 @@ pub(crate) struct LevelAnswer {
     /// Time within which half of the writes were answered; null without any.
     #[schema(required)]
     write_p50_ms: Option<f64>,
-    /// The same for 99 of 100.
+    /// Time within which 99 of 100 writes were answered; null without any.
     #[schema(required)]
     write_p99_ms: Option<f64>,
     /// Number of reads that were answered.
@@ -107,7 +107,7 @@ pub(crate) struct LevelAnswer {
     /// Time within which half of the reads were answered; null without any.
     #[schema(required)]
     read_p50_ms: Option<f64>,
-    /// The same for 99 of 100.
+    /// Time within which 99 of 100 reads were answered; null without any.
     #[schema(required)]
     read_p99_ms: Option<f64>,
     /// Reason of the first refusal; null if nothing was refused.
@@ -119,8 +119,8 @@ pub(crate) struct LevelAnswer {
 ///
 /// The cluster has three shards of files in a temporary folder, which is removed at the end.
 /// Replicas are cut off one after another, and rows are written and read at each level. Nothing of
-/// the router's own cluster is touched. One experiment runs at a time, for at most a minute; it ends
-/// early if its client disconnects.
+/// the router's own cluster is touched. One experiment runs at a time, for at most a minute, and it
+/// ends early if its client disconnects.
 #[utoipa::path(
     tag = "lab",
     request_body(content = Option<LevelsRequest>, description = "May be left out"),

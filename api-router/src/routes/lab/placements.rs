@@ -1,5 +1,5 @@
-//! `GET /api/lab/placements`: a keyspace and a placement on paper, and what would move if the shards
-//! changed.
+//! `GET /api/lab/placements`: a keyspace and a placement on paper, and the slots that would move if
+//! the shards changed.
 //!
 //! A session of a browser permits requests with GET only, so the options are in the query string.
 //!
@@ -18,7 +18,7 @@ use crate::response_headers::LookupRefusals;
 /// Names of the parameters.
 const NAMES: [&str; 7] = ["keyspace", "placement", "weights", "change", "kind", "keys", "sample"];
 
-/// What is to be computed.
+/// Options of a placement on paper.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query string, which is read without building it")]
@@ -34,8 +34,8 @@ pub(crate) struct TrialParameters {
     /// Weights of shard1, shard2, …: at most 64. `1,1,1` when not given.
     #[param(example = "1,1,2")]
     weights: Option<String>,
-    /// Change of the shards: `add`, `add:WEIGHT`, `remove:SHARD` or `weight:SHARD=WEIGHT`; none when
-    /// not given.
+    /// Change of the shards: `add`, `add:WEIGHT`, `remove:SHARD` or `weight:SHARD=WEIGHT`; none
+    /// when not given.
     #[param(example = "add:1")]
     change: Option<String>,
     /// Keys that are counted: `matrix`, `numeric`, `tenants`, `hot-end`, or `slots`, one for each
@@ -50,7 +50,7 @@ pub(crate) struct TrialParameters {
     sample: Option<String>,
 }
 
-/// What was computed.
+/// Result of a placement on paper.
 #[derive(Serialize)]
 struct TrialResponse {
     /// Always true.
@@ -59,7 +59,7 @@ struct TrialResponse {
     trial: Trial,
 }
 
-/// What was computed.
+/// Result of a placement on paper, and of a change of its shards.
 #[derive(ToSchema)]
 #[schema(as = PlacementTrial, example = json!({
     "success": true, "keyspace": "hash", "placement": "weighted", "total": 16_384,
@@ -92,7 +92,7 @@ pub(crate) struct TrialAnswer {
     total: u64,
     /// Shards with their shares and slots.
     before: TrialStateAnswer,
-    /// What the change moves; null without one.
+    /// Slots and keys that the change moves; null without one.
     #[schema(required)]
     moved: Option<TrialMoveAnswer>,
     /// Points of the ring; null if the placement has none.
@@ -130,7 +130,7 @@ pub(crate) struct TrialShareAnswer {
     load: u64,
 }
 
-/// What a change moves.
+/// Slots and keys that a change moves.
 #[derive(ToSchema)]
 #[schema(as = TrialMove)]
 #[expect(dead_code, reason = "describes the answer, which shard_manager writes")]
@@ -143,7 +143,7 @@ pub(crate) struct TrialMoveAnswer {
     slots: u64,
     /// Number of keys in them, or of slots if no kind of keys is given.
     load: u64,
-    /// The same as a share of all, 0 to 1.
+    /// Their share of all keys, 0 to 1.
     share: f64,
     /// Shards with their shares and slots after the change.
     after: TrialStateAnswer,

@@ -5,7 +5,7 @@
 
 use actix_web::web::{Data, block};
 use actix_web::{HttpRequest, HttpResponse, get};
-use analytics::{RecentWrite, WRITES_MAX};
+use analytics::{RecentWrite, WRITES_MAX, writes_after};
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
@@ -109,7 +109,7 @@ pub(crate) async fn list_writes(
         })?,
     };
     let metrics = app.analytics()?.metrics.clone();
-    let writes = block(move || metrics.recorder.writes_after(after)).await;
+    let writes = block(move || writes_after(&metrics.recorder, after)).await;
     let writes = writes.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?;
     let map = app.manager.map();
     let shards = map
