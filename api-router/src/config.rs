@@ -110,7 +110,8 @@ pub struct Flags {
     #[arg(long, value_name = "NAME[:…]")]
     placement: Option<String>,
     /// Mapping of keys to slots in a new cluster: hash, modulo, range:10,20,…, range-text:g,n,…,
-    /// list:NAME=WEIGHT,…, matrix:id or matrix:server [default: hash]
+    /// list:NAME=WEIGHT,…, matrix:id or matrix:server; by a column of the row list(COLUMN):… and
+    /// range(COLUMN):… [default: hash]
     #[arg(long, value_name = "NAME[:…]")]
     keyspace: Option<String>,
     /// HTTP worker threads, 1 to 256 [default: as many as there are cores]

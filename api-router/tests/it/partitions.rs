@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::backend::{files_only, is_servers, not_on_citus};
 use crate::client::refusal;
 use crate::commands::{ask, run};
-use crate::harness::{Reply, Router, command, eventually, refused_start};
+use crate::harness::{Reply, Router, command, refused_start};
 use crate::moves::until;
 
 const KEYSPACE: &str = "list(partition_key):A=30,B=20,C=15,D=25,E=10";
@@ -87,6 +87,13 @@ fn the_requests_of_the_seed_put_each_partition_on_its_shard_and_read_it_there() 
     assert_eq!(read["count"], 0);
     let all = rows(&router, "", None);
     assert_eq!((&all["count"], all["shards"].as_array().unwrap().len()), (&json!(25), 3));
+    let deny = |query: &str, headers: &[(&str, &str)]| {
+        let headers = [&[("prefer", "fanout=deny")], headers].concat();
+        router.send("GET", &format!("/api/read?table=users{query}"), &headers, None).code()
+    };
+    assert_eq!(deny("", &[]), "TSR104");
+    assert_eq!(deny("&partition_key=eq.A", &[]), "no code");
+    assert_eq!(deny("", &[("x-shard-key", "user_C_3")]), "no code");
     // Without the column as a filter of its own, nothing can be left out.
     let read = rows(&router, "&or=(partition_key.eq.A,user_id.eq.user_E_0)", None);
     assert_eq!((&read["count"], read["shards"].as_array().unwrap().len()), (&json!(6), 3));
@@ -325,17 +332,44 @@ fn a_row_in_the_slot_of_another_partition_is_found_by_check() {
 }
 
 #[test]
-fn a_dump_of_a_partitioned_table_is_read_back_into_its_partitions() {
-    not_on_citus!(WHY);
-    let router = Router::start_with(&FLAGS);
-    let line = |id: &str, part: &str| user(id, part)["data"].to_string() + "\n";
-    let lines: String = SHARDS.iter().map(|(part, _)| line("ada", part)).collect();
-    let imported = ask(&router, &["import", "-", "--table", "users"], &lines).json(0);
-    assert_eq!(imported["stored"], 5, "{imported}");
-    eventually("the replicas show them", || {
-        (router.get("/api/read?table=users").json()["count"] == 5).then_some(())
-    });
-    assert_eq!(rows(&router, "&partition_key=in.(C,E)", None)["shards"], json!(["shard3"]));
+fn exported_rows_are_imported_into_their_partitions_through_a_router_and_without_one() {
+    files_only!("a data directory is read and written");
+    let folder = crate::folders::temporary();
+    let dir = folder.path().join("data");
+    let mut router = Router::start_in(&dir, &FLAGS);
+    for (partition, _) in SHARDS {
+        made(&router.write("ada", &user("ada", partition)));
+    }
+    router.end();
+    let export = |format: &str| {
+        let data_dir = dir.to_str().unwrap();
+        let flags = ["export", "--table", "users", "--data-dir", data_dir, "--format", format];
+        let exported = run(&flags, "");
+        assert_eq!(exported.code, Some(0), "{exported:?}");
+        exported.out
+    };
+    let other = folder.path().join("other");
+    let mut router = Router::start_in(&other, &FLAGS);
+    let import = ["import", "--table", "users"];
+    assert_eq!(ask(&router, &import, &export("ndjson")).json(0)["stored"], 5);
+    let shards = |router: &Router| {
+        let read = rows(router, "&user_id=eq.ada&order=partition_key", None);
+        assert_eq!(partitions_of(&read), ["A", "B", "C", "D", "E"], "{read}");
+        let read = rows(router, "&partition_key=in.(C,E)", None);
+        assert_eq!((&read["count"], &read["shards"]), (&json!(2), &json!(["shard3"])));
+    };
+    shards(&router);
+    router.end();
+    let data_dir = other.to_str().unwrap();
+    let csv = [&import[..], &["--data-dir", data_dir, "--format", "csv", "--json"]].concat();
+    assert_eq!(run(&csv, &export("csv")).json(0)["stored"], 5);
+    assert_eq!(run(&csv, "user_id,name,email\nada,n,e\n").json(1)["stored"], 0);
+    let generate = ["generate", "--users", "100", "--data-dir", data_dir, "--json"];
+    assert_eq!(run(&generate, "").json(0)["wanted"]["partitions"]["D"], 25);
+    let checked = run(&["check", "--data-dir", data_dir], "");
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    let router = Router::start_in(&other, &[]);
+    assert_eq!(rows(&router, "&partition_key=eq.D&limit=50", None)["count"], 26);
 }
 
 #[test]
@@ -381,7 +415,7 @@ fn a_new_cluster_whose_placement_divides_a_partition_is_refused_with_the_reason(
     let folder = crate::folders::temporary();
     let dir = folder.path().join("data");
     for (keyspace, placement, words) in [
-        (KEYSPACE, "even", "puts the partition A"),
+        (KEYSPACE, "even", "puts the partition B"),
         (KEYSPACE, "ring:100", "puts the partition A"),
         (KEYSPACE, "partitions:A=30>shard1,Z=70>shard2", "other partitions"),
         ("range(year):10,20", "partitions:A=1>shard1", "keyspace range has none"),
