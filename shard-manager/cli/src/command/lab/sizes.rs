@@ -154,7 +154,7 @@ impl CacheTrial {
             users: self.users,
             operations: self.operations,
             clients: self.clients,
-            // As in the settings of a router, `none` is no cache.
+            // The settings of a router spell "without a cache" like this, too.
             redis: self.redis.filter(|redis| !redis.is_empty() && redis != "none"),
             seed: self.common.seed,
             work_folder: self.work_dir,
