@@ -159,9 +159,9 @@ function shareTable(names) {
     columns: [
       { name: "Shard", make: (row) => owned(row.name, names().indexOf(row.name)), value: (row) => row.name },
       number("Weight", (row) => row.before?.weight ?? row.after?.weight, true),
-      number("Slots", (row) => row.before?.slots),
+      number("Slots", (row) => row.before?.slots, true),
       number("Keys", (row) => row.before?.load),
-      number("Slots then", (row) => row.after?.slots),
+      number("Slots then", (row) => row.after?.slots, true),
       number("Keys then", (row) => row.after?.load),
     ],
   });

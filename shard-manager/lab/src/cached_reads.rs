@@ -40,7 +40,7 @@ const WRITE_EVERY: u64 = 20;
 const AT_MOST: Duration = Duration::from_secs(20);
 /// Memory of the cache in the process.
 const MEMORY_BYTES: usize = 64 << 20;
-/// Address of the cache in memory without Redis: nobody listens on this port.
+/// Address of the cache in memory without Redis: no server listens on this port.
 const NOWHERE: &str = "redis://127.0.0.1:1";
 
 /// Settings of the experiment.
@@ -62,13 +62,13 @@ pub struct CachedReadsOptions {
 
 /// Cache that is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum CacheKind {
     None,
     Memory,
     Redis,
 }
 
-impl Place {
+impl CacheKind {
     fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -130,7 +130,7 @@ impl KeyChoice {
 
 /// Operations of a condition.
 struct Tried {
-    place: Place,
+    place: CacheKind,
     choice: KeyChoice,
     reads: Timings,
     hits: u64,
@@ -153,7 +153,8 @@ pub fn run(options: &CachedReadsOptions, audience: &dyn Audience) -> Result<Repo
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
     let data_dir = folder.join("cached_reads");
     let address = redis.as_ref().map(|(address, _)| address);
-    let places = [Some(Place::None), Some(Place::Memory), address.map(|_| Place::Redis)];
+    let places =
+        [Some(CacheKind::None), Some(CacheKind::Memory), address.map(|_| CacheKind::Redis)];
     let mut tried = Vec::new();
     for place in places.into_iter().flatten() {
         // One after another on the same files.
@@ -161,7 +162,7 @@ pub fn run(options: &CachedReadsOptions, audience: &dyn Audience) -> Result<Repo
             None => LabCluster::embedded(data_dir.clone(), SHARDS, 0)?,
             Some(settings) => LabCluster::cached(data_dir.clone(), SHARDS, settings)?,
         };
-        if place == Place::None {
+        if place == CacheKind::None {
             dataset::generate(&cluster, &plan, audience)?;
         }
         for choice in KeyChoice::ALL {
@@ -234,7 +235,7 @@ impl<'c> Condition<'c> {
         })
     }
 
-    fn carry_out(self, place: Place, audience: &dyn Audience) -> Result<Tried, LabError> {
+    fn carry_out(self, place: CacheKind, audience: &dyn Audience) -> Result<Tried, LabError> {
         let clients = self.options.clients.into();
         let amount = Amount { clients, requests: self.options.operations, at_most: AT_MOST };
         let all = send(amount, audience, async |number| self.operate(number).await);
@@ -367,8 +368,8 @@ fn explanation(tried: &[Tried]) -> String {
     };
     let percent = |place, choice| of(place, choice).map_or(0.0, |one| 100.0 * hit_rate(one));
     let p50 = |place| of(place, KeyChoice::Skewed).map_or(0.0, |one| one.reads.quantile_ms(0.5));
-    let redis = match of(Place::Redis, KeyChoice::Skewed) {
-        Some(_) => format!(" and {:.3} ms with Redis", p50(Place::Redis)),
+    let redis = match of(CacheKind::Redis, KeyChoice::Skewed) {
+        Some(_) => format!(" and {:.3} ms with Redis", p50(CacheKind::Redis)),
         None => String::new(),
     };
     let reads: u64 = tried.iter().map(|one| one.reads.count()).sum();
@@ -378,10 +379,10 @@ fn explanation(tried: &[Tried]) -> String {
          has seen no later position. Half of the skewed reads take {:.3} ms from the files, {:.3} ms with the cache in \
          memory{redis}: a hit always spares a shard its work, and is faster only where that work or the way to the \
          shard takes longer than the way to the cache.",
-        percent(Place::Memory, KeyChoice::Skewed),
-        percent(Place::Memory, KeyChoice::Even),
-        p50(Place::None),
-        p50(Place::Memory),
+        percent(CacheKind::Memory, KeyChoice::Skewed),
+        percent(CacheKind::Memory, KeyChoice::Even),
+        p50(CacheKind::None),
+        p50(CacheKind::Memory),
     )
 }
 

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** nothing is changed in a database that has tables of others; a restore holds the
 //! locks with which routers open a cluster. A database of a cluster is emptied only for a copy of
-//! that cluster, while nobody else is connected.
+//! that cluster, while no other client is connected.
 //! **Not here:** the contents (`restore`).
 
 use std::time::{Duration, Instant};

@@ -55,8 +55,8 @@ pub fn replace(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Replac
     replaced
 }
 
-/// Checks that a data directory holds the cluster of a copy and that no process uses it, and returns
-/// its place. Changes nothing.
+/// Checks that a data directory holds the cluster of a copy and that no process uses it, and
+/// returns its place. Changes nothing.
 ///
 /// # Errors
 /// [`SaveError`] with the reason.

@@ -1,5 +1,5 @@
-//! `lab shards`, `grow`, `indexes` and `cache`: experiments about the numbers of shards and rows, and
-//! about what answers reads.
+//! `lab shards`, `grow`, `indexes` and `cache`: experiments about the numbers of shards and rows,
+//! and about the source of answers.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -91,8 +91,8 @@ pub(super) struct CacheTrial {
     /// Number of clients
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
     clients: u16,
-    /// A Redis to try too: redis://HOST:PORT/NUMBER. Other users of this machine can see flags: give
-    /// a password in REDIS_URL
+    /// A Redis to try too: redis://HOST:PORT/NUMBER. Other users of this machine can see flags:
+    /// give a password in REDIS_URL
     #[arg(long, value_name = "URL", env = "REDIS_URL", hide_env_values = true)]
     redis: Option<String>,
     /// Folder for the temporary folder of the databases [default: that of the system]
@@ -154,7 +154,7 @@ impl CacheTrial {
             users: self.users,
             operations: self.operations,
             clients: self.clients,
-            // As in the settings of a router, `none` is no cache.
+            // The settings of a router spell "without a cache" like this, too.
             redis: self.redis.filter(|redis| !redis.is_empty() && redis != "none"),
             seed: self.common.seed,
             work_folder: self.work_dir,
