@@ -284,7 +284,13 @@ fn weights_of(spec: &DemoSpec, keyspace: &Keyspace) -> Result<Vec<(String, u32)>
     let names_users = |column: &str| column == PARTITION_KEY;
     let list = match keyspace {
         Keyspace::List(list) if keyspace.column().is_none_or(names_users) => list,
-        _ => return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok),
+        Keyspace::Hash
+        | Keyspace::Modulo
+        | Keyspace::Range(_)
+        | Keyspace::List(_)
+        | Keyspace::Matrix(_) => {
+            return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok);
+        }
     };
     let own = list.partitions().iter().map(|part| (part.name.to_string(), part.weight));
     let Some(given) = given else { return Ok(own.collect()) };

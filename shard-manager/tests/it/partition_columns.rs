@@ -1,5 +1,5 @@
-//! Tests of keyspaces by a column: golden vectors, refused columns, tables that have partitions, and
-//! properties of any key and partition.
+//! Tests of keyspaces by a column: golden vectors, refused columns, tables that have partitions,
+//! and properties of any key and partition.
 
 use std::collections::BTreeSet;
 

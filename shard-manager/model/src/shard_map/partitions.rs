@@ -1,8 +1,8 @@
 //! Partitions: rows whose slot depends on a column, in a keyspace by a column.
 //!
 //! **Invariant:** a table is in partitions if one of its own columns is the column of the keyspace,
-//! its type can be compared, and the table is not `kv`. The keys of all other tables are hashed over
-//! all slots.
+//! its type can be compared, and the table is not `kv`. The keys of all other tables are hashed
+//! over all slots.
 //! **Not here:** the function to the slot (`keyspace::partition_column`).
 
 use std::borrow::Cow;
