@@ -179,7 +179,7 @@ impl OwnRows {
     fn placed(&self, table: &str, row: &Value) -> Value {
         match row["user_id"].as_str() {
             Some(id) if table == USERS => requests::placed(&self.names, id, row.clone()),
-            _ => row.clone(),
+            Some(_) | None => row.clone(),
         }
     }
 

@@ -70,7 +70,7 @@ analytics::problem_codes! {
     TSR348 409 true  "An experiment runs" "Another experiment of the lab runs, and a router runs one at a time. Nothing was begun.";
     TSR349 503 true  "Experiment ended" "The experiment of the lab has no result: its cluster could not be made or failed, it took too long, or the router is about to end. The detail says which. Its cluster is removed, and the router's own is untouched.";
     TSR355 400 false "Partition missing" "The cluster places rows by a column, and the request does not say which partition is meant: a write needs the column in its row, also an update or a delete, whose partition is part of the row's id. Nothing was stored.";
-    TSR356 400 false "No such partition" "The column by which the cluster places rows has a value that is no partition, or not a value of its ranges. The detail lists the partitions. Nothing was stored.";
+    TSR356 400 false "No such partition" "The column by which the cluster places rows names none of the partitions, or is not an integer where ranges need one. The detail lists the partitions. Nothing was stored.";
     TSR357 400 false "Partition cannot change" "The change names two partitions. The partition is part of the row's id: write the row in the new partition, and delete it in the old one. Nothing was stored.";
     TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
     TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";

@@ -298,10 +298,12 @@ fn example(code: Code) -> Problem {
 /// Returns an example of a partition that is missing, does not exist or would change.
 fn example_of_partition(code: Code) -> Problem {
     let (column, known) = (Arc::from("partition_key"), Arc::from("A, B, C"));
-    let error = match code {
-        Code::TSR356 => PartitionError::Unknown { column, known },
-        Code::TSR357 => PartitionError::Changed { column },
-        _ => PartitionError::Missing { column, known: Some(known) },
+    let error = if code == Code::TSR356 {
+        PartitionError::Unknown { column, known }
+    } else if code == Code::TSR357 {
+        PartitionError::Changed { column }
+    } else {
+        PartitionError::Missing { column, known: Some(known) }
     };
     Problem::from(&error)
 }

@@ -15,6 +15,7 @@ use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
+use shard_manager::shard_map::partitions::{explain, location};
 use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
 
@@ -129,7 +130,7 @@ pub(crate) async fn route_key(
     let map = app.manager.map();
     let column = map.keyspace().column();
     let known: &[&str] = &["key", "table", "partition", column.unwrap_or("partition")];
-    parameters.check_names(&known[..if column.is_some() { 4 } else { 2 }])?;
+    parameters.check_names(&known[..if column.is_some() { 4 } else { 1 }])?;
     let text = parameters.single("key")?;
     let text = text.ok_or_else(|| {
         Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
@@ -150,8 +151,8 @@ pub(crate) async fn route_key(
         (Some(column), None) => parameters.single(column)?,
         (_, given) => given,
     };
-    let explanation = map.explain(table.as_deref(), key, partition).map_err(bad)?;
-    let place = map.location(explanation.slot);
+    let explanation = explain(&map, table.as_deref(), key, partition).map_err(bad)?;
+    let place = location(&map, explanation.slot);
     let shard = map.topology().name(place.shard);
     let (primary, replicas) = app.manager.status().nodes(place.shard);
     let moved_by = app.moving_slots.move_of(&app.manager, place.slot).await;

@@ -10,6 +10,7 @@ use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager;
 use shard_manager::row_change::{Operation, RowError, RowWrite};
+use shard_manager::shard_map::partitions::partition_column;
 use shard_manager::shard_map::{KeyLocation, ShardMap};
 use shard_manager::table::Table;
 use shard_manager::value::{TypeMismatch, Value};
@@ -202,7 +203,7 @@ fn named_partition(
     values: &[(usize, Value)],
 ) -> Result<Option<String>, Problem> {
     let name = map.keyspace().column().unwrap_or_default();
-    let column = map.partition_column(table).filter(|column| table.visible().has(*column));
+    let column = partition_column(map, table).filter(|column| table.visible().has(*column));
     let column = column.ok_or_else(|| {
         Problem::new(Code::TSR100, format!("{} has no partitions by {name}", table.name()))
             .hint(format!("leave {name} out: the shard key says where the row is"))

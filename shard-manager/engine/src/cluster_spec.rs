@@ -12,6 +12,7 @@ use chrono::Utc;
 use diesel::prelude::*;
 use model::keyspace::{Keyspace, SLOT_COUNT};
 use model::placement::Placement;
+use model::shard_map::partitions::{contradiction, divided_partition};
 use model::shard_map::{ShardMap, SlotOwner, SlotRange};
 use model::token::TokenKey;
 use model::topology::{ShardNumber, ShardSpec, Topology};
@@ -120,7 +121,7 @@ impl ClusterRow {
         let placement = spec.placement.clone().unwrap_or_default();
         let map =
             ShardMap::first(keyspace, placement, topology).map_err(|error| conflict(&error))?;
-        if let Some(contradiction) = map.contradiction().or_else(|| map.divided_partition()) {
+        if let Some(contradiction) = contradiction(&map).or_else(|| divided_partition(&map)) {
             return Err(OpenError::Conflict(contradiction));
         }
         let keyspace = map.keyspace();

@@ -282,12 +282,16 @@ fn weights_of(spec: &DemoSpec, keyspace: &Keyspace) -> Result<Vec<(String, u32)>
     let given = spec.weights.as_ref().map(|Weights(weights)| weights.clone());
     // Users have the names of partitions in their ids, or in this column.
     let names_users = |column: &str| column == PARTITION_KEY;
-    let Keyspace::List(list) = keyspace else {
-        return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok);
+    let list = match keyspace {
+        Keyspace::List(list) if keyspace.column().is_none_or(names_users) => list,
+        Keyspace::Hash
+        | Keyspace::Modulo
+        | Keyspace::Range(_)
+        | Keyspace::List(_)
+        | Keyspace::Matrix(_) => {
+            return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok);
+        }
     };
-    if !keyspace.column().is_none_or(names_users) {
-        return given.map_or_else(|| parse_weights(WEIGHTS_DEFAULT), Ok);
-    }
     let own = list.partitions().iter().map(|part| (part.name.to_string(), part.weight));
     let Some(given) = given else { return Ok(own.collect()) };
     let known: Vec<String> = own.map(|(name, _)| name).collect();

@@ -226,7 +226,9 @@ impl Keyspace {
     /// keyspace by a column for none.
     pub fn slot_of(&self, key: ShardKey<'_>) -> Result<Slot, KeyError> {
         match self {
-            Self::Range(_) | Self::List(_) if self.column().is_some() => Err(self.key_alone()),
+            Self::Range(_) | Self::List(_) if self.column().is_some() => {
+                Err(partition_column::key_alone(self))
+            }
             Self::Hash => Ok(slot_of_hash(hash(key.0))),
             Self::Modulo => modulo::slot_of(key.0),
             Self::Range(ranges) => ranges.slot_of(key.0),

@@ -6,7 +6,9 @@
 //! **Invariant:** every slot has exactly one owner, a shard of the map's topology.
 //! **Not here:** choosing owners (`placement`), storing a map (`catalog`).
 
-mod partitions;
+pub mod partitions;
+
+use partitions::{location, slot_of_row};
 
 use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
@@ -159,29 +161,6 @@ impl ShardMap {
         Ok(Self { epoch, keyspace, placement, topology, owners, since })
     }
 
-    /// Explains why keyspace and placement contradict each other, naming both settings; `None` if
-    /// they fit.
-    ///
-    /// The placement `partitions` assigns the partitions of the keyspace `list` to shards. With
-    /// other partitions, or in a keyspace without any, its names have no meaning.
-    pub fn contradiction(&self) -> Option<String> {
-        let Placement::Partitions(partitions) = &self.placement else { return None };
-        match &self.keyspace {
-            Keyspace::List(list) if partitions.are_blocks_of(list) => None,
-            Keyspace::List(list) => Some(format!(
-                "keyspace {list} and placement {partitions} have other partitions: give both the same names and \
-                 weights, in the same order"
-            )),
-            Keyspace::Hash | Keyspace::Modulo | Keyspace::Range(_) | Keyspace::Matrix(_) => {
-                Some(format!(
-                    "placement {partitions} says where the partitions of keyspace list lie, and keyspace {} has none: \
-                     use keyspace list with the same names and weights, or another placement",
-                    self.keyspace.name()
-                ))
-            }
-        }
-    }
-
     /// Returns slot and shard of a row of a table: by its key, and by the value of the table's
     /// [`ShardMap::partition_column`] if there is one.
     ///
@@ -194,7 +173,7 @@ impl ShardMap {
         key: ShardKey<'_>,
         partition: Option<&str>,
     ) -> Result<KeyLocation, KeyError> {
-        Ok(self.location(self.slot_of_row(table, key, partition)?))
+        Ok(location(self, slot_of_row(self, table, key, partition)?))
     }
 
     /// Returns slot and shard of a key, if the key alone decides them.
@@ -202,7 +181,7 @@ impl ShardMap {
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the key.
     pub fn place(&self, key: ShardKey<'_>) -> Result<KeyLocation, KeyError> {
-        Ok(self.location(self.keyspace.slot_of(key)?))
+        Ok(location(self, self.keyspace.slot_of(key)?))
     }
 
     /// Returns the owner of a slot.

@@ -18,6 +18,7 @@ use crate::advice::{Advice, BalanceBy, ShardSize};
 use crate::keyspace::{SLOT_COUNT, Slot};
 use crate::placement::{Placement, PlacementError};
 use crate::shard_map::ShardMap;
+use crate::shard_map::partitions::{contradiction, divided_partition};
 use crate::slot_set::SlotSet;
 use crate::topology::{ShardNumber, ShardState, Topology};
 
@@ -171,7 +172,7 @@ pub fn plan_by_placement(
     let weights = serving_weights(scene.topology, None)?;
     let wanted = ShardMap::first(map.keyspace().clone(), placement.clone(), scene.topology.clone());
     let wanted = wanted?;
-    if let Some(contradiction) = wanted.contradiction().or_else(|| wanted.divided_partition()) {
+    if let Some(contradiction) = contradiction(&wanted).or_else(|| divided_partition(&wanted)) {
         return Err(PlanFault::Keyspace(contradiction));
     }
     let mut desired: Vec<ShardNumber> = wanted.owners().map(|owner| owner.shard).collect();

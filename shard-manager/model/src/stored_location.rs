@@ -4,6 +4,7 @@
 
 use crate::idempotency;
 use crate::keyspace::{KeyError, ShardKey, Slot};
+use crate::shard_map::partitions::location;
 use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 
@@ -26,7 +27,7 @@ pub fn stored_location(
         let slots = map.keyspace().slots_of_key(key, usize::MAX).unwrap_or_default();
         let stored = u16::try_from(slot).ok().and_then(Slot::new);
         if let Some(stored) = stored.filter(|stored| slots.contains(stored)) {
-            return Ok(map.location(stored));
+            return Ok(location(map, stored));
         }
     }
     map.locate(table, key, partition)

@@ -20,6 +20,7 @@ use engine::published_map::PublishedMap;
 use engine::replication::ReplicaState;
 use engine::schema_agreement::{Agreement, agree};
 use model::reason::Reason;
+use model::shard_map::partitions::contradiction;
 use model::table::Registry;
 use model::topology::{ShardSpec, ShardState, Topology};
 
@@ -97,7 +98,7 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     }
     let shard_files = ShardFiles::new(opener, background, (data_dir.catalog(), &map));
     let files = Files::new(&source, data_dir, file_watch, shard_files);
-    if let Some(contradiction) = catalog.map.contradiction() {
+    if let Some(contradiction) = contradiction(&catalog.map) {
         // Such a cluster was created by a version that allowed it, and its rows are where its map
         // places them.
         tracing::warn!(%contradiction, "keyspace and placement of this cluster contradict each other");

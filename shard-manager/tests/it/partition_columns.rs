@@ -1,4 +1,4 @@
-//! Tests of keyspaces by a column: golden vectors, refused columns, the tables that have partitions,
+//! Tests of keyspaces by a column: golden vectors, refused columns, tables that have partitions,
 //! and properties of any key and partition.
 
 use std::collections::BTreeSet;
@@ -9,6 +9,9 @@ use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey};
 use shard_manager::placement::Placement;
 use shard_manager::shard_map::ShardMap;
+use shard_manager::shard_map::partitions::{
+    contradiction, divided_partition, partition_column, partition_of,
+};
 use shard_manager::stored_location::stored_location;
 use shard_manager::table::{Column, Table};
 use shard_manager::topology::Topology;
@@ -149,21 +152,21 @@ fn a_key_alone_has_no_slot_and_the_error_names_the_column() {
 fn only_tables_with_a_comparable_column_of_this_name_have_partitions() {
     let map = map(SEED, SEED_PLACEMENT);
     let (text, json) = (ColumnType::Text, ColumnType::Json);
-    assert_eq!(map.partition_column(&users()), Some(3));
+    assert_eq!(partition_column(&map, &users()), Some(3));
     for (table, why) in [
         (table("orders", &[("order_id", text)]), "it has no such column"),
         (table("files", &[("id", text), ("partition_key", json)]), "json is not compared"),
         (table("kv", &[("key", text), ("partition_key", text)]), "kv is read by key alone"),
     ] {
-        assert_eq!(map.partition_column(&table), None, "{why}");
+        assert_eq!(partition_column(&map, &table), None, "{why}");
         // A golden vector of the keyspace `hash`.
         let place = map.locate(&table, key("user_123"), None).expect("a place");
         assert_eq!(place.slot.number(), 3421, "{why}");
     }
     let values = [(2, Value::Text("user_123".into())), (3, Value::Text("C".into()))];
-    assert_eq!(map.partition_of(&users(), &values).as_deref(), Some("C"));
+    assert_eq!(partition_of(&map, &users(), &values).as_deref(), Some("C"));
     let null = [(3, Value::Null)];
-    assert_eq!(map.partition_of(&users(), &null), None);
+    assert_eq!(partition_of(&map, &users(), &null), None);
     assert!(map.locate(&users(), key("user_123"), None).is_err());
 }
 
@@ -193,19 +196,19 @@ fn the_partitions_of_the_seed_lie_on_its_three_shards() {
 #[test]
 fn a_placement_that_divides_a_partition_is_refused_with_the_partition_and_its_shards() {
     for placement in ["even", "weighted", "modulo", "ring:100", "rendezvous", "jump"] {
-        let reason = map(SEED, placement).divided_partition().expect(placement);
+        let reason = divided_partition(&map(SEED, placement)).expect(placement);
         for words in [placement, "the partition ", SEED, " and shard", "partitions:A=30>shard1"] {
             assert!(reason.contains(words), "{placement}: {reason}");
         }
     }
-    assert_eq!(map(SEED, SEED_PLACEMENT).divided_partition(), None);
+    assert_eq!(divided_partition(&map(SEED, SEED_PLACEMENT)), None);
     // Three equal partitions are the three equal parts of `even`.
-    assert_eq!(map("list(region):a=1,b=1,c=1", "even").divided_partition(), None);
+    assert_eq!(divided_partition(&map("list(region):a=1,b=1,c=1", "even")), None);
     // A range has one slot, and a partition of keys may lie anywhere, as before.
-    assert_eq!(map("range(year):10,20", "modulo").divided_partition(), None);
-    assert_eq!(map("list:A=30,B=20", "even").divided_partition(), None);
+    assert_eq!(divided_partition(&map("range(year):10,20", "modulo")), None);
+    assert_eq!(divided_partition(&map("list:A=30,B=20", "even")), None);
     let other = map(SEED, "partitions:A=30>shard1,X=70>shard2");
-    assert!(other.contradiction().is_some_and(|reason| reason.contains("other partitions")));
+    assert!(contradiction(&other).is_some_and(|reason| reason.contains("other partitions")));
 }
 
 #[test]

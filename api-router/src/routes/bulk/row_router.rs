@@ -10,6 +10,7 @@ use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::place_row;
 use shard_manager::row_change::{Operation, Precondition, RowError, RowWrite};
+use shard_manager::shard_map::partitions::partition_of;
 use shard_manager::shard_map::{KeyLocation, ShardMap};
 use shard_manager::table::Table;
 use shard_manager::value::Value;
@@ -181,7 +182,7 @@ impl RowRouter<'_> {
         values: Result<Vec<(usize, Value)>, Error>,
     ) -> Result<Routed, RowRejection> {
         let (map, table) = (&self.map, &self.table);
-        let located = values.as_ref().map(|values| map.partition_of(table, values));
+        let located = values.as_ref().map(|values| partition_of(map, table, values));
         let partition = located.ok().flatten().map(Cow::into_owned);
         let prepared = values.and_then(|values| place_row(map, table, self.operation, key, values));
         match prepared {

@@ -4,6 +4,7 @@ use std::io::{BufWriter, Write};
 
 use clap::Args;
 use model::keyspace::ShardKey;
+use model::shard_map::partitions::{explain, location};
 use serde::Serialize;
 use sqlite::offline_view::DirView;
 
@@ -150,8 +151,8 @@ impl Map<'_> {
         let parsed = ShardKey::parse(key).map_err(|error| failed(&error))?;
         match &self.view {
             View::Files(view) => {
-                let found = view.map.explain(None, parsed, self.partition);
-                let place = view.map.location(found.map_err(|error| failed(&error))?.slot);
+                let found = explain(&view.map, None, parsed, self.partition);
+                let place = location(&view.map, found.map_err(|error| failed(&error))?.slot);
                 let mut nodes = view.nodes(place.shard).into_iter().map(|file| file.node);
                 Ok(Routed {
                     key: key.to_owned(),

@@ -27,6 +27,7 @@ use model::error::{Error, Failure, Outcome};
 use model::keyspace::ShardKey;
 use model::position::Position;
 use model::row_change::{Fields, Operation, RowDone, RowWrite, WriteRequest};
+use model::shard_map::partitions::{partition_column, partition_of};
 use model::shard_map::{KeyLocation, ShardMap};
 use model::slot_refusal::SlotRefusal;
 use model::table::Table;
@@ -136,7 +137,7 @@ pub fn place_row(
     key: ShardKey<'_>,
     values: Vec<(usize, Value)>,
 ) -> Result<(KeyLocation, RowWrite), Error> {
-    let partition = map.partition_of(table, &values).map(Cow::into_owned);
+    let partition = partition_of(map, table, &values).map(Cow::into_owned);
     place_row_in(map, (table, operation), (key, partition.as_deref()), values)
 }
 
@@ -153,7 +154,7 @@ pub fn place_row_in(
     let place = map.locate(table, key, partition)?;
     if operation == Operation::Delete {
         // It has said where the row is. A delete has no other use for it.
-        let partition = map.partition_column(table).filter(|column| !table.id().contains(column));
+        let partition = partition_column(map, table).filter(|column| !table.id().contains(column));
         values.retain(|(column, _)| Some(*column) != partition);
     }
     let row = RowWrite::of_values(table, operation, (key, place.slot), values)?;

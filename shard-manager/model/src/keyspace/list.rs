@@ -12,7 +12,6 @@
 //! **Not here:** the shard of a partition (the placement `partitions`).
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -38,12 +37,12 @@ pub struct Partition {
 }
 
 impl Partition {
-    fn slot_of(&self, key: &str) -> Slot {
+    pub(super) fn slot_of(&self, key: &str) -> Slot {
         let size = self.last.0 - self.first.0 + 1;
         Slot(self.first.0 + (hash(key) % u64::from(size)) as u16)
     }
 
-    fn explain(&self) -> RoutingStep<'static> {
+    pub(super) fn explain(&self) -> RoutingStep<'static> {
         let Self { name, first, last, .. } = self;
         RoutingStep::Partition { name: name.to_string(), first: *first, last: *last }
     }
@@ -150,32 +149,12 @@ impl ListSpace {
         Ok(self.partition_of(key)?.slot_of(key))
     }
 
-    /// Returns the slot of a key in the partition of this name.
-    pub(super) fn slot_in(&self, name: &str, key: &str) -> Result<Slot, KeyError> {
-        Ok(self.partition_named(name)?.slot_of(key))
-    }
-
-    /// Returns the slots of the partition of this name.
-    pub(super) fn slots_in(&self, name: &str) -> Result<RangeInclusive<u16>, KeyError> {
-        let Partition { first, last, .. } = self.partition_named(name)?;
-        Ok(first.0..=last.0)
-    }
-
-    /// Returns the slot of a key in each partition.
-    pub(super) fn slots_of_key(&self, key: &str) -> impl Iterator<Item = Slot> {
-        self.partitions.iter().map(move |partition| partition.slot_of(key))
-    }
-
     pub(super) fn explain(&self, key: &str) -> Result<RoutingStep<'static>, KeyError> {
         Ok(self.partition_of(key)?.explain())
     }
 
-    /// Explains the block of the partition of this name.
-    pub(super) fn explain_in(&self, name: &str) -> Result<RoutingStep<'static>, KeyError> {
-        Ok(self.partition_named(name)?.explain())
-    }
-
-    fn partition_named(&self, name: &str) -> Result<&Partition, KeyError> {
+    /// Returns the partition of this name.
+    pub(super) fn partition_named(&self, name: &str) -> Result<&Partition, KeyError> {
         self.find(name).ok_or_else(|| {
             let column = self.column.clone().unwrap_or_default();
             PartitionError::Unknown { column, known: self.known() }.into()

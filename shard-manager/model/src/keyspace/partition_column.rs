@@ -13,6 +13,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::list::Partition;
 use super::routing_step::{Explanation, RoutingStep};
 use super::{KeyError, Keyspace, ShardKey, Slot, hash, slot_of_hash};
 
@@ -46,9 +47,6 @@ pub(super) fn check_name(column: &str) -> Result<(), String> {
 }
 
 /// Splits the name of a keyspace from the column in parentheses behind it.
-///
-/// # Errors
-/// A clause that states the fault.
 pub(super) fn split_name(text: &str) -> (&str, Option<&str>) {
     match text.strip_suffix(')').and_then(|text| text.split_once('(')) {
         Some((name, column)) => (name, Some(column)),
@@ -119,16 +117,7 @@ impl Keyspace {
     /// decides.
     #[inline]
     pub fn column(&self) -> Option<&str> {
-        self.shared_column().map(|column| &**column)
-    }
-
-    #[inline]
-    fn shared_column(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Range(ranges) => ranges.column(),
-            Self::List(partitions) => partitions.column(),
-            Self::Hash | Self::Modulo | Self::Matrix(_) => None,
-        }
+        shared_column(self).map(|column| &**column)
     }
 
     /// Returns the slot of a key in a table without the partition column: a hash over all slots.
@@ -149,10 +138,12 @@ impl Keyspace {
     /// [`PartitionError`] if the keyspace has no such partition, or no column.
     pub fn slot_in(&self, partition: Option<&str>, key: ShardKey<'_>) -> Result<Slot, KeyError> {
         match (self, partition) {
-            (_, None) => Err(self.missing_partition()),
-            (Self::List(partitions), Some(name)) => partitions.slot_in(name, key.as_str()),
+            (_, None) => Err(missing_partition(self)),
+            (Self::List(partitions), Some(name)) => {
+                Ok(partitions.partition_named(name)?.slot_of(key.as_str()))
+            }
             (Self::Range(ranges), Some(value)) => {
-                ranges.slot_of(value).map_err(|error| self.of_column(error))
+                ranges.slot_of(value).map_err(|error| of_column(error, self))
             }
             (Self::Hash | Self::Modulo | Self::Matrix(_), Some(_)) => self.slot_of(key),
         }
@@ -164,12 +155,15 @@ impl Keyspace {
     /// [`PartitionError`] if the keyspace has no such partition, or no column.
     pub fn slots_in(&self, partition: &str) -> Result<RangeInclusive<u16>, KeyError> {
         match self {
-            Self::List(partitions) => partitions.slots_in(partition),
+            Self::List(partitions) => {
+                let Partition { first, last, .. } = partitions.partition_named(partition)?;
+                Ok(first.number()..=last.number())
+            }
             Self::Range(ranges) => {
-                let slot = ranges.slot_of(partition).map_err(|error| self.of_column(error))?;
+                let slot = ranges.slot_of(partition).map_err(|error| of_column(error, self))?;
                 Ok(slot.number()..=slot.number())
             }
-            Self::Hash | Self::Modulo | Self::Matrix(_) => Err(self.missing_partition()),
+            Self::Hash | Self::Modulo | Self::Matrix(_) => Err(missing_partition(self)),
         }
     }
 
@@ -177,7 +171,8 @@ impl Keyspace {
     pub fn slots_of_key(&self, key: ShardKey<'_>, most: usize) -> Option<Vec<Slot>> {
         match self {
             Self::List(list) if list.partitions().len() <= most => {
-                Some(list.slots_of_key(key.as_str()).collect())
+                let partitions = list.partitions().iter();
+                Some(partitions.map(|partition| partition.slot_of(key.as_str())).collect())
             }
             Self::Range(ranges) if ranges.ranges() <= most => Some(ranges.slots().to_vec()),
             Self::List(_) | Self::Range(_) | Self::Hash | Self::Modulo | Self::Matrix(_) => None,
@@ -198,7 +193,10 @@ impl Keyspace {
         let steps = match self {
             Self::Range(ranges) => vec![ranges.explain(value)?],
             Self::List(partitions) => {
-                vec![partitions.explain_in(value)?, RoutingStep::Hash(hash(key.as_str()))]
+                vec![
+                    partitions.partition_named(value)?.explain(),
+                    RoutingStep::Hash(hash(key.as_str())),
+                ]
             }
             Self::Hash | Self::Modulo | Self::Matrix(_) => return self.explain(key),
         };
@@ -221,32 +219,42 @@ impl Keyspace {
 
     /// Returns the error of a change that names two partitions.
     pub fn changed_partition(&self) -> KeyError {
-        let column = self.shared_column().cloned().unwrap_or_default();
-        PartitionError::Changed { column }.into()
+        PartitionError::Changed { column: column_of(self) }.into()
     }
+}
 
-    /// Returns the error of a key without its partition.
-    pub(super) fn key_alone(&self) -> KeyError {
-        let column = self.shared_column().cloned().unwrap_or_default();
-        PartitionError::KeyAlone { column }.into()
-    }
+/// Returns the error of a key without its partition.
+pub(super) fn key_alone(keyspace: &Keyspace) -> KeyError {
+    PartitionError::KeyAlone { column: column_of(keyspace) }.into()
+}
 
-    fn missing_partition(&self) -> KeyError {
-        let column = self.shared_column().cloned().unwrap_or_default();
-        let known = match self {
-            Self::List(partitions) => Some(partitions.known()),
-            Self::Range(_) | Self::Hash | Self::Modulo | Self::Matrix(_) => None,
-        };
-        PartitionError::Missing { column, known }.into()
-    }
+fn missing_partition(keyspace: &Keyspace) -> KeyError {
+    let known = match keyspace {
+        Keyspace::List(partitions) => Some(partitions.known()),
+        Keyspace::Range(_) | Keyspace::Hash | Keyspace::Modulo | Keyspace::Matrix(_) => None,
+    };
+    PartitionError::Missing { column: column_of(keyspace), known }.into()
+}
 
-    /// Returns the error of a value of the partition column instead of that of a key.
-    fn of_column(&self, error: KeyError) -> KeyError {
-        match (error, self.shared_column()) {
-            (KeyError::NotAnInteger, Some(column)) => {
-                PartitionError::NotAnInteger { column: Arc::clone(column) }.into()
-            }
-            (error, _) => error,
+/// Returns the error of a value of the partition column instead of that of a key.
+fn of_column(error: KeyError, keyspace: &Keyspace) -> KeyError {
+    match (error, shared_column(keyspace)) {
+        (KeyError::NotAnInteger, Some(column)) => {
+            PartitionError::NotAnInteger { column: Arc::clone(column) }.into()
         }
+        (error, _) => error,
+    }
+}
+
+fn column_of(keyspace: &Keyspace) -> Arc<str> {
+    shared_column(keyspace).cloned().unwrap_or_default()
+}
+
+#[inline]
+fn shared_column(keyspace: &Keyspace) -> Option<&Arc<str>> {
+    match keyspace {
+        Keyspace::Range(ranges) => ranges.column(),
+        Keyspace::List(partitions) => partitions.column(),
+        Keyspace::Hash | Keyspace::Modulo | Keyspace::Matrix(_) => None,
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use diesel::QueryResult;
 use engine::audit_report::Discrepancy;
+use model::shard_map::partitions::partition_column;
 use model::stored_location::stored_location;
 use model::table::Table;
 
@@ -42,7 +43,7 @@ impl<'r, 'a> RowRules<'r, 'a> {
 
     /// Reads all rows in the snapshot of the session, and reports violations.
     pub(super) async fn check_all(&mut self) -> QueryResult<()> {
-        let sql = sql::select_places(self.table, self.audit.map.partition_column(self.table));
+        let sql = sql::select_places(self.table, partition_column(self.audit.map, self.table));
         let statement = Statement { sql: &sql, binds: &[], cached: false };
         let connection = self.audit.shard.connection();
         for_each_row(connection, statement, |row| {
@@ -87,7 +88,7 @@ impl<'r, 'a> RowRules<'r, 'a> {
 
     fn check_key(&mut self, row: &RowView, slot: i64, key: &str) {
         let map = self.audit.map;
-        let partition = map.partition_column(self.table);
+        let partition = partition_column(map, self.table);
         let partition = partition.and_then(|column| self.value(row, self.partition_at(), column));
         let place = stored_location(map, (self.table, slot), key, partition.as_deref());
         let place = match place {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use diesel::QueryResult;
+use model::shard_map::partitions::partition_column;
 use model::stored_location::stored_location;
 use model::table::Table;
 use model::value::{ColumnType, Value};
@@ -180,7 +181,7 @@ impl<'a> RowRules<'a> {
     fn check_key(&self, row: &RowView<'_, '_>, key: &str) {
         let map = &self.audit.view.map;
         let slot = row.int(Table::SLOT).unwrap_or(-1);
-        let partition = map.partition_column(self.table);
+        let partition = partition_column(map, self.table);
         let partition = partition.map(|column| value(row, column, self.table.column(column).kind));
         let partition = partition.as_ref().and_then(Value::key_text);
         let place = stored_location(map, (self.table, slot), key, partition.as_deref());

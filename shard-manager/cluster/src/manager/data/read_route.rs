@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::keyspace::{KeyError, Keyspace, ShardKey, Slot};
 use model::query::{Comparison, Condition, ReadQuery, Test};
+use model::shard_map::partitions::{location, partition_column, partition_slots};
 use model::shard_map::{KeyLocation, ShardMap};
 use model::slot_set::SlotSet;
 use model::table::Table;
@@ -52,14 +53,14 @@ impl Route {
         match slots {
             Some(slots) => Self::of_keys(slots, (map, manager)),
             None => partitions.map_or(Self::Shards, |names| {
-                let slots = map.partition_slots(names.iter().map(|name| &**name));
+                let slots = partition_slots(map, names.iter().map(|name| &**name));
                 if slots.is_empty() { Self::Shards } else { Self::Slots(slots) }
             }),
         }
     }
 
     fn of_keys(slots: BTreeSet<(Slot, String)>, (map, manager): (&ShardMap, &Manager)) -> Self {
-        let place = |slot| manager.router.redirected(map.location(slot));
+        let place = |slot| manager.router.redirected(location(map, slot));
         let is_one = slots.len() == 1;
         let mut keys = KeysOfShards::new();
         for (slot, key) in slots {
@@ -126,7 +127,7 @@ pub(super) fn within_partition<'q>(query: &'q ReadQuery, map: &ShardMap) -> Cow<
 
 /// Returns the column that divides the rows of a key into partitions.
 fn divided_by(table: &Table, map: &ShardMap) -> Option<usize> {
-    map.partition_column(table).filter(|column| table.routing() != Some(*column))
+    partition_column(map, table).filter(|column| table.routing() != Some(*column))
 }
 
 /// Returns the slots of the rows of some keys; `None` if there are too many to name them.

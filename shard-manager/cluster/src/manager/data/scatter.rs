@@ -17,6 +17,7 @@ use model::keyspace::Slot;
 use model::query::ReadQuery;
 use model::result_rows::Rows;
 use model::sabotage::{Mutation, is_on};
+use model::shard_map::partitions::location;
 use model::slot_refusal::SlotRefusal;
 use model::slot_set::SlotSet;
 use model::topology::{Role, ShardNumber, ShardState};
@@ -183,7 +184,7 @@ impl RowReader<'_> {
                 return keys.iter().map(|(shard, keys)| (*shard, of_keys(keys))).collect();
             }
             Wanted::Slots(slots) => {
-                let owners = self.owners(slots).into_iter();
+                let owners = owners(self.data.manager, slots).into_iter();
                 return owners.map(|shard| (shard, Arc::clone(query))).collect();
             }
             Wanted::All | Wanted::SlotsEverywhere(_) => Arc::clone(query),
@@ -194,12 +195,6 @@ impl RowReader<'_> {
         let state = |number: ShardNumber| shards.get(number.index()).map(|shard| shard.state);
         let asked = list.iter().filter(|(shard, _)| state(*shard) != Some(ShardState::Retired));
         asked.map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
-    }
-
-    /// Returns the shards that are believed to own slots.
-    fn owners(self, slots: &SlotSet) -> BTreeSet<ShardNumber> {
-        let (map, router) = (self.data.manager.map.load(), &self.data.manager.router);
-        slots.iter().map(|slot| router.redirected(map.location(slot)).shard).collect()
     }
 
     async fn ask(self, questions: &Questions, list: &ShardList, deadline: Instant) -> Answers {
@@ -264,6 +259,12 @@ impl RowReader<'_> {
             }
         }
     }
+}
+
+/// Returns the shards that are believed to own slots.
+fn owners(manager: &Manager, slots: &SlotSet) -> BTreeSet<ShardNumber> {
+    let map = manager.map.load();
+    slots.iter().map(|slot| manager.router.redirected(location(&map, slot)).shard).collect()
 }
 
 /// Returns those of some shards that have shown slots which belong to another one by now, as far as
