@@ -75,6 +75,14 @@ impl From<&RowError> for Problem {
     }
 }
 
+/// Returns the problem of a shard key without a slot, or of a row without a partition.
+fn of_key(error: &KeyError, detail: String) -> Problem {
+    if let KeyError::Partition(error) = error {
+        return Problem::from(&**error);
+    }
+    Problem::new(Code::TSR113, detail)
+}
+
 impl From<&PartitionError> for Problem {
     fn from(error: &PartitionError) -> Self {
         let detail = error.to_string();
@@ -107,8 +115,7 @@ impl From<Error> for Problem {
             Error::KeyRequired { .. } => Self::new(Code::TSR104, detail)
                 .hint("send x-shard-key, or filter by the shard keys to read"),
             Error::Row(error) => Self::from(&error),
-            Error::Key(KeyError::Partition(error)) => Self::from(&*error),
-            Error::Key(_) => Self::new(Code::TSR113, detail),
+            Error::Key(error) => of_key(&error, detail),
             Error::Exists => Self::new(Code::TSR301, detail).hint(EXISTS),
             Error::NoSuchRow => Self::new(Code::TSR302, detail).hint(NO_SUCH_ROW),
             Error::VersionDiffers => Self::new(Code::TSR303, detail).hint(VERSION_DIFFERS),
