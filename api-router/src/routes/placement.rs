@@ -135,9 +135,11 @@ pub(crate) async fn route_key(
     let text = text.ok_or_else(|| {
         Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
     })?;
-    let bad = |error: KeyError| match error {
-        KeyError::Partition(error) => Problem::from(&*error),
-        error => Problem::new(Code::TSR100, format!("key: {error}")),
+    let bad = |error: KeyError| {
+        if let KeyError::Partition(error) = &error {
+            return Problem::from(&**error);
+        }
+        Problem::new(Code::TSR100, format!("key: {error}"))
     };
     let key = ShardKey::parse(text).map_err(bad)?;
     if !app.rights(&request).reach().has_key(key) {
