@@ -136,8 +136,8 @@ pub(crate) async fn route_key(
         Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
     })?;
     let bad = |error: KeyError| {
-        if let KeyError::Partition(error) = error {
-            return Problem::from(&*error);
+        if let KeyError::Partition(error) = &error {
+            return Problem::from(&**error);
         }
         Problem::new(Code::TSR100, format!("key: {error}"))
     };
