@@ -162,7 +162,7 @@ impl ShardMap {
     }
 
     /// Returns slot and shard of a row of a table: by its key, and by the value of the table's
-    /// [`ShardMap::partition_column`] if there is one.
+    /// [partition column](partitions::partition_column) if there is one.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the row.
