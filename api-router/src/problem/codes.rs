@@ -47,7 +47,7 @@ analytics::problem_codes! {
     TSR325 409 false "Credentials missing" "The URL of a new shard holds no password, and the router's own settings have no user for that host and port. Nothing was changed.";
     TSR326 409 false "Shard state conflict" "The shard is not in a state that permits the change: it owns slots, holds the catalog, has another weight, or has retired, another shard has the name, or there are too many shards. The detail says which. Nothing was changed.";
     TSR327 412 false "Shard map differs" "The shard map is not of the epoch that If-Match names, or has changed during the request. Nothing was changed.";
-    TSR328 400 false "Bad fence" "The slots or the time of a fence cannot be used: slots are 0 to 16383, of the named shard if there is one, and a fence lasts for at most 60 seconds. Nothing was changed.";
+    TSR328 400 false "Bad fence" "The slots or the time of a fence cannot be used: slots are 0 to 16383, with further groups of tables more, and of the named shard if there is one; and a fence lasts for at most 60 seconds. Nothing was changed.";
     TSR329 409 false "Placed by the engine" "The engine distributes rows over its nodes by itself, so that its shards and slots are not changed here. Nothing was changed.";
     TSR330 400 false "Bad move" "The description of a move cannot be used: the detail names the member and what is allowed. A move takes 1 to 64 slots of one shard to another one. Nothing was changed.";
     TSR331 404 false "No such move" "There is no move of this id, or it ended so long ago that it is not listed any more. Nothing was changed.";
@@ -67,6 +67,7 @@ analytics::problem_codes! {
     TSR345 404 false "No such index" "The table has no index of this name.";
     TSR346 409 false "Pause too long" "The shards are files, and the writes of one would wait longer for the index than pause_max_ms permits. The detail names the shard and both times. Nothing was changed.";
     TSR347 409 false "No indexes here" "The engine of this cluster builds no indexes through Tessera. Nothing was changed.";
+    TSR350 400 false "No such group" "The cluster has no group of tables of this name. /api/groups lists the groups; the settings of a router create them when it starts. Nothing was changed.";
     TSR401 401 false "Credentials needed" "The request needs credentials and has none, or those that it has are not valid: send the header Authorization: Bearer with an API key or a token. Nothing was stored.";
     TSR403 403 false "Forbidden" "The caller lacks a right: the detail names the operation and the table, or the scope. Or the request comes from a web page of another origin, for a browser must not be a way into this service. Nothing was stored.";
     TSR409 409 false "Access conflict" "A key, a role or a denial is not in a state that permits the change: the key is revoked or suspended, keys still have the role, a file defines the key or the role, or there is no room for another. Nothing was changed.";

@@ -5,6 +5,7 @@
 
 use actix_web::http::header::RETRY_AFTER;
 use shard_manager::error::{Error, Failure};
+use shard_manager::keyspace::KeyError;
 use shard_manager::row_change::RowError;
 use shard_manager::value::TypeMismatch;
 
@@ -83,6 +84,7 @@ impl From<Error> for Problem {
             Error::KeyRequired { .. } => Self::new(Code::TSR104, detail)
                 .hint("send x-shard-key, or filter by the shard keys to read"),
             Error::Row(error) => Self::from(&error),
+            Error::Key(KeyError::UnknownGroup) => Self::new(Code::TSR203, detail),
             Error::Key(_) => Self::new(Code::TSR113, detail),
             Error::Exists => Self::new(Code::TSR301, detail).hint(EXISTS),
             Error::NoSuchRow => Self::new(Code::TSR302, detail).hint(NO_SUCH_ROW),

@@ -277,6 +277,7 @@ fn example(code: Code) -> Problem {
             IndexesError::PauseTooLong { shard: shard(), pause_ms, pause_max_ms }.into()
         }
         Code::TSR347 => IndexesError::Unsupported.into(),
+        Code::TSR350 => said("there is no group of tables `sesions`", "did you mean `sessions`?"),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),

@@ -14,10 +14,12 @@ use shard_manager::engine::node_distributor::MemberState;
 use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
-use shard_manager::shard_map::ShardMap;
+use shard_manager::shard_map::{ShardMap, explain};
+use shard_manager::table_group::GroupNumber;
 use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
 
+use super::groups::GroupView;
 use super::health::{Node, nodes};
 use crate::app::App;
 use crate::headers::time_limit;
@@ -33,6 +35,9 @@ const SIZES_MAX: Duration = Duration::from_secs(10);
 pub struct RouteAnswer<'a> {
     /// The requested key.
     key: &'a str,
+    /// The table's group of tables; missing if no table is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
     /// Name of the mapping from keys to slots.
     keyspace: &'static str,
     /// Result of keyspace `modulo`: the digits at the end of the key.
@@ -110,7 +115,10 @@ impl<'a> RouteAnswer<'a> {
 /// Returns the location of a key.
 #[utoipa::path(
     tag = "placement",
-    params(("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256)),
+    params(
+        ("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256),
+        ("table" = Option<String>, Query, description = "The table, whose group decides; the group main when not given", example = "users"),
+    ),
     responses((status = 200, description = "Slot, shard and nodes of the key", body = RouteAnswer), LookupRefusals)
 )]
 #[get("/api/route")]
@@ -119,7 +127,7 @@ pub(crate) async fn route_key(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
-    parameters.check_names(&["key"])?;
+    parameters.check_names(&["key", "table"])?;
     let text = parameters.single("key")?;
     let text = text.ok_or_else(|| {
         Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
@@ -130,15 +138,20 @@ pub(crate) async fn route_key(
         let detail = "this caller may not locate a shard key that is not one of its own";
         return Err(Problem::new(Code::TSR403, detail));
     }
+    let table = parameters.single("table")?;
+    let table = table.map(|name| app.manager.schema(&app.rights(&request)).table(name));
+    let table = table.transpose()?;
     let map = app.manager.map();
-    let place = map.place(key).map_err(bad)?;
-    let explanation = map.keyspace().explain(key).map_err(bad)?;
+    let group = table.as_ref().map_or(GroupNumber::MAIN, |table| table.group());
+    let place = map.groups().place(group, key).map_err(bad)?;
+    let explanation = explain(&map, group, key).map_err(bad)?;
     let shard = map.topology().name(place.shard);
     let (primary, replicas) = app.manager.status().nodes(place.shard);
     let moved_by = app.moving_slots.move_of(&app.manager, place.slot).await;
     let mut answer = RouteAnswer {
         key: text,
-        keyspace: map.keyspace().name(),
+        group: table.as_ref().map(|_| map.groups().name_of(group)),
+        keyspace: map.groups().get(group).map_or("", |group| group.keyspace.name()),
         integer: None,
         range: None,
         partition: None,
@@ -161,7 +174,7 @@ pub(crate) async fn route_key(
 pub struct ShardMapAnswer {
     /// The version of the map, also its ETag.
     epoch: u64,
-    /// Number of slots.
+    /// Number of slots of a group of tables.
     slots: u16,
     /// The hash that takes part from key to slot; missing if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,14 +189,28 @@ pub struct ShardMapAnswer {
     /// Parameters of the placement: virtual nodes, owners of partitions.
     #[schema(value_type = Object)]
     placement_parameters: Box<RawValue>,
-    /// Every slot once, in order.
+    /// Every slot of the group `main` once, in order.
     ranges: Vec<RangeView>,
+    /// The groups of tables, each with its slots; missing if all tables are one group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<GroupView>>,
 }
 
 /// First slot, last slot, shard; both ends belong to it.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Range)]
 pub struct RangeView((u16, u16, String));
+
+impl RangeView {
+    /// Returns the owners of the slots of a group.
+    pub(super) fn of_group(map: &ShardMap, group: GroupNumber) -> Vec<Self> {
+        let ranges =
+            map.groups().ranges(group).into_iter().map(|range| {
+                (range.first, range.last, map.topology().name(range.shard).to_owned())
+            });
+        ranges.map(Self).collect()
+    }
+}
 
 /// Returns the whole shard map.
 #[utoipa::path(
@@ -208,11 +235,6 @@ pub(crate) async fn shard_map(
     if known.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag) {
         return Ok(HttpResponse::NotModified().insert_header((ETAG, etag)).finish());
     }
-    let ranges = map
-        .ranges()
-        .into_iter()
-        .map(|range| (range.first, range.last, map.topology().name(range.shard).to_owned()))
-        .map(RangeView);
     Ok(HttpResponse::Ok().insert_header((ETAG, etag)).json(ShardMapAnswer {
         epoch: map.epoch(),
         slots: SLOT_COUNT,
@@ -221,11 +243,12 @@ pub(crate) async fn shard_map(
         parameters: json(map.keyspace().parameters()),
         placement: map.placement().name(),
         placement_parameters: json(map.placement().parameters()),
-        ranges: ranges.collect(),
+        ranges: RangeView::of_group(&map, GroupNumber::MAIN),
+        groups: GroupView::with_ranges(&map),
     }))
 }
 
-fn json(parameters: String) -> Box<RawValue> {
+pub(super) fn json(parameters: String) -> Box<RawValue> {
     RawValue::from_string(parameters).expect("the domain writes its parameters as JSON")
 }
 

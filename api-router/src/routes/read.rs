@@ -13,6 +13,7 @@ use shard_manager::cursor::CursorError;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{ReadDone, ResumeError};
 use shard_manager::query::ReadQuery;
+use shard_manager::table::Table;
 use shard_manager::topology::ShardNumber;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
@@ -129,7 +130,7 @@ pub(crate) async fn read_rows(
     let is_first_page = query.after.is_none() && query.offset == 0;
     // A cursor does not contain the number of rows before it.
     let first = query.after.is_none().then_some(query.offset);
-    if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
+    if let Some(key) = key.or_else(|| only(&app, &query.table, named.as_deref())) {
         request_record::update(&request, |record| record.set_key(key.as_str()));
         note_row(app.audit.as_ref(), &request, query.table.name(), Some(key.as_str()));
     }
@@ -231,10 +232,10 @@ fn refuse_fanout(app: &App, rights: &Rights, query: &ReadQuery) -> Result<(), Pr
 }
 
 /// Returns the key that filters name, if it is a single one inside the keyspace.
-fn only<'k>(app: &App, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
+fn only<'k>(app: &App, table: &Table, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
     let Some([key]) = named else { return None };
     let key = ShardKey::parse(key).ok()?;
-    app.manager.map().place(key).ok().map(|_| key)
+    app.manager.map().locate(table, key).ok().map(|_| key)
 }
 
 /// Formats the range of a page's rows among all, in PostgREST's form. A response to HEAD has it as

@@ -45,6 +45,7 @@ mod fences;
 mod folders;
 mod frames;
 mod generated_clients;
+mod groups;
 mod harness;
 mod health;
 mod idempotency;

@@ -70,7 +70,7 @@ fn a_key_that_is_none_is_refused() {
         "key=%ff",
         "kye=a",
         "key=a&key=a",
-        "key=a&table=users",
+        "key=a&tables=users",
         &too_long,
     ] {
         let reply = router.get(&format!("/api/route?{query}"));

@@ -208,11 +208,12 @@ impl<'p> DemoRows<'p> {
         );
         let map = manager.map();
         let passes = plan.users().div_ceil(PASS_USERS).clamp(1, PASSES_MAX);
-        let mut pass_of = vec![0; usize::from(SLOT_COUNT)];
+        let mut pass_of = vec![0; map.groups().slot_count()];
         for shard in map.topology().numbers() {
-            let slots: Vec<u16> = map.slots_of(shard).collect();
-            for (rank, slot) in (0_u64..).zip(&slots) {
-                pass_of[usize::from(*slot)] = rank * passes / slots.len() as u64;
+            let slots = map.groups().slots_of(shard, &[users.group()]);
+            let count = slots.len() as u64;
+            for (rank, slot) in (0_u64..).zip(slots.iter()) {
+                pass_of[slot.index()] = rank * passes / count;
             }
         }
         Ok(Self { plan, map, users, orders, pass_of, passes, pass: 0, next: 0 })
@@ -220,7 +221,9 @@ impl<'p> DemoRows<'p> {
 
     /// Returns the approximate number of rows of each member, by its share of the slots.
     pub fn expected(&self) -> Vec<(ShardNumber, u64)> {
-        let share = |shard| self.map.slots_of(shard).count() as f64 / f64::from(SLOT_COUNT);
+        let group = [self.users.group()];
+        let slots = |shard| self.map.groups().slots_of(shard, &group).len();
+        let share = |shard| slots(shard) as f64 / f64::from(SLOT_COUNT);
         let rows = |shard| (share(shard) * self.plan.rows() as f64) as u64;
         self.map.topology().numbers().map(|shard| (shard, rows(shard))).collect()
     }
@@ -239,11 +242,13 @@ impl<'p> DemoRows<'p> {
             };
             let index = self.next as usize;
             self.next += 1;
-            let place = self.map.place(ShardKey::parse(&user.id)?)?;
+            let key = ShardKey::parse(&user.id)?;
+            let place = self.map.locate(&self.users, key)?;
             if self.pass_of[place.slot.index()] != self.pass {
                 continue;
             }
             chunk.rows.push(row((index, place), &self.users, &user.id, user.row())?);
+            let place = self.map.locate(&self.orders, key)?;
             for order in user.orders(self.plan) {
                 chunk.rows.push(row((index, place), &self.orders, &user.id, order)?);
             }

@@ -31,6 +31,7 @@ pub mod slot_refusal;
 pub mod slot_set;
 pub mod stats;
 pub mod table;
+pub mod table_group;
 pub mod table_index;
 pub mod token;
 pub mod topology;

@@ -54,7 +54,11 @@ impl Route {
             return Self::Keys(KeysOfShards::new());
         }
         let place = |key: &str| {
-            Some(manager.router.redirected(map.locate(&query.table, ShardKey::parse(key).ok()?).ok()?))
+            Some(
+                manager
+                    .router
+                    .redirected(map.locate(&query.table, ShardKey::parse(key).ok()?).ok()?),
+            )
         };
         let mut placed = named.into_iter().filter_map(|key| Some((place(&key)?, key)));
         let Some((first_place, first)) = placed.next() else { return Self::Shards };

@@ -18,6 +18,7 @@ use model::result_rows::Rows;
 use model::sabotage::{Mutation, is_on};
 use model::slot_refusal::SlotRefusal;
 use model::slot_set::SlotSet;
+use model::table_group::GroupNumber;
 use model::topology::{Role, ShardNumber, ShardState};
 
 use super::super::{Manager, ReadDone};
@@ -35,8 +36,8 @@ type Answers = Vec<(ShardNumber, Result<ShardRows, Error>)>;
 
 /// Slots that a read wants.
 enum Wanted {
-    /// All slots.
-    All,
+    /// All slots of a group of tables.
+    All(GroupNumber),
     /// The slots of keys. Each was asked of the shard that is believed to own it.
     Keys(KeysOfShards),
     /// The slots of keys that were asked of all shards.
@@ -56,7 +57,7 @@ impl RowReader<'_> {
         let left = self.options.deadline.saturating_duration_since(began);
         let deadline =
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
-        let wanted = keys.map_or(Wanted::All, Wanted::Keys);
+        let wanted = keys.map_or(Wanted::All(query.table.group()), Wanted::Keys);
         let answers = self.ask_until_complete((&query, epoch), wanted, deadline).await;
         let answers = answers.map_err(|error| Failure::rejected(error, None))?;
         let database = began.elapsed();
@@ -159,7 +160,8 @@ impl RowReader<'_> {
     }
 
     /// Returns the query of each shard, of those in a snapshot of the list. A shard that has
-    /// retired may be in the list until it is closed: it owns nothing, and may lack tables.
+    /// retired may be in the list until it is closed: it owns nothing, and may lack tables. A shard
+    /// that is none of the table's group has no rows of it.
     fn questions(self, query: &Arc<ReadQuery>, wanted: &Wanted, list: &ShardList) -> Questions {
         let of_keys = |keys: &[(Slot, String)]| {
             Arc::new(ReadQuery { keys: keys.to_vec(), ..(**query).clone() })
@@ -168,13 +170,17 @@ impl RowReader<'_> {
             Wanted::Keys(keys) => {
                 return keys.iter().map(|(shard, keys)| (*shard, of_keys(keys))).collect();
             }
-            Wanted::All => Arc::clone(query),
+            Wanted::All(_) => Arc::clone(query),
             Wanted::Everywhere(keys) => of_keys(keys),
         };
         let map = self.data.manager.map.load();
         let shards = map.topology().shards();
         let state = |number: ShardNumber| shards.get(number.index()).map(|shard| shard.state);
-        let asked = list.iter().filter(|(shard, _)| state(*shard) != Some(ShardState::Retired));
+        let group = map.groups().get(query.table.group());
+        let asked = list.iter().filter(|(shard, _)| {
+            state(*shard) != Some(ShardState::Retired)
+                && group.is_none_or(|group| group.allows(*shard))
+        });
         asked.map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
     }
 
@@ -214,13 +220,14 @@ impl RowReader<'_> {
         let manager = self.data.manager;
         let is_missing = |slot| missing.contains(&manager.router.locate(slot).shard);
         match wanted {
-            Wanted::All if missing.is_empty() && manager.coverage.knows(&shown) => {
-                Coverage::Complete
-            }
-            Wanted::All => {
-                let found = coverage::check(&shown, &SlotSet::full(), is_missing);
+            Wanted::All(group) => {
+                let known = &manager.coverage[group.index()];
+                if missing.is_empty() && known.knows(&shown) {
+                    return Coverage::Complete;
+                }
+                let found = coverage::check(&shown, &SlotSet::of_group(*group), is_missing);
                 if found == Coverage::Complete && missing.is_empty() {
-                    manager.coverage.remember(shown);
+                    known.remember(shown);
                 }
                 found
             }
