@@ -8,6 +8,7 @@ use diesel::prelude::*;
 use model::keyspace::Keyspace;
 use model::placement::Placement;
 use model::shard_map::{ShardMap, with_group, with_main};
+use model::table::Registry;
 use model::table_group::{GroupFault, GroupNumber, GroupSpec, TableGroup, check_specs};
 use model::topology::ShardNumber;
 
@@ -153,6 +154,17 @@ pub fn with_new_groups(map: &ShardMap, specs: &[GroupSpec]) -> Result<Option<Sha
         next = Some(with_group(before, group, epoch).map_err(refused)?);
     }
     Ok(next)
+}
+
+/// Returns a sentence for each table that a group names although it was created in another one.
+pub fn misplaced_tables(map: &ShardMap, tables: &Registry) -> Vec<String> {
+    let groups = map.groups();
+    let misplaced = groups.tables().into_iter().filter_map(|(name, named)| {
+        let own = tables.find(&name)?.group();
+        let (own, named) = ((own != named).then(|| groups.name_of(own))?, groups.name_of(named));
+        Some(format!("group {named} names the table {name}, which stays in group {own}"))
+    });
+    misplaced.collect()
 }
 
 /// Compares the settings of groups with those of a map, and returns a sentence for each setting

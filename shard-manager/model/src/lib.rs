@@ -13,6 +13,7 @@ pub mod declaration;
 pub mod error;
 pub mod fair_share;
 pub mod finding;
+pub mod group_number;
 pub mod idempotency;
 pub mod json_members;
 pub mod keyspace;

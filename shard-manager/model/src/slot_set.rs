@@ -12,8 +12,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::group_number::GroupNumber;
 use crate::keyspace::{GROUPS_MAX, SLOT_COUNT, Slot};
-use crate::table_group::GroupNumber;
 
 /// Words of the slots of one group.
 const WORDS: usize = SLOT_COUNT as usize / 64;
@@ -275,8 +275,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{SlotSet, SlotSetError, parse_within};
+    use crate::group_number::GroupNumber;
     use crate::keyspace::{SLOT_COUNT, Slot};
-    use crate::table_group::GroupNumber;
 
     fn set(numbers: &BTreeSet<u16>) -> SlotSet {
         numbers.iter().filter_map(|number| Slot::new(*number)).collect()

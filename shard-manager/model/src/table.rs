@@ -19,7 +19,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::table_group::GroupNumber;
+use crate::group_number::GroupNumber;
 use crate::value::ColumnType;
 pub use column_default::{ColumnDefault, DefaultFault};
 pub use difference::TableDifference;

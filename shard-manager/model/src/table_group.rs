@@ -1,67 +1,18 @@
 //! Table group: tables that are used together, with a keyspace, a placement and slots of their own.
 //!
-//! A group is a span of slot numbers: group number g has the slots from g times [`SLOT_COUNT`] on,
-//! as many as that. So whatever works by the number of a slot works for all groups: its owner, its
-//! fence, its moves. Tables of one group share slots, and the rows of a key lie together.
+//! A group is a span of slot numbers: group number g has the slots from 16 384 times g on, as many
+//! as that. So whatever works by the number of a slot works for all groups: its owner, its fence,
+//! its moves. Tables of one group share slots, and the rows of a key lie together.
 //!
 //! **Invariant:** a group keeps its number, name and keyspace for ever; number 0 is `main`.
 //! **Not here:** the owners of the slots (`shard_map`), the storage of groups (the catalogs).
 
-use std::ops::RangeInclusive;
-
-use crate::keyspace::{GROUPS_MAX, Keyspace, KeyspaceError, SLOT_COUNT, Slot};
+use crate::keyspace::{GROUPS_MAX, Keyspace, KeyspaceError};
 use crate::placement::{Placement, PlacementError, contradiction};
 use crate::table::is_name;
 use crate::topology::{ShardNumber, ShardState, Topology};
 
-/// Number of a group, given once: `0..GROUPS_MAX`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct GroupNumber(u8);
-
-impl GroupNumber {
-    /// The group of tables that name none.
-    pub const MAIN: Self = Self(0);
-
-    /// Returns the group of this number, if there can be one.
-    pub fn new(number: usize) -> Option<Self> {
-        u8::try_from(number).ok().filter(|number| usize::from(*number) < GROUPS_MAX).map(Self)
-    }
-
-    /// Returns the group that a slot belongs to.
-    #[inline]
-    pub fn of(slot: Slot) -> Self {
-        Self((slot.number() / SLOT_COUNT) as u8)
-    }
-
-    /// Returns the number as an index into a list of groups.
-    #[inline]
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-
-    /// Returns the number of the group's first slot.
-    #[inline]
-    pub fn first_slot(self) -> u16 {
-        u16::from(self.0) * SLOT_COUNT
-    }
-
-    /// Returns the numbers of the group's slots.
-    pub fn slots(self) -> RangeInclusive<u16> {
-        self.first_slot()..=self.first_slot() + (SLOT_COUNT - 1)
-    }
-
-    /// Returns the slot of the keyspace for one of the group's slots.
-    #[inline]
-    pub(crate) fn within(self, slot: Slot) -> Option<Slot> {
-        slot.number().checked_sub(self.first_slot()).filter(|n| *n < SLOT_COUNT).and_then(Slot::new)
-    }
-
-    /// Returns the group's slot for a slot of its keyspace.
-    #[inline]
-    pub(crate) fn slot(self, within: Slot) -> Slot {
-        Slot::of_group(self.first_slot(), within)
-    }
-}
+pub use crate::group_number::GroupNumber;
 
 /// Group of tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use engine::OpenedCluster;
 use engine::ReplicaNode as _;
 use engine::access_store::AccessFeed;
 use engine::cluster_spec::{ClusterSpec, warn_of_differences};
+use engine::group_rows::misplaced_tables;
 use engine::index_record::changes_of_new_shard;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
@@ -248,6 +249,7 @@ async fn prepare_shards(
         .map(|(Found { tables, made, .. }, shard)| Declared { shard, tables, made })
         .collect();
     let Agreement { registry, changes } = agree(&declared, &pending)?;
+    warn_of_differences(&misplaced_tables(&found.map, &registry));
     let indexes =
         IndexTables::of(&catalog).list().await.map_err(|error| failed(error.to_string()))?;
     let indexes = changes_of_new_shard(&indexes, &registry);

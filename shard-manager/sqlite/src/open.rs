@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use engine::OpenedCluster;
-use engine::cluster_spec::ClusterSpec;
+use engine::cluster_spec::{ClusterSpec, warn_of_differences};
+use engine::group_rows::misplaced_tables;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::replication::ReplicaState;
@@ -151,6 +152,7 @@ fn open_files(
     let mut intents = IntentTable::open(&data_dir.catalog())?;
     let pending = read_intents(data_dir, &mut intents)?;
     let (registry, shards) = open_shards(&opener, (&catalog, &data_dir.catalog()), &pending)?;
+    warn_of_differences(&misplaced_tables(&catalog.map, &registry));
     for intent in &pending {
         let removed = intents.remove(intent.table.name());
         removed.map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
