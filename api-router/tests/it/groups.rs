@@ -1,4 +1,4 @@
-//! Tests of groups of tables: settings, tables and rows of a group, and what the router tells of it.
+//! Tests of groups of tables: settings, tables and rows of a group, and the answers about groups.
 
 use std::fs;
 use std::path::Path;

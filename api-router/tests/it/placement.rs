@@ -203,6 +203,7 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/backup/{id}",
             "/api/bulk-write",
             "/api/distribution",
+            "/api/groups",
             "/api/health",
             "/api/kv/{key}",
             "/api/moves",

@@ -17,6 +17,7 @@ const WITHOUT_ROWS: [&str; 20] = [
     "/api/shards",
     "/api/shards/shard1",
     "/api/shard-map",
+    "/api/groups",
     "/api/distribution",
     "/api/advice",
     "/api/tables",

@@ -41,8 +41,8 @@ pub enum MoveSlotsFault {
     Twice(SlotSet),
 }
 
-/// Reads the slots of a move: ranges without a slot in common, such as `0-63,100`, of a cluster with
-/// so many slots.
+/// Reads the slots of a move in a cluster with so many slots: ranges without a slot in common, such
+/// as `0-63,100`.
 ///
 /// # Errors
 /// [`MoveSlotsFault`].

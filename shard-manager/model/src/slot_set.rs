@@ -209,9 +209,11 @@ pub enum SlotSetError {
 /// [`SlotSetError`].
 pub fn parse_within(text: &str, slot_count: usize) -> Result<SlotSet, SlotSetError> {
     let last = u16::try_from(slot_count - 1).unwrap_or(u16::MAX);
-    let slots: SlotSet = text.parse().map_err(|error| match error {
-        SlotSetError::NoSuchSlot { number, .. } => SlotSetError::NoSuchSlot { number, last },
-        error => error,
+    let slots = text.parse::<SlotSet>().map_err(|mut error| {
+        if let SlotSetError::NoSuchSlot { last: known, .. } = &mut error {
+            *known = last;
+        }
+        error
     })?;
     check_known(&slots, slot_count)?;
     Ok(slots)

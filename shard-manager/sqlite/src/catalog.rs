@@ -120,7 +120,8 @@ impl FileCatalog {
         })
     }
 
-    /// Records that every shard has its file and owns its slots, and the timeline that each primary has begun.
+    /// Records that every shard has its file and owns its slots, and the timeline that each primary
+    /// has begun.
     ///
     /// # Errors
     /// [`OpenError::Database`] if it cannot be written.

@@ -44,14 +44,14 @@ fn names(names: &[&str]) -> Vec<String> {
 pub(crate) fn vertical() -> Vec<GroupSpec> {
     vec![
         GroupSpec {
-            name: "main".to_owned(),
-            shards: Some(names(&["shard1"])),
-            ..GroupSpec::default()
-        },
-        GroupSpec {
             name: "ledger".to_owned(),
             shards: Some(names(&["shard2"])),
             tables: names(&["transactions", "accounts"]),
+            ..GroupSpec::default()
+        },
+        GroupSpec {
+            name: "main".to_owned(),
+            shards: Some(names(&["shard1"])),
             ..GroupSpec::default()
         },
     ]

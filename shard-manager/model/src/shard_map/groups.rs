@@ -1,6 +1,6 @@
 //! Groups: the groups of tables of a shard map, and the slots of each.
 //!
-//! **Invariant:** the map has owners for the slots of every group that is listed, and for no others.
+//! **Invariant:** the map has owners for the slots of every group that it lists, and for no others.
 //! **Not here:** the description of a group (`table_group`).
 
 use super::{KeyLocation, ShardMap, SlotRange};
@@ -128,13 +128,13 @@ pub fn explain<'k>(
 ) -> Result<Explanation<'k>, KeyError> {
     let known = map.groups().get(group).ok_or(KeyError::UnknownGroup)?;
     let Explanation { slot, steps } = known.keyspace.explain(key)?;
-    let steps = steps.into_iter().map(|step| match step {
-        RoutingStep::Partition { name, first, last } => {
-            RoutingStep::Partition { name, first: group.slot(first), last: group.slot(last) }
+    let mut steps = steps;
+    for step in &mut steps {
+        if let RoutingStep::Partition { first, last, .. } = step {
+            (*first, *last) = (group.slot(*first), group.slot(*last));
         }
-        step => step,
-    });
-    Ok(Explanation { slot: group.slot(slot), steps: steps.collect() })
+    }
+    Ok(Explanation { slot: group.slot(slot), steps })
 }
 
 /// Returns a group as the only one of a map, with the slots of its keyspace: that of a cluster in
@@ -174,6 +174,8 @@ pub fn with_group(map: &ShardMap, group: TableGroup, epoch: u64) -> Result<Shard
 /// # Errors
 /// [`GroupFault`].
 pub fn with_main(map: &ShardMap, main: TableGroup) -> Result<ShardMap, GroupFault> {
-    let owners = main.assign(&map.topology)?.into_boxed_slice();
-    Ok(ShardMap { main, owners, ..map.clone() })
+    let assigned = main.assign(&map.topology)?;
+    let mut next = ShardMap { main, ..map.clone() };
+    next.owners[..assigned.len()].copy_from_slice(&assigned);
+    Ok(next)
 }

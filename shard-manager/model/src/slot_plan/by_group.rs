@@ -1,4 +1,4 @@
-//! By group: the groups of tables of a cluster, each as a cluster of its own, and one plan of theirs.
+//! By group: the groups of tables of a cluster, each as a cluster of its own, and their joint plan.
 //!
 //! **Invariant:** a slot gets no owner outside its group's shards.
 //! **Not here:** the plan of a group.
@@ -161,13 +161,10 @@ pub fn slot_skew(map: &ShardMap) -> f64 {
 
 /// Returns the groups that a drain of a shard concerns: those with slots on it.
 pub fn on_shard(map: &ShardMap, owners: &[ShardNumber], shard: ShardNumber) -> Vec<GroupNumber> {
-    let mut slots = (0..=u16::MAX).zip(owners).filter(|(_, owner)| **owner == shard);
-    let mut groups = Vec::new();
-    while let Some((slot, _)) = slots.next() {
-        let Some(group) = Slot::new(slot).map(GroupNumber::of) else { break };
-        if groups.last() != Some(&group) && map.groups().get(group).is_some() {
-            groups.push(group);
-        }
-    }
+    let slots = (0..=u16::MAX).zip(owners).filter(|(_, owner)| **owner == shard);
+    let groups = slots.filter_map(|(slot, _)| Slot::new(slot).map(GroupNumber::of));
+    let mut groups: Vec<GroupNumber> =
+        groups.filter(|group| map.groups().get(*group).is_some()).collect();
+    groups.dedup();
     groups
 }

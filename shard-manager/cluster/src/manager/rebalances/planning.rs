@@ -106,12 +106,10 @@ impl PlannedSlots {
 
 /// Returns the error of a plan with the name of its group.
 fn of_group(error: RebalancesError, group: &TableGroup) -> RebalancesError {
-    match error {
-        RebalancesError::Plan(PlanFault::NoTaker) => {
-            PlanFault::NoTakerOfGroup { group: group.name.clone() }.into()
-        }
-        error => error,
+    if matches!(error, RebalancesError::Plan(PlanFault::NoTaker)) {
+        return PlanFault::NoTakerOfGroup { group: group.name.clone() }.into();
     }
+    error
 }
 
 /// Refuses a plan by which a shard outside a group gets slots of it.
