@@ -74,6 +74,11 @@ impl From<&RowError> for Problem {
     }
 }
 
+/// Returns the code of a key that has no slot, or none yet.
+fn code_of_key(error: &KeyError) -> Code {
+    if matches!(error, KeyError::UnknownGroup) { Code::TSR203 } else { Code::TSR113 }
+}
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let detail = error.to_string();
@@ -84,8 +89,7 @@ impl From<Error> for Problem {
             Error::KeyRequired { .. } => Self::new(Code::TSR104, detail)
                 .hint("send x-shard-key, or filter by the shard keys to read"),
             Error::Row(error) => Self::from(&error),
-            Error::Key(KeyError::UnknownGroup) => Self::new(Code::TSR203, detail),
-            Error::Key(_) => Self::new(Code::TSR113, detail),
+            Error::Key(error) => Self::new(code_of_key(&error), detail),
             Error::Exists => Self::new(Code::TSR301, detail).hint(EXISTS),
             Error::NoSuchRow => Self::new(Code::TSR302, detail).hint(NO_SUCH_ROW),
             Error::VersionDiffers => Self::new(Code::TSR303, detail).hint(VERSION_DIFFERS),
