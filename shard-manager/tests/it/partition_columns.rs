@@ -7,13 +7,12 @@ use proptest::prelude::*;
 use shard_manager::keyspace::partition_column::PartitionError;
 use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey};
-use shard_manager::placement::Placement;
+use shard_manager::placement::{Placement, contradiction};
 use shard_manager::shard_map::ShardMap;
-use shard_manager::shard_map::partitions::{
-    contradiction, divided_partition, partition_column, partition_of,
-};
+use shard_manager::shard_map::partitions::{divided_partition, partition_column, partition_of};
 use shard_manager::stored_location::stored_location;
 use shard_manager::table::{Column, Table};
+use shard_manager::table_group::GroupNumber;
 use shard_manager::topology::Topology;
 use shard_manager::value::{ColumnType, Value};
 
@@ -46,6 +45,10 @@ fn table(name: &str, columns: &[(&str, ColumnType)]) -> Table {
     let id = [columns[0].0.to_owned()];
     let columns: Vec<Column> = columns.iter().map(column).collect();
     Table::new(name, columns, &id, Some(&id[0])).expect("a good table")
+}
+
+fn divided(map: &ShardMap) -> Option<String> {
+    divided_partition(map, GroupNumber::MAIN)
 }
 
 fn users() -> Table {
@@ -196,19 +199,22 @@ fn the_partitions_of_the_seed_lie_on_its_three_shards() {
 #[test]
 fn a_placement_that_divides_a_partition_is_refused_with_the_partition_and_its_shards() {
     for placement in ["even", "weighted", "modulo", "ring:100", "rendezvous", "jump"] {
-        let reason = divided_partition(&map(SEED, placement)).expect(placement);
+        let reason = divided(&map(SEED, placement)).expect(placement);
         for words in [placement, "the partition ", SEED, " and shard", "partitions:A=30>shard1"] {
             assert!(reason.contains(words), "{placement}: {reason}");
         }
     }
-    assert_eq!(divided_partition(&map(SEED, SEED_PLACEMENT)), None);
+    assert_eq!(divided(&map(SEED, SEED_PLACEMENT)), None);
     // Three equal partitions are the three equal parts of `even`.
-    assert_eq!(divided_partition(&map("list(region):a=1,b=1,c=1", "even")), None);
+    assert_eq!(divided(&map("list(region):a=1,b=1,c=1", "even")), None);
     // A range has one slot, and a partition of keys may lie anywhere, as before.
-    assert_eq!(divided_partition(&map("range(year):10,20", "modulo")), None);
-    assert_eq!(divided_partition(&map("list:A=30,B=20", "even")), None);
+    assert_eq!(divided(&map("range(year):10,20", "modulo")), None);
+    assert_eq!(divided(&map("list:A=30,B=20", "even")), None);
     let other = map(SEED, "partitions:A=30>shard1,X=70>shard2");
-    assert!(contradiction(&other).is_some_and(|reason| reason.contains("other partitions")));
+    assert!(
+        contradiction(other.keyspace(), other.placement())
+            .is_some_and(|reason| reason.contains("other partitions"))
+    );
 }
 
 #[test]
