@@ -93,7 +93,7 @@ fn store(router: &Router) {
             let stored = made(&router.write(&key, &account(&key, region)));
             let found = route(router, &format!("key={key}&table=accounts&partition={region}"));
             assert_eq!((&json!(found.0), &found.1), (&stored["slot"], &json!(shard)));
-            let slots = if region == "eu" { [16_384, 27_305] } else { [27_306, 32_767] };
+            let slots = if region == "eu" { [16_384, 27_306] } else { [27_307, 32_767] };
             assert_eq!(found.2, json!({"name": region, "slots": slots}));
             assert!((slots[0]..=slots[1]).contains(&found.0), "{found:?}");
             let same = route(router, &format!("key={key}&table=accounts&region={region}"));

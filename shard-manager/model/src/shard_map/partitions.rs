@@ -170,7 +170,7 @@ pub fn divided_partition(map: &ShardMap, group: GroupNumber) -> Option<String> {
         "placement {placement} puts the partition {name} of keyspace {list} on {}: a partition lies on one shard; \
          name it with placement {}",
         shown.join(" and "),
-        example(list, map.topology().name(*all.first()?))
+        example(list, map.topology().name(*all.iter().min()?))
     ))
 }
 
