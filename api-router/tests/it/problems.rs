@@ -121,6 +121,7 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
             post(router, "/api/moves", &[], r#"{"slots":"0","from":"shard2","to":"shard1"}"#),
         ),
         ("TSR339", 409, post(router, "/api/backup", &[], "")),
+        ("TSR350", 400, router.get("/api/distribution?group=mian")),
         ("TSR403", 403, read(router, &[("origin", "http://evil.example")], "table=users")),
     ]
 }
