@@ -18,7 +18,6 @@ use analytics::{
 use chrono::{DateTime, Utc};
 use shard_manager::cache::CacheStats;
 use shard_manager::engine::move_record::MoveRecord;
-use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::{Manager, MoveTotals, Rebalances, ShardReport};
 use shard_manager::stats::{NodeStats, ParkedStats, ShardStats, SizeEstimate};
 use shard_manager::topology::{Role, ShardNumber};
@@ -172,7 +171,7 @@ impl ClusterStatus {
             uptime_s: self.started.elapsed().as_secs(),
             in_flight,
             ranges: ranges.collect(),
-            slots: u32::from(SLOT_COUNT),
+            slots: map.groups().slot_count() as u32,
             shards: shards.collect(),
             cache: self.manager.status().cache_stats().map_or_else(CacheNow::default, cache),
             parked: parked(self.manager.status().parked_writes()),

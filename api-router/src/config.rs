@@ -253,7 +253,8 @@ impl Config {
         let tls = tls_files::tls_files(&mut settings)?;
         let behind_tls = settings.truth("behind_tls")?;
         let engine = engine(&mut settings, &sources)?;
-        let wanted = wanted(&mut settings, &engine)?;
+        let groups = sources.sections.groups.clone();
+        let wanted = ClusterSpec { groups, ..wanted(&mut settings, &engine)? };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let workers =
             settings.parse("workers", &cores.to_string(), |text| within(text, 1, WORKERS_MAX))?;
@@ -383,7 +384,8 @@ fn wanted(settings: &mut Settings<'_>, engine: &Engine) -> Result<ClusterSpec, C
         }
     };
     let placement = check_weights(placement, weights.as_deref(), shards)?;
-    Ok(ClusterSpec { keyspace, placement, shards, weights, replicas })
+    let groups = Vec::new();
+    Ok(ClusterSpec { keyspace, placement, shards, weights, replicas, groups })
 }
 
 fn parse_weights(text: &str) -> Result<Vec<u32>, String> {

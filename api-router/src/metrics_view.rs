@@ -13,7 +13,6 @@ use analytics::{
     openmetrics,
 };
 use serde::Serialize;
-use shard_manager::keyspace::SLOT_COUNT;
 use shard_manager::manager::Manager;
 use shard_manager::topology::ShardNumber;
 use tokio::runtime::Handle;
@@ -46,7 +45,9 @@ impl MetricsView {
     /// Starts to record; background work runs on `runtime`.
     pub fn new(manager: &Arc<Manager>, runtime: &Handle, backend: &'static str) -> Self {
         let (routes, shards) = (ROUTES.to_vec(), Vec::new());
-        let labels = Labels { routes, shards, slots: usize::from(SLOT_COUNT) };
+        // Requests of a group that another router adds later are not counted by slot until a start.
+        let slots = manager.map().groups().slot_count().min(Labels::SLOTS_MAX);
+        let labels = Labels { routes, shards, slots };
         let status = ClusterStatus::new(Arc::clone(manager), runtime.clone(), backend);
         let recorder = Recorder::new(labels);
         for shard in manager.shards().numbers() {

@@ -9,6 +9,7 @@ pub mod bulk;
 pub mod dashboard;
 pub mod distribution;
 pub mod errors;
+pub mod groups;
 pub mod health;
 pub mod home;
 pub mod indexes;
@@ -59,6 +60,7 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         .service(placement::list_shards)
         .service(placement::find_shard)
         .service(placement::shard_map)
+        .service(groups::list_groups)
         .service(moves::list_moves)
         .service(moves::find_move)
         .service(rebalances::list_rebalances)

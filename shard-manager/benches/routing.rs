@@ -154,7 +154,8 @@ fn advise_all() {
         let map = ShardMap::first(Keyspace::Hash, placement, topology).expect("it fits");
         let load: Vec<SlotLoad> =
             (0..16_384).map(|slot| SlotLoad { reads: requests(slot), writes: 0 }).collect();
-        let observed = Observed { map: &map, load: &load, sizes: &[], keys: &[], open: None };
+        let observed =
+            Observed { map: &map, load: &load, sizes: &[], keys: &[], open: None, first_slot: 0 };
         let advice = advise(&observed, BalanceBy::Load);
         let text = format!("256 shards, advice, {name}, {} moves", advice.moves.len());
         time_of(&text, || drop(black_box(advise(&observed, BalanceBy::Load))));

@@ -14,7 +14,7 @@ pub use model::{
     advice, consistency, csv, cursor, declaration, error, fair_share, finding, idempotency,
     json_members, keyspace, map_change, placement, position, query, reason, result_rows,
     row_change, sabotage, shard_map, simulation, slot_plan, slot_refusal, slot_set, stats,
-    stored_location, table, table_index, token, topology, value,
+    stored_location, table, table_group, table_index, token, topology, value,
 };
 pub use moves;
 

@@ -7,6 +7,8 @@ import { inkOn, ownerColour, resolve } from "./palette.js";
 import { count, share } from "./units.js";
 
 const HEIGHT = 56;
+/** Number of slots of a group of tables. */
+const GROUP = 16384;
 /** Names are written into parts that are at least so wide. */
 const NAME_ROOM = 54;
 
@@ -83,8 +85,13 @@ export class Slots {
     return `${count(slots)} slots: ${told.join(", ")}${rest}.${moving}`;
   }
 
+  /** Marks the quarters of the only group of tables, or the first slot of each group. */
   axis(slots) {
-    const marks = [0, 0.25, 0.5, 0.75, 1].map((part) => Math.min(slots - 1, Math.round(part * slots)));
+    const groups = slots / GROUP;
+    const parts = groups > 1 ? groups : 4;
+    const marks = Array.from({ length: parts + 1 }, (_, part) =>
+      Math.min(slots - 1, Math.round((part / parts) * slots)),
+    );
     byId("bar-axis").replaceChildren(...marks.map((slot) => element("span", { text: count(slot) })));
   }
 

@@ -41,7 +41,7 @@ const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
 /// Every route. The most frequent ones come first, because rows are searched in order.
-pub const ROWS: [RouteRow; 83] = [
+pub const ROWS: [RouteRow; 84] = [
     row("POST", "/api/write", RouteNeed::Rows),
     row("GET", "/api/read", RouteNeed::Rows),
     row("POST", "/api/bulk-write", RouteNeed::Rows),
@@ -63,6 +63,7 @@ pub const ROWS: [RouteRow; 83] = [
     row("PATCH", "/api/shards/{name}", OPERATE),
     row("DELETE", "/api/shards/{name}", OPERATE),
     row("GET", "/api/shard-map", OPERATE),
+    row("GET", "/api/groups", OPERATE),
     row("POST", "/api/slots/fence", OPERATE),
     row("POST", "/api/slots/release", OPERATE),
     row("GET", "/api/moves", OPERATE),

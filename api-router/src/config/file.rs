@@ -11,6 +11,9 @@ use analytics::settings::{ConfigFile, unknown};
 use issuers::config::IssuerConfig;
 use shard_manager::access::role::AccessRole;
 use shard_manager::access::tenant::Tenants;
+use shard_manager::keyspace::Keyspace;
+use shard_manager::placement::Placement;
+use shard_manager::table_group::{GroupSpec, check_specs};
 use shard_manager::topology::Topology;
 use toml::{Table, Value};
 
@@ -19,7 +22,7 @@ use super::certificate::{CertificateConfig, NameKind, SubjectName};
 use super::sources::NAMES;
 
 /// The sections at the top.
-const SECTIONS: [&str; 5] = ["access", "analytics", "cache", "postgres", "shard"];
+const SECTIONS: [&str; 6] = ["access", "analytics", "cache", "groups", "postgres", "shard"];
 
 /// Members of `[analytics]`, and the settings that they are.
 const ANALYTICS: [(&str, &str); 2] = [("record", "analytics"), ("store", "analytics_store")];
@@ -65,6 +68,8 @@ const POSTGRES: [&str; 7] = [
     "catalog",
 ];
 const CATALOG: [&str; 1] = ["url"];
+/// Members of `[groups.NAME]`.
+const GROUP: [&str; 4] = ["tables", "keyspace", "placement", "shards"];
 const SHARD: [&str; 4] = ["name", "weight", "primary", "replicas"];
 
 /// Longest name of a shard.
@@ -82,6 +87,8 @@ pub(super) struct Sections {
     pub(super) postgres: Option<PostgresSection>,
     /// Each `[[shard]]`.
     pub(super) shards: Vec<ShardSection>,
+    /// Each `[groups.NAME]`, by name.
+    pub(super) groups: Vec<GroupSpec>,
     /// Each `[[access.issuer]]`.
     pub(super) issuers: Vec<IssuerConfig>,
     /// Each `[[access.certificate]]`.
@@ -115,6 +122,7 @@ pub(super) fn read(path: &Path) -> Result<(BTreeMap<String, String>, Sections), 
         match &**name {
             "postgres" => sections.postgres = Some(file.postgres(value)?),
             "shard" => sections.shards = file.shards(value)?,
+            "groups" => sections.groups = file.groups(value)?,
             "analytics" if value.is_table() => {
                 let at = "analytics";
                 let table = file.0.members(at, value, &ANALYTICS.map(|(member, _)| member))?;
@@ -297,6 +305,39 @@ impl File {
             section.catalog = Some(url.ok_or_else(none)?);
         }
         Ok(section)
+    }
+
+    fn groups(&self, value: &Value) -> Result<Vec<GroupSpec>, ConfigError> {
+        let wrong = || self.0.wrong("groups", "sections: write [groups.NAME]");
+        let sections = value.as_table().ok_or_else(wrong)?;
+        let groups = sections.iter().map(|(name, value)| self.group(name, value));
+        let groups: Vec<GroupSpec> = groups.collect::<Result<_, _>>()?;
+        let checked = check_specs(&groups);
+        checked.map_err(|fault| ConfigError(format!("{}: {fault}", self.0.named("groups"))))?;
+        Ok(groups)
+    }
+
+    fn group(&self, name: &str, value: &Value) -> Result<GroupSpec, ConfigError> {
+        let at = &*format!("groups.{name}");
+        let table = self.0.members(at, value, &GROUP)?;
+        let wrong =
+            |member: &str, allowed: String| self.0.wrong(&format!("{at}.{member}"), &allowed);
+        let keyspace = self.text(at, table, "keyspace")?.map(|text| {
+            text.parse::<Keyspace>()
+                .map_err(|error| wrong("keyspace", format!("{} ({error})", Keyspace::FORMS)))
+        });
+        let placement = self.text(at, table, "placement")?.map(|text| {
+            text.parse::<Placement>()
+                .map_err(|error| wrong("placement", format!("{} ({error})", Placement::FORMS)))
+        });
+        let texts = |member: &str| self.texts(&format!("{at}.{member}"), table.get(member));
+        Ok(GroupSpec {
+            name: name.to_owned(),
+            keyspace: keyspace.transpose()?,
+            placement: placement.transpose()?,
+            shards: table.get("shards").map(|_| texts("shards")).transpose()?,
+            tables: texts("tables")?,
+        })
     }
 
     fn shards(&self, value: &Value) -> Result<Vec<ShardSection>, ConfigError> {

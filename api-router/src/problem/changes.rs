@@ -160,9 +160,10 @@ impl From<SlotsError> for Problem {
                     .hint("send again, or raise x-deadline-ms")
             }
             SlotsError::NoShard(_) => Self::new(Code::TSR201, error.to_string()),
-            SlotsError::NoSlots | SlotsError::Hold | SlotsError::Shard(_) => {
-                Self::from(Error::Internal)
-            }
+            SlotsError::NoSlots
+            | SlotsError::NoSlot(_)
+            | SlotsError::Hold
+            | SlotsError::Shard(_) => Self::from(Error::Internal),
         }
     }
 }

@@ -47,7 +47,7 @@ analytics::problem_codes! {
     TSR325 409 false "Credentials missing" "The URL of a new shard holds no password, and the router's own settings have no user for that host and port. Nothing was changed.";
     TSR326 409 false "Shard state conflict" "The shard is not in a state that permits the change: it owns slots, holds the catalog, has another weight, or has retired, another shard has the name, or there are too many shards. The detail says which. Nothing was changed.";
     TSR327 412 false "Shard map differs" "The shard map is not of the epoch that If-Match names, or has changed during the request. Nothing was changed.";
-    TSR328 400 false "Bad fence" "The slots or the time of a fence cannot be used: slots are 0 to 16383, of the named shard if there is one, and a fence lasts for at most 60 seconds. Nothing was changed.";
+    TSR328 400 false "Bad fence" "The slots or the time of a fence cannot be used: slots are 0 to 16383, with further groups of tables more, and of the named shard if there is one; and a fence lasts for at most 60 seconds. Nothing was changed.";
     TSR329 409 false "Placed by the engine" "The engine distributes rows over its nodes by itself, so that its shards and slots are not changed here. Nothing was changed.";
     TSR330 400 false "Bad move" "The description of a move cannot be used: the detail names the member and what is allowed. A move takes 1 to 64 slots of one shard to another one. Nothing was changed.";
     TSR331 404 false "No such move" "There is no move of this id, or it ended so long ago that it is not listed any more. Nothing was changed.";
@@ -69,6 +69,7 @@ analytics::problem_codes! {
     TSR347 409 false "No indexes here" "The engine of this cluster builds no indexes through Tessera. Nothing was changed.";
     TSR348 409 true  "An experiment runs" "Another experiment of the lab runs, and a router runs one at a time. Nothing was begun.";
     TSR349 503 true  "Experiment ended" "The experiment of the lab has no result: its cluster could not be made or failed, it took too long, or the router is about to end. The detail says which. Its cluster is removed, and the router's own is untouched.";
+    TSR350 400 false "No such group" "The cluster has no group of tables of this name. /api/groups lists the groups; the settings of a router create them when it starts. Nothing was changed.";
     TSR355 400 false "Partition missing" "The cluster places rows by a column, and the request does not say which partition is meant: a write needs the column in its row, also an update or a delete, whose partition is part of the row's id. Nothing was stored.";
     TSR356 400 false "No such partition" "The column by which the cluster places rows names none of the partitions, or is not an integer where ranges need one. The detail lists the partitions. Nothing was stored.";
     TSR357 400 false "Partition cannot change" "The change names two partitions. The partition is part of the row's id: write the row in the new partition, and delete it in the old one. Nothing was stored.";

@@ -80,7 +80,8 @@ fn of_key(error: &KeyError, detail: String) -> Problem {
     if let KeyError::Partition(error) = error {
         return Problem::from(&**error);
     }
-    Problem::new(Code::TSR113, detail)
+    let is_new = matches!(error, KeyError::UnknownGroup);
+    Problem::new(if is_new { Code::TSR203 } else { Code::TSR113 }, detail)
 }
 
 impl From<&PartitionError> for Problem {

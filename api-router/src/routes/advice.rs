@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use actix_web::web::{Data, block};
 use actix_web::{HttpRequest, HttpResponse, get};
-use shard_manager::advice::{self, BalanceBy, Observed, ShardSize};
-use shard_manager::manager::ObservedLoad;
+use shard_manager::advice::{self, Advice, BalanceBy, Observed, ShardSize};
+use shard_manager::manager::{ObservedLoad, PlannedSlots, RebalancesError};
 use shard_manager::shard_map::ShardMap;
+use shard_manager::slot_plan::by_group::GroupScene;
+use shard_manager::table_group::GroupNumber;
 
 use self::action::Actions;
 use self::answer::AdviceAnswer;
@@ -26,6 +28,7 @@ use crate::observed_load;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
+use crate::routes::groups;
 
 /// Longest time for shards to report their sizes.
 const SIZES_MAX: Duration = Duration::from_secs(5);
@@ -52,13 +55,16 @@ const EMBEDDED: &str = "sqlite";
 /// here: each finding names the request that carries it out.
 #[utoipa::path(
     tag = "placement",
-    params(("by" = Option<String>, Query, description = "What is to be even: load or size; load when not given", pattern = "^(load|size)$", example = "load")),
+    params(
+        ("by" = Option<String>, Query, description = "What is to be even: load or size; load when not given", pattern = "^(load|size)$", example = "load"),
+        ("group" = Option<String>, Query, description = "The group of tables whose slots it is about; main when not given", example = "main"),
+    ),
     responses((status = 200, description = "The advice", body = AdviceAnswer), LookupRefusals)
 )]
 #[get("/api/advice")]
 pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
-    parameters.check_names(&["by"])?;
+    parameters.check_names(&["by", "group"])?;
     let by = parameters.single("by")?.unwrap_or(BalanceBy::Load.name());
     let balance_by = BalanceBy::find(by).ok_or_else(|| {
         Problem::new(Code::TSR100, "by must be load or size").hint("for example ?by=load")
@@ -69,6 +75,8 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
         BalanceBy::Size => RecordedLoad::default(),
     };
     let map = app.manager.map();
+    let group = parameters.single("group")?.map(|name| groups::find(&map, name)).transpose()?;
+    let group = group.unwrap_or(GroupNumber::MAIN);
     let deadline = Instant::now() + patience;
     let sizes = sizes(&app, &map, deadline).await;
     let known = KnownMoves::read(&app, &map, deadline).await;
@@ -76,15 +84,22 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let how = if app.backend == EMBEDDED { NEXT_STEPS } else { NEXT_STEPS_ON_SERVERS };
     let actions = Actions::of(&app, &request);
     let answer = block(move || {
-        let observed = Observed {
-            map: &map,
-            load: &recorded.load.slots,
-            sizes: &sizes,
-            keys: &recorded.load.keys,
-            open: known.as_ref().and_then(KnownMoves::open),
+        let (advice, effect) = if map.groups().are_several() {
+            let advice = advise_group((&map, group), &recorded.load, (&sizes, known.as_ref()));
+            (advice(balance_by)?, EffectView::default())
+        } else {
+            let observed = Observed {
+                map: &map,
+                load: &recorded.load.slots,
+                sizes: &sizes,
+                keys: &recorded.load.keys,
+                open: known.as_ref().and_then(KnownMoves::open),
+                first_slot: 0,
+            };
+            let advice = advice::advise(&observed, balance_by);
+            let effect = EffectView::of(known.as_ref(), &advice, (&observed, recorded.window));
+            (advice, effect)
         };
-        let advice = advice::advise(&observed, balance_by);
-        let effect = EffectView::of(known.as_ref(), &advice, (&observed, recorded.window));
         let follow = (recorded.window, how);
         let mut answer = AdviceAnswer::new(advice, (&map, &sizes), follow, (&actions, effect));
         if is_citus {
@@ -92,10 +107,26 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
         } else if known.is_none() {
             answer.withhold_actions();
         }
-        answer
+        Ok::<_, Problem>(answer)
     });
-    let answer = answer.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?;
+    let answer = answer.await.map_err(|_| Problem::new(Code::TSR500, "an internal error"))??;
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Returns the advice for one of several groups of tables.
+fn advise_group<'o>(
+    (map, group): (&'o ShardMap, GroupNumber),
+    load: &'o ObservedLoad,
+    (sizes, known): (&'o [ShardSize], Option<&'o KnownMoves>),
+) -> impl FnOnce(BalanceBy) -> Result<Advice, Problem> + 'o {
+    move |balance_by| {
+        let settled = PlannedSlots::of(map, &[]);
+        let slots = known.map_or(&settled, KnownMoves::planned);
+        let own = GroupScene::of(map, &slots.scene(map, sizes), group);
+        let own = own.map_err(|fault| Problem::from(RebalancesError::from(fault)))?;
+        let (load, keys) = (own.load(&load.slots), own.keys(&load.keys));
+        Ok(own.with_own_numbers(advice::advise(&own.observed(load, &keys), balance_by)))
+    }
 }
 
 /// Returns the sizes of the shards, by number, as far as they are known before the deadline.

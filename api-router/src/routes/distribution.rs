@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, get};
 use serde::Serialize;
+use shard_manager::access::rights::Rights;
 use shard_manager::manager::ShardReport;
 use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::headers::time_limit;
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
+use crate::routes::groups;
 
 /// Longest time for sizes: they need every page of a shard's file.
 const SIZES_MAX: Duration = Duration::from_secs(10);
@@ -23,14 +25,14 @@ const SIZES_MAX: Duration = Duration::from_secs(10);
 pub struct DistributionAnswer {
     /// Always true.
     success: bool,
-    /// The table; null: all of them together.
+    /// The table; null: all of them together, or all of a group.
     #[schema(required)]
     table: Option<String>,
     /// Rows on the shards that answered.
     rows: i64,
     /// Bytes of their pages.
     bytes: i64,
-    /// The shards, in their order.
+    /// The shards that may have rows of it, in their order.
     shards: Vec<ShardPart>,
     /// Shards that did not answer: rows, bytes, share and skew are of the others.
     missing: Vec<String>,
@@ -58,7 +60,10 @@ pub struct ShardPart {
 /// Returns the distribution of rows over the shards.
 #[utoipa::path(
     tag = "placement",
-    params(("table" = Option<String>, Query, description = "The table; all together when not given", example = "users")),
+    params(
+        ("table" = Option<String>, Query, description = "The table; all together when not given", example = "users"),
+        ("group" = Option<String>, Query, description = "Instead of a table: the group whose tables are counted together", example = "main"),
+    ),
     responses((status = 200, description = "Rows and bytes of each shard", body = DistributionAnswer), LookupRefusals)
 )]
 #[get("/api/distribution")]
@@ -67,26 +72,45 @@ pub(crate) async fn distribution(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
-    parameters.check_names(&["table"])?;
-    let table = match parameters.single("table")? {
-        Some(name) => {
-            Some(app.manager.schema(&app.rights(&request)).table(name)?.name().to_owned())
+    parameters.check_names(&["table", "group"])?;
+    let rights = app.rights(&request);
+    let table = parameters.single("table")?;
+    let table = table.map(|name| app.manager.schema(&rights).table(name)).transpose()?;
+    let map = app.manager.map();
+    let group = match (parameters.single("group")?, &table) {
+        (Some(name), None) => Some(groups::find(&map, name)?),
+        (None, Some(table)) => Some(table.group()),
+        (None, None) => None,
+        (Some(_), Some(_)) => {
+            return Err(Problem::new(Code::TSR100, "table or group is given, not both"));
         }
-        None => None,
     };
-    let all: Vec<ShardNumber> = app.manager.map().topology().numbers().collect();
+    // Shards outside a group have none of its rows.
+    let group = group.and_then(|number| Some((number, map.groups().get(number)?)));
+    let is_asked = |shard: &ShardNumber| group.is_none_or(|(_, group)| group.allows(*shard));
+    let all: Vec<ShardNumber> = map.topology().numbers().filter(is_asked).collect();
+    let names: Option<Vec<String>> = match (&table, group) {
+        (Some(table), _) => Some(vec![table.name().to_owned()]),
+        (None, Some((number, _))) => {
+            let tables = app.manager.schema(Rights::ALL).tables();
+            let own = tables.tables().filter(|table| table.group() == number);
+            Some(own.map(|table| table.name().to_owned()).collect())
+        }
+        (None, None) => None,
+    };
     let patience = time_limit(request.headers(), SIZES_MAX)?;
     let reports = app.manager.status().report(&all, Instant::now() + patience).await;
     let named = |report: &ShardReport| app.manager.shard_name(report.shard).to_owned();
     let sizes: Vec<(String, Option<(i64, i64)>)> =
-        reports.iter().map(|report| (named(report), size(report, table.as_deref()))).collect();
+        reports.iter().map(|report| (named(report), size(report, names.as_deref()))).collect();
+    let table = table.map(|table| table.name().to_owned());
     Ok(HttpResponse::Ok().json(answer(table, sizes)))
 }
 
-/// Rows and bytes that a shard has of a table, or of all.
-fn size(report: &ShardReport, table: Option<&str>) -> Option<(i64, i64)> {
+/// Rows and bytes that a shard has of some tables, or of all.
+fn size(report: &ShardReport, names: Option<&[String]>) -> Option<(i64, i64)> {
     let tables = report.tables.as_ref()?.iter();
-    let meant = tables.filter(|size| table.is_none_or(|table| table == size.table));
+    let meant = tables.filter(|size| names.is_none_or(|names| names.contains(&size.table)));
     Some(meant.fold((0, 0), |(rows, bytes), size| (rows + size.rows, bytes + size.bytes)))
 }
 

@@ -144,7 +144,7 @@ pub(crate) async fn begin_move(
     check_content_type(headers)?;
     let deadline = Instant::now() + deadline(headers)?;
     let (body, _share) = app.read_body(&request, payload, BODY_BYTES_MAX, deadline).await?;
-    let draft = draft(&body)?;
+    let draft = draft(&body, app.manager.map().groups().slot_count())?;
     let begun = app.manager.moves().begin_draft(&draft, epoch, deadline).await?;
     Ok(accepted(&app, &begun))
 }

@@ -11,14 +11,17 @@ use serde_json::value::RawValue;
 use shard_manager::assembly::CITUS_MOVES;
 use shard_manager::engine::WorkerNode;
 use shard_manager::engine::node_distributor::MemberState;
+use shard_manager::error::Error;
 use shard_manager::keyspace::routing_step::RoutingStep;
-use shard_manager::keyspace::{KeyError, SLOT_COUNT, ShardKey};
+use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey};
 use shard_manager::manager::ShardReport;
 use shard_manager::shard_map::ShardMap;
 use shard_manager::shard_map::partitions::{explain, location};
+use shard_manager::table_group::GroupNumber;
 use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
 
+use super::groups::GroupView;
 use super::health::{Node, nodes};
 use crate::app::App;
 use crate::headers::time_limit;
@@ -34,6 +37,9 @@ const SIZES_MAX: Duration = Duration::from_secs(10);
 pub struct RouteAnswer<'a> {
     /// The requested key.
     key: &'a str,
+    /// The table's group of tables; missing if no table is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
     /// Keyspace by a column: the column whose value says which partition or range a row is in.
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<&'a str>,
@@ -117,7 +123,7 @@ impl<'a> RouteAnswer<'a> {
     params(
         ("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256),
         ("partition" = Option<String>, Query, description = "Keyspace by a column: the value of the column in the row; the column's own name is accepted as well", example = "A"),
-        ("table" = Option<String>, Query, description = "The table of the row: one without the column needs no partition", example = "users"),
+        ("table" = Option<String>, Query, description = "The table of the row, whose group decides, main when not given; a table without the column needs no partition", example = "users"),
     ),
     responses((status = 200, description = "Slot, shard and nodes of the key", body = RouteAnswer), LookupRefusals)
 )]
@@ -127,28 +133,30 @@ pub(crate) async fn route_key(
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
+    let rights = app.rights(&request);
+    let table = parameters.single("table")?.map(|name| app.manager.schema(&rights).table(name));
+    let table = table.transpose()?;
     let map = app.manager.map();
-    let column = map.keyspace().column();
-    let known: &[&str] = &["key", "table", "partition", column.unwrap_or("partition")];
-    parameters.check_names(&known[..if column.is_some() { 4 } else { 1 }])?;
+    let group = table.as_ref().map_or(GroupNumber::MAIN, |table| table.group());
+    let keyspace = map.groups().get(group).map(|group| &group.keyspace);
+    let column = keyspace.and_then(Keyspace::column);
+    let known = ["key", "table", "partition", column.unwrap_or_default()];
+    parameters.check_names(&known[..if column.is_some() { 4 } else { 2 }])?;
     let text = parameters.single("key")?;
     let text = text.ok_or_else(|| {
         Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
     })?;
     let bad = |error: KeyError| {
-        if let KeyError::Partition(error) = &error {
-            return Problem::from(&**error);
+        if matches!(error, KeyError::Partition(_) | KeyError::UnknownGroup) {
+            return Problem::from(Error::from(error));
         }
         Problem::new(Code::TSR100, format!("key: {error}"))
     };
     let key = ShardKey::parse(text).map_err(bad)?;
-    if !app.rights(&request).reach().has_key(key) {
+    if !rights.reach().has_key(key) {
         let detail = "this caller may not locate a shard key that is not one of its own";
         return Err(Problem::new(Code::TSR403, detail));
     }
-    let rights = app.rights(&request);
-    let table = parameters.single("table")?.map(|name| app.manager.schema(&rights).table(name));
-    let table = table.transpose()?;
     let partition = match (column, parameters.single("partition")?) {
         (Some(column), None) => parameters.single(column)?,
         (_, given) => given,
@@ -160,8 +168,9 @@ pub(crate) async fn route_key(
     let moved_by = app.moving_slots.move_of(&app.manager, place.slot).await;
     let mut answer = RouteAnswer {
         key: text,
+        group: table.as_ref().map(|_| map.groups().name_of(group)),
         column,
-        keyspace: map.keyspace().name(),
+        keyspace: keyspace.map_or("", Keyspace::name),
         integer: None,
         range: None,
         partition: None,
@@ -184,7 +193,7 @@ pub(crate) async fn route_key(
 pub struct ShardMapAnswer {
     /// The version of the map, also its ETag.
     epoch: u64,
-    /// Number of slots.
+    /// Number of slots of a group of tables.
     slots: u16,
     /// The hash that takes part from key to slot; missing if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,14 +208,28 @@ pub struct ShardMapAnswer {
     /// Parameters of the placement: virtual nodes, owners of partitions.
     #[schema(value_type = Object)]
     placement_parameters: Box<RawValue>,
-    /// Every slot once, in order.
+    /// Every slot of the group `main` once, in order.
     ranges: Vec<RangeView>,
+    /// The groups of tables, each with its slots; missing if all tables are one group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<GroupView>>,
 }
 
 /// First slot, last slot, shard; both ends belong to it.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Range)]
 pub struct RangeView((u16, u16, String));
+
+impl RangeView {
+    /// Returns the owners of the slots of a group.
+    pub(super) fn of_group(map: &ShardMap, group: GroupNumber) -> Vec<Self> {
+        let ranges =
+            map.groups().ranges(group).into_iter().map(|range| {
+                (range.first, range.last, map.topology().name(range.shard).to_owned())
+            });
+        ranges.map(Self).collect()
+    }
+}
 
 /// Returns the whole shard map.
 #[utoipa::path(
@@ -231,11 +254,6 @@ pub(crate) async fn shard_map(
     if known.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag) {
         return Ok(HttpResponse::NotModified().insert_header((ETAG, etag)).finish());
     }
-    let ranges = map
-        .ranges()
-        .into_iter()
-        .map(|range| (range.first, range.last, map.topology().name(range.shard).to_owned()))
-        .map(RangeView);
     Ok(HttpResponse::Ok().insert_header((ETAG, etag)).json(ShardMapAnswer {
         epoch: map.epoch(),
         slots: SLOT_COUNT,
@@ -244,11 +262,12 @@ pub(crate) async fn shard_map(
         parameters: json(map.keyspace().parameters()),
         placement: map.placement().name(),
         placement_parameters: json(map.placement().parameters()),
-        ranges: ranges.collect(),
+        ranges: RangeView::of_group(&map, GroupNumber::MAIN),
+        groups: GroupView::with_ranges(&map),
     }))
 }
 
-fn json(parameters: String) -> Box<RawValue> {
+pub(super) fn json(parameters: String) -> Box<RawValue> {
     RawValue::from_string(parameters).expect("the domain writes its parameters as JSON")
 }
 

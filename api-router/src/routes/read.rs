@@ -10,9 +10,11 @@ use shard_manager::access::operation::RowOperations;
 use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
 use shard_manager::cursor::CursorError;
-use shard_manager::keyspace::ShardKey;
+use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::manager::{ReadDone, ResumeError};
 use shard_manager::query::ReadQuery;
+use shard_manager::shard_map::partitions::keyspace_of;
+use shard_manager::table::Table;
 use shard_manager::topology::ShardNumber;
 use shard_manager::value::push_json_number;
 use utoipa::ToSchema;
@@ -130,7 +132,7 @@ pub(crate) async fn read_rows(
     let is_first_page = query.after.is_none() && query.offset == 0;
     // A cursor does not contain the number of rows before it.
     let first = query.after.is_none().then_some(query.offset);
-    if let Some(key) = key.or_else(|| only(&app, named.as_deref())) {
+    if let Some(key) = key.or_else(|| only(&app, &query.table, named.as_deref())) {
         request_record::update(&request, |record| record.set_key(key.as_str()));
         note_row(app.audit.as_ref(), &request, query.table.name(), Some(key.as_str()));
     }
@@ -228,7 +230,8 @@ fn refuse_fanout(
     }
     if key.is_some() {
         let map = app.manager.map();
-        let column = map.keyspace().column().unwrap_or_default();
+        let keyspace = keyspace_of(&map, &query.table);
+        let column = keyspace.and_then(Keyspace::column).unwrap_or_default();
         let detail = "without a partition this reads all shards, which Prefer: fanout=deny refuses";
         return Err(Problem::new(Code::TSR104, detail).hint(format!("filter by {column}=eq.value")));
     }
@@ -242,11 +245,12 @@ fn refuse_fanout(
 }
 
 /// Returns the key that filters name, if it is a single one inside the keyspace.
-fn only<'k>(app: &App, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
+fn only<'k>(app: &App, table: &Table, named: Option<&'k [String]>) -> Option<ShardKey<'k>> {
     let Some([key]) = named else { return None };
     let key = ShardKey::parse(key).ok()?;
     let map = app.manager.map();
-    (map.keyspace().column().is_some() || map.place(key).is_ok()).then_some(key)
+    let by_column = keyspace_of(&map, table).is_some_and(|keyspace| keyspace.column().is_some());
+    (by_column || map.locate(table, key, None).is_ok()).then_some(key)
 }
 
 /// Formats the range of a page's rows among all, in PostgREST's form. A response to HEAD has it as

@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse, post};
 use serde::Serialize;
 use shard_manager::engine::refusal_code::RefusalCode;
 use shard_manager::engine::slot_change::FENCE_MAX;
-use shard_manager::slot_set::SlotSet;
+use shard_manager::slot_set::{SlotSet, parse_within};
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -123,7 +123,8 @@ async fn read(
 /// Returns the slots of a request, which must be those of its shard if it names one.
 fn slots(app: &App, members: &Members<'_>) -> Result<SlotSet, Problem> {
     let bad = |detail: String| refused(RefusalCode::BadFence, detail);
-    let slots = members.required_text("slots")?.parse::<SlotSet>();
+    let slots =
+        parse_within(&members.required_text("slots")?, app.manager.map().groups().slot_count());
     let slots = slots.map_err(|error| bad(format!("slots: {error}")))?;
     let Some(name) = members.text("shard")? else { return Ok(slots) };
     let map = app.manager.map();

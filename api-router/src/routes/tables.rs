@@ -13,7 +13,8 @@ use shard_manager::declaration::{Declaration, DeclarationError, Fault};
 use shard_manager::engine::index_record::IndexRecord;
 use shard_manager::error::Error;
 use shard_manager::manager::{Indexes, TableCreated};
-use shard_manager::table::{Column, ColumnDefault, Table, closest};
+use shard_manager::shard_map::ShardMap;
+use shard_manager::table::{Column, ColumnDefault, Table, closest, in_group};
 use utoipa::ToSchema;
 
 use crate::app::App;
@@ -23,6 +24,7 @@ use crate::headers::{DataHeaders, check_content_type, refuse_conditions};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{LookupRefusals, TableRefusals};
+use crate::routes::groups;
 use crate::routes::indexes::IndexShape;
 
 /// Largest body: as many columns as a table may have, several times over.
@@ -32,7 +34,7 @@ const BODY_BYTES_MAX: usize = 256 << 10;
 const UNDO_MAX: Duration = Duration::from_secs(10);
 
 /// Members of the body.
-const MEMBERS: [&str; 4] = ["name", "columns", "id", "routing"];
+const MEMBERS: [&str; 5] = ["name", "columns", "id", "routing", "group"];
 /// Members of a column.
 const COLUMN_MEMBERS: [&str; 4] = ["name", "type", "null", "default"];
 
@@ -57,6 +59,11 @@ pub struct TableRequest {
     /// The column that is the shard key. Rows of a table without one may be written under any key.
     #[expect(dead_code, reason = "as above")]
     routing: Option<String>,
+    /// The group of tables that it belongs to; when not given, the group whose settings name the
+    /// table, or `main`.
+    #[schema(value_type = String, required = false)]
+    #[expect(dead_code, reason = "as above")]
+    group: Option<String>,
 }
 
 /// A column of a table to be made.
@@ -136,6 +143,9 @@ pub struct TableShape {
     /// The column that is the shard key; null if any key may be used.
     #[schema(required)]
     routing: Option<String>,
+    /// The group of tables that it belongs to; missing if all tables are one group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
 }
 
 /// Name and type of a column.
@@ -166,7 +176,8 @@ pub(crate) async fn list_tables(
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let registry = app.manager.schema(&app.rights(&request)).tables();
-    let tables = registry.tables().map(|table| shape(table)).collect();
+    let map = app.manager.map();
+    let tables = registry.tables().map(|table| shape(&map, table)).collect();
     let indexes = registry.tables().flat_map(|table| known_indexes(&app, table));
     let indexes = indexes.map(|record| IndexShape::with_table(record, &app)).collect();
     Ok(HttpResponse::Ok().json(TablesAnswer { success: true, tables, indexes }))
@@ -221,6 +232,7 @@ pub(crate) async fn make_table(
     let (bytes, _share) =
         app.read_body(&request, payload, BODY_BYTES_MAX, options.deadline).await?;
     let table = declaration(&bytes)?.check().map_err(refusal)?;
+    let table = in_named_group(&app, table, &bytes)?;
     let made = make(&app, app.rights(&request), table, options.deadline).await?;
     let (mut response, table) = match &made {
         TableCreated::New(table) => (HttpResponse::Created(), table),
@@ -262,7 +274,8 @@ async fn make(
 fn answer(app: &App, table: &Table) -> TableAnswer {
     let indexes = known_indexes(app, table).into_iter();
     let indexes = indexes.map(|record| IndexShape::of(record, app)).collect();
-    TableAnswer { success: true, table: shape(table), indexes }
+    let map = app.manager.map();
+    TableAnswer { success: true, table: shape(&map, table), indexes }
 }
 
 /// Returns the indexes without hidden columns of a table.
@@ -270,7 +283,7 @@ fn known_indexes(app: &App, table: &Table) -> Vec<IndexRecord> {
     Indexes::of(app.manager.schema(Rights::ALL)).known(table)
 }
 
-fn shape(table: &Table) -> TableShape {
+fn shape(map: &ShardMap, table: &Table) -> TableShape {
     let name = |column: usize| table.column(column).name.clone();
     let is_shown = |column: &usize| table.visible().has(*column);
     let columns = table.own().filter(is_shown).map(|column| table.column(column));
@@ -285,7 +298,23 @@ fn shape(table: &Table) -> TableShape {
         columns: columns.collect(),
         id: table.id().iter().copied().filter(is_shown).map(name).collect(),
         routing: table.routing().filter(is_shown).map(name),
+        group: (map.groups().count() > 1).then(|| map.groups().name_of(table.group()).to_owned()),
     }
+}
+
+/// Returns the table in the group that the request names. Without a name, a table that exists stays
+/// in its group.
+fn in_named_group(app: &App, table: Table, body: &[u8]) -> Result<Table, Problem> {
+    let map = app.manager.map();
+    let group = match Members::of_body(body)?.get("group") {
+        Some(json) if json.get() != "null" => groups::find(&map, &text("group", json)?)?,
+        Some(_) | None => {
+            let known = app.manager.schema(Rights::ALL).tables();
+            let known = known.find(table.name()).map(|known| known.group());
+            known.unwrap_or_else(|| map.groups().of_new_table(table.name()))
+        }
+    };
+    Ok(in_group(table, group))
 }
 
 fn declaration(body: &[u8]) -> Result<Declaration, Problem> {

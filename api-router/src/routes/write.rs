@@ -7,10 +7,10 @@ use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::access::rights::Rights;
 use shard_manager::engine::default_values::{KeySource, generated_keys};
 use shard_manager::error::Error;
-use shard_manager::keyspace::ShardKey;
+use shard_manager::keyspace::{KeyError, Keyspace, ShardKey};
 use shard_manager::manager;
 use shard_manager::row_change::{Operation, RowError, RowWrite};
-use shard_manager::shard_map::partitions::partition_column;
+use shard_manager::shard_map::partitions::{self, keyspace_of, partition_column};
 use shard_manager::shard_map::{KeyLocation, ShardMap};
 use shard_manager::table::Table;
 use shard_manager::value::{TypeMismatch, Value};
@@ -110,25 +110,33 @@ pub(crate) async fn write_row(
 struct WriteKeys<'k> {
     header: Option<ShardKey<'k>>,
     query: Option<&'k str>,
-    /// Value of the partition column, by which an update or a delete finds its row.
-    partition: Option<&'k str>,
+    /// Partition column and its value, by which an update or a delete finds its row.
+    partition: Option<(String, &'k str)>,
 }
 
-/// Returns the partition that a filter such as `partition_key=eq.A` names, and refuses all other
-/// parameters than `shardKey`.
+/// Returns the column and the partition that a filter such as `partition_key=eq.A` names, and
+/// refuses all other parameters than `shardKey`. The table, whose keyspace has one such column, is
+/// not known before the body.
 fn partition_filter<'q>(
     app: &App,
     parameters: &'q Parameters<'_>,
-) -> Result<Option<&'q str>, Problem> {
+) -> Result<Option<(String, &'q str)>, Problem> {
     let map = app.manager.map();
-    let Some(column) = map.keyspace().column() else {
-        return parameters.check_names(&["shardKey"]).map(|()| None);
-    };
-    parameters.check_names(&["shardKey", column])?;
-    let Some(filter) = parameters.single(column)? else { return Ok(None) };
-    let value = filter.strip_prefix("eq.");
-    let wrong = || Problem::new(Code::TSR100, format!("{column} must be one partition"));
-    value.map(Some).ok_or_else(|| wrong().hint(format!("{column}=eq.value")))
+    let columns = partitions::columns(&map);
+    let known: Vec<&str> = std::iter::once("shardKey").chain(columns.iter().copied()).collect();
+    parameters.check_names(&known)?;
+    let mut found = None;
+    for column in columns {
+        let Some(filter) = parameters.single(column)? else { continue };
+        let wrong = || Problem::new(Code::TSR100, format!("{column} must be one partition"));
+        let value = filter.strip_prefix("eq.");
+        let value = value.ok_or_else(|| wrong().hint(format!("{column}=eq.value")))?;
+        if let Some((other, _)) = found.replace((column.to_owned(), value)) {
+            let detail = format!("{other} and {column} both name a partition: a table has one");
+            return Err(Problem::new(Code::TSR100, detail));
+        }
+    }
+    Ok(found)
 }
 
 async fn parse_anywhere(
@@ -142,13 +150,14 @@ async fn parse_anywhere(
     }
     let WriteKeys { header, query, partition } = keys;
     let (app, rights, query) = (app.clone(), rights.clone(), query.map(str::to_owned));
-    let partition = partition.map(str::to_owned);
+    let partition = partition.map(|(column, value)| (column, value.to_owned()));
     let header = header.map(|key| key.as_str().to_owned());
     let idempotency_key = source.idempotency_key().map(str::to_owned);
     let work = move || {
         let header = header.as_deref().and_then(|key| ShardKey::parse(key).ok());
         let source = KeySource::of(idempotency_key.as_deref());
-        let (query, partition) = (query.as_deref(), partition.as_deref());
+        let query = query.as_deref();
+        let partition = partition.as_ref().map(|(column, value)| (column.clone(), &**value));
         parse(&app, &rights, (WriteKeys { header, query, partition }, source), &bytes)
     };
     run_blocking(work).await
@@ -187,7 +196,7 @@ fn parse(
     let mut values = RowWrite::values(&table, &data.0).map_err(|error| Problem::from(&error))?;
     values.extend(generated);
     let map = app.manager.map();
-    if let Some(partition) = keys.partition {
+    if let Some(partition) = &keys.partition {
         let found = named_partition(&map, (&table, operation), partition, &values)?;
         let place = (key, found.as_deref());
         return Ok(manager::place_row_in(&map, (&table, operation), place, values)?);
@@ -199,11 +208,11 @@ fn parse(
 fn named_partition(
     map: &ShardMap,
     (table, operation): (&Table, Operation),
-    partition: &str,
+    (name, partition): &(String, &str),
     values: &[(usize, Value)],
 ) -> Result<Option<String>, Problem> {
-    let name = map.keyspace().column().unwrap_or_default();
     let column = partition_column(map, table).filter(|column| table.visible().has(*column));
+    let column = column.filter(|column| table.column(*column).name == *name);
     let column = column.ok_or_else(|| {
         Problem::new(Code::TSR100, format!("{} has no partitions by {name}", table.name()))
             .hint(format!("leave {name} out: the shard key says where the row is"))
@@ -213,11 +222,12 @@ fn named_partition(
         return Err(Problem::new(Code::TSR100, detail).hint(format!("give {name} in data")));
     }
     let value = table.column(column).kind.read_text(partition).map_err(|mismatch| {
-        Problem::from(&RowError::TypeMismatch { column: name.to_owned(), mismatch })
+        Problem::from(&RowError::TypeMismatch { column: name.clone(), mismatch })
     })?;
     match values.iter().find(|(given, _)| *given == column) {
         Some((_, given)) if *given != value => {
-            Err(Problem::from(Error::from(map.keyspace().changed_partition())))
+            let changed = keyspace_of(map, table).map(Keyspace::changed_partition);
+            Err(Problem::from(Error::from(changed.unwrap_or(KeyError::UnknownGroup))))
         }
         Some(_) | None => Ok(value.key_text().map(Cow::into_owned)),
     }

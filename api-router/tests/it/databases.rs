@@ -54,6 +54,7 @@ BEGIN
         EXECUTE format('DROP TABLE public.%I', name);
     END LOOP;
     DELETE FROM tessera.tessera_tables WHERE made_at <> 0;
+    UPDATE tessera.tessera_tables SET group_number = 0 WHERE group_number <> 0;
     -- A move that has not ended refuses TRUNCATE.
     FOR name IN SELECT format('%I ON %s', tgname, tgrelid::regclass) FROM pg_trigger
         WHERE starts_with(tgname::text, 'tessera_record_')

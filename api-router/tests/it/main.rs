@@ -46,6 +46,8 @@ mod fences;
 mod folders;
 mod frames;
 mod generated_clients;
+mod group_partitions;
+mod groups;
 mod harness;
 mod health;
 mod idempotency;

@@ -70,7 +70,7 @@ fn a_key_that_is_none_is_refused() {
         "key=%ff",
         "kye=a",
         "key=a&key=a",
-        "key=a&table=users",
+        "key=a&tables=users",
         &too_long,
     ] {
         let reply = router.get(&format!("/api/route?{query}"));
@@ -203,6 +203,7 @@ fn the_document_is_openapi_3_1_and_names_every_path() {
             "/api/backup/{id}",
             "/api/bulk-write",
             "/api/distribution",
+            "/api/groups",
             "/api/health",
             "/api/kv/{key}",
             "/api/lab/placements",

@@ -127,6 +127,7 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR336 404 No such rebalance: there is no such rebalance (/api/rebalance lists the rebalances)
     TSR334 409 Slots of another shard: shard2 does not own the slots 0 (/api/shard-map shows the owner of each slot)
     TSR339 409 No backups here: this router has no folder for backups: its setting backup_dir is not given (start the router with --backup-dir DIR (TESSERA_BACKUP_DIR, or backup_dir in tessera.toml))
+    TSR350 400 No such group: there is no group of tables `mian` (did you mean `main`?)
     TSR403 403 Forbidden: the request comes from a web page of another origin (requests from other programs, and from pages served here, are welcome)
     "#);
 }

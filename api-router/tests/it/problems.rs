@@ -121,6 +121,7 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
             post(router, "/api/moves", &[], r#"{"slots":"0","from":"shard2","to":"shard1"}"#),
         ),
         ("TSR339", 409, post(router, "/api/backup", &[], "")),
+        ("TSR350", 400, router.get("/api/distribution?group=mian")),
         ("TSR403", 403, read(router, &[("origin", "http://evil.example")], "table=users")),
     ]
 }
@@ -272,10 +273,12 @@ fn only_failed_writes_have_an_outcome() {
     let router = Router::start_with(&["--operate"]);
     for (code, _, reply) in all_problems(&router) {
         let body = reply.json();
-        let is_write =
-            !["TSR100", "TSR105", "TSR106", "TSR111", "TSR113", "TSR310", "TSR311", "TSR403"]
-                .contains(&code)
-                && reply.status != 406;
+        let is_write = ![
+            "TSR100", "TSR105", "TSR106", "TSR111", "TSR113", "TSR310", "TSR311", "TSR350",
+            "TSR403",
+        ]
+        .contains(&code)
+            && reply.status != 406;
         let expected = if is_write { json!("rejected") } else { Value::Null };
         assert_eq!(body["outcome"], expected, "{body}");
     }

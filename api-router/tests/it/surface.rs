@@ -60,6 +60,7 @@ fn a_method_that_a_path_does_not_have_is_405_with_those_it_has() {
         ("/api/shards/shard1", "GET, HEAD"),
         ("/api/tables/users", "GET, HEAD"),
         ("/api/distribution", "GET, HEAD"),
+        ("/api/groups", "GET, HEAD"),
         ("/", "GET, HEAD"),
         ("/api/health", "GET, HEAD"),
         ("/live", "GET, HEAD"),

@@ -6,7 +6,7 @@ use crate::harness::{Reply, Router};
 use crate::streams::{NDJSON, line};
 
 /// Paths of routes that are not about rows, without `/api/route`, whose parameter names a key.
-const WITHOUT_ROWS: [&str; 20] = [
+const WITHOUT_ROWS: [&str; 21] = [
     "/",
     "/live",
     "/ready",
@@ -17,6 +17,7 @@ const WITHOUT_ROWS: [&str; 20] = [
     "/api/shards",
     "/api/shards/shard1",
     "/api/shard-map",
+    "/api/groups",
     "/api/distribution",
     "/api/advice",
     "/api/tables",

@@ -52,6 +52,7 @@ use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::{ClusterBackend, OpenedCluster, TableSize, WorkerNode};
 use model::consistency::Level;
+use model::keyspace::GROUPS_MAX;
 use model::position::Position;
 use model::result_rows::Rows;
 use model::row_change::RowDone;
@@ -123,8 +124,8 @@ pub struct Manager {
     router: SlotRouter,
     /// Writes that wait until a shard accepts their slots.
     parked: ParkedWrites,
-    /// Slots of the last complete answers of all shards.
-    coverage: KnownCoverage,
+    /// Slots of the last complete answers of the shards of each group of tables.
+    coverage: [KnownCoverage; GROUPS_MAX],
 }
 
 /// Options of a request for rows.
@@ -258,7 +259,7 @@ impl Manager {
             cache: None,
             router,
             parked: ParkedWrites::default(),
-            coverage: KnownCoverage::default(),
+            coverage: Default::default(),
         })
     }
 

@@ -14,7 +14,7 @@ use model::topology::{ShardNumber, ShardSpec, ShardState, Topology};
 
 use super::system_tables::tessera_shards;
 
-/// Name of the only group of tables: all tables have the same owners.
+/// Name of the group in the rows of slots: the number of a slot tells its group.
 pub const GROUP: &str = "main";
 
 /// Row of a shard.

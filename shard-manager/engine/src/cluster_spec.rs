@@ -11,14 +11,16 @@ use std::collections::BTreeMap;
 use chrono::Utc;
 use diesel::prelude::*;
 use model::keyspace::{Keyspace, SLOT_COUNT};
-use model::placement::Placement;
-use model::shard_map::partitions::{contradiction, divided_partition};
+use model::placement::{Placement, contradiction};
+use model::shard_map::partitions::divided_partition;
 use model::shard_map::{ShardMap, SlotOwner, SlotRange};
+use model::table_group::{GroupNumber, GroupSpec, TableGroup};
 use model::token::TokenKey;
 use model::topology::{ShardNumber, ShardSpec, Topology};
 use model::value::format_timestamp;
 
 use super::catalog_rows::{ShardRow, topology};
+use super::group_rows::{self, GroupRow, group_differences, with_first_groups};
 use super::open_error::OpenError;
 use super::system_tables::tessera_cluster;
 
@@ -42,6 +44,8 @@ pub struct ClusterSpec {
     pub weights: Option<Vec<u32>>,
     /// Number of replicas of each shard. Unlike the other settings it may change at each start.
     pub replicas: Option<usize>,
+    /// Groups of tables. A start creates those that the cluster lacks.
+    pub groups: Vec<GroupSpec>,
 }
 
 /// Content of the columns `shards` and `ranges` of a catalog whose shards and owners have tables of
@@ -119,9 +123,13 @@ impl ClusterRow {
         let topology = topology.map_err(|error| conflict(&error))?;
         let keyspace = spec.keyspace.clone().unwrap_or_default();
         let placement = spec.placement.clone().unwrap_or_default();
+        if let Some(contradiction) = contradiction(&keyspace, &placement) {
+            return Err(OpenError::Conflict(contradiction));
+        }
         let map =
             ShardMap::first(keyspace, placement, topology).map_err(|error| conflict(&error))?;
-        if let Some(contradiction) = contradiction(&map).or_else(|| divided_partition(&map)) {
+        let map = with_first_groups(map, &spec.groups).map_err(|fault| conflict(&fault))?;
+        if let Some(contradiction) = divided_partition(&map, GroupNumber::MAIN) {
             return Err(OpenError::Conflict(contradiction));
         }
         let keyspace = map.keyspace();
@@ -170,19 +178,22 @@ impl ClusterRow {
         restore(self).map_err(damaged)
     }
 
-    /// Returns the shard map of the rows of shards and owners, the latter in slot order.
+    /// Returns the shard map of the rows of shards, groups and owners, the last in slot order.
     ///
     /// # Errors
     /// A description of the damage.
     pub fn map(
         &self,
         shards: &[ShardRow],
+        groups: &[GroupRow],
         owners: impl IntoIterator<Item = SlotOwner>,
     ) -> Result<ShardMap, String> {
         let map = || {
             let (keyspace, placement) = self.recipe()?;
             let (topology, epoch) = (topology(shards)?, self.map_epoch()?);
-            ShardMap::from_owners(epoch, keyspace, placement, topology, owners)
+            let (main, further) =
+                group_rows::groups(TableGroup::main(keyspace, placement), groups)?;
+            ShardMap::from_owners(epoch, main, further, topology, owners)
                 .map_err(|error| error.to_string())
         };
         map().map_err(damaged)
@@ -315,6 +326,7 @@ pub fn differences(
             map.placement()
         ));
     }
+    found.extend(group_differences(map, &spec.groups, place)?);
     Ok(found)
 }
 

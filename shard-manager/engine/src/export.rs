@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use model::slot_set::SlotSet;
 use model::table::Table;
+use model::table_group::GroupNumber;
 use model::value::{ColumnType, push_json_number, push_json_string};
 
 use super::open_error::OpenError;
@@ -98,13 +99,20 @@ pub trait ExportedRow {
 }
 
 /// Returns the slots that none of some shards owns, or several of them.
+///
+/// A group of tables has slots if one of the shards owns some of them.
 pub fn unsettled<'s>(shards: impl IntoIterator<Item = &'s SlotSet>) -> SlotSet {
     let (mut once, mut several) = (SlotSet::empty(), SlotSet::empty());
     for owned in shards {
         several.unite(&owned.without(&owned.without(&once)));
         once.unite(owned);
     }
-    several.unite(&SlotSet::full().without(&once));
+    for group in (0..).map_while(GroupNumber::new) {
+        let all = SlotSet::of_group(group);
+        if group == GroupNumber::MAIN || !once.is_disjoint(&all) {
+            several.unite(&all.without(&once));
+        }
+    }
     several
 }
 

@@ -28,6 +28,7 @@ pub mod fair_channel;
 pub mod fair_places;
 pub mod fair_queue;
 pub mod fault_injector;
+pub mod group_rows;
 pub mod idempotency_expiry;
 pub mod index_builder;
 pub mod index_catalog;

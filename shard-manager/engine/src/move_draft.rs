@@ -4,7 +4,7 @@
 //! **Not here:** the shards and slots that a draft stands for (`cluster`), the bounds of a move
 //! (`move_record`).
 
-use model::slot_set::{SlotSet, SlotSetError};
+use model::slot_set::{SlotSet, SlotSetError, parse_within};
 
 /// Slots of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,14 +41,15 @@ pub enum MoveSlotsFault {
     Twice(SlotSet),
 }
 
-/// Reads the slots of a move: ranges without a slot in common, such as `0-63,100`.
+/// Reads the slots of a move in a cluster with so many slots: ranges without a slot in common, such
+/// as `0-63,100`.
 ///
 /// # Errors
 /// [`MoveSlotsFault`].
-pub fn parse_slots(text: &str) -> Result<SlotSet, MoveSlotsFault> {
+pub fn parse_slots(text: &str, slot_count: usize) -> Result<SlotSet, MoveSlotsFault> {
     let (mut all, mut twice) = (SlotSet::empty(), SlotSet::empty());
     for part in text.split(',') {
-        for slot in part.parse::<SlotSet>()?.iter() {
+        for slot in parse_within(part, slot_count)?.iter() {
             if all.contains(slot) {
                 twice.insert(slot);
             }
@@ -64,11 +65,14 @@ mod tests {
 
     #[test]
     fn slots_of_a_move_are_given_once_each() {
-        assert_eq!(parse_slots("0-3, 9").map(|slots| slots.to_string()), Ok("0-3,9".to_owned()));
+        assert_eq!(
+            parse_slots("0-3, 9", 16_384).map(|slots| slots.to_string()),
+            Ok("0-3,9".to_owned())
+        );
         let twice = |slots: &str| MoveSlotsFault::Twice(slots.parse().expect("slots"));
-        assert_eq!(parse_slots("0-9,4-5,9"), Err(twice("4-5,9")));
+        assert_eq!(parse_slots("0-9,4-5,9", 16_384), Err(twice("4-5,9")));
         for text in ["", "a", "5-4", "16384", "-1", "0-"] {
-            assert!(matches!(parse_slots(text), Err(MoveSlotsFault::Form(_))), "{text}");
+            assert!(matches!(parse_slots(text, 16_384), Err(MoveSlotsFault::Form(_))), "{text}");
         }
     }
 }

@@ -23,6 +23,20 @@ diesel::table! {
 }
 
 diesel::table! {
+    tessera_groups (number) {
+        number -> BigInt,
+        name -> Text,
+        keyspace -> Text,
+        parameters -> Text,
+        placement -> Text,
+        placement_parameters -> Text,
+        shards -> Nullable<Text>,
+        tables -> Text,
+        ready -> BigInt,
+    }
+}
+
+diesel::table! {
     tessera_shards (number) {
         number -> BigInt,
         name -> Text,
@@ -61,6 +75,7 @@ diesel::table! {
         id -> Text,
         routing -> Nullable<Text>,
         made_at -> BigInt,
+        group_number -> BigInt,
     }
 }
 

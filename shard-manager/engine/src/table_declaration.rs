@@ -7,7 +7,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use model::table::{Column, ColumnDefault, Table};
+use model::table::{Column, ColumnDefault, Table, in_group};
+use model::table_group::GroupNumber;
 use model::value::ColumnType;
 
 /// Declaration of a table.
@@ -21,6 +22,14 @@ pub struct TableDeclaration {
     pub id: Vec<String>,
     /// Name of the routing column.
     pub routing: Option<String>,
+    /// Number of the group that the table belongs to. Declarations in the group `main` leave it
+    /// out, as all of them did before there were others.
+    #[serde(default, skip_serializing_if = "is_main")]
+    pub group: usize,
+}
+
+fn is_main(group: &usize) -> bool {
+    *group == GroupNumber::MAIN.index()
 }
 
 /// Declaration of a column.
@@ -50,6 +59,7 @@ impl TableDeclaration {
             columns: columns.collect(),
             id: table.id().iter().map(|column| name(*column)).collect(),
             routing: table.routing().map(name),
+            group: table.group().index(),
         }
     }
 
@@ -57,8 +67,10 @@ impl TableDeclaration {
     pub fn into_table(self) -> Result<Table, String> {
         let columns = self.columns.into_iter().map(ColumnDeclaration::into_column);
         let columns = columns.collect::<Result<_, _>>()?;
-        Table::new(&self.name, columns, &self.id, self.routing.as_deref())
-            .map_err(|error| error.to_string())
+        let group = GroupNumber::new(self.group);
+        let group = group.ok_or_else(|| format!("there is no group number {}", self.group))?;
+        let table = Table::new(&self.name, columns, &self.id, self.routing.as_deref());
+        Ok(in_group(table.map_err(|error| error.to_string())?, group))
     }
 
     /// Formats the declaration as one line of JSON.
@@ -82,20 +94,23 @@ impl ColumnDeclaration {
 }
 
 /// Columns of a declaration in `tessera_tables`.
-pub type Row = (String, String, String, Option<String>);
+pub type Row = (String, String, String, Option<String>, i64);
 
 impl TableDeclaration {
-    /// Returns the columns of `tessera_tables`: name, `column_list`, id, routing.
+    /// Returns the columns of `tessera_tables`: name, `column_list`, id, routing,
+    /// `group_number`.
     pub fn row(&self) -> Row {
         let json = |list: Result<String, _>| list.expect("names always serialise");
         let columns = json(serde_json::to_string(&self.columns));
         let id = json(serde_json::to_string(&self.id));
-        (self.name.clone(), columns, id, self.routing.clone())
+        (self.name.clone(), columns, id, self.routing.clone(), self.group as i64)
     }
 
     /// Reads the columns of [`TableDeclaration::row`].
-    pub fn of_row((name, columns, id, routing): Row) -> Result<Self, serde_json::Error> {
+    pub fn of_row((name, columns, id, routing, group): Row) -> Result<Self, serde_json::Error> {
         let (columns, id) = (serde_json::from_str(&columns)?, serde_json::from_str(&id)?);
-        Ok(Self { name, columns, id, routing })
+        // A negative number is that of no group, and the table is refused for it.
+        let group = usize::try_from(group).unwrap_or(usize::MAX);
+        Ok(Self { name, columns, id, routing, group })
     }
 }

@@ -22,6 +22,7 @@ use model::error::Error;
 use model::keyspace::{SLOT_COUNT, ShardKey};
 use model::row_change::{Operation, RowWrite};
 use model::shard_map::ShardMap;
+use model::shard_map::partitions::partition_column;
 use model::table::Table;
 use model::topology::ShardNumber;
 
@@ -189,8 +190,8 @@ pub struct DemoRows<'p> {
     map: Arc<ShardMap>,
     users: Arc<Table>,
     orders: Arc<Table>,
-    /// True if a column may say which partition a row is in.
-    is_by_column: bool,
+    /// True if the rows of a key may lie in several slots.
+    is_divided: bool,
     /// Pass in which each slot is stored.
     pass_of: Vec<u64>,
     passes: u64,
@@ -210,21 +211,26 @@ impl<'p> DemoRows<'p> {
         );
         let map = manager.map();
         let passes = plan.users().div_ceil(PASS_USERS).clamp(1, PASSES_MAX);
-        let mut pass_of = vec![0; usize::from(SLOT_COUNT)];
+        let mut pass_of = vec![0; map.groups().slot_count()];
         for shard in map.topology().numbers() {
-            let slots: Vec<u16> = map.slots_of(shard).collect();
-            for (rank, slot) in (0_u64..).zip(&slots) {
-                pass_of[usize::from(*slot)] = rank * passes / slots.len() as u64;
+            let slots = map.groups().slots_of(shard, &[users.group(), orders.group()]);
+            let count = slots.len() as u64;
+            for (rank, slot) in (0_u64..).zip(slots.iter()) {
+                pass_of[slot.index()] = rank * passes / count;
             }
         }
-        let is_by_column = map.keyspace().column().is_some();
+        let has_partitions = |table| partition_column(&map, table).is_some();
+        let is_divided =
+            users.group() != orders.group() || has_partitions(&users) || has_partitions(&orders);
         let (pass, next) = (0, 0);
-        Ok(Self { plan, map, users, orders, is_by_column, pass_of, passes, pass, next })
+        Ok(Self { plan, map, users, orders, is_divided, pass_of, passes, pass, next })
     }
 
     /// Returns the approximate number of rows of each member, by its share of the slots.
     pub fn expected(&self) -> Vec<(ShardNumber, u64)> {
-        let share = |shard| self.map.slots_of(shard).count() as f64 / f64::from(SLOT_COUNT);
+        let group = [self.users.group()];
+        let slots = |shard| self.map.groups().slots_of(shard, &group).len();
+        let share = |shard| slots(shard) as f64 / f64::from(SLOT_COUNT);
         let rows = |shard| (share(shard) * self.plan.rows() as f64) as u64;
         self.map.topology().numbers().map(|shard| (shard, rows(shard))).collect()
     }
@@ -260,13 +266,13 @@ impl<'p> DemoRows<'p> {
         Ok(Some(chunk).filter(|chunk| !chunk.rows.is_empty()))
     }
 
-    /// Returns true if all rows of a key are stored in another pass. If users are in partitions,
-    /// they have other slots than their orders.
+    /// Returns true if all rows of a key are stored in another pass. Users that are in partitions,
+    /// or in another group, have other slots than their orders.
     fn is_later(&self, key: &str) -> Result<bool, Error> {
-        if self.is_by_column {
+        if self.is_divided {
             return Ok(false);
         }
-        let place = self.map.place(ShardKey::parse(key)?)?;
+        let place = self.map.locate(&self.users, ShardKey::parse(key)?, None)?;
         Ok(self.pass_of[place.slot.index()] != self.pass)
     }
 

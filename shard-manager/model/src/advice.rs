@@ -130,6 +130,8 @@ pub struct Observed<'o> {
     pub keys: &'o [KeyLoad],
     /// Moves that go on; `None` if there are none.
     pub open: Option<OpenMoves<'o>>,
+    /// Number that sentences give the first slot of the map: that of its group of tables.
+    pub first_slot: u16,
 }
 
 /// Moves of slots that go on.

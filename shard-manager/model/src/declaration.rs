@@ -7,7 +7,7 @@
 //! by the system, so statements need no quoting in SQLite or PostgreSQL.
 //! **Not here:** the format of the request (the router), creating the table (`manager`).
 
-use crate::table::{Column, DefaultFault, Table, TableError, closest};
+use crate::table::{Column, DefaultFault, Table, TableError, closest, is_name};
 use crate::value::ColumnType;
 
 /// Table as a client declares it.
@@ -166,7 +166,7 @@ pub(crate) fn check_table_name(name: &str) -> Result<(), Fault> {
 }
 
 fn check_name(name: &str, system: &[&str]) -> Result<(), Fault> {
-    if !Table::is_name(name) {
+    if !is_name(name) {
         return Err(Fault::Name);
     }
     let by = if PARAMETERS.contains(&name) {

@@ -24,29 +24,43 @@ use partition_column::PartitionError;
 use range::RangeSpace;
 use routing_step::{Explanation, RoutingStep};
 
-/// Number of slots, fixed for all clusters. A power of two, so that a hash is reduced by a mask.
+/// Number of slots of a group of tables, fixed for all clusters. A power of two, so that a hash is
+/// reduced by a mask.
 pub const SLOT_COUNT: u16 = 16_384;
+
+/// Highest number of groups of tables, because the number of a slot has 16 bits.
+pub const GROUPS_MAX: usize = (u16::MAX / SLOT_COUNT) as usize + 1;
+
+/// Highest number of slots of a cluster.
+pub const SLOTS_MAX: usize = GROUPS_MAX * SLOT_COUNT as usize;
 
 const _: () = assert!(SLOT_COUNT.is_power_of_two(), "slot_of() masks instead of dividing");
 
-/// One of the [`SLOT_COUNT`] parts of the keyspace: the unit that is owned and moved.
+/// One of the [`SLOT_COUNT`] parts of the keyspace of a group of tables: the unit that is owned and
+/// moved. Slots of all groups have different numbers (`table_group`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
 impl Slot {
-    /// Returns the slot of this number, if there is one.
+    /// Returns the slot of this number, if there can be one.
     #[inline]
     pub fn new(number: u16) -> Option<Self> {
-        (number < SLOT_COUNT).then_some(Self(number))
+        (usize::from(number) < SLOTS_MAX).then_some(Self(number))
     }
 
-    /// Returns the number, `0..SLOT_COUNT`.
+    /// Returns the slot of a group, whose first slot has this number, for a slot of its keyspace.
+    #[inline]
+    pub(crate) fn of_group(first: u16, within: Self) -> Self {
+        Self(first + within.0)
+    }
+
+    /// Returns the number. In the group `main` it is less than [`SLOT_COUNT`].
     #[inline]
     pub fn number(self) -> u16 {
         self.0
     }
 
-    /// Returns the number as an index into a table of [`SLOT_COUNT`] entries.
+    /// Returns the number as an index into a table of all slots.
     #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
@@ -138,6 +152,9 @@ pub enum KeyError {
     /// Keyspace by a column: the partition is missing or does not exist.
     #[error(transparent)]
     Partition(Box<PartitionError>),
+    /// The shard map is older than the group of the table.
+    #[error("this router does not know the group of the table yet: try again")]
+    UnknownGroup,
 }
 
 /// Function from keys to slots, chosen when a cluster is created. Cloning is cheap: parameters are

@@ -6,7 +6,7 @@
 
 use crate::keyspace::Slot;
 use crate::position::Position;
-use crate::shard_map::{MapError, ShardMap, SlotOwner};
+use crate::shard_map::{MapError, ShardMap, SlotOwner, followed_by};
 use crate::slot_set::SlotSet;
 use crate::topology::{ShardNumber, ShardSpec, ShardState, Topology, TopologyError};
 
@@ -138,7 +138,7 @@ impl MapChange {
                 check_owners(map, slots, (*from, *to))?;
                 let slots = slots.iter().map(Slot::number);
                 let changed = slots.map(|slot| SlotOwner { slot, shard: *to, since: epoch });
-                return Ok(map.followed_by(epoch, map.topology().clone(), changed)?);
+                return Ok(followed_by(map, epoch, map.topology().clone(), changed)?);
             }
             Self::NewShard { name, weight, address: _ } => {
                 if !is_name(name) {
@@ -156,7 +156,7 @@ impl MapChange {
                 shards[shard.index()].weight = *weight;
             }
         }
-        Ok(map.followed_by(epoch, Topology::restore(shards)?, [])?)
+        Ok(followed_by(map, epoch, Topology::restore(shards)?, [])?)
     }
 }
 

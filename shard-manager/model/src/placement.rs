@@ -23,7 +23,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::keyspace::SLOT_COUNT;
+use crate::keyspace::{Keyspace, SLOT_COUNT};
 use crate::topology::{ShardNumber, Topology};
 use manual::Manual;
 use partitions::Partitions;
@@ -145,6 +145,29 @@ impl Placement {
         };
         assert_eq!(owners.len(), usize::from(SLOT_COUNT), "every slot has one owner");
         Ok(owners)
+    }
+}
+
+/// Explains why keyspace and placement contradict each other, naming both settings; `None` if they
+/// fit.
+///
+/// The placement `partitions` assigns the partitions of the keyspace `list` to shards. With other
+/// partitions, or in a keyspace without any, its names have no meaning.
+pub fn contradiction(keyspace: &Keyspace, placement: &Placement) -> Option<String> {
+    let Placement::Partitions(partitions) = placement else { return None };
+    match keyspace {
+        Keyspace::List(list) if partitions.are_blocks_of(list) => None,
+        Keyspace::List(list) => Some(format!(
+            "keyspace {list} and placement {partitions} have other partitions: give both the same names and \
+             weights, in the same order"
+        )),
+        Keyspace::Hash | Keyspace::Modulo | Keyspace::Range(_) | Keyspace::Matrix(_) => {
+            Some(format!(
+                "placement {partitions} says where the partitions of keyspace list lie, and keyspace {} has none: \
+                 use keyspace list with the same names and weights, or another placement",
+                keyspace.name()
+            ))
+        }
     }
 }
 

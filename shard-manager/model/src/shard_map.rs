@@ -6,15 +6,19 @@
 //! **Invariant:** every slot has exactly one owner, a shard of the map's topology.
 //! **Not here:** choosing owners (`placement`), storing a map (`catalog`).
 
+mod groups;
 pub mod partitions;
 
 use partitions::{location, slot_of_row};
 
-use crate::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
+use crate::keyspace::{GROUPS_MAX, KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
 use crate::placement::{Placement, PlacementError};
 use crate::slot_set::SlotSet;
 use crate::table::Table;
+use crate::table_group::TableGroup;
 use crate::topology::{self, ShardNumber, ShardState, Topology};
+
+pub use groups::{MapGroups, of_group, with_group, with_main};
 
 /// Slot and shard of a key, the result of routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +56,15 @@ pub struct SlotOwner {
     pub since: u64,
 }
 
-/// Keyspace, owners and topology at one epoch.
+/// Groups of tables, owners and topology at one epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardMap {
     epoch: u64,
-    keyspace: Keyspace,
-    placement: Placement,
+    main: TableGroup,
+    /// Groups from number 1 on. Most clusters have none.
+    further: Box<[TableGroup]>,
     topology: Topology,
+    /// Owner of each slot, group by group.
     owners: Box<[ShardNumber]>,
     /// Epoch in which each slot got its owner.
     since: Box<[u64]>,
@@ -76,7 +82,8 @@ impl ShardMap {
     ) -> Result<Self, PlacementError> {
         let owners = placement.assign(&topology)?.into_boxed_slice();
         let since = vec![1; owners.len()].into_boxed_slice();
-        Ok(Self { epoch: 1, keyspace, placement, topology, owners, since })
+        let main = TableGroup::main(keyspace, placement);
+        Ok(Self { epoch: 1, main, further: Box::default(), topology, owners, since })
     }
 
     /// Restores a map from the catalog.
@@ -94,7 +101,7 @@ impl ShardMap {
         for range in ranges {
             let expected = owners.len();
             if usize::from(range.first) != expected || range.last < range.first {
-                return Err(MapError::Gap { expected, found: range.first });
+                return Err(MapError::Gap { expected, found: usize::from(range.first) });
             }
             if range.shard.index() >= topology.len() {
                 return Err(MapError::NoSuchShard { first: range.first });
@@ -102,67 +109,49 @@ impl ShardMap {
             owners.resize(usize::from(range.last) + 1, range.shard);
         }
         if owners.len() != usize::from(SLOT_COUNT) {
-            return Err(MapError::Gap { expected: owners.len(), found: SLOT_COUNT });
+            return Err(MapError::Gap { expected: owners.len(), found: usize::from(SLOT_COUNT) });
         }
         let since = vec![1; owners.len()].into_boxed_slice();
         let owners = owners.into_boxed_slice();
-        Ok(Self { epoch, keyspace, placement, topology, owners, since })
+        let main = TableGroup::main(keyspace, placement);
+        Ok(Self { epoch, main, further: Box::default(), topology, owners, since })
     }
 
-    /// Restores a map from the owner of every slot, in slot order.
+    /// Restores a map from the owner of every slot, in slot order. `main` is the first group, and
+    /// `further` has the others.
     ///
     /// # Errors
     /// [`MapError`]: a slot is missing or has two owners, or an owner is impossible.
     pub fn from_owners(
         epoch: u64,
-        keyspace: Keyspace,
-        placement: Placement,
+        main: TableGroup,
+        further: Vec<TableGroup>,
         topology: Topology,
         owners: impl IntoIterator<Item = SlotOwner>,
     ) -> Result<Self, MapError> {
-        let count = usize::from(SLOT_COUNT);
+        if further.len() >= GROUPS_MAX {
+            return Err(MapError::Groups { count: further.len() + 1 });
+        }
+        let count = usize::from(SLOT_COUNT) * (1 + further.len());
         let (mut shards, mut since) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for owner in owners {
             let expected = shards.len();
             if usize::from(owner.slot) != expected {
-                return Err(MapError::Gap { expected, found: owner.slot });
+                return Err(MapError::Gap { expected, found: usize::from(owner.slot) });
             }
             check_owner(&owner, epoch, &topology)?;
             shards.push(owner.shard);
             since.push(owner.since);
         }
         if shards.len() != count {
-            return Err(MapError::Gap { expected: shards.len(), found: SLOT_COUNT });
+            return Err(MapError::Gap { expected: shards.len(), found: count });
         }
         let (owners, since) = (shards.into_boxed_slice(), since.into_boxed_slice());
-        Ok(Self { epoch, keyspace, placement, topology, owners, since })
-    }
-
-    /// Returns this map at a later epoch, with the owners that have changed since.
-    ///
-    /// # Errors
-    /// [`MapError`] if an owner is impossible.
-    pub fn followed_by(
-        &self,
-        epoch: u64,
-        topology: Topology,
-        changed: impl IntoIterator<Item = SlotOwner>,
-    ) -> Result<Self, MapError> {
-        let (mut owners, mut since) = (self.owners.clone(), self.since.clone());
-        for owner in changed {
-            let slot = usize::from(owner.slot);
-            if slot >= owners.len() {
-                return Err(MapError::Gap { expected: owners.len(), found: owner.slot });
-            }
-            check_owner(&owner, epoch, &topology)?;
-            (owners[slot], since[slot]) = (owner.shard, owner.since);
-        }
-        let (keyspace, placement) = (self.keyspace.clone(), self.placement.clone());
-        Ok(Self { epoch, keyspace, placement, topology, owners, since })
+        Ok(Self { epoch, main, further: further.into_boxed_slice(), topology, owners, since })
     }
 
     /// Returns slot and shard of a row of a table: by its key, and by the value of the table's
-    /// [partition column](partitions::partition_column) if there is one.
+    /// [`partitions::partition_column`] if there is one.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the row.
@@ -176,12 +165,12 @@ impl ShardMap {
         Ok(location(self, slot_of_row(self, table, key, partition)?))
     }
 
-    /// Returns slot and shard of a key, if the key alone decides them.
+    /// Returns slot and shard of a key of the group `main`, if the key alone decides them.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the key.
     pub fn place(&self, key: ShardKey<'_>) -> Result<KeyLocation, KeyError> {
-        Ok(location(self, self.keyspace.slot_of(key)?))
+        Ok(location(self, self.main.keyspace.slot_of(key)?))
     }
 
     /// Returns the owner of a slot.
@@ -202,16 +191,22 @@ impl ShardMap {
         self.epoch
     }
 
-    /// Returns the function from keys to slots.
+    /// Returns the function from keys of the group `main` to slots.
     #[inline]
     pub fn keyspace(&self) -> &Keyspace {
-        &self.keyspace
+        &self.main.keyspace
     }
 
     /// Returns the placement with which the cluster was created.
     #[inline]
     pub fn placement(&self) -> &Placement {
-        &self.placement
+        &self.main.placement
+    }
+
+    /// Returns the groups of tables.
+    #[inline]
+    pub fn groups(&self) -> MapGroups<'_> {
+        MapGroups(self)
     }
 
     /// Returns the shards.
@@ -222,26 +217,43 @@ impl ShardMap {
 
     /// Returns the owner of every slot, in slot order.
     pub fn owners(&self) -> impl Iterator<Item = SlotOwner> + '_ {
-        let owners = (0..SLOT_COUNT).zip(self.owners.iter().zip(&self.since));
+        let owners = (0..=u16::MAX).zip(self.owners.iter().zip(&self.since));
         owners.map(|(slot, (&shard, &since))| SlotOwner { slot, shard, since })
     }
 
-    /// Returns the owners as consecutive ranges, in slot order.
+    /// Returns the owners of all groups as consecutive ranges, in slot order. A range is of one
+    /// group.
     pub fn ranges(&self) -> Vec<SlotRange> {
-        let mut ranges: Vec<SlotRange> = Vec::new();
-        for (slot, &shard) in (0..SLOT_COUNT).zip(&self.owners) {
-            match ranges.last_mut() {
-                Some(range) if range.shard == shard => range.last = slot,
-                Some(_) | None => ranges.push(SlotRange { first: slot, last: slot, shard }),
-            }
-        }
-        ranges
+        let groups = self.groups().iter();
+        groups.flat_map(|(group, _)| self.groups().ranges(group)).collect()
     }
 
     /// Returns the slots of one shard, ascending.
     pub fn slots_of(&self, shard: ShardNumber) -> impl Iterator<Item = u16> + '_ {
-        (0..SLOT_COUNT).zip(&self.owners).filter(move |(_, owner)| **owner == shard).map(|(s, _)| s)
+        (0..=u16::MAX).zip(&self.owners).filter(move |(_, owner)| **owner == shard).map(|(s, _)| s)
     }
+}
+
+/// Returns a map at a later epoch, with the owners that have changed since.
+///
+/// # Errors
+/// [`MapError`] if an owner is impossible.
+pub fn followed_by(
+    map: &ShardMap,
+    epoch: u64,
+    topology: Topology,
+    changed: impl IntoIterator<Item = SlotOwner>,
+) -> Result<ShardMap, MapError> {
+    let mut next = ShardMap { epoch, topology, ..map.clone() };
+    for owner in changed {
+        let slot = usize::from(owner.slot);
+        if slot >= next.owners.len() {
+            return Err(MapError::Gap { expected: next.owners.len(), found: slot });
+        }
+        check_owner(&owner, epoch, &next.topology)?;
+        (next.owners[slot], next.since[slot]) = (owner.shard, owner.since);
+    }
+    Ok(next)
 }
 
 /// Returns a map with only its first shards, as many as this; `None` if another one owns slots.
@@ -313,7 +325,13 @@ pub enum MapError {
         /// Next slot without an owner.
         expected: usize,
         /// First slot of the next range that is stored.
-        found: u16,
+        found: usize,
+    },
+    /// There are more groups than slot numbers.
+    #[error("there are {count} groups of tables, and there may be {GROUPS_MAX}")]
+    Groups {
+        /// Number of groups.
+        count: usize,
     },
     /// An owner is not in the topology.
     #[error("the range that begins at slot {first} belongs to a shard that does not exist")]

@@ -9,6 +9,7 @@
 //! **Not here:** carrying out a plan (`cluster`), the observations of load (`advice`). No I/O, no
 //! clock, no `async`.
 
+pub mod by_group;
 mod drain;
 mod even;
 pub mod paper;
@@ -16,10 +17,11 @@ mod steps;
 
 use crate::advice::{Advice, BalanceBy, ShardSize};
 use crate::keyspace::{SLOT_COUNT, Slot};
-use crate::placement::{Placement, PlacementError};
+use crate::placement::{Placement, PlacementError, contradiction};
 use crate::shard_map::ShardMap;
-use crate::shard_map::partitions::{contradiction, divided_partition};
+use crate::shard_map::partitions::divided_partition;
 use crate::slot_set::SlotSet;
+use crate::table_group::GroupNumber;
 use crate::topology::{ShardNumber, ShardState, Topology};
 
 use self::steps::Transfers;
@@ -119,6 +121,14 @@ pub enum PlanFault {
     /// No shard may get slots.
     #[error("no other serving shard has a weight above 0: the slots have nowhere to go")]
     NoTaker,
+    /// No shard of a group may get slots.
+    #[error(
+        "group {group} has no other serving shard with a weight above 0: its slots have nowhere to go"
+    )]
+    NoTakerOfGroup {
+        /// Name of the group.
+        group: String,
+    },
     /// The placement does not fit the shards.
     #[error(transparent)]
     Placement(#[from] PlacementError),
@@ -172,7 +182,10 @@ pub fn plan_by_placement(
     let weights = serving_weights(scene.topology, None)?;
     let wanted = ShardMap::first(map.keyspace().clone(), placement.clone(), scene.topology.clone());
     let wanted = wanted?;
-    if let Some(contradiction) = contradiction(&wanted).or_else(|| divided_partition(&wanted)) {
+    let contradiction = contradiction(map.keyspace(), placement);
+    if let Some(contradiction) =
+        contradiction.or_else(|| divided_partition(&wanted, GroupNumber::MAIN))
+    {
         return Err(PlanFault::Keyspace(contradiction));
     }
     let mut desired: Vec<ShardNumber> = wanted.owners().map(|owner| owner.shard).collect();

@@ -1,4 +1,6 @@
-//! Slot set: a set of slots, one bit for each of the 16 384.
+//! Slot set: a set of slots, one bit for each of the 16 384 of a group of tables.
+//!
+//! A set has room for the groups whose slots were added, so a cluster of one group pays for one.
 //!
 //! The bytes have the layout of PostgreSQL's `get_bit` on a `bytea`: slot n is bit n mod 8 of byte
 //! n / 8, so a set is compared and sent as it is stored.
@@ -10,18 +12,21 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::keyspace::{SLOT_COUNT, Slot};
+use crate::group_number::GroupNumber;
+use crate::keyspace::{GROUPS_MAX, SLOT_COUNT, Slot};
 
+/// Words of the slots of one group.
 const WORDS: usize = SLOT_COUNT as usize / 64;
 
-/// Set of slots. It takes 2 KiB, so it is shared rather than copied.
-#[derive(Clone, PartialEq, Eq)]
+/// Set of slots. It takes 2 KiB for each group, so it is shared rather than copied.
+#[derive(Clone)]
 pub struct SlotSet {
-    words: Box<[u64; WORDS]>,
+    /// Words of the first groups, [`WORDS`] for each; no slot of another group is in the set.
+    words: Box<[u64]>,
 }
 
 impl SlotSet {
-    /// Bytes of a stored set.
+    /// Bytes that a stored set has for each group.
     pub const BYTES: usize = WORDS * 8;
 
     /// Creates a set without slots.
@@ -29,46 +34,59 @@ impl SlotSet {
         Self { words: Box::new([0; WORDS]) }
     }
 
-    /// Creates the set of all slots.
+    /// Creates the set of all slots of a cluster whose tables are one group.
     pub fn full() -> Self {
         Self { words: Box::new([u64::MAX; WORDS]) }
     }
 
-    /// Restores a set from its bytes; `None` if there are not exactly [`SlotSet::BYTES`].
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != Self::BYTES {
-            return None;
-        }
-        let mut set = Self::empty();
-        for (word, bytes) in set.words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = u64::from_le_bytes(bytes.try_into().ok()?);
-        }
-        Some(set)
+    /// Creates the set of all slots of a group.
+    pub fn of_group(group: GroupNumber) -> Self {
+        let before = WORDS * group.index();
+        let words = std::iter::repeat_n(0, before).chain(std::iter::repeat_n(u64::MAX, WORDS));
+        Self { words: words.collect() }
     }
 
-    /// Returns the bytes of the set, [`SlotSet::BYTES`] of them.
+    /// Restores a set from its bytes; `None` if they are not [`SlotSet::BYTES`] for each of one or
+    /// more groups.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let groups = bytes.len() / Self::BYTES;
+        if groups * Self::BYTES != bytes.len() || !(1..=GROUPS_MAX).contains(&groups) {
+            return None;
+        }
+        let words = bytes.chunks_exact(8).map(|bytes| bytes.try_into().ok());
+        let words: Option<Box<[u64]>> = words.map(|word| word.map(u64::from_le_bytes)).collect();
+        Some(Self { words: words? })
+    }
+
+    /// Returns the bytes of the set, [`SlotSet::BYTES`] for each group that it has room for.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.words.iter().flat_map(|word| word.to_le_bytes()).collect()
     }
 
     /// Adds a slot.
     pub fn insert(&mut self, slot: Slot) {
-        self.words[slot.index() / 64] |= 1 << (slot.index() % 64);
+        let index = slot.index() / 64;
+        make_room(&mut self.words, index + 1);
+        self.words[index] |= 1 << (slot.index() % 64);
     }
 
     /// Removes a slot.
     pub fn remove(&mut self, slot: Slot) {
-        self.words[slot.index() / 64] &= !(1 << (slot.index() % 64));
+        if let Some(word) = self.words.get_mut(slot.index() / 64) {
+            *word &= !(1 << (slot.index() % 64));
+        }
     }
 
     /// Returns true if the slot is in the set.
     #[inline]
     pub fn contains(&self, slot: Slot) -> bool {
-        self.words[slot.index() / 64] >> (slot.index() % 64) & 1 == 1
+        let word = self.words.get(slot.index() / 64).copied().unwrap_or_default();
+        word >> (slot.index() % 64) & 1 == 1
     }
 
     /// Adds all slots of another set.
     pub fn unite(&mut self, other: &Self) {
+        make_room(&mut self.words, other.words.len());
         self.words.iter_mut().zip(other.words.iter()).for_each(|(word, other)| *word |= other);
     }
 
@@ -95,11 +113,6 @@ impl SlotSet {
         self.words.iter().all(|word| *word == 0)
     }
 
-    /// Returns true if all slots are in the set.
-    pub fn is_full(&self) -> bool {
-        self.words.iter().all(|word| *word == u64::MAX)
-    }
-
     /// Returns the slots, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
         let next = |slot: &u16| find(&self.words, usize::from(*slot) + 1, true);
@@ -111,17 +124,27 @@ impl SlotSet {
         let mut ranges: Vec<(u16, u16)> = Vec::new();
         let mut next = 0;
         while let Some(first) = find(&self.words, next, true) {
-            let end = find(&self.words, usize::from(first), false).unwrap_or(SLOT_COUNT);
-            ranges.push((first, end - 1));
-            next = usize::from(end);
+            let end = find(&self.words, usize::from(first), false);
+            let end = end.map_or(self.words.len() * 64, usize::from);
+            ranges.push((first, (end - 1) as u16));
+            next = end;
         }
         ranges
     }
 }
 
+/// Makes room for so many words, rounded up to whole groups.
+fn make_room(words: &mut Box<[u64]>, needed: usize) {
+    if needed > words.len() {
+        let mut more = std::mem::take(words).into_vec();
+        more.resize(needed.next_multiple_of(WORDS), 0);
+        *words = more.into_boxed_slice();
+    }
+}
+
 /// Returns the first slot from this number on that is in the set, or the first that is not. Whole
 /// words are skipped: most sets have long ranges.
-fn find(words: &[u64; WORDS], from: usize, is_in: bool) -> Option<u16> {
+fn find(words: &[u64], from: usize, is_in: bool) -> Option<u16> {
     let mut rest = words.iter().enumerate().skip(from / 64).map(|(index, word)| {
         let word = if is_in { *word } else { !*word };
         let seen = if index == from / 64 { (1 << (from % 64)) - 1 } else { 0 };
@@ -143,7 +166,7 @@ impl FromStr for SlotSet {
                 let number: u32 =
                     number.trim().parse().map_err(|_| SlotSetError::Form(shortened(part)))?;
                 let slot = u16::try_from(number).ok().and_then(Slot::new);
-                slot.ok_or(SlotSetError::NoSuchSlot { number })
+                slot.ok_or(SlotSetError::NoSuchSlot { number, last: u16::MAX })
             };
             let (first, last) = (read(first)?, read(last)?);
             if first > last {
@@ -168,15 +191,56 @@ pub enum SlotSetError {
     #[error("`{0}` is not a slot or a range of slots: write 0-63,100")]
     Form(String),
     /// The number is not one of a slot.
-    #[error("there is no slot {number}: slots are 0 to {last}", last = SLOT_COUNT - 1)]
+    #[error("there is no slot {number}: slots are 0 to {last}")]
     NoSuchSlot {
         /// The number.
         number: u32,
+        /// Last slot.
+        last: u16,
     },
     /// A range ends before it begins.
     #[error("the range `{0}` ends before it begins")]
     Backwards(String),
 }
+
+/// Reads slots like [`SlotSet::from_str`], of a cluster with so many slots.
+///
+/// # Errors
+/// [`SlotSetError`].
+pub fn parse_within(text: &str, slot_count: usize) -> Result<SlotSet, SlotSetError> {
+    let last = u16::try_from(slot_count - 1).unwrap_or(u16::MAX);
+    let slots = text.parse::<SlotSet>().map_err(|mut error| {
+        if let SlotSetError::NoSuchSlot { last: known, .. } = &mut error {
+            *known = last;
+        }
+        error
+    })?;
+    check_known(&slots, slot_count)?;
+    Ok(slots)
+}
+
+/// Checks that a cluster with so many slots has all of these.
+///
+/// # Errors
+/// [`SlotSetError::NoSuchSlot`].
+pub fn check_known(slots: &SlotSet, slot_count: usize) -> Result<(), SlotSetError> {
+    let last = u16::try_from(slot_count - 1).unwrap_or(u16::MAX);
+    match slots.iter().find(|slot| slot.number() > last) {
+        Some(slot) => Err(SlotSetError::NoSuchSlot { number: slot.number().into(), last }),
+        None => Ok(()),
+    }
+}
+
+impl PartialEq for SlotSet {
+    /// Returns true if both have the same slots, however much room they have.
+    fn eq(&self, other: &Self) -> bool {
+        let both = self.words.len().min(other.words.len());
+        let rest = self.words[both..].iter().chain(&other.words[both..]);
+        self.words[..both] == other.words[..both] && rest.into_iter().all(|word| *word == 0)
+    }
+}
+
+impl Eq for SlotSet {}
 
 impl FromIterator<Slot> for SlotSet {
     fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
@@ -212,7 +276,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{SlotSet, SlotSetError};
+    use super::{SlotSet, SlotSetError, parse_within};
+    use crate::group_number::GroupNumber;
     use crate::keyspace::{SLOT_COUNT, Slot};
 
     fn set(numbers: &BTreeSet<u16>) -> SlotSet {
@@ -222,8 +287,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_set_behaves_like_a_set_of_numbers(
-            a in prop::collection::btree_set(0..SLOT_COUNT, 0..200),
-            b in prop::collection::btree_set(0..SLOT_COUNT, 0..200),
+            a in prop::collection::btree_set(0..=u16::MAX, 0..200),
+            b in prop::collection::btree_set(0..=SLOT_COUNT * 2, 0..200),
         ) {
             let (left, right) = (set(&a), set(&b));
             prop_assert_eq!(left.len(), a.len());
@@ -244,14 +309,22 @@ mod tests {
 
     #[test]
     fn a_list_of_slots_is_read_as_it_is_written() {
-        for text in ["0", "0-2,9,11-12", "0-16383"] {
+        for text in ["0", "0-2,9,11-12", "0-16383", "16000-40000", "0-65535"] {
             assert_eq!(text.parse::<SlotSet>().map(|set| set.to_string()), Ok(text.to_owned()));
         }
         assert_eq!(
             " 1 - 3 , 2".parse::<SlotSet>().map(|set| set.to_string()),
             Ok("1-3".to_owned())
         );
-        assert_eq!("16384".parse::<SlotSet>(), Err(SlotSetError::NoSuchSlot { number: 16_384 }));
+        for (text, slot_count, number, last) in [
+            ("16384", 16_384, 16_384, 16_383),
+            ("9,65536", 16_384, 65_536, 16_383),
+            ("0-40000", 32_768, 32_768, 32_767),
+        ] {
+            let refused = Err(SlotSetError::NoSuchSlot { number, last });
+            assert_eq!(parse_within(text, slot_count), refused, "{text}");
+        }
+        assert_eq!(parse_within("16384", 32_768), "16384".parse());
         assert_eq!("3-1".parse::<SlotSet>(), Err(SlotSetError::Backwards("3-1".to_owned())));
         for text in ["", "a", "1-", "-1", "1,,2", "1-2-3"] {
             assert!(matches!(text.parse::<SlotSet>(), Err(SlotSetError::Form(_))), "{text}");
@@ -263,6 +336,30 @@ mod tests {
         assert_eq!(set(&[0, 1, 2, 9, 11, 12].into()).to_string(), "0-2,9,11-12");
         assert_eq!(SlotSet::full().to_string(), "0-16383");
         assert_eq!(SlotSet::empty().to_string(), "");
-        assert!(SlotSet::full().is_full() && SlotSet::empty().is_empty());
+        assert!(SlotSet::empty().is_empty());
+    }
+
+    #[test]
+    fn the_set_of_a_group_has_its_slots_and_no_others() {
+        let of = |group| SlotSet::of_group(GroupNumber::new(group).expect("a group"));
+        assert_eq!(of(0), SlotSet::full());
+        assert_eq!(of(1).to_string(), "16384-32767");
+        assert_eq!(of(3).to_string(), "49152-65535");
+        assert!(of(1).is_disjoint(&of(0)) && of(0).is_disjoint(&of(3)));
+        assert_eq!(of(0).without(&of(1)), of(0));
+        let mut both = of(2);
+        both.unite(&of(0));
+        assert_eq!(both.without(&of(2)), of(0));
+        assert_ne!(both, of(0));
+        assert!(!SlotSet::empty().contains(Slot::new(65_535).expect("a slot")));
+    }
+
+    #[test]
+    fn a_stored_set_has_the_bytes_of_whole_groups() {
+        assert_eq!(SlotSet::from_bytes(&[0; 2_048]), Some(SlotSet::empty()));
+        assert_eq!(SlotSet::from_bytes(&[0; 8_192]), Some(SlotSet::empty()));
+        for bytes in [0, 1, 2_047, 2_049, 10_240] {
+            assert_eq!(SlotSet::from_bytes(&vec![0; bytes]), None, "{bytes}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use crate::idempotency;
 use crate::keyspace::{KeyError, ShardKey, Slot};
-use crate::shard_map::partitions::location;
+use crate::shard_map::partitions::{location, may_hold};
 use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 
@@ -12,7 +12,8 @@ use crate::table::Table;
 /// column. `slot` is the one in which it is stored.
 ///
 /// The record of an idempotency key is stored beside the row that was written, so that its slot
-/// depends on the partition of that row, which it does not contain: any slot of its key will do.
+/// depends on the group and the partition of that row, which it does not contain: any slot in which
+/// a row of its key may lie will do.
 ///
 /// # Errors
 /// [`KeyError`] if the keyspace has no slot for the row.
@@ -23,10 +24,9 @@ pub fn stored_location(
     partition: Option<&str>,
 ) -> Result<KeyLocation, KeyError> {
     let key = ShardKey::parse(key)?;
-    if map.keyspace().column().is_some() && table.name() == idempotency::TABLE.name() {
-        let slots = map.keyspace().slots_of_key(key, usize::MAX).unwrap_or_default();
+    if table.name() == idempotency::TABLE.name() {
         let stored = u16::try_from(slot).ok().and_then(Slot::new);
-        if let Some(stored) = stored.filter(|stored| slots.contains(stored)) {
+        if let Some(stored) = stored.filter(|stored| may_hold(map, *stored, key)) {
             return Ok(location(map, stored));
         }
     }

@@ -15,9 +15,11 @@ mod difference;
 mod visible;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::group_number::GroupNumber;
 use crate::value::ColumnType;
 pub use column_default::{ColumnDefault, DefaultFault};
 pub use difference::TableDifference;
@@ -44,6 +46,7 @@ pub struct Table {
     columns: Vec<Column>,
     id: Vec<usize>,
     routing: Option<usize>,
+    group: GroupNumber,
     digest: u64,
     view: Option<View>,
 }
@@ -109,7 +112,8 @@ impl Table {
             return Err(TableError::IdNotComparable { name: column.name.clone() });
         }
         let name = name.to_owned();
-        let mut table = Self { name, columns, id, routing, digest: 0, view: None };
+        let group = GroupNumber::MAIN;
+        let mut table = Self { name, columns, id, routing, group, digest: 0, view: None };
         table.digest = digest_of(&table);
         Ok(table)
     }
@@ -117,14 +121,6 @@ impl Table {
     /// Returns a number that differs between declarations, even under the same name.
     pub fn digest(&self) -> u64 {
         self.digest
-    }
-
-    /// Returns true if a table or a column may have this name.
-    pub fn is_name(name: &str) -> bool {
-        let mut chars = name.chars();
-        chars.next().is_some_and(|c| c.is_ascii_lowercase())
-            && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-            && name.len() <= 40
     }
 
     /// Returns the table's name.
@@ -155,6 +151,12 @@ impl Table {
     #[inline]
     pub fn routing(&self) -> Option<usize> {
         self.routing
+    }
+
+    /// Returns the group that the table belongs to.
+    #[inline]
+    pub fn group(&self) -> GroupNumber {
+        self.group
     }
 
     /// Returns the columns that clients may write.
@@ -209,8 +211,19 @@ impl Table {
     }
 }
 
+/// Returns a table in another group.
+#[must_use]
+pub fn in_group(table: Table, group: GroupNumber) -> Table {
+    let mut table = Table { group, ..table };
+    table.digest = digest_of(&table);
+    table
+}
+
 fn digest_of(table: &Table) -> u64 {
     let mut text = format!("{} {:?} {:?}", table.name, table.id, table.routing);
+    if table.group != GroupNumber::MAIN {
+        let _ = write!(text, " group {}", table.group.index());
+    }
     for column in &table.columns {
         let null = if column.nullable { " null" } else { "" };
         text.extend([" ", &column.name, " ", column.kind.name(), null]);
@@ -221,12 +234,20 @@ fn digest_of(table: &Table) -> u64 {
     xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
 
+/// Returns true if a table or a column may have this name.
+pub fn is_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    chars.next().is_some_and(|c| c.is_ascii_lowercase())
+        && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && name.len() <= 40
+}
+
 fn system(name: &str, kind: ColumnType) -> Column {
     Column { name: name.to_owned(), kind, nullable: false, default: None }
 }
 
 fn check_name(name: &str) -> Result<(), TableError> {
-    if Table::is_name(name) { Ok(()) } else { Err(TableError::Name { name: name.to_owned() }) }
+    if is_name(name) { Ok(()) } else { Err(TableError::Name { name: name.to_owned() }) }
 }
 
 /// All tables of a cluster.

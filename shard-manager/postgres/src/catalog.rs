@@ -21,11 +21,13 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, embed_migrations};
 use engine::catalog_rows::ShardRow;
 use engine::cluster_spec::{ClusterRow, ClusterSpec, differences};
+use engine::group_rows::with_new_groups;
 use engine::open_error::OpenError;
 use engine::system_tables::tessera_cluster::dsl;
 use model::error::Error;
 use model::shard_map::ShardMap;
 use model::table::Registry;
+use model::table_group::GroupNumber;
 use model::token::TokenKey;
 
 use super::shard_database::{has_rows, is_being_restored, migrate, tables, versions};
@@ -63,6 +65,8 @@ pub struct Cluster {
     pub map: ShardMap,
     /// True if every shard was claimed.
     pub ready: bool,
+    /// Groups of tables whose slots may not be owned by their shards yet.
+    pub unready_groups: Vec<GroupNumber>,
     /// Key that signs session tokens.
     pub token_key: TokenKey,
     /// Sentences about the settings that describe another cluster and are not in force.
@@ -144,7 +148,8 @@ impl Catalog {
             .map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// Reads the cluster, or creates it as specified, its shards with these names.
+    /// Reads the cluster and adds the groups of the settings that are new, or creates it as
+    /// specified, its shards with these names.
     ///
     /// # Errors
     /// [`OpenError::Conflict`] if the cluster was created with another keyspace.
@@ -160,9 +165,16 @@ impl Catalog {
         let (row, stored) = match found {
             Some(row) => {
                 row.check_hash(PLACE)?;
-                let stored = self.map_tables().read_map(&row).await.map_err(failed)?;
+                let mut stored = self.map_tables().read_map(&row).await.map_err(failed)?;
                 if !row.has_own_tables() {
                     self.map_tables().make(None, &stored).await.map_err(failed)?;
+                }
+                // A start that is refused adds no group.
+                differences(&stored.map, spec, PLACE)?;
+                if let Some(next) = with_new_groups(&stored.map, &spec.groups)? {
+                    let added = self.map_tables().add_groups(&stored.map, &next).await;
+                    added.map_err(failed)?;
+                    stored.map = next;
                 }
                 (row, stored)
             }
@@ -177,17 +189,20 @@ impl Catalog {
         let differences = differences(&stored.map, spec, PLACE)?;
         let token_key = row.token_key().map_err(damaged)?;
         let (cluster_id, ready, map) = (row.cluster_id, row.ready == 1, stored.map);
-        Ok(Cluster { cluster_id, map, ready, token_key, differences })
+        let unready_groups = map_tables::unready_groups(&self.connection).await.map_err(failed)?;
+        Ok(Cluster { cluster_id, map, ready, unready_groups, token_key, differences })
     }
 
-    /// Records that every shard was claimed.
+    /// Records that every shard was claimed and owns its slots.
     ///
     /// # Errors
     /// [`OpenError`] if it cannot be written.
     pub async fn set_ready(&self) -> Result<(), OpenError> {
         let noted = diesel::update(dsl::tessera_cluster).set(dsl::ready.eq(1_i64));
         let noted = noted.execute(&mut &self.connection).await;
-        noted.map(drop).map_err(|error| OpenError::node(PLACE, error))
+        noted.map_err(|error| OpenError::node(PLACE, error))?;
+        let noted = map_tables::set_groups_ready(&self.connection).await;
+        noted.map_err(|error| OpenError::node(PLACE, error))
     }
 
     /// Returns the version, which changes with every change of the catalog.

@@ -37,13 +37,14 @@ pub(super) async fn find(
 
 /// Stores the declaration of a new table.
 pub(super) async fn store(mut connection: &AsyncPgConnection, table: &Table) -> QueryResult<()> {
-    let (name, columns, id, routing) = TableDeclaration::of(table).row();
+    let (name, columns, id, routing, group) = TableDeclaration::of(table).row();
     diesel::insert_into(tessera_tables::table)
         .values((
             tessera_tables::name.eq(name),
             tessera_tables::column_list.eq(columns),
             tessera_tables::id.eq(id),
             tessera_tables::routing.eq(routing),
+            tessera_tables::group_number.eq(group),
             tessera_tables::made_at.eq(1_i64),
         ))
         .execute(&mut connection)
@@ -64,6 +65,7 @@ fn columns() -> _ {
         tessera_tables::column_list,
         tessera_tables::id,
         tessera_tables::routing,
+        tessera_tables::group_number,
     ))
 }
 

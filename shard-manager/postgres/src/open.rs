@@ -16,6 +16,7 @@ use engine::OpenedCluster;
 use engine::ReplicaNode as _;
 use engine::access_store::AccessFeed;
 use engine::cluster_spec::{ClusterSpec, warn_of_differences};
+use engine::group_rows::misplaced_tables;
 use engine::index_record::changes_of_new_shard;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
@@ -35,7 +36,7 @@ use super::catalog_follower::{CatalogFollower, FollowedShards};
 use super::catalog_watch;
 use super::discovery::{self, Members};
 use super::node::Node;
-use super::node_address::{ClusterAddress, NodeAddress, ShardAddress};
+use super::node_address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress};
 use super::primary_tracker::PrimaryTracker;
 use super::shard_addresses::{self, JoiningShards, ShardAddresses};
 use super::shard_database::{Claim, Found, signature};
@@ -140,6 +141,10 @@ async fn try_lock(
 ) -> Result<Option<LockedCluster>, OpenError> {
     let ShardAddresses { cluster: address, is_made, catalog_shard, differences } =
         &shard_addresses::find(address, joining).await?;
+    if address.engine == ServerEngine::Citus && !wanted.groups.is_empty() {
+        let cause = "Citus distributes the rows itself: groups of tables need shards of Tessera";
+        return Err(OpenError::Conflict(cause.to_owned()));
+    }
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();
     let shards = discovery::find(address, &names).await?;
     check_distinct(&shards, &names)?;
@@ -231,10 +236,12 @@ async fn prepare_shards(
         let slots: Vec<u16> = found.map.slots_of(number).collect();
         let is_new = !found.ready || spec.state == ShardState::Joining;
         let (cluster_id, shard) = (&*found.cluster_id, &*spec.name);
-        let claim = Claim { cluster_id, shard, slots: &slots, is_new };
-        let (shard, found) = ClaimedShard::claim(members, &claim, cluster.address.engine).await?;
-        claimed.push(shard);
-        tables.push(found);
+        let groups = found.map.groups();
+        let new_slots = &groups.slots_of(number, &found.unready_groups);
+        let claim = Claim { cluster_id, shard, slots: &slots, new_slots, groups, is_new };
+        let claimed_shard = ClaimedShard::claim(members, &claim, cluster.address.engine).await?;
+        claimed.push(claimed_shard.0);
+        tables.push(claimed_shard.1);
     }
     let declared: Vec<Declared<'_>> = tables
         .into_iter()
@@ -242,6 +249,7 @@ async fn prepare_shards(
         .map(|(Found { tables, made, .. }, shard)| Declared { shard, tables, made })
         .collect();
     let Agreement { registry, changes } = agree(&declared, &pending)?;
+    warn_of_differences(&misplaced_tables(&found.map, &registry));
     let indexes =
         IndexTables::of(&catalog).list().await.map_err(|error| failed(error.to_string()))?;
     let indexes = changes_of_new_shard(&indexes, &registry);

@@ -16,6 +16,8 @@ use diesel_async::AsyncPgConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use engine::SchemaChange;
 use engine::open_error::OpenError;
+use model::shard_map::MapGroups;
+use model::slot_set::SlotSet;
 use model::table::{Registry, Table};
 
 use super::citus::{Citus, setup};
@@ -50,6 +52,10 @@ pub struct Claim<'i> {
     pub shard: &'i str,
     /// Slots of the shard, if it is claimed now.
     pub slots: &'i [u16],
+    /// Slots that the shard owns unless it knows them.
+    pub new_slots: &'i SlotSet,
+    /// Groups of tables of the cluster.
+    pub groups: MapGroups<'i>,
     /// True if the database may be claimed now.
     pub is_new: bool,
 }
@@ -119,6 +125,7 @@ impl ShardDatabase {
         if signed.is_none() {
             sign(&connection, claim).await.map_err(failed)?;
         }
+        widen(&connection, claim).await.map_err(failed)?;
         self.session = LaneSession { connection, prepared, statements, insert_predictor, citus };
         let failed = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
@@ -286,7 +293,7 @@ async fn signed(connection: &AsyncPgConnection) -> QueryResult<Option<(String, S
     Ok(rows.first().and_then(|row| row.text(0).zip(row.text(1))))
 }
 
-/// Signs a new database and assigns its slots, in one transaction.
+/// Signs a new database and assigns its slots and the groups of its tables, in one transaction.
 async fn sign(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<()> {
     run(connection, "BEGIN").await?;
     let binds = [Bind::text(claim.cluster_id), Bind::text(claim.shard)];
@@ -296,5 +303,29 @@ async fn sign(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<
     let sql =
         "INSERT INTO tessera_slots (slot, state) SELECT slot, 'owned' FROM unnest($1) AS s (slot)";
     load(connection, Statement { sql, binds: &slots, cached: false }).await?;
+    for (table, group) in claim.groups.tables() {
+        let binds = [Bind::text(&table), Bind::bigint(group.index() as i64)];
+        let sql = "UPDATE tessera_tables SET group_number = $2 WHERE name = $1";
+        load(connection, Statement { sql, binds: &binds, cached: false }).await?;
+    }
     run(connection, "COMMIT").await
+}
+
+/// Gives a shard the bits of the slots of all groups, and its slots of groups that are new.
+async fn widen(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<()> {
+    if claim.groups.count() == 1 {
+        return Ok(());
+    }
+    let bytes = [Bind::integer((claim.groups.count() * SlotSet::BYTES) as i32)];
+    let sql = "SELECT tessera_widen($1)";
+    load(connection, Statement { sql, binds: &bytes, cached: false }).await?;
+    if claim.new_slots.is_empty() {
+        return Ok(());
+    }
+    let slots = claim.new_slots.iter().map(|slot| i32::from(slot.number()));
+    let slots = [Bind::integers(slots.collect::<Vec<_>>().into_iter())];
+    let sql =
+        "INSERT INTO tessera_slots (slot, state) SELECT slot, 'owned' FROM unnest($1) AS s (slot)
+        ON CONFLICT DO NOTHING";
+    load(connection, Statement { sql, binds: &slots, cached: false }).await.map(drop)
 }

@@ -14,6 +14,7 @@ use diesel::sqlite::SqliteConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use engine::catalog_rows::ShardRow;
 use engine::cluster_spec::{ClusterRow, differences, warn_of_differences};
+use engine::group_rows::with_new_groups;
 
 use super::connection::{Statement, create, for_each_row, open};
 use super::data_dir::{catalog_file, shard_file_in};
@@ -23,6 +24,7 @@ pub use engine::cluster_spec::{ClusterSpec, REPLICAS_DEFAULT, SHARDS_DEFAULT};
 use engine::system_tables::tessera_cluster::dsl;
 use model::map_change::MapChange;
 use model::shard_map::ShardMap;
+use model::table_group::GroupNumber;
 use model::token::TokenKey;
 use model::topology::{ShardNumber, ShardState};
 
@@ -44,6 +46,8 @@ pub struct FileCatalog {
     pub map: ShardMap,
     /// True if every shard's file has been created.
     pub ready: bool,
+    /// Groups of tables whose slots may not be owned by their shards yet.
+    pub unready_groups: Vec<GroupNumber>,
     /// Number of replicas of each shard.
     pub replicas: usize,
     /// Timeline that the primary of each shard began last, by the name of the shard.
@@ -102,10 +106,22 @@ impl FileCatalog {
         let timelines = row.begun_timelines().map_err(damaged)?;
         let token_key = row.token_key().map_err(damaged)?;
         let (cluster_id, ready) = (row.cluster_id, row.ready == 1);
-        Ok(Self { connection, cluster_id, map, ready, replicas, timelines, token_key })
+        let unready_groups = map_tables::unready_groups(&mut connection);
+        let unready_groups = unready_groups.map_err(|error| OpenError::file(path, error))?;
+        Ok(Self {
+            connection,
+            cluster_id,
+            map,
+            ready,
+            unready_groups,
+            replicas,
+            timelines,
+            token_key,
+        })
     }
 
-    /// Records that every shard has its file, and the timeline that each primary has begun.
+    /// Records that every shard has its file and owns its slots, and the timeline that each primary
+    /// has begun.
     ///
     /// # Errors
     /// [`OpenError::Database`] if it cannot be written.
@@ -117,7 +133,9 @@ impl FileCatalog {
         let text = serde_json::to_string(&timelines).expect("names and numbers always serialise");
         let noted =
             diesel::update(dsl::tessera_cluster).set((dsl::ready.eq(1), dsl::timelines.eq(text)));
-        noted.execute(&mut self.connection).map_err(|error| OpenError::file(path, error))?;
+        let failed = |error| OpenError::file(path, error);
+        noted.execute(&mut self.connection).map_err(failed)?;
+        map_tables::set_groups_ready(&mut self.connection).map_err(failed)?;
         (self.ready, self.timelines) = (true, timelines);
         Ok(())
     }
@@ -181,16 +199,23 @@ pub(super) fn record_timeline(catalog: &Path, shard: &str, timeline: u32) -> Res
 }
 
 /// Returns the row of the cluster and its map. A new cluster is stored, and the map of an earlier
-/// version gets tables of its own. Runs in one transaction.
+/// version gets tables of its own. Groups of the settings that are new are added. Runs in one
+/// transaction.
 fn find_or_make(
     connection: &mut SqliteConnection,
     spec: &ClusterSpec,
 ) -> Result<(ClusterRow, StoredMap), MapFault> {
     let found: Option<ClusterRow> = dsl::tessera_cluster.first(connection).optional()?;
     if let Some(row) = found {
-        let stored = map_tables::read(connection, &row)?;
+        let mut stored = map_tables::read(connection, &row)?;
         if !row.has_own_tables() {
             map_tables::fill(connection, &stored)?;
+        }
+        // A start that is refused adds no group.
+        differences(&stored.map, spec, PLACE)?;
+        if let Some(next) = with_new_groups(&stored.map, &spec.groups)? {
+            map_tables::add_groups(connection, (&stored.map, &next))?;
+            stored.map = next;
         }
         return Ok((row, stored));
     }

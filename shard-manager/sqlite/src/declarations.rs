@@ -34,13 +34,14 @@ pub(super) fn store(
     declared: &TableDeclaration,
     made_at: i64,
 ) -> QueryResult<()> {
-    let (name, columns, id, routing) = declared.row();
+    let (name, columns, id, routing, group) = declared.row();
     diesel::insert_into(tessera_tables::table)
         .values((
             tessera_tables::name.eq(name),
             tessera_tables::column_list.eq(columns),
             tessera_tables::id.eq(id),
             tessera_tables::routing.eq(routing),
+            tessera_tables::group_number.eq(group),
             tessera_tables::made_at.eq(made_at),
         ))
         .execute(connection)
@@ -75,6 +76,7 @@ fn columns() -> _ {
         tessera_tables::column_list,
         tessera_tables::id,
         tessera_tables::routing,
+        tessera_tables::group_number,
     ))
 }
 

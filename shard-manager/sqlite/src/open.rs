@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use engine::OpenedCluster;
-use engine::cluster_spec::ClusterSpec;
+use engine::cluster_spec::{ClusterSpec, warn_of_differences};
+use engine::group_rows::misplaced_tables;
 use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::replication::ReplicaState;
 use engine::schema_agreement::{Agreement, agree};
+use model::placement::contradiction;
 use model::reason::Reason;
-use model::shard_map::partitions::contradiction;
 use model::table::Registry;
 use model::topology::{ShardSpec, ShardState, Topology};
 
@@ -98,7 +99,8 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     }
     let shard_files = ShardFiles::new(opener, background, (data_dir.catalog(), &map));
     let files = Files::new(&source, data_dir, file_watch, shard_files);
-    if let Some(contradiction) = contradiction(&catalog.map) {
+    let (keyspace, placement) = (catalog.map.keyspace(), catalog.map.placement());
+    if let Some(contradiction) = contradiction(keyspace, placement) {
         // Such a cluster was created by a version that allowed it, and its rows are where its map
         // places them.
         tracing::warn!(%contradiction, "keyspace and placement of this cluster contradict each other");
@@ -150,6 +152,7 @@ fn open_files(
     let mut intents = IntentTable::open(&data_dir.catalog())?;
     let pending = read_intents(data_dir, &mut intents)?;
     let (registry, shards) = open_shards(&opener, (&catalog, &data_dir.catalog()), &pending)?;
+    warn_of_differences(&misplaced_tables(&catalog.map, &registry));
     for intent in &pending {
         let removed = intents.remove(intent.table.name());
         removed.map_err(|error| OpenError::file(&data_dir.catalog(), error))?;
@@ -261,8 +264,7 @@ fn open_shards(
     for (number, ShardSpec { name, state, .. }) in catalog.map.topology().members() {
         let made = if catalog.ready { Origin::Existing } else { Origin::NewCluster };
         let origin = if *state == ShardState::Joining { Origin::Joining } else { made };
-        let slots: Vec<u16> = catalog.map.slots_of(number).collect();
-        found.push((opener.find(name, &slots, origin)?, origin));
+        found.push((opener.find((number, name), &catalog.map, origin)?, origin));
     }
     // The tables and indexes of a joining shard are those of the others.
     let others = found.iter_mut().filter(|(_, origin)| *origin != Origin::Joining);
@@ -271,7 +273,8 @@ fn open_shards(
     drop(declared);
     let mut changes = changes.into_iter();
     let mut begun = Vec::with_capacity(found.len());
-    for (shard, origin) in found {
+    let numbers = catalog.map.topology().numbers();
+    for ((shard, origin), number) in found.into_iter().zip(numbers) {
         let changes = match origin {
             Origin::Joining => {
                 let mut all = tables_of(&registry);
@@ -281,7 +284,8 @@ fn open_shards(
             Origin::Existing | Origin::NewCluster => changes.next().unwrap_or_default(),
         };
         let last = catalog.timelines.get(&shard.name).copied();
-        begun.push(opener.begin(shard, last, &changes)?);
+        let new_slots = catalog.map.groups().slots_of(number, &catalog.unready_groups);
+        begun.push(opener.begin(shard, last, (&changes, &new_slots))?);
     }
     let mut shards = FileShards::default();
     for shard in begun {

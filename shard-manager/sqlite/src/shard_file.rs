@@ -12,9 +12,10 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
-use engine::system_tables::tessera_shard;
+use engine::system_tables::{tessera_shard, tessera_tables};
 use model::position::TimelineHistory;
 use model::table::{Registry, Table};
+use model::table_group::GroupNumber;
 
 use super::OpenError;
 use super::connection::{Bind, Statement, for_each_row, open};
@@ -33,6 +34,8 @@ pub struct FileIdentity<'i> {
     pub shard: &'i str,
     /// Slots of the shard, if the file is created now.
     pub slots: &'i [u16],
+    /// Groups of tables that come with every file, other than the group `main`.
+    pub table_groups: &'i [(String, GroupNumber)],
 }
 
 /// Contents of a primary's file that may be used.
@@ -147,7 +150,7 @@ const CONFUSED: &str = "its timelines do not follow each other";
 const LOST: &str =
     "the file is missing or empty. It held rows: restore it from a backup before starting";
 
-/// Signs a new file and assigns its slots, in one transaction.
+/// Signs a new file and assigns its slots and the groups of its tables, in one transaction.
 fn claim(connection: &mut SqliteConnection, identity: &FileIdentity<'_>) -> QueryResult<()> {
     connection.immediate_transaction(|connection| {
         let signed = tessera_shard::table.count().get_result::<i64>(connection)?;
@@ -171,7 +174,12 @@ fn claim(connection: &mut SqliteConnection, identity: &FileIdentity<'_>) -> Quer
         let sql =
             "INSERT INTO tessera_slots (slot, state) SELECT value, 'owned' FROM json_each(?1)";
         let binds = [Bind::Text(&slots)];
-        Statement { sql, binds: &binds, cached: false }.execute(connection).map(drop)
+        Statement { sql, binds: &binds, cached: false }.execute(connection)?;
+        identity.table_groups.iter().try_for_each(|(table, group)| {
+            let row = tessera_tables::table.filter(tessera_tables::name.eq(table));
+            let number = tessera_tables::group_number.eq(group.index() as i64);
+            diesel::update(row).set(number).execute(connection).map(drop)
+        })
     })
 }
 

@@ -18,6 +18,7 @@ use engine::open_error::OpenError;
 use engine::published_map::PublishedMap;
 use engine::{OpenedShard, SchemaChange};
 use model::shard_map::ShardMap;
+use model::slot_set::SlotSet;
 use model::table::Registry;
 use model::topology::{ShardNumber, ShardSpec, ShardState, Topology};
 use tokio::sync::oneshot;
@@ -157,9 +158,8 @@ impl ShardFiles {
         let listed = map.topology().members().find(|(known, _)| *known == number);
         let unknown = || OpenError::Conflict(format!("there is no shard number {}", number.0));
         let (_, ShardSpec { name, state, .. }) = listed.ok_or_else(unknown)?;
-        let slots: Vec<u16> = map.slots_of(number).collect();
         let origin = if *state == ShardState::Joining { Origin::Joining } else { Origin::Existing };
-        let found = self.opener.find(name, &slots, origin)?;
+        let found = self.opener.find((number, name), &map, origin)?;
         let last = match origin {
             // A timeline of this name is that of a shard that has retired.
             Origin::Joining | Origin::NewCluster => None,
@@ -169,7 +169,7 @@ impl ShardFiles {
         if origin == Origin::Joining {
             changes.extend(listed_indexes::building(&self.catalog, tables)?);
         }
-        let begun = self.opener.begin(found, last, &changes)?;
+        let begun = self.opener.begin(found, last, (&changes, &SlotSet::empty()))?;
         self.opener.sync_folder()?;
         let shard = self.opener.start(begun)?;
         let timeline = shard.opened.replication.timeline().history().current();

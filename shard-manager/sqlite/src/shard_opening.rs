@@ -23,7 +23,10 @@ use engine::slot_move::ShardMoves;
 use engine::{LaneControls, OpenedReplica, OpenedShard, SchemaChange, WriterKind};
 use model::position::TimelineHistory;
 use model::reason::Findings;
+use model::shard_map::ShardMap;
+use model::slot_set::SlotSet;
 use model::table::Registry;
+use model::topology::ShardNumber;
 
 use super::check::tells_damage;
 use super::data_dir::{primary_file, replica_file};
@@ -35,6 +38,7 @@ use super::open_file_check::OpenFileCheck;
 use super::reader::{Housekeeping, ReaderPool, ReaderSource, VisibleBound};
 use super::replica::{FileReplica, ReplicaSpec};
 use super::shard_file::{self, FileIdentity, Prepared};
+use super::slot_change;
 use super::writer::SqliteWriter;
 
 /// Settings with which the files of every shard are opened.
@@ -108,18 +112,21 @@ impl ShardOpener {
         replica_file(&self.folder, shard, index)
     }
 
-    /// Migrates and checks the files of a shard. A new file gets these slots.
+    /// Migrates and checks the files of a shard. A new file gets its slots.
     ///
     /// # Errors
     /// [`OpenError`] if a file is missing or foreign, or cannot be used.
     pub(super) fn find(
         &self,
-        name: &str,
-        slots: &[u16],
+        (number, name): (ShardNumber, &str),
+        map: &ShardMap,
         origin: Origin,
     ) -> Result<FoundShard, OpenError> {
         let primary = self.primary(name);
-        let identity = FileIdentity { cluster_id: &self.cluster_id, shard: name, slots };
+        let slots: Vec<u16> = map.slots_of(number).collect();
+        let (slots, table_groups) = (&slots, &map.groups().tables());
+        let cluster_id = &self.cluster_id;
+        let identity = FileIdentity { cluster_id, shard: name, slots, table_groups };
         let prepare = || shard_file::prepare(&primary, &identity, origin != Origin::Existing);
         let prepared = match prepare() {
             // A power failure may leave any bytes in a file that was being created.
@@ -145,7 +152,7 @@ impl ShardOpener {
 
     /// Begins a timeline, and then changes the tables: the contents of the file before the change
     /// show whether it was a replica's. `last` is the timeline that the shard began before, as far
-    /// as is known.
+    /// as is known. The shard owns the new slots unless it knows them.
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be written, or a change does not fit it.
@@ -153,13 +160,17 @@ impl ShardOpener {
         &self,
         found: FoundShard,
         last: Option<u32>,
-        changes: &[SchemaChange],
+        (changes, new_slots): (&[SchemaChange], &SlotSet),
     ) -> Result<BegunShard, OpenError> {
         let FoundShard { name, primary, replicas, position, .. } = found;
         let history = shard_file::begin_timeline(&primary, last)?;
         let position = match changes {
             [] => position,
             changes => ddl::settle(&primary, changes)?,
+        };
+        let position = match new_slots.is_empty() {
+            true => position,
+            false => slot_change::settle(&primary, new_slots)?,
         };
         Ok(BegunShard { name, primary, replicas, history, position })
     }

@@ -14,9 +14,11 @@
 //! reads (`owned_slots`).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use chrono::{DateTime, Utc};
 use diesel::QueryResult;
+use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::slot_change::{FENCE_MAX, SlotChange, SlotStep};
 use model::idempotency;
@@ -26,7 +28,7 @@ use model::table::Table;
 use model::value::format_timestamp;
 
 use super::batch::{Counters, run};
-use super::connection::{Bind, Statement, for_each_row};
+use super::connection::{Bind, OpenError, Statement, for_each_row, open};
 use super::declarations::{self, unreadable};
 use super::owned_slots::{OwnedSlots, SlotState, each_state, json_list};
 use super::slot_line::{SlotColumns, SlotLine};
@@ -66,6 +68,25 @@ pub(super) fn change_and_log(
     run(connection, sql::APPEND_LOG, &entry)?;
     run(connection, sql::SET_COUNTERS, &[Bind::Int(version), Bind::Int(position)])?;
     Ok(Ok(SlotsChanged { counters, logged: line.len() as u64, owned }))
+}
+
+/// Lets the shard of a primary's file own those of some slots of which it knows nothing, at a start
+/// that adds groups of tables. Returns the position of the file.
+///
+/// # Errors
+/// [`OpenError`] if the file cannot be written.
+pub(super) fn settle(path: &Path, slots: &SlotSet) -> Result<u64, OpenError> {
+    let mut connection = open(path, "")?;
+    let settled = connection.immediate_transaction(|connection| {
+        let mut unknown = slots.clone();
+        each_state(connection, slots, |slot, _| unknown.remove(slot))?;
+        let counters = Counters::load(connection)?;
+        let change = SlotChange { slots: unknown, step: SlotStep::TakeOver };
+        let changed = change_and_log(connection, counters, &change, Utc::now())?;
+        Ok(changed.map_or(counters.position, |changed| changed.counters.position))
+    });
+    let position = settled.map_err(|error: DieselError| OpenError::file(path, error))?;
+    Ok(position as u64)
 }
 
 /// Returns the slots whose state the change changes, or those that the shard would have to own.

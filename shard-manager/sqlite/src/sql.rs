@@ -424,6 +424,10 @@ pub(super) const SHARD_NAMES: &str =
 pub(super) const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
     SELECT ?1, key, value, 1 FROM json_each(?2)";
 
+/// Inserts the first owners of the slots of new groups: each is a list of slot and shard.
+pub(super) const ADD_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
+    SELECT ?1, value ->> 0, value ->> 1, ?3 FROM json_each(?2)";
+
 /// Selects the owners of all slots, by slot.
 pub(super) const OWNERS: &str =
     "SELECT slot, shard, since FROM tessera_owners WHERE group_name = ?1 ORDER BY slot";

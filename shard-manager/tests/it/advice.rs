@@ -37,7 +37,7 @@ fn load(requests: impl IntoIterator<Item = u64>) -> Vec<SlotLoad> {
 }
 
 fn by_load(map: &ShardMap, load: &[SlotLoad], keys: &[KeyLoad]) -> Advice {
-    advise(&Observed { map, load, sizes: &[], keys, open: None }, BalanceBy::Load)
+    advise(&Observed { map, load, sizes: &[], keys, open: None, first_slot: 0 }, BalanceBy::Load)
 }
 
 fn slot(number: u16) -> Slot {
@@ -189,7 +189,8 @@ fn a_hot_slot_may_go_to_a_larger_shard_where_it_weighs_less() {
 fn by_size_bytes_count_and_slots_are_assumed_equal() {
     let map = even(&[1, 1]);
     let mib = |bytes: u64| ShardSize { rows: Some(bytes * 1_000), bytes: Some(bytes << 20) };
-    let observed = |sizes| Observed { map: &map, load: &[], sizes, keys: &[], open: None };
+    let observed =
+        |sizes| Observed { map: &map, load: &[], sizes, keys: &[], open: None, first_slot: 0 };
     let (small, one_sided) = ([mib(10), mib(2)], [mib(90), mib(30)]);
     let advice = advise(&observed(&small), BalanceBy::Size);
     assert_eq!(advice.verdict, Verdict::TooLittleToSay, "{advice:?}");

@@ -43,7 +43,7 @@ fn load(cool: [u64; 3], hot: &[(u16, u64)]) -> Vec<SlotLoad> {
 
 fn advice(load: &[SlotLoad], keys: &[KeyLoad], open: Option<OpenMoves<'_>>) -> Advice {
     let map = even();
-    let observed = Observed { map: &map, load, sizes: &[], keys, open };
+    let observed = Observed { map: &map, load, sizes: &[], keys, open, first_slot: 0 };
     let advice = advise(&observed, BalanceBy::Load);
     assert_eq!(advice, advise(&observed, BalanceBy::Load), "the same once more");
     advice
@@ -193,7 +193,8 @@ fn what_is_left_to_do_beside_open_moves_is_planned_from_where_they_lead() {
 fn the_effect_of_moves_is_the_skew_that_the_same_requests_would_have_had() {
     let load = load([10, 5, 10], &[(HOT, 5_010)]);
     let map = even();
-    let observed = Observed { map: &map, load: &load, sizes: &[], keys: &[], open: None };
+    let observed =
+        Observed { map: &map, load: &load, sizes: &[], keys: &[], open: None, first_slot: 0 };
     let (before, after) = (owners(&[]), owners(&[(HOT, 1)]));
     assert!((skew_of_owners(&observed, &before) - 1.5).abs() < 1e-9);
     assert!((skew_of_owners(&observed, &after) - 1.0).abs() < 1e-2);

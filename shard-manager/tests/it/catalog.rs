@@ -46,6 +46,7 @@ async fn a_second_start_opens_the_same_cluster_with_or_without_settings() {
         shards: Some(3),
         weights: Some(vec![50, 25, 25]),
         replicas: None,
+        groups: Vec::new(),
     };
     let first = open(dir.path(), wanted.clone()).expect("a new cluster starts").map();
     let same = open(dir.path(), wanted).expect("the same starts").map();

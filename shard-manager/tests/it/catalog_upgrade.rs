@@ -186,7 +186,11 @@ fn revert(dir: &Path, migrations: &[(&str, &str)]) {
 }
 
 /// The migrations that can be reverted, the latest first.
-const REVERTED: [(&str, &str); 4] = [
+const REVERTED: [(&str, &str); 5] = [
+    (
+        "20261125000060",
+        include_str!("../../../migrations/sqlite/catalog/2026-11-25-000060_groups/down.sql"),
+    ),
     (
         "20261125000050",
         include_str!("../../../migrations/sqlite/catalog/2026-11-25-000050_indexes/down.sql"),
@@ -219,7 +223,7 @@ async fn the_migrations_can_be_reverted() {
 #[tokio::test]
 async fn a_catalog_without_columns_for_moves_gets_them_and_lists_moves() {
     let dir = Cluster::with_shards(2).stop();
-    revert(dir.path(), &REVERTED[..3]);
+    revert(dir.path(), &REVERTED[..4]);
     let manager = open(dir.path(), ClusterSpec::default()).expect("migrated");
     assert_eq!(manager.moves().list().await, Ok(Vec::new()));
     let slot = manager.map().owners().next().expect("a slot").slot;

@@ -1,7 +1,8 @@
 //! Tests of the hash keyspace: golden vectors, and properties of any key.
 
 use proptest::prelude::*;
-use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
+use shard_manager::keyspace::{GROUPS_MAX, KeyError, Keyspace, SLOT_COUNT, ShardKey, Slot};
+use shard_manager::table_group::GroupNumber;
 
 /// Keys and their slots, computed independently: Python 3.11, package xxhash 4.1.0 (C library
 /// 0.8.4), `xxhash.xxh3_64_intdigest(key.encode()) % 16384`. They must never change, because the
@@ -75,11 +76,13 @@ fn a_key_must_not_contain_control_characters() {
 }
 
 #[test]
-fn there_is_a_slot_for_each_number_below_the_slot_count_and_none_above() {
-    assert_eq!(SLOT_COUNT, 16_384);
+fn there_is_a_slot_for_each_number_of_16_bits_and_groups_share_them_out() {
+    assert_eq!((SLOT_COUNT, GROUPS_MAX), (16_384, 4));
     for number in 0..=u16::MAX {
         let slot = Slot::new(number);
-        assert_eq!(slot.map(Slot::number), (number < 16_384).then_some(number));
+        assert_eq!(slot.map(Slot::number), Some(number));
+        let group = slot.map(|slot| GroupNumber::of(slot).index());
+        assert_eq!(group, Some(usize::from(number) / 16_384));
     }
 }
 

@@ -20,6 +20,9 @@ mod fair_queue;
 #[path = "../support/fair_steps.rs"]
 mod fair_steps;
 mod foreign_rows;
+#[path = "../support/group_contract.rs"]
+mod group_contract;
+mod groups;
 mod history;
 mod idempotency;
 #[path = "../support/join_contract.rs"]

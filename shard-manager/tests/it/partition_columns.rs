@@ -7,13 +7,14 @@ use proptest::prelude::*;
 use shard_manager::keyspace::partition_column::PartitionError;
 use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey};
-use shard_manager::placement::Placement;
-use shard_manager::shard_map::ShardMap;
+use shard_manager::placement::{Placement, contradiction};
 use shard_manager::shard_map::partitions::{
-    contradiction, divided_partition, partition_column, partition_of,
+    divided_partition, partition_column, partition_of, partition_slots,
 };
+use shard_manager::shard_map::{ShardMap, with_group};
 use shard_manager::stored_location::stored_location;
-use shard_manager::table::{Column, Table};
+use shard_manager::table::{Column, Table, in_group};
+use shard_manager::table_group::{GroupNumber, TableGroup};
 use shard_manager::topology::Topology;
 use shard_manager::value::{ColumnType, Value};
 
@@ -46,6 +47,10 @@ fn table(name: &str, columns: &[(&str, ColumnType)]) -> Table {
     let id = [columns[0].0.to_owned()];
     let columns: Vec<Column> = columns.iter().map(column).collect();
     Table::new(name, columns, &id, Some(&id[0])).expect("a good table")
+}
+
+fn divided(map: &ShardMap) -> Option<String> {
+    divided_partition(map, GroupNumber::MAIN)
 }
 
 fn users() -> Table {
@@ -196,19 +201,22 @@ fn the_partitions_of_the_seed_lie_on_its_three_shards() {
 #[test]
 fn a_placement_that_divides_a_partition_is_refused_with_the_partition_and_its_shards() {
     for placement in ["even", "weighted", "modulo", "ring:100", "rendezvous", "jump"] {
-        let reason = divided_partition(&map(SEED, placement)).expect(placement);
+        let reason = divided(&map(SEED, placement)).expect(placement);
         for words in [placement, "the partition ", SEED, " and shard", "partitions:A=30>shard1"] {
             assert!(reason.contains(words), "{placement}: {reason}");
         }
     }
-    assert_eq!(divided_partition(&map(SEED, SEED_PLACEMENT)), None);
+    assert_eq!(divided(&map(SEED, SEED_PLACEMENT)), None);
     // Three equal partitions are the three equal parts of `even`.
-    assert_eq!(divided_partition(&map("list(region):a=1,b=1,c=1", "even")), None);
+    assert_eq!(divided(&map("list(region):a=1,b=1,c=1", "even")), None);
     // A range has one slot, and a partition of keys may lie anywhere, as before.
-    assert_eq!(divided_partition(&map("range(year):10,20", "modulo")), None);
-    assert_eq!(divided_partition(&map("list:A=30,B=20", "even")), None);
+    assert_eq!(divided(&map("range(year):10,20", "modulo")), None);
+    assert_eq!(divided(&map("list:A=30,B=20", "even")), None);
     let other = map(SEED, "partitions:A=30>shard1,X=70>shard2");
-    assert!(contradiction(&other).is_some_and(|reason| reason.contains("other partitions")));
+    assert!(
+        contradiction(other.keyspace(), other.placement())
+            .is_some_and(|reason| reason.contains("other partitions"))
+    );
 }
 
 #[test]
@@ -225,6 +233,45 @@ fn a_stored_row_belongs_into_the_slot_of_its_partition_and_a_record_beside_its_r
         let place = stored_location(&map, (records, stored), "user_123", None).expect("a place");
         assert_eq!(place.slot.number(), expected, "{stored}");
     }
+}
+
+#[test]
+fn a_group_has_partitions_in_its_own_slots_beside_a_hashed_main() {
+    let main = map("hash", "even");
+    let group = |placement: &str| TableGroup {
+        name: "people".to_owned(),
+        keyspace: keyspace(SEED),
+        placement: placement.parse().expect("a good placement"),
+        ..TableGroup::default()
+    };
+    let refused = with_group(&main, group("even"), 2).expect_err("even divides a partition");
+    assert!(refused.to_string().contains("puts the partition B"), "{refused}");
+    let map = with_group(&main, group(SEED_PLACEMENT), 2).expect("it fits");
+    let number = map.groups().find("people").expect("the group");
+    let of_group = in_group(users(), number);
+    assert_eq!(partition_column(&map, &of_group), Some(3));
+    assert_eq!(partition_column(&map, &users()), None, "that of `main` is hashed");
+    let slot = |table: &Table, partition| {
+        map.locate(table, key("user_123"), partition).map(|place| place.slot.number())
+    };
+    // The golden vectors of the partitions, behind the slots of `main`.
+    assert_eq!(slot(&of_group, Some("A")), Ok(16_384 + 3613));
+    assert_eq!(slot(&of_group, Some("E")), Ok(16_384 + 16_291));
+    assert!(slot(&of_group, None).is_err());
+    assert_eq!(slot(&users(), Some("A")), Ok(3421));
+    let of_a = partition_slots(&map, &of_group, ["A", "none"]);
+    assert_eq!(of_a.to_string(), "16384-21299");
+    assert!(partition_slots(&map, &users(), ["A"]).is_empty());
+    // Records of idempotency keys lie beside rows of either group.
+    let records = &shard_manager::idempotency::TABLE;
+    for (stored, expected) in
+        [(3421, 3421), (19_997, 19_997), (19_805, 19_805), (3613, 3421), (19_998, 3421)]
+    {
+        let place = stored_location(&map, (records, stored), "user_123", None).expect("a place");
+        assert_eq!(place.slot.number(), expected, "{stored}");
+    }
+    let unknown = main.locate(&of_group, key("user_123"), Some("A"));
+    assert_eq!(unknown, Err(KeyError::UnknownGroup), "an older map");
 }
 
 #[test]

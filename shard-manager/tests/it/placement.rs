@@ -80,14 +80,15 @@ fn a_topology_has_1_to_256_shards_with_names_of_their_own_and_positive_weights()
 
 #[test]
 fn a_stored_map_with_a_gap_an_overlap_or_an_unknown_shard_is_refused() {
+    const SLOTS: usize = SLOT_COUNT as usize;
     let last = 16_383;
     assert!(restore(&[(0, 99, 2), (100, last, 0)]).is_ok());
     let gap = |expected, found| Err(MapError::Gap { expected, found });
-    assert_eq!(restore(&[]), gap(0, SLOT_COUNT));
+    assert_eq!(restore(&[]), gap(0, SLOTS));
     assert_eq!(restore(&[(1, last, 0)]), gap(0, 1));
     assert_eq!(restore(&[(0, 99, 0), (101, last, 1)]), gap(100, 101));
     assert_eq!(restore(&[(0, 99, 0), (99, last, 1)]), gap(100, 99));
-    assert_eq!(restore(&[(0, last - 1, 0)]), gap(16_383, SLOT_COUNT));
+    assert_eq!(restore(&[(0, last - 1, 0)]), gap(16_383, SLOTS));
     assert!(restore(&[(0, last + 1, 0)]).is_err());
     assert!(restore(&[(0, u16::MAX, 0)]).is_err());
     assert!(restore(&[(0, last, 0), (0, last, 0)]).is_err());

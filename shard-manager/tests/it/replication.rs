@@ -78,7 +78,8 @@ impl Pair {
         let dir = scratch::folder();
         let (primary, replica) = (dir.path().join("p.db"), dir.path().join("r.db"));
         let slots: Vec<u16> = (0..16_384).collect();
-        let identity = FileIdentity { cluster_id: "c", shard: "shard1", slots: &slots };
+        let identity =
+            FileIdentity { cluster_id: "c", shard: "shard1", slots: &slots, table_groups: &[] };
         let prepared = shard_file::prepare(&primary, &identity, true).expect("a new file");
         let history = shard_file::begin_timeline(&primary, None).expect("a timeline");
         let replication = Arc::new(ReplicationState::new(history, prepared.position, 1));

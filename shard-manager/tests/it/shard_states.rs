@@ -90,7 +90,7 @@ fn a_shard_without_weight_that_has_load_is_skewed_and_gives_all_of_it() {
     let map = map_of(&topology, &owners);
     let load = vec![SlotLoad { reads: 1, writes: 1 }; SLOTS];
     let advice = advise(
-        &Observed { map: &map, load: &load, sizes: &[], keys: &[], open: None },
+        &Observed { map: &map, load: &load, sizes: &[], keys: &[], open: None, first_slot: 0 },
         BalanceBy::Load,
     );
     assert_eq!(advice.verdict, Verdict::Skewed, "{}", advice.because);
@@ -140,7 +140,7 @@ proptest! {
             (0..SLOTS).map(|slot| SlotLoad { reads: loads[slot % 32], writes: 0 }).collect();
         let sizes = vec![ShardSize { rows: Some(1_000), bytes: Some(64 << 20) }; topology.len()];
         for by in BalanceBy::ALL {
-            let observed = Observed { map: &map, load: &load, sizes: &sizes, keys: &[], open: None };
+            let observed = Observed { map: &map, load: &load, sizes: &sizes, keys: &[], open: None, first_slot: 0 };
             let advice = advise(&observed, by);
             let listed: Vec<ShardNumber> = advice.shards.iter().map(|shard| shard.shard).collect();
             prop_assert_eq!(listed, topology.numbers().collect::<Vec<_>>());

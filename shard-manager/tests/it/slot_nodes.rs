@@ -65,7 +65,7 @@ impl Nodes {
     pub(crate) fn owning(slots: &[u16]) -> Self {
         let dir = scratch::folder();
         let (primary_file, replica_file) = (dir.path().join("p.db"), dir.path().join("r.db"));
-        let identity = FileIdentity { cluster_id: "c", shard: "shard1", slots };
+        let identity = FileIdentity { cluster_id: "c", shard: "shard1", slots, table_groups: &[] };
         let prepared = shard_file::prepare(&primary_file, &identity, true).expect("a new file");
         let history = shard_file::begin_timeline(&primary_file, None).expect("a timeline");
         let replication = ReplicationState::new(history, prepared.position, 1);

@@ -35,6 +35,9 @@ mod fair;
 mod fair_steps;
 mod faults;
 mod fence;
+#[path = "../support/group_contract.rs"]
+mod group_contract;
+mod groups;
 mod isolation;
 mod join_refusals;
 mod joined_shards;

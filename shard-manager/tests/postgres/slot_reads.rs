@@ -257,7 +257,7 @@ fn a_replica_that_has_not_replayed_a_change_answers_as_of_before() {
             assert_eq!(rows.rows.len(), 1);
         }
         let rows = router.scan(&*node).await;
-        assert_eq!((rows.rows.len(), rows.owned.unwrap().is_full()), (1, true));
+        assert_eq!((rows.rows.len(), &*rows.owned.unwrap()), (1, &SlotSet::full()));
         assert_eq!(router.scan(&*primary(&router)).await.rows.len(), 0);
         door.run("SELECT pg_wal_replay_resume()").await;
         replayed(&router, at).await;

@@ -74,6 +74,11 @@ impl KnownMoves {
         Some(Self { planned: PlannedSlots::of(map, &records), records, rebalance })
     }
 
+    /// Returns the owners of the slots once the moves that go on have ended.
+    pub(super) fn planned(&self) -> &PlannedSlots {
+        &self.planned
+    }
+
     /// Returns the moves that go on.
     pub(super) fn open(&self) -> Option<OpenMoves<'_>> {
         self.planned.open()

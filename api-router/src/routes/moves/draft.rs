@@ -51,14 +51,14 @@ pub(crate) enum MoveSlotsRequest {
     Ranges(Vec<Vec<u16>>),
 }
 
-/// Reads a body.
-pub(super) fn draft(body: &[u8]) -> Result<MoveDraft, Problem> {
+/// Reads a body, for a cluster with so many slots.
+pub(super) fn draft(body: &[u8], slot_count: usize) -> Result<MoveDraft, Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["slots", "key", "from", "to", "rate", "keep"])?;
     let given = |name: &str| members.get(name).filter(|json| json.get() != "null");
     let text = |name: &str| given(name).map_or(Ok(None), |_| members.text(name));
     let slots = match (given("slots"), text("key")?) {
-        (Some(json), None) => DraftSlots::Set(slots(json)?),
+        (Some(json), None) => DraftSlots::Set(slots(json, slot_count)?),
         (None, Some(key)) => DraftSlots::OfKey(key),
         (Some(_), Some(_)) => return Err(bad("slots or key is given, not both")),
         (None, None) => return Err(Problem::new(Code::TSR101, "slots or key is missing")),
@@ -77,7 +77,7 @@ fn bad(detail: impl Display) -> Problem {
 }
 
 /// Reads slots that are a text, or an array of ranges.
-fn slots(json: &RawValue) -> Result<SlotSet, Problem> {
+fn slots(json: &RawValue, slot_count: usize) -> Result<SlotSet, Problem> {
     let form = || bad("slots must be ranges such as \"0-63,70\" or [[0, 63], [70, 70]]");
     let text = if json.get().starts_with('"') {
         serde_json::from_str(json.get()).map_err(|_| form())?
@@ -90,7 +90,7 @@ fn slots(json: &RawValue) -> Result<SlotSet, Problem> {
         ranges.collect::<Vec<_>>().join(",")
     };
     let text: String = text;
-    parse_slots(&text).map_err(|error| bad(format_args!("slots: {error}")))
+    parse_slots(&text, slot_count).map_err(|error| bad(format_args!("slots: {error}")))
 }
 
 fn rate(json: &RawValue) -> Result<u32, Problem> {

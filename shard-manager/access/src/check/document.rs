@@ -5,7 +5,7 @@
 //! **Not here:** the decision (`check`).
 
 use model::keyspace::ShardKey;
-use model::table::Table;
+use model::table::is_name;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -63,7 +63,7 @@ pub(super) fn parse(json: &str) -> Result<CheckRequest, MemberError> {
     let document: RequestDocument = read_object(json)
         .map_err(|fault| MemberError::new("the check", format!("cannot be read: {fault}")))?;
     let role = text("role", document.role, AccessRole::is_name, "must be the name of a role")?;
-    let table = text("table", document.table, Table::is_name, "must be the name of a table")?;
+    let table = text("table", document.table, is_name, "must be the name of a table")?;
     let names = format!("must be one of {}, {UPSERT}", RowOperations::NAMES);
     let is_operation = |name: &str| find_operation(name).is_some();
     let operation = text("operation", document.operation, is_operation, &names)?;
@@ -109,7 +109,7 @@ fn columns(json: Option<&RawValue>) -> Result<Vec<Box<str>>, MemberError> {
     let Some(json) = json else { return Ok(Vec::new()) };
     let columns: Vec<Box<str>> = read_member("columns", json.get())?;
     let max = CheckRequest::COLUMNS_MAX;
-    if columns.len() > max || !columns.iter().all(|column| Table::is_name(column)) {
+    if columns.len() > max || !columns.iter().all(|column| is_name(column)) {
         return Err(MemberError::new("columns", format!("must be at most {max} names of columns")));
     }
     Ok(columns)

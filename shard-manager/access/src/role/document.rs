@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use model::keyspace::ShardKey;
-use model::table::{Registry, Table};
+use model::table::{Registry, Table, is_name};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -204,7 +204,7 @@ fn column_set(path: &str, names: Option<Vec<String>>) -> Result<ColumnSet, RoleE
 }
 
 fn check_name(name: &str) -> Result<(), RoleFault> {
-    if Table::is_name(name) { Ok(()) } else { Err(RoleFault::Name) }
+    if is_name(name) { Ok(()) } else { Err(RoleFault::Name) }
 }
 
 fn operations(path: &str, names: &[String]) -> Result<RowOperations, RoleError> {

@@ -9,12 +9,14 @@ use std::time::Instant;
 
 use ::import::demo_data::{DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
 use ::import::{DemoRows, FailedRow, Filled, store_rows};
+use access::rights::Rights;
 use assembly::{self, EmbeddedCluster};
 use clap::Args;
 use cluster::manager::Manager;
 use engine::cluster_spec::ClusterSpec;
 use indicatif::ProgressBar;
 use model::keyspace::Keyspace;
+use model::shard_map::partitions;
 use model::topology::ShardNumber;
 use serde_json::json;
 
@@ -34,6 +36,8 @@ Examples:
   shard-manager generate --users 1000000 --data-dir ./data
   shard-manager generate --users 50000 --orders-per-user 3 --weights 'A=70,B=30' --seed 7";
 
+/// Table of the users, whose keyspace decides the form of ids.
+const USERS: &str = "users";
 /// Rows of one request.
 const REQUEST_ROWS: u64 = 20_000;
 
@@ -75,13 +79,14 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
             let cluster = EmbeddedCluster { data_dir, wanted: ClusterSpec::default() };
             let manager = assembly::open_primaries(&cluster);
             let manager = manager.map_err(|error| CommandError::Refused(error.to_string()))?;
-            let done = planned(&wanted, manager.map().keyspace())
+            let done = keyspace_of(&manager)
+                .and_then(|keyspace| planned(&wanted, &keyspace))
                 .and_then(|plan| Ok((straight(&manager, &plan, &bars)?, plan)));
             manager.close();
             done
         }
         Store::Router(address) => {
-            let keyspace = Router::at(&address).and_then(|router| router.keyspace());
+            let keyspace = Router::at(&address).and_then(|router| router.keyspace_of(USERS));
             let keyspace = keyspace.map_err(|error| CommandError::Refused(error.to_string()))?;
             planned(&wanted, &keyspace)
                 .and_then(|plan| Ok((through(&address, options.connections, &plan, &bars)?, plan)))
@@ -94,7 +99,15 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(shown?)
 }
 
-/// Returns the plan for a cluster of this keyspace.
+/// Returns the keyspace of the users, that of their group.
+fn keyspace_of(manager: &Manager) -> Result<Keyspace, CommandError> {
+    let users = manager.schema(Rights::ALL).table(USERS);
+    let users = users.map_err(|error| CommandError::Refused(error.to_string()))?;
+    let map = manager.map();
+    Ok(partitions::keyspace_of(&map, &users).cloned().unwrap_or_default())
+}
+
+/// Returns the plan for users of this keyspace.
 fn planned(wanted: &DemoSpec, keyspace: &Keyspace) -> Result<Plan, CommandError> {
     let plan = Plan::new(wanted, keyspace);
     plan.map_err(|error| CommandError::Refused(format!("--weights: {error}")))
@@ -248,7 +261,7 @@ fn through(
                 }
                 lines.clear();
                 write_lines(plan, orders, first..(first + users).min(plan.users()), &mut lines);
-                let answer = router.upsert(if orders { "orders" } else { "users" }, &lines)?;
+                let answer = router.upsert(if orders { "orders" } else { USERS }, &lines)?;
                 let (failed, first_failed) = answer.failures();
                 let mut stored = locked(&stored);
                 stored.failed += failed;

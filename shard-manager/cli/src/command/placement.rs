@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use model::keyspace::{Keyspace, SLOT_COUNT, ShardKey, Slot};
 use model::placement::Placement;
 use model::simulation::{Algorithm, ChangeError, Load, Simulated, TopologyChange, simulate};
+use model::table_group::GroupNumber;
 use model::topology::{ShardSpec, Topology};
 use serde::Serialize;
 use serde_json::Value;
@@ -142,7 +143,7 @@ fn show(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
 }
 
 fn look(view: &DirView) -> Shown {
-    let (map, ranges) = (&view.map, view.map.ranges());
+    let (map, ranges) = (&view.map, view.map.groups().ranges(GroupNumber::MAIN));
     let shards = map.topology().members().map(|(index, spec)| {
         let own = ranges.iter().filter(|range| range.shard == index);
         let own = own.map(|range| (range.first, range.last)).collect();

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use indicatif::HumanBytes;
-use model::keyspace::SLOT_COUNT;
 use model::shard_map::ShardMap;
 use model::topology::ShardNumber;
 use postgres::shard_listing;
@@ -19,6 +18,7 @@ use super::CommandError;
 use super::access::{CatalogArgs, CatalogPlace, with_runtime};
 use super::http_agent::RouterAddress;
 use super::router::Router;
+use super::status::slots_of_groups;
 use crate::terminal::Terminal;
 
 mod change;
@@ -119,7 +119,8 @@ fn list(args: &ListArgs, terminal: &Terminal) -> Result<(), CommandError> {
         None => listing_of_catalog(&args.catalog)?,
     };
     let shown = terminal.show(&listing, |terminal| {
-        let rows: Vec<Vec<String>> = listing.shards.iter().map(Listed::cells).collect();
+        let all = slots_of_groups(listing.shards.iter().map(|shard| shard.slots as u64).sum());
+        let rows: Vec<Vec<String>> = listing.shards.iter().map(|shard| shard.cells(all)).collect();
         let columns = ["number", "shard", "state", "weight", "slots", "address"];
         let shards = format!("epoch  {}\n{}", listing.epoch, terminal.table(&columns, &rows));
         if listing.nodes.is_empty() {
@@ -180,8 +181,9 @@ fn listing(map: &ShardMap, addresses: Vec<Option<String>>) -> Listing {
 }
 
 impl Listed {
-    fn cells(&self) -> Vec<String> {
-        let share = 100.0 * self.slots as f64 / f64::from(SLOT_COUNT);
+    /// Returns the cells of a shard of a cluster with so many slots.
+    fn cells(&self, all: f64) -> Vec<String> {
+        let share = 100.0 * self.slots as f64 / all;
         vec![
             self.number.to_string(),
             self.shard.clone(),

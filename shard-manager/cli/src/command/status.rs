@@ -267,8 +267,9 @@ fn text(status: &Status, terminal: &Terminal) -> String {
     lines.push(format!("bytes     {}", status.bytes_are));
     let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let mut rows = Vec::new();
+    let all = slots_of_groups(status.shards.iter().map(|shard| shard.slots).sum());
     for shard in &status.shards {
-        let share = 100.0 * shard.slots as f64 / f64::from(SLOT_COUNT);
+        let share = 100.0 * shard.slots as f64 / all;
         for node in &shard.nodes {
             let lag = node.lag.map(|entries| entries.to_string());
             let lag = lag.or_else(|| node.lag_ms.map(|lag| format!("{lag} ms")));
@@ -292,4 +293,10 @@ fn text(status: &Status, terminal: &Terminal) -> String {
     );
     lines.extend(status.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
+}
+
+/// Returns the number of slots of all groups of tables, of which the shards own so many.
+pub(super) fn slots_of_groups(owned: u64) -> f64 {
+    let group = u64::from(SLOT_COUNT);
+    owned.max(1).next_multiple_of(group) as f64
 }

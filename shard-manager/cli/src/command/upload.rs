@@ -41,12 +41,20 @@ pub(super) struct Answer {
     pub(super) shards: Vec<ShardRows>,
 }
 
-/// Map of a cluster: the members that describe its keyspace.
+/// Groups of tables of a cluster, `main` first.
+#[derive(Debug, Deserialize)]
+struct Groups {
+    groups: Vec<KeyMap>,
+}
+
+/// Group of tables: the members that describe its keyspace.
 #[derive(Debug, Deserialize)]
 struct KeyMap {
     keyspace: String,
     /// Exact text of the configuration.
     parameters: Box<RawValue>,
+    #[serde(default)]
+    tables: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,15 +130,15 @@ impl Router {
         Ok(Self { client })
     }
 
-    /// Returns the keyspace of the router's cluster.
-    pub(super) fn keyspace(&self) -> Result<Keyspace, UploadError> {
+    /// Returns the keyspace of a table, that of its group.
+    pub(super) fn keyspace_of(&self, table: &str) -> Result<Keyspace, UploadError> {
         let no_answer = |error: ureq::Error| {
             UploadError::NoAnswer(format!("{}: {}", self.client.url(), description(&error)))
         };
-        let no_map = |error: &dyn std::fmt::Display| {
-            UploadError::Refused(format!("the router's map cannot be read: {error}"))
+        let no_groups = |error: &dyn std::fmt::Display| {
+            UploadError::Refused(format!("the router's groups of tables cannot be read: {error}"))
         };
-        let sent = self.client.get("/api/shard-map").call();
+        let sent = self.client.get("/api/groups").call();
         let mut response = sent.map_err(no_answer)?;
         let body = response.body_mut().with_config().limit(BODY_MAX).read_to_vec();
         let body = body.map_err(no_answer)?;
@@ -139,8 +147,11 @@ impl Router {
             let cause = Problem::cause(status, &body) + self.client.remedy(status);
             return Err(UploadError::Refused(cause));
         }
-        let map: KeyMap = serde_json::from_slice(&body).map_err(|error| no_map(&error))?;
-        Keyspace::restore(&map.keyspace, map.parameters.get()).map_err(|error| no_map(&error))
+        let Groups { groups } = serde_json::from_slice(&body).map_err(|error| no_groups(&error))?;
+        let named = groups.iter().find(|group| group.tables.iter().any(|name| name == table));
+        let group = named.or(groups.first()).ok_or_else(|| no_groups(&"there is none"))?;
+        Keyspace::restore(&group.keyspace, group.parameters.get())
+            .map_err(|error| no_groups(&error))
     }
 
     /// Sends lines of JSON as upserts, and retries if necessary.

@@ -19,7 +19,7 @@ use engine::refusal_code::RefusalCode;
 use model::keyspace::{KeyError, ShardKey};
 use model::sabotage::{StopTime, reach};
 use model::shard_map::ShardMap;
-use model::slot_set::SlotSet;
+use model::slot_set::{SlotSet, SlotSetError, check_known};
 use model::topology::{ShardNumber, ShardState};
 use moves::identity::MoveId;
 use moves::limits::KEEP;
@@ -65,6 +65,17 @@ pub enum MovesError {
         shard: String,
         /// These slots.
         slots: SlotSet,
+    },
+    /// The cluster has no such slot.
+    #[error("slots: {0}")]
+    NoSlot(SlotSetError),
+    /// The target is none of the shards of the slots' group.
+    #[error("{shard} is none of the shards of group {group}, to which some of the slots belong")]
+    OtherGroup {
+        /// Name of the target.
+        shard: String,
+        /// Name of the group.
+        group: String,
     },
     /// The target gets no slots.
     #[error("{shard} is {}: only a serving shard gets slots", state.name())]
@@ -125,7 +136,11 @@ impl MovesError {
     /// Returns the public code; `None` if the catalog cannot be used.
     pub fn code(&self) -> Option<RefusalCode> {
         Some(match self {
-            Self::New(_) | Self::Key(_) | Self::SeveralOwners(_) => RefusalCode::BadMove,
+            Self::New(_)
+            | Self::Key(_)
+            | Self::SeveralOwners(_)
+            | Self::NoSlot(_)
+            | Self::OtherGroup { .. } => RefusalCode::BadMove,
             Self::NoShard(_) | Self::NoShardNamed(_) => RefusalCode::NoShard,
             Self::NoRetry(_) => RefusalCode::MoveState,
             Self::NotOwned { .. } => RefusalCode::NotOwner,
@@ -353,7 +368,10 @@ fn new_move(map: &ShardMap, draft: &MoveDraft) -> Result<NewMove, MovesError> {
         map.topology().find(name).ok_or_else(|| MovesError::NoShardNamed(name.to_owned()))
     };
     let slots = match &draft.slots {
-        DraftSlots::Set(slots) => slots.clone(),
+        DraftSlots::Set(slots) => {
+            check_known(slots, map.groups().slot_count()).map_err(MovesError::NoSlot)?;
+            slots.clone()
+        }
         DraftSlots::OfKey(key) => {
             let place = ShardKey::parse(key).and_then(|key| map.place(key));
             [place.map_err(MovesError::Key)?.slot].into_iter().collect()
@@ -390,6 +408,11 @@ fn checked(map: &ShardMap, new: NewMove) -> Result<NewMove, MovesError> {
     if target.state != ShardState::Serving {
         let (shard, state) = (target.name.clone(), target.state);
         return Err(MovesError::NotServing { shard, state });
+    }
+    check_known(&new.slots, map.groups().slot_count()).map_err(MovesError::NoSlot)?;
+    if let Some(group) = map.groups().forbids(&new.slots, new.target) {
+        let (shard, group) = (target.name.clone(), group.name.clone());
+        return Err(MovesError::OtherGroup { shard, group });
     }
     let slots: SlotSet = new.slots.iter().filter(|slot| map.owner(*slot) != new.source).collect();
     if !slots.is_empty() {

@@ -98,7 +98,11 @@ impl RebalancesError {
             )
             | Self::NoLoad => RefusalCode::BadRebalance,
             Self::NoShard(_) => RefusalCode::NoShard,
-            Self::Plan(PlanFault::NoTaker | PlanFault::NotDrainable { .. })
+            Self::Plan(
+                PlanFault::NoTaker
+                | PlanFault::NoTakerOfGroup { .. }
+                | PlanFault::NotDrainable { .. },
+            )
             | Self::HoldsCatalog(_)
             | Self::NoSize(_)
             | Self::Refused(_) => RefusalCode::ShardState,

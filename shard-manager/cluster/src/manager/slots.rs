@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use engine::refusal_code::RefusalCode;
 use engine::slot_change::{FENCE_MAX, SlotChange, SlotChangeError, SlotStep};
 use futures_util::future::join_all;
-use model::slot_set::SlotSet;
+use model::slot_set::{SlotSet, SlotSetError, check_known};
 use model::topology::ShardNumber;
 
 use super::Manager;
@@ -32,6 +32,9 @@ pub enum SlotsError {
     /// No slots are named.
     #[error("name at least one slot")]
     NoSlots,
+    /// The cluster has no such slot.
+    #[error(transparent)]
+    NoSlot(#[from] SlotSetError),
     /// A fence is to last for no time, or for too long.
     #[error("a fence lasts from 1 ms to {} s", FENCE_MAX.as_secs())]
     Hold,
@@ -47,7 +50,7 @@ impl SlotsError {
     /// Returns the public code; `None` if the shards cannot carry the change out now.
     pub fn code(&self) -> Option<RefusalCode> {
         match self {
-            Self::NoSlots | Self::Hold => Some(RefusalCode::BadFence),
+            Self::NoSlots | Self::NoSlot(_) | Self::Hold => Some(RefusalCode::BadFence),
             Self::NoShard(_) => None,
             Self::Shard(error) => RefusalCode::of_slot_change(error),
         }
@@ -129,7 +132,10 @@ impl Slots<'_> {
     }
 
     fn check(self, slots: &SlotSet) -> Result<(), SlotsError> {
-        if slots.is_empty() { Err(SlotsError::NoSlots) } else { Ok(()) }
+        if slots.is_empty() {
+            return Err(SlotsError::NoSlots);
+        }
+        Ok(check_known(slots, self.0.map().groups().slot_count())?)
     }
 }
 

@@ -111,7 +111,7 @@ proptest! {
         match column {
             0 => row.phase = "unknown".to_owned(),
             1 => row.goal = String::new(),
-            2 => row.slots = "16384".to_owned(),
+            2 => row.slots = "65536".to_owned(),
             3 => row.source = 65_536,
             4 => row.term = -1,
             5 => row.began_at = "yesterday".to_owned(),

@@ -218,7 +218,8 @@ impl Finder<'_> {
         let (key, share) = (self.key_of(slot), self.judgement.shares.share(cost));
         let shard = self.observed.map.owner(slot);
         let kind = if key.is_some() { ImbalanceKind::HotKey } else { ImbalanceKind::HotSlot };
-        let (number, name) = (slot.number(), self.name(shard.index()));
+        let number = self.observed.first_slot + slot.number();
+        let name = self.name(shard.index());
         let subject = match &key {
             Some((key, requests)) => {
                 let percent = 100.0 * self.judgement.shares.share(*requests);

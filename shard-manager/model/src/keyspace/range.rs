@@ -129,7 +129,9 @@ impl RangeSpace {
             }
         };
         splits.check()?;
-        let slots: Option<Vec<Slot>> = read.slots.into_iter().map(Slot::new).collect();
+        let slots = read.slots.into_iter();
+        let slots: Option<Vec<Slot>> =
+            slots.map(|slot| Slot::new(slot).filter(|_| slot < SLOT_COUNT)).collect();
         let slots = slots.ok_or("a slot is beyond the last")?;
         let mut sorted = slots.clone();
         sorted.sort_unstable();

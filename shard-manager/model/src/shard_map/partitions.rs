@@ -1,21 +1,23 @@
 //! Partitions: rows whose slot depends on a column, in a keyspace by a column.
 //!
-//! **Invariant:** a table is in partitions if one of its own columns is the column of the keyspace,
-//! its type can be compared, and the table is not `kv`. The keys of all other tables are hashed
-//! over all slots.
+//! The keyspace of a table is that of its group, and so are the slots of its partitions.
+//!
+//! **Invariant:** a table is in partitions if one of its own columns is the column of its keyspace,
+//! its type can be compared, and the table is not `kv`. The keys of all other tables of the group
+//! are hashed over all its slots.
 //! **Not here:** the function to the slot (`keyspace::partition_column`).
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use super::{KeyLocation, ShardMap};
 use crate::keyspace::list::ListSpace;
 use crate::keyspace::partition_column::PartitionError;
-use crate::keyspace::routing_step::Explanation;
+use crate::keyspace::routing_step::{Explanation, RoutingStep};
 use crate::keyspace::{KeyError, Keyspace, ShardKey, Slot};
-use crate::placement::Placement;
 use crate::slot_set::SlotSet;
 use crate::table::Table;
-use crate::topology::ShardNumber;
+use crate::table_group::{GroupNumber, TableGroup};
 use crate::value::Value;
 
 /// Table of keys and values: its rows are found by their key alone.
@@ -23,11 +25,23 @@ const KEY_VALUES: &str = "kv";
 /// First letters of the names of internal tables.
 const INTERNAL: &str = "tessera_";
 
+/// Returns the keyspace of a table, that of its group; `None` if the map does not know the group
+/// yet.
+#[inline]
+pub fn keyspace_of<'m>(map: &'m ShardMap, table: &Table) -> Option<&'m Keyspace> {
+    map.groups().get(table.group()).map(|group| &group.keyspace)
+}
+
+/// Returns the columns that name partitions, of the keyspaces of all groups.
+pub fn columns(map: &ShardMap) -> BTreeSet<&str> {
+    map.groups().iter().filter_map(|(_, group)| group.keyspace.column()).collect()
+}
+
 /// Returns the column that says which partition a row of a table is in; `None` if the shard key
 /// alone decides where the row is.
 #[inline]
 pub fn partition_column(map: &ShardMap, table: &Table) -> Option<usize> {
-    find_column(map.keyspace().column()?, table)
+    find_column(keyspace_of(map, table)?.column()?, table)
 }
 
 /// Returns the value of the partition column among some values, as text.
@@ -52,17 +66,16 @@ pub(super) fn slot_of_row(
     key: ShardKey<'_>,
     partition: Option<&str>,
 ) -> Result<Slot, KeyError> {
-    match partition_column(map, table) {
-        None => map.keyspace().slot_of_key(key),
-        Some(column) => {
-            let given = named(table, column, key, partition)?;
-            map.keyspace().slot_in(given, key)
-        }
-    }
+    let keyspace = keyspace_of(map, table).ok_or(KeyError::UnknownGroup)?;
+    let slot = match partition_column(map, table) {
+        None => keyspace.slot_of_key(key)?,
+        Some(column) => keyspace.slot_in(named(table, column, key, partition)?, key)?,
+    };
+    Ok(table.group().slot(slot))
 }
 
 /// Returns the slot of a row of a table and the steps that lead to it, for people. Without a
-/// table the row has a partition if one is given.
+/// table the row belongs to the group `main`, and has a partition if one is given.
 ///
 /// # Errors
 /// [`KeyError`] if the keyspace has no slot for the row.
@@ -72,17 +85,25 @@ pub fn explain<'k>(
     key: ShardKey<'k>,
     partition: Option<&str>,
 ) -> Result<Explanation<'k>, KeyError> {
-    let keyspace = map.keyspace();
     let Some(table) = table else {
+        let keyspace = map.keyspace();
         return match keyspace.column() {
             Some(_) => keyspace.explain_in(partition, key),
             None => keyspace.explain(key),
         };
     };
-    match partition_column(map, table) {
-        None => keyspace.explain_key(key),
-        Some(column) => keyspace.explain_in(named(table, column, key, partition)?, key),
+    let keyspace = keyspace_of(map, table).ok_or(KeyError::UnknownGroup)?;
+    let Explanation { slot, mut steps } = match partition_column(map, table) {
+        None => keyspace.explain_key(key)?,
+        Some(column) => keyspace.explain_in(named(table, column, key, partition)?, key)?,
+    };
+    let group = table.group();
+    for step in &mut steps {
+        if let RoutingStep::Partition { first, last, .. } = step {
+            (*first, *last) = (group.slot(*first), group.slot(*last));
+        }
     }
+    Ok(Explanation { slot: group.slot(slot), steps })
 }
 
 /// Returns the location of a slot in this map.
@@ -92,60 +113,64 @@ pub fn location(map: &ShardMap, slot: Slot) -> KeyLocation {
     KeyLocation { slot, shard, epoch: map.epoch(), since }
 }
 
-/// Returns the slots of all rows of these partitions. A name that is none has no rows.
+/// Returns the slots of all rows of a table in these partitions. A name that is none has no rows.
 pub fn partition_slots<'p>(
     map: &ShardMap,
+    table: &Table,
     partitions: impl IntoIterator<Item = &'p str>,
 ) -> SlotSet {
-    let slots = partitions.into_iter().filter_map(|name| map.keyspace().slots_in(name).ok());
-    slots.flatten().filter_map(Slot::new).collect()
+    let (keyspace, group) = (keyspace_of(map, table), table.group());
+    let slots = partitions.into_iter().filter_map(|name| keyspace?.slots_in(name).ok());
+    slots.flatten().filter_map(Slot::new).map(|slot| group.slot(slot)).collect()
 }
 
-/// Explains why keyspace and placement contradict each other, naming both settings; `None` if
-/// they fit.
-///
-/// The placement `partitions` assigns the partitions of the keyspace `list` to shards. With
-/// other partitions, or in a keyspace without any, its names have no meaning.
-pub fn contradiction(map: &ShardMap) -> Option<String> {
-    let Placement::Partitions(partitions) = map.placement() else { return None };
-    match map.keyspace() {
-        Keyspace::List(list) if partitions.are_blocks_of(list) => None,
-        Keyspace::List(list) => Some(format!(
-            "keyspace {list} and placement {partitions} have other partitions: give both the same names and \
-             weights, in the same order"
-        )),
-        Keyspace::Hash | Keyspace::Modulo | Keyspace::Range(_) | Keyspace::Matrix(_) => {
-            Some(format!(
-                "placement {partitions} says where the partitions of keyspace list lie, and keyspace {} has none: \
-                 use keyspace list with the same names and weights, or another placement",
-                map.keyspace().name()
-            ))
-        }
-    }
+/// Returns the slot of a key of a table in each partition, if there are at most `most` of them.
+pub fn slots_of_key(
+    map: &ShardMap,
+    table: &Table,
+    key: ShardKey<'_>,
+    most: usize,
+) -> Option<Vec<Slot>> {
+    let slots = keyspace_of(map, table)?.slots_of_key(key, most)?;
+    Some(slots.into_iter().map(|slot| table.group().slot(slot)).collect())
 }
 
-/// Explains why the owners of the slots put one partition of a keyspace by a column on several
-/// shards; `None` if they do not. A new cluster keeps each partition on one shard; later moves
-/// may divide one.
-pub fn divided_partition(map: &ShardMap) -> Option<String> {
+/// Returns true if a row of this key may lie in a slot, whatever its table and its partition.
+pub fn may_hold(map: &ShardMap, slot: Slot, key: ShardKey<'_>) -> bool {
+    let number = GroupNumber::of(slot);
+    let (Some(group), Some(slot)) = (map.groups().get(number), number.within(slot)) else {
+        return false;
+    };
+    let keyspace = &group.keyspace;
+    let in_a_partition = || {
+        let slots = keyspace.column().and_then(|_| keyspace.slots_of_key(key, usize::MAX));
+        slots.is_some_and(|slots| slots.contains(&slot))
+    };
+    keyspace.slot_of_key(key) == Ok(slot) || in_a_partition()
+}
+
+/// Explains why the owners of the slots of a group put one partition of a keyspace by a column on
+/// several shards; `None` if they do not. A new group keeps each partition on one shard; later
+/// moves may divide one.
+pub fn divided_partition(map: &ShardMap, group: GroupNumber) -> Option<String> {
+    let TableGroup { keyspace, placement, .. } = map.groups().get(group)?;
     // A range has a single slot.
-    let Keyspace::List(list) = map.keyspace() else { return None };
+    let Keyspace::List(list) = keyspace else { return None };
     list.column()?;
+    let all = map.groups().owners(group);
     let mut partitions = list.partitions().iter();
     let (name, owners) = partitions.find_map(|partition| {
-        let slots = (partition.first.number()..=partition.last.number()).filter_map(Slot::new);
-        let mut owners: Vec<ShardNumber> = slots.map(|slot| map.owner(slot)).collect();
+        let mut owners = all.get(partition.first.index()..=partition.last.index())?.to_vec();
         owners.sort_unstable();
         owners.dedup();
         (owners.len() > 1).then_some((&partition.name, owners))
     })?;
     let shown = owners.iter().map(|owner| map.topology().name(*owner)).collect::<Vec<_>>();
     Some(format!(
-        "placement {} puts the partition {name} of keyspace {list} on {}: a partition lies on one shard; name \
-         it with placement {}",
-        map.placement(),
+        "placement {placement} puts the partition {name} of keyspace {list} on {}: a partition lies on one shard; \
+         name it with placement {}",
         shown.join(" and "),
-        example(list, map.topology().name(ShardNumber(0)))
+        example(list, map.topology().name(*all.iter().min()?))
     ))
 }
 

@@ -183,7 +183,8 @@ fn an_advice_by_size_becomes_moves_of_limited_size_with_rows_and_bytes() {
     let current = map("manual:0-12287=shard1,12288-16383=shard2", &shards);
     let size = |slots: u64| ShardSize { rows: Some(slots * 10), bytes: Some(slots * BYTES_MIN) };
     let sizes = [size(12_288), size(4_096)];
-    let observed = Observed { map: &current, load: &[], sizes: &sizes, keys: &[], open: None };
+    let observed =
+        Observed { map: &current, load: &[], sizes: &sizes, keys: &[], open: None, first_slot: 0 };
     let advice = advise(&observed, BalanceBy::Size);
     let (before, none) = (owners(&current), SlotSet::empty());
     let scene = PlanScene { sizes: &sizes, ..scene(&shards, &before, &none) };

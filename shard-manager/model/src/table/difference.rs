@@ -1,6 +1,7 @@
 //! Difference: the first fact in which two declarations of a table differ.
 //!
-//! **Invariant:** tables without a difference have the same own columns, id and routing column.
+//! **Invariant:** tables without a difference have the same own columns, id, routing column and
+//! group.
 //! **Not here:** differences between a declaration and a database (`declarations` of `postgres`).
 
 use std::fmt;
@@ -27,6 +28,8 @@ pub enum TableDifference {
     Id(Vec<String>),
     /// This column is the routing column, if there is one.
     Routing(Option<String>),
+    /// The groups differ.
+    Group,
 }
 
 impl TableDifference {
@@ -55,7 +58,10 @@ impl TableDifference {
             return Some(Self::Id(names(table, &table.id)));
         }
         let routing = || table.routing.map(|column| table.column(column).name.clone());
-        (table.routing != other.routing).then(|| Self::Routing(routing()))
+        if table.routing != other.routing {
+            return Some(Self::Routing(routing()));
+        }
+        (table.group != other.group).then_some(Self::Group)
     }
 }
 
@@ -88,6 +94,7 @@ impl fmt::Display for TableDifference {
             Self::Id(names) => write!(f, "its id is {}", names.join(", ")),
             Self::Routing(Some(name)) => write!(f, "its routing column is {name}"),
             Self::Routing(None) => write!(f, "it has no routing column"),
+            Self::Group => write!(f, "it belongs to another group of tables"),
         }
     }
 }

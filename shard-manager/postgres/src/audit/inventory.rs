@@ -6,7 +6,7 @@
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
-use model::keyspace::{SLOT_COUNT, Slot};
+use model::keyspace::Slot;
 use model::slot_set::SlotSet;
 
 use super::Audit;
@@ -70,7 +70,7 @@ impl Inventory {
     /// Reports what is wrong, and notes what a router will tidy up.
     pub(super) fn check(&self, audit: &mut Audit<'_>) {
         let states = |is_set: &dyn Fn(&ShardSlots, u16) -> bool| -> SlotSet {
-            let slots = (0..SLOT_COUNT).filter(|slot| is_set(audit.slots, *slot));
+            let slots = (0..=u16::MAX).filter(|slot| is_set(audit.slots, *slot));
             slots.filter_map(Slot::new).collect()
         };
         let owned =

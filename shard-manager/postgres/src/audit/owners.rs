@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use diesel::QueryResult;
-use model::keyspace::{SLOT_COUNT, Slot};
+use model::keyspace::Slot;
 use model::shard_map::ShardMap;
 use model::topology::ShardNumber;
 
@@ -80,7 +80,7 @@ pub(super) type OwnerFault = (usize, String, String);
 /// Returns the slots whose owner is not the one of the map.
 pub(super) fn check(map: &ShardMap, shards: &[ShardSlots]) -> Vec<OwnerFault> {
     let mut faults = Vec::new();
-    for slot in (0..SLOT_COUNT).filter_map(Slot::new) {
+    for slot in map.owners().filter_map(|owner| Slot::new(owner.slot)) {
         if shards.iter().any(|shard| shard.moving.contains_key(&slot.number())) {
             check_moving(slot.number(), shards, &mut faults);
         } else {

@@ -13,6 +13,8 @@ use engine::open_error::OpenError;
 use engine::{OpenedShard, SchemaChange};
 use model::error::Error;
 use model::map_change::{MapChange, MapChangeRefusal};
+use model::shard_map::ShardMap;
+use model::slot_set::SlotSet;
 use model::table::{Registry, TableDifference};
 use model::topology::{ShardNumber, ShardState};
 use tokio::runtime::Handle;
@@ -92,7 +94,8 @@ impl Servers {
         if self.distributes_itself() {
             return Err(NewShardRefusal::Unsupported);
         }
-        let shard = ListedShard::find(&self.stored_map().await?, number)?;
+        let stored = self.stored_map().await?;
+        let shard = ListedShard::find(&stored, number)?;
         let cluster = shard_addresses::cluster_of((&shard.name, &shard.location), &self.settings);
         let cluster = cluster.ok_or_else(|| {
             let host = shard.location.hosts[0].to_string();
@@ -104,7 +107,7 @@ impl Servers {
             false => Vec::new(),
         };
         let indexes = changes_of_new_shard(&indexes, tables);
-        let prepared = self.prepare(&shard, cluster, (tables, indexes)).await?;
+        let prepared = self.prepare((&shard, stored.map), cluster, (tables, indexes)).await?;
         self.start(number, &shard.name, prepared)
     }
 
@@ -112,7 +115,7 @@ impl Servers {
     /// thread. Ends when this future is dropped.
     async fn prepare(
         &self,
-        shard: &ListedShard,
+        (shard, map): (&ListedShard, ShardMap),
         cluster: ClusterAddress,
         (tables, indexes): (&Registry, Vec<SchemaChange>),
     ) -> Result<PreparedShard, NewShardRefusal> {
@@ -120,8 +123,9 @@ impl Servers {
             (self.cluster_id.clone(), shard.name.clone(), tables.clone());
         let is_joining = shard.is_joining;
         let preparation = async move {
-            let claim =
-                Claim { cluster_id: &cluster_id, shard: &name, slots: &[], is_new: is_joining };
+            let (cluster_id, shard, groups) = (&*cluster_id, &*name, map.groups());
+            let (slots, new_slots, is_new) = (&[], &SlotSet::empty(), is_joining);
+            let claim = Claim { cluster_id, shard, slots, new_slots, groups, is_new };
             prepare(&claim, &cluster, (&tables, indexes)).await
         };
         let mut task = JoinSet::new();

@@ -26,11 +26,12 @@ pub(super) const SHARD_TABLES: [&str; 3] =
 /// Table whose only row makes a catalog that of a cluster.
 pub(super) const CLUSTER: &str = "tessera_cluster";
 /// Tables of a catalog.
-pub(super) const CATALOG_TABLES: [&str; 16] = [
+pub(super) const CATALOG_TABLES: [&str; 17] = [
     CLUSTER,
     "tessera_intents",
     "tessera_indexes",
     "tessera_shards",
+    "tessera_groups",
     "tessera_owners",
     "tessera_rebalances",
     "tessera_moves",

@@ -12,11 +12,13 @@ use engine::catalog_rows::{
     GROUP, MapChangeError, MapStep, OwnerStep, ShardRow, slot_owner, topology,
 };
 use engine::cluster_spec::{ClusterRow, IN_OWN_TABLES};
+use engine::group_rows::GroupRow;
 use engine::system_tables::tessera_listed_moves::dsl as listed;
-use engine::system_tables::{tessera_cluster, tessera_shards};
+use engine::system_tables::{tessera_cluster, tessera_groups, tessera_shards};
 use model::keyspace::Slot;
 use model::map_change::MapChange;
-use model::shard_map::{ShardMap, SlotOwner};
+use model::shard_map::{ShardMap, SlotOwner, followed_by};
+use model::table_group::GroupNumber;
 use model::value::{ColumnType, Value};
 
 use super::{or_rollback, refused};
@@ -33,6 +35,9 @@ const OWNERS: &str = "SELECT slot, shard, since FROM tessera_owners
 /// Inserts the first owner of every slot.
 const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
     SELECT $1, slot - 1, shard, 1 FROM unnest($2) WITH ORDINALITY AS owner (shard, slot)";
+/// Inserts the first owners of the slots of new groups, from this slot on.
+const ADD_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
+    SELECT $1, $2 + slot - 1, shard, $3 FROM unnest($4) WITH ORDINALITY AS owner (shard, slot)";
 /// Changes the owner of some slots.
 const SET_OWNERS: &str = "UPDATE tessera_owners
     SET shard = $1, since = $2, floor_timeline = $3, floor_position = $4, came_from = $5
@@ -86,9 +91,18 @@ impl MapTables<'_> {
             let epoch: i64 = epoch.first(&mut &*self.0).await?;
             let shards = self.load_shards().await?;
             let changed = self.load_owners(known.epoch()).await?;
+            let further = tessera_groups::table.filter(tessera_groups::number.gt(0));
+            let further: i64 = further.count().get_result(&mut &*self.0).await?;
+            if 1 + further > known.groups().count() as i64 {
+                // A router has added groups of tables.
+                let row: ClusterRow = tessera_cluster::table.first(&mut &*self.0).await?;
+                let stored = self.read_map(&row).await?;
+                run(self.0, "COMMIT").await?;
+                return Ok(stored.map);
+            }
             run(self.0, "COMMIT").await?;
             let topology = topology(&shards).map_err(|cause| unreadable(&cause))?;
-            let map = known.followed_by(epoch.cast_unsigned(), topology, changed);
+            let map = followed_by(known, epoch.cast_unsigned(), topology, changed);
             map.map_err(|cause| unreadable(&cause))
         };
         or_rollback(self.0, read.await).await
@@ -100,8 +114,9 @@ impl MapTables<'_> {
         let damaged = |cause: String| unreadable(&cause);
         let shards = self.load_shards().await?;
         if row.has_own_tables() {
+            let groups = self.load_groups().await?;
             let owners = self.load_owners(0).await?;
-            let map = row.map(&shards, owners).map_err(damaged)?;
+            let map = row.map(&shards, &groups, owners).map_err(damaged)?;
             return Ok(StoredMap { map, shards });
         }
         if !shards.is_empty() {
@@ -141,10 +156,44 @@ impl MapTables<'_> {
         let owners: Vec<i32> = stored.map.owners().map(|owner| i32::from(owner.shard.0)).collect();
         let binds = [Bind::text(GROUP), Bind::integers(owners.into_iter())];
         load(connection, Statement { sql: FILL_OWNERS, binds: &binds, cached: false }).await?;
+        self.store_groups(&stored.map, 0).await?;
         let own =
             (tessera_cluster::shards.eq(IN_OWN_TABLES), tessera_cluster::ranges.eq(IN_OWN_TABLES));
         let moved = diesel::update(tessera_cluster::table).set(own);
         moved.execute(&mut connection).await.map(drop)
+    }
+
+    /// Stores the groups of a map that the catalog lacks, with the owners of their slots and the
+    /// epoch of the map, in one transaction, and notifies all routers.
+    pub(super) async fn add_groups(self, known: &ShardMap, next: &ShardMap) -> QueryResult<()> {
+        let added = async {
+            run(self.0, BEGIN_CHANGING).await?;
+            let (count, epoch) = (known.groups().slot_count(), next.epoch().cast_signed());
+            let owners = next.owners().skip(count).map(|owner| i32::from(owner.shard.0));
+            let binds = [
+                Bind::text(GROUP),
+                Bind::bigint(count as i64),
+                Bind::bigint(epoch),
+                Bind::integers(owners.collect::<Vec<_>>().into_iter()),
+            ];
+            load(self.0, Statement { sql: ADD_OWNERS, binds: &binds, cached: false }).await?;
+            self.store_groups(next, known.groups().count()).await?;
+            let set = diesel::update(tessera_cluster::table).set(tessera_cluster::epoch.eq(epoch));
+            set.execute(&mut &*self.0).await?;
+            run(self.0, "NOTIFY tessera; COMMIT").await
+        };
+        or_rollback(self.0, added.await).await
+    }
+
+    async fn store_groups(self, map: &ShardMap, from: usize) -> QueryResult<()> {
+        let rows = GroupRow::of(map, from);
+        let stored = diesel::insert_into(tessera_groups::table).values(&rows);
+        stored.execute(&mut &*self.0).await.map(drop)
+    }
+
+    async fn load_groups(self) -> QueryResult<Vec<GroupRow>> {
+        let groups = tessera_groups::table.order(tessera_groups::number);
+        groups.load(&mut &*self.0).await
     }
 
     async fn load_shards(self) -> QueryResult<Vec<ShardRow>> {
@@ -261,4 +310,22 @@ impl MapTables<'_> {
         let next = diesel::update(tessera_cluster::table).set(tessera_cluster::epoch.eq(epoch));
         next.execute(&mut connection).await.map(drop)
     }
+}
+
+/// Returns the groups whose slots may not be owned by their shards yet.
+pub(super) async fn unready_groups(
+    mut connection: &AsyncPgConnection,
+) -> QueryResult<Vec<GroupNumber>> {
+    let unready = tessera_groups::table.filter(tessera_groups::ready.eq(0_i64));
+    let numbers = unready.select(tessera_groups::number);
+    let numbers: Vec<i64> = numbers.load(&mut connection).await?;
+    let group = |number: i64| GroupNumber::new(usize::try_from(number).ok()?);
+    Ok(numbers.into_iter().filter_map(group).collect())
+}
+
+/// Records that each shard owns its slots of all groups.
+pub(super) async fn set_groups_ready(mut connection: &AsyncPgConnection) -> QueryResult<()> {
+    let unready = tessera_groups::table.filter(tessera_groups::ready.eq(0_i64));
+    let set = diesel::update(unready).set(tessera_groups::ready.eq(1_i64));
+    set.execute(&mut connection).await.map(drop)
 }

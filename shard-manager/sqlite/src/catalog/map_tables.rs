@@ -9,11 +9,13 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::catalog_rows::{GROUP, MapChangeError, MapStep, OwnerStep, ShardRow, slot_owner};
 use engine::cluster_spec::{ClusterRow, IN_OWN_TABLES, listed_names};
+use engine::group_rows::GroupRow;
 use engine::system_tables::tessera_listed_moves::dsl as listed;
-use engine::system_tables::{tessera_cluster, tessera_shards};
+use engine::system_tables::{tessera_cluster, tessera_groups, tessera_shards};
 use model::keyspace::Slot;
 use model::map_change::MapChange;
 use model::shard_map::{ShardMap, SlotOwner};
+use model::table_group::GroupNumber;
 
 use super::super::OpenError;
 use super::super::connection::{Bind, DbErrorKind, Statement, for_each_row};
@@ -70,8 +72,8 @@ pub(in super::super) fn read(
     row.check_hash(PLACE)?;
     let shards = load_shards(connection)?;
     if row.has_own_tables() {
-        let owners = load_owners(connection)?;
-        let map = row.map(&shards, owners).map_err(MapFault::Damaged)?;
+        let (groups, owners) = (load_groups(connection)?, load_owners(connection)?);
+        let map = row.map(&shards, &groups, owners).map_err(MapFault::Damaged)?;
         return Ok(StoredMap { map, shards });
     }
     if !shards.is_empty() {
@@ -92,9 +94,51 @@ pub(super) fn fill(connection: &mut SqliteConnection, stored: &StoredMap) -> Que
     let shards = serde_json::to_string(&shards).expect("numbers always serialise");
     let binds = [Bind::Text(GROUP), Bind::Text(&shards)];
     Statement { sql: sql::FILL_OWNERS, binds: &binds, cached: false }.execute(connection)?;
+    store_groups(connection, &stored.map, 0)?;
     let own =
         (tessera_cluster::shards.eq(IN_OWN_TABLES), tessera_cluster::ranges.eq(IN_OWN_TABLES));
     diesel::update(tessera_cluster::table).set(own).execute(connection).map(drop)
+}
+
+/// Stores the groups of a map that its catalog lacks, with the owners of their slots and the epoch
+/// of the map. Runs in the transaction of the caller.
+pub(super) fn add_groups(
+    connection: &mut SqliteConnection,
+    (known, next): (&ShardMap, &ShardMap),
+) -> QueryResult<()> {
+    let count = known.groups().slot_count();
+    let owners: Vec<(u16, u16)> =
+        next.owners().skip(count).map(|owner| (owner.slot, owner.shard.0)).collect();
+    let owners = serde_json::to_string(&owners).expect("numbers always serialise");
+    let epoch = next.epoch() as i64;
+    let binds = [Bind::Text(GROUP), Bind::Text(&owners), Bind::Int(epoch)];
+    Statement { sql: sql::ADD_OWNERS, binds: &binds, cached: false }.execute(connection)?;
+    store_groups(connection, next, known.groups().count())?;
+    let set = diesel::update(tessera_cluster::table).set(tessera_cluster::epoch.eq(epoch));
+    set.execute(connection).map(drop)
+}
+
+fn store_groups(connection: &mut SqliteConnection, map: &ShardMap, from: usize) -> QueryResult<()> {
+    let rows = GroupRow::of(map, from);
+    diesel::insert_into(tessera_groups::table).values(&rows).execute(connection).map(drop)
+}
+
+fn load_groups(connection: &mut SqliteConnection) -> QueryResult<Vec<GroupRow>> {
+    tessera_groups::table.order(tessera_groups::number).load(connection)
+}
+
+/// Returns the groups whose slots may not be owned by their shards yet.
+pub(super) fn unready_groups(connection: &mut SqliteConnection) -> QueryResult<Vec<GroupNumber>> {
+    let unready = tessera_groups::table.filter(tessera_groups::ready.eq(0));
+    let numbers: Vec<i64> = unready.select(tessera_groups::number).load(connection)?;
+    let group = |number: i64| GroupNumber::new(usize::try_from(number).ok()?);
+    Ok(numbers.into_iter().filter_map(group).collect())
+}
+
+/// Records that each shard owns its slots of all groups.
+pub(super) fn set_groups_ready(connection: &mut SqliteConnection) -> QueryResult<()> {
+    let unready = tessera_groups::table.filter(tessera_groups::ready.eq(0));
+    diesel::update(unready).set(tessera_groups::ready.eq(1)).execute(connection).map(drop)
 }
 
 fn load_shards(connection: &mut SqliteConnection) -> QueryResult<Vec<ShardRow>> {

@@ -5,6 +5,7 @@
 use engine::move_draft::{DraftSlots, MoveDraft, parse_slots};
 use engine::move_record::{MoveOrder, parse_move_name};
 use engine::operator_desk::MoveAction;
+use model::keyspace::SLOTS_MAX;
 use serde::{Deserialize, Serialize};
 
 /// Request about moves.
@@ -65,7 +66,8 @@ impl MoveCommand {
             Self::Begin { slots, key, from, to, rate, keep } => {
                 let slots = match (slots, key) {
                     (Some(slots), None) => {
-                        let slots = parse_slots(&slots);
+                        // The router knows how many slots there are.
+                        let slots = parse_slots(&slots, SLOTS_MAX);
                         DraftSlots::Set(slots.map_err(|error| format!("slots: {error}"))?)
                     }
                     (None, Some(key)) => DraftSlots::OfKey(key),

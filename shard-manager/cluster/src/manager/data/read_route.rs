@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::keyspace::{KeyError, Keyspace, ShardKey, Slot};
 use model::query::{Comparison, Condition, ReadQuery, Test};
-use model::shard_map::partitions::{location, partition_column, partition_slots};
+use model::shard_map::partitions::{
+    keyspace_of, location, partition_column, partition_slots, slots_of_key,
+};
 use model::shard_map::{KeyLocation, ShardMap};
 use model::slot_set::SlotSet;
 use model::table::Table;
@@ -53,7 +55,7 @@ impl Route {
         match slots {
             Some(slots) => Self::of_keys(slots, (map, manager)),
             None => partitions.map_or(Self::Shards, |names| {
-                let slots = partition_slots(map, names.iter().map(|name| &**name));
+                let slots = partition_slots(map, &query.table, names.iter().map(|name| &**name));
                 if slots.is_empty() { Self::Shards } else { Self::Slots(slots) }
             }),
         }
@@ -120,7 +122,7 @@ pub(super) fn spread(query: &mut ReadQuery, key: ShardKey<'_>, map: &ShardMap) -
 pub(super) fn within_partition<'q>(query: &'q ReadQuery, map: &ShardMap) -> Cow<'q, ReadQuery> {
     let Some(column) = divided_by(&query.table, map) else { return Cow::Borrowed(query) };
     // A range has many values, and values of other types may be spelled in several ways.
-    let is_implied = matches!(map.keyspace(), Keyspace::List(_))
+    let is_implied = matches!(keyspace_of(map, &query.table), Some(Keyspace::List(_)))
         && query.table.column(column).kind == ColumnType::Text;
     if is_implied { Cow::Owned(query.without_equality(column)) } else { Cow::Borrowed(query) }
 }
@@ -147,7 +149,7 @@ fn slots_of(
                 let places = names.iter().filter_map(|name| locate(Some(&**name)));
                 places.map(|place| place.slot).collect()
             }
-            (true, None) => map.keyspace().slots_of_key(parsed, ReadQuery::KEYS_MAX)?,
+            (true, None) => slots_of_key(map, &query.table, parsed, ReadQuery::KEYS_MAX)?,
         };
         slots.extend(found.into_iter().map(|slot| (slot, key.clone())));
         if slots.len() > ReadQuery::KEYS_MAX {

@@ -16,6 +16,7 @@ use model::error::{Error, Failure};
 use model::keyspace::ShardKey;
 use model::query::ReadQuery;
 use model::shard_map::KeyLocation;
+use model::shard_map::partitions::partition_column;
 use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
 use model::value::Value;
@@ -120,7 +121,7 @@ impl Data<'_> {
     ) -> Result<Vec<Value>, ResumeError> {
         let mut query = self.bind(Cow::Borrowed(query), key).map_err(ResumeError::Refused)?;
         let map = self.manager.map.load();
-        let by_column = map.keyspace().column().is_some();
+        let by_column = partition_column(&map, &query.table).is_some();
         let key = key.filter(|key| !(by_column && spread(query.to_mut(), *key, &map)));
         let key = key.map(|key| key.as_str());
         cursor::decode(text, &query, key, &self.manager.token_key).map_err(ResumeError::Cursor)
@@ -138,7 +139,7 @@ impl RowReader<'_> {
             Route::Key(key, place) => return self.read_named((&query, &key), place).await,
             Route::Keys(keys) => Wanted::Keys(keys),
             Route::Slots(slots) => Wanted::Slots(slots),
-            Route::Shards => Wanted::All,
+            Route::Shards => Wanted::All(query.table.group()),
         };
         self.scatter(query, wanted, epoch).await
     }

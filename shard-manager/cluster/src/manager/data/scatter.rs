@@ -20,6 +20,7 @@ use model::sabotage::{Mutation, is_on};
 use model::shard_map::partitions::location;
 use model::slot_refusal::SlotRefusal;
 use model::slot_set::SlotSet;
+use model::table_group::GroupNumber;
 use model::topology::{Role, ShardNumber, ShardState};
 
 use super::super::{Manager, ReadDone};
@@ -38,8 +39,8 @@ type Answers = Vec<(ShardNumber, Result<ShardRows, Error>)>;
 
 /// Slots that a read wants.
 pub(super) enum Wanted {
-    /// All slots.
-    All,
+    /// All slots of a group of tables.
+    All(GroupNumber),
     /// The slots of keys. Each was asked of the shard that is believed to own it.
     Keys(KeysOfShards),
     /// The slots of keys that were asked of all shards.
@@ -56,7 +57,7 @@ impl Wanted {
         match self {
             Self::Keys(keys) => Self::Everywhere(keys.into_values().flatten().collect()),
             Self::Slots(slots) => Self::SlotsEverywhere(slots),
-            Self::All | Self::Everywhere(_) | Self::SlotsEverywhere(_) => self,
+            Self::All(_) | Self::Everywhere(_) | Self::SlotsEverywhere(_) => self,
         }
     }
 }
@@ -174,7 +175,8 @@ impl RowReader<'_> {
     }
 
     /// Returns the query of each shard, of those in a snapshot of the list. A shard that has
-    /// retired may be in the list until it is closed: it owns nothing, and may lack tables.
+    /// retired may be in the list until it is closed: it owns nothing, and may lack tables. A shard
+    /// that is none of the table's group has no rows of it.
     fn questions(self, query: &Arc<ReadQuery>, wanted: &Wanted, list: &ShardList) -> Questions {
         let of_keys = |keys: &[(Slot, String)]| {
             Arc::new(ReadQuery { keys: keys.to_vec(), ..(**query).clone() })
@@ -187,13 +189,17 @@ impl RowReader<'_> {
                 let owners = owners(self.data.manager, slots).into_iter();
                 return owners.map(|shard| (shard, Arc::clone(query))).collect();
             }
-            Wanted::All | Wanted::SlotsEverywhere(_) => Arc::clone(query),
+            Wanted::All(_) | Wanted::SlotsEverywhere(_) => Arc::clone(query),
             Wanted::Everywhere(keys) => of_keys(keys),
         };
         let map = self.data.manager.map.load();
         let shards = map.topology().shards();
         let state = |number: ShardNumber| shards.get(number.index()).map(|shard| shard.state);
-        let asked = list.iter().filter(|(shard, _)| state(*shard) != Some(ShardState::Retired));
+        let group = map.groups().get(query.table.group());
+        let asked = list.iter().filter(|(shard, _)| {
+            state(*shard) != Some(ShardState::Retired)
+                && group.is_none_or(|group| group.allows(*shard))
+        });
         asked.map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
     }
 
@@ -233,13 +239,14 @@ impl RowReader<'_> {
         let manager = self.data.manager;
         let is_missing = |slot| missing.contains(&manager.router.locate(slot).shard);
         match wanted {
-            Wanted::All if missing.is_empty() && manager.coverage.knows(&shown) => {
-                Coverage::Complete
-            }
-            Wanted::All => {
-                let found = coverage::check(&shown, &SlotSet::full(), is_missing);
+            Wanted::All(group) => {
+                let known = &manager.coverage[group.index()];
+                if missing.is_empty() && known.knows(&shown) {
+                    return Coverage::Complete;
+                }
+                let found = coverage::check(&shown, &SlotSet::of_group(*group), is_missing);
                 if found == Coverage::Complete && missing.is_empty() {
-                    manager.coverage.remember(shown);
+                    known.remember(shown);
                 }
                 found
             }

@@ -12,10 +12,13 @@ use engine::rebalance_draft::{DraftGoal, RebalanceDraft};
 use engine::rebalance_view::PlanView;
 use model::advice::{self, Advice, BalanceBy, Observed, OpenMoves, ShardSize};
 use model::shard_map::ShardMap;
+use model::slot_plan::by_group::{self, GroupScene};
 use model::slot_plan::{
-    PlanGoal, PlanScene, SlotPlan, plan_by_placement, plan_by_slots, plan_drain, plan_of_advice,
+    PlanFault, PlanGoal, PlanScene, SlotPlan, plan_by_placement, plan_by_slots, plan_drain,
+    plan_of_advice,
 };
 use model::slot_set::SlotSet;
+use model::table_group::{GroupNumber, TableGroup};
 use model::topology::ShardNumber;
 use moves::limits::SLOTS_MAX;
 use moves::observation::MoveGoal;
@@ -83,11 +86,44 @@ impl PlannedSlots {
         Self { owners, moving }
     }
 
+    /// Returns the scene for a plan of the whole cluster.
+    pub fn scene<'s>(&'s self, map: &'s ShardMap, sizes: &'s [ShardSize]) -> PlanScene<'s> {
+        PlanScene {
+            topology: map.topology(),
+            owners: &self.owners,
+            moving: &self.moving,
+            sizes,
+            slots_max: SLOTS_MAX,
+        }
+    }
+
     /// Returns the moves for an advice; `None` if there are none.
     pub fn open(&self) -> Option<OpenMoves<'_>> {
         let open = OpenMoves { owners: &self.owners, moving: &self.moving };
         (!self.moving.is_empty()).then_some(open)
     }
+}
+
+/// Returns the error of a plan with the name of its group.
+fn of_group(error: RebalancesError, group: &TableGroup) -> RebalancesError {
+    if matches!(error, RebalancesError::Plan(PlanFault::NoTaker)) {
+        return PlanFault::NoTakerOfGroup { group: group.name.clone() }.into();
+    }
+    error
+}
+
+/// Refuses a plan by which a shard outside a group gets slots of it.
+fn check_owners(
+    plan: &SlotPlan,
+    group: &TableGroup,
+    map: &ShardMap,
+) -> Result<(), RebalancesError> {
+    let Some(step) = plan.steps.iter().find(|step| !group.allows(step.to)) else { return Ok(()) };
+    let (shard, group) = (map.topology().name(step.to), &group.name);
+    let cause = format!(
+        "the placement gives slots to {shard}, which is none of the shards of group {group}"
+    );
+    Err(PlanFault::Keyspace(cause).into())
 }
 
 /// Plans of rebalances of a cluster.
@@ -115,13 +151,7 @@ impl<'m> RebalancePlans<'m> {
         let listed = moves.list().await?;
         let slots = PlannedSlots::of(&map, &listed);
         let sizes = self.sizes(&map, deadline).await;
-        let scene = PlanScene {
-            topology: map.topology(),
-            owners: &slots.owners,
-            moving: &slots.moving,
-            sizes: &sizes,
-            slots_max: SLOTS_MAX,
-        };
+        let scene = slots.scene(&map, &sizes);
         let (goal, plan) = self.choose(draft, (&map, &slots), &scene).await?;
         let refusals = self.refusals(&plan, &map)?;
         Ok(Planned { goal, plan, map, refusals, rate: draft.rate })
@@ -133,28 +163,76 @@ impl<'m> RebalancePlans<'m> {
         (map, slots): (&ShardMap, &PlannedSlots),
         scene: &PlanScene<'_>,
     ) -> Result<(PlanGoal, SlotPlan), RebalancesError> {
-        Ok(match &draft.goal {
-            DraftGoal::Slots => (PlanGoal::Slots, plan_by_slots(scene)?),
+        let goal = self.goal(&draft.goal, map)?;
+        if !map.groups().are_several() {
+            let whole = (scene, map, slots.open());
+            let plan = self.plan_of(&goal, whole, None).await?;
+            return Ok((goal, plan));
+        }
+        let mut plans = Vec::new();
+        for (number, group) in map.groups().iter() {
+            // A placement of the request is that of one group; without one, each group has its own.
+            let goal = match (&goal, &draft.goal) {
+                (PlanGoal::Placement(_), DraftGoal::Placement(None)) => {
+                    PlanGoal::Placement(group.placement.clone())
+                }
+                (PlanGoal::Placement(_), _) if number != GroupNumber::MAIN => continue,
+                (PlanGoal::Drain(shard), _)
+                    if !by_group::on_shard(map, scene.owners, *shard).contains(&number) =>
+                {
+                    continue;
+                }
+                (goal, _) => goal.clone(),
+            };
+            let own = GroupScene::of(map, scene, number)?;
+            let plan = self.plan_of(&goal, (&own.scene(), &own.map, own.open()), Some(&own)).await;
+            let plan = plan.map_err(|error| of_group(error, group))?;
+            check_owners(&plan, group, map)?;
+            plans.push((group.name.as_str(), own.with_own_slots(plan)));
+        }
+        let plan = match by_group::joined(plans) {
+            Some(plan) => plan,
+            // A shard without slots is drained at once.
+            None => self.plan_of(&goal, (scene, map, slots.open()), None).await?,
+        };
+        Ok((goal, plan))
+    }
+
+    fn goal(self, goal: &DraftGoal, map: &ShardMap) -> Result<PlanGoal, RebalancesError> {
+        Ok(match goal {
+            DraftGoal::Slots => PlanGoal::Slots,
             DraftGoal::Placement(placement) => {
-                let placement = placement.as_ref().unwrap_or(map.placement()).clone();
-                let plan = plan_by_placement(scene, map, &placement)?;
-                (PlanGoal::Placement(placement), plan)
+                PlanGoal::Placement(placement.as_ref().unwrap_or(map.placement()).clone())
             }
-            DraftGoal::Balance(balance_by) => {
-                // Also if nothing weighs enough for an advice.
-                let even = plan_by_slots(scene)?;
-                let advice = self.advice(*balance_by, (map, slots.open()), scene.sizes).await?;
-                let plan = plan_of_advice(scene, &advice);
-                (PlanGoal::Balance(*balance_by), SlotPlan { needed: even.needed, ..plan })
-            }
+            DraftGoal::Balance(balance_by) => PlanGoal::Balance(*balance_by),
             DraftGoal::Drain(name) => {
                 let missing = || RebalancesError::NoShard(name.clone());
                 let shard = map.topology().find(name).ok_or_else(missing)?;
                 if self.0.backend.holds_catalog(shard) {
                     return Err(RebalancesError::HoldsCatalog(name.clone()));
                 }
-                (PlanGoal::Drain(shard), plan_drain(scene, shard)?)
+                PlanGoal::Drain(shard)
             }
+        })
+    }
+
+    /// Plans one group of tables, or the whole cluster if it has one group.
+    async fn plan_of(
+        self,
+        goal: &PlanGoal,
+        (scene, map, open): (&PlanScene<'_>, &ShardMap, Option<OpenMoves<'_>>),
+        group: Option<&GroupScene>,
+    ) -> Result<SlotPlan, RebalancesError> {
+        Ok(match goal {
+            PlanGoal::Slots => plan_by_slots(scene)?,
+            PlanGoal::Placement(placement) => plan_by_placement(scene, map, placement)?,
+            PlanGoal::Balance(balance_by) => {
+                // Also if nothing weighs enough for an advice.
+                let even = plan_by_slots(scene)?;
+                let advice = self.advice(*balance_by, (map, open), (scene.sizes, group)).await?;
+                SlotPlan { needed: even.needed, ..plan_of_advice(scene, &advice) }
+            }
+            PlanGoal::Drain(shard) => plan_drain(scene, *shard)?,
         })
     }
 
@@ -163,7 +241,7 @@ impl<'m> RebalancePlans<'m> {
         self,
         balance_by: BalanceBy,
         (map, open): (&ShardMap, Option<OpenMoves<'_>>),
-        sizes: &[ShardSize],
+        (sizes, group): (&[ShardSize], Option<&GroupScene>),
     ) -> Result<Advice, RebalancesError> {
         let load = match balance_by {
             BalanceBy::Load => self.load().await.ok_or(RebalancesError::NoLoad)?,
@@ -176,7 +254,12 @@ impl<'m> RebalancePlans<'m> {
                 ObservedLoad::default()
             }
         };
-        let observed = Observed { map, load: &load.slots, sizes, keys: &load.keys, open };
+        if let Some(group) = group {
+            let (load, keys) = (group.load(&load.slots), group.keys(&load.keys));
+            return Ok(advice::advise(&group.observed(load, &keys), balance_by));
+        }
+        let observed =
+            Observed { map, load: &load.slots, sizes, keys: &load.keys, open, first_slot: 0 };
         Ok(advice::advise(&observed, balance_by))
     }
 
@@ -218,15 +301,24 @@ impl<'m> RebalancePlans<'m> {
         match goal {
             PlanGoal::Balance(balance_by) => {
                 let sizes = self.sizes(&map, deadline).await;
-                Some(self.advice(*balance_by, (&map, None), &sizes).await.ok()?.skew)
+                if !map.groups().are_several() {
+                    let advice = self.advice(*balance_by, (&map, None), (&sizes, None)).await;
+                    return Some(advice.ok()?.skew);
+                }
+                let slots = PlannedSlots::of(&map, &[]);
+                let scene = slots.scene(&map, &sizes);
+                let mut skew = None;
+                for (number, _) in map.groups().iter() {
+                    let own = GroupScene::of(&map, &scene, number).ok()?;
+                    let seen = (own.scene().sizes, Some(&own));
+                    let advice = self.advice(*balance_by, (&own.map, None), seen).await.ok()?;
+                    skew = Some(skew.map_or(advice.skew, |most: f64| most.max(advice.skew)));
+                }
+                skew
             }
-            PlanGoal::Slots | PlanGoal::Placement(_) | PlanGoal::Drain(_) => Some(slot_skew(&map)),
+            PlanGoal::Slots | PlanGoal::Placement(_) | PlanGoal::Drain(_) => {
+                Some(by_group::slot_skew(&map))
+            }
         }
     }
-}
-
-fn slot_skew(map: &ShardMap) -> f64 {
-    let mut counts = vec![0; map.topology().len()];
-    map.owners().for_each(|owner| counts[owner.shard.index()] += 1);
-    model::slot_plan::skew(&counts, &map.topology().share_weights())
 }

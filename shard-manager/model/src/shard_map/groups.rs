@@ -1,0 +1,161 @@
+//! Groups: the groups of tables of a shard map, and the slots of each.
+//!
+//! **Invariant:** the map has owners for the slots of every group that it lists, and for no others.
+//! **Not here:** the description of a group (`table_group`).
+
+use super::partitions::divided_partition;
+use super::{ShardMap, SlotRange};
+use crate::keyspace::Slot;
+use crate::slot_set::SlotSet;
+use crate::table_group::{GroupFault, GroupNumber, TableGroup};
+use crate::topology::ShardNumber;
+
+/// Groups of tables of a map.
+#[derive(Clone, Copy, Debug)]
+pub struct MapGroups<'m>(pub(super) &'m ShardMap);
+
+impl<'m> MapGroups<'m> {
+    /// Returns the number of groups, at least one.
+    #[inline]
+    pub fn count(self) -> usize {
+        1 + self.0.further.len()
+    }
+
+    /// Returns true if what concerns all slots has to be done group by group: there are several, or
+    /// the shards of the only one are limited.
+    pub fn are_several(self) -> bool {
+        self.count() > 1 || self.0.main.shards.is_some()
+    }
+
+    /// Returns the number of slots of all groups.
+    pub fn slot_count(self) -> usize {
+        self.0.owners.len()
+    }
+
+    /// Returns the groups in the order of their numbers.
+    pub fn iter(self) -> impl Iterator<Item = (GroupNumber, &'m TableGroup)> {
+        let groups = std::iter::once(&self.0.main).chain(&self.0.further);
+        (0..).map_while(GroupNumber::new).zip(groups)
+    }
+
+    /// Returns a group; `None` if the map does not know it yet.
+    #[inline]
+    pub fn get(self, group: GroupNumber) -> Option<&'m TableGroup> {
+        match group.index().checked_sub(1) {
+            None => Some(&self.0.main),
+            Some(index) => self.0.further.get(index),
+        }
+    }
+
+    /// Finds a group by name.
+    pub fn find(self, name: &str) -> Option<GroupNumber> {
+        self.iter().find(|(_, group)| group.name == name).map(|(number, _)| number)
+    }
+
+    /// Returns the name of the group that a slot belongs to.
+    pub fn name_of(self, group: GroupNumber) -> &'m str {
+        self.get(group).map_or("", |group| &group.name)
+    }
+
+    /// Returns the group of a table that is created without naming one.
+    pub fn of_new_table(self, table: &str) -> GroupNumber {
+        let mut groups = self.iter();
+        let named = groups.find(|(_, group)| group.tables.iter().any(|name| name == table));
+        named.map_or(GroupNumber::MAIN, |(number, _)| number)
+    }
+
+    /// Returns the tables that belong to another group than `main` when they are created.
+    pub fn tables(self) -> Vec<(String, GroupNumber)> {
+        let named = self.iter().flat_map(|(number, group)| {
+            group.tables.iter().map(move |table| (table.clone(), number))
+        });
+        named.collect()
+    }
+
+    /// Returns the slots of a shard that belong to some groups.
+    pub fn slots_of(self, shard: ShardNumber, groups: &[GroupNumber]) -> SlotSet {
+        let slots = self.0.slots_of(shard).filter_map(Slot::new);
+        slots.filter(|slot| groups.contains(&GroupNumber::of(*slot))).collect()
+    }
+
+    /// Returns the owners of the slots of a group, in slot order.
+    pub fn owners(self, group: GroupNumber) -> &'m [ShardNumber] {
+        let slots = group.slots();
+        let slots = usize::from(*slots.start())..=usize::from(*slots.end());
+        self.0.owners.get(slots).unwrap_or_default()
+    }
+
+    /// Returns the owners of the slots of a group as consecutive ranges, in slot order.
+    pub fn ranges(self, group: GroupNumber) -> Vec<SlotRange> {
+        let mut ranges: Vec<SlotRange> = Vec::new();
+        for (slot, &shard) in group.slots().zip(self.owners(group)) {
+            match ranges.last_mut() {
+                Some(range) if range.shard == shard => range.last = slot,
+                Some(_) | None => ranges.push(SlotRange { first: slot, last: slot, shard }),
+            }
+        }
+        ranges
+    }
+
+    /// Returns the group of one of these slots that may not lie on this shard.
+    pub fn forbids(self, slots: &SlotSet, shard: ShardNumber) -> Option<&'m TableGroup> {
+        let mut groups = self.iter().filter(|(_, group)| !group.allows(shard));
+        let forbidden = groups.find(|(number, _)| !slots.is_disjoint(&SlotSet::of_group(*number)));
+        forbidden.map(|(_, group)| group)
+    }
+}
+
+/// Returns a group as the only one of a map, with the slots of its keyspace: that of a cluster in
+/// which shards outside the group have no weight. `None` if none of its shards has one.
+pub fn of_group(map: &ShardMap, group: GroupNumber) -> Option<ShardMap> {
+    let main = map.groups().get(group)?.clone();
+    let topology = main.topology(&map.topology)?;
+    let slots = usize::from(*group.slots().start())..=usize::from(*group.slots().end());
+    let owners = map.owners.get(slots.clone())?.into();
+    let since = map.since.get(slots)?.into();
+    Some(ShardMap { epoch: map.epoch, main, further: Box::default(), topology, owners, since })
+}
+
+/// Returns a map with one more group, whose slots have their first owners since this epoch.
+///
+/// # Errors
+/// [`GroupFault`].
+pub fn with_group(map: &ShardMap, group: TableGroup, epoch: u64) -> Result<ShardMap, GroupFault> {
+    let number = GroupNumber::new(map.groups().count()).ok_or(GroupFault::TooMany)?;
+    let added = group.assign(&map.topology)?;
+    let mut further = map.further.to_vec();
+    further.push(group);
+    let mut since = map.since.to_vec();
+    since.resize(map.owners.len() + added.len(), epoch);
+    let owners = [&map.owners, &added[..]].concat();
+    let next = ShardMap {
+        epoch,
+        further: further.into_boxed_slice(),
+        owners: owners.into_boxed_slice(),
+        since: since.into_boxed_slice(),
+        ..map.clone()
+    };
+    check_partitions(&next, number)?;
+    Ok(next)
+}
+
+/// Returns the map of a new cluster whose group `main` has these shards and names.
+///
+/// # Errors
+/// [`GroupFault`].
+pub fn with_main(map: &ShardMap, main: TableGroup) -> Result<ShardMap, GroupFault> {
+    let assigned = main.assign(&map.topology)?;
+    let mut next = ShardMap { main, ..map.clone() };
+    next.owners[..assigned.len()].copy_from_slice(&assigned);
+    check_partitions(&next, GroupNumber::MAIN)?;
+    Ok(next)
+}
+
+/// Refuses a new group with a partition on several shards.
+fn check_partitions(map: &ShardMap, group: GroupNumber) -> Result<(), GroupFault> {
+    let name = || map.groups().name_of(group).to_owned();
+    match divided_partition(map, group) {
+        Some(cause) => Err(GroupFault::Placement { group: name(), cause }),
+        None => Ok(()),
+    }
+}
