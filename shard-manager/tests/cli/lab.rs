@@ -10,6 +10,8 @@ mod tour;
 
 use std::fs;
 use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -29,6 +31,17 @@ fn left_in(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).expect("readable").flatten().map(|entry| entry.file_name());
     let names = names.map(|name| name.to_string_lossy().into_owned());
     names.filter(|name| name.starts_with("tessera-lab-")).collect()
+}
+
+/// Waits until a folder shows what a running experiment has done; fails if the experiment ends
+/// before that.
+#[track_caller]
+fn wait_until(experiment: &mut Child, is_done: impl Fn() -> bool) {
+    while !is_done() {
+        let ended = experiment.try_wait().expect("a child");
+        assert!(ended.is_none() || is_done(), "the experiment has ended: {ended:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

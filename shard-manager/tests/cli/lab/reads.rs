@@ -1,11 +1,10 @@
 //! Tests of `lab cache`, `lab indexes` and `lab network`.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{left_in, rows};
+use super::{left_in, rows, wait_until};
 use crate::cluster::{Ended, program, run};
 use crate::redis_server::Server;
 use crate::scratch;
@@ -122,10 +121,8 @@ fn an_interrupted_experiment_leaves_nothing() {
         let args = ["lab", experiment, "--operations", "90000", "--work-dir", work];
         let mut command = program(&args);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let child = child.expect("the program starts");
-        while left_in(dir.path()).is_empty() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let mut child = child.expect("the program starts");
+        wait_until(&mut child, || !left_in(dir.path()).is_empty());
         let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
         assert!(signalled.expect("kill").success());
         let ended = Ended::of(&child.wait_with_output().expect("it ends")).expect(2);

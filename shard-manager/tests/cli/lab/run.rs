@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
-use super::{left_in, rows};
+use super::{left_in, rows, wait_until};
 use crate::cluster::{Ended, program, run};
 use crate::scratch;
 
@@ -47,17 +46,14 @@ fn an_interrupted_run_and_the_next_one_after_a_kill_leave_nothing() {
     let more = ["--users", "2000000"];
     let mut child = program(&args(dir.path(), &more));
     let mut killed = child.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("started");
-    wait_for_databases(dir.path());
+    wait_until(&mut killed, || has_databases(dir.path()));
     killed.kill().expect("killed");
     killed.wait().expect("ended");
     let left = left_in(dir.path());
     assert_eq!(left.len(), 1, "a killed process removes nothing: {left:?}");
     let mut child = program(&args(dir.path(), &more));
-    let asked = child.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("started");
-    while left_in(dir.path()).first().is_none_or(|found| *found == left[0]) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    wait_for_databases(dir.path());
+    let mut asked = child.stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("started");
+    wait_until(&mut asked, || !left_in(dir.path()).contains(&left[0]) && has_databases(dir.path()));
     let signalled =
         std::process::Command::new("kill").args(["-INT", &asked.id().to_string()]).status();
     assert!(signalled.expect("kill").success());
@@ -66,12 +62,11 @@ fn an_interrupted_run_and_the_next_one_after_a_kill_leave_nothing() {
     assert_eq!(left_in(dir.path()), Vec::<String>::new());
 }
 
-fn wait_for_databases(dir: &Path) {
+/// Returns true if an experiment in the folder has made the databases of its shards.
+fn has_databases(dir: &Path) -> bool {
     let has_database =
         |folder: String| dir.join(folder).join("shards").join("shard3-primary.db").exists();
-    while !left_in(dir).into_iter().any(has_database) {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    left_in(dir).into_iter().any(has_database)
 }
 
 #[test]
