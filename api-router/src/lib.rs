@@ -37,6 +37,7 @@ pub mod unsupported_headers;
 
 pub mod app;
 
+pub mod cluster_change;
 pub mod response_headers;
 
 pub mod middleware;

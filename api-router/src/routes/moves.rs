@@ -22,9 +22,8 @@ use utoipa::ToSchema;
 
 use self::draft::{NewMoveRequest, draft};
 use crate::app::App;
-use crate::headers::{
-    check_content_type, deadline, expected_epoch, refuse_conditions, refuse_row_headers,
-};
+use crate::cluster_change::ClusterChange;
+use crate::headers::{deadline, expected_epoch, refuse_conditions, refuse_row_headers};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{MoveLookupRefusals, MoveRefusals};
@@ -137,15 +136,11 @@ pub(crate) async fn begin_move(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let headers = request.headers();
-    Parameters::parse(request.query_string())?.check_names(&[])?;
-    refuse_row_headers(headers)?;
-    let epoch = expected_epoch(headers)?;
-    check_content_type(headers)?;
-    let deadline = Instant::now() + deadline(headers)?;
-    let (body, _share) = app.read_body(&request, payload, BODY_BYTES_MAX, deadline).await?;
+    let change = ClusterChange::from_request(&request)?;
+    let body = change.read_body(&app, &request, payload, BODY_BYTES_MAX).await?;
     let draft = draft(&body, app.manager.map().groups().slot_count())?;
-    let begun = app.manager.moves().begin_draft(&draft, epoch, deadline).await?;
+    let moves = app.manager.moves();
+    let begun = moves.begin_draft(&draft, change.epoch, change.deadline).await?;
     Ok(accepted(&app, &begun))
 }
 

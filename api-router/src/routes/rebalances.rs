@@ -10,10 +10,8 @@
 mod request;
 pub(super) mod schema;
 
-use std::time::Instant;
-
 use actix_web::http::header::LOCATION;
-use actix_web::web::{Bytes, Data, Path, Payload};
+use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
 use shard_manager::engine::rebalance_record::RebalanceOrder;
@@ -24,9 +22,8 @@ use utoipa::ToSchema;
 use self::request::{DrainRequest, RebalanceRequest, drain_request, rebalance_request};
 use self::schema::{RebalanceAnswer, RebalancePlanAnswer};
 use crate::app::App;
-use crate::headers::{
-    check_content_type, deadline, expected_epoch, refuse_conditions, refuse_row_headers,
-};
+use crate::cluster_change::ClusterChange;
+use crate::headers::{refuse_conditions, refuse_row_headers};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{MoveLookupRefusals, RebalanceRefusals};
@@ -75,8 +72,9 @@ pub(crate) async fn begin_rebalance(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let change = Change::of(&request)?;
-    let (draft, dry_run) = rebalance_request(&change.body(&app, &request, payload).await?)?;
+    let change = ClusterChange::from_request(&request)?;
+    let body = change.read_body(&app, &request, payload, BODY_BYTES_MAX).await?;
+    let (draft, dry_run) = rebalance_request(&body)?;
     let rebalances = Rebalances::of(&app.manager);
     if dry_run {
         let plan = rebalances.plan(&draft, change.epoch, change.deadline).await?;
@@ -111,8 +109,8 @@ pub(crate) async fn drain_shard(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let change = Change::of(&request)?;
-    let body = change.body(&app, &request, payload).await?;
+    let change = ClusterChange::from_request(&request)?;
+    let body = change.read_body(&app, &request, payload, BODY_BYTES_MAX).await?;
     let (draft, dry_run) = drain_request(name.into_inner(), &body)?;
     let rebalances = Rebalances::of(&app.manager);
     if dry_run {
@@ -183,34 +181,6 @@ pub(crate) async fn order_rebalance(
     let (id, order) = path.into_inner();
     let order = RebalanceOrder::parse(&order).ok_or_else(no_such_order)?;
     Ok(HttpResponse::Ok().json(Rebalances::of(&app.manager).order(&id, order).await?))
-}
-
-/// Headers of a request that plans or begins.
-struct Change {
-    /// Epoch that the shard map must have.
-    epoch: Option<u64>,
-    deadline: Instant,
-}
-
-impl Change {
-    fn of(request: &HttpRequest) -> Result<Self, Problem> {
-        let headers = request.headers();
-        Parameters::parse(request.query_string())?.check_names(&[])?;
-        refuse_row_headers(headers)?;
-        let epoch = expected_epoch(headers)?;
-        Ok(Self { epoch, deadline: Instant::now() + deadline(headers)? })
-    }
-
-    async fn body(
-        &self,
-        app: &App,
-        request: &HttpRequest,
-        payload: Payload,
-    ) -> Result<Bytes, Problem> {
-        check_content_type(request.headers())?;
-        let read = app.read_body(request, payload, BODY_BYTES_MAX, self.deadline).await;
-        read.map(|(bytes, _share)| bytes)
-    }
 }
 
 fn no_such_order() -> Problem {

@@ -6,10 +6,8 @@
 //! **Not here:** the steps of a change (`shard_manager::manager`), the list of shards
 //! (`placement`).
 
-use std::time::Instant;
-
 use actix_web::http::header::{ETAG, LOCATION};
-use actix_web::web::{Bytes, Data, Path, Payload};
+use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, delete, patch, post};
 use serde::Serialize;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
@@ -23,9 +21,8 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::body::Members;
-use crate::headers::{check_content_type, deadline, expected_epoch, refuse_row_headers};
+use crate::cluster_change::ClusterChange;
 use crate::problem::{Code, Problem, refused};
-use crate::query::Parameters;
 use crate::response_headers::ShardRefusals;
 
 /// Largest body: a name, a URL and a weight need no more.
@@ -109,8 +106,8 @@ pub(crate) async fn add_shard(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let change = ChangeRequest::of(&request)?;
-    let shard = new_shard(&change.body(&app, &request, payload).await?)?;
+    let change = ClusterChange::from_request(&request)?;
+    let shard = new_shard(&change.read_body(&app, &request, payload, BODY_BYTES_MAX).await?)?;
     if let Some(nodes) = Nodes::of(&app.manager) {
         let changed = nodes.add(&shard, change.epoch, change.deadline).await?;
         let mut response =
@@ -157,8 +154,8 @@ pub(crate) async fn change_shard(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let change = ChangeRequest::of(&request)?;
-    let body = change.body(&app, &request, payload).await?;
+    let change = ClusterChange::from_request(&request)?;
+    let body = change.read_body(&app, &request, payload, BODY_BYTES_MAX).await?;
     let members = Members::of_body(&body)?;
     members.check_names(&["weight"])?;
     let missing = || Problem::new(Code::TSR101, "weight is missing");
@@ -187,42 +184,13 @@ pub(crate) async fn remove_shard(
     name: Path<String>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let change = ChangeRequest::of(&request)?;
+    let change = ClusterChange::from_request(&request)?;
     if let Some(nodes) = Nodes::of(&app.manager) {
         let changed = nodes.remove(&name, change.epoch, change.deadline).await?;
         return Ok(node_answer(&mut HttpResponse::Ok(), &app, changed));
     }
     let changed = app.manager.shards().remove(&name, change.epoch).await?;
     Ok(answer(&mut HttpResponse::Ok(), &changed))
-}
-
-/// Headers of a change.
-struct ChangeRequest {
-    /// Epoch that the shard map must have.
-    epoch: Option<u64>,
-    deadline: Instant,
-}
-
-impl ChangeRequest {
-    /// Reads the headers of a request without parameters.
-    fn of(request: &HttpRequest) -> Result<Self, Problem> {
-        let headers = request.headers();
-        Parameters::parse(request.query_string())?.check_names(&[])?;
-        refuse_row_headers(headers)?;
-        let epoch = expected_epoch(headers)?;
-        Ok(Self { epoch, deadline: Instant::now() + deadline(headers)? })
-    }
-
-    async fn body(
-        &self,
-        app: &App,
-        request: &HttpRequest,
-        payload: Payload,
-    ) -> Result<Bytes, Problem> {
-        check_content_type(request.headers())?;
-        let read = app.read_body(request, payload, BODY_BYTES_MAX, self.deadline).await;
-        read.map(|(bytes, _share)| bytes)
-    }
 }
 
 fn new_shard(body: &[u8]) -> Result<NewShard, Problem> {

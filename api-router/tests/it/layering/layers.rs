@@ -351,7 +351,7 @@ pub(super) const API_ROUTER: &[&[&str]] = &[
     &["access", "lab_runs", "metrics_view", "moving_slots", "unsupported_headers"],
     &["observed_load"],
     &["app"],
-    &["response_headers", "router_address"],
+    &["cluster_change", "response_headers", "router_address"],
     &["middleware", "routes"],
     &["server"],
     &["doctor"],
