@@ -56,8 +56,8 @@ fn a_network_that_is_slow_lossy_or_cut_loses_no_acknowledged_write_on_servers() 
     let rows = report["tables"][0]["rows"].as_array().expect("rows");
     let number = |row: &serde_json::Value, column: usize| row[column].as_u64().expect("a number");
     let names: Vec<&str> = rows.iter().filter_map(|row| row[0].as_str()).collect();
-    let (gone, cut) = ("a replica of each shard cut", "primary of shard1 cut");
-    assert_eq!(names, ["calm", "10 ms later", "1 of 100 pieces lost", gone, cut]);
+    let (gone, cut) = ("a replica of each shard cut off", "primary of shard1 cut off");
+    assert_eq!(names, ["calm", "10 ms delay", "1 of 100 chunks lost", gone, cut]);
     for row in &rows[..4] {
         assert_eq!((number(row, 1), number(row, 2) + number(row, 3)), (30, 0), "{row:#}");
     }
