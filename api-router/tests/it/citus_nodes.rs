@@ -1,7 +1,7 @@
-//! Tests of orders for the nodes of a real Citus cluster: rebalances, drains, nodes that leave and
-//! join again. Like those in `citus`, they need `TESSERA_CITUS_URL`, with two workers or more.
+//! Tests of operations on the nodes of a real Citus cluster: rebalances, drains, nodes that leave
+//! and join again. Like those in `citus`, they need `TESSERA_CITUS_URL`, with two workers or more.
 //!
-//! Each test has a database of its own, and the nodes of that database alone.
+//! Each test has its own database, and changes the nodes of that database only.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -61,8 +61,8 @@ fn last_worker(data: &std::path::Path) -> (String, String, u32) {
     (format!("worker{}", words[0]), url, words[3].parse().unwrap())
 }
 
-/// Keeps the moves of a cluster from ending by a transaction that has written to every shard, while
-/// `work` runs.
+/// Prevents the moves of a cluster from ending while `work` runs, by an open transaction that has
+/// written to every shard.
 fn while_no_move_can_end(data: &std::path::Path, work: impl FnOnce()) {
     const HELD: &str =
         "BEGIN; DELETE FROM public.users WHERE name = 'nobody'; SELECT pg_sleep(600)";
@@ -305,7 +305,7 @@ fn what_citus_cannot_do_is_refused_by_name_and_changes_nothing() {
             json!({"name": joining, "url": "postgres://127.0.0.1:1/other"}),
             400,
             "TSR321",
-            "has the name",
+            "must have the name",
         ),
         (json!({"name": joining, "url": silent}), 409, "TSR323", "127.0.0.1:1"),
         (json!({"name": joining, "url": format!("{server}/{database}")}), 409, "TSR326", &*worker),
