@@ -173,10 +173,13 @@ fn a_group_that_cannot_be_is_refused_before_anything_is_created() {
     let placed = |text: &str| Some(text.parse().expect("a placement"));
     let cases = [
         (vec![group("Bad")], "`Bad` is not the name of a group"),
-        (vec![GroupSpec { keyspace: Some(Keyspace::Hash), ..group("main") }], "takes no keyspace"),
+        (
+            vec![GroupSpec { keyspace: Some(Keyspace::Hash), ..group("main") }],
+            "keyspace cannot be set for the group main",
+        ),
         (
             vec![GroupSpec { shards: on("shard9"), ..group("a") }],
-            "names the shard shard9, and there are: shard1",
+            "names the shard shard9, which does not exist; there are: shard1",
         ),
         (vec![GroupSpec { shards: Some(Vec::new()), ..group("a") }], "could own its slots"),
         (
@@ -185,7 +188,7 @@ fn a_group_that_cannot_be_is_refused_before_anything_is_created() {
                 placement: placed("manual:0-16383=shard2"),
                 ..group("a")
             }],
-            "gives slots to shard2, which is not one of its shards",
+            "assigns slots to shard2, which is not one of its shards",
         ),
         (
             vec![GroupSpec { placement: placed("partitions:A=1>shard1"), ..group("a") }],

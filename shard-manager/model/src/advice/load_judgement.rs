@@ -229,7 +229,7 @@ impl LoadJudgement {
         let name = |shard: usize| observed.map.topology().name(ShardNumber(shard as u16));
         let mut text = if let Some(shard) = self.shares.overstayer(&self.loads) {
             let part = 100.0 * self.shares.share(self.loads[shard]);
-            format!("{} is to carry nothing and carries {part:.2} % of all", name(shard))
+            format!("{} should carry nothing but carries {part:.2} % of the total", name(shard))
         } else {
             let multiples = (0..self.loads.len())
                 .filter_map(|shard| Some((shard, self.shares.multiple(&self.loads, shard)?)));

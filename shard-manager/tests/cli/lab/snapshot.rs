@@ -151,9 +151,9 @@ fn what_cannot_be_saved_or_restored_is_named_and_stays() {
     let folder = stopped.snapshots().display().to_string();
     run_in(&nowhere, &stopped.args(&["save", "one"], &folder)).refused("there is no cluster here");
     assert!(!nowhere.exists() && !stopped.snapshots().exists());
-    stopped.run(&["restore", "none", "--yes"]).refused("there is no snapshot none, and no other");
+    stopped.run(&["restore", "none", "--yes"]).refused("there is no snapshot none, nor any other");
     stopped.run(&["save", "one"]).expect(0);
-    stopped.run(&["save", "one"]).refused("there is a snapshot one already");
+    stopped.run(&["save", "one"]).refused("a snapshot one exists already");
     stopped.run(&["restore", "on", "--yes"]).refused("there is no snapshot on; there are: one");
     for name in ["../data", "a/b", ".", "", "x-unfinished", &"n".repeat(65)] {
         stopped.run(&["save", name]).refused("the name of a snapshot has 1 to 64 letters");

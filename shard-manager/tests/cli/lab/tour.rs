@@ -44,7 +44,7 @@ fn an_unattended_tour_runs_all_ten_chapters_and_leaves_nothing() {
         (7, &["one: stored", "quorum: stored", "all: refused, all needs 2 replicas"]),
         (8, &["2048 of 16384 slots moved to it, 12.5 %", "all 600 rows are there"]),
         (9, &["of 1000 reads", "60 % of the reads are of user_0"]),
-        (10, &["300 rows in one bulk write", "2 are stored"]),
+        (10, &["300 rows in one bulk write", "2 were stored"]),
     ] {
         for part in parts {
             assert!(seen(number).contains(part), "{number}: {part}: {}", seen(number));
