@@ -184,7 +184,7 @@ fn settings_of_groups_that_cannot_be_are_refused_with_a_sentence() {
         ("[groups.a]\nkeyspace = \"geo\"", "groups.a.keyspace"),
         ("[groups.a]\nplacement = 7", "groups.a.placement"),
         ("[groups.a]\nshards = []", "group a has no shard"),
-        ("[groups.main]\nkeyspace = \"hash\"", "group main takes no keyspace"),
+        ("[groups.main]\nkeyspace = \"hash\"", "keyspace cannot be set for the group main"),
         ("[groups.a]\ntables = [\"t\"]\n[groups.b]\ntables = [\"t\"]", "both name the table t"),
         ("[groups.a]\n[groups.b]\n[groups.c]\n[groups.d]", "at most 4 groups"),
         (
