@@ -213,7 +213,7 @@ fn a_group_that_cannot_be_is_refused_before_anything_is_created() {
     open(dir.path(), with_replicas(2, 0)).expect("a new cluster starts").close();
     let users = GroupSpec { tables: names(&["users"]), ..group("a") };
     let reported = refusal(dir.path(), ClusterSpec { groups: vec![users], ..with_replicas(2, 0) });
-    assert!(reported.contains("users, which is in group main already"), "{reported}");
+    assert!(reported.contains("users, which already belongs to group main"), "{reported}");
     let manager = open(dir.path(), ClusterSpec::default()).expect("it is as before");
     assert_eq!((manager.map().epoch(), manager.map().groups().count()), (1, 1));
     manager.close();
