@@ -204,7 +204,7 @@ fn a_drain_is_known_to_a_router_that_starts_after_a_crash_and_can_be_cancelled_t
         let plan = post(&router, "/api/rebalance", &json!({"dry_run": true})).json();
         assert!(plan["refusals"][0].as_str().unwrap().contains("goes on"), "{plan}");
         let paused = post(&router, &format!("{path}/pause"), &json!({}));
-        refused(&paused, 409, "TSR329", "no order to pause");
+        refused(&paused, 409, "TSR329", "cannot pause a rebalance");
         let cancelled = post(&router, &format!("{path}/cancel"), &json!({}));
         assert_eq!(cancelled.status, 200, "{}", cancelled.text());
         let last = ended(&router, &id);
@@ -357,7 +357,7 @@ fn a_need_that_is_not_met_is_named_before_anything_begins() {
     assert!(plan["refusals"][0].as_str().unwrap().contains("loose"), "{plan}");
     refused(&begun, 409, "TSR341", "add a primary key to");
     assert_eq!(state, "serving", "nothing was begun");
-    refused(&last, 409, "TSR326", "no other node");
+    refused(&last, 409, "TSR326", "no node except");
     let repaired = post(&router, &drain, &json!({"dry_run": true})).json();
     assert_eq!(repaired["refusals"], json!([]), "{repaired}");
 }

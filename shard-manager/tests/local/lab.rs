@@ -41,7 +41,7 @@ fn a_lab_compares_servers_of_its_own_and_a_database_on_the_server_of_maindb_url(
     let databases = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
     let before = ask(primary, databases);
     let on_main = run_lab(place.parent.path(), Some(&primary.url("shard1")));
-    assert!(on_main.contains("as MAINDB_URL says"), "{on_main}");
+    assert!(on_main.contains("the server of MAINDB_URL"), "{on_main}");
     assert_eq!(ask(primary, databases), before, "the lab has dropped its database, and no other");
     let foreign = "SELECT count(*) FROM pg_tables WHERE schemaname = 'tessera'";
     assert_eq!(ask(primary, foreign), "0", "nothing was made in the database of the URL");
