@@ -45,7 +45,7 @@ pub struct App {
     pub access_sources: Option<Arc<AccessSources>>,
     /// The audit log; `None` if there is none.
     pub audit: Option<Arc<AuditLog>>,
-    /// Backups that the router makes; `None` if it has no folder for them.
+    /// Backups of the router; `None` if it has no folder for them.
     pub backups: Option<Arc<Backups>>,
     /// Exporter of traces; `None` if traces are not sent.
     #[cfg(feature = "otlp")]
@@ -56,9 +56,9 @@ pub struct App {
     pub port: u16,
     /// Ways in which clients reach the router.
     pub reached: Reached,
-    /// True if nodes can be paused, delayed and cut through the API, and experiments run.
+    /// True if nodes can be paused, delayed and cut through the API, and experiments can run.
     pub lab: bool,
-    /// The experiment of the lab that runs, if there is one.
+    /// The lab experiment that is running, if there is one.
     pub lab_runs: Arc<LabRuns>,
     /// True if shards and slots can be changed through the API without access control.
     pub operate: bool,
@@ -185,8 +185,8 @@ impl App {
         body::read(payload, limits, || self.open_share(request)).await
     }
 
-    /// Makes `/ready` report that the router is about to end, ends streams, which would never end
-    /// by themselves, and cancels the running backup and the experiment of the lab.
+    /// Makes `/ready` report that the router is stopping, ends streams, which would not end
+    /// otherwise, and cancels the running backup and lab experiment.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         self.lab_runs.close();
@@ -209,7 +209,7 @@ impl App {
         })
     }
 
-    /// Returns the backups that the router makes.
+    /// Returns the backups of the router.
     ///
     /// # Errors
     /// TSR339 if it has no folder for them.

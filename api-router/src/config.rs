@@ -144,16 +144,17 @@ pub struct Flags {
     /// Serve on an address that others can reach although access control is off
     #[arg(long)]
     insecure: bool,
-    /// Serve /api/lab/nodes, by which anybody can pause, delay and cut nodes, and /api/lab/levels,
-    /// which makes small clusters in a temporary folder: for development and teaching
+    /// Serve /api/lab/nodes, with which any client can pause, delay and cut nodes, and
+    /// /api/lab/levels, which creates small clusters in a temporary folder: for development and
+    /// teaching
     #[arg(long)]
     lab: bool,
     /// Serve changes of shards and slots although access control is off, so that anybody who
     /// reaches the router can make them
     #[arg(long)]
     operate: bool,
-    /// Folder into which POST /api/backup makes backups; made if it is not there [default: none, so
-    /// that none can be made]
+    /// Folder into which POST /api/backup makes backups; created if it does not exist [default:
+    /// none, so that no backups can be made]
     #[arg(long, value_name = "DIR")]
     backup_dir: Option<String>,
     /// Record requests, for metrics and the dashboard: on or off [default: on]
@@ -225,7 +226,7 @@ pub struct Config {
     pub lab: bool,
     /// True if shards and slots can be changed through the API without access control.
     pub operate: bool,
-    /// Folder of the backups that the router makes, if it makes any.
+    /// Folder for backups, if one is set.
     pub backup_dir: Option<PathBuf>,
     /// True if requests are recorded.
     pub analytics: bool,
@@ -328,7 +329,7 @@ impl Config {
     }
 }
 
-/// Returns the folder of the backups that the router makes, if it makes any.
+/// Returns the folder for backups, if one is set.
 fn backup_dir(settings: &mut Settings<'_>) -> Result<Option<PathBuf>, ConfigError> {
     settings.parse("backup_dir", "none", |text| match text {
         "" => Err("a folder, or none".to_owned()),

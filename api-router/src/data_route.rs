@@ -49,7 +49,7 @@ pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
     Some(DataRoute { index, operation })
 }
 
-/// Routes that make tables and indexes: not counted among those about rows.
+/// Routes that create tables and indexes: not counted among those about rows.
 const TABLES: &str = "/api/tables";
 /// Routes that change shards and slots, move slots, rebalance the cluster and back it up.
 const CHANGES: [&str; 5] =

@@ -162,18 +162,17 @@ fn lifetime(about: String, validity: Option<Validity>, now: SystemTime) -> Findi
     }
 }
 
-/// Checks the folder of the backups that the router makes, if it makes any.
+/// Checks the folder for backups, if one is set.
 fn backup_dir(config: &Config) -> Option<Finding> {
     let dir = config.backup_dir.as_deref()?;
     let about = dir.display().to_string();
     Some(match (BackupFolder::check(dir, config.data_dir()), &config.engine) {
         (Err(error), _) => Finding::fault("backup_dir", error),
         (Ok(_), Engine::Postgres(cluster)) if cluster.engine == ServerEngine::Citus => {
-            let text =
-                "is of no use: routers do not back up clusters of Citus; leave backup_dir out";
+            let text = "has no effect: routers do not back up Citus clusters; leave backup_dir out";
             Finding::warning(about, text)
         }
-        (Ok(true), _) => Finding::good(about, "takes backups"),
+        (Ok(true), _) => Finding::good(about, "can store backups"),
         (Ok(false), _) => {
             Finding::good(about, "does not exist yet: the router creates it for backups")
         }

@@ -1,9 +1,9 @@
-//! Lab runs: experiments of the lab on clusters of their own, one at a time, on a thread that
-//! serves no requests.
+//! Lab runs: lab experiments on temporary clusters, one at a time, on a thread that serves no
+//! requests.
 //!
 //! **Invariant:** an experiment touches no data of the router's cluster. It ends soon after its
-//! client has gone, after [`SECONDS_MAX`], or once the router is about to end, and removes what it
-//! made.
+//! client has disconnected, after [`SECONDS_MAX`], or when the router stops, and removes its
+//! cluster.
 //! **Not here:** the experiments (`shard_manager::lab`), HTTP (`routes::lab`).
 
 use std::sync::Arc;
@@ -16,27 +16,27 @@ use shard_manager::lab::lab_error::LabError;
 use shard_manager::lab::levels::{self, LevelsOptions, LevelsResult};
 use tokio::sync::oneshot;
 
-/// Longest time of an experiment.
+/// Time limit of an experiment.
 pub const SECONDS_MAX: u64 = 60;
 
 /// Reason why an experiment has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum LabRunError {
-    /// Another one runs.
-    #[error("another experiment runs on this router, and there is one at a time")]
+    /// Another experiment is running.
+    #[error("another experiment is running on this router, and only one runs at a time")]
     Runs,
     /// It took too long.
     #[error("the experiment took longer than {SECONDS_MAX} seconds; its cluster is removed")]
     TooLong,
-    /// The router is about to end.
-    #[error("the router is about to end; the cluster of the experiment is removed")]
+    /// The router is stopping.
+    #[error("the router is stopping; the cluster of the experiment is removed")]
     Closing,
-    /// It failed; the reason may name folders of this machine.
+    /// It failed; the reason may contain paths of this machine.
     #[error("the experiment failed; its cluster is removed")]
     Failed(String),
 }
 
-/// The experiment that runs, if there is one.
+/// The experiment that is running, if there is one.
 #[derive(Debug, Default)]
 pub struct LabRuns {
     is_running: AtomicBool,
@@ -44,12 +44,12 @@ pub struct LabRuns {
 }
 
 impl LabRuns {
-    /// Ends the experiment that runs, and begins no more.
+    /// Ends the running experiment, and starts no further ones.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
     }
 
-    /// Plays the levels out on a cluster of files of their own.
+    /// Runs the experiment `levels` on a temporary cluster of files.
     ///
     /// # Errors
     /// [`LabRunError`].
@@ -71,7 +71,7 @@ impl LabRuns {
             let measured = levels::measure(&options, &watcher);
             let measured = measured.map_err(|error| watcher.explain(&error));
             drop(permit);
-            // The receiver is gone if the client has disconnected.
+            // Sending fails if the client has disconnected.
             let _ = result.send(measured);
         };
         let thread = thread::Builder::new().name("lab".to_owned()).spawn(work);
@@ -81,7 +81,7 @@ impl LabRuns {
     }
 }
 
-/// Right to run the one experiment, until it is dropped.
+/// Permit to run an experiment, until it is dropped. There is only one.
 struct RunPermit(Arc<LabRuns>);
 
 impl RunPermit {
@@ -127,7 +127,7 @@ impl Watcher {
 
 impl Audience for Watcher {
     fn say(&self, line: &str) {
-        tracing::debug!(line, "the experiment goes on");
+        tracing::debug!(line, "progress of the experiment");
     }
 
     fn bar(&self, _: &str, _: u64) -> Box<dyn Bar> {

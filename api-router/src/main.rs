@@ -161,7 +161,7 @@ async fn run(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends what the router does beside requests, once all requests are served, and closes the cluster.
+/// Ends background work once all requests are served, and closes the cluster.
 async fn finish(app: &App, history_writer: Option<HistoryWriter>) {
     #[cfg(feature = "otlp")]
     if let Some(tracer) = &app.tracer {
@@ -181,7 +181,7 @@ async fn finish(app: &App, history_writer: Option<HistoryWriter>) {
     app.manager.close();
 }
 
-/// Opens the folder of the backups that the router makes, if it makes any.
+/// Opens the folder for backups, if one is set.
 fn backup_folder(config: &Config) -> anyhow::Result<Option<BackupFolder>> {
     let Some(dir) = &config.backup_dir else { return Ok(None) };
     let opened = BackupFolder::open(dir, config.data_dir());

@@ -45,7 +45,8 @@ impl MetricsView {
     /// Starts to record; background work runs on `runtime`.
     pub fn new(manager: &Arc<Manager>, runtime: &Handle, backend: &'static str) -> Self {
         let (routes, shards) = (ROUTES.to_vec(), Vec::new());
-        // Requests of a group that another router adds later are not counted by slot until a start.
+        // Requests of a group that another router adds later are counted by slot after a restart
+        // only.
         let slots = manager.map().groups().slot_count().min(Labels::SLOTS_MAX);
         let labels = Labels { routes, shards, slots };
         let status = ClusterStatus::new(Arc::clone(manager), runtime.clone(), backend);

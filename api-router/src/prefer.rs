@@ -27,7 +27,7 @@ pub enum Preference {
     CountExact,
     /// `tx=per-shard`: each shard's part of a bulk write is stored as a whole or not at all.
     PerShard,
-    /// `tx=rollback`: only report what a change of indexes would do.
+    /// `tx=rollback`: only report the effect of a change of indexes.
     Rollback,
     /// `handling=strict`: refuse what would else be ignored.
     Strict,
@@ -91,7 +91,7 @@ impl Prefer {
         Self::parse_with(headers, Preference::Rollback)
     }
 
-    /// Reads the header for a route that honours this kind of transaction alone.
+    /// Reads the header for a route that supports only this kind of transaction.
     fn parse_with(headers: &HeaderMap, transaction: Preference) -> Result<Self, Problem> {
         let is_known = |one: &Preference| one.spelling().0 != "tx" || *one == transaction;
         let mut known: Vec<Preference> = Vec::new();

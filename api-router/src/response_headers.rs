@@ -267,7 +267,7 @@ refusals! {
         400 BadRequest "Something in the request is malformed, unknown or reserved: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "No such table or index.";
-        409 Conflict "The index exists with another shape or is being dropped, or writes would wait too long.";
+        409 Conflict "The index exists with another definition or is being dropped, or writes would wait too long.";
         413 TooLarge "A limit is exceeded: the detail names it.";
         415 UnsupportedMediaType "The body is not JSON.";
         503 Unavailable "The catalog or a shard does not answer; see Retry-After.";
@@ -321,25 +321,25 @@ refusals! {
     BackupLookupRefusals {
         400 BadRequest "A header or a parameter cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
-        404 NotFound "There is no such backup.";
+        404 NotFound "There is no backup with this id.";
         409 Conflict "This router makes no backups.";
     }
     /// The problems that a request to begin or cancel a backup may answer with, with its `outcome`.
     BackupRefusals {
         400 BadRequest "A header or a member cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
-        404 NotFound "There is no such backup.";
-        409 Conflict "Another backup runs, this one has ended, or this router makes none: the detail says which.";
+        404 NotFound "There is no backup with this id.";
+        409 Conflict "Another backup is in progress, this one has ended, or this router makes no backups: the detail says which.";
         413 TooLarge "The body is too large.";
         415 UnsupportedMediaType "The body is not JSON.";
         504 DeadlinePassed "The body did not arrive in time.";
     }
-    /// The problems that an experiment of the lab may answer with.
+    /// The problems that a lab experiment may answer with.
     ExperimentRefusals {
         400 BadRequest "A header or a member cannot be used: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
         404 NotFound "This router runs no experiments: it was started without --lab.";
-        409 Conflict "Another experiment runs.";
+        409 Conflict "Another experiment is running.";
         413 TooLarge "The body is too large.";
         415 UnsupportedMediaType "The body is not JSON.";
         503 Unavailable "The experiment failed or took too long: the detail says which.";

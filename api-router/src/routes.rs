@@ -33,7 +33,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 /// Routes that only some routers have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionalRoutes {
-    /// Faults of nodes, and experiments of the lab.
+    /// Faults of nodes, and lab experiments.
     pub lab: bool,
     /// Access control.
     pub access: bool,

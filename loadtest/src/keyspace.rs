@@ -101,7 +101,7 @@ pub(crate) struct Names {
     number: u64,
     /// Tenant whose keys they are, if they are those of one.
     tenant: Option<u32>,
-    /// Partitions of users, if a column says where they are.
+    /// Partitions of users, if a column determines their location.
     partitions: Option<UserPartitions>,
 }
 
@@ -256,7 +256,7 @@ impl ShardMap {
     }
 }
 
-/// Other characters would need escapes in URLs, and could not stand in a header.
+/// Other characters would need escapes in URLs, and could not be in a header.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte)
 }

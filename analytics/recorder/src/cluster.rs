@@ -193,10 +193,10 @@ pub struct MoveNow {
     pub phase: String,
     /// Rows that were copied, and copied again.
     pub rows: u64,
-    /// Changed rows that the shard that receives lacked when the other one was last read; null
-    /// without a copy that is kept current.
+    /// Changed rows that the receiving shard lacked when the other one was last read; null while no
+    /// copy is kept current.
     pub changes_behind: Option<u64>,
-    /// Age of the oldest change that it lacks, at most, in ms; 0 if it lacks none.
+    /// Upper limit of the age of the oldest change that it lacks, in ms; 0 if it lacks none.
     pub lag_ms: Option<f64>,
     /// True if nothing has changed for some time although work is left.
     pub stalled: bool,

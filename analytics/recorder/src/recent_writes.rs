@@ -1,9 +1,9 @@
-//! Recent writes: the keys that were written last, as far as requests came with the text of their
-//! key.
+//! Recent writes: the keys that were written last, of those requests that are recorded with the
+//! text of their key.
 //!
-//! **Invariant:** at most [`WRITES_MAX`] writes are kept, and each has a number of its own, greater
-//! than those before.
-//! **Not here:** counting (`current_second`); which requests come with a text (`worker`).
+//! **Invariant:** at most [`WRITES_MAX`] writes are kept, and each has a greater number than those
+//! before.
+//! **Not here:** counting (`current_second`); the choice of requests with a text (`worker`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ pub(crate) struct RecentWrites {
 }
 
 impl RecentWrites {
-    /// Keeps a request if it has written a key whose text it came with.
+    /// Records a request if it has written a key and contains the key's text.
     pub(crate) fn see(&mut self, detail: &Detail, shard: impl FnOnce() -> Option<Arc<str>>) {
         let entry = &detail.entry;
         let is_written = entry.operation == Operation::Write && entry.outcome == Outcome::Success;

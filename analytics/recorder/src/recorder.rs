@@ -153,7 +153,7 @@ impl Recorder {
 }
 
 /// Returns the keys that were written last, oldest first: those of writes with a number above
-/// `number`. Of many writes only some come with the text of their key.
+/// `number`. Only some of the writes are recorded with the text of their key.
 pub fn writes_after(recorder: &Recorder, number: u64) -> Vec<RecentWrite> {
     recorder.history();
     recorder.state.aggregator().aggregates().recent.after(number)

@@ -4,7 +4,7 @@ use analytics::{Sample, WRITES_MAX, writes_after};
 
 use crate::{BEGIN, TestRecorder, millis, read, write};
 
-/// Records the write of a key, at a millisecond of its own.
+/// Records the write of a key, at a different millisecond each time.
 fn record(test: &TestRecorder, key: &str, number: u64) {
     let sample = Sample { key: Some(key), slot: Some(7), ..write(1, 201, millis(1)) };
     test.record(&sample, millis(number * 2));

@@ -1,4 +1,4 @@
-// Advice: what is uneven, the command that evens it out, and the effect of what has moved. Mostly there is nothing to do.
+// Advice: imbalances, the command that corrects each, and the effect of earlier moves. Usually there is nothing to do.
 
 import { element, keep, setText } from "./element.js";
 import { command, copies } from "./orders.js";
@@ -35,7 +35,7 @@ export class Advice {
 
   tell(advice) {
     const findings = advice.findings ?? [];
-    // What the findings say is not said twice.
+    // The text of the findings is not repeated.
     this.note.hidden = findings.length > 0;
     setText(this.note, advice.because);
     const keyOf = (finding) => `${finding.kind} ${finding.slot ?? ""}`;
@@ -108,8 +108,8 @@ const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 function needed(action, finding) {
   const effect = `Skew after it: ${ratio(finding.skew_after)}.`;
   if (action.allowed) return effect;
-  const need = action.requires.startsWith("--") ? `a router that is started with ${action.requires}` : `the scope ${action.requires}`;
-  return `${effect} It needs ${need}.`;
+  const need = action.requires.startsWith("--") ? `a router started with ${action.requires}` : `the scope ${action.requires}`;
+  return `${effect} This needs ${need}.`;
 }
 
 /** The effect of the latest rebalance and of the moves of the last minutes. */
@@ -126,8 +126,8 @@ function say({ rebalance, moved }) {
   if (moved) {
     const slots = `${count(moved.slots)} ${moved.slots === 1 ? "slot" : "slots"}`;
     told.push(
-      `${slots} moved in the last minutes: the same requests would have a skew of ${ratio(moved.skew_before)} without that, ` +
-        `and have ${ratio(moved.skew_now)}.`,
+      `${slots} moved in the last minutes: without these moves the same requests would have a skew of ${ratio(moved.skew_before)}, ` +
+        `and now they have ${ratio(moved.skew_now)}.`,
     );
   }
   return told.join(" ");

@@ -1,7 +1,7 @@
-// The lab: keys as they are written, a strategy on paper, and the levels played out.
+// The lab: keys as they are written, a strategy on paper, and the experiment about levels.
 //
-// The page shows what requests of this origin have answered, and keeps nothing. It stores no row: demo keys are only
-// computed with.
+// The page shows responses of this origin, and keeps nothing. It stores no row: demo keys are used in computations
+// only.
 
 import { byId, setText } from "./element.js";
 import { Flow } from "./lab_flow.js";
@@ -46,7 +46,7 @@ class Lab {
     notice.hidden = status !== 0 && !isRefused;
     if (status === 401) return this.tell("locked", "not logged in");
     if (status === 0) {
-      setText(notice, "The router does not answer. Trying again every second.");
+      setText(notice, "The router does not answer. Retrying every second.");
       return this.tell("lost", "lost");
     }
     if (isRefused) setText(notice, `There is nothing to show: ${problem}.`);

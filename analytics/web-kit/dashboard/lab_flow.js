@@ -1,5 +1,5 @@
-// Flow: each shard with the keys that it got last, as the router has recorded them; or demo keys, where the chosen
-// strategy would put them.
+// Flow: each shard with the keys that it received last, as recorded by the router; or demo keys, on the shards where
+// the chosen strategy would place them.
 
 import { byId, element, keep, setStyle, setText } from "./element.js";
 import { ownerColour } from "./palette.js";
@@ -36,7 +36,7 @@ export class Flow {
   }
 
   take({ keyspace, placement, shards, last, writes }) {
-    // A router that was started again counts from 1.
+    // A restarted router counts from 1.
     this.last = last;
     this.names = shards.map(({ shard }) => shard);
     this.strategy.offer({ keyspace, placement, weights: shards.map(({ weight }) => weight) });
@@ -60,8 +60,8 @@ export class Flow {
     setText(
       this.note,
       isQuiet
-        ? "Nothing was written through this router lately. Write a row, or try demo keys, which are only computed with."
-        : "Keys of rows that clients have written through this router, with the shards that have stored them. Of many in a millisecond one is shown; rows of bulk writes are not.",
+        ? "Nothing was written through this router lately. Write a row, or try demo keys, which are not stored."
+        : "Keys of rows that clients have written through this router, with the shards that have stored them. Of the writes within one millisecond only one is shown; rows of bulk writes are not.",
     );
     this.draw(this.names, this.lanes, "written");
   }
@@ -78,7 +78,7 @@ export class Flow {
     if (trial === null) return;
     setText(
       this.note,
-      `Demo keys where ${trial.keyspace} with ${trial.placement} puts them. They are computed with, and not stored.`,
+      `Demo keys where ${trial.keyspace} with ${trial.placement} places them. They are not stored.`,
     );
     const lanes = new Map();
     for (const { key, slot, shard } of trial.sample) {

@@ -1,4 +1,4 @@
-// Levels: asks the router to play the levels out on a cluster of their own, and shows what it has measured.
+// Levels: lets the router run the experiment about levels on a small cluster, and shows the results.
 
 import { byId, setText } from "./element.js";
 import { Table } from "./table.js";
@@ -36,7 +36,7 @@ export class Levels {
     if (this.hasSession() && key.value !== "") headers.authorization = `Bearer ${key.value.trim()}`;
     this.button.disabled = true;
     setText(this.problem, "");
-    setText(this.outcome, "The small cluster is made and played with.");
+    setText(this.outcome, "The experiment is running.");
     try {
       const answer = await fetch("api/lab/levels", { method: "POST", headers, body });
       const result = await answer.json();
@@ -71,7 +71,7 @@ function levelTable() {
     wide,
   });
   return new Table(byId("levels-table"), {
-    label: "Levels while replicas of each shard are gone",
+    label: "Levels while replicas of each shard are cut off",
     empty: "",
     key: (row) => `${row.replicas_gone} ${row.level}`,
     columns: [

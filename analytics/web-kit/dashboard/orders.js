@@ -12,7 +12,7 @@ export class Orders {
     this.node = element("details", { class: "orders" }, element("summary", { text: label }), this.list);
   }
 
-  /** Shows the orders that `subject` takes: `shard-manager move pause ID --url URL`. */
+  /** Shows the commands that `subject` accepts: `shard-manager move pause ID --url URL`. */
   show(subject, actions, { id, url }) {
     this.node.hidden = actions.length === 0;
     keep(this.list, actions, String, () => command(), (node, action) => {

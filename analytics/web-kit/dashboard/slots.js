@@ -7,7 +7,7 @@ import { inkOn, ownerColour, resolve } from "./palette.js";
 import { count, share } from "./units.js";
 
 const HEIGHT = 56;
-/** Number of slots of a group of tables. */
+/** Number of slots of a table group. */
 const GROUP = 16384;
 /** Names are written into parts that are at least so wide. */
 const NAME_ROOM = 54;
@@ -85,7 +85,7 @@ export class Slots {
     return `${count(slots)} slots: ${told.join(", ")}${rest}.${moving}`;
   }
 
-  /** Marks the quarters of the only group of tables, or the first slot of each group. */
+  /** Marks the quarters of the only table group, or the first slot of each group. */
   axis(slots) {
     const groups = slots / GROUP;
     const parts = groups > 1 ? groups : 4;

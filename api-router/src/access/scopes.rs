@@ -123,7 +123,7 @@ pub const ROWS: [RouteRow; 84] = [
     row("GET", "/openapi.json", RouteNeed::Open),
     row("GET", DOCUMENT, RouteNeed::Open),
     row("GET", "/swagger-ui/{file}", RouteNeed::Open),
-    // The pages and their files hold no figures: they get them from the routes above.
+    // The pages and their files contain no data: they read it from the routes above.
     row("GET", "/dashboard", RouteNeed::Open),
     row("GET", "/dashboard/{file}", RouteNeed::Open),
     row("GET", "/lab", RouteNeed::Open),

@@ -10,10 +10,10 @@ use super::ConfigError;
 use super::sources::name_with_origin;
 use crate::tls;
 
-/// Returns the files of certificate and key: both or none.
+/// Returns the files of the certificate and the key: both or neither.
 ///
 /// # Errors
-/// [`ConfigError`] names the setting that lacks another one.
+/// [`ConfigError`], which names the setting that needs another one.
 pub(super) fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFiles>, ConfigError> {
     let mut file = |name: &'static str| {
         settings.optional(name, "none", |text| match text {
@@ -29,7 +29,7 @@ pub(super) fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFi
         (None, None) if clients.is_some() => {
             let given = name_with_origin(settings, "tls_client_ca").unwrap_or_default();
             Err(ConfigError(format!(
-                "{given} needs tls_cert and tls_key: only TLS carries certificates of clients"
+                "{given} needs tls_cert and tls_key: client certificates need TLS"
             )))
         }
         (None, None) => Ok(None),
@@ -40,13 +40,13 @@ pub(super) fn tls_files(settings: &mut Settings<'_>) -> Result<Option<tls::TlsFi
             };
             let given = name_with_origin(settings, name).unwrap_or_default();
             Err(ConfigError(format!(
-                "{given} needs {other} beside it: a certificate and its private key"
+                "{given} also needs {other}: a certificate and its private key"
             )))
         }
     }
 }
 
-/// Returns the files about certificates of clients. The others mean nothing without the authority.
+/// Returns the files for client certificates. The others have no meaning without the authority.
 fn client_files(
     settings: &mut Settings<'_>,
     authority: Option<PathBuf>,
@@ -63,6 +63,6 @@ fn client_files(
     };
     let given = name_with_origin(settings, name).unwrap_or_default();
     Err(ConfigError(format!(
-        "{given} needs tls_client_ca beside it: the authority of the certificates of clients"
+        "{given} also needs tls_client_ca: the authority that signs client certificates"
     )))
 }

@@ -1,19 +1,19 @@
 //! Backups: maps each refusal of a request about backups to its problem.
 //!
-//! **Invariant:** the mapping is exhaustive, and no path is in a detail.
+//! **Invariant:** the mapping is exhaustive, and no detail contains a path.
 //! **Not here:** the codes, and the form of a problem (`problem`).
 
 use shard_manager::manager::BackupsError;
 
 use super::{Code, Problem};
 
-/// Name of the setting, in its three forms.
+/// Hint with the setting, in its three forms.
 const SETTING: &str =
     "start the router with --backup-dir DIR (TESSERA_BACKUP_DIR, or backup_dir in tessera.toml)";
 
 /// Returns the problem of a router without a folder for backups.
 pub fn no_backup_dir() -> Problem {
-    let detail = "this router has no folder for backups: its setting backup_dir is not given";
+    let detail = "this router has no folder for backups: its setting backup_dir is not set";
     Problem::new(Code::TSR339, detail).outcome("rejected").hint(SETTING)
 }
 
@@ -23,22 +23,22 @@ impl From<BackupsError> for Problem {
         let problem = match error {
             BackupsError::Unsupported => Self::new(
                 Code::TSR339,
-                "routers do not back up clusters of Citus, whose rows lie on its workers",
+                "routers do not back up Citus clusters, whose rows are on the workers",
             )
-            .hint("use the backups of the servers of Citus"),
+            .hint("use the backup tools of the Citus servers"),
             BackupsError::Folder(_) => Self::new(Code::TSR339, detail)
-                .hint("the log of the router names the reason; correct it, and send again"),
+                .hint("the log of the router names the reason; correct it, and send the request again"),
             BackupsError::Closing => {
-                Self::new(Code::TSR339, detail).hint("send again once the router has started again")
+                Self::new(Code::TSR339, detail).hint("send the request again once the router has restarted")
             }
             BackupsError::Runs(id) => Self::new(Code::TSR340, detail).hint(format!(
-                "wait for its end, which GET /api/backup/{id} shows; POST /api/backup/{id}/cancel ends it"
+                "wait until GET /api/backup/{id} shows its end, or cancel it with POST /api/backup/{id}/cancel"
             )),
             BackupsError::NoBackup => {
                 Self::new(Code::TSR342, detail).hint("/api/backup lists the backups")
             }
             BackupsError::Ended(id) => Self::new(Code::TSR343, detail)
-                .hint(format!("GET /api/backup/{id} shows how it has ended")),
+                .hint(format!("GET /api/backup/{id} shows its result")),
         };
         problem.outcome("rejected")
     }

@@ -76,14 +76,14 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
         }
         RefusalCode::NoMove => problem.hint("/api/moves lists the moves"),
         RefusalCode::MoveState => {
-            problem.hint("actions of the move, in /api/moves, lists the orders that it takes now")
+            problem.hint("the member actions of the move, in /api/moves, lists the commands that it accepts now")
         }
         RefusalCode::SlotsMove => {
             problem.hint("wait for the end of the other move, or leave its slots out")
         }
         RefusalCode::NoRebalance => problem.hint("/api/rebalance lists the rebalances"),
         RefusalCode::RebalanceState => problem.hint(
-            "actions of the rebalance, in /api/rebalance, lists the orders that it takes now",
+            "the member actions of the rebalance, in /api/rebalance, lists the commands that it accepts now",
         ),
         RefusalCode::RebalanceRuns => {
             problem.hint("/api/rebalance shows it; POST /api/rebalance/{id}/cancel ends it")

@@ -15,7 +15,7 @@ use super::{Code, Problem};
 const EXISTS: &str = "use op upsert or update to change it";
 const NO_SUCH_ROW: &str = "check the id and the shard key; op upsert or insert makes a row";
 const VERSION_DIFFERS: &str = "read the row again, and send its ETag";
-const NOT_UNIQUE: &str = "send other values, or change the row that has these first";
+const NOT_UNIQUE: &str = "send other values, or first change the row that has these";
 const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
 /// Hint for a discarded row: only the database knows the reason.
 const ASK_OPERATOR: &str =
@@ -90,17 +90,17 @@ impl From<&PartitionError> for Problem {
         match error {
             PartitionError::Missing { column, .. } => {
                 Self::new(Code::TSR355, detail).hint(format!(
-                    "give {column} in data, also to update or delete a row; POST /api/write takes it as the parameter \
-                     {column}=eq.value for these two as well"
+                    "give {column} in data, for updates and deletes as well; for these two, POST /api/write also accepts the \
+                     parameter {column}=eq.value"
                 ))
             }
             PartitionError::KeyAlone { column } => Self::new(Code::TSR355, detail)
-                .hint(format!("name the partition as well: {column}=…; or a table without {column}")),
+                .hint(format!("name the partition as well, as {column}=…, or name a table without {column}")),
             PartitionError::Unknown { .. } | PartitionError::NotAnInteger { .. } => {
                 Self::new(Code::TSR356, detail)
             }
             PartitionError::Changed { .. } => Self::new(Code::TSR357, detail)
-                .hint("write the row in the new partition, and delete it in the old one"),
+                .hint("write the row to the new partition, and delete it from the old one"),
             PartitionError::Hidden => Self::new(Code::TSR403, detail),
         }
     }

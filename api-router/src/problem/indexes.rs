@@ -1,6 +1,6 @@
 //! Indexes: maps each refusal of a change of indexes to its problem.
 //!
-//! **Invariant:** the mapping is exhaustive, and no detail has a value of a row.
+//! **Invariant:** the mapping is exhaustive, and no detail contains a value of a row.
 //! **Not here:** the codes, and the form of a problem (`problem`).
 
 use shard_manager::manager::IndexesError;
@@ -14,9 +14,9 @@ impl From<IndexesError> for Problem {
         let problem = match error {
             IndexesError::Draft(error) => of_draft(error),
             IndexesError::Differs { .. } => Self::new(Code::TSR344, detail)
-                .hint("take another name, or drop the index first: GET lists the indexes"),
+                .hint("choose another name, or drop the index first: GET lists the indexes"),
             IndexesError::Dropping { .. } => Self::new(Code::TSR344, detail)
-                .hint("send the same request again once GET does not list it any more"),
+                .hint("send the same request again once GET no longer lists it"),
             IndexesError::TooMany => {
                 Self::new(Code::TSR108, detail).hint("drop an index that no query uses")
             }
@@ -33,7 +33,7 @@ impl From<IndexesError> for Problem {
                 }
             }
             IndexesError::Unsupported => {
-                Self::new(Code::TSR347, "Tessera builds no indexes on Citus")
+                Self::new(Code::TSR347, "Tessera does not build indexes on Citus")
                     .hint("create the index in the database, on the coordinator")
             }
             IndexesError::Doubtful(error) => {

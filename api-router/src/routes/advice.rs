@@ -1,5 +1,5 @@
 //! `GET /api/advice`: slots that should move so that the load of each shard fits its weight, load
-//! that no move can distribute, and the requests that carry the advice out.
+//! that no move can distribute, and the requests that carry out the advice.
 //!
 //! **Not here:** the judgement (`shard_manager::advice`), the form of the answer (`answer`).
 
@@ -51,13 +51,13 @@ const EMBEDDED: &str = "sqlite";
 /// By load it uses the requests with a key that this router has answered in the last 15 minutes; a
 /// router knows no requests of other routers. By size it uses the bytes of the shards. There is no
 /// verdict on fewer than 1000 requests, or 100 a shard, or 16 MiB; nothing is advised up to a skew
-/// of 1.1, or where chance explains it. Slots that move already are left alone. Nothing is moved
-/// here: each finding names the request that carries it out.
+/// of 1.1, or where chance explains it. Slots that are already being moved are left alone. Nothing
+/// is moved here: each finding contains the request that carries it out.
 #[utoipa::path(
     tag = "placement",
     params(
-        ("by" = Option<String>, Query, description = "What is to be even: load or size; load when not given", pattern = "^(load|size)$", example = "load"),
-        ("group" = Option<String>, Query, description = "The group of tables whose slots it is about; main when not given", example = "main"),
+        ("by" = Option<String>, Query, description = "Quantity to balance: load (the default) or size", pattern = "^(load|size)$", example = "load"),
+        ("group" = Option<String>, Query, description = "The table group to advise on; main by default", example = "main"),
     ),
     responses((status = 200, description = "The advice", body = AdviceAnswer), LookupRefusals)
 )]
@@ -113,7 +113,7 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// Returns the advice for one of several groups of tables.
+/// Returns the advice for one of several table groups.
 fn advise_group<'o>(
     (map, group): (&'o ShardMap, GroupNumber),
     load: &'o ObservedLoad,

@@ -1,8 +1,8 @@
-//! `/api/backup`: copies of the cluster, made into the folder of the setting `backup_dir`. Served
-//! to callers with the scope `operate`; without access control, backups are begun and cancelled
+//! `/api/backup`: copies of the cluster in the folder of the setting `backup_dir`. Available to
+//! callers with the scope `operate`; without access control, backups can be started and cancelled
 //! with `--operate` only.
 //!
-//! **Invariant:** no request names a path: the id of a backup is the name of its folder.
+//! **Invariant:** no request contains a path: the id of a backup is the name of its folder.
 //! **Not here:** making a backup (`shard_manager::manager`).
 
 use std::sync::Arc;
@@ -43,8 +43,8 @@ pub struct BackupAnswer {
     id: String,
     /// `running`, `done` (its folder is complete), `failed` or `cancelled` (it has left no copy).
     state: String,
-    /// `copying`, `following` (the copies are brought to one moment) or `checking`; null unless it
-    /// is running.
+    /// `copying`, `following` (the copies are brought to the same moment) or `checking`; null
+    /// unless it is running.
     #[schema(required)]
     stage: Option<String>,
     /// Time at which it began: RFC 3339.
@@ -52,29 +52,29 @@ pub struct BackupAnswer {
     /// Moment that the copy shows, on all shards; null before it is complete.
     #[schema(required)]
     as_of: Option<String>,
-    /// Time at which it ended; null before, and if this process has not made it.
+    /// Time at which it ended; null before, and for a backup by another process.
     #[schema(required)]
     ended_at: Option<String>,
-    /// Seconds from its beginning to its end, or until now; null if this process has not made it.
+    /// Seconds from its beginning to its end, or until now; null for a backup by another process.
     #[schema(required)]
     seconds: Option<f64>,
     /// Rows of all tables and shards; null before it is complete.
     #[schema(required)]
     rows: Option<u64>,
-    /// Bytes of its files; of a running one, those that were written so far.
+    /// Bytes of its files; while it is running, those written so far.
     bytes: u64,
-    /// About how many bytes there will be; null unless it is running.
+    /// Estimated total of bytes; null unless it is running.
     #[schema(required)]
     expected_bytes: Option<u64>,
     /// Milliseconds for which all writes waited; null before it is complete.
     #[schema(required)]
     writes_held_ms: Option<f64>,
-    /// Reason why there is no copy; null if it runs or is done.
+    /// Reason why there is no copy; null if it is running or done.
     #[schema(required)]
     reason: Option<String>,
-    /// Orders that it takes now: `cancel`, or none.
+    /// Commands that it accepts now: `cancel`, or none.
     actions: Vec<String>,
-    /// Its shards; left out in a list of backups.
+    /// Its shards; absent in a list of backups.
     shards: Option<Vec<CopiedShardAnswer>>,
 }
 
@@ -88,9 +88,9 @@ pub struct CopiedShardAnswer {
     /// Rows of all tables; null before the backup is complete.
     #[schema(required)]
     rows: Option<u64>,
-    /// Bytes of its files, or those that were written so far.
+    /// Bytes of its files, or those written so far.
     bytes: u64,
-    /// About how many bytes there will be; null unless the backup is running.
+    /// Estimated total of bytes; null unless the backup is running.
     #[schema(required)]
     expected_bytes: Option<u64>,
 }
@@ -100,8 +100,8 @@ pub struct CopiedShardAnswer {
 pub struct BackupsAnswer {
     /// Always true.
     success: bool,
-    /// The backups without their shards, the latest first: the running one, the last 100 that lie
-    /// in the folder, and the last ones that have left no copy since this router started.
+    /// The backups without their shards, the latest first: the running one, the last 100 in the
+    /// folder, and the last ones that have failed or were cancelled since this router started.
     #[schema(value_type = Vec<BackupAnswer>)]
     backups: Vec<BackupView>,
 }
@@ -113,12 +113,12 @@ pub struct BackupRequest {}
 
 /// Begins a backup: a copy of the cluster as of one moment, while rows are read and written.
 ///
-/// The copy is a folder in `backup_dir`, as `shard-manager backup` writes it and `shard-manager
-/// restore` reads it. It holds every write that was acknowledged before the request. It ends if
-/// this router ends.
+/// The copy is a folder in `backup_dir`, in the format of `shard-manager backup` and `shard-manager
+/// restore`. It contains every write that was acknowledged before the request. If this router
+/// stops, the backup is cancelled.
 #[utoipa::path(
     tag = "operations",
-    params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for the body to arrive; 5000 when not given", minimum = 100, maximum = 60000)),
+    params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for the body to arrive; 5000 by default", minimum = 100, maximum = 60000)),
     request_body(content = Option<BackupRequest>, description = "May be left out"),
     responses(
         (status = 202, description = "The backup has begun; Location is its path", body = BackupAnswer),
@@ -146,7 +146,7 @@ pub(crate) async fn begin_backup(
     Ok(HttpResponse::Accepted().insert_header(location).json(begun))
 }
 
-/// Lists the running backup, those that lie in the folder, and those that have left no copy.
+/// Lists the running backup, those in the folder, and those that failed or were cancelled.
 #[utoipa::path(
     tag = "operations",
     responses((status = 200, description = "The backups", body = BackupsAnswer), BackupLookupRefusals)
@@ -182,7 +182,7 @@ pub(crate) async fn find_backup(
 #[utoipa::path(
     tag = "operations",
     params(("id" = String, Path, description = "The backup", example = "20261125T093000Z-3fa2")),
-    responses((status = 200, description = "The backup, which still runs", body = BackupAnswer), BackupRefusals)
+    responses((status = 200, description = "The backup, which is still running", body = BackupAnswer), BackupRefusals)
 )]
 #[post("/api/backup/{id}/cancel")]
 pub(crate) async fn cancel_backup(
@@ -201,7 +201,7 @@ fn identity(text: &str) -> Result<BackupId, BackupsError> {
     BackupId::parse(text).ok_or(BackupsError::NoBackup)
 }
 
-/// Runs work on the folder of backups on a thread that may block.
+/// Runs work on the folder for backups on a thread that may block.
 async fn run<T: Send + 'static>(
     app: &App,
     work: impl FnOnce(&Backups) -> Result<T, BackupsError> + Send + 'static,

@@ -25,7 +25,7 @@ const SIZES_MAX: Duration = Duration::from_secs(10);
 pub struct DistributionAnswer {
     /// Always true.
     success: bool,
-    /// The table; null: all of them together, or all of a group.
+    /// The table; null for all tables together, or all of a group.
     #[schema(required)]
     table: Option<String>,
     /// Rows on the shards that answered.
@@ -61,7 +61,7 @@ pub struct ShardPart {
 #[utoipa::path(
     tag = "placement",
     params(
-        ("table" = Option<String>, Query, description = "The table; all together when not given", example = "users"),
+        ("table" = Option<String>, Query, description = "The table; by default, all together", example = "users"),
         ("group" = Option<String>, Query, description = "Instead of a table: the group whose tables are counted together", example = "main"),
     ),
     responses((status = 200, description = "Rows and bytes of each shard", body = DistributionAnswer), LookupRefusals)

@@ -282,7 +282,7 @@ fn example(code: Code) -> Problem {
         Code::TSR347 => IndexesError::Unsupported.into(),
         Code::TSR348 => LabRunError::Runs.into(),
         Code::TSR349 => LabRunError::TooLong.into(),
-        Code::TSR350 => said("there is no group of tables `sesions`", "did you mean `sessions`?"),
+        Code::TSR350 => said("there is no table group `sesions`", "did you mean `sessions`?"),
         Code::TSR355 | Code::TSR356 | Code::TSR357 => example_of_partition(code),
         Code::TSR401 => answers::missing(),
         Code::TSR403 => failed(Error::Forbidden {

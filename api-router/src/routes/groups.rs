@@ -1,4 +1,4 @@
-//! `GET /api/groups`: the groups of tables, each with its keyspace, its placement and its slots.
+//! `GET /api/groups`: the table groups, each with its keyspace, its placement and its slots.
 //!
 //! **Not here:** the owners of the slots (`placement`), the tables themselves (`tables`).
 
@@ -18,7 +18,7 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::LookupRefusals;
 
-/// All groups of tables.
+/// All table groups.
 #[derive(Serialize, ToSchema)]
 pub struct GroupsAnswer {
     /// Always true.
@@ -29,7 +29,7 @@ pub struct GroupsAnswer {
     groups: Vec<GroupView>,
 }
 
-/// Tables that are used together, with slots of their own.
+/// Table group: tables that share slots.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Group)]
 pub struct GroupView {
@@ -37,7 +37,7 @@ pub struct GroupView {
     name: String,
     /// Name of the mapping from keys to slots.
     keyspace: &'static str,
-    /// The hash that takes part from key to slot; missing if there is none.
+    /// The hash function from key to slot; missing if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     hash: Option<&'static str>,
     /// Parameters of the keyspace.
@@ -50,9 +50,9 @@ pub struct GroupView {
     placement_parameters: Box<RawValue>,
     /// Shards that may own slots of the group.
     shards: Vec<String>,
-    /// First and last slot, both included.
+    /// First and last slot, inclusive.
     slots: (u16, u16),
-    /// Its tables, by name, as far as the caller may know them.
+    /// Its tables that are visible to the caller, by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     tables: Option<Vec<String>>,
     /// Every slot of the group once, in order.
@@ -99,10 +99,10 @@ impl GroupView {
     }
 }
 
-/// Lists the groups of tables.
+/// Lists the table groups.
 ///
-/// Tables of one group have the same slots, so the rows of a key lie together. A cluster without
-/// further groups has one, `main`.
+/// Tables of one group share slots, so all rows of a key are on the same shard. A cluster without
+/// further groups has only `main`.
 #[utoipa::path(
     tag = "placement",
     responses((status = 200, description = "The groups", body = GroupsAnswer), LookupRefusals)
@@ -133,7 +133,7 @@ pub(super) fn find(map: &ShardMap, name: &str) -> Result<GroupNumber, Problem> {
 fn unknown(map: &ShardMap, name: &str) -> Problem {
     let names = || map.groups().iter().map(|(_, group)| group.name.as_str());
     let given: String = name.chars().take(80).collect();
-    let problem = Problem::new(Code::TSR350, format!("there is no group of tables `{given}`"));
+    let problem = Problem::new(Code::TSR350, format!("there is no table group `{given}`"));
     match closest(name, names()) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
         None => problem.hint(format!("there are: {}", names().collect::<Vec<_>>().join(", "))),

@@ -22,11 +22,11 @@ use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{IndexRefusals, LookupRefusals};
 
-/// Largest body: eight names and a few words.
+/// Largest body: a few names and numbers.
 const BODY_BYTES_MAX: usize = 16 << 10;
-/// `pause_max_ms` of a request without it.
+/// Default of `pause_max_ms`.
 const PAUSE_DEFAULT: Duration = Duration::from_secs(2);
-/// Highest `pause_max_ms`: as long as the longest deadlines of writes, ten times over.
+/// Highest `pause_max_ms`: ten times the longest deadline of a write.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Members of the body.
 const MEMBERS: [&str; 4] = ["name", "columns", "unique", "pause_max_ms"];
@@ -53,20 +53,20 @@ pub(crate) async fn list_indexes(
 
 /// Builds an index on every shard, or on none.
 ///
-/// 202 when it is being built: GET tells when it is `ready`, or why it has `failed`. 200 when the
-/// table has it already. On files the writes of a shard wait while its index is built; if that
+/// 202 when it is being built: GET shows when it is `ready`, or why it has `failed`. 200 when the
+/// table already has it. On files the writes of a shard wait while its index is built; if that
 /// would take longer than `pause_max_ms`, nothing is begun. With `Prefer: tx=rollback` nothing
-/// changes, and the answer tells what would happen.
+/// changes, and the response describes the effect.
 #[utoipa::path(
     tag = "tables",
     params(
         ("name" = String, Path, description = "The table's name", example = "orders"),
-        ("Prefer" = Option<String>, Header, description = "tx=rollback: only tell what would be done"),
+        ("Prefer" = Option<String>, Header, description = "tx=rollback: only describe the effect"),
         ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
     ),
     request_body = IndexRequest,
     responses(
-        (status = 200, description = "The index existed already, or with tx=rollback what would be done", body = IndexPlanAnswer),
+        (status = 200, description = "The index already existed; with tx=rollback, the effect", body = IndexPlanAnswer),
         (status = 202, description = "The index is being built; Location is the list of indexes", body = IndexAnswer),
         IndexRefusals,
     )
@@ -99,7 +99,7 @@ pub(crate) async fn make_index(
 
 /// Drops an index from every shard.
 ///
-/// 202 when it is being dropped; it is not listed any more when no shard has it.
+/// 202 when it is being dropped; it is no longer listed once no shard has it.
 #[utoipa::path(
     tag = "tables",
     params(
@@ -120,7 +120,7 @@ pub(crate) async fn remove_index(
 ) -> Result<HttpResponse, Problem> {
     let change = Change::of(&request)?;
     if change.is_dry_run {
-        let detail = "prefer must be left out: an index is dropped, or it is not";
+        let detail = "prefer must be left out: dropping an index has no preferences";
         return Err(Problem::new(Code::TSR113, detail).hint("GET lists the indexes"));
     }
     let ((table, index), rights) = (path.into_inner(), app.rights(&request));
@@ -149,7 +149,7 @@ impl Change {
     }
 }
 
-/// Answers what the creation of an index would do.
+/// Responds with the effect that the creation of an index would have.
 async fn plan(
     app: &App,
     indexes: Indexes<'_>,

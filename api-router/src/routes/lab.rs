@@ -1,8 +1,8 @@
-//! Lab: `/lab`, the page that shows where keys go, and what it asks for; `/api/lab/nodes`, by which
-//! nodes are paused, delayed or cut off.
+//! Lab: the page `/lab`, which shows the placement of keys, and its requests; `/api/lab/nodes`,
+//! with which nodes are paused, delayed or cut off.
 //!
-//! Nodes are served with `--lab` only, for development and teaching: they show the effect of a
-//! lagging replica on reads, and the effect of failures on guarantees.
+//! `/api/lab/nodes` is available with `--lab` only, for development and teaching: faults show the
+//! effect of a lagging replica on reads, and the effect of failures on guarantees.
 //!
 //! **Not here:** the effect of a fault (`shard_manager::engine::fault_injector`).
 

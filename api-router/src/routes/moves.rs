@@ -80,12 +80,13 @@ pub struct MoveAnswer {
     bytes: u64,
     /// Longest time in milliseconds for which writes of the slots waited; 0 before they have.
     longest_hold_ms: f64,
-    /// Number of changed rows that the shard that receives lacked when the other one was last read:
-    /// the target, and the source while it is kept. Null without a copy that is kept current.
+    /// Number of changed rows that the receiving shard lacked when the other one was last read. The
+    /// target receives changes, and after the move the source while it is kept. Null while no copy
+    /// is kept current.
     #[schema(required)]
     changes_behind: Option<u64>,
-    /// Age in milliseconds of the oldest change that it lacks, at most, as its mover has reported
-    /// last; 0 if it lacks none.
+    /// Upper limit of the age in milliseconds of the oldest change that it lacks, as last reported
+    /// by its mover; 0 if it lacks none.
     #[schema(required)]
     lag_ms: Option<f64>,
     /// Reason why it waits or has ended; null if there is none.
@@ -101,7 +102,7 @@ pub struct MoveAnswer {
     /// Time at which it ended; null before.
     #[schema(required)]
     ended_at: Option<String>,
-    /// Orders that it takes now.
+    /// Commands that it accepts now.
     actions: Vec<String>,
 }
 
@@ -110,7 +111,7 @@ pub struct MoveAnswer {
 pub struct MovesAnswer {
     /// Always true.
     success: bool,
-    /// The address under which the router was asked: orders go to `url/api/moves/{id}/{order}`.
+    /// The address at which the router was reached: commands go to `url/api/moves/{id}/{command}`.
     url: String,
     /// The moves, the latest first: all that go on, and the last ones that have ended.
     #[schema(value_type = Vec<MoveAnswer>)]

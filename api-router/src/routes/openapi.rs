@@ -39,7 +39,7 @@ const GROUPS: [(&str, &str); 9] = [
     ("analytics", "What is counted, and the dashboard"),
     ("aliases", "Short forms of some of the calls above"),
     ("access", "Who may do what"),
-    ("lab", "Placements on paper, experiments, and nodes that are held back on purpose"),
+    ("lab", "Placement trials, experiments, and injected faults of nodes"),
 ];
 
 /// Completes the document that was collected from the routes. With access control, it names the

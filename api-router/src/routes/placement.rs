@@ -37,10 +37,10 @@ const SIZES_MAX: Duration = Duration::from_secs(10);
 pub struct RouteAnswer<'a> {
     /// The requested key.
     key: &'a str,
-    /// The table's group of tables; missing if no table is given.
+    /// The table's group; missing if no table is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<&'a str>,
-    /// Keyspace by a column: the column whose value says which partition or range a row is in.
+    /// Keyspace by a column: the column whose value names the partition or range of a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<&'a str>,
     /// Name of the mapping from keys to slots.
@@ -95,7 +95,7 @@ pub struct KeyRange {
 pub struct PartitionView {
     /// Name of the partition.
     name: String,
-    /// First and last slot, both included.
+    /// First and last slot, inclusive.
     slots: (u16, u16),
 }
 
@@ -123,7 +123,7 @@ impl<'a> RouteAnswer<'a> {
     params(
         ("key" = String, Query, description = "The shard key", example = "user_123", min_length = 1, max_length = 256),
         ("partition" = Option<String>, Query, description = "Keyspace by a column: the value of the column in the row; the column's own name is accepted as well", example = "A"),
-        ("table" = Option<String>, Query, description = "The table of the row, whose group decides, main when not given; a table without the column needs no partition", example = "users"),
+        ("table" = Option<String>, Query, description = "The table of the row, whose group is used, main by default; a table without the column needs no partition", example = "users"),
     ),
     responses((status = 200, description = "Slot, shard and nodes of the key", body = RouteAnswer), LookupRefusals)
 )]
@@ -193,9 +193,9 @@ pub(crate) async fn route_key(
 pub struct ShardMapAnswer {
     /// The version of the map, also its ETag.
     epoch: u64,
-    /// Number of slots of a group of tables.
+    /// Number of slots of a table group.
     slots: u16,
-    /// The hash that takes part from key to slot; missing if there is none.
+    /// The hash function from key to slot; missing if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     hash: Option<&'static str>,
     /// Name of the mapping from keys to slots.
@@ -210,7 +210,7 @@ pub struct ShardMapAnswer {
     placement_parameters: Box<RawValue>,
     /// Every slot of the group `main` once, in order.
     ranges: Vec<RangeView>,
-    /// The groups of tables, each with its slots; missing if all tables are one group.
+    /// The table groups, each with its slots; missing if all tables are in one group.
     #[serde(skip_serializing_if = "Option::is_none")]
     groups: Option<Vec<GroupView>>,
 }
@@ -319,7 +319,7 @@ pub struct ShardView {
 pub struct CitusView {
     /// All of them, the coordinator first.
     nodes: Vec<CitusNodeView>,
-    /// Way to move rows.
+    /// Method of moving rows.
     moves: &'static str,
 }
 

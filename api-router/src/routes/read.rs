@@ -232,7 +232,8 @@ fn refuse_fanout(
         let map = app.manager.map();
         let keyspace = keyspace_of(&map, &query.table);
         let column = keyspace.and_then(Keyspace::column).unwrap_or_default();
-        let detail = "without a partition this reads all shards, which Prefer: fanout=deny refuses";
+        let detail =
+            "without a partition this read goes to all shards, which Prefer: fanout=deny forbids";
         return Err(Problem::new(Code::TSR104, detail).hint(format!("filter by {column}=eq.value")));
     }
     let detail = "without a shard key this reads all shards, which Prefer: fanout=deny refuses";

@@ -2,7 +2,7 @@
 //! its share, or one shard has none. Served to callers with the scope `operate`; without access
 //! control, rebalances are planned, begun and ordered with `--operate` only.
 //!
-//! With the engine citus, the nodes of Citus are the shards of these orders.
+//! With the engine citus, these requests apply to the nodes of Citus instead of shards.
 //!
 //! **Not here:** the plan and its moves (`shard_manager::manager`), the members of a body
 //! (`request`), the form of answers (`schema`).
@@ -37,7 +37,8 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 pub struct RebalancesAnswer {
     /// Always true.
     success: bool,
-    /// The address under which the router was asked: orders go to `url/api/rebalance/{id}/{order}`.
+    /// The address at which the router was reached: commands go to
+    /// `url/api/rebalance/{id}/{command}`.
     url: String,
     /// The rebalances without their moves, the latest first: the one that goes on, and the last
     /// 20 that have ended.

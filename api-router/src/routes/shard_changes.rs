@@ -1,7 +1,7 @@
 //! `POST /api/shards`, `PATCH` and `DELETE /api/shards/{name}`: shards join, get another weight and
 //! retire. Served to callers with the scope `operate`; without access control, with `--operate`.
 //!
-//! With the engine citus, `POST` and `DELETE` concern the nodes of Citus.
+//! With the engine citus, `POST` and `DELETE` apply to the nodes of Citus.
 //!
 //! **Not here:** the steps of a change (`shard_manager::manager`), the list of shards
 //! (`placement`).
@@ -63,8 +63,8 @@ pub struct WeightRequest {
 pub struct ShardChangeAnswer {
     /// Always true.
     success: bool,
-    /// The version of the shard map, also the ETag. With the engine citus it never changes, and is
-    /// no ETag.
+    /// The version of the shard map, also the ETag. With the engine citus it never changes, and
+    /// there is no ETag.
     epoch: u64,
     /// Name of the shard.
     shard: String,
@@ -75,7 +75,7 @@ pub struct ShardChangeAnswer {
     state: &'static str,
     /// Relative share of the slots.
     weight: u32,
-    /// Number of its slots; with the engine citus, of Citus' own shards.
+    /// Number of its slots; with the engine citus, of its Citus shards.
     slots: usize,
 }
 
@@ -84,8 +84,8 @@ pub struct ShardChangeAnswer {
 /// 201 when it serves; 200 when a shard of this name and weight serves already; 202 when the
 /// deadline passed while it was joining, which goes on: `/api/shards/{name}` shows its state.
 ///
-/// With the engine citus it is a node of Citus: `name` is `worker` and its number, `url` names its
-/// server, to which the coordinator connects, and there is neither a weight nor If-Match.
+/// With the engine citus it adds a node to Citus: `name` is `worker` and its number, `url` is the
+/// address at which the coordinator reaches its server, and weight and If-Match are refused.
 #[utoipa::path(
     tag = "placement",
     params(
@@ -166,7 +166,7 @@ pub(crate) async fn change_shard(
 
 /// Retires a shard that owns no slots. Its database, or its files, stay as they are.
 ///
-/// With the engine citus it removes a node of Citus that has none of its shards.
+/// With the engine citus it removes a node of Citus that has no Citus shards.
 #[utoipa::path(
     tag = "placement",
     params(
@@ -243,8 +243,8 @@ fn answer(response: &mut HttpResponseBuilder, changed: &ShardChanged) -> HttpRes
     })
 }
 
-/// Returns the response about a node over which the engine distributes rows: the shard map stays as
-/// it is.
+/// Returns the response about a node over which the engine distributes rows, which leaves the shard
+/// map unchanged.
 fn node_answer(
     response: &mut HttpResponseBuilder,
     app: &App,

@@ -59,8 +59,8 @@ pub struct TableRequest {
     /// The column that is the shard key. Rows of a table without one may be written under any key.
     #[expect(dead_code, reason = "as above")]
     routing: Option<String>,
-    /// The group of tables that it belongs to; when not given, the group whose settings name the
-    /// table, or `main`.
+    /// The group that it belongs to; by default, the group whose settings name the table, or
+    /// `main`.
     #[schema(value_type = String, required = false)]
     #[expect(dead_code, reason = "as above")]
     group: Option<String>,
@@ -116,7 +116,7 @@ pub struct TablesAnswer {
     success: bool,
     /// The tables, by name.
     tables: Vec<TableShape>,
-    /// Their indexes, by table and name. Changes of other routers may appear a second later.
+    /// Their indexes, by table and name. Changes by other routers may appear a second later.
     indexes: Vec<IndexShape>,
 }
 
@@ -127,7 +127,7 @@ pub struct TableAnswer {
     success: bool,
     /// The table.
     table: TableShape,
-    /// Its indexes, by name. Changes of other routers may appear a second later.
+    /// Its indexes, by name. Changes by other routers may appear a second later.
     indexes: Vec<IndexShape>,
 }
 
@@ -143,7 +143,7 @@ pub struct TableShape {
     /// The column that is the shard key; null if any key may be used.
     #[schema(required)]
     routing: Option<String>,
-    /// The group of tables that it belongs to; missing if all tables are one group.
+    /// The group that it belongs to; missing if all tables are in one group.
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<String>,
 }
@@ -203,7 +203,7 @@ pub(crate) async fn find_table(
 /// Makes a table on every shard, or on none.
 ///
 /// 201 when it was made, and can be used at once; 200 when a table of this name and shape exists;
-/// 409 when one of another shape exists.
+/// 409 when one with another definition exists.
 #[utoipa::path(
     tag = "tables",
     params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000)),
@@ -278,7 +278,7 @@ fn answer(app: &App, table: &Table) -> TableAnswer {
     TableAnswer { success: true, table: shape(&map, table), indexes }
 }
 
-/// Returns the indexes without hidden columns of a table.
+/// Returns the indexes of a table that contain no hidden columns.
 fn known_indexes(app: &App, table: &Table) -> Vec<IndexRecord> {
     Indexes::of(app.manager.schema(Rights::ALL)).known(table)
 }
@@ -302,7 +302,7 @@ fn shape(map: &ShardMap, table: &Table) -> TableShape {
     }
 }
 
-/// Returns the table in the group that the request names. Without a name, a table that exists stays
+/// Returns the table in the group that the request names. Without a name, an existing table remains
 /// in its group.
 fn in_named_group(app: &App, table: Table, body: &[u8]) -> Result<Table, Problem> {
     let map = app.manager.map();

@@ -110,7 +110,7 @@ pub(crate) async fn write_row(
 struct WriteKeys<'k> {
     header: Option<ShardKey<'k>>,
     query: Option<&'k str>,
-    /// Partition column and its value, by which an update or a delete finds its row.
+    /// Partition column and its value, which select the row of an update or a delete.
     partition: Option<(String, &'k str)>,
 }
 
@@ -132,7 +132,9 @@ fn partition_filter<'q>(
         let value = filter.strip_prefix("eq.");
         let value = value.ok_or_else(|| wrong().hint(format!("{column}=eq.value")))?;
         if let Some((other, _)) = found.replace((column.to_owned(), value)) {
-            let detail = format!("{other} and {column} both name a partition: a table has one");
+            let detail = format!(
+                "{other} and {column} both name a partition, but a table has one partition column"
+            );
             return Err(Problem::new(Code::TSR100, detail));
         }
     }
@@ -214,11 +216,11 @@ fn named_partition(
     let column = partition_column(map, table).filter(|column| table.visible().has(*column));
     let column = column.filter(|column| table.column(*column).name == *name);
     let column = column.ok_or_else(|| {
-        Problem::new(Code::TSR100, format!("{} has no partitions by {name}", table.name()))
-            .hint(format!("leave {name} out: the shard key says where the row is"))
+        Problem::new(Code::TSR100, format!("{} is not partitioned by {name}", table.name()))
+            .hint(format!("leave {name} out: the shard key determines the location of the row"))
     })?;
     if matches!(operation, Operation::Insert | Operation::Upsert) {
-        let detail = format!("{name} in the query finds a row to update or delete");
+        let detail = format!("{name} in the query is only for updates and deletes");
         return Err(Problem::new(Code::TSR100, detail).hint(format!("give {name} in data")));
     }
     let value = table.column(column).kind.read_text(partition).map_err(|mismatch| {

@@ -1,5 +1,5 @@
-//! Tests of the part of the dashboard with the advice: commands to copy, reasons why no move helps,
-//! and the effect of what has moved.
+//! Tests of the advice on the dashboard: commands to copy, reasons why no move helps, and the
+//! effect of earlier moves.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::page::{DESK, Page};
 use crate::router::{PATIENCE, Router};
 use crate::service::Service;
 
-/// Finds keys in different slots, so many of each shard.
+/// Finds keys in different slots, the same number for each shard.
 fn keys(router: &Router, counts: [(&str, usize); 3]) -> Vec<Vec<String>> {
     let mut found: Vec<Vec<String>> = vec![Vec::new(); counts.len()];
     for key in (0..).map(|number| format!("key{number}")) {

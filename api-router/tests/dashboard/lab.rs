@@ -1,5 +1,5 @@
-//! Tests of the page of the lab: a real browser shows keys as they are written, tries strategies,
-//! and has the levels played out.
+//! Tests of the lab page: a real browser shows keys as they are written, tries strategies, and runs
+//! the experiment about levels.
 
 use crate::access::barriers;
 use crate::login::{Files, LIVE, LOCKED, check_faults, enter};
@@ -97,7 +97,7 @@ fn a_strategy_shows_its_pictures_and_what_a_change_would_move() {
 }
 
 #[test]
-fn the_levels_are_played_out_from_the_page() {
+fn the_page_runs_the_experiment_about_levels() {
     let router = Router::start(&["--lab"]);
     let mut page = open(&router, PHONE);
     fill(&mut page, "#levels-form [name=operations]", "5");
@@ -106,14 +106,14 @@ fn the_levels_are_played_out_from_the_page() {
         "there are figures",
         "document.querySelectorAll('#levels-table tbody tr').length === 6",
     );
-    assert!(page.text("#levels-outcome").contains("When a replica is gone"));
+    assert!(page.text("#levels-outcome").contains("While a replica is cut off"));
     page.until("it may run again", "!document.getElementById('levels-run').disabled");
     assert_eq!(barriers(&mut page), Vec::<String>::new());
     assert_eq!(page.faults(), Vec::<String>::new());
 }
 
 #[test]
-fn a_router_without_the_flag_says_how_to_play_the_levels_out() {
+fn a_router_without_the_flag_says_how_to_run_the_experiment() {
     let router = Router::start(&[]);
     let mut page = open(&router, DESK);
     page.click("#levels-run");
@@ -122,7 +122,7 @@ fn a_router_without_the_flag_says_how_to_play_the_levels_out() {
 }
 
 #[test]
-fn the_lab_keeps_nobody_out_by_light_or_dark_or_a_phone() {
+fn the_lab_is_accessible_in_light_and_dark_and_on_a_phone() {
     let router = Router::start(&[]);
     assert!(router.write_user("user_1") < 300);
     for screen in [DESK, NIGHT, PHONE, Screen { scheme: "dark", ..PHONE }] {

@@ -1,6 +1,6 @@
-//! Tests of the actions of the advice: the request and the command of a finding carry it out as
-//! they are given, the advice is quiet afterwards and shows the effect, and a key that no move
-//! helps is called that.
+//! Tests of the actions of the advice: the request and the command of a finding carry it out
+//! without changes, afterwards the advice has no findings and shows the effect, and a key that no
+//! move helps is reported as such.
 
 use std::process::{Command, Stdio};
 
@@ -35,8 +35,8 @@ fn run_in_shell(action: &Value) -> Value {
     serde_json::from_slice(&ended.stdout).unwrap()
 }
 
-/// Reads keys of three shards so that the first has half as much again as its share, and the second
-/// lacks as much: all of it belongs to one key, which is returned.
+/// Reads keys of three shards so that the first has 1.5 times its share and the second half of its
+/// share. The excess belongs to one key, which is returned.
 fn heat(router: &Router) -> String {
     let owners = Owners::of(router);
     let mut of_first = owners.keys("shard1", 101);
@@ -66,7 +66,7 @@ fn is_near(reported: &Value, expected: f64) -> bool {
     reported.as_f64().is_some_and(|reported| (reported - expected).abs() < 1e-9)
 }
 
-/// Checks that the advice has nothing more to say, and that it shows the effect of one slot.
+/// Checks that the advice has no more findings, and that it shows the effect of one slot.
 #[track_caller]
 fn check_effect(reported: &Value) {
     assert_eq!(reported["verdict"], "balanced", "{reported}");
@@ -190,7 +190,10 @@ fn slots_that_move_already_are_left_alone() {
         let reason = finding["no_action"]["reason"].as_str().unwrap();
         assert!(finding["action"].is_null() && reason.contains("already"), "{finding}");
     }
-    assert!(reported["because"].as_str().unwrap().contains("slots move already"), "{reported}");
+    assert!(
+        reported["because"].as_str().unwrap().contains("slots are being moved already"),
+        "{reported}"
+    );
     assert_eq!(order(&router, &begun, "cancel").status, 200);
     until(&router, &begun, "cancelled");
     let reported = advice(&router, "");

@@ -60,7 +60,7 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
         let read = router.read(key, "table=users&limit=1").json();
         read["data"].as_array().unwrap().len() == 1
     };
-    // One client wrote them, one after the other: the copy holds the first of them, without a gap.
+    // One client wrote them one after the other, so the copy has the first ones, without a gap.
     let held = usize::try_from(saved.rows()).unwrap();
     assert!(held >= before, "{held} of {before} that were acknowledged before");
     assert!((0..held).all(|number| there(&name(number))));

@@ -1,4 +1,4 @@
-//! Tests of `backup --url`, which has a router make a backup and waits for it.
+//! Tests of `backup --url`, which requests a backup from a router and waits for it.
 
 use std::process::{Command, Stdio};
 

@@ -1,4 +1,4 @@
-//! Backup place: the folders of a test about backups, the requests for them, and what holds one up.
+//! Backup place: the folders of tests about backups, their requests, and ways to delay a backup.
 
 use std::fs;
 use std::io::Write as _;
@@ -21,7 +21,7 @@ use crate::harness::{Reply, Router, eventually};
 use crate::moves::OPERATE;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
-pub(crate) const CITUS: &str = "routers do not back up clusters of Citus";
+pub(crate) const CITUS: &str = "routers do not back up Citus clusters";
 /// Runs without an observer and is never cancelled.
 pub(crate) const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
 
@@ -103,7 +103,7 @@ pub(crate) fn verified(folder: &Path) -> u64 {
     restore::verify(folder, &ALONE).unwrap().rows().cast_unsigned()
 }
 
-/// Keeps a batch of shard1 from ending, or on servers its lock, so that a backup waits for it.
+/// Prevents a batch of shard1 from ending, or on servers holds its lock, so that a backup waits.
 pub(crate) struct StuckBatch {
     data: PathBuf,
     /// Client that waits for its write.
@@ -116,7 +116,7 @@ const ENDLESS: &str =
     "CREATE TRIGGER endless BEFORE INSERT ON users WHEN NEW.name = 'endless' BEGIN
     SELECT (WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT max(n) FROM n);
     END";
-/// Lock of a shard that a backup needs alone.
+/// Lock of a shard that a backup takes exclusively.
 const FENCE_LOCK: &str =
     "FROM pg_locks WHERE locktype = 'advisory' AND classid = 1950 AND objid = 1
     AND mode = 'ShareLock' AND granted
@@ -129,7 +129,7 @@ impl StuckBatch {
             let url = url_of(&data, 0);
             let session = std::thread::spawn({
                 let url = url.clone();
-                // It is ended by the test.
+                // The test ends it.
                 move || {
                     drop(try_query(
                         &url,

@@ -16,7 +16,7 @@ use crate::faults::meddle;
 use crate::harness::{Router, bare_command, eventually, refused_start};
 use crate::moves::{End, OPERATE};
 
-/// Id of no backup.
+/// Id of a backup that does not exist.
 const NO_BACKUP: &str = "20260101T000000Z-0000";
 
 #[test]
@@ -72,7 +72,7 @@ fn a_backup_holds_every_write_that_was_acknowledged_before_it() {
         let read = router.read(&format!("user_{number}"), "table=users&limit=1").json();
         read["data"].as_array().unwrap().len() == 1
     };
-    // One client wrote them, one after the other: the copy holds the first of them, without a gap.
+    // One client wrote them one after the other, so the copy has the first ones, without a gap.
     assert!((0..held).all(is_there) && !is_there(held));
 }
 
@@ -152,7 +152,7 @@ fn a_router_that_ends_cancels_its_backup_and_leaves_nothing_unfinished() {
     let place = BackupPlace::new();
     let mut router = place.start(&["--shards", "1", "--replicas", "0"]);
     assert_eq!(router.write_user("ada", "n").status, 201);
-    // A batch of files that never ends would keep the router, too.
+    // On files, a batch that never ends would also prevent the router from stopping.
     let stuck = is_servers().then(|| StuckBatch::new(&router, &place.data()));
     let path = begin(&router);
     if stuck.is_some() {
@@ -160,7 +160,7 @@ fn a_router_that_ends_cancels_its_backup_and_leaves_nothing_unfinished() {
     }
     router.end();
     for name in place.names() {
-        // It was faster than the signal.
+        // It ended before the signal.
         assert!(stuck.is_none() && path.ends_with(&name), "{name}");
         assert_eq!(verified(&place.backups().join(&name)), 1);
     }
@@ -272,7 +272,7 @@ fn backups_lie_in_the_folder_whoever_has_made_them() {
     for (shown, path) in [(second, &paths[1]), (first, &paths[0])] {
         assert!(path.ends_with(shown["id"].as_str().unwrap()), "{shown}");
         assert_eq!((&shown["state"], &shown["rows"]), (&json!("done"), &json!(1)), "{shown}");
-        // Only the process that has made it knows.
+        // Only the process that made it knows this.
         assert_eq!((&shown["seconds"], &shown["ended_at"]), (&Value::Null, &Value::Null));
     }
     assert_eq!((&empty["id"], &empty["state"]), (&json!(NO_BACKUP), &json!("failed")), "{empty}");
@@ -313,7 +313,7 @@ fn a_folder_that_cannot_take_backups_is_refused_at_the_start() {
     let (folder, data) = (place.folder.path(), place.data());
     fs::write(folder.join("file"), "").unwrap();
     for (dir, why) in [
-        ("file", "there is a file of this name"),
+        ("file", "there is a file with this name"),
         ("file/backups", "a part of the path is a file"),
         ("data/backups", "it is in the data directory"),
         ("/proc/backups", "backup_dir"),

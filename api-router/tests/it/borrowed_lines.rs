@@ -1,7 +1,7 @@
-//! Tests of command lines of other sharding systems: each works as it is spelled there, host and
-//! port included, so that a reader of their pages can try them here.
+//! Tests of command lines from the documentation of other sharding systems: each works unchanged,
+//! including host and port, so that a reader of that documentation can try them here.
 //!
-//! curl takes the address of the router from its own configuration file, and nothing else differs.
+//! Only curl's configuration file differs, which contains the address of the router.
 
 use std::path::Path;
 use std::process::Command;
@@ -197,7 +197,7 @@ fn shell(home: &Path, line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Lets every curl of this folder connect to a router, whatever host and port a line names.
+/// Makes curl in this folder connect to a router, whatever host and port a line names.
 fn lead_curl(home: &Path, router: &Router) {
     let (address, end) = (router.address(), r#""\n%{http_code}\n""#);
     let lines =

@@ -1,7 +1,7 @@
-//! Tests of orders for the nodes of a real Citus cluster: rebalances, drains, nodes that leave and
-//! join again. Like those in `citus`, they need `TESSERA_CITUS_URL`, with two workers or more.
+//! Tests of operations on the nodes of a real Citus cluster: rebalances, drains, nodes that leave
+//! and join again. Like those in `citus`, they need `TESSERA_CITUS_URL`, with two workers or more.
 //!
-//! Each test has a database of its own, and the nodes of that database alone.
+//! Each test has its own database, and changes the nodes of that database only.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -61,8 +61,8 @@ fn last_worker(data: &std::path::Path) -> (String, String, u32) {
     (format!("worker{}", words[0]), url, words[3].parse().unwrap())
 }
 
-/// Keeps the moves of a cluster from ending by a transaction that has written to every shard, while
-/// `work` runs.
+/// Prevents the moves of a cluster from ending while `work` runs, by an open transaction that has
+/// written to every shard.
 fn while_no_move_can_end(data: &std::path::Path, work: impl FnOnce()) {
     const HELD: &str =
         "BEGIN; DELETE FROM public.users WHERE name = 'nobody'; SELECT pg_sleep(600)";
@@ -204,7 +204,7 @@ fn a_drain_is_known_to_a_router_that_starts_after_a_crash_and_can_be_cancelled_t
         let plan = post(&router, "/api/rebalance", &json!({"dry_run": true})).json();
         assert!(plan["refusals"][0].as_str().unwrap().contains("goes on"), "{plan}");
         let paused = post(&router, &format!("{path}/pause"), &json!({}));
-        refused(&paused, 409, "TSR329", "no order to pause");
+        refused(&paused, 409, "TSR329", "cannot pause a rebalance");
         let cancelled = post(&router, &format!("{path}/cancel"), &json!({}));
         assert_eq!(cancelled.status, 200, "{}", cancelled.text());
         let last = ended(&router, &id);
@@ -305,7 +305,7 @@ fn what_citus_cannot_do_is_refused_by_name_and_changes_nothing() {
             json!({"name": joining, "url": "postgres://127.0.0.1:1/other"}),
             400,
             "TSR321",
-            "has the name",
+            "must have the name",
         ),
         (json!({"name": joining, "url": silent}), 409, "TSR323", "127.0.0.1:1"),
         (json!({"name": joining, "url": format!("{server}/{database}")}), 409, "TSR326", &*worker),
@@ -357,7 +357,7 @@ fn a_need_that_is_not_met_is_named_before_anything_begins() {
     assert!(plan["refusals"][0].as_str().unwrap().contains("loose"), "{plan}");
     refused(&begun, 409, "TSR341", "add a primary key to");
     assert_eq!(state, "serving", "nothing was begun");
-    refused(&last, 409, "TSR326", "no other node");
+    refused(&last, 409, "TSR326", "no node except");
     let repaired = post(&router, &drain, &json!({"dry_run": true})).json();
     assert_eq!(repaired["refusals"], json!([]), "{repaired}");
 }

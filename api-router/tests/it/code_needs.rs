@@ -1,4 +1,4 @@
-//! Code needs: codes of problems that need more than the requests of one client, and the texts of
+//! Code needs: codes of problems that need more than the requests of one client, and the sources of
 //! the tests that produce them.
 
 use std::collections::BTreeSet;
@@ -20,10 +20,10 @@ const NEED_MOVES: [&str; 4] = ["TSR332", "TSR333", "TSR337", "TSR338"];
 /// Codes that need a folder for backups.
 const NEED_BACKUPS: [&str; 3] = ["TSR340", "TSR342", "TSR343"];
 
-/// Codes that need indexes, or an engine that builds none.
+/// Codes that need indexes, or an engine that does not build them.
 const NEED_INDEXES: [&str; 4] = ["TSR344", "TSR345", "TSR346", "TSR347"];
 
-/// Codes that need an experiment of the lab.
+/// Codes that need a lab experiment.
 const NEED_EXPERIMENTS: [&str; 2] = ["TSR348", "TSR349"];
 /// Codes that need a keyspace by a column.
 const NEED_PARTITIONS: [&str; 3] = ["TSR355", "TSR356", "TSR357"];
@@ -39,7 +39,7 @@ pub(crate) fn needing_more() -> BTreeSet<&'static str> {
     needs.chain(NEED_MOVES.into_iter().filter(|_| is_citus())).collect()
 }
 
-/// Returns the texts of the tests that produce them.
+/// Returns the sources of the tests that produce them.
 pub(crate) fn tests_of_them() -> String {
     [
         include_str!("access/catalog_keys.rs"),

@@ -313,7 +313,7 @@ fn a_value_that_does_not_fit_is_refused_with_its_origin_and_what_is_allowed() {
         ("placement", "random", "even, weighted, modulo, ring or ring:VNODES"),
         ("placement", "ring:0", "1 to 10000 virtual nodes, not 0"),
         ("placement", "partitions:A=1", "`A=1` is not NAME=WEIGHT>SHARD"),
-        ("placement", "manual:0-99=shard1", "nobody owns the slots 100 to 16383"),
+        ("placement", "manual:0-99=shard1", "no shard owns the slots 100 to 16383"),
         ("analytics", "maybe", "on or off"),
         ("keyspace", "geo", "hash, modulo, range:10,20"),
         ("keyspace", "range", "is not an integer"),

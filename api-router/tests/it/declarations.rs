@@ -105,7 +105,7 @@ fn a_column_that_cannot_be_is_refused_by_its_number() {
                 "columns[1].type is none of text",
             ),
             (with("columns", &two("A", "text")), 400, "TSR101", "columns[1].name must be"),
-            (with("columns", &two("id", "text")), 400, "TSR101", "columns[1].name comes twice"),
+            (with("columns", &two("id", "text")), 400, "TSR101", "columns[1].name is given twice"),
             (
                 with("columns", &two("version", "bigint")),
                 400,
@@ -177,7 +177,7 @@ fn a_key_that_identifies_no_row_is_refused() {
             (with("id", "[]"), 400, "TSR101", "id must name 1 to 8"),
             (with("id", "[7]"), 400, "TSR101", "id[0] must be a string"),
             (with("id", "[\"idd\"]"), 400, "TSR101", "id[0] is none of the columns"),
-            (with("id", "[\"id\",\"id\"]"), 400, "TSR101", "id[1] comes twice"),
+            (with("id", "[\"id\",\"id\"]"), 400, "TSR101", "id[1] is given twice"),
             (with("id", "[\"slot\"]"), 400, "TSR101", "id[0] is none of the columns"),
             (with("routing", "7"), 400, "TSR101", "routing must be a string"),
             (with("routing", "\"nope\""), 400, "TSR101", "routing is none of the columns"),

@@ -1,4 +1,4 @@
-//! Tests of a group of tables in partitions by a column, beside the group `main`, whose keys are
+//! Tests of a table group in partitions by a column, beside the group `main`, whose keys are
 //! hashed.
 
 use std::fs;
@@ -85,7 +85,7 @@ fn route(router: &Router, query: &str) -> (u64, Value, Value) {
     (slot, answer["shard"].clone(), answer["partition"].clone())
 }
 
-/// Stores rows of each key in both groups, and checks where they are said to lie.
+/// Stores rows of each key in both groups, and checks their reported locations.
 fn store(router: &Router) {
     for number in 0..KEYS {
         let key = format!("key_{number}");
@@ -120,7 +120,7 @@ fn store(router: &Router) {
     assert_eq!(answer["failed"][0]["error"]["code"], "TSR356", "{answer}");
 }
 
-/// Checks reads of what `store` has stored. The partition `eu` lies on these shards.
+/// Checks reads of the rows of `store`. The partition `eu` is on these shards.
 fn read(router: &Router, eu: &Value) {
     let both = json!(["shard2", "shard3"]);
     let rows = KEYS + 1;

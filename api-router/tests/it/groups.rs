@@ -1,4 +1,4 @@
-//! Tests of groups of tables: settings, tables and rows of a group, and the answers about groups.
+//! Tests of table groups: settings, tables and rows of a group, and the answers about groups.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::folders;
 use crate::harness::{Router, bare_command, refused_start};
 
-/// One group with a shard of its own, and one that is spread over two.
+/// One group on a single shard, and one that is spread over two.
 const SETTINGS: &str = r#"
 [groups.main]
 shards = ["shard1"]
@@ -79,7 +79,7 @@ fn tables_of_a_group_have_its_shards_slots_and_keyspace_also_after_a_kill() {
     assert_eq!((again.status, &again.json()["table"]["group"]), (200, &json!("ledger")));
     let other = router.post("/api/tables", &[], &table("notes", Some("main")));
     assert_eq!(other.status, 409, "{}", other.text());
-    assert!(other.text().contains("belongs to another group of tables"), "{}", other.text());
+    assert!(other.text().contains("belongs to another table group"), "{}", other.text());
     let user = json!({"name": "n", "email": "e"});
     let (slot, shard) = store(&router, "users", "user_1", user);
     assert_eq!((slot < 16_384, shard), (true, json!("shard1")));
@@ -184,9 +184,9 @@ fn settings_of_groups_that_cannot_be_are_refused_with_a_sentence() {
         ("[groups.a]\nkeyspace = \"geo\"", "groups.a.keyspace"),
         ("[groups.a]\nplacement = 7", "groups.a.placement"),
         ("[groups.a]\nshards = []", "group a has no shard"),
-        ("[groups.main]\nkeyspace = \"hash\"", "group main takes no keyspace"),
+        ("[groups.main]\nkeyspace = \"hash\"", "keyspace cannot be set for the group main"),
         ("[groups.a]\ntables = [\"t\"]\n[groups.b]\ntables = [\"t\"]", "both name the table t"),
-        ("[groups.a]\n[groups.b]\n[groups.c]\n[groups.d]", "there may be 4 groups"),
+        ("[groups.a]\n[groups.b]\n[groups.c]\n[groups.d]", "at most 4 groups"),
         (
             "[groups.a]\nkeyspace = \"list(region):eu=2,us=1\"",
             "the placement of group a cannot be used: placement even puts the partition eu",

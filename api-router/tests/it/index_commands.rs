@@ -9,7 +9,7 @@ use crate::harness::Router;
 
 #[test]
 fn commands_build_list_and_drop_an_index_of_a_router_and_list_those_of_stopped_files() {
-    not_on_citus!("Tessera builds no indexes on Citus");
+    not_on_citus!("Tessera does not build indexes on Citus");
     let folder = folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &[]);

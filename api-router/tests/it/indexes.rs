@@ -11,7 +11,7 @@ use crate::client::{keys_on, refusal, refused, set, settle};
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
 
-const CITUS: &str = "Tessera builds no indexes on Citus";
+const CITUS: &str = "Tessera does not build indexes on Citus";
 const PATH: &str = "/api/tables/orders/indexes";
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -213,7 +213,7 @@ fn a_bad_index_is_refused_with_the_member_that_is_wrong_and_nothing_is_begun() {
         (columns(json!([])), 400, "TSR101", "columns must name 1 to 8"),
         (columns(json!(long)), 400, "TSR101", "columns must name 1 to 8"),
         (columns(json!(["statu"])), 400, "TSR311", "columns[0]"),
-        (columns(json!(["status", "status"])), 400, "TSR101", "columns[1] comes twice"),
+        (columns(json!(["status", "status"])), 400, "TSR101", "columns[1] is given twice"),
         (columns(json!(["slot"])), 400, "TSR101", "columns[0]"),
         (json!({"name": "i", "columns": ["note"], "unique": 1}), 400, "TSR101", "unique"),
         (

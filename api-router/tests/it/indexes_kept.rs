@@ -16,7 +16,7 @@ use crate::moves;
 use crate::moves::{OPERATE, other, place};
 use crate::new_databases::NewDatabase;
 
-const CITUS: &str = "Tessera builds no indexes on Citus";
+const CITUS: &str = "Tessera does not build indexes on Citus";
 /// Runs without an observer and is never cancelled.
 const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
 
@@ -47,7 +47,7 @@ fn a_shard_that_joins_has_every_index_when_it_serves() {
     }
     let joined = changed(&router, "/api/shards", &shard);
     assert_eq!(joined.status, 201, "{}", joined.text());
-    // Rows that move there are still refused if they are second ones.
+    // Duplicates are still refused on the target of a move.
     assert_eq!(order(&router, "ada", "o1", "a").status, 201);
     let moved = changed(&router, "/api/moves", &json!({"key": "ada", "to": "shard4", "keep": 0}));
     assert_eq!(moved.status, 202, "{}", moved.text());
@@ -86,7 +86,7 @@ fn rows_whose_unique_values_are_exchanged_while_they_move_arrive_as_they_are() {
     let begun = changed(&router, "/api/moves", &json!({"key": "ada", "to": to}));
     assert_eq!(begun.status, 202, "{}", begun.text());
     let begun = begun.json();
-    // The rows pass their values on, again and again, also after the target owns them: the source
+    // The rows exchange their values repeatedly, also after the target owns them: the source
     // follows it then.
     let pass_on = || {
         assert_eq!(order(&router, "ada", "o00", "spare").status, 200);

@@ -1,4 +1,4 @@
-//! Tests of indexes on PostgreSQL: several routers, servers that go on building for a router that
+//! Tests of indexes on PostgreSQL: several routers, servers that continue a build after the router
 //! has ended, and plans that use an index.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::harness::{Router, eventually};
 use crate::indexes::{by_status, listed, make, on_shard, order, send, until};
 use crate::streams::NDJSON;
 
-const CITUS: &str = "Tessera builds no indexes on Citus";
+const CITUS: &str = "Tessera does not build indexes on Citus";
 const WHY: &str = "its shards are databases";
 /// Sessions that build an index.
 const BUILDERS: &str = "SELECT pid::text FROM pg_stat_activity \
@@ -97,7 +97,7 @@ fn a_router_takes_over_an_index_and_waits_for_the_server_that_still_builds_it() 
         });
         assert_eq!(listed(&first, "by_status"), listed(&second, "by_status"), "both list it");
         assert_eq!(make(&first, &by_status()).status, 200, "it is known to both");
-        // Whichever router leads, the first one ends.
+        // The first router ends, whether it leads or not.
         first.kill();
         first.wait();
         release(&data, 2);

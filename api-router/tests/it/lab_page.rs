@@ -1,5 +1,5 @@
-//! Tests of what the page of the lab asks for: placements on paper, the keys that were written, and
-//! the levels on a small cluster.
+//! Tests of the requests of the lab page: placement trials, the keys that were written, and the
+//! experiment about levels.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -139,7 +139,7 @@ fn keys_that_were_written_are_listed_once_with_the_shards_that_have_them() {
     let keys: Vec<String> = (0..20).map(|number| format!("user_{number}")).collect();
     let (mut after, mut seen) = (0, BTreeMap::new());
     for key in &keys {
-        // Another write within the same millisecond may be left out: this one is waited for.
+        // A second write within the same millisecond may not be recorded, so this one is awaited.
         eventually("the key is listed", || {
             assert!(router.write_user(key, "Ada").status < 300);
             let answer = router.get(&format!("/api/lab/writes?after={after}")).json();
@@ -194,7 +194,7 @@ fn play(router: &Router, body: &Value) -> Reply {
     router.send("POST", "/api/lab/levels", &headers, Some(body.as_bytes()))
 }
 
-/// Returns a router whose temporary folders lie in this one.
+/// Returns a router that creates its temporary folders in this one.
 fn with_temporary(folder: &Path) -> Router {
     Router::start_owning(|data_dir| {
         let mut command: Command = crate::backend::command(data_dir, &["--lab"]);
@@ -208,7 +208,7 @@ fn entries(folder: &Path) -> usize {
 }
 
 #[test]
-fn the_levels_are_played_out_on_a_cluster_that_leaves_nothing_behind() {
+fn the_experiment_about_levels_runs_on_a_cluster_that_leaves_nothing_behind() {
     let folder = crate::folders::temporary();
     let router = with_temporary(folder.path());
     router.write_user("mine", "Ada");

@@ -1,5 +1,5 @@
-//! Tests of keyspaces by a column: the partitions A to E of Infra-Crafter on three shards, with its
-//! own requests, and ranges of a column.
+//! Tests of keyspaces by a column: five partitions, A to E, on three shards, and ranges of a
+//! column.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ const SHARDS: [(&str, &str); 5] =
     [("A", "shard1"), ("B", "shard1"), ("C", "shard3"), ("D", "shard2"), ("E", "shard3")];
 const WHY: &str = "Citus is one shard to Tessera, and several are needed";
 
-/// Body of the seed's own write, with another user and partition.
+/// Body of a write of a user in a partition.
 fn user(id: &str, partition: &str) -> Value {
     let email = format!("{id}@example.com");
     let data =
@@ -50,7 +50,7 @@ fn partitions_of(read: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn the_requests_of_the_seed_put_each_partition_on_its_shard_and_read_it_there() {
+fn requests_write_each_partition_to_its_shard_and_read_it_there() {
     not_on_citus!(WHY);
     let router = Router::start_with(&FLAGS);
     for (partition, shard) in SHARDS {
@@ -68,7 +68,7 @@ fn the_requests_of_the_seed_put_each_partition_on_its_shard_and_read_it_there() 
             );
         }
     }
-    // The read of the seed: the key without a partition.
+    // A read by the key without a partition.
     let read = rows(&router, "&limit=10", Some("user_C_3"));
     assert_eq!((&read["count"], &read["data"][0]["user_id"]), (&json!(1), &json!("user_C_3")));
     // With its partition it goes to one shard, and finds nothing in another one.
@@ -169,7 +169,10 @@ fn a_write_without_its_partition_or_with_an_unknown_one_is_refused_and_says_whic
         let reply = router.write("ada", &user("ada", name));
         assert_eq!(refusal(&reply), (400, "TSR356".to_owned(), "rejected".to_owned()), "{name}");
         let detail = reply.json()["detail"].clone();
-        assert_eq!(detail, "partition_key names no partition; there are: A, B, C, D, E");
+        assert_eq!(
+            detail,
+            "partition_key does not name an existing partition; there are: A, B, C, D, E"
+        );
     }
     // Of many rows only those without a partition are refused.
     let records =
@@ -260,7 +263,7 @@ fn tables_without_the_column_are_spread_over_all_shards_and_repeats_are_recognis
 }
 
 #[test]
-fn the_sample_data_of_the_seed_is_where_it_is_read_and_stays_so_over_a_move_and_a_restart() {
+fn sample_data_is_where_it_is_read_also_after_a_move_and_a_restart() {
     not_on_citus!(WHY);
     let folder = crate::folders::temporary();
     let dir = folder.path().join("data");

@@ -83,9 +83,9 @@ fn each_problem_of_a_move_has_a_detail_and_a_remedy() {
     not_on_citus!("Citus places rows itself");
     let router = Router::start_with(&["--operate"]);
     insta::assert_snapshot!(lines(&problems_of_moves(&router)), @r#"
-    TSR337 409 Rebalance state conflict: the rebalance has ended (cancelled): begin another one (actions of the rebalance, in /api/rebalance, lists the orders that it takes now)
+    TSR337 409 Rebalance state conflict: the rebalance has ended (cancelled): begin another one (the member actions of the rebalance, in /api/rebalance, lists the commands that it accepts now)
     TSR338 409 A rebalance goes on: the rebalance [id] goes on: wait for its end, or cancel it (/api/rebalance shows it; POST /api/rebalance/{id}/cancel ends it)
-    TSR332 409 Move state conflict: the target owns the slots already: roll the move back instead (actions of the move, in /api/moves, lists the orders that it takes now)
+    TSR332 409 Move state conflict: the target owns the slots already: roll the move back instead (the member actions of the move, in /api/moves, lists the commands that it accepts now)
     TSR333 409 Slots move already: the slots 16383 move already ([id]): wait for that move, or leave them out (wait for the end of the other move, or leave its slots out)
     "#);
 }
@@ -126,8 +126,8 @@ fn each_problem_has_a_detail_and_a_remedy() {
     TSR335 400 Bad rebalance: by must be slots, size, load or placement, not `rows` (correct the member that the detail names, and send the request again)
     TSR336 404 No such rebalance: there is no such rebalance (/api/rebalance lists the rebalances)
     TSR334 409 Slots of another shard: shard2 does not own the slots 0 (/api/shard-map shows the owner of each slot)
-    TSR339 409 No backups here: this router has no folder for backups: its setting backup_dir is not given (start the router with --backup-dir DIR (TESSERA_BACKUP_DIR, or backup_dir in tessera.toml))
-    TSR350 400 No such group: there is no group of tables `mian` (did you mean `main`?)
+    TSR339 409 Backups not available: this router has no folder for backups: its setting backup_dir is not set (start the router with --backup-dir DIR (TESSERA_BACKUP_DIR, or backup_dir in tessera.toml))
+    TSR350 400 No such group: there is no table group `mian` (did you mean `main`?)
     TSR403 403 Forbidden: the request comes from a web page of another origin (requests from other programs, and from pages served here, are welcome)
     "#);
 }

@@ -129,7 +129,10 @@ fn the_same_table_again_is_there_and_another_shape_is_refused() {
     let reply = make(&router, &other);
     assert_eq!(refusal(&reply), refused(409, "TSR301"), "{}", reply.text());
     let detail = reply.json()["detail"].as_str().unwrap().to_owned();
-    assert_eq!(detail, "the table `students` exists with another shape: its column grade is text");
+    assert_eq!(
+        detail,
+        "the table `students` exists with another definition: its column grade is text"
+    );
     let mut unrouted = students("students");
     unrouted["routing"] = json!(null);
     let reply = make(&router, &unrouted);

@@ -267,6 +267,6 @@ fn files_that_are_no_pair_are_refused_at_the_start_by_name() {
         start.arg(flag).arg(papers.path("cert.pem"));
         let (code, said) = refused_start(start);
         assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains(&format!("needs {other} beside it")), "{said}");
+        assert!(said.contains(&format!("also needs {other}")), "{said}");
     }
 }

@@ -1,7 +1,7 @@
 //! Partitions: the partitions of users in a cluster that places rows by a column.
 //!
-//! **Invariant:** the user of a key is always in the same partition, so that every request about it
-//! can name the partition.
+//! **Invariant:** the user of a key is always in the same partition, so that every request for the
+//! user can name it.
 
 use super::{Names, ShardMap, is_plain};
 use crate::tables::{PARTITION_KEY, TRANSACTIONS, USERS, declaration};
@@ -11,10 +11,10 @@ use crate::tables::{PARTITION_KEY, TRANSACTIONS, USERS, declaration};
 pub(super) struct UserPartitions(Vec<String>);
 
 impl UserPartitions {
-    /// Returns the partitions of a cluster; `None` if keys alone say where users are.
+    /// Returns the partitions of a cluster; `None` if keys alone determine the location of users.
     ///
     /// # Errors
-    /// The rows of the tester have no partition in the cluster's column.
+    /// The rows of the load tester have no partition in the cluster's column.
     pub(super) fn of(map: &ShardMap) -> anyhow::Result<Option<Self>> {
         let Some(column) = map.parameters["column"].as_str() else { return Ok(None) };
         if column != PARTITION_KEY {
@@ -23,7 +23,7 @@ impl UserPartitions {
             let is_ours = columns.into_iter().any(|own| own["name"] == column);
             anyhow::ensure!(
                 !is_ours,
-                "the cluster places rows by their column {column}, and the tester's rows have other values there"
+                "the cluster places rows by the column {column}, where the load tester's rows have other values"
             );
             return Ok(None);
         }
@@ -32,15 +32,15 @@ impl UserPartitions {
         let names: Vec<String> = names.map(str::to_owned).collect();
         anyhow::ensure!(
             !names.is_empty(),
-            "no partition has a name of plain letters and digits, as the tester needs"
+            "no partition has a name of ASCII letters and digits, which the load tester needs"
         );
         Ok(Some(Self(names)))
     }
 }
 
 impl Names {
-    /// Returns the partition of the user of this key, always the same; `None` if keys alone say
-    /// where users are.
+    /// Returns the partition of the user of this key, always the same; `None` if keys alone
+    /// determine the location of users.
     pub(crate) fn partition(&self, key: &str) -> Option<&str> {
         let UserPartitions(names) = self.partitions.as_ref()?;
         // FNV-1a.

@@ -3,7 +3,7 @@
 //! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
 //! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for fences,
 //! [`Moves`] and [`Rebalances`] for slots that change hands, [`Backups`] for copies, [`Nodes`] for
-//! the nodes of an engine that distributes rows by itself, [`Faults`] for injected faults. Each
+//! the nodes of an engine that distributes rows itself, [`Faults`] for injected faults. Each
 //! request uses one snapshot of the shard map and one of the registry.
 //!
 //! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
@@ -124,7 +124,7 @@ pub struct Manager {
     router: SlotRouter,
     /// Writes that wait until a shard accepts their slots.
     parked: ParkedWrites,
-    /// Slots of the last complete answers of the shards of each group of tables.
+    /// Slots of the last complete answers of the shards of each table group.
     coverage: [KnownCoverage; GROUPS_MAX],
 }
 

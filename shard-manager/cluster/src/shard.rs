@@ -216,8 +216,8 @@ impl Shard {
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }
 
-    /// Creates or drops a table or an index on the primary. Replicas learn of it from the log. None
-    /// is read before it knows all tables.
+    /// Creates or drops a table or an index on the primary. Replicas receive the change with the
+    /// log. A replica is not read before it has all tables.
     ///
     /// # Errors
     /// [`LaneFailure`] if it is not known to be done.
@@ -241,7 +241,7 @@ impl Shard {
         self.primary.lanes.solo().change_slots(change, deadline).await
     }
 
-    /// Returns the face for indexes.
+    /// Returns the interface for indexes.
     pub fn indexes(&self) -> ShardIndexes<'_> {
         ShardIndexes(self)
     }

@@ -1,7 +1,7 @@
-//! Backup folder: the folder into which a router makes backups, each a folder of its own.
+//! Backup folder: the folder into which a router makes backups, each in a subfolder.
 //!
-//! **Invariant:** a backup lies under its id only when it is complete; only folders that are named
-//! by ids are read, and only those that a process has left unfinished are removed.
+//! **Invariant:** a backup has its id as folder name only when it is complete; only folders that
+//! are named by ids are read, and only those that a process has left unfinished are removed.
 //! **Not here:** making a backup (`backup_maker`), the contents of one (the engines).
 
 use std::fs;
@@ -24,7 +24,7 @@ pub struct BackupFolder {
 /// Folder that a process has left unfinished.
 #[derive(Debug)]
 pub struct LeftOver {
-    /// The backup that it was to become.
+    /// The backup that it would have become.
     pub id: BackupId,
     /// The reason why it is still there; `None` if it was removed.
     pub kept: Option<SaveError>,
@@ -47,14 +47,14 @@ impl BackupFolder {
     ///
     /// # Errors
     /// [`SaveError::Target`] if the path is a file, is in the data directory, or cannot be
-    /// written; [`SaveError::Io`] if it cannot be looked at.
+    /// written; [`SaveError::Io`] if it cannot be inspected.
     pub fn check(path: &Path, data_dir: Option<&Path>) -> Result<bool, SaveError> {
         let failed = |error: io::Error| SaveError::io(path, error);
         let place = std::path::absolute(path).map_err(failed)?;
         if place.exists() && !place.is_dir() {
-            return Err(SaveError::target(path, "there is a file of this name"));
+            return Err(SaveError::target(path, "there is a file with this name"));
         }
-        // The part of a path that exists decides.
+        // The existing part of the path determines the result.
         let exists = place.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
         if !exists.is_dir() {
             return Err(SaveError::target(path, "a part of the path is a file"));
@@ -67,10 +67,13 @@ impl BackupFolder {
         }
         match access(exists, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
             Ok(()) => Ok(exists == place),
-            Err(_) if exists == place => {
-                Err(SaveError::target(path, "the user of the router may not read and write it"))
+            Err(_) if exists == place => Err(SaveError::target(
+                path,
+                "the user of the router has no right to read and write it",
+            )),
+            Err(_) => {
+                Err(SaveError::target(path, "the user of the router has no right to create it"))
             }
-            Err(_) => Err(SaveError::target(path, "the user of the router may not create it")),
         }
     }
 
@@ -94,7 +97,7 @@ impl BackupFolder {
         Ok(ids)
     }
 
-    /// Removes what processes have left unfinished that run no longer.
+    /// Removes unfinished folders of processes that no longer run.
     ///
     /// # Errors
     /// [`SaveError::Io`] if the folder cannot be read.
@@ -103,7 +106,7 @@ impl BackupFolder {
         let removed = ids.into_iter().filter_map(|id| {
             match unfinished_folder::remove_left_over_of(&self.place(&id)) {
                 Ok(()) => Some(LeftOver { id, kept: None }),
-                // Another router makes it now.
+                // Another router is making it.
                 Err(SaveError::InWork { .. }) => None,
                 Err(error) => Some(LeftOver { id, kept: Some(error) }),
             }
@@ -181,7 +184,7 @@ mod tests {
             let refused = BackupFolder::open(&folder.join(path), data_dir);
             refused.expect_err(path).to_string()
         };
-        assert!(refused("file", None).ends_with("there is a file of this name"));
+        assert!(refused("file", None).ends_with("there is a file with this name"));
         assert!(refused("file/backups", None).ends_with("a part of the path is a file"));
         let data_dir = folder.join("data");
         for path in ["data", "data/backups", "data/a/b"] {

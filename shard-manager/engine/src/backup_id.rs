@@ -1,9 +1,9 @@
 //! Backup id: the identity of a backup that a router makes, which is also the name of its folder.
 //!
-//! An id is the time at which the backup began, so ids in the order of their texts are in the order
-//! of time: `20261125T093000Z-3fa2` is the second in UTC, and the part of it in 1/65536.
+//! An id is the time at which the backup began, so ids sort by time: `20261125T093000Z-3fa2` is the
+//! second in UTC and the fraction of the second in 1/65536.
 //!
-//! **Invariant:** an id is a plain name of a folder: no text of a client leads out of the folder of
+//! **Invariant:** an id is a plain folder name: no text of a client leads out of the folder for
 //! backups.
 //! **Not here:** the folders (`backup_folder`).
 
@@ -11,13 +11,13 @@ use std::fmt;
 
 use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 
-/// Form of the second.
+/// Format of the second.
 const SECOND: &str = "%Y%m%dT%H%M%SZ";
-/// Length of the second in this form.
+/// Length of the second in this format.
 const SECOND_LEN: usize = 16;
-/// Digits of the part of the second.
+/// Digits of the fraction.
 const PART_LEN: usize = 4;
-/// Number of parts of a second.
+/// Number of fractions in a second.
 const PARTS: u64 = 1 << 16;
 const NANOS: u64 = 1_000_000_000;
 
@@ -46,7 +46,7 @@ impl BackupId {
 
     /// Returns the first identity after this one.
     pub fn next(&self) -> Self {
-        // A part is 15 259 nanoseconds, rounded up.
+        // A fraction is 15 259 nanoseconds, rounded up.
         Self::at(self.time() + TimeDelta::nanoseconds(15_259 * 2))
     }
 
@@ -70,7 +70,7 @@ fn time_of(text: &str) -> Option<DateTime<Utc>> {
     }
     let time = NaiveDateTime::parse_from_str(second, SECOND).ok()?.and_utc();
     let part = u64::from_str_radix(part, 16).ok()?;
-    // Signs and blanks, which parsers accept, are not in the text of a time.
+    // Signs and blanks, which the parsers accept, are not permitted.
     (time.format(SECOND).to_string() == second)
         .then(|| time + TimeDelta::nanoseconds((part * NANOS / PARTS).cast_signed()))
 }

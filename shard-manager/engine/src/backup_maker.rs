@@ -1,6 +1,7 @@
 //! Backup maker: the trait through which an open cluster is copied into a folder.
 //!
-//! **Not here:** the folders of backups (`backup_folder`), the order of backups (`cluster`).
+//! **Not here:** the folders of backups (`backup_folder`), running one backup at a time
+//! (`cluster`).
 
 use std::path::Path;
 
@@ -13,6 +14,6 @@ pub trait BackupMaker: Send + Sync {
     /// or the watch cancels it.
     ///
     /// # Errors
-    /// [`SaveError`]; the folder is missing or empty then.
+    /// [`SaveError`]; the folder is then missing or empty.
     fn make(&self, to: &Path, watch: &Watch<'_>) -> Result<(), SaveError>;
 }

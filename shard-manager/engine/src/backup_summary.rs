@@ -24,7 +24,7 @@ pub struct BackupSummary {
     shards: Vec<ShardEntry>,
 }
 
-/// Entry of a shard. An engine writes its only file as a part of the entry, or a list of files.
+/// Entry of a shard. It has either the members of a single file or a list of files, by engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ShardEntry {
     shard: String,
@@ -47,10 +47,10 @@ pub struct CopiedSize {
 }
 
 impl BackupSummary {
-    /// Reads the facts in the manifest of a folder. The other files are not looked at.
+    /// Reads the facts in the manifest of a folder. The other files are not read.
     ///
     /// # Errors
-    /// [`SaveError::Unsuitable`] if the folder has no manifest, or one of another form;
+    /// [`SaveError::Unsuitable`] if the folder has no manifest, or one in another format;
     /// [`SaveError::Io`] if it is missing or cannot be read.
     pub fn read(folder: &Path) -> Result<Self, SaveError> {
         manifest_file::members(folder, manifest_file::read_document(folder)?)

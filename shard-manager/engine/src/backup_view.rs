@@ -1,6 +1,6 @@
 //! Backup view: backups as responses and commands show them, with times as text.
 //!
-//! **Not here:** making backups (`backup_maker`), their order (`cluster`).
+//! **Not here:** making backups (`backup_maker`), running one at a time (`cluster`).
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::backup_id::BackupId;
 use super::backup_summary::BackupSummary;
 
-/// Order that cancels a backup.
+/// Command that cancels a backup.
 pub const CANCEL: &str = "cancel";
 
 /// State of a backup.
@@ -19,7 +19,7 @@ pub enum BackupState {
     Running,
     /// Its folder is complete.
     Done,
-    /// It has ended without a copy.
+    /// It has failed, and left no copy.
     Failed,
     /// It was cancelled, and left no copy.
     Cancelled,
@@ -31,7 +31,7 @@ pub enum BackupState {
 pub enum BackupStage {
     /// Shards are being copied.
     Copying,
-    /// The copies are brought to one moment.
+    /// The copies are brought to the same moment.
     Following,
     /// The copies are being checked.
     Checking,
@@ -50,21 +50,21 @@ pub struct BackupView {
     pub began_at: String,
     /// Moment that the copy shows; `None` before it is complete.
     pub as_of: Option<String>,
-    /// Time at which it ended; `None` before, and if another process has made it.
+    /// Time at which it ended; `None` before, and for a backup by another process.
     pub ended_at: Option<String>,
-    /// Seconds from its beginning to its end, or until now; `None` if another process has made it.
+    /// Seconds from its beginning to its end, or until now; `None` for a backup by another process.
     pub seconds: Option<f64>,
     /// Rows of all tables and shards; `None` before it is complete.
     pub rows: Option<u64>,
-    /// Bytes of its files; of a running one, those that were written so far.
+    /// Bytes of its files; while it is running, those written so far.
     pub bytes: u64,
-    /// About how many bytes there will be; `None` unless it is running.
+    /// Estimated total of bytes; `None` unless it is running.
     pub expected_bytes: Option<u64>,
     /// Milliseconds for which all writes waited; `None` before the copy is complete.
     pub writes_held_ms: Option<f64>,
-    /// Reason why there is no copy; `None` if it runs or is done.
+    /// Reason why there is no copy; `None` if it is running or done.
     pub reason: Option<String>,
-    /// Orders that it takes now.
+    /// Commands that it accepts now.
     pub actions: Vec<String>,
     /// Shards; `None` in a list of backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,14 +78,14 @@ pub struct CopiedShardView {
     pub shard: String,
     /// Rows of all tables; `None` before the backup is complete.
     pub rows: Option<u64>,
-    /// Bytes of its files, or those that were written so far.
+    /// Bytes of its files, or those written so far.
     pub bytes: u64,
-    /// About how many bytes there will be; `None` unless the backup is running.
+    /// Estimated total of bytes; `None` unless the backup is running.
     pub expected_bytes: Option<u64>,
 }
 
 impl BackupView {
-    /// Returns the view of a backup in this state about which nothing else is known.
+    /// Returns the view of a backup in this state, with no further facts.
     pub fn new(id: &BackupId, state: BackupState) -> Self {
         Self {
             id: id.to_string(),

@@ -109,7 +109,7 @@ pub trait ClusterBackend: Send + Sync {
     /// Returns the indexes of the catalog; `None` if the engine has none.
     fn index_catalog(&self) -> Option<&dyn IndexCatalog>;
 
-    /// Returns the orders for an engine that distributes rows over nodes by itself; `None` if the
+    /// Returns the interface to an engine that distributes rows over nodes itself; `None` if the
     /// shard map places the rows.
     fn node_distributor(&self) -> Option<&dyn NodeDistributor>;
 

@@ -100,7 +100,7 @@ pub trait ExportedRow {
 
 /// Returns the slots that none of some shards owns, or several of them.
 ///
-/// A group of tables has slots if one of the shards owns some of them.
+/// A table group has slots if one of the shards owns some.
 pub fn unsettled<'s>(shards: impl IntoIterator<Item = &'s SlotSet>) -> SlotSet {
     let (mut once, mut several) = (SlotSet::empty(), SlotSet::empty());
     for owned in shards {

@@ -1,4 +1,4 @@
-//! Group rows: the groups of tables as a catalog stores them, and the groups that a start adds.
+//! Group rows: the table groups as a catalog stores them, and the groups that a start adds.
 //!
 //! **Invariant:** a group that is stored and read again is the same group. The group `main` has a
 //! row only if its shards are limited.
@@ -108,7 +108,7 @@ pub(super) fn groups(
     Ok((main, further))
 }
 
-/// Tables that come with every shard.
+/// Tables that every shard has.
 const BUILT_IN: [&str; 5] = ["users", "orders", "products", "transactions", "kv"];
 
 /// Returns the map of a new cluster with the groups of the settings.
@@ -134,11 +134,10 @@ pub(super) fn with_first_groups(
     Ok(map)
 }
 
-/// Returns the map of the next epoch with those groups of the settings that are new; `None` if
-/// there are none.
+/// Returns the map of the next epoch with the new groups of the settings; `None` if there are none.
 ///
 /// # Errors
-/// [`OpenError::Conflict`] if there cannot be such a group.
+/// [`OpenError::Conflict`] if such a group is not possible.
 pub fn with_new_groups(map: &ShardMap, specs: &[GroupSpec]) -> Result<Option<ShardMap>, OpenError> {
     let refused = |fault: GroupFault| OpenError::Conflict(fault.to_string());
     check_specs(specs).map_err(refused)?;
@@ -156,13 +155,13 @@ pub fn with_new_groups(map: &ShardMap, specs: &[GroupSpec]) -> Result<Option<Sha
     Ok(next)
 }
 
-/// Returns a sentence for each table that a group names although it was created in another one.
+/// Returns a sentence for each table that a group names although it was created in another group.
 pub fn misplaced_tables(map: &ShardMap, tables: &Registry) -> Vec<String> {
     let groups = map.groups();
     let misplaced = groups.tables().into_iter().filter_map(|(name, named)| {
         let own = tables.find(&name)?.group();
         let (own, named) = ((own != named).then(|| groups.name_of(own))?, groups.name_of(named));
-        Some(format!("group {named} names the table {name}, which stays in group {own}"))
+        Some(format!("group {named} names the table {name}, which remains in group {own}"))
     });
     misplaced.collect()
 }
@@ -196,7 +195,7 @@ pub(super) fn group_differences(
         {
             let made = &group.placement;
             found.push(format!(
-                "placement of group {name} is {placement}, and it was made with {made}: leave the setting out"
+                "placement of group {name} is {placement}, but it was created with {made}: leave the setting out"
             ));
         }
         let numbers = spec.shards.as_ref().map(|names| {
@@ -212,7 +211,7 @@ pub(super) fn group_differences(
             let members: Vec<String> = group.members(map.topology()).map(names).collect();
             let members = members.join(", ");
             found.push(format!(
-                "shards of group {name} differ from its own, which are {members}: leave the setting out"
+                "shards of group {name} differ from those stored, which are {members}: leave the setting out"
             ));
         }
         let new = spec.tables.iter().filter(|table| !group.tables.contains(table));

@@ -10,20 +10,20 @@ use futures_util::future::BoxFuture;
 
 use super::{EngineFuture, IndexChange};
 
-/// Part of a shard in changes of its indexes.
+/// Index builder of a shard.
 pub trait IndexBuilder: Send + Sync {
-    /// Waits until no other process changes the indexes of the shard, also none that has ended
-    /// while its server still works for it.
+    /// Waits until no other process changes the indexes of the shard, and no server still does so
+    /// for a process that has ended.
     ///
     /// # Errors
     /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the shard.
     fn lock(&self, deadline: Instant) -> EngineFuture<'_, Box<dyn IndexSession>>;
 }
 
-/// Right to change the indexes of a shard. Dropping it gives the right back.
+/// Exclusive right to change the indexes of a shard, released when it is dropped.
 pub trait IndexSession: Send + Sync {
-    /// Builds or drops an index. Does nothing if that is done already; what an earlier attempt has
-    /// left is removed first.
+    /// Builds or drops an index. Does nothing if this was done before; the remains of an earlier
+    /// attempt are removed first.
     ///
     /// # Errors
     /// The error of the shard: [`Error::NotUnique`](model::error::Error::NotUnique) and

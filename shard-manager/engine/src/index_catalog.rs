@@ -2,7 +2,8 @@
 //!
 //! **Invariant:** a change of a record is durable before it is reported, and is made only if the
 //! record is still in the expected state.
-//! **Not here:** building the indexes (`cluster`), which process does it (`move_catalog`).
+//! **Not here:** building the indexes (`cluster`), the choice of the leading process
+//! (`move_catalog`).
 
 use super::EngineFuture;
 use super::index_record::{IndexRecord, IndexState};

@@ -1,7 +1,7 @@
 //! Manifest file: `manifest.json` in the folder of a copy, which describes the other files.
 //!
 //! **Invariant:** the manifest is the last file of a copy to be written: if it exists, the others
-//! are complete. It names only files beside itself.
+//! are complete. It names only files in its own folder.
 //! **Not here:** its members (the engines), comparing it with the files (their `restore`).
 
 use std::fs::File;
@@ -18,7 +18,7 @@ use super::saved_file::SavedFile;
 
 /// Name of the file.
 pub const FILE: &str = "manifest.json";
-/// Maximum number of bytes of a manifest: that of the largest cluster has far less.
+/// Maximum number of bytes of a manifest: that of the largest cluster is much smaller.
 const BYTES_MAX: u64 = 64 << 20;
 
 /// Reads the manifest of a folder as a document.
@@ -29,7 +29,7 @@ const BYTES_MAX: u64 = 64 << 20;
 pub fn read_document(folder: &Path) -> Result<Value, SaveError> {
     let path = folder.join(FILE);
     let opened = File::open(&path).map_err(|error| {
-        // An unfinished copy has none.
+        // An unfinished copy has no manifest.
         let is_unfinished = error.kind() == ErrorKind::NotFound && folder.is_dir();
         if is_unfinished {
             return SaveError::unsuitable(&path, error.to_string());
@@ -50,7 +50,7 @@ pub fn read_document(folder: &Path) -> Result<Value, SaveError> {
 pub fn read<T: DeserializeOwned>(folder: &Path, format: u32) -> Result<T, SaveError> {
     let document = read_document(folder)?;
     if document["format"] != format && !document["format"].is_null() {
-        let cause = format!("format {} is not known here", document["format"]);
+        let cause = format!("format {} is not supported by this version", document["format"]);
         return Err(SaveError::unsuitable(&folder.join(FILE), cause));
     }
     members(folder, document)
@@ -59,7 +59,7 @@ pub fn read<T: DeserializeOwned>(folder: &Path, format: u32) -> Result<T, SaveEr
 /// Reads the members of a manifest.
 ///
 /// # Errors
-/// [`SaveError::Unsuitable`] if they are others.
+/// [`SaveError::Unsuitable`] if the members differ.
 pub fn members<T: DeserializeOwned>(folder: &Path, document: Value) -> Result<T, SaveError> {
     serde_json::from_value(document).map_err(|error| no_manifest(folder, &error))
 }
@@ -68,10 +68,10 @@ fn no_manifest(folder: &Path, error: &serde_json::Error) -> SaveError {
     SaveError::unsuitable(&folder.join(FILE), format!("no manifest: {error}"))
 }
 
-/// Checks that the files of a manifest lie beside it.
+/// Checks that the files of a manifest are in its folder.
 ///
 /// # Errors
-/// [`SaveError::Unsuitable`] names the first that does not.
+/// [`SaveError::Unsuitable`], which names the first one that is not.
 pub fn check_names<'f>(
     folder: &Path,
     mut files: impl Iterator<Item = &'f SavedFile>,
@@ -82,7 +82,7 @@ pub fn check_names<'f>(
     match files.find(|file| !is_plain(file)) {
         None => Ok(()),
         Some(file) => {
-            let cause = format!("`{}` is not a file beside it", file.file);
+            let cause = format!("`{}` is not a file in the same folder", file.file);
             Err(SaveError::unsuitable(&folder.join(FILE), cause))
         }
     }

@@ -41,8 +41,8 @@ pub enum MoveSlotsFault {
     Twice(SlotSet),
 }
 
-/// Reads the slots of a move in a cluster with so many slots: ranges without a slot in common, such
-/// as `0-63,100`.
+/// Reads the slots of a move in a cluster with this many slots: ranges without a slot in common,
+/// such as `0-63,100`.
 ///
 /// # Errors
 /// [`MoveSlotsFault`].

@@ -201,16 +201,16 @@ pub struct MoveProgressReport {
     pub hold_us: u64,
     /// Reason why it waits or has ended: a sentence for the operator.
     pub reason: Option<String>,
-    /// Changes that the side that receives lacks; `None` if it has no copy that is kept current.
+    /// Changes that the receiving side lacks; `None` if no copy is kept current.
     pub lag: Option<MoveLag>,
 }
 
-/// Changes that the side that receives lacks: the target, and the source while it is kept.
+/// Changes that the receiving side lacks: the target, or the source while it is kept after a move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MoveLag {
     /// Number of changed rows that it lacked when the other side was last read.
     pub changes: u64,
-    /// Time since when it lacks some, at most; `None` if it lacks none.
+    /// Earliest possible time of the oldest missing change; `None` if none is missing.
     pub since: Option<DateTime<Utc>>,
 }
 

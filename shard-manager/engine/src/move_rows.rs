@@ -210,7 +210,7 @@ pub fn listed_records(
 #[derive(Clone, Debug, PartialEq, Eq, Queryable, Insertable)]
 #[diesel(table_name = tessera_moving)]
 pub struct MovingSlotRow {
-    /// Name of the group of tables.
+    /// Name of the table group.
     pub group_name: String,
     /// Number of the slot.
     pub slot: i64,

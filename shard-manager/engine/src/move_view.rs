@@ -49,11 +49,12 @@ pub struct MoveView {
     pub bytes: u64,
     /// Longest time in milliseconds for which writes of the slots waited.
     pub longest_hold_ms: f64,
-    /// Number of changed rows that the side that receives lacked when the other one was last read:
-    /// the target, and the source while it is kept. `None` without a copy that is kept current.
+    /// Number of changed rows that the receiving side lacked when the other one was last read. The
+    /// target receives changes, and after the move the source while it is kept. `None` if no copy
+    /// is kept current.
     #[serde(default)]
     pub changes_behind: Option<u64>,
-    /// Age in milliseconds of the oldest change that it lacks, at most; 0 if it lacks none.
+    /// Upper limit of the age in milliseconds of the oldest missing change; 0 if none is missing.
     #[serde(default)]
     pub lag_ms: Option<f64>,
     /// Reason why it waits or has ended.
@@ -66,7 +67,7 @@ pub struct MoveView {
     pub owned_at: Option<String>,
     /// Time at which it ended.
     pub ended_at: Option<String>,
-    /// Orders that it takes now.
+    /// Commands that it accepts now.
     pub actions: Vec<String>,
 }
 
@@ -123,7 +124,7 @@ impl MoveView {
 }
 
 fn lag_ms(lag: MoveLag, now: DateTime<Utc>) -> f64 {
-    // The clock of the process that carries the move out may be ahead.
+    // The clock of the process that carries out the move may be ahead.
     let age = lag.since.and_then(|since| (now - since).to_std().ok()).unwrap_or_default();
     age.as_micros() as f64 / 1_000.0
 }

@@ -1,12 +1,11 @@
-//! Node distributor: the trait through which an operator has an engine move rows that it
-//! distributes over nodes by itself.
+//! Node distributor: the trait that controls an engine which distributes rows over nodes itself.
 //!
-//! To these orders a node is a shard: a rebalance evens the nodes out, and a drain empties one. The
-//! engine carries rebalances out and remembers them. So they go on without a router, and those that
-//! were begun by other means are listed as well.
+//! A node corresponds to a shard: a rebalance balances the nodes, and a drain empties one. The
+//! engine carries out rebalances and stores them. So they continue without a router, and those that
+//! were started by other means are listed as well.
 //!
-//! **Invariant:** what the engine cannot do is refused by name, and nothing begins before its needs
-//! are met.
+//! **Invariant:** a request that the engine does not support is refused with a reason, and nothing
+//! begins before the requirements of the engine are met.
 //! **Not here:** moves of slots (`move_catalog`), the sizes of the nodes (`node_reader`).
 
 use std::time::Instant;
@@ -20,15 +19,15 @@ use super::rebalance_draft::RebalanceDraft;
 use super::rebalance_record::RebalanceOrder;
 use super::rebalance_view::{PlanView, RebalanceBegun, RebalanceView};
 
-/// Future of an order.
+/// Future of a request.
 pub type DistributorFuture<'a, T> = BoxFuture<'a, Result<T, DistributorError>>;
 
-/// Orders for an engine that distributes rows over nodes.
+/// Control of an engine that distributes rows over nodes.
 ///
-/// Cancel safety: a change goes on if its future is dropped.
+/// Cancel safety: a change continues if its future is dropped.
 pub trait NodeDistributor: Send + Sync {
-    /// Plans a rebalance or a drain, and changes nothing. The plan lists the needs that are not
-    /// met as its refusals.
+    /// Plans a rebalance or a drain, and changes nothing. The plan lists unmet requirements as its
+    /// refusals.
     ///
     /// # Errors
     /// [`DistributorError`].
@@ -38,8 +37,8 @@ pub trait NodeDistributor: Send + Sync {
         deadline: Instant,
     ) -> DistributorFuture<'a, PlanView>;
 
-    /// Begins a rebalance or a drain, if all needs are met and something has to move. A node that
-    /// is drained gets no rows from then on, also if it has none.
+    /// Begins a rebalance or a drain, if all requirements are met and something has to move. A node
+    /// that is drained receives no more rows, even if it has none.
     ///
     /// # Errors
     /// [`DistributorError`].
@@ -49,15 +48,15 @@ pub trait NodeDistributor: Send + Sync {
         deadline: Instant,
     ) -> DistributorFuture<'a, RebalanceBegun>;
 
-    /// Returns the rebalances that go on and the last ones that have ended, with their moves, the
+    /// Returns the rebalances in progress and the last ones that have ended, with their moves, the
     /// latest first.
     ///
     /// # Errors
     /// [`DistributorError::Failed`].
     fn rebalances(&self, deadline: Instant) -> DistributorFuture<'_, Vec<RebalanceView>>;
 
-    /// Gives an order for a rebalance, and returns it as it is then. A node whose drain is
-    /// cancelled gets rows again.
+    /// Sends a command to a rebalance, and returns its state afterwards. A node whose drain is
+    /// cancelled receives rows again.
     ///
     /// # Errors
     /// [`DistributorError`].
@@ -68,7 +67,7 @@ pub trait NodeDistributor: Send + Sync {
         deadline: Instant,
     ) -> DistributorFuture<'a, RebalanceView>;
 
-    /// Adds a node, without rows. One that was added before is left as it is.
+    /// Adds a node, without rows. A node that was added before is left unchanged.
     ///
     /// # Errors
     /// [`DistributorError`].
@@ -78,7 +77,7 @@ pub trait NodeDistributor: Send + Sync {
         deadline: Instant,
     ) -> DistributorFuture<'a, NodeChanged>;
 
-    /// Removes a node that has no rows. Its database stays as it is.
+    /// Removes a node that has no rows. Its database is left unchanged.
     ///
     /// # Errors
     /// [`DistributorError`].
@@ -98,7 +97,7 @@ pub struct NodeChanged {
     pub number: u32,
     /// State of the node.
     pub state: MemberState,
-    /// Number of the engine's own shards on it; those that move together count once.
+    /// Number of the engine's own shards on it; those that move together count as one.
     pub parts: usize,
     /// False if the node was in this state before.
     pub is_new: bool,
@@ -107,11 +106,11 @@ pub struct NodeChanged {
 /// State of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberState {
-    /// It gets rows.
+    /// It receives rows.
     Serving,
-    /// It gets no rows, and a rebalance takes away those that it has.
+    /// It receives no rows, and a rebalance moves its rows away.
     Draining,
-    /// It is not part of the cluster any more.
+    /// It no longer belongs to the cluster.
     Retired,
 }
 
@@ -126,10 +125,10 @@ impl MemberState {
     }
 }
 
-/// Reason why an order was not carried out.
+/// Reason why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DistributorError {
-    /// A member of the description asks for something that the engine lacks.
+    /// A member of the description requests something that the engine does not support.
     #[error("{member}: {cause}")]
     BadRebalance {
         /// Name of the member, or of the header.
@@ -154,13 +153,13 @@ pub enum DistributorError {
     /// The server of a new node cannot be used.
     #[error(transparent)]
     NewNode(#[from] NewShardRefusal),
-    /// Something that the engine needs is missing: a sentence with the remedy.
+    /// A requirement of the engine is not met: a sentence with the remedy.
     #[error("{0}")]
     Need(String),
-    /// The engine has no such order: a sentence with the remedy.
+    /// The engine does not support this request: a sentence with the remedy.
     #[error("{0}")]
     NoSuchOrder(String),
-    /// There is no such rebalance, it does not take the order, or another one goes on.
+    /// There is no such rebalance, it does not accept the command, or another one is in progress.
     #[error(transparent)]
     List(#[from] RebalanceListError),
     /// The engine cannot be reached, or has not answered in time.
@@ -168,13 +167,13 @@ pub enum DistributorError {
     Failed {
         /// The error.
         error: Error,
-        /// Outcome of the order.
+        /// Outcome of the request.
         outcome: Outcome,
     },
 }
 
 impl DistributorError {
-    /// Returns the error of the engine and the outcome of the order, if the engine could not be
+    /// Returns the error of the engine and the outcome of the request, if the engine could not be
     /// used.
     pub fn failure(&self) -> Option<(&Error, Outcome)> {
         match self {

@@ -190,7 +190,7 @@ pub struct WorkerNode {
     pub role: String,
     /// True if queries are sent to the node.
     pub active: bool,
-    /// True if the node gets rows; false if a rebalance takes away those that it has.
+    /// True if the node receives rows; false if a rebalance moves its rows away.
     pub gets_rows: bool,
     /// Number of the engine's own shards on the node, for all tables of Tessera.
     pub shards: i64,

@@ -21,7 +21,7 @@ use super::rebalance_record::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GoalView {
     /// `slots`, `size`, `load`, `placement` or `drain`; `engine` if the engine distributes rows
-    /// over nodes by itself and does not remember the goal.
+    /// over nodes itself and does not store the goal.
     pub by: String,
     /// Placement that slots go to.
     pub placement: Option<String>,
@@ -35,7 +35,7 @@ pub struct PlanView {
     /// Goal.
     #[serde(flatten)]
     pub goal: GoalView,
-    /// Epoch of the shard map that it is about; `None` if no map places the rows.
+    /// Epoch of the shard map on which it is based; `None` if no map places the rows.
     pub epoch: Option<u64>,
     /// Number of slots that move.
     pub slots: usize,
@@ -131,7 +131,7 @@ pub struct RebalanceView {
     pub planned_rows: Option<u64>,
     /// Approximate number of bytes of the plan.
     pub planned_bytes: Option<u64>,
-    /// Skew before the first move; `None` if the engine does not remember it.
+    /// Skew before the first move; `None` if the engine does not store it.
     pub skew_before: Option<f64>,
     /// Skew after the last move, as planned.
     pub skew_planned: Option<f64>,
@@ -139,13 +139,13 @@ pub struct RebalanceView {
     pub skew_measured: Option<f64>,
     /// Reason why it waits or has ended without success.
     pub reason: Option<String>,
-    /// Time at which it was ordered; if the engine carries it out, at which it has begun.
+    /// Time of the request; if the engine carries it out, the time at which it began.
     pub began_at: Option<String>,
     /// Time of the last change of a move; `None` if the engine does not report it.
     pub changed_at: Option<String>,
     /// Time at which it ended.
     pub ended_at: Option<String>,
-    /// Orders that it takes now.
+    /// Commands that it accepts now.
     pub actions: Vec<String>,
     /// Its moves; none in a list of rebalances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -176,7 +176,7 @@ pub struct StepView {
 pub enum RebalanceBegun {
     /// It has begun.
     Begun(Box<RebalanceView>),
-    /// Nothing has to move, so none has begun.
+    /// Nothing has to move, so no rebalance has begun.
     Settled(Box<PlanView>),
 }
 

@@ -57,7 +57,7 @@ pub enum RefusalCode {
     RebalanceState,
     /// Another rebalance goes on.
     RebalanceRuns,
-    /// The engine distributes rows by itself and lacks something that it needs for that.
+    /// The engine distributes rows itself, and one of its requirements is not met.
     EngineNeeds,
 }
 
@@ -185,7 +185,7 @@ impl RefusalCode {
         }
     }
 
-    /// Returns the code of an order that an engine did not carry out; `None` if the engine cannot
+    /// Returns the code of a request that an engine did not carry out; `None` if the engine cannot
     /// be used.
     pub fn of_distributor(error: &DistributorError) -> Option<Self> {
         match error {

@@ -107,7 +107,7 @@ impl SaveError {
         Self::Target { path: path.display().to_string(), cause }
     }
 
-    /// Returns the reason for clients, which names no path and no address.
+    /// Returns the reason for clients, which contains no path and no address.
     pub fn for_clients(&self) -> String {
         const LOG: &str = "the log of the router names the reason";
         match self {
@@ -115,7 +115,7 @@ impl SaveError {
                 self.to_string()
             }
             Self::NoRoom { needed_mib, free_mib, .. } => format!(
-                "the disk of the backups has room for {free_mib} MiB, and the copy needs about {needed_mib} MiB"
+                "the disk for backups has room for {free_mib} MiB, but the copy needs about {needed_mib} MiB"
             ),
             Self::File(OpenError::NoSpace { .. }) => DISK_FULL.to_owned(),
             Self::Io { cause, .. } => about_disk(cause.kind()),
@@ -126,7 +126,7 @@ impl SaveError {
                 format!("a shard or the catalog cannot be read: {LOG}")
             }
             Self::Target { .. } | Self::InWork { .. } => {
-                format!("the folder of the copy cannot be created: {LOG}")
+                format!("the folder for the copy cannot be created: {LOG}")
             }
             Self::Unsuitable { .. } => format!("the copy has failed its check: {LOG}"),
             Self::Partial { .. } | Self::InUse { .. } => LOG.to_owned(),
@@ -151,9 +151,9 @@ fn about_disk(kind: ErrorKind) -> String {
         (ErrorKind::QuotaExceeded, DISK_FULL),
         (
             ErrorKind::PermissionDenied,
-            "the user of the router may not write to the folder of the backups",
+            "the user of the router has no right to write to the folder for backups",
         ),
-        (ErrorKind::NotFound, "the folder of the backups is missing"),
+        (ErrorKind::NotFound, "the folder for backups is missing"),
         (ErrorKind::ReadOnlyFilesystem, "the disk of the backups cannot be written"),
     ];
     const OTHER: &str =

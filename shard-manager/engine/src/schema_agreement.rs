@@ -84,7 +84,7 @@ fn check_pending(
         let found = tables.find(table.name());
         if let Some(difference) = found.and_then(|found| TableDifference::between(found, table)) {
             return Err(OpenError::Conflict(format!(
-                "the table {} that was being made is on {shard} with another shape: {difference}",
+                "the table {} that was being made is on {shard} with another definition: {difference}",
                 table.name()
             )));
         }

@@ -187,7 +187,7 @@ pub struct RoundRead {
     pub rows: RoundRows,
     /// Number of changed keys.
     pub changes: usize,
-    /// True if it has every change of the snapshot; false if they are too many for a round.
+    /// True if it has every change of the snapshot; false if there are too many for a round.
     pub has_all: bool,
     /// Digests of the source, if they were requested and the round has every change of the
     /// snapshot.

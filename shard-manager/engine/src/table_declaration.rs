@@ -22,8 +22,8 @@ pub struct TableDeclaration {
     pub id: Vec<String>,
     /// Name of the routing column.
     pub routing: Option<String>,
-    /// Number of the group that the table belongs to. Declarations in the group `main` leave it
-    /// out, as all of them did before there were others.
+    /// Number of the group that the table belongs to. Absent for the group `main`, as in
+    /// declarations from before there were other groups.
     #[serde(default, skip_serializing_if = "is_main")]
     pub group: usize,
 }
@@ -109,7 +109,7 @@ impl TableDeclaration {
     /// Reads the columns of [`TableDeclaration::row`].
     pub fn of_row((name, columns, id, routing, group): Row) -> Result<Self, serde_json::Error> {
         let (columns, id) = (serde_json::from_str(&columns)?, serde_json::from_str(&id)?);
-        // A negative number is that of no group, and the table is refused for it.
+        // A negative number belongs to no group, so the table is refused.
         let group = usize::try_from(group).unwrap_or(usize::MAX);
         Ok(Self { name, columns, id, routing, group })
     }

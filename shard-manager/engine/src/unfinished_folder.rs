@@ -112,7 +112,7 @@ pub fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
         Err(error) => return Err(failed(error)),
     };
     if !place.is_dir() {
-        return Err(SaveError::target(&target, "there is a file of this name"));
+        return Err(SaveError::target(&target, "there is a file with this name"));
     }
     // A mount point cannot be replaced, and its sibling is on another disk.
     if is_mount_point(&place).map_err(failed)? {
@@ -145,11 +145,11 @@ fn unfinished_path(target: &Path) -> Option<PathBuf> {
     Some(target.parent()?.join(unfinished))
 }
 
-/// Removes the unfinished folder for `target` if the process that filled it runs no longer.
+/// Removes the unfinished folder for `target` if the process that filled it no longer runs.
 ///
 /// # Errors
-/// [`SaveError::InWork`] if the process runs, and [`SaveError`] if the folder is not one of a
-/// process that was killed, or cannot be removed.
+/// [`SaveError::InWork`] if the process is running, and [`SaveError`] if the folder was not left by
+/// a killed process, or cannot be removed.
 pub fn remove_left_over_of(target: &Path) -> Result<(), SaveError> {
     unfinished_path(target).map_or(Ok(()), |path| remove_left_over(&path))
 }
@@ -176,8 +176,8 @@ fn remove_left_over(path: &Path) -> Result<(), SaveError> {
     }
 }
 
-/// Removes an unfinished folder. Its lock goes last, so that what a killed process leaves of it is
-/// recognised again.
+/// Removes an unfinished folder. The lock is removed last, so that the rest is recognised again if
+/// the process is killed.
 fn remove(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;

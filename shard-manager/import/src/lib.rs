@@ -190,7 +190,7 @@ pub struct DemoRows<'p> {
     map: Arc<ShardMap>,
     users: Arc<Table>,
     orders: Arc<Table>,
-    /// True if the rows of a key may lie in several slots.
+    /// True if the rows of a key may be in several slots.
     is_divided: bool,
     /// Pass in which each slot is stored.
     pass_of: Vec<u64>,
@@ -266,8 +266,8 @@ impl<'p> DemoRows<'p> {
         Ok(Some(chunk).filter(|chunk| !chunk.rows.is_empty()))
     }
 
-    /// Returns true if all rows of a key are stored in another pass. Users that are in partitions,
-    /// or in another group, have other slots than their orders.
+    /// Returns true if all rows of a key are stored in another pass. Partitioned users, or users in
+    /// another group, have other slots than their orders.
     fn is_later(&self, key: &str) -> Result<bool, Error> {
         if self.is_divided {
             return Ok(false);
@@ -276,7 +276,7 @@ impl<'p> DemoRows<'p> {
         Ok(self.pass_of[place.slot.index()] != self.pass)
     }
 
-    /// Returns true if a row is stored in the pass that goes on.
+    /// Returns true if a row is stored in the current pass.
     fn is_due(&self, row: &BulkRow) -> bool {
         self.pass_of[row.place.slot.index()] == self.pass
     }

@@ -1,4 +1,4 @@
-//! Audience: those who watch an experiment, see its progress and may end it.
+//! Audience: the watcher of an experiment, which is shown its progress and may end it early.
 //!
 //! **Not here:** the bars of a terminal (`cli`).
 
@@ -6,10 +6,10 @@ use crate::lab_error::LabError;
 
 /// Watcher of an experiment.
 pub trait Audience: Sync {
-    /// Shows a line about what happens next.
+    /// Shows a line that announces the next step.
     fn say(&self, line: &str);
 
-    /// Begins a bar of this many steps.
+    /// Begins a progress bar with this many steps.
     fn bar(&self, name: &str, total: u64) -> Box<dyn Bar>;
 
     /// Returns true once the experiment is to end early.

@@ -1,11 +1,11 @@
 //! Cached reads: the same reads without a cache, with one in the memory of the process and with
-//! Redis, with keys that are chosen evenly and unevenly, beside writes.
+//! Redis, for evenly and for unevenly distributed keys, with concurrent writes.
 //!
-//! Every read carries the position of the last acknowledged write of its key. An answer that is
-//! older than that write is *stale*, and no cache may give it.
+//! Every read carries the position of the last acknowledged write of its key. A result that is
+//! older than that write is *stale*, and no cache may return it.
 //!
-//! **Invariant:** a stale read ends the experiment as failed. What is stored in Redis is named by
-//! a secret of the experiment's own cluster, and expires.
+//! **Invariant:** a stale read makes the experiment fail. Keys in Redis are derived from a secret
+//! of the experiment's own cluster, and expire.
 //! **Not here:** deciding whether an answer is new enough (the package `cache`).
 
 use std::path::PathBuf;
@@ -30,13 +30,13 @@ use crate::random::Random;
 use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
-/// Highest number of users, whose last writes are in memory.
+/// Highest number of users: the last write of each is kept in memory.
 pub const USERS_MAX: u64 = 1_000_000;
 /// Number of shards.
 const SHARDS: usize = 3;
-/// One of so many operations is a write.
+/// One operation in this many is a write.
 const WRITE_EVERY: u64 = 20;
-/// Longest time of the operations of one condition.
+/// Longest duration of one condition.
 const AT_MOST: Duration = Duration::from_secs(20);
 /// Memory of the cache in the process.
 const MEMORY_BYTES: usize = 64 << 20;
@@ -48,11 +48,11 @@ const NOWHERE: &str = "redis://127.0.0.1:1";
 pub struct CachedReadsOptions {
     /// Number of users.
     pub users: u64,
-    /// Number of operations of each condition, one of 20 of which is a write.
+    /// Number of operations of each condition, one in 20 of which is a write.
     pub operations: u64,
     /// Number of clients.
     pub clients: u16,
-    /// Address of a Redis, if there is one to try.
+    /// Address of a Redis server, if one is to be tried.
     pub redis: Option<String>,
     /// Seed of the rows, and of the keys of the operations.
     pub seed: u64,
@@ -112,7 +112,7 @@ impl KeyChoice {
         }
     }
 
-    /// Returns the end of each key's part of 0 to 1.
+    /// Returns the upper end of each key's interval within 0 to 1.
     fn ends(self, users: u64) -> Vec<f64> {
         let weight = |rank: u64| match self {
             Self::Even => 1.0,
@@ -141,7 +141,8 @@ struct Tried {
 /// Carries out the experiment.
 ///
 /// # Errors
-/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+/// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
+/// failed.
 pub fn run(options: &CachedReadsOptions, audience: &dyn Audience) -> Result<Report, LabError> {
     let began = Instant::now();
     let redis = options.redis.as_deref().map(reach).transpose()?;
@@ -189,7 +190,7 @@ pub fn run(options: &CachedReadsOptions, audience: &dyn Audience) -> Result<Repo
     Ok(report.ended(began.elapsed()))
 }
 
-/// Returns the address of a Redis and the facts about it, if it answers.
+/// Returns the address of the Redis server and its version, if it answers.
 fn reach(redis: &str) -> Result<(CacheAddress, CacheServer), LabError> {
     let address: CacheAddress = redis.parse().map_err(LabError::impossible)?;
     let failed = |cause| LabError::Impossible(format!("the Redis {address}: {cause}"));
@@ -255,12 +256,13 @@ impl<'c> Condition<'c> {
         match tried.stale {
             0 => Ok(tried),
             stale => Err(LabError::Failed(format!(
-                "{stale} reads showed an older row than their session had written"
+                "{stale} reads returned a row older than the last write of their session"
             ))),
         }
     }
 
-    /// Reads or writes a user. The number decides which, so every condition has the same.
+    /// Reads or writes a user. The number decides which, so every condition has the same
+    /// operations.
     async fn operate(&self, number: u64) -> Result<(), String> {
         let mut random = Random::new(self.options.seed.wrapping_add(number), "cached reads");
         let share = random.share();
@@ -279,7 +281,7 @@ impl<'c> Condition<'c> {
         let done = self.cluster.write(placed, &request_options()).await;
         let done = done.map_err(|failure| failure.error.to_string())?;
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of two writes at the same time, the later one is the last.
+        // Of two concurrent writes, the one with the higher version is the last.
         if written[index].is_none_or(|(version, _)| version < done.row.version) {
             written[index] = Some((done.row.version, done.receipt));
         }
@@ -325,7 +327,7 @@ fn table(tried: &[Tried]) -> ReportTable {
         "read p50",
         "read p99",
     ];
-    let mut table = ReportTable::new("Reads of users beside writes", &columns);
+    let mut table = ReportTable::new("Reads of users, with concurrent writes", &columns);
     for one in tried {
         table.push([
             one.place.name().into(),
@@ -348,7 +350,7 @@ fn charts(tried: &[Tried]) -> [Chart; 2] {
     let times = |one: &Tried| [0.5, 0.99].map(|share| one.reads.quantile_ms(share)).to_vec();
     [
         Chart::Bars(BarChart {
-            title: "Reads that the cache has answered".to_owned(),
+            title: "Reads that the cache answered".to_owned(),
             unit: "%",
             series: vec!["hit rate".to_owned()],
             groups: tried.iter().map(|one| (label(one), vec![100.0 * hit_rate(one)])).collect(),
@@ -374,11 +376,11 @@ fn explanation(tried: &[Tried]) -> String {
     };
     let reads: u64 = tried.iter().map(|one| one.reads.count()).sum();
     format!(
-        "The cache in memory answers {:.0} % of the reads when few keys are read often and {:.0} % when all are read equally, and \
+        "The cache in memory answers {:.0} % of the reads when a few keys are read often and {:.0} % when all are read equally often, and \
          none of {reads} reads is older than the last acknowledged write of its key, because an entry answers only a session that \
          has seen no later position. Half of the skewed reads take {:.3} ms from the files, {:.3} ms with the cache in \
-         memory{redis}: a hit always spares a shard its work, and is faster only where that work or the way to the \
-         shard takes longer than the way to the cache.",
+         memory{redis}: a hit always saves the shard its work, but is faster only if that work or the round trip to the \
+         shard takes longer than the round trip to the cache.",
         percent(CacheKind::Memory, KeyChoice::Skewed),
         percent(CacheKind::Memory, KeyChoice::Even),
         p50(CacheKind::None),

@@ -1,6 +1,6 @@
 //! Chart: pictures of a report, drawn as SVG in its page.
 //!
-//! **Invariant:** the size of a chart is bounded, whatever it shows.
+//! **Invariant:** the size of a chart is bounded, whatever the data.
 //! **Not here:** the page (`report`), scales of axes (`report_page::axis`).
 
 mod bars;
@@ -9,7 +9,7 @@ mod slots;
 
 use maud::{Markup, html};
 
-/// Number of colours; the next series begins with the first again.
+/// Number of colours; further series repeat them from the first.
 const COLOURS: usize = 8;
 /// Width of a drawing, without its margins.
 const WIDTH: f64 = 800.0;
@@ -19,7 +19,7 @@ const LEFT: f64 = 150.0;
 /// Picture of numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Chart {
-    /// Bars of numbers, in groups.
+    /// Grouped bars of numbers.
     Bars(BarChart),
     /// Owners of all slots, one row for each map.
     Slots(SlotChart),
@@ -27,12 +27,12 @@ pub enum Chart {
     Ring(RingChart),
 }
 
-/// Bars of numbers, in groups.
+/// Grouped bars of numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BarChart {
     /// Title.
     pub title: String,
-    /// Unit of the numbers, behind them.
+    /// Unit, written after the numbers.
     pub unit: &'static str,
     /// Names of the bars of a group, in order.
     pub series: Vec<String>,
@@ -61,12 +61,13 @@ pub struct RingChart {
     pub title: String,
     /// Names of the shards, by the numbers of the points.
     pub shards: Vec<String>,
-    /// Place of each point, 0 to 1, and its shard, in the order of the places.
+    /// Position of each point, 0 to 1, and its shard, in ascending order of position.
     pub points: Vec<(f64, usize)>,
 }
 
 impl Chart {
-    /// Returns the chart as a figure of the page; `number` is its place among those of the page.
+    /// Returns the chart as a figure of the page; `number` is its index among the figures of the
+    /// page.
     pub fn figure(&self, number: usize) -> Markup {
         match self {
             Self::Bars(chart) => figure(number, &chart.title, &chart.series, &bars::drawing(chart)),
@@ -106,7 +107,7 @@ fn figure(number: usize, title: &str, series: &[String], drawing: &Drawing) -> M
 }
 
 fn legend(series: &[String]) -> Markup {
-    // More names than colours would repeat a sample.
+    // With more names than colours, samples would repeat.
     let shown = series.iter().take(COLOURS);
     html! {
         @for (index, name) in shown.enumerate() {

@@ -1,6 +1,6 @@
 //! Clients: threads that each send one request after another, and the times of their requests.
 //!
-//! **Invariant:** a request that failed is counted as failed, and its time is not.
+//! **Invariant:** a request that failed is counted as failed, and its time is not recorded.
 //! **Not here:** the requests (the experiments).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::audience::Audience;
 use crate::lab_cluster::block_on;
 
-/// Highest number of requests of which times are kept, of each client.
+/// Highest number of times that are kept for each client.
 const TIMES_MAX: usize = 1 << 20;
 
 /// Amount of work of all clients together.
@@ -19,7 +19,7 @@ pub(crate) struct Amount {
     pub(crate) clients: usize,
     /// Number of requests.
     pub(crate) requests: u64,
-    /// Time after which no further request is begun.
+    /// Time after which no further request is sent.
     pub(crate) at_most: Duration,
 }
 

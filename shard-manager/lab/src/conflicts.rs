@@ -1,8 +1,8 @@
 //! Conflicts: clients that change the same row at the same time, and what each way of writing
 //! loses or refuses.
 //!
-//! In each round every client reads the row, and when all have read it every client writes what it
-//! has read and 1 more. So the clients of a round always meet.
+//! In each round every client reads the row, and when all have read it every client writes the
+//! number that it has read, plus 1. So the clients of a round always conflict.
 //!
 //! **Invariant:** the result depends on the settings only, not on the speed of the machine.
 //! **Not here:** writes of different rows, which never conflict.
@@ -33,7 +33,7 @@ pub struct ConflictsOptions {
     pub clients: u16,
     /// Number of rounds.
     pub rounds: u32,
-    /// Seed; nothing is drawn.
+    /// Seed of the report; nothing is random.
     pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub struct ConflictsOptions {
 enum Way {
     /// Upsert: the last one wins.
     LastWrite,
-    /// Update with the version that was read.
+    /// Update on condition of the version that was read.
     IfMatch,
     /// Insert of a new row of the round.
     Insert,
@@ -68,7 +68,7 @@ struct Tried {
     attempts: u64,
     acknowledged: u64,
     refused: u64,
-    /// Acknowledged changes of which the last state shows nothing.
+    /// Acknowledged changes that the last state does not contain.
     lost: u64,
     first_refusal: Option<String>,
 }
@@ -199,7 +199,7 @@ impl Contest<'_> {
 
 fn table(tried: &[Tried]) -> ReportTable {
     let columns = ["way", "attempts", "acknowledged", "refused", "lost", "first refusal"];
-    let mut table = ReportTable::new("Changes of one row by clients at the same time", &columns);
+    let mut table = ReportTable::new("Concurrent changes of one row", &columns);
     for one in tried {
         table.push([
             Cell::from(one.way.name()),
@@ -230,10 +230,10 @@ fn explanation(tried: &[Tried]) -> String {
     let of =
         |way, number: fn(&Tried) -> u64| tried.iter().find(|one| one.way == way).map_or(0, number);
     format!(
-        "Of {} changes that all were acknowledged, the last write has overwritten {} without a trace, because each \
-         client wrote 1 more than it had read, and not than was there. With If-Match {} of as many attempts were refused and \
-         none was lost, since a client is told that the row has changed and can read again; an insert has one winner for \
-         each row, and refused {}.",
+        "Of {} acknowledged changes, later writes have overwritten {} without a trace, because each \
+         client added 1 to the number that it had read, not to the stored one. With If-Match, {} of as many attempts were refused and \
+         none was lost: the refusal shows that the row has changed, and the client can read it again. An insert has one winner for \
+         each row, and {} were refused.",
         of(Way::LastWrite, |one| one.acknowledged),
         of(Way::LastWrite, |one| one.lost),
         of(Way::IfMatch, |one| one.refused),

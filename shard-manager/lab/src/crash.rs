@@ -1,9 +1,9 @@
-//! Crash: a process that writes is killed with SIGKILL, again and again; every row that it has
-//! acknowledged must be there when the files are opened.
+//! Crash: a writing process is repeatedly killed with SIGKILL; every row that it has acknowledged
+//! must be there when the files are opened.
 //!
-//! **Invariant:** an acknowledged row that is missing ends the experiment as failed.
-//! **Not here:** the process (`killed_writer`); a loss of power, which also loses what the system
-//! keeps in memory.
+//! **Invariant:** a missing acknowledged row makes the experiment fail.
+//! **Not here:** the process (`killed_writer`); a loss of power, which also loses the data that the
+//! operating system keeps in memory.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,7 +20,7 @@ use crate::work_folder::WorkFolder;
 
 /// Number of shards.
 pub(crate) const SHARDS: usize = 3;
-/// Distance of the numbers of two rounds: a round writes fewer rows.
+/// Distance between the first row numbers of two rounds, each of which writes fewer rows.
 const ROUND: u64 = 1 << 32;
 
 /// Settings of the experiment.
@@ -34,7 +34,7 @@ pub struct CrashOptions<'c> {
     pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<PathBuf>,
-    /// Starter of the process.
+    /// Function that returns the command of the process.
     pub start_writer: &'c (dyn Fn(&std::path::Path, u64) -> std::process::Command + Sync),
 }
 
@@ -49,7 +49,7 @@ struct Round {
 /// Carries out the experiment.
 ///
 /// # Errors
-/// [`LabError`] of the step that failed, among them a lost row.
+/// [`LabError`] of the step that failed, for example a lost row.
 pub fn run(options: &CrashOptions<'_>, audience: &dyn Audience) -> Result<Report, LabError> {
     let began = Instant::now();
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
@@ -69,7 +69,7 @@ pub fn run(options: &CrashOptions<'_>, audience: &dyn Audience) -> Result<Report
         let found = count_found(&cluster, &acknowledged)?;
         if found != acknowledged.len() as u64 {
             let lost = acknowledged.len() as u64 - found;
-            return Err(LabError::Failed(format!("{lost} acknowledged rows are lost")));
+            return Err(LabError::Failed(format!("{lost} acknowledged rows were lost")));
         }
         let all = block_on(cluster.count(&cluster.table("users")?))?;
         let own = known.len() as u64;
@@ -134,7 +134,7 @@ fn explanation(rounds: &[Round]) -> String {
     format!(
         "All {} rows that were acknowledged before {} kills are there, because a row is acknowledged after its \
          transaction is in the synced log of its file, which the next opening replays in at most {slowest:.0} ms. Another {} \
-         rows were stored although their clients had no answer yet: to them the outcome is unknown, and not lost.",
+         rows were stored although their clients had received no response: for them the outcome is unknown, and nothing is lost.",
         sum(|round| round.acknowledged),
         rounds.len(),
         sum(|round| round.unacknowledged)

@@ -51,8 +51,8 @@ pub(crate) fn generate(
     complete(&filled, plan.rows())
 }
 
-/// Stores chunks of rows until there are no more, and tells `progress` how many each shard has
-/// stored.
+/// Stores chunks of rows until there are no more, and reports the rows that each shard has stored
+/// to `progress`.
 ///
 /// # Errors
 /// [`LabError`] if there is no next chunk, or the audience has left.

@@ -1,9 +1,9 @@
-//! Grow: a shard joins while clients read and write, takes its share of the slots, and is taken
-//! away again.
+//! Grow: a shard joins while clients read and write, takes its share of the slots, and is removed
+//! again.
 //!
-//! **Invariant:** an acknowledged write that is missing at the end, or a request that failed, ends
-//! the experiment as failed.
-//! **Not here:** the orders for a shard and its slots (`growth`).
+//! **Invariant:** an acknowledged write that is missing at the end, or a request that failed, makes
+//! the experiment fail.
+//! **Not here:** adding and draining the shard (`growth`).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,9 +40,9 @@ pub struct GrowOptions {
     pub users: u64,
     /// Number of shards before.
     pub shards: usize,
-    /// Number of clients; each has rows of its own to write.
+    /// Number of clients; each writes rows that no other client writes.
     pub clients: u16,
-    /// Length of the phases in which no slot moves.
+    /// Duration of the phases in which no slot moves.
     pub quiet: Duration,
     /// Seed of the rows and of the keys that are read.
     pub seed: u64,
@@ -69,7 +69,8 @@ struct Clients<'c> {
 /// Carries out the experiment.
 ///
 /// # Errors
-/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+/// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
+/// failed.
 pub fn run(options: &GrowOptions, audience: &dyn Audience) -> Result<Report, LabError> {
     let began = Instant::now();
     let most = Topology::SHARDS_MAX - 1;
@@ -102,7 +103,7 @@ pub fn run(options: &GrowOptions, audience: &dyn Audience) -> Result<Report, Lab
     Ok(report.ended(began.elapsed()))
 }
 
-/// Length of each phase.
+/// Duration of each phase.
 type Lengths = [Duration; PHASES.len()];
 /// Rebalances after the join and of the drain.
 type Changes = [RebalanceView; 2];
@@ -127,7 +128,7 @@ impl Clients<'_> {
         })
     }
 
-    /// Lets a shard join and takes it away, with quiet phases before, between and after.
+    /// Adds a shard and removes it, with quiet phases before, between and after.
     fn grow(&self, audience: &dyn Audience) -> Result<(Lengths, Changes), LabError> {
         let mut lengths = [Duration::ZERO; PHASES.len()];
         let name = format!("shard{}", self.options.shards + 1);
@@ -186,11 +187,13 @@ impl Clients<'_> {
         Ok(())
     }
 
-    /// Checks that every row is there once, with the last acknowledged change.
+    /// Checks that every row exists once, with its last acknowledged change.
     fn check(&self, traffic: &[Traffic]) -> Result<(), LabError> {
         let failures = traffic.iter().flat_map(|own| &own.phases);
         if let Some(cause) = failures.filter_map(|phase| phase.first_failure.as_ref()).next() {
-            return Err(LabError::Failed(format!("a request failed while slots moved: {cause}")));
+            return Err(LabError::Failed(format!(
+                "a request failed while slots were moving: {cause}"
+            )));
         }
         block_on(async {
             for (id, version) in traffic.iter().flat_map(|own| &own.written) {
@@ -198,7 +201,9 @@ impl Clients<'_> {
                 let read = self.cluster.read(query, Some(id), &request_options()).await;
                 let found = read.map_err(failure)?.version();
                 if found.is_none_or(|found| found < *version) {
-                    return Err(LabError::Failed(format!("an acknowledged write of {id} is lost")));
+                    return Err(LabError::Failed(format!(
+                        "an acknowledged write of {id} was lost"
+                    )));
                 }
             }
             let found = self.cluster.count(&self.users).await?;
@@ -244,7 +249,7 @@ fn moved(record: &RebalanceView) -> (u64, u64) {
 fn move_table(changes: &Changes) -> ReportTable {
     let columns = ["change", "moves", "slots", "share of all slots", "rows copied"];
     let mut table = ReportTable::new("Slots that moved", &columns);
-    for (name, record) in ["shard added", "shard taken away"].into_iter().zip(changes) {
+    for (name, record) in ["shard added", "shard removed"].into_iter().zip(changes) {
         let (slots, rows) = moved(record);
         table.push([
             name.into(),
@@ -274,9 +279,9 @@ fn explanation(phases: &[Timings], changes: &Changes, shards: usize) -> String {
     let p99 = |phase: usize| phases.get(phase).map_or(0.0, |phase| phase.quantile_ms(0.99));
     let requests: u64 = phases.iter().map(Timings::count).sum();
     format!(
-        "The new shard took {share:.1} % of the slots, its share among {} shards, and gave them back when it was taken \
-         away. None of {requests} requests failed and no acknowledged write is lost, and the slowest in \
-         a hundred took {:.2} ms before, {:.2} ms while slots moved in and {:.2} ms while they moved out, because a write of a \
+        "The new shard took {share:.1} % of the slots, its share among {} shards, and gave them back when it was \
+         removed. None of {requests} requests failed and no acknowledged write was lost. The p99 was \
+         {:.2} ms before, {:.2} ms while slots moved in and {:.2} ms while they moved out, because a write to a \
          slot waits while its last changes are copied.",
         shards + 1,
         p99(0),

@@ -1,4 +1,4 @@
-//! Growth: lets a shard join a cluster of the lab and take its share of the slots, or empties one.
+//! Growth: adds a shard to a cluster of the lab and gives it its share of the slots, or drains one.
 //!
 //! **Invariant:** when a function returns, the move of every slot has ended.
 //! **Not here:** joining and moving (`cluster`).
@@ -15,7 +15,7 @@ use crate::audience::Audience;
 use crate::lab_cluster::{LabCluster, PATIENCE};
 use crate::lab_error::LabError;
 
-/// Interval between two looks at a rebalance.
+/// Interval at which a rebalance is polled.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Adds a shard of weight 1, and moves slots until each shard has its share.

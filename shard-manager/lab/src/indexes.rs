@@ -1,10 +1,10 @@
 //! Indexes: a filtered query with and without an index, on more and more rows, and what the index
 //! costs a write.
 //!
-//! The query looks for the one user with an e-mail address. It has no shard key, so every shard is
-//! asked.
+//! The query looks up the user with a given e-mail address. It has no shard key, so it goes to
+//! every shard.
 //!
-//! **Invariant:** each query finds exactly its row, or the experiment ends as failed.
+//! **Invariant:** each query finds exactly its row, or the experiment fails.
 //! **Not here:** building an index (`cluster`).
 
 use std::path::PathBuf;
@@ -36,9 +36,9 @@ pub const USERS_MAX: u64 = 10_000_000;
 pub const COUNTS_MAX: usize = 12;
 /// Column of the index.
 const COLUMN: &str = "email";
-/// Longest time of the queries, and of the writes, on one number of rows.
+/// Longest duration of the queries, and of the writes, for one number of rows.
 const AT_MOST: Duration = Duration::from_secs(20);
-/// Interval between two looks at an index that is being built.
+/// Interval at which an index that is being built is polled.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Settings of the experiment.
@@ -70,7 +70,8 @@ struct Tried {
 /// Carries out the experiment.
 ///
 /// # Errors
-/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+/// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
+/// failed.
 pub fn run(options: &IndexesOptions, audience: &dyn Audience) -> Result<Report, LabError> {
     let began = Instant::now();
     check(options)?;
@@ -104,7 +105,7 @@ pub fn run(options: &IndexesOptions, audience: &dyn Audience) -> Result<Report, 
 fn check(options: &IndexesOptions) -> Result<(), LabError> {
     let IndexesOptions { counts, shards, .. } = options;
     let line = if !(1..=COUNTS_MAX).contains(&counts.len()) {
-        format!("there may be 1 to {COUNTS_MAX} numbers of users, not {}", counts.len())
+        format!("--users accepts 1 to {COUNTS_MAX} numbers, not {}", counts.len())
     } else if let Some(bad) = counts.iter().find(|users| !(1..=USERS_MAX).contains(*users)) {
         format!("there may be 1 to {USERS_MAX} users, not {bad}")
     } else if !(1..=Topology::SHARDS_MAX).contains(shards) {
@@ -127,7 +128,7 @@ impl Trial<'_> {
     fn build(&self, audience: &dyn Audience) -> Result<Duration, LabError> {
         let began = Instant::now();
         let indexes = Indexes::of(self.cluster.manager().schema(Rights::ALL));
-        // The experiment has no writes meanwhile that would wait too long.
+        // No writes run meanwhile, so none waits too long.
         let draft = IndexDraft {
             name: "by_email".to_owned(),
             columns: vec![COLUMN.to_owned()],

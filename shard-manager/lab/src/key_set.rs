@@ -1,4 +1,4 @@
-//! Key set: shard keys of a kind that systems have, made from a seed, or read from a file.
+//! Key set: shard keys as real systems have them, generated from a seed or read from a file.
 //!
 //! **Invariant:** the same kind, number and seed yield the same keys on every machine.
 //! **Not here:** reading the file (`cli`).
@@ -14,23 +14,23 @@ use crate::random::Random;
 pub const KEYS_MAX: u64 = 1_000_000;
 /// Number of servers of Matrix ids, and of tenants.
 const GROUPS: u64 = 50;
-/// Largest number of groups that become partitions of the keyspace `list`.
+/// Number of the largest groups that become partitions of the keyspace `list`.
 const PARTITIONS_MAX: usize = 256;
 /// Number of ranges of the keyspace `range`.
 const RANGES: i128 = 64;
 /// Share of the keys that are in the last tenth of the range with a hot end.
 const HOT_SHARE: f64 = 0.8;
 
-/// Kind of keys that is made.
+/// Kind of generated keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
-    /// Ids of Matrix users, most of them on few servers.
+    /// Ids of Matrix users, most of them on a few servers.
     Matrix,
     /// Consecutive numbers.
     Numeric,
-    /// Users of tenants, most of them of few tenants.
+    /// Users of tenants, most of them of a few tenants.
     Tenants,
-    /// Numbers of a range, most of them near its end, as times and counters are.
+    /// Numbers of a range, most of them near its end, as with timestamps and counters.
     HotEnd,
 }
 
@@ -59,7 +59,7 @@ pub struct LabKeys {
 }
 
 impl LabKeys {
-    /// Makes this number of keys of a kind.
+    /// Generates this number of keys of a kind.
     pub fn made(kind: KeyKind, count: u64, seed: u64) -> Self {
         let mut random = Random::new(seed, kind.name());
         let key = |number: u64| match kind {

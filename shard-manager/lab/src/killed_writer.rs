@@ -1,7 +1,7 @@
-//! Killed writer: a process of its own that writes to a cluster until it is killed.
+//! Killed writer: a separate process that writes to a cluster until it is killed.
 //!
 //! The process reports each row on its standard output once the row is acknowledged. So the
-//! one who kills it knows which rows must be there afterwards.
+//! process that kills it knows which rows must be there afterwards.
 //!
 //! **Invariant:** a number is reported only after its row was acknowledged.
 //! **Not here:** the command line of the process (`cli`).
@@ -18,7 +18,7 @@ use crate::dataset::new_user;
 use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
 
-/// Starter of the process that writes to the cluster in a folder.
+/// Function that returns the command of a process that writes to the cluster in a folder.
 pub type StartWriter<'s> = &'s (dyn Fn(&Path) -> Command + Sync);
 
 /// Number of clients of the process.
@@ -63,7 +63,8 @@ pub fn write_until_killed(data_dir: &Path, first: u64) -> Result<(), LabError> {
 /// numbers of all rows that it has reported.
 ///
 /// # Errors
-/// [`LabError`] if the writer cannot be started or ends by itself, or the audience has left.
+/// [`LabError`] if the writer cannot be started or ends without being killed, or the audience has
+/// left.
 pub(crate) fn kill_after(
     start: StartWriter<'_>,
     data_dir: &Path,
@@ -81,7 +82,7 @@ pub(crate) fn kill_after(
         if out.read_line(&mut line).map_err(LabError::failed)? == 0 {
             break;
         }
-        // The last line may be incomplete, and would be another number then.
+        // The last line may be incomplete, and would then be a different number.
         numbers.extend(line.strip_suffix('\n').and_then(|line| line.parse::<u64>().ok()));
         if !is_killed && (numbers.len() >= acknowledged || audience.has_left()) {
             child.kill().map_err(LabError::failed)?;
@@ -96,7 +97,10 @@ pub(crate) fn kill_after(
     child.wait().map_err(LabError::failed)?;
     audience.stay()?;
     if !is_killed {
-        return Err(LabError::Failed(format!("the writer ended by itself: {}", said.trim())));
+        return Err(LabError::Failed(format!(
+            "the writer ended without being killed: {}",
+            said.trim()
+        )));
     }
     Ok(numbers)
 }

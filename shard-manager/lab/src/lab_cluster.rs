@@ -1,6 +1,6 @@
-//! Lab cluster: a cluster that an experiment has made, and requests to it.
+//! Lab cluster: a cluster that an experiment has created, and requests to it.
 //!
-//! Requests go through the manager, as those of a router do, without HTTP.
+//! Requests go through the manager, as those of a router do, but without HTTP.
 //!
 //! **Invariant:** the cluster is closed before its folder is removed.
 //! **Not here:** the folder (`work_folder`).
@@ -26,7 +26,7 @@ use model::value::Value;
 
 use crate::lab_error::LabError;
 
-/// Time limit of a request. Generous: an answer that is late is still measured.
+/// Time limit of a request. Generous, because late responses are still measured.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Row of a table, as columns and values.
@@ -77,7 +77,8 @@ impl LabCluster {
         &self.manager
     }
 
-    /// Runs work beside the task that opens shards, carries moves out and builds indexes.
+    /// Runs work concurrently with the task that opens shards, carries out moves and builds
+    /// indexes.
     ///
     /// # Errors
     /// Those of the work.
@@ -102,7 +103,7 @@ impl LabCluster {
     /// Returns a table that each cluster has.
     ///
     /// # Errors
-    /// [`LabError::Failed`] if there is none of this name.
+    /// [`LabError::Failed`] if there is no table with this name.
     pub fn table(&self, name: &str) -> Result<Arc<Table>, LabError> {
         self.manager.schema(Rights::ALL).table(name).map_err(LabError::failed)
     }

@@ -1,16 +1,16 @@
-//! Lab error: reasons why an experiment was not begun, or has no result.
+//! Lab error: reasons why an experiment was not started, or has no result.
 
 /// Reason why an experiment has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// The settings are impossible; nothing was begun.
+    /// The settings are impossible; nothing was started.
     #[error("{0}")]
     Impossible(String),
-    /// The experiment failed, and what it made is removed.
+    /// The experiment failed, and its files and databases are removed.
     #[error("{0}")]
     Failed(String),
-    /// The watcher ended the experiment, and what it made is removed.
-    #[error("cancelled; what the experiment made is removed")]
+    /// The audience ended the experiment, and its files and databases are removed.
+    #[error("cancelled; the files and databases of the experiment are removed")]
     Cancelled,
 }
 
@@ -20,7 +20,7 @@ impl LabError {
         Self::Failed(error.to_string())
     }
 
-    /// Returns the error for settings that no experiment can have.
+    /// Returns the error for settings that no experiment can use.
     pub(crate) fn impossible(error: impl std::fmt::Display) -> Self {
         Self::Impossible(error.to_string())
     }

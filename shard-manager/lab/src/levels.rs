@@ -1,4 +1,5 @@
-//! Levels: what the consistency levels cost, and which of them refuse while nodes are gone.
+//! Levels: the cost of the consistency levels, and which of them refuse requests while nodes are
+//! unreachable.
 //!
 //! **Not here:** what a read may see (`replicas`).
 
@@ -27,7 +28,7 @@ use crate::work_folder::WorkFolder;
 
 /// Number of shards.
 const SHARDS: usize = 3;
-/// Longest time of the requests of one level.
+/// Longest duration of the requests of one level.
 const AT_MOST: Duration = Duration::from_secs(20);
 
 /// Settings of the experiment.
@@ -54,7 +55,7 @@ struct Tried {
     reads: Timings,
 }
 
-/// Figures of a level, while some replicas are gone.
+/// Results of a level while some replicas are unreachable.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LevelFigures {
     /// Number of replicas of each shard that are cut off.
@@ -86,9 +87,9 @@ pub struct LevelFigures {
 pub struct LevelsResult {
     /// Number of shards.
     pub shards: usize,
-    /// Each level, first with all replicas there.
+    /// Results of each level, first with all replicas reachable.
     pub figures: Vec<LevelFigures>,
-    /// Summary of what was seen.
+    /// Summary of the result.
     pub explanation: String,
 }
 
@@ -118,7 +119,8 @@ impl Tried {
 /// Carries out the experiment, and reports it.
 ///
 /// # Errors
-/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+/// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
+/// failed.
 pub fn run(options: &LevelsOptions, audience: &dyn Audience) -> Result<Report, LabError> {
     let began = Instant::now();
     let tried = try_levels(options, audience)?;
@@ -134,7 +136,7 @@ pub fn run(options: &LevelsOptions, audience: &dyn Audience) -> Result<Report, L
     Ok(report.ended(began.elapsed()))
 }
 
-/// Carries out the experiment, and returns its figures.
+/// Carries out the experiment, and returns its results.
 ///
 /// # Errors
 /// Errors of [`run`].
@@ -159,7 +161,7 @@ fn try_levels(options: &LevelsOptions, audience: &dyn Audience) -> Result<Vec<Tr
     let amount = Amount { clients: clients.into(), requests: operations, at_most: AT_MOST };
     let mut tried = Vec::new();
     for gone in 0..=replicas {
-        audience.say(&format!("{gone} of {replicas} replicas of each shard are gone"));
+        audience.say(&format!("{gone} of {replicas} replicas of each shard are cut off"));
         let nodes = (1..=gone).flat_map(|replica| {
             (1..=SHARDS).map(move |shard| format!("shard{shard}-replica{replica}"))
         });
@@ -214,7 +216,7 @@ fn table(tried: &[Tried]) -> ReportTable {
         "read p99",
         "first refusal",
     ];
-    let mut table = ReportTable::new("Levels while replicas of each shard are gone", &columns);
+    let mut table = ReportTable::new("Levels while replicas of each shard are cut off", &columns);
     for one in tried {
         let side = |timings: &Timings| {
             let time = |share| match timings.count() {
@@ -241,7 +243,7 @@ fn chart(tried: &[Tried]) -> Chart {
     };
     let label = |one: &Tried| format!("{}, {} gone", one.level.name(), one.gone);
     Chart::Bars(BarChart {
-        title: "Times of the levels; no bar where all were refused".to_owned(),
+        title: "Times of the levels; no bar if all requests were refused".to_owned(),
         unit: "ms",
         series: series.map(ToOwned::to_owned).to_vec(),
         groups: tried.iter().map(|one| (label(one), values(one))).collect(),
@@ -263,9 +265,9 @@ fn explanation(tried: &[Tried], replicas: usize) -> String {
     let quorum = replicas - Level::Quorum.replicas_needed(replicas);
     let only = match quorum {
         0 => "`quorum` and `all` refuse".to_owned(),
-        more => format!("`all` refuses and `quorum` works, until more than {more} are gone"),
+        more => format!("`all` refuses and `quorum` works, until more than {more} are cut off"),
     };
     format!(
-        "{costs} When a replica is gone {only}: a refused write is stored nowhere, and `one` goes on."
+        "{costs} While a replica is cut off, {only}; a refused write is stored nowhere, and `one` continues to work."
     )
 }

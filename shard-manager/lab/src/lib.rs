@@ -1,8 +1,8 @@
-//! Lab: experiments on keys and on clusters of their own, each with a table, a chart and an
-//! explanation of what was seen.
+//! Lab: experiments on generated keys and on temporary clusters, each with a table, a chart and an
+//! explanation of the result.
 //!
-//! **Invariant:** an experiment touches no data that it did not make, and removes what it made,
-//! also if it is interrupted.
+//! **Invariant:** an experiment touches no data that it did not create, and removes everything that
+//! it created, even if it is interrupted.
 //! **Not here:** the command line and its bars (`cli`), files of reports on disk (`cli`).
 #![forbid(unsafe_code)]
 

@@ -1,10 +1,10 @@
-//! Network: latency, loss and cuts between the router and the nodes, and what becomes of requests.
+//! Network: effect of latency, loss and cuts between the router and the nodes on requests.
 //!
-//! After each condition the network heals, and every write is looked for.
+//! After each condition the network is restored, and every write is looked for.
 //!
-//! **Invariant:** an acknowledged write that is missing, or a refused one that is stored, ends the
-//! experiment as failed. A disturbance ends when its value is dropped.
-//! **Not here:** the ways to the nodes (`tcp_link`, `node_faults`).
+//! **Invariant:** an acknowledged write that is missing, or a refused one that was stored, makes
+//! the experiment fail. A disturbance ends when its value is dropped.
+//! **Not here:** the connections to the nodes (`tcp_link`, `node_faults`).
 
 mod findings;
 
@@ -36,13 +36,13 @@ use crate::work_folder::WorkFolder;
 pub const LATENCIES_MAX: usize = 8;
 /// Highest latency, in milliseconds.
 pub const LATENCY_MS_MAX: u64 = 1_000;
-/// One of so many pieces is lost.
+/// One chunk in this many is lost.
 const LOST_ONE_OF: u64 = 100;
 /// Number of users that are read.
 const READ_USERS: u64 = 64;
-/// Longest wait of a request.
+/// Time limit of a request.
 const WAIT_MAX: Duration = Duration::from_millis(1_500);
-/// Longest time of the writes, and of the reads, of one condition.
+/// Longest duration of the writes, and of the reads, of one condition.
 const AT_MOST: Duration = Duration::from_secs(6);
 
 /// Settings of the experiment.
@@ -58,17 +58,17 @@ pub struct NetworkOptions {
     pub clients: u16,
     /// Latencies to try, in milliseconds.
     pub latencies_ms: Vec<u64>,
-    /// Seed of what is lost; the rows depend on their numbers only.
+    /// Seed that selects the lost chunks; the rows depend on their numbers only.
     pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<PathBuf>,
 }
 
 /// Servers to use instead of files, and the links through which the cluster reaches them. The
-/// caller disposes of them afterwards.
+/// caller removes them afterwards.
 #[derive(Debug)]
 pub struct LinkedServers {
-    /// The nodes, by the ports of the links.
+    /// The nodes, at the ports of the links.
     pub cluster: ConnectedCluster,
     /// Name of each node, and its link.
     pub links: Vec<(String, TcpLink)>,
@@ -81,9 +81,9 @@ pub struct LinkedServers {
 enum NetworkCondition {
     /// Nothing is disturbed.
     Calm,
-    /// Every node answers so many milliseconds later.
+    /// Responses of every node are delayed by this many milliseconds.
     Latency(u64),
-    /// One of so many pieces is sent twice.
+    /// One chunk in this many is lost and sent again.
     Loss,
     /// One replica of each shard cannot be reached.
     ReplicasCut,
@@ -95,10 +95,10 @@ impl NetworkCondition {
     fn name(self) -> String {
         match self {
             Self::Calm => "calm".to_owned(),
-            Self::Latency(ms) => format!("{ms} ms later"),
-            Self::Loss => format!("1 of {LOST_ONE_OF} pieces lost"),
-            Self::ReplicasCut => "a replica of each shard cut".to_owned(),
-            Self::PrimaryCut => "primary of shard1 cut".to_owned(),
+            Self::Latency(ms) => format!("{ms} ms delay"),
+            Self::Loss => format!("1 of {LOST_ONE_OF} chunks lost"),
+            Self::ReplicasCut => "a replica of each shard cut off".to_owned(),
+            Self::PrimaryCut => "primary of shard1 cut off".to_owned(),
         }
     }
 
@@ -140,7 +140,7 @@ struct Tried {
     outcomes: Outcomes,
 }
 
-/// Number of writes of each outcome, and of those with an unknown one that are stored.
+/// Number of writes of each outcome, and of those with an unknown outcome that were stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Outcomes {
     acknowledged: u64,
@@ -149,7 +149,7 @@ struct Outcomes {
     unknown_stored: u64,
 }
 
-/// Disturbance of the way to a node, which ends with it.
+/// Disturbance of the connections to a node. It ends when the value is dropped.
 trait Disturbance {}
 
 impl Disturbance for InjectedFault {}
@@ -167,7 +167,8 @@ impl Drop for DisturbedLink<'_> {
 /// Carries out the experiment.
 ///
 /// # Errors
-/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+/// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
+/// failed.
 pub fn run(
     options: &NetworkOptions,
     servers: Option<&LinkedServers>,
@@ -213,7 +214,7 @@ pub fn run(
     Ok(report.ended(began.elapsed()))
 }
 
-/// Checks the settings before anything is made.
+/// Checks the settings before anything is created.
 ///
 /// # Errors
 /// [`LabError::Impossible`].
@@ -250,7 +251,7 @@ impl Trial<'_> {
         [NetworkCondition::Calm].into_iter().chain(latencies).chain(loss).chain(cuts).collect()
     }
 
-    /// Disturbs the ways to the nodes.
+    /// Disturbs the connections to the nodes.
     fn disturb(
         &self,
         condition: NetworkCondition,
@@ -319,7 +320,7 @@ impl Trial<'_> {
         written.map(drop).map_err(|failure| (failure.outcome, failure.error.to_string()))
     }
 
-    /// Looks for every write after the network has healed.
+    /// Looks for every write after the network has been restored.
     fn look_for(
         &self,
         written: &[(String, Option<Outcome>)],
@@ -334,12 +335,12 @@ impl Trial<'_> {
             match outcome {
                 None | Some(Outcome::Committed) if !is_stored => {
                     return Err(LabError::Failed(format!(
-                        "the acknowledged write of {id} is lost"
+                        "the acknowledged write of {id} was lost"
                     )));
                 }
                 None | Some(Outcome::Committed) => outcomes.acknowledged += 1,
                 Some(Outcome::Rejected) if is_stored => {
-                    return Err(LabError::Failed(format!("the refused write of {id} is stored")));
+                    return Err(LabError::Failed(format!("a refused write of {id} was stored")));
                 }
                 Some(Outcome::Rejected) => outcomes.refused += 1,
                 Some(Outcome::Unknown) => {
@@ -352,7 +353,7 @@ impl Trial<'_> {
     }
 }
 
-/// Returns the options of a request whose client waits for a short time.
+/// Returns the options of a request with a short deadline.
 fn asked() -> RequestOptions {
     RequestOptions::by(Instant::now() + WAIT_MAX)
 }

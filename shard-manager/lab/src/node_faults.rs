@@ -12,7 +12,7 @@ use crate::audience::Audience;
 use crate::lab_cluster::{LabCluster, PATIENCE, block_on};
 use crate::lab_error::LabError;
 
-/// Interval between two looks at a state.
+/// Interval at which a state is polled.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Fault of a node, ended when it is dropped.
@@ -47,7 +47,7 @@ pub(crate) fn in_mode(mode: NodeMode) -> NodeFault {
 /// Waits until a condition holds.
 ///
 /// # Errors
-/// [`LabError`] if it does not in time, or the audience has left.
+/// [`LabError`] if it does not hold in time, or the audience has left.
 pub(crate) fn until(
     audience: &dyn Audience,
     what: &str,
@@ -57,7 +57,7 @@ pub(crate) fn until(
     while !holds() {
         audience.stay()?;
         if began.elapsed() > PATIENCE {
-            return Err(LabError::Failed(format!("{what}: that did not happen in time")));
+            return Err(LabError::Failed(format!("{what}: this did not happen in time")));
         }
         std::thread::sleep(LOOK);
     }
@@ -69,7 +69,7 @@ pub(crate) fn until(
 /// # Errors
 /// Errors of [`until`].
 pub(crate) fn until_well(cluster: &LabCluster, audience: &dyn Audience) -> Result<(), LabError> {
-    until(audience, "every node is well", || {
+    until(audience, "every node fulfils its role", || {
         let health = cluster.manager().status().health(Instant::now() + PATIENCE);
         block_on(health).iter().flat_map(|shard| &shard.nodes).all(|node| node.up)
     })

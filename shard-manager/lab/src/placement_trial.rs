@@ -1,8 +1,8 @@
-//! Placement trial: a keyspace and a placement on paper. Which shard has which slots and how much
-//! of the keys, and what would move if the shards changed.
+//! Placement trial: computes the slots of each shard and its share of the keys for a keyspace and a
+//! placement, and what would move if the shards changed.
 //!
-//! **Invariant:** a trial depends on its options only, stores nothing, and takes some milliseconds:
-//! each option has a limit.
+//! **Invariant:** a trial depends on its options only, stores nothing, and takes a few
+//! milliseconds, because each option has a limit.
 //! **Not here:** the comparison of all placements (`strategies`), a cluster.
 
 mod options;
@@ -15,18 +15,18 @@ use serde::Serialize;
 
 pub use self::options::{TrialFault, TrialKeys, TrialOptions, TrialTexts};
 
-/// Highest number of shards: more cannot be told apart in a picture.
+/// Highest number of shards: more could not be distinguished in a picture.
 pub const SHARDS_MAX: usize = 64;
-/// Highest number of keys that are made.
+/// Highest number of generated keys.
 pub const TRIAL_KEYS_MAX: u64 = 20_000;
-/// Highest number of keys whose places are named one by one.
+/// Highest number of keys whose locations are listed individually.
 pub const SAMPLE_MAX: usize = 100;
 /// Highest number of points of a ring.
 pub const RING_POINTS_MAX: u64 = 1 << 16;
-/// Highest number of points of a ring that are named: a picture has no room for more.
+/// Highest number of points of a ring that are listed: a picture has no room for more.
 pub const RING_POINTS_SHOWN: usize = 1_024;
 
-/// Slots from the first to the last, both included, with their owner.
+/// Slots from the first to the last, inclusive, with their owner.
 pub type SlotRun = (u16, u16, String);
 
 /// Result of a trial.
@@ -38,13 +38,13 @@ pub struct Trial {
     pub placement: String,
     /// Number of keys, or of slots if there are no keys.
     pub total: u64,
-    /// Shares of the shards, and their slots.
+    /// Shares and slots of the shards.
     pub before: TrialState,
     /// Slots and keys that the change moves; `None` without one.
     pub moved: Option<TrialMove>,
     /// Points of the ring, if the placement has one.
     pub ring: Option<TrialRing>,
-    /// Places of the sample.
+    /// Locations of the sample keys.
     pub sample: Vec<PlacedKey>,
 }
 
@@ -80,11 +80,12 @@ pub struct TrialMove {
 pub struct TrialRing {
     /// Number of all points.
     pub total: u64,
-    /// Places from 0 to 1 and their shards, in the order of the ring; empty if there are too many.
+    /// Positions from 0 to 1 and their shards, in the order of the ring; empty if there are too
+    /// many.
     pub points: Vec<(f64, String)>,
 }
 
-/// Key with its place.
+/// Key with its location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlacedKey {
     /// The key.
@@ -129,7 +130,7 @@ impl Owners {
 /// Carries out a trial.
 ///
 /// # Errors
-/// [`TrialFault`] names the option that does not fit the others.
+/// [`TrialFault`], which names the option that does not fit the others.
 pub fn run(options: &TrialOptions) -> Result<Trial, TrialFault> {
     let topology = &options.topology;
     let algorithm = &options.algorithm;

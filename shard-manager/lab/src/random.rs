@@ -7,7 +7,8 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Creates the generator of a seed for a purpose: experiments of one seed draw independently.
+    /// Creates a generator from a seed and a purpose, so that experiments with one seed are
+    /// independent.
     pub(crate) fn new(seed: u64, purpose: &str) -> Self {
         let mixed = purpose.bytes().fold(seed, |state, byte| {
             let mut one = Self(state ^ u64::from(byte));
@@ -30,7 +31,7 @@ impl Random {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
-    /// Returns a number of 0 to 1, without 1.
+    /// Returns a number from 0 to 1, excluding 1.
     pub(crate) fn share(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }

@@ -1,10 +1,10 @@
-//! Replicas: what reads see while replicas lag, and what it costs to see more.
+//! Replicas: what reads return while replicas lag, and the cost of fresher reads.
 //!
-//! Each operation is a write and then a read of the same row. A read that shows an older row than
-//! that is *stale*: it may be at level `one` without a token, and never otherwise.
+//! Each operation is a write followed by a read of the same row. A read that returns an older row
+//! is *stale*: this is permitted at level `one` without a token, and never otherwise.
 //!
-//! **Invariant:** a stale read where a promise forbids it ends the experiment as failed.
-//! **Not here:** refusals while nodes are gone (`levels`).
+//! **Invariant:** a stale read that is not permitted makes the experiment fail.
+//! **Not here:** refusals while nodes are unreachable (`levels`).
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -49,9 +49,9 @@ pub struct ReplicasOptions {
 enum Reading {
     /// From any node.
     One,
-    /// From a node that has what the session has seen.
+    /// From a node that has everything that the session has seen.
     Token,
-    /// From a node that has everything that was acknowledged before.
+    /// From a node that has every earlier acknowledged write.
     Quorum,
     /// From the primary.
     All,
@@ -151,7 +151,7 @@ fn try_reading(
     }
     if tried.stale > 0 && reading != Reading::One {
         let line =
-            format!("a read at {} showed an older row than was acknowledged", reading.name());
+            format!("a read at {} returned a row older than the acknowledged one", reading.name());
         return Err(LabError::Failed(line));
     }
     tried.reads = tried.reads.ended(began.elapsed());
@@ -182,7 +182,7 @@ fn chart(tried: &[Tried]) -> Chart {
     let groups = tried.iter();
     let groups = groups.map(|one| (label(one), vec![percent(one), one.reads.quantile_ms(0.99)]));
     Chart::Bars(BarChart {
-        title: "Stale reads in percent, and the time of the slowest in a hundred".to_owned(),
+        title: "Stale reads in percent, and p99 of the time".to_owned(),
         unit: "",
         series: vec!["stale reads (%)".to_owned(), "p99 (ms)".to_owned()],
         groups: groups.collect(),
@@ -196,10 +196,10 @@ fn explanation(tried: &[Tried]) -> String {
     let stale = of(Reading::One).map_or(0.0, percent);
     let p99 = |reading| of(reading).map_or(0.0, |one| one.reads.quantile_ms(0.99));
     format!(
-        "With replicas {slowest} ms behind, {stale:.0} % of the reads at `one` show an older row than the one just \
+        "With replicas {slowest} ms behind, {stale:.0} % of the reads at `one` return an older row than the one just \
          written, and no read with a session token, at `quorum` or at `all` does. Such a read waits up to 50 ms for a \
-         replica and then asks the primary, so its slowest in a hundred take {:.1} ms with a token, {:.1} ms at `quorum` \
-         and {:.1} ms at `all`, which asks the primary at once.",
+         replica and then goes to the primary, so its p99 is {:.1} ms with a token, {:.1} ms at `quorum` \
+         and {:.1} ms at `all`, which goes to the primary at once.",
         p99(Reading::Token),
         p99(Reading::Quorum),
         p99(Reading::All)

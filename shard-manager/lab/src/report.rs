@@ -18,7 +18,7 @@ use crate::machine::Machine;
 pub struct Report {
     /// Name of the experiment, as on the command line.
     pub experiment: &'static str,
-    /// Seed of everything that was drawn.
+    /// Seed of all random numbers.
     pub seed: u64,
     /// Settings, by name.
     pub settings: Vec<Setting>,
@@ -28,12 +28,12 @@ pub struct Report {
     pub seconds: f64,
     /// Numbers.
     pub tables: Vec<ReportTable>,
-    /// Pictures of them, for the page.
+    /// Charts of the numbers, for the page.
     #[serde(skip)]
     pub charts: Vec<Chart>,
-    /// Conditions that were left out, and why.
+    /// Conditions that were omitted, and the reasons.
     pub notes: Vec<String>,
-    /// Summary of what was seen, in two sentences.
+    /// Summary of the result, in two sentences.
     pub explanation: String,
 }
 
@@ -46,7 +46,7 @@ pub struct Setting {
     pub value: String,
 }
 
-/// ReportTable of numbers.
+/// Table of a report.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ReportTable {
     /// Title.
@@ -63,9 +63,9 @@ pub struct ReportTable {
 pub enum Cell {
     /// A text.
     Text(String),
-    /// A number of things.
+    /// A count.
     Count(u64),
-    /// A part of a whole, 0 to 1.
+    /// A fraction, 0 to 1.
     Share(f64),
     /// A multiple.
     Ratio(f64),
@@ -73,7 +73,7 @@ pub enum Cell {
     Millis(f64),
     /// Time in nanoseconds.
     Nanos(f64),
-    /// Number of things in a second.
+    /// Number per second.
     Rate(f64),
     /// Nothing was measured.
     Absent,
@@ -95,7 +95,7 @@ impl Cell {
         }
     }
 
-    /// Returns true if the value is a number, which stands at the right of its column.
+    /// Returns true if the value is a number, which is aligned to the right of its column.
     pub fn is_number(&self) -> bool {
         !matches!(self, Self::Text(_))
     }
@@ -149,7 +149,7 @@ impl Report {
         self
     }
 
-    /// Completes the report after this time.
+    /// Completes the report with the duration of the experiment.
     #[must_use]
     pub fn ended(mut self, elapsed: Duration) -> Self {
         self.seconds = (elapsed.as_secs_f64() * 1_000.0).round() / 1_000.0;
@@ -168,7 +168,7 @@ impl Report {
         markdown::document(self)
     }
 
-    /// Returns the report as one HTML page, complete in itself.
+    /// Returns the report as one self-contained HTML page.
     pub fn html(&self) -> String {
         html::page(self)
     }

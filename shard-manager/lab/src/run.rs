@@ -1,10 +1,10 @@
 //! Run: users in one database and the same users on shards, and the same queries on both.
 //!
-//! Both are clusters of the same program: the one database is a cluster with one shard. So both
-//! have the same tables and primary keys, the same durability and the same path of a request, and
-//! they differ in the number of databases only.
+//! Both sides are clusters of this program: the one database is a cluster with one shard. So both
+//! have the same tables, primary keys and durability, handle requests in the same way, and differ
+//! only in the number of databases.
 //!
-//! **Invariant:** both sides have the same rows when the queries begin, which is counted.
+//! **Invariant:** both sides have the same number of rows when the queries begin; this is checked.
 //! **Not here:** the rows (`dataset`), the clients (`clients`).
 
 mod distribution;
@@ -28,7 +28,7 @@ use crate::machine::peak_memory_bytes;
 use crate::report::{Cell, Report, ReportTable};
 use crate::work_folder::WorkFolder;
 
-/// Number of users unless another is requested.
+/// Default number of users.
 pub const USERS_DEFAULT: u64 = 10_000;
 /// Highest number of users.
 pub const USERS_MAX: u64 = 100_000_000;
@@ -46,9 +46,10 @@ pub struct RunOptions {
     pub shards: usize,
     /// Number of clients that read and write single rows.
     pub clients: u16,
-    /// Number of reads and of writes of single rows; other queries are a hundredth of that.
+    /// Number of reads and of writes of single rows; the other queries are sent a hundredth as
+    /// often.
     pub operations: u64,
-    /// Longest time of each query on each side.
+    /// Longest duration of each query on each side.
     pub at_most: Duration,
     /// Seed of the rows and of the keys that are read.
     pub seed: u64,
@@ -58,7 +59,7 @@ pub struct RunOptions {
     pub servers: Option<ServerSides>,
 }
 
-/// Empty databases on servers, of which the caller disposes afterwards.
+/// Empty databases on servers, which the caller removes afterwards.
 #[derive(Clone, Debug)]
 pub struct ServerSides {
     /// The one database.
@@ -80,7 +81,8 @@ pub(crate) struct Sides {
 /// Carries out the experiment.
 ///
 /// # Errors
-/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+/// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
+/// failed.
 pub fn run(options: &RunOptions, audience: &dyn Audience) -> Result<Report, LabError> {
     let began = Instant::now();
     check(options)?;
@@ -116,7 +118,7 @@ pub fn run(options: &RunOptions, audience: &dyn Audience) -> Result<Report, LabE
     Ok(report.ended(began.elapsed()))
 }
 
-/// Checks the settings before anything is made.
+/// Checks the settings before anything is created.
 ///
 /// # Errors
 /// [`LabError::Impossible`].

@@ -1,6 +1,6 @@
 //! Shard counts: the same users and queries on clusters with more and more shards.
 //!
-//! **Not here:** one database beside shards (`run`), a cluster that grows under traffic (`grow`).
+//! **Not here:** the comparison with one database (`run`), growth under traffic (`grow`).
 
 use std::time::Instant;
 
@@ -29,7 +29,8 @@ struct Counted {
 /// Carries out the experiment: `options` apply to each number of shards.
 ///
 /// # Errors
-/// [`LabError::Impossible`] before anything is made; else the error of the step that failed.
+/// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
+/// failed.
 pub fn run(
     options: &RunOptions,
     counts: &[usize],
@@ -124,8 +125,8 @@ fn explanation(all: &[Counted], cores: usize) -> String {
         format!("`{}` {:.2} times", query.name(), ratio(all, last, index))
     };
     format!(
-        "From {} to {} shards the rate of {} and of {} is what it was. All shards share the disk and {cores} cores of this \
-         machine, so more shards than cores divide its work without adding any; shards on machines of their own add both.",
+        "From {} to {} shards the rate of {} and of {} the original rate. All shards share the disk and {cores} cores of this \
+         machine, so more shards than cores only divide the work; shards on separate machines add disks and cores.",
         all.first().map_or(0, |one| one.shards),
         last.shards,
         text(named().max_by(by_ratio)),

@@ -1,9 +1,9 @@
-//! Strategies: every keyspace and placement on the same keys. Which shard has how much of them,
-//! how many move when the shards change, and what a lookup costs.
+//! Strategies: applies every keyspace and placement to the same keys, and compares the share of
+//! each shard, the keys that move when the shards change, and the cost of a lookup.
 //!
-//! **Invariant:** all combinations of a key set see the same keys; everything but times depends on
-//! the settings only.
-//! **Not here:** a cluster. Nothing is stored, so nothing moves but on paper.
+//! **Invariant:** all combinations for a key set use the same keys; everything except the times
+//! depends on the settings only.
+//! **Not here:** a cluster. Nothing is stored; moves are only computed.
 
 mod cost;
 mod explanation;
@@ -26,15 +26,15 @@ use crate::report::{Cell, Report, ReportTable};
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
 pub struct StrategiesOptions {
-    /// Kinds of keys that are made; none if there are own keys.
+    /// Kinds of generated keys; empty if the user provides keys.
     pub kinds: Vec<KeyKind>,
-    /// Keys of the user.
+    /// Keys that the user provides.
     pub own_keys: Option<LabKeys>,
-    /// Number of keys of each made set.
+    /// Number of keys of each generated set.
     pub keys: u64,
     /// Weights of the shards.
     pub weights: Vec<u32>,
-    /// Keyspaces that are tried on own keys, besides those that fit.
+    /// Keyspaces that are tried on the user's keys, besides those that fit.
     pub keyspaces: Vec<Keyspace>,
     /// Seed of the keys.
     pub seed: u64,
@@ -102,7 +102,7 @@ impl StrategiesOptions {
         self.kinds.len() + usize::from(self.own_keys.is_some())
     }
 
-    /// Returns the key sets, one after the other: each may take much memory.
+    /// Returns the key sets one at a time, because each may take much memory.
     fn key_sets(&self) -> impl Iterator<Item = LabKeys> + '_ {
         let made = self.kinds.iter().map(|kind| LabKeys::made(*kind, self.keys, self.seed));
         self.own_keys.iter().cloned().chain(made)
@@ -141,8 +141,8 @@ fn joined(weights: &[u32]) -> String {
     weights.iter().map(u32::to_string).collect::<Vec<_>>().join(":")
 }
 
-/// Returns the changes that are tried: one more shard, the last one removed, the first one with
-/// twice its weight.
+/// Returns the changes that are tried: a shard is added, the last one is removed, or the weight of
+/// the first one is doubled.
 fn changes(topology: &Topology) -> Vec<TopologyChange> {
     let members: Vec<&ShardSpec> = topology.members().map(|(_, shard)| shard).collect();
     let mut changes = vec![TopologyChange::Add(1)];
@@ -154,7 +154,7 @@ fn changes(topology: &Topology) -> Vec<TopologyChange> {
     changes
 }
 
-/// Returns the placements of a keyspace, with the names that the tables have for them.
+/// Returns the placements of a keyspace, with their names in the tables.
 fn placements(keyspace: &Keyspace, topology: &Topology) -> Vec<(String, Algorithm)> {
     let simple = Algorithm::all(topology, None).unwrap_or_default().into_iter();
     let mut all: Vec<_> = simple.map(|algorithm| (algorithm.name(), algorithm)).collect();
@@ -255,7 +255,7 @@ fn skew_chart(set: &TriedSet) -> Chart {
     })
 }
 
-/// Returns the chart of what moves, for the first keyspace of the first set.
+/// Returns the chart of the keys that move, for the first keyspace of the first set.
 fn moved_chart(sets: &[TriedSet], changes: &[TopologyChange]) -> Chart {
     let first = sets.first().map(|set| set.tried.as_slice()).unwrap_or_default();
     let keyspace = first.first().map(|one| one.keyspace.clone()).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! TCP link: a port on loopback in front of a server on this machine, which can be slow, lossy or
-//! cut.
+//! TCP link: a proxy on a loopback port in front of a server on this machine, which can be slow,
+//! lossy or cut.
 //!
-//! TCP hides the loss of a packet: it is sent again after a pause, which for an acknowledged
-//! connection is at least 200 ms on Linux. So a lossy link lets some pieces wait for that long.
+//! TCP hides the loss of a packet: it is sent again after a timeout, which is at least 200 ms on
+//! Linux. So a lossy link delays some chunks for that long.
 //!
 //! **Invariant:** bytes pass in order and unchanged, or the connection ends; threads and
 //! connections end with the link.
@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use crate::random::Random;
 
-/// Most connections of a link; more are ended at once.
+/// Highest number of connections of a link; further ones are closed at once.
 const CONNECTIONS_MAX: usize = 256;
-/// Bytes that are read at once. A longer answer is slow more than once.
+/// Bytes of a chunk. A longer response is delayed once for each chunk.
 const PIECE: usize = 64 << 10;
-/// Pause before a lost packet is sent again: the lowest of Linux.
+/// Time after which a lost packet is sent again: the minimum on Linux.
 const SENT_AGAIN: Duration = Duration::from_millis(200);
 
 /// State of a link.
@@ -30,15 +30,15 @@ pub enum LinkState {
     /// Everything passes.
     #[default]
     Open,
-    /// Each answer passes so much later.
+    /// Each chunk of a response is delayed.
     Late(Duration),
-    /// One of so many pieces is lost, and sent again.
+    /// One chunk in this many is lost, and sent again.
     Lossy(u64),
-    /// Connections are ended, new ones too.
+    /// Connections are closed, new ones too.
     Cut,
 }
 
-/// A port in front of a server.
+/// Proxy in front of a server.
 #[derive(Debug)]
 pub struct TcpLink {
     port: u16,
@@ -61,10 +61,10 @@ struct State {
 }
 
 impl TcpLink {
-    /// Opens a port in front of this port. The seed chooses the pieces that are lost.
+    /// Opens a port in front of the server's port. The seed selects the chunks that are lost.
     ///
     /// # Errors
-    /// The error of the system, if there is no port or no thread.
+    /// The error of the operating system, if there is no port or no thread.
     pub fn to(server: u16, seed: u64) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let port = listener.local_addr()?.port();
@@ -75,7 +75,7 @@ impl TcpLink {
                 if accepting.lock().is_over {
                     return;
                 }
-                // A client whose server does not answer is ended, as without the link.
+                // If the server does not answer, the client is disconnected, as without the link.
                 let _ = accepting.connect(number, client);
             }
         })?;
@@ -121,7 +121,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins a client with the server.
+    /// Connects a client with the server.
     fn connect(self: &Arc<Self>, number: u64, client: TcpStream) -> io::Result<()> {
         let is_open = |state: &State| {
             state.link != LinkState::Cut && state.connections.len() < CONNECTIONS_MAX
@@ -137,7 +137,7 @@ impl Shared {
             (server.try_clone()?, client.try_clone()?, true),
         ];
         {
-            // It may have been cut meanwhile.
+            // The link may have been cut meanwhile.
             let mut state = self.lock();
             if !is_open(&state) || state.is_over {
                 return Ok(());
@@ -148,7 +148,7 @@ impl Shared {
             let shared = Arc::clone(self);
             let way = thread::Builder::new().name("tcp-link".to_owned());
             let begun = way.spawn(move || {
-                // Either end may be lost at any time, which ends the other.
+                // Either end may be closed at any time, which closes the other.
                 let _ = shared.pass(from, to, (number, is_answer));
                 shared.end(number);
             });
@@ -159,7 +159,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Passes the bytes of one direction on until one of the ends is lost.
+    /// Forwards the bytes of one direction until one of the ends is closed.
     fn pass(
         &self,
         mut from: TcpStream,

@@ -1,8 +1,8 @@
-//! Tour: ten chapters, each of which does the real thing on a small cluster and names the files
+//! Tour: ten chapters, each of which demonstrates a function on a small cluster and names the files
 //! that implement it.
 //!
-//! **Invariant:** a chapter needs no other: a tour can begin at any of them.
-//! **Not here:** the state by which a tour is taken up again (`cli`).
+//! **Invariant:** chapters are independent: a tour can begin at any of them.
+//! **Not here:** the state by which a tour is continued later (`cli`).
 
 mod failures;
 mod growing;
@@ -60,7 +60,7 @@ pub trait Guide: Audience {
     /// Shows the title and the introduction of a chapter, numbered from 1.
     fn open(&self, number: usize, chapter: &Chapter);
 
-    /// Shows the files of a chapter, and waits until the reader goes on. Returns false if the
+    /// Shows the files of a chapter, and waits until the reader continues. Returns false if the
     /// reader leaves the tour.
     fn close(&self, number: usize, chapter: &Chapter) -> Result<bool, LabError>;
 }
@@ -78,7 +78,7 @@ pub struct ChapterRead {
     pub files: &'static [&'static str],
 }
 
-/// Cluster of the tour, and what a chapter has shown of it.
+/// Cluster of the tour, and the lines that a chapter has shown.
 struct Stage<'t> {
     cluster: LabCluster,
     folder: &'t WorkFolder,
@@ -101,7 +101,8 @@ pub struct TourOptions<'t> {
 /// Reads chapters until the last, or until the reader leaves, and returns those that were read.
 ///
 /// # Errors
-/// [`LabError::Impossible`] if there is no such first chapter; else that of the step that failed.
+/// [`LabError::Impossible`] if there is no such chapter; otherwise the error of the step that
+/// failed.
 pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<Vec<ChapterRead>, LabError> {
     let TourOptions { first, work_folder, start_writer } = options;
     if !(1..=CHAPTERS.len()).contains(&first) {
@@ -113,7 +114,7 @@ pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<Vec<ChapterRea
     for (number, chapter) in (1..).zip(&CHAPTERS).skip(first - 1) {
         guide.stay()?;
         guide.open(number, chapter);
-        // Each chapter has a cluster of its own, so that it does not depend on those before.
+        // Each chapter has its own cluster, so that it does not depend on earlier ones.
         let data_dir = folder.join(&format!("chapter{number}"));
         let cluster = LabCluster::embedded(data_dir, chapter.shards, chapter.replicas)?;
         let (seen, folder) = (Mutex::default(), &folder);

@@ -1,9 +1,10 @@
 //! Work folder: the temporary folder of an experiment's databases.
 //!
-//! Each folder holds a locked file while its experiment runs. A folder whose lock is free was left
-//! by a lab that was killed, and the next one removes it.
+//! Each folder has a locked file while its experiment runs. If the lock of a folder is free, its
+//! lab was killed, and the next lab removes the folder.
 //!
-//! **Invariant:** only folders that a lab has made are removed, and none while its experiment runs.
+//! **Invariant:** only folders that a lab has created are removed, and none while its experiment
+//! runs.
 //! **Not here:** the databases (`lab_cluster`).
 
 use std::fs::{self, File};
@@ -19,7 +20,7 @@ use crate::lab_error::LabError;
 const PREFIX: &str = "tessera-lab-";
 /// File whose lock the experiment holds.
 const LOCK: &str = "lab.lock";
-/// Number of the file system that is in memory.
+/// Magic number of the in-memory file system (tmpfs).
 const TMPFS: i64 = 0x0102_1994;
 
 /// Temporary folder, removed with everything in it when it is dropped.
@@ -32,14 +33,14 @@ pub struct WorkFolder {
 
 impl WorkFolder {
     /// Creates a folder below `parent`, or below the system's folder for temporary files. Removes
-    /// what killed labs have left there.
+    /// folders that killed labs have left there.
     ///
     /// # Errors
-    /// [`LabError::Impossible`] if no folder can be made there.
+    /// [`LabError::Impossible`] if no folder can be created there.
     pub fn create(parent: Option<&Path>) -> Result<Self, LabError> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
         let failed = |error: io::Error| {
-            LabError::Impossible(format!("{}: no folder can be made: {error}", parent.display()))
+            LabError::Impossible(format!("{}: no folder can be created: {error}", parent.display()))
         };
         remove_left_behind(&parent);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -67,14 +68,14 @@ impl WorkFolder {
     /// Returns a note for the report if the folder is in memory.
     pub(crate) fn notes(&self) -> Vec<String> {
         let is_in_memory = statfs(&self.path).is_ok_and(|found| found.f_type == TMPFS);
-        let note = "the temporary folder is in memory, so commits cost no disk: name another with --work-dir";
+        let note = "the temporary folder is in memory, so commits do not wait for a disk: choose another one with --work-dir";
         Vec::from_iter(is_in_memory.then(|| note.to_owned()))
     }
 }
 
 impl Drop for WorkFolder {
     fn drop(&mut self) {
-        // The next lab removes what is left.
+        // The next lab removes the remaining folder.
         let _ = fs::remove_dir_all(&self.path);
     }
 }

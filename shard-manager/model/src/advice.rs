@@ -6,7 +6,7 @@
 //! here.
 //!
 //! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, slots
-//! that move already are left alone, and the same observations give the same advice.
+//! that are already being moved are left alone, and the same observations give the same advice.
 //! **Not here:** observing, moving, and the distribution of rows within a shard: the rows of a slot
 //! are estimated by the mean of its shard. No I/O, no clock, no `async`.
 
@@ -128,16 +128,16 @@ pub struct Observed<'o> {
     pub sizes: &'o [ShardSize],
     /// The most frequently requested keys.
     pub keys: &'o [KeyLoad],
-    /// Moves that go on; `None` if there are none.
+    /// Moves in progress; `None` if there are none.
     pub open: Option<OpenMoves<'o>>,
-    /// Number that sentences give the first slot of the map: that of its group of tables.
+    /// Number of the first slot of the map in sentences: that of its table group.
     pub first_slot: u16,
 }
 
-/// Moves of slots that go on.
+/// Moves of slots in progress.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenMoves<'o> {
-    /// Owner of every slot once they have ended as they should, in slot order.
+    /// Owner of every slot after their successful end, in slot order.
     pub owners: &'o [ShardNumber],
     /// Their slots.
     pub moving: &'o SlotSet,
@@ -165,8 +165,8 @@ pub struct Advice {
     pub moves: Vec<Move>,
     /// Slots that exceed the fair share of every shard, the heaviest first.
     pub hot: Vec<HotSpot>,
-    /// Reasons to do something, each with its remedy: hot slots first, then the shards as a whole.
-    /// The remedies may be carried out in this order, and each is an improvement by itself.
+    /// Findings, each with its remedy: hot slots first, then the shards as a whole. If the remedies
+    /// are carried out in this order, each one is an improvement.
     pub findings: Vec<AdviceFinding>,
 }
 
@@ -189,7 +189,7 @@ pub struct ShardOutlook {
     pub share_after: f64,
 }
 
-/// Slots that should go to another shard.
+/// Slots that should move to another shard.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Move {
     /// Owner now.

@@ -122,7 +122,7 @@ pub enum Fault {
         by: &'static str,
     },
     /// The name occurs twice.
-    #[error("comes twice")]
+    #[error("is given twice")]
     Twice,
     /// There are no columns, or too many.
     #[error("must be 1 to {}, and are {count}", Table::COLUMNS_MAX)]
@@ -131,7 +131,7 @@ pub enum Fault {
         count: usize,
     },
     /// There are no id columns, or too many.
-    #[error("must name 1 to {} columns, and names {count}", Declaration::ID_MAX)]
+    #[error("must name 1 to {} columns, but names {count}", Declaration::ID_MAX)]
     IdCount {
         /// Number of given columns.
         count: usize,

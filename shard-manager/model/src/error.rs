@@ -207,7 +207,7 @@ pub enum Error {
         shard: String,
     },
     /// A table of this name exists with a different declaration.
-    #[error("the table `{table}` exists with another shape: {difference}")]
+    #[error("the table `{table}` exists with another definition: {difference}")]
     TableDiffers {
         /// The table.
         table: String,
@@ -225,7 +225,7 @@ pub enum Error {
     Internal,
 }
 
-/// Returns the words before the fault of a shard key. A fault of a partition names its column.
+/// Returns the prefix of the message. A fault of a partition names its column, and has none.
 fn subject(error: &KeyError) -> &'static str {
     if matches!(error, KeyError::Partition(_)) { "" } else { "shard key: " }
 }

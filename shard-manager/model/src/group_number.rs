@@ -1,4 +1,4 @@
-//! Group number: the group of tables that a slot belongs to.
+//! Group number: the table group that a slot belongs to.
 //!
 //! **Invariant:** the slots of the groups are disjoint, and each slot has a group.
 //! **Not here:** the description of a group (`table_group`).
@@ -12,10 +12,10 @@ use crate::keyspace::{GROUPS_MAX, SLOT_COUNT, Slot};
 pub struct GroupNumber(u8);
 
 impl GroupNumber {
-    /// The group of tables that name none.
+    /// The group of tables that name no group.
     pub const MAIN: Self = Self(0);
 
-    /// Returns the group of this number, if there can be one.
+    /// Returns the group with this number, if the number is valid.
     pub fn new(number: usize) -> Option<Self> {
         u8::try_from(number).ok().filter(|number| usize::from(*number) < GROUPS_MAX).map(Self)
     }
@@ -43,13 +43,13 @@ impl GroupNumber {
         self.first_slot()..=self.first_slot() + (SLOT_COUNT - 1)
     }
 
-    /// Returns the slot of the keyspace for one of the group's slots.
+    /// Converts one of the group's slots to a slot of its keyspace.
     #[inline]
     pub(crate) fn within(self, slot: Slot) -> Option<Slot> {
         slot.number().checked_sub(self.first_slot()).filter(|n| *n < SLOT_COUNT).and_then(Slot::new)
     }
 
-    /// Returns the group's slot for a slot of its keyspace.
+    /// Converts a slot of the group's keyspace to the group's slot.
     #[inline]
     pub(crate) fn slot(self, within: Slot) -> Slot {
         Slot::of_group(self.first_slot(), within)

@@ -24,11 +24,11 @@ use partition_column::PartitionError;
 use range::RangeSpace;
 use routing_step::{Explanation, RoutingStep};
 
-/// Number of slots of a group of tables, fixed for all clusters. A power of two, so that a hash is
+/// Number of slots of a table group, fixed for all clusters. A power of two, so that a hash is
 /// reduced by a mask.
 pub const SLOT_COUNT: u16 = 16_384;
 
-/// Highest number of groups of tables, because the number of a slot has 16 bits.
+/// Highest number of table groups, because the number of a slot has 16 bits.
 pub const GROUPS_MAX: usize = (u16::MAX / SLOT_COUNT) as usize + 1;
 
 /// Highest number of slots of a cluster.
@@ -36,13 +36,13 @@ pub const SLOTS_MAX: usize = GROUPS_MAX * SLOT_COUNT as usize;
 
 const _: () = assert!(SLOT_COUNT.is_power_of_two(), "slot_of() masks instead of dividing");
 
-/// One of the [`SLOT_COUNT`] parts of the keyspace of a group of tables: the unit that is owned and
+/// One of the [`SLOT_COUNT`] parts of the keyspace of a table group: the unit that is owned and
 /// moved. Slots of all groups have different numbers (`table_group`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
 impl Slot {
-    /// Returns the slot of this number, if there can be one.
+    /// Returns the slot with this number, if the number is valid.
     #[inline]
     pub fn new(number: u16) -> Option<Self> {
         (usize::from(number) < SLOTS_MAX).then_some(Self(number))
@@ -153,7 +153,7 @@ pub enum KeyError {
     #[error(transparent)]
     Partition(Box<PartitionError>),
     /// The shard map is older than the group of the table.
-    #[error("this router does not know the group of the table yet: try again")]
+    #[error("this router does not know the table's group yet: try again")]
     UnknownGroup,
 }
 

@@ -140,8 +140,8 @@ impl ReadQuery {
         Some(named.into_iter().map(Cow::into_owned).collect())
     }
 
-    /// Returns, in ascending order and as text, values of a column of which a row must have one to
-    /// meet the conditions; `None` if the conditions name none. Values are named as in
+    /// Returns the values of a column, one of which a row must have to meet the conditions, as text
+    /// in ascending order; `None` if the conditions name none. Values are named as in
     /// [`ReadQuery::keys_named`].
     pub fn values_named(&self, column: usize) -> Option<Vec<Cow<'_, str>>> {
         let mut named = None;
@@ -149,7 +149,7 @@ impl ReadQuery {
         named
     }
 
-    /// Returns this read without the equality tests of a column that its slots imply.
+    /// Returns this read without those equality tests of a column that its slots imply.
     #[must_use]
     pub fn without_equality(&self, column: usize) -> Self {
         let is_implied = |condition: &&Condition| match condition {

@@ -165,7 +165,7 @@ impl ShardMap {
         Ok(location(self, slot_of_row(self, table, key, partition)?))
     }
 
-    /// Returns slot and shard of a key of the group `main`, if the key alone decides them.
+    /// Returns slot and shard of a key of the group `main`, if the key alone determines them.
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the key.
@@ -203,7 +203,7 @@ impl ShardMap {
         &self.main.placement
     }
 
-    /// Returns the groups of tables.
+    /// Returns the table groups.
     #[inline]
     pub fn groups(&self) -> MapGroups<'_> {
         MapGroups(self)
@@ -328,7 +328,7 @@ pub enum MapError {
         found: usize,
     },
     /// There are more groups than slot numbers.
-    #[error("there are {count} groups of tables, and there may be {GROUPS_MAX}")]
+    #[error("there are {count} table groups, but at most {GROUPS_MAX} are possible")]
     Groups {
         /// Number of groups.
         count: usize,

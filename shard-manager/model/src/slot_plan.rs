@@ -61,7 +61,7 @@ pub struct PlanScene<'s> {
     pub topology: &'s Topology,
     /// Owner of every slot, in slot order.
     pub owners: &'s [ShardNumber],
-    /// Slots that move already. They stay, unless their shard is drained.
+    /// Slots that are already being moved. They stay, unless their shard is drained.
     pub moving: &'s SlotSet,
     /// Sizes of the shards, by number; missing ones are unknown.
     pub sizes: &'s [ShardSize],
@@ -119,11 +119,11 @@ pub struct PlanShard {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanFault {
     /// No shard may get slots.
-    #[error("no other serving shard has a weight above 0: the slots have nowhere to go")]
+    #[error("no other serving shard has a weight above 0, so none could own the slots")]
     NoTaker,
     /// No shard of a group may get slots.
     #[error(
-        "group {group} has no other serving shard with a weight above 0: its slots have nowhere to go"
+        "group {group} has no other serving shard with a weight above 0 that could own its slots"
     )]
     NoTakerOfGroup {
         /// Name of the group.

@@ -1,6 +1,7 @@
-//! Slot set: a set of slots, one bit for each of the 16 384 of a group of tables.
+//! Slot set: a set of slots, one bit for each of the 16 384 of a table group.
 //!
-//! A set has room for the groups whose slots were added, so a cluster of one group pays for one.
+//! A set has room only for the groups whose slots were added, so that a set of a cluster with one
+//! group takes no more memory than necessary.
 //!
 //! The bytes have the layout of PostgreSQL's `get_bit` on a `bytea`: slot n is bit n mod 8 of byte
 //! n / 8, so a set is compared and sent as it is stored.
@@ -133,7 +134,7 @@ impl SlotSet {
     }
 }
 
-/// Makes room for so many words, rounded up to whole groups.
+/// Makes room for this many words, rounded up to whole groups.
 fn make_room(words: &mut Box<[u64]>, needed: usize) {
     if needed > words.len() {
         let mut more = std::mem::take(words).into_vec();
@@ -203,7 +204,7 @@ pub enum SlotSetError {
     Backwards(String),
 }
 
-/// Reads slots like [`SlotSet::from_str`], of a cluster with so many slots.
+/// Reads slots like [`SlotSet::from_str`], in a cluster with this many slots.
 ///
 /// # Errors
 /// [`SlotSetError`].
@@ -219,7 +220,7 @@ pub fn parse_within(text: &str, slot_count: usize) -> Result<SlotSet, SlotSetErr
     Ok(slots)
 }
 
-/// Checks that a cluster with so many slots has all of these.
+/// Checks that a cluster with this many slots has all slots of the set.
 ///
 /// # Errors
 /// [`SlotSetError::NoSuchSlot`].
@@ -232,7 +233,7 @@ pub fn check_known(slots: &SlotSet, slot_count: usize) -> Result<(), SlotSetErro
 }
 
 impl PartialEq for SlotSet {
-    /// Returns true if both have the same slots, however much room they have.
+    /// Returns true if both have the same slots, whatever their capacity.
     fn eq(&self, other: &Self) -> bool {
         let both = self.words.len().min(other.words.len());
         let rest = self.words[both..].iter().chain(&other.words[both..]);

@@ -11,9 +11,9 @@ use crate::table::Table;
 /// Returns the location of a row of a table, by its stored key and the value of its partition
 /// column. `slot` is the one in which it is stored.
 ///
-/// The record of an idempotency key is stored beside the row that was written, so that its slot
-/// depends on the group and the partition of that row, which it does not contain: any slot in which
-/// a row of its key may lie will do.
+/// The record of an idempotency key is stored with the row that was written, so its slot depends on
+/// the group and the partition of that row, which it does not contain: any slot that may have a row
+/// of its key is accepted.
 ///
 /// # Errors
 /// [`KeyError`] if the keyspace has no slot for the row.

@@ -1,10 +1,10 @@
-//! Table group: tables that are used together, with a keyspace, a placement and slots of their own.
+//! Table group: tables that are used together, and share a keyspace, a placement and slots.
 //!
-//! A group is a span of slot numbers: group number g has the slots from 16 384 times g on, as many
-//! as that. So whatever works by the number of a slot works for all groups: its owner, its fence,
-//! its moves. Tables of one group share slots, and the rows of a key lie together.
+//! A group is a range of slot numbers: group number g has 16 384 slots, beginning with 16 384 × g.
+//! So everything that works by slot number, such as owners, fences and moves, works for all groups.
+//! Tables of one group share slots, so the rows of a key are on the same shard.
 //!
-//! **Invariant:** a group keeps its number, name and keyspace for ever; number 0 is `main`.
+//! **Invariant:** the number, name and keyspace of a group never change; number 0 is `main`.
 //! **Not here:** the owners of the slots (`shard_map`), the storage of groups (the catalogs).
 
 use crate::keyspace::{GROUPS_MAX, Keyspace, KeyspaceError};
@@ -75,7 +75,7 @@ impl TableGroup {
         if let Some(other) = owners.iter().find(|owner| !self.allows(**owner)) {
             let (placement, shard) = (&self.placement, topology.name(*other));
             return Err(fault(format!(
-                "{placement} gives slots to {shard}, which is none of its shards"
+                "{placement} assigns slots to {shard}, which is not one of its shards"
             )));
         }
         Ok(owners)
@@ -89,7 +89,7 @@ impl TableGroup {
         topology.members().filter(|(number, _)| self.allows(*number))
     }
 
-    /// Returns true if another shard of the group than this one may get slots.
+    /// Returns true if the group has another shard than this one that may receive slots.
     pub fn has_other_taker(&self, topology: &Topology, than: ShardNumber) -> bool {
         self.members(topology).any(|(number, shard)| {
             number != than && shard.state == ShardState::Serving && shard.weight > 0
@@ -202,7 +202,7 @@ pub fn check_specs(specs: &[GroupSpec]) -> Result<(), GroupFault> {
     Ok(())
 }
 
-/// Reason why there cannot be such a group.
+/// Reason why such a group is not possible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupFault {
     /// The name does not match `[a-z][a-z0-9_]{0,39}`.
@@ -213,17 +213,19 @@ pub enum GroupFault {
         /// The name.
         name: String,
     },
-    /// A setting of `main` has another place.
-    #[error("group main takes no {member} here: it has the {member} of the cluster")]
+    /// A setting of `main` belongs elsewhere.
+    #[error("{member} cannot be set for the group main: it has the {member} of the cluster")]
     MainSetting {
         /// The setting.
         member: &'static str,
     },
     /// There are too many groups.
-    #[error("there may be {GROUPS_MAX} groups, main among them, because slot numbers have 16 bits")]
+    #[error(
+        "there can be at most {GROUPS_MAX} groups, including main, because slot numbers have 16 bits"
+    )]
     TooMany,
     /// A shard does not exist.
-    #[error("group {group} names the shard {shard}, and there are: {known}")]
+    #[error("group {group} names the shard {shard}, which does not exist; there are: {known}")]
     UnknownShard {
         /// The group.
         group: String,
@@ -233,7 +235,7 @@ pub enum GroupFault {
         known: String,
     },
     /// No shard may have slots of the group.
-    #[error("group {group} has no shard with a weight above 0: its slots have nowhere to go")]
+    #[error("group {group} has no shard with a weight above 0 that could own its slots")]
     NoShard {
         /// The group.
         group: String,
@@ -247,7 +249,7 @@ pub enum GroupFault {
         cause: String,
     },
     /// A table has a name that no table can have.
-    #[error("group {group} names the table `{name}`, and no table can have that name")]
+    #[error("group {group} names the table `{name}`, which is not a valid table name")]
     TableName {
         /// The group.
         group: String,
@@ -255,7 +257,9 @@ pub enum GroupFault {
         name: String,
     },
     /// Two groups name the same table.
-    #[error("the groups {one} and {other} both name the table {table}: a table has one group")]
+    #[error(
+        "the groups {one} and {other} both name the table {table}: a table belongs to one group"
+    )]
     TableTwice {
         /// The table.
         table: String,
@@ -266,7 +270,7 @@ pub enum GroupFault {
     },
     /// The table exists already and keeps its group.
     #[error(
-        "group {group} is new and names the table {table}, which is in group main already: leave it out"
+        "group {group} is new and names the table {table}, which already belongs to group main: leave it out"
     )]
     TableExists {
         /// The group.

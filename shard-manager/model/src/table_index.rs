@@ -1,11 +1,11 @@
 //! Table index: a secondary index of a table, as it is declared for all shards.
 //!
-//! The databases build an index on its key: its columns, with what places a row. A filter on the
-//! columns of an index, and an order by them, on all shards or for one shard key, is served in the
-//! order of the key.
+//! The databases build an index on its key: its columns, with the columns that place a row. A
+//! filter on the columns of an index, and an order by them, on all shards or for one shard key, is
+//! served in the order of the key.
 //!
-//! **Invariant:** the columns exist, are comparable, and each comes once; the name in a database
-//! depends on everything that the index declares, so that an index of this name is this index.
+//! **Invariant:** the columns exist, are comparable, and are distinct; the name in a database
+//! depends on the whole declaration, so that an index with this name has this declaration.
 //! **Not here:** the state of an index (`engine::index_record`), its SQL (the engines).
 
 use std::fmt::Write as _;
@@ -40,7 +40,7 @@ pub enum IndexFault {
     #[error(transparent)]
     Name(Fault),
     /// There are no columns, or too many.
-    #[error("must name 1 to {} columns, and names {count}", TableIndex::COLUMNS_MAX)]
+    #[error("must name 1 to {} columns, but names {count}", TableIndex::COLUMNS_MAX)]
     ColumnCount {
         /// Number of given columns.
         count: usize,
@@ -51,14 +51,14 @@ pub enum IndexFault {
         /// Column with a similar name.
         suggestion: Option<String>,
     },
-    /// The column comes twice.
-    #[error("comes twice")]
+    /// The column is given twice.
+    #[error("is given twice")]
     Twice,
     /// JSON cannot be compared.
     #[error("is a json column, and json cannot be compared")]
     NotComparable,
     /// The column places rows.
-    #[error("cannot be indexed: the place of a row is part of each index already")]
+    #[error("cannot be indexed: the location of a row is already part of every index")]
     Place,
 }
 
@@ -67,15 +67,15 @@ impl TableIndex {
     pub const COLUMNS_MAX: usize = 8;
     /// Highest number of indexes of a table: each write changes all of them.
     pub const PER_TABLE_MAX: usize = 16;
-    /// Begin of the names of indexes in the databases.
+    /// Prefix of the names of indexes in the databases.
     pub const PREFIX: &str = "tessera_ix_";
-    /// Characters of the end of a name in the databases: `_` and ten digits.
+    /// Length of the suffix of a name in the databases: `_` and ten digits.
     const END: usize = 11;
 
     /// Declares an index on these columns of a table.
     ///
     /// # Errors
-    /// [`IndexError`] names the member and what is wrong with it.
+    /// [`IndexError`], which names the member and its fault.
     pub fn new(
         table: &Arc<Table>,
         name: &str,
@@ -155,7 +155,8 @@ impl TableIndex {
         name
     }
 
-    /// Returns the name of the index that has this name in a database; `None` if it is none.
+    /// Returns the name of the index that has this name in a database; `None` if it is not that of
+    /// an index.
     pub fn name_in(database_name: &str) -> Option<&str> {
         let rest = database_name.strip_prefix(Self::PREFIX)?;
         rest.get(..rest.len().checked_sub(Self::END)?)
@@ -233,9 +234,9 @@ mod tests {
     fn a_bad_index_is_refused_with_the_member_that_is_wrong() {
         let error =
             |columns: &[&str], is_unique| index(columns, is_unique).unwrap_err().to_string();
-        assert_eq!(error(&[], false), "columns must name 1 to 8 columns, and names 0");
+        assert_eq!(error(&[], false), "columns must name 1 to 8 columns, but names 0");
         assert_eq!(error(&["state"], false), "columns[0] is not a column of the table");
-        assert_eq!(error(&["status", "status"], false), "columns[1] comes twice");
+        assert_eq!(error(&["status", "status"], false), "columns[1] is given twice");
         assert!(error(&["about"], false).starts_with("columns[0] is a json column"));
         assert!(error(&["slot"], false).starts_with("columns[0] cannot be indexed"));
         assert!(error(&["shard_key"], true).starts_with("columns[0] cannot be indexed"));

@@ -93,7 +93,7 @@ impl Catalog {
     /// Locks the catalog to open the cluster, until this is dropped.
     ///
     /// # Errors
-    /// [`OpenError`] if the lock is not free in time, or a restore was cut off.
+    /// [`OpenError`] if the lock is not free in time, or a restore was interrupted.
     pub async fn lock_to_open(self) -> Result<Self, OpenError> {
         let lock = Statement { sql: OPENING, binds: &[], cached: false };
         let locked = load(&self.connection, lock).await;
@@ -102,7 +102,7 @@ impl Catalog {
         })?;
         let marked = is_being_restored(&self.connection).await;
         if marked.map_err(|error| OpenError::node(PLACE, error))? {
-            let cause = "a restore into its database was cut off: run the restore again";
+            let cause = "a restore into its database was interrupted: run the restore again";
             return Err(OpenError::node(PLACE, cause));
         }
         Ok(self)
@@ -148,8 +148,8 @@ impl Catalog {
             .map_err(|error| OpenError::node(PLACE, error))
     }
 
-    /// Reads the cluster and adds the groups of the settings that are new, or creates it as
-    /// specified, its shards with these names.
+    /// Reads the cluster and adds the new groups of the settings, or creates it as specified, with
+    /// shards of these names.
     ///
     /// # Errors
     /// [`OpenError::Conflict`] if the cluster was created with another keyspace.
@@ -169,7 +169,7 @@ impl Catalog {
                 if !row.has_own_tables() {
                     self.map_tables().make(None, &stored).await.map_err(failed)?;
                 }
-                // A start that is refused adds no group.
+                // A refused start adds no group.
                 differences(&stored.map, spec, PLACE)?;
                 if let Some(next) = with_new_groups(&stored.map, &spec.groups)? {
                     let added = self.map_tables().add_groups(&stored.map, &next).await;

@@ -142,7 +142,7 @@ async fn try_lock(
     let ShardAddresses { cluster: address, is_made, catalog_shard, differences } =
         &shard_addresses::find(address, joining).await?;
     if address.engine == ServerEngine::Citus && !wanted.groups.is_empty() {
-        let cause = "Citus distributes the rows itself: groups of tables need shards of Tessera";
+        let cause = "Citus distributes the rows itself: table groups are not supported with it";
         return Err(OpenError::Conflict(cause.to_owned()));
     }
     let names: Vec<String> = address.shards.iter().enumerate().map(name).collect();

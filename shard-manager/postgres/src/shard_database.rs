@@ -237,7 +237,7 @@ pub(super) async fn migrate_shard(
     migrate(connection, MIGRATIONS, name).await
 }
 
-/// Returns true if a copy is being restored into a database, or a restore was cut off there.
+/// Returns true if a copy is being restored into a database, or a restore was interrupted there.
 pub(super) async fn is_being_restored(connection: &AsyncPgConnection) -> QueryResult<bool> {
     let sql = "SELECT to_regclass('tessera.tessera_restore') IS NOT NULL";
     let marked = load(connection, Statement { sql, binds: &[], cached: false }).await?;

@@ -1,9 +1,10 @@
 //! Shard indexes: builds and drops the indexes of clients' tables on a primary while rows are
 //! written.
 //!
-//! `CREATE INDEX CONCURRENTLY` takes no part in a transaction. If it fails or is cut off, it leaves
-//! an invalid index, which is dropped and built again. A server goes on building for a router that
-//! has ended, so the session that builds has a lock of the shard, and another router waits for it.
+//! `CREATE INDEX CONCURRENTLY` cannot run in a transaction. If it fails or is interrupted, it
+//! leaves an invalid index, which is dropped and built again. A server continues a build after its
+//! router has ended, so the session that builds holds a lock of the shard, for which other routers
+//! wait.
 //!
 //! **Invariant:** one session changes the indexes of a shard at a time; names come from a checked
 //! [`TableIndex`].
@@ -26,16 +27,17 @@ use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::statement::{Bind, Statement, load, run};
 use super::term::Term;
 
-/// Interval at which a lock that is not free is asked for. A statement that waits for it would have
-/// a snapshot, for whose end the session that builds an index waits.
+/// Interval at which a lock that is not free is requested again. A statement that waited for it
+/// would have a snapshot, for whose end the session that builds an index waits.
 const ASK_EVERY: Duration = Duration::from_millis(100);
-/// Settings of the session: an index takes as long as it takes, and waits for other transactions.
-/// One process builds it, so that writes find the other processors of the server free.
+/// Settings of the session: there is no time limit for a build, or for its wait for other
+/// transactions. A single process builds, so that the other processors of the server are free for
+/// writes.
 const SETTINGS: &str =
     "SET statement_timeout=0; SET lock_timeout=0; SET max_parallel_maintenance_workers=0";
 /// Takes the lock if it is free.
 const TAKE: &str = "SELECT pg_try_advisory_lock(1950,10)";
-/// Selects true if the index `$1` is valid, and no row if there is none of this name.
+/// Selects true if the index `$1` is valid, and no row if it does not exist.
 const IS_VALID: &str = "SELECT indisvalid FROM pg_index WHERE indexrelid=to_regclass($1)";
 
 /// Indexes of one shard.
@@ -89,7 +91,7 @@ impl IndexBuilder for PgIndexes {
     }
 }
 
-/// Session that has the lock of a shard's indexes.
+/// Session that holds the lock of a shard's indexes.
 struct LockedIndexes {
     shard: String,
     tracker: Arc<PrimaryTracker>,
@@ -115,13 +117,13 @@ impl LockedIndexes {
         }
         let built = run(connection, &create(index, "CONCURRENTLY ")).await;
         if built.is_err() {
-            // An invalid unique index would refuse rows nevertheless.
+            // Even an invalid unique index would refuse rows.
             let _ = run(connection, &format!("DROP INDEX CONCURRENTLY public.{name}")).await;
         }
         built
     }
 
-    /// Returns true if an index is valid; `None` if there is none of this name.
+    /// Returns true if an index is valid; `None` if it does not exist.
     async fn is_valid(&self, name: &str) -> QueryResult<Option<bool>> {
         let binds = [Bind::text(&format!("public.{name}"))];
         let found = Statement { sql: IS_VALID, binds: &binds, cached: false };
@@ -161,7 +163,7 @@ fn failed(shard: &str, error: &diesel::result::Error) -> Error {
     tracing::warn!(shard, %error, "an index could not be changed");
     let kind = DbErrorKind::of(error);
     if kind == DbErrorKind::Other {
-        // The message is in the log, and the change is tried again.
+        // The message is in the log, and the change is retried.
         return Error::ShardUnavailable { shard: shard.to_owned() };
     }
     kind.error(shard)

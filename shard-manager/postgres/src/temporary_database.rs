@@ -1,4 +1,4 @@
-//! Temporary database: a new database on a server, dropped again by the process that made it.
+//! Temporary database: a new database on a server, dropped by the process that created it.
 //!
 //! **Invariant:** only a database that this process has created is dropped.
 //! **Not here:** the contents of the database (`open`).
@@ -9,7 +9,7 @@ use engine::open_error::OpenError;
 use super::node_address::{NodeAddress, Timeouts};
 use super::session::{NodeRole, connect};
 
-/// Database on which databases are created and dropped: each server has it.
+/// Database from which databases are created and dropped: each server has it.
 const MAINTENANCE: &str = "postgres";
 /// Name of its sessions in `pg_stat_activity`.
 const PURPOSE: &str = "lab";
@@ -26,7 +26,7 @@ impl TemporaryDatabase {
     ///
     /// # Errors
     /// [`OpenError`] if the name is not one of small letters, digits and `_`, or the server does
-    /// not create the database, for example because there is one of the name.
+    /// not create the database, for example because it exists.
     pub fn create(server: &NodeAddress, name: &str) -> Result<Self, OpenError> {
         let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if name.is_empty() || !name.chars().all(is_good) {
@@ -42,7 +42,7 @@ impl TemporaryDatabase {
     /// Drops the database, and ends the sessions in it. Blocks.
     ///
     /// # Errors
-    /// [`OpenError`] if the server does not answer; the database is left then.
+    /// [`OpenError`] if the server does not answer; the database then remains.
     pub fn remove(&mut self) -> Result<(), OpenError> {
         if self.is_there {
             let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.address.database);
@@ -61,7 +61,7 @@ impl TemporaryDatabase {
 impl Drop for TemporaryDatabase {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            tracing::warn!(%error, "a temporary database is left");
+            tracing::warn!(%error, "a temporary database could not be dropped");
         }
     }
 }

@@ -163,7 +163,7 @@ pub(super) async fn apply(
             Err(TransactionError {
                 kind:
                     DbErrorKind::Constraint("unique")
-                    // It may be the row itself that has these values.
+                    // The row itself may have these values.
                     | DbErrorKind::NotUnique(_)
                     | DbErrorKind::Discarded(_),
                 outcome: Outcome::Rejected,

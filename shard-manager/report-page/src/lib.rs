@@ -1,7 +1,7 @@
-//! Report page: a report as one HTML page that is complete in itself, and what its graphs share.
+//! Report page: a report as one self-contained HTML page, and common parts of its graphs.
 //!
-//! **Invariant:** the page has no script, and nothing is fetched. Texts of servers, files and the
-//! command line never become markup, and cannot change the reading of other text
+//! **Invariant:** the page has no script and fetches nothing. Texts of servers, files and the
+//! command line never become markup, and cannot change the direction of other text
 //! (`hidden_characters`).
 //! **Not here:** the contents of a report (the load tester, the lab).
 #![forbid(unsafe_code)]

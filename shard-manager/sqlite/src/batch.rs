@@ -206,7 +206,7 @@ impl<'t> Batch<'t> {
             match self.rows.insert(change, &image, true) {
                 Ok(0) => self.expects_new = false,
                 Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
-                // The row may exist, and then it is the one that has these values.
+                // The row may exist, and may itself have these values.
                 Err(error) if DbErrorKind::of(&error) == DbErrorKind::Constraint("unique") => {
                     self.expects_new = false;
                 }

@@ -211,7 +211,7 @@ fn find_or_make(
         if !row.has_own_tables() {
             map_tables::fill(connection, &stored)?;
         }
-        // A start that is refused adds no group.
+        // A refused start adds no group.
         differences(&stored.map, spec, PLACE)?;
         if let Some(next) = with_new_groups(&stored.map, &spec.groups)? {
             map_tables::add_groups(connection, (&stored.map, &next))?;

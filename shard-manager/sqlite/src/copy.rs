@@ -210,7 +210,7 @@ pub fn suspend_keys(path: &Path) -> Result<(), OpenError> {
     into_one_file(path)
 }
 
-/// Returns the version that a shard's file has given out last. The file may have a WAL.
+/// Returns the version that a shard's file has last assigned. The file may have a WAL.
 ///
 /// # Errors
 /// [`OpenError`] if it is not the file of a shard.
@@ -220,8 +220,8 @@ pub(super) fn last_version(path: &Path) -> Result<i64, OpenError> {
     version.map_err(|error| OpenError::file(path, error))
 }
 
-/// Lets the versions of a copy continue above this one. The copy is one synced file before and
-/// after.
+/// Makes the versions of a copy continue above this one. The copy is a single synced file before
+/// and after.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be written.

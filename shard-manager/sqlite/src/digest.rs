@@ -35,8 +35,8 @@ pub fn digest(path: &Path) -> Result<Digest, OpenError> {
     digest_of(open(path, "PRAGMA query_only=ON")?, path)
 }
 
-/// Computes the digest of a finished copy, which has no writer. Changes nothing, neither in it nor
-/// beside it. Blocks, and reads the whole file.
+/// Computes the digest of a finished copy, which has no writer. Changes neither the file nor its
+/// folder. Blocks, and reads the whole file.
 ///
 /// # Errors
 /// [`OpenError`] if the file cannot be read.

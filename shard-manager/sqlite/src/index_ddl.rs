@@ -1,6 +1,6 @@
 //! Index DDL: builds and drops the indexes of the tables of clients in a shard's file.
 //!
-//! An index has no declaration in the file: its name says what it is (`model::table_index`). SQLite
+//! An index has no declaration in the file: its name identifies it (`model::table_index`). SQLite
 //! builds it in one transaction, during which no other write of the file begins.
 //!
 //! **Invariant:** names come from a checked [`TableIndex`]; a change that was already carried out

@@ -19,7 +19,7 @@ use model::error::Error;
 use model::table::Table;
 use model::value::format_timestamp;
 
-/// Name of the catalog in errors, in the place of a shard.
+/// Name of the catalog in errors, in place of a shard.
 const CATALOG: &str = "the catalog";
 
 /// A connection to the catalog, opened for each change: changes of tables are rare.

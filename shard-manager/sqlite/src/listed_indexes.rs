@@ -47,7 +47,7 @@ impl IndexCatalog for FileMoves {
     }
 }
 
-/// Name of the catalog in errors, in the place of a shard.
+/// Name of the catalog in errors, in place of a shard.
 const CATALOG: &str = "the catalog";
 
 /// Reads the indexes, by table and name.
@@ -55,7 +55,7 @@ fn list(connection: &mut SqliteConnection) -> Result<Vec<IndexRecord>, Error> {
     read(connection).map_err(|error| failed(&error))
 }
 
-/// Lists an index, in the place of one of its name that has failed.
+/// Lists an index, in place of one with its name that has failed.
 fn add(connection: &mut SqliteConnection, record: &IndexRecord) -> Result<(), Error> {
     let row = diesel::replace_into(dsl::tessera_indexes).values(IndexRow::of(record));
     row.execute(connection).map(drop).map_err(|error| failed(&error))

@@ -266,7 +266,7 @@ fn open_shards(
         let origin = if *state == ShardState::Joining { Origin::Joining } else { made };
         found.push((opener.find((number, name), &catalog.map, origin)?, origin));
     }
-    // The tables and indexes of a joining shard are those of the others.
+    // A joining shard has the same tables and indexes as the others.
     let others = found.iter_mut().filter(|(_, origin)| *origin != Origin::Joining);
     let declared = others.map(|(found, _)| found.declared()).collect::<Vec<_>>();
     let Agreement { registry, changes } = agree(&declared, pending)?;

@@ -34,7 +34,7 @@ pub struct FileIdentity<'i> {
     pub shard: &'i str,
     /// Slots of the shard, if the file is created now.
     pub slots: &'i [u16],
-    /// Groups of tables that come with every file, other than the group `main`.
+    /// Groups, other than `main`, of the tables that every file has.
     pub table_groups: &'i [(String, GroupNumber)],
 }
 

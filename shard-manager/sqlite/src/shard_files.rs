@@ -121,8 +121,8 @@ impl ShardFiles {
         Err(NewShardRefusal::NotEmpty { place, contents })
     }
 
-    /// Opens the files of a listed shard, with these tables and their indexes, and hands the shard
-    /// over. Blocks.
+    /// Opens the files of a listed shard, with these tables and their indexes, and delivers the
+    /// shard. Blocks.
     ///
     /// # Errors
     /// [`NewShardRefusal`] is handed over. Nothing is open then.

@@ -70,8 +70,8 @@ pub(super) fn change_and_log(
     Ok(Ok(SlotsChanged { counters, logged: line.len() as u64, owned }))
 }
 
-/// Lets the shard of a primary's file own those of some slots of which it knows nothing, at a start
-/// that adds groups of tables. Returns the position of the file.
+/// Assigns to the shard of a primary's file those of some slots that it has no record of, at a
+/// start that adds table groups. Returns the position of the file.
 ///
 /// # Errors
 /// [`OpenError`] if the file cannot be written.

@@ -48,7 +48,7 @@ pub(super) fn replace(table: &Table) -> String {
     sql
 }
 
-/// Appends the condition that the row exists. A row that a unique index refuses is an error.
+/// Appends the condition that the row exists. If a unique index refuses the row, this is an error.
 fn push_conflict(sql: &mut String, table: &Table) {
     sql.push_str(" ON CONFLICT (");
     push_key(sql, table);

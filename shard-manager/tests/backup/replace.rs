@@ -1,4 +1,4 @@
-//! Tests of putting a copy in the place of its cluster, again and again.
+//! Tests of replacing a cluster with a copy of it, repeatedly.
 
 use std::collections::BTreeSet;
 

@@ -244,7 +244,7 @@ fn a_target_that_exists_is_refused_in_one_line() {
     let nowhere = dir.path().join("nowhere");
     let uses: [(&[&str], &str); 7] = [
         (&["backup", "--data-dir", home, "--to", text(&full)], "not empty"),
-        (&["backup", "--data-dir", home, "--to", text(&file)], "a file of this name"),
+        (&["backup", "--data-dir", home, "--to", text(&file)], "a file with this name"),
         (&["backup", "--data-dir", home, "--to", text(&inside)], "in the data directory"),
         (&["backup", "--data-dir", text(&nowhere), "--to", text(&inside)], "not a data directory"),
         (&["restore", "--from", text(&copy), "--data-dir", text(&full)], "not empty"),

@@ -101,7 +101,10 @@ fn an_interrupt_ends_the_wait_and_says_that_the_router_goes_on_with_the_index() 
         let pid = child.id().to_string();
         assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
         let rest: Vec<String> = lines.map(|line| line.expect("UTF-8")).collect();
-        assert!(rest.iter().any(|line| line.contains("goes on with the index")), "{rest:?}");
+        assert!(
+            rest.iter().any(|line| line.contains("continues to work on the index")),
+            "{rest:?}"
+        );
         let ended = Ended::of(&child.wait_with_output().expect("the program ends")).expect(2);
         assert_eq!(ended.out, "");
     }

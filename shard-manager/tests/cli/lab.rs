@@ -1,4 +1,4 @@
-//! Tests of `lab`: the real program, with few keys and users. No time that it measures is checked.
+//! Tests of `lab`: the real program, with few keys and users. Measured times are not checked.
 
 mod guarantees;
 mod reads;

@@ -165,7 +165,7 @@ fn a_key_that_outweighs_a_shard_is_named_and_stays_where_it_is() {
     only[7] = 200_000;
     let advice = by_load(&map, &load(only), std::slice::from_ref(&key));
     assert_eq!((advice.verdict, advice.moves.len()), (Verdict::Hot, 0));
-    assert!(advice.because.contains("no move makes it better"), "{}", advice.because);
+    assert!(advice.because.contains("no move helps"), "{}", advice.because);
 
     // Several keys of one slot together: the slot is named, and none of the keys.
     let halves =

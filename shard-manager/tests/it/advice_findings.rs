@@ -1,5 +1,5 @@
-//! Tests of the findings of an advice: which remedy a hot slot has, what is said of a key that no
-//! move helps, and that slots which move already are left alone.
+//! Tests of the findings of an advice: the remedy for a hot slot, the finding about a key that no
+//! move helps, and that slots which are already being moved are left alone.
 
 use shard_manager::advice::{
     Advice, AdviceFinding, BalanceBy, Help, ImbalanceKind, KeyLoad, Observed, OpenMoves, Remedy,
@@ -27,7 +27,7 @@ fn slot(number: u16) -> Slot {
     Slot::new(number).expect("a slot")
 }
 
-/// Load of three shards, each with so many requests for each of its cool slots, and of hot slots.
+/// Load of three shards, with the given requests for each of their cool slots, and of hot slots.
 /// All requests are reads.
 fn load(cool: [u64; 3], hot: &[(u16, u64)]) -> Vec<SlotLoad> {
     let mut load = vec![SlotLoad::default(); usize::from(SLOT_COUNT)];
@@ -111,9 +111,13 @@ fn one_of_two_hot_slots_leaves_before_thousands_of_cool_ones_do() {
     let [first, second, uneven] = only(&advice);
     assert_eq!((first.kind, first.slot), (ImbalanceKind::HotSlot, Some(slot(HOT + 1))));
     assert_eq!(first.remedy, Remedy::Move { to: ShardNumber(1) });
-    // The other one stays with its shard, and cool slots leave it.
+    // The other one stays on its shard, and cool slots are moved away.
     assert_eq!((second.slot, &second.remedy), (Some(slot(HOT)), &Remedy::Rebalance));
-    assert!(second.because.contains("the cool slots beside it leave"), "{}", second.because);
+    assert!(
+        second.because.contains("the cooler slots of its shard are moved"),
+        "{}",
+        second.because
+    );
     assert!(uneven.skew_after.is_some_and(|skew| skew < 1.05), "{uneven:?}");
     assert_eq!(advice.moves[0].ranges, [(HOT + 1, HOT + 1)], "the heaviest first");
 }
@@ -132,16 +136,16 @@ fn a_key_that_outweighs_every_shard_has_no_action_but_a_reason_and_other_help() 
     let Remedy::None { reason, helps } = &hot.remedy else { panic!("{hot:?}") };
     assert!(reason.contains("the key alone is more than the 33.3 %"), "{reason}");
     assert_eq!(helps, &[Help::Cache, Help::SplitKey]);
-    // The slots beside it leave.
+    // The other slots of its shard are moved.
     assert_eq!(uneven.remedy, Remedy::Rebalance);
 
-    // Writes are not helped by a cache.
+    // A cache does not help writes.
     load[usize::from(HOT)] = SlotLoad { reads: 0, writes: requests };
     let written = advice(&load, &keys, None);
     let Remedy::None { helps, .. } = &only::<2>(&written)[0].remedy else { panic!("{written:?}") };
     assert_eq!(helps, &[Help::Batches, Help::SplitKey]);
 
-    // Several keys together outweigh it, and none of them alone: the slot is named.
+    // Only several keys together exceed it, so the slot is named.
     let halves = ["a", "b"].map(|name| key(name, slot(HOT), requests / 2));
     let several = advice(&load, &halves, None);
     let [hot, _] = only(&several);
@@ -168,7 +172,7 @@ fn slots_that_move_already_are_left_alone_and_their_effect_is_foreseen() {
     let advice = advice(&load, &[], Some(OpenMoves { owners: &owners, moving: &moving }));
     assert_eq!((advice.verdict, advice.moves.len()), (Verdict::Skewed, 0));
     assert!(advice.skew > 1.4 && advice.skew_after < 1.01, "{advice:?}");
-    assert!(advice.because.contains("slots move already, 1 of them"), "{}", advice.because);
+    assert!(advice.because.contains("1 slots are being moved already"), "{}", advice.because);
     for finding in only::<2>(&advice) {
         let Remedy::None { reason, .. } = &finding.remedy else { panic!("{finding:?}") };
         assert!(reason.contains("already"), "{reason}");
@@ -178,7 +182,7 @@ fn slots_that_move_already_are_left_alone_and_their_effect_is_foreseen() {
 
 #[test]
 fn what_is_left_to_do_beside_open_moves_is_planned_from_where_they_lead() {
-    // Two hot slots are too much, and one of them moves already.
+    // Two hot slots are too much, and one of them is already being moved.
     let load = load([1; 3], &[(HOT, 2_000), (HOT + 1, 2_000)]);
     let (owners, moving) = (owners(&[(HOT, 2)]), [slot(HOT)].into_iter().collect::<SlotSet>());
     let advice = advice(&load, &[], Some(OpenMoves { owners: &owners, moving: &moving }));

@@ -175,9 +175,9 @@ fn a_declaration_that_is_no_table_is_refused_and_the_member_is_named() {
         |count| (0..count).map(|n| column(&format!("c{n}"), ColumnType::Text, false)).collect();
     assert_eq!(refused(&|t| t.columns = many(201)), "columns must be 1 to 200, and are 201");
     assert_eq!(refused(&|t| t.columns.clear()), "columns must be 1 to 200, and are 0");
-    assert_eq!(refused(&|t| t.columns[1].name = "id".into()), "columns[1].name comes twice");
-    assert_eq!(refused(&|t| t.id.clear()), "id must name 1 to 8 columns, and names 0");
-    assert_eq!(refused(&|t| t.id.push("id".into())), "id[1] comes twice");
+    assert_eq!(refused(&|t| t.columns[1].name = "id".into()), "columns[1].name is given twice");
+    assert_eq!(refused(&|t| t.id.clear()), "id must name 1 to 8 columns, but names 0");
+    assert_eq!(refused(&|t| t.id.push("id".into())), "id[1] is given twice");
     assert_eq!(refused(&|t| t.id[0] = "grade".into()), "id[0] is a column that may be null");
     assert_eq!(refused(&|t| t.id[0] = "idd".into()), "id[0] is none of the columns");
     assert_eq!(refused(&|t| t.routing = Some("slot".into())), "routing is none of the columns");

@@ -1,4 +1,4 @@
-//! Tests of groups of tables in a cluster of files: each has a keyspace, a placement and slots of
+//! Tests of table groups in a cluster of files: each has a keyspace, a placement and slots of
 //! its own.
 
 use std::path::Path;
@@ -173,19 +173,22 @@ fn a_group_that_cannot_be_is_refused_before_anything_is_created() {
     let placed = |text: &str| Some(text.parse().expect("a placement"));
     let cases = [
         (vec![group("Bad")], "`Bad` is not the name of a group"),
-        (vec![GroupSpec { keyspace: Some(Keyspace::Hash), ..group("main") }], "takes no keyspace"),
+        (
+            vec![GroupSpec { keyspace: Some(Keyspace::Hash), ..group("main") }],
+            "keyspace cannot be set for the group main",
+        ),
         (
             vec![GroupSpec { shards: on("shard9"), ..group("a") }],
-            "names the shard shard9, and there are: shard1",
+            "names the shard shard9, which does not exist; there are: shard1",
         ),
-        (vec![GroupSpec { shards: Some(Vec::new()), ..group("a") }], "nowhere to go"),
+        (vec![GroupSpec { shards: Some(Vec::new()), ..group("a") }], "could own its slots"),
         (
             vec![GroupSpec {
                 shards: on("shard1"),
                 placement: placed("manual:0-16383=shard2"),
                 ..group("a")
             }],
-            "gives slots to shard2, which is none of its shards",
+            "assigns slots to shard2, which is not one of its shards",
         ),
         (
             vec![GroupSpec { placement: placed("partitions:A=1>shard1"), ..group("a") }],
@@ -198,8 +201,8 @@ fn a_group_that_cannot_be_is_refused_before_anything_is_created() {
             ],
             "the groups a and b both name the table t",
         ),
-        (vec![GroupSpec { tables: names(&["A"]), ..group("a") }], "no table can have that name"),
-        (["a", "b", "c", "d"].map(group).to_vec(), "there may be 4 groups"),
+        (vec![GroupSpec { tables: names(&["A"]), ..group("a") }], "not a valid table name"),
+        (["a", "b", "c", "d"].map(group).to_vec(), "at most 4 groups"),
     ];
     for (groups, expected) in cases {
         let reported = refusal(dir.path(), ClusterSpec { groups, ..with_replicas(2, 0) });
@@ -210,7 +213,7 @@ fn a_group_that_cannot_be_is_refused_before_anything_is_created() {
     open(dir.path(), with_replicas(2, 0)).expect("a new cluster starts").close();
     let users = GroupSpec { tables: names(&["users"]), ..group("a") };
     let reported = refusal(dir.path(), ClusterSpec { groups: vec![users], ..with_replicas(2, 0) });
-    assert!(reported.contains("users, which is in group main already"), "{reported}");
+    assert!(reported.contains("users, which already belongs to group main"), "{reported}");
     let manager = open(dir.path(), ClusterSpec::default()).expect("it is as before");
     assert_eq!((manager.map().epoch(), manager.map().groups().count()), (1, 1));
     manager.close();

@@ -18,9 +18,9 @@ use shard_manager::table_group::{GroupNumber, TableGroup};
 use shard_manager::topology::Topology;
 use shard_manager::value::{ColumnType, Value};
 
-/// The partition table of Infra-Crafter.
-const SEED: &str = "list(partition_key):A=30,B=20,C=15,D=25,E=10";
-const SEED_PLACEMENT: &str =
+/// Five partitions with their weights.
+const PARTITIONS: &str = "list(partition_key):A=30,B=20,C=15,D=25,E=10";
+const PARTITIONS_PLACEMENT: &str =
     "partitions:A=30>shard1,B=20>shard1,C=15>shard3,D=25>shard2,E=10>shard3";
 
 fn keyspace(text: &str) -> Keyspace {
@@ -68,13 +68,13 @@ fn the_column_picks_the_block_and_the_hash_of_the_key_the_slot_inside() {
         ("E", 16_291, 16_176),
     ] {
         for (text, golden) in [("user_123", user), ("Ω", omega)] {
-            let slot = keyspace(SEED).slot_in(Some(partition), key(text)).expect("a slot");
+            let slot = keyspace(PARTITIONS).slot_in(Some(partition), key(text)).expect("a slot");
             assert_eq!(slot.number(), golden, "{partition} {text}");
         }
     }
     // The blocks are those of the keyspace `list` without a column.
-    let Keyspace::List(by_column) = keyspace(SEED) else { panic!("a list") };
-    let Keyspace::List(by_key) = keyspace(&SEED.replace("(partition_key)", "")) else {
+    let Keyspace::List(by_column) = keyspace(PARTITIONS) else { panic!("a list") };
+    let Keyspace::List(by_key) = keyspace(&PARTITIONS.replace("(partition_key)", "")) else {
         panic!("a list")
     };
     assert_eq!(by_column.partitions(), by_key.partitions());
@@ -100,7 +100,7 @@ fn the_value_of_the_column_picks_the_range() {
 fn the_parameters_name_the_column_and_those_without_one_are_as_before() {
     for (text, parameters) in [
         (
-            SEED,
+            PARTITIONS,
             r#"{"partitions":[["A",30],["B",20],["C",15],["D",25],["E",10]],"seed":0,"column":"partition_key"}"#,
         ),
         ("list:A=2,B=1", r#"{"partitions":[["A",2],["B",1]],"seed":0}"#),
@@ -144,18 +144,23 @@ fn a_column_that_no_row_can_name_is_refused_with_the_reason() {
 
 #[test]
 fn a_key_alone_has_no_slot_and_the_error_names_the_column() {
-    let error = keyspace(SEED).slot_of(key("A:1")).expect_err("no slot");
+    let error = keyspace(PARTITIONS).slot_of(key("A:1")).expect_err("no slot");
     assert!(error.to_string().contains("by the column partition_key"), "{error}");
-    let missing = keyspace(SEED).slot_in(None, key("u")).expect_err("no partition").to_string();
+    let missing =
+        keyspace(PARTITIONS).slot_in(None, key("u")).expect_err("no partition").to_string();
     assert!(missing.starts_with("partition_key is missing"), "{missing}");
     assert!(missing.ends_with("there are: A, B, C, D, E"), "{missing}");
-    let unknown = keyspace(SEED).slot_in(Some("a"), key("u")).expect_err("unknown").to_string();
-    assert_eq!(unknown, "partition_key names no partition; there are: A, B, C, D, E");
+    let unknown =
+        keyspace(PARTITIONS).slot_in(Some("a"), key("u")).expect_err("unknown").to_string();
+    assert_eq!(
+        unknown,
+        "partition_key does not name an existing partition; there are: A, B, C, D, E"
+    );
 }
 
 #[test]
 fn only_tables_with_a_comparable_column_of_this_name_have_partitions() {
-    let map = map(SEED, SEED_PLACEMENT);
+    let map = map(PARTITIONS, PARTITIONS_PLACEMENT);
     let (text, json) = (ColumnType::Text, ColumnType::Json);
     assert_eq!(partition_column(&map, &users()), Some(3));
     for (table, why) in [
@@ -185,8 +190,8 @@ fn a_table_that_routes_by_the_partition_column_has_the_key_as_its_partition() {
 }
 
 #[test]
-fn the_partitions_of_the_seed_lie_on_its_three_shards() {
-    let map = map(SEED, SEED_PLACEMENT);
+fn the_five_partitions_lie_on_three_shards() {
+    let map = map(PARTITIONS, PARTITIONS_PLACEMENT);
     for (partition, shard) in
         [("A", "shard1"), ("B", "shard1"), ("C", "shard3"), ("D", "shard2"), ("E", "shard3")]
     {
@@ -201,18 +206,20 @@ fn the_partitions_of_the_seed_lie_on_its_three_shards() {
 #[test]
 fn a_placement_that_divides_a_partition_is_refused_with_the_partition_and_its_shards() {
     for placement in ["even", "weighted", "modulo", "ring:100", "rendezvous", "jump"] {
-        let reason = divided(&map(SEED, placement)).expect(placement);
-        for words in [placement, "the partition ", SEED, " and shard", "partitions:A=30>shard1"] {
+        let reason = divided(&map(PARTITIONS, placement)).expect(placement);
+        for words in
+            [placement, "the partition ", PARTITIONS, " and shard", "partitions:A=30>shard1"]
+        {
             assert!(reason.contains(words), "{placement}: {reason}");
         }
     }
-    assert_eq!(divided(&map(SEED, SEED_PLACEMENT)), None);
+    assert_eq!(divided(&map(PARTITIONS, PARTITIONS_PLACEMENT)), None);
     // Three equal partitions are the three equal parts of `even`.
     assert_eq!(divided(&map("list(region):a=1,b=1,c=1", "even")), None);
     // A range has one slot, and a partition of keys may lie anywhere, as before.
     assert_eq!(divided(&map("range(year):10,20", "modulo")), None);
     assert_eq!(divided(&map("list:A=30,B=20", "even")), None);
-    let other = map(SEED, "partitions:A=30>shard1,X=70>shard2");
+    let other = map(PARTITIONS, "partitions:A=30>shard1,X=70>shard2");
     assert!(
         contradiction(other.keyspace(), other.placement())
             .is_some_and(|reason| reason.contains("other partitions"))
@@ -221,7 +228,7 @@ fn a_placement_that_divides_a_partition_is_refused_with_the_partition_and_its_sh
 
 #[test]
 fn a_stored_row_belongs_into_the_slot_of_its_partition_and_a_record_beside_its_row() {
-    let map = map(SEED, SEED_PLACEMENT);
+    let map = map(PARTITIONS, PARTITIONS_PLACEMENT);
     let users = users();
     let found = |slot, partition| stored_location(&map, (&users, slot), "user_123", partition);
     assert_eq!(found(3613, Some("A")).map(|place| place.slot.number()), Ok(3613));
@@ -240,13 +247,13 @@ fn a_group_has_partitions_in_its_own_slots_beside_a_hashed_main() {
     let main = map("hash", "even");
     let group = |placement: &str| TableGroup {
         name: "people".to_owned(),
-        keyspace: keyspace(SEED),
+        keyspace: keyspace(PARTITIONS),
         placement: placement.parse().expect("a good placement"),
         ..TableGroup::default()
     };
     let refused = with_group(&main, group("even"), 2).expect_err("even divides a partition");
     assert!(refused.to_string().contains("puts the partition B"), "{refused}");
-    let map = with_group(&main, group(SEED_PLACEMENT), 2).expect("it fits");
+    let map = with_group(&main, group(PARTITIONS_PLACEMENT), 2).expect("it fits");
     let number = map.groups().find("people").expect("the group");
     let of_group = in_group(users(), number);
     assert_eq!(partition_column(&map, &of_group), Some(3));
@@ -276,7 +283,7 @@ fn a_group_has_partitions_in_its_own_slots_beside_a_hashed_main() {
 
 #[test]
 fn an_explanation_has_the_block_of_the_partition_and_the_hash_of_the_key() {
-    let keyspace = keyspace(SEED);
+    let keyspace = keyspace(PARTITIONS);
     let explained = keyspace.explain_in(Some("A"), key("user_123")).expect("a slot");
     assert_eq!(explained.slot.number(), 3613);
     let [RoutingStep::Partition { name, first, last }, RoutingStep::Hash(hash)] =
@@ -341,7 +348,7 @@ proptest! {
 fn a_fault_of_a_partition_is_not_one_of_the_shard_key() {
     let error = KeyError::from(PartitionError::Hidden);
     let said = shard_manager::error::Error::from(error).to_string();
-    assert!(said.starts_with("the rows of this table"), "{said}");
+    assert!(said.starts_with("this table is partitioned"), "{said}");
     let said = shard_manager::error::Error::from(KeyError::Empty).to_string();
     assert!(said.starts_with("shard key: "), "{said}");
 }

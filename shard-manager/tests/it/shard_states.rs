@@ -94,7 +94,7 @@ fn a_shard_without_weight_that_has_load_is_skewed_and_gives_all_of_it() {
         BalanceBy::Load,
     );
     assert_eq!(advice.verdict, Verdict::Skewed, "{}", advice.because);
-    assert!(advice.because.starts_with("shard2 is to carry nothing"), "{}", advice.because);
+    assert!(advice.because.starts_with("shard2 should carry nothing"), "{}", advice.because);
     assert!(advice.skew < 1.1 && advice.skew_after < 1.1, "{advice:?}");
     assert_eq!(advice.shards[1].slots_after, 0);
 }

@@ -41,7 +41,7 @@ fn a_lab_compares_servers_of_its_own_and_a_database_on_the_server_of_maindb_url(
     let databases = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
     let before = ask(primary, databases);
     let on_main = run_lab(place.parent.path(), Some(&primary.url("shard1")));
-    assert!(on_main.contains("as MAINDB_URL says"), "{on_main}");
+    assert!(on_main.contains("the server of MAINDB_URL"), "{on_main}");
     assert_eq!(ask(primary, databases), before, "the lab has dropped its database, and no other");
     let foreign = "SELECT count(*) FROM pg_tables WHERE schemaname = 'tessera'";
     assert_eq!(ask(primary, foreign), "0", "nothing was made in the database of the URL");
@@ -56,8 +56,8 @@ fn a_network_that_is_slow_lossy_or_cut_loses_no_acknowledged_write_on_servers() 
     let rows = report["tables"][0]["rows"].as_array().expect("rows");
     let number = |row: &serde_json::Value, column: usize| row[column].as_u64().expect("a number");
     let names: Vec<&str> = rows.iter().filter_map(|row| row[0].as_str()).collect();
-    let (gone, cut) = ("a replica of each shard cut", "primary of shard1 cut");
-    assert_eq!(names, ["calm", "10 ms later", "1 of 100 pieces lost", gone, cut]);
+    let (gone, cut) = ("a replica of each shard cut off", "primary of shard1 cut off");
+    assert_eq!(names, ["calm", "10 ms delay", "1 of 100 chunks lost", gone, cut]);
     for row in &rows[..4] {
         assert_eq!((number(row, 1), number(row, 2) + number(row, 3)), (30, 0), "{row:#}");
     }

@@ -298,7 +298,7 @@ async fn a_damaged_copy_is_named_and_nothing_is_begun() {
     fs::write(copy.join("shard2.users.rows"), whole).unwrap();
     let text = fs::read_to_string(copy.join("manifest.json")).unwrap();
     for (from, to, part) in [
-        ("\"format\": 1", "\"format\": 2", "format 2 is not known here"),
+        ("\"format\": 1", "\"format\": 2", "format 2 is not supported by this version"),
         ("\"schema\": [", "\"schema\": [\"29991231000001\", ", "no manifest"),
     ] {
         assert!(text.contains(from), "{text}");
@@ -356,7 +356,7 @@ async fn a_restore_that_was_cut_off_serves_no_router_and_is_repeated() {
     let ended = restore::restore(&copy, &fresh.address(), &watch).await;
     assert!(matches!(ended, Err(SaveError::Partial { .. })), "{ended:?}");
     let told = refused(&fresh.address());
-    assert!(told.contains("was cut off: run the restore again"), "{told}");
+    assert!(told.contains("was interrupted: run the restore again"), "{told}");
     // Even after that start the restore is repeated.
     restore::restore(&copy, &fresh.address(), &WATCH).await.unwrap();
     assert_eq!(keys_of_users(&fresh).await, keys_of_users(&databases).await);

@@ -56,7 +56,8 @@ async fn until_waiting(manager: &Manager, count: usize) {
     }
 }
 
-/// Lets the reads go on, and returns how many of the one tenant are done before that of the other.
+/// Lets the reads continue, and returns the number of reads of the first tenant that are done
+/// before that of the other one.
 async fn done_before(reads: Vec<Read<'_>>, door: &mut SideSession) -> usize {
     let mut reads: FuturesUnordered<_> = reads.into_iter().collect();
     // Reads that were polled are woken in the order of their answers, however late this task runs,

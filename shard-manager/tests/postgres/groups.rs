@@ -1,4 +1,4 @@
-//! Tests of groups of tables in a cluster of servers, with two routers.
+//! Tests of table groups in a cluster of servers, with two routers.
 
 use std::time::{Duration, Instant};
 

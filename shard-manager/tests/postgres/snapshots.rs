@@ -1,5 +1,5 @@
-//! Tests of `lab snapshot` on servers: a cluster returns to a snapshot, and a restore that was
-//! killed serves no router until it was repeated.
+//! Tests of `lab snapshot` on servers: a cluster is restored to a snapshot, and after a killed
+//! restore no router starts until it is repeated.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -177,7 +177,7 @@ async fn a_cluster_in_use_another_one_and_foreign_tables_are_refused_and_stay() 
     let (folder, all) = (saved.snapshots().display().to_string(), urls(&other.databases));
     let args = ["lab", "snapshot", "restore", "one", "--yes", "--snapshots", &folder];
     let rows = other.rows().await;
-    run_with(&[("SHARD_URLS", &all)], &args).refused("is not that of the copied cluster");
+    run_with(&[("SHARD_URLS", &all)], &args).refused("does not belong to the copied cluster");
     assert_eq!(other.rows().await, rows);
     run_with(&[("TESSERA_DATA_DIR", "/nowhere")], &args).refused("this is a snapshot of servers");
 }

@@ -1,4 +1,4 @@
-//! Contract of groups of tables, which the tests of each engine check.
+//! Contract of table groups, which the tests of each engine check.
 //!
 //! **Not here:** starts and restarts, which differ between the engines.
 
@@ -40,7 +40,7 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Group with a shard of its own: `main` has the first one, so each table lies on one shard.
+/// Group on a single shard: `main` has the first one, so each table is on one shard.
 pub(crate) fn vertical() -> Vec<GroupSpec> {
     vec![
         GroupSpec {
@@ -136,7 +136,7 @@ pub(crate) async fn store_vertically(manager: &Manager) {
     find_vertically(manager).await;
 }
 
-/// Finds the rows of [`store_vertically`], each key by itself and all together.
+/// Finds the rows of [`store_vertically`], by key and all together.
 pub(crate) async fn find_vertically(manager: &Manager) {
     for name in ["users", "transactions", "accounts"] {
         assert_eq!(count(manager, name, None).await, ROWS, "{name}");

@@ -1,6 +1,6 @@
-//! Families about the backups that the router makes.
+//! Families about the backups of the router.
 //!
-//! **Not here:** backups by commands.
+//! **Not here:** backups by the command line.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ pub struct BackupsNow {
 }
 
 impl Scrape {
-    /// Writes the backups. A router without a folder for backups has no such family.
+    /// Writes the families. A router without a folder for backups has none.
     pub(super) fn backups(&self, families: &mut Families<'_>) -> fmt::Result {
         let Some(backups) = &self.backups else { return Ok(()) };
         let running = f64::from(u8::from(backups.is_running));

@@ -1,6 +1,6 @@
-//! Action: the request that carries a finding out, and the command that sends it.
+//! Action: the request that carries out a finding, and the command that sends it.
 //!
-//! **Invariant:** a command is one line of words for a shell: what comes from clients or names is
+//! **Invariant:** a command is one line for a shell, in which names and values from clients are
 //! quoted.
 //! **Not here:** the remedies (`shard_manager::advice`), what the requests do (`moves`,
 //! `rebalances`).
@@ -20,7 +20,7 @@ const REBALANCE: &str = "/api/rebalance";
 /// Flag of a router without access control that permits changes of shards and slots.
 const FLAG: &str = "--operate";
 
-/// Request that carries a finding out.
+/// Request that carries out a finding.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdviceAction, example = json!({
     "method": "POST", "url": "http://localhost:3000/api/moves", "path": "/api/moves",
@@ -31,14 +31,14 @@ const FLAG: &str = "--operate";
 pub(crate) struct ActionView {
     /// Always `POST`.
     method: &'static str,
-    /// Where to send it: the address under which the router was asked for the advice.
+    /// URL of the request, at the address by which the router was reached.
     url: String,
     /// Path of `url`.
     path: &'static str,
     /// Body, as JSON.
     #[schema(value_type = Object)]
     body: Value,
-    /// The command that does the same, as one line for a shell. With access control it takes its
+    /// The equivalent command, as one line for a shell. With access control it takes its
     /// API key from TESSERA_KEY or --key-file.
     command: String,
     /// Right that the request needs: `operate`, a scope of the caller, with access control;
@@ -48,7 +48,7 @@ pub(crate) struct ActionView {
     allowed: bool,
 }
 
-/// Maker of actions for one request.
+/// Builder of the actions in one response.
 pub(super) struct Actions {
     /// Address of the router, without a path.
     router: String,
@@ -57,7 +57,7 @@ pub(super) struct Actions {
 }
 
 impl Actions {
-    /// Returns the maker for a request.
+    /// Returns the builder for a request.
     pub(super) fn of(app: &App, request: &HttpRequest) -> Self {
         let is_enforced = app.gate.as_ref().is_some_and(|gate| gate.is_enforced());
         let (requires, is_allowed) = if is_enforced {
@@ -97,7 +97,7 @@ impl Actions {
     }
 }
 
-/// Returns a word as a shell takes it.
+/// Returns a word, quoted for a shell if necessary.
 fn quoted(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,=@%+".contains(&byte);
     if !word.is_empty() && word.bytes().all(is_plain) {

@@ -1,6 +1,6 @@
 //! Answer: the advice as `GET /api/advice` shows it, with shards by name.
 //!
-//! **Not here:** the requests that carry findings out (`action`), the effect of what has moved
+//! **Not here:** the requests that carry out findings (`action`), the effect of earlier moves
 //! (`effect`).
 
 use std::time::Duration;
@@ -17,10 +17,10 @@ use utoipa::ToSchema;
 use super::action::{ActionView, Actions};
 use super::effect::EffectView;
 
-/// The verdict where the map does not say where rows lie.
+/// The verdict if the shard map does not place the rows.
 const LEFT_TO_CITUS: &str = "left_to_citus";
-/// Reason why nothing can be carried out while the catalog is away.
-const NO_CATALOG: &str = "the catalog of the cluster does not answer, so no move can begin: ask for the advice again when it does";
+/// Reason why nothing can be carried out while the catalog is unreachable.
+const NO_CATALOG: &str = "the catalog of the cluster does not answer, so no move can begin: request the advice again when it does";
 
 /// Advised moves, with the observations behind them.
 #[derive(Serialize, ToSchema)]
@@ -29,46 +29,47 @@ pub(crate) struct AdviceAnswer {
     success: bool,
     /// Quantity to balance: `load` or `size`.
     by: &'static str,
-    /// `balanced`, `skewed`, `hot` (a slot outweighs any shard), `too_little_to_say` or, with the
-    /// engine citus, `left_to_citus`.
+    /// `balanced`, `skewed`, `hot` (a slot exceeds the share of any shard), `too_little_to_say` or,
+    /// with the engine citus, `left_to_citus`.
     verdict: &'static str,
     /// Reason, as a sentence.
     because: String,
-    /// Way to follow the advice, as a sentence.
+    /// Instruction to follow the advice, as a sentence.
     how: &'static str,
-    /// The version of the shard map that it is about.
+    /// The version of the shard map on which it is based.
     epoch: u64,
     /// `requests` or `bytes`: what `total` and `carries` count.
     unit: &'static str,
-    /// Total that was counted. Requests are those with a key.
+    /// The total. Requests are those with a key.
     total: u64,
-    /// Since how many seconds requests were counted; null by size.
+    /// Number of seconds for which requests were counted; null with `by=size`.
     #[schema(required)]
     window_s: Option<f64>,
-    /// Ratio of the fullest shard to its fair share: 1 is even, and up to 1.1 nothing is advised.
+    /// Load of the fullest shard as a multiple of its fair share: 1 is even, and up to 1.1 nothing
+    /// is advised.
     skew: f64,
     /// Ratio after all moves, if the load stays the same.
     skew_after: f64,
     /// The shards, in their order.
     shards: Vec<ShardOutlookView>,
-    /// Moves to make, in this order, at most 32: each by itself is an improvement.
+    /// At most 32 moves to make, in this order: each one is an improvement.
     moves: Vec<MoveView>,
-    /// Slots that outweigh what any shard should carry, the heaviest first: no move helps them.
+    /// Slots that exceed the fair share of any shard, the heaviest first: no move helps.
     hot: Vec<HotSpotView>,
-    /// Reasons to do something, hot keys and slots first, each with the request that carries its
-    /// remedy out, or with the reason why there is none. Requests that are sent in this order are
-    /// improvements one by one.
+    /// Findings, hot keys and slots first, each with the request that carries out its remedy, or
+    /// with the reason why there is none. If the requests are sent in this order, each one is an
+    /// improvement.
     findings: Vec<FindingView>,
-    /// Effect of what has moved before.
+    /// Effect of earlier moves.
     effect: EffectView,
 }
 
-/// Reason to do something. Either `action` or `no_action` is given.
+/// Finding. Either `action` or `no_action` is given.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdviceFinding)]
 pub(crate) struct FindingView {
-    /// `hot_key` (a slot carries far more than those beside it, mostly for one key), `hot_slot` or
-    /// `uneven_shards`.
+    /// `hot_key` (a slot carries far more than others of its shard, mostly for one key), `hot_slot`
+    /// or `uneven_shards`.
     kind: &'static str,
     /// The shard with the slot, or the fullest one.
     shard: String,
@@ -82,10 +83,11 @@ pub(crate) struct FindingView {
     share: f64,
     /// Reason, as a sentence.
     because: String,
-    /// The request that carries the remedy out; null if no move helps.
+    /// The request that carries out the remedy; null if no move helps.
     #[schema(required)]
     action: Option<ActionView>,
-    /// Skew after this action and those before it, if the load stays the same; null without one.
+    /// Skew after this action and those before it, if the load stays the same; null without an
+    /// action.
     #[schema(required)]
     skew_after: Option<f64>,
     /// Reason why there is no action; null if there is one.
@@ -93,13 +95,13 @@ pub(crate) struct FindingView {
     no_action: Option<NoActionView>,
 }
 
-/// Reason why nothing can be moved, and what helps instead.
+/// Reason why no move helps, and other remedies.
 #[derive(Serialize, ToSchema)]
 #[schema(as = NoAction)]
 pub(crate) struct NoActionView {
     /// Reason, as a sentence.
     reason: String,
-    /// Other help, as sentences.
+    /// Other remedies, as sentences.
     helps: Vec<&'static str>,
 }
 
@@ -119,39 +121,39 @@ pub(crate) struct ShardOutlookView {
     carries: u64,
     /// Load as a fraction of the total, 0 to 1.
     share: f64,
-    /// Fraction that its weight entitles it to.
+    /// Fraction according to its weight.
     fair_share: f64,
     /// Fraction of the total after all moves.
     share_after: f64,
-    /// About how many rows it holds; null if that is not known.
+    /// Estimated number of its rows; null if unknown.
     #[schema(required)]
     rows: Option<u64>,
-    /// About how many bytes; null if that is not known.
+    /// Estimated number of its bytes; null if unknown.
     #[schema(required)]
     bytes: Option<u64>,
 }
 
-/// Slots that should go to another shard.
+/// Slots that should move to another shard.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdvisedMove)]
 pub(crate) struct MoveView {
-    /// Shard that has them.
+    /// Shard that owns them.
     from: String,
-    /// Shard that should have them.
+    /// Shard that should own them.
     to: String,
-    /// First and last slot of each range, both included.
+    /// First and last slot of each range, inclusive.
     ranges: Vec<(u16, u16)>,
     /// Number of slots.
     slots: usize,
-    /// About how many rows move; null if that is not known.
+    /// Estimated number of rows that move; null if unknown.
     #[schema(required)]
     rows: Option<u64>,
-    /// About how many bytes move; null if that is not known.
+    /// Estimated number of bytes that move; null if unknown.
     #[schema(required)]
     bytes: Option<u64>,
-    /// Always true: rows and bytes of slots are those of their shard, dealt out alike.
+    /// Always true: rows and bytes of a shard are assumed to be spread evenly over its slots.
     estimated: bool,
-    /// The part of all requests, or bytes, that moves.
+    /// Fraction of all requests, or bytes, that moves.
     share: f64,
     /// Fraction of the giver after this move and those before it.
     from_share_after: f64,
@@ -159,19 +161,19 @@ pub(crate) struct MoveView {
     to_share_after: f64,
 }
 
-/// A slot that outweighs what any shard should carry.
+/// A slot that exceeds the fair share of any shard.
 #[derive(Serialize, ToSchema)]
 #[schema(as = HotSpot)]
 pub(crate) struct HotSpotView {
     /// The slot.
     slot: u16,
-    /// Shard that has it.
+    /// Shard that owns it.
     shard: String,
     /// Fraction of all requests with a key.
     share: f64,
-    /// The largest part that a shard should carry.
+    /// The largest fair share of a shard.
     fair_share: f64,
-    /// The key that outweighs it alone; null, if several keys do so together.
+    /// The key that exceeds it alone; null if several keys do so together.
     #[schema(required)]
     key: Option<String>,
     /// Fraction of all requests with a key that name this key.
@@ -193,7 +195,9 @@ impl AdviceAnswer {
         };
         let how = match advice.verdict {
             Verdict::Skewed | Verdict::Hot if !advice.moves.is_empty() => follow,
-            Verdict::Skewed | Verdict::Hot => "no move helps: what is heavy here cannot be split",
+            Verdict::Skewed | Verdict::Hot => {
+                "no move helps: the load is on slots that cannot be split"
+            }
             Verdict::Balanced | Verdict::TooLittleToSay => "nothing has to be done",
         };
         let size = |shard: ShardNumber| sizes.get(shard.index()).copied().unwrap_or_default();
@@ -231,7 +235,7 @@ impl AdviceAnswer {
         }
     }
 
-    /// Replaces the remedies of all findings by the reason why nothing can be carried out now.
+    /// Replaces the remedies of all findings with the reason why nothing can be carried out now.
     pub(super) fn withhold_actions(&mut self) {
         for finding in self.findings.iter_mut().filter(|finding| finding.action.is_some()) {
             (finding.action, finding.skew_after) = (None, None);
@@ -240,8 +244,8 @@ impl AdviceAnswer {
         }
     }
 
-    /// Replaces the advice by a remark: Citus places rows itself, so there is one shard and nothing
-    /// to plan.
+    /// Replaces the advice with a remark: Citus places rows itself, so there is one shard and
+    /// nothing to plan.
     pub(super) fn leave_to_citus(&mut self) {
         self.verdict = LEFT_TO_CITUS;
         self.because = "Citus places the rows of this cluster, not the shard map".to_owned();

@@ -1,4 +1,4 @@
-//! Effect: the latest rebalance, and what the moves of the last minutes have changed.
+//! Effect: the latest rebalance, and the effect of recent moves.
 //!
 //! **Not here:** the skew of a rebalance, which is measured at its end (`shard_manager::manager`).
 
@@ -18,21 +18,21 @@ use utoipa::ToSchema;
 use super::super::rebalances::schema::RebalanceAnswer;
 use crate::app::App;
 
-/// Effect of what has moved.
+/// Effect of earlier moves.
 #[derive(Default, Serialize, ToSchema)]
 #[schema(as = AdviceEffect)]
 pub(crate) struct EffectView {
-    /// The rebalance that goes on, or the last one, without its moves: with the skew before,
-    /// planned and measured. Null if there was none, or the catalog does not answer.
+    /// The running rebalance, or the last one, without its moves: with the skew before, planned and
+    /// measured. Null if there was none, or the catalog does not answer.
     #[schema(required, value_type = Option<RebalanceAnswer>)]
     rebalance: Option<RebalanceView>,
-    /// Moves that have arrived while the requests were counted; null if there are none, and by
-    /// size.
+    /// Moves that were completed while the requests were counted; null if there are none, and with
+    /// `by=size`.
     #[schema(required)]
     moved: Option<MovedView>,
 }
 
-/// Moves that have arrived while the requests were counted.
+/// Moves that were completed while the requests were counted.
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdviceMoved)]
 pub(crate) struct MovedView {
@@ -40,11 +40,11 @@ pub(crate) struct MovedView {
     moves: Vec<String>,
     /// Number of their slots.
     slots: usize,
-    /// Time at which the first of them arrived: RFC 3339.
+    /// Time at which the first of them was completed: RFC 3339.
     since: String,
-    /// Skew of the same requests if the slots were still where they were.
+    /// Skew of the same requests if the slots had not moved.
     skew_before: f64,
-    /// Skew of these requests now.
+    /// Skew of these requests with the present owners.
     skew_now: f64,
 }
 
@@ -74,17 +74,17 @@ impl KnownMoves {
         Some(Self { planned: PlannedSlots::of(map, &records), records, rebalance })
     }
 
-    /// Returns the owners of the slots once the moves that go on have ended.
+    /// Returns the owners of the slots after the moves in progress.
     pub(super) fn planned(&self) -> &PlannedSlots {
         &self.planned
     }
 
-    /// Returns the moves that go on.
+    /// Returns the moves in progress.
     pub(super) fn open(&self) -> Option<OpenMoves<'_>> {
         self.planned.open()
     }
 
-    /// Returns the moves that have arrived since a time, the latest first.
+    /// Returns the moves that were completed since a time, the latest first.
     fn arrived_since(&self, time: DateTime<Utc>) -> Vec<&MoveRecord> {
         let has_arrived = |record: &&MoveRecord| {
             record.has_arrived() && record.owned_at.is_some_and(|owned| owned >= time)
@@ -119,7 +119,7 @@ fn moved(
     let arrived = known.arrived_since(Utc::now() - window);
     let first = arrived.last().and_then(|record| record.owned_at)?;
     let mut former: Vec<ShardNumber> = observed.map.owners().map(|owner| owner.shard).collect();
-    // Backwards in time, so that a slot that moved twice is where it was first.
+    // Backwards in time, so that a slot that moved twice gets its first owner.
     for record in &arrived {
         for slot in record.new.slots.iter() {
             former[slot.index()] = record.new.source;

@@ -1,4 +1,4 @@
-//! Schema: the JSON of requests and answers about indexes.
+//! Schema: the JSON of requests and responses about indexes.
 //!
 //! **Not here:** the routes (`indexes`).
 
@@ -9,27 +9,27 @@ use utoipa::ToSchema;
 
 use crate::app::App;
 
-/// The body that makes an index.
+/// The body that creates an index.
 #[derive(ToSchema)]
 #[schema(example = json!({"name": "by_status", "columns": ["status", "amount"]}))]
 pub struct IndexRequest {
-    /// Name of the index, with the rules for a table's name. Other tables may have one of this
-    /// name.
+    /// Name of the index, with the same rules as a table's name. Indexes of other tables may have
+    /// the same name.
     #[schema(max_length = 40, pattern = "^[a-z][a-z0-9_]{0,39}$")]
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     name: String,
-    /// Columns in their order: those of equal filters first, then those of ranges and orders. Not
+    /// Columns in order: first those with equality filters, then those of ranges and orders. Not
     /// json; `shard_key`, `version`, `created_at` and `updated_at` may be among them.
     #[schema(min_items = 1, max_items = 8)]
     #[expect(dead_code, reason = "as above")]
     columns: Vec<String>,
-    /// True if rows of one shard key must differ in the columns; rows with null there do. False
-    /// when it is not given.
+    /// True if rows of one shard key must differ in the columns; rows with null there always do.
+    /// False by default.
     #[schema(value_type = bool, required = false)]
     #[expect(dead_code, reason = "as above")]
     unique: Option<bool>,
     /// Longest time for which writes of a shard may wait while its index is built, on files; 2000
-    /// when it is not given.
+    /// by default.
     #[schema(value_type = u32, required = false, maximum = 600_000)]
     #[expect(dead_code, reason = "as above")]
     pause_max_ms: Option<u32>,
@@ -60,9 +60,9 @@ pub struct IndexAnswer {
 pub struct IndexPlanAnswer {
     /// Always true.
     success: bool,
-    /// The index as it would be listed at first, or as it is.
+    /// The index as it would be listed at first, or as it exists.
     index: IndexShape,
-    /// Effect on each shard; none if the index exists. Only with `Prefer: tx=rollback`.
+    /// Effect on each shard; empty if the index exists. Only with `Prefer: tx=rollback`.
     shards: Vec<IndexPauseShape>,
 }
 
@@ -71,7 +71,7 @@ pub struct IndexPlanAnswer {
 pub(super) struct IndexPauseShape {
     /// The shard.
     shard: String,
-    /// Rows of the table; null where writes do not wait.
+    /// Rows of the table; null if writes do not wait.
     #[schema(required)]
     rows: Option<u64>,
     /// Estimated time for which writes of the shard would wait.
@@ -105,7 +105,7 @@ pub struct IndexShape {
     #[schema(value_type = String, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// Longest time for which writes of a shard have waited; absent where they do not wait.
+    /// Longest time for which writes of a shard have waited; absent if they do not wait.
     #[schema(value_type = u64, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pause_ms: Option<u64>,

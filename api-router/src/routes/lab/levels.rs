@@ -1,5 +1,5 @@
-//! `POST /api/lab/levels`: the levels played out on a small cluster of files, which is made for it
-//! and removed. The route is served with `--lab` only, because it writes to the machine's disk.
+//! `POST /api/lab/levels`: the experiment `levels` on a small temporary cluster of files. The route
+//! is available with `--lab` only, because it writes to the machine's disk.
 //!
 //! **Not here:** the experiment (`shard_manager::lab`), its thread and its end (`lab_runs`).
 
@@ -21,7 +21,7 @@ use crate::response_headers::ExperimentRefusals;
 
 /// Longest time for the body to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(5);
-/// Largest body: three numbers need no more.
+/// Largest body: it has three numbers.
 const BODY_BYTES_MAX: usize = 1_024;
 /// Highest number of replicas of each of the three shards.
 const REPLICAS_MAX: u64 = 2;
@@ -32,19 +32,19 @@ const CLIENTS_MAX: u64 = 8;
 /// Seed of the experiment; its rows depend on their numbers only.
 const SEED: u64 = 1;
 
-/// Size of the experiment; members that are left out have their default.
+/// Size of the experiment; each member has a default.
 #[derive(ToSchema)]
 #[schema(as = NewLevelsRun, example = json!({"replicas": 1, "operations": 100, "clients": 4}))]
 #[expect(dead_code, reason = "describes the body; the members are read without building it")]
 pub(crate) struct LevelsRequest {
-    /// Number of replicas of each of the three shards, which are cut off one after another; 1 when
-    /// not given.
+    /// Number of replicas of each of the three shards, which are cut off one after another; 1 by
+    /// default.
     #[schema(minimum = 1, maximum = 2)]
     replicas: Option<u32>,
-    /// Number of writes, and of reads, of each level; 100 when not given.
+    /// Number of writes, and of reads, of each level; 100 by default.
     #[schema(minimum = 1, maximum = 500)]
     operations: Option<u32>,
-    /// Number of clients; 4 when not given.
+    /// Number of clients; 4 by default.
     #[schema(minimum = 1, maximum = 8)]
     clients: Option<u32>,
 }
@@ -59,7 +59,7 @@ pub(crate) struct LevelsRequest {
         "read_p50_ms": 0.2, "read_p99_ms": 0.9,
         "first_refusal": "primary of shard1: too few replicas are connected"
     }],
-    "explanation": "When a replica is gone `quorum` and `all` refuse."
+    "explanation": "While a replica is cut off, `quorum` and `all` refuse."
 }))]
 pub(crate) struct LevelsAnswer {
     /// Always true.
@@ -77,7 +77,7 @@ pub(crate) struct LevelsAnswer {
     /// Each level while 0, 1, … replicas of each shard are cut off.
     #[schema(value_type = Vec<LevelAnswer>)]
     levels: Vec<LevelFigures>,
-    /// Summary of what was seen.
+    /// Summary of the result.
     explanation: String,
 }
 
@@ -115,11 +115,11 @@ pub(crate) struct LevelAnswer {
     first_refusal: Option<String>,
 }
 
-/// Plays the consistency levels out on a small cluster that is made for it.
+/// Runs the experiment `levels` on a small temporary cluster.
 ///
 /// The cluster has three shards of files in a temporary folder, which is removed at the end.
-/// Replicas are cut off one after another, and rows are written and read at each level. Nothing of
-/// the router's own cluster is touched. One experiment runs at a time, for at most a minute, and it
+/// Replicas are cut off one after another, and rows are written and read at each level. The
+/// router's own cluster is not touched. One experiment runs at a time, for at most a minute, and it
 /// ends early if its client disconnects.
 #[utoipa::path(
     tag = "lab",
@@ -202,16 +202,15 @@ impl From<LabRunError> for Problem {
         let detail = error.to_string();
         match error {
             LabRunError::Runs => Self::new(Code::TSR348, detail)
-                .hint("send again when it has ended, within a minute"),
+                .hint("send the request again when it has ended, within a minute"),
             LabRunError::TooLong => {
-                Self::new(Code::TSR349, detail).hint("ask for fewer operations or replicas")
+                Self::new(Code::TSR349, detail).hint("request fewer operations or replicas")
             }
-            LabRunError::Closing => {
-                Self::new(Code::TSR349, detail).hint("send again once the router has started again")
-            }
+            LabRunError::Closing => Self::new(Code::TSR349, detail)
+                .hint("send the request again once the router has restarted"),
             LabRunError::Failed(why) => {
                 // The reason may name folders of this machine.
-                tracing::warn!(why, "an experiment of the lab failed");
+                tracing::warn!(why, "a lab experiment failed");
                 Self::new(Code::TSR349, detail).hint("the log of the router names the reason")
             }
         }

@@ -23,34 +23,34 @@ const NAMES: [&str; 7] = ["keyspace", "placement", "weights", "change", "kind", 
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query string, which is read without building it")]
 pub(crate) struct TrialParameters {
-    /// Mapping from keys to slots, as in the settings; `range` and `list` without parameters fit
-    /// the keys of `kind`. `hash` when not given.
+    /// Mapping from keys to slots, as in the settings; `range` and `list` without parameters
+    /// are fitted to the keys of `kind`. `hash` by default.
     #[param(example = "hash")]
     keyspace: Option<String>,
-    /// Placement, as in the settings, or `rebalance`, which keeps slots where they are as far as
-    /// the weights permit. `weighted` when not given.
+    /// Placement, as in the settings, or `rebalance`, which leaves slots where they are as far as
+    /// the weights permit. `weighted` by default.
     #[param(example = "ring:160")]
     placement: Option<String>,
-    /// Weights of shard1, shard2, …: at most 64. `1,1,1` when not given.
+    /// Weights of shard1, shard2, …: at most 64. `1,1,1` by default.
     #[param(example = "1,1,2")]
     weights: Option<String>,
     /// Change of the shards: `add`, `add:WEIGHT`, `remove:SHARD` or `weight:SHARD=WEIGHT`; none
-    /// when not given.
+    /// by default.
     #[param(example = "add:1")]
     change: Option<String>,
-    /// Keys that are counted: `matrix`, `numeric`, `tenants`, `hot-end`, or `slots`, one for each
-    /// slot, when not given.
+    /// Keys that are counted: `matrix`, `numeric`, `tenants`, `hot-end`, or `slots` (the default),
+    /// which is one key for each slot.
     #[param(example = "numeric")]
     kind: Option<String>,
-    /// Number of these keys; 10000 when not given.
+    /// Number of these keys; 10000 by default.
     #[param(minimum = 1, maximum = 20_000, example = 1_000)]
     keys: Option<u32>,
-    /// Keys whose places are named, one in each line: at most 100.
+    /// Keys whose locations are returned, one per line: at most 100.
     #[param(example = "user_123")]
     sample: Option<String>,
 }
 
-/// Result of a placement on paper.
+/// Result of a placement trial.
 #[derive(Serialize)]
 struct TrialResponse {
     /// Always true.
@@ -59,7 +59,7 @@ struct TrialResponse {
     trial: Trial,
 }
 
-/// Result of a placement on paper, and of a change of its shards.
+/// Result of a placement trial, and of a change of its shards.
 #[derive(ToSchema)]
 #[schema(as = PlacementTrial, example = json!({
     "success": true, "keyspace": "hash", "placement": "weighted", "total": 16_384,
@@ -98,7 +98,7 @@ pub(crate) struct TrialAnswer {
     /// Points of the ring; null if the placement has none.
     #[schema(required)]
     ring: Option<TrialRingAnswer>,
-    /// Places of the sample.
+    /// Locations of the sample keys.
     sample: Vec<PlacedKeyAnswer>,
 }
 
@@ -156,12 +156,12 @@ pub(crate) struct TrialMoveAnswer {
 pub(crate) struct TrialRingAnswer {
     /// Number of all points.
     total: u64,
-    /// Place from 0 to 1 and shard of each point, in the order of the ring; empty if there are more
-    /// than 1024.
+    /// Position from 0 to 1 and shard of each point, in the order of the ring; empty if there are
+    /// more than 1024.
     points: Vec<(f64, String)>,
 }
 
-/// Key with its place.
+/// Key with its location.
 #[derive(ToSchema)]
 #[schema(as = PlacedKey)]
 #[expect(dead_code, reason = "describes the answer, which shard_manager writes")]
@@ -182,9 +182,9 @@ pub(crate) struct PlacedKeyAnswer {
     reason: Option<String>,
 }
 
-/// Computes which shards have which slots and keys, and what would move if the shards changed.
+/// Computes the slots and keys of each shard, and what would move if the shards changed.
 ///
-/// Nothing is read or stored: the answer depends on the parameters only.
+/// No data is read or stored: the response depends on the parameters only.
 #[utoipa::path(
     tag = "lab",
     params(TrialParameters),

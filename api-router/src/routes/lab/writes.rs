@@ -1,7 +1,7 @@
 //! `GET /api/lab/writes`: the keys that were written last through this router, with their shards,
-//! for the page of the lab.
+//! for the lab page.
 //!
-//! **Not here:** which writes are remembered (`analytics::Recorder`).
+//! **Not here:** recording the writes (`analytics::Recorder`).
 
 use actix_web::web::{Data, block};
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -20,7 +20,7 @@ use crate::response_headers::LookupRefusals;
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the parameters, which are read one by one")]
 pub(crate) struct WritesParameters {
-    /// Number of the last write that the caller knows; 0 when not given.
+    /// Number of the last write that the caller knows; 0 by default.
     #[param(example = 0)]
     after: Option<u64>,
 }
@@ -41,10 +41,10 @@ pub(crate) struct WritesAnswer {
     placement: String,
     /// Its shards.
     shards: Vec<LabShard>,
-    /// Number of the last write that is listed, or of `after`.
+    /// Number of the last listed write, or `after` if there is none.
     last: u64,
-    /// Writes after that number, oldest first: at most the last 128. Of many writes in a
-    /// millisecond one is listed, and rows of bulk writes are not.
+    /// Writes after that number, oldest first: at most the last 128. Of the writes within one
+    /// millisecond only one is listed, and rows of bulk writes are not.
     writes: Vec<WrittenKey>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct LabShard {
 pub(crate) struct WrittenKey {
     /// Number of the write since the start of this router.
     number: u64,
-    /// Second in which it was answered: RFC 3339.
+    /// Second of the response: RFC 3339.
     at: String,
     /// The shard key.
     key: String,
@@ -88,8 +88,8 @@ impl From<RecentWrite> for WrittenKey {
 
 /// Lists the keys that were written last, with the slot and the shard of each.
 ///
-/// Ask with the number of the last known write to get those since. Nothing is listed of writes
-/// through other routers.
+/// Send the number of the last known write as `after` to get only newer ones. Writes through other
+/// routers are not listed.
 #[utoipa::path(
     tag = "lab",
     params(WritesParameters),

@@ -51,7 +51,7 @@ pub(crate) enum MoveSlotsRequest {
     Ranges(Vec<Vec<u16>>),
 }
 
-/// Reads a body, for a cluster with so many slots.
+/// Reads a body, for a cluster with this many slots.
 pub(super) fn draft(body: &[u8], slot_count: usize) -> Result<MoveDraft, Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["slots", "key", "from", "to", "rate", "keep"])?;

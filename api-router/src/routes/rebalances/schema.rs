@@ -26,19 +26,19 @@ pub(crate) struct RebalancePlanAnswer {
     /// Shard that is emptied; null for another goal.
     #[schema(required)]
     shard: Option<String>,
-    /// The version of the shard map that it is about: sent as If-Match, it binds the plan. Null
-    /// with the engine citus, whose plans nothing binds.
+    /// The version of the shard map on which it is based: sent as If-Match, it binds the plan. Null
+    /// with the engine citus, whose plans cannot be bound.
     #[schema(required)]
     epoch: Option<u64>,
-    /// Number of slots that move. With the engine citus Citus' own shards take the place of slots;
-    /// those of several tables that move together count once.
+    /// Number of slots that move. With the engine citus, Citus shards take the place of slots;
+    /// those of co-located tables, which move together, count as one.
     slots: usize,
     /// Number of slots that have to move so that each shard has its share of the slots.
     needed_slots: usize,
-    /// About how many rows move; null if that is not known.
+    /// Estimated number of rows that move; null if unknown.
     #[schema(required)]
     rows: Option<u64>,
-    /// About how many bytes move; null if that is not known.
+    /// Estimated number of bytes that move; null if unknown.
     #[schema(required)]
     bytes: Option<u64>,
     /// About how many seconds the copies take at `rate`, or else at 44 MB/s; null if the bytes are
@@ -88,7 +88,7 @@ pub(crate) struct PlannedMoveAnswer {
     from: String,
     /// Shard that is to own them.
     to: String,
-    /// Slots, as ranges; with the engine citus the number of one of Citus' own shards.
+    /// Slots, as ranges; with the engine citus, the id of one of its Citus shards.
     slots: String,
     /// Number of slots, at most 64.
     slot_count: usize,
@@ -116,8 +116,8 @@ pub(crate) struct PlannedMoveAnswer {
         "copied_bytes": 819_968, "reason": null}]
 }))]
 pub(crate) struct RebalanceAnswer {
-    /// Identity: a UUID; with the engine citus the number of Citus' job, or `session-` and the
-    /// process of a session that carries it out itself.
+    /// Identity: a UUID; with the engine citus, the id of the Citus job, or `session-` and the
+    /// process id of the session that carries it out.
     id: String,
     /// `slots`, `size`, `load`, `placement` or `drain`; with the engine citus `engine` or `drain`,
     /// because Citus does not remember the goal.
@@ -131,7 +131,7 @@ pub(crate) struct RebalanceAnswer {
     /// `running`, `paused`, `cancelling`, or how it has ended: `done`, `cancelled`, `failed`.
     state: String,
     /// True if no move has changed for a minute although one could; with the engine citus, if a
-    /// move has failed and is tried again.
+    /// failed move is being retried.
     stalled: bool,
     /// Highest rate of the copy of each move in MiB/s; null without a limit.
     #[schema(required)]
@@ -174,8 +174,8 @@ pub(crate) struct RebalanceAnswer {
     /// Reason why it waits or has ended without success; null if there is none.
     #[schema(required)]
     reason: Option<String>,
-    /// Time at which it was ordered: RFC 3339. With the engine citus the time at which its first
-    /// move began; null before.
+    /// Time of the request: RFC 3339. With the engine citus, the time at which its first move
+    /// began; null before.
     #[schema(required)]
     began_at: Option<String>,
     /// Time of the last change of a move; null with the engine citus.
@@ -184,7 +184,7 @@ pub(crate) struct RebalanceAnswer {
     /// Time at which it ended; null before.
     #[schema(required)]
     ended_at: Option<String>,
-    /// Orders that it takes now.
+    /// Commands that it accepts now.
     actions: Vec<String>,
     /// Its moves; left out in a list of rebalances.
     moves: Option<Vec<RebalanceMoveAnswer>>,
@@ -198,7 +198,7 @@ pub(crate) struct RebalanceMoveAnswer {
     from: String,
     /// Shard that is to own them.
     to: String,
-    /// Slots, as ranges; with the engine citus the number of one of Citus' own shards.
+    /// Slots, as ranges; with the engine citus, the id of one of its Citus shards.
     slots: String,
     /// Number of slots.
     slot_count: usize,
@@ -217,8 +217,8 @@ pub(crate) struct RebalanceMoveAnswer {
     /// Rows that were copied, and copied again; null with the engine citus.
     #[schema(required)]
     copied_rows: Option<u64>,
-    /// Bytes of these rows. With the engine citus the bytes at the target while it moves, else
-    /// null.
+    /// Bytes of these rows. With the engine citus, the bytes at the target while it moves, and null
+    /// otherwise.
     #[schema(required)]
     copied_bytes: Option<u64>,
     /// Reason why it waits or has ended without success; null if there is none.

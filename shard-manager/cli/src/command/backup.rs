@@ -2,8 +2,8 @@
 //!
 //! The holder of the data directory makes the copy: a running router does it on request through its
 //! socket; without one, the command locks the directory itself and copies the files. Servers are
-//! read by the command itself, beside their routers. A router with a folder of its own also makes
-//! backups by HTTP.
+//! read by the command itself, beside their routers. A router with its own folder also makes
+//! backups on request over HTTP.
 //!
 //! **Not here:** making the copy (`sqlite::backup`, `postgres::backup`).
 
@@ -56,7 +56,7 @@ pub(crate) struct Options {
     /// Verify that a copy is complete, and change nothing
     #[arg(long, value_name = "DIR", conflicts_with = "to")]
     verify: Option<PathBuf>,
-    /// Have a running router make the copy, in its own folder, and wait for it
+    /// Let a running router make the copy in its backup folder, and wait for its end
     #[arg(long, value_name = "URL", conflicts_with_all = ["to", "verify", "data_dir"])]
     url: Option<String>,
     /// File with the API key for that router [env: TESSERA_KEY, the key itself]

@@ -36,7 +36,7 @@ Examples:
   shard-manager generate --users 1000000 --data-dir ./data
   shard-manager generate --users 50000 --orders-per-user 3 --weights 'A=70,B=30' --seed 7";
 
-/// Table of the users, whose keyspace decides the form of ids.
+/// Table of the users, whose keyspace determines the form of ids.
 const USERS: &str = "users";
 /// Rows of one request.
 const REQUEST_ROWS: u64 = 20_000;
@@ -99,7 +99,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(shown?)
 }
 
-/// Returns the keyspace of the users, that of their group.
+/// Returns the keyspace of the users, which is that of their group.
 fn keyspace_of(manager: &Manager) -> Result<Keyspace, CommandError> {
     let users = manager.schema(Rights::ALL).table(USERS);
     let users = users.map_err(|error| CommandError::Refused(error.to_string()))?;
@@ -107,7 +107,7 @@ fn keyspace_of(manager: &Manager) -> Result<Keyspace, CommandError> {
     Ok(partitions::keyspace_of(&map, &users).cloned().unwrap_or_default())
 }
 
-/// Returns the plan for users of this keyspace.
+/// Returns the plan for users whose ids fit this keyspace.
 fn planned(wanted: &DemoSpec, keyspace: &Keyspace) -> Result<Plan, CommandError> {
     let plan = Plan::new(wanted, keyspace);
     plan.map_err(|error| CommandError::Refused(format!("--weights: {error}")))

@@ -1,6 +1,6 @@
 //! `index`: secondary indexes of tables, which a router builds on every shard or on none.
 //!
-//! **Invariant:** an interrupt ends the wait of a command, and never the work of the router.
+//! **Invariant:** an interrupt ends the wait of a command, but never the work of the router.
 //! **Not here:** the requests (`place`), the wait (`wait`), building an index (`cluster`).
 
 mod place;
@@ -63,16 +63,16 @@ struct AddArgs {
     /// Name of the index
     #[arg(value_name = "NAME")]
     name: String,
-    /// Columns in their order: those of equal filters first, then those of ranges and orders
+    /// Columns in order: first those with equality filters, then those of ranges and orders
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',', required = true)]
     columns: Vec<String>,
-    /// Rows of one shard key must differ in the columns
+    /// Rows of one shard key must differ in these columns
     #[arg(long)]
     unique: bool,
     /// Longest time for which the writes of a shard may wait, on files [default: 2000]
     #[arg(long, value_name = "MS")]
     pause_max_ms: Option<u64>,
-    /// Only tell what would be done, and for how long writes would wait
+    /// Only show what would be done, and for how long writes would wait
     #[arg(long)]
     dry_run: bool,
     /// Do not wait until the index is built
@@ -130,7 +130,7 @@ fn add(args: &AddArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let last = if no_wait { begun } else { wait::until_built(&place, begun, terminal)? };
     terminal.show(&last, |_| sentence(&table, &last))?;
     if last.is_lost() {
-        let reason = last.reason.as_deref().unwrap_or("the router names no reason");
+        let reason = last.reason.as_deref().unwrap_or("the router gave no reason");
         return Err(CommandError::Found(format!("the index could not be built: {reason}")));
     }
     Ok(())
@@ -156,7 +156,7 @@ fn remove(args: &DropArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let (table, name) = (&args.table, &args.name);
     let document = json!({"table": table, "name": name, "state": "dropped"});
     Ok(terminal
-        .show(&document, |_| format!("no shard has the index {name} of {table} any more"))?)
+        .show(&document, |_| format!("no shard has the index {name} of {table} any longer"))?)
 }
 
 fn cells(index: &IndexView) -> Vec<String> {
@@ -179,7 +179,7 @@ fn state(index: &IndexView) -> String {
 }
 
 fn sentence(table: &str, index: &IndexView) -> String {
-    let waited = index.pause_ms.map(|ms| format!("; writes of a shard waited {ms} ms at most"));
+    let waited = index.pause_ms.map(|ms| format!("; the writes of a shard waited at most {ms} ms"));
     let (name, state) = (&index.name, state(index));
     format!("the index {name} of {table} is {state}{}", waited.unwrap_or_default())
 }

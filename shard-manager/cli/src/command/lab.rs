@@ -28,9 +28,9 @@ use super::{CommandError, interrupt};
 use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
-An experiment makes its own keys and its own cluster in a temporary folder, touches nothing else,
-and removes them afterwards, also after Ctrl-C. The same seed makes the same keys and rows. Only
-snapshots are about your cluster, which they save, and restore after they have asked.
+An experiment creates its own keys and its own cluster in a temporary folder, touches nothing else,
+and removes them afterwards, even after Ctrl-C. The same seed generates the same keys and rows.
+Only `snapshot` works on your cluster: it saves it, and asks for confirmation before it restores it.
 
 Examples:
   shard-manager lab tour
@@ -56,32 +56,33 @@ enum Experiment {
     /// Compares every keyspace and placement on the same keys
     #[command(after_help = strategies::EXAMPLES)]
     Strategies(strategies::Options),
-    /// Shows what the consistency levels cost, and which refuse while nodes are gone
+    /// Shows the cost of the consistency levels, and which refuse requests while nodes are
+    /// unreachable
     Levels(guarantees::Levels),
-    /// Shows what reads see while replicas lag, with and without a session token
+    /// Shows what reads return while replicas lag, with and without a session token
     Replicas(guarantees::Replicas),
     /// Kills a writing process with kill -9, and looks for its acknowledged rows
     Crash(guarantees::Crash),
-    /// Shows what clients that change the same row at the same time lose, or are refused
+    /// Shows which concurrent changes of the same row are lost, and which are refused
     Conflicts(guarantees::Conflicts),
-    /// Sends the same queries to clusters with more and more shards
+    /// Sends the same queries to clusters with increasing numbers of shards
     Shards(sizes::Shards),
-    /// Adds a shard while clients read and write, and takes it away again
+    /// Adds a shard while clients read and write, and removes it again
     Grow(sizes::Grow),
-    /// Compares the same reads with and without a cache, with keys that are read equally or not
+    /// Compares the same reads with and without a cache, for evenly and unevenly distributed keys
     Cache(sizes::CacheTrial),
-    /// Compares a filtered query with and without an index, and what the index costs a write
+    /// Compares a filtered query, and writes, with and without an index
     Indexes(sizes::IndexTrial),
-    /// Shows what latency, loss and cuts between the router and the nodes do to requests
+    /// Shows the effect of latency, loss and cuts between the router and the nodes on requests
     #[command(after_help = network::EXAMPLES)]
     Network(network::Network),
-    /// Walks through Tessera in ten chapters, each of which does the real thing
+    /// Walks through Tessera in ten chapters, each on a small real cluster
     #[command(after_help = tour::EXAMPLES)]
     Tour(tour::Options),
-    /// Saves the user's cluster under a name, and returns to it
+    /// Saves your cluster under a name, and restores it to that state
     #[command(after_help = snapshot::EXAMPLES)]
     Snapshot(snapshot::Options),
-    /// Writes to the files in a folder until it is killed: a part of other experiments
+    /// Writes to the files in a folder until it is killed; used by other experiments
     #[command(hide = true)]
     WriteUntilKilled {
         /// Data directory
@@ -95,7 +96,7 @@ enum Experiment {
 /// Settings that all experiments have.
 #[derive(Args, Debug)]
 struct Common {
-    /// Seed; the same seed makes the same keys and rows
+    /// Seed; the same seed generates the same keys and rows
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
     /// Also write the report as Markdown, JSON and HTML into this new folder
@@ -135,8 +136,8 @@ fn writer_command(program: &Path, data_dir: &Path) -> process::Command {
 }
 
 impl Common {
-    /// Carries out an experiment, shows its report and writes its files. A folder that is taken is
-    /// refused before anything starts.
+    /// Carries out an experiment, shows its report and writes its files. A report folder that has
+    /// files is refused before anything starts.
     fn carry_out(
         &self,
         terminal: &Terminal,

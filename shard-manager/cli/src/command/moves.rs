@@ -188,7 +188,7 @@ fn phase(shown: &MoveView) -> String {
     format!("{} ({})", shown.phase, notes.join(", "))
 }
 
-/// Returns what the side that receives lacks.
+/// Returns the changes that the receiving side lacks.
 fn lag(shown: &MoveView) -> String {
     match (shown.changes_behind, shown.lag_ms) {
         (Some(0), _) => "0".to_owned(),

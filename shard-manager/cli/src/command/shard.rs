@@ -80,12 +80,12 @@ struct Listing {
     nodes: Vec<ListedNode>,
 }
 
-/// Node of an engine that distributes rows by itself.
+/// Node of an engine that distributes rows itself.
 #[derive(Debug, Serialize)]
 struct ListedNode {
     node: String,
     state: String,
-    /// Number of the engine's own shards on it.
+    /// Number of the engine's own shards on the node.
     shards: u64,
     bytes: u64,
 }
@@ -181,7 +181,7 @@ fn listing(map: &ShardMap, addresses: Vec<Option<String>>) -> Listing {
 }
 
 impl Listed {
-    /// Returns the cells of a shard of a cluster with so many slots.
+    /// Returns the cells of a shard, in a cluster with this many slots.
     fn cells(&self, all: f64) -> Vec<String> {
         let share = 100.0 * self.slots as f64 / all;
         vec![

@@ -295,7 +295,7 @@ fn text(status: &Status, terminal: &Terminal) -> String {
     lines.join("\n")
 }
 
-/// Returns the number of slots of all groups of tables, of which the shards own so many.
+/// Returns the number of slots of all table groups, of which the shards own this many.
 pub(super) fn slots_of_groups(owned: u64) -> f64 {
     let group = u64::from(SLOT_COUNT);
     owned.max(1).next_multiple_of(group) as f64

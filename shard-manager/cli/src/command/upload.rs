@@ -41,13 +41,13 @@ pub(super) struct Answer {
     pub(super) shards: Vec<ShardRows>,
 }
 
-/// Groups of tables of a cluster, `main` first.
+/// Table groups of a cluster, `main` first.
 #[derive(Debug, Deserialize)]
 struct Groups {
     groups: Vec<KeyMap>,
 }
 
-/// Group of tables: the members that describe its keyspace.
+/// Members of a table group that describe its keyspace.
 #[derive(Debug, Deserialize)]
 struct KeyMap {
     keyspace: String,
@@ -130,13 +130,13 @@ impl Router {
         Ok(Self { client })
     }
 
-    /// Returns the keyspace of a table, that of its group.
+    /// Returns the keyspace of a table, which is that of its group.
     pub(super) fn keyspace_of(&self, table: &str) -> Result<Keyspace, UploadError> {
         let no_answer = |error: ureq::Error| {
             UploadError::NoAnswer(format!("{}: {}", self.client.url(), description(&error)))
         };
         let no_groups = |error: &dyn std::fmt::Display| {
-            UploadError::Refused(format!("the router's groups of tables cannot be read: {error}"))
+            UploadError::Refused(format!("the router's table groups cannot be read: {error}"))
         };
         let sent = self.client.get("/api/groups").call();
         let mut response = sent.map_err(no_answer)?;

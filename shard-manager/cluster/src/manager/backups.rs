@@ -1,8 +1,8 @@
 //! Backups: copies of the cluster that this router makes into its folder, one at a time.
 //!
-//! A backup is made on a thread of its own, under an unfinished name, and gets its id as a name
-//! when it is complete. So the complete ones are those that lie in the folder, also of other
-//! processes. Only this process knows its running backup, and those that have left no copy.
+//! A backup is made on a separate thread, under an unfinished name, and is renamed to its id when
+//! it is complete. So the complete ones, including those of other processes, are read from the
+//! folder. Only this process knows its running backup, and those that failed or were cancelled.
 //!
 //! **Invariant:** one backup runs at a time, and a backup is called done only if its folder is
 //! complete.
@@ -25,10 +25,11 @@ use super::Manager;
 
 pub use self::backup_desk::BackupTotals;
 
-/// Most complete backups that a list has: the manifest of each is read.
+/// Highest number of complete backups in a list: the manifest of each is read.
 pub const LISTED_MAX: usize = 100;
 /// Reason of a backup that another process has left unfinished.
-const ROUTER_ENDED: &str = "the router ended while it made the copy; what it left was removed";
+const ROUTER_ENDED: &str =
+    "the router ended while it was making the copy; the incomplete copy was removed";
 const LEFT_OVER: &str = "the router ended while it made the copy, and what it left cannot be removed: the log of the router \
      names the reason";
 const NO_THREAD: &str = "the system cannot start a thread";
@@ -44,28 +45,28 @@ pub struct Backups {
 #[derive(Debug, thiserror::Error)]
 pub enum BackupsError {
     /// The engine distributes rows over nodes that the router does not read.
-    #[error("the rows of this cluster lie on nodes that the router does not read")]
+    #[error("the rows of this cluster are on nodes that the router does not read")]
     Unsupported,
     /// Another backup runs.
-    #[error("the backup {0} runs, and a router makes one at a time")]
+    #[error("the backup {0} is in progress, and a router makes one at a time")]
     Runs(BackupId),
-    /// The router is about to end.
-    #[error("the router is about to end")]
+    /// The router is stopping.
+    #[error("the router is stopping")]
     Closing,
     /// There is no such backup.
-    #[error("there is no such backup")]
+    #[error("there is no backup with this id")]
     NoBackup,
     /// The backup has ended.
     #[error("the backup {0} has ended")]
     Ended(BackupId),
     /// The folder of the backups cannot be read.
-    #[error("the folder of the backups cannot be read")]
+    #[error("the folder for backups cannot be read")]
     Folder(#[source] SaveError),
 }
 
 impl Backups {
-    /// Opens the backups of a cluster in this folder, and removes what routers have left unfinished
-    /// that run no longer.
+    /// Opens the backups of a cluster in this folder, and removes unfinished ones of routers that
+    /// no longer run.
     ///
     /// # Errors
     /// [`SaveError`] if the folder cannot be read.
@@ -75,11 +76,11 @@ impl Backups {
             let reason = match &left_over.kept {
                 None => ROUTER_ENDED,
                 Some(error) => {
-                    tracing::warn!(%error, "a copy that is not complete stays in the folder");
+                    tracing::warn!(%error, "an incomplete copy remains in the folder");
                     LEFT_OVER
                 }
             };
-            tracing::warn!(backup = %left_over.id, "a router ended while it made a backup");
+            tracing::warn!(backup = %left_over.id, "a router ended while it was making a backup");
             desk.add(EndedBackup::left_over(left_over.id, reason));
         }
         let latest = folder.finished()?.into_iter().next();
@@ -91,7 +92,8 @@ impl Backups {
     /// Begins a backup.
     ///
     /// # Errors
-    /// [`BackupsError`] if another one runs, the router is about to end, or the engine has none.
+    /// [`BackupsError`] if another one is running, the router is stopping, or the engine does not
+    /// support backups.
     pub fn begin(&self) -> Result<BackupView, BackupsError> {
         let maker = self.maker.as_ref().map(Arc::clone).ok_or(BackupsError::Unsupported)?;
         let (id, begun) = self.desk.begin()?;
@@ -104,13 +106,13 @@ impl Backups {
         Ok(begun)
     }
 
-    /// Returns the running backup, those that have left no copy, and the last [`LISTED_MAX`] that
-    /// lie in the folder, the latest first. Blocks.
+    /// Returns the running backup, those that failed or were cancelled, and the last [`LISTED_MAX`]
+    /// in the folder, the latest first. Blocks.
     ///
     /// # Errors
     /// [`BackupsError::Folder`].
     pub fn list(&self) -> Result<Vec<BackupView>, BackupsError> {
-        // Read before the folder: one that ends meanwhile is then in both, not in neither.
+        // Read before the folder, so that a backup that ends meanwhile is in both, not in neither.
         let mut views = self.desk.without_copy();
         let finished = self.folder.finished().map_err(folder_failed)?;
         for id in finished.into_iter().take(LISTED_MAX) {
@@ -127,7 +129,7 @@ impl Backups {
     /// # Errors
     /// [`BackupsError::NoBackup`].
     pub fn get(&self, id: &BackupId) -> Result<BackupView, BackupsError> {
-        // A backup that is done lies in the folder, or was removed.
+        // A complete backup is in the folder, or was removed.
         let known = self.desk.find(id).filter(|known| known.state != BackupState::Done);
         match known {
             Some(known) => Ok(known),
@@ -157,8 +159,8 @@ impl Backups {
         self.desk.close();
     }
 
-    /// Waits for the running backup to end, for some seconds at most: the process that ends then
-    /// leaves a folder that the next one removes. Blocks.
+    /// Waits for the running backup to end, but only some seconds: if the process ends before, the
+    /// next one removes the folder. Blocks.
     pub fn wait(&self) {
         self.desk.wait_for_end();
     }
@@ -188,15 +190,15 @@ impl Drop for Backups {
 }
 
 fn folder_failed(error: SaveError) -> BackupsError {
-    tracing::warn!(%error, "the folder of the backups cannot be read");
+    tracing::warn!(%error, "the folder for backups cannot be read");
     BackupsError::Folder(error)
 }
 
 /// Makes the running backup. Blocks until it has ended.
 fn make(maker: &dyn BackupMaker, folder: &BackupFolder, desk: &BackupDesk, id: &BackupId) {
-    // A panic ends the backup, too.
+    // A panic also ends the backup.
     let ending = Ending(desk);
-    tracing::info!(backup = %id, "a backup begins");
+    tracing::info!(backup = %id, "a backup has begun");
     let place = folder.place(id);
     let watch = Watch { step: &|step| desk.note(step), cancelled: &|| desk.is_cancelled() };
     let made = maker.make(&place, &watch).and_then(|()| BackupSummary::read(&place));
@@ -219,7 +221,7 @@ fn make(maker: &dyn BackupMaker, folder: &BackupFolder, desk: &BackupDesk, id: &
     drop(ending);
 }
 
-/// Ends the running backup when it is dropped, if it has not ended before.
+/// Guard that ends the running backup when it is dropped, if it has not ended before.
 struct Ending<'d>(&'d BackupDesk);
 
 impl Drop for Ending<'_> {

@@ -141,7 +141,7 @@ pub fn place_row(
     place_row_in(map, (table, operation), (key, partition.as_deref()), values)
 }
 
-/// Checks one change of a row like [`place_row`], whose partition is not among its values.
+/// Checks one change of a row like [`place_row`], with a partition that is not among its values.
 ///
 /// # Errors
 /// [`Error::Row`], which names the column and its fault.
@@ -153,7 +153,7 @@ pub fn place_row_in(
 ) -> Result<(KeyLocation, RowWrite), Error> {
     let place = map.locate(table, key, partition)?;
     if operation == Operation::Delete {
-        // It has said where the row is. A delete has no other use for it.
+        // It has determined the location of the row. A delete does not need it otherwise.
         let partition = partition_column(map, table).filter(|column| !table.id().contains(column));
         values.retain(|(column, _)| Some(*column) != partition);
     }

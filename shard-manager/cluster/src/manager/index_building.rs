@@ -1,12 +1,12 @@
 //! Index building: the task of a process that builds and drops the listed indexes.
 //!
 //! ```text
-//!   each second, and after news: lead? ──▶ list ──▶ one shard after the other ──▶ report
+//!   each second, and when notified: lead? ──▶ list ──▶ one shard after the other ──▶ report
 //! ```
-//! The process that carries moves out does this, too. Each step looks at the shard first, so a
-//! process that takes over repeats what another one has begun. A process that begins to lead, and
-//! one that sees another list of shards, looks for every index on every shard: a file that was
-//! restored from an older copy may lack some.
+//! The process that carries out moves does this as well. Each step first inspects the shard, so a
+//! process that takes over repeats what another one has begun. When a process begins to lead, or
+//! the list of shards changes, it looks for every index on every shard: a file that was restored
+//! from an older copy may lack some.
 //!
 //! **Invariant:** an index becomes `ready` after every shard has it, and `failed` after none has
 //! it.
@@ -27,9 +27,9 @@ use super::Manager;
 use super::indexes::indexed_shards;
 use crate::shard::Shard;
 
-/// Interval at which the catalog is asked for indexes.
+/// Interval at which the catalog is read for indexes.
 const LOOK: Duration = Duration::from_secs(1);
-/// Longest wait for an answer of the catalog.
+/// Longest wait for a response of the catalog.
 const CATALOG_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the locks of the tables and of a shard's indexes, and for a count of rows.
 const LOCK_MAX: Duration = Duration::from_secs(30);
@@ -42,7 +42,7 @@ pub(super) async fn carry_out(manager: &Manager) {
     let mut news = manager.move_news.watch();
     loop {
         if let Err(error) = building.look().await {
-            tracing::debug!(%error, "the indexes wait");
+            tracing::debug!(%error, "the indexes cannot be processed now");
         }
         news.rest(LOOK).await;
     }
@@ -52,12 +52,12 @@ pub(super) async fn carry_out(manager: &Manager) {
 struct IndexBuilding<'m> {
     manager: &'m Manager,
     catalog: &'m dyn IndexCatalog,
-    /// Shards that were looked at since this process leads.
+    /// Shards that were inspected since this process began to lead.
     checked: Vec<ShardNumber>,
 }
 
 impl IndexBuilding<'_> {
-    /// Takes every index as far as possible.
+    /// Processes every index as far as possible.
     async fn look(&mut self) -> Result<(), Error> {
         let records = in_time(self.catalog.list_indexes()).await?;
         self.manager.index_status.store(Arc::new(records.clone()));
@@ -68,7 +68,7 @@ impl IndexBuilding<'_> {
         let shards: Vec<ShardNumber> =
             indexed_shards(self.manager).into_iter().map(|(number, _)| number).collect();
         let is_checked = self.checked == shards;
-        // One that waits for a shard does not hold up the others.
+        // An index that waits for a shard does not delay the others.
         let mut waits = None;
         for record in records {
             let advanced = match record.state {
@@ -152,7 +152,7 @@ impl IndexBuilding<'_> {
         self.report(&failed, IndexState::Undoing).await.map(drop)
     }
 
-    /// Returns an index and the shards, those included that have just joined.
+    /// Returns an index and the shards, including those that have just joined.
     async fn prepare(
         &self,
         record: &IndexRecord,
@@ -178,7 +178,7 @@ impl IndexBuilding<'_> {
             Ok(session) => session,
             Err(error) => return Ok(Some(Err(error))),
         };
-        // Another process may have led meanwhile. It needs the lock, too.
+        // Another process may lead by now. It needs the same lock.
         let listed = in_time(self.catalog.list_indexes()).await?;
         let is_same = |listed: &IndexRecord| {
             listed.is_named(&record.table, &record.name) && listed.state == record.state
@@ -200,12 +200,12 @@ impl IndexBuilding<'_> {
         Ok(is_long.then(|| {
             let shard = shard.name();
             format!(
-                "{shard}: writes would wait about {pause_ms} ms, longer than pause_max_ms, {most}"
+                "{shard}: writes would wait about {pause_ms} ms, longer than pause_max_ms = {most}"
             )
         }))
     }
 
-    /// Lets an index that cannot be built be dropped again.
+    /// Requests that an index that cannot be built is dropped again.
     async fn give_up(&self, record: IndexRecord, reason: String) -> Result<(), Error> {
         tracing::warn!(
             table = record.table,
@@ -218,7 +218,7 @@ impl IndexBuilding<'_> {
         self.report(&undoing, expected).await.map(drop)
     }
 
-    /// Notes why an index waits.
+    /// Records the reason why an index waits.
     async fn wait(&self, record: IndexRecord, shard: &Shard, error: Error) -> Result<(), Error> {
         let reason = Some(format!("waits for {}: {error}", shard.name()));
         if record.reason != reason {
@@ -245,7 +245,7 @@ fn about_rows(error: &Error, record: &IndexRecord) -> Option<String> {
         return Some(format!("two rows of one shard key have the same values in {columns}"));
     }
     if matches!(error, Error::Constraint { rule: "size" }) {
-        return Some(format!("a row has a longer text in {columns} than an index can have"));
+        return Some(format!("the text of a row in {columns} is too long for an index"));
     }
     let is_permanent = matches!(error, Error::Constraint { .. } | Error::StorageFull { .. });
     is_permanent.then(|| error.to_string())

@@ -1,11 +1,11 @@
-//! Indexes: the face of a manager for the indexes of tables, which are built on every shard or on
-//! none.
+//! Indexes: the interface of a manager for the indexes of tables, which are built on every shard or
+//! on none.
 //!
 //! A request lists the index in the catalog, and the index builder does the rest: no request waits
 //! for it.
 //!
 //! **Invariant:** an index is listed under the lock of the tables, so that a shard which joins
-//! meanwhile has it too.
+//! meanwhile also has it.
 //! **Not here:** building the indexes (`index_building`), the rules for columns
 //! (`model::table_index`).
 
@@ -23,7 +23,7 @@ use model::topology::ShardNumber;
 use super::{Manager, Schema};
 use crate::shard::Shard;
 
-/// Attempts at a change of a record that others change as well.
+/// Attempts to change a record that others change concurrently.
 const TRIES_MAX: usize = 8;
 
 /// Index that a client declares.
@@ -66,7 +66,7 @@ pub enum IndexesError {
     #[error(transparent)]
     Draft(#[from] IndexError),
     /// An index of this name has other columns, or is unique and this one is not.
-    #[error("the index `{index}` exists with another shape: {}({columns})", if *is_unique { "unique " } else { "" })]
+    #[error("the index `{index}` exists with another definition: {}({columns})", if *is_unique { "unique " } else { "" })]
     Differs {
         /// The index.
         index: String,
@@ -82,7 +82,7 @@ pub enum IndexesError {
         index: String,
     },
     /// The table has the highest number of indexes.
-    #[error("the table has {} indexes already, and can have no more", TableIndex::PER_TABLE_MAX)]
+    #[error("the table already has {} indexes, the maximum", TableIndex::PER_TABLE_MAX)]
     TooMany,
     /// Writes of a shard would wait too long.
     #[error(
@@ -97,7 +97,7 @@ pub enum IndexesError {
         /// Longest time.
         pause_max_ms: u64,
     },
-    /// The table has no index of this name.
+    /// The table has no index with this name.
     #[error("the table has no index `{index}`")]
     NoIndex {
         /// The name, cut to 40 characters.
@@ -105,10 +105,10 @@ pub enum IndexesError {
         /// Index with a similar name.
         suggestion: Option<String>,
     },
-    /// The engine builds no indexes.
-    #[error("this engine builds no indexes through Tessera")]
+    /// The engine does not build indexes.
+    #[error("Tessera does not build indexes on this engine")]
     Unsupported,
-    /// The catalog did not answer, and may list the change nevertheless.
+    /// The catalog did not answer, but may have listed the change.
     #[error("{0}")]
     Doubtful(Error),
     /// The table does not exist, the caller lacks a right, or the catalog or a shard does not
@@ -117,12 +117,12 @@ pub enum IndexesError {
     Failed(#[from] Error),
 }
 
-/// Face of a [`Manager`] for the indexes of tables.
+/// Interface of a [`Manager`] for the indexes of tables.
 #[derive(Clone, Copy)]
 pub struct Indexes<'m>(Schema<'m>);
 
 impl<'m> Indexes<'m> {
-    /// Returns the face for the indexes of the tables that a caller may know.
+    /// Returns the interface for the indexes of the tables that a caller may know.
     pub fn of(schema: Schema<'m>) -> Self {
         Self(schema)
     }
@@ -151,7 +151,7 @@ impl<'m> Indexes<'m> {
         Ok(records)
     }
 
-    /// Returns the indexes of a table that were known here a moment ago.
+    /// Returns the indexes of a table as they were last read, which may be out of date.
     pub fn known(self, table: &Table) -> Vec<IndexRecord> {
         let known = self.manager().index_status.load();
         known.iter().filter(|record| is_visible(record, table)).cloned().collect()
@@ -180,13 +180,13 @@ impl<'m> Indexes<'m> {
         let record = IndexRecord::new(&index, draft.pause_max_ms);
         let added = by(deadline, catalog.add_index(&record)).await;
         added.map_err(IndexesError::Doubtful)?;
-        tracing::info!(table, index = record.name, "an index is built");
+        tracing::info!(table, index = record.name, "an index is being built");
         self.manager().move_news.announce();
         Ok(IndexCreated::Begun(record))
     }
 
-    /// Returns what the creation of an index would do: the record, and the effect on each shard.
-    /// Changes nothing.
+    /// Returns the effect that the creation of an index would have: the record, and the effect on
+    /// each shard. Changes nothing.
     ///
     /// # Errors
     /// Those of [`Indexes::create`], except [`IndexesError::PauseTooLong`].
@@ -205,7 +205,7 @@ impl<'m> Indexes<'m> {
         Ok((IndexCreated::Begun(IndexRecord::new(&index, draft.pause_max_ms)), pauses))
     }
 
-    /// Lets an index be dropped from every shard. The caller needs the scope `tables`.
+    /// Requests that an index is dropped from every shard. The caller needs the scope `tables`.
     ///
     /// # Errors
     /// [`IndexesError`].
@@ -230,7 +230,7 @@ impl<'m> Indexes<'m> {
             let record = IndexRecord { state: IndexState::Dropping, ..found.clone() };
             let changed = by(deadline, catalog.change_index(&record, found.state)).await;
             if changed.map_err(IndexesError::Doubtful)? {
-                tracing::info!(table = table.name(), index = name, "an index is dropped");
+                tracing::info!(table = table.name(), index = name, "an index is being dropped");
                 self.manager().move_news.announce();
                 return Ok(record);
             }
@@ -293,7 +293,7 @@ pub(super) fn indexed_shards(manager: &Manager) -> Vec<(ShardNumber, Arc<Shard>)
     members.map(|(number, shard)| (number, Arc::clone(shard))).collect()
 }
 
-/// Returns the listed index, if it has this shape; `None` if it may be listed.
+/// Returns the listed index, if it has this definition; `None` if it may be listed.
 fn check_known(
     records: &[IndexRecord],
     index: &TableIndex,

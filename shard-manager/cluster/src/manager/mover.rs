@@ -43,7 +43,7 @@ use super::move_news::MoveWatch;
 
 /// Interval at which the catalog is asked for moves.
 const LOOK: Duration = Duration::from_secs(1);
-/// Longest wait for an answer of the catalog.
+/// Longest wait for a response of the catalog.
 const CATALOG_MAX: Duration = Duration::from_secs(5);
 
 /// Carries out the moves of the cluster whenever the catalog lets this process lead, until the

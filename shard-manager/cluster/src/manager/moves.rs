@@ -69,8 +69,8 @@ pub enum MovesError {
     /// The cluster has no such slot.
     #[error("slots: {0}")]
     NoSlot(SlotSetError),
-    /// The target is none of the shards of the slots' group.
-    #[error("{shard} is none of the shards of group {group}, to which some of the slots belong")]
+    /// The target is not a shard of the slots' group.
+    #[error("{shard} is not a shard of group {group}, to which some of the slots belong")]
     OtherGroup {
         /// Name of the target.
         shard: String,

@@ -1,6 +1,6 @@
-//! Nodes: the face of a manager for the nodes over which an engine distributes rows by itself.
+//! Nodes: the interface of a manager for the nodes over which an engine distributes rows itself.
 //!
-//! **Not here:** carrying out an order (the engine), rebalances of these nodes (`rebalances`).
+//! **Not here:** carrying out a change (the engine), rebalances of these nodes (`rebalances`).
 
 use std::time::Instant;
 
@@ -9,19 +9,19 @@ use engine::node_distributor::{DistributorError, NodeChanged, NodeDistributor};
 
 use super::Manager;
 
-/// Face of a [`Manager`] for nodes over which the engine distributes rows.
+/// Interface of a [`Manager`] for nodes over which the engine distributes rows.
 #[derive(Clone, Copy)]
 pub struct Nodes<'m>(&'m dyn NodeDistributor);
 
 impl<'m> Nodes<'m> {
-    /// Returns the face of a manager; `None` if the shard map places the rows.
+    /// Returns the interface of a manager; `None` if the shard map places the rows.
     pub fn of(manager: &'m Manager) -> Option<Self> {
         manager.backend.node_distributor().map(Self)
     }
 
-    /// Adds a node, without rows. One that was added before is left as it is.
+    /// Adds a node, without rows. A node that was added before is left unchanged.
     ///
-    /// Cancel safety: the change goes on if the future is dropped.
+    /// Cancel safety: the change continues if the future is dropped.
     ///
     /// # Errors
     /// [`DistributorError`].
@@ -35,9 +35,9 @@ impl<'m> Nodes<'m> {
         self.0.add_node(node, deadline).await
     }
 
-    /// Removes a node that has no rows. Its database stays as it is.
+    /// Removes a node that has no rows. Its database is left unchanged.
     ///
-    /// Cancel safety: the change goes on if the future is dropped.
+    /// Cancel safety: the change continues if the future is dropped.
     ///
     /// # Errors
     /// [`DistributorError`].

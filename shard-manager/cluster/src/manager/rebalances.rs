@@ -2,7 +2,7 @@
 //! for them.
 //!
 //! A rebalance that was begun is a row of the catalog, so it goes on if the router that began it
-//! ends. If the engine distributes rows over nodes by itself, it plans and carries rebalances out.
+//! ends. If the engine distributes rows over nodes itself, it plans and carries out rebalances.
 //!
 //! **Not here:** the choice of slots (`model::slot_plan`), the moves of a rebalance (`rebalancer`),
 //! the rules of orders (`engine::rebalance_record`).
@@ -31,7 +31,7 @@ use planning::{Planned, RebalancePlans};
 
 /// Attempts at a beginning while the shard map changes.
 const TRIES_MAX: usize = 16;
-/// Longest time for an engine that lists its own rebalances, or takes an order for one.
+/// Longest time for an engine to list its own rebalances, or to change one.
 const ENGINE_MAX: Duration = Duration::from_secs(10);
 
 /// Face of a [`Manager`] for rebalances.
@@ -81,7 +81,7 @@ pub enum RebalancesError {
     /// The catalog did not take it.
     #[error(transparent)]
     List(#[from] RebalanceListError),
-    /// The engine distributes rows by itself, and has not carried it out.
+    /// The engine distributes rows itself, and has not carried out the request.
     #[error(transparent)]
     Distributor(#[from] DistributorError),
     /// The engine distributes rows by itself.
@@ -223,7 +223,7 @@ impl<'m> Rebalances<'m> {
         }
     }
 
-    /// Returns the rebalances that go on and the last ones that have ended, without their moves,
+    /// Returns the rebalances in progress and the last ones that have ended, without their moves,
     /// the latest first.
     ///
     /// # Errors
@@ -304,7 +304,7 @@ fn identity(id: &str) -> Result<RebalanceId, RebalanceListError> {
     RebalanceId::parse(id).ok_or(RebalanceListError::NoRebalance)
 }
 
-/// Returns the engine, if it distributes rows by itself: then no epoch can be expected.
+/// Returns the engine, if it distributes rows itself: then no epoch can be expected.
 fn distributor(
     manager: &Manager,
     expected_epoch: Option<u64>,

@@ -1,8 +1,8 @@
 //! Shard indexes: changes of the indexes of one shard.
 //!
 //! An engine with an [`IndexBuilder`](engine::index_builder::IndexBuilder) builds an index while
-//! rows are written. Elsewhere the change waits in the lane like a change of the tables, and the
-//! writes behind it wait until it is done.
+//! rows are written. Otherwise the change is queued in the lane like a change of the tables, and
+//! later writes wait until it is done.
 //!
 //! **Not here:** the other shards (`manager`), SQL (the engines).
 
@@ -14,7 +14,7 @@ use model::error::Error;
 
 use super::Shard;
 
-/// Longest time for a change of an index in the lane, with its wait.
+/// Longest time for a change of an index in the lane, including its wait.
 const CHANGE_MAX: Duration = Duration::from_secs(3_600);
 /// Rows that a file indexes in a second at least. Measured on two busy cores: 1,000,000 rows of
 /// `orders` take 9.0 to 9.3 s for one or two columns in random order, and 2.8 s for a unique index,

@@ -1,4 +1,4 @@
-//! Findings: the table, the chart and the explanation of what the network did to requests.
+//! Findings: the table, the chart and the explanation of the effect of the network on requests.
 
 use super::{NetworkCondition, Tried};
 use crate::chart::{BarChart, Chart};
@@ -68,16 +68,16 @@ pub(super) fn explanation(tried: &[Tried]) -> String {
         Some((ms, one))
     });
     let latency = slowest.map_or_else(String::new, |(ms, one)| {
-        format!(", and {:.2} ms when every node answers {ms} ms later", p50(Some(one)))
+        format!(", and {:.2} ms when every node answers with a delay of {ms} ms", p50(Some(one)))
     });
     let cut = of(NetworkCondition::PrimaryCut);
     let outcomes = cut.map(|one| one.outcomes).unwrap_or_default();
     let sum = |number: fn(&Tried) -> u64| tried.iter().map(number).sum::<u64>();
     format!(
-        "Half of the writes take {:.2} ms on a calm network{latency}; with a replica of each shard cut {} of {} reads fail, because \
-         the other nodes answer. While the primary of shard1 is cut, {} writes of its slots are refused or end with an unknown \
-         outcome and {} of the other slots are stored, and after the network has healed all {} acknowledged writes are there, none of \
-         {} refused ones, and {} of {} unknown ones.",
+        "Half of the writes take {:.2} ms on an undisturbed network{latency}; with a replica of each shard cut off, {} of {} reads fail, because \
+         the other nodes answer. While the primary of shard1 is cut off, {} writes to its slots are refused or end with an unknown \
+         outcome, and {} to the other slots are stored; once the network is restored, all {} acknowledged writes are there, none of \
+         {} refused ones, and {} of {} with an unknown outcome.",
         p50(of(NetworkCondition::Calm)),
         of(NetworkCondition::ReplicasCut).map_or(0, |one| one.reads.failed),
         of(NetworkCondition::ReplicasCut).map_or(0, |one| one.reads.count() + one.reads.failed),

@@ -1,6 +1,6 @@
-//! Options: reads the texts of a trial, each with its limit.
+//! Options: parses the options of a trial and checks the limit of each.
 //!
-//! **Invariant:** a fault names the option and what it may be; nothing is guessed.
+//! **Invariant:** a fault names the option and its permitted values; nothing is guessed.
 
 use std::fmt::Display;
 
@@ -14,17 +14,17 @@ use crate::key_set::{KeyKind, LabKeys};
 
 /// Seed of the keys: equal options have equal results.
 const SEED: u64 = 1;
-/// Number of keys that are made when none is given.
+/// Default number of keys.
 const KEYS_DEFAULT: u64 = 10_000;
-/// Name for one key in each slot.
+/// Name of the kind that has one key in each slot.
 const SLOTS: &str = "slots";
-/// Name for the placement that keeps the slots where they are, as far as the weights permit.
+/// Name of the placement that leaves slots where they are, as far as the weights permit.
 const REBALANCE: &str = "rebalance";
 
-/// Texts of a trial, as a query string has them. Those that are not given have a default.
+/// Options of a trial as texts, as in a query string. Each has a default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrialTexts<'t> {
-    /// Keyspace, as in the settings; `range` and `list` without parameters fit the keys.
+    /// Keyspace, as in the settings; `range` and `list` without parameters are fitted to the keys.
     pub keyspace: Option<&'t str>,
     /// Placement, as in the settings, or `rebalance`.
     pub placement: Option<&'t str>,
@@ -36,7 +36,7 @@ pub struct TrialTexts<'t> {
     pub kind: Option<&'t str>,
     /// Number of these keys.
     pub keys: Option<&'t str>,
-    /// Keys whose places are named, one in each line.
+    /// Keys whose locations are listed, one per line.
     pub sample: Option<&'t str>,
 }
 
@@ -53,7 +53,7 @@ pub struct TrialOptions {
     pub change: Option<TopologyChange>,
     /// Keys that are counted.
     pub keys: TrialKeys,
-    /// Keys whose places are named.
+    /// Keys whose locations are listed.
     pub sample: Vec<String>,
 }
 
@@ -62,7 +62,7 @@ pub struct TrialOptions {
 pub enum TrialKeys {
     /// One in each slot.
     Slots,
-    /// Keys that were made.
+    /// Generated keys.
     Made(LabKeys),
 }
 
@@ -108,7 +108,8 @@ impl TrialOptions {
         let after = change.apply(&self.topology);
         let after = after.map_err(|error| TrialFault::new("change", error))?;
         if after.len() > SHARDS_MAX {
-            let why = format!("there may be at most {SHARDS_MAX} shards, also after the change");
+            let why =
+                format!("there may be at most {SHARDS_MAX} shards, including after the change");
             return Err(TrialFault::new("change", why));
         }
         let placement = self.algorithm.as_ref();
@@ -211,7 +212,7 @@ fn keyspace(text: &str, keys: &TrialKeys) -> Result<Keyspace, TrialFault> {
         return text.parse().map_err(|error| TrialFault::new("keyspace", error));
     }
     let TrialKeys::Made(set) = keys else {
-        let why = format!("{text} without parameters needs keys that it can fit: give a kind");
+        let why = format!("{text} without parameters is fitted to keys: give a kind");
         return Err(TrialFault::new("keyspace", why));
     };
     let fitting = set.keyspaces().into_iter().find(|keyspace| keyspace.name() == text);
@@ -229,7 +230,7 @@ fn sample(text: &str) -> Result<Vec<String>, TrialFault> {
         .map(str::to_owned)
         .collect();
     if keys.len() > SAMPLE_MAX {
-        let why = format!("there may be at most {SAMPLE_MAX} keys, one in each line");
+        let why = format!("there may be at most {SAMPLE_MAX} keys, one per line");
         return Err(TrialFault::new("sample", why));
     }
     Ok(keys)

@@ -1,10 +1,10 @@
 //! Distribution: copies all rows of one database to the shards that own their slots.
 //!
-//! Each shard has a range of slots, so for each of them the database is read in the order of its
-//! primary key, page by page. A chunk has pages for every shard, so that all of them store at the
-//! same time.
+//! Each shard has a range of slots, so for each shard the database is read page by page in the
+//! order of its primary key. A chunk has pages for every shard, so that all shards store rows at
+//! the same time.
 //!
-//! **Invariant:** memory is bounded by one chunk and those that the shards are storing.
+//! **Invariant:** at most one chunk, and those that the shards are storing, are in memory.
 //! **Not here:** storing chunks (`import`).
 
 use std::borrow::Cow;

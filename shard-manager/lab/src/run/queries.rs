@@ -22,7 +22,7 @@ use crate::report::{Cell, ReportTable};
 
 /// Rows of one bulk write.
 const BULK_ROWS: u64 = 1_000;
-/// Number of operations for each query that is not about a single row.
+/// Number of operations of single rows for each operation of several rows.
 const FEW: u64 = 100;
 /// Rows of an ordered page.
 const PAGE: u32 = 20;
@@ -74,7 +74,7 @@ impl Query {
             let clients = options.clients.into();
             return Amount { clients, requests: options.operations, at_most };
         }
-        // One client: the parallel work within a request shows.
+        // One client, so that the parallel work within a request is visible.
         Amount { clients: 1, requests: (options.operations / FEW).max(1), at_most }
     }
 }
@@ -89,8 +89,8 @@ pub(super) struct Compared {
 }
 
 impl Compared {
-    /// Returns the rate on the shards, as a multiple of that of one database; 0 if one of them has
-    /// answered nothing.
+    /// Returns the rate on the shards, as a multiple of that of one database; 0 if one side has
+    /// answered no request.
     pub(super) fn ratio(&self) -> f64 {
         let one = self.one.rate();
         if one > 0.0 { self.shards.rate() / one } else { 0.0 }
@@ -178,7 +178,7 @@ impl Requests<'_> {
         is_good.then_some(()).ok_or_else(|| "too few rows were found".to_owned())
     }
 
-    /// Users whose id is between that of a random one and the next prefix: it, and some others.
+    /// Users whose ids are between that of a random user and the next prefix.
     fn range(&self, number: u64) -> Result<ReadQuery, String> {
         let column = self.column("user_id")?;
         let user = self.random(number).below(self.plan.users());

@@ -1,25 +1,25 @@
-//! Reasons: the reason of the difference between one database and shards, in one sentence.
+//! Reasons: one sentence that explains the difference between one database and shards.
 //!
-//! A sentence is chosen by the measured ratio, so none claims a gain that was not seen.
+//! The sentence is chosen by the measured ratio, so it never claims a gain that was not measured.
 
 use super::queries::{Compared, Query};
 
-/// Ratio from which on a difference is more than chance.
+/// Ratio above which a difference is more than chance.
 const GAIN: f64 = 1.1;
 const LOSS: f64 = 0.9;
 
-/// Returns the reason of the ratio of a query on this many shards, for this many clients.
+/// Returns the explanation of the ratio of a query, for this many shards and clients.
 pub(super) fn of(compared: &Compared, (shards, clients): (usize, usize)) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let ratio = compared.ratio();
     let (gained, lost) = (ratio >= GAIN, ratio <= LOSS);
     match compared.query {
         Query::Point if gained => {
-            format!("One shard answers, as one database does, but each of {shards} files is smaller and has locks of its own.")
+            format!("One shard answers, as one database does, but each of {shards} files is smaller and has its own locks.")
         }
         Query::Point if lost => format!(
-            "One shard answers by the primary key, as one database does, so what differs is the memory of {shards} \
-             files, each with a cache of its own, and other work on this machine."
+            "One shard answers by the primary key, as one database does, so the differences are the memory of {shards} \
+             files, each with its own cache, and other work on this machine."
         ),
         Query::Point => {
             "One shard answers by the primary key, as one database does: the work is the same, and only more machines would help.".to_owned()
@@ -29,13 +29,13 @@ pub(super) fn of(compared: &Compared, (shards, clients): (usize, usize)) -> Stri
             shards.min(cores)
         ),
         Query::Range | Query::Count | Query::Order if lost => format!(
-            "Every shard is asked and the slowest decides, and for so few rows that costs more than {cores} cores save."
+            "The query goes to every shard and waits for the slowest, and for so few rows this costs more than {cores} cores save."
         ),
         Query::Range | Query::Count | Query::Order => format!(
-            "The same rows are visited in total, and asking {shards} shards on {cores} cores costs what their parallel work saves."
+            "The same rows are visited in total, and sending the query to {shards} shards on {cores} cores costs as much as their parallel work saves."
         ),
         Query::Insert if gained => format!(
-            "Each of {shards} files has a log of its own, so their commits are synced at the same time."
+            "Each of {shards} files has its own log, so their commits are synced at the same time."
         ),
         Query::Insert => format!(
             "The writes of {clients} waiting clients already share the transactions of one file, and {shards} files split them into more and smaller ones on the same disk."
@@ -49,7 +49,7 @@ pub(super) fn of(compared: &Compared, (shards, clients): (usize, usize)) -> Stri
     }
 }
 
-/// Returns what was seen, in two sentences.
+/// Returns a summary of the result, in two sentences.
 pub(super) fn explanation(all: &[Compared], shards: usize) -> String {
     let by_ratio = |a: &&Compared, b: &&Compared| a.ratio().total_cmp(&b.ratio());
     let (Some(best), Some(worst)) = (all.iter().max_by(by_ratio), all.iter().min_by(by_ratio))

@@ -1,7 +1,7 @@
 //! Cost: memory and time of finding the shard of a key, and the time to compute the owners.
 //!
 //! A router never computes a placement for a request: it hashes the key to a slot and looks the
-//! slot up. So all placements cost the same there, and they differ in the length of the map.
+//! slot up. So this costs the same with all placements, which differ in the length of the map.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::report::{Cell, ReportTable};
 
 /// Number of keys that are looked up in one measurement.
 const KEYS: usize = 50_000;
-/// Number of measurements, of which the fastest counts: others were disturbed.
+/// Number of measurements, of which the fastest is used: the others were disturbed.
 const ROUNDS: usize = 3;
 
 pub(super) fn table() -> ReportTable {
@@ -39,7 +39,7 @@ pub(super) fn measure(
             continue;
         };
         let computed_ms = began.elapsed().as_secs_f64() * 1_000.0;
-        // Owner and epoch of each slot, and what the keyspace compares keys with.
+        // Owner and epoch of each slot, and the values with which the keyspace compares keys.
         let bytes = SLOTS * (size_of::<ShardNumber>() + size_of::<u64>())
             + map.keyspace().parameters().len();
         costs.push([

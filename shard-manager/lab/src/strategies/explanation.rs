@@ -1,4 +1,4 @@
-//! Explanation: what the comparison of strategies has shown, in two sentences.
+//! Explanation: the result of the comparison of strategies, in two sentences.
 
 use super::{Tried, TriedSet};
 
@@ -37,6 +37,6 @@ fn moved(sets: &[TriedSet]) -> String {
             "When a shard is added, {needed:.1} % of the keys must move: a rebalance moves {least:.1} %, and a modulo \
              over the shards {most:.1} %, because nearly every slot gets another remainder."
         ),
-        (_, _) => "No shard can be added to these.".to_owned(),
+        (_, _) => "No shard can be added to these placements.".to_owned(),
     }
 }

@@ -22,8 +22,8 @@ const ACKNOWLEDGED: usize = 100;
 
 pub(super) const REPLICA: Chapter = Chapter {
     title: "Lose a replica",
-    intro: "Each shard has a primary and here two replicas, which repeat the primary's change log. One of them is cut \
-            off: reads go to other nodes, writes go on, and what it has missed it repeats when it is back.",
+    intro: "Each shard has a primary and here two replicas, which replay the primary's change log. One of them is cut \
+            off: reads go to other nodes, writes continue, and when it is back it replays the changes that it has missed.",
     files: &["shard-manager/cluster/src/replica_set.rs", "shard-manager/sqlite/src/applier.rs"],
     shards: SHARDS,
     replicas: REPLICAS,
@@ -32,7 +32,7 @@ pub(super) const REPLICA: Chapter = Chapter {
 
 pub(super) const CRASH: Chapter = Chapter {
     title: "Kill and recover",
-    intro: "A process that writes is killed with kill -9, which gives it no chance to finish anything. Every write \
+    intro: "A writing process is killed with kill -9, which gives it no chance to finish anything. Every write \
             that was acknowledged is on disk, and the next start finds it.",
     files: &["shard-manager/sqlite/src/writer.rs", "shard-manager/sqlite/src/open.rs"],
     shards: SHARDS,
@@ -42,8 +42,8 @@ pub(super) const CRASH: Chapter = Chapter {
 
 pub(super) const LEVELS: Chapter = Chapter {
     title: "Levels",
-    intro: "A level says on how many nodes a write is before it is acknowledged: `one`, a majority (`quorum`) or `all`. \
-            With one of three nodes gone, two levels work and one refuses instead of promising too much.",
+    intro: "A level determines on how many nodes a write is stored before it is acknowledged: `one`, a majority (`quorum`) or `all`. \
+            With one of three nodes cut off, two levels work, and one refuses requests instead of weakening its guarantee.",
     files: &[
         "shard-manager/model/src/consistency.rs",
         "shard-manager/cluster/src/shard/majority.rs",
@@ -72,7 +72,7 @@ fn replica(stage: &Stage<'_>) -> Result<(), LabError> {
     let asked = RequestOptions { level: Level::Quorum, ..options() };
     let read = block_on(cluster.read(ReadQuery::all(&users), None, &asked)).map_err(failure)?;
     stage.tell(format!(
-        "{written} rows are written meanwhile, and {} are read at level quorum",
+        "{written} rows were written meanwhile, and {} were read at level quorum",
         read.rows.len()
     ));
     drop(cut);
@@ -84,7 +84,7 @@ fn replica(stage: &Stage<'_>) -> Result<(), LabError> {
 fn crash(stage: &Stage<'_>) -> Result<(), LabError> {
     let data_dir = stage.folder.join("killed");
     let acknowledged = kill_after(stage.start_writer, &data_dir, ACKNOWLEDGED, stage.guide)?;
-    stage.tell("a process has written rows, and was killed with kill -9 in between");
+    stage.tell("a process was killed with kill -9 while it wrote rows");
     let cluster = LabCluster::embedded(data_dir, 3, 0)?;
     let users = cluster.table("users")?;
     let mut found = 0;
@@ -97,7 +97,7 @@ fn crash(stage: &Stage<'_>) -> Result<(), LabError> {
         let line = format!("{found} of {} acknowledged rows are there", acknowledged.len());
         return Err(LabError::Failed(line));
     }
-    stage.tell("the files are opened again, and every row that was acknowledged is there");
+    stage.tell("the files were opened again, and every acknowledged row is there");
     Ok(())
 }
 

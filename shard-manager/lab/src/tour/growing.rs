@@ -9,7 +9,7 @@ use crate::growth::add_shard;
 use crate::lab_cluster::block_on;
 use crate::lab_error::LabError;
 
-/// Shards before: fewer slots move to one of many than to one of few, in less time.
+/// Number of shards before: with more shards, fewer slots move to the new one, in less time.
 const SHARDS: usize = 7;
 /// Rows of the chapter.
 const ROWS: u64 = 600;
@@ -17,7 +17,7 @@ const ROWS: u64 = 600;
 pub(super) const SHARD: Chapter = Chapter {
     title: "Add a shard",
     intro: "An eighth shard joins, and slots move to it until each shard has its share. Rows are copied while they are \
-            read and written; only the slots of the new shard move, an eighth of all.",
+            read and written; only an eighth of all slots move, those of the new shard.",
     files: &["shard-manager/cluster/src/manager/rebalancer.rs", "shard-manager/moves/src/lib.rs"],
     shards: SHARDS,
     replicas: 0,

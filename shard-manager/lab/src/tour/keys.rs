@@ -1,4 +1,4 @@
-//! Chapters about keys: from a key to a slot, from a slot to a shard, and a key that all want.
+//! Chapters about keys: from a key to a slot, from a slot to a shard, and a hot key.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::random::Random;
 
 /// Keys that are hashed.
 const KEYS: [&str; 4] = ["user_1", "user_2", "user_3", "ada"];
-/// Reads of the chapter about a hot key, and how many of ten are of that key.
+/// Reads of the chapter about a hot key, and the number in ten that are of this key.
 const READS: u64 = 1_000;
 const HOT_OF_TEN: u64 = 6;
 /// Users of that chapter.
@@ -22,7 +22,7 @@ const USERS: u64 = 100;
 pub(super) const HASH: Chapter = Chapter {
     title: "Hash a key",
     intro: "Every row has a shard key. A hash turns it into a number, and the number into one of 16,384 slots. \
-            Neighbouring keys get distant slots, so the keys of a busy day are spread over all shards.",
+            Similar keys get distant slots, so keys that are used together are spread over all shards.",
     files: &["shard-manager/model/src/keyspace.rs"],
     shards: SHARDS,
     replicas: 0,
@@ -110,10 +110,10 @@ fn hot(stage: &Stage<'_>) -> Result<(), LabError> {
         stage.tell(format!("{name} has answered {count} of {READS} reads"));
     }
     stage.tell(format!(
-        "{} % of the reads are of {}: more than the share of any shard of three, wherever its slot is",
+        "{} % of the reads are of {}: more than the fair share of one of three shards, wherever its slot is",
         HOT_OF_TEN * 10,
         id(0)
     ));
-    stage.tell("what helps: a cache for reads, replicas, or a key that divides the rows further");
+    stage.tell("remedies: a cache for reads, replicas, or a key that divides the rows further");
     Ok(())
 }

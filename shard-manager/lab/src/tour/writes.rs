@@ -30,7 +30,7 @@ pub(super) const WRITE: Chapter = Chapter {
 pub(super) const SESSION: Chapter = Chapter {
     title: "Read your write",
     intro: "Replicas answer reads, and a replica may be behind. A session token holds the positions that a client has \
-            seen: with it a read is answered by a node that has them, without it by any node.",
+            seen: with a token, a read is answered by a node that has them; without one, by any node.",
     files: &["shard-manager/model/src/token.rs", "shard-manager/cluster/src/shard/reads.rs"],
     shards: SHARDS,
     replicas: REPLICAS,
@@ -39,8 +39,8 @@ pub(super) const SESSION: Chapter = Chapter {
 
 pub(super) const BULK: Chapter = Chapter {
     title: "Many rows at once",
-    intro: "A bulk write divides its rows by shard. Each shard stores its part in few transactions, and each row has \
-            an outcome of its own: one bad row does not spoil the others.",
+    intro: "A bulk write divides its rows by shard. Each shard stores its rows in few transactions, and each row has \
+            its own outcome: one invalid row does not affect the others.",
     files: &["shard-manager/cluster/src/manager/data/bulk.rs"],
     shards: SHARDS,
     replicas: 0,
@@ -96,7 +96,7 @@ fn session(stage: &Stage<'_>) -> Result<(), LabError> {
         inject(cluster, &format!("{shard}-replica{replica}"), in_mode(NodeMode::Paused))
     });
     let _paused: Vec<_> = paused.collect::<Result<_, _>>()?;
-    stage.tell(format!("the replicas of {shard} stand still now"));
+    stage.tell(format!("the replicas of {shard} are paused now"));
     let row = user_named(id, "the new name");
     let placed = cluster.place(&users, Operation::Upsert, id, row).map_err(LabError::failed)?;
     let receipt = block_on(cluster.write(placed, &options())).map_err(failure)?.receipt;
@@ -133,6 +133,6 @@ fn bulk(stage: &Stage<'_>) -> Result<(), LabError> {
     let rows = ids.map(|id| place(Operation::Insert, id.to_owned()));
     let rows: Vec<_> = rows.into_iter().collect::<Result<_, _>>()?;
     let stored = block_on(stage.cluster.write_bulk(rows));
-    stage.tell(format!("of three inserts, one of a row that is there, {stored} are stored"));
+    stage.tell(format!("of three inserts, one of them of an existing row, {stored} were stored"));
     Ok(())
 }

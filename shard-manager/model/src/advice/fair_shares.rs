@@ -1,6 +1,6 @@
-//! Fair shares: the load that each shard should carry by its weight, beside the one that it has.
+//! Fair shares: the load that each shard should carry by its weight, compared with its actual load.
 //!
-//! **Invariant:** shards that are to carry nothing do not count in a skew.
+//! **Invariant:** shards that should carry nothing are not counted in a skew.
 //! **Not here:** the load of slots, the verdict (`load_judgement`).
 
 use super::{SKEW_TOLERATED, plan};
@@ -10,7 +10,7 @@ pub(super) const CHANCE: f64 = 4.0;
 
 /// Weights of the shards, by number, and the total that they share.
 pub(super) struct FairShares {
-    /// 0 for a shard that is to have no load.
+    /// 0 for a shard that should have no load.
     weights: Vec<u64>,
     total: u64,
 }
@@ -28,12 +28,12 @@ impl FairShares {
         self.total
     }
 
-    /// Returns the number of shards that are to have load.
+    /// Returns the number of shards that should have load.
     pub(super) fn sharing(&self) -> usize {
         self.weights.iter().filter(|weight| **weight > 0).count()
     }
 
-    /// Returns a load as a part of the total.
+    /// Returns a load as a fraction of the total.
     pub(super) fn share(&self, load: u64) -> f64 {
         load as f64 / self.total.max(1) as f64
     }
@@ -62,13 +62,13 @@ impl FairShares {
         (0..loads.len()).filter_map(|shard| self.multiple(loads, shard)).fold(0.0, f64::max)
     }
 
-    /// Returns the shard with the most load of those that are to have none.
+    /// Returns the shard with the most load among those that should have none.
     pub(super) fn overstayer(&self, loads: &[u64]) -> Option<usize> {
         let none = (0..loads.len()).filter(|&shard| self.weights[shard] == 0);
         none.filter(|&shard| loads[shard] > 0).max_by_key(|&shard| loads[shard])
     }
 
-    /// Returns true if a shard has more requests than is tolerated, and than chance explains.
+    /// Returns true if a shard has more requests than the tolerance permits and chance explains.
     pub(super) fn is_overloaded(&self, loads: &[u64], shard: usize) -> bool {
         let fair = self.fair_share(shard) * self.total as f64;
         loads[shard] as f64 > (fair * SKEW_TOLERATED).max(fair + CHANCE * fair.sqrt())

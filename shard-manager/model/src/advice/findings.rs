@@ -1,11 +1,11 @@
-//! Findings: the reasons to do something about an uneven load, each with its remedy.
+//! Findings: causes of an uneven load, each with its remedy.
 //!
-//! A hot slot goes to another shard as a whole where that helps; otherwise the cool slots beside it
-//! leave. A slot that outweighs what any shard should carry cannot be helped by moves at all.
+//! A hot slot is moved to another shard if that helps; otherwise the cooler slots of its shard are
+//! moved. If a slot exceeds the fair share of any shard, no move helps.
 //!
-//! **Invariant:** the remedies are improvements in their order, and none concerns a slot that moves
-//! already.
-//! **Not here:** the plan (`plan`), the requests that carry remedies out (`api-router`).
+//! **Invariant:** in their order, each of the remedies is an improvement, and none concerns a slot
+//! that is already being moved.
+//! **Not here:** the plan (`plan`), the requests that carry out remedies (`api-router`).
 
 use std::cmp::Reverse;
 
@@ -15,21 +15,21 @@ use super::{Advice, BalanceBy, HOT_MAX, HotSpot, Observed};
 use crate::keyspace::Slot;
 use crate::topology::ShardNumber;
 
-/// Load of a hot slot as a multiple of the mean of the slots of its shard, at least.
+/// Lowest load of a hot slot, as a multiple of the mean of the slots of its shard.
 const HOT_MULTIPLE: u64 = 4;
 
-/// Reason to do something, with its remedy.
+/// Finding, with its remedy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdviceFinding {
     /// Kind.
     pub kind: ImbalanceKind,
     /// The shard with the slot, or the fullest one.
     pub shard: ShardNumber,
-    /// The hot slot; `None` if it is about the shards as a whole.
+    /// The hot slot; `None` if the finding concerns the shards as a whole.
     pub slot: Option<Slot>,
-    /// The key that makes most of the load of the slot, if one does.
+    /// The key that accounts for most of the load of the slot, if there is one.
     pub key: Option<String>,
-    /// Load of the slot or shard as a part of all, 0 to 1.
+    /// Load of the slot or shard as a fraction of the total, 0 to 1.
     pub share: f64,
     /// The reason as a sentence.
     pub because: String,
@@ -43,9 +43,9 @@ pub struct AdviceFinding {
 /// Kind of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImbalanceKind {
-    /// A slot carries far more than those beside it, mostly for one key.
+    /// A slot carries far more than others of its shard, mostly for one key.
     HotKey,
-    /// A slot carries far more than those beside it.
+    /// A slot carries far more than others of its shard.
     HotSlot,
     /// A shard carries more than its share.
     UnevenShards,
@@ -65,7 +65,7 @@ impl ImbalanceKind {
 /// Remedy of a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// The slot of the finding goes to another shard.
+    /// The slot of the finding is moved to another shard.
     Move {
         /// That shard.
         to: ShardNumber,
@@ -76,21 +76,21 @@ pub enum Remedy {
     None {
         /// Reason, as a sentence.
         reason: String,
-        /// Other help.
+        /// Other remedies.
         helps: Vec<Help>,
     },
 }
 
-/// Help for load that no move can distribute.
+/// Remedies for load that no move can distribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Help {
     /// A cache answers the reads.
     Cache,
     /// Writes are sent together.
     Batches,
-    /// The rows of the key lie under several keys.
+    /// The rows of the key are divided among several keys.
     SplitKey,
-    /// The keys of the slot get other names.
+    /// The keys of the slot are renamed.
     RenameKeys,
 }
 
@@ -179,7 +179,8 @@ impl Finder<'_> {
     fn spared(&self, slot: Slot) -> AdviceFinding {
         let none = |reason: &str, helps| (Remedy::None { reason: reason.to_owned(), helps }, None);
         if self.judgement.moving.contains(slot) {
-            let remedy = none("it moves already: its effect shows when it has arrived", Vec::new());
+            let remedy =
+                none("it is being moved already: the effect is visible after the move", Vec::new());
             return self.hot_finding(slot, "", remedy);
         }
         if let Some(spot) = self.advice.hot.iter().find(|spot| spot.slot == slot) {
@@ -187,14 +188,14 @@ impl Finder<'_> {
         }
         let effect = self.burden(&self.judgement.loads, self.judgement.owners[slot.index()]);
         if self.advice.moves.is_empty() {
-            let reason = "on any other shard it would weigh as much: no move helps";
+            let reason = "it would weigh as much on any other shard: no move helps";
             return self.hot_finding(slot, &effect, none(reason, self.helps(slot, true)));
         }
-        let effect = format!("{effect}; the cool slots beside it leave instead");
+        let effect = format!("{effect}; the cooler slots of its shard are moved instead");
         self.hot_finding(slot, &effect, (Remedy::Rebalance, Some(self.advice.skew_after)))
     }
 
-    /// Returns the finding for a slot that outweighs what any shard should carry.
+    /// Returns the finding for a slot that exceeds the fair share of any shard.
     fn outweighing(&self, spot: &HotSpot) -> AdviceFinding {
         let what = if spot.key.is_some() { "the key" } else { "the slot" };
         let reason = format!(
@@ -250,7 +251,7 @@ impl Finder<'_> {
         (requests > cost / 2).then(|| (key.clone(), requests))
     }
 
-    /// Returns what helps a slot that no move helps.
+    /// Returns the remedies for a slot that no move helps.
     fn helps(&self, slot: Slot, is_key: bool) -> Vec<Help> {
         let load = self.observed.load.get(slot.index()).copied().unwrap_or_default();
         let split = if is_key { Help::SplitKey } else { Help::RenameKeys };
@@ -271,9 +272,9 @@ impl Finder<'_> {
             Remedy::Rebalance
         } else {
             let reason = if judgement.moving.is_empty() {
-                "what is heavy cannot be split: no move makes it better"
+                "the load is on slots that cannot be split: no move helps"
             } else {
-                "slots move already: the effect shows when they have arrived"
+                "slots are being moved already: the effect is visible after the moves"
             };
             Remedy::None { reason: reason.to_owned(), helps: Vec::new() }
         };
@@ -301,7 +302,7 @@ impl Finder<'_> {
             Some(multiple) => format!("{name} carries {multiple:.2} of its fair share"),
             None => {
                 let percent = 100.0 * self.judgement.shares.share(loads[shard]);
-                format!("{name} is to carry nothing and carries {percent:.2} % of all")
+                format!("{name} should carry nothing but carries {percent:.2} % of the total")
             }
         }
     }
@@ -313,7 +314,7 @@ impl Finder<'_> {
             Some(multiple) => format!("{name} would carry {multiple:.2}"),
             None => {
                 let percent = 100.0 * self.judgement.shares.share(loads[shard]);
-                format!("{name} would carry {percent:.2} % of all")
+                format!("{name} would carry {percent:.2} % of the total")
             }
         }
     }

@@ -25,11 +25,11 @@ pub(super) struct LoadJudgement {
     pub(super) owners: Vec<usize>,
     pub(super) costs: Vec<u64>,
     pub(super) loads: Vec<u64>,
-    /// Owners once the moves that go on have ended.
+    /// Owners after the moves in progress.
     pub(super) planned_owners: Vec<usize>,
     /// Loads by these owners.
     pub(super) planned_loads: Vec<u64>,
-    /// Slots that move already.
+    /// Slots that are already being moved.
     pub(super) moving: SlotSet,
 }
 
@@ -106,7 +106,7 @@ impl LoadJudgement {
                 let least = REQUESTS_MIN.max(REQUESTS_OF_SHARD_MIN * shards as u64);
                 (self.shares.total() < least).then(|| {
                     format!(
-                        "{} requests with a key were observed: {least} tell enough",
+                        "{} requests with a key were observed: at least {least} are needed",
                         self.shares.total()
                     )
                 })
@@ -121,7 +121,7 @@ impl LoadJudgement {
                 }
                 (self.shares.total() < BYTES_MIN).then(|| {
                     format!(
-                        "the shards hold {} bytes: {BYTES_MIN} tell enough",
+                        "the shards hold {} bytes: at least {BYTES_MIN} are needed",
                         self.shares.total()
                     )
                 })
@@ -156,7 +156,7 @@ impl LoadJudgement {
         spots.collect()
     }
 
-    /// Adds the moves, and the loads after them and after the moves that go on. Returns the steps.
+    /// Adds the moves, and the loads after them and after the moves in progress. Returns the steps.
     pub(super) fn plan(&self, advice: &mut Advice, observed: &Observed<'_>) -> Vec<PlannedMove> {
         let mut loads = self.planned_loads.clone();
         let steps = self.steps(advice.balance_by);
@@ -168,7 +168,7 @@ impl LoadJudgement {
             let load: u64 = step.slots.iter().map(|slot| self.costs[usize::from(*slot)]).sum();
             loads[step.from] -= load;
             loads[step.to] += load;
-            // Slots that move already are in no step: those of a step are at their owner.
+            // Slots that are being moved are in no step, so those of a step are at their owner.
             let (slots, all) = (step.slots.len(), advice.shards[step.from].slots);
             let size = observed.sizes.get(step.from).copied().unwrap_or_default();
             let part = |whole: u64| (u128::from(whole) * slots as u128 / all as u128) as u64;
@@ -193,7 +193,7 @@ impl LoadJudgement {
         steps
     }
 
-    /// Returns the steps of a plan. There are none if the moves that go on are enough.
+    /// Returns the steps of a plan. There are none if the moves in progress are sufficient.
     fn steps(&self, balance_by: BalanceBy) -> Vec<PlannedMove> {
         let is_enough = balance_by == BalanceBy::Load
             && !self.moving.is_empty()
@@ -229,7 +229,7 @@ impl LoadJudgement {
         let name = |shard: usize| observed.map.topology().name(ShardNumber(shard as u16));
         let mut text = if let Some(shard) = self.shares.overstayer(&self.loads) {
             let part = 100.0 * self.shares.share(self.loads[shard]);
-            format!("{} is to carry nothing and carries {part:.2} % of all", name(shard))
+            format!("{} should carry nothing but carries {part:.2} % of the total", name(shard))
         } else {
             let multiples = (0..self.loads.len())
                 .filter_map(|shard| Some((shard, self.shares.multiple(&self.loads, shard)?)));
@@ -249,9 +249,9 @@ impl LoadJudgement {
         let (moves, after, moving) = (advice.moves.len(), advice.skew_after, self.moving.len());
         let plural = if moves == 1 { "" } else { "s" };
         match (moves, moving) {
-            (0, 0) => text.push_str("; no move makes it better"),
+            (0, 0) => text.push_str("; no move helps"),
             (0, _) => text.push_str(&format!(
-                "; slots move already, {moving} of them, after which it would be {after:.2}"
+                "; {moving} slots are being moved already, after which it would be {after:.2}"
             )),
             (_, 0) => {
                 text.push_str(&format!("; after {moves} move{plural} it would be {after:.2}"))
@@ -265,7 +265,7 @@ impl LoadJudgement {
     }
 }
 
-/// Returns the load of each of so many shards.
+/// Returns the load of each shard.
 fn loads(owners: &[usize], costs: &[u64], shards: usize) -> Vec<u64> {
     let mut loads = vec![0; shards];
     owners.iter().zip(costs).for_each(|(owner, cost)| loads[*owner] += cost);

@@ -32,11 +32,11 @@ const HEAVY_PARTS: u64 = 16;
 /// even as possible; the second is less even, for clusters where the first takes too many moves
 /// because all other shards are nearly full.
 const AIMS: [Aim; 2] = [Aim { leave: 102, fill: 100 }, Aim { leave: 105, fill: 105 }];
-/// Percentage of its share up to which a shard is filled by one hot slot, instead of by many cool
-/// ones that would be more even.
+/// Percentage of its share up to which a shard may be filled by one hot slot, instead of many cool
+/// ones, which would be more even.
 const HOT_FILL: u64 = 105;
 
-/// A slot with at least one of this many parts of the fair load of a shard is hot.
+/// A slot is hot if its load is at least the fair load of a shard divided by this number.
 const HOT_PARTS: u64 = 10;
 
 /// Returns true if a slot with this load is hot on a shard with this fair load.
@@ -63,9 +63,9 @@ pub(super) struct PlannedMove {
 /// slots allow. A shard without weight gives all slots that have load. `owners` and `costs` contain
 /// the owner and the load of each slot; the slots of `moving` stay with their owners.
 ///
-/// A hot slot goes to another shard as a whole, if that makes the fuller of both less full than
-/// cool ones would, or even enough: one slot has fewer rows than thousands. Plans without such a
-/// step are considered only if those with it do not settle the shards.
+/// A hot slot is moved to another shard if that makes the fuller of both shards less full than cool
+/// ones would, or even enough: one slot has fewer rows than thousands. Plans without such a step
+/// are considered only if those with it do not balance the shards.
 pub(super) fn plan(
     weights: &[u64],
     (owners, moving): (&[usize], &SlotSet),
@@ -133,7 +133,7 @@ struct Shards {
     /// Shards that cannot give any more, although they are too full.
     stuck: Vec<bool>,
     aim: Aim,
-    /// True if a hot slot may go before cool ones.
+    /// True if a hot slot may be moved before cool ones.
     prefers_hot: bool,
 }
 
@@ -224,7 +224,7 @@ impl Shards {
         u128::from(load) * u128::from(weights) * 100 <= most
     }
 
-    /// Returns true if a shard may give a hot slot that is heavier than what is to move.
+    /// Returns true if a shard may give away a hot slot that is heavier than the load to move.
     fn has_hot(&self, from: usize, amount: u64) -> bool {
         let is_hot = |cost: u64| cost > amount && is_hot(cost, self.targets[from]);
         let mut slots = self.slots[from].iter();
@@ -276,10 +276,10 @@ impl Shards {
         let packed = (load > 0).then(|| Choice { to, slots, after: self.after(from, to, load) });
         let has_hot = self.has_hot(from, amount);
         let is_enough = packed.is_some() && load >= amount / 2 && !has_hot;
-        // Slots that fit may be too little, or very many: then a heavier slot may help more.
+        // The slots that fit may be too light, or very many: then a heavier slot may help more.
         let single = if is_enough { None } else { self.single(from, others()) };
         let is_better = |single: &Choice| {
-            // One slot has fewer rows than many, so a hot one need not be better than those.
+            // One slot has fewer rows than many, so a hot slot only has to be as good as those.
             let is_hot = has_hot && single.slots.iter().all(|&(_, cost)| cost > amount);
             let is_good = is_hot && self.is_within(single.after, HOT_FILL);
             is_good

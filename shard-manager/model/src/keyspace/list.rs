@@ -1,5 +1,5 @@
-//! List: the part of a key before the first `:` names a partition, or a column of the row does, and
-//! a partition is a block of slots.
+//! List: the prefix of a key before the first `:`, or a column of the row, names a partition, which
+//! is a block of slots.
 //!
 //! Source: list partitioning of databases, and the partition table A 30, B 20, C 15, D 25, E 10 of
 //! Infra-Crafter. The keys of a partition have slots that no other partition uses, so that a
@@ -114,7 +114,7 @@ impl ListSpace {
     /// Returns the same partitions, named by a column of a row.
     ///
     /// # Errors
-    /// A clause that states why it cannot be one.
+    /// A clause with the reason why this is not possible.
     pub(super) fn with_column(self, column: Option<&str>) -> Result<Self, String> {
         column.map_or(Ok(()), partition_column::check_name)?;
         Ok(Self { column: column.map(Arc::from), ..self })

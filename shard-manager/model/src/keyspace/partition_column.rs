@@ -19,7 +19,7 @@ use super::{KeyError, Keyspace, ShardKey, Slot, hash, slot_of_hash};
 
 /// Longest name of a column.
 const NAME_LEN_MAX: usize = 40;
-/// Columns that the server sets. They are not known before the slot is.
+/// Columns that the server sets, whose values are not known before the slot.
 const SERVER_COLUMNS: [&str; 5] = ["slot", "shard_key", "version", "created_at", "updated_at"];
 
 /// Checks that a text can be the name of a partition column.
@@ -40,7 +40,7 @@ pub(super) fn check_name(column: &str) -> Result<(), String> {
     }
     if SERVER_COLUMNS.contains(&column) {
         return Err(format!(
-            "the server sets {column}, so no row can name its partition there: use another column"
+            "the server sets {column}, so a row cannot name its partition there: use another column"
         ));
     }
     Ok(())
@@ -59,7 +59,7 @@ pub(super) fn split_name(text: &str) -> (&str, Option<&str>) {
 pub enum PartitionError {
     /// The partition is not given, or null.
     #[error(
-        "{column} is missing: it says which partition the row is in, and is part of its id{}",
+        "{column} is missing: it names the partition of the row, and is part of its identity{}",
         listed(known.as_deref())
     )]
     Missing {
@@ -68,8 +68,8 @@ pub enum PartitionError {
         /// The partitions, at most [`super::list::NAMES_SHOWN_MAX`] of them; `None` of ranges.
         known: Option<Arc<str>>,
     },
-    /// The value is the name of no partition.
-    #[error("{column} names no partition{}", listed(Some(known)))]
+    /// The value does not name a partition.
+    #[error("{column} does not name an existing partition{}", listed(Some(known)))]
     Unknown {
         /// The partition column.
         column: Arc<str>,
@@ -77,23 +77,25 @@ pub enum PartitionError {
         known: Arc<str>,
     },
     /// The keyspace has ranges of integers, and the value is not an integer.
-    #[error("{column} must be an integer of at most 128 bits: it says which range the row is in")]
+    #[error("{column} must be an integer of at most 128 bits: it determines the range of the row")]
     NotAnInteger {
         /// The partition column.
         column: Arc<str>,
     },
     /// A change names two partitions.
-    #[error("{column} cannot change: it says which partition the row is in, and is part of its id")]
+    #[error(
+        "{column} cannot change: it names the partition of the row, and is part of its identity"
+    )]
     Changed {
         /// The partition column.
         column: Arc<str>,
     },
     /// The caller may not know the partition column of the table.
-    #[error("the rows of this table are in partitions, which this caller cannot name")]
+    #[error("this table is partitioned by a column to which this caller has no right")]
     Hidden,
     /// A key alone has no slot.
     #[error(
-        "a shard key alone has no slot in a keyspace by the column {column}: the rows of a key may lie in each partition"
+        "a shard key alone has no slot in a keyspace by the column {column}: the rows of a key may be in any partition"
     )]
     KeyAlone {
         /// The partition column.
@@ -113,8 +115,8 @@ fn listed(known: Option<&str>) -> String {
 
 /// Slots of keyspaces by a column. Without a column no row has a partition.
 impl Keyspace {
-    /// Returns the column that says which partition a row is in; `None` if the shard key alone
-    /// decides.
+    /// Returns the column that names the partition of a row; `None` if the shard key alone
+    /// determines the slot.
     #[inline]
     pub fn column(&self) -> Option<&str> {
         shared_column(self).map(|column| &**column)
@@ -179,7 +181,7 @@ impl Keyspace {
         }
     }
 
-    /// Returns the slot of a row of a key in a partition and the steps that lead to it, for people.
+    /// Returns the slot of a row of a key in a partition, with an explanation of the steps.
     ///
     /// # Errors
     /// Errors of [`Keyspace::slot_in`].
@@ -236,7 +238,7 @@ fn missing_partition(keyspace: &Keyspace) -> KeyError {
     PartitionError::Missing { column: column_of(keyspace), known }.into()
 }
 
-/// Returns the error of a value of the partition column instead of that of a key.
+/// Converts an error about a key to one about a value of the partition column.
 fn of_column(error: KeyError, keyspace: &Keyspace) -> KeyError {
     match (error, shared_column(keyspace)) {
         (KeyError::NotAnInteger, Some(column)) => {

@@ -1,5 +1,5 @@
-//! Range: sorted split points cut the keys, or the values of a column, into ranges, and each range
-//! has a slot of its own.
+//! Range: sorted split points divide the keys, or the values of a column, into ranges, each of
+//! which has one slot.
 //!
 //! Source: Bigtable and HBase regions, range sharding of MongoDB and Vitess. Neighbouring keys stay
 //! together, so that a query for a range of keys goes to few shards. The distribution is only as
@@ -109,7 +109,7 @@ impl RangeSpace {
     /// Returns the same ranges, of the values of a column.
     ///
     /// # Errors
-    /// A clause that states why it cannot be one.
+    /// A clause with the reason why this is not possible.
     pub(super) fn with_column(self, column: Option<&str>) -> Result<Self, String> {
         column.map_or(Ok(()), partition_column::check_name)?;
         Ok(Self { column: column.map(Arc::from), ..self })

@@ -44,7 +44,7 @@ impl Manual {
                 return Err(format!("the last slot is {}, not {last}", SLOT_COUNT - 1));
             }
             if *first > next {
-                return Err(format!("nobody owns the slots {next} to {}", first - 1));
+                return Err(format!("no shard owns the slots {next} to {}", first - 1));
             }
             if *first < next {
                 return Err(format!("slot {first} has two owners"));
@@ -52,7 +52,7 @@ impl Manual {
             next = last + 1;
         }
         if next < SLOT_COUNT {
-            return Err(format!("nobody owns the slots {next} to {}", SLOT_COUNT - 1));
+            return Err(format!("no shard owns the slots {next} to {}", SLOT_COUNT - 1));
         }
         Ok(Self { ranges })
     }

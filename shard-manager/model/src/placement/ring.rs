@@ -63,7 +63,7 @@ pub(super) fn assign(vnodes: u32, topology: &Topology) -> Result<Vec<ShardNumber
         while points.get(next).is_some_and(|(point, _)| *point < place) {
             next += 1;
         }
-        // After the last point the ring starts over.
+        // After the last point the ring continues with the first.
         let (_, shard) = points.get(next).unwrap_or(&points[0]);
         *shard
     });

@@ -1,6 +1,6 @@
-//! Groups: the groups of tables of a shard map, and the slots of each.
+//! Groups: the table groups of a shard map, and the slots of each.
 //!
-//! **Invariant:** the map has owners for the slots of every group that it lists, and for no others.
+//! **Invariant:** the map has owners for exactly the slots of the groups that it lists.
 //! **Not here:** the description of a group (`table_group`).
 
 use super::partitions::divided_partition;
@@ -21,8 +21,8 @@ impl<'m> MapGroups<'m> {
         1 + self.0.further.len()
     }
 
-    /// Returns true if what concerns all slots has to be done group by group: there are several, or
-    /// the shards of the only one are limited.
+    /// Returns true if work on all slots has to be done group by group: there are several groups,
+    /// or the shards of the only one are limited.
     pub fn are_several(self) -> bool {
         self.count() > 1 || self.0.main.shards.is_some()
     }
@@ -38,7 +38,7 @@ impl<'m> MapGroups<'m> {
         (0..).map_while(GroupNumber::new).zip(groups)
     }
 
-    /// Returns a group; `None` if the map does not know it yet.
+    /// Returns a group; `None` if the map does not contain it yet.
     #[inline]
     pub fn get(self, group: GroupNumber) -> Option<&'m TableGroup> {
         match group.index().checked_sub(1) {
@@ -97,7 +97,7 @@ impl<'m> MapGroups<'m> {
         ranges
     }
 
-    /// Returns the group of one of these slots that may not lie on this shard.
+    /// Returns the group of one of these slots that this shard may not own.
     pub fn forbids(self, slots: &SlotSet, shard: ShardNumber) -> Option<&'m TableGroup> {
         let mut groups = self.iter().filter(|(_, group)| !group.allows(shard));
         let forbidden = groups.find(|(number, _)| !slots.is_disjoint(&SlotSet::of_group(*number)));
@@ -105,8 +105,8 @@ impl<'m> MapGroups<'m> {
     }
 }
 
-/// Returns a group as the only one of a map, with the slots of its keyspace: that of a cluster in
-/// which shards outside the group have no weight. `None` if none of its shards has one.
+/// Returns a map with this group only, with the slots of its keyspace, in which shards outside the
+/// group have no weight. `None` if none of its shards has a weight.
 pub fn of_group(map: &ShardMap, group: GroupNumber) -> Option<ShardMap> {
     let main = map.groups().get(group)?.clone();
     let topology = main.topology(&map.topology)?;

@@ -2,7 +2,7 @@
 //!
 //! The keyspace of a table is that of its group, and so are the slots of its partitions.
 //!
-//! **Invariant:** a table is in partitions if one of its own columns is the column of its keyspace,
+//! **Invariant:** a table is partitioned if one of its own columns is the column of its keyspace,
 //! its type can be compared, and the table is not `kv`. The keys of all other tables of the group
 //! are hashed over all its slots.
 //! **Not here:** the function to the slot (`keyspace::partition_column`).
@@ -20,13 +20,13 @@ use crate::table::Table;
 use crate::table_group::{GroupNumber, TableGroup};
 use crate::value::Value;
 
-/// Table of keys and values: its rows are found by their key alone.
+/// Table of keys and values, whose rows are identified by their key alone.
 const KEY_VALUES: &str = "kv";
-/// First letters of the names of internal tables.
+/// Prefix of the names of internal tables.
 const INTERNAL: &str = "tessera_";
 
-/// Returns the keyspace of a table, that of its group; `None` if the map does not know the group
-/// yet.
+/// Returns the keyspace of a table, which is that of its group; `None` if the map does not contain
+/// the group yet.
 #[inline]
 pub fn keyspace_of<'m>(map: &'m ShardMap, table: &Table) -> Option<&'m Keyspace> {
     map.groups().get(table.group()).map(|group| &group.keyspace)
@@ -37,8 +37,8 @@ pub fn columns(map: &ShardMap) -> BTreeSet<&str> {
     map.groups().iter().filter_map(|(_, group)| group.keyspace.column()).collect()
 }
 
-/// Returns the column that says which partition a row of a table is in; `None` if the shard key
-/// alone decides where the row is.
+/// Returns the column that names the partition of a row of a table; `None` if the shard key alone
+/// determines the location of the row.
 #[inline]
 pub fn partition_column(map: &ShardMap, table: &Table) -> Option<usize> {
     find_column(keyspace_of(map, table)?.column()?, table)
@@ -74,8 +74,8 @@ pub(super) fn slot_of_row(
     Ok(table.group().slot(slot))
 }
 
-/// Returns the slot of a row of a table and the steps that lead to it, for people. Without a
-/// table the row belongs to the group `main`, and has a partition if one is given.
+/// Returns the slot of a row of a table, with an explanation of the steps. Without a table the row
+/// belongs to the group `main`, and has a partition if one is given.
 ///
 /// # Errors
 /// [`KeyError`] if the keyspace has no slot for the row.
@@ -113,7 +113,7 @@ pub fn location(map: &ShardMap, slot: Slot) -> KeyLocation {
     KeyLocation { slot, shard, epoch: map.epoch(), since }
 }
 
-/// Returns the slots of all rows of a table in these partitions. A name that is none has no rows.
+/// Returns the slots of all rows of a table in these partitions. Unknown names have no rows.
 pub fn partition_slots<'p>(
     map: &ShardMap,
     table: &Table,
@@ -135,7 +135,7 @@ pub fn slots_of_key(
     Some(slots.into_iter().map(|slot| table.group().slot(slot)).collect())
 }
 
-/// Returns true if a row of this key may lie in a slot, whatever its table and its partition.
+/// Returns true if a row of this key may be in a slot, whatever its table and its partition.
 pub fn may_hold(map: &ShardMap, slot: Slot, key: ShardKey<'_>) -> bool {
     let number = GroupNumber::of(slot);
     let (Some(group), Some(slot)) = (map.groups().get(number), number.within(slot)) else {

@@ -1,6 +1,6 @@
-//! By group: the groups of tables of a cluster, each as a cluster of its own, and their joint plan.
+//! By group: the table groups of a cluster, each as a separate cluster, and their joint plan.
 //!
-//! **Invariant:** a slot gets no owner outside its group's shards.
+//! **Invariant:** the owner of a slot is always a shard of the slot's group.
 //! **Not here:** the plan of a group.
 
 use super::{PlanFault, PlanScene, PlanStep, SlotPlan};
@@ -11,7 +11,7 @@ use crate::slot_set::SlotSet;
 use crate::table_group::GroupNumber;
 use crate::topology::ShardNumber;
 
-/// Group of a cluster, as a cluster of its own.
+/// Group of a cluster, as a separate cluster.
 #[derive(Clone, Debug)]
 pub struct GroupScene {
     /// The group.
@@ -25,7 +25,7 @@ pub struct GroupScene {
 }
 
 impl GroupScene {
-    /// Takes a group out of a scene of the whole map.
+    /// Extracts a group from a scene of the whole map.
     ///
     /// # Errors
     /// [`PlanFault::NoTakerOfGroup`].
@@ -54,19 +54,19 @@ impl GroupScene {
         }
     }
 
-    /// Returns the moves that go on; `None` if there are none.
+    /// Returns the moves in progress; `None` if there are none.
     pub fn open(&self) -> Option<OpenMoves<'_>> {
         let open = OpenMoves { owners: &self.owners, moving: &self.moving };
         (!self.moving.is_empty()).then_some(open)
     }
 
-    /// Returns those of some requests that are of the group's slots.
+    /// Returns the requests to the group's slots.
     pub fn load<'l>(&self, all: &'l [SlotLoad]) -> &'l [SlotLoad] {
         let first = usize::from(self.group.first_slot()).min(all.len());
         &all[first..all.len().min(first + usize::from(SLOT_COUNT))]
     }
 
-    /// Returns those of some keys that are of the group's slots.
+    /// Returns the keys in the group's slots.
     pub fn keys(&self, all: &[KeyLoad]) -> Vec<KeyLoad> {
         let own = all.iter().filter_map(|key| {
             let slot = self.group.within(key.slot)?;
@@ -108,7 +108,7 @@ impl GroupScene {
     }
 }
 
-/// Returns the parts of the shards' sizes that belong to one group, by the number of its slots.
+/// Returns the share of the shards' sizes that belongs to one group, by the number of its slots.
 fn sizes(scene: &PlanScene<'_>, owners: &[ShardNumber]) -> Vec<ShardSize> {
     let counts = |owners: &[ShardNumber]| {
         let mut counts = vec![0_u64; scene.topology.len()];
@@ -124,7 +124,7 @@ fn sizes(scene: &PlanScene<'_>, owners: &[ShardNumber]) -> Vec<ShardSize> {
     sizes.collect()
 }
 
-/// Returns one plan of the plans of all groups, each with the name of its group.
+/// Merges the plans of all groups, each with the name of its group.
 pub fn joined(plans: Vec<(&str, SlotPlan)>) -> Option<SlotPlan> {
     let mut plans = plans.into_iter();
     let noted = |name: &str, plan: &SlotPlan| {

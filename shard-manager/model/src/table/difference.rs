@@ -94,7 +94,7 @@ impl fmt::Display for TableDifference {
             Self::Id(names) => write!(f, "its id is {}", names.join(", ")),
             Self::Routing(Some(name)) => write!(f, "its routing column is {name}"),
             Self::Routing(None) => write!(f, "it has no routing column"),
-            Self::Group => write!(f, "it belongs to another group of tables"),
+            Self::Group => write!(f, "it belongs to another table group"),
         }
     }
 }

@@ -50,33 +50,33 @@ const SET_GETS_ROWS: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaves
 /// Schedules the moves of a rebalance, and returns the number of its job.
 const START: &str =
     "SELECT citus_rebalance_start(drain_only => $1, rebalance_strategy => $2::text::name)";
-/// Ends a job as `citus_rebalance_stop` does, and no other one.
+/// Ends this job only, in the same way as `citus_rebalance_stop`.
 const STOP: &str = "SELECT citus_job_cancel($1)";
 /// Adds a node, and returns its number. Only the next statement sees its row.
 const ADD: &str = "SELECT citus_add_node($1, $2)::bigint";
 const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
 
-/// Orders for the nodes of a Citus cluster.
+/// Control of the nodes of a Citus cluster.
 pub(super) struct CitusNodes {
     desk: Arc<Desk>,
-    /// Carries out changes, which go on if a request is dropped.
+    /// Runtime of changes, which continue if a request is dropped.
     runtime: Handle,
 }
 
-/// Place where orders are carried out.
+/// Runtime on which requests are carried out.
 struct Desk {
     coordinator: Arc<PrimaryTracker>,
     sessions: Semaphore,
 }
 
 impl CitusNodes {
-    /// Carries orders out on this runtime.
+    /// Creates the distributor on this runtime.
     pub(super) fn new(coordinator: Arc<PrimaryTracker>, runtime: Handle) -> Self {
         let desk = Desk { coordinator, sessions: Semaphore::new(SESSIONS_MAX) };
         Self { desk: Arc::new(desk), runtime }
     }
 
-    /// Waits for a change, which goes on if it is late.
+    /// Waits for a change, which continues after the deadline.
     async fn changed<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, DistributorError>> + Send + 'static,
@@ -91,7 +91,7 @@ impl CitusNodes {
     }
 }
 
-/// Waits for a look, which changes nothing and ends if it is late.
+/// Waits for a read, which is cancelled at the deadline.
 async fn seen<T>(
     look: impl Future<Output = Result<T, DistributorError>>,
     deadline: Instant,
@@ -212,7 +212,7 @@ impl Desk {
                 let view = PlanView { note, ..plan.view(Vec::new()) };
                 return Ok(RebalanceBegun::Settled(Box::new(view)));
             };
-            tracing::info!(job, ?goal, "Citus begins a rebalance");
+            tracing::info!(job, ?goal, "a rebalance of Citus has begun");
             let view = shown(connection, &job.to_string()).await?;
             Ok(RebalanceBegun::Begun(Box::new(view)))
         })
@@ -270,7 +270,7 @@ impl Desk {
             let added = members.numbered(id);
             if added.is_none_or(|added| added.group != node.group) {
                 run(connection, ROLLBACK).await.map_err(failed)?;
-                let cause = "another node was added meanwhile: send the next number";
+                let cause = "another node was added meanwhile: use the next number";
                 return Err(DistributorError::NodeState(cause.to_owned()));
             }
             run(connection, COMMIT).await.map_err(failed)?;
@@ -302,9 +302,9 @@ impl Desk {
 /// State of the cluster before a rebalance is planned.
 struct Scene {
     members: Members,
-    /// Identity of the rebalance that goes on.
+    /// Identity of the rebalance in progress.
     runs: Option<String>,
-    /// Needs that are not met.
+    /// Unmet requirements.
     unmet: Vec<String>,
 }
 
@@ -321,8 +321,8 @@ impl Scene {
     }
 }
 
-/// Has Citus choose the moves, in the open transaction, in which a node that is drained gets no
-/// rows any more.
+/// Lets Citus choose the moves, in the open transaction, in which a drained node receives no more
+/// rows.
 async fn choose(
     connection: &AsyncPgConnection,
     goal: &CitusGoal,
@@ -347,13 +347,13 @@ fn check_goal(goal: &CitusGoal, members: &Members) -> Result<(), DistributorErro
     let drained = members.find(name).ok_or_else(|| DistributorError::NoNode(name.clone()))?;
     let takes = |member: &&Member| member.gets_rows && member.is_active && *member != drained;
     if members.iter().find(takes).is_none() {
-        let cause = format!("no other node than {name} gets rows: add one first");
+        let cause = format!("no node except {name} receives rows: add one first");
         return Err(DistributorError::NodeState(cause));
     }
     Ok(())
 }
 
-/// Checks that a rebalance takes an order, and returns its job.
+/// Checks that a rebalance accepts a command, and returns its job.
 fn check_order(
     view: &RebalanceView,
     order: RebalanceOrder,
@@ -362,7 +362,7 @@ fn check_order(
     if order != RebalanceOrder::Cancel {
         let order = order.name();
         return Err(DistributorError::NoSuchOrder(format!(
-            "Citus has no order to {order} a rebalance: cancel it, and begin another one later"
+            "Citus cannot {order} a rebalance: cancel it, and begin another one later"
         )));
     }
     if let Some(process) = session {
@@ -378,7 +378,7 @@ fn check_order(
     view.id.parse().map_err(|_| RebalanceListError::NoRebalance.into())
 }
 
-/// Checks that a node may be removed that has this number of parts.
+/// Checks that a node with this number of parts may be removed.
 fn check_removal(member: &Member, parts: usize) -> Result<(), DistributorError> {
     let name = member.name();
     let cause = if member.coordinates() {
@@ -393,7 +393,7 @@ fn check_removal(member: &Member, parts: usize) -> Result<(), DistributorError> 
 
 fn settled_note(goal: &CitusGoal) -> Option<String> {
     let CitusGoal::Drain(name) = goal else { return None };
-    Some(format!("{name} gets no rows any more and has none: remove it when you like"))
+    Some(format!("{name} receives no more rows and has none: it can be removed"))
 }
 
 async fn set_gets_rows(
@@ -440,7 +440,7 @@ fn internal() -> DistributorError {
 
 /// Returns the meaning of an error of the coordinator. An open transaction ends with its session.
 fn failed(error: DieselError) -> DistributorError {
-    tracing::warn!(%error, "the coordinator has not carried out a statement for its nodes");
+    tracing::warn!(%error, "a statement about the nodes failed on the coordinator");
     let lacks_right =
         error.to_string().contains("permission denied") || error.to_string().contains("superuser");
     if lacks_right {
@@ -466,7 +466,7 @@ fn failed(error: DieselError) -> DistributorError {
         | DbErrorKind::Full
         | DbErrorKind::Outdated
         | DbErrorKind::Other => DistributorError::Need(
-            "Citus refuses it, and nothing was changed: the log of this router has its message"
+            "Citus refused the request, and nothing was changed: the log of this router has the message"
                 .to_owned(),
         ),
     }

@@ -204,8 +204,8 @@ impl Servers {
     }
 }
 
-/// Claims the database of a shard that is joining, and gives it its tables with these indexes. That
-/// of one that serves must have the tables.
+/// Claims the database of a joining shard, and creates its tables with these indexes. The database
+/// of a serving shard must have the tables.
 async fn prepare(
     claim: &Claim<'_>,
     cluster: &ClusterAddress,

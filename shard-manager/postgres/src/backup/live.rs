@@ -1,7 +1,7 @@
-//! Live: backups of an open cluster of servers, which its router makes.
+//! Live: backups of an open cluster of servers by its router.
 //!
-//! **Invariant:** a backup that is cancelled ends at once, also while a server does not answer: its
-//! sessions are closed, and with them their locks.
+//! **Invariant:** a cancelled backup ends at once, even if a server does not answer: its sessions
+//! are closed, which releases their locks.
 //! **Not here:** the copy itself (`backup`).
 
 use std::path::Path;
@@ -13,7 +13,7 @@ use engine::save_watch::Watch;
 
 use crate::node_address::ClusterAddress;
 
-/// Interval at which a cancellation is looked for.
+/// Interval at which cancellation is checked.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Maker of backups of a cluster of servers.

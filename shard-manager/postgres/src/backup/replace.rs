@@ -1,12 +1,12 @@
-//! Replace: puts a copy in the place of the cluster that it is a copy of.
+//! Replace: restores a copy over the cluster from which it was made.
 //!
 //! The database of the catalog is emptied and marked first, and loses its mark last, so no router
-//! starts between. Servers cannot exchange databases of several servers in one step: what was cut
-//! off is repeated, and ends as the copy. Then the rows are read back and compared with those of
-//! the copy.
+//! starts in between. Databases on several servers cannot be exchanged in one step: an interrupted
+//! replacement is repeated, with the copy as the result. Then the rows are read back and compared
+//! with those of the copy.
 //!
-//! **Invariant:** nothing is changed before the whole copy was verified, in databases of other
-//! clusters, or beside other clients.
+//! **Invariant:** nothing is changed before the whole copy has been verified, in databases of other
+//! clusters, or while other clients are connected.
 //! **Not here:** filling the databases (`restore`), checking them (`target`).
 
 use std::path::Path;
@@ -21,10 +21,10 @@ use super::save;
 use super::target::Occupancy;
 use crate::node_address::ClusterAddress;
 
-/// End of the name of the folder with the rows that are read back.
+/// Suffix of the name of the folder with the rows that are read back.
 const BESIDE: &str = "-read-back";
 
-/// Replaces a cluster without routers by a copy of it, and compares the rows.
+/// Replaces a cluster without running routers with a copy of it, and compares the rows.
 ///
 /// # Errors
 /// Those of [`super::restore::restore`], and [`SaveError::Databases`] if the rows differ.

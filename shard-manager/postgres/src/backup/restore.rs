@@ -88,7 +88,7 @@ pub async fn restore(
     fill(from, address, (Occupancy::Empty, watch)).await
 }
 
-/// Fills databases that may be occupied so. See [`restore`].
+/// Fills databases that may have these contents. See [`restore`].
 pub(super) async fn fill(
     from: &Path,
     address: &ClusterAddress,
@@ -154,7 +154,7 @@ impl<'r> Restoring<'r> {
         self.catalog.as_ref().unwrap_or(&self.shards[0])
     }
 
-    /// Returns all databases, that of the catalog first: while it has the mark no router starts.
+    /// Returns all databases, that of the catalog first: while it has the mark, no router starts.
     fn targets(&mut self) -> impl Iterator<Item = &mut RestoreTarget> {
         self.catalog.iter_mut().chain(&mut self.shards)
     }
@@ -316,7 +316,7 @@ struct ShardFilling<'f> {
     connection: &'f AsyncPgConnection,
     saved: &'f CopiedShard,
     documents: Documents,
-    /// Version that the database has given out last.
+    /// Version that the database has last assigned.
     version_floor: i64,
 }
 
@@ -354,13 +354,13 @@ impl ShardFilling<'_> {
         self.load(&sql, &binds).await
     }
 
-    /// Builds the indexes, stores the slots and the moves, and lets versions continue above those
+    /// Builds the indexes, stores the slots and the moves, and makes versions continue above those
     /// of the lost history.
     async fn finish(&self, tables: &[Table], indexes: &[IndexRecord]) -> QueryResult<()> {
         let connection = self.connection;
         run(connection, "BEGIN").await?;
         let registry = Registry::new(tables.iter().cloned());
-        // One that was being built is built by the router.
+        // An index that was being built is built by the router.
         for record in indexes.iter().filter(|record| record.state == IndexState::Ready) {
             if let Some(index) = record.index(&registry) {
                 run(connection, &shard_indexes::create(&index, "")).await?;

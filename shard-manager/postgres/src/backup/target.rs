@@ -32,24 +32,25 @@ const CONTENTS: &str = "SELECT n.nspname||'.'||c.relname FROM pg_class c \
     AND c.relkind IN ('r','p','v','m','S','f') AND NOT EXISTS (SELECT FROM pg_depend d \
     WHERE d.classid='pg_class'::regclass AND d.objid=c.oid AND d.deptype='e') \
     ORDER BY n.nspname,c.relname LIMIT 1";
-/// A table or view that is neither declared in the cluster nor made by an extension.
+/// Selects a table or view that is neither declared in the cluster nor part of an extension.
 const FOREIGN: &str = "SELECT c.relname::text FROM pg_class c \
     WHERE c.relnamespace='public'::regnamespace AND c.relkind IN ('r','p','v','m','f') \
     AND NOT EXISTS (SELECT FROM tessera.tessera_tables t WHERE t.name=c.relname) \
     AND NOT EXISTS (SELECT FROM pg_depend d \
     WHERE d.classid='pg_class'::regclass AND d.objid=c.oid AND d.deptype='e') \
     ORDER BY c.relname LIMIT 1";
-/// The first table or view of a database without declarations that no extension has made.
+/// Selects the first table or view of a database without declarations that is not part of an
+/// extension.
 const CONTENTS_OF_CLIENTS: &str = "SELECT c.relname::text FROM pg_class c \
     WHERE c.relnamespace='public'::regnamespace AND c.relkind IN ('r','p','v','m','f') \
     AND NOT EXISTS (SELECT FROM pg_depend d \
     WHERE d.classid='pg_class'::regclass AND d.objid=c.oid AND d.deptype='e') \
     ORDER BY c.relname LIMIT 1";
-/// Sessions of other clients with this database. Of the sessions of other users only the ids are
-/// visible to everybody.
+/// Sessions of other clients with this database. Of sessions of other users, only the ids are
+/// visible to every user.
 const OTHERS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid<>pg_backend_pid() \
     AND usesysid IS NOT NULL AND datid=(SELECT oid FROM pg_database WHERE datname=current_database()))";
-/// Ids of the cluster that the database belongs to, as a shard and as a catalog.
+/// Ids of the cluster to which the database belongs, as a shard and as a catalog.
 const IS_SHARD: &str = "SELECT to_regclass('tessera.tessera_shard') IS NOT NULL";
 const SHARD_OF: &str = "SELECT cluster_id FROM tessera.tessera_shard";
 const IS_CATALOG: &str = "SELECT to_regclass('tessera.tessera_cluster') IS NOT NULL";
@@ -58,7 +59,7 @@ const HAS_DECLARATIONS: &str = "SELECT to_regclass('tessera.tessera_tables') IS 
 const IS_CITUS: &str = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL";
 const HAS_MARK: &str = "SELECT to_regclass('tessera.tessera_restore') IS NOT NULL";
 const MARK_OF: &str = "SELECT cluster_id,at FROM tessera.tessera_restore";
-/// Earlier programs have stored no version.
+/// Earlier versions of Tessera have stored no version counter.
 const MARKED_VERSION: &str = "SELECT max((to_jsonb(r)->>'version')::bigint) \
     FROM tessera.tessera_restore r";
 const HAS_VERSIONS: &str = "SELECT to_regclass('tessera.tessera_version') IS NOT NULL";
@@ -88,9 +89,9 @@ pub(super) struct RestoreTarget {
     pub(super) identity: Identity,
     /// True if it holds a part of this copy, or all of it.
     pub(super) is_marked: bool,
-    /// True if it holds a cluster, or a part of another copy, that is to be removed.
+    /// True if it has a cluster, or a part of another copy, that must be removed.
     pub(super) is_occupied: bool,
-    /// Version above which those of the restored shard must be.
+    /// Version that those of the restored shard must exceed.
     pub(super) version_floor: i64,
 }
 
@@ -158,11 +159,11 @@ impl RestoreTarget {
             found.await.map_err(|error| self.failed(error))?
         };
         if owner.as_deref() != Some(cluster_id) {
-            return Err(self.refused("the database is not that of the copied cluster"));
+            return Err(self.refused("the database does not belong to the copied cluster"));
         }
         if let Some(name) = foreign {
             return Err(self.refused(&format!(
-                "the database also has {name}, which is not of the cluster and would be lost; move it elsewhere"
+                "the database also has {name}, which does not belong to the cluster and would be lost; move it elsewhere"
             )));
         }
         let began = Instant::now();
@@ -177,7 +178,7 @@ impl RestoreTarget {
         Ok(())
     }
 
-    /// Returns the first table or view that is not of the cluster.
+    /// Returns the first table or view that does not belong to the cluster.
     async fn foreign(&self) -> QueryResult<Option<String>> {
         let sql = if self.truth(HAS_DECLARATIONS).await? { FOREIGN } else { CONTENTS_OF_CLIENTS };
         Ok(self.load(sql).await?.first().and_then(|row| row.text(0)))
@@ -232,8 +233,8 @@ impl RestoreTarget {
         SaveError::Databases(format!("{}: {cause}", self.label))
     }
 
-    /// Removes the rest of an earlier restore, or the cluster, and marks the database as one that
-    /// this copy is being restored into, in one step.
+    /// Removes the rest of an earlier restore, or the cluster, and marks the database as the target
+    /// of a restore of this copy, in one step.
     pub(super) async fn begin(&mut self, manifest: &ServerManifest) -> QueryResult<()> {
         run(&self.connection, "BEGIN").await?;
         for (exists, sql) in [(HAS_MARK, MARKED_VERSION), (HAS_VERSIONS, LAST_VERSION)] {

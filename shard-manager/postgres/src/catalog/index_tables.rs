@@ -41,7 +41,7 @@ impl IndexTables<'_> {
         records.map_err(|error| refused(&error))
     }
 
-    /// Lists an index, in the place of one of its name that has failed.
+    /// Lists an index, in place of one with its name that has failed.
     ///
     /// # Errors
     /// The error of the catalog.

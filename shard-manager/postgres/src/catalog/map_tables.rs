@@ -94,7 +94,7 @@ impl MapTables<'_> {
             let further = tessera_groups::table.filter(tessera_groups::number.gt(0));
             let further: i64 = further.count().get_result(&mut &*self.0).await?;
             if 1 + further > known.groups().count() as i64 {
-                // A router has added groups of tables.
+                // A router has added table groups.
                 let row: ClusterRow = tessera_cluster::table.first(&mut &*self.0).await?;
                 let stored = self.read_map(&row).await?;
                 run(self.0, "COMMIT").await?;

@@ -1,8 +1,8 @@
-//! Jobs: the rebalances that Citus carries out in the background, and those of sessions that carry
-//! one out themselves, as views.
+//! Jobs: the rebalances that Citus carries out in the background, and those that sessions carry out
+//! themselves, as views.
 //!
-//! Citus remembers for a job its moves and their states. It does not remember which strategy was
-//! asked for, nor what the nodes had before.
+//! Citus stores the moves of a job and their states. It does not store the requested strategy, nor
+//! the shards that the nodes had before.
 //!
 //! **Invariant:** a view shows what Citus reports at that moment; no message of a server is shown.
 //! **Not here:** beginning and ending a job (`backend::nodes`).
@@ -29,19 +29,19 @@ const TASKS: &str = "SELECT t.job_id, t.task_id, t.status::text, t.command, coal
     FROM pg_dist_background_task AS t JOIN pg_dist_background_job AS j USING (job_id)
     WHERE j.job_type = 'rebalance' AND t.job_id >= $1 ORDER BY t.task_id";
 
-/// Reads the moves that are under way in this database, with the sessions that carry them out.
-/// Citus reports those of all databases of the server.
+/// Reads the moves in progress in this database, with the sessions that carry them out. Citus
+/// reports those of all databases of the server.
 const PROGRESS: &str = "SELECT sessionid::bigint, shardid, sourcename, sourceport::bigint, targetname, targetport::bigint,
         progress, target_shard_size
     FROM get_rebalance_progress() AS p
     WHERE EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = p.sessionid AND a.datname = current_database())
     ORDER BY sessionid, shardid";
 
-/// Value of `by`: Citus does not remember the goal.
+/// Value of `by`: Citus does not store the goal.
 const BY_ENGINE: &str = "engine";
 /// First part of the identity of a rebalance that a session carries out itself.
 const SESSION: &str = "session-";
-/// Value of `progress` of a move that has not begun, and of one that goes on.
+/// Values of `progress` of a move that has not begun, and of one in progress.
 const WAITING: i64 = 0;
 const MOVING: i64 = 1;
 
@@ -66,7 +66,7 @@ pub(crate) struct Task {
     process: i64,
 }
 
-/// Move that is under way, of one shard.
+/// Move of one shard that is in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ShardProgress {
     /// Process that carries it out.
@@ -115,7 +115,7 @@ impl Jobs {
         Ok(Self { jobs, tasks, progress: read_progress(connection).await })
     }
 
-    /// Returns the identity of a rebalance that goes on.
+    /// Returns the identity of a rebalance in progress.
     pub(crate) fn running(&self) -> Option<String> {
         let mut jobs = self.jobs.iter();
         let open = jobs.find(|job| !state_of(&job.state).has_ended()).map(|job| job.id.to_string());
@@ -227,7 +227,7 @@ async fn read_progress(connection: &AsyncPgConnection) -> Vec<ShardProgress> {
 }
 
 impl Task {
-    /// Returns true if it failed and is tried again.
+    /// Returns true if it failed and is being retried.
     fn is_repeated(&self) -> bool {
         self.retries > 0 && !step_state(&self.status).has_ended()
     }
@@ -237,7 +237,7 @@ impl Task {
         let has_failed = step_state(&self.status) == StepState::Failed;
         let what = match (has_failed, self.is_repeated()) {
             (true, _) => "has failed".to_owned(),
-            (false, true) => format!("has failed {} times and is tried again", self.retries),
+            (false, true) => format!("has failed {} times and is being retried", self.retries),
             (false, false) => return None,
         };
         let id = self.id;
@@ -269,7 +269,7 @@ impl TaskMove {
     }
 }
 
-/// Returns the node that gives all of these parts away and gets none.
+/// Returns the node that gives away all of these parts and receives none.
 fn drained(mut moves: impl Iterator<Item = TaskMove>, members: &Members) -> Option<&Member> {
     let from = moves.next()?.from;
     let is_alone = moves.all(|moved| moved.from == from);
@@ -292,7 +292,7 @@ fn step_state(status: &str) -> StepState {
         "running" | "cancelling" => StepState::Moving,
         "done" => StepState::Moved,
         "error" => StepState::Failed,
-        // `unscheduled`: one that it waited for has failed.
+        // `unscheduled`: a task that it waited for has failed.
         "cancelled" | "unscheduled" => StepState::Cancelled,
         // `blocked`: it waits for others; `runnable`.
         _ => StepState::Planned,
@@ -322,7 +322,7 @@ fn session_view(process: i64, moves: &[&ShardProgress], members: &Members) -> Re
             reason: None,
         }
     });
-    let reason = format!("a session of the coordinator carries it out, the process {process}");
+    let reason = format!("a session of the coordinator carries it out, in process {process}");
     RebalanceView { reason: Some(reason), ..with_counts(session_name(process), steps.collect()) }
 }
 
@@ -330,7 +330,7 @@ fn planned(shard: i64, from: String, to: String) -> PlannedMoveView {
     PlannedMoveView { from, to, slots: shard.to_string(), slot_count: 1, rows: None, bytes: None }
 }
 
-/// Returns the view of a rebalance that goes on, with its moves counted.
+/// Returns the view of a rebalance in progress, with its moves counted.
 fn with_counts(id: String, moves: Vec<StepView>) -> RebalanceView {
     let are = |state: StepState| moves.iter().filter(|step| step.state == state.name()).count();
     let (all, moved) = (moves.len(), are(StepState::Moved));

@@ -15,11 +15,11 @@ use super::needs::{REPORT, Report};
 use crate::node_address::{Host, NodeAddress, NodeAddressError};
 use crate::statement::{Bind, Statement, load};
 
-/// Reads the group that the next node gets, and the database of the cluster.
+/// Reads the group number of the next node, and the database of the cluster.
 const NEXT: &str =
     "SELECT last_value + is_called::integer, current_database()::text FROM pg_dist_groupid_seq";
 
-/// Has the coordinator run a command on a server that need not be a node yet.
+/// Lets the coordinator run a command on a server that need not be a node yet.
 const ON_SERVER: &str = "SELECT success, result
     FROM master_run_on_worker(ARRAY[$1], ARRAY[$2], ARRAY[$3], false)";
 
@@ -29,7 +29,7 @@ const WEIGHT: u32 = 1;
 /// Node that is to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JoiningNode {
-    /// Group of nodes that it is to lead.
+    /// Group of nodes that it will lead.
     pub(crate) group: i64,
     /// Host of its server.
     pub(crate) host: Host,
@@ -41,7 +41,7 @@ impl JoiningNode {
     /// Reads a description.
     ///
     /// # Errors
-    /// [`DistributorError`] names the member that cannot be used.
+    /// [`DistributorError`], which names the member that cannot be used.
     pub(crate) fn read(node: &NewShard) -> Result<Self, DistributorError> {
         let bad = |member, cause: String| Err(DistributorError::BadNode { member, cause });
         let digits = node.name.strip_prefix("worker");
@@ -69,22 +69,25 @@ impl JoiningNode {
             Some(host) if hosts.is_empty() && !host.is_socket() => {
                 Ok(Self { group: group.into(), host, database })
             }
-            _ => bad("url", "it must name one host: Citus knows a node by that".to_owned()),
+            _ => {
+                bad("url", "it must name one host: Citus identifies a node by its host".to_owned())
+            }
         }
     }
 
-    /// Checks that the node is not listed yet. Returns true if it is listed just so.
+    /// Checks that no other node has its name or server. Returns true if the node is already
+    /// listed.
     ///
     /// # Errors
     /// [`DistributorError::NodeState`] if the name or the server is that of another node, or the
-    /// node is being emptied.
+    /// node is being drained.
     pub(crate) fn is_listed(&self, members: &Members) -> Result<bool, DistributorError> {
         let refused = |cause| Err(DistributorError::NodeState(cause));
         let Self { group, host, .. } = self;
         let name = super::members::name_of(*group);
         let Some(known) = members.at(&host.host, host.port.into()) else {
             if members.find(&name).is_some() {
-                return refused(format!("{name} is another server: give the next number"));
+                return refused(format!("{name} is another server: use the next number"));
             }
             return Ok(false);
         };
@@ -96,16 +99,16 @@ impl JoiningNode {
             return refused(format!("{name} {cause}"));
         }
         if !known.gets_rows {
-            return refused(format!("{name} is being emptied: remove it, and add it again"));
+            return refused(format!("{name} is being drained: remove it, and add it again"));
         }
         Ok(true)
     }
 
-    /// Checks that Citus will give the node its number, and that its database has the name of the
-    /// cluster's.
+    /// Checks that Citus will give the node its number, and that its database has the same name as
+    /// the cluster's.
     fn check_next(&self, next: i64, database: &str) -> Result<(), DistributorError> {
         if self.database != database {
-            let cause = format!("the database on each node has the name {database}");
+            let cause = format!("the database on each node must have the name {database}");
             return Err(DistributorError::BadNode { member: "url", cause });
         }
         if self.group != next {
@@ -116,7 +119,8 @@ impl JoiningNode {
         Ok(())
     }
 
-    /// Checks the server: it must answer the coordinator, have the same versions, and decode.
+    /// Checks the server: it must answer the coordinator, and have the same versions and
+    /// `wal_level = logical`.
     fn check_server(
         &self,
         answer: Result<&str, &str>,
@@ -160,7 +164,7 @@ pub(crate) struct JoinCheck {
 }
 
 impl JoinCheck {
-    /// Has the coordinator look at the server of a node.
+    /// Lets the coordinator inspect the server of a node.
     ///
     /// # Errors
     /// The error of a query.
@@ -187,7 +191,7 @@ impl JoinCheck {
     /// Judges what was reported.
     ///
     /// # Errors
-    /// [`DistributorError`] names what the node lacks.
+    /// [`DistributorError`], which names the unmet requirement.
     pub(crate) fn judge(&self, node: &JoiningNode) -> Result<(), DistributorError> {
         node.check_next(self.next, &self.database)?;
         let silent = "the coordinator cannot connect to it, or the database is missing";
@@ -243,7 +247,7 @@ mod tests {
         for (members, sentence) in [
             (listed(3, "db4", true), "db4:5433 is worker3 already"),
             (listed(4, "db3", true), "worker4 is another server"),
-            (listed(4, "db4", false), "worker4 is being emptied"),
+            (listed(4, "db4", false), "worker4 is being drained"),
         ] {
             let refused = node.is_listed(&members).expect_err("it is refused").to_string();
             assert!(refused.starts_with(sentence), "{refused}");
@@ -269,7 +273,7 @@ mod tests {
                 4,
                 "shop",
                 Some("13.2-1 logical 15"),
-                "url: the database on each node has the name shop",
+                "url: the database on each node must have the name shop",
             ),
             (4, "app", None, "db4:5433/app does not answer"),
             (

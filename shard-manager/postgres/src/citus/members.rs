@@ -1,7 +1,8 @@
 //! Members: the nodes of a Citus cluster as its coordinator lists them, and the parts that they
-//! hold. A part is one of Citus' own shards together with those of other tables that move with it.
+//! hold. A part is a Citus shard together with the co-located shards that move with it.
 //!
-//! A name is made of the group of a node: `worker3`, or `coordinator`. Clients see no addresses.
+//! The name of a node is formed from its group: `worker3`, or `coordinator`. Clients see no
+//! addresses.
 //!
 //! **Invariant:** only primaries are members; a secondary follows the primary of its group.
 //! **Not here:** the sizes of tables for status reports (`citus::nodes`).
@@ -44,7 +45,7 @@ pub(crate) struct Member {
     pub(crate) port: i64,
     /// True if Citus sends queries there.
     pub(crate) is_active: bool,
-    /// True if it gets rows.
+    /// True if it receives rows.
     pub(crate) gets_rows: bool,
 }
 
@@ -119,7 +120,7 @@ impl Members {
         self.0.iter().find(|member| member.id == id)
     }
 
-    /// Returns the nodes as they are after one of them gets no rows any more.
+    /// Returns the nodes in their state after one of them receives no more rows.
     pub(crate) fn draining(&self, group: i64) -> Self {
         let mut members = self.clone();
         let drained = members.0.iter_mut().filter(|member| member.group == group);

@@ -1,10 +1,11 @@
-//! Needs: what Citus needs to move rows without blocking writes, checked before anything moves.
+//! Needs: the requirements of Citus for moving rows without blocking writes, checked before
+//! anything moves.
 //!
-//! Citus itself finds out about most of this only when a move fails, and tries that move again and
-//! again.
+//! Citus itself detects most of these faults only when a move fails, and retries that move
+//! repeatedly.
 //!
-//! **Not here:** the needs of a new node (`citus::joining`), rights of the user, which Citus checks
-//! in the transaction that would begin a rebalance.
+//! **Not here:** the requirements for a new node (`citus::joining`), rights of the user, which
+//! Citus checks in the transaction that would begin a rebalance.
 
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
@@ -17,17 +18,18 @@ pub(super) const REPORT: &str =
     "SELECT concat_ws(' ', (SELECT extversion FROM pg_extension WHERE extname = 'citus'),
     current_setting('wal_level'), current_setting('server_version_num')::integer / 10000)";
 
-/// Has each node report.
+/// Lets each node report.
 const REPORTS: &str = "SELECT nodeid::bigint, success, result FROM run_command_on_all_nodes($1)";
 
-/// Finds tables whose rows cannot be identified: logical replication carries none of their updates.
+/// Finds tables whose rows cannot be identified: logical replication cannot replicate their
+/// updates.
 const WITHOUT_IDENTITY: &str = "SELECT c.oid::regclass::text
     FROM pg_dist_partition AS p JOIN pg_class AS c ON c.oid = p.logicalrelid
     WHERE (p.repmodel = 't' OR p.colocationid <> 0) AND c.relkind = 'r' AND (c.relreplident = 'n' OR c.relreplident = 'd'
         AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary))
     ORDER BY 1";
 
-/// Most tables that a sentence names.
+/// Highest number of tables that a sentence names.
 const NAMED_MAX: usize = 5;
 
 /// Report of one node.
@@ -65,7 +67,7 @@ impl Report {
     }
 }
 
-/// Reads the needs that are not met, as sentences with their remedies.
+/// Reads the unmet requirements, as sentences with their remedies.
 ///
 /// # Errors
 /// The error of a query.
@@ -89,14 +91,14 @@ pub(crate) async fn unmet(
     Ok(unmet)
 }
 
-/// Returns the needs of the nodes that are not met.
+/// Returns the unmet requirements of the nodes.
 fn of_nodes(members: &Members, reports: &[(i64, Option<Report>)]) -> Vec<String> {
     let of =
         |id| reports.iter().find(|(node, _)| *node == id).and_then(|(_, report)| report.as_ref());
     let coordinator = members.iter().find(|member| member.coordinates());
     let coordinator = coordinator.and_then(|member| of(member.id));
     let mut unmet = Vec::new();
-    // A coordinator without rows gives none away.
+    // A coordinator without rows is not the source of a move.
     for member in members.iter().filter(|member| !member.coordinates() || member.gets_rows) {
         let name = member.name();
         if !member.is_active {
@@ -126,7 +128,7 @@ fn of_nodes(members: &Members, reports: &[(i64, Option<Report>)]) -> Vec<String>
     unmet
 }
 
-/// Returns the need of the tables that is not met.
+/// Returns the unmet requirement of the tables, if there is one.
 fn of_tables(tables: &[String]) -> Option<String> {
     let mut named =
         tables.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");

@@ -1,4 +1,4 @@
-//! Plans: the moves that Citus would begin, as a plan that people and programs read.
+//! Plans: the moves that Citus would begin, as the view of a plan.
 //!
 //! **Invariant:** reading a plan changes nothing.
 //! **Not here:** the choice of the moves, which is that of Citus' strategies.
@@ -45,7 +45,7 @@ impl CitusGoal {
     /// Returns the goal of a description.
     ///
     /// # Errors
-    /// [`DistributorError::BadRebalance`] names the member that Citus has nothing for.
+    /// [`DistributorError::BadRebalance`], which names the member that Citus does not support.
     pub(crate) fn of(draft: &RebalanceDraft) -> Result<Self, DistributorError> {
         let bad = |member, cause: &str| {
             let cause = cause.to_owned();
@@ -66,7 +66,7 @@ impl CitusGoal {
             return bad("rate", "Citus does not limit the rate of its moves: leave it out");
         }
         if draft.keep.is_some() {
-            return bad("keep", "Citus deletes the rows at their old place at once: leave it out");
+            return bad("keep", "Citus deletes the rows on the source at once: leave it out");
         }
         Ok(goal)
     }
@@ -130,7 +130,7 @@ pub(crate) struct CitusPlan<'p> {
 }
 
 impl CitusPlan<'_> {
-    /// Returns the view of the plan. The skew is that of the bytes if these are evened out.
+    /// Returns the view of the plan. The skew is that of the bytes if the goal is to balance them.
     pub(crate) fn view(&self, refusals: Vec<String>) -> PlanView {
         let before = self.parts.counts();
         let after = self.after(&before, |_| 1);
@@ -208,7 +208,7 @@ impl CitusPlan<'_> {
         (skew(&float(before), getting), skew(&float(after), getting))
     }
 
-    /// Returns what each group has after all moves, by the amount of each part.
+    /// Returns the amount of each group after all moves, by the amount of each part.
     fn after<N: Copy + Default + std::ops::AddAssign + std::ops::SubAssign>(
         &self,
         before: &BTreeMap<i64, N>,

@@ -20,7 +20,7 @@ use crate::connection::{Bind, DbErrorKind, Statement, for_each_row};
 use crate::declarations::unreadable;
 use crate::sql as texts;
 
-/// Name of the catalog in errors, in the place of a shard.
+/// Name of the catalog in errors, in place of a shard.
 const CATALOG: &str = "the catalog";
 
 /// Reads the mode.

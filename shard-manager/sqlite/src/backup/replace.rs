@@ -1,4 +1,4 @@
-//! Replace: puts a copy in the place of the data directory of a stopped cluster.
+//! Replace: restores a copy over the data directory of a stopped cluster.
 //!
 //! ```text
 //!   data                      the cluster as it is, locked
@@ -8,11 +8,11 @@
 //! ```
 //!
 //! A process that is killed before the exchange leaves the old cluster, and one that is killed
-//! after it leaves the new one. The folder beside is removed by the next replacement.
+//! after it leaves the new one. The next replacement removes the unfinished folder.
 //!
-//! **Invariant:** under the name of the data directory there is the whole old cluster or the whole
-//! new one at any time; a directory that a process uses, or that belongs to another cluster, is
-//! not changed. Versions that the old cluster has given out are not given out again.
+//! **Invariant:** the data directory contains the whole old cluster or the whole new one at any
+//! time; a directory that a process uses, or that belongs to another cluster, is not changed.
+//! Versions that the old cluster has assigned are not assigned again.
 //! **Not here:** verifying and restoring a copy (`restore`).
 
 use std::fs::{self, File};
@@ -30,7 +30,7 @@ use crate::data_dir::{DataDir, primary_file};
 use crate::digest::{Digest, digest_copy};
 use crate::offline_view::DirView;
 
-/// End of the name of the folder beside the data directory.
+/// Suffix of the name of the folder beside the data directory.
 const BESIDE: &str = "-replaced";
 
 /// Result of a replacement.
@@ -42,10 +42,10 @@ pub struct Replacement {
     pub digests: Vec<(String, Digest)>,
 }
 
-/// Replaces the data directory of a stopped cluster by a copy of that cluster. Blocks.
+/// Replaces the data directory of a stopped cluster with a copy of that cluster. Blocks.
 ///
 /// # Errors
-/// [`SaveError`]; the data directory is as it was then, unless its new name cannot be synced.
+/// [`SaveError`]; the data directory is then unchanged, unless its new name cannot be synced.
 pub fn replace(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Replacement, SaveError> {
     let place = check(from, data_dir)?;
     let held = DataDir::open(&place)?;
@@ -55,8 +55,8 @@ pub fn replace(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Replac
     replaced
 }
 
-/// Checks that a data directory holds the cluster of a copy and that no process uses it, and
-/// returns its place. Changes nothing.
+/// Checks that a data directory contains the cluster of a copy and that no process uses it, and
+/// returns its path. Changes nothing.
 ///
 /// # Errors
 /// [`SaveError`] with the reason.
@@ -71,13 +71,13 @@ pub fn check(from: &Path, data_dir: &Path) -> Result<PathBuf, SaveError> {
         return Err(SaveError::target(from, cause));
     }
     if view.cluster_id() != manifest.cluster_id {
-        let cause = "this is the data directory of another cluster than that of the copy";
+        let cause = "this is the data directory of a different cluster than that of the copy";
         return Err(SaveError::target(data_dir, cause));
     }
     Ok(place)
 }
 
-/// Returns the digests of the rows of each shard in a copy, which stays as it is. Blocks.
+/// Returns the digests of the rows of each shard in a copy, without changing it. Blocks.
 ///
 /// # Errors
 /// [`SaveError`] if it cannot be read.
@@ -109,8 +109,8 @@ fn replace_held(from: &Path, place: &Path, watch: &Watch<'_>) -> Result<Replacem
     Ok(Replacement { manifest, digests })
 }
 
-/// Lets the versions of the copy continue above those of the old cluster: an earlier replacement by
-/// the same copy may have begun that cluster, so the start of a copy alone would repeat them.
+/// Makes the versions of the copy continue above those of the old cluster. The old cluster may have
+/// begun with the same copy, so a start from the copy alone would repeat its versions.
 fn continue_versions(place: &Path, new: &Path, manifest: &Manifest) -> Result<(), SaveError> {
     for saved in &manifest.shards {
         // A file that an experiment has damaged is one more reason to replace it.
@@ -130,7 +130,7 @@ fn exchange(new: &Path, place: &Path) -> Result<(), SaveError> {
         ),
         Errno::BUSY | Errno::XDEV => SaveError::target(
             place,
-            "this is a mount point, which nothing can replace: restore into a new folder with `restore`",
+            "this is a mount point, which cannot be replaced: restore into a new folder with `restore`",
         ),
         error => SaveError::io(place, error.into()),
     })?;

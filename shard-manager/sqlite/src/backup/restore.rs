@@ -9,8 +9,8 @@
 //!
 //! **Invariant:** no file is restored that differs in one bit from the saved one, and no restored
 //! key is usable.
-//! **Not here:** the contents of a copy (`manifest`), creating it (`backup`), putting it in the
-//! place of a cluster (`replace`).
+//! **Not here:** the contents of a copy (`manifest`), creating it (`backup`), replacing a
+//! cluster with it (`replace`).
 
 use std::fs::{File, TryLockError};
 use std::io::Write;

@@ -66,7 +66,7 @@ impl MoveCommand {
             Self::Begin { slots, key, from, to, rate, keep } => {
                 let slots = match (slots, key) {
                     (Some(slots), None) => {
-                        // The router knows how many slots there are.
+                        // The router knows the number of slots.
                         let slots = parse_slots(&slots, SLOTS_MAX);
                         DraftSlots::Set(slots.map_err(|error| format!("slots: {error}"))?)
                     }

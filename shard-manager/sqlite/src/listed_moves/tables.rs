@@ -23,7 +23,7 @@ use moves::identity::MoveId;
 use crate::connection::DbErrorKind;
 use crate::declarations::unreadable;
 
-/// Name of the catalog in errors, in the place of a shard.
+/// Name of the catalog in errors, in place of a shard.
 pub(super) const CATALOG: &str = "the catalog";
 
 /// Reads the moves that have not ended and the last ones that have, as of one moment.

@@ -8,7 +8,7 @@ use super::{left_in, rows};
 use crate::cluster::run;
 use crate::scratch;
 
-/// Carries out an experiment in a folder, which must be empty again.
+/// Carries out an experiment in a folder, which must be empty afterwards.
 fn carry_out(dir: &Path, experiment: &str, more: &[&str]) -> Value {
     let dir_text = dir.to_str().expect("UTF-8");
     let args = [&["lab", experiment, "--json", "--work-dir", dir_text], more].concat();
@@ -79,7 +79,7 @@ fn the_last_write_loses_changes_which_if_match_and_insert_refuse() {
     let dir = scratch::folder();
     let report = carry_out(dir.path(), "conflicts", &["--clients", "3", "--rounds", "10"]);
     let found: Vec<Value> =
-        rows(&report, "Changes of one row").into_iter().map(Value::from).collect();
+        rows(&report, "Concurrent changes of one row").into_iter().map(Value::from).collect();
     let expected = [
         json!(["last write", 30, 30, 0, 20, null]),
         json!(["If-Match", 30, 10, 20, 0, "the row is not of the version that If-Match names"]),

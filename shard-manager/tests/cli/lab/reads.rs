@@ -9,7 +9,7 @@ use crate::cluster::{Ended, program, run};
 use crate::redis_server::Server;
 use crate::scratch;
 
-/// Carries out an experiment in a folder, which must be empty again.
+/// Carries out an experiment in a folder, which must be empty afterwards.
 fn carry_out(experiment: &str, more: &[&str]) -> Value {
     let dir = scratch::folder();
     let work = dir.path().to_str().expect("UTF-8");
@@ -29,7 +29,7 @@ fn number(cell: &Value) -> f64 {
 fn a_cache_answers_more_reads_of_keys_that_are_read_often_and_none_is_stale() {
     let args = ["--users", "400", "--operations", "1500", "--clients", "2", "--seed", "3"];
     let report = carry_out("cache", &args);
-    let found = rows(&report, "Reads of users beside writes");
+    let found = rows(&report, "Reads of users, with concurrent writes");
     let names: Vec<Value> = found.iter().map(|row| json!([row[0], row[1]])).collect();
     let expected = [["none", "even"], ["none", "skewed"], ["memory", "even"], ["memory", "skewed"]];
     assert_eq!(names, expected.map(|pair| json!(pair)));
@@ -55,7 +55,7 @@ fn redis_answers_reads_too_and_none_is_stale() {
     let url = format!("redis://127.0.0.1:{}/0", redis.port());
     let args = ["--users", "200", "--operations", "800", "--clients", "2", "--redis", &url];
     let report = carry_out("cache", &args);
-    let found = rows(&report, "Reads of users beside writes");
+    let found = rows(&report, "Reads of users, with concurrent writes");
     let of_redis: Vec<_> = found.iter().filter(|row| row[0] == "Redis").collect();
     assert_eq!(of_redis.len(), 2, "{found:#?}");
     for row in of_redis {
@@ -80,7 +80,7 @@ fn a_query_finds_its_row_with_and_without_an_index_on_each_number_of_users() {
         (&["--users", "5,0"][..], "1 to 10000000 users, not 0"),
         (&["--shards", "300"], "1 to 256 shards, not 300"),
         (&["--users", "x"], "it is not a number"),
-        (&["--users", &["1"; 13].join(",")], "1 to 12 numbers of users, not 13"),
+        (&["--users", &["1"; 13].join(",")], "1 to 12 numbers, not 13"),
     ] {
         run(&[&["lab", "indexes"], more].concat()).refused(with);
     }
@@ -91,7 +91,8 @@ fn cuts_refuse_writes_of_the_shard_that_is_gone_and_lose_no_acknowledged_one() {
     let args = ["--operations", "60", "--clients", "2", "--latency-ms", "3"];
     let found = rows(&carry_out("network", &args), "Requests while the network is disturbed");
     let names: Vec<&str> = found.iter().filter_map(|row| row[0].as_str()).collect();
-    let expected = ["calm", "3 ms later", "a replica of each shard cut", "primary of shard1 cut"];
+    let expected =
+        ["calm", "3 ms delay", "a replica of each shard cut off", "primary of shard1 cut off"];
     assert_eq!(names, expected);
     for row in &found[..3] {
         let stored_refused_and_reads = [&row[1], &row[2], &row[3], &row[7], &row[8]];
@@ -126,7 +127,10 @@ fn an_interrupted_experiment_leaves_nothing() {
         let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
         assert!(signalled.expect("kill").success());
         let ended = Ended::of(&child.wait_with_output().expect("it ends")).expect(2);
-        assert!(ended.err.contains("cancelled; what the experiment made is removed"), "{ended:#?}");
+        assert!(
+            ended.err.contains("cancelled; the files and databases of the experiment are removed"),
+            "{ended:#?}"
+        );
         assert_eq!(left_in(dir.path()), Vec::<String>::new());
     }
 }

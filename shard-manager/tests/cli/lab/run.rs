@@ -58,7 +58,10 @@ fn an_interrupted_run_and_the_next_one_after_a_kill_leave_nothing() {
         std::process::Command::new("kill").args(["-INT", &asked.id().to_string()]).status();
     assert!(signalled.expect("kill").success());
     let ended = Ended::of(&asked.wait_with_output().expect("it ends")).expect(2);
-    assert!(ended.err.contains("cancelled; what the experiment made is removed"), "{ended:#?}");
+    assert!(
+        ended.err.contains("cancelled; the files and databases of the experiment are removed"),
+        "{ended:#?}"
+    );
     assert_eq!(left_in(dir.path()), Vec::<String>::new());
 }
 
@@ -82,5 +85,5 @@ fn impossible_settings_are_named_before_anything_is_made() {
     }
     let file = dir.path().join("file");
     fs::write(&file, "").expect("written");
-    run(&args(&file, &[])).refused("no folder can be made");
+    run(&args(&file, &[])).refused("no folder can be created");
 }

@@ -1,4 +1,4 @@
-//! Tests of `lab snapshot` on files: a cluster returns to a snapshot, or stays as it is.
+//! Tests of `lab snapshot` on files: a cluster is restored to a snapshot, or remains unchanged.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -128,7 +128,7 @@ fn kill_once_there(stopped: &Stopped, point: &Path) {
 }
 
 #[test]
-fn without_a_yes_nothing_changes() {
+fn without_confirmation_nothing_changes() {
     let stopped = Stopped::with_users(0..20);
     stopped.run(&["save", "one"]).expect(0);
     stopped.write(20..40);
@@ -137,7 +137,7 @@ fn without_a_yes_nothing_changes() {
     for answer in ["", "n\n", "yes, please\n"] {
         let ended = run_reading(&stopped.data(), &args, answer).expect(2);
         assert!(ended.err.contains("will hold the 20 rows of one"), "{ended:#?}");
-        assert!(ended.err.contains("nobody said yes"), "{ended:#?}");
+        assert!(ended.err.contains("was not confirmed"), "{ended:#?}");
         assert_eq!(stopped.rows(), rows);
     }
     run_reading(&stopped.data(), &args, "y\n").expect(0);
@@ -151,9 +151,9 @@ fn what_cannot_be_saved_or_restored_is_named_and_stays() {
     let folder = stopped.snapshots().display().to_string();
     run_in(&nowhere, &stopped.args(&["save", "one"], &folder)).refused("there is no cluster here");
     assert!(!nowhere.exists() && !stopped.snapshots().exists());
-    stopped.run(&["restore", "none", "--yes"]).refused("there is no snapshot none, and no other");
+    stopped.run(&["restore", "none", "--yes"]).refused("there is no snapshot none, nor any other");
     stopped.run(&["save", "one"]).expect(0);
-    stopped.run(&["save", "one"]).refused("there is a snapshot one already");
+    stopped.run(&["save", "one"]).refused("a snapshot one exists already");
     stopped.run(&["restore", "on", "--yes"]).refused("there is no snapshot on; there are: one");
     for name in ["../data", "a/b", ".", "", "x-unfinished", &"n".repeat(65)] {
         stopped.run(&["save", name]).refused("the name of a snapshot has 1 to 64 letters");
@@ -164,7 +164,7 @@ fn what_cannot_be_saved_or_restored_is_named_and_stays() {
     let args = stopped.args(&["restore", "one", "--yes"], &folder);
     run_in(other.path(), &args).refused("is in use by a router");
     let other = other.stop();
-    run_in(other.path(), &args).refused("the data directory of another cluster");
+    run_in(other.path(), &args).refused("the data directory of a different cluster");
     run_in(&nowhere, &args).refused("there is no cluster here");
     let shard = stopped.snapshots().join("one").join("shard2-primary.db");
     let mut bytes = fs::read(&shard).expect("readable");

@@ -24,7 +24,7 @@ fn read(dir: &Path, more: &[&str], typed: &str) -> Ended {
 }
 
 #[test]
-fn an_unattended_tour_does_the_real_thing_in_ten_chapters_and_leaves_nothing() {
+fn an_unattended_tour_runs_all_ten_chapters_and_leaves_nothing() {
     let dir = scratch::folder();
     let work = dir.path().to_str().expect("UTF-8");
     let told = run(&["lab", "tour", "--unattended", "--json", "--work-dir", work]).expect(0).json();
@@ -38,13 +38,13 @@ fn an_unattended_tour_does_the_real_thing_in_ten_chapters_and_leaves_nothing() {
         (1, &["user_1: XXH3-64 is 0x"][..]),
         (2, &["slots 0 to 5461 belong to shard1", "user_1 is in slot"]),
         (3, &["stored: {", "the same insert again is refused: the row exists already"]),
-        (4, &["shard1-replica1 is down", "30 rows are written meanwhile", "is back"]),
+        (4, &["shard1-replica1 is down", "30 rows were written meanwhile", "is back"]),
         (5, &["sees the old name, from a replica", "sees the new name, from the primary"]),
-        (6, &["killed with kill -9", "every row that was acknowledged is there"]),
+        (6, &["killed with kill -9", "every acknowledged row is there"]),
         (7, &["one: stored", "quorum: stored", "all: refused, all needs 2 replicas"]),
         (8, &["2048 of 16384 slots moved to it, 12.5 %", "all 600 rows are there"]),
         (9, &["of 1000 reads", "60 % of the reads are of user_0"]),
-        (10, &["300 rows in one bulk write", "2 are stored"]),
+        (10, &["300 rows in one bulk write", "2 were stored"]),
     ] {
         for part in parts {
             assert!(seen(number).contains(part), "{number}: {part}: {}", seen(number));
@@ -62,7 +62,7 @@ fn a_tour_that_was_left_is_taken_up_again_and_forgotten_at_its_end() {
     assert!(!first.out.contains("\n3. "), "{first:#?}");
     assert_eq!(fs::read_to_string(&state).expect("a state"), r#"{"next_chapter":3}"#);
     let next = read(dir.path(), &[], "").expect(0);
-    assert!(next.err.contains("goes on with chapter 3"), "{next:#?}");
+    assert!(next.err.contains("continues with chapter 3"), "{next:#?}");
     assert!(next.out.contains("\n3. Write a row\n") && !next.out.contains("\n2. "), "{next:#?}");
     assert!(next.out.contains("implemented in shard-manager/cluster/src/lane/worker.rs and "));
     let last = read(dir.path(), &["--chapter", "10"], "").expect(0);

@@ -1,4 +1,4 @@
-//! On router: begins a backup that a router makes into its own folder, and follows it to its end.
+//! On router: starts a backup that a router makes into its own folder, and follows it to its end.
 //!
 //! **Invariant:** an interrupt cancels the backup that this command has begun, and no other.
 //! **Not here:** the backup (`cluster`).
@@ -18,18 +18,18 @@ use crate::terminal::Terminal;
 
 /// Path of the backups of a router.
 const PATH: &str = "/api/backup";
-/// Interval between two looks at a backup.
+/// Interval at which a backup is polled.
 const LOOK: Duration = Duration::from_millis(200);
-/// Time for which the router may be away meanwhile.
+/// Time for which the router may be unreachable.
 const AWAY_MAX: Duration = Duration::from_secs(30);
 
-/// Has a router make a backup, waits for its end, and shows it.
+/// Requests a backup from a router, waits for its end, and shows the result.
 pub(super) fn run(address: &RouterAddress, terminal: &Terminal) -> Result<(), CommandError> {
     let router = Router::at(address)?;
     let begun = read(router.post(PATH, &json!({}))?)?;
     let ended = with_bars(terminal, |watch| follow(&router, begun, watch))?;
     if ended.state != BackupState::Done {
-        let reason = ended.reason.as_deref().unwrap_or("cancelled; it has left no copy");
+        let reason = ended.reason.as_deref().unwrap_or("it was cancelled and has left no copy");
         return Err(CommandError::Refused(format!("the backup {}: {reason}", ended.id)));
     }
     Ok(terminal.show(&ended, |_| sentence(&ended))?)
@@ -48,7 +48,7 @@ fn follow(
         }
         if !is_cancelled && (watch.cancelled)() {
             is_cancelled = true;
-            // It may have ended meanwhile, which the next look shows.
+            // It may have ended meanwhile, which the next response shows.
             let _ = router.post(&format!("{path}/{CANCEL}"), &json!({}));
         }
         sleep(LOOK);
@@ -78,6 +78,6 @@ fn sentence(done: &BackupView) -> String {
 
 fn read(answer: Value) -> Result<BackupView, CommandError> {
     serde_json::from_value(answer).map_err(|error| {
-        CommandError::Refused(format!("this is not the answer of a router: {error}"))
+        CommandError::Refused(format!("this is not the response of a router: {error}"))
     })
 }

@@ -1,7 +1,7 @@
-//! Place: the router or the catalog that a request about indexes goes to.
+//! Place: the router or the catalog to which a request about indexes goes.
 //!
-//! The router that `--url` names builds and drops indexes. The catalog of a data directory is read,
-//! also without a router, and not changed.
+//! The router that `--url` names builds and drops indexes. The catalog of a data directory is only
+//! read, for which no router is needed.
 //!
 //! **Not here:** the output (`index`).
 
@@ -34,7 +34,7 @@ pub(super) struct RouterArgs {
     key_file: Option<PathBuf>,
 }
 
-/// Index that is to be built.
+/// Index to build.
 #[derive(Clone, Debug)]
 pub(super) struct NewIndex {
     /// Name.
@@ -111,17 +111,17 @@ impl IndexPlace {
         }
     }
 
-    /// Lets an index be built, and returns it as it is now.
+    /// Requests that an index is built, and returns its present state.
     pub(super) fn add(&self, index: &NewIndex) -> Result<IndexView, CommandError> {
         read(self.router()?.post(&self.path(), &index.body())?["index"].take())
     }
 
-    /// Returns what the creation of an index would do.
+    /// Returns the effect that the creation of an index would have.
     pub(super) fn plan(&self, index: &NewIndex) -> Result<IndexPlanView, CommandError> {
         read(self.router()?.plan(&self.path(), &index.body())?)
     }
 
-    /// Lets an index be dropped, and returns it as it is now.
+    /// Requests that an index is dropped, and returns its present state.
     pub(super) fn remove(&self, name: &str) -> Result<IndexView, CommandError> {
         check_name("an index", name)?;
         read(self.router()?.delete(&format!("{}/{name}", self.path()))?["index"].take())
@@ -130,9 +130,9 @@ impl IndexPlace {
     fn router(&self) -> Result<&Router, CommandError> {
         match &self.source {
             IndexSource::Router(router) => Ok(router),
-            IndexSource::Files(_) => {
-                Err(CommandError::Refused("a router builds indexes: name it by --url".to_owned()))
-            }
+            IndexSource::Files(_) => Err(CommandError::Refused(
+                "indexes are built by a router: name it with --url".to_owned(),
+            )),
         }
     }
 
@@ -141,7 +141,7 @@ impl IndexPlace {
     }
 }
 
-/// Refuses a name that would be another path.
+/// Refuses a name that would change the path of the request.
 fn check_name(what: &str, name: &str) -> Result<(), CommandError> {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if name.is_empty() || !name.bytes().all(is_name) {
@@ -153,6 +153,6 @@ fn check_name(what: &str, name: &str) -> Result<(), CommandError> {
 
 fn read<T: DeserializeOwned>(answer: Value) -> Result<T, CommandError> {
     serde_json::from_value(answer).map_err(|error| {
-        CommandError::Refused(format!("this is not the answer of a router: {error}"))
+        CommandError::Refused(format!("this is not the response of a router: {error}"))
     })
 }

@@ -1,4 +1,4 @@
-//! View: an index as routers answer it, and the plan of a new one.
+//! View: an index as routers return it, and the plan of a new one.
 //!
 //! **Not here:** the requests (`place`), the output (`index`).
 
@@ -54,7 +54,7 @@ impl IndexView {
         self.state == IndexState::Ready.name()
     }
 
-    /// Returns true if it will not be built: it has failed, or someone drops it.
+    /// Returns true if it will not be built, because it has failed or is being dropped.
     pub(super) fn is_lost(&self) -> bool {
         [IndexState::Failed, IndexState::Dropping].iter().any(|lost| self.state == lost.name())
     }
@@ -63,9 +63,9 @@ impl IndexView {
 /// Effect that the creation of an index would have.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct IndexPlanView {
-    /// The index as it would be listed at first, or as it is.
+    /// The index as it would be listed at first, or as it exists.
     pub(super) index: IndexView,
-    /// Effect on each shard; none if the index exists.
+    /// Effect on each shard; empty if the index exists.
     pub(super) shards: Vec<ShardPauseView>,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct IndexPlanView {
 pub(super) struct ShardPauseView {
     /// The shard.
     pub(super) shard: String,
-    /// Rows of the table; `None` where writes do not wait.
+    /// Rows of the table; `None` if writes do not wait.
     pub(super) rows: Option<u64>,
     /// Estimated time for which writes of the shard would wait.
     pub(super) pause_ms: u64,

@@ -1,7 +1,7 @@
-//! Wait: follows an index until every shard has it, or none any more, with a bar on a terminal and
-//! lines elsewhere.
+//! Wait: follows an index until every shard has it, or none has it any longer, with a bar on a
+//! terminal and lines otherwise.
 //!
-//! **Invariant:** an interrupt ends the wait, and never the work of the router.
+//! **Invariant:** an interrupt ends the wait, but never the work of the router.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use super::state;
 use super::view::IndexView;
 use crate::terminal::{Terminal, say};
 
-/// Interval between two looks at an index.
+/// Interval at which an index is polled.
 const LOOK: Duration = Duration::from_millis(300);
 /// Interval at which an interrupt is noticed.
 const NAP: Duration = Duration::from_millis(50);
-/// Time for which a router may be away meanwhile: it is started again, or another takes over.
+/// Time for which the router may be unreachable: it may be restarted, or another one takes over.
 const AWAY_MAX: Duration = Duration::from_secs(30);
 
-/// Waits until an index is ready or lost, and returns it.
+/// Waits until an index is ready or has failed, and returns it.
 pub(super) fn until_built(
     place: &IndexPlace,
     begun: IndexView,
@@ -43,7 +43,7 @@ pub(super) fn until_built(
     }
 }
 
-/// Waits until an index is not listed any more.
+/// Waits until an index is no longer listed.
 pub(super) fn until_dropped(
     place: &IndexPlace,
     begun: IndexView,
@@ -59,7 +59,7 @@ pub(super) fn until_dropped(
     Ok(())
 }
 
-/// Looks at an index again and again, and reports it.
+/// Polls an index, and reports its progress.
 struct Follower<'f> {
     place: &'f IndexPlace,
     terminal: &'f Terminal,
@@ -87,7 +87,7 @@ impl<'f> Follower<'f> {
         self.last_line = line;
     }
 
-    /// Returns the index after a while; `None` if it is not listed any more.
+    /// Returns the index after the next interval; `None` if it is no longer listed.
     fn next(&mut self, name: &str) -> Result<Option<IndexView>, CommandError> {
         loop {
             let next = Instant::now() + LOOK;
@@ -95,7 +95,8 @@ impl<'f> Follower<'f> {
                 if interrupt::asked() {
                     let again =
                         format!("`shard-manager index list {}` shows it", self.place.table());
-                    let line = format!("cancelled; the router goes on with the index: {again}");
+                    let line =
+                        format!("cancelled; the router continues to work on the index: {again}");
                     return Err(CommandError::Refused(line));
                 }
                 sleep(NAP);

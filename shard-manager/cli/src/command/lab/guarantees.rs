@@ -16,7 +16,7 @@ use crate::terminal::Terminal;
 pub(super) struct Levels {
     #[command(flatten)]
     common: Common,
-    /// Replicas of each shard, which are cut off one after another
+    /// Number of replicas of each shard, which are cut off one after another
     #[arg(long, value_name = "N", default_value_t = 2)]
     replicas: usize,
     /// Number of writes, and of reads, of each level
@@ -58,17 +58,17 @@ pub(super) struct Crash {
 pub(super) struct Conflicts {
     #[command(flatten)]
     common: Common,
-    /// Number of clients that meet at a row
+    /// Number of clients that change the same row
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(2..=64))]
     clients: u16,
-    /// Number of rounds in which they meet
+    /// Number of rounds in which they do so
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rounds: u32,
     #[command(flatten)]
     place: WorkPlace,
 }
 
-/// WorkPlace of the databases of an experiment.
+/// Folder for the databases of an experiment.
 #[derive(Args, Clone, Debug)]
 struct WorkPlace {
     /// Folder for the temporary folder of the databases [default: that of the system]

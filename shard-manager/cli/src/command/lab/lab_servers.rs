@@ -1,8 +1,8 @@
 //! Lab servers: PostgreSQL servers of an experiment, with an empty database for each side.
 //!
-//! **Invariant:** the servers and the databases are removed with their value; a server that
-//! `MAINDB_URL` names keeps everything but the database that was made on it.
-//! **Not here:** making servers (`local_postgres`), the experiment (`lab::run`).
+//! **Invariant:** the servers and the databases are removed when their value is dropped; on a
+//! server that `MAINDB_URL` names, only the database of the experiment is removed.
+//! **Not here:** creating servers (`local_postgres`), the experiment (`lab::run`).
 
 use ::lab::audience::Audience;
 use ::lab::run::ServerSides;
@@ -19,7 +19,7 @@ use crate::terminal::say;
 /// Folder of the servers in the temporary folder.
 const DIR: &str = "servers";
 
-/// Servers of an experiment. Fields are dropped in their order.
+/// Servers of an experiment. Fields are dropped in the order of declaration.
 pub(super) struct LabServers {
     one: TemporaryDatabase,
     local: LocalServers,
@@ -27,7 +27,7 @@ pub(super) struct LabServers {
     _folder: WorkFolder,
 }
 
-/// Servers that the experiment has made, removed when they are dropped.
+/// Servers that the experiment has created, removed when they are dropped.
 pub(super) struct LocalServers(Option<LocalCluster>);
 
 impl LabServers {
@@ -47,7 +47,7 @@ impl LabServers {
         let server = match main {
             Some(main) => {
                 let note = format!(
-                    "the one database is on {}, as {CATALOG_VARIABLE} says, whose machine and settings may differ \
+                    "the one database is on {}, the server of {CATALOG_VARIABLE}, whose machine and settings may differ \
                      from those of the shards",
                     main.location()
                 );
@@ -78,7 +78,9 @@ impl Drop for LabServers {
     fn drop(&mut self) {
         if let Err(error) = self.one.remove() {
             let database = &self.one.address().database;
-            say(format_args!("the database {database} is left, drop it: {error}"));
+            say(format_args!(
+                "the database {database} could not be dropped, drop it yourself: {error}"
+            ));
         }
     }
 }
@@ -90,14 +92,15 @@ fn main_server() -> Result<Option<NodeAddress>, CommandError> {
     match (all.next(), all.next()) {
         (Some(one), None) => Ok(Some(one)),
         (_, _) => {
-            let line = format!("{CATALOG_VARIABLE}: the lab needs the address of one server");
+            let line =
+                format!("{CATALOG_VARIABLE}: the lab needs the address of exactly one server");
             Err(CommandError::Refused(line))
         }
     }
 }
 
 pub(super) fn parsed(node: Option<&LocalNode>) -> Result<NodeAddress, CommandError> {
-    let node = node.ok_or_else(|| CommandError::Refused("no server was made".to_owned()))?;
+    let node = node.ok_or_else(|| CommandError::Refused("no server was created".to_owned()))?;
     let address = node.url(&node.database()).parse::<NodeAddress>();
     address.map_err(|error| CommandError::Refused(error.to_string()))
 }
@@ -120,7 +123,7 @@ pub(super) fn cluster_of(shards: Vec<ShardAddress>) -> ConnectedCluster {
 }
 
 impl LocalServers {
-    /// Starts servers in the folder of an experiment: so many shards, and replicas of each.
+    /// Starts servers in the folder of an experiment: this many shards, and replicas of each.
     pub(super) fn up(
         folder: &WorkFolder,
         (shards, replicas): (usize, usize),
@@ -148,7 +151,7 @@ impl LocalServers {
 impl Drop for LocalServers {
     fn drop(&mut self) {
         if let Some(local) = self.0.take() {
-            // The folder is removed next, and servers without a folder end by themselves.
+            // The folder is removed next, and servers without a folder stop.
             let _ = local.destroy();
         }
     }

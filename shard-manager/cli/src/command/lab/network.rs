@@ -17,10 +17,10 @@ use crate::command::CommandError;
 use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
-Writes and reads are sent while nothing is disturbed, while every node answers later, while a
-replica of each shard is cut off, and while the primary of the first shard is. Then the network
-heals, and every write is looked for. With PostgreSQL servers the cluster reaches each of them
-through a link of the experiment, which also loses pieces.
+Writes and reads are sent to an undisturbed cluster, with a delay on every node, with a replica of
+each shard cut off, and with the primary of the first shard cut off. Then the network is restored,
+and every write is looked for. With PostgreSQL, the cluster reaches each server through a proxy of
+the experiment, which also delays some chunks as the loss of packets does.
 
 Examples:
   shard-manager lab network
@@ -49,12 +49,12 @@ pub(super) struct Network {
     /// Folder for the temporary folder of the databases [default: that of the system]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
-    /// Use PostgreSQL servers, made for this experiment
+    /// Use PostgreSQL servers, which are created for this experiment
     #[arg(long)]
     postgres: bool,
 }
 
-/// Servers of the experiment, behind their links. Fields are dropped in their order.
+/// Servers of the experiment, behind their links. Fields are dropped in the order of declaration.
 struct NetworkServers {
     linked: LinkedServers,
     _local: LocalServers,

@@ -1,6 +1,6 @@
 //! Report folder: the files of a report in a folder of their own.
 //!
-//! **Invariant:** files that were there before are never overwritten.
+//! **Invariant:** existing files are never overwritten.
 //! **Not here:** the contents of the files (`lab::report`).
 
 use std::fs;
@@ -26,8 +26,7 @@ impl ReportFolder {
         let is_new = match fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
             Ok(is_empty) if is_empty => false,
             Ok(_) => {
-                let line =
-                    "--report needs a new or empty folder, and this one has files; name another";
+                let line = "--report needs a new or empty folder, but this one has files; name another one";
                 return Err(refused(path, &line));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -58,7 +57,7 @@ impl ReportFolder {
 impl Drop for ReportFolder {
     fn drop(&mut self) {
         if self.is_new {
-            // Only an empty folder can be removed so.
+            // This removes the folder only if it is empty.
             let _ = fs::remove_dir(&self.path);
         }
     }

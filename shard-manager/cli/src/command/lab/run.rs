@@ -15,7 +15,7 @@ use crate::terminal::Terminal;
 pub(super) const EXAMPLES: &str = "\
 The steps: connect to every node; generate users, each with an order, into one new database named
 tessera_lab_RUN; distribute the rows over the shards; send the same queries to both, and explain
-each difference in a sentence. All databases are removed at the end, also after Ctrl-C.
+each difference in a sentence. All databases are removed at the end, even after Ctrl-C.
 
 Examples:
   shard-manager lab run
@@ -36,17 +36,17 @@ pub(super) struct Options {
     /// Number of clients that read and write single rows
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
     clients: u16,
-    /// Number of reads and of writes of single rows; of other queries there are a hundredth
+    /// Number of reads and of writes of single rows; other queries are sent a hundredth as often
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     operations: u64,
-    /// Longest time of each query on each side, in seconds
+    /// Longest duration of each query on each side, in seconds
     #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
     /// Folder for the temporary folder of the databases [default: that of the system]
     #[arg(long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
-    /// Use PostgreSQL servers, made for this run; the one database is on the server of MAINDB_URL,
-    /// if that is set
+    /// Use PostgreSQL servers, which are created for this run; if MAINDB_URL is set, the one
+    /// database is created on that server
     #[arg(long)]
     postgres: bool,
 }

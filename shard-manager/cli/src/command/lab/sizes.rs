@@ -1,5 +1,5 @@
-//! `lab shards`, `grow`, `indexes` and `cache`: experiments about the numbers of shards and rows,
-//! and about the source of answers.
+//! `lab shards`, `grow`, `indexes` and `cache`: experiments about numbers of shards, indexes and
+//! caches.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) struct Shards {
     /// Number of clients that read and write single rows
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
     clients: u16,
-    /// Number of reads and of writes of single rows; of other queries there are a hundredth
+    /// Number of reads and of writes of single rows; other queries are sent a hundredth as often
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     operations: u64,
     /// Folder for the temporary folder of the databases [default: that of the system]
@@ -49,7 +49,7 @@ pub(super) struct Grow {
     /// Number of clients that read and write meanwhile
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
     clients: u16,
-    /// Length of the times before, between and after the changes, in milliseconds
+    /// Duration of the phases before, between and after the changes, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     quiet_ms: u64,
     /// Folder for the temporary folder of the databases [default: that of the system]

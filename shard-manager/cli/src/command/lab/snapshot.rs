@@ -1,9 +1,9 @@
-//! `lab snapshot`: copies of a cluster under names, to which it returns after an experiment.
+//! `lab snapshot`: named copies of a cluster, to which it can be restored after an experiment.
 //!
-//! A snapshot is a copy that `backup` makes, in a folder of its name. Unlike the experiments, these
-//! commands are about the cluster of the user, so restoring asks first.
+//! A snapshot is a copy made by `backup`, in a folder with its name. Unlike the experiments, these
+//! commands work on the cluster of the user, so `restore` asks for confirmation first.
 //!
-//! **Invariant:** a snapshot is never overwritten; without a yes nothing is changed.
+//! **Invariant:** a snapshot is never overwritten; without confirmation nothing is changed.
 //! **Not here:** making a copy (`backup`), putting it in place (`sqlite::backup::replace`,
 //! `postgres::backup::replace`), reading the folders (`snapshot_folder`).
 
@@ -23,10 +23,10 @@ use crate::command::input_stream::Input;
 use crate::terminal::{Terminal, say};
 
 pub(super) const EXAMPLES: &str = "\
-A snapshot holds every write that was acknowledged before, on all shards, and no later one; a
-running router continues to serve. Restoring replaces the cluster of the snapshot, which must be
-stopped, and asks first: what was written since is lost. API keys are suspended, as after each
-restore.
+A snapshot contains all shards as of one moment, with every write that was acknowledged before the
+command; a running router continues to serve. Restoring replaces the cluster of the snapshot, which
+must be stopped. It asks for confirmation first, because everything written since is lost. API keys
+are suspended, as after every restore.
 
 Examples:
   shard-manager lab snapshot save before-load
@@ -55,7 +55,7 @@ enum Verb {
         #[command(flatten)]
         cluster: ClusterArgs,
     },
-    /// Replaces the stopped cluster by a snapshot of it, and compares the digests of all rows
+    /// Replaces the stopped cluster with a snapshot of it, and compares the digests of all rows
     Restore {
         /// Name of the snapshot
         name: String,
@@ -63,7 +63,7 @@ enum Verb {
         place: SnapshotPlace,
         #[command(flatten)]
         cluster: ClusterArgs,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
@@ -102,7 +102,7 @@ fn save(
     (cluster, terminal): (&ClusterPlace, &Terminal),
 ) -> Result<(), CommandError> {
     if let ClusterPlace::Files(data_dir) = cluster {
-        // Files of an older program can be copied, and have no digests.
+        // Files of an older version can be copied, but have no digests.
         DirView::open(data_dir)?;
     }
     let copied = copy(cluster, folder, terminal)?;
@@ -116,7 +116,7 @@ fn save(
     });
     let shown = terminal.show(&document, |_| {
         format!(
-            "{name} holds {} rows of {} shards as of {}; `lab snapshot restore {name}` returns to it",
+            "{name} holds {} rows of {} shards as of {}; `lab snapshot restore {name}` restores it",
             copied.rows, copied.shards, copied.at
         )
     });
@@ -130,7 +130,8 @@ fn restore(
 ) -> Result<(), CommandError> {
     let place = check(snapshot, cluster)?;
     if !yes && !is_confirmed(snapshot, &place)? {
-        let line = "nothing was changed, because nobody said yes; --yes does not ask";
+        let line =
+            "nothing was changed, because the restore was not confirmed; --yes skips the question";
         return Err(CommandError::Refused(line.to_owned()));
     }
     match cluster {
@@ -160,7 +161,7 @@ fn restore(
     });
     let shown = terminal.show(&document, |terminal| {
         format!(
-            "{}\n{place} is as of {} again: the digests of all tables are those of {}; start the router",
+            "{}\n{place} is restored to {}: the digests of all tables match those of {}; start the router",
             table(&digests, terminal),
             snapshot.facts.at,
             snapshot.name
@@ -169,8 +170,8 @@ fn restore(
     Ok(shown?)
 }
 
-/// Checks that a cluster can be replaced by a snapshot, as far as that is known without a change,
-/// and returns its place for people.
+/// Checks that a cluster can be replaced by a snapshot, as far as possible without a change, and
+/// returns its location for messages.
 fn check(snapshot: &Snapshot, cluster: &ClusterPlace) -> Result<String, CommandError> {
     match (cluster, snapshot.is_of_servers()) {
         (ClusterPlace::Files(data_dir), false) => {
@@ -190,7 +191,7 @@ fn check(snapshot: &Snapshot, cluster: &ClusterPlace) -> Result<String, CommandE
     }
 }
 
-/// Asks whether a cluster is to be replaced.
+/// Asks for confirmation that a cluster is to be replaced.
 fn is_confirmed(snapshot: &Snapshot, place: &str) -> Result<bool, CommandError> {
     say(format_args!(
         "{place} will hold the {} rows of {}, as of {}; everything written since is lost. Continue? [y/N]",

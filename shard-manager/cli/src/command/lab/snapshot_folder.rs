@@ -1,6 +1,6 @@
-//! Snapshot folder: the folder in which each snapshot of a cluster has a folder of its name.
+//! Snapshot folder: the folder in which each snapshot of a cluster has a subfolder with its name.
 //!
-//! **Invariant:** names lead to folders inside this one only.
+//! **Invariant:** a name never leads outside this folder.
 //! **Not here:** the contents of a copy (`sqlite::backup`, `postgres::backup`).
 
 use std::fs;
@@ -19,7 +19,7 @@ use crate::command::backup::{Copied, judged};
 
 /// Longest name of a snapshot.
 const NAME_MAX: usize = 64;
-/// Most snapshots that are listed.
+/// Highest number of listed snapshots.
 const LISTED_MAX: usize = 1_000;
 
 /// Folder of snapshots.
@@ -33,7 +33,7 @@ pub(super) struct Snapshot {
     manifest: SnapshotManifest,
 }
 
-/// Snapshot in a list; or the name of a folder that cannot be used, and the reason.
+/// Snapshot in a list, or the name of a folder that cannot be used and the reason.
 pub(super) type ListedSnapshot = Result<Snapshot, (String, String)>;
 
 enum SnapshotManifest {
@@ -60,8 +60,9 @@ impl SnapshotFolder {
     pub(super) fn free(&self, name: &str) -> Result<PathBuf, CommandError> {
         let folder = self.folder_of(name)?;
         if folder.exists() {
-            let line =
-                format!("there is a snapshot {name} already: remove its folder, or name another");
+            let line = format!(
+                "a snapshot {name} exists already: remove its folder, or choose another name"
+            );
             return Err(refused(&folder, &line));
         }
         Ok(folder)
@@ -74,7 +75,7 @@ impl SnapshotFolder {
             let all = self.all()?;
             let names: Vec<&str> = all.iter().flatten().map(|found| found.name.as_str()).collect();
             let line = match names.is_empty() {
-                true => format!("there is no snapshot {name}, and no other"),
+                true => format!("there is no snapshot {name}, nor any other"),
                 false => format!("there is no snapshot {name}; there are: {}", names.join(", ")),
             };
             return Err(refused(&self.0, &line));
@@ -82,7 +83,8 @@ impl SnapshotFolder {
         Snapshot::read(&folder)
     }
 
-    /// Returns the snapshots by their times; of one that cannot be used, its name and the reason.
+    /// Returns the snapshots in the order of their times; for one that cannot be used, its name and
+    /// the reason.
     pub(super) fn all(&self) -> Result<Vec<ListedSnapshot>, CommandError> {
         let entries = match fs::read_dir(&self.0) {
             Ok(entries) => entries,
@@ -107,7 +109,7 @@ impl SnapshotFolder {
     }
 }
 
-/// Returns the place of a snapshot in the list: by its time, and those without one last.
+/// Returns the sort key of a snapshot in the list: by time, with those without a time last.
 fn order(found: &ListedSnapshot) -> (bool, &str, &str) {
     match found {
         Ok(snapshot) => (false, &snapshot.facts.at, &snapshot.name),

@@ -18,9 +18,9 @@ use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
 Each set of keys is tried in every keyspace that has a slot for all of its keys, and with every
-placement. Skew is what the fullest shard has, as a multiple of its share: 1 is even. Moved are the
-keys that get another shard when one is added, when the last one is removed, and when the first one
-gets twice its weight.
+placement. Skew is what the fullest shard has, as a multiple of its fair share: 1 is even. Moved are
+the keys that change shards when a shard is added, when the last one is removed, and when the weight
+of the first one is doubled.
 
 Examples:
   shard-manager lab strategies
@@ -31,10 +31,10 @@ Examples:
 pub(super) struct Options {
     #[command(flatten)]
     common: Common,
-    /// Number of keys of each set that is made
+    /// Number of keys of each generated set
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
     keys: u64,
-    /// Kind of keys to make [default: all, or none with --keys-file]
+    /// Kind of keys to generate [default: all, or none with --keys-file]
     #[arg(long, value_name = "KIND")]
     set: Vec<Kind>,
     /// Also try the keys of this file, one per line
@@ -68,9 +68,9 @@ impl ValueEnum for Kind {
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
         let help = match self.0 {
-            KeyKind::Matrix => "ids of Matrix users, most of them on few servers",
+            KeyKind::Matrix => "ids of Matrix users, most of them on a few servers",
             KeyKind::Numeric => "consecutive numbers",
-            KeyKind::Tenants => "users of tenants, most of them of few tenants",
+            KeyKind::Tenants => "users of tenants, most of them of a few tenants",
             KeyKind::HotEnd => "numbers of a range, most of them near its end",
         };
         Some(PossibleValue::new(self.0.name()).help(help))
@@ -104,7 +104,7 @@ fn read(file: &Path) -> Result<LabKeys, CommandError> {
     while let Some(key) = lines.next()? {
         ShardKey::parse(&key).map_err(|error| lines.refused(&error))?;
         if keys.len() as u64 == KEYS_MAX {
-            let line = format!("the lab tries at most {KEYS_MAX} keys; give it fewer");
+            let line = format!("the lab accepts at most {KEYS_MAX} keys; provide fewer");
             return Err(lines.refused(&line));
         }
         keys.push(key);

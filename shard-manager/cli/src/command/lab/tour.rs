@@ -1,4 +1,4 @@
-//! `lab tour`: the guided walk, which may be left and taken up again.
+//! `lab tour`: a guided tour, which can be interrupted and continued.
 //!
 //! **Invariant:** the state file names the next chapter; it is written after each chapter, and
 //! removed after the last one.
@@ -24,9 +24,9 @@ use crate::command::{CommandError, interrupt};
 use crate::terminal::{Terminal, print, say};
 
 pub(super) const EXAMPLES: &str = "\
-Each of the ten chapters takes about a minute, does the real thing on a small cluster of its own,
-and names the files that implement it. Enter goes on, q leaves; the next `lab tour` in the same
-folder takes the tour up again.
+Each of the ten chapters takes about a minute, works on its own small cluster, and names the files
+that implement its subject. Enter continues and q quits; the next `lab tour` in the same folder
+continues with the next chapter.
 
 Examples:
   shard-manager lab tour
@@ -44,7 +44,7 @@ pub(super) struct Options {
     /// Begin with this chapter
     #[arg(long, value_name = "N")]
     chapter: Option<usize>,
-    /// File that remembers the next chapter
+    /// File that stores the next chapter
     #[arg(long, value_name = "FILE", default_value = "./tessera-tour.json")]
     state: PathBuf,
     /// Folder for the temporary folder of the cluster [default: that of the system]
@@ -52,7 +52,7 @@ pub(super) struct Options {
     work_dir: Option<PathBuf>,
 }
 
-/// State of a tour that was left.
+/// State of a tour that was interrupted.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct State {
@@ -64,9 +64,9 @@ struct State {
 struct TerminalGuide<'t> {
     watcher: Watcher<'t>,
     is_json: bool,
-    /// WorkPlace of the state; `None` without one.
+    /// File of the state; `None` without one.
     state: Option<&'t Path>,
-    /// Source of the reader's decisions; `None` to ask for none.
+    /// Input of the reader; `None` to continue without waiting.
     input: Option<Mutex<BufReader<Input>>>,
 }
 
@@ -75,7 +75,9 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     let state = waits.then_some(options.state.as_path());
     let left = state.map(read_state).transpose()?.flatten();
     if let (Some(next), None) = (left, options.chapter) {
-        say(format_args!("the tour goes on with chapter {next}; --chapter 1 begins again"));
+        say(format_args!(
+            "the next tour continues with chapter {next}; --chapter 1 starts from the beginning"
+        ));
     }
     let input = waits.then(|| Input::open(Path::new("-"))).transpose()?;
     let guide = TerminalGuide {
@@ -98,7 +100,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
     Ok(())
 }
 
-/// Returns the next chapter of a tour that was left; `None` if none was.
+/// Returns the next chapter of an interrupted tour; `None` if there is none.
 fn read_state(path: &Path) -> Result<Option<usize>, CommandError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -110,7 +112,7 @@ fn read_state(path: &Path) -> Result<Option<usize>, CommandError> {
             Ok(Some(next_chapter))
         }
         Ok(_) | Err(_) => {
-            let line = "this is not the state of a tour: remove it, or name another with --state";
+            let line = "this is not the state of a tour: remove the file, or name another one with --state";
             Err(refused(path, &line))
         }
     }
@@ -119,7 +121,7 @@ fn read_state(path: &Path) -> Result<Option<usize>, CommandError> {
 impl TerminalGuide<'_> {
     fn print(&self, text: &str) {
         if !self.is_json {
-            // A tour whose reader has gone ends at the next chapter.
+            // If the output is closed, the tour ends at the next chapter.
             let _ = print(text.as_bytes());
         }
     }
@@ -139,10 +141,10 @@ impl TerminalGuide<'_> {
         file.finish()
     }
 
-    /// Waits for a line, and returns true if the reader goes on.
+    /// Waits for a line, and returns true if the reader continues.
     fn goes_on(&self) -> bool {
         let Some(input) = &self.input else { return true };
-        self.print("\nEnter goes on, q leaves: ");
+        self.print("\nEnter continues, q quits: ");
         let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
         let mut line = String::new();
         let read = Read::take(&mut *input, LINE_MAX).read_line(&mut line);

@@ -11,7 +11,7 @@ pub(super) struct Watcher<'t> {
     terminal: &'t Terminal,
 }
 
-/// Bar of a terminal, removed when its part of the experiment ends.
+/// Progress bar on the terminal, removed when its part of the experiment ends.
 struct TerminalBar(ProgressBar);
 
 impl<'t> Watcher<'t> {

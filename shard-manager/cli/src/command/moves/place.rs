@@ -94,7 +94,7 @@ fn through(router: &Router, command: MoveCommand) -> Result<Vec<MoveView>, Comma
         None => Value::Array(vec![answer]),
     };
     serde_json::from_value(moves).map_err(|error| {
-        CommandError::Refused(format!("this is not the answer of a router: {error}"))
+        CommandError::Refused(format!("this is not the response of a router: {error}"))
     })
 }
 

@@ -25,13 +25,13 @@ Examples:
   shard-manager move wait 5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e
   shard-manager move wait 5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e --ended --json";
 
-/// Interval between two looks at a move.
+/// Interval at which a move is polled.
 const LOOK: Duration = Duration::from_millis(500);
 /// Interval at which an interrupt is noticed.
 const NAP: Duration = Duration::from_millis(50);
 /// Longest interval between two lines about a move that goes on.
 const LINE: Duration = Duration::from_secs(10);
-/// Time for which a router may be away meanwhile: it is started again, or another takes over.
+/// Time for which the router may be unreachable: it may be restarted, or another one takes over.
 const AWAY_MAX: Duration = Duration::from_secs(30);
 
 /// Move that is waited for, on the command line.

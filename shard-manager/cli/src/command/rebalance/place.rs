@@ -95,7 +95,7 @@ pub(super) fn no_rebalance() -> CommandError {
 }
 
 fn unreadable(error: &dyn std::fmt::Display) -> CommandError {
-    CommandError::Refused(format!("this is not the answer of a router: {error}"))
+    CommandError::Refused(format!("this is not the response of a router: {error}"))
 }
 
 fn read<T: DeserializeOwned>(answer: Value) -> Result<T, CommandError> {

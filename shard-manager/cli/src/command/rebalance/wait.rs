@@ -22,13 +22,13 @@ Ctrl-C ends the wait, and the rebalance goes on.
 Example:
   shard-manager rebalance wait 9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
 
-/// Interval between two looks at a rebalance.
+/// Interval at which a rebalance is polled.
 const LOOK: Duration = Duration::from_millis(500);
 /// Interval at which an interrupt is noticed.
 const NAP: Duration = Duration::from_millis(50);
 /// Longest interval between two lines about a rebalance that goes on.
 const LINE: Duration = Duration::from_secs(10);
-/// Time for which a router may be away meanwhile: it is started again, or another takes over.
+/// Time for which the router may be unreachable: it may be restarted, or another one takes over.
 const AWAY_MAX: Duration = Duration::from_secs(30);
 
 /// Waits for a rebalance, and shows how it has ended.

@@ -15,12 +15,12 @@ use engine::save_watch::Step;
 
 use super::BackupsError;
 
-/// Number of ended backups that are remembered.
+/// Number of ended backups that are kept in memory.
 const ENDED_MAX: usize = 100;
 /// Longest wait for a cancelled backup when the process ends.
 const END_MAX: Duration = Duration::from_secs(10);
 
-/// The backups that this process knows by itself.
+/// The backups that only this process knows.
 #[derive(Debug, Default)]
 pub(super) struct BackupDesk {
     state: Mutex<State>,
@@ -30,7 +30,7 @@ pub(super) struct BackupDesk {
 #[derive(Debug, Default)]
 struct State {
     running: Option<RunningBackup>,
-    /// The last ones, the latest last.
+    /// The last ended ones, the latest last.
     ended: VecDeque<EndedBackup>,
     /// The latest id, so that the next one is later.
     latest: Option<BackupId>,
@@ -49,8 +49,8 @@ pub struct BackupTotals {
     pub failed: u64,
     /// Number that were cancelled.
     pub cancelled: u64,
-    /// Moment that the latest complete one shows, in seconds since 1970, also of an earlier
-    /// process; `None` if there is none.
+    /// Moment that the latest complete one shows, in seconds since 1970, including those of earlier
+    /// processes; `None` if there is none.
     pub last_success_s: Option<f64>,
 }
 
@@ -143,7 +143,7 @@ impl BackupDesk {
         Ok((id, view))
     }
 
-    /// Notes the progress of the running backup.
+    /// Records the progress of the running backup.
     pub(super) fn note(&self, step: &Step) {
         let mut state = self.locked();
         let Some(running) = &mut state.running else { return };
@@ -171,12 +171,12 @@ impl BackupDesk {
         self.ended.notify_all();
     }
 
-    /// Remembers a backup that has ended.
+    /// Records a backup that has ended.
     pub(super) fn add(&self, ended: EndedBackup) {
         remember(&mut self.locked().ended, ended);
     }
 
-    /// Notes the latest complete backup.
+    /// Records the latest complete backup.
     pub(super) fn note_success(&self, summary: Option<&BackupSummary>) {
         let at = summary.and_then(|summary| DateTime::parse_from_rfc3339(&summary.at).ok());
         if let Some(at) = at {
@@ -203,7 +203,7 @@ impl BackupDesk {
         self.locked().running.is_some()
     }
 
-    /// Returns the running backup, and the ended ones that have left no copy.
+    /// Returns the running backup, and the ended ones without a copy.
     pub(super) fn without_copy(&self) -> Vec<BackupView> {
         let state = self.locked();
         let ended = state.ended.iter().filter(|ended| ended.state != BackupState::Done);
@@ -236,7 +236,7 @@ impl BackupDesk {
         self.locked().is_closed = true;
     }
 
-    /// Waits until no backup runs, but not for long. Blocks.
+    /// Waits until no backup is running, up to a time limit. Blocks.
     pub(super) fn wait_for_end(&self) {
         let is_running = |state: &mut State| state.running.is_some();
         drop(self.ended.wait_timeout_while(self.locked(), END_MAX, is_running));

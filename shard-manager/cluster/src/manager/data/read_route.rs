@@ -1,6 +1,6 @@
 //! Read route: the shards that a read goes to, by the keys and the partitions that it names.
 //!
-//! **Invariant:** every row that meets the conditions of a read lies in a slot of its route.
+//! **Invariant:** every row that meets the conditions of a read is in a slot of its route.
 //! **Not here:** the reads themselves (`reads`, `scatter`).
 
 use std::borrow::Cow;
@@ -22,7 +22,7 @@ use super::Manager;
 /// Shard keys that the filters name, by their shards.
 pub(super) type KeysOfShards = BTreeMap<ShardNumber, Vec<(Slot, String)>>;
 
-/// Shards that are read if the rows of the read may have more than one slot.
+/// Shards of a read whose rows may have more than one slot.
 pub(super) enum Route {
     /// The shard of one key.
     Key(String, KeyLocation),
@@ -36,8 +36,8 @@ pub(super) enum Route {
 
 impl Route {
     /// Routes by the key of the request, or by the keys that the filters name, and by the
-    /// partitions that they name. A key outside the keyspace has no rows, nor has a partition that
-    /// does not exist.
+    /// partitions that they name. A key outside the keyspace has no rows, and neither has a
+    /// partition that does not exist.
     pub(super) fn of(
         query: &ReadQuery,
         key: Option<ShardKey<'_>>,
@@ -87,8 +87,8 @@ impl Route {
     }
 }
 
-/// Returns the location of all rows of a key that a read may want, if they have one slot. Without
-/// the partition the rows of a key have one slot in each partition.
+/// Returns the location of all rows of a key that may meet the conditions of a read, if they have
+/// one slot. Without the partition the rows of a key have one slot in each partition.
 ///
 /// # Errors
 /// [`KeyError`] if the keyspace has no slot for the key.
@@ -121,7 +121,7 @@ pub(super) fn spread(query: &mut ReadQuery, key: ShardKey<'_>, map: &ShardMap) -
 /// Returns a read of one slot without the test of the partition, if all rows of the slot pass it.
 pub(super) fn within_partition<'q>(query: &'q ReadQuery, map: &ShardMap) -> Cow<'q, ReadQuery> {
     let Some(column) = divided_by(&query.table, map) else { return Cow::Borrowed(query) };
-    // A range has many values, and values of other types may be spelled in several ways.
+    // A range has many values, and values of other types may have several notations.
     let is_implied = matches!(keyspace_of(map, &query.table), Some(Keyspace::List(_)))
         && query.table.column(column).kind == ColumnType::Text;
     if is_implied { Cow::Owned(query.without_equality(column)) } else { Cow::Borrowed(query) }
@@ -132,7 +132,7 @@ fn divided_by(table: &Table, map: &ShardMap) -> Option<usize> {
     partition_column(map, table).filter(|column| table.routing() != Some(*column))
 }
 
-/// Returns the slots of the rows of some keys; `None` if there are too many to name them.
+/// Returns the slots of the rows of some keys; `None` if there are too many to list.
 fn slots_of(
     keys: &[String],
     partitions: Option<&[Cow<'_, str>]>,

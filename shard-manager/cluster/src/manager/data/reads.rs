@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** a read whose filters name its keys returns the same rows, in the same order and
 //! with cursors of the same kind, as one that reads all shards.
-//! **Not here:** the shards of a read (`read_route`), answers of the cache (`cached`), the choice of
-//! a node (`shard`).
+//! **Not here:** the shards of a read (`read_route`), answers of the cache (`cached`), the choice
+//! of a node (`shard`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ impl Data<'_> {
 
     /// Returns true if a read is a scatter read: neither the request nor its filters nor the rights
     /// of the caller name keys or partitions, or they name too many. A read that the rights do not
-    /// permit is none.
+    /// permit is not one.
     pub fn asks_all_shards(self, query: &ReadQuery, key: Option<ShardKey<'_>>) -> bool {
         let map = self.manager.map.load();
         if key.is_some_and(|key| !matches!(single_place(query, key, &map), Ok(None))) {

@@ -39,20 +39,20 @@ type Answers = Vec<(ShardNumber, Result<ShardRows, Error>)>;
 
 /// Slots that a read wants.
 pub(super) enum Wanted {
-    /// All slots of a group of tables.
+    /// All slots of a table group.
     All(GroupNumber),
     /// The slots of keys. Each was asked of the shard that is believed to own it.
     Keys(KeysOfShards),
     /// The slots of keys that were asked of all shards.
     Everywhere(Vec<(Slot, String)>),
-    /// These slots. They were asked of the shards that are believed to own them.
+    /// These slots, read from the shards that own them according to the shard map.
     Slots(SlotSet),
-    /// These slots, which were asked of all shards.
+    /// These slots, read from all shards.
     SlotsEverywhere(SlotSet),
 }
 
 impl Wanted {
-    /// Returns the same slots, to be asked of all shards.
+    /// Returns the same slots, to be read from all shards.
     fn everywhere(self) -> Self {
         match self {
             Self::Keys(keys) => Self::Everywhere(keys.into_values().flatten().collect()),
@@ -63,7 +63,7 @@ impl Wanted {
 }
 
 impl RowReader<'_> {
-    /// Reads from all shards, or from those of the keys or slots that are wanted.
+    /// Reads from all shards, or from those of the requested keys or slots.
     pub(super) async fn scatter(
         self,
         query: Arc<ReadQuery>,
@@ -176,7 +176,7 @@ impl RowReader<'_> {
 
     /// Returns the query of each shard, of those in a snapshot of the list. A shard that has
     /// retired may be in the list until it is closed: it owns nothing, and may lack tables. A shard
-    /// that is none of the table's group has no rows of it.
+    /// outside the table's group has no rows of it.
     fn questions(self, query: &Arc<ReadQuery>, wanted: &Wanted, list: &ShardList) -> Questions {
         let of_keys = |keys: &[(Slot, String)]| {
             Arc::new(ReadQuery { keys: keys.to_vec(), ..(**query).clone() })
@@ -268,7 +268,7 @@ impl RowReader<'_> {
     }
 }
 
-/// Returns the shards that are believed to own slots.
+/// Returns the shards that own slots according to the shard map.
 fn owners(manager: &Manager, slots: &SlotSet) -> BTreeSet<ShardNumber> {
     let map = manager.map.load();
     slots.iter().map(|slot| manager.router.redirected(location(&map, slot)).shard).collect()

@@ -1,10 +1,10 @@
-//! Copy lag: the changes that the side that receives lacks, as far as a mover knows.
+//! Copy lag: the changes that the receiving side lacks, as far as a mover knows.
 //!
-//! A look at both shards tells whether the copy lacks changes, and a round how many there were when
-//! it was read. A copy that lacks nothing is as current as the look; after a round with all changes
-//! it is as current as the time at which that was read.
+//! An inspection of both shards shows if the copy lacks changes, and a round shows how many there
+//! were when it was read. A copy that lacks nothing is as current as the inspection; after a round
+//! with all changes it is as current as the read of that round.
 //!
-//! **Invariant:** no change that the copy lacks is older than is told.
+//! **Invariant:** no change that the copy lacks is older than the reported lag.
 //! **Not here:** the pace of rounds (`move_round`), replicas.
 
 use chrono::{DateTime, Utc};
@@ -23,15 +23,15 @@ pub(super) struct CopyLag {
 }
 
 impl CopyLag {
-    /// Begins with what an earlier mover has reported. What it has not, may have happened since the
-    /// last change of the move.
+    /// Begins with the report of an earlier mover. Changes that it has not reported may have
+    /// happened since the last change of the move.
     pub(super) fn of(record: &MoveRecord) -> Self {
         let since = record.progress.lag.and_then(|lag| lag.since);
         Self { changes: 0, is_behind: false, current_at: since.unwrap_or(record.changed_at) }
     }
 
-    /// Notes a look at both shards that began at a time, and returns the lag for reports; `None` if
-    /// no copy is kept current.
+    /// Records an inspection of both shards that began at a time, and returns the lag for reports;
+    /// `None` if no copy is kept current.
     pub(super) fn look(
         &mut self,
         seen: &SeenMove,
@@ -56,8 +56,8 @@ impl CopyLag {
         }
     }
 
-    /// Notes a round that was stored. Its read began at a time, and `has_all` says that it has
-    /// every change up to then.
+    /// Records a stored round, whose read began at a time. `has_all` is true if it has every change
+    /// up to then.
     pub(super) fn note_round(&mut self, changes: usize, has_all: bool, begun_at: DateTime<Utc>) {
         (self.changes, self.is_behind) = (changes as u64, changes > 0);
         if has_all {

@@ -20,7 +20,7 @@ use crate::manager::move_status::MoveStatus;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Time for which nothing is reported while writes wait.
 const BRIEF_MAX: Duration = Duration::from_secs(3);
-/// Longest wait for an answer of the catalog.
+/// Longest wait for a response of the catalog.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// Another mover carries the move out, or it has ended.
@@ -36,7 +36,7 @@ pub(super) struct MoveReports<'m> {
     term: u64,
     phase: MovePhase,
     progress: MoveProgressReport,
-    /// Changes that the side that receives lacks; `None` if it has no copy that is kept current.
+    /// Changes that the receiving side lacks; `None` if no copy is kept current.
     pub(super) lag: Option<MoveLag>,
     /// Last report that the catalog has stored.
     sent: Option<MoveReport>,

@@ -47,7 +47,7 @@ pub(super) fn query(plan: &MovePlan, receiver: &MoveRow, budget: RoundBudget) ->
     }
 }
 
-/// Round that was read, with the time at which that began.
+/// Round, with the time at which its read began.
 #[derive(Debug)]
 pub(super) struct TimedRound {
     pub(super) read: RoundRead,

@@ -276,7 +276,7 @@ impl<'m> MoveRun<'m> {
         let phase = phase_of(seen, &step, (goal, self.progress.is_fenced, published));
         self.reports.enter(phase);
         if phase == MovePhase::Cleaning {
-            // The copy is not needed any more.
+            // The copy is no longer needed.
             self.reports.lag = None;
         }
         let follows = phase == MovePhase::Following && self.progress.short_rounds > 0;

@@ -49,8 +49,8 @@ impl SeenMove {
         &self.shards[side.index()]
     }
 
-    /// Returns the facts of the side that receives changes: the target of the leg, and after the
-    /// commit its source.
+    /// Returns the facts of the receiving side: the target of the leg, and after the commit its
+    /// source.
     pub(super) fn receiver(&self) -> &ShardObservation {
         let side = if self.is_committed() { self.leg.source() } else { self.leg.target() };
         self.shard(side)

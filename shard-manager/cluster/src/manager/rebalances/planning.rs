@@ -112,7 +112,7 @@ fn of_group(error: RebalancesError, group: &TableGroup) -> RebalancesError {
     error
 }
 
-/// Refuses a plan by which a shard outside a group gets slots of it.
+/// Refuses a plan that assigns slots of a group to a shard outside it.
 fn check_owners(
     plan: &SlotPlan,
     group: &TableGroup,
@@ -120,9 +120,8 @@ fn check_owners(
 ) -> Result<(), RebalancesError> {
     let Some(step) = plan.steps.iter().find(|step| !group.allows(step.to)) else { return Ok(()) };
     let (shard, group) = (map.topology().name(step.to), &group.name);
-    let cause = format!(
-        "the placement gives slots to {shard}, which is none of the shards of group {group}"
-    );
+    let cause =
+        format!("the placement assigns slots to {shard}, which is not a shard of group {group}");
     Err(PlanFault::Keyspace(cause).into())
 }
 
@@ -216,7 +215,7 @@ impl<'m> RebalancePlans<'m> {
         })
     }
 
-    /// Plans one group of tables, or the whole cluster if it has one group.
+    /// Plans one table group, or the whole cluster if it has one group.
     async fn plan_of(
         self,
         goal: &PlanGoal,
@@ -227,7 +226,7 @@ impl<'m> RebalancePlans<'m> {
             PlanGoal::Slots => plan_by_slots(scene)?,
             PlanGoal::Placement(placement) => plan_by_placement(scene, map, placement)?,
             PlanGoal::Balance(balance_by) => {
-                // Also if nothing weighs enough for an advice.
+                // Even if the load is too small for an advice.
                 let even = plan_by_slots(scene)?;
                 let advice = self.advice(*balance_by, (map, open), (scene.sizes, group)).await?;
                 SlotPlan { needed: even.needed, ..plan_of_advice(scene, &advice) }
