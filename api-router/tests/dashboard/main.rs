@@ -16,6 +16,8 @@ mod earlier_metrics;
 mod fleet;
 #[path = "../it/folders.rs"]
 mod folders;
+#[path = "../../../shard-manager/tests/support/free_port.rs"]
+mod free_port;
 mod gap;
 mod lab;
 mod load;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::backend::files_only;
 use crate::cache::{plain_read, until_hit};
 use crate::commands::{ANALYTICS, PROGRAM};
+use crate::free_port::free_port;
 use crate::harness::{PATIENCE, Router, bare_command, sightless};
 use crate::redis::Redis;
 
@@ -107,11 +108,7 @@ impl Nodes {
         let mut file = fs::File::options();
         let file = file.write(true).create_new(true).mode(0o600).open(folder.path().join("word"));
         writeln!(file.unwrap(), "it's a secret").unwrap();
-        // Held until all are known: no port is found twice.
-        let listen = |name: &String| (name.clone(), TcpListener::bind("127.0.0.1:0").unwrap());
-        let held: Vec<_> = commands.keys().map(listen).collect();
-        let port = |(name, held): (String, TcpListener)| (name, held.local_addr().unwrap().port());
-        let ports = held.into_iter().map(port).collect();
+        let ports = commands.keys().map(|name| (name.clone(), free_port())).collect();
         let mut nodes = Self { folder, commands, ports, processes: BTreeMap::new() };
         for name in nodes.commands.keys().cloned().collect::<Vec<_>>() {
             let process = nodes.run(&name);
@@ -308,7 +305,7 @@ fn cache(service: &Value) -> Redis {
 /// of its image, and has the requests that they have answered.
 fn check_analytics(service: &Value, routers: &[Router; 2]) {
     let folder = crate::folders::temporary();
-    let bind = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let here = |text: &str| {
         let told = text.replace("0.0.0.0:3001", &bind.to_string());
         let told = told.replace("router1:3000", &routers[0].address().to_string());

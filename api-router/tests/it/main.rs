@@ -45,6 +45,8 @@ mod faults;
 mod fences;
 mod folders;
 mod frames;
+#[path = "../../../shard-manager/tests/support/free_port.rs"]
+mod free_port;
 mod generated_clients;
 mod group_partitions;
 mod groups;

@@ -7,20 +7,18 @@
 //! **Invariant:** after a start the server answers, and after a kill its process has ended.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::free_port::free_port;
 
 /// Longest time for a server to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Nothing that is said anywhere may hold it.
 pub(crate) const PASSWORD: &str = "canary-of-redis-4711";
-/// Ports below those that the system assigns, so that no other program takes one while its server
-/// is down.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// A running server.
 pub(crate) struct Redis {
@@ -123,18 +121,6 @@ impl Drop for Redis {
         // Also one that is frozen.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let begin = std::process::id().wrapping_mul(61) as u16;
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(begin);
-        let port = PORTS.start + step % (PORTS.end - PORTS.start);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -9,6 +9,8 @@ mod database_session;
 mod encrypted;
 mod fake;
 mod fences;
+#[path = "../../../shard-manager/tests/support/free_port.rs"]
+mod free_port;
 mod growth;
 mod http;
 mod move_client;

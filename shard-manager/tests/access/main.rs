@@ -11,6 +11,8 @@ mod bound_steps;
 #[path = "../../access/tests/access/counted_heap.rs"]
 #[expect(dead_code, reason = "other tests need more of it")]
 mod counted_heap;
+#[path = "../support/free_port.rs"]
+mod free_port;
 mod hidden;
 mod isolation;
 mod off;

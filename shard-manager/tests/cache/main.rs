@@ -12,6 +12,8 @@ mod bench;
 mod certificates;
 mod cluster;
 mod concurrent_reads;
+#[path = "../support/free_port.rs"]
+mod free_port;
 mod local_cache;
 #[path = "../support/prerequisites.rs"]
 mod prerequisites;

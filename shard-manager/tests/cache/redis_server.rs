@@ -1,6 +1,6 @@
 //! Redis server of a single test, on a free loopback port, in a temporary folder.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use shard_manager::cache::{CacheAddress, CacheSettings};
 use tempfile::TempDir;
 
+use crate::free_port::free_port;
 use crate::prerequisites::{Prerequisite, skip};
 
 /// Waits until a condition holds. The limit is generous: a test that reaches it has found a defect.
@@ -27,10 +28,6 @@ pub(crate) struct Server {
     dir: TempDir,
     options: Vec<String>,
     password: Option<String>,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Settings with an address where no server listens.

@@ -8,6 +8,8 @@ mod credentials;
 mod damage;
 mod export;
 mod files;
+#[path = "../support/free_port.rs"]
+mod free_port;
 mod import;
 mod indexes;
 mod lab;

@@ -1,6 +1,8 @@
 //! Tests of local clusters: real servers, run through the library and through the program.
 
 mod cluster;
+#[path = "../support/free_port.rs"]
+mod free_port;
 mod lab;
 mod promotion;
 mod refusals;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::free_port::free_port;
 use crate::servers::{ClusterFolder, program};
 
 const PASSWORD: &str = "it's a:\\secret 100%";
@@ -148,11 +149,6 @@ impl Drop for Node {
             let _ = process.wait();
         }
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 #[track_caller]

@@ -1,13 +1,12 @@
 //! Tests of the databases that cannot join a cluster: each is refused with its reason, and nothing
 //! is begun.
 
-use std::net::TcpListener;
-
 use shard_manager::engine::OpenedCluster;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal as Refusal};
 use shard_manager::store::postgres::session::{self, NodeRole};
 
 use crate::cluster::{Databases, SideSession, cluster_of, connect, shared};
+use crate::free_port::free_port;
 use crate::new_shard::{check, list, refusal, router, url};
 use crate::rows::deadline;
 use crate::server::{ADMIN, Server, patient, run};
@@ -76,7 +75,7 @@ async fn a_url_names_hosts_that_the_settings_have_and_a_database_and_nothing_els
 #[tokio::test]
 async fn a_server_or_database_that_is_not_there_is_refused() {
     let databases = Databases::new(1).await;
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let mut settings = databases.address();
     connect(&settings).close();
     let dead = cluster_of([format!("postgres://u@127.0.0.1:{port}/x").parse().unwrap()]);

@@ -35,6 +35,8 @@ mod fair;
 mod fair_steps;
 mod faults;
 mod fence;
+#[path = "../support/free_port.rs"]
+mod free_port;
 #[path = "../support/group_contract.rs"]
 mod group_contract;
 mod groups;

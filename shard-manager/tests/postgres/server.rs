@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +13,7 @@ use shard_manager::node_address::{NodeAddress, Timeouts};
 use shard_manager::store::postgres::ConnectError;
 use shard_manager::store::postgres::session::{NodeRole, connect};
 
+use crate::free_port::free_port;
 use crate::prerequisites::{Prerequisite, skip};
 use crate::scratch;
 
@@ -87,7 +87,7 @@ impl Server {
         let tell = ["start", "-w", "-D", &self.data(), "-l", &log];
         for _ in 0..5 {
             let socket = self.socket();
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let port = free_port();
             let all = format!(
                 "{base}\nport = {port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{socket}'\n{settings}"
             );
