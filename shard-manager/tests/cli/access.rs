@@ -156,7 +156,7 @@ fn a_catalog_of_an_earlier_program_is_migrated_first() {
     meddle(&file(dir.path(), "catalog"), SHARDS_IN_COLUMNS);
     meddle(
         &file(dir.path(), "catalog"),
-        "DROP TABLE tessera_indexes;
+        "DROP TABLE tessera_groups; DROP TABLE tessera_indexes;
          DROP TABLE tessera_access; DROP TABLE tessera_access_keys;
          DROP TABLE tessera_access_roles; DROP TABLE tessera_access_denials;
          DROP TABLE tessera_access_usage; DROP TABLE tessera_access_log;

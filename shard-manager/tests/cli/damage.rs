@@ -188,7 +188,8 @@ fn a_replica_that_differs_in_more_than_rows_is_found() {
                    CREATE TABLE copies (slot INTEGER NOT NULL, shard_key TEXT NOT NULL,
                      key TEXT NOT NULL, value TEXT NOT NULL, version INTEGER NOT NULL,
                      created_at TEXT NOT NULL, updated_at TEXT NOT NULL) STRICT;
-                   INSERT INTO tessera_tables SELECT 'copies', column_list, id, routing, made_at
+                   INSERT INTO tessera_tables (name, column_list, id, routing, made_at)
+                   SELECT 'copies', column_list, id, routing, made_at
                    FROM tessera_tables WHERE name = 'kv';";
         meddle(&file(dir, "shard2-replica1"), sql);
         let sql = "UPDATE tessera_shard SET version = version - 1;

@@ -28,6 +28,7 @@ fn make_oldest(dir: &Path) {
             meddle(
                 &path,
                 "ALTER TABLE tessera_tables DROP COLUMN made_at;
+                 ALTER TABLE tessera_tables DROP COLUMN group_number;
                  DROP TABLE tessera_moves; DROP TABLE tessera_move_counts;
                  DROP TABLE tessera_foreign_counts;
                  ALTER TABLE tessera_slots DROP COLUMN fenced_at;
@@ -39,7 +40,7 @@ fn make_oldest(dir: &Path) {
     meddle(&file(dir, "catalog"), SHARDS_IN_COLUMNS);
     meddle(
         &file(dir, "catalog"),
-        "DROP TABLE tessera_indexes;
+        "DROP TABLE tessera_groups; DROP TABLE tessera_indexes;
          DROP TABLE tessera_access; DROP TABLE tessera_access_keys;
          DROP TABLE tessera_access_roles; DROP TABLE tessera_access_denials;
          DROP TABLE tessera_access_usage; DROP TABLE tessera_access_log;
