@@ -312,6 +312,9 @@ impl CatalogFollower {
         let mut turn = self.turn.lock().await;
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         self.follow_map(catalog, (timeline, &mut turn)).await.map_err(|error| failed(&error))?;
+        // Loaded before the intents: a table whose intent is read here may be published by this
+        // router before the tables are compared, and must not be taken for one that was dropped.
+        let known = self.registry.load_full();
         // Intents are read before the tables and after them: a table that is being created
         // meanwhile may exist on every shard, and its creation may still be undone.
         let before = catalog.intents().load().await.map_err(|error| failed(&error))?;
@@ -328,7 +331,6 @@ impl CatalogFollower {
         let after = catalog.intents().load().await.map_err(|error| failed(&error))?;
         let pending = before.iter().chain(&after);
         let pending: Vec<&str> = pending.map(|intent| intent.table.name()).collect();
-        let known = self.registry.load_full();
         let Some((first, _)) = shards.first() else { return Ok(()) };
         let everywhere = |table: &&Arc<Table>| {
             !pending.contains(&table.name())
