@@ -7,9 +7,12 @@
 //! **Not here:** the command line of the process (`cli`).
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use model::row_change::Operation;
 
@@ -23,6 +26,8 @@ pub type StartWriter<'s> = &'s (dyn Fn(&Path) -> Command + Sync);
 
 /// Number of clients of the process.
 const CLIENTS: u64 = 4;
+/// Interval at which it is checked if the audience of a silent writer has left.
+const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Returns the id of the user with this number.
 pub(crate) fn user_id(number: u64) -> String {
@@ -73,34 +78,84 @@ pub(crate) fn kill_after(
 ) -> Result<BTreeSet<u64>, LabError> {
     let mut command = start(data_dir);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(LabError::failed)?;
-    let out = child.stdout.take().ok_or_else(|| LabError::failed("the writer has no output"))?;
+    let mut writer = Writer(command.spawn().map_err(LabError::failed)?);
+    let lines = writer.lines()?;
+    let message = writer.message()?;
     let (mut numbers, mut is_killed) = (BTreeSet::new(), false);
-    let (mut out, mut line) = (BufReader::new(out), String::new());
     loop {
-        line.clear();
-        if out.read_line(&mut line).map_err(LabError::failed)? == 0 {
-            break;
+        match lines.recv_timeout(RECHECK_EVERY) {
+            Ok(number) => drop(numbers.insert(number)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
-        // The last line may be incomplete, and would then be a different number.
-        numbers.extend(line.strip_suffix('\n').and_then(|line| line.parse::<u64>().ok()));
         if !is_killed && (numbers.len() >= acknowledged || audience.has_left()) {
-            child.kill().map_err(LabError::failed)?;
+            writer.0.kill().map_err(LabError::failed)?;
             is_killed = true;
         }
     }
-    let mut said = String::new();
-    if let Some(mut err) = child.stderr.take() {
-        // Only for the message below.
-        let _ = err.read_to_string(&mut said);
-    }
-    child.wait().map_err(LabError::failed)?;
+    writer.0.wait().map_err(LabError::failed)?;
     audience.stay()?;
     if !is_killed {
+        let message = message.join().unwrap_or_default();
         return Err(LabError::Failed(format!(
             "the writer ended without being killed: {}",
-            said.trim()
+            message.trim()
         )));
     }
     Ok(numbers)
+}
+
+/// Process of a writer, which is killed when it is dropped.
+struct Writer(Child);
+
+impl Writer {
+    /// Returns the numbers that it reports, until its output ends.
+    fn lines(&mut self) -> Result<Receiver<u64>, LabError> {
+        let out = self.0.stdout.take();
+        let out = out.ok_or_else(|| LabError::failed("the writer has no output"))?;
+        let (sender, lines) = mpsc::channel();
+        let read = move || -> io::Result<()> {
+            let (mut out, mut line) = (BufReader::new(out), String::new());
+            while out.read_line(&mut line)? > 0 {
+                // The last line may be incomplete, and would then be a different number.
+                let number = line.strip_suffix('\n').and_then(|line| line.parse().ok());
+                if number.is_some_and(|number| sender.send(number).is_err()) {
+                    break;
+                }
+                line.clear();
+            }
+            Ok(())
+        };
+        spawn(read)?;
+        Ok(lines)
+    }
+
+    /// Reads its messages, so that it never waits for a full pipe.
+    fn message(&mut self) -> Result<JoinHandle<String>, LabError> {
+        let err = self.0.stderr.take();
+        spawn(move || {
+            let mut message = String::new();
+            if let Some(mut err) = err {
+                // An incomplete message is better than none.
+                let _ = err.read_to_string(&mut message);
+            }
+            message
+        })
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // It has ended if it cannot be killed.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a thread that reads what a writer prints.
+fn spawn<T: Send + 'static>(
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, LabError> {
+    let thread = thread::Builder::new().name("killed-writer".to_owned());
+    thread.spawn(read).map_err(LabError::failed)
 }

@@ -24,6 +24,9 @@ const PIECE: usize = 64 << 10;
 /// Time after which a lost packet is sent again: the minimum on Linux.
 const SENT_AGAIN: Duration = Duration::from_millis(200);
 
+/// Pause after a connection could not be accepted.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
 /// State of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkState {
@@ -71,12 +74,16 @@ impl TcpLink {
         let shared = Arc::new(Shared { server, seed, state: Mutex::default() });
         let accepting = Arc::clone(&shared);
         thread::Builder::new().name("tcp-link".to_owned()).spawn(move || {
-            for (number, client) in (0..).zip(listener.incoming().flatten()) {
+            for (number, client) in (0..).zip(listener.incoming()) {
                 if accepting.lock().is_over {
                     return;
                 }
-                // If the server does not answer, the client is disconnected, as without the link.
-                let _ = accepting.connect(number, client);
+                match client {
+                    // If the server does not answer, the client is disconnected, as without the link.
+                    Ok(client) => drop(accepting.connect(number, client)),
+                    // Too many open files, for example: trying again at once would only spin.
+                    Err(_) => thread::sleep(ACCEPT_RETRY),
+                }
             }
         })?;
         Ok(Self { port, shared })

@@ -7,12 +7,12 @@
 //! runs.
 //! **Not here:** the databases (`lab_cluster`).
 
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::statfs;
+use rustix::fs::{Mode, OFlags, open, statfs};
 
 use crate::lab_error::LabError;
 
@@ -83,12 +83,13 @@ impl Drop for WorkFolder {
 /// Removes the folders whose experiments have ended without removing them.
 fn remove_left_behind(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
-    for entry in entries.flatten() {
-        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        let lock = File::options().write(true).open(entry.path().join(LOCK));
-        if let (true, Ok(lock)) = (is_ours, lock)
-            && lock.try_lock().is_ok()
-        {
+    let is_ours = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with(PREFIX);
+    for entry in entries.flatten().filter(is_ours) {
+        // The folder may be shared with other users: opening a FIFO of theirs would wait for ever.
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(lock) = open(entry.path().join(LOCK), flags, Mode::empty()) else { continue };
+        let lock = File::from(lock);
+        if lock.metadata().is_ok_and(|lock| lock.is_file()) && lock.try_lock().is_ok() {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

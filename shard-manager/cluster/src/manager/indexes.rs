@@ -66,14 +66,12 @@ pub enum IndexesError {
     #[error(transparent)]
     Draft(#[from] IndexError),
     /// An index of this name has other columns, or is unique and this one is not.
-    #[error("the index `{index}` exists with another definition: {}({columns})", if *is_unique { "unique " } else { "" })]
+    #[error("the index `{index}` exists with another definition{}", definition.as_deref().unwrap_or_default())]
     Differs {
         /// The index.
         index: String,
-        /// Its columns.
-        columns: String,
-        /// True if it is unique.
-        is_unique: bool,
+        /// Its definition, behind a colon, if the caller may know its columns.
+        definition: Option<String>,
     },
     /// The index is being dropped.
     #[error("the index `{index}` is being dropped")]
@@ -307,8 +305,10 @@ fn check_known(
     };
     let name = known.name.clone();
     if !known.has_shape(index) {
-        let (columns, is_unique) = (known.columns.join(", "), known.is_unique);
-        return Err(IndexesError::Differs { index: name, columns, is_unique });
+        let unique = if known.is_unique { "unique " } else { "" };
+        let definition = is_visible(known, index.table())
+            .then(|| format!(": {unique}({})", known.columns.join(", ")));
+        return Err(IndexesError::Differs { index: name, definition });
     }
     match known.state {
         IndexState::Building | IndexState::Ready => Ok(Some(known.clone())),

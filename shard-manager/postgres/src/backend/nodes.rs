@@ -34,8 +34,10 @@ use crate::db_error::DbErrorKind;
 use crate::primary_tracker::PrimaryTracker;
 use crate::statement::{Bind, Statement, load, run};
 
-/// Highest number of sessions with the coordinator for orders.
-const SESSIONS_MAX: usize = 2;
+/// Highest number of sessions with the coordinator for changes.
+const CHANGES_MAX: usize = 2;
+/// Highest number of sessions with the coordinator for plans and lists.
+const READS_MAX: usize = 2;
 /// Name of these sessions.
 const PURPOSE: &str = "nodes";
 
@@ -59,6 +61,10 @@ const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
 /// Control of the nodes of a Citus cluster.
 pub(super) struct CitusNodes {
     desk: Arc<Desk>,
+    /// Places for changes: each has a session with the coordinator.
+    changes: Arc<Semaphore>,
+    /// Places for plans and lists.
+    reads: Semaphore,
     /// Runtime of changes, which continue if a request is dropped.
     runtime: Handle,
 }
@@ -66,22 +72,32 @@ pub(super) struct CitusNodes {
 /// Runtime on which requests are carried out.
 struct Desk {
     coordinator: Arc<PrimaryTracker>,
-    sessions: Semaphore,
 }
 
 impl CitusNodes {
     /// Creates the distributor on this runtime.
     pub(super) fn new(coordinator: Arc<PrimaryTracker>, runtime: Handle) -> Self {
-        let desk = Desk { coordinator, sessions: Semaphore::new(SESSIONS_MAX) };
-        Self { desk: Arc::new(desk), runtime }
+        let changes = Arc::new(Semaphore::new(CHANGES_MAX));
+        let reads = Semaphore::new(READS_MAX);
+        Self { desk: Arc::new(Desk { coordinator }), changes, reads, runtime }
     }
 
-    /// Waits for a change, which continues after the deadline.
+    /// Waits for a change, which continues after the deadline. A change that has not begun by then,
+    /// because others take long, never begins.
     async fn changed<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, DistributorError>> + Send + 'static,
         deadline: Instant,
     ) -> Result<T, DistributorError> {
+        let place = Arc::clone(&self.changes).acquire_owned();
+        let Ok(Ok(place)) = tokio::time::timeout_at(deadline.into(), place).await else {
+            let (error, outcome) = (Error::DeadlinePassed, Outcome::Rejected);
+            return Err(DistributorError::Failed { error, outcome });
+        };
+        let change = async move {
+            let _place = place;
+            change.await
+        };
         let unknown = |error| Err(DistributorError::Failed { error, outcome: Outcome::Unknown });
         match tokio::time::timeout_at(deadline.into(), self.runtime.spawn(change)).await {
             Ok(Ok(changed)) => changed,
@@ -89,18 +105,22 @@ impl CitusNodes {
             Err(_elapsed) => unknown(Error::DeadlinePassed),
         }
     }
-}
-
-/// Waits for a read, which is cancelled at the deadline.
-async fn seen<T>(
-    look: impl Future<Output = Result<T, DistributorError>>,
-    deadline: Instant,
-) -> Result<T, DistributorError> {
-    let failed = |error| DistributorError::Failed { error, outcome: Outcome::Rejected };
-    match tokio::time::timeout_at(deadline.into(), look).await {
-        Ok(Err(DistributorError::Failed { error, .. })) => Err(failed(error)),
-        Ok(seen) => seen,
-        Err(_elapsed) => Err(failed(Error::DeadlinePassed)),
+    /// Waits for a read, which is cancelled at the deadline.
+    async fn seen<T>(
+        &self,
+        look: impl Future<Output = Result<T, DistributorError>>,
+        deadline: Instant,
+    ) -> Result<T, DistributorError> {
+        let failed = |error| DistributorError::Failed { error, outcome: Outcome::Rejected };
+        let look = async {
+            let _place = self.reads.acquire().await.map_err(|_closed| internal())?;
+            look.await
+        };
+        match tokio::time::timeout_at(deadline.into(), look).await {
+            Ok(Err(DistributorError::Failed { error, .. })) => Err(failed(error)),
+            Ok(seen) => seen,
+            Err(_elapsed) => Err(failed(Error::DeadlinePassed)),
+        }
     }
 }
 
@@ -110,7 +130,7 @@ impl NodeDistributor for CitusNodes {
         draft: &'a RebalanceDraft,
         deadline: Instant,
     ) -> DistributorFuture<'a, PlanView> {
-        Box::pin(seen(self.desk.plan(draft), deadline))
+        Box::pin(self.seen(self.desk.plan(draft), deadline))
     }
 
     fn begin_rebalance<'a>(
@@ -123,7 +143,7 @@ impl NodeDistributor for CitusNodes {
     }
 
     fn rebalances(&self, deadline: Instant) -> DistributorFuture<'_, Vec<RebalanceView>> {
-        Box::pin(seen(self.desk.list(), deadline))
+        Box::pin(self.seen(self.desk.list(), deadline))
     }
 
     fn order_rebalance<'a>(
@@ -205,7 +225,7 @@ impl Desk {
                 let rows = load(connection, statement).await.map_err(failed)?;
                 rows.first().and_then(|row| row.bigint(0))
             };
-            run(connection, COMMIT).await.map_err(failed)?;
+            run(connection, COMMIT).await.map_err(unknown)?;
             let Some(job) = job else {
                 let plan = CitusPlan { goal: &goal, members: &members, parts: &parts, moves: &[] };
                 let note = settled_note(&goal);
@@ -213,7 +233,7 @@ impl Desk {
                 return Ok(RebalanceBegun::Settled(Box::new(view)));
             };
             tracing::info!(job, ?goal, "a rebalance of Citus has begun");
-            let view = shown(connection, &job.to_string()).await?;
+            let view = shown(connection, &job.to_string()).await.map_err(after_commit)?;
             Ok(RebalanceBegun::Begun(Box::new(view)))
         })
         .await
@@ -245,9 +265,9 @@ impl Desk {
             if let Some(drained) = jobs.drained(id, &members) {
                 set_gets_rows(connection, drained, true).await?;
             }
-            run(connection, COMMIT).await.map_err(failed)?;
+            run(connection, COMMIT).await.map_err(unknown)?;
             tracing::info!(job, "a rebalance of Citus was cancelled");
-            shown(connection, id).await
+            shown(connection, id).await.map_err(after_commit)
         })
         .await
     }
@@ -273,9 +293,9 @@ impl Desk {
                 let cause = "another node was added meanwhile: use the next number";
                 return Err(DistributorError::NodeState(cause.to_owned()));
             }
-            run(connection, COMMIT).await.map_err(failed)?;
+            run(connection, COMMIT).await.map_err(unknown)?;
             tracing::info!(group = node.group, "a node was added to Citus");
-            described(connection, added, true).await
+            described(connection, added, true).await.map_err(after_commit)
         })
         .await
     }
@@ -438,7 +458,22 @@ fn internal() -> DistributorError {
     DistributorError::Failed { error: Error::Internal, outcome: Outcome::Unknown }
 }
 
-/// Returns the meaning of an error of the coordinator. An open transaction ends with its session.
+/// Returns the failure for an error of a commit: Citus may have carried the request out.
+fn unknown(error: DieselError) -> DistributorError {
+    after_commit(failed(error))
+}
+
+/// Returns the failure for an error after a commit: the request was carried out, or may have been.
+fn after_commit(error: DistributorError) -> DistributorError {
+    let error = match error {
+        DistributorError::Failed { error, .. } => error,
+        _ => Error::ShardUnavailable { shard: "the coordinator".to_owned() },
+    };
+    DistributorError::Failed { error, outcome: Outcome::Unknown }
+}
+
+/// Returns the meaning of an error of the coordinator before a commit. An open transaction ends
+/// with its session.
 fn failed(error: DieselError) -> DistributorError {
     tracing::warn!(%error, "a statement about the nodes failed on the coordinator");
     let lacks_right =

@@ -19,8 +19,6 @@ use crate::command::backup::{Copied, judged};
 
 /// Longest name of a snapshot.
 const NAME_MAX: usize = 64;
-/// Highest number of listed snapshots.
-const LISTED_MAX: usize = 1_000;
 
 /// Folder of snapshots.
 pub(super) struct SnapshotFolder(PathBuf);
@@ -92,7 +90,7 @@ impl SnapshotFolder {
             Err(error) => return Err(refused(&self.0, &error)),
         };
         let mut found = Vec::new();
-        for entry in entries.flatten().take(LISTED_MAX) {
+        for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if entry.path().is_dir() && check_name(&name).is_ok() {
                 let read = Snapshot::read(&entry.path());
@@ -120,7 +118,7 @@ fn order(found: &ListedSnapshot) -> (bool, &str, &str) {
 fn check_name(name: &str) -> Result<(), String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let fits = (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_plain);
-    if fits && !name.starts_with(['.', '-']) && !name.ends_with(UNFINISHED) {
+    if fits && !name.starts_with(['.', '-', '_']) && !name.ends_with(UNFINISHED) {
         return Ok(());
     }
     Err(format!(
