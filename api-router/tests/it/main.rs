@@ -46,6 +46,7 @@ mod fences;
 mod folders;
 mod frames;
 mod generated_clients;
+mod group_commands;
 mod group_partitions;
 mod groups;
 mod harness;
