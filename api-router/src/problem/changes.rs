@@ -246,6 +246,7 @@ mod tests {
         for (error, code, status) in [
             (NewMoveFault::SlotCount(65).into(), "TSR330", 400),
             (MovesError::SeveralOwners("shard1, shard2".to_owned()), "TSR330", 400),
+            (MovesError::no_table("usres"), "TSR330", 400),
             (MovesError::NoShard(ShardNumber(9)), "TSR320", 404),
             (MovesError::NoShardNamed("shard9".to_owned()), "TSR320", 404),
             (MovesError::NotServing { shard: shard(), state }, "TSR326", 409),
