@@ -6,6 +6,7 @@ mod access;
 mod advice;
 mod advice_actions;
 mod advice_followed;
+mod advice_groups;
 mod aliases;
 mod backend;
 mod backup;

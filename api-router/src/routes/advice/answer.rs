@@ -29,6 +29,9 @@ pub(crate) struct AdviceAnswer {
     success: bool,
     /// Quantity to balance: `load` or `size`.
     by: &'static str,
+    /// Group of tables that it is about; missing if all tables are one group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
     /// `balanced`, `skewed`, `hot` (a slot outweighs any shard), `too_little_to_say` or, with the
     /// engine citus, `left_to_citus`.
     verdict: &'static str,
@@ -214,6 +217,7 @@ impl AdviceAnswer {
         Self {
             success: true,
             by: advice.balance_by.name(),
+            group: None,
             verdict: advice.verdict.name(),
             because: advice.because,
             how,
@@ -229,6 +233,11 @@ impl AdviceAnswer {
             findings,
             effect,
         }
+    }
+
+    /// Names the group of tables that the advice is about.
+    pub(super) fn of_group(self, group: Option<String>) -> Self {
+        Self { group, ..self }
     }
 
     /// Replaces the remedies of all findings by the reason why nothing can be carried out now.
