@@ -19,6 +19,7 @@ use chrono::{DateTime, Utc};
 use shard_manager::cache::CacheStats;
 use shard_manager::engine::move_record::MoveRecord;
 use shard_manager::manager::{Manager, MoveTotals, Rebalances, ShardReport};
+use shard_manager::shard_map::ShardMap;
 use shard_manager::stats::{NodeStats, ParkedStats, ShardStats, SizeEstimate};
 use shard_manager::topology::{Role, ShardNumber};
 use tokio::runtime::Handle;
@@ -172,6 +173,7 @@ impl ClusterStatus {
             in_flight,
             ranges: ranges.collect(),
             slots: map.groups().slot_count() as u32,
+            groups: group_names(&map),
             shards: shards.collect(),
             cache: self.manager.status().cache_stats().map_or_else(CacheNow::default, cache),
             parked: parked(self.manager.status().parked_writes()),
@@ -180,6 +182,12 @@ impl ClusterStatus {
             rebalance: self.rebalance(),
         }
     }
+}
+
+/// Returns the names of the table groups; none if there is only one.
+fn group_names(map: &ShardMap) -> Vec<String> {
+    let groups = map.groups().iter().filter(|_| map.groups().count() > 1);
+    groups.map(|(_, group)| group.name.clone()).collect()
 }
 
 impl ClusterStatus {

@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be measured ends the measurement")]
 
+#[path = "../tests/support/free_port.rs"]
+mod free_port;
 #[path = "../tests/cache/bench.rs"]
 #[expect(dead_code, reason = "tests need more of it")]
 mod bench;

@@ -9,10 +9,13 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use shard_manager::advice::{BalanceBy, Observed, SlotLoad, advise};
-use shard_manager::keyspace::{Keyspace, ShardKey};
+use shard_manager::keyspace::{KeyError, Keyspace, ShardKey};
 use shard_manager::placement::{Placement, rebalance};
-use shard_manager::shard_map::ShardMap;
+use shard_manager::shard_map::{KeyLocation, ShardMap, with_group};
+use shard_manager::table::{Column, Table, in_group};
+use shard_manager::table_group::{GroupNumber, TableGroup};
 use shard_manager::topology::{Role, ShardSpec, Topology};
+use shard_manager::value::ColumnType;
 
 const KEYS: usize = 10_000;
 /// Passes over the keys in one run: a few milliseconds, far above the clock's resolution.
@@ -27,13 +30,14 @@ fn main() {
     for shards in [3, 256] {
         let topology = Topology::with_weights(&vec![1; shards]).expect("good weights");
         let map = ShardMap::first(Keyspace::Hash, Placement::Even, topology).expect("it fits");
-        route(&format!("hash, {shards} shards"), &map, &plain);
+        route(&format!("hash, {shards} shards"), &map, &plain, |key| map.place(key));
     }
+    rows(&plain);
     for (name, keyspace, keys) in keyspaces(&plain) {
         let topology = Topology::with_weights(&[1; 256]).expect("good weights");
         let keyspace = keyspace.parse().expect("a good keyspace");
         let map = ShardMap::first(keyspace, Placement::Even, topology).expect("it fits");
-        route(name, &map, &keys);
+        route(name, &map, &keys, |key| map.place(key));
     }
     build();
     advise_all();
@@ -76,12 +80,44 @@ fn keyspaces(plain: &[String]) -> Vec<(&'static str, String, Vec<String>)> {
     ]
 }
 
+/// Prints the routing time per row of a table: in a cluster of one table group, and in both
+/// groups of a cluster of two. The times should be the same.
+fn rows(keys: &[String]) {
+    let topology = Topology::with_weights(&[1; 256]).expect("good weights");
+    let one = ShardMap::first(Keyspace::Hash, Placement::Even, topology).expect("it fits");
+    let group = TableGroup { name: "ledger".to_owned(), ..TableGroup::default() };
+    let two = with_group(&one, group, 2).expect("it fits");
+    let ledger = two.groups().find("ledger").expect("the group");
+    let (main, ledger) = (table(GroupNumber::MAIN), table(ledger));
+    for (name, map, table) in [
+        ("rows, one group", &one, &main),
+        ("rows of main, two groups", &two, &main),
+        ("rows of the second group", &two, &ledger),
+    ] {
+        route(name, map, keys, |key| map.locate(table, key, None));
+    }
+}
+
+/// Returns a table that is routed by its id.
+fn table(group: GroupNumber) -> Table {
+    let id = ["id".to_owned()];
+    let column =
+        Column { name: id[0].clone(), kind: ColumnType::Text, nullable: false, default: None };
+    let table = Table::new("rows", vec![column], &id, Some(&id[0])).expect("a good table");
+    in_group(table, group)
+}
+
 /// Prints the routing time per key.
-fn route(name: &str, map: &ShardMap, keys: &[String]) {
+fn route(
+    name: &str,
+    map: &ShardMap,
+    keys: &[String],
+    locate: impl Fn(ShardKey<'_>) -> Result<KeyLocation, KeyError>,
+) {
     let shards = map.topology().shards().iter();
     let nodes: Vec<String> = shards.map(|s| format!("{}-{}", s.name, Role::Primary)).collect();
-    run(map, &nodes, keys); // Warms up.
-    let mut runs: Vec<f64> = (0..RUNS).map(|_| run(map, &nodes, keys)).collect();
+    run(&locate, &nodes, keys); // Warms up.
+    let mut runs: Vec<f64> = (0..RUNS).map(|_| run(&locate, &nodes, keys)).collect();
     runs.sort_by(f64::total_cmp);
     let (median, least, most) = (runs[RUNS / 2], runs[0], runs[RUNS - 1]);
     println!(
@@ -91,12 +127,16 @@ fn route(name: &str, map: &ShardMap, keys: &[String]) {
 }
 
 /// Nanoseconds per key.
-fn run(map: &ShardMap, nodes: &[String], keys: &[String]) -> f64 {
+fn run(
+    locate: impl Fn(ShardKey<'_>) -> Result<KeyLocation, KeyError>,
+    nodes: &[String],
+    keys: &[String],
+) -> f64 {
     let began = Instant::now();
     for _ in 0..PASSES {
         for key in keys {
             let key = ShardKey::parse(black_box(key)).expect("a good key");
-            let place = map.place(key).expect("the keyspace has a place for these keys");
+            let place = locate(key).expect("the keyspace has a place for these keys");
             black_box(nodes[place.shard.index()].as_str());
         }
     }

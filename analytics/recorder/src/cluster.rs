@@ -31,6 +31,10 @@ pub struct ClusterNow {
     pub ranges: Vec<(u16, u16, String)>,
     /// Number of slots.
     pub slots: u32,
+    /// Names of the table groups, each of which has as many of the slots, in their order; left
+    /// out if all tables are one group.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
     /// Every shard, in the order configured.
     pub shards: Vec<ShardNow>,
     /// The cache.

@@ -266,6 +266,7 @@ impl ClusterMetrics {
             version: now.version.clone(),
             uptime_s: now.uptime_s,
             slots: now.slots,
+            groups: now.groups.clone(),
             ranges: now.ranges.clone(),
             moves: now.moves.clone(),
             rebalance: now.rebalance.clone(),

@@ -337,6 +337,10 @@ pub struct ClusterMetrics {
     pub uptime_s: u64,
     /// Number of slots.
     pub slots: u32,
+    /// Names of the table groups, each of which has as many of the slots, in their order; left
+    /// out if all tables are one group.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
     /// Owners of ranges of slots: first, last (inclusive), shard.
     pub ranges: Vec<(u16, u16, String)>,
     /// Running moves of slots.

@@ -149,9 +149,11 @@ fn cluster_is_odd(now: &ClusterNow) -> bool {
     now.shards.len() > SHARDS_MAX
         || of_cache.into_iter().any(many)
         || now.ranges.len() > RANGES_MAX
+        || now.groups.len() > RANGES_MAX
         || now.moves.len() > RANGES_MAX
         || [&now.backend, &now.version, &now.started].into_iter().any(|text| long(text))
         || now.ranges.iter().any(|(_, _, shard)| long(shard))
+        || now.groups.iter().any(|group| long(group))
         || now.uptime_s > COUNT_MAX
         || now.in_flight > COUNT_MAX
         || now.shards.iter().any(|shard| {

@@ -288,7 +288,7 @@ fn scope_of(path: &str) -> Option<AccessScope> {
         "/" | "/live" | "/ready" | "/dashboard" | "/api-docs/openapi.json" | LOGIN => None,
         path if path.starts_with("/dashboard/") || path.starts_with("/errors/") => None,
         "/metrics" => Some(AccessScope::Metrics),
-        "/api/shards" | "/api/shard-map" => Some(AccessScope::Operate),
+        "/api/shards" | "/api/shard-map" | "/api/groups" => Some(AccessScope::Operate),
         _ => Some(AccessScope::Analytics),
     }
 }

@@ -24,6 +24,7 @@ pub(crate) fn configure(surface: &mut ServiceConfig<'_>, has_access: bool) {
         .service(alerts::list_alerts)
         .service(cluster::route_key)
         .service(cluster::shard_map)
+        .service(cluster::list_groups)
         .service(cluster::list_shards)
         .service(cluster::advice)
         .service(cluster::list_moves)

@@ -144,7 +144,9 @@ fn each_path_needs_its_scope_and_pages_need_none() {
         assert_eq!(code(&lacking), (403, "TSR403".to_owned()), "{path}");
     }
     assert_eq!(status(&service, METRICS, WATCHER), 200);
-    assert_eq!(status(&service, "/api/shards", WATCHER), 403, "a router needs operate for it");
+    for path in ["/api/shards", "/api/shard-map", "/api/groups"] {
+        assert_eq!(status(&service, path, WATCHER), 403, "{path}: a router needs operate for it");
+    }
     assert_eq!(
         (status(&service, "/metrics", SCRAPER), status(&service, METRICS, SCRAPER)),
         (200, 403)

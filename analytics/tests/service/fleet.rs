@@ -180,8 +180,10 @@ fn requests_that_only_routers_can_answer_are_forwarded_and_no_others() {
     for path in [
         "/api/route?key=user%201",
         "/api/shard-map",
+        "/api/groups",
         "/api/shards",
         "/api/advice",
+        "/api/advice?group=ledger",
         "/api/moves?state=open",
         "/api/rebalance",
         rebalance,

@@ -25,20 +25,27 @@ export class Advice {
     this.names = m.shards.map((shard) => shard.shard);
     if (performance.now() - this.asked < EVERY_MS) return;
     this.asked = performance.now();
+    // Each table group has an advice of its own.
+    const { groups = [] } = m.cluster;
+    const queries = groups.length > 1 ? groups.map((group) => `?${new URLSearchParams({ group })}`) : [""];
     try {
-      const answer = await fetch("api/advice");
-      if (answer.ok) this.tell(await answer.json());
+      const answers = await Promise.all(queries.map((query) => fetch(`api/advice${query}`)));
+      const told = await Promise.all(answers.filter((answer) => answer.ok).map((answer) => answer.json()));
+      if (told.length > 0) this.tell(told);
     } catch {
       // The state of the connection shows this already.
     }
   }
 
-  tell(advice) {
-    const findings = advice.findings ?? [];
+  /** Shows the advice for each table group, or the only one. */
+  tell(all) {
+    const findings = all.flatMap(({ group, findings = [] }) =>
+      findings.map((finding) => ({ ...finding, group })),
+    );
     // The text of the findings is not repeated.
     this.note.hidden = findings.length > 0;
-    setText(this.note, advice.because);
-    const keyOf = (finding) => `${finding.kind} ${finding.slot ?? ""}`;
+    setText(this.note, all.map(({ group, because }) => inGroup(group, because)).join("; "));
+    const keyOf = (finding) => `${finding.group ?? ""} ${finding.kind} ${finding.slot ?? ""}`;
     keep(
       this.findings,
       findings,
@@ -46,13 +53,14 @@ export class Advice {
       (finding) => this.make(keyOf(finding)),
       (node, finding) => this.update(keyOf(finding), finding),
     );
-    const effect = say(advice.effect ?? {});
+    const effect = say(all);
     this.effect.hidden = effect === "";
     setText(this.effect, effect);
-    const moves = advice.moves ?? [];
+    const advised = all.filter(({ moves = [] }) => moves.length > 0);
+    const moves = advised.flatMap((advice) => advice.moves);
     this.moves.hidden = moves.length === 0;
     if (moves.length === 0) return;
-    setText(this.outlook, `Skew now ${ratio(advice.skew)}, after these moves ${ratio(advice.skew_after)}:`);
+    setText(this.outlook, `${advised.map(outlook).join("; ")}:`);
     this.table ??= this.makeTable();
     this.table.show(moves);
   }
@@ -72,16 +80,26 @@ export class Advice {
   update(key, finding) {
     const { because, command: line, needs, reason, helps } = this.parts.get(key);
     const { action, no_action: none } = finding;
-    setText(because, `${capital(finding.because)}.`);
+    setText(because, `${capital(inGroup(finding.group, finding.because))}.`);
     line.hidden = !action;
     needs.hidden = !action;
     if (action) {
-      copies(line, action.command, finding.slot === null ? "the command to rebalance" : "the command to move the slot");
+      copies(
+        line,
+        action.command,
+        finding.slot === null ? "the command to rebalance" : "the command to move the slot",
+      );
       setText(needs, needed(action, finding));
     }
     reason.hidden = !none;
     setText(reason, none ? `${capital(none.reason)}.` : "");
-    keep(helps, none?.helps ?? [], String, () => element("li"), (node, help) => setText(node, `${capital(help)}.`));
+    keep(
+      helps,
+      none?.helps ?? [],
+      String,
+      () => element("li"),
+      (node, help) => setText(node, `${capital(help)}.`),
+    );
   }
 
   makeTable() {
@@ -104,31 +122,44 @@ export class Advice {
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
+/** A sentence about a table group; as it is, if there is only one. */
+const inGroup = (group, sentence) => (group === undefined ? sentence : `group ${group}: ${sentence}`);
+
+/** The skew of the shards before and after the moves of an advice. */
+function outlook({ group, skew, skew_after: after }) {
+  return capital(inGroup(group, `skew now ${ratio(skew)}, after these moves ${ratio(after)}`));
+}
+
 /** What a command leads to, and what it needs. */
 function needed(action, finding) {
   const effect = `Skew after it: ${ratio(finding.skew_after)}.`;
   if (action.allowed) return effect;
-  const need = action.requires.startsWith("--") ? `a router started with ${action.requires}` : `the scope ${action.requires}`;
+  const need = action.requires.startsWith("--")
+    ? `a router started with ${action.requires}`
+    : `the scope ${action.requires}`;
   return `${effect} This needs ${need}.`;
 }
 
 /** The effect of the latest rebalance and of the moves of the last minutes. */
-function say({ rebalance, moved }) {
+function say(all) {
   const told = [];
+  const rebalance = all[0].effect?.rebalance;
   if (rebalance) {
-    const measured = rebalance.skew_measured === null ? "not measured" : `${ratio(rebalance.skew_measured)} measured`;
+    const measured =
+      rebalance.skew_measured === null ? "not measured" : `${ratio(rebalance.skew_measured)} measured`;
     const goal = GOALS[rebalance.by] ?? rebalance.by;
     told.push(
       `Latest rebalance (${goal}, ${rebalance.state}): skew ${ratio(rebalance.skew_before)} before, ` +
         `${ratio(rebalance.skew_planned)} planned, ${measured}.`,
     );
   }
-  if (moved) {
+  for (const { group, effect } of all) {
+    const moved = effect?.moved;
+    if (!moved) continue;
     const slots = `${count(moved.slots)} ${moved.slots === 1 ? "slot" : "slots"}`;
-    told.push(
-      `${slots} moved in the last minutes: without these moves the same requests would have a skew of ${ratio(moved.skew_before)}, ` +
-        `and now they have ${ratio(moved.skew_now)}.`,
-    );
+    const without = `without these moves the same requests would have a skew of ${ratio(moved.skew_before)}`;
+    const sentence = `${slots} moved in the last minutes: ${without}, and now they have ${ratio(moved.skew_now)}`;
+    told.push(`${capital(inGroup(group, sentence))}.`);
   }
   return told.join(" ");
 }

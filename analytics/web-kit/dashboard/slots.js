@@ -1,14 +1,12 @@
 // Slots: one bar of all slots, each in its owner's colour, and the pin that marks the slot of a key.
 
-import { Arrows } from "./arrows.js";
+import { Arrows, GROUP } from "./arrows.js";
 import { byId, element, setText } from "./element.js";
 import { isMoving, rangesOf } from "./movement.js";
 import { inkOn, ownerColour, resolve } from "./palette.js";
 import { count, share } from "./units.js";
 
 const HEIGHT = 56;
-/** Number of slots of a table group. */
-const GROUP = 16384;
 /** Names are written into parts that are at least so wide. */
 const NAME_ROOM = 54;
 
@@ -49,12 +47,14 @@ export class Slots {
     this.figures = m;
     this.shards = m.shards;
     this.names = m.shards.map((shard) => shard.shard);
-    const { slots, ranges, epoch } = m.cluster;
+    // The names of the table groups; none if there is only one.
+    const { slots, ranges, epoch, groups = [] } = m.cluster;
     const moving = this.movement.moves.filter(isMoving);
     const known = JSON.stringify([
       slots,
       epoch,
       ranges.length,
+      groups,
       this.names,
       moving.map((move) => [move.id, move.goal]),
       m.shards.map((shard) => shard.up),
@@ -64,11 +64,13 @@ export class Slots {
     this.known = known;
     const places = new Map(this.names.map((name, place) => [name, place]));
     this.ranges = ranges;
+    this.groups = groups;
     this.owners = new Uint16Array(slots).fill(this.names.length);
     for (const [first, last, name] of ranges)
       this.owners.fill(places.get(name) ?? this.names.length, first, last + 1);
     this.moving = moving;
     this.arrows.show(moving, { names: this.names, ranges, slots });
+    this.nameGroups();
     this.axis(slots);
     this.summary = this.say(m, slots);
     this.canvas.setAttribute("aria-label", this.summary);
@@ -82,7 +84,15 @@ export class Slots {
     const rest = m.shards.length > 8 ? ` and ${m.shards.length - 8} more` : "";
     const moved = this.moving.reduce((sum, move) => sum + move.slot_count, 0);
     const moving = moved > 0 ? ` ${count(moved)} of them move, and are hatched.` : "";
-    return `${count(slots)} slots: ${told.join(", ")}${rest}.${moving}`;
+    const named = this.groups.length > 1 ? ` in the table groups ${this.groups.join(", ")}` : "";
+    return `${count(slots)} slots${named}: ${told.join(", ")}${rest}.${moving}`;
+  }
+
+  /** Names each table group under its part of the bar, unless there is only one. */
+  nameGroups() {
+    const row = byId("bar-groups");
+    row.hidden = this.groups.length < 2;
+    row.replaceChildren(...this.groups.map((name) => element("span", { text: name })));
   }
 
   /** Marks the quarters of the only table group, or the first slot of each group. */
@@ -102,14 +112,17 @@ export class Slots {
       return;
     }
     const owner = this.owners[slot];
+    const group = Math.floor(slot / GROUP);
+    const [begin, end] = [group * GROUP, Math.min(this.owners.length, (group + 1) * GROUP) - 1];
     let [first, last] = [slot, slot];
-    while (first > 0 && this.owners[first - 1] === owner) first -= 1;
-    while (last < this.owners.length - 1 && this.owners[last + 1] === owner) last += 1;
+    while (first > begin && this.owners[first - 1] === owner) first -= 1;
+    while (last < end && this.owners[last + 1] === owner) last += 1;
     const run = first === last ? `Slot ${count(slot)}` : `Slots ${count(first)} to ${count(last)}`;
     const covers = ([from, to]) => from <= slot && slot <= to;
     const move = this.moving.find(({ slots }) => rangesOf(slots).some(covers));
     const going = move === undefined ? "" : `, slot ${count(slot)} moves to ${targetOf(move)}`;
-    setText(this.note, `${run}: ${this.names[owner] ?? "no owner"}${going}`);
+    const named = this.groups.length > 1 ? ` of ${this.groups[group]}` : "";
+    setText(this.note, `${run}${named}: ${this.names[owner] ?? "no owner"}${going}`);
   }
 
   draw() {
@@ -128,6 +141,7 @@ export class Slots {
     }
     pen.globalAlpha = 1;
     this.drawEdges(wide, high, scale);
+    this.divide(wide, high, scale);
     this.hatch(wide, high, scale);
   }
 
@@ -193,6 +207,14 @@ export class Slots {
       }
       pen.fillText(down, left + 12 * scale, high / 2);
     }
+  }
+
+  /** Wider gaps between table groups. */
+  divide(wide, high, scale) {
+    const groups = this.owners.length / GROUP;
+    this.pen.fillStyle = resolve("var(--panel)");
+    for (let group = 1; group < groups; group += 1)
+      this.pen.fillRect(Math.round((group / groups) * wide) - 2 * scale, 0, 4 * scale, high);
   }
 
   /** Stripes in the colour of the shard that slots move to, in a frame. */

@@ -41,6 +41,7 @@ impl Code {
             RefusalCode::RebalanceState => Self::TSR337,
             RefusalCode::RebalanceRuns => Self::TSR338,
             RefusalCode::EngineNeeds => Self::TSR341,
+            RefusalCode::NoGroup => Self::TSR350,
         }
     }
 }
@@ -50,6 +51,7 @@ pub fn refused(refusal: RefusalCode, detail: impl Into<String>) -> Problem {
     let problem = Problem::new(Code::of_refusal(refusal), detail).outcome("rejected");
     match refusal {
         RefusalCode::NoShard => problem.hint("/api/shards lists the shards"),
+        RefusalCode::NoGroup => problem.hint("/api/groups lists the groups"),
         RefusalCode::BadShard | RefusalCode::BadMove | RefusalCode::BadRebalance => {
             problem.hint("correct the member that the detail names, and send the request again")
         }
@@ -246,6 +248,7 @@ mod tests {
         for (error, code, status) in [
             (NewMoveFault::SlotCount(65).into(), "TSR330", 400),
             (MovesError::SeveralOwners("shard1, shard2".to_owned()), "TSR330", 400),
+            (MovesError::no_table("usres"), "TSR330", 400),
             (MovesError::NoShard(ShardNumber(9)), "TSR320", 404),
             (MovesError::NoShardNamed("shard9".to_owned()), "TSR320", 404),
             (MovesError::NotServing { shard: shard(), state }, "TSR326", 409),
@@ -278,6 +281,7 @@ mod tests {
             (RebalancesError::HoldsCatalog(name()), "TSR326", 409),
             (RebalancesError::Refused("not now".to_owned()), "TSR326", 409),
             (RebalancesError::NoShard(name()), "TSR320", 404),
+            (RebalancesError::NoGroup("sesions".to_owned()), "TSR350", 400),
             (RebalancesError::Unsupported, "TSR329", 409),
             (RebalanceListError::NoRebalance.into(), "TSR336", 404),
             (RebalanceListError::Order(ended).into(), "TSR337", 409),

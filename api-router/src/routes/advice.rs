@@ -52,7 +52,8 @@ const EMBEDDED: &str = "sqlite";
 /// router knows no requests of other routers. By size it uses the bytes of the shards. There is no
 /// verdict on fewer than 1000 requests, or 100 a shard, or 16 MiB; nothing is advised up to a skew
 /// of 1.1, or where chance explains it. Slots that are already being moved are left alone. Nothing
-/// is moved here: each finding contains the request that carries it out.
+/// is moved here: each finding contains the request that carries it out. In a cluster with several
+/// table groups the advice is for one of them, and so are the requests.
 #[utoipa::path(
     tag = "placement",
     params(
@@ -82,11 +83,11 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let known = KnownMoves::read(&app, &map, deadline).await;
     let is_citus = app.manager.status().is_partitioned();
     let how = if app.backend == EMBEDDED { NEXT_STEPS } else { NEXT_STEPS_ON_SERVERS };
-    let actions = Actions::of(&app, &request);
+    let named = (map.groups().count() > 1).then(|| map.groups().name_of(group).to_owned());
+    let actions = Actions::of(&app, &request, named.clone());
     let answer = block(move || {
         let (advice, effect) = if map.groups().are_several() {
-            let advice = advise_group((&map, group), &recorded.load, (&sizes, known.as_ref()));
-            (advice(balance_by)?, EffectView::default())
+            advise_group(balance_by, (&map, group), &recorded, (&sizes, known.as_ref()))?
         } else {
             let observed = Observed {
                 map: &map,
@@ -101,7 +102,8 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
             (advice, effect)
         };
         let follow = (recorded.window, how);
-        let mut answer = AdviceAnswer::new(advice, (&map, &sizes), follow, (&actions, effect));
+        let advised = AdviceAnswer::new(advice, (&map, &sizes), follow, (&actions, effect));
+        let mut answer = advised.of_group(named);
         if is_citus {
             answer.leave_to_citus();
         } else if known.is_none() {
@@ -113,20 +115,22 @@ pub(crate) async fn advise(app: Data<App>, request: HttpRequest) -> Result<HttpR
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// Returns the advice for one of several table groups.
-fn advise_group<'o>(
-    (map, group): (&'o ShardMap, GroupNumber),
-    load: &'o ObservedLoad,
-    (sizes, known): (&'o [ShardSize], Option<&'o KnownMoves>),
-) -> impl FnOnce(BalanceBy) -> Result<Advice, Problem> + 'o {
-    move |balance_by| {
-        let settled = PlannedSlots::of(map, &[]);
-        let slots = known.map_or(&settled, KnownMoves::planned);
-        let own = GroupScene::of(map, &slots.scene(map, sizes), group);
-        let own = own.map_err(|fault| Problem::from(RebalancesError::from(fault)))?;
-        let (load, keys) = (own.load(&load.slots), own.keys(&load.keys));
-        Ok(own.with_own_numbers(advice::advise(&own.observed(load, &keys), balance_by)))
-    }
+/// Returns the advice for one of several table groups, and the effect of moves of its slots.
+fn advise_group(
+    balance_by: BalanceBy,
+    (map, group): (&ShardMap, GroupNumber),
+    recorded: &RecordedLoad,
+    (sizes, known): (&[ShardSize], Option<&KnownMoves>),
+) -> Result<(Advice, EffectView), Problem> {
+    let settled = PlannedSlots::of(map, &[]);
+    let slots = known.map_or(&settled, KnownMoves::planned);
+    let own = GroupScene::of(map, &slots.scene(map, sizes), group);
+    let own = own.map_err(|fault| Problem::from(RebalancesError::from(fault)))?;
+    let (load, keys) = (own.load(&recorded.load.slots), own.keys(&recorded.load.keys));
+    let observed = own.observed(load, &keys);
+    let advice = advice::advise(&observed, balance_by);
+    let effect = EffectView::of(known, &advice, (&observed, recorded.window));
+    Ok((own.with_own_numbers(advice), effect))
 }
 
 /// Returns the sizes of the shards, by number, as far as they are known before the deadline.

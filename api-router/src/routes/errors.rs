@@ -362,6 +362,7 @@ fn example_of_change(code: Code) -> Problem {
             let runs = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71".to_owned();
             return RebalancesError::from(RebalanceListError::Runs(runs)).into();
         }
+        RefusalCode::NoGroup => return RebalancesError::NoGroup("sesions".to_owned()).into(),
         RefusalCode::EngineNeeds => {
             let need =
                 "worker2 has wal_level = replica: set wal_level = logical there and restart it";

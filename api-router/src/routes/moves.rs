@@ -14,6 +14,7 @@ use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
 use shard_manager::engine::move_catalog::MoveListError;
+use shard_manager::engine::move_draft::DraftSlots;
 use shard_manager::engine::move_record::{MoveOrder, MoveRecord, parse_move_name};
 use shard_manager::engine::move_view::{MoveView, RETRY};
 use shard_manager::manager::MovesError;
@@ -140,6 +141,11 @@ pub(crate) async fn begin_move(
     let change = ClusterChange::from_request(&request)?;
     let body = change.read_body(&app, &request, payload, BODY_BYTES_MAX).await?;
     let draft = draft(&body, app.manager.map().groups().slot_count())?;
+    if let DraftSlots::OfKey { table: Some(table), .. } = &draft.slots {
+        // To a caller without a grant for the table it does not exist.
+        let found = app.manager.schema(&app.rights(&request)).table(table);
+        found.map_err(|_| MovesError::no_table(table))?;
+    }
     let moves = app.manager.moves();
     let begun = moves.begin_draft(&draft, change.epoch, change.deadline).await?;
     Ok(accepted(&app, &begun))

@@ -25,8 +25,12 @@ fn keys(router: &Router, counts: [(&str, usize); 3]) -> Vec<Vec<String>> {
 }
 
 fn read(router: &Router, key: &str, times: usize) {
+    read_from(router, "users", key, times);
+}
+
+fn read_from(router: &Router, table: &str, key: &str, times: usize) {
     let agent = router.agent();
-    let url = router.url(&format!("/api/read?table=users&shardKey={key}"));
+    let url = router.url(&format!("/api/read?table={table}&shardKey={key}"));
     for _ in 0..times {
         assert_eq!(agent.get(&url).call().unwrap().status(), 200);
     }
@@ -73,6 +77,54 @@ fn a_hot_key_is_shown_with_the_command_that_moves_it_and_later_with_the_effect()
     assert_eq!(page.value("document.querySelectorAll('#advice .finding').length"), 0);
     check_screens(&mut page);
     assert_eq!(page.faults(), Vec::<String>::new());
+}
+
+/// Two table groups with two shards each.
+const GROUPS: &str = r#"
+[groups.main]
+shards = ["shard1", "shard2"]
+
+[groups.ledger]
+tables = ["transactions"]
+shards = ["shard2", "shard3"]
+"#;
+
+/// Reads keys of a table so that one shard has three times the requests of another one.
+fn read_unevenly(router: &Router, table: &str, fuller: &str) {
+    let (mut of_fuller, mut of_other) = (0, 0);
+    for key in (0..).map(|number| format!("key{number}")) {
+        let route = router.get(&format!("/api/route?key={key}&table={table}"));
+        let (count, times) =
+            if route["shard"] == fuller { (&mut of_fuller, 9) } else { (&mut of_other, 3) };
+        if *count == 100 {
+            continue;
+        }
+        *count += 1;
+        read_from(router, table, &key, times);
+        if (of_fuller, of_other) == (100, 100) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn the_findings_of_every_group_of_tables_are_shown_with_commands_for_that_group() {
+    let router = Router::start_with_settings(GROUPS, &["--operate"]);
+    let service = Service::start(&[("north", &router)], "");
+    read_unevenly(&router, "users", "shard1");
+    read_unevenly(&router, "transactions", "shard2");
+    for url in [router.url(""), service.url()] {
+        let mut page = Page::open_at(&url, DESK);
+        page.until("the findings", "document.querySelectorAll('#advice .finding').length > 1");
+        let commands = page.texts("#advice .command code");
+        for (group, found) in ["main", "ledger"].into_iter().zip(page.texts("#advice .finding")) {
+            assert!(found.starts_with(&format!("Group {group}: ")), "{found}");
+            let flags = format!("rebalance --by load --group {group} --yes");
+            assert!(commands.iter().any(|command| command.contains(&flags)), "{commands:?}");
+        }
+        check_screens(&mut page);
+        assert_eq!(page.faults(), Vec::<String>::new());
+    }
 }
 
 /// Sends the request of an action, once the replicas of the shards follow.

@@ -26,7 +26,10 @@ pub(crate) struct Router {
 impl Router {
     /// Returns a router with three shards, and with these flags.
     pub(crate) fn start(flags: &[&str]) -> Self {
-        let data = crate::folders::temporary();
+        Self::start_in(crate::folders::temporary(), flags)
+    }
+
+    fn start_in(data: TempDir, flags: &[&str]) -> Self {
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let (child, address) = launch(data.path(), "127.0.0.1:0", &flags);
         let agent = ureq::Agent::config_builder()
@@ -35,6 +38,13 @@ impl Router {
             .timeout_global(Some(PATIENCE))
             .build();
         Self { child, address, agent: agent.into(), data, flags }
+    }
+
+    /// Returns a router with these settings in its file, three shards, and these flags.
+    pub(crate) fn start_with_settings(settings: &str, flags: &[&str]) -> Self {
+        let data = crate::folders::temporary();
+        std::fs::write(data.path().join("tessera.toml"), settings).unwrap();
+        Self::start_in(data, flags)
     }
 
     /// Ends the process at once, as a crash would.

@@ -1,11 +1,13 @@
 //! Tests of shards on the page: the shard of a key, shards and nodes that are down, and the metrics
 //! of a single shard.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::load::Load;
+use crate::moves::check_screens;
 use crate::page::{DESK, PHONE, Page, Screen};
 use crate::router::Router;
+use crate::service::Service;
 
 /// Returns the bar and the pin on the screen: left edge and width of the bar, middle of the pin.
 fn places(page: &mut Page) -> (f64, f64, f64) {
@@ -192,4 +194,53 @@ fn one_shard_and_very_many_fit_on_the_page() {
         }
         assert_eq!(page.faults(), Vec::<String>::new(), "{shards} shards");
     }
+}
+
+/// Table group beside `main`, whose shards both are not those of `main`.
+const GROUPS: &str = r#"
+[groups.main]
+shards = ["shard1"]
+
+[groups.ledger]
+tables = ["transactions"]
+shards = ["shard2", "shard3"]
+"#;
+
+/// Left edge and width of each element, and its text.
+const SPANS: &str = "(() => { const bar = document.getElementById('bar-canvas').getBoundingClientRect();
+    return [...document.querySelectorAll('#bar-groups span')].map((span) => {
+        const { x, width } = span.getBoundingClientRect();
+        return [span.textContent, Math.round(4 * (x - bar.x) / bar.width), Math.round(4 * width / bar.width)];
+    }); })()";
+
+#[test]
+fn the_bar_names_each_group_of_tables_under_its_slots_and_says_nothing_of_an_only_one() {
+    let router = Router::start_with_settings(GROUPS, &[]);
+    let service = Service::start(&[("north", &router)], "");
+    let summary = "document.getElementById('bar-note').textContent";
+    for mut page in [Page::open(&router, DESK), Page::open_at(&service.url(), DESK)] {
+        let named = format!("{summary}.includes('in the table groups main, ledger')");
+        page.until("the groups are named", &named);
+        for screen in [DESK, PHONE] {
+            page.look_on(screen);
+            page.until("it has its width", &format!("innerWidth === {}", screen.width));
+            let spans = page.value(SPANS);
+            assert_eq!(spans, json!([["main", 0, 2], ["ledger", 2, 2]]), "in quarters of the bar");
+        }
+        page.look_on(DESK);
+        page.value(
+            "(() => { const bar = document.getElementById('bar-canvas');
+                const { x, width } = bar.getBoundingClientRect();
+                bar.dispatchEvent(new PointerEvent('pointermove', { clientX: x + 0.6 * width })); })()",
+        );
+        let run = "Slots 16,384 to 24,575 of ledger: shard2";
+        page.until("the group of a slot is named", &format!("{summary} === '{run}'"));
+        check_screens(&mut page);
+        assert_eq!(page.faults(), Vec::<String>::new());
+    }
+    let router = Router::start(&[]);
+    assert_eq!(router.get("/api/analytics/metrics")["metrics"]["cluster"].get("groups"), None);
+    let mut page = Page::open(&router, DESK);
+    page.until("the slots are told", &format!("{summary}.startsWith('16,384 slots: shard1')"));
+    assert_eq!(page.value("document.getElementById('bar-groups').checkVisibility()"), false);
 }

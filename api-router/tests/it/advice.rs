@@ -16,8 +16,12 @@ pub(crate) struct Owners(pub(crate) Vec<String>);
 
 impl Owners {
     pub(crate) fn of(router: &Router) -> Self {
-        let map = router.get("/api/shard-map").json();
-        let ranges = map["ranges"].as_array().unwrap().iter();
+        Self::of_ranges(&router.get("/api/shard-map").json()["ranges"])
+    }
+
+    /// Owners of ranges of slots, from the first one on.
+    pub(crate) fn of_ranges(ranges: &Value) -> Self {
+        let ranges = ranges.as_array().unwrap().iter();
         let owners = ranges.flat_map(|range| {
             let [first, last] = [0, 1].map(|at| range[at].as_u64().unwrap());
             (first..=last).map(|_| range[2].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -67,13 +71,22 @@ fn slot(key: &str) -> usize {
 
 /// Reads each key so many times, and counts what that is for each slot.
 pub(crate) fn read(router: &Router, keys: &[(Vec<String>, usize)]) -> HashMap<usize, u64> {
+    read_from(router, "users", keys)
+}
+
+/// Reads each key of a table so many times, and counts what that is for each slot of its group.
+pub(crate) fn read_from(
+    router: &Router,
+    table: &str,
+    keys: &[(Vec<String>, usize)],
+) -> HashMap<usize, u64> {
     let all: Vec<&String> =
         keys.iter().flat_map(|(keys, times)| std::iter::repeat_n(keys, *times).flatten()).collect();
     for some in all.chunks(AT_ONCE) {
         let mut text = String::new();
         for (number, key) in some.iter().enumerate() {
             let end = if number + 1 == some.len() { "connection: close\r\n" } else { "" };
-            let path = format!("/api/read?table=users&shardKey={key}");
+            let path = format!("/api/read?table={table}&shardKey={key}");
             let _ = write!(text, "GET {path} HTTP/1.1\r\nhost: localhost\r\n{end}\r\n");
         }
         let answers = String::from_utf8_lossy(&router.raw(text.as_bytes())).into_owned();

@@ -15,7 +15,7 @@ use crate::moves::{OPERATE, begin_slow, order, place, until};
 const WHY: &str = "Citus is one shard to Tessera, and places rows itself";
 
 /// Sends the request of an action exactly as it is given.
-fn send(router: &Router, action: &Value) -> Reply {
+pub(crate) fn send(router: &Router, action: &Value) -> Reply {
     let (method, path) = (action["method"].as_str().unwrap(), action["path"].as_str().unwrap());
     assert_eq!(action["url"], router.url(path), "{action}");
     let json = [("content-type", "application/json")];

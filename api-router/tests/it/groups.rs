@@ -9,7 +9,7 @@ use crate::folders;
 use crate::harness::{Router, bare_command, refused_start};
 
 /// One group on a single shard, and one that is spread over two.
-const SETTINGS: &str = r#"
+pub(crate) const SETTINGS: &str = r#"
 [groups.main]
 shards = ["shard1"]
 
@@ -26,7 +26,7 @@ shards = ["shard2", "shard3"]
 
 const FLAGS: [&str; 3] = ["--shards", "3", "--operate"];
 
-fn start(folder: &Path, settings: &str) -> Router {
+pub(crate) fn start(folder: &Path, settings: &str) -> Router {
     fs::write(folder.join("tessera.toml"), settings).unwrap();
     Router::start_in(&folder.join("data"), &FLAGS)
 }
@@ -42,7 +42,7 @@ fn table(name: &str, group: Option<&str>) -> Value {
 }
 
 /// Creates a table, and returns its group.
-fn create(router: &Router, name: &str, group: Option<&str>) -> Value {
+pub(crate) fn create(router: &Router, name: &str, group: Option<&str>) -> Value {
     let made = router.post("/api/tables", &[], &table(name, group));
     assert_eq!(made.status, 201, "{}", made.text());
     made.json()["table"]["group"].clone()

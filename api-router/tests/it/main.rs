@@ -6,6 +6,7 @@ mod access;
 mod advice;
 mod advice_actions;
 mod advice_followed;
+mod advice_groups;
 mod aliases;
 mod backend;
 mod backup;
@@ -48,6 +49,7 @@ mod frames;
 #[path = "../../../shard-manager/tests/support/free_port.rs"]
 mod free_port;
 mod generated_clients;
+mod group_commands;
 mod group_partitions;
 mod groups;
 mod harness;

@@ -44,7 +44,7 @@ pub struct ClusterSpec {
     pub weights: Option<Vec<u32>>,
     /// Number of replicas of each shard. Unlike the other settings it may change at each start.
     pub replicas: Option<usize>,
-    /// Groups of tables. A start creates those that the cluster lacks.
+    /// Table groups. A start creates those that the cluster lacks.
     pub groups: Vec<GroupSpec>,
 }
 

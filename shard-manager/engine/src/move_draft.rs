@@ -11,8 +11,14 @@ use model::slot_set::{SlotSet, SlotSetError, parse_within};
 pub enum DraftSlots {
     /// These slots.
     Set(SlotSet),
-    /// The slot of this shard key.
-    OfKey(String),
+    /// The slot of a shard key.
+    OfKey {
+        /// The shard key.
+        key: String,
+        /// Name of a table, whose table group determines the slot; `None` for the group
+        /// `main`.
+        table: Option<String>,
+    },
 }
 
 /// Move that an operator describes.

@@ -30,6 +30,8 @@ pub enum DraftGoal {
 pub struct RebalanceDraft {
     /// Goal.
     pub goal: DraftGoal,
+    /// Name of the table group whose slots move; `None` for all of them.
+    pub group: Option<String>,
     /// Highest rate of the copy of each move in MiB/s; `None` without a limit.
     pub rate: Option<u32>,
     /// Seconds for which the sources are kept; `None` for the usual time.
@@ -43,6 +45,8 @@ pub struct DraftMembers<'m> {
     pub by: Option<&'m str>,
     /// Placement.
     pub placement: Option<&'m str>,
+    /// Name of a table group.
+    pub group: Option<&'m str>,
     /// Highest rate of the copy of each move in MiB/s.
     pub rate: Option<u32>,
     /// Seconds for which the sources are kept.
@@ -61,6 +65,9 @@ pub enum DraftFault {
     /// The placement is unknown.
     #[error("placement: {0}")]
     Placement(PlacementError),
+    /// A table group is given for a drain.
+    #[error("group is not given with a drain, which empties a shard of the slots of all groups")]
+    GroupUnexpected,
     /// The rate is out of bounds.
     #[error("rate must be a whole number of MiB/s from {RATE_MIN} to {RATE_MAX}")]
     Rate,
@@ -92,20 +99,23 @@ impl RebalanceDraft {
     /// Returns the draft that empties a shard.
     ///
     /// # Errors
-    /// [`DraftFault::Rate`], [`DraftFault::Keep`].
+    /// [`DraftFault::GroupUnexpected`], [`DraftFault::Rate`], [`DraftFault::Keep`].
     pub fn drain(shard: String, members: &DraftMembers<'_>) -> Result<Self, DraftFault> {
+        if members.group.is_some() {
+            return Err(DraftFault::GroupUnexpected);
+        }
         Self::bounded(DraftGoal::Drain(shard), members)
     }
 
     fn bounded(goal: DraftGoal, members: &DraftMembers<'_>) -> Result<Self, DraftFault> {
-        let DraftMembers { rate, keep, .. } = *members;
+        let DraftMembers { rate, keep, group, .. } = *members;
         if rate.is_some_and(|rate| !(RATE_MIN..=RATE_MAX).contains(&rate)) {
             return Err(DraftFault::Rate);
         }
         if keep.is_some_and(|keep| keep > KEEP_MAX.as_secs()) {
             return Err(DraftFault::Keep);
         }
-        Ok(Self { goal, rate, keep })
+        Ok(Self { goal, group: group.map(str::to_owned), rate, keep })
     }
 }
 

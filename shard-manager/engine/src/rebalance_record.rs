@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use model::slot_plan::{PlanGoal, PlanStep, SlotPlan};
+use model::table_group::GroupNumber;
 use model::topology::ShardNumber;
 use moves::identity::MoveId;
 use uuid::Uuid;
@@ -146,6 +147,8 @@ pub struct RebalanceRecord {
     pub id: RebalanceId,
     /// Goal.
     pub goal: PlanGoal,
+    /// Table group whose slots move; `None` for all of them.
+    pub group: Option<GroupNumber>,
     /// State.
     pub state: RebalanceState,
     /// Steps, in the order in which they begin.
@@ -220,7 +223,7 @@ pub enum RebalanceOrderFault {
 }
 
 impl RebalanceRecord {
-    /// Creates the record of a rebalance that is to begin.
+    /// Creates the record of a rebalance of all table groups that is to begin.
     pub fn begin(
         (goal, plan): (PlanGoal, &SlotPlan),
         (rate, keep): (Option<u32>, Duration),
@@ -231,6 +234,7 @@ impl RebalanceRecord {
         Self {
             id: RebalanceId(Uuid::new_v4().as_u128()),
             goal,
+            group: None,
             state: RebalanceState::Running,
             steps: plan.steps.iter().map(step).collect(),
             needed: plan.needed as u64,

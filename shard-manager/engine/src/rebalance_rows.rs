@@ -11,6 +11,7 @@ use diesel::result::Error as DieselError;
 use model::advice::BalanceBy;
 use model::placement::Placement;
 use model::slot_plan::{PlanGoal, PlanStep};
+use model::table_group::GroupNumber;
 use model::topology::ShardNumber;
 use model::value::format_timestamp;
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,9 @@ struct StoredPlan {
     placement: Option<(String, String)>,
     /// Number of the shard that is drained.
     shard: Option<u16>,
+    /// Number of the table group whose slots move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<usize>,
     needed: u64,
     steps: Vec<StoredStep>,
 }
@@ -117,6 +121,7 @@ impl RebalanceRow {
         Some(RebalanceRecord {
             id: RebalanceId::parse(&self.id)?,
             goal: plan.goal(&self.goal)?,
+            group: plan.group()?,
             state: RebalanceState::parse(&self.state)?,
             steps: steps?,
             needed: plan.needed,
@@ -144,6 +149,7 @@ impl StoredPlan {
         Self {
             placement,
             shard: record.drained().map(|shard| shard.0),
+            group: record.group.map(GroupNumber::index),
             needed: record.needed,
             steps: record.steps.iter().map(StoredStep::of).collect(),
         }
@@ -160,6 +166,14 @@ impl StoredPlan {
             return Some(PlanGoal::Slots);
         }
         BalanceBy::find(name).map(PlanGoal::Balance)
+    }
+
+    /// Returns the table group, if there is one; `None` if there cannot be such a group.
+    fn group(&self) -> Option<Option<GroupNumber>> {
+        match self.group {
+            Some(number) => GroupNumber::new(number).map(Some),
+            None => Some(None),
+        }
     }
 
     fn json(&self) -> String {

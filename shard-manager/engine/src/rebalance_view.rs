@@ -27,6 +27,9 @@ pub struct GoalView {
     pub placement: Option<String>,
     /// Shard that is emptied.
     pub shard: Option<String>,
+    /// Table group whose slots move; left out if it is about all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
 }
 
 /// A plan, for people and programs.
@@ -181,7 +184,7 @@ pub enum RebalanceBegun {
 }
 
 impl GoalView {
-    /// Creates the view of a goal.
+    /// Creates the view of a goal for all table groups.
     pub fn of(goal: &PlanGoal, name_of: impl Fn(ShardNumber) -> String) -> Self {
         let placement = match goal {
             PlanGoal::Placement(placement) => Some(placement.to_string()),
@@ -191,7 +194,7 @@ impl GoalView {
             PlanGoal::Drain(shard) => Some(name_of(*shard)),
             PlanGoal::Slots | PlanGoal::Balance(_) | PlanGoal::Placement(_) => None,
         };
-        Self { by: goal.name().to_owned(), placement, shard }
+        Self { by: goal.name().to_owned(), placement, shard, group: None }
     }
 }
 

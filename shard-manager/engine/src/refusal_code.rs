@@ -59,11 +59,13 @@ pub enum RefusalCode {
     RebalanceRuns,
     /// The engine distributes rows itself, and one of its requirements is not met.
     EngineNeeds,
+    /// The cluster has no table group of this name.
+    NoGroup,
 }
 
 impl RefusalCode {
     /// All kinds, in the order of their codes.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NoShard,
         Self::BadShard,
         Self::DatabaseInUse,
@@ -84,6 +86,7 @@ impl RefusalCode {
         Self::RebalanceState,
         Self::RebalanceRuns,
         Self::EngineNeeds,
+        Self::NoGroup,
     ];
 
     /// Returns the code.
@@ -109,6 +112,7 @@ impl RefusalCode {
             Self::RebalanceState => "TSR337",
             Self::RebalanceRuns => "TSR338",
             Self::EngineNeeds => "TSR341",
+            Self::NoGroup => "TSR350",
         }
     }
 

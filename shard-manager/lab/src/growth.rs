@@ -55,7 +55,7 @@ async fn carry_out(
     goal: DraftGoal,
     audience: &dyn Audience,
 ) -> Result<RebalanceView, LabError> {
-    let draft = RebalanceDraft { goal, rate: None, keep: Some(0) };
+    let draft = RebalanceDraft { goal, group: None, rate: None, keep: Some(0) };
     let rebalances = Rebalances::of(manager);
     let deadline = Instant::now() + PATIENCE;
     let begun = rebalances.begin(&draft, None, deadline).await.map_err(LabError::failed)?;

@@ -12,7 +12,7 @@ use crate::keyspace::{GROUPS_MAX, SLOT_COUNT, Slot};
 pub struct GroupNumber(u8);
 
 impl GroupNumber {
-    /// The group of tables that name no group.
+    /// The table group that name no group.
     pub const MAIN: Self = Self(0);
 
     /// Returns the group with this number, if the number is valid.

@@ -56,7 +56,7 @@ pub struct SlotOwner {
     pub since: u64,
 }
 
-/// Groups of tables, owners and topology at one epoch.
+/// Table groups, owners and topology at one epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardMap {
     epoch: u64,

@@ -14,7 +14,7 @@ use crate::topology::{ShardNumber, ShardState, Topology};
 
 pub use crate::group_number::GroupNumber;
 
-/// Group of tables.
+/// Table group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableGroup {
     /// Name: a lower-case letter, then letters, digits and `_`.

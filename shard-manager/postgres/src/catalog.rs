@@ -65,7 +65,7 @@ pub struct Cluster {
     pub map: ShardMap,
     /// True if every shard was claimed.
     pub ready: bool,
-    /// Groups of tables whose slots may not be owned by their shards yet.
+    /// Table groups whose slots may not be owned by their shards yet.
     pub unready_groups: Vec<GroupNumber>,
     /// Key that signs session tokens.
     pub token_key: TokenKey,

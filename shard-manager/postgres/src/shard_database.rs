@@ -54,7 +54,7 @@ pub struct Claim<'i> {
     pub slots: &'i [u16],
     /// Slots that the shard owns unless it knows them.
     pub new_slots: &'i SlotSet,
-    /// Groups of tables of the cluster.
+    /// Table groups of the cluster.
     pub groups: MapGroups<'i>,
     /// True if the database may be claimed now.
     pub is_new: bool,

@@ -46,7 +46,7 @@ pub struct FileCatalog {
     pub map: ShardMap,
     /// True if every shard's file has been created.
     pub ready: bool,
-    /// Groups of tables whose slots may not be owned by their shards yet.
+    /// Table groups whose slots may not be owned by their shards yet.
     pub unready_groups: Vec<GroupNumber>,
     /// Number of replicas of each shard.
     pub replicas: usize,

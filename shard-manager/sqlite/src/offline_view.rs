@@ -11,6 +11,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use model::shard_map::ShardMap;
+use model::table::Registry;
 use model::topology::{Role, ShardNumber, ShardState};
 
 use super::OpenError;
@@ -146,6 +147,18 @@ impl DirView {
     /// [`OpenError`] if it is missing, belongs to another node, or cannot be read.
     pub fn node(&self, file: &NodeFile) -> Result<NodeView, OpenError> {
         NodeView::open(&file.path, &self.cluster_id, self.map.topology().name(file.shard))
+    }
+
+    /// Returns the tables as the first shard declares them; none before its files are created.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the file of its primary cannot be read.
+    pub fn tables(&self) -> Result<Registry, OpenError> {
+        let mut made = self.map.topology().numbers().filter(|shard| self.is_made(*shard));
+        match made.next() {
+            Some(shard) => self.node(&self.nodes(shard)[0])?.tables(),
+            None => Ok(Registry::default()),
+        }
     }
 
     /// Returns the process that holds the directory.

@@ -9,7 +9,7 @@ use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey};
 use shard_manager::placement::{Placement, contradiction};
 use shard_manager::shard_map::partitions::{
-    divided_partition, partition_column, partition_of, partition_slots,
+    divided_partition, explain, partition_column, partition_of, partition_slots,
 };
 use shard_manager::shard_map::{ShardMap, with_group};
 use shard_manager::stored_location::stored_location;
@@ -279,6 +279,37 @@ fn a_group_has_partitions_in_its_own_slots_beside_a_hashed_main() {
     }
     let unknown = main.locate(&of_group, key("user_123"), Some("A"));
     assert_eq!(unknown, Err(KeyError::UnknownGroup), "an older map");
+}
+
+#[test]
+fn rows_of_every_group_are_located_where_the_steps_for_people_lead() {
+    let region = ("region", ColumnType::Text);
+    let group = TableGroup {
+        name: "accounts".to_owned(),
+        keyspace: keyspace("list(region):eu=2,us=1"),
+        placement: "partitions:eu=2>shard2,us=1>shard3".parse().expect("a good placement"),
+        ..TableGroup::default()
+    };
+    let map = with_group(&map("modulo", "even"), group, 2).expect("it fits");
+    let accounts = map.groups().find("accounts").expect("the group");
+    let plain = || table("logins", &[("id", ColumnType::Text)]);
+    let divided = || table("accounts", &[("id", ColumnType::Text), region]);
+    for (table, partition) in [
+        (plain(), None),
+        (in_group(plain(), accounts), None),
+        (divided(), None),
+        (in_group(divided(), accounts), Some("us")),
+        (in_group(divided(), accounts), None),
+        (in_group(divided(), accounts), Some("asia")),
+        (in_group(plain(), GroupNumber::new(2).expect("a number")), None),
+    ] {
+        for number in 0..100 {
+            let text = format!("key_{number}");
+            let located = map.locate(&table, key(&text), partition).map(|place| place.slot);
+            let explained = explain(&map, Some(&table), key(&text), partition);
+            assert_eq!(located, explained.map(|found| found.slot), "{table:?} {text}");
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! Routes that are forwarded to a router: `GET /api/route`, `/api/shard-map`, `/api/shards`,
-//! `/api/advice`, `/api/moves`, `/api/rebalance`, `/api/rebalance/{id}`, `/api/health`.
+//! Routes that are forwarded to a router: `GET /api/route`, `/api/shard-map`, `/api/groups`,
+//! `/api/shards`, `/api/advice`, `/api/moves`, `/api/rebalance`, `/api/rebalance/{id}`,
+//! `/api/health`.
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse, get};
@@ -29,11 +30,18 @@ macro_rules! handed_on {
 
 handed_on! {
     /// Tells where a key lives, as a router knows it.
-    route_key "/api/route" params(("key" = String, Query, description = "The shard key", example = "user_123"))
+    route_key "/api/route" params(
+        ("key" = String, Query, description = "The shard key", example = "user_123"),
+        ("table" = Option<String>, Query, description = "The table of the key, whose table group decides", example = "users"),
+    )
 }
 handed_on! {
     /// Tells which shard owns which slots, as a router knows it.
     shard_map "/api/shard-map"
+}
+handed_on! {
+    /// Lists the table groups with their slots, as a router knows them.
+    list_groups "/api/groups"
 }
 handed_on! {
     /// Lists the shards, as a router knows them.
@@ -41,7 +49,10 @@ handed_on! {
 }
 handed_on! {
     /// Tells what would balance the cluster, by what one router has seen.
-    advice "/api/advice"
+    advice "/api/advice" params(
+        ("by" = Option<String>, Query, description = "load or size; load when not given", example = "load"),
+        ("group" = Option<String>, Query, description = "The table group; main when not given", example = "main"),
+    )
 }
 handed_on! {
     /// Lists the moves of slots, as a router knows them.

@@ -21,7 +21,7 @@ const LINKS: &str = "Tessera analytics: the figures of any number of routers, to
   GET  /api/analytics/errors    what went wrong
   GET  /api/analytics/alerts    what fires, and what has fired recently
   GET  /metrics                 for scrapers
-  GET  /api/route?key=user_123  where a key lives; also /api/shards, /api/shard-map, /api/health, /api/advice
+  GET  /api/route?key=user_123  where a key lives; also /api/shards, /api/shard-map, /api/groups, /api/health, /api/advice
        /api-docs/openapi.json   every call, for programs
 ";
 

@@ -52,13 +52,15 @@ pub(crate) struct ActionView {
 pub(super) struct Actions {
     /// Address of the router, without a path.
     router: String,
+    /// Table group that the advice is about; `None` if all tables are one group.
+    group: Option<String>,
     requires: &'static str,
     is_allowed: bool,
 }
 
 impl Actions {
-    /// Returns the builder for a request.
-    pub(super) fn of(app: &App, request: &HttpRequest) -> Self {
+    /// Returns the builder for a request about a table group, or about all tables.
+    pub(super) fn of(app: &App, request: &HttpRequest, group: Option<String>) -> Self {
         let is_enforced = app.gate.as_ref().is_some_and(|gate| gate.is_enforced());
         let (requires, is_allowed) = if is_enforced {
             let rights = app.rights(request);
@@ -66,20 +68,28 @@ impl Actions {
         } else {
             (FLAG, app.operate)
         };
-        Self { router: router_address(app, request), requires, is_allowed }
+        Self { router: router_address(app, request), group, requires, is_allowed }
     }
 
-    /// Returns the move of one slot.
+    /// Returns the move of one slot, whose number names its group.
     pub(super) fn move_slot(&self, slot: u16, from: &str, to: &str) -> ActionView {
         let slot = slot.to_string();
         let words = ["move", "start", "--slots", &slot, "--from", from, "--to", to];
         self.post(MOVES, json!({"slots": slot, "from": from, "to": to}), &words)
     }
 
-    /// Returns the rebalance by a quantity.
+    /// Returns the rebalance of the group by a quantity.
     pub(super) fn rebalance(&self, by: BalanceBy) -> ActionView {
-        let words = ["rebalance", "--by", by.name(), "--yes"];
-        self.post(REBALANCE, json!({"by": by.name()}), &words)
+        let words = ["rebalance", "--by", by.name()];
+        let Some(group) = &self.group else {
+            return self.post(
+                REBALANCE,
+                json!({"by": by.name()}),
+                &[&words[..], &["--yes"]].concat(),
+            );
+        };
+        let words = [&words[..], &["--group", group, "--yes"]].concat();
+        self.post(REBALANCE, json!({"by": by.name(), "group": group}), &words)
     }
 
     fn post(&self, path: &'static str, body: Value, words: &[&str]) -> ActionView {

@@ -29,6 +29,9 @@ pub(crate) struct AdviceAnswer {
     success: bool,
     /// Quantity to balance: `load` or `size`.
     by: &'static str,
+    /// Table group that the advice is for; missing if all tables are in one group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
     /// `balanced`, `skewed`, `hot` (a slot exceeds the share of any shard), `too_little_to_say` or,
     /// with the engine citus, `left_to_citus`.
     verdict: &'static str,
@@ -218,6 +221,7 @@ impl AdviceAnswer {
         Self {
             success: true,
             by: advice.balance_by.name(),
+            group: None,
             verdict: advice.verdict.name(),
             because: advice.because,
             how,
@@ -233,6 +237,11 @@ impl AdviceAnswer {
             findings,
             effect,
         }
+    }
+
+    /// Names the table group that the advice is for.
+    pub(super) fn of_group(self, group: Option<String>) -> Self {
+        Self { group, ..self }
     }
 
     /// Replaces the remedies of all findings with the reason why nothing can be carried out now.

@@ -18,12 +18,13 @@ use utoipa::ToSchema;
 use super::super::rebalances::schema::RebalanceAnswer;
 use crate::app::App;
 
-/// Effect of earlier moves.
+/// Effect of earlier moves; with several table groups, of moves in the group of the advice.
 #[derive(Default, Serialize, ToSchema)]
 #[schema(as = AdviceEffect)]
 pub(crate) struct EffectView {
     /// The running rebalance, or the last one, without its moves: with the skew before, planned and
-    /// measured. Null if there was none, or the catalog does not answer.
+    /// measured. It may be one of another table group. Null if there was none, or the catalog does
+    /// not answer.
     #[schema(required, value_type = Option<RebalanceAnswer>)]
     rebalance: Option<RebalanceView>,
     /// Moves that were completed while the requests were counted; null if there are none, and with
@@ -116,18 +117,27 @@ fn moved(
     advice: &Advice,
     (observed, window): (&Observed<'_>, TimeDelta),
 ) -> Option<MovedView> {
-    let arrived = known.arrived_since(Utc::now() - window);
-    let first = arrived.last().and_then(|record| record.owned_at)?;
+    let (first_slot, slot_count) =
+        (usize::from(observed.first_slot), observed.map.owners().count());
+    // The slots of the observed group, counted from its first one.
+    let own = |record: &MoveRecord| -> Vec<usize> {
+        let own = record.new.slots.iter().filter_map(|slot| slot.index().checked_sub(first_slot));
+        own.filter(|slot| *slot < slot_count).collect()
+    };
+    let arrived = known.arrived_since(Utc::now() - window).into_iter();
+    let arrived = arrived.map(|record| (record, own(record))).filter(|(_, own)| !own.is_empty());
+    let arrived: Vec<(&MoveRecord, Vec<usize>)> = arrived.collect();
+    let first = arrived.last().and_then(|(record, _)| record.owned_at)?;
     let mut former: Vec<ShardNumber> = observed.map.owners().map(|owner| owner.shard).collect();
+    let mut slots = 0;
     // Backwards in time, so that a slot that moved twice gets its first owner.
-    for record in &arrived {
-        for slot in record.new.slots.iter() {
-            former[slot.index()] = record.new.source;
-        }
+    for (record, moved) in &arrived {
+        moved.iter().for_each(|slot| former[*slot] = record.new.source);
+        slots += moved.len();
     }
     Some(MovedView {
-        moves: arrived.iter().map(|record| record.name()).collect(),
-        slots: arrived.iter().map(|record| record.new.slots.len()).sum(),
+        moves: arrived.iter().map(|(record, _)| record.name()).collect(),
+        slots,
         since: first.to_rfc3339_opts(SecondsFormat::Millis, true),
         skew_before: advice::skew_of_owners(observed, &former),
         skew_now: advice.skew,

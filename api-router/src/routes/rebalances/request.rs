@@ -24,6 +24,9 @@ pub(crate) struct RebalanceRequest {
     /// With `by` `placement` only: `ring:160`, for example; the placement of the cluster when not
     /// given.
     placement: Option<String>,
+    /// Table group whose slots move; all groups when not given, but a `placement` is for `main`
+    /// then.
+    group: Option<String>,
     /// True to get the plan only.
     dry_run: Option<bool>,
     /// Highest rate of the copy of each move in MiB/s; without a limit if it is not given.
@@ -53,10 +56,11 @@ pub(crate) struct DrainRequest {
 /// Reads a request for a rebalance. Returns true beside it if only the plan is wanted.
 pub(super) fn rebalance_request(body: &[u8]) -> Result<(RebalanceDraft, bool), Problem> {
     let members = Members::of_body(body)?;
-    members.check_names(&["by", "placement", "dry_run", "rate", "keep"])?;
+    members.check_names(&["by", "placement", "group", "dry_run", "rate", "keep"])?;
     let (by, placement) = (text(&members, "by")?, text(&members, "placement")?);
-    let (rate, keep) = bounds(&members)?;
-    let read = DraftMembers { by: by.as_deref(), placement: placement.as_deref(), rate, keep };
+    let (group, (rate, keep)) = (text(&members, "group")?, bounds(&members)?);
+    let (by, placement, group) = (by.as_deref(), placement.as_deref(), group.as_deref());
+    let read = DraftMembers { by, placement, group, rate, keep };
     let draft = RebalanceDraft::read(&read).map_err(|fault| bad(&fault))?;
     Ok((draft, dry_run(&members)?))
 }

@@ -26,6 +26,8 @@ pub(crate) struct RebalancePlanAnswer {
     /// Shard that is emptied; null for another goal.
     #[schema(required)]
     shard: Option<String>,
+    /// Table group whose slots move; left out if the plan covers all groups.
+    group: Option<String>,
     /// The version of the shard map on which it is based: sent as If-Match, it binds the plan. Null
     /// with the engine citus, whose plans cannot be bound.
     #[schema(required)]
@@ -128,6 +130,8 @@ pub(crate) struct RebalanceAnswer {
     /// Shard that is emptied; null for another goal.
     #[schema(required)]
     shard: Option<String>,
+    /// Table group whose slots move; left out if it is about all groups.
+    group: Option<String>,
     /// `running`, `paused`, `cancelling`, or how it has ended: `done`, `cancelled`, `failed`.
     state: String,
     /// True if no move has changed for a minute although one could; with the engine citus, if a

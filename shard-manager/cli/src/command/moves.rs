@@ -26,7 +26,8 @@ that `shard-manager move rollback` takes the slots back with all later writes.
 
 Examples:
   shard-manager move start --slots 0-63 --to shard4
-  shard-manager move start --key user_123 --to shard4 --rate 20 --url http://127.0.0.1:3000";
+  shard-manager move start --key user_123 --to shard4 --rate 20 --url http://127.0.0.1:3000
+  shard-manager move start --key user_123 --table transactions --to shard3";
 const LIST_EXAMPLES: &str = "\
 Examples:
   shard-manager move list
@@ -85,6 +86,9 @@ struct StartArgs {
     /// Shard key whose slot moves
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
+    /// Table of the key, whose table group determines the slot [default: the group main]
+    #[arg(long, value_name = "TABLE", requires = "key")]
+    table: Option<String>,
     /// Shard that owns the slots [default: the one that does]
     #[arg(long, value_name = "SHARD")]
     from: Option<String>,
@@ -142,9 +146,9 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
 }
 
 fn start(args: &StartArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let StartArgs { slots, key, from, to, rate, keep, source } = args.clone();
-    let begun =
-        MovePlace::of(&source)?.one(MoveCommand::Begin { slots, key, from, to, rate, keep })?;
+    let StartArgs { slots, key, table, from, to, rate, keep, source } = args.clone();
+    let command = MoveCommand::Begin { slots, key, table, from, to, rate, keep };
+    let begun = MovePlace::of(&source)?.one(command)?;
     Ok(terminal.show(&begun, |_| beginning(&begun))?)
 }
 

@@ -32,6 +32,7 @@ Examples:
   shard-manager rebalance --yes --wait
   shard-manager rebalance --by placement --placement ring:160 --dry-run --json
   shard-manager rebalance --by load --yes --rate 20 --url http://127.0.0.1:3000
+  shard-manager rebalance --by size --group ledger --yes
   shard-manager rebalance --simulate shards=1000,add=1,bytes=10T
   shard-manager rebalance list";
 const ID_EXAMPLE: &str = "\
@@ -79,6 +80,9 @@ struct BeginArgs {
     /// Placement that slots go to, with --by placement [default: that of the cluster]
     #[arg(long, value_name = "PLACEMENT")]
     placement: Option<String>,
+    /// Table group whose slots move [default: all groups]
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
     #[command(flatten)]
     how: HowArgs,
     /// Begin the rebalance
@@ -89,7 +93,7 @@ struct BeginArgs {
         long,
         value_name = "CLUSTER",
         value_parser = paper::parse,
-        conflicts_with_all = ["by", "placement", "yes", "wait", "keep"]
+        conflicts_with_all = ["by", "placement", "group", "yes", "wait", "keep"]
     )]
     simulate: Option<model::slot_plan::paper::PaperCluster>,
     #[command(flatten)]
@@ -155,6 +159,7 @@ fn begin(args: &BeginArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let wish = RebalanceWish {
         by: args.by.clone(),
         placement: args.placement.clone(),
+        group: args.group.clone(),
         ..RebalanceWish::default()
     };
     carry_out(&args.source, wish, (&args.how, args.yes), terminal)

@@ -1,10 +1,12 @@
 //! `route`: shows the slots and shards of keys.
 
 use std::io::{BufWriter, Write};
+use std::sync::Arc;
 
 use clap::Args;
 use model::keyspace::ShardKey;
 use model::shard_map::partitions::{explain, location};
+use model::table::Table;
 use serde::Serialize;
 use sqlite::offline_view::DirView;
 
@@ -18,6 +20,7 @@ use crate::terminal::{Terminal, Unwritten};
 #[command(after_help = "\
 Examples:
   shard-manager route user_123 user_124
+  shard-manager route user_123 --table transactions
   shard-manager route user_123 --partition A
   cut -d, -f1 users.csv | shard-manager route -
   shard-manager route user_123 --url http://127.0.0.1:3000 --json")]
@@ -25,6 +28,9 @@ pub(super) struct RouteArgs {
     /// Shard keys; `-` reads them from standard input, one per line
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
+    /// Table of the rows, whose table group applies [default: the group main]
+    #[arg(long, value_name = "TABLE")]
+    table: Option<String>,
     /// Partition of the rows, in a keyspace by a column: the value of that column
     #[arg(long, value_name = "VALUE")]
     partition: Option<String>,
@@ -36,6 +42,9 @@ pub(super) struct RouteArgs {
 #[derive(Debug, Serialize)]
 struct Routed {
     key: String,
+    /// Group of the table, if one is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
     slot: u64,
     shard: String,
     primary: String,
@@ -45,23 +54,41 @@ struct Routed {
 
 /// Source of the locations of keys.
 struct Map<'a> {
-    view: View,
+    view: View<'a>,
     /// Partition of the rows.
     partition: Option<&'a str>,
 }
 
-enum View {
-    Files(DirView),
-    Router(Router),
+/// Shard map and the table of the rows, if one is given.
+enum View<'a> {
+    Files(DirView, Option<Arc<Table>>),
+    Router(Router, Option<&'a str>),
+}
+
+impl<'a> View<'a> {
+    fn open(args: &'a RouteArgs) -> Result<Self, CommandError> {
+        let table = args.table.as_deref();
+        if let Some(address) = args.source.router() {
+            return Ok(Self::Router(Router::at(&address)?, table));
+        }
+        let view = DirView::open(&args.source.place.data_dir)?;
+        let table = table.map(|name| declared(&view, name)).transpose()?;
+        Ok(Self::Files(view, table))
+    }
+}
+
+/// Returns the table that the shards declare under a name.
+fn declared(view: &DirView, name: &str) -> Result<Arc<Table>, CommandError> {
+    let tables = view.tables()?;
+    tables.find(name).cloned().ok_or_else(|| {
+        let known = tables.tables().map(|table| table.name()).collect::<Vec<_>>().join(", ");
+        CommandError::Refused(format!("there is no table `{name}`; there are: {known}"))
+    })
 }
 
 /// Shows the slots and shards of keys.
 pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let view = match args.source.router() {
-        Some(address) => View::Router(Router::at(&address)?),
-        None => View::Files(DirView::open(&args.source.place.data_dir)?),
-    };
-    let map = Map { view, partition: args.partition.as_deref() };
+    let map = Map { view: View::open(args)?, partition: args.partition.as_deref() };
     if args.keys.iter().any(|key| key == "-") {
         return stream(&map, &args.keys, terminal);
     }
@@ -150,12 +177,14 @@ impl Map<'_> {
         };
         let parsed = ShardKey::parse(key).map_err(|error| failed(&error))?;
         match &self.view {
-            View::Files(view) => {
-                let found = explain(&view.map, None, parsed, self.partition);
+            View::Files(view, table) => {
+                let found = explain(&view.map, table.as_deref(), parsed, self.partition);
+                let group = table.as_ref().map(|table| view.map.groups().name_of(table.group()));
                 let place = location(&view.map, found.map_err(|error| failed(&error))?.slot);
                 let mut nodes = view.nodes(place.shard).into_iter().map(|file| file.node);
                 Ok(Routed {
                     key: key.to_owned(),
+                    group: group.map(str::to_owned),
                     slot: u64::from(place.slot.number()),
                     shard: view.map.topology().name(place.shard).to_owned(),
                     primary: nodes.next().unwrap_or_default(),
@@ -163,8 +192,9 @@ impl Map<'_> {
                     epoch: place.epoch,
                 })
             }
-            View::Router(router) => {
+            View::Router(router, table) => {
                 let mut query = vec![("key", key)];
+                query.extend(table.map(|table| ("table", table)));
                 query.extend(self.partition.map(|partition| ("partition", partition)));
                 let answer = router.get("/api/route", &query)?;
                 let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
@@ -172,6 +202,7 @@ impl Map<'_> {
                 let replicas = answer["replicas"].as_array().into_iter().flatten();
                 Ok(Routed {
                     key: key.to_owned(),
+                    group: text(&answer["group"]),
                     slot: answer["slot"].as_u64().unwrap_or_default(),
                     shard: named("shard"),
                     primary: named("primary"),

@@ -20,6 +20,7 @@ use model::keyspace::{KeyError, ShardKey};
 use model::sabotage::{StopTime, reach};
 use model::shard_map::ShardMap;
 use model::slot_set::{SlotSet, SlotSetError, check_known};
+use model::table::Registry;
 use model::topology::{ShardNumber, ShardState};
 use moves::identity::MoveId;
 use moves::limits::KEEP;
@@ -32,6 +33,8 @@ use crate::shard::{Majority, PrimaryMoves};
 const TRIES_MAX: usize = 16;
 /// Longest wait for the map of an expected epoch.
 const UPDATE_MAX: Duration = Duration::from_secs(2);
+/// Longest part of a name that a refusal repeats, in characters.
+const NAME_SHOWN_MAX: usize = 80;
 
 /// Face of a [`Manager`] for moves of slots.
 #[derive(Clone, Copy)]
@@ -52,6 +55,9 @@ pub enum MovesError {
     /// The shard key has no slot.
     #[error("key: {0}")]
     Key(KeyError),
+    /// The cluster has no table of this name.
+    #[error("table: there is no table `{0}`")]
+    NoTable(String),
     /// Several shards own the slots.
     #[error("the slots belong to {0}: a move takes slots of one shard, so begin one for each")]
     SeveralOwners(String),
@@ -133,11 +139,17 @@ impl Manager {
 }
 
 impl MovesError {
+    /// Returns the refusal of a table that does not exist.
+    pub fn no_table(name: &str) -> Self {
+        Self::NoTable(name.chars().take(NAME_SHOWN_MAX).collect())
+    }
+
     /// Returns the public code; `None` if the catalog cannot be used.
     pub fn code(&self) -> Option<RefusalCode> {
         Some(match self {
             Self::New(_)
             | Self::Key(_)
+            | Self::NoTable(_)
             | Self::SeveralOwners(_)
             | Self::NoSlot(_)
             | Self::OtherGroup { .. } => RefusalCode::BadMove,
@@ -188,7 +200,8 @@ impl<'m> Moves<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<MoveRecord, MovesError> {
-        self.begin_as((None, |map| new_move(map, draft)), expected_epoch, deadline).await
+        let describe = |map: &ShardMap| new_move(map, &self.0.registry.load(), draft);
+        self.begin_as((None, describe), expected_epoch, deadline).await
     }
 
     /// Begins a move with the description of one that has ended on its source.
@@ -363,7 +376,7 @@ fn room_needed(bytes: u64, (slots, owned): (usize, usize), nodes: usize) -> u64 
 }
 
 /// Returns the move that a draft stands for.
-fn new_move(map: &ShardMap, draft: &MoveDraft) -> Result<NewMove, MovesError> {
+fn new_move(map: &ShardMap, tables: &Registry, draft: &MoveDraft) -> Result<NewMove, MovesError> {
     let number = |name: &str| {
         map.topology().find(name).ok_or_else(|| MovesError::NoShardNamed(name.to_owned()))
     };
@@ -372,8 +385,13 @@ fn new_move(map: &ShardMap, draft: &MoveDraft) -> Result<NewMove, MovesError> {
             check_known(slots, map.groups().slot_count()).map_err(MovesError::NoSlot)?;
             slots.clone()
         }
-        DraftSlots::OfKey(key) => {
-            let place = ShardKey::parse(key).and_then(|key| map.place(key));
+        DraftSlots::OfKey { key, table } => {
+            let find = |name: &String| tables.find(name).ok_or_else(|| MovesError::no_table(name));
+            let table = table.as_ref().map(find).transpose()?;
+            let place = ShardKey::parse(key).and_then(|key| match table {
+                Some(table) => map.locate(table, key, None),
+                None => map.place(key),
+            });
             [place.map_err(MovesError::Key)?.slot].into_iter().collect()
         }
     };

@@ -182,7 +182,7 @@ impl<'m> Rebalancer<'m> {
             return;
         }
         let skew = match left {
-            0 => RebalancePlans::of(self.0).skew(&record.goal, Instant::now() + ANSWER_MAX).await,
+            0 => RebalancePlans::of(self.0).skew(record, Instant::now() + ANSWER_MAX).await,
             _ => None,
         };
         report.end = Some(RebalanceEnd { skew, has_failed: failure.is_some() });

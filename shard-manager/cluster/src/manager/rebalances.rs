@@ -17,7 +17,7 @@ use engine::node_distributor::{DistributorError, NodeDistributor};
 use engine::rebalance_catalog::{RebalanceCatalog, RebalanceListError};
 use engine::rebalance_draft::RebalanceDraft;
 use engine::rebalance_record::{RebalanceId, RebalanceOrder, RebalanceRecord};
-use engine::rebalance_view::{PlanView, RebalanceBegun, RebalanceView};
+use engine::rebalance_view::{GoalView, PlanView, RebalanceBegun, RebalanceView};
 use engine::refusal_code::RefusalCode;
 use model::advice::{KeyLoad, SlotLoad};
 use model::error::{Error, Outcome};
@@ -60,6 +60,9 @@ pub enum RebalancesError {
     /// There is no plan for the goal.
     #[error(transparent)]
     Plan(#[from] PlanFault),
+    /// The cluster has no table group of this name.
+    #[error("group: there is no table group `{0}`")]
+    NoGroup(String),
     /// The cluster has no shard of this name.
     #[error("the cluster has no shard {0}")]
     NoShard(String),
@@ -97,6 +100,7 @@ impl RebalancesError {
                 PlanFault::Placement(_) | PlanFault::Keyspace(_) | PlanFault::NotServing { .. },
             )
             | Self::NoLoad => RefusalCode::BadRebalance,
+            Self::NoGroup(_) => RefusalCode::NoGroup,
             Self::NoShard(_) => RefusalCode::NoShard,
             Self::Plan(
                 PlanFault::NoTaker
@@ -123,6 +127,7 @@ impl RebalancesError {
             }
             Self::Distributor(error) => error.failure(),
             Self::Plan(_)
+            | Self::NoGroup(_)
             | Self::NoShard(_)
             | Self::HoldsCatalog(_)
             | Self::NoLoad
@@ -205,9 +210,10 @@ impl<'m> Rebalances<'m> {
         if let Some(refusal) = planned.refusals.first() {
             return Err(RebalancesError::Refused(refusal.clone()));
         }
-        let Planned { goal, plan, map, .. } = planned;
+        let Planned { goal, group, plan, map, .. } = planned;
         let keep = draft.keep.map_or(KEEP, Duration::from_secs);
         let record = RebalanceRecord::begin((goal, &plan), (draft.rate, keep), Utc::now());
+        let record = RebalanceRecord { group, ..record };
         self.catalog()?.begin_rebalance(&record, map.epoch()).await?;
         tracing::info!(id = record.id.name(), goal = record.goal.name(), "a rebalance begins");
         self.0.move_news.announce();
@@ -272,7 +278,10 @@ impl<'m> Rebalances<'m> {
 
     /// Returns a rebalance as lists show it, without its moves.
     pub fn summary(self, record: &RebalanceRecord) -> RebalanceView {
-        RebalanceView::of(record, |shard| self.name(shard), Utc::now())
+        let view = RebalanceView::of(record, |shard| self.name(shard), Utc::now());
+        let map = self.0.shards().newest_map();
+        let group = record.group.map(|group| map.groups().name_of(group).to_owned());
+        RebalanceView { goal: GoalView { group, ..view.goal }, ..view }
     }
 
     /// Returns a rebalance as responses and commands show it.

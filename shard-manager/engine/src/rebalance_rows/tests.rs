@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use model::keyspace::{SLOT_COUNT, Slot};
+use model::keyspace::{GROUPS_MAX, SLOT_COUNT, Slot};
 use moves::identity::MoveId;
 use proptest::prelude::*;
 
@@ -52,17 +52,19 @@ fn step() -> impl Strategy<Value = ListedStep> {
 
 fn record() -> impl Strategy<Value = RebalanceRecord> {
     let state = prop::sample::select(&RebalanceState::ALL[..]);
+    let group = prop::option::of((0..GROUPS_MAX).prop_filter_map("a group", GroupNumber::new));
     let bounds = (prop::option::of(1_u32..), 0_u64..86_400_000_001, any::<u64>());
     let skews = (0.0..9.0, 0.0..9.0, prop::option::of(0.0..9.0));
     let times = (time(), time(), prop::option::of(time()), prop::option::of(".*"));
     let steps = prop::collection::vec(step(), 0..5);
-    (any::<u128>(), goal(), state, steps, bounds, skews, times).prop_map(
-        |(id, goal, state, steps, (rate, keep, needed), skews, times)| {
+    (any::<u128>(), (goal(), group), state, steps, bounds, skews, times).prop_map(
+        |(id, (goal, group), state, steps, (rate, keep, needed), skews, times)| {
             let (skew_before, skew_planned, skew_measured) = skews;
             let (began_at, changed_at, ended_at, reason) = times;
             RebalanceRecord {
                 id: RebalanceId(id),
                 goal,
+                group,
                 state,
                 steps,
                 needed,

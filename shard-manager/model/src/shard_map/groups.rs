@@ -10,7 +10,7 @@ use crate::slot_set::SlotSet;
 use crate::table_group::{GroupFault, GroupNumber, TableGroup};
 use crate::topology::ShardNumber;
 
-/// Groups of tables of a map.
+/// Table groups of a map.
 #[derive(Clone, Copy, Debug)]
 pub struct MapGroups<'m>(pub(super) &'m ShardMap);
 

@@ -41,7 +41,7 @@ pub fn columns(map: &ShardMap) -> BTreeSet<&str> {
 /// determines the location of the row.
 #[inline]
 pub fn partition_column(map: &ShardMap, table: &Table) -> Option<usize> {
-    find_column(keyspace_of(map, table)?.column()?, table)
+    column_in(keyspace_of(map, table)?, table)
 }
 
 /// Returns the value of the partition column among some values, as text.
@@ -67,7 +67,7 @@ pub(super) fn slot_of_row(
     partition: Option<&str>,
 ) -> Result<Slot, KeyError> {
     let keyspace = keyspace_of(map, table).ok_or(KeyError::UnknownGroup)?;
-    let slot = match partition_column(map, table) {
+    let slot = match column_in(keyspace, table) {
         None => keyspace.slot_of_key(key)?,
         Some(column) => keyspace.slot_in(named(table, column, key, partition)?, key)?,
     };
@@ -93,7 +93,7 @@ pub fn explain<'k>(
         };
     };
     let keyspace = keyspace_of(map, table).ok_or(KeyError::UnknownGroup)?;
-    let Explanation { slot, mut steps } = match partition_column(map, table) {
+    let Explanation { slot, mut steps } = match column_in(keyspace, table) {
         None => keyspace.explain_key(key)?,
         Some(column) => keyspace.explain_in(named(table, column, key, partition)?, key)?,
     };
@@ -174,7 +174,14 @@ pub fn divided_partition(map: &ShardMap, group: GroupNumber) -> Option<String> {
     ))
 }
 
-/// Returns the column of a table that names the partitions of its rows.
+/// Returns the column of a table that names the partitions of its rows in this keyspace, that of
+/// its group.
+#[inline]
+fn column_in(keyspace: &Keyspace, table: &Table) -> Option<usize> {
+    find_column(keyspace.column()?, table)
+}
+
+/// Returns the column of this name, if it can name the partitions of a table's rows.
 fn find_column(name: &str, table: &Table) -> Option<usize> {
     if table.name() == KEY_VALUES || table.name().starts_with(INTERNAL) {
         return None;

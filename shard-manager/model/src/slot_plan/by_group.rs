@@ -148,9 +148,9 @@ pub fn joined(plans: Vec<(&str, SlotPlan)>) -> Option<SlotPlan> {
     Some(all)
 }
 
-/// Returns the skew of the number of slots in the group where it is highest.
-pub fn slot_skew(map: &ShardMap) -> f64 {
-    let skews = map.groups().iter().filter_map(|(group, _)| {
+/// Returns the skew of the number of slots in that of some groups where it is highest.
+pub fn slot_skew(map: &ShardMap, groups: impl Iterator<Item = GroupNumber>) -> f64 {
+    let skews = groups.filter_map(|group| {
         let own = of_group(map, group)?;
         let mut counts = vec![0; own.topology().len()];
         own.owners().for_each(|owner| counts[owner.shard.index()] += 1);

@@ -69,7 +69,7 @@ pub(super) struct CitusNodes {
     runtime: Handle,
 }
 
-/// Runtime on which requests are carried out.
+/// Carries out requests by sessions with the coordinator.
 struct Desk {
     coordinator: Arc<PrimaryTracker>,
 }
@@ -181,7 +181,6 @@ impl Desk {
         &self,
         work: impl AsyncFnOnce(&AsyncPgConnection) -> Result<T, DistributorError>,
     ) -> Result<T, DistributorError> {
-        let _place = self.sessions.acquire().await.map_err(|_closed| internal())?;
         let opened = self.coordinator.connect(PURPOSE).await.map_err(|error| {
             tracing::warn!(%error, "the coordinator cannot be reached");
             let shard = self.coordinator.name().to_owned();
@@ -465,9 +464,10 @@ fn unknown(error: DieselError) -> DistributorError {
 
 /// Returns the failure for an error after a commit: the request was carried out, or may have been.
 fn after_commit(error: DistributorError) -> DistributorError {
-    let error = match error {
-        DistributorError::Failed { error, .. } => error,
-        _ => Error::ShardUnavailable { shard: "the coordinator".to_owned() },
+    let error = if let DistributorError::Failed { error, .. } = error {
+        error
+    } else {
+        Error::ShardUnavailable { shard: "the coordinator".to_owned() }
     };
     DistributorError::Failed { error, outcome: Outcome::Unknown }
 }

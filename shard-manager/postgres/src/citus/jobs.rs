@@ -171,7 +171,7 @@ impl Jobs {
         let actions = can_end.then(|| RebalanceOrder::Cancel.name().to_owned());
         let is_retried = self.tasks_of(job.id).any(|task| task.is_repeated());
         RebalanceView {
-            goal: GoalView { by: by.to_owned(), placement: None, shard },
+            goal: GoalView { by: by.to_owned(), placement: None, shard, group: None },
             state: state.name().to_owned(),
             stalled: is_retried && !state.has_ended(),
             reason: self.tasks_of(job.id).find_map(Task::trouble),
@@ -336,7 +336,7 @@ fn with_counts(id: String, moves: Vec<StepView>) -> RebalanceView {
     let (all, moved) = (moves.len(), are(StepState::Moved));
     RebalanceView {
         id,
-        goal: GoalView { by: BY_ENGINE.to_owned(), placement: None, shard: None },
+        goal: GoalView { by: BY_ENGINE.to_owned(), placement: None, shard: None, group: None },
         state: RebalanceState::Running.name().to_owned(),
         stalled: false,
         rate: None,

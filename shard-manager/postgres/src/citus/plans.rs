@@ -62,6 +62,9 @@ impl CitusGoal {
             }
             DraftGoal::Drain(node) => Self::Drain(node.clone()),
         };
+        if draft.group.is_some() {
+            return bad("group", "a cluster of Citus has no table groups: leave it out");
+        }
         if draft.rate.is_some() {
             return bad("rate", "Citus does not limit the rate of its moves: leave it out");
         }
@@ -158,7 +161,7 @@ impl CitusPlan<'_> {
             CitusGoal::Parts | CitusGoal::Bytes => None,
         };
         PlanView {
-            goal: GoalView { by: self.goal.name().to_owned(), placement: None, shard },
+            goal: GoalView { by: self.goal.name().to_owned(), placement: None, shard, group: None },
             epoch: None,
             slots: self.moves.len(),
             needed_slots: self.moves.len(),
@@ -309,6 +312,9 @@ mod tests {
         };
         assert_eq!(read(None, None, None), Ok(CitusGoal::Parts));
         assert_eq!(read(Some("size"), None, None), Ok(CitusGoal::Bytes));
+        let members = DraftMembers { group: Some("main"), ..DraftMembers::default() };
+        let refused = CitusGoal::of(&RebalanceDraft::read(&members).expect("within bounds"));
+        assert!(matches!(refused, Err(DistributorError::BadRebalance { member: "group", .. })));
         for (by, rate, keep, named) in [
             (Some("load"), None, None, "by"),
             (Some("placement"), None, None, "by"),

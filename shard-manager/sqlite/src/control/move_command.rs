@@ -20,6 +20,9 @@ pub enum MoveCommand {
         /// The shard key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<String>,
+        /// Table of the key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        table: Option<String>,
         /// Name of the shard that owns them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<String>,
@@ -63,14 +66,17 @@ impl MoveCommand {
             parse_move_name(id).ok_or_else(|| "there is no such move (TSR331)".to_owned())
         };
         Ok(match self {
-            Self::Begin { slots, key, from, to, rate, keep } => {
+            Self::Begin { slots, key, table, from, to, rate, keep } => {
                 let slots = match (slots, key) {
+                    (Some(_), None) if table.is_some() => {
+                        return Err("table: it is given with a key only".to_owned());
+                    }
                     (Some(slots), None) => {
                         // The router knows the number of slots.
                         let slots = parse_slots(&slots, SLOTS_MAX);
                         DraftSlots::Set(slots.map_err(|error| format!("slots: {error}"))?)
                     }
-                    (None, Some(key)) => DraftSlots::OfKey(key),
+                    (None, Some(key)) => DraftSlots::OfKey { key, table },
                     (Some(_), Some(_)) | (None, None) => {
                         return Err("either slots or a key is given".to_owned());
                     }

@@ -42,6 +42,9 @@ pub struct RebalanceWish {
     /// Placement that slots go to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<String>,
+    /// Name of the table group whose slots move; all of them if it is not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Name of the shard that is to be emptied, instead of `by`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<String>,
@@ -63,7 +66,8 @@ impl RebalanceWish {
     /// A sentence for the operator that names the member.
     pub fn draft(&self) -> Result<RebalanceDraft, String> {
         let (by, placement) = (self.by.as_deref(), self.placement.as_deref());
-        let members = DraftMembers { by, placement, rate: self.rate, keep: self.keep };
+        let group = self.group.as_deref();
+        let members = DraftMembers { by, placement, group, rate: self.rate, keep: self.keep };
         let draft = match &self.drain {
             Some(shard) => RebalanceDraft::drain(shard.clone(), &members),
             None => RebalanceDraft::read(&members),

@@ -154,6 +154,7 @@ fn body(wish: &RebalanceWish, dry_run: bool) -> Value {
     let given = [
         ("by", wish.by.clone().map(Value::from)),
         ("placement", wish.placement.clone().map(Value::from)),
+        ("group", wish.group.clone().map(Value::from)),
         ("rate", wish.rate.map(Value::from)),
         ("keep", wish.keep.map(Value::from)),
     ];

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use engine::move_record::MoveRecord;
 use engine::rebalance_draft::{DraftGoal, RebalanceDraft};
-use engine::rebalance_view::PlanView;
+use engine::rebalance_record::RebalanceRecord;
+use engine::rebalance_view::{GoalView, PlanView};
 use model::advice::{self, Advice, BalanceBy, Observed, OpenMoves, ShardSize};
 use model::shard_map::ShardMap;
 use model::slot_plan::by_group::{self, GroupScene};
@@ -31,10 +32,14 @@ use crate::manager::{Manager, MovesError};
 const BYTES_PER_S: f64 = 44e6;
 /// Bytes of a mebibyte.
 const MIB: f64 = 1_048_576.0;
+/// Longest part of a name that a refusal repeats, in characters.
+const NAME_SHOWN_MAX: usize = 80;
 
 /// Plan of a rebalance, with the map that it is about.
 pub(super) struct Planned {
     pub(super) goal: PlanGoal,
+    /// Table group whose slots move; `None` for all of them.
+    pub(super) group: Option<GroupNumber>,
     pub(super) plan: SlotPlan,
     pub(super) map: Arc<ShardMap>,
     /// Reasons why it cannot begin now.
@@ -51,10 +56,13 @@ impl Planned {
     pub(super) fn view(&self) -> PlanView {
         let rate = self.rate.map_or(BYTES_PER_S, |rate| f64::from(rate) * MIB);
         let (topology, epoch) = (self.map.topology(), self.map.epoch());
+        let view = PlanView::of(&self.goal, &self.plan, topology, epoch);
+        let group = self.group.map(|group| self.map.groups().name_of(group).to_owned());
         PlanView {
+            goal: GoalView { group, ..view.goal },
             seconds: self.plan.seconds(rate, MOVES),
             refusals: self.refusals.clone(),
-            ..PlanView::of(&self.goal, &self.plan, topology, epoch)
+            ..view
         }
     }
 }
@@ -104,6 +112,17 @@ impl PlannedSlots {
     }
 }
 
+/// Returns the table group of this name.
+fn find_group(map: &ShardMap, name: &str) -> Result<GroupNumber, RebalancesError> {
+    let unknown = || RebalancesError::NoGroup(name.chars().take(NAME_SHOWN_MAX).collect());
+    map.groups().find(name).ok_or_else(unknown)
+}
+
+/// Returns true if a rebalance is about a group.
+fn is_meant(wanted: Option<GroupNumber>, group: GroupNumber) -> bool {
+    wanted.is_none_or(|wanted| wanted == group)
+}
+
 /// Returns the error of a plan with the name of its group.
 fn of_group(error: RebalancesError, group: &TableGroup) -> RebalancesError {
     if matches!(error, RebalancesError::Plan(PlanFault::NoTaker)) {
@@ -151,31 +170,34 @@ impl<'m> RebalancePlans<'m> {
         let slots = PlannedSlots::of(&map, &listed);
         let sizes = self.sizes(&map, deadline).await;
         let scene = slots.scene(&map, &sizes);
-        let (goal, plan) = self.choose(draft, (&map, &slots), &scene).await?;
+        let group = draft.group.as_deref().map(|name| find_group(&map, name)).transpose()?;
+        let (goal, plan) = self.choose((draft, group), (&map, &slots), &scene).await?;
         let refusals = self.refusals(&plan, &map)?;
-        Ok(Planned { goal, plan, map, refusals, rate: draft.rate })
+        Ok(Planned { goal, group, plan, map, refusals, rate: draft.rate })
     }
 
     async fn choose(
         self,
-        draft: &RebalanceDraft,
+        (draft, wanted): (&RebalanceDraft, Option<GroupNumber>),
         (map, slots): (&ShardMap, &PlannedSlots),
         scene: &PlanScene<'_>,
     ) -> Result<(PlanGoal, SlotPlan), RebalancesError> {
-        let goal = self.goal(&draft.goal, map)?;
+        let goal = self.goal((&draft.goal, wanted), map)?;
         if !map.groups().are_several() {
             let whole = (scene, map, slots.open());
             let plan = self.plan_of(&goal, whole, None).await?;
             return Ok((goal, plan));
         }
         let mut plans = Vec::new();
-        for (number, group) in map.groups().iter() {
+        for (number, group) in map.groups().iter().filter(|group| is_meant(wanted, group.0)) {
             // A placement of the request is that of one group; without one, each group has its own.
             let goal = match (&goal, &draft.goal) {
                 (PlanGoal::Placement(_), DraftGoal::Placement(None)) => {
                     PlanGoal::Placement(group.placement.clone())
                 }
-                (PlanGoal::Placement(_), _) if number != GroupNumber::MAIN => continue,
+                (PlanGoal::Placement(_), _) if number != wanted.unwrap_or(GroupNumber::MAIN) => {
+                    continue;
+                }
                 (PlanGoal::Drain(shard), _)
                     if !by_group::on_shard(map, scene.owners, *shard).contains(&number) =>
                 {
@@ -197,11 +219,17 @@ impl<'m> RebalancePlans<'m> {
         Ok((goal, plan))
     }
 
-    fn goal(self, goal: &DraftGoal, map: &ShardMap) -> Result<PlanGoal, RebalancesError> {
+    fn goal(
+        self,
+        (goal, group): (&DraftGoal, Option<GroupNumber>),
+        map: &ShardMap,
+    ) -> Result<PlanGoal, RebalancesError> {
         Ok(match goal {
             DraftGoal::Slots => PlanGoal::Slots,
             DraftGoal::Placement(placement) => {
-                PlanGoal::Placement(placement.as_ref().unwrap_or(map.placement()).clone())
+                let own = group.and_then(|group| map.groups().get(group));
+                let own = own.map_or(map.placement(), |group| &group.placement);
+                PlanGoal::Placement(placement.as_ref().unwrap_or(own).clone())
             }
             DraftGoal::Balance(balance_by) => PlanGoal::Balance(*balance_by),
             DraftGoal::Drain(name) => {
@@ -294,10 +322,15 @@ impl<'m> RebalancePlans<'m> {
         Ok(refusals)
     }
 
-    /// Measures the skew by which a goal is judged; `None` if it cannot be measured.
-    pub(in crate::manager) async fn skew(self, goal: &PlanGoal, deadline: Instant) -> Option<f64> {
+    /// Measures the skew by which a rebalance is judged; `None` if it cannot be measured.
+    pub(in crate::manager) async fn skew(
+        self,
+        record: &RebalanceRecord,
+        deadline: Instant,
+    ) -> Option<f64> {
         let map = self.0.shards().newest_map();
-        match goal {
+        let groups = || map.groups().iter().filter(|group| is_meant(record.group, group.0));
+        match &record.goal {
             PlanGoal::Balance(balance_by) => {
                 let sizes = self.sizes(&map, deadline).await;
                 if !map.groups().are_several() {
@@ -307,7 +340,7 @@ impl<'m> RebalancePlans<'m> {
                 let slots = PlannedSlots::of(&map, &[]);
                 let scene = slots.scene(&map, &sizes);
                 let mut skew = None;
-                for (number, _) in map.groups().iter() {
+                for (number, _) in groups() {
                     let own = GroupScene::of(&map, &scene, number).ok()?;
                     let seen = (own.scene().sizes, Some(&own));
                     let advice = self.advice(*balance_by, (&own.map, None), seen).await.ok()?;
@@ -316,7 +349,7 @@ impl<'m> RebalancePlans<'m> {
                 skew
             }
             PlanGoal::Slots | PlanGoal::Placement(_) | PlanGoal::Drain(_) => {
-                Some(by_group::slot_skew(&map))
+                Some(by_group::slot_skew(&map, groups().map(|(number, _)| number)))
             }
         }
     }
