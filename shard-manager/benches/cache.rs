@@ -5,11 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "what cannot be measured ends the measurement")]
 
-#[path = "../tests/support/free_port.rs"]
-mod free_port;
 #[path = "../tests/cache/bench.rs"]
 #[expect(dead_code, reason = "tests need more of it")]
 mod bench;
+#[path = "../tests/support/free_port.rs"]
+mod free_port;
 #[path = "../tests/support/prerequisites.rs"]
 mod prerequisites;
 #[path = "../tests/cache/redis_server.rs"]

@@ -79,7 +79,8 @@ impl TcpLink {
                     return;
                 }
                 match client {
-                    // If the server does not answer, the client is disconnected, as without the link.
+                    // If the server does not answer, the client is disconnected, as it would be
+                    // without the link.
                     Ok(client) => drop(accepting.connect(number, client)),
                     // Too many open files, for example: trying again at once would only spin.
                     Err(_) => thread::sleep(ACCEPT_RETRY),

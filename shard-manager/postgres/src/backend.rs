@@ -6,6 +6,7 @@
 mod access;
 mod listed_indexes;
 mod listed_moves;
+mod node_failures;
 mod nodes;
 mod shards;
 

@@ -10,7 +10,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use diesel::result::Error as DieselError;
 use diesel_async::AsyncPgConnection;
 use engine::new_shard::NewShard;
 use engine::node_distributor::{
@@ -25,12 +24,12 @@ use model::value::{ColumnType, Value};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::node_failures::{after_commit, failed, internal, unknown};
 use crate::citus::jobs::Jobs;
 use crate::citus::joining::{JoinCheck, JoiningNode};
 use crate::citus::members::{Member, Members, MovableParts};
 use crate::citus::needs;
 use crate::citus::plans::{self, CitusGoal, CitusPlan, PartMove};
-use crate::db_error::DbErrorKind;
 use crate::primary_tracker::PrimaryTracker;
 use crate::statement::{Bind, Statement, load, run};
 
@@ -451,58 +450,4 @@ async fn described(
     let parts = MovableParts::read(connection).await.map_err(failed)?.count(member.group);
     let number = u32::try_from(member.group).unwrap_or(u32::MAX);
     Ok(NodeChanged { name: member.name(), number, state: member.state(), parts, is_new })
-}
-
-fn internal() -> DistributorError {
-    DistributorError::Failed { error: Error::Internal, outcome: Outcome::Unknown }
-}
-
-/// Returns the failure for an error of a commit: Citus may have carried the request out.
-fn unknown(error: DieselError) -> DistributorError {
-    after_commit(failed(error))
-}
-
-/// Returns the failure for an error after a commit: the request was carried out, or may have been.
-fn after_commit(error: DistributorError) -> DistributorError {
-    let error = if let DistributorError::Failed { error, .. } = error {
-        error
-    } else {
-        Error::ShardUnavailable { shard: "the coordinator".to_owned() }
-    };
-    DistributorError::Failed { error, outcome: Outcome::Unknown }
-}
-
-/// Returns the meaning of an error of the coordinator before a commit. An open transaction ends
-/// with its session.
-fn failed(error: DieselError) -> DistributorError {
-    tracing::warn!(%error, "a statement about the nodes failed on the coordinator");
-    let lacks_right =
-        error.to_string().contains("permission denied") || error.to_string().contains("superuser");
-    if lacks_right {
-        let cause = "the user of this router lacks the right to it: Citus lets superusers change its \
-                     nodes, and others drain and remove them with EXECUTE on \
-                     citus_set_node_property and citus_remove_node";
-        return DistributorError::Need(cause.to_owned());
-    }
-    match DbErrorKind::of(&error) {
-        DbErrorKind::Late => {
-            let error = Error::DeadlinePassed;
-            DistributorError::Failed { error, outcome: Outcome::Rejected }
-        }
-        DbErrorKind::Lost | DbErrorKind::Promoted => {
-            let error = Error::ShardUnavailable { shard: "the coordinator".to_owned() };
-            DistributorError::Failed { error, outcome: Outcome::Unknown }
-        }
-        DbErrorKind::Constraint(_)
-        | DbErrorKind::NotUnique(_)
-        | DbErrorKind::Discarded(_)
-        | DbErrorKind::Conflict
-        | DbErrorKind::ReadOnly
-        | DbErrorKind::Full
-        | DbErrorKind::Outdated
-        | DbErrorKind::Other => DistributorError::Need(
-            "Citus refused the request, and nothing was changed: the log of this router has the message"
-                .to_owned(),
-        ),
-    }
 }
