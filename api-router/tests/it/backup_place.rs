@@ -152,8 +152,9 @@ impl StuckBatch {
         );
         client.write_all(head.as_bytes()).unwrap();
         let other = json!({"table": "users", "data": {"name": "n", "email": "e"}});
+        // There is no such row: until the batch has begun, nothing is stored.
         eventually("the batch", || {
-            let headers = [("x-shard-key", &*keys[1]), ("x-deadline-ms", "100")];
+            let headers = [("x-shard-key", &*keys[1]), ("x-deadline-ms", "100"), ("if-match", "*")];
             (router.post("/api/write", &headers, &other).status == 504).then_some(())
         });
         Self { data, _client: Some(client), session: None }
