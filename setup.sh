@@ -386,7 +386,7 @@ ask() {
 }
 
 check_port() {
-    [[ $1 != *:0 ]] || die 'port 0 means any free port, and then nobody knows the address: set TESSERA_BIND'
+    [[ $1 != *:0 ]] || die 'port 0 means any free port, so the address would be unknown: set a port in TESSERA_BIND'
     local code=0
     ask --output /dev/null --max-time 2 "$2/live" || code=$?
     # Exit code 7 of curl is "connection refused": the port is free.
