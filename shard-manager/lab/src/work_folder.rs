@@ -94,3 +94,31 @@ fn remove_left_behind(parent: &Path) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn only_abandoned_folders_of_labs_are_removed_and_no_fifo_is_waited_for() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let folder = |name: &str| {
+            let folder = parent.path().join(name);
+            fs::create_dir(&folder).expect("created");
+            folder
+        };
+        let (abandoned, other) = (folder("tessera-lab-1"), folder("other"));
+        let fifo = folder("tessera-lab-2");
+        for folder in [&abandoned, &other] {
+            File::create(folder.join(LOCK)).expect("created");
+        }
+        let made = Command::new("mkfifo").arg(fifo.join(LOCK)).status();
+        assert!(made.expect("mkfifo runs").success());
+        let running = WorkFolder::create(Some(parent.path())).expect("created");
+        assert!(!abandoned.exists() && other.exists() && fifo.exists());
+        drop(WorkFolder::create(Some(parent.path())).expect("created"));
+        assert!(running.join(LOCK).exists(), "its lock is held");
+    }
+}

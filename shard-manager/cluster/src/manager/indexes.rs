@@ -167,18 +167,18 @@ impl<'m> Indexes<'m> {
         draft: &IndexDraft,
         deadline: Instant,
     ) -> Result<IndexCreated, IndexesError> {
-        let index = self.declared(table, draft)?;
+        let (table, index) = self.declared(table, draft)?;
         let catalog = self.catalog()?;
         let _lock = self.0.lock_schema(deadline).await?;
         let records = by(deadline, catalog.list_indexes()).await?;
-        if let Some(known) = check_known(&records, &index)? {
+        if let Some(known) = check_known(&records, &index, &table)? {
             return Ok(IndexCreated::Known(known));
         }
         self.check_pause(&index, draft.pause_max_ms, deadline).await?;
         let record = IndexRecord::new(&index, draft.pause_max_ms);
         let added = by(deadline, catalog.add_index(&record)).await;
         added.map_err(IndexesError::Doubtful)?;
-        tracing::info!(table, index = record.name, "an index is being built");
+        tracing::info!(table = table.name(), index = record.name, "an index is being built");
         self.manager().move_news.announce();
         Ok(IndexCreated::Begun(record))
     }
@@ -194,9 +194,9 @@ impl<'m> Indexes<'m> {
         draft: &IndexDraft,
         deadline: Instant,
     ) -> Result<(IndexCreated, Vec<IndexPause>), IndexesError> {
-        let index = self.declared(table, draft)?;
+        let (table, index) = self.declared(table, draft)?;
         let records = by(deadline, self.catalog()?.list_indexes()).await?;
-        if let Some(known) = check_known(&records, &index)? {
+        if let Some(known) = check_known(&records, &index, &table)? {
             return Ok((IndexCreated::Known(known), Vec::new()));
         }
         let pauses = self.pauses(&index, deadline).await?;
@@ -236,12 +236,18 @@ impl<'m> Indexes<'m> {
         Err(IndexesError::Failed(Error::DeadlinePassed))
     }
 
-    /// Returns the index that a draft declares, if the caller may change tables.
-    fn declared(self, table: &str, draft: &IndexDraft) -> Result<Arc<TableIndex>, IndexesError> {
+    /// Returns the index that a draft declares, if the caller may change tables, and its table as
+    /// the caller knows it.
+    fn declared(
+        self,
+        table: &str,
+        draft: &IndexDraft,
+    ) -> Result<(Arc<Table>, Arc<TableIndex>), IndexesError> {
         self.check_scope(table)?;
         let table = self.0.table(table)?;
         let IndexDraft { name, columns, is_unique, .. } = draft;
-        Ok(Arc::new(TableIndex::new(&table, name, columns, *is_unique)?))
+        let index = TableIndex::new(&table, name, columns, *is_unique)?;
+        Ok((table, Arc::new(index)))
     }
 
     fn check_scope(self, table: &str) -> Result<(), IndexesError> {
@@ -291,10 +297,12 @@ pub(super) fn indexed_shards(manager: &Manager) -> Vec<(ShardNumber, Arc<Shard>)
     members.map(|(number, shard)| (number, Arc::clone(shard))).collect()
 }
 
-/// Returns the listed index, if it has this definition; `None` if it may be listed.
+/// Returns the listed index, if it has this definition; `None` if it may be listed. The refusal of
+/// another definition names columns only if the caller's view of the table has all of them.
 fn check_known(
     records: &[IndexRecord],
     index: &TableIndex,
+    view: &Table,
 ) -> Result<Option<IndexRecord>, IndexesError> {
     let of_table = records.iter().filter(|record| record.table == index.table().name());
     let Some(known) = of_table.clone().find(|record| record.name == index.name()) else {
@@ -306,8 +314,8 @@ fn check_known(
     let name = known.name.clone();
     if !known.has_shape(index) {
         let unique = if known.is_unique { "unique " } else { "" };
-        let definition = is_visible(known, index.table())
-            .then(|| format!(": {unique}({})", known.columns.join(", ")));
+        let definition =
+            is_visible(known, view).then(|| format!(": {unique}({})", known.columns.join(", ")));
         return Err(IndexesError::Differs { index: name, definition });
     }
     match known.state {
@@ -329,4 +337,38 @@ async fn by<T>(
 ) -> Result<T, Error> {
     let done = tokio::time::timeout_at(deadline.into(), work).await;
     done.unwrap_or(Err(Error::DeadlinePassed))
+}
+
+#[cfg(test)]
+mod tests {
+    use model::table::Column;
+    use model::value::ColumnType;
+
+    use super::*;
+
+    fn table(columns: &[&str]) -> Arc<Table> {
+        let column = |name: &&str| Column {
+            name: (*name).to_owned(),
+            kind: ColumnType::Text,
+            nullable: false,
+            default: None,
+        };
+        let columns = columns.iter().map(column).collect();
+        Arc::new(Table::new("orders", columns, &["id".to_owned()], Some("id")).expect("good"))
+    }
+
+    #[test]
+    fn a_refusal_names_the_columns_of_an_index_only_to_callers_who_know_them() {
+        let whole = table(&["id", "status", "salary"]);
+        let index = |column: &str| {
+            TableIndex::new(&whole, "by_pay", &[column.to_owned()], false).expect("good")
+        };
+        let records = [IndexRecord::new(&index("salary"), 0)];
+        let refusal = |view: &Table| {
+            check_known(&records, &index("status"), view).expect_err("it differs").to_string()
+        };
+        let known = "the index `by_pay` exists with another definition";
+        assert_eq!(refusal(&whole), format!("{known}: (salary)"));
+        assert_eq!(refusal(&table(&["id", "status"])), known);
+    }
 }
