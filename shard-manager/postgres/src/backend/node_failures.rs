@@ -64,3 +64,25 @@ pub(super) fn failed(error: DieselError) -> DistributorError {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_failed_at_or_after_its_commit_is_never_called_rejected() {
+        let rejected =
+            DistributorError::Failed { error: Error::DeadlinePassed, outcome: Outcome::Rejected };
+        let need = DistributorError::Need("nothing was changed".to_owned());
+        for failure in [
+            unknown(DieselError::NotFound),
+            unknown(DieselError::BrokenTransactionManager),
+            after_commit(rejected),
+            after_commit(need),
+        ] {
+            let is_unknown =
+                matches!(failure, DistributorError::Failed { outcome: Outcome::Unknown, .. });
+            assert!(is_unknown, "{failure:?}");
+        }
+    }
+}
