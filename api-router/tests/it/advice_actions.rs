@@ -191,7 +191,7 @@ fn slots_that_move_already_are_left_alone() {
         assert!(finding["action"].is_null() && reason.contains("already"), "{finding}");
     }
     assert!(
-        reported["because"].as_str().unwrap().contains("slots are being moved already"),
+        reported["because"].as_str().unwrap().contains("1 slot is being moved already"),
         "{reported}"
     );
     assert_eq!(order(&router, &begun, "cancel").status, 200);

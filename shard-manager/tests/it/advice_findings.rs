@@ -172,7 +172,7 @@ fn slots_that_move_already_are_left_alone_and_their_effect_is_foreseen() {
     let advice = advice(&load, &[], Some(OpenMoves { owners: &owners, moving: &moving }));
     assert_eq!((advice.verdict, advice.moves.len()), (Verdict::Skewed, 0));
     assert!(advice.skew > 1.4 && advice.skew_after < 1.01, "{advice:?}");
-    assert!(advice.because.contains("1 slots are being moved already"), "{}", advice.because);
+    assert!(advice.because.contains("1 slot is being moved already"), "{}", advice.because);
     for finding in only::<2>(&advice) {
         let Remedy::None { reason, .. } = &finding.remedy else { panic!("{finding:?}") };
         assert!(reason.contains("already"), "{reason}");

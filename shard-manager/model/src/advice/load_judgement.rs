@@ -239,19 +239,20 @@ impl LoadJudgement {
         };
         match advice.hot.first() {
             Some(HotSpot { key: Some(_), .. }) => text.push_str(
-                "; a key alone outweighs what any shard should carry, which no move can change",
+                "; a single key exceeds the fair share of any shard, which no move can change",
             ),
             Some(_) => text.push_str(
-                "; a slot alone outweighs what any shard should carry, and cannot be split",
+                "; a single slot exceeds the fair share of any shard, and cannot be split",
             ),
             None => {}
         }
         let (moves, after, moving) = (advice.moves.len(), advice.skew_after, self.moving.len());
         let plural = if moves == 1 { "" } else { "s" };
+        let slots_are = if moving == 1 { "slot is" } else { "slots are" };
         match (moves, moving) {
             (0, 0) => text.push_str("; no move helps"),
             (0, _) => text.push_str(&format!(
-                "; {moving} slots are being moved already, after which it would be {after:.2}"
+                "; {moving} {slots_are} being moved already, after which it would be {after:.2}"
             )),
             (_, 0) => {
                 text.push_str(&format!("; after {moves} move{plural} it would be {after:.2}"))
