@@ -7,7 +7,7 @@
 //! one worker; by default there are as many workers as the router uses by default. `-- fanout`
 //! measures the cost of many shards, `-- counting` the cost of analytics, `-- access` that of keys,
 //! `-- cache` the effect of a cache, `-- moves` moves of slots, `-- joining` shards that join,
-//! `-- growing` a shard that takes its share and is drained,
+//! `-- growing` a shard that takes its share and is drained, `-- indexing` the build of an index,
 //! `-- beside PATH` another build of the router. `-- figures` runs the blocks of
 //! `benches/RESULTS.md` again and writes their output there.
 
@@ -17,6 +17,7 @@ mod counting;
 mod fanout;
 mod growing;
 mod guarding;
+mod indexing;
 mod joining;
 mod load;
 mod metrics;
@@ -31,6 +32,12 @@ use servers::{Router, start_bare};
 use actix_web::{App, HttpResponse, HttpServer, web};
 
 const CONNECTIONS: u32 = 64;
+
+/// Names of the other measurements.
+const MEASUREMENTS: [&str; 10] = [
+    "figures", "moves", "joining", "growing", "indexing", "fanout", "counting", "access", "beside",
+    "cache",
+];
 
 /// One case.
 struct Case {
@@ -89,44 +96,35 @@ fn main() -> std::io::Result<()> {
     if let Some(workers) = std::env::var_os("BARE_HANDLER") {
         return serve_bare(workers.to_string_lossy().parse().unwrap_or(1));
     }
-    if std::env::args().any(|argument| argument == "figures") {
-        return metrics::rewrite();
-    }
-    if std::env::args().any(|argument| argument == "moves") {
-        return moving::measure();
-    }
-    if std::env::args().any(|argument| argument == "joining") {
-        return joining::measure();
-    }
-    if std::env::args().any(|argument| argument == "growing") {
-        return growing::measure();
-    }
     let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     let (rounds, seconds) = (numbers.next().unwrap_or(3), numbers.next().unwrap_or(4));
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
     let workers = numbers.next().unwrap_or(cores).to_string();
-    if std::env::args().any(|argument| argument == "fanout") {
-        return fanout::measure(rounds, seconds, &workers);
+    let named = std::env::args().skip(1).find(|argument| MEASUREMENTS.contains(&&**argument));
+    match named.as_deref() {
+        Some("figures") => metrics::rewrite(),
+        Some("moves") => moving::measure(),
+        Some("joining") => joining::measure(),
+        Some("growing") => growing::measure(),
+        Some("indexing") => indexing::measure(),
+        Some("fanout") => fanout::measure(rounds, seconds, &workers),
+        Some("counting") => counting::measure(rounds, seconds, &workers),
+        Some("access") => guarding::measure(rounds, seconds, &workers),
+        Some("beside") => beside::measure(rounds, seconds, &workers),
+        Some("cache") => caching::measure(rounds, seconds, &workers),
+        _ => compare_with_bare(rounds, seconds, &workers),
     }
-    if std::env::args().any(|argument| argument == "counting") {
-        return counting::measure(rounds, seconds, &workers);
-    }
-    if std::env::args().any(|argument| argument == "access") {
-        return guarding::measure(rounds, seconds, &workers);
-    }
-    if std::env::args().any(|argument| argument == "beside") {
-        return beside::measure(rounds, seconds, &workers);
-    }
-    if std::env::args().any(|argument| argument == "cache") {
-        return caching::measure(rounds, seconds, &workers);
-    }
+}
+
+/// Compares a router with a bare handler.
+fn compare_with_bare(rounds: u32, seconds: u32, workers: &str) -> std::io::Result<()> {
     let data = tempfile::tempdir()?;
-    let mut bare = start_bare(data.path(), &workers)?;
-    let router = Router::start(data.path(), &["--workers", &workers])?;
+    let mut bare = start_bare(data.path(), workers)?;
+    let router = Router::start(data.path(), &["--workers", workers])?;
     router.load_users()?;
     let first_start = router.ready_after;
     drop(router);
-    let router = Router::start(data.path(), &["--workers", &workers])?;
+    let router = Router::start(data.path(), &["--workers", workers])?;
     println!(
         "ready in {} ms on a new directory, {} ms on an existing one; idle memory {} MiB",
         first_start.as_millis(),

@@ -1,0 +1,109 @@
+//! Benchmark of an index that is built while clients send 500 requests a second.
+//!
+//! `-- indexing 1000000` stores a million rows on three shards of files, and builds an index of
+//! their table. With one more argument, a file with the variables of a new PostgreSQL cluster (the
+//! `tessera.env` of `shard-manager cluster up`), its servers are the shards. A request that fails
+//! ends the benchmark.
+
+use std::io::Error;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::beside::variables;
+use crate::moving::{ROWS_OF_A_KEY, get, post, store};
+use crate::paced_load::{quantile, send};
+use crate::servers::Router;
+
+/// Requests a second.
+const RATE: f64 = 500.0;
+/// Longest pause of a shard of files, in milliseconds.
+const PAUSE_MAX_MS: u64 = 60_000;
+/// Deadline of a write, which waits for the pause.
+const DEADLINE_MS: &str = "60000";
+const NAME: &str = "by_amount";
+
+/// Measures the build of an index.
+pub(crate) fn measure() -> std::io::Result<()> {
+    let after = || std::env::args().skip_while(|argument| argument != "indexing").skip(1);
+    let rows = after().find_map(|argument| argument.parse::<usize>().ok()).unwrap_or(1_000_000);
+    let is_file = |argument: &String| argument.parse::<usize>().is_err();
+    let variables = variables(after().find(|argument| is_file(argument) && argument != "--bench"))?;
+    let dir = tempfile::tempdir()?;
+    let router = Router::start_with(dir.path(), &[], &variables)?;
+    let url = &*router.url;
+    let keys: Vec<String> =
+        (0..rows / ROWS_OF_A_KEY).map(|number| format!("user_{number}")).collect();
+    let stored = store(url, &keys)?;
+    let request = |agent: &ureq::Agent, number: usize, kind: usize| {
+        let key = &keys[number.wrapping_mul(7_919) % keys.len()];
+        if kind == 0 { write_order(agent, url, key) } else { read_orders(agent, url, key) }
+    };
+    let before = send(Some(RATE), &request, &|| Ok(()))?;
+    let built = Mutex::new(None);
+    let during = send(Some(RATE), &request, &|| {
+        let began = Instant::now();
+        let index = build(url)?;
+        *built.lock().map_err(|_| Error::other("a client failed"))? =
+            Some((began.elapsed(), index));
+        Ok(())
+    })?;
+    let built = built.into_inner().ok().flatten();
+    let (took, index) = built.ok_or_else(|| Error::other("no index"))?;
+    println!(
+        "{rows} rows, stored in {:.0} s; index built in {:.1} s, longest pause of a shard {} ms",
+        stored.as_secs_f64(),
+        took.as_secs_f64(),
+        index["pause_ms"]
+    );
+    for (kind, name) in ["point write", "point read"].iter().enumerate() {
+        let [before, during] = [&before, &during].map(|times| quantile(times, kind, 0.99));
+        println!(
+            "  {name:<12} p99 and longest: before {:.1} and {:.1} ms, during {:.1} and {:.1} ms   {:.2} of before",
+            before.0,
+            before.1,
+            during.0,
+            during.1,
+            during.0 / before.0
+        );
+    }
+    Ok(())
+}
+
+/// Builds the index, and returns it once it is ready.
+fn build(url: &str) -> std::io::Result<Value> {
+    let indexes = format!("{url}/api/tables/orders/indexes");
+    let body = json!({"name": NAME, "columns": ["amount"], "pause_max_ms": PAUSE_MAX_MS});
+    post(&indexes, &body)?;
+    loop {
+        let listed = get(&indexes)?;
+        let mut all = listed["indexes"].as_array().into_iter().flatten();
+        let index = all.find(|index| index["name"] == NAME);
+        let index = index.ok_or_else(|| Error::other("the index is not listed"))?;
+        if index["state"] == "ready" {
+            return Ok(index.clone());
+        }
+        if index["state"] == "failed" {
+            return Err(Error::other(index.to_string()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Writes one of the rows of a key again.
+fn write_order(agent: &ureq::Agent, url: &str, key: &str) -> std::io::Result<()> {
+    let row = json!({"table": "orders", "op": "upsert", "data":
+        {"order_id": format!("{key}_0"), "user_id": key, "amount": 1}});
+    let sent = agent.post(format!("{url}/api/write")).header("x-shard-key", key);
+    let sent = sent.header("x-deadline-ms", DEADLINE_MS).send_json(row);
+    let mut reply = sent.map_err(Error::other)?;
+    reply.body_mut().read_to_vec().map(drop).map_err(Error::other)
+}
+
+/// Reads rows of a key.
+fn read_orders(agent: &ureq::Agent, url: &str, key: &str) -> std::io::Result<()> {
+    let sent = agent.get(format!("{url}/api/read?table=orders&limit=10"));
+    let mut reply = sent.header("x-shard-key", key).call().map_err(Error::other)?;
+    reply.body_mut().read_to_vec().map(drop).map_err(Error::other)
+}
