@@ -82,7 +82,7 @@ mod tests {
             format!(r#"{{"keyspace":"list","parameters":{parameters}}}"#)
         };
         let error = names(&map("email")).unwrap_err();
-        assert!(error.to_string().contains("by their column email"), "{error}");
+        assert!(error.to_string().contains("by the column email"), "{error}");
         assert_eq!(names(&map("region")).unwrap().partition("loadtest-1"), None);
         let hash = names(r#"{"keyspace":"hash","parameters":{"seed":0}}"#).unwrap();
         assert_eq!(hash.partition("loadtest-1"), None);

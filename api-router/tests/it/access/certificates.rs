@@ -238,8 +238,11 @@ fn wrong_settings_are_refused_by_name() {
     let with = |flags: &[&str]| refused(&[&tls[..], flags].concat(), "");
     for (said, words) in [
         (refused(&["--tls-client-ca", &ca], ""), "tls_client_ca (from flag) needs tls_cert"),
-        (with(&["--tls-client-required"]), "tls_client_required (from flag) needs tls_client_ca"),
-        (with(&["--tls-client-crl", &ca]), "tls_client_crl (from flag) needs tls_client_ca"),
+        (
+            with(&["--tls-client-required"]),
+            "tls_client_required (from flag) also needs tls_client_ca",
+        ),
+        (with(&["--tls-client-crl", &ca]), "tls_client_crl (from flag) also needs tls_client_ca"),
         (with(&["--tls-client-ca", "missing.pem"]), "missing.pem: No such file"),
         (with(&["--tls-client-ca", &empty]), "empty.pem: there is no certificate"),
         (with(&["--tls-client-ca", &ca, "--tls-client-crl", "no.pem"]), "no.pem: No such file"),
