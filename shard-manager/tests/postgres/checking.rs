@@ -106,7 +106,15 @@ async fn slots_that_move_are_no_fault_at_any_step() {
             let report = audited(&address).await;
             assert_eq!(report.findings, [], "{phase:?}");
             let rows: u64 = report.shards.iter().map(|shard| shard.tables["kv"]).sum();
-            assert_eq!(rows, 20, "{phase:?}");
+            let after = manager.moves().get(id).await.unwrap().phase;
+            // The shards are read at different moments. While slots are handed over, both may have
+            // counted their rows, or neither.
+            let is_handing_over =
+                phase != after || [MovePhase::Fencing, MovePhase::Activating].contains(&phase);
+            assert!(
+                rows == 20 || rows == 0 && is_handing_over,
+                "{rows} rows, {phase:?}, {after:?}"
+            );
             if phase == MovePhase::Keeping && !is_settled {
                 assert!(report.notes.iter().any(|note| note.contains("are in a move")));
                 order(&manager, id, MoveOrder::Settle).await;
