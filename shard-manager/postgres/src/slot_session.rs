@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use engine::open_error::OpenError;
 use engine::slot_change::{SlotChange, SlotStep};
-use model::keyspace::Slot;
-use model::slot_set::SlotSet;
+use model::keyspace::{SLOT_COUNT, Slot};
+use model::slot_set::{SlotSet, SlotSetError, check_known};
 
 use super::discovery;
 use super::node_address::{ClusterAddress, NodeAddress};
@@ -37,6 +37,9 @@ pub enum SlotSessionError {
     /// A shard cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The cluster has no slot of this number.
+    #[error(transparent)]
+    Slots(#[from] SlotSetError),
     /// None of the shards owns these slots.
     #[error("none of the shards owns the slots {0}: name all shards of the cluster in SHARD_URLS")]
     NotOwned(SlotSet),
@@ -71,8 +74,11 @@ impl SlotSession {
     /// # Errors
     /// [`SlotSessionError`]. If one of several shards fails, others may have been changed.
     pub async fn change(&self, slots: &SlotSet, step: SlotStep) -> Result<(), SlotSessionError> {
-        let (mut parts, mut left) = (Vec::new(), slots.clone());
+        let (mut parts, mut left, mut slot_count) =
+            (Vec::new(), slots.clone(), usize::from(SLOT_COUNT));
         for (name, session) in &self.shards {
+            let count = count_slots(session).await;
+            slot_count = slot_count.max(count.map_err(|error| OpenError::node(name, error))?);
             let owned = owned(session, slots).await;
             let owned = owned.map_err(|error| OpenError::node(name, error))?;
             let (missing, found) = (left.without(&owned), owned.without(&left));
@@ -83,6 +89,7 @@ impl SlotSession {
             parts.push((name, session, owned));
         }
         if !left.is_empty() {
+            check_known(&left, slot_count)?;
             return Err(SlotSessionError::NotOwned(left));
         }
         for (name, session, slots) in parts.into_iter().filter(|(.., slots)| !slots.is_empty()) {
@@ -90,6 +97,14 @@ impl SlotSession {
         }
         Ok(())
     }
+}
+
+/// Returns the number of slots of all table groups that a shard knows of.
+async fn count_slots(session: &Session) -> Result<usize, diesel::result::Error> {
+    let statement = Statement { sql: sql::SLOT_COUNT, binds: &[], cached: false };
+    let rows = load(&session.connection, statement).await?;
+    let count = rows.first().and_then(|row| usize::try_from(row.bigint(0)?).ok());
+    Ok(count.unwrap_or_default())
 }
 
 /// Returns the slots among these that a shard owns.

@@ -31,6 +31,10 @@ pub(super) const ENTER: &str =
 pub(super) const CHANGE_SLOTS: &str = "SELECT cardinality(refused)::bigint,\
     array_to_string(refused,',') FROM tessera_change_slots($1,$2,$3,$4) AS refused";
 
+/// Number of slots of all table groups that the shard knows of.
+pub(super) const SLOT_COUNT: &str =
+    "SELECT coalesce(max(8*length(bits)),0)::bigint FROM tessera_owned WHERE id=1";
+
 /// Slots among `$1` that the shard owns.
 pub(super) const OWNED_SLOTS: &str =
     "SELECT slot::bigint FROM tessera_slots WHERE slot=ANY($1) AND state IN ('owned','fenced')";
