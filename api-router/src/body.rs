@@ -270,6 +270,7 @@ fn unknown_member(name: &str, known: &[&str]) -> Problem {
     let problem = Problem::new(Code::TSR102, format!("unknown member `{shown}`"));
     match closest(name, known.iter().copied()) {
         Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None if known.is_empty() => problem.hint("this body takes no members"),
         None => problem.hint(format!("known members: {}", known.join(", "))),
     }
 }

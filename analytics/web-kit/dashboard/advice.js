@@ -25,7 +25,7 @@ export class Advice {
     this.names = m.shards.map((shard) => shard.shard);
     if (performance.now() - this.asked < EVERY_MS) return;
     this.asked = performance.now();
-    // Each table group has an advice of its own.
+    // Advice is given for each table group separately.
     const { groups = [] } = m.cluster;
     const queries = groups.length > 1 ? groups.map((group) => `?${new URLSearchParams({ group })}`) : [""];
     try {
@@ -122,7 +122,7 @@ export class Advice {
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** A sentence about a table group; as it is, if there is only one. */
+/** Names the table group of a sentence, unless there is only one group. */
 const inGroup = (group, sentence) => (group === undefined ? sentence : `group ${group}: ${sentence}`);
 
 /** The skew of the shards before and after the moves of an advice. */
@@ -130,7 +130,7 @@ function outlook({ group, skew, skew_after: after }) {
   return capital(inGroup(group, `skew now ${ratio(skew)}, after these moves ${ratio(after)}`));
 }
 
-/** What a command leads to, and what it needs. */
+/** Returns the effect of a command, and what it requires. */
 function needed(action, finding) {
   const effect = `Skew after it: ${ratio(finding.skew_after)}.`;
   if (action.allowed) return effect;

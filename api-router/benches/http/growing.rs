@@ -15,7 +15,7 @@ use shard_manager::keyspace::{Keyspace, ShardKey};
 use crate::beside::variables;
 use crate::joining::{join, read_user, servers_of};
 use crate::moving::{ROWS_OF_A_KEY, get, post, psql, store};
-use crate::paced_load::{Times, quantile, send, write_user};
+use crate::paced_load::{Times, print_p99, send, write_user};
 use crate::servers::Router;
 
 /// Shards before.
@@ -93,17 +93,7 @@ fn report(before: &Times, changes: &[Change]) {
             change.skew,
             change.times.len()
         );
-        for (kind, name) in ["point write", "point read"].iter().enumerate() {
-            let [before, during] = [before, &change.times].map(|times| quantile(times, kind, 0.99));
-            println!(
-                "  {name:<12} p99 and longest: before {:.1} and {:.1} ms, during {:.1} and {:.1} ms   {:.2} of before",
-                before.0,
-                before.1,
-                during.0,
-                during.1,
-                during.0 / before.0
-            );
-        }
+        print_p99(["point write", "point read"], before, &change.times);
     }
 }
 

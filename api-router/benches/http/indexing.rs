@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::beside::variables;
 use crate::moving::{ROWS_OF_A_KEY, get, post, store};
-use crate::paced_load::{quantile, send};
+use crate::paced_load::{print_p99, send};
 use crate::servers::Router;
 
 /// Requests a second.
@@ -57,17 +57,7 @@ pub(crate) fn measure() -> std::io::Result<()> {
         took.as_secs_f64(),
         index["pause_ms"]
     );
-    for (kind, name) in ["point write", "point read"].iter().enumerate() {
-        let [before, during] = [&before, &during].map(|times| quantile(times, kind, 0.99));
-        println!(
-            "  {name:<12} p99 and longest: before {:.1} and {:.1} ms, during {:.1} and {:.1} ms   {:.2} of before",
-            before.0,
-            before.1,
-            during.0,
-            during.1,
-            during.0 / before.0
-        );
-    }
+    print_p99(["point write", "point read"], &before, &during);
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use shard_manager::keyspace::{Keyspace, ShardKey};
 
 use crate::beside::variables;
 use crate::load::median;
-use crate::paced_load::{SENDING, highest, quantile, send, write_user};
+use crate::paced_load::{SENDING, highest, print_p99, send, write_user};
 use crate::servers::Router;
 
 /// Slots that move; they belong to the first shard of a new cluster.
@@ -188,20 +188,8 @@ fn write_beside(url: &str, keys: &[String]) -> std::io::Result<()> {
     let rate = peak.len() as f64 / SENDING.as_secs_f64() / 2.0;
     let before = send(Some(rate), &write, &|| Ok(()))?;
     let during = send(Some(rate), &write, &|| carry_out(url, 2, 1).map(drop))?;
-    println!(
-        "{rate:.0} writes a second, half of the highest rate, to all shards; p99 and longest:"
-    );
-    for (kind, name) in ["slots that move", "the rest"].iter().enumerate() {
-        let [before, during] = [&before, &during].map(|times| quantile(times, kind, 0.99));
-        println!(
-            "{name:<16} before {:.1} and {:.1} ms, during {:.1} and {:.1} ms   {:.2} of before",
-            before.0,
-            before.1,
-            during.0,
-            during.1,
-            during.0 / before.0
-        );
-    }
+    println!("{rate:.0} writes a second, half of the highest rate, to all shards:");
+    print_p99(["slots that move", "the rest"], &before, &during);
     Ok(())
 }
 

@@ -83,6 +83,22 @@ pub(crate) fn quantile(times: &Times, kind: usize, share: f64) -> (f64, f64) {
     (at.unwrap_or(0.0), highest(times.into_iter()))
 }
 
+/// Prints the 99th percentile and the longest time of each kind of request, before something and
+/// during it.
+pub(crate) fn print_p99(kinds: [&str; KINDS], before: &Times, during: &Times) {
+    for (kind, name) in kinds.iter().enumerate() {
+        let [before, during] = [before, during].map(|times| quantile(times, kind, 0.99));
+        println!(
+            "  {name:<16} p99 and longest: before {:.1} and {:.1} ms, during {:.1} and {:.1} ms   {:.2} of before",
+            before.0,
+            before.1,
+            during.0,
+            during.1,
+            during.0 / before.0
+        );
+    }
+}
+
 /// Returns the highest of some times.
 pub(crate) fn highest(times: impl Iterator<Item = f64>) -> f64 {
     times.fold(0.0, f64::max)

@@ -231,6 +231,9 @@ fn a_client_names_no_path() {
         let reply = router.post("/api/backup", &[], &body);
         assert_eq!((reply.status, &*reply.code()), (400, code), "{body}: {}", reply.text());
         assert_eq!(reply.json()["outcome"], "rejected");
+        if code == "TSR102" {
+            assert_eq!(reply.json()["hint"], "this body takes no members", "{body}");
+        }
     }
     let large = json!({"to": "a".repeat(2 << 10)});
     assert_eq!(router.post("/api/backup", &[], &large).code(), "TSR108");

@@ -127,7 +127,7 @@ pub enum NewMoveFault {
     #[error("a move has 1 to {SLOTS_MAX} slots, not {0}: begin one move after the other")]
     SlotCount(usize),
     /// Source and target are the same shard.
-    #[error("the slots are to move to the shard that has them: name another one in to")]
+    #[error("the target already owns the slots: name another shard in to")]
     SameShard,
     /// The rate is out of bounds.
     #[error("rate is {RATE_MIN} to {RATE_MAX} MiB/s, not {0}")]

@@ -34,7 +34,7 @@ const TRIES_MAX: usize = 16;
 /// Longest wait for the map of an expected epoch.
 const UPDATE_MAX: Duration = Duration::from_secs(2);
 /// Longest part of a name that a refusal repeats, in characters.
-const NAME_SHOWN_MAX: usize = 80;
+pub(super) const NAME_SHOWN_MAX: usize = 80;
 
 /// Face of a [`Manager`] for moves of slots.
 #[derive(Clone, Copy)]

@@ -26,14 +26,13 @@ use moves::observation::MoveGoal;
 
 use super::{ObservedLoad, RebalancesError};
 use crate::manager::mover::MOVES;
+use crate::manager::moves::NAME_SHOWN_MAX;
 use crate::manager::{Manager, MovesError};
 
 /// Bytes that a copy without a limit is assumed to take in a second, for estimates.
 const BYTES_PER_S: f64 = 44e6;
 /// Bytes of a mebibyte.
 const MIB: f64 = 1_048_576.0;
-/// Longest part of a name that a refusal repeats, in characters.
-const NAME_SHOWN_MAX: usize = 80;
 
 /// Plan of a rebalance, with the map that it is about.
 pub(super) struct Planned {
@@ -118,8 +117,8 @@ fn find_group(map: &ShardMap, name: &str) -> Result<GroupNumber, RebalancesError
     map.groups().find(name).ok_or_else(unknown)
 }
 
-/// Returns true if a rebalance is about a group.
-fn is_meant(wanted: Option<GroupNumber>, group: GroupNumber) -> bool {
+/// Returns true if a rebalance of the wanted group, or of all groups, covers a group.
+fn covers(wanted: Option<GroupNumber>, group: GroupNumber) -> bool {
     wanted.is_none_or(|wanted| wanted == group)
 }
 
@@ -189,7 +188,7 @@ impl<'m> RebalancePlans<'m> {
             return Ok((goal, plan));
         }
         let mut plans = Vec::new();
-        for (number, group) in map.groups().iter().filter(|group| is_meant(wanted, group.0)) {
+        for (number, group) in map.groups().iter().filter(|group| covers(wanted, group.0)) {
             // A placement of the request is that of one group; without one, each group has its own.
             let goal = match (&goal, &draft.goal) {
                 (PlanGoal::Placement(_), DraftGoal::Placement(None)) => {
@@ -329,7 +328,7 @@ impl<'m> RebalancePlans<'m> {
         deadline: Instant,
     ) -> Option<f64> {
         let map = self.0.shards().newest_map();
-        let groups = || map.groups().iter().filter(|group| is_meant(record.group, group.0));
+        let groups = || map.groups().iter().filter(|group| covers(record.group, group.0));
         match &record.goal {
             PlanGoal::Balance(balance_by) => {
                 let sizes = self.sizes(&map, deadline).await;
