@@ -48,6 +48,21 @@ pub(crate) fn measure(rounds: u32, seconds: u32, workers: &str) -> std::io::Resu
 /// Makes the script of the load generator from headers.
 type Script = fn(&str) -> String;
 
+/// Returns the arguments after the name of a measurement: the numbers, and the name of a file.
+pub(crate) fn numbers_and_file(measurement: &str) -> (Vec<usize>, Option<String>) {
+    let (mut numbers, mut file) = (Vec::new(), None);
+    // Cargo adds the flag to those that were given.
+    let is_given = |argument: &String| argument != "--bench";
+    for argument in std::env::args().skip_while(|name| name != measurement).skip(1).filter(is_given)
+    {
+        match argument.parse() {
+            Ok(number) => numbers.push(number),
+            Err(_) => file = Some(argument),
+        }
+    }
+    (numbers, file)
+}
+
 /// Reads the variables of a file; none without a file.
 pub(crate) fn variables(file: Option<String>) -> std::io::Result<Vec<(String, String)>> {
     let Some(file) = file else { return Ok(Vec::new()) };

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 
-use crate::beside::variables;
+use crate::beside::{numbers_and_file, variables};
 use crate::joining::{join, read_user, servers_of};
 use crate::moving::{ROWS_OF_A_KEY, get, post, psql, store};
-use crate::paced_load::{Times, print_p99, send, write_user};
+use crate::paced_load::{Times, print_p99, send, send_beside_computation, write_user};
 use crate::servers::Router;
 
 /// Shards before.
@@ -24,6 +24,8 @@ const SHARDS: usize = 3;
 const JOINING: usize = SHARDS + 1;
 /// Requests a second.
 const RATE: f64 = 500.0;
+/// Kinds of requests.
+const KINDS: [&str; 2] = ["point write", "point read"];
 
 /// A change of the cluster, and what it cost.
 struct Change {
@@ -38,10 +40,9 @@ struct Change {
 
 /// Measures a join and a drain.
 pub(crate) fn measure() -> std::io::Result<()> {
-    let after = || std::env::args().skip_while(|argument| argument != "growing").skip(1);
-    let rows = after().find_map(|argument| argument.parse::<usize>().ok()).unwrap_or(1_000_000);
-    let is_file = |argument: &String| argument.parse::<usize>().is_err();
-    let variables = variables(after().find(|argument| is_file(argument) && argument != "--bench"))?;
+    let (numbers, file) = numbers_and_file("growing");
+    let rows = numbers.first().copied().unwrap_or(1_000_000);
+    let variables = variables(file)?;
     let dir = tempfile::tempdir()?;
     let servers = servers_of(&variables);
     let router = Router::start_with(dir.path(), &["--operate"], &variables)?;
@@ -77,6 +78,8 @@ pub(crate) fn measure() -> std::io::Result<()> {
         changes.push(Change { name, took, moved_rows, needed_rows, skew, times });
     }
     report(&before, &changes);
+    println!("beside a thread that only computes, and no change:");
+    print_p99(KINDS, &before, &send_beside_computation(RATE, &request)?);
     println!("resident {} MiB", router.resident_mib());
     Ok(())
 }
@@ -93,7 +96,7 @@ fn report(before: &Times, changes: &[Change]) {
             change.skew,
             change.times.len()
         );
-        print_p99(["point write", "point read"], before, &change.times);
+        print_p99(KINDS, before, &change.times);
     }
 }
 

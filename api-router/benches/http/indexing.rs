@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::beside::variables;
+use crate::beside::{numbers_and_file, variables};
 use crate::moving::{ROWS_OF_A_KEY, get, post, store};
-use crate::paced_load::{print_p99, send};
+use crate::paced_load::{print_p99, send, send_beside_computation};
 use crate::servers::Router;
 
 /// Requests a second.
@@ -22,14 +22,15 @@ const RATE: f64 = 500.0;
 const PAUSE_MAX_MS: u64 = 60_000;
 /// Deadline of a write, which waits for the pause.
 const DEADLINE_MS: &str = "60000";
+/// Kinds of requests.
+const KINDS: [&str; 2] = ["point write", "point read"];
 const NAME: &str = "by_amount";
 
 /// Measures the build of an index.
 pub(crate) fn measure() -> std::io::Result<()> {
-    let after = || std::env::args().skip_while(|argument| argument != "indexing").skip(1);
-    let rows = after().find_map(|argument| argument.parse::<usize>().ok()).unwrap_or(1_000_000);
-    let is_file = |argument: &String| argument.parse::<usize>().is_err();
-    let variables = variables(after().find(|argument| is_file(argument) && argument != "--bench"))?;
+    let (numbers, file) = numbers_and_file("indexing");
+    let rows = numbers.first().copied().unwrap_or(1_000_000);
+    let variables = variables(file)?;
     let dir = tempfile::tempdir()?;
     let router = Router::start_with(dir.path(), &[], &variables)?;
     let url = &*router.url;
@@ -57,7 +58,9 @@ pub(crate) fn measure() -> std::io::Result<()> {
         took.as_secs_f64(),
         index["pause_ms"]
     );
-    print_p99(["point write", "point read"], &before, &during);
+    print_p99(KINDS, &before, &during);
+    println!("beside a thread that only computes, and no index:");
+    print_p99(KINDS, &before, &send_beside_computation(RATE, &request)?);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 
-use crate::beside::variables;
+use crate::beside::{numbers_and_file, variables};
 use crate::load::median;
 use crate::paced_load::{SENDING, highest, print_p99, send, write_user};
 use crate::servers::Router;
@@ -33,10 +33,9 @@ const OTHER_KEYS: usize = 10_000;
 
 /// Measures moves.
 pub(crate) fn measure() -> std::io::Result<()> {
-    let after = || std::env::args().skip_while(|argument| argument != "moves").skip(1);
-    let mut numbers = after().filter_map(|argument| argument.parse::<usize>().ok());
-    let (rows, moves) = (numbers.next().unwrap_or(1_000_000), numbers.next().unwrap_or(3));
-    let file = after().find(|argument| argument.parse::<usize>().is_err());
+    let (numbers, file) = numbers_and_file("moves");
+    let rows = numbers.first().copied().unwrap_or(1_000_000);
+    let moves = numbers.get(1).copied().unwrap_or(3);
     let variables = variables(file)?;
     let dir = tempfile::tempdir()?;
     let servers = variables.iter().find(|(name, _)| name == "SHARD_URLS");

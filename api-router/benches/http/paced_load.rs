@@ -14,7 +14,7 @@ use serde_json::json;
 const CLIENTS: usize = 32;
 /// Shortest time for which they send.
 pub(crate) const SENDING: Duration = Duration::from_secs(8);
-/// Kinds of requests, which take turns.
+/// Kinds of requests. Each client sends those of one kind.
 const KINDS: usize = 2;
 
 /// Sends a request of a kind, with its number among all requests.
@@ -34,6 +34,8 @@ pub(crate) fn send(
         let agent = ureq::Agent::new_with_defaults();
         let began = Instant::now();
         let mut own = Vec::new();
+        // A request that waits delays only those of its kind.
+        let kind = client % KINDS;
         for round in 0_usize.. {
             let number = round * CLIENTS + client;
             let due = rate.map_or_else(Instant::now, |rate| {
@@ -43,7 +45,6 @@ pub(crate) fn send(
             if is_over.load(Ordering::Acquire) {
                 break;
             }
-            let kind = round % KINDS;
             request(&agent, number, kind)?;
             own.push((kind, due.elapsed().as_secs_f64() * 1e3));
         }
@@ -62,6 +63,18 @@ pub(crate) fn send(
         done
     })?;
     times.into_inner().map_err(|_| Error::other("a client failed"))
+}
+
+/// Sends requests at a rate while one thread only computes. Shows the time that requests lose
+/// because clients, router and servers share few processors with any other work.
+pub(crate) fn send_beside_computation(rate: f64, request: Request<'_>) -> std::io::Result<Times> {
+    send(Some(rate), request, &|| {
+        let begun = Instant::now();
+        while begun.elapsed() < SENDING {
+            std::hint::spin_loop();
+        }
+        Ok(())
+    })
 }
 
 /// Writes a user.

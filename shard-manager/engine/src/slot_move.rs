@@ -164,10 +164,13 @@ pub struct RoundBudget {
 }
 
 impl RoundBudget {
-    /// Chunk beside clients that write: it is stored within a few milliseconds.
+    /// Chunk beside clients that write, if their writes wait until it is stored: that takes two or
+    /// three milliseconds.
+    pub const BETWEEN_WRITES: Self = Self { rows: 100, bytes: 64 << 10 };
+    /// Chunk beside clients that write, if their writes go on while it is stored.
     pub const BESIDE_WRITES: Self = Self { rows: 500, bytes: 256 << 10 };
     /// Chunk of shards that have no other writes.
-    pub const ALONE: Self = Self { rows: 10_000, bytes: 2 << 20 };
+    pub const ALONE: Self = Self { rows: 20_000, bytes: 2 << 20 };
 
     /// Returns what rows with these bytes leave for a chunk. A round that is full of changes has a
     /// chunk as well, so that the copy ends.

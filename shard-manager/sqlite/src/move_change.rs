@@ -38,8 +38,10 @@ use super::owned_slots::OwnedSlots;
 use super::stored_move::{self, FEED_TIMELINE, StoredMove};
 use super::{log, move_entry, move_log, moving_rows, sql};
 
-/// Most rows that one transaction deletes.
+/// Most rows that one transaction deletes before a copy begins or is given up.
 const DELETED_MAX: usize = 1_000;
+/// Most rows that one transaction of the cleaning deletes: writes of clients wait for it.
+const CLEANED_MAX: usize = 200;
 
 /// Effects of a transaction.
 pub(super) struct MoveChanged {
@@ -238,7 +240,7 @@ fn rows(
             Ok(Ok(lines))
         }
         MoveEffect::Changed(RowWork::DeleteBatch(most)) => {
-            moving_rows::removal_lines(connection, slots, (*most).min(DELETED_MAX)).map(Ok)
+            moving_rows::removal_lines(connection, slots, (*most).min(CLEANED_MAX)).map(Ok)
         }
         MoveEffect::Repeated | MoveEffect::Changed(_) => Ok(Ok(Vec::new())),
     }

@@ -13,6 +13,7 @@
 mod copy_lag;
 mod copy_pace;
 mod copy_rate;
+mod copy_steps;
 mod fence_clock;
 mod move_places;
 mod move_reports;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::slot_move::{MoveChange, MoveChangeError, MoveReader, ShardMoves};
+use engine::slot_move::{MoveChange, MoveChangeError, MoveReader, RoundBudget, ShardMoves};
 use model::stats::LaneStats;
 use moves::scene::MoveEffect;
 
@@ -27,6 +27,15 @@ impl<'p> PrimaryMoves<'p> {
     /// Returns the load of the lanes, in which clients' writes wait.
     pub fn lane_stats(self) -> LaneStats {
         self.lanes.stats()
+    }
+
+    /// Returns the extent of a chunk beside clients that write.
+    pub fn chunk_beside_writes(self) -> RoundBudget {
+        match self.moves.writer {
+            Some(_) => RoundBudget::BESIDE_WRITES,
+            // Changes pass through the lane.
+            None => RoundBudget::BETWEEN_WRITES,
+        }
     }
 
     /// Carries out a change in one durable transaction.

@@ -65,6 +65,11 @@ impl CopyLag {
         }
     }
 
+    /// Returns true if the last round or inspection has found no changes.
+    pub(super) fn is_zero(&self) -> bool {
+        !self.is_behind
+    }
+
     /// Returns the lag for reports.
     pub(super) fn report(&self) -> MoveLag {
         let since = self.is_behind.then(|| listed_time(self.current_at));

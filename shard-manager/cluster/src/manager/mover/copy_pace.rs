@@ -1,8 +1,8 @@
-//! Copy pace: how much a move copies at once, and how long it rests between two rounds.
+//! Copy pace: how much a move copies or deletes at once, and how long it rests afterwards.
 //!
-//! A chunk is stored in one transaction, for which other writes of the target wait, and it takes
+//! A chunk is stored in one transaction, for which other writes of the target may wait, and it takes
 //! processor time of both shards. While clients write, chunks are small, and the move rests longer
-//! than it works. Without other writes it copies as fast as it can.
+//! than it works. Without other writes it copies and deletes as fast as it can.
 //!
 //! **Invariant:** a move rests for a bounded time, so that it ends however much clients write.
 //! **Not here:** rounds of a whole copy, whose pace decides about the fence
@@ -29,6 +29,8 @@ pub(super) struct OtherWrites {
     pub(super) done: u64,
     /// True if some wait or are being carried out.
     pub(super) are_waiting: bool,
+    /// Extent of a chunk beside them.
+    pub(super) chunk: RoundBudget,
 }
 
 /// Pace of one move.
@@ -50,19 +52,37 @@ impl CopyPace {
     /// Returns the extent of the next chunk. That of the first one is small, because nothing is
     /// known yet.
     pub(super) fn budget(&mut self, others: OtherWrites, now: Instant) -> RoundBudget {
-        let before = self.done.replace(others.done);
-        if others.are_waiting || before.is_some_and(|done| done != others.done) {
-            self.disturbed = Some(now);
-        }
-        let is_alone = before.is_some() && self.is_alone(now);
-        if is_alone { RoundBudget::ALONE } else { RoundBudget::BESIDE_WRITES }
+        let is_first = self.done.is_none();
+        self.note(others, now);
+        let is_alone = !is_first && self.is_alone(now);
+        if is_alone { RoundBudget::ALONE } else { others.chunk }
     }
 
     /// Returns the rest after a round of this size and duration.
     pub(super) fn rest(&mut self, bytes: u64, took: Duration, now: Instant) -> Duration {
-        let limited = self.rate.count(bytes, now);
-        let rest = if self.is_alone(now) { Duration::ZERO } else { (took * REST).min(REST_MAX) };
-        limited.max(rest)
+        self.rate.count(bytes, now).max(self.rest_beside_writes(took, now))
+    }
+
+    /// Returns the rest after a deletion of this duration.
+    pub(super) fn rest_of_deletion(
+        &mut self,
+        others: OtherWrites,
+        took: Duration,
+        now: Instant,
+    ) -> Duration {
+        self.note(others, now);
+        self.rest_beside_writes(took, now)
+    }
+
+    fn note(&mut self, others: OtherWrites, now: Instant) {
+        let before = self.done.replace(others.done);
+        if others.are_waiting || before.is_some_and(|done| done != others.done) {
+            self.disturbed = Some(now);
+        }
+    }
+
+    fn rest_beside_writes(&self, took: Duration, now: Instant) -> Duration {
+        if self.is_alone(now) { Duration::ZERO } else { (took * REST).min(REST_MAX) }
     }
 
     fn is_alone(&self, now: Instant) -> bool {
@@ -75,14 +95,15 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const SMALL: RoundBudget = RoundBudget::BETWEEN_WRITES;
 
     #[test]
     fn a_copy_rests_and_takes_small_chunks_only_beside_writes() {
         let (mut pace, begun) = (CopyPace::new(None), Instant::now());
         let budget = |pace: &mut CopyPace, done, are_waiting, now| {
-            pace.budget(OtherWrites { done, are_waiting }, now)
+            pace.budget(OtherWrites { done, are_waiting, chunk: SMALL }, now)
         };
-        let (small, large) = (RoundBudget::BESIDE_WRITES, RoundBudget::ALONE);
+        let (small, large) = (SMALL, RoundBudget::ALONE);
         assert_eq!(budget(&mut pace, 7, false, begun), small, "nothing is known yet");
         assert_eq!(budget(&mut pace, 7, false, begun), large);
         assert_eq!(pace.rest(1 << 20, 10 * MS, begun), Duration::ZERO);
@@ -92,6 +113,18 @@ mod tests {
         assert_eq!(budget(&mut pace, 8, false, begun + 999 * MS), small);
         assert_eq!(budget(&mut pace, 8, false, begun + 1_000 * MS), large);
         assert_eq!(budget(&mut pace, 8, true, begun + 1_001 * MS), small);
+    }
+
+    #[test]
+    fn a_deletion_rests_only_beside_writes() {
+        let (mut pace, begun) = (CopyPace::new(None), Instant::now());
+        let mut rest = |done, now| {
+            pace.rest_of_deletion(OtherWrites { done, are_waiting: false, chunk: SMALL }, MS, now)
+        };
+        assert_eq!(rest(7, begun), Duration::ZERO);
+        assert_eq!(rest(8, begun), 2 * MS);
+        assert_eq!(rest(8, begun + 999 * MS), 2 * MS);
+        assert_eq!(rest(8, begun + 1_000 * MS), Duration::ZERO);
     }
 
     #[test]

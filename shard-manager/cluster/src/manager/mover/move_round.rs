@@ -93,6 +93,11 @@ impl RoundAhead {
         (side == from && follows && !query.has_digests).then_some(timed)
     }
 
+    /// Returns true if a round was read.
+    pub(super) fn has_round(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Reads the round after one that is being stored, if that leaves rows to copy.
     pub(super) async fn read(
         &mut self,
@@ -116,22 +121,23 @@ pub(super) fn query_after(query: &RoundQuery, round: &CopyRound) -> Option<Round
     })
 }
 
-/// Compares the rows of a side with the digests of the other one. Returns the difference as a
-/// sentence, `None` if there is none.
-pub(super) async fn compare(
+/// Computes the digests of the rows of a side.
+///
+/// # Errors
+/// A sentence that names the shard.
+pub(super) async fn digests(
     sides: &MoveSides,
     plan: &MovePlan,
     side: MoveSide,
-    expected: &[SlotDigest],
-) -> Result<Option<String>, String> {
+) -> Result<Vec<SlotDigest>, String> {
     let digests = sides.reader(side)?.digests(&plan.slots, Instant::now() + DIGESTS_MAX).await;
-    let found = digests.map_err(|error| {
+    digests.map_err(|error| {
         format!("the rows of {} cannot be compared: {error}", sides.shard(side).name())
-    })?;
-    Ok(difference(expected, &found))
+    })
 }
 
-fn difference(expected: &[SlotDigest], found: &[SlotDigest]) -> Option<String> {
+/// Returns the difference between digests as a sentence, `None` if there is none.
+pub(super) fn difference(expected: &[SlotDigest], found: &[SlotDigest]) -> Option<String> {
     let (expected, found): (BTreeSet<_>, BTreeSet<_>) =
         (expected.iter().collect(), found.iter().collect());
     let mut slots: BTreeMap<&str, BTreeSet<u16>> = BTreeMap::new();

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::slot_move::{FactsQuery, MoveFacts, MoveReader};
+use engine::slot_move::{FactsQuery, MoveFacts, MoveReader, RoundBudget};
 use model::position::Position;
 use model::topology::ShardNumber;
 use moves::applied::AppliedRows;
@@ -101,11 +101,13 @@ impl MoveSides {
 
     /// Returns the writes of the clients of this process on both shards.
     pub(super) fn other_writes(&self) -> OtherWrites {
-        let moves = self.shards.iter().filter_map(|shard| shard.primary().moves());
-        let lanes = moves.map(PrimaryMoves::lane_stats).reduce(|one, other| one.with(&other));
+        let moves = || self.shards.iter().filter_map(|shard| shard.primary().moves());
+        let lanes = moves().map(PrimaryMoves::lane_stats).reduce(|one, other| one.with(&other));
         let lanes = lanes.unwrap_or_default();
         let are_waiting = lanes.waiting + lanes.applying > 0;
-        OtherWrites { done: lanes.operations, are_waiting }
+        let chunk = moves().map(PrimaryMoves::chunk_beside_writes).next();
+        let chunk = chunk.unwrap_or(RoundBudget::BESIDE_WRITES);
+        OtherWrites { done: lanes.operations, are_waiting, chunk }
     }
 
     /// Returns a position of a side as tokens know it.

@@ -2,17 +2,16 @@
 //!
 //! **Invariant:** a mover learns of a request what its simulation learns (`moves`). An answer that
 //! was lost teaches nothing: the next look tells what has happened.
-//! **Not here:** the loop (`move_run`), the decision (`moves::mover`).
+//! **Not here:** the loop (`move_run`), the decision (`moves::mover`), rounds (`copy_steps`).
 
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
 use engine::move_record::{MoveOrder, MovePhase};
-use engine::slot_move::{MoveChange, MoveChangeError, RoundQuery, RoundRead, SlotDigest};
+use engine::slot_move::{MoveChange, MoveChangeError};
 use model::sabotage::{Mutation, StopTime, is_on, reach};
-use moves::applied::Feed;
-use moves::identity::{MoveSide, MoveTicket};
-use moves::limits::{FENCE_HOLD, KEPT_CHANGES_MAX};
+use moves::identity::MoveSide;
+use moves::limits::FENCE_HOLD;
 use moves::move_row::CopyCursor;
 use moves::observation::{MoveGoal, MoveProgress};
 use moves::refusal::MoveRefusal;
@@ -21,19 +20,16 @@ use moves::step::{MoveRest, MoveStep};
 
 use super::fence_clock::FenceClock;
 use super::move_reports::MoveReports;
-use super::move_round::{self, RoundAhead, RoundFailure, TimedRound};
 use super::move_run::{MoveFailure, MoveRun, Onward, RETRY};
 use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
 use super::publication::publish;
 
 /// Wait after a lock was not free, or a request was refused.
 const BUSY_WAIT: Duration = Duration::from_millis(25);
-/// Pause after a batch of rows was deleted, in which the shard's writes go on.
-const BATCH_PAUSE: Duration = Duration::from_millis(5);
 /// Batches of a cleaning that are deleted before both shards are looked at again.
 const BATCHES_OF_A_LOOK: usize = 10;
 /// Interval at which changes flow back to a source that is kept.
-const FLOW_BACK: Duration = Duration::from_millis(200);
+pub(super) const FLOW_BACK: Duration = Duration::from_millis(200);
 /// Longest interval, as a multiple of that: it grows with the number of sources that are kept.
 const FLOW_BACK_PARTS: usize = 10;
 /// Interval at which a move that waits for something else is looked at.
@@ -51,8 +47,11 @@ impl MoveRun<'_> {
     ) -> Onward {
         match step {
             MoveStep::Send(side, request) => self.request(sides, side, *request).await,
-            MoveStep::CopyRound { from } => self.copy(sides, seen, (from, false)).await,
-            MoveStep::Verify { from } => self.copy(sides, seen, (from, true)).await,
+            MoveStep::CopyRound { from } => self.copy(sides, seen, from).await,
+            MoveStep::Verify { from } => match seen.shard(from.other()).row.clone() {
+                Some(mut receiver) => self.round(sides, seen, (from, &mut receiver), true).await,
+                None => Onward::AtOnce,
+            },
             MoveStep::AwaitConfirmation(_) => Onward::AtOnce,
             MoveStep::NextTerm => match self.take_over().await {
                 Ok(()) => Onward::AtOnce,
@@ -103,21 +102,35 @@ impl MoveRun<'_> {
         if let MoveRequest::Clean(_) = request {
             // A look at the shard costs more than a batch: it passes over all that was deleted.
             for _ in 1..BATCHES_OF_A_LOOK {
-                if let Err(onward) = self.send(sides, side, request.clone().into()).await {
-                    return onward;
+                match self.delete(sides, side, request.clone()).await {
+                    Ok(rest) => tokio::time::sleep(rest).await,
+                    Err(onward) => return onward,
                 }
-                self.reports.count_batch();
-                tokio::time::sleep(BATCH_PAUSE).await;
             }
         }
+        if deletes {
+            let deleted = self.delete(sides, side, request).await;
+            return deleted.map_or_else(|onward| onward, |rest| Onward::After(rest, None));
+        }
         match self.send(sides, side, request.into()).await {
-            Ok(()) if deletes => {
-                self.reports.count_batch();
-                Onward::After(BATCH_PAUSE, None)
-            }
             Ok(()) => Onward::AtOnce,
             Err(onward) => onward,
         }
+    }
+
+    /// Sends a request that deletes a batch of rows, and returns the rest after it, in which the
+    /// shard's writes go on.
+    async fn delete(
+        &mut self,
+        sides: &MoveSides,
+        side: MoveSide,
+        request: MoveRequest,
+    ) -> Result<Duration, Onward> {
+        let begun = Instant::now();
+        self.send(sides, side, request.into()).await?;
+        self.reports.count_batch();
+        let now = Instant::now();
+        Ok(self.copy_pace.rest_of_deletion(sides.other_writes(), now - begun, now))
     }
 
     /// Returns the wait before a fence, `None` if it can begin.
@@ -136,7 +149,7 @@ impl MoveRun<'_> {
     }
 
     /// Sends a change, and learns from the answer. The error says how the run goes on.
-    async fn send(
+    pub(super) async fn send(
         &mut self,
         sides: &MoveSides,
         side: MoveSide,
@@ -191,102 +204,8 @@ impl MoveRun<'_> {
         })
     }
 
-    /// Copies a round, and compares both sides afterwards if that is due.
-    async fn copy(
-        &mut self,
-        sides: &MoveSides,
-        seen: &SeenMove,
-        (from, verifies): (MoveSide, bool),
-    ) -> Onward {
-        let to = from.other();
-        let Some(receiver) = &seen.shard(to).row else { return Onward::AtOnce };
-        let begun = Instant::now();
-        let budget = self.copy_pace.budget(sides.other_writes(), begun);
-        let query = move_round::query(&self.plan, receiver, budget);
-        let query = RoundQuery { has_digests: verifies, ..query };
-        let read = match self.ahead.take(from, &query) {
-            Some(read) => Ok(read),
-            None => TimedRound::read(sides, from, &query).await,
-        };
-        let TimedRound { read, begun_at } = match read {
-            Ok(read) => read,
-            Err(RoundFailure::LostChanges) if seen.is_committed() => {
-                let id = self.reports.record().name();
-                tracing::info!(id, "changes no longer flow back: a rollback would copy anew");
-                self.follows_back = false;
-                return Onward::AtOnce;
-            }
-            Err(RoundFailure::LostChanges) => {
-                self.must_copy_again = true;
-                return Onward::AtOnce;
-            }
-            Err(RoundFailure::Impossible(reason)) => return self.fail(reason).await,
-            Err(RoundFailure::Transient(reason)) => return Onward::After(RETRY, Some(reason)),
-        };
-        let RoundRead { round, rows, changes, has_all, digests } = read;
-        let ticket = MoveTicket { id: receiver.id, leg: receiver.leg, term: self.term };
-        let (cursor, next) = (round.cursor.clone(), round.next.clone());
-        let (counted, bytes) = (rows.row_count(), rows.bytes());
-        let query = move_round::query_after(&query, &round);
-        let change = MoveChange { request: MoveRequest::Store(ticket, round), rows };
-        let mut ahead = RoundAhead::default();
-        let (sent, ()) = tokio::join!(self.send(sides, to, change), ahead.read(sides, from, query));
-        if let Err(onward) = sent {
-            return onward;
-        }
-        self.ahead = ahead;
-        self.reports.count(counted, bytes);
-        self.lag.note_round(changes, has_all, begun_at);
-        self.reports.lag = Some(self.lag.report());
-        let took = (changes, begun.elapsed());
-        let is_short = self.pace.is_short(&cursor, took, Instant::now());
-        self.progress.short_rounds =
-            if is_short { self.progress.short_rounds.saturating_add(1) } else { 0 };
-        if seen.is_committed() {
-            self.kept_changes += changes as u64;
-            self.follows_back &= self.kept_changes <= KEPT_CHANGES_MAX;
-            // On a busy shard there are always changes, so the time of keeping ends here, too.
-            return self.keep(seen, FLOW_BACK).await;
-        }
-        if verifies {
-            let Some(expected) = digests else {
-                // Too much has changed meanwhile: the target follows first.
-                self.progress.short_rounds = 0;
-                return Onward::AtOnce;
-            };
-            return self.compare(sides, (to, &expected), (next.feed, next.pass)).await;
-        }
-        let wait = self.copy_pace.rest(bytes, took.1, Instant::now());
-        if cursor == CopyCursor::Whole || wait.is_zero() {
-            return Onward::AtOnce;
-        }
-        Onward::After(wait, None)
-    }
-
-    /// Compares the side that has received a round with the digests of the other one.
-    async fn compare(
-        &mut self,
-        sides: &MoveSides,
-        (side, expected): (MoveSide, &[SlotDigest]),
-        verified: (Feed, u32),
-    ) -> Onward {
-        reach(StopTime::Before, "verify");
-        let compared = move_round::compare(sides, &self.plan, side, expected).await;
-        reach(StopTime::After, "verify");
-        match compared {
-            Ok(None) => {
-                self.progress.verified = Some(verified);
-                // Writes went on meanwhile.
-                self.progress.short_rounds = 0;
-                Onward::AtOnce
-            }
-            Ok(Some(difference)) => self.fail(difference).await,
-            Err(reason) => Onward::After(RETRY, Some(reason)),
-        }
-    }
-
     /// Waits until the time of keeping is over; `pause` is the time until the next look.
-    async fn keep(&mut self, seen: &SeenMove, pause: Duration) -> Onward {
+    pub(super) async fn keep(&mut self, seen: &SeenMove, pause: Duration) -> Onward {
         let record = self.reports.record();
         if record.goal == MoveGoal::Back && seen.leg.target() == MoveSide::Origin {
             // The slots are back, and the copy of the destination is not needed any more.
@@ -312,7 +231,7 @@ impl MoveRun<'_> {
     }
 
     /// Gives the move up: the slots stay where they are.
-    async fn fail(&mut self, reason: String) -> Onward {
+    pub(super) async fn fail(&mut self, reason: String) -> Onward {
         let id = self.reports.record().name();
         tracing::error!(id, reason, "a move cannot be carried out");
         let goal = match self.reports.record().goal {

@@ -1,0 +1,170 @@
+//! Copy steps: the rounds of a move, one after the other, and the comparison of both sides.
+//!
+//! ```text
+//!   look ──▶ round ──▶ round ──▶ … ──▶ look      a copy without other writes
+//!   look ──▶ round ──▶ rest ──▶ look             otherwise
+//! ```
+//! **Invariant:** a round is stored only onto the state from which it was read, so a mover whose
+//! last look is old changes nothing.
+//! **Not here:** reading and comparing (`move_round`), the pace (`copy_pace`), the other steps
+//! (`move_steps`).
+
+use std::time::Instant;
+
+use engine::slot_move::{MoveChange, RoundQuery, RoundRead, SlotDigest};
+use model::sabotage::{StopTime, reach};
+use moves::applied::Feed;
+use moves::identity::{MoveSide, MoveTicket};
+use moves::limits::KEPT_CHANGES_MAX;
+use moves::move_row::{CopyCursor, MoveRow};
+use moves::request::MoveRequest;
+
+use super::move_round::{self, RoundAhead, RoundFailure, TimedRound};
+use super::move_run::{MoveRun, Onward, RETRY};
+use super::move_sides::{MoveSides, SeenMove};
+use super::move_steps::FLOW_BACK;
+
+/// Rounds of a copy without other writes that are stored before both shards are looked at again.
+const ROUNDS_OF_A_LOOK: usize = 8;
+
+impl MoveRun<'_> {
+    /// Copies rounds until both shards are to be looked at again.
+    pub(super) async fn copy(
+        &mut self,
+        sides: &MoveSides,
+        seen: &SeenMove,
+        from: MoveSide,
+    ) -> Onward {
+        let Some(mut receiver) = seen.shard(from.other()).row.clone() else {
+            return Onward::AtOnce;
+        };
+        for _ in 1..ROUNDS_OF_A_LOOK {
+            let onward = self.round(sides, seen, (from, &mut receiver), false).await;
+            // A round that was read ahead follows one that was stored, and needs no look: it is
+            // refused if anything has changed meanwhile.
+            if !(matches!(onward, Onward::AtOnce) && self.ahead.has_round()) {
+                return onward;
+            }
+        }
+        self.round(sides, seen, (from, &mut receiver), false).await
+    }
+
+    /// Copies a round to the receiver, and compares both sides afterwards if that is due.
+    pub(super) async fn round(
+        &mut self,
+        sides: &MoveSides,
+        seen: &SeenMove,
+        (from, receiver): (MoveSide, &mut MoveRow),
+        verifies: bool,
+    ) -> Onward {
+        let to = from.other();
+        let begun = Instant::now();
+        let budget = self.copy_pace.budget(sides.other_writes(), begun);
+        let query = move_round::query(&self.plan, receiver, budget);
+        let query = RoundQuery { has_digests: verifies, ..query };
+        let (read, early) = self.read_round(sides, from, &query).await;
+        let TimedRound { read, begun_at } = match read {
+            Ok(read) => read,
+            Err(RoundFailure::LostChanges) if seen.is_committed() => {
+                let id = self.reports.record().name();
+                tracing::info!(id, "changes no longer flow back: a rollback would copy anew");
+                self.follows_back = false;
+                return Onward::AtOnce;
+            }
+            Err(RoundFailure::LostChanges) => {
+                self.must_copy_again = true;
+                return Onward::AtOnce;
+            }
+            Err(RoundFailure::Impossible(reason)) => return self.fail(reason).await,
+            Err(RoundFailure::Transient(reason)) => return Onward::After(RETRY, Some(reason)),
+        };
+        let RoundRead { round, rows, changes, has_all, digests } = read;
+        let ticket = MoveTicket { id: receiver.id, leg: receiver.leg, term: self.term };
+        let (cursor, next) = (round.cursor.clone(), round.next.clone());
+        let (counted, bytes) = (rows.row_count(), rows.bytes());
+        let query = move_round::query_after(&query, &round);
+        let change = MoveChange { request: MoveRequest::Store(ticket, round), rows };
+        let mut ahead = RoundAhead::default();
+        let (sent, ()) = tokio::join!(self.send(sides, to, change), ahead.read(sides, from, query));
+        if let Err(onward) = sent {
+            return onward;
+        }
+        self.ahead = ahead;
+        (receiver.applied, receiver.cursor) = (next.clone(), cursor.clone());
+        self.reports.count(counted, bytes);
+        self.lag.note_round(changes, has_all, begun_at);
+        self.reports.lag = Some(self.lag.report());
+        let took = (changes, begun.elapsed());
+        let is_short = self.pace.is_short(&cursor, took, Instant::now());
+        self.progress.short_rounds =
+            if is_short { self.progress.short_rounds.saturating_add(1) } else { 0 };
+        if seen.is_committed() {
+            self.kept_changes += changes as u64;
+            self.follows_back &= self.kept_changes <= KEPT_CHANGES_MAX;
+            // On a busy shard there are always changes, so the time of keeping ends here, too.
+            return self.keep(seen, FLOW_BACK).await;
+        }
+        if verifies {
+            let Some(expected) = digests else {
+                // Too much has changed meanwhile: the target follows first.
+                self.progress.short_rounds = 0;
+                return Onward::AtOnce;
+            };
+            let early = early.filter(|_| changes == 0);
+            return self.compare(sides, (to, &expected, early), (next.feed, next.pass)).await;
+        }
+        let wait = self.copy_pace.rest(bytes, took.1, Instant::now());
+        if cursor == CopyCursor::Whole || wait.is_zero() {
+            return Onward::AtOnce;
+        }
+        Onward::After(wait, None)
+    }
+
+    /// Reads a round unless it was read ahead. If it is compared, and the source had no changes
+    /// lately, the digests of the receiver are computed at the same time: those of a round without
+    /// changes.
+    async fn read_round(
+        &mut self,
+        sides: &MoveSides,
+        from: MoveSide,
+        query: &RoundQuery,
+    ) -> (Result<TimedRound, RoundFailure>, Option<Vec<SlotDigest>>) {
+        if let Some(read) = self.ahead.take(from, query) {
+            return (Ok(read), None);
+        }
+        if !(query.has_digests && self.lag.is_zero()) {
+            return (TimedRound::read(sides, from, query).await, None);
+        }
+        let read = TimedRound::read(sides, from, query);
+        let digests = move_round::digests(sides, &self.plan, from.other());
+        let (read, digests) = tokio::join!(read, digests);
+        (read, digests.ok())
+    }
+
+    /// Compares the side that has received a round with the digests of the other one. `found` are
+    /// its own digests if they are known.
+    async fn compare(
+        &mut self,
+        sides: &MoveSides,
+        (side, expected, found): (MoveSide, &[SlotDigest], Option<Vec<SlotDigest>>),
+        verified: (Feed, u32),
+    ) -> Onward {
+        reach(StopTime::Before, "verify");
+        let found = match found {
+            Some(found) => Ok(found),
+            None => move_round::digests(sides, &self.plan, side).await,
+        };
+        let compared = found.map(|found| move_round::difference(expected, &found));
+        reach(StopTime::After, "verify");
+        match compared {
+            Ok(None) => {
+                self.progress.verified = Some(verified);
+                // Writes went on meanwhile.
+                self.progress.short_rounds = 0;
+                Onward::AtOnce
+            }
+            Ok(Some(difference)) => self.fail(difference).await,
+            Err(reason) => Onward::After(RETRY, Some(reason)),
+        }
+    }
+}
