@@ -9,7 +9,7 @@
 //! **Not here:** reading and comparing (`move_round`), the pace (`copy_pace`), the other steps
 //! (`move_steps`).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::slot_move::{MoveChange, RoundQuery, RoundRead, SlotDigest};
 use model::sabotage::{StopTime, reach};
@@ -24,8 +24,9 @@ use super::move_run::{MoveRun, Onward, RETRY};
 use super::move_sides::{MoveSides, SeenMove};
 use super::move_steps::FLOW_BACK;
 
-/// Rounds of a copy without other writes that are stored before both shards are looked at again.
-const ROUNDS_OF_A_LOOK: usize = 8;
+/// Time after which both shards are looked at again, the progress is reported, and the orders of
+/// operators are followed.
+const LOOK_AFTER: Duration = Duration::from_millis(250);
 
 impl MoveRun<'_> {
     /// Copies rounds until both shards are to be looked at again.
@@ -38,15 +39,16 @@ impl MoveRun<'_> {
         let Some(mut receiver) = seen.shard(from.other()).row.clone() else {
             return Onward::AtOnce;
         };
-        for _ in 1..ROUNDS_OF_A_LOOK {
+        let looked_at = Instant::now();
+        loop {
             let onward = self.round(sides, seen, (from, &mut receiver), false).await;
             // A round that was read ahead follows one that was stored, and needs no look: it is
             // refused if anything has changed meanwhile.
-            if !(matches!(onward, Onward::AtOnce) && self.ahead.has_round()) {
+            let goes_on = matches!(onward, Onward::AtOnce) && self.ahead.has_round();
+            if !goes_on || looked_at.elapsed() >= LOOK_AFTER {
                 return onward;
             }
         }
-        self.round(sides, seen, (from, &mut receiver), false).await
     }
 
     /// Copies a round to the receiver, and compares both sides afterwards if that is due.
