@@ -111,7 +111,7 @@ pub(super) struct Array {
 }
 
 /// Object ids of the types that come with every server (`pg_type.dat`).
-const fn oid(kind: ColumnType) -> u32 {
+pub(super) const fn oid(kind: ColumnType) -> u32 {
     match kind {
         ColumnType::Text => 25,
         ColumnType::Bigint => 20,
@@ -122,7 +122,8 @@ const fn oid(kind: ColumnType) -> u32 {
         ColumnType::Uuid => 2950,
     }
 }
-const INTEGER: u32 = 23;
+/// Object id of whole numbers of 32 bits.
+pub(super) const INTEGER: u32 = 23;
 
 impl Array {
     /// Creates an array for this number of values of a type.
@@ -133,6 +134,11 @@ impl Array {
     /// Creates an array for this number of whole numbers of 32 bits.
     pub(super) fn of_integers(length: usize) -> Self {
         Self::of_type(INTEGER, length)
+    }
+
+    /// Creates an array for this number of rows of a row type.
+    pub(super) fn of_rows(oid: u32, length: usize) -> Self {
+        Self::of_type(oid, length)
     }
 
     fn of_type(oid: u32, length: usize) -> Self {

@@ -129,7 +129,8 @@ fn read(types: Vec<ElementType>, bytes: &[u8]) -> QueryResult<Vec<Bind>> {
     }
 }
 
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+/// Splits bytes after those whose length precedes them.
+pub(super) fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(u32::from_be_bytes(*length) as usize)
 }

@@ -16,6 +16,7 @@ mod move_metadata;
 mod move_session;
 mod recording;
 mod round;
+mod row_type;
 mod snapshot_mark;
 mod statements;
 

@@ -14,12 +14,13 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use diesel::QueryResult;
-use diesel::pg::Pg;
+use diesel::pg::{Pg, PgTypeMetadata};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::row::{Field, Row};
 use diesel::serialize::{IsNull, Output, ToSql};
 use diesel::sql_types::{
-    Array, BigInt, Bool, Double, Integer, Json, Nullable, Text, Timestamptz, Untyped, Uuid,
+    Array, BigInt, Bool, Double, HasSqlType, Integer, Json, Nullable, Text, Timestamptz, Untyped,
+    Uuid,
 };
 use diesel_async::{AsyncConnectionCore, AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::TryStreamExt;
@@ -52,6 +53,16 @@ enum Kind {
     Integers,
     One(ColumnType),
     Many(ColumnType),
+    Rows,
+}
+
+/// SQL type of an array of rows of a table. The server infers it from the statement.
+struct Rows;
+
+impl HasSqlType<Rows> for Pg {
+    fn metadata(_lookup: &mut Self::MetadataLookup) -> PgTypeMetadata {
+        PgTypeMetadata::new(0, 0)
+    }
 }
 
 /// Bytes of a parameter; `None` is null.
@@ -83,6 +94,11 @@ impl Bind {
     pub(super) fn array(kind: Option<ColumnType>, array: Vec<u8>) -> Self {
         let kind = kind.map_or(Kind::Integers, Kind::Many);
         Self { kind, bytes: Encoded(Some(array)) }
+    }
+
+    /// Takes an array of rows of a table in its binary form.
+    pub(super) fn rows(array: Vec<u8>) -> Self {
+        Self { kind: Kind::Rows, bytes: Encoded(Some(array)) }
     }
 
     /// Encodes a whole number of 64 bits.
@@ -167,6 +183,7 @@ fn push_bind<'b>(out: &mut AstPass<'_, 'b, Pg>, kind: Kind, bytes: &'b Encoded) 
             ColumnType::Json => out.push_bind_param_value_only::<Array<Json>, _>(bytes),
             ColumnType::Uuid => out.push_bind_param_value_only::<Array<Uuid>, _>(bytes),
         },
+        Kind::Rows => out.push_bind_param_value_only::<Rows, _>(bytes),
     }
 }
 

@@ -33,6 +33,7 @@ use moves::shard_metadata::ShardMetadata;
 
 use super::move_metadata::{self, Difference, StoredSnapshotMove, slot_bind};
 use super::move_session::MoveSession;
+use super::row_type::RowType;
 use super::{recording, snapshot_mark, statements};
 use crate::db_error::unreadable;
 use crate::lane_session::{TransactionError, ended};
@@ -342,12 +343,23 @@ impl Transaction<'_> {
                 work.push((Cow::Owned(statements::remove_rows(table)), binds));
             }
             if !round.rows.is_empty() {
-                let binds = crate::row_arrays::row_binds(table, &round.rows)?;
-                work.push((Cow::Owned(sql::insert(table)), binds));
+                work.push(insertion(session, (table, &round.rows)).await?);
             }
         }
         Ok(Ok(work))
     }
+}
+
+/// Returns the statement that stores the rows of a round in a table.
+async fn insertion(
+    session: &MoveSession,
+    (table, rows): (&Table, &[u8]),
+) -> QueryResult<Work<'static>> {
+    Ok(match RowType::load(session, table).await? {
+        Some(row_type) => (Cow::Owned(statements::insert_rows(table)), vec![row_type.bind(rows)?]),
+        // An operator has changed the table.
+        None => (Cow::Owned(sql::insert(table)), crate::row_arrays::row_binds(table, rows)?),
+    })
 }
 
 fn follow(slots: &[Slot], is_followed: bool) -> Work<'static> {

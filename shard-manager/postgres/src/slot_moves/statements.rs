@@ -130,6 +130,23 @@ pub(super) const CHANGED_KEYS: &str = "SELECT DISTINCT table_name,slot::bigint,s
     AND NOT pg_visible_in_snapshot(xid,$2::text::pg_snapshot) AND xid<$3::text::xid8 \
     ORDER BY 1,2,3,4";
 
+/// Object id of the type of the rows of the table `$1`, and for each of its columns in their order:
+/// name, object id of the type.
+pub(super) const ROW_TYPE: &str = "SELECT c.reltype::bigint,a.attname::text,a.atttypid::bigint \
+    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid=c.oid \
+    WHERE c.oid=to_regclass($1) AND a.attnum>0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// Stores new rows. Parameter: an array of rows of the table.
+pub(super) fn insert_rows(table: &Table) -> String {
+    let columns = 0..table.columns().len();
+    let mut sql = format!("INSERT INTO {} (", table.name());
+    push_names(&mut sql, "", table, columns.clone());
+    sql.push_str(") SELECT ");
+    push_names(&mut sql, "k.", table, columns);
+    let _ = write!(sql, " FROM unnest($1::public.{}[]) AS k", table.name());
+    sql
+}
+
 /// Reads rows by their keys. Parameters: slots, shard keys, and the values of each column of the
 /// id, as texts. With `is_bounded`, only rows up to a key: slot, shard key, id.
 pub(super) fn select_rows(table: &Table, is_bounded: bool) -> String {
