@@ -60,7 +60,8 @@ impl RowType {
         (columns.len() == table.columns().len()).then_some(Self { oid, columns })
     }
 
-    /// Returns the parameter for rows of the table: an array of rows, from an array for each column.
+    /// Returns the parameter for rows of the table: one array of rows, from an array for each
+    /// column.
     ///
     /// # Errors
     /// The bytes are not those of rows of the table.

@@ -1,8 +1,8 @@
 //! Copy pace: how much a move copies or deletes at once, and how long it rests afterwards.
 //!
-//! A chunk is stored in one transaction, for which other writes of the target may wait, and it takes
-//! processor time of both shards. While clients write, chunks are small, and the move rests longer
-//! than it works. Without other writes it copies and deletes as fast as it can.
+//! A chunk is stored in one transaction, for which other writes of the target may wait, and it
+//! takes processor time of both shards. While clients write, chunks are small, and the move rests
+//! longer than it works. Without other writes it copies and deletes as fast as it can.
 //!
 //! **Invariant:** a move rests for a bounded time, so that it ends however much clients write.
 //! **Not here:** rounds of a whole copy, whose pace decides about the fence
