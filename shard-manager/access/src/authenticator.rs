@@ -1,6 +1,6 @@
 //! Authenticator: from the credentials of a request to its caller.
 //!
-//! The secret of an API key is compared in `snapshot` (`authenticate_key`).
+//! The secret of an API key is compared in `snapshot::known_keys`.
 //!
 //! **Invariant:** bad credentials are refused and never become anonymous. A token that was accepted
 //! before is accepted again only under the same snapshot and issuers: each change of them makes a

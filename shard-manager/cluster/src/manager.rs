@@ -21,7 +21,7 @@ mod faults;
 mod hand_overs;
 mod index_building;
 mod indexes;
-mod join_desk;
+mod join_orders;
 mod lifecycle;
 mod move_news;
 mod move_status;
@@ -34,7 +34,7 @@ mod rebalancer;
 mod rebalances;
 mod schema;
 mod sessions;
-mod shard_change;
+mod shard_membership;
 mod shard_upkeep;
 mod shards;
 mod slots;
@@ -75,7 +75,7 @@ pub use data::{
 };
 pub use faults::Faults;
 pub use indexes::{IndexCreated, IndexDraft, IndexPause, Indexes, IndexesError};
-use join_desk::JoinDesk;
+use join_orders::JoinOrders;
 use move_news::MoveNews;
 use move_status::MoveStatus;
 pub use move_status::MoveTotals;
@@ -87,7 +87,7 @@ pub use rebalances::planning::PlannedSlots;
 pub use rebalances::{LoadSource, ObservedLoad, Rebalances, RebalancesError};
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
-pub use shard_change::{ShardChangeError, ShardChanged};
+pub use shard_membership::{ShardChangeError, ShardChanged};
 pub use shards::Shards;
 pub use slots::{Slots, SlotsError};
 pub use status::Status;
@@ -105,7 +105,7 @@ pub struct Manager {
     /// Held while a shard is opened and added to the list.
     opening: tokio::sync::Mutex<()>,
     /// Shards that are to join.
-    joins: JoinDesk,
+    joins: JoinOrders,
     /// Orders for moves.
     move_news: MoveNews,
     /// Moves that are known here.
@@ -248,7 +248,7 @@ impl Manager {
             shards,
             shards_turn,
             opening: tokio::sync::Mutex::default(),
-            joins: JoinDesk::default(),
+            joins: JoinOrders::default(),
             move_news: MoveNews::default(),
             move_status: MoveStatus::default(),
             rebalance_status: RebalanceStatus::default(),

@@ -15,10 +15,10 @@ use model::error::Outcome;
 use model::value::{ColumnType, Value};
 
 use super::batch::{self, Barred, Batch, TooLarge};
+use super::batch_statements::{Group, group_work, groups, image, locking};
 use super::db_error::DbErrorKind;
 use super::hazards::{self, Hazards};
 use super::lane_session::{LaneSession, Stored, TransactionError, ended};
-use super::row_statements::{Group, group_work, groups, image, locking};
 use super::statement::{Bind, Locking, PipelineStep, Statement, Work, pipeline, plain, run, step};
 use super::{refusals, sql, triggered_tables};
 

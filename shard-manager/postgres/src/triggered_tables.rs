@@ -18,10 +18,10 @@ use model::table::Table;
 use model::value::Value;
 
 use super::batch::{Batch, Row, Store};
+use super::batch_statements::{Group, group_work, image, locking};
 use super::citus::Citus;
 use super::db_error::DbErrorKind;
 use super::lane_session::{LaneSession, TransactionError};
-use super::row_statements::{Group, group_work, image, locking};
 use super::statement::{Locking, PipelineStep, Statement, Work, load, pipeline, run, step};
 use super::statement_cache::TableStatements;
 

@@ -5,7 +5,7 @@
 //! pauses.
 //!
 //! **Invariant:** the replica is reported as following only after it has caught up once.
-//! **Not here:** the choice of a replica for a read (`replica_set`).
+//! **Not here:** applying an entry (`applier`), the choice of a replica for a read (`replica_set`).
 
 mod node;
 mod pauses;

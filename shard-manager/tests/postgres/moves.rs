@@ -150,6 +150,22 @@ async fn a_rollback_keeps_the_writes_that_the_target_has_accepted() {
 }
 
 #[tokio::test]
+async fn a_rollback_copies_only_what_has_changed_since_the_move() {
+    let (databases, manager) = two_shards().await;
+    let slots = store_large(&manager, 60).await;
+    kept_up(&manager, async {
+        let id = begin(&manager, new(&slots, LONG)).await;
+        let kept = until(&manager, id, &[MovePhase::Keeping]).await;
+        order(&manager, id, MoveOrder::Rollback).await;
+        let back = until(&manager, id, &[MovePhase::RolledBack]).await;
+        assert_eq!((kept.progress.rows, back.progress.rows), (60, 60));
+        assert_eq!(owners(&manager, &slots), [SOURCE]);
+    })
+    .await;
+    until_clean(&mut doors(&databases).await).await;
+}
+
+#[tokio::test]
 async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
     let (databases, manager) = two_shards().await;
     let mut doors = doors(&databases).await;

@@ -237,7 +237,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
     ],
     &["shard_indexes", "slot_moves"],
     &["citus_statements", "citus_watch", "ddl", "discovery", "proof", "slot_changes", "target"],
-    &["key_reads", "row_statements", "shard_database", "upsert"],
+    &["key_reads", "batch_statements", "shard_database", "upsert"],
     &["triggered_tables", "catalog", "catalog_session", "scan"],
     &[
         "access_session",

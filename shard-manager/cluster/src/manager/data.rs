@@ -4,13 +4,12 @@
 //! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`refused`), reads (`reads`),
 //! the cache (`cached`), session tokens (`sessions`, `session_epoch`).
 
-mod binding;
 mod bulk;
 mod bulk_rows;
 mod cached;
 mod coverage;
 mod moved_slots;
-mod permission;
+mod read_rights;
 mod read_route;
 mod reads;
 mod refused;
@@ -18,6 +17,7 @@ mod refused_row;
 mod scatter;
 mod session_epoch;
 mod shard_parts;
+mod write_rights;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -40,9 +40,9 @@ use super::{Manager, Receipt, RequestOptions, Schema, WriteReceipt};
 use crate::lane::{Applied, LaneFailure, LaneTimes};
 use crate::shard::WriteDone;
 
-pub use binding::ResumeError;
 pub use bulk_rows::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 pub(super) use coverage::KnownCoverage;
+pub use read_rights::ResumeError;
 
 /// Face of a [`Manager`] for rows.
 #[derive(Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Operator commands: carries out what the operator of this process requests by its control socket.
 //!
 //! **Invariant:** a fence never waits for a shard that joins.
-//! **Not here:** the queue of commands (`engine::operator_desk`), the changes (`shard_change`,
+//! **Not here:** the queue of commands (`engine::operator_desk`), the changes (`shard_membership`,
 //! `slots`, `moves`, `rebalances`).
 
 use std::time::Instant;

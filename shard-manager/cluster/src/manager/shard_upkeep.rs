@@ -22,7 +22,7 @@ use model::shard_map::ShardMap;
 use model::topology::{ShardNumber, ShardState};
 
 use super::rebalancer::Rebalancer;
-use super::shard_change::ShardJoin;
+use super::shard_membership::ShardJoin;
 use super::{Manager, Shards};
 use super::{index_building, mover};
 

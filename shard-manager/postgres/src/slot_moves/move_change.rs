@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use diesel::QueryResult;
 use engine::move_record::move_name;
-use engine::slot_move::{MoveChange, MoveChangeError};
+use engine::slot_move::{MoveChange, MoveChangeError, RoundTable};
 use model::idempotency;
 use model::keyspace::Slot;
 use model::position::Position;
@@ -33,7 +33,7 @@ use moves::shard_metadata::ShardMetadata;
 
 use super::move_metadata::{self, Difference, StoredSnapshotMove, slot_bind};
 use super::move_session::MoveSession;
-use super::row_type::RowType;
+use super::row_type::{MANY_ROWS, RowType};
 use super::{recording, snapshot_mark, statements};
 use crate::db_error::unreadable;
 use crate::lane_session::{TransactionError, ended};
@@ -343,7 +343,7 @@ impl Transaction<'_> {
                 work.push((Cow::Owned(statements::remove_rows(table)), binds));
             }
             if !round.rows.is_empty() {
-                work.push(insertion(session, (table, &round.rows)).await?);
+                work.push(insertion(session, (table, round)).await?);
             }
         }
         Ok(Ok(work))
@@ -353,13 +353,15 @@ impl Transaction<'_> {
 /// Returns the statement that stores the rows of a round in a table.
 async fn insertion(
     session: &MoveSession,
-    (table, rows): (&Table, &[u8]),
+    (table, round): (&Table, &RoundTable),
 ) -> QueryResult<Work<'static>> {
-    Ok(match RowType::load(session, table).await? {
-        Some(row_type) => (Cow::Owned(statements::insert_rows(table)), vec![row_type.bind(rows)?]),
-        // An operator has changed the table.
-        None => (Cow::Owned(sql::insert(table)), crate::row_arrays::row_binds(table, rows)?),
-    })
+    // The last round is stored while writers wait, and has few rows: it takes no further look.
+    if round.row_count >= MANY_ROWS
+        && let Some(row_type) = RowType::load(session, table).await?
+    {
+        return Ok((Cow::Owned(row_type.insert(table)), vec![row_type.bind(&round.rows)?]));
+    }
+    Ok((Cow::Owned(sql::insert(table)), crate::row_arrays::row_binds(table, &round.rows)?))
 }
 
 fn follow(slots: &[Slot], is_followed: bool) -> Work<'static> {

@@ -150,7 +150,8 @@ impl<'r> RoundReading<'r> {
     /// snapshot, or one before it if there are too many. If their rows are too large, fewer are
     /// read.
     async fn read_changes(&mut self, base: &Mark, present: &Mark) -> RoundResult<Mark> {
-        let Some(seen) = snapshot_mark::text(base) else {
+        // The way back begins with an empty record of changes, and covers none of them.
+        let Some(seen) = snapshot_mark::shown(base) else {
             return Ok(Err(RoundError::LostChanges));
         };
         let changed_by = self.changed_by(&seen).await?;

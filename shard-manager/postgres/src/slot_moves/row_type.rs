@@ -19,6 +19,8 @@ use crate::statement::{Bind, RowView, Statement, load};
 
 /// Bytes before the elements of an array of one dimension.
 const ARRAY_HEADER: usize = 20;
+/// Place of the object id of the elements' type among them.
+const ARRAY_TYPE: std::ops::Range<usize> = 8..12;
 /// Place of the number of elements among them.
 const ARRAY_LENGTH: std::ops::Range<usize> = 12..16;
 
@@ -29,6 +31,9 @@ pub(super) struct RowType {
     /// For each column on the server, its index in the table and the object id of its type.
     columns: Vec<(usize, u32)>,
 }
+
+/// Number of rows from which one array of rows is worth looking up its type.
+pub(super) const MANY_ROWS: u64 = 200;
 
 impl RowType {
     /// Reads the type of a table's rows; `None` if the server has other columns than the table.
@@ -60,6 +65,11 @@ impl RowType {
         (columns.len() == table.columns().len()).then_some(Self { oid, columns })
     }
 
+    /// Returns the statement that stores rows of the table from one array.
+    pub(super) fn insert(&self, table: &Table) -> String {
+        statements::insert_rows(table, self.oid)
+    }
+
     /// Returns the parameter for rows of the table: one array of rows, from an array for each
     /// column.
     ///
@@ -72,8 +82,12 @@ impl RowType {
 
     fn array(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let (mut cells, mut left, mut rows) = (Vec::new(), bytes, 0);
-        for _ in &self.columns {
+        for index in 0..self.columns.len() {
             let (array, rest) = split(left)?;
+            let (_, oid) = self.columns.iter().find(|(column, _)| *column == index)?;
+            if array.get(ARRAY_TYPE)? != oid.to_be_bytes() {
+                return None;
+            }
             rows = u32::from_be_bytes(array.get(ARRAY_LENGTH)?.try_into().ok()?);
             cells.push(array.get(ARRAY_HEADER..)?);
             left = rest;
@@ -173,5 +187,7 @@ mod tests {
         }
         let too_many = [&*bytes, &[0]].concat();
         assert!(row_type.bind(&too_many).is_err());
+        let other = RowType { oid: 9, columns: vec![(0, 23), (1, 20)] };
+        assert!(other.bind(&bytes).is_err(), "the column has another type on the other server");
     }
 }

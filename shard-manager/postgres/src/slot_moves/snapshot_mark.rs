@@ -22,6 +22,14 @@ impl StoredMark for SnapshotMark {
     }
 }
 
+/// Snapshot that shows no transaction: the first number of one is 3.
+const NOTHING: &str = "3:3:";
+
+/// Returns the text of a snapshot that shows what a mark covers; `None` for marks of other engines.
+pub(super) fn shown(mark: &Mark) -> Option<String> {
+    if *mark == Mark::Nothing { Some(NOTHING.to_owned()) } else { text(mark) }
+}
+
 /// Returns the text of a snapshot; `None` for other marks.
 pub(super) fn text(mark: &Mark) -> Option<String> {
     let Mark::Snapshot { end, running } = mark else { return None };
@@ -92,7 +100,8 @@ mod tests {
         for damaged in ["", "1:2", "1:2:3:4", "a:2:", "1:b:", "1:2:c"] {
             assert!(parse(damaged).is_err(), "{damaged}");
         }
-        assert_eq!(text(&Mark::Entry(1)), None);
+        assert_eq!((text(&Mark::Entry(1)), shown(&Mark::Entry(1))), (None, None));
+        assert_eq!((text(&Mark::Nothing), shown(&Mark::Nothing)), (None, Some("3:3:".to_owned())));
     }
 
     proptest! {

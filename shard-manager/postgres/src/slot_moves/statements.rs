@@ -136,14 +136,15 @@ pub(super) const ROW_TYPE: &str = "SELECT c.reltype::bigint,a.attname::text,a.at
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid=c.oid \
     WHERE c.oid=to_regclass($1) AND a.attnum>0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// Stores new rows. Parameter: an array of rows of the table.
-pub(super) fn insert_rows(table: &Table) -> String {
+/// Stores new rows. Parameter: an array of rows of the table, whose type has this object id. A
+/// table that was created again has another one, and so another statement is prepared.
+pub(super) fn insert_rows(table: &Table, row_type: u32) -> String {
     let columns = 0..table.columns().len();
     let mut sql = format!("INSERT INTO {} (", table.name());
     push_names(&mut sql, "", table, columns.clone());
     sql.push_str(") SELECT ");
     push_names(&mut sql, "k.", table, columns);
-    let _ = write!(sql, " FROM unnest($1::public.{}[]) AS k", table.name());
+    let _ = write!(sql, " FROM unnest($1::public.{}[]/*{row_type}*/) AS k", table.name());
     sql
 }
 

@@ -18,9 +18,9 @@ use super::super::RequestOptions;
 use super::Data;
 use super::bulk_rows::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 use super::cached::PendingKeys;
-use super::permission::PermittedRows;
 use super::refused_row::RefusedRow;
 use super::shard_parts::{ShardParts, later};
+use super::write_rights::PermittedRows;
 use crate::lane::LaneTimes;
 use crate::shard::{Shard, WriteDone};
 

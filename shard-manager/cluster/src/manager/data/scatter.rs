@@ -4,7 +4,8 @@
 //! shard, or its shard is reported as missing. Shards whose answers do not fit are asked again as a
 //! whole: an answer that was sorted and limited cannot be cut by slots. If two shards have shown a
 //! slot and its new owner is known, only the older owner is asked again.
-//! **Not here:** the route of a read (`reads`), the check of the answers (`coverage`).
+//! **Not here:** merging sorted rows (`model::result_rows`), the route of a read (`reads`), the
+//! check of the answers (`coverage`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

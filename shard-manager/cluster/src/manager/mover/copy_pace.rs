@@ -5,8 +5,8 @@
 //! longer than it works. Without other writes it copies and deletes as fast as it can.
 //!
 //! **Invariant:** a move rests for a bounded time, so that it ends however much clients write.
-//! **Not here:** rounds of a whole copy, whose pace decides about the fence
-//! ([`super::move_round::RoundPace`]).
+//! **Not here:** the numbers of rows (`engine::slot_move::RoundBudget`), rounds of a whole copy,
+//! whose pace decides about the fence ([`super::move_round::RoundPace`]).
 
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ use super::copy_rate::CopyRate;
 const ALONE_AFTER: Duration = Duration::from_secs(1);
 /// Rest beside clients, as a multiple of the time of the round before it.
 const REST: u32 = 2;
+/// Shortest rest after a deletion: other routers may have clients that write.
+const DELETION_REST: Duration = Duration::from_millis(5);
 /// Longest rest.
 const REST_MAX: Duration = Duration::from_millis(100);
 
@@ -71,7 +73,7 @@ impl CopyPace {
         now: Instant,
     ) -> Duration {
         self.note(others, now);
-        self.rest_beside_writes(took, now)
+        self.rest_beside_writes(took, now).max(DELETION_REST)
     }
 
     fn note(&mut self, others: OtherWrites, now: Instant) {
@@ -116,15 +118,16 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_rests_only_beside_writes() {
+    fn a_deletion_rests_longer_beside_writes() {
         let (mut pace, begun) = (CopyPace::new(None), Instant::now());
         let mut rest = |done, now| {
-            pace.rest_of_deletion(OtherWrites { done, are_waiting: false, chunk: SMALL }, MS, now)
+            let others = OtherWrites { done, are_waiting: false, chunk: SMALL };
+            pace.rest_of_deletion(others, 10 * MS, now)
         };
-        assert_eq!(rest(7, begun), Duration::ZERO);
-        assert_eq!(rest(8, begun), 2 * MS);
-        assert_eq!(rest(8, begun + 999 * MS), 2 * MS);
-        assert_eq!(rest(8, begun + 1_000 * MS), Duration::ZERO);
+        assert_eq!(rest(7, begun), DELETION_REST);
+        assert_eq!(rest(8, begun), 20 * MS);
+        assert_eq!(rest(8, begun + 999 * MS), 20 * MS);
+        assert_eq!(rest(8, begun + 1_000 * MS), DELETION_REST);
     }
 
     #[test]

@@ -139,8 +139,8 @@ impl MoveRun<'_> {
         }
         let read = TimedRound::read(sides, from, query);
         let digests = move_round::digests(sides, &self.plan, from.other());
-        let (read, digests) = tokio::join!(read, digests);
-        (read, digests.ok())
+        let both = tokio::try_join!(read, async { Ok(digests.await.ok()) });
+        both.map_or_else(|failure| (Err(failure), None), |(read, digests)| (Ok(read), digests))
     }
 
     /// Compares the side that has received a round with the digests of the other one. `found` are

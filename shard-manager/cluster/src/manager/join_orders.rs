@@ -1,10 +1,10 @@
-//! Join desk: orders of shards that are to join, on their way from a request to the task that
+//! Join orders: orders of shards that are to join, on their way from a request to the task that
 //! carries them out.
 //!
 //! The future of a request is dropped when its client disconnects. A join goes on then, because the
 //! task is not part of the request.
 //!
-//! **Not here:** the steps of a join (`shard_change`), the task (`shard_upkeep`).
+//! **Not here:** the steps of a join (`shard_membership`), the task (`shard_upkeep`).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -14,7 +14,7 @@ use model::error::Error;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
-use super::shard_change::{ShardChangeError, ShardChanged};
+use super::shard_membership::{ShardChangeError, ShardChanged};
 
 /// Highest number of orders that wait.
 const ORDERS_MAX: usize = 16;
@@ -37,20 +37,20 @@ pub(super) struct JoinOrder {
 pub(super) type WaitingOrder = (JoinOrder, oneshot::Sender<Joined>);
 
 /// Queue of orders.
-pub(super) struct JoinDesk {
+pub(super) struct JoinOrders {
     orders: Sender<WaitingOrder>,
     /// The receiver, until a task carries out the orders.
     waiting: Mutex<Option<Receiver<WaitingOrder>>>,
 }
 
-impl Default for JoinDesk {
+impl Default for JoinOrders {
     fn default() -> Self {
         let (orders, waiting) = channel(ORDERS_MAX);
         Self { orders, waiting: Mutex::new(Some(waiting)) }
     }
 }
 
-impl JoinDesk {
+impl JoinOrders {
     /// Returns the receiver of orders; `None` if it was taken before.
     pub(super) fn open(&self) -> Option<Receiver<WaitingOrder>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()

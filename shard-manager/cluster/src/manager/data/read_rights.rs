@@ -1,4 +1,4 @@
-//! Binding: adds to a read what the rights of its caller permit, before anything is made of it.
+//! Read rights: adds to a read what the rights of its caller permit, before anything is made of it.
 //!
 //! A row's column `shard_key` spells the key by which the row is routed, so a caller who is bound to
 //! keys is bound to rows. The binding is the first condition of the query. The cursor's fingerprint,

@@ -1,4 +1,4 @@
-//! Shard change: a shard joins, gets another weight or leaves, on the orders of an operator.
+//! Shard membership: a shard joins, gets another weight or leaves, on the orders of an operator.
 //!
 //! ```text
 //!   nothing ──check──▶ joining (catalog) ──open──▶ serving (catalog) ──▶ other routers
@@ -22,7 +22,7 @@ use model::shard_map::ShardMap;
 use model::topology::{ShardNumber, ShardSpec, ShardState};
 
 use super::Shards;
-use super::join_desk::JoinOrder;
+use super::join_orders::JoinOrder;
 
 /// Attempts at a change of the map while other changes come first.
 const TRIES_MAX: usize = 16;

@@ -1,4 +1,4 @@
-//! Row statements: the statements that lock and store the rows of a batch, table by table.
+//! Batch statements: the statements that lock and store the rows of a batch, table by table.
 //!
 //! **Invariant:** rows are locked and stored in the order of the batch, which all routers share.
 //! **Not here:** running them (`transaction`, `triggered_tables`), the results of changes
