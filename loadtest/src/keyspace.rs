@@ -10,13 +10,14 @@
 //! | matrix | `@loadtest-v1x-17:s17.loadtest.invalid` |
 //! | list and range by a column | as for hash; users have a partition by their key ([`Names::partition`]) |
 //!
-//! Between two split points there are too few integers for the number of a run. There a key is an
-//! integer of the range behind zeros, whose number distinguishes keys as well; a run begins at a
-//! place of its own, and takes at most a quarter of all keys. Two runs at once may still meet, so a
-//! table that is shared with other clients ([`Names::marked`]) gets no such keys: its rows are
-//! found by the run in the key.
+//! The integers between two split points are too few for a key to contain the number of its run.
+//! Such a key is an integer of the range with leading zeros, and keys also differ in the number of
+//! zeros. Each run starts at a different place in the range, and uses at most a quarter of its
+//! keys. The keys of two concurrent runs may still be the same. A table that is shared with other
+//! clients therefore gets no such keys ([`Names::marked`]): the rows of a run are found there by
+//! the run in the key.
 //!
-//! With tenants, `loadtest-v1x-t3~17` stands for `loadtest-v1x-17`.
+//! With tenants, the key `loadtest-v1x-17` is `loadtest-v1x-t3~17` for the tenant with number 3.
 //!
 //! **Invariant:** different names in a run have different keys; a key needs no escaping in a header
 //! or in a URL.
@@ -37,10 +38,10 @@ pub(crate) use tenant::TenantKeys;
 
 /// Servers that users of a matrix are spread over.
 const SERVERS: u32 = 256;
-/// First digits of keys among integers, after the sign: no other program writes integers like that.
+/// First digits of integer keys, after the sign. No other program writes integers in this form.
 const ZEROS: &str = "0000001";
-/// Digits of an integer behind [`ZEROS`]: run, kind and two numbers. With the 1 there are 38, as
-/// many as 128 bits hold.
+/// Number of digits of an integer key after [`ZEROS`]: run, kind and two numbers. With the leading
+/// 1, the integer has 38 digits, the most that always fit in 128 bits.
 const DIGITS: usize = 16 + 1 + 10 + 10;
 /// Runs with more digits than this would make integers too long.
 const RUNS: u64 = 10_000_000_000_000_000;
@@ -99,7 +100,7 @@ pub(crate) struct Names {
     shape: Shape,
     run: String,
     number: u64,
-    /// Tenant whose keys they are, if they are those of one.
+    /// Tenant to which the keys are restricted, if any.
     tenant: Option<u32>,
     /// Partitions of users, if a column determines their location.
     partitions: Option<UserPartitions>,
@@ -227,7 +228,7 @@ impl Names {
     }
 }
 
-/// Makes a name for a run, with which the name of no other run begins.
+/// Returns the name of a run. The name of no other run begins with it.
 fn run_name(mut number: u64) -> String {
     let mut name = "v".to_owned();
     while number > 0 {
@@ -248,7 +249,8 @@ fn slot(number: u32) -> u32 {
 }
 
 impl ShardMap {
-    /// Returns the split points, which are texts, or the partitions, each a name with its share.
+    /// Returns the texts of a list in the parameters: the split points, or the names of the
+    /// partitions. Each partition is listed as a pair of its name and its share.
     fn texts(&self, member: &str) -> Vec<&str> {
         let list = self.parameters[member].as_array();
         let items = list.map(Vec::as_slice).unwrap_or_default();
@@ -256,7 +258,7 @@ impl ShardMap {
     }
 }
 
-/// Other characters would need escapes in URLs, and could not be in a header.
+/// Returns true if a byte needs no escaping in a URL and is allowed in a header.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~:@".contains(&byte)
 }
@@ -292,10 +294,11 @@ fn integers(splits: &[&str]) -> anyhow::Result<Vec<IntegerRange>> {
     Ok(splits.windows(2).filter_map(|ends| IntegerRange::new(ends[0], ends[1])).collect())
 }
 
-/// Returns for each range of text a beginning of keys that lie in it.
+/// Returns a prefix for keys in each range of text.
 ///
-/// A key begins with the range's start. Where `loadtest` would lie beyond the range, a hyphen
-/// comes between: of all characters of keys it sorts first.
+/// The prefix is the start of the range. If that start followed by `loadtest` sorts beyond the
+/// range, a hyphen is added, because it sorts before all other characters of keys. A range is left
+/// out if its keys would still sort beyond it.
 fn starts(splits: &[&str]) -> Vec<String> {
     let froms = std::iter::once("").chain(splits.iter().copied());
     let belows = splits.iter().copied().map(Some).chain([None]);

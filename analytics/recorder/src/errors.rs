@@ -21,7 +21,7 @@ const MESSAGE_CHARS_MAX: usize = 300;
 const ID_CHARS_MAX: usize = 128;
 /// Maximum number of pairs of code and shard that are counted.
 const COUNTS_MAX: usize = 2_048;
-/// Stands for a code or a shard for which there was no room.
+/// Label that replaces a code or a shard in the counts when there are too many of them.
 const OTHER: &str = "(other)";
 /// The last ms that RFC 3339 can write: the year has four digits.
 const TIME_MAX_MS: u64 = 253_402_300_799_999;
@@ -263,7 +263,8 @@ impl ErrorLog {
 }
 
 impl Ring {
-    /// Counts by code and shard; when there are too many pairs, by code, and then all together.
+    /// Counts an event by its code and shard. When there are too many pairs, new pairs are counted
+    /// by code alone, and finally under a single label.
     fn count(&mut self, event: &ErrorEvent) {
         let full = self.counts.len() >= COUNTS_MAX;
         let kinds = [
@@ -272,7 +273,7 @@ impl Ring {
             (Cow::Borrowed(OTHER), None),
         ];
         let known = kinds.iter().position(|kind| self.counts.contains_key(kind));
-        // The two fallbacks may exceed the limit.
+        // Counts by code alone may add as many entries again, so that codes stay distinct.
         let code_full = self.counts.len() >= 2 * COUNTS_MAX;
         let place = known.unwrap_or(if code_full { 2 } else { usize::from(full) });
         let [exact, of_code, other] = kinds;

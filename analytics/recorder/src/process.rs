@@ -4,8 +4,8 @@
 
 use std::fs;
 
-/// Ticks of `/proc` per second: Linux reports a hundred to every program, whatever its kernel
-/// counts.
+/// Clock ticks per second in `/proc`. Linux reports times to programs in ticks of 1/100 s, whatever
+/// tick rate the kernel uses internally.
 const TICKS: f64 = 100.0;
 
 /// Current figures of this process.

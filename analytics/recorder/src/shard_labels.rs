@@ -15,7 +15,8 @@ pub(crate) const NO_SHARD: u16 = u16::MAX;
 
 const _: () = assert!(Labels::SHARDS_MAX <= NO_SHARD as usize, "no shard has the index of none");
 
-/// Returns the place of a shard in lists that begin with requests of several shards or none.
+/// Returns the place of a shard in a list whose first element is for requests of several shards or
+/// none.
 #[inline]
 pub(crate) fn place_of(index: u16) -> usize {
     usize::from(index.wrapping_add(1))

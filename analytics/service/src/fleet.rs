@@ -15,11 +15,12 @@ use recorder::ErrorLog;
 use recorder::{BUDGETS, History};
 use web_kit::http_client::Target;
 
-/// Maximum number of routers at once: routers that are gone make room.
+/// Maximum number of routers. When it is reached, a new router can only replace one that no longer
+/// exists.
 pub(crate) const ROUTERS_MAX: usize = 64;
 
-/// Number of routers that each have the full memory for their history; more routers share that
-/// much.
+/// Highest number of routers whose histories each have the full memory. More routers share the
+/// memory of this many.
 const UNDIVIDED: usize = 4;
 
 /// Routers that exist or existed recently.
@@ -119,7 +120,8 @@ impl Fleet {
 }
 
 impl Member {
-    /// A router of which nothing is known yet; `share` routers divide the memory for history.
+    /// Creates a router that has not responded yet. `share` is the number of routers that share the
+    /// memory for history.
     pub(crate) fn new(name: String, target: Target, share: usize) -> Self {
         let budgets = BUDGETS.map(|bytes| bytes * UNDIVIDED / share.max(UNDIVIDED));
         Self {

@@ -68,7 +68,7 @@ impl<'h> Findings<'h> {
     }
 }
 
-/// Keeps one that is among the earliest.
+/// Keeps a violation if it is among the earliest of its list.
 fn keep(kept: &mut Vec<Violation>, at: u64, violation: impl FnOnce() -> Violation) {
     let place = kept.partition_point(|earlier| earlier.at <= at);
     if place < REPORTED_MAX {

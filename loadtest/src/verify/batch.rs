@@ -1,4 +1,4 @@
-//! Batch: a bulk write of new rows on all shards, which are not written again.
+//! Batch: a bulk write that adds new rows on all shards. No later operation changes these rows.
 
 use bytes::Bytes;
 use checker::history::{Kind, Operation, Outcome};

@@ -22,7 +22,8 @@ impl RowNames {
         self.0.run()
     }
 
-    /// Returns the columns of a user, with its partition if that says where it is.
+    /// Returns the columns of a user, with the partition if a column determines the location of
+    /// users.
     pub(super) fn placed(&self, id: &str, columns: serde_json::Value) -> serde_json::Value {
         requests::placed(&self.0, id, columns)
     }

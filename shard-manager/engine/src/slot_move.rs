@@ -36,8 +36,8 @@ pub const ROUND_BYTES_MAX: usize = 4 << 20;
 pub struct ShardMoves {
     /// Reads.
     pub reader: Arc<dyn MoveReader>,
-    /// Changes, for an engine that makes them in sessions of their own. Without it they wait in the
-    /// lane of the shard ([`super::Writer::change_move`]).
+    /// Makes changes in separate database sessions, if the engine does so. If it is `None`, changes
+    /// are queued in the lane of the shard ([`super::Writer::change_move`]).
     pub writer: Option<Arc<dyn MoveWriter>>,
 }
 
@@ -71,8 +71,8 @@ pub trait MoveReader: Send + Sync {
         deadline: Instant,
     ) -> EngineFuture<'a, Vec<SlotDigest>>;
 
-    /// Returns the free bytes of the disk that rows would be stored on; `None` if the engine does
-    /// not know them, as those of servers.
+    /// Returns the free bytes of the disk on which rows are stored; `None` if the engine cannot
+    /// determine them, as is the case for database servers.
     fn free_bytes(&self) -> Option<u64> {
         None
     }
@@ -83,8 +83,8 @@ pub trait MoveReader: Send + Sync {
     /// The error of the primary.
     fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>>;
 
-    /// Returns the timeline by which the replication state and the tokens know a timeline of
-    /// [`Feed`]; `None` if they have one timeline as long as the shard is open.
+    /// Converts a timeline of [`Feed`] to the timeline that the replication state and tokens use
+    /// for it; `None` if they use a single timeline as long as the shard is open.
     fn position_timeline(&self, timeline: u32) -> Option<u32>;
 }
 
@@ -151,10 +151,10 @@ pub struct RoundQuery {
     pub budget: RoundBudget,
 }
 
-/// Number of rows, and of their bytes, that end the chunk of a round.
+/// Limits of the chunk of a round: the chunk ends when it reaches either of them.
 ///
-/// Each round costs a durable transaction and two looks at both shards, so large ones copy faster.
-/// While a round is stored, the writes of the target may wait.
+/// Each round costs a durable transaction and reads both shards twice, so large rounds copy faster.
+/// However, writes to the target may have to wait while a round is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundBudget {
     /// Rows, at least 1.
@@ -164,16 +164,17 @@ pub struct RoundBudget {
 }
 
 impl RoundBudget {
-    /// Chunk beside clients that write, if their writes wait until it is stored: that takes two or
-    /// three milliseconds.
+    /// Limits while clients write, if their writes wait until the round is stored. Storing it takes
+    /// two or three milliseconds.
     pub const BETWEEN_WRITES: Self = Self { rows: 100, bytes: 64 << 10 };
-    /// Chunk beside clients that write, if their writes go on while it is stored.
+    /// Limits while clients write, if their writes continue while the round is stored.
     pub const BESIDE_WRITES: Self = Self { rows: 500, bytes: 256 << 10 };
-    /// Chunk of shards that have no other writes.
+    /// Limits while no clients write to the shards.
     pub const ALONE: Self = Self { rows: 20_000, bytes: 2 << 20 };
 
-    /// Returns what rows with these bytes leave for a chunk. A round that is full of changes has a
-    /// chunk as well, so that the copy ends.
+    /// Returns the limits that are left for a chunk after this number of rows and bytes. At least a
+    /// quarter is always left, so that the copy makes progress even if each round is full of
+    /// changes.
     #[must_use]
     pub fn without(self, rows: usize, bytes: usize) -> Self {
         let left = |budget: usize, used| budget.saturating_sub(used).max(budget / 4).max(1);
@@ -262,8 +263,9 @@ impl From<MoveRequest> for MoveChange {
 /// Failure of a round.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RoundError {
-    /// The shard records no changes of the slots, or they belong to another feed than the last
-    /// round, or the log no longer has them: the copy begins again.
+    /// The changes since the last round are not available, so the copy begins again: the shard
+    /// records no changes of the slots, or records them in another feed than that of the last
+    /// round, or the log no longer has them.
     #[error("the changes since the last round are not recorded")]
     LostChanges,
     /// A row is larger than a round can be.
@@ -308,7 +310,8 @@ pub enum MoveChangeError {
     },
 }
 
-/// Returns the feed of a shard with this row of a move, on this timeline, if it records changes.
+/// Returns the feed of the changes that a shard records for a move, on this timeline; `None` if the
+/// row of the move shows that no changes are recorded.
 pub fn recorded_feed(row: &MoveRow, timeline: u32) -> Option<Feed> {
     row.is_traced.then(|| row.feed(timeline))
 }

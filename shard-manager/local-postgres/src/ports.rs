@@ -15,12 +15,12 @@ use crate::error::LocalError;
 
 const CHOICE: Range<u16> = 20_000..32_000;
 
-/// Checks that a server could listen on a port. The socket of the check does not listen, and may
-/// share the port: a process that another thread starts at this moment has a copy of it until it
-/// runs its program, and must not take the port from the server meanwhile.
+/// Checks that a server can listen on a port. The socket of the check shares the port and never
+/// listens, because a process that another thread forks at this moment inherits the socket until it
+/// executes its program. The inherited socket must not prevent the server from listening.
 ///
 /// # Errors
-/// The error of the system if it could not.
+/// The error of the system if the port cannot be bound.
 pub(super) fn check_free(port: u16) -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;

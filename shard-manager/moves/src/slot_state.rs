@@ -17,7 +17,7 @@ pub enum SlotState {
         /// Time of the shard's clock, in milliseconds, after which writes go on.
         until: u64,
     },
-    /// The slot belongs to another shard. The state stays as a signpost.
+    /// The slot belongs to another shard. The state is kept so that requests find the new owner.
     Moved {
         /// The new owner.
         to: ShardNumber,
@@ -25,7 +25,8 @@ pub enum SlotState {
     /// Rows of the slot are being copied to the shard, which answers neither reads nor writes of
     /// it.
     Importing {
-        /// Owner that the signpost named before, restored if the copy is given up.
+        /// Owner that the state [`SlotState::Moved`] named before the copy; that state is restored
+        /// if the copy is abandoned. `None` if the slot had no state before.
         moved_to: Option<ShardNumber>,
     },
 }
@@ -38,8 +39,8 @@ impl SlotState {
 
     /// Returns true if the shard accepts writes of the slot at a time of its clock.
     ///
-    /// A fence counts only while its end lies within the time that a fence may last. A clock that
-    /// was set back would otherwise keep writers out for as long.
+    /// A fence is ignored if it ends later than `hold_max` from now. Otherwise a clock that was set
+    /// back would block writes for longer than a fence may last.
     pub fn admits_writes(self, now: u64, hold_max: Duration) -> bool {
         let latest = now.saturating_add(u64::try_from(hold_max.as_millis()).unwrap_or(u64::MAX));
         match self {

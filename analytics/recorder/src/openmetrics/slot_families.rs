@@ -58,8 +58,8 @@ impl Scrape {
         families.gauge("tessera_move_longest_hold", help, unit, moved.longest_hold_s)
     }
 
-    /// Writes the rebalance that goes on, or the last one. Routers that do not carry rebalances out
-    /// have only states, all 0.
+    /// Writes the metrics of the running rebalance, or of the last one. A router that does not
+    /// carry out rebalances writes only the states, which are all 0.
     pub(super) fn rebalance(&self, families: &mut Families<'_>) -> fmt::Result {
         let latest = self.now.rebalance.as_ref();
         let states = RebalanceNow::STATES.into_iter().map(|state| {

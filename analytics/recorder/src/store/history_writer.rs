@@ -80,8 +80,8 @@ enum Command {
 
 impl HistoryWriter {
     /// Starts to keep the history of a recorder of this process, and reads the stored history in
-    /// the background. Frames that were not finished when the last process ended are made from the
-    /// stored shorter ones.
+    /// the background. Frames that were unfinished when the last process ended are computed from
+    /// the stored frames of shorter intervals.
     ///
     /// # Errors
     /// Fails with [`StoreError`] if the thread cannot be created. A store that cannot be used is no
@@ -197,7 +197,7 @@ struct WriterThread {
 struct Source {
     name: String,
     history: Arc<History>,
-    /// True if the frames of the source end in this process.
+    /// True if this process finishes the frames of the source; false if they come from elsewhere.
     is_recorded: bool,
     then: Option<OnLoaded>,
     /// True if the stored history has been read.
@@ -241,7 +241,8 @@ impl WriterThread {
         }
     }
 
-    /// Writes and reads what is due, or logs the failure. The round may be the last one.
+    /// Writes and reads what is due, or logs the failure. `may_end` is true if the process may end
+    /// after this round.
     fn round(&mut self, may_end: bool) {
         match self.attempt(may_end) {
             Ok(()) => {
@@ -310,8 +311,8 @@ impl WriterThread {
 }
 
 impl Source {
-    /// Lists the frames in the store. Frames of the future were written while a clock was wrong:
-    /// they do not count.
+    /// Lists the frames in the store. Frames that start in the future are left out, because they
+    /// were written while a clock was wrong.
     fn read_indexes(&mut self, store: &mut Store, now: u64) -> diesel::QueryResult<()> {
         let mut indexes = <[RingIndex; 3]>::default();
         for (seconds, start, bytes) in store.frame_sizes(&self.name)? {

@@ -64,7 +64,7 @@ pub enum ShardChangeError {
     /// The new shard cannot join.
     #[error(transparent)]
     NewShard(#[from] NewShardRefusal),
-    /// The map cannot be changed so.
+    /// The shard map could not be changed, or the outcome of the change is unknown.
     #[error(transparent)]
     Map(#[from] MapChangeError),
     /// The cluster is occupied, or the catalog does not answer. The request may be repeated.
@@ -86,11 +86,11 @@ impl ShardChangeError {
 }
 
 impl Shards<'_> {
-    /// Lets a shard join the cluster, without slots. A shard of this name that is joining already
-    /// is taken further; one that serves, with the same weight, is left as it is.
+    /// Adds a shard without slots to the cluster. If a shard with this name and weight is already
+    /// joining, its join is resumed; if it already serves, nothing changes.
     ///
-    /// Cancel safety: where [`Shards::keep_up`] runs, the join goes on if the future is dropped;
-    /// elsewhere the next request of the same name, or the next start, finishes it.
+    /// Cancel safety: where [`Shards::keep_up`] runs, the join continues if the future is dropped.
+    /// Elsewhere the next request with the same name, or the next start, finishes it.
     ///
     /// # Errors
     /// [`ShardChangeError`].
@@ -155,8 +155,8 @@ impl Shards<'_> {
         change_once().await
     }
 
-    /// Returns true if a change failed because the map had changed before, although its epoch does
-    /// not matter. The newest map is known then.
+    /// Returns true if a change failed only because the map has a newer epoch, and the caller did
+    /// not require an epoch. The newest map has been read then, so the change can be tried again.
     async fn is_behind<T>(
         self,
         changed: &Result<T, ShardChangeError>,
@@ -184,8 +184,8 @@ pub(super) struct ShardJoin<'m> {
 }
 
 impl ShardJoin<'_> {
-    /// Carries out a join. The tables stay as they are meanwhile, so that none is missing on the
-    /// shard when it serves.
+    /// Carries out a join. It holds the schema lock, because a table that was created meanwhile
+    /// would be missing on the shard when it serves.
     pub(super) async fn carry_out(self) -> Result<ShardChanged, ShardChangeError> {
         let Self { shards: Shards(manager), order } = self;
         let (schema, deadline) = (manager.schema(Rights::ALL), order.deadline);
@@ -202,8 +202,8 @@ impl ShardJoin<'_> {
         Ok(ShardChanged { shard: number, map })
     }
 
-    /// Lists a shard in the catalog, also if the map changes meanwhile and its epoch does not
-    /// matter.
+    /// Lists a shard in the catalog. If the map changes meanwhile, this is tried again, unless the
+    /// caller required an epoch.
     async fn list_newest(self) -> Result<(ShardNumber, Arc<ShardMap>), ShardChangeError> {
         let JoinOrder { expected_epoch, deadline, .. } = self.order;
         for _ in 1..TRIES_MAX {

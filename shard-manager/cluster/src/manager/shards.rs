@@ -48,8 +48,8 @@ impl<'m> Shards<'m> {
         self.0.map.named()
     }
 
-    /// Changes the shard map, if its epoch is still this one, and returns the next map. Other
-    /// routers follow within a second.
+    /// Changes the shard map if its epoch is still `expected_epoch`, and returns the new map. Other
+    /// routers use the new map within a second.
     ///
     /// # Errors
     /// [`MapChangeError`].
@@ -61,12 +61,12 @@ impl<'m> Shards<'m> {
         self.0.backend.change_map(change, expected_epoch).await
     }
 
-    /// Starts a shard that was opened, and adds it to the list. From then on maps may name it. Its
-    /// tables are those of the registry. Blocks until its threads have started.
+    /// Starts an opened shard and adds it to the list, after which maps may name it. The shard must
+    /// already have the tables of the registry. Blocks until its threads have started.
     ///
     /// # Errors
-    /// [`OpenError`] if the number is taken or too large, or the system cannot start a thread. The
-    /// replicas of the shard are stopped then.
+    /// [`OpenError`] if the number is taken or too large, or the system cannot start a thread. In
+    /// these cases the replicas of the shard are stopped.
     pub fn add(self, number: ShardNumber, opened: OpenedShard) -> Result<(), OpenError> {
         let _turn = self.0.shards_turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = self.0.map.reserve(number, &opened.name) {
@@ -81,8 +81,8 @@ impl<'m> Shards<'m> {
         Ok(())
     }
 
-    /// Takes a shard out of the list, applies what is queued, and closes the shard. Its name stays.
-    /// Requests that still use the shard release it. Blocks.
+    /// Takes a shard out of the list, applies its queued writes, and closes it. Its name remains
+    /// reserved. The shard is freed when the last request that uses it has ended. Blocks.
     ///
     /// # Errors
     /// [`ShardListError::InUse`] if the map in force names the shard.

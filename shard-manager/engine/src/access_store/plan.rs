@@ -1,8 +1,8 @@
 //! Plan: checks a change against the rules, and lists the statements that make it.
 //!
-//! **Invariant:** a plan ends with a line of the log for each key and role that it changes, and
-//! with a new generation. Unless the command line asks for it, no change removes the last usable
-//! key of an administrator: without it no key could be made over HTTP.
+//! **Invariant:** a plan ends with a log entry for each key and role that it changes, and with a
+//! new generation. Only a change from the command line may remove the last usable key of an
+//! administrator, because without such a key no key can be created over HTTP.
 //! **Not here:** the rights of the author.
 
 use std::collections::BTreeMap;
@@ -111,8 +111,8 @@ impl AccessFacts {
         AccessRefusal::NoSuchRole { role: shown(name), known: known.join(", ") }
     }
 
-    /// Returns true if some administrator has a usable key, of those that `remains` admits and
-    /// under these denials.
+    /// Returns true if an administrator has a usable key that these denials do not block and for
+    /// which `remains` returns true.
     fn has_admin(
         &self,
         denials: &[Denial],
@@ -127,7 +127,8 @@ impl AccessFacts {
         self.admins.iter().filter(is_usable).any(remains)
     }
 
-    /// Fails if a change leaves no administrator with a usable key, although there is one.
+    /// Fails if no administrator would have a usable key after a change, although one has such a
+    /// key now. Changes from the command line are always allowed.
     fn check_last_admin(
         &self,
         change: &AccessChange,

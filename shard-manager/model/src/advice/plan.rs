@@ -1,19 +1,20 @@
 //! Plan: the moves of slots that reduce the load of the fullest shards.
 //!
-//! Each step takes from the fullest shard that can still give, as balancers of ranges do
-//! (CockroachDB's store rebalancer, the Redis Cluster rebalance), and gives to the shard that lacks
-//! most: the giver's excess or the taker's deficit, whichever is less. The choice of slots is a
-//! packing problem: heavy slots first, because they bring most for the rows that must move (longest
-//! processing time first, Graham 1969), the rest as one run of neighbours, so that ranges stay few.
+//! Each step moves slots from the fullest shard that can still give (the giver) to the shard with
+//! the largest deficit (the taker), as balancers of ranges do (CockroachDB's store rebalancer, the
+//! Redis Cluster rebalance). The load to move is the giver's excess or the taker's deficit,
+//! whichever is less. The choice of slots is a packing problem. Heavy slots are chosen first,
+//! because they move the most load for the rows that must be copied (longest processing time first,
+//! Graham 1969). The rest is one run of consecutive slots, so that there are few ranges.
 //!
 //! Each step leaves both shards less full than the giver was. So the list of loads, sorted with the
 //! fullest first, decreases lexicographically with each step: the maximum never rises, and any
 //! prefix of a plan is an improvement. A slot moves at most once, and there are at most
-//! [`MOVES_MAX`] moves. Where no slot is too heavy to fit, each move settles the giver or the
-//! taker, so that as many moves as there are shards are enough.
+//! [`MOVES_MAX`] moves. If every slot is light enough to fit, each move brings the giver or the
+//! taker to its fair load, so a plan needs at most as many moves as there are shards.
 //!
-//! **Invariant:** no move makes the fullest shard fuller, or another shard as full as its giver
-//! was.
+//! **Invariant:** no move makes the fullest shard fuller, and its taker stays less full than the
+//! giver was before the move.
 //! **Not here:** the decision whether anything should move (`advice`).
 
 use std::cmp::{Ordering, Reverse};
@@ -25,8 +26,8 @@ use crate::slot_set::SlotSet;
 pub const MOVES_MAX: usize = 32;
 /// Percentage of its share above which a shard gives slots away, like [`super::SKEW_TOLERATED`].
 const TOLERATED: u64 = 110;
-/// A slot with more than this part of the load that is to move is moved on its own; there are at
-/// most this many such slots.
+/// A slot is heavy if its load exceeds the load that is to move, divided by this number. Each heavy
+/// slot is chosen individually. A step moves at most this many of them.
 const HEAVY_PARTS: u64 = 16;
 /// Percentages of its share that a shard keeps, and up to which it is filled. The first aim is as
 /// even as possible; the second is less even, for clusters where the first takes too many moves
@@ -63,9 +64,10 @@ pub(super) struct PlannedMove {
 /// slots allow. A shard without weight gives all slots that have load. `owners` and `costs` contain
 /// the owner and the load of each slot; the slots of `moving` stay with their owners.
 ///
-/// A hot slot is moved to another shard if that makes the fuller of both shards less full than cool
-/// ones would, or even enough: one slot has fewer rows than thousands. Plans without such a step
-/// are considered only if those with it do not balance the shards.
+/// A hot slot is moved instead of many cool slots if the fuller of both shards is less full with it
+/// than with the cool slots, or at most `HOT_FILL` percent full, because one slot has fewer rows
+/// to copy than thousands. Plans that do not prefer hot slots are considered only if plans that do
+/// so leave a shard too full.
 pub(super) fn plan(
     weights: &[u64],
     (owners, moving): (&[usize], &SlotSet),
@@ -327,8 +329,8 @@ impl Shards {
         heavy
     }
 
-    /// Returns the one slot, with its taker, for which the fuller of both shards is least full
-    /// afterwards; `None` if that is not less full than the giver is now.
+    /// Returns the step with a single slot after which the fuller of giver and taker is least full;
+    /// `None` if no such step leaves both less full than the giver is now.
     fn single(&self, from: usize, takers: impl Iterator<Item = usize>) -> Option<Choice> {
         let mut slots = self.slots[from].clone();
         slots.retain(|(slot, _)| self.pinned[from] != Some(*slot));
@@ -365,8 +367,8 @@ impl Shards {
     }
 }
 
-/// Returns neighbours that together have at most this load: the shortest run among those that come
-/// close to the highest possible load.
+/// Returns a run of consecutive slots that together have at most the load `amount`. Of the runs
+/// that are within about 1 % of the highest possible load, the shortest is returned.
 fn run(slots: &[(u16, u64)], amount: u64) -> &[(u16, u64)] {
     let mut runs = Vec::with_capacity(slots.len());
     let (mut first, mut load) = (0, 0);

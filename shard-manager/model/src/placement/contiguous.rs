@@ -1,14 +1,14 @@
-//! Contiguous: a range of slots for each shard, in the shards' order; used by `even` and
-//! `weighted`.
+//! Contiguous: assigns one range of slots to each shard, in the order of the shards; used by `even`
+//! and `weighted`.
 //!
-//! Source: Redis Cluster's first assignment, and tables of tokens before virtual nodes. Each shard
-//! is within one slot of its share, better than any hashing, and the whole map has as many ranges
-//! as there are shards. When it is computed again with one more shard, all borders shift: the slots
-//! of the new shard come from all others, and ranges of the shards in between move along. For
-//! shards of equal weight that is half of all slots, however many shards there are, far more than
-//! the new shard's share; for a light shard beside heavy ones it is little (0.06 % for three
-//! weights of 1000 and one of 1). A running cluster is changed by `rebalance`, not by computing the
-//! placement again.
+//! Redis Cluster assigns slots initially in this way, and so did tables of tokens before virtual
+//! nodes. The number of slots of each shard is within one slot of its share, which is closer than
+//! with any hashing, and the map has as many ranges as there are shards. If the placement is
+//! computed again with one more shard, all borders between ranges shift, so that slots also move
+//! between the old shards. With shards of equal weight, half of all slots move, however many shards
+//! there are, which is far more than the share of the new shard. With a light new shard beside
+//! heavy ones, few slots move (0.06 % for three weights of 1000 and one of 1). A running cluster is
+//! changed by `rebalance`, not by computing the placement again.
 //!
 //! **Invariant:** sizes are those of [`cut`].
 //! **Not here:** the meaning of the weights.

@@ -1,8 +1,8 @@
-//! Slot copy: copies the rows of slots that are taken over from the file of the other shard, in a
-//! build whose slots change hands for tests.
+//! Slot copy: copies the rows of slots that a shard takes over, out of the file of the other shard.
+//! Only test builds in which slots change their owner all the time do this.
 //!
-//! The other shard has handed the slots over, so their rows no longer change there. Rows are not
-//! in the change log: the shards have no replicas.
+//! The other shard no longer owns the slots, so their rows do not change there. The copied rows are
+//! not added to the change log, because the shards have no replicas.
 //!
 //! **Invariant:** rows of slots that the shard owns are neither removed nor replaced.
 //! **Not here:** the change of the slots (`slot_change`), its order (`cluster`).
@@ -29,8 +29,8 @@ use crate::sql;
 
 const PRAGMAS: &str = "PRAGMA query_only=ON";
 
-/// Copies the rows of the slots that a change takes over, inside its transaction, and returns the
-/// counters, above those of the other shard.
+/// Copies the rows of the slots that a change takes over, inside its transaction. Returns the
+/// counters, with a version that is at least the version of the other shard.
 pub(super) fn copy_rows(
     connection: &mut SqliteConnection,
     (mut counters, own): (Counters, &Path),

@@ -1,15 +1,16 @@
-//! Session epoch: reads of a session that was answered by a later shard map than this router's, or
-//! by an earlier one.
+//! Session epoch: reads of a session whose token has a later or an earlier epoch than the shard map
+//! of this router.
 //!
-//! A slot that the session has read from its new owner may have another owner in an earlier map. So
-//! the map is updated before such a read. If the catalog does not answer, the read goes to proven
-//! primaries, which return rows of their own slots only.
+//! If the token has a later epoch, the session may have read a slot from its new owner, while the
+//! map of this router still names the previous one. The router therefore updates its map before
+//! such a read. If the catalog does not answer, the read goes to nodes that are proven to be
+//! primaries, which return only rows of slots that their shard owns.
 //!
-//! If a slot has moved since the session was last answered, the session may have read it from any
-//! shard of its token.
+//! If the token has an earlier epoch, a slot may have moved since then. The session may have read
+//! that slot from any shard whose position is in its token.
 //!
-//! **Invariant:** a session never reads a slot from an owner before the one that it knows, and a
-//! lost change is reported to it also by the new owner of its slot.
+//! **Invariant:** a session never reads a slot from an earlier owner than the one that it knows. If
+//! a change that the session has read is lost, the new owner of the slot reports the loss as well.
 //! **Not here:** the epochs of a token (`token`), reading the map (the engines).
 
 use std::borrow::Cow;
@@ -52,15 +53,16 @@ async fn update_map<'o>(data: Data<'_>, options: &'o RequestOptions) -> Cow<'o, 
 }
 
 impl RowReader<'_> {
-    /// Returns true if positions of other shards may be of a slot that got its owner in the epoch
-    /// `since` of a map of this epoch.
+    /// Returns true if a slot that got its owner in the epoch `since` may have been read from
+    /// another shard whose position is in the token. `epoch` is the epoch of the map in use.
     #[inline]
     pub(super) fn may_have_moved(self, since: u64, epoch: u64) -> bool {
         let session = &self.options.session;
         !session.is_empty() && (session.predates(since) || session.epoch() > epoch)
     }
 
-    /// Returns true if positions of other shards may be of slots of this route.
+    /// Returns true if slots of this route may have been read from another shard whose position is
+    /// in the token.
     #[inline]
     pub(super) fn has_moved(self, route: &Route, map: &ShardMap) -> bool {
         self.may_have_moved(map.epoch(), map.epoch())
