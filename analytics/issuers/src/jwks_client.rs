@@ -1,8 +1,8 @@
 //! JWKS client: fetches the document with the public keys of an issuer.
 //!
-//! A redirect is an error: the address in the settings is the one that was judged to be the
-//! issuer's, and another one could be anybody's. So is a document that is too long or too slow,
-//! because the thread that fetches it must be free again after [`FETCH_MAX`].
+//! A redirect is an error, because the operator has approved only the address in the settings, and
+//! the target of a redirect may belong to another party. A document that is too long, or that takes
+//! longer than [`FETCH_MAX`], is an error too, because it must not block the fetching thread.
 //!
 //! **Invariant:** no address but the one of the settings is contacted, and no error contains bytes
 //! of the response.
@@ -33,8 +33,8 @@ pub struct FetchedDocument {
     pub date: Option<SystemTime>,
 }
 
-/// Fetches a document. Blocks for at most [`FETCH_MAX`]. The connection and the trusted
-/// certificates are of this one call, so that renewed certificates of the system count.
+/// Fetches a document. Blocks for at most [`FETCH_MAX`]. Each call opens a connection and loads the
+/// trusted certificates of the system, so that changes to these certificates take effect.
 ///
 /// # Errors
 /// A sentence for the log.
@@ -85,7 +85,8 @@ fn trusted() -> Result<TlsConfig, String> {
             "this machine trusts no certificates: name a file of them by SSL_CERT_FILE".to_owned()
         );
     }
-    // Named, not taken from the process: another crate may bring another provider.
+    // The provider is set explicitly, because another crate may install a different default for
+    // the process.
     let provider = Arc::new(ring::default_provider());
     let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots));
     Ok(tls.unversioned_rustls_crypto_provider(provider).build())

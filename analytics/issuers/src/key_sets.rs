@@ -15,8 +15,9 @@ use access::unix_time::UnixTime;
 
 use crate::config::{IssuerConfig, IssuerKeys};
 
-/// Seconds for which fetched keys are used if they cannot be fetched again. An issuer that is down
-/// for less does not stop its users; a key that it has withdrawn meanwhile is used no longer.
+/// Seconds for which fetched keys are used if they cannot be fetched again. A shorter outage of an
+/// issuer does not lock out its users, and a key that the issuer withdraws during an outage is
+/// accepted for at most this time.
 pub const SERVED_FOR: u64 = 86_400;
 
 /// Gate of a program, which decides about requests with the issuers in force.
@@ -37,7 +38,7 @@ pub struct IssuerKeySets {
 }
 
 impl IssuerKeySets {
-    /// Creates the keys of a gate, which has them already.
+    /// Creates the key sets of a gate to which the keys in `known` are already applied.
     pub fn new(
         gate: Arc<dyn IssuerGate>,
         config: Vec<IssuerConfig>,
@@ -59,8 +60,8 @@ impl IssuerKeySets {
         Ok(())
     }
 
-    /// Brings keys into force that were fetched at `now`. If they are those of before (`None`),
-    /// only their time is prolonged.
+    /// Applies keys that were fetched at `now`. `None` means that the keys have not changed: then
+    /// only the time until which they may be used is extended.
     ///
     /// # Errors
     /// [`IssuerError`], and then nothing has changed.

@@ -39,7 +39,7 @@ struct Rings {
     rings: [Ring; 3],
     /// Start of the known time, in ms since 1970 UTC; `u64::MAX` until something is known.
     since_ms: u64,
-    /// Times in which recorders counted that have ended or run elsewhere.
+    /// Times in which other recorders counted: recorders that have ended or run elsewhere.
     counted: MeasuredIntervals,
     /// Time in s since which the recorder of this process has counted.
     counting_since: Option<u64>,
@@ -60,7 +60,7 @@ struct Ring {
     since: u64,
     /// End of the time in s in which every interval is finished.
     until: u64,
-    /// Number of frames that were removed before their time.
+    /// Number of frames that were removed for lack of room, before they were too old.
     dropped: u64,
     /// Counts of the running interval from before a restart.
     resumed: Option<Arc<Frame>>,
@@ -255,9 +255,10 @@ impl Rings {
 }
 
 impl Ring {
-    /// True if the interval that begins at `start`, in which a ring of shorter intervals begins to
-    /// have data, holds more than that ring. The interval of a recorder that had just begun does
-    /// not, and shorter intervals draw finer curves.
+    /// Returns true if the frame at `start` counts more requests than the frames of shorter
+    /// intervals within it. `start` begins the interval in which the data of the `shorter` ring
+    /// begins. If the recorder started in that interval, both count the same requests; then the
+    /// shorter intervals are used, because they give finer curves.
     fn holds_more_than(&self, shorter: &Self, start: u64) -> bool {
         let Ok(place) = self.frames.binary_search_by_key(&start, |frame| frame.start) else {
             return false;

@@ -74,7 +74,7 @@ impl Recorder {
         Self { shards, labels, state: Arc::new(state), drainer: None }
     }
 
-    /// Creates a worker, with which one thread that answers requests records them.
+    /// Creates a worker, with which one thread records the requests that it answers.
     pub fn worker(&self) -> Worker {
         let (entries, entries_taken) = RingBuffer::new(ENTRIES_MAX);
         let (details, details_taken) = RingBuffer::new(DETAILS_MAX);
@@ -152,8 +152,8 @@ impl Recorder {
     }
 }
 
-/// Returns the keys that were written last, oldest first: those of writes with a number above
-/// `number`. Only some of the writes are recorded with the text of their key.
+/// Returns the most recent writes with a number above `number`, oldest first. Writes that were
+/// recorded without the text of their key are not among them.
 pub fn writes_after(recorder: &Recorder, number: u64) -> Vec<RecentWrite> {
     recorder.history();
     recorder.state.aggregator().aggregates().recent.after(number)

@@ -89,7 +89,8 @@ impl Outcome {
     }
 }
 
-/// Names of the numbers in a [`Sample`], in the order of every response.
+/// Names of the routes and shards to which the numbers in a [`Sample`] refer. Responses list them
+/// in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
     /// Routes as they are declared, without values: `/api/write`. At most [`Labels::ROUTES_MAX`].

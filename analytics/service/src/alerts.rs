@@ -73,8 +73,8 @@ impl Alerts {
         &self.rules
     }
 
-    /// Takes all readings of a time, in s, and returns the notices that result. A subject without a
-    /// reading counts as good, because a removed shard cannot recover.
+    /// Evaluates all readings of one time, in s, and returns the notices that result. A subject
+    /// without a reading counts as good; otherwise alerts of a removed shard would fire forever.
     pub fn step(&mut self, at: u64, readings: &[Reading]) -> Vec<Notice> {
         let mut values: BTreeMap<(usize, Subject), Option<f64>> =
             self.alert_states.keys().map(|key| (key.clone(), Some(0.0))).collect();

@@ -36,7 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Maximum number of responses in a row from a router that has more: seven days take some dozens.
 const CATCH_UP_MAX: usize = 200;
-/// Largest drift of a router's clock since its start, in ms: messages may be delayed.
+/// Maximum deviation of a router's clock from the last offset, in ms, before the offset is
+/// determined again. Smaller deviations may come from delayed responses.
 const ASTRAY_MAX_MS: u64 = 90_000;
 /// Longest wait for the stored history of a router before the first request to it.
 const LOADING_MAX: Duration = Duration::from_secs(30);
@@ -256,8 +257,8 @@ impl RouterPoller {
         }
     }
 
-    /// Returns the trouble of a router that refuses a request. A key that it refuses is read again
-    /// for the next request, because it may have been rotated.
+    /// Returns the reason why a router refuses a request. If the router refuses the key, the key is
+    /// read again for the next request, because it may have been rotated.
     async fn refusal(&self, status: u16, body: &[u8]) -> CollectError {
         let cause = refusal(status, body);
         let has_key = self.router_key.is_given();

@@ -103,8 +103,8 @@ fn unseen(mut now: ClusterNow) -> ClusterNow {
 }
 
 /// Returns the end of the time for which all routers have reported, by their clocks: missing
-/// figures would distort rates. A router whose clock is wrong is left out. Without any report, the
-/// clock of this machine counts.
+/// figures would distort rates. A router whose clock is far behind the median is ignored. Without
+/// any report, the clock of this machine is used.
 fn time_of(clocks: &mut [u64]) -> u64 {
     clocks.sort_unstable();
     let Some(&middle) = clocks.get(clocks.len().saturating_sub(1) / 2) else { return unix_ms() };
@@ -178,7 +178,7 @@ fn singles(members: &[&Arc<Member>], filter: &ErrorFilter<'_>) -> Vec<ErrorEntry
 }
 
 fn groups(members: &[&Arc<Member>], filter: &ErrorFilter<'_>) -> Vec<ErrorEntry> {
-    // All groups of each router, because small ones may be the largest together.
+    // A group that is beyond the limit on one router must still count in the sum of all routers.
     let all = ErrorFilter { limit: usize::MAX, ..*filter };
     let mut places = HashMap::new();
     let mut groups: Vec<ErrorGroup> = Vec::new();

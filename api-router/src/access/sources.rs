@@ -1,11 +1,12 @@
 //! Sources: keys, roles and denials of the files and of the catalog, merged for the gate.
 //!
-//! A key of a file exists beside those of the catalog. If both have an id, a revoked or suspended
-//! one refuses it. A role of a file replaces one of the catalog, because files are how a deployment
-//! fixes its roles.
+//! The keys of the files are added to the keys of the catalog. If a key id occurs in both, the key
+//! is refused as soon as one of the two entries is revoked or suspended. A role of a file replaces
+//! the role with the same name in the catalog, because files are how a deployment fixes its roles.
 //!
-//! **Invariant:** the gate has what was read last from each source, and is never given an older
-//! state of the catalog. What it has is as old as the source that was confirmed the longest ago.
+//! **Invariant:** the gate has the contents that were last read from each source, and never goes
+//! back to an older state of the catalog. The age of its contents is the age of the source whose
+//! last confirmation is the oldest.
 //! **Not here:** reading the files (`files`), the time at which a source is read (`watcher`).
 
 use std::collections::BTreeSet;
@@ -32,7 +33,8 @@ pub struct AccessSources {
 struct Known {
     files: Arc<FileRecords>,
     catalog: Arc<AccessState>,
-    /// Time at which the files were known to be unchanged; the highest time without files.
+    /// Time at which the files were last known to be unchanged; [`UnixTime::MAX`] if there are no
+    /// files.
     files_at: UnixTime,
     /// Time at which the state of the catalog was known to be the current one.
     catalog_at: UnixTime,
@@ -147,8 +149,9 @@ impl AccessSources {
     }
 }
 
-/// Merges the sources. The catalog bounds the number of its own keys and roles; where the files
-/// exceed the rest of the room, what is left out gives no rights, and revocations still arrive.
+/// Merges the sources. The catalog limits the number of its own keys and roles. If catalog and
+/// files together have more than a snapshot can hold, the excess is left out and gives no rights:
+/// refusing the merge instead would also delay revocations.
 fn merge(files: &FileRecords, catalog: &AccessState) -> SnapshotContents {
     let in_file: BTreeSet<&str> = files.roles.iter().map(AccessRole::name).collect();
     let of_catalog = catalog.roles.iter().filter(|role| !in_file.contains(role.name()));

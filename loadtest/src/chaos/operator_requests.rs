@@ -1,5 +1,5 @@
-//! Operator requests: what an operator asks of the router over HTTP: moves, shards, rebalances, and
-//! the shard map.
+//! Operator requests: sends the HTTP requests of an operator to the router: for moves, shards,
+//! rebalances, and the shard map.
 //!
 //! **Invariant:** a request is sent once, and its answer is waited for at most [`PATIENCE`].
 //! **Not here:** the requests of the workload (`requests`).
@@ -24,7 +24,7 @@ pub(super) struct ShardMap {
 }
 
 impl ShardMap {
-    /// Returns the reason why the map has not each slot exactly once; `None` if it has.
+    /// Returns the reason why the map does not contain each slot exactly once; `None` if it does.
     pub(super) fn fault(&self) -> Option<String> {
         let mut next = 0_u32;
         for (first, last, shard) in &self.ranges {

@@ -1,11 +1,12 @@
 //! Pause barrier: stops workers between two pieces of work, several of them at the same instant.
 //!
-//! Each worker passes its barrier before each piece of work. For a consistent instant a backup
-//! closes all barriers, waits until the current work has ended, reads the positions and opens the
-//! barriers again. Unlike a fault injector, a barrier is closed for milliseconds only, and opens
-//! when the guard is dropped.
+//! Each worker passes its barrier before each piece of work. To get positions that are consistent
+//! with each other, a backup closes all barriers, waits until the current work has ended, reads the
+//! positions and opens the barriers again. Unlike a fault injector, a barrier is closed for
+//! milliseconds only, and opens when its guard is dropped.
 //!
-//! **Invariant:** while a [`Closed`] that has waited lives, no work of its barrier runs.
+//! **Invariant:** once [`Closed::wait_until`] has returned true, the worker of its barrier does no
+//! work until the [`Closed`] is dropped.
 //! **Not here:** the work (`lane`), the reads in the meantime (the backup of files).
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -54,7 +55,8 @@ impl PauseBarrier {
         self.locked().closed > 0
     }
 
-    /// A panic leaves no inconsistent state behind this lock.
+    /// Locks the state. A poisoned lock is used as well, because a panic cannot leave the state
+    /// inconsistent.
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -47,7 +47,7 @@ const FORMAT: u32 = 1;
 /// Time limit for processes of a killed server to release the directory.
 const LEFT_OVER_MAX: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(200);
-/// Errors of a server that will not accept this client later either.
+/// Error messages of a server that would also refuse this client at a later attempt.
 const FINAL: [&str; 2] = ["password authentication failed", "no pg_hba.conf entry"];
 
 /// Specification of a standalone node.
@@ -265,8 +265,8 @@ fn node_of(
     }
 }
 
-/// Makes a missing or incomplete node; for an existing replica, only ensures its slot on the
-/// source.
+/// Makes a missing or incomplete node. For an existing replica, only ensures that its replication
+/// slot exists on the source.
 fn make_or_check(
     node: &LocalNode,
     manifest: &mut NodeManifest,
@@ -279,7 +279,7 @@ fn make_or_check(
     } else if manifest.is_made && (manifest.leads || node.source.is_none()) {
         return Err(LocalError::Lost { node: node.name.clone(), dir: node.dir.path.clone() });
     } else {
-        // On a port that no client knows: the server restarts in a moment.
+        // The server first runs on a port that no client knows, because it will soon restart.
         let node = LocalNode { port: ports::choose_free(1, &[node.port])?[0], ..node.clone() };
         if let Some(source) = &node.source {
             await_source(&node, source, report)?;
@@ -301,8 +301,8 @@ fn make_or_check(
                 cause: cause.to_owned(),
             });
         }
-        // After a failover the source may be another server, without a slot for this node. If the
-        // source does not answer, this server connects to it later.
+        // After a failover the source may be another server, which has no replication slot for this
+        // node. If the source does not answer, this server connects to it later.
         Some(source) => {
             if let Err(error) = ensure_slot(node, source, lock) {
                 report(&format!("its source {source} does not answer yet ({error})"));

@@ -226,7 +226,7 @@ const RESERVED_BY_SQLITE: &str = "add all alter and as autoincrement between cas
     or order outer over primary raise recursive references regexp replace returning right rollback select set \
     table then to transaction union unique update using values when where window with without";
 
-/// Words that PostgreSQL 18 reserves, also where a function or type may have the name
+/// Words that PostgreSQL 18 reserves, including those that may be names of functions or types
 /// (<https://www.postgresql.org/docs/current/sql-keywords-appendix.html>).
 const RESERVED_BY_POSTGRESQL: &str = "all analyse analyze and any array as asc asymmetric authorization binary both \
     case cast check collate collation column concurrently constraint create cross current_catalog current_date current_role \

@@ -8,11 +8,11 @@
 //! So a copy contains no effect without its cause: if a client writes to one shard and, after the
 //! response, to another, the copy contains the second write only with the first. Writes wait for
 //! the running batches and a few round trips. If a batch has not ended after half a second, all
-//! locks are released, and the backup tries again. If this process stands still meanwhile, the
-//! servers end its sessions after two seconds, and with them the locks.
+//! locks are released, and the backup tries again. If this process hangs while it holds the locks,
+//! the servers terminate its sessions after two seconds, which releases the locks.
 //!
-//! A copy also contains the foreign rows and the moves that have not ended: any moment of a move is
-//! a state in which its mover may have crashed.
+//! A copy also contains the foreign rows and the moves that have not ended. A restored cluster can
+//! continue these moves, just as a router continues a move whose mover has crashed.
 //!
 //! **Invariant:** under the final name there is a complete copy or nothing.
 //! **Not here:** restoring a copy (`restore`, `replace`), dumps by the programs of PostgreSQL.

@@ -15,8 +15,8 @@ use model::topology::ShardNumber;
 
 use super::statement::RowView;
 
-/// Reason for a write that a slot has refused a moment ago and accepts now, or about which nothing
-/// is known: the write may be sent again at once.
+/// Reason that is used if a write was refused although its slot accepts writes by now, or if no
+/// reason is known: the write can be sent again at once.
 pub(super) const NO_LONGER: RefusedState = RefusedState::Fenced { left: Duration::ZERO };
 
 /// Returns the slots that a statement of [`super::sql::ENTER`] has refused, with the reasons.
@@ -30,8 +30,8 @@ pub(super) fn refusal(slot: Slot, code: i64) -> SlotRefusal {
     SlotRefusal { slot, state: state(code) }
 }
 
-/// Returns the state with this code. An unknown code is that of a slot about which the shard knows
-/// nothing.
+/// Returns the state with this code. Code 0 and unknown codes mean that the shard has no state for
+/// the slot.
 fn state(code: i64) -> RefusedState {
     let details = code.cast_unsigned() >> 2;
     match code & 3 {

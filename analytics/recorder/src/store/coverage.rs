@@ -18,7 +18,7 @@ use crate::frame::Step;
 use crate::history::History;
 use crate::measured_intervals::MeasuredIntervals;
 
-/// Time between two writes of the coverage without any requests.
+/// Time after which the coverage is written again although there were no requests.
 const EVERY: Duration = Duration::from_secs(60);
 /// Rows read at once.
 const PAGE: i64 = 100;
@@ -39,7 +39,7 @@ impl Coverage {
         Self { source: format!("{source}/counted"), written: None, last: 0 }
     }
 
-    /// Discards the knowledge of what is written: the store may have lost it.
+    /// Treats the written intervals as unknown, because the store may have lost them.
     pub(super) fn doubt(&mut self) {
         self.written = None;
     }
@@ -49,7 +49,8 @@ impl Coverage {
         self.written.as_ref().is_none_or(|(at, _)| at.elapsed() >= EVERY)
     }
 
-    /// Reads the intervals. Without a stored end, they reach from the first frame to the last.
+    /// Reads the intervals, and adds the time from the end of the last one to the end of the last
+    /// frame. Without stored intervals, the added time starts with the first frame.
     pub(super) fn recall(
         &mut self,
         store: &mut Store,

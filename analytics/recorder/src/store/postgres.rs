@@ -166,7 +166,8 @@ async fn connect(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreEr
 async fn prepare(mut connection: AsyncPgConnection) -> Result<AsyncPgConnection, String> {
     let failed = |error: diesel::result::Error| error.to_string();
     connection.batch_execute(LOCK).await.map_err(failed)?;
-    // The role that created the schema may have lost the right to create another.
+    // `CREATE SCHEMA IF NOT EXISTS` needs the privilege CREATE on the database even if the schema
+    // exists, and the role may have lost this privilege.
     connection
         .batch_execute(
             "DO $$ BEGIN IF to_regnamespace('tessera') IS NULL THEN CREATE SCHEMA tessera; END IF; END $$",

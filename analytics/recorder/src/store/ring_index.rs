@@ -39,8 +39,8 @@ impl RingIndex {
         self.frames.is_empty()
     }
 
-    /// Returns the first frame that stays when these rows are added: frames before it are too old,
-    /// or too many.
+    /// Returns the time from which frames stay when these rows are added: frames that start earlier
+    /// are too old, or there is no room for them.
     pub(super) fn first_to_keep(&self, step: Step, rows: &[Row]) -> u64 {
         let newest = rows.last().map_or(self.newest(), |row| row.start as u64);
         let mut first = newest.saturating_sub(ring_s(step));
@@ -65,7 +65,8 @@ impl RingIndex {
     }
 }
 
-/// Returns the most bytes of a step of a source: common clusters take a tenth of this.
+/// Returns the maximum number of bytes that the frames of one step of a source may have. A typical
+/// cluster needs a tenth of it.
 const fn bytes_max(step: Step) -> u64 {
     match step {
         Step::Second => 32 << 20,

@@ -26,7 +26,7 @@ const WAIT_S_MAX: u64 = 86_400;
 const FOR_S: u64 = 30;
 /// Default of `for` and `clear_for` for kinds that are up or down, in s.
 const DOWN_FOR_S: u64 = 10;
-/// Windows of rules: adding up longer ones takes too long for once a second.
+/// Windows that a rule may have. Frames of longer windows cannot be added up once a second.
 const WINDOWS: [&str; 4] = ["1m", "5m", "15m", "1h"];
 /// Longest file with a secret that is read.
 const SECRET_BYTES_MAX: u64 = 8 << 10;

@@ -14,10 +14,10 @@ use crate::auth_error::AuthReason;
 
 /// Longest `kid` in bytes.
 const KEY_ID_LEN_MAX: usize = 256;
-/// Types of a token, of those that are written in headers.
+/// Permitted values of the header member `typ`.
 const TYPES: [&str; 3] = ["JWT", "at+jwt", "application/at+jwt"];
 
-/// Token that is well-formed. Nothing in it is proved.
+/// Well-formed token. Its signature and its claims are not verified yet.
 pub(super) struct CompactToken {
     pub(super) algorithm: TokenAlgorithm,
     pub(super) key_id: Option<String>,

@@ -1,4 +1,4 @@
-//! Signatures: the cryptography of tokens, by `ring`, which TLS uses already.
+//! Signatures: verifies the signatures of tokens with `ring`, which TLS uses as well.
 //!
 //! **Invariant:** nothing can be signed: a router has no business making tokens.
 //! **Not here:** the choice of algorithm and key (`issuer`).
@@ -21,8 +21,8 @@ static PROVIDER: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes this the cryptography of the library, which has one for the whole process. Returns false
-/// if another was installed before.
+/// Installs this provider in `jsonwebtoken`, which has one provider for the whole process. Returns
+/// false if another provider was installed before.
 pub(super) fn install() -> bool {
     static INSTALLED: OnceLock<bool> = OnceLock::new();
     *INSTALLED.get_or_init(|| PROVIDER.install_default().is_ok())
@@ -37,7 +37,7 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
         algorithm,
         Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA | Algorithm::HS256
     );
-    // An algorithm of another family would use the bytes of a public key as a secret.
+    // Without this check, HS256 would accept the bytes of a public key as a secret.
     if !is_supported || algorithm.family() != key.family() {
         return Err(ErrorKind::InvalidAlgorithm.into());
     }

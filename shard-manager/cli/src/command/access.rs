@@ -1,4 +1,4 @@
-//! `access`: the mode that the catalog remembers, and the end of all sessions of browsers.
+//! `access`: resets the access mode that the catalog stores, and ends all browser sessions.
 //!
 //! **Not here:** audit logs (`audit`), keys (`key`), roles (`role`), the place of the catalog
 //! (`catalog_place`).
@@ -27,7 +27,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lets routers serve the cluster that check no keys; the keys stay
+    /// Lets routers that check no keys serve the cluster; the keys stay
     #[command(after_help = "\
 A cluster that was once served with `--access on` is served in no other mode, because one such
 router would open it to everyone. This takes that back. A running router keeps its mode.

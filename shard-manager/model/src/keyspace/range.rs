@@ -213,7 +213,7 @@ impl Splits {
         short.map_or(Self::Long(splits), Self::Short)
     }
 
-    /// Parses numeric split points.
+    /// Returns the numeric split points; empty if the split points are texts.
     fn numbers(&self) -> Vec<i128> {
         match self {
             Self::Short(splits) => splits.iter().copied().map(i128::from).collect(),
@@ -281,7 +281,8 @@ impl Splits {
     }
 }
 
-/// Parses a text that can be written in the configuration and can be a key.
+/// Returns true if a text can be a split point: it can be a key, and the comma-separated list of
+/// the configuration can contain it.
 fn is_text_split(split: &str) -> bool {
     ShardKey::parse(split).is_ok() && !split.contains(',') && split.trim() == split
 }

@@ -31,7 +31,8 @@ pub(super) struct RowRules<'r, 'a> {
     version_max: i64,
     /// Number of rows, without the foreign ones.
     pub(super) rows: u64,
-    /// Number of rows of slots that have moved away and that no move deletes.
+    /// Number of foreign rows that no move will delete: their slots belong to another shard, and
+    /// are not part of a move.
     pub(super) left_rows: u64,
     foreign_rows: u64,
 }

@@ -77,9 +77,10 @@ impl Data<'_> {
         RowSender::new(self, options).write_parts(permitted, &may_continue).await
     }
 
-    /// Applies many changes; the rows of each shard are one transaction: all of them are stored, or
-    /// none. A row that the rights of the caller do not permit undoes the rows of its shard. If
-    /// slots of a transaction move before it is carried out, the rows of each owner are one.
+    /// Applies many changes in one transaction for each shard: all rows of a shard are stored, or
+    /// none. If the rights of the caller do not permit a row, no row of its shard is stored. If
+    /// slots of a transaction move before it is executed, the rows of each new owner become a
+    /// transaction of their own.
     pub async fn write_bulk_atomic(self, rows: Vec<BulkRow>, options: &RequestOptions) -> BulkDone {
         let mut permitted = PermittedRows::new(self, rows);
         permitted.undo_transactions();
@@ -214,7 +215,7 @@ impl<'d> RowSender<'d> {
         }
     }
 
-    /// Sends rows to a shard: as one transaction, or those of each of its lanes as one operation.
+    /// Sends rows to a shard, either as one transaction or as one operation for each lane.
     pub(super) async fn write_group(
         self,
         (number, rows): (ShardNumber, Vec<BulkRow>),
@@ -236,7 +237,7 @@ impl<'d> RowSender<'d> {
     }
 }
 
-/// Writes rows, those of each of the shard's lanes as one operation.
+/// Writes rows to a shard, as one operation for each lane.
 async fn write_by_lane(
     shard: &Shard,
     rows: Vec<BulkRow>,

@@ -28,12 +28,12 @@ use super::refused_row::RefusedRow;
 use super::shard_parts::ShardParts;
 use crate::shard::{LOOK, SlotWake};
 
-/// Highest number of shards that a row is sent to one after the other, before it waits: signposts
-/// that contradict each other must not keep a row moving.
+/// Maximum number of times that rows are forwarded before they wait. Without this limit, shards
+/// that name each other as the owner of a slot would send a row back and forth without a pause.
 const HOPS_MAX: usize = 4;
 
-/// Time that a shard is given to answer a row that is sent again. A row is not sent later: after
-/// its deadline its outcome would be unknown.
+/// Time before the deadline that is reserved for the answer of a shard. No row is sent again within
+/// this time, because its outcome would be unknown if the deadline passed without an answer.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
 
 impl RowSender<'_> {
@@ -49,7 +49,7 @@ impl RowSender<'_> {
         parts.into_parts().find(|(_, part)| !part.rows.is_empty())
     }
 
-    /// Remembers where the slots of rows have moved to that a shard has refused.
+    /// Remembers the new owners of moved slots, as the shard has named them when it refused rows.
     pub(super) async fn learn(self, shard: ShardNumber, refused: &[RefusedRow]) {
         let refusals = refused.iter().map(|row| row.refusal);
         moved_slots::learn(self.data, shard, refusals, self.options.deadline).await;
@@ -159,7 +159,7 @@ impl Settlement<'_> {
         let KeyLocation { slot, shard, epoch, .. } = row.row.place;
         let next = match row.refusal.state {
             RefusedState::Moved { to } if row.refusal.slot == slot => to,
-            // The row was not tried.
+            // The row was not tried, or its slot accepts writes again: it can be sent at once.
             RefusedState::Fenced { left } if left.is_zero() => manager.router.locate(slot).shard,
             RefusedState::Fenced { .. }
             | RefusedState::Moved { .. }
@@ -263,7 +263,8 @@ impl Settlement<'_> {
         self.send(sent, parts).await;
     }
 
-    /// Sends rows to these shards. Those that are refused again wait before all others.
+    /// Sends rows to these shards. Rows that are refused again are placed before the rows that
+    /// were already waiting, so that rows of one key keep their order.
     async fn send(&mut self, rows: Vec<(ShardNumber, RefusedRow)>, parts: &mut ShardParts) {
         let manager = self.sender.data.manager;
         let map = manager.map.load_full();
