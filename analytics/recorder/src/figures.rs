@@ -31,8 +31,9 @@ const TIME_MAX_MS: u64 = 253_402_300_799_999;
 /// Returns the metrics of the window of `query` that ends at `at_ms` (ms since 1970 UTC), of all
 /// `histories` together.
 ///
-/// `now` gives the shards and their order, and is repeated in the response; the states of several
-/// routers are merged before. This takes milliseconds: call it where blocking is allowed.
+/// `now` determines the shards and their order, and is part of the response. The caller must merge
+/// the states of several routers into it. This takes milliseconds: call it where blocking is
+/// allowed.
 pub fn figures(
     histories: &[&History],
     query: &MetricsQuery,

@@ -1,5 +1,5 @@
-//! Recent writes: the keys that were written last, of those requests that are recorded with the
-//! text of their key.
+//! Recent writes: the keys of the latest writes. Only requests that are recorded with the text of
+//! their key are included.
 //!
 //! **Invariant:** at most [`WRITES_MAX`] writes are kept, and each has a greater number than those
 //! before.

@@ -1,7 +1,7 @@
 //! Recorder state: the state shared by a recorder, its thread and its workers.
 //!
 //! **Invariant:** the lock of the aggregator is taken by the draining thread, by queries, and by a
-//! worker whose queue is full; never to record a request.
+//! worker whose queue is full. A worker whose queue has room records requests without it.
 //! **Not here:** filling and draining the queues (`worker`, `recorder`), adding up (`aggregator`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,5 @@
-//! Worker: records the requests of one thread, without a lock and without an allocation.
+//! Worker: records the requests of one thread. It takes no lock and allocates nothing unless its
+//! queue is full.
 //!
 //! A worker puts entries into its own bounded queue, from which the recorder's thread takes them.
 //! If its queue is full, the worker drains it itself, so that every request is counted.
@@ -104,7 +105,8 @@ impl Worker {
 
     #[cold]
     fn empty(&self, own: &mut Own, entry: Entry) {
-        // Entries of a later second would stay in the queue, but there are none in this one.
+        // This empties the worker's own queue: a drain leaves only entries of later seconds, and
+        // `latest_ms` is the latest time in this queue.
         self.state.drain(own.latest_ms);
         let pushed = own.entries.push(entry);
         assert!(pushed.is_ok(), "a drained queue has room");

@@ -4,8 +4,8 @@
 //! The service sends requests to the routers, and no router waits for the service or depends on it.
 //! After an outage, the service requests the frames that it has missed.
 //!
-//! **Invariant:** the service connects only to addresses in its configuration: routers, webhooks
-//! and a store.
+//! **Invariant:** the service connects only to addresses in its configuration: routers, webhooks,
+//! a store, and token issuers whose keys it fetches.
 //! **Not here:** counting requests, computing metrics (`recorder`).
 
 #![forbid(unsafe_code)]

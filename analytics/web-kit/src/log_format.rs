@@ -8,9 +8,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Starts to write events of at least this severity. Errors that the framework reports about its
-/// workers, and about bytes that are not HTTP, are written at debug level: otherwise a port scan
-/// would fill the log.
+/// Starts to write events of at least this severity. Unless the level is debug or trace, the HTTP
+/// framework logs only warnings and errors about its workers, and no errors about bytes that are
+/// not HTTP: otherwise a port scan would fill the log.
 ///
 /// # Panics
 /// Panics if the process writes events already.

@@ -3,8 +3,8 @@
 //! Each member is read on its own, because the error of a whole object says only which type was
 //! expected, and not where.
 //!
-//! **Invariant:** a fault is at most a few hundred bytes without control characters, whatever the
-//! client has sent: it goes into answers, logs and terminals.
+//! **Invariant:** the text of a fault is at most 2 KiB long and has no control characters, whatever
+//! the client has sent, because it is shown in responses, logs and terminals.
 //! **Not here:** the rules of members (`role`, `denial`, `check`).
 
 use serde::de::{DeserializeOwned, Deserializer};

@@ -74,7 +74,8 @@ impl LocalCache {
         let others = others.filter(|(known, _)| known != field).take(ENTRIES_OF_KEY_MAX - 1);
         let of_key = std::iter::once((*field, entry)).chain(others.cloned()).collect();
         self.entries.insert(*key_hash, of_key);
-        // Afterwards: a concurrent invalidation removes the entry itself, or is noticed here.
+        // The check must follow the insertion: then a concurrent invalidation either removes the
+        // new entry, or has changed the counter.
         if self.mark(*key_hash) != mark {
             self.entries.remove(key_hash);
         }

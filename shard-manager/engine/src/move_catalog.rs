@@ -1,7 +1,7 @@
 //! Move catalog: the trait through which a cluster lists its moves, and decides which process
 //! carries them out.
 //!
-//! **Invariant:** a slot is in one move that has not ended at most.
+//! **Invariant:** a slot is in at most one move that has not ended.
 //! **Not here:** the rows of the shards, which decide about a move (`slot_move`), the owners of
 //! slots ([`super::ClusterBackend::change_map`]).
 
@@ -20,8 +20,9 @@ pub const ENDED_LISTED_MAX: usize = 100;
 
 /// Moves of a catalog.
 pub trait MoveCatalog: Send + Sync {
-    /// Returns true if this process carries the moves out: takes that right if no other process has
-    /// it. It is lost with the connection to the catalog, so it is asked for again and again.
+    /// Acquires the right to carry moves out, unless another process has it, and returns true if
+    /// this process has it. The right is lost with the connection to the catalog, so callers call
+    /// this repeatedly.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -41,8 +42,9 @@ pub trait MoveCatalog: Send + Sync {
     /// The error of the catalog.
     fn get(&self, id: MoveId) -> EngineFuture<'_, Option<MoveRecord>>;
 
-    /// Lists a new move, if the shard map has still this epoch and none of its slots moves. A move
-    /// that is listed already stays as it is, so that this can be repeated.
+    /// Lists a new move if the shard map still has this epoch and none of the move's slots is in
+    /// another move. A move that is already listed is left unchanged, so that the call can be
+    /// repeated.
     ///
     /// # Errors
     /// [`MoveListError`].
@@ -62,15 +64,16 @@ pub trait MoveCatalog: Send + Sync {
         order: MoveOrder,
     ) -> BoxFuture<'_, Result<MoveRecord, MoveListError>>;
 
-    /// Gives a mover the number of its term, above all that were given before and above `known`.
-    /// A move that has ended is [`MoveListError::Superseded`].
+    /// Begins a new term of a mover and returns its number, which is greater than all earlier
+    /// numbers and than `known`. Fails with [`MoveListError::Superseded`] if the move has ended.
     ///
     /// # Errors
     /// [`MoveListError`].
     fn take_over(&self, id: MoveId, known: u64) -> BoxFuture<'_, Result<u64, MoveListError>>;
 
-    /// Stores the report of the mover of this term, and returns the move as it is listed then.
-    /// Phase [`MovePhase::Keeping`] stores when the target began to own the slots, once.
+    /// Stores the report of the mover of this term, and returns the move as it is listed then. The
+    /// first report with phase [`MovePhase::Keeping`] also stores the time at which the target
+    /// began to own the slots.
     ///
     /// # Errors
     /// [`MoveListError`].
@@ -113,7 +116,7 @@ pub enum MoveListError {
         /// Present epoch.
         epoch: u64,
     },
-    /// The rebalance of a new move rests, or has ended.
+    /// The rebalance that the new move belongs to is not running.
     #[error("the rebalance of the move does not go on")]
     RebalanceRests,
     /// Another mover has a higher term, or the move has ended.

@@ -96,8 +96,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Returns every algorithm that needs only a topology; `current` are the owners from which a
-    /// rebalance begins, or those of a weighted placement if there are none yet.
+    /// Returns every placement that needs only a topology, and a rebalance. The rebalance begins
+    /// with the owners in `current`, or with those of a weighted placement if it is `None`.
     ///
     /// # Errors
     /// [`PlacementError`] if the topology does not fit a placement.
@@ -149,7 +149,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Load of each slot, in order.
+    /// Creates a load in which every slot has 1.
     pub fn of_slots() -> Self {
         Self { slots: vec![1; usize::from(SLOT_COUNT)] }
     }
@@ -188,8 +188,8 @@ pub struct Share {
 pub struct Dealt {
     /// Share of each shard.
     pub shards: Vec<Share>,
-    /// Highest load of a shard with a share in relation to its weight, as a multiple of the fair
-    /// load; 1 is ideal.
+    /// Highest load of a shard as a multiple of its fair load, which is proportional to its weight.
+    /// 1 is ideal. Shards without a share are left out.
     pub skew: f64,
 }
 
@@ -265,7 +265,8 @@ fn moved(
     }
 }
 
-/// Returns the sum of what shards lack.
+/// Returns the lowest share of the load that must move: the sum of the differences of all shards
+/// whose fair share grows.
 fn needed(old: &Topology, new: &Topology) -> f64 {
     let (had, demanded) = (fair_shares(old), fair_shares(new));
     let lacks = demanded.iter().map(|(name, share)| {

@@ -97,8 +97,8 @@ pub(super) fn push_json(out: &mut Vec<u8>, kind: ColumnType, bytes: &[u8]) {
     }
 }
 
-/// Returns an array whose elements, each after its length, are `body`; without a type, of whole
-/// numbers of 32 bits.
+/// Returns an array of `length` elements. `body` contains them in binary form, each preceded by its
+/// length. Without a type, the elements are 32-bit integers.
 pub(super) fn array(kind: Option<ColumnType>, length: usize, body: &[u8]) -> Vec<u8> {
     let mut array = Array::of_type(kind.map_or(INTEGER, oid), length);
     array.bytes.extend_from_slice(body);

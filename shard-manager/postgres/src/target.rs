@@ -78,7 +78,7 @@ impl Target {
         match (self, term) {
             (Self::Primary(tracker), Some(term)) => tracker.terms().ended(term).await,
             (Self::Primary(_), None) => std::future::pending().await,
-            // The node is read as the primary then.
+            // Once this member is the primary, its sessions as a replica must not be used.
             (Self::Replica(tracker, member), _) => {
                 tracker.terms().until(|term| term.member == *member).await;
             }

@@ -39,9 +39,9 @@ impl WindowFrames {
         Self::cut(&history.rings(), at_ms.saturating_sub(length), at_ms, base)
     }
 
-    /// Cuts the window out of the rings. Longer intervals serve the time before shorter ones,
-    /// `base` serves the time between, and shorter ones the time after the last finished interval
-    /// of `base`.
+    /// Selects the frames of the window from the rings. Intervals of `base` are preferred. Time
+    /// before the oldest of them is covered by longer intervals, and time after the last finished
+    /// one by shorter intervals.
     fn cut(rings: &Rings, from_ms: u64, at_ms: u64, base: Step) -> Self {
         let mut cuts = [u64::MAX, 0, 0, 0];
         let mut cut = 0;

@@ -68,7 +68,8 @@ impl StoreAddress {
             text if text.starts_with("postgres://") || text.starts_with("postgresql://") => {
                 Ok(Some(Self::Postgres(Box::new(text.parse()?))))
             }
-            // Addresses of other programs; as a path the last one would name a folder `sqlite:`.
+            // These are URLs of other kinds, not paths. As a path, `sqlite:/…` would name a folder
+            // `sqlite:`.
             text if text.contains("://") || text.contains('\0') || text.starts_with("sqlite:") => {
                 Err(StoreAddressError::Form)
             }

@@ -1,8 +1,9 @@
-//! File: the files of an audit log. One is written; when it is full, it is renamed and a new one
-//! begins.
+//! File: the files of an audit log. Lines are appended to the current file; when it is full, it is
+//! renamed and a new file is created.
 //!
-//! **Invariant:** a file ends with a whole line: what was written of a line that failed is removed.
-//! One process writes a log: it holds a lock. New files can be read by their owner only.
+//! **Invariant:** a file ends with a complete line: after a failed write, the incomplete line is
+//! removed. A lock ensures that only one process writes a log. Only the owner of a new file can
+//! read it.
 //! **Not here:** the lines (`writer`).
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -111,7 +112,8 @@ impl AuditFile {
     /// Appends whole lines.
     ///
     /// # Errors
-    /// The error of the system; then the file is as before, at the latest before the next lines.
+    /// The error of the system. Any part of the lines that was written is removed, at the latest
+    /// before the next lines are appended.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         self.restore()?;
         self.is_torn = true;
@@ -137,7 +139,8 @@ impl AuditFile {
     /// Begins a new file; the oldest one is removed if there are too many.
     ///
     /// # Errors
-    /// The error of the system. If the log was renamed and no file begun, the next call goes on.
+    /// The error of the system. If the full file was renamed and the new one is not in place, the
+    /// next call completes the rotation.
     pub(super) fn rotate(&mut self) -> io::Result<()> {
         self.restore()?;
         self.file.sync_data()?;
@@ -149,7 +152,8 @@ impl AuditFile {
         let file = options().create_new(true).open(&next)?;
         lock(&file).map_err(io::Error::other)?;
         let oldest = self.limits.files_max - 1;
-        // A router that was killed here may have left a gap, which is filled first.
+        // Files are renamed only up to the first unused number, so that none is overwritten. A
+        // router that was killed here may have left such a gap.
         let free = (1..oldest).find(|number| !file_path(&self.path, *number).exists());
         for number in (0..free.unwrap_or(oldest)).rev() {
             let (from, to) = (file_path(&self.path, number), file_path(&self.path, number + 1));
@@ -184,7 +188,8 @@ impl AuditFile {
                 Ok(mut file) => match read_tail(&mut file)? {
                     (FileTail::Empty, 0) => {}
                     (tail, 0) => return Ok(tail),
-                    // Nothing is appended to this file, so that its last line stays incomplete.
+                    // An incomplete line is removed only from the current file, so this file is
+                    // reported as damaged.
                     (_, _) => return Ok(FileTail::Damaged),
                 },
                 Err(error) if error.kind() == ErrorKind::NotFound => {}

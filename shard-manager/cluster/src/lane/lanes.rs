@@ -1,12 +1,12 @@
 //! Lanes: the write queues of a shard's primary: one, or several if the engine itself distributes
 //! the rows over worker nodes.
 //!
-//! A transaction on one worker commits there at once; one on several workers is prepared on each of
-//! them first. A worker that fails blocks the transactions that involve it. So changes are divided
-//! by worker, as the engine's [`WritePartitioner`] specifies.
+//! A transaction on one worker node commits in one phase; a transaction on several worker nodes
+//! needs a two-phase commit. A worker node that fails blocks every transaction that involves it. So
+//! the engine's [`WritePartitioner`] assigns changes to lanes by worker node.
 //!
-//! **Invariant:** changes of one key take the same lane, as long as the engine does not move the
-//! key; an operation on keys of several lanes takes the first.
+//! **Invariant:** changes of one key are applied in the same lane, as long as the engine does not
+//! move the key; an operation on keys of several lanes is applied in the first lane.
 //! **Not here:** the work of a lane (`worker`), the worker that holds a key (the engines).
 
 use std::sync::Arc;
@@ -78,8 +78,8 @@ impl Lanes {
         lane.unwrap_or(&self.first).apply(request, deadline).await
     }
 
-    /// Returns the face for solo changes, which take the first lane. The database makes the writes
-    /// of the other lanes wait.
+    /// Returns the interface for solo changes, which are applied in the first lane. Locks in the
+    /// database make the writes of the other lanes wait.
     pub fn solo(&self) -> SoloChanges<'_> {
         self.first.solo()
     }

@@ -1,8 +1,8 @@
-//! Rebalance status: the rebalance that this process carries out, or the last one, for reports that
-//! ask no database.
+//! Rebalance status: the rebalance that this process carries out, or carried out last, in memory,
+//! so that reports need no query.
 //!
-//! **Invariant:** the rebalance is that of the last look at the catalog, and none if another
-//! process carries rebalances out.
+//! **Invariant:** the status is as last read from the catalog, and is unknown while another process
+//! carries rebalances out.
 //! **Not here:** carrying out a rebalance (`rebalancer`), the reports of other processes.
 
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +20,7 @@ enum Latest {
     Unknown,
     /// The catalog lists none.
     Never,
-    /// It goes on, or has ended.
+    /// The latest rebalance in the catalog, which is in progress or has ended.
     Listed(Box<RebalanceRecord>),
 }
 
@@ -35,7 +35,8 @@ impl RebalanceStatus {
         self.set(Latest::Unknown);
     }
 
-    /// Returns true if the catalog has to be asked for the latest rebalance once none goes on.
+    /// Returns true if the end of the latest rebalance is not known yet: once no rebalance is in
+    /// progress, it must be read from the catalog.
     pub(super) fn lacks_end(&self) -> bool {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Latest::Unknown => true,

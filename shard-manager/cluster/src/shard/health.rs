@@ -1,7 +1,7 @@
 //! Health: probes each node, and reports the reasons why a node is not well.
 //!
-//! Beliefs without a probe (`stats`) and the findings of a probe share the rules of `Primary` and
-//! `ReplicaSet`.
+//! The rules of `Primary` and `ReplicaSet` apply both to the state that is known without a probe
+//! (`stats`) and to the results of a probe.
 //!
 //! **Not here:** the reasons themselves (`reason`), the HTTP response (the router).
 
@@ -38,8 +38,9 @@ pub struct NodeHealth {
 }
 
 impl Shard {
-    /// Probes the readers of each node, and the primary's lanes. A node that has not answered by an
-    /// early deadline is reported as such, and not as down.
+    /// Probes the readers of each node, and the primary's lanes. If the deadline passes before
+    /// `NO_ANSWER_AFTER`, a node that has not answered is reported with
+    /// [`Reason::NoAnswerInTime`], which does not mean that the node is down.
     pub async fn probe(&self, deadline: Instant) -> Vec<NodeHealth> {
         let primary = async {
             let asked = probe_reader(Some(&*self.primary.reader), deadline);
@@ -49,7 +50,7 @@ impl Shard {
             };
             let ((failure, latency), lanes_answer) = join(asked, lanes).await;
             let known = self.primary.reasons();
-            // The lanes are not known to stand still, nor to work.
+            // No reason is known why the lanes would be stalled, but they did not answer either.
             let is_unknown = known.is_up() && !lanes_answer;
             let found = failure.or(is_unknown.then_some(Reason::NoAnswerInTime));
             let reasons = Reasons::of(found).and(known);
@@ -71,7 +72,8 @@ impl Shard {
             if failure == Some(Reason::NoAnswer) {
                 replica.probe_failed();
             }
-            // A replica whose exclusion is over can return now.
+            // This call also starts a probe of a replica whose exclusion is over, so that the
+            // replica can return.
             let _ = self.replicas.takes_part(index);
             let reasons = Reasons::of(failure).and(self.replicas.reasons(index));
             NodeHealth {

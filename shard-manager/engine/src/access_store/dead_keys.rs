@@ -5,10 +5,11 @@
 use access::unix_time::UnixTime;
 
 /// Seconds for which a key that was revoked or has expired is kept, so that its state can be looked
-/// up. The next change after that removes it, so that only living keys count against the limit.
+/// up. The next change after that time removes the key.
 const DEAD_KEYS_KEPT_FOR: u64 = 90 * 86_400;
 
-/// Returns the time before which keys were revoked or have expired that a change at `now` removes.
+/// Returns the cutoff of a change at `now`: the change removes keys that were revoked or have
+/// expired before that time.
 pub(super) fn dead_before(now: UnixTime) -> UnixTime {
     UnixTime::from_seconds(now.seconds().saturating_sub(DEAD_KEYS_KEPT_FOR))
 }

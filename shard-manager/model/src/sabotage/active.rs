@@ -10,7 +10,7 @@ use super::Mutation;
 
 /// Environment variable that names the active mutations.
 pub const VARIABLE: &str = "TESSERA_SABOTAGE";
-/// Environment variable by which slots change hands all the time.
+/// Environment variable that makes a router transfer slots between its shards continually.
 pub const HAND_OVERS: &str = "TESSERA_HAND_OVERS";
 
 impl Mutation {

@@ -13,8 +13,9 @@ use super::Audit;
 use super::owners::ShardSlots;
 use crate::statement::{Statement, load};
 
-/// Highest version that a row may have: a block of versions begins with the number that was drawn.
-/// Bits of the slots that are owned, and that are readable.
+/// Reads the highest version that a row may have, the bits of the owned slots and of the readable
+/// slots, and the number of recorded changes that no move follows. The sequence yields the first
+/// version of a block of 4096.
 const FACTS: &str = "SELECT (SELECT last_value+4095 FROM tessera_version),\
     (SELECT bits FROM tessera_owned WHERE id=1),(SELECT bits FROM tessera_readable WHERE id=1),\
     (SELECT count(*) FROM tessera_changes WHERE NOT EXISTS (\
@@ -38,7 +39,7 @@ pub(super) struct Inventory {
     readable: Option<SlotSet>,
     /// Indexes and constraints that do not hold, each as kind, name and table.
     invalid: Vec<[String; 3]>,
-    /// Tables whose triggers are enabled for nothing.
+    /// Tables whose triggers still record changes although no move follows them.
     recorded: Vec<String>,
     /// Number of recorded changes that no move follows.
     left_changes: i64,

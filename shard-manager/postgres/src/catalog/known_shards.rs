@@ -1,7 +1,7 @@
-//! Known shards: the shards of a catalog as a start finds them, before the catalog is locked and
-//! migrated.
+//! Known shards: the shards in a catalog, as a router reads them at its start, before it locks and
+//! migrates the catalog.
 //!
-//! **Invariant:** nothing is changed; catalogs of earlier versions are read as they are.
+//! **Invariant:** the catalog is not changed; catalogs of earlier versions can be read.
 //! **Not here:** the shard map (`map_tables`).
 
 use diesel::QueryResult;

@@ -12,7 +12,8 @@ use ::lab::report::Report;
 use crate::command::CommandError;
 use crate::command::atomic_file::refused;
 
-/// Folder for the files of a report. It is removed again if no report was written into it.
+/// Folder for the files of a report. If this process created it and writes no report, the folder is
+/// removed.
 pub(super) struct ReportFolder {
     path: PathBuf,
     /// True if the folder did not exist, and has no files yet.

@@ -35,9 +35,9 @@ pub(super) enum Route {
 }
 
 impl Route {
-    /// Routes by the key of the request, or by the keys that the filters name, and by the
-    /// partitions that they name. A key outside the keyspace has no rows, and neither has a
-    /// partition that does not exist.
+    /// Determines the route from the key of the request, or else from the keys in the filters, and
+    /// from the partitions in the filters. Keys outside the keyspace and partitions that do not
+    /// exist are ignored, because they have no rows.
     pub(super) fn of(
         query: &ReadQuery,
         key: Option<ShardKey<'_>>,
@@ -87,8 +87,9 @@ impl Route {
     }
 }
 
-/// Returns the location of all rows of a key that may meet the conditions of a read, if they have
-/// one slot. Without the partition the rows of a key have one slot in each partition.
+/// Returns the location of the rows of a key that may meet the conditions of a read, if these rows
+/// are in one slot. If the conditions name no partition, a key of a partitioned table has one slot
+/// in each partition.
 ///
 /// # Errors
 /// [`KeyError`] if the keyspace has no slot for the key.
@@ -106,8 +107,8 @@ pub(super) fn single_place(
     }
 }
 
-/// Adds the key of a request to the conditions of a read whose rows have several slots, so that it
-/// is read like one without a key. Returns true if it was added.
+/// Adds the key of a request to the conditions of a read whose rows may be in several slots, so
+/// that it can be carried out like a read without a key. Returns true if the key was added.
 pub(super) fn spread(query: &mut ReadQuery, key: ShardKey<'_>, map: &ShardMap) -> bool {
     if !matches!(single_place(query, key, map), Ok(None)) {
         return false;
@@ -118,10 +119,12 @@ pub(super) fn spread(query: &mut ReadQuery, key: ShardKey<'_>, map: &ShardMap) -
     true
 }
 
-/// Returns a read of one slot without the test of the partition, if all rows of the slot pass it.
+/// Removes the condition on the partition column from a read of one slot if every row of the slot
+/// meets it; otherwise returns the read unchanged.
 pub(super) fn within_partition<'q>(query: &'q ReadQuery, map: &ShardMap) -> Cow<'q, ReadQuery> {
     let Some(column) = divided_by(&query.table, map) else { return Cow::Borrowed(query) };
-    // A range has many values, and values of other types may have several notations.
+    // A partition of a list has one value of the column, and a text has one notation. A range has
+    // many values, and a value of another type may have several notations.
     let is_implied = matches!(keyspace_of(map, &query.table), Some(Keyspace::List(_)))
         && query.table.column(column).kind == ColumnType::Text;
     if is_implied { Cow::Owned(query.without_equality(column)) } else { Cow::Borrowed(query) }

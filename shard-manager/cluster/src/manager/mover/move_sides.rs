@@ -1,7 +1,7 @@
-//! Move sides: both shards of a move, what a mover sees of them, and the requests that it sends.
+//! Move sides: both shards of a move, their state as a mover reads it, and the requests to them.
 //!
-//! The side that receives is read before the side that gives, so that the latter is asked whether
-//! it has changes that the former lacks.
+//! The receiving side is read first. The query to the sending side contains the state of the
+//! receiver's copy, so that the response also reports changes that the copy lacks.
 //!
 //! **Invariant:** an observation is of primaries, as this process knows them. It may be out of
 //! date: the shards check each request.
@@ -39,7 +39,7 @@ pub(super) struct SeenMove {
     pub(super) leg: MoveLeg,
     /// True if the side that receives lacks changes of the other one.
     pub(super) is_behind: bool,
-    /// True if changes that it lacks are recorded no more.
+    /// True if some changes that the receiving side lacks are no longer recorded on the other side.
     pub(super) has_lost_changes: bool,
 }
 
@@ -84,7 +84,7 @@ impl MoveSides {
         &self.shards[side.index()]
     }
 
-    /// Returns the face for the majority of a side.
+    /// Returns the [`Majority`] of the shard of a side.
     pub(super) fn majority(&self, side: MoveSide) -> Majority<'_> {
         Majority::of(self.shard(side))
     }
@@ -110,7 +110,7 @@ impl MoveSides {
         OtherWrites { done: lanes.operations, are_waiting, chunk }
     }
 
-    /// Returns a position of a side as tokens know it.
+    /// Converts a position of a side to the timeline that session tokens use.
     ///
     /// # Errors
     /// A sentence, if the engine distributes rows by itself.
@@ -123,7 +123,7 @@ impl MoveSides {
         Ok(Position { timeline: timeline.unwrap_or(position.timeline), ..position })
     }
 
-    /// Reads both shards, `leg` being the leg that the last look has found.
+    /// Reads both shards. `leg` is the leg that the previous call found.
     ///
     /// # Errors
     /// A sentence that names the shard that cannot be read.
@@ -144,7 +144,8 @@ impl MoveSides {
         Err("the direction of the move changes".to_owned())
     }
 
-    /// Joins the facts of both sides. After the commit the former source receives changes.
+    /// Combines the facts of both sides. After the commit, the former source is the receiving side,
+    /// so the facts of the target are read once more, with the state of the source's rows.
     async fn join(
         &self,
         plan: &MovePlan,
@@ -206,7 +207,8 @@ struct Gap {
 }
 
 impl Gap {
-    /// Compares the sides. `giver` was asked about the rows that `receiver` has.
+    /// Compares the sides. The query that returned `giver` contained the state of the rows of
+    /// `receiver`.
     fn between(giver: &MoveFacts, receiver: &MoveFacts) -> Self {
         let (Some(row), Some(copy)) = (&giver.row, &receiver.row) else {
             return Self { is_behind: false, has_lost_changes: false };
