@@ -13,11 +13,11 @@ pub(crate) struct GrowthSummary {
     pub(crate) done: usize,
     /// Those that were cancelled.
     pub(crate) cancelled: usize,
-    /// Those of which a move has failed or was rolled back, with their reasons.
+    /// Rebalances and drains that failed because a move failed or was rolled back, with reasons.
     pub(crate) failed: Vec<String>,
     /// Those that have not ended in time, and shards that have not joined or retired.
     pub(crate) open: Vec<String>,
-    /// Slots that have moved, each as often as it did.
+    /// Number of slots that were moved; a slot that moved twice counts twice.
     pub(crate) slots: u64,
     /// Shard maps that were looked at.
     pub(crate) maps: u64,

@@ -28,7 +28,7 @@ pub(crate) enum Dist {
     Uniform,
     /// Key n is as likely as 1 / (n + 1)^θ.
     Zipf(f64),
-    /// So many percent of the keys get 90 % of the draws.
+    /// This percentage of the keys gets 90 % of the draws.
     Hot(f64),
     /// Zipf counted from the newest key.
     Latest,
@@ -87,7 +87,7 @@ enum Draw {
 }
 
 impl KeyChooser {
-    /// For so many keys, at least one.
+    /// Creates a chooser for this number of keys, which is at least 1.
     pub(crate) fn new(dist: Dist, keys: u32) -> anyhow::Result<Self> {
         let zipf = |exponent| Zipf::new(f64::from(keys), exponent);
         Ok(Self(match dist {
@@ -100,7 +100,8 @@ impl KeyChooser {
         }))
     }
 
-    /// The number of a key below `keys`, which may have grown since.
+    /// Returns the number of a key, which is less than `keys`. `keys` may have grown since the
+    /// chooser was created.
     pub(crate) fn next(&self, random: &mut Random, keys: u32) -> u32 {
         match &self.0 {
             Draw::Uniform => random.below(keys),
@@ -114,7 +115,7 @@ impl KeyChooser {
     }
 }
 
-/// From 0 on; the distribution counts from 1.
+/// Returns a random rank, counted from 0; the distribution itself counts from 1.
 fn rank(zipf: &Zipf<f64>, random: &mut Random) -> u32 {
     (zipf.sample(random) as u32).saturating_sub(1)
 }

@@ -32,13 +32,12 @@ pub(crate) struct Entry {
     pub(crate) elapsed: u32,
     pub(crate) queue: u32,
     pub(crate) database: u32,
-    /// Index of the shard's label; [`NO_SHARD`] stands for several
-    /// shards or none.
+    /// Index of the shard's label; [`NO_SHARD`] if several shards or none took part.
     pub(crate) shard: u16,
     slot: u16,
     pub(crate) status: u16,
     pub(crate) fanout: u16,
-    /// Index of the route's label; the number of labels stands for any other route.
+    /// Index of the route's label; for a route without a label, the number of labels.
     pub(crate) route: u8,
     pub(crate) operation: Operation,
     pub(crate) role: Option<Role>,

@@ -1,8 +1,7 @@
 //! Example lines: adds exemplars (traces of single requests) to the bucket lines of a metrics text.
 //!
-//! `prometheus-client` writes exemplars only for histograms that it has counted itself. The text
-//! passes through this module while it is written, which adds the examples in the order of the
-//! buckets.
+//! `prometheus-client` writes exemplars only for histograms that it has counted itself. So it
+//! writes its text to an `ExampleLines`, which adds the exemplars in the order of the buckets.
 //!
 //! **Not here:** all other lines of the text (`openmetrics`).
 

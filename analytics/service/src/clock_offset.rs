@@ -13,7 +13,8 @@ use recorder::Step;
 /// Longest interval of a frame, in ms.
 const UNIT_MS: i64 = Step::Minute.seconds() as i64 * 1_000;
 
-/// Difference by which a clock is ahead of ours: whole minutes, negative if it is behind.
+/// Difference by which a router's clock is ahead of this machine's: whole minutes, negative if it
+/// is behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClockOffset {
     ms: i64,
@@ -39,7 +40,7 @@ impl ClockOffset {
         seconds.saturating_add_signed((self.ms / 1_000).saturating_neg())
     }
 
-    /// Converts a time of ours to the router's; in s since 1970.
+    /// Converts a time of this machine's clock to the router's; both in s since 1970.
     pub(crate) fn theirs(self, seconds: u64) -> u64 {
         seconds.saturating_add_signed(self.ms / 1_000)
     }

@@ -3,8 +3,9 @@
 //!
 //! A service without access control has no gate.
 //!
-//! **Invariant:** a path that is not listed as open needs a scope. Bad credentials are refused and
-//! never treated as none, except on open paths for the cookie that a browser adds to every request.
+//! **Invariant:** a path that is not listed as open needs a scope. A request with invalid
+//! credentials is refused, and never served as one without credentials. Only the cookie is ignored
+//! on open paths, because a browser adds it to every request.
 //! **Not here:** the files of keys and roles (`key_files`), the login (`routes::session`).
 
 use std::net::IpAddr;
@@ -47,7 +48,7 @@ pub(crate) struct AccessGate {
     /// Secret of sessions, which end with the process.
     sessions: SessionSecret,
     failures: FailureLimiter,
-    /// Signatures that were verified.
+    /// Rate limit of the verification of signatures.
     checks: RateCell,
     /// Keys of issuers that are fetched.
     remote_keys: RemoteKeys,
@@ -125,7 +126,7 @@ impl AccessGate {
         self.current.load().snapshot().confirm(now);
     }
 
-    /// Decides about a request for a path, as routing decodes it.
+    /// Decides whether a request is served. `path` is decoded, as it is for routing.
     ///
     /// # Errors
     /// The problem to answer with.
@@ -206,13 +207,15 @@ impl AccessGate {
         let values = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
         match cookie::find(values, self.is_tls) {
             Ok(text) => text.map(|text| Credentials::Session(text.into())),
-            // No text is a session, so several are refused like one that was forged.
+            // An empty text is never a valid session, so a request with several session cookies is
+            // refused like one with a forged cookie.
             Err(_) => Some(Credentials::Session("".into())),
         }
     }
 
-    /// Returns the caller of credentials. An address whose credentials failed too often cannot make
-    /// the service verify signatures; without an address, the credentials were admitted before.
+    /// Returns the caller to whom the credentials belong. The service verifies no signatures for an
+    /// address with too many failures. Credentials that were admitted before are checked without an
+    /// address and without this limit.
     fn caller(
         &self,
         credentials: &Credentials,
@@ -261,7 +264,8 @@ impl AccessGate {
         }
     }
 
-    /// Counts failed credentials of an address. Returns the answer, unless there were too many.
+    /// Counts a failure of an address. Returns `answer`, or the problem TSR429 if the address has
+    /// had too many failures.
     fn failed(&self, address: IpAddr, answer: impl FnOnce() -> Problem) -> Problem {
         match self.failures.record(address, self.began.elapsed()) {
             None => answer(),

@@ -31,7 +31,8 @@ pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
     whole.moves = moves.cloned().unwrap_or_default();
     whole.moved = MoveTotalsNow::default();
     views.iter().for_each(|view| add_moved(&mut whole.moved, &view.moved));
-    // The one that leads now knows the latest; one that led before may still tell an older state.
+    // The router that leads now reports the latest rebalance; one that led before may still report
+    // an older state.
     let rebalances = views.iter().filter_map(|view| view.rebalance.as_ref());
     whole.rebalance = rebalances.min_by(|a, b| age(a).total_cmp(&age(b))).cloned();
     for shard in &mut whole.shards {

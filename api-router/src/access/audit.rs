@@ -1,4 +1,4 @@
-//! Audit: the log of who did what, for those who must answer that later.
+//! Audit: the log of which caller did what, so that an operator can prove it later.
 //!
 //! A request gets an [`AuditDraft`] when it begins. Its caller, table and key are added as they
 //! become known, and after the answer the draft becomes an event, which a thread of its own writes.
@@ -46,7 +46,7 @@ pub enum AuditStartError {
         /// Reason, with the remedy.
         cause: String,
     },
-    /// There are no random bytes, or no thread.
+    /// The system provides no random bytes, or cannot start a thread.
     #[error("audit_log: {0}")]
     System(String),
 }

@@ -1,4 +1,4 @@
-//! Proof that a cached answer is new enough for a reader, from the metadata of its entry.
+//! Proof: checks by the metadata of a cached answer that it is new enough for a reader.
 //!
 //! **Invariant:** an answer that passes is of the shard's timeline, is not older than the reader
 //! allows, and holds everything that the reader's session has seen. No other check applies,
@@ -31,8 +31,7 @@ pub struct FreshnessBound {
 pub struct ClockReading {
     /// The process that counted `own`.
     pub process: u64,
-    /// Microseconds since that process began, by a clock that is never set; negative for earlier
-    /// moments.
+    /// Microseconds since that process began, by a monotonic clock; negative for earlier moments.
     pub own: i64,
     /// Microseconds since 1970, by the clock of the machine.
     pub wall: i64,
@@ -99,7 +98,7 @@ pub struct FreshnessRequirement {
 }
 
 impl EntryMetadata {
-    /// True if these facts fulfil the requirement, `now`.
+    /// Returns true if these facts fulfil the requirement at the time `now`.
     pub fn proves(&self, requirement: &FreshnessRequirement, now: &ClockReading) -> bool {
         if is_on(Mutation::CacheSetWithoutVersion) {
             return true;
@@ -121,8 +120,8 @@ mod tests {
     }
 
     proptest! {
-        /// Compares the bound with a shard of which every change is numbered and timed, for a read
-        /// of a lagging node and a reader that comes later.
+        /// Checks answers against a model of a shard in which each change has a number and a time.
+        /// A lagging node gives the answer, and a reader requests it later.
         #[test]
         fn a_proven_answer_is_never_older_than_allowed(
             times in prop::collection::vec(0_i64..10_000_000, 1..20),

@@ -3,9 +3,9 @@
 //! A request uses one snapshot of the list. A shard that joins or retires makes a new list; a shard
 //! that retired is released by the last request that uses it.
 //!
-//! **Invariant:** the list contains every member of the shard map in force: it is replaced before
-//! the map is.
-//! **Not here:** the order of both (`engine::published_map`), the owners of slots (`ShardMap`).
+//! **Invariant:** the list contains every member of the shard map in force: a shard is added before
+//! the map names it, and removed only when the map no longer does.
+//! **Not here:** enforcing this order (`engine::published_map`), the owners of slots (`ShardMap`).
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Operator desk: commands of an operator for the shards, slots, moves and rebalances of a running
-//! cluster, on their way from the process's control socket to the part that carries them out.
+//! Operator desk: queue of an operator's commands for the shards, slots, moves and rebalances of a
+//! running cluster, between the control socket of the process and the part that carries them out.
 //!
 //! **Not here:** the socket (`sqlite`), the changes (`cluster`).
 
@@ -40,7 +40,7 @@ pub enum SlotAction {
         /// The time.
         hold: Duration,
     },
-    /// The writes of the slots go on.
+    /// Writes to the slots continue.
     Release,
 }
 
@@ -131,7 +131,7 @@ impl OperatorRequest {
     }
 }
 
-/// Request on its way, with the place for its outcome.
+/// Request in the queue, with the channel for its outcome.
 #[derive(Debug)]
 pub struct OperatorCommand {
     /// The request.
@@ -151,7 +151,7 @@ impl OperatorCommand {
 #[derive(Debug)]
 pub struct OperatorDesk {
     commands: Sender<OperatorCommand>,
-    /// The receiver, until commands are carried out.
+    /// The receiver, until [`OperatorDesk::open`] takes it.
     waiting: Mutex<Option<Receiver<OperatorCommand>>>,
 }
 
@@ -168,7 +168,7 @@ impl OperatorDesk {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Has a request carried out. Blocks.
+    /// Queues a request and waits for its outcome. Blocks.
     ///
     /// # Errors
     /// A sentence for the operator.

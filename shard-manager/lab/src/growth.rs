@@ -1,6 +1,6 @@
 //! Growth: adds a shard to a cluster of the lab and gives it its share of the slots, or drains one.
 //!
-//! **Invariant:** when a function returns, the move of every slot has ended.
+//! **Invariant:** when a function returns without an error, the move of every slot has ended.
 //! **Not here:** joining and moving (`cluster`).
 
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Fair share: the tenant for whom an operation is done, as a number, and its weight among others.
 //!
-//! **Invariant:** equal numbers mean the same tenant for as long as the process lives. The number 0
-//! stands for callers that are not told apart: those of a cluster without access control.
+//! **Invariant:** a number denotes the same tenant as long as the process lives. The number 0 is
+//! shared by all callers of a cluster without access control, which are not distinguished.
 //! **Not here:** the number of a caller (`access::limit`), the queues that share by it (`engine`).
 
 /// Tenant of an operation, and its share while several tenants wait.
@@ -12,7 +12,7 @@ pub struct FairShare {
 }
 
 impl FairShare {
-    /// Share of callers that are not told apart.
+    /// Share of callers that are not distinguished.
     pub const COMMON: Self = Self { number: 0, weight: 1 };
     /// Highest number of a tenant. A few numbers above it have other meanings in queues.
     pub const NUMBER_MAX: u64 = u64::MAX - 16;
@@ -35,7 +35,7 @@ impl FairShare {
         self.weight
     }
 
-    /// Returns true for callers that are not told apart.
+    /// Returns true for the share of callers that are not distinguished.
     #[inline]
     pub fn is_common(self) -> bool {
         self.number == 0

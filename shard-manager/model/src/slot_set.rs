@@ -143,8 +143,8 @@ fn make_room(words: &mut Box<[u64]>, needed: usize) {
     }
 }
 
-/// Returns the first slot from this number on that is in the set, or the first that is not. Whole
-/// words are skipped: most sets have long ranges.
+/// Returns the first slot from this number on that is in the set or, if `is_in` is false, that is
+/// not. Whole words are skipped, because most sets have long ranges.
 fn find(words: &[u64], from: usize, is_in: bool) -> Option<u16> {
     let mut rest = words.iter().enumerate().skip(from / 64).map(|(index, word)| {
         let word = if is_in { *word } else { !*word };

@@ -1,7 +1,8 @@
 //! New shard check: decides whether a database can become a shard of an open cluster.
 //!
-//! The server must meet the requirements of a start, and the database must be empty. A database
-//! that was claimed for this very shard passes, so that a join that was cut off can be repeated.
+//! The server must meet the requirements that a router checks when it starts, and the database must
+//! be empty. A database that was claimed for the same shard passes, so that an interrupted join can
+//! be repeated.
 //!
 //! **Invariant:** nothing is changed on the servers; no password is sent to a host that is not in
 //! the settings of the router.
@@ -30,7 +31,8 @@ const FREE_CONNECTIONS: &str = "SELECT current_setting('max_connections')::bigin
     - coalesce(current_setting('reserved_connections', true)::bigint, 0)
     - (SELECT coalesce(sum(numbackends), 0) FROM pg_stat_database)::bigint";
 
-/// Some tables, views and sequences that are not PostgreSQL's and not those of an extension.
+/// Query for the names of some tables, views and sequences that belong neither to PostgreSQL nor to
+/// an extension.
 const CONTENTS: &str = "SELECT n.nspname || '.' || c.relname
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
@@ -150,7 +152,7 @@ async fn reach(
     Ok(sessions)
 }
 
-/// Returns the refusal of a server that lets no session in.
+/// Returns the refusal of a server on which no session can be opened.
 pub(super) fn unreachable(at: &NodeAddress, error: &ConnectError) -> NewShardRefusal {
     let place = at.to_string();
     let cause = cause_at(&place, &error.to_string());
@@ -178,7 +180,7 @@ fn unsuitable(session: &Session, cause: impl std::fmt::Display) -> NewShardRefus
     NewShardRefusal::Unsuitable { place, cause }
 }
 
-/// Checks that all nodes but the first are replicas of the first, and that they are enough.
+/// Checks that all nodes but the first are replicas of the first, and that there are enough.
 fn check_replicas(sessions: &[Session], least: usize) -> Result<(), NewShardRefusal> {
     let primary = &sessions[0].identity;
     for replica in &sessions[1..] {
@@ -227,8 +229,8 @@ async fn check_node(session: &mut Session, replicas: usize) -> Result<(), NewSha
     Ok(())
 }
 
-/// Checks that the database is empty, or claimed for this shard of this cluster, which is in this
-/// state.
+/// Checks that the database is empty, or claimed for this shard of this cluster. `known` is the
+/// state of the shard in the catalog.
 async fn check_contents(
     session: &Session,
     name: &str,

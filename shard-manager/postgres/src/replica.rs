@@ -2,8 +2,8 @@
 //!
 //! PostgreSQL replicates the rows; this task only queries the positions that a replica has replayed
 //! and has on disk, and the end of the log of the primary. It queries often while a request waits
-//! for a position, and seldom otherwise. Any node may become the primary: a node that accepts
-//! writes on a higher timeline is followed (`primary_tracker`).
+//! for a position, and seldom otherwise. Any node may be promoted: a node that accepts writes on a
+//! higher timeline becomes the primary for this router (`primary_tracker`).
 //!
 //! **Invariant:** a recorded position of a replica was reported by a node in recovery with the
 //! system identifier and the timeline of the primary.
@@ -95,7 +95,8 @@ impl Replica {
             stopping: AtomicBool::new(false),
             changed: Arc::default(),
         });
-        // Without the replica itself, which would then live as long as its positions.
+        // The closure does not hold the replica itself, which would otherwise live as long as its
+        // positions.
         let woken = Arc::clone(&replica.changed);
         replication.waiters().set_waker(index, move || woken.notify_one());
         // Only waiting requests wake the task; new writes alone do not.
@@ -217,7 +218,8 @@ impl Watcher {
             if self.replica.stopping.load(Ordering::SeqCst) {
                 return;
             }
-            // Each reason is logged once as a warning, however often it recurs.
+            // A reason is logged as a warning only if it differs from the last one, so that a node
+            // that stays down does not fill the log.
             let is_new = ended.as_ref().is_err_and(|error| *error != self.reported);
             let (node, at) = self.replica.called();
             match ended {
@@ -360,7 +362,8 @@ impl Watcher {
         Ok(())
     }
 
-    /// Waits for `pause`; ends early if a request begins to wait for a position.
+    /// Waits for [`AWAITED`] or, if `pause` is longer, until the task is woken, for example because
+    /// a request begins to wait for a position. The caller limits the wait to `pause`.
     async fn rest(&self, pause: Duration) {
         if pause == AWAITED {
             tokio::time::sleep(AWAITED).await;

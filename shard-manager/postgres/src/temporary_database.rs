@@ -14,7 +14,7 @@ const MAINTENANCE: &str = "postgres";
 /// Name of its sessions in `pg_stat_activity`.
 const PURPOSE: &str = "lab";
 
-/// Database that is dropped with its value.
+/// Temporary database, which is dropped when this value is dropped.
 #[derive(Debug)]
 pub struct TemporaryDatabase {
     address: NodeAddress,

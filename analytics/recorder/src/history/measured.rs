@@ -32,9 +32,10 @@ impl Measured {
         }
     }
 
-    /// Returns a function that is true for a time that any of these measured, or that lies before
-    /// all of them: `history.oldest` marks that. It is false for gaps between measured times and
-    /// for the time after them. A history without reported times counts only if no other has any.
+    /// Returns a function that is true for an interval that any of these histories measured, and
+    /// for one before all of them, which `history.oldest` marks. It is false for gaps between
+    /// measured times and for the time after them. Histories without reported times are ignored;
+    /// if no history has any, the function is always true.
     pub(crate) fn any_measured(all: &[Self]) -> impl Fn(u64, u64) -> bool {
         let heard = || all.iter().filter(|one| one.is_heard());
         let since = heard().map(|one| one.since).min();
@@ -44,7 +45,7 @@ impl Measured {
     }
 
     /// Returns the times in s in which any of these counted, up to `at_ms`; `None` if no recorder
-    /// has reported since when it counts. Times of frames outside all reported times are included.
+    /// has reported when it counted. Times of frames outside all reported times are included.
     pub(crate) fn counted_times(
         all: &[Self],
         window_frames: &WindowFrames,
@@ -102,8 +103,8 @@ pub(crate) struct CountedTimes {
 }
 
 impl CountedTimes {
-    /// Returns the seconds of a time in which requests were counted; none if no recorder reported
-    /// any of it.
+    /// Returns the number of seconds of an interval in which requests were counted; `None` if no
+    /// recorder reported any part of the interval.
     pub(crate) fn seconds_within(&self, from: u64, until: u64) -> Option<u64> {
         let is_reported = self.reported.touch(from, until);
         is_reported.then(|| self.counted.seconds_within(from, until))

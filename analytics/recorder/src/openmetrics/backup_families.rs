@@ -1,4 +1,4 @@
-//! Families about the backups of the router.
+//! Backup families: the metrics about the backups of the router.
 //!
 //! **Not here:** backups by the command line.
 
@@ -19,7 +19,8 @@ pub struct BackupsNow {
     pub failed: u64,
     /// Number that were cancelled.
     pub cancelled: u64,
-    /// Moment that the latest complete one shows, in seconds since 1970; `None` if there is none.
+    /// Moment of the state that the latest complete backup contains, in seconds since 1970; `None`
+    /// if there is no complete backup.
     pub last_success_s: Option<f64>,
 }
 

@@ -46,7 +46,7 @@ impl ConfigFile {
         Origin::File(self.path.clone())
     }
 
-    /// Returns the path of a member, for errors.
+    /// Returns the name of a member together with the path of the file, for errors.
     pub fn named(&self, member: &str) -> String {
         format!("{member} (from {})", self.path.display())
     }

@@ -1,9 +1,9 @@
 //! `move`: moves of slots from one shard to another, while rows are read and written.
 //!
-//! A router carries a move out: this command begins it, gives it orders and shows it.
+//! A router carries out the move. This command only begins it, gives it orders and shows it.
 //!
-//! **Invariant:** no command ends a move by its own end.
-//! **Not here:** the way of a request (`place`), the steps of a move (`cluster`).
+//! **Invariant:** a move continues when the command that began it or waits for it ends.
+//! **Not here:** sending a request to a router (`place`), the steps of a move (`cluster`).
 
 mod place;
 mod wait;

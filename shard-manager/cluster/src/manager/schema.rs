@@ -1,4 +1,4 @@
-//! Schema: the face of a manager for tables, which are created on every shard or on none.
+//! Schema: the interface of a manager for tables, which are created on every shard or on none.
 //!
 //! ```text
 //!   nothing ──note──▶ make ──every shard has it──▶ (intent removed) ──publish──▶ a table
@@ -36,7 +36,7 @@ pub enum TableCreated {
     Known(Arc<Table>),
 }
 
-/// Face of a [`Manager`] for tables.
+/// Interface of a [`Manager`] for tables.
 #[derive(Clone, Copy)]
 pub struct Schema<'m> {
     pub(super) manager: &'m Manager,

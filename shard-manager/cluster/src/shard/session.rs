@@ -4,8 +4,8 @@
 //! wrote to it. So the servers are queried before the client gets the error that writes may be
 //! lost.
 //!
-//! **Invariant:** a position is called lost only if the history of the latest known timeline does
-//! not contain it, and its own timeline is not one that is still to be discovered.
+//! **Invariant:** a position is reported as lost only if the history of the latest known timeline
+//! does not contain it, and its own timeline is not a later one that this router does not know.
 //! **Not here:** tokens (`token`), following a promotion (the engines).
 
 use std::convert::Infallible;
@@ -39,7 +39,8 @@ impl Primary {
         }
     }
 
-    /// Waits until a timeline is known, or a later one that does not contain it.
+    /// Waits until a timeline is known, or is no longer later than all known timelines: then its
+    /// positions may be lost.
     async fn find(&self, timeline: u32, deadline: Instant) -> Result<(), Error> {
         let found = || (!self.is_to_be_found(timeline)).then_some(());
         tokio::select! {

@@ -1,7 +1,7 @@
-//! Connection loss: gives up answers of a node whose connection was lost.
+//! Connection loss: ends the wait for an answer of a node whose connection was lost.
 //!
-//! **Invariant:** an answer is given up only after the node was reported as down since the request
-//! was sent.
+//! **Invariant:** the wait is ended only if the node was reported as down after the request was
+//! sent.
 //! **Not here:** noticing that a node is down (the engines).
 
 use std::time::Duration;
@@ -13,8 +13,8 @@ const LOSS_CHECK_EVERY: Duration = Duration::from_secs(1);
 /// Number of checks after a loss during which a node may still have an outstanding answer.
 const LOSS_CHECKS_MAX: u32 = 3;
 
-/// Waits until some seconds after the connection to a node was lost: the node may never answer
-/// requests from before, even if it can be reached again. `None` is the primary.
+/// Waits until a few seconds after the connection to a node is lost. The node may never answer
+/// requests that were sent before the loss, even if it can be reached again. `None` is the primary.
 pub async fn presumed_lost(replication: &ReplicationState, replica: Option<usize>) {
     let losses = || {
         let node = replica.or_else(|| replication.timeline.leader());

@@ -72,7 +72,7 @@ pub(super) fn begin(world: &mut World) {
     }
 }
 
-/// Commits one of the running writes.
+/// Commits one running write of each shard.
 pub(super) fn commit_any(world: &mut World) {
     for side in [MoveSide::Origin, MoveSide::Destination] {
         let count = world.shard(side).running.len();

@@ -130,7 +130,7 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Returns rows and bytes, and how many there are in a second.
+    /// Returns the copied rows and bytes, their rates per second, and the lag.
     fn numbers(&mut self, shown: &MoveView) -> String {
         let (rows, bytes, at) = self.previous;
         let seconds = at.elapsed().as_secs_f64().max(0.001);
