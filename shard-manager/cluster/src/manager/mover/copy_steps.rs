@@ -22,35 +22,36 @@ use moves::request::MoveRequest;
 use super::move_round::{self, RoundAhead, RoundFailure, TimedRound};
 use super::move_run::{MoveRun, Onward, RETRY};
 use super::move_sides::{MoveSides, SeenMove};
-use super::move_steps::FLOW_BACK;
 
+/// Interval at which changes flow back to a source that is kept.
+pub(super) const FLOW_BACK: Duration = Duration::from_millis(200);
 /// Time after which both shards are looked at again, the progress is reported, and the orders of
 /// operators are followed.
 const LOOK_AFTER: Duration = Duration::from_millis(250);
 
-impl MoveRun<'_> {
-    /// Copies rounds until both shards are to be looked at again.
-    pub(super) async fn copy(
-        &mut self,
-        sides: &MoveSides,
-        seen: &SeenMove,
-        from: MoveSide,
-    ) -> Onward {
-        let Some(mut receiver) = seen.shard(from.other()).row.clone() else {
-            return Onward::AtOnce;
-        };
-        let looked_at = Instant::now();
-        loop {
-            let onward = self.round(sides, seen, (from, &mut receiver), false).await;
-            // A round that was read ahead follows one that was stored, and needs no look: it is
-            // refused if anything has changed meanwhile.
-            let goes_on = matches!(onward, Onward::AtOnce) && self.ahead.has_round();
-            if !goes_on || looked_at.elapsed() >= LOOK_AFTER {
-                return onward;
-            }
+/// Copies rounds of a move until both shards are to be looked at again.
+pub(super) async fn copy(
+    run: &mut MoveRun<'_>,
+    sides: &MoveSides,
+    seen: &SeenMove,
+    from: MoveSide,
+) -> Onward {
+    let Some(mut receiver) = seen.shard(from.other()).row.clone() else {
+        return Onward::AtOnce;
+    };
+    let looked_at = Instant::now();
+    loop {
+        let onward = run.round(sides, seen, (from, &mut receiver), false).await;
+        // A round that was read ahead follows one that was stored, and needs no look: it is refused
+        // if anything has changed meanwhile.
+        let goes_on = matches!(onward, Onward::AtOnce) && run.ahead.has_round();
+        if !goes_on || looked_at.elapsed() >= LOOK_AFTER {
+            return onward;
         }
     }
+}
 
+impl MoveRun<'_> {
     /// Copies a round to the receiver, and compares both sides afterwards if that is due.
     pub(super) async fn round(
         &mut self,
@@ -64,7 +65,7 @@ impl MoveRun<'_> {
         let budget = self.copy_pace.budget(sides.other_writes(), begun);
         let query = move_round::query(&self.plan, receiver, budget);
         let query = RoundQuery { has_digests: verifies, ..query };
-        let (read, early) = self.read_round(sides, from, &query).await;
+        let (read, early) = read_round(self, sides, from, &query).await;
         let TimedRound { read, begun_at } = match read {
             Ok(read) => read,
             Err(RoundFailure::LostChanges) if seen.is_committed() => {
@@ -122,27 +123,6 @@ impl MoveRun<'_> {
         Onward::After(wait, None)
     }
 
-    /// Reads a round unless it was read ahead. If it is compared, and the source had no changes
-    /// lately, the digests of the receiver are computed at the same time: those of a round without
-    /// changes.
-    async fn read_round(
-        &mut self,
-        sides: &MoveSides,
-        from: MoveSide,
-        query: &RoundQuery,
-    ) -> (Result<TimedRound, RoundFailure>, Option<Vec<SlotDigest>>) {
-        if let Some(read) = self.ahead.take(from, query) {
-            return (Ok(read), None);
-        }
-        if !(query.has_digests && self.lag.is_zero()) {
-            return (TimedRound::read(sides, from, query).await, None);
-        }
-        let read = TimedRound::read(sides, from, query);
-        let digests = move_round::digests(sides, &self.plan, from.other());
-        let both = tokio::try_join!(read, async { Ok(digests.await.ok()) });
-        both.map_or_else(|failure| (Err(failure), None), |(read, digests)| (Ok(read), digests))
-    }
-
     /// Compares the side that has received a round with the digests of the other one. `found` are
     /// its own digests if they are known.
     async fn compare(
@@ -169,4 +149,25 @@ impl MoveRun<'_> {
             Err(reason) => Onward::After(RETRY, Some(reason)),
         }
     }
+}
+
+/// Reads a round unless it was read ahead. If it is compared, and the source had no changes at the
+/// last look, the digests of the receiver are computed at the same time: those of a round without
+/// changes.
+async fn read_round(
+    run: &mut MoveRun<'_>,
+    sides: &MoveSides,
+    from: MoveSide,
+    query: &RoundQuery,
+) -> (Result<TimedRound, RoundFailure>, Option<Vec<SlotDigest>>) {
+    if let Some(read) = run.ahead.take(from, query) {
+        return (Ok(read), None);
+    }
+    if !(query.has_digests && run.lag.is_zero()) {
+        return (TimedRound::read(sides, from, query).await, None);
+    }
+    let read = TimedRound::read(sides, from, query);
+    let digests = move_round::digests(sides, &run.plan, from.other());
+    let both = tokio::try_join!(read, async { Ok(digests.await.ok()) });
+    both.map_or_else(|failure| (Err(failure), None), |(read, digests)| (Ok(read), digests))
 }

@@ -18,6 +18,7 @@ use moves::refusal::MoveRefusal;
 use moves::request::MoveRequest;
 use moves::step::{MoveRest, MoveStep};
 
+use super::copy_steps::{FLOW_BACK, copy};
 use super::fence_clock::FenceClock;
 use super::move_reports::MoveReports;
 use super::move_run::{MoveFailure, MoveRun, Onward, RETRY};
@@ -28,9 +29,8 @@ use super::publication::publish;
 const BUSY_WAIT: Duration = Duration::from_millis(25);
 /// Batches of a cleaning that are deleted before both shards are looked at again.
 const BATCHES_OF_A_LOOK: usize = 10;
-/// Interval at which changes flow back to a source that is kept.
-pub(super) const FLOW_BACK: Duration = Duration::from_millis(200);
-/// Longest interval, as a multiple of that: it grows with the number of sources that are kept.
+/// Longest interval at which changes flow back, as a multiple of [`FLOW_BACK`]: it grows with the
+/// number of sources that are kept.
 const FLOW_BACK_PARTS: usize = 10;
 /// Interval at which a move that waits for something else is looked at.
 const REST: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ impl MoveRun<'_> {
     ) -> Onward {
         match step {
             MoveStep::Send(side, request) => self.request(sides, side, *request).await,
-            MoveStep::CopyRound { from } => self.copy(sides, seen, from).await,
+            MoveStep::CopyRound { from } => copy(self, sides, seen, from).await,
             MoveStep::Verify { from } => match seen.shard(from.other()).row.clone() {
                 Some(mut receiver) => self.round(sides, seen, (from, &mut receiver), true).await,
                 None => Onward::AtOnce,
@@ -102,35 +102,20 @@ impl MoveRun<'_> {
         if let MoveRequest::Clean(_) = request {
             // A look at the shard costs more than a batch: it passes over all that was deleted.
             for _ in 1..BATCHES_OF_A_LOOK {
-                match self.delete(sides, side, request.clone()).await {
+                match delete(self, sides, side, request.clone()).await {
                     Ok(rest) => tokio::time::sleep(rest).await,
                     Err(onward) => return onward,
                 }
             }
         }
         if deletes {
-            let deleted = self.delete(sides, side, request).await;
+            let deleted = delete(self, sides, side, request).await;
             return deleted.map_or_else(|onward| onward, |rest| Onward::After(rest, None));
         }
         match self.send(sides, side, request.into()).await {
             Ok(()) => Onward::AtOnce,
             Err(onward) => onward,
         }
-    }
-
-    /// Sends a request that deletes a batch of rows, and returns the rest after it, in which the
-    /// shard's writes go on.
-    async fn delete(
-        &mut self,
-        sides: &MoveSides,
-        side: MoveSide,
-        request: MoveRequest,
-    ) -> Result<Duration, Onward> {
-        let begun = Instant::now();
-        self.send(sides, side, request.into()).await?;
-        self.reports.count_batch();
-        let now = Instant::now();
-        Ok(self.copy_pace.rest_of_deletion(sides.other_writes(), now - begun, now))
     }
 
     /// Returns the wait before a fence, `None` if it can begin.
@@ -272,6 +257,21 @@ impl MoveRun<'_> {
             Err(_superseded) => Onward::Superseded,
         }
     }
+}
+
+/// Sends a request that deletes a batch of rows, and returns the rest after it, in which the shard's
+/// writes go on.
+async fn delete(
+    run: &mut MoveRun<'_>,
+    sides: &MoveSides,
+    side: MoveSide,
+    request: MoveRequest,
+) -> Result<Duration, Onward> {
+    let begun = Instant::now();
+    run.send(sides, side, request.into()).await?;
+    run.reports.count_batch();
+    let now = Instant::now();
+    Ok(run.copy_pace.rest_of_deletion(sides.other_writes(), now - begun, now))
 }
 
 /// Notes the time for which writes waited, if the answer to a request ends a fence.
