@@ -24,6 +24,9 @@ use tempfile::TempDir;
 
 use crate::scratch;
 
+/// Longest wait for connections that are being closed, on a busy machine.
+const CLOSING_MAX: Duration = Duration::from_secs(20);
+
 /// A running cluster. Its folder is removed with it.
 pub(crate) struct Cluster {
     pub(crate) manager: Manager,
@@ -132,7 +135,21 @@ impl Cluster {
     pub(crate) fn stop(self) -> TempDir {
         self.manager.close();
         drop(self.manager);
+        await_closed_files(self.dir.path());
         self.dir
+    }
+}
+
+/// Waits until the last connection with each file is closed, which removes its write-ahead log.
+/// Pools close theirs on threads of their own.
+fn await_closed_files(dir: &Path) {
+    let is_log = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with("-wal"))
+    };
+    let begun = Instant::now();
+    while std::fs::read_dir(dir).expect("a folder").any(is_log) {
+        assert!(begun.elapsed() < CLOSING_MAX, "a connection with a file stays open");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

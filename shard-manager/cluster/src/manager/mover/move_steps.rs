@@ -259,8 +259,8 @@ impl MoveRun<'_> {
     }
 }
 
-/// Sends a request that deletes a batch of rows, and returns the rest after it, in which the shard's
-/// writes go on.
+/// Sends a request that deletes a batch of rows, and returns the rest after it, in which other
+/// writes of the shard are carried out.
 async fn delete(
     run: &mut MoveRun<'_>,
     sides: &MoveSides,
