@@ -100,18 +100,17 @@ async fn slots_that_move_are_no_fault_at_any_step() {
     let slots = store_large(&manager, 20).await;
     kept_up(&manager, async {
         let id = begin(&manager, new(&slots, LONG)).await;
-        let mut is_settled = false;
+        let (mut is_settled, mut differing) = (false, 0);
         loop {
             let phase = manager.moves().get(id).await.unwrap().phase;
             let report = audited(&address).await;
             assert_eq!(report.findings, [], "{phase:?}");
             let rows: u64 = report.shards.iter().map(|shard| shard.tables["kv"]).sum();
-            let after = manager.moves().get(id).await.unwrap().phase;
             // The shards are read at different moments. While slots are handed over, both may have
-            // counted their rows, or neither.
-            let is_handing_over =
-                phase != after || [MovePhase::Fencing, MovePhase::Activating].contains(&phase);
-            assert!(rows == 20 || is_handing_over, "{rows} rows, {phase:?}, {after:?}");
+            // counted their rows, or neither; the catalog lists the phase a moment later.
+            differing = if rows == 20 { 0 } else { differing + 1 };
+            let is_over = [MovePhase::Keeping, MovePhase::Done].contains(&phase);
+            assert!(differing == 0 || !is_over && differing < 20, "{rows} rows, {phase:?}");
             if phase == MovePhase::Keeping && !is_settled {
                 assert!(report.notes.iter().any(|note| note.contains("are in a move")));
                 order(&manager, id, MoveOrder::Settle).await;
