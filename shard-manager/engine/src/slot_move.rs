@@ -153,8 +153,8 @@ pub struct RoundQuery {
 
 /// Limits of the chunk of a round: the chunk ends when it reaches either of them.
 ///
-/// Each round costs a durable transaction and reads both shards twice, so large rounds copy faster.
-/// However, writes to the target may have to wait while a round is stored.
+/// Each round costs a durable transaction, so large rounds copy faster. Writes to the target may
+/// have to wait while a round is stored, so small rounds delay them less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundBudget {
     /// Rows, at least 1.

@@ -136,12 +136,8 @@ impl Array {
         Self::of_type(INTEGER, length)
     }
 
-    /// Creates an array for this number of rows of a row type.
-    pub(super) fn of_rows(oid: u32, length: usize) -> Self {
-        Self::of_type(oid, length)
-    }
-
-    fn of_type(oid: u32, length: usize) -> Self {
+    /// Creates an array for this number of elements of the type with this object id.
+    pub(super) fn of_type(oid: u32, length: usize) -> Self {
         let mut bytes = Vec::with_capacity(20 + 12 * length);
         let dimensions = u32::from(length > 0);
         // Number of dimensions, the flag for nulls, the type; then length and lower bound of the

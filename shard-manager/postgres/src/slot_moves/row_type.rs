@@ -92,7 +92,7 @@ impl RowType {
             cells.push(array.get(ARRAY_HEADER..)?);
             left = rest;
         }
-        let mut array = Array::of_rows(self.oid, rows as usize);
+        let mut array = Array::of_type(self.oid, rows as usize);
         for _ in 0..rows {
             let mut is_whole = true;
             array.push(|out| {
