@@ -19,7 +19,7 @@ use crate::move_steps::{
     until_paused,
 };
 use crate::read_write_steps::put;
-use crate::rows::{make, options, table, write};
+use crate::rows::{make, options, prepare, table, write, write_all};
 
 /// Everything that a move keeps in a shard's database: rows of moves, recorded changes, followed
 /// slots, enabled triggers.
@@ -29,6 +29,9 @@ const LEFT_BEHIND: &str = "SELECT concat_ws(' ',
     (SELECT coalesce(sum(bit_count(bits)), 0) FROM tessera.tessera_followed),
     (SELECT count(*) FROM pg_trigger
         WHERE tgname::text LIKE 'tessera_record%' AND tgenabled <> 'D')) AS value";
+
+/// Rows that are sent together with their row type: more than in the rounds of other tests.
+const MANY: usize = 300;
 
 /// Number of rows of all tables of clients in a database.
 const STORED: &str =
@@ -163,6 +166,52 @@ async fn a_rollback_copies_only_what_has_changed_since_the_move() {
     })
     .await;
     until_clean(&mut doors(&databases).await).await;
+}
+
+#[tokio::test]
+async fn many_rows_of_every_type_move_unchanged_also_if_an_operator_has_added_a_column() {
+    let (databases, manager) = two_shards().await;
+    let mut doors = doors(&databases).await;
+    let (keys, slots) = keys_of(&manager, SOURCE, 1);
+    let key = &keys[0][0];
+    let columns = [
+        ("id", ColumnType::Text),
+        ("amount", ColumnType::Bigint),
+        ("share", ColumnType::Double),
+        ("is_paid", ColumnType::Boolean),
+        ("at", ColumnType::Timestamp),
+        ("more", ColumnType::Json),
+        ("number", ColumnType::Uuid),
+    ];
+    for name in ["plain", "widened"] {
+        make(&manager, &table(name, &columns, 1, &["id"], None)).await;
+        let row = |number: usize| {
+            let whole = format!(
+                r#"{{"id":"{number}é","amount":-{number},"share":0.{number},"is_paid":true,
+                "at":"2026-11-26T02:00:00.00{number:04}Z","more":{{"a":[{number},null]}},
+                "number":"01a21566-4efe-744b-bd4f-{number:012}"}}"#
+            );
+            let json = if number % 3 == 0 { format!(r#"{{"id":"{number}"}}"#) } else { whole };
+            prepare(&manager, name, Upsert, key, &json)
+        };
+        let done = write_all(&manager, (1..=MANY).map(row).collect(), false).await;
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+    }
+    for door in &mut doors {
+        door.run("ALTER TABLE widened ADD COLUMN by_hand text").await;
+    }
+    let read = async |name| crate::rows::rows(&manager, name, Some(key)).await;
+    let before = [read("plain").await, read("widened").await];
+    assert!(before.iter().all(|rows| rows.len() == MANY));
+    kept_up(&manager, async {
+        let id = begin(&manager, new(&slots, Duration::ZERO)).await;
+        let done = until(&manager, id, &[MovePhase::Done]).await;
+        assert_eq!(done.progress.rows, 2 * MANY as u64);
+        assert_eq!(owners(&manager, &slots), [TARGET]);
+    })
+    .await;
+    assert_eq!([read("plain").await, read("widened").await], before);
+    until_clean(&mut doors).await;
 }
 
 #[tokio::test]
