@@ -90,7 +90,10 @@ fn a_broken_promise_about_moves_is_found() {
         for seed in 1.. {
             let run = (seed, BROKEN_TIME);
             let mut command = under_moves(&sabotage::PROGRAM, run, "move,rollback");
-            let output = command.env("TESSERA_SABOTAGE", switch).output().unwrap();
+            // The tester keeps the directory of a router that has broken a promise.
+            let kept = tempfile::tempdir().unwrap();
+            command.env("TMPDIR", kept.path()).env("TESSERA_SABOTAGE", switch);
+            let output = command.output().unwrap();
             let report = report(&output);
             operations += report["verified"]["operations"].as_u64().unwrap();
             let found = found(&report);

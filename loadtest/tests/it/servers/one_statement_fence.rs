@@ -117,7 +117,10 @@ fn a_fence_in_one_statement_is_found_within_100_000_operations() {
         command.args(["--run-time", "6", "--seed", &seed.to_string(), "--cluster"]);
         command.arg(cluster.dir()).arg("--router").arg(&*sabotage::PROGRAM);
         command.arg("--shard-manager").arg(&*crate::router::MANAGER);
-        let output = command.env("TESSERA_SABOTAGE", MUTATION).output().unwrap();
+        // The tester keeps the directory of a router that has broken a promise.
+        let kept = tempfile::tempdir().unwrap();
+        command.env("TMPDIR", kept.path()).env("TESSERA_SABOTAGE", MUTATION);
+        let output = command.output().unwrap();
         let report = report(&output);
         operations += report["verified"]["operations"].as_u64().unwrap();
         let found = found(&report);
