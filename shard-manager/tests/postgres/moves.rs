@@ -191,7 +191,8 @@ async fn many_rows_of_every_type_move_unchanged_also_if_an_operator_has_added_a_
                 "at":"2026-11-26T02:00:00.00{number:04}Z","more":{{"a":[{number},null]}},
                 "number":"01a21566-4efe-744b-bd4f-{number:012}"}}"#
             );
-            let json = if number % 3 == 0 { format!(r#"{{"id":"{number}"}}"#) } else { whole };
+            let json =
+                if number.is_multiple_of(3) { format!(r#"{{"id":"{number}"}}"#) } else { whole };
             prepare(&manager, name, Upsert, key, &json)
         };
         let done = write_all(&manager, (1..=MANY).map(row).collect(), false).await;
