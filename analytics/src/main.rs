@@ -1,5 +1,5 @@
 //! Process of the service: reads the configuration, serves until it receives a signal, and shuts
-//! down in order.
+//! down cleanly.
 
 #![forbid(unsafe_code)]
 
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(query) = flags.probe {
-        return check_result(query.ask(config.bind));
+        return check_result(query.check(config.bind));
     }
     log_format::start(config.log);
     match analytics::service::run(&config, |bound| print_banner(&config, bound)) {

@@ -9,9 +9,10 @@
 //! the meaning of keys, tokens and roles (`shard_manager::access`), the keys of issuers
 //! (`issuers`).
 
+pub mod access_problems;
 pub mod admission;
-pub mod answers;
 pub mod audit;
+pub mod caller_recheck;
 pub mod certificates;
 pub mod client_address;
 pub mod clock;
@@ -25,6 +26,5 @@ pub mod mode_check;
 pub mod scopes;
 pub mod sessions;
 pub mod sources;
-pub mod standing;
 pub mod usage_writer;
 pub mod watcher;

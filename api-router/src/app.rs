@@ -10,7 +10,7 @@ use std::time::Instant;
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderValue;
 use actix_web::web::{Bytes, Payload};
-use analytics::cross_origin::{Reached, Transport};
+use analytics::cross_origin::{Exposure, Transport};
 use analytics::event_stream::Hub;
 use analytics::{ErrorLog, MetricsQuery};
 use shard_manager::access::scope::AccessScope;
@@ -55,7 +55,7 @@ pub struct App {
     /// The port that the router serves on.
     pub port: u16,
     /// Ways in which clients reach the router.
-    pub reached: Reached,
+    pub reached: Exposure,
     /// True if nodes can be paused, delayed and cut through the API, and experiments can run.
     pub lab: bool,
     /// The lab experiment that is running, if there is one.
@@ -64,7 +64,7 @@ pub struct App {
     pub operate: bool,
     /// `sqlite`, `postgres` or `citus`.
     pub backend: &'static str,
-    /// Slots of moves that go on.
+    /// Slots of the moves in progress.
     pub moving_slots: MovingSlots,
     /// Values of `x-shard` by number, each built by the first response of its shard.
     shard_headers: Box<[OnceLock<HeaderValue>]>,
@@ -74,7 +74,7 @@ pub struct App {
 
 /// Recorded requests of a router, and the viewers of its live stream.
 pub struct Analytics {
-    /// Recorder and its responses.
+    /// Recorder, and the responses that are made from its records.
     pub metrics: Arc<MetricsView>,
     /// The last errors.
     pub errors: Arc<ErrorLog>,
@@ -100,8 +100,8 @@ pub struct AppSettings {
 }
 
 impl App {
-    /// Creates the state of a router over an open cluster. Work beside requests runs on `runtime`,
-    /// which must not be one that serves requests.
+    /// Creates the state of a router over an open cluster. Background work runs on `runtime`, which
+    /// must not be one that serves requests.
     pub fn new(manager: Manager, settings: AppSettings, runtime: &Handle) -> Self {
         let manager = Arc::new(manager);
         let shard_headers = (0..Topology::SHARDS_MAX).map(|_| OnceLock::new()).collect();
@@ -122,7 +122,7 @@ impl App {
             tracer: None,
             started: Instant::now(),
             port: settings.address.port(),
-            reached: Reached {
+            reached: Exposure {
                 loopback_only: settings.address.ip().to_canonical().is_loopback(),
                 port: settings.address.port(),
                 by: settings.transport,

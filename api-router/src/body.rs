@@ -153,7 +153,7 @@ pub fn gunzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
     }
 }
 
-/// Returns the problem of a body that is declared as gzip and is not, or breaks off within it.
+/// Returns the problem of a body that is declared as gzip but is not gzip, or is truncated.
 pub fn bad_gzip() -> Problem {
     Problem::new(Code::TSR101, "the body is not valid gzip, or is truncated")
         .hint("send it without Content-Encoding: gzip, or find out where it is truncated")

@@ -30,7 +30,7 @@ use crate::problem::{Code, Problem};
 const DECAY: Duration = Duration::from_secs(10);
 /// Bytes credited to a new client, which has had no time to send any.
 const INITIAL_CREDIT: f64 = 256.0 * 1024.0;
-/// Interval at which a body that waits for memory checks again which one may be evicted.
+/// Interval at which a body that waits for memory checks again which bodies may be evicted.
 const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Memory budget for the bodies of all clients of a router.
@@ -81,7 +81,7 @@ impl BodyBudget {
     /// Maximum number of bytes that bodies of all clients may hold at once. Parsed they are a few
     /// times as large.
     pub const BYTES_MAX: usize = 128 << 20;
-    /// Maximum number of bytes that may be held when some of them only save time.
+    /// Total of held bytes above which no more are granted to bodies that only save time with them.
     const SPARE_BYTES_MAX: usize = Self::BYTES_MAX / 2;
 
     /// Starts a share for the body of a client at this address; it holds nothing yet.
@@ -119,14 +119,14 @@ impl BudgetState {
         fits
     }
 
-    /// Evicts bodies until so many more bytes of this one would fit. Evicted bodies may still hold
-    /// their bytes. If all bodies that may be evicted are not enough, none is: those that do not
-    /// wait for their clients are about to free memory.
+    /// Evicts bodies until `bytes` more would fit for the body `number`. Evicted bodies may still
+    /// hold their bytes. If all bodies that may be evicted are not enough, none is: those that do
+    /// not wait for their clients are about to free memory.
     fn evict_for(&mut self, number: u64, bytes: usize) {
         let others = self.shares.iter().filter(|(other, _)| **other != number);
         let may_be_evicted = others.filter(|(_, one)| one.is_waiting || one.is_evicted);
-        let limit: usize = may_be_evicted.map(|(_, one)| one.bytes).sum();
-        if self.held - limit + bytes > BodyBudget::BYTES_MAX {
+        let evictable: usize = may_be_evicted.map(|(_, one)| one.bytes).sum();
+        if self.held - evictable + bytes > BodyBudget::BYTES_MAX {
             return;
         }
         let going = |state: &Self| -> usize {
@@ -150,15 +150,16 @@ impl BudgetState {
             let shares = shares.filter(|(_, one)| {
                 may_be_evicted(one) && of.is_none_or(|address| address == one.address)
             });
-            let by_worth = |(_, a): &(&u64, &ShareState), (_, b): &(&u64, &ShareState)| {
+            let by_activity = |(_, a): &(&u64, &ShareState), (_, b): &(&u64, &ShareState)| {
                 a.activity(now).total_cmp(&b.activity(now))
             };
-            shares.min_by(by_worth).map(|(number, _)| *number)
+            shares.min_by(by_activity).map(|(number, _)| *number)
         };
         greedy.and_then(|address| least(Some(address))).or_else(|| least(None))
     }
 
-    /// Returns the address that holds limit, if that is more than its share among several.
+    /// Returns the address that holds the most bytes, if there are several addresses and it holds
+    /// more than an equal share.
     fn greediest_address(&self) -> Option<Option<IpAddr>> {
         let mut held: BTreeMap<Option<IpAddr>, usize> = BTreeMap::new();
         for one in self.shares.values() {
@@ -192,7 +193,8 @@ impl BudgetShare {
         }
     }
 
-    /// Holds this many more bytes if there is plenty of memory now: for bytes that only save time.
+    /// Holds this many more bytes if at most half of the budget is then in use: for bytes that only
+    /// save time. Returns true if it does.
     pub fn try_grow(&self, bytes: usize) -> bool {
         self.budget.state().try_grow(self.number, bytes, BodyBudget::SPARE_BYTES_MAX)
     }
@@ -226,7 +228,7 @@ impl BudgetShare {
         grown
     }
 
-    /// Returns true if it holds this many more bytes now; otherwise others must give way.
+    /// Holds this many more bytes and returns true if they fit; otherwise evicts other bodies.
     fn grow_or_evict(&self, bytes: usize) -> Result<bool, Problem> {
         let mut state = self.budget.state();
         if state.shares.get(&self.number).is_none_or(|one| one.is_evicted) {
@@ -249,12 +251,12 @@ impl BudgetShare {
             if now >= until {
                 return Err(budget_exhausted());
             }
-            // Freed memory and the next check are handled alike.
+            // The loop checks again, whether memory was freed or the interval has passed.
             let _ = timeout_at(until.min(now + RECHECK_EVERY).into(), freed).await;
         }
     }
 
-    /// Waits for the client until this body is evicted.
+    /// Waits for `awaited`, which comes from the client, unless this body is evicted first.
     ///
     /// # Errors
     /// TSR005 if it is evicted.

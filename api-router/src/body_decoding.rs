@@ -22,7 +22,7 @@ const INFLATER_BYTES: usize = 48 << 10;
 const SMALL_STEP: usize = 16 << 10;
 /// Step in which larger text grows.
 const LARGE_STEP: usize = 256 << 10;
-/// Text that is larger grows to twice its size.
+/// Size from which text grows to the next power of two.
 const STEPS_END: usize = 4 << 20;
 
 /// Content coding of a body.
@@ -38,7 +38,7 @@ pub enum ContentCoding {
 #[derive(Debug)]
 pub struct BodyDecoder {
     source: Source,
-    /// Bytes that were taken out.
+    /// Number of bytes returned so far.
     given: usize,
 }
 
@@ -53,13 +53,13 @@ enum Source {
 pub enum DecodeStep {
     /// Some bytes were returned.
     Bytes,
-    /// There are none before more input is pushed.
+    /// No bytes are available until more input is pushed.
     NeedsInput,
     /// The body has ended.
     Ended,
 }
 
-/// Error of a body that is not gzip, or ends within it.
+/// Error of a body that is not gzip, or is truncated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadGzip;
 
@@ -159,8 +159,8 @@ struct InputQueue {
     taken: usize,
 }
 
-/// Reserves space for this many more bytes and a little more, not for twice as many: memory is
-/// counted.
+/// Reserves space for this many more bytes: text below [`STEPS_END`] grows in small steps instead
+/// of doubling, because its capacity is charged to the budget.
 fn make_room(out: &mut Vec<u8>, more: usize) {
     let needed = out.len() + more;
     if needed > out.capacity() {

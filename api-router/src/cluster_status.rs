@@ -4,7 +4,7 @@
 //! bytes, one statement for each shard, are looked up at most every ten seconds. Both happen only
 //! while clients request the status, in the background, and one at a time.
 //!
-//! **Invariant:** nothing here is done on a thread that serves requests.
+//! **Invariant:** no probe of a node and no lookup of sizes runs on a thread that serves requests.
 //! **Not here:** the recorded requests (`metrics_view`).
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +39,7 @@ const SIZES_MAX: Duration = Duration::from_secs(10);
 /// for longer.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Estimated sizes of the open shards; `None` of one that did not answer.
+/// Estimated sizes of the open shards; `None` for a shard that did not answer.
 type Sizes = Vec<(ShardNumber, Option<SizeEstimate>)>;
 
 /// Latest known state of a cluster.
@@ -94,7 +94,7 @@ impl<T: Send + Sync + 'static> LatestValue<T> {
     async fn wait(&self, patience: Duration) {
         let mut found = self.found.subscribe();
         if self.is_busy.load(Ordering::Acquire) {
-            // After that time the value before it is used.
+            // On a timeout the previous value is used.
             let _ = tokio::time::timeout(patience, found.changed()).await;
         }
     }
@@ -246,15 +246,15 @@ fn moved(totals: MoveTotals) -> MoveTotalsNow {
     MoveTotalsNow { rows, bytes, done, cancelled, rolled_back, failed, longest_hold_s }
 }
 
-/// Returns the nodes as they were probed just now, or else as they are believed to be.
+/// Returns the nodes with the results of a recent probe, or else with their last known state.
 fn nodes(stats: &ShardStats, probed: Option<&ShardReport>) -> Vec<NodeNow> {
     let milliseconds = |time: Duration| time.as_micros() as f64 / 1e3;
     let node = |node: &NodeStats| {
         let probe = probed.and_then(|report| report.nodes.iter().find(|it| it.node == node.node));
         let is_replica = node.role == Role::Replica;
         let lag = probe.map_or(node.lag, |probe| probe.lag).filter(|_| is_replica);
-        // A belief that is newer than the probe may be worse than its result.
-        let reasons = probe.map_or(node.reasons, |probe| probe.reasons.and(node.reasons));
+        // The last known state may be newer than the probe, and worse.
+        let reasons = probe.map_or(node.reasons, |probe| probe.reasons.union(node.reasons));
         NodeNow {
             node: node.node.clone(),
             role: node.role.name().to_owned(),
@@ -282,9 +282,9 @@ fn cache(stats: CacheStats) -> CacheNow {
         fills: stats.fills,
         rejected: stats.rejected,
         errors: stats.errors,
-        voids: stats.voids,
-        near_hits: stats.near_hits,
-        seldom: stats.seldom,
+        voids: stats.invalidations,
+        near_hits: stats.local_hits,
+        seldom: stats.too_infrequent,
         breaker: stats.breaker.name().to_owned(),
     }
 }

@@ -31,7 +31,7 @@ const INLINE_BYTES_MAX: usize = 64 << 10;
 pub async fn compressed(mut answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     if !is_worth_it(&answer) {
         if answer.status() == StatusCode::NOT_MODIFIED {
-            // The headers of the response that it stands for, which may have been a large one.
+            // A 304 has the headers of the full response, which may be a compressed one.
             vary_by_encoding(answer.headers_mut());
         }
         return answer;
@@ -83,7 +83,7 @@ async fn compress(plain: &Bytes) -> Option<Vec<u8>> {
         gzip(plain)
     } else {
         let plain = plain.clone();
-        // Without a thread it is sent as it is.
+        // If no thread is available, the body is sent uncompressed.
         block(move || gzip(&plain)).await.ok()?
     };
     (small.len() < plain.len()).then_some(small)

@@ -76,7 +76,7 @@ pub struct Flags {
     /// Address and port to serve on [default: 127.0.0.1:3000]
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Option<String>,
-    /// Folder of the embedded shards; made if it is not there [default: ./data]
+    /// Folder of the embedded shards; created if it does not exist [default: ./data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
     /// Storage engine: sqlite, postgres or citus [default: sqlite, or postgres if shards are named
@@ -120,8 +120,8 @@ pub struct Flags {
     /// Least severe messages to log: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
-    /// Serve https with the certificate in this file (PEM: its own, then those between); read again
-    /// every ten seconds and on SIGHUP
+    /// Serve https with the certificate in this file (PEM: the certificate of the router, then
+    /// intermediate ones); read again every ten seconds and on SIGHUP
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<String>,
     /// The private key of that certificate (PEM)
@@ -131,14 +131,15 @@ pub struct Flags {
     /// one; read again like the certificate
     #[arg(long, value_name = "FILE")]
     tls_client_ca: Option<String>,
-    /// Lists of revoked certificates of clients (PEM), one of each authority; read again too
+    /// Lists of revoked certificates of clients (PEM), one for each authority; read again like the
+    /// certificate
     #[arg(long, value_name = "FILE")]
     tls_client_crl: Option<String>,
     /// Refuse connections of clients without a certificate
     #[arg(long)]
     tls_client_required: bool,
-    /// A proxy in front of the router ends TLS: pages of https://HOST are its own, and on a loopback address the names of
-    /// the proxy are taken
+    /// TLS ends at a proxy in front of the router: pages of https://HOST count as the router's own,
+    /// and on a loopback address the router also accepts requests that name the host of the proxy
     #[arg(long)]
     behind_tls: bool,
     /// Serve on an address that others can reach although access control is off
@@ -207,7 +208,7 @@ pub enum Engine {
 pub struct Config {
     /// Address to serve on.
     pub bind: SocketAddr,
-    /// The certificate to show; without one clients speak plain HTTP.
+    /// Files of the certificate and its key; without them the router serves plain HTTP.
     pub tls: Option<tls::TlsFiles>,
     /// True if a proxy in front of the router ends TLS.
     pub behind_tls: bool,
@@ -340,7 +341,7 @@ fn backup_dir(settings: &mut Settings<'_>) -> Result<Option<PathBuf>, ConfigErro
 
 /// Returns the chosen engine, with the location of its shards.
 fn engine(settings: &mut Settings<'_>, sources: &Sources) -> Result<Engine, ConfigError> {
-    if let Some(servers) = postgres::is_meant(settings, sources)? {
+    if let Some(servers) = postgres::chosen_server_engine(settings, sources)? {
         return Ok(Engine::Postgres(Box::new(postgres::cluster(servers, settings, sources)?)));
     }
     let data_dir = settings.parse("data_dir", "./data", |text| {

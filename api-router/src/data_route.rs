@@ -25,7 +25,7 @@ pub struct DataRoute {
 }
 
 impl DataRoute {
-    /// The path as it is declared.
+    /// Returns the path as the route declares it.
     pub fn name(self) -> &'static str {
         ROUTES[usize::from(self.index)]
     }
@@ -49,9 +49,10 @@ pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
     Some(DataRoute { index, operation })
 }
 
-/// Routes that create tables and indexes: not counted among those about rows.
+/// Prefix of the routes that create tables and indexes, which are not data routes.
 const TABLES: &str = "/api/tables";
-/// Routes that change shards and slots, move slots, rebalance the cluster and back it up.
+/// Prefixes of the routes that change shards and slots, move slots, rebalance the cluster and back
+/// it up.
 const CHANGES: [&str; 5] =
     ["/api/shards", "/api/slots/", "/api/moves", "/api/rebalance", "/api/backup"];
 

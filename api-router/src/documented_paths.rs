@@ -7,9 +7,9 @@ use utoipa::openapi::path::Operation;
 
 use crate::data_route::{KV, KV_PREFIX};
 
-/// The OpenAPI document.
+/// Path of the OpenAPI document.
 pub const DOCUMENT: &str = "/api-docs/openapi.json";
-/// Swagger UI, which shows the document.
+/// Prefix of the paths of Swagger UI, which shows the document.
 pub const PAGES: &str = "/swagger-ui/";
 
 /// Returns true if a path, as routing decodes it, is one of a template: `{name}` stands for one

@@ -107,7 +107,7 @@ impl<'t> FilterParser<'t> {
 
     /// Parses `column.op.value`, `column.not.op.value`, or a group.
     fn item(&mut self, name: &str, rest: &mut &str, depth: usize) -> Result<Condition, Problem> {
-        // People like a space after a comma.
+        // Spaces after a comma are permitted.
         *rest = rest.trim_start_matches(' ');
         for group in ["not.and", "not.or", "and", "or"] {
             if rest.strip_prefix(group).is_some_and(|after| after.starts_with('(')) {
@@ -288,7 +288,7 @@ fn eat(rest: &mut &str, sign: &str) -> Option<()> {
     Some(())
 }
 
-/// Hint where the columns of a table are listed.
+/// Returns the hint that names the path where the columns of a table are listed.
 pub fn columns_of(table: &str) -> String {
     format!("/api/tables/{table} lists the columns")
 }

@@ -23,7 +23,7 @@ use crate::problem::{Code, Problem, X_SESSION_TOKEN};
 
 /// Deadline of a request that sets none.
 const DEADLINE_DEFAULT_MS: u64 = 5_000;
-/// Deadlines that a request may set.
+/// Deadlines that a request may set, in milliseconds.
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
 /// Longest idempotency key.
 const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
@@ -31,17 +31,17 @@ const IDEMPOTENCY_KEY_LEN_MAX: usize = 128;
 const STALENESS_DEFAULT: Duration = Duration::MAX;
 
 // Names are constants: looking a header up by text parses the text each time.
-/// See the OpenAPI document.
+/// Header with the shard key of a request.
 pub const X_SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
-/// See the OpenAPI document.
+/// Header with the consistency level: one, quorum or all.
 pub const X_CONSISTENCY: HeaderName = HeaderName::from_static("x-consistency");
-/// See the OpenAPI document.
+/// Header with the largest staleness of a read, in milliseconds.
 pub const X_MAX_STALENESS_MS: HeaderName = HeaderName::from_static("x-max-staleness-ms");
-/// See the OpenAPI document.
+/// Header with the time that a request may take, in milliseconds.
 pub const X_DEADLINE_MS: HeaderName = HeaderName::from_static("x-deadline-ms");
-/// Id under which a request is logged.
+/// Header with the id under which a request is logged.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// See the OpenAPI document.
+/// Header with the key by which a repeated write is recognised.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Parsed headers of a data request.
@@ -349,7 +349,8 @@ pub fn deadline(headers: &HeaderMap) -> Result<Duration, Problem> {
         .ok_or_else(|| bad(&X_DEADLINE_MS, &format!("a number of milliseconds, {least} to {most}")))
 }
 
-/// Returns the time that a check of the cluster may take: `most`, or less if the client says so.
+/// Returns the time that a check of the cluster may take: `most`, or the deadline of the client if
+/// that is shorter.
 ///
 /// # Errors
 /// Errors of [`deadline`].

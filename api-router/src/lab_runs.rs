@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use shard_manager::lab::audience::{Audience, Bar};
+use shard_manager::lab::experiment_observer::{Bar, ExperimentObserver};
 use shard_manager::lab::lab_error::LabError;
 use shard_manager::lab::levels::{self, LevelsOptions, LevelsResult};
 use tokio::sync::oneshot;
@@ -106,7 +106,7 @@ impl Drop for Presence {
     }
 }
 
-/// Audience of an experiment, whose time is limited and whose progress is not shown.
+/// Observer of an experiment, whose time is limited and whose progress is not shown.
 struct Watcher {
     runs: Arc<LabRuns>,
     has_client: Arc<AtomicBool>,
@@ -125,8 +125,8 @@ impl Watcher {
     }
 }
 
-impl Audience for Watcher {
-    fn say(&self, line: &str) {
+impl ExperimentObserver for Watcher {
+    fn report(&self, line: &str) {
         tracing::debug!(line, "progress of the experiment");
     }
 
@@ -134,7 +134,7 @@ impl Audience for Watcher {
         Box::new(NoBar)
     }
 
-    fn has_left(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         !self.has_client.load(Ordering::Acquire)
             || self.runs.is_closed.load(Ordering::Acquire)
             || Instant::now() >= self.until

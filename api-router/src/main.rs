@@ -35,7 +35,7 @@ use shard_manager::node_address::{ClusterAddress, ServerEngine};
 use shard_manager::sabotage::{self, Mutation};
 use tokio::runtime::Handle;
 
-/// Allocations of many threads do not wait for each other.
+/// Allocator in which threads do not wait for each other.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -88,11 +88,11 @@ fn warn_of_sabotage() -> Result<(), String> {
     Ok(())
 }
 
-/// Probes the router of this machine, by TLS if it serves by TLS.
+/// Probes the router of this machine, over TLS if the router uses TLS.
 fn probe(question: HealthQuery, config: &Config) -> Result<(), HealthError> {
     match config.tls {
-        None => question.ask(config.bind),
-        Some(_) => question.ask_through(config.bind, tls::connect_to_self),
+        None => question.check(config.bind),
+        Some(_) => question.check_through(config.bind, tls::connect_to_self),
     }
 }
 
@@ -188,7 +188,7 @@ fn backup_folder(config: &Config) -> anyhow::Result<Option<BackupFolder>> {
     opened.map(Some).map_err(|error| anyhow::anyhow!("backup_dir: {error}"))
 }
 
-/// Puts the cache of the settings before the shards, if there is one.
+/// Puts the cache that the settings name in front of the shards, if there is one.
 fn cached(manager: Manager, config: &Config) -> Manager {
     match &config.cache {
         Some(settings) => manager.with_cache(settings.clone()),
@@ -209,8 +209,8 @@ fn serve_commands(app: &Data<App>) {
     }
 }
 
-/// Takes keys and roles into force, opens the audit log, and begins to sum the rows of callers with
-/// a quota.
+/// Applies the keys and roles, opens the audit log, and begins to sum the rows of callers with a
+/// quota.
 async fn start_access(
     watcher: AccessWatcher,
     config: &Config,
@@ -252,8 +252,9 @@ fn open(config: &Config) -> anyhow::Result<Manager> {
     }
 }
 
-/// Restores the metrics of earlier runs, and stores those of this run until the returned keeper is
-/// dropped. It runs in the background, and a store that cannot be used is tried again.
+/// Restores the metrics of earlier runs, and stores those of this run until the returned writer is
+/// closed or dropped. The writer runs in the background, and tries a store that cannot be used
+/// again.
 fn keep_history(app: &App, config: &Config) -> anyhow::Result<Option<HistoryWriter>> {
     let (Some(analytics), Some(address)) = (&app.analytics, &config.analytics_store) else {
         return Ok(None);

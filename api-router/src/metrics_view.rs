@@ -1,5 +1,5 @@
-//! Metrics view: makes responses from the recorded requests and the state of the cluster, on
-//! threads that serve no requests.
+//! Metrics view: makes responses from the recorded requests and the state of the cluster, and
+//! renders them on threads that serve no requests.
 //!
 //! **Not here:** recording (`middleware`), HTTP (`routes`).
 
@@ -57,7 +57,8 @@ impl MetricsView {
         Self { recorder, status }
     }
 
-    /// Names a shard in the recorder, if it has joined since the last request that it answered.
+    /// Names a shard in the recorder, unless the recorder knows it already: shards can join while
+    /// the router runs.
     #[inline]
     pub fn name_shard(&self, manager: &Manager, shard: u16) {
         if !self.recorder.shards.knows(shard) {
@@ -98,7 +99,7 @@ impl MetricsView {
     }
 
     /// Ends the running second, so that its requests can be kept: none is recorded after this.
-    /// Longer intervals go on after a restart.
+    /// Longer intervals are continued after a restart.
     pub fn finish(&self) {
         self.recorder.settle_at(Instant::now() + SECOND);
     }

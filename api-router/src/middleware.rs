@@ -16,7 +16,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage};
-use analytics::cross_origin::{self, Foreign};
+use analytics::cross_origin::{self, CrossOriginRefusal};
 use analytics::{ErrorEvent, ErrorLog, Sample, Worker};
 use shard_manager::cache::ServedBy;
 use shard_manager::keyspace::Slot;
@@ -39,7 +39,7 @@ use crate::request_record::{self, RequestRecord};
 use crate::trace::{TRACEPARENT, Trace};
 use crate::unsupported_headers::refuse_unsupported;
 
-/// Header of responses to requests with `Authorization`, if it decides nothing.
+/// Header that reports to clients with `Authorization` that access control is off.
 const X_ACCESS: HeaderName = HeaderName::from_static("x-access");
 
 /// Handles a request before its route and the response after it.
@@ -81,7 +81,7 @@ pub async fn handle_request(
     let is_authorized = request.headers().contains_key(AUTHORIZATION);
     let mut admission = Admission::default();
     let mut response = match checked {
-        Err(Refused::By(problem)) => request.error_response(problem),
+        Err(Refused::Problem(problem)) => request.error_response(problem),
         Err(Refused::Preflight) => request.into_response(cors::preflight()),
         // Routes turn their errors into responses; an error here is the framework's own.
         Ok(admitted) => {
@@ -145,14 +145,14 @@ fn new_request_id() -> HeaderValue {
 /// Reason why a request does not reach its route.
 enum Refused {
     /// It is refused with this problem.
-    By(Problem),
-    /// A browser asks what a page may send, and the gate answers.
+    Problem(Problem),
+    /// A CORS preflight from a permitted origin, which is answered without a route.
     Preflight,
 }
 
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
-        Self::By(problem)
+        Self::Problem(problem)
     }
 }
 
@@ -165,8 +165,8 @@ fn check(
 ) -> Result<Admission, Refused> {
     match cross_origin::refuse(request.headers(), app.reached) {
         Ok(()) => {}
-        Err(Foreign::Page) if is_permitted => {}
-        Err(foreign) => return Err(Problem::from(foreign).into()),
+        Err(CrossOriginRefusal::Page) if is_permitted => {}
+        Err(refusal) => return Err(Problem::from(refusal).into()),
     }
     if is_permitted && cors::is_preflight(request.method(), request.headers()) {
         return Err(Refused::Preflight);
@@ -212,9 +212,9 @@ fn framework_problem(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
     Some(Problem::new(Code::TSR500, "an internal error"))
 }
 
-impl From<Foreign> for Problem {
-    fn from(foreign: Foreign) -> Self {
-        Self::new(Code::TSR403, foreign.detail("this router")).hint(foreign.hint())
+impl From<CrossOriginRefusal> for Problem {
+    fn from(refusal: CrossOriginRefusal) -> Self {
+        Self::new(Code::TSR403, refusal.detail("this router")).hint(refusal.hint())
     }
 }
 

@@ -1,7 +1,7 @@
-//! Moving slots: the slots of moves that go on, as the catalog listed them a moment ago.
+//! Moving slots: the slots of the moves in progress, as the catalog listed them a moment ago.
 //!
-//! **Invariant:** the catalog is asked at most once a second, whatever the number of requests, and
-//! a catalog that does not answer holds up one of them, for a moment.
+//! **Invariant:** the catalog is queried at most once a second, however many requests there are. A
+//! catalog that does not answer delays only the request that queries it, by at most half a second.
 //! **Not here:** the moves (`shard_manager::manager`).
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,17 +26,17 @@ pub struct MovingSlots {
 
 #[derive(Clone, Debug, Default)]
 struct SeenMoves {
-    /// Time at which the catalog was asked.
+    /// Time of the last query to the catalog.
     asked: Option<Instant>,
     /// Slots and identity of each move.
     moves: Arc<[(SlotSet, String)]>,
 }
 
 impl MovingSlots {
-    /// Returns the identity of the move that has a slot, if it was listed.
+    /// Returns the identity of the move in progress that includes a slot, if one was listed.
     pub async fn move_of(&self, manager: &Manager, slot: Slot) -> Option<String> {
         if self.takes_turn() {
-            // The catalog may be away: the list stays as it is.
+            // If the catalog is unreachable, the list stays as it is.
             if let Ok(Ok(records)) = timeout(ANSWER_MAX, manager.moves().list()).await {
                 self.store(&records);
             }
@@ -46,7 +46,7 @@ impl MovingSlots {
         found.map(|(_, name)| name.clone())
     }
 
-    /// Returns true if this request is the one that asks the catalog.
+    /// Returns true if this request has to query the catalog.
     fn takes_turn(&self) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_old = seen.asked.is_none_or(|asked| asked.elapsed() >= AGE_MAX);

@@ -20,7 +20,8 @@ const MINUTES: u64 = 15;
 pub struct RecordedLoad(Weak<MetricsView>);
 
 impl RecordedLoad {
-    /// Returns the source for the manager, which the metrics themselves refer to.
+    /// Returns the load source for the manager. It refers to the metrics weakly, because they refer
+    /// to the manager.
     pub fn of(metrics: &Arc<MetricsView>) -> Arc<dyn LoadSource> {
         Arc::new(Self(Arc::downgrade(metrics)))
     }
@@ -41,14 +42,14 @@ pub fn count(metrics: &MetricsView) -> ObservedLoad {
     let query = MetricsQuery { window, ..MetricsQuery::default() };
     let metrics = figures(&[recorder.history()], &query, &ClusterNow::default(), recorder.at_ms());
     let keys = metrics.hot_keys.into_iter().filter_map(|hot| {
-        // The possible share of other keys in this count is not held against the key.
+        // The part of the count that may belong to other keys is subtracted.
         let requests = hot.requests.saturating_sub(hot.error);
         Some(KeyLoad { key: hot.key, slot: Slot::new(hot.slot?)?, requests })
     });
     ObservedLoad { slots, keys: keys.collect() }
 }
 
-/// Returns the time in which the counted requests were answered.
+/// Returns the length of the period that the counts cover.
 pub fn window(metrics: &MetricsView) -> Duration {
     let recorder = &metrics.recorder;
     let running = Duration::from_millis(recorder.at_ms() % 60_000);

@@ -2,8 +2,8 @@
 //! feature `otlp`.
 //!
 //! Each request that reads or writes rows has one span, with a child span for the time in the queue
-//! and one for the time in the database. A trace is not sent if the client's `traceparent` says
-//! that the client does not record it.
+//! and one for the time in the database. A trace is not sent if the client's `traceparent`
+//! indicates that the client does not record it.
 //!
 //! **Invariant:** no request waits for the collector: spans that do not fit into the queue are
 //! dropped. No key and no query string is sent.
@@ -32,7 +32,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::trace::{Trace, own_span};
 
-/// Spans that wait to be sent; more are left out.
+/// Maximum number of spans that wait to be sent; further ones are dropped.
 const QUEUE_MAX: usize = 8_192;
 /// Spans of one request to the collector.
 const BATCH_MAX: usize = 512;
@@ -67,7 +67,7 @@ pub struct TracedRequest<'r> {
     pub sample: Sample<'r>,
     /// Time until the first shard received the request.
     pub before: Duration,
-    /// Method.
+    /// HTTP method.
     pub method: &'r str,
     /// Path as the route declares it.
     pub route: &'static str,
@@ -257,7 +257,7 @@ impl BlockingClient {
         let trusted = rustls_native_certs::load_native_certs().certs;
         let trusted: Vec<Certificate<'static>> =
             trusted.iter().map(|one| Certificate::from_der(one).to_owned()).collect();
-        // Named, not taken from the process: another crate may bring another provider.
+        // Named here, because another crate may install a different default for the process.
         let tls = TlsConfig::builder()
             .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
             .root_certs(RootCerts::new_with_certs(&trusted));

@@ -12,16 +12,16 @@ use crate::problem::{Code, Problem};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// A preference that is known here.
+/// A preference that the router supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preference {
-    /// `return=minimal`: leave the row out of the answer to a write.
+    /// `return=minimal`: leave the row out of the response to a write.
     Minimal,
-    /// `return=representation`: put it in.
+    /// `return=representation`: include the row.
     Representation,
     /// `fanout=deny`: refuse to read all shards.
     DenyFanout,
-    /// `partial=allow`: answer a read of all shards though some of them cannot.
+    /// `partial=allow`: answer a read of all shards even if some of them cannot.
     AllowPartial,
     /// `count=exact`: report the number of all matching rows, not only those of the page.
     CountExact,
@@ -29,7 +29,7 @@ pub enum Preference {
     PerShard,
     /// `tx=rollback`: only report the effect of a change of indexes.
     Rollback,
-    /// `handling=strict`: refuse what would else be ignored.
+    /// `handling=strict`: refuse unknown preferences instead of ignoring them.
     Strict,
     /// `handling=lenient`: the default.
     Lenient,

@@ -27,7 +27,7 @@ pub use response::{ProblemBody, respond};
 
 /// Session token, in requests and in responses.
 pub const X_SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
-/// Header of the repeated response of an earlier request.
+/// Header that marks a response as the repetition of an earlier one.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// A response that is not a success.
@@ -53,7 +53,7 @@ struct RareFields {
     headers: Vec<(HeaderName, String)>,
     /// Requested level and reached level.
     levels: Option<(Level, Level)>,
-    /// True if this is the repeated answer of an earlier request.
+    /// True if this repeats the response to an earlier request.
     replayed: bool,
     /// Progress of a streamed body.
     progress: Option<Progress>,
@@ -64,11 +64,11 @@ struct RareFields {
 pub struct Progress {
     /// Rows that are stored at the requested level.
     pub stored: usize,
-    /// All rows before this one were carried out, none from it on.
+    /// Index of the first row that was not carried out; all rows before it were.
     pub next_index: usize,
-    /// Rows before it that are not stored, or not known to be.
+    /// Number of rows before `next_index` that are not stored, or not known to be.
     pub failed_total: usize,
-    /// The first of these, as in an answer that is not a problem.
+    /// The first of these rows, in the form of a response that is not a problem.
     pub failed: serde_json::Value,
 }
 
@@ -86,7 +86,7 @@ impl Problem {
         self
     }
 
-    /// Prefixes the detail with the member of the body that contains its own.
+    /// Prefixes the detail with the member of the body that it is about.
     #[must_use]
     pub fn within(mut self, member: &str) -> Self {
         self.detail = format!("{member}: {}", self.detail);
@@ -107,7 +107,8 @@ impl Problem {
         self
     }
 
-    /// Sets the status for an unsupported media type of the body, instead of the response.
+    /// Sets the status to 415: the media type of the body is not supported, rather than that of the
+    /// response.
     #[must_use]
     pub fn unsupported_media_type(mut self) -> Self {
         self.status = StatusCode::UNSUPPORTED_MEDIA_TYPE;

@@ -91,7 +91,7 @@ const ALL_COLUMNS: &str = "*";
 /// Parameters of a read that are not filters.
 const KNOWN: [&str; 8] =
     ["table", "select", "order", "orderBy", "limit", "offset", "cursor", "shardKey"];
-/// Names of parameters elsewhere, which are not columns either.
+/// Parameters of other APIs, which are refused with a hint even if the table has such a column.
 const RESERVED: [(&str, &str); 3] = [
     ("where", "it would be SQL from a client; use column=eq.value"),
     ("count", "send the header Prefer: count=exact"),

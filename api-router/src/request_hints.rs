@@ -5,8 +5,8 @@
 //! common with an existing one gets no hint.
 //! **Not here:** the problems that hints belong to (`problem`).
 
-/// Remedy for a shard key that differs from the row's routing column, given that column as it is
-/// stored; `None` if it is null.
+/// Remedy for a shard key that differs from the row's routing column, given the stored value of
+/// that column; `None` if it is null.
 pub fn contradiction(column: &str, stored: Option<&str>) -> String {
     match stored {
         Some(stored) => format!(
@@ -16,14 +16,15 @@ pub fn contradiction(column: &str, stored: Option<&str>) -> String {
     }
 }
 
-/// Remedy for a delete that met no row: inserting one would be none.
+/// Remedy for a delete that matched no row, for which the usual hint, to insert the row, is
+/// useless.
 pub const NOTHING_TO_REMOVE: &str =
     "there is nothing left to remove; if there should be, check the id and the shard key";
 
-/// Remedy for a path that leads nowhere, in all such responses.
+/// Remedy in every response to an unknown path.
 const LISTS: &str = "/ lists what there is, /swagger-ui/ explains it";
 
-/// Remedy for a path that does not exist, given the paths that do, and if a table has that name.
+/// Remedy for a path that does not exist, given the paths that do, and a test for names of tables.
 pub fn no_such_path<'r>(
     path: &str,
     routes: impl Iterator<Item = &'r str>,
@@ -50,14 +51,14 @@ fn nearest_path<'r>(path: &str, routes: impl Iterator<Item = &'r str>) -> Option
     let written = path.to_ascii_lowercase();
     let near = routes.filter_map(|route| {
         let distance = distance(core(&written), core(route))?;
-        // Of two equally near routes, the one with the same beginning.
+        // Of two equally near routes, the one whose whole path is nearer.
         Some((distance, strsim::damerau_levenshtein(&written, route), route))
     });
     near.min().map(|(_, _, route)| route)
 }
 
 /// Returns the part that distinguishes paths: all but `/api`, also misspelt or with a version, and
-/// the slashes around.
+/// the surrounding slashes.
 fn core(path: &str) -> &str {
     let is_version = |text: &str| text.parse::<u8>().is_ok();
     let mut rest = path.trim_matches('/');

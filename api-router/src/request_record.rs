@@ -30,11 +30,11 @@ pub struct RequestRecord {
     pub served_by: Option<ServedBy>,
     /// Number of shards that received the request.
     pub fanout: u16,
-    /// Reading, checking and routing: until the first shard received the request.
+    /// Time of reading, checking and routing, until the first shard received the request.
     pub route: Duration,
-    /// Waiting for the shard; of several the slowest.
+    /// Time of waiting for the shard; with several shards, that of the slowest.
     pub queue: Duration,
-    /// In its database.
+    /// Time in the database of that shard.
     pub database: Duration,
     key: Key,
 }
@@ -47,7 +47,7 @@ enum Key {
     Long(Box<str>),
 }
 
-/// Longest key, in bytes, that takes no memory of its own: one like a UUID, and some more.
+/// Longest key, in bytes, that is stored inline: a UUID of 36 bytes, and some more.
 const SHORT_MAX: usize = 47;
 
 /// Attaches an empty record to a request; without it nothing is recorded.
@@ -106,7 +106,7 @@ impl RequestRecord {
             None if self.key().is_some() || is_refused_at_once(&failure.error) => return,
             None => self.fanout = fanout(all),
         }
-        // A write that its rows or the replicas refused: the primary has checked it.
+        // A failure with a position comes from the primary, which has examined the write.
         self.served_by = failure.seen.map(|_| ServedBy::Primary);
         if is_in_queue(failure) {
             self.queue = waited;
@@ -132,7 +132,7 @@ fn is_refused_at_once(error: &Error) -> bool {
     )
 }
 
-/// Returns true if a request failed while it waited for its turn.
+/// Returns true if a request failed while it waited in a queue.
 fn is_in_queue(failure: &Failure) -> bool {
     let is_unstarted_write = failure.outcome == Outcome::Rejected
         && matches!(failure.error, Error::DeadlinePassed | Error::WritesStalled { .. });

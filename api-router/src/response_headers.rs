@@ -26,19 +26,19 @@ const X_EPOCH: HeaderName = HeaderName::from_static("x-epoch");
 const X_SERVED_BY: HeaderName = HeaderName::from_static("x-served-by");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-/// The preferences that were honoured.
+/// Header that lists the preferences that were honoured.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 /// Parts of the time of a request, for `Server-Timing`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
-    /// Reading, checking and routing.
+    /// Time of reading, checking and routing.
     pub route: Duration,
-    /// Waiting for the shard.
+    /// Time of waiting for the shard.
     pub queue: Duration,
-    /// In the database.
+    /// Time in the database.
     pub database: Duration,
-    /// Putting the shards' answers together.
+    /// Time of merging the shards' results.
     pub merge: Duration,
 }
 
@@ -91,7 +91,7 @@ pub struct AnswerOrigin<'s> {
     pub cache: Option<CacheUse>,
     /// Positions that the client has seen with this response.
     pub session: &'s SessionToken,
-    /// The version of the map.
+    /// Epoch of the shard map.
     pub epoch: u64,
 }
 
@@ -121,7 +121,7 @@ pub fn data_response(app: &App, origin: &AnswerOrigin<'_>, timing: &Timing) -> H
             .expect("a token is visible ASCII");
     response
         .content_type("application/json")
-        // The response depends on headers, and is old in a moment.
+        // The response depends on request headers, and is soon out of date.
         .insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .insert_header((X_EPOCH, HeaderValue::from(origin.epoch)))
         .insert_header((X_SERVED_BY, HeaderValue::from_static(origin.served_by.name())))
@@ -148,7 +148,7 @@ pub fn keyed_response(
     response
 }
 
-/// Returns the tag of a row of this version.
+/// Returns the `ETag` of a row of this version.
 pub fn etag(version: i64) -> HeaderValue {
     let mut text = Vec::with_capacity(16);
     text.push(b'"');
@@ -251,7 +251,7 @@ refusals! {
         503 Unavailable "The shard does not answer, or has no connection free; see Retry-After.";
         504 DeadlinePassed "The deadline passed.";
     }
-    /// The problems that making a table may answer with; `outcome` says what became of it.
+    /// The problems that making a table may answer with, with its `outcome`.
     TableRefusals {
         400 BadRequest "Something in the request is malformed, unknown or reserved: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";
@@ -345,7 +345,7 @@ refusals! {
         503 Unavailable "The experiment failed or took too long: the detail says which.";
         504 DeadlinePassed "The body did not arrive in time.";
     }
-    /// The problems that a write may answer with; `outcome` says what became of it.
+    /// The problems that a write may answer with, with its `outcome`.
     WriteRefusals {
         400 BadRequest "Something in the request is malformed or unknown: the detail names it.";
         403 Forbidden "The request comes from a foreign web page.";

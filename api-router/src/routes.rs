@@ -100,7 +100,7 @@ pub fn configure(surface: &mut ServiceConfig<'_>, optional: OptionalRoutes) {
         configure_access(surface);
     }
     if optional.lab {
-        surface.service(lab::list_holds).service(lab::hold_node).service(lab::levels::play_levels);
+        surface.service(lab::list_faults).service(lab::set_fault).service(lab::levels::play_levels);
     }
 }
 

@@ -48,8 +48,8 @@ pub enum ServeError {
     Tls(#[from] TlsError),
 }
 
-/// Serves `app` on `listener`, by TLS if there is an identity. The caller binds, so a test can use
-/// port 0.
+/// Serves `app` on `listener`, over TLS if there is an identity. The caller binds, so a test can
+/// use port 0.
 ///
 /// # Errors
 /// Errors of the listener and of TLS.
@@ -59,7 +59,7 @@ pub fn serve(
     identity: Option<Arc<Identity>>,
     workers: usize,
 ) -> Result<Server, ServeError> {
-    // Accepted connections inherit it from the listener.
+    // Accepted connections inherit the timeout from the listener.
     socket2::SockRef::from(&listener).set_tcp_user_timeout(Some(STALLED_MAX))?;
     let optional = optional_routes(&app);
     let api = Data::new(openapi(optional));
@@ -105,8 +105,8 @@ pub fn serve(
     Ok(server.run())
 }
 
-/// Returns the optional routes of a router. Without access control, anybody who reaches the router
-/// could change its shards: a flag has to permit that.
+/// Returns the optional routes of a router. Without access control, any client that reaches the
+/// router could change its shards: a flag has to permit that.
 fn optional_routes(app: &App) -> OptionalRoutes {
     let is_enforced = app.gate.as_ref().is_some_and(|gate| gate.is_enforced());
     let (access, operate) = (app.gate.is_some(), app.operate || is_enforced);

@@ -73,7 +73,7 @@ pub enum TlsError {
         /// Description of the error.
         cause: String,
     },
-    /// Each file is valid by itself.
+    /// The key and the certificate do not match, though each file is valid by itself.
     #[error("the key in {} is not that of the certificate in {}", key.display(), certificate.display())]
     KeyMismatch {
         /// The certificate.
@@ -86,7 +86,7 @@ pub enum TlsError {
     Setup(String),
 }
 
-/// The certificate that is shown now.
+/// The certificate that the router presents now, with its files.
 #[derive(Debug)]
 pub struct Identity {
     files: TlsFiles,
@@ -106,8 +106,7 @@ impl Identity {
         Ok(Self { files, shown, clients })
     }
 
-    /// Reads the files again and shows their content; returns true if that is another certificate
-    /// than before.
+    /// Reads the files again and presents the certificate in them; returns true if it has changed.
     ///
     /// # Errors
     /// [`TlsError`], and then nothing has changed.
@@ -124,9 +123,9 @@ impl Identity {
 /// Period in which clients accept a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// Not before.
+    /// First moment of the period (`notBefore`).
     pub begins: SystemTime,
-    /// Not after.
+    /// Last moment of the period (`notAfter`).
     pub ends: SystemTime,
 }
 
@@ -180,17 +179,18 @@ pub fn acceptor(identity: Arc<Identity>) -> Result<ServerConfig, TlsError> {
 #[derive(Debug)]
 pub struct CertificateWatcher {
     identity: Arc<Identity>,
-    asked: Signal,
+    hangup_signal: Signal,
 }
 
 impl CertificateWatcher {
-    /// Takes over SIGHUP: it no longer ends the process, but makes the files be read.
+    /// Takes over SIGHUP: it no longer ends the process, but causes the files to be read.
     ///
     /// # Errors
-    /// [`TlsError::Setup`] where signals cannot be received.
+    /// [`TlsError::Setup`] if signals cannot be received.
     pub fn new(identity: Arc<Identity>) -> Result<Self, TlsError> {
-        let asked = signal(SignalKind::hangup()).map_err(|e| TlsError::Setup(e.to_string()))?;
-        Ok(Self { identity, asked })
+        let hangup_signal = signal(SignalKind::hangup());
+        let hangup_signal = hangup_signal.map_err(|e| TlsError::Setup(e.to_string()))?;
+        Ok(Self { identity, hangup_signal })
     }
 
     /// Checks the files for ever.
@@ -206,9 +206,9 @@ impl CertificateWatcher {
             "authorities and revoked certificates of clients were not read again, the old ones stay",
         );
         loop {
-            let by_hand = tokio::select! {
+            let was_requested = tokio::select! {
                 () = tokio::time::sleep(CHECK_EVERY) => false,
-                _ = self.asked.recv() => true,
+                _ = self.hangup_signal.recv() => true,
             };
             let identity = self.identity.clone();
             let renewed = tokio::task::spawn_blocking(move || {
@@ -216,20 +216,20 @@ impl CertificateWatcher {
             });
             match renewed.await {
                 Ok((own, of_clients)) => {
-                    certificate.report(own, by_hand);
+                    certificate.report(own, was_requested);
                     if let Some(renewed) = of_clients {
-                        clients.report(renewed, by_hand);
+                        clients.report(renewed, was_requested);
                     }
                 }
                 Err(error) => {
-                    certificate.report(Err(TlsError::Setup(error.to_string())), by_hand);
+                    certificate.report(Err(TlsError::Setup(error.to_string())), was_requested);
                 }
             }
         }
     }
 }
 
-/// Fault of files that the log has stated, and the sentences of the log.
+/// Last fault that was logged, and the sentences to log.
 struct ReportedState {
     fault: String,
     renewed: &'static str,
@@ -242,20 +242,21 @@ impl ReportedState {
         Self { fault: String::new(), renewed, same, failed }
     }
 
-    /// Logs the outcome of a check, each fault once. A check that was asked for is always answered.
-    fn report(&mut self, renewed: Result<bool, TlsError>, by_hand: bool) {
+    /// Logs the outcome of a check, each fault once. The outcome of a check that SIGHUP requested
+    /// is always logged.
+    fn report(&mut self, renewed: Result<bool, TlsError>, was_requested: bool) {
         match renewed {
             Ok(is_new) => {
                 self.fault.clear();
                 if is_new {
                     tracing::info!("{}", self.renewed);
-                } else if by_hand {
+                } else if was_requested {
                     tracing::info!("{}", self.same);
                 }
             }
             Err(error) => {
                 let cause = error.to_string();
-                if by_hand || cause != self.fault {
+                if was_requested || cause != self.fault {
                     tracing::warn!("{}: {cause}", self.failed);
                 }
                 self.fault = cause;
@@ -322,7 +323,8 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// Named, not taken from the process: another crate may bring another provider.
+/// Returns the cryptography provider. It is named here, because another crate may install a
+/// different default for the process.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }

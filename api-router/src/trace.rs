@@ -10,12 +10,12 @@ use std::fmt;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 
-/// The trace of a request, and of its answer.
+/// Header that names the trace of a request, and of its response.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// `00-<32 hex>-<16 hex>-<2 hex>`.
+/// Length of `00-<32 hex>-<16 hex>-<2 hex>`.
 const LENGTH: usize = 55;
-/// The one flag that level 1 gives a meaning to: the caller may record the trace.
+/// The only flag that level 1 defines: the caller may record the trace.
 const SAMPLED: u8 = 1;
 
 /// A trace, and the span of this router in it.
@@ -25,7 +25,7 @@ pub struct Trace {
     pub id: [u8; 16],
     /// The span of the caller; `None` if the trace begins here.
     pub parent: Option<[u8; 8]>,
-    /// Our own span.
+    /// Span of this router.
     pub span: [u8; 8],
     /// True if the caller may record it.
     pub sampled: bool,
@@ -36,7 +36,7 @@ impl Trace {
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut parents = headers.get_all(&TRACEPARENT);
         let parent = parents.next()?;
-        // Two of them contradict each other.
+        // Several headers contradict each other.
         let only = parents.next().is_none();
         only.then(|| Self::parse(parent.as_bytes())).flatten()
     }

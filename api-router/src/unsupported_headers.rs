@@ -30,7 +30,7 @@ const PLACEMENT: &str = "/api/route";
 /// Headers that concern the rows of a response, or the version of one row.
 const OF_ROWS: [HeaderName; 4] = [X_CONSISTENCY, X_SESSION_TOKEN, X_MAX_STALENESS_MS, IF_MATCH];
 
-/// Refuses a header that the route of a request does not honour, and a deadline that cannot be one.
+/// Refuses a header that the route of a request does not honour, and an invalid deadline.
 ///
 /// # Errors
 /// TSR113 names the header and the remedy.
@@ -85,7 +85,7 @@ fn refuse_beside_rows(headers: &HeaderMap, path: &str) -> Result<(), Problem> {
     refuse(headers, &X_SHARD_KEY, why, hint)
 }
 
-/// True if the path has this method.
+/// Returns true if the path of a request has its method.
 fn is_served(request: &ServiceRequest) -> bool {
     let Some(api) = request.app_data::<Data<OpenApi>>() else { return false };
     let (path, method): (&str, &Method) = (request.match_info().as_str(), request.method());

@@ -45,21 +45,21 @@ use crate::move_summary::MoveSummary;
 use crate::moving_slots::MovingSlots;
 use crate::options::Load;
 
-/// By then after the last fault everything must work again.
+/// Time after the last fault within which everything must work again.
 pub(crate) const LIVENESS: Duration = Duration::from_secs(10);
 /// Pause between two requests to a router that is starting.
 const POLL: Duration = Duration::from_millis(10);
 /// Part of the seed of moves, so that the other faults are those of a run without moves.
 const MOVES: u64 = 1 << 63;
-/// Part of the seed of shards that come and go.
+/// Part of the seed of joins and drains of shards.
 const GROWTH: u64 = 1 << 62;
 /// Flag of a router that carries out moves of slots without access control.
 const OPERATE: &str = "--operate";
 
-/// Programs that are broken on purpose: routers of our own, their cluster and their cache, if they
-/// have them.
+/// Programs that faults are injected into: the tester's own routers, and their cluster and cache,
+/// if they have them.
 pub(crate) struct ChaosTargets {
-    /// Routers, of which the first one is the next to be broken.
+    /// Routers; the next fault of a router is injected into the first one.
     routers: VecDeque<RouterProcess>,
     urls: Vec<String>,
     cluster: Option<Cluster>,
@@ -68,7 +68,7 @@ pub(crate) struct ChaosTargets {
     fence: Option<FenceCommand>,
     /// Moves of slots of the run, if there were any.
     move_summary: Option<MoveSummary>,
-    /// Shards that have come and gone in the run, if there were any.
+    /// Joins and drains of shards in the run, if there were any.
     growth_summary: Option<GrowthSummary>,
     kinds: Vec<FaultKind>,
 }
@@ -126,7 +126,7 @@ impl ChaosTargets {
     /// Waits until the routers accept requests; `pools` has one for each, in their order.
     ///
     /// # Errors
-    /// One does not within [`LIVENESS`], or has ended.
+    /// A router is not ready within [`LIVENESS`], or has ended.
     pub(crate) async fn await_ready(&mut self, pools: &[Arc<Pool>]) -> anyhow::Result<()> {
         for (router, pool) in self.routers.iter_mut().zip(pools) {
             let mut ready = std::pin::pin!(ready(pool, LIVENESS));
@@ -146,10 +146,10 @@ impl ChaosTargets {
         Ok(())
     }
 
-    /// Checks that the cluster can have the faults of the run. The router is ready.
+    /// Checks that the cluster allows the faults of the run. The router must be ready.
     ///
     /// # Errors
-    /// It cannot, or the router does not answer.
+    /// It does not, or the router does not respond.
     pub(crate) async fn check(&self, pool: &Pool) -> anyhow::Result<()> {
         match self.kinds.iter().any(|kind| kind.is_of_moves()) {
             true => slot_moves::check_shards(pool).await,
@@ -162,7 +162,7 @@ impl ChaosTargets {
         self.move_summary.as_ref()
     }
 
-    /// Returns the shards that have come and gone, if that was among the faults.
+    /// Returns the joins and drains of shards, if they were among the faults.
     pub(crate) fn growth_summary(&self) -> Option<&GrowthSummary> {
         self.growth_summary.as_ref()
     }
@@ -182,7 +182,7 @@ impl ChaosTargets {
         names.unwrap_or_default()
     }
 
-    /// Commits the faults of a schedule, until it is stopped or the schedule has none.
+    /// Injects the faults of a schedule, until it is stopped or the schedule ends.
     async fn break_by(
         mut self,
         schedule: Schedule,
@@ -209,7 +209,7 @@ impl ChaosTargets {
         Ok(self)
     }
 
-    /// Commits a fault to the next router and undoes it.
+    /// Injects a fault into the next router, and undoes it.
     async fn break_router(&mut self, fault: Fault) -> anyhow::Result<()> {
         let Some(router) = self.routers.front_mut() else { return Ok(()) };
         match fault {
@@ -227,7 +227,7 @@ impl ChaosTargets {
                 router.end().await?;
                 router.start()?;
             }
-            // They are faults of something else.
+            // These are not faults of a router.
             Fault::Node { .. }
             | Fault::LostAnswers { .. }
             | Fault::Promote { .. }
@@ -240,7 +240,7 @@ impl ChaosTargets {
         Ok(())
     }
 
-    /// Commits a fault and undoes it; returns further details for the record.
+    /// Injects a fault, and undoes it; returns further details for the record.
     async fn commit(&mut self, fault: Fault, pool: &Pool) -> anyhow::Result<Option<String>> {
         match fault {
             Fault::Kill { .. } | Fault::Freeze { .. } | Fault::Restart => {
@@ -254,7 +254,7 @@ impl ChaosTargets {
                 let Some(fence) = &self.fence else { return Ok(None) };
                 return fence.run(pool, (first, last), lasts).await;
             }
-            // They go on beside the others.
+            // These are injected by tasks of their own.
             Fault::Move { .. } | Fault::Grow { .. } => {}
             Fault::Node { .. } | Fault::LostAnswers { .. } | Fault::Promote { .. } => {
                 let Some(cluster) = &mut self.cluster else { return Ok(None) };
@@ -303,20 +303,20 @@ async fn commit_to(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<Option
     }
 }
 
-/// Faults going on, until it is stopped.
+/// Tasks that inject faults, until they are stopped.
 pub(crate) struct Chaos {
     stop: watch::Sender<bool>,
     task: JoinHandle<anyhow::Result<ChaosTargets>>,
-    /// Moves of slots, which go on beside the other faults.
+    /// Task that moves slots, beside the other faults.
     moves: Option<JoinHandle<SlotMoves>>,
-    /// Shards that come and go beside them.
+    /// Task that adds and drains shards, beside the other faults.
     growth: Option<JoinHandle<Growth>>,
     recorder: Arc<Recorder>,
 }
 
 impl Chaos {
-    /// Breaks something again and again, as the seed says. `pool` is of the router, and `moving`
-    /// tells the workload which slots move.
+    /// Starts injecting faults, in the order that the seed determines. `pool` connects to the
+    /// router, and `moving` reports to the workload which slots move.
     pub(crate) fn start(
         targets: ChaosTargets,
         recorder: Arc<Recorder>,
@@ -346,13 +346,13 @@ impl Chaos {
         Self { stop, task: tokio::spawn(task), moves, growth, recorder }
     }
 
-    /// Lets the last fault end, and the moves.
+    /// Stops after the last fault and the moves have ended.
     ///
     /// # Errors
-    /// The router could not be started again; [`ClusterError`] if it was a node.
+    /// The router could not be started again; [`ClusterError`] if a node could not.
     pub(crate) async fn stop(self) -> anyhow::Result<ChaosTargets> {
         let Self { stop, task, moves, growth, recorder } = self;
-        // The task has ended if it failed before; its result says why.
+        // Sending fails if the task has failed already; then its result contains the reason.
         let _ = stop.send(true);
         let mut targets = task.await.context("the task that injects faults failed")??;
         if let Some(growth) = growth {
@@ -371,7 +371,7 @@ impl Chaos {
     }
 }
 
-/// Waits until a router accepts requests, and returns the time that took.
+/// Waits until a router accepts requests, and returns the length of the wait.
 ///
 /// # Errors
 /// It does not within `patience`.
@@ -388,10 +388,10 @@ pub(crate) async fn ready(pool: &Pool, patience: Duration) -> anyhow::Result<Dur
     }
 }
 
-/// The router's program: given, or beside this one.
+/// Returns the path of the router's program: the given one, or `api-router` beside this program.
 ///
 /// # Errors
-/// It is not there.
+/// The program does not exist.
 fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     let path = match given {
         Some(path) => path.clone(),

@@ -1,7 +1,8 @@
 //! Check: the command `loadtest check FILE`, which checks a recorded history.
 //!
 //! **Invariant:** the report is written to stdout and errors to stderr; the exit code is 0 if the
-//! history violates no guarantee, 1 if it violates one, and 2 if the file is not a history.
+//! history violates no guarantee, 1 if it violates one, 2 if the file is not a history, and 3 if
+//! only writes at level `one` were lost after a promotion.
 //! **Not here:** the checks (`checker`), the format of the file (`history::lines`).
 
 use std::fs::File;
@@ -14,13 +15,14 @@ use anyhow::Context;
 use checker::Report;
 use checker::history::{OperationHistory, lines};
 
-/// No guarantee was violated.
+/// Exit code: no guarantee was violated.
 const EXIT_PASSED: u8 = 0;
-/// A guarantee was violated.
+/// Exit code: a guarantee was violated.
 const EXIT_FAILED: u8 = 1;
-/// No promise was, but a promotion has cost what was acknowledged at level `one`.
+/// Exit code: no guarantee was violated, but a promotion lost writes that were acknowledged at
+/// level `one`.
 pub const EXIT_LOST: u8 = 3;
-/// There was nothing to judge. Clap uses the same number for wrong usage.
+/// Exit code: the file could not be checked. Clap uses the same number for wrong usage.
 const EXIT_UNUSABLE: u8 = 2;
 
 /// Bytes read at once: a line is some 250 bytes.

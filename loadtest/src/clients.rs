@@ -16,14 +16,14 @@ use crate::keyspace::Names;
 use crate::requests::SessionToken;
 use crate::response_check::Failure;
 
-/// Columns that spell the shard key of a row, in all tables of the tester.
+/// Columns that may contain the shard key of a row, in all tables of the tester.
 const KEY_COLUMNS: [&str; 3] = ["user_id", "account", "key"];
-/// Code of the failure that an answer has a row of another tenant.
+/// Code of the failure that a response has a row of another tenant.
 const FOREIGN_ROW: &str = "foreign row";
 
 /// All clients of a run.
 pub(crate) struct Clients {
-    /// Client with the credential of the run, who may do everything.
+    /// Client with the credential of the run, which has all rights.
     owner: Arc<Client>,
     /// Clients of the users: the tenants, or else the owner.
     of_users: Vec<Arc<Client>>,
@@ -78,7 +78,7 @@ impl Client {
         Self { pools, names, token: Mutex::default(), counts: ClientCounts::default() }
     }
 
-    /// Returns the connections to a router; numbers beyond the last router begin again.
+    /// Returns the connections to a router; numbers beyond the last router wrap around.
     pub(crate) fn pool(&self, number: usize) -> &Arc<Pool> {
         &self.pools[number % self.pools.len()]
     }
@@ -88,7 +88,7 @@ impl Client {
         self.pools.len()
     }
 
-    /// Returns the spelling of its keys.
+    /// Returns the names, and so the keys, of the client.
     pub(crate) fn names(&self) -> &Arc<Names> {
         &self.names
     }

@@ -22,7 +22,7 @@ use crate::response_check::{Failure, printable};
 
 /// Maximum number of sources of responses: shards times roles times states of a cache.
 const SOURCES_MAX: usize = 1_024;
-/// The name of what has no place of its own.
+/// Name that stands for all sources or failures beyond a limit.
 const OTHERS: &str = "others";
 
 /// Operation of a user.
@@ -41,8 +41,9 @@ pub(crate) enum Operation {
     Modify,
     /// Many rows at once.
     Bulk,
-    /// Values by key.
+    /// A write of a value by key.
     KvPut,
+    /// A read of a value by key.
     KvGet,
     /// A read of all shards.
     Scatter,
@@ -117,11 +118,11 @@ impl Source {
     }
 }
 
-/// One operation that is over.
+/// Operation that has ended.
 #[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) operation: Operation,
-    /// Time at which it should have begun: in the closed model, at which it began.
+    /// Time at which it should have begun; in the closed model, the time at which it began.
     pub(crate) intended: Instant,
     pub(crate) sent: Instant,
     pub(crate) ended: Instant,
@@ -130,12 +131,12 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// From when it should have begun to the answer's last byte.
+    /// Returns the time from when the operation should have begun to the last byte of the response.
     pub(crate) fn response(&self) -> Duration {
         self.ended.saturating_duration_since(self.intended)
     }
 
-    /// From when it was sent.
+    /// Returns the time from when the operation was sent to the last byte of the response.
     fn service(&self) -> Duration {
         self.ended.saturating_duration_since(self.sent)
     }
@@ -146,7 +147,7 @@ impl Sample {
     }
 }
 
-/// Everything counted, as it is at one moment.
+/// All counts of a run, up to one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     started: Option<Instant>,
@@ -158,7 +159,7 @@ pub(crate) struct Counts {
     /// Delays of all operations between when each was due and when it was sent.
     pub(crate) lateness: Times,
     pub(crate) failed: u64,
-    /// Never sent, because too many were under way (open model).
+    /// Operations never sent, because too many were under way (open model).
     pub(crate) dropped: u64,
     pub(crate) sources: BTreeMap<Source, Times>,
     pub(crate) failures: Failures,
@@ -166,7 +167,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// From the first user's start to the last answer.
+    /// Returns the time from the first user's start to the last response.
     pub(crate) fn elapsed(&self) -> Duration {
         match (self.started, self.last) {
             (Some(started), Some(last)) => last.saturating_duration_since(started),
@@ -174,7 +175,7 @@ impl Counts {
         }
     }
 
-    /// Operations that are over.
+    /// Returns the number of operations that have ended.
     pub(crate) fn requests(&self) -> u64 {
         self.operations.values().map(Times::count).sum()
     }
@@ -206,16 +207,17 @@ pub(crate) struct Standing {
     pub(crate) requests: u64,
     pub(crate) failed: u64,
     pub(crate) dropped: u64,
-    /// Response time of the last whole second; `None` if nothing ended in it.
+    /// 99th percentile of the response times of the last whole second; `None` if no operation ended
+    /// in it.
     pub(crate) p99_ms: Option<f64>,
 }
 
-/// The counts all users share. An operation is counted once, when its verdict is known.
+/// Counts that all users share. An operation is counted once, when its verdict is known.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(Mutex<Counts>);
 
 impl Counters {
-    /// The first user starts, or the first operation is due.
+    /// Records the start of the run: the first user starts, or the first operation is due.
     pub(crate) fn start(&self, now: Instant) {
         self.lock().started.get_or_insert(now);
     }
@@ -225,12 +227,12 @@ impl Counters {
         self.lock().started
     }
 
-    /// One operation is over.
+    /// Counts an operation that has ended.
     pub(crate) fn add(&self, sample: Sample) {
         self.lock().add(sample);
     }
 
-    /// Operations that were due and are never sent.
+    /// Counts operations that were due and are never sent.
     pub(crate) fn drop_due(&self, count: u64) {
         self.lock().dropped += count;
     }
@@ -246,12 +248,13 @@ impl Counters {
         }
     }
 
-    /// A copy of everything.
+    /// Returns a copy of all counts.
     pub(crate) fn counts(&self) -> Counts {
         self.lock().clone()
     }
 
-    /// Counts stay true when a user panics while holding them: each change is one addition.
+    /// Locks the counts. They stay usable if a user panics while it holds the lock, because each
+    /// change only adds to them.
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,7 @@
 //! CPU: the CPU usage of the machine and of the load tester, from Linux's `/proc`.
 //!
-//! **Invariant:** where `/proc` cannot be read, both usages are zero.
+//! **Invariant:** where `/proc` cannot be read, the tester counts as idle, and the machine as fully
+//! idle.
 
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ pub(crate) struct Cpu {
     pub(crate) idle_share: f64,
 }
 
-/// The counters at one moment.
+/// CPU counters at the start of a measurement.
 pub(crate) struct Watch {
     began: Instant,
     own: Option<u64>,
@@ -48,16 +49,16 @@ impl Watch {
     }
 }
 
-/// User and system time of this process.
+/// Returns the user and system time of this process, in ticks.
 fn own_ticks() -> Option<u64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The name, in parentheses, may hold anything.
+    // The program's name, in parentheses, may contain any character.
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let field = |index: usize| fields.get(index)?.parse::<u64>().ok();
     Some(field(11)? + field(12)?)
 }
 
-/// Idle time, and all time, of all cores.
+/// Returns the idle time and the total time of all cores, in ticks.
 fn machine_ticks() -> Option<(u64, u64)> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let line = stat.lines().next()?.strip_prefix("cpu ")?;

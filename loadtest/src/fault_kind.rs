@@ -44,10 +44,10 @@ pub(crate) enum FaultKind {
 }
 
 impl FaultKind {
-    /// Faults without a cluster by default.
+    /// Default faults without a cluster.
     pub(crate) const OF_ROUTER: [Self; 3] =
         [Self::RouterKill, Self::RouterFreeze, Self::RouterRestart];
-    /// Faults with a cluster by default, without promotions: at level `one` they may lose writes by
+    /// Default faults with a cluster, without promotions: at level `one` they may lose writes by
     /// design.
     pub(crate) const OF_CLUSTER: [Self; 9] = [
         Self::RouterKill,
@@ -63,7 +63,7 @@ impl FaultKind {
     /// Faults of a cache.
     pub(crate) const OF_CACHE: [Self; 3] = [Self::RedisFlush, Self::RedisFreeze, Self::RedisKill];
 
-    /// Returns true if the fault needs servers below the router.
+    /// Returns true if the fault needs a cluster of servers behind the router.
     pub(crate) fn needs_cluster(self) -> bool {
         let others = [Self::Fence, Self::Move, Self::Rollback, Self::Join, Self::Drain];
         ![&Self::OF_ROUTER[..], &Self::OF_CACHE, &others].concat().contains(&self)
@@ -96,17 +96,17 @@ impl FaultKind {
         [Self::Move, Self::Rollback].contains(&self)
     }
 
-    /// Returns true if the fault is about shards that come and go.
+    /// Returns true if the fault is a join or a drain of a shard.
     pub(crate) fn is_of_growth(self) -> bool {
         [Self::Join, Self::Drain].contains(&self)
     }
 
-    /// Returns true if only a router with `--operate` has the fault.
+    /// Returns true if the fault requires a router with `--operate`.
     pub(crate) fn needs_operate(self) -> bool {
         self.is_of_moves() || self.is_of_growth()
     }
 
-    /// Returns whether the fault takes one of a shard's nodes away.
+    /// Returns true if the fault makes one of a shard's nodes unavailable.
     pub(crate) fn breaks_a_node(self) -> bool {
         match self {
             Self::Stop | Self::Freeze | Self::Cut | Self::HalfOpen | Self::Promote => true,

@@ -11,17 +11,18 @@ pub(crate) struct GrowthSummary {
     pub(crate) retired: usize,
     /// Rebalances and drains that have ended as they should.
     pub(crate) done: usize,
-    /// Those that were cancelled.
+    /// Rebalances and drains that were cancelled.
     pub(crate) cancelled: usize,
     /// Rebalances and drains that failed because a move failed or was rolled back, with reasons.
     pub(crate) failed: Vec<String>,
-    /// Those that have not ended in time, and shards that have not joined or retired.
+    /// Rebalances and drains that have not ended in time, and shards that have not joined or
+    /// retired.
     pub(crate) open: Vec<String>,
     /// Number of slots that were moved; a slot that moved twice counts twice.
     pub(crate) slots: u64,
-    /// Shard maps that were looked at.
+    /// Number of shard maps that were checked.
     pub(crate) maps: u64,
-    /// Shard maps that did not have each slot exactly once.
+    /// Descriptions of the shard maps that did not contain each slot exactly once.
     pub(crate) broken_maps: Vec<String>,
 }
 

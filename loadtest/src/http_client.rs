@@ -21,9 +21,10 @@ use hyper::{Request, StatusCode};
 
 use crate::response_check::{Failure, printable};
 
-/// A router that does not say by then that it is ready counts as absent.
+/// Longest wait for the response of a readiness check; a router that takes longer counts as absent.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest response read. The longest requested is a page of a scatter; more than this is a fault.
+/// Maximum number of bytes of a response. The longest one requested is a page of a scatter read; a
+/// longer one is an error.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
 const SHARD: HeaderName = HeaderName::from_static("x-shard");
@@ -35,10 +36,10 @@ const NOT_CONNECTED: &str = "not connected";
 /// Code of a failure to trust the router's certificate.
 const CERTIFICATE_REFUSED: &str = "certificate refused";
 
-/// A whole request; the path is the rest of its URL.
+/// Complete request, whose URI is only a path and a query.
 pub(crate) type HttpRequest = Request<http_body_util::Full<Bytes>>;
 
-/// A whole answer.
+/// Complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -47,17 +48,17 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The shard that answered, if it was one.
+    /// Returns the name of the shard that answered, if it was a single one.
     pub(crate) fn shard(&self) -> Option<&str> {
         self.text(&SHARD)
     }
 
-    /// `primary`, `replica` or `cache`.
+    /// Returns the role of the node that answered: `primary`, `replica` or `cache`.
     pub(crate) fn served_by(&self) -> Option<&str> {
         self.text(&SERVED_BY)
     }
 
-    /// `hit`, `miss` or `bypass`.
+    /// Returns the use of the router's cache: `hit`, `miss` or `bypass`.
     pub(crate) fn cache(&self) -> Option<&str> {
         self.text(&CACHE)
     }
@@ -67,7 +68,7 @@ impl Answer {
     }
 }
 
-/// Asks whether a router is there and ready, and says what to do when it is not.
+/// Checks that a router is reachable and ready. The error names a remedy.
 pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
     let target = pool.target();
     let asked = match Request::get("/ready").body(http_body_util::Full::default()) {
@@ -100,7 +101,7 @@ pub(crate) async fn check_ready(pool: &Pool) -> anyhow::Result<()> {
     }
 }
 
-/// True of a failure before anything was sent, so that the request has not happened.
+/// Returns true for a failure before anything was sent, so that the request had no effect.
 pub(crate) fn is_before_sending(failure: &Failure) -> bool {
     [NOT_CONNECTED, CERTIFICATE_REFUSED].contains(&failure.code.as_str())
 }

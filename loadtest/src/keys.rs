@@ -16,7 +16,7 @@ use crate::random::Random;
 
 /// Percent of the draws that a hot set gets.
 const HOT_DRAWS_PERCENT: u32 = 90;
-/// Exponent of `latest`, as YCSB has it.
+/// Exponent of `latest`, as in YCSB.
 const LATEST_EXPONENT: f64 = 0.99;
 /// The steepest Zipf: at 5, nineteen of twenty draws are the first key.
 const EXPONENT_MAX: f64 = 5.0;
@@ -24,7 +24,7 @@ const EXPONENT_MAX: f64 = 5.0;
 /// Distribution of draws over the keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Dist {
-    /// Each key as likely.
+    /// All keys are equally likely.
     Uniform,
     /// Key n is as likely as 1 / (n + 1)^θ.
     Zipf(f64),

@@ -43,18 +43,20 @@ const ZEROS: &str = "0000001";
 /// Number of digits of an integer key after [`ZEROS`]: run, kind and two numbers. With the leading
 /// 1, the integer has 38 digits, the most that always fit in 128 bits.
 const DIGITS: usize = 16 + 1 + 10 + 10;
-/// Runs with more digits than this would make integers too long.
+/// The number of a run in an integer key is taken modulo this, because more digits would be too
+/// long.
 const RUNS: u64 = 10_000_000_000_000_000;
 
-/// Most sessions whose rows are in ranges between split points.
+/// Maximum number of sessions whose rows are in ranges between split points.
 const SESSIONS: u32 = 64;
 
 /// Number of slots that keys are distributed over.
 const SLOTS: u32 = 16_384;
-/// Distance in slots between successive keys in the keyspace modulo, which places key `n` in slot
-/// `n`: a small run would stay on the first shard. The distance is odd, so that all slots are
-/// reached, and 0.618 of all slots, so that any few successive keys lie far apart (multiplicative
-/// hashing: Knuth, "The Art of Computer Programming", volume 3, section 6.4).
+/// Distance in slots between successive keys in the keyspace modulo. That keyspace places key `n`
+/// in slot `n`, so that consecutive keys of a small run would all be on the first shard. The
+/// distance is odd, so that all slots are reached, and 0.618 of all slots, so that any few
+/// successive keys lie far apart (multiplicative hashing: Knuth, "The Art of Computer Programming",
+/// volume 3, section 6.4).
 const STRIDE: u32 = 10_125;
 
 /// Part of the shard map that describes keys.
@@ -64,14 +66,14 @@ struct ShardMap {
     parameters: serde_json::Value,
 }
 
-/// Spelling that a cluster demands of keys.
+/// Form that a cluster's keyspace requires of keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Shape {
-    /// Text that begins with one of these.
+    /// Text that begins with one of these prefixes.
     Behind(Vec<String>),
     /// Text that ends in the number of its slot.
     Modulo,
-    /// Integers; the ranges between split points that contain any.
+    /// Integers, with the ranges between split points that contain enough of them.
     Integers(Vec<IntegerRange>),
     Matrix,
 }
@@ -91,7 +93,7 @@ pub(crate) enum Name {
     Bank(u32),
 }
 
-/// Number of [`Name::Once`] in keys of digits.
+/// Number that stands for [`Name::Once`] in integer keys.
 const ONCE: u64 = 3;
 
 /// Keys of one run.
@@ -107,7 +109,8 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Names of a new run in a cluster with this shard map: the answer of `GET /api/shard-map`.
+    /// Creates the names of a new run in a cluster with this shard map, which is the response to
+    /// `GET /api/shard-map`.
     ///
     /// # Errors
     /// The tester cannot spell keys for the cluster's keyspace.
@@ -132,7 +135,7 @@ impl Names {
         self
     }
 
-    /// Name of the run, unlike that of any other run.
+    /// Returns the name of the run, which differs from that of any other run.
     pub(crate) fn run(&self) -> &str {
         &self.run
     }
@@ -211,7 +214,7 @@ impl Names {
         }
     }
 
-    /// True of a [`Names::marked`] key of any run of the tester.
+    /// Returns true for a [`Names::marked`] key of any run of the tester.
     pub(crate) fn is_own(&self, key: &str) -> bool {
         match &self.shape {
             Shape::Behind(_) | Shape::Modulo | Shape::Matrix => {
@@ -427,7 +430,8 @@ mod tests {
                     keys_of_range[splits.partition_point(|split| *split <= integer)] += 1;
                     assert!(keys.insert(key.clone()), "{splits:?}: {key} twice");
                 }
-                // 1e37 is the least in size that a key of the first or last range can have.
+                // 1e37 is the smallest absolute value that a key of the first or last range can
+                // have.
                 let is_reached = |range: usize| match (range.checked_sub(1), splits.get(range)) {
                     (None, Some(below)) => *below > -(10_i128.pow(37)),
                     (Some(from), None) => splits[from] <= 10_i128.pow(37),

@@ -1,9 +1,9 @@
 //! Library of Tessera's load tester: the parts that need no router, which are the recorder of a run
 //! and the command that checks a recorded run.
 //!
-//! **Invariant:** of the packages of this workspace only the checker is imported, because the tests
-//! go over HTTP.
-//! **Not here:** sending requests (the program).
+//! **Invariant:** the checker is the only package of this workspace that is imported, because all
+//! tests go over HTTP.
+//! **Not here:** sending requests, which the program does.
 
 #![forbid(unsafe_code)]
 

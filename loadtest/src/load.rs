@@ -107,12 +107,12 @@ pub(crate) async fn report_to_goose(
     .await
 }
 
-/// Returns whether goose's own lines were requested.
+/// Returns true if goose's own log lines were requested.
 fn goose_may_speak(options: &Options) -> bool {
     options.goose.verbose > 0 || options.goose.goose_log.is_some()
 }
 
-/// Takes the place of goose's logger, which prints to stdout.
+/// Replaces goose's logger, which prints to stdout.
 fn silence_goose() {
     struct Silence;
     impl log::Log for Silence {

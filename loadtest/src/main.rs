@@ -16,8 +16,8 @@
 //! The library has the recorder of a run (`recorder`) and the command `loadtest check` (`check`);
 //! the package `checker` has the format of a recorded run and the checks.
 //!
-//! **Invariant:** of the packages of this workspace only `checker` and `credential` are imported,
-//! because the tests go over HTTP.
+//! **Invariant:** apart from `report_page`, `checker` and `credential` are the only packages of
+//! this workspace that are imported, because all tests go over HTTP.
 //! **Not here:** code that it shares with the router.
 
 #![forbid(unsafe_code)]
@@ -66,12 +66,12 @@ use crate::own_rows::OwnRows;
 use crate::report::{Files, Report};
 use crate::tenants::Tenants;
 
-/// Every request was answered as promised.
+/// Exit code: every request was answered as promised.
 const EXIT_PASSED: u8 = 0;
-/// A request was not answered as promised, or no request was made.
+/// Exit code: a request was not answered as promised, a threshold failed, or no request was made.
 const EXIT_FAILED: u8 = 1;
-/// Nothing was tested: wrong usage, or no router; or a report could not be written. Clap uses the
-/// same number.
+/// Exit code: nothing was tested (wrong usage, or no router), or a report could not be written.
+/// Clap uses the same number.
 const EXIT_UNUSABLE: u8 = 2;
 
 #[tokio::main]
@@ -99,7 +99,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs the command; a signal ends it.
+/// Runs the command until it ends, or a signal ends it.
 async fn until_terminated(options: &Options) -> anyhow::Result<u8> {
     let mut signals = Signals::watch()?;
     let mut work = pin!(async {
@@ -166,7 +166,7 @@ async fn clean(options: &Options) -> anyhow::Result<u8> {
     Ok(EXIT_PASSED)
 }
 
-/// Runs, and says how it went on stdout and in files; the exit code that says the same.
+/// Performs the run, writes the report to stdout and to files, and returns the exit code.
 async fn report(options: &Options) -> anyhow::Result<u8> {
     let files = Files::open(&options.load)?;
     let mut report = run(options).await?;
@@ -182,7 +182,7 @@ async fn report(options: &Options) -> anyhow::Result<u8> {
     })
 }
 
-/// Looks for the routers, puts them under load, and sums up.
+/// Checks that the routers are ready, puts them under load, and returns the report.
 async fn run(options: &Options) -> anyhow::Result<Report> {
     if options.load.chaos {
         return verified_run::under_chaos(options).await;

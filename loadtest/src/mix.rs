@@ -39,7 +39,7 @@ pub(crate) enum Mix {
 }
 
 impl Mix {
-    /// Operations with their share in percent; together 100.
+    /// Returns the two operations with their shares in percent, which add up to 100.
     fn shares(self, writes: u32) -> [(Operation, u32); 2] {
         use Operation::{Bulk, Insert, KvGet, KvPut, Modify, Read, Scan, Scatter, Write};
         match self {
@@ -62,7 +62,7 @@ impl Mix {
         if random.below(100) < share { first } else { second }
     }
 
-    /// Returns the distribution of keys without `--dist`.
+    /// Returns the default distribution of keys, which `--dist` replaces.
     pub(crate) fn dist(self) -> Dist {
         const YCSB: Dist = Dist::Zipf(0.99);
         match self {

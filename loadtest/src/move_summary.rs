@@ -2,7 +2,7 @@
 //!
 //! **Not here:** the moves themselves (`chaos`).
 
-/// Words with which the router says that the comparison of both copies has failed.
+/// Words in the reason that the router gives for a move whose copy differs from its source.
 const DIFFERS: &str = "differs from its source";
 
 /// Moves of a run.
@@ -16,12 +16,12 @@ pub(crate) struct MoveSummary {
     pub(crate) failed: Vec<String>,
     /// Moves that have not ended in time.
     pub(crate) open: Vec<String>,
-    /// Different slots that have reached another shard.
+    /// Number of distinct slots that have moved, including those that were rolled back.
     pub(crate) slots: usize,
-    /// Rows that were copied, and copied again.
+    /// Number of rows copied; a row that was copied again counts again.
     pub(crate) rows: u64,
     pub(crate) longest_hold_ms: f64,
-    /// Operations of phases in which all were on rows of slots that moved.
+    /// Number of operations in phases in which all operations were on rows of slots that moved.
     pub(crate) focused: u64,
 }
 

@@ -12,11 +12,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::random::Random;
 
-/// Rows of a slot that are remembered.
+/// Maximum number of rows of a slot that are remembered.
 const ROWS_OF_SLOT: usize = 4;
-/// Operations on single rows, while slots move, from the end of a phase to the end of the next one,
-/// and those of the phase: all of them are on rows of slots that move.
+/// Number of operations on single rows, while slots move, from the end of one phase to the end of
+/// the next.
 const PHASE_EVERY: u64 = 1_000;
+/// Number of operations in a phase, all of which are on rows of slots that move.
 const PHASE: u64 = 250;
 
 /// Slots of one run.
@@ -30,7 +31,7 @@ struct Known {
     moving: Vec<u16>,
     /// Operations on single rows while slots moved.
     drawn: u64,
-    /// Those of them that were in phases.
+    /// Operations of `drawn` that were in phases.
     focused: u64,
 }
 
@@ -64,7 +65,8 @@ impl MovingSlots {
         self.lock().focused
     }
 
-    /// Returns a row of a slot that moves, with this probability in percent; in a phase always.
+    /// Returns a row of a slot that moves, with this probability in percent, or always during a
+    /// phase.
     pub(crate) fn draw(&self, random: &mut Random, percent: u32) -> Option<String> {
         let mut known = self.lock();
         if known.moving.is_empty() {
@@ -82,7 +84,7 @@ impl MovingSlots {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Each change is one call, so a poisoned lock guards whole values.
+        // Each change is one call, so that the values are intact even if the lock is poisoned.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

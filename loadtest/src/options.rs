@@ -31,13 +31,15 @@ use crate::scenario;
 
 /// Maximum number of tenants. Each has connections of its own.
 const TENANTS_MAX: i64 = 64;
-/// Users at once. Above this the ports and files of one machine are measured, not the router.
+/// Maximum number of concurrent users. Above this, the ports and files of one machine are measured,
+/// not the router.
 const USERS_MAX: usize = 1_000;
 /// Maximum number of keys. More than a run of an hour can write on one machine.
 const KEYS_MAX: i64 = 10_000_000;
 /// Maximum number of requests under way in the open model: each has a connection.
 const IN_FLIGHT_MAX: i64 = 10_000;
-/// A request without an answer by then has failed. Twice the router's own deadline of 5 s.
+/// Default time after which a request without a response has failed: twice the router's own
+/// deadline of 5 s.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest time that histograms distinguish.
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
@@ -57,7 +59,7 @@ const RUN_TIME: &str = "15s";
     args_conflicts_with_subcommands = true
 )]
 pub(crate) struct Options {
-    /// Something else than a run
+    /// Command instead of a run
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
@@ -186,8 +188,8 @@ pub(crate) struct Load {
     #[arg(long, value_name = "FILE", requires = "verify")]
     pub(crate) history: Option<std::path::PathBuf>,
 
-    /// Start of the random keys: the same seed makes each user ask the same things in the same
-    /// order
+    /// Seed of the random numbers: with the same seed, each user sends the same requests in the
+    /// same order
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
 
@@ -203,7 +205,7 @@ pub(crate) struct Load {
     #[arg(long, value_name = "FILE")]
     pub(crate) save: Option<PathBuf>,
 
-    /// Say what is better or worse than in an earlier run: a file that --save or --json wrote
+    /// Show what is better or worse than in an earlier run: a file that --save or --json wrote
     #[arg(long, value_name = "RUN")]
     pub(crate) compare: Option<PathBuf>,
 
@@ -259,11 +261,11 @@ impl Options {
     /// Reads the command line, and the scenario that it names.
     ///
     /// # Errors
-    /// Clap's errors, help among them; a scenario that is not there or has other options.
+    /// Clap's errors, help among them; a scenario that does not exist or has unknown options.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let args: Vec<OsString> = args.into_iter().collect();
-        // Rules are checked once, when the scenario's options stand beside those of the command
-        // line.
+        // Options are checked once, after those of the scenario have been added to those of the
+        // command line.
         let given = command().ignore_errors(true).try_get_matches_from(&args);
         let name = given.ok().and_then(|given| given.get_one::<String>("scenario").cloned());
         let Some(name) = name else { return Self::of(&Self::matches(&args)?) };
@@ -311,8 +313,7 @@ impl Options {
         Ok(options)
     }
 
-    /// Fills in what goose would take from elsewhere: a plain run starts all users at once, and
-    /// ends.
+    /// Replaces goose's defaults: a plain run starts all users at once, and ends by itself.
     fn complete(&mut self) {
         let goose = &mut self.goose;
         if !self.planned {
@@ -416,7 +417,7 @@ impl Options {
         self.load.dist.unwrap_or_else(|| self.load.mix.dist())
     }
 
-    /// Takes other routers than the one that was named.
+    /// Replaces the routers that the command line names.
     pub(crate) fn aim_at(&mut self, urls: &[String]) -> Result<(), String> {
         self.targets = urls.iter().map(|url| url.parse()).collect::<Result<_, _>>()?;
         self.goose.host = urls.first().cloned();

@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const REMOVAL_MAX: Duration = Duration::from_secs(300);
 /// Longest time of removal requests to a router that does not respond.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// Pause before the next try.
+/// Pause before the next attempt.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time for a router to learn of a table that another one has made.
 const SPREAD_MAX: Duration = Duration::from_secs(30);
@@ -122,7 +122,7 @@ impl OwnRows {
         self.tables
     }
 
-    /// Selects keys of this run.
+    /// Returns the names, and so the keys, of this run.
     pub(crate) fn names(&self) -> &Arc<Names> {
         &self.names
     }
@@ -144,7 +144,7 @@ impl OwnRows {
         }
     }
 
-    /// Says that the rows of this run stay where they are.
+    /// Reports that the rows of this run are not removed.
     pub(crate) fn report_left_rows(&self) {
         let tables = self.tables.join(" and ");
         say(&format!("the rows of this run are left in {tables}; --clean removes them"));
@@ -175,7 +175,7 @@ impl OwnRows {
         }
     }
 
-    /// Returns the columns that say where a row is.
+    /// Returns the columns that locate a row.
     fn placed(&self, table: &str, row: &Value) -> Value {
         match row["user_id"].as_str() {
             Some(id) if table == USERS => requests::placed(&self.names, id, row.clone()),
@@ -183,7 +183,7 @@ impl OwnRows {
         }
     }
 
-    /// True of rows of the tester's: in the shared table the key decides.
+    /// Returns true if a row is the load tester's own; in the shared table, the key decides this.
     fn is_own(&self, table: &str, row: &Value) -> bool {
         table != KV || row["key"].as_str().is_some_and(|key| self.names.is_own(key))
     }
@@ -347,7 +347,7 @@ async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
         std::io::stderr(),
         "{found}. The run writes beside them, and removes only its own. Go on? [y/N] "
     );
-    // On a detached thread: Ctrl-C must end the program during the question.
+    // The answer is read on a detached thread, so that Ctrl-C ends the program during the question.
     let (tell, reported) = oneshot::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
@@ -362,7 +362,7 @@ async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints a line for people, beside the report.
+/// Prints a line to stderr, apart from the report.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "loadtest: {line}");
 }

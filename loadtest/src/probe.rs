@@ -43,7 +43,7 @@ impl Probe {
         random.below(100) < PERCENT
     }
 
-    /// Draws a kind.
+    /// Draws the kind of a probe.
     pub(crate) fn draw(random: &mut Random) -> Self {
         Self::ALL[random.below(Self::ALL.len() as u32) as usize]
     }

@@ -17,7 +17,7 @@ const TERMINAL_PERIOD: Duration = Duration::from_secs(1);
 /// A file gets a new line this often.
 const PLAIN_PERIOD: Duration = Duration::from_secs(5);
 
-/// The task that prints, until it is stopped.
+/// Task that prints the progress, until it is stopped.
 pub(crate) struct Progress {
     task: JoinHandle<()>,
     terminal: bool,

@@ -7,17 +7,17 @@ use std::convert::Infallible;
 
 use rand::TryRng;
 
-/// A stream of numbers. `Clone` continues both copies alike.
+/// Stream of pseudo-random numbers. A clone continues with the same numbers as the original.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// The stream of one user of a run.
+    /// Returns the stream of one user of a run.
     pub(crate) fn of_user(seed: u64, user: usize) -> Self {
         Self(mix(seed ^ mix((user as u64).wrapping_add(1))))
     }
 
-    /// A number from 0 to `bound` - 1, each as likely; 0 when `bound` is 0.
+    /// Returns a number from 0 to `bound` - 1, all equally likely; 0 if `bound` is 0.
     pub(crate) fn below(&mut self, bound: u32) -> u32 {
         // The upper half of a 32 x 32 bit product is below the bound by construction.
         (((self.next() >> 32) * u64::from(bound)) >> 32) as u32

@@ -18,7 +18,7 @@ use checker::history::{
     Value, request_id,
 };
 
-/// Operations a session keeps before it hands them over: one lock for each 256.
+/// Number of operations that a session collects before it hands them over, under one lock.
 const CHUNK: usize = 256;
 
 /// Collects the history of one run.
@@ -32,7 +32,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts the clock.
+    /// Creates a recorder, and starts its clock.
     pub fn start(header: Header) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
@@ -43,34 +43,35 @@ impl Recorder {
         })
     }
 
-    /// Nanoseconds since the start.
+    /// Returns the nanoseconds since the start.
     pub fn now(&self) -> u64 {
         self.at(Instant::now())
     }
 
-    /// Nanoseconds from the start to a moment; 0 for one before.
+    /// Returns the nanoseconds from the start to a moment; 0 for an earlier moment.
     pub fn at(&self, moment: Instant) -> u64 {
         // 2^64 nanoseconds are 584 years.
         moment.saturating_duration_since(self.started).as_nanos() as u64
     }
 
-    /// The number of a key's name, `table/…`.
+    /// Returns the key of a name, `table/…`; a new name gets a new key.
     pub fn key(&self, name: &str) -> Key {
-        // Nothing in `Names` panics half way, so a poisoned lock still guards whole names.
+        // No change of `Names` panics half way, so that the names are intact even if the lock is
+        // poisoned.
         if let Some(key) = self.names.read().unwrap_or_else(PoisonError::into_inner).find(name) {
             return key;
         }
         self.names.write().unwrap_or_else(PoisonError::into_inner).intern(name)
     }
 
-    /// All keys that were named so far.
+    /// Returns all keys so far, with their names.
     pub fn names(&self) -> Vec<(Key, String)> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         let keys = (0..names.len() as u32).map(Key);
         keys.map(|key| (key, names.name(key).to_owned())).collect()
     }
 
-    /// A new session, numbered from 1.
+    /// Starts a new session; sessions are numbered from 1.
     pub fn session(self: &Arc<Self>) -> SessionLog {
         SessionLog {
             number: self.sessions.fetch_add(1, Ordering::Relaxed) + 1,
@@ -81,28 +82,29 @@ impl Recorder {
         }
     }
 
-    /// Keeps the sum of a bank.
+    /// Records the sum of a bank.
     pub fn total(&self, total: Total) {
         self.lock().totals.push(total);
     }
 
-    /// Keeps the ledger of a bank.
+    /// Records the ledger of a bank.
     pub fn ledger(&self, ledger: Ledger) {
         self.lock().ledgers.push(ledger);
     }
 
-    /// Keeps a page of the final walk.
+    /// Records a page of a walk.
     pub fn page(&self, page: Page) {
         self.lock().pages.push(page);
     }
 
-    /// Keeps what was broken just now.
+    /// Records a fault that is injected now.
     pub fn fault(&self, what: &str) {
         let fault = Fault { at: self.now(), what: what.to_owned() };
         self.lock().faults.push(fault);
     }
 
-    /// Takes the history out. Sessions that are still open lose what comes later.
+    /// Takes the history out of the recorder. Operations that open sessions hand over later are
+    /// lost.
     pub fn finish(&self) -> OperationHistory {
         let mut history = mem::take(&mut *self.lock());
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
@@ -111,24 +113,26 @@ impl Recorder {
     }
 
     fn lock(&self) -> MutexGuard<'_, OperationHistory> {
-        // Records are pushed whole: a panic elsewhere leaves none half made.
+        // Each record is complete when it is pushed, so that a panic elsewhere leaves no incomplete
+        // one.
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Operations of one session. It belongs to one task; dropping it hands the rest over.
+/// Operations of one session. It belongs to one task, and hands over the remaining operations when
+/// it is dropped.
 #[derive(Debug)]
 pub struct SessionLog {
     number: u32,
     drawn: u32,
     buffer: Vec<Operation>,
-    /// The nodes met, so that a known one needs no lock: a dozen at most.
+    /// Nodes seen so far, a dozen at most, so that a known node needs no lock.
     nodes: Vec<(String, Role, u16, NodeId)>,
     recorder: Arc<Recorder>,
 }
 
 impl SessionLog {
-    /// The session's number.
+    /// Returns the session's number.
     pub fn number(&self) -> u32 {
         self.number
     }
@@ -139,7 +143,7 @@ impl SessionLog {
         self.drawn
     }
 
-    /// The value with a number drawn before.
+    /// Returns the value with a number that was drawn before.
     pub fn value(&self, number: u32) -> Value {
         Value::new(self.number, number)
     }
@@ -149,12 +153,13 @@ impl SessionLog {
         request_id(&self.recorder.run, self.number, request)
     }
 
-    /// The run this session belongs to: clock, keys, records.
+    /// Returns the recorder of the run, which has its clock, keys and records.
     pub fn recorder(&self) -> &Arc<Recorder> {
         &self.recorder
     }
 
-    /// The number of the node that answered: `x-shard`, `x-served-by`, and the requested host.
+    /// Returns the number of the node that answered, identified by `x-shard`, `x-served-by` and the
+    /// requested host.
     pub fn node(&mut self, shard: &str, role: Role, host: u16) -> NodeId {
         let met = |node: &&(String, Role, u16, NodeId)| {
             (node.0.as_str(), node.1, node.2) == (shard, role, host)
@@ -167,7 +172,7 @@ impl SessionLog {
         id
     }
 
-    /// Keeps an operation.
+    /// Adds an operation to the session.
     pub fn push(&mut self, operation: Operation) {
         self.buffer.push(operation);
         if self.buffer.len() >= CHUNK {
@@ -175,7 +180,7 @@ impl SessionLog {
         }
     }
 
-    /// Hands over what was kept.
+    /// Hands the collected operations over to the recorder.
     pub fn flush(&mut self) {
         if !self.buffer.is_empty() {
             self.recorder.lock().operations.append(&mut self.buffer);

@@ -26,25 +26,27 @@ use crate::counters::{Counts, Source, Times};
 use crate::cpu::Cpu;
 use crate::options::{Options, parse_time};
 
-/// A run this much shorter than its run time was interrupted; users never all end at once.
+/// A run that is shorter than its run time by more than this was interrupted; less is normal,
+/// because users do not all end at the same moment.
 const STOPPED_EARLY_S: f64 = 1.0;
-/// Requests sent later than this, one in a hundred, were held up by the tester itself.
+/// If one request in a hundred was sent later than this after it was due, the tester itself was too
+/// slow.
 const LATE_P99_MS: f64 = 20.0;
-/// A machine that is idle for less than this, with a tester that takes [`OWN_SHARE`] of it,
-/// measures both.
+/// If a machine is idle for less than this share, and the tester takes more than [`OWN_SHARE`] of
+/// it, the tester limits the measured rate too.
 const IDLE_SHARE: f64 = 0.05;
 const OWN_SHARE: f64 = 0.25;
 
 /// The whole result of a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// Number of this form; another form has other members.
+    /// Version of the report's format; reports of other versions have other members.
     pub(crate) format: u32,
     /// Description of the load, for people.
     pub(crate) told: String,
     /// Options of the load, for comparisons.
     pub(crate) asked: BTreeMap<String, String>,
-    /// RFC 3339, UTC.
+    /// End of the run: RFC 3339, UTC.
     pub(crate) ended_at: String,
     pub(crate) hosts: Vec<String>,
     pub(crate) mix: String,
@@ -58,11 +60,11 @@ pub(crate) struct Report {
     pub(crate) requests: u64,
     pub(crate) requests_per_s: f64,
     pub(crate) failed: u64,
-    /// Due and never sent, because too many were under way.
+    /// Operations that were due and never sent, because too many were under way.
     pub(crate) dropped: u64,
-    /// All operations, from when each should have begun.
+    /// Times of all operations, from when each should have begun.
     pub(crate) response_ms: Latency,
-    /// All operations, from when each was sent.
+    /// Times of all operations, from when each was sent.
     pub(crate) service_ms: Latency,
     pub(crate) operations: Vec<Load>,
     pub(crate) shards: Vec<Share>,
@@ -81,13 +83,14 @@ pub(crate) struct Report {
     /// Requests of each tenant, if the run had tenants.
     #[serde(default)]
     pub(crate) tenants: Vec<TenantLine>,
-    /// With an earlier run, if one was named.
+    /// Comparison with an earlier run, if one was named.
     pub(crate) comparison: Option<Comparison>,
-    /// True if there were requests, every response was correct, and no guarantee was violated.
+    /// True if there were requests, every response was correct (with `--chaos`, requests may fail),
+    /// no guarantee was violated, nothing was lost, and no threshold failed.
     pub(crate) passed: bool,
 }
 
-/// Something done to the servers on purpose.
+/// Fault injected on purpose.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Fault {
     /// Seconds after the first user's start.
@@ -113,14 +116,14 @@ pub(crate) struct Verified {
     pub(crate) notes: Vec<String>,
 }
 
-/// One check, and how often it found its promise broken.
+/// One check, with the number of violations that it found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Checked {
     pub(crate) check: String,
     pub(crate) violations: u64,
 }
 
-/// Broken promise, line by line.
+/// Violated guarantee, with the lines that show it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     pub(crate) check: String,
@@ -128,7 +131,7 @@ pub(crate) struct Finding {
     pub(crate) lines: Vec<String>,
 }
 
-/// One operation.
+/// Requests of one kind of operation.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Load {
     pub(crate) name: String,
@@ -138,7 +141,8 @@ pub(crate) struct Load {
     pub(crate) latency_ms: Latency,
 }
 
-/// Times to the answer's last byte, failed requests included.
+/// Quantiles of the times to the last byte of the response, in milliseconds, failed requests
+/// included.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) p50: f64,
@@ -223,10 +227,10 @@ impl Verified {
 }
 
 impl Report {
-    /// The number in `format`.
+    /// Version of the report's format.
     pub(crate) const FORMAT: u32 = 2;
 
-    /// Sums up a run.
+    /// Creates the report of a run.
     pub(crate) fn new(options: &Options, counts: &Counts, ran: Ran) -> Self {
         let seconds = counts.elapsed().as_secs_f64();
         let requests = counts.requests();
@@ -267,7 +271,7 @@ impl Report {
             comparison: None,
             passed: false,
         };
-        // Who breaks the router on purpose gets errors; what counts then is that none was a lie.
+        // With injected faults, errors are expected; then only violated guarantees count.
         let answered = counts.failed == 0 || options.load.chaos;
         report.passed = requests > 0
             && answered
@@ -327,7 +331,8 @@ impl Report {
         self.verified.as_ref().map_or(0, |verified| verified.lost)
     }
 
-    /// Returns whether the only fault is that a promotion has cost writes at level `one`.
+    /// Returns true if the only reason for not passing is that a promotion lost writes at level
+    /// `one`.
     pub(crate) fn has_only_lost(&self) -> bool {
         self.lost() > 0 && self.violations() == 0 && self.thresholds_failed.is_empty()
     }
@@ -351,19 +356,19 @@ impl Report {
         }
     }
 
-    /// For programs: one object on one line.
+    /// Returns the report as JSON: one object on one line.
     pub(crate) fn json(&self) -> String {
         let mut text = serde_json::to_string(self).expect("a report has only text keys");
         text.push('\n');
         text
     }
 
-    /// For people with a browser: one page.
+    /// Returns the report as an HTML page.
     pub(crate) fn html(&self) -> String {
         html::page(self)
     }
 
-    /// For people.
+    /// Returns the report as text for a terminal.
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
@@ -401,7 +406,7 @@ fn operations(counts: &Counts, seconds: f64) -> Vec<Load> {
     counts.operations.iter().map(|(operation, times)| load(operation.name(), times)).collect()
 }
 
-/// Answers by one of their headers, in the order people count: shard2 before shard10.
+/// Returns the responses grouped by one of their headers, in natural order: shard2 before shard10.
 fn shares(counts: &Counts, name: impl Fn(&Source) -> Option<&str>) -> Vec<Share> {
     let mut merged: Vec<(String, Times)> = Vec::new();
     for (source, times) in &counts.sources {
@@ -423,7 +428,7 @@ fn shares(counts: &Counts, name: impl Fn(&Source) -> Option<&str>) -> Vec<Share>
     merged.into_iter().map(share).collect()
 }
 
-/// The most frequent first.
+/// Returns the failures, the most frequent first.
 fn failures(counts: &Counts) -> Vec<FailureLine> {
     let mut failures: Vec<_> = counts
         .failures
@@ -451,12 +456,12 @@ fn series(counts: &Counts) -> Vec<Second> {
     counts.series.seconds().iter().map(second).collect()
 }
 
-/// Requests per second; 0 when no time has passed.
+/// Returns the requests per second; 0 if no time has passed.
 fn rate(requests: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { rounded(requests as f64 / seconds) } else { 0.0 }
 }
 
-/// To two places: more would look like knowledge.
+/// Rounds to two places, because more would suggest a precision that the numbers do not have.
 fn rounded(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }

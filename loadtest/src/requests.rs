@@ -21,7 +21,7 @@ pub(crate) const BULK_ROWS: u32 = 100;
 const READ_LIMIT: u32 = 10;
 /// Rows of a scan's page.
 const SCAN_LIMIT: u32 = 50;
-/// Rows of a scatter.
+/// Rows of a scatter read.
 const SCATTER_LIMIT: u32 = 100;
 /// Partitions of the users, as in the sample data.
 const PARTITIONS: [&str; 5] = ["A", "B", "C", "D", "E"];
@@ -30,7 +30,7 @@ const SHARD_KEY: HeaderName = HeaderName::from_static("x-shard-key");
 pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(crate) const SESSION_TOKEN: HeaderName = HeaderName::from_static("x-session-token");
 
-/// Session token of a router's response: sent back, so that a user reads its own writes.
+/// Session token of a router's response. A user sends it back, so that it reads its own writes.
 pub(crate) type SessionToken = HeaderValue;
 
 #[derive(Serialize)]
@@ -59,8 +59,8 @@ fn partition<'n>(names: &'n Names, key: u32, id: &str) -> &'n str {
     names.partition(id).unwrap_or(PARTITIONS[key as usize % PARTITIONS.len()])
 }
 
-/// Returns the columns of a user of the verifying workload, with its partition if that says where
-/// it is.
+/// Returns the columns of a user of the verifying workload, with its partition if that determines
+/// its location.
 pub(crate) fn placed(names: &Names, id: &str, mut columns: serde_json::Value) -> serde_json::Value {
     if let Some(partition) = names.partition(id) {
         columns[PARTITION_KEY] = partition.into();
@@ -100,13 +100,13 @@ pub(crate) fn read(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     keyed(get(&format!("/api/read?table={USERS}&limit={READ_LIMIT}"))?, &names.plain(key))
 }
 
-/// A page of users in the order of their ids, from one on, of all shards.
+/// Reads a page of users of all shards in the order of their ids, from a key on.
 pub(crate) fn scan(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     let id = names.plain(key);
     get(&format!("/api/read?table={USERS}&user_id=gte.{id}&order=user_id&limit={SCAN_LIMIT}"))
 }
 
-/// The users of a partition with the last names, of all its shards.
+/// Reads the users of a partition on all its shards, in descending order of their names.
 pub(crate) fn scatter(names: &Names, key: u32) -> Result<HttpRequest, Failure> {
     let partition = partition(names, key, &names.plain(key));
     get(&format!(
@@ -140,7 +140,7 @@ pub(crate) fn with_token(mut asked: HttpRequest, token: Option<&SessionToken>) -
     asked
 }
 
-/// A request with a body of JSON, or none, and a shard key, or none.
+/// Returns a request with a JSON body, which may be empty, and with a shard key if there is one.
 pub(crate) fn plain(
     method: Method,
     path: &'static str,
@@ -158,23 +158,23 @@ pub(crate) fn plain(
     asked
 }
 
-/// A read of one shard key.
+/// Returns a read of one shard key.
 pub(crate) fn keyed_get(path: &'static str, key: &str) -> HttpRequest {
     plain(Method::GET, path, Bytes::new(), Some(key))
 }
 
-/// A text as a header's value; `None` if it has letters that a header cannot hold, which no name of
-/// ours has.
+/// Returns a text as the value of a header; `None` if it contains characters that a header cannot
+/// contain, which no name of the tester does.
 pub(crate) fn id_header(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok()
 }
 
-/// A read of a path made at run time.
+/// Returns a read of a path that is not a constant.
 pub(crate) fn get(path: &str) -> Result<HttpRequest, Failure> {
     Request::get(path).body(Full::default()).map_err(|error| unsendable(&error))
 }
 
-/// A request with a body of JSON to a path made at run time.
+/// Returns a request with a JSON body to a path that is not a constant.
 pub(crate) fn json(
     method: Method,
     path: &str,

@@ -7,7 +7,8 @@
 
 use serde::Deserialize;
 
-/// Longest text kept of what a server said. It is printed once per group, on one line.
+/// Maximum number of characters kept of a server's text, which is printed once per group, on one
+/// line.
 const TEXT_CHARS_MAX: usize = 120;
 
 /// Reason why a request counts as failed.
@@ -22,13 +23,13 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A failure with texts made safe to print.
+    /// Creates a failure, with texts made safe to print.
     pub(crate) fn new(status: Option<u16>, code: &str, detail: &str) -> Self {
         Self { status, code: printable(code), detail: printable(detail) }
     }
 }
 
-/// The part of a problem body (RFC 9457 and `code`) that is shown.
+/// Part of a problem body (RFC 9457 and `code`) that is shown.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Problem {
@@ -37,7 +38,7 @@ struct Problem {
     detail: String,
 }
 
-/// The part of a read's answer that is checked.
+/// Part of a response to a read that is checked.
 #[derive(Deserialize)]
 struct Rows {
     data: Vec<Row>,
@@ -49,7 +50,7 @@ struct Row {
     version: Option<u64>,
 }
 
-/// The part of a bulk write's answer that is shown.
+/// Part of a response to a bulk write that is shown.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct PartlyStored {
@@ -75,8 +76,8 @@ pub(crate) fn of_conditional_write(status: u16, body: &[u8]) -> Result<(), Failu
     if status == 412 { Ok(()) } else { of_write(status, body) }
 }
 
-/// A bulk write is answered 201: all rows are stored. Of one that is not (207) the first row that
-/// failed is told.
+/// Checks a bulk write: 200 or 201 if all rows are stored. If some are not (207), the failure is
+/// that of the first failed row.
 pub(crate) fn of_bulk(status: u16, body: &[u8]) -> Result<(), Failure> {
     if status != 207 {
         return of_write(status, body);
@@ -86,7 +87,8 @@ pub(crate) fn of_bulk(status: u16, body: &[u8]) -> Result<(), Failure> {
     Err(first.failure(status))
 }
 
-/// An answer of a run that is judged later: refused by the state of a row is as good as done.
+/// Checks a response of the verifying workload, whose history is checked later: a refusal because
+/// of a row's state counts as success.
 pub(crate) fn of_any(status: u16, body: &[u8]) -> Result<(), Failure> {
     match status {
         200..=299 | 404 | 409 | 412 => Ok(()),
@@ -94,7 +96,7 @@ pub(crate) fn of_any(status: u16, body: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// Checks a read of many rows: 200 with rows, in the requested order.
+/// Checks a read of many rows: 200 with rows.
 pub(crate) fn of_page(status: u16, body: &[u8]) -> Result<(), Failure> {
     if status != 200 {
         return Err(refused(status, body));
@@ -114,14 +116,14 @@ pub(crate) fn of_value(status: u16, body: &[u8], acknowledged: bool) -> Result<(
     }
 }
 
-/// The version of the only row of an answer.
+/// Returns the version of the first row of a response.
 pub(crate) fn version_of(body: &[u8]) -> Option<u64> {
     let rows: Rows = serde_json::from_slice(body).ok()?;
     rows.data.first()?.version
 }
 
-/// A read by key is answered 200 with rows of that key only; with `acknowledged`, a write of this
-/// key was answered well before, so its row must be among them.
+/// Checks a read by key: 200 with rows of that key only; with `acknowledged`, a write of this key
+/// was answered well before, so its row must be among them.
 pub(crate) fn of_read(
     status: u16,
     body: &[u8],
@@ -149,7 +151,7 @@ fn rows(status: u16, body: &[u8]) -> Result<Rows, Failure> {
     })
 }
 
-/// Any other status: what the problem body says, as far as there is one.
+/// Returns the failure of a refusal, with the code and text of the problem body if there is one.
 fn refused(status: u16, body: &[u8]) -> Failure {
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
     problem.failure(status)
@@ -163,7 +165,8 @@ impl Problem {
     }
 }
 
-/// Cuts a foreign text to one short line a terminal cannot trip over.
+/// Shortens a foreign text to one line without control characters, which is safe to print on a
+/// terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(TEXT_CHARS_MAX).collect()
 }

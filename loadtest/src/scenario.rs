@@ -38,10 +38,10 @@ struct Scenario {
     options: Table,
 }
 
-/// The options of a scenario, as the command line would have them.
+/// Returns the options of a scenario as arguments of the command line.
 ///
 /// # Errors
-/// No such name or file, or it is not a scenario.
+/// There is no scenario or file of that name, or the file is not a scenario.
 pub(crate) fn arguments(name: &str) -> anyhow::Result<Vec<String>> {
     let known = KNOWN.iter().find(|(known, _)| *known == name);
     let text = match known {

@@ -13,7 +13,7 @@ pub(crate) const TRANSACTIONS: &str = "loadtest_transactions";
 /// Table of `/api/kv`, which all clients share.
 pub(crate) const KV: &str = "kv";
 
-/// Columns that identify a row of a table, with its routing column.
+/// Returns the columns that identify a row of a table, and its routing column.
 pub(crate) fn columns(table: &str) -> &'static [&'static str] {
     match table {
         USERS => &["user_id"],
@@ -22,7 +22,7 @@ pub(crate) fn columns(table: &str) -> &'static [&'static str] {
     }
 }
 
-/// Body of the request that creates a table.
+/// Returns the body of the request that creates a table.
 pub(crate) fn declaration(table: &str) -> Value {
     let text = |name: &str| json!({"name": name, "type": "text"});
     let maybe = |name: &str| json!({"name": name, "type": "text", "null": true});

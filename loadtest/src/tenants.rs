@@ -27,7 +27,7 @@ use crate::response_check::Failure;
 
 /// Beginning of the name of the role of a run.
 const ROLE_PREFIX: &str = "loadtest_v";
-/// Life of a key beyond the run time.
+/// Time for which a key is valid beyond the run time.
 const LIFE_BEYOND: TimeDelta = TimeDelta::days(1);
 /// Longest time until all routers know the keys.
 const SPREAD_MAX: Duration = Duration::from_secs(30);

@@ -24,14 +24,14 @@ use crate::own_rows::OwnRows;
 use crate::report::{Checked, Fault, Finding, Ran, Report, Verified};
 use crate::verify::Verification;
 
-/// Name of the check that no history can show.
+/// Name of the check whose violations are not visible in a history.
 const LIVENESS: &str = "liveness";
 /// Name of the check that the router makes itself.
 const MOVES: &str = "moves";
-/// Name of the check of the shard maps that were seen while shards came and went.
+/// Name of the check of the shard maps that were read while shards joined and were drained.
 const MAP: &str = "map";
 
-/// Runs the workload against routers that are there.
+/// Runs the workload against routers that are already running.
 pub(crate) async fn run(options: &Options, clients: &Clients) -> anyhow::Result<Report> {
     let file = open_history(options)?;
     let counters = Arc::new(Counters::default());
@@ -48,8 +48,9 @@ pub(crate) async fn run(options: &Options, clients: &Clients) -> anyhow::Result<
     Ok(conclude(options, &counters, ran, &history, (verified, start)))
 }
 
-/// Runs the workload against a router of its own, which is broken meanwhile, or the servers under
-/// it; then everything must work again within [`chaos::LIVENESS`].
+/// Runs the workload against routers of the tester's own, while faults are injected into them or
+/// into the servers behind them. After the last fault everything must work again within
+/// [`chaos::LIVENESS`].
 pub(crate) async fn under_chaos(options: &Options) -> anyhow::Result<Report> {
     let mut targets = ChaosTargets::start(&options.load).await?;
     let mut options = options.clone();
@@ -143,7 +144,7 @@ async fn wait_until_working(pool: &Pool, verification: &Arc<Verification>) -> an
     Ok(took)
 }
 
-/// Liveness: new writes work on every shard.
+/// Waits until the router is ready and new writes succeed on every shard.
 async fn alive(pool: &Pool, verification: &Arc<Verification>) -> anyhow::Result<()> {
     chaos::ready(pool, chaos::LIVENESS).await?;
     verification.write_everywhere(chaos::LIVENESS).await
@@ -178,7 +179,7 @@ fn conclude(
 }
 
 impl Verified {
-    /// Adds a promise that was broken before the history could show it.
+    /// Adds a violation of liveness, which the history does not show.
     fn accuse(&mut self, promise: &str, what: String) {
         self.accuse_of(LIVENESS, promise, what);
     }
@@ -206,8 +207,8 @@ impl Verified {
         }
     }
 
-    /// Adds the shards that have come and gone, if there were any. A map without a slot, or with
-    /// one twice, is a broken promise.
+    /// Adds the joins and drains of shards, if there were any. A map without a slot, or with one
+    /// twice, is a broken promise.
     fn add_growth(&mut self, growth: &GrowthSummary) {
         if *growth == GrowthSummary::default() {
             return;

@@ -3,8 +3,7 @@
 //! Sessions write unique values to rows with unique names, read them at every consistency level and
 //! with every guarantee that the API offers, repeat acknowledged writes, transfer money between
 //! rows of one shard key, delete rows and insert them again, and walk by cursor over rows that stay
-//! as they are. All requests and responses are
-//! recorded; after the run all rows are read once more.
+//! as they are. All requests and responses are recorded; after the run all rows are read once more.
 //!
 //! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); `checker` explains
 //! why checking is cheap if the response of every write contains a version.
@@ -44,24 +43,25 @@ use crate::options::Options;
 
 /// Rows that all sessions use often.
 const HOT_ROWS: u32 = 64;
-/// Rows beside them.
+/// Rows that sessions use less often.
 const COLD_ROWS: u32 = 100_000;
 /// Exponent of the distribution of rows, hot and cold together: row 0 is the hottest.
 const SKEW: f64 = 1.1;
 /// Shard keys with accounts.
 const BANKS: u32 = 8;
-/// Accounts of a bank, and what each has at first.
+/// Number of accounts of a bank.
 const ACCOUNTS: u32 = 4;
+/// Initial amount of each account.
 const DEPOSIT: i64 = 1_000;
-/// Pause of a session after an outcome that stayed unknown, so that a dead router is not called a
-/// million times.
+/// Pause of a session after an outcome that stayed unknown, so that a router that is down is not
+/// flooded with requests.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// State that all sessions of a run share.
 pub(crate) struct Verification {
     recorder: Arc<Recorder>,
     counters: Arc<Counters>,
-    /// Client that opens the run and reads everything at its end.
+    /// Client that reads everything at the end of the run.
     owner: Arc<VerifyingClient>,
     /// Clients of the sessions, which take turns.
     clients: Vec<Arc<VerifyingClient>>,
@@ -93,12 +93,12 @@ impl VerifyingClient {
 #[derive(Debug, Default)]
 struct Transfers {
     acknowledged: AtomicU64,
-    /// Rejected ones left out.
+    /// Transfers that were sent, without those that were rejected.
     attempted: AtomicU64,
 }
 
 impl Verification {
-    /// Starts the clock of the history.
+    /// Creates the state of a run, and starts the clock of its history.
     pub(crate) fn new(
         options: &Options,
         clients: &Clients,
@@ -127,12 +127,12 @@ impl Verification {
     /// Opens the banks, and writes the rows that stay as they are.
     ///
     /// # Errors
-    /// No router takes them within its time.
+    /// No router accepts them in time.
     pub(crate) async fn open_banks(self: &Arc<Self>) -> anyhow::Result<()> {
         for client in &self.clients {
             let mut session = Session::of(Arc::clone(self), Arc::clone(client), usize::MAX);
             bank::open(&mut session).await?;
-            // Each tenant would need its own.
+            // With tenants there are no such rows, because each tenant would need its own.
             if !client.client.is_tenant() {
                 fixed_rows::write(&mut session).await?;
                 session.log.flush();
@@ -158,7 +158,7 @@ impl Verification {
     /// Reads everything once more.
     ///
     /// # Errors
-    /// The routers do not answer any more.
+    /// The routers no longer respond.
     pub(crate) async fn finish(self: &Arc<Self>) -> anyhow::Result<()> {
         let owner = Arc::clone(&self.owner);
         let mut session = Session::of(Arc::clone(self), owner, usize::MAX - 1);
@@ -170,7 +170,7 @@ impl Verification {
     /// Writes to rows of every shard, until each is acknowledged.
     ///
     /// # Errors
-    /// One is not within `patience`.
+    /// A write is not acknowledged within `patience`.
     pub(crate) async fn write_everywhere(
         self: &Arc<Self>,
         patience: Duration,
@@ -200,7 +200,7 @@ impl Verification {
         Ok(())
     }
 
-    /// Returns the slots of the run's rows.
+    /// Returns the slots with rows of the run, and those that move at present.
     pub(crate) fn moving(&self) -> &Arc<MovingSlots> {
         &self.moving
     }
@@ -211,7 +211,7 @@ impl Verification {
     }
 }
 
-/// Goose clones what its users know.
+/// Session data of a goose user, in an `Arc` because goose clones it.
 #[derive(Clone)]
 struct Shared(Arc<Mutex<Session>>);
 

@@ -6,7 +6,7 @@ pub use assembly::{self, doctor};
 pub use cache;
 pub use cluster::{lane, manager, replica_set, shard};
 pub use credential::private_file;
-pub use engine::{self, doubts, replication};
+pub use engine::{self, copy_faults, replication};
 pub use import::{self, demo_data};
 pub use lab;
 pub use local_postgres as local;

@@ -27,7 +27,7 @@ pub const MEMBERS: [&str; 10] = [
     "roles",
     "lifetime_max_s",
 ];
-/// Longest life of a token that an issuer may permit, in seconds: a year.
+/// Permitted values of the longest lifetime of a token, in seconds: at most a year.
 const LIFETIME_MAX_S: RangeInclusive<i64> = 1..=31_536_000;
 
 /// A system whose tokens are accepted.
@@ -61,7 +61,7 @@ impl IssuerKeys {
     }
 }
 
-/// Permitted addresses of documents, for errors.
+/// Description of the permitted addresses of documents, for errors.
 const URL_FORM: &str =
     "an https address without user, password and fragment (http only to this machine)";
 
@@ -89,7 +89,7 @@ impl IssuerConfig {
         let section = Section { file, at, table };
         let missing = |member: &str| ConfigError(format!("{} names no {member}", file.named(at)));
         let required = |member: &str| section.text(member)?.ok_or_else(|| missing(member));
-        // One audience may be written as a text.
+        // A single audience may be written as a text instead of a list.
         let audiences = match table.get("audience").and_then(Value::as_str) {
             Some(audience) => vec![audience.to_owned()],
             None => section.list("audience")?,
@@ -118,7 +118,7 @@ impl IssuerConfig {
         Ok(Self { settings, keys: section.keys()? })
     }
 
-    /// Returns the members as they are shown; a path of a secret is none itself.
+    /// Returns the members as they are shown; the path of a secret is not a secret itself.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let settings = &self.settings;
         let algorithms: Vec<_> = settings.algorithms.iter().map(|one| one.name()).collect();

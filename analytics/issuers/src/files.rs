@@ -34,7 +34,7 @@ pub struct IssuerFileError {
 /// Content of the files of all issuers.
 #[derive(Default, PartialEq, Eq)]
 pub struct IssuerFiles {
-    /// One for each issuer; none if its keys are fetched.
+    /// Content for each issuer; `None` if its keys are fetched.
     contents: Vec<Option<Vec<u8>>>,
 }
 
@@ -42,7 +42,8 @@ impl IssuerFiles {
     /// Reads all files. Errors name the members of `section`.
     ///
     /// # Errors
-    /// [`IssuerFileError`] names the first file that cannot be read, or has too many readers.
+    /// [`IssuerFileError`] names the first file that cannot be read, or whose permissions are too
+    /// wide.
     pub fn read(issuers: &[IssuerConfig], section: &str) -> Result<Self, IssuerFileError> {
         let contents = (1..).zip(issuers).map(|(number, issuer)| {
             let (path, protection) = match &issuer.keys {

@@ -18,7 +18,7 @@ use rustls::crypto::ring;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-/// Longest time for a document to arrive, with its connection.
+/// Longest time for fetching a document, including the connection.
 pub const FETCH_MAX: Duration = Duration::from_secs(5);
 
 const ACCEPT: &str = "application/json, application/jwk-set+json";
@@ -29,7 +29,7 @@ const USER_AGENT: &str = "tessera";
 pub struct FetchedDocument {
     /// The document, unparsed.
     pub bytes: Vec<u8>,
-    /// Time of the issuer, to the second, if its response has one.
+    /// Time of the response by the issuer's clock, to the second, if the response has one.
     pub date: Option<SystemTime>,
 }
 
@@ -37,7 +37,7 @@ pub struct FetchedDocument {
 /// trusted certificates of the system, so that changes to these certificates take effect.
 ///
 /// # Errors
-/// A sentence for the log.
+/// Fails with a sentence for the log.
 pub fn fetch(url: &str) -> Result<FetchedDocument, String> {
     let config = Agent::config_builder()
         .http_status_as_error(false)

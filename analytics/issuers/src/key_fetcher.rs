@@ -7,7 +7,7 @@
 //!
 //! **Invariant:** no request waits for an issuer. Two requests to one issuer are at least
 //! [`RETRY_AFTER`] apart. The log states each change between good and failing once.
-//! **Not here:** the request (`jwks_client`), the state (`remote_keys`), bringing keys into force
+//! **Not here:** the request (`jwks_client`), the state (`remote_keys`), applying keys
 //! (`key_sets`).
 
 use std::sync::Arc;
@@ -35,14 +35,15 @@ pub struct FetchSchedule {
 
 impl FetchSchedule {
     /// Returns the time until the next fetch; zero if it is due.
-    pub fn wait(&self, now: Duration, is_asked: bool) -> Duration {
+    pub fn wait(&self, now: Duration, is_fetch_requested: bool) -> Duration {
         let Some(ended_at) = self.ended_at else { return Duration::ZERO };
-        let interval = if self.has_failed || is_asked { RETRY_AFTER } else { FETCH_EVERY };
+        let interval =
+            if self.has_failed || is_fetch_requested { RETRY_AFTER } else { FETCH_EVERY };
         (ended_at + interval).saturating_sub(now)
     }
 
-    /// Records the end of a fetch. The interval begins here: a slow issuer is not asked without
-    /// pause.
+    /// Records the end of a fetch. The interval begins here, so that a slow issuer is not contacted
+    /// without a pause.
     pub fn record(&mut self, now: Duration, is_good: bool) {
         (self.ended_at, self.has_failed) = (Some(now), !is_good);
     }
@@ -51,7 +52,7 @@ impl FetchSchedule {
 /// Starts a thread for each issuer that has an address.
 ///
 /// # Errors
-/// The error of the system if there is no thread.
+/// Fails if the system cannot create a thread.
 pub fn start(keys: &Arc<IssuerKeySets>, states: &RemoteKeys) -> std::io::Result<()> {
     for (place, _, url) in keys.remote() {
         let Some(state) = states.find(place) else { continue };
@@ -62,10 +63,10 @@ pub fn start(keys: &Arc<IssuerKeySets>, states: &RemoteKeys) -> std::io::Result<
     Ok(())
 }
 
-/// Fault that the log has stated.
+/// Fault that was logged last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// There is none.
+    /// There is no fault.
     None,
     /// The last fetch failed.
     Failing,
@@ -90,13 +91,13 @@ impl Fetcher {
         let began = Instant::now();
         let mut schedule = FetchSchedule::default();
         loop {
-            self.state.is_asked.store(false, Ordering::Release);
+            self.state.is_fetch_requested.store(false, Ordering::Release);
             let fetched = self.fetch(unix_now());
             schedule.record(began.elapsed(), fetched.is_ok());
             self.report(fetched, unix_now());
             loop {
-                let is_asked = self.state.is_asked.load(Ordering::Acquire);
-                let wait = schedule.wait(began.elapsed(), is_asked);
+                let is_fetch_requested = self.state.is_fetch_requested.load(Ordering::Acquire);
+                let wait = schedule.wait(began.elapsed(), is_fetch_requested);
                 if wait.is_zero() {
                     break;
                 }
@@ -105,7 +106,7 @@ impl Fetcher {
         }
     }
 
-    /// Fetches the keys once and brings them into force.
+    /// Fetches the keys once and applies them.
     fn fetch(&mut self, now: UnixTime) -> Result<(), String> {
         let document = jwks_client::fetch(&self.url)?.bytes;
         let is_new = document != self.document;
@@ -121,7 +122,8 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Keeps the outcome of a fetch for metrics, and logs it if it is another one than before.
+    /// Stores the outcome of a fetch for metrics, and logs changes between good and failing; a
+    /// repeated failure is logged only at level debug.
     fn report(&mut self, fetched: Result<(), String>, now: UnixTime) {
         let (issuer, url) = (&self.state.issuer, &self.url);
         self.state.is_good.store(fetched.is_ok(), Ordering::Relaxed);
@@ -171,9 +173,9 @@ mod tests {
         assert_eq!(schedule.wait(8 * SECOND, true), 9 * SECOND);
         assert_eq!(schedule.wait(17 * SECOND, true), Duration::ZERO);
         schedule.record(20 * SECOND, false);
-        for is_asked in [false, true] {
-            assert_eq!(schedule.wait(20 * SECOND, is_asked), RETRY_AFTER);
-            assert_eq!(schedule.wait(30 * SECOND, is_asked), Duration::ZERO);
+        for is_fetch_requested in [false, true] {
+            assert_eq!(schedule.wait(20 * SECOND, is_fetch_requested), RETRY_AFTER);
+            assert_eq!(schedule.wait(30 * SECOND, is_fetch_requested), Duration::ZERO);
         }
         // A flood of a million requests in an hour, on a simulated clock.
         let (mut fetches, mut schedule) = (0, FetchSchedule::default());

@@ -1,5 +1,5 @@
-//! Key sets: the keys of each issuer, from files and from addresses, as the gate of the program has
-//! them.
+//! Key sets: the keys of each issuer, from files and from addresses, that are applied to the
+//! program's gate.
 //!
 //! **Invariant:** the gate has the keys that were applied last for each issuer. Keys that were
 //! fetched are used for [`SERVED_FOR`] after they were last seen, and no longer.
@@ -25,7 +25,7 @@ pub trait IssuerGate: Send + Sync {
     /// Replaces the issuers and their keys.
     fn apply_issuers(&self, issuers: Issuers);
 
-    /// Replaces the issuers by the same ones, whose keys are the same and may be used for longer.
+    /// Replaces the issuers by the same ones with the same keys, which may be used for longer.
     fn prolong_issuers(&self, issuers: Issuers);
 }
 
@@ -33,7 +33,7 @@ pub trait IssuerGate: Send + Sync {
 pub struct IssuerKeySets {
     gate: Arc<dyn IssuerGate>,
     config: Vec<IssuerConfig>,
-    /// One for each issuer; `None` while it is not known.
+    /// Keys of each issuer; `None` while they are unknown.
     known: Mutex<Vec<Option<LoadedKeys>>>,
 }
 
@@ -47,10 +47,10 @@ impl IssuerKeySets {
         Self { gate, config, known: Mutex::new(known) }
     }
 
-    /// Brings the keys of files into force. Those that were fetched stay.
+    /// Applies the keys of files. Fetched keys stay.
     ///
     /// # Errors
-    /// [`IssuerError`], and then nothing has changed.
+    /// Fails with [`IssuerError`]; then nothing has changed.
     pub fn apply_files(&self, sets: Vec<Option<LoadedKeys>>) -> Result<(), IssuerError> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let fetched = |(set, old): (Option<LoadedKeys>, &Option<LoadedKeys>)| set.or(old.clone());
@@ -64,7 +64,7 @@ impl IssuerKeySets {
     /// only the time until which they may be used is extended.
     ///
     /// # Errors
-    /// [`IssuerError`], and then nothing has changed.
+    /// Fails with [`IssuerError`]; then nothing has changed.
     pub fn apply_fetched(
         &self,
         place: usize,

@@ -1,7 +1,6 @@
 //! Remote keys: the state of the keys of each issuer that has an address.
 //!
-//! **Not here:** the threads that fetch the keys (`key_fetcher`), bringing keys into force
-//! (`key_sets`).
+//! **Not here:** the threads that fetch the keys (`key_fetcher`), applying keys (`key_sets`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,10 +19,10 @@ pub struct RemoteKeys(Vec<(usize, Arc<RemoteKeySet>)>);
 pub struct RemoteKeySet {
     pub(crate) issuer: String,
     /// True if a token has named a key that is not known.
-    pub(crate) is_asked: AtomicBool,
+    pub(crate) is_fetch_requested: AtomicBool,
     /// The thread that fetches, once it runs.
     pub(crate) fetcher: OnceLock<Thread>,
-    /// Seconds since 1970 at the last good fetch; 0 before it.
+    /// Seconds since 1970 at the last good fetch; 0 before the first.
     pub(crate) fetched_at: AtomicU64,
     pub(crate) is_good: AtomicBool,
 }
@@ -41,14 +40,14 @@ impl RemoteKeys {
         Self(issuers.iter().enumerate().filter(remote).map(state).collect())
     }
 
-    /// Asks for newer keys of an issuer. Returns at once.
-    pub fn ask(&self, place: usize) {
+    /// Requests a fetch of newer keys of an issuer. Returns at once.
+    pub fn request_fetch(&self, place: usize) {
         if let Some(state) = self.find(place) {
-            state.ask();
+            state.request_fetch();
         }
     }
 
-    /// Returns the state of each, for metrics.
+    /// Returns the state of the keys of each issuer, for metrics.
     pub fn now(&self, now: UnixTime) -> Vec<IssuerNow> {
         self.0.iter().map(|(_, state)| state.now(now)).collect()
     }
@@ -62,15 +61,15 @@ impl RemoteKeySet {
     fn new(issuer: &str) -> Self {
         Self {
             issuer: issuer.to_owned(),
-            is_asked: AtomicBool::new(false),
+            is_fetch_requested: AtomicBool::new(false),
             fetcher: OnceLock::new(),
             fetched_at: AtomicU64::new(0),
             is_good: AtomicBool::new(false),
         }
     }
 
-    fn ask(&self) {
-        if !self.is_asked.swap(true, Ordering::AcqRel)
+    fn request_fetch(&self) {
+        if !self.is_fetch_requested.swap(true, Ordering::AcqRel)
             && let Some(fetcher) = self.fetcher.get()
         {
             fetcher.unpark();

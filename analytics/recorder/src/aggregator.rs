@@ -117,7 +117,7 @@ impl Aggregator {
             + self.aggregates.slots.bytes()
     }
 
-    /// Gives the history the counts of the running second so far.
+    /// Passes the counts of the running second so far to the history.
     pub(crate) fn show_open(&self) {
         let aggregates = &self.aggregates;
         let frame = aggregates.current.frame(aggregates.running);

@@ -46,8 +46,8 @@ pub struct ClusterNow {
     pub moves: Vec<MoveNow>,
     /// Work for moves of slots.
     pub moved: MoveTotalsNow,
-    /// The rebalance that goes on, or the last one; null if this router does not carry rebalances
-    /// out, or there was none.
+    /// The running rebalance, or the last one; null if this router does not carry out rebalances,
+    /// or there was none.
     pub rebalance: Option<RebalanceNow>,
 }
 
@@ -200,11 +200,12 @@ pub struct MoveNow {
     /// Changed rows that the receiving shard lacked when the other one was last read; null while no
     /// copy is kept current.
     pub changes_behind: Option<u64>,
-    /// Upper limit of the age of the oldest change that it lacks, in ms; 0 if it lacks none.
+    /// Upper limit of the age of the oldest change that the receiving shard lacks, in ms; 0 if it
+    /// lacks none.
     pub lag_ms: Option<f64>,
     /// True if nothing has changed for some time although work is left.
     pub stalled: bool,
-    /// Reason why it waits.
+    /// Reason why the move waits, if it does.
     pub reason: Option<String>,
 }
 
@@ -218,9 +219,9 @@ pub struct MoveTotalsNow {
     pub bytes: u64,
     /// Moves that ended with the slots on their new shard.
     pub done: u64,
-    /// Moves that were given up before.
+    /// Moves that were cancelled before the new shard owned the slots.
     pub cancelled: u64,
-    /// Moves whose slots came back.
+    /// Moves that were rolled back: their slots are on the old shard again.
     pub rolled_back: u64,
     /// Moves that could not be carried out.
     pub failed: u64,
@@ -228,13 +229,13 @@ pub struct MoveTotalsNow {
     pub longest_hold_s: f64,
 }
 
-/// A rebalance that goes on, or the last one.
+/// The running rebalance, or the last one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct RebalanceNow {
     /// Identity of the rebalance.
     pub id: String,
-    /// Quantity that it makes even: `slots`, `size` or `load`; `placement` or `drain`.
+    /// Goal: `slots`, `size` or `load`, which shards share by weight; `placement`; or `drain`.
     pub by: String,
     /// `running`, `paused`, `cancelling`, or how it has ended: `done`, `cancelled` or `failed`.
     pub state: String,
@@ -260,7 +261,7 @@ pub struct RebalanceNow {
     pub skew_measured: Option<f64>,
     /// Time from its order to its end, or until now, in s.
     pub seconds: f64,
-    /// Time since its end, in s; null while it goes on.
+    /// Time since its end, in s; null while it runs.
     pub ended_s: Option<u64>,
 }
 
@@ -268,11 +269,11 @@ impl RebalanceNow {
     /// States of a rebalance.
     pub const STATES: [&str; 6] =
         ["running", "paused", "cancelling", "done", "cancelled", FAILED_STATE];
-    /// Time for which a failure is news, in s. An operator need not begin another rebalance only to
-    /// end an alert.
+    /// Time for which a failure is reported, in s. It is limited so that no operator has to begin
+    /// another rebalance only to end an alert.
     const NEWS_S: u64 = 24 * 60 * 60;
 
-    /// Returns true if it has failed a short time ago: some slots could not be moved.
+    /// Returns true if the rebalance failed less than a day ago: some slots could not be moved.
     pub fn has_failed(&self) -> bool {
         self.state == FAILED_STATE && self.ended_s.is_none_or(|ended| ended < Self::NEWS_S)
     }
@@ -281,7 +282,7 @@ impl RebalanceNow {
 impl CacheNow {
     /// Returns the share of the reads through the cache that it answered, 0 to 1.
     pub fn hit_rate(&self) -> f64 {
-        let asked = self.hits + self.misses + self.stale;
-        if asked == 0 { 0.0 } else { self.hits as f64 / asked as f64 }
+        let reads = self.hits + self.misses + self.stale;
+        if reads == 0 { 0.0 } else { self.hits as f64 / reads as f64 }
     }
 }

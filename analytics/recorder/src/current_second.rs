@@ -25,7 +25,7 @@ pub(crate) const CELLS_MAX: usize = 4_096;
 pub(crate) const PAGES_MAX: usize = 32_768;
 /// Maximum number of pages that one entry can add: for its cell and its three parts.
 const PAGES_EACH: usize = 4;
-/// Roles times outcomes.
+/// Number of roles, including none, times outcomes.
 const KINDS: usize = 4 * 3;
 /// Marks a label without a cell in the index.
 const NONE: u16 = u16::MAX;
@@ -112,7 +112,7 @@ impl CurrentSecond {
         }
     }
 
-    /// Returns the counts as a frame of the second that begins at `start`; none if there are none.
+    /// Returns the counts as a frame of the second that begins at `start`; `None` without counts.
     pub(crate) fn frame(&self, start: u64) -> Option<Frame> {
         let cells = self.cells.iter().filter(|cell| cell.latencies.count() > 0);
         let cells: Vec<_> = cells.map(RunningCell::cell).collect();
@@ -205,7 +205,8 @@ impl CurrentSecond {
         (usize::from(self.shape.routes) + 1) * 2 * KINDS
     }
 
-    /// Makes room for so many shards, of which the first stands for several or none.
+    /// Makes room for this number of places, the first of which is for requests of several shards
+    /// or none.
     #[cold]
     fn grow(&mut self, shards: usize) {
         self.parts.resize_with(shards, RunningParts::default);

@@ -44,7 +44,7 @@ pub(crate) struct Curves {
     shards: Vec<ShardSeries>,
     heat_buckets: [usize; HEAT_BOUNDS.len()],
     /// True for each point with requests, because a low rate may be rounded to 0.
-    asked: Vec<bool>,
+    has_requests: Vec<bool>,
     /// Seconds of each point in which requests were counted.
     counted_seconds: Vec<f64>,
 }
@@ -92,7 +92,8 @@ impl Grid {
     }
 
     /// Returns the seconds of a point in which requests were counted, or all if that is unknown.
-    /// The rates of a point are taken over these, because a router may have started within it.
+    /// The rates of a point are computed over these seconds, because a router may have started
+    /// within the point.
     fn counted_seconds(&self, point: usize, counted: Option<&CountedTimes>) -> f64 {
         let (start, end) = (self.starts(point), self.ends(point));
         let seconds = counted.and_then(|counted| counted.seconds_within(start, end));
@@ -120,11 +121,11 @@ impl Curves {
             heatmap: Heatmap { bounds_ms, counts },
         };
         let heat_buckets = HEAT_BOUNDS.map(|bound| Buckets::FINE.of(bound));
-        let asked = vec![false; grid.points];
+        let has_requests = vec![false; grid.points];
         let counted_seconds =
             (0..grid.points).map(|point| grid.counted_seconds(point, counted)).collect();
         let shards = vec![shard; shards];
-        Self { grid, series, shards, heat_buckets, asked, counted_seconds }
+        Self { grid, series, shards, heat_buckets, has_requests, counted_seconds }
     }
 
     /// Adds a point of one shard.
@@ -141,7 +142,7 @@ impl Curves {
     pub(crate) fn draw(&mut self, point: usize, sum: &PointSum) {
         let seconds = self.counted_seconds[point];
         let [p50, p99] = sum.latencies.quantiles([0.50, 0.99]);
-        self.asked[point] = sum.reads + sum.writes > 0;
+        self.has_requests[point] = sum.reads + sum.writes > 0;
         let series = &mut self.series;
         series.rps[point] = rate(sum.reads + sum.writes, seconds);
         series.reads[point] = rate(sum.reads, seconds);
@@ -174,7 +175,7 @@ impl Curves {
         let stays: Vec<bool> = (0..self.grid.points)
             .map(|point| {
                 let from = self.grid.starts(point);
-                self.asked[point] || is_measured(from, self.grid.ends(point))
+                self.has_requests[point] || is_measured(from, self.grid.ends(point))
             })
             .collect();
         Series { shards, ..self.series }.only(&stays)

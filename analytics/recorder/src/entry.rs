@@ -13,7 +13,7 @@ use crate::shard_labels::{NO_SHARD, ShardLabels};
 pub(crate) const KEY_BYTES_MAX: usize = 256;
 /// Entries of a queue: 160 KiB.
 pub(crate) const ENTRIES_MAX: usize = 4_096;
-/// Details of a queue: 84 KiB. When it is full, details are left out.
+/// Details of a queue: 80 KiB. When it is full, details are left out.
 pub(crate) const DETAILS_MAX: usize = 256;
 /// Slot number of a request that has no slot.
 const NO_SLOT: u16 = u16::MAX;
@@ -74,7 +74,7 @@ impl Entry {
         (self.slot != NO_SLOT).then_some(self.slot)
     }
 
-    /// Returns the time outside of queues and the database.
+    /// Returns the time outside of queues and the database, in µs.
     pub(crate) fn rest(&self) -> u32 {
         self.elapsed.saturating_sub(self.queue).saturating_sub(self.database)
     }
@@ -89,7 +89,7 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// # Panics
-    /// If there are more than [`Labels`] allows.
+    /// Panics if there are more labels than [`Labels`] allows, or two shards of one name.
     pub(crate) fn of(labels: &Labels) -> Self {
         let Labels { routes, shards, slots } = labels;
         assert!(routes.len() <= Labels::ROUTES_MAX, "at most {} routes", Labels::ROUTES_MAX);

@@ -35,7 +35,7 @@ pub struct ErrorEvent {
     pub at_ms: u64,
     /// Code of the problem: `TSR201`.
     pub code: Cow<'static, str>,
-    /// HTTP status of the answer.
+    /// HTTP status of the response.
     pub status: u16,
     /// Route as it is declared, without values: `/api/write`.
     pub route: Cow<'static, str>,
@@ -58,7 +58,7 @@ pub struct ErrorGroup {
     pub shard: Option<String>,
     /// Route as it is declared.
     pub route: Cow<'static, str>,
-    /// Number of the kept events.
+    /// Number of kept events of the group.
     pub count: u64,
     /// The earliest of them, in ms since 1970 UTC. Serialized as RFC 3339 with `Z`.
     #[serde(rename = "first", serialize_with = "rfc3339")]
@@ -141,7 +141,7 @@ pub enum FilterError {
     Grouped,
 }
 
-/// The newest 10,000 failures. Share it by reference or `Arc`.
+/// The newest failures, at most 10,000. Share it by reference or `Arc`.
 #[derive(Debug, Default)]
 pub struct ErrorLog {
     ring: Mutex<Ring>,
@@ -163,8 +163,8 @@ pub(crate) type ErrorKind = (Cow<'static, str>, Option<String>);
 impl ErrorLog {
     /// Maximum number of events that are kept.
     pub const KEPT_MAX: usize = 10_000;
-    /// Maximum number of bytes of the events that are kept: with the longest texts in
-    /// the widest alphabet, the log holds fewer events.
+    /// Maximum number of bytes of the events that are kept: with long texts of multi-byte
+    /// characters, the log holds fewer than [`ErrorLog::KEPT_MAX`] events.
     pub const BYTES_MAX: usize = 8 << 20;
     /// Maximum number of events in one response.
     pub const LIMIT_MAX: usize = 1_000;
@@ -236,7 +236,8 @@ impl ErrorLog {
     }
 
     /// Returns the events that match the filter, by code, shard and route; the group with the
-    /// newest event first. The limit is one of groups: every kept event is counted.
+    /// newest event first. The limit applies to the number of groups: every kept event that matches
+    /// is counted.
     pub fn grouped(&self, filter: &ErrorFilter<'_>) -> Vec<ErrorGroup> {
         let events = self.newest_first();
         let mut places = HashMap::new();
@@ -273,7 +274,7 @@ impl Ring {
             (Cow::Borrowed(OTHER), None),
         ];
         let known = kinds.iter().position(|kind| self.counts.contains_key(kind));
-        // Counts by code alone may add as many entries again, so that codes stay distinct.
+        // Counts by code alone may double the number of entries, so that codes stay distinct.
         let code_full = self.counts.len() >= 2 * COUNTS_MAX;
         let place = known.unwrap_or(if code_full { 2 } else { usize::from(full) });
         let [exact, of_code, other] = kinds;
@@ -321,7 +322,7 @@ fn bounded(mut text: String, chars_max: usize) -> String {
     text
 }
 
-/// Cuts a text that may be a constant; a constant is short.
+/// Cuts an owned text; a constant is short and stays as it is.
 fn bounded_label(text: Cow<'static, str>) -> Cow<'static, str> {
     match text {
         Cow::Borrowed(text) => Cow::Borrowed(text),

@@ -15,9 +15,9 @@ pub(crate) struct ExampleLines {
     text: String,
     /// Start of the line that is being written.
     line: usize,
-    /// Beginnings of the bucket lines.
+    /// Text with which every bucket line begins.
     bucket: &'static str,
-    /// Examples, one for each of these lines.
+    /// Examples of the bucket lines, in order; `None` for a line without one.
     examples: std::vec::IntoIter<Option<Example>>,
 }
 

@@ -275,7 +275,7 @@ impl ClusterMetrics {
     }
 }
 
-/// Returns the largest value over the mean; 0 without any.
+/// Returns the largest value divided by the mean; 0 if the sum is 0.
 fn skew(counts: impl Iterator<Item = u64> + Clone) -> f64 {
     let (sum, number) =
         counts.clone().fold((0, 0), |(sum, number), count| (sum + count, number + 1));

@@ -5,7 +5,7 @@
 //! so that frames of several routers can be added up; histograms travel as HDR V2 in base64.
 //!
 //! **Invariant:** `start` is a multiple of the interval's length; a label occurs in a frame once.
-//! **Not here:** the end of an interval (`recorder`), the time for which a frame is kept
+//! **Not here:** the end of an interval (`aggregator`), the time for which a frame is kept
 //! (`history`).
 
 use std::sync::Arc;
@@ -87,12 +87,13 @@ pub struct Frame {
     pub start: u64,
     /// Counts and latencies, by label; labels that were not used are left out.
     pub cells: Vec<Cell>,
-    /// Parts of the time by shard; the last may be of requests without a single shard.
+    /// Parts of the time by shard; the last may be those of requests of several shards or none.
     pub parts: Vec<Parts>,
     /// Shards contacted by requests that contacted any.
     #[serde(default)]
     pub fanout: Fanout,
-    /// The most requested keys; frames of a second have none.
+    /// The most requested keys. Of the frames of a second, only that of the running second has any:
+    /// the keys of the running ten seconds.
     #[serde(default)]
     pub hot: Vec<HotCount>,
 }
@@ -104,7 +105,7 @@ pub struct CellLabel {
     pub route: String,
     /// Read or write.
     pub operation: Operation,
-    /// The shard; none if several took part, or none.
+    /// The shard; `None` if several shards took part, or none.
     pub shard: Option<String>,
     /// Kind of node that answered.
     pub role: Option<Role>,
@@ -129,7 +130,7 @@ pub struct Cell {
 /// Parts of the time of a shard's requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Parts {
-    /// The shard; none for requests of several, or none.
+    /// The shard; `None` for requests of several shards or none.
     pub shard: Option<Arc<str>>,
     /// Waiting for a lane or a connection.
     pub queue: PartTimes,
@@ -170,7 +171,7 @@ pub struct HotCount {
     pub shard: Option<Arc<str>>,
     /// Slot of the key, if known.
     pub slot: Option<u16>,
-    /// Upper limit of the requests; the lower limit is this less `error`.
+    /// Upper limit of the requests; the lower limit is this minus `error`.
     pub requests: u64,
     /// Requests among these that may have been for other keys.
     pub error: u64,
@@ -221,7 +222,7 @@ impl Fanout {
 impl HotCount {
     pub(crate) fn add(&mut self, other: &Self) {
         let Self { key: _, shard, slot, requests, error, reads, writes } = other;
-        // The last shard counts: a slot may have moved.
+        // The shard and slot of the later frame are kept, because a slot may have moved.
         self.shard.clone_from(shard);
         self.slot = *slot;
         self.requests += requests;

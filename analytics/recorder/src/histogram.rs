@@ -1,4 +1,4 @@
-//! Histogram: counts of latencies by size, which can be merged, and which return quantiles.
+//! Histogram: counts of latencies by size. Histograms can be merged, and return quantiles.
 //!
 //! The buckets are those of an HDR histogram of three significant digits from 1 µs to 60 s: 17,408
 //! of them. [`Packed`] is the form in which a histogram is kept once nothing is added to it.
@@ -115,12 +115,13 @@ impl LatencyHistogram {
         });
     }
 
-    /// Returns the form at rest, with three digits.
+    /// Returns the packed form: with three digits, or with two if it would be longer than
+    /// [`Packed::FINE_BYTES_MAX`].
     pub fn packed(&self) -> Packed {
         Packed::of_fine(self.counts.used())
     }
 
-    /// Returns the form at rest, with two digits.
+    /// Returns the packed form, with two digits.
     pub fn packed_coarse(&self) -> Packed {
         Packed::of_coarse(self.counts.used())
     }

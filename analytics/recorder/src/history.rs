@@ -27,7 +27,7 @@ pub const BUDGETS: [usize; 3] = [24 << 20, 24 << 20, 64 << 20];
 /// Maximum number of labels of received frames that are shared; beyond that, sharing starts afresh.
 const LABELS_MAX: usize = 65_536;
 
-/// The rings of one router. Share it by reference or `Arc`.
+/// The rings of one recorder. Share it by reference or `Arc`.
 #[derive(Debug)]
 pub struct History {
     rings: Mutex<Rings>,
@@ -43,7 +43,7 @@ struct Rings {
     counted: MeasuredIntervals,
     /// Time in s since which the recorder of this process has counted.
     counting_since: Option<u64>,
-    /// Counts of the running intervals at the last query.
+    /// Counts of the running second at the last query, with the keys of the running ten seconds.
     open: Option<Arc<Frame>>,
     /// Labels of received frames, shared by all of them.
     labels: HashSet<Arc<CellLabel>>,
@@ -66,7 +66,7 @@ struct Ring {
     resumed: Option<Arc<Frame>>,
 }
 
-/// Size of the history.
+/// Size and start of a history, and the number of its dropped frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) bytes: u64,
@@ -75,7 +75,7 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Returns the present size of a history.
+    /// Returns the current extent of a history.
     pub(crate) fn of(history: &History) -> Self {
         let rings = history.rings();
         Self {
@@ -137,8 +137,8 @@ impl History {
         rings.count((from_ms / 1_000, until_ms.div_ceil(1_000)));
     }
 
-    /// Adds times in which a recorder counted before or elsewhere: without a frame, they had no
-    /// requests.
+    /// Adds times, in s since 1970 UTC, in which a recorder counted in an earlier process or
+    /// elsewhere. Intervals of these times that have no frame had no requests.
     pub fn know_counted(&self, intervals: impl IntoIterator<Item = (u64, u64)>) {
         let mut rings = self.rings();
         intervals.into_iter().for_each(|interval| rings.count(interval));
@@ -223,7 +223,7 @@ impl History {
         }
     }
 
-    /// Sets the counts of the running intervals.
+    /// Sets the counts of the running second.
     pub(crate) fn show_open(&self, open: Option<Frame>) {
         self.rings().open = open.map(Arc::new);
     }
@@ -247,7 +247,8 @@ impl Rings {
         let kept = Step::Minute.intervals_kept() * Step::Minute.seconds();
         let newest = self.counted.as_slice().last().map_or(0, |interval| interval.1);
         self.counted.forget(newest.saturating_sub(kept));
-        // Idle time is known as well. The contents of the rings begin where it did.
+        // Time without requests is known as well, so the known time begins with the first counted
+        // interval.
         if let Some((from, _)) = self.counted.as_slice().first() {
             self.since_ms = self.since_ms.min(from.saturating_mul(1_000));
         }
@@ -289,7 +290,7 @@ impl Ring {
         while let Some(last) = self.frames.pop_back_if(|last| last.start >= second) {
             self.bytes -= last.bytes();
         }
-        // An interval that began before `until` may have ended after it.
+        // The last frame that is left begins before `second`, but may end after it.
         let until = self.frames.back().map_or(second, |last| last.end().max(second));
         self.until = self.until.min(until);
     }
@@ -313,7 +314,7 @@ impl Ring {
         self.trim();
     }
 
-    /// Start in s of the first frame that is recent enough to be kept.
+    /// Returns the time in s before which a frame is too old to be kept, or was dropped.
     fn dropped_before(&self) -> u64 {
         let newest = self.frames.back().map_or(0, |frame| frame.end()).max(self.until);
         let kept = self.step.intervals_kept() * self.step.seconds();

@@ -17,13 +17,12 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::sample::Operation;
 
-/// Counters of the running interval: a key with more than 1/512 of the requests certainly has a
-/// counter.
+/// Number of counters: a key with more than 1/512 of the requests certainly has one.
 pub(crate) const COUNTERS: usize = 512;
-/// Marks the end of a list of links.
+/// Marks the end of a linked list.
 const END: u16 = u16::MAX;
 
-/// The counters.
+/// Counters of the most requested keys.
 #[derive(Debug)]
 pub(crate) struct HotKeys {
     places: HashMap<u64, u16, BuildHasherDefault<Hashed>>,

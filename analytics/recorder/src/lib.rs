@@ -17,6 +17,7 @@
 //! | `entry` | a sample in the queue between a worker and the aggregator |
 //! | `frame`, `merge` | the counts of one finished interval; the sum of several frames |
 //! | `hot`, `slot_load`, `totals` | the most requested keys; load of each slot of the keyspace; counts since the start, for scrapers |
+//! | `recent_writes` | the keys of the latest writes |
 //! | `current_second` | the counts of the current second |
 //! | `measured_intervals` | the intervals in which a recorder ran |
 //! | `history` | frames of seconds, ten seconds and minutes, in three rings |
@@ -24,7 +25,8 @@
 //! | `metrics`, `curves`, `window_sums`, `figures` | the response of a metrics query, and its computation from frames |
 //! | `recorder_state`, `worker`, `recorder` | the recorder, its thread, and the workers that record requests |
 //! | `example_lines`, `openmetrics` | the text of `/metrics` |
-//! | `tls_roots`, `store` | trusted certificates; history that survives restarts (feature `store`) |
+//! | `tls_roots` | trusted certificates (feature `tls`) |
+//! | `store` | history that survives restarts (feature `store`) |
 //!
 //! **Invariant:** recording a request takes no lock and allocates nothing, except when a queue is
 //! full.

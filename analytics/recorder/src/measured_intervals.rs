@@ -13,7 +13,7 @@ impl MeasuredIntervals {
     /// Maximum number of intervals: with more restarts within a week, the oldest two are merged.
     pub const MAX: usize = 256;
 
-    /// Adds an interval, which may lie anywhere.
+    /// Adds an interval, which may overlap others and need not be the latest.
     pub fn add(&mut self, (from, until): (u64, u64)) {
         if from >= until {
             return;

@@ -21,11 +21,11 @@ pub struct Metrics {
     pub writes: u64,
     /// Reads among these requests.
     pub reads: u64,
-    /// Answers with status 400 or above.
+    /// Responses with status 400 or above.
     pub errors: u64,
-    /// Answers with status 400 to 499.
+    /// Responses with status 400 to 499.
     pub errors_client: u64,
-    /// Answers with status 500 or above.
+    /// Responses with status 500 or above.
     pub errors_server: u64,
     /// Mean latency in ms; 0 when there was no request.
     #[serde(rename = "avgLatency")]
@@ -72,7 +72,7 @@ pub struct Metrics {
     /// The most requested keys of the window (rounded up to intervals of 10 s), at most 20. Only
     /// the filter by shard applies.
     pub hot_keys: Vec<HotKey>,
-    /// Course of the metrics over the window.
+    /// Curves of the metrics over the window.
     pub series: Series,
     /// Current state of the cluster.
     pub cluster: ClusterMetrics,
@@ -130,11 +130,11 @@ pub struct RouteMetrics {
     pub total: u64,
     /// Requests per second.
     pub ops_per_s: f64,
-    /// Answers with status 400 or above.
+    /// Responses with status 400 or above.
     pub errors: u64,
-    /// Answers with status 400 to 499.
+    /// Responses with status 400 to 499.
     pub errors_client: u64,
-    /// Answers with status 500 or above.
+    /// Responses with status 500 or above.
     pub errors_server: u64,
     /// Mean latency in ms.
     pub avg: f64,
@@ -159,7 +159,7 @@ pub struct ShardMetrics {
     pub reads: u64,
     /// Writes.
     pub writes: u64,
-    /// Answers with status 400 or above.
+    /// Responses with status 400 or above.
     pub errors: u64,
     /// Median latency in ms.
     pub p50: f64,
@@ -213,8 +213,8 @@ pub struct FanoutMetrics {
     pub max: u16,
 }
 
-/// Load of the busiest shard divided by the mean of all shards. 1 means that the load is even, and
-/// the number of shards that one shard has all of it; 0 without data.
+/// Load of the busiest shard divided by the mean of all shards. 1 means that the load is even; a
+/// value equal to the number of shards means that one shard has all of it; 0 without data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Skew {
     /// By requests of the window.
@@ -294,7 +294,7 @@ pub struct Series {
     pub p50: Vec<f64>,
     /// 99th percentile of latency in ms; 0 without requests.
     pub p99: Vec<f64>,
-    /// Answers with status 400 or above, per second.
+    /// Responses with status 400 or above, per second.
     pub errors: Vec<f64>,
     /// Curves of each shard, in the order configured.
     #[schema(value_type = std::collections::BTreeMap<String, ShardSeries>)]
@@ -320,7 +320,7 @@ pub struct Heatmap {
     /// Upper bounds of the buckets in ms, in increasing order; there is one more bucket for slower
     /// requests.
     pub bounds_ms: Vec<f64>,
-    /// Requests in each bucket, for each point of time: one more than there are bounds.
+    /// Requests in each bucket, for each point of time: one count more than there are bounds.
     pub counts: Vec<Vec<u64>>,
 }
 
@@ -346,8 +346,8 @@ pub struct ClusterMetrics {
     /// Running moves of slots.
     #[schema(value_type = Vec<Object>)]
     pub moves: Vec<MoveNow>,
-    /// The rebalance that goes on, or the last one; null if no requested router carries rebalances
-    /// out, or there was none.
+    /// The running rebalance, or the last one; null if no requested router carries out rebalances,
+    /// or there was none.
     #[schema(required, value_type = Option<Object>)]
     pub rebalance: Option<RebalanceNow>,
 }

@@ -1,7 +1,8 @@
 //! OpenMetrics: the text of `GET /metrics`.
 //!
 //! The text is written by `prometheus-client`. Names are those of OpenTelemetry's semantic
-//! conventions where they exist; other names begin with `tessera_`.
+//! conventions where they exist, and those of Prometheus for the process (`process_`); other names
+//! begin with `tessera_`.
 //!
 //! **Invariant:** no label holds a key, an id or a client; label sets are bounded by routes,
 //! statuses, shards, nodes and codes.
@@ -36,7 +37,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Bucket lines to which examples are added.
 const REQUEST_BUCKETS: &str = "http_server_request_duration_seconds_bucket";
-/// Stands for a shard if there are several, or none.
+/// Label value of requests of several shards or none, and of requests without a role.
 const NO_SHARD: &str = "(none)";
 
 /// Decisions of access control since the start.
@@ -46,7 +47,7 @@ pub struct AccessNow {
     pub requests: Vec<(&'static str, &'static str, u64)>,
     /// Number of requests that a limit refused, by limit.
     pub limited: Vec<(&'static str, u64)>,
-    /// Seconds since keys and roles were known to be current.
+    /// Seconds since keys and roles were last known to be current.
     pub age_seconds: u64,
     /// Counts of the audit log, if there is one.
     pub audit: Option<AuditNow>,
@@ -61,7 +62,7 @@ pub struct IssuerNow {
     pub issuer: String,
     /// True if the last fetch succeeded.
     pub is_good: bool,
-    /// Seconds since the last fetch that succeeded; `None` before it.
+    /// Seconds since the last fetch that succeeded; `None` before the first.
     pub age_seconds: Option<u64>,
 }
 
@@ -436,7 +437,8 @@ impl Scrape {
     }
 }
 
-/// Writes the state of the keys of issuers. Without such an issuer there is no family.
+/// Writes the state of the keys of issuers; no family is written without an issuer whose keys are
+/// fetched.
 fn issuers(families: &mut Families<'_>, issuers: &[IssuerNow]) -> fmt::Result {
     if issuers.is_empty() {
         return Ok(());
@@ -452,7 +454,7 @@ fn issuers(families: &mut Families<'_>, issuers: &[IssuerNow]) -> fmt::Result {
     families.gauges("tessera_access_issuer_age", help, Some(Unit::Seconds), ages)
 }
 
-/// Returns the lag of a replica.
+/// Returns the lag of a node in ms; `None` for a primary, or if the lag is unknown.
 fn replica_lag_ms(node: &NodeNow) -> Option<f64> {
     node.lag_ms.filter(|_| node.role != Role::Primary.name())
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Buckets {
     digits: u8,
-    /// Bits of half of the linear part.
+    /// Base-2 logarithm of half of the number of buckets in the linear part.
     half_bits: u32,
     /// Number of buckets up to 60 s.
     count: usize,
@@ -61,7 +61,7 @@ const HEADER: usize = 40;
 /// Maximum number of bytes of one count: seven bits a byte, the ninth has eight.
 const COUNT_BYTES_MAX: usize = 9;
 
-/// A histogram at rest.
+/// A packed histogram, to which nothing is added any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
     buckets: Buckets,
@@ -83,9 +83,9 @@ pub enum PackedError {
 }
 
 impl Packed {
-    /// Longest form that [`LatencyHistogram::packed`](crate::LatencyHistogram::packed) keeps with
-    /// three digits. About 3,000 different latencies fit; a wider histogram is kept with two
-    /// digits.
+    /// Maximum number of bytes of counts that
+    /// [`LatencyHistogram::packed`](crate::LatencyHistogram::packed) keeps with three digits. About
+    /// 3,000 different latencies fit; a wider histogram is kept with two digits.
     pub const FINE_BYTES_MAX: usize = 4_096;
 
     /// Packs counts of three digits in the order of buckets; with two digits if the form would be
@@ -125,7 +125,7 @@ impl Packed {
         Self { buckets, counts: counts.into() }
     }
 
-    /// Calls `take` with each used bucket, as one of three digits, and its count.
+    /// Calls `take` with each used bucket, converted to one of three digits, and its count.
     pub(crate) fn each(&self, mut take: impl FnMut(usize, u64)) {
         let mut rest = &*self.counts;
         let mut bucket = 0;
@@ -148,7 +148,7 @@ impl Packed {
         self.buckets.digits
     }
 
-    /// Returns the bytes of the counts.
+    /// Returns the number of bytes that the counts take.
     pub fn size_bytes(&self) -> usize {
         self.counts.len()
     }
@@ -167,10 +167,10 @@ impl Packed {
         bytes
     }
 
-    /// Reads the whole HDR V2 encoding, which may come from anywhere.
+    /// Reads the whole HDR V2 encoding, which may come from an untrusted source.
     ///
     /// # Errors
-    /// Fails if the text is not HDR V2, has other bounds, or is incomplete.
+    /// Fails if the bytes are not HDR V2, have other bounds, or are incomplete.
     pub fn of_hdr(bytes: &[u8]) -> Result<Self, PackedError> {
         let (header, counts) = bytes.split_at_checked(HEADER).ok_or(PackedError::Encoding)?;
         let word =

@@ -14,7 +14,7 @@ use crate::sample::{Operation, Outcome};
 /// Number of writes that are kept: more than a reader can follow in a second.
 pub const WRITES_MAX: usize = 128;
 
-/// Key that was written.
+/// A successful write of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentWrite {
     /// Number of the write since the start, from 1.
@@ -37,7 +37,7 @@ pub(crate) struct RecentWrites {
 }
 
 impl RecentWrites {
-    /// Records a request if it has written a key and contains the key's text.
+    /// Keeps a request if it is a successful write and its detail contains the text of the key.
     pub(crate) fn see(&mut self, detail: &Detail, shard: impl FnOnce() -> Option<Arc<str>>) {
         let entry = &detail.entry;
         let is_written = entry.operation == Operation::Write && entry.outcome == Outcome::Success;

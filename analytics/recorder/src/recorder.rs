@@ -29,7 +29,7 @@ use crate::worker::Worker;
 /// Counts data requests. Share it by reference or `Arc`.
 #[derive(Debug)]
 pub struct Recorder {
-    /// Names of shards, to which those of shards that join are added.
+    /// Names of the shards; names of shards that join later are added.
     pub shards: Arc<ShardLabels>,
     labels: Labels,
     state: Arc<RecorderState>,
@@ -53,7 +53,8 @@ impl Recorder {
     }
 
     /// Creates a recorder without a thread, for tests: its clock shows `started_ms` at
-    /// [`Recorder::started`], and advances only as far as [`Recorder::settle_at`] is called with.
+    /// [`Recorder::started`], and seconds are closed only up to the times that are passed to
+    /// [`Recorder::settle_at`] or [`Recorder::drain_at`].
     pub fn without_thread(labels: Labels, started_ms: u64) -> Self {
         Self::with_clock(labels, Clock::at(started_ms))
     }
@@ -89,7 +90,8 @@ impl Recorder {
     /// Returns the history up to this moment, with every request that was recorded before. This
     /// drains the queues: call it where blocking is allowed.
     pub fn history(&self) -> &Arc<History> {
-        // The clock of a recorder without a thread advances only by [`Recorder::settle_at`].
+        // Without a thread, only the caller of [`Recorder::settle_at`] decides how far time
+        // advances.
         self.settle_at(if self.drainer.is_some() { Instant::now() } else { self.started() })
     }
 
@@ -126,7 +128,7 @@ impl Recorder {
         self.state.in_flight().iter().map(|running| running.0.load(Ordering::Relaxed)).sum()
     }
 
-    /// Returns the requests of each slot of the key space in the running minute and the `minutes`
+    /// Returns the requests of each slot of the keyspace in the running minute and the `minutes`
     /// before it (at most 15): one entry per slot.
     pub fn slot_load(&self, minutes: u64) -> Vec<SlotLoad> {
         self.history();

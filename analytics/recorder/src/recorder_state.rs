@@ -33,8 +33,8 @@ pub(crate) struct RecorderState {
     ends: AtomicBool,
 }
 
-/// Requests that a worker is answering, alone on its cache lines so that workers do not slow each
-/// other down.
+/// Number of requests that a worker is answering, on cache lines of its own so that workers do not
+/// slow each other down.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct InFlightCounter(pub(crate) AtomicU64);

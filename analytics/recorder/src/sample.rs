@@ -98,7 +98,7 @@ pub struct Labels {
     /// Shards by number. At most [`Labels::SHARDS_MAX`]; more are added by
     /// [`ShardLabels::add`](crate::ShardLabels::add).
     pub shards: Vec<String>,
-    /// Number of slots of the key space; at most [`Labels::SLOTS_MAX`].
+    /// Number of slots of the keyspace; at most [`Labels::SLOTS_MAX`].
     pub slots: usize,
 }
 
@@ -134,7 +134,7 @@ pub struct Sample<'k> {
     pub elapsed: Duration,
     /// Time spent waiting for a lane or a connection.
     pub queue: Duration,
-    /// Time inside the database. The rest is `elapsed` less these two.
+    /// Time inside the database. The rest is `elapsed` minus `queue` and `database`.
     pub database: Duration,
     /// Shard key, if there is one.
     pub key: Option<&'k str>,

@@ -22,12 +22,13 @@ pub(crate) fn place_of(index: u16) -> usize {
     usize::from(index.wrapping_add(1))
 }
 
-/// Returns the index of the shard at a place of such a list.
+/// Returns the index of the shard at a place in a list as in [`place_of`]; `None` for the first
+/// place.
 pub(crate) fn index_of(place: usize) -> Option<u16> {
     place.checked_sub(1).and_then(|index| u16::try_from(index).ok())
 }
 
-/// Names by number. Reading takes no lock.
+/// Names of shards by number. Reading takes no lock.
 #[derive(Debug)]
 pub struct ShardLabels {
     labels: Box<[OnceLock<ShardLabel>]>,

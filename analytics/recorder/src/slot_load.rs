@@ -15,7 +15,7 @@ use crate::sample::Operation;
 /// Maximum number of finished minutes.
 pub(crate) const MINUTES_MAX: u64 = 15;
 
-/// Requests of one slot of the key space.
+/// Requests of one slot of the keyspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlotLoad {
     /// Reads.
@@ -24,11 +24,11 @@ pub struct SlotLoad {
     pub writes: u64,
 }
 
-/// The tables.
+/// Requests of each slot in each of the last minutes.
 #[derive(Debug)]
 pub(crate) struct SlotLoads {
     slots: usize,
-    /// Tables of the finished minutes, oldest first.
+    /// Tables of the finished minutes and of the running one, oldest first.
     minutes: VecDeque<Minute>,
 }
 
@@ -61,7 +61,8 @@ impl SlotLoads {
         *count = count.saturating_add(1);
     }
 
-    /// Returns each slot's requests in the running minute and the `minutes` before it.
+    /// Returns each slot's requests in the running minute and the `minutes` before it, at most
+    /// [`MINUTES_MAX`].
     pub(crate) fn sums(&self, second: u64, minutes: u64) -> Vec<SlotLoad> {
         let first = (second / 60).saturating_sub(minutes.min(MINUTES_MAX));
         let mut sums = vec![SlotLoad::default(); self.slots];

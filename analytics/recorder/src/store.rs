@@ -32,10 +32,10 @@ use postgres::PostgresStore;
 use row::Row;
 use sqlite::SqliteStore;
 
-/// Reason why history cannot be kept now.
+/// Reason why history cannot be stored now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The file cannot be used, or the server does not answer or refuses.
+    /// The file cannot be used, or the server does not respond or refuses the connection.
     #[error("{place}: {cause}")]
     Unusable {
         /// File or server.

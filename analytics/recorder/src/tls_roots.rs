@@ -53,7 +53,8 @@ pub fn client(authorities: Option<&Path>) -> Result<ClientConfig, TlsRootsError>
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Returns an explanation of a refused certificate. TLS errors contain only the name of a variant.
+/// Returns an explanation if a TLS error is about a certificate of an authority: the error itself
+/// contains only the name of a variant.
 pub fn explained(error: &str) -> Option<&'static str> {
     error.contains("CaUsedAsEndEntity").then_some(AUTHORITY)
 }

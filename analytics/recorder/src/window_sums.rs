@@ -22,7 +22,7 @@ pub(crate) struct Tally {
     pub(crate) writes: u64,
     pub(crate) errors_client: u64,
     pub(crate) errors_server: u64,
-    /// Sum of all latencies.
+    /// Sum of all latencies, in µs.
     pub(crate) micros: u64,
 }
 

@@ -45,7 +45,7 @@ struct Own {
     detail_at_ms: u64,
 }
 
-/// A request in progress, until this is dropped.
+/// Guard of a request in progress, which ends when the guard is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<InFlightCounter>);
 

@@ -10,7 +10,7 @@ use crate::gate::AccessGate;
 use crate::problem::Problem;
 use crate::rule_readings::RuleEvaluator;
 use recorder::store::HistoryWriter;
-use web_kit::cross_origin::Reached;
+use web_kit::cross_origin::Exposure;
 use web_kit::event_stream::Hub;
 
 /// State shared by all routes.
@@ -24,7 +24,7 @@ pub(crate) struct App {
     /// Writer of the history, if it is kept.
     pub history_writer: Option<Arc<HistoryWriter>>,
     /// Port and transport by which clients reach the service.
-    pub reached: Reached,
+    pub exposure: Exposure,
     /// Access control; `None` if it is off.
     pub gate: Option<Arc<AccessGate>>,
     /// TLS configuration and key for connections to routers.
@@ -38,11 +38,11 @@ impl App {
         rule_evaluator: Arc<RuleEvaluator>,
         hub: Arc<Hub<FleetQuery>>,
         collecting: Collecting,
-        (reached, gate): (Reached, Option<Arc<AccessGate>>),
+        (exposure, gate): (Exposure, Option<Arc<AccessGate>>),
     ) -> Self {
         let draining = AtomicBool::new(false);
         let history_writer = collecting.history_writer.clone();
-        Self { fleet, rule_evaluator, hub, history_writer, reached, gate, collecting, draining }
+        Self { fleet, rule_evaluator, hub, history_writer, exposure, gate, collecting, draining }
     }
 
     /// Returns true if the service is about to end.

@@ -4,7 +4,7 @@
 //! A router reads the clock of its system once, when it starts. If the system's clock was wrong
 //! then, all times of the router are wrong: they differ from the times of other routers, and after
 //! a restart with the right clock the earlier frames hide the later ones. The times of such a
-//! router are shifted by whole minutes, so that intervals of every length keep their borders.
+//! router are shifted by whole minutes, so that intervals of every length keep their boundaries.
 //!
 //! **Not here:** comparing the clocks periodically (`collector`).
 

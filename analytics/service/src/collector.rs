@@ -32,9 +32,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Longest time for one response.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest response: a router ends one after some 4 MiB.
+/// Longest response: a router ends a response after about 4 MiB.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
-/// Maximum number of responses in a row from a router that has more: seven days take some dozens.
+/// Maximum number of responses in a row from a router that has more: seven days take a few dozen.
 const CATCH_UP_MAX: usize = 200;
 /// Maximum deviation of a router's clock from the last offset, in ms, before the offset is
 /// determined again. Smaller deviations may come from delayed responses.
@@ -42,7 +42,7 @@ const ASTRAY_MAX_MS: u64 = 90_000;
 /// Longest wait for the stored history of a router before the first request to it.
 const LOADING_MAX: Duration = Duration::from_secs(30);
 
-/// Means of collecting that all routers share.
+/// Resources for collecting that all routers share.
 #[derive(Clone)]
 pub(crate) struct Collecting {
     /// Writer of the history, if it is kept.
@@ -55,15 +55,15 @@ pub(crate) struct Collecting {
 
 /// Reason why a router sends no frames.
 enum CollectError {
-    /// It refuses the key of the service, or needs one.
+    /// The router refuses the key of the service, or needs one.
     Unauthorized(String),
-    /// It does not answer, or not with frames.
-    Away(String),
+    /// The router does not respond, or its response has no valid frames.
+    Unreachable(String),
 }
 
 impl From<String> for CollectError {
     fn from(cause: String) -> Self {
-        Self::Away(cause)
+        Self::Unreachable(cause)
     }
 }
 
@@ -100,7 +100,7 @@ pub(crate) async fn follow(member: Arc<Member>, collecting: Collecting) {
         pause = match poller.catch_up().await {
             Ok(()) => EVERY,
             Err(error) => {
-                poller.away(error);
+                poller.record_failure(error);
                 if !poller.member.is_listed() {
                     return;
                 }
@@ -119,7 +119,7 @@ struct RouterPoller {
     /// Start of the last fetched frame, by step, by the clock of the router.
     after: [u64; 3],
     errors_after: u64,
-    /// Start of the router that sent the number of the last error.
+    /// Start of the router process whose errors `errors_after` numbers.
     started: String,
     /// Offset of the router's clock, and the start of the router for which it was found.
     clock_offset: ClockOffset,
@@ -160,11 +160,11 @@ impl RouterPoller {
         before != self.after
     }
 
-    /// Sends requests until there is no more.
+    /// Sends requests until the router has no more new frames.
     async fn catch_up(&mut self) -> Result<(), CollectError> {
         for _ in 0..CATCH_UP_MAX {
             let before = (self.after, self.errors_after);
-            let more = self.ask().await?;
+            let more = self.request_frames().await?;
             if !more || before == (self.after, self.errors_after) {
                 break;
             }
@@ -172,17 +172,17 @@ impl RouterPoller {
         Ok(())
     }
 
-    /// Sends one request, and returns true if there is more.
-    async fn ask(&mut self) -> Result<bool, CollectError> {
+    /// Sends one request, and returns true if the router has more new frames.
+    async fn request_frames(&mut self) -> Result<bool, CollectError> {
         let [after_1, after_10, after_60] = self.after;
         let errors_after = self.errors_after;
         let path = format!(
             "/api/analytics/frames?after_1={after_1}&after_10={after_10}&after_60={after_60}&errors_after={errors_after}"
         );
-        let asked = Request::get(path).header("accept", "application/json");
-        let asked = self.router_key.authorize(&self.member.target, asked).body(Full::default());
-        let asked = asked.map_err(|error| error.to_string())?;
-        let answer = self.client.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
+        let request = Request::get(path).header("accept", "application/json");
+        let request = self.router_key.authorize(&self.member.target, request).body(Full::default());
+        let request = request.map_err(|error| error.to_string())?;
+        let answer = self.client.exchange(request, PATIENCE, ANSWER_BYTES_MAX).await;
         let answer = answer.map_err(|error| error.to_string())?;
         if answer.status != 200 {
             return Err(self.refusal(answer.status, &answer.body).await);
@@ -242,7 +242,7 @@ impl RouterPoller {
             response.errors.into_iter().for_each(|error| self.member.errors.push(error));
         }
         let mut seen = self.member.seen();
-        let was_away = seen.trouble.take().is_some();
+        let had_error = seen.error.take().is_some();
         seen.is_up = true;
         seen.is_unauthorized = false;
         seen.at_ms = Some(unix_ms());
@@ -252,7 +252,7 @@ impl RouterPoller {
         seen.now = response.now;
         seen.pulls += 1;
         drop(seen);
-        if was_away {
+        if had_error {
             tracing::info!(router = %self.member.name, "the router answers again");
         }
     }
@@ -273,7 +273,7 @@ impl RouterPoller {
             (403, true) => {
                 "the key of router_key_file lacks a right: its role needs the scope frames"
             }
-            _ => return CollectError::Away(cause),
+            _ => return CollectError::Unreachable(cause),
         };
         if has_key {
             let router_key = self.router_key.clone();
@@ -282,17 +282,17 @@ impl RouterPoller {
         CollectError::Unauthorized(format!("{remedy} ({cause})"))
     }
 
-    fn away(&self, error: CollectError) {
+    fn record_failure(&self, error: CollectError) {
         let (is_unauthorized, cause) = match error {
             CollectError::Unauthorized(cause) => (true, cause),
-            CollectError::Away(cause) => (false, cause),
+            CollectError::Unreachable(cause) => (false, cause),
         };
         let mut seen = self.member.seen();
         seen.is_up = false;
         seen.is_unauthorized = is_unauthorized;
-        let was_away = seen.trouble.replace(cause.clone()).is_some();
+        let had_error = seen.error.replace(cause.clone()).is_some();
         drop(seen);
-        if !was_away {
+        if !had_error {
             let state = if is_unauthorized { "refuses the service" } else { "is unreachable" };
             tracing::warn!(router = %self.member.name, "the router {state}: {cause}");
         }
@@ -324,7 +324,7 @@ fn whole(frame: Frame, history: &History, started_ms: Option<u64>) -> Frame {
     sum
 }
 
-/// Returns a time in ms since 1970.
+/// Parses a time of RFC 3339, in ms since 1970.
 fn of_rfc3339(text: &str) -> Option<u64> {
     let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
     u64::try_from(time.timestamp_millis()).ok()

@@ -94,7 +94,7 @@ pub struct Flags {
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
     /// A proxy in front of the service ends TLS: pages of https://HOST are its own, and on a
-    /// loopback address the names of the proxy are taken
+    /// loopback address its host names are accepted
     #[arg(long)]
     behind_tls: bool,
     /// Access control: off, or on (requests need an API key of the file) [default: off]
@@ -107,22 +107,22 @@ pub struct Flags {
     /// The file with the roles, as JSON: one role or a list of them; read again like the keys
     #[arg(long, value_name = "FILE")]
     access_roles_file: Option<String>,
-    /// The file with the API key or token that routers get, if they have access control; its role
-    /// needs the scope frames. It is sent only by https or to this machine
+    /// The file with the API key or token that is sent to routers, if they have access control; its
+    /// role needs the scope frames. It is sent only by https or to this machine
     #[arg(long, value_name = "FILE")]
     router_key_file: Option<String>,
     /// Serve on an address that others can reach, without access control
     #[arg(long)]
     insecure: bool,
     /// A TOML file with any of these settings, alerts and webhooks [default: analytics.toml, if it
-    /// is there]
+    /// exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print what is in force and where each value came from, and end
     #[arg(long)]
     pub print_config: bool,
-    /// Ask the service that runs with these settings on this machine how it is, and end: exit code
-    /// 0 if it says yes
+    /// Check the service that runs with these settings on this machine, and end: exit code 0 if it
+    /// is live, or ready
     #[arg(long, value_name = "live|ready")]
     pub probe: Option<HealthQuery>,
 }

@@ -1,7 +1,8 @@
 //! Discovery: finds the routers, from a list of addresses and by resolving DNS names.
 //!
-//! The catalog of a cluster has no list of its routers, which come and go. A name that stands for
-//! several routers, such as a headless service of Kubernetes, is resolved every [`LOOK_EVERY`].
+//! The catalog of a cluster has no list of its routers, which may start and stop at any time. A
+//! name that stands for several routers, such as a headless service of Kubernetes, is resolved
+//! every [`LOOK_EVERY`].
 //!
 //! **Invariant:** a router is dropped only after its name no longer resolves to its address and the
 //! router is unreachable.
@@ -73,8 +74,8 @@ impl Discovery {
     }
 
     async fn look_up(&mut self, name: &Target) {
-        let asked = tokio::net::lookup_host((&*name.host, name.port));
-        let cause = match tokio::time::timeout(LOOK_MAX, asked).await {
+        let lookup = tokio::net::lookup_host((&*name.host, name.port));
+        let cause = match tokio::time::timeout(LOOK_MAX, lookup).await {
             Ok(Ok(found)) => {
                 let addresses: BTreeSet<IpAddr> = found.map(|address| address.ip()).collect();
                 self.reported.remove(&name.host);
@@ -83,7 +84,7 @@ impl Discovery {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} s", LOOK_MAX.as_secs()),
         };
-        // Routers that are known stay, because a name server that fails must not remove them.
+        // Known routers stay, because a failing name server must not remove them.
         if self.reported.insert(name.host.clone()) {
             tracing::warn!("the addresses of {} are unknown: {cause}", name.host);
         }
@@ -103,7 +104,7 @@ impl Discovery {
             match self.found.iter_mut().find(|(member, _)| member.target == target) {
                 None => self.add(target.label(), target),
                 Some((member, task)) if task.is_finished() => {
-                    // The router was gone, and is back.
+                    // Its task ended while the router was gone; now its address is listed again.
                     *task =
                         tokio::spawn(collector::follow(member.clone(), self.collecting.clone()));
                 }

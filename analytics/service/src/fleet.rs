@@ -39,7 +39,7 @@ pub(crate) struct Member {
     pub history: Arc<History>,
     /// Errors of the router.
     pub errors: ErrorLog,
-    /// True if the router should exist: its name still has its address.
+    /// True if the router is expected to exist: its name still resolves to its address.
     is_listed: AtomicBool,
     seen: Mutex<RouterStatus>,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Member {
 pub(crate) struct RouterStatus {
     /// True if the router answered the last request.
     pub is_up: bool,
-    /// True if the router answers, and refuses the key of the service or needs one.
+    /// True if the router responds, but refuses the key of the service or needs one.
     pub is_unauthorized: bool,
     /// Time of its last response, in ms since 1970 by the clock of this machine.
     pub at_ms: Option<u64>,
@@ -62,7 +62,7 @@ pub(crate) struct RouterStatus {
     /// The cluster as the router reports it.
     pub now: ClusterNow,
     /// Reason why the router is unreachable or refuses the service.
-    pub trouble: Option<String>,
+    pub error: Option<String>,
     /// Number of responses added to the history.
     pub pulls: u64,
 }
@@ -134,7 +134,7 @@ impl Member {
         }
     }
 
-    /// Returns true if the router should exist.
+    /// Returns true if the router is expected to exist.
     pub(crate) fn is_listed(&self) -> bool {
         self.is_listed.load(Ordering::Relaxed)
     }
@@ -165,7 +165,7 @@ impl Member {
             started: seen.started.clone(),
             uptime_s: seen.now.uptime_s,
             in_flight: seen.now.in_flight,
-            error: seen.trouble.clone().or_else(|| seen.clock.clone()),
+            error: seen.error.clone().or_else(|| seen.clock.clone()),
         }
     }
 }

@@ -20,7 +20,7 @@ use recorder::MetricsQuery;
 use recorder::figures;
 use recorder::{ErrorEvent, ErrorFilter, ErrorGroup};
 
-/// Largest difference between the clocks of routers whose times are comparable.
+/// Largest difference, in ms, between the clocks of routers whose times are comparable.
 const CLOCKS_APART_MS: u64 = 5_000;
 
 /// A query for metrics.
@@ -62,7 +62,7 @@ pub(crate) struct FleetSnapshot {
 }
 
 impl FleetSnapshot {
-    /// Returns all routers, or the one of this name.
+    /// Returns the state of all routers, or of the one with this name.
     pub(crate) fn of(fleet: &Fleet, router: Option<&str>) -> Self {
         let members = fleet.members();
         let wanted = members.iter().filter(|member| router.is_none_or(|name| member.name == name));
@@ -112,7 +112,7 @@ fn time_of(clocks: &mut [u64]) -> u64 {
     close.unwrap_or(middle)
 }
 
-/// Answers a query; call it where blocking is allowed.
+/// Returns the response to a query; call it where blocking is allowed.
 pub(crate) fn answer(fleet: &Fleet, query: &FleetQuery) -> MetricsAnswer {
     let figures = FleetSnapshot::of(fleet, query.router.as_deref()).figures(&query.query);
     let routers = fleet.members().iter().map(|member| member.view()).collect();
@@ -126,7 +126,7 @@ pub(crate) struct ErrorsAnswer {
     success: bool,
     /// Errors since the service started to collect, including those no longer kept.
     total: u64,
-    /// The errors; under `grouped=true` the groups.
+    /// The errors; with `grouped=true`, the groups.
     errors: Vec<ErrorEntry>,
 }
 
@@ -136,7 +136,7 @@ pub(crate) struct ErrorsAnswer {
 pub(crate) enum ErrorEntry {
     /// One error.
     Single(RouterError),
-    /// `grouped=true`: by code, shard and route.
+    /// Errors of one code, shard and route, with `grouped=true`.
     Grouped(ErrorGroup),
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct FrameResponse {
 }
 
 impl FrameResponse {
-    /// Parses a response; the error says why it cannot be used.
+    /// Parses a response; the error states why it cannot be used.
     pub(crate) fn parse(body: &[u8]) -> Result<Self, String> {
         let response: Self = serde_json::from_slice(body).map_err(|error| {
             // The position only: the text itself may be anything.
@@ -80,7 +80,7 @@ impl FrameResponse {
             );
         }
         let at_s = self.at_ms / 1_000;
-        if self.started.len() > TEXT_MAX || cluster_is_odd(&self.now) {
+        if self.started.len() > TEXT_MAX || is_invalid_cluster(&self.now) {
             return Some("it tells of a cluster that there cannot be");
         }
         let is_past = |(from, until): &(u64, u64)| {
@@ -89,14 +89,14 @@ impl FrameResponse {
         if self.counted.len() > MeasuredIntervals::MAX || !self.counted.iter().all(is_past) {
             return Some("it tells of times that there cannot be");
         }
-        let is_odd = |frame: &Frame| {
+        let is_invalid = |frame: &Frame| {
             let of_time = frame.start.is_multiple_of(frame.step.seconds())
                 && frame.start.saturating_add(PAST_MAX_S) >= at_s
                 && frame.start.saturating_add(frame.step.seconds())
                     <= at_s.saturating_add(FUTURE_MAX_S);
-            !of_time || frame_is_odd(frame)
+            !of_time || is_invalid_frame(frame)
         };
-        self.frames.iter().any(is_odd).then_some("a frame contains impossible values")
+        self.frames.iter().any(is_invalid).then_some("a frame contains impossible values")
     }
 
     /// Returns the start of the last frame of this step.
@@ -105,7 +105,7 @@ impl FrameResponse {
     }
 }
 
-fn frame_is_odd(frame: &Frame) -> bool {
+fn is_invalid_frame(frame: &Frame) -> bool {
     let long = |text: &str| text.len() > TEXT_MAX;
     let cell = |cell: &Cell| {
         let label = &cell.label;
@@ -129,7 +129,7 @@ fn frame_is_odd(frame: &Frame) -> bool {
         || frame.hot.iter().any(|hot| long(&hot.key) || hot.requests > COUNT_MAX)
 }
 
-fn cluster_is_odd(now: &ClusterNow) -> bool {
+fn is_invalid_cluster(now: &ClusterNow) -> bool {
     let long = |text: &str| text.len() > TEXT_MAX;
     let negative = |ms: Option<f64>| ms.is_some_and(|ms| !(ms >= 0.0 && ms.is_finite()));
     let cache = &now.cache;

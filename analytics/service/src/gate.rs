@@ -35,7 +35,7 @@ use web_kit::bearer::{self, CHALLENGE, EXPIRED, INVALID};
 
 use crate::problem::{Code, Problem};
 
-/// Random bytes that a gate needs.
+/// Number of random bytes that a gate needs.
 pub(crate) const RANDOM_LEN: usize = 80;
 /// Path of the login.
 pub(crate) const LOGIN: &str = "/api/session";
@@ -129,7 +129,7 @@ impl AccessGate {
     /// Decides whether a request is served. `path` is decoded, as it is for routing.
     ///
     /// # Errors
-    /// The problem to answer with.
+    /// Fails with the problem that is the response.
     pub(crate) fn admit(
         &self,
         path: &str,
@@ -182,7 +182,8 @@ impl AccessGate {
     /// caller.
     ///
     /// # Errors
-    /// TSR401 unless the text is a key that is in force, TSR429 after too many failures.
+    /// TSR401 unless the text is a key that is in force, TSR429 after too many failures, TSR006
+    /// while rights are unknown.
     pub(crate) fn begin_session(
         &self,
         key: &str,
@@ -198,7 +199,7 @@ impl AccessGate {
         Ok((session, cookie, caller))
     }
 
-    /// Returns the value of `Set-Cookie` that takes the session from a browser.
+    /// Returns the value of `Set-Cookie` that removes the session from a browser.
     pub(crate) fn removal(&self) -> String {
         cookie::remove(self.is_tls)
     }
@@ -238,7 +239,7 @@ impl AccessGate {
 
     fn refused(&self, credentials: &Credentials, error: AuthError, address: IpAddr) -> Problem {
         if let Some(place) = error.lacking_issuer {
-            self.remote_keys.ask(place);
+            self.remote_keys.request_fetch(place);
         }
         let (is_session, hint) = match credentials {
             Credentials::Bearer(text) if !ApiKey::is_like(text) => {
@@ -286,7 +287,7 @@ impl IssuerGate for AccessGate {
     }
 }
 
-/// Returns the scope that a path needs; `None` for pages and probes, which have no figures.
+/// Returns the scope that a path needs; `None` for pages and probes, which contain no metrics.
 fn scope_of(path: &str) -> Option<AccessScope> {
     match path {
         "/" | "/live" | "/ready" | "/dashboard" | "/api-docs/openapi.json" | LOGIN => None,
@@ -317,7 +318,7 @@ fn challenge(detail: &str, value: &str) -> Problem {
     Problem::new(Code::TSR401, detail).header(WWW_AUTHENTICATE, value.to_owned())
 }
 
-/// Returns the time of the system's clock, as expiries are written.
+/// Returns the time of the system's clock.
 pub(crate) fn unix_now() -> UnixTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     UnixTime::from_seconds(since.unwrap_or(Duration::ZERO).as_secs())

@@ -26,10 +26,10 @@ use crate::gate::{AccessGate, RANDOM_LEN, unix_now};
 
 /// Interval between two checks of the files.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
-/// Longest file: that of a full list.
+/// Maximum number of bytes of a file: a full list of keys fits.
 const BYTES_MAX: u64 = 64 << 20;
 
-/// List of the issuers in the configuration file.
+/// Name of the list of issuers in the configuration file.
 const ISSUERS: &str = "issuer";
 
 /// Files of a gate, with the content that is in force.
@@ -53,7 +53,7 @@ impl KeyFiles {
     /// Reads the files and opens a gate; `None` if access control is off.
     ///
     /// # Errors
-    /// The file that cannot be used, and the reason.
+    /// Fails with the file that cannot be used, and the reason.
     pub(crate) fn open(config: &AccessConfig, is_tls: bool) -> Result<Option<Self>, String> {
         if !config.is_on {
             return Ok(None);
@@ -77,7 +77,7 @@ impl KeyFiles {
     /// Starts to fetch the keys of the issuers that have an address.
     ///
     /// # Errors
-    /// The system has no thread.
+    /// Fails if the system cannot create a thread.
     pub(crate) fn start_fetching(&self) -> std::io::Result<()> {
         key_fetcher::start(&self.issuer_keys, self.gate.remote_keys())
     }
@@ -87,7 +87,7 @@ impl KeyFiles {
         Arc::clone(&self.gate)
     }
 
-    /// Checks the files for ever.
+    /// Checks the files every [`CHECK_EVERY`] until the service ends.
     pub(crate) async fn follow(mut self) {
         let mut reported = String::new();
         loop {

@@ -51,7 +51,7 @@ use self::rule_readings::RuleEvaluator;
 use self::webhook::WebhookQueues;
 use recorder::store::HistoryWriter;
 use recorder::tls_roots;
-use web_kit::cross_origin::{Reached, Transport};
+use web_kit::cross_origin::{Exposure, Transport};
 use web_kit::end_signals::EndSignals;
 use web_kit::event_stream::Hub;
 
@@ -156,12 +156,12 @@ fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, Se
     let webhook_queues = WebhookQueues::start(&config.webhooks, collecting.tls.as_ref());
     let rule_evaluator = RuleEvaluator::new(fleet.clone(), config.rules.clone(), webhook_queues);
     runtime.spawn(rule_evaluator.clone().run());
-    let asked = fleet.clone();
+    let queried = fleet.clone();
     let hub = Hub::new(runtime.handle().clone(), move |query| {
-        let answer = fleet_query::answer(&asked, query);
+        let answer = fleet_query::answer(&queried, query);
         serde_json::to_vec(&answer).unwrap_or_default().into()
     });
-    let reached = Reached {
+    let exposure = Exposure {
         loopback_only: bound.ip().to_canonical().is_loopback(),
         port: bound.port(),
         by: Transport::of(false, config.behind_tls),
@@ -171,5 +171,5 @@ fn open(config: &Config, bound: SocketAddr, runtime: &Runtime) -> Result<App, Se
         key_files.start_fetching()?;
         runtime.spawn(key_files.follow());
     }
-    Ok(App::new(fleet, rule_evaluator, hub, collecting, (reached, gate)))
+    Ok(App::new(fleet, rule_evaluator, hub, collecting, (exposure, gate)))
 }

@@ -26,13 +26,13 @@ pub(crate) fn merged(views: &[ClusterNow]) -> ClusterNow {
     views.iter().for_each(|view| add_cache(&mut whole.cache, &view.cache));
     whole.parked = ParkedNow::default();
     views.iter().for_each(|view| add_parked(&mut whole.parked, &view.parked));
-    // One router carries the moves out, and the others know of none.
+    // One router carries out the moves, and the others report none.
     let moves = views.iter().map(|view| &view.moves).max_by_key(|moves| moves.len());
     whole.moves = moves.cloned().unwrap_or_default();
     whole.moved = MoveTotalsNow::default();
     views.iter().for_each(|view| add_moved(&mut whole.moved, &view.moved));
-    // The router that leads now reports the latest rebalance; one that led before may still report
-    // an older state.
+    // The router that carries out rebalances now reports the latest one; a router that did so
+    // before may still report an older state.
     let rebalances = views.iter().filter_map(|view| view.rebalance.as_ref());
     whole.rebalance = rebalances.min_by(|a, b| age(a).total_cmp(&age(b))).cloned();
     for shard in &mut whole.shards {

@@ -1,6 +1,5 @@
 //! Middleware: gives each request its id, refuses cross-origin requests and those without a right,
-//! and turns problems into
-//! responses.
+//! and turns problems into responses.
 //!
 //! **Invariant:** every response has `x-request-id`, cannot be framed, and is an HTML page only
 //! with a content security policy; every refused request gets a problem as its response. Routers
@@ -22,7 +21,7 @@ use actix_web::web::Data;
 
 use crate::app::App;
 use crate::problem::{Code, Problem};
-use web_kit::cross_origin::{self, Foreign};
+use web_kit::cross_origin::{self, CrossOriginRefusal};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Policy for browsers of a response that is not a page.
@@ -39,13 +38,13 @@ pub(crate) async fn handle(
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let app = request.app_data::<Data<App>>().cloned().expect("the server registers the app");
-    let reached = app.reached;
+    let exposure = app.exposure;
     if request.method() == Method::HEAD {
         // HEAD is handled like GET; the body is left out when the response is sent.
         request.head_mut().method = Method::GET;
     }
     let id = request_id(request.headers());
-    let checked = cross_origin::refuse(request.headers(), reached).map_err(Problem::from);
+    let checked = cross_origin::refuse(request.headers(), exposure).map_err(Problem::from);
     let admitted = checked.and_then(|()| match &app.gate {
         None => Ok(()),
         Some(gate) => gate.admit(
@@ -76,8 +75,8 @@ pub(crate) async fn handle(
     Ok(response)
 }
 
-/// Returns the address of a client, given that of its connection. One without an address shares
-/// that of all others.
+/// Returns the IP address of a client, given the address of its connection. All clients without one
+/// share the unspecified address.
 pub(crate) fn address_of(peer: Option<SocketAddr>) -> IpAddr {
     peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip())
 }
@@ -109,8 +108,8 @@ fn problem_of(response: &ServiceResponse<BoxBody>) -> Option<Problem> {
     Some(Problem::new(Code::TSR500, "an internal error"))
 }
 
-impl From<Foreign> for Problem {
-    fn from(foreign: Foreign) -> Self {
-        Self::new(Code::TSR403, foreign.detail("this service")).hint(foreign.hint())
+impl From<CrossOriginRefusal> for Problem {
+    fn from(refusal: CrossOriginRefusal) -> Self {
+        Self::new(Code::TSR403, refusal.detail("this service")).hint(refusal.hint())
     }
 }

@@ -56,7 +56,8 @@ impl Parameters {
     }
 }
 
-/// Reads a query for metrics. Shards and routes may be unknown: routers come and go.
+/// Reads a query for metrics. Shards and routes may be unknown, because routers start and stop at
+/// any time.
 pub(crate) fn fleet_query(query: &str) -> Result<FleetQuery, Problem> {
     let parameters = Parameters::parse(query, &OF_FIGURES)?;
     let (window, range) = (parameters.get("window"), parameters.get("timeRange"));

@@ -41,7 +41,7 @@ pub(crate) struct Problem {
     headers: Vec<(HeaderName, String)>,
 }
 
-// A router has a body of its own: it has more members, and both are in OpenAPI documents.
+// Routers have another type for the body, with more members. Both are in OpenAPI documents.
 /// The body of the response.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 #[schema(as = Problem)]
@@ -55,7 +55,7 @@ pub(crate) struct ProblemBody<'p> {
     status: u16,
     /// Description of this occurrence.
     detail: &'p str,
-    /// `TSR100`.
+    /// Code of the problem: `TSR100`.
     code: &'p str,
     /// Copy of `title`, for clients of PostgREST.
     message: &'p str,
@@ -91,7 +91,7 @@ impl Problem {
         self
     }
 
-    /// Lists the methods of the path.
+    /// Adds the header `Allow` with the methods of the path.
     #[must_use]
     pub(crate) fn allow(self, methods: &'static str) -> Self {
         self.header(ALLOW, methods.to_owned())
@@ -151,7 +151,8 @@ impl ResponseError for Problem {
         self.code.status()
     }
 
-    /// The request id is missing: the middleware renders the body again with it.
+    /// Returns a response without a body: the middleware, which knows the request id, replaces it
+    /// by the whole response.
     fn error_response(&self) -> HttpResponse {
         HttpResponse::new(self.status_code())
     }

@@ -73,10 +73,10 @@ pub(crate) async fn nothing_here(
             .finish());
     }
     let is_same = |template: &String| {
-        let (mut known, mut asked) = (template.split('/'), path.split('/'));
+        let (mut known, mut requested) = (template.split('/'), path.split('/'));
         let alike = known
             .by_ref()
-            .zip(asked.by_ref())
+            .zip(requested.by_ref())
             .all(|(a, b)| a == b || (a.starts_with('{') && !b.is_empty()));
         alike && template.split('/').count() == path.split('/').count()
     };

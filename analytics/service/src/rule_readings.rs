@@ -76,7 +76,7 @@ impl RuleEvaluator {
             let Subject { shard, router } = &notice.subject;
             let value = notice.value;
             tracing::warn!(rule = %rule.name, kind = %rule.kind, ?shard, ?router, ?value, "an alert {what}");
-            self.webhook_queues.tell(rule, &notice);
+            self.webhook_queues.enqueue(rule, &notice);
         }
     }
 }
@@ -106,9 +106,9 @@ fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
                 shard: rule.shard.clone(),
                 ..MetricsQuery::default()
             };
-            let asked = (router, query);
+            let key = (router, query);
             let figures =
-                figures.entry(asked).or_insert_with_key(|(_, query)| snapshot.figures(query));
+                figures.entry(key).or_insert_with_key(|(_, query)| snapshot.figures(query));
             let subject = Subject { shard: rule.shard.clone(), router: rule.router.clone() };
             add(subject, of_figures(rule.kind, figures));
             continue;

@@ -1,8 +1,8 @@
 //! Scrape: the text of `GET /metrics`, which contains the state of the collector for each router,
 //! the firing alerts, and the metrics of all routers in the last minute.
 //!
-//! Routers publish their own counts under other names: so a scraper may read the routers and the
-//! service, and counts nothing twice.
+//! Routers publish their own counts under other names, so that a scraper may read both the routers
+//! and the service without counting anything twice.
 //!
 //! **Invariant:** no label holds a key, an id or a client: the number of series depends only on the
 //! numbers of routers, rules and webhooks.
@@ -23,7 +23,7 @@ use recorder::MetricsQuery;
 use recorder::Window;
 use recorder::store::HistoryWriterState;
 
-/// Returns the text, of all routers or of one.
+/// Returns the text of `GET /metrics`, of all routers or of one.
 pub(crate) fn scrape(app: &App, router: Option<&str>) -> String {
     let query =
         MetricsQuery { window: Window::parse("1m").unwrap_or_default(), ..MetricsQuery::default() };
@@ -77,7 +77,7 @@ struct Now {
     routers: Vec<RouterNow>,
     figures: Metrics,
     rules: Vec<(String, u64, u64)>,
-    /// Delivered, dropped and waiting messages.
+    /// Delivered, dropped and waiting messages, by name of the webhook.
     webhooks: Vec<(String, [u64; 3])>,
     store: Option<HistoryWriterState>,
     viewers: usize,
@@ -217,7 +217,7 @@ impl Now {
         let help = "Streams that are watched.";
         families.gauge("tessera_fleet_viewers", help, None, self.viewers as f64)?;
         let Some(store) = self.store else { return Ok(()) };
-        let up = f64::from(u8::from(!store.is_away));
+        let up = f64::from(u8::from(!store.is_unavailable));
         families.gauge("tessera_store_up", "Whether history is kept.", None, up)?;
         let help = "Attempts to keep history that failed.";
         families.counter("tessera_store_errors", help, store.store_errors)?;

@@ -1,5 +1,5 @@
 //! Webhook: sends notices of alerts to the configured addresses, in order, and repeats each until
-//! it is accepted.
+//! it is accepted, refused or too old.
 //!
 //! **Invariant:** messages go only to addresses of the configuration, and no log shows a path or a
 //! secret; an unreachable webhook delays nothing else, and its queue is bounded: the oldest message
@@ -35,7 +35,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Pauses between attempts grow from the first to the second of these.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Attempts for one message, over some twenty minutes: an older alert is of no use.
+/// Attempts for one message, over about twenty minutes: an older alert is of no use.
 const ATTEMPTS_MAX: u32 = 25;
 
 /// Body of a message, as JSON.
@@ -120,7 +120,7 @@ struct WebhookQueue {
     more: Notify,
     delivered: AtomicU64,
     dropped: AtomicU64,
-    trouble: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>>,
 }
 
 /// State of a webhook.
@@ -157,7 +157,7 @@ impl WebhookQueues {
                 more: Notify::new(),
                 delivered: AtomicU64::new(0),
                 dropped: AtomicU64::new(0),
-                trouble: Mutex::default(),
+                last_error: Mutex::default(),
             });
             tokio::spawn(queue.clone().run(HttpClient::new(webhook.target.clone(), tls)));
             queue
@@ -166,7 +166,7 @@ impl WebhookQueues {
     }
 
     /// Queues a notice for all webhooks, without waiting.
-    pub(crate) fn tell(&self, rule: &Rule, notice: &Notice) {
+    pub(crate) fn enqueue(&self, rule: &Rule, notice: &Notice) {
         if self.0.is_empty() {
             return;
         }
@@ -199,7 +199,7 @@ impl WebhookQueue {
             delivered: self.delivered.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
             waiting: self.waiting().len(),
-            last_error: self.trouble().clone(),
+            last_error: self.last_error().clone(),
         }
     }
 
@@ -221,14 +221,15 @@ impl WebhookQueue {
         }
     }
 
-    /// Returns true if the webhook has accepted the message in the end.
+    /// Sends a message until the webhook accepts or refuses it, or [`ATTEMPTS_MAX`] attempts have
+    /// failed. Returns true if it was accepted.
     async fn deliver(&self, client: &mut HttpClient, body: &Bytes) -> bool {
         let name = &self.webhook.name;
         let mut pause = PAUSE_MIN;
         for attempt in 1..=ATTEMPTS_MAX {
             let cause = match self.attempt(client, body.clone()).await {
                 Ok(200..300) => {
-                    self.trouble().take();
+                    self.last_error().take();
                     return true;
                 }
                 // Too early, too many requests, or a fault of the server: a later attempt may
@@ -239,12 +240,12 @@ impl WebhookQueue {
                 Ok(status) => {
                     let cause = format!("it refuses with status {status}");
                     tracing::warn!(webhook = %name, "an alert is not delivered: {cause}");
-                    self.trouble().replace(cause);
+                    self.last_error().replace(cause);
                     return false;
                 }
                 Err(cause) => cause,
             };
-            if self.trouble().replace(cause.clone()).is_none() {
+            if self.last_error().replace(cause.clone()).is_none() {
                 tracing::warn!(webhook = %name, "an alert is not delivered yet: {cause}");
             }
             if attempt < ATTEMPTS_MAX {
@@ -257,14 +258,14 @@ impl WebhookQueue {
     }
 
     async fn attempt(&self, client: &mut HttpClient, body: Bytes) -> Result<u16, String> {
-        let mut asked = Request::post(&*self.webhook.path)
+        let mut request = Request::post(&*self.webhook.path)
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, concat!("tessera-analytics/", env!("CARGO_PKG_VERSION")));
         if let Some(authorization) = &self.webhook.authorization {
-            asked = asked.header(AUTHORIZATION, authorization.0.clone());
+            request = request.header(AUTHORIZATION, authorization.0.clone());
         }
-        let asked = asked.body(Full::new(body)).map_err(|error| error.to_string())?;
-        let answer = client.exchange(asked, PATIENCE, ANSWER_BYTES_MAX).await;
+        let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
+        let answer = client.exchange(request, PATIENCE, ANSWER_BYTES_MAX).await;
         answer.map(|answer| answer.status).map_err(|error| error.to_string())
     }
 
@@ -272,7 +273,7 @@ impl WebhookQueue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_error(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -31,7 +31,7 @@ fn the_time_of_a_request_is_reported_by_parts() {
     assert_eq!((metrics.shards[1].queue_p99, metrics.shards[1].database_p99), (0.0, 0.2));
 
     let query = MetricsQuery { shard: Some("shard2".into()), ..MetricsQuery::default() };
-    assert_eq!(test.ask(&query, seconds(3)).latency_parts_ms.database.avg, 0.2);
+    assert_eq!(test.query_metrics(&query, seconds(3)).latency_parts_ms.database.avg, 0.2);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn figures_are_narrowed_by_shard_route_and_operation() {
     (0..3).for_each(|_| test.record(&read(1, 200, millis(1)), seconds(1)));
     let all = MetricsQuery::default();
     let total = |query: MetricsQuery| {
-        let metrics = test.ask(&query, seconds(2));
+        let metrics = test.query_metrics(&query, seconds(2));
         let assigned: u64 = metrics.shard_distribution.0.iter().map(|(_, count)| count).sum();
         assert_eq!(assigned + metrics.unassigned, metrics.total);
         assert_eq!(

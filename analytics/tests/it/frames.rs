@@ -11,7 +11,8 @@ use serde_json::json;
 
 use crate::{BEGIN, BEGIN_MS, TestRecorder, millis, now, read, seconds, write};
 
-/// All frames of a recorder, decoded from JSON like a service does.
+/// Returns all frames of a recorder, sent as JSON and parsed again, as when a service collects
+/// them.
 fn sent(test: &TestRecorder, at: Duration) -> Vec<Frame> {
     let history = test.recorder.settle_at(test.recorder.started() + at);
     let frames = Step::ALL.into_iter().flat_map(|step| history.frames_after(step, 0, usize::MAX));

@@ -6,21 +6,22 @@ use analytics::{
 
 use crate::{BEGIN, BEGIN_MS, TestRecorder, labels, millis, now, read, seconds};
 
-/// Curves of a window that ends this many seconds after the beginning.
+/// Returns the curves of a window that ends this many seconds after the beginning.
 fn series(histories: &[&History], window: &str, second: u64) -> Series {
     let query =
         MetricsQuery { window: Window::parse(window).expect("a window"), ..Default::default() };
     figures(histories, &query, &now(&["shard1".into()]), BEGIN_MS + second * 1_000).series
 }
 
-/// Requests per second of the point that contains this second, if there is one.
+/// Returns the requests per second of the point that contains this second, if there is one.
 fn rate(series: &Series, second: u64) -> Option<f64> {
     let step = series.step_s;
     let place = series.t.iter().position(|t| (*t..t + step).contains(&(BEGIN + second)));
     place.map(|place| series.rps[place])
 }
 
-/// A recorder that counts for 100 s, is idle for 100 s, is down for 100 s, and counts again.
+/// Returns a recorder that has counted for 100 s, was idle for 100 s and down for 100 s, and then
+/// counted for 50 s again.
 fn restarted() -> Recorder {
     let before = TestRecorder::of(1);
     (0..100).for_each(|second| before.record(&read(0, 200, millis(2)), seconds(second)));
@@ -118,7 +119,7 @@ fn dropped_intervals_are_not_reported_as_zeros() {
     assert_eq!(told.step_s, 600);
     let rates = [600, lost - 600, 14_399].map(|second| rate(&told, second));
     assert_eq!(rates, [None, None, Some(0.1)], "{told:?}");
-    // Another router of the fleet may have them.
+    // Another router of the fleet may have measured them.
     let told = series(&[&small, test.recorder.history()], "24h", 14_400);
     assert_eq!(rate(&told, 600), Some(0.1));
 }

@@ -13,7 +13,7 @@ use rand_distr::{Distribution, Zipf};
 use crate::{TestRecorder, millis, read, seconds, write};
 
 /// Requests keys, one every 0.5 ms from the beginning, so that each request records its key.
-fn ask_for<'k>(test: &TestRecorder, keys: impl Iterator<Item = &'k str>) {
+fn request_keys<'k>(test: &TestRecorder, keys: impl Iterator<Item = &'k str>) {
     for (number, key) in (0..).zip(keys) {
         let shard = (key.len() % 2) as u16;
         let sample =
@@ -57,7 +57,8 @@ fn the_most_requested_keys_are_listed_with_shard_slot_share_and_kind() {
         ..ada.clone()
     };
     assert_eq!(keys, [ada.clone(), bob]);
-    // Later, after the end of the interval of ten seconds, and after the end of the minute.
+    // The result is the same after the end of the interval of ten seconds, and after the end of the
+    // minute.
     assert_eq!(test.figures("5m", seconds(20)).hot_keys[0], ada);
     assert_eq!(test.figures("24h", seconds(70)).hot_keys[0], ada);
     // After the window has passed, the keys are no longer hot.
@@ -68,7 +69,7 @@ fn the_most_requested_keys_are_listed_with_shard_slot_share_and_kind() {
         window: Window::default(),
         ..Default::default()
     };
-    let keys = test.ask(&query, seconds(20)).hot_keys;
+    let keys = test.query_metrics(&query, seconds(20)).hot_keys;
     assert_eq!((keys.len(), &*keys[0].key, keys[0].share), (1, "ada", 1.0));
 }
 
@@ -80,10 +81,10 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
     let mut random = SmallRng::seed_from_u64(7);
     let mut counts: HashMap<&str, u64> = HashMap::new();
     // Within one interval of ten seconds.
-    let asked: Vec<&str> =
+    let requested: Vec<&str> =
         (0..19_000).map(|_| &*names[zipf.sample(&mut random) as usize - 1]).collect();
-    asked.iter().for_each(|key| *counts.entry(key).or_default() += 1);
-    ask_for(&test, asked.into_iter());
+    requested.iter().for_each(|key| *counts.entry(key).or_default() += 1);
+    request_keys(&test, requested.into_iter());
     let reported = test.figures("1m", millis(9_900)).hot_keys;
     let mut wanted: Vec<(&&str, &u64)> = counts.iter().collect();
     wanted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
@@ -103,7 +104,7 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
 fn keys_that_are_too_long_count_and_are_not_listed() {
     let test = TestRecorder::of(2);
     let long = "k".repeat(257);
-    ask_for(&test, std::iter::repeat_n(&*long, 100).chain(["short"]));
+    request_keys(&test, std::iter::repeat_n(&*long, 100).chain(["short"]));
     let metrics = test.figures("1m", seconds(1));
     let keys: Vec<&str> = metrics.hot_keys.iter().map(|hot| &*hot.key).collect();
     assert_eq!((metrics.total, keys), (101, vec!["short"]));
@@ -114,7 +115,7 @@ fn at_most_twenty_keys_are_listed_for_any_window() {
     let test = TestRecorder::of(2);
     let names: Vec<String> = (0..60).map(|number| format!("key-{number}")).collect();
     let keys = (0..120_000).map(|request| &*names[request / 500 % 60]);
-    ask_for(&test, keys);
+    request_keys(&test, keys);
     assert_eq!(test.figures("5m", seconds(61)).hot_keys.len(), 20);
 }
 
@@ -126,8 +127,9 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Never below the true count, never above it by more than the error, and the error is at most
-    /// 1/512 of all requests; at least half of the requests are for keys that occur only once.
+    /// A count is never below the true count, never above it by more than the error, and the error
+    /// is at most 1/512 of all requests. At least half of the requests are for keys that occur only
+    /// once.
     #[test]
     fn counts_are_true_within_their_error(
         hot in vec(0_usize..12, 500..3_000),
@@ -141,7 +143,7 @@ proptest! {
             keys.extend((0..cold).map(|which| format!("cold-{number}-{which}")));
         }
         keys.iter().for_each(|key| *counts.entry(key.clone()).or_default() += 1);
-        ask_for(&test, keys.iter().map(|key| &**key));
+        request_keys(&test, keys.iter().map(|key| &**key));
         let at = millis(keys.len() as u64 / 2);
         // Within the first interval of ten seconds; longer stories span several intervals, each
         // with its own error.
@@ -154,7 +156,8 @@ proptest! {
             prop_assert!(hot.error <= keys.len() as u64 / 512, "{:?} of {}", hot, keys.len());
             prop_assert_eq!(hot.reads + hot.writes, hot.requests - hot.error);
         }
-        // Every key with a count above the error is listed, up to sixteen keys.
+        // Every key with a count well above the error is listed, if it is one of the twelve most
+        // frequent.
         let mut heavy: Vec<u64> = counts.values().copied().collect();
         heavy.sort_unstable_by(|a, b| b.cmp(a));
         let sure = keys.len() as u64 / 512 * 2 + 1;

@@ -49,10 +49,10 @@ impl TestRecorder {
     /// Metrics of a window at a time since the beginning.
     fn figures(&self, window: &str, at: Duration) -> Metrics {
         let window = Window::parse(window).expect("a window");
-        self.ask(&MetricsQuery { window, ..MetricsQuery::default() }, at)
+        self.query_metrics(&MetricsQuery { window, ..MetricsQuery::default() }, at)
     }
 
-    fn ask(&self, query: &MetricsQuery, at: Duration) -> Metrics {
+    fn query_metrics(&self, query: &MetricsQuery, at: Duration) -> Metrics {
         let history = self.recorder.settle_at(self.recorder.started() + at);
         let at_ms = BEGIN_MS + at.as_millis() as u64;
         figures(&[history], query, &now(&self.recorder.labels().shards), at_ms)

@@ -90,7 +90,8 @@ fn a_window_includes_every_interval_it_overlaps_and_reports_the_measured_time() 
     assert_eq!((metrics.total, metrics.measured_s), (120, 60.0));
 
     let window = Window::parse_time_range("1").unwrap();
-    let instant = test.ask(&MetricsQuery { window, ..MetricsQuery::default() }, seconds(200));
+    let query = MetricsQuery { window, ..MetricsQuery::default() };
+    let instant = test.query_metrics(&query, seconds(200));
     assert_eq!((instant.total, instant.measured_s), (2, 1.0));
 }
 

@@ -1,5 +1,5 @@
-//! Tests of access control: the gate of the service, the sessions of browsers, and the key that
-//! routers get.
+//! Tests of access control: the rights that the service requires, the sessions of browsers, and the
+//! key that the service sends to routers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -88,7 +88,7 @@ fn start(folder: &Path, url: &str, more: &[&str]) -> Service {
     Service::start(folder, &arguments)
 }
 
-/// Sends a request; one that is limited because of failures is sent again.
+/// Sends a request, and repeats it while it is refused because of too many failures (429).
 fn sent(
     service: &Service,
     method: &str,
@@ -221,7 +221,7 @@ fn a_browser_logs_in_reads_and_logs_out() {
     let unknown = sent(&service, "POST", LOGIN, &headers, r#"{"key":"tsr_secret","x":1}"#);
     assert_eq!(code(&unknown), (400, "TSR101".to_owned()));
     assert!(!unknown.text().contains("tsr_secret"), "{}", unknown.text());
-    // The secret of sessions belongs to one process.
+    // Each process has its own secret for sessions.
     let other = start(folder.path(), "http://127.0.0.1:9", &[]);
     assert_eq!(sent(&other, "GET", METRICS, &[("Cookie", cookie)], "").status, 401);
 }
@@ -281,7 +281,7 @@ fn tokens_of_issuers_are_accepted_with_keys_of_files_and_addresses() {
         assert_eq!(status(1, claims(name, "watcher", now - 60)), 401, "{name}: expired");
     }
     assert_eq!(status(1, claims("other", "watcher", later)), 401, "no such issuer");
-    // A file of keys is read again.
+    // A changed file of keys is read again.
     let x = URL_SAFE_NO_PAD.encode(signing_key(3).public_key_raw());
     let jwks = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one", "x": x}]});
     write_private(&folder.path().join("jwks.json"), &jwks.to_string());
@@ -391,7 +391,7 @@ fn routers_get_the_key_of_the_service() {
     }
 }
 
-/// The key is sent to the router of the configuration only, wherever that leads.
+/// The key is sent only to the configured router, and not to the target of a redirect.
 #[test]
 fn a_redirect_is_not_followed() {
     let folder = folder();

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::fake::nobody;
+use crate::fake::unused_address;
 use crate::process::{command, refused};
 
-/// Output of `--print-config`.
+/// Returns the output of `--print-config`.
 fn shown(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let output = command(folder)
         .args(arguments)
@@ -144,14 +144,14 @@ fn invalid_settings_are_refused_with_the_allowed_values() {
 #[test]
 fn a_port_that_is_taken_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let taken = std::net::TcpListener::bind(nobody()).unwrap();
+    let taken = std::net::TcpListener::bind(unused_address()).unwrap();
     let bind = taken.local_addr().unwrap().to_string();
     let (code, _, stderr) = refused(folder.path(), &["--bind", &bind, "--store", "none"]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains(&format!("cannot serve on {bind}")), "{stderr}");
 }
 
-/// Error for a file with this text.
+/// Returns the error for a file with this text.
 fn of_file(text: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("analytics.toml"), text).unwrap();

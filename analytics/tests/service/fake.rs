@@ -12,7 +12,7 @@ use analytics::{
 };
 use serde_json::json;
 
-/// Requests that arrived.
+/// A request that the fake server has received.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) line: String,
@@ -42,7 +42,8 @@ impl Request {
 pub(crate) struct Server(pub(crate) SocketAddr);
 
 impl Server {
-    /// Answers by `answer`, as bytes; `None` closes the connection.
+    /// Starts a server that responds with the bytes that `answer` returns; `None` closes the
+    /// connection.
     pub(crate) fn start(
         answer: impl Fn(&Request) -> Option<Vec<u8>> + Send + Sync + 'static,
     ) -> Self {
@@ -63,8 +64,8 @@ impl Server {
     }
 }
 
-/// An address without a listener: the port was free a moment ago.
-pub(crate) fn nobody() -> SocketAddr {
+/// Returns an address without a listener: the port was free a moment ago.
+pub(crate) fn unused_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
@@ -122,7 +123,7 @@ pub(crate) struct FakeResponses {
     pub(crate) frames: Vec<Frame>,
     /// Error of its clock, in ms.
     pub(crate) clock_ms: i64,
-    /// Periods during which it claims to have been counting.
+    /// Periods in which the router claims to have counted requests.
     pub(crate) counted: Vec<(u64, u64)>,
     pub(crate) errors: Vec<ErrorEvent>,
     /// A faulty response in place of the right one.
@@ -255,12 +256,12 @@ fn frames(responses: &FakeResponses, request: &Request, more: bool) -> String {
     answer.to_string()
 }
 
-/// The time this many seconds ago, in s since 1970.
+/// Returns the time this many seconds ago, in s since 1970.
 pub(crate) fn ago(seconds: u64) -> u64 {
     unix_ms() / 1_000 - seconds
 }
 
-/// A frame of an interval in which one shard answered this many reads, each in this many
+/// Returns a frame of an interval in which one shard answered this many reads, each in this many
 /// milliseconds.
 pub(crate) fn frame(step: Step, start: u64, shard: &str, requests: u64, ms: u64) -> Frame {
     frame_with_outcome(step, start, shard, (requests, ms), Outcome::Success)

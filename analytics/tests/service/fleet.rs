@@ -1,5 +1,5 @@
-//! Tests of several routers as a fleet: sums, metrics of each router, and requests that are passed
-//! on.
+//! Tests of several routers as a fleet: sums, metrics of each router, and requests that are
+//! forwarded to routers.
 
 use analytics::{ErrorEvent, Step};
 use serde_json::{Value, json};
@@ -170,7 +170,7 @@ fn each_address_of_a_name_is_a_router() {
 fn requests_that_only_routers_can_answer_are_forwarded_and_no_others() {
     let folder = tempfile::tempdir().unwrap();
     let router = FakeRouter::start(&["shard1"]);
-    let gone = crate::fake::nobody();
+    let gone = crate::fake::unused_address();
     let list = format!("http://{gone},{}", router.url());
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     let before = service.get("/api/shards");

@@ -5,7 +5,7 @@ use analytics::Step;
 use serde_json::json;
 
 use crate::eventually;
-use crate::fake::{FakeRouter, Instead, ago, frame, nobody};
+use crate::fake::{FakeRouter, Instead, ago, frame, unused_address};
 use crate::process::Service;
 
 /// Runs a service with an honest router and one with this faulty response; returns the final error
@@ -94,8 +94,8 @@ fn endless_pages_of_a_router_are_not_followed_for_ever() {
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     service.await_total("window=5m", 10);
     service.await_router("other", true);
-    // As long as there are more pages, the missing requests may be in them: the claim to have been
-    // counting proves nothing yet.
+    // While the router claims to have more pages, the missing requests may be in them, so its claim
+    // to have counted proves nothing yet.
     assert!(service.metrics("")["history"]["oldest"].as_u64() > Some(early));
     other.change(|reported| reported.instead = None);
     eventually("all of it", || (service.metrics("")["history"]["oldest"] == early).then_some(()));
@@ -104,7 +104,7 @@ fn endless_pages_of_a_router_are_not_followed_for_ever() {
 #[test]
 fn a_missing_router_is_reported_as_down_and_found_when_it_starts() {
     let folder = tempfile::tempdir().unwrap();
-    let address = nobody();
+    let address = unused_address();
     let list = format!("late=http://{address}");
     let service = Service::start(folder.path(), &["--routers", &list, "--store", "none"]);
     let late = eventually("its trouble", || {

@@ -19,7 +19,8 @@ pub(crate) struct Service {
     pub(crate) folder: PathBuf,
 }
 
-/// The program, run in a folder and isolated from the environment variables of this machine.
+/// Returns a command that runs the program in a folder, without the settings in this machine's
+/// environment variables.
 pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_analytics"));
     for (name, _) in std::env::vars_os() {
@@ -32,7 +33,7 @@ pub(crate) fn command(folder: &Path) -> Command {
     command
 }
 
-/// Exit code and output of the program when it refuses to start.
+/// Runs the program with arguments that it refuses, and returns its exit code, stdout and stderr.
 pub(crate) fn refused(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command(folder).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -62,7 +63,7 @@ impl Service {
         let line = line.unwrap_or_else(|| panic!("{}", said.lock().unwrap()));
         let address = line.split_whitespace().nth(1).unwrap();
         let address = address.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
-        // A process that writes to a closed pipe is ended.
+        // Writing to a pipe without a reader would end the program.
         std::thread::spawn(move || lines.count());
         Self { child, address, said, folder: folder.to_owned() }
     }
@@ -71,14 +72,14 @@ impl Service {
         http::get(self.address, path)
     }
 
-    /// Metrics for this query string.
+    /// Returns the metrics for this query string.
     pub(crate) fn metrics(&self, query: &str) -> Value {
         let answer = self.get(&format!("/api/analytics/metrics?{query}"));
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()["metrics"].clone()
     }
 
-    /// State of this router.
+    /// Returns the state of a router.
     pub(crate) fn router(&self, name: &str) -> Value {
         let metrics = self.metrics("window=1m");
         let routers = metrics["routers"].as_array().unwrap().iter();
@@ -112,7 +113,7 @@ impl Service {
         }
     }
 
-    /// Everything that it has logged.
+    /// Returns everything that the service has logged.
     pub(crate) fn said(&self) -> String {
         self.said.lock().unwrap().clone()
     }
@@ -122,7 +123,7 @@ impl Service {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Ends it by a signal; returns its exit code.
+    /// Ends the service by a signal, and returns its exit code.
     pub(crate) fn end(mut self, signal: &str) -> Option<i32> {
         self.signal(signal);
         self.child.wait().unwrap().code()

@@ -64,7 +64,7 @@ fn a_minute_with_a_restart_of_a_router_keeps_the_counts_from_before() {
     }
 }
 
-/// The router was down in between, and idle before.
+/// The router was idle before the restart, and down during it.
 #[test]
 fn idle_time_before_a_restart_differs_from_the_gap() {
     let folder = tempfile::tempdir().unwrap();
@@ -120,7 +120,7 @@ fn a_service_that_is_killed_keeps_the_frames_that_were_stored() {
     service.await_total("window=7d", 4_867);
 }
 
-/// Number of frames in a store, read by another connection.
+/// Returns the number of frames in a store, read by another connection.
 fn kept(path: &std::path::Path) -> i64 {
     use diesel::prelude::*;
     let Ok(mut connection) = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap())

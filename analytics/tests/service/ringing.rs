@@ -19,7 +19,8 @@ struct Listener {
 }
 
 impl Listener {
-    /// Answers the first messages with these statuses, and all others with 204.
+    /// Responds to the first messages with these statuses, and to all others with 204. For status 0
+    /// it closes the connection.
     fn start(statuses: &'static [u16]) -> Self {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (ears, count) = (Arc::clone(&heard), AtomicUsize::new(0));
@@ -174,7 +175,8 @@ fn an_alert_for_rebalances_fires_for_a_day_after_one_has_failed_or_until_the_nex
 #[test]
 fn messages_are_retried_in_order_with_a_secret_that_is_never_logged() {
     let router = FakeRouter::start(&["shard1"]);
-    // First too many requests, then a closed connection, then success.
+    // First the receiver is unavailable, then it closes the connection, then it has too many
+    // requests, and then it accepts the message.
     let listener = Listener::start(&[503, 0, 429]);
     let folder = tempfile::tempdir().unwrap();
     let (word, hook) = (folder.path().join("word"), folder.path().join("hook"));
@@ -282,6 +284,7 @@ fn latency_errors_skew_and_lag_each_fire_an_alert() {
     });
     assert_eq!(fires(4), ["failing", "late", "slow", "uneven"]);
     router.change(|reported| reported.instead = Some(Instead::Refusal));
-    // Its metrics are those of the minute. The state of its shards is unknown, so that alert stays.
+    // The metrics of the last minutes are still known. The state of the shards is unknown, so the
+    // alert for lag keeps firing.
     assert_eq!(fires(5), ["failing", "late", "lost", "slow", "uneven"]);
 }

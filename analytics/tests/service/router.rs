@@ -62,7 +62,7 @@ impl Router {
         }
     }
 
-    /// Reads one after the other.
+    /// Reads these users, one after the other.
     pub(crate) fn read(&self, keys: std::ops::Range<u32>) {
         for key in keys {
             let path = format!("/api/read?table=users&shardKey=user_{key}");
@@ -70,14 +70,14 @@ impl Router {
         }
     }
 
-    /// Requests a path that does not exist.
+    /// Reads from a table that does not exist, this many times.
     pub(crate) fn fail(&self, times: u32) {
         for _ in 0..times {
             assert_eq!(http::get(self.address, "/api/read?table=nothing").status, 404);
         }
     }
 
-    /// Kills it, as `kill -9` does, and starts another one with the same files and port.
+    /// Kills the router, as `kill -9` does, and starts another one with the same files and port.
     pub(crate) fn kill_and_restart(mut self, arguments: &[&str]) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

@@ -43,7 +43,7 @@ fn only_routers_with_a_valid_certificate_are_collected_from() {
     assert!(trouble.contains("certificate"), "{trouble}");
 }
 
-/// Created with the defaults of openssl.
+/// The certificate is like one that openssl creates by default.
 #[test]
 fn a_certificate_of_an_authority_is_refused_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();

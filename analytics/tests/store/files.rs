@@ -11,13 +11,13 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use crate::{await_state, frame, given_back, history, loaded, now, requests, seconds};
+use crate::{await_state, frame, history, loaded, now, requests, seconds, stored_history};
 
 fn address(path: &Path) -> StoreAddress {
     StoreAddress::parse(path.to_str().unwrap()).unwrap().unwrap()
 }
 
-/// Runs SQL on the file like another program would.
+/// Runs SQL on the file, as another program would.
 fn meddle(path: &Path, sql: &str) {
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     connection.batch_execute(sql).unwrap();
@@ -36,14 +36,14 @@ fn the_history_of_each_source_is_loaded_and_only_the_owner_can_read_the_file() {
     for file in fs::read_dir(folder.path()).unwrap().map(Result::unwrap) {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
     }
-    let (north, state) = given_back(&address(&path), "north");
+    let (north, state) = stored_history(&address(&path), "north");
     assert_eq!(requests(&north, Step::Second), (1..=20).collect::<Vec<_>>());
     assert_eq!(requests(&north, Step::TenSeconds), [8]);
     assert_eq!(requests(&north, Step::Minute), [7]);
-    assert_eq!((state.given_back, state.unreadable, state.store_errors), (22, 0, 0));
-    let (south, _) = given_back(&address(&path), "south");
+    assert_eq!((state.loaded, state.unreadable, state.store_errors), (22, 0, 0));
+    let (south, _) = stored_history(&address(&path), "south");
     assert_eq!(requests(&south, Step::Second), [1, 2, 3]);
-    let (nobody, _) = given_back(&address(&path), "nobody");
+    let (nobody, _) = stored_history(&address(&path), "nobody");
     assert_eq!(requests(&nobody, Step::Second), [0; 0]);
 }
 
@@ -58,7 +58,7 @@ fn intervals_that_finish_later_are_written_automatically_and_each_once() {
     await_state(&history_writer, |state| state.written == 6);
     // Simulates a kill: nothing is flushed, and earlier writes are in the file.
     std::mem::forget(history_writer);
-    let (again, _) = given_back(&address(&path), "router");
+    let (again, _) = stored_history(&address(&path), "router");
     assert_eq!(requests(&again, Step::Second), [1, 2, 3, 4, 5, 6]);
 }
 
@@ -70,7 +70,7 @@ fn expired_intervals_are_neither_loaded_nor_kept() {
     let long_ago = "UPDATE tessera_history SET start = start - 901;
         UPDATE tessera_history SET source = 'gone' WHERE id = 1";
     meddle(&path, long_ago);
-    let (old, _) = given_back(&address(&path), "router");
+    let (old, _) = stored_history(&address(&path), "router");
     assert_eq!(requests(&old, Step::Second), [0; 0]);
     let mut connection = SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     let left =
@@ -86,14 +86,14 @@ fn a_damaged_file_is_set_aside_and_a_new_one_created() {
     HistoryWriter::start(address(&path), "router", history(seconds(3))).unwrap().close();
     let aside = folder.path().join("analytics.db.damaged-1");
     assert!(fs::read_to_string(&aside).unwrap().starts_with("not a database"));
-    assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second), [1, 2, 3]);
+    assert_eq!(requests(&stored_history(&address(&path), "router").0, Step::Second), [1, 2, 3]);
     // The first page has the right application id, the others are damaged.
     let mut bytes = fs::read(&path).unwrap();
     bytes[4096..].fill(0xa5);
     fs::write(&path, bytes).unwrap();
     HistoryWriter::start(address(&path), "router", history(seconds(2))).unwrap().close();
     assert!(folder.path().join("analytics.db.damaged-2").exists());
-    assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second), [1, 2]);
+    assert_eq!(requests(&stored_history(&address(&path), "router").0, Step::Second), [1, 2]);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_database_of_another_program_is_left_as_it_is() {
     let before = fs::read(&path).unwrap();
     let history_writer =
         HistoryWriter::start(address(&path), "router", history(seconds(3))).unwrap();
-    let state = await_state(&history_writer, |state| state.is_away);
+    let state = await_state(&history_writer, |state| state.is_unavailable);
     assert_eq!((state.written, state.store_errors), (0, 1));
     history_writer.close();
     assert_eq!(fs::read(&path).unwrap(), before);
@@ -121,9 +121,9 @@ fn damaged_frames_and_those_of_another_format_are_skipped() {
         "UPDATE tessera_history SET shape = 99 WHERE id = 1;
          UPDATE tessera_history SET frame = x'00' WHERE id = 2",
     );
-    let (read, state) = given_back(&address(&path), "router");
+    let (read, state) = stored_history(&address(&path), "router");
     assert_eq!(requests(&read, Step::Second), [3, 4]);
-    assert_eq!((state.given_back, state.unreadable, state.store_errors), (2, 2, 0));
+    assert_eq!((state.loaded, state.unreadable, state.store_errors), (2, 2, 0));
 }
 
 #[test]
@@ -134,10 +134,10 @@ fn a_file_of_a_newer_program_is_left_as_it_is() {
     meddle(&path, "INSERT INTO __diesel_schema_migrations (version) VALUES ('20990101000001')");
     let history_writer =
         HistoryWriter::start(address(&path), "router", history(seconds(1))).unwrap();
-    await_state(&history_writer, |state| state.is_away);
+    await_state(&history_writer, |state| state.is_unavailable);
     history_writer.close();
     meddle(&path, "DELETE FROM __diesel_schema_migrations WHERE version = '20990101000001'");
-    assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second).len(), 4);
+    assert_eq!(requests(&stored_history(&address(&path), "router").0, Step::Second).len(), 4);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn intervals_stored_with_a_wrong_clock_stop_nothing() {
     seconds(2).for_each(|frame| read.absorb(frame));
     await_state(&history_writer, |state| state.written == 2);
     history_writer.close();
-    assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second), [1, 2]);
+    assert_eq!(requests(&stored_history(&address(&path), "router").0, Step::Second), [1, 2]);
 }
 
 #[test]
@@ -161,12 +161,12 @@ fn a_missing_folder_is_awaited_and_everything_is_written_then() {
     let path = folder.path().join("later/analytics.db");
     let history_writer =
         HistoryWriter::start(address(&path), "router", history(seconds(3))).unwrap();
-    await_state(&history_writer, |state| state.is_away && state.store_errors == 1);
+    await_state(&history_writer, |state| state.is_unavailable && state.store_errors == 1);
     fs::create_dir(folder.path().join("later")).unwrap();
-    let state = await_state(&history_writer, |state| !state.is_away);
+    let state = await_state(&history_writer, |state| !state.is_unavailable);
     assert_eq!((state.written, state.store_errors), (3, 1));
     history_writer.close();
-    assert_eq!(requests(&given_back(&address(&path), "router").0, Step::Second), [1, 2, 3]);
+    assert_eq!(requests(&stored_history(&address(&path), "router").0, Step::Second), [1, 2, 3]);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A frame that can be recognised by its number of requests.
+/// Returns a frame that can be recognised by its number of requests.
 fn frame(step: Step, start: u64, requests: u64) -> Frame {
     let fanout = Fanout { requests, shards: requests, max: 1 };
     Frame { step, start, cells: Vec::new(), parts: Vec::new(), fanout, hot: Vec::new() }
@@ -37,20 +37,21 @@ fn history(frames: impl IntoIterator<Item = Frame>) -> Arc<History> {
     Arc::new(history)
 }
 
-/// Seconds of the last minute, each with as many requests as its number.
+/// Returns the frames of the last `count` seconds: the first has one request, the second two, and
+/// so on.
 fn seconds(count: u64) -> impl Iterator<Item = Frame> {
     let first = now() - count;
     (0..count).map(move |second| frame(Step::Second, first + second, second + 1))
 }
 
-/// Number of requests of each frame of a step, oldest first.
+/// Returns the number of requests of each frame of a step, oldest first.
 fn requests(history: &History, step: Step) -> Vec<u64> {
     let frames = history.frames_after(step, 0, usize::MAX);
     frames.iter().map(|frame| frame.fanout.requests).collect()
 }
 
-/// Stored history of a source, and the state of its history writer.
-fn given_back(address: &StoreAddress, source: &str) -> (Arc<History>, HistoryWriterState) {
+/// Returns the stored history of a source, and the state of the writer that loaded it.
+fn stored_history(address: &StoreAddress, source: &str) -> (Arc<History>, HistoryWriterState) {
     let history_writer = HistoryWriter::open(address.clone()).unwrap();
     let history = loaded(&history_writer, source);
     let state = history_writer.state();

@@ -43,7 +43,7 @@ fn total(history: &History, step: Step) -> u64 {
     history.frames_after(step, 0, usize::MAX).iter().map(|frame| frame.total()).sum()
 }
 
-/// Path and address of a history file in a temporary folder.
+/// Returns a temporary folder, and the path and address of a history file in it.
 fn store() -> (TempDir, PathBuf, StoreAddress) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
@@ -62,9 +62,9 @@ fn unfinished_intervals_include_the_counts_from_before_and_after_a_restart() {
     let after = recorder(began);
     let history_writer =
         HistoryWriter::start(address.clone(), "router", after.history().clone()).unwrap();
-    // It writes only its own frames, after all stored ones have been loaded.
+    // The writer stores its own frames only after it has loaded all stored ones.
     history_writer.flush();
-    assert!(history_writer.state().given_back >= 20, "{:?}", history_writer.state());
+    assert!(history_writer.state().loaded >= 20, "{:?}", history_writer.state());
     assert_eq!(total(after.history(), Step::Second), 20);
     // A frame whose interval has not ended yet is not reported as finished.
     for step in [Step::TenSeconds, Step::Minute] {
@@ -88,7 +88,7 @@ fn gaps_and_idle_times_are_stored() {
     let began = now();
     let starts = [began - 600, began - 300, began - 100];
     for start in starts {
-        // Counts for a minute, is idle for another, and is down.
+        // The recorder counts for a minute, is idle for 20 s, and is then down.
         let recorder = recorder(start);
         read(&recorder, 60, 60);
         let history_writer =
@@ -97,22 +97,22 @@ fn gaps_and_idle_times_are_stored() {
         recorder.settle_at(recorder.started() + Duration::from_secs(80));
         history_writer.close();
     }
-    let (history, _) = crate::given_back(&address, "router");
+    let (history, _) = crate::stored_history(&address, "router");
     let expected = starts.map(|start| (start, start + 80));
     assert_eq!(history.counted_times().as_slice(), expected);
     // Another source is not affected.
-    let (other, _) = crate::given_back(&address, "north");
+    let (other, _) = crate::stored_history(&address, "north");
     assert!(other.counted_times().as_slice().is_empty());
 }
 
-/// Runs a statement on the file like another program might.
+/// Runs a statement on the file, as another program might.
 fn change(path: &std::path::Path, statement: &str) -> usize {
     use diesel::{Connection, RunQueryDsl};
     let mut file = diesel::sqlite::SqliteConnection::establish(path.to_str().unwrap()).unwrap();
     diesel::sql_query(statement).execute(&mut file).unwrap()
 }
 
-/// Counts for a minute, and is stored.
+/// Runs a recorder that counts for a minute, and stores its history.
 fn serve(address: &StoreAddress, start: u64) {
     let recorder = recorder(start);
     read(&recorder, 60, 60);
@@ -133,11 +133,11 @@ fn measured_times_are_stored_although_a_clock_was_set_back() {
     let future = "DELETE FROM tessera_history WHERE start = 99999999999";
     assert_eq!(change(&path, future), 0, "it went when there was something better");
     serve(&address, starts[2]);
-    let (history, _) = crate::given_back(&address, "router");
+    let (history, _) = crate::stored_history(&address, "router");
     assert_eq!(history.counted_times().as_slice(), starts.map(|start| (start, start + 60)));
 }
 
-/// An older program wrote frames, and left the record of measured time as it was.
+/// An older program has written frames, and has not updated the record of measured times.
 #[test]
 fn intervals_newer_than_the_recorded_times_count_as_measured() {
     let (_folder, path, address) = store();
@@ -152,7 +152,7 @@ fn intervals_newer_than_the_recorded_times_count_as_measured() {
     serve(&address, starts[2]);
     change(&path, "DELETE FROM tessera_history WHERE source LIKE '%/counted'");
     assert_eq!(change(&path, "INSERT INTO tessera_history SELECT * FROM aside"), 1);
-    let (history, _) = crate::given_back(&address, "router");
+    let (history, _) = crate::stored_history(&address, "router");
     let counted = history.counted_times();
     let [first, (from, until)] = counted.as_slice() else { panic!("{counted:?}") };
     assert_eq!((*first, *from), ((starts[0], starts[0] + 60), starts[1]));
@@ -169,7 +169,7 @@ fn a_store_without_measured_times_has_no_gaps() {
     HistoryWriter::start(address.clone(), "router", recorder.history().clone()).unwrap().close();
     let forget = "DELETE FROM tessera_history WHERE source LIKE '%/counted'";
     assert_eq!(change(&path, forget), 1);
-    let (history, _) = crate::given_back(&address, "router");
+    let (history, _) = crate::stored_history(&address, "router");
     let counted = history.counted_times();
     let [(from, until)] = counted.as_slice() else { panic!("{counted:?}") };
     assert!(*from <= began && *until >= began + 30, "{from} {until} {began}");

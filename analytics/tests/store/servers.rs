@@ -10,9 +10,9 @@ use analytics::Step;
 use analytics::store::{HistoryWriter, StoreAddress};
 
 use crate::prerequisites::{Prerequisite, skip};
-use crate::{await_state, frame, given_back, history, now, requests, seconds};
+use crate::{await_state, frame, history, now, requests, seconds, stored_history};
 
-/// URL of a database, if there is one to test with.
+/// Returns the URL of a database, if there is one to test with.
 fn database() -> Option<String> {
     let Some(folder) = std::env::var_os("TESSERA_TEST_POSTGRES").map(PathBuf::from) else {
         let reason = "TESSERA_TEST_POSTGRES names no cluster; ./setup.sh test makes one";
@@ -29,12 +29,12 @@ fn address(url: &str) -> StoreAddress {
     StoreAddress::parse(url).unwrap().unwrap()
 }
 
-/// A source name that no other test uses.
+/// Returns a source name that no other test uses.
 fn source(story: &str) -> String {
     format!("{story}-{}-{}", std::process::id(), now())
 }
 
-/// A port that forwards to another one, until it is closed.
+/// A port that forwards connections to a server, until it is closed.
 struct Way {
     port: u16,
     is_closed: Arc<AtomicBool>,
@@ -94,14 +94,14 @@ fn the_history_in_a_database_is_loaded_by_each_of_its_sources() {
     let history_writer = HistoryWriter::open(address(&url)).unwrap();
     let north_has = history(seconds(20).chain([frame(Step::Minute, minute - 120, 7)]));
     history_writer.keep(&*north, north_has, || ());
-    // Another program starts at the same time: one of them creates the tables.
+    // Another writer starts at the same time; one of the two creates the tables.
     HistoryWriter::start(address(&url), &*south, history(seconds(3))).unwrap().close();
     history_writer.close();
-    let (read, state) = given_back(&address(&url), &north);
+    let (read, state) = stored_history(&address(&url), &north);
     assert_eq!(requests(&read, Step::Second), (1..=20).collect::<Vec<_>>());
     assert_eq!(requests(&read, Step::Minute), [7]);
-    assert_eq!((state.given_back, state.store_errors), (21, 0));
-    assert_eq!(requests(&given_back(&address(&url), &south).0, Step::Second), [1, 2, 3]);
+    assert_eq!((state.loaded, state.store_errors), (21, 0));
+    assert_eq!(requests(&stored_history(&address(&url), &south).0, Step::Second), [1, 2, 3]);
 }
 
 #[test]
@@ -118,12 +118,12 @@ fn an_unreachable_server_gets_all_intervals_of_the_rings_when_it_is_back() {
     await_state(&history_writer, |state| state.written == 5);
     way.close();
     history.absorb(frame(Step::Second, now(), 6));
-    let state = await_state(&history_writer, |state| state.is_away);
+    let state = await_state(&history_writer, |state| state.is_unavailable);
     assert_eq!((state.written, state.store_errors), (5, 1));
     way.open();
-    await_state(&history_writer, |state| !state.is_away);
+    await_state(&history_writer, |state| !state.is_unavailable);
     history_writer.close();
-    let (read, _) = given_back(&address(&url), &source);
+    let (read, _) = stored_history(&address(&url), &source);
     assert_eq!(requests(&read, Step::Second), [1, 2, 3, 4, 5, 6]);
 }
 
@@ -134,6 +134,6 @@ fn a_wrong_password_stores_nothing_and_is_not_logged() {
     let user = user.rsplit_once(':').unwrap().0;
     let wrong = format!("{user}:not-it@{server}");
     let history_writer = HistoryWriter::start(address(&wrong), "x", history(seconds(1))).unwrap();
-    let state = await_state(&history_writer, |state| state.is_away);
+    let state = await_state(&history_writer, |state| state.is_unavailable);
     assert_eq!(state.written, 0);
 }

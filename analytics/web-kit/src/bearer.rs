@@ -1,9 +1,9 @@
-//! Bearer: API keys and tokens in requests, and the challenges in the answers to requests without
-//! good ones (RFC 6750).
+//! Bearer: API keys and tokens in requests, and the challenges in the responses to requests without
+//! valid ones (RFC 6750).
 //!
 //! **Invariant:** credentials are read from one header only. In the query string they are
-//! recognised, so that they can be refused: addresses are kept in logs and histories.
-//! **Not here:** the check of credentials, the bodies of answers.
+//! recognised, so that they can be refused, because URLs are kept in logs and browser histories.
+//! **Not here:** the check of credentials, the bodies of responses.
 
 use actix_web::http::header::HeaderValue;
 use percent_encoding::percent_decode;
@@ -15,7 +15,7 @@ pub const INVALID: &str = "Bearer realm=\"tessera\", error=\"invalid_token\"";
 /// Value of `WWW-Authenticate` for credentials that have expired.
 pub const EXPIRED: &str = "Bearer realm=\"tessera\", error=\"invalid_token\", \
                            error_description=\"the credentials have expired\"";
-/// Parameters by which other programs send credentials.
+/// Query parameters in which clients of other APIs send credentials.
 const PARAMETERS: [&str; 2] = ["apikey", "access_token"];
 const SCHEME: &str = "bearer";
 
@@ -36,7 +36,7 @@ pub fn parameter(query: &str) -> Option<&'static str> {
     let pairs = query.as_bytes().split(|byte| *byte == b'&');
     let names = pairs.map(|pair| pair.split(|byte| *byte == b'=').next().unwrap_or(pair));
     names.into_iter().find_map(|name| {
-        // Nearly no name is escaped, and each request passes here.
+        // This runs for every request, and hardly any name is escaped.
         if !name.contains(&b'%') {
             return PARAMETERS.into_iter().find(|known| known.as_bytes() == name);
         }

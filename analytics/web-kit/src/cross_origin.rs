@@ -1,10 +1,10 @@
 //! Cross origin: detects requests that a web page of another origin makes a browser send.
 //!
 //! A browser must not give access to a loopback service: neither through a page of another origin,
-//! nor through a host name that was pointed here (DNS rebinding).
+//! nor through a host name that was made to resolve to this machine (DNS rebinding).
 //!
-//! **Invariant:** a request that does not come from a browser is accepted, unless its host is
-//! another machine's.
+//! **Invariant:** a request that does not come from a browser is accepted, unless its `Host` names
+//! another machine.
 //! **Not here:** the response to a refused request.
 
 use actix_web::http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
@@ -13,14 +13,14 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Reason why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Foreign {
+pub enum CrossOriginRefusal {
     /// Only this machine is served, and the request names another host.
     Host,
     /// The request comes from a web page of another origin.
     Page,
 }
 
-impl Foreign {
+impl CrossOriginRefusal {
     /// Describes the reason; `server` names the program: `this router`.
     pub fn detail(self, server: &str) -> String {
         match self {
@@ -43,7 +43,7 @@ impl Foreign {
 
 /// Ways in which clients reach a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reached {
+pub struct Exposure {
     /// True if only this machine is served.
     pub loopback_only: bool,
     /// Port of the program itself.
@@ -77,26 +77,27 @@ impl Transport {
 /// Refuses requests of other origins.
 ///
 /// # Errors
-/// Fails with [`Foreign`], which holds the reason.
-pub fn refuse(headers: &HeaderMap, reached: Reached) -> Result<(), Foreign> {
+/// Fails with [`CrossOriginRefusal`], which holds the reason.
+pub fn refuse(headers: &HeaderMap, exposure: Exposure) -> Result<(), CrossOriginRefusal> {
     let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
     // A request without a Host does not come from a browser.
     let host = text(&HOST).unwrap_or("localhost");
-    if reached.loopback_only && !is_local_host(host) && !is_of_proxy(host, reached) {
+    if exposure.loopback_only && !is_local_host(host) && !may_come_from_proxy(host, exposure) {
         // Browsers send few headers with plain HTTP: the Host alone shows a rebound page.
-        return Err(Foreign::Host);
+        return Err(CrossOriginRefusal::Host);
     }
     let (fetch_site, origin) = (text(&SEC_FETCH_SITE), text(&ORIGIN));
-    let foreign_origin = origin.is_some_and(|origin| !is_own(origin, host, reached.by));
+    let foreign_origin = origin.is_some_and(|origin| !is_own(origin, host, exposure.by));
     let foreign_site = fetch_site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    if foreign_origin || foreign_site { Err(Foreign::Page) } else { Ok(()) }
+    if foreign_origin || foreign_site { Err(CrossOriginRefusal::Page) } else { Ok(()) }
 }
 
-/// True if a proxy may have sent this Host. A page whose name was pointed here (DNS rebinding) has
-/// the program's own port in it, which browsers leave out only for the default port of plain HTTP.
-fn is_of_proxy(host: &str, reached: Reached) -> bool {
+/// True if a proxy may have sent this Host: the program is behind one, and the port is not its own.
+/// A Host after DNS rebinding has the program's own port, which browsers leave out only if it is
+/// 80.
+fn may_come_from_proxy(host: &str, exposure: Exposure) -> bool {
     let port = split_port(host).1.map_or(Some(80), |port| port.parse().ok());
-    reached.by == Transport::ProxyTls && port.is_some_and(|port: u16| port != reached.port)
+    exposure.by == Transport::ProxyTls && port.is_some_and(|port: u16| port != exposure.port)
 }
 
 /// True if an origin belongs to pages that this host serves.

@@ -35,7 +35,7 @@ macro_rules! part {
     };
 }
 
-/// Name, type and content. The first is the page itself.
+/// Name, content type and content of each file; the first is the page itself.
 const PARTS: [(&str, &str, &[u8]); 40] = [
     part!("index.html", HTML),
     part!("page.css", CSS),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_of_another_origin_and_nothing_runs_within_markup() {
+    fn no_file_contacts_another_origin_and_markup_has_no_inline_code() {
         for (name, _, body) in PARTS {
             let text = std::str::from_utf8(body).unwrap();
             // Names of XML vocabularies, which are not fetched.

@@ -1,5 +1,5 @@
-//! End signals: the signals that end a program that serves, and the time between such a signal and
-//! the end of listening.
+//! End signals: the signals that end a server program, and the time for which it still listens
+//! after such a signal.
 //!
 //! **Not here:** the work that a program finishes before it ends.
 
@@ -46,8 +46,9 @@ impl EndSignals {
         }
     }
 
-    /// Waits until the program may stop listening after this first signal: load balancers get the
-    /// time to see it on `/ready` and to stop. Ctrl-C, or a second signal, skips that time.
+    /// Waits until the program may stop listening after this first signal: load balancers have that
+    /// time to notice it on `/ready` and to stop sending requests. Ctrl-C, or a second signal,
+    /// skips that time.
     pub async fn drained(&mut self, first: EndSignal) {
         match first {
             EndSignal::Terminate => {

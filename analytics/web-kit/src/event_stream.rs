@@ -4,7 +4,7 @@
 //! clients watch the query. Only the newest event is kept, so a slow client misses events.
 //!
 //! **Invariant:** there are at most [`VIEWERS_MAX`] streams; a stream ends when its client
-//! disconnects or when the hub is dropped.
+//! disconnects, when the hub is closed, or when the hub can no longer build its events.
 //! **Not here:** the contents of events, HTTP.
 
 use std::collections::HashMap;
@@ -100,7 +100,7 @@ impl<Q: Clone + Eq + Hash + Send + Sync + 'static> Hub<Q> {
     /// Returns the events of a query; the first caller starts building them.
     fn topic(self: &Arc<Self>, question: Q) -> watch::Receiver<Option<Bytes>> {
         let mut topics = self.topics();
-        // Senders of a runtime that has ended are gone.
+        // The sender is gone if its runtime has ended or building an event has panicked.
         let is_made = |events: &&watch::Receiver<Option<Bytes>>| events.has_changed().is_ok();
         if let Some(events) = topics.get(&question).filter(is_made) {
             return events.clone();
@@ -195,7 +195,7 @@ impl Viewer {
     }
 }
 
-/// Returns one event in the format of the standard.
+/// Returns the data as one server-sent event.
 fn event(data: &[u8]) -> Bytes {
     [b"event: metrics\ndata: ", data, b"\n\n"].concat().into()
 }

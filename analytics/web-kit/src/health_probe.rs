@@ -25,12 +25,12 @@ pub enum HealthError {
     /// Port 0 stands for any free port, so the port is unknown.
     #[error("bind has port 0, so the port is unknown: set a port")]
     AnyPort,
-    /// The program does not answer.
+    /// The program does not respond.
     #[error("{0} does not answer: {1}")]
-    Silent(SocketAddr, std::io::Error),
-    /// The program answers with another status than 200.
+    NoResponse(SocketAddr, std::io::Error),
+    /// The program responds with a status other than 200.
     #[error("{0} answers {1:?}")]
-    Said(SocketAddr, String),
+    BadStatus(SocketAddr, String),
 }
 
 impl HealthQuery {
@@ -45,15 +45,15 @@ impl HealthQuery {
     ///
     /// # Errors
     /// Fails with [`HealthError`] unless the response is a success.
-    pub fn ask(self, bind: SocketAddr) -> Result<(), HealthError> {
-        self.ask_through(bind, |_, stream| Ok(stream))
+    pub fn check(self, bind: SocketAddr) -> Result<(), HealthError> {
+        self.check_through(bind, |_, stream| Ok(stream))
     }
 
     /// Checks the program on this address through a wrapped connection, such as TLS.
     ///
     /// # Errors
     /// Fails with [`HealthError`] unless the response is a success.
-    pub fn ask_through<S: Read + Write>(
+    pub fn check_through<S: Read + Write>(
         self,
         bind: SocketAddr,
         wrap: impl FnOnce(IpAddr, TcpStream) -> std::io::Result<S>,
@@ -64,11 +64,11 @@ impl HealthQuery {
         let address = SocketAddr::new(reached_by(bind.ip()), bind.port());
         let stream = connect(address).and_then(|stream| wrap(address.ip(), stream));
         let line = stream.and_then(|stream| self.exchange(address, stream));
-        let line = line.map_err(|error| HealthError::Silent(address, error))?;
+        let line = line.map_err(|error| HealthError::NoResponse(address, error))?;
         if line.split(' ').nth(1) == Some("200") {
             return Ok(());
         }
-        Err(HealthError::Said(address, line.trim().to_owned()))
+        Err(HealthError::BadStatus(address, line.trim().to_owned()))
     }
 
     /// Sends the request and returns the first line of the response.

@@ -26,8 +26,8 @@ use tokio_rustls::TlsConnector;
 
 use recorder::tls_roots;
 
-/// Longest text of another program in an error.
-const TOLD_MAX: usize = 200;
+/// Maximum number of characters of text from another program in an error.
+const ERROR_TEXT_MAX: usize = 200;
 
 /// A complete request; its URI is the path.
 pub type ClientRequest = Request<Full<Bytes>>;
@@ -152,7 +152,7 @@ where
 }
 
 fn unreachable(error: &io::Error) -> HttpError {
-    // The number of the error adds nothing to "Connection refused".
+    // The OS error number adds nothing to "Connection refused".
     if error.kind() == io::ErrorKind::ConnectionRefused {
         return HttpError::Unreachable("connection refused".to_owned());
     }
@@ -170,5 +170,5 @@ fn broken(error: &hyper::Error) -> HttpError {
 /// Shortens a text of another program and removes control characters, so that it can be logged.
 pub fn printable(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(plain).take(TOLD_MAX).collect()
+    text.chars().map(plain).take(ERROR_TEXT_MAX).collect()
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 /// State of a process or router.
 #[derive(Serialize, ToSchema)]
 pub struct StateAnswer {
-    /// True if the state is good.
+    /// True if the status is `live` or `ready`.
     success: bool,
     /// `live`, `ready` or `draining`.
     status: &'static str,
@@ -21,7 +21,7 @@ pub fn live() -> HttpResponse {
     HttpResponse::Ok().json(StateAnswer { success: true, status: "live" })
 }
 
-/// Returns the response that says whether requests are welcome.
+/// Returns the response to `/ready`: 200, or 503 while the program is draining.
 pub fn ready(is_draining: bool) -> HttpResponse {
     if is_draining {
         let state = StateAnswer { success: false, status: "draining" };

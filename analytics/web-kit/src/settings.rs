@@ -16,12 +16,12 @@ use std::path::PathBuf;
 pub use self::file::ConfigFile;
 
 /// Longest text that is compared with known names: comparing longer ones takes time, and they are
-/// no typos.
+/// not typos.
 const TYPO_MAX: usize = 64;
 /// Widest column of values: longer values do not move the sources to the right.
 const VALUE_USUAL: usize = 60;
 
-/// A configuration that cannot be used; the sentence says what to change.
+/// A configuration that cannot be used; the text states what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
@@ -67,11 +67,12 @@ pub fn flags<'t>(
     (Origin::Flag, given.map(|(name, text)| (name.to_owned(), text)).collect())
 }
 
-/// Returns the setting of a variable, which errors call `what`. It must be in capitals and known,
-/// or `config`. `variable_of` returns the variable of a setting.
+/// Returns the setting of an environment variable. The variable must be in capitals, and the
+/// setting known or `config`. Errors call the variable `what`; `variable_of` returns the variable
+/// of a setting.
 ///
 /// # Errors
-/// Fails with [`ConfigError`] if there is no such setting; it suggests variables.
+/// Fails with [`ConfigError`], which suggests variables, if there is no such setting.
 pub fn of_variable(
     what: &str,
     name: &str,
@@ -146,7 +147,7 @@ pub struct Settings<'l> {
     shown: Vec<Shown>,
 }
 
-/// A setting as it is shown.
+/// A setting as it is shown to the operator.
 #[derive(Clone, Debug)]
 pub struct Shown {
     name: String,
@@ -160,7 +161,8 @@ impl<'l> Settings<'l> {
         Self { layers, servers_by: None, shown: Vec::new() }
     }
 
-    /// Sets the name of the setting for URLs, for errors about URLs in other settings.
+    /// Sets the name of the setting that takes URLs of servers; errors about a URL in another
+    /// setting refer to it.
     #[must_use]
     pub fn with_servers_by(self, name: &'static str) -> Self {
         Self { servers_by: Some(name), ..self }
@@ -249,7 +251,7 @@ impl<'l> Settings<'l> {
         })
     }
 
-    /// Reads a truth value; the default is false.
+    /// Reads a boolean; the default is false.
     ///
     /// # Errors
     /// Fails like [`Settings::parse`].

@@ -20,9 +20,9 @@ const POLICY: HeaderValue = HeaderValue::from_static(dashboard::CONTENT_SECURITY
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Returns a file of the dashboard, or 304 if the client has it; `None` if there is no such file.
-pub fn file(name: &str, asked: &HeaderMap) -> Option<HttpResponse> {
+pub fn file(name: &str, request_headers: &HeaderMap) -> Option<HttpResponse> {
     let File { content_type, body, etag } = dashboard::file(name)?;
-    let known = asked.get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
+    let known = request_headers.get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
     let mut known = known.flat_map(|list| list.split(',').map(str::trim));
     let is_known = known.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag);
     let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };

@@ -1,9 +1,8 @@
 //! Benchmark of this router beside another build of it, such as that of an earlier version.
 //!
-//! `-- beside target/old/api-router 7 2` compares them on files. With two more arguments, files
-//! with the variables of two PostgreSQL clusters (the `tessera.env` of
-//! `shard-manager cluster up`), each router serves
-//! one of them: the other build first.
+//! `-- beside target/old/api-router 7 2` compares them on files. Two more arguments name files with
+//! the variables of two PostgreSQL clusters (the `tessera.env` of `shard-manager cluster up`): the
+//! other build then serves the first cluster, and this build the second.
 
 use std::path::Path;
 
@@ -45,13 +44,13 @@ pub(crate) fn measure(rounds: u32, seconds: u32, workers: &str) -> std::io::Resu
     Ok(())
 }
 
-/// Makes the script of the load generator from headers.
+/// Function that builds a wrk script, given the headers of its requests.
 type Script = fn(&str) -> String;
 
 /// Returns the arguments after the name of a measurement: the numbers, and the name of a file.
 pub(crate) fn numbers_and_file(measurement: &str) -> (Vec<usize>, Option<String>) {
     let (mut numbers, mut file) = (Vec::new(), None);
-    // Cargo adds the flag to those that were given.
+    // Cargo adds this flag to the arguments of the user.
     let is_given = |argument: &String| argument != "--bench";
     for argument in std::env::args().skip_while(|name| name != measurement).skip(1).filter(is_given)
     {

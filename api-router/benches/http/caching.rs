@@ -15,9 +15,9 @@ use crate::CONNECTIONS;
 use crate::load::{Load, median, wrk};
 use crate::servers::Router;
 
-/// Bytes of the routers' own memory: all that is read fits.
+/// Size of the in-process caches, in bytes: all rows that are read fit.
 const NEAR_BYTES: &str = "67108864";
-/// Largest age of answers, in ms, in the cases that name it: ten times the default.
+/// Largest age of cached responses, in ms, in the cases named `10 s`: ten times the default.
 const BOUND_MS: &str = "10000";
 /// Longest time for Redis to start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ request = function()
   return wrk.format("GET", "/api/read?table=users&limit=10", {["x-shard-key"] = "user_" .. (low - 1)})
 end"#;
 
-/// So few keys that nearly every read is a hit, and the same keys for who has no cache.
+/// Script that reads so few keys that nearly every read is a hit.
 const HOT: &str = r#"request = function()
              return wrk.format("GET", "/api/read?table=users&limit=10", {["x-shard-key"] = "user_" .. math.random(0, 63)})
            end"#;
@@ -56,7 +56,7 @@ const CASES: [(&str, usize, &str); 9] = [
     ("hits of memory", 2, HOT),
 ];
 
-/// A Redis that ends with this.
+/// Redis server process, which ends when this is dropped.
 struct Redis {
     child: Child,
     url: String,
@@ -123,7 +123,7 @@ fn over(
         };
         let flags = [&["--workers", workers], flags].concat();
         let router = Router::start_with(dirs[index].path(), &flags, &variables)?;
-        // Servers are the same for all.
+        // All routers use the same servers, so only the first one loads the rows.
         if index == 0 || servers.is_empty() {
             router.load_users()?;
         }
@@ -140,7 +140,7 @@ fn over(
     ];
     let mut rates: [Vec<f64>; CASES.len()] = Default::default();
     for round in 0..rounds as usize {
-        // The first case finds the processor cold: they take turns.
+        // Each round begins with another case, because the first one finds the processor cold.
         for turn in 0..CASES.len() {
             let case = (turn + round) % CASES.len();
             let (_, router, script) = CASES[case];

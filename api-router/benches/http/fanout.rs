@@ -5,18 +5,19 @@ use crate::load::{Found, Load, median, wrk};
 use crate::servers::Router;
 use crate::{ROUTE, read};
 
-/// A hundred rows of all keys.
+/// Script that reads a hundred rows of any keys.
 const SCATTER: &str = r#"request = function()
              return wrk.format("GET", "/api/read?table=users&limit=100")
            end"#;
 
-/// One figure, measured of the fewer and of the more shards.
+/// A measurement that is made with few shards and with many.
 struct Case {
     name: &'static str,
     shards: [&'static str; 2],
     script: String,
     connections: u32,
-    /// Measurement to compare.
+    /// Figure to compare, given the result of wrk and the router's CPU time in hundredths of a
+    /// second.
     figure: fn(&Found, f64) -> f64,
     /// Largest allowed ratio.
     must: f64,
@@ -60,7 +61,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Measures each case in turn, the fewer shards and the more, round after round.
+/// Measures each case, alternating between few and many shards in every round.
 pub(crate) fn measure(rounds: u32, seconds: u32, workers: &str) -> std::io::Result<()> {
     for case in cases() {
         let dirs = [tempfile::tempdir()?, tempfile::tempdir()?];

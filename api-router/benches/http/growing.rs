@@ -18,9 +18,9 @@ use crate::moving::{ROWS_OF_A_KEY, get, post, psql, store};
 use crate::paced_load::{Times, print_p99, send, send_beside_computation, write_user};
 use crate::servers::Router;
 
-/// Shards before.
+/// Number of shards before the join.
 const SHARDS: usize = 3;
-/// The shard that joins; its number follows those of the others.
+/// Number of the shard that joins: the next one after those of the others.
 const JOINING: usize = SHARDS + 1;
 /// Requests a second.
 const RATE: f64 = 500.0;
@@ -107,7 +107,7 @@ fn shard_name() -> String {
 /// Lets the shard join and take its share, and returns the rebalance.
 fn grow(url: &str, servers: Option<(&str, &str)>) -> std::io::Result<Value> {
     join(url, servers, JOINING)?;
-    // The plan is refused until replicas of the new shard follow.
+    // The plan is refused until the replicas of the new shard follow its primary.
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match post(&format!("{url}/api/rebalance"), &json!({"by": "slots", "keep": 0})) {

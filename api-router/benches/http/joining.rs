@@ -2,8 +2,8 @@
 //! while shards join one after the other, and while none does.
 //!
 //! `-- joining` lets shards join on files. With one more argument, a file with the variables of a
-//! new PostgreSQL cluster (the `tessera.env` of `shard-manager cluster up --replicas 1`), they are
-//! new databases on its last server, and on the replica of that.
+//! new PostgreSQL cluster (the `tessera.env` of `shard-manager cluster up --replicas 1`), the
+//! shards are new databases on its last server and on the replica of that server.
 
 use std::io::Error;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ pub(crate) fn measure() -> std::io::Result<()> {
     let peak = send(None, &request, &|| Ok(()))?;
     let rate = peak.len() as f64 / SENDING.as_secs_f64() / 2.0;
     if let Some((primary, _)) = servers {
-        // Before the measurement: copying files is the server's work, not that of a join.
+        // Before the measurement: CREATE DATABASE copies files, which is not part of a join.
         (0..JOINING).try_for_each(|number| {
             psql(primary, &format!("CREATE DATABASE {}", name_of(number)))
         })?;
@@ -68,7 +68,7 @@ pub(crate) fn measure() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Returns the last server, and the replica of that.
+/// Returns the URLs of the last server and of its replica.
 pub(crate) fn servers_of(variables: &[(String, String)]) -> Option<(&str, &str)> {
     let last = |name: &str| {
         let urls = &variables.iter().find(|(variable, _)| variable == name)?.1;

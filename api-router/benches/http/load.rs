@@ -4,7 +4,7 @@ use std::io::Error;
 use std::path::Path;
 use std::process::Command;
 
-/// One run.
+/// Parameters of one run of wrk.
 pub(crate) struct Load<'l> {
     pub(crate) url: &'l str,
     pub(crate) script: &'l str,
@@ -18,7 +18,7 @@ pub(crate) struct Found {
     pub(crate) rate: f64,
     /// Requests in all.
     pub(crate) requests: f64,
-    /// Half of the answers came within so many milliseconds.
+    /// Median latency, in milliseconds.
     pub(crate) p50_ms: f64,
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn wrk(load: &Load<'_>, dir: &Path) -> std::io::Result<Found> {
     }
 }
 
-/// `812.00us`, `1.20ms`, `1.02s`.
+/// Parses a time such as `812.00us`, `1.20ms` or `1.02s` into milliseconds.
 fn milliseconds(text: &str) -> Option<f64> {
     for (unit, factor) in [("us", 0.001), ("ms", 1.0), ("s", 1_000.0)] {
         if let Some(number) = text.strip_suffix(unit) {

@@ -1,15 +1,15 @@
 //! Benchmark of the router over HTTP, compared with a bare actix-web handler and with a router of
 //! more shards: `cargo bench -p api-router --bench http`.
 //!
-//! Both run with as many workers, on the same machine as the load generator (wrk, 64 connections,
-//! one thread), in interleaved rounds; the result is the ratio of the medians. The benchmark needs
-//! `wrk`. Rounds, seconds and workers can be given: `-- 5 4 1` is five rounds of four seconds with
-//! one worker; by default there are as many workers as the router uses by default. `-- fanout`
-//! measures the cost of many shards, `-- counting` the cost of analytics, `-- access` that of keys,
-//! `-- cache` the effect of a cache, `-- moves` moves of slots, `-- joining` shards that join,
-//! `-- growing` a shard that takes its share and is drained, `-- indexing` the build of an index,
-//! `-- beside PATH` another build of the router. `-- figures` runs the blocks of
-//! `benches/RESULTS.md` again and writes their output there.
+//! Both run with the same number of workers, on the same machine as the load generator (wrk, 64
+//! connections, one thread), in interleaved rounds; the result is the ratio of the medians. The
+//! benchmark needs `wrk`. Rounds, seconds and workers can be given: `-- 5 4 1` is five rounds of
+//! four seconds with one worker; by default there are as many workers as the router uses by
+//! default. `-- fanout` measures the cost of many shards, `-- counting` the cost of analytics,
+//! `-- access` that of keys, `-- cache` the effect of a cache, `-- moves` moves of slots,
+//! `-- joining` shards that join, `-- growing` a shard that takes its share and is drained,
+//! `-- indexing` the build of an index, `-- beside PATH` another build of the router. `-- figures`
+//! runs the blocks of `benches/RESULTS.md` again and writes their output there.
 
 mod beside;
 mod caching;
@@ -39,13 +39,13 @@ const MEASUREMENTS: [&str; 10] = [
     "cache",
 ];
 
-/// One case.
+/// A kind of request that is measured.
 struct Case {
     name: &'static str,
     /// Name of the case to compare with, or the bare handler.
     beside: &'static str,
     script: String,
-    /// The least ratio, and the one wished for.
+    /// Smallest acceptable ratio, and the desired one.
     goal: (f64, f64),
 }
 

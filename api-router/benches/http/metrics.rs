@@ -29,7 +29,7 @@ pub(crate) fn rewrite() -> std::io::Result<()> {
     std::fs::write(&results, new)
 }
 
-/// Output of this benchmark with the arguments of a block.
+/// Runs this benchmark with the arguments of a block, and returns its output.
 fn measure(arguments: &str) -> std::io::Result<String> {
     println!("{PROMPT}{arguments}");
     let mut command = Command::new(std::env::current_exe()?);
@@ -46,7 +46,7 @@ fn measure(arguments: &str) -> std::io::Result<String> {
 /// `measure`.
 ///
 /// # Errors
-/// Fails if no block is found or one has no end: then RESULTS.md no longer looks as this expects.
+/// Fails if no block is found or one has no end: RESULTS.md then no longer has the expected format.
 fn with_new_output(
     text: &str,
     measure: &dyn Fn(&str) -> std::io::Result<String>,

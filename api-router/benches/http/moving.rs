@@ -67,7 +67,8 @@ pub(crate) fn measure() -> std::io::Result<()> {
     write_beside(&router.url, &keys)
 }
 
-/// Times of a move, from its beginning.
+/// Times of a move: from its beginning until the target owns the slots, and the longest wait of
+/// writes.
 struct Moved {
     owned: Duration,
     held_ms: f64,

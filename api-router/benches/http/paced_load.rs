@@ -12,7 +12,7 @@ use serde_json::json;
 
 /// Clients, each with one connection.
 const CLIENTS: usize = 32;
-/// Shortest time for which they send.
+/// Shortest time for which the clients send requests.
 pub(crate) const SENDING: Duration = Duration::from_secs(8);
 /// Kinds of requests. Each client sends those of one kind.
 const KINDS: usize = 2;
@@ -20,10 +20,11 @@ const KINDS: usize = 2;
 /// Sends a request of a kind, with its number among all requests.
 type Request<'r> = &'r (dyn Fn(&ureq::Agent, usize, usize) -> std::io::Result<()> + Sync);
 
-/// Kind and milliseconds of each request.
+/// Kind of each request, and its time in milliseconds.
 pub(crate) type Times = Vec<(usize, f64)>;
 
-/// Sends requests at a rate a second, or as fast as the clients can, while something else is done.
+/// Sends `rate` requests a second, or as many as the clients can, until `beside` has ended and for
+/// at least [`SENDING`].
 pub(crate) fn send(
     rate: Option<f64>,
     request: Request<'_>,
@@ -96,7 +97,7 @@ pub(crate) fn quantile(times: &Times, kind: usize, share: f64) -> (f64, f64) {
     (at.unwrap_or(0.0), highest(times.into_iter()))
 }
 
-/// Prints the 99th percentile and the longest time of each kind of request, before something and
+/// Prints the 99th percentile and the longest time of each kind of request, before a change and
 /// during it.
 pub(crate) fn print_p99(kinds: [&str; KINDS], before: &Times, during: &Times) {
     for (kind, name) in kinds.iter().enumerate() {

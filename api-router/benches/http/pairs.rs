@@ -6,7 +6,7 @@ use crate::CONNECTIONS;
 use crate::load::{Load, median, wrk};
 use crate::servers::Router;
 
-/// One of two routers, and the headers that its requests need, as the script of wrk writes them.
+/// One of two routers, and the headers that its requests need, in the syntax of the wrk script.
 pub(crate) struct Side<'a> {
     pub(crate) router: &'a Router,
     pub(crate) headers: &'a str,
@@ -26,7 +26,7 @@ pub(crate) fn compare(
     let mut ratios = Vec::new();
     for round in 0..rounds {
         let mut found = [0.0; 2];
-        // The second run finds the processor warm: they take turns.
+        // The second run finds the processor warm, so the order alternates.
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         for index in order {
             let Side { router, .. } = sides[index];

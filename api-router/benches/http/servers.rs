@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Users that are there to be read.
+/// Number of users that are stored before the measurements.
 const KEYS: usize = 10_000;
 
-/// Returns the bare handler, and its URL.
+/// Starts the bare handler, and returns its process and its URL.
 pub(crate) fn start_bare(dir: &Path, workers: &str) -> std::io::Result<(Child, String)> {
     let mut command = Command::new(std::env::current_exe()?);
     command.current_dir(dir).env("BARE_HANDLER", workers).stdout(Stdio::piped());
@@ -17,7 +17,7 @@ pub(crate) fn start_bare(dir: &Path, workers: &str) -> std::io::Result<(Child, S
     Ok((child, line))
 }
 
-/// A router; it ends with this.
+/// Router process, which ends when this is dropped.
 pub(crate) struct Router {
     child: Child,
     pub(crate) url: String,
@@ -30,8 +30,8 @@ impl Router {
         Self::start_with(dir, flags, &[])
     }
 
-    /// Starts a router with these variables, and without those that name servers or a cache
-    /// otherwise.
+    /// Starts a router with these environment variables, and without inherited ones that name
+    /// servers or a cache.
     pub(crate) fn start_with(
         dir: &Path,
         flags: &[&str],
@@ -86,10 +86,10 @@ impl Router {
         kib.unwrap_or(0) / 1_024
     }
 
-    /// Time on the processors since it began, all threads together, in hundredths of a second.
+    /// Returns the CPU time of all threads since the start, in hundredths of a second.
     pub(crate) fn ticks(&self) -> std::io::Result<f64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // After the name, which stands in parentheses: utime and stime are the 12th and 13th.
+        // utime and stime are the 12th and 13th fields after the name, which is in parentheses.
         let rest = stat.rsplit(')').next().unwrap_or("");
         Ok(rest.split_whitespace().skip(11).take(2).filter_map(|n| n.parse::<f64>().ok()).sum())
     }

@@ -1,8 +1,8 @@
-//! Admission: the limits that an admitted request counts against, and what its response says of
-//! them.
+//! Admission: the limits that an admitted request counts against, and the response headers that
+//! report them.
 //!
-//! **Invariant:** a request keeps its place among those of its caller until its last byte is sent,
-//! or its client has gone.
+//! **Invariant:** a request occupies one of the places for concurrent requests of its caller until
+//! the last byte of its response is sent, or its client has disconnected.
 //! **Not here:** the counters (`shard_manager::access::limit`), the decision (`gate`).
 
 use std::pin::Pin;

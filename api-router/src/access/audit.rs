@@ -1,7 +1,8 @@
 //! Audit: the log of which caller did what, so that an operator can prove it later.
 //!
 //! A request gets an [`AuditDraft`] when it begins. Its caller, table and key are added as they
-//! become known, and after the answer the draft becomes an event, which a thread of its own writes.
+//! become known, and after the response the draft becomes an event, which a thread of its own
+//! writes.
 //!
 //! **Invariant:** no request waits for the log: if the queue is full, the event is counted as lost.
 //! A line has no body and no secret.
@@ -32,7 +33,7 @@ use crate::config::{AuditConfig, AuditTarget};
 pub use self::draft::{AuditDraft, begin, finish, identify, name, note_row, note_rows_refused};
 pub use self::head::{begin_keeping_head, keep_last_head};
 
-/// Highest number of events that wait to be written.
+/// Maximum number of events that wait to be written.
 const QUEUE_MAX: usize = 8_192;
 
 /// Reason why an audit log cannot be opened.
@@ -61,9 +62,9 @@ impl From<Error> for AuditStartError {
 enum Message {
     /// An event.
     Event(Box<AuditEvent>),
-    /// Syncs the file and answers with the last line; `None` if it cannot be synced.
+    /// Syncs the file and returns the last line; `None` if it cannot be synced.
     Head(SyncSender<Option<AuditHead>>),
-    /// Ends the log, and answers like `Head`.
+    /// Ends the log, and returns the last line like `Head`.
     End(SyncSender<Option<AuditHead>>),
 }
 

@@ -23,7 +23,7 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::answers;
+use super::access_problems;
 use crate::config::{CertificateConfig, NameKind, SubjectName};
 use crate::problem::Problem;
 use crate::tls::client_authority::ClientAuthority;
@@ -33,17 +33,17 @@ pub struct ClientCertificate {
     authority: Arc<ClientAuthority>,
     chain: Vec<CertificateDer<'static>>,
     names: Vec<SubjectName>,
-    /// Time from which it is refused.
+    /// Time from which the certificate is refused.
     ends_at: UnixTime,
     known: Mutex<Known>,
 }
 
-/// Results for a certificate, so that they need not be found again for each request.
+/// Results for a certificate, kept so that they are not computed for each request.
 #[derive(Default)]
 struct Known {
-    /// Content of the authority under which the certificate was valid.
+    /// Generation of the authority under which the certificate was last found valid.
     authority: u64,
-    /// Caller, and the keys, roles and issuers under which it is the caller.
+    /// Caller, and the generation of keys, roles and issuers under which it was found.
     caller: Option<(u64, Arc<Caller>)>,
 }
 
@@ -77,10 +77,10 @@ impl ClientCertificate {
     }
 }
 
-/// Returns the names of a certificate and its end. Names that cannot be read are none.
+/// Returns the names of a certificate and its end. Unreadable names are left out.
 fn read(certificate: &CertificateDer<'_>) -> Option<(Vec<SubjectName>, UnixTime)> {
     let read = Certificate::from_der(certificate).ok()?.tbs_certificate;
-    // The last second of a certificate belongs to its time, as for the verifier.
+    // A certificate is still valid in its last second, as for the verifier.
     let last = UnixTime::from_seconds(read.validity.not_after.to_unix_duration().as_secs());
     let names = read.get::<SubjectAltName>().ok().flatten();
     let names = names.map_or_else(Vec::new, |(_, names)| names.0);
@@ -131,19 +131,19 @@ impl CertificateClients {
         let is_valid = known.authority == authority
             || certificate.authority.is_valid(&certificate.chain, SystemTime::now());
         if !is_valid || now >= certificate.ends_at {
-            return Err(answers::certificate(
+            return Err(access_problems::certificate(
                 "the client certificate is not valid any more: connect with another one",
             ));
         }
         known.authority = authority;
-        current.check_age(now).map_err(answers::refused)?;
+        current.check_age(now).map_err(access_problems::refused)?;
         if let Some((generation, caller)) = &known.caller
             && *generation == current.generation()
         {
             return Ok(Arc::clone(caller));
         }
         let client = self.find(&certificate.names).map_err(|reason| {
-            answers::certificate(match reason {
+            access_problems::certificate(match reason {
                 Unidentified::Unknown => {
                     "the client certificate is valid, but the router knows none of its names"
                 }
@@ -158,7 +158,8 @@ impl CertificateClients {
             tenants: client.tenants.clone(),
             expires_at: Some(certificate.ends_at),
         };
-        let caller = current.authenticate_certificate(identity, now).map_err(answers::refused)?;
+        let caller = current.authenticate_certificate(identity, now);
+        let caller = caller.map_err(access_problems::refused)?;
         let caller = Arc::new(caller);
         known.caller = Some((current.generation(), Arc::clone(&caller)));
         Ok(caller)

@@ -2,13 +2,13 @@
 //!
 //! A proxy adds the address from which it received a request to the right end of `X-Forwarded-For`
 //! (or `Forwarded`, RFC 7239), behind what the client may have written there itself. So the list is
-//! read from the right: entries that trusted proxies are known by are passed over, and the first
+//! read from the right: entries that are addresses of trusted proxies are skipped, and the first
 //! other one is the client.
 //!
 //! **Invariant:** the headers of a connection that does not come from a trusted proxy are not read,
-//! and nothing left of an address that is not trusted is believed. A client that sends the header
-//! that its proxy does not write gains nothing: two headers that disagree lead to the address of
-//! the connection.
+//! and no entry to the left of an address that is not trusted is believed. A client that sends the
+//! header that its proxy does not write gains nothing: two headers that disagree lead to the
+//! address of the connection.
 //! **Not here:** the trusted addresses (`config/trusted_proxies`), limits by address (`gate`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,10 +17,10 @@ use actix_web::http::header::{FORWARDED, HeaderMap, HeaderName, X_FORWARDED_FOR}
 
 use crate::config::TrustedProxies;
 
-/// Highest number of entries that are read, from the right.
+/// Maximum number of entries that are read, from the right.
 const HOPS_MAX: usize = 32;
 
-/// Returns the address of a client. One without an address shares that of all others.
+/// Returns the address of a client. Connections without an address share 0.0.0.0.
 pub fn client_address(
     trusted: &TrustedProxies,
     peer: Option<SocketAddr>,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shard_manager::access::unix_time::UnixTime;
 
-/// Returns the time of the system's clock, as expiries are written.
+/// Returns the system time in whole seconds since 1970, the unit of expiries.
 pub fn unix_now() -> UnixTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     UnixTime::from_seconds(since.unwrap_or(Duration::ZERO).as_secs())

@@ -1,7 +1,7 @@
 //! CORS: permission for web pages of listed origins to send requests.
 //!
-//! **Invariant:** an origin is listed exactly or not at all, and no answer permits credentials that
-//! a browser adds by itself, such as cookies.
+//! **Invariant:** an origin is listed exactly or not at all, and no response permits credentials
+//! that a browser adds by itself, such as cookies.
 //! **Not here:** the refusal of pages of other origins (`analytics::cross_origin`).
 
 use actix_web::HttpResponse;
@@ -22,7 +22,7 @@ const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
      traceparent, www-authenticate, x-cache, x-epoch, x-request-id, x-served-by, x-session-token, x-shard, \
      x-shard-slot",
 );
-/// Seconds for which a browser may keep the answer to a preflight.
+/// Seconds for which a browser may keep the response to a preflight.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const VARY_ORIGIN: HeaderValue = HeaderValue::from_static("Origin");
 
@@ -36,7 +36,8 @@ impl PermittedOrigins {
         Self(origins)
     }
 
-    /// Returns the origin of a request if it is listed. A request with two has none.
+    /// Returns the origin of a request if it is listed. A request with two `Origin` headers has
+    /// none.
     pub fn find(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         if self.0.is_empty() {
             return None;
@@ -60,12 +61,13 @@ impl PermittedOrigins {
     }
 }
 
-/// Returns true if a browser asks what it may send, before the request itself.
+/// Returns true if a request is a preflight: before a request itself, a browser checks that it may
+/// send it.
 pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Returns the answer to such a question from a page of a listed origin.
+/// Returns the response to the preflight of a page of a listed origin.
 pub fn preflight() -> HttpResponse {
     HttpResponse::NoContent()
         .insert_header((ACCESS_CONTROL_ALLOW_METHODS, METHODS))

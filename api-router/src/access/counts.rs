@@ -55,12 +55,12 @@ const LIMITS: [&str; 6] =
     [FAILURES, SIGNATURES, "requests_per_s", "concurrent", "rows_per_s", "rows_per_day"];
 /// Limit of failed credentials of an address.
 pub const FAILURES: &str = "failures";
-/// Half of the queue of a lane.
+/// Limit of a tenant in the queue of a lane: half of the queue.
 const LANE: &str = "lane";
 /// Limit of signatures that are verified in a second.
 pub const SIGNATURES: &str = "signatures";
 
-/// Number of groups of threads that count apart from each other.
+/// Number of groups of threads that count separately.
 const GROUPS: usize = 16;
 
 /// Counters of decisions since the start.

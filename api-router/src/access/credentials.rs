@@ -1,8 +1,8 @@
 //! Credentials: the place of an API key or a token in a request.
 //!
 //! **Invariant:** a key or a token is read from one header only, and a session from a cookie only
-//! if that header is absent. They are refused in the query string, because addresses are kept in
-//! logs and histories. No error repeats them.
+//! if that header is absent. They are refused in the query string, because URLs are kept in logs
+//! and browser histories. No error repeats them.
 //! **Not here:** the check of the credentials (`gate`).
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};

@@ -18,7 +18,7 @@ use shard_manager::private_file::{self, Protection};
 
 use crate::config::AccessConfig;
 
-/// Longest file of keys or roles: those of a full snapshot.
+/// Largest file of keys or roles, in bytes: enough for those of a full snapshot.
 const LIST_BYTES_MAX: u64 = 64 << 20;
 /// List of the issuers in the configuration file.
 const ISSUERS: &str = "access.issuer";
@@ -59,7 +59,8 @@ impl AccessFiles {
     /// Reads all files.
     ///
     /// # Errors
-    /// [`AccessFileError`] names the first file that cannot be read, or has too many readers.
+    /// [`AccessFileError`] names the first file that cannot be read, or that others may read or
+    /// write.
     pub fn read(config: &AccessConfig) -> Result<Self, AccessFileError> {
         let list = |setting: &str, path: &Option<PathBuf>| {
             let path = path.as_ref();
@@ -112,8 +113,8 @@ fn parse_roles(bytes: &[u8]) -> Result<Vec<AccessRole>, String> {
 }
 
 impl FileRecords {
-    /// Warns of keys without rights, given the roles of the catalog. Older keys are
-    /// not kept for that, because a role may have been removed to take its rights away.
+    /// Warns of keys whose role does not exist, given the roles of the catalog. The files are
+    /// applied nevertheless, because a role may have been removed to take its rights away.
     pub fn warn_of_unknown_roles(&self, of_catalog: &[AccessRole]) {
         let built_in = AccessRole::built_in();
         let roles = self.roles.iter().chain(of_catalog).chain(&built_in);

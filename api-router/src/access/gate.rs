@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** while the gate observes, it refuses nothing.
 //! **Not here:** where keys, roles and issuers come from (`files`), their replacement
-//! (`current_authenticator`), the form of a refusal (`answers`).
+//! (`current_authenticator`), the form of a refusal (`access_problems`).
 
 mod credential_check;
 mod current_authenticator;
@@ -30,8 +30,8 @@ use shard_manager::access::limit::limit_cells::LimitCells;
 use shard_manager::access::scope::AccessScope;
 use shard_manager::access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
 
+use super::access_problems;
 use super::admission::Admission;
-use super::answers;
 use super::audit::{self, AuditDraft};
 use super::certificates::{CertificateClients, ClientCertificate};
 use super::client_address::client_address;
@@ -74,7 +74,7 @@ pub struct AccessGate {
     refusals: RefusalLog,
 }
 
-/// Caller of a request that is only observed, so that its rights bound nothing.
+/// Caller of a request that is only observed, so that its rights restrict nothing.
 struct Observed(Arc<Caller>);
 
 /// Refusal of a request.
@@ -144,10 +144,10 @@ impl AccessGate {
             .unwrap_or_else(|| Arc::clone(self.authenticator.load().snapshot().anonymous()))
     }
 
-    /// Returns the answer to a caller who has reached a limit, and counts it.
-    pub fn over(&self, limited: Limited) -> Problem {
+    /// Returns the problem for a caller that has reached a limit, and counts the refusal.
+    pub fn limit_problem(&self, limited: Limited) -> Problem {
         self.counts.count_limited(limited.limit.name());
-        answers::limited(&limited.to_string(), limited.retry_after)
+        access_problems::limited(&limited.to_string(), limited.retry_after)
     }
 
     /// Returns the counts of decisions, among them the writes that lanes refused.
@@ -161,10 +161,10 @@ impl AccessGate {
     /// Decides about a request. The caller of an admitted request is attached to it.
     ///
     /// # Errors
-    /// The problem to answer with. Never while the gate only observes.
+    /// The problem of a refused request. None while the gate only observes.
     pub fn admit(&self, request: &ServiceRequest) -> Result<Admission, Problem> {
         let row = scopes::find(request.match_info().as_str(), request.method());
-        match self.judge(request, row) {
+        match self.decide(request, row) {
             Ok((caller, admission)) => {
                 self.counts.count(caller.principal.kind(), AccessOutcome::Allowed);
                 if self.is_enforced() {
@@ -190,8 +190,8 @@ impl AccessGate {
         }
     }
 
-    /// Returns the answer to a request that its route refused. If a right was missing and the
-    /// request had no credentials, credentials may help.
+    /// Returns the problem to send for a request that its route refused. A request without
+    /// credentials that lacks a right gets TSR401 instead of TSR403, because credentials may help.
     pub fn challenge(&self, request: &HttpRequest, problem: Problem) -> Problem {
         let is_anonymous = || {
             let extensions = request.extensions();
@@ -199,12 +199,13 @@ impl AccessGate {
             caller.is_some_and(|caller| caller.principal == Principal::Anonymous)
         };
         if problem.code() == Code::TSR403 && self.is_enforced() && is_anonymous() {
-            return answers::missing();
+            return access_problems::missing();
         }
         problem
     }
 
-    /// Returns the caller of credentials that were admitted before, as it is now. Counts nothing.
+    /// Returns the caller of credentials that were admitted before, with its present rights. Counts
+    /// nothing.
     ///
     /// # Errors
     /// The problem with which its request ends.
@@ -230,14 +231,14 @@ impl AccessGate {
                 check_need(&caller, need)?;
                 return Ok(caller);
             }
-            Credentials::Unreadable => return Err(answers::unreadable()),
+            Credentials::Unreadable => return Err(access_problems::unreadable()),
         };
-        let caller = caller.map_err(answers::refused)?;
+        let caller = caller.map_err(access_problems::refused)?;
         check_need(&caller, need)?;
         Ok(caller)
     }
 
-    fn judge(
+    fn decide(
         &self,
         request: &ServiceRequest,
         row: Option<usize>,
@@ -260,13 +261,15 @@ impl AccessGate {
                 let admission = self.limit(&current, &caller, request).map_err(refused)?;
                 Ok((caller, admission))
             }
-            Err(_) if caller.principal == Principal::Anonymous => Err(refused(answers::missing())),
+            Err(_) if caller.principal == Principal::Anonymous => {
+                Err(refused(access_problems::missing()))
+            }
             Err(problem) => Err(refused(problem)),
         }
     }
 
-    /// Counts a request against the limits of its caller. One without credentials has those of its
-    /// address.
+    /// Counts a request against the limits of its caller. A caller without credentials has the
+    /// limits of its address.
     fn limit(
         &self,
         current: &Authenticator,
@@ -283,10 +286,10 @@ impl AccessGate {
         let Some(limits) = of_address.or_else(|| caller.limits.clone()) else {
             return Ok(Admission::default());
         };
-        let place = limits.enter().map_err(|limited| self.over(limited))?;
+        let place = limits.enter().map_err(|limited| self.limit_problem(limited))?;
         let (cost, began) = (request_cost(request.headers()), self.began);
         let admitted = limits.admit(cost, began.elapsed(), unix_now());
-        admitted.map_err(|limited| self.over(limited))?;
+        admitted.map_err(|limited| self.limit_problem(limited))?;
         let metered = Metered { limits: limits.clone(), began, cost };
         request.extensions_mut().insert(metered);
         Ok(Admission::new(limits, began, place))
@@ -314,8 +317,8 @@ impl std::fmt::Debug for AccessGate {
     }
 }
 
-/// Returns the right that a request without a row needs. It has no route and is answered with 404
-/// or 405. Should a route match it all the same, it needs the right that only operators have.
+/// Returns the right that a request without a row in [`ROWS`] needs. It has no route and gets 404
+/// or 405. If a route matches it nevertheless, it needs the right that only operators have.
 fn need_without_row(request: &ServiceRequest) -> RouteNeed {
     let path = request.match_info().as_str();
     let has_route = request.resource_map().has_resource(path) && !scopes::has_path(path);
@@ -328,9 +331,9 @@ fn check_need(caller: &Caller, need: RouteNeed) -> Result<(), Problem> {
     match need {
         RouteNeed::Open => Ok(()),
         RouteNeed::Rows if has_grants() => Ok(()),
-        RouteNeed::Rows => Err(answers::without_grants()),
+        RouteNeed::Rows => Err(access_problems::without_grants()),
         RouteNeed::Scope(scope) => {
-            caller.rights.allow_scope(scope).map_err(|denied| answers::forbidden(&denied))
+            caller.rights.allow_scope(scope).map_err(|denied| access_problems::forbidden(&denied))
         }
     }
 }

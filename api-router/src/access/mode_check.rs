@@ -1,7 +1,8 @@
 //! Mode check: compares the mode of a router with the one that the catalog remembers.
 //!
 //! **Invariant:** a cluster that was once served with access control is served by no router without
-//! it, until the command line takes that back: one such router would open the cluster to everyone.
+//! it, until `shard-manager access off` permits that: one such router would open the cluster to
+//! everyone.
 //! **Not here:** storage of the mode (`shard_manager::engine::access_store`).
 
 use shard_manager::engine::access_store::{self, AccessChange, AccessError, ChangeAuthor};

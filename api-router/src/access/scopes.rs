@@ -12,7 +12,7 @@ use crate::documented_paths::{DOCUMENT, fits};
 /// Right that a route needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteNeed {
-    /// A grant: the shard manager compares the request with all of them.
+    /// A grant: the shard manager compares the request with all grants of the caller.
     Rows,
     /// No right.
     Open,
@@ -130,11 +130,11 @@ pub const ROWS: [RouteRow; 84] = [
     row("GET", "/swagger-ui/", RouteNeed::Open),
 ];
 
-/// Routes that need no right, and whose answers say more to some callers.
+/// Routes that need no right, and whose responses contain more for some callers.
 const PERSONAL: [&str; 4] = ["/api/access/me", "/api/health", "/health", "/healthz"];
 
 impl RouteRow {
-    /// Returns true if the answer is the same for all callers, so that a session, which a browser
+    /// Returns true if the response is the same for all callers, so that a session, which a browser
     /// adds to every request, does not matter.
     pub fn is_impersonal(&self) -> bool {
         self.need == RouteNeed::Open && !PERSONAL.contains(&self.path)
@@ -146,8 +146,8 @@ pub fn has_path(path: &str) -> bool {
     ROWS.iter().any(|row| fits(row.path, path))
 }
 
-/// Returns the number of the row of a request, given its path as routing decodes it. A request
-/// without a row has no route, and is answered without looking at anything.
+/// Returns the index in [`ROWS`] of the row of a request, given its path as routing decodes it. A
+/// request without a row has no route, and gets 404 or 405.
 pub fn find(path: &str, method: &Method) -> Option<usize> {
     ROWS.iter().position(|row| row.method == method.as_str() && fits(row.path, path))
 }

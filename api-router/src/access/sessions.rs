@@ -1,4 +1,4 @@
-//! Sessions: the cookies with which browsers send the key that was shown at their login.
+//! Sessions: the cookies that identify browsers after a login with an API key.
 //!
 //! All routers share the secret of sessions, which the catalog keeps, so that a browser stays
 //! logged in whichever router serves it.
@@ -20,14 +20,14 @@ use shard_manager::access::caller::Caller;
 use shard_manager::access::session::{BrowserSession, SessionSecret, SessionSeed, cookie};
 use shard_manager::access::unix_time::UnixTime;
 
-use super::answers;
+use super::access_problems;
 use super::credentials::{Credentials, KeptCredentials};
 use crate::problem::Problem;
 
 /// Sessions of a router.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    /// True if browsers reach the router by TLS, so that the cookie never travels in the clear.
+    /// True if browsers reach the router over TLS, so that the cookie never travels in the clear.
     is_tls: bool,
     /// The secret, once the catalog was read.
     secret: ArcSwapOption<KnownSecret>,
@@ -40,7 +40,8 @@ struct KnownSecret {
 }
 
 impl Sessions {
-    /// Creates the sessions of a router that browsers reach by TLS, or in plain on this machine.
+    /// Creates the sessions of a router that browsers reach over TLS, or unencrypted on this
+    /// machine.
     pub fn new(is_tls: bool) -> Self {
         Self { is_tls, secret: ArcSwapOption::empty() }
     }
@@ -60,7 +61,7 @@ impl Sessions {
         match cookie::find(values, self.is_tls) {
             Ok(None) => Credentials::Absent,
             Ok(Some(text)) => Credentials::Session(text),
-            // No text is a session, so several are refused like one that was forged.
+            // An empty text is not a session, so several cookies are refused like a forged one.
             Err(_) => Credentials::Session(""),
         }
     }
@@ -107,15 +108,15 @@ impl Sessions {
         Ok(cookie::set(session, &known.secret.seal(session), now, self.is_tls))
     }
 
-    /// Returns the value of `Set-Cookie` that takes the session from a browser.
+    /// Returns the value of `Set-Cookie` that removes the session from a browser.
     pub fn removal(&self) -> String {
         cookie::remove(self.is_tls)
     }
 
-    /// Returns the answer to a session that was refused. The browser forgets it: it would send it
-    /// with every request until it has expired.
+    /// Returns the problem for a session that was refused. Its response removes the cookie, which
+    /// the browser would otherwise send with every request until it expires.
     pub fn refused(&self, error: AuthError) -> Problem {
-        answers::refused_session(error).header(SET_COOKIE, self.removal())
+        access_problems::refused_session(error).header(SET_COOKIE, self.removal())
     }
 }
 

@@ -1,11 +1,11 @@
 //! Usage writer: adds the rows of callers with a quota to the sums of all routers in the catalog,
 //! and stores the day on which each key was last used.
 //!
-//! All of it happens here, beside the requests: those only count. While the catalog does not
-//! answer, rows are counted on and stored later.
+//! All of this happens in the background: requests only count. While the catalog does not answer,
+//! rows are still counted, and are stored later.
 //!
-//! **Invariant:** a batch of rows is stored before the next one is taken. One whose outcome is
-//! unknown is stored again as it was, which adds nothing if it was stored.
+//! **Invariant:** a batch of rows is stored before the next one is taken. A batch whose outcome is
+//! unknown is stored again unchanged, which adds nothing if it was stored.
 //! **Not here:** the counters (`shard_manager::access::limit`), the refusal of a caller (`gate`).
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::gate::AccessGate;
 
 /// Interval between two flushes: a quota can be exceeded for as long.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(10);
-/// Number of flushes from one that stores uses of keys to the next: those of a minute.
+/// Uses of keys are stored by every sixth flush: once a minute.
 const FLUSHES_PER_USES: u64 = 6;
 /// Longest time for the last flush when the router ends.
 const LAST_FLUSH_MAX: Duration = Duration::from_secs(2);
@@ -58,7 +58,8 @@ impl UsageWriter {
         Self(writer)
     }
 
-    /// Stores what was counted since the last flush. For the end of a router that serves no more.
+    /// Stores what was counted since the last flush. Called when the router ends and serves no more
+    /// requests.
     pub async fn finish(&self) {
         let last = async { self.0.lock().await.flush(true).await };
         if !matches!(tokio::time::timeout(LAST_FLUSH_MAX, last).await, Ok(Ok(()))) {
@@ -85,8 +86,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Stores all rows that were counted, and the uses of keys if they are wanted, and reads the
-    /// sums.
+    /// Stores all rows that were counted, reads the sums, and stores the uses of keys if
+    /// `with_uses` is true.
     async fn flush(&mut self, with_uses: bool) -> Result<(), Error> {
         let current = self.gate.authenticator.get();
         let (usage, today) = (current.limits().cells.usage(), unix_now().day());

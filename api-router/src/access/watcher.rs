@@ -35,7 +35,7 @@ use crate::config::{AccessConfig, AccessMode};
 
 /// Interval between two checks of the files.
 pub const CHECK_EVERY: Duration = Duration::from_secs(10);
-/// Interval between two looks at the time at which the catalog was last seen.
+/// Interval at which the time of the last contact with the catalog is read.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 
 /// Command that makes a first key.
@@ -50,7 +50,7 @@ pub enum AccessStartError {
     /// There are too many keys or roles.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The issuers do not fit together.
+    /// The issuers contradict each other.
     #[error("access.issuer: {0}")]
     Issuers(#[from] IssuerError),
     /// A certificate has a role that does not exist.
@@ -138,18 +138,18 @@ impl AccessWatcher {
         Ok(true)
     }
 
-    /// Takes the keys of the catalog into force, and then follows it for ever. Takes over SIGHUP,
-    /// which no longer ends the process, and checks the files for ever. Returns the sources.
+    /// Applies the keys of the catalog, and then follows the catalog and checks the files in the
+    /// background. Takes over SIGHUP, which no longer ends the process. Returns the sources.
     ///
     /// # Errors
-    /// [`AccessStartError::System`] where signals cannot be received, else the error of the
-    /// catalog.
+    /// [`AccessStartError::System`] if signals cannot be received, else the error of the catalog.
     pub async fn start(
         self,
         manager: &Arc<Manager>,
     ) -> Result<Arc<AccessSources>, AccessStartError> {
-        let asked = signal(SignalKind::hangup());
-        let asked = asked.map_err(|error| AccessStartError::System(error.to_string()))?;
+        let hangup_signal = signal(SignalKind::hangup());
+        let hangup_signal =
+            hangup_signal.map_err(|error| AccessStartError::System(error.to_string()))?;
         let sources = Arc::clone(&self.sources);
         let states = manager.access().subscribe().await?;
         if states.borrow().sessions.is_none() {
@@ -168,7 +168,7 @@ impl AccessWatcher {
             tracing::warn!("access control has no key and no issuer of tokens: {FIRST_KEY}");
         }
         actix_web::rt::spawn(follow(Arc::clone(&sources), Arc::clone(manager), states));
-        actix_web::rt::spawn(run(self, asked));
+        actix_web::rt::spawn(run(self, hangup_signal));
         Ok(sources)
     }
 }
@@ -185,8 +185,8 @@ async fn make_session_secret(manager: &Manager) -> Result<(), AccessStartError> 
 }
 
 impl AccessWatcher {
-    /// Refuses a certificate whose role does not exist, as a typo would have it. A role that is
-    /// removed later takes the rights away.
+    /// Refuses a certificate whose role does not exist, which may be a typo. If a role is removed
+    /// later, its certificates lose their rights.
     fn check_certificate_roles(&self) -> Result<(), AccessStartError> {
         let gate = self.gate();
         let (current, clients) = (gate.authenticator.get(), (1..).zip(&self.config.certificates));
@@ -200,7 +200,8 @@ impl AccessWatcher {
     }
 }
 
-/// Brings each state of the catalog into force, and keeps the time at which it was last seen.
+/// Brings each state of the catalog into force, and records the time at which the catalog was last
+/// seen.
 async fn follow(
     sources: Arc<AccessSources>,
     manager: Arc<Manager>,
@@ -237,12 +238,12 @@ pub async fn apply_catalog(sources: &Arc<AccessSources>) {
     }
 }
 
-async fn run(mut watcher: AccessWatcher, mut asked: Signal) {
+async fn run(mut watcher: AccessWatcher, mut hangup_signal: Signal) {
     let mut reported = String::new();
     loop {
-        let by_hand = tokio::select! {
+        let was_requested = tokio::select! {
             () = tokio::time::sleep(CHECK_EVERY) => false,
-            _ = asked.recv() => true,
+            _ = hangup_signal.recv() => true,
         };
         let checked = tokio::task::spawn_blocking(move || {
             let refreshed = watcher.refresh();
@@ -259,13 +260,13 @@ async fn run(mut watcher: AccessWatcher, mut asked: Signal) {
                 if is_new {
                     let keys = watcher.gate().authenticator.get().snapshot().keys().count();
                     tracing::info!(keys, "keys and roles were read again and are in force");
-                } else if by_hand {
+                } else if was_requested {
                     tracing::info!("keys and roles were checked: they are the same");
                 }
             }
             Err(error) => {
                 let cause = error.to_string();
-                if by_hand || cause != reported {
+                if was_requested || cause != reported {
                     tracing::warn!(
                         "keys and roles were not read again, the old ones stay: {cause}"
                     );

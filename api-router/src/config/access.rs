@@ -97,8 +97,8 @@ pub(super) struct AccessFlags {
     /// The file with the roles, as JSON: one role or a list of them; read again like the keys
     #[arg(long, value_name = "FILE")]
     access_roles_file: Option<String>,
-    /// Longest time for which keys and roles are used that could not be read again, in seconds; 0
-    /// for ever [default: 86400]
+    /// Longest time in seconds for which keys and roles stay in use if they cannot be read again; 0
+    /// means for ever [default: 86400]
     #[arg(long, value_name = "SECONDS")]
     access_stale_max_s: Option<String>,
     /// Number of routers among which the rates of roles are divided, 1 to 1000 [default: 1]

@@ -11,7 +11,7 @@ use super::{ConfigError, Engine};
 
 /// True if this build of the router can send traces.
 const HAS_OTLP: bool = cfg!(feature = "otlp");
-/// The file beside embedded shards.
+/// Name of the store in the folder of embedded shards.
 const FILE: &str = "analytics.db";
 
 /// Returns true if requests are recorded.
@@ -40,7 +40,7 @@ pub(super) fn store(
             Engine::Embedded { data_dir } => {
                 (Some(StoreAddress::Sqlite(data_dir.join(FILE))), Origin::Default)
             }
-            // A service that watches all routers keeps what they counted.
+            // With servers, the analytics service stores the metrics of all routers.
             Engine::Postgres(_) => (None, Origin::Default),
         },
     };

@@ -24,7 +24,7 @@ pub enum AuditTarget {
     None,
     /// Standard error, among other lines.
     Stderr,
-    /// A file, and those before it.
+    /// A file, and the rotated files before it.
     File(PathBuf),
 }
 
@@ -33,7 +33,7 @@ pub enum AuditTarget {
 pub struct AuditConfig {
     /// Place of the log.
     pub target: AuditTarget,
-    /// Requests that it has.
+    /// Requests that the log records.
     pub level: AuditLevel,
     /// Form of shard keys.
     pub keys: AuditKeyForm,
@@ -52,8 +52,8 @@ pub(super) struct AuditFlags {
     /// Audit log of requests: a file, stderr or none [default: none]
     #[arg(long, value_name = "FILE|stderr|none")]
     audit_log: Option<String>,
-    /// Requests in the audit log: admin (changes of keys, roles and tables), denied (those and
-    /// refused requests), writes (those and writes) or all [default: denied]
+    /// Requests in the audit log: admin (changes of keys, roles, tables and shards), denied (those
+    /// and refused requests), writes (those and writes) or all [default: denied]
     #[arg(long, value_name = "admin|denied|writes|all")]
     audit: Option<String>,
     /// Form of shard keys in the audit log: hash, plain or none [default: hash]

@@ -46,10 +46,10 @@ pub struct SubjectName {
 }
 
 impl SubjectName {
-    /// Returns a name of the settings.
+    /// Parses a name of the settings.
     ///
     /// # Errors
-    /// The end of a sentence that begins with the member.
+    /// Description of the allowed values, which ends a sentence that begins with the member.
     pub(super) fn parse(kind: NameKind, text: &str) -> Result<Self, &'static str> {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("a name of visible ASCII characters, as it stands in the certificate");

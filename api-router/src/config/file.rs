@@ -21,13 +21,13 @@ use super::ConfigError;
 use super::certificate::{CertificateConfig, NameKind, SubjectName};
 use super::sources::NAMES;
 
-/// The sections at the top.
+/// Names of the top-level sections.
 const SECTIONS: [&str; 6] = ["access", "analytics", "cache", "groups", "postgres", "shard"];
 
-/// Members of `[analytics]`, and the settings that they are.
+/// Members of `[analytics]`, and the settings that they set.
 const ANALYTICS: [(&str, &str); 2] = [("record", "analytics"), ("store", "analytics_store")];
 
-/// Members of `[access]`, and the settings that they are.
+/// Members of `[access]`, and the settings that they set.
 const ACCESS: [(&str, &str); 10] = [
     ("mode", "access"),
     ("keys_file", "access_keys_file"),
@@ -46,7 +46,7 @@ const ISSUERS: &str = "issuer";
 const CERTIFICATES: &str = "certificate";
 const CERTIFICATE: [&str; 6] = ["dns", "uri", "email", "ip", "role", "tenant"];
 
-/// Members of `[cache]`, and the settings that they are.
+/// Members of `[cache]`, and the settings that they set.
 const CACHE_TEXTS: [(&str, &str); 2] =
     [("url", "redis_url"), ("password_file", "cache_password_file")];
 const CACHE_NUMBERS: [(&str, &str); 6] = [
@@ -81,7 +81,7 @@ const CONNECT_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 100..=600_000;
 /// Content of the sections.
 #[derive(Default)]
 pub(super) struct Sections {
-    /// The file, if there is one.
+    /// Path of the file; empty without a file.
     pub(super) path: PathBuf,
     /// `[postgres]`, if it is there.
     pub(super) postgres: Option<PostgresSection>,
@@ -99,12 +99,12 @@ pub(super) struct Sections {
 #[derive(Default)]
 pub(super) struct PostgresSection {
     pub(super) connect_timeout_ms: Option<u64>,
-    /// By their names; all but the timeout are texts.
+    /// Members with text values, by name.
     pub(super) texts: BTreeMap<&'static str, String>,
     pub(super) catalog: Option<String>,
 }
 
-/// One shard, its addresses as they are spelled.
+/// Section of one shard, whose addresses are not parsed yet.
 pub(super) struct ShardSection {
     pub(super) name: Option<String>,
     pub(super) weight: Option<u32>,
@@ -246,7 +246,7 @@ impl File {
         IssuerConfig::read(&self.0, &at, table)
     }
 
-    /// The members of `[cache]`, as the settings that they are.
+    /// Reads the members of `[cache]` into the settings that they set.
     fn cache(
         &self,
         value: &Value,
@@ -270,7 +270,7 @@ impl File {
         Ok(())
     }
 
-    /// Takes a setting, which may stand in a section or at the top, but not in both.
+    /// Stores a setting, which may be in a section or at the top level, but not in both.
     fn put(
         &self,
         values: &mut BTreeMap<String, String>,

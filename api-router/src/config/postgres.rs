@@ -21,11 +21,11 @@ use super::ConfigError;
 use super::file::PostgresSection;
 use super::sources::{Sources, name_with_origin};
 
-/// The variable of libpq that holds the password of all nodes that name none.
+/// Variable of libpq with the password for all nodes whose address has none.
 const PASSWORD_VARIABLE: &str = "PGPASSWORD";
 
 /// Returns the engine of the servers, or `None` if the configuration does not choose servers.
-pub(super) fn is_meant(
+pub(super) fn chosen_server_engine(
     settings: &mut Settings<'_>,
     sources: &Sources,
 ) -> Result<Option<ServerEngine>, ConfigError> {
@@ -71,13 +71,13 @@ pub(super) fn is_meant(
     }
 }
 
-/// Returns the cluster that the sources name, and shows each of its lines.
+/// Returns the cluster that the sources name, and shows each of its settings.
 pub(super) fn cluster(
     engine: ServerEngine,
     settings: &mut Settings<'_>,
     sources: &Sources,
 ) -> Result<ClusterAddress, ConfigError> {
-    refuse_what_is_about_files(settings)?;
+    refuse_data_dir(settings)?;
     let section = sources.sections.postgres.as_ref();
     let (defaults, timeouts) = defaults(settings, sources, section)?;
     let shards = match (settings.find("shard_urls"), sources.sections.shards.is_empty()) {
@@ -106,7 +106,8 @@ pub(super) fn cluster(
     Ok(cluster)
 }
 
-/// Checks that Citus is one address: its coordinator, which knows all other nodes.
+/// Checks that a Citus cluster is named by one address: that of its coordinator, which knows all
+/// other nodes.
 fn check_coordinator(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     if cluster.engine != ServerEngine::Citus {
         return Ok(());
@@ -134,7 +135,7 @@ fn bare(primary: NodeAddress) -> ShardAddress {
     ShardAddress { name: None, weight: None, primary, replicas: Vec::new() }
 }
 
-fn refuse_what_is_about_files(settings: &Settings<'_>) -> Result<(), ConfigError> {
+fn refuse_data_dir(settings: &Settings<'_>) -> Result<(), ConfigError> {
     let Some(given) = name_with_origin(settings, "data_dir") else { return Ok(()) };
     let urls = name_with_origin(settings, "shard_urls").unwrap_or_else(|| "[[shard]]".to_owned());
     Err(ConfigError(format!(
@@ -229,7 +230,7 @@ fn list(
     Ok(addresses)
 }
 
-/// Splits at the commas that an address follows.
+/// Splits a list at the commas that are followed by an address.
 fn split(text: &str) -> Vec<&str> {
     let begins = |rest: &str| rest.starts_with("postgres://") || rest.starts_with("postgresql://");
     let mut parts = Vec::new();
@@ -338,8 +339,8 @@ fn check_names(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Refuses a server that is named twice. Only a replica may be among the hosts of its primary, of
-/// which one is the primary at a time.
+/// Refuses a server that is named twice. Only a replica may also be among the hosts of its
+/// primary's address, one of which is the primary at a time.
 fn check_nodes(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     let mut nodes: Vec<(Option<usize>, bool, &NodeAddress)> = Vec::new();
     for (index, shard) in cluster.shards.iter().enumerate() {
@@ -364,7 +365,7 @@ fn check_nodes(cluster: &ClusterAddress) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// Refuses numbers of shards and replicas that are not those of the addresses.
+/// Refuses numbers of shards and replicas that differ from the numbers of addresses.
 pub(super) fn check_counts(
     settings: &Settings<'_>,
     cluster: &ClusterAddress,
@@ -387,7 +388,7 @@ pub(super) fn check_counts(
     }
 }
 
-/// Returns the weights of the shards; a shard without one beside others with one has weight 1.
+/// Returns the weights of the shards, 1 for a shard without one; `None` if no shard has a weight.
 pub(super) fn weights(
     settings: &Settings<'_>,
     cluster: &ClusterAddress,

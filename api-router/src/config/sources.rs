@@ -13,7 +13,7 @@ use analytics::settings::{ConfigFile, Layer, Origin, Settings, of_variable};
 use super::file::{self, Sections};
 use super::{ConfigError, Flags};
 
-/// The names of all settings, as at the top of the configuration file.
+/// Names of all settings, as at the top level of the configuration file.
 pub(super) const NAMES: [&str; 44] = [
     "bind",
     "data_dir",
@@ -154,7 +154,7 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
             text.map_err(|_| ConfigError(format!("{name} (from environment) is not UTF-8")))?;
         environment.insert(name.to_owned(), text);
     }
-    // They are not settings, and are read by the code that breaks promises.
+    // These variables are not settings: the code that breaks promises reads them itself.
     #[cfg(feature = "sabotage")]
     {
         use shard_manager::sabotage::{HAND_OVERS, STOP_VARIABLE, VARIABLE};
@@ -165,7 +165,8 @@ fn read_environment() -> Result<BTreeMap<String, String>, ConfigError> {
     Ok(environment)
 }
 
-/// Returns true for a name with our prefix, or one that is a typo away from those without.
+/// Returns true for a name with the prefix `TESSERA_`, or that is at most one typo away from the
+/// name of a setting without prefix.
 fn concerns_us(name: &str) -> bool {
     let has_prefix = name.starts_with("TESSERA_") && name != CLIENT_KEY;
     has_prefix || name == REDIS_URL.0 || near_plain(name).is_some()
@@ -185,7 +186,7 @@ fn variables(origin: Origin, variables: BTreeMap<String, String>) -> Result<Laye
             continue;
         }
         if name == REDIS_URL.0 {
-            // Comes before our own name for it, which wins.
+            // Comes before `TESSERA_REDIS_URL` in the map, whose value replaces this one.
             values.insert(REDIS_URL.1.to_owned(), value);
             continue;
         }
@@ -210,7 +211,7 @@ fn variable_of(setting: &str) -> String {
     plain_of(setting).unwrap_or_else(|| format!("TESSERA_{}", setting.to_ascii_uppercase()))
 }
 
-/// Returns the variable of a setting that has no prefix.
+/// Returns the variable of a setting whose variable has no prefix.
 fn plain_of(setting: &str) -> Option<String> {
     PLAIN.contains(&setting).then(|| setting.to_ascii_uppercase())
 }

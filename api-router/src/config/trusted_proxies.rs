@@ -7,14 +7,14 @@ use std::net::IpAddr;
 
 /// Highest number of networks: an address is compared with all of them.
 const NETWORKS_MAX: usize = 256;
-/// Bits before the address of version 4 in one of version 6 that stands for it.
+/// Number of bits before the IPv4 address in an IPv4-mapped IPv6 address.
 const MAPPED_BITS: u32 = 96;
 
 /// Networks of proxies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<Network>);
 
-/// Addresses that have the first bits in common, all as addresses of version 6.
+/// Addresses that have the first bits in common. IPv4 addresses are mapped to IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Network {
     first: u128,
@@ -91,7 +91,7 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// Returns the address with all but the first bits cleared.
+/// Returns the address with all but the first `bits` bits cleared.
 fn first(address: u128, bits: u32) -> u128 {
     address & u128::MAX.checked_shl(u128::BITS - bits).unwrap_or(0)
 }

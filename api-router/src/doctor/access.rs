@@ -29,12 +29,13 @@ use crate::config::{AccessMode, AuditTarget, Config, Engine};
 const ABOUT: &str = "access";
 /// Days without use after which a key should be revoked.
 const UNUSED_DAYS: u32 = 90;
-/// Difference of the clocks of this machine and an issuer that tokens allow.
+/// Difference between the clocks of this machine and of an issuer that is tolerated for tokens.
 const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(30);
 /// Maximum number of names in a finding.
 const NAMES_MAX: usize = 5;
 
-/// Runs the checks. Without access control only its end is checked.
+/// Runs the checks. Without access control, checks only that the catalog permits a start without
+/// it.
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let catalog = match &config.engine {
         Engine::Embedded { data_dir } => access_of_files(data_dir),
@@ -68,7 +69,8 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     found
 }
 
-/// Returns the fault that a start without access control is refused.
+/// Returns a fault if a start without access control would be refused, because the catalog
+/// remembers that it is on.
 fn remembered(mode: AccessMode, catalog: &AccessState) -> Option<Finding> {
     let is_refused = mode != AccessMode::On && catalog.mode == access_store::AccessMode::On;
     is_refused.then(|| Finding::fault(ABOUT, ModeError::Remembered(mode)))
@@ -200,7 +202,7 @@ fn skipped_keys(about: &str, set: &KeySet) -> Vec<Finding> {
     set.skipped().iter().map(warning).collect()
 }
 
-/// Warns of usable keys that should not be.
+/// Warns of usable keys that should be replaced or revoked.
 fn examine_keys<'k>(keys: impl Iterator<Item = &'k KeyRecord>, now: UnixTime) -> Vec<Finding> {
     let usable: Vec<&KeyRecord> = keys.filter(|key| key.state(now) == KeyState::Usable).collect();
     let mut found = Vec::new();
@@ -230,7 +232,7 @@ fn examine_keys<'k>(keys: impl Iterator<Item = &'k KeyRecord>, now: UnixTime) ->
     found
 }
 
-/// Warns of roles that give more than is usually meant. A role of the files replaces one of the
+/// Warns of roles that give more than is usually intended. A role of the files replaces one of the
 /// catalog.
 fn examine_roles(of_files: &[AccessRole], of_catalog: &[AccessRole]) -> Vec<Finding> {
     let all = of_catalog.iter().chain(of_files);

@@ -285,7 +285,7 @@ mod tests {
             (RebalancesError::Unsupported, "TSR329", 409),
             (RebalanceListError::NoRebalance.into(), "TSR336", 404),
             (RebalanceListError::Order(ended).into(), "TSR337", 409),
-            (RebalanceListError::Runs(name()).into(), "TSR338", 409),
+            (RebalanceListError::AlreadyRunning(name()).into(), "TSR338", 409),
             (RebalanceListError::Stale { expected: 1, epoch: 2 }.into(), "TSR327", 412),
         ] {
             let problem = Problem::from(error);
@@ -307,7 +307,7 @@ mod tests {
             (DistributorError::NodeState(text()), "TSR326", 409),
             (DistributorError::Need(text()), "TSR341", 409),
             (DistributorError::NoSuchOrder(text()), "TSR329", 409),
-            (RebalanceListError::Runs("7".to_owned()).into(), "TSR338", 409),
+            (RebalanceListError::AlreadyRunning("7".to_owned()).into(), "TSR338", 409),
         ] {
             let problem = Problem::from(error.clone());
             assert_eq!((problem.code().name(), problem.status().as_u16()), (code, status));

@@ -21,8 +21,8 @@ const KEY_REUSED: &str = "a new request needs a new Idempotency-Key";
 const ASK_OPERATOR: &str =
     "ask the operator of the database: the table's triggers, rules and policies say why";
 
-/// Returns the problem of a caller who has more than half of a queue. A queue empties within
-/// batches, so that the next second is not too early.
+/// Returns the problem of a caller that has more than half of a queue. A few batches empty a queue,
+/// so that a retry after one second is not too early.
 fn share_exceeded(detail: String) -> Problem {
     let problem = Problem::new(Code::TSR429, detail).hint("send again after Retry-After");
     problem.header(RETRY_AFTER, "1".to_owned())

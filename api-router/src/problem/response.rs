@@ -21,9 +21,9 @@ pub struct ProblemBody<'p> {
     title: &'p str,
     /// The HTTP status.
     status: u16,
-    /// This occurrence: names the member, header or shard.
+    /// Description of this occurrence: names the member, header or shard.
     detail: &'p str,
-    /// `TSR101`.
+    /// Code of the problem, such as `TSR101`.
     code: &'p str,
     /// Same text as `title`, for clients of PostgREST.
     message: &'p str,
@@ -45,7 +45,7 @@ pub struct ProblemBody<'p> {
     /// Requested level of a write that was not confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
     requested: Option<&'static str>,
-    /// The level that it has reached.
+    /// Level that the write has reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     achieved: Option<&'static str>,
     /// Stored rows of a streamed body that was carried out in part.
@@ -55,16 +55,16 @@ pub struct ProblemBody<'p> {
     /// Send the rest.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_index: Option<usize>,
-    /// Rows before it that are not stored, or not known to be.
+    /// Number of rows before `next_index` that are not stored, or not known to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed_total: Option<usize>,
-    /// The first 1 000 of them.
+    /// The first 1 000 of these rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     failed: Option<&'p serde_json::Value>,
     /// True if the same request may succeed later.
     retryable: bool,
-    /// Also in the header `x-request-id`, and in the log.
+    /// Id of the request, also in the header `x-request-id` and in the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<&'p str>,
 }

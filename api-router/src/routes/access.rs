@@ -40,9 +40,9 @@ pub struct CallerAnswer {
     success: bool,
     /// `on`, or `observe`: requests are not refused.
     mode: &'static str,
-    /// `anonymous`, `key` or `token`.
+    /// `anonymous`, `key`, `token` or `certificate`.
     kind: &'static str,
-    /// Id of the key, or `sub` of the token.
+    /// Id of the key, `sub` of the token, or name in the certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     /// `iss` of the token.
@@ -96,14 +96,14 @@ pub(crate) async fn describe_caller(
     }))
 }
 
-/// A request about rows, as a caller of a role would send it.
+/// A request about rows, as a caller with a role would send it.
 #[derive(ToSchema)]
 pub struct AccessQuestion {
     /// Name of the role.
     #[schema(example = "reader")]
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     role: String,
-    /// Tenant of the caller. It may be a list of them.
+    /// Tenant of the caller, or a list of tenants.
     #[expect(dead_code, reason = "as above")]
     tenant: Option<String>,
     /// `read`, `insert`, `update`, `upsert` or `delete`.
@@ -151,7 +151,7 @@ pub struct AccessDecision {
     detail: Option<String>,
 }
 
-/// Returns the grant of a role that allows a request, or the part that lacks.
+/// Returns the grant of a role that allows a request, or the missing part.
 ///
 /// Nothing is read or written, and neither the table nor the row needs to exist.
 #[utoipa::path(
@@ -184,6 +184,6 @@ fn decide(gate: &AccessGate, body: &[u8]) -> Result<String, Problem> {
     let question = question.map_err(|error| Problem::new(Code::TSR101, error.to_string()))?;
     let current = gate.authenticator.get();
     let answer = question.decide(current.snapshot().role(question.role())).to_json();
-    // An object of at least one member, to which the one of every answer is added.
+    // The object has at least one member, so that `success` and a comma can precede its members.
     Ok(format!("{{\"success\":true,{}", answer.trim_start_matches('{')))
 }

@@ -1,7 +1,7 @@
 //! `GET /api/advice`: slots that should move so that the load of each shard fits its weight, load
 //! that no move can distribute, and the requests that carry out the advice.
 //!
-//! **Not here:** the judgement (`shard_manager::advice`), the form of the answer (`answer`).
+//! **Not here:** the judgement (`shard_manager::advice`), the form of the response (`answer`).
 
 mod action;
 mod answer;
@@ -37,8 +37,9 @@ const NEXT_STEPS: &str = "this is advice: nothing moves by itself. POST /api/reb
     {\"dry_run\": true} it shows the moves. `shard-manager rebalance` does the same. \
     A new cluster takes the slots as --placement manual:FIRST-LAST=SHARD,… and the rows by \
     `shard-manager export` and `shard-manager import`";
-/// Instructions for servers, whose rows are exported there: Tessera's own columns cannot be
-/// imported, and only the key says where a row of a table without a routing column belongs.
+/// Instructions for servers, whose rows are exported with COPY: without Tessera's own columns,
+/// which cannot be imported, but with the shard key, which alone locates a row of a table without a
+/// routing column.
 const NEXT_STEPS_ON_SERVERS: &str = "this is advice: nothing moves by itself. POST /api/rebalance carries it out, with the same by; with \
     {\"dry_run\": true} it shows the moves. \
     A new cluster takes them as --placement manual:FIRST-LAST=SHARD,… and the rows by COPY TABLE (shard_key, COLUMN, …) \
@@ -148,12 +149,12 @@ async fn sizes(app: &App, map: &ShardMap, deadline: Instant) -> Vec<ShardSize> {
 #[derive(Default)]
 struct RecordedLoad {
     load: ObservedLoad,
-    /// Length of the window in which they were counted.
+    /// Length of the window in which the requests were counted.
     window: Option<Duration>,
 }
 
 impl RecordedLoad {
-    /// Collects them on a thread that may block for some milliseconds.
+    /// Collects the requests on a thread that may block for some milliseconds.
     async fn read(metrics: &Arc<MetricsView>) -> Result<Self, Problem> {
         let metrics = Arc::clone(metrics);
         let counted = block(move || Self::count(&metrics)).await;

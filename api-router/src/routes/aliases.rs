@@ -42,12 +42,12 @@ pub struct PairRequest {
     value: serde_json::Value,
 }
 
-/// A value that is durable.
+/// Response to a write, sent once the value is durable.
 #[derive(Serialize, ToSchema)]
 pub struct PairWritten<'a> {
     /// Always `Write successful`.
     message: &'static str,
-    /// The shard that stored it.
+    /// The shard that stored the value.
     shard: &'a str,
 }
 
@@ -58,14 +58,14 @@ pub struct PairAnswer {
     key: String,
     /// The value.
     value: serde_json::Value,
-    /// The shard that it is on.
+    /// The shard that stores the value.
     shard: String,
 }
 
 /// Puts a value under a key.
 ///
-/// Like PUT /api/kv/{key}, but 200 also for a new value. The body is parsed as JSON whatever
-/// Content-Type says.
+/// Like PUT /api/kv/{key}, but 200 also for a new value. The body is parsed as JSON, whatever its
+/// Content-Type is.
 #[utoipa::path(
     tag = "aliases",
     params(
@@ -202,7 +202,7 @@ pub struct ShardStats<'a> {
     shard: &'a str,
     /// Number of its slots.
     slots: usize,
-    /// Rows of all its tables, exact; null if it did not answer.
+    /// Rows of all its tables, exact; null if the shard did not answer.
     #[schema(required)]
     rows: Option<i64>,
 }

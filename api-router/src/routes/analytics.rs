@@ -14,7 +14,7 @@ use futures_util::future::ready;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::access::standing::CallerStanding;
+use crate::access::caller_recheck::CallerRecheck;
 use crate::app::App;
 use crate::data_route::ROUTES;
 use crate::metrics_view::MetricsAnswer;
@@ -43,7 +43,7 @@ pub(crate) async fn read_metrics(
     Ok(HttpResponse::Ok().content_type("application/json").body(answer))
 }
 
-/// Sends the metrics again each second.
+/// Sends the metrics every second.
 ///
 /// Server-sent events: the name is `metrics`, the data is the response of /api/analytics/metrics.
 /// All viewers of the same query share one event; at most 32 may watch at once. The stream ends
@@ -68,11 +68,11 @@ pub(crate) async fn stream_metrics(
         Problem::new(Code::TSR005, format!("{VIEWERS_MAX} streams are watched already"))
             .hint("close one of them, or request /api/analytics/metrics now and then")
     })?;
-    let standing = CallerStanding::of(app.gate.as_ref(), &request);
-    Ok(static_assets::events(events.take_while(move |_| ready(standing.check().is_ok()))))
+    let recheck = CallerRecheck::of(app.gate.as_ref(), &request);
+    Ok(static_assets::events(events.take_while(move |_| ready(recheck.check().is_ok()))))
 }
 
-/// Returns the query of a query string.
+/// Parses the query string of a request for metrics.
 fn metrics_query(app: &App, request: &HttpRequest) -> Result<MetricsQuery, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["window", "timeRange", "shard", "route", "operation"])?;
@@ -114,9 +114,9 @@ pub struct ErrorsAnswer {
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum ErrorEntry {
-    /// One by one.
+    /// A single error.
     Single(ErrorEvent),
-    /// `grouped=true`: by code, shard and route.
+    /// With `grouped=true`: the errors with one code, shard and route.
     Grouped(ErrorGroup),
 }
 

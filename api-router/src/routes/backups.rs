@@ -49,7 +49,7 @@ pub struct BackupAnswer {
     stage: Option<String>,
     /// Time at which it began: RFC 3339.
     began_at: String,
-    /// Moment that the copy shows, on all shards; null before it is complete.
+    /// Moment whose state the copy contains, on all shards; null before it is complete.
     #[schema(required)]
     as_of: Option<String>,
     /// Time at which it ended; null before, and for a backup by another process.

@@ -36,7 +36,7 @@ use self::row_router::{RowRejection, RowRouter};
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
 use crate::access::audit::note_row;
-use crate::access::standing::CallerStanding;
+use crate::access::caller_recheck::CallerRecheck;
 use crate::app::App;
 use crate::body::{self, Members};
 use crate::body_decoding::ContentCoding;
@@ -83,7 +83,7 @@ pub struct BulkRequestRow {
     #[schema(value_type = Object)]
     #[expect(dead_code, reason = "as above")]
     data: serde_json::Value,
-    /// The version of which the row must be one; not with an insert.
+    /// Version that the row must have; not allowed for an insert.
     #[expect(dead_code, reason = "as above")]
     if_version: Option<i64>,
 }
@@ -106,9 +106,9 @@ pub struct BulkRequestRow {
 /// columns, `shard_key` may be one of them; an empty field is null unless quoted. Rows are counted
 /// from 0; blank lines and the first line of CSV do not count. A line that is not a row is a failed
 /// row; under `Prefer: handling=strict` the first one ends the request. The response to a body that
-/// ends so, or breaks off, is a problem whose `outcome` is `partial`: rows before `next_index` were
-/// carried out, the rest can be sent again from there. A row of more than 2 MiB ends the body in
-/// the same way (TSR108).
+/// ends in this way, or is cut off, is a problem whose `outcome` is `partial`: rows before
+/// `next_index` were carried out, the rest can be sent again from there. A row of more than 2 MiB
+/// ends the body in the same way (TSR108).
 ///
 /// All formats may be compressed with gzip.
 #[utoipa::path(
@@ -223,7 +223,7 @@ async fn write_json(
 ) -> Result<HttpResponse, Problem> {
     parameters.check_names(&["shardKey"])?;
     let Head { rights, options, began, .. } = &head;
-    let standing = CallerStanding::of(app.gate.as_ref(), request);
+    let recheck = CallerRecheck::of(app.gate.as_ref(), request);
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     let zipped = head.coding == ContentCoding::Gzip;
     let (bytes, share) =
@@ -235,7 +235,7 @@ async fn write_json(
     let keys = (key, head.idempotency_key.as_deref());
     let Parsed { mut rows, refused } = parse_anywhere(app, rights, keys, (bytes, zipped)).await?;
     // The body may have taken long to arrive.
-    standing.check()?;
+    recheck.check()?;
     if let Some(key) = &head.idempotency_key {
         // A client's own key has no space, so that a row of a bulk write is never taken for a
         // single write.
@@ -255,7 +255,7 @@ async fn write_json(
     meter.charge_shards(asked.len());
     let lost = OnceCell::new();
     // Only the first reason is kept: the rows that are not sent have the same.
-    let may_continue = || standing.check().map_err(|problem| lost.set(problem)).is_ok();
+    let may_continue = || recheck.check().map_err(|problem| lost.set(problem)).is_ok();
     let BulkDone { rows: done, unsent, session, times } = match whole {
         true => app.manager.data(rights).write_bulk_atomic(rows, options).await,
         false => app.manager.data(rights).write_bulk_while(rows, options, may_continue).await,
@@ -265,7 +265,7 @@ async fn write_json(
     lost.for_each(|problem| outcome.refuse_all(&unsent, &problem));
     // Rows whose slots have moved were sent to other shards.
     let asked: BTreeSet<ShardNumber> = done.iter().map(|row| row.place.shard).collect();
-    asked.into_iter().for_each(|shard| outcome.spend(shard, times));
+    asked.into_iter().for_each(|shard| outcome.add_times(shard, times));
     outcome.add(app, done);
     refused.into_iter().for_each(|(row, _)| outcome.refuse(row));
     let replayed = outcome.is_replayed();

@@ -27,7 +27,7 @@ pub(crate) async fn show_dashboard(request: HttpRequest) -> Result<HttpResponse,
     answer(&request, "")
 }
 
-/// A file of the dashboard.
+/// Returns a file of the dashboard.
 #[utoipa::path(
     tag = "analytics",
     params(("file" = String, Path, description = "Name of the file", example = "page.js")),

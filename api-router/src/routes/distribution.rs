@@ -30,9 +30,9 @@ pub struct DistributionAnswer {
     table: Option<String>,
     /// Rows on the shards that answered.
     rows: i64,
-    /// Bytes of their pages.
+    /// Bytes of the pages in use on these shards.
     bytes: i64,
-    /// The shards that may have rows of it, in their order.
+    /// The shards that may have such rows, in their order.
     shards: Vec<ShardPart>,
     /// Shards that did not answer: rows, bytes, share and skew are of the others.
     missing: Vec<String>,
@@ -107,7 +107,8 @@ pub(crate) async fn distribution(
     Ok(HttpResponse::Ok().json(answer(table, sizes)))
 }
 
-/// Rows and bytes that a shard has of some tables, or of all.
+/// Returns the rows and bytes that a shard has of some tables, or of all; `None` if the shard did
+/// not answer.
 fn size(report: &ShardReport, names: Option<&[String]>) -> Option<(i64, i64)> {
     let tables = report.tables.as_ref()?.iter();
     let meant = tables.filter(|size| names.is_none_or(|names| names.contains(&size.table)));

@@ -35,7 +35,7 @@ use shard_manager::slot_refusal::SlotRefusal;
 use shard_manager::value::TypeMismatch;
 use utoipa::ToSchema;
 
-use crate::access::answers;
+use crate::access::access_problems;
 use crate::lab_runs::LabRunError;
 use crate::negotiation::{joined, prefers_json};
 use crate::problem::{Code, Problem, ProblemBody, no_backup_dir, refused};
@@ -62,10 +62,10 @@ pub struct CodesAnswer {
     errors: Vec<CodeView>,
 }
 
-/// A code and what it means.
+/// A code and its meaning.
 #[derive(Serialize, ToSchema)]
 pub struct CodeView {
-    /// `TSR101`.
+    /// The code, such as `TSR101`.
     code: &'static str,
     /// The HTTP status.
     status: u16,
@@ -81,7 +81,7 @@ pub struct CodeView {
 
 /// Lists the codes of problems.
 ///
-/// A page, or JSON for those who would rather have it.
+/// The response is a page, or JSON if `Accept` prefers it.
 #[utoipa::path(
     tag = "operations",
     params(("Accept" = Option<String>, Header, description = "application/json requests the list as JSON", example = "application/json")),
@@ -161,8 +161,8 @@ pub(crate) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Pro
     Ok(page(HttpResponse::Ok(), code.name(), &content))
 }
 
-/// Enforces the promise of the pages: no script, nothing from elsewhere, and no style but
-/// [`STYLE`], which it names by SHA-256.
+/// Content security policy of the pages: no script, nothing from other hosts, and no style but
+/// [`STYLE`], identified by its SHA-256.
 const ISOLATED: &str = "default-src 'none'; style-src 'sha256-gcLQhWMlh5jsVnyD0aJHwRfrJpasrPXqE/v2Sdn/b/0='; \
                         base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -284,14 +284,16 @@ fn example(code: Code) -> Problem {
         Code::TSR349 => LabRunError::TooLong.into(),
         Code::TSR350 => said("there is no table group `sesions`", "did you mean `sessions`?"),
         Code::TSR355 | Code::TSR356 | Code::TSR357 => example_of_partition(code),
-        Code::TSR401 => answers::missing(),
+        Code::TSR401 => access_problems::missing(),
         Code::TSR403 => failed(Error::Forbidden {
             operations: "delete".to_owned(),
             table: "users".to_owned(),
             lack: "the shard key is not one of this caller's".to_owned(),
         }),
         Code::TSR409 => said("id: the key 4fKq0ZxY81Ab is revoked", "create another key"),
-        Code::TSR429 => answers::limited("too many credentials are being examined", Duration::ZERO),
+        Code::TSR429 => {
+            access_problems::limited("too many credentials are being examined", Duration::ZERO)
+        }
         Code::TSR500 => Error::Internal.into(),
     }
 }
@@ -360,7 +362,7 @@ fn example_of_change(code: Code) -> Problem {
         }
         RefusalCode::RebalanceRuns => {
             let runs = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71".to_owned();
-            return RebalancesError::from(RebalanceListError::Runs(runs)).into();
+            return RebalancesError::from(RebalanceListError::AlreadyRunning(runs)).into();
         }
         RefusalCode::NoGroup => return RebalancesError::NoGroup("sesions".to_owned()).into(),
         RefusalCode::EngineNeeds => {

@@ -52,7 +52,7 @@ pub struct GroupView {
     shards: Vec<String>,
     /// First and last slot, inclusive.
     slots: (u16, u16),
-    /// Its tables that are visible to the caller, by name.
+    /// Tables of the group that are visible to the caller, by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     tables: Option<Vec<String>>,
     /// Every slot of the group once, in order.

@@ -38,7 +38,7 @@ pub struct HealthAnswer {
     success: bool,
     /// `ok`, `degraded` (some nodes do not fulfil their roles) or `down` (no primary takes writes).
     status: &'static str,
-    /// For each shard whether its primary is up, and its replica (null: it has none).
+    /// For each shard, whether its primary and a replica are up (null: it has no replica).
     health: BTreeMap<String, ShardHealth>,
     /// Reasons for a status other than `ok`: a sentence for each node and its reason, for each
     /// table that is not written to because it is UNLOGGED, with the statement that corrects it,
@@ -48,8 +48,8 @@ pub struct HealthAnswer {
     shards: Vec<ShardNodes>,
     /// The version of the shard map.
     epoch: u64,
-    /// State of the cache: `off` (there is none), `ok` or `down` (it does not answer, and is left
-    /// out until it does). Reads then go to the shards, so this changes no status.
+    /// State of the cache: `off` (there is none), `ok` or `down` (it does not answer, and is
+    /// bypassed until it does). Reads then go to the shards, so this changes no status.
     cache: &'static str,
     /// Rows of writes that wait until a shard accepts their slots, which are fenced or move.
     parked_rows: usize,
@@ -92,21 +92,21 @@ pub struct ShardNodes {
     nodes: Vec<Node>,
 }
 
-/// A database.
+/// A node of a shard: one database.
 #[derive(Serialize, ToSchema)]
 pub struct Node {
-    /// `shard1-primary`.
+    /// Name of the node, such as `shard1-primary`.
     node: String,
     /// `primary` or `replica`.
     role: &'static str,
     /// True if it fulfils its role: a primary takes writes, a replica is read.
     up: bool,
-    /// Reasons if it does not; empty if it does.
+    /// Reasons why it does not fulfil its role; empty if it does.
     reasons: Vec<NodeReason>,
     /// Time that a probe took, in milliseconds.
     latency_ms: f64,
-    /// Time since it had all that the primary has, in milliseconds; 0: it has it now; null: not
-    /// since the router started.
+    /// Time since the node last had all changes of the primary, in milliseconds: 0 if it has them
+    /// now, null if it has not had them since the router started.
     #[schema(required)]
     lag: Option<f64>,
 }
@@ -217,10 +217,10 @@ pub(crate) async fn health(app: Data<App>, request: HttpRequest) -> Result<HttpR
     respond(&app, &request).await
 }
 
-/// Returns the state of every node, for each of the paths.
+/// Returns the response with the state of every node, for every path that serves it.
 ///
 /// # Errors
-/// TSR100 for any parameter, TSR113 for a deadline that cannot be one.
+/// TSR100 for any parameter, TSR113 for an invalid deadline.
 pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let patience = time_limit(request.headers(), PROBE_MAX)?;
@@ -283,7 +283,7 @@ pub(super) async fn respond(app: &App, request: &HttpRequest) -> Result<HttpResp
     Ok(response.json(answer))
 }
 
-/// Returns the state of the cache. One that is being tried again has not answered yet.
+/// Returns the state of the cache. A cache that is being tried again counts as down.
 fn cache(stats: Option<CacheStats>) -> &'static str {
     match stats.map(|stats| stats.breaker) {
         None => "off",
@@ -309,7 +309,7 @@ pub(crate) async fn live(request: HttpRequest) -> Result<HttpResponse, Problem> 
     Ok(readiness::live())
 }
 
-/// Reports if the router accepts requests.
+/// Reports whether the router accepts requests.
 #[utoipa::path(
     tag = "operations",
     responses(

@@ -10,7 +10,7 @@ use crate::documented_paths::{DOCUMENT, PAGES, methods};
 use crate::problem::{Code, Problem};
 use crate::request_hints;
 
-/// Hint for a path that the analytics service has and a router has not.
+/// Path that the analytics service serves and a router does not.
 const ALERTS: &str = "/api/analytics/alerts";
 const OF_ALERTS: &str = "the analytics service serves alerts and watches one router or many: start it with \
      `analytics --routers URL`, with the URL of this router, and request the same path there";
@@ -19,7 +19,7 @@ const OF_ALERTS: &str = "the analytics service serves alerts and watches one rou
 const LOGIN: &str = "/api/session";
 const WITHOUT_LOGIN: &str = "access control is off, so every request is served without a login: start the router with --access on to need one";
 
-/// Routes that change shards and slots, and make backups.
+/// Prefixes of the routes that change shards and slots, and make backups.
 const CHANGES: [&str; 5] =
     ["/api/shards", "/api/slots", "/api/moves", "/api/rebalance", "/api/backup"];
 const WITHOUT_CHANGES: &str = "shards and slots are changed, and backups are made, through a router with access control \
@@ -28,7 +28,7 @@ const WITHOUT_CHANGES: &str = "shards and slots are changed, and backups are mad
 /// Methods that change shards.
 const CHANGING: [&str; 3] = ["POST", "PATCH", "DELETE"];
 
-/// The page that shows what happens.
+/// Path of the page that shows all metrics.
 const DASHBOARD: &str = "/dashboard";
 
 const LINKS: &str = "Tessera: one REST API in front of many databases

@@ -1,6 +1,6 @@
 //! `/api/tables/{name}/indexes`: lists, creates and drops the indexes of a table.
 //!
-//! **Not here:** building an index (`shard_manager::manager`), the form of answers (`schema`).
+//! **Not here:** building an index (`shard_manager::manager`), the form of responses (`schema`).
 
 mod schema;
 

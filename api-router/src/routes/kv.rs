@@ -42,7 +42,7 @@ use crate::response_headers::{
     refusal,
 };
 
-/// The table of the values, and its column that holds them.
+/// Table of the values, whose column [`VALUE`] holds them.
 const TABLE: &str = "kv";
 const VALUE: &str = "value";
 

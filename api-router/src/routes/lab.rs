@@ -32,10 +32,11 @@ const BODY_BYTES_MAX: usize = 1_024;
 
 /// A node and its faults.
 #[derive(Serialize, ToSchema)]
-pub struct HeldNode {
-    /// `shard1-replica1`.
+#[schema(as = HeldNode)]
+pub struct NodeFaultView {
+    /// Name of the node, such as `shard1-replica1`.
     node: String,
-    /// `running`, `paused` (it is there but does nothing) or `cut` (it cannot be reached).
+    /// `running`, `paused` (it can be reached, but does nothing) or `cut` (it cannot be reached).
     state: &'static str,
     /// Delay of each piece of the node's work, in milliseconds.
     delay_ms: u64,
@@ -43,63 +44,68 @@ pub struct HeldNode {
 
 /// All nodes.
 #[derive(Serialize, ToSchema)]
-pub struct HeldNodes {
+#[schema(as = HeldNodes)]
+pub struct NodeFaultList {
     /// Always true.
     success: bool,
     /// The nodes of all shards.
-    nodes: Vec<HeldNode>,
+    nodes: Vec<NodeFaultView>,
 }
 
-/// One node, as it is held now.
+/// One node, with its present faults.
 #[derive(Serialize, ToSchema)]
-pub struct HeldNodeAnswer {
+#[schema(as = HeldNodeAnswer)]
+pub struct NodeFaultAnswer {
     /// Always true.
     success: bool,
     /// The node.
     #[serde(flatten)]
-    node: HeldNode,
+    node: NodeFaultView,
 }
 
 /// Change of a node; members that are left out stay as they are.
 #[derive(ToSchema)]
-#[schema(example = json!({"state": "paused"}))]
-pub struct HoldRequest {
+#[schema(as = HoldRequest, example = json!({"state": "paused"}))]
+pub struct NodeFaultRequest {
     /// `running`, `paused` or `cut`.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     state: Option<String>,
-    /// 0 to 60 000.
+    /// Delay of each piece of the node's work, in milliseconds: 0 to 60 000.
     #[schema(maximum = 60000)]
     #[expect(dead_code, reason = "as above")]
     delay_ms: Option<u32>,
 }
 
-fn held(node: String, fault: NodeFault) -> HeldNode {
-    HeldNode { node, state: fault.mode.name(), delay_ms: fault.delay.as_millis() as u64 }
+fn fault_view(node: String, fault: NodeFault) -> NodeFaultView {
+    NodeFaultView { node, state: fault.mode.name(), delay_ms: fault.delay.as_millis() as u64 }
 }
 
 /// Lists the faults of each node.
 #[utoipa::path(
     tag = "lab",
-    responses((status = 200, description = "All nodes", body = HeldNodes), LookupRefusals)
+    operation_id = "list_holds",
+    responses((status = 200, description = "All nodes", body = NodeFaultList), LookupRefusals)
 )]
 #[get("/api/lab/nodes")]
-pub(crate) async fn list_holds(app: Data<App>) -> HttpResponse {
-    let nodes = app.manager.faults().all().into_iter().map(|(node, fault)| held(node, fault));
-    HttpResponse::Ok().json(HeldNodes { success: true, nodes: nodes.collect() })
+pub(crate) async fn list_faults(app: Data<App>) -> HttpResponse {
+    let nodes = app.manager.faults().all().into_iter().map(|(node, fault)| fault_view(node, fault));
+    HttpResponse::Ok().json(NodeFaultList { success: true, nodes: nodes.collect() })
 }
 
-/// Pauses, delays or cuts a node, or lets it go on. The response is sent when it is in force.
+/// Pauses, delays or cuts off a node, or lets it continue. The response is sent when the change is
+/// in force.
 #[utoipa::path(
     tag = "lab",
+    operation_id = "hold_node",
     params(("node" = String, Path, description = "The node", example = "shard1-replica1")),
-    request_body = HoldRequest,
+    request_body = NodeFaultRequest,
     responses(
-        (status = 200, description = "The node, as it is held now", body = HeldNodeAnswer),
+        (status = 200, description = "The node, as it is held now", body = NodeFaultAnswer),
         LookupRefusals,
     )
 )]
 #[put("/api/lab/nodes/{node}")]
-pub(crate) async fn hold_node(
+pub(crate) async fn set_fault(
     app: Data<App>,
     node: Path<String>,
     request: HttpRequest,
@@ -113,13 +119,14 @@ pub(crate) async fn hold_node(
     let before = app.manager.faults().node(&node).ok_or_else(unknown)?.fault();
     let fault = requested(&bytes, before)?;
     let name = node.clone();
-    // It waits until the node is at rest.
-    let held_up = app.clone();
-    let set =
-        block(move || held_up.manager.faults().node(&name).map(|injector| injector.set(fault)))
-            .await;
+    // The call blocks until the node's current work has ended.
+    let app_for_task = app.clone();
+    let set = block(move || {
+        app_for_task.manager.faults().node(&name).map(|injector| injector.set(fault))
+    })
+    .await;
     set.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?.ok_or_else(unknown)?;
-    Ok(HttpResponse::Ok().json(HeldNodeAnswer { success: true, node: held(node, fault) }))
+    Ok(HttpResponse::Ok().json(NodeFaultAnswer { success: true, node: fault_view(node, fault) }))
 }
 
 /// Returns the problem of a node that is unknown or cannot be paused: the router controls its own

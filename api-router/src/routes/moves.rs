@@ -1,5 +1,5 @@
 //! `/api/moves`: slots move from one shard to another while rows are read and written. Served to
-//! callers with the scope `operate`; without access control, moves are begun and ordered with
+//! callers with the scope `operate`; without access control, moves can be begun and commanded with
 //! `--operate` only.
 //!
 //! **Not here:** the steps of a move (`shard_manager::manager`), the members of a body that begins
@@ -48,16 +48,16 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 pub struct MoveAnswer {
     /// Identity, a UUID.
     id: String,
-    /// Rebalance that it is a part of; null if it is none.
+    /// Rebalance that the move is a part of; null if there is none.
     #[schema(required)]
     rebalance: Option<String>,
     /// Slots, as ranges.
     slots: String,
     /// Number of slots.
     slot_count: usize,
-    /// Name of the shard that owned them first.
+    /// Name of the shard that owned the slots first.
     from: String,
-    /// Name of the shard that is to own them.
+    /// Name of the shard that is to own the slots.
     to: String,
     /// `planned`, `preparing`, `copying`, `following`, `verifying`, `fencing`, `activating`,
     /// `keeping` (the target owns the slots, and the source is kept for a rollback), `cleaning`, or
@@ -66,34 +66,35 @@ pub struct MoveAnswer {
     /// `forward`, `back` (it was cancelled or is rolled back) or `settle` (the source is not kept
     /// any longer).
     goal: String,
-    /// True if it rests on an order.
+    /// True if a command has paused it.
     paused: bool,
-    /// True if nothing has changed for a minute although it does not rest.
+    /// True if nothing has changed for a minute although it is not paused.
     stalled: bool,
     /// Highest rate of the copy in MiB/s; null without a limit.
     #[schema(required)]
     rate: Option<u32>,
     /// Seconds for which the source is kept.
     keep: u64,
-    /// Rows that were copied, and copied again.
+    /// Number of copied rows; a row counts each time that it is copied.
     rows: u64,
     /// Bytes of these rows.
     bytes: u64,
-    /// Longest time in milliseconds for which writes of the slots waited; 0 before they have.
+    /// Longest time in milliseconds for which writes of the slots waited; 0 if none have waited
+    /// yet.
     longest_hold_ms: f64,
-    /// Number of changed rows that the receiving shard lacked when the other one was last read. The
-    /// target receives changes, and after the move the source while it is kept. Null while no copy
-    /// is kept current.
+    /// Number of changed rows that the receiving shard lacked when the other shard was last read.
+    /// The target receives changes, and after the move the source while it is kept. Null while no
+    /// copy is kept current.
     #[schema(required)]
     changes_behind: Option<u64>,
-    /// Upper limit of the age in milliseconds of the oldest change that it lacks, as last reported
-    /// by its mover; 0 if it lacks none.
+    /// Upper limit of the age in milliseconds of the oldest change that the receiving shard lacks,
+    /// as last reported by the mover; 0 if it lacks none.
     #[schema(required)]
     lag_ms: Option<f64>,
     /// Reason why it waits or has ended; null if there is none.
     #[schema(required)]
     reason: Option<String>,
-    /// Time at which it was ordered: RFC 3339.
+    /// Time at which the move was requested: RFC 3339.
     began_at: String,
     /// Time of its last change.
     changed_at: String,
@@ -114,12 +115,12 @@ pub struct MovesAnswer {
     success: bool,
     /// The address at which the router was reached: commands go to `url/api/moves/{id}/{command}`.
     url: String,
-    /// The moves, the latest first: all that go on, and the last ones that have ended.
+    /// The moves, the latest first: all that are in progress, and the last ones that have ended.
     #[schema(value_type = Vec<MoveAnswer>)]
     moves: Vec<MoveView>,
 }
 
-/// Begins a move of slots. It goes on if this router ends: another one carries it out.
+/// Begins a move of slots. If this router ends, another one continues the move.
 #[utoipa::path(
     tag = "placement",
     params(
@@ -151,7 +152,7 @@ pub(crate) async fn begin_move(
     Ok(accepted(&app, &begun))
 }
 
-/// Lists the moves that go on, and the last ones that have ended.
+/// Lists the moves in progress, and the last ones that have ended.
 #[utoipa::path(
     tag = "placement",
     params(("state" = Option<String>, Query, description = "open: only those that go on; ended: only the others", example = "open")),
@@ -198,12 +199,13 @@ pub(crate) async fn find_move(
     Ok(HttpResponse::Ok().json(moves.view(&record)))
 }
 
-/// Gives an order for a move.
+/// Sends a command to a move.
 ///
-/// `pause`: it rests, and nothing is undone. `resume`: it goes on. `cancel`, before the target owns
-/// the slots: the copy is deleted. `rollback`, afterwards: the slots go back with all later writes.
-/// `settle`: the source is not kept any longer. `retry`, once it was cancelled, rolled back or has
-/// failed: a new move with the same description begins, which is the answer.
+/// `pause`: the move stops, and nothing is undone. `resume`: it continues. `cancel`, before the
+/// target owns the slots: the copy is deleted. `rollback`, afterwards: the slots go back with all
+/// later writes. `settle`: the source is not kept any longer. `retry`, after the move was
+/// cancelled, rolled back or has failed: a new move with the same description begins, and is
+/// returned.
 #[utoipa::path(
     tag = "placement",
     params(

@@ -24,12 +24,12 @@ use utoipa::openapi::{Info, License, OpenApi, RefOr, ResponseBuilder, Schema};
 use self::schemas::{simplify_components, simplify_operation};
 use crate::data_route::{KV, data_route};
 
-/// The one data route whose answers are about no single key.
+/// The only data route whose responses are not about a single key.
 const BULK: &str = "/api/bulk-write";
 /// Route on which every unknown parameter is a filter.
 const READ: &str = "/api/read";
 
-/// Groups of operations, the most wanted first.
+/// Groups of operations, the most important first.
 const GROUPS: [(&str, &str); 9] = [
     ("data", "Rows of tables: write, read, write many"),
     ("keys and values", "JSON values under keys"),
@@ -79,7 +79,7 @@ pub fn describe(api: &mut OpenApi, access: bool) {
     order_groups(api);
 }
 
-/// Groups of operations that exist, in the order in which Swagger UI shows them.
+/// Declares the groups that have operations, in the order in which Swagger UI shows them.
 fn order_groups(api: &mut OpenApi) {
     let items = api.paths.paths.values_mut();
     let used: BTreeSet<String> = items
@@ -93,8 +93,8 @@ fn order_groups(api: &mut OpenApi) {
     api.tags = Some(GROUPS.iter().filter_map(group).collect());
 }
 
-/// Declares any further parameters of a read. The example is empty, because Swagger UI would send
-/// another one along.
+/// Declares any further parameters of a read. The example is empty, because Swagger UI would
+/// otherwise send its own example.
 fn filters() -> Parameter {
     let text = ObjectBuilder::new().schema_type(Type::String).build();
     let any = AdditionalProperties::RefOr(RefOr::T(text.into()));
@@ -252,8 +252,8 @@ fn header(kind: Type, description: &str) -> Header {
     HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
 }
 
-/// Returns the operation of HEAD, which every path with GET answers and one promises: the same
-/// without bodies.
+/// Returns the operation HEAD for a GET: the same without bodies. Every path with GET supports
+/// HEAD; the document lists it for [`KV`] only.
 fn head_of(get: &Operation) -> Operation {
     let mut head = get.clone();
     head.operation_id = head.operation_id.map(|name| format!("{name}_head"));

@@ -71,7 +71,7 @@ pub struct RouteAnswer<'a> {
     replicas: &'a [String],
     /// The version of the shard map.
     epoch: u64,
-    /// True if the slot is in a move that goes on, as of a second ago.
+    /// True if the slot is part of a move in progress, as known at most about a second ago.
     moving: bool,
     /// Identity of that move.
     #[serde(rename = "move", skip_serializing_if = "Option::is_none")]
@@ -215,7 +215,7 @@ pub struct ShardMapAnswer {
     groups: Option<Vec<GroupView>>,
 }
 
-/// First slot, last slot, shard; both ends belong to it.
+/// First and last slot, inclusive, and the shard that owns them.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Range)]
 pub struct RangeView((u16, u16, String));
@@ -288,7 +288,7 @@ pub struct ShardsAnswer {
 const BYTES_ARE: &str = "pages in use by the table and its indexes on the primary; a file on the disk is larger: it holds \
                          free pages, the change log and the write-ahead log as well";
 
-/// A shard, its nodes and what it holds.
+/// A shard, with its nodes, slots and tables.
 #[derive(Serialize, ToSchema)]
 pub struct ShardView {
     /// Name of the shard.
@@ -308,7 +308,7 @@ pub struct ShardView {
     /// Content of each table; null if the shard did not answer.
     #[schema(required)]
     tables: Option<Vec<TableView>>,
-    /// Only with the engine citus: the nodes with rows, as its coordinator knows them.
+    /// Only with the engine citus: the nodes of the Citus cluster, as its coordinator knows them.
     #[serde(skip_serializing_if = "Option::is_none")]
     citus: Option<CitusView>,
 }
@@ -317,7 +317,7 @@ pub struct ShardView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Citus)]
 pub struct CitusView {
-    /// All of them, the coordinator first.
+    /// All nodes, the coordinator first.
     nodes: Vec<CitusNodeView>,
     /// Method of moving rows.
     moves: &'static str,
@@ -337,7 +337,7 @@ pub struct CitusNodeView {
     active: bool,
     /// `serving`; `draining` if it gets no rows; `coordinating` for a coordinator without rows.
     state: &'static str,
-    /// Citus' own shards on it, of all tables.
+    /// Number of Citus' own shards on the node, for all tables.
     shards: i64,
     /// Bytes of these shards.
     bytes: i64,
@@ -373,7 +373,7 @@ fn citus(nodes: &[WorkerNode]) -> Option<CitusView> {
 pub struct TableView {
     /// Name of the table.
     table: String,
-    /// Rows.
+    /// Number of rows.
     rows: i64,
     /// Bytes of the pages in use by the table and its indexes.
     bytes: i64,

@@ -67,16 +67,16 @@ const HONOURED: [Preference; 3] =
 
 /// Reads rows.
 ///
-/// With a shard key the rows of that key, without one those of all shards, merged. `eq` or `in` on
-/// the table's routing column names the shard key as well: such a read goes to the shards of these
-/// keys only. Any other parameter is a filter on a column: `name=eq.John`, `user_id=in.(a,b)`,
-/// `amount=gte.100`, `note=not.is.null`, `name=ilike.jo*`.
-/// `or=(status.eq.open,and(amount.gt.100,note.is.null))` joins them. Without `order`, rows come in
-/// the order in which they are kept: by slot, shard key and id.
+/// With a shard key, returns the rows of that key; without one, those of all shards, merged. `eq`
+/// or `in` on the table's routing column names the shard key as well: such a read goes to the
+/// shards of these keys only. Any other parameter is a filter on a column: `name=eq.John`,
+/// `user_id=in.(a,b)`, `amount=gte.100`, `note=not.is.null`, `name=ilike.jo*`.
+/// `or=(status.eq.open,and(amount.gt.100,note.is.null))` joins them. Without `order`, rows are
+/// returned in the order in which they are stored: by slot, shard key and id.
 ///
 /// A page that is not the last one has a `next_cursor`: the same request with it as `cursor`
-/// returns the next page. Rows that exist all the time are returned exactly once, whatever is
-/// written meanwhile.
+/// returns the next page. Rows that exist throughout are returned exactly once, whatever is written
+/// meanwhile.
 #[utoipa::path(
     tag = "data",
     params(
@@ -174,7 +174,7 @@ pub(crate) async fn read_rows(
     Ok(response.body(answer(&app, &read)))
 }
 
-/// Charges the caller for a read that was carried out: the rows in its answer, but at least one,
+/// Charges the caller for a read that was carried out: the rows in its response, but at least one,
 /// and one for each shard whose rows were counted. `charged` shards were charged before.
 fn charge(meter: &CallerMeter, charged: usize, read: &ReadDone) {
     let asked = (read.shards.len() + read.missing.len()).max(1);
@@ -185,15 +185,15 @@ fn charge(meter: &CallerMeter, charged: usize, read: &ReadDone) {
     }
 }
 
-/// Charges the caller for the shards that a read goes to, and returns their number. Those that
-/// filters name are known only after the read: then it is 1.
+/// Charges the caller for the shards that a read goes to, and returns their number. The shards of
+/// keys that filters name are known only after the read: then returns 1.
 fn charge_shards(
     app: &App,
     meter: &CallerMeter,
     rights: &Rights,
     (query, key): (&ReadQuery, Option<ShardKey<'_>>),
 ) -> usize {
-    if meter.is_none() || !app.manager.data(rights).asks_all_shards(query, key) {
+    if meter.is_none() || !app.manager.data(rights).is_scatter_read(query, key) {
         return 1;
     }
     let shards = app.manager.map().topology().numbers().count();
@@ -225,7 +225,7 @@ fn refuse_fanout(
     rights: &Rights,
     (query, key): (&ReadQuery, Option<ShardKey<'_>>),
 ) -> Result<(), Problem> {
-    if !app.manager.data(rights).asks_all_shards(query, key) {
+    if !app.manager.data(rights).is_scatter_read(query, key) {
         return Ok(());
     }
     if key.is_some() {

@@ -1,11 +1,11 @@
 //! `/api/rebalance` and `POST /api/shards/{name}/drain`: slots move between shards until each has
 //! its share, or one shard has none. Served to callers with the scope `operate`; without access
-//! control, rebalances are planned, begun and ordered with `--operate` only.
+//! control, rebalances can be planned, begun and commanded with `--operate` only.
 //!
 //! With the engine citus, these requests apply to the nodes of Citus instead of shards.
 //!
 //! **Not here:** the plan and its moves (`shard_manager::manager`), the members of a body
-//! (`request`), the form of answers (`schema`).
+//! (`request`), the form of responses (`schema`).
 
 mod request;
 pub(super) mod schema;
@@ -40,17 +40,17 @@ pub struct RebalancesAnswer {
     /// The address at which the router was reached: commands go to
     /// `url/api/rebalance/{id}/{command}`.
     url: String,
-    /// The rebalances without their moves, the latest first: the one that goes on, and the last
-    /// 20 that have ended.
+    /// The rebalances without their moves, the latest first: the one in progress, and the last 20
+    /// that have ended.
     #[schema(value_type = Vec<RebalanceAnswer>)]
     rebalances: Vec<RebalanceView>,
 }
 
-/// Plans a rebalance, or begins one. It goes on if this router ends: another one carries it out.
+/// Plans a rebalance, or begins one. If this router ends, another one continues the rebalance.
 ///
-/// With `"dry_run": true` nothing begins, and the answer is the plan. Each move of a plan improves
-/// the cluster alone, so a rebalance may be cancelled after any of them. If nothing has to move,
-/// none begins.
+/// With `"dry_run": true` nothing begins, and the response is the plan. Each move of a plan is an
+/// improvement by itself, so a rebalance may be cancelled after any of them. If nothing has to
+/// move, none begins.
 ///
 /// With the engine citus, Citus plans and carries it out between its nodes: `by` is `slots` or
 /// `size`, and `placement`, `rate`, `keep` and If-Match are refused.
@@ -84,8 +84,8 @@ pub(crate) async fn begin_rebalance(
     Ok(begun(rebalances.begin(&draft, change.epoch, change.deadline).await?))
 }
 
-/// Empties a shard: it gets no slots any more, its slots move to the other shards, and it retires
-/// once no move needs it. With `"dry_run": true` nothing begins, and the answer is the plan.
+/// Empties a shard: it gets no more slots, its slots move to the other shards, and it retires once
+/// no move needs it. With `"dry_run": true` nothing begins, and the response is the plan.
 ///
 /// With the engine citus the name is that of a node, such as `worker4`, which stays a member until
 /// it is removed; `rate`, `keep` and If-Match are refused.
@@ -121,7 +121,7 @@ pub(crate) async fn drain_shard(
     Ok(begun(rebalances.begin(&draft, change.epoch, change.deadline).await?))
 }
 
-/// Lists the rebalance that goes on, and the last ones that have ended.
+/// Lists the rebalance in progress, and the last ones that have ended.
 #[utoipa::path(
     tag = "placement",
     responses((status = 200, description = "The rebalances", body = RebalancesAnswer), MoveLookupRefusals)
@@ -153,11 +153,11 @@ pub(crate) async fn find_rebalance(
     Ok(HttpResponse::Ok().json(Rebalances::of(&app.manager).get(&id).await?))
 }
 
-/// Gives an order for a rebalance and its moves.
+/// Sends a command to a rebalance and its moves.
 ///
-/// `pause`: it rests, and nothing is undone. `resume`: it goes on. `cancel`: no move begins any
-/// more, and moves whose target does not own the slots yet are given up. Slots that have moved stay
-/// where they are: each move is an improvement by itself.
+/// `pause`: the rebalance stops, and nothing is undone. `resume`: it continues. `cancel`: no
+/// further move begins, and moves whose target does not own the slots yet are cancelled. Slots that
+/// have moved stay where they are: each move is an improvement by itself.
 #[utoipa::path(
     tag = "placement",
     params(

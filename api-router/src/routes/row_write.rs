@@ -29,14 +29,14 @@ use crate::response_headers::{
     AnswerOrigin, PREFERENCE_APPLIED, Timing, etag, keyed_response, refusal,
 };
 
-/// Preferences that a write honours: of a single row `tx=per-shard` is true anyway.
+/// Preferences that a write honours: a write of a single row always satisfies `tx=per-shard`.
 const HONOURED: [Preference; 3] =
     [Preference::Minimal, Preference::Representation, Preference::PerShard];
 
 /// Preferences that a write honours if its caller may not read the row.
 const HONOURED_WITHOUT_ROW: [Preference; 2] = [Preference::Minimal, Preference::PerShard];
 
-/// A write that is durable.
+/// Response to a write, sent once the row is durable.
 #[derive(serde::Serialize, ToSchema)]
 pub struct WriteAnswer {
     /// Always true.
@@ -44,7 +44,7 @@ pub struct WriteAnswer {
     /// The row as it is now (after a delete: as it was). Absent under `Prefer: return=minimal`.
     #[schema(value_type = Object, required = false)]
     data: Option<serde_json::Value>,
-    /// The shard that stored it.
+    /// The shard that stored the row.
     shard: String,
     /// The slot of the shard key.
     slot: u16,
@@ -67,7 +67,7 @@ pub(super) struct WriteContext<'r> {
     pub(super) prefer: Prefer,
     /// `Idempotency-Key`.
     pub(super) idempotency_key: Option<&'r str>,
-    /// True if the response has the row: that of some routes has no member for it.
+    /// True if the response contains the row; the responses of some routes have no member for it.
     pub(super) wants_row: bool,
 }
 
@@ -129,7 +129,7 @@ pub(super) async fn carry_out(
     let timing = Timing::of_write(began, written.receipt.times);
     let mut response = keyed_response(app, place, &origin, &timing);
     response.insert_header((ETAG, etag(written.row.version)));
-    // The row is empty for a caller who may not read it.
+    // The row is empty for a caller that may not read it.
     let is_withheld = wants_row && written.row.json.is_empty();
     if written.row.replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));

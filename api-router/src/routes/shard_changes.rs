@@ -1,5 +1,6 @@
 //! `POST /api/shards`, `PATCH` and `DELETE /api/shards/{name}`: shards join, get another weight and
-//! retire. Served to callers with the scope `operate`; without access control, with `--operate`.
+//! retire. Served to callers with the scope `operate`; without access control, with `--operate`
+//! only.
 //!
 //! With the engine citus, `POST` and `DELETE` apply to the nodes of Citus.
 //!
@@ -34,12 +35,12 @@ const WEIGHT_DEFAULT: u32 = 1;
 #[derive(ToSchema)]
 #[schema(example = json!({"name": "shard4", "url": "postgres://db4:5432/app", "weight": 1}))]
 pub struct NewShardRequest {
-    /// A letter, then letters, digits, `-` and `_`.
+    /// Name of the shard: a letter, then letters, digits, `-` and `_`.
     #[schema(max_length = 63, pattern = "^[A-Za-z][A-Za-z0-9_-]{0,62}$")]
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     name: String,
-    /// Empty database of a PostgreSQL server, without password: the router has user and password of
-    /// host and port in its settings. Left out if the shards are files.
+    /// URL of an empty database of a PostgreSQL server, without a password: the settings of the
+    /// router have user and password for this host and port. Left out if the shards are files.
     #[expect(dead_code, reason = "as above")]
     url: Option<String>,
     /// Relative share of the slots; 1 when not given.
@@ -48,7 +49,7 @@ pub struct NewShardRequest {
     weight: Option<u32>,
 }
 
-/// Another weight of a shard.
+/// New weight of a shard.
 #[derive(ToSchema)]
 #[schema(example = json!({"weight": 2}))]
 pub struct WeightRequest {
@@ -82,7 +83,7 @@ pub struct ShardChangeAnswer {
 /// Lets a shard join, without slots.
 ///
 /// 201 when it serves; 200 when a shard of this name and weight serves already; 202 when the
-/// deadline passed while it was joining, which goes on: `/api/shards/{name}` shows its state.
+/// deadline passed while it was joining, which continues: `/api/shards/{name}` shows its state.
 ///
 /// With the engine citus it adds a node to Citus: `name` is `worker` and its number, `url` is the
 /// address at which the coordinator reaches its server, and weight and If-Match are refused.

@@ -48,7 +48,7 @@ pub(crate) async fn healthz(app: Data<App>, request: HttpRequest) -> Result<Http
     health::respond(&app, &request).await
 }
 
-/// Redirects to the pages that explain every call.
+/// Redirects to Swagger UI, which explains every call.
 #[utoipa::path(
     tag = "aliases",
     responses((status = 303, description = "To /swagger-ui/"), CommonRefusals)

@@ -1,5 +1,6 @@
-//! `POST /api/slots/fence`, `/api/slots/release`: the writes of slots wait for a short time, or go
-//! on. Served to callers with the scope `operate`; without access control, with `--operate`.
+//! `POST /api/slots/fence`, `/api/slots/release`: makes the writes of slots wait for a short time,
+//! and lets them continue. Served to callers with the scope `operate`; without access control, with
+//! `--operate` only.
 //!
 //! **Not here:** the effect of a fence on writes (`shard_manager::manager`).
 
@@ -20,7 +21,7 @@ use crate::problem::{Code, Problem, refused};
 use crate::query::Parameters;
 use crate::response_headers::ShardRefusals;
 
-/// Largest body: each slot of a cluster by itself.
+/// Largest body: it may list each slot of a cluster individually.
 const BODY_BYTES_MAX: usize = 256 << 10;
 
 /// Slots whose writes are to wait.
@@ -30,23 +31,23 @@ pub struct FenceRequest {
     /// Slots and ranges of slots, of any shards.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     slots: String,
-    /// Shard that must own all of them.
+    /// Shard that must own all these slots.
     #[expect(dead_code, reason = "as above")]
     shard: Option<String>,
-    /// Time after which the fence ends by itself.
+    /// Seconds after which the fence ends by itself.
     #[schema(minimum = 0.001, maximum = 60)]
     #[expect(dead_code, reason = "as above")]
     seconds: f64,
 }
 
-/// Slots whose writes are to go on.
+/// Slots whose writes are to continue.
 #[derive(ToSchema)]
 #[schema(example = json!({"slots": "0-63,100"}))]
 pub struct ReleaseRequest {
     /// Slots and ranges of slots, of any shards.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     slots: String,
-    /// Shard that must own all of them.
+    /// Shard that must own all these slots.
     #[expect(dead_code, reason = "as above")]
     shard: Option<String>,
 }
@@ -62,8 +63,8 @@ pub struct SlotsAnswer {
     count: usize,
 }
 
-/// Lets the writes of slots wait for a short time; reads go on. A second fence of the same slots
-/// replaces the first.
+/// Makes the writes of slots wait for a short time; reads continue. A second fence of the same
+/// slots replaces the first.
 #[utoipa::path(
     tag = "placement",
     params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000)),
@@ -84,7 +85,7 @@ pub(crate) async fn fence_slots(
     Ok(answer(&slots))
 }
 
-/// Lets the writes of slots go on.
+/// Ends the fence of slots, so that their writes continue.
 #[utoipa::path(
     tag = "placement",
     params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000)),
@@ -137,7 +138,7 @@ fn slots(app: &App, members: &Members<'_>) -> Result<SlotSet, Problem> {
     Err(bad(format!("{name} does not own the slots {foreign}")))
 }
 
-/// Returns the time of a fence.
+/// Returns the duration of a fence.
 fn hold(members: &Members<'_>) -> Result<Duration, Problem> {
     let missing = || Problem::new(Code::TSR101, "seconds is missing");
     let json = members.get("seconds").ok_or_else(missing)?;

@@ -29,8 +29,8 @@ use crate::routes::indexes::IndexShape;
 
 /// Largest body: as many columns as a table may have, several times over.
 const BODY_BYTES_MAX: usize = 256 << 10;
-/// Longest time for shards to drop the remains of a table that could not be made, after its client
-/// was answered.
+/// Longest time for shards to drop the remains of a table that could not be made, after the
+/// response was sent.
 const UNDO_MAX: Duration = Duration::from_secs(10);
 
 /// Members of the body.
@@ -59,8 +59,7 @@ pub struct TableRequest {
     /// The column that is the shard key. Rows of a table without one may be written under any key.
     #[expect(dead_code, reason = "as above")]
     routing: Option<String>,
-    /// The group that it belongs to; by default, the group whose settings name the table, or
-    /// `main`.
+    /// Table group of the table; by default, the group whose settings name the table, or `main`.
     #[schema(value_type = String, required = false)]
     #[expect(dead_code, reason = "as above")]
     group: Option<String>,
@@ -101,11 +100,11 @@ pub enum TypeName {
     Double,
     /// `true` or `false`.
     Boolean,
-    /// RFC 3339, UTC, microseconds.
+    /// A time in UTC with microseconds, as RFC 3339.
     Timestamp,
-    /// Any JSON.
+    /// Any JSON value.
     Json,
-    /// In the hyphenated lower-case form.
+    /// A UUID in the hyphenated lower-case form.
     Uuid,
 }
 
@@ -143,7 +142,7 @@ pub struct TableShape {
     /// The column that is the shard key; null if any key may be used.
     #[schema(required)]
     routing: Option<String>,
-    /// The group that it belongs to; missing if all tables are in one group.
+    /// Table group of the table; missing if all tables are in one group.
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<String>,
 }

@@ -34,7 +34,7 @@ const MEMBERS: [&str; 4] = ["table", "op", "data", "shardKey"];
 #[schema(example = json!({"table": "users", "data": {
     "user_id": "user_123", "name": "John Doe", "email": "john@example.com", "partition_key": "A"}}))]
 pub struct WriteRequest {
-    /// The table: `users`, `orders`, `products`, `transactions`, `kv`.
+    /// Name of the table, such as `users`; `/api/tables` lists all tables.
     #[expect(dead_code, reason = "describes the body; the members are read without building it")]
     table: String,
     /// Operation; `upsert` when it is not given.
@@ -46,7 +46,7 @@ pub struct WriteRequest {
     #[expect(dead_code, reason = "as above")]
     data: serde_json::Value,
     /// The shard key, if neither the header `x-shard-key` nor the table's routing column in `data`
-    /// says it: 1 to 256 bytes, no control characters.
+    /// contains it: 1 to 256 bytes, no control characters.
     #[schema(max_length = 256, min_length = 1)]
     #[expect(dead_code, reason = "as above")]
     #[serde(rename = "shardKey")]
@@ -206,7 +206,8 @@ fn parse(
     Ok(manager::place_row(&map, &table, operation, key, values)?)
 }
 
-/// Returns the partition that the query names, as the row of an update or a delete has it.
+/// Returns the partition that the query names for an update or a delete, in the form of the stored
+/// column.
 fn named_partition(
     map: &ShardMap,
     (table, operation): (&Table, Operation),

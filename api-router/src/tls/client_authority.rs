@@ -54,7 +54,7 @@ impl ClientAuthority {
         Ok(Self { files, provider, current, generation: AtomicU64::new(1) })
     }
 
-    /// Reads the files again; returns true if their content is another one and is now in force.
+    /// Reads the files again; returns true if their content has changed and is now in force.
     ///
     /// # Errors
     /// [`TlsError`], and then nothing has changed.
@@ -84,7 +84,7 @@ impl ClientAuthority {
         })
     }
 
-    /// Adds what concerns clients to the configuration of a server that has this verifier.
+    /// Disables resumption of sessions in the configuration of a server that has this verifier.
     pub fn configure(config: &mut ServerConfig) {
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -139,7 +139,8 @@ impl ClientCertVerifier for ClientAuthority {
         self.files.is_required
     }
 
-    /// Names no authority: a list would be that of the start.
+    /// Returns no names: rustls would keep the list of the start, even after the authorities are
+    /// replaced.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

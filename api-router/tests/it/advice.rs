@@ -19,7 +19,7 @@ impl Owners {
         Self::of_ranges(&router.get("/api/shard-map").json()["ranges"])
     }
 
-    /// Owners of ranges of slots, from the first one on.
+    /// Returns the owners of ranges of slots, from the first slot on.
     pub(crate) fn of_ranges(ranges: &Value) -> Self {
         let ranges = ranges.as_array().unwrap().iter();
         let owners = ranges.flat_map(|range| {
@@ -29,7 +29,7 @@ impl Owners {
         Self(owners.collect())
     }
 
-    /// Keys of a shard, each in a slot of its own.
+    /// Returns keys of a shard, each in a different slot.
     pub(crate) fn keys(&self, shard: &str, count: usize) -> Vec<String> {
         let mut taken = std::collections::HashSet::new();
         let keys = (0..).map(|number| format!("key{number}"));
@@ -48,7 +48,7 @@ impl Owners {
         shares
     }
 
-    /// Does what is advised.
+    /// Changes the owners as the advice proposes.
     pub(crate) fn follow(&mut self, advice: &Value) {
         for step in advice["moves"].as_array().unwrap() {
             let mut count = 0;
@@ -69,12 +69,13 @@ fn slot(key: &str) -> usize {
     Keyspace::Hash.slot_of(ShardKey::parse(key).unwrap()).unwrap().index()
 }
 
-/// Reads each key so many times, and counts what that is for each slot.
+/// Reads each key this many times, and returns the number of reads of each slot.
 pub(crate) fn read(router: &Router, keys: &[(Vec<String>, usize)]) -> HashMap<usize, u64> {
     read_from(router, "users", keys)
 }
 
-/// Reads each key of a table so many times, and counts what that is for each slot of its group.
+/// Reads each key of a table this many times, and returns the number of reads of each slot of its
+/// group.
 pub(crate) fn read_from(
     router: &Router,
     table: &str,
@@ -134,7 +135,7 @@ fn a_cluster_with_an_overloaded_shard_gets_the_slots_that_would_relieve_it() {
         "{reported}"
     );
     assert_eq!((&reported["hot"], &reported["success"]), (&json!([]), &json!(true)), "{reported}");
-    // 1200 of 1600 where a third should be.
+    // One shard has 1200 of 1600 requests instead of a third.
     assert!(
         is_near(&reported["skew"], 2.25) && reported["window_s"].as_f64() > Some(0.0),
         "{reported}"
@@ -162,7 +163,7 @@ fn a_cluster_with_an_overloaded_shard_gets_the_slots_that_would_relieve_it() {
     let skew = after.values().fold(0.0_f64, |most, share| most.max(share * 3.0));
     assert!(is_near(&reported["skew_after"], skew) && skew < 1.05, "{reported}");
 
-    // Recorded requests end with the process.
+    // Recorded requests are lost when the process ends.
     router.end();
     let reported = advice(&Router::start_in(&data, &[]), "?by=load");
     assert_eq!(
@@ -220,7 +221,7 @@ fn an_even_cluster_is_balanced() {
     assert!(is_near(&reported["skew"], 1.0) && is_near(&reported["skew_after"], 1.0), "{reported}");
 }
 
-/// So many letters without a pattern that could be compressed.
+/// Returns this many random letters, which cannot be compressed.
 fn noise(letters: usize) -> String {
     let mut state = 7_u64;
     let letter = |_| {

@@ -46,7 +46,7 @@ fn heat(router: &Router) -> String {
     hot
 }
 
-/// Leaves out how long requests were counted.
+/// Removes the length of time for which requests were counted.
 fn without_time(mut reported: Value) -> Value {
     reported["window_s"] = Value::Null;
     reported

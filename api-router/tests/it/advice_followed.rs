@@ -11,7 +11,7 @@ use crate::advice::{Owners, advice, read};
 use crate::commands::{ask, rows, run};
 use crate::harness::{Router, sightless};
 
-/// Rows of the cluster that is to be relieved.
+/// Number of rows of the overloaded cluster.
 const USERS: usize = 40;
 
 /// Returns the commands that a text names, between backticks.
@@ -39,7 +39,7 @@ fn lopsided(data: &Path) -> (Router, Vec<(Vec<String>, usize)>) {
     (router, requests)
 }
 
-/// `manual:FIRST-LAST=SHARD,…`, as the owners of slots spell it.
+/// Returns the placement `manual:FIRST-LAST=SHARD,…` with these owners of slots.
 fn manual(owners: &Owners) -> String {
     let mut spelled = String::from("manual:");
     let mut first = 0;
@@ -51,7 +51,7 @@ fn manual(owners: &Owners) -> String {
     spelled
 }
 
-/// Exports the rows of users as the advice says, into files of their own.
+/// Exports the rows of users as the advice says, into separate files.
 fn export(data: &Path, how: &str, folder: &Path) -> Vec<PathBuf> {
     let file = |name: &str| folder.join(name);
     if crate::backend::is_servers() {
@@ -129,7 +129,7 @@ fn what_the_advice_names_is_there() {
         let helped = run(&[words[1], "--help"], "");
         assert_eq!(helped.code, Some(0), "{words:?}: {helped:#?}");
     }
-    // The flag, and the form of what stands behind it.
+    // The help contains the flag and the form of its value.
     let program = env!("CARGO_BIN_EXE_api-router");
     let mut help = sightless(Command::new(program), folder.path());
     let help = String::from_utf8(help.arg("--help").output().unwrap().stdout).unwrap();

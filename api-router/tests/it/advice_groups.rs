@@ -1,4 +1,4 @@
-//! Tests of the advice for table groups: it says which group it is about, and its requests and
+//! Tests of the advice for table groups: it names the group that it is about, and its requests and
 //! commands act on that group alone.
 
 use std::fs;
@@ -44,7 +44,7 @@ fn lopsided(folder: &std::path::Path) -> Router {
     router
 }
 
-/// Checks that a plan or a rebalance moves slots, and only such of one group.
+/// Checks that a plan or a rebalance moves slots, and only slots of one group.
 #[track_caller]
 fn check_moves(reported: &Value, (group, slots): &(&str, RangeInclusive<u16>)) {
     assert_eq!(reported["group"], *group, "{reported}");
@@ -56,7 +56,7 @@ fn check_moves(reported: &Value, (group, slots): &(&str, RangeInclusive<u16>)) {
     }
 }
 
-/// Returns the action of the finding that the shards of a group are uneven.
+/// Returns the action of the finding that the shards of a group have uneven load.
 #[track_caller]
 fn uneven(router: &Router, group: &str) -> Value {
     let reported = advice(router, &format!("?group={group}"));

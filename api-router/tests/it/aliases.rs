@@ -1,5 +1,5 @@
-//! Tests of the aliases: command lines for a smaller sharding proxy work unchanged, except for the
-//! port.
+//! Tests of the alias routes: command lines for a smaller sharding proxy work unchanged, except for
+//! the port.
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ fn write(router: &Router, headers: &[(&str, &str)], body: &str) -> Reply {
     router.send("POST", "/write", headers, Some(body.as_bytes()))
 }
 
-/// Runs a command line of the proxy's own page against this router.
+/// Runs a command line from the proxy's documentation against this router.
 fn shell(router: &Router, line: &str) -> Value {
     let line = line.replace("127.0.0.1:3000", &router.address().to_string());
     let output = Command::new("sh").args(["-c", &line]).env("NO_PROXY", "*").output().unwrap();
@@ -34,7 +34,7 @@ fn the_command_lines_of_the_proxy_work_as_they_are_written() {
         r#"curl -s -X POST http://127.0.0.1:3000/write -d '{"key":"user_123","value":"John Doe"}'"#,
     );
     assert_eq!(written, json!({"message": "Write successful", "shard": shard}));
-    // curl keeps no session token: the replica that the next command reads has to have it.
+    // curl keeps no session token: the replica that the next command reads from must have the row.
     settle(&router);
     let read = shell(&router, "curl -s 'http://127.0.0.1:3000/read?key=user_123'");
     assert_eq!(read, json!({"key": "user_123", "value": "John Doe", "shard": shard}));
@@ -157,7 +157,8 @@ fn the_distribution_counts_the_rows_of_all_tables_and_none_of_our_own() {
     assert_eq!(empty["total_rows"], 0, "{empty}");
     for n in 0..30 {
         let key = format!("k{n}");
-        // With a key of this kind a record is kept beside the row, in a table of ours.
+        // With an idempotency key, a record is stored beside the row, in one of Tessera's own
+        // tables.
         let body = json!({"key": key, "value": n}).to_string();
         assert_eq!(write(&router, &[("idempotency-key", "once")], &body).status, 200);
         assert_eq!(router.write_user(&key, "Name").status, 201);
@@ -172,7 +173,7 @@ fn the_distribution_counts_the_rows_of_all_tables_and_none_of_our_own() {
         shards.map(|shard| shard[member].as_i64().unwrap()).sum::<i64>()
     };
     assert_eq!((sum("rows"), sum("slots")), (59, 16_384), "{full}");
-    // The longer path has the same numbers.
+    // The response of the longer path has the same numbers.
     let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
     for (short, long) in full["shards"].as_array().unwrap().iter().zip(&shards) {
         let tables = long["tables"].as_array().unwrap().iter();

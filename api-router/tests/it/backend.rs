@@ -32,11 +32,11 @@ static FOLDER: LazyLock<Option<PathBuf>> =
 pub(crate) static PLAIN: LazyLock<Server> = LazyLock::new(|| servers("plain").remove(0));
 pub(crate) static LAB: LazyLock<Lab> = LazyLock::new(|| Lab::new(servers("lab")));
 
-/// The cluster of Citus, if the environment names one: then all tests stand on it.
+/// The cluster of Citus, if the environment names one: then all tests use it.
 pub(crate) static CITUS: LazyLock<Option<CitusServer>> =
     LazyLock::new(|| std::env::var("TESSERA_CITUS_URL").ok().map(|url| CitusServer::new(&url)));
 
-/// True if a test has the laboratory.
+/// True while a test uses the laboratory.
 static TAKEN: Mutex<bool> = Mutex::new(false);
 static GIVEN_BACK: Condvar = Condvar::new();
 
@@ -112,7 +112,7 @@ struct TestResources {
     has_lab: bool,
 }
 
-/// The databases that stand for a data directory.
+/// Databases of a data directory.
 struct TestCluster {
     data_dir: PathBuf,
     databases: Vec<String>,
@@ -142,8 +142,8 @@ impl TestCluster {
 }
 
 impl TestResources {
-    /// Gives back the resources of folders that are gone: of an earlier test on this thread, or of
-    /// an earlier part.
+    /// Releases the resources of folders that no longer exist: those of an earlier test on this
+    /// thread, or of an earlier part of the test.
     fn tidy(&mut self) {
         let gone = |cluster: &mut TestCluster| !cluster.data_dir.parent().is_some_and(Path::exists);
         self.clusters.extract_if(.., gone).for_each(TestCluster::give_back);
@@ -157,7 +157,7 @@ impl TestResources {
     }
 
     fn enter_lab(&mut self) {
-        // Before the laboratory is taken: if it cannot be built, it must not be given back.
+        // Before the laboratory is reserved: if it cannot be built, it must not be released.
         LazyLock::force(&LAB);
         if !self.has_lab {
             let taken = GIVEN_BACK.wait_while(TAKEN.lock().unwrap(), |taken| *taken);
@@ -211,7 +211,7 @@ impl Drop for TestResources {
     }
 }
 
-/// Flags of a start that determine the backend.
+/// Flags of a router that determine the backend.
 #[derive(Default)]
 struct StartOptions {
     shards: Option<usize>,
@@ -220,7 +220,8 @@ struct StartOptions {
 }
 
 impl StartOptions {
-    /// On servers their addresses say how many they are; the other flags are left.
+    /// Reads the numbers of shards and replicas, which on servers the addresses determine, and
+    /// returns the other flags separately.
     fn take<'f>(flags: &[&'f str]) -> (Self, Vec<&'f str>) {
         let (mut options, mut left) = (Self::default(), Vec::new());
         let mut flags = flags.iter().copied();
@@ -257,7 +258,7 @@ pub(crate) fn command(data_dir: &Path, flags: &[&str]) -> Command {
     let (primaries, replicas) = RESOURCES.with_borrow_mut(|test| {
         let cluster = test.cluster(data_dir, &options);
         if cluster.is_lab {
-            // As on files: what held nodes up ends with the router that did.
+            // As with files: delays of nodes end with the router that caused them.
             LAB.release();
         }
         if is_citus() {
@@ -292,7 +293,7 @@ fn urls(cluster: &TestCluster) -> (String, String) {
     (joined(primaries.collect()), joined(replicas.collect()))
 }
 
-/// Runs SQL on the primary of a shard (counted from 0) without the router; returns the first
+/// Runs SQL on the primary of a shard (counted from 0) without the router, and returns the first
 /// column.
 pub(crate) fn ask_primary(data_dir: &Path, shard: usize, sql: &str) -> Vec<String> {
     query(&url_of(data_dir, shard), sql)

@@ -4,15 +4,15 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use shard_manager::backup::restore::{restore, verify};
-use shard_manager::backup::{Step, Watch};
-use shard_manager::control::client::{ControlError, ask};
+use shard_manager::backup::{ProgressObserver, Step};
+use shard_manager::control::client::{ControlError, request_backup};
 use shard_manager::control::{Request, SOCKET};
 
 use crate::backend::files_only;
 use crate::harness::Router;
 
 /// Runs without an observer and is never cancelled.
-const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
+const ALONE: ProgressObserver<'_> = ProgressObserver { step: &|_| {}, cancelled: &|| false };
 
 struct Ends<'e>(&'e AtomicBool);
 
@@ -46,7 +46,7 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
             std::thread::yield_now();
         }
         let before = acknowledged.load(Ordering::SeqCst);
-        ask(&data, &Request::Backup { to: copy.clone() }, &ALONE).unwrap();
+        request_backup(&data, &Request::Backup { to: copy.clone() }, &ALONE).unwrap();
         before
     });
     let last = router.write_user("user_after", "n");
@@ -60,7 +60,7 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
         let read = router.read(key, "table=users&limit=1").json();
         read["data"].as_array().unwrap().len() == 1
     };
-    // One client wrote them one after the other, so the copy has the first ones, without a gap.
+    // One client wrote the rows one after the other, so the copy has the first ones, without a gap.
     let held = usize::try_from(saved.rows()).unwrap();
     assert!(held >= before, "{held} of {before} that were acknowledged before");
     assert!((0..held).all(|number| there(&name(number))));
@@ -86,10 +86,11 @@ fn a_router_that_is_killed_while_it_is_saved_leaves_nothing_under_the_final_name
             assert!(killed.unwrap().success());
         }
     };
-    let reported = ask(&data, &request, &Watch { step: &step, cancelled: &|| false });
+    let observer = ProgressObserver { step: &step, cancelled: &|| false };
+    let reported = request_backup(&data, &request, &observer);
     router.wait();
     match reported {
-        // It was quicker than the signal.
+        // The backup ended before the signal.
         Ok(_) => std::fs::remove_dir_all(&copy).unwrap(),
         Err(ControlError::Broken(_)) => {
             if copy.exists() {
@@ -98,12 +99,12 @@ fn a_router_that_is_killed_while_it_is_saved_leaves_nothing_under_the_final_name
             }
         }
         Err(
-            error @ (ControlError::NobodyListens
+            error @ (ControlError::NoListener
             | ControlError::Unreachable(_)
             | ControlError::Refused(_)),
         ) => panic!("{error}"),
     }
     let _router = Router::start_in(&data, &[]);
-    ask(&data, &request, &ALONE).unwrap();
+    request_backup(&data, &request, &ALONE).unwrap();
     assert_eq!(verify(&copy, &ALONE).unwrap().rows(), 1);
 }

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 use shard_manager::backup::restore;
-use shard_manager::engine::save_watch::Watch;
+use shard_manager::engine::progress_observer::ProgressObserver;
 use shard_manager::store::postgres::backup::restore as server_restore;
 use tempfile::TempDir;
 
@@ -23,7 +23,8 @@ use crate::moves::OPERATE;
 const JSON: (&str, &str) = ("content-type", "application/json");
 pub(crate) const CITUS: &str = "routers do not back up Citus clusters";
 /// Runs without an observer and is never cancelled.
-pub(crate) const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
+pub(crate) const ALONE: ProgressObserver<'_> =
+    ProgressObserver { step: &|_| {}, cancelled: &|| false };
 
 /// Folders of a test.
 pub(crate) struct BackupPlace {
@@ -103,7 +104,8 @@ pub(crate) fn verified(folder: &Path) -> u64 {
     restore::verify(folder, &ALONE).unwrap().rows().cast_unsigned()
 }
 
-/// Prevents a batch of shard1 from ending, or on servers holds its lock, so that a backup waits.
+/// Prevents a batch of shard1 from ending, or on servers holds the lock of the shard, so that a
+/// backup waits.
 pub(crate) struct StuckBatch {
     data: PathBuf,
     /// Client that waits for its write.
@@ -129,7 +131,7 @@ impl StuckBatch {
             let url = url_of(&data, 0);
             let session = std::thread::spawn({
                 let url = url.clone();
-                // The test ends it.
+                // The test ends this session.
                 move || {
                     drop(try_query(
                         &url,
@@ -152,7 +154,7 @@ impl StuckBatch {
         );
         client.write_all(head.as_bytes()).unwrap();
         let other = json!({"table": "users", "data": {"name": "n", "email": "e"}});
-        // There is no such row: until the batch has begun, nothing is stored.
+        // Nothing is stored before the batch has begun, because there is no such row.
         eventually("the batch", || {
             let headers = [("x-shard-key", &*keys[1]), ("x-deadline-ms", "100"), ("if-match", "*")];
             (router.post("/api/write", &headers, &other).status == 504).then_some(())
@@ -170,7 +172,7 @@ impl Drop for StuckBatch {
     }
 }
 
-/// Waits until the copy of a backup has begun, and its last step cannot be made.
+/// Waits until the copy of a backup has begun, and its last step is blocked.
 #[track_caller]
 pub(crate) fn until_held(router: &Router, place: &BackupPlace, path: &str) {
     let id = path.rsplit('/').next().unwrap();

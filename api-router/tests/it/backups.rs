@@ -1,4 +1,4 @@
-//! Tests of `/api/backup`: backups that a router makes into its own folder.
+//! Tests of `/api/backup`: backups that a router writes into its folder of backups.
 
 use std::fs;
 use std::path::Path;
@@ -72,7 +72,7 @@ fn a_backup_holds_every_write_that_was_acknowledged_before_it() {
         let read = router.read(&format!("user_{number}"), "table=users&limit=1").json();
         read["data"].as_array().unwrap().len() == 1
     };
-    // One client wrote them one after the other, so the copy has the first ones, without a gap.
+    // One client wrote the rows one after the other, so the copy has the first ones, without a gap.
     assert!((0..held).all(is_there) && !is_there(held));
 }
 
@@ -160,7 +160,7 @@ fn a_router_that_ends_cancels_its_backup_and_leaves_nothing_unfinished() {
     }
     router.end();
     for name in place.names() {
-        // It ended before the signal.
+        // The backup ended before the signal.
         assert!(stuck.is_none() && path.ends_with(&name), "{name}");
         assert_eq!(verified(&place.backups().join(&name)), 1);
     }
@@ -275,7 +275,7 @@ fn backups_lie_in_the_folder_whoever_has_made_them() {
     for (shown, path) in [(second, &paths[1]), (first, &paths[0])] {
         assert!(path.ends_with(shown["id"].as_str().unwrap()), "{shown}");
         assert_eq!((&shown["state"], &shown["rows"]), (&json!("done"), &json!(1)), "{shown}");
-        // Only the process that made it knows this.
+        // Only the process that made the backup knows these values.
         assert_eq!((&shown["seconds"], &shown["ended_at"]), (&Value::Null, &Value::Null));
     }
     assert_eq!((&empty["id"], &empty["state"]), (&json!(NO_BACKUP), &json!("failed")), "{empty}");

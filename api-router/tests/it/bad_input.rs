@@ -212,8 +212,8 @@ fn lone_surrogates_are_refused_wherever_they_stand() {
         ];
         for (body, code) in &cases {
             let reply = send(&router, "/api/write", body.as_bytes());
-            // The parser may meet a bad name before the row's checks do: either code names the
-            // body.
+            // The parser may find an invalid name before the checks of the row do; either code is
+            // about the body.
             assert_refused(&reply, 400, code, body);
         }
     }
@@ -433,7 +433,7 @@ fn headers_are_checked_and_named() {
     }
     for ms in ["100", "60000"] {
         let reply = router.send("GET", "/api/read?table=users", &[("x-deadline-ms", ms)], None);
-        // The least is taken, though a busy machine may not make it.
+        // The shortest deadline is accepted, but a busy machine may exceed it.
         let is_late = [(503, "TSR003"), (504, "TSR004")].contains(&(reply.status, &*reply.code()));
         let late = ms == "100" && is_late;
         assert!(reply.status == 200 || late, "{}", reply.text());

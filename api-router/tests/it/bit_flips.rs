@@ -14,12 +14,12 @@ use crate::client::{Seen, settle, stranger, user, user_op};
 use crate::harness::{Router, command};
 use crate::replicas::assert_replicas_equal;
 
-/// All rows are compared again and again, with pauses; a build for tests under load takes its time.
+/// All rows are compared repeatedly, with pauses, which takes long in a debug build under load.
 const COMPARED_WITHIN: Duration = Duration::from_secs(180);
 
-/// A name that occurs nowhere else.
+/// A name that is stored nowhere else.
 const RIGHT: &str = "Ada Lovelace the first";
-/// Another name: the first one after a bit flip.
+/// The same name after a bit flip.
 const WRONG: &str = "Adc Lovelace the first";
 
 fn until(what: &str, is_so: impl Fn() -> bool) {
@@ -30,7 +30,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Makes a directory with one shard of this many replicas, all of them intact and closed.
+/// Creates a data directory with one shard of this many replicas, all of them intact and closed.
 fn closed_directory(replicas: &str) -> (TempDir, PathBuf) {
     let folder = crate::folders::temporary();
     let data = folder.path().join("data");
@@ -45,14 +45,15 @@ fn closed_directory(replicas: &str) -> (TempDir, PathBuf) {
     (folder, data)
 }
 
-/// Returns a router over the directory that has had no request.
+/// Starts a router over the directory, which has received no request.
 fn reopened(data: &Path, replicas: &str) -> Router {
     let mut again = command(data);
     again.args(["--shards", "1", "--replicas", replicas]);
     Router::start_command(again)
 }
 
-/// Place of a text in a file as a column of a row, and not in the JSON of the change log.
+/// Returns the places of a text in a file as a column of a row, and not in the JSON of the change
+/// log.
 fn places(bytes: &[u8], text: &str) -> Vec<usize> {
     let found = bytes.windows(text.len()).enumerate();
     let found = found.filter(|(_, window)| *window == text.as_bytes());
@@ -69,8 +70,8 @@ fn flip(file: &Path) {
     fs::write(file, bytes).unwrap();
 }
 
-/// Makes a number of the row's partition key, which is null: the row can be read, and only a check
-/// of the whole file finds that a column of text has a number.
+/// Changes the partition key of the row from null to a number: the row can be read, and only a
+/// check of the whole file finds that a text column has a number.
 fn flip_type(file: &Path) {
     let mut bytes = fs::read(file).unwrap();
     let row = format!("adaada{RIGHT}");
@@ -89,7 +90,7 @@ fn holds(file: &Path, text: &str) -> bool {
     !places(&fs::read(file).unwrap(), text).is_empty()
 }
 
-/// Node and name of each reason why the cluster is not well.
+/// Returns the status of the cluster, and node and name of each reason for it.
 fn reasons(router: &Router) -> (String, Vec<(String, String)>) {
     let health = router.get("/api/health").json();
     let mut reported = Vec::new();
@@ -106,7 +107,7 @@ fn reason(node: &str, name: &str) -> (String, String) {
     (node.to_owned(), name.to_owned())
 }
 
-/// Figures of the one shard in `/metrics`.
+/// Returns a counter about copies of the one shard from `/metrics`.
 fn copy_counter(router: &Router, name: &str) -> u64 {
     let text = router.get("/metrics").text();
     let begin = format!("tessera_copies_{name}_total{{shard=\"shard1\"}} ");

@@ -14,14 +14,14 @@ use crate::folders;
 use crate::harness::{Router, bare_command, sightless};
 use crate::prerequisites::{Prerequisite, skip};
 
-/// A line and its answer.
+/// A command line and its expected response.
 struct Line {
-    /// The system, and what the line is for.
+    /// The system, and the purpose of the line.
     name: &'static str,
     line: &'static str,
     /// Status, or 0 if the line sends several requests.
     status: u16,
-    /// Members of the answer, by JSON pointers, as JSON; `*` stands for any value.
+    /// Members of the response, by JSON pointers, as JSON; `*` stands for any value.
     says: &'static [(&'static str, &'static str)],
 }
 
@@ -205,7 +205,7 @@ fn lead_curl(home: &Path, router: &Router) {
     std::fs::write(home.join(".curlrc"), lines).unwrap();
 }
 
-/// Runs each line on a router of its own, one after the other.
+/// Runs the lines one after the other on one new router.
 fn check(lines: &[Line]) {
     if Command::new("curl").arg("--version").output().is_err() {
         return skip(Prerequisite::Curl, "curl is not installed");
@@ -231,7 +231,8 @@ fn check(lines: &[Line]) {
                 "{name}: {pointer}: {answer}"
             );
         }
-        // curl keeps no session token: the replica that the next line reads has to have the rows.
+        // curl keeps no session token: the replica that the next line reads from must have the
+        // rows.
         settle(&router);
     }
 }

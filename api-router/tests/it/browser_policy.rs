@@ -59,7 +59,7 @@ fn a_page_may_load_and_run_its_own_files_alone() {
     }
 }
 
-/// Answer of a program that listens for plain HTTP to these headers.
+/// Returns status and code of the response of a router with plain HTTP to these headers.
 fn asked(router: &Router, headers: &[(&str, &str)]) -> (u16, String) {
     let reply = router.send("GET", "/api/read?table=users", headers, None);
     let code = if reply.status == 200 { String::new() } else { reply.code() };

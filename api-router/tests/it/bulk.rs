@@ -16,7 +16,7 @@ fn users(keys: impl Iterator<Item = String>) -> Vec<Value> {
     keys.map(|key| user(&key)).collect()
 }
 
-/// Index, code, outcome, retryable of each failed row.
+/// Returns index, code, outcome and `retryable` of each failed row.
 fn failures(answer: &Value) -> Vec<(u64, String, String, bool)> {
     let failed = answer["failed"].as_array().unwrap().iter();
     failed
@@ -178,7 +178,7 @@ fn rows_of_one_key_are_applied_in_the_order_given() {
         let read = router.read(key, "table=users").json();
         assert_eq!((&read["count"], &read["data"][0]["name"]), (&json!(1), &json!(last)));
     }
-    // The first insert of an id wins, the others fail.
+    // The first insert of an id succeeds, the others fail.
     let rows: Vec<Value> =
         (0..5).map(|n| json!({"user_id": "x", "name": format!("{n}"), "email": "e"})).collect();
     let answer = bulk(&router, &json!({"table": "users", "op": "insert", "records": rows})).json();
@@ -279,7 +279,8 @@ fn what_a_json_body_says_itself_is_refused_elsewhere() {
     assert_eq!(router.get("/api/read?table=users").json()["count"], 0);
 }
 
-/// Millions of items, or members, are refused after the first too many, not after all are held.
+/// Millions of items or members are refused at the first one over the limit, before all are in
+/// memory.
 #[test]
 fn lists_and_objects_without_end_are_refused_early() {
     let router = Router::shared();

@@ -1,4 +1,4 @@
-//! Tests of the cache: a cached response is always one that the shard could have given.
+//! Tests of the cache: a cached response is always one that the shard could have sent.
 //!
 //! Each test has a Redis of its own, whose password must not occur in any response or log
 //! (`secrets`).
@@ -20,7 +20,8 @@ pub(crate) struct Cached {
     pub(crate) data: TempDir,
 }
 
-/// Every answer is kept, and stays good enough for as long as a test may take.
+/// Flags with which every response is cached, and remains fresh enough for as long as a test may
+/// take.
 pub(crate) const LONG: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
 impl Cached {
@@ -36,14 +37,15 @@ impl Cached {
         Self { router, redis, data }
     }
 
-    /// Another router, where there can be one: on the same shards.
+    /// Starts another router over the same shards, which is possible only on servers.
     pub(crate) fn another(&self, flags: &[&str]) -> Router {
         let mut command = backend::command(&self.data.path().join("data"), flags);
         command.env("REDIS_URL", self.redis.url());
         Router::start_command(command)
     }
 
-    /// Returns the state of the cache according to health; the cluster must be well in any state.
+    /// Returns the state of the cache according to health; the cluster must be healthy in any
+    /// state.
     pub(crate) fn state(&self) -> String {
         let health = self.router.get("/api/health");
         assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
@@ -66,7 +68,7 @@ pub(crate) fn plain_read(router: &Router, key: &str) -> Reply {
     stranger(router).read_with(Some(key), &[], "table=users")
 }
 
-/// Asks until the answer comes from the cache.
+/// Repeats the request until the response comes from the cache.
 pub(crate) fn until_hit(ask: impl Fn() -> Reply) -> Reply {
     let began = Instant::now();
     loop {
@@ -80,7 +82,7 @@ pub(crate) fn until_hit(ask: impl Fn() -> Reply) -> Reply {
     }
 }
 
-/// Asks until strangers see this name.
+/// Repeats a read until clients without a session token see these names.
 pub(crate) fn until_seen(router: &Router, key: &str, names: &[&str]) {
     let began = Instant::now();
     while Seen::of(&plain_read(router, key)).names != names {
@@ -192,7 +194,7 @@ fn a_read_that_needs_more_than_a_cache_can_prove_bypasses_it() {
             assert_eq!(reply.json()["cached"], false);
         }
     }
-    // Of what has a next page nothing is kept.
+    // Responses with a next page are not cached.
     for _ in 0..5 {
         assert_ne!(cache_headers(&ask(Some("k"), &[], "table=orders&limit=2")).0, "hit");
     }
@@ -219,7 +221,7 @@ fn a_client_reads_its_own_writes_whatever_the_cache_holds() {
     for n in 0..40 {
         let (name, before) = (format!("name {n}"), format!("name {}", n - 1));
         if n > 0 {
-            // What it held is as good as it can be when the next write comes.
+            // The cached response is as new as possible when the next write comes.
             until_seen(router, "k", &[&before]);
             until_hit(|| plain_read(router, "k"));
         }
@@ -241,7 +243,7 @@ fn reads_never_go_back_for_a_client_that_keeps_its_token() {
     for n in 0..60_i64 {
         stranger(router).write_user("k", &n.to_string());
         for _ in 0..4 {
-            plain_read(router, "k"); // Others have the cache filled, with whatever they see.
+            plain_read(router, "k"); // Other clients fill the cache with what they read.
             let seen = reader.user("k");
             let now = seen.names.first().map_or(-1, |name| name.parse().unwrap());
             assert!(now >= last, "{now} after {last}, by {}", seen.served_by);
@@ -317,7 +319,7 @@ fn a_client_limits_the_age_of_a_cached_answer() {
     until_hit(|| plain_read(router, "k"));
     until_hit(|| ask("30000"));
     for _ in 0..5 {
-        // Nothing that was read before now is new enough.
+        // A response that was read before now is not fresh enough.
         assert_eq!(cache_headers(&ask("0")).0, "miss");
     }
     let stale = router.get("/api/analytics/metrics").json()["metrics"]["cache"]["stale"].clone();
@@ -330,7 +332,7 @@ fn without_a_word_of_the_client_the_bound_holds() {
     stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     until_hit(|| {
         let began = Instant::now();
-        // Until what is kept is older than the bound.
+        // Waits until the cached response is older than the bound.
         while began.elapsed() <= Duration::from_millis(3) {
             std::thread::yield_now();
         }
@@ -350,7 +352,8 @@ fn late_replicas_make_no_answer_younger_than_it_is() {
     let mut writer = stranger(router);
     writer.write_user("k", "Bob");
     let written = Instant::now();
-    // Readers fill the cache from replicas that know nothing of it: its age is theirs.
+    // Readers fill the cache from replicas without the write; the age of an entry is that of the
+    // replica.
     loop {
         let is_due = written.elapsed().as_millis() > 300;
         let reply = plain_read(router, "k");

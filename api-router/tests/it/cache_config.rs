@@ -10,8 +10,8 @@ use crate::harness::bare_command;
 
 const URL: &str = "redis://127.0.0.1:6379";
 
-/// Each setting but the address: its member in `[cache]`, a value that is not its default, and its
-/// default.
+/// Each setting except the address: its member in `[cache]`, a value that is not its default, and
+/// its default.
 const SETTINGS: [(&str, &str, &str, &str); 6] = [
     ("cache_bound_ms", "bound_ms", "250", "1000"),
     ("cache_ttl_ms", "ttl_ms", "5000", "30000"),
@@ -91,7 +91,7 @@ fn our_own_variable_wins_over_the_one_that_others_know_too() {
     assert_eq!(off["redis_url"], said("none", "environment"));
     let empty = shown(with(folder.path(), &[("REDIS_URL", "")], &[]));
     assert_eq!(empty["redis_url"].0, "none");
-    // What only looks like it is another program's.
+    // Variables with a similar name belong to other programs.
     for other in ["REDIS_URI", "REDIS_URLS", "REDIS_HOST"] {
         assert_eq!(shown(with(folder.path(), &[(other, URL)], &[]))["redis_url"].1, "default");
     }

@@ -1,5 +1,5 @@
 //! Tests of a Redis that is killed, frozen, emptied, full, missing from the start, or returns false
-//! data. Responses stay right, no error reaches a client, and a Redis that works again is used
+//! data. Responses remain correct, no error reaches a client, and a Redis that works again is used
 //! again.
 
 use std::time::{Duration, Instant};
@@ -12,17 +12,17 @@ use crate::client::{Client, Seen, stranger};
 use crate::harness::{PATIENCE, Router};
 use crate::redis::{PASSWORD, Redis};
 
-/// Longest median of a response in ms while Redis is not used: generous, because the machine may do
-/// much else.
+/// Maximum of the median response time in ms while Redis is not used; large, because the machine
+/// may be busy.
 const AWAY_MS_MAX: u128 = 50;
 
-/// Puts something else into every field of a hash; how many there are.
+/// Overwrites every field of a hash, and returns their number.
 const SPOIL: &str = "local fields = redis.call('HKEYS', KEYS[1])
     for _, field in ipairs(fields) do redis.call('HSET', KEYS[1], field, ARGV[1]) end
     return #fields";
 
 /// Writes and reads for a while: a client that sends its token sees its own writes, all others see
-/// a write of some client. `trouble` is called now and then.
+/// a write of some client. `trouble` is called in each round.
 fn work(router: &Router, rounds: u32, mut trouble: impl FnMut(u32)) {
     let mut writer = stranger(router);
     for round in 0..rounds {
@@ -142,7 +142,7 @@ fn a_foreign_value_in_redis_is_never_returned() {
         assert_eq!((reply.status, &reply.json()["data"][0]["name"]), (200, &json!("name of k")));
     }
     assert!(cached.counters()["errors"].as_u64().unwrap() > 0, "{}", cached.counters());
-    // An entry of another key under this one, and a key that is not a hash at all.
+    // This key gets the entry of another key, and later a value that is not a hash.
     redis.ask(&["COPY", l, k, "REPLACE"]);
     for _ in 0..3 {
         assert_eq!(Seen::of(&plain_read(router, "k")).names, ["name of k"]);
@@ -178,7 +178,7 @@ fn a_full_redis_evicts_or_refuses_without_effect_on_clients() {
     }
 }
 
-/// A Redis that was restarted with what it had saved long ago.
+/// Redis restarts with an old dump.
 #[test]
 fn an_old_dump_brings_nothing_back_that_a_client_knows_better() {
     let mut cached = Cached::start(&LONG);

@@ -24,7 +24,7 @@ fn two_clusters_on_one_redis_never_meet() {
             assert_eq!(Seen::of(&until_hit(|| plain_read(router, key))).names, [name]);
         }
     }
-    // What one writes voids nothing of the other.
+    // A write of one cluster invalidates no entry of the other.
     stranger(&one.router).write_user("k", "Eve");
     assert_eq!(cache_headers(&plain_read(&other.0, "k")).0, "hit");
     let keys = one.redis.keys();
@@ -43,8 +43,8 @@ fn what_one_router_of_a_cluster_reads_the_others_need_not() {
         &crate::client::user("k", "Ada"),
     );
     until_hit(|| plain_read(&cached.router, "k"));
-    // Its first read may come before its connection to Redis; it is answered then, but fills
-    // nothing.
+    // The first read may come before the connection to Redis: the router responds, but does not
+    // fill the cache.
     until_hit(|| plain_read(&other, "k"));
     let counted = other.get("/api/analytics/metrics").json()["metrics"]["cache"].clone();
     assert_eq!(counted["fills"], 0, "{counted}");

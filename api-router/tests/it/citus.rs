@@ -1,5 +1,5 @@
 //! Tests on a real Citus cluster: location of rows, moves of rows between workers, and the refusal
-//! of a database that is not the configured one. They need the variable `TESSERA_CITUS_URL`; if it
+//! of a database that does not fit the settings. They need the variable `TESSERA_CITUS_URL`; if it
 //! is set, all other tests use that cluster as well.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ fn users(count: usize, name: &str) -> Value {
     json!({"table": "users", "records": (0..count).map(user).collect::<Vec<_>>()})
 }
 
-/// The number of shards of a table on each worker.
+/// Query for the number of shards of the table `users` on each node.
 const PLACES: &str = "SELECT 'worker' || groupid || ' ' || count(*) FROM pg_dist_shard JOIN pg_dist_placement USING (shardid)
     WHERE logicalrelid = 'public.users'::regclass GROUP BY groupid ORDER BY 1";
 
@@ -63,7 +63,7 @@ fn rows_lie_where_citus_puts_them_and_are_found_by_key_and_all_together() {
     assert!(!places.is_empty());
     for place in places {
         let (node, shards) = place.split_once(' ').unwrap();
-        // Six tables come with Tessera, and all lie alike.
+        // Tessera creates six tables, all distributed in the same way.
         assert_eq!(reported[node], 6 * shards.parse::<i64>().unwrap(), "{reported:?}");
     }
     assert!(shard["citus"]["moves"].as_str().unwrap().contains("citus_rebalance_start()"));
@@ -128,7 +128,7 @@ fn what_is_acknowledged_while_citus_moves_shards_is_there_afterwards() {
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &[]);
     assert_eq!(router.post("/api/bulk-write", &[], &users(40, "0")).status, 201);
-    // Of each shard of the first worker to the second one.
+    // Moves of some shards, each from its worker to another one.
     let moves = "SELECT format('SELECT citus_move_shard_placement(%s, %L, %s, %L, %s, ''block_writes'')', min(s.shardid),
             s.nodename, s.nodeport, other.nodename, other.nodeport)
         FROM citus_shards AS s CROSS JOIN LATERAL (SELECT nodename, nodeport FROM pg_dist_node

@@ -12,15 +12,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::databases::{SHAPE, query};
 use crate::harness::{Router, bare_command};
 
-/// Prefix of the databases of this process; those of a process that is gone are left-overs.
+/// Prefix of the databases of this process; those of a process that has ended are left-overs.
 const PREFIX: &str = "citus_story_";
 
-/// The nodes: host, port, and whether it is the coordinator.
+/// Query for the nodes: host, port, and true for the coordinator.
 const NODES: &str = "SELECT nodename || ' ' || nodeport || ' ' || (groupid = 0) FROM pg_dist_node
     WHERE isactive AND noderole = 'primary' ORDER BY groupid";
 
-/// Ends all other sessions but those of Citus itself, drops the tables of clients, and empties the
-/// rest. Citus truncates distributed tables on all nodes.
+/// Ends Tessera's other sessions, drops the tables of clients, and empties the rest. Citus
+/// truncates distributed tables on all nodes.
 const EMPTY: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'tessera%';
     DO $$
@@ -50,9 +50,9 @@ const EMPTY: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activi
 pub(crate) struct CitusServer {
     url: String,
     free: Mutex<Vec<String>>,
-    /// Held while a database is made: a template can be copied by one session at a time.
+    /// Held while a database is created: a template can be copied by one session at a time.
     making: Mutex<()>,
-    /// Shape of a database in which a router has just made its schema.
+    /// Shape of a database in which a router has just created its schema.
     shape: Vec<String>,
 }
 
@@ -95,7 +95,7 @@ impl CitusServer {
         name
     }
 
-    /// Drops it.
+    /// Drops that database.
     pub(crate) fn drop_plain(&self, name: &str) {
         query(&self.url, &format!("DROP DATABASE {name} WITH (FORCE)"));
     }
@@ -109,7 +109,7 @@ impl CitusServer {
         format!("{start}/{name}{options}")
     }
 
-    /// Returns a database that is empty.
+    /// Returns the name of an empty database.
     pub(crate) fn make(&self) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         if let Some(name) = self.free.lock().unwrap().pop() {
@@ -120,7 +120,7 @@ impl CitusServer {
         let name = format!("{PREFIX}{}_{number}", std::process::id());
         query(&self.url, &format!("CREATE DATABASE {name}"));
         let url = self.url(&name);
-        // Few of Citus' shards are enough for few rows.
+        // A few Citus shards are enough for few rows.
         query(
             &url,
             &format!("CREATE EXTENSION citus; ALTER DATABASE {name} SET citus.shard_count = 4"),
@@ -148,10 +148,10 @@ impl CitusServer {
         name
     }
 
-    /// Takes a database back, for the next test.
+    /// Empties a database, and keeps it for the next test.
     pub(crate) fn take_back(&self, name: String) {
         let url = self.url(&name);
-        // A test may have ended before the router made the schema, or have changed more than a
+        // A test may have ended before the router created the schema, or have changed more than a
         // client can.
         let made = query(&url, "SELECT to_regclass('tessera.tessera_tables') IS NOT NULL");
         if made == ["t"] {

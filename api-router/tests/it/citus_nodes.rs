@@ -18,7 +18,7 @@ use crate::moves::OPERATE;
 
 /// Clients that write at the same time.
 const WRITERS: usize = 4;
-/// Keys of each of them.
+/// Keys of each client.
 const KEYS: usize = 25;
 
 fn post(router: &Router, path: &str, body: &Value) -> Reply {
@@ -75,7 +75,7 @@ fn while_no_move_can_end(data: &std::path::Path, work: impl FnOnce()) {
             let open = ask_primary(data, 0, &format!("SELECT count(*) {holders}"));
             (open == ["1"]).then_some(())
         });
-        // The session must end also if the work fails, or the scope never does.
+        // The session must end even if the work fails; otherwise the scope would never end.
         let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         ask_primary(data, 0, &format!("SELECT pg_terminate_backend(pid) {holders}"));
         if let Err(failed) = worked {

@@ -1,5 +1,5 @@
 //! Clients of a router: a client that keeps its own session token, and clients without a token.
-//! Also functions that delay replicas.
+//! Also functions that stop and delay replicas, and that wait for them.
 
 use std::time::{Duration, Instant};
 
@@ -8,19 +8,19 @@ use serde_json::{Value, json};
 use crate::backend::{LAB, is_servers};
 use crate::harness::{PATIENCE, Reply, Router};
 
-/// A client that sends the token of its last answer with its next request.
+/// A client that sends the session token of its last response with its next request.
 pub(crate) struct Client<'r> {
     router: &'r Router,
     token: Option<String>,
 }
 
-/// Returns a client that has seen nothing yet.
+/// Returns a client without a session token.
 pub(crate) fn stranger(router: &Router) -> Client<'_> {
     Client { router, token: None }
 }
 
 impl<'r> Client<'r> {
-    /// Returns a client that was given a token, or several.
+    /// Returns a client with a session token, or with several.
     pub(crate) fn with(router: &'r Router, token: &str) -> Self {
         Self { router, token: Some(token.to_owned()) }
     }
@@ -30,7 +30,7 @@ impl<'r> Client<'r> {
         self.token.as_deref().expect("a client that was answered has a token")
     }
 
-    /// Sends a request about rows. Every answer that is a success brings a new token.
+    /// Sends a request about rows. Every successful response has a new token.
     pub(crate) fn send(
         &mut self,
         method: &str,
@@ -75,7 +75,7 @@ impl<'r> Client<'r> {
         self.write_with(key, &[], body)
     }
 
-    /// Writes a user whose id is the key, and sees to it that this works.
+    /// Writes a user whose id is the key, and checks that the write succeeds.
     pub(crate) fn write_user(&mut self, key: &str, name: &str) -> Reply {
         let reply = self.write(key, &user(key, name));
         assert!(reply.status < 300, "{key}: {}", reply.text());
@@ -131,7 +131,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Header and body must agree on who served it.
+    /// Reads the result from a response, in which the header and the body must name the same role.
     pub(crate) fn of(reply: &Reply) -> Self {
         assert_eq!(reply.status, 200, "{}", reply.text());
         let body = reply.json();
@@ -165,14 +165,14 @@ pub(crate) fn user_op(op: &str, key: &str, name: &str) -> Value {
     body
 }
 
-/// Returns a router with a laboratory.
+/// Starts a router with `--lab`, whose nodes can be paused, delayed and cut.
 pub(crate) fn lab(flags: &[&str]) -> Router {
     let mut all = vec!["--lab"];
     all.extend_from_slice(flags);
     Router::start_with(&all)
 }
 
-/// Asks for a change of a node.
+/// Requests a change of a node from the lab.
 pub(crate) fn put_node(router: &Router, node: &str, wish: &Value) -> Reply {
     let path = format!("/api/lab/nodes/{node}");
     let headers = [("content-type", "application/json")];
@@ -184,8 +184,9 @@ fn is_on_a_wire(node: &str) -> bool {
     is_servers() && node.contains("-replica")
 }
 
-/// Sets the state of a node. It is in force when this returns. A replica that is `behind` shows
-/// nothing new, but confirms received changes where that is not the same: on files it is.
+/// Sets the state of a node. It is in force when this returns. A replica that is `behind` shows no
+/// new changes; on servers it still confirms that it has received them. On files there is no
+/// difference, so it is paused.
 pub(crate) fn set(router: &Router, node: &str, state: &str) {
     if is_on_a_wire(node) {
         LAB.set(node, state);
@@ -199,7 +200,7 @@ pub(crate) fn set(router: &Router, node: &str, state: &str) {
     assert_eq!((reply.status, &reply.json()["state"]), (200, &json!(state)), "{}", reply.text());
 }
 
-/// Waits until the router has tried a replica and knows that it cannot reach it.
+/// Waits until the router reports that it cannot reach a replica.
 fn await_loss(router: &Router, node: &str) {
     let shard = format!("/api/shards/{}", node.split('-').next().unwrap());
     let is_lost = |reported: &Value| reported["node"] == node && reported["up"] == false;
@@ -233,7 +234,7 @@ pub(crate) fn set_replicas(router: &Router, state: &str) {
     names.iter().for_each(|name| set(router, name, state));
 }
 
-/// Keys that live on this shard.
+/// Returns keys whose slots this shard owns.
 pub(crate) fn keys_on(router: &Router, shard: &str, count: usize) -> Vec<String> {
     let known = router.get(&format!("/api/shards/{shard}")).status;
     assert_eq!(known, 200, "there is no {shard}, so that no key lives there");
@@ -248,8 +249,9 @@ pub(crate) fn three_keys(router: &Router) -> [String; 3] {
     ["shard1", "shard2", "shard3"].map(|shard| keys_on(router, shard, 1).remove(0))
 }
 
-/// Waits until every replica shows all that was acknowledged before: a write at level `all` on each
-/// shard, which is answered when they have it, and refused as long as one of them is not connected.
+/// Waits until every replica shows all changes that were acknowledged before. It writes at level
+/// `all` to each shard: such a write is acknowledged when all replicas have it, and refused while
+/// one of them is not connected.
 pub(crate) fn settle(router: &Router) {
     let shards = router.get("/api/shards").json()["shards"].as_array().unwrap().clone();
     for shard in shards {
@@ -270,7 +272,7 @@ pub(crate) fn settle(router: &Router) {
 }
 
 /// Waits until every replica of a key's shard shows the writes of a client at level `all`: on a
-/// server they may be on the disk before they are shown.
+/// server, changes may be on the replica's disk before reads of it return them.
 fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
     if !is_servers() {
         return;
@@ -283,7 +285,7 @@ fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
     };
     let shard = format!("/api/shards/{}", route["shard"].as_str().unwrap());
     let began = Instant::now();
-    // It has had all since then.
+    // Such a node has had all changes at a moment after this function began.
     let had_all = |node: &Value, since: Duration| {
         node["lag"].as_f64().is_some_and(|lag| lag < since.as_secs_f64() * 1e3)
     };
@@ -292,7 +294,7 @@ fn await_shown(router: &Router, client: &mut Client<'_>, key: &str) {
         let reported = router.get(&shard).json();
         reported["nodes"].as_array().unwrap().iter().all(|node| had_all(node, since))
     };
-    // Of several the reads may miss one.
+    // With several replicas, reads alone may miss one, so their lag is checked too.
     while replicas > 0 && read(client) != "replica" || replicas > 1 && !all_had() {
         assert!(began.elapsed() < PATIENCE, "a replica does not show what it has");
         std::thread::yield_now();

@@ -7,14 +7,14 @@ use crate::backend::is_citus;
 
 /// Codes of access control, which `access` produces.
 const NEED_ACCESS: [&str; 4] = ["TSR006", "TSR401", "TSR409", "TSR429"];
-/// Codes that no single client can cause: `faults` (and `lab`, for a full lane; TSR202 the tests of
-/// servers) produces each.
+/// Codes that no single client can cause: `faults` (and `lab`, for a full lane; the tests of
+/// servers, for TSR202) produces each.
 const NEED_A_FAULT: [&str; 11] = [
     "TSR003", "TSR005", "TSR201", "TSR202", "TSR203", "TSR204", "TSR205", "TSR304", "TSR305",
     "TSR306", "TSR500",
 ];
 
-/// Codes that need slots that have moved, as those of Citus do not.
+/// Codes that need moves of slots, which Citus does not have.
 const NEED_MOVES: [&str; 4] = ["TSR332", "TSR333", "TSR337", "TSR338"];
 
 /// Codes that need a folder for backups.
@@ -28,7 +28,7 @@ const NEED_EXPERIMENTS: [&str; 2] = ["TSR348", "TSR349"];
 /// Codes that need a keyspace by a column.
 const NEED_PARTITIONS: [&str; 3] = ["TSR355", "TSR356", "TSR357"];
 
-/// Codes that need servers of PostgreSQL, or those of Citus.
+/// Codes that need PostgreSQL servers, or Citus.
 const NEED_SERVERS: [&str; 6] = ["TSR322", "TSR323", "TSR324", "TSR325", "TSR329", "TSR341"];
 
 /// Returns all of these codes.

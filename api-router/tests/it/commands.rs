@@ -35,7 +35,7 @@ impl Ended {
     }
 }
 
-/// Runs a command that reads this text.
+/// Runs a command that reads this text from its standard input.
 pub(crate) fn run(arguments: &[&str], text: &str) -> Ended {
     let mut command = sightless(Command::new(&*PROGRAM), &std::env::temp_dir());
     command.env_remove("MAX_GEN_USERS").args(arguments);
@@ -43,7 +43,7 @@ pub(crate) fn run(arguments: &[&str], text: &str) -> Ended {
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
-        // Who reads nothing of it may be gone already.
+        // A command that does not read its input may already have ended.
         scope.spawn(move || drop(stdin.write_all(text.as_bytes())));
         let ended = child.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &[&str], text: &str) -> Ended {
     })
 }
 
-/// Asks a router.
+/// Runs a command with JSON output against a router.
 pub(crate) fn ask(router: &Router, arguments: &[&str], text: &str) -> Ended {
     run(&[arguments, &["--json", "--url", &router.url("/")]].concat(), text)
 }
@@ -78,7 +78,7 @@ fn users_are_made_through_a_router_as_its_keyspace_demands() {
                 "{keyspace}"
             );
         }
-        // Again over what is there: the same rows.
+        // Run again with the existing rows, the command leaves the same number of rows.
         assert_eq!((rows(&router, "users"), rows(&router, "orders")), (json!(300), json!(600)));
     }
     let router = Router::start_with(&["--keyspace", "list:A=3,B=1"]);

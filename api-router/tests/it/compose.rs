@@ -22,7 +22,7 @@ use crate::harness::{PATIENCE, Router, bare_command, sightless};
 use crate::redis::Redis;
 
 const PASSWORD_FILES: [&str; 2] = ["/run/secrets/password", "/run/secrets/tessera/password"];
-/// Behind the name of a pod.
+/// Suffix of the name of a pod.
 const HEADLESS: &str = ".postgres-headless";
 const MANIFESTS: &str = "api-router/deploy/kubernetes/base";
 const NODE_DIR: &str = "/var/lib/tessera/node";
@@ -42,7 +42,8 @@ fn read(path: &str) -> Value {
     plain(&Yaml::load_from_str(&text).unwrap()[0])
 }
 
-/// Without anchors: `<<` brings the members of another mapping that this one does not have.
+/// Converts YAML to JSON without anchors: `<<` adds the members of another mapping that this one
+/// does not have.
 fn plain(yaml: &Yaml<'_>) -> Value {
     if let Some(members) = yaml.as_mapping() {
         let mut plain_members = Map::new();
@@ -79,14 +80,14 @@ fn line_of_stage(stage: &str, instruction: &str) -> String {
     line.unwrap().to_owned()
 }
 
-/// Returns this instruction of a stage as the list that it must be.
+/// Returns the value of this instruction of a stage, which must be a list.
 fn of_stage(stage: &str, instruction: &str) -> Vec<String> {
     serde_json::from_str(&line_of_stage(stage, instruction)).unwrap()
 }
 
 /// Command and environment of a node.
 struct NodeCommand {
-    /// Behind the entry point of its image.
+    /// Arguments after the entry point of its image.
     arguments: Vec<String>,
     /// Command of its health check.
     health: Vec<String>,
@@ -103,7 +104,8 @@ struct Nodes {
 impl Nodes {
     fn start(commands: BTreeMap<String, NodeCommand>) -> Self {
         let folder = crate::folders::temporary();
-        // If this is root, the servers are another user's, who must get through.
+        // If root runs the tests, the servers run as another user, who must have access to the
+        // folder.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut file = fs::File::options();
         let file = file.write(true).create_new(true).mode(0o600).open(folder.path().join("word"));
@@ -118,7 +120,7 @@ impl Nodes {
         nodes
     }
 
-    /// Replaces paths and ports by those of this machine.
+    /// Replaces paths, names and ports by those of this machine.
     fn here(&self, text: &str) -> String {
         let word = self.folder.path().join("word").display().to_string();
         let mut text =
@@ -140,7 +142,7 @@ impl Nodes {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// Returns the program of the image.
+    /// Returns the command for the program of the image.
     fn program(&self, words: &[String]) -> Command {
         assert_eq!(words[0], "shard-manager");
         let mut command = sightless(Command::new(&*PROGRAM), self.folder.path());
@@ -152,7 +154,7 @@ impl Nodes {
         let mut all = of_stage("node", "ENTRYPOINT");
         for word in &self.commands[name].arguments {
             let word = self.here(word).replace(NODE_DIR, &self.dir(name));
-            // Only this machine may reach it.
+            // Only this machine may connect to it.
             all.push(word.replace("--listen=0.0.0.0", "--listen=127.0.0.1"));
         }
         all.extend(["--set=fsync=off".to_owned(), format!("--port={}", self.ports[name])]);
@@ -160,7 +162,7 @@ impl Nodes {
         self.program(&all).stderr(log).spawn().unwrap()
     }
 
-    /// Waits until each says that it is well.
+    /// Waits until the health check of each node succeeds.
     fn await_health(&mut self) {
         let began = Instant::now();
         for (name, command) in &self.commands {
@@ -176,7 +178,7 @@ impl Nodes {
         }
     }
 
-    /// Ends all by the signal of their image; their exit codes.
+    /// Ends all nodes with the signal of their image, and returns their exit codes.
     fn stop(&mut self) -> Vec<Option<i32>> {
         let signal = line_of_stage("node", "STOPSIGNAL");
         for process in self.processes.values() {
@@ -188,7 +190,7 @@ impl Nodes {
         processes.map(|mut process| process.wait().unwrap().code()).collect()
     }
 
-    /// Returns a router over these nodes; its password is theirs.
+    /// Returns a router over these nodes; its password is that of the nodes.
     fn router(&self, reported: &BTreeMap<&str, String>) -> Router {
         let mut command = bare_command(self.folder.path());
         command.envs(reported.iter().map(|(variable, value)| (variable, self.here(value))));
@@ -197,7 +199,7 @@ impl Nodes {
     }
 }
 
-/// Checks that both take writes, both see the writes of the other, and each shard has a replica
+/// Checks that both accept writes, each sees the writes of the other, and each shard has a replica
 /// that follows.
 fn check_routers(routers: &[Router; 2]) {
     for (number, router) in routers.iter().enumerate() {
@@ -216,7 +218,7 @@ fn check_routers(routers: &[Router; 2]) {
         while router.get("/api/health").json()["health"] != all {
             assert!(began.elapsed() < PATIENCE, "{}", router.get("/api/health").text());
         }
-        // On the disk of two nodes: those that are called replicas follow.
+        // The level `quorum` needs the disks of two nodes, so the configured replicas follow.
         let row = json!({"user_id": "user_2", "name": "Alan", "email": "alan@example.com"});
         let headers = [("x-shard-key", "user_2"), ("x-consistency", "quorum")];
         let stored = router.post("/api/write", &headers, &json!({"table": "users", "data": row}));
@@ -289,7 +291,7 @@ fn the_commands_of_services_make_nodes_that_replicate_and_routers_that_serve() {
     assert_eq!(nodes.stop(), [Some(0); 6]);
 }
 
-/// Returns a Redis with the command of this service; it must be one that evicts entries.
+/// Returns a Redis with the command of this service; the command must make it evict entries.
 fn cache(service: &Value) -> Redis {
     let command = words(&service["command"]);
     assert_eq!(command[0], "redis-server");
@@ -301,8 +303,8 @@ fn cache(service: &Value) -> Redis {
     redis
 }
 
-/// Checks that the service of analytics finds both routers by its command, is well by the command
-/// of its image, and has the requests that they have answered.
+/// Checks that the analytics service, with this command, finds both routers, passes the health
+/// check of its image, and counts the requests of the routers.
 fn check_analytics(service: &Value, routers: &[Router; 2]) {
     let folder = crate::folders::temporary();
     let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
@@ -334,7 +336,7 @@ fn check_analytics(service: &Value, routers: &[Router; 2]) {
         let metrics = counted()["metrics"].clone();
         let up = |router: &Value| router["up"] == true;
         let found = metrics["routers"].as_array().unwrap().iter().filter(|router| up(router));
-        // Both have stored a row, or more.
+        // Each router has stored at least one row.
         if found.count() == 2 && metrics["writes"].as_u64() >= Some(2) {
             break;
         }

@@ -36,7 +36,7 @@ fn reply(answer: &[u8]) -> Reply {
     Reply { status, headers, body: answer[end + 4..].to_vec() }
 }
 
-/// Returns a router with a small, a middling and a large value, on all nodes.
+/// Starts a router with a small, a medium and a large value, on all nodes.
 fn router() -> Router {
     let router = Router::start();
     for (key, length) in [("small", 500), ("middling", 5_000), ("large", 900_000)] {

@@ -15,14 +15,14 @@ fn write(router: &Router, op: &str, key: &str, name: &str, headers: &[(&str, &st
     stranger(router).write_with(key, headers, &user_op(op, key, name))
 }
 
-/// Writes a user that must be accepted; its entity tag.
+/// Writes a user, which must succeed, and returns its entity tag.
 fn tag_of(router: &Router, op: &str, key: &str, name: &str) -> String {
     let reply = write(router, op, key, name, &[]);
     assert!(reply.status < 300, "{}", reply.text());
     reply.header("etag").unwrap().to_owned()
 }
 
-/// A user's row as it is on the primary, or null.
+/// Returns a user's row as it is on the primary, or null.
 fn row(router: &Router, key: &str) -> Value {
     let level = [("x-consistency", "all")];
     let reply = stranger(router).read_with(Some(key), &level, "table=users");
@@ -122,7 +122,7 @@ fn if_match_of_any_version_requires_a_row() {
     assert_eq!(row(&router, "k"), Value::Null);
 }
 
-/// Else a client would change a row that it has never seen.
+/// Otherwise a client would change a row that it has never seen.
 #[test]
 fn the_tag_of_a_row_that_was_removed_never_fits_a_later_one() {
     let router = Router::shared();
@@ -207,7 +207,7 @@ fn a_bulk_write_takes_no_condition_for_all_its_rows() {
     assert_eq!(row(&router, "x"), Value::Null);
 }
 
-/// Sends all of these at once, so that they meet in one batch as far as they come in time.
+/// Sends all of these requests at once, so that those that arrive in time are in one batch.
 fn at_once(router: &Router, send: impl Fn(usize) -> Reply + Sync, count: usize) -> Vec<Reply> {
     set(router, "shard1-primary", "paused");
     thread::scope(|scope| {
@@ -256,7 +256,8 @@ fn exactly_one_of_many_inserts_of_a_row_succeeds() {
     }
 }
 
-/// Reads, changes and writes back if no other client was faster: no change is lost.
+/// Reads, changes and writes a row with a condition on its version, and repeats that if another
+/// client was faster: no change is lost.
 fn count_up(router: &Router, times: usize) {
     let mut client = stranger(router);
     for _ in 0..times {
@@ -315,7 +316,8 @@ fn a_row_that_the_client_has_is_not_sent_again() {
     assert_eq!((reply.status, reply.json()["count"].as_i64()), (200, Some(0)));
 }
 
-/// A replica that still has the version that the client knows must not say that it is the newest.
+/// A replica that still has the client's old version must not answer that this version is the
+/// newest.
 #[test]
 fn only_a_node_that_has_what_the_client_has_seen_answers_not_modified() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -335,7 +337,7 @@ fn only_a_node_that_has_what_the_client_has_seen_answers_not_modified() {
     let fresh = Seen::of(&stranger(&router).read_with(Some("k"), &strong, "table=users"));
     assert_eq!(fresh, Seen::by("primary", &["new"]));
 
-    // The token of an answer without a body counts as well.
+    // The token of a response without a body counts as well.
     let mut reader = stranger(&router);
     let newest = writer.write_user("k", "newest").header("etag").unwrap().to_owned();
     let strong = [("if-none-match", &*newest), ("x-consistency", "all")];

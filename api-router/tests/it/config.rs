@@ -91,7 +91,7 @@ fn flag(name: &str, value: &str) -> Vec<String> {
     if SWITCHES.contains(&name) { vec![flag] } else { vec![flag, value.to_owned()] }
 }
 
-/// Returns a line of a TOML file: numbers and truths are spelled as such.
+/// Returns a line of a TOML file: numbers and booleans are written without quotes.
 fn toml(name: &str, value: &str) -> String {
     match name {
         "shards" | "replicas" | "workers" | "behind_tls" | "insecure" | "lab" | "operate" => {
@@ -111,7 +111,7 @@ pub(crate) fn write(folder: &Path, name: &str, text: &str) {
     std::fs::write(folder.join(name), text).unwrap();
 }
 
-/// Returns the one line that a refused configuration prints.
+/// Returns the error that a refused configuration prints.
 pub(crate) fn refusal(command: Command) -> String {
     let (code, said) = refused_start(command);
     assert_eq!(code, Some(2), "{said}");
@@ -419,8 +419,8 @@ fn the_example_of_dot_env_documents_every_setting() {
     }
 }
 
-/// Weights exclude an even placement, and the named file does not exist: everything else can be in
-/// force at once.
+/// Weights and a placement exclude each other, and those in `ELSEWHERE` need files or servers: all
+/// other settings can be in force at once.
 #[test]
 fn the_example_of_dot_env_is_accepted_with_every_line_in_force() {
     for skip in ["weights", "placement"] {
@@ -443,7 +443,7 @@ fn the_example_of_dot_env_shows_the_defaults() {
     let folder = folder();
     let shown = shown(bare_command(folder.path()));
     for (name, value) in documented() {
-        // The file says of these that they have another default, or none.
+        // According to the file, these have another default, or none.
         let other = ["weights", "workers", "config", "loadtest_host", "pg_bin", "pgpassword"];
         let service = name.starts_with("analytics_") && name != "analytics_store";
         if service || other.contains(&&*name) || (ELSEWHERE.contains(&&*name) && name != "engine") {

@@ -8,7 +8,7 @@ use crate::harness::Router;
 use crate::prerequisites::{Prerequisite, skip};
 use crate::python::{SCHEMATHESIS, program, text};
 
-/// The one path of which the answer has no end: it has tests of its own (`metrics_live`).
+/// The one path with an endless response, which has its own tests (`metrics_live`).
 const ENDLESS: &str = "/api/analytics/stream";
 
 /// Serializer for bodies of lines, which schemathesis does not have.
@@ -36,7 +36,7 @@ fn every_answer_is_one_that_the_document_declares() {
         }
     };
     let router = Router::start();
-    // It keeps notes in the folder where it runs.
+    // schemathesis writes files into its working directory.
     let folder = crate::folders::temporary();
     std::fs::write(folder.path().join("lines.py"), LINES).unwrap();
     let mut checks = vec![
@@ -47,8 +47,8 @@ fn every_answer_is_one_that_the_document_declares() {
         "response_schema_conformance",
     ];
     if is_servers() {
-        // Making a table on all servers takes longer than the shortest deadline: 504, as the
-        // document says.
+        // Creating a table on all servers takes longer than the shortest deadline: 504, as
+        // documented.
         checks.remove(0);
     }
     let output = Command::new(program)
@@ -65,7 +65,8 @@ fn every_answer_is_one_that_the_document_declares() {
         .unwrap();
     let report = text(&output);
     assert!(output.status.success(), "{report}");
-    // All was tested, and nothing left out by a filter or an error of its own.
+    // All operations were tested, and none was left out because of a filter or an error of
+    // schemathesis.
     let api = router.get("/api-docs/openapi.json").json();
     let paths = api["paths"].as_object().unwrap().values();
     let all: usize = paths.map(|item| item.as_object().unwrap().len()).sum();

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use shard_manager::csv::{Kind, Record};
 use std::io::Write as _;
 
-/// Returns the fields of each record, as text and if they were quoted, from a text that comes in
-/// pieces of this size.
+/// Returns the fields of each record of a text that arrives in pieces of this size: each as text,
+/// with true if it was quoted.
 fn records(text: &[u8], piece: usize) -> Vec<Vec<(String, bool)>> {
     let (mut record, mut found) = (Record::default(), Vec::new());
     let (mut at, mut there) = (0, 0);
@@ -35,14 +35,14 @@ fn records(text: &[u8], piece: usize) -> Vec<Vec<(String, bool)>> {
     }
 }
 
-/// Returns the records that the common CSV reader finds.
+/// Returns the records that the `csv` crate finds.
 fn oracle(text: &[u8]) -> Vec<Vec<String>> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text);
     let records = reader.records().map(|record| record.unwrap());
     records.map(|record| record.iter().map(str::to_owned).collect()).collect()
 }
 
-/// A field as it may be spelled: in quotes whenever it must, and sometimes when it need not.
+/// Returns a strategy for fields: quoted whenever necessary, and sometimes when not.
 fn field() -> impl Strategy<Value = (String, bool)> {
     let text = prop_oneof![
         Just(String::new()),
@@ -109,7 +109,7 @@ proptest! {
         };
         let whole = cut_in(usize::MAX / 2);
         prop_assert_eq!(whole.0, text.len());
-        // But for a carriage return whose line feed has not come yet, pieces make no difference.
+        // The sizes of pieces make no difference.
         prop_assert_eq!(cut_in(piece), whole);
     }
 

@@ -5,8 +5,8 @@
 //! both, so that a test that ends does not wait, even if it fails.
 //!
 //! **Invariant:** a database that a test gets has the tables of the template without rows of other
-//! tests, or is a new copy of the template; every replica shows it so. A router that starts looks
-//! for a catalog on replicas too, and would find that of the test before.
+//! tests, or is a new copy of the template; every replica shows that state. A router that starts
+//! looks for a catalog on replicas too, and would find that of the test before.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,10 +20,10 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::harness::{PATIENCE, Router, bare_command};
 
-/// Prefix of the databases of this process; those of a process that is gone are left-overs.
+/// Prefix of the databases of this process; those of a process that has ended are left-overs.
 const PREFIX: &str = "story_";
 
-/// A primary that databases are made on, and its replicas.
+/// A primary on which databases are created, and its replicas.
 pub(crate) struct Server {
     pub(crate) primary: LocalNode,
     pub(crate) replicas: Vec<LocalNode>,
@@ -43,7 +43,7 @@ pub(crate) const SHAPE: &str = "SELECT md5(string_agg(line, ' ' ORDER BY line)) 
 const ALONE: &str = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
-/// Drops the tables that clients have made, and empties those that came with it.
+/// Drops the tables of clients, and empties those of the schema.
 const EMPTY: &str = "DO $$
 DECLARE
     name TEXT;
@@ -91,21 +91,21 @@ impl Server {
         server
     }
 
-    /// Makes a new database that has the schema, has no sessions, and is on every replica.
+    /// Returns a database that has the schema, has no sessions, and exists on every replica.
     pub(crate) fn make(&self) -> String {
         let (sender, made) = mpsc::channel();
         self.work.send(Work::Make(sender)).unwrap();
         made.recv_timeout(PATIENCE).expect("a database is made; the server's log tells why not")
     }
 
-    /// Takes a database back, and ends its sessions soon.
+    /// Releases a database; its sessions end soon.
     pub(crate) fn take_back(&self, name: String) {
-        // If the thread has ended, the database goes with the server.
+        // If the thread has ended, the database is removed with the server.
         let _ = self.work.send(Work::GiveBack(name));
     }
 }
 
-/// The thread's side.
+/// State of the thread that creates and empties databases.
 struct Maker {
     runtime: Runtime,
     node: LocalNode,
@@ -120,7 +120,7 @@ struct Maker {
 struct Emptied {
     name: String,
     shape: Vec<String>,
-    /// Position of the log up to which a replica has to replay to show it so.
+    /// Position in the log up to which a replica must replay to show the database empty.
     position: String,
 }
 
@@ -148,7 +148,7 @@ impl Maker {
         self.runtime.block_on(ask(&self.primary, sql))
     }
 
-    /// Drops what processes have left that are gone.
+    /// Drops the databases of processes that have ended.
     fn sweep(&self) {
         let ours = format!("SELECT datname FROM pg_database WHERE datname LIKE '{PREFIX}%'");
         for name in self.ask(&ours) {
@@ -180,8 +180,8 @@ impl Maker {
         }
     }
 
-    /// Returns an emptied database once every replica shows it so. Replicas that a test has held up
-    /// go on before the next test gets a database.
+    /// Returns an emptied database once every replica shows it empty. A replica that a test has
+    /// paused must continue before the next test gets a database.
     fn take_empty(&mut self) -> Option<String> {
         let Emptied { name, position, .. } = self.empty.pop()?;
         let replayed = format!("SELECT 1 WHERE pg_last_wal_replay_lsn() >= '{position}'");
@@ -210,7 +210,8 @@ impl Maker {
     }
 }
 
-/// Lets a router make the schema, and takes back that the database is its own; the shape of that.
+/// Lets a router create the schema, empties the database so that the router no longer owns it, and
+/// returns its shape.
 fn prepare(url: &str, name: &str) -> Vec<String> {
     let folder = crate::folders::temporary();
     let mut command = bare_command(folder.path());
@@ -242,8 +243,8 @@ pub(crate) fn query(url: &str, sql: &str) -> Vec<String> {
 /// Runs SQL on a database, which may refuse or end the session, and returns the first column of
 /// each row.
 pub(crate) fn try_query(url: &str, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
-    // Runs on a thread of its own: a test that ends may run SQL when the thread's own values are
-    // dropped already.
+    // Runs on its own thread: a test that ends may run SQL when the thread-local values of its
+    // thread are already dropped.
     let answered = std::thread::scope(|scope| {
         let query = || {
             let runtime = runtime();

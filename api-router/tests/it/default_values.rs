@@ -42,7 +42,7 @@ fn uuid_version(value: &Value) -> char {
     text.chars().nth(14).unwrap()
 }
 
-/// Returns all rows of a table, as they are on the primaries.
+/// Returns the rows of a table (at most 1000), as they are on the primaries.
 fn rows(router: &Router, table: &str) -> Vec<Value> {
     let level = [("x-consistency", "all")];
     let reply = stranger(router).read_with(None, &level, &format!("table={table}&limit=1000"));

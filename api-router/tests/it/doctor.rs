@@ -103,8 +103,8 @@ fn what_others_could_reach_and_a_broken_certificate_are_told() {
     assert!(reports(&lines, "fault", "there is no certificate in it"), "{lines:#?}");
 }
 
-/// Returns the findings about a certificate that is valid from so many days before today to so many
-/// after.
+/// Returns the findings about a certificate that is valid from one day to another, relative to
+/// today.
 fn of_certificate(begins: i64, ends: i64) -> (Option<i32>, Vec<String>) {
     let folder = crate::folders::temporary();
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -151,7 +151,7 @@ fn every_server_is_asked_also_when_one_is_gone() {
     assert_eq!(code, Some(0), "{lines:#?}");
     assert!(reports(&lines, "good", "each has one primary"), "{lines:#?}");
     let nodes = lines.iter().filter(|line| line.contains(" on timeline ")).count();
-    // Citus is checked at its coordinator.
+    // For Citus, only the coordinator is checked.
     assert!(nodes >= if backend::is_citus() { 1 } else { 2 }, "{lines:#?}");
     if backend::is_citus() {
         assert!(reports(&lines, "good", "worker(s), and all reach each other"), "{lines:#?}");
@@ -185,7 +185,7 @@ fn files_that_every_user_may_read_are_a_warning() {
         lines
     };
     assert!(!reports(&examine(), "warning", "every user"), "a new folder is closed");
-    // As earlier versions made them.
+    // Earlier versions created these modes.
     set(&data, 0o755);
     set(&catalog, 0o644);
     let lines = examine();

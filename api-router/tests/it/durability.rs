@@ -34,7 +34,8 @@ fn user(id: &str, name: &str, round: usize) -> Value {
     json!({"user_id": id, "name": name, "email": "e", "partition_key": round.to_string()})
 }
 
-/// Writes until the router is gone, and passes every response to `acknowledged`.
+/// Writes until the router has ended, and sends a message to `acknowledged` for each acknowledged
+/// write.
 fn client(router: &Router, round: usize, number: usize, acknowledged: &mpsc::Sender<()>) -> Ledger {
     let mut ledger = Ledger::new();
     for turn in 0.. {
@@ -49,7 +50,7 @@ fn client(router: &Router, round: usize, number: usize, acknowledged: &mpsc::Sen
     ledger
 }
 
-/// Inserts a user and changes its name. `None` when the router is gone.
+/// Inserts a user and changes its name. Returns `None` when the router has ended.
 fn insert_then_change(
     router: &Router,
     ledger: &mut Ledger,
@@ -74,7 +75,7 @@ fn insert_then_change(
     Some(())
 }
 
-/// Writes five users of different keys at once. `None` when the router is gone.
+/// Writes five users of different keys at once. Returns `None` when the router has ended.
 fn write_several(
     router: &Router,
     ledger: &mut Ledger,
@@ -99,7 +100,8 @@ fn write_several(
     Some(())
 }
 
-/// Kills the router as soon as its clients have seen so many acknowledgements; what they know then.
+/// Kills the router as soon as its clients have this many acknowledgements, and returns their
+/// ledger.
 fn kill_under_load(mut router: Router, round: usize, acknowledgements: usize) -> Ledger {
     let ledger = thread::scope(|scope| {
         let (sender, acknowledged) = mpsc::channel();
@@ -120,7 +122,7 @@ fn kill_under_load(mut router: Router, round: usize, acknowledgements: usize) ->
     ledger
 }
 
-/// Reads all users of all shards. Rounds are read one by one: a response has at most 1000 rows.
+/// Returns all users of all shards. Rounds are read one by one: a response has at most 1000 rows.
 fn all_users(router: &Router, rounds: usize) -> Vec<Value> {
     let mut users = Vec::new();
     for round in 0..rounds {
@@ -168,7 +170,8 @@ fn check_counts(router: &Router, users: &[Value]) {
     }
 }
 
-/// Changes a few rows of every shard: their versions are above all that the shard had.
+/// Changes a few rows of every shard, and checks that their versions are higher than all earlier
+/// ones of the shard.
 fn check_versions_grow(router: &Router, users: &[Value], ledger: &mut Ledger) {
     let newest = |shard: &Value, seen: &BTreeMap<String, i64>| {
         seen.get(shard.as_str().unwrap()).copied().unwrap_or(0)
@@ -198,7 +201,7 @@ fn check_versions_grow(router: &Router, users: &[Value], ledger: &mut Ledger) {
     }
 }
 
-/// Every replica holds what its primary holds; of files, to the last row that is there.
+/// Checks that every replica has the rows of its primary; files are compared by their digests.
 fn check_replicas(router: &Router, data: &Path) {
     if is_servers() {
         return assert_replicas_equal(router);
@@ -255,8 +258,8 @@ fn can_trace(folder: &Path) -> bool {
     strace.output().is_ok_and(|output| output.status.success())
 }
 
-/// Starts a router whose syncs are written to a file, in a folder that must live as long; `None`
-/// where nothing can be traced.
+/// Starts a router whose syncs are written to a file, in a folder that must live as long as the
+/// router. Returns `None` if processes cannot be traced.
 fn start_traced() -> Option<(tempfile::TempDir, PathBuf, Router)> {
     let folder = crate::folders::temporary();
     if !can_trace(folder.path()) {
@@ -332,8 +335,8 @@ fn a_write_at_quorum_is_synced_on_the_replica_before_its_answer_also_when_it_com
         assert!(after > before, "write {n} was confirmed before the replica had synced it");
         before = after;
     }
-    // Applied by the replica, but perhaps not synced: the repetition requires more than the first
-    // request did.
+    // The replica has applied the write, but perhaps not synced it: the repetition requires more
+    // than the first request.
     for n in 10..20 {
         let before = write(n, "one", "k");
         let path = format!("/api/read?table=users&shardKey=user-{n}");

@@ -10,13 +10,13 @@ use analytics::{Labels, Operation, Recorder, Role, Sample};
 /// Start of that router, seconds ago: long enough that the last five minutes are read from slots of
 /// a second.
 const AGO_S: u64 = 600;
-/// For so many seconds it answered one read in each,
+/// Seconds in each of which it answered one read.
 const BUSY_S: u64 = 400;
-/// and so many seconds after its begin it was down.
+/// Seconds after its start at which it was stopped.
 const SERVED_S: u64 = 450;
 
-/// Simulates a router that was down for the last two and a half minutes; returns its start, in s
-/// since 1970.
+/// Simulates a router that was down for the last two and a half minutes; returns its start, in
+/// seconds since 1970.
 pub(crate) fn served(store: &Path) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let began = now - AGO_S;

@@ -1,5 +1,5 @@
-//! Tests of the reuse of databases by the tests themselves: no test finds anything of the one
-//! before, on replicas either.
+//! Tests of the reuse of databases by the tests themselves: no test finds rows of an earlier test,
+//! on replicas either.
 //!
 //! **Not here:** emptying (`databases`).
 
@@ -8,15 +8,16 @@ use crate::client::{lab, set};
 use crate::databases::{Server, query, try_query};
 use crate::harness::eventually;
 
-/// A router that starts on such a database would take the catalog that a replica still shows for
-/// its own.
+/// A router that starts on a database that a replica does not show empty yet would use the old
+/// catalog as its own.
 #[test]
 fn a_database_is_used_again_once_every_replica_shows_it_empty() {
     not_on_citus!("it has no replicas of Tessera");
     servers_only!("files are made anew for each test");
     let router = lab(&["--shards", "1", "--replicas", "1"]);
     let shared = &LAB.servers[0];
-    // Databases of its own: no test beside it can take the one that this test has given back.
+    // This server has its own databases: no parallel test can take the one that this test has
+    // released.
     let server = Server::new(shared.primary.clone(), shared.replicas.clone());
     let name = server.make();
     let (primary, replica) = (server.primary.url(&name), server.replicas[0].url(&name));

@@ -66,8 +66,8 @@ fn tsr003_when_every_connection_is_busy_until_the_deadline() {
         let body = json!({"table": "users", "records": rows});
         assert_eq!(router.post("/api/bulk-write", &[], &body).status, 201);
     }
-    // Each tries patterns at every place of every row, as much as is allowed: more work than fits
-    // into the deadline on any machine. Together they are more than there are connections.
+    // Each request tries patterns at every position of every row, as many as are allowed: more work
+    // than any machine can do within the deadline. The requests are more than the connections.
     let pattern = format!("name.like.*{}x*", "n".repeat(45));
     let tests = vec![pattern; 4].join(",");
     let path = format!("/api/read?table=users&limit=1&or=({tests})");
@@ -136,7 +136,7 @@ fn tsr204_when_the_disk_is_full_and_reads_go_on() {
     let mount = format!("mount -t tmpfs -o size=6m tessera '{}' && exec \"$@\"", disk.display());
     let mut outer = sightless(Command::new("unshare"), folder.path());
     outer.args(["--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"]);
-    // Whether this machine lets a test mount a small disk is tried without the router.
+    // Tries without the router if this machine lets a test mount a small disk.
     let mut trial = Command::new("unshare");
     trial.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
     trial.arg(format!("mount -t tmpfs -o size=6m tessera '{}'", disk.display()));

@@ -1,5 +1,5 @@
-//! Tests of fences, which an operator sets, and of slots that change hands behind a router: writes
-//! wait or go where their slots are, and each is applied once.
+//! Tests of fences, which an operator sets, and of slots that change owners without the router's
+//! knowledge: writes wait, or go to the shard that owns their slots, and each is applied once.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -175,7 +175,7 @@ fn commands_for_slots_say_what_is_wrong() {
     }
 }
 
-/// Changes the owner of slots in the databases, behind all routers.
+/// Changes the owner of slots directly in the databases, without the knowledge of any router.
 fn hand_over(data: &Path, slots: &str, from: usize, to: usize) {
     let change = |shard: usize, step: &str, to: &str| {
         let sql = format!(
@@ -235,7 +235,7 @@ fn reads_of_all_shards_show_each_slot_once_while_slots_change_hands() {
     not_on_citus!("Citus distributes rows itself");
     let (_folder, data) = new_cluster();
     let router = Router::start_in(&data, &[]);
-    // Only slots without rows change hands: rows are not copied.
+    // Only slots without rows change owners, because no rows are copied.
     let keys = keys_on(&router, "shard1", 40);
     let (stays, moves) = keys.split_at(20);
     let fixed = slots_of(&router, stays);

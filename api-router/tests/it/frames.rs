@@ -13,7 +13,7 @@ fn frames(router: &Router, query: &str) -> Value {
     reply.json()
 }
 
-/// Requests that a list of frames of one second has counted.
+/// Returns the number of requests in the frames of one second.
 fn total(frames: &Value) -> u64 {
     let of_a_second =
         frames["frames"].as_array().unwrap().iter().filter(|frame| frame["step"] == 1);

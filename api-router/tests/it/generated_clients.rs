@@ -8,7 +8,7 @@ use crate::harness::Router;
 use crate::prerequisites::{Prerequisite, skip};
 use crate::python::{GENERATORS, program_of, text};
 
-/// The calls, and the files needed to check and run them.
+/// Folder of the calls, and of the files needed to check and run them.
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
 /// Returns a folder with the document of a router and the files of a client.
@@ -60,7 +60,7 @@ fn a_python_client_is_generated_typed_and_works() {
     succeed(run(&python).arg("calls.py").arg(router.url("")));
 }
 
-/// Returns the folder that `./setup.sh tools` puts beside what cargo builds.
+/// Returns the folder that `./setup.sh tools` creates beside cargo's output.
 fn node_modules() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     target.join("openapi-clients/node_modules")

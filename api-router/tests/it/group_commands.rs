@@ -11,7 +11,7 @@ use crate::moves::until;
 
 const WHY: &str = "Citus places rows itself, and has no groups";
 
-/// Returns group, slot and shard of the only key.
+/// Returns group, slot and shard of the only key in a response.
 fn place(routed: &Value) -> (&Value, &Value, &Value) {
     (&routed[0]["group"], &routed[0]["slot"], &routed[0]["shard"])
 }

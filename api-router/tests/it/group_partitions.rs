@@ -65,7 +65,7 @@ fn refused(reply: &Reply, code: &str) -> String {
 }
 
 /// Reads a table at the level at which every acknowledged write is shown; returns the number of
-/// rows and the shards that were asked.
+/// rows and the shards that were read.
 #[track_caller]
 fn count(router: &Router, query: &str, key: Option<&str>) -> (Value, Value) {
     let mut headers = vec![("x-consistency", "all")];
@@ -107,7 +107,7 @@ fn store(router: &Router) {
         assert_eq!(login["slot"], main.0 + 16_384, "both tables are hashed over their group");
         assert_eq!(route(router, &format!("key={key}&table=logins")).0, main.0 + 16_384);
     }
-    // A repeated write is recognised, and its record lies beside the row.
+    // A repeated write is recognised, because its record is stored on the shard of the row.
     let once = [("x-shard-key", "once"), ("idempotency-key", "k")];
     let first = made(&router.post("/api/write", &once, &account("once", "us")));
     let again = router.post("/api/write", &once, &account("once", "us"));
@@ -159,7 +159,7 @@ fn a_group_has_partitions_beside_hashed_tables_also_after_a_move_and_a_kill() {
     create_tables(&router);
     store(&router);
     read(&router, &json!(["shard2"]));
-    // A slot of the partition goes to the other shard of the group, and to no shard outside it.
+    // A slot of the partition can move to the other shard of the group, but to no shard outside it.
     let (slot, ..) = route(&router, "key=key_0&table=accounts&partition=eu");
     let draft = |to: &str| json!({"slots": slot.to_string(), "to": to, "keep": 0});
     refused(&router.post("/api/moves", &[], &draft("shard1")), "TSR330");
@@ -172,7 +172,7 @@ fn a_group_has_partitions_beside_hashed_tables_also_after_a_move_and_a_kill() {
     let headers = [("x-shard-key", "key_0")];
     let changed = router.post("/api/write?region=eq.eu", &headers, &change);
     assert_eq!((changed.status, &changed.json()["shard"]), (200, &json!("shard3")));
-    // The placement of each group is its own: the one slot goes back.
+    // Each group has its own placement: a rebalance by placement would move that slot back.
     let plan = json!({"by": "placement", "dry_run": true});
     let plan = router.post("/api/rebalance", &[], &plan).json();
     assert_eq!((&plan["slots"], &plan["moves"][0]["to"]), (&json!(1), &json!("shard2")), "{plan}");

@@ -1,4 +1,4 @@
-//! Tests of table groups: settings, tables and rows of a group, and the answers about groups.
+//! Tests of table groups: settings, tables and rows of a group, and the responses about groups.
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +58,7 @@ fn store(router: &Router, table: &str, key: &str, data: Value) -> (u64, Value) {
     (stored["slot"].as_u64().unwrap(), stored["shard"].clone())
 }
 
-/// Finds the rows that `store_all` has stored.
+/// Checks that reads return the rows that the test has stored.
 fn find_all(router: &Router) {
     for (table, rows) in [("users", 1), ("transactions", 1), ("clicks", 2), ("notes", 1)] {
         let read = router.get(&format!("/api/read?table={table}")).json();
@@ -97,7 +97,7 @@ fn tables_of_a_group_have_its_shards_slots_and_keyspace_also_after_a_kill() {
     assert_eq!(router.get("/api/groups").json()["groups"].as_array().unwrap().len(), 3);
 }
 
-/// Number of the first slot of a group.
+/// Returns the number of the first slot of a group.
 fn groups(router: &Router, name: &str) -> u64 {
     let answer = router.get("/api/groups").json();
     let all = answer["groups"].as_array().unwrap();

@@ -25,9 +25,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Interval between attempts of a test that waits for a state of another process.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(20);
 
-/// Bytes of session tokens that a router takes.
+/// Maximum number of bytes of session tokens that a router accepts.
 pub(crate) const TOKEN_LEN_MAX: usize = 4_096;
-/// Paths of responses about rows, which have a session token; those of values under keys are added.
+/// Paths of responses about rows, which have a session token; paths of single values (`/api/kv/`)
+/// do too.
 const DATA_PATHS: [&str; 5] = ["/api/read", "/api/write", "/api/bulk-write", "/read", "/write"];
 
 /// Returns true if the responses of a path are about rows.
@@ -37,7 +38,7 @@ fn is_about_rows(path: &str) -> bool {
 }
 
 /// Returns the first result of repeated attempts. The states of other processes send no events, so
-/// tests ask for them again and again.
+/// tests poll them.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
@@ -57,8 +58,8 @@ pub(crate) struct Router {
     banner: String,
     agent: ureq::Agent,
     data: Option<TempDir>,
-    /// Tokens of responses that no later response has merged yet: threads get theirs at the same
-    /// time.
+    /// Tokens of responses that no later response has merged yet: several, as threads receive
+    /// responses at the same time.
     session: Mutex<Vec<String>>,
     secrets: Secrets,
 }
@@ -98,7 +99,7 @@ pub(crate) fn bare_command(folder: &Path) -> Command {
     sightless(Command::new(env!("CARGO_BIN_EXE_api-router")), folder)
 }
 
-/// Returns a command that knows none of our variables and runs in this folder.
+/// Returns a command without Tessera's environment variables, which runs in this folder.
 pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
@@ -117,7 +118,7 @@ pub(crate) fn command(data_dir: &Path) -> Command {
 }
 
 impl Router {
-    /// Returns a router with three shards in a new directory.
+    /// Starts a router with three shards in a new directory.
     pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
@@ -133,8 +134,8 @@ impl Router {
         Self::start_command(command(&data.path().join("data"))).owning(data)
     }
 
-    /// Returns a router over a directory that outlives it. Its client has seen what is there
-    /// already.
+    /// Starts a router over a directory that outlives it. Its client's session includes all rows
+    /// that are already stored.
     pub(crate) fn start_in(data_dir: &Path, flags: &[&str]) -> Self {
         let is_used = backend::is_used(data_dir);
         let router = Self::start_command(backend::command(data_dir, flags));
@@ -146,8 +147,8 @@ impl Router {
         router
     }
 
-    /// Starts a router with this command; waits until its banner has the address. Its log is shown,
-    /// and watched.
+    /// Starts a router with this command; waits until its banner has the address. Its log is
+    /// printed, and searched for secrets.
     pub(crate) fn start_command(command: Command) -> Self {
         let mut router = Self::start_logging(command, Stdio::piped());
         let log = BufReader::new(router.child.stderr.take().unwrap());
@@ -155,7 +156,7 @@ impl Router {
         router
     }
 
-    /// Starts a router with its log at the given place.
+    /// Starts a router that writes its log to the given destination.
     pub(crate) fn start_logging(mut command: Command, log: Stdio) -> Self {
         let secrets = Secrets::of(&command);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
@@ -175,7 +176,7 @@ impl Router {
             banner.push('\n');
         }
         let address = address.expect("the banner tells the address").parse().unwrap();
-        // Kept open and read, so that the router never writes into a closed pipe.
+        // The pipe is kept open and read, so that the router never writes into a closed pipe.
         std::thread::spawn(move || lines.for_each(drop));
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -323,7 +324,7 @@ impl Router {
     /// Sends raw bytes and returns what comes back until the connection ends.
     pub(crate) fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = self.connect();
-        // The router may close before it has read all.
+        // The router may close the connection before it has read everything.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -337,7 +338,7 @@ impl Router {
         assert!(sent.success(), "kill -s {name} {pid}");
     }
 
-    /// Ends the process in good order, without the time that it gives to load balancers.
+    /// Ends the process by an orderly shutdown (SIGINT), without the delay for load balancers.
     pub(crate) fn end(&mut self) {
         self.signal("INT");
         assert_eq!(self.wait().code(), Some(0), "an end in good order");
@@ -384,8 +385,8 @@ fn failed_start(child: &mut Child) -> String {
     format!("the router ended before it served:\n{log}")
 }
 
-/// Runs a router that should refuse to start; returns its exit code and output. One that starts all
-/// the same is ended as soon as it prints its banner, and has no exit code.
+/// Runs a router that should refuse to start; returns its exit code and output. A router that
+/// starts anyway is killed as soon as it prints its banner, and has no exit code.
 pub(crate) fn refused_start(mut command: Command) -> (Option<i32>, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut banner = String::new();

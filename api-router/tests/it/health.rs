@@ -1,5 +1,5 @@
 //! Tests of `GET /api/health`: it reports the real state of the nodes, and the reasons why a node
-//! is not well.
+//! is not healthy.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::backend::files_only;
 use crate::client::{keys_on, lab, put_node, refusal, refused, set, settle, stranger, user};
 use crate::harness::{PATIENCE, Router};
 
-/// Asks until health reports the expected state.
+/// Repeats the request until health reports the expected state.
 fn until(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
@@ -46,7 +46,7 @@ fn a_primary_that_takes_no_writes_is_reported_with_its_reason_until_it_does() {
     assert_eq!(health["degraded"], json!([]));
     let keys = ["shard1", "shard2"].map(|shard| keys_on(&router, shard, 1).remove(0));
 
-    // Without any write it is found out all the same.
+    // It is detected even without a write.
     set(&router, "shard1-primary", "paused");
     let health = until(&router, "told of shard1 alone", |health| {
         let primary_is = |shard: &str, up: bool| health["health"][shard]["primary"] == up;
@@ -64,7 +64,8 @@ fn a_primary_that_takes_no_writes_is_reported_with_its_reason_until_it_does() {
     let shard = router.get("/api/shards/shard1").json();
     assert!(shard["tables"].is_array(), "it can be read: {shard}");
 
-    // One dead shard takes no router out of service; a client learns why it waits in vain.
+    // One dead shard takes no router out of service; a client gets the reason why its write is
+    // late.
     assert_eq!(router.get("/ready").status, 200);
     let soon = [("x-deadline-ms", "1000")];
     let late = stranger(&router).write_with(&keys[0], &soon, &user(&keys[0], "late"));
@@ -126,7 +127,7 @@ fn health_replies_within_a_short_deadline_and_names_what_did_not_answer() {
     assert_eq!(names(reasons), ["no_answer_in_time"], "{health}");
     let because = health["degraded"][0].as_str().unwrap();
     assert!(because.starts_with("shard1-primary: it did not answer before"), "{health}");
-    // Without a deadline the same state is known for certain.
+    // Without a deadline the same state is known reliably.
     let health = until(&router, "down", |health| health["status"] == "down");
     assert_eq!(names(&health["shards"][0]["nodes"][0]["reasons"]), ["writes_stalled"]);
 }

@@ -36,7 +36,7 @@ fn lasting(reply: &Reply) -> Value {
     body
 }
 
-/// The first answer is new, the second the same one again.
+/// Checks that the first response is new, and the second is the same one again.
 fn assert_replayed(first: &Reply, again: &Reply) {
     assert!(!is_replayed(first), "{}", first.text());
     assert!(is_replayed(again), "{}", again.text());
@@ -46,7 +46,7 @@ fn assert_replayed(first: &Reply, again: &Reply) {
     }
 }
 
-/// The row of a user, as it is on the primary.
+/// Returns the row of a user as it is on the primary, or null.
 fn row(router: &Router, key: &str) -> Value {
     let level = [("x-consistency", "all")];
     let reply = stranger(router).read_with(Some(key), &level, "table=users");
@@ -224,8 +224,8 @@ fn a_request_that_never_came_to_its_shard_leaves_its_key_free() {
     assert_replayed(&first, &write(&router, "k", "free", &user("k", "N")));
 }
 
-/// The row was stored, and only its confirmation was missing: sent again, the request waits for
-/// that and nothing else.
+/// The row was stored, and only its confirmation was missing: sent again, the request only waits
+/// for the confirmation.
 #[test]
 fn a_write_that_was_not_confirmed_may_be_sent_again() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -240,7 +240,7 @@ fn a_write_that_was_not_confirmed_may_be_sent_again() {
     };
     let first = send("1500");
     assert_eq!((first.status, &*first.code()), (504, "TSR205"), "{}", first.text());
-    // Its token shows it, also while nothing can be proven.
+    // With the token of the response, the row can be read, even while its confirmation is missing.
     let mut reported = Client::with(&router, first.header("x-session-token").unwrap());
     let stored = reported.read_with(Some("k"), &[], "table=users").json()["data"][0].clone();
     assert_eq!(stored["name"], "N");
@@ -305,14 +305,14 @@ fn a_key_is_remembered_over_a_restart_and_a_crash() {
     assert_eq!(refusal(&other), refused(422, "TSR109"));
 }
 
-/// Many send the same at the same time: one of them makes the row.
+/// Many clients send the same request at the same time: one of them creates the row.
 #[test]
 fn of_many_that_send_the_same_at_once_one_has_an_effect() {
     const CLIENTS: usize = 24;
     let router = lab(&["--shards", "1"]);
     for round in 0..5 {
         let key = format!("k{round}");
-        // So that they meet in one batch, as far as they come to the queue in time.
+        // The primary is paused so that requests that reach the queue in time are in one batch.
         set(&router, "shard1-primary", "paused");
         let replies: Vec<Reply> = thread::scope(|scope| {
             let (router, key) = (&router, &key);
@@ -363,7 +363,7 @@ fn bulk(router: &Router, op: &str, rows: &[(&str, &str)]) -> Reply {
     stranger(router).send("POST", "/api/bulk-write", &[("idempotency-key", "b")], Some(&body))
 }
 
-/// Index, status, code of each row that failed.
+/// Returns index, status and code of each row that failed.
 fn failures(reply: &Reply) -> Vec<(u64, u64, String)> {
     let answer = reply.json();
     let failed = answer["failed"].as_array().unwrap().iter().map(|row| {
@@ -391,14 +391,14 @@ fn a_bulk_write_that_is_sent_again_stores_nothing_twice() {
         assert_replayed(&first, &bulk(&router, "insert", &rows));
         assert_eq!(rows.map(|(key, _)| stored(key)), before);
     }
-    // What was refused stays refused, though the row is gone.
+    // A refused row stays refused, although the existing row is gone.
     stranger(&router).write(&keys[1], &user_op("delete", &keys[1], ""));
     assert_replayed(&first, &bulk(&router, "insert", &rows));
     assert_eq!(stored(&keys[1]), Value::Null);
 }
 
-/// The key of a row is the request's and its index: a request that differs in some rows differs in
-/// these alone.
+/// The key of a row is that of the request with the index of the row: a request that differs in
+/// some rows has an effect only on these.
 #[test]
 fn each_row_of_a_bulk_write_is_repeated_for_itself() {
     let router = Router::start();
@@ -417,7 +417,7 @@ fn each_row_of_a_bulk_write_is_repeated_for_itself() {
 /// Inserts of a client: their keys, and the versions that were acknowledged.
 type Ledger = BTreeMap<String, Option<Value>>;
 
-/// Inserts rows until the router is gone.
+/// Inserts rows until the router has ended.
 fn insert_until_gone(router: &Router, client: usize, acknowledged: &mpsc::Sender<()>) -> Ledger {
     let mut ledger = Ledger::new();
     for n in 0.. {
@@ -438,8 +438,8 @@ fn insert_until_gone(router: &Router, client: usize, acknowledged: &mpsc::Sender
     ledger
 }
 
-/// A client that does not know the outcome of its last insert sends it again, and never meets its
-/// own row.
+/// A client that does not know the outcome of its last insert sends it again, and never gets a
+/// conflict with its own row.
 #[test]
 fn after_a_crash_every_insert_may_be_sent_again() {
     let folder = crate::folders::temporary();

@@ -1,5 +1,5 @@
-//! Files that import each other in a circle can only be understood together. No such circle is
-//! longer than two files.
+//! Test of import cycles: files that import each other can only be understood together, so no cycle
+//! is longer than two files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -35,9 +35,9 @@ fn a_circle_of_imports_is_found() {
     assert_eq!(cycles(&graph), [["a", "b", "c"]]);
 }
 
-/// Files of a package by their module's path, each with those it imports.
+/// Returns the files of a package by their module's path, each with those it imports.
 ///
-/// A module and the modules inside it belong together and are not a circle.
+/// A module and the modules inside it belong together and are not a cycle.
 fn graph(package: &str) -> Graph {
     let src = root().join(package).join("src");
     let mut texts = BTreeMap::new();
@@ -61,7 +61,7 @@ fn graph(package: &str) -> Graph {
     texts.iter().map(|(module, text)| (module.clone(), edges(module, text))).collect()
 }
 
-/// The longest beginning of a path that is a file.
+/// Returns the longest beginning of a path that is a file.
 fn file_of(path: &str, is_file: impl Fn(&str) -> bool) -> Option<&str> {
     let mut path = path;
     while !is_file(path) {
@@ -81,7 +81,7 @@ pub(crate) fn paths(module: &str, text: &str) -> Vec<String> {
     }
     for (start, _) in code.match_indices("super::") {
         if code[..start].ends_with("super::") {
-            continue; // Counted with the first of them.
+            continue; // Already counted with the first one.
         }
         let mut base: Vec<&str> = module.split("::").collect();
         let mut rest = &code[start..];
@@ -95,7 +95,7 @@ pub(crate) fn paths(module: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// Paths of an import: one, or those in braces after it.
+/// Returns the paths of an import: one, or those in braces after it.
 fn leaves(base: &str, rest: &str) -> Vec<String> {
     let is_path = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let end = rest.find(|c: char| !is_path(c)).unwrap_or(rest.len());
@@ -108,7 +108,7 @@ fn leaves(base: &str, rest: &str) -> Vec<String> {
     names.map(|name| format!("{path}{name}")).collect()
 }
 
-/// Groups of files that reach each other, each in the order of their names.
+/// Returns groups of files that reach each other, each in the order of their names.
 fn cycles(graph: &Graph) -> Vec<Vec<String>> {
     let reached: BTreeMap<&String, BTreeSet<&String>> =
         graph.keys().map(|from| (from, reachable(graph, from))).collect();

@@ -1,5 +1,5 @@
-//! Tests of indexes: an index is on every shard or on none, whatever happens meanwhile, and a
-//! unique one refuses a second row of a shard key.
+//! Tests of indexes: after any interruption an index is on every shard or on none, and a unique one
+//! refuses a second row of a shard key.
 
 use std::path::Path;
 
@@ -48,7 +48,7 @@ pub(crate) fn until(router: &Router, name: &str, state: &str) -> Value {
     })
 }
 
-/// Begins an index, and waits until it is ready.
+/// Begins to build an index, and waits until it is ready.
 #[track_caller]
 fn built(router: &Router, body: &Value) -> Value {
     let reply = make(router, body);
@@ -304,7 +304,7 @@ fn an_index_that_a_crash_has_cut_off_is_finished_by_the_next_start() {
     until(&router, "by_status", "ready");
     router.end();
     assert!((0..3).all(|shard| on_shard(&data, shard).len() == 1));
-    // A crash while it is dropped, too.
+    // The router also crashes while the index is dropped.
     let mut router = Router::start_in(&data, &["--lab"]);
     set(&router, "shard3-primary", "paused");
     let reply = send(&router, "DELETE", &format!("{PATH}/by_status"), None);

@@ -2,10 +2,10 @@
 //! are restored.
 
 use serde_json::{Value, json};
-use shard_manager::backup::Watch;
+use shard_manager::backup::ProgressObserver;
 use shard_manager::backup::restore::restore;
 use shard_manager::control::Request;
-use shard_manager::control::client::ask;
+use shard_manager::control::client::request_backup;
 
 use crate::backend::{files_only, is_servers, not_on_citus};
 use crate::client::{refusal, refused};
@@ -18,7 +18,7 @@ use crate::new_databases::NewDatabase;
 
 const CITUS: &str = "Tessera does not build indexes on Citus";
 /// Runs without an observer and is never cancelled.
-const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
+const ALONE: ProgressObserver<'_> = ProgressObserver { step: &|_| {}, cancelled: &|| false };
 
 fn one_note() -> Value {
     json!({"name": "one_note", "columns": ["note"], "unique": true})
@@ -86,8 +86,8 @@ fn rows_whose_unique_values_are_exchanged_while_they_move_arrive_as_they_are() {
     let begun = changed(&router, "/api/moves", &json!({"key": "ada", "to": to}));
     assert_eq!(begun.status, 202, "{}", begun.text());
     let begun = begun.json();
-    // The rows exchange their values repeatedly, also after the target owns them: the source
-    // follows it then.
+    // The rows exchange their values repeatedly, even after the target owns them and the source
+    // follows it.
     let pass_on = || {
         assert_eq!(order(&router, "ada", "o00", "spare").status, 200);
         for n in 1..20 {
@@ -133,7 +133,7 @@ fn a_restored_copy_has_the_indexes_of_its_moment() {
     assert_eq!(make(&router, &one_note()).status, 202);
     until(&router, "one_note", "ready");
     assert_eq!(order(&router, "ada", "o1", "a").status, 201);
-    ask(&data, &Request::Backup { to: copy.clone() }, &ALONE).unwrap();
+    request_backup(&data, &Request::Backup { to: copy.clone() }, &ALONE).unwrap();
     let reply = send(&router, "DELETE", "/api/tables/orders/indexes/one_note", None);
     assert_eq!(reply.status, 202);
     router.end();

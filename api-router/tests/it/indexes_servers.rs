@@ -15,10 +15,10 @@ use crate::streams::NDJSON;
 
 const CITUS: &str = "Tessera does not build indexes on Citus";
 const WHY: &str = "its shards are databases";
-/// Sessions that build an index.
+/// Query for the sessions that build an index.
 const BUILDERS: &str = "SELECT pid::text FROM pg_stat_activity \
     WHERE datname = current_database() AND query LIKE 'CREATE%INDEX CONCURRENTLY%' AND state = 'active'";
-/// Indexes that are not valid.
+/// Query for the indexes that are not valid.
 const INVALID: &str = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid";
 
 /// Keeps a lock that a build waits for, until [`release`] ends the session.
@@ -57,7 +57,7 @@ fn an_index_that_a_crash_has_left_invalid_is_built_again_by_the_next_start() {
         eventually("the second shard builds", || {
             (!ask_primary(&data, 1, INVALID).is_empty()).then_some(())
         });
-        // Rows are written meanwhile, on that shard as well.
+        // Rows are written during the build, on that shard as well.
         for n in 0..12 {
             assert_eq!(order(&router, &format!("u{n}"), "o", "n").status, 201);
         }
@@ -97,7 +97,7 @@ fn a_router_takes_over_an_index_and_waits_for_the_server_that_still_builds_it() 
         });
         assert_eq!(listed(&first, "by_status"), listed(&second, "by_status"), "both list it");
         assert_eq!(make(&first, &by_status()).status, 200, "it is known to both");
-        // The first router ends, whether it leads or not.
+        // The first router ends, which may be the leader or not.
         first.kill();
         first.wait();
         release(&data, 2);

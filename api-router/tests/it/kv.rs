@@ -11,7 +11,7 @@ use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// Returns every byte of a key that is neither a letter nor a digit as an escape.
+/// Returns the path of a key, with every byte that is neither a letter nor a digit as an escape.
 fn path(key: &str) -> String {
     let spelled = key.bytes().map(|byte| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
@@ -119,7 +119,7 @@ fn a_body_is_json_or_has_no_content_type() {
     assert_eq!((refused.status, &*refused.code()), (406, "TSR107"));
 }
 
-/// Keys as the table has them, and paths that spell them.
+/// Keys as the table has them, and the last parts of their paths.
 const SPELLED: [(&str, &str); 18] = [
     ("a/b/c", "a/b/c"),
     ("a/b/c", "a%2Fb%2fc"),
@@ -146,7 +146,7 @@ fn a_key_is_the_rest_of_the_path_decoded_once() {
     let router = Router::shared();
     for (key, spelled) in SPELLED {
         let value = json!(spelled).to_string();
-        // Raw, because a client might tidy the path up.
+        // Sent raw, because a client might normalize the path.
         let request = format!(
             "PUT /api/kv/{spelled} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
              content-length: {}\r\n\r\n{value}",
@@ -347,7 +347,7 @@ fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
     assert_eq!((stale.json(), stale.header("x-served-by")), (json!("old"), Some("replica")));
     let current = stranger(&router).send("GET", "/api/kv/k", &[("x-consistency", "all")], None);
     assert_eq!(current.json(), "new");
-    // What the deletion left behind is seen as well: nothing.
+    // The deletion is seen as well.
     writer.send("DELETE", "/api/kv/k", &[], None);
     let gone = Client::with(&router, writer.token()).send("GET", "/api/kv/k", &[], None);
     assert_eq!((gone.status, &*gone.code()), (404, "TSR302"));

@@ -1,5 +1,4 @@
-//! Tests of `/api/lab/nodes`: nodes that are paused, delayed or cut off, and shards whose primary
-//! is.
+//! Tests of `/api/lab/nodes`: nodes that are paused, delayed or cut off, including primaries.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -45,7 +44,7 @@ fn without_its_flag_there_is_no_laboratory() {
 
 const NOT_OURS: &str = "servers are not the router's to hold up, but for its own writes";
 
-/// Checks the hints of the laboratory of servers.
+/// Checks the reason for the refusal to pause a server.
 #[test]
 fn a_replica_that_is_a_server_is_not_the_routers_to_hold_up() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -170,7 +169,7 @@ fn the_laboratory_is_behind_the_same_gate_as_all_else() {
     assert!(nodes(&router).iter().all(|(_, state, _)| state == "running"));
 }
 
-/// A pause is answered when the applier is at rest: no later write comes through.
+/// A pause is confirmed when the applier has stopped: no later write is applied.
 #[test]
 fn a_paused_replica_stands_still_from_the_moment_of_the_answer() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -209,7 +208,7 @@ fn a_delayed_replica_comes_after_all() {
     assert!(began.elapsed() >= Duration::from_millis(3 * 30), "it was not delayed");
 }
 
-/// A write that is sent by a thread of its own; its answer comes through the channel.
+/// Sends a write on its own thread, which passes the response to the channel.
 fn send_write<'scope, 'env>(
     scope: &'scope thread::Scope<'scope, 'env>,
     router: &'env Router,
@@ -220,18 +219,18 @@ fn send_write<'scope, 'env>(
     scope.spawn(move || {
         let headers = [("x-deadline-ms", "60000")];
         let reply = stranger(router).write_with(&key, &headers, &body);
-        // The test may have failed meanwhile.
+        // The test may already have failed.
         let _ = answers.send((key, reply));
     });
 }
 
 /// Writes that do not fit into the queue are refused at once, and those in it are answered when the
-/// lane goes on.
+/// lane continues.
 #[test]
 fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
-    // 64 MiB may wait for a shard, and a batch be in work already: more than six of these are too
-    // many.
+    // 64 MiB may wait for a shard while a batch is being processed, so at least six of the large
+    // writes do not fit.
     const LARGE: usize = 44;
     const TOO_MANY: usize = 6;
     const SMALL: usize = 10;
@@ -245,7 +244,7 @@ fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
     let answers = thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
         let resume = Resume { router: &router, node: "shard1-primary" };
-        // None of them changes anything: what is tried here is the queue, not the disk.
+        // None of them changes a row: this tests the queue, not the disk.
         let text = "n".repeat((2 << 20) - 200);
         for key in large {
             send_write(scope, &router, (key.clone(), user_op("update", key, &text)), &sender);
@@ -289,8 +288,8 @@ fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
     assert!(refusals < LARGE, "the queue has taken nothing: {refusals} refused, {stored} stored");
 }
 
-/// Sets a node running again, also when a test fails meanwhile: its threads would wait for their
-/// deadlines.
+/// Sets a node running again when dropped, also if a test fails, because its threads would wait for
+/// their deadlines.
 struct Resume<'r> {
     router: &'r Router,
     node: &'r str,
@@ -316,7 +315,7 @@ fn writes_that_wait_for_a_paused_primary_are_answered_when_it_goes_on() {
             send_write(scope, &router, (key.clone(), user(key, "queued")), &sender);
         }
         drop(sender);
-        // A deadline that passes in the queue: no response is sent before.
+        // The deadline passes in the queue: no response is sent before.
         let late = stranger(&router).write_with(&keys[0], &SOON, &user(&keys[0], "late"));
         assert_eq!(refusal(&late), refused(504, "TSR004"), "{}", late.text());
         assert!(receiver.try_recv().is_err(), "a paused primary answers nobody");
@@ -349,7 +348,7 @@ fn a_write_whose_deadline_passes_in_the_queue_is_rejected_and_never_stored() {
     let bulk = stranger(&router).send("POST", "/api/bulk-write", &SOON, Some(&body));
     assert!([207, 504].contains(&bulk.status), "{}", bulk.text());
     set(&router, "shard1-primary", "running");
-    // What is written now stands behind them in the same queue.
+    // This write is behind them in the same queue.
     let mut client = stranger(&router);
     client.write_user("punctual", "in time");
     assert_eq!(client.all_names(), ["in time"]);
@@ -370,7 +369,8 @@ fn a_delayed_primary_is_slow_and_reports_deadlines_truthfully() {
     let hurried = stranger(&router).write_with(&slow, &SOON, &user(&slow, "hurried"));
     assert_eq!((hurried.status, &*hurried.code()), (504, "TSR004"), "{}", hurried.text());
     delay(&router, "shard1-primary", 0);
-    // Behind it in the same queue: by now its fate is decided.
+    // This write is behind the slow one in the same queue, so afterwards the outcome of the slow
+    // one is decided.
     stranger(&router).write_user(&keys_on(&router, "shard1", 2)[1], "next");
     let name = stranger(&router).user_at(&slow, "all").names.remove(0);
     match hurried.json()["outcome"].as_str().unwrap() {

@@ -1,4 +1,4 @@
-//! Tests of the requests of the lab page: placement trials, the keys that were written, and the
+//! Tests of the requests of the lab page: placement trials, the recorded keys of writes, and the
 //! experiment about levels.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::client::lab;
 use crate::harness::{Reply, Router, eventually};
 
-/// Returns the answer to a placement that can be tried.
+/// Returns the response for a valid placement.
 fn trial(router: &Router, query: &str) -> Value {
     let reply = router.get(&format!("/api/lab/placements?{query}"));
     assert_eq!(reply.status, 200, "{query}: {}", reply.text());
@@ -73,7 +73,7 @@ fn a_placement_on_paper_has_the_owners_of_all_slots_before_and_after_a_change() 
     assert_eq!(trial(&router, "placement=ring:1000")["ring"]["points"], json!([]));
 }
 
-/// The lab and the router agree on the place of a key.
+/// The lab page and the router agree on the place of a key.
 #[test]
 fn a_sample_key_is_placed_where_a_cluster_of_this_strategy_has_it() {
     let router = Router::shared();
@@ -194,7 +194,7 @@ fn play(router: &Router, body: &Value) -> Reply {
     router.send("POST", "/api/lab/levels", &headers, Some(body.as_bytes()))
 }
 
-/// Returns a router that creates its temporary folders in this one.
+/// Starts a router that creates its temporary folders in this one.
 fn with_temporary(folder: &Path) -> Router {
     Router::start_owning(|data_dir| {
         let mut command: Command = crate::backend::command(data_dir, &["--lab"]);

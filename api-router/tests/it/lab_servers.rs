@@ -14,19 +14,19 @@ use crate::databases::{Server, query};
 use crate::harness::PATIENCE;
 use crate::tcp_proxy::{ProxyMode, TcpProxy};
 
-/// Servers whose replicas can be held up.
+/// Servers whose replicas can be paused, delayed and cut off.
 pub(crate) struct Lab {
     pub(crate) servers: Vec<Server>,
     connections: HashMap<String, ReplicaConnections>,
-    /// Replicas that replay nothing.
+    /// Names of replicas whose replay is paused.
     paused: Mutex<HashSet<String>>,
 }
 
-/// The ways of one replica.
+/// Proxies of one replica.
 struct ReplicaConnections {
-    /// From the router to it.
+    /// Connections from the router to the replica.
     asked: TcpProxy,
-    /// From it to its primary.
+    /// Connections from the replica to its primary.
     followed: TcpProxy,
 }
 
@@ -51,12 +51,12 @@ impl Lab {
         replica.url(database).replace(&own, &proxy)
     }
 
-    /// Sets the state of a replica, as the router's own laboratory does on files.
+    /// Sets the state of a replica, with the names that `/api/lab/nodes` uses for files.
     pub(crate) fn set(&self, replica: &str, state: &str) {
         let (asked, followed) = match state {
             "running" => (ProxyMode::Open, ProxyMode::Open),
             "paused" => (ProxyMode::Open, ProxyMode::AnswersHeld),
-            // It gets everything, and shows nothing new.
+            // The replica receives all changes, but does not replay them.
             "behind" => (ProxyMode::Open, ProxyMode::Open),
             "cut" => (ProxyMode::Cut, ProxyMode::AnswersHeld),
             other => panic!("no state of a node: {other}"),
@@ -77,19 +77,19 @@ impl Lab {
         replicas.find(|node| node.name == replica).unwrap().url("postgres")
     }
 
-    /// Makes a replica late.
+    /// Delays the changes that a replica receives.
     pub(crate) fn delay(&self, replica: &str, delay: Duration) {
         let mode = if delay.is_zero() { ProxyMode::Open } else { ProxyMode::Late(delay) };
         self.connections[replica].followed.set(mode);
     }
 
-    /// Lets everything go.
+    /// Sets all replicas running.
     pub(crate) fn release(&self) {
         self.connections.keys().for_each(|replica| self.set(replica, "running"));
     }
 }
 
-/// Lets a replica stand still: what is on its way to it already is not replayed either.
+/// Pauses the replay of a replica: changes that it has already received are not replayed either.
 fn pause(url: &str) {
     query(url, "SELECT pg_wal_replay_pause()");
     let began = Instant::now();
@@ -98,10 +98,10 @@ fn pause(url: &str) {
     }
 }
 
-/// Tells a replica to reach its primary through this port.
+/// Makes a replica connect to its primary through this port.
 fn follow_through(replica: &LocalNode, port: u16) {
     let url = replica.url("postgres");
-    // It may have been paused by tests that were cut off.
+    // It may have been paused by tests that were killed.
     query(&url, "SELECT pg_wal_replay_resume()");
     let way = query(&url, "SELECT current_setting('primary_conninfo')").remove(0);
     let words = way.split(' ').map(|word| match word.strip_prefix("port=") {

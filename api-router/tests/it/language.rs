@@ -22,7 +22,7 @@ use text::Text;
 type Counts = BTreeMap<(String, String), usize>;
 
 const BASELINE: &str = "tests/it/language/baseline.txt";
-/// Cases that a failure lists before it only counts them.
+/// Maximum number of cases that a failure lists.
 const LISTED_MAX: usize = 20;
 
 #[test]
@@ -87,7 +87,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Every text of the project but those of this test, in the order of their names.
+/// Returns every text of the project except those of this test, in the order of their names.
 fn texts() -> Vec<Text> {
     let mut found = Vec::new();
     collect(&root(), &mut found);

@@ -49,19 +49,20 @@ fn name_of(folder: &str) -> &str {
     folder.rsplit('/').next().unwrap()
 }
 
-/// The manifest of the package in a folder.
+/// Returns the manifest of the package in a folder.
 fn manifest(folder: &str) -> toml::Table {
     fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap().parse().unwrap()
 }
 
-/// Names of the packages that a manifest depends on, also for tests and for building.
+/// Returns the names of the packages that a manifest depends on, also for tests and builds.
 fn dependencies(manifest: &toml::Table) -> BTreeSet<&str> {
     let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
     let tables = kinds.iter().filter_map(|kind| manifest.get(*kind)?.as_table());
     tables.flat_map(toml::Table::keys).map(String::as_str).collect()
 }
 
-/// Returns the modules of its own package that a file names, in a program after the package's name.
+/// Returns the modules of its own package that a file names. A program names them after the
+/// package's name.
 fn imports(package: &str, src: &Path, file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap();
     let module = file.strip_prefix(src).unwrap().with_extension("");
@@ -143,7 +144,7 @@ fn model_access_and_moves_are_plain_values() {
     }
 }
 
-/// True if code, not a comment, names a module of an engine.
+/// Returns true if code, not a comment, names a module of an engine.
 fn names_an_engine(text: &str) -> bool {
     let engines = ["store::sqlite", "store::postgres", "store::{"];
     let mut code = text.lines().filter(|line| !line.trim_start().starts_with("//"));

@@ -10,8 +10,8 @@ use crate::client::{
 };
 use crate::harness::{Reply, Router};
 
-/// Returns the headers of a write that gives up soon, though not before a busy machine has stored
-/// it.
+/// Returns the headers of a write with a short deadline, which is long enough for a busy machine to
+/// store it.
 fn soon(level: &str) -> [(&str, &str); 2] {
     [("x-consistency", level), ("x-deadline-ms", "1500")]
 }
@@ -38,7 +38,7 @@ fn assert_unconfirmed(reply: &Reply, requested: &str, achieved: &str) {
 
 #[test]
 fn every_level_works_with_any_number_of_replicas() {
-    // Of servers there are no more.
+    // There are not more servers.
     let most = if is_servers() { "3" } else { "5" };
     for replicas in ["0", "1", "2", most] {
         let router = lab(&["--shards", "1", "--replicas", replicas]);
@@ -97,7 +97,7 @@ fn a_write_at_quorum_is_on_a_majority_when_it_is_answered() {
         assert_eq!(write_at(&router, "quorum", "k", &name).status, 200);
         set(&router, "shard1-replica2", "cut");
         assert_eq!(stranger(&router).user("k"), Seen::by("replica", &[&name]));
-        // Cut or paused, it applies nothing.
+        // The replica applies nothing, cut off or paused.
         set(&router, "shard1-replica2", "paused");
     }
 }
@@ -109,7 +109,7 @@ fn a_write_that_is_not_confirmed_in_time_reports_its_level() {
     let [key, other, _] = three_keys(&router);
     assert_eq!(write_at(&router, "all", &key, "old").status, 201);
     set(&router, "shard1-replica2", "paused");
-    // One of the two replicas has to make it in that time.
+    // One of the two replicas must confirm the write within this time.
     let headers = [("x-consistency", "all"), ("x-deadline-ms", "2500")];
     let reply = stranger(&router).write_with(&key, &headers, &user(&key, "at quorum"));
     assert_unconfirmed(&reply, "all", "quorum");
@@ -123,7 +123,7 @@ fn a_write_that_is_not_confirmed_in_time_reports_its_level() {
     let reply = stranger(&router).write_with(&key, &soon("all"), &body);
     assert_unconfirmed(&reply, "all", "one");
 
-    // It is on the primary, and who holds the token of the problem sees it.
+    // The row is on the primary, and a client with the token of the problem sees it.
     assert_primary_alone(&router, &key, "all", &["at one"]);
     let token = reply.header("x-session-token").unwrap();
     assert_eq!(Client::with(&router, token).user(&key), Seen::by("primary", &["at one"]));
@@ -197,8 +197,8 @@ fn a_majority_is_enough_for_quorum_and_not_for_all() {
     assert_primary_alone(&router, "k", "quorum", &["at quorum"]);
 }
 
-/// Checks a strong read when no replica can be reached: a file's writer is its own proof, a server
-/// that is alone has none.
+/// Checks a strong read when no replica can be reached: the primary alone can answer it on files,
+/// but not on servers.
 fn assert_primary_alone(router: &Router, key: &str, level: &str, names: &[&str]) {
     if is_servers() {
         let headers = [("x-consistency", level), ("x-deadline-ms", "1000")];
@@ -209,7 +209,7 @@ fn assert_primary_alone(router: &Router, key: &str, level: &str, names: &[&str])
     }
 }
 
-/// Writes of other clients count as well, without a token.
+/// Writes of other clients are seen as well, without a token.
 #[test]
 fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -240,7 +240,7 @@ fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
     }
 }
 
-/// The token of a strong read is as good as its rows.
+/// The token of a strong read covers its rows.
 #[test]
 fn what_was_read_at_a_higher_level_stays_seen_at_level_one() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -255,8 +255,8 @@ fn what_was_read_at_a_higher_level_stays_seen_at_level_one() {
     }
 }
 
-/// Returns a bulk write of two rows each on two shards, of which the second has no replica that
-/// helps.
+/// Sends a bulk write of two rows on each of two shards, of which the second has no replica that
+/// can confirm.
 fn half_confirmed(router: &Router, headers: &[(&str, &str)]) -> (Reply, Vec<String>) {
     let (well, ill) = (keys_on(router, "shard1", 2), keys_on(router, "shard2", 2));
     let rows: Vec<Value> =
@@ -270,7 +270,7 @@ fn half_confirmed(router: &Router, headers: &[(&str, &str)]) -> (Reply, Vec<Stri
     (reply, ill)
 }
 
-/// Index, shard, code and outcome of each row that failed.
+/// Returns index, shard, code and outcome of each row that failed.
 fn failures(reply: &Reply) -> Vec<(u64, String, String, String)> {
     let answer = reply.json();
     let failed = answer["failed"].as_array().unwrap().iter().map(|row| {
@@ -310,7 +310,7 @@ fn rows_of_a_bulk_write_that_are_not_confirmed_in_time_say_that_they_are_stored(
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     set(&router, "shard2-replica1", "paused");
-    // Longer than elsewhere: the other shard has to make it.
+    // Longer than elsewhere: the other shard must be confirmed within this time.
     let headers = [("x-consistency", "all"), ("x-deadline-ms", "3000")];
     let (reply, ill) = half_confirmed(&router, &headers);
     assert_eq!(failures(&reply), failed("TSR205", "committed"), "{}", reply.text());

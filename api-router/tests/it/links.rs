@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use crate::layering::root;
 
-/// Lines that a first reader is asked to read.
+/// Maximum number of lines of the README.
 const README_LINES_MAX: usize = 180;
-/// Folders that builds and programs write into.
+/// Folders into which builds and programs write.
 const GENERATED: [&str; 5] = ["target", "data", "data-postgres", "node_modules", ".git"];
 
 /// A Markdown file with everything that links can refer to.
@@ -37,7 +37,7 @@ impl Document {
     }
 }
 
-/// Lines of a document outside of fenced blocks.
+/// Returns the lines of a document outside of fenced blocks.
 fn prose(text: &str) -> Vec<&str> {
     let mut fenced = false;
     let mut lines = Vec::new();
@@ -51,13 +51,13 @@ fn prose(text: &str) -> Vec<&str> {
     lines
 }
 
-/// Anchor of a heading, as GitHub and mdBook derive it.
+/// Returns the anchor of a heading, as GitHub and mdBook derive it.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
 }
 
-/// Targets of the links and pictures of a line, those in code excepted.
+/// Returns the targets of the links and pictures of a line, except those in code.
 fn links(line: &str) -> Vec<String> {
     let outside: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
     let ends = |rest: &str, end: char| rest.split(end).next().unwrap().to_owned();
@@ -70,7 +70,7 @@ fn links(line: &str) -> Vec<String> {
     inline.chain(html).collect()
 }
 
-/// Markdown files below a folder, generated ones excepted.
+/// Adds the Markdown files below a folder, except generated ones.
 fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -90,7 +90,7 @@ fn all_documents() -> Vec<Document> {
     paths.into_iter().map(|path| Document::read(path.canonicalize().unwrap())).collect()
 }
 
-/// The fault of a link, if it has one.
+/// Returns the error of a link, if it has one.
 fn fault(document: &Document, link: &str, all: &[Document]) -> Option<&'static str> {
     if link.contains("://") || link.starts_with("mailto:") {
         return None;

@@ -22,19 +22,19 @@ fn folder() -> (TempDir, PathBuf) {
     (folder, data)
 }
 
-/// Returns a router whose shard holds a row.
+/// Starts a router and stores a row.
 fn used(data: &Path, flags: &[&str]) -> Router {
     let router = Router::start_in(data, flags);
     assert_eq!(router.write_user("ada", "Ada").status, 201);
     router
 }
 
-/// Asks until health reports the expected state.
+/// Repeats the request until health reports the expected state.
 fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     await_told(router, "/api/health", what, is_so)
 }
 
-/// Asks until the answer is as expected.
+/// Repeats a request until its response is as expected.
 fn await_told(router: &Router, path: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
@@ -47,7 +47,7 @@ fn await_told(router: &Router, path: &str, what: &str, is_so: impl Fn(&Value) ->
     }
 }
 
-/// Reasons that the health gives for the primary of the only shard.
+/// Returns the reasons that health reports for the primary of the only shard.
 fn trouble(health: &Value) -> String {
     health["shards"][0]["nodes"][0]["reasons"].to_string()
 }
@@ -63,7 +63,7 @@ fn check_refused(reply: &Reply, outcome: &str, reason: &str) {
     }
 }
 
-/// Writes are refused, reads go on, and health and figures say why.
+/// Checks that writes are refused, reads continue, and health and metrics report the reason.
 fn check_lost(router: &Router, reason: &str) {
     let health = await_health(router, "down for that reason", |health| {
         health["status"] == "down" && trouble(health).contains(reason)
@@ -115,7 +115,7 @@ fn no_write_is_acknowledged_that_is_in_a_removed_file() {
         fs::remove_file(data.join(removed)).unwrap();
         let reply = router.write_user("eve", "Eve");
         let outcome = reply.json()["outcome"].as_str().unwrap_or_default().to_owned();
-        // It may have been noticed before.
+        // The loss may have been noticed before.
         assert!(["unknown", "rejected"].contains(&&*outcome), "{removed}: {}", reply.text());
         check_refused(&reply, &outcome, "removed or replaced");
         check_lost(&router, "removed or replaced");
@@ -128,7 +128,7 @@ fn a_bulk_write_into_a_removed_directory_is_not_acknowledged() {
     files_only!("files are removed");
     let (_folder, data) = folder();
     let router = used(&data, &WITH_REPLICA);
-    // All of it is removed while files come and go.
+    // The whole folder is removed while files are created and removed in it.
     let began = Instant::now();
     while data.exists() {
         let _ = fs::remove_dir_all(&data);

@@ -1,4 +1,4 @@
-//! Tests of the real router over HTTP, one binary for all.
+//! Tests of the real router over HTTP, all in one binary.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -12,7 +12,8 @@ pub(crate) fn metrics(router: &Router, query: &str) -> Value {
     answer["metrics"].clone()
 }
 
-/// Seven reads and writes that go well, and five that do not; the ids of these, newest first.
+/// Sends seven reads and writes that succeed, and five that fail, and returns the codes and ids of
+/// the latter, newest first.
 pub(crate) fn some_requests(router: &Router) -> Vec<(String, String)> {
     for (key, status) in [("ada", 201), ("bob", 201), ("ada", 200)] {
         assert_eq!(router.write_user(key, "Name").status, status);
@@ -34,7 +35,7 @@ pub(crate) fn some_requests(router: &Router) -> Vec<(String, String)> {
         router.get("/api/read?table=users&name=Ada"),
     ];
     assert!(refused.iter().all(|reply| reply.status >= 400));
-    // None of these is about data.
+    // None of these requests is about data.
     for path in ["/api/health", "/api/shards", "/api/route", "/nowhere", "/api/analytics/errors"] {
         router.get(path);
     }
@@ -95,7 +96,7 @@ fn the_counts_are_those_of_the_requests_made() {
     let distribution = metrics["shardDistribution"].as_object().unwrap();
     let assigned: u64 = distribution.values().map(|count| count.as_u64().unwrap()).sum();
     assert_eq!(assigned + metrics["unassigned"].as_u64().unwrap(), 12);
-    // Three writes and two reads by key, and the insert that its shard refused.
+    // Three writes and two reads by key, and the insert that a shard refused.
     assert!(assigned >= 6, "{metrics}");
     let shards = metrics["shards"].as_array().unwrap();
     assert_eq!(shards.len(), 3);

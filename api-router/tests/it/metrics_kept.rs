@@ -21,7 +21,7 @@ fn figures_survive_the_end_of_their_router() {
     router.end();
     drop(router);
     assert!(data.join("analytics.db").exists());
-    // The harness reads once, to see what is there.
+    // The harness sends one read to learn which rows are stored.
     let router = Router::start_in(&data, &[]);
     let began = Instant::now();
     let reported = loop {
@@ -49,7 +49,7 @@ fn a_router_that_keeps_nothing_makes_no_file() {
     }
 }
 
-/// The store is tried again; no request waits for it.
+/// The router tries to open the store again later; no request waits for it.
 #[test]
 fn a_store_that_cannot_be_used_keeps_no_router_from_serving() {
     let folder = crate::folders::temporary();
@@ -99,7 +99,7 @@ fn the_file_may_say_it_in_a_section() {
     }
 }
 
-/// Without the feature traces cannot be sent.
+/// Traces can be sent only if the router is built with that feature.
 #[test]
 fn where_traces_go_is_a_url_of_a_router_that_sends_them() {
     let folder = folder();
@@ -128,7 +128,7 @@ fn where_traces_go_is_a_url_of_a_router_that_sends_them() {
     }
 }
 
-/// Returns the requests a second of the point in which a second since 1970 lies, if there is one.
+/// Returns the requests per second of the point that contains a second since 1970, if there is one.
 fn rate(series: &Value, second: u64) -> Option<f64> {
     let step = series["step_s"].as_u64().unwrap();
     let holds = |t: &Value| (t.as_u64().unwrap()..t.as_u64().unwrap() + step).contains(&second);
@@ -144,12 +144,13 @@ fn curves_show_requests_before_and_after_a_restart_and_a_gap_between() {
     let flags = ["--analytics-store", store.to_str().unwrap()];
     let mut router = Router::start_with(&flags);
     let started = Instant::now();
-    // What comes back is the same after another restart.
+    // The loaded metrics are the same after another restart.
     for _ in 0..2 {
         let reported = loop {
             let reported = metrics(&router, "?window=5m");
             let times = reported["series"]["t"].as_array().unwrap();
-            // Minutes come before seconds: some of it may be there before all is.
+            // Slots of minutes are loaded before those of seconds, so a part may be available
+            // before the rest.
             let is_back = rate(&reported["series"], began + 390) == Some(1.0);
             if is_back && times.last().is_some_and(|t| t.as_u64() > Some(began + 590)) {
                 break reported;

@@ -24,7 +24,7 @@ struct SentRequest {
     took: Duration,
 }
 
-/// A client that keeps a list.
+/// A client with a list of its requests.
 struct Load<'r> {
     router: &'r Router,
     requests: Vec<SentRequest>,
@@ -58,7 +58,7 @@ impl Load<'_> {
         reply.status
     }
 
-    /// Sets shard and fan-out of the last request, where the headers of its response do not have
+    /// Sets shard and fan-out of the last request if the headers of its response do not contain
     /// them.
     fn asked(&mut self, shard: Option<&str>, fanout: u64) {
         let last = self.requests.last_mut().unwrap();
@@ -74,7 +74,7 @@ fn shard_of(router: &Router, key: &str) -> String {
     router.get(&format!("/api/route?key={key}")).json()["shard"].as_str().unwrap().to_owned()
 }
 
-/// Sends each kind of request about rows, good and bad ones, in different numbers.
+/// Sends each kind of request about rows, valid and invalid ones, in different numbers.
 fn load(router: &Router) -> Load<'_> {
     let mut load = Load { router, requests: Vec::new() };
     for (key, times) in [("hot", 20), ("warm", 9), ("cold", 1)] {
@@ -239,7 +239,7 @@ fn roles_fanout_and_keys_are_recorded() {
     let reported = metrics(&router, "");
     for role in ["primary", "replica"] {
         let by = |request: &SentRequest| request.role.as_deref() == Some(role);
-        // The value that was not there was looked for by one of them.
+        // One of them searched for the value that did not exist.
         let count = load.count(by);
         let found = reported["read_from"][role].as_u64().unwrap();
         assert!((count..=count + 1).contains(&found), "{role}: {found}, not {count}");
@@ -274,7 +274,7 @@ fn latencies_lie_within_those_of_the_client_and_their_parts_add_up() {
     let mean = load.requests.iter().map(|request| ms(request.took)).sum::<f64>()
         / load.requests.len() as f64;
     let latency = &reported["latency_ms"];
-    // Three digits are kept.
+    // Latencies are recorded with three digits.
     assert!(latency["max"].as_f64().unwrap() <= slowest * 1.001, "{latency}, not {slowest}");
     let average = reported["avgLatency"].as_f64().unwrap();
     assert!(average > 0.0 && average <= mean, "{average}, not {mean}");

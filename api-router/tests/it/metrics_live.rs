@@ -13,7 +13,7 @@ use crate::metrics::{metrics, some_requests};
 /// Maximum number of viewers at once.
 const VIEWERS_MAX: usize = 32;
 
-/// One who watches.
+/// A client that reads the stream.
 struct Viewer {
     status: u16,
     head: String,
@@ -118,8 +118,8 @@ fn viewers_of_the_same_query_share_one_event() {
         .iter_mut()
         .map(|viewer| (0..3).map(|_| viewer.event().expect("an event")).collect())
         .collect();
-    // If each viewer had an event of its own, no two would be alike: an event has the time of its
-    // making.
+    // If events were built for each viewer, no two would be equal, because an event contains the
+    // time when it was built.
     let shared = |event: &&String| events.iter().all(|seen| seen.contains(event));
     assert!(events[0].iter().filter(shared).count() >= 2, "{events:?}");
     let at =
@@ -139,7 +139,7 @@ fn a_thirty_third_viewer_is_refused_until_later() {
     let refused = router.get("/api/analytics/stream");
     assert_eq!((refused.status, &*refused.code()), (503, "TSR005"), "{}", refused.text());
     assert!(refused.header("retry-after").is_some() && refused.text().contains("32"));
-    // A viewer that disconnects makes room, as soon as that is noticed.
+    // A viewer that disconnects frees its place, as soon as the router notices that.
     drop(viewers.pop());
     let began = Instant::now();
     let mut newcomer = Viewer::of(&router, "");
@@ -160,7 +160,7 @@ fn a_stream_ends_as_soon_as_its_router_is_about_to() {
     viewer.event().expect("an event");
     router.signal("TERM");
     while viewer.event().is_some() {}
-    // It still answers, as it does for a while; it did not wait for its viewers.
+    // The router still responds for a while; it did not wait for its viewers.
     assert_eq!(router.get("/ready").status, 503);
     let late = router.get("/api/analytics/stream");
     assert_eq!((late.status, &*late.code()), (503, "TSR005"), "{}", late.text());

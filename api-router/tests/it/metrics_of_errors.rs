@@ -29,7 +29,7 @@ fn errors_are_listed_newest_first_under_the_id_of_their_answer() {
     assert_eq!(reported, refused);
     let routes: Vec<&str> = listed.iter().map(|event| event["route"].as_str().unwrap()).collect();
     assert_eq!(routes, ["/api/read", "/api/read", "/api/read", "/api/write", "/api/write"]);
-    // Only the insert came as far as a shard.
+    // Only the insert reached a shard.
     let shard = router.get("/api/route?key=ada").json()["shard"].clone();
     assert_eq!(listed[4]["shard"], shard);
 
@@ -74,7 +74,7 @@ fn errors_can_be_chosen_and_counted_in_groups() {
     }
 }
 
-/// `count` is another word for `limit`: two that differ are a contradiction, not a choice.
+/// `count` is another name for `limit`: two different values are a contradiction.
 #[test]
 fn two_spellings_of_one_limit_are_refused() {
     let router = Router::start();
@@ -82,7 +82,7 @@ fn two_spellings_of_one_limit_are_refused() {
     assert_eq!((reply.status, &*reply.code()), (400, "TSR100"), "{}", reply.text());
 }
 
-/// More are kept than one question is answered with.
+/// More errors are stored than one response contains.
 #[test]
 fn a_question_gets_the_newest_thousand_and_the_total_counts_all() {
     let router = Router::start();

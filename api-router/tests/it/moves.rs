@@ -76,7 +76,7 @@ fn third(from: &str, to: &str) -> &'static str {
     others.next_back().unwrap()
 }
 
-/// Ends the writers of a test, also if it fails.
+/// Ends the writers of a test, even if the test fails.
 pub(crate) struct End<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for End<'_> {
@@ -85,7 +85,8 @@ impl Drop for End<'_> {
     }
 }
 
-/// Returns a router, a key with a row, and the names of the shard that has it and of another one.
+/// Starts a router and writes a row under a key; returns the router, and the names of the shard
+/// that owns the key and of another one.
 fn router_with_a_row(key: &str) -> (Router, String, &'static str) {
     let router = Router::start_with(OPERATE);
     assert_eq!(router.write_user(key, "Ada").status, 201);
@@ -291,7 +292,7 @@ fn slots_move_while_rows_are_written_and_every_write_is_there_afterwards() {
     assert_eq!(route["move"], begun["id"]);
     assert!(shown["rows"].as_u64() >= Some(1) && shown["bytes"].as_u64() >= Some(1), "{shown}");
     assert!(shown["owned_at"].is_string(), "{shown}");
-    // The slots are taken until the move ends, and it is too late to cancel it.
+    // Until the move ends, no other move may use its slots. It is too late to cancel it.
     let body = json!({"key": "ada", "to": third(&from, to)});
     let again = post(&router, "/api/moves", Some(&body));
     assert_eq!((again.status, &*again.code()), (409, "TSR333"), "{}", again.text());
@@ -328,7 +329,7 @@ fn a_move_that_is_rolled_back_brings_later_writes_back() {
     assert_eq!(back["actions"], json!(["retry"]));
 }
 
-/// Returns a move of 12 large rows, which are copied at this rate.
+/// Writes 12 large rows, and begins a move that copies them at this rate, in MiB/s.
 pub(crate) fn begin_slow(router: &Router, key: &str, to: &str, rate: u64) -> Value {
     let value = "v".repeat(1 << 20);
     for row in 0..12 {

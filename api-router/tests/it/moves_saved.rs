@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use shard_manager::backup::Watch;
+use shard_manager::backup::ProgressObserver;
 use shard_manager::backup::restore::restore;
 use shard_manager::control::Request;
-use shard_manager::control::client::ask;
+use shard_manager::control::client::request_backup;
 
 use crate::backend::files_only;
 use crate::commands::run;
@@ -16,7 +16,7 @@ use crate::harness::{Router, eventually};
 use crate::moves::{End, OPERATE, begin_slow, names, order, other, place, show, until};
 
 /// Runs without an observer and is never cancelled.
-const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
+const ALONE: ProgressObserver<'_> = ProgressObserver { step: &|_| {}, cancelled: &|| false };
 
 /// Number of large rows that [`begin_slow`] writes.
 const LARGE: u64 = 12;
@@ -29,7 +29,7 @@ struct Saved {
     acknowledged: usize,
 }
 
-/// Returns the number of the latest write to a row that is there; there is one row.
+/// Returns the number of the write whose value the row of the key `ada` has.
 #[track_caller]
 fn latest(router: &Router) -> usize {
     let names = names(router, "ada");
@@ -37,7 +37,8 @@ fn latest(router: &Router) -> usize {
     name[1..].parse().unwrap()
 }
 
-/// Checks a restored cluster: the move goes on, and neither it nor the restore has lost a row.
+/// Restores a backup and checks the cluster: the move resumes, and neither it nor the restore has
+/// lost a row.
 fn check(folder: &Path, saved: &Saved, begun: &Value) {
     let back = folder.join(format!("{}-back", saved.folder));
     restore(&folder.join(&saved.folder), &back, &ALONE).unwrap();
@@ -78,7 +79,7 @@ fn a_backup_made_while_slots_move_has_every_row_and_its_move_goes_on() {
     let (acknowledged, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
     let save = |name: &str| {
         let acknowledged = acknowledged.load(Ordering::SeqCst);
-        ask(&data, &Request::Backup { to: folder.path().join(name) }, &ALONE).unwrap();
+        request_backup(&data, &Request::Backup { to: folder.path().join(name) }, &ALONE).unwrap();
         Saved { folder: name.to_owned(), acknowledged }
     };
     let (begun, all_saved) = std::thread::scope(|scope| {

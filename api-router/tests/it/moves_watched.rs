@@ -1,4 +1,5 @@
-//! Tests of what moves of slots demand of their shards, and of their metrics.
+//! Tests of the conditions under which slots may move and shards may retire, and of the metrics of
+//! moves.
 
 use serde_json::{Value, json};
 
@@ -109,7 +110,7 @@ fn a_move_tells_how_far_its_copy_is_behind_and_so_do_the_metrics() {
             is_wanted(changes, lag).then_some(shown)
         })
     };
-    // The source is kept current, until the move rests.
+    // The source follows the target, until the move is paused.
     lag(&|changes, lag| changes == 0 && lag == 0.0);
     assert_eq!(order(&router, &begun, "pause").status, 200);
     assert_eq!(router.write_user("ada", "Lovelace").status, 200);

@@ -1,8 +1,8 @@
 //! New databases: empty databases on the primary of the cluster `plain`, which join a cluster of
 //! Tessera as shards.
 //!
-//! **Invariant:** a database is dropped with its value, or with the thread of the test that has let
-//! it join.
+//! **Invariant:** a database is dropped with its value, or, if it has joined a cluster, when the
+//! thread of the test ends.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +18,7 @@ thread_local! {
     static JOINED: RefCell<Vec<NewDatabase>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty database, which the replica has, too.
+/// An empty database, which the replica has as well.
 pub(crate) struct NewDatabase {
     pub(crate) name: String,
 }

@@ -18,7 +18,7 @@ use crate::client::settle;
 use crate::harness::{PATIENCE, Router, bare_command, command, refused_start};
 use crate::prerequisites::{Prerequisite, skip};
 
-/// Returns a folder with a data directory in which a router has left one row.
+/// Returns a folder with a data directory in which a router has stored one row.
 fn used_directory(flags: &[&str]) -> (TempDir, PathBuf) {
     let folder = crate::folders::temporary();
     let data = folder.path().join("data");
@@ -28,7 +28,7 @@ fn used_directory(flags: &[&str]) -> (TempDir, PathBuf) {
     (folder, data)
 }
 
-/// Ends a router in good order, without the time that it gives to load balancers.
+/// Ends a router by an orderly shutdown, without the delay for load balancers.
 fn end(router: &mut Router) {
     router.signal("INT");
     assert_eq!(router.wait().code(), Some(0), "an end in good order");
@@ -46,7 +46,8 @@ fn with_flags(data: &Path, flags: &[&str]) -> Command {
     backend::command(data, flags)
 }
 
-/// Returns the bytes of every database in a folder; of one on a server what the catalog says.
+/// Returns the bytes of every database file in a folder; on servers, the catalog's row about the
+/// cluster.
 fn databases(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     if is_servers() {
         let said = "SELECT to_json(c)::text FROM tessera.tessera_cluster AS c";
@@ -58,7 +59,8 @@ fn databases(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     databases.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
-/// Returns a request whose body is on its way: the router has its head, and waits.
+/// Begins a request whose body is sent later: the router has received its head, and waits. Returns
+/// the connection and the body.
 fn begin_write(router: &Router, key: &str) -> (TcpStream, String) {
     let body = json!({"table": "users", "data": {"user_id": key, "name": "N", "email": "e"}});
     let body = body.to_string();
@@ -156,7 +158,7 @@ fn last_words(router: &Router) -> Option<(u16, String)> {
     }
 }
 
-/// A machine that stands still just then may miss it once, but not each time.
+/// A test on a slow machine may miss that response once, but not each time.
 #[test]
 fn a_router_that_is_about_to_end_says_so_before_it_stops_listening() {
     let said = (0..3).find_map(|_| {
@@ -379,7 +381,7 @@ fn the_commands_of_the_banner_work_as_they_are_printed() {
     assert_eq!(answers[1]["data"][0]["user_id"], answers[0]["data"]["user_id"]);
 }
 
-/// Returns a router whose log goes to a file, and that file.
+/// Starts a router whose log goes to a file, and returns both.
 fn logging(folder: &Path, level: &str) -> (Router, PathBuf) {
     let log = folder.join("log");
     let command = with_flags(&folder.join("data"), &["--log", level]);
@@ -408,7 +410,7 @@ fn the_log_has_no_key_and_no_value() {
         for path in ["/api/read?canary=1", "/canary", "/api/read?table=users&name=eq.%ffcanary"] {
             assert!(router.get(path).status >= 400, "{path}");
         }
-        // An answer of 504 is logged.
+        // A response with 504 is logged.
         let head = "POST /api/write HTTP/1.1\r\nhost: localhost\r\nx-shard-key: canary-key\r\n\
                     x-request-id: the-late-one\r\nx-deadline-ms: 100\r\ncontent-length: 99\r\n\
                     connection: close\r\n\r\n{\"canary-late\":";
@@ -446,8 +448,8 @@ fn permuted(columns: &[&str], mut number: usize) -> String {
     order.join(",")
 }
 
-/// Returns the memory that the router holds, without the pages of files: those of the program
-/// itself grow as more of it is run.
+/// Returns the memory of the router without the pages of files, because more pages of the program
+/// are loaded as more of it is run.
 fn anonymous_kib(router: &Router) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", router.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
@@ -483,7 +485,7 @@ fn questions_of_ever_new_shapes_do_not_fill_memory() {
                     stream.write_all(requests.as_bytes()).unwrap();
                     let mut body = Vec::new();
                     for _ in 0..BATCH {
-                        // Each answer ends with this member; bodies have no other closing brace.
+                        // Each response ends with a closing brace; bodies have no other one.
                         body.clear();
                         answers.read_until(b'}', &mut body).unwrap();
                         assert!(body.starts_with(b"HTTP/1.1 200 "), "{body:?}");

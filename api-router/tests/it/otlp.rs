@@ -53,7 +53,7 @@ fn fields(mut rest: &[u8]) -> Vec<(u64, Field<'_>)> {
     found
 }
 
-/// Returns the messages and texts of this number.
+/// Returns the messages and texts of the field with this number.
 fn all(message: &[u8], number: u64) -> Vec<&[u8]> {
     let meant = |(found, field)| match field {
         Field::Bytes(bytes) if found == number => Some(bytes),
@@ -96,7 +96,7 @@ struct Span {
     attributes: BTreeMap<String, String>,
 }
 
-/// Names and values of a list of attributes.
+/// Returns the names and values of a list of attributes.
 fn attributes(message: &[u8], field: u64) -> BTreeMap<String, String> {
     let pair = |pair: &&[u8]| {
         let value = first(pair, 2);
@@ -123,7 +123,7 @@ fn span(message: &[u8]) -> Span {
     }
 }
 
-/// A collector, and what it was sent.
+/// A collector, and the spans that it has received.
 struct Collector {
     url: String,
     spans: Receiver<Span>,
@@ -143,13 +143,13 @@ impl Collector {
         Self { url, spans }
     }
 
-    /// So many spans, by their names.
+    /// Returns the next spans, this many.
     fn receive_spans(&self, count: usize) -> Vec<Span> {
         (0..count).map(|_| self.spans.recv_timeout(PATIENCE).expect("a span is sent")).collect()
     }
 }
 
-/// Takes batches from a connection until it ends.
+/// Receives batches from a connection until it ends.
 fn take(stream: TcpStream, spans: &Sender<Span>) {
     let mut reader = BufReader::new(stream);
     loop {
@@ -233,7 +233,7 @@ fn a_request_without_a_trace_begins_one_and_returns_it() {
     assert_eq!(server.attributes["http.response.status_code"], "404");
     let errors = router.get("/api/analytics/errors").json();
     assert_eq!(errors["errors"][0]["trace_id"], server.trace);
-    // Not of rows: no trace.
+    // A request that is not about rows has no trace.
     assert_eq!(router.get("/live").header("traceparent"), None);
 }
 
@@ -245,7 +245,7 @@ fn a_trace_that_its_caller_does_not_record_is_not_sent() {
     let reply = router.send("GET", "/api/read?table=nope", &[("traceparent", &quiet)], None);
     assert!(reply.header("traceparent").unwrap().ends_with("-00"));
     router.get("/api/kv/there%20is%20none");
-    // The first that comes is of the second request.
+    // The first span that arrives is that of the second request.
     let server = collector.receive_spans(1).remove(0);
     assert_eq!(server.name, "GET /api/kv/{key}", "{server:?}");
     assert!(!format!("{server:?}").contains("there"), "a key was sent: {server:?}");

@@ -34,7 +34,7 @@ fn ids(answer: &Value) -> Vec<String> {
     rows.iter().map(|row| row["order_id"].as_str().expect("an id").to_owned()).collect()
 }
 
-/// The numbers of the orders that pass.
+/// Returns the ids of the orders whose numbers pass.
 fn passing(passes: impl Fn(usize) -> bool) -> Vec<String> {
     (0..40).filter(|n| passes(*n)).map(|n| format!("o{n:03}")).collect()
 }
@@ -83,7 +83,7 @@ fn each_operator_finds_what_postgrest_would_find() {
     }
 }
 
-/// Walks from page to page, and looks at each answer.
+/// Reads page after page, calls `each` with each response, and returns the ids of all rows.
 fn walk(router: &Router, query: &str, mut each: impl FnMut(&Value)) -> Vec<String> {
     let (mut found, mut cursor) = (Vec::new(), None::<String>);
     loop {
@@ -179,7 +179,8 @@ fn a_walk_under_writes_meets_each_row_that_was_there_throughout_exactly_once() {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    // New rows before, between and after those of the walk, some removed again.
+                    // Adds rows before, between and after those of the walk, and removes some of
+                    // them again.
                     let (id, key) =
                         (format!("o{:03}-{writer}-{n}", n * 37 % 230), format!("user_{}", n % 9));
                     let data = json!({"order_id": id, "user_id": key, "amount": n % 10});
@@ -200,7 +201,7 @@ fn a_walk_under_writes_meets_each_row_that_was_there_throughout_exactly_once() {
             "limit=8&order=order_id.desc",
             "limit=11&order=status.desc,amount",
         ] {
-            // Something is written between any two pages.
+            // At least one row is written between any two pages.
             let walked = walk(&router, query, |_| {
                 let before = written.load(Ordering::Relaxed);
                 while written.load(Ordering::Relaxed) == before {

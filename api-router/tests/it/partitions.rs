@@ -20,7 +20,7 @@ const SHARDS: [(&str, &str); 5] =
     [("A", "shard1"), ("B", "shard1"), ("C", "shard3"), ("D", "shard2"), ("E", "shard3")];
 const WHY: &str = "Citus is one shard to Tessera, and several are needed";
 
-/// Body of a write of a user in a partition.
+/// Returns the body of a write of a user in a partition.
 fn user(id: &str, partition: &str) -> Value {
     let email = format!("{id}@example.com");
     let data =
@@ -34,7 +34,7 @@ fn made(reply: &Reply) -> Value {
     reply.json()
 }
 
-/// Reads by this query, with the level at which every acknowledged write is shown.
+/// Reads with this query, at the level that shows every acknowledged write.
 #[track_caller]
 fn rows(router: &Router, query: &str, key: Option<&str>) -> Value {
     let mut headers = vec![("x-consistency", "all")];
@@ -68,10 +68,10 @@ fn requests_write_each_partition_to_its_shard_and_read_it_there() {
             );
         }
     }
-    // A read by the key without a partition.
+    // This read has a key and no partition.
     let read = rows(&router, "&limit=10", Some("user_C_3"));
     assert_eq!((&read["count"], &read["data"][0]["user_id"]), (&json!(1), &json!("user_C_3")));
-    // With its partition it goes to one shard, and finds nothing in another one.
+    // With its partition it goes to one shard, and with another partition it finds nothing.
     let read = rows(&router, "&limit=10&partition_key=eq.C", Some("user_C_3"));
     assert_eq!((&read["count"], &read["shards"]), (&json!(1), &json!(["shard3"])));
     let read = rows(&router, "&limit=10&partition_key=eq.D", Some("user_C_3"));
@@ -94,7 +94,7 @@ fn requests_write_each_partition_to_its_shard_and_read_it_there() {
     assert_eq!(deny("", &[]), "TSR104");
     assert_eq!(deny("&partition_key=eq.A", &[]), "no code");
     assert_eq!(deny("", &[("x-shard-key", "user_C_3")]), "no code");
-    // Without the column as a filter of its own, nothing can be left out.
+    // Without a separate filter on the column, no shard can be left out.
     let read = rows(&router, "&or=(partition_key.eq.A,user_id.eq.user_E_0)", None);
     assert_eq!((&read["count"], read["shards"].as_array().unwrap().len()), (&json!(6), 3));
 }
@@ -112,7 +112,8 @@ fn the_same_id_in_two_partitions_is_two_rows_and_a_key_is_read_in_all_of_them() 
     assert_eq!(named["data"], read["data"]);
     let one = rows(&router, "&user_id=eq.ada&partition_key=eq.E", None);
     assert_eq!((partitions_of(&one), &one["shards"]), (vec!["E"], &json!(["shard3"])));
-    // Pages of a key go on where they ended, and a cursor fits its own read only.
+    // A page of a key continues where the previous one ended, and a cursor is valid only for its
+    // own read.
     let mut found = Vec::new();
     let mut query = "&limit=2".to_owned();
     loop {
@@ -126,7 +127,7 @@ fn the_same_id_in_two_partitions_is_two_rows_and_a_key_is_read_in_all_of_them() 
     }
     let distinct: BTreeSet<&String> = found.iter().collect();
     assert_eq!((found.len(), distinct.len()), (5, 5), "{found:?}");
-    // Only the named one of the five is changed, and only the named one removed.
+    // Of the five rows, only the one in the named partition is changed or removed.
     let change = json!({"table": "users", "op": "update",
         "data": {"user_id": "ada", "name": "Ada", "partition_key": "B"}});
     assert_eq!(router.write("ada", &change).status, 200);
@@ -213,7 +214,7 @@ fn an_update_and_a_delete_find_their_row_by_a_filter_and_cannot_move_it() {
         refusal(&write("?partition_key=eq.A", moved.clone())),
         (400, "TSR357".to_owned(), "rejected".to_owned())
     );
-    // The body alone names a row that is not there.
+    // Without the filter, the body names a row that does not exist.
     assert_eq!(write("", moved).code(), "TSR302");
     for (filter, why) in [
         ("?partition_key=A", "a filter has an operator"),
@@ -283,7 +284,7 @@ fn sample_data_is_where_it_is_read_also_after_a_move_and_a_restart() {
         assert_eq!(rows(router, "", Some("user_D_7"))["count"], 1);
     };
     check(&router, None);
-    // A part of the partition D goes to the third shard: its reads ask both.
+    // A part of the partition D moves to the third shard: reads of D contact both shards.
     let place = router.get("/api/route?key=user_D_7&partition_key=D").json();
     let draft = json!({"slots": place["slot"].to_string(), "to": "shard3", "keep": 0}).to_string();
     let json = [("content-type", "application/json")];

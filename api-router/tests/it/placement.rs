@@ -256,7 +256,7 @@ fn every_operation_has_a_summary_a_tag_answers_and_no_dangling_reference() {
             assert!(operation["summary"].as_str().is_some_and(|text| text.len() > 10), "{at}");
             assert!(names.insert(operation["operationId"].as_str().unwrap().to_owned()), "{at}");
             let answers = operation["responses"].as_object().unwrap();
-            // One that only leads elsewhere succeeds by 303.
+            // An operation that only redirects succeeds with 303.
             assert!(answers.keys().any(|status| status.starts_with(['2', '3'])), "{at}");
             for (status, answer) in answers {
                 assert!(
@@ -280,7 +280,8 @@ fn every_operation_has_a_summary_a_tag_answers_and_no_dangling_reference() {
     }
 }
 
-/// A foreign page is refused with 403 and a bad x-request-id with 400 at every path.
+/// A page of another origin is refused with 403, and an invalid `x-request-id` with 400, at every
+/// path.
 #[test]
 fn every_operation_declares_the_refusals_that_it_may_answer_with() {
     let router = Router::shared();

@@ -25,7 +25,7 @@ fn move_last_slot(router: &Router) -> String {
     begun.json()["id"].as_str().unwrap().to_owned()
 }
 
-/// Begins a rebalance, lets it rest, and returns its path.
+/// Begins a rebalance, pauses it, and returns its path.
 fn pause_rebalance(router: &Router) -> String {
     let weigh = router.send(
         "PATCH",
@@ -41,8 +41,8 @@ fn pause_rebalance(router: &Router) -> String {
     path
 }
 
-/// One request for each code that needs slots that have moved. None on Citus, which places rows
-/// itself.
+/// Sends one request for each code that needs moved slots, and returns the responses. On Citus,
+/// which places rows itself, there are none.
 pub(crate) fn problems_of_moves(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     if is_citus() {
         return Vec::new();

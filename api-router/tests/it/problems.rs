@@ -10,11 +10,11 @@ use crate::code_needs::{needing_more, tests_of_them};
 use crate::harness::{Reply, Router};
 use crate::problem_texts::problems_of_moves;
 
-/// Id of no move.
+/// Id of a move that does not exist.
 const NO_MOVE: &str = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e";
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// Returns the body with the one member that differs each time made the same.
+/// Returns the body with a constant request id, the only member that differs each time.
 fn redacted(reply: &Reply) -> Value {
     assert_eq!(reply.header("content-type"), Some("application/problem+json"));
     let mut body = reply.json();
@@ -37,7 +37,7 @@ fn read(router: &Router, headers: &[(&str, &str)], query: &str) -> Reply {
     router.send("GET", &format!("/api/read?{query}"), headers, None)
 }
 
-/// Returns a write whose body never comes; the deadline is the router's, nothing sleeps here.
+/// Sends a write whose body never comes, and returns the response after the deadline.
 fn late(router: &Router) -> Reply {
     let mut stream = router.connect();
     stream
@@ -62,7 +62,8 @@ fn late(router: &Router) -> Reply {
     Reply { status, headers, body }
 }
 
-/// One request for each code that a client can cause, in the order of the codes.
+/// Sends one request for each code that a client can cause, and returns the responses in the order
+/// of the codes.
 pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     router.write_user("there", "Ada");
     let user = r#"{"table":"users","op":"OP","data":{"user_id":"there","name":"N","email":"e"}}"#;
@@ -126,7 +127,7 @@ pub(crate) fn problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     ]
 }
 
-/// Every problem of [`problems`] and of [`problems_of_moves`].
+/// Returns every problem of [`problems`] and of [`problems_of_moves`].
 fn all_problems(router: &Router) -> Vec<(&'static str, u16, Reply)> {
     let mut all = problems(router);
     all.extend(problems_of_moves(router));
@@ -282,7 +283,7 @@ fn only_failed_writes_have_an_outcome() {
         let expected = if is_write { json!("rejected") } else { Value::Null };
         assert_eq!(body["outcome"], expected, "{body}");
     }
-    // However early a write is refused.
+    // A write has this outcome however early it is refused.
     for headers in [
         ("origin", "http://evil.example"),
         ("x-deadline-ms", "1"),

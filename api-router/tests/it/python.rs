@@ -5,17 +5,17 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Another version generates other requests.
+/// Version of schemathesis; another version generates other requests.
 pub(crate) const SCHEMATHESIS: &str = "4.32.5";
 
 /// Packages that are installed together, in exactly these versions.
 pub(crate) struct Environment {
-    /// First part of its folder's name; the rest is the version of the first package.
+    /// First part of the name of the folder; the rest is the version of the first package.
     name: &'static str,
     packages: &'static [(&'static str, &'static str)],
 }
 
-/// The tool that sends every request that the document allows, and the reference parser of the
+/// The tool that generates requests from the OpenAPI document, and the reference parser of the
 /// metrics format.
 const JUDGES: Environment = Environment {
     name: "schemathesis",
@@ -47,7 +47,7 @@ pub(crate) fn program(name: &str) -> Result<PathBuf, String> {
 /// The package or tool that could not be installed.
 pub(crate) fn program_of(environment: &Environment, name: &str) -> Result<PathBuf, String> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    // Two tests, perhaps of two processes, must not make it at the same time.
+    // Two tests, perhaps of two processes, must not create it at the same time.
     let lock = File::create(folder.join("python.lock")).and_then(|file| file.lock().map(|()| file));
     let _lock = lock.map_err(|error| format!("python.lock: {error}"))?;
     let packages = environment.packages;
@@ -71,7 +71,7 @@ pub(crate) fn program_of(environment: &Environment, name: &str) -> Result<PathBu
     Ok(folder.join("bin").join(name))
 }
 
-/// Returns true if all packages are there, in these versions.
+/// Returns true if all packages are installed in these versions.
 fn is_whole(folder: &Path, packages: &[(&str, &str)]) -> bool {
     const VERSIONS: &str =
         "import sys\nfrom importlib.metadata import version\nprint(*map(version, sys.argv[1:]))";

@@ -15,7 +15,8 @@ fn runner(cases: u32) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha))
 }
 
-/// An answer that a client can use: JSON, no 5xx, and a problem if it is not a success.
+/// Checks that a response can be used by a client: JSON, no 5xx, and a problem if it is not a
+/// success.
 fn check(reply: &Reply) -> Result<(), TestCaseError> {
     prop_assert!((200..500).contains(&reply.status), "{}: {}", reply.status, reply.text());
     let body: Value = serde_json::from_slice(&reply.body)
@@ -45,7 +46,7 @@ fn any_json() -> impl Strategy<Value = Value> + Clone {
     })
 }
 
-/// Words that mean something somewhere, and others.
+/// Returns a strategy for words with a meaning in the API, and other words.
 fn word() -> impl Strategy<Value = String> + Clone {
     let known = vec![
         "table",
@@ -87,7 +88,7 @@ fn word() -> impl Strategy<Value = String> + Clone {
     prop_oneof![3 => select(known).prop_map(str::to_owned), 1 => any::<String>()]
 }
 
-/// Something that looks like a request, with odd parts.
+/// Returns a strategy for JSON values that resemble a request, with odd parts.
 fn any_body() -> impl Strategy<Value = Value> {
     let member = |likely: Vec<Value>| {
         let (likely, odd) = (select(likely).prop_map(Some), any_json().prop_map(Some));
@@ -182,7 +183,7 @@ fn no_query_string_ever_breaks_a_read() {
     assert_eq!(router.read("u", "table=users").json()["count"], 1);
 }
 
-/// `/api/route` answers without `success`.
+/// Checks the response to a read. Those of `/api/route` have no member `success`.
 fn check_read(reply: &Reply) -> Result<(), TestCaseError> {
     if reply.status == 200 && reply.json()["keyspace"] == "hash" {
         return Ok(());

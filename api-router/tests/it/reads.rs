@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::client::settle;
 use crate::harness::Router;
 
-/// Returns sixty orders of thirteen users, with ties, nulls, and texts whose bytes sort unlike
-/// their letters.
+/// Returns sixty orders of thirteen users, with ties, nulls, and texts whose bytes have another
+/// order than their letters.
 fn orders() -> Vec<Value> {
     let amounts = [3, -1, 0, 1_i64 << 53, 3];
     let states = [json!(null), json!(""), json!("a"), json!("B"), json!("é"), json!("😀")];
@@ -30,7 +30,7 @@ fn with_orders(flags: &[&str]) -> Router {
     let body = json!({"table": "orders", "records": orders()});
     let reply = router.post("/api/bulk-write", &[], &body);
     assert_eq!(reply.status, 201, "{}", reply.text());
-    // So it is replicas that are read here.
+    // Afterwards, reads are served by replicas.
     settle(&router);
     router
 }
@@ -49,7 +49,8 @@ fn ids(rows: &[Value]) -> Vec<&str> {
     rows.iter().map(|row| row["order_id"].as_str().unwrap()).collect()
 }
 
-/// Null last ascending, first descending; text by bytes; numbers by size.
+/// Compares two values: null is last in ascending order and first in descending order, texts are
+/// compared by bytes, and numbers by size.
 fn compare(a: &Value, b: &Value, descending: bool) -> Ordering {
     let ascending = match (a, b) {
         (Value::Null, Value::Null) => Ordering::Equal,
@@ -61,7 +62,8 @@ fn compare(a: &Value, b: &Value, descending: bool) -> Ordering {
     if descending { ascending.reverse() } else { ascending }
 }
 
-/// Sorts by `order` according to the contract: the requested columns, then shard key and id.
+/// Returns the orders as the API must sort them: by the requested columns, then by shard key and
+/// id.
 fn sorted(order: &[(&str, bool)]) -> Vec<Value> {
     let mut rows = orders();
     rows.sort_by(|a, b| {

@@ -13,7 +13,7 @@ use crate::new_databases::new_url;
 const NOWHERE: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
 const WHY: &str = "Citus places rows itself";
 
-/// Number of slots of a shard.
+/// Returns the number of slots of a shard.
 fn slots(router: &Router, shard: &str) -> Value {
     router.get(&format!("/api/shards/{shard}")).json()["slots"].clone()
 }
@@ -27,13 +27,13 @@ fn commands_rebalance_and_drain_through_the_socket_and_through_a_url() {
     let (dir, url) = (data.to_str().unwrap().to_owned(), router.url(""));
     for (place_of, shard) in [(["--data-dir", &dir], "east"), (["--url", &url], "west")] {
         if is_servers() && place_of[0] == "--data-dir" {
-            // The socket lies in a data directory.
+            // The socket is in a data directory, which servers do not have.
             continue;
         }
         let command = |arguments: &[&str]| -> Ended {
             run(&[arguments, &["--json"], &place_of[..]].concat(), "")
         };
-        // A small share, so that few slots move.
+        // The new shard gets a small share, so that few slots move.
         for known in ["shard1", "shard2", "shard3"] {
             command(&["shard", "weight", known, "64"]).json(0);
         }

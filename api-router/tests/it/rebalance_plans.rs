@@ -42,7 +42,7 @@ fn a_plan_tells_what_moves_and_binds_the_rebalance_by_its_epoch() {
     assert!(moves.iter().all(|step| step["slot_count"].as_u64() <= Some(64)), "{plan}");
     let newcomer = &plan["shards"][3];
     assert_eq!((&newcomer["slots"], &newcomer["slots_after"]), (&json!(0), &json!(4_096)));
-    // A change of the map makes the plan void.
+    // A change of the shard map makes the plan invalid.
     assert_eq!(weigh(&router, "shard4", 2).status, 200);
     let bound = format!("\"{}\"", plan["epoch"]);
     for path in ["/api/rebalance", "/api/shards/shard1/drain"] {
@@ -224,7 +224,7 @@ fn a_rebalance_by_size_moves_bytes_and_measures_them_when_the_old_rows_are_delet
     let flags = &["--operate", "--shards", "2", "--placement", placement];
     let router = Router::start_with(flags);
     let mut drawn = 1_u64;
-    // Letters that no server stores in much less room.
+    // The text is random, so that no server can compress it much.
     let note: String = std::iter::repeat_with(|| {
         drawn =
             drawn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -244,7 +244,7 @@ fn a_rebalance_by_size_moves_bytes_and_measures_them_when_the_old_rows_are_delet
     let begun = begin(&router, "/api/rebalance", &json!({"by": "size", "keep": 0}));
     let done = until(&router, &begun, "done");
     let measured = number(&done["skew_measured"]);
-    // A server keeps the room of rows that were deleted until it is vacuumed.
+    // A server keeps the space of deleted rows until it is vacuumed.
     let gained = if is_servers() { 0.3 } else { 0.5 };
     assert!(measured < number(&done["skew_before"]) - gained, "{done}");
     let open = router.get("/api/moves?state=open").json();

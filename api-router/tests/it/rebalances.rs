@@ -1,5 +1,5 @@
 //! Tests of rebalances over HTTP: shards that take their share and are emptied under writes,
-//! orders, and a router that is killed meanwhile.
+//! orders, and a router that is killed during a rebalance.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -71,7 +71,7 @@ pub(crate) fn until(router: &Router, begun: &Value, state: &str) -> Value {
     })
 }
 
-/// Waits until a rebalance is so, however long that takes, as long as its moves make progress.
+/// Waits until a rebalance meets a condition, for as long as its moves make progress.
 #[track_caller]
 fn progress(router: &Router, begun: &Value, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let mut known = Value::Null;
@@ -102,7 +102,7 @@ pub(crate) fn owners(router: &Router) -> Vec<String> {
     owners
 }
 
-/// Returns the numbers of slots that changed hands between two shards.
+/// Returns the number of slots that changed owners, for each pair of old and new owner.
 fn changed(before: &[String], after: &[String]) -> BTreeMap<(String, String), usize> {
     let mut changed = BTreeMap::new();
     let both = before.iter().zip(after).filter(|(old, new)| old != new);
@@ -202,7 +202,7 @@ fn a_fourth_shard_draws_a_quarter_of_a_ring_under_writes_and_gives_it_back_when_
     assert_eq!(done["skew_measured"], done["skew_planned"], "{done}");
     assert!(done["skew_measured"].as_f64() < done["skew_before"].as_f64(), "{done}");
     assert!(done["rows"].as_u64() >= Some(1), "{done}");
-    // The rows of the ring are where a cluster of four shards would have them.
+    // The slots are where a ring of four shards places them.
     let plan = post(&router, "/api/rebalance", &json!({"by": "placement", "dry_run": true}));
     assert_eq!(plan.json()["moves"], json!([]), "{}", plan.text());
     let drained = rows.beside(&router, || {
@@ -241,7 +241,8 @@ fn a_rebalance_rests_goes_on_and_is_cancelled_and_another_one_is_refused_meanwhi
         assert!(second.text().contains(begun["id"].as_str().unwrap()), "{}", second.text());
     }
     assert_eq!(state(&router, "shard1"), "serving");
-    // No move of it begins while it rests, and those that had begun rest as well.
+    // While the rebalance is paused, none of its moves begins, and those that had begun are paused
+    // as well.
     let open = || router.get("/api/moves?state=open").json()["moves"].as_array().unwrap().clone();
     let resting = eventually("its moves rest", || {
         let open = open();
@@ -303,7 +304,7 @@ fn a_router_that_is_killed_in_the_middle_goes_on_when_it_starts_again() {
     let mut router = Router::start_in(&data, OPERATE);
     let rows = Rows::write(&router, 40);
     join(&router, "shard4");
-    // The newcomer draws a sixteenth, in 18 moves.
+    // The new shard gets a sixteenth of the slots, in 18 moves.
     for shard in ["shard1", "shard2", "shard3"] {
         assert_eq!(weigh(&router, shard, 5).status, 200);
     }

@@ -19,7 +19,7 @@ fn the_metrics_show_a_rebalance_its_progress_and_its_effect_also_after_a_restart
     let metrics = router.get("/api/analytics/metrics").json();
     assert_eq!(metrics["metrics"]["cluster"]["rebalance"], json!(null));
     join(&router, "east");
-    // The newcomer draws little, in six moves.
+    // The new shard gets a small share, in six moves.
     for shard in ["shard1", "shard2", "shard3"] {
         assert_eq!(weigh(&router, shard, 20).status, 200);
     }

@@ -15,9 +15,9 @@ use tempfile::TempDir;
 
 use crate::free_port::free_port;
 
-/// Longest time for a server to start.
+/// Longest time for a server to start, or to respond.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Nothing that is said anywhere may hold it.
+/// Password of the server, which no output may contain.
 pub(crate) const PASSWORD: &str = "canary-of-redis-4711";
 
 /// A running server.
@@ -53,24 +53,24 @@ impl Redis {
         self.port
     }
 
-    /// kill -9.
+    /// Kills the server with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again at the same port, with what it had saved, if it had.
+    /// Starts the server again on the same port, with its saved data if there are any.
     pub(crate) fn come_back(&mut self) {
         self.child = launch(self.port, &self.folder, &self.flags);
         self.await_answer();
     }
 
-    /// SIGSTOP: it takes connections and answers nothing.
+    /// Stops the server with SIGSTOP: it accepts connections, but does not respond.
     pub(crate) fn freeze(&self) {
         self.signal("STOP");
     }
 
-    /// SIGCONT.
+    /// Continues the server with SIGCONT.
     pub(crate) fn thaw(&self) {
         self.signal("CONT");
     }
@@ -80,7 +80,7 @@ impl Redis {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Carries one command out; every text and number of its answer.
+    /// Runs one command, and returns every text and number of its reply.
     pub(crate) fn ask(&self, words: &[&str]) -> Vec<String> {
         self.try_ask(words).unwrap()
     }
@@ -102,7 +102,7 @@ impl Redis {
         Ok(answer)
     }
 
-    /// Returns the keys that it holds.
+    /// Returns all stored keys.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.ask(&["KEYS", "*"])
     }
@@ -118,7 +118,7 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        // Also one that is frozen.
+        // This also ends a frozen server.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -126,7 +126,7 @@ impl Drop for Redis {
 
 fn launch(port: u16, folder: &TempDir, flags: &[String]) -> Child {
     let mut command = Command::new("redis-server");
-    // By a pipe: a list of processes shows command lines.
+    // The password is passed by a pipe, because a list of processes shows command lines.
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
     command.args(["--appendonly", "no", "--dir"]).arg(folder.path()).args(flags).arg("-");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -137,7 +137,7 @@ fn launch(port: u16, folder: &TempDir, flags: &[String]) -> Child {
     child
 }
 
-/// One answer of the protocol RESP2, taken apart.
+/// Reads one reply of the protocol RESP2, and adds its texts and numbers to `answer`.
 fn read_reply(stream: &mut BufReader<TcpStream>, answer: &mut Vec<String>) -> std::io::Result<()> {
     let mut line = String::new();
     stream.read_line(&mut line)?;

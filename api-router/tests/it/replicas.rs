@@ -14,10 +14,11 @@ use crate::client::{
 };
 use crate::harness::{PATIENCE, Reply, Router};
 
-/// Tables that come with it.
+/// Tables that a new cluster has.
 const TABLES: [&str; 5] = ["users", "orders", "products", "transactions", "kv"];
 
-/// Returns the rows of a table over all shards, as text, and who served them.
+/// Returns the rows of a table over all shards, as text, and the role of the nodes that served
+/// them.
 fn rows(router: &Router, table: &str, level: &str) -> (String, String) {
     let query = format!("table={table}&select=*,slot,shard_key&limit=1000");
     let reply = stranger(router).read_with(None, &[("x-consistency", level)], &query);
@@ -27,7 +28,7 @@ fn rows(router: &Router, table: &str, level: &str) -> (String, String) {
     (text[start..end].to_owned(), reply.json()["served_by"].as_str().unwrap().to_owned())
 }
 
-/// The replicas that are up hold what their primaries hold, to the byte.
+/// Checks that running replicas return the same bytes as their primaries.
 pub(crate) fn assert_replicas_equal(router: &Router) {
     settle(router);
     for table in TABLES {
@@ -38,7 +39,7 @@ pub(crate) fn assert_replicas_equal(router: &Router) {
     }
 }
 
-/// Rows of every table and type, changed by every operation, alone and in bulk.
+/// Writes rows of every table and type with every operation, singly and in bulk.
 fn write_all_kinds(router: &Router, tag: &str) {
     let mut client = stranger(router);
     let id = |n: usize| format!("{tag}-{n}");
@@ -84,7 +85,7 @@ fn write_all_kinds(router: &Router, tag: &str) {
     }
 }
 
-/// Removes a database of a router that has ended, and what belongs to it.
+/// Removes a database file of a router that has ended, and the files that belong to it.
 fn remove(data: &Path, name: &str) {
     fs::remove_file(data.join(name)).unwrap();
     for end in ["-wal", "-shm"] {
@@ -100,7 +101,7 @@ fn node_health(router: &Router, name: &str) -> Value {
     nodes.find(|node| node["node"] == name).unwrap_or_else(|| panic!("no {name}: {health}"))
 }
 
-/// Asks until the answer is as it should be.
+/// Repeats the request until health is as expected.
 fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) {
     let began = Instant::now();
     loop {
@@ -113,8 +114,8 @@ fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) {
     }
 }
 
-/// Returns true if a node has all changes, as far as is known. A server is probed now and then, and
-/// reports the time when it had all.
+/// Returns true if a node has all changes, as far as is known. A server is probed from time to
+/// time, so the lag of its replicas need not be 0.
 fn is_current(node: &Value) -> bool {
     let lag = node["lag"].as_f64();
     if is_servers() && node["role"] == "replica" { lag.is_some() } else { lag == Some(0.0) }
@@ -159,10 +160,11 @@ fn a_replica_holds_what_its_primary_holds_to_the_byte() {
     }
 }
 
-/// Longest time for which a replica that is behind is read.
+/// A replica that has been behind for longer is not read.
 const BEHIND_MAX: Duration = Duration::from_secs(10);
 
-/// Three replicas that stand at three different rows, so that a reader can distinguish them.
+/// Returns a router with three replicas that have stopped at three different rows, so that a reader
+/// can distinguish them.
 fn three_at_different_rows() -> Router {
     let router = lab(&["--shards", "1", "--replicas", "3"]);
     let write = |n: u32, level: &str| {
@@ -185,7 +187,7 @@ fn three_at_different_rows() -> Router {
     router
 }
 
-/// Returns the results of reads by many strangers, one after the other.
+/// Returns the distinct results of many reads without a session token.
 fn many_reads(router: &Router) -> BTreeSet<(String, String)> {
     let reads = (0..120).map(|_| stranger(router).user("k"));
     reads.map(|mut seen| (seen.served_by.clone(), seen.names.remove(0))).collect()
@@ -198,8 +200,8 @@ fn served(reads: &[(&str, &str)]) -> BTreeSet<(String, String)> {
 #[test]
 fn reads_take_turns_over_the_replicas_that_are_connected() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
-    // The router reads no replica that has been behind for ten seconds. A machine that stands still
-    // for so long has to begin anew.
+    // The router reads no replica that has been behind for ten seconds. On a machine that takes
+    // longer, the test begins again.
     let (router, turns) = (0..5)
         .find_map(|_| {
             let began = Instant::now();
@@ -221,7 +223,8 @@ fn reads_take_turns_over_the_replicas_that_are_connected() {
     assert_eq!(many_reads(&router), served(&[("replica", "row 4")]));
 }
 
-/// A replica that was cut comes back by a probe.
+/// Reads until a node with this role responds. A probe finds out that a replica can be reached
+/// again.
 fn await_served_by(router: &Router, key: &str, role: &str) {
     let began = Instant::now();
     while stranger(router).user(key).served_by != role {
@@ -316,7 +319,7 @@ fn health_reports_every_node_with_its_lag() {
     assert!(is_current(&node_health(&router, "shard1-replica1")));
 }
 
-/// Returns a read that bounds its staleness.
+/// Reads with a limit on staleness.
 fn bounded(router: &Router, key: &str, bound_ms: &str) -> Seen {
     let bound = [("x-max-staleness-ms", bound_ms)];
     Seen::of(&stranger(router).read_with(Some(key), &bound, "table=users"))
@@ -352,11 +355,11 @@ fn a_read_may_limit_its_staleness() {
     }
 }
 
-/// Each replica of one shard alone, the others cut, holds what the primary holds.
+/// Checks that each replica of one shard, with the others cut off, has the rows of the primary.
 fn assert_each_replica_equal(router: &Router) {
     settle(router);
     let names = replicas(router);
-    // While a majority is reached: servers prove strong reads.
+    // Read while a majority can be reached, which strong reads need on servers.
     let expected = TABLES.map(|table| rows(router, table, "all").0);
     for alone in &names {
         for name in &names {
@@ -382,7 +385,7 @@ fn the_number_of_replicas_is_kept_and_may_change_at_each_start() {
         (&[], 3),
         (&["--replicas", "0"], 0),
         (&[], 0),
-        // Two of the three that there were: what was written meanwhile is not in their old files.
+        // Two of the three earlier replicas: their old files lack the rows that were written since.
         (&["--replicas", "2"], 2),
         (&["--replicas", "1"], 1),
     ];
@@ -406,7 +409,7 @@ fn the_number_of_replicas_is_kept_and_may_change_at_each_start() {
     }
 }
 
-/// Returns a directory whose router has ended in good order, with rows on every shard.
+/// Returns a directory whose router has ended by an orderly shutdown, with rows on every shard.
 fn used_directory() -> tempfile::TempDir {
     let folder = crate::folders::temporary();
     let mut router = Router::start_in(&folder.path().join("data"), &[]);
@@ -443,7 +446,8 @@ fn a_replica_that_is_lost_or_damaged_is_built_anew() {
     }
 }
 
-/// The log that it lacks may be gone: then it must not go on from where it is.
+/// The part of the log that it needs may have been removed: then it must not continue from its own
+/// position.
 #[test]
 fn a_replica_that_was_restored_from_an_old_copy_holds_all_again() {
     files_only!("a file is put back");

@@ -1,5 +1,5 @@
-//! Tests of remedies: the response to a request that is nearly right suggests a correct request,
-//! and no request that is too different.
+//! Tests of hints: the response to a request that is nearly right suggests a correct request, but
+//! none that is too different.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ fn hint(reply: &Reply) -> String {
     reply.json()["hint"].as_str().unwrap_or("no hint").to_owned()
 }
 
-/// Detail and hint of a problem.
+/// Returns detail and hint of a problem.
 fn said(reply: &Reply) -> (String, String) {
     (reply.json()["detail"].as_str().unwrap().to_owned(), hint(reply))
 }

@@ -37,8 +37,8 @@ fn mutations() -> Vec<String> {
     names
 }
 
-/// Returns those of these texts that a file contains. A search in this program, which is not
-/// optimised, would take seconds.
+/// Returns those of these texts that a file contains. A search by this unoptimized test program
+/// would take seconds.
 fn texts_in(file: &str, searched: &[String]) -> BTreeSet<String> {
     let mut search = Command::new("grep");
     search.env("LC_ALL", "C").args(["--text", "--only-matching", "--fixed-strings"]);
@@ -52,7 +52,7 @@ fn the_default_program_knows_no_mutation() {
     let known = "TESSERA_".to_owned();
     let mut searched = mutations();
     searched.extend([known.clone(), VARIABLE.to_owned(), "TESSERA_STOP_AT".to_owned()]);
-    // Without that one, the search would find nothing in any program.
+    // The known text proves that the search works.
     let found = texts_in(env!("CARGO_BIN_EXE_api-router"), &searched);
     assert_eq!(found, BTreeSet::from([known]), "mutations are in the default program");
 }
@@ -61,8 +61,8 @@ fn the_default_program_knows_no_mutation() {
 fn the_default_program_does_not_start_when_a_promise_is_to_be_broken() {
     let folder = crate::folders::temporary();
     let mut router: Command = command(&folder.path().join("data"));
-    // A router that is not sabotaged must refuse the variable, so that it is not taken for one that
-    // is.
+    // A router without sabotage must refuse the variable, so that it is not mistaken for one with
+    // sabotage.
     let ended = router.env(VARIABLE, "lost_batch").stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(2), "{said}");

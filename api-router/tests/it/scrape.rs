@@ -57,7 +57,7 @@ fn named<'f>(found: &'f [Value], name: &str) -> Vec<&'f Value> {
     found.iter().filter(|sample| sample["name"] == name).collect()
 }
 
-/// Returns the sum of the samples of this name whose labels are these.
+/// Returns the sum of the samples with this name and these labels.
 fn sum(found: &[Value], name: &str, labels: &[(&str, &str)]) -> f64 {
     let is_meant =
         |sample: &&&Value| labels.iter().all(|(label, value)| sample["labels"][label] == *value);
@@ -84,7 +84,7 @@ fn the_parser_of_others_finds_the_requests_that_were_made() {
         assert_eq!(sum(&found, count, &labels), wanted, "{labels:?}");
     }
     assert_eq!(sum(&found, "tessera_errors_total", &[]), 5.0);
-    // Three reads that went well, by whichever node.
+    // Three reads succeeded, on any node.
     assert_eq!(sum(&found, "tessera_read_target_total", &[]), 3.0);
     for name in ["tessera_shard_up", "tessera_shard_slots", "tessera_lane_waiting"] {
         assert_eq!(named(&found, name).len(), 3, "{name}");
@@ -141,7 +141,7 @@ fn counts_never_go_back_and_have_no_key() {
         assert!(now > last);
         last = now;
     }
-    // It is one of the hottest keys, and listed as such in the metrics as JSON.
+    // The key is the hottest one in the JSON metrics.
     let figures = router.get("/api/analytics/metrics").json();
     assert_eq!(figures["metrics"]["hot_keys"][0]["key"], key, "{figures}");
 }

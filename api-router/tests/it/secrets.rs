@@ -33,13 +33,13 @@ impl Secrets {
         Self { passwords: Arc::new(passwords), logged: Arc::default() }
     }
 
-    /// Fails if one of them was said, here or in the log.
+    /// Fails if this output or the log contains one of them.
     pub(crate) fn look(&self, said: &[u8]) {
         assert!(!is_told(&self.passwords, said), "a password was told: {}", said.escape_ascii());
         assert!(!self.logged.load(Ordering::Relaxed), "a password stands in the log above");
     }
 
-    /// Passes a log on, and keeps in mind whether it had one.
+    /// Prints a log, and records if it contains one of them.
     pub(crate) fn watch(&self, log: BufReader<ChildStderr>) {
         let (passwords, logged) = (self.passwords.clone(), self.logged.clone());
         std::thread::spawn(move || {
@@ -79,18 +79,19 @@ fn settings_and_findings_are_printed_without_passwords() {
     for path in
         ["/", "/api/health", "/metrics", "/api/shards", "/api/analytics/errors", "/api/nowhere"]
     {
-        router.get(path); // Looked at by the harness.
+        router.get(path); // The harness checks the response.
     }
     for flag in ["--print-config", "--doctor"] {
         let mut command = backend::command(&data, &[flag]);
         let secrets = Secrets::of(&command);
-        // Databases that a test makes have one; a coordinator from the environment may have none.
+        // Databases that a test creates have a password; a coordinator from the environment may
+        // have none.
         let has_password = !secrets.passwords.is_empty() || backend::is_citus();
         assert!(has_password, "the servers ask for a password");
         let output = command.output().unwrap();
         secrets.look(&output.stdout);
         secrets.look(&output.stderr);
-        // Also where one of them is refused.
+        // Also if one of the addresses is refused.
         command.env("MAINDB_URL", "postgres://nobody:canary-7291@127.0.0.1:1/nowhere");
         let secrets = Secrets::of(&command);
         let output = command.output().unwrap();

@@ -6,7 +6,7 @@ use crate::harness::Router;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Returns the files that a text names after these words.
+/// Returns the files that a text names after one of these marks.
 fn names<'t>(text: &'t str, marks: &[&str]) -> Vec<&'t str> {
     let parts = marks.iter().flat_map(|mark| text.split(*mark).skip(1));
     parts.map(|rest| rest.split('"').next().unwrap()).collect()

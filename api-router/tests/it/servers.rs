@@ -23,12 +23,12 @@ fn both() -> String {
     format!("{ONE},{TWO}")
 }
 
-/// Returns the URL as it is shown: with the defaults.
+/// Returns the URL as the router shows it, with the defaults.
 fn full(url: &str) -> String {
     format!("{url}?sslmode=prefer")
 }
 
-/// Returns the settings in force by this `tessera.toml`.
+/// Returns the settings in force with this `tessera.toml`.
 fn of_file(text: &str) -> BTreeMap<String, (String, String)> {
     let folder = folder();
     write(folder.path(), "tessera.toml", text);
@@ -292,7 +292,7 @@ fn what_is_wrong_in_the_file_is_named_with_its_path() {
     }
 }
 
-/// Everything that the router prints when it shows its configuration, and when it fails to start.
+/// Returns all output of a router that shows its configuration, and of one that fails to start.
 fn printed(command: impl Fn() -> Command) -> String {
     let mut all = String::new();
     for flag in ["--print-config", "--bind=127.0.0.1:0"] {

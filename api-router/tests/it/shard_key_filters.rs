@@ -9,7 +9,7 @@ use crate::cache::{Cached, LONG, cache_headers, until_hit};
 use crate::client::{settle, stranger};
 use crate::harness::{Reply, Router};
 
-/// Users of which no two have as many orders.
+/// Number of users, who all have different numbers of orders.
 const USERS: usize = 12;
 
 fn user(number: usize) -> String {
@@ -47,7 +47,7 @@ fn shards_of(router: &Router, keys: &[&str]) -> Value {
     json!(shards)
 }
 
-/// Reads all pages, row by row; every page must come from these shards.
+/// Returns the rows of all pages; if shards are given, every page must come from these.
 fn walk(router: &Router, query: &str, shards: Option<&Value>) -> Vec<Value> {
     let (mut rows, mut cursor) = (Vec::new(), String::new());
     loop {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Reply, Router};
 
-/// A table routed by its id, and a column beside.
+/// Creates a table that is routed by its id, and has another column.
 fn make(router: &Router, name: &str, kind: &str) {
     let columns = json!([{"name": "id", "type": kind}, {"name": "n", "type": "bigint"}]);
     let table = json!({"name": name, "columns": columns, "id": ["id"], "routing": "id"});
@@ -45,7 +45,7 @@ fn a_write_takes_its_shard_key_from_the_routing_column_of_the_row() {
         assert_eq!(made.status, 201, "{kind}: {}", made.text());
         assert_eq!(made.json()["shard"], route["shard"], "{kind}");
         assert_eq!(made.header("x-shard-slot"), Some(&*route["slot"].to_string()), "{kind}");
-        // One row, however its key is spelled, with each of the ways to write.
+        // All spellings of the key and all kinds of writes lead to the same row.
         assert_eq!(write(&router, &table, &[], &other).status, 200, "{kind}");
         let bulk = json!({"table": table, "records": [{"id": other, "n": 2}]});
         assert_eq!(router.post("/api/bulk-write", &[], &bulk).status, 201, "{kind}");

@@ -75,7 +75,7 @@ fn a_shard_joins_while_rows_are_written_and_no_request_fails() {
     assert_eq!(count["total"], written, "{count}");
     let shard = listed(&router, "shard4").unwrap();
     assert_eq!((&shard["weight"], &shard["slots"]), (&json!(2), &json!(0)), "{shard}");
-    // The same request again is a success, another one of its name is not.
+    // The same request again succeeds; a different request for the same name is refused.
     assert_eq!(join(&router, json!({"name": "shard4", "weight": 2})).status, 200);
     let (status, code, _) = refusal(&join(&router, json!({"name": "shard4", "weight": 3})));
     assert_eq!((status, &*code), (409, "TSR326"));
@@ -121,7 +121,7 @@ fn a_join_that_is_killed_at_any_time_is_finished_by_a_start_or_the_same_request(
     let data = folder.path().join("data");
     let mut router = start(&data);
     assert_eq!(router.write_user("ada", "Ada").status, 201);
-    // The kills come before, during and after the steps of the join.
+    // The router is killed before, during and after the steps of the join.
     for delay in [0, 2, 5, 8, 12, 16, 20, 30] {
         let name = format!("after{delay}ms");
         let shard = json!({"name": name}).to_string();
@@ -131,7 +131,7 @@ fn a_join_that_is_killed_at_any_time_is_finished_by_a_start_or_the_same_request(
             let asked = scope.spawn(move || router.try_send("POST", path, &[JSON], Some(shard)));
             std::thread::sleep(Duration::from_millis(delay));
             router.signal("KILL");
-            // The router may have been faster.
+            // The router may have responded before it was killed.
             drop(asked.join().unwrap());
         });
         router.wait();

@@ -1,14 +1,14 @@
-//! Shared routers: processes that tests use one after the other, because starting one costs more
-//! than most tests do.
+//! Shared routers: processes that tests use one after the other, because starting one takes longer
+//! than most tests.
 //!
-//! A test that restarts its router, sets flags, reads its files, counts totals or leaves writes
-//! behind that are not answered starts its own. On servers all tests do: there they share the
-//! databases (`databases`).
+//! A test starts its own router if it restarts it, sets flags, reads its files, counts totals or
+//! leaves writes unanswered. On servers all tests do, and databases are reused instead
+//! (`databases`).
 //!
 //! **Invariant:** a test has its router alone, with the tables of a new cluster and no row in them.
 //! A router that a failed test used, or that has other tables or many rows, is not used again.
 //!
-//! **Not here:** metrics, recent errors, idempotency keys and placement, which stay.
+//! **Not here:** metrics, recent errors, idempotency keys and placement, which are not reset.
 
 use std::ops::Deref;
 use std::process::{Command, Stdio};
@@ -30,11 +30,12 @@ const TABLES: [(&str, &str, &str); 5] = [
     ("transactions", "tx_id", "account"),
     ("users", "user_id", "user_id"),
 ];
-/// Most rows of a table that are deleted for the next test. Deleting more costs more than a start.
+/// Maximum number of rows of a table that are deleted for the next test. Deleting more takes longer
+/// than a start.
 const ROWS_MAX: usize = 300;
 
-/// Runs a program until standard input ends, which it does when the process of the tests ends,
-/// however it ends. Arguments: a directory to remove at the end, the program, its arguments.
+/// Runs a program until standard input ends, which happens at any end of the process of the tests.
+/// Arguments: a directory to remove at the end, the program, its arguments.
 const GUARD: &str = "folder=$1; shift; \"$@\" & exec >/dev/null 2>&1; read -r _; kill -9 $!; wait; \
     rm -rf -- \"$folder\"";
 
@@ -88,7 +89,7 @@ fn start_guarded() -> Router {
     })
 }
 
-/// Deletes all rows, on replicas too; fails if the router is not as a new one would be.
+/// Deletes all rows, on replicas as well. Returns `None` if the router then is not like a new one.
 fn empty_tables(router: &Router) -> Option<()> {
     let known = router.try_send("GET", "/api/tables", &[], None).ok()?;
     let names: Vec<Value> = TABLES.iter().map(|(name, ..)| json!(name)).collect();

@@ -14,7 +14,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Whatever was done to it, the router still answers, and still writes.
+/// Checks that the router still responds, and still stores a row.
 fn assert_alive(router: &Router) {
     assert_eq!(router.get("/live").status, 200);
     let written = router.write_user("alive", "Ada");
@@ -201,7 +201,7 @@ fn a_client_that_does_not_wait_for_its_answer_harms_no_other() {
             .unwrap();
     }
     assert_alive(&router);
-    // A write behind them in the same lane is answered: they do not block it.
+    // A write behind them in the same lane gets a response: they do not block it.
     let written = router.write_user("gone", "last");
     assert!(written.status < 300, "{}", written.text());
     assert_eq!(router.read("gone", "table=users").json()["count"], 1);

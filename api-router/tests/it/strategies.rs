@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Reply, Router, command, refused_start};
 
-/// A keyspace, keys that it has a place for, keys that it has none for, and words of the refusal.
+/// A keyspace, keys with a slot in it, keys without one, and words of their refusal.
 struct KeyspaceCase {
     keyspace: &'static str,
     keys: &'static [&'static str],
@@ -75,7 +75,7 @@ fn route(router: &Router, key: &str) -> Reply {
     router.get(&format!("/api/route?key={}", encoded(key)))
 }
 
-/// A key as long as one can be, that the keyspace has a place for.
+/// Returns a key of the maximum length that has a slot in the keyspace.
 fn longest(keyspace: &str) -> String {
     let (start, fill) = match keyspace.split(':').next().unwrap() {
         "list" => ("A:", "x"),
@@ -232,7 +232,7 @@ fn a_cluster_whose_placement_means_nothing_in_its_keyspace_is_refused_if_new_and
     }
     let flags = ["--keyspace", "list:A=2,B=1", "--placement", placement];
     Router::start_in(&dir, &flags).end();
-    // Clusters could be made like this before.
+    // Earlier versions could create such clusters.
     let mut catalog =
         SqliteConnection::establish(&dir.join("catalog.db").to_string_lossy()).unwrap();
     let sql = r#"UPDATE tessera_cluster SET keyspace='hash', parameters='{"seed":0}'"#;

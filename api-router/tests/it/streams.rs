@@ -1,5 +1,5 @@
-//! Tests of streamed bodies: NDJSON and CSV of any length, compressed or not, complete or broken
-//! off.
+//! Tests of streamed bodies: NDJSON and CSV of any length, compressed or not, complete or
+//! incomplete.
 
 use std::io::Write as _;
 
@@ -34,7 +34,7 @@ pub(crate) fn lines(range: std::ops::Range<usize>) -> String {
     range.map(|n| line(&format!("u{n:06}"))).collect()
 }
 
-/// Returns all users of all shards, by id, page by page.
+/// Returns the ids of the first 1000 users of all shards, in order.
 fn ids(router: &Router) -> Vec<String> {
     let read = router.get("/api/read?table=users&select=user_id&order=user_id&limit=1000").json();
     let rows = read["data"].as_array().unwrap().iter();
@@ -172,7 +172,7 @@ fn a_bad_line_is_a_failed_row_and_no_other_suffers() {
     assert_eq!(reply.status, 207, "{}", reply.text());
     let expected = [(1, "TSR101"), (2, "TSR101"), (4, "TSR312"), (5, "TSR102"), (6, "TSR312")];
     let answer = reply.json();
-    // A line that is neither a row nor has a key gets one of the two codes.
+    // A line that is not a row and has no key gets one of two codes.
     let found = codes(&answer);
     assert_eq!(found[..4], owned(&expected)[..4], "{answer}");
     assert_eq!((&answer["accepted"], &answer["stored"]), (&json!(8), &json!(3)));
@@ -196,7 +196,7 @@ fn strict_handling_ends_at_the_first_bad_line_and_the_rest_can_be_sent_again() {
     assert_eq!((&problem["next_index"], &problem["failed_total"]), (&json!(500), &json!(0)));
     assert!(problem["detail"].as_str().unwrap().starts_with("row 500: "), "{problem}");
     assert_eq!(count(&router, "users"), 500, "none from next_index on");
-    // Mended, and from there on.
+    // Sends the rest from there on, with a corrected line.
     let rest = body.replace(bad, &line("u000500"));
     let rest: String = rest.lines().skip(500).map(|line| format!("{line}\n")).collect();
     let reply = stream(&router, &[NDJSON, STRICT], rest.as_bytes());
@@ -205,7 +205,7 @@ fn strict_handling_ends_at_the_first_bad_line_and_the_rest_can_be_sent_again() {
     assert_eq!(ids(&router), (0..600).map(|n| format!("u{n:06}")).collect::<Vec<_>>());
 }
 
-/// A row that a shard refuses is not a bad line: it is reported, and the stream goes on.
+/// A row that a shard refuses is not an invalid line: it is reported, and the stream continues.
 #[test]
 fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
     let router = Router::shared();

@@ -14,17 +14,17 @@ use crate::harness::{PATIENCE, Reply, Router};
 use crate::streams::{CSV, GZIP, NDJSON, count, gzip, line, lines, stream};
 use crate::streams_live::{begin, peak_kib};
 
-/// The head of a body that announces its length, and then takes its time.
+/// Headers of a long body that is sent slowly.
 const LONG: &str = "content-length: 100000000\r\nx-deadline-ms: 60000\r\n";
 
-/// Returns the beginning of a row that is not whole.
+/// Returns the beginning of an incomplete row.
 fn unfinished(bytes: usize) -> String {
     format!("{{\"user_id\":\"u\",\"email\":\"e\",\"name\":\"{}", "n".repeat(bytes))
 }
 
 /// Bytes of the name in a long body that is not complete.
 const LONG_NAME: usize = 1_900_000;
-/// Budget of all bodies.
+/// Budget of all bodies, in bytes.
 const BUDGET: usize = 128 << 20;
 
 /// A client whose body is not complete, and its response so far.
@@ -66,13 +66,13 @@ fn write_large(router: &Router) {
     assert_eq!(reply.status, 201, "{}", reply.text());
 }
 
-/// Begins bodies until room runs out and one has to give way; returns its response, and keeps the
-/// others.
+/// Begins bodies until the budget is used up and one is evicted; returns its response, and keeps
+/// the others.
 fn fill(held: &mut Vec<Held>, mut begin: impl FnMut() -> TcpStream) -> Value {
     let began = Instant::now();
     loop {
         held.push(Held { stream: begin(), answer: Vec::new() });
-        // On a slow machine the first may have stalled for too long before room runs out.
+        // On a slow machine the first may have stalled for too long before the budget is used up.
         let mut reported = held.iter_mut().filter_map(Held::problem);
         if let Some(problem) = reported.find(|problem| problem["code"] != "TSR004") {
             return problem;
@@ -175,7 +175,7 @@ fn an_address_that_holds_most_gives_way_to_another_though_that_is_slower() {
     let long = unfinished(1_900_000);
     let mut held = Vec::new();
     let cut = fill(&mut held, || {
-        // It is slow, but it goes on.
+        // This body is slow, but continues.
         chunk(&mut slow, b"n").unwrap();
         begin_from(&router, [127, 0, 0, 2], long.as_bytes())
     });
@@ -217,7 +217,7 @@ fn single_writes_that_trickle_hold_no_more_than_there_is_room() {
     let mut held = Vec::new();
     let cut = fill(&mut held, || {
         let mut stream = connect_from(&router, [127, 0, 0, 1]);
-        // A body that gives way while it is sent takes no more room.
+        // A body may be evicted while it is sent.
         let _ = stream.write_all(head.as_bytes());
         let _ = stream.write_all(body.as_bytes());
         stream
@@ -280,7 +280,7 @@ fn blank_lines_end_a_body_that_has_hardly_anything_else() {
         assert_eq!((&problem["outcome"], &problem["stored"]), (&json!("partial"), &json!(1)));
         assert!(problem["detail"].as_str().unwrap().contains("blank lines"), "{problem}");
     }
-    // As many as the rows have are accepted.
+    // As many bytes of blank lines as the rows have are accepted.
     let (name, blank) = ("n".repeat(600), "\n".repeat(600));
     let spread: String = (0..2_000)
         .map(|n| format!("{{\"user_id\":\"u{n}\",\"email\":\"e\",\"name\":\"{name}\"}}\n{blank}"))

@@ -32,7 +32,7 @@ fn a_client_that_breaks_off_in_the_middle_of_a_line_leaves_the_lines_before() {
     let stream = begin(&router, "content-length: 1000000\r\n", &text.as_bytes()[..cut]);
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
-    // Whether an answer reaches it is the connection's affair.
+    // The client may receive a response or not.
     let _ = (&stream).read_to_string(&mut answer);
     assert!(answer.is_empty() || answer.contains("\"next_index\":299"), "{answer}");
     let began = std::time::Instant::now();
@@ -121,7 +121,7 @@ fn a_shard_that_stands_still_holds_up_the_client_and_nothing_is_lost() {
     stream.set_write_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
     let text = large_lines(256);
     let chunk = format!("{:x}\r\n{text}\r\n", text.len()).into_bytes();
-    // More than all buffers together: the socket must close its ears.
+    // More than all buffers can hold: the router must stop reading.
     let (mut sent, mut chunks) = (0, 0);
     let most = 200 << 20;
     'sending: while sent < most {
@@ -153,15 +153,15 @@ fn a_shard_that_stands_still_holds_up_the_client_and_nothing_is_lost() {
     assert_eq!(count(&router, "users"), 256);
 }
 
-/// Lines of 4 KiB: much to hold, little to store.
+/// Returns lines of 4 KiB, which need much memory and few writes.
 fn large_lines(count: usize) -> String {
     let name = "n".repeat(4 << 10);
     let line = |n| format!("{{\"user_id\":\"u{n}\",\"name\":\"{name}\",\"email\":\"e\"}}\n");
     (0..count).map(line).collect()
 }
 
-/// Returns the most memory that the router has ever held, without the pages of files: those of the
-/// program itself grow as more of it is run, and with what the system reads ahead.
+/// Returns the peak of the router's memory without the pages of files. The pages of the program
+/// itself grow as more of it is run, and with read-ahead.
 pub(crate) fn peak_kib(router: &Router) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", router.pid())).unwrap();
     let kib = |name: &str| -> u64 {

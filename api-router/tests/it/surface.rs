@@ -306,8 +306,8 @@ fn pages_of_other_origins_are_refused_and_our_own_are_not() {
     }
 }
 
-/// A page whose host name was made to point here sends plain GETs with neither Origin nor
-/// Sec-Fetch-Site: its address is not a secure context, and it is of the same origin as itself.
+/// After DNS rebinding, a page sends plain GETs with neither Origin nor Sec-Fetch-Site: its address
+/// is not a secure context, and its requests are of the same origin.
 #[test]
 fn a_host_name_that_is_not_ours_is_refused_even_without_an_origin() {
     let router = Router::shared();
@@ -318,7 +318,7 @@ fn a_host_name_that_is_not_ours_is_refused_even_without_an_origin() {
     }
 }
 
-/// Routing looks at the decoded path, so counting and refusing must as well.
+/// Routing uses the decoded path, so metrics and refusals must use it as well.
 #[test]
 fn a_path_that_is_spelled_with_escapes_is_the_same_path() {
     let router = Router::start();

@@ -24,7 +24,7 @@ pub(crate) fn make(router: &Router, table: &Value) -> Reply {
     router.post("/api/tables", &[], table)
 }
 
-/// Makes a table that must not be there.
+/// Creates a table that must not exist yet.
 pub(crate) fn made(router: &Router, table: &Value) {
     let reply = make(router, table);
     assert_eq!(reply.status, 201, "{table}: {}", reply.text());
@@ -295,7 +295,7 @@ fn a_router_that_is_killed_while_it_makes_a_table_finishes_it_when_it_starts() {
             let reply = asked.exchange("POST", "/api/tables", &headers, Some(body.as_bytes()));
             assert!(reply.is_err(), "nobody was told anything");
         });
-        // The intent is durable before the first shard makes the table.
+        // The intent is durable before the first shard creates the table.
         let began = std::time::Instant::now();
         while !first_shard_has(&data, "students") {
             assert!(began.elapsed() < PATIENCE, "the first shard does not make it");
@@ -314,7 +314,7 @@ fn a_router_that_is_killed_while_it_makes_a_table_finishes_it_when_it_starts() {
     assert_shards_agree(&data);
 }
 
-/// Makes tables until the router is gone, or until there are some; what was acknowledged.
+/// Creates ten tables, or fewer if the router ends, and returns the names of the acknowledged ones.
 fn make_many(router: &Router, tag: &str, reported: &mpsc::Sender<()>) -> Vec<String> {
     let mut acknowledged = Vec::new();
     for n in 0..10 {
@@ -388,7 +388,7 @@ fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
     write(&router, "students", "ada", &json!({"grade": "A"}));
     assert_eq!(read(&router), (1, "primary".into()));
     router.kill();
-    // Its replicas have not seen the table when they start: until they have, they serve no reads.
+    // Its replicas do not have the table when they start, and serve no reads until they have it.
     let mut router = Router::start_in(&data, &["--lab"]);
     assert_eq!(read(&router).0, 1);
     settle(&router);

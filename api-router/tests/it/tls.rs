@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use crate::commands::PROGRAM;
 use crate::harness::{PATIENCE, Router, bare_command, command, refused_start, sightless};
 
-/// A folder with a certificate and its key; a client that trusts exactly it can be sure of the
-/// router.
+/// A folder with a certificate and its key; a client that trusts only this certificate can verify
+/// the router.
 struct Papers {
     folder: TempDir,
 }
@@ -31,7 +31,7 @@ impl Papers {
         self.folder.path().join(name)
     }
 
-    /// A new certificate for the same names; the one before is kept as `old.pem`.
+    /// Creates a new certificate for the same names, and keeps the previous one as `old.pem`.
     fn renew(&self) {
         if self.path("cert.pem").exists() {
             fs::copy(self.path("cert.pem"), self.path("old.pem")).unwrap();
@@ -41,7 +41,7 @@ impl Papers {
         fs::write(self.path("key.pem"), key).unwrap();
     }
 
-    /// Returns a command that starts a router with them.
+    /// Returns a command that starts a router with this certificate and key.
     fn router(&self) -> Command {
         let mut command = command(&self.path("data"));
         command.arg("--tls-cert").arg(self.path("cert.pem"));
@@ -49,7 +49,7 @@ impl Papers {
         command
     }
 
-    /// Returns the response to a curl that trusts this certificate alone.
+    /// Runs curl, which trusts only this certificate, and returns its output.
     fn curl(&self, trusted: &str, router: &Router, path: &str, more: &[&str]) -> Output {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--max-time", "20", "--cacert"]);
@@ -83,7 +83,7 @@ fn the_api_is_the_same_over_tls() {
     assert!(!banner.contains("http://"), "{banner}");
     let row = json!({"table": "users", "data":
         {"user_id": "u", "name": "John", "email": "john@example.com"}});
-    // A page that is served here writes too, and one from elsewhere does not.
+    // A page of the router can write as well, and one of another origin cannot.
     for (origin, written) in [
         (format!("https://{}", router.address()), true),
         ("https://elsewhere.example".to_owned(), false),
@@ -128,7 +128,7 @@ fn the_command_line_asks_by_tls_whom_it_can_trust() {
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
 }
 
-/// Made with the defaults of openssl.
+/// This certificate is like one that openssl creates with its defaults.
 #[test]
 fn the_command_line_tells_how_to_make_a_certificate_where_one_is_of_an_authority() {
     let papers = Papers::new();
@@ -196,7 +196,7 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_changes_not
         router.signal("HUP");
         wait_for(&log, words);
     };
-    // The certificate is written, its key not yet: what a renewal looks like halfway.
+    // The certificate is written and its key is not, as in the middle of a renewal.
     let (key, certificate) = (papers.path("key.pem"), papers.path("cert.pem"));
     let old_key = fs::read(&key).unwrap();
     papers.renew();
@@ -216,7 +216,7 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_changes_not
     assert!(papers.is_proven_by("good.pem", &router));
 }
 
-/// Waits until the log has these words; it is read as it grows.
+/// Waits until the log contains these words.
 fn wait_for(log: &Path, words: &str) {
     let mut lines = BufReader::new(fs::File::open(log).unwrap());
     let (began, mut line) = (Instant::now(), String::new());

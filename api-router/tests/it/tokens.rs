@@ -1,5 +1,5 @@
-//! Tests of session tokens: a client reads its own writes and never sees less than before, however
-//! far the replicas lag; an invalid token is refused.
+//! Tests of session tokens: a client reads its own writes and never sees less than before, even if
+//! the replicas lag; an invalid token is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -13,7 +13,8 @@ use crate::client::{
 };
 use crate::harness::{PATIENCE, Reply, Router, TOKEN_LEN_MAX};
 
-/// Returns a router whose replicas all stand still at "old" users, one on each shard.
+/// Returns a router whose replicas are all paused at the users "old", one on each shard, with the
+/// keys of the users.
 fn frozen() -> (Router, [String; 3]) {
     let router = lab(&[]);
     let keys = three_keys(&router);
@@ -22,7 +23,7 @@ fn frozen() -> (Router, [String; 3]) {
     (router, keys)
 }
 
-/// Checks that every read without a token returns "old": the replicas do stand still.
+/// Checks that a read without a token returns "old", because the replicas are paused.
 fn assert_stale(router: &Router, key: &str) {
     assert_eq!(stranger(router).user(key), Seen::by("replica", &["old"]));
 }
@@ -69,7 +70,7 @@ fn a_client_reads_its_own_writes_however_late_its_replica_is() {
     assert_eq!(client.write(&a, &user_op("insert", &a, "again")).status, 201);
     assert_eq!(client.user(&a), Seen::by("primary", &["again"]));
     assert_stale(&router, &a);
-    // It has seen nothing of the other shards that their replicas lack.
+    // On the other shards, the client has seen no writes that the replicas lack.
     assert_eq!(client.user(&b), Seen::by("replica", &["old"]));
 
     let mut names = client.all_names();
@@ -120,8 +121,8 @@ fn what_was_seen_once_stays_seen() {
     assert_stale(&router, &b);
 }
 
-/// One replica stands still, the other goes on: a client that has read from the second never goes
-/// back to the first.
+/// One replica is paused, the other one continues: a client that has read from the second one never
+/// reads older rows from the first one.
 #[test]
 fn a_reader_never_goes_back_from_one_replica_to_another() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -131,7 +132,7 @@ fn a_reader_never_goes_back_from_one_replica_to_another() {
     let mut reader = stranger(&router);
     let mut seen_by = BTreeSet::new();
     for n in 1..=10 {
-        // A majority of three: the primary and the replica that goes on.
+        // A majority of three: the primary and the replica that continues.
         let level = [("x-consistency", "quorum")];
         let reply = stranger(&router).write_with("k", &level, &user("k", &format!("{n:03}")));
         assert_eq!(reply.status, 200, "{}", reply.text());
@@ -148,10 +149,10 @@ fn a_reader_never_goes_back_from_one_replica_to_another() {
     assert!(strangers.contains(&vec!["000".to_owned()]), "{strangers:?}");
 }
 
-/// Users that a client has seen: the name of each is a number that only grows.
+/// The numbers that a client has seen as names of users; each number only grows.
 type Counts = BTreeMap<String, u32>;
 
-/// Counts its own user up, and looks at all users after each step.
+/// Increases the number of its own user, and reads all users after each step.
 fn count_and_look(router: &Router, key: &str) {
     let mut client = stranger(router);
     let mut seen = Counts::new();
@@ -189,7 +190,7 @@ fn under_load_no_client_ever_sees_less_than_before() {
     });
 }
 
-/// The wait for a replica is short, and worth it if the replica comes in that time.
+/// The router waits for a replica for a short time, in which the replica may catch up.
 #[test]
 fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_not() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
@@ -240,7 +241,8 @@ fn a_token_covers_every_shard_that_its_client_has_met() {
     let (router, [a, b, c]) = frozen();
     let mut client = stranger(&router);
     client.write_user(&a, "new");
-    // Each of these answers is about another shard, and remembers the first.
+    // Each of these responses is about another shard, and its token keeps the position of the first
+    // one.
     client.write_user(&b, "new");
     client.user(&c);
     let mut keyed = Client::with(&router, client.token());
@@ -290,7 +292,7 @@ fn several_tokens_count_together_in_any_order_and_become_one() {
     }
 }
 
-/// Checks that a token is refused on every path that takes one, and that nothing is stored.
+/// Checks that a token is refused on every path that accepts tokens, and that nothing is stored.
 fn assert_bad(router: &Router, token: &str) {
     let headers = [("x-session-token", token), ("x-shard-key", "bad")];
     let body = user("bad", "N");
@@ -315,8 +317,8 @@ fn assert_bad(router: &Router, token: &str) {
     assert_eq!(stranger(router).user_at("bad", "all").names, Vec::<String>::new());
 }
 
-/// Returns the text with one character changed: the highest of its six bits is inverted, if it is
-/// base64.
+/// Returns the text with one character changed: the highest of its six bits is inverted if it is a
+/// base64 character.
 fn forged(token: &str, at: usize) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut bytes = token.as_bytes().to_vec();
@@ -377,7 +379,7 @@ fn a_token_of_another_cluster_is_refused() {
 fn tokens_of_more_than_four_kibibytes_are_refused() {
     let router = Router::shared();
     let token = token_of_write(&router, "k", "N");
-    // Most of them that fit, with commas between.
+    // As many tokens as fit, separated by commas.
     let count = (TOKEN_LEN_MAX + 1) / (token.len() + 1);
     let fitting = vec![&*token; count].join(",");
     let most = fitting.len();
@@ -390,7 +392,8 @@ fn tokens_of_more_than_four_kibibytes_are_refused() {
     assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{}", reply.text());
 }
 
-/// The replicas are far behind when the router is killed, and may still be when it serves again.
+/// The replicas are far behind when the router is killed, and may still be behind when it serves
+/// again.
 #[test]
 fn a_token_outlives_the_process_and_a_change_of_replicas() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");

@@ -34,7 +34,7 @@ fn version(router: &Router, key: &str) -> i64 {
     router.read(key, "table=users").json()["data"][0]["version"].as_i64().unwrap()
 }
 
-/// Index, code, outcome of each failed row.
+/// Returns index, code and outcome of each failed row.
 fn failed(reply: &Reply) -> Vec<(u64, String, String)> {
     let answer = reply.json();
     let rows = answer["failed"].as_array().unwrap().iter().map(|row| {
@@ -106,7 +106,7 @@ fn of_each_shard_all_is_stored_or_nothing() {
     expected.push((first[1].clone(), "there".to_owned()));
     expected.sort();
     assert_eq!(names(&router), expected);
-    // What was undone left no trace: the same rows without the culprit are stored.
+    // The undone writes have no effect: the same rows without the failed one can be stored.
     let rows: Vec<Value> = [&first[0], &first[2]].iter().map(|key| row(key, "new")).collect();
     let reply = whole(&router, &users(&rows));
     assert_eq!((reply.status, &reply.json()["stored"]), (201, &json!(2)), "{}", reply.text());
@@ -172,7 +172,7 @@ fn a_part_that_its_log_cannot_carry_is_refused_and_nothing_of_it_is_stored() {
     assert_eq!(failed(&reply), rejected(&all), "{}", reply.text());
     let changed = "/api/read?table=users&email=eq.changed&select=user_id";
     assert_eq!(router.get(changed).json()["count"], 0);
-    // Each on its own they are stored.
+    // Without a transaction the rows are stored.
     let reply = router.post("/api/bulk-write", &[("x-deadline-ms", "60000")], &body);
     assert_eq!(reply.status, 201, "{}", reply.text());
     assert_eq!(router.get(changed).json()["count"], 17);
@@ -207,7 +207,7 @@ fn a_transaction_that_is_sent_again_is_answered_as_the_first_time() {
     let first = send("k1", &bad);
     let codes = rejected(&[(0, "TSR301"), (1, "TSR301"), (2, "TSR301")]);
     assert_eq!(failed(&first), codes, "{}", first.text());
-    // What stood in its way is gone, and yet a repeat must not succeed.
+    // The conflicting row is gone, but the repeated request must still be refused.
     let delete = json!({"table": "users", "op": "delete", "data": {"user_id": "b"}});
     assert_eq!(router.write("b", &delete).status, 200);
     let again = send("k1", &bad);
@@ -226,7 +226,8 @@ fn a_transaction_that_is_sent_again_is_answered_as_the_first_time() {
     assert_eq!(again.status, 201, "{}", again.text());
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     assert_eq!(names(&router).len(), 2);
-    // With a row more it is another request: that row is undone with those whose key was used.
+    // With another row it is another request: the new row is undone with the others, whose
+    // idempotency key was used.
     let other = insert(&[row("a", "A"), row("b", "other"), row("d", "D")]);
     let reply = send("k2", &other);
     assert_eq!(failed(&reply), rejected(&[(1, "TSR109"), (2, "TSR109")]), "{}", reply.text());

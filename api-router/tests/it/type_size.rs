@@ -1,13 +1,13 @@
-//! A type with many methods has several responsibilities. No type has more methods than the limit:
-//! beyond it, a part of the type becomes a type of its own.
+//! Test of the sizes of types: a type with many methods has several responsibilities. If it has
+//! more methods than the limit, a part of it should become another type.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use crate::layering::{PACKAGES, root, sources};
 
-/// Highest number of methods of a type: public and private ones, constructors included, those of
-/// traits not.
+/// Maximum number of methods of a type: public and private ones and constructors, without those of
+/// traits.
 const METHODS_MAX: usize = 15;
 
 #[test]

@@ -1,5 +1,5 @@
-//! Tests of the walk in the book, "Add a shard under load": the page's own commands are run, and
-//! their output has the shape of what the page shows.
+//! Tests of the walk in the book, "Add a shard under load": the commands of the page are run, and
+//! their output has the same shape as the output on the page.
 //!
 //! A shape is the text with each number as `#`, each id as `ID` and each unit of bytes as `B`. A
 //! line `…` of the page stands for any lines.
@@ -21,7 +21,7 @@ use crate::rebalances::post;
 const PAGE: &str = include_str!("../../docs/src/growing.md");
 /// Address of the router in the book.
 const ADDRESS: &str = "http://127.0.0.1:3000";
-/// Runs the programs that tests have built in the place of `cargo run`.
+/// Script in the place of `cargo`, which runs the programs that the tests have built.
 const CARGO: &str = r#"#!/bin/sh
 name=api-router
 while [ "$1" != "--" ]; do
@@ -96,7 +96,7 @@ fn shape(line: &str) -> String {
     shape.trim_end().to_owned()
 }
 
-/// Returns the first line of the page that the output lacks.
+/// Returns the first line of the page that is missing in the output.
 fn missing<'p>(shown: &[&'p str], output: &str) -> Option<&'p str> {
     let lines: Vec<String> = output.lines().map(shape).collect();
     let (mut at, mut skips) = (0, false);
@@ -144,7 +144,7 @@ impl WalkFolder<'_> {
     }
 }
 
-/// Load that goes on until it is interrupted.
+/// A load that runs until it is interrupted.
 struct Load(Child);
 
 impl Load {

@@ -236,7 +236,8 @@ fn return_minimal_leaves_the_row_out_and_says_so() {
     assert_eq!(only_row(&router, "users", "u")["name"], "Ada");
 }
 
-/// RFC 7240: a value may be quoted, and of a preference given twice the first counts.
+/// According to RFC 7240, a value may be quoted, and if a preference is given twice, the first one
+/// counts.
 #[test]
 fn preferences_are_read_as_their_rfc_says() {
     let router = Router::shared();

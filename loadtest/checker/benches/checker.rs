@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p checker --bench checker`. The history is that of a simulated run with 64 hot
 //! rows and 100 000 cold ones, drawn by Zipf's law. Memory is the high-water mark of a process that
-//! does nothing else, so the program starts itself again to check the file.
+//! only checks, so the program starts a second process of itself to check the file.
 
 #[path = "../tests/checker/server.rs"]
 mod server;
@@ -49,7 +49,8 @@ fn main() {
     let bytes = path.metadata().expect("a file").len();
     println!("written {} MB in {:.2} s", bytes / 1_000_000, writing.elapsed().as_secs_f64());
 
-    // All on two rows: what is not O(n log n) in the operations of a row would show.
+    // All operations are on two rows, which would reveal anything slower than O(n log n) in the
+    // operations of a row.
     let two = server::run(Settings { hot: 1, cold: 1, ..settings });
     println!("made {}", size(&two));
     judge(&two);
@@ -82,7 +83,7 @@ fn size(history: &OperationHistory) -> String {
     format!("{} operations of {} rows", history.operations.len(), history.keys.len())
 }
 
-/// The most memory this process ever held.
+/// Returns the peak memory of this process, in megabytes.
 fn peak_mb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,7 +1,7 @@
 //! Acknowledged watermark: the highest version of a row that had been acknowledged before a given
 //! moment.
 //!
-//! **Invariant:** only changes that were acknowledged as stored and whose version is known count.
+//! **Invariant:** only changes count that were acknowledged as stored and have a known version.
 //! **Not here:** versions that reads have returned. Later reads must not fall behind those either,
 //! which C3 and C4 check.
 
@@ -33,7 +33,7 @@ impl AcknowledgedWatermark {
         Self(ends)
     }
 
-    /// The highest mark of all that had been acknowledged before `moment`.
+    /// Returns the highest mark of all changes that had been acknowledged before `moment`.
     pub(crate) fn before(&self, moment: u64) -> LowWatermark {
         let earlier = self.0.partition_point(|&(end, _)| end < moment);
         earlier.checked_sub(1).map_or_else(LowWatermark::default, |last| self.0[last].1)

@@ -33,28 +33,29 @@ pub(crate) struct Excuse<'h> {
     /// Changes at `one`, not refused, that began before the last promotion was over, and were not
     /// read at the end.
     may_be_gone: HashSet<(Key, Value)>,
-    /// True if there was any change at `one` by then.
+    /// True if there was any such change at `one`, even if it was read at the end.
     is_any_at_one: bool,
     /// Changes of each row that were acknowledged at higher levels.
     kept: HashMap<Key, Vec<&'h Operation>>,
 }
 
 impl<'h> Excuse<'h> {
-    /// Returns `None` for a history without a promotion.
+    /// Collects the changes that a promotion may have cost; `None` for a history without a
+    /// promotion.
     pub(crate) fn of(history: &'h OperationHistory) -> Option<Self> {
         let at = |word| {
             let faults = history.faults.iter();
             faults.filter(move |fault| fault.what.starts_with(word)).map(|fault| fault.at)
         };
         let since = at(BEGUN).min()?;
-        // One that was never over may cost what comes after it, too.
+        // A promotion that never ended may also cost changes that come after it.
         let is_over = at(BEGUN).count() == at(OVER).count();
         let until = if is_over { at(OVER).max().unwrap_or(NEVER) } else { NEVER };
         let mut may_be_gone = HashSet::new();
         let mut kept: HashMap<_, Vec<_>> = HashMap::new();
         for one in history.operations.iter().filter(|one| one.changes()) {
             match one.level {
-                // Also one without an answer: a read may have found it before.
+                // This includes a change without a response: a read may have found it before.
                 Level::One if one.start < until && one.outcome != Outcome::Rejected => {
                     may_be_gone.insert((one.key, one.value));
                 }
@@ -65,21 +66,20 @@ impl<'h> Excuse<'h> {
             }
         }
         let is_any_at_one = !may_be_gone.is_empty();
-        // What is read at the end is not gone.
+        // A change that is read at the end is not gone.
         for read in history.operations.iter().filter(|one| one.last && one.is_answered_read()) {
             may_be_gone.remove(&(read.key, read.value));
         }
         Some(Self { history, since, may_be_gone, is_any_at_one, kept })
     }
 
-    /// Returns whether a contradiction is a loss that a promotion may cost.
+    /// Returns true if a contradiction is a loss that a promotion may cause.
     pub(crate) fn covers(&self, violation: &Violation) -> bool {
         if violation.at < self.since {
             return false;
         }
         match violation.check {
-            // A value that was never sent, or half of a transaction, is not the work of a
-            // promotion.
+            // A promotion cannot cause a value that was never sent, or half of a transaction.
             Check::Corruption | Check::Bank => false,
             Check::FinalState => self.has_gone(violation) && !self.lacks_kept(violation),
             Check::Ledger if violation.key.is_none() => self.lacks_entries(violation),

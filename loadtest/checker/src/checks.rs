@@ -1,5 +1,5 @@
-//! Checks: the nine promises that are judged, C1 to C9, and the report on availability, C10, one
-//! module each.
+//! Checks: one module for each of the nine promises that are checked, C1 to C9, and one for the
+//! report on availability, C10.
 //!
 //! **Invariant:** a check reads the history and adds to the findings; no check depends on another.
 //! **Not here:** the order in which rows and checks are visited (`check` of the crate), helpers

@@ -8,13 +8,14 @@ use crate::allowed_losses::Excuse;
 use crate::history::OperationHistory;
 use crate::violation::{Check, Violation};
 
-/// Violations of each check that are reported: ten alike say as much as eleven.
+/// Maximum number of violations of each check that are reported, and of losses: more would reveal
+/// nothing new.
 pub const REPORTED_MAX: usize = 10;
 
 /// Violations and losses found so far.
 #[derive(Debug)]
 pub(crate) struct Findings<'h> {
-    /// Ordered by time, at most [`REPORTED_MAX`] of each check.
+    /// Violations of each check in order of time, at most [`REPORTED_MAX`] of each.
     violations: [Vec<Violation>; Check::ALL.len()],
     counts: [u64; Check::ALL.len()],
     /// Changes whose loss is not a violation, if there was a promotion.
@@ -23,7 +24,7 @@ pub(crate) struct Findings<'h> {
     lost: u64,
 }
 
-/// All that was found.
+/// Result of all checks.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) counts: [u64; Check::ALL.len()],

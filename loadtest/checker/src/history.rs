@@ -22,7 +22,7 @@ pub use self::nodes::{Node, NodeId, Nodes, Role};
 pub use self::operation::{Kind, Level, NEVER, Operation, Outcome, Value};
 pub use self::records::{Fault, Ledger, Page, Total};
 
-/// The form of a history's lines that this program writes and reads.
+/// Version of the format of a history's lines that this program writes and reads.
 pub const FORMAT: u32 = 1;
 
 /// Description of a run, before its first record.
@@ -54,7 +54,7 @@ impl Header {
     }
 }
 
-/// A whole run, in no order.
+/// All records of a run, in no particular order.
 #[derive(Clone, Debug, Default)]
 pub struct OperationHistory {
     /// Description of the run.
@@ -69,19 +69,19 @@ pub struct OperationHistory {
     pub totals: Vec<Total>,
     /// Counters and ledgers of banks at the end.
     pub ledgers: Vec<Ledger>,
-    /// Walks over whole tables.
+    /// Pages of walks over whole tables.
     pub pages: Vec<Page>,
     /// Faults injected during the run.
     pub faults: Vec<Fault>,
 }
 
 impl OperationHistory {
-    /// The id a request carried as `x-request-id`.
+    /// Returns the id that a request had as `x-request-id`.
     pub fn request_id(&self, operation: &Operation) -> String {
         request_id(&self.header.run, operation.session, operation.request)
     }
 
-    /// The operations that `indices` name.
+    /// Returns the operations with these indices.
     pub fn select(&self, indices: &[u32]) -> Vec<&Operation> {
         indices.iter().map(|&index| &self.operations[index as usize]).collect()
     }

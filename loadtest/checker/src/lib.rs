@@ -54,7 +54,7 @@ use self::findings::{Findings, Found};
 use self::row::{ByKey, Row};
 use crate::history::{OperationHistory, Outcome};
 
-/// Judges a history.
+/// Checks a history against all promises.
 pub fn check(history: &OperationHistory) -> Report {
     let mut found = Findings::new(history);
     let mut rows_not_read_back = 0;
@@ -78,9 +78,9 @@ pub fn check(history: &OperationHistory) -> Report {
     Report { counts, violations, lost, losses, availability, rows_not_read_back }
 }
 
-/// True of a row whose final state is unknown. A row that a whole walk over its table did not meet
-/// is known to be absent, such as the ledger's row of a transfer whose outcome stayed unknown; C7
-/// judges if it may be absent.
+/// Returns true for a row whose final state is unknown. A row that a complete walk over its table
+/// did not return is known to be absent, such as the ledger row of a transfer whose outcome stayed
+/// unknown; C7 checks whether it may be absent.
 fn is_not_read_back(row: &Row<'_>, walks: &Walks<'_>) -> bool {
     let written =
         row.operations().any(|(_, one)| one.changes() && one.outcome != Outcome::Rejected);

@@ -12,17 +12,17 @@ use crate::violation::{Check, Violation};
 pub struct Report {
     /// Number of violations of each check, in the order of [`Check::ALL`].
     pub counts: [u64; Check::ALL.len()],
-    /// The earliest of each, at most [`REPORTED_MAX`](crate::REPORTED_MAX).
+    /// Earliest violations of each check, at most [`REPORTED_MAX`](crate::REPORTED_MAX) of each.
     pub violations: Vec<Violation>,
     /// Number of times that a change acknowledged at level `one` was found gone after a promotion,
     /// which that level allows.
     pub lost: u64,
-    /// The earliest of these, at most [`REPORTED_MAX`](crate::REPORTED_MAX).
+    /// Earliest losses, at most [`REPORTED_MAX`](crate::REPORTED_MAX).
     pub losses: Vec<Violation>,
-    /// C10.
+    /// Result of C10, availability.
     pub availability: Availability,
     /// Rows that were written but neither read at the end nor known to be absent after a walk over
-    /// their whole table: C6 says nothing about them.
+    /// their whole table: C6 does not check them.
     pub rows_not_read_back: u64,
 }
 

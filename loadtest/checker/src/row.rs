@@ -23,7 +23,7 @@ pub(crate) struct ByKey {
 }
 
 impl ByKey {
-    /// Sorts indices, not operations: 4 bytes instead of 64.
+    /// Sorts indices instead of operations, because they have 4 bytes instead of 64.
     pub(crate) fn new(history: &OperationHistory) -> Self {
         let operations = &history.operations;
         let mut bounds = vec![0_u32; history.keys.len() + 1];
@@ -47,7 +47,7 @@ impl ByKey {
         Self { order, bounds }
     }
 
-    /// Every key with its indices, keys without operations included.
+    /// Returns every key with its indices, including keys without operations.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (Key, &[u32])> {
         self.bounds.windows(2).enumerate().map(|(key, bounds)| {
             (Key(key as u32), &self.order[bounds[0] as usize..bounds[1] as usize])
@@ -63,9 +63,9 @@ pub(crate) struct Row<'a> {
     pub(crate) indices: &'a [u32],
     /// Version that each operation stands for; 0 if it is unknown.
     pub(crate) versions: Vec<u64>,
-    /// Whose value each read or replay carries.
+    /// Change whose value each read or replay has.
     owners: Vec<Option<OperationIndex>>,
-    /// Deletes that may explain that the row was absent.
+    /// Deletes that may explain an absent row.
     pub(crate) deletes: Deletes,
 }
 
@@ -78,22 +78,22 @@ impl<'a> Row<'a> {
         row
     }
 
-    /// The operation at a place.
+    /// Returns the operation at a place.
     pub(crate) fn at(&self, place: OperationIndex) -> &'a Operation {
         &self.history.operations[self.indices[place as usize] as usize]
     }
 
-    /// The version an operation stands for, if it is known.
+    /// Returns the version that an operation stands for, if it is known.
     pub(crate) fn version(&self, place: OperationIndex) -> Option<u64> {
         Some(self.versions[place as usize]).filter(|&version| version != 0)
     }
 
-    /// The write or delete whose value a read or replay carries.
+    /// Returns the write or delete whose value a read or replay has.
     pub(crate) fn owner(&self, place: OperationIndex) -> Option<OperationIndex> {
         self.owners[place as usize]
     }
 
-    /// Every operation with its place.
+    /// Returns every operation with its place.
     pub(crate) fn operations(&self) -> impl Iterator<Item = (OperationIndex, &'a Operation)> + '_ {
         (0..self.indices.len() as OperationIndex).map(|place| (place, self.at(place)))
     }
@@ -107,7 +107,8 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Whose value each read and replay carries: one sorted list of the values sent, looked up.
+/// Returns the change whose value each read and replay has, found in one sorted list of the values
+/// sent.
 fn owners(history: &OperationHistory, indices: &[u32]) -> Vec<Option<OperationIndex>> {
     let at = |place: usize| &history.operations[indices[place] as usize];
     let mut sent: Vec<(Value, OperationIndex)> = (0..indices.len())
@@ -134,7 +135,8 @@ fn versions(
 ) -> Vec<u64> {
     let at = |place: usize| &history.operations[indices[place] as usize];
     let version_of = |operation: &Operation| match operation.outcome {
-        // The version of an absent row, or of a refusal, is not one this operation stands for.
+        // The version in the response for an absent row, or in a refusal, is not one that this
+        // operation stands for.
         _ if operation.is_absent_read() => 0,
         Outcome::Ok | Outcome::Committed | Outcome::Unknown => operation.version,
         Outcome::Rejected => 0,

@@ -12,41 +12,42 @@
 /// Index of an operation among the operations of its row, which are in order of their start.
 pub(crate) type OperationIndex = u32;
 
-/// A place in the order of one row's versions. The default is before the first write.
+/// Place in the order of one row's versions (a mark). The default is before the first write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct VersionBound(u64);
 
 impl VersionBound {
-    /// No mark is higher.
+    /// Highest mark.
     pub(crate) const HIGHEST: Self = Self(u64::MAX);
 
-    /// At a version. Versions are 63 bits on the wire; a bigger one is as high as any.
+    /// Returns the mark of a version. Versions have 63 bits on the wire; a larger one gets the
+    /// highest mark.
     pub(crate) fn at(version: u64) -> Self {
         Self(version.saturating_mul(2))
     }
 
-    /// After this mark, before the next version.
+    /// Returns the mark between the version of this mark and the next version.
     pub(crate) fn after(self) -> Self {
         Self(self.0 | 1)
     }
 
-    /// The version's own mark at or below this one.
+    /// Returns the mark of the version at or below this mark.
     pub(crate) fn before(self) -> Self {
         Self(self.0 & !1)
     }
 
-    /// Returns whether nothing needs to have happened.
+    /// Returns true for the mark before the first write.
     pub(crate) fn is_start(self) -> bool {
         self.0 == 0
     }
 
-    /// The version at or below this mark.
+    /// Returns the version at or below this mark.
     pub(crate) fn version(self) -> u64 {
         self.0 / 2
     }
 }
 
-/// The highest mark of all that ended before some moment, and the operation that set it.
+/// Highest mark of all operations that ended before some moment, and the operation that set it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LowWatermark {
     pub(crate) mark: VersionBound,
@@ -69,12 +70,12 @@ pub(crate) enum IntervalEdge {
     Ended(u32),
 }
 
-/// The bit of a numbered moment that says it is an end.
+/// Bit of a tagged interval number that marks an end.
 const END: u32 = 1 << 31;
 
-/// Beginnings and ends of intervals in order of time; at one time beginnings come first, so that
-/// two operations that touch count as overlapping. What never ends has no end. Intervals are
-/// numbered as they come.
+/// Returns the beginnings and ends of intervals in order of time; at equal times beginnings come
+/// first, so that two operations that touch count as overlapping. An interval that never ends has
+/// no end. Intervals are numbered in the order of the iterator.
 pub(crate) fn interval_edges(
     intervals: impl Iterator<Item = (u64, u64)>,
 ) -> Vec<(u64, IntervalEdge)> {

@@ -25,12 +25,12 @@ pub enum Check {
     Sets,
     /// C8: transfers change no total.
     Bank,
-    /// C9: counters and conditions count.
+    /// C9: counters are right, and conditional writes hold.
     Ledger,
 }
 
 impl Check {
-    /// All of them, in order.
+    /// All checks, in order.
     pub const ALL: [Self; 9] = [
         Self::Identity,
         Self::Corruption,
@@ -58,7 +58,7 @@ impl Check {
         }
     }
 
-    /// A word or two.
+    /// Returns the name of the check, a word or two.
     pub fn name(self) -> &'static str {
         match self {
             Self::Identity => "identity",
@@ -87,36 +87,36 @@ pub struct Violation {
     pub promise: &'static str,
     /// Description of what happened instead.
     pub what: String,
-    /// The row, if it is about one.
+    /// Row of the violation, if it concerns one.
     pub key: Option<Key>,
     /// The records that contradict each other, earliest first.
     pub evidence: Vec<Evidence>,
-    /// Time at which it showed.
+    /// Start of the operation or record that revealed it, in nanoseconds.
     pub at: u64,
 }
 
 /// A record of the history, by its index there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// In `operations`.
+    /// Index in `operations`.
     Operation(u32),
-    /// In `totals`.
+    /// Index in `totals`.
     Total(u32),
-    /// In `ledgers`.
+    /// Index in `ledgers`.
     Ledger(u32),
-    /// In `pages`.
+    /// Index in `pages`.
     Page(u32),
 }
 
 impl Violation {
-    /// A violation shown by operations of one row; its check and time are filled in when it is
-    /// counted.
+    /// Creates a violation that operations of one row show; its check and time are filled in when
+    /// it is counted.
     pub(crate) fn of_row(row: &Row<'_>, operations: Vec<u32>) -> Self {
         let evidence = operations.into_iter().map(Evidence::Operation).collect();
         Self { key: Some(row.key), ..Self::of(evidence) }
     }
 
-    /// A violation shown by other records.
+    /// Creates a violation that other records show.
     pub(crate) fn of(evidence: Vec<Evidence>) -> Self {
         let what = String::new();
         Self { check: Check::Identity, promise: "", what, key: None, evidence, at: 0 }

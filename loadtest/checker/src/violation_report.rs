@@ -1,6 +1,6 @@
 //! Violation report: the few records that contradict each other, for people and as JSON.
 //!
-//! **Invariant:** each record is one line; control characters in recorded texts are escaped, so
+//! **Invariant:** each record is one line; control characters in recorded texts are removed, so
 //! that they cannot affect the terminal.
 //! **Not here:** finding violations (the checks).
 
@@ -15,7 +15,7 @@ use crate::report::Report;
 use crate::violation::{Check, Evidence, Violation};
 
 impl Report {
-    /// The report for people.
+    /// Returns the report as text, for people.
     pub fn text(&self, history: &OperationHistory) -> String {
         let mut text = String::new();
         let run = &history.header.run;
@@ -70,12 +70,12 @@ impl Report {
         text
     }
 
-    /// C10 for people: a line for reads and one for changes at each level.
+    /// Returns C10 as text: a line for reads and one for changes at each level.
     pub fn availability_lines(&self) -> Vec<String> {
         self.availability.summaries().iter().map(summary_text).collect()
     }
 
-    /// The report as one JSON object.
+    /// Returns the report as one JSON object.
     pub fn json(&self, history: &OperationHistory) -> Json {
         let checks: Vec<Json> = Check::ALL
             .iter()
@@ -142,7 +142,7 @@ impl Violation {
     }
 }
 
-/// Returns the number of losses in a sentence.
+/// Returns a sentence with the number of losses.
 pub fn lost_text(lost: u64) -> String {
     format!(
         "lost at level one after a promotion: acknowledged changes were found gone {lost} times, \
@@ -150,7 +150,7 @@ pub fn lost_text(lost: u64) -> String {
     )
 }
 
-/// Adds a line without what a foreign text might do to a terminal.
+/// Adds a line without control characters, because foreign texts could affect a terminal by them.
 fn line(text: &mut String, reported: &str) {
     text.extend(reported.chars().filter(|letter| *letter == '\n' || !letter.is_control()));
     text.push('\n');
@@ -247,7 +247,7 @@ fn with_request(
         text += &format!(", {node} via {}", host.map_or("an unknown host", String::as_str));
     }
     let id = crate::history::request_id(&history.header.run, session, request);
-    // Writing to a text cannot fail.
+    // Writing to a String cannot fail.
     let _ = write!(text, ", request {id}");
     text
 }
@@ -322,7 +322,7 @@ fn interval(start: u64, end: u64) -> String {
     format!("{} .. {} s", seconds(start), seconds(end))
 }
 
-/// Seconds with microseconds.
+/// Returns nanoseconds as seconds with six decimals.
 fn seconds(nanos: u64) -> String {
     format!("{}.{:06}", nanos / 1_000_000_000, nanos % 1_000_000_000 / 1_000)
 }

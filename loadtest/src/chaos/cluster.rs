@@ -1,8 +1,9 @@
 //! Cluster: the servers of a local cluster, each behind a proxy. `shard-manager cluster` creates,
 //! stops and promotes them.
 //!
-//! **Invariant:** at most one node is faulty at a time, and only in shards of three or more nodes;
-//! if this process or a command ends early, the nodes keep running.
+//! **Invariant:** at most one node is faulty at a time, and a node is stopped, frozen or cut off
+//! only in shards of three or more nodes; if this process or a command ends early, the nodes keep
+//! running.
 //! **Not here:** stopping and promoting nodes, which `shard-manager cluster` does.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,20 +20,20 @@ use super::schedule::FaultAction;
 use super::urls::{endpoints, rewritten};
 use crate::fault_kind::FaultKind;
 
-/// Nodes of a shard of which one can be gone while most are there.
+/// Fewest nodes of a shard that keep a majority while one is down.
 const NODES_MIN: usize = 3;
-/// Number of attempts to mend the nodes when this program is ended half way.
+/// Number of attempts to mend the nodes if this program is ended during a fault.
 const MENDS_MAX: u32 = 20;
 const MEND_PAUSE: Duration = Duration::from_millis(250);
 /// The variables for a router, in the directory of the cluster.
 const ENVIRONMENT: &str = "tessera.env";
 
-/// The tester could not do to the cluster what it meant to: that says nothing about the router.
+/// Failure to inject or undo a fault of the cluster, which proves nothing about the router.
 #[derive(Debug)]
 pub(crate) struct ClusterError(String);
 
 impl ClusterError {
-    /// Creates the error with this sentence.
+    /// Creates the error with this message.
     pub(super) fn new(reason: String) -> Self {
         Self(reason)
     }
@@ -94,8 +95,8 @@ impl Node {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.is_broken {
-            // The end of the program waits for this: a frozen server would stay frozen. A
-            // command that was begun may still have to end first.
+            // The program ends only after this, because a frozen server would stay frozen. This is
+            // retried, as a command that has begun may still have to end.
             for _ in 0..MENDS_MAX {
                 if self.commands.mend().is_ok() {
                     return;
@@ -107,7 +108,7 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Looks at a cluster that is up, and puts a proxy in front of each node.
+    /// Opens a cluster that is up, and puts a proxy in front of each node.
     ///
     /// # Errors
     /// It is not up, or too small for these faults.
@@ -178,7 +179,7 @@ impl Cluster {
         self.servers.clone()
     }
 
-    /// Does something to a node, and undoes it after a while.
+    /// Injects a fault into a node, and undoes it after `lasts`.
     pub(super) async fn break_node(
         &mut self,
         node: usize,
@@ -208,7 +209,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Loses answers of the primary of a shard, and returns their number.
+    /// Loses responses of the primary of a shard, and returns their number in words.
     pub(super) async fn lose_answers(
         &mut self,
         shard: usize,
@@ -224,8 +225,8 @@ impl Cluster {
         Ok(format!("{} lost", count - proxy.left_to_lose()))
     }
 
-    /// Takes the primary of a shard away, lets the best replica take its place halfway, and lets
-    /// the old one follow it in the end; returns the names of both.
+    /// Stops or freezes the primary of a shard, promotes the best replica after half of `lasts`,
+    /// and lets the old primary rejoin at the end; returns a sentence with the names of both.
     pub(super) async fn promote(
         &mut self,
         shard: usize,
@@ -245,7 +246,7 @@ impl Cluster {
         Ok(format!("{new} took over from {old}, which follows it"))
     }
 
-    /// Lets all nodes run and follow, whatever was done to them.
+    /// Makes all nodes run and follow again, whatever faults they have had.
     pub(super) async fn mend(&mut self) -> anyhow::Result<()> {
         for proxy in &self.proxies {
             proxy.set(Way::Open);
@@ -305,14 +306,16 @@ impl Commands {
     }
 
     fn nodes(&self) -> anyhow::Result<Vec<Node>> {
-        // Its exit code says whether all run; what it shows is a document in any case.
+        // The exit code is an error unless all nodes run; the output is a JSON document in any
+        // case.
         let ended = self.call(&["status"])?;
         let shown: Result<Shown, _> = serde_json::from_slice(&ended.stdout);
         let said = || ClusterError(String::from_utf8_lossy(&ended.stderr).trim().to_owned());
         Ok(shown.with_context(said)?.nodes)
     }
 
-    /// Starts, thaws and takes back all nodes; primaries first, for the others follow them.
+    /// Starts or thaws all nodes, and lets replicas rejoin; primaries come first, because the
+    /// others follow them.
     fn mend(&self) -> anyhow::Result<()> {
         let mut nodes = self.nodes()?;
         nodes.sort_by_key(|node| !node.is_primary());
@@ -320,7 +323,7 @@ impl Commands {
             match (node.is_primary(), &*node.state) {
                 (true, "running") => {}
                 (true, _) => self.run(&["start", &node.node]).map(drop)?,
-                // Nothing but a look at one that follows already.
+                // For a node that follows already, this only checks it.
                 (false, _) => self.run(&["rejoin", &node.node]).map(drop)?,
             }
         }
@@ -352,10 +355,11 @@ fn servers(
     servers.collect()
 }
 
-/// The program that has the commands for a cluster: given, beside this one, or one of the path.
+/// Returns the path of `shard-manager`: the given one, else one beside this program, else one in
+/// `PATH`.
 ///
 /// # Errors
-/// It is not there.
+/// The program does not exist.
 pub(super) fn program(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     const NAME: &str = "shard-manager";
     let own = std::env::current_exe().context("the path of this program is unknown")?;

@@ -1,4 +1,4 @@
-//! Fence: lets the writes of some slots wait, by the command `shard-manager slots fence`.
+//! Fence: makes writes to some slots wait, by the command `shard-manager slots fence`.
 //!
 //! **Not here:** the choice of the slots (`schedule`).
 
@@ -28,8 +28,8 @@ pub(super) struct FenceCommand {
 }
 
 impl FenceCommand {
-    /// Creates the command for the cluster of a router: for the servers that its variables name,
-    /// without any for its data directory.
+    /// Creates the command for the cluster of a router: for the servers that the variables name, or
+    /// for its data directory if there are none.
     pub(super) fn new(program: PathBuf, servers: Vec<(String, String)>, data_dir: PathBuf) -> Self {
         Self { program, servers, data_dir }
     }
@@ -60,7 +60,7 @@ impl FenceCommand {
         let ended =
             ended.with_context(|| ClusterError::new(format!("{program} does not start")))?;
         if !ended.status.success() {
-            // The router may be starting.
+            // This is not an error of the tester: the router may be starting.
             let reason = String::from_utf8_lossy(&ended.stderr);
             return Ok(Some(format!("not fenced: {}", reason.trim())));
         }

@@ -1,8 +1,8 @@
 //! Growth: lets new shards join and take their share, and drains them again, over the router's HTTP
 //! interface, while other faults go on.
 //!
-//! **Invariant:** one new shard is there at a time, and a run makes at most [`JOINS_MAX`]. The map
-//! is looked at as often as the rebalance is.
+//! **Invariant:** there is at most one new shard at a time, and a run adds at most [`JOINS_MAX`].
+//! The shard map is checked each time the rebalance is polled.
 //! **Not here:** the times of joins and drains (`schedule`), databases (`new_databases`).
 
 use std::sync::Arc;
@@ -22,16 +22,17 @@ use super::{LIVENESS, ready};
 use crate::growth_summary::GrowthSummary;
 use crate::http_client::Pool;
 
-/// New shards of a run.
+/// Maximum number of new shards in a run.
 const JOINS_MAX: usize = 32;
 /// Weight of the shards that were there before, so that a new one takes one to three
 /// hundred slots.
 const OLD_WEIGHT: u32 = 48;
-/// Longest wait for a beginning: the router may be down, and replicas must follow.
+/// Longest wait until a shard has joined or a rebalance has begun: the router may be down, and
+/// replicas must follow.
 const BEGIN_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for the end of a rebalance.
 const END_MAX: Duration = Duration::from_secs(120);
-/// Pause between two looks.
+/// Pause between two polls.
 const POLL: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]
@@ -98,7 +99,7 @@ impl Growth {
                 _ = stopped.changed() => break,
                 () = tokio::time::sleep(pause) => {}
             }
-            // No others are drawn.
+            // The schedule draws no other faults.
             let Fault::Grow { action } = fault else { continue };
             let is_possible = match action {
                 GrowAction::Join(_) => self.newcomer.is_none() && self.summary.joined < JOINS_MAX,
@@ -168,7 +169,7 @@ impl Growth {
         Ok(format!("{name}, {followed}"))
     }
 
-    /// Gives the shards that were there before a weight by which a new one takes few slots.
+    /// Gives the old shards a weight that makes a new one take few slots.
     async fn weigh_old_shards(&self) -> anyhow::Result<()> {
         let listed: Shards = get(&self.pool, "/api/shards").await?;
         for old in listed.shards.iter().filter(|shard| shard.state == "serving") {
@@ -199,7 +200,7 @@ impl Growth {
                 Ok(answer) => refusal(&answer),
                 Err(error) => format!("{error:#}"),
             };
-            // It has begun if only the answer was lost.
+            // The rebalance has begun if only the response was lost.
             if let Ok(Some(open)) = self.open().await {
                 break open.id;
             }
@@ -225,13 +226,13 @@ impl Growth {
         Ok(format!("{id} goes on"))
     }
 
-    /// Returns the rebalance that goes on.
+    /// Returns the rebalance that has not ended.
     async fn open(&self) -> anyhow::Result<Option<Rebalance>> {
         let listed: Listed = get(&self.pool, "/api/rebalance").await?;
         Ok(listed.rebalances.into_iter().find(|listed| listed.ended_at.is_none()))
     }
 
-    /// Counts a rebalance if it has ended, and returns how.
+    /// Counts a rebalance if it has ended, and returns its outcome in words.
     async fn note_end(&mut self, id: &str) -> Option<String> {
         let shown: Rebalance = get(&self.pool, &format!("/api/rebalance/{id}")).await.ok()?;
         shown.ended_at.as_ref()?;
@@ -244,7 +245,7 @@ impl Growth {
         Some(format!("{}, {} slots", shown.state, shown.slots_moved))
     }
 
-    /// Reads the map, and notes if it has not each slot exactly once.
+    /// Reads the shard map, and records it if it does not contain each slot exactly once.
     async fn look_at_map(&mut self) {
         let Ok(map) = get::<ShardMap>(&self.pool, "/api/shard-map").await else { return };
         self.summary.maps += 1;
@@ -267,8 +268,8 @@ impl Growth {
         Ok(())
     }
 
-    /// Waits for the end of the rebalance that goes on, drains the new shard if the run drains
-    /// shards, and sums up.
+    /// Waits for the end of an open rebalance, drains the new shard if the run drains shards, and
+    /// sums up.
     pub(super) async fn finish(&mut self) -> GrowthSummary {
         let began = Instant::now();
         let mut left = Ok(());

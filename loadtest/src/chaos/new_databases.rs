@@ -1,16 +1,16 @@
 //! New databases: empty databases on the servers of a cluster, for shards that join during a run.
 //!
-//! A router knows user and password of the servers that its settings name, so a database on one of
-//! them can join at once.
+//! A router knows the user and password of the servers that its settings name, so a database on one
+//! of them can join at once.
 //!
-//! **Invariant:** every database is dropped that is on record here when the run ends, and no other
-//! one.
+//! **Invariant:** only databases that this run created are dropped, and only after all new shards
+//! have retired.
 //! **Not here:** the number of databases (`growth`).
 
 use anyhow::Context;
 use tokio_postgres::NoTls;
 
-/// Prefix of the names.
+/// Prefix of the names of the databases.
 const PREFIX: &str = "loadtest_shard";
 
 /// Servers of one shard: the URLs by which its nodes are reached.
@@ -40,7 +40,7 @@ impl NewDatabases {
     /// password.
     ///
     /// # Errors
-    /// No primary answers.
+    /// No primary responds.
     pub(super) async fn make(&mut self, number: usize) -> anyhow::Result<String> {
         let at = number % self.servers.len();
         let name = format!("{PREFIX}_{}_{number}", std::process::id());
@@ -58,7 +58,7 @@ impl NewDatabases {
     /// Drops all databases; their shards have retired.
     ///
     /// # Errors
-    /// No primary answers.
+    /// No primary responds.
     pub(super) async fn drop_all(&mut self) -> anyhow::Result<()> {
         for (at, name) in std::mem::take(&mut self.made) {
             let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
@@ -80,7 +80,7 @@ async fn ask(servers: &ShardServers, sql: &str) -> anyhow::Result<usize> {
     let connection = tokio::spawn(connection);
     let answered = client.simple_query(sql).await;
     drop(client);
-    // The session has ended, whatever it says about that.
+    // The session has ended, even if closing it returned an error.
     let _ = connection.await;
     let rows = answered.with_context(|| sql.to_owned())?;
     let is_row = |message: &&tokio_postgres::SimpleQueryMessage| {

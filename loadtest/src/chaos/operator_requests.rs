@@ -1,7 +1,7 @@
-//! Operator requests: sends the HTTP requests of an operator to the router: for moves, shards,
+//! Operator requests: sends an operator's HTTP requests to the router, for moves, shards,
 //! rebalances, and the shard map.
 //!
-//! **Invariant:** a request is sent once, and its answer is waited for at most [`PATIENCE`].
+//! **Invariant:** a request is sent once, and the wait for its response is at most [`PATIENCE`].
 //! **Not here:** the requests of the workload (`requests`).
 
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::http_client::{Answer, Pool};
 use crate::requests;
 
-/// Longest wait for an answer.
+/// Longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Owners of all slots: first and last slot of each range, and the name of its shard.
@@ -45,7 +45,7 @@ impl ShardMap {
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
 
-/// Returns the answer to a read.
+/// Sends a read, and returns the parsed response.
 pub(super) async fn get<A: for<'a> Deserialize<'a>>(pool: &Pool, path: &str) -> anyhow::Result<A> {
     let asked = requests::get(path).map_err(|failure| anyhow::anyhow!(failure.detail))?;
     let answer = pool.send(asked, PATIENCE).await;
@@ -54,7 +54,7 @@ pub(super) async fn get<A: for<'a> Deserialize<'a>>(pool: &Pool, path: &str) -> 
     serde_json::from_slice(&answer.body).with_context(|| format!("{path} is not understood"))
 }
 
-/// Returns the answer to a change, whatever its status.
+/// Sends a change, and returns the response, whatever its status.
 pub(super) async fn change(
     pool: &Pool,
     (method, path): (Method, &str),

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-/// Longest time that an orderly end may take: it drains for some seconds.
+/// Longest wait for an orderly shutdown, during which the router drains for some seconds.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 /// Pause between two looks for the end of the process.
 const POLL: Duration = Duration::from_millis(5);
@@ -24,13 +24,14 @@ const POLL: Duration = Duration::from_millis(5);
 pub(crate) struct RouterProcess {
     program: PathBuf,
     flags: Vec<String>,
-    /// The variables that name its servers; none for one over its own directory.
+    /// Variables that name its servers; none for a router over its own directory.
     servers: Vec<(String, String)>,
     /// The address of its cache, if it has one.
     cache: Option<String>,
     address: SocketAddr,
-    /// Keeps the port while no router runs: the system gives it to no other program that asks for
-    /// any free one, and the router may listen on it all the same, because both reuse addresses.
+    /// Reserves the port while no router runs: the system gives it to no other program that
+    /// requests any free port. The router can still listen on it, because both sockets reuse
+    /// addresses.
     _port: TcpSocket,
     dir: Option<TempDir>,
     path: PathBuf,
@@ -38,8 +39,8 @@ pub(crate) struct RouterProcess {
 }
 
 impl RouterProcess {
-    /// Starts a router on a port that was free: on the servers that variables name, without any
-    /// over a new directory.
+    /// Starts a router on a free port: on the servers that the variables name, or over a new
+    /// directory if there are none.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -81,7 +82,7 @@ impl RouterProcess {
         format!("http://{}", self.address)
     }
 
-    /// Starts it over its directory; its output is appended to `router.log` there.
+    /// Starts the router in its directory; its output is appended to `router.log` there.
     pub(super) fn start(&mut self) -> anyhow::Result<()> {
         anyhow::ensure!(self.child.is_none(), "one router runs already");
         let log = File::options().create(true).append(true).open(self.path.join("router.log"))?;
@@ -91,10 +92,10 @@ impl RouterProcess {
             command.arg("--data-dir").arg(self.data_dir());
         }
         match &self.cache {
-            // As much as can be comes from it, so that what is wrong with it is met. A flag may say
-            // otherwise.
+            // The cache serves as many reads as possible, so that its errors are found. A flag of
+            // the router can override this.
             Some(url) => command.env("REDIS_URL", url).env("TESSERA_CACHE_MIN_USES", "1"),
-            // A program that others use must not be broken.
+            // A Redis that the environment names may belong to others, and must not be used.
             None => command.env_remove("REDIS_URL"),
         };
         let child = command
@@ -111,7 +112,7 @@ impl RouterProcess {
         Ok(())
     }
 
-    /// kill -9, and waits until it is gone.
+    /// Kills the router (SIGKILL), and waits for its end.
     pub(super) fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
@@ -120,7 +121,7 @@ impl RouterProcess {
         Ok(())
     }
 
-    /// SIGTERM, and waits until it has ended.
+    /// Ends the router (SIGTERM), and waits for its end.
     pub(super) async fn end(&mut self) -> anyhow::Result<()> {
         self.signal(Signal::TERM)?;
         let Some(mut child) = self.child.take() else { return Ok(()) };
@@ -173,7 +174,7 @@ impl RouterProcess {
 
 impl Drop for RouterProcess {
     fn drop(&mut self) {
-        // Also one that is frozen: SIGKILL does not wait for SIGCONT.
+        // This ends a frozen process too: SIGKILL does not wait for SIGCONT.
         let _ = self.kill();
     }
 }

@@ -24,27 +24,28 @@ use self::frames::Frames;
 
 /// Bytes read at once.
 const CHUNK: usize = 1 << 16;
-/// Time for a server to end a statement whose answer is lost.
+/// Time for a server to end a statement whose response is lost.
 const END_MAX: Duration = Duration::from_millis(500);
-/// Connections that wait to be taken.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
 /// State of the connections to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// All passes.
+    /// All bytes are forwarded.
     Open,
     /// Connections end, and new ones are refused.
     Cut,
-    /// Bytes are discarded, and nothing is answered.
+    /// Bytes are discarded in both directions, and connections stay open.
     HalfOpen,
-    /// All passes so much later, each way.
+    /// All bytes are forwarded, with this delay in each direction.
     Slow(Duration),
-    /// Answers to writes that are stored are lost, with their connections: as many as were ordered.
+    /// Responses to stored writes are lost together with their connections, as many as `lose` was
+    /// called with.
     Lossy,
 }
 
-/// A port in front of one server. The way is gone with it.
+/// Port in front of one server. Dropping it closes the port and its connections.
 #[derive(Debug)]
 pub(super) struct Proxy {
     port: u16,
@@ -60,10 +61,10 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Opens a port, with an open way to `server`.
+    /// Opens a port that forwards all bytes to `server`.
     ///
     /// # Errors
-    /// There is no port.
+    /// No port is free.
     pub(super) async fn open(server: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -77,7 +78,7 @@ impl Proxy {
         self.port
     }
 
-    /// Changes the way, also of connections that are there.
+    /// Changes the state, also of open connections.
     pub(super) fn set(&self, way: Way) {
         self.way.send_replace(way);
     }
@@ -104,7 +105,7 @@ async fn serve(
     loop {
         if *way.borrow_and_update() == Way::Cut {
             drop(listener);
-            // The port stays ours, and connections are refused.
+            // The port stays reserved, and connections are refused.
             let Some(held) = hold(own).await else { return };
             if way.wait_for(|way| *way != Way::Cut).await.is_err() {
                 return;
@@ -129,7 +130,8 @@ async fn serve(
     }
 }
 
-/// Opens a port without a listener that no other program can listen on.
+/// Binds a port without listening, so that connections are refused and no other program can listen
+/// on it.
 async fn hold(own: SocketAddr) -> Option<TcpSocket> {
     for _ in 0..100 {
         let held = TcpSocket::new_v4().and_then(|socket| {
@@ -139,14 +141,14 @@ async fn hold(own: SocketAddr) -> Option<TcpSocket> {
         });
         match held {
             Ok(held) => return Some(held),
-            // The listener is closed by another thread a moment later.
+            // Another thread may close the listener a moment later.
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     }
     None
 }
 
-/// Waits until a connection can be used no more.
+/// Waits until a connection can no longer be used.
 async fn broken(mut way: watch::Receiver<Way>) {
     loop {
         let was = *way.borrow_and_update();
@@ -204,7 +206,8 @@ async fn answer(
         if count == 0 {
             return Ok(());
         }
-        // Read along from the beginning: messages cannot be found from the middle of a stream.
+        // The stream is parsed from its beginning, because messages cannot be found from its
+        // middle.
         let reported = frames.read(&chunk[..count]);
         let is_lossy = *way.borrow() == Way::Lossy;
         if reported.stored && is_lossy && take_one(&to_lose) {
@@ -216,7 +219,8 @@ async fn answer(
                 }
                 io::Result::Ok(())
             };
-            // What it had begun it ends; then this connection is gone for both.
+            // The server ends the statement that it has begun; then the connection is closed on
+            // both sides.
             let _ = tokio::time::timeout(END_MAX, ended).await;
             return Ok(());
         }
@@ -237,7 +241,7 @@ async fn pass(bytes: &[u8], to: &mut OwnedWriteHalf, way: &watch::Receiver<Way>)
             tokio::time::sleep(by).await;
             to.write_all(bytes).await
         }
-        // The connection ends before anything else passes.
+        // The connection is closed before it forwards anything else.
         Way::Cut | Way::HalfOpen => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! Redis: the cache of the tested router, as a child process of the load tester.
 //!
 //! **Invariant:** signals are sent only to a child that has not been waited for, so that its
-//! process id cannot belong to another process. The server writes nothing to a disk.
+//! process id cannot belong to another process. The server writes nothing to disk.
 //! **Not here:** the behaviour of a router without its cache.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 
 /// The program, as every package names it.
 const PROGRAM: &str = "redis-server";
-/// Longest start.
+/// Longest wait for the start, and for a reply.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Pause between two requests meanwhile.
+/// Pause between two requests during the start.
 const POLL: Duration = Duration::from_millis(10);
 
 pub(super) struct RedisProcess {
@@ -28,10 +28,10 @@ pub(super) struct RedisProcess {
 }
 
 impl RedisProcess {
-    /// Starts one on a port that was free.
+    /// Starts a server on a free port.
     ///
     /// # Errors
-    /// The program is not there, or does not answer.
+    /// The program does not exist, or does not respond.
     pub(super) async fn new(program: Option<&Path>) -> anyhow::Result<Self> {
         let program = program.map_or_else(|| PathBuf::from(PROGRAM), Path::to_owned);
         // The port must be the same after each start, so it is looked for here.
@@ -41,12 +41,12 @@ impl RedisProcess {
         Ok(redis)
     }
 
-    /// For the router.
+    /// Returns the URL for the router.
     pub(super) fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
 
-    /// Starts it, and waits until it answers.
+    /// Starts the server, and waits until it responds.
     pub(super) async fn start(&mut self) -> anyhow::Result<()> {
         anyhow::ensure!(self.child.is_none(), "one Redis runs already");
         let mut command = Command::new(&self.program);
@@ -68,7 +68,7 @@ impl RedisProcess {
         Ok(())
     }
 
-    /// kill -9, and waits until it is gone.
+    /// Kills the server (SIGKILL), and waits for its end.
     pub(super) fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
@@ -77,7 +77,7 @@ impl RedisProcess {
         Ok(())
     }
 
-    /// Forgets all that it holds.
+    /// Deletes all entries.
     pub(super) async fn empty(&self) -> anyhow::Result<()> {
         self.ask("FLUSHALL").await
     }
@@ -97,7 +97,7 @@ impl RedisProcess {
         Ok(())
     }
 
-    /// A command that is answered with one line.
+    /// Sends a command, and waits for its reply of one line.
     async fn ask(&self, command: &str) -> anyhow::Result<()> {
         let asked = async {
             let mut stream = TcpStream::connect(self.address).await?;
@@ -113,7 +113,7 @@ impl RedisProcess {
 
 impl Drop for RedisProcess {
     fn drop(&mut self) {
-        // Also one that is frozen: SIGKILL does not wait for SIGCONT.
+        // This ends a frozen process too: SIGKILL does not wait for SIGCONT.
         let _ = self.kill();
     }
 }

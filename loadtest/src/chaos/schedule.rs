@@ -5,25 +5,27 @@ use std::time::Duration;
 use crate::fault_kind::FaultKind;
 use crate::random::Random;
 
-/// Between faults, in milliseconds.
+/// Pause between faults, in milliseconds.
 const PAUSE_MS: (u32, u32) = (500, 2_500);
-/// Between a kill and the next start: at once, or late enough for clients to give up.
+/// Time between a kill and the next start, in milliseconds: from none to long enough for clients to
+/// give up.
 const DOWN_MS: (u32, u32) = (0, 1_500);
-/// Longer than clients wait for an answer, sometimes.
+/// Length of a freeze, in milliseconds: sometimes longer than clients wait for a response.
 const FROZEN_MS: (u32, u32) = (50, 4_500);
-/// Delay of bytes on a slow connection.
+/// Delay of bytes on a slow connection, in milliseconds.
 const SLOW_MS: (u32, u32) = (5, 200);
 /// Number of slots that are fenced together: up to half of all.
 const FENCED: (u32, u32) = (1, SLOTS / 2);
-/// Moves and growth come so many times sooner than other faults: they go on beside these.
+/// Factor by which pauses before moves and growth are shorter than those before other faults,
+/// beside which they run.
 const MOVES_SOONER: u32 = 4;
 /// Number of slots that move together.
 const MOVED: (u32, u32) = (16, 64);
 /// Time for which the source of a move is kept, in seconds.
 const KEPT_S: (u32, u32) = (0, 6);
-/// One move of so many is cancelled.
+/// One of this many moves or rebalances is cancelled.
 const CANCELLED_EVERY: u32 = 5;
-/// Time after which it is, in milliseconds.
+/// Time after which a move is cancelled, in milliseconds.
 const CANCELLED_MS: (u32, u32) = (0, 400);
 /// Weight of a shard that joins; the others have 48.
 const NEW_WEIGHT: (u32, u32) = (1, 2);
@@ -31,7 +33,7 @@ const NEW_WEIGHT: (u32, u32) = (1, 2);
 const GROWTH_CANCELLED_MS: (u32, u32) = (0, 1_500);
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
-/// Answers that are lost, one after the other.
+/// Number of responses that are lost in succession.
 const LOST: (u32, u32) = (1, 8);
 
 /// Fault of the router, of a node or of the cache.
@@ -43,19 +45,19 @@ pub(super) enum Fault {
     Freeze { lasts: Duration },
     /// SIGTERM, and a new start once it has ended.
     Restart,
-    /// Something is done to one node.
+    /// One node is faulty for a while.
     Node { node: usize, action: FaultAction, lasts: Duration },
-    /// The primary of a shard loses the answers to so many writes.
+    /// The primary of a shard loses the responses to this many writes.
     LostAnswers { shard: usize, count: u32, lasts: Duration },
-    /// The primary of a shard is gone for a while; halfway a replica takes its place.
+    /// The primary of a shard is stopped or frozen for a while; halfway a replica is promoted.
     Promote { shard: usize, gone: FaultAction, lasts: Duration },
     /// Writes of neighbouring slots wait for a while.
     Fence { first: u32, last: u32, lasts: Duration },
-    /// Something is done to slots, beside the other faults.
+    /// Slots move or move back, beside the other faults.
     Move { action: MoveAction },
-    /// A shard comes or goes, beside the other faults.
+    /// A shard joins or is drained, beside the other faults.
     Grow { action: GrowAction },
-    /// Something is done to the cache.
+    /// The cache is emptied, frozen or killed.
     Redis { action: RedisAction },
 }
 
@@ -81,7 +83,7 @@ pub(super) struct MoveWish {
     pub(super) cancelled: Option<Duration>,
 }
 
-/// Shard that comes or goes.
+/// Join or drain of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GrowAction {
     /// A new shard joins and takes its share.
@@ -118,7 +120,7 @@ pub(super) enum FaultAction {
 }
 
 impl Fault {
-    /// The fault in words; nodes and shards by their names.
+    /// Returns the fault in words, with nodes and shards by their names.
     pub(super) fn describe(&self, nodes: &[String], shards: &[String]) -> String {
         let node = |number: usize| nodes.get(number).map_or("a node", String::as_str);
         let shard = |number: usize| shards.get(number).map_or("a shard", String::as_str);
@@ -176,7 +178,7 @@ impl FaultAction {
     }
 }
 
-/// The faults of a seed, without end.
+/// Endless sequence of faults that a seed determines.
 #[derive(Debug)]
 pub(super) struct Schedule {
     random: Random,
@@ -186,7 +188,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Faults of these kinds, to so many nodes in so many shards.
+    /// Creates the schedule of faults of these kinds, for this many nodes in this many shards.
     pub(super) fn new(seed: u64, kinds: &[FaultKind], nodes: usize, shards: usize) -> Self {
         let random = Random::of_user(seed, usize::MAX / 2);
         Self { random, kinds: kinds.to_vec(), nodes: nodes as u32, shards: shards as u32 }

@@ -1,8 +1,8 @@
 //! Slot moves: begins, cancels and rolls back moves of slots over the router's HTTP interface,
 //! while other faults go on.
 //!
-//! **Invariant:** a move that is not refused stays with the router: whether it ends well is known
-//! at the end of the run only.
+//! **Invariant:** a move that the router has accepted is left to the router; its outcome is
+//! evaluated only at the end of the run.
 //! **Not here:** the times of the moves (`schedule`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ const OPEN_MAX: usize = 4;
 const KEPT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for the ends of all moves after the last fault.
 const END_MAX: Duration = Duration::from_secs(60);
-/// Pause between two looks at the moves.
+/// Pause between two polls of the moves.
 const POLL: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]
@@ -72,14 +72,14 @@ pub(super) struct SlotMoves {
     moving: Arc<MovingSlots>,
     /// Moves that have begun during the run, without those of rebalances.
     begun: BTreeSet<String>,
-    /// Those of them that have ended: a router lists only the last ones.
+    /// Moves of `begun` that have ended, kept here because a router lists only the last ones.
     ended: BTreeMap<String, SlotMove>,
 }
 
 /// Returns an error if slots cannot move because there is one shard only.
 ///
 /// # Errors
-/// That, or the router does not answer.
+/// There is only one shard, or the router does not respond.
 pub(super) async fn check_shards(pool: &Pool) -> anyhow::Result<()> {
     let map: ShardMap = get(pool, "/api/shard-map").await?;
     let owners = map.owners();
@@ -109,7 +109,7 @@ impl SlotMoves {
                 _ = stopped.changed() => break,
                 () = tokio::time::sleep(pause) => {}
             }
-            // No others are drawn.
+            // The schedule draws no other faults.
             let Fault::Move { action } = fault else { continue };
             let described = fault.describe(&[], &[]);
             recorder.fault(&described);
@@ -122,7 +122,7 @@ impl SlotMoves {
         self
     }
 
-    /// Begins a move, and cancels it if that is wished. Returns the outcome in words.
+    /// Begins a move, and cancels it if `wish` says so. Returns the outcome in words.
     async fn begin(&mut self, wish: MoveWish) -> String {
         match self.try_begin(wish).await {
             Ok(outcome) => outcome,
@@ -193,7 +193,8 @@ impl SlotMoves {
                 Ok(open) if open.is_empty() => break,
                 Ok(open) => {
                     for kept in open.iter().filter(|open| open.takes("settle")) {
-                        // A move that is ready to be settled stays so.
+                        // An error is ignored: a move stays ready to be settled, and the next round
+                        // tries again.
                         let _ = self.order(&kept.id, "settle").await;
                     }
                 }
@@ -227,7 +228,7 @@ impl SlotMoves {
         summary
     }
 
-    /// Returns the moves under way, and lets the workload know their slots.
+    /// Returns the moves under way, and reports their slots to the workload.
     async fn look(&mut self) -> anyhow::Result<Vec<SlotMove>> {
         let listed: Listed = get(&self.pool, "/api/moves?state=open").await?;
         let own = listed.moves.iter().filter(|open| open.rebalance.is_none());
@@ -237,7 +238,7 @@ impl SlotMoves {
         Ok(listed.moves)
     }
 
-    /// Notes the moves that are under way no more.
+    /// Records the moves that are no longer under way.
     async fn note_ends(&mut self, open: &[SlotMove]) {
         let is_over = |id: &&String| {
             !self.ended.contains_key(*id) && !open.iter().any(|open| open.id == **id)
@@ -245,7 +246,7 @@ impl SlotMoves {
         let over: Vec<String> = self.begun.iter().filter(is_over).cloned().collect();
         for id in over {
             let shown = get::<SlotMove>(&self.pool, &format!("/api/moves/{id}")).await;
-            // The next look asks again.
+            // After an error, the next poll tries again.
             if let Ok(shown) = shown.map(|shown| (id, shown)) {
                 self.ended.insert(shown.0, shown.1);
             }
@@ -274,13 +275,13 @@ fn count(summary: &mut MoveSummary, shown: &SlotMove) {
         "rolled_back" => summary.rolled_back += 1,
         "cancelled" => summary.cancelled += 1,
         "failed" => summary.failed.push(shown.describe()),
-        // Those under way are listed already.
+        // Moves under way are listed already.
         _ => {}
     }
 }
 
-/// Chooses the shards of a move and its slots: half of them with rows of the workload, as far as
-/// there are as many, and others behind one another.
+/// Chooses the shards of a move and its slots: up to half of the slots have rows of the workload,
+/// and the others are consecutive.
 fn choose<'m>(
     map: &'m ShardMap,
     busy: &BTreeSet<u16>,

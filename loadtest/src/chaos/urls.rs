@@ -9,7 +9,7 @@ enum UrlPart<'t> {
     Endpoint { host: &'t str, port: u16 },
 }
 
-/// The ports that URLs name, with their hosts, each as often as it is named.
+/// Returns the hosts and ports that URLs name, each as often as it is named.
 pub(super) fn endpoints(text: &str) -> Vec<(String, u16)> {
     let endpoint = |part| match part {
         UrlPart::Endpoint { host, port } => Some((host.to_owned(), port)),
@@ -39,7 +39,7 @@ fn parts(text: &str) -> Vec<UrlPart<'_>> {
         parts.push(UrlPart::Plain(before));
         let mut end = after.find(['/', '?']).unwrap_or(after.len());
         if after[..end].ends_with(':') && after[end..].starts_with("//") {
-            // A URL without a path, and the scheme of the next one.
+            // This is a URL without a path, followed by the scheme of the next one.
             end = after[..end].rfind(',').unwrap_or(end);
         }
         let (authority, after) = after.split_at(end);

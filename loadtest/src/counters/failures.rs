@@ -11,7 +11,7 @@ use crate::response_check::Failure;
 /// Maximum number of groups of failures.
 const GROUPS_MAX: usize = 64;
 
-/// Failures are the same when these are.
+/// Failures are in one group if all of these are equal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FailureGroup {
     pub(crate) operation: Operation,

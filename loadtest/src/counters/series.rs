@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-/// A day. A second takes 200 bytes.
+/// Maximum number of seconds: a day. A second takes 164 bytes.
 const SECONDS_MAX: u64 = 86_400;
 /// Classes of response times: two for each doubling, from 0.1 ms to 100 s.
 const BUCKETS: usize = 40;
-/// The first class ends here.
+/// End of the first class, in microseconds.
 const FIRST_US: f64 = 100.0;
 /// Classes for each doubling of the time.
 const PER_DOUBLING: f64 = 2.0;
@@ -38,7 +38,8 @@ impl Second {
         self.buckets.iter().map(|&count| u64::from(count)).sum()
     }
 
-    /// An upper bound of the time within which this share was over, in milliseconds.
+    /// Returns an upper bound of the time within which this share of the operations ended, in
+    /// milliseconds.
     pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
         let wanted = (self.requests() as f64 * share).ceil().max(1.0) as u64;
         let mut counted = 0;
@@ -52,7 +53,8 @@ impl Second {
     }
 }
 
-/// Returns the end of a class of times in milliseconds; the last one has no end.
+/// Returns the end of a class of times in milliseconds. The last class also contains all longer
+/// times.
 pub(crate) fn class_end_ms(bucket: usize) -> f64 {
     FIRST_US / 1_000.0 * (bucket as f64 / PER_DOUBLING).exp2()
 }
@@ -70,7 +72,7 @@ impl Series {
         second.buckets[bucket] = second.buckets[bucket].saturating_add(1);
     }
 
-    /// From the first second on.
+    /// Returns all seconds, from the first one on.
     pub(crate) fn seconds(&self) -> &[Second] {
         &self.seconds
     }

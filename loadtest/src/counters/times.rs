@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// Longest time that is distinguished from longer ones, in microseconds: well above the client's
-/// patience.
+/// Longest time that is distinguished from longer ones, in microseconds: the maximum of
+/// `--timeout`.
 const TIME_US_MAX: u64 = 600_000_000;
 /// Digits kept of a time: 0.1 % is finer than two runs ever agree.
 const DIGITS: u8 = 3;
@@ -23,7 +23,7 @@ impl Default for Times {
 }
 
 impl Times {
-    /// Kept to one percent, in a tenth of the memory.
+    /// Creates a distribution with a precision of one percent, which takes a tenth of the memory.
     pub(crate) fn coarse() -> Self {
         Self::with_digits(DIGITS_COARSE)
     }
@@ -37,7 +37,7 @@ impl Times {
         self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(TIME_US_MAX));
     }
 
-    /// Takes in what another one has counted.
+    /// Adds the times of another distribution.
     pub(crate) fn merge(&mut self, other: &Self) {
         for counted in other.0.iter_recorded() {
             self.0.saturating_record_n(counted.value_iterated_to(), counted.count_at_value());
@@ -49,8 +49,8 @@ impl Times {
         self.0.len()
     }
 
-    /// The time within which this share (0.0 to 1.0) was over, in milliseconds; 0 without
-    /// operations.
+    /// Returns the time within which this share (0.0 to 1.0) of the operations ended, in
+    /// milliseconds; 0 without operations.
     pub(crate) fn quantile_ms(&self, share: f64) -> f64 {
         self.0.value_at_quantile(share) as f64 / 1_000.0
     }

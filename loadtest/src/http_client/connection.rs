@@ -14,7 +14,7 @@ use super::trust::{Trust, refusal};
 use super::{ANSWER_BYTES_MAX, Answer, CERTIFICATE_REFUSED, HttpRequest, NOT_CONNECTED, broken};
 use crate::response_check::Failure;
 
-/// Ends when it is dropped.
+/// Connection to a router, which is closed when this is dropped.
 pub(super) struct Connection(SendRequest<Full<Bytes>>);
 
 impl Connection {

@@ -60,7 +60,7 @@ impl Pool {
         &self.target
     }
 
-    /// Sends one request and reads its whole answer, within `patience`.
+    /// Sends one request and reads the complete response, within `patience`.
     pub(crate) async fn send(
         &self,
         asked: HttpRequest,
@@ -94,7 +94,7 @@ impl Pool {
         }
     }
 
-    /// A panic elsewhere leaves the list of connections whole.
+    /// Locks the idle connections. A panic of another task leaves the list intact.
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }

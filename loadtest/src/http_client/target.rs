@@ -24,7 +24,7 @@ impl Target {
             || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// The name or address alone.
+    /// Returns the host's name or address, without the port.
     pub(super) fn host(&self) -> &str {
         &self.host
     }

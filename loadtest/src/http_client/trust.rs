@@ -1,7 +1,7 @@
 //! Trust: certificates that are accepted from a router whose address begins with https.
 //!
-//! Trusted are the certificate authorities of this machine, or the certificates in the file that
-//! the variable `SSL_CERT_FILE` names, as in other programs.
+//! The certificate authorities of this machine are trusted, or instead the certificates in the file
+//! that the variable `SSL_CERT_FILE` names, as in other programs.
 
 use std::io;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as op
      subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
      addresses that clients connect to)";
 
-/// Name of the error for such a certificate; TLS has no text for it.
+/// Name of the TLS library's error for such a certificate, which has no text.
 const AUTHORITY_VARIANT: &str = "CaUsedAsEndEntity";
 /// Remedy for a certificate of an unknown issuer.
 const PIN: &str = "name the file that holds it, or its issuer's, by the variable SSL_CERT_FILE";
@@ -37,7 +37,7 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// Trust in the router of this host.
+    /// Creates the trust in a router on this host.
     pub(super) fn in_host(host: &str) -> anyhow::Result<Self> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
@@ -57,7 +57,7 @@ impl Trust {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    /// The stream, encrypted, once the other side has proven who it is.
+    /// Encrypts a stream, once the other side has proven its identity.
     pub(super) async fn secure(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await
     }

@@ -1,7 +1,7 @@
 //! Integer range: keys between two split points of a range of integers.
 //!
-//! There are too few integers for keys that name their run, so the number of zeros in front
-//! distinguishes keys as well.
+//! There are too few integers for keys that contain the number of their run, so the number of
+//! leading zeros distinguishes keys as well.
 //!
 //! **Invariant:** different indexes of a run have different keys, all of them in the range.
 //! **Not here:** the index of a key, and keys before the first and after the last split point
@@ -11,7 +11,7 @@
 const DIGITS_MIN: usize = 46;
 /// Number of lengths that such a key may have.
 const LENGTHS: u64 = 128;
-/// Share of the keys of such a range that one run takes.
+/// One run uses at most the keys of such a range divided by this.
 const OF_A_RUN: u64 = 4;
 /// Number of purposes of a key.
 pub(super) const KINDS: u64 = 5;
@@ -25,8 +25,7 @@ pub(super) struct IntegerRange {
 }
 
 impl IntegerRange {
-    /// Returns the range from one integer to below the next; `None` if a number of keys is too
-    /// small for a run.
+    /// Returns the range from `from` to below `below`; `None` if it has too few keys for a run.
     pub(super) fn new(from: i128, below: i128) -> Option<Self> {
         let integers = u64::try_from(below.saturating_sub(from)).unwrap_or(u64::MAX);
         let keys = integers.min(u64::from(u32::MAX)) * LENGTHS;

@@ -1,13 +1,13 @@
 //! Tenant: keys that begin with the name of a tenant and a separator.
 //!
-//! **Invariant:** no tenant contains the separator. The keys of one tenant are not those of
-//! another, also where the name of one begins with that of the other (`t1` and `t11`).
+//! **Invariant:** no tenant contains the separator. The keys of one tenant are never those of
+//! another, even if the name of one begins with that of the other (`t1` and `t11`).
 
 use anyhow::ensure;
 
 use super::{Names, Shape};
 
-/// Maximum number of tenants that a key may have.
+/// Maximum number of tenants of an API key, and so of prefixes of a tenant's keys.
 const TENANTS_MAX: usize = 16;
 
 /// Keys of one tenant of a run.

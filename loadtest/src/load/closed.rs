@@ -11,7 +11,8 @@ use super::plan::Plan;
 use super::report_to_goose;
 use super::virtual_user::VirtualUser;
 
-/// Pause after no answer at all, so that a dead router is not called a million times.
+/// Pause after a request without a response, so that a router that is down is not flooded with
+/// requests.
 const NO_ANSWER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Returns the scenario of each user.

@@ -44,7 +44,7 @@ pub(super) fn scenario(plan: Arc<Plan>, rate: f64, in_flight_max: u32) -> Scenar
         .register_transaction(transaction!(finish).set_name("finish").set_on_stop())
 }
 
-/// Goose clones what its users know.
+/// Session data of goose's user, in an `Arc` because goose clones it.
 #[derive(Clone)]
 struct Shared(Arc<tokio::sync::Mutex<Sender>>);
 
@@ -63,7 +63,7 @@ struct Sender {
 
 impl Sender {
     fn new(plan: Arc<Plan>, random: Random, rate: f64, in_flight_max: u32) -> Self {
-        // Bounded by the requests under way.
+        // The channel is bounded by the number of requests under way.
         let (tell, done) = mpsc::unbounded_channel();
         let start = Instant::now();
         plan.counters.start(start);
@@ -127,7 +127,7 @@ async fn turn(user: &mut GooseUser) -> TransactionResult {
     Ok(())
 }
 
-/// Waits for what is still under way; a request's own patience bounds it.
+/// Waits for the requests that are still under way, each of which ends by its own timeout.
 async fn finish(user: &mut GooseUser) -> TransactionResult {
     let sender = sender(user)?;
     let mut sender = sender.lock().await;

@@ -13,10 +13,10 @@ use crate::response_check::{self, Failure};
 /// Knowledge of a user before a request.
 #[derive(Clone)]
 pub(super) struct Known {
-    /// Its keys and credential.
+    /// Keys and credential of the user.
     pub(super) client: Arc<Client>,
     pub(super) token: Option<SessionToken>,
-    /// The row is there: its write was acknowledged.
+    /// True if the row must exist, because its write was acknowledged.
     pub(super) acknowledged: bool,
     /// Longest wait for a response.
     pub(super) patience: Duration,
@@ -76,7 +76,7 @@ async fn ask(pool: &Pool, step: &Step, known: &Known) -> Result<Answer, Failure>
             let ProbeStep { probe, table, other } = step.probe.as_ref().ok_or_else(unsent)?;
             probe.request(table, other)
         }
-        // Of the verifying workload alone.
+        // Only the verifying workload has these operations.
         Operation::Delete | Operation::Replay | Operation::Transfer => {
             return Err(Failure::new(None, "not sent", "no mix has it"));
         }

@@ -22,11 +22,11 @@ pub(crate) struct Plan {
     pub(super) seed: u64,
     /// Longest wait for a response.
     pub(super) patience: Duration,
-    /// Keys that there were at the start.
+    /// Number of keys at the start.
     pub(super) keys_filled: u32,
-    /// True if every one of those is there.
+    /// True if all of these keys were written before the run.
     pub(super) filled: bool,
-    /// Keys that there are; inserts make more.
+    /// Number of keys, which inserts increase.
     keys: AtomicU32,
     mix: Mix,
     writes: u32,
@@ -40,7 +40,7 @@ pub(crate) struct Plan {
 #[derive(Clone, Debug)]
 pub(super) struct Step {
     pub(super) operation: Operation,
-    /// The key; of a bulk write the first of those in `more`.
+    /// The key; a bulk write also writes the keys in `more`.
     pub(super) key: u32,
     /// Further keys of a bulk write.
     pub(super) more: Vec<u32>,
@@ -87,7 +87,7 @@ impl Plan {
         &self.clients[user % self.clients.len()]
     }
 
-    /// Returns the router of a user, as its client.
+    /// Returns the connections of a user's client to the user's router.
     pub(super) fn pool(&self, user: usize) -> &Arc<Pool> {
         self.client(user).pool(user / self.clients.len())
     }
@@ -134,10 +134,11 @@ impl Plan {
         self.chooser.next(random, self.keys.load(Ordering::Relaxed))
     }
 
-    /// Further keys for a bulk write: it must not name one twice.
+    /// Returns further keys for a bulk write, which must not contain a key twice.
     fn draw_different(&self, random: &mut Random, first: u32) -> Vec<u32> {
         let keys = self.keys.load(Ordering::Relaxed);
-        // Neighbours fill up what a skewed distribution would draw again and again.
+        // The keys are consecutive, because a skewed distribution would draw the same ones again
+        // and again.
         let start = self.draw(random);
         let around = (0..keys).map(|step| (start + step) % keys).filter(|&key| key != first);
         around.take(BULK_ROWS as usize - 1).collect()

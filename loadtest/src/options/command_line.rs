@@ -79,7 +79,7 @@ pub(super) fn command() -> Command {
             ),
         )
         .mut_arg("version", about("Print version", "Print version".to_owned()))
-        // It is always so.
+        // The telnet controller is always off.
         .mut_arg("no_telnet", |arg| arg.hide(true));
     WITHOUT_EFFECT
         .iter()

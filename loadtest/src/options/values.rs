@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-/// Longest value: what a write may carry.
+/// Maximum number of bytes of a value in a write.
 const VALUE_BYTES_MAX: u32 = 1 << 20;
 /// Slowest rate: one request in a quarter of an hour.
 const RATE_MIN: f64 = 0.001;
@@ -45,7 +45,8 @@ pub(super) fn parse_rate(raw: &str) -> Result<f64, String> {
     }
 }
 
-/// `1h30m`, `90s` or `90` as goose reads it; `None` where goose will refuse it.
+/// Returns the time of a text such as `1h30m`, `90s` or `90`, as goose reads it; `None` if goose
+/// refuses the text.
 pub(crate) fn parse_time(raw: &str) -> Option<Duration> {
     if let Ok(seconds) = raw.parse() {
         return Some(Duration::from_secs(seconds));

@@ -25,14 +25,14 @@ use crate::response_check::printable;
 
 pub(super) use text::write;
 
-/// Two runs of the same thing differ by this much on a quiet machine.
+/// Difference between two runs of the same load on a quiet machine, in percent.
 const LEAST_NOISE_PERCENT: f64 = 5.0;
-/// Uncertainties that a change must exceed: at two, one of the twenty numbers of a comparison would
-/// do so by chance.
+/// Number of standard errors that a change must exceed: at two, about one of the twenty numbers of
+/// a comparison would do so by chance.
 const UNCERTAINTIES: f64 = 3.0;
-/// Requests beyond a quantile, below which it is a matter of chance.
+/// Fewest requests beyond a quantile: with fewer, it is a matter of chance.
 const BEYOND_LEAST: f64 = 10.0;
-/// Whole seconds, below which a run says little.
+/// Fewest whole seconds of a run that can be compared.
 const SECONDS_LEAST: usize = 5;
 /// Name of the metrics of all operations.
 const ALL: &str = "all";
@@ -40,8 +40,9 @@ const ALL: &str = "all";
 /// Comparison of this run with an earlier one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Comparison {
-    /// The file with the earlier run, and when that ended.
+    /// File with the earlier run.
     pub(crate) with: String,
+    /// Time at which the earlier run ended.
     pub(crate) with_ended_at: String,
     /// The base of all bounds.
     pub(crate) noise_percent: f64,
@@ -60,7 +61,7 @@ pub(crate) struct Metric {
     pub(crate) measure: Measure,
     pub(crate) before: f64,
     pub(crate) now: f64,
-    /// None where there was nothing before.
+    /// `None` if the earlier number was zero.
     pub(crate) change_percent: Option<f64>,
     pub(crate) bound_percent: f64,
     pub(crate) outcome: Outcome,
@@ -112,7 +113,7 @@ impl Measure {
         }
     }
 
-    /// A value with its unit.
+    /// Returns a value with its unit.
     pub(super) fn format(self, value: f64) -> String {
         match self {
             Self::RatePerS => format!("{value:.0}/s"),
@@ -223,7 +224,7 @@ impl Comparison {
     }
 }
 
-/// The numbers of all operations, or of one.
+/// Returns the metrics of all operations, or of one.
 fn metrics(of: &str, noise: f64, before: &Side<'_>, now: &Side<'_>) -> Vec<Metric> {
     let metric = |measure, before, now, bound, outcome| Metric {
         of: printable(of),
@@ -251,7 +252,7 @@ fn metrics(of: &str, noise: f64, before: &Side<'_>, now: &Side<'_>) -> Vec<Metri
     metrics
 }
 
-/// So many of so many, before and now.
+/// Returns the metric of a share. `before` and `now` are pairs of a count and its total.
 fn count_metric(
     of: &str,
     measure: Measure,
@@ -262,7 +263,7 @@ fn count_metric(
     let percent = |(count, all): (u64, u64)| count as f64 * 100.0 / all.max(1) as f64;
     let (was, is) = (percent(before), percent(now));
     let bound = match (before.0, now.0) {
-        // The first of its kind is not noise, nor is the last.
+        // A count that rises from zero or falls to zero is never noise.
         (0, _) | (_, 0) => 0.0,
         (before, now) => (noise * 2.0).max(chance_percent(before, now)),
     };
@@ -300,13 +301,13 @@ fn chance_percent(a: u64, b: u64) -> f64 {
     UNCERTAINTIES * (part(a) + part(b)).sqrt() * 100.0
 }
 
-/// The base of all bounds.
+/// Returns the base of all bounds.
 fn noise_percent(before: &Report, now: &Report) -> f64 {
     let both = rate_uncertainty(before).hypot(rate_uncertainty(now));
     (UNCERTAINTIES * both * 100.0).max(LEAST_NOISE_PERCENT)
 }
 
-/// The standard error of the mean of the per-second rates, as a part of that mean.
+/// Returns the standard error of the mean of the per-second rates, as a part of that mean.
 fn rate_uncertainty(report: &Report) -> f64 {
     let rates: Vec<_> = whole_seconds(report).map(|second| second.requests as f64).collect();
     let count = rates.len() as f64;
@@ -316,12 +317,12 @@ fn rate_uncertainty(report: &Report) -> f64 {
     if part.is_finite() { part } else { 0.0 }
 }
 
-/// All but the last second, which was cut short.
+/// Returns all seconds but the last, which was cut short.
 fn whole_seconds(report: &Report) -> impl Iterator<Item = &super::Second> {
     report.series.iter().take(report.series.len().saturating_sub(1))
 }
 
-/// Reasons why the two runs may not be comparable.
+/// Returns the reasons why the two runs may not be comparable.
 fn warnings(before: &Report, now: &Report) -> Vec<String> {
     let mut warnings = Vec::new();
     let none = || "nothing".to_owned();

@@ -1,7 +1,7 @@
 //! Files: writes the reports to files, and reads the report of an earlier run.
 //!
-//! **Invariant:** a file that cannot be read or written is reported before the load begins; under
-//! the name of a file there is always a complete one, the old or the new.
+//! **Invariant:** a file that cannot be read or written is reported before the load begins; the
+//! name of a report file always refers to a complete file, the old one or the new one.
 //! **Not here:** the contents of the files (`html`, `Report::json`, `compare`).
 
 use std::fs::{File, Permissions};
@@ -19,7 +19,7 @@ use crate::options::Load;
 
 /// Longest report read. A run of a day has some 10 MB.
 const REPORT_BYTES_MAX: u64 = 64 << 20;
-/// Permissions of a new file; the umask takes from them.
+/// Permissions of a new file, before the umask.
 const MODE: u32 = 0o666;
 
 /// Files that `--html`, `--save` and `--compare` name.
@@ -30,7 +30,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Reads what is to be compared with, and makes sure that the others can be written.
+    /// Reads the report to compare with, and checks that the other files can be written.
     pub(crate) fn open(load: &Load) -> anyhow::Result<Self> {
         let Load { html, save, compare, .. } = load;
         let before = compare.as_deref().map(|path| {
@@ -67,8 +67,8 @@ impl Files {
     }
 }
 
-/// A file that is to appear at a place; until then it stands beside it, and goes if the program
-/// ends before.
+/// Report file that is not complete yet: a temporary file in the directory of `place`, which then
+/// replaces the file at `place`. It is removed if the program ends early.
 struct Draft {
     file: NamedTempFile,
     place: PathBuf,
@@ -78,7 +78,7 @@ impl Draft {
     fn new(path: &Path) -> anyhow::Result<Self> {
         let place = match std::fs::canonicalize(path) {
             Ok(place) => {
-                // Something put in the place of a device or a directory would do harm.
+                // Replacing a device or a directory would do harm.
                 ensure!(place.is_file(), "cannot be written: not a file");
                 // A read-only file is not meant to be replaced.
                 File::options().write(true).open(&place).context("cannot be written")?;
@@ -107,7 +107,7 @@ impl Draft {
     }
 }
 
-/// The one member that reports of all formats have.
+/// Member that reports of all formats have.
 #[derive(Deserialize)]
 struct Form {
     format: u32,

@@ -1,8 +1,8 @@
 //! HTML: the report as one page, with graphs over time.
 //!
-//! **Invariant:** the page is bounded, however long the run and whatever a server answered.
-//! **Not here:** any number that is not in the report already; the frame of the page
-//! (`report_page`).
+//! **Invariant:** the size of the page is bounded, whatever the length of the run and the responses
+//! of a server.
+//! **Not here:** numbers that are not in the report; the frame of the page (`report_page`).
 
 mod columns;
 mod frame;

@@ -32,7 +32,7 @@ pub(super) fn of(options: &Options) -> BTreeMap<String, String> {
         ("no-fill", no_fill.then(|| "yes".to_owned())),
         ("rate", rate.map(|rate| rate.to_string())),
         ("in-flight", rate.map(|_| in_flight.to_string())),
-        // Users do not make the load where a rate does.
+        // With a rate, the number of users does not determine the load.
         ("users", goose.users.filter(|_| rate.is_none()).map(|users| users.to_string())),
         ("run-time", goose.run_time.clone()),
         ("iterations", goose.iterations.map(|iterations| iterations.to_string())),

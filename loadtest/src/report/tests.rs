@@ -17,7 +17,8 @@ fn ran() -> Ran {
     Ran { thresholds_failed: Vec::new(), cpu: IDLE, faults: Vec::new(), verified: None }
 }
 
-/// A report of a run of so many seconds in which each had 100 reads of 2 ms, and one that failed.
+/// Returns the report of a run of this many seconds, each with 100 reads of about 2 ms, of which
+/// one failed.
 pub(super) fn report_of(seconds: usize, elapsed_s: f64) -> Report {
     let mut report = Report::new(&options(&[]), &Counts::default(), ran());
     let mut classes = vec![0; 40];
@@ -41,7 +42,8 @@ pub(super) fn report_of(seconds: usize, elapsed_s: f64) -> Report {
     report
 }
 
-/// Operations that each took 2 ms, a millisecond after another, and were sent so late.
+/// Returns the counts of operations that were due one millisecond after another, were sent `late`,
+/// and took 2 ms each.
 fn counters(operations: &[(Operation, &str, Result<(), Failure>)], late: Duration) -> Counts {
     let counters = Counters::default();
     let start = Instant::now();

@@ -9,7 +9,7 @@ use super::{
     compare,
 };
 
-/// A line of shares is no longer.
+/// Maximum number of characters in a line of shares.
 const LINE_CHARS: usize = 100;
 /// Maximum number of shares of one kind in the text; the JSON has all.
 const SHARES_MAX: usize = 32;
@@ -84,7 +84,7 @@ pub(super) fn write(report: &Report, out: &mut String) -> Result {
     writeln!(out, "{word}: {}", report.verdict())
 }
 
-/// Writes the requests of the tenants: a line for each, up to so many as fit a screen.
+/// Writes the requests of the tenants: a line for each, up to [`TENANTS_MAX`].
 fn tenants(lines: &[TenantLine], out: &mut String) -> Result {
     if lines.is_empty() {
         return Ok(());
@@ -164,7 +164,7 @@ fn latency(latency: &Latency) -> String {
     reported.join("  ")
 }
 
-/// Three digits or so, whatever the size.
+/// Returns a time with about three significant digits.
 pub(super) fn milliseconds(value: f64) -> String {
     match value {
         value if value < 1.0 => format!("{value:.2} ms"),

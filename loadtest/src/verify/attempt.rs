@@ -21,7 +21,7 @@ use crate::tables::USERS;
 
 /// Maximum number of times that a write of unknown outcome is sent.
 const ATTEMPTS_MAX: u8 = 6;
-/// Before the second attempt; doubled before each further one.
+/// Pause before the second attempt; it doubles before each further one.
 const BACK_OFF: Duration = Duration::from_millis(50);
 /// Longest wait for a response. Longer than the deadline in the request.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -41,9 +41,10 @@ pub(super) struct Done {
 /// Result of a request.
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,
-    /// An attempt before the last one is without an answer, and may still arrive.
+    /// True if an attempt with an unknown outcome may have reached the router: it may still take
+    /// effect.
     pub(super) may_have_happened: bool,
-    /// The last answer.
+    /// Response to the last attempt, if there was one.
     pub(super) answer: Option<Answer>,
     pub(super) done: Done,
 }
@@ -55,7 +56,8 @@ struct ProblemOutcome {
     outcome: Option<String>,
 }
 
-/// Sends a request as `operation` says, and fills in when, to whom and how often.
+/// Sends a request with the options of `operation`, and records in it the times, the node, the
+/// number of attempts and the outcome.
 ///
 /// With `other` the request goes to another router than the session's own, if there is one.
 pub(super) async fn send(
@@ -74,7 +76,7 @@ pub(super) async fn send(
     let (outcome, answer) = loop {
         let sent = pool.send(asked.clone(), PATIENCE).await;
         let outcome = outcome(operation, &sent);
-        // What found no connection has not happened.
+        // A request that found no connection had no effect.
         let arrived = !sent.as_ref().is_err_and(is_before_sending);
         may_have_happened |= outcome == Outcome::Unknown && arrived;
         let again = outcome == Outcome::Unknown && operation.changes();
@@ -147,7 +149,7 @@ pub(super) async fn probe(session: &mut Session) -> Done {
     Done { sample, status }
 }
 
-/// The headers that every request of the workload has.
+/// Adds the headers that every request of the workload has.
 fn head(session: &Session, asked: &mut HttpRequest, operation: &Operation) {
     let headers = asked.headers_mut();
     if let Some(token) = session.token.clone().filter(|_| operation.token) {
@@ -177,7 +179,7 @@ fn outcome(operation: &Operation, sent: &Result<Answer, Failure>) -> Outcome {
         {
             Some("rejected") => Outcome::Rejected,
             Some("committed") => Outcome::Committed,
-            // A refusal that says nothing of the outcome proves nothing.
+            // A refusal that does not contain the outcome proves nothing.
             Some(_) | None => Outcome::Unknown,
         },
     }

@@ -26,10 +26,10 @@ use crate::tables::TRANSACTIONS;
 
 /// Maximum number of attempts to open a bank.
 const OPENINGS_MAX: u32 = 5;
-/// Number of reads of a bank as soon as it is open. With eight banks they certainly reach each of
-/// three nodes.
+/// Number of reads of a bank as soon as it is open. With eight banks they practically always reach
+/// each of three nodes.
 const OPENING_READS: u32 = 8;
-/// Longest wait until all nodes show a bank; then the run starts without.
+/// Longest wait until all nodes show a bank; then the run starts anyway.
 const SHOWN_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
@@ -52,7 +52,7 @@ impl Row {
     }
 }
 
-/// Place of a key.
+/// Location of a key, as the router reports it.
 #[derive(Deserialize)]
 struct Placed {
     slot: u16,
@@ -65,7 +65,7 @@ struct Change {
     based_on: u64,
 }
 
-/// The name of a row in the history.
+/// Returns the name of a row in the history.
 pub(super) fn name(id: &str) -> String {
     format!("{TRANSACTIONS}/{id}")
 }
@@ -79,8 +79,8 @@ pub(super) async fn open(session: &mut Session) -> anyhow::Result<()> {
         open_one(session, &bank).await?;
         note_slot(&of, &bank).await;
         if is_embedded {
-            // From wherever they are answered: a node without the bank shows now, while it lags, or
-            // never.
+            // Any node may answer these reads: a node without the bank is found now, while it lags,
+            // or never.
             for _ in 0..OPENING_READS {
                 look(session, &bank, Level::One, false).await;
             }
@@ -103,8 +103,8 @@ async fn note_slot(of: &Verification, bank: &str) {
     }
 }
 
-/// Tells if rows are in files of the router: what is written there at `all` is read from all nodes
-/// at once.
+/// Returns true if rows are in files of the router: then a write at level `all` is immediately
+/// visible on all nodes.
 async fn is_embedded(of: &Verification) -> bool {
     let Ok(asked) = requests::get("/api/health") else { return false };
     let answer = of.owner.client.pool(0).send(asked, SHOWN_MAX).await;
@@ -112,8 +112,8 @@ async fn is_embedded(of: &Verification) -> bool {
     answer.is_ok_and(|answer| tells(&answer.body))
 }
 
-/// Waits until reads show a bank, wherever they are answered. A row that is on the disks of all
-/// servers may be shown by some a moment later, which breaks no promise.
+/// Waits until reads show a bank, whichever node answers. A row that is on the disks of all servers
+/// may be shown by some a moment later, which breaks no promise.
 async fn await_shown(of: &Verification, bank: &str) {
     let began = Instant::now();
     let mut shown = 0;
@@ -146,7 +146,7 @@ async fn open_one(session: &mut Session, bank: &str) -> anyhow::Result<()> {
     anyhow::bail!("a bank cannot be opened on every node: {text}")
 }
 
-/// Reads a bank, from wherever a read at `one` goes.
+/// Reads a bank at level `one`, from any node that may answer.
 pub(super) async fn read(session: &mut Session) -> Done {
     let number = session.random.below(BANKS);
     let bank = session.client.names.bank(number);
@@ -154,7 +154,7 @@ pub(super) async fn read(session: &mut Session) -> Done {
     look(session, &bank, Level::One, token).await.0
 }
 
-/// Moves money between two accounts, and counts it.
+/// Moves money between two accounts, and counts the transfer.
 pub(super) async fn transfer(session: &mut Session) -> Vec<Done> {
     let number = session.random.below(BANKS);
     let bank = session.client.names.bank(number);
@@ -192,7 +192,7 @@ pub(super) async fn transfer(session: &mut Session) -> Vec<Done> {
     vec![seen, sent.done]
 }
 
-/// Reads accounts and counter of a bank in one answer.
+/// Reads the accounts and the counter of a bank in one request.
 async fn look(session: &mut Session, bank: &str, level: Level, token: bool) -> (Done, Vec<Row>) {
     let mut request = session.operation(Kind::Read, &name(&counter(bank)));
     request.level = level;

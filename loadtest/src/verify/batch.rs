@@ -71,7 +71,7 @@ pub(super) fn outcomes(sent: &Attempted, rows: usize) -> Vec<Outcome> {
     let parts = |answer: &&Answer| whole == Outcome::Ok && answer.status == 207;
     let Some(answer) = sent.answer.as_ref().filter(parts) else { return outcomes };
     match serde_json::from_slice::<Parts>(&answer.body) {
-        // Each failed row is listed: there are fewer than the first 1000.
+        // Each failed row is listed: a response lists the first 1000, and there are fewer.
         Ok(parts) if parts.failed.len() == parts.failed_total => {
             for Failed { index, outcome } in parts.failed {
                 let Some(row) = outcomes.get_mut(index) else { continue };

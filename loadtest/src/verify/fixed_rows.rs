@@ -25,14 +25,14 @@ pub(super) const EMAIL: &str = "fixed";
 pub(super) const NAME: &str = "loadtest_users-fixed";
 /// Number of the rows.
 const ROWS: u32 = 200;
-/// Rows of a page, so that the slots change hands between the pages of a walk.
+/// Rows of a page: few, so that slots change owners between the pages of a walk.
 const PAGE: u32 = 30;
 /// Session in the keys of the rows. Others are numbered from 1.
 const KEYS: u32 = 0;
 /// Number of attempts to write the rows.
 const OPENINGS_MAX: u32 = 5;
 
-/// Rows of a run, once they are written.
+/// Fixed rows of a run: the session token of their write, once they are written.
 #[derive(Debug, Default)]
 pub(super) struct FixedRows(OnceLock<SessionToken>);
 
@@ -57,14 +57,14 @@ struct Row {
 /// Writes the rows on every node.
 ///
 /// # Errors
-/// No router takes them.
+/// No router accepts them.
 pub(super) async fn write(session: &mut Session) -> anyhow::Result<()> {
     let mut text = String::new();
     for _ in 0..OPENINGS_MAX {
         let sent = write_once(session).await;
         if sent.outcome == Outcome::Ok && sent.answer.is_some_and(|answer| answer.status != 207) {
             if let Some(token) = session.token.clone() {
-                // A run writes them once.
+                // Setting the token cannot fail, because a run writes the rows once.
                 let _ = session.of.fixed.0.set(token);
             }
             return Ok(());
@@ -118,7 +118,7 @@ pub(super) async fn walk(session: &mut Session) -> Vec<Done> {
         format!("/api/read?table={USERS}&run=eq.{run}&email=eq.{EMAIL}&order=user_id&limit={PAGE}");
     let mut cursor = String::new();
     let mut all = Vec::new();
-    // As many pages as there are rows, if a cursor goes nowhere.
+    // The number of pages is limited in case a cursor does not advance.
     for _ in 0..ROWS {
         let Ok(asked) = requests::get(&format!("{path}{cursor}")) else { break };
         let mut request = walker.operation(Kind::Read, &format!("{NAME}/{run}"));

@@ -17,7 +17,7 @@ impl RowNames {
         Self(names)
     }
 
-    /// Name of the run, which stands in each of its rows.
+    /// Returns the name of the run, which each of its rows contains.
     pub(super) fn run(&self) -> &str {
         self.0.run()
     }
@@ -28,12 +28,12 @@ impl RowNames {
         requests::placed(&self.0, id, columns)
     }
 
-    /// A register by rank, the hottest first.
+    /// Returns the key of a register by its rank; rank 0 is the hottest.
     pub(super) fn register(&self, rank: u32) -> String {
         self.0.key(if rank < HOT_ROWS { Name::Hot(rank) } else { Name::Cold(rank) })
     }
 
-    /// A row that is written once, in a bulk.
+    /// Returns the key of a row that is written once, in a bulk write.
     pub(super) fn once(&self, session: u32, number: u32) -> String {
         self.0.key(Name::Once(session, number))
     }
@@ -43,17 +43,17 @@ impl RowNames {
     }
 }
 
-/// An account of a bank.
+/// Returns the id of an account of a bank.
 pub(super) fn account(bank: &str, number: u32) -> String {
     format!("{bank}-a{number}")
 }
 
-/// The row that counts a bank's transfers.
+/// Returns the id of the row that counts a bank's transfers.
 pub(super) fn counter(bank: &str) -> String {
     format!("{bank}-ac")
 }
 
-/// The row of one transfer.
+/// Returns the id of the row of one transfer.
 pub(super) fn entry(bank: &str, session: u32, number: u32) -> String {
     format!("{bank}-l{session}-{number}")
 }

@@ -38,7 +38,7 @@ struct Walked {
     email: &'static str,
 }
 
-/// Walks over both tables, and reads every row once more that was not met.
+/// Walks over both tables, and then reads each row that the walks did not return.
 pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
     let users = Walked { table: USERS, name: USERS, id: "user_id", value: "name", email: "verify" };
     let fixed = Walked { name: fixed_rows::NAME, email: fixed_rows::EMAIL, ..users };
@@ -62,7 +62,7 @@ pub(super) async fn all(session: &mut Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads a row that no page contained; a router that has just restarted may need several tries.
+/// Reads a row that no page contained; a router that has just restarted may need several attempts.
 async fn read_missing(session: &mut Session, row: &str) -> anyhow::Result<()> {
     let how = register::Read { level: Level::All, token: false, bound_ms: 0, other: false };
     let mut text = String::new();
@@ -76,7 +76,7 @@ async fn read_missing(session: &mut Session, row: &str) -> anyhow::Result<()> {
     bail!("a row cannot be read back after the run: {text}")
 }
 
-/// Reads rows of a table by cursor, as far as they are of this run.
+/// Reads the rows of this run in a table by cursor.
 async fn walk(session: &mut Session, walked: Walked) -> anyhow::Result<HashMap<Key, i64>> {
     let Walked { table, name, id, value, email } = walked;
     let email = if email.is_empty() { String::new() } else { format!("&email=eq.{email}") };
@@ -109,7 +109,7 @@ async fn walk(session: &mut Session, walked: Walked) -> anyhow::Result<HashMap<K
             complete,
         });
         match rows.next_cursor {
-            // A cursor that goes nowhere would be followed for ever.
+            // A cursor that does not advance would be followed forever.
             Some(_) if met.len() == before => bail!("a page of {table} has no further rows"),
             Some(next) => cursor = format!("&cursor={next}"),
             None => return Ok(met),
@@ -117,7 +117,7 @@ async fn walk(session: &mut Session, walked: Walked) -> anyhow::Result<HashMap<K
     }
 }
 
-/// One page; a router that was just started again may need several tries.
+/// Reads one page; a router that has just restarted may need several attempts.
 async fn page(
     session: &mut Session,
     (table, name): (&str, &str),

@@ -13,7 +13,7 @@ use crate::http_client::{Answer, HttpRequest};
 use crate::requests::{self, IDEMPOTENCY_KEY};
 use crate::tables::USERS;
 
-/// A read of one key in [`USERS`].
+/// Path of a read of one key in [`USERS`].
 const READ: &str = "/api/read?table=loadtest_users&limit=2";
 
 /// Options of a read.
@@ -43,7 +43,7 @@ struct Row {
     version: u64,
 }
 
-/// The name of a register in the history.
+/// Returns the name of a register in the history.
 pub(super) fn name(row: &str) -> String {
     format!("{USERS}/{row}")
 }
@@ -95,7 +95,8 @@ async fn change(
     done
 }
 
-/// Sends the last acknowledged write again: it must change nothing, and be answered as before.
+/// Sends the last acknowledged write again: it must change nothing, and get the same response as
+/// before.
 pub(super) async fn replay(session: &mut Session) -> Option<Done> {
     let Acknowledged { row, asked, value, level } = session.last.clone()?;
     let mut operation = session.operation(Kind::Replay, &name(&row));
@@ -115,7 +116,7 @@ pub(super) async fn read(session: &mut Session, row: &str, how: Read) -> Done {
     read_as(session, row, how, operation).await
 }
 
-/// Reads a row when nothing is written any more.
+/// Reads a row after the last write of the run.
 pub(super) async fn read_last(session: &mut Session, row: &str, how: Read) -> Done {
     let operation = Operation { last: true, ..session.operation(Kind::Read, &name(row)) };
     read_as(session, row, how, operation).await

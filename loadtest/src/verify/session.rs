@@ -11,10 +11,11 @@ use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::random::Random;
 use crate::requests::{SESSION_TOKEN, SessionToken};
 
-/// Share of the operations on registers, in percent, that is on those in slots that move.
+/// Share of the operations on registers, in percent, that use registers in moving slots while slots
+/// move.
 const MOVING_PERCENT: u32 = 40;
 
-/// A write that was promised to be stored.
+/// Write that the router has acknowledged as stored.
 #[derive(Clone)]
 pub(super) struct Acknowledged {
     pub(super) row: String,
@@ -96,7 +97,7 @@ impl Session {
         }
     }
 
-    /// A register: the hot ones often, and while slots move those in these slots.
+    /// Returns a random register: often a hot one and, while slots move, often one in these slots.
     pub(super) fn register(&mut self) -> String {
         if let Some(row) = self.of.moving.draw(&mut self.random, MOVING_PERCENT) {
             return row;

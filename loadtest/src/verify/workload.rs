@@ -12,9 +12,9 @@
 //! | 7 % | transfer, or read of a whole bank | torn transactions |
 //! | 3 % | delete | deleted rows that reappear |
 //!
-//! Beside these steps, some are walks by cursor over rows that stay as they are (half a percent,
-//! three percent while slots move): they reveal rows that are lost or met twice while slots change
-//! hands.
+//! Before these shares apply, half a percent of the steps (three percent in a run in which slots
+//! move) are walks by cursor over rows that never change. They reveal rows that are lost or
+//! returned twice while slots change owners.
 //!
 //! With tenants, a tenth of all steps are requests for rows of another tenant instead. They are not
 //! part of the history.
@@ -27,7 +27,7 @@ use super::session::Session;
 use super::{bank, batch, fixed_rows, register};
 use crate::probe::Probe;
 
-/// Staleness that a bounded read allows.
+/// Staleness that a bounded read allows, in milliseconds.
 const BOUND_MS: u32 = 500;
 
 /// Walks by cursor among 1000 steps.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::router::{PROGRAM, tester};
 use crate::{report, text};
 
-/// Breaks a router with a cache while the verifying workload runs.
+/// Runs the verifying workload while faults are injected into a router with a cache.
 fn under_chaos(seed: u64, seconds: u32, more: &[&str]) -> Output {
     let (seed, seconds) = (seed.to_string(), seconds.to_string());
     let mut command = tester();
@@ -27,7 +27,7 @@ fn hits(report: &Value) -> u64 {
 /// Maximum number of additional runs if the cache has answered no read.
 const TRIES_MAX: u64 = 10;
 
-/// Seeds, and seconds of each run: few and short by default.
+/// Returns the seeds and the seconds of each run: few and short by default.
 fn seeds() -> (std::ops::RangeInclusive<u64>, u32) {
     let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
     if long { (1..=20, 30) } else { (1..=2, 6) }

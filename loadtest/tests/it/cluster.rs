@@ -24,8 +24,8 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// Creates a cluster with so many shards, and replicas of each. Returns `None` if PostgreSQL is
-    /// not installed.
+    /// Creates a cluster with this many shards, and this many replicas of each. Returns `None` if
+    /// PostgreSQL is not installed.
     pub(crate) fn up(shards: &str, replicas: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         // Another user runs the servers and needs access to the path.
@@ -59,7 +59,7 @@ impl Cluster {
         command.arg("cluster").args(words).arg("--dir").arg(self.dir()).output().unwrap()
     }
 
-    /// Breaks the cluster while the verifying workload runs.
+    /// Runs the verifying workload while faults are injected into the cluster.
     pub(crate) fn under_chaos(&self, seconds: &str, faults: &str, more: &[&str]) -> Output {
         self.tester(seconds, faults).args(more).output().unwrap()
     }
@@ -104,8 +104,8 @@ fn writes_that_a_majority_stored_are_kept_while_nodes_are_broken() {
 
 /// Runs once for each seed and keeps the histories beside the build; returns seeds and reports.
 ///
-/// A seed or two by default; with `LONG_TESTS=1` the seeds 1 to 20, each with longer faults of
-/// every kind.
+/// By default there is one seed, with promotions only; with `LONG_TESTS=1` the seeds are 1 to 20,
+/// each with a longer run and faults of many kinds.
 fn seeded(cluster: &Cluster, level: &str) -> Vec<(u64, Output)> {
     let long = std::env::var("LONG_TESTS").is_ok_and(|value| value == "1");
     let (seeds, seconds, faults) = if long {

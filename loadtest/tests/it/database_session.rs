@@ -1,4 +1,4 @@
-//! Database session: SQL on a database of a cluster, beside the router.
+//! Database session: runs SQL on a database of a cluster, without the router.
 //!
 //! **Not here:** making and breaking servers (`cluster`).
 
@@ -9,7 +9,7 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// Longest wait for a value.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Pause between two looks: a database reports nothing by itself.
+/// Pause between two polls: a database does not report changes by itself.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Session with a database, which finds the tables of clients and those of Tessera.

@@ -81,7 +81,7 @@ fn only_a_router_with_a_trusted_certificate_is_tested() {
     assert!(said.contains("name a file of them by SSL_CERT_FILE"), "{said}");
 }
 
-/// Created with the defaults of openssl.
+/// The certificate is like one that openssl creates by default.
 #[test]
 fn a_certificate_of_an_authority_is_refused_with_the_remedy() {
     let folder = tempfile::tempdir().unwrap();

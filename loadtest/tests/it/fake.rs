@@ -26,7 +26,7 @@ pub(crate) enum Behaviour {
     DropsSomeWrites,
     ReturnsAnotherUsersRow,
     LosesRows,
-    /// Answers nothing for a while, once, a second after the first write or read.
+    /// Sends no response for a second, once, half a second after the first write or read.
     StallsOnce,
     NotReady,
     Silent,
@@ -79,7 +79,7 @@ impl Fake {
         format!("http://{}", self.address)
     }
 
-    /// Number of rows.
+    /// Returns the number of stored rows.
     pub(crate) fn rows(&self) -> usize {
         self.state.rows.lock().unwrap().len()
     }
@@ -126,7 +126,7 @@ fn receive(reader: &mut BufReader<&TcpStream>) -> Option<Request> {
 }
 
 impl State {
-    /// Response to a request; `None` closes the connection.
+    /// Returns the response to a request; `None` closes the connection.
     fn answer(&self, request: &Request) -> Option<String> {
         let path = request.line.split(' ').nth(1).unwrap();
         let answer = match path {
@@ -238,12 +238,12 @@ impl State {
     }
 }
 
-/// Ids of all rows in a body.
+/// Returns the ids of all rows in a body.
 fn ids(body: &str) -> impl Iterator<Item = &str> {
     body.split(r#""user_id":""#).skip(1).filter_map(|rest| rest.split('"').next())
 }
 
-/// Builds a response. Any rule that spreads keys over shards will do for the tester.
+/// Builds a response. Any rule that spreads keys over shards is sufficient for the tester.
 fn response(status: &str, key: &str, body: &str) -> String {
     let shard = match key {
         "" => String::new(),

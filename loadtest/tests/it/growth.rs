@@ -10,16 +10,16 @@ use crate::moves::number;
 use crate::router::{MANAGER, PROGRAM, tester};
 use crate::{report, text};
 
-/// Faults beside which shards come and go, without servers and with them.
+/// Faults during which shards join and are drained: without servers, and with them.
 const OF_ROUTER: &str = "join,drain,move,rollback,router-kill,router-freeze,router-restart,fence";
 const OF_SERVERS: &str = "join,drain,move,rollback,router-kill,router-freeze,stop,freeze,cut,half-open,delay,\
     lost-answer,promote,fence";
 /// Joins and drains of a long run.
 const LONG: u64 = 20;
-/// Seeds that a long run may need for them.
+/// Maximum number of seeds that a long run may use to reach [`LONG`].
 const SEEDS_MAX: u64 = 60;
 
-/// Returns the command of a run on files in which shards come and go.
+/// Returns the command of a run on files in which shards join and are drained.
 fn on_files((seed, seconds): (u64, &str), faults: &str) -> Command {
     let mut command = tester();
     command.args(["--verify", "--chaos", "--users", "8", "--json", "--faults", faults]);

@@ -29,7 +29,7 @@ pub(crate) fn try_send(
     try_send_within(PATIENCE, host, asked, headers, body)
 }
 
-/// Sends such a request, and waits so long for each part of the response.
+/// Sends a request like [`try_send`], and waits at most `patience` for each part of the response.
 ///
 /// # Errors
 /// There is no complete response.

@@ -70,7 +70,7 @@ const AT_ONCE: usize = 3;
 /// longer than one.
 fn for_each<T: Send>(items: impl IntoIterator<Item = T, IntoIter: Send>, check: impl Fn(T) + Sync) {
     let items = Mutex::new(items.into_iter());
-    // Unlocks before the item is checked.
+    // The closure releases the lock before the item is checked.
     let next = || items.lock().unwrap().next();
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -218,7 +218,7 @@ fn another_machine_is_refused_before_anything_is_sent() {
     assert!(stderr.contains("--allow-remote"), "{stderr}");
 }
 
-/// Report of one run against a server that stalls for one second of three.
+/// Returns the report of one run against a server that stalls for one second of three.
 fn against_a_stall(more: &[&str]) -> serde_json::Value {
     let (code, stdout) = against(
         Behaviour::StallsOnce,

@@ -1,7 +1,7 @@
-//! Move client: moves some slots of a router that stops meanwhile, writes to their keys and to
-//! others, and knows which values may be read afterwards.
+//! Move client: moves some slots of a router that stops during the move, writes to keys in these
+//! slots and in others, and records which values may be read afterwards.
 //!
-//! **Invariant:** a write without an answer may have happened.
+//! **Invariant:** a write without a response counts as possibly stored.
 //! **Not here:** stopping the router (`move_stops`, `servers::crashed_moves`).
 
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::http::{Answer, PATIENCE, try_send, try_send_within};
 
-/// Longest time in which a move ends after a crash.
+/// Longest wait for the end of a move after a crash.
 pub(crate) const RESUMED_MAX: Duration = Duration::from_secs(30);
-/// Keys that a move takes along, and others that stay.
+/// Number of keys in slots that move, and in slots that do not.
 const MOVED_KEYS: usize = 4;
 const OTHER_KEYS: usize = 2;
 /// Keys with large values, which a move that is to be cancelled copies slowly, and their size.
@@ -23,30 +23,30 @@ const LARGE: usize = 900_000;
 pub(crate) const FROM: &str = "shard1";
 pub(crate) const TO: &str = "shard2";
 
-/// Wish of the operator.
+/// Ending of the move that the operator wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The slots arrive, and the source is cleaned.
+    /// The slots move to the target, and the source is cleaned.
     Done,
-    /// They arrive, and are taken back.
+    /// The slots move to the target, and the move is rolled back.
     RolledBack,
-    /// The move is given up while rows are copied.
+    /// The move is cancelled while rows are copied.
     Cancelled,
 }
 
 use Ending::{Cancelled, Done, RolledBack};
 
-/// A key, and what was written under it.
+/// A key, and the values written to it.
 pub(crate) struct Key {
     pub(crate) name: String,
     pub(crate) slot: u64,
     pub(crate) moves: bool,
-    /// True if its value is written once only.
+    /// True if its value is large, and written only once.
     is_large: bool,
     /// Number of the last value that was acknowledged, and of the last one that was sent.
     acknowledged: u64,
     sent: u64,
-    /// Numbers of values without an answer. A router that stood still may write such a value after
+    /// Numbers of values without an answer. A router that was frozen may write such a value after
     /// later ones that another router has written.
     unanswered: Vec<u64>,
 }
@@ -163,15 +163,15 @@ impl MoveClient {
         }
     }
 
-    /// Returns the move, if the router answers and lists it.
+    /// Returns the move, if the router responds and lists it.
     pub(crate) fn shown(&self) -> Option<Value> {
         let moves = self.ask("GET", "/api/moves", &json!({}))?.body["moves"].clone();
         // The newest is the first.
         moves.as_array()?.first().cloned()
     }
 
-    /// Gives the order that is wished for, if the move takes it. Returns true once the move has
-    /// ended.
+    /// Sends the order that leads to the ending, if the move accepts it. Returns true once the move
+    /// has ended.
     pub(crate) fn direct(&self) -> bool {
         let Some(shown) = self.shown() else { return false };
         let order = match (self.ending, shown["phase"].as_str().unwrap()) {
@@ -181,13 +181,14 @@ impl MoveClient {
         };
         if shown["actions"].as_array().unwrap().contains(&json!(order)) {
             let id = shown["id"].as_str().unwrap();
-            // The answer is lost if the router stops first.
+            // The response is lost if the router stops first.
             let _ = self.ask("POST", &format!("/api/moves/{id}/{order}"), &json!({}));
         }
         false
     }
 
-    /// Writes until the move has ended as is wished. `log` is shown if it does not.
+    /// Writes until the move has ended as the operator wants. `log` is shown if it does not end in
+    /// time.
     pub(crate) fn await_end(&mut self, patience: Duration, log: impl Fn() -> String) {
         let began = Instant::now();
         while !self.direct() {

@@ -1,7 +1,7 @@
 //! Tests of crashes at every step of a move: a router kills or freezes itself at a named stop point
-//! (`shard-manager/model/src/sabotage/stop_points.rs`), and the next start goes on.
+//! (`shard-manager/model/src/sabotage/stop_points.rs`), and the next router resumes the move.
 //!
-//! On files one process is mover, source, target and catalog, so each crash ends all of them.
+//! On files, one process is mover, source, target and catalog, so that each crash ends all of them.
 //!
 //! **Not here:** crashes at random times (`moves`), loss of power (`power_loss` of the manager).
 
@@ -15,11 +15,11 @@ use crate::router::{MANAGER, bare_command};
 use crate::served_router::ServedRouter;
 use crate::{for_each, sabotage, text};
 
-/// Longest time in which a stop point is reached.
+/// Longest wait until a stop point is reached.
 const REACHED_MAX: Duration = Duration::from_secs(60);
-/// Time for which a router is frozen: no fence lasts as long.
+/// Time for which a router is frozen, longer than any fence lasts.
 const FROZEN: Duration = Duration::from_millis(2_500);
-/// Crashes that every run of the tests meets: one of each line of the table of crashes.
+/// Crashes that every run of the tests covers: one for each line of the table of crashes.
 const SHORT: [(Ending, &[&str]); 14] = [
     (Done, &["kill:after_plan"]),
     (Done, &["kill:after_prepare", "kill:before_raise"]),
@@ -52,7 +52,8 @@ const CHANGES: [&str; 10] = [
     "clean",
     "forget",
 ];
-/// Steps of the way back, with the number of times that they are reached before it ends.
+/// Steps of a move that is rolled back, with the number of times that each is reached before the
+/// end.
 const BACK: [(&str, usize); 9] = [
     ("reverse", 2),
     ("fence", 2),
@@ -84,13 +85,13 @@ pub(crate) fn points() -> Vec<(Ending, String)> {
     all
 }
 
-/// Returns every single crash, and each again while the next router takes over.
+/// Returns every crash alone, and every crash followed by a crash of the router that takes over.
 fn all() -> Vec<(Ending, Vec<String>)> {
     let all = points();
     let killed = all.iter().map(|(ending, point)| (*ending, vec![format!("kill:{point}")]));
     let frozen = all.iter().map(|(ending, point)| (*ending, vec![format!("freeze:{point}")]));
     let twice = all.iter().enumerate().filter(|(_, (_, point))| {
-        // The next mover raises no term where no shard has a row.
+        // After these stop points no shard has a row of the move, so the next mover raises no term.
         !["plan", "prepare#1", "end", "discard", "forget#2"].iter().any(|step| point.contains(step))
     });
     let twice = twice.map(|(number, (ending, point))| {
@@ -153,7 +154,7 @@ impl Story {
             }
             self.write_all();
             let has_ended = self.client.direct();
-            // It may stop while it reports the end.
+            // The router may stop while it reports the end of the move.
             let is_last = stop.contains("_end");
             let is_lost = has_ended && !is_last || began.elapsed() > REACHED_MAX;
             assert!(

@@ -34,7 +34,7 @@ impl Router {
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
-    /// All rows of a table.
+    /// Returns all rows of a table.
     fn rows(&self, table: &str) -> Value {
         let path = format!("/api/read?table={table}&limit=1000");
         let (status, answer) = self.ask("GET", &path, &Value::Null);
@@ -42,7 +42,7 @@ impl Router {
         answer["data"].clone()
     }
 
-    /// Ids of the rows of the tester's users.
+    /// Returns the ids of the tester's users.
     fn own(&self) -> Vec<String> {
         let rows = self.rows("loadtest_users");
         let rows = rows.as_array().unwrap().iter();

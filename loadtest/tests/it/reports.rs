@@ -35,8 +35,8 @@ fn a_run_writes_a_page_and_a_report_for_comparison() {
     let of = |name: &str| metrics.iter().filter(|metric| metric["of"] == name).count();
     assert_eq!([of("all"), of("write"), of("read")], [6, 6, 6], "{comparison}");
 
-    // Output of `--json` can be compared with as well, and a report may replace the one that it is
-    // compared with.
+    // A run can also be compared with an output of `--json`, and a report may replace the one with
+    // which it is compared.
     let args = ["--json", "--save", &second, "--compare", &second];
     let stdout: serde_json::Value =
         serde_json::from_slice(&loadtest(&fake.host(), &args).stdout).unwrap();

@@ -22,7 +22,7 @@ const OPERATIONS_MAX: u64 = 100_000;
 /// repeated with other seeds until the broken promise is found, or the maximum is exceeded.
 const RUN_TIME: u64 = 3;
 /// Mutation that has an effect only while banks are opened, so that many short runs find it sooner
-/// than a few long ones: about every second run of a second does.
+/// than a few long ones: about half of the runs of one second do.
 const OF_THE_OPENING: &str = "quorum_without_waiting";
 const OPENING_RUN_TIME: u64 = 1;
 /// Seeds of the runs against correct routers.
@@ -155,7 +155,7 @@ fn a_broken_promise_is_found_within_100_000_operations() {
 #[test]
 fn a_router_that_keeps_its_promises_is_never_accused() {
     for_each(1..=CLEAN_SEEDS, |seed| {
-        // With every lag that is used with mutations.
+        // The lags are those that are used with mutations.
         let lag_ms = [0, 200, 300, 1_000][seed as usize / 2 % 4];
         let redis = (seed % 2 == 0).then(Redis::start);
         let (code, report) = judge(("", lag_ms), (seed, RUN_TIME), redis);

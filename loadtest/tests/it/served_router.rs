@@ -37,12 +37,12 @@ impl ServedRouter {
         (self.child, self.host) = serve(self.folder.path(), command);
     }
 
-    /// Returns how the router has ended, if it has.
+    /// Returns the exit status of the router, if it has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Ends the router in order.
+    /// Ends the router by SIGTERM, and checks that it ended with success.
     pub(crate) fn end(&mut self) {
         kill_process(self.process(), Signal::TERM).unwrap();
         assert!(self.child.wait().unwrap().success(), "{}", self.log());
@@ -54,7 +54,7 @@ impl ServedRouter {
         state.is_ok_and(|state| state.contains(") T "))
     }
 
-    /// Lets a frozen router go on.
+    /// Resumes a frozen router.
     pub(crate) fn thaw(&self) {
         kill_process(self.process(), Signal::CONT).unwrap();
     }
@@ -71,7 +71,7 @@ impl ServedRouter {
         self.folder.path()
     }
 
-    /// Returns what the router has logged.
+    /// Returns the log of the router.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder().join("log")).unwrap()
     }

@@ -46,7 +46,7 @@ impl Router {
         state.is_ok_and(|state| state.contains(") T "))
     }
 
-    /// Lets a frozen router go on.
+    /// Resumes a frozen router.
     fn thaw(&self) {
         kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }

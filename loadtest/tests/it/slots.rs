@@ -1,4 +1,4 @@
-//! Tests of the tester while slots change hands: it detects a router that breaks one promise about
+//! Tests of the tester while slots change owners: it detects a router that breaks one promise about
 //! them, and never accuses a correct one.
 
 use serde_json::Value;
@@ -7,16 +7,16 @@ use crate::router::{bare_command, tester};
 use crate::served_router::ServedRouter;
 use crate::{for_each, found, report, sabotage};
 
-/// Promises about slots, and the check that detects that one is broken.
+/// Mutations that break a promise about slots, and the check that detects each.
 const BROKEN: [(&str, &str); 2] = [("read_unowned", "C7"), ("refusal_lost", "C7")];
 /// Maximum number of runs until a broken promise is found. One usually suffices.
 const RUNS_MAX: u64 = 100;
 /// Seconds of a run against a mutation, and against a correct router: in a second, about every slot
-/// changes hands.
+/// changes its owner.
 const BROKEN_TIME: &str = "1";
 const CLEAN_TIME: &str = "4";
 
-/// A router whose slots change hands all the time.
+/// A router whose slots change owners all the time.
 struct Router(ServedRouter);
 
 impl Router {
@@ -28,7 +28,7 @@ impl Router {
         Self(ServedRouter::start(tempfile::tempdir().unwrap(), command))
     }
 
-    /// Returns the exit code and the report of a run. The slots change hands until its end.
+    /// Returns the exit code and the report of a run. The slots change owners until its end.
     fn judge(&self, seed: u64, run_time: &str) -> (Option<i32>, Value) {
         let mut command = tester();
         command.args(["--verify", "--json", "--host", &self.0.url(), "--users", "8"]);

@@ -7,8 +7,8 @@ use std::process::{Command, Output, Stdio};
 use crate::router::{PROGRAM, tester};
 use crate::{for_each, report, text};
 
-/// Runs the verifying workload against a new router that is broken meanwhile, and checks the
-/// history.
+/// Runs the verifying workload against a new router while faults are injected into it, and checks
+/// the history.
 fn under_chaos(seed: u32, seconds: u32, more: &[&str]) -> Output {
     let (seed, seconds) = (seed.to_string(), seconds.to_string());
     let mut command = tester();

@@ -5,12 +5,13 @@
 //! ```text
 //! {"seq":7,"time":"2026-11-23T12:00:00.123Z","event":"request", … ,"prev":"…","hash":"…"}
 //! ```
-//! So a line that is changed, removed or moved breaks the chain. The chain has no secret: who may
-//! write the files can make all of it again. Therefore its last line is kept in the catalog, too.
+//! A line that is changed, removed or moved therefore breaks the chain. The chain uses no secret,
+//! so a process that may write the files can compute all of it again. Therefore the catalog also
+//! keeps its last line.
 //!
-//! **Invariant:** text of a client is cut and escaped, so that it neither forges a line nor makes
-//! one long. A line has no secret of a caller.
-//! **Not here:** the files of a log, and the requests that it is about (`api-router`).
+//! **Invariant:** text from a client is cut and escaped, so that it can neither forge a line nor
+//! make one long. A line contains no secret of a caller.
+//! **Not here:** the files of a log, and the requests that it records (`api-router`).
 
 pub mod chain;
 pub mod check;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use ring::hmac;
 
-/// Requests that a log has. A level includes those before it.
+/// Level of a log: the requests that it records. A level includes those before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditLevel {
     /// Changes of keys, roles, denials, tables and nodes.
@@ -51,10 +52,11 @@ impl AuditLevel {
     }
 }
 
-/// Form in which a log has the shard keys of requests.
+/// Form in which a log records the shard keys of requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AuditKeyForm {
-    /// HMAC-SHA256 under a secret, cut to 128 bits: equal keys are recognised, and none is guessed.
+    /// HMAC-SHA256 under a secret, cut to 128 bits: equal keys can be recognised, but no key can be
+    /// guessed from its hash.
     #[default]
     Hash,
     /// The key itself.
@@ -85,7 +87,7 @@ pub struct AuditSecret(hmac::Key);
 impl AuditSecret {
     /// Number of bytes.
     pub const LEN: usize = 32;
-    /// Beginning of each message, so that a hash is none of anything else.
+    /// Prefix of each hashed message: no other use of the secret has it.
     const PURPOSE: &'static [u8] = b"tessera audit key 1\0";
     /// Number of bytes of a hash.
     const HASH_LEN: usize = 16;
@@ -112,12 +114,13 @@ impl std::fmt::Debug for AuditSecret {
     }
 }
 
-/// Number of files of a log: the one that is written, and those before it.
+/// Highest number of files of a log: the one that is being written, and older ones.
 pub const FILES_MAX: usize = 8;
 /// Longest line in bytes, its end included: all texts of an event, cut and escaped.
 pub const LINE_MAX: usize = 64 << 10;
 
-/// Returns the path of a file of a log: 0 is the one that is written, higher numbers are older.
+/// Returns the path of a file of a log: 0 is the one that is being written, higher numbers are
+/// older.
 pub fn file_path(log: &Path, number: usize) -> PathBuf {
     match number {
         0 => log.to_owned(),

@@ -1,8 +1,8 @@
 //! Reasons why credentials are refused, and the coarser outcome that a client sees.
 //!
 //! **Invariant:** to a client, unknown, wrong, revoked and suspended credentials look alike;
-//! "expired" is said only if the secret, the code or the signature was right. `Display` prints only
-//! what a client may learn.
+//! "expired" is reported only if the secret, the code or the signature was right. `Display` prints
+//! only what a client may learn.
 //! **Not here:** HTTP statuses and headers (the router).
 
 use std::fmt;
@@ -12,7 +12,8 @@ use std::fmt;
 pub struct AuthError {
     /// Exact reason, for counters and the audit log.
     pub reason: AuthReason,
-    /// Place of the issuer whose keys lack the one that the token names. Newer keys may have it.
+    /// Index of the issuer, if its keys lack the one that the token names. Its newer keys may
+    /// include it.
     pub lacking_issuer: Option<usize>,
 }
 
@@ -40,7 +41,7 @@ pub enum AuthReason {
     KeyWrong,
     /// The key was revoked.
     KeyRevoked,
-    /// The key was restored from a backup and has not been resumed since.
+    /// The key was suspended, by an operator or by the restore of a backup, and not resumed since.
     KeySuspended,
     /// The key has expired.
     KeyExpired,
@@ -48,7 +49,7 @@ pub enum AuthReason {
     SessionMalformed,
     /// The code of the session was not made with the secret.
     SessionForged,
-    /// All sessions of its time were ended.
+    /// The session is of another generation: all sessions of that generation were ended.
     SessionEnded,
     /// The session has expired.
     SessionExpired,
@@ -79,7 +80,7 @@ pub enum AuthReason {
     TokenNotYet,
     /// The lifetime of the token exceeds the maximum of its issuer.
     TokenLifetime,
-    /// The issuer may not give the role.
+    /// The token names no role, or one that its issuer may not give.
     TokenRole,
     /// The token, its subject or its issuer was denied.
     TokenDenied,
@@ -139,7 +140,7 @@ impl AuthError {
     /// Returns the seconds after which the same credentials may be accepted, for `Retry-After`;
     /// `None` if they have to be replaced.
     pub fn retry_after(self) -> Option<u64> {
-        /// Keys of issuers are looked for again this often.
+        /// Seconds between two attempts to load the keys of an issuer.
         const KEY_SET_INTERVAL: u64 = 10;
         match self.outcome() {
             AuthOutcome::Invalid | AuthOutcome::Expired => None,

@@ -1,10 +1,10 @@
-//! Authenticator: from the credentials of a request to its caller.
+//! Authenticator: finds the caller of a request by its credentials.
 //!
 //! The secret of an API key is compared in `snapshot::known_keys`.
 //!
 //! **Invariant:** bad credentials are refused and never become anonymous. A token that was accepted
-//! before is accepted again only under the same snapshot and issuers: each change of them makes a
-//! new generation.
+//! before is accepted again only under the same snapshot and issuers: each change of either begins
+//! a new generation.
 //! **Not here:** the place of credentials in a request (the router).
 
 mod token_cache;
@@ -73,14 +73,15 @@ impl Authenticator {
         self.next(Arc::new(snapshot), Arc::clone(&self.issuers))
     }
 
-    /// Returns an authenticator with other issuers, or with other keys of the same.
+    /// Returns an authenticator with other issuers, or with other keys of the same issuers.
     #[must_use]
     pub fn with_issuers(&self, issuers: Issuers) -> Self {
         self.next(Arc::clone(&self.snapshot), Arc::new(issuers))
     }
 
-    /// Returns an authenticator whose issuers have the same keys for a longer time. Tokens that
-    /// were accepted stay accepted, so that a look at unchanged keys costs no signature.
+    /// Returns an authenticator whose issuers may use the same keys for longer. Accepted tokens
+    /// stay in the cache, so a reload of unchanged keys does not cause signatures to be verified
+    /// again.
     #[must_use]
     pub fn with_prolonged_issuers(&self, issuers: Issuers) -> Self {
         let generation = self.generation;
@@ -111,14 +112,14 @@ impl Authenticator {
     /// Returns the caller of a request without credentials.
     ///
     /// # Errors
-    /// [`AuthReason::SnapshotStale`] if its rights are not known.
+    /// [`AuthReason::SnapshotStale`] if keys and roles were not confirmed recently enough.
     pub fn anonymous(&self, now: UnixTime) -> Result<Arc<Caller>, AuthError> {
         self.check_age(now)?;
         Ok(Arc::clone(self.snapshot.anonymous()))
     }
 
-    /// Returns the caller who sent these credentials: an API key or a token. `may_check` is called
-    /// before a signature is verified, and refuses if too many are.
+    /// Returns the caller that sent these credentials: an API key or a token. `may_check` is called
+    /// before a signature is verified, and returns false if too many are being verified.
     ///
     /// # Errors
     /// [`AuthError`] with the exact reason.
@@ -132,7 +133,7 @@ impl Authenticator {
         if ApiKey::is_like(credentials) {
             return self.snapshot.keys().authenticate(credentials, now).map(Arc::clone);
         }
-        // Before the text is hashed: a client chooses its length.
+        // This is checked before the text is hashed, because a client chooses its length.
         if credentials.len() > TOKEN_LEN_MAX {
             return Err(AuthReason::TokenTooLong.into());
         }
@@ -169,8 +170,8 @@ impl Authenticator {
     /// Returns the caller of a client certificate that was verified and mapped.
     ///
     /// # Errors
-    /// [`AuthError`] if a tenant was denied or contains a separator of the role, or the rights are
-    /// not known.
+    /// [`AuthError`] if a tenant was denied or contains a separator of the role, or keys and roles
+    /// were not confirmed recently enough.
     pub fn authenticate_certificate(
         &self,
         identity: CallerIdentity,
@@ -236,7 +237,7 @@ impl Authenticator {
             },
             role: token.role,
             tenants: token.tenants,
-            // As the next request with the token will see it.
+            // Requests with the token are accepted until this time, too.
             expires_at: Some(token.expires_at.plus(SKEW_SECONDS)),
         };
         self.check_tenants(&identity, now)?;

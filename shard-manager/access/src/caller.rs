@@ -1,7 +1,7 @@
 //! Callers: the identity behind a request, with its rights and limits.
 //!
-//! **Invariant:** a caller is made once, from good credentials, and never changes; a change of its
-//! key, role or tenants makes a new one.
+//! **Invariant:** a caller is created once, from good credentials, and never changes; a change of
+//! its key, role or tenants creates a new one.
 //! **Not here:** the check of credentials (`authenticator`).
 
 use crate::key::KeyId;
@@ -49,14 +49,14 @@ impl Principal {
 pub struct Caller {
     /// The identity.
     pub principal: Principal,
-    /// Name of the role. If there is no such role, the rights are none.
+    /// Name of the role. If there is no such role, the caller has no rights.
     pub role: Box<str>,
     /// The rights, with the tenants.
     pub rights: Rights,
-    /// Share in a busy write lane, relative to others.
+    /// Share in a busy write lane, relative to other callers.
     pub weight: u32,
     /// The limits; `None` if there are none. Anonymous callers are limited by address instead.
     pub limits: Option<CallerLimits>,
-    /// Time from which the credentials are refused, also in the middle of a long answer.
+    /// Time from which the credentials are refused, even in the middle of a long response.
     pub expires_at: Option<UnixTime>,
 }

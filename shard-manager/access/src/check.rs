@@ -1,8 +1,7 @@
-//! Checks: the answer to the question whether a role would allow a request, and by which grant.
+//! Checks: the decision whether a role would allow a request, and by which grant.
 //!
-//! **Invariant:** the answer is that of the function which decides about requests, so it cannot
-//! differ from it.
-//! **Not here:** the right to ask, which is the scope `keys`.
+//! **Invariant:** a check calls the function that decides about requests, so the two cannot differ.
+//! **Not here:** the right to make a check, which is the scope `keys`.
 
 mod document;
 
@@ -17,7 +16,7 @@ use crate::rights::{Allowed, CompiledRole, Denied, Rights, RowRequest};
 use crate::role::AccessRole;
 use crate::tenant::{TenantError, Tenants};
 
-/// Request about whose permission is asked.
+/// Request whose permission is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckRequest {
     role: Box<str>,
@@ -70,12 +69,12 @@ impl CheckRequest {
     }
 }
 
-/// Answer to a check.
+/// Result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckAnswer {
     /// A grant allows the request.
     Allowed {
-        /// Its place in the role.
+        /// Index of the grant in the role.
         grant: usize,
         /// Its rule for keys, to which a request without a key is bound.
         keys: KeyRule,
@@ -84,7 +83,7 @@ pub enum CheckAnswer {
     },
     /// No grant allows the request.
     Denied(Denied),
-    /// A tenant cannot have the role, and so has no rights by it.
+    /// A tenant contains a separator of the role, so the role gives no rights.
     Tenant(TenantError),
     /// There is no such role, so its callers have no rights.
     NoRole,
@@ -100,8 +99,8 @@ impl CheckAnswer {
     }
 
     /// Returns JSON such as `{"allowed":true,"grant":0,"keys":"$tenant:*","columns":["name"]}` or
-    /// `{"allowed":false,"lacks":"key","detail":"the shard key is not one of this caller's"}`. All
-    /// columns are `"*"`.
+    /// `{"allowed":false,"lacks":"key","detail":"the shard key is not one of this caller's"}`. The
+    /// columns of a grant without a list are `"*"`.
     pub fn to_json(&self) -> String {
         document::format(self)
     }

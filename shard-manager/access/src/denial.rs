@@ -1,4 +1,4 @@
-//! Denials: tokens and tenants that are refused before their time is over.
+//! Denials: tokens and tenants that are refused although their credentials have not expired.
 //!
 //! A signed token cannot be taken back, so a denial is kept until all tokens that it is about have
 //! expired.
@@ -8,8 +8,8 @@
 //! one by one, and are usable again when the denial ends.
 //!
 //! **Invariant:** a denial of a tenant refuses its keys as well as its tokens, and every caller
-//! that has it among others.
-//! **Not here:** revoked keys, which their records say (`key_record`).
+//! that has the tenant among others.
+//! **Not here:** revoked keys, which are marked in their records (`key_record`).
 
 mod document;
 
@@ -38,8 +38,8 @@ pub enum DenialSubject {
     },
     /// All callers of a tenant.
     Tenant(Box<str>),
-    /// All tokens of an issuer that were issued before a time by its own clock, or do not say when.
-    /// If that clock may be fast, the time has to be later by as much.
+    /// All tokens of an issuer that were issued before a time by its own clock, or do not state
+    /// when they were issued. If that clock may be fast, the time must be later by as much.
     IssuedBefore {
         /// `iss`.
         issuer: Box<str>,

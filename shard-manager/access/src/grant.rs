@@ -1,12 +1,13 @@
 //! Grants: the operations that a role allows on tables, for some columns and some shard keys.
 //!
-//! A row's routing column spells its shard key, so a caller who is bound to keys is bound to rows.
+//! A row's routing column contains its shard key, so a caller that is bound to keys is bound to
+//! rows.
 //!
 //! The separator between a tenant and the rest of a key is exactly one character of ASCII
 //! punctuation, other than `*` and `$`, and no tenant of the role contains it. With two characters
-//! that would not be enough: by the separator `::`, the tenants `acme` and `acme:` would both have
-//! the key `acme:::1`, though neither contains it. Letters and digits are parts of tenants, and a
-//! character beyond ASCII may have another spelling that looks alike.
+//! that would not be enough: with the separator `::`, the tenants `acme` and `acme:` would both
+//! have the key `acme:::1`, though neither contains it. Letters and digits are parts of tenants,
+//! and a character beyond ASCII may have another spelling that looks alike.
 //!
 //! **Invariant:** names are well-formed, no list is empty, and no literal key looks like a pattern.
 //! **Not here:** the choice of the grant that allows a request (`rights`), the JSON (`role`).
@@ -78,7 +79,7 @@ pub enum TableSet {
 }
 
 impl TableSet {
-    /// Returns true if the table is one of them.
+    /// Returns true if the set contains this table.
     #[inline]
     pub fn contains(&self, table: &str) -> bool {
         match self {
@@ -98,7 +99,7 @@ pub enum ColumnSet {
 }
 
 impl ColumnSet {
-    /// Returns true if the column is one of them.
+    /// Returns true if the set contains this column.
     #[inline]
     pub fn contains(&self, column: &str) -> bool {
         match self {
@@ -222,8 +223,9 @@ impl KeyBinding<'_> {
         match other {
             KeyBinding::All => !self.is_bound(),
             KeyBinding::Keys(keys) => keys.iter().all(|key| self.admits(key)),
-            // A key that begins with the prefix exists for every prefix, and it begins with a
-            // prefix of this binding only if the prefix itself does.
+            // The other binding admits every key that begins with one of its prefixes. This binding
+            // admits all of them only if the prefix itself begins with one of this binding's
+            // prefixes.
             KeyBinding::Prefixes { tenants, separator } => tenants.iter().all(|tenant| {
                 let is_prefix = !matches!(self, Self::Keys(_));
                 is_prefix && self.admits(&format!("{tenant}{separator}"))
@@ -232,7 +234,8 @@ impl KeyBinding<'_> {
     }
 }
 
-/// A tenant that contains the separator has no keys, because they would be another tenant's.
+/// Returns true if a key begins with the tenant and the separator. A tenant that contains the
+/// separator has no keys, because they would be another tenant's.
 #[inline]
 fn begins_with(key: &str, tenant: &str, separator: char) -> bool {
     let rest = key.strip_prefix(tenant);

@@ -1,7 +1,7 @@
 //! JSON of requests and files, whose faults name the member.
 //!
-//! Each member is read on its own, because the error of a whole object says only which type was
-//! expected, and not where.
+//! Each member is read on its own, because the error of a whole object names only the expected
+//! type, and not the member.
 //!
 //! **Invariant:** the text of a fault is at most 2 KiB long and has no control characters, whatever
 //! the client has sent, because it is shown in responses, logs and terminals.
@@ -11,7 +11,7 @@ use serde::de::{DeserializeOwned, Deserializer};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// Longest fault in characters.
+/// Longest fault in characters, before control characters are escaped.
 const FAULT_LEN_MAX: usize = 256;
 
 /// Reason why JSON is refused.
@@ -56,7 +56,8 @@ pub(crate) fn read_optional<T: DeserializeOwned>(
     json.map(|json| read_member(member, json.get())).transpose()
 }
 
-/// Reads a member that may be left out but not be `null`.
+/// Reads a member that may be left out. A `null` is read like any other value, so that its type can
+/// refuse it.
 pub(crate) fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,12 +1,13 @@
 //! JSON Web Tokens: verification of tokens that other systems have signed.
 //!
 //! The rules are those of RFC 8725: the algorithm is a property of the key, and the header must
-//! agree with it; keys come from the issuer's settings and never from the token; nothing that the
-//! token says is believed before its signature holds, except the choice of the issuer and the key.
+//! agree with it; keys come from the issuer's settings and never from the token; nothing in the
+//! token is trusted before its signature is verified, except the choice of the issuer and the key.
 //!
 //! **Invariant:** a verified token was signed by a key of a configured issuer for one of its
-//! audiences, is valid at the given time, and gives a role that the issuer may give.
-//! **Not here:** denials and the rights of the role (`authenticator`); fetching keys.
+//! audiences, is valid at the given time, and names a role that the issuer's settings do not
+//! exclude.
+//! **Not here:** denials, the scopes of the role and its rights (`authenticator`); fetching keys.
 
 mod claims;
 mod compact;
@@ -86,10 +87,10 @@ pub struct VerifiedToken {
     pub issued_at: Option<UnixTime>,
     /// `exp`.
     pub expires_at: UnixTime,
-    /// Time until which the token may be believed without being verified again: `exp` with the
-    /// difference of clocks, or an earlier end of the issuer's keys.
+    /// Time until which the token may be accepted without being verified again: `exp` plus the
+    /// permitted difference of clocks, or an earlier end of the issuer's keys.
     pub usable_until: UnixTime,
-    /// The role that it asks for.
+    /// The role that it names.
     pub role: Box<str>,
     /// Its tenants.
     pub tenants: Tenants,
@@ -113,8 +114,8 @@ impl Issuers {
         Ok(Self(issuers.into_iter().map(Arc::new).collect()))
     }
 
-    /// Verifies a token. `may_check` is called once, before the signature is verified, and refuses
-    /// if too many are verified already.
+    /// Verifies a token. `may_check` is called once, before the signature is verified, and returns
+    /// false if too many are being verified.
     ///
     /// # Errors
     /// [`AuthError`] with the exact reason.

@@ -37,7 +37,7 @@ impl KeyId {
     /// Returns the text.
     #[inline]
     pub fn as_str(&self) -> &str {
-        // The bytes were checked when the id was made.
+        // The bytes were checked when the id was created.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -178,7 +178,7 @@ impl NewApiKey {
     /// Number of random bytes that a key is made of: 16 for the id, the others for the secret.
     pub const RANDOM_LEN: usize = 48;
 
-    /// Makes a key of bytes that must come from the system's source of randomness.
+    /// Creates a key from bytes that must come from the system's source of randomness.
     pub fn from_random(bytes: &[u8; Self::RANDOM_LEN]) -> Self {
         let (for_id, for_secret) = bytes.split_at(16);
         let mut id = [0; KeyId::LEN];
@@ -201,7 +201,7 @@ impl NewApiKey {
         self.id
     }
 
-    /// Returns the digest to keep.
+    /// Returns the digest to store.
     pub fn digest(&self) -> SecretDigest {
         let secret = KeyId::LEN + 1 + ApiKey::PREFIX.len();
         SecretDigest::of(&self.text[secret..secret + ApiKey::SECRET_LEN])

@@ -21,16 +21,16 @@ pub struct KeyRecord {
     pub tenants: Tenants,
     /// Purpose of the key, for people.
     pub name: Box<str>,
-    /// Maker of the key: an id, or the command line.
+    /// Creator of the key: a caller, the command line or a file.
     pub made_by: Box<str>,
-    /// Time at which it was made.
+    /// Time at which it was created.
     pub made_at: UnixTime,
     /// Time from which it is refused.
     pub expires_at: Option<UnixTime>,
     /// Time at which it was revoked.
     pub revoked_at: Option<UnixTime>,
-    /// True after a restore, until it is resumed: a key that was revoked after the backup must not
-    /// live again.
+    /// True if the key is suspended until an operator resumes it. A restore suspends all keys,
+    /// because a key that was revoked after the backup must not become usable again.
     pub is_suspended: bool,
     /// Last day on which it was used, counted from 1970.
     pub used_on: Option<u32>,
@@ -65,14 +65,14 @@ pub enum KeyState {
     Usable,
     /// Its time is over.
     Expired,
-    /// It was taken back.
+    /// It was revoked, which cannot be undone.
     Revoked,
-    /// It was restored from a backup and has not been resumed since.
+    /// It was suspended, by an operator or by the restore of a backup, and not resumed since.
     Suspended,
 }
 
-/// Returns true if a key is the only usable one of an administrator: without it no key could be
-/// made over HTTP. Such a key is removed by the command line only.
+/// Returns true if a key is the only usable key with the role `admin`. Only the command line
+/// removes such a key, so that an administrator can still create keys over HTTP.
 pub fn is_last_admin<'r>(
     records: impl IntoIterator<Item = &'r KeyRecord>,
     id: KeyId,

@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** a file with one bad line is refused whole: a skipped line might be the one that
 //! was meant to limit a key. An error never quotes a field.
-//! **Not here:** reading the file, and the check of who else may read it.
+//! **Not here:** reading the file, and the check of its permissions.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ use crate::unix_time::UnixTime;
 
 /// Text in the place of tenants if there are none.
 const NO_TENANT: &str = "-";
-/// Maker and name of the keys of a file.
+/// Creator and name of the keys of a file.
 const MADE_BY: &str = "access_keys_file";
 
 /// Parses a file of keys.
@@ -98,8 +98,8 @@ pub fn format(record: &KeyRecord) -> String {
     line
 }
 
-/// Percent-encodes all but letters, digits, `_`, `.`, `:` and `-`; a single `-` means no tenant and
-/// is encoded, too.
+/// Percent-encodes all but letters, digits, `_`, `.`, `:` and `-`; the tenant `-` is encoded, too,
+/// because a plain `-` means no tenant.
 fn encode(tenant: &str) -> String {
     let mut encoded = String::with_capacity(tenant.len());
     for byte in tenant.bytes() {
@@ -146,7 +146,7 @@ pub enum KeysFileFault {
     /// The id is malformed or missing.
     #[error("must be {} letters and digits", KeyId::LEN)]
     Id,
-    /// The id stands on an earlier line.
+    /// The id occurs on an earlier line.
     #[error("stands on an earlier line, too")]
     Twice,
     /// The digest is malformed or missing.

@@ -1,6 +1,6 @@
 //! Access: API keys, tokens, roles, and the rows, columns and rates that they permit.
 //!
-//! A request passes four steps, and each is a question to a plain value:
+//! A request passes four steps, each of which is a function of plain values:
 //! 1. [`authenticator`] turns the credentials of a request into a [`caller`].
 //! 2. [`rights`] of the caller allow an operation on a table's columns, or deny it. Exactly one
 //!    grant of the role must allow all of a request.

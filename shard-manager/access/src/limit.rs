@@ -6,15 +6,15 @@
 //! part of the limiter; here the time is a parameter, so that tests choose it and one reading of
 //! the clock serves all limits of a request. A request that costs more than its burst fails there
 //! forever. And units that were used already cannot be charged afterwards, as the rows of a stream
-//! must be. The algorithm itself is forty lines, of which none allocates.
+//! must be. The algorithm itself is forty lines, none of which allocates.
 //!
 //! Limits are those of a role, and each combination of a role and tenants has one set of counters:
 //! more keys of a tenant give it no more requests. Two roles of a tenant do not share counters,
 //! because their numbers differ, and an importer would use up the burst of the shop. A caller
 //! without tenants has counters of its own.
 //!
-//! **Invariant:** a caller never gets more than its burst at once, nor more than its rate over
-//! time, however many threads ask. A refused request uses up nothing.
+//! **Invariant:** a caller is never admitted to more than its burst at once, nor to more than its
+//! rate over time, however many threads take units. A refused request uses up nothing.
 //! **Not here:** the order in which waiting writes are served (the write lanes); storing the sums
 //! of rows per day over all routers. Rates are those of one router.
 
@@ -57,7 +57,7 @@ impl RoleLimits {
         Self { requests: share(self.requests), rows: share(self.rows), ..*self }
     }
 
-    /// Returns true if no limit of the other exceeds the one here.
+    /// Returns true if the other has every limit that these have, and none of them is higher.
     pub fn covers(&self, other: &Self) -> bool {
         fn covers<T: PartialOrd>(here: Option<T>, other: Option<T>) -> bool {
             match (here, other) {
@@ -107,7 +107,8 @@ impl Rate {
     }
 
     /// Returns the nanoseconds in which one unit becomes available, rounded up: rounded down, many
-    /// small requests would get more than the rate, and above 10⁹ per second everything.
+    /// small requests would get more than the rate, and a rate above 10⁹ per second would not limit
+    /// at all.
     #[inline]
     const fn interval(self) -> u64 {
         NANOS_PER_SECOND.div_ceil(self.per_second)
@@ -145,14 +146,15 @@ pub struct RateState {
 /// Counter of one rate of one caller.
 #[derive(Debug, Default)]
 pub struct RateCell {
-    /// Theoretical arrival time, in nanoseconds since the beginning of the caller's clock: the
-    /// moment at which the whole burst is possible again.
+    /// Theoretical arrival time, in nanoseconds since the process began: the moment at which the
+    /// whole burst is possible again.
     full_at: AtomicU64,
 }
 
 impl RateCell {
-    /// Takes units, if they are available at this time since the process began. A request that
-    /// costs more than the burst takes the whole burst: otherwise no such request could succeed.
+    /// Takes units, if they are available at `now`, the time since the process began. A request
+    /// that costs more than the burst takes the whole burst: otherwise no such request could
+    /// succeed.
     ///
     /// # Errors
     /// The time after which the units are available.
@@ -179,9 +181,9 @@ impl RateCell {
         }
     }
 
-    /// Takes units that were used already, also if they were not available, and returns the time to
-    /// wait before more are used. A stream that waits is slowed down and not broken; without the
-    /// wait the rate limits nothing.
+    /// Takes units that were used already, even if they were not available, and returns the time to
+    /// wait before more are used. A stream that waits is slowed down and not broken off; without
+    /// the wait the rate would limit nothing.
     pub fn charge(&self, rate: Rate, cost: u64, now: Duration) -> Duration {
         let now = nanos(now);
         let cost = rate.nanos(cost);
@@ -196,7 +198,7 @@ impl RateCell {
     /// Checks that a unit is available at this time, and takes nothing.
     ///
     /// # Errors
-    /// The time after which one is.
+    /// The time after which a unit is available.
     pub fn check(&self, rate: Rate, now: Duration) -> Result<(), Duration> {
         let now = nanos(now);
         let full_at = self.full_at.load(Ordering::Relaxed).max(now).saturating_add(rate.nanos(1));

@@ -1,7 +1,7 @@
 //! Operations on rows that a grant may allow.
 //!
 //! **Invariant:** an upsert is an insert and an update: it is allowed only if both are.
-//! **Not here:** operations beside rows, such as creating a table (`scope`).
+//! **Not here:** operations that are not about rows, such as creating a table (`scope`).
 
 use std::fmt;
 
@@ -45,7 +45,7 @@ impl RowOperations {
     /// Returns the operations of both sets.
     #[inline]
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 

@@ -1,11 +1,11 @@
 //! Rights: the decision whether a caller may do something.
 //!
-//! Exactly one grant must allow all of a request: the first that can. If grants were added up, the
-//! columns of one could be read of rows that only another is for.
+//! Exactly one grant must allow all of a request: the first that can. If grants were combined, the
+//! columns of one could be read in the rows of another.
 //!
-//! **Invariant:** rights never change; a change of a role makes new ones. A question about one
-//! table and one key allocates nothing unless it is denied. A denial never depends on stored rows.
-//! **Not here:** the binding of a query to shard keys, which the query itself must have.
+//! **Invariant:** rights never change; a change of a role makes new ones. A check of one table and
+//! one key allocates nothing unless it is denied. A denial never depends on stored rows.
+//! **Not here:** the binding of a query to shard keys, which must be part of the query itself.
 
 mod coverage;
 mod reach;
@@ -28,8 +28,8 @@ use crate::tenant::Tenants;
 /// Part of a request: operations on the rows of a table, and all columns that it names in them.
 #[derive(Clone, Copy, Debug)]
 pub struct RowRequest<'q, C> {
-    /// All operations of the request. A change with a filter also reads. Without an operation,
-    /// rights on the table for any of them allow the request.
+    /// All operations of the request. A change with a filter also reads. Without an operation, a
+    /// grant of any operation on the table allows the request.
     pub operations: RowOperations,
     /// Name of the table.
     pub table: &'q str,
@@ -134,7 +134,7 @@ impl Rights {
     pub const ALL: &Self = &Self::all();
 
     /// Returns rights without bounds: those of a cluster without access control, and of the
-    /// system's own work. A question to them costs one branch.
+    /// system's own work. A check of them costs one branch.
     #[inline]
     pub const fn all() -> Self {
         Self(None)
@@ -159,8 +159,8 @@ impl Rights {
         Self(Some(Bounds { role, tenants, share: FairShare::COMMON }))
     }
 
-    /// Returns these rights for the tenant with this number, whose operations wait apart from those
-    /// of others, with the weight of the role. [`Rights::all`] have no number.
+    /// Returns these rights with the number of a tenant, whose operations wait in a queue of their
+    /// own, with the weight of the role. [`Rights::all`] get no number.
     #[must_use]
     pub fn with_number(mut self, number: u64) -> Self {
         if let Some(bounds) = &mut self.0 {
@@ -195,7 +195,7 @@ impl Rights {
     /// Allows a request about one shard key: the key by which it is routed.
     ///
     /// # Errors
-    /// [`Denied`] says what lacks.
+    /// [`Denied`] names the missing part.
     #[inline]
     pub fn allow_key<'q, C>(
         &self,
@@ -208,11 +208,11 @@ impl Rights {
         self.allow_if(request, |binding| binding.admits(key.as_str()))
     }
 
-    /// Allows a request that is not routed by one key. It must be bound to the keys that are
-    /// returned. A caller without tenants may be bound to none, and then finds no rows.
+    /// Allows a request that is not routed by one key. The request must then be bound to the keys
+    /// that are returned. A caller without tenants may be bound to none, and then finds no rows.
     ///
     /// # Errors
-    /// [`Denied`] says what lacks.
+    /// [`Denied`] names the missing part.
     #[inline]
     pub fn allow_bound<'q, C>(&self, request: &RowRequest<'q, C>) -> Result<Allowed<'_>, Denied>
     where
@@ -246,7 +246,7 @@ impl Rights {
         Err(explain(role, request))
     }
 
-    /// Allows what is not about rows.
+    /// Allows a request that is not about rows.
     ///
     /// # Errors
     /// [`Denied`] names the scope.
@@ -279,7 +279,7 @@ fn has_all<'q>(columns: &ColumnSet, mut named: impl Iterator<Item = &'q str>) ->
     }
 }
 
-/// Names what a request lacks, looking only at the role.
+/// Returns the reason why a request is denied, which depends on its role only.
 #[cold]
 fn explain<'q, C>(role: &CompiledRole, request: &RowRequest<'q, C>) -> Denied
 where
@@ -291,7 +291,7 @@ where
     if grants.clone().next().is_none() {
         return denied(RowLack::Table);
     }
-    let granted = |all: RowOperations, grant: &Grant| all.and(grant.operations());
+    let granted = |all: RowOperations, grant: &Grant| all.union(grant.operations());
     let missing = operations.without(grants.clone().fold(RowOperations::NONE, granted));
     if !missing.is_empty() {
         return denied(RowLack::Operations(missing));
@@ -347,7 +347,7 @@ pub enum RowLack {
 }
 
 impl RowLack {
-    /// Returns the name of the missing part, for answers and counters.
+    /// Returns the name of the missing part, for responses and counters.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Table => "table",

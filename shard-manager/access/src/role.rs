@@ -1,6 +1,6 @@
 //! Roles: named lists of grants, with scopes, a weight and limits.
 //!
-//! **Invariant:** a role that was parsed has no fault that [`RoleFault`] lists: its grants say
+//! **Invariant:** a role that was parsed has no fault that [`RoleFault`] lists: its grants state
 //! which keys they are for, and a role that is bound to keys cannot see other callers' keys through
 //! the scope `analytics`.
 //! **Not here:** the decision about a request (`rights`), storage of roles.
@@ -182,10 +182,10 @@ pub enum RoleFault {
     /// The name of a table or a column is malformed.
     #[error("must be a lower-case letter, then letters, digits or _, at most 40")]
     Name,
-    /// `*` stands among names.
+    /// A list contains `*` and names.
     #[error("must be [\"*\"] alone, or names without it")]
     WildcardAmongNames,
-    /// `*` stands for columns.
+    /// `*` is given as a column.
     #[error("must be names: leave `columns` out to grant all columns")]
     WildcardColumn,
     /// A list has no entries, or too many.

@@ -6,9 +6,10 @@
 //! A page cannot keep a key safely, so a key is exchanged for a cookie that scripts cannot read.
 //! The cookie names the key and has no rights of its own: it is good only while the key is.
 //!
-//! **Invariant:** a session is believed only if its code was made with the secret, which is used
-//! for nothing else, and codes are compared in constant time. "Expired" is said only of a session
-//! whose code is right. A session authorises no change, so another site has nothing to forge.
+//! **Invariant:** a session is accepted only if its code was made with the secret, which is used
+//! for nothing else, and codes are compared in constant time. "Expired" is reported only for a
+//! session whose code is right. A session authorises no change, so another site has nothing to
+//! forge.
 //! **Not here:** the key behind the session (`snapshot`), the route that begins one.
 
 pub mod cookie;
@@ -51,7 +52,7 @@ impl BrowserSession {
     }
 }
 
-/// Stored form of a secret, in which the catalog keeps it for all routers.
+/// Stored form of a session secret, which the catalog keeps for all routers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SessionSeed {
     bytes: [u8; SessionSecret::LEN],
@@ -64,7 +65,7 @@ impl SessionSeed {
         Self { bytes, generation: 0 }
     }
 
-    /// Returns the seed with another generation: sessions of a seed before it are refused.
+    /// Returns the seed with another generation: sessions of any other generation are refused.
     #[must_use]
     pub fn of_generation(self, generation: u64) -> Self {
         Self { generation, ..self }
@@ -92,7 +93,7 @@ impl fmt::Debug for SessionSeed {
     }
 }
 
-/// Secret that makes sessions and recognises them.
+/// Secret that signs sessions and verifies them.
 #[derive(Clone)]
 pub struct SessionSecret {
     key: hmac::Key,
@@ -104,7 +105,7 @@ impl SessionSecret {
     pub const LEN: usize = 32;
     /// Longest text of a session: an id, two numbers, a code and three dots.
     const TEXT_LEN_MAX: usize = KeyId::LEN + 20 + 20 + 43 + 3;
-    /// Beginning of each message, so that a code is none of anything else.
+    /// Prefix of each signed message: no other use of the secret has it.
     const PURPOSE: &'static [u8] = b"tessera session 1\0";
 
     /// Creates a secret of random bytes. A session of another generation is refused, so that all
@@ -129,7 +130,7 @@ impl SessionSecret {
     /// [`AuthReason`] if it was not made with this secret, has ended or is of another generation.
     pub fn open(&self, text: &str, now: UnixTime) -> Result<BrowserSession, AuthReason> {
         let (session, generation) = parse(text).ok_or(AuthReason::SessionMalformed)?;
-        // The text is made again and compared whole, so that a session has one spelling.
+        // The text is rebuilt and compared as a whole, so that a session has only one spelling.
         let made = self.seal_as(&session, generation);
         let is_made_here: bool = made.as_bytes().ct_eq(text.as_bytes()).into();
         if !is_made_here {
@@ -154,7 +155,7 @@ impl SessionSecret {
     }
 }
 
-/// Reads the parts of a text, without the code.
+/// Reads the parts of a text, without checking the code.
 fn parse(text: &str) -> Option<(BrowserSession, u64)> {
     if text.len() > SessionSecret::TEXT_LEN_MAX {
         return None;

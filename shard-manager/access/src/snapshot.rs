@@ -1,7 +1,8 @@
 //! Snapshot: all keys, roles and denials at one moment, and the caller of each key.
 //!
-//! A request reads one snapshot without a lock; a change replaces the whole. So there is no cache
-//! of good keys that a revocation would have to reach: each request compares the digest again.
+//! A request reads one snapshot without a lock; a change replaces the whole snapshot. So there is
+//! no cache of good keys that a revocation would have to reach: each request compares the digest
+//! again.
 //!
 //! **Invariant:** a key of an unknown role has no rights.
 //! **Not here:** reading the catalog, the comparison of keys (`known_keys`), tokens
@@ -60,7 +61,7 @@ pub struct Snapshot {
     denials: Denials,
     anonymous: Arc<Caller>,
     generation: u64,
-    /// Seconds since 1970.
+    /// Time at which this was last known to be current, in seconds since 1970.
     current_at: AtomicU64,
 }
 
@@ -84,7 +85,7 @@ impl Snapshot {
         if contents.roles.len() > Self::ROLES_MAX {
             return Err(SnapshotError::TooManyRoles { count: contents.roles.len() });
         }
-        // A stored role replaces a built-in one only if it may: `anonymous`.
+        // The only built-in role that a stored one may replace is `anonymous`.
         let stored =
             contents.roles.into_iter().filter(|role| !AccessRole::is_reserved(role.name()));
         let roles = AccessRole::built_in().into_iter().chain(stored);
@@ -106,7 +107,8 @@ impl Snapshot {
         snapshot.keys.reserve(contents.keys.len());
         for record in contents.keys {
             let id = record.id;
-            // Another entry of an id, as in a file beside the catalog, takes no refusal back.
+            // An id may have several entries, such as one in a file and one in the catalog. A
+            // usable entry never replaces another, so that no refusal is undone.
             let is_refused = record.state(UnixTime::default()) != KeyState::Usable;
             if is_refused || !snapshot.keys.contains(id) {
                 let entry = snapshot.entry(record, limits);
@@ -147,7 +149,8 @@ impl Snapshot {
         self.keys.share_uses(&earlier.keys);
     }
 
-    /// Returns the caller that has this identity. Its role need not exist: then it has no rights.
+    /// Returns the caller that has this identity. If its role does not exist, the caller has no
+    /// rights.
     pub fn caller(&self, identity: CallerIdentity, limits: &LimitSource<'_>) -> Caller {
         let CallerIdentity { principal, role, tenants, expires_at } = identity;
         let compiled = self.roles.get(&role);
@@ -195,19 +198,19 @@ impl Snapshot {
         &self.denials
     }
 
-    /// Returns the counter of changes that this snapshot has.
+    /// Returns the catalog's counter of changes at this snapshot.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Returns the seconds since this was known to be current.
+    /// Returns the seconds since this was last known to be current.
     pub fn age(&self, now: UnixTime) -> u64 {
         now.since(UnixTime::from_seconds(self.current_at.load(Ordering::Relaxed)))
     }
 
     /// Records that the catalog was seen at this time and has no later change. A time before the
-    /// last one is that of a clock that was corrected, and replaces it: with the other, the
-    /// snapshot would seem current until the clock is there again.
+    /// last one comes from a clock that was corrected, and replaces it: otherwise the snapshot
+    /// would seem current until the clock reaches the last one again.
     pub fn confirm(&self, now: UnixTime) {
         self.current_at.store(now.seconds(), Ordering::Relaxed);
     }

@@ -3,8 +3,8 @@
 //! Tenants are compared by bytes. Unicode has several spellings of one text on the screen; if they
 //! were equal here but not in the databases, a caller could reach rows that a check did not see.
 //!
-//! **Invariant:** a caller has at most [`Tenants::MAX`] tenants, each of 1 to
-//! [`Tenants::LEN_MAX`] bytes without control characters. No tenant matches no key.
+//! **Invariant:** a caller has at most [`Tenants::MAX`] tenants, each of 1 to [`Tenants::LEN_MAX`]
+//! bytes without control characters. A caller without tenants has no keys by `$tenant`.
 //! **Not here:** the keys that a tenant may use (`grant`).
 
 /// Tenants of a caller, in ascending order, each once.

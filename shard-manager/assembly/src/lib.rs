@@ -18,7 +18,7 @@ pub use postgres::open::ConnectedCluster;
 pub use postgres::temporary_database::TemporaryDatabase;
 pub use sqlite::open::EmbeddedCluster;
 
-/// Opens an embedded cluster, creating what is new and migrating what is old. Blocks.
+/// Opens an embedded cluster, creating what is missing and migrating what is old. Blocks.
 ///
 /// # Errors
 /// [`OpenError`], with a sentence that states what the operator has to do.
@@ -46,7 +46,7 @@ pub fn open_primaries(cluster: &EmbeddedCluster) -> Result<Manager, OpenError> {
     Manager::new(sqlite::open::open_primaries(cluster)?.cluster)
 }
 
-/// Opens a cluster of PostgreSQL nodes, creating what is new and migrating what is old. Blocks.
+/// Opens a cluster of PostgreSQL nodes, creating what is missing and migrating what is old. Blocks.
 ///
 /// # Errors
 /// [`OpenError`], with a sentence that states what the operator has to do.

@@ -44,7 +44,7 @@ pub enum AddressError {
         "the database of a cache is a number from 0 to {DATABASE_MAX}, such as redis://127.0.0.1:6379/0"
     )]
     Database,
-    /// A parameter other than `?ca=`.
+    /// A parameter other than a single `?ca=` with a value.
     #[error(
         "the only parameter of a cache address is ca, a file of trusted certificate authorities"
     )]

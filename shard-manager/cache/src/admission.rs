@@ -29,7 +29,7 @@ const TICK_SHIFT: u32 = 4;
 /// highest age that a client can allow. A request after a longer gap counts as the first.
 const GAP_BITS: u32 = 20;
 /// Bits of the time of the last request, in ticks, which wraps around after about five hours. A
-/// query that is repeated just then is taken for one repeated at once.
+/// query that is repeated just then is taken for one repeated immediately.
 const LAST_BITS: u32 = 30;
 /// Bits of the tag, which distinguishes the queries of one line.
 const TAG_BITS: u32 = 14;
@@ -78,7 +78,7 @@ pub(super) enum Expected {
 #[derive(Default)]
 struct Slot {
     /// Time of the last request, and the average gap between requests: 0 after a single request.
-    asks: AtomicU64,
+    requests: AtomicU64,
     /// Time at which the entry last seen in Redis was current.
     seen: AtomicU64,
 }
@@ -102,8 +102,8 @@ fn tag_of(word: u64) -> u64 {
     word >> (LAST_BITS + GAP_BITS)
 }
 
-/// Returns the ticks from `last` to `now`; 0 if `now` is earlier. Threads differ by little: almost
-/// a whole round between the two means that `now` is earlier.
+/// Returns the ticks from `last` to `now`; 0 if `now` is earlier. The times of different threads
+/// differ only slightly, so a difference of almost the whole range means that `now` is earlier.
 fn since(last: u64, now: u64) -> u64 {
     let passed = now.wrapping_sub(last) & LAST_MASK;
     if passed > LAST_MASK - GAP_MAX { 0 } else { passed }
@@ -118,7 +118,7 @@ impl Admission {
 
     /// Records a request; returns true if the query is frequent enough to look up its answer in
     /// Redis and to keep it there.
-    pub(super) fn asked(&self, question: Question, now: u64, age_max: Duration) -> bool {
+    pub(super) fn record_request(&self, question: Question, now: u64, age_max: Duration) -> bool {
         let gap = self.gap(question, (now >> TICK_SHIFT) & LAST_MASK);
         let within = age_max.as_micros() as u64;
         self.min_uses <= 1
@@ -131,15 +131,15 @@ impl Admission {
         let tag = question.tag();
         let Some(slot) = find(slots, tag) else {
             let idle = |slot: &&Slot| {
-                let word = slot.asks.load(Ordering::Relaxed);
+                let word = slot.requests.load(Ordering::Relaxed);
                 if word == 0 { LAST_MASK } else { since(word >> GAP_BITS & LAST_MASK, now) }
             };
             if let Some(slot) = slots.iter().max_by_key(idle) {
-                slot.asks.store(word(tag, now, 0), Ordering::Relaxed);
+                slot.requests.store(word(tag, now, 0), Ordering::Relaxed);
             }
             return None;
         };
-        let known = slot.asks.load(Ordering::Relaxed);
+        let known = slot.requests.load(Ordering::Relaxed);
         let (gap, passed) = (known & GAP_MAX, since(known >> GAP_BITS & LAST_MASK, now));
         if gap != 0 && passed < FASTEST {
             return Some(gap);
@@ -152,7 +152,7 @@ impl Admission {
         let reported = word(tag, now, gap);
         let (set, seen) = (Ordering::Relaxed, Ordering::Relaxed);
         // Another thread recorded a request at the same time: that one counts.
-        let _ = slot.asks.compare_exchange(known, reported, set, seen);
+        let _ = slot.requests.compare_exchange(known, reported, set, seen);
         (gap != 0).then_some(gap)
     }
 
@@ -166,7 +166,7 @@ impl Admission {
     }
 
     /// Records an entry in Redis, and the time at which it was current.
-    pub(super) fn saw(&self, question: Question, as_of: u64) {
+    pub(super) fn record_entry(&self, question: Question, as_of: u64) {
         let tag = question.tag();
         let Some(slot) = find(&self.line(question).0, tag) else { return };
         let known = slot.seen.load(Ordering::Relaxed);
@@ -189,7 +189,7 @@ impl Admission {
 }
 
 fn find(slots: &[Slot; WAYS], tag: u64) -> Option<&Slot> {
-    slots.iter().find(|slot| tag_of(slot.asks.load(Ordering::Relaxed)) == tag)
+    slots.iter().find(|slot| tag_of(slot.requests.load(Ordering::Relaxed)) == tag)
 }
 
 #[cfg(test)]
@@ -209,10 +209,16 @@ mod tests {
     #[test]
     fn the_second_request_soon_after_the_first_is_admitted() {
         let table = Admission::new(2);
-        assert!(!table.asked(question(1), 5 * SECOND, AGE), "a second request may never come");
-        assert!(table.asked(question(1), 5 * SECOND + 400_000, AGE));
-        assert!(!table.asked(question(2), 5 * SECOND + 400_000, AGE), "it is another query");
-        assert!(!table.asked(question(2), 5 * SECOND + 950_000, AGE), "too seldom");
+        assert!(
+            !table.record_request(question(1), 5 * SECOND, AGE),
+            "a second request may never come"
+        );
+        assert!(table.record_request(question(1), 5 * SECOND + 400_000, AGE));
+        assert!(
+            !table.record_request(question(2), 5 * SECOND + 400_000, AGE),
+            "it is another query"
+        );
+        assert!(!table.record_request(question(2), 5 * SECOND + 950_000, AGE), "too seldom");
     }
 
     #[test]
@@ -221,26 +227,26 @@ mod tests {
         let strict = Duration::from_millis(10);
         for number in 0..10 {
             let at = SECOND + number * 100_000;
-            assert_eq!(table.asked(question(1), at, AGE), number > 0);
-            assert!(!table.asked(question(1), at + 50_000, strict));
+            assert_eq!(table.record_request(question(1), at, AGE), number > 0);
+            assert!(!table.record_request(question(1), at + 50_000, strict));
         }
-        assert!(!table.asked(question(1), 3 * SECOND, Duration::ZERO));
+        assert!(!table.record_request(question(1), 3 * SECOND, Duration::ZERO));
     }
 
     #[test]
     fn with_one_use_the_first_request_is_admitted() {
         let table = Admission::new(1);
-        assert!(table.asked(question(1), 0, Duration::ZERO));
+        assert!(table.record_request(question(1), 0, Duration::ZERO));
     }
 
     #[test]
     fn a_query_not_requested_for_long_starts_over() {
         let table = Admission::new(2);
         for number in 0..100 {
-            table.asked(question(1), SECOND + number * 1_000, AGE);
+            table.record_request(question(1), SECOND + number * 1_000, AGE);
         }
-        assert!(!table.asked(question(1), 60 * SECOND, AGE));
-        assert!(table.asked(question(1), 60 * SECOND + 1_000, AGE));
+        assert!(!table.record_request(question(1), 60 * SECOND, AGE));
+        assert!(table.record_request(question(1), 60 * SECOND + 1_000, AGE));
     }
 
     #[test]
@@ -250,15 +256,15 @@ mod tests {
         for hours in [1, 2, 3, 4] {
             let table = Admission::new(2);
             for number in 0..10 {
-                table.asked(in_line(0), SECOND + number * 1_000, AGE);
+                table.record_request(in_line(0), SECOND + number * 1_000, AGE);
             }
             let later = SECOND + hours * HOUR;
-            assert!(!table.asked(in_line(0), later, AGE), "{hours} h");
-            assert!(table.asked(in_line(0), later + 1_000, AGE), "{hours} h");
+            assert!(!table.record_request(in_line(0), later, AGE), "{hours} h");
+            assert!(table.record_request(in_line(0), later + 1_000, AGE), "{hours} h");
             for tag in 1..WAYS as u64 {
-                table.asked(in_line(tag), later + hours * HOUR, AGE);
+                table.record_request(in_line(tag), later + hours * HOUR, AGE);
             }
-            table.asked(in_line(9), later + hours * HOUR + 1_000, AGE);
+            table.record_request(in_line(9), later + hours * HOUR + 1_000, AGE);
             assert!(find(&table.line(in_line(0)).0, in_line(0).tag()).is_none(), "{hours} h");
         }
     }
@@ -267,24 +273,24 @@ mod tests {
     fn a_request_recorded_late_does_no_harm() {
         let table = Admission::new(2);
         for at in [SECOND, SECOND + 100_000, SECOND + 90_000, SECOND + 200_000] {
-            table.asked(question(1), at, AGE);
+            table.record_request(question(1), at, AGE);
         }
-        assert!(table.asked(question(1), SECOND + 300_000, AGE));
+        assert!(table.record_request(question(1), SECOND + 300_000, AGE));
     }
 
     #[test]
     fn the_entry_last_seen_decides_the_expectation() {
         let table = Admission::new(1);
         let expects = |now| table.expects(question(1), now, AGE);
-        table.saw(question(1), SECOND);
+        table.record_entry(question(1), SECOND);
         assert_eq!(expects(SECOND), Expected::Unknown, "it was never requested");
-        table.asked(question(1), SECOND, AGE);
-        table.saw(question(1), SECOND);
+        table.record_request(question(1), SECOND, AGE);
+        table.record_entry(question(1), SECOND);
         assert_eq!(expects(2 * SECOND), Expected::Enough);
         assert_eq!(expects(2 * SECOND + 1), Expected::TooOld);
-        table.saw(question(1), SECOND / 2);
+        table.record_entry(question(1), SECOND / 2);
         assert_eq!(expects(2 * SECOND), Expected::Enough, "an older entry replaces no newer one");
-        table.saw(question(1), 3 * SECOND);
+        table.record_entry(question(1), 3 * SECOND);
         assert_eq!(expects(4 * SECOND), Expected::Enough);
         assert_eq!(expects(SECOND), Expected::Enough, "for a reader that began earlier");
         table.forget(question(1));
@@ -296,15 +302,15 @@ mod tests {
         let table = Admission::new(2);
         let in_line = |tag: u64| Question((tag + 1) << (u64::BITS - TAG_BITS) | 7);
         for tag in 0..WAYS as u64 {
-            table.asked(in_line(tag), SECOND + tag * 1_000, AGE);
+            table.record_request(in_line(tag), SECOND + tag * 1_000, AGE);
         }
-        table.asked(in_line(0), SECOND + 10_000, AGE);
-        table.saw(in_line(1), SECOND);
-        table.asked(in_line(9), SECOND + 20_000, AGE);
-        assert!(table.asked(in_line(0), SECOND + 30_000, AGE));
+        table.record_request(in_line(0), SECOND + 10_000, AGE);
+        table.record_entry(in_line(1), SECOND);
+        table.record_request(in_line(9), SECOND + 20_000, AGE);
+        assert!(table.record_request(in_line(0), SECOND + 30_000, AGE));
         assert_eq!(table.expects(in_line(1), SECOND, AGE), Expected::Unknown);
         assert_eq!(table.expects(in_line(9), SECOND, AGE), Expected::Unknown, "not another's");
-        assert!(!table.asked(in_line(1), SECOND + 40_000, AGE), "its slot was taken");
+        assert!(!table.record_request(in_line(1), SECOND + 40_000, AGE), "its slot was taken");
     }
 
     #[test]
@@ -312,7 +318,7 @@ mod tests {
         let table = Admission::new(2);
         assert_eq!(size_of_val(&*table.lines), 1 << 20);
         for number in 0..300_000 {
-            table.asked(question(number), SECOND + number, AGE);
+            table.record_request(question(number), SECOND + number, AGE);
         }
         assert_eq!(size_of_val(&*table.lines), 1 << 20);
     }
@@ -330,14 +336,14 @@ mod tests {
         ) {
             let table = Admission::new(min_uses);
             let within = Duration::from_micros(age);
-            let mut asks: Vec<(u64, usize)> = Vec::new();
+            let mut requests: Vec<(u64, usize)> = Vec::new();
             for (index, gap) in gaps.iter().enumerate() {
-                asks.extend((0..20).map(|number| (began + number * gap, index)));
+                requests.extend((0..20).map(|number| (began + number * gap, index)));
             }
-            asks.sort_unstable();
+            requests.sort_unstable();
             let mut last = vec![false; gaps.len()];
-            for (at, index) in asks {
-                last[index] = table.asked(question(index as u64), at, within);
+            for (at, index) in requests {
+                last[index] = table.record_request(question(index as u64), at, within);
             }
             for (gap, admitted) in gaps.iter().zip(last) {
                 let needed = gap * min_uses as u64;
@@ -354,13 +360,13 @@ mod tests {
 
         #[test]
         fn no_input_overflows(
-            asks in prop::collection::vec((0_u64..40, any::<u64>(), any::<u64>()), 0..60),
+            requests in prop::collection::vec((0_u64..40, any::<u64>(), any::<u64>()), 0..60),
         ) {
             let table = Admission::new(usize::MAX);
-            for (number, now, age) in asks {
+            for (number, now, age) in requests {
                 let age = Duration::from_micros(age);
-                table.asked(question(number), now, age);
-                table.saw(question(number), now);
+                table.record_request(question(number), now, age);
+                table.record_entry(question(number), now);
                 table.expects(question(number), now, age);
             }
         }

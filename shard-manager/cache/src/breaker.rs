@@ -1,4 +1,5 @@
-//! Circuit breaker: decides whether Redis is used, by how it has answered.
+//! Circuit breaker: decides from the failures and durations of earlier commands whether Redis is
+//! used.
 //!
 //! The breaker opens after several failures in a row, or when answers are slow for a while; then
 //! Redis is not used. On a busy machine everything is late, and delays of the router itself do not
@@ -24,8 +25,8 @@ const FAILURES_MAX: u32 = 3;
 const SLOW_MAX: u32 = 32;
 /// Only the first answer in each span of this length is judged: what one pause delays counts once.
 const SPAN: Duration = Duration::from_millis(10);
-/// A thread that wakes this much too late is late itself, if the delay also exceeds that of a slow
-/// answer.
+/// A timeout that its thread notices later than this counts as slow, not as failed, if the delay
+/// also exceeds the duration of a slow answer.
 const LATE_FROM: Duration = Duration::from_millis(5);
 /// A read of a shard changes the average duration by one part in this many.
 const WEIGHT: u64 = 8;
@@ -66,12 +67,12 @@ pub(super) struct Breaker {
 /// Instruction of the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Advice {
-    /// Redis may be asked.
-    Ask,
+    /// Redis may be used.
+    Use,
     /// Redis must not be used.
-    Leave,
+    Avoid,
     /// Redis must not be used; the caller begins a trial and reports its end.
-    Try,
+    Trial,
 }
 
 impl Breaker {
@@ -107,7 +108,7 @@ impl Breaker {
     /// Returns the instruction for now.
     pub(super) fn advice(&self) -> Advice {
         if self.is_closed() {
-            return Advice::Ask;
+            return Advice::Use;
         }
         let (until, now) = (self.until.load(Ordering::Acquire), self.millis());
         // The caller that postpones the time is the one that begins the trial; if its end is never
@@ -115,15 +116,16 @@ impl Breaker {
         let later = now + TRIAL_LOST.as_millis() as u64;
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
         if now < until || self.until.compare_exchange(until, later, set, seen).is_err() {
-            return Advice::Leave;
+            return Advice::Avoid;
         }
         match self.state.compare_exchange(OPEN, HALF_OPEN, set, seen) {
-            Ok(_) | Err(HALF_OPEN) => Advice::Try,
-            Err(_) => Advice::Leave,
+            Ok(_) | Err(HALF_OPEN) => Advice::Trial,
+            Err(_) => Advice::Avoid,
         }
     }
 
-    /// Records the duration of a read of a shard, by the same threads on the same machine.
+    /// Records the duration of a read of a shard. It is comparable with that of a lookup in Redis,
+    /// because the same threads on the same machine measure both.
     pub(super) fn shard_took(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX) / WEIGHT;
         let usual = self.shards.load(Ordering::Relaxed);
@@ -142,8 +144,8 @@ impl Breaker {
         self.judge(took, now)
     }
 
-    /// Judges a command given up now that was to be given up at `until`; returns true if the
-    /// breaker opens.
+    /// Judges a command that is given up now and was due to be given up at `until`; returns true if
+    /// the breaker opens.
     pub(super) fn late(&self, until: Instant, now: Instant) -> bool {
         let own = now.saturating_duration_since(until);
         if own <= LATE_FROM.max(self.slow_from) {
@@ -182,7 +184,7 @@ impl Breaker {
     }
 
     /// Ends a trial.
-    pub(super) fn tried(&self, is_well: bool) {
+    pub(super) fn end_trial(&self, is_well: bool) {
         if is_well {
             self.failures.store(0, Ordering::Relaxed);
             self.slow.store(0, Ordering::Relaxed);
@@ -195,7 +197,7 @@ impl Breaker {
 
     fn open_from(&self, state: u8) -> bool {
         let pause = self.pause.load(Ordering::Relaxed);
-        // Before the state, so that no thread finds the breaker open and its pause over.
+        // Stored before the state, so that no thread finds the breaker open and its pause over.
         self.until.store(self.millis() + pause, Ordering::Release);
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
         let opened = self.state.compare_exchange(state, OPEN, set, seen).is_ok();
@@ -327,19 +329,19 @@ mod tests {
         for _ in 0..3 {
             breaker.failed();
         }
-        assert_eq!(breaker.advice(), Advice::Leave, "the pause has begun");
+        assert_eq!(breaker.advice(), Advice::Avoid, "the pause has begun");
         for pause in [2_000, 4_000, 8_000, 10_000, 10_000] {
             wait_out(&breaker);
             assert_eq!(breaker.pause.load(Ordering::Relaxed), pause);
-            assert_eq!((breaker.advice(), breaker.advice()), (Advice::Try, Advice::Leave));
+            assert_eq!((breaker.advice(), breaker.advice()), (Advice::Trial, Advice::Avoid));
             assert_eq!(breaker.state(), BreakerState::HalfOpen);
-            breaker.tried(false);
-            assert_eq!(breaker.advice(), Advice::Leave);
+            breaker.end_trial(false);
+            assert_eq!(breaker.advice(), Advice::Avoid);
         }
         wait_out(&breaker);
-        assert_eq!(breaker.advice(), Advice::Try);
-        breaker.tried(true);
-        assert_eq!((breaker.advice(), breaker.state()), (Advice::Ask, BreakerState::Closed));
+        assert_eq!(breaker.advice(), Advice::Trial);
+        breaker.end_trial(true);
+        assert_eq!((breaker.advice(), breaker.state()), (Advice::Use, BreakerState::Closed));
         for _ in 0..3 {
             breaker.failed();
         }

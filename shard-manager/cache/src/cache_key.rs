@@ -100,7 +100,8 @@ impl Secrets {
     }
 }
 
-/// True if an answer can be cached at all: it is the first page of its one key.
+/// True if an answer can be cached at all: it is the first page of a query about one key, without a
+/// count of all rows.
 pub(super) fn is_kept(query: &ReadQuery) -> bool {
     query.after.is_none() && query.offset == 0 && !query.counts && query.keys.is_empty()
 }

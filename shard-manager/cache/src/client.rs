@@ -48,7 +48,7 @@ pub(super) struct SendPermits {
     most: usize,
 }
 
-/// Permit to send a command without waiting for it; given back by its drop.
+/// Permit to send a command without waiting for it; it is returned when dropped.
 pub(super) struct SendPermit(Arc<AtomicUsize>, usize);
 
 impl SendPermits {
@@ -95,11 +95,11 @@ impl Client {
 
     /// Returns true if Redis may be used now. Begins a trial if the pause of the breaker is over,
     /// without waiting for it.
-    pub(super) fn may_ask(self: &Arc<Self>) -> bool {
+    pub(super) fn may_use(self: &Arc<Self>) -> bool {
         match self.breaker.advice() {
-            Advice::Ask => true,
-            Advice::Leave => false,
-            Advice::Try => {
+            Advice::Use => true,
+            Advice::Avoid => false,
+            Advice::Trial => {
                 let client = Arc::clone(self);
                 spawn(async move { client.try_again().await });
                 false
@@ -113,19 +113,19 @@ impl Client {
         let end = Instant::now() + TRIAL_MAX;
         let until = |until: Instant| WaitLimits { until: until.min(end), connection: CONNECT_MAX };
         // The first command may have to connect; the second shows how long a response takes.
-        let is_well = self.connections.ask(&ping, until(end)).await.is_ok()
-            && self.connections.ask(&ping, until(Instant::now() + self.patience)).await.is_ok();
+        let is_well = self.connections.send(&ping, until(end)).await.is_ok()
+            && self.connections.send(&ping, until(Instant::now() + self.patience)).await.is_ok();
         // Connections that failed before the end of the trial no longer count.
         self.connections.take_failures();
-        self.breaker.tried(is_well);
+        self.breaker.end_trial(is_well);
         if is_well {
             tracing::info!(address = %self.connections.address(), "the cache answers again");
         }
     }
 
     /// Sends a command and waits for the response, at most until `until`.
-    pub(super) async fn ask(&self, cmd: &Cmd, until: Instant) -> Reply {
-        let error = match self.connections.ask(cmd, self.wait_limits(until)).await {
+    pub(super) async fn send(&self, cmd: &Cmd, until: Instant) -> Reply {
+        let error = match self.connections.send(cmd, self.wait_limits(until)).await {
             Ok(Answered { value, took }) => {
                 self.answered(took);
                 return Reply::Answer(value);
@@ -136,17 +136,18 @@ impl Client {
         if matches!(&error, RedisError::Refused(code) if code == "WRONGTYPE") {
             return Reply::WrongKind;
         }
-        self.blame(&error, until);
+        self.report_failure(&error, until);
         if matches!(error, RedisError::Late) { Reply::Late } else { Reply::Failed }
     }
 
-    /// Runs a script. Its refusal is not a failure of Redis, unless Redis refuses every command.
-    pub(super) async fn step(&self, step: &RedisStep, until: Instant) -> Option<Value> {
+    /// Runs a script. A script that Redis refuses is not a failure of Redis, unless Redis refuses
+    /// every command.
+    pub(super) async fn run_script(&self, step: &RedisStep, until: Instant) -> Option<Value> {
         let limits = self.wait_limits(until);
-        let answer = match self.connections.ask(&step.cmd, limits).await {
+        let answer = match self.connections.send(&step.cmd, limits).await {
             Err(RedisError::Refused(code)) if code == "NOSCRIPT" => {
-                match self.connections.ask(&step.load(), limits).await {
-                    Ok(_) => self.connections.ask(&step.cmd, limits).await,
+                match self.connections.send(&step.load(), limits).await {
+                    Ok(_) => self.connections.send(&step.cmd, limits).await,
                     Err(error) => Err(error),
                 }
             }
@@ -168,7 +169,7 @@ impl Client {
             | RedisError::Late => false,
         };
         if !is_of_this_script {
-            self.blame(&error, until);
+            self.report_failure(&error, until);
         }
         None
     }
@@ -194,7 +195,7 @@ impl Client {
     }
 
     /// Reports a failure to the breaker, if it is one of Redis.
-    fn blame(&self, error: &RedisError, until: Instant) {
+    fn report_failure(&self, error: &RedisError, until: Instant) {
         let (opens, why) = match error {
             RedisError::Connecting | RedisError::Unreachable(_) | RedisError::Ended => {
                 // Each connection counts once, however many commands have waited for it.
@@ -235,7 +236,7 @@ impl Client {
             let _permit = permit;
             let mut cmd = redis::cmd("UNLINK");
             cmd.arg(&keys);
-            client.ask(&cmd, Instant::now() + UNWAITED_MAX).await;
+            client.send(&cmd, Instant::now() + UNWAITED_MAX).await;
         });
         // On an open connection the command is sent before the response to the client.
         if sent.as_mut().now_or_never().is_none() {
@@ -243,7 +244,7 @@ impl Client {
         }
     }
 
-    /// Closes its connections.
+    /// Closes the connections to Redis.
     pub(super) fn close(&self) {
         self.connections.close();
     }

@@ -49,7 +49,7 @@ pub(super) enum RedisError {
     /// The connection ended.
     #[error("the connection ended")]
     Ended,
-    /// The connection was not yet open when the time for a response ended.
+    /// The command waited for a connection to open, and no response came in time.
     #[error("the connection is being made")]
     Connecting,
     /// Redis did not answer in time.
@@ -107,7 +107,7 @@ struct SharedConnection(Mutex<State>, Arc<Failures>);
 enum State {
     #[default]
     Idle,
-    /// Receives the end of the attempt; start of the attempt.
+    /// Receiver of the end of the attempt, and the start of the attempt.
     Connecting(watch::Receiver<Option<RedisError>>, Instant),
     Open(Open),
 }
@@ -115,7 +115,7 @@ enum State {
 #[derive(Clone)]
 struct Open {
     connection: MultiplexedConnection,
-    /// Number that distinguishes it from its predecessors.
+    /// Number that distinguishes the connection from its predecessors.
     number: u64,
     timeouts: Arc<TimeoutStreak>,
 }
@@ -168,10 +168,10 @@ impl Connections {
 
     /// Sends a command on the connection of this thread. A connection that has ended, or ends
     /// before the response, is replaced once.
-    pub(super) async fn ask(&self, cmd: &Cmd, limits: WaitLimits) -> Result<Answered, RedisError> {
+    pub(super) async fn send(&self, cmd: &Cmd, limits: WaitLimits) -> Result<Answered, RedisError> {
         let link = self.own();
-        match link.ask(cmd, &self.address, limits).await {
-            Err(RedisError::Ended) => link.ask(cmd, &self.address, limits).await,
+        match link.send(cmd, &self.address, limits).await {
+            Err(RedisError::Ended) => link.send(cmd, &self.address, limits).await,
             answer => answer,
         }
     }
@@ -222,7 +222,7 @@ impl Connections {
 }
 
 impl SharedConnection {
-    async fn ask(
+    async fn send(
         self: &Arc<Self>,
         cmd: &Cmd,
         address: &CacheAddress,
@@ -242,7 +242,8 @@ impl SharedConnection {
             Ok(Ok(value)) => Ok(Answered { value, took: asked.elapsed() }),
             Ok(Err(error)) if error.is_unrecoverable_error() || error.is_io_error() => {
                 if self.forget(open.number) {
-                    // Once for all commands; not at all if the next connection opens in time.
+                    // Counted once for all commands; not at all if the next connection opens in
+                    // time.
                     self.1.add(RedisError::Ended);
                 }
                 Err(RedisError::Ended)
@@ -280,8 +281,8 @@ impl SharedConnection {
                 }
             };
             if let Some(making) = making {
-                // Only now that the lock is released: a runtime that shuts down drops the task at
-                // once, and to drop it takes the lock.
+                // Spawned only after the lock is released: a runtime that shuts down drops the task
+                // at once, and dropping it takes the lock.
                 tokio::spawn(making.make(address.clone()));
             }
             has_waited = true;
@@ -330,7 +331,7 @@ impl ConnectionAttempt {
 
     fn fail(&self, error: RedisError) {
         *self.0.state() = State::Idle;
-        // Once for all commands that wait, and also if none does any more.
+        // Counted once for all commands that wait, and even if none waits any more.
         self.0.1.add(error.clone());
         self.1.send_replace(Some(error));
     }

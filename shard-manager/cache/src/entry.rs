@@ -3,9 +3,9 @@
 //! ```text
 //! json of the rows | ends of the rows | trailer | tag
 //! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline, floor,
-//!          seen, shape
+//!          seen, format
 //! ```
-//! The trailer has a fixed length and stands at the end, so that a script can read it, and the
+//! The trailer has a fixed length and precedes only the tag, so that a script can read it, and the
 //! bytes before it become the rows without being copied. The tag is a 128-bit SipHash-2-4, keyed
 //! with a secret of the cluster, of the entry's key and all its bytes. An entry that was cut or
 //! changed, or comes from another cluster or another key, does not decode.
@@ -121,7 +121,7 @@ impl Entry {
     }
 }
 
-/// Returns the last bytes, which distinguish two entries of one key.
+/// Returns the tag in the last bytes, which distinguishes the entries of one key.
 pub(super) fn tag_of(bytes: &[u8]) -> Option<[u8; TAG_LEN]> {
     bytes.split_last_chunk::<TAG_LEN>().map(|(_, tag)| *tag)
 }

@@ -29,7 +29,7 @@ pub struct CacheServer {
 /// Reads version and settings of a Redis server.
 ///
 /// # Errors
-/// A sentence, if the server cannot be reached or refuses the command.
+/// A sentence with the reason, if the server cannot be reached or refuses the command.
 pub async fn inspect(address: &CacheAddress) -> Result<CacheServer, String> {
     let asked = async {
         let mut connection = connect(address).await.map_err(|error| error.to_string())?;

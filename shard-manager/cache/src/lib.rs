@@ -16,7 +16,7 @@
 //! rows newer than the claim and never older. `floor` is the position that the replica has applied
 //! or was required to have; on a primary in a file, the committed position. On a primary server it
 //! is 0: a commit has a position when it is flushed, before reads see it, so the server's position
-//! proves nothing. `as_of` is now, or the last moment at which the replica had everything. An
+//! proves nothing. `as_of` is now, or the last moment at which the replica had every change. An
 //! answer is not kept if another node became the primary during the read.
 //!
 //! # When an entry answers a read
@@ -41,10 +41,10 @@
 //! answer; store under the lease*. If no entry is known to be new enough, the lease is requested at
 //! once: Redis grants it if the stored entry is older than the reader allows, and otherwise returns
 //! the entry. Redis compares times only; the reader decides whether the entry is enough. If the
-//! entry lacks something else, a second request says so and takes the lease. A write: *commit; send
-//! the invalidation; answer*; an invalidation removes the whole hash, leases included. Leases are
-//! those of Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they let one of many
-//! readers fill, and stop a fill that a write has overtaken.
+//! entry is insufficient for another reason, a second request names its tag and takes the lease. A
+//! write: *commit; send the invalidation; answer*; an invalidation removes the whole hash, leases
+//! included. Leases are those of Nishtala et al. ("Scaling Memcache at Facebook", NSDI 2013): they
+//! let one of many readers fill, and stop a fill that a write has overtaken.
 //!
 //! # Why each race ends well
 //! *After any of these races the entry that is left is still a true claim: it serves no session
@@ -68,7 +68,7 @@
 //! | a router does not know that the slot has moved | the old owner's claims end with the move, because it refuses later reads: see above; a session that has read from the new owner brings the epoch, and the router learns the move first |
 //! | a read of the old owner ends after the move | its rows and its claim are of the time before, under the old key |
 //! | Redis restarts with old data | the claims are too old, or lack what the session has seen |
-//! | a writer's client disconnects | the invalidation is sent all the same; before the commit, as if it were lost |
+//! | a writer disconnects | the invalidation is still sent; before the commit, it counts as lost |
 //! | a table is dropped and created again | its declaration is part of the field name |
 //!
 //! # Failures of Redis
@@ -156,13 +156,13 @@ impl CacheSettings {
     pub const PATIENCE_MIN: Duration = Duration::from_millis(1);
     /// Highest `patience`.
     pub const PATIENCE_MAX: Duration = Duration::from_secs(1);
-    /// Default of the highest size of an entry in bytes.
+    /// Default of `entry_bytes_max`.
     pub const ENTRY_BYTES_DEFAULT: usize = 64 << 10;
-    /// Lowest value of that setting.
+    /// Lowest `entry_bytes_max`.
     pub const ENTRY_BYTES_LEAST: usize = 1 << 10;
-    /// Highest value of that setting.
+    /// Highest `entry_bytes_max`.
     pub const ENTRY_BYTES_MOST: usize = 1 << 20;
-    /// Highest size of the in-process cache in bytes.
+    /// Highest `near_bytes`.
     pub const NEAR_BYTES_MAX: usize = 1 << 30;
     /// Default of `min_uses`.
     pub const MIN_USES_DEFAULT: usize = 2;
@@ -171,7 +171,7 @@ impl CacheSettings {
     /// Highest `min_uses`.
     pub const MIN_USES_MOST: usize = 1_000;
 
-    /// Returns a cache at this address, with default settings.
+    /// Returns the default settings of a cache at this address.
     pub fn at(address: CacheAddress) -> Self {
         Self {
             address,
@@ -228,20 +228,20 @@ impl Cache {
             fills: of(Count::Fill),
             rejected: of(Count::Rejected),
             errors: of(Count::Error),
-            voids: of(Count::Invalidation),
-            near_hits: of(Count::LocalHit),
-            seldom: of(Count::Seldom),
+            invalidations: of(Count::Invalidation),
+            local_hits: of(Count::LocalHit),
+            too_infrequent: of(Count::TooInfrequent),
             breaker: self.client.breaker.state(),
         }
     }
 
     /// Begins a trial of Redis if the pause of the breaker is over, without waiting for it. Reads
     /// do the same; this is for a cluster without reads.
-    pub fn look_after(&self) {
-        self.client.may_ask();
+    pub fn begin_due_trial(&self) {
+        self.client.may_use();
     }
 
-    /// Closes its connections.
+    /// Closes the connections to Redis.
     pub fn close(&self) {
         self.client.close();
     }

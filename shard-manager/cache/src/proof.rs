@@ -1,4 +1,4 @@
-//! Proof: checks by the metadata of a cached answer that it is new enough for a reader.
+//! Proof: checks from the metadata of a cached answer that the answer is new enough for a reader.
 //!
 //! **Invariant:** an answer that passes is of the shard's timeline, is not older than the reader
 //! allows, and holds everything that the reader's session has seen. No other check applies,
@@ -65,7 +65,8 @@ impl CurrentSince {
     pub(super) fn of(now: &ClockReading, age_max: Duration) -> Self {
         let age = i64::try_from(age_max.as_micros()).unwrap_or(i64::MAX);
         let allowance = CLOCK_ALLOWANCE.as_micros() as i64;
-        // No moment lies before the clocks begin.
+        // The script reads the times of entries as unsigned numbers, for which a bound below 0
+        // means the same as 0.
         let own = now.own.saturating_sub(age).max(0);
         let wall = now.wall.saturating_sub(age).saturating_add(allowance).max(0);
         Self { process: now.process, own, wall }
@@ -135,7 +136,7 @@ mod tests {
             let mut times = times;
             times.sort_unstable();
             let applied = applied.min(times.len());
-            // The node had everything just before the first change that it has not applied.
+            // The node had every change just before the first change that it has not applied.
             let as_of = times.get(applied).map_or(10_000_000, |time| time - 1);
             let now = as_of + later;
             let process = u64::from(foreign);
@@ -146,7 +147,7 @@ mod tests {
                 if let Some(seen) = seen {
                     prop_assert!(seen <= applied as u64);
                 }
-                // Every change that was acknowledged longer ago than the bound is in it.
+                // Every change that was acknowledged longer ago than the bound is in the answer.
                 let owed = times.iter().filter(|time| **time < now - age_max as i64).count();
                 prop_assert!(owed <= applied, "{owed} of {times:?} at {now}, {applied} applied");
             }

@@ -47,7 +47,7 @@ pub struct Answer {
     pub position: Position,
     /// Source of the answer.
     pub served_by: ServedBy,
-    /// Part of the cache in the read.
+    /// Use of the cache by the read.
     pub cache: CacheUse,
 }
 
@@ -63,19 +63,19 @@ impl Answer {
     }
 }
 
-/// Highest number of requests for one lease: the second one if the entry there does not suit the
-/// reader.
+/// Highest number of requests for one lease: a second one follows if the entry that is found does
+/// not suit the reader.
 const LEASE_VISITS_MAX: usize = 2;
 
 /// Result of the lookup in Redis.
 enum Found {
     Enough(Entry),
-    /// Redis has an entry that is not new enough, of this tag, or is known to have one that is too
-    /// old.
+    /// Redis has an entry that is not new enough, with this tag; `None` if an earlier read showed
+    /// that the entry is too old.
     Stale(Option<[u8; 16]>),
     /// Redis has no entry, or none is known.
     Nothing,
-    /// Redis must not be used, or did not answer.
+    /// Redis is not used for this read, or did not answer.
     Away,
 }
 
@@ -94,7 +94,7 @@ struct Reading<'r> {
     question: Question,
     requirement: &'r FreshnessRequirement,
     began: Instant,
-    /// Time until which it waits for Redis.
+    /// Time until which the read waits for Redis.
     patient_until: Instant,
     /// Mark to keep the answer in the in-process cache.
     mark: Option<Mark>,
@@ -135,7 +135,8 @@ impl Cache {
         let patient_until = (began + self.settings.patience).min(deadline);
         let name = self.secrets.name(about, query);
         let question = Question::of(&name);
-        let is_often = self.admission.asked(question, self.clock.own(began), requirement.age_max);
+        let is_often =
+            self.admission.record_request(question, self.clock.own(began), requirement.age_max);
         if let Some(entry) = self.local_entry(&name, requirement) {
             return Ok(Answer::of(entry, ServedBy::Cache, CacheUse::Hit));
         }
@@ -175,7 +176,7 @@ impl Cache {
                 }
                 // The read failed: the next reader leads.
                 Ok(None) => {}
-                // The shard reports the timeout in its own words.
+                // The deadline has passed: the read of the shard returns the error.
                 Err(_elapsed) => {
                     reading.missed(&found);
                     return Ok(Answer::fresh(read().await?));
@@ -201,19 +202,20 @@ impl Cache {
         }
     }
 
-    /// Stores an entry; returns `None` if the result is unknown.
+    /// Stores an entry; returns false if Redis rejected it, and `None` if the result is unknown.
     async fn fill(&self, name: &Name, lease: Option<Lease>, bytes: &[u8]) -> Option<bool> {
         let until = Instant::now() + UNWAITED_MAX;
         let ttl = self.jittered_ttl();
         let Some(lease) = lease.filter(|_| !is_on(Mutation::CacheSetWithoutVersion)) else {
-            self.client.ask(&RedisStep::set(name, bytes), until).await;
+            self.client.send(&RedisStep::set(name, bytes), until).await;
             let mut expire = redis::cmd("PEXPIRE");
             expire.arg(&name.key).arg(ttl.as_millis() as u64);
-            self.client.ask(&expire, until).await;
+            self.client.send(&expire, until).await;
             self.tally.count(Count::Fill);
             return Some(true);
         };
-        let answer = self.client.step(&RedisStep::fill(name, lease, bytes, ttl), until).await?;
+        let step = RedisStep::fill(name, lease, bytes, ttl);
+        let answer = self.client.run_script(&step, until).await?;
         let filled = redis::from_redis_value::<i64>(answer) == Ok(1);
         self.tally.count(if filled { Count::Fill } else { Count::Rejected });
         Some(filled)
@@ -229,18 +231,18 @@ impl Cache {
 }
 
 impl Reading<'_> {
-    /// Skips Redis because the query is too infrequent. A due trial of the breaker begins all the
-    /// same.
+    /// Skips Redis because the query is too infrequent. A trial of the breaker that is due still
+    /// begins.
     fn pass_over(&self) -> Found {
-        self.cache.client.may_ask();
-        self.cache.tally.count(Count::Seldom);
+        self.cache.client.may_use();
+        self.cache.tally.count(Count::TooInfrequent);
         Found::Away
     }
 
-    /// Looks for an entry that is enough, if one is expected. If none is, the leader finds out
-    /// anyway by asking for a lease.
+    /// Looks up the entry, if one is expected that is new enough. Otherwise the leader finds any
+    /// entry when it requests a lease.
     async fn find(&self) -> Found {
-        if !self.cache.client.may_ask() {
+        if !self.cache.client.may_use() {
             return Found::Away;
         }
         let Self { cache, name, question, requirement, began, patient_until, .. } = self;
@@ -251,7 +253,7 @@ impl Reading<'_> {
         }
         let mut cmd = redis::cmd("HGET");
         cmd.arg(&name.key).arg(&name.field);
-        match cache.client.ask(&cmd, *patient_until).await {
+        match cache.client.send(&cmd, *patient_until).await {
             Reply::Answer(redis::Value::BulkString(bytes)) => {
                 let tag = entry::tag_of(&bytes);
                 match self.read_entry(bytes) {
@@ -285,19 +287,19 @@ impl Reading<'_> {
         let Self { cache, name, question, .. } = self;
         let Some(entry) = Entry::decode(bytes, &name.entry_key(), &cache.secrets.entries) else {
             cache.tally.count(Count::Error);
-            // Left in place, every later read would meet it again.
+            // Otherwise every later read would find these bytes again.
             self.remove();
             return None;
         };
         let now = cache.clock.now();
         if let Some(age) = entry.metadata.as_of.age(&now) {
             let own = u64::try_from(now.own).unwrap_or(0);
-            cache.admission.saw(*question, own.saturating_sub(age.as_micros() as u64));
+            cache.admission.record_entry(*question, own.saturating_sub(age.as_micros() as u64));
         }
         Some(entry)
     }
 
-    /// Removes the foreign data that is stored under the key.
+    /// Removes the data that is stored under the key.
     fn remove(&self) {
         self.cache.client.unlink(vec![self.name.key.clone()]);
     }
@@ -350,7 +352,7 @@ impl Reading<'_> {
         Ok(Answer::fresh(fresh))
     }
 
-    /// Requests the right to fill, or the entry that is there already.
+    /// Requests the right to fill, or the entry that is stored already.
     async fn fill_decision(&self, found: &Found) -> FillDecision {
         let mut known = match found {
             Found::Away | Found::Enough(_) => return FillDecision::Reader(None),
@@ -386,7 +388,7 @@ impl Reading<'_> {
         let lease = Lease(uuid::Uuid::new_v4().into_bytes());
         let oldest = CurrentSince::of(&self.cache.clock.now(), self.requirement.age_max);
         let step = RedisStep::acquire(&self.name, lease, known, &oldest);
-        let answer = self.cache.client.step(&step, self.patient_until).await?;
+        let answer = self.cache.client.run_script(&step, self.patient_until).await?;
         leased(answer, lease)
     }
 
@@ -419,9 +421,11 @@ impl Reading<'_> {
         spawn(async move {
             let _in_the_air_until_here = (lead, permit);
             match cache.fill(&name, lease, &bytes).await {
-                Some(true) => cache.admission.saw(question, as_of),
+                Some(true) => cache.admission.record_entry(question, as_of),
                 // The key was written, or a better entry was stored: the next reader looks it up.
-                Some(false) => cache.admission.saw(question, cache.clock.own(Instant::now())),
+                Some(false) => {
+                    cache.admission.record_entry(question, cache.clock.own(Instant::now()));
+                }
                 None => {}
             }
         });

@@ -1,6 +1,6 @@
 //! Scripts: the two steps of a fill that Redis executes atomically.
 //!
-//! A lease stands in the same hash as its entry, so that removing one removes the other. It is a
+//! A lease is stored in the same hash as its entry, so that removing one removes the other. It is a
 //! token of 16 bytes and the time at which it ends, by the clock of Redis.
 //!
 //! **Invariant:** an entry is stored only by the holder of a lease that was granted before its rows
@@ -21,9 +21,9 @@ pub(super) const LEASE: Duration = Duration::from_secs(2);
 const FIELDS_MAX: usize = 32;
 
 /// Returns the entry, or grants a lease if there is none, if its tag is the one that is known to be
-/// insufficient, or if it is too old. The offsets are those of the entry's trailer. Apart from its
-/// age the caller checks the entry. A lease that ends later than one granted now is invalid: the
-/// clock was set back, or it was written by another program.
+/// insufficient, or if it is too old. The offsets are those of the entry's trailer. The script
+/// checks only the age of an entry; the caller checks the rest. A lease that ends later than one
+/// granted now is invalid: the clock was set back, or another program wrote the lease.
 static ACQUIRE: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
@@ -55,8 +55,8 @@ return 1
     )
 });
 
-/// Stores an entry if its lease is still held, unless the stored entry is better in every way. The
-/// offsets are those of the entry's trailer.
+/// Stores an entry if its lease is still held, unless the stored entry is of the same timeline,
+/// more complete and not older. The offsets are those of the entry's trailer.
 static FILL: LazyLock<Text> = LazyLock::new(|| {
     Text::new(
         r"
@@ -81,7 +81,7 @@ return 1
     )
 });
 
-/// The right to fill.
+/// Right to store an entry, as a random token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease(pub(super) [u8; 16]);
 
@@ -92,7 +92,7 @@ pub(super) enum Leased {
     Granted(Lease),
     /// Another reader has the lease.
     Refused,
-    /// An entry is there already.
+    /// An entry is stored that the script does not find too old.
     Filled(Vec<u8>),
 }
 

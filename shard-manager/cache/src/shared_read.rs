@@ -32,7 +32,8 @@ pub(super) struct SharedReads {
 /// A read that several readers share.
 #[derive(Default)]
 pub(super) struct SharedRead {
-    /// Start of the read. Only a read that starts after a request surely holds every earlier write.
+    /// Start of the read. Only a read that starts after a request is certain to see every write
+    /// before that request.
     begun: OnceLock<Instant>,
     /// True if rows of the key were written since the read began.
     invalidated: AtomicBool,
@@ -48,7 +49,7 @@ pub(super) struct SharedResult {
     pub(super) served_by: ServedBy,
 }
 
-/// Part of a reader in a shared read.
+/// Role of a reader in a shared read.
 pub(super) enum Participation {
     /// The reader reads.
     Leader(LeadRead),
@@ -56,9 +57,8 @@ pub(super) enum Participation {
     Follower(Arc<SharedRead>),
 }
 
-/// The leader's part of a shared read.
-/// Dropping it ends the shared read: no reader joins any more, and without a result the read has
-/// failed.
+/// The leader's handle of a shared read. Dropping it ends the shared read: no reader joins any
+/// more, and without a result the read has failed.
 pub(super) struct LeadRead {
     shared_reads: Arc<SharedReads>,
     key_hash: u128,
@@ -140,7 +140,7 @@ impl LeadRead {
         self.shared_read.finished.notify_waiters();
     }
 
-    /// True if rows of the key were written meanwhile.
+    /// True if rows of the key were written since the read began.
     pub(super) fn is_invalidated(&self) -> bool {
         self.shared_read.invalidated.load(Ordering::SeqCst)
     }

@@ -23,11 +23,11 @@ pub struct CacheStats {
     /// that were dropped.
     pub errors: u64,
     /// Keys whose entries were removed because of a write.
-    pub voids: u64,
-    /// Hits that needed no Redis.
-    pub near_hits: u64,
+    pub invalidations: u64,
+    /// Hits in the in-process cache, without Redis.
+    pub local_hits: u64,
     /// Reads that did not use Redis because their query is too infrequent.
-    pub seldom: u64,
+    pub too_infrequent: u64,
     /// State of the breaker in front of Redis.
     pub breaker: BreakerState,
 }
@@ -40,7 +40,7 @@ pub enum BreakerState {
     Closed,
     /// A trial is under way.
     HalfOpen,
-    /// Redis is not used, because it did not answer.
+    /// Redis is not used, because it failed or was too slow.
     Open,
 }
 
@@ -55,7 +55,7 @@ impl BreakerState {
     }
 }
 
-/// Part of the cache in a read.
+/// Use of the cache by a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheUse {
     /// The read was answered from the cache.
@@ -80,7 +80,7 @@ impl CacheUse {
 /// Source of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServedBy {
-    /// The primary of its shard, or one of several.
+    /// The primary of the shard; for several shards, at least one primary.
     Primary,
     /// Replicas only.
     Replica,

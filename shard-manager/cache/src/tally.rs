@@ -22,10 +22,10 @@ pub(super) enum Count {
     Error,
     Invalidation,
     LocalHit,
-    Seldom,
+    TooInfrequent,
 }
 
-const COUNTS: usize = Count::Seldom as usize + 1;
+const COUNTS: usize = Count::TooInfrequent as usize + 1;
 
 #[derive(Default)]
 #[repr(align(128))]

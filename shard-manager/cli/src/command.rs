@@ -1,7 +1,8 @@
 //! Commands of the operator, and their exit codes.
 //!
-//! **Invariant:** exit code 0 means success, 1 that the check found a fault, 2
-//! that the command could not be carried out: wrong use, or an unreachable cluster.
+//! **Invariant:** exit code 0 means success, 1 that a check found a fault or the reader of the
+//! results closed its end, 2 that the command could not be carried out: wrong use, or an
+//! unreachable cluster.
 //! **Not here:** the work itself (the library), the output (`terminal`).
 
 mod access;
@@ -71,7 +72,7 @@ pub(crate) struct DataDirArgs {
 pub(crate) struct ClusterSource {
     #[command(flatten)]
     pub(crate) place: DataDirArgs,
-    /// Ask a running router instead of reading the files
+    /// Query a running router instead of reading the files
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// File with the API key for that router [env: TESSERA_KEY, the key itself]
@@ -111,8 +112,8 @@ pub(crate) enum Store {
 }
 
 impl Destination {
-    /// Returns the destination of the flags, else of the environment. The parser cannot
-    /// distinguish the two and would report a conflict.
+    /// Returns the destination of the flags, else of the environment. The environment is read here,
+    /// because the parser could not distinguish the two and would report a conflict.
     pub(crate) fn store(&self) -> Store {
         let at = |url: &str| {
             let (url, key_file) = (url.to_owned(), self.key_file.clone());
@@ -175,7 +176,7 @@ enum Command {
     /// Moves slots until each shard has its share
     #[command(after_help = rebalance::EXAMPLES)]
     Rebalance(rebalance::Options),
-    /// Lets the writes of slots wait for a short time, or go on
+    /// Fences slots, so that their writes wait for a short time, or releases them
     Slots(slots::Options),
     /// Makes, starts, shows and stops PostgreSQL servers on this machine
     Cluster(cluster::Options),
@@ -244,7 +245,7 @@ pub(crate) fn explain(error: &clap::Error) -> ExitCode {
     let said = text.split("\n\nUsage:").next().unwrap_or(&text);
     let said = said.split("\n\nFor more information").next().unwrap_or(said);
     let said = said.replace("\n\n  tip: ", "; ");
-    // The words of the standard library's parser.
+    // Replaces the wording of the standard library's parser.
     let said = said.replace("invalid digit found in string", "it is not a number");
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
     let arguments = std::env::args_os().skip(1).filter_map(|argument| argument.into_string().ok());
@@ -320,7 +321,7 @@ mod tests {
         assert_eq!(named("doctor status"), "shard-manager");
     }
 
-    /// Longer lines would be cut in two, the second part short.
+    /// Longer lines would wrap in a terminal of 100 columns.
     #[test]
     fn the_help_of_every_command_is_written_for_a_hundred_columns() {
         let mut commands = vec![CommandLine::command()];

@@ -20,7 +20,7 @@ use serde::Serialize;
 #[derive(Debug)]
 pub(crate) struct Unwritten(pub(crate) io::Error);
 
-/// Prints a line to standard error; an error of that is ignored.
+/// Prints a line to standard error; errors of writing are ignored.
 pub(crate) fn say(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -40,7 +40,7 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Creates the output of this process; with `json`, for programs.
+    /// Creates the output of this process; with `json`, results are JSON documents.
     pub(crate) fn new(json: bool) -> Self {
         let watched = std::io::stderr().is_terminal() && !json;
         let target =
@@ -49,7 +49,7 @@ impl Terminal {
         Self { json, is_interactive: std::io::stdout().is_terminal(), bars }
     }
 
-    /// Returns whether the results are JSON.
+    /// Returns true if the results are JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
@@ -120,7 +120,7 @@ impl Terminal {
         bar
     }
 
-    /// Writes lines while bars are shown, without a trace of the bars between them.
+    /// Hides the bars while `write` writes lines, so that no remains of bars are between the lines.
     pub(crate) fn above_bars(&self, write: impl FnOnce()) {
         self.bars.suspend(write);
     }

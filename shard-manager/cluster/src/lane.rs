@@ -50,10 +50,10 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 const BATCH_OPERATIONS_MAX: usize = 512;
 /// Highest size of the rows in one transaction.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// Longest wait for the end of a lane's task that was told to stop.
+/// Longest wait for a lane's task to end after it was stopped.
 const END_MAX: Duration = Duration::from_secs(30);
-/// Interval at which an operation that waits for room checks whether a full queue has any. A full
-/// queue takes much longer to empty.
+/// Interval at which an operation that waits for room tries a full queue again. A full queue takes
+/// much longer to empty.
 const ROOM_LOOK: Duration = Duration::from_millis(5);
 
 /// A queue of writes and the loop that applies them.
@@ -231,7 +231,7 @@ impl Lane {
         Ok(Self { shard, controls, queue, queued_bytes, state, end })
     }
 
-    /// Returns its controls.
+    /// Returns the controls of the lane.
     pub fn controls(&self) -> &LaneControls {
         &self.controls
     }
@@ -333,7 +333,7 @@ impl Lane {
         !self.queue.is_closed()
     }
 
-    /// Returns the face for solo changes.
+    /// Returns the interface for solo changes.
     pub fn solo(&self) -> SoloChanges<'_> {
         SoloChanges(self)
     }
@@ -347,7 +347,7 @@ impl Lane {
             std::thread::sleep(ROOM_LOOK);
         }
         match end {
-            // An error means that it is gone already.
+            // An error means that the loop has already ended.
             End::Thread(thread) => drop(thread.join()),
             End::Task(ended) => drop(ended.recv_timeout(END_MAX)),
         }

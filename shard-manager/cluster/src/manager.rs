@@ -1,16 +1,17 @@
-//! Manager: the façade of a cluster, with a face for each kind of request.
+//! Manager: the façade of a cluster, with an interface for each kind of request.
 //!
-//! The faces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Sessions`] for session
-//! tokens, [`Status`] for health and sizes, [`Access`] for keys and roles, [`Slots`] for fences,
-//! [`Moves`] and [`Rebalances`] for slots that change hands, [`Backups`] for copies, [`Nodes`] for
-//! the nodes of an engine that distributes rows itself, [`Faults`] for injected faults. Each
-//! request uses one snapshot of the shard map and one of the registry.
+//! The interfaces are borrowed views: [`Data`] for rows, [`Schema`] for tables, [`Indexes`] for
+//! their indexes, [`Sessions`] for session tokens, [`Status`] for health and sizes, [`Access`] for
+//! keys and roles, [`Shards`] for the list of shards, [`Slots`] for fences, [`Moves`] and
+//! [`Rebalances`] for slots that change hands, [`Nodes`] for the nodes of an engine that
+//! distributes rows itself, [`Faults`] for injected faults. Only [`Backups`] has state of its own,
+//! and is opened once. Each request uses one snapshot of the shard map and one of the registry.
 //!
-//! The faces that return rows or names of tables take the [`Rights`] of the caller: code that
+//! The interfaces that return rows or names of tables take the [`Rights`] of the caller: code that
 //! forgets them does not compile. Work of the system passes [`Rights::ALL`].
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names. A row or the name
-//! of a table is returned only as far as the rights of the face permit.
+//! of a table is returned only as far as the rights of the interface permit.
 //! **Not here:** HTTP, metrics (the caller records the receipt), SQL.
 
 mod access_control;
@@ -23,7 +24,7 @@ mod index_building;
 mod indexes;
 mod join_orders;
 mod lifecycle;
-mod move_news;
+mod move_announcements;
 mod move_status;
 mod mover;
 mod moves;
@@ -76,7 +77,7 @@ pub use data::{
 pub use faults::Faults;
 pub use indexes::{IndexCreated, IndexDraft, IndexPause, Indexes, IndexesError};
 use join_orders::JoinOrders;
-use move_news::MoveNews;
+use move_announcements::MoveAnnouncements;
 use move_status::MoveStatus;
 pub use move_status::MoveTotals;
 pub use moves::{Moves, MovesError};
@@ -106,8 +107,8 @@ pub struct Manager {
     opening: tokio::sync::Mutex<()>,
     /// Shards that are to join.
     joins: JoinOrders,
-    /// Orders for moves.
-    move_news: MoveNews,
+    /// Announcements of moves and of orders for them, inside this process.
+    move_announcements: MoveAnnouncements,
     /// Moves that are known here.
     move_status: MoveStatus,
     /// Rebalance that is known here.
@@ -124,7 +125,8 @@ pub struct Manager {
     router: SlotRouter,
     /// Writes that wait until a shard accepts their slots.
     parked: ParkedWrites,
-    /// Slots of the last complete answers of the shards of each table group.
+    /// Slots that the last complete answers to a read of all shards have shown, for each table
+    /// group.
     coverage: [KnownCoverage; GROUPS_MAX],
 }
 
@@ -135,11 +137,11 @@ pub struct RequestOptions {
     pub level: Level,
     /// Positions that the client has seen.
     pub session: SessionToken,
-    /// Longest time since the node that answers a read was current.
+    /// Longest time since the node that answers a read had all changes of its primary.
     pub staleness: Duration,
     /// Allows a read of all shards to leave out shards that cannot answer.
     pub partial: bool,
-    /// Time after which the answer is useless.
+    /// Moment by which the response is due.
     pub deadline: Instant,
 }
 
@@ -184,15 +186,16 @@ pub struct ReadDone {
     pub next_cursor: Option<String>,
     /// Slot and shard, if the read had a key.
     pub place: Option<KeyLocation>,
-    /// Role of the node that answered; the primary if one of several shards was read there.
+    /// Primary, replica or cache, whichever answered; of several shards, primary if at least one
+    /// was read from its primary.
     pub served_by: ServedBy,
     /// Use of the cache; `None` if there is none.
     pub cache: Option<CacheUse>,
     /// Session of the client, with the positions of this read.
     pub session: SessionToken,
-    /// Version of the map.
+    /// Epoch of the shard map.
     pub epoch: u64,
-    /// Time in the databases (that of the slowest) and for merging.
+    /// Time until all shards had answered, without merging; zero if the cache answered.
     pub database: Duration,
     /// Time for merging.
     pub merge: Duration,
@@ -220,7 +223,7 @@ pub struct ShardReport {
 }
 
 impl Manager {
-    /// Serves a cluster that was opened.
+    /// Creates the manager of an opened cluster, and starts the lanes of its shards.
     ///
     /// # Errors
     /// [`OpenError`] if the system cannot start a thread.
@@ -249,7 +252,7 @@ impl Manager {
             shards_turn,
             opening: tokio::sync::Mutex::default(),
             joins: JoinOrders::default(),
-            move_news: MoveNews::default(),
+            move_announcements: MoveAnnouncements::default(),
             move_status: MoveStatus::default(),
             rebalance_status: RebalanceStatus::default(),
             index_status: ArcSwap::default(),
@@ -268,37 +271,37 @@ impl Manager {
         self.map.load_full()
     }
 
-    /// Returns the face for rows, for a caller with these rights.
+    /// Returns the interface for rows, for a caller with these rights.
     #[inline]
     pub fn data<'m>(&'m self, rights: &'m Rights) -> Data<'m> {
         Data { manager: self, rights }
     }
 
-    /// Returns the face for tables, for a caller with these rights.
+    /// Returns the interface for tables, for a caller with these rights.
     #[inline]
     pub fn schema<'m>(&'m self, rights: &'m Rights) -> Schema<'m> {
         Schema { manager: self, rights }
     }
 
-    /// Returns the face for session tokens.
+    /// Returns the interface for session tokens.
     #[inline]
     pub fn sessions(&self) -> Sessions<'_> {
         Sessions(self)
     }
 
-    /// Returns the face for health and sizes.
+    /// Returns the interface for health and sizes.
     #[inline]
     pub fn status(&self) -> Status<'_> {
         Status(self)
     }
 
-    /// Returns the face for keys, roles and denials.
+    /// Returns the interface for keys, roles and denials.
     #[inline]
     pub fn access(&self) -> Access<'_> {
         Access(self)
     }
 
-    /// Returns the face for injected faults.
+    /// Returns the interface for injected faults.
     #[inline]
     pub fn faults(&self) -> Faults<'_> {
         Faults(self)

@@ -12,7 +12,7 @@ use model::stats::ParkedStats;
 
 /// Highest number of rows that wait at the same time: as many as wait in a few full lanes.
 pub const ROWS_MAX: usize = 65_536;
-/// Highest size of these rows, so that large rows cannot fill memory.
+/// Highest size of all rows that wait, so that large rows cannot fill memory.
 pub const BYTES_MAX: usize = 64 << 20;
 
 /// The counters of a cluster's parked writes.

@@ -50,11 +50,11 @@ struct Member {
 pub struct ReplicaRequirements {
     /// Position that the replica must have applied.
     pub min_position: u64,
-    /// Longest time since the replica was current.
+    /// Longest time since the replica had all changes of the primary.
     pub staleness: Duration,
 }
 
-/// A replica that answers a read; counted as in flight while it lives.
+/// A replica that answers a read, which counts as in flight until this value is dropped.
 pub struct Chosen {
     member: Arc<Member>,
     /// Index of the replica in the set.
@@ -130,7 +130,7 @@ impl ReplicaSet {
             (member.out_until.load(Ordering::Acquire) != 0).then_some(Reason::LeftOut),
             (state.is_none() && self.is_behind(index)).then_some(Reason::Behind),
         ];
-        Reasons::of(reasons.into_iter().flatten()).and(found)
+        Reasons::of(reasons.into_iter().flatten()).union(found)
     }
 
     /// Returns the name of a node that is a replica now: names belong to roles, so a former primary
@@ -157,8 +157,8 @@ impl ReplicaSet {
         let busy = |index: usize| self.members[index].in_flight.load(Ordering::Relaxed);
         let better = second.filter(|&second| busy(second) < busy(first)).unwrap_or(first);
         let member = Arc::clone(&self.members[better]);
-        // Before the connections are taken: those of a file that is copied again lead to one with
-        // more changes.
+        // Determined before the connections are taken: if the replica's file is copied again
+        // meanwhile, they lead to a file with more changes.
         let stamp = self.stamp(better);
         let reader = member.node.reader()?;
         member.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -174,8 +174,8 @@ impl ReplicaSet {
         FreshnessBound { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
     }
 
-    /// Without a primary the lag of a replica is unknown: an old answer is better than none, unless
-    /// the client has limited its age.
+    /// Returns the highest lag of a replica that may be read. Without a primary the lag is unknown:
+    /// an old answer is better than none, unless the client has limited its age.
     fn staleness_max(&self) -> Duration {
         if self.replication.timeline().is_silent() { Duration::MAX } else { STALENESS_MAX }
     }
@@ -279,7 +279,7 @@ impl Chosen {
 }
 
 /// Returns two different indices that fit, or the only one. The distance between the two changes
-/// after each round, so that each pair comes equally often.
+/// after each round, so that each pair is compared equally often.
 fn pair(turn: usize, count: usize, fits: impl Fn(usize) -> bool) -> Option<(usize, Option<usize>)> {
     let find = |start: usize, fits: &dyn Fn(usize) -> bool| {
         (0..count).map(|step| start.wrapping_add(step) % count).find(|&index| fits(index))

@@ -44,7 +44,7 @@ pub use primary_moves::PrimaryMoves;
 pub use reads::{ReadRequirements, Reads, ShardRows};
 pub use slot_wait::{LOOK, SlotWaits, SlotWake};
 
-/// A shard.
+/// Open shard: the lanes and readers of its primary, and its replicas.
 pub struct Shard {
     name: String,
     primary_name: String,
@@ -53,7 +53,7 @@ pub struct Shard {
     pub replication: Arc<ReplicationState>,
     primary: Primary,
     replicas: ReplicaSet,
-    /// Writes that wait for its slots.
+    /// Writes that wait until the shard accepts their slots.
     pub slot_waits: SlotWaits,
 }
 
@@ -82,7 +82,7 @@ impl Shard {
     /// The error of the system, if no thread can be started.
     pub fn start(opened: OpenedShard) -> std::io::Result<Self> {
         let OpenedShard { name, replication, writers, partitioner, controls, .. } = opened;
-        let OpenedShard { primary, findings, doubts, replicas, slot_news, .. } = opened;
+        let OpenedShard { primary, findings, copy_faults, replicas, slot_news, .. } = opened;
         let OpenedShard { moves, indexes, .. } = opened;
         let lanes = Lanes::start(&name, writers, partitioner, &controls).inspect_err(|_| {
             replicas.iter().for_each(|replica| replica.node.stop());
@@ -101,7 +101,7 @@ impl Shard {
                 reader: primary,
                 sizing: Arc::new(Semaphore::new(1)),
                 findings,
-                doubts,
+                copy_faults,
                 moves,
                 indexes,
             },
@@ -122,7 +122,7 @@ impl Shard {
         &self.primary
     }
 
-    /// Returns the face for reads.
+    /// Returns the interface for reads.
     pub fn reads(&self) -> Reads<'_> {
         Reads(self)
     }
@@ -146,7 +146,7 @@ impl Shard {
     /// requires.
     ///
     /// # Errors
-    /// [`LaneFailure`] if nothing is known to be stored.
+    /// [`LaneFailure`] if the rows are not known to be stored.
     pub async fn write(
         &self,
         rows: impl Into<WriteRequest>,
@@ -166,7 +166,7 @@ impl Shard {
         let mut found = self.replicas.following();
         if found < needed && (self.primary.lanes.waits() || self.replication.timeline().is_silent())
         {
-            // The next primary brings its replicas along.
+            // Replicas follow again once there is a new primary.
             let enough = || {
                 let found = self.replicas.following();
                 (found >= needed && !self.replication.timeline().is_silent()).then_some(found)
@@ -220,7 +220,7 @@ impl Shard {
     /// log. A replica is not read before it has all tables.
     ///
     /// # Errors
-    /// [`LaneFailure`] if it is not known to be done.
+    /// [`LaneFailure`] if the change is not known to be stored.
     pub async fn change_schema(
         &self,
         change: SchemaChange,
@@ -229,10 +229,11 @@ impl Shard {
         self.primary.lanes.solo().change_schema(change, deadline).await
     }
 
-    /// Changes the slots that the shard owns, on its primary. Replicas learn of it from the log.
+    /// Changes the slots that the shard owns, on its primary. Replicas receive the change with the
+    /// log.
     ///
     /// # Errors
-    /// [`SlotChangeError`] if it is not known to be done.
+    /// [`SlotChangeError`] if the change is not known to be stored.
     pub async fn change_slots(
         &self,
         change: SlotChange,

@@ -31,7 +31,7 @@ struct Known {
     by_slot: HashMap<u16, Redirect>,
     /// Positions of former owners at which slots had moved, by the new owner and the former one. A
     /// position stays until there are no redirects.
-    homes: BTreeMap<(ShardNumber, ShardNumber), Position>,
+    former_owner_positions: BTreeMap<(ShardNumber, ShardNumber), Position>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,16 +84,16 @@ impl SlotRedirects {
             known.by_slot.remove(&slot.number());
         } else {
             known.by_slot.insert(slot.number(), Redirect { to, since });
-            known.add_homes((from, to), home);
+            known.add_positions((from, to), home);
         }
         self.update(&mut known);
     }
 
     /// Returns the former owners of slots that are redirected to a shard, each with a position at
     /// which they had moved.
-    pub fn homes(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
+    pub fn former_owner_positions(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.homes_of(to)
+        known.positions_of(to)
     }
 
     /// Forgets that a slot has moved to this shard.
@@ -110,7 +110,7 @@ impl SlotRedirects {
 
     fn update(&self, known: &mut Known) {
         if known.by_slot.is_empty() {
-            known.homes.clear();
+            known.former_owner_positions.clear();
         }
         self.count.store(known.by_slot.len(), Ordering::Release);
     }
@@ -121,17 +121,18 @@ impl SlotRedirects {
 }
 
 impl Known {
-    fn homes_of(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
+    fn positions_of(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
         let first = (to, ShardNumber(0));
-        let homes = self.homes.range(first..).take_while(|((owner, _), _)| *owner == to);
-        homes.map(|((_, former), home)| (*former, *home)).collect()
+        let positions = self.former_owner_positions.range(first..);
+        let positions = positions.take_while(|((owner, _), _)| *owner == to);
+        positions.map(|((_, former), home)| (*former, *home)).collect()
     }
 
     /// Adds the former owner of a slot, and its own former owners, to those of the new owner.
-    fn add_homes(&mut self, (from, to): (ShardNumber, ShardNumber), home: Option<Position>) {
-        let earlier = self.homes_of(from);
+    fn add_positions(&mut self, (from, to): (ShardNumber, ShardNumber), home: Option<Position>) {
+        let earlier = self.positions_of(from);
         for (former, home) in home.map(|home| (from, home)).into_iter().chain(earlier) {
-            let known = self.homes.entry((to, former)).or_insert(home);
+            let known = self.former_owner_positions.entry((to, former)).or_insert(home);
             if known.sequence < home.sequence {
                 *known = home;
             }
@@ -162,7 +163,7 @@ mod tests {
         redirects.forget(slot, owner);
         assert_eq!(redirects.find(&map, slot), Some(other), "another shard has refused it");
         redirects.forget(slot, other);
-        assert!(redirects.is_empty() && redirects.homes(other).is_empty());
+        assert!(redirects.is_empty() && redirects.former_owner_positions(other).is_empty());
         redirects.remember(&map, slot, (owner, other), home);
         redirects.remember(&map, slot, (other, owner), home);
         assert!(redirects.is_empty(), "the slot came back");
@@ -177,9 +178,9 @@ mod tests {
         let home = |sequence| Position { timeline: 1, sequence };
         redirects.remember(&map, slot, (first, second), Some(home(9)));
         redirects.remember(&map, slot, (first, second), Some(home(8)));
-        assert_eq!(redirects.homes(second), [(first, home(9))]);
+        assert_eq!(redirects.former_owner_positions(second), [(first, home(9))]);
         redirects.remember(&map, slot, (second, third), Some(home(3)));
-        assert_eq!(redirects.homes(third), [(first, home(9)), (second, home(3))]);
-        assert!(redirects.homes(first).is_empty());
+        assert_eq!(redirects.former_owner_positions(third), [(first, home(9)), (second, home(3))]);
+        assert!(redirects.former_owner_positions(first).is_empty());
     }
 }

@@ -39,7 +39,7 @@ impl SlotRouter {
         self.redirects.find(map, slot)
     }
 
-    /// Returns true if a location is still that of the map, and nothing else is known of any slot.
+    /// Returns true if a location was computed from the map in force, and no slot is redirected.
     #[inline]
     pub fn is_current(&self, place: KeyLocation) -> bool {
         self.redirects.is_empty() && self.map.load().epoch() == place.epoch
@@ -55,8 +55,8 @@ impl SlotRouter {
         }
     }
 
-    /// Returns the location of a key that was routed by a recent map, or the shard that the slot is
-    /// known to have moved to.
+    /// Returns a location that was computed from a recent map, or the present one if any slot is
+    /// redirected.
     #[inline]
     pub fn redirected(&self, place: KeyLocation) -> KeyLocation {
         if self.redirects.is_empty() { place } else { self.locate(place.slot) }
@@ -72,8 +72,8 @@ impl SlotRouter {
 
     /// Returns the former owners of slots that were routed to a shard before the map names it, each
     /// with a position at which the slots had moved.
-    pub fn homes(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
-        self.redirects.homes(to)
+    pub fn former_owner_positions(&self, to: ShardNumber) -> Vec<(ShardNumber, Position)> {
+        self.redirects.former_owner_positions(to)
     }
 
     /// Remembers where a slot has moved to, or that it has not moved to the shard that refuses it.

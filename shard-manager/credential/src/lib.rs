@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use private_file::{FileFault, Protection};
 
-/// Longest credential: routers accept no longer one.
+/// Longest credential in bytes that routers accept.
 const BYTES_MAX: u64 = 8 << 10;
 
 /// An API key or a token, which is never shown.
@@ -49,14 +49,14 @@ impl Credential {
         // White space around the longest credential fits, too.
         let read = private_file::read(path, Protection::Reading, 2 * BYTES_MAX);
         let bytes = read.map_err(|cause| CredentialError::File { path: path.to_owned(), cause })?;
-        // Text that is not UTF-8 gets characters that no credential has.
+        // Invalid UTF-8 is replaced by a character that no credential has.
         let parsed = Self::parse(&String::from_utf8_lossy(&bytes));
         parsed.map_err(|cause| CredentialError::FileText { path: path.to_owned(), cause })
     }
 
     fn from_environment() -> Result<Option<Self>, CredentialError> {
         let Some(text) = std::env::var_os(Self::VARIABLE) else { return Ok(None) };
-        // Text that is not UTF-8 gets characters that no credential has.
+        // Invalid UTF-8 is replaced by a character that no credential has.
         let parsed = Self::parse(&text.to_string_lossy());
         parsed.map(Some).map_err(CredentialError::Variable)
     }
@@ -146,7 +146,7 @@ pub enum TextFault {
     Characters,
 }
 
-/// Reason why there is no credential, although one was named. No text repeats the content.
+/// Reason why there is no credential, although one was named. No message repeats the content.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// The file cannot be used.

@@ -1,4 +1,4 @@
-//! Private file: reads a file of keys, roles or secrets, if its protection is sufficient.
+//! Private file: reads a file of keys, roles or secrets, if its permissions are strict enough.
 //!
 //! **Invariant:** a secret that others may read is not used, and neither is a list that everyone
 //! may write. No error repeats the content.
@@ -12,16 +12,16 @@ use std::path::Path;
 /// Protection that a file needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
-    /// Others may not write it.
+    /// Other users than the owner and the group may not write it.
     Writing,
-    /// Others may neither read nor write it.
+    /// Only the owner may read or write it; if that is root, the group may read it, too.
     Reading,
 }
 
-/// Reads a file of at most `bytes_max`.
+/// Reads a file of at most `bytes_max` bytes.
 ///
 /// # Errors
-/// The reason why it cannot be used.
+/// [`FileFault`] states why the file cannot be used.
 pub fn read(path: &Path, protection: Protection, bytes_max: u64) -> Result<Vec<u8>, FileFault> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
@@ -29,7 +29,7 @@ pub fn read(path: &Path, protection: Protection, bytes_max: u64) -> Result<Vec<u
         return Err(FileFault::Irregular);
     }
     let mode = metadata.mode() & 0o777;
-    // A group may read a secret that root owns: so service managers provide them.
+    // A group may read a secret that root owns: service managers provide secrets in this way.
     let readers = if metadata.uid() == 0 { 0o037 } else { 0o077 };
     if protection == Protection::Reading && mode & readers != 0 {
         return Err(FileFault::Readable(mode));

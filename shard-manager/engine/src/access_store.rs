@@ -6,8 +6,7 @@
 //! in their connections and locks.
 //!
 //! **Invariant:** a change is stored with its line in the log, its checks and a new generation, or
-//! not at all. No log line contains a secret, and no statement that of
-//! a key.
+//! not at all. No log line contains a secret, and no statement contains the secret of a key.
 //! **Not here:** connections (the engines), the rights of the author of a change, which its caller
 //! checks (`access::rights`).
 
@@ -51,7 +50,7 @@ pub trait AccessStore: Send + Sync {
     /// The error of the catalog.
     fn mode(&self) -> EngineFuture<'_, AccessMode>;
 
-    /// Reads everything as of one moment.
+    /// Reads the keys, roles, denials, mode and secret of sessions as of one moment.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -77,21 +76,21 @@ pub trait AccessStore: Send + Sync {
     /// The error of the catalog. The flush may have been stored, and may be repeated.
     fn add_usage<'a>(&'a self, flush: &'a UsageFlush) -> EngineFuture<'a, ()>;
 
-    /// Returns the sums of a day, with the names of their callers: the highest ones, if there are
-    /// very many.
+    /// Returns the number of rows of each caller on a day; if there are very many callers, only the
+    /// highest numbers.
     ///
     /// # Errors
     /// The error of the catalog.
     fn usage(&self, day: u32) -> EngineFuture<'_, Vec<(String, u64)>>;
 
-    /// Returns the feed, into which the catalog puts each state.
+    /// Returns the feed on which the catalog publishes each state.
     fn feed(&self) -> &AccessFeed;
 
     /// Returns the time at which the state of the feed was known to be the current one; `None` if
     /// it never was.
     fn confirmed_at(&self, now: UnixTime) -> Option<UnixTime>;
 
-    /// Returns the secret of audit logs; the first call makes it.
+    /// Returns the secret of audit logs; the first call creates it.
     ///
     /// # Errors
     /// The error of the catalog.

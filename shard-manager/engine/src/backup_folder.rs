@@ -107,7 +107,7 @@ impl BackupFolder {
             match unfinished_folder::remove_left_over_of(&self.place(&id)) {
                 Ok(()) => Some(LeftOver { id, kept: None }),
                 // Another router is making it.
-                Err(SaveError::InWork { .. }) => None,
+                Err(SaveError::TargetInUse { .. }) => None,
                 Err(error) => Some(LeftOver { id, kept: Some(error) }),
             }
         });
@@ -130,7 +130,7 @@ impl BackupFolder {
     }
 }
 
-/// Returns a path with all links followed, as far as it exists.
+/// Returns a path with all links followed; a path that does not exist is only made absolute.
 fn real_path(path: &Path) -> io::Result<PathBuf> {
     match path.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => std::path::absolute(path),

@@ -44,7 +44,7 @@ impl BackupId {
         time_of(&self.0).unwrap_or_default()
     }
 
-    /// Returns the first identity after this one.
+    /// Returns a later identity, by one or two fractions of a second.
     pub fn next(&self) -> Self {
         // A fraction is 15 259 nanoseconds, rounded up.
         Self::at(self.time() + TimeDelta::nanoseconds(15_259 * 2))

@@ -5,15 +5,15 @@
 
 use std::path::Path;
 
+use super::progress_observer::ProgressObserver;
 use super::save_error::SaveError;
-use super::save_watch::Watch;
 
 /// Maker of copies of an open cluster.
 pub trait BackupMaker: Send + Sync {
     /// Copies the cluster into a folder that is missing or empty. Blocks until the copy is complete
-    /// or the watch cancels it.
+    /// or the observer cancels it.
     ///
     /// # Errors
     /// [`SaveError`]; the folder is then missing or empty.
-    fn make(&self, to: &Path, watch: &Watch<'_>) -> Result<(), SaveError>;
+    fn make(&self, to: &Path, observer: &ProgressObserver<'_>) -> Result<(), SaveError>;
 }

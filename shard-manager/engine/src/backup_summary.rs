@@ -24,7 +24,8 @@ pub struct BackupSummary {
     shards: Vec<ShardEntry>,
 }
 
-/// Entry of a shard. It has either the members of a single file or a list of files, by engine.
+/// Entry of a shard. It has either the members of a single file or a list of files, depending on
+/// the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ShardEntry {
     shard: String,

@@ -14,7 +14,8 @@ use model::topology::{ShardNumber, ShardSpec, ShardState, Topology};
 
 use super::system_tables::tessera_shards;
 
-/// Name of the group in the rows of slots: the number of a slot tells its group.
+/// Group name that the rows of all slots have, in every group: the number of a slot determines its
+/// group.
 pub const GROUP: &str = "main";
 
 /// Row of a shard.
@@ -135,8 +136,8 @@ impl MapStep {
     }
 }
 
-/// Failure of a change of the shard map. Nothing was changed, unless the outcome of
-/// [`MapChangeError::Unknown`] turns out otherwise.
+/// Failure of a change of the shard map. Nothing was changed, except perhaps after
+/// [`MapChangeError::Unknown`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapChangeError {
     /// Another change came first.

@@ -24,7 +24,7 @@ use super::move_catalog::MoveCatalog;
 use super::new_shard::{NewShard, NewShardRefusal};
 use super::node_distributor::NodeDistributor;
 use super::opened_shard::OpenedShard;
-use super::operator_desk::OperatorCommand;
+use super::operator_queue::OperatorCommand;
 use super::rebalance_catalog::RebalanceCatalog;
 use super::runtime_pool::RuntimePool;
 use super::schema_intent::Intent;
@@ -40,7 +40,8 @@ pub enum ReplicaIsolation {
 
 /// Catalog and shared resources of an open cluster.
 pub trait ClusterBackend: Send + Sync {
-    /// Locks the tables against changes by others, in this process by `local`.
+    /// Takes the lock on changes of the tables. `local` excludes other tasks of this process, and
+    /// the catalog other processes.
     ///
     /// # Errors
     /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog.
@@ -120,8 +121,8 @@ pub trait ClusterBackend: Send + Sync {
     /// read here.
     fn backup_maker(&self) -> Option<Arc<dyn BackupMaker>>;
 
-    /// Returns the commands of an operator, if they come to this process; `None` if they were taken
-    /// before.
+    /// Returns the receiver of an operator's commands; `None` if it was taken before, or if this
+    /// process receives none.
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>>;
 
     /// Returns the runtimes of the tasks that talk to servers; `None` if there are no servers.

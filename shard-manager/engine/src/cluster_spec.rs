@@ -1,8 +1,8 @@
 //! Cluster spec: the settings of a cluster, as an operator requests and a catalog stores them.
 //!
-//! **Invariant:** settings never change an existing cluster. A start with another keyspace is
-//! refused, because rows would be searched where they are not; other settings are only for new
-//! clusters, and a start warns of differences.
+//! **Invariant:** apart from the number of replicas and new table groups, settings never change an
+//! existing cluster. A start with another keyspace is refused, because rows would be searched where
+//! they are not stored; other settings are only for new clusters, and a start warns of differences.
 //! **Not here:** the storage of the catalog row (`sqlite::catalog`, `postgres::catalog`), the rows
 //! of shards and owners (`catalog_rows`).
 
@@ -54,7 +54,7 @@ pub struct ClusterSpec {
 pub const IN_OWN_TABLES: &str =
     "\"this catalog needs a newer version of Tessera, which keeps its shards in tessera_shards\"";
 
-/// The catalog's one row.
+/// Single row of the catalog with the settings of the cluster.
 #[derive(Queryable, Insertable)]
 #[diesel(table_name = tessera_cluster)]
 pub struct ClusterRow {
@@ -155,7 +155,7 @@ impl ClusterRow {
         Ok((row, map))
     }
 
-    /// Refuses a cluster whose rows this program would search in other places. `place` names the
+    /// Refuses a cluster whose rows this program would search in other slots. `place` names the
     /// cluster in the message.
     ///
     /// # Errors
@@ -178,7 +178,8 @@ impl ClusterRow {
         restore(self).map_err(damaged)
     }
 
-    /// Returns the shard map of the rows of shards, groups and owners, the last in slot order.
+    /// Returns the shard map that the rows of shards, groups and owners describe; the owners are in
+    /// slot order.
     ///
     /// # Errors
     /// A description of the damage.
@@ -239,8 +240,8 @@ fn hash_name(keyspace: &Keyspace) -> &'static str {
     keyspace.algorithm().unwrap_or("none")
 }
 
-/// Algorithms and slot count are constants of the program, so that a difference means another
-/// program wrote the files.
+/// Refuses a cluster with another hash or slot count. Both are constants of the program, so a
+/// difference means that another program created the cluster.
 fn check_hash(row: &ClusterRow, place: &str) -> Result<(), OpenError> {
     let has = match Keyspace::restore(&row.keyspace, &row.parameters) {
         Ok(known) if row.hash == hash_name(&known) && row.slots == i64::from(SLOT_COUNT) => {

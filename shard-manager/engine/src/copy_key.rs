@@ -29,7 +29,7 @@ impl CopyKey {
     /// Reads the text of a cursor.
     ///
     /// # Errors
-    /// It is not the text of a key.
+    /// The text is not that of a key.
     pub fn parse(text: &str) -> Result<Self, DamagedMove> {
         let (table, slot, key, id) = serde_json::from_str(text).map_err(DamagedMove::new)?;
         Ok(Self { table, slot, key, id })

@@ -50,7 +50,7 @@ impl<'k> KeySource<'k> {
         match self {
             Self::New => Uuid::now_v7(),
             Self::Repeatable { idempotency_key, row } => {
-                // The names have no space, so no two requests hash one text.
+                // The names have no space, so different requests never hash the same text.
                 let text = format!("{table} {column} {row} {idempotency_key}");
                 let hash = xxhash_rust::xxh3::xxh3_128(text.as_bytes());
                 Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid()
@@ -80,7 +80,7 @@ pub fn generated_keys(
                 let uuid = source.uuid(table.name(), &table.column(column).name);
                 Value::Text(uuid.to_string())
             }
-            // No key has it.
+            // A column of a key cannot have this default.
             ColumnDefault::Now => return None,
         };
         Some((column, value))

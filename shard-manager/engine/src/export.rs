@@ -65,7 +65,7 @@ pub enum ExportError {
         /// These slots.
         slots: SlotSet,
     },
-    /// A shard has another number of rows than it has counted.
+    /// The number of rows that were read differs from the number that the shard has counted.
     #[error(
         "{shard} has counted {counted} rows of {table}, but {found} were read: the export is not complete. \
          run `shard-manager check` for details"
@@ -77,15 +77,15 @@ pub enum ExportError {
         table: String,
         /// Number that the shard has counted.
         counted: i64,
-        /// Number in the file.
+        /// Number of rows that were read.
         found: u64,
     },
 }
 
 /// Row of an engine, as an export reads it: with all columns of its table.
 pub trait ExportedRow {
-    /// Hands the text of a value to `read`; `None` if it is null. The kind of the column is one
-    /// whose values are texts.
+    /// Passes the text of a value to `read` and returns its result; `None` if the value is null.
+    /// Called only for kinds of columns whose values are texts.
     fn text<T>(&self, column: usize, kind: ColumnType, read: impl FnOnce(&str) -> T) -> Option<T>;
 
     /// Returns a whole number; `None` if it is null.
@@ -98,9 +98,9 @@ pub trait ExportedRow {
     fn boolean(&self, column: usize) -> Option<bool>;
 }
 
-/// Returns the slots that none of some shards owns, or several of them.
+/// Returns the slots that none of these shards owns, or that several of them own.
 ///
-/// A table group has slots if one of the shards owns some.
+/// Apart from `main`, a table group counts only if one of the shards owns some of its slots.
 pub fn unsettled<'s>(shards: impl IntoIterator<Item = &'s SlotSet>) -> SlotSet {
     let (mut once, mut several) = (SlotSet::empty(), SlotSet::empty());
     for owned in shards {
@@ -126,7 +126,7 @@ pub struct ExportLines {
 }
 
 impl ExportLines {
-    /// Returns the conversion for a table; with `system`, to lines with the columns of the system.
+    /// Returns the conversion for a table; with `system`, the lines include the system columns.
     pub fn new(table: &Arc<Table>, format: ExportFormat, system: bool) -> Self {
         let needs_key = table.routing().is_none();
         let wrapped = needs_key && !system && format == ExportFormat::Ndjson;
@@ -136,7 +136,7 @@ impl ExportLines {
         Self { table: Arc::clone(table), format, columns, wrapped }
     }
 
-    /// Appends what is before the first row.
+    /// Appends the header of the format, if it has one.
     pub fn push_head(&self, out: &mut Vec<u8>) {
         match self.format {
             ExportFormat::Ndjson => {}
@@ -191,7 +191,7 @@ impl ExportLines {
     }
 }
 
-/// Appends a value as JSON; `None` if it is null.
+/// Appends a value as JSON; returns `None` without appending if it is null.
 fn push_member(
     out: &mut Vec<u8>,
     row: &impl ExportedRow,
@@ -208,7 +208,7 @@ fn push_member(
     }
 }
 
-/// Appends a value that is not a text, in the form of both formats; `None` if it is null.
+/// Appends a value as it is, without quotes; returns `None` if it is null.
 fn push_plain(
     out: &mut Vec<u8>,
     row: &impl ExportedRow,

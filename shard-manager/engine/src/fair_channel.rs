@@ -21,14 +21,14 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::fair_queue::FairQueue;
 use holdings::{Held, Holdings};
 
-/// Number that stands for several tenants.
+/// Tenant number that stands for several tenants.
 const SEVERAL: u64 = u64::MAX;
-/// Number that stands for no tenant.
-const NOBODY: u64 = u64::MAX - 1;
-const _: () = assert!(FairShare::NUMBER_MAX < NOBODY, "numbers of tenants differ from both");
+/// Tenant number that stands for no tenant.
+const NO_TENANT: u64 = u64::MAX - 1;
+const _: () = assert!(FairShare::NUMBER_MAX < NO_TENANT, "numbers of tenants differ from both");
 
-/// Part of the capacity that tenants with less than this part of it share: so the first message of
-/// a tenant is accepted while others send more than is received.
+/// Divisor that gives the reserved part of the capacity. Only tenants that hold at most such a part
+/// may use it, so that the first messages of a tenant are accepted while others fill the rest.
 const RESERVED: usize = 64;
 
 /// Message of a fair channel.
@@ -44,15 +44,15 @@ pub struct FairLimits {
     pub operations: usize,
     /// Highest number of their bytes, which the sender counts; 0 if bytes are not counted.
     pub bytes: usize,
-    /// Number of messages that are received at once.
+    /// Maximum number of messages that are received at once.
     pub batch_operations: usize,
-    /// Number of bytes that are received at once; 0 if bytes are not counted.
+    /// Maximum number of bytes that are received at once; 0 if bytes are not counted.
     pub batch_bytes: usize,
 }
 
 impl FairLimits {
-    /// Returns the cost of a message: a batch is full when it has as many messages as it may have,
-    /// or as many bytes.
+    /// Returns the cost of a message: 1, or more if its bytes take up more of a batch than one
+    /// message does.
     fn cost(&self, bytes: usize) -> u64 {
         (bytes * self.batch_operations).checked_div(self.batch_bytes).unwrap_or(1).max(1) as u64
     }
@@ -77,8 +77,8 @@ pub enum Refused<M> {
 #[derive(Debug)]
 struct Shared {
     /// Number of the tenant to which all messages in the channel belong, [`SEVERAL`] or
-    /// [`NOBODY`].
-    crowd: AtomicU64,
+    /// [`NO_TENANT`].
+    tenant_in_channel: AtomicU64,
     /// Number of messages in the fair queue.
     sorted: AtomicUsize,
     /// True if messages of several tenants waited for the last batch. A tenant whose few messages
@@ -89,11 +89,11 @@ struct Shared {
 }
 
 impl Shared {
-    /// Records that a message of this tenant was sent. It is called after the message was sent: a
+    /// Records that a message of this tenant was sent. Called after the message was sent, so that a
     /// receiver that sees several tenants finds the messages of all of them.
     #[inline]
     fn join(&self, number: u64) {
-        let known = self.crowd.load(Ordering::Relaxed);
+        let known = self.tenant_in_channel.load(Ordering::Relaxed);
         if known != number && known != SEVERAL {
             self.join_others(number);
         }
@@ -102,8 +102,10 @@ impl Shared {
     #[cold]
     fn join_others(&self, number: u64) {
         let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
-        match self.crowd.compare_exchange(NOBODY, number, set, seen) {
-            Err(known) if known != number => self.crowd.store(SEVERAL, Ordering::Release),
+        match self.tenant_in_channel.compare_exchange(NO_TENANT, number, set, seen) {
+            Err(known) if known != number => {
+                self.tenant_in_channel.store(SEVERAL, Ordering::Release)
+            }
             Ok(_) | Err(_) => {}
         }
     }
@@ -122,8 +124,8 @@ impl Shared {
 pub fn channel<M: Queued>(limits: FairLimits) -> (FairSender<M>, FairReceiver<M>) {
     let (queue, channel) = mpsc::channel(limits.operations);
     let shared = Arc::new(Shared {
-        // Callers that are not told apart: without access control there are no others.
-        crowd: AtomicU64::new(FairShare::COMMON.number()),
+        // Callers that are not distinguished: without access control there are no others.
+        tenant_in_channel: AtomicU64::new(FairShare::COMMON.number()),
         sorted: AtomicUsize::new(0),
         is_shared: AtomicBool::new(false),
         holdings: Holdings::default(),
@@ -133,7 +135,7 @@ pub fn channel<M: Queued>(limits: FairLimits) -> (FairSender<M>, FairReceiver<M>
     (queue, FairReceiver { channel, sorted, shared, limits })
 }
 
-/// The sending side.
+/// Sending side of a fair channel.
 pub struct FairSender<M> {
     queue: mpsc::Sender<M>,
     shared: Arc<Shared>,
@@ -159,7 +161,7 @@ impl<M: Queued> FairSender<M> {
     /// [`Refused`], with the message.
     pub fn try_send(&self, message: M, bytes_waiting: usize) -> Result<(), Refused<M>> {
         let share = message.share();
-        // Nearly always 0: what is in the channel is bounded by the channel.
+        // Nearly always 0: the channel itself limits the messages in it.
         if self.shared.sorted.load(Ordering::Relaxed) > 0
             && self.waiting() >= self.limits.operations
         {
@@ -192,14 +194,16 @@ impl<M: Queued> FairSender<M> {
         }
     }
 
-    /// Returns the reason to refuse a message of a tenant that holds this much with it.
+    /// Returns the reason to refuse a message of a tenant that holds this much, the message
+    /// included.
     fn refusal(&self, held: Held, bytes_waiting: usize) -> Option<fn(M) -> Refused<M>> {
         let FairLimits { operations, bytes, .. } = self.limits;
         if held.operations <= operations / RESERVED && held.bytes <= bytes / RESERVED {
             return None;
         }
         if held.operations == 1 {
-            // Of any size: in a busy channel a large one would otherwise never be accepted.
+            // The only message of a tenant may have any size: in a busy channel a large one would
+            // otherwise never be accepted.
             return None;
         }
         let waiting = self.waiting();
@@ -215,7 +219,7 @@ impl<M: Queued> FairSender<M> {
     }
 }
 
-/// The receiving side.
+/// Receiving side of a fair channel.
 pub struct FairReceiver<M> {
     channel: mpsc::Receiver<M>,
     sorted: FairQueue<M>,
@@ -290,12 +294,13 @@ impl<M: Queued> FairReceiver<M> {
     /// are divided by tenant. `bytes_waiting` is the size of all that waits.
     #[inline]
     pub fn sort(&mut self, bytes_waiting: usize) {
-        let crowd = self.shared.crowd.load(Ordering::Acquire);
+        let tenant_in_channel = self.shared.tenant_in_channel.load(Ordering::Acquire);
         let is_due = if self.sorted.is_empty() {
-            crowd == SEVERAL && self.limits.is_long(self.channel.len(), bytes_waiting)
+            tenant_in_channel == SEVERAL && self.limits.is_long(self.channel.len(), bytes_waiting)
         } else {
-            // What is in the channel may belong to the only tenant that waits here.
-            !self.sorted.is_closed() && self.sorted.only_tenant() != Some(crowd)
+            // Nothing is due if the channel holds only messages of the one tenant in the fair
+            // queue.
+            !self.sorted.is_closed() && self.sorted.only_tenant() != Some(tenant_in_channel)
         };
         if is_due {
             self.divide();
@@ -310,7 +315,7 @@ impl<M: Queued> FairReceiver<M> {
     /// Moves what is in the channel to the fair queue, up to a barrier.
     fn divide(&mut self) {
         // A message that is sent from now on records its tenant again.
-        self.shared.crowd.swap(NOBODY, Ordering::AcqRel);
+        self.shared.tenant_in_channel.swap(NO_TENANT, Ordering::AcqRel);
         let mut is_whole = true;
         for _ in 0..self.channel.len() {
             let Ok(next) = self.channel.try_recv() else {
@@ -330,11 +335,12 @@ impl<M: Queued> FairReceiver<M> {
             }
         }
         if !is_whole {
-            self.shared.crowd.store(SEVERAL, Ordering::Release);
+            self.shared.tenant_in_channel.store(SEVERAL, Ordering::Release);
         } else if let Some(only) = self.sorted.only_tenant() {
-            // It fails if something was sent meanwhile; then all is divided again.
+            // The exchange fails if a message was sent meanwhile; then the messages are divided
+            // again.
             let (set, seen) = (Ordering::AcqRel, Ordering::Relaxed);
-            let _ = self.shared.crowd.compare_exchange(NOBODY, only, set, seen);
+            let _ = self.shared.tenant_in_channel.compare_exchange(NO_TENANT, only, set, seen);
         }
     }
 }

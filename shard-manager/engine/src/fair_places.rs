@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** a tenant that has half of the places gets no more while another one waits that
 //! has less. Reads of one tenant get their places in the order in which they came.
-//! **Not here:** the connections (the engines). Reads of callers that are not told apart need no
+//! **Not here:** the connections (the engines). Reads of callers that are not distinguished need no
 //! place.
 
 use std::collections::VecDeque;
@@ -51,7 +51,7 @@ impl FairPlaces {
     }
 
     /// Waits for a place, at most until `deadline`; returns `None` after it. Callers that are not
-    /// told apart get `Some(None)` at once.
+    /// distinguished get `Some(None)` at once.
     ///
     /// Cancel safety: a dropped future has no place.
     pub async fn enter(&self, share: FairShare, deadline: Instant) -> Option<Option<ReadPermit>> {
@@ -114,7 +114,8 @@ impl Places {
             return None;
         }
         let (read, answer) = oneshot::channel();
-        // Reads that have given up are removed here too: places may be held for long.
+        // Reads that have given up are removed here too, because places may be held for a long
+        // time.
         while tenant.waiting.front().is_some_and(oneshot::Sender::is_closed) {
             tenant.waiting.pop_front();
             self.waiting -= 1;
@@ -165,7 +166,7 @@ mod tests {
         FairShare::new(number, 1)
     }
 
-    /// Asks for a place now; the future yields it.
+    /// Requests a place at once, and returns a future that yields it.
     fn ask(
         places: &FairPlaces,
         number: u64,

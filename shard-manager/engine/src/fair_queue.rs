@@ -1,4 +1,4 @@
-//! Fair queue: operations that wait, taken out in turns of the tenants they belong to.
+//! Fair queue: waiting operations, taken in turns from the tenants that they belong to.
 //!
 //! Deficit round robin ("Efficient Fair Queuing Using Deficit Round-Robin", Shreedhar and Varghese
 //! 1995): the waiting tenants stand in a ring. At its turn a tenant gets credit in proportion to
@@ -16,7 +16,8 @@ use std::collections::{HashMap, VecDeque};
 
 use model::fair_share::FairShare;
 
-/// Parts of one unit of credit, so that small weights among large ones are not rounded to nothing.
+/// Number of parts of one unit of credit, so that small weights among large ones are not rounded to
+/// zero.
 const UNIT: i64 = 1 << 10;
 /// Highest number of tenants whose memory is kept while none waits.
 const TENANTS_KEPT: usize = 64;
@@ -66,7 +67,7 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// Returns the number of operations, and the barrier counts as one.
+    /// Returns the number of waiting operations; the barrier counts as one.
     #[inline]
     pub fn len(&self) -> usize {
         self.operations + usize::from(self.barrier.is_some())
@@ -84,13 +85,13 @@ impl<T> FairQueue<T> {
         self.barrier.is_some()
     }
 
-    /// Returns true if more than one tenant waits.
+    /// Returns true if more than one tenant waits or repays a debt.
     #[inline]
     pub fn is_shared(&self) -> bool {
         self.ring.len() > 1
     }
 
-    /// Returns the number of the tenant, if there is only one.
+    /// Returns the number of the tenant, if only one waits or repays a debt.
     pub fn only_tenant(&self) -> Option<u64> {
         let first = self.ring.front().filter(|_| self.ring.len() == 1)?;
         Some(self.tenants[*first].number)
@@ -161,7 +162,7 @@ impl<T> FairQueue<T> {
     /// Adds a tenant to the ring, whose weight is set by the first operation.
     fn begin(&mut self, number: u64) -> usize {
         if let [only] = self.ring.make_contiguous() {
-            // Its turn began when it shared with no other.
+            // The credit of its turn was given when it shared with no other tenant.
             let only = &mut self.tenants[*only];
             only.credit = only.credit.min(0);
             self.in_turn = false;

@@ -154,7 +154,8 @@ impl FaultInjector {
     }
 }
 
-/// A worker that panicked leaves no inconsistent state behind these locks.
+/// Locks a mutex, also after a panic: a worker that panics leaves no inconsistent state behind
+/// these locks.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -123,7 +123,7 @@ pub fn changes_of_new_shard(records: &[IndexRecord], tables: &Registry) -> Vec<S
     indexes.map(|index| SchemaChange::Index(IndexChange::Make(index))).collect()
 }
 
-/// Row of a catalog.
+/// Row of an index in a catalog.
 #[derive(AsChangeset, Debug, Deserialize, Insertable, Queryable, Selectable)]
 #[diesel(table_name = tessera_indexes, primary_key(table_name, name), treat_none_as_null = true)]
 pub struct IndexRow {

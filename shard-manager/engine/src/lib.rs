@@ -2,8 +2,9 @@
 //! engines share.
 //!
 //! The cluster has chosen the shard and the node before it calls a trait; an engine knows rows, not
-//! shards. Methods have no default bodies: each engine decides for itself. A method that waits
-//! returns one boxed future, so that callers need not know the engine's type.
+//! shards. Methods have no default bodies, so that each engine decides for itself, except those
+//! that only some engines support. A method that waits returns one boxed future, so that callers
+//! need not know the engine's type.
 //!
 //! **Invariant:** nothing here depends on one engine.
 //! **Not here:** the engines (`sqlite`, `postgres`), queues and batching (`lane`), the choice of a
@@ -20,9 +21,9 @@ pub mod backup_view;
 pub mod catalog_rows;
 mod cluster_backend;
 pub mod cluster_spec;
+pub mod copy_faults;
 pub mod copy_key;
 pub mod default_values;
-pub mod doubts;
 pub mod export;
 pub mod fair_channel;
 pub mod fair_places;
@@ -46,9 +47,10 @@ mod node_reader;
 pub mod open_error;
 mod opened_cluster;
 mod opened_shard;
-pub mod operator_desk;
+pub mod operator_queue;
 pub mod pause_barrier;
 pub mod private_file;
+pub mod progress_observer;
 pub mod published_map;
 pub mod rebalance_catalog;
 pub mod rebalance_draft;
@@ -64,7 +66,6 @@ pub mod runtime_pool;
 #[cfg(feature = "sample-queries")]
 pub mod sample_queries;
 pub mod save_error;
-pub mod save_watch;
 pub mod saved_file;
 pub mod schema_agreement;
 pub mod schema_intent;

@@ -42,7 +42,7 @@ pub fn read_document(folder: &Path) -> Result<Value, SaveError> {
     serde_json::from_slice(&text).map_err(|error| no_manifest(folder, &error))
 }
 
-/// Reads the manifest of a folder, which must have this format.
+/// Reads the manifest of a folder. If it names a format, that must be this one.
 ///
 /// # Errors
 /// Errors of [`read_document`], and [`SaveError::Unsuitable`] if it has another format or other
@@ -59,7 +59,7 @@ pub fn read<T: DeserializeOwned>(folder: &Path, format: u32) -> Result<T, SaveEr
 /// Reads the members of a manifest.
 ///
 /// # Errors
-/// [`SaveError::Unsuitable`] if the members differ.
+/// [`SaveError::Unsuitable`] if members are missing or of another type.
 pub fn members<T: DeserializeOwned>(folder: &Path, document: Value) -> Result<T, SaveError> {
     serde_json::from_value(document).map_err(|error| no_manifest(folder, &error))
 }

@@ -1,10 +1,10 @@
 //! Map backlog: the newest shard map of the catalog, as long as it is not in force because some of
 //! its shards are not open here.
 //!
-//! The announcement carries no state: it is a reason to look at the backlog and at the open shards
+//! The announcement carries no state: it is a reason to check the backlog and the open shards
 //! again, so an announcement that follows another one closely loses nothing.
 //!
-//! **Invariant:** the epoch of the kept map never shrinks while a map is kept.
+//! **Invariant:** the epoch of the kept map never decreases while a map is kept.
 //! **Not here:** the map in force (`published_map`), opening shards (the engines).
 
 use std::sync::{Arc, Mutex, PoisonError};

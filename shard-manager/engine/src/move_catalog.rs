@@ -118,7 +118,7 @@ pub enum MoveListError {
     },
     /// The rebalance that the new move belongs to is not running.
     #[error("the rebalance of the move does not go on")]
-    RebalanceRests,
+    RebalanceNotRunning,
     /// Another mover has a higher term, or the move has ended.
     #[error("another process carries the move out")]
     Superseded,

@@ -26,23 +26,23 @@ pub enum DraftSlots {
 pub struct MoveDraft {
     /// Slots.
     pub slots: DraftSlots,
-    /// Name of the shard that owns them; `None` stands for the one that does.
+    /// Name of the shard that owns them; `None` stands for the present owner.
     pub from: Option<String>,
     /// Name of the shard that is to own them.
     pub to: String,
     /// Highest rate of the copy in MiB/s; `None` without a limit.
     pub rate: Option<u32>,
-    /// Seconds for which the source is kept; `None` for the usual time.
+    /// Seconds for which the source is kept; `None` for the default.
     pub keep: Option<u64>,
 }
 
-/// Reason why a text is not the slots of a move.
+/// Reason why a text does not describe the slots of a move.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoveSlotsFault {
     /// The text is not a list of slots.
     #[error(transparent)]
     Form(#[from] SlotSetError),
-    /// Slots are in it twice.
+    /// Slots occur twice in it.
     #[error("the slots {0} are given twice")]
     Twice(SlotSet),
 }

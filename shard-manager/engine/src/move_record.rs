@@ -1,7 +1,7 @@
 //! Move record: a move as the catalog lists it, and the orders that an operator may give.
 //!
-//! The catalog reports a move and keeps the wishes of the operator. It decides nothing: the rows of
-//! both shards do.
+//! The catalog shows a move and keeps the goal that the operator has set. It decides nothing: the
+//! rows of both shards do.
 //!
 //! **Invariant:** a record that has ended never changes again.
 //! **Not here:** storing records (the catalogs), the steps of a move (`cluster`).
@@ -168,16 +168,16 @@ pub struct MoveRecord {
     pub new: NewMove,
     /// Phase, as the last mover has reported it.
     pub phase: MovePhase,
-    /// Wish of the operator.
+    /// Goal that the operator has set.
     pub goal: MoveGoal,
-    /// True if the operator wants it to rest.
+    /// True if the operator has paused it.
     pub is_paused: bool,
     /// Number of the highest term that the catalog has given.
     pub term: u64,
     /// Time at which it was ordered.
     pub began_at: DateTime<Utc>,
-    /// Time of the last change of the phase, of the work done or of the operator's wish: since then
-    /// the move should have gone on.
+    /// Time of the last change of the phase, of the work done or of the operator's orders. If it is
+    /// too long ago, the move is stalled.
     pub changed_at: DateTime<Utc>,
     /// Time at which the target began to own the slots.
     pub owned_at: Option<DateTime<Utc>>,
@@ -217,15 +217,15 @@ pub struct MoveLag {
 /// Order of an operator for a move that has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MoveOrder {
-    /// It rests at the next step. Nothing is undone.
+    /// Pauses the move at its next step. Nothing is undone.
     Pause,
-    /// It goes on.
+    /// Continues a paused move.
     Resume,
-    /// Before the source has given the slots away: the copy is deleted and the source goes on.
+    /// Before the target owns the slots: the copy is deleted, and the source keeps the slots.
     Cancel,
-    /// Afterwards: the slots go back with all later writes.
+    /// Once the target owns the slots: they return to the source, with all later writes.
     Rollback,
-    /// The time of keeping ends now: the source is cleaned.
+    /// Ends the time of keeping now: the source is cleaned.
     Settle,
 }
 
@@ -266,7 +266,7 @@ pub enum MoveOrderFault {
     /// The source's rows are being deleted.
     #[error("the source's rows are being deleted: begin a move back instead")]
     Cleaning,
-    /// It returns already.
+    /// The slots are already returning to the source.
     #[error("the move is on its way back already")]
     Returning,
 }
@@ -316,8 +316,9 @@ impl MoveRecord {
         self.owned_at.is_some() && self.goal != MoveGoal::Back
     }
 
-    /// Returns true if nothing has changed for some time although the move does not rest. A move
-    /// that waits for another one rests; one without a process that carries it out has no reason.
+    /// Returns true if nothing has changed for some time although the move does not rest. A planned
+    /// move with a reason waits for another one and counts as resting. A planned move that no
+    /// process carries out has no reason.
     pub fn is_stalled(&self, now: DateTime<Utc>) -> bool {
         let waits = self.phase == MovePhase::Planned && self.progress.reason.is_some();
         let is_kept = self.phase == MovePhase::Keeping && self.goal == MoveGoal::Forward;

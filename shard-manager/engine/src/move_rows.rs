@@ -46,7 +46,7 @@ pub struct ListedMoveRow {
     pub phase: String,
     /// Name of the goal.
     pub goal: String,
-    /// 1 if the move is to rest.
+    /// 1 if the move is paused.
     pub paused: i64,
     /// Highest rate in MiB/s.
     pub rate: Option<i64>,
@@ -210,7 +210,7 @@ pub fn listed_records(
 #[derive(Clone, Debug, PartialEq, Eq, Queryable, Insertable)]
 #[diesel(table_name = tessera_moving)]
 pub struct MovingSlotRow {
-    /// Name of the table group.
+    /// Always [`GROUP`]: the slot number determines the table group.
     pub group_name: String,
     /// Number of the slot.
     pub slot: i64,
@@ -230,7 +230,8 @@ impl MovingSlotRow {
     }
 }
 
-/// Checks that a new move may be listed in a catalog of this epoch in which these slots move.
+/// Checks that a new move may be listed: `epoch` is that of the catalog, and `moving` are the slots
+/// of other moves.
 ///
 /// # Errors
 /// [`MoveListError::Stale`], [`MoveListError::SlotsMove`].
@@ -255,12 +256,12 @@ pub fn check_new_move(
 /// Checks that a new move may be listed beside its rebalance, which is in the state of this name.
 ///
 /// # Errors
-/// [`MoveListError::RebalanceRests`].
+/// [`MoveListError::RebalanceNotRunning`].
 pub fn check_rebalance_of_move(state: Option<&str>) -> Result<(), MoveListError> {
     if state == Some(RebalanceState::Running.name()) {
         return Ok(());
     }
-    Err(MoveListError::RebalanceRests)
+    Err(MoveListError::RebalanceNotRunning)
 }
 
 /// Reason to roll back a transaction on listed moves.

@@ -1,6 +1,6 @@
 //! Move view: a move as responses and commands show it, with shards by name and times as text.
 //!
-//! **Invariant:** a view names each order that the move takes at the time of the view, and no
+//! **Invariant:** a view names each order that the move accepts at the time of the view, and no
 //! other.
 //! **Not here:** the rules of orders (`move_record`).
 
@@ -35,7 +35,7 @@ pub struct MoveView {
     pub phase: String,
     /// Name of the [`MoveGoal`].
     pub goal: String,
-    /// True if it rests on an order.
+    /// True if an operator has paused it.
     pub paused: bool,
     /// True if nothing has changed for some time although work is left.
     pub stalled: bool,
@@ -112,7 +112,7 @@ impl MoveView {
         MovePhase::parse(&self.phase).is_none_or(MovePhase::has_ended)
     }
 
-    /// Returns true if the slots are where the operator wants them: the move has ended so, or its
+    /// Returns true if the target owns the slots and they do not return: the move is done, or its
     /// source is kept only for a rollback.
     pub fn has_arrived(&self) -> bool {
         match MovePhase::parse(&self.phase) {
@@ -129,7 +129,8 @@ fn lag_ms(lag: MoveLag, now: DateTime<Utc>) -> f64 {
     age.as_micros() as f64 / 1_000.0
 }
 
-/// Returns the orders that a move takes and that would change it.
+/// Returns the orders that a move accepts and that would change it, and [`RETRY`] if it may begin
+/// again.
 fn actions(record: &MoveRecord) -> Vec<String> {
     let takes = |order: &MoveOrder| {
         let mut ordered = record.clone();

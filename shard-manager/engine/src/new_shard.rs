@@ -31,7 +31,7 @@ pub enum NewShardRefusal {
     /// The URL cannot be read.
     #[error("the URL of the new shard cannot be used: {0}")]
     UrlInvalid(String),
-    /// The URL has a password, which would end in logs and histories of clients.
+    /// The URL has a password, which would end up in logs and in the command histories of clients.
     #[error(
         "the URL contains a password: leave it out, and list the server in the router's own \
          settings, which have the password of each host and port"

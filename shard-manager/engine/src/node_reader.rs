@@ -1,6 +1,6 @@
 //! Node reader: the traits through which the nodes of a shard are read, and the values they return.
 //!
-//! **Invariant:** an answer was read from one snapshot of the node, and no future outlives the
+//! **Invariant:** a result was read from one snapshot of the node, and no future outlives the
 //! deadline that it was given.
 //! **Not here:** the choice of the node (`shard`, `replica_set`).
 
@@ -33,7 +33,7 @@ pub struct KeyRead<'a> {
     /// Position that the node must have reached. A server is queried for its position; that of a
     /// file is known.
     pub min_position: u64,
-    /// Time after which the answer is useless.
+    /// Time after which the result is no longer needed.
     pub deadline: Instant,
     /// Tenant for whom the rows are read.
     pub share: FairShare,
@@ -46,7 +46,7 @@ pub struct ScanRead {
     /// Position that the node must have reached. A server is queried for its position; that of a
     /// file is known.
     pub min_position: u64,
-    /// Time after which the answer is useless.
+    /// Time after which the result is no longer needed.
     pub deadline: Instant,
     /// Tenant for whom the rows are read.
     pub share: FairShare,
@@ -68,8 +68,8 @@ pub trait NodeReader: Send + Sync {
     /// Errors of [`NodeReader::read_key`].
     fn scan(&self, read: ScanRead) -> EngineFuture<'_, NodeRows>;
 
-    /// Sends the node the smallest possible request. A busy node is not down:
-    /// [`Error::PoolExhausted`] differs from other errors.
+    /// Sends the node the smallest possible request. [`Error::PoolExhausted`] means that the node
+    /// is busy, not that it is down.
     ///
     /// # Errors
     /// Errors of [`NodeReader::read_key`].
@@ -109,7 +109,7 @@ pub trait PrimaryReader: NodeReader {
     /// Searches the nodes of the shard for the primary, if another process can promote a node.
     fn find_primary(&self) -> BoxFuture<'_, ()>;
 
-    /// Refuses writes to a primary whose files were lost.
+    /// Checks that the primary may be written: its files were not lost.
     ///
     /// # Errors
     /// [`Error::FilesLost`].

@@ -9,7 +9,7 @@ use model::reason::Findings;
 use super::node_reader::PrimaryReader;
 use super::replica_node::ReplicaNode;
 use super::writer::{LaneControls, WritePartitioner, WriterKind};
-use crate::doubts::Doubts;
+use crate::copy_faults::CopyFaults;
 use crate::index_builder::IndexBuilder;
 use crate::replication::ReplicationState;
 use crate::slot_move::ShardMoves;
@@ -31,8 +31,8 @@ pub struct OpenedShard {
     pub primary: Arc<dyn PrimaryReader>,
     /// Reasons that are found about the primary.
     pub findings: Arc<Findings>,
-    /// Doubts about the rows of its nodes.
-    pub doubts: Arc<Doubts>,
+    /// Faults found in the rows of its nodes.
+    pub copy_faults: Arc<CopyFaults>,
     /// Announcements that its slots have changed.
     pub slot_news: Arc<SlotNews>,
     /// Its part in moves; `None` if the engine distributes rows by itself.

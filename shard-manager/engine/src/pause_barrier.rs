@@ -49,7 +49,7 @@ impl PauseBarrier {
         Closed(self)
     }
 
-    /// True if the barrier is closed.
+    /// Returns true if the barrier is closed.
     #[inline]
     pub fn is_closed(&self) -> bool {
         self.locked().closed > 0

@@ -7,7 +7,7 @@
 //! (`map_backlog`).
 //!
 //! **Invariant:** every member of the map in force is open, or joining without slots; epochs never
-//! shrink; a number keeps its name for ever.
+//! decrease; a number keeps its name for ever.
 //! **Not here:** the list of open shards (`cluster`), the catalog's copy of the map (the engines).
 
 use std::collections::BTreeSet;
@@ -61,7 +61,7 @@ pub enum ShardListError {
 }
 
 impl PublishedMap {
-    /// Publishes the first map. All of its members are open.
+    /// Creates the published map from a first map, all of whose members are open.
     pub fn new(map: ShardMap) -> Self {
         let open = Mutex::new(map.topology().numbers().collect());
         let names = (0..Topology::SHARDS_MAX).map(|_| OnceLock::new()).collect();

@@ -1,8 +1,8 @@
 //! Rebalance catalog: the trait through which a cluster lists its rebalances.
 //!
 //! **Invariant:** one rebalance at most has not ended.
-//! **Not here:** the moves of a rebalance (`move_catalog`), the router that carries it out, which
-//! is the one that leads there.
+//! **Not here:** the moves of a rebalance (`move_catalog`), the choice of the router that carries
+//! rebalances out: the one that carries out moves.
 
 pub mod change;
 
@@ -32,8 +32,9 @@ pub trait RebalanceCatalog: Send + Sync {
     /// The error of the catalog.
     fn open_rebalance(&self) -> EngineFuture<'_, Option<RebalanceRecord>>;
 
-    /// Lists a new rebalance, if the shard map has still this epoch and no other one goes on. One
-    /// that is listed already stays as it is, so that this can be repeated.
+    /// Lists a new rebalance, if the shard map still has this epoch and no other rebalance is in
+    /// progress. A rebalance that is already listed is left unchanged, so that the call can be
+    /// repeated.
     ///
     /// # Errors
     /// [`RebalanceListError`].
@@ -43,9 +44,9 @@ pub trait RebalanceCatalog: Send + Sync {
         epoch: u64,
     ) -> BoxFuture<'a, Result<(), RebalanceListError>>;
 
-    /// Stores an order of an operator, also for the moves of the rebalance that go on, and returns
-    /// the rebalance as it is listed then. No move of a rebalance begins after an order to rest or
-    /// to end was stored.
+    /// Stores an order of an operator, also for the moves of the rebalance in progress, and returns
+    /// the rebalance as it is listed then. No move of a rebalance begins after an order to pause or
+    /// to cancel was stored.
     ///
     /// # Errors
     /// [`RebalanceListError`].
@@ -93,9 +94,9 @@ pub enum RebalanceListError {
     /// The catalog lists no such rebalance.
     #[error("there is no such rebalance")]
     NoRebalance,
-    /// Another rebalance goes on.
+    /// Another rebalance is in progress.
     #[error("the rebalance {0} goes on: wait for its end, or cancel it")]
-    Runs(String),
+    AlreadyRunning(String),
     /// The shard map has changed.
     #[error("the shard map has changed: its epoch is {epoch}, not {expected}")]
     Stale {

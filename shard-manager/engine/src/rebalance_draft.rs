@@ -34,7 +34,7 @@ pub struct RebalanceDraft {
     pub group: Option<String>,
     /// Highest rate of the copy of each move in MiB/s; `None` without a limit.
     pub rate: Option<u32>,
-    /// Seconds for which the sources are kept; `None` for the usual time.
+    /// Seconds for which the sources are kept; `None` for the default.
     pub keep: Option<u64>,
 }
 

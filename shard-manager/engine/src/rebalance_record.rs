@@ -1,7 +1,7 @@
 //! Rebalance record: a rebalance as the catalog lists it, and the orders that an operator may give.
 //!
 //! A rebalance is a list of moves, which its record calls steps. The router that leads begins them
-//! one after another and reports what has become of them.
+//! one after another and reports their outcomes.
 //!
 //! **Invariant:** a step that has ended, and a rebalance that has ended, never change again.
 //! **Not here:** storing records (the catalogs), the choice of the next step (`cluster`), plans
@@ -25,13 +25,13 @@ pub use super::rebalance_id::RebalanceId;
 pub enum RebalanceState {
     /// Its moves begin one after another.
     Running,
-    /// No move begins, and its moves rest.
+    /// No move begins, and its moves are paused.
     Paused,
-    /// No move begins, and those whose target does not own the slots yet are given up.
+    /// No move begins, and those whose target does not own the slots yet are cancelled.
     Cancelling,
     /// It has ended: all slots have moved.
     Done,
-    /// It has ended on an order.
+    /// It has ended: an operator has cancelled it.
     Cancelled,
     /// It has ended: some slots could not be moved.
     Failed,
@@ -70,11 +70,11 @@ impl RebalanceState {
 pub enum StepState {
     /// No move of it has begun.
     Planned,
-    /// A move of it goes on.
+    /// A move of it is in progress.
     Moving,
     /// It has ended: the target owns the slots.
     Moved,
-    /// It has ended: the move was given up on an order, or had not begun.
+    /// It has ended: the move was cancelled on an order, or had not begun.
     Cancelled,
     /// It has ended: the move could not be carried out.
     Failed,
@@ -169,7 +169,7 @@ pub struct RebalanceRecord {
     pub reason: Option<String>,
     /// Time at which it was ordered.
     pub began_at: DateTime<Utc>,
-    /// Time of the last change of a step.
+    /// Time of the last change of a step, or of the end.
     pub changed_at: DateTime<Utc>,
     /// Time at which it ended.
     pub ended_at: Option<DateTime<Utc>>,
@@ -178,12 +178,12 @@ pub struct RebalanceRecord {
 /// Order of an operator for a rebalance that has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RebalanceOrder {
-    /// It rests, with its moves.
+    /// Pauses the rebalance and its moves.
     Pause,
-    /// It goes on, with its moves.
+    /// Continues the rebalance and its moves.
     Resume,
-    /// It ends: moves whose target does not own the slots yet are given up. Slots that have moved
-    /// stay where they are.
+    /// Ends the rebalance: moves whose target does not own the slots yet are cancelled. Slots that
+    /// have moved stay where they are.
     Cancel,
 }
 
@@ -217,7 +217,7 @@ pub enum RebalanceOrderFault {
     /// The rebalance has ended.
     #[error("the rebalance has ended ({}): begin another one", .0.name())]
     Ended(RebalanceState),
-    /// It is given up already.
+    /// It is being cancelled already.
     #[error("the rebalance is being cancelled already")]
     Cancelling,
 }

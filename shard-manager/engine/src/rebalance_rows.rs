@@ -168,7 +168,7 @@ impl StoredPlan {
         BalanceBy::find(name).map(PlanGoal::Balance)
     }
 
-    /// Returns the table group, if there is one; `None` if there cannot be such a group.
+    /// Returns the table group, if there is one; `None` if the stored number is out of range.
     fn group(&self) -> Option<Option<GroupNumber>> {
         match self.group {
             Some(number) => GroupNumber::new(number).map(Some),
@@ -236,16 +236,17 @@ pub fn rebalance_records(
     Ok(records)
 }
 
-/// Checks that a new rebalance may be listed in a catalog of this epoch in which this one goes on.
+/// Checks that a new rebalance may be listed: `epoch` is that of the catalog, and `open` is a
+/// rebalance that has not ended.
 ///
 /// # Errors
-/// [`RebalanceListError::Runs`], [`RebalanceListError::Stale`].
+/// [`RebalanceListError::AlreadyRunning`], [`RebalanceListError::Stale`].
 pub fn check_new_rebalance(
     (expected, epoch): (u64, u64),
     open: Option<String>,
 ) -> Result<(), RebalanceListError> {
     if let Some(open) = open {
-        return Err(RebalanceListError::Runs(open));
+        return Err(RebalanceListError::AlreadyRunning(open));
     }
     if epoch == expected { Ok(()) } else { Err(RebalanceListError::Stale { expected, epoch }) }
 }

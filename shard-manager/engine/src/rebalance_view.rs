@@ -1,8 +1,8 @@
 //! Rebalance view: plans and rebalances as responses and commands show them, with shards by name
 //! and times as text.
 //!
-//! **Invariant:** a view names each order that the rebalance takes at the time of the view, and no
-//! other.
+//! **Invariant:** a view names each order that the rebalance accepts at the time of the view, and
+//! no other.
 //! **Not here:** the rules of orders (`rebalance_record`), the choice of moves
 //! (`model::slot_plan`).
 
@@ -27,7 +27,7 @@ pub struct GoalView {
     pub placement: Option<String>,
     /// Shard that is emptied.
     pub shard: Option<String>,
-    /// Table group whose slots move; left out if it is about all of them.
+    /// Table group whose slots move; left out if those of all groups do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
 }
@@ -108,7 +108,7 @@ pub struct RebalanceView {
     pub goal: GoalView,
     /// Name of the [`RebalanceState`].
     pub state: String,
-    /// True if nothing has changed for some time although it does not rest.
+    /// True if nothing has changed for some time although it is not paused and moves are left.
     pub stalled: bool,
     /// Highest rate of the copy of each move in MiB/s.
     pub rate: Option<u32>,
@@ -326,7 +326,7 @@ fn is_stalled(record: &RebalanceRecord, now: DateTime<Utc>) -> bool {
     could_go_on && now.signed_duration_since(record.changed_at) > stall
 }
 
-/// Returns the orders that a rebalance takes and that would change it.
+/// Returns the orders that a rebalance accepts and that would change it.
 fn actions(record: &RebalanceRecord) -> Vec<String> {
     let takes = |order: &RebalanceOrder| {
         let mut ordered = record.clone();

@@ -55,7 +55,7 @@ pub enum RefusalCode {
     NoRebalance,
     /// The rebalance is not in a state that permits the order.
     RebalanceState,
-    /// Another rebalance goes on.
+    /// Another rebalance is in progress.
     RebalanceRuns,
     /// The engine distributes rows itself, and one of its requirements is not met.
     EngineNeeds,
@@ -171,7 +171,7 @@ impl RefusalCode {
             MoveListError::NoMove => Some(Self::NoMove),
             MoveListError::SlotsMove { .. } => Some(Self::SlotsMove),
             MoveListError::Stale { .. } => Some(Self::MapChanged),
-            MoveListError::RebalanceRests => Some(Self::RebalanceState),
+            MoveListError::RebalanceNotRunning => Some(Self::RebalanceState),
             MoveListError::Superseded | MoveListError::Order(_) => Some(Self::MoveState),
             MoveListError::Failed(_) => None,
         }
@@ -182,7 +182,7 @@ impl RefusalCode {
     pub fn of_listed_rebalance(error: &RebalanceListError) -> Option<Self> {
         match error {
             RebalanceListError::NoRebalance => Some(Self::NoRebalance),
-            RebalanceListError::Runs(_) => Some(Self::RebalanceRuns),
+            RebalanceListError::AlreadyRunning(_) => Some(Self::RebalanceRuns),
             RebalanceListError::Stale { .. } => Some(Self::MapChanged),
             RebalanceListError::Order(_) => Some(Self::RebalanceState),
             RebalanceListError::Failed(_) => None,

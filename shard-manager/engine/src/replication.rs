@@ -129,8 +129,8 @@ impl ReplicationState {
         }
     }
 
-    /// Records a batch that is durable on the primary, before its operations are answered. `began`
-    /// is the time at which its commit began.
+    /// Records a batch that is durable on the primary, before its operations are acknowledged.
+    /// `began` is the time at which its commit began.
     pub fn commit(&self, position: u64, began: Instant) {
         let before = self.primary.committed.load(Ordering::Acquire);
         self.replicas.fall_behind(before, began);
@@ -146,7 +146,8 @@ impl ReplicationState {
         self.waiters().wake_all();
     }
 
-    /// Returns the time since a replica had everything that was committed; zero if it has it now.
+    /// Returns the time since a replica had everything that was committed; zero if it is known to
+    /// have it now.
     pub fn staleness(&self, replica: usize) -> Duration {
         let has_all = || self.replicas.applied(replica) >= self.primary.committed();
         // Other writers may have committed more than is known here.
@@ -193,7 +194,7 @@ impl ReplicationState {
 }
 
 /// Records that the log of a shard was trimmed up to a position. Returns the names of holders that
-/// needed entries up to there: they hold no more.
+/// needed entries up to there: they no longer retain the log.
 pub fn record_trim(replication: &ReplicationState, position: u64) -> Vec<String> {
     replication.log.drop_behind(position)
 }

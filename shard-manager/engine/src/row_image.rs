@@ -53,7 +53,7 @@ pub fn outcome(change: &RowWrite, current: Option<&[Value]>) -> Result<Change, E
 }
 
 /// Returns the row with the columns of the change.
-pub fn changed(
+pub fn updated_row(
     change: &RowWrite,
     mut row: Vec<Value>,
     server_columns: &ServerColumns<'_>,
@@ -70,7 +70,7 @@ pub fn changed(
 
 /// Returns a new row, in which columns that the change does not set have their defaults, or are
 /// null.
-pub fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
+pub fn new_row(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value> {
     let table = &change.table;
     let mut row = vec![Value::Null; table.answered().len()];
     for (column, value) in table.id().iter().zip(&change.id) {
@@ -83,7 +83,7 @@ pub fn made(change: &RowWrite, server_columns: &ServerColumns<'_>) -> Vec<Value>
         }
     }
     row[table.version() + 1 - table.answered().start] = Value::Text(server_columns.now.to_owned());
-    let mut row = changed(change, row, server_columns);
+    let mut row = updated_row(change, row, server_columns);
     if is_on(Mutation::VersionFromOne) {
         row[table.version() - table.answered().start] = Value::Int(1);
     }

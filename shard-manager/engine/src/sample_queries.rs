@@ -1,8 +1,8 @@
 //! Sample queries: the reads whose SQL each engine pins in a file beside its tests.
 //!
 //! Databases cache and plan statements by their text, so a text must not change by accident. The
-//! samples cover each test of each type of column, each kind of order with and without a row to
-//! continue after, nested conditions, named keys and all forms of a page.
+//! samples cover each kind of test, each type of column, each kind of order with and without a row
+//! to continue after, nested conditions, named keys and all forms of a page.
 //!
 //! **Invariant:** the samples and their order are fixed: another sample changes no text of the
 //! others.
@@ -17,7 +17,7 @@ use model::value::{ColumnType, Value};
 
 use super::Scope;
 
-/// A query and its title.
+/// Title and query of a sample.
 pub type Sample = (String, ReadQuery);
 
 /// Writes the statements of each sample through `write`, which appends the text and the values of
@@ -55,7 +55,8 @@ fn fitted(query: &ReadQuery, keyed: bool) -> ReadQuery {
     ReadQuery { after: given, ..query.clone() }
 }
 
-/// Returns every test of a column of every type.
+/// Returns tests of a column of every type: all comparisons for one column, equality for the
+/// others.
 fn tests_of_columns() -> Vec<Sample> {
     let table = things();
     let mut samples = Vec::new();

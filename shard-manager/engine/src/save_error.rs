@@ -10,7 +10,8 @@ use super::open_error::OpenError;
 /// Reason for clients, if a disk is full.
 const DISK_FULL: &str = "the disk of the backups is full";
 
-/// Reason why a cluster was not copied, or a copy not restored. Operators see it, clients never.
+/// Reason why a cluster was not copied, or a copy not restored. Its message is for operators;
+/// clients get [`SaveError::for_clients`].
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     /// The folder cannot be used.
@@ -23,7 +24,7 @@ pub enum SaveError {
     },
     /// Another process uses the same folder.
     #[error("{path} is being created by another command; wait for it, or choose another folder")]
-    InWork {
+    TargetInUse {
         /// Path of the folder.
         path: String,
     },
@@ -45,7 +46,7 @@ pub enum SaveError {
     Cancelled,
     /// The writes of a shard could not be paused.
     #[error("the writes of {shard} cannot be paused: a batch takes too long")]
-    Restless {
+    WritesNotPaused {
         /// Name of the shard.
         shard: String,
     },
@@ -111,7 +112,7 @@ impl SaveError {
     pub fn for_clients(&self) -> String {
         const LOG: &str = "the log of the router names the reason";
         match self {
-            Self::Busy | Self::Cancelled | Self::Restless { .. } | Self::ShardsChanged => {
+            Self::Busy | Self::Cancelled | Self::WritesNotPaused { .. } | Self::ShardsChanged => {
                 self.to_string()
             }
             Self::NoRoom { needed_mib, free_mib, .. } => format!(
@@ -125,7 +126,7 @@ impl SaveError {
             Self::File(_) | Self::Databases(_) => {
                 format!("a shard or the catalog cannot be read: {LOG}")
             }
-            Self::Target { .. } | Self::InWork { .. } => {
+            Self::Target { .. } | Self::TargetInUse { .. } => {
                 format!("the folder for the copy cannot be created: {LOG}")
             }
             Self::Unsuitable { .. } => format!("the copy has failed its check: {LOG}"),
@@ -144,7 +145,7 @@ impl SaveError {
     }
 }
 
-/// Returns the reason for clients of an error about a file of the copy.
+/// Returns the reason that clients get for an input or output error of the copy.
 fn about_disk(kind: ErrorKind) -> String {
     const REASONS: [(ErrorKind, &str); 5] = [
         (ErrorKind::StorageFull, DISK_FULL),

@@ -29,7 +29,7 @@ pub struct SavedFile {
 ///
 /// # Errors
 /// [`SaveError::Io`], and errors of `each`.
-pub fn look(
+pub fn read_and_hash(
     folder: &Path,
     name: &str,
     mut each: impl FnMut(&[u8]) -> Result<(), SaveError>,

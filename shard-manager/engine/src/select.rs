@@ -164,8 +164,8 @@ impl<'q, D: Dialect> Select<'q, D> {
         }
     }
 
-    /// The key comes before the row that a page continues after: SQLite uses the first bounds that
-    /// fit for its index range.
+    /// Appends all conditions. The key comes before the row that a page continues after, because
+    /// SQLite uses the first bounds that fit for its index range.
     fn push_conditions(
         &mut self,
         query: &'q ReadQuery,
@@ -270,8 +270,8 @@ impl<'q, D: Dialect> Select<'q, D> {
             self.push(")");
             return;
         }
-        // (a later) or (a the same and (b later or (b the same and …))): each key is compared once
-        // or twice.
+        // (a later) or (a equal and (b later or (b equal and …))): each key is compared once or
+        // twice.
         let last = order.len() - 1;
         for (index, (by, value)) in order.iter().zip(after).enumerate() {
             self.push("(");
@@ -353,7 +353,7 @@ pub fn spell_pattern(
     out
 }
 
-/// Returns the keyword before the next condition.
+/// Source of the keyword before each condition: `WHERE` for the first, then `AND`.
 struct Connective {
     first: bool,
 }

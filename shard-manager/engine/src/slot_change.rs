@@ -14,7 +14,7 @@ use model::error::{Error, Outcome};
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
 
-/// Longest time for which writes of slots may be fenced at once.
+/// Longest time for which one change may fence the writes of slots.
 pub const FENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Change of some slots of a shard.
@@ -29,7 +29,7 @@ pub struct SlotChange {
 /// Change of the state of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotStep {
-    /// Owned or fenced slots accept no writes for this time, at most [`FENCE_MAX`]. Reads go on.
+    /// Owned or fenced slots accept no writes for this time, at most [`FENCE_MAX`]. Reads continue.
     Fence {
         /// Time after which the fence ends by itself.
         hold: Duration,

@@ -23,18 +23,18 @@ use moves::move_row::{CopyCursor, MoveRow};
 use moves::observation::SlotsState;
 use moves::refusal::MoveRefusal;
 use moves::request::MoveRequest;
+use moves::request_context::MoveEffect;
 use moves::round::CopyRound;
-use moves::scene::MoveEffect;
 
 use super::EngineFuture;
 
-/// Highest size of the rows of a round. A mover holds two rounds at most.
+/// Maximum size of the rows of a round in bytes. A mover holds two rounds at most.
 pub const ROUND_BYTES_MAX: usize = 4 << 20;
 
-/// Ways in which a shard takes part in moves.
+/// Interfaces through which a shard takes part in moves.
 #[derive(Clone)]
 pub struct ShardMoves {
-    /// Reads.
+    /// Reads the shard for a mover.
     pub reader: Arc<dyn MoveReader>,
     /// Makes changes in separate database sessions, if the engine does so. If it is `None`, changes
     /// are queued in the lane of the shard ([`super::Writer::change_move`]).
@@ -51,7 +51,7 @@ pub trait MoveReader: Send + Sync {
     -> EngineFuture<'a, MoveFacts>;
 
     /// Reads the next round: in one snapshot the present rows of the keys that were changed since
-    /// the last round, as far as they lie before the cursor, and the next chunk.
+    /// the last round, if they come before the cursor, and the next chunk.
     ///
     /// # Errors
     /// [`RoundError`].
@@ -133,7 +133,7 @@ pub struct MoveFacts {
     pub lost_changes: bool,
 }
 
-/// State of the copy from which a round goes on.
+/// State of the copy that a round continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoundQuery {
     /// The move.
@@ -144,10 +144,10 @@ pub struct RoundQuery {
     pub base: AppliedRows,
     /// Extent of the rows on the other side.
     pub base_cursor: CopyCursor,
-    /// True if the digests of the source are computed in the snapshot of the round, unless it has
-    /// more changes than a round takes.
-    pub has_digests: bool,
-    /// Extent of the chunk.
+    /// True to compute the digests of the source in the snapshot of the round, unless there are
+    /// more changes than one round can have.
+    pub wants_digests: bool,
+    /// Limits of the chunk.
     pub budget: RoundBudget,
 }
 
@@ -191,7 +191,7 @@ pub struct RoundRead {
     pub rows: RoundRows,
     /// Number of changed keys.
     pub changes: usize,
-    /// True if it has every change of the snapshot; false if there are too many for a round.
+    /// True if it has every change of the snapshot; false if there are too many for one round.
     pub has_all: bool,
     /// Digests of the source, if they were requested and the round has every change of the
     /// snapshot.

@@ -1,6 +1,6 @@
 //! Slot news: announcement that the slots of a shard have changed their state.
 //!
-//! The announcement carries no state: it is a reason to ask the database again, so a change that
+//! The announcement carries no state: it is a reason to query the database again, so a change that
 //! follows another one closely cannot be missed.
 //!
 //! **Not here:** the state of a slot (the databases), waiting writes (`cluster`).

@@ -87,7 +87,7 @@ pub struct StoredMove<M> {
     mark: Option<M>,
     cursor: String,
     copied_to: Option<String>,
-    /// Position of the log after which changes of the slots are recorded, while they are.
+    /// Position of the log after which changes of the slots are recorded; `None` if they are not.
     pub traced_after: Option<u64>,
     begun_timeline: u32,
     begun: u64,
@@ -97,8 +97,8 @@ pub struct StoredMove<M> {
 }
 
 impl<M: StoredMark> StoredMove<M> {
-    /// Converts a row of a move. Its changes are recorded after this position of the log, if they
-    /// are.
+    /// Converts a row of a move. `traced_after` is the position of the log after which changes are
+    /// recorded, if the row shows that they are recorded.
     ///
     /// # Errors
     /// The mark is one of another engine.
@@ -138,8 +138,8 @@ impl<M: StoredMark> StoredMove<M> {
             begun_timeline: row.begun.timeline,
             begun: row.begun.sequence,
             version: row.version,
-            home_timeline: row.home.map(|home| home.timeline),
-            home: row.home.map(|home| home.sequence),
+            home_timeline: row.signpost_min_position.map(|home| home.timeline),
+            home: row.signpost_min_position.map(|home| home.sequence),
         })
     }
 
@@ -148,10 +148,10 @@ impl<M: StoredMark> StoredMove<M> {
         &self.id
     }
 
-    /// Returns the row with changes that are recorded from this position of the log on, as another
-    /// stream: what was copied from the stream before is not part of it.
+    /// Returns the row with a recording of changes that begins at this position of the log, as a
+    /// new feed: rows that were copied from the former feed do not belong to it.
     #[must_use]
-    pub fn recorded_anew(self, position: u64) -> Self {
+    pub fn recording_restarted(self, position: u64) -> Self {
         Self { begun: position, traced_after: Some(position), ..self }
     }
 
@@ -193,7 +193,10 @@ impl<M: StoredMark> StoredMove<M> {
             is_traced: self.traced_after.is_some(),
             begun: position(self.begun_timeline, self.begun),
             version: self.version,
-            home: self.home_timeline.zip(self.home).map(|(line, at)| position(line, at)),
+            signpost_min_position: self
+                .home_timeline
+                .zip(self.home)
+                .map(|(line, at)| position(line, at)),
         })
     }
 
@@ -247,7 +250,7 @@ mod tests {
             is_traced: home.is_some(),
             begun: position(33),
             version: 12,
-            home,
+            signpost_min_position: home,
         }
     }
 

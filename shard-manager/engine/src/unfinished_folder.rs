@@ -46,7 +46,7 @@ impl Unfinished {
         match DirBuilder::new().mode(private_file::FOLDER_MODE).create(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                return Err(SaveError::InWork { path: target.display().to_string() });
+                return Err(SaveError::TargetInUse { path: target.display().to_string() });
             }
             Err(error) => return Err(SaveError::io(&path, error)),
         }
@@ -97,7 +97,7 @@ impl Drop for Unfinished {
 /// folder that another can replace.
 ///
 /// # Errors
-/// [`SaveError`] with what is there.
+/// [`SaveError`], which states what is there.
 pub fn free_place(target: &Path) -> Result<PathBuf, SaveError> {
     let failed = |error| SaveError::io(target, error);
     let target = std::path::absolute(target).map_err(failed)?;
@@ -148,8 +148,8 @@ fn unfinished_path(target: &Path) -> Option<PathBuf> {
 /// Removes the unfinished folder for `target` if the process that filled it no longer runs.
 ///
 /// # Errors
-/// [`SaveError::InWork`] if the process is running, and [`SaveError`] if the folder was not left by
-/// a killed process, or cannot be removed.
+/// [`SaveError::TargetInUse`] if the process is running, and [`SaveError`] if the folder was not
+/// left by a killed process, or cannot be removed.
 pub fn remove_left_over_of(target: &Path) -> Result<(), SaveError> {
     unfinished_path(target).map_or(Ok(()), |path| remove_left_over(&path))
 }
@@ -161,7 +161,7 @@ fn remove_left_over(path: &Path) -> Result<(), SaveError> {
     let in_the_way = "the folder is in the way; check it, and remove it";
     let lock = match File::open(path.join(LOCK)) {
         Ok(lock) => lock,
-        // A process that is killed between the two leaves the folder without its lock, and empty.
+        // A process that is killed before it creates the lock leaves an empty folder.
         Err(error) if error.kind() == ErrorKind::NotFound && fs::remove_dir(path).is_ok() => {
             return Ok(());
         }
@@ -170,7 +170,7 @@ fn remove_left_over(path: &Path) -> Result<(), SaveError> {
     match lock.try_lock() {
         Ok(()) => remove(path).map_err(|error| SaveError::io(path, error)),
         Err(TryLockError::WouldBlock) => {
-            Err(SaveError::InWork { path: path.display().to_string() })
+            Err(SaveError::TargetInUse { path: path.display().to_string() })
         }
         Err(TryLockError::Error(error)) => Err(SaveError::io(path, error)),
     }

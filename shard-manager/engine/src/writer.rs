@@ -14,7 +14,7 @@ use model::table_index::TableIndex;
 use super::fault_injector::FaultInjector;
 use super::pause_barrier::PauseBarrier;
 use super::runtime_pool::RuntimeHandle;
-use moves::scene::MoveEffect;
+use moves::request_context::MoveEffect;
 
 use super::slot_change::{SlotChange, SlotChangeError};
 use super::slot_move::{MoveChange, MoveChangeError};
@@ -67,7 +67,8 @@ pub trait Writer: Send + 'static {
         Err(MoveChangeError::Unsupported)
     }
 
-    /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
+    /// Commits a batch that a sabotaged writer left open. Called after the operations of each batch
+    /// were acknowledged.
     #[cfg(feature = "sabotage")]
     fn commit_owed(&mut self);
 
@@ -75,7 +76,7 @@ pub trait Writer: Send + 'static {
     fn close(&mut self);
 }
 
-/// Writer that waits for a server. Its methods are those of [`Writer`].
+/// Writer that waits for a server. Its methods are those of [`Writer`], and [`AsyncWriter::ready`].
 ///
 /// Cancel safety: a dropped future may have stored everything or nothing.
 pub trait AsyncWriter: Send + 'static {
@@ -122,7 +123,8 @@ pub trait AsyncWriter: Send + 'static {
         Box::pin(std::future::ready(Err(MoveChangeError::Unsupported)))
     }
 
-    /// Commits a batch that a sabotaged writer left open. Called after each batch was answered.
+    /// Commits a batch that a sabotaged writer left open. Called after the operations of each batch
+    /// were acknowledged.
     #[cfg(feature = "sabotage")]
     fn commit_owed(&mut self);
 
@@ -142,8 +144,8 @@ pub trait WritePartitioner: Send + Sync {
 pub struct LaneControls {
     /// Fault injector, for tests and for teaching.
     pub fault_injector: Arc<FaultInjector>,
-    /// Barrier for an instant at which the files of all shards are read. A task has no file, and no
-    /// barrier.
+    /// Barrier that stops the lanes while a backup reads the positions of all shards' files. A lane
+    /// that is a task has no file, and ignores it.
     pub pause_barrier: Arc<PauseBarrier>,
 }
 

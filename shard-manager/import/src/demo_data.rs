@@ -1,7 +1,7 @@
 //! Demo data: any number of users and orders, equal for equal seeds.
 //!
 //! Each row is a function of the plan and of its number alone: rows can be generated in any order,
-//! by any number of threads, again after a failure, and without a list of them.
+//! by any number of threads, repeatedly after a failure, and without a list of them.
 //!
 //! Ids have the form that the cluster's keyspace requires: `user_A_17`, or `A:user_17` in a list,
 //! `17` in numeric ranges, `@user_A_17:s3.example.org` in a matrix. In a keyspace by a column they
@@ -139,7 +139,7 @@ pub struct PartitionUsers {
     pub users: u64,
 }
 
-/// User, and the random number of its orders.
+/// User, with a pseudo-random number from which its names and its orders are derived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DemoUser<'p> {
     partition: &'p str,
@@ -190,7 +190,7 @@ impl Plan {
         self.users().saturating_mul(1 + u64::from(self.orders_per_user))
     }
 
-    /// Returns the user of this number, `0..users()`; `None` beyond.
+    /// Returns the user with this number, `0..users()`; `None` if there are fewer users.
     pub fn user(&self, number: u64) -> Option<DemoUser<'_>> {
         let index = self.ends.partition_point(|end| *end <= number);
         let PartitionUsers { name, users } = self.parts.get(index)?;
@@ -212,7 +212,7 @@ impl DemoUser<'_> {
         (first, LAST_NAMES[((self.chance >> 4) & 15) as usize])
     }
 
-    /// Returns its row of `users`.
+    /// Returns the user's row in the table `users`.
     pub fn row(&self) -> DemoRow {
         let (first, last) = self.names();
         vec![
@@ -223,15 +223,15 @@ impl DemoUser<'_> {
         ]
     }
 
-    /// Returns its address. Users are numbered per partition, so the address contains the partition
-    /// key with its case: `a` and `A` differ.
+    /// Returns the user's e-mail address. Users are numbered per partition, so the address contains
+    /// the partition key with its case: `a` and `A` differ.
     fn email(&self) -> String {
         let (first, last) = self.names();
         let name = format!("{first}.{last}").to_ascii_lowercase();
         format!("{name}.{}.{}@example.com", self.partition, self.number)
     }
 
-    /// Returns its rows of `orders`.
+    /// Returns the user's rows in the table `orders`.
     pub fn orders(&self, plan: &Plan) -> impl Iterator<Item = DemoRow> {
         (0..plan.orders_per_user).map(|order| {
             let chance = mix(self.chance ^ (u64::from(order) + 1));
@@ -276,11 +276,11 @@ fn mix(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Returns the requested shares if the keyspace has these partitions, or else those of the
-/// keyspace.
+/// Returns the requested shares, or by default the weights of the partitions of a `list` keyspace,
+/// and elsewhere [`WEIGHTS_DEFAULT`]. In a `list` keyspace, only its partitions can be requested.
 fn weights_of(spec: &DemoSpec, keyspace: &Keyspace) -> Result<Vec<(String, u32)>, PlanError> {
     let given = spec.weights.as_ref().map(|Weights(weights)| weights.clone());
-    // Users have the names of partitions in their ids, or in this column.
+    // The partition of a user is named by its id, or by this column.
     let names_users = |column: &str| column == PARTITION_KEY;
     let list = match keyspace {
         Keyspace::List(list) if keyspace.column().is_none_or(names_users) => list,

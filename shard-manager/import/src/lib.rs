@@ -3,8 +3,8 @@
 //! One thread produces chunks of rows, and one thread per shard stores its part of each: a part is
 //! stored while the next one is produced.
 //!
-//! **Invariant:** rows of one key are stored in the order of the input; when [`store_rows`]
-//! returns, every row is stored or counted as failed.
+//! **Invariant:** rows of one key and table are stored in the order of the input; when
+//! [`store_rows`] returns, every row is stored or counted as failed.
 //! **Not here:** reading rows from a file (`row_reader`), generating them (`demo_data`).
 #![forbid(unsafe_code)]
 
@@ -32,8 +32,8 @@ use crate::demo_data::{DemoRow, Plan};
 pub const CHUNK_ROWS_PER_SHARD: usize = 6_000;
 /// Time limit of a part: there are no other writers, so only a slow disk delays it.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Number of failures that are listed; all are counted.
-const TOLD_MAX: usize = 10;
+/// Highest number of failures that are listed; all are counted.
+const FAILURES_LISTED_MAX: usize = 10;
 
 /// Row that was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -46,7 +46,7 @@ pub struct FailedRow {
 
 /// Result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filled {
+pub struct ImportResult {
     /// Number of rows stored on each shard, by its number; 0 for retired ones.
     pub stored: Vec<u64>,
     /// Number of rows that were not stored.
@@ -55,13 +55,13 @@ pub struct Filled {
     pub first_failed: Vec<FailedRow>,
 }
 
-impl Filled {
+impl ImportResult {
     /// Returns the number of rows stored on all shards.
     pub fn total(&self) -> u64 {
         self.stored.iter().sum()
     }
 
-    /// Counts rows that a shard has carried out; returns the number of stored ones.
+    /// Counts the results of rows that a shard has processed; returns the number of stored rows.
     fn add(&mut self, shard: ShardNumber, rows: Vec<BulkRowDone>) -> u64 {
         let mut stored = 0;
         for row in rows {
@@ -80,13 +80,14 @@ impl Filled {
     /// Counts a failed row, and lists it if it is one of the first.
     pub fn fail(&mut self, index: usize, cause: impl FnOnce() -> String) {
         self.failed += 1;
-        let last = self.first_failed.last().filter(|_| self.first_failed.len() == TOLD_MAX);
+        let is_full = self.first_failed.len() == FAILURES_LISTED_MAX;
+        let last = self.first_failed.last().filter(|_| is_full);
         if last.is_some_and(|last| last.index <= index) {
             return;
         }
         let at = self.first_failed.partition_point(|failed| failed.index <= index);
         self.first_failed.insert(at, FailedRow { index, cause: cause() });
-        self.first_failed.truncate(TOLD_MAX);
+        self.first_failed.truncate(FAILURES_LISTED_MAX);
     }
 }
 
@@ -108,9 +109,9 @@ pub fn store_rows<E>(
     manager: &Manager,
     mut next: impl FnMut() -> Result<Option<RowChunk>, E>,
     progress: impl Fn(ShardNumber, u64) + Sync,
-) -> (Filled, Result<(), E>) {
+) -> (ImportResult, Result<(), E>) {
     let map = manager.map();
-    let filled = Filled { stored: vec![0; map.topology().len()], ..Filled::default() };
+    let filled = ImportResult { stored: vec![0; map.topology().len()], ..ImportResult::default() };
     let filled = Mutex::new(filled);
     let ended = std::thread::scope(|scope| {
         let mut pipes = vec![None; map.topology().len()];
@@ -139,8 +140,12 @@ pub fn store_rows<E>(
     (filled.into_inner().unwrap_or_else(PoisonError::into_inner), ended)
 }
 
-/// Sends the rows of a chunk to the workers of their shards, which are listed by number.
-fn distribute(chunk: RowChunk, pipes: &[Option<SyncSender<Vec<BulkRow>>>], filled: &Mutex<Filled>) {
+/// Sends the rows of a chunk to the threads of their shards; `pipes` is indexed by shard number.
+fn distribute(
+    chunk: RowChunk,
+    pipes: &[Option<SyncSender<Vec<BulkRow>>>],
+    filled: &Mutex<ImportResult>,
+) {
     if !chunk.refused.is_empty() {
         let mut filled = locked(filled);
         chunk.refused.into_iter().for_each(|(index, cause)| filled.fail(index, || cause));
@@ -158,7 +163,7 @@ fn distribute(chunk: RowChunk, pipes: &[Option<SyncSender<Vec<BulkRow>>>], fille
     }
     for (shard, part) in parts {
         match pipes.get(shard.index()).and_then(Option::as_ref) {
-            // The channel of a worker closes only when its thread ends.
+            // The channel of a thread closes only when the thread ends.
             Some(pipe) => drop(pipe.send(part)),
             None => {
                 let mut filled = locked(filled);
@@ -170,7 +175,7 @@ fn distribute(chunk: RowChunk, pipes: &[Option<SyncSender<Vec<BulkRow>>>], fille
 }
 
 /// Locks a mutex; a panic leaves no inconsistent state behind it.
-fn locked(filled: &Mutex<Filled>) -> MutexGuard<'_, Filled> {
+fn locked(filled: &Mutex<ImportResult>) -> MutexGuard<'_, ImportResult> {
     filled.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -203,7 +208,7 @@ impl<'p> DemoRows<'p> {
     /// Returns the rows of a plan for this cluster.
     ///
     /// # Errors
-    /// [`Error::NoSuchTable`] if it has no users or orders.
+    /// [`Error::NoSuchTable`] if the cluster has no table `users` or `orders`.
     pub fn new(manager: &Manager, plan: &'p Plan) -> Result<Self, Error> {
         let (users, orders) = (
             manager.schema(Rights::ALL).table("users")?,
@@ -266,8 +271,8 @@ impl<'p> DemoRows<'p> {
         Ok(Some(chunk).filter(|chunk| !chunk.rows.is_empty()))
     }
 
-    /// Returns true if all rows of a key are stored in another pass. Partitioned users, or users in
-    /// another group, have other slots than their orders.
+    /// Returns true if all rows of a key are stored in another pass; false if they may be in
+    /// several slots, because then each row is checked by itself.
     fn is_later(&self, key: &str) -> Result<bool, Error> {
         if self.is_divided {
             return Ok(false);

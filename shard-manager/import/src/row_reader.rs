@@ -83,7 +83,7 @@ pub struct RowReader<R> {
     record: Record,
     columns: Vec<CsvColumn>,
     /// Error to return after the rows before it.
-    trouble: Option<ReadError>,
+    pending_error: Option<ReadError>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,7 @@ struct JsonRow<'t> {
     members: Vec<(Cow<'t, str>, &'t RawValue)>,
 }
 
-/// Row of a line, with its shard, or the reason of its refusal.
+/// Row of a line, with its shard, or the reason for its refusal.
 type Routed = Result<BulkRow, String>;
 
 impl<R: Read> RowReader<R> {
@@ -124,7 +124,7 @@ impl<R: Read> RowReader<R> {
             operation,
             record: Record::default(),
             columns: Vec::new(),
-            trouble: None,
+            pending_error: None,
         }
     }
 
@@ -138,15 +138,15 @@ impl<R: Read> RowReader<R> {
     /// # Errors
     /// [`ReadError`] if the input cannot be read further; rows before the error were returned.
     pub fn next_chunk(&mut self) -> Result<Option<RowChunk>, ReadError> {
-        if let Some(trouble) = self.trouble.take() {
-            return Err(trouble);
+        if let Some(error) = self.pending_error.take() {
+            return Err(error);
         }
         let mut chunk = RowChunk::default();
         let gathered = self.fill_chunk(&mut chunk);
         let empty = chunk.rows.is_empty() && chunk.refused.is_empty();
         match gathered {
-            Err(trouble) if empty => return Err(trouble),
-            Err(trouble) => self.trouble = Some(trouble),
+            Err(error) if empty => return Err(error),
+            Err(error) => self.pending_error = Some(error),
             Ok(()) if empty && self.format == ImportFormat::Csv && self.columns.is_empty() => {
                 return Err(ReadError::Columns { cause: "the input is empty".to_owned() });
             }

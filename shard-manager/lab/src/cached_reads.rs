@@ -20,10 +20,10 @@ use model::query::ReadQuery;
 use model::row_change::Operation;
 use model::table::Table as DataTable;
 
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
 use crate::clients::{Amount, Timings, send};
 use crate::dataset::{self, user_named};
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, options as request_options};
 use crate::lab_error::LabError;
 use crate::random::Random;
@@ -34,7 +34,7 @@ use crate::work_folder::WorkFolder;
 pub const USERS_MAX: u64 = 1_000_000;
 /// Number of shards.
 const SHARDS: usize = 3;
-/// One operation in this many is a write.
+/// Number of operations of which one is a write.
 const WRITE_EVERY: u64 = 20;
 /// Longest duration of one condition.
 const AT_MOST: Duration = Duration::from_secs(20);
@@ -146,7 +146,10 @@ struct Tried {
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
 /// failed.
-pub fn run(options: &CachedReadsOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+pub fn run(
+    options: &CachedReadsOptions,
+    observer: &dyn ExperimentObserver,
+) -> Result<Report, LabError> {
     let began = Instant::now();
     let redis = options.redis.as_deref().map(reach).transpose()?;
     if !(1..=USERS_MAX).contains(&options.users) {
@@ -167,12 +170,12 @@ pub fn run(options: &CachedReadsOptions, audience: &dyn Audience) -> Result<Repo
             Some(settings) => LabCluster::cached(data_dir.clone(), SHARDS, settings)?,
         };
         if place == CacheKind::None {
-            dataset::generate(&cluster, &plan, audience)?;
+            dataset::generate(&cluster, &plan, observer)?;
         }
         for choice in KeyChoice::ALL {
-            audience.say(&format!("cache: {}, keys: {}", place.name(), choice.name()));
+            observer.report(&format!("cache: {}, keys: {}", place.name(), choice.name()));
             let condition = Condition::new(options, (&plan, choice), &cluster)?;
-            tried.push(condition.carry_out(place, audience)?);
+            tried.push(condition.carry_out(place, observer)?);
         }
     }
     let mut report = Report::new("cache", options.seed)
@@ -239,11 +242,15 @@ impl<'c> Condition<'c> {
         })
     }
 
-    fn carry_out(self, place: CacheKind, audience: &dyn Audience) -> Result<Tried, LabError> {
+    fn carry_out(
+        self,
+        place: CacheKind,
+        observer: &dyn ExperimentObserver,
+    ) -> Result<Tried, LabError> {
         let clients = self.options.clients.into();
         let amount = Amount { clients, requests: self.options.operations, at_most: AT_MOST };
-        let all = send(amount, audience, async |number| self.operate(number).await);
-        audience.stay()?;
+        let all = send(amount, observer, async |number| self.operate(number).await);
+        observer.stay()?;
         if let Some(cause) = all.first_failure {
             return Err(LabError::Failed(format!("cache {}: {cause}", place.name())));
         }

@@ -6,10 +6,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::audience::Audience;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::block_on;
 
-/// Highest number of times that are kept for each client.
+/// Highest number of requests of each client whose times are kept.
 const TIMES_MAX: usize = 1 << 20;
 
 /// Amount of work of all clients together.
@@ -26,7 +26,7 @@ pub(crate) struct Amount {
 /// Times of requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timings {
-    /// Time of each request that succeeded, ascending.
+    /// Times of requests that succeeded, ascending after [`Timings::ended`].
     times: Vec<Duration>,
     /// Number of requests that failed.
     pub(crate) failed: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Timings {
 }
 
 impl Timings {
-    /// Returns the number of requests that succeeded.
+    /// Returns the number of requests that succeeded, as far as their times are kept.
     pub(crate) fn count(&self) -> u64 {
         self.times.len() as u64
     }
@@ -50,7 +50,7 @@ impl Timings {
         self.times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1_000.0)
     }
 
-    /// Returns the number of requests in a second.
+    /// Returns the number of successful requests per second.
     pub(crate) fn rate(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
         if seconds > 0.0 { self.times.len() as f64 / seconds } else { 0.0 }
@@ -73,7 +73,7 @@ impl Timings {
         self.first_failure = self.first_failure.take().or(other.first_failure);
     }
 
-    /// Completes times that were added one after another.
+    /// Sorts the times and sets the duration, after all requests have ended.
     pub(crate) fn ended(mut self, elapsed: Duration) -> Self {
         self.times.sort_unstable();
         self.elapsed = elapsed;
@@ -82,10 +82,10 @@ impl Timings {
 }
 
 /// Sends requests, numbered from 0, and returns their times. The clients end early once the
-/// audience has left.
+/// experiment is cancelled.
 pub(crate) fn send<F: Future<Output = Result<(), String>>>(
     amount: Amount,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
     request: impl Fn(u64) -> F + Sync,
 ) -> Timings {
     let (next, stopped) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -101,7 +101,7 @@ pub(crate) fn send<F: Future<Output = Result<(), String>>>(
                 }
                 let sent = Instant::now();
                 own.add(sent, request(number).await);
-                if audience.has_left() {
+                if observer.is_cancelled() {
                     stopped.store(true, Ordering::Relaxed);
                 }
             }
@@ -111,7 +111,8 @@ pub(crate) fn send<F: Future<Output = Result<(), String>>>(
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..amount.clients).map(|_| scope.spawn(client)).collect();
         for client in clients {
-            // A client that panics has a defect; its times are lost, and the run fails.
+            // A client that panics has a defect; its times are lost, and it counts as one failed
+            // request.
             match client.join() {
                 Ok(own) => all.merge(own),
                 Err(_) => all.failed += 1,
@@ -124,16 +125,16 @@ pub(crate) fn send<F: Future<Output = Result<(), String>>>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audience::Bar;
+    use crate::experiment_observer::Bar;
 
-    struct Nobody(bool);
+    struct SilentObserver(bool);
 
-    impl Audience for Nobody {
-        fn say(&self, _: &str) {}
+    impl ExperimentObserver for SilentObserver {
+        fn report(&self, _: &str) {}
         fn bar(&self, _: &str, _: u64) -> Box<dyn Bar> {
             unreachable!("clients show no bar")
         }
-        fn has_left(&self) -> bool {
+        fn is_cancelled(&self) -> bool {
             self.0
         }
     }
@@ -149,14 +150,14 @@ mod tests {
             sum.fetch_add(number, Ordering::SeqCst);
             if number % 2 == 1 { Err(format!("{number} is odd")) } else { Ok(()) }
         };
-        let timings = send(amount(100), &Nobody(false), odd_fail);
+        let timings = send(amount(100), &SilentObserver(false), odd_fail);
         assert_eq!((timings.count(), timings.failed, sum.into_inner()), (50, 50, 4_950));
         assert!(timings.first_failure.is_some_and(|cause| cause.ends_with("is odd")));
     }
 
     #[test]
-    fn clients_end_with_their_audience() {
-        let timings = send(amount(1 << 40), &Nobody(true), async |_| Ok(()));
+    fn clients_end_once_the_experiment_is_cancelled() {
+        let timings = send(amount(1 << 40), &SilentObserver(true), async |_| Ok(()));
         assert!((1..=3).contains(&timings.count()));
     }
 }

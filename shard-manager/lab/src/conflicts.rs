@@ -2,7 +2,8 @@
 //! loses or refuses.
 //!
 //! In each round every client reads the row, and when all have read it every client writes the
-//! number that it has read, plus 1. So the clients of a round always conflict.
+//! number that it has read, plus 1. With inserts, every client inserts the same new row instead. So
+//! the clients of a round always conflict.
 //!
 //! **Invariant:** the result depends on the settings only, not on the speed of the machine.
 //! **Not here:** writes of different rows, which never conflict.
@@ -15,9 +16,9 @@ use model::query::ReadQuery;
 use model::row_change::{Operation, Precondition, RowWrite};
 use model::table::Table as DataTable;
 
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
 use crate::dataset::user_named;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
 use crate::report::{Cell, Report, ReportTable};
@@ -46,7 +47,7 @@ enum Way {
     LastWrite,
     /// Update on condition of the version that was read.
     IfMatch,
-    /// Insert of a new row of the round.
+    /// Insert of one new row per round, the same for all clients.
     Insert,
 }
 
@@ -77,14 +78,17 @@ struct Tried {
 ///
 /// # Errors
 /// [`LabError`] of the step that failed.
-pub fn run(options: &ConflictsOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+pub fn run(
+    options: &ConflictsOptions,
+    observer: &dyn ExperimentObserver,
+) -> Result<Report, LabError> {
     let began = Instant::now();
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
     let cluster = LabCluster::embedded(folder.join("conflicts"), SHARDS, 0)?;
     let mut tried = Vec::new();
     for way in Way::ALL {
-        audience.say(way.name());
-        tried.push(try_way(way, options, &cluster, audience)?);
+        observer.report(way.name());
+        tried.push(try_way(way, options, &cluster, observer)?);
     }
     let mut report = Report::new("conflicts", options.seed)
         .set("clients", options.clients)
@@ -106,7 +110,7 @@ fn try_way(
     way: Way,
     options: &ConflictsOptions,
     cluster: &LabCluster,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Tried, LabError> {
     let contest = Contest { cluster, users: cluster.table("users")?, way };
     if way != Way::Insert {
@@ -115,7 +119,7 @@ fn try_way(
     let mut tried =
         Tried { way, attempts: 0, acknowledged: 0, refused: 0, lost: 0, first_refusal: None };
     for round in 0..options.rounds {
-        audience.stay()?;
+        observer.stay()?;
         for written in contest.meet(round, options.clients.into()) {
             tried.attempts += 1;
             match written {

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use model::query::ReadQuery;
 
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
+use crate::experiment_observer::ExperimentObserver;
 use crate::killed_writer::{StartWriter, kill_after, user_id};
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
@@ -50,17 +50,20 @@ struct Round {
 ///
 /// # Errors
 /// [`LabError`] of the step that failed, for example a lost row.
-pub fn run(options: &CrashOptions<'_>, audience: &dyn Audience) -> Result<Report, LabError> {
+pub fn run(
+    options: &CrashOptions<'_>,
+    observer: &dyn ExperimentObserver,
+) -> Result<Report, LabError> {
     let began = Instant::now();
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
     let data_dir = folder.join("crash");
     let (mut rounds, mut acknowledged, mut stored) = (Vec::new(), Vec::new(), 0);
-    let bar = audience.bar("kills", options.rounds.into());
+    let bar = observer.bar("kills", options.rounds.into());
     for round in 0..options.rounds {
         let first = u64::from(round) * ROUND;
         let start = |dir: &std::path::Path| (options.start_writer)(dir, first);
         let start: StartWriter<'_> = &start;
-        let known = kill_after(start, &data_dir, options.acknowledged, audience)?;
+        let known = kill_after(start, &data_dir, options.acknowledged, observer)?;
         let opening = Instant::now();
         let cluster = LabCluster::embedded(data_dir.clone(), SHARDS, 0)?;
         let opened_ms = opening.elapsed().as_secs_f64() * 1_000.0;

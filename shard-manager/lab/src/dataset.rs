@@ -3,12 +3,12 @@
 //! **Not here:** the rows themselves (`import::demo_data`).
 
 use import::demo_data::{DemoSpec, Plan};
-use import::{DemoRows, Filled, RowChunk, store_rows};
+use import::{DemoRows, ImportResult, RowChunk, store_rows};
 use model::keyspace::Keyspace;
 use model::topology::ShardNumber;
 use model::value::Value;
 
-use crate::audience::Audience;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, LabRow};
 use crate::lab_error::LabError;
 
@@ -38,16 +38,16 @@ pub(crate) fn user_named(id: &str, name: &str) -> LabRow {
 /// Generates all rows into a cluster.
 ///
 /// # Errors
-/// [`LabError`] if a row is not stored, or the audience has left.
+/// [`LabError`] if a row is not stored, or the experiment is cancelled.
 pub(crate) fn generate(
     cluster: &LabCluster,
     plan: &Plan,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<(), LabError> {
     let mut rows = DemoRows::new(cluster.manager(), plan).map_err(LabError::failed)?;
-    let bar = audience.bar("generated", plan.rows());
+    let bar = observer.bar("generated", plan.rows());
     let next = || rows.next_chunk().map_err(LabError::failed);
-    let filled = store_rows_while(cluster, next, |_, rows| bar.add(rows), audience)?;
+    let filled = store_rows_while(cluster, next, |_, rows| bar.add(rows), observer)?;
     complete(&filled, plan.rows())
 }
 
@@ -55,15 +55,15 @@ pub(crate) fn generate(
 /// to `progress`.
 ///
 /// # Errors
-/// [`LabError`] if there is no next chunk, or the audience has left.
+/// [`LabError`] if there is no next chunk, or the experiment is cancelled.
 pub(crate) fn store_rows_while(
     cluster: &LabCluster,
     mut next: impl FnMut() -> Result<Option<RowChunk>, LabError>,
     progress: impl Fn(usize, u64) + Sync,
-    audience: &dyn Audience,
-) -> Result<Filled, LabError> {
+    observer: &dyn ExperimentObserver,
+) -> Result<ImportResult, LabError> {
     let watched = || {
-        audience.stay()?;
+        observer.stay()?;
         next()
     };
     let progress = |shard: ShardNumber, rows| progress(shard.index(), rows);
@@ -75,7 +75,7 @@ pub(crate) fn store_rows_while(
 ///
 /// # Errors
 /// [`LabError::Failed`] with the first refused row.
-pub(crate) fn complete(filled: &Filled, expected: u64) -> Result<(), LabError> {
+pub(crate) fn complete(filled: &ImportResult, expected: u64) -> Result<(), LabError> {
     let stored = filled.total();
     if stored == expected && filled.failed == 0 {
         return Ok(());

@@ -18,10 +18,10 @@ use model::row_change::Operation;
 use model::table::Table as DataTable;
 use model::topology::Topology;
 
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
 use crate::clients::Timings;
 use crate::dataset::{self, user_named};
+use crate::experiment_observer::ExperimentObserver;
 use crate::growth::{add_shard, drain_shard};
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
@@ -38,11 +38,11 @@ const PHASES: [&str; 5] = ["before", "joining", "with it", "draining", "after"];
 pub struct GrowOptions {
     /// Number of users.
     pub users: u64,
-    /// Number of shards before.
+    /// Number of shards at the beginning.
     pub shards: usize,
     /// Number of clients; each writes rows that no other client writes.
     pub clients: u16,
-    /// Duration of the phases in which no slot moves.
+    /// Duration of each phase in which no slot moves.
     pub quiet: Duration,
     /// Seed of the rows and of the keys that are read.
     pub seed: u64,
@@ -71,7 +71,7 @@ struct Clients<'c> {
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
 /// failed.
-pub fn run(options: &GrowOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+pub fn run(options: &GrowOptions, observer: &dyn ExperimentObserver) -> Result<Report, LabError> {
     let began = Instant::now();
     let most = Topology::SHARDS_MAX - 1;
     if !(1..=most).contains(&options.shards) {
@@ -81,7 +81,7 @@ pub fn run(options: &GrowOptions, audience: &dyn Audience) -> Result<Report, Lab
     let plan = dataset::plan(options.users, options.seed)?;
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
     let cluster = LabCluster::embedded(folder.join("grow"), options.shards, 0)?;
-    dataset::generate(&cluster, &plan, audience)?;
+    dataset::generate(&cluster, &plan, observer)?;
     let clients = Clients {
         cluster: &cluster,
         users: cluster.table("users")?,
@@ -89,7 +89,7 @@ pub fn run(options: &GrowOptions, audience: &dyn Audience) -> Result<Report, Lab
         phase: AtomicUsize::new(0),
         is_over: AtomicBool::new(false),
     };
-    let (lengths, changes, traffic) = clients.serve_while(|| clients.grow(audience))?;
+    let (lengths, changes, traffic) = clients.serve_while(|| clients.grow(observer))?;
     clients.check(&traffic)?;
     let mut report = Report::new("grow", options.seed)
         .set("users", options.users)
@@ -129,18 +129,18 @@ impl Clients<'_> {
     }
 
     /// Adds a shard and removes it, with quiet phases before, between and after.
-    fn grow(&self, audience: &dyn Audience) -> Result<(Lengths, Changes), LabError> {
+    fn grow(&self, observer: &dyn ExperimentObserver) -> Result<(Lengths, Changes), LabError> {
         let mut lengths = [Duration::ZERO; PHASES.len()];
         let name = format!("shard{}", self.options.shards + 1);
         let mut changes = Vec::new();
         for (phase, length) in lengths.iter_mut().enumerate() {
-            audience.say(PHASES[phase]);
+            observer.report(PHASES[phase]);
             self.phase.store(phase, Ordering::SeqCst);
             let began = Instant::now();
             match phase {
-                1 => changes.push(add_shard(self.cluster, &name, audience)?),
-                3 => changes.push(drain_shard(self.cluster, &name, audience)?),
-                _ => until(audience, "time passes", || began.elapsed() >= self.options.quiet)?,
+                1 => changes.push(add_shard(self.cluster, &name, observer)?),
+                3 => changes.push(drain_shard(self.cluster, &name, observer)?),
+                _ => until(observer, "time passes", || began.elapsed() >= self.options.quiet)?,
             }
             *length = began.elapsed();
         }

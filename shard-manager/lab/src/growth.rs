@@ -1,6 +1,7 @@
 //! Growth: adds a shard to a cluster of the lab and gives it its share of the slots, or drains one.
 //!
-//! **Invariant:** when a function returns without an error, the move of every slot has ended.
+//! **Invariant:** when a function returns without an error, every slot that had to move is on its
+//! new shard.
 //! **Not here:** joining and moving (`cluster`).
 
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use engine::rebalance_draft::{DraftGoal, RebalanceDraft};
 use engine::rebalance_record::RebalanceState;
 use engine::rebalance_view::{RebalanceBegun, RebalanceView};
 
-use crate::audience::Audience;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, PATIENCE};
 use crate::lab_error::LabError;
 
@@ -25,14 +26,14 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) fn add_shard(
     cluster: &LabCluster,
     name: &str,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<RebalanceView, LabError> {
     let manager = cluster.manager();
     cluster.beside_upkeep(async {
         let shard = NewShard { name: name.to_owned(), weight: 1, url: None };
         let deadline = Instant::now() + PATIENCE;
         manager.shards().join(shard, None, deadline).await.map_err(LabError::failed)?;
-        carry_out(manager, DraftGoal::Slots, audience).await
+        carry_out(manager, DraftGoal::Slots, observer).await
     })
 }
 
@@ -43,17 +44,17 @@ pub(crate) fn add_shard(
 pub(crate) fn drain_shard(
     cluster: &LabCluster,
     name: &str,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<RebalanceView, LabError> {
     let manager = cluster.manager();
     let goal = DraftGoal::Drain(name.to_owned());
-    cluster.beside_upkeep(carry_out(manager, goal, audience))
+    cluster.beside_upkeep(carry_out(manager, goal, observer))
 }
 
 async fn carry_out(
     manager: &Manager,
     goal: DraftGoal,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<RebalanceView, LabError> {
     let draft = RebalanceDraft { goal, group: None, rate: None, keep: Some(0) };
     let rebalances = Rebalances::of(manager);
@@ -63,7 +64,7 @@ async fn carry_out(
         return Err(LabError::failed("nothing has to move"));
     };
     loop {
-        audience.stay()?;
+        observer.stay()?;
         let listed = rebalances.get(&begun.id).await.map_err(LabError::failed)?;
         let state = RebalanceState::parse(&listed.state);
         if state == Some(RebalanceState::Done) {

@@ -20,10 +20,10 @@ use model::row_change::Operation;
 use model::table::Table as DataTable;
 use model::topology::Topology;
 
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
 use crate::clients::{Amount, Timings, send};
 use crate::dataset::{self, new_user};
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, PATIENCE, options as request_options};
 use crate::lab_error::LabError;
 use crate::random::Random;
@@ -32,7 +32,7 @@ use crate::work_folder::WorkFolder;
 
 /// Highest number of users.
 pub const USERS_MAX: u64 = 10_000_000;
-/// Highest number of counts.
+/// Highest number of user counts in one run.
 pub const COUNTS_MAX: usize = 12;
 /// Column of the index.
 const COLUMN: &str = "email";
@@ -61,7 +61,7 @@ pub struct IndexesOptions {
 /// Queries and writes on a number of users, with or without the index.
 struct Tried {
     users: u64,
-    /// Time in which the index was built; `None` without one.
+    /// Time in which the index was built; `None` without an index.
     built: Option<Duration>,
     queries: Timings,
     writes: Timings,
@@ -72,21 +72,24 @@ struct Tried {
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
 /// failed.
-pub fn run(options: &IndexesOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+pub fn run(
+    options: &IndexesOptions,
+    observer: &dyn ExperimentObserver,
+) -> Result<Report, LabError> {
     let began = Instant::now();
     check(options)?;
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
     let mut tried = Vec::new();
     for (number, users) in options.counts.iter().enumerate() {
-        audience.say(&format!("{users} users"));
+        observer.report(&format!("{users} users"));
         let plan = dataset::plan(*users, options.seed)?;
         let data_dir = folder.join(&format!("count{number}"));
         let cluster = LabCluster::embedded(data_dir, options.shards, 0)?;
-        dataset::generate(&cluster, &plan, audience)?;
+        dataset::generate(&cluster, &plan, observer)?;
         let trial = Trial { options, plan: &plan, cluster: &cluster };
-        tried.push(trial.carry_out(None, audience)?);
-        let built = Some(trial.build(audience)?);
-        tried.push(trial.carry_out(built, audience)?);
+        tried.push(trial.carry_out(None, observer)?);
+        let built = Some(trial.build(observer)?);
+        tried.push(trial.carry_out(built, observer)?);
     }
     let counts: Vec<String> = options.counts.iter().map(u64::to_string).collect();
     let mut report = Report::new("indexes", options.seed)
@@ -125,7 +128,7 @@ struct Trial<'t> {
 
 impl Trial<'_> {
     /// Builds the index on every shard, and returns the time that this took.
-    fn build(&self, audience: &dyn Audience) -> Result<Duration, LabError> {
+    fn build(&self, observer: &dyn ExperimentObserver) -> Result<Duration, LabError> {
         let began = Instant::now();
         let indexes = Indexes::of(self.cluster.manager().schema(Rights::ALL));
         // No writes run meanwhile, so none waits too long.
@@ -139,7 +142,7 @@ impl Trial<'_> {
             let deadline = Instant::now() + PATIENCE;
             indexes.create("users", &draft, deadline).await.map_err(LabError::failed)?;
             loop {
-                audience.stay()?;
+                observer.stay()?;
                 let listed = indexes.list("users", Instant::now() + PATIENCE).await;
                 let listed = listed.map_err(LabError::failed)?;
                 match listed.first().map(|record| (record.state, record.reason.clone())) {
@@ -156,17 +159,17 @@ impl Trial<'_> {
     fn carry_out(
         &self,
         built: Option<Duration>,
-        audience: &dyn Audience,
+        observer: &dyn ExperimentObserver,
     ) -> Result<Tried, LabError> {
         let users = self.cluster.table("users")?;
         let IndexesOptions { operations, clients, .. } = *self.options;
         let amount = |clients| Amount { clients, requests: operations, at_most: AT_MOST };
-        let queries = send(amount(1), audience, async |number| self.query(&users, number).await);
+        let queries = send(amount(1), observer, async |number| self.query(&users, number).await);
         let phase = if built.is_some() { "with" } else { "without" };
-        let writes = send(amount(clients.into()), audience, async |number| {
+        let writes = send(amount(clients.into()), observer, async |number| {
             self.write(&users, &format!("{phase}_{number}")).await
         });
-        audience.stay()?;
+        observer.stay()?;
         for timings in [&queries, &writes] {
             if let Some(cause) = &timings.first_failure {
                 return Err(LabError::Failed(format!("{phase} an index: {cause}")));

@@ -14,11 +14,13 @@ use crate::random::Random;
 pub const KEYS_MAX: u64 = 1_000_000;
 /// Number of servers of Matrix ids, and of tenants.
 const GROUPS: u64 = 50;
-/// Number of the largest groups that become partitions of the keyspace `list`.
+/// Highest number of partitions of the keyspace `list`. Keys with more names before their first
+/// colons do not get this keyspace.
 const PARTITIONS_MAX: usize = 256;
 /// Number of ranges of the keyspace `range`.
 const RANGES: i128 = 64;
-/// Share of the keys that are in the last tenth of the range with a hot end.
+/// Share of the keys that are drawn from the last tenth of a range with a hot end; the others are
+/// drawn from the whole range.
 const HOT_SHARE: f64 = 0.8;
 
 /// Kind of generated keys.
@@ -60,7 +62,7 @@ pub struct LabKeys {
 
 impl LabKeys {
     /// Generates this number of keys of a kind.
-    pub fn made(kind: KeyKind, count: u64, seed: u64) -> Self {
+    pub fn generated(kind: KeyKind, count: u64, seed: u64) -> Self {
         let mut random = Random::new(seed, kind.name());
         let key = |number: u64| match kind {
             KeyKind::Matrix => format!("@user{number}:s{}.example.org", group(&mut random)),
@@ -98,7 +100,8 @@ impl LabKeys {
         format!("range:{}", splits.join(",")).parse().ok()
     }
 
-    /// Returns partitions of equal size for the names before the first colon, if all keys have one.
+    /// Returns partitions of equal weight for the names before the first colon, if all keys have a
+    /// colon and there are not too many names.
     fn partitions(&self) -> Option<Keyspace> {
         let mut names = BTreeSet::new();
         for key in &self.keys {
@@ -112,7 +115,8 @@ impl LabKeys {
     }
 }
 
-/// Returns the number of a group: the first is the largest, and each further one is smaller.
+/// Returns the number of a random group: the first group is the most frequent, and each further one
+/// is less frequent.
 fn group(random: &mut Random) -> u64 {
     let cubed = random.share().powi(3);
     (cubed * GROUPS as f64) as u64
@@ -131,8 +135,8 @@ mod tests {
     #[test]
     fn keys_are_equal_for_equal_seeds_and_each_set_has_its_keyspaces() {
         let names = |kind| {
-            let set = LabKeys::made(kind, 500, 3);
-            assert_eq!(set, LabKeys::made(kind, 500, 3));
+            let set = LabKeys::generated(kind, 500, 3);
+            assert_eq!(set, LabKeys::generated(kind, 500, 3));
             assert_eq!(set.keys.len(), 500);
             let spaces: Vec<&str> = set.keyspaces().iter().map(Keyspace::name).collect();
             spaces.join(" ")
@@ -141,6 +145,7 @@ mod tests {
         assert_eq!(names(KeyKind::Numeric), "hash modulo range");
         assert_eq!(names(KeyKind::Tenants), "hash modulo list");
         assert_eq!(names(KeyKind::HotEnd), "hash modulo range");
-        assert_ne!(LabKeys::made(KeyKind::Tenants, 9, 3), LabKeys::made(KeyKind::Tenants, 9, 4));
+        let tenants = |seed| LabKeys::generated(KeyKind::Tenants, 9, seed);
+        assert_ne!(tenants(3), tenants(4));
     }
 }

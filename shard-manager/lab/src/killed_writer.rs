@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use model::row_change::Operation;
 
-use crate::audience::Audience;
 use crate::dataset::new_user;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
 
@@ -26,7 +26,7 @@ pub type StartWriter<'s> = &'s (dyn Fn(&Path) -> Command + Sync);
 
 /// Number of clients of the process.
 const CLIENTS: u64 = 4;
-/// Interval at which it is checked if the audience of a silent writer has left.
+/// Interval of checks whether the experiment is cancelled, while the writer reports nothing.
 const RECHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Returns the id of the user with this number.
@@ -68,13 +68,13 @@ pub fn write_until_killed(data_dir: &Path, first: u64) -> Result<(), LabError> {
 /// numbers of all rows that it has reported.
 ///
 /// # Errors
-/// [`LabError`] if the writer cannot be started or ends without being killed, or the audience has
-/// left.
+/// [`LabError`] if the writer cannot be started or ends without being killed, or the experiment is
+/// cancelled.
 pub(crate) fn kill_after(
     start: StartWriter<'_>,
     data_dir: &Path,
     acknowledged: usize,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<BTreeSet<u64>, LabError> {
     let mut command = start(data_dir);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -88,13 +88,13 @@ pub(crate) fn kill_after(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        if !is_killed && (numbers.len() >= acknowledged || audience.has_left()) {
+        if !is_killed && (numbers.len() >= acknowledged || observer.is_cancelled()) {
             writer.0.kill().map_err(LabError::failed)?;
             is_killed = true;
         }
     }
     writer.0.wait().map_err(LabError::failed)?;
-    audience.stay()?;
+    observer.stay()?;
     if !is_killed {
         let message = message.join().unwrap_or_default();
         return Err(LabError::Failed(format!(
@@ -109,7 +109,8 @@ pub(crate) fn kill_after(
 struct Writer(Child);
 
 impl Writer {
-    /// Returns the numbers that it reports, until its output ends.
+    /// Returns the receiver of the numbers that the process reports, which is closed when its
+    /// output ends.
     fn lines(&mut self) -> Result<Receiver<u64>, LabError> {
         let out = self.0.stdout.take();
         let out = out.ok_or_else(|| LabError::failed("the writer has no output"))?;
@@ -130,7 +131,7 @@ impl Writer {
         Ok(lines)
     }
 
-    /// Reads its messages, so that it never waits for a full pipe.
+    /// Starts to read the error messages of the process, so that it never waits for a full pipe.
     fn message(&mut self) -> Result<JoinHandle<String>, LabError> {
         let err = self.0.stderr.take();
         spawn(move || {
@@ -146,7 +147,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // It has ended if it cannot be killed.
+        // If the process cannot be killed, it has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -38,7 +38,7 @@ pub struct LabCluster {
 }
 
 impl LabCluster {
-    /// Opens a cluster of files in this folder, which is created.
+    /// Opens the cluster of files in this folder, and creates it first if there is none.
     ///
     /// # Errors
     /// [`LabError::Failed`].
@@ -49,7 +49,8 @@ impl LabCluster {
         Ok(Self { manager: manager.map_err(LabError::failed)? })
     }
 
-    /// Opens a cluster of files in this folder, whose reads may be answered from a cache.
+    /// Opens or creates the cluster of files in this folder; its reads may be answered from a
+    /// cache.
     ///
     /// # Errors
     /// [`LabError::Failed`].
@@ -94,13 +95,13 @@ impl LabCluster {
         })
     }
 
-    /// Returns the names of the shards, by their numbers.
+    /// Returns the names of the shards, in the order of their numbers.
     pub fn names(&self) -> Vec<String> {
         let map = self.manager.map();
         map.topology().members().map(|(_, shard)| shard.name.clone()).collect()
     }
 
-    /// Returns a table that each cluster has.
+    /// Returns the table of this name.
     ///
     /// # Errors
     /// [`LabError::Failed`] if there is no table with this name.

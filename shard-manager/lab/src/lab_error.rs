@@ -9,7 +9,7 @@ pub enum LabError {
     /// The experiment failed, and its files and databases are removed.
     #[error("{0}")]
     Failed(String),
-    /// The audience ended the experiment, and its files and databases are removed.
+    /// The observer cancelled the experiment, and its files and databases are removed.
     #[error("cancelled; the files and databases of the experiment are removed")]
     Cancelled,
 }

@@ -16,10 +16,10 @@ use model::table::Table as DataTable;
 use model::topology::Topology;
 use serde::Serialize;
 
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
 use crate::clients::{Amount, Timings, send};
 use crate::dataset::new_user;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, options as request_options};
 use crate::lab_error::LabError;
 use crate::node_faults::{in_mode, inject, until_well};
@@ -121,9 +121,9 @@ impl Tried {
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
 /// failed.
-pub fn run(options: &LevelsOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+pub fn run(options: &LevelsOptions, observer: &dyn ExperimentObserver) -> Result<Report, LabError> {
     let began = Instant::now();
-    let tried = try_levels(options, audience)?;
+    let tried = try_levels(options, observer)?;
     let LevelsOptions { replicas, operations, clients, .. } = *options;
     let mut report = Report::new("levels", options.seed)
         .set("shards", SHARDS)
@@ -140,8 +140,11 @@ pub fn run(options: &LevelsOptions, audience: &dyn Audience) -> Result<Report, L
 ///
 /// # Errors
 /// Errors of [`run`].
-pub fn measure(options: &LevelsOptions, audience: &dyn Audience) -> Result<LevelsResult, LabError> {
-    let tried = try_levels(options, audience)?;
+pub fn measure(
+    options: &LevelsOptions,
+    observer: &dyn ExperimentObserver,
+) -> Result<LevelsResult, LabError> {
+    let tried = try_levels(options, observer)?;
     Ok(LevelsResult {
         shards: SHARDS,
         figures: tried.iter().map(Tried::figures).collect(),
@@ -149,7 +152,10 @@ pub fn measure(options: &LevelsOptions, audience: &dyn Audience) -> Result<Level
     })
 }
 
-fn try_levels(options: &LevelsOptions, audience: &dyn Audience) -> Result<Vec<Tried>, LabError> {
+fn try_levels(
+    options: &LevelsOptions,
+    observer: &dyn ExperimentObserver,
+) -> Result<Vec<Tried>, LabError> {
     let LevelsOptions { replicas, operations, clients, .. } = *options;
     if !(1..=Topology::REPLICAS_MAX).contains(&replicas) {
         let line = format!("there may be 1 to {} replicas, not {replicas}", Topology::REPLICAS_MAX);
@@ -157,21 +163,21 @@ fn try_levels(options: &LevelsOptions, audience: &dyn Audience) -> Result<Vec<Tr
     }
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
     let cluster = LabCluster::embedded(folder.join("levels"), SHARDS, replicas)?;
-    until_well(&cluster, audience)?;
+    until_well(&cluster, observer)?;
     let amount = Amount { clients: clients.into(), requests: operations, at_most: AT_MOST };
     let mut tried = Vec::new();
     for gone in 0..=replicas {
-        audience.say(&format!("{gone} of {replicas} replicas of each shard are cut off"));
+        observer.report(&format!("{gone} of {replicas} replicas of each shard are cut off"));
         let nodes = (1..=gone).flat_map(|replica| {
             (1..=SHARDS).map(move |shard| format!("shard{shard}-replica{replica}"))
         });
         let cut = nodes.map(|node| inject(&cluster, &node, in_mode(NodeMode::Cut)));
         let cut: Vec<_> = cut.collect::<Result<_, _>>()?;
         for level in Level::ALL {
-            tried.push(try_level((gone, level), amount, &cluster, audience)?);
+            tried.push(try_level((gone, level), amount, &cluster, observer)?);
         }
         drop(cut);
-        until_well(&cluster, audience)?;
+        until_well(&cluster, observer)?;
     }
     Ok(tried)
 }
@@ -180,7 +186,7 @@ fn try_level(
     (gone, level): (usize, Level),
     amount: Amount,
     cluster: &LabCluster,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Tried, LabError> {
     let users = cluster.table("users")?;
     let users: &Arc<DataTable> = &users;
@@ -197,8 +203,8 @@ fn try_level(
         let read = cluster.read(ReadQuery::all(users), Some(&id(number)), &asked()).await;
         read.map(drop).map_err(|failure| failure.error.to_string())
     };
-    let (writes, reads) = (send(amount, audience, write), send(amount, audience, read));
-    audience.stay()?;
+    let (writes, reads) = (send(amount, observer, write), send(amount, observer, read));
+    observer.stay()?;
     Ok(Tried { gone, level, writes, reads })
 }
 

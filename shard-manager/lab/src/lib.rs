@@ -6,13 +6,13 @@
 //! **Not here:** the command line and its bars (`cli`), files of reports on disk (`cli`).
 #![forbid(unsafe_code)]
 
-pub mod audience;
 pub mod cached_reads;
 pub mod chart;
 mod clients;
 pub mod conflicts;
 pub mod crash;
 mod dataset;
+pub mod experiment_observer;
 pub mod grow;
 mod growth;
 pub mod indexes;

@@ -1,4 +1,4 @@
-//! Machine: facts without which a measured number says little.
+//! Machine: facts without which a measured number means little.
 
 use std::fs;
 
@@ -11,13 +11,13 @@ pub struct Machine {
     pub processor: String,
     /// Number of cores that this process may use.
     pub cores: usize,
-    /// Main memory in bytes; 0 if the system does not say.
+    /// Main memory in bytes; 0 if the system does not report it.
     pub memory_bytes: u64,
     /// Name and version of the kernel.
     pub kernel: String,
     /// Version of this program.
     pub tessera: &'static str,
-    /// True if the program was compiled without optimisation: its times say little.
+    /// True if the program was compiled without optimisation, so that its times mean little.
     pub is_debug_build: bool,
 }
 
@@ -54,8 +54,7 @@ impl Machine {
     }
 }
 
-/// Returns the largest memory that this process has had, in bytes; `None` if the system does not
-/// say.
+/// Returns the peak memory of this process in bytes; `None` if the system does not report it.
 pub fn peak_memory_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

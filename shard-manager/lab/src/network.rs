@@ -1,6 +1,7 @@
 //! Network: effect of latency, loss and cuts between the router and the nodes on requests.
 //!
-//! After each condition the network is restored, and every write is looked for.
+//! After each condition the network is restored, and the experiment checks which of the writes were
+//! stored.
 //!
 //! **Invariant:** an acknowledged write that is missing, or a refused one that was stored, makes
 //! the experiment fail. A disturbance ends when its value is dropped.
@@ -22,9 +23,9 @@ use model::row_change::Operation;
 use model::table::Table as DataTable;
 use model::topology::Topology;
 
-use crate::audience::Audience;
 use crate::clients::{Amount, Timings, send};
 use crate::dataset::new_user;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
 use crate::node_faults::{InjectedFault, in_mode, inject, until_well};
@@ -36,7 +37,7 @@ use crate::work_folder::WorkFolder;
 pub const LATENCIES_MAX: usize = 8;
 /// Highest latency, in milliseconds.
 pub const LATENCY_MS_MAX: u64 = 1_000;
-/// One chunk in this many is lost.
+/// Number of chunks of which one is lost.
 const LOST_ONE_OF: u64 = 100;
 /// Number of users that are read.
 const READ_USERS: u64 = 64;
@@ -172,7 +173,7 @@ impl Drop for DisturbedLink<'_> {
 pub fn run(
     options: &NetworkOptions,
     servers: Option<&LinkedServers>,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Report, LabError> {
     let began = Instant::now();
     check(options)?;
@@ -190,12 +191,12 @@ pub fn run(
         }
     }
     let trial = Trial { options, servers, users: cluster.table("users")?, cluster: &cluster };
-    until_well(&cluster, audience)?;
+    until_well(&cluster, observer)?;
     trial.store_users()?;
     let mut tried = Vec::new();
     for condition in trial.conditions() {
-        audience.say(&condition.name());
-        tried.push(trial.carry_out((tried.len(), condition), audience)?);
+        observer.report(&condition.name());
+        tried.push(trial.carry_out((tried.len(), condition), observer)?);
     }
     let mut report = Report::new("network", options.seed)
         .set("engine", engine)
@@ -286,29 +287,29 @@ impl Trial<'_> {
     fn carry_out(
         &self,
         (index, condition): (usize, NetworkCondition),
-        audience: &dyn Audience,
+        observer: &dyn ExperimentObserver,
     ) -> Result<Tried, LabError> {
         let disturbed = self.disturb(condition)?;
         let (clients, requests) = (self.options.clients.into(), self.options.operations);
         let amount = Amount { clients, requests, at_most: AT_MOST };
         let written = Mutex::new(Vec::new());
-        let writes = send(amount, audience, async |number| {
+        let writes = send(amount, observer, async |number| {
             let id = format!("write_{index}_{number}");
             let done = self.write(&id).await;
             let outcome = done.as_ref().err().map(|(outcome, _)| *outcome);
             written.lock().unwrap_or_else(PoisonError::into_inner).push((id, outcome));
             done.map_err(|(_, cause)| cause)
         });
-        let reads = send(amount, audience, async |number| {
+        let reads = send(amount, observer, async |number| {
             let id = format!("read_{}", number % READ_USERS);
             let read = self.cluster.read(ReadQuery::all(&self.users), Some(&id), &asked()).await;
             read.map(drop).map_err(|failure| failure.error.to_string())
         });
         drop(disturbed);
-        audience.stay()?;
-        until_well(self.cluster, audience)?;
+        observer.stay()?;
+        until_well(self.cluster, observer)?;
         let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let outcomes = self.look_for(&written, audience)?;
+        let outcomes = self.look_for(&written, observer)?;
         Ok(Tried { condition, writes, reads, outcomes })
     }
 
@@ -320,15 +321,15 @@ impl Trial<'_> {
         written.map(drop).map_err(|failure| (failure.outcome, failure.error.to_string()))
     }
 
-    /// Looks for every write after the network has been restored.
+    /// Checks which writes were stored, after the network has been restored.
     fn look_for(
         &self,
         written: &[(String, Option<Outcome>)],
-        audience: &dyn Audience,
+        observer: &dyn ExperimentObserver,
     ) -> Result<Outcomes, LabError> {
         let mut outcomes = Outcomes::default();
         for (id, outcome) in written {
-            audience.stay()?;
+            observer.stay()?;
             let asked = RequestOptions { level: Level::All, ..request_options() };
             let read = self.cluster.read(ReadQuery::all(&self.users), Some(id), &asked);
             let is_stored = block_on(read).map_err(failure)?.rows.len() == 1;

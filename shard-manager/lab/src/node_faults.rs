@@ -1,4 +1,5 @@
-//! Node faults: faults that an experiment injects into nodes of its cluster, and waits for states.
+//! Node faults: faults that an experiment injects into nodes of its cluster, and waits until nodes
+//! have a state.
 //!
 //! **Invariant:** a fault ends when its value is dropped.
 //! **Not here:** the effect of a fault (`engine::fault_injector`).
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use engine::fault_injector::{FaultInjector, NodeFault, NodeMode};
 
-use crate::audience::Audience;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, PATIENCE, block_on};
 use crate::lab_error::LabError;
 
@@ -47,15 +48,15 @@ pub(crate) fn in_mode(mode: NodeMode) -> NodeFault {
 /// Waits until a condition holds.
 ///
 /// # Errors
-/// [`LabError`] if it does not hold in time, or the audience has left.
+/// [`LabError`] if it does not hold in time, or the experiment is cancelled.
 pub(crate) fn until(
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
     what: &str,
     mut holds: impl FnMut() -> bool,
 ) -> Result<(), LabError> {
     let began = Instant::now();
     while !holds() {
-        audience.stay()?;
+        observer.stay()?;
         if began.elapsed() > PATIENCE {
             return Err(LabError::Failed(format!("{what}: this did not happen in time")));
         }
@@ -68,8 +69,11 @@ pub(crate) fn until(
 ///
 /// # Errors
 /// Errors of [`until`].
-pub(crate) fn until_well(cluster: &LabCluster, audience: &dyn Audience) -> Result<(), LabError> {
-    until(audience, "every node fulfils its role", || {
+pub(crate) fn until_well(
+    cluster: &LabCluster,
+    observer: &dyn ExperimentObserver,
+) -> Result<(), LabError> {
+    until(observer, "every node fulfils its role", || {
         let health = cluster.manager().status().health(Instant::now() + PATIENCE);
         block_on(health).iter().flat_map(|shard| &shard.nodes).all(|node| node.up)
     })

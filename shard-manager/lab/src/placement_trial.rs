@@ -9,7 +9,7 @@ mod options;
 
 use model::keyspace::{Keyspace, ShardKey};
 use model::placement::{Placement, ring};
-use model::simulation::{Algorithm, ChangeError, Dealt, Moved, simulate};
+use model::simulation::{Algorithm, ChangeError, Distribution, Moved, simulate};
 use model::topology::{ShardNumber, Topology};
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ pub struct Trial {
 pub struct TrialState {
     /// Shares, and the skew.
     #[serde(flatten)]
-    pub shares: Dealt,
+    pub shares: Distribution,
     /// Owners of all slots, in order.
     pub runs: Vec<SlotRun>,
 }
@@ -67,9 +67,9 @@ pub struct TrialMove {
     pub needed: f64,
     /// Number of slots with another owner.
     pub slots: u64,
-    /// Number of keys in them, or of slots if there are no keys.
+    /// Number of keys in these slots, or of slots if there are no keys.
     pub load: u64,
-    /// Their share of all keys.
+    /// Share of all keys that move.
     pub share: f64,
     /// Shares and slots after the change.
     pub after: TrialState,
@@ -90,13 +90,13 @@ pub struct TrialRing {
 pub struct PlacedKey {
     /// The key.
     pub key: String,
-    /// Its slot; `None` if the keyspace has none for it.
+    /// Slot of the key; `None` if the keyspace has none for it.
     pub slot: Option<u16>,
-    /// Its shard.
+    /// Shard of the key.
     pub shard: Option<String>,
-    /// Its shard after the change, if there is one.
+    /// Shard of the key after the change, if there is a change.
     pub after: Option<String>,
-    /// Reason why it has no slot.
+    /// Reason why the key has no slot.
     pub reason: Option<String>,
 }
 
@@ -144,7 +144,7 @@ pub fn run(options: &TrialOptions) -> Result<Trial, TrialFault> {
         Some(placement) => {
             let owners = placement.assign(topology);
             let owners = owners.map_err(|error| TrialFault::new("placement", error))?;
-            (owners, Algorithm::Dealt(placement.clone()))
+            (owners, Algorithm::Placement(placement.clone()))
         }
     };
     let change = |error: ChangeError| TrialFault::new("change", error);
@@ -179,7 +179,7 @@ fn move_of(moved: Moved, after: &Owners) -> TrialMove {
 }
 
 fn ring_of(algorithm: &Algorithm, topology: &Topology, owners: &Owners) -> Option<TrialRing> {
-    let Algorithm::Dealt(Placement::Ring { vnodes }) = algorithm else { return None };
+    let Algorithm::Placement(Placement::Ring { vnodes }) = algorithm else { return None };
     let all = ring::points(*vnodes, topology).ok()?;
     let share = |place: u32| f64::from(place) / 2_f64.powi(32);
     let is_shown = all.len() <= RING_POINTS_SHOWN;

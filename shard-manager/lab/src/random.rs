@@ -26,7 +26,7 @@ impl Random {
         bits ^ (bits >> 31)
     }
 
-    /// Returns a number below this bound, which is not 0.
+    /// Returns a number below this bound. The bound must not be 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }

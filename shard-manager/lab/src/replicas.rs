@@ -15,10 +15,10 @@ use model::consistency::Level;
 use model::query::ReadQuery;
 use model::row_change::Operation;
 
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
 use crate::clients::Timings;
 use crate::dataset::user_named;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
 use crate::node_faults::{inject, until_well};
@@ -91,14 +91,17 @@ struct Tried {
 ///
 /// # Errors
 /// [`LabError`] of the step that failed.
-pub fn run(options: &ReplicasOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+pub fn run(
+    options: &ReplicasOptions,
+    observer: &dyn ExperimentObserver,
+) -> Result<Report, LabError> {
     let began = Instant::now();
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
     let cluster = LabCluster::embedded(folder.join("replicas"), SHARDS, REPLICAS)?;
-    until_well(&cluster, audience)?;
+    until_well(&cluster, observer)?;
     let mut tried = Vec::new();
     for delay_ms in DELAYS_MS {
-        audience.say(&format!("each replica is {delay_ms} ms behind"));
+        observer.report(&format!("each replica is {delay_ms} ms behind"));
         let fault = NodeFault { delay: Duration::from_millis(delay_ms), ..NodeFault::default() };
         let nodes = (1..=SHARDS).flat_map(|shard| {
             (1..=REPLICAS).map(move |replica| format!("shard{shard}-replica{replica}"))
@@ -106,7 +109,7 @@ pub fn run(options: &ReplicasOptions, audience: &dyn Audience) -> Result<Report,
         let delayed = nodes.map(|node| inject(&cluster, &node, fault));
         let _delayed: Vec<_> = delayed.collect::<Result<_, _>>()?;
         for reading in Reading::ALL {
-            tried.push(try_reading((delay_ms, reading), options, &cluster, audience)?);
+            tried.push(try_reading((delay_ms, reading), options, &cluster, observer)?);
         }
     }
     let mut report = Report::new("replicas", options.seed)
@@ -123,13 +126,13 @@ fn try_reading(
     (delay_ms, reading): (u64, Reading),
     options: &ReplicasOptions,
     cluster: &LabCluster,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Tried, LabError> {
     let began = Instant::now();
     let users = cluster.table("users")?;
     let mut tried = Tried { delay_ms, reading, stale: 0, by_replica: 0, reads: Timings::default() };
     for number in 0..options.operations {
-        audience.stay()?;
+        observer.stay()?;
         let (id, name) =
             (format!("user_{}", number % KEYS), format!("{} {delay_ms} {number}", reading.name()));
         let placed = cluster.place(&users, Operation::Upsert, &id, user_named(&id, &name));

@@ -33,7 +33,7 @@ pub struct Report {
     pub charts: Vec<Chart>,
     /// Conditions that were omitted, and the reasons.
     pub notes: Vec<String>,
-    /// Summary of the result, in two sentences.
+    /// Summary of the result, in a few sentences.
     pub explanation: String,
 }
 

@@ -19,9 +19,9 @@ use import::demo_data::Plan;
 use model::topology::Topology;
 
 use self::queries::{Compared, QUERIES};
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
 use crate::dataset;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on};
 use crate::lab_error::LabError;
 use crate::machine::peak_memory_bytes;
@@ -83,7 +83,7 @@ pub(crate) struct Sides {
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
 /// failed.
-pub fn run(options: &RunOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+pub fn run(options: &RunOptions, observer: &dyn ExperimentObserver) -> Result<Report, LabError> {
     let began = Instant::now();
     check(options)?;
     let plan = dataset::plan(options.users, options.seed)?;
@@ -96,7 +96,7 @@ pub fn run(options: &RunOptions, audience: &dyn Audience) -> Result<Report, LabE
                 one: LabCluster::embedded(folder.join(&name), 1, 0)?,
                 shards: LabCluster::embedded(folder.join("shards"), options.shards, 0)?,
             };
-            audience.say(&format!("the one database is {name}, removed at the end"));
+            observer.report(&format!("the one database is {name}, removed at the end"));
             (engine, notes) = ("files, synchronous=FULL".to_owned(), folder.notes());
         }
         Some(servers) => {
@@ -114,7 +114,7 @@ pub fn run(options: &RunOptions, audience: &dyn Audience) -> Result<Report, LabE
         .set("clients", options.clients)
         .set("operations", options.operations);
     report.notes.extend(notes);
-    report = compare(report, (options, &plan), &sides, audience)?;
+    report = compare(report, (options, &plan), &sides, observer)?;
     Ok(report.ended(began.elapsed()))
 }
 
@@ -143,25 +143,25 @@ fn compare(
     mut report: Report,
     (options, plan): (&RunOptions, &Plan),
     sides: &Sides,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Report, LabError> {
-    audience.say("1 of 4: connecting to every node");
+    observer.report("1 of 4: connecting to every node");
     report.tables.push(probe(sides)?);
-    audience.say("2 of 4: generating users into one database");
+    observer.report("2 of 4: generating users into one database");
     let began = Instant::now();
-    dataset::generate(&sides.one, plan, audience)?;
+    dataset::generate(&sides.one, plan, observer)?;
     let generated = began.elapsed();
-    audience.say("3 of 4: distributing the rows over the shards");
+    observer.report("3 of 4: distributing the rows over the shards");
     let began = Instant::now();
-    let stored = distribution::distribute(sides, plan.rows(), audience)?;
+    let stored = distribution::distribute(sides, plan.rows(), observer)?;
     let distributed = began.elapsed();
     count(sides, plan)?;
     report.charts.push(stored_chart(&sides.shards, &stored));
     report.tables.push(stored_table(&sides.shards, &stored));
-    audience.say("4 of 4: the same queries on one database and on the shards");
+    observer.report("4 of 4: the same queries on one database and on the shards");
     let mut all = Vec::new();
     for query in QUERIES {
-        all.push(queries::compare(query, (options, plan), sides, audience)?);
+        all.push(queries::compare(query, (options, plan), sides, observer)?);
     }
     let mut phases = ReportTable::new("Phases", &["phase", "rows", "seconds", "rows/s"]);
     for (name, elapsed) in [("generated", generated), ("distributed", distributed)] {

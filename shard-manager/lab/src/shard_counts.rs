@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use import::demo_data::Plan;
 
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
 use crate::clients::Timings;
 use crate::dataset;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::LabCluster;
 use crate::lab_error::LabError;
 use crate::report::{Cell, Report, ReportTable};
@@ -17,7 +17,7 @@ use crate::run::queries::{QUERIES, Query, measure};
 use crate::run::{RunOptions, check};
 use crate::work_folder::WorkFolder;
 
-/// Highest number of counts.
+/// Highest number of shard counts in one run.
 pub const COUNTS_MAX: usize = 12;
 
 /// Queries on a cluster with a number of shards.
@@ -34,7 +34,7 @@ struct Counted {
 pub fn run(
     options: &RunOptions,
     counts: &[usize],
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Report, LabError> {
     let began = Instant::now();
     if !(1..=COUNTS_MAX).contains(&counts.len()) {
@@ -47,11 +47,11 @@ pub fn run(
     let folder = WorkFolder::create(options.work_folder.as_deref())?;
     let mut all = Vec::new();
     for (number, shards) in counts.iter().enumerate() {
-        audience.say(&format!("{shards} shards"));
-        // Closed before the next one, so that they do not share memory.
+        observer.report(&format!("{shards} shards"));
+        // Each cluster is closed before the next one is opened, so that they do not share memory.
         let cluster = LabCluster::embedded(folder.join(&format!("count{number}")), *shards, 0)?;
-        dataset::generate(&cluster, &plan, audience)?;
-        all.push(count(&of(*shards), &plan, &cluster, audience)?);
+        dataset::generate(&cluster, &plan, observer)?;
+        all.push(count(&of(*shards), &plan, &cluster, observer)?);
     }
     let names: Vec<String> = counts.iter().map(usize::to_string).collect();
     let mut report = Report::new("shards", options.seed)
@@ -69,9 +69,9 @@ fn count(
     options: &RunOptions,
     plan: &Plan,
     cluster: &LabCluster,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Counted, LabError> {
-    let measured = |query| Ok((query, measure(query, (options, plan), cluster, audience)?));
+    let measured = |query| Ok((query, measure(query, (options, plan), cluster, observer)?));
     let timings = QUERIES.into_iter().map(measured).collect::<Result<_, LabError>>()?;
     Ok(Counted { shards: options.shards, timings })
 }

@@ -17,8 +17,8 @@ use model::shard_map::{ShardMap, SlotRange};
 use model::simulation::{Algorithm, Load, Moved, TopologyChange, simulate};
 use model::topology::{ShardSpec, Topology};
 
-use crate::audience::Audience;
 use crate::chart::{BarChart, Chart};
+use crate::experiment_observer::ExperimentObserver;
 use crate::key_set::{KEYS_MAX, KeyKind, LabKeys};
 use crate::lab_error::LabError;
 use crate::report::{Cell, Report, ReportTable};
@@ -34,7 +34,8 @@ pub struct StrategiesOptions {
     pub keys: u64,
     /// Weights of the shards.
     pub weights: Vec<u32>,
-    /// Keyspaces that are tried on the user's keys, besides those that fit.
+    /// Keyspaces that are tried on the user's keys, in addition to those that
+    /// [`LabKeys::keyspaces`] returns.
     pub keyspaces: Vec<Keyspace>,
     /// Seed of the keys.
     pub seed: u64,
@@ -63,7 +64,10 @@ struct TriedSet {
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything was computed, or [`LabError::Cancelled`].
-pub fn run(options: &StrategiesOptions, audience: &dyn Audience) -> Result<Report, LabError> {
+pub fn run(
+    options: &StrategiesOptions,
+    observer: &dyn ExperimentObserver,
+) -> Result<Report, LabError> {
     let began = Instant::now();
     let topology = checked(options)?;
     let changes = changes(&topology);
@@ -72,13 +76,13 @@ pub fn run(options: &StrategiesOptions, audience: &dyn Audience) -> Result<Repor
         .set("weights", joined(&options.weights));
     let mut sets = Vec::new();
     let mut costs = cost::table();
-    let bar = audience.bar("key sets", options.sets() as u64);
+    let bar = observer.bar("key sets", options.sets() as u64);
     for set in options.key_sets() {
         let keyspaces = options.keyspaces_of(&set);
         report = report.set("keys", format!("{} {}", set.keys.len(), set.name));
         let mut tried = TriedSet { name: set.name.clone(), tried: Vec::new() };
         for keyspace in &keyspaces {
-            audience.stay()?;
+            observer.stay()?;
             let load = load_of(&set, keyspace);
             for placement in placements(keyspace, &topology) {
                 tried.tried.push(try_one((keyspace, &placement), &topology, &changes, &load)?);
@@ -104,8 +108,9 @@ impl StrategiesOptions {
 
     /// Returns the key sets one at a time, because each may take much memory.
     fn key_sets(&self) -> impl Iterator<Item = LabKeys> + '_ {
-        let made = self.kinds.iter().map(|kind| LabKeys::made(*kind, self.keys, self.seed));
-        self.own_keys.iter().cloned().chain(made)
+        let generated =
+            self.kinds.iter().map(|kind| LabKeys::generated(*kind, self.keys, self.seed));
+        self.own_keys.iter().cloned().chain(generated)
     }
 
     fn keyspaces_of(&self, set: &LabKeys) -> Vec<Keyspace> {
@@ -177,7 +182,7 @@ fn placements(keyspace: &Keyspace, topology: &Topology) -> Vec<(String, Algorith
 
 fn add(all: &mut Vec<(String, Algorithm)>, name: &str, text: &str) {
     if let Ok(placement) = text.parse() {
-        all.push((name.to_owned(), Algorithm::Dealt(placement)));
+        all.push((name.to_owned(), Algorithm::Placement(placement)));
     }
 }
 
@@ -270,5 +275,5 @@ fn moved_chart(sets: &[TriedSet], changes: &[TopologyChange]) -> Chart {
     })
 }
 
-/// Number of slots as an index.
+/// Number of slots, as a `usize`.
 const SLOTS: usize = SLOT_COUNT as usize;

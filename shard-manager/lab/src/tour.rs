@@ -1,4 +1,4 @@
-//! Tour: ten chapters, each of which demonstrates a function on a small cluster and names the files
+//! Tour: ten chapters, each of which demonstrates a feature on a small cluster and names the files
 //! that implement it.
 //!
 //! **Invariant:** chapters are independent: a tour can begin at any of them.
@@ -15,8 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use model::row_change::{Operation, RowDone};
 use serde::Serialize;
 
-use crate::audience::Audience;
 use crate::dataset::user_named;
+use crate::experiment_observer::ExperimentObserver;
 use crate::killed_writer::StartWriter;
 use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
@@ -56,7 +56,7 @@ pub const CHAPTERS: [Chapter; 10] = [
 ];
 
 /// Reader of a tour.
-pub trait Guide: Audience {
+pub trait Guide: ExperimentObserver {
     /// Shows the title and the introduction of a chapter, numbered from 1.
     fn open(&self, number: usize, chapter: &Chapter);
 
@@ -134,7 +134,7 @@ impl Stage<'_> {
     /// Shows a line, and keeps it.
     fn tell(&self, line: impl Into<String>) {
         let line = line.into();
-        self.guide.say(&line);
+        self.guide.report(&line);
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 

@@ -110,7 +110,7 @@ impl ClusterDir {
         let file = options.open(&path).map_err(LocalError::file(&path))?;
         self.os_user.give_file(&file, &path)?;
         match file.try_lock() {
-            // The former holder may have removed this file: then the lock is worth nothing.
+            // The former holder may have removed this file: then the lock protects nothing.
             Ok(()) if is_same_file(&file, &path) => Ok(Lock(file)),
             Ok(()) | Err(TryLockError::WouldBlock) => Err(LocalError::Busy(self.path.clone())),
             Err(TryLockError::Error(source)) => Err(LocalError::File { path, source }),
@@ -160,7 +160,7 @@ impl Drop for Lock {
     }
 }
 
-/// Name under which [`ClusterDir::write`] prepares a file before it gets its own.
+/// Returns the path at which [`ClusterDir::write`] writes a file before it renames it to this one.
 pub(super) fn part_of(path: &Path) -> PathBuf {
     let mut part = path.as_os_str().to_owned();
     part.push(".part");
@@ -180,7 +180,7 @@ pub(super) fn read_manifest<T: DeserializeOwned>(path: &Path) -> Result<Option<T
     serde_json::from_str(&text).map(Some).map_err(unsuitable)
 }
 
-/// Returns whether an open file is still the one of this name.
+/// Returns whether an open file is still the file at this path.
 fn is_same_file(file: &File, path: &Path) -> bool {
     let number = |found: fs::Metadata| (found.dev(), found.ino());
     let (own, named) = (file.metadata().map(number), fs::metadata(path).map(number));

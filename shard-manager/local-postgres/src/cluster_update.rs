@@ -30,8 +30,8 @@ impl ClusterUpdate<'_> {
         self.manifest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the missing nodes of a shard and starts the others, except a former primary: that
-    /// would be a second one.
+    /// Makes the missing nodes of a shard and starts the others, except a former primary, which
+    /// would be a second primary.
     pub(super) fn start_shard(&self, nodes: &[LocalNode]) -> Result<(), LocalError> {
         let nodes = &self.with_recorded_primary(nodes)?;
         let (complete, missing): (Vec<_>, Vec<_>) =

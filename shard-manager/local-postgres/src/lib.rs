@@ -15,7 +15,7 @@
 //! each shard (`cluster_update`).
 //!
 //! **Invariant:** only `destroy` removes rows: a node that was complete once is not rebuilt, unless
-//! it is a replica that is gone or that the caller names. One node of a shard is started as
+//! it is a replica that is missing or that the caller names. One node of a shard is started as
 //! primary: the one that was promoted last.
 //! **Not here:** SQL and tables (`shard-manager`); the decision to promote a replica (the
 //! caller of `promote`).

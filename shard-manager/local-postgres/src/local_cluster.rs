@@ -37,11 +37,11 @@ pub struct LocalCluster {
 }
 
 impl LocalCluster {
-    /// Makes what is missing of a cluster and starts what does not run.
+    /// Creates the missing parts of a cluster, and starts its servers that do not run.
     ///
     /// # Errors
-    /// [`LocalError`], whose message says what to do; what exists by then stays, and the next `up`
-    /// continues.
+    /// [`LocalError`], whose message states what to do; the parts that are complete stay, and the
+    /// next `up` continues.
     pub fn up(spec: &LocalSpec) -> Result<Self, LocalError> {
         settings::check(&spec.settings)?;
         let (cluster_dir, is_made) =
@@ -172,7 +172,8 @@ impl LocalCluster {
     }
 }
 
-/// Makes what is missing in a locked directory, and starts what does not run.
+/// Creates the missing parts of a cluster in a locked directory, and starts the servers that do not
+/// run.
 fn make_and_start(spec: &LocalSpec, cluster_dir: &ClusterDir) -> Result<LocalCluster, LocalError> {
     let lock = cluster_dir.lock()?;
     let known = if cluster_dir.path.join(MANIFEST).exists() {

@@ -1,7 +1,7 @@
 //! Manifest: description of a local cluster, kept in its directory.
 //!
-//! **Invariant:** the name and port of a node that was complete stay; a node is recorded as made
-//! after all of it is on disk, and a primary that is recorded as made is never made again.
+//! **Invariant:** the name and port of a node that was complete are kept; a node is recorded as
+//! made after all of it is on disk, and a primary that is recorded as made is never made again.
 //! **Not here:** the present state of the servers (`node`).
 
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ pub(super) struct NodeEntry {
     /// Number in its shard; 0 was made as primary.
     pub(super) number: usize,
     pub(super) port: u16,
-    /// True if the node was ever complete.
+    /// True if the node is complete. Cleared while it is rewound or rebuilt.
     pub(super) is_made: bool,
     /// Name of the node that it replicates from; none for the primary.
     pub(super) follows: Option<String>,
@@ -114,7 +114,8 @@ impl Manifest {
         for ((shard, number), port) in missing.iter().copied().zip(chosen) {
             let name = name_of(shard, number);
             if is_new {
-                // Ports in the manifest are kept for ever, so a port in use is reported before.
+                // Ports that the user chose are never changed later, so a port in use is reported
+                // first.
                 let in_use = |source| LocalError::Port { node: name.clone(), port, source };
                 ports::check_free(port).map_err(in_use)?;
             }
@@ -142,8 +143,7 @@ impl Manifest {
                 return Err(LocalError::Fewer { dir, what, has, wanted: wants });
             }
         }
-        // Nothing moves rows to new shards, and a router of the old number would not start on the
-        // new one.
+        // `up` neither lets a shard join the router's cluster nor moves rows to it.
         if self.shards > 0 && spec.shards != self.shards {
             let (dir, has) = (spec.dir.clone(), self.shards);
             return Err(LocalError::OtherShards { dir, has, wanted: spec.shards });

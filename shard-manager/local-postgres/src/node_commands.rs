@@ -1,9 +1,10 @@
 //! Node commands: operations on single nodes of a local cluster.
 //!
-//! Stop, start, freeze, thaw, promote, rejoin.
+//! Stop, start, freeze, thaw, promote, rejoin and rebuild.
 //!
-//! **Invariant:** a node is promoted only while the present primary does not answer; an operation
-//! reads the manifest while it holds the cluster's lock, so that operations run one at a time.
+//! **Invariant:** a node is promoted only while the present primary is stopped or frozen; an
+//! operation reads the manifest while it holds the cluster's lock, so that operations run one at a
+//! time.
 //! **Not here:** the decision to promote or stop a node (the operator).
 
 use std::sync::{Arc, Mutex};
@@ -118,7 +119,9 @@ impl NodeCommands<'_> {
             let first = first.ok_or_else(|| LocalError::NoNode(shard.to_owned()))?;
             let shard = shard_of(nodes, first);
             match shard.iter().find(|node| leads(node)) {
-                Some(leader) if leader.state() == NodeState::Running => Err(runs(leader)),
+                Some(leader) if leader.state() == NodeState::Running => {
+                    Err(primary_still_runs_error(leader))
+                }
                 Some(_) | None => update.promote(&shard, most_advanced(&shard)?),
             }
         })
@@ -164,7 +167,7 @@ impl NodeCommands<'_> {
         }
         let (node, from) = (node.clone(), from.clone());
         self.update(|update, _| {
-            // The source is a primary, even if the manifest does not say so yet.
+            // The source is a primary, even if the manifest does not record it yet.
             update.change(&from.name, |entry| entry.follows = None)?;
             update.make_replica(&node, &from)
         })
@@ -285,13 +288,13 @@ fn check_promotable(shard: &[LocalNode], node: &LocalNode) -> Result<(), LocalEr
     }
     match shard.iter().find(|other| leads(other)) {
         Some(leader) if leader.name != node.name && leader.state() == NodeState::Running => {
-            Err(runs(leader))
+            Err(primary_still_runs_error(leader))
         }
         Some(_) | None => Ok(()),
     }
 }
 
-fn runs(leader: &LocalNode) -> LocalError {
+fn primary_still_runs_error(leader: &LocalNode) -> LocalError {
     let cause = format!(
         "it is the primary and runs, so no other can be; stop it first (`cluster stop {}`)",
         leader.name

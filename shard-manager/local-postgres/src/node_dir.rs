@@ -58,8 +58,8 @@ impl NodeDir {
         self.data().join("standby.signal").exists()
     }
 
-    /// Returns the timeline of the data: one more than the promotions in its history, for each of
-    /// which PostgreSQL keeps a file.
+    /// Returns the timeline of the data: the highest one with a history file, which PostgreSQL
+    /// keeps for each promotion, or 1 without such a file.
     pub(super) fn timeline(&self) -> u32 {
         let found = fs::read_dir(self.data().join("pg_wal"));
         let names = found.into_iter().flatten().flatten().map(|entry| entry.file_name());
@@ -73,7 +73,8 @@ impl NodeDir {
         self.recorded_pid().filter(|pid| is_server_of(*pid, &self.data()))
     }
 
-    /// Returns the pid that the pid file names; the process may be gone, and the pid another's.
+    /// Returns the pid that the pid file names; the process may have exited, and another one may
+    /// have its pid.
     pub(super) fn recorded_pid(&self) -> Option<Pid> {
         let text = fs::read_to_string(self.pid_file()).ok()?;
         let number: i32 = text.lines().next()?.trim().parse().ok()?;
@@ -82,7 +83,7 @@ impl NodeDir {
     }
 
     /// Removes the pid file of a killed server if another process has that pid now: PostgreSQL
-    /// would take that process for its own.
+    /// would take that process for a running server.
     pub(super) fn remove_stale_pid_file(&self) -> Result<(), LocalError> {
         if !self.recorded_pid().is_some_and(exists) {
             return Ok(());

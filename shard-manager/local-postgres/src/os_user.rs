@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 
 use crate::error::LocalError;
 
-/// Users that run the servers if root names none: the first that the system knows.
+/// Users that run the servers if root names none: the first one that exists.
 const UNPRIVILEGED: [&str; 2] = ["postgres", "nobody"];
 
 /// User and group id.
@@ -136,7 +136,7 @@ fn lookup(name: &str) -> Result<(u32, u32), LocalError> {
     number("-u").zip(number("-g")).ok_or_else(unknown)
 }
 
-/// Runs the program `id`, which reads the user database of the system, whatever that is.
+/// Runs the program `id`, which reads the user database of the system, of whatever kind.
 fn run_id(args: &[&str]) -> Option<String> {
     let ended = Command::new("id").args(args).stdin(Stdio::null()).output().ok()?;
     let output = String::from_utf8(ended.stdout).ok()?;

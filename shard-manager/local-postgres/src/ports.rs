@@ -1,7 +1,8 @@
 //! Ports: choice of the ports of a local cluster.
 //!
-//! **Invariant:** a chosen port was free, and lies below the system's range for outgoing
-//! connections, so that it is free again after a stop.
+//! **Invariant:** a port that this program chooses was free. If the user names no first port, it
+//! lies below the system's range for outgoing connections, so that it stays free while the server
+//! is stopped.
 //! **Not here:** storing them (`manifest`).
 
 use std::io;
@@ -30,7 +31,8 @@ pub(super) fn check_free(port: u16) -> io::Result<()> {
 /// Chooses free ports, none of which is among those taken.
 pub(super) fn choose_free(count: usize, taken: &[u16]) -> Result<Vec<u16>, LocalError> {
     let width = CHOICE.end - CHOICE.start;
-    // A random start: two clusters that are made at once do not choose the same ports.
+    // With a random start, two clusters that are made at once are unlikely to choose the same
+    // ports.
     let start = (Uuid::new_v4().as_u128() % u128::from(width)) as u16;
     let all = (0..width).map(|step| CHOICE.start + (start + step) % width);
     let free = all.filter(|port| !taken.contains(port) && check_free(*port).is_ok());
@@ -38,7 +40,7 @@ pub(super) fn choose_free(count: usize, taken: &[u16]) -> Result<Vec<u16>, Local
     if found.len() == count { Ok(found) } else { Err(LocalError::NoPort) }
 }
 
-/// Returns consecutive ports from the first one, as the user wants them.
+/// Returns consecutive ports, beginning with the one that the user named.
 pub(super) fn consecutive(first: u16, count: usize) -> Result<Vec<u16>, LocalError> {
     let end = usize::from(first) + count;
     if first == 0 || end > usize::from(u16::MAX) + 1 {

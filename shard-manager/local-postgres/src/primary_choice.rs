@@ -60,7 +60,8 @@ pub(super) fn node_of(env: &Arc<SharedEnv>, entry: &NodeEntry, source: Option<Pe
 fn primary_of(shard: &[LocalNode]) -> usize {
     let recorded = shard.iter().position(|node| node.is_recorded_primary).unwrap_or(0);
     if shard[recorded].was_complete && !shard[recorded].dir.is_complete() {
-        // Its rows are missing, and a former primary lacks them too: it is not chosen in its place.
+        // The rows of the recorded primary are missing, and a former primary may lack some of them:
+        // it is not chosen instead.
         return recorded;
     }
     let leads = |index: &usize| shard[*index].dir.is_complete() && !shard[*index].dir.is_standby();
@@ -166,8 +167,8 @@ impl ClusterUpdate<'_> {
     }
 }
 
-/// Returns the replica that has stored the most log. Fails unless so many replicas answer that it
-/// has all that a majority of the shard's nodes has stored.
+/// Returns the replica that has stored the most log. Fails unless enough replicas respond to be
+/// sure that it has everything that a majority of the shard's nodes has stored.
 pub(super) fn most_advanced(shard: &[LocalNode]) -> Result<&LocalNode, LocalError> {
     let can_tell = |node: &&LocalNode| node.dir.is_standby() && node.state() == NodeState::Running;
     let answering: Vec<_> = shard.iter().filter(can_tell).collect();

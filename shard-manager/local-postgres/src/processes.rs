@@ -1,6 +1,6 @@
 //! Processes: suspends and resumes a server with all its child processes.
 //!
-//! **Invariant:** a signal goes only to the server, whose pid the caller vouches for, and to its
+//! **Invariant:** a signal goes only to the server, whose pid the caller has verified, and to its
 //! descendants at that moment.
 //! **Not here:** the pid of a node's server (`node`).
 
@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Time limit for a process to be suspended: one that waits for the disk is suspended after that.
+/// Time limit for a process to be suspended: one that waits for the disk is suspended only when the
+/// disk has responded.
 const SUSPEND_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(2);
 

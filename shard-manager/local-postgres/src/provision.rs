@@ -84,8 +84,8 @@ pub(super) fn finish(node: &LocalNode) -> Result<(), LocalError> {
 }
 
 /// Creates the slot that keeps the log for this node, replacing one that an earlier attempt left.
-/// This comes before the base backup: created by that, the slot would come after its first
-/// checkpoint, and another checkpoint could remove the log between them.
+/// The slot is created before the base backup. If `pg_basebackup` created it, that would be after
+/// its first checkpoint, and another checkpoint could remove the log in between.
 pub(super) fn make_slot(node: &LocalNode, source: &Peer, lock: &Lock) -> Result<(), LocalError> {
     let slot = node.slot();
     let drop = format!(
@@ -131,7 +131,8 @@ fn run_statements(
     node.env.run(&node.name, command.stdin(lock.shared()))
 }
 
-/// Removes the settings by which the source, when it was a replica itself, followed another node.
+/// Removes `primary_conninfo` and `primary_slot_name` from `postgresql.auto.conf`. They may come
+/// from a source that was a replica itself, and would override the settings of the node.
 pub(super) fn remove_source_settings(node: &LocalNode) -> Result<(), LocalError> {
     let path = node.dir.data().join("postgresql.auto.conf");
     let text = fs::read_to_string(&path).map_err(LocalError::file(&path))?;

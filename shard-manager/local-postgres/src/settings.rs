@@ -3,7 +3,8 @@
 //! They are in a separate file beside the data of a node, included by its `postgresql.conf`: so
 //! data copied from another node never brings that node's port along.
 //!
-//! **Invariant:** a server listens on loopback only, and on no socket in the file system.
+//! **Invariant:** a server listens on no socket in the file system, and on loopback only, except
+//! that of a standalone node.
 //! **Not here:** settings of a running server (`ALTER SYSTEM`, which overrides these).
 
 use crate::error::LocalError;
@@ -18,8 +19,8 @@ const COMMON: [(&str, &str); 19] = [
     ("wal_log_hints", "on"),
     ("max_wal_senders", "20"),
     ("max_replication_slots", "20"),
-    // A newly promoted node has no slots for the others yet, and a former primary is rewound by its
-    // own log.
+    // A newly promoted node has no slots for the others yet, and `pg_rewind` needs the former
+    // primary's own log.
     ("wal_keep_size", "128MB"),
     ("wal_retrieve_retry_interval", "200ms"),
     ("hot_standby", "on"),
@@ -46,7 +47,7 @@ const OWN: [&str; 15] = [
     "primary_conninfo",
     "primary_slot_name",
     "logging_collector",
-    // Directives that the parser takes from any line: a file could set all of the above.
+    // Directives that the parser accepts on any line: an included file could set all of the above.
     "include",
     "include_dir",
     "include_if_exists",

@@ -15,10 +15,10 @@ use crate::cluster_dir::{ClusterDir, PASSFILE};
 use crate::error::LocalError;
 use crate::programs::Programs;
 
-/// User of the databases, who owns all of them.
+/// Database user that owns all databases.
 pub const DATABASE_USER: &str = "tessera";
-/// Number of characters of a program's error output that are shown.
-const SAID_MAX: usize = 600;
+/// Maximum number of characters of a program's error output in a message.
+const ERROR_OUTPUT_CHARS_MAX: usize = 600;
 
 /// Address of a server that another one follows or is copied from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,5 +150,5 @@ pub(super) fn error_output(ended: &Output) -> String {
     if lines.is_empty() {
         return ended.status.to_string();
     }
-    lines.join("; ").chars().take(SAID_MAX).collect()
+    lines.join("; ").chars().take(ERROR_OUTPUT_CHARS_MAX).collect()
 }

@@ -114,10 +114,10 @@ pub struct StandaloneNode {
 
 impl StandaloneNode {
     /// Makes the node if its directory has none or an incomplete one. A new replica waits until its
-    /// source answers; progress is reported as lines of text.
+    /// source responds; progress is reported as lines of text.
     ///
     /// # Errors
-    /// [`LocalError`], whose message says what to do; the next call continues.
+    /// [`LocalError`], whose message states what to do; the next call continues.
     pub fn make(spec: &NodeSpec, report: &mut dyn FnMut(&str)) -> Result<Self, LocalError> {
         check(spec)?;
         let name = spec.name.clone();
@@ -314,7 +314,7 @@ fn make_or_check(
     manifest.save(&node.env.cluster_dir)
 }
 
-/// Waits until the source of a new replica answers.
+/// Waits until the source of a new replica responds.
 fn await_source(
     node: &LocalNode,
     source: &Peer,

@@ -5,7 +5,7 @@
 //! below that skew, so that the same cluster does not need further advice soon. Nothing is moved
 //! here.
 //!
-//! **Invariant:** the moves never make a fullest shard fuller, a slot moves at most once, slots
+//! **Invariant:** the moves never make the fullest shard fuller, a slot moves at most once, slots
 //! that are already being moved are left alone, and the same observations give the same advice.
 //! **Not here:** observing, moving, and the distribution of rows within a shard: the rows of a slot
 //! are estimated by the mean of its shard. No I/O, no clock, no `async`.
@@ -137,9 +137,9 @@ pub struct Observed<'o> {
 /// Moves of slots in progress.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenMoves<'o> {
-    /// Owner of every slot after their successful end, in slot order.
+    /// Owner of every slot once the moves have succeeded, in slot order.
     pub owners: &'o [ShardNumber],
-    /// Their slots.
+    /// The slots that are being moved.
     pub moving: &'o SlotSet,
 }
 
@@ -154,7 +154,7 @@ pub struct Advice {
     pub because: String,
     /// Total count: requests or bytes.
     pub total: u64,
-    /// Load of the fullest shard as a multiple of its fair share: 1 is even. Shards that are to
+    /// Load of the fullest shard as a multiple of its fair share: 1 is even. Shards that should
     /// have no load do not count.
     pub skew: f64,
     /// Load of the fullest shard after all moves.
@@ -179,9 +179,9 @@ pub struct ShardOutlook {
     pub slots: usize,
     /// Count of the shard: requests or bytes.
     pub carries: u64,
-    /// Count as a part of all, 0 to 1.
+    /// Count as a fraction of the total, 0 to 1.
     pub share: f64,
-    /// Fair part of all, 0 to 1.
+    /// Fair fraction of the total, 0 to 1.
     pub fair_share: f64,
     /// Number of its slots after all moves.
     pub slots_after: usize,
@@ -204,11 +204,11 @@ pub struct Move {
     pub rows: Option<u64>,
     /// Approximate number of bytes, by the mean of the shard.
     pub bytes: Option<u64>,
-    /// The part of all requests, or of all bytes, that moves.
+    /// Fraction of all requests, or of all bytes, that moves.
     pub share: f64,
-    /// The giver's part after this move and those before it.
+    /// The giver's fraction of the total after this move and those before it.
     pub from_share_after: f64,
-    /// The taker's part after this move and those before it.
+    /// The taker's fraction of the total after this move and those before it.
     pub to_share_after: f64,
 }
 
@@ -223,9 +223,9 @@ pub struct HotSpot {
     pub share: f64,
     /// The largest fair share of a shard.
     pub fair_share: f64,
-    /// Key that exceeds it alone; `None` if several keys do so together.
+    /// Key that alone exceeds the largest fair share; `None` if only several keys together do so.
     pub key: Option<String>,
-    /// The key's part of all requests.
+    /// The key's fraction of all requests.
     pub key_share: Option<f64>,
 }
 
@@ -237,7 +237,8 @@ pub fn advise(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
     advice
 }
 
-/// Assesses the observations; the outlook contains an entry for every number.
+/// Assesses the observations; the outlook contains an entry for every shard number, including those
+/// of retired shards.
 fn judge(observed: &Observed<'_>, balance_by: BalanceBy) -> Advice {
     let judgement = LoadJudgement::new(observed, balance_by);
     let mut advice = judgement.outlook(balance_by);

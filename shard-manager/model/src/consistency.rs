@@ -47,8 +47,8 @@ impl Level {
         }
     }
 
-    /// Returns the strongest level that a write has reached that is on the primary and on
-    /// `confirmed` of this many replicas.
+    /// Returns the strongest level that a write has reached if it is on the primary and on
+    /// `confirmed` of `replicas` replicas.
     pub fn reached(confirmed: usize, replicas: usize) -> Self {
         let strongest = Self::ALL.into_iter().rev();
         let mut reached = strongest.filter(|level| level.replicas_needed(replicas) <= confirmed);

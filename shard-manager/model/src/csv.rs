@@ -2,8 +2,8 @@
 //!
 //! This parser exists because an empty field means null and a quoted empty field the empty text,
 //! and other parsers report both as empty. Fields are separated by commas, records by line feeds (a
-//! carriage return before a line feed belongs to it). A quote that does not begin a field is an
-//! ordinary character.
+//! carriage return before a line feed belongs to the line feed). A quote that does not begin a
+//! field is an ordinary character.
 //!
 //! **Invariant:** a record ends at the first line feed outside quotes, even if it is malformed;
 //! reading continues after it.

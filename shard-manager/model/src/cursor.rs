@@ -128,9 +128,9 @@ fn fits(value: &Value, kind: ColumnType, nullable: bool) -> bool {
     }
 }
 
-/// Returns a fingerprint that distinguishes queries with other rows or another order: the table,
-/// the key, the conditions and the order. The selected columns and the page size may change during
-/// an iteration.
+/// Returns a fingerprint that distinguishes queries with different rows or a different order: the
+/// table, the key, the conditions and the order. The selected columns and the page size may change
+/// during an iteration.
 fn fingerprint(query: &ReadQuery, key: Option<&str>) -> u64 {
     let mut text = Vec::with_capacity(128);
     push_text(&mut text, query.table.name());

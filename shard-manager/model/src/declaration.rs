@@ -136,16 +136,16 @@ pub enum Fault {
         /// Number of given columns.
         count: usize,
     },
-    /// A key is not a column.
+    /// An id column or the routing column is not among the columns.
     #[error("is none of the columns")]
     NoSuchColumn {
         /// Column with a similar name.
         suggestion: Option<String>,
     },
-    /// A key has a type whose values cannot be compared.
+    /// An id column or the routing column has a type whose values cannot be compared.
     #[error("is a json column, and json cannot be compared")]
     NotComparable,
-    /// A key may be null.
+    /// An id column or the routing column may be null.
     #[error("is a column that may be null")]
     Nullable,
     /// A column cannot have its default.

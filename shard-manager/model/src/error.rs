@@ -26,7 +26,8 @@ pub enum Error {
         /// A table that may have been meant.
         suggestion: Option<String>,
     },
-    /// The caller's rights do not allow it. The reason depends on them alone, never on stored rows.
+    /// The caller's rights do not allow the request. The reason depends on the rights alone, never
+    /// on stored rows.
     #[error("this caller may not {operations} in `{table}`: {lack}")]
     Forbidden {
         /// Operations of the request.
@@ -36,7 +37,8 @@ pub enum Error {
         /// Missing right.
         lack: String,
     },
-    /// The caller is bound to shard keys of which there is no list, and the read names none.
+    /// The caller is bound to shard keys by a prefix, so they cannot be listed, and the read names
+    /// none.
     #[error("this caller may read `{table}` by shard key only")]
     KeyRequired {
         /// The table.
@@ -225,7 +227,8 @@ pub enum Error {
     Internal,
 }
 
-/// Returns the prefix of the message. A fault of a partition names its column, and has none.
+/// Returns the prefix of the message. The message of a partition fault names its column, and needs
+/// no prefix.
 fn subject(error: &KeyError) -> &'static str {
     if matches!(error, KeyError::Partition(_)) { "" } else { "shard key: " }
 }
@@ -285,7 +288,7 @@ pub struct Failure {
     pub place: Option<KeyLocation>,
     /// Outcome, if it was a write.
     pub outcome: Outcome,
-    /// Position that the client has learnt in spite of the failure: the refusal of a write by a
+    /// Position that the client has seen despite the failure: the refusal of a write by a
     /// constraint depends on stored rows.
     pub seen: Option<Position>,
 }

@@ -1,8 +1,8 @@
-//! Fair share: the tenant for whom an operation is done, as a number, and its weight among others.
+//! Fair share: the tenant of an operation, as a number, and its weight relative to other tenants.
 //!
 //! **Invariant:** a number denotes the same tenant as long as the process lives. The number 0 is
 //! shared by all callers of a cluster without access control, which are not distinguished.
-//! **Not here:** the number of a caller (`access::limit`), the queues that share by it (`engine`).
+//! **Not here:** the number of a caller (`access::limit`), the queues that use it (`engine`).
 
 /// Tenant of an operation, and its share while several tenants wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,8 @@ impl FairShare {
     /// Highest number of a tenant. A few numbers above it have other meanings in queues.
     pub const NUMBER_MAX: u64 = u64::MAX - 16;
 
-    /// Returns the share of the tenant with this number. A weight of 0 counts as 1.
+    /// Returns the share of the tenant with this number. A number of 0 counts as 1, and so does a
+    /// weight of 0.
     #[inline]
     pub fn new(number: u64, weight: u32) -> Self {
         Self { number: number.clamp(1, Self::NUMBER_MAX), weight: weight.max(1) }

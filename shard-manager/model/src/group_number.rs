@@ -12,7 +12,7 @@ use crate::keyspace::{GROUPS_MAX, SLOT_COUNT, Slot};
 pub struct GroupNumber(u8);
 
 impl GroupNumber {
-    /// The table group that name no group.
+    /// Group `main`, to which tables belong that name no group.
     pub const MAIN: Self = Self(0);
 
     /// Returns the group with this number, if the number is valid.
@@ -43,7 +43,8 @@ impl GroupNumber {
         self.first_slot()..=self.first_slot() + (SLOT_COUNT - 1)
     }
 
-    /// Converts one of the group's slots to a slot of its keyspace.
+    /// Converts one of the group's slots to a slot of its keyspace; `None` for a slot of another
+    /// group.
     #[inline]
     pub(crate) fn within(self, slot: Slot) -> Option<Slot> {
         slot.number().checked_sub(self.first_slot()).filter(|n| *n < SLOT_COUNT).and_then(Slot::new)

@@ -1,10 +1,10 @@
 //! Idempotency: recognizes a repeated write, and returns the response of the first attempt.
 //!
 //! The response is stored in the same transaction as the write, beside the rows of the same shard
-//! key, for at least 24 hours. So the response is stored exactly if the write is. Rejections that
-//! depend on stored rows (exists, no such row, …) are stored as well: a request that was answered
-//! "rejected" must not succeed when a proxy repeats it. The scheme is that of the IETF draft "The
-//! Idempotency-Key HTTP Header Field".
+//! key, for at least 24 hours. So the response is stored if and only if the write is. Rejections
+//! that depend on stored rows (exists, no such row, …) are stored as well: a request that was
+//! answered "rejected" must not succeed when a proxy repeats it. The scheme is that of the IETF
+//! draft "The Idempotency-Key HTTP Header Field".
 //!
 //! **Invariant:** the fingerprint depends on the meaning of a request, not on its spelling.
 //! **Not here:** looking up and storing records (`batch/idempotency` of `postgres` and of
@@ -24,8 +24,7 @@ use crate::value::{ColumnType, Value, push_json};
 /// Shortest time for which a response is stored.
 pub const KEPT: chrono::TimeDelta = chrono::TimeDelta::hours(24);
 
-/// Returns the table of the records: sharded, replicated and moved like any other, but hidden from
-/// clients.
+/// Table of the records: sharded, replicated and moved like any other, but hidden from clients.
 pub static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| {
     let text = |name: &str| Column {
         name: name.to_owned(),
@@ -83,7 +82,7 @@ enum Answer<'a> {
     },
 }
 
-/// Key by which a repeated write is recognized.
+/// Returns the key by which a repeated write is recognized, if the write has one.
 pub fn key(change: &RowWrite) -> Option<&str> {
     change.idempotency_key.as_deref().filter(|_| !is_on(Mutation::NoIdempotency))
 }
@@ -139,7 +138,8 @@ fn rejection(error: &Error) -> Option<Answer<'static>> {
         Error::Undone { row, cause } => {
             Some(Answer::Undone { row: *row, cause: Box::new(rejection(cause)?) })
         }
-        // Caused by another row, whose own response is stored already.
+        // The cause may be another row whose write was a repetition: the rejection that it repeats
+        // is stored.
         Error::Remembered(first) => rejection(first),
         Error::Row(_)
         | Error::NoSuchTable { .. }
@@ -238,7 +238,7 @@ fn fingerprint(change: &RowWrite) -> String {
         push_json(&mut text, value);
     }
     if let Some(precondition) = &change.precondition {
-        precondition.spell(&mut text);
+        precondition.append_to_fingerprint(&mut text);
     }
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&text))
 }

@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** a keyspace is a pure function from a key to a slot, or to the reason why the key
 //! has none, that never changes in the lifetime of a cluster; golden vectors in the tests pin it.
-//! The catalog records name, algorithm, parameters and slot count, and a router with others refuses
-//! to start.
+//! The catalog records name, algorithm, parameters and slot count, and a router with other values
+//! refuses to start.
 //! **Not here:** the owner of a slot (`placement`, `shard_map`); no I/O, no clock, no `async`.
 
 pub mod blocks;
@@ -28,7 +28,7 @@ use routing_step::{Explanation, RoutingStep};
 /// reduced by a mask.
 pub const SLOT_COUNT: u16 = 16_384;
 
-/// Highest number of table groups, because the number of a slot has 16 bits.
+/// Highest number of table groups: the number of a slot has 16 bits.
 pub const GROUPS_MAX: usize = (u16::MAX / SLOT_COUNT) as usize + 1;
 
 /// Highest number of slots of a cluster.
@@ -48,7 +48,8 @@ impl Slot {
         (usize::from(number) < SLOTS_MAX).then_some(Self(number))
     }
 
-    /// Returns the slot of a group, whose first slot has this number, for a slot of its keyspace.
+    /// Converts a slot of a group's keyspace to a slot of the cluster; `first` is the number of the
+    /// group's first slot.
     #[inline]
     pub(crate) fn of_group(first: u16, within: Self) -> Self {
         Self(first + within.0)

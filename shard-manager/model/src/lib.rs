@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** nothing here reads a clock or a file, talks to a database or runs in the
 //! background.
-//! **Not here:** databases and the work on them (`shard-manager`).
+//! **Not here:** databases and access to them (the engines `sqlite` and `postgres`).
 #![forbid(unsafe_code)]
 
 pub mod advice;

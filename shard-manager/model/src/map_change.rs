@@ -33,7 +33,7 @@ pub enum MapChange {
         /// Address of its servers, without user and password; `None` for files.
         address: Option<String>,
     },
-    /// A shard enters another state of its life.
+    /// A shard enters another state of its life cycle.
     State {
         /// The shard.
         shard: ShardNumber,
@@ -171,7 +171,7 @@ fn check_owners(
     (from, to): (ShardNumber, ShardNumber),
 ) -> Result<(), MapChangeRefusal> {
     let (source, target) = (member(map, from)?, member(map, to)?);
-    // No move to a draining shard begins, but one that was rolled back has given it slots already.
+    // No move to a draining shard begins, but the rollback of a move returns slots to one.
     if !matches!(target.state, ShardState::Serving | ShardState::Draining) {
         let (shard, state) = (target.name.clone(), target.state);
         return Err(MapChangeRefusal::NotServing { shard, state });

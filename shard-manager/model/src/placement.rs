@@ -251,7 +251,8 @@ fn takers(topology: &Topology) -> Vec<ShardNumber> {
     numbered.filter(|(_, weight)| *weight > 0).map(|(number, _)| number).collect()
 }
 
-/// Finds the shards that a placement names, at most one for each slot.
+/// Returns a function that finds shards by name. A map makes it fast, because a placement may name
+/// a shard for each slot.
 fn finder(topology: &Topology) -> impl Fn(&str) -> Result<ShardNumber, PlacementError> {
     let name = |shard| (topology.name(shard), shard);
     let shards: BTreeMap<&str, ShardNumber> = topology.numbers().map(name).collect();

@@ -2,10 +2,10 @@
 //!
 //! Numbers alone are not enough: a primary that was restored from an older copy continues counting
 //! from there, and a later write gets the number of one that is lost. So each number belongs to a
-//! timeline, as in PostgreSQL; here every opening of a primary begins a new timeline with a random
-//! id.
+//! timeline, as in PostgreSQL; with files, every opening of a primary begins a new timeline with a
+//! random id.
 //!
-//! **Invariant:** in one history, positions only grow, also from timeline to timeline.
+//! **Invariant:** in one history, positions only grow, also across timelines.
 //! **Not here:** storing positions (`sqlite`; PostgreSQL keeps its own), waiting for a position
 //! (`engine::replication`).
 

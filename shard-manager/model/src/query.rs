@@ -1,4 +1,4 @@
-//! Query: a checked read: the rows, columns, order and page that are requested.
+//! Query: a checked read, with the rows, columns, order and page that it requests.
 //!
 //! **Invariant:** a [`ReadQuery`] names only columns of its table, its literals fit their columns,
 //! and its order is total: after the requested columns, rows are ordered by columns that
@@ -37,8 +37,8 @@ pub struct ReadQuery {
     /// True to count the rows on all pages that meet the conditions.
     pub counts: bool,
     /// Shard keys of one shard that the conditions name, with their slots: every row that meets the
-    /// conditions has one of these. Empty if the conditions name no key, or a single one, which a
-    /// read passes separately.
+    /// conditions has one of these keys. Empty if the conditions name no key, or a single one,
+    /// which a read passes separately.
     pub keys: Vec<(Slot, String)>,
 }
 
@@ -47,7 +47,7 @@ impl ReadQuery {
     pub const LIMIT_DEFAULT: u32 = 100;
     /// Highest number of rows in one response: a page, not an export.
     pub const LIMIT_MAX: u32 = 1_000;
-    /// Highest number of skipped rows: they are read all the same. A cursor avoids that cost.
+    /// Highest number of skipped rows: the database reads them anyway. A cursor avoids that cost.
     pub const OFFSET_MAX: u32 = 10_000;
     /// Highest number of tests: each costs time for every visited row.
     pub const TESTS_MAX: usize = 50;
@@ -149,7 +149,7 @@ impl ReadQuery {
         named
     }
 
-    /// Returns this read without those equality tests of a column that its slots imply.
+    /// Returns this read without equality tests of a column, for slots whose rows all pass them.
     #[must_use]
     pub fn without_equality(&self, column: usize) -> Self {
         let is_implied = |condition: &&Condition| match condition {
@@ -166,7 +166,8 @@ impl ReadQuery {
         self.conditions.first().filter(|_| self.is_bound)
     }
 
-    /// Returns this read limited to the one key that [`ReadQuery::keys_named`] returns.
+    /// Returns this read as a read within the one key that [`ReadQuery::keys_named`] returns: it
+    /// has no tests of the key, and its position no slot and shard key.
     #[must_use]
     pub fn within_key(&self) -> Self {
         let equals = |condition: &Condition| match condition {
@@ -246,7 +247,8 @@ impl ReadQuery {
     }
 }
 
-/// Narrows the candidate keys, in ascending order, to those that this condition allows.
+/// Narrows the candidate values of a column, in ascending order, to those that this condition
+/// allows.
 fn narrow<'q>(condition: &'q Condition, routing: usize, named: &mut Option<Vec<Cow<'q, str>>>) {
     let values = match condition {
         Condition::All(list) => {
@@ -356,14 +358,14 @@ pub enum Piece {
 
 impl Pattern {
     /// Parses a pattern: `%` and `*` stand for any characters, `_` for one, and `\` escapes the
-    /// next character. Returns `None` if nothing follows it.
+    /// next character. Returns `None` if the text ends with such a `\`.
     pub fn parse(text: &str) -> Option<Self> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut chars = text.chars();
         while let Some(c) = chars.next() {
             let literal = match c {
                 '%' | '*' => {
-                    // Several in a row mean the same as one, and cost a multiple.
+                    // Several in a row mean the same as one, and take several times as long.
                     if pieces.last() != Some(&Piece::Many) {
                         pieces.push(Piece::Many);
                     }

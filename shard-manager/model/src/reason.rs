@@ -1,8 +1,8 @@
 //! Reason: explains why a node does not fulfil its role, for people and for programs.
 //!
-//! A node's health is a set of reasons; an empty set means that the node is well. Some reasons are
-//! found by a probe (`shard`). Other reasons are found at other times by other modules, and apply
-//! until these modules withdraw them: [`Findings`] stores them.
+//! A node's health is a set of reasons; an empty set means that the node is healthy. Some reasons
+//! are found by a probe (`shard`). Other reasons are found at other times by other modules, and
+//! apply until these modules withdraw them: [`Findings`] stores them.
 //!
 //! **Not here:** detecting the reasons (`lane`, `shard`, `replica_set`).
 
@@ -139,8 +139,9 @@ impl Reason {
         }
     }
 
-    /// Returns true if the node fulfils its role all the same, and only an operator has to act.
-    fn is_told_only(self) -> bool {
+    /// Returns true if the node fulfils its role despite this reason, which only calls for an
+    /// operator.
+    fn is_advisory(self) -> bool {
         match self {
             Self::RowsWrong | Self::CopiesDiffer | Self::CatalogGone => true,
             Self::NoAnswer
@@ -177,18 +178,18 @@ impl Reasons {
 
     /// Returns the union of two sets.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Returns true if there is no reason: the node is well.
+    /// Returns true if there is no reason: the node is healthy.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     /// Returns true if the node fulfils its role in spite of the reasons.
     pub fn is_up(self) -> bool {
-        self.iter().all(Reason::is_told_only)
+        self.iter().all(Reason::is_advisory)
     }
 
     /// Returns true if the set contains this reason.

@@ -65,7 +65,7 @@ impl Rows {
         self.ends.is_empty()
     }
 
-    /// Returns the rows as the inside of a JSON array.
+    /// Returns the rows as the elements of a JSON array, without its brackets.
     #[inline]
     pub fn json(&self) -> &[u8] {
         &self.json
@@ -93,7 +93,7 @@ impl Rows {
     /// Adds a row that `write` appends to the buffer.
     ///
     /// # Errors
-    /// Those of `write`; the buffer then contains an incomplete row and must be discarded.
+    /// Errors of `write`; the buffer then contains an incomplete row and must be discarded.
     pub fn push<E>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<(), E> {
         if !self.ends.is_empty() {
             self.json.push(b',');

@@ -78,7 +78,7 @@ impl Precondition {
     }
 
     /// Appends the condition to the text of a fingerprint.
-    pub fn spell(&self, out: &mut Vec<u8>) {
+    pub fn append_to_fingerprint(&self, out: &mut Vec<u8>) {
         match self {
             Self::Absent => out.extend_from_slice(b";absent"),
             Self::Present => out.extend_from_slice(b";present"),
@@ -112,8 +112,8 @@ pub struct RowWrite {
     pub set: Vec<(usize, Value)>,
     /// Condition on the stored row.
     pub precondition: Option<Precondition>,
-    /// Key under which the outcome is stored and repeated: the client's, and the index of a bulk
-    /// row.
+    /// Key under which the outcome is stored, to be returned again: the client's key, in a bulk
+    /// write with the index of the row.
     pub idempotency_key: Option<String>,
     /// True if the response has the row (`false`: `Prefer: return=minimal`).
     pub wants_row: bool,
@@ -128,7 +128,7 @@ pub struct WriteRequest {
     pub atomic_rows: Option<Vec<usize>>,
     /// True to wait for room in a full queue, instead of failing at once.
     pub waits_for_room: bool,
-    /// Tenant for whom the changes are made.
+    /// Tenant that makes the changes.
     pub share: FairShare,
 }
 
@@ -265,7 +265,7 @@ impl RowWrite {
             && self.absent().any(|index| self.table.column(index).default.is_some())
     }
 
-    /// Returns the first column that a new row needs and this one lacks.
+    /// Returns the first column that a new row needs and for which the change has no value.
     pub fn missing(&self) -> Option<&str> {
         let columns = self.absent().map(|index| self.table.column(index));
         let mut needed = columns.filter(|column| !column.nullable && column.default.is_none());
@@ -365,7 +365,7 @@ impl Change {
 pub struct RowDone {
     /// Effect on the row.
     pub change: Change,
-    /// The shard's counter at this change. It only grows, also when a row is deleted and inserted
+    /// The shard's counter at this change. It only grows, even when a row is deleted and inserted
     /// again.
     pub version: i64,
     /// The row as JSON, if requested: after the change, or before its removal.

@@ -123,19 +123,19 @@ pub enum StopTime {
     After,
 }
 
-/// Nothing: without the feature no process stops.
+/// Does nothing: without the feature no process stops.
 #[cfg(not(feature = "sabotage"))]
 #[inline]
 pub const fn reach(_: StopTime, _step: &str) {}
 
-/// False: without the feature no mutation is active.
+/// Returns false: without the feature no mutation is active.
 #[cfg(not(feature = "sabotage"))]
 #[inline]
 pub const fn is_on(_: Mutation) -> bool {
     false
 }
 
-/// False: without the feature no mutation is active.
+/// Returns false: without the feature no mutation is active.
 #[cfg(not(feature = "sabotage"))]
 #[inline]
 pub const fn is_due(_: Mutation, _every: u64) -> bool {

@@ -29,8 +29,8 @@ pub struct KeyLocation {
     pub shard: ShardNumber,
     /// Version of the map that routed the key.
     pub epoch: u64,
-    /// Epoch in which the slot got this owner. If the map does not name the owner yet, because a
-    /// shard has reported it, this is the epoch after that of the map.
+    /// Epoch in which the slot got this owner. If a shard has reported an owner that the map does
+    /// not name yet, this is the epoch after that of the map.
     pub since: u64,
 }
 
@@ -89,7 +89,7 @@ impl ShardMap {
     /// Restores a map from the catalog.
     ///
     /// # Errors
-    /// The fault of the ranges, as a sentence: a gap, an overlap, or an unknown shard.
+    /// [`MapError`] if the ranges have a gap, an overlap or an unknown shard.
     pub fn restore(
         epoch: u64,
         keyspace: Keyspace,
@@ -185,7 +185,7 @@ impl ShardMap {
         self.since[slot.index()]
     }
 
-    /// Returns the version, which only grows.
+    /// Returns the epoch, the version of the map, which only grows.
     #[inline]
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -256,7 +256,7 @@ pub fn followed_by(
     Ok(next)
 }
 
-/// Returns a map with only its first shards, as many as this; `None` if another one owns slots.
+/// Returns a map with only its first `shards` shards; `None` if a later shard owns slots.
 pub fn with_first_shards(map: &ShardMap, shards: usize) -> Option<ShardMap> {
     if map.owners.iter().any(|owner| owner.index() >= shards) {
         return None;
@@ -316,7 +316,7 @@ fn check_owner(owner: &SlotOwner, epoch: u64, topology: &Topology) -> Result<(),
     }
 }
 
-/// Reason why stored ranges are not a map.
+/// Reason why stored ranges or owners are not a map.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MapError {
     /// Some slots have no owner, or two.
@@ -327,7 +327,7 @@ pub enum MapError {
         /// First slot of the next range that is stored.
         found: usize,
     },
-    /// There are more groups than slot numbers.
+    /// There are more groups than slot numbers permit.
     #[error("there are {count} table groups, but at most {GROUPS_MAX} are possible")]
     Groups {
         /// Number of groups.

@@ -90,7 +90,7 @@ pub enum ChangeError {
 #[derive(Clone, Debug)]
 pub enum Algorithm {
     /// The placement is computed again.
-    Dealt(Placement),
+    Placement(Placement),
     /// Slots are rebalanced from these owners, with as few moves as the weights allow.
     Rebalance(Vec<ShardNumber>),
 }
@@ -108,20 +108,20 @@ impl Algorithm {
         let current = current.map_or_else(|| Placement::Weighted.assign(topology), Ok)?;
         // Partitions and manual ranges name their owners, so they are tried only if they are given.
         let simple = Placement::NAMES.iter().filter_map(|name| name.parse().ok());
-        Ok(simple.map(Self::Dealt).chain([Self::Rebalance(current)]).collect())
+        Ok(simple.map(Self::Placement).chain([Self::Rebalance(current)]).collect())
     }
 
     /// Returns the name of the algorithm.
     pub fn name(&self) -> String {
         match self {
-            Self::Dealt(placement) => placement.to_string(),
+            Self::Placement(placement) => placement.to_string(),
             Self::Rebalance(_) => "rebalance".to_owned(),
         }
     }
 
     fn owners(&self, topology: &Topology) -> Result<Vec<ShardNumber>, PlacementError> {
         match self {
-            Self::Dealt(placement) => placement.assign(topology),
+            Self::Placement(placement) => placement.assign(topology),
             Self::Rebalance(current) => Ok(current.clone()),
         }
     }
@@ -136,7 +136,7 @@ impl Algorithm {
         after: &Topology,
     ) -> Result<Vec<ShardNumber>, PlacementError> {
         match self {
-            Self::Dealt(placement) => placement.assign(after),
+            Self::Placement(placement) => placement.assign(after),
             Self::Rebalance(current) => Ok(rebalance(current, before, after)),
         }
     }
@@ -185,7 +185,7 @@ pub struct Share {
 
 /// Result of an algorithm for one topology.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Dealt {
+pub struct Distribution {
     /// Share of each shard.
     pub shards: Vec<Share>,
     /// Highest load of a shard as a multiple of its fair load, which is proportional to its weight.
@@ -198,16 +198,17 @@ pub struct Dealt {
 pub struct Moved {
     /// The change.
     pub change: String,
-    /// Lowest share that must move so that each shard has the load of its weight, before and after.
+    /// Lowest fraction of the load that must move so that each shard has the load of its weight,
+    /// before and after.
     pub needed: f64,
     /// Number of slots with another owner.
     pub slots: u64,
     /// Number of keys in them, or of slots if there are no keys.
     pub load: u64,
-    /// Moved load as a share of all.
+    /// Moved load as a fraction of the total.
     pub share: f64,
     /// Result after the change.
-    pub after: Dealt,
+    pub after: Distribution,
 }
 
 /// Results of one algorithm.
@@ -216,7 +217,7 @@ pub struct Simulated {
     /// Name of the algorithm.
     pub algorithm: String,
     /// Result before any change.
-    pub before: Dealt,
+    pub before: Distribution,
     /// Results of the changes, each by itself.
     pub changes: Vec<Moved>,
 }
@@ -238,7 +239,7 @@ pub fn simulate(
         let next = algorithm.owners_after(topology, &after)?;
         moves.push(moved(change, (topology, &owners), (&after, &next), load));
     }
-    let before = dealt(topology, &owners, load);
+    let before = distribution(topology, &owners, load);
     Ok(Simulated { algorithm: algorithm.name(), before, changes: moves })
 }
 
@@ -261,11 +262,11 @@ fn moved(
         slots,
         load: moved,
         share: moved as f64 / load.total().max(1) as f64,
-        after: dealt(after, next, load),
+        after: distribution(after, next, load),
     }
 }
 
-/// Returns the lowest share of the load that must move: the sum of the differences of all shards
+/// Returns the lowest fraction of the load that must move: the sum of the differences of all shards
 /// whose fair share grows.
 fn needed(old: &Topology, new: &Topology) -> f64 {
     let (had, demanded) = (fair_shares(old), fair_shares(new));
@@ -284,7 +285,7 @@ fn fair_shares(topology: &Topology) -> BTreeMap<&str, f64> {
     topology.numbers().map(|number| (topology.name(number), share(number))).collect()
 }
 
-fn dealt(topology: &Topology, owners: &[ShardNumber], load: &Load) -> Dealt {
+fn distribution(topology: &Topology, owners: &[ShardNumber], load: &Load) -> Distribution {
     let mut carried = vec![(0, 0); topology.len()];
     for (owner, load) in owners.iter().zip(&load.slots) {
         let (slots, sum) = &mut carried[owner.index()];
@@ -302,5 +303,5 @@ fn dealt(topology: &Topology, owners: &[ShardNumber], load: &Load) -> Dealt {
         let (slots, load) = carried[number.index()];
         Share { shard: spec.name.clone(), weight: spec.weight, slots, load }
     });
-    Dealt { shards: shards.collect(), skew }
+    Distribution { shards: shards.collect(), skew }
 }

@@ -1,8 +1,7 @@
 //! Slot plan: the moves of slots that bring the shards to a goal, as plain values.
 //!
-//! Shards give only what they have too much, and take only what they lack. So each move improves
-//! the cluster whatever becomes of the others, and a plan may end after any of them. No slot moves
-//! twice.
+//! Shards give only their excess, and take only what they lack. So each move improves the cluster
+//! regardless of the others, and a plan may end after any of them. No slot moves twice.
 //!
 //! **Invariant:** no move gives a shard more than its goal, or leaves its giver with less; a move
 //! has a limited number of slots, all of one owner.
@@ -34,7 +33,7 @@ const COSTLY: usize = 2;
 pub enum PlanGoal {
     /// Each shard has the share of the slots that its weight gives it.
     Slots,
-    /// Bytes or requests are shared by weight, as advice says.
+    /// Bytes or requests are shared by weight, as the advice determines.
     Balance(BalanceBy),
     /// Each slot is where this placement puts it.
     Placement(Placement),
@@ -54,7 +53,7 @@ impl PlanGoal {
     }
 }
 
-/// State of a cluster for which a plan is made.
+/// State of a cluster for which moves are planned.
 #[derive(Clone, Copy, Debug)]
 pub struct PlanScene<'s> {
     /// The shards.
@@ -65,7 +64,7 @@ pub struct PlanScene<'s> {
     pub moving: &'s SlotSet,
     /// Sizes of the shards, by number; missing ones are unknown.
     pub sizes: &'s [ShardSize],
-    /// Most slots of one move.
+    /// Highest number of slots in one move.
     pub slots_max: usize,
 }
 
@@ -75,7 +74,7 @@ pub struct SlotPlan {
     /// The moves, in the order in which they should begin.
     pub steps: Vec<PlanStep>,
     /// Skew before the first move: the most that a shard has, as a multiple of its fair share.
-    /// Shards that are to have nothing do not count.
+    /// Shards that should have nothing do not count.
     pub skew_before: f64,
     /// Skew after the last move.
     pub skew_planned: f64,
@@ -153,7 +152,7 @@ pub enum PlanFault {
     },
 }
 
-/// Plans the moves to an even number of slots.
+/// Plans the moves after which each shard has the number of slots that its weight gives it.
 ///
 /// # Errors
 /// [`PlanFault::NoTaker`].
@@ -218,7 +217,7 @@ pub fn plan_drain(scene: &PlanScene<'_>, drained: ShardNumber) -> Result<SlotPla
     Ok(SlotPlan { needed: plan.slots(), ..plan })
 }
 
-/// Returns the plan that carries out an advice, except for slots that move already.
+/// Returns the plan that carries out an advice, except for slots that are already being moved.
 pub fn plan_of_advice(scene: &PlanScene<'_>, advice: &Advice) -> SlotPlan {
     let mut desired = scene.owners.to_vec();
     for moved in &advice.moves {
@@ -256,7 +255,7 @@ impl SlotPlan {
     /// and this many moves run at a time; `None` if the bytes are not known.
     pub fn seconds(&self, bytes_per_s: f64, at_a_time: usize) -> Option<f64> {
         let bytes = self.bytes()? as f64 / at_a_time as f64;
-        // A shard gives in one move and takes in one at a time.
+        // A shard gives slots in at most one move at a time, and takes slots in at most one.
         let shards = self.shards.iter().map(|shard| shard.shard);
         let busiest = shards.map(|shard| {
             let sum = |is_part: fn(&PlanStep, ShardNumber) -> bool| {
@@ -270,7 +269,7 @@ impl SlotPlan {
 }
 
 impl PlanScene<'_> {
-    /// Leaves slots that move already out of the changes.
+    /// Excludes slots that are already being moved from the changes.
     fn keep_moving(&self, desired: &mut [ShardNumber]) {
         for slot in self.moving.iter().map(Slot::index) {
             desired[slot] = self.owners[slot];
@@ -322,7 +321,8 @@ impl PlanScene<'_> {
     }
 }
 
-/// Returns the weights by which slots are dealt out, by number: those of serving shards.
+/// Returns, by number, the weights by which slots are distributed: those of serving shards, and 0
+/// for the others and for the shard `leaves`.
 fn serving_weights(
     topology: &Topology,
     leaves: Option<ShardNumber>,

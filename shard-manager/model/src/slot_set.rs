@@ -4,7 +4,7 @@
 //! group takes no more memory than necessary.
 //!
 //! The bytes have the layout of PostgreSQL's `get_bit` on a `bytea`: slot n is bit n mod 8 of byte
-//! n / 8, so a set is compared and sent as it is stored.
+//! n / 8, so a set is compared and sent in the form in which it is stored.
 //!
 //! **Invariant:** bit n is set if and only if slot n is in the set.
 //! **Not here:** the owner of a slot (`shard_map`), the state of a slot on a shard

@@ -28,14 +28,14 @@ pub fn batch_class_max(class: usize) -> u64 {
     1 << class
 }
 
-/// Numbers of one shard.
+/// Statistics of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardStats {
     /// Number of the shard.
     pub shard: ShardNumber,
-    /// Numbers of its lanes.
+    /// Statistics of its lanes.
     pub lane: LaneStats,
-    /// Findings of comparing its copies.
+    /// Results of comparing its copies.
     pub compared: ComparisonStats,
     /// Nodes of the shard, the primary first.
     pub nodes: Vec<NodeStats>,
@@ -66,7 +66,7 @@ pub struct SizeEstimate {
     pub bytes: u64,
 }
 
-/// Findings of comparing the copies of a shard since the process began; only files are compared.
+/// Results of comparing the copies of a shard since the process began; only files are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ComparisonStats {
     /// Number of passes over all rows of all copies.
@@ -75,7 +75,7 @@ pub struct ComparisonStats {
     pub differences: u64,
 }
 
-/// Numbers of the writes that wait until a shard accepts their slots.
+/// Statistics of the writes that wait until a shard accepts their slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ParkedStats {
     /// Rows that wait now.
@@ -84,7 +84,7 @@ pub struct ParkedStats {
     pub bytes: usize,
     /// Highest number of rows that may wait.
     pub rows_max: usize,
-    /// Highest number of their bytes.
+    /// Highest number of bytes that may wait.
     pub bytes_max: usize,
     /// Rows that have waited or wait, since the process began.
     pub total: u64,
@@ -94,7 +94,7 @@ pub struct ParkedStats {
     pub longest: Duration,
 }
 
-/// Numbers of a lane, or of several lanes of one shard together.
+/// Statistics of a lane, or of several lanes of one shard together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneStats {
     /// Number of lanes that these numbers sum up.
@@ -175,15 +175,15 @@ impl PoolStats {
     }
 }
 
-/// Numbers of one node, known without querying it.
+/// Statistics of one node, known without querying it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStats {
-    /// `shard1-primary`.
+    /// Name of the node, such as `shard1-primary`.
     pub node: String,
     /// Role of the node in its shard.
     pub role: Role,
-    /// True if the node is believed to fulfil its role: a primary accepts writes, a replica is in
-    /// the rotation.
+    /// True if the node fulfils its role, as far as is known: a primary accepts writes, a replica
+    /// is in the rotation.
     pub up: bool,
     /// Reasons why it does not; empty if it does.
     pub reasons: Reasons,

@@ -282,7 +282,8 @@ impl Registry {
         Self { tables: kept.map(|(name, table)| (name.clone(), Arc::clone(table))).collect() }
     }
 
-    /// Returns a registry of what `view` returns for the tables.
+    /// Returns a registry of the tables that `view` returns, without those for which it returns
+    /// `None`.
     #[must_use]
     pub fn view(&self, view: impl Fn(&Arc<Table>) -> Option<Arc<Table>>) -> Self {
         let named = |table: Arc<Table>| (table.name.clone(), table);
@@ -307,7 +308,7 @@ impl Registry {
 
 /// Returns the name most similar to the given one, if it is similar enough to be meant.
 pub fn closest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
-    /// Longer texts are not misspelled names, and comparing them costs time for nothing.
+    /// Longest text that is compared: longer texts are not misspelled names.
     const WRITTEN_MAX: usize = 64;
     if written.len() > WRITTEN_MAX {
         return None;
@@ -348,7 +349,7 @@ pub enum TableError {
         /// The column.
         name: String,
     },
-    /// Without an id column, rows of one key would be indistinguishable.
+    /// There is no id column, so rows of one key would be indistinguishable.
     #[error("a table needs at least one id column")]
     NoId,
     /// There are no columns, or too many.

@@ -113,7 +113,7 @@ pub struct GroupSpec {
 }
 
 impl GroupSpec {
-    /// Checks what can be known without the shards.
+    /// Checks all that does not depend on the shards.
     ///
     /// # Errors
     /// [`GroupFault`].
@@ -202,7 +202,7 @@ pub fn check_specs(specs: &[GroupSpec]) -> Result<(), GroupFault> {
     Ok(())
 }
 
-/// Reason why such a group is not possible.
+/// Reason why a table group is not possible.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupFault {
     /// The name does not match `[a-z][a-z0-9_]{0,39}`.
@@ -213,7 +213,7 @@ pub enum GroupFault {
         /// The name.
         name: String,
     },
-    /// A setting of `main` belongs elsewhere.
+    /// A setting is given for `main` that is a setting of the cluster.
     #[error("{member} cannot be set for the group main: it has the {member} of the cluster")]
     MainSetting {
         /// The setting.

@@ -123,9 +123,8 @@ impl TableIndex {
 
     /// Returns the columns of the key in the databases.
     ///
-    /// Rows of all shards are ordered by shard key and id where the ordered columns are equal, so
-    /// these come after the columns. A unique index begins with the place: it is unique within a
-    /// shard key.
+    /// A read of all shards breaks ties by shard key and id, so these follow the indexed columns. A
+    /// unique index begins with slot and shard key, because it is unique within a shard key.
     pub fn key(&self) -> Vec<usize> {
         if self.is_unique {
             return Table::PLACE.into_iter().chain(self.columns.iter().copied()).collect();

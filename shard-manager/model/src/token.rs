@@ -14,16 +14,16 @@
 //! of the cluster (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012), so a token of
 //! another cluster is refused like a forged one.
 //!
-//! No slot has moved at the first epoch, so a token of that epoch needs none: it has the form of
-//! version 1, which routers of earlier releases know as well, and its epoch is 0.
+//! No slot has moved at the first epoch, so a token of that epoch needs no epoch: it has the form
+//! of version 1, which routers of earlier releases know as well, and its epoch is 0.
 //!
 //! # The two epochs
 //! A router whose map is older than `epoch` must not answer by that map: a slot that the client has
-//! read from its new owner may have another one there. A position of a shard covers the slots that
-//! the shard owned up to `checked epoch`. If a slot has moved since, the client may have read it
-//! from any of the earlier owners, so a read of the slot requires that no position of the token was
-//! lost. The checked epoch therefore rises only while every position is in its shard's history: the
-//! changes of a slot that moved are then in the copy that its new owner took over.
+//! read from its new owner may have another owner in that map. A position of a shard covers the
+//! slots that the shard owned up to `checked epoch`. If a slot has moved since, the client may have
+//! read it from any of the earlier owners, so a read of the slot requires that no position of the
+//! token was lost. The checked epoch therefore rises only while every position is in its shard's
+//! history: the changes of a slot that moved are then in the copy that its new owner took over.
 //!
 //! **Invariant:** shards are in ascending order, each once; merging never loses a position, and
 //! never lowers the epoch. The checked epoch is not above the epoch, and neither is 1.
@@ -46,7 +46,7 @@ const WITHOUT_EPOCH: u8 = 1;
 const WITH_EPOCH: u8 = 3;
 /// Epoch of the first shard map of a cluster, before any slot has moved.
 const FIRST_EPOCH: u64 = 1;
-/// Bytes of the epochs of a token, as a rule.
+/// Usual number of bytes of the epochs of a token.
 const EPOCHS_LEN: usize = 4;
 /// Bytes of a tag.
 pub const TAG_LEN: usize = 8;
@@ -79,7 +79,7 @@ impl TokenKey {
 /// Positions that a client has seen, and the epoch of the shard map by which it saw them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionToken {
-    /// 0 if no router that answered knew a later epoch than the first.
+    /// 0 if no router that has responded knew a later epoch than the first.
     epoch: u64,
     /// Epoch up to which the position of a shard covers the slots that the shard owned.
     checked_epoch: u64,
@@ -101,8 +101,8 @@ impl SessionToken {
         self.seen.is_empty()
     }
 
-    /// Returns the highest epoch by which the client was answered; 0 if that is the first epoch, or
-    /// unknown.
+    /// Returns the highest epoch of a map by which the client has received a response; 0 if that is
+    /// the first epoch, or unknown.
     #[inline]
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -136,7 +136,7 @@ impl SessionToken {
         self.positions().all(|(shard, position)| holds(shard, position))
     }
 
-    /// Returns the position that was seen of a shard.
+    /// Returns the position of a shard that the client has seen.
     pub fn seen(&self, shard: ShardNumber) -> Option<Position> {
         let found = self.seen.binary_search_by_key(&shard, |(shard, _)| *shard);
         found.ok().map(|index| self.seen[index].1)
@@ -214,8 +214,8 @@ impl SessionToken {
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Foreign)?;
         let (body, tag) = bytes.split_last_chunk::<TAG_LEN>().ok_or(TokenError::Foreign)?;
-        // The comparison need not take constant time: finding a tag byte by byte would need its
-        // duration over a network.
+        // The comparison need not take constant time: guessing a tag byte by byte would require
+        // measuring the comparison over a network.
         if key.tag(body) != *tag {
             return Err(TokenError::Foreign);
         }

@@ -1,7 +1,7 @@
 //! Topology: the shards of a cluster, with their names and weights.
 //!
-//! A shard keeps its number for ever. Numbers are given in order and never again, so the list has
-//! an entry for every number, also for shards that are retired.
+//! A shard keeps its number for ever. Numbers are given in order and never reused, so the list has
+//! an entry for every number, including those of retired shards.
 //!
 //! **Invariant:** 1 to [`Topology::SHARDS_MAX`] entries (more in simulations); members have
 //! distinct names; the weight of at least one member is positive.
@@ -27,12 +27,12 @@ impl ShardNumber {
 /// Shard with its share of the load.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardSpec {
-    /// `shard1`, `shard2`, …
+    /// Name of the shard, such as `shard1`.
     pub name: String,
     /// Relative share of the slots under a weighted placement, 0..=[`Topology::WEIGHT_MAX`]; 0 for
-    /// a shard that is to have no slots.
+    /// a shard that should have no slots.
     pub weight: u32,
-    /// State in the life of the shard.
+    /// State in the life cycle of the shard.
     pub state: ShardState,
 }
 
@@ -43,10 +43,10 @@ impl ShardSpec {
     }
 }
 
-/// State in the life of a shard.
+/// State in the life cycle of a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ShardState {
-    /// The shard is being made; it owns no slots yet.
+    /// The shard is being created; it owns no slots yet.
     Joining,
     /// The shard may own slots.
     #[default]
@@ -164,7 +164,7 @@ impl Topology {
         Ok(Self { shards })
     }
 
-    /// Returns an entry for every number, in order, also for retired shards.
+    /// Returns an entry for every number, in order, including those of retired shards.
     #[inline]
     pub fn shards(&self) -> &[ShardSpec] {
         &self.shards
@@ -192,8 +192,8 @@ impl Topology {
         self.members().find(|(_, shard)| shard.name == name).map(|(number, _)| number)
     }
 
-    /// Returns the first shards of this topology, as many as this. Later ones are those that joined
-    /// last, because numbers are given in order.
+    /// Returns the first `count` shards of this topology. Later ones are those that joined last,
+    /// because numbers are given in order.
     #[must_use]
     pub fn first(&self, count: usize) -> Self {
         Self { shards: self.shards[..count.min(self.shards.len())].to_vec() }

@@ -256,7 +256,8 @@ fn bigint(text: &str) -> Result<Value, TypeMismatch> {
 
 fn double(text: &str) -> Result<Value, TypeMismatch> {
     match text.parse::<f64>() {
-        // A sum, because databases differ in whether they keep the sign of zero.
+        // The sum turns -0.0 into 0.0, because databases differ in whether they keep the sign of
+        // zero.
         Ok(number) if number.is_finite() => Ok(Value::Double(number + 0.0)),
         Ok(_) | Err(_) => Err(TypeMismatch::NotDouble),
     }
@@ -290,7 +291,7 @@ fn json_text(raw: &str) -> Result<Value, TypeMismatch> {
 }
 
 /// Returns true if valid JSON contains U+0000, which can occur as an escape only. The text is
-/// searched, because a parsed value keeps only one of two members of a name.
+/// searched, because a parsed value keeps only one of two members of the same name.
 fn has_nul(raw: &str) -> bool {
     let mut rest = raw;
     while let Some(at) = rest.find('\\') {

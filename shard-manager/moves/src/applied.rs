@@ -23,7 +23,7 @@ pub struct Feed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppliedRows {
     /// Number of the copy: copying again begins the next pass. Without it, the first round of an
-    /// earlier copy would fit the next one.
+    /// earlier copy would be accepted in the next one.
     pub pass: u32,
     /// Number of the round within the pass.
     pub round: u64,

@@ -12,7 +12,7 @@ use crate::identity::{MoveId, MoveRole, MoveTerm, MoveTicket};
 use crate::limits::SLOTS_MAX;
 use crate::move_row::{CopyCursor, MoveRow};
 use crate::refusal::MoveRefusal;
-use crate::scene::{MoveEffect, RowWork, Scene};
+use crate::request_context::{MoveEffect, RequestContext, RowWork};
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
@@ -27,12 +27,12 @@ pub struct NewMoveRow {
     pub slots: Arc<[Slot]>,
 }
 
-/// Makes the target's row and begins to import. The signpost stays beneath: it is restored if the
-/// copy is given up.
+/// Creates the target's row and begins to import the slots. The signpost of a slot (`Moved`) is
+/// kept within `Importing`: it is restored if the copy is abandoned.
 pub(crate) fn prepare(
     shard: &mut ShardMetadata,
     new: &NewMoveRow,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     if let Some(row) = shard.row(new.ticket.id) {
         return repeat(row, new, MoveRole::Target);
@@ -48,16 +48,16 @@ pub(crate) fn prepare(
         };
         Some(SlotState::Importing { moved_to: Some(to) })
     });
-    shard.moves.push(row(new, MoveRole::Target, scene));
+    shard.moves.push(row(new, MoveRole::Target, context));
     Ok(MoveEffect::Changed(RowWork::DeleteRows))
 }
 
-/// Makes the source's row. The row and the recording of changes begin in one transaction under the
-/// fence lock, so no later change goes unseen.
+/// Creates the source's row. The row and the recording of changes begin in one transaction under
+/// the fence lock, so no later change is missed.
 pub(crate) fn trace(
     shard: &mut ShardMetadata,
     new: &NewMoveRow,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     if let Some(row) = shard.row(new.ticket.id) {
         return repeat(row, new, MoveRole::Source);
@@ -66,7 +66,7 @@ pub(crate) fn trace(
     if !shard.all(&new.slots, SlotState::is_owned) {
         return Err(MoveRefusal::WrongState);
     }
-    shard.moves.push(MoveRow { is_traced: true, ..row(new, MoveRole::Source, scene) });
+    shard.moves.push(MoveRow { is_traced: true, ..row(new, MoveRole::Source, context) });
     Ok(MoveEffect::Changed(RowWork::BeginTraces))
 }
 
@@ -100,7 +100,7 @@ fn check_slots(shard: &ShardMetadata, slots: &[Slot]) -> Result<(), MoveRefusal>
     if slots.iter().any(is_taken) { Err(MoveRefusal::SlotTaken) } else { Ok(()) }
 }
 
-fn row(new: &NewMoveRow, role: MoveRole, scene: &Scene<'_>) -> MoveRow {
+fn row(new: &NewMoveRow, role: MoveRole, context: &RequestContext<'_>) -> MoveRow {
     MoveRow {
         id: new.ticket.id,
         role,
@@ -111,8 +111,8 @@ fn row(new: &NewMoveRow, role: MoveRole, scene: &Scene<'_>) -> MoveRow {
         applied: AppliedRows::begin(1),
         cursor: CopyCursor::Empty,
         is_traced: false,
-        begun: scene.position,
+        begun: context.position,
         version: 0,
-        home: None,
+        signpost_min_position: None,
     }
 }

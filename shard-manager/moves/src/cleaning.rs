@@ -1,14 +1,14 @@
 //! Cleaning after a leg that reached its target: the source's rows are deleted, then the rows of
 //! the move.
 //!
-//! **Invariant:** the signposts stay.
+//! **Invariant:** the slots stay `Moved`, so that requests still find their owner.
 
 use crate::identity::{MoveRole, MoveTicket};
 use crate::limits::CLEANING_ROWS;
 use crate::move_row::{CopyCursor, MoveRow};
 use crate::refusal::MoveRefusal;
+use crate::request_context::{MoveEffect, RequestContext, RowWork};
 use crate::rules::MoveRule;
-use crate::scene::{MoveEffect, RowWork, Scene};
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
@@ -16,12 +16,12 @@ use crate::slot_state::SlotState;
 pub(crate) fn begin(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     if moved(shard, ticket)?.cursor == CopyCursor::Empty {
         return Ok(MoveEffect::Repeated);
     }
-    if scene.rules.demand(MoveRule::CleaningMarked) {
+    if context.rules.demand(MoveRule::CleaningMarked) {
         shard.row_mut(ticket.id)?.cursor = CopyCursor::Empty;
     }
     Ok(MoveEffect::Changed(RowWork::None))
@@ -31,10 +31,10 @@ pub(crate) fn begin(
 pub(crate) fn clean(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     let is_marked = moved(shard, ticket)?.cursor == CopyCursor::Empty;
-    if !is_marked && scene.rules.demand(MoveRule::CleaningMarked) {
+    if !is_marked && context.rules.demand(MoveRule::CleaningMarked) {
         return Err(MoveRefusal::WrongState);
     }
     Ok(MoveEffect::Changed(RowWork::DeleteBatch(CLEANING_ROWS)))
@@ -45,7 +45,7 @@ pub(crate) fn clean(
 pub(crate) fn forget(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     let Some(row) = shard.row(ticket.id) else { return Ok(MoveEffect::Repeated) };
     row.check(ticket)?;
@@ -56,7 +56,7 @@ pub(crate) fn forget(
         MoveRole::Target => {}
         MoveRole::Source => {
             let is_marked = moved(shard, ticket)?.cursor == CopyCursor::Empty;
-            if !is_marked && scene.rules.demand(MoveRule::CleaningMarked) {
+            if !is_marked && context.rules.demand(MoveRule::CleaningMarked) {
                 return Err(MoveRefusal::WrongState);
             }
         }

@@ -11,8 +11,8 @@ use crate::identity::{MoveId, MoveLeg, MoveRole, MoveTicket};
 use crate::limits::FENCE_HOLD;
 use crate::move_row::{CopyCursor, MoveRow};
 use crate::refusal::MoveRefusal;
+use crate::request_context::{MoveEffect, RequestContext, RowWork};
 use crate::rules::MoveRule;
-use crate::scene::{MoveEffect, RowWork, Scene};
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
@@ -22,7 +22,7 @@ pub struct SlotCommit {
     /// State that the target had, confirmed by a majority of its nodes.
     pub applied: AppliedRows,
     /// Position that the target had confirmed.
-    pub home: Position,
+    pub signpost_min_position: Position,
     /// Stream in which the target's changes will flow back.
     pub way_back: Feed,
 }
@@ -34,21 +34,21 @@ pub struct SlotActivation {
     pub id: MoveId,
     /// Leg of the commit.
     pub leg: MoveLeg,
-    /// Position at which the source's row was made. The rows on the target come from that row's
-    /// feed: a move that has ended may begin again with the same leg.
+    /// Position at which the source's row was created. It must be that of the feed of the target's
+    /// rows: a move that has ended may begin again with the same leg.
     pub begun: Position,
     /// Version counter of the source at the commit.
     pub version: u64,
     /// Position of the commit.
-    pub home: Position,
+    pub signpost_min_position: Position,
 }
 
 impl SlotActivation {
-    /// Returns the activation that the row of a source demands after its commit, which is confirmed
-    /// at a position.
-    pub fn of(source: &MoveRow, home: Position) -> Self {
+    /// Returns the activation that follows from the row of a source after its commit, which is
+    /// confirmed at `signpost_min_position`.
+    pub fn of(source: &MoveRow, signpost_min_position: Position) -> Self {
         let MoveRow { id, leg, begun, version, .. } = *source;
-        Self { id, leg, begun, version, home }
+        Self { id, leg, begun, version, signpost_min_position }
     }
 }
 
@@ -56,19 +56,20 @@ impl SlotActivation {
 pub(crate) fn fence(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     let row = source(shard, ticket)?;
     let slots = row.slots.clone();
     if !shard.all(&slots, SlotState::is_owned) {
         return Err(MoveRefusal::WrongState);
     }
-    // A single statement fences and commits at once, so no fence lasts before it.
+    // With these mutations no fence precedes the commit: there is none, or one statement fences and
+    // commits.
     let hold = match is_on(Mutation::NoFence) || is_on(Mutation::OneStatementFence) {
         true => 0,
         false => u64::try_from(FENCE_HOLD.as_millis()).unwrap_or(u64::MAX),
     };
-    let until = scene.now.saturating_add(hold);
+    let until = context.now.saturating_add(hold);
     for slot in slots.iter() {
         shard.slots.insert(*slot, SlotState::Fenced { until });
     }
@@ -80,7 +81,7 @@ pub(crate) fn commit(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
     commit: &SlotCommit,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     let row = source(shard, ticket)?;
     let (slots, to) = (row.slots.clone(), row.other);
@@ -90,13 +91,13 @@ pub(crate) fn commit(
     if !shard.all(&slots, |state| matches!(state, SlotState::Fenced { .. })) {
         return Err(MoveRefusal::WrongState);
     }
-    check_applied(row, &commit.applied, scene)?;
+    check_applied(row, &commit.applied, context)?;
     let version = shard.version;
     shard.change_states(&slots, |_| Some(SlotState::Moved { to }));
     let row = shard.row_mut(ticket.id)?;
     row.version = version;
-    row.home = Some(commit.home);
-    // From here on the rows are those of the target as of its activation.
+    row.signpost_min_position = Some(commit.signpost_min_position);
+    // From now on the rows here equal those that the target has at its activation.
     row.cursor = CopyCursor::Whole;
     row.applied = AppliedRows { feed: commit.way_back, ..AppliedRows::begin(1) };
     row.is_traced = false;
@@ -106,29 +107,29 @@ pub(crate) fn commit(
 fn check_applied(
     row: &MoveRow,
     applied: &AppliedRows,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<(), MoveRefusal> {
-    let is_own = applied.feed == row.feed(scene.position.timeline);
-    if !is_own && scene.rules.demand(MoveRule::OwnFeed) {
+    let is_own = applied.feed == row.feed(context.position.timeline);
+    if !is_own && context.rules.demand(MoveRule::OwnFeed) {
         return Err(MoveRefusal::OtherFeed);
     }
-    let lacks = (scene.has_change_beyond)(&row.slots, &applied.mark);
+    let lacks = (context.has_change_beyond)(&row.slots, &applied.mark);
     let trusts_fence = is_on(Mutation::NoFence) || is_on(Mutation::CommitByClock);
-    if lacks && scene.rules.demand(MoveRule::ChangesDecide) && !trusts_fence {
+    if lacks && context.rules.demand(MoveRule::ChangesDecide) && !trusts_fence {
         return Err(MoveRefusal::MissingChanges);
     }
     Ok(())
 }
 
-/// Takes the slots. Changes of them are recorded from now on, for the way back.
+/// Makes the target the owner of the slots. Their changes are recorded from now on, for a rollback.
 pub(crate) fn activate(
     shard: &mut ShardMetadata,
     activation: &SlotActivation,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
-    let SlotActivation { id, leg, begun, version, home } = *activation;
+    let SlotActivation { id, leg, begun, version, signpost_min_position } = *activation;
     let row = shard.row(id).ok_or(MoveRefusal::UnknownMove)?;
-    if row.leg != leg && scene.rules.demand(MoveRule::ActivationNamesLeg) {
+    if row.leg != leg && context.rules.demand(MoveRule::ActivationNamesLeg) {
         return Err(MoveRefusal::OtherLeg { leg: row.leg });
     }
     let slots = row.slots.clone();
@@ -140,7 +141,7 @@ pub(crate) fn activate(
             Err(MoveRefusal::WrongState)
         };
     }
-    if row.applied.feed.begun != begun && scene.rules.demand(MoveRule::ActivationNamesBeginning) {
+    if row.applied.feed.begun != begun && context.rules.demand(MoveRule::ActivationNamesBeginning) {
         return Err(MoveRefusal::OtherFeed);
     }
     shard.change_states(&slots, |_| Some(SlotState::Owned));
@@ -148,7 +149,7 @@ pub(crate) fn activate(
         shard.version = shard.version.max(version);
     }
     let row = shard.row_mut(id)?;
-    row.home = Some(home);
+    row.signpost_min_position = Some(signpost_min_position);
     row.is_traced = true;
     Ok(MoveEffect::Changed(RowWork::BeginTraces))
 }

@@ -5,8 +5,8 @@
 use crate::identity::{MoveRole, MoveTicket};
 use crate::move_row::CopyCursor;
 use crate::refusal::MoveRefusal;
+use crate::request_context::{MoveEffect, RequestContext, RowWork};
 use crate::rules::MoveRule;
-use crate::scene::{MoveEffect, RowWork, Scene};
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
@@ -14,7 +14,7 @@ use crate::slot_state::SlotState;
 pub(crate) fn reverse(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     let row = shard.row(ticket.id).ok_or(MoveRefusal::UnknownMove)?;
     row.check_term(ticket.term)?;
@@ -23,24 +23,25 @@ pub(crate) fn reverse(
     }
     row.check(ticket)?;
     match row.role {
-        MoveRole::Source => receive(shard, ticket, scene),
+        MoveRole::Source => receive(shard, ticket, context),
         MoveRole::Target => give(shard, ticket),
     }
 }
 
-/// The former source imports again. Its rows were kept current, so nothing is copied: they must be
-/// whole, which cleaning ends before it deletes the first.
+/// Makes the former source import the slots again. Its rows were kept current, so nothing is
+/// copied, but they must be complete: cleaning marks them as incomplete before it deletes the
+/// first.
 fn receive(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     let row = shard.row_mut(ticket.id)?;
     let (slots, to, is_whole) = (row.slots.clone(), row.other, row.cursor == CopyCursor::Whole);
     if !shard.all(&slots, |state| matches!(state, SlotState::Moved { .. })) {
         return Err(MoveRefusal::WrongState);
     }
-    if !is_whole && scene.rules.demand(MoveRule::CleaningMarked) {
+    if !is_whole && context.rules.demand(MoveRule::CleaningMarked) {
         return Err(MoveRefusal::Incomplete);
     }
     shard.change_states(&slots, |_| Some(SlotState::Importing { moved_to: Some(to) }));
@@ -50,7 +51,7 @@ fn receive(
     Ok(MoveEffect::Changed(RowWork::None))
 }
 
-/// The owner becomes the source. Its changes are recorded since the activation.
+/// Makes the owner the source. Its changes have been recorded since the activation.
 fn give(shard: &mut ShardMetadata, ticket: &MoveTicket) -> Result<MoveEffect, MoveRefusal> {
     let slots = shard.row_mut(ticket.id)?.slots.clone();
     if !shard.all(&slots, SlotState::is_owned) {

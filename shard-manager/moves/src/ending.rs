@@ -1,12 +1,12 @@
-//! Ending of a leg before its commit: the source goes on alone, then the target deletes its copy.
+//! Ending of a leg before its commit: the source keeps the slots, then the target deletes its copy.
 //!
-//! **Invariant:** the target deletes nothing before the source's part is confirmed: a failover of
-//! the source could otherwise return to the fence and commit.
+//! **Invariant:** the target deletes nothing before the deletion of the source's row is confirmed.
+//! Otherwise a failover of the source could restore the fence, and the source could commit.
 
 use crate::identity::{MoveRole, MoveTicket};
 use crate::refusal::MoveRefusal;
+use crate::request_context::{MoveEffect, RequestContext, RowWork};
 use crate::rules::MoveRule;
-use crate::scene::{MoveEffect, RowWork, Scene};
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
@@ -15,7 +15,7 @@ use crate::slot_state::SlotState;
 pub(crate) fn lift(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,
-    scene: &Scene<'_>,
+    context: &RequestContext<'_>,
 ) -> Result<MoveEffect, MoveRefusal> {
     let Some(row) = shard.row(ticket.id) else { return Ok(MoveEffect::Repeated) };
     row.check(ticket)?;
@@ -26,7 +26,7 @@ pub(crate) fn lift(
     for slot in slots.iter() {
         shard.slots.insert(*slot, SlotState::Owned);
     }
-    if scene.rules.demand(MoveRule::LiftDeletesRow) {
+    if context.rules.demand(MoveRule::LiftDeletesRow) {
         shard.remove_row(ticket.id);
     } else {
         shard.row_mut(ticket.id)?.is_traced = false;
@@ -34,8 +34,8 @@ pub(crate) fn lift(
     Ok(MoveEffect::Changed(RowWork::EndTraces))
 }
 
-/// Deletes the copy and the target's row, and restores the signposts. The mover goes on in its next
-/// term: were the request late, it would otherwise empty a target that has the slots.
+/// Deletes the copy and the target's row, and restores the signposts. The mover then takes its next
+/// term. Otherwise this request, if it arrives late, could empty a target that owns the slots.
 pub(crate) fn discard(
     shard: &mut ShardMetadata,
     ticket: &MoveTicket,

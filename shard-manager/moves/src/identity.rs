@@ -1,17 +1,17 @@
-//! Identity of a move, its terms and legs, and the parts that shards have in it.
+//! Identity of a move, its terms and legs, and the roles of shards in it.
 //!
 //! **Not here:** the numbers of shards (`model::topology`).
 
-/// Identity of a move: a random UUID. Numbers that the catalog counts would be given twice if its
-/// failover lost the last of them.
+/// Identity of a move: a random UUID. A number counted by the catalog could be assigned twice,
+/// because a failover of the catalog may lose the last ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MoveId(pub u128);
 
 /// Term of a mover. Each mover that takes over begins a higher one and raises it in both shards
 /// before anything else, so that requests of the earlier mover are refused.
 ///
-/// The catalog's failover may forget that it has given a number, so two movers may have the same
-/// one. Their own numbers decide between them.
+/// A failover of the catalog may lose the record of an assigned number, so two movers may have the
+/// same one. Then the random numbers of the movers decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MoveTerm {
     /// Number, one above the highest of the catalog and both shards.
@@ -82,7 +82,7 @@ impl MoveSide {
     }
 }
 
-/// Part that a shard has in the current leg of a move.
+/// Role of a shard in the current leg of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MoveRole {
     /// The shard gives the slots away.

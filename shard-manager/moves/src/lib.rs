@@ -1,15 +1,17 @@
-//! Moves: the state machine that takes slots from one shard to another while traffic goes on.
+//! Moves: the state machine that takes slots from one shard to another while clients read and
+//! write.
 //!
 //! Two shards take part in a move: the source owns the slots, the target receives them. Each keeps
 //! a row of metadata about the move, next to the states of its slots. Both halves of the machine
 //! are pure functions: [`request::MoveRequest::apply`] is the conditional transaction that a shard
 //! runs, and [`mover::next`] is the decision of the mover about the next one, from the metadata of
-//! both shards. The shards decide, never the catalog: a mover that stops is continued by any other,
-//! and requests that arrive late, twice or in another order are refused or change nothing.
+//! both shards. The shards decide, never the catalog: any other mover can continue the work of one
+//! that stops, and requests that arrive late, twice or in another order are refused or change
+//! nothing.
 //!
 //! **Invariant:** of the current primaries, at most one owns a slot; a target that owns a slot has
-//! every durable write of it. The simulation checks it, and shows the fault that
-//! appears without each [`rules::MoveRule`].
+//! every durable write of it. The simulation checks this, and shows the fault that appears without
+//! each [`rules::MoveRule`].
 //! **Not here:** databases, clocks, networks (the engines and the cluster), owners in the catalog.
 #![forbid(unsafe_code)]
 
@@ -24,9 +26,9 @@ pub mod mover;
 pub mod observation;
 pub mod refusal;
 pub mod request;
+pub mod request_context;
 pub mod round;
 pub mod rules;
-pub mod scene;
 pub mod shard_metadata;
 pub mod slot_state;
 pub mod step;

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-/// Most slots of one move. Its metadata stays one short row, and each move alone takes minutes, so
-/// a rebalance may end after any of them.
+/// Maximum number of slots of one move. The metadata of the move then fits in one short row, and a
+/// move takes minutes, so that a rebalance can end after any of its moves.
 pub const SLOTS_MAX: usize = 64;
 
 /// Time after which a fence ends by itself. Writers wait at most this long for a mover that died.
@@ -17,13 +17,15 @@ pub const LOCK_WAIT: Duration = Duration::from_millis(250);
 /// Time between two fences of one shard, in which the writes that waited are carried out.
 pub const FENCE_GAP: Duration = Duration::from_millis(200);
 
-/// Most changes of a short round. The last round is applied while writers wait.
+/// Maximum number of changes of a short round: the last round is applied while writers wait. The
+/// mover raises the limit the longer it follows the source.
 pub const SHORT_ROUND_CHANGES: usize = 200;
 
-/// Longest short round.
+/// Maximum duration of a short round. The mover raises it the longer it follows the source.
 pub const SHORT_ROUND_TIME: Duration = Duration::from_millis(20);
 
-/// Short rounds in sequence before a fence: one alone may have met a pause of the writers.
+/// Number of consecutive short rounds before a fence: a single one may have met a pause of the
+/// writers.
 pub const SHORT_ROUNDS: u8 = 3;
 
 /// Time that a moved slot is kept on its source by default, for a rollback without a copy.
@@ -32,20 +34,24 @@ pub const KEEP: Duration = Duration::from_mins(15);
 /// Longest time that a moved slot may be kept on its source.
 pub const KEEP_MAX: Duration = Duration::from_hours(24);
 
-/// Most changes that flow back while the source is kept. A move back is cheaper after that.
+/// Maximum number of changes that flow back while the source is kept. Beyond it the source no
+/// longer follows the target: a new move in the other direction is cheaper.
 pub const KEPT_CHANGES_MAX: u64 = 1_000_000;
 
-/// Most rows that one transaction of the cleaning deletes, so that it holds no lock for long.
+/// Maximum number of rows that one transaction of the cleaning deletes, so that it holds no lock
+/// for long. Engines may delete fewer.
 pub const CLEANING_ROWS: usize = 1_000;
 
 /// Time without progress after which a move counts as stalled.
 pub const STALL: Duration = Duration::from_secs(60);
 
-/// Time in which a round must become smaller, or else the move gets fewer slots.
+/// Time in which rounds should become smaller; if they do not, the move has too many slots. Not
+/// enforced.
 pub const CATCH_UP: Duration = Duration::from_secs(30);
 
-/// Longest change log of the source. Beyond it the copy begins again.
+/// Maximum size of the source's change log in bytes. Beyond it the copy begins again.
 pub const LOG_BYTES_MAX: u64 = 1 << 30;
 
-/// Most moves of a cluster at a time. Each shard is the source of one and the target of one.
+/// Upper bound on the number of moves of a cluster at a time. Each shard is the source of at most
+/// one and the target of at most one. Not enforced here: the cluster carries out fewer.
 pub const MOVES_MAX: usize = 16;

@@ -1,4 +1,4 @@
-//! Move row: the metadata of one shard about one move, the truth of its side.
+//! Move row: the metadata of one shard about one move, authoritative for that side of the move.
 //!
 //! **Invariant:** it changes only in the transactions of [`crate::request::MoveRequest`].
 
@@ -28,7 +28,7 @@ pub enum CopyCursor {
 pub struct MoveRow {
     /// The move.
     pub id: MoveId,
-    /// Part of the shard in the current leg.
+    /// Role of the shard in the current leg.
     pub role: MoveRole,
     /// The other shard.
     pub other: ShardNumber,
@@ -50,10 +50,10 @@ pub struct MoveRow {
     /// Version counter at the commit. The target raises its own above it, so that versions of a
     /// row only grow.
     pub version: u64,
-    /// Position of the other shard below which nothing is read there through a signpost: on the
-    /// source that which the target had confirmed before the commit, on the target that of the
+    /// Lowest position at which the other shard may be read through a signpost: on the source, the
+    /// position that the target had confirmed before the commit; on the target, the position of the
     /// commit.
-    pub home: Option<Position>,
+    pub signpost_min_position: Option<Position>,
 }
 
 impl MoveRow {

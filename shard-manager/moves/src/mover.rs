@@ -15,7 +15,7 @@ use crate::move_row::MoveRow;
 use crate::observation::{MoveObservation, ShardObservation, SlotsState};
 use crate::request::MoveRequest;
 use crate::rules::MoveRule;
-use crate::step::{MoveRest, MoveStep};
+use crate::step::{MoveStep, WaitReason};
 
 /// Returns the next step of a move.
 pub fn next(seen: &MoveObservation<'_>) -> MoveStep {
@@ -33,7 +33,7 @@ pub fn next(seen: &MoveObservation<'_>) -> MoveStep {
     match pair.source.slots {
         SlotsState::Owned | SlotsState::Fenced => before_commit::next(&pair),
         SlotsState::Moved => after_commit::next(&pair, row),
-        SlotsState::Importing | SlotsState::Other => MoveStep::Rest(MoveRest::OutOfDate),
+        SlotsState::Importing | SlotsState::Other => MoveStep::Rest(WaitReason::OutOfDate),
     }
 }
 
@@ -47,7 +47,7 @@ fn raise(seen: &MoveObservation<'_>) -> Option<MoveStep> {
     for side in [leg.source(), leg.target()] {
         let Some(row) = &seen.shard(side).row else { continue };
         if row.term > seen.term {
-            return Some(MoveStep::Rest(MoveRest::Superseded));
+            return Some(MoveStep::Rest(WaitReason::Superseded));
         }
         let again = !seen.progress.raised[side.index()] || seen.rules.demand(MoveRule::RaiseAgain);
         if row.term < seen.term && again {
@@ -72,8 +72,8 @@ fn remove_stray_row(pair: &Pair<'_>) -> Option<MoveStep> {
     })
 }
 
-/// The new target has changed its direction. The owner follows once that is confirmed: otherwise a
-/// failover could leave it without a side that imports.
+/// Makes the owner the source of the next leg once the change of the new target is confirmed.
+/// Otherwise a failover could leave the slots without a side that imports them.
 fn reverse_source(pair: &Pair<'_>, row: &MoveRow) -> MoveStep {
     if !pair.target.is_confirmed {
         return MoveStep::AwaitConfirmation(pair.leg.target());

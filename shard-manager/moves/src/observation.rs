@@ -1,8 +1,8 @@
 //! Observation: the facts from which the mover decides. They come from both shards; of the catalog
-//! only the plan, the wish and the published owner count, never its state of the move.
+//! only the plan, the goal and the published owner count, never its state of the move.
 //!
-//! **Invariant:** an observation may be out of date, of a deposed primary too. Each request is
-//! checked again by the shard.
+//! **Invariant:** an observation may be out of date, or come from a deposed primary. The shard
+//! checks each request again.
 
 use std::sync::Arc;
 
@@ -29,12 +29,12 @@ pub struct MovePlan {
     pub shards: [ShardNumber; 2],
 }
 
-/// Wish of the operator.
+/// Goal that the operator has set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoveGoal {
     /// The destination owns the slots. The origin is kept.
     Forward,
-    /// The origin owns the slots: a leg to the destination is given up, or reversed if it has
+    /// The origin owns the slots: a leg to the destination is cancelled, or reversed if it has
     /// reached it.
     Back,
     /// The time of keeping is over: the side that no longer owns the slots is cleaned.
@@ -42,7 +42,8 @@ pub enum MoveGoal {
 }
 
 impl MoveGoal {
-    /// Returns true if a leg goes to the side that is wished for.
+    /// Returns true if a leg goes to the side that is to own the slots; always for
+    /// [`Self::Settle`].
     pub fn agrees_with(self, leg: MoveLeg) -> bool {
         match self {
             Self::Forward => leg.target() == MoveSide::Destination,
@@ -63,7 +64,7 @@ pub enum SlotsState {
     Moved,
     /// Being imported.
     Importing,
-    /// Unknown, or not alike. That happens only without a row of the move.
+    /// Unknown to the shard, or not the same for all slots. Occurs only without a row of the move.
     Other,
 }
 
@@ -119,12 +120,12 @@ pub struct MoveProgress {
     pub is_fenced: bool,
     /// Last round up to which recorded changes were deleted.
     pub trimmed: Option<u64>,
-    /// True once this mover has asked the target in its term to delete its copy, also if it does
-    /// not know the outcome.
+    /// True once this mover, in its term, has sent the target a request to delete its copy, even if
+    /// the outcome is unknown.
     pub empties_target: bool,
-    /// True once this mover has asked a shard in its term to forget the move.
+    /// True once this mover, in its term, has sent a shard a request to delete its row of the move.
     pub forgets: bool,
-    /// True once this mover has sent a commit in its term, also if it knows the outcome: the same
+    /// True once this mover has sent a commit in its term, even if the outcome is known: the same
     /// request may arrive again.
     pub sends_commit: bool,
     /// Sides on which this mover has raised its term.
@@ -132,7 +133,7 @@ pub struct MoveProgress {
 }
 
 impl MoveProgress {
-    /// Notes a request of this mover before it is sent: its outcome may stay unknown, and it may
+    /// Records a request of this mover before it is sent: its outcome may stay unknown, and it may
     /// arrive late.
     pub fn note_sending(&mut self, request: &MoveRequest) {
         self.empties_target |=
@@ -142,22 +143,22 @@ impl MoveProgress {
     }
 }
 
-/// Everything from which the mover decides.
+/// All facts from which the mover decides.
 #[derive(Debug)]
 pub struct MoveObservation<'a> {
     /// Plan of the move.
     pub plan: &'a MovePlan,
-    /// Wish of the operator.
+    /// Goal that the operator has set.
     pub goal: MoveGoal,
-    /// True if the operator wants the move to rest.
+    /// True if the operator has paused the move.
     pub is_paused: bool,
     /// Term of this mover.
     pub term: MoveTerm,
     /// Origin and destination.
     pub shards: [&'a ShardObservation; 2],
-    /// True if the side that copies lacks changes of the other one.
+    /// True if the receiving side lacks changes of the other one.
     pub is_behind: bool,
-    /// True if changes that the target lacks are recorded no more, or too many to follow.
+    /// True if changes that the target lacks are no longer recorded, or are too many to follow.
     pub must_copy_again: bool,
     /// Side that the catalog names as owner of the slots.
     pub published: MoveSide,

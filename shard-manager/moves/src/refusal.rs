@@ -1,6 +1,7 @@
 //! Move refusal: the reason why a shard did not carry out a request of a move.
 //!
-//! **Invariant:** a refused request has changed nothing. The mover looks at both shards again.
+//! **Invariant:** a refused request has changed nothing. The mover reads the state of both shards
+//! again.
 
 use crate::identity::{MoveLeg, MoveTerm};
 
@@ -13,7 +14,7 @@ pub enum MoveRefusal {
     /// Another mover has taken over.
     #[error("the move is carried on in term {}", term.number)]
     Superseded {
-        /// Its term.
+        /// Term of that mover.
         term: MoveTerm,
     },
     /// The row has a lower term: a failover has lost the higher one, which must be raised again.
@@ -34,7 +35,7 @@ pub enum MoveRefusal {
     /// Another move has one of the slots.
     #[error("another move has some of the slots")]
     SlotTaken,
-    /// The number of slots or the time of a fence is out of bounds.
+    /// The move has no slots, or more than [`crate::limits::SLOTS_MAX`].
     #[error("the request is out of bounds")]
     OutOfBounds,
     /// A round does not begin where the last one ended.
@@ -43,8 +44,8 @@ pub enum MoveRefusal {
     /// A round was read from an older timeline than the last one.
     #[error("the round was read from an older timeline")]
     OlderTimeline,
-    /// The rows on the target come from another timeline or another tracing of the source, so they
-    /// must be compared first.
+    /// The rows on the target come from another timeline of the source or from another recording of
+    /// its changes, so they must be compared first.
     #[error("the rows on the target belong to another history of the source")]
     OtherFeed,
     /// The target lacks a change of the slots.

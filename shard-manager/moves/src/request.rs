@@ -1,8 +1,9 @@
 //! Move request: a conditional transaction that a mover or a router sends to one shard.
 //!
-//! The engine locks the row of the move, takes the fence lock of the shard exclusively, and only
-//! then looks. Each request checks move, leg, term, state and timeline, as far as they matter to
-//! it, and may be repeated: it arrives late, twice or from a mover that was replaced.
+//! The engine locks the row of the move, takes the shard's fence lock exclusively if writes could
+//! interfere with the request, and only then reads the state. Each request checks move, leg, term,
+//! state and timeline, as far as they matter to it, and may be repeated, because it may arrive
+//! late, twice or from a mover that was replaced.
 //!
 //! **Invariant:** a refused request changes nothing.
 
@@ -11,8 +12,8 @@ use crate::beginning::NewMoveRow;
 use crate::cutover::{SlotActivation, SlotCommit};
 use crate::identity::{MoveId, MoveTerm, MoveTicket};
 use crate::refusal::MoveRefusal;
+use crate::request_context::{MoveEffect, RequestContext};
 use crate::round::CopyRound;
-use crate::scene::{MoveEffect, Scene};
 use crate::shard_metadata::ShardMetadata;
 use crate::{beginning, cleaning, cutover, direction, ending, round};
 
@@ -45,11 +46,11 @@ pub enum MoveRequest {
     Activate(SlotActivation),
     /// Both, first the new target: the direction changes, from this leg to the next.
     Reverse(MoveTicket),
-    /// Source before the commit: the leg is given up, writers go on.
+    /// Source before the commit: the leg is cancelled, and writes are accepted again.
     Lift(MoveTicket),
-    /// Target after that: everything copied is deleted.
+    /// Target after `Lift`: everything copied is deleted.
     Discard(MoveTicket),
-    /// Source after the activation: its rows do not count any more.
+    /// Source after the activation: its rows no longer count.
     BeginCleaning(MoveTicket),
     /// Source: some of its rows are deleted.
     Clean(MoveTicket),
@@ -106,24 +107,24 @@ impl MoveRequest {
     pub fn apply(
         &self,
         shard: &mut ShardMetadata,
-        scene: &Scene<'_>,
+        context: &RequestContext<'_>,
     ) -> Result<MoveEffect, MoveRefusal> {
         match self {
-            Self::Prepare(new) => beginning::prepare(shard, new, scene),
-            Self::Trace(new) => beginning::trace(shard, new, scene),
+            Self::Prepare(new) => beginning::prepare(shard, new, context),
+            Self::Trace(new) => beginning::trace(shard, new, context),
             Self::Raise { id, term } => beginning::raise(shard, *id, *term),
-            Self::Store(ticket, round) => round::store(shard, ticket, round, scene),
-            Self::CopyAgain(ticket) => round::copy_again(shard, ticket, scene),
-            Self::Trim(ticket, applied) => round::trim(shard, ticket, applied, scene),
-            Self::Fence(ticket) => cutover::fence(shard, ticket, scene),
-            Self::Commit(ticket, commit) => cutover::commit(shard, ticket, commit, scene),
-            Self::Activate(activation) => cutover::activate(shard, activation, scene),
-            Self::Reverse(ticket) => direction::reverse(shard, ticket, scene),
-            Self::Lift(ticket) => ending::lift(shard, ticket, scene),
+            Self::Store(ticket, round) => round::store(shard, ticket, round, context),
+            Self::CopyAgain(ticket) => round::copy_again(shard, ticket, context),
+            Self::Trim(ticket, applied) => round::trim(shard, ticket, applied, context),
+            Self::Fence(ticket) => cutover::fence(shard, ticket, context),
+            Self::Commit(ticket, commit) => cutover::commit(shard, ticket, commit, context),
+            Self::Activate(activation) => cutover::activate(shard, activation, context),
+            Self::Reverse(ticket) => direction::reverse(shard, ticket, context),
+            Self::Lift(ticket) => ending::lift(shard, ticket, context),
             Self::Discard(ticket) => ending::discard(shard, ticket),
-            Self::BeginCleaning(ticket) => cleaning::begin(shard, ticket, scene),
-            Self::Clean(ticket) => cleaning::clean(shard, ticket, scene),
-            Self::Forget(ticket) => cleaning::forget(shard, ticket, scene),
+            Self::BeginCleaning(ticket) => cleaning::begin(shard, ticket, context),
+            Self::Clean(ticket) => cleaning::clean(shard, ticket, context),
+            Self::Forget(ticket) => cleaning::forget(shard, ticket, context),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a slot is in one row at most.
 //! **Not here:** the rows of tables and the recorded changes (the engine, by
-//! [`crate::scene::RowWork`]).
+//! [`crate::request_context::RowWork`]).
 
 use std::collections::BTreeMap;
 
@@ -19,13 +19,13 @@ use crate::slot_state::SlotState;
 pub struct ShardMetadata {
     /// State of each slot that the shard knows.
     pub slots: BTreeMap<Slot, SlotState>,
-    /// Rows of the moves in which the shard takes part: few, each shard gives one move and takes
-    /// one at a time.
+    /// Rows of the moves in which the shard takes part. They are few: a shard is the source of one
+    /// move and the target of one at a time.
     pub moves: Vec<MoveRow>,
     /// Number that grows with each change of the states, except by fences. Readers compare it to
     /// notice changes.
     pub generation: u64,
-    /// Highest version that a row has got here.
+    /// Version counter: the highest version that was given to a row here.
     pub version: u64,
 }
 

@@ -25,17 +25,17 @@ mod writers;
 
 use crate::identity::MoveSide;
 use crate::observation::MoveGoal;
-use crate::scene::MoveEffect;
+use crate::request_context::MoveEffect;
 
 use coverage::{Coverage, CoverageSum, Occurrence};
 use scenario::Scenario;
 use world::{Answer, Catalog, Late, Violation, World};
 
-/// Seeds of a run of the tests.
+/// Number of seeds in a run of the tests.
 const SEEDS: u64 = 100_000;
-/// Events within which a move must end once the faults have stopped.
+/// Number of events within which a move must end once the faults have stopped.
 const EVENTS_TO_END: usize = 4_000;
-/// An hour, by which clocks jump.
+/// One hour in milliseconds, by which clocks jump.
 const HOUR: i64 = 3_600_000;
 
 /// Event with its weight.
@@ -56,7 +56,7 @@ fn run(seed: u64, scenario: Scenario, is_printed: bool) -> (Option<Violation>, C
     (world.violation, world.coverage)
 }
 
-/// An event of the first phase.
+/// Lets a random event of the first phase happen, which may be a fault.
 fn disturb(world: &mut World) {
     let odds = world.scenario;
     let events: [Event; 17] = [
@@ -88,7 +88,7 @@ fn disturb(world: &mut World) {
     }
 }
 
-/// The second phase: no more faults. The move comes to its end.
+/// Runs the second phase: no more faults happen, and the move must end.
 fn settle(world: &mut World) {
     world.note(|| "--- the faults stop".to_owned());
     let faults = world.scenario;
@@ -171,8 +171,8 @@ fn fail_over(world: &mut World) {
     writers::lose(world, side);
 }
 
-/// A failover of the catalog forgets its last changes. Movers look once more at a move that it
-/// shows as ended: it may have begun again since then.
+/// Makes the catalog fail over, which loses its last changes. Movers check a move that it shows as
+/// ended once more: it may have begun again since then.
 fn catalog_fails_over(world: &mut World) {
     let left = world.catalog.len().saturating_sub(world.random.below(4)).max(1);
     let before = world.catalog();
@@ -193,7 +193,7 @@ fn jump(world: &mut World) {
     world.shard_mut(side).nodes[node].clock = clock;
 }
 
-/// A router reads the catalog.
+/// Lets a router read the catalog.
 fn poll(world: &mut World) {
     let index = world.random.below(2);
     router::refresh(world, index);
@@ -215,7 +215,7 @@ fn change_goal(world: &mut World) {
     }
 }
 
-/// A late message arrives.
+/// Delivers a late message.
 fn deliver(world: &mut World) {
     if world.late.is_empty() {
         return;

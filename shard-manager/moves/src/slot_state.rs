@@ -14,7 +14,7 @@ pub enum SlotState {
     Owned,
     /// The shard reads the slot, and writes of it wait.
     Fenced {
-        /// Time of the shard's clock, in milliseconds, after which writes go on.
+        /// Time of the shard's clock, in milliseconds, after which writes are accepted again.
         until: u64,
     },
     /// The slot belongs to another shard. The state is kept so that requests find the new owner.
@@ -22,8 +22,7 @@ pub enum SlotState {
         /// The new owner.
         to: ShardNumber,
     },
-    /// Rows of the slot are being copied to the shard, which answers neither reads nor writes of
-    /// it.
+    /// Rows of the slot are being copied to the shard, which serves neither reads nor writes of it.
     Importing {
         /// Owner that the state [`SlotState::Moved`] named before the copy; that state is restored
         /// if the copy is abandoned. `None` if the slot had no state before.

@@ -1,17 +1,17 @@
-//! Step: the next thing that a mover does.
+//! Step: the next action of a mover.
 //!
 //! **Not here:** the decision (`mover`).
 
 use crate::identity::MoveSide;
 use crate::request::MoveRequest;
 
-/// Next thing that a mover does. Afterwards it looks at both shards again.
+/// Next action of a mover. Afterwards the mover reads the state of both shards again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MoveStep {
     /// The request is sent to a shard.
     Send(MoveSide, Box<MoveRequest>),
     /// A round is read from one side and stored on the other: the next chunk, if the copy is not
-    /// whole, and changes since the last round. All rows are compared if the feed is another one.
+    /// whole, and changes since the last round. All rows are compared if the feed has changed.
     CopyRound {
         /// Side from which rows are read.
         from: MoveSide,
@@ -28,17 +28,18 @@ pub enum MoveStep {
     /// The catalog names this side as owner, in the next epoch.
     Publish(MoveSide),
     /// The move waits, for this reason.
-    Rest(MoveRest),
-    /// The move has ended, and left nothing behind. This side owns the slots. The catalog stores it
-    /// only for the mover that it has given its highest term, without a failover since: an earlier
-    /// mover may have looked before the move began. After a failover of the catalog, movers look
-    /// once more at moves that it shows as ended: they may have begun again since then.
+    Rest(WaitReason),
+    /// The move has ended, and left nothing behind. This side owns the slots. The catalog stores
+    /// the end only for the mover to which it has given its highest term, without a failover since:
+    /// an earlier mover may have read the shards before the move began. After a failover of the
+    /// catalog, movers check the moves that it shows as ended once more: they may have begun again
+    /// since then.
     End(Option<MoveSide>),
 }
 
 /// Reason why a move waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MoveRest {
+pub enum WaitReason {
     /// The operator has paused it.
     Paused,
     /// Another mover has taken over.

@@ -19,16 +19,20 @@ use crate::observation::{
 };
 use crate::refusal::MoveRefusal;
 use crate::request::MoveRequest;
+use crate::request_context::{MoveEffect, RequestContext, RowWork};
 use crate::round::CopyRound;
 use crate::rules::{MoveRule, MoveRules};
-use crate::scene::{MoveEffect, RowWork, Scene};
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
-use crate::step::{MoveRest, MoveStep};
+use crate::step::{MoveStep, WaitReason};
 
 const POSITION: Position = Position { timeline: 1, sequence: 1 };
-const SCENE: Scene<'_> =
-    Scene { position: POSITION, now: 0, has_change_beyond: &|_, _| false, rules: MoveRules::ALL };
+const CONTEXT: RequestContext<'_> = RequestContext {
+    position: POSITION,
+    now: 0,
+    has_change_beyond: &|_, _| false,
+    rules: MoveRules::ALL,
+};
 
 fn term(number: u64) -> MoveTerm {
     MoveTerm { number, mover: 0 }
@@ -56,7 +60,7 @@ fn owner() -> ShardMetadata {
     shard
 }
 
-/// Two shards on which everything is confirmed at once, unless a test says otherwise.
+/// Two shards on which everything is confirmed at once, unless a test clears `is_confirmed`.
 struct Pair {
     shards: [ShardMetadata; 2],
     rows: [bool; 2],
@@ -109,8 +113,8 @@ impl Pair {
     }
 
     fn send(&mut self, side: MoveSide, request: &MoveRequest) {
-        let effect = request.apply(&mut self.shards[side.index()], &SCENE).unwrap();
-        let again = request.apply(&mut self.shards[side.index()].clone(), &SCENE);
+        let effect = request.apply(&mut self.shards[side.index()], &CONTEXT).unwrap();
+        let again = request.apply(&mut self.shards[side.index()].clone(), &CONTEXT);
         assert!(again.is_ok(), "{request:?} is not repeatable: {again:?}");
         if let MoveEffect::Changed(RowWork::DeleteRows | RowWork::DeleteBatch(_)) = effect {
             self.rows[side.index()] = false;
@@ -140,7 +144,7 @@ impl Pair {
         self.progress.short_rounds += 1;
     }
 
-    /// Carries the move on until it rests or ends.
+    /// Runs the move until it rests or ends.
     fn run(&mut self, goal: MoveGoal) -> MoveStep {
         for _ in 0..40 {
             match self.step(goal) {
@@ -169,7 +173,7 @@ impl Pair {
 #[test]
 fn a_move_goes_forward_is_kept_and_is_cleaned() {
     let mut pair = Pair::new();
-    assert_eq!(pair.run(MoveGoal::Forward), MoveStep::Rest(MoveRest::Keeping));
+    assert_eq!(pair.run(MoveGoal::Forward), MoveStep::Rest(WaitReason::Keeping));
     assert_eq!(pair.states(), [SlotsState::Moved, SlotsState::Owned]);
     assert_eq!(pair.run(MoveGoal::Settle), MoveStep::End(Some(MoveSide::Destination)));
     assert!(pair.shards.iter().all(|shard| shard.moves.is_empty()) && pair.rows == [false, true]);
@@ -183,7 +187,7 @@ fn a_kept_move_goes_back_and_forward_again() {
         [(MoveGoal::Back, MoveSide::Origin), (MoveGoal::Forward, MoveSide::Destination)]
     {
         pair.progress = MoveProgress::default();
-        assert_eq!(pair.run(goal), MoveStep::Rest(MoveRest::Keeping));
+        assert_eq!(pair.run(goal), MoveStep::Rest(WaitReason::Keeping));
         assert_eq!(pair.published, side);
         assert!(pair.shards[side.index()].owns(plan().slots[0]));
     }
@@ -198,13 +202,13 @@ fn a_late_activation_meets_a_later_leg() {
     let MoveStep::Send(side, request) = pair.step(MoveGoal::Forward) else { panic!("no step") };
     pair.send(side, &request);
     assert_eq!(pair.states(), [SlotsState::Owned, SlotsState::Importing]);
-    let (leg, home, begun) = (MoveLeg::FIRST, POSITION, POSITION);
-    let late = SlotActivation { id: MoveId(7), leg, begun, version: 0, home };
+    let (leg, signpost_min_position, begun) = (MoveLeg::FIRST, POSITION, POSITION);
+    let late = SlotActivation { id: MoveId(7), leg, begun, version: 0, signpost_min_position };
     let late = MoveRequest::Activate(late);
-    let refusal = late.apply(&mut pair.shards[1], &SCENE);
+    let refusal = late.apply(&mut pair.shards[1], &CONTEXT);
     assert_eq!(refusal, Err(MoveRefusal::OtherLeg { leg: MoveLeg(3) }));
     let rules = MoveRules::ALL.without(MoveRule::ActivationNamesLeg);
-    late.apply(&mut pair.shards[1], &Scene { rules, ..SCENE }).unwrap();
+    late.apply(&mut pair.shards[1], &RequestContext { rules, ..CONTEXT }).unwrap();
     assert_eq!(pair.states(), [SlotsState::Owned; 2], "without the rule there are two owners");
 }
 
@@ -255,7 +259,7 @@ fn a_failover_that_loses_a_term_lets_an_earlier_commit_through() {
     pair.progress = MoveProgress::default();
     let step = pair.step(MoveGoal::Forward);
     assert_eq!(step, MoveStep::AwaitConfirmation(MoveSide::Origin));
-    let refusal = commit.apply(&mut pair.shards[0].clone(), &SCENE);
+    let refusal = commit.apply(&mut pair.shards[0].clone(), &CONTEXT);
     assert_eq!(refusal, Err(MoveRefusal::Superseded { term: term(2) }));
 
     let rules = MoveRules::ALL.without(MoveRule::TermConfirmed);
@@ -293,7 +297,7 @@ fn a_move_that_is_given_up_leaves_nothing() {
 fn slots_are_in_one_move_and_within_bounds() {
     let mut shard = owner();
     let trace = |slots, id| MoveRequest::Trace(new_row(slots, id));
-    trace(slots(0..2), 1).apply(&mut shard, &SCENE).unwrap();
+    trace(slots(0..2), 1).apply(&mut shard, &CONTEXT).unwrap();
     let refused = [
         (trace(slots(1..3), 2), MoveRefusal::SlotTaken),
         (trace(slots(2..4), 3), MoveRefusal::WrongState),
@@ -302,7 +306,7 @@ fn slots_are_in_one_move_and_within_bounds() {
         (MoveRequest::Prepare(new_row(slots(2..3), 6)), MoveRefusal::WrongState),
     ];
     for (request, reason) in refused {
-        assert_eq!(request.apply(&mut shard, &SCENE), Err(reason));
+        assert_eq!(request.apply(&mut shard, &CONTEXT), Err(reason));
     }
 }
 
@@ -310,19 +314,19 @@ fn slots_are_in_one_move_and_within_bounds() {
 fn a_commit_of_another_term_leg_or_state_is_refused() {
     let mut shard = owner();
     let new = new_row(slots(0..3), 1);
-    MoveRequest::Trace(new.clone()).apply(&mut shard, &SCENE).unwrap();
+    MoveRequest::Trace(new.clone()).apply(&mut shard, &CONTEXT).unwrap();
     let ticket = new.ticket;
     let fence = |number, leg| {
         MoveRequest::Fence(MoveTicket { term: term(number), leg: MoveLeg(leg), ..ticket })
     };
-    let mut refusal = |request: MoveRequest| request.apply(&mut shard, &SCENE).unwrap_err();
+    let mut refusal = |request: MoveRequest| request.apply(&mut shard, &CONTEXT).unwrap_err();
     assert_eq!(refusal(fence(0, 1)), MoveRefusal::Superseded { term: term(1) });
     assert_eq!(refusal(fence(2, 1)), MoveRefusal::TermNotRaised { term: term(1) });
     assert_eq!(refusal(fence(1, 2)), MoveRefusal::OtherLeg { leg: MoveLeg(1) });
     assert_eq!(refusal(MoveRequest::Discard(ticket)), MoveRefusal::WrongState);
     let trim = MoveRequest::Trim(ticket, AppliedRows::begin(1));
     assert_eq!(refusal(trim.clone()), MoveRefusal::OtherFeed);
-    let lenient = Scene { rules: MoveRules::ALL.without(MoveRule::OwnFeed), ..SCENE };
+    let lenient = RequestContext { rules: MoveRules::ALL.without(MoveRule::OwnFeed), ..CONTEXT };
     assert!(trim.apply(&mut shard, &lenient).is_ok(), "a rule that is taken away is not followed");
 }
 
@@ -340,9 +344,9 @@ fn a_round_that_timed_out_is_refused_by_the_owner() {
         is_comparison: false,
     };
     let late = MoveRequest::Store(ticket, round);
-    assert_eq!(late.apply(&mut pair.shards[1], &SCENE), Err(MoveRefusal::WrongState));
+    assert_eq!(late.apply(&mut pair.shards[1], &CONTEXT), Err(MoveRefusal::WrongState));
     let rules = MoveRules::ALL.without(MoveRule::RoundWhileImporting);
-    let effect = late.apply(&mut pair.shards[1], &Scene { rules, ..SCENE });
+    let effect = late.apply(&mut pair.shards[1], &RequestContext { rules, ..CONTEXT });
     assert_eq!(effect, Ok(MoveEffect::Changed(RowWork::StoreRows)));
 }
 
@@ -380,7 +384,7 @@ fn a_late_row_of_a_later_leg_is_removed_before_the_commit() {
     let lift = Box::new(MoveRequest::Lift(ticket));
     let step = pair.step(MoveGoal::Forward);
     assert_eq!(step, MoveStep::Send(MoveSide::Origin, lift));
-    assert_eq!(pair.run(MoveGoal::Forward), MoveStep::Rest(MoveRest::Keeping));
+    assert_eq!(pair.run(MoveGoal::Forward), MoveStep::Rest(WaitReason::Keeping));
     assert_eq!(pair.states(), [SlotsState::Moved, SlotsState::Owned]);
 }
 

@@ -39,8 +39,8 @@ use super::node_address::ClusterAddress;
 use super::sql;
 use super::statement::{Statement, load, run};
 
-/// Attempts to read slots and tables that do not fit together while they change, and the pause
-/// after each.
+/// Attempts to read slots and tables that contradict each other because they change meanwhile, and
+/// the pause after each attempt.
 const TRIES: usize = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -71,7 +71,7 @@ pub async fn audit(
     let audits = sessions.shards.iter().zip(&slots).map(|(shard, slots)| {
         Audit { shard, slots, map: &map, progress, report: AuditReport::default() }.run()
     });
-    // In the order of the shards.
+    // The results keep the order of the shards.
     let mut audits = stream::iter(audits).buffered(options.threads.max(1));
     let mut registries = Vec::new();
     while let Some(audited) = audits.next().await {
@@ -83,8 +83,9 @@ pub async fn audit(
     Ok(report)
 }
 
-/// Takes a snapshot of each shard, and reads the map and the slots of all shards; several times if
-/// they do not fit together, because slots change hands while they are read one after the other.
+/// Takes a snapshot of each shard, and reads the map and the slots of all shards. This is repeated,
+/// up to [`TRIES`] times, while they contradict each other, because slots may change owners between
+/// two of these reads.
 async fn settled_slots(
     sessions: &ClusterSessions,
 ) -> Result<(ShardMap, Vec<ShardSlots>), OpenError> {
@@ -138,7 +139,7 @@ impl Audit<'_> {
 
     async fn check(&mut self) -> QueryResult<Registry> {
         let connection = self.shard.connection();
-        // Rows are read in the order in which they lie.
+        // Rows are read in the order in which they are stored.
         run(connection, "SET LOCAL enable_seqscan=on").await?;
         let (tables, _) = declarations::load(connection).await?;
         let tables = Registry::new(tables);

@@ -21,7 +21,7 @@ use engine::index_catalog::IndexCatalog;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::node_distributor::NodeDistributor;
-use engine::operator_desk::OperatorCommand;
+use engine::operator_queue::OperatorCommand;
 use engine::rebalance_catalog::RebalanceCatalog;
 use engine::runtime_pool::RuntimePool;
 use engine::schema_intent::Intent;
@@ -45,7 +45,7 @@ use super::term::Term;
 use listed_moves::ServerMoves;
 use nodes::CitusNodes;
 
-/// Time limit for one catalog operation of a schema change.
+/// Time limit for one operation on the catalog.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// Resources that the connections to a cluster of servers share.
@@ -81,7 +81,7 @@ impl Servers {
         Self { follower, moves, nodes, settings, cluster_id, runtime, runtimes }
     }
 
-    /// Locks the catalog among all routers, and reads the changes that they made before.
+    /// Locks the catalog against all other routers, and reads the changes that they made before.
     async fn lock_catalog(
         &self,
         local: OwnedMutexGuard<()>,
@@ -111,7 +111,7 @@ impl Servers {
         Ok(Box::new(CatalogLock { catalog, leader, term, _local: local }))
     }
 
-    /// Changes the map of the catalog and puts the next one in force.
+    /// Changes the map of the catalog and puts the new map in force.
     async fn change_in_catalog(
         &self,
         change: MapChange,
@@ -149,7 +149,7 @@ impl Servers {
     }
 }
 
-/// Waits until a shard was checked or opened, but not longer than this.
+/// Waits until a shard has been checked or opened, but not beyond the deadline.
 async fn in_time<T>(
     work: impl Future<Output = Result<T, NewShardRefusal>>,
     deadline: Instant,

@@ -32,8 +32,8 @@ use std::path::Path;
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use engine::open_error::OpenError;
+use engine::progress_observer::{ProgressObserver, Step};
 use engine::save_error::SaveError;
-use engine::save_watch::{Step, Watch};
 use engine::saved_file::SavedFile;
 use engine::unfinished_folder::{Unfinished, check_room, free_place};
 use model::idempotency;
@@ -49,13 +49,13 @@ use super::row_arrays::ColumnArrays;
 use super::sql;
 use super::statement::{Statement, for_each_row, load};
 
-/// Most rows and bytes of one part of a file, which a restore stores with one statement.
+/// Maximum rows and bytes of one part of a file, which a restore stores with one statement.
 const PART_ROWS: usize = 2_000;
 const PART_BYTES: usize = 1 << 20;
-/// Bytes of the tables of a database without their indexes.
+/// Selects the bytes of the tables of a database without their indexes.
 const BYTES: &str =
     "SELECT coalesce(sum(pg_table_size(relation)),0)::bigint FROM tessera_moving_tables";
-/// Number that was drawn last for versions.
+/// Selects the last value of the version counter.
 const VERSION: &str = "SELECT last_value FROM tessera_version";
 
 /// Copies a cluster into a folder that is missing or empty.
@@ -65,7 +65,7 @@ const VERSION: &str = "SELECT last_value FROM tessera_version";
 pub async fn save(
     address: &ClusterAddress,
     to: &Path,
-    watch: &Watch<'_>,
+    observer: &ProgressObserver<'_>,
 ) -> Result<ServerManifest, SaveError> {
     let place = free_place(to)?;
     let sessions = ClusterSessions::open(address).await?;
@@ -77,18 +77,18 @@ pub async fn save(
     check_room(&place, sizes.iter().sum())?;
     let unfinished = Unfinished::begin(&place)?;
     let folder = unfinished.path();
-    let moment = snapshot_point::take(&sessions, watch).await?;
-    watch.tell(&Step::Held { micros: moment.held.as_micros() as u64 })?;
+    let moment = snapshot_point::take(&sessions, observer).await?;
+    observer.report(&Step::Held { micros: moment.held.as_micros() as u64 })?;
     for (shard, size) in sessions.shards.iter().zip(&sizes) {
-        watch.tell(&Step::Copying { shard: shard.name.clone(), bytes: 0, of: *size })?;
+        observer.report(&Step::Copying { shard: shard.name.clone(), bytes: 0, of: *size })?;
     }
     let mut shards = Vec::with_capacity(sessions.shards.len());
     for (index, (shard, size)) in sessions.shards.iter().zip(sizes).enumerate() {
-        let saving = SavingShard { shard, folder, watch, bytes: 0, size };
+        let saving = SavingShard { shard, folder, observer, bytes: 0, size };
         shards.push(saving.save(moment.positions[index]).await?);
     }
     let manifest = seal(&sessions, moment, shards, folder).await?;
-    watch.check()?;
+    observer.check()?;
     unfinished.finish()?;
     Ok(manifest)
 }
@@ -128,7 +128,7 @@ async fn number(shard: &ShardSession, sql: &str) -> Result<i64, OpenError> {
 struct SavingShard<'s> {
     shard: &'s ShardSession,
     folder: &'s Path,
-    watch: &'s Watch<'s>,
+    observer: &'s ProgressObserver<'s>,
     /// Bytes that were written.
     bytes: u64,
     /// Expected number of bytes.
@@ -199,6 +199,6 @@ impl SavingShard<'_> {
         file.write_part(part)?;
         self.bytes += part.len() as u64;
         let (bytes, of) = (self.bytes, self.size.max(self.bytes));
-        self.watch.tell(&Step::Copying { shard: self.shard.name.clone(), bytes, of })
+        self.observer.report(&Step::Copying { shard: self.shard.name.clone(), bytes, of })
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct TooLarge;
 pub(super) struct Barred {
     /// Slots that the shard refuses, with the reasons.
     pub(super) slots: BTreeMap<i64, RefusedState>,
-    /// Tables that a crash would empty.
+    /// Hazards of the tables of the batch. An UNLOGGED table takes no writes.
     pub(super) hazards: Hazards,
 }
 
@@ -117,8 +117,8 @@ impl Batch {
                 Some(places) => done.extend(self.apply_atomic(group.rows, places)),
                 None => done.extend(group.rows.iter().map(|change| self.apply_owned(change))),
             }
-            // A group that is too large by itself is refused in parts, or as a whole if it is
-            // atomic.
+            // A batch that is too large is split, unless it is one atomic group, which has been
+            // refused as a whole.
             if self.images > IMAGES_BYTES_MAX
                 && count > 1
                 && (group.atomic_rows.is_none() || groups.len() > 1)
@@ -133,14 +133,14 @@ impl Batch {
         Ok(done)
     }
 
-    /// True if several changes have written a row that the database may alter: the database shows
-    /// only the last of them.
+    /// Returns true if several changes have written a row that the database may alter: the database
+    /// shows only the last of them.
     fn hides_a_step(&self, row: &Row) -> bool {
-        row.changes > 1 && self.barred.hazards.meddle(&row.table)
+        row.changes > 1 && self.barred.hazards.may_alter(&row.table)
     }
 
-    /// Replaces results by the rows that the database has stored, by their indexes: in the answers,
-    /// and in the records of idempotency keys.
+    /// Replaces results by the rows that the database has stored, by their indexes: in the
+    /// responses, and in the records of idempotency keys.
     pub(super) fn stored(
         &mut self,
         groups: &[WriteGroup<'_>],
@@ -251,9 +251,9 @@ impl Batch {
         let server_columns = ServerColumns { version, now: &self.now };
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
-            (Change::Changed, Some(row)) => row_image::changed(change, row, &server_columns),
+            (Change::Changed, Some(row)) => row_image::updated_row(change, row, &server_columns),
             (Change::Created | Change::Changed | Change::Removed, _) => {
-                row_image::made(change, &server_columns)
+                row_image::new_row(change, &server_columns)
             }
         };
         let mut json = Vec::new();
@@ -267,7 +267,7 @@ impl Batch {
     }
 }
 
-/// True if a change deletes rows.
+/// Returns true if a change deletes rows.
 pub(super) fn removes(groups: &[WriteGroup<'_>]) -> bool {
     let changes = || groups.iter().flat_map(|group| group.rows);
     changes().any(|change| change.operation == Operation::Delete)

@@ -27,7 +27,7 @@ pub(super) struct Group {
 
 impl Group {
     /// Returns true if the rows are the records of idempotency keys.
-    pub(super) fn is_kept_beside(&self) -> bool {
+    pub(super) fn is_idempotency_records(&self) -> bool {
         self.statements.table.name() == idempotency::TABLE.name()
     }
 }
@@ -61,7 +61,7 @@ pub(super) fn locking<'g>(
     statements.into_iter().map(|locking| (group, locking)).collect()
 }
 
-/// Returns the answered columns of a row, which begin at column `first`.
+/// Returns the columns of a row that responses contain, which begin at column `first`.
 pub(super) fn image(table: &Table, row: &RowView, first: usize) -> Vec<Value> {
     let columns = table.answered().zip(first..);
     let value = |(column, at): (usize, usize)| {

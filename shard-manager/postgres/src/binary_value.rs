@@ -37,7 +37,7 @@ pub(super) fn bigint(bytes: &[u8]) -> i64 {
     }
 }
 
-/// Decodes a number.
+/// Decodes a floating-point number of 64 bits.
 pub(super) fn double(bytes: &[u8]) -> f64 {
     bytes.try_into().map_or(0.0, f64::from_be_bytes)
 }
@@ -110,7 +110,7 @@ pub(super) struct Array {
     bytes: Vec<u8>,
 }
 
-/// Object ids of the types that come with every server (`pg_type.dat`).
+/// Returns the object id of a type, which is the same on every server (`pg_type.dat`).
 pub(super) const fn oid(kind: ColumnType) -> u32 {
     match kind {
         ColumnType::Text => 25,

@@ -1,7 +1,7 @@
 //! Catalog: the durable shard map of a cluster, in a database that all routers share.
 //!
 //! A router holds a lock of the catalog while it opens a cluster or changes its tables, and other
-//! routers wait. Locks belong to sessions, so the lock of a router that crashed is free.
+//! routers wait. Locks belong to sessions, so the lock of a router that crashes is released.
 //!
 //! **Invariant:** a router that reads the catalog in order to change it holds one of the catalog's
 //! locks.
@@ -230,7 +230,7 @@ impl Catalog {
     ///
     /// # Errors
     /// The error of the query.
-    pub async fn tables_beside(&self) -> QueryResult<(Registry, u64)> {
+    pub async fn declared_tables(&self) -> QueryResult<(Registry, u64)> {
         tables(&self.connection).await
     }
 
@@ -260,7 +260,7 @@ impl Catalog {
         AccessTables(&self.connection)
     }
 
-    /// Subscribes the session to notifications of changed tables.
+    /// Subscribes the session to notifications of changes of the catalog.
     ///
     /// # Errors
     /// The connection is lost.
@@ -268,7 +268,8 @@ impl Catalog {
         run(&self.connection, "LISTEN tessera").await
     }
 
-    /// Waits until a table has changed; returns false if the connection is lost.
+    /// Waits until the catalog notifies of a change of tables, the map, keys or roles; returns
+    /// false if the connection is lost.
     pub async fn table_changed(&mut self) -> bool {
         use futures_util::StreamExt;
         let mut notified = std::pin::pin!(self.connection.notifications_stream());

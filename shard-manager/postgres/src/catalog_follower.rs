@@ -1,8 +1,8 @@
-//! Catalog follower: applies the changes of other routers to this one: of the shard map, the
-//! tables, and the keys and roles.
+//! Catalog follower: applies to this router the changes that other routers make to the shard map,
+//! the tables, and the keys and roles.
 //!
-//! A session may have been answered by a later shard map than that of this router. Its read has the
-//! map read at once.
+//! A session token may come from a router with a later shard map. A read with such a token makes
+//! this router read the map at once.
 //!
 //! The catalog is polled once a second, and notifies of changes immediately (`LISTEN`). After a
 //! change, the tables are read again: a table becomes visible once every shard has it and no intent
@@ -10,7 +10,7 @@
 //!
 //! **Invariant:** the registry never shows a table whose creation may still be undone; a known
 //! table stays the same object, so that statements prepared for it remain in use.
-//! **Not here:** changing tables (`manager/schema`).
+//! **Not here:** changing tables (`cluster`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ use super::term::Term;
 const EVERY: Duration = Duration::from_secs(1);
 /// Pause after the catalog could not be followed.
 const RETRY: Duration = Duration::from_millis(250);
-/// Time limit for an answer of the catalog.
+/// Time limit for a response of the catalog.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Time limit for reading the tables of the catalog and of all primaries.
 const TABLES_MAX: Duration = Duration::from_secs(15);
@@ -65,7 +65,7 @@ pub(super) struct CatalogFollower {
     /// The nodes of the catalog.
     pub(super) catalog: Arc<PrimaryTracker>,
     /// The opened shards. A shard that joins is added before a map names it; one that retires is
-    /// removed after a map that names it no more.
+    /// removed after a map that marks it as retired.
     pub(super) shards: ArcSwap<FollowedShards>,
     pub(super) map: Arc<PublishedMap>,
     pub(super) registry: Arc<ArcSwap<Registry>>,
@@ -191,7 +191,7 @@ impl CatalogFollower {
         });
     }
 
-    /// Follows some shards no longer, and ends their tasks.
+    /// Stops following some shards, and ends their tasks.
     pub(super) fn release_shards(&self, is_released: impl Fn(ShardNumber) -> bool) {
         let before = self.shards.rcu(|followed| {
             let mut left = FollowedShards::clone(followed);
@@ -264,8 +264,9 @@ impl CatalogFollower {
         }
     }
 
-    /// Reads the shard map, unless it has this epoch or a later one. A call that waits for another
-    /// one shares its result, and after a failure the catalog is left alone for a moment.
+    /// Reads the shard map, unless this router has one of this epoch or a later one. A call that
+    /// waits for another one shares its result, and after a failure the catalog is not queried
+    /// again for [`RETRY`].
     ///
     /// # Errors
     /// [`Error::ShardUnavailable`] if the map cannot be read, or is older than this epoch.
@@ -322,7 +323,7 @@ impl CatalogFollower {
         let declared = followed.values().map(async |(leader, _)| {
             if Arc::ptr_eq(leader, &self.catalog) {
                 // This reuses the open session instead of opening another one to the same node.
-                return catalog.tables_beside().await.map_err(|error| error.to_string());
+                return catalog.declared_tables().await.map_err(|error| error.to_string());
             }
             declared(leader).await
         });

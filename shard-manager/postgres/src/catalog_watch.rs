@@ -19,7 +19,7 @@ use super::session::NodeRole;
 
 /// Interval of the queries.
 const EVERY: Duration = Duration::from_millis(250);
-/// Time limit for an answer.
+/// Time limit for a response.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
@@ -32,34 +32,38 @@ pub fn start(tracker: &Arc<PrimaryTracker>) {
 }
 
 async fn run(tracker: Arc<PrimaryTracker>, member: usize) {
-    let mut is_told = false;
+    let mut is_logged = false;
     loop {
         tracker.terms().until(|term| term.member != member).await;
-        if let Err(error) = follow(&tracker, member, &mut is_told).await {
+        if let Err(error) = follow(&tracker, member, &mut is_logged).await {
             let (node, at) = (tracker.called(member), &tracker.members()[member].address);
             // Logged once as a warning, however often it is retried.
-            if is_told {
+            if is_logged {
                 tracing::debug!(node, %at, %error, "a node of the catalog cannot be watched");
             } else {
                 tracing::warn!(node, %at, %error, "a node of the catalog cannot be watched");
             }
-            is_told = true;
+            is_logged = true;
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
 /// Queries a node until it is the primary.
-async fn follow(tracker: &PrimaryTracker, member: usize, is_told: &mut bool) -> Result<(), String> {
+async fn follow(
+    tracker: &PrimaryTracker,
+    member: usize,
+    is_logged: &mut bool,
+) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| error.to_string();
     let session = tracker.members()[member].connect("candidate", NodeRole::Any).await;
     let connection = session.map_err(|error| failed(&error))?.connection;
     loop {
         let asked = tokio::time::timeout(PATIENCE, ask(&connection)).await;
-        let standing = asked.map_err(|_elapsed| "it does not answer".to_owned())?;
-        let standing = standing.map_err(|error| failed(&error))?;
-        *is_told = false;
-        if standing.timeline.is_some_and(|timeline| timeline > tracker.term().timeline) {
+        let report = asked.map_err(|_elapsed| "it does not answer".to_owned())?;
+        let report = report.map_err(|error| failed(&error))?;
+        *is_logged = false;
+        if report.timeline.is_some_and(|timeline| timeline > tracker.term().timeline) {
             tracker.found(member).await.map_err(|error| failed(&error))?;
         }
         if tracker.term().member == member {

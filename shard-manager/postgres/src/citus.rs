@@ -156,8 +156,8 @@ pub(super) async fn forget(
     Ok(removed.len().min(most.unsigned_abs() as usize))
 }
 
-/// Returns true if the error proves that nothing was stored, from a coordinator that still answers.
-/// `last`: the error is that of the commit. Then only a worker that refuses rows is a proof: if a
+/// Returns true if an error of a coordinator that still responds proves that nothing was stored.
+/// `last` is true for an error of the commit. Then only a worker that refuses rows is a proof: if a
 /// worker is lost, Citus knows neither the outcome of the commit nor that of a cancelled statement.
 pub(super) fn is_rejected(error: &DieselError, last: bool) -> bool {
     // These errors mean that nothing was sent to that worker (the connections that commit exist

@@ -72,8 +72,8 @@ impl Versions {
         (Self { given: 0 }, (Cow::Borrowed(sql::ENTER), vec![Bind::integers(slots)]))
     }
 
-    /// Gives out this number of versions, of a new block if too few are left: then the returned
-    /// statement must draw it first.
+    /// Gives out this number of versions, from a new block if too few are left: the returned
+    /// statement must then draw that block first.
     fn give(&mut self, count: usize) -> (usize, Option<Work<'static>>) {
         let is_empty = self.given + count > VERSIONS_OF_BLOCK;
         if is_empty {
@@ -85,8 +85,8 @@ impl Versions {
     }
 }
 
-/// Adds the statements that upsert rows of one table with the same columns, and returns which of
-/// them return rows. Without versions there is one row, and no other.
+/// Adds the statements that upsert rows of one table with the same columns, and returns the indexes
+/// of those that return rows. Without `versions` the batch must have only one row.
 pub(super) fn upsert(
     work: &mut Vec<Work<'_>>,
     parts: &Parts,
@@ -97,7 +97,7 @@ pub(super) fn upsert(
     let Some((_, first)) = rows.first() else { return Vec::new() };
     let set: Vec<usize> = first.set.iter().map(|(column, _)| *column).collect();
     let width = 2 + table.id().len() + set.len();
-    let mut telling = Vec::new();
+    let mut returning_steps = Vec::new();
     for chunk in chunks(rows, |(_, row)| parts.of(&row.key), width) {
         let mut binds = Vec::with_capacity(2 + chunk.len() * width);
         binds.push(now.clone());
@@ -118,13 +118,14 @@ pub(super) fn upsert(
                 values.map(|(column, value)| Bind::value(table.column(*column).kind, value)),
             );
         }
-        telling.push(work.len());
+        returning_steps.push(work.len());
         work.push((Cow::Owned(text), binds));
     }
-    telling
+    returning_steps
 }
 
-/// Splits rows into those of one of Citus' shards, and those into numbers that have a text.
+/// Splits rows by Citus' shards, and the rows of each shard into chunks of such lengths that few
+/// texts of statements are needed.
 fn chunks<T>(rows: &[T], part: impl Fn(&T) -> usize, columns: usize) -> Vec<&[T]> {
     let most = (PARAMETERS_MAX / columns.max(1)).clamp(1, ROWS_MAX);
     let mut chunks = Vec::new();

@@ -9,7 +9,7 @@ use super::primary_tracker::PrimaryTracker;
 
 /// Interval of the queries. An outdated placement costs a little time, and nothing else.
 const EVERY: Duration = Duration::from_secs(2);
-/// Time limit for an answer.
+/// Time limit for a response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Watches until the current runtime ends.

@@ -25,14 +25,14 @@ use super::shard_addresses::{self, JoiningShards};
 use super::shard_database::signature;
 use super::statement::{Statement, load, run};
 
-/// Settings of a session that reads whole tables: it takes as long as it takes, and rows come in
-/// the order of the primary key without being sorted first.
+/// Settings of a session that reads whole tables: there is no time limit, and rows come in the
+/// order of the primary key without being sorted first.
 const SETTINGS: &str = "SET statement_timeout=0; SET idle_in_transaction_session_timeout=0; \
     SET enable_seqscan=off; SET enable_bitmapscan=off; SET enable_sort=off; \
     SET max_parallel_workers_per_gather=0";
 /// Begins a transaction whose statements see one snapshot.
 const ONE_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-/// True if the database has the tables of the latest version, and if it is that of Citus.
+/// Selects two flags: the database has the tables of the latest version, and it belongs to Citus.
 const KIND: &str = "SELECT to_regclass('tessera.tessera_slot_moves') IS NOT NULL,\
     to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL";
 
@@ -117,7 +117,7 @@ async fn cluster_id(connection: &AsyncPgConnection) -> QueryResult<String> {
 }
 
 impl ShardSession {
-    /// Connection of the session.
+    /// Returns the connection of the session.
     pub(super) fn connection(&self) -> &AsyncPgConnection {
         &self.session.connection
     }
@@ -127,8 +127,8 @@ impl ShardSession {
         OpenError::node(&format!("{}-primary", self.name), error)
     }
 
-    /// Begins a transaction that sees one snapshot, after any before it, and returns the slots that
-    /// the shard owns in it.
+    /// Ends the transaction of the session, if there is one, begins one that sees one snapshot, and
+    /// returns the slots that the shard owns in it.
     ///
     /// # Errors
     /// [`OpenError`] if the session fails.

@@ -15,7 +15,7 @@ use super::node_role::NodeRole;
 /// Oldest supported major version of PostgreSQL.
 pub(super) const VERSION_MIN: u32 = 15;
 
-/// Message of tokio-postgres.
+/// Message of tokio-postgres if the server requires a password and the address has none.
 const PASSWORD_MISSING: &str = "password missing";
 
 /// Reason why there is no session with a node.
@@ -39,7 +39,7 @@ pub enum ConnectError {
     TimedOut {
         /// Name of the node.
         node: String,
-        /// Time that was waited.
+        /// Duration of the wait.
         waited: Duration,
     },
     /// The node is starting, shutting down, or has no free connection.
@@ -167,8 +167,8 @@ impl ConnectError {
     /// Converts an error of tokio-postgres.
     pub(super) fn of(address: &NodeAddress, error: &tokio_postgres::Error) -> Self {
         let node = address.to_string();
-        if let Some(said) = error.as_db_error() {
-            return Self::said(address, said.code(), said.message());
+        if let Some(refusal) = error.as_db_error() {
+            return Self::of_refusal(address, refusal.code(), refusal.message());
         }
         let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         // The kinds of errors are private to tokio-postgres; only their names are visible. The
@@ -193,10 +193,10 @@ impl ConnectError {
     }
 
     /// Converts the refusal of a server.
-    fn said(address: &NodeAddress, code: &SqlState, message: &str) -> Self {
+    fn of_refusal(address: &NodeAddress, code: &SqlState, message: &str) -> Self {
         let node = address.to_string();
         let cause = message.to_owned();
-        let states_of_a_while = [
+        let temporary_states = [
             SqlState::CANNOT_CONNECT_NOW,
             SqlState::TOO_MANY_CONNECTIONS,
             SqlState::ADMIN_SHUTDOWN,
@@ -205,7 +205,7 @@ impl ConnectError {
         let by_rule = *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
         if by_rule || *code == SqlState::INVALID_PASSWORD {
             Self::Authentication { node, user: address.user.clone(), cause, by_rule }
-        } else if states_of_a_while.contains(code) {
+        } else if temporary_states.contains(code) {
             Self::Busy { node, cause }
         } else if *code == SqlState::INVALID_CATALOG_NAME {
             Self::NoDatabase { node }

@@ -95,7 +95,7 @@ const KEYS: &str = "SELECT c.relname::text, a.attname::text
 
 /// Returns the first difference between the database and its declarations; `None` if there is none.
 /// Undeclared columns are a difference too: rows would be stored without them, and no error would
-/// say so.
+/// report it.
 pub(super) async fn drift(
     connection: &AsyncPgConnection,
     tables: &Registry,

@@ -60,12 +60,12 @@ pub(super) async fn find(
         futures_util::future::join(join_all(own), ask_all(&address.replicas, address)).await;
     for other in others {
         let shard = match other.identity() {
-            Some(identity) => copied(&shards, identity).ok_or_else(|| {
+            Some(identity) => shard_by_identity(&shards, identity).ok_or_else(|| {
                 let cause =
                     "it is a replica of none of the shards: check REPLICA_URLS and SHARD_URLS";
                 OpenError::node(&other.at.to_string(), cause)
             })?,
-            None => called_alike(address, &other.at)?,
+            None => shard_by_database_name(address, &other.at)?,
         };
         shards[shard].push(other);
     }
@@ -90,7 +90,7 @@ pub(super) async fn ask_all<'a>(
 }
 
 /// Returns the index of the shard that a node with this identity belongs to.
-fn copied(shards: &[Vec<ConnectionAttempt>], identity: &Identity) -> Option<usize> {
+fn shard_by_identity(shards: &[Vec<ConnectionAttempt>], identity: &Identity) -> Option<usize> {
     let same = |asked: &ConnectionAttempt| {
         asked.identity().is_some_and(|found| {
             found.system == identity.system && found.database == identity.database
@@ -113,7 +113,7 @@ fn copied(shards: &[Vec<ConnectionAttempt>], identity: &Identity) -> Option<usiz
 /// Returns the index of the shard of a replica that does not answer: the only shard whose database
 /// has the same name. The replica is counted, because the guarantees of `quorum` and `all` must not
 /// depend on the nodes that were up at a start.
-fn called_alike(address: &ClusterAddress, at: &NodeAddress) -> Result<usize, OpenError> {
+fn shard_by_database_name(address: &ClusterAddress, at: &NodeAddress) -> Result<usize, OpenError> {
     let alike = address.shards.iter().enumerate();
     let mut alike = alike.filter(|(_, shard)| shard.primary.database == at.database);
     match (alike.next(), alike.next()) {

@@ -180,7 +180,7 @@ impl Snapshot {
     }
 }
 
-/// Rows on their way to the output.
+/// Rows that are being written to the output.
 struct Writing<'o> {
     lines: ExportLines,
     buffer: Vec<u8>,

@@ -1,9 +1,9 @@
 //! Hazards: detects triggers and rules that Tessera has not created, and UNLOGGED tables.
 //!
 //! A row trigger may alter or discard a row, a rule may replace a statement, and a crash empties an
-//! UNLOGGED table. A transaction that reads its rows first queries the hazards of its tables in the
-//! same round trip; all tables of a primary are checked at the start, by the doctor, and once a
-//! second by the task that watches the primary.
+//! UNLOGGED table. A transaction that reads its rows before it writes them queries the hazards of
+//! its tables in the same round trip; all tables of a primary are checked at the start, by the
+//! doctor, and once a second by the task that watches the primary.
 //!
 //! **Invariant:** only the system catalogs of the server are read, which blocks no other session.
 //! **Not here:** storing rows despite hazards (`triggered_tables`), the messages about them
@@ -24,7 +24,7 @@ use super::node_address::NodeAddress;
 use super::statement::{Bind, RowView, Statement, load};
 
 /// Hazards of the tables `$1`: name, UNLOGGED or not, has rules, has triggers for each row. A
-/// trigger whose function lies in Tessera's schema is Tessera's.
+/// trigger whose function is in Tessera's schema is Tessera's own.
 pub(super) const OF_TABLES: &str = "SELECT name,unlogged,ruled,triggered FROM (\
     SELECT c.relname::text AS name,c.relpersistence='u' AS unlogged,\
     c.relhasrules AND EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class=c.oid AND r.ev_enabled IN ('O','A')) AS ruled,\
@@ -61,22 +61,22 @@ struct Hazard {
 pub enum TableHazard {
     /// Table, or sequence of Tessera's, that a crash of its server empties.
     Unlogged {
-        /// With its schema.
+        /// Name of the table or sequence, with its schema.
         table: String,
         /// Statement that repairs it.
         remedy: String,
     },
     /// Rule, or trigger for each row, that is not Tessera's.
-    Meddler {
-        /// With its schema.
+    Interference {
+        /// Name of the table, with its schema.
         table: String,
-        /// Such as `trigger audit`.
+        /// Kind and name, such as `trigger audit`.
         name: String,
     },
 }
 
 impl TableHazard {
-    /// True if it keeps its table from being written to.
+    /// Returns true if its table must not be written to.
     pub fn is_unlogged(&self) -> bool {
         matches!(self, Self::Unlogged { .. })
     }
@@ -89,7 +89,7 @@ impl fmt::Display for TableHazard {
                 f,
                 "{table} is UNLOGGED: a crash of its server empties it, and no replica has it: {remedy}"
             ),
-            Self::Meddler { table, name } => write!(
+            Self::Interference { table, name } => write!(
                 f,
                 "{table} has the {name}, which is not Tessera's and may change or discard rows: writes to the table take \
                  longer, answer what the database makes of them, and are refused (TSR306) where it makes nothing"
@@ -137,7 +137,8 @@ impl Hazards {
                 rule_or_trigger => {
                     hazard.ruled |= rule_or_trigger == "rule";
                     hazard.triggered |= rule_or_trigger == "trigger";
-                    TableHazard::Meddler { table, name: format!("{rule_or_trigger} {}", text(4)) }
+                    let name = format!("{rule_or_trigger} {}", text(4));
+                    TableHazard::Interference { table, name }
                 }
             });
         }
@@ -157,30 +158,30 @@ impl Hazards {
         self.found.difference(&before.found)
     }
 
-    /// True if no table has any.
+    /// Returns true if no table has any hazards.
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }
 
-    /// True if a table of these changes has any.
-    pub(super) fn touch(&self, groups: &[WriteGroup<'_>]) -> bool {
+    /// Returns true if a table of these changes has hazards.
+    pub(super) fn affects(&self, groups: &[WriteGroup<'_>]) -> bool {
         let mut rows = groups.iter().flat_map(|group| group.rows);
         !self.is_empty() && rows.any(|row| self.tables.contains_key(row.table.name()))
     }
 
-    /// Reason why nothing may be written to this table.
+    /// Returns the error of a write if nothing may be written to this table.
     pub(super) fn refusal(&self, table: &Table) -> Option<Error> {
         let hazard = self.tables.get(table.name())?;
         hazard.unlogged.then(|| Error::Unlogged { table: table.name().to_owned() })
     }
 
-    /// True if the database may alter rows of this table.
-    pub(super) fn meddle(&self, table: &Table) -> bool {
+    /// Returns true if the database may alter rows of this table.
+    pub(super) fn may_alter(&self, table: &Table) -> bool {
         self.tables.get(table.name()).is_some_and(|hazard| hazard.ruled || hazard.triggered)
     }
 
-    /// True if a rule may rewrite statements on this table.
-    pub(super) fn rewrite(&self, table: &Table) -> bool {
+    /// Returns true if a rule may rewrite statements on this table.
+    pub(super) fn may_rewrite(&self, table: &Table) -> bool {
         self.tables.get(table.name()).is_some_and(|hazard| hazard.ruled)
     }
 }
@@ -217,7 +218,7 @@ impl KnownHazards {
     }
 }
 
-/// Bind value of [`OF_TABLES`]: the names of these tables, each once.
+/// Returns the parameter of [`OF_TABLES`]: the names of these tables, each once.
 pub(super) fn names<'t>(tables: impl Iterator<Item = &'t Table>) -> Bind {
     let names: BTreeSet<&str> = tables.map(Table::name).collect();
     Bind::texts(names.into_iter())

@@ -9,7 +9,8 @@ const NEW_FIRST: u32 = 64;
 const NEW_MAX: u32 = 65_536;
 
 /// Predicts that rows are new. A wrong prediction costs a round trip and a line in the log of the
-/// server, so many new rows are needed for it, and twice as many after each wrong one.
+/// server, so it takes many successive new rows to make one, and twice as many after each wrong
+/// one.
 #[derive(Debug)]
 pub(super) struct InsertPredictor {
     seen: u32,

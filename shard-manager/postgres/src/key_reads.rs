@@ -4,7 +4,8 @@
 //! keys: they share planning, round trip and wake-ups. There is no timer: a read that comes alone
 //! is sent alone.
 //!
-//! If reads of several tenants wait, and more than one statement has, they are taken in turns.
+//! If reads of several tenants wait, and more of them than one statement may have, the tenants take
+//! turns.
 //!
 //! **Invariant:** each read sees one snapshot, in which its node answers reads of its slot, or the
 //! read is refused; its position is queried after it, on the same session.
@@ -48,10 +49,10 @@ use queued::LIMITS;
 pub(super) use queued::QueuedKeyRead;
 use text::{refused_column, text};
 
-/// Texts that one connection caches.
+/// Maximum number of statement texts that one connection caches.
 const TEXTS_MAX: usize = 256;
-/// Pause after a node could not be reached. Reads that come meanwhile fail at once.
-const OUT: Duration = Duration::from_millis(250);
+/// Pause after a node could not be reached. Reads that arrive during the pause fail at once.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// Time limit for the settings of a new session.
 const SETTINGS_MAX: Duration = Duration::from_secs(5);
 /// Time limit for one batch.
@@ -64,7 +65,7 @@ pub(super) struct KeyReadQueue {
     counts: Counts,
 }
 
-/// Numbers of connections that are open and that execute reads.
+/// Numbers of open connections, and of those that execute reads.
 #[derive(Clone, Default)]
 struct Counts {
     open: Arc<AtomicUsize>,
@@ -105,7 +106,7 @@ impl KeyReadQueue {
                 replication: Arc::clone(replication),
                 position_query: target.position_query(),
                 open: None,
-                out_until: None,
+                retry_at: None,
                 counts: counts.clone(),
             };
             server.settle(Arc::clone(&waiting), runtimes.handle());
@@ -136,7 +137,7 @@ struct Server {
     replication: Arc<ReplicationState>,
     position_query: PositionQuery,
     open: Option<Open>,
-    out_until: Option<Instant>,
+    retry_at: Option<Instant>,
     counts: Counts,
 }
 
@@ -235,7 +236,7 @@ impl Server {
     /// Reads, and retries once on a new connection if the old one was closed.
     async fn read(&mut self, query: &ReadQuery, group: &[QueuedKeyRead]) -> Result<Answer, Error> {
         let lost = || Error::ShardUnavailable { shard: self.shard.clone() };
-        if self.out_until.is_some_and(|until| Instant::now() < until) {
+        if self.retry_at.is_some_and(|until| Instant::now() < until) {
             return Err(lost());
         }
         for _ in 0..2 {
@@ -273,7 +274,7 @@ impl Server {
                     // Clients choose columns and filters: the prepared statements must not grow
                     // without limit.
                     self.open = Some(open).filter(|open| !open.prepared.is_full());
-                    self.out_until = None;
+                    self.retry_at = None;
                     let position = Position { timeline, sequence };
                     return Ok(Answer { rows, position, known });
                 }
@@ -293,13 +294,13 @@ impl Server {
                 None => return Err(lost()),
             }
         }
-        self.out_until = Some(Instant::now() + OUT);
+        self.retry_at = Some(Instant::now() + RETRY_PAUSE);
         Err(lost())
     }
 }
 
-/// Returns the error that clients receive for that of a read; `lost` is that of a node which does
-/// not answer.
+/// Returns the error that clients receive for an error of a read; `lost` creates the error for a
+/// node that does not respond.
 fn error_of_read(kind: &DbErrorKind, lost: impl FnOnce() -> Error) -> Error {
     match kind {
         DbErrorKind::Late => Error::DeadlinePassed,
@@ -325,7 +326,7 @@ struct Answer {
 
 /// Logs that a node cannot be read. A promoted replica is logged when this router begins to follow
 /// it.
-pub(super) fn tell_unreadable(target: &Target, error: &NodeError) {
+pub(super) fn log_unreadable(target: &Target, error: &NodeError) {
     let (node, at) = (target.name(), target.address());
     if error.is_wrong_role() {
         tracing::debug!(node, %at, %error, "a node cannot be read");
@@ -338,7 +339,7 @@ async fn connect(target: &Target, counts: &Counts) -> Option<Open> {
     let (session, term) = match target.connect("reads").await {
         Ok(session) => session,
         Err(error) => {
-            tell_unreadable(target, &error);
+            log_unreadable(target, &error);
             return None;
         }
     };
@@ -352,9 +353,9 @@ async fn connect(target: &Target, counts: &Counts) -> Option<Open> {
 }
 
 /// Reads the rows of these keys, and then the position that bounds the changes which the node
-/// shows. If the reads need a higher position than the connection is known to have, the node is
-/// queried first, in a statement of its own: a snapshot is taken before a function in its statement
-/// runs.
+/// shows. If the reads need a higher position than the connection is known to have, the position is
+/// queried first, in a separate statement, because the snapshot of a statement is taken before its
+/// functions run.
 async fn read(
     open: &mut Open,
     position_query: PositionQuery,
@@ -430,7 +431,8 @@ async fn read_each(
     let binds: Vec<[Bind; 3]> = group.iter().map(of_one).collect();
     let ask =
         || step(connection, Statement { sql: position_query.sql(), binds: &[], cached: true });
-    // A coordinator has no replica: it still shows the position of the last query.
+    // The first query reports a position that the node has before the reads, the last one the bound
+    // of the changes that they show.
     let mut steps = vec![ask()];
     steps.extend(
         binds.iter().map(|binds| step(connection, Statement { sql: &sql, binds, cached: true })),

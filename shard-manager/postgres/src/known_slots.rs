@@ -1,4 +1,4 @@
-//! Known slots: the slots of which a node answers reads, as one session has read them last.
+//! Known slots: the slots whose reads a node answers, as one session has last read them.
 //!
 //! A scan needs no slots in its own statement: if the node reports the same generation before and
 //! after a statement, on one session, the slots were the same in the snapshot of the statement,
@@ -25,7 +25,7 @@ use super::statement::{Bind, Statement, load};
 const SLOTS: &str = "SELECT generation,bits,leftover IS NOT NULL FROM tessera_readable WHERE id=1";
 const REFUSED: &str = "SELECT tessera_refused($1)";
 
-/// Slots of which a node answers reads.
+/// Slots whose reads a node answers.
 pub(super) struct KnownSlots {
     /// Generation of the slots.
     pub(super) generation: i64,

@@ -56,7 +56,8 @@ impl TransactionError {
         Self { kind, outcome: Outcome::Rejected, usable: false, retry_split }
     }
 
-    /// Converts an error after the commit was sent. `answers`: the server has answered after it.
+    /// Converts an error after the commit was sent. `answers` is true if the server has responded
+    /// after that.
     pub(super) fn after_commit(error: &DieselError, answers: bool) -> Self {
         let kind = DbErrorKind::of(error);
         let outcome = if answers { Outcome::Rejected } else { Outcome::Unknown };
@@ -103,7 +104,7 @@ impl TransactionError {
 }
 
 /// Returns the position after a commit, from the results of all steps: those of the transaction,
-/// `COMMIT`, position. On Citus other servers commit for the one that answers.
+/// `COMMIT`, position. On Citus, the servers that commit are not the one that responds.
 pub(super) fn ended(
     mut results: Vec<QueryResult<Vec<RowView>>>,
     is_citus: bool,

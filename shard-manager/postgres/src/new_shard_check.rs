@@ -53,7 +53,7 @@ pub(super) struct JoinedCluster<'c> {
     pub(super) cluster_id: &'c str,
     /// Map and shards of the catalog.
     pub(super) stored: &'c StoredMap,
-    /// Number of replicas that each shard has at least.
+    /// Smallest number of replicas of a shard of the cluster.
     pub(super) replicas: usize,
 }
 
@@ -252,7 +252,7 @@ async fn check_contents(
         }
         None => {}
     }
-    // A claim that was cut off leaves tables without rows.
+    // An interrupted claim leaves tables without rows.
     let is_joining = known == Some(ShardState::Joining);
     if is_joining && is_begun(connection).await.map_err(failed)? {
         return Ok(());

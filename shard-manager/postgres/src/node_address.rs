@@ -123,7 +123,7 @@ pub struct NodeAddress {
     pub database: String,
     /// User name.
     pub user: String,
-    /// Password, if the server may ask for one.
+    /// Password, if the server may require one.
     pub password: Option<Password>,
     /// TLS mode.
     pub tls: TlsMode,
@@ -200,7 +200,7 @@ pub struct ShardAddress {
     pub name: Option<String>,
     /// Weight of the shard, if the address sets one.
     pub weight: Option<u32>,
-    /// Address of the primary; of several hosts, the one that is the primary.
+    /// Address of the primary. If it has several hosts, one of them is the primary.
     pub primary: NodeAddress,
     /// Addresses of replicas, which may answer reads.
     pub replicas: Vec<NodeAddress>,
@@ -225,8 +225,8 @@ impl ServerEngine {
         }
     }
 
-    /// Highest number of connections of one router to one node. A Citus coordinator needs more: it
-    /// has more lanes, and all reads go to it.
+    /// Returns the highest number of connections of one router to one node. A Citus coordinator
+    /// needs more: it has more lanes, and all reads go to it.
     pub fn connections_of_router(self) -> u32 {
         match self {
             Self::Postgres => 8,
@@ -242,7 +242,7 @@ pub struct ClusterAddress {
     pub engine: ServerEngine,
     /// The shards, in order.
     pub shards: Vec<ShardAddress>,
-    /// Replicas listed without a shard: each is asked which primary it follows.
+    /// Replicas listed without a shard: the identity that each reports determines its shard.
     pub replicas: Vec<NodeAddress>,
     /// Node that stores the shard map; `None` for the primary of the first shard.
     pub catalog: Option<NodeAddress>,

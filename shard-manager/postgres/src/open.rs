@@ -51,8 +51,7 @@ pub struct ConnectedCluster {
     pub wanted: ClusterSpec,
 }
 
-/// Longest time that a start waits until the state of each replica is known: busy servers answer
-/// late.
+/// Maximum time that a start waits for the state of each replica: busy servers respond late.
 const REPLICAS_WAIT: Duration = Duration::from_secs(10);
 
 /// Opens a cluster of PostgreSQL nodes: creates missing schemas and migrates old ones. Blocks.
@@ -117,7 +116,7 @@ struct LockedCluster {
     shards: Vec<Members>,
 }
 
-/// Number of times that a start looks again because another router changed the cluster meanwhile.
+/// Maximum number of attempts to lock a cluster that other routers change meanwhile.
 const LOOKS_MAX: usize = 5;
 
 /// Finds all nodes, locks the catalog and reads it, or creates it for a new cluster.
@@ -134,7 +133,8 @@ async fn lock(
     Err(OpenError::node("the catalog", cause))
 }
 
-/// Returns `None` if another router has changed the shards after they were found.
+/// Attempts to lock the catalog; returns `None` if another router has changed the shards after they
+/// were found.
 async fn try_lock(
     ConnectedCluster { address, wanted }: &ConnectedCluster,
     joining: &mut JoiningShards,
@@ -182,7 +182,7 @@ async fn try_lock(
 }
 
 /// Returns the settings to compare with the catalog. The addresses of a new cluster determine its
-/// shards; those of an existing one are compared by themselves.
+/// shards; those of an existing cluster are compared separately.
 fn wanted_of(wanted: &ClusterSpec, address: &ClusterAddress, is_made: bool) -> ClusterSpec {
     let of_addresses = weights(&address.shards);
     let (shards, weights) = if is_made {
@@ -206,8 +206,8 @@ fn weight_differences(found: &Cluster, address: &ClusterAddress) -> Vec<String> 
     other.collect()
 }
 
-/// Checks every node, and brings all shards to the same schema. A shard whose join was cut off is
-/// taken to the end of its join, or left out if that fails.
+/// Checks every node, and brings all shards to the same schema. A shard whose join was interrupted
+/// completes its join, or is left out if that fails.
 async fn prepare(cluster: &ConnectedCluster) -> Result<PreparedCluster, OpenError> {
     let mut joining = JoiningShards::default();
     let error = match prepare_shards(cluster, &mut joining).await {
@@ -275,7 +275,7 @@ async fn prepare_shards(
     Ok(PreparedCluster { shards, registry, found, catalog: nodes })
 }
 
-/// Lets the shards serve whose join was cut off, and returns the map after that.
+/// Lets the shards whose join was interrupted serve, and returns the map after that.
 async fn finish_joins(catalog: &Catalog, mut map: ShardMap) -> Result<ShardMap, OpenError> {
     let is_joining = |(_, shard): &(ShardNumber, &ShardSpec)| shard.state == ShardState::Joining;
     let joining =

@@ -7,8 +7,8 @@
 //! deposed, whatever it reports. Each change begins a new term; a session knows the term in which
 //! it was opened, and is not used in another.
 //!
-//! **Invariant:** terms continue to higher timelines only; before a term begins, the known
-//! positions of the shard's nodes are replaced by those of the new primary.
+//! **Invariant:** each term has a higher timeline than the one before; before a term begins, the
+//! known positions of the shard's nodes are replaced by those of the new primary.
 //! **Not here:** noticing a promotion (`replica`), statements on a session.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ use super::statement::{Statement, load};
 use super::term::{Term, Terms};
 use super::timeline_file::read_timelines;
 
-/// Time limit for the answer of one node in a search.
+/// Time limit for the response of one node in a search.
 const SEEK_MAX: Duration = Duration::from_millis(500);
 /// Least interval between two searches.
 const SEEK_EVERY: Duration = Duration::from_millis(100);

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause after the node could not be reached.
 const OUT: Duration = Duration::from_millis(100);
 
-/// Writes an empty record; it is committed like any other.
+/// Writes an empty log record, which is committed like any other.
 const MARK: &str = "SELECT 1 FROM pg_logical_emit_message(true,'tessera','')";
 
 type Reply = oneshot::Sender<Option<Position>>;
@@ -53,8 +53,8 @@ impl Proof {
         Self { queue }
     }
 
-    /// Returns a position that is committed from now on; `None` if there is no primary, or too many
-    /// reads wait.
+    /// Returns a position that is committed after this call; `None` if there is no primary, or too
+    /// many reads wait.
     pub(super) async fn mark(&self) -> Option<Position> {
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(reply).ok()?;

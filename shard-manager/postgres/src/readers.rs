@@ -1,7 +1,7 @@
-//! Readers: the reading half of one node.
+//! Readers: the connections to one node that execute reads.
 //!
-//! **Invariant:** a node sees at most [`Readers::CONNECTIONS`] connections for reads, however many
-//! clients there are.
+//! **Invariant:** a node sees at most [`Readers::CONNECTIONS`] connections for reads, and a Citus
+//! coordinator at most 7, however many clients there are.
 //! **Not here:** executing reads (`key_reads`, `scan`), the choice of a node (`shard`).
 
 use std::sync::Arc;
@@ -28,10 +28,10 @@ use super::target::Target;
 /// Maximum number of rows of a read by key that shares a statement with other reads: a larger one
 /// would delay the others too long.
 const POINT_ROWS_MAX: u32 = 100;
-/// Number of connections to a replica for such reads. A primary is read seldom, so it has fewer.
+/// Number of connections to a replica for reads by key. A primary is read seldom, so it has fewer.
 const POINTS: usize = 2;
 const POINTS_OF_PRIMARY: usize = 1;
-/// Number of connections to a Citus coordinator for such reads: it answers all reads, each with a
+/// Number of connections to a Citus coordinator for reads by key: it answers all reads, each with a
 /// statement of its own.
 const POINTS_OF_COORDINATOR: usize = 4;
 

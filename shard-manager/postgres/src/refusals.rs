@@ -1,7 +1,7 @@
 //! Refusals: decodes the reason for which a database refuses a slot.
 //!
 //! The function `tessera_refused` returns a reason as one number, so that a read or write needs no
-//! second statement: the last two bits are the state, the others its details.
+//! second statement: the lowest two bits are the state, the others its details.
 //!
 //! **Not here:** the functions of the database (`migrations`), the response to a refusal
 //! (`cluster`).

@@ -41,7 +41,7 @@ const AWAITED: Duration = Duration::from_millis(1);
 const REPORT_INTERVAL: Duration = Duration::from_millis(150);
 /// Interval at which the tables of the primary are checked.
 const TABLES_EVERY: Duration = Duration::from_secs(1);
-/// Time limit for an answer of a node.
+/// Time limit for a response of a node.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Pause after a first failure; it doubles with each further one.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -54,7 +54,7 @@ const LISTEN: &str = "LISTEN tessera_slots";
 /// Reads the state of a node: true if it is in recovery, the position that it has replayed or the
 /// end of its log, the position that it has received, the timeline, and true if its WAL receiver is
 /// hidden from this user.
-const STANDING: &str = "SELECT r.recovery,CASE WHEN r.recovery THEN (pg_last_wal_replay_lsn()-'0/0')::bigint \
+const NODE_REPORT: &str = "SELECT r.recovery,CASE WHEN r.recovery THEN (pg_last_wal_replay_lsn()-'0/0')::bigint \
     ELSE (pg_current_wal_flush_lsn()-'0/0')::bigint END,\
     CASE WHEN r.recovery THEN (pg_last_wal_receive_lsn()-'0/0')::bigint END,\
     CASE WHEN r.recovery THEN (SELECT received_tli FROM pg_stat_wal_receiver WHERE status='streaming') \
@@ -193,7 +193,7 @@ struct Watcher {
 }
 
 /// State that a node has reported.
-pub(super) struct Standing {
+pub(super) struct NodeReport {
     pub(super) in_recovery: bool,
     /// Position that a replica has replayed, or the end of the log of a primary.
     shows: u64,
@@ -247,15 +247,15 @@ impl Watcher {
             let term = self.tracker.term();
             let asked_at = Instant::now();
             let asked = tokio::time::timeout(PATIENCE, ask(&connection)).await;
-            let standing = match asked {
-                Ok(Ok(standing)) => standing,
+            let report = match asked {
+                Ok(Ok(report)) => report,
                 Ok(Err(error)) => return Err(failed(&error)),
                 Err(_elapsed) => return Err("it does not answer".to_owned()),
             };
-            if standing.in_recovery {
-                self.heard_replica(term, &standing)?;
+            if report.in_recovery {
+                self.heard_replica(term, &report)?;
             } else {
-                self.heard_primary(term, &standing, asked_at).await?;
+                self.heard_primary(term, &report, asked_at).await?;
                 if !is_listening && self.tracker.term().member == self.index {
                     self.listen(&connection).await?;
                     is_listening = true;
@@ -293,19 +293,19 @@ impl Watcher {
     async fn heard_primary(
         &self,
         term: Term,
-        standing: &Standing,
+        report: &NodeReport,
         asked_at: Instant,
     ) -> Result<(), String> {
-        let timeline = standing.timeline.unwrap_or(0);
+        let timeline = report.timeline.unwrap_or(0);
         if timeline > term.timeline {
             return self.tracker.found(self.index).await.map_err(|error| error.to_string());
         }
         if timeline < term.timeline || term.member != self.index {
             return Err(DEPOSED.to_owned());
         }
-        self.tracker.samples().record(standing.shows, asked_at);
+        self.tracker.samples().record(report.shows, asked_at);
         self.replication.update_if_current(self.tracker.terms().timeline_id(term), |replication| {
-            replication.primary().observe(standing.shows);
+            replication.primary().observe(report.shows);
             replication.timeline().set_silent(false);
         });
         self.replica.reachable.store(true, Ordering::SeqCst);
@@ -330,26 +330,26 @@ impl Watcher {
         }
     }
 
-    fn heard_replica(&self, term: Term, standing: &Standing) -> Result<(), String> {
+    fn heard_replica(&self, term: Term, report: &NodeReport) -> Result<(), String> {
         if term.member == self.index {
             return Err("it is a replica now, and no other node takes writes".to_owned());
         }
-        if standing.received.is_some_and(|(_, timeline)| timeline != term.timeline) {
+        if report.received.is_some_and(|(_, timeline)| timeline != term.timeline) {
             // Its positions belong to a timeline that the primary does not share.
             return Err("it follows a primary of another timeline".to_owned());
         }
-        self.replica.streaming.store(standing.received.is_some(), Ordering::SeqCst);
+        self.replica.streaming.store(report.received.is_some(), Ordering::SeqCst);
         let known = self.replication.replicas().state(self.index) == ReplicaState::Following;
         let was_there = self.replica.member().identity.timeline == term.timeline;
-        if standing.received.is_none() && !known && !was_there {
+        if report.received.is_none() && !known && !was_there {
             // Until it follows the present primary, its rows may belong to an abandoned timeline.
             let nothing = "it receives nothing from the primary";
-            return Err(if standing.is_hidden { HIDDEN } else { nothing }.to_owned());
+            return Err(if report.is_hidden { HIDDEN } else { nothing }.to_owned());
         }
-        let current_at = self.tracker.samples().had_all_at(standing.shows);
+        let current_at = self.tracker.samples().had_all_at(report.shows);
         self.replication.update_if_current(self.tracker.terms().timeline_id(term), |replication| {
-            replication.replicas().record_applied(self.index, standing.shows, current_at);
-            if let Some((received, _)) = standing.received {
+            replication.replicas().record_applied(self.index, report.shows, current_at);
+            if let Some((received, _)) = report.received {
                 replication.replicas().record_durable(self.index, received);
             }
             self.replica.reachable.store(true, Ordering::SeqCst);
@@ -380,8 +380,8 @@ async fn notified(connection: &mut AsyncPgConnection) -> bool {
 }
 
 /// Queries the role and the positions of a node.
-pub(super) async fn ask(connection: &AsyncPgConnection) -> QueryResult<Standing> {
-    let rows = load(connection, Statement { sql: STANDING, binds: &[], cached: true }).await?;
+pub(super) async fn ask(connection: &AsyncPgConnection) -> QueryResult<NodeReport> {
+    let rows = load(connection, Statement { sql: NODE_REPORT, binds: &[], cached: true }).await?;
     let row = rows.as_slice().first().ok_or(DieselError::NotFound)?;
     let in_recovery = row.boolean(0).ok_or(DieselError::NotFound)?;
     let number = |column| row.bigint(column).map(i64::cast_unsigned);
@@ -390,5 +390,5 @@ pub(super) async fn ask(connection: &AsyncPgConnection) -> QueryResult<Standing>
     let received = number(2).zip(timeline).filter(|_| in_recovery);
     let is_hidden = row.boolean(4) == Some(true);
     let timeline = timeline.filter(|_| !in_recovery);
-    Ok(Standing { in_recovery, shows, received, timeline, is_hidden })
+    Ok(NodeReport { in_recovery, shows, received, timeline, is_hidden })
 }

@@ -22,8 +22,8 @@ const ROUTERS: u32 = 3;
 /// Oldest minor version, by the major version, without a known defect that matters here.
 const MINORS: [(u32, u32); 3] = [(15, 14), (16, 10), (17, 6)];
 
-/// Difference of clocks that is logged. From the second limit on a node is refused: routers set the
-/// times of rows, and those of two routers would have no order.
+/// Difference of clocks above which a warning is logged, and the one above which a node is refused:
+/// routers set the times of rows, and times that two routers set could not be compared.
 const CLOCK_WARNING: Duration = Duration::from_millis(500);
 const CLOCK_REFUSAL: Duration = Duration::from_secs(10);
 
@@ -102,7 +102,7 @@ pub enum Warning {
     },
     /// A rule or trigger of the database may change rows.
     #[error("{node}: {found}")]
-    Meddler {
+    Interference {
         /// Name of the node.
         node: String,
         /// Rule or trigger.
@@ -238,7 +238,7 @@ pub enum Unsuitable {
     },
     /// The check failed.
     #[error("{node} could not be checked: {cause}")]
-    Unasked {
+    CheckFailed {
         /// Name of the node.
         node: String,
         /// Error of the node.
@@ -250,7 +250,7 @@ fn side(ahead: bool) -> &'static str {
     if ahead { "ahead of" } else { "behind" }
 }
 
-/// Checks whether a node may serve, in its present role, for a shard with this number of replicas.
+/// Checks that a node may serve, in its present role, for a shard with this number of replicas.
 /// `each` is the number of connections that a router opens to it.
 ///
 /// # Errors
@@ -261,11 +261,11 @@ pub async fn check(
     each: u32,
 ) -> Result<Vec<Warning>, Unsuitable> {
     let node = session.address.to_string();
-    let unasked = |error: diesel::result::Error| Unsuitable::Unasked {
+    let check_failed = |error: diesel::result::Error| Unsuitable::CheckFailed {
         node: node.clone(),
         cause: error.to_string(),
     };
-    let facts = facts(&mut session.connection).await.map_err(unasked)?;
+    let facts = facts(&mut session.connection).await.map_err(check_failed)?;
     let mut warnings = versions(&node, &session.identity);
     if facts.encoding != "UTF8" {
         return Err(Unsuitable::Encoding { node, encoding: facts.encoding });
@@ -275,16 +275,16 @@ pub async fn check(
         warnings.extend(replica(&node, &facts)?);
     } else {
         warnings.extend(primary(&node, &facts, &session.identity, replicas)?);
-        let hazards = Hazards::of_database(&session.connection).await.map_err(unasked)?;
+        let hazards = Hazards::of_database(&session.connection).await.map_err(check_failed)?;
         for found in hazards.found().cloned() {
             let node = node.clone();
             warnings.push(match found {
                 TableHazard::Unlogged { .. } => return Err(Unsuitable::Unlogged { node, found }),
-                TableHazard::Meddler { .. } => Warning::Meddler { node, found },
+                TableHazard::Interference { .. } => Warning::Interference { node, found },
             });
         }
     }
-    let (offset, uncertainty) = clock(&mut session.connection).await.map_err(unasked)?;
+    let (offset, uncertainty) = clock(&mut session.connection).await.map_err(check_failed)?;
     warnings.extend(judge_clock(&node, offset, uncertainty)?);
     Ok(warnings)
 }

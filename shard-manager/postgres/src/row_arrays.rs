@@ -1,4 +1,4 @@
-//! Row arrays: rows and keys on their way from one primary to another, in PostgreSQL's binary form.
+//! Row arrays: rows and keys of a move or a backup, in PostgreSQL's binary form.
 //!
 //! ```text
 //! length of an array | array of the first column | length | array of the second column | …
@@ -129,7 +129,7 @@ fn read(types: Vec<ElementType>, bytes: &[u8]) -> QueryResult<Vec<Bind>> {
     }
 }
 
-/// Splits bytes after those whose length precedes them.
+/// Splits off the first bytes, whose length precedes them.
 pub(super) fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     rest.split_at_checked(u32::from_be_bytes(*length) as usize)

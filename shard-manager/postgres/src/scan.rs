@@ -31,16 +31,16 @@ use tokio::runtime::Handle;
 
 use super::citus;
 use super::db_error::DbErrorKind;
-use super::key_reads::tell_unreadable;
+use super::key_reads::log_unreadable;
 use super::node::NodeError;
 use super::position_query::{self, PositionQuery};
 use super::statement::{Prepared, Statement, load, run};
 use super::target::Target;
 use scan_session::{ScanSession, SessionRows};
 
-/// Connections of one node for such reads.
+/// Maximum number of connections to one node for scans.
 const CONNECTIONS_MAX: usize = 2;
-/// Share of the time left that a read may wait for a connection.
+/// Share of the time until its deadline that a read may wait for a connection.
 const POOL_WAIT: f64 = 0.75;
 /// Settings of a session. Its statements are many and different, so each is planned for its values.
 const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
@@ -73,7 +73,7 @@ pub(super) struct Scans {
 /// Work on a connection.
 type Work<'s, T> = BoxFuture<'s, QueryResult<T>>;
 
-/// Connects for the pool.
+/// Opens the connections of the pool.
 pub(super) struct Connector(Target);
 
 impl deadpool::managed::Manager for Connector {
@@ -108,14 +108,14 @@ impl Scans {
         let (target, replication) = (target.clone(), Arc::clone(replication));
         let (places, runtime) = (FairPlaces::new(CONNECTIONS_MAX), Handle::current());
         let scans = Self { shard, target, position_query, replication, pool, places, runtime };
-        scans.runtime.spawn(scans.clone().let_go());
+        scans.runtime.spawn(scans.clone().close_outdated_connections());
         scans
     }
 
     /// Closes the idle connections of the pool when another node becomes the primary, so that a
     /// node keeps only the connections it needs. Ends when the shard has retired, or with the
     /// runtime.
-    async fn let_go(self) {
+    async fn close_outdated_connections(self) {
         loop {
             let term = self.target.term();
             self.pool.retain(|session, _| self.target.is_current(session.term));
@@ -142,8 +142,8 @@ impl Scans {
                     None => Scope::Shard,
                 };
                 if floor > 0 {
-                    // A statement of its own: a snapshot is taken before a function in its
-                    // statement runs.
+                    // A separate statement, because the snapshot of a statement is taken before its
+                    // functions run.
                     let shown = Statement { sql: position_query.sql(), binds: &[], cached: true };
                     if position_query::shown(&load(&session.connection, shown).await?)? < floor {
                         return Ok(None);
@@ -213,7 +213,7 @@ impl Scans {
         .await
     }
 
-    /// Returns the nodes of a Citus cluster, and none of other servers.
+    /// Returns the nodes of a Citus cluster; none for other servers.
     pub(super) async fn citus_nodes(&self, deadline: Instant) -> Result<Vec<WorkerNode>, Error> {
         if self.target.citus().is_none() {
             return Ok(Vec::new());
@@ -277,7 +277,7 @@ impl Scans {
             Err(_elapsed) => return Err(Error::PoolExhausted { shard: shard() }),
             Ok(Err(PoolError::Timeout(_))) => return Err(Error::PoolExhausted { shard: shard() }),
             Ok(Err(PoolError::Backend(error))) => {
-                tell_unreadable(&self.target, &error);
+                log_unreadable(&self.target, &error);
                 return Err(Error::ShardUnavailable { shard: shard() });
             }
             Ok(Err(error)) => {

@@ -23,8 +23,8 @@ use super::node_address::{NodeAddress, Timeouts, TlsMode};
 pub use super::node_role::NodeRole;
 use super::tls;
 
-/// Time after which a transaction without a statement is ended: the writer has lost its router, and
-/// its locks must be freed.
+/// Time after which the server ends a session that is idle in a transaction: its router is gone,
+/// and its locks must be released.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
 /// Idle time before TCP keep-alive probes a connection, and the interval of the probes.
@@ -56,7 +56,7 @@ impl Identity {
 
 /// One connection to one node.
 pub struct Session {
-    /// Connection, whose socket a task of the runtime that connected it drives.
+    /// Connection. A task on the runtime that opened it drives its socket.
     pub connection: AsyncPgConnection,
     /// Identity of the node when the session began.
     pub identity: Identity,
@@ -232,8 +232,8 @@ struct IdentityRow {
 /// Queries the identity of a node and makes its commits durable.
 ///
 /// On a replica the timeline is the one that it receives. A replica that receives nothing, or hides
-/// it, reports the timeline of its last checkpoint, which may be an older one for some minutes
-/// after a failover.
+/// its WAL receiver, reports the timeline of its last checkpoint, which may be an older one for
+/// some minutes after a failover.
 ///
 /// # Errors
 /// The error of the connection.

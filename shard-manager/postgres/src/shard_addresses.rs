@@ -1,9 +1,9 @@
 //! Shard addresses: finds the servers of every shard when a router starts, from the settings and
 //! from the catalog.
 //!
-//! Each database says to which shard of which cluster it belongs, so servers may change their host
-//! and their order in the settings. Settings describe a new cluster completely; of an existing one
-//! they may leave out shards whose address is in the catalog.
+//! Each database records to which shard of which cluster it belongs, so servers may change their
+//! host and their order in the settings. For a new cluster, the settings name every shard; for an
+//! existing one, they may leave out shards whose address is in the catalog.
 //!
 //! **Invariant:** nothing is changed here, and no database joins a cluster by being listed.
 //! **Not here:** the primary of a shard (`discovery`), claiming and checking databases (`open`,
@@ -33,7 +33,7 @@ pub(super) struct ShardAddresses {
     pub(super) differences: Vec<String>,
 }
 
-/// Shards whose join was cut off, as a start treats them.
+/// Shards whose join was interrupted, and how a start treats them.
 #[derive(Debug, Default)]
 pub(super) struct JoiningShards {
     /// Names of those that the catalog lists.
@@ -185,7 +185,7 @@ struct Choice<'k> {
     members: &'k [KnownShard],
     /// Members that are not opened.
     left_out: &'k [KnownShard],
-    /// Address of each member, by its place in the catalog.
+    /// Address of each member, by its index in `members`.
     chosen: Vec<Option<ShardAddress>>,
     /// Databases that are listed and belong to no shard.
     strays: Vec<Identity>,
@@ -270,8 +270,9 @@ impl<'k> Choice<'k> {
         if let Some(place) = free.clone().find(lies_there) {
             return Some(place);
         }
-        // An empty database takes the place of one with another address only in a new cluster, or
-        // if the catalog of an earlier version has no address: then it is refused, as it held rows.
+        // An empty database takes the place of a shard by its label only in a new cluster, or if
+        // the catalog, of an earlier version, has no address of the shard. In that case it is
+        // refused later, because the shard held rows.
         let may_be_there =
             |member: &KnownShard| shard.found.is_none() || !self.ready || member.location.is_none();
         let is_called = |place: &usize| {
@@ -303,7 +304,8 @@ impl<'k> Choice<'k> {
         self.strays.extend(shard.found.as_ref().map(|found| found.identity.clone()));
     }
 
-    /// Returns the address of every member. Those that the settings do not name are in the catalog.
+    /// Returns the address of every member. Addresses that are not in the settings come from the
+    /// catalog.
     fn complete(&mut self, settings: &ClusterAddress) -> Result<Vec<ShardAddress>, OpenError> {
         let mut shards = Vec::with_capacity(self.chosen.len());
         for (member, chosen) in self.members.iter().zip(std::mem::take(&mut self.chosen)) {
@@ -340,7 +342,7 @@ fn is_at(member: &KnownShard, shard: &Listed<'_>) -> bool {
 }
 
 /// Returns an address of the settings with exactly this host and port, whose user, password and TLS
-/// are those for every database there.
+/// mode apply to every database there.
 fn login<'s>(host: &Host, settings: &'s ClusterAddress) -> Option<&'s NodeAddress> {
     let of_shards = settings
         .shards

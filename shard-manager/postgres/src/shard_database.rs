@@ -52,7 +52,7 @@ pub struct Claim<'i> {
     pub shard: &'i str,
     /// Slots of the shard, if it is claimed now.
     pub slots: &'i [u16],
-    /// Slots that the shard owns unless it knows them.
+    /// Slots of new table groups that the shard is to own, except those that already have a state.
     pub new_slots: &'i SlotSet,
     /// Table groups of the cluster.
     pub groups: MapGroups<'i>,
@@ -61,8 +61,8 @@ pub struct Claim<'i> {
 }
 
 impl Claim<'_> {
-    /// Checks that a database with this signature may be used, which is the id of a cluster and the
-    /// name of a shard.
+    /// Checks that a database with this signature (the id of a cluster and the name of a shard) may
+    /// be used.
     ///
     /// # Errors
     /// A sentence with the remedy.
@@ -95,7 +95,7 @@ pub struct Found {
 }
 
 impl ShardDatabase {
-    /// Creates the database of a connection, with this name in messages.
+    /// Creates the database from a connection to it, with this name in messages.
     pub fn on(
         name: String,
         connection: AsyncPgConnection,
@@ -125,7 +125,7 @@ impl ShardDatabase {
         if signed.is_none() {
             sign(&connection, claim).await.map_err(failed)?;
         }
-        widen(&connection, claim).await.map_err(failed)?;
+        extend_to_groups(&connection, claim).await.map_err(failed)?;
         self.session = LaneSession { connection, prepared, statements, insert_predictor, citus };
         let failed = |error| OpenError::node(&self.name, error);
         let connection = &self.session.connection;
@@ -152,7 +152,8 @@ impl ShardDatabase {
         let connection = &self.session.connection;
         let tables: Vec<&Table> = tables.tables().map(|table| &**table).collect();
         setup::distribute(connection, &tables).await.map_err(failed)?;
-        if let Some(table) = setup::strange(connection, &tables).await.map_err(failed)? {
+        let misdistributed = setup::misdistributed_table(connection, &tables).await;
+        if let Some(table) = misdistributed.map_err(failed)? {
             let cause = format!(
                 "the table {table} is distributed otherwise than Tessera's others: by shard_key, and co-located with \
                  tessera.tessera_idempotency, it has to be. SELECT alter_distributed_table(…) does that"
@@ -193,7 +194,7 @@ impl ShardDatabase {
         Hazards::of_database(&self.session.connection).await
     }
 
-    /// End of the log.
+    /// Returns the end of the log.
     ///
     /// # Errors
     /// The error of the query.
@@ -221,7 +222,7 @@ pub(super) fn migrations() -> Vec<String> {
 
 /// Returns the versions of migrations.
 pub(super) fn versions(migrations: &EmbeddedMigrations) -> Vec<String> {
-    // Embedded migrations have been read when the program was built.
+    // Embedded migrations were read when the program was built, so this cannot fail.
     let known: Vec<Box<dyn Migration<Pg>>> = migrations.migrations().unwrap_or_default();
     known.iter().map(|known| known.name().version().to_string()).collect()
 }
@@ -293,7 +294,8 @@ async fn signed(connection: &AsyncPgConnection) -> QueryResult<Option<(String, S
     Ok(rows.first().and_then(|row| row.text(0).zip(row.text(1))))
 }
 
-/// Signs a new database and assigns its slots and the groups of its tables, in one transaction.
+/// Records the cluster and the shard in a new database, and assigns its slots and the groups of its
+/// tables, in one transaction.
 async fn sign(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<()> {
     run(connection, "BEGIN").await?;
     let binds = [Bind::text(claim.cluster_id), Bind::text(claim.shard)];
@@ -311,8 +313,8 @@ async fn sign(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<
     run(connection, "COMMIT").await
 }
 
-/// Gives a shard the bits of the slots of all groups, and its slots of groups that are new.
-async fn widen(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<()> {
+/// Extends the slot bits of a shard to all table groups, and gives it its slots of new groups.
+async fn extend_to_groups(connection: &AsyncPgConnection, claim: &Claim<'_>) -> QueryResult<()> {
     if claim.groups.count() == 1 {
         return Ok(());
     }

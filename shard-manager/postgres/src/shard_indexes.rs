@@ -27,8 +27,9 @@ use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::statement::{Bind, Statement, load, run};
 use super::term::Term;
 
-/// Interval at which a lock that is not free is requested again. A statement that waited for it
-/// would have a snapshot, for whose end the session that builds an index waits.
+/// Interval at which a lock that is not free is requested again. A statement that waited for the
+/// lock would hold a snapshot, and the session that builds an index waits for the end of such
+/// snapshots.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Settings of the session: there is no time limit for a build, or for its wait for other
 /// transactions. A single process builds, so that the other processors of the server are free for

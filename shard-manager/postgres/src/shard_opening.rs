@@ -36,7 +36,7 @@ use super::target::Target;
 use super::timeline_file;
 use super::writer::PgWriter;
 
-/// Shard whose database belongs to it, and whose tables may lack some.
+/// Shard whose database was claimed, and in which some tables may be missing.
 pub(super) struct ClaimedShard {
     /// The primary first.
     members: Vec<Node>,
@@ -160,7 +160,7 @@ impl PreparedShard {
             controls: LaneControls::default(),
             primary,
             findings: Arc::default(),
-            doubts: Arc::default(),
+            copy_faults: Arc::default(),
             slot_news: Arc::clone(&leader.slot_news),
             moves,
             indexes,

@@ -16,7 +16,7 @@ use super::lane_session::{LaneSession, TransactionError, ended};
 use super::sql;
 use super::statement::{Bind, RowView, Statement, pipeline, step};
 
-/// Result of a change that the database has answered.
+/// Result of a change, as the database has reported it.
 pub(super) enum Changed {
     /// The slots are as requested.
     Done {

@@ -1,11 +1,11 @@
 //! Slot moves: reads and changes a shard's primary for a mover.
 //!
 //! Movers have sessions of their own, so that a copy does not wait for the lane, nor the lane for a
-//! copy. The rules of a move decide in this process; the transaction that asks them holds the locks
-//! of the move and, where writes are concerned, the fence lock (`move_change`).
+//! copy. The rules of a move are evaluated in this process; meanwhile the open transaction holds
+//! the locks of the move and, where writes are concerned, the fence lock (`move_change`).
 //!
-//! **Invariant:** everything that one read returns comes from one snapshot; the position is asked
-//! for afterwards.
+//! **Invariant:** everything that one read returns comes from one snapshot; the position is queried
+//! afterwards.
 //! **Not here:** the rules (crate `moves`), the functions of the database (`migrations`).
 
 mod chunk;
@@ -34,7 +34,7 @@ use futures_util::future::BoxFuture;
 use model::error::{Error, Outcome};
 use model::keyspace::Slot;
 use moves::move_row::MoveRow;
-use moves::scene::MoveEffect;
+use moves::request_context::MoveEffect;
 use tokio::sync::Notify;
 
 use self::move_change::{Attempted, MoveChanged};
@@ -45,8 +45,8 @@ use super::lane_session::TransactionError;
 use super::primary_tracker::PrimaryTracker;
 use super::term::timeline_id;
 
-/// Interval at which triggers that no move needs are looked for, in case that the process which
-/// should have disabled them has ended.
+/// Interval of searches for triggers that no move needs, because the process that should have
+/// disabled them may have ended.
 const TIDY: Duration = Duration::from_secs(30);
 /// Attempts to enable the triggers of all tables while clients create tables.
 const ENABLE_TRIES: usize = 3;
@@ -62,8 +62,8 @@ pub(super) struct PgMoves {
 }
 
 impl PgMoves {
-    /// Takes the primary of a shard, and disables triggers that no move needs from time to time, on
-    /// the current runtime.
+    /// Creates the access of movers to a shard, and starts the task that disables triggers that no
+    /// move needs, on the current runtime.
     pub(super) fn start(
         shard: &str,
         tracker: &Arc<PrimaryTracker>,
@@ -185,7 +185,7 @@ impl PgMoves {
         let mut taken = self.sessions.take(deadline).await.map_err(rejected)?;
         let attempt = move_change::attempt(&mut taken.session, change);
         let attempted = self.sessions.in_time(taken.term, deadline, attempt).await;
-        // It may have been sent: nothing is known of the outcome.
+        // The change may have been sent, so its outcome is unknown.
         let attempted = attempted
             .map_err(|error| MoveChangeError::Failed { error, outcome: Outcome::Unknown })?;
         match attempted {
@@ -230,7 +230,7 @@ impl PgMoves {
         }
     }
 
-    /// Disables the triggers if no move needs them. One that fails is tried again later.
+    /// Disables the triggers if no move needs them. A failed attempt is repeated later.
     async fn disable_recording(&self) {
         let deadline = Instant::now() + TIDY;
         let Ok(mut taken) = self.sessions.take(deadline).await else { return };

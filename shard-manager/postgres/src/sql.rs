@@ -4,8 +4,8 @@
 //! Rows are sent as one array for each column, whatever the number of rows, so that each table has
 //! few texts.
 //!
-//! **Invariant:** a text consists of constants and of names from the registry, never of a client's
-//! words; values are numbered parameters.
+//! **Invariant:** a text consists of constants and of names from the registry, never of text from
+//! clients; values are numbered parameters.
 //! **Not here:** running the statements (`statement`).
 
 use std::fmt::Write as _;
@@ -58,8 +58,8 @@ pub(super) const POSITION: &str = "SELECT (pg_current_wal_flush_lsn()-'0/0')::bi
 /// Insert position of the node: the end of the last record.
 ///
 /// At the end of a page of the log the server names the position after the next page's header, of
-/// 24 bytes, or 40 at the begin of a segment. Replicas report the end of the record, so they would
-/// not confirm that position before the next record.
+/// 24 bytes, or 40 at the beginning of a segment. Replicas report the end of the record, so they
+/// would not confirm that position before the next record.
 pub(super) const INSERT_POSITION: &str = "SELECT (at-CASE WHEN mod(at,page)=24 THEN 24 \
     WHEN mod(at,segment)=40 THEN 40 ELSE 0 END)::bigint FROM (\
     SELECT pg_current_wal_insert_lsn()-'0/0' AS at,current_setting('wal_block_size')::numeric AS page,\
@@ -80,7 +80,7 @@ pub(super) const ROW_ESTIMATES: &str = "SELECT own.name,greatest(c.reltuples,0):
     FROM tessera_moving_tables AS own JOIN pg_class AS c ON c.oid=own.relation";
 
 /// Locks existing rows in the given order. Parameters: slots, shard keys, ids. Columns: the number
-/// of the row from 1, then its answered columns.
+/// of the row from 1, then its columns that responses contain.
 pub(super) fn lock_rows(table: &Table) -> String {
     let mut sql = "SELECT k._n".to_owned();
     for column in table.answered() {
@@ -126,8 +126,8 @@ pub(super) fn select_all(table: &Table) -> String {
     sql
 }
 
-/// Reads the place of each row: slot, shard key, version, id, and the routing column if there is
-/// one.
+/// Reads the place of each row: slot, shard key, version, id, and the routing column and the
+/// partition column if there are any.
 pub(super) fn select_places(table: &Table, partition: Option<usize>) -> String {
     let mut sql = "SELECT ".to_owned();
     push_names(&mut sql, "", table, place_columns(table, partition).into_iter());
@@ -141,7 +141,7 @@ pub(super) fn place_columns(table: &Table, partition: Option<usize>) -> Vec<usiz
     first.chain(table.id().iter().copied()).chain(table.routing()).chain(partition).collect()
 }
 
-/// Number and sum of the hashes of the rows of each slot.
+/// Selects, for each slot, the number of its rows and the sum of their hashes.
 pub(super) fn slot_digests(table: &Table) -> String {
     let mut sql = "SELECT slot::bigint,count(*),sum(".to_owned();
     push_row_hash(&mut sql, table);
@@ -149,7 +149,7 @@ pub(super) fn slot_digests(table: &Table) -> String {
     sql
 }
 
-/// Shard key, id and hash of each row of the slot `$1`.
+/// Selects shard key, id and hash of each row of the slot `$1`.
 pub(super) fn row_hashes(table: &Table) -> String {
     let mut sql = "SELECT shard_key,concat_ws('/',".to_owned();
     push_list(&mut sql, table.id(), |sql, column| {
@@ -214,8 +214,8 @@ pub(super) fn require_all_rows(table: &Table, statement: &str) -> String {
 pub(super) struct UpsertMode {
     /// True if it returns the rows as stored, else only their versions.
     pub(super) returns_rows: bool,
-    /// True if the rows are expected to be new: an existing row fails the statement. This halves
-    /// the cost.
+    /// True if the rows are expected to be new: an existing row makes the statement fail. This
+    /// halves the cost.
     pub(super) expects_new: bool,
     /// True if there is one row, whose values are sent as they are and not as arrays. This halves
     /// the cost too.
@@ -224,8 +224,8 @@ pub(super) struct UpsertMode {
 
 /// Updates the columns `set` of rows, or inserts the rows, except those whose slots may not be
 /// written here. Parameters: the time, then slots, shard keys, ids, and the columns `set`. Columns:
-/// true if the row is new, slot, shard key, ids, then its answered columns or only its version, as
-/// the mode says.
+/// true if the row is new, slot, shard key, ids, then its columns that responses contain or only
+/// its version, depending on the mode.
 ///
 /// The lock is taken before the first row is read: the join returns no row before its slot was
 /// looked up among the barred ones. Versions are drawn under the lock. A row that another router
@@ -283,7 +283,7 @@ pub(super) fn place(table: &Table) -> Vec<usize> {
     [Table::SLOT, Table::SHARD_KEY].into_iter().chain(table.id().iter().copied()).collect()
 }
 
-/// `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,…)`
+/// Appends `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,…)`.
 fn push_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
     push_arrays(sql, table, columns, first);
     sql.push_str(" AS k(");

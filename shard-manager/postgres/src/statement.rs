@@ -1,9 +1,9 @@
 //! Statement: SQL whose text is known only at run time, its values in PostgreSQL's binary form, and
 //! pipelines of several statements in one round trip.
 //!
-//! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`,
-//! `engine::select`, `engine::access_store`, `key_reads`, `known_slots`, `slot_moves`, and from the
-//! constants of `citus` and `backend::nodes`.
+//! **Invariant:** values of clients are always bound; the text of a [`Statement`] consists only of
+//! constants, numbers, and names from the registry, or comes from `engine::select` or
+//! `engine::access_store`.
 //! **Not here:** the texts themselves; the binary form of a value (`binary_value`).
 
 use std::borrow::Cow;
@@ -37,7 +37,7 @@ pub(super) struct Statement<'s> {
     pub(super) cached: bool,
 }
 
-/// A statement and its values.
+/// Text of a statement, owned or borrowed, and its values.
 pub(super) type Work<'w> = (Cow<'w, str>, Vec<Bind>);
 
 /// A value to bind, encoded.
@@ -90,13 +90,14 @@ impl Bind {
         Self { kind: Kind::Integers, bytes: Encoded(Some(array.finish())) }
     }
 
-    /// Takes an array in its binary form; without a type, of whole numbers of 32 bits.
+    /// Creates a parameter from an array in its binary form; without a type, its elements are whole
+    /// numbers of 32 bits.
     pub(super) fn array(kind: Option<ColumnType>, array: Vec<u8>) -> Self {
         let kind = kind.map_or(Kind::Integers, Kind::Many);
         Self { kind, bytes: Encoded(Some(array)) }
     }
 
-    /// Takes an array of rows of a table in its binary form.
+    /// Creates a parameter from an array of rows of a table in its binary form.
     pub(super) fn rows(array: Vec<u8>) -> Self {
         Self { kind: Kind::Rows, bytes: Encoded(Some(array)) }
     }

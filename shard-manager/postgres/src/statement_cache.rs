@@ -26,7 +26,7 @@ pub(super) struct TableStatements {
 }
 
 impl TableStatements {
-    /// Statements that fail unless they affect each of their rows.
+    /// Returns statements that fail unless they affect each of their rows.
     fn requiring_all_rows(table: &Arc<Table>) -> Self {
         let plain = Self::plain(table);
         Self {
@@ -37,7 +37,7 @@ impl TableStatements {
         }
     }
 
-    /// Statements that return no rows.
+    /// Returns statements that do not check how many rows they affect.
     pub(super) fn plain(table: &Arc<Table>) -> Self {
         Self {
             table: Arc::clone(table),

@@ -9,7 +9,7 @@ use engine::open_error::OpenError;
 use super::node_address::{NodeAddress, Timeouts};
 use super::session::{NodeRole, connect};
 
-/// Database from which databases are created and dropped: each server has it.
+/// Database of the sessions that create and drop databases; each server has it.
 const MAINTENANCE: &str = "postgres";
 /// Name of its sessions in `pg_stat_activity`.
 const PURPOSE: &str = "lab";
@@ -25,8 +25,8 @@ impl TemporaryDatabase {
     /// Creates a database of this name on a server. Blocks.
     ///
     /// # Errors
-    /// [`OpenError`] if the name is not one of small letters, digits and `_`, or the server does
-    /// not create the database, for example because it exists.
+    /// [`OpenError`] if the name is empty or has characters other than lowercase letters, digits
+    /// and `_`, or the server does not create the database, for example because it exists.
     pub fn create(server: &NodeAddress, name: &str) -> Result<Self, OpenError> {
         let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if name.is_empty() || !name.chars().all(is_good) {

@@ -19,7 +19,7 @@ pub struct Term {
     pub timeline: u32,
 }
 
-/// The terms of a shard: the present one, and waiting for its end.
+/// Terms of a shard: returns the present one, and waits for its end.
 pub struct Terms {
     system: u64,
     present: watch::Sender<Term>,
@@ -70,15 +70,16 @@ impl Terms {
         self.until(|now| *now != term).await;
     }
 
-    /// Waits until the present term is one of these.
+    /// Waits until the present term meets a condition.
     pub async fn until(&self, is_met: impl FnMut(&Term) -> bool) {
         let mut terms = self.present.subscribe();
         // The sender lives as long as this.
         let _ = terms.wait_for(is_met).await;
     }
 
-    /// Returns true if this timeline is later than all known ones: a node was promoted, and this
-    /// router does not know it yet. Returns false if the id is not a timeline of this system.
+    /// Returns true if the timeline with this id is later than the present one: a node was
+    /// promoted, and this router does not know it yet. Returns false if the id is not a timeline of
+    /// this system.
     pub fn is_ahead(&self, sought: u32) -> bool {
         let known = self.present().timeline;
         let mut later = (1..=AHEAD_MAX).map_while(|step| known.checked_add(step));

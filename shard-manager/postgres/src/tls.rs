@@ -46,7 +46,7 @@ pub(super) fn connector(address: &NodeAddress) -> Result<Option<MakeRustlsConnec
         (TlsMode::Require, Some(_)) | (TlsMode::VerifyCa, _) => Proof::Authority,
         (TlsMode::VerifyFull, _) => Proof::AuthorityAndName,
     };
-    // Named here, because another crate may install another provider for the process.
+    // The provider is named here, because another crate may install another one for the process.
     let provider = Arc::new(ring::default_provider());
     let roots = || match &address.root_certificates {
         Some(path) => roots_of_file(path).map(Arc::new),
@@ -100,8 +100,8 @@ fn roots_of_system() -> Result<Arc<RootCertStore>, RootsError> {
     Ok(ROOTS.get_or_init(|| Arc::new(roots)).clone())
 }
 
-/// Accepts a certificate with any name: from these authorities, or without authorities any
-/// certificate.
+/// Verifier that does not check the host name: it accepts certificates of these authorities, or,
+/// without authorities, any certificate.
 #[derive(Debug)]
 struct AnyName {
     roots: Option<Arc<RootCertStore>>,

@@ -22,7 +22,7 @@ use super::lane_session::{LaneSession, Stored, TransactionError, ended};
 use super::statement::{Bind, Locking, PipelineStep, Statement, Work, pipeline, plain, run, step};
 use super::{refusals, sql, triggered_tables};
 
-/// Applies writes as one transaction. `alone`: no other router may write meanwhile.
+/// Applies writes as one transaction. With `alone`, no other router may write meanwhile.
 pub(super) async fn apply(
     session: &mut LaneSession,
     writes: &[WriteGroup<'_>],
@@ -42,11 +42,12 @@ pub(super) async fn apply(
         }
     };
     let hazards = &batch.barred().hazards;
-    let position = if groups.iter().any(|group| hazards.meddle(&group.statements.table)) {
+    let position = if groups.iter().any(|group| hazards.may_alter(&group.statements.table)) {
         let found = triggered_tables::store(session, &batch, &groups).await?;
         batch.stored(writes, &mut rows, &found);
-        let kept: Vec<&Group> = groups.iter().filter(|group| group.is_kept_beside()).collect();
-        store(session, &batch, &kept).await?
+        let records = groups.iter().filter(|group| group.is_idempotency_records());
+        let records: Vec<&Group> = records.collect();
+        store(session, &batch, &records).await?
     } else {
         store(session, &batch, &groups.iter().collect::<Vec<_>>()).await?
     };

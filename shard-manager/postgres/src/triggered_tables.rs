@@ -26,7 +26,7 @@ use super::statement::{Locking, PipelineStep, Statement, Work, load, pipeline, r
 use super::statement_cache::TableStatements;
 
 /// Stores the rows of clients in the open transaction, and returns the rows that the database may
-/// have altered, by their places.
+/// have altered, by their indexes in the batch.
 pub(super) async fn store(
     session: &mut LaneSession,
     batch: &Batch,
@@ -51,9 +51,9 @@ pub(super) async fn store(
     Err(TransactionError { usable, ..failed })
 }
 
-/// True if the database may alter rows of the table.
-fn is_meddled(batch: &Batch, group: &Group) -> bool {
-    !group.is_kept_beside() && batch.barred().hazards.meddle(&group.statements.table)
+/// Returns true if the database may alter rows of the table.
+fn may_be_altered(batch: &Batch, group: &Group) -> bool {
+    !group.is_idempotency_records() && batch.barred().hazards.may_alter(&group.statements.table)
 }
 
 async fn write(
@@ -65,8 +65,8 @@ async fn write(
     let connection = &*connection;
     let mut work: Vec<Work<'_>> = Vec::new();
     let mut locks: Vec<(&Group, Locking<'_>)> = Vec::new();
-    for group in groups.iter().filter(|group| !group.is_kept_beside()) {
-        if batch.barred().hazards.rewrite(&group.statements.table) {
+    for group in groups.iter().filter(|group| !group.is_idempotency_records()) {
+        if batch.barred().hazards.may_rewrite(&group.statements.table) {
             // The plan of a rewritten statement would outlive its rule.
             for (sql, binds) in plain_work(citus.as_deref(), batch, group) {
                 let statement = Statement { sql: &sql, binds: &binds, cached: false };
@@ -77,7 +77,7 @@ async fn write(
         }
         let touched = group.rows.iter().copied().filter(|at| batch.rows()[*at].store().is_some());
         let touched: Vec<usize> = touched.collect();
-        if is_meddled(batch, group) && !touched.is_empty() {
+        if may_be_altered(batch, group) && !touched.is_empty() {
             locks.extend(locking(citus.is_some(), batch, (group, &touched)));
         }
     }
@@ -100,7 +100,8 @@ async fn write(
     Ok(found)
 }
 
-/// Statements that store the rows of a group and that a rule may rewrite: they return nothing.
+/// Returns the statements that store the rows of a group whose table has rules: they return
+/// nothing, so a rule may rewrite them.
 fn plain_work(citus: Option<&Citus>, batch: &Batch, group: &Group) -> Vec<Work<'static>> {
     let statements = Arc::new(TableStatements::plain(&group.statements.table));
     let group = Group { statements, rows: group.rows.clone() };
@@ -114,14 +115,15 @@ fn discarded<'g>(
     groups: &'g [Group],
     found: &HashMap<usize, Vec<Value>>,
 ) -> Option<&'g Table> {
-    let meddled = groups.iter().filter(|group| is_meddled(batch, group));
-    let mut rows = meddled.flat_map(|group| group.rows.iter().map(move |at| (group, *at)));
+    let alterable = groups.iter().filter(|group| may_be_altered(batch, group));
+    let mut rows = alterable.flat_map(|group| group.rows.iter().map(move |at| (group, *at)));
     let (group, _) =
         rows.find(|(_, at)| !is_carried_out(&batch.rows()[*at], found.get(at).map(Vec::as_slice)))?;
     Some(&group.statements.table)
 }
 
-/// True if the stored row comes from the write: an altered row needs a higher version.
+/// Returns true if the stored row comes from the write: an updated row must have a higher version
+/// than before.
 fn is_carried_out(row: &Row, found: Option<&[Value]>) -> bool {
     match (row.store(), found) {
         (None, _) | (Some(Store::Insert), Some(_)) | (Some(Store::Remove), None) => true,

@@ -47,7 +47,8 @@ struct Group<'u> {
     locked: Vec<(usize, &'u RowWrite)>,
 }
 
-/// Returns true if a change is a plain upsert: a new row has just its values.
+/// Returns true if a change is a plain upsert: a new row would have exactly the values of the
+/// change.
 fn is_plain(change: &RowWrite) -> bool {
     change.operation == Operation::Upsert
         && change.precondition.is_none()
@@ -103,17 +104,17 @@ fn groups<'u>(writes: &[WriteGroup<'u>], parts: Option<&Parts>) -> Option<Vec<Gr
     Some(groups)
 }
 
-/// All routers lock rows in the order of `transaction`, so that there are no deadlocks: by table,
-/// slot and identity of the row.
+/// Sorts rows of a table by slot and identity, on Citus by its shards first. All routers lock rows
+/// in this order, as `transaction` does, so that there are no deadlocks.
 fn sort(rows: &mut [(usize, &RowWrite)], keys: &[Vec<u8>], parts: Option<&Parts>) {
     let part = |row: &RowWrite| parts.map_or(0, |parts| parts.of(&row.key));
     let order = |(place, row): &(usize, &RowWrite)| (part(row), row.slot.number(), &*keys[*place]);
     rows.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
 }
 
-/// Several statements of one table would each start the order again. Rows that do not exist yet
-/// cannot be locked: routers that create the same rows with different columns may still conflict,
-/// and retry.
+/// Locks all rows of a table before the first of several statements, because each statement would
+/// start the order again. Rows that do not exist yet cannot be locked: routers that create the same
+/// rows with different columns may still conflict, and retry.
 fn lock_first(of_table: &mut [Group<'_>], keys: &[Vec<u8>], parts: Option<&Parts>) {
     if of_table.len() < 2 {
         return;
@@ -204,7 +205,7 @@ async fn store(
     let now = Bind::value(ColumnType::Timestamp, &Value::Text(format_timestamp(Utc::now())));
     let mut work: Vec<Work<'_>> = Vec::with_capacity(groups.len());
     let mut versions = (citus.is_some() && count > 1).then(|| enter(groups, &mut work));
-    // Index of each group in the results.
+    // Indexes of the statements of each group that return rows.
     let mut stored = Vec::with_capacity(groups.len());
     for group in groups {
         if let Some(citus) = citus {
@@ -279,12 +280,12 @@ async fn answers(
         let (slot, state) = (row.slot, refusals::NO_LONGER);
         rows[*place] = Err(Error::SlotRefused(SlotRefusal { slot, state }));
     }
-    let mut strays = 0;
+    let mut unmatched_rows = 0;
     for (group, loaded) in groups.iter().zip(loaded) {
-        strays += answer(group, loaded, &mut rows);
+        unmatched_rows += answer(group, loaded, &mut rows);
     }
-    if strays > 0 {
-        return Err(astray(strays));
+    if unmatched_rows > 0 {
+        return Err(misplaced_rows_error(unmatched_rows));
     }
     if rows.iter().any(Result::is_err) {
         explain(connection, groups, &mut rows).await;
@@ -292,14 +293,18 @@ async fn answers(
     Ok(rows)
 }
 
-/// Logs rows that a trigger has given another id or shard key: no read finds them.
-fn astray(strays: usize) -> TransactionError {
-    tracing::error!(strays, "a trigger has stored rows under other ids or shard keys");
+/// Returns the error for rows that a trigger has given another id or shard key, and logs their
+/// number: no read finds them.
+fn misplaced_rows_error(unmatched_rows: usize) -> TransactionError {
+    tracing::error!(
+        strays = unmatched_rows,
+        "a trigger has stored rows under other ids or shard keys"
+    );
     let (kind, outcome) = (DbErrorKind::Other, Outcome::Unknown);
     TransactionError { kind, outcome, usable: true, retry_split: false }
 }
 
-/// Finds out if the database has discarded rows that were not stored, or if their slots take no
+/// Finds out why rows were not stored: the database has discarded them, or their slots accept no
 /// writes here.
 async fn explain(
     connection: &AsyncPgConnection,
@@ -331,11 +336,11 @@ async fn explain(
                 let (slot, state) = (row.slot, *state);
                 rows[*place] = Err(Error::SlotRefused(SlotRefusal { slot, state }));
             }
-            None if hazards.meddle(&row.table) => {
+            None if hazards.may_alter(&row.table) => {
                 rows[*place] = Err(Error::Discarded { table: row.table.name().to_owned() });
             }
-            // A slot that was refused then, and is not now: without interference by triggers, that
-            // was the reason.
+            // The slot was refused then and is not now: without triggers or rules there is no other
+            // reason.
             None => {}
         }
     }
@@ -392,13 +397,13 @@ fn lone_binds(group: &Group<'_>, now: &Bind) -> Vec<Bind> {
     binds
 }
 
-/// Puts the rows that came back in their places. They come back in the order in which they were
-/// sent, except those whose slot is not owned here and those that the database has discarded, which
-/// are missing; otherwise rows are matched by their keys. Returns the number of rows that match
+/// Assigns the returned rows to their changes. They return in the order in which they were sent,
+/// except those whose slot is not owned here and those that the database has discarded, which are
+/// missing; otherwise rows are matched by their keys. Returns the number of rows that match
 /// nothing.
 fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Error>]) -> usize {
     let mut next = 0;
-    let mut strays = 0;
+    let mut unmatched_rows = 0;
     let mut by_key: Option<HashMap<Vec<u8>, usize>> = None;
     for row in loaded {
         let skipped = group.rows[next..].iter().position(|(_, change)| is_row(change, row));
@@ -409,7 +414,7 @@ fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Err
                     || group.rows.iter().enumerate().map(|(at, (_, row))| (row_key(row), at));
                 let known = by_key.get_or_insert_with(|| index().collect());
                 let Some(at) = known.get(&found_key(group.table, row)) else {
-                    strays += 1;
+                    unmatched_rows += 1;
                     continue;
                 };
                 *at
@@ -419,7 +424,7 @@ fn answer(group: &Group<'_>, loaded: &[RowView], rows: &mut [Result<RowDone, Err
         let (place, change) = group.rows[at];
         rows[place] = Ok(done(change, row, group.shown));
     }
-    strays
+    unmatched_rows
 }
 
 fn is_row(change: &RowWrite, row: &RowView) -> bool {

@@ -50,7 +50,7 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Maximum number of records of idempotency keys that are removed together.
 const FORGOTTEN_MAX: i32 = 256;
 
-/// The one writing connection to a shard's primary.
+/// Writer of one lane, with its connection to the shard's primary.
 pub struct PgWriter {
     shard: String,
     tracker: Arc<PrimaryTracker>,
@@ -123,7 +123,7 @@ impl PgWriter {
         let (mut session, term) = self.session().await?;
         let applied = async {
             if !alone
-                && !self.tracker.hazards().current().touch(groups)
+                && !self.tracker.hazards().current().affects(groups)
                 && let Some(stored) = upsert::apply(&mut session, groups).await
             {
                 return stored;

@@ -4,18 +4,19 @@
 //! the numbers are.
 //! **Not here:** drawing (`frame`).
 
-/// A logarithmic axis from here on: the small would be flat on a linear one.
+/// Ratio of the largest to the smallest value above which an axis is logarithmic: on a linear one,
+/// small values would be flat.
 const WIDE_SPREAD: f64 = 20.0;
-/// Ticks, about.
+/// Approximate number of ticks of a linear axis.
 const TICKS: f64 = 5.0;
 const TIME_TICKS: f64 = 9.0;
-/// Numbers that people count in, and their tens.
+/// Steps between ticks, as multiples of powers of ten.
 const NICE: [f64; 3] = [1.0, 2.0, 5.0];
-/// Largest error of a power of ten.
+/// Factor by which a computed power of ten may be wrong.
 const SLACK: f64 = 1.0001;
-/// Below this there is room for more than powers of ten.
+/// Ratio of the ends of a logarithmic axis up to which there is room for more than powers of ten.
 const FEW_DECADES: f64 = 5e3;
-/// Steps of time, in seconds, that people count in.
+/// Steps between the ticks of a time axis, in seconds.
 const TIME_STEPS: [f64; 19] = [
     0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1_800.0,
     3_600.0, 7_200.0, 14_400.0, 21_600.0,
@@ -31,7 +32,7 @@ pub enum Scale {
     },
     /// Equal steps are equal ratios.
     Logarithmic {
-        /// Begin of the axis.
+        /// Start of the axis.
         min: f64,
         /// End of the axis.
         max: f64,
@@ -39,14 +40,14 @@ pub enum Scale {
 }
 
 impl Scale {
-    /// From zero to the largest or a little more.
+    /// Creates an axis from 0 to `max` or a little more.
     pub fn linear(max: f64) -> Self {
         let max = if max > 0.0 { max } else { 1.0 };
         let step = step(max);
         Self::Linear { max: (max / step).ceil() * step }
     }
 
-    /// Logarithmic if the values are far apart.
+    /// Creates an axis for these values: logarithmic if they are far apart, else linear.
     pub fn fitting(values: impl Iterator<Item = f64>) -> Self {
         let (mut min, mut max) = (f64::INFINITY, 0.0_f64);
         for value in values.filter(|value| *value > 0.0) {
@@ -92,7 +93,8 @@ fn step(max: f64) -> f64 {
     nice_above(max / TICKS)
 }
 
-/// Powers of ten; where there are few, twice and five times them as well.
+/// Returns the ticks of a logarithmic axis: powers of ten; where there are few, twice and five
+/// times them as well.
 fn logarithmic_ticks(min: f64, max: f64) -> Vec<f64> {
     let steps: &[f64] = if max / min > FEW_DECADES { &[1.0] } else { &NICE };
     let (first, last) = (min.log10().floor() as i32, max.log10().ceil() as i32);
@@ -101,21 +103,23 @@ fn logarithmic_ticks(min: f64, max: f64) -> Vec<f64> {
     ticks.filter(|tick| (min * 0.999..=max * 1.001).contains(tick)).collect()
 }
 
-/// The largest of 1, 2 or 5 times a power of ten that is no more.
+/// Returns the largest number of the form 1, 2 or 5 times a power of ten that is not above the
+/// value.
 fn nice_below(value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
     let below = NICE.iter().rev().find(|nice| *nice * power <= value * SLACK);
     below.unwrap_or(&1.0) * power
 }
 
-/// The smallest of them that is no less.
+/// Returns the smallest number of the form 1, 2 or 5 times a power of ten that is not below the
+/// value.
 fn nice_above(value: f64) -> f64 {
     let power = 10_f64.powf(value.log10().floor());
     let above = NICE.iter().find(|nice| value <= *nice * power * SLACK);
     above.unwrap_or(&10.0) * power
 }
 
-/// Moments of a run that are written below it.
+/// Returns the ticks of the time axis of a run, in seconds since its start.
 pub fn time_ticks(seconds: f64) -> Vec<f64> {
     let fits = |step: &&f64| seconds / **step <= TIME_TICKS;
     let longest = TIME_STEPS[TIME_STEPS.len() - 1];
@@ -124,7 +128,8 @@ pub fn time_ticks(seconds: f64) -> Vec<f64> {
     (0..=(seconds / step).floor() as u32).map(|tick| f64::from(tick) * step).collect()
 }
 
-/// A moment of a run: `0.5 s`, `12 s`, `2:30`, `1:00:00`.
+/// Formats a moment of a run as `0.5 s`, `12 s`, `2:30` or `1:00:00`, depending on the length of
+/// the run.
 pub fn moment(at_s: f64, run_s: f64) -> String {
     if run_s < 2.0 {
         return format!("{at_s:.1} s");

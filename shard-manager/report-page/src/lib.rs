@@ -39,7 +39,7 @@ pub fn page(title: &str, content: &Markup) -> String {
     format!("<!DOCTYPE html>\n{}\n", page.into_string())
 }
 
-/// Formats a coordinate to a tenth, which is too fine to see.
+/// Formats a coordinate, rounded to a tenth of a pixel, which is too fine to see.
 pub fn px(place: f64) -> String {
     let rounded = (place * 10.0).round() / 10.0;
     rounded.to_string()

@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 
-/// A number with its thousands apart: `12,345`; with a place after the point if it is small.
+/// Formats a number with separators between the thousands, such as `12,345`; below 10, a fraction
+/// is shown with one decimal place.
 pub fn grouped(number: f64) -> String {
     if number.abs() < 10.0 && number.fract() != 0.0 {
         return format!("{number:.1}");
@@ -10,7 +11,7 @@ pub fn grouped(number: f64) -> String {
     group(format!("{number:.0}"))
 }
 
-/// A count with its thousands apart.
+/// Formats a count with separators between the thousands.
 pub fn count(number: impl Display) -> String {
     group(number.to_string())
 }

@@ -39,7 +39,7 @@ pub(super) struct FileAccess(Arc<Shared>);
 
 struct Shared {
     catalog: PathBuf,
-    /// Proofs that the files are still those of this process.
+    /// Checks that the files are still those of this process.
     file_checks: Arc<FileChecks>,
     /// True once another process may own the catalog.
     closed: Arc<AtomicBool>,

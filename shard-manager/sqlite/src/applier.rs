@@ -296,9 +296,10 @@ impl ChangeAlone {
     }
 }
 
-/// Returns the change of tables, slots or moves with which these entries begin. Such a change is a
-/// transaction of its own, so that it is recorded exactly if it is stored, and the rows before it
-/// are counted: leaves the entries before the next one, or that one alone.
+/// Returns the change of tables, slots or moves with which these entries begin, and removes the
+/// entries after it; without such a change at the beginning, removes the first one and everything
+/// after it. Such a change is a transaction of its own, so that it takes effect in memory only if
+/// it is stored, and the rows before it are already counted.
 fn change_alone(entries: &mut Vec<Entry>) -> QueryResult<Option<ChangeAlone>> {
     for index in 0..entries.len() {
         if let Some(change) = ChangeAlone::of(&entries[index])? {

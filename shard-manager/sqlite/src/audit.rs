@@ -59,7 +59,7 @@ pub fn audit(
         }
     };
     std::thread::scope(|scope| {
-        // This thread is one of the threads.
+        // The calling thread takes part in the work.
         for _ in 1..options.threads.min(shards.len()) {
             scope.spawn(work);
         }
@@ -170,18 +170,18 @@ impl Audit<'_> {
             moving.map_err(|error| OpenError::foreign(Path::new(&file.node), error.to_string()))?;
         inventory.check(self, file, &moving);
         self.moving.lock().unwrap_or_else(PoisonError::into_inner).add(file, &moving);
-        let (tables, standing) = (primary.tables()?, &inventory.standing);
-        replicas.align(self, primary, standing.position)?;
+        let (tables, file_state) = (primary.tables()?, &inventory.file_state);
+        replicas.align(self, primary, file_state.position)?;
         replicas.compare_inventories(self, &inventory, &tables);
         let mut audited = ShardAudit {
             shard: self.view.map.topology().name(file.shard).to_owned(),
-            position: standing.position.sequence,
+            position: file_state.position.sequence,
             tables: BTreeMap::new(),
             replicas: Vec::new(),
         };
         let mut left_rows = 0;
         for table in tables.tables().chain([&*idempotency::TABLE]) {
-            let rules = RowRules::of(self, file, table, (standing.version, &moving));
+            let rules = RowRules::of(self, file, table, (file_state.version, &moving));
             let left_out = replicas.left_out(table);
             let place = (&mut *primary, &inventory, &**table);
             let scan = Scan::run(self, place, left_out, |row| rules.check(row))?;

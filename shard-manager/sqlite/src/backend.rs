@@ -16,7 +16,7 @@ use engine::index_catalog::IndexCatalog;
 use engine::move_catalog::MoveCatalog;
 use engine::new_shard::{NewShard, NewShardRefusal};
 use engine::node_distributor::NodeDistributor;
-use engine::operator_desk::{OperatorCommand, OperatorDesk};
+use engine::operator_queue::{OperatorCommand, OperatorQueue};
 use engine::published_map::PublishedMap;
 use engine::rebalance_catalog::RebalanceCatalog;
 use engine::runtime_pool::RuntimePool;
@@ -52,9 +52,9 @@ pub(super) struct Files {
     data_dir: DataDir,
     access: FileAccess,
     moves: FileMoves,
-    /// Locked from a change of the map until the next one is in force.
+    /// Locked from a change of the map until the changed map is in force.
     map_turn: Arc<Mutex<()>>,
-    operator_desk: Arc<OperatorDesk>,
+    operator_queue: Arc<OperatorQueue>,
     backup_source: Arc<BackupSource>,
 }
 
@@ -69,8 +69,8 @@ impl Files {
         let (file_checks, closed) = (file_watch.file_checks(), shard_files.closed());
         let access = FileAccess::new(data_dir.catalog(), file_checks, closed);
         let moves = FileMoves::new(data_dir.catalog(), file_checks, closed);
-        let (map_turn, operator_desk) = (Arc::default(), Arc::default());
-        let control_socket = ControlSocket::open(backup_source, &access, &operator_desk);
+        let (map_turn, operator_queue) = (Arc::default(), Arc::default());
+        let control_socket = ControlSocket::open(backup_source, &access, &operator_queue);
         let shard_files = Arc::new(shard_files);
         Self {
             control_socket,
@@ -80,7 +80,7 @@ impl Files {
             access,
             moves,
             map_turn,
-            operator_desk,
+            operator_queue,
             backup_source: Arc::clone(backup_source),
         }
     }
@@ -198,7 +198,7 @@ impl ClusterBackend for Files {
     }
 
     fn holds_catalog(&self, _number: ShardNumber) -> bool {
-        // It is a file of its own.
+        // The catalog is a file of its own.
         false
     }
 
@@ -207,7 +207,7 @@ impl ClusterBackend for Files {
     }
 
     fn operator_commands(&self) -> Option<Receiver<OperatorCommand>> {
-        self.operator_desk.open()
+        self.operator_queue.open()
     }
 
     fn runtime_pool(&self) -> Option<&RuntimePool> {
@@ -260,7 +260,7 @@ struct FileLock {
 }
 
 impl FileLock {
-    /// Works on the file of intents, on a thread that may block.
+    /// Works on the table of intents in the catalog, on a thread that may block.
     fn with_intents<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut IntentTable) -> Result<T, Error> + Send + 'static,

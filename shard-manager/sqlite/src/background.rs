@@ -1,7 +1,7 @@
-//! Background: the work on the files of open shards beside their requests: backups, the comparison
-//! of copies, and the watch over the files.
+//! Background work on the files of open shards: backups, the comparison of copies, and the watch
+//! over the files.
 //!
-//! **Invariant:** a shard that was removed is left alone by each of them from its next round on.
+//! **Invariant:** no background work touches a removed shard from its next round on.
 //! **Not here:** opening files (`shard_opening`), the work itself (`backup`, `comparison_loop`,
 //! `file_watch`).
 
@@ -25,7 +25,7 @@ pub(super) struct Background {
     file_checks: Arc<FileChecks>,
     /// `None` if copies are not compared.
     comparison: Option<ComparisonLoop>,
-    /// Proofs for the files of the shards, by which their work is found again.
+    /// Checks of the files of the shards, which identify the work on a shard when it is removed.
     shards: Mutex<BTreeMap<ShardNumber, Arc<OpenFileCheck>>>,
 }
 
@@ -62,7 +62,7 @@ impl Background {
         }
     }
 
-    /// Leaves a shard out.
+    /// Excludes a shard from the work.
     pub(super) fn remove(&self, number: ShardNumber) {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file_check) = shards.remove(&number) else { return };
@@ -83,7 +83,7 @@ fn compared(shard: &FileShard, opener: &ShardOpener) -> ComparedShard {
     let of_replicas = opened.replicas.iter().map(|replica| &replica.findings);
     ComparedShard {
         name: opened.name.clone(),
-        doubts: Arc::clone(&opened.doubts),
+        copy_faults: Arc::clone(&opened.copy_faults),
         record: Arc::clone(&opener.record),
         replication: Arc::clone(&opened.replication),
         findings: std::iter::once(&opened.findings).chain(of_replicas).map(Arc::clone).collect(),

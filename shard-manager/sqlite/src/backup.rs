@@ -50,8 +50,8 @@ use engine::unfinished_folder::Unfinished;
 use manifest::Manifest;
 use originals::Originals;
 
+pub use engine::progress_observer::{ProgressObserver, Step};
 pub use engine::save_error::SaveError;
-pub use engine::save_watch::{Step, Watch};
 pub use originals::Original;
 
 /// Number of attempts to copy the cluster while shards join and retire.
@@ -59,7 +59,7 @@ const ROUNDS_OF_SHARDS: usize = 8;
 /// Number of shards that are copied at a time: disks are faster with two, and not with many.
 const AT_A_TIME: usize = 2;
 /// Interval between reports of progress.
-const TELL_EVERY: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest time for which writes are held for batches that do not end.
 const HELD_MAX: Duration = Duration::from_millis(500);
 /// Maximum number of attempts to hold all lanes.
@@ -93,8 +93,8 @@ struct SavedCluster<'s> {
 pub struct SavedShard {
     /// Name and file of the shard.
     pub original: Original,
-    /// Proof that the name still leads to the file that the writer has open; `None` without such a
-    /// proof.
+    /// Check that the name still leads to the file that the writer has open; `None` if there is no
+    /// such check.
     pub file_check: Option<Arc<OpenFileCheck>>,
     /// The barrier that its writes pass.
     pub pause_barrier: Arc<PauseBarrier>,
@@ -131,7 +131,7 @@ impl BackupSource {
         });
     }
 
-    /// Removes the shard with this proof. A backup that runs already still contains it.
+    /// Removes the shard with this check of its file. A backup that runs already still contains it.
     pub(super) fn remove_shard(&self, file_check: &Arc<OpenFileCheck>) {
         let is_other = |shard: &Arc<SavedShard>| {
             !shard.file_check.as_ref().is_some_and(|known| Arc::ptr_eq(known, file_check))
@@ -145,43 +145,47 @@ impl BackupSource {
     ///
     /// # Errors
     /// [`SaveError`]; the folder is empty or missing then.
-    pub fn save(&self, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    pub fn save(&self, to: &Path, observer: &ProgressObserver<'_>) -> Result<Manifest, SaveError> {
         let _turn = match self.turn.try_lock() {
             Ok(turn) => turn,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(SaveError::Busy),
         };
         for _ in 1..ROUNDS_OF_SHARDS {
-            match self.save_shards(to, watch) {
+            match self.save_shards(to, observer) {
                 Err(SaveError::ShardsChanged) => {
                     tracing::info!("a backup begins again, because the shards have changed");
-                    std::thread::sleep(TELL_EVERY);
+                    std::thread::sleep(PROGRESS_INTERVAL);
                 }
                 saved => return saved,
             }
         }
-        self.save_shards(to, watch)
+        self.save_shards(to, observer)
     }
 
     /// Copies the shards that the catalog lists now.
-    fn save_shards(&self, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+    fn save_shards(
+        &self,
+        to: &Path,
+        observer: &ProgressObserver<'_>,
+    ) -> Result<Manifest, SaveError> {
         let (data_dir, catalog) = (&*self.data_dir, &*self.catalog);
         let mut catalog_copy = CatalogCopy::open(catalog)?;
         let names = catalog_copy.shards()?;
         let open = self.shards();
         let find = |name: &String| {
-            // The later one, if a shard that has retired had the same name.
+            // The last one of this name: a shard that has retired may have had the same name.
             let found = open.iter().rev().find(|shard| shard.original.shard == *name);
             found.map(Arc::clone).ok_or(SaveError::ShardsChanged)
         };
         let shards = names.iter().map(find).collect::<Result<_, _>>()?;
-        SavedCluster { data_dir, catalog, shards }.save(catalog_copy, to, watch)
+        SavedCluster { data_dir, catalog, shards }.save(catalog_copy, to, observer)
     }
 }
 
 impl BackupMaker for BackupSource {
-    fn make(&self, to: &Path, watch: &Watch<'_>) -> Result<(), SaveError> {
-        self.save(to, watch).map(drop)
+    fn make(&self, to: &Path, observer: &ProgressObserver<'_>) -> Result<(), SaveError> {
+        self.save(to, observer).map(drop)
     }
 }
 
@@ -190,7 +194,7 @@ impl SavedCluster<'_> {
         &self,
         mut catalog: CatalogCopy,
         to: &Path,
-        watch: &Watch<'_>,
+        observer: &ProgressObserver<'_>,
     ) -> Result<Manifest, SaveError> {
         // Opening by name would accept a file that has replaced the shard's.
         let file_checks = self.shards.iter().filter_map(|shard| shard.file_check.as_ref());
@@ -202,23 +206,23 @@ impl SavedCluster<'_> {
         let folder = unfinished.path();
         let _kept: Vec<_> =
             self.shards.iter().map(|shard| shard.replication.retain_log("backup", None)).collect();
-        let mut copies = originals.copy(folder, watch, |index, path| {
+        let mut copies = originals.copy(folder, observer, |index, path| {
             let timeline = self.shards[index].replication.timeline().history().current();
             ShardCopy::make(&self.shards[index].original.primary, path, timeline)
         })?;
-        self.bring_near(&mut copies, watch)?;
-        let point = self.hold(&mut copies, &mut catalog, watch)?;
-        watch.tell(&Step::Held { micros: point.held.as_micros() as u64 })?;
+        self.bring_near(&mut copies, observer)?;
+        let point = self.hold(&mut copies, &mut catalog, observer)?;
+        observer.report(&Step::Held { micros: point.held.as_micros() as u64 })?;
         catalog.write(&originals.catalog_in(folder))?;
         let copied = self.shards.iter().map(|shard| &shard.original.shard);
         if !catalog_facts(&originals.catalog_in(folder))?.shards.iter().eq(copied) {
             return Err(SaveError::ShardsChanged);
         }
-        self.follow(&mut copies, |index| point.positions[index], watch)?;
+        self.follow(&mut copies, |index| point.positions[index], observer)?;
         copies.into_iter().try_for_each(ShardCopy::finish)?;
-        let manifest = originals.seal(point, folder, watch)?;
+        let manifest = originals.seal(point, folder, observer)?;
         manifest.write(folder)?;
-        watch.check()?;
+        observer.check()?;
         unfinished.finish()?;
         tracing::info!(to = %to.display(), at = manifest.at, "a backup was made");
         Ok(manifest)
@@ -230,20 +234,24 @@ impl SavedCluster<'_> {
     }
 
     /// Lets the copies follow the logs until they lack little.
-    fn bring_near(&self, copies: &mut [ShardCopy], watch: &Watch<'_>) -> Result<(), SaveError> {
+    fn bring_near(
+        &self,
+        copies: &mut [ShardCopy],
+        observer: &ProgressObserver<'_>,
+    ) -> Result<(), SaveError> {
         for _ in 0..ROUNDS_MAX {
             let lacks = self.shards.iter().zip(&*copies);
             let lacks = lacks.map(|(shard, copy)| {
                 shard.replication.primary().committed().saturating_sub(copy.position())
             });
             let behind = lacks.max().unwrap_or(0);
-            watch.tell(&Step::Following { behind })?;
+            observer.report(&Step::Following { behind })?;
             if behind <= NEAR {
                 break;
             }
             let now: Vec<u64> =
                 self.shards.iter().map(|shard| shard.replication.primary().committed()).collect();
-            self.follow(copies, |index| now[index], watch)?;
+            self.follow(copies, |index| now[index], observer)?;
         }
         Ok(())
     }
@@ -253,17 +261,17 @@ impl SavedCluster<'_> {
         &self,
         copies: &mut [ShardCopy],
         until: impl Fn(usize) -> u64 + Sync,
-        watch: &Watch<'_>,
+        observer: &ProgressObserver<'_>,
     ) -> Result<(), SaveError> {
         let numbered: Vec<_> = self.shards.iter().zip(copies).enumerate().collect();
         let mut numbered = numbered.into_iter();
         loop {
             let some: Vec<_> = numbered.by_ref().take(AT_A_TIME).collect();
             if some.is_empty() {
-                return watch.check();
+                return observer.check();
             }
             std::thread::scope(|scope| {
-                let (until, cancelled) = (&until, watch.cancelled);
+                let (until, cancelled) = (&until, observer.cancelled);
                 let work = some.into_iter().map(|(index, (shard, copy))| {
                     scope.spawn(move || {
                         let shard = shard.original.shard.clone();
@@ -285,11 +293,11 @@ impl SavedCluster<'_> {
         &self,
         copies: &mut [ShardCopy],
         catalog: &mut CatalogCopy,
-        watch: &Watch<'_>,
+        observer: &ProgressObserver<'_>,
     ) -> Result<SnapshotPoint, SaveError> {
         let mut restless = None;
         for _ in 0..HOLDS_MAX {
-            watch.check()?;
+            observer.check()?;
             let began = Instant::now();
             let closed: Vec<Closed<'_>> =
                 self.shards.iter().map(|shard| shard.pause_barrier.close()).collect();
@@ -298,8 +306,8 @@ impl SavedCluster<'_> {
             if restless.is_none() {
                 let at = format_timestamp(Utc::now());
                 let asked = self.shards.iter().zip(copies).map(|(shard, copy)| {
-                    // The position of the file: after a commit with an unknown outcome, the lane
-                    // does not know it either.
+                    // The position is read from the file: after a commit with an unknown outcome,
+                    // the lane does not know the position.
                     let shard = || shard.original.shard.clone();
                     let failed = |cause: ApplyError| SaveError::Follow {
                         shard: shard(),
@@ -313,11 +321,11 @@ impl SavedCluster<'_> {
                 return Ok(SnapshotPoint { positions, at, held: began.elapsed() });
             }
             drop(closed);
-            // Held writes go first.
-            std::thread::sleep(TELL_EVERY);
+            // The held writes proceed before the next attempt.
+            std::thread::sleep(PROGRESS_INTERVAL);
         }
         let shard =
             restless.map_or_else(String::new, |index| self.shards[index].original.shard.clone());
-        Err(SaveError::Restless { shard })
+        Err(SaveError::WritesNotPaused { shard })
     }
 }

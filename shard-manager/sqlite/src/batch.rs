@@ -49,7 +49,7 @@ impl Counters {
 pub(super) struct Batch<'t> {
     rows: StoredRows<'t>,
     counters: Counters,
-    /// Time at which the batch began, which `now` spells.
+    /// Time at which the batch began; `now` is its text.
     began: DateTime<Utc>,
     now: String,
     log: Vec<u8>,
@@ -107,14 +107,14 @@ impl<'t> Batch<'t> {
             }
         }
         if !self.log.is_empty() {
-            self.keep_books()?;
+            self.append_log_and_counters()?;
         }
         Ok(Applied { rows, counters: self.counters, logged: self.log.len() as u64 })
     }
 
     /// Applies all of these changes, or undoes them and reports for each that it was undone. None
-    /// is tried if a slot accepts no writes: an answer that depends on rows would be remembered
-    /// there.
+    /// is tried if a slot accepts no writes: otherwise the failure of another change could be
+    /// recorded under an idempotency key in that slot.
     fn apply_atomic(
         &mut self,
         changes: &[RowWrite],
@@ -202,11 +202,11 @@ impl<'t> Batch<'t> {
             && matches!(change.operation, Operation::Upsert | Operation::Insert)
             && change.missing().is_none()
         {
-            let image = row_image::made(change, &self.server_columns());
+            let image = row_image::new_row(change, &self.server_columns());
             match self.rows.insert(change, &image, true) {
                 Ok(0) => self.expects_new = false,
                 Ok(_) => return Ok(Ok(self.finish(change, Change::Created, &image))),
-                // The row may exist, and may itself have these values.
+                // The row may exist already, and may itself hold the conflicting values.
                 Err(error) if DbErrorKind::of(&error) == DbErrorKind::Constraint("unique") => {
                     self.expects_new = false;
                 }
@@ -221,9 +221,11 @@ impl<'t> Batch<'t> {
         };
         let image = match (kind, current) {
             (Change::Removed, Some(row)) => row,
-            (Change::Changed, Some(row)) => row_image::changed(change, row, &self.server_columns()),
+            (Change::Changed, Some(row)) => {
+                row_image::updated_row(change, row, &self.server_columns())
+            }
             (Change::Created | Change::Changed | Change::Removed, _) => {
-                row_image::made(change, &self.server_columns())
+                row_image::new_row(change, &self.server_columns())
             }
         };
         let ran = match kind {
@@ -286,7 +288,7 @@ impl<'t> Batch<'t> {
         done
     }
 
-    fn keep_books(&mut self) -> QueryResult<()> {
+    fn append_log_and_counters(&mut self) -> QueryResult<()> {
         self.counters.position += 1;
         let Counters { version, position } = self.counters;
         let at = [Bind::Int(position), Bind::Text(&self.now), Bind::Blob(&self.log)];
@@ -296,7 +298,7 @@ impl<'t> Batch<'t> {
     }
 }
 
-/// Adds to the numbers of rows.
+/// Adds to the stored row counts of tables.
 pub(super) fn add_rows(
     connection: &mut SqliteConnection,
     rows_added: &BTreeMap<String, i64>,
@@ -307,7 +309,7 @@ pub(super) fn add_rows(
     Ok(())
 }
 
-/// Runs one of the fixed statements.
+/// Runs a statement that stays prepared, because its text is used often.
 pub(super) fn run(
     connection: &mut SqliteConnection,
     sql: &str,

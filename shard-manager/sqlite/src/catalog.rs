@@ -82,8 +82,8 @@ impl FileCatalog {
     /// Opens the catalog, or creates it for a new cluster.
     ///
     /// # Errors
-    /// [`OpenError::Conflict`] if the cluster was created with another keyspace; the others if the
-    /// file cannot be used.
+    /// [`OpenError::Conflict`] if the cluster was created with another keyspace; other errors if
+    /// the file cannot be used.
     pub fn open(path: &Path, spec: &ClusterSpec) -> Result<Self, OpenError> {
         let mut connection = create(path)?;
         check_not_newer(&mut connection, path)?;
@@ -140,8 +140,8 @@ impl FileCatalog {
         Ok(())
     }
 
-    /// Lets shards serve that were joining when the last process ended. Their files were opened;
-    /// `sync` makes the names of these files durable before.
+    /// Lets those shards serve that were joining when the last process ended. Their files have been
+    /// opened; `sync` first makes the names of these files durable.
     ///
     /// # Errors
     /// [`OpenError`] if the folder or the catalog cannot be written.
@@ -198,8 +198,8 @@ pub(super) fn record_timeline(catalog: &Path, shard: &str, timeline: u32) -> Res
     recorded.map_err(|fault: MapFault| fault.of_file(catalog))
 }
 
-/// Returns the row of the cluster and its map. A new cluster is stored, and the map of an earlier
-/// version gets tables of its own. Groups of the settings that are new are added. Runs in one
+/// Returns the row of the cluster and its map. A new cluster is stored, the map of an earlier
+/// version is copied into tables of its own, and new groups of the settings are added. Runs in one
 /// transaction.
 fn find_or_make(
     connection: &mut SqliteConnection,

@@ -1,4 +1,4 @@
-//! Check: checks the structure of a file.
+//! Check of the structure of a file.
 //!
 //! **Not here:** comparing replicas with their primary (`digest`, `compare`), repairing damage.
 
@@ -25,7 +25,7 @@ pub fn quick(path: &Path) -> Result<(), OpenError> {
 /// first contradiction. Takes longer than [`quick`]. Blocks.
 ///
 /// # Errors
-/// [`OpenError`] if it could not be read, which says nothing about the file.
+/// [`OpenError`] if the file could not be read, which does not prove that it is damaged.
 pub fn contradiction(path: &Path) -> Result<Option<String>, OpenError> {
     let found = open_in_place(path)
         .and_then(|connection| ask(connection, path, "PRAGMA integrity_check(1)"));
@@ -38,7 +38,7 @@ pub fn contradiction(path: &Path) -> Result<Option<String>, OpenError> {
 /// Returns the first defect of a copy, which has no writer. Creates no file beside it. Blocks.
 ///
 /// # Errors
-/// [`OpenError`] if it could not be read, which says nothing about the file.
+/// [`OpenError`] if the file could not be read, which does not prove that it is damaged.
 pub fn defect(path: &Path) -> Result<Option<String>, OpenError> {
     let found = open_unchanging(path).and_then(|connection| look(connection, path));
     match found {
@@ -47,9 +47,9 @@ pub fn defect(path: &Path) -> Result<Option<String>, OpenError> {
     }
 }
 
-/// Returns true if an error of SQLite is about the bytes of the file, not about reading them. It is
-/// recognised by the fixed messages of SQLite (sqlite3ErrStr): diesel does not pass on codes for
-/// these.
+/// Returns true if an error of SQLite is about the bytes of the file, not about reading them. Such
+/// an error is recognised by the fixed messages of SQLite (sqlite3ErrStr), because diesel does not
+/// pass on its code.
 pub(super) fn tells_damage(cause: &str) -> bool {
     ["malformed", "not a database"].iter().any(|sentence| cause.contains(sentence))
 }

@@ -28,7 +28,8 @@ use snapshot::{Snapshot, Sum};
 
 /// Bytes of the primary's rows that one look reads.
 const STRETCH_BYTES: u64 = 256 << 10;
-/// Rows of one stretch that are compared one by one. It has more only where a damaged key ends it.
+/// Maximum number of rows of a stretch that are compared one by one. A stretch has more only if the
+/// key that ends it is damaged.
 const ROWS_MAX: usize = 1 << 17;
 /// Largest number of transactions by which a replica may lag and still be compared.
 const BEHIND_MAX: u64 = 256;
@@ -49,14 +50,14 @@ pub struct CopyFile<'f> {
 pub struct WalkSettings<'t> {
     /// The timelines of the shard.
     pub history: &'t TimelineHistory,
-    /// Ends the walk.
+    /// True to end the walk.
     pub stop: &'t AtomicBool,
 }
 
 /// Key of a row in its table: slot, shard key, id.
 type Key = Vec<Value>;
 
-/// Place that a walk over all rows has reached.
+/// Position that a walk over all rows has reached.
 #[derive(Clone, Debug, Default)]
 pub struct WalkPosition {
     table: String,
@@ -77,7 +78,7 @@ pub struct Stretch {
 pub struct Looked {
     /// Stretches whose rows differ between copies.
     pub differing: Vec<Stretch>,
-    /// Place to go on from; `None` after the last row.
+    /// Position to continue from; `None` after the last row.
     pub next: Option<WalkPosition>,
     /// Bytes of rows that were read.
     pub bytes: u64,
@@ -97,7 +98,7 @@ pub struct RowApart {
 /// Reason why copies could not be compared.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// One of them could not be read.
+    /// One of the copies could not be read.
     Unreadable {
         /// Number of the copy.
         number: usize,

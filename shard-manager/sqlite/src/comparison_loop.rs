@@ -5,9 +5,9 @@
 //! differ, so comparing them finds the damage. The comparison reads slowly and in the background,
 //! so that it hardly delays requests.
 //!
-//! A replica that is proven wrong is no longer read, and is rebuilt once all rows were compared,
-//! unless the primary, from which it would be rebuilt, is in doubt itself. A primary that is proven
-//! wrong is left as it is and reported (`doubts`).
+//! A replica that is proven wrong is no longer read, and is rebuilt once all rows were compared, or
+//! at once if its file is malformed, unless the primary, from which it would be rebuilt, is in
+//! doubt itself. A primary that is proven wrong is left as it is and reported (`copy_faults`).
 //!
 //! **Invariant:** only a difference that a second look, at new snapshots, confirms has
 //! consequences.
@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use engine::doubts::{CopyVerdict, Doubt, Doubts, judge};
+use engine::copy_faults::{CopyFault, CopyFaults, CopyVerdict, judge};
 use engine::fault_injector::NodeMode;
 use engine::replication::{ReplicaState, ReplicationState};
 use model::idempotency;
@@ -58,23 +58,23 @@ const TRIES_MAX: u32 = 5;
 pub(super) struct ComparedShard {
     /// Name of the shard.
     pub(super) name: String,
-    /// Doubts about its copies.
-    pub(super) doubts: Arc<Doubts>,
-    /// Record that keeps the doubts for the next start.
+    /// Faults found in its copies.
+    pub(super) copy_faults: Arc<CopyFaults>,
+    /// Record that keeps the faults for the next start.
     pub(super) record: Arc<DoubtRecord>,
     /// Replication state of its nodes.
     pub(super) replication: Arc<ReplicationState>,
-    /// Findings of each copy, the primary first; doubts are reported there.
+    /// Findings of each copy, the primary first; faults are reported there.
     pub(super) findings: Vec<Arc<Findings>>,
     /// The primary's file.
     pub(super) primary: PathBuf,
-    /// Proof for the primary's file: another file of the same name is never opened.
+    /// Check of the primary's file: another file of the same name is never opened.
     pub(super) file_check: Option<Arc<OpenFileCheck>>,
     /// The replicas and their files.
     pub(super) replicas: Vec<(Arc<FileReplica>, PathBuf)>,
 }
 
-/// Thread that compares.
+/// Handle of the thread that compares the copies of all shards.
 pub(super) struct ComparisonLoop {
     registry: Arc<ArcSwap<Registry>>,
     stop: Arc<AtomicBool>,
@@ -84,7 +84,7 @@ pub(super) struct ComparisonLoop {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Shards that are compared from the next pass on, or no more.
+/// Shards to add or to remove before the next pass.
 #[derive(Default)]
 struct Changes {
     added: Vec<Walker>,
@@ -101,7 +101,7 @@ impl ComparisonLoop {
     /// Compares the copies of a shard from the next pass on, if it has replicas.
     ///
     /// # Errors
-    /// The system's, if it cannot start the thread.
+    /// The error of the system, if it cannot start the thread.
     pub(super) fn add(&self, shard: ComparedShard) -> std::io::Result<()> {
         if shard.replicas.is_empty() {
             return Ok(());
@@ -123,7 +123,7 @@ impl ComparisonLoop {
         Ok(())
     }
 
-    /// Compares the copies of a shard no more from the next pass on.
+    /// Stops comparing the copies of a shard, from the next pass on.
     pub(super) fn remove(&self, file_check: &Arc<OpenFileCheck>) {
         locked(&self.changes).removed.push(Arc::clone(file_check));
     }
@@ -134,7 +134,7 @@ impl ComparisonLoop {
         let thread = locked(&self.thread).take();
         if let Some(thread) = thread {
             thread.thread().unpark();
-            // It can only have panicked, which was logged then.
+            // An error means that the thread panicked, which was logged then.
             let _ = thread.join();
         }
     }
@@ -207,12 +207,12 @@ enum Step {
     Looked,
     /// The last rows were compared.
     Ended,
-    /// There are no two copies to compare.
+    /// Fewer than two copies can be compared.
     Alone,
 }
 
 impl Walker {
-    /// Goes on where the last visit ended, to the last row if possible.
+    /// Continues where the last visit ended, to the last row if possible.
     fn visit(&mut self) {
         let mut tries = 0;
         while tries < TRIES_MAX && !self.stop.load(Ordering::Acquire) {
@@ -263,7 +263,7 @@ impl Walker {
         Ok((step, looked.bytes))
     }
 
-    /// All tables, in the order of their names.
+    /// Returns all tables, in the order of their names.
     fn tables(&self) -> Vec<Arc<Table>> {
         let registry = self.registry.load();
         let mut tables: Vec<_> =
@@ -272,7 +272,7 @@ impl Walker {
         tables
     }
 
-    /// Rows of a stretch that two looks find to differ in the same way; usually there are none.
+    /// Returns the rows of a stretch that two looks find to differ in the same way; usually none.
     fn confirm(&self, stretch: &Stretch) -> Result<HashSet<RowApart>, Obstacle> {
         let first = self.rows_apart(stretch)?;
         if first.is_empty() {
@@ -309,7 +309,7 @@ impl Walker {
         self.act();
         self.tell(false);
         // Counted last, so that every counted difference has been reported and acted on.
-        self.shard.doubts.count_differences(rows.len() as u64);
+        self.shard.copy_faults.count_differences(rows.len() as u64);
     }
 
     /// Looks for damage that the rows do not show: a file with inconsistent structure is wrong, if
@@ -339,7 +339,7 @@ impl Walker {
 
     /// Declares a file wrong that SQLite calls malformed, if a check of the whole file agrees.
     fn meet_damage(&mut self, number: usize, cause: &str) {
-        let is_known = self.shard.doubts.about(number) == Some(Doubt::Wrong);
+        let is_known = self.shard.copy_faults.about(number) == Some(CopyFault::Wrong);
         if is_known && self.malformed.contains(&number) {
             return;
         }
@@ -353,9 +353,9 @@ impl Walker {
         }
     }
 
-    /// True if the source of a rebuilt replica may be wrong.
+    /// True if the primary, from which replicas are rebuilt, may be wrong.
     fn is_source_in_doubt(&self) -> bool {
-        let known = self.shard.doubts.about(0).is_some() && self.walk.has_gaps;
+        let known = self.shard.copy_faults.about(0).is_some() && self.walk.has_gaps;
         known || self.walk.wrong.contains(&0) || !self.walk.unsettled.is_empty()
     }
 
@@ -367,12 +367,13 @@ impl Walker {
                 replica.set_source_in_doubt(true);
             }
             if self.walk.wrong.contains(&number) {
-                replica.condemn();
+                replica.stop_reads();
             }
         }
     }
 
-    /// After all rows: repairs copies where possible, and withdraws doubts that no longer hold.
+    /// Ends a walk: repairs copies where possible and, if all rows were compared, withdraws faults
+    /// that no longer hold.
     fn conclude(&mut self) {
         let (in_doubt, all) = (self.is_source_in_doubt(), !self.walk.has_gaps);
         for (number, (replica, _)) in (1..).zip(&self.shard.replicas) {
@@ -381,21 +382,22 @@ impl Walker {
             }
             if !self.walk.wrong.contains(&number) {
                 if all {
-                    replica.pardon();
+                    replica.allow_reads();
                 }
             } else if !in_doubt {
                 tracing::error!(
                     node = replica.node(),
                     "rows of a replica are wrong; it is rebuilt"
                 );
-                replica.remake();
+                replica.request_rebuild();
             }
         }
         self.tell(all);
         if all {
-            // Also without a new finding: files may have been replaced since they were recorded.
+            // Recorded even without a new finding: files may have been replaced since the last
+            // record.
             self.shard.keep_doubts();
-            self.shard.doubts.count_pass();
+            self.shard.copy_faults.count_pass();
             if self.walk.unsettled.is_empty() {
                 self.sound.clear();
             }
@@ -405,15 +407,15 @@ impl Walker {
 
     /// Reports the findings in `/api/health` and, if they are new, in the log.
     fn tell(&self, all: bool) {
-        let wrong = self.walk.wrong.iter().map(|number| (*number, Doubt::Wrong));
-        let unsettled = self.walk.unsettled.iter().map(|number| (*number, Doubt::Unsettled));
-        let found: BTreeMap<usize, Doubt> = unsettled.chain(wrong).collect();
-        if !self.shard.doubts.note(&found, all) {
+        let wrong = self.walk.wrong.iter().map(|number| (*number, CopyFault::Wrong));
+        let unsettled = self.walk.unsettled.iter().map(|number| (*number, CopyFault::Unsettled));
+        let found: BTreeMap<usize, CopyFault> = unsettled.chain(wrong).collect();
+        if !self.shard.copy_faults.note(&found, all) {
             return;
         }
         self.shard.keep_doubts();
         for (number, findings) in self.shard.findings.iter().enumerate() {
-            let reported = self.shard.doubts.about(number).map(|doubt| doubt.reason(number));
+            let reported = self.shard.copy_faults.about(number).map(|fault| fault.reason(number));
             for reason in [Reason::RowsWrong, Reason::CopyWrong, Reason::CopiesDiffer] {
                 if reported != Some(reason) {
                     findings.withdraw(reason);
@@ -434,11 +436,11 @@ impl ComparedShard {
         self.file_check.as_ref().is_some_and(|own| Arc::ptr_eq(own, file_check))
     }
 
-    /// Records the doubts for the next start.
+    /// Records the faults for the next start.
     fn keep_doubts(&self) {
         let replicas = self.replicas.iter().map(|(_, file)| file.clone());
         let files: Vec<PathBuf> = std::iter::once(self.primary.clone()).chain(replicas).collect();
-        self.record.replace(&self.name, &files, &self.doubts.all());
+        self.record.replace(&self.name, &files, &self.copy_faults.all());
     }
 
     /// Returns the copies that can be read now, the primary first; none if another file may have

@@ -1,7 +1,7 @@
 //! Connections: opens files, runs dynamic statements on diesel, and interprets errors of SQLite.
 //!
-//! **Invariant:** values are always bound; the text of a [`Statement`] comes only from `sql`,
-//! `engine::select` and `engine::access_store`.
+//! **Invariant:** values are always bound; the text of a [`Statement`] comes only from constants,
+//! `sql`, `engine::select` and `engine::access_store`.
 //! **Not here:** the texts themselves.
 
 use std::collections::HashSet;
@@ -251,7 +251,7 @@ pub(super) struct TableStatements {
 }
 
 impl PreparedShapes {
-    /// Prepared statements of one connection; each holds some kilobytes.
+    /// Maximum number of prepared statements of one connection; each takes some kilobytes.
     pub(super) const MAX: usize = 256;
 
     /// Returns the statements of a table.

@@ -19,10 +19,11 @@
 //! ```
 //! A client cancels its request by closing the connection, or the writing half of it.
 //!
-//! **Invariant:** the socket is created after the directory's lock is taken, and removed before it
-//! is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow one.
-//! **Not here:** the commands (`backup`, `access_store`, `engine::operator_desk`), sending requests
-//! (`client`).
+//! **Invariant:** the socket is created after the directory's lock is taken, and removed before the
+//! lock is released; no more than [`CLIENTS_MAX`] clients are served, and none waits for a slow
+//! one.
+//! **Not here:** the commands (`backup`, `access_store`, `engine::operator_queue`), sending
+//! requests (`client`).
 
 pub mod client;
 pub mod move_command;
@@ -42,7 +43,7 @@ use std::time::{Duration, Instant};
 
 use engine::access_store::{AccessChange, AccessError, ChangeAuthor, now};
 use engine::move_view::MoveView;
-use engine::operator_desk::{OperatorAnswer, OperatorDesk, OperatorRequest, SlotAction};
+use engine::operator_queue::{OperatorQueue, OperatorRequest, OperatorResponse, SlotAction};
 use engine::rebalance_view::{PlanView, RebalanceView};
 use model::slot_set::SlotSet;
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,7 @@ use self::move_command::MoveCommand;
 use self::rebalance_command::RebalanceCommand;
 use crate::access_store::FileAccess;
 use crate::backup::manifest::Manifest;
-use crate::backup::{BackupSource, Step, Watch};
+use crate::backup::{BackupSource, ProgressObserver, Step};
 
 pub use self::shard_request::ShardRequest;
 
@@ -60,7 +61,7 @@ pub use self::shard_request::ShardRequest;
 pub const SOCKET: &str = "control.sock";
 /// Maximum number of clients at a time: one whose request runs, and some that receive an error.
 pub const CLIENTS_MAX: usize = 4;
-/// Maximum number of bytes of a request: the documents of many roles.
+/// Maximum number of bytes of a request: enough for the documents of many roles.
 const LINE_MAX: usize = 4 << 20;
 /// Number of bytes of a request that are read at once.
 const PIECE: usize = 16 << 10;
@@ -87,14 +88,14 @@ pub enum Request {
         /// The change, as [`AccessChange::to_json`] writes it.
         change: Value,
     },
-    /// Lets the writes of slots wait.
+    /// Fences slots, so that their writes wait.
     FenceSlots {
         /// The slots, as ranges: `0-63,100`.
         slots: String,
         /// Milliseconds after which the fence ends by itself.
         hold_ms: u64,
     },
-    /// Lets the writes of slots go on.
+    /// Ends the fence of slots, so that their writes continue.
     ReleaseSlots {
         /// The slots, as ranges.
         slots: String,
@@ -111,7 +112,7 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Reply {
-    /// The request succeeded.
+    /// The backup succeeded.
     Done {
         /// Manifest of the copy.
         done: Manifest,
@@ -126,7 +127,7 @@ pub enum Reply {
         /// The generation that the change began.
         generation: u64,
     },
-    /// Slots were changed.
+    /// Slots were fenced or released.
     SlotsChanged {
         /// Number of slots.
         slots: usize,
@@ -172,7 +173,7 @@ pub struct ControlSocket {
 struct Shared {
     source: Arc<BackupSource>,
     access: FileAccess,
-    operator_desk: Arc<OperatorDesk>,
+    operator_queue: Arc<OperatorQueue>,
     stopping: AtomicBool,
     clients: Mutex<usize>,
     left: Condvar,
@@ -184,13 +185,13 @@ impl ControlSocket {
     pub(super) fn open(
         source: &Arc<BackupSource>,
         access: &FileAccess,
-        operator_desk: &Arc<OperatorDesk>,
+        operator_queue: &Arc<OperatorQueue>,
     ) -> Self {
         let path = source.data_dir.join(SOCKET);
         let shared = Arc::new(Shared {
             source: Arc::clone(source),
             access: access.clone(),
-            operator_desk: Arc::clone(operator_desk),
+            operator_queue: Arc::clone(operator_queue),
             stopping: AtomicBool::new(false),
             clients: Mutex::new(0),
             left: Condvar::new(),
@@ -208,7 +209,7 @@ impl ControlSocket {
         Self { path, shared, thread: Mutex::new(thread.ok()) }
     }
 
-    /// Stops listening, and cancels the running request. Blocks, but not for long.
+    /// Stops listening, and cancels the running request. Blocks for a few seconds at most.
     pub fn close(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
@@ -254,8 +255,8 @@ fn connect(data_dir: &Path) -> io::Result<UnixStream> {
     within(data_dir, SOCKET, |path| UnixStream::connect(path))
 }
 
-/// Calls a function with a short path of the socket: its address has room for about a hundred
-/// bytes, so a longer path goes through the handle of the folder.
+/// Calls a function with a short path of the socket: the address of a socket has room for about a
+/// hundred bytes, so a longer path is replaced by one through a handle of the folder.
 fn within<T>(
     folder: &Path,
     name: &str,
@@ -346,7 +347,7 @@ impl Shared {
         let changed = slots.and_then(|slots| {
             let count = slots.len();
             let request = OperatorRequest::Slots(slots, action);
-            self.operator_desk.command(request).map(|_| count)
+            self.operator_queue.command(request).map(|_| count)
         });
         match changed {
             Ok(slots) => Reply::SlotsChanged { slots },
@@ -359,29 +360,31 @@ impl Shared {
         | ShardRequest::Weight { name, .. }
         | ShardRequest::Remove { name }) = &change;
         let changed_shard = name.clone();
-        match self.operator_desk.command(OperatorRequest::Shards(change.into())) {
+        match self.operator_queue.command(OperatorRequest::Shards(change.into())) {
             Ok(_) => Reply::ShardChanged { changed_shard },
             Err(error) => Reply::Error { error },
         }
     }
 
     fn moves(&self, command: MoveCommand) -> Reply {
-        let carry_out = |action| self.operator_desk.command(OperatorRequest::Moves(action));
+        let carry_out = |action| self.operator_queue.command(OperatorRequest::Moves(action));
         match command.action().and_then(carry_out) {
-            Ok(OperatorAnswer::Moves(moves)) => Reply::Moves { moves },
+            Ok(OperatorResponse::Moves(moves)) => Reply::Moves { moves },
             Ok(
-                OperatorAnswer::Changed | OperatorAnswer::Plan(_) | OperatorAnswer::Rebalances(_),
+                OperatorResponse::Changed
+                | OperatorResponse::Plan(_)
+                | OperatorResponse::Rebalances(_),
             ) => Reply::Moves { moves: Vec::new() },
             Err(error) => Reply::Error { error },
         }
     }
 
     fn rebalances(&self, command: RebalanceCommand) -> Reply {
-        let carry_out = |action| self.operator_desk.command(OperatorRequest::Rebalances(action));
+        let carry_out = |action| self.operator_queue.command(OperatorRequest::Rebalances(action));
         match command.action().and_then(carry_out) {
-            Ok(OperatorAnswer::Plan(plan)) => Reply::Plan { plan },
-            Ok(OperatorAnswer::Rebalances(rebalances)) => Reply::Rebalances { rebalances },
-            Ok(OperatorAnswer::Changed | OperatorAnswer::Moves(_)) => {
+            Ok(OperatorResponse::Plan(plan)) => Reply::Plan { plan },
+            Ok(OperatorResponse::Rebalances(rebalances)) => Reply::Rebalances { rebalances },
+            Ok(OperatorResponse::Changed | OperatorResponse::Moves(_)) => {
                 Reply::Rebalances { rebalances: Vec::new() }
             }
             Err(error) => Reply::Error { error },
@@ -403,7 +406,8 @@ impl Shared {
                 }
             };
             let cancelled = || gone.load(Ordering::SeqCst) || self.is_stopping();
-            let saved = self.source.save(to, &Watch { step: &step, cancelled: &cancelled });
+            let saved =
+                self.source.save(to, &ProgressObserver { step: &step, cancelled: &cancelled });
             ended.store(true, Ordering::SeqCst);
             saved
         });
@@ -417,7 +421,7 @@ impl Shared {
     }
 }
 
-/// Client, counted while this lives.
+/// Counts a client as present until it is dropped.
 struct Present<'s>(&'s Shared);
 
 impl Drop for Present<'_> {

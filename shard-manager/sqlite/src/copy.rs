@@ -3,7 +3,7 @@
 //! A copy begins as a snapshot, follows the primary's log like a replica, and stops at a given
 //! position. If the primary has no writer, its snapshot is already complete, whatever its schema.
 //! The finished copy is one file without a WAL. A start recognises it as a copy whose primary may
-//! have continued, and skips the versions that the lost timeline may have given out.
+//! have continued, and skips the versions that the lost timeline may have assigned.
 //!
 //! **Invariant:** a finished copy is one synced file, without a WAL or other files beside it.
 //! **Not here:** the choice of the position (`backup`).
@@ -49,7 +49,7 @@ impl ShardCopy {
     /// Returns the position of the primary.
     ///
     /// # Errors
-    /// [`ApplyError`] if its file cannot be read.
+    /// [`ApplyError`] if the primary's file cannot be read.
     pub fn primary_position(&mut self) -> Result<u64, ApplyError> {
         self.applier.primary_position()
     }
@@ -220,7 +220,7 @@ pub(super) fn last_version(path: &Path) -> Result<i64, OpenError> {
     version.map_err(|error| OpenError::file(path, error))
 }
 
-/// Makes the versions of a copy continue above this one. The copy is a single synced file before
+/// Makes the versions of a copy continue above `version`. The copy is a single synced file before
 /// and after.
 ///
 /// # Errors

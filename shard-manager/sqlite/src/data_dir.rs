@@ -190,7 +190,7 @@ pub(super) fn shard_file_in(folder: &Path) -> Option<String> {
 
 /// Returns true if a disk is so full that SQLite may fail for that reason, whatever its message.
 pub(crate) fn has_no_room(folder: &Path) -> bool {
-    /// Files that SQLite creates beside each file before it writes a row.
+    /// Bytes of the files that SQLite creates beside each file before it writes a row.
     const NEEDED: u64 = 256 << 10;
     let disk = folder.ancestors().find_map(|folder| rustix::fs::statvfs(folder).ok());
     disk.is_some_and(|disk| {

@@ -39,7 +39,7 @@ use super::owned_slots::foreign_rows;
 use super::sql::{self, declared_type};
 use super::timeline;
 
-/// Begin of a line of the log about a table; lines about rows begin otherwise.
+/// Beginning of a line of the log about a table; lines about rows begin differently.
 const LINE_START: &[u8] = b"{\"schema\":";
 
 /// Line of the log about a table.

@@ -1,7 +1,7 @@
 //! Declarations: the tables that a file declares, in `tessera_tables`.
 //!
-//! **Not here:** the stored form of a declaration (`engine::table_declaration`); comparing it with
-//! the table in the file (`shard_file`); its SQL (`ddl`).
+//! **Not here:** the stored form of a declaration (`engine::table_declaration`); comparing a
+//! declaration with the table in the file (`shard_file`); the SQL that creates the table (`ddl`).
 
 use std::collections::BTreeSet;
 
@@ -54,7 +54,7 @@ pub(super) fn remove(connection: &mut SqliteConnection, name: &str) -> QueryResu
     diesel::delete(row).execute(connection).map(drop)
 }
 
-/// Returns the names of the tables that did not come with the file.
+/// Returns the names of the tables that clients created, as opposed to those of every new file.
 pub(super) fn made_by_clients(connection: &mut SqliteConnection) -> QueryResult<BTreeSet<String>> {
     let later = tessera_tables::table.filter(tessera_tables::made_at.gt(0));
     let names: Vec<String> = later.select(tessera_tables::name).load(connection)?;

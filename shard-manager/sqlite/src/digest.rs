@@ -1,7 +1,7 @@
 //! Digest: one number for the rows of each table of a file, to compare a replica with its primary.
 //!
-//! **Invariant:** two files have the same digests exactly if they have the same rows, but for one
-//! case in 2^128.
+//! **Invariant:** two files have the same digests if and only if they have the same rows, but for
+//! one case in 2^128.
 //! **Not here:** the choice of the files to compare.
 
 use std::path::Path;
@@ -22,8 +22,8 @@ use super::{shard_file, sql, timeline};
 pub struct Digest {
     /// Position of the file at that instant.
     pub position: u64,
-    /// Each table, that of the idempotency keys included: its name, number of rows, and their
-    /// XXH3-128.
+    /// Each table, that of the idempotency keys included: its name, the number of its rows, and the
+    /// XXH3-128 of the rows.
     pub tables: Vec<(String, u64, u128)>,
 }
 

@@ -2,7 +2,7 @@
 //! process.
 //!
 //! ```text
-//! data/doubtful-copies.json   only there while there is a doubt
+//! data/doubtful-copies.json   exists only while there is a doubt
 //! ```
 //!
 //! A doubt is about the bytes of certain files. Each entry therefore names the files of all copies
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
-use engine::doubts::Doubt;
+use engine::copy_faults::CopyFault;
 use serde::{Deserialize, Serialize};
 
 use crate::private_file;
@@ -41,8 +41,8 @@ pub struct DoubtRecord {
 /// One copy of a shard when its doubts were recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct RecordedCopy {
-    /// The file, which keeps its inode as long as it is not replaced. Inodes are reused, so the
-    /// time of creation is part of it where the file system has one.
+    /// Inode of the file, which stays the same until the file is replaced. Inodes are reused, so
+    /// the time of creation is compared as well, where the file system has one.
     inode: u64,
     created_ns: Option<u64>,
     doubt: Option<DoubtName>,
@@ -84,13 +84,13 @@ impl DoubtRecord {
     }
 
     /// Returns the recorded doubts about a shard that still apply to its files. `file_of` names the
-    /// file of each copy that the cluster has now; the primary is number 0. A copy that it does not
-    /// have is never compared again, so a doubt that depends on it would never end.
+    /// file of each copy that the cluster has now; the primary is number 0. A copy that the cluster
+    /// does not have is never compared again, so a doubt that depends on it would never end.
     pub fn about(
         &self,
         shard: &str,
         file_of: impl Fn(usize) -> Option<PathBuf>,
-    ) -> BTreeMap<usize, Doubt> {
+    ) -> BTreeMap<usize, CopyFault> {
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(copies) = shards.get(shard) else { return BTreeMap::new() };
         let present = copies.iter().enumerate().filter(|(number, copy)| {
@@ -103,8 +103,8 @@ impl DoubtRecord {
             present.iter().filter(|(_, doubt)| *doubt == Some(DoubtName::Unsettled)).count();
         let applies = |(number, doubt): &(usize, Option<DoubtName>)| {
             let doubt = match doubt.as_ref()? {
-                DoubtName::Unsettled => (unsettled > 1).then_some(Doubt::Unsettled),
-                DoubtName::Wrong => (present.len() > 1).then_some(Doubt::Wrong),
+                DoubtName::Unsettled => (unsettled > 1).then_some(CopyFault::Unsettled),
+                DoubtName::Wrong => (present.len() > 1).then_some(CopyFault::Wrong),
             };
             Some((*number, doubt?))
         };
@@ -113,15 +113,15 @@ impl DoubtRecord {
 
     /// Records the doubts about a shard in place of earlier ones. A failure is logged, and the next
     /// call tries again.
-    pub fn replace(&self, shard: &str, files: &[PathBuf], doubts: &BTreeMap<usize, Doubt>) {
+    pub fn replace(&self, shard: &str, files: &[PathBuf], doubts: &BTreeMap<usize, CopyFault>) {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         let before = shards.clone();
         shards.remove(shard);
         if !doubts.is_empty() {
             let copies = files.iter().enumerate().map(|(number, file)| {
                 let doubt = doubts.get(&number).map(|doubt| match doubt {
-                    Doubt::Unsettled => DoubtName::Unsettled,
-                    Doubt::Wrong => DoubtName::Wrong,
+                    CopyFault::Unsettled => DoubtName::Unsettled,
+                    CopyFault::Wrong => DoubtName::Wrong,
                 });
                 // A missing file equals no file of a later start.
                 let missing = RecordedCopy { inode: 0, created_ns: None, doubt: None };
@@ -174,8 +174,9 @@ fn write(path: &Path, shards: &BTreeMap<String, Vec<RecordedCopy>>) -> std::io::
 mod tests {
     use super::*;
 
-    const WRONG_PRIMARY: [(usize, Doubt); 1] = [(0, Doubt::Wrong)];
-    const UNSETTLED: [(usize, Doubt); 2] = [(0, Doubt::Unsettled), (1, Doubt::Unsettled)];
+    const WRONG_PRIMARY: [(usize, CopyFault); 1] = [(0, CopyFault::Wrong)];
+    const UNSETTLED: [(usize, CopyFault); 2] =
+        [(0, CopyFault::Unsettled), (1, CopyFault::Unsettled)];
 
     /// Creates a data directory with a primary and two replicas.
     fn data_dir() -> (tempfile::TempDir, Vec<PathBuf>) {

@@ -76,14 +76,14 @@ impl Export {
             let name = view.map.topology().name(shard).to_owned();
             let mut node = view.node(&view.nodes(shard)[0])?;
             node.begin()?;
-            let (standing, owned) = (node.standing()?, node.owned_slots()?);
+            let (file_state, owned) = (node.file_state()?, node.owned_slots()?);
             let own = node.tables()?;
             let first = tables.get_or_insert_with(|| own.clone());
             if let Some(table) = first.tables().find(|table| own.find(table.name()) != Some(table))
             {
                 return Err(ExportError::TablesDiffer { shard: name, table: table.name().into() });
             }
-            shards.push(Snapshot { shard: name, node, owned, counts: standing.counts });
+            shards.push(Snapshot { shard: name, node, owned, counts: file_state.counts });
         }
         Ok(Self { shards, tables: tables.unwrap_or_default() })
     }

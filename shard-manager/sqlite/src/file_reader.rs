@@ -23,7 +23,7 @@ use super::threads;
 pub struct FileReader(Arc<ReaderPool>);
 
 impl FileReader {
-    /// Takes the readers of one file.
+    /// Wraps the readers of one file.
     pub fn new(readers: ReaderPool) -> Self {
         Self(Arc::new(readers))
     }

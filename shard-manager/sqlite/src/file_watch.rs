@@ -1,7 +1,8 @@
 //! File watch: checks every second that the files of a cluster are still those that this process
 //! has opened and locked.
 //!
-//! **Invariant:** a cluster whose lock is not where other processes look for it takes no writes.
+//! **Invariant:** a cluster whose lock file is not where other processes look for it accepts no
+//! writes.
 //! **Not here:** the check after each commit (`open_file_check`).
 
 use std::sync::Arc;
@@ -19,13 +20,13 @@ use super::open_file_check::OpenFileCheck;
 /// Interval between checks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Proofs for the files of all shards. Those of shards that join are added, those of shards that
-/// retire removed.
+/// Checks of the files of all shards. Checks for shards that join are added, and those for shards
+/// that retire are removed.
 #[derive(Default)]
 pub(super) struct FileChecks(ArcSwap<Vec<Arc<OpenFileCheck>>>);
 
 impl FileChecks {
-    /// Adds the proof for a shard's file.
+    /// Adds the check of a shard's file.
     pub(super) fn add(&self, file_check: &Arc<OpenFileCheck>) {
         self.0.rcu(|all| {
             let mut all = Vec::clone(all);
@@ -34,7 +35,8 @@ impl FileChecks {
         });
     }
 
-    /// Removes the proof for the file of a shard that has retired, which may be moved away then.
+    /// Removes the check of the file of a shard that has retired, so that the file may be moved
+    /// away.
     pub(super) fn remove(&self, file_check: &Arc<OpenFileCheck>) {
         self.0.rcu(|all| {
             let mut all = Vec::clone(all);
@@ -43,7 +45,7 @@ impl FileChecks {
         });
     }
 
-    /// Refuses writes to the directory, if a shard of it takes none.
+    /// Refuses writes to the directory, if one of its shards accepts none.
     ///
     /// # Errors
     /// [`Error::FilesLost`].
@@ -56,10 +58,10 @@ impl FileChecks {
     }
 }
 
-/// Handle of the thread that checks, until it is dropped.
+/// Handle of the thread that checks the files; dropping it ends the thread.
 pub struct FileWatch {
     file_checks: Arc<FileChecks>,
-    /// Nothing is ever sent.
+    /// Nothing is ever sent: dropping the sender ends the thread.
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -68,7 +70,7 @@ impl FileWatch {
     /// Checks a data directory from now on, and the shards that are added.
     ///
     /// # Errors
-    /// The system's, if it cannot start a thread.
+    /// The error of the system, if it cannot start a thread.
     pub fn start(data_dir: &DataDir) -> std::io::Result<Self> {
         let (end, ended) = channel();
         let file_checks = Arc::<FileChecks>::default();
@@ -86,12 +88,12 @@ impl FileWatch {
         Ok(Self { file_checks, end: Some(end), thread: Some(thread) })
     }
 
-    /// Returns the shards that are checked.
+    /// Returns the checks of the files of all shards.
     pub(super) fn file_checks(&self) -> &Arc<FileChecks> {
         &self.file_checks
     }
 
-    /// Refuses writes to the directory, if a shard of it takes none.
+    /// Refuses writes to the directory, if one of its shards accepts none.
     ///
     /// # Errors
     /// [`Error::FilesLost`].
@@ -104,7 +106,7 @@ impl Drop for FileWatch {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            // It can only have panicked, which was logged then.
+            // An error means that the thread panicked, which was logged then.
             let _ = thread.join();
         }
     }
@@ -122,7 +124,7 @@ impl WatchThread {
     fn look(&mut self) {
         self.file_checks.each(OpenFileCheck::look);
         if self.watched_files.lock_has_left() {
-            self.file_checks.each(|file_check| file_check.lose(Reason::LockLost));
+            self.file_checks.each(|file_check| file_check.record_loss(Reason::LockLost));
         }
         let gone = self.watched_files.catalog_is_gone();
         if gone && !self.reported {

@@ -29,8 +29,8 @@ pub(super) fn apply(connection: &mut SqliteConnection, change: &IndexChange) -> 
     Ok(true)
 }
 
-/// Returns the name of the unique index of a table in which a row would be the second one, if the
-/// message of SQLite names its key.
+/// Returns the name of the unique index of a table that a row violates, if the message of SQLite
+/// lists the columns of that index.
 pub(super) fn broken_unique(
     connection: &mut SqliteConnection,
     table: &str,

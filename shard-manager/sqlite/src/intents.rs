@@ -1,5 +1,5 @@
 //! Intents: the tables that are being created or dropped, stored in the catalog until every shard
-//! has done it.
+//! has created or dropped them.
 //!
 //! **Invariant:** as long as an intent exists, its table is hidden from clients and empty.
 //! **Not here:** creating and dropping the tables (`manager`, and `ddl` on each shard).

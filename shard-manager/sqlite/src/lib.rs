@@ -74,7 +74,8 @@ pub mod writer;
 pub use engine::open_error::OpenError;
 use engine::private_file;
 
-/// SQLite before this version can corrupt a WAL that is reset while it is read.
+/// Lowest supported version of SQLite: earlier ones can corrupt a WAL that is reset while it is
+/// read.
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
 
 /// Checks that SQLite does not have the WAL-reset defect.

@@ -55,7 +55,7 @@ fn list(connection: &mut SqliteConnection) -> Result<Vec<IndexRecord>, Error> {
     read(connection).map_err(|error| failed(&error))
 }
 
-/// Lists an index, in place of one with its name that has failed.
+/// Adds an index to the list, in place of a failed one with the same name.
 fn add(connection: &mut SqliteConnection, record: &IndexRecord) -> Result<(), Error> {
     let row = diesel::replace_into(dsl::tessera_indexes).values(IndexRow::of(record));
     row.execute(connection).map(drop).map_err(|error| failed(&error))
@@ -75,7 +75,7 @@ fn change(
     changed.map(|rows| rows == 1).map_err(|error| failed(&error))
 }
 
-/// Removes an index that no shard has.
+/// Removes an index from the list, if it is being dropped: no shard has it any more then.
 fn remove(connection: &mut SqliteConnection, record: &IndexRecord) -> Result<(), Error> {
     let listed = dsl::tessera_indexes
         .filter(tessera_indexes::table_name.eq(&record.table))

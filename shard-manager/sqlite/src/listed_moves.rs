@@ -30,18 +30,18 @@ use super::connection::open;
 use super::file_watch::FileChecks;
 use super::intents::unavailable;
 
-/// Lists in the catalog of an open cluster.
+/// Lists of moves, rebalances and indexes in the catalog of an open cluster.
 #[derive(Clone)]
 pub(super) struct FileMoves {
     catalog: PathBuf,
-    /// Proofs that the files are still those of this process.
+    /// Checks that the files are still those of this process.
     file_checks: Arc<FileChecks>,
     /// True once another process may own the catalog.
     closed: Arc<AtomicBool>,
 }
 
 impl FileMoves {
-    /// Lists the moves of a catalog.
+    /// Creates the access to the lists of a catalog.
     pub(super) fn new(
         catalog: PathBuf,
         file_checks: &Arc<FileChecks>,

@@ -1,5 +1,5 @@
-//! Change log: the rows after each transaction, one entry for each, from which replicas are
-//! updated.
+//! Change log: the rows as each transaction left them, one entry for each transaction, from which
+//! replicas are updated.
 //!
 //! An entry has one JSON object in each line, and after-images only: replaying it needs neither a
 //! clock nor conditions.
@@ -65,7 +65,7 @@ fn push_id(log: &mut Vec<u8>, change: &RowWrite) {
     log.push(b'}');
 }
 
-/// One entry of the file.
+/// One entry of the change log.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) position: u64,
@@ -158,7 +158,7 @@ pub(super) struct Line<'l> {
     pub(super) key: Cow<'l, str>,
     #[serde(borrow)]
     row: &'l RawValue,
-    /// Id of a removed row; other changes have it in the row.
+    /// Version of a removal; other changes have their version in the row.
     #[serde(default)]
     pub(super) version: i64,
 }
@@ -194,7 +194,7 @@ impl<'l> Line<'l> {
 /// Returns the slot of a line about a row, without reading the rest of it; `None` if there is no
 /// such slot.
 pub(super) fn slot_of(line: &[u8]) -> QueryResult<Option<Slot>> {
-    // Names of tables contain no quotation marks, so the first of these is the member.
+    // Names of tables contain no quotation marks, so the first match is the member.
     const MEMBER: &[u8] = b"\",\"slot\":";
     let found = line.windows(MEMBER.len()).position(|bytes| bytes == MEMBER);
     let digits = found.and_then(|at| line.get(at + MEMBER.len()..)).unwrap_or_default();
@@ -250,7 +250,7 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
     }
 }
 
-/// Reads a value of `row_json`, which was checked in the request.
+/// Reads a value that `row_json` wrote; it was checked with the request.
 struct ValueSeed<'t>(&'t Column);
 
 impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {

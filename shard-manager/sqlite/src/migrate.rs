@@ -35,7 +35,7 @@ struct Target {
     state: SchemaState,
 }
 
-/// Returns the work of [`migrate`]. Changes nothing, and may run beside a router.
+/// Returns the work of [`migrate`]. Changes nothing, and may run while a router runs.
 ///
 /// # Errors
 /// [`OpenError`] if a file is missing, foreign or newer than this program.
@@ -49,7 +49,7 @@ pub fn plan(folder: &Path) -> Result<Vec<Migrated>, OpenError> {
 /// Migrates every file of a stopped cluster, and calls `done` after each.
 ///
 /// # Errors
-/// [`OpenError::Locked`] if a router runs; the others if a file cannot be used. Files that were
+/// [`OpenError::Locked`] if a router runs; other errors if a file cannot be used. Files that were
 /// passed to `done` are migrated.
 pub fn migrate(folder: &Path, mut done: impl FnMut(&Migrated)) -> Result<(), OpenError> {
     // Checked first without the lock, because locking would create a folder.
@@ -69,9 +69,9 @@ pub fn migrate(folder: &Path, mut done: impl FnMut(&Migrated)) -> Result<(), Ope
 /// File of a shard's primary, which was checked to belong to the shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrimaryFile {
-    /// The shard.
+    /// Name of the shard.
     pub shard: String,
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
 }
 

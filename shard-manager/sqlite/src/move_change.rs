@@ -3,9 +3,9 @@
 //! The transaction reads the metadata of the shard, lets the rules of moves decide, and stores the
 //! difference, the rows and the entry of the change log.
 //!
-//! Rows that are left over from before are deleted in batches, each a transaction of its own:
-//! before the first round is stored, and before a copy is given up. Each batch makes the decision
-//! first, so a request that is refused deletes nothing.
+//! Rows of the slots that an earlier copy has left are deleted in batches, each a transaction of
+//! its own: before the first round is stored, and before a copy is given up. In each batch the
+//! rules decide first, so a request that is refused deletes nothing.
 //!
 //! **Invariant:** a refused or repeated change changes nothing.
 //! **Not here:** the commit (`writer/move_change`), the rules (crate `moves`).
@@ -25,8 +25,8 @@ use model::value::format_timestamp;
 use moves::mark::Mark;
 use moves::move_row::CopyCursor;
 use moves::request::MoveRequest;
+use moves::request_context::{MoveEffect, RequestContext, RowWork};
 use moves::rules::MoveRules;
-use moves::scene::{MoveEffect, RowWork, Scene};
 use moves::shard_metadata::ShardMetadata;
 
 use super::batch::{Counters, run};
@@ -38,9 +38,9 @@ use super::owned_slots::OwnedSlots;
 use super::stored_move::{self, FEED_TIMELINE, StoredMove};
 use super::{log, move_entry, move_log, moving_rows, sql};
 
-/// Most rows that one transaction deletes before a copy begins or is given up.
+/// Maximum number of rows that one transaction deletes before a copy begins or is given up.
 const DELETED_MAX: usize = 1_000;
-/// Most rows that one transaction of the cleaning deletes: writes of clients wait for it.
+/// Maximum number of rows that one transaction deletes after a move: writes of clients wait for it.
 const CLEANED_MAX: usize = 200;
 
 /// Effects of a transaction.
@@ -52,7 +52,7 @@ pub(super) struct MoveChanged {
     pub(super) owned: Option<OwnedSlots>,
     /// True if states of slots have changed.
     pub(super) has_news: bool,
-    /// Effect of the request; `None` if rows that are left over were deleted first, and it must be
+    /// Effect of the request; `None` if left-over rows were deleted first, and the request must be
     /// sent again.
     pub(super) effect: Option<MoveEffect>,
 }
@@ -111,10 +111,11 @@ pub(super) fn change_and_log(
     entry.append(connection, &line, &rows, Some(effect)).map(Ok)
 }
 
-/// Begins the records of changes anew in the file of a primary without a log, which was that of a
-/// replica or comes from a backup. Its position may be below that of the file before: the same
-/// positions will stand for other changes, and a copy that has the lost ones looks current.
-pub(super) fn record_anew(
+/// Restarts the recording of changes in the file of a primary without a log, which was the file of
+/// a replica or comes from a backup. Its position may be below that of the file that it replaces:
+/// the same positions will then stand for other changes, and a copy that has the lost changes would
+/// look current.
+pub(super) fn restart_recording(
     connection: &mut SqliteConnection,
     now: DateTime<Utc>,
 ) -> QueryResult<()> {
@@ -128,7 +129,7 @@ pub(super) fn record_anew(
     connection.immediate_transaction(|connection| {
         let mut counters = Counters::load(connection)?;
         for row in rows.iter().filter(|row| row.traced_after.is_some()) {
-            let row = row.clone().recorded_anew(counters.position as u64);
+            let row = row.clone().recording_restarted(counters.position as u64);
             counters.position += 1;
             let (slots, version) = (row.slot_set()?, counters.version);
             let id = move_name(row.move_id()?);
@@ -188,13 +189,13 @@ fn decide(
             }
         }
     };
-    let scene = Scene {
+    let context = RequestContext {
         position: Position { timeline: FEED_TIMELINE, sequence: position },
         now: now.timestamp_millis().max(0) as u64,
         has_change_beyond: &has_change_beyond,
         rules: MoveRules::in_force(),
     };
-    let decided = request.apply(metadata, &scene);
+    let decided = request.apply(metadata, &context);
     let (_, failure) = file.into_inner();
     failure.map(|()| decided)
 }
@@ -246,8 +247,7 @@ fn rows(
     }
 }
 
-/// Returns true if rows of the slots that are there already are deleted before the request is
-/// carried out.
+/// Returns true if existing rows of the slots are deleted before the request is carried out.
 fn deletes_first(request: &MoveRequest) -> bool {
     if let MoveRequest::Store(_, round) = request {
         return round.base_cursor == CopyCursor::Empty;

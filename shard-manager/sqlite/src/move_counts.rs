@@ -88,7 +88,8 @@ impl ComparedCounts {
         let compared = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let compared = compared.filter(|compared| compared.slots == *slots);
         let Some(Compared { position, mut counts, .. }) = compared else { return Ok(None) };
-        // Before that, the shard may have stored rows of the slots that no client has written.
+        // Before the owned slots last changed, the shard may have stored rows of the slots that no
+        // client has written.
         if position < owned_slots::generation(connection)? {
             return Ok(None);
         }

@@ -54,11 +54,11 @@ pub(super) fn apply(
     OwnedSlots::load(connection).map(Some)
 }
 
-/// Slots by what the shard knew of them.
+/// Slots of a change, by the record that the shard had of them before it.
 pub(super) struct KnownBefore {
-    /// Slots that it owned.
+    /// Slots that the shard owned.
     pub(super) owned: SlotSet,
-    /// Slots of which it knew nothing.
+    /// Slots of which the shard had no record.
     pub(super) unknown: SlotSet,
 }
 

@@ -5,9 +5,9 @@
 //! {"change":"removed","table":"users","slot":7,"key":"ada","version":0,"row":{"user_id":"ada"}}
 //! {"change":"made","table":"users","slot":7,"key":"ada","row":{…}}
 //! ```
-//! It is the first line of its entry. The lines after it are about rows that the shard does not
-//! own: they were copied to it, or are deleted. Such rows are counted apart, and no client has
-//! changed them here.
+//! A move line is the first line of its entry. The lines after it are about rows that the shard
+//! does not own: they were copied to it, or are deleted. Such rows are counted separately, and no
+//! client has changed them here.
 //!
 //! **Invariant:** an entry that begins like a move line is one, or it cannot be read.
 //! **Not here:** the effects of an entry on a file (`move_entry`).
@@ -23,14 +23,14 @@ use super::declarations::unreadable;
 use super::slot_line::Ranges;
 use super::stored_move::StoredMove;
 
-/// Begin of a move line; other lines begin otherwise.
+/// Beginning of a move line; other lines begin differently.
 const LINE_START: &[u8] = b"{\"move\":";
 
 /// Metadata of a shard after a change of a move, as far as they have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MoveLine {
-    /// The move.
+    /// Identity of the move.
     #[serde(rename = "move")]
     pub(super) id: String,
     /// Row of the move, if it has changed.
@@ -39,7 +39,7 @@ pub(super) struct MoveLine {
     /// True if the row of the move was removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) forgotten: bool,
-    /// True if the slots have no rows before the lines after this one.
+    /// True if the slots have no rows until the following lines are applied.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) emptied: bool,
     /// Slots whose state has changed.
@@ -58,7 +58,7 @@ pub(super) struct MoveLine {
 #[serde(deny_unknown_fields)]
 pub(super) struct SlotGroup {
     pub(super) ranges: Ranges,
-    /// State, as in `tessera_slots`; none if the shard knows nothing of the slots any more.
+    /// State, as in `tessera_slots`; `None` if the shard has no record of the slots any more.
     pub(super) state: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) fenced_at: Option<String>,
@@ -72,7 +72,7 @@ impl SlotGroup {
     /// Returns the slots.
     ///
     /// # Errors
-    /// Some do not exist.
+    /// An error if some of the slots do not exist.
     pub(super) fn slots(&self) -> QueryResult<SlotSet> {
         let slots = self.ranges.iter().flat_map(|(first, last)| *first..=*last);
         let slots: Option<SlotSet> = slots.map(Slot::new).collect();
@@ -89,7 +89,7 @@ impl MoveLine {
     /// Formats the line.
     ///
     /// # Errors
-    /// It cannot be serialised.
+    /// An error if the line cannot be serialised.
     pub(super) fn to_line(&self) -> QueryResult<Vec<u8>> {
         let mut line = serde_json::to_vec(self).map_err(|error| unreadable(&error))?;
         line.push(b'\n');

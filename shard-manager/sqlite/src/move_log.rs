@@ -53,8 +53,8 @@ pub(super) fn has_change_after(
     Ok(has_change)
 }
 
-/// Passes the position of each entry after a position to `each`, with those of its lines that are
-/// changes of clients to rows of the slots, until that returns false.
+/// Passes each entry after a position to `each`, until that returns false: its position, and those
+/// of its lines that are changes of clients to rows of the slots.
 pub(super) fn each_change(
     connection: &mut SqliteConnection,
     slots: &SlotSet,

@@ -110,8 +110,8 @@ impl Difference<'_> {
         })
     }
 
-    /// Returns the position after which changes are recorded, if they are recorded after the
-    /// change.
+    /// Returns the position after which changes are recorded, if the move still records them after
+    /// this change.
     fn traced_after(&self) -> QueryResult<u64> {
         for stored in self.stored {
             if stored.move_id()? == self.id {

@@ -1,7 +1,7 @@
 //! Move reader: reads a primary's file for a mover.
 //!
-//! Each read opens a connection of its own, and is one short snapshot beside the lane. Nothing
-//! stays open afterwards, so a shard that was closed is not touched.
+//! Each read opens a connection of its own, and is one short snapshot outside the write lane.
+//! Nothing stays open afterwards, so a shard that was closed is not touched.
 //!
 //! **Invariant:** everything that one read returns comes from one snapshot, and the position with
 //! it is that of the snapshot.

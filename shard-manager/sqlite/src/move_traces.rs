@@ -23,7 +23,7 @@ pub struct MoveTraces(Mutex<BTreeMap<MoveId, RetainedLog>>);
 
 impl MoveTraces {
     /// Gives each move whose changes are recorded a guard from this position of the log on, if it
-    /// has none, and drops those of other moves.
+    /// has none, and drops the guards of other moves.
     pub(super) fn settle(
         &self,
         replication: &ReplicationState,

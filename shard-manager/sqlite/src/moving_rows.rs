@@ -1,7 +1,7 @@
 //! Moving rows: rows in slots that the shard does not own, which a move brings or deletes.
 //!
-//! **Invariant:** rows are counted by what was really added or removed, also if a round is stored
-//! whose rows are there already.
+//! **Invariant:** rows are counted by what was really added or removed, even if a round is stored
+//! whose rows exist already.
 //! **Not here:** the decision that rows are stored or deleted (`move_change`), the change log.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -96,7 +96,7 @@ pub(super) fn removal_lines(
     Ok(lines)
 }
 
-/// Appends the begin of a line of the log about a row: table, slot and shard key.
+/// Appends the beginning of a line of the log about a row: change, table, slot and shard key.
 pub(super) fn push_start(lines: &mut Vec<u8>, change: &str, (table, slot, key): (&str, i64, &str)) {
     lines.extend_from_slice(b"{\"change\":\"");
     lines.extend_from_slice(change.as_bytes());
@@ -112,7 +112,8 @@ pub(super) fn push_start(lines: &mut Vec<u8>, change: &str, (table, slot, key): 
 /// of rows that were added, by table. Only rows of `slots` are changed, if they are given.
 ///
 /// # Errors
-/// A line cannot be read or is about another slot, or adds a row to a table that is not there.
+/// An error if a line cannot be read, is about another slot, or adds a row to a table that does not
+/// exist.
 pub(super) fn apply(
     connection: &mut SqliteConnection,
     lines: &[u8],
@@ -168,8 +169,9 @@ impl MovingRows<'_> {
         Ok(())
     }
 
-    /// Removes a row that a line stores, if an index of its table is unique. The rows together have
-    /// no value twice, but a row may have the former value of one that is stored later.
+    /// Removes the former version of a row that a line stores, if the table has a unique index. The
+    /// new rows contain no value twice, but a new row may have the former value of a row that is
+    /// stored after it.
     fn make_room(&mut self, line: &Line<'_>, with_unique: &BTreeSet<String>) -> QueryResult<()> {
         if line.change == Change::Removed || !with_unique.contains(&*line.table) {
             return Ok(());

@@ -29,10 +29,10 @@ pub struct NodeView {
 
 /// Position and counters of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct FileState {
     /// Position of the file.
     pub position: Position,
-    /// The counter that stamps rows.
+    /// Counter from which rows get their versions.
     pub version: i64,
     /// Number of rows of each table, as its writer counted them.
     pub counts: Vec<(String, i64)>,
@@ -41,7 +41,7 @@ pub struct Standing {
     pub foreign_counts: Vec<(String, i64)>,
 }
 
-impl Standing {
+impl FileState {
     /// Returns the number of rows of all tables that the shard owns.
     pub fn rows(&self) -> i64 {
         self.counts.iter().map(|(_, rows)| rows).sum()
@@ -97,7 +97,7 @@ impl NodeView {
     ///
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
-    pub fn standing(&mut self) -> Result<Standing, OpenError> {
+    pub fn file_state(&mut self) -> Result<FileState, OpenError> {
         self.run(|connection| {
             let position = timeline::position(connection)?;
             let version = tessera_shard::table.select(tessera_shard::version).first(connection)?;
@@ -105,7 +105,7 @@ impl NodeView {
             let counts =
                 counts.select((tessera_counts::name, tessera_counts::rows)).load(connection)?;
             let foreign_counts = owned_slots::foreign_rows(connection)?;
-            Ok(Standing { position, version, counts, foreign_counts })
+            Ok(FileState { position, version, counts, foreign_counts })
         })
     }
 
@@ -127,13 +127,13 @@ impl NodeView {
         shard_file::read_tables(&mut self.connection, &self.path)
     }
 
-    /// Returns the tables that are not declared.
+    /// Returns the names of the tables that are not declared.
     ///
     /// # Errors
     /// [`OpenError::Database`] if the file cannot be read.
-    pub fn strange_tables(&mut self) -> Result<Vec<String>, OpenError> {
+    pub fn undeclared_tables(&mut self) -> Result<Vec<String>, OpenError> {
         let mut names = Vec::new();
-        self.each(sql::STRANGE_TABLES, |row| {
+        self.each(sql::UNDECLARED_TABLES, |row| {
             names.extend(row.text(0, str::to_owned));
             Ok(())
         })?;
@@ -183,7 +183,7 @@ impl NodeView {
         Ok(Some(found).filter(|found| found != "ok"))
     }
 
-    /// Returns some entries of the change log after a position, oldest first; none if there are
+    /// Returns some entries of the change log after a position, oldest first; empty if there are
     /// none.
     pub(super) fn log_after(&mut self, position: u64) -> Result<Vec<Entry>, OpenError> {
         self.run(|connection| log::read_after(connection, position, None))
@@ -206,8 +206,8 @@ impl NodeView {
     }
 }
 
-/// Returns the id of the cluster that has signed a file with any schema; `None` if none has, or the
-/// file cannot be read.
+/// Returns the id of the cluster that has signed a file with any schema; `None` if the file is not
+/// signed or cannot be read.
 pub(super) fn cluster_of(path: &Path) -> Option<String> {
     let mut connection = connect_read_only(path).ok()?;
     let mut id = None;

@@ -1,4 +1,4 @@
-//! Offline view: reads a data directory as it is, beside a router that may be running.
+//! Offline view: reads a data directory as it is, while a router may be running.
 //!
 //! A view takes no lock, migrates nothing and writes nothing (`read_only`).
 //!
@@ -42,9 +42,9 @@ pub enum Holder {
         pid: String,
     },
     /// No process holds it, and the last one closed its files.
-    Nobody,
+    Free,
     /// No process holds it, and the last one did not close its files; the next start checks them.
-    Gone,
+    Crashed,
 }
 
 /// A file that a cluster should have.
@@ -61,7 +61,7 @@ pub struct NodeFile {
 }
 
 impl NodeFile {
-    /// Returns the bytes on the disk, with those of the WAL; `None` if the file is missing or
+    /// Returns the size on the disk in bytes, including the WAL; `None` if the file is missing or
     /// empty.
     pub fn bytes(&self) -> Option<u64> {
         let len = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
@@ -181,20 +181,20 @@ pub fn holder(folder: &Path) -> Result<Holder, OpenError> {
     let held = || Holder::Process { pid: noted_pid(folder) };
     let mut lock = match File::open(&path) {
         Ok(lock) => lock,
-        // The lock file may have been removed while this process holds the folder.
+        // The lock file may have been removed while a process holds the folder.
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(if is_folder_locked(folder) { held() } else { Holder::Nobody });
+            return Ok(if is_folder_locked(folder) { held() } else { Holder::Free });
         }
         Err(error) => return Err(failed(error)),
     };
     let mut pid = String::new();
     lock.read_to_string(&mut pid).map_err(failed)?;
     if pid.is_empty() {
-        return Ok(Holder::Nobody);
+        return Ok(Holder::Free);
     }
     match lock.try_lock_shared() {
         Ok(()) if is_folder_locked(folder) => Ok(held()),
-        Ok(()) => Ok(Holder::Gone),
+        Ok(()) => Ok(Holder::Crashed),
         Err(TryLockError::WouldBlock) => Ok(Holder::Process { pid }),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }

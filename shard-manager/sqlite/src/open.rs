@@ -119,8 +119,8 @@ fn open_checked(cluster: &EmbeddedCluster, replicas: bool) -> Result<OpenedFiles
     Ok(OpenedFiles { cluster, source })
 }
 
-/// Closes the directory of a start that was refused. Its files were closed in order and need no
-/// check, unless one of them is the reason: its neighbours may be damaged, too.
+/// Closes the directory of a start that was refused. Its files were closed cleanly and need no
+/// check, unless one of them caused the refusal: then others may be damaged, too.
 fn close_after(error: &OpenError, data_dir: &DataDir) {
     if !matches!(error, OpenError::Database { .. } | OpenError::Io { .. }) {
         data_dir.close();
@@ -166,8 +166,8 @@ fn open_files(
     Ok(OpenedShards { catalog, registry, opener, shards })
 }
 
-/// Waits until the replicas follow, so that they can serve reads from the start, but not for a
-/// replica whose creation takes long.
+/// Waits until the replicas follow, so that they can serve reads from the start, but no longer than
+/// [`REPLICAS_WAIT`].
 fn wait_for_replicas(shards: &[FileShard]) {
     let deadline = Instant::now() + REPLICAS_WAIT;
     let follows = |shard: &FileShard| {

@@ -1,4 +1,5 @@
-//! Open file check: proof that the names of a primary's files still lead to these files.
+//! Open file check: checks that the names of a primary's files still lead to the files that are
+//! open.
 //!
 //! A process may write for long to files that were removed, and these writes are gone when it ends.
 //! So the writer keeps a handle of its file and of the WAL beside it, and checks after each commit
@@ -53,16 +54,16 @@ impl Inode {
     }
 }
 
-/// Proof for the files of one shard's primary.
+/// Check of the files of one shard's primary.
 #[derive(Debug)]
 pub struct OpenFileCheck {
     shard: String,
     path: PathBuf,
-    /// `None` if it was missing.
+    /// `None` if the file was missing.
     file: Option<Inode>,
     loss: OnceLock<Reason>,
     catalog_gone: AtomicBool,
-    /// Files that SQLite keeps beside it, while the writer has it open.
+    /// Files that SQLite keeps beside the primary's file, while the writer has that file open.
     beside: Mutex<Vec<(PathBuf, Inode)>>,
 }
 
@@ -101,7 +102,7 @@ impl OpenFileCheck {
     }
 
     /// Stops all writes from now on.
-    pub fn lose(&self, loss: Reason) {
+    pub fn record_loss(&self, loss: Reason) {
         if self.loss.set(loss).is_ok() {
             let (shard, file) = (&self.shard, self.path.display());
             let loss = loss.sentence();
@@ -115,12 +116,13 @@ impl OpenFileCheck {
 
     /// Checks that the names still lead to the same files, and records the loss otherwise.
     pub(super) fn look(&self) {
-        // Locked during the check: an orderly close removes the files from here first.
+        // Locked during the check: an orderly close clears this list before SQLite removes the
+        // files.
         let beside = self.beside.lock().unwrap_or_else(PoisonError::into_inner);
         let names = self.file.iter().map(|file| (&self.path, file));
         let mut names = names.chain(beside.iter().map(|(path, file)| (path, file)));
         if names.any(|(path, file)| file.has_left(path)) {
-            self.lose(Reason::FilesLost);
+            self.record_loss(Reason::FilesLost);
         }
     }
 
@@ -131,7 +133,7 @@ impl OpenFileCheck {
     /// [`OpenError::Foreign`] if the name may lead to another file.
     pub fn check(&self) -> Result<(), OpenError> {
         if self.file.is_some_and(|file| file.has_left(&self.path)) {
-            self.lose(Reason::FilesLost);
+            self.record_loss(Reason::FilesLost);
         }
         match self.loss() {
             Some(loss) => Err(OpenError::foreign(&self.path, loss.sentence())),
@@ -141,7 +143,7 @@ impl OpenFileCheck {
 
     /// Opens handles of the file that the writer has just opened, and of the files that SQLite
     /// keeps beside it.
-    pub(super) fn grip(self: &Arc<Self>) -> Grip {
+    pub(super) fn open_handles(self: &Arc<Self>) -> FileHandles {
         // SQLite follows links, and names its own files after the target.
         let real = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
         let [wal, shm] = ["-wal", "-shm"].map(|suffix| {
@@ -154,7 +156,7 @@ impl OpenFileCheck {
         let beside = [wal, shm].into_iter();
         let beside = beside.filter_map(|path| Inode::at(&path).map(|file| (path, file)));
         *self.beside.lock().unwrap_or_else(PoisonError::into_inner) = beside.collect();
-        Grip { file_check: Arc::clone(self), handles }
+        FileHandles { file_check: Arc::clone(self), handles }
     }
 }
 
@@ -170,20 +172,20 @@ fn has_name(file: &OwnedFd) -> bool {
 
 /// Handles that a writer holds while it has the file open. Must be dropped before its connection.
 #[derive(Debug)]
-pub(super) struct Grip {
+pub(super) struct FileHandles {
     file_check: Arc<OpenFileCheck>,
     handles: Vec<OwnedFd>,
 }
 
-impl Grip {
+impl FileHandles {
     /// True if the file and its WAL still have names.
-    pub(super) fn is_firm(&self) -> bool {
+    pub(super) fn have_names(&self) -> bool {
         self.handles.iter().all(has_name)
     }
 }
 
-/// SQLite itself removes its files when the last connection is closed.
-impl Drop for Grip {
+/// Clears the list of files, which SQLite itself removes when the last connection is closed.
+impl Drop for FileHandles {
     fn drop(&mut self) {
         self.file_check.beside.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -5,12 +5,12 @@
 //! with a count of their changes. The count is odd from before the commit of a change until the new
 //! slots are in memory. A read that finds one even count before its snapshot and after its last row
 //! has seen the file between two changes, and the slots in memory are those of its snapshot. Any
-//! other read asks the table in its own snapshot.
+//! other read queries the table in its own snapshot.
 //!
 //! This is right because a file has one writer, in the process of its readers: the lane's writer
 //! for a primary, the applier for a replica. Each file has a [`SlotOwnership`] of its own, so a
-//! replica answers for the slots that it owned at its own position. A commit with an unknown
-//! outcome leaves the count odd until the file was opened again.
+//! replica serves the slots that its shard owned at the replica's own position. A commit with an
+//! unknown outcome leaves the count odd until the file is opened again.
 //!
 //! **Invariant:** while the count is even, the slots in memory equal those in the file.
 //! **Not here:** changes (`slot_change`), leaving out rows (`slot_filter`).
@@ -36,8 +36,8 @@ use super::sql;
 pub(super) struct OwnedSlots {
     /// The slots.
     pub(super) set: Arc<SlotSet>,
-    /// True if rows of other slots may lie in the file: of slots that have moved away, or are being
-    /// copied to the shard.
+    /// True if the file may contain rows of other slots: of slots that have moved away, or are
+    /// being copied to the shard.
     pub(super) has_foreign: bool,
 }
 
@@ -92,7 +92,7 @@ impl SlotOwnership {
         self.changes.store(even, Ordering::SeqCst);
     }
 
-    /// Brings the slots up to date; `None` while they are in doubt.
+    /// Brings `known` up to date; sets it to `None` while the slots are in doubt.
     #[inline]
     pub(super) fn refresh(&self, known: &mut Option<KnownSlots>) {
         let count = self.changes.load(Ordering::SeqCst);
@@ -146,11 +146,12 @@ pub(super) fn slot(row: &RowView<'_, '_>) -> Option<Slot> {
     row.int(0).and_then(|slot| Slot::new(u16::try_from(slot).ok()?))
 }
 
-/// Reads the reason of a refusal from a row of slot, state, `until` and `moved_to`, at a time.
+/// Reads the reason of a refusal from a row of slot, state, `until` and `moved_to`, at the time
+/// `now`.
 pub(super) fn refused_state(row: &RowView<'_, '_>, now: DateTime<Utc>) -> RefusedState {
     match SlotState::of(row) {
         Some(SlotState::Fenced) => {
-            // No fence that the shard itself has set lasts longer.
+            // No fence that the shard itself has set lasts longer than `FENCE_MAX`.
             let until = row.text(2, |until| until.parse::<DateTime<Utc>>().ok()).flatten();
             let left = until.map_or(FENCE_MAX, |until| (until - now).to_std().unwrap_or_default());
             RefusedState::Fenced { left: left.min(FENCE_MAX) }
@@ -205,8 +206,7 @@ pub(super) fn generation(connection: &mut SqliteConnection) -> QueryResult<u64> 
     Ok(generation)
 }
 
-/// Returns the number of rows that lie in slots which the shard does not own, for each table that
-/// has some.
+/// Returns the number of rows in slots that the shard does not own, for each table that has some.
 pub(super) fn foreign_rows(connection: &mut SqliteConnection) -> QueryResult<Vec<(String, i64)>> {
     let statement = Statement { sql: sql::FOREIGN_COUNTS, binds: &[], cached: false };
     let mut counts = Vec::new();

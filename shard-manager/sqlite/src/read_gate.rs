@@ -1,4 +1,4 @@
-//! Read gate: lets reads that open a file themselves in until the file is closed.
+//! Read gate: admits reads that open a file by themselves, until the file is closed.
 //!
 //! **Invariant:** once the gate was closed, no such read has the file open.
 //! **Not here:** the reads (`move_reader`).

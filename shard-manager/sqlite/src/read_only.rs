@@ -1,7 +1,7 @@
-//! Read-only connections: reads a file beside the process that may be writing it.
+//! Read-only connections: reads a file while another process may be writing it.
 //!
-//! SQLite itself needs two small files beside one in WAL mode, which the only reader removes when
-//! it ends. A WAL that a crash left is read and stays.
+//! SQLite itself needs two small files beside a file in WAL mode; a reader that is the only one
+//! removes them when it ends. A WAL that a crash left is read and stays.
 //!
 //! **Invariant:** a connection never changes the contents of a file, and never prevents the start
 //! of a router.
@@ -56,7 +56,7 @@ pub(super) fn connect_read_only(path: &Path) -> Result<SqliteConnection, OpenErr
     }
 }
 
-/// Returns true if SQLite could not create the files that it needs beside one in WAL mode.
+/// Returns true if SQLite could not create the files that it needs beside a file in WAL mode.
 fn cannot_make(cause: &str) -> bool {
     cause.contains("unable to open database file") || cause.contains("readonly database")
 }

@@ -36,7 +36,7 @@ use places::PoolPlaces;
 const READERS_MAX: u32 = 4;
 /// Time for which an idle reader is kept.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Maximum number of bytes of an answer that is read on the caller's own thread. A larger one is
+/// Maximum number of bytes of an answer that is read on the caller's own thread. A larger answer is
 /// read on another thread.
 const INLINE_BYTES_MAX: usize = 128 << 10;
 
@@ -62,14 +62,14 @@ pub struct ReaderPool {
     scans: r2d2::Pool<Connector>,
     /// Places of both pools, which tenants share.
     places: PoolPlaces,
-    /// Reads that have found no connection free.
+    /// Number of reads that wait because no connection was free.
     waiting: Arc<AtomicUsize>,
 }
 
 /// File of a node, as its readers share it with its writer or its applier.
 #[derive(Clone, Debug, Default)]
 pub struct ReaderSource {
-    /// Proof for the primary's file: another file of the same name is never read.
+    /// Check of the primary's file: another file of the same name is never read.
     pub file_check: Option<Arc<OpenFileCheck>>,
     /// The slots that the shard of the file owns.
     pub ownership: Arc<SlotOwnership>,
@@ -147,7 +147,7 @@ impl ReaderPool {
         Ok(Self { shard, visible_bound, source, by_key, scans, places, waiting })
     }
 
-    /// Returns the proof for the file; `None` for a replica's file.
+    /// Returns the check of the file; `None` for a replica's file.
     pub fn file_check(&self) -> Option<&Arc<OpenFileCheck>> {
         self.source.file_check.as_ref()
     }
@@ -185,9 +185,9 @@ impl ReaderPool {
     /// whole shard come with the values by which they are merged.
     ///
     /// # Errors
-    /// [`Error::PoolExhausted`] if none did; [`Error::DeadlinePassed`]; [`Error::ShardUnavailable`]
-    /// if the file cannot be read; [`Error::AnswerTooLarge`]; [`Error::SlotRefused`] if the shard
-    /// does not own the slot of the one key that is read.
+    /// [`Error::PoolExhausted`] if no connection did; [`Error::DeadlinePassed`];
+    /// [`Error::ShardUnavailable`] if the file cannot be read; [`Error::AnswerTooLarge`];
+    /// [`Error::SlotRefused`] if the shard does not own the slot of the one key that is read.
     pub fn read(
         &self,
         query: &ReadQuery,
@@ -280,8 +280,8 @@ impl ReaderPool {
             tracing::error!(shard = %self.shard, %error, "a read failed");
             match DbErrorKind::of(&error) {
                 DbErrorKind::Other => Error::Internal,
-                // The space for temporary files is full, which says nothing about the space of the
-                // shard.
+                // The space for temporary files is full, which does not mean that the space of the
+                // shard is.
                 DbErrorKind::Full => Error::ShardUnavailable { shard: self.shard.clone() },
                 kind @ (DbErrorKind::Constraint(_) | DbErrorKind::Unusable) => {
                     kind.error(&self.shard)

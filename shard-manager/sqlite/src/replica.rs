@@ -43,7 +43,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 /// an idle period is applied at once.
 const GATHER: Duration = Duration::from_millis(10);
 /// Interval at which a paused or delayed replica checks if it may continue.
-const BRAKED: Duration = Duration::from_millis(5);
+const PAUSED_POLL: Duration = Duration::from_millis(5);
 
 /// Settings of a replica.
 pub struct ReplicaSpec {
@@ -53,11 +53,11 @@ pub struct ReplicaSpec {
     pub shard: String,
     /// The primary's file.
     pub primary: PathBuf,
-    /// Proof that the name of the primary's file still leads to it.
+    /// Check that the name of the primary's file still leads to that file.
     pub file_check: Arc<OpenFileCheck>,
     /// The replica's file.
     pub file: PathBuf,
-    /// True if that file may be used; otherwise it is rebuilt.
+    /// True if the replica's file may be used; otherwise it is rebuilt.
     pub usable: bool,
     /// Index of the replica in its shard, from 0.
     pub index: usize,
@@ -78,7 +78,7 @@ pub struct FileReplica {
     /// True if its rows are wrong, so that it must not be read.
     condemned: AtomicBool,
     /// True if it must be rebuilt.
-    remade: AtomicBool,
+    rebuild_requested: AtomicBool,
     /// True if rows of the primary may be wrong, so that no replica may be rebuilt from it.
     source_in_doubt: AtomicBool,
     stopping: AtomicBool,
@@ -89,7 +89,7 @@ impl FileReplica {
     /// Starts the thread of a replica.
     ///
     /// # Errors
-    /// The system's, if it cannot start a thread.
+    /// The error of the system, if it cannot start a thread.
     pub fn start(
         spec: ReplicaSpec,
         replication: &Arc<ReplicationState>,
@@ -101,7 +101,7 @@ impl FileReplica {
             readers: ArcSwapOption::empty(),
             suspected: AtomicBool::new(false),
             condemned: AtomicBool::new(spec.condemned),
-            remade: AtomicBool::new(false),
+            rebuild_requested: AtomicBool::new(false),
             source_in_doubt: AtomicBool::new(spec.source_in_doubt),
             stopping: AtomicBool::new(false),
             thread: Mutex::new(None),
@@ -144,18 +144,18 @@ impl FileReplica {
     }
 
     /// Stops reads from the replica because its rows are wrong. It continues to follow its primary.
-    pub fn condemn(&self) {
+    pub fn stop_reads(&self) {
         self.condemned.store(true, Ordering::SeqCst);
     }
 
     /// Allows reads from the replica again because all its rows are right.
-    pub fn pardon(&self) {
+    pub fn allow_reads(&self) {
         self.condemned.store(false, Ordering::SeqCst);
     }
 
     /// Requests a rebuild from a snapshot of the primary.
-    pub fn remake(&self) {
-        self.remade.store(true, Ordering::SeqCst);
+    pub fn request_rebuild(&self) {
+        self.rebuild_requested.store(true, Ordering::SeqCst);
         self.wake();
     }
 
@@ -174,8 +174,8 @@ impl FileReplica {
         }
     }
 
-    /// Returns true if the replica can be reached, and its file needs neither a check nor a
-    /// rebuild.
+    /// Returns true if the replica is not cut off, its file needs no check, and its rows are not
+    /// known to be wrong.
     pub fn is_reachable(&self) -> bool {
         !self.suspected.load(Ordering::SeqCst)
             && !self.condemned.load(Ordering::SeqCst)
@@ -262,13 +262,13 @@ impl ReplicaThread {
         if !pause.is_zero() {
             return Next::Rest(pause);
         }
-        let Ok(turn) = replica.fault_injector.enter() else { return Next::Rest(BRAKED) };
+        let Ok(turn) = replica.fault_injector.enter() else { return Next::Rest(PAUSED_POLL) };
         let done = self.work();
         drop(turn);
-        done.unwrap_or_else(|trouble| self.fail(&trouble))
+        done.unwrap_or_else(|failure| self.fail(&failure))
     }
 
-    fn work(&mut self) -> Result<Next, ApplyTrouble> {
+    fn work(&mut self) -> Result<Next, ReplicaFailure> {
         if self.spec.file_check.loss().is_some() {
             // The name of the primary's file may lead to another file.
             return Ok(Next::Rest(SYNC_EVERY));
@@ -277,12 +277,12 @@ impl ReplicaThread {
             self.examine();
             self.replica.suspected.store(false, Ordering::SeqCst);
         }
-        if self.replica.remade.swap(false, Ordering::SeqCst) {
+        if self.replica.rebuild_requested.swap(false, Ordering::SeqCst) {
             self.detach();
         }
         if self.applier.is_none() {
             if self.replica.stopping.load(Ordering::SeqCst) {
-                return Ok(Next::Rest(BRAKED));
+                return Ok(Next::Rest(PAUSED_POLL));
             }
             if !self.usable && self.replica.source_in_doubt.load(Ordering::SeqCst) {
                 let replicas = self.replication.replicas();
@@ -293,7 +293,7 @@ impl ReplicaThread {
                 replicas.set_state(self.spec.index, ReplicaState::Down);
                 return Ok(Next::Rest(SYNC_EVERY));
             }
-            self.attach().map_err(ApplyTrouble::Attach)?;
+            self.attach().map_err(ReplicaFailure::Attach)?;
             return Ok(Next::Work);
         }
         if self.looked_at.elapsed() >= SYNC_EVERY {
@@ -302,7 +302,7 @@ impl ReplicaThread {
                 return Ok(self.leave());
             }
         }
-        let next = self.apply().map_err(ApplyTrouble::Apply)?;
+        let next = self.apply().map_err(ReplicaFailure::Apply)?;
         if self.replication.replicas().state(self.spec.index) == ReplicaState::Following {
             self.retry = RETRY_FIRST;
         }
@@ -331,7 +331,7 @@ impl ReplicaThread {
             tracing::info!(node = %spec.node, "a replica is rebuilt from a snapshot of its primary");
             snapshot::make(&spec.primary, &spec.file)?;
             self.usable = true;
-            self.replica.pardon();
+            self.replica.allow_reads();
         }
         let current = self.replication.timeline().history().current();
         let applier = Applier::open(&spec.primary, &spec.file, current)?;
@@ -358,7 +358,7 @@ impl ReplicaThread {
         };
         let stopping = || self.replica.stopping.load(Ordering::SeqCst);
         while readers.strong_count() > 0 && !stopping() {
-            std::thread::sleep(BRAKED);
+            std::thread::sleep(PAUSED_POLL);
         }
     }
 
@@ -421,7 +421,7 @@ impl ReplicaThread {
             return Ok(Next::Work);
         }
         Ok(Next::Rest(match (delayed, unsynced) {
-            (true, _) => BRAKED,
+            (true, _) => PAUSED_POLL,
             (false, true) => SYNC_EVERY.saturating_sub(since),
             (false, false) => SYNC_EVERY,
         }))
@@ -443,35 +443,35 @@ impl ReplicaThread {
     }
 
     /// Logs a failure, and prepares the recovery after a pause.
-    fn fail(&mut self, trouble: &ApplyTrouble) -> Next {
+    fn fail(&mut self, failure: &ReplicaFailure) -> Next {
         let node = &self.spec.node;
-        match trouble {
-            ApplyTrouble::Apply(ApplyError::LogTrimmed) => {
+        match failure {
+            ReplicaFailure::Apply(ApplyError::LogTrimmed) => {
                 tracing::warn!(%node, "a replica is too far behind for the log and is rebuilt");
                 self.detach();
             }
-            ApplyTrouble::Apply(ApplyError::Primary(error)) => {
+            ReplicaFailure::Apply(ApplyError::Primary(error)) => {
                 tracing::error!(%node, %error, "the change log cannot be read");
                 self.applier = None;
             }
-            ApplyTrouble::Apply(ApplyError::Full(error)) => {
+            ReplicaFailure::Apply(ApplyError::Full(error)) => {
                 tracing::error!(%node, %error, "the disk of a replica is full");
             }
-            ApplyTrouble::Apply(ApplyError::Damaged(error)) => {
+            ReplicaFailure::Apply(ApplyError::Damaged(error)) => {
                 tracing::error!(%node, %error, "a replica is damaged and is rebuilt");
                 self.detach();
             }
-            ApplyTrouble::Apply(ApplyError::Replica(error)) => {
+            ReplicaFailure::Apply(ApplyError::Replica(error)) => {
                 tracing::error!(%node, %error, "a replica could not be written");
                 self.applier = None;
             }
-            ApplyTrouble::Attach(error) => {
+            ReplicaFailure::Attach(error) => {
                 tracing::error!(%node, %error, "a replica could not be opened");
                 self.usable = false;
             }
         }
         self.replication.replicas().set_state(self.spec.index, ReplicaState::Down);
-        let (pause, next) = pauses(self.retry, trouble.is_of_room());
+        let (pause, next) = pauses(self.retry, failure.is_of_room());
         self.not_before = Instant::now() + pause;
         self.retry = next;
         Next::Work
@@ -486,12 +486,12 @@ fn inodes(path: &Path) -> [Option<Inode>; 2] {
 }
 
 /// Failure of one round of work.
-enum ApplyTrouble {
+enum ReplicaFailure {
     Attach(OpenError),
     Apply(ApplyError),
 }
 
-impl ApplyTrouble {
+impl ReplicaFailure {
     /// Returns true if only disk space is missing, so that frequent retries cost little.
     fn is_of_room(&self) -> bool {
         matches!(self, Self::Attach(OpenError::NoSpace { .. }) | Self::Apply(ApplyError::Full(_)))

@@ -1,7 +1,7 @@
 //! Row hash: a row, or some of its columns, as one number, to compare it with another file's copy.
 //!
-//! **Invariant:** two rows of one table have the same hash exactly if they are equal, except for
-//! one case in 2^128.
+//! **Invariant:** two rows of one table have the same hash if and only if they are equal, except
+//! for one case in 2^128.
 //! **Not here:** the choice of rows (`audit`, `compare`).
 
 use model::table::Table;

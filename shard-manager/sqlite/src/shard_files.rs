@@ -1,7 +1,9 @@
-//! Shard files: the shards of an open cluster of files that join and retire.
+//! Shard files: opens the files of shards that join an open cluster, and releases those of shards
+//! that retire.
 //!
-//! The catalog lists a joining shard, durably, before its first file is created. So a file of a new
-//! shard that is not listed was not put there by the cluster, and is left as it is.
+//! The catalog lists a joining shard, durably, before its first file is created. So a file that has
+//! the name of a new shard before the shard is listed was not created by the join, and is left as
+//! it is.
 //!
 //! **Invariant:** a shard serves only when its files have durable names; the files of a shard that
 //! has retired stay where they are.
@@ -125,7 +127,7 @@ impl ShardFiles {
     /// shard. Blocks.
     ///
     /// # Errors
-    /// [`NewShardRefusal`] is handed over. Nothing is open then.
+    /// A [`NewShardRefusal`] is sent in place of the shard; nothing is open then.
     pub(super) fn open(
         self: Arc<Self>,
         number: ShardNumber,
@@ -161,7 +163,7 @@ impl ShardFiles {
         let origin = if *state == ShardState::Joining { Origin::Joining } else { Origin::Existing };
         let found = self.opener.find((number, name), &map, origin)?;
         let last = match origin {
-            // A timeline of this name is that of a shard that has retired.
+            // A timeline recorded under this name belongs to a shard that has retired.
             Origin::Joining | Origin::NewCluster => None,
             Origin::Existing => catalog::timeline_of(&self.catalog, name)?,
         };
@@ -196,7 +198,7 @@ pub(super) struct Unclaimed {
 }
 
 impl Unclaimed {
-    /// Returns the shard; `None` if it was taken before.
+    /// Takes the shard out, so that it stays open.
     pub(super) fn take(mut self) -> Option<OpenedShard> {
         self.shard.take()
     }

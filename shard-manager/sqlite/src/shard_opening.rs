@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use engine::doubts::{Doubt, Doubts};
+use engine::copy_faults::{CopyFault, CopyFaults};
 use engine::open_error::OpenError;
 use engine::replication::ReplicationState;
 use engine::schema_agreement::Declared;
@@ -51,18 +51,18 @@ pub(super) struct ShardOpener {
     pub(super) replicas: usize,
     /// Thread of the connections of all readers.
     pub(super) housekeeping: Housekeeping,
-    /// Doubts of an earlier process about copies.
+    /// Faults of copies that an earlier process found.
     pub(super) record: Arc<DoubtRecord>,
 }
 
 /// Origin of the file of a primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// It was created by an earlier process.
+    /// The file was created by an earlier process.
     Existing,
-    /// It may have to be created, because the cluster is new.
+    /// The file may have to be created, because the cluster is new.
     NewCluster,
-    /// It may have to be created, because the shard is joining: it has no rows.
+    /// The file may have to be created, because the shard is joining and has no rows.
     Joining,
 }
 
@@ -152,7 +152,7 @@ impl ShardOpener {
 
     /// Begins a timeline, and then changes the tables: the contents of the file before the change
     /// show whether it was a replica's. `last` is the timeline that the shard began before, as far
-    /// as is known. The shard owns the new slots unless it knows them.
+    /// as is known. The shard becomes the owner of those new slots of which it has no record.
     ///
     /// # Errors
     /// [`OpenError`] if the file cannot be written, or a change does not fit it.
@@ -178,15 +178,15 @@ impl ShardOpener {
     /// Opens the files of a shard for writing and reading, and starts its replicas.
     ///
     /// # Errors
-    /// [`OpenError`]. Its replicas are stopped then.
+    /// [`OpenError`]; the replicas are stopped then.
     pub(super) fn start(&self, begun: BegunShard) -> Result<FileShard, OpenError> {
         let BegunShard { name, primary, replicas, history, position } = begun;
         let replication = ReplicationState::new(history, position, replicas.len());
-        let doubts = self.record.about(&name, |copy| match copy.checked_sub(1) {
+        let copy_faults = self.record.about(&name, |copy| match copy.checked_sub(1) {
             None => Some(self.primary(&name)),
             Some(index) => replicas.get(index).map(|(file, _usable)| file.clone()),
         });
-        open_shard(&name, &primary, replicas, replication, &self.housekeeping, &doubts)
+        open_shard(&name, &primary, replicas, replication, &self.housekeeping, &copy_faults)
     }
 
     /// Makes the names of new files durable.
@@ -216,15 +216,15 @@ fn remove_unfinished(primary: &Path) -> Result<(), OpenError> {
 }
 
 /// Opens a shard's files for writing and reading, and starts its replicas. `replicas` contains each
-/// replica's file, and true if the file may be used as it is. `doubts`: those of an earlier process
-/// about the copies.
+/// replica's file, and true if the file may be used as it is. `copy_faults` are those of an earlier
+/// process about the copies.
 fn open_shard(
     name: &str,
     primary: &Path,
     replicas: Vec<(PathBuf, bool)>,
     replication: ReplicationState,
     housekeeping: &Housekeeping,
-    doubts: &BTreeMap<usize, Doubt>,
+    copy_faults: &BTreeMap<usize, CopyFault>,
 ) -> Result<FileShard, OpenError> {
     let replication = Arc::new(replication);
     let no_thread =
@@ -237,13 +237,13 @@ fn open_shard(
         ownership: Arc::clone(&writer.slots().ownership),
     };
     let readers = ReaderPool::open_on(source, (name, primary), visible_bound, housekeeping)?;
-    let is_unsettled = doubts.values().any(|doubt| *doubt == Doubt::Unsettled);
-    let source_in_doubt = is_unsettled || doubts.contains_key(&0);
+    let is_unsettled = copy_faults.values().any(|fault| *fault == CopyFault::Unsettled);
+    let source_in_doubt = is_unsettled || copy_faults.contains_key(&0);
     let mut started: Vec<Arc<FileReplica>> = Vec::with_capacity(replicas.len());
     for (index, (file, usable)) in replicas.into_iter().enumerate() {
         let (node, shard) = (format!("{name}-replica{}", index + 1), name.to_owned());
         let (primary, file_check) = (primary.to_owned(), Arc::clone(&file_check));
-        let condemned = doubts.get(&(index + 1)) == Some(&Doubt::Wrong);
+        let condemned = copy_faults.get(&(index + 1)) == Some(&CopyFault::Wrong);
         let spec = ReplicaSpec {
             node,
             shard,
@@ -263,13 +263,13 @@ fn open_shard(
             }
         }
     }
-    let findings = |copy: usize| findings_of(name, copy, doubts);
+    let findings = |copy: usize| findings_of(name, copy, copy_faults);
     let node = |(replica, copy): (&Arc<FileReplica>, usize)| OpenedReplica {
         node: Arc::clone(replica) as _,
         findings: findings(copy),
     };
-    let known_doubts = Doubts::default();
-    known_doubts.note(doubts, false);
+    let known_faults = CopyFaults::default();
+    known_faults.note(copy_faults, false);
     let slot_news = Arc::clone(&writer.slots().news);
     let moves = moves_of(&writer, (name, primary));
     let opened = OpenedShard {
@@ -280,7 +280,7 @@ fn open_shard(
         controls: LaneControls::default(),
         primary: Arc::new(FileReader::new(readers)),
         findings: findings(0),
-        doubts: Arc::new(known_doubts),
+        copy_faults: Arc::new(known_faults),
         slot_news,
         moves: Some(moves),
         indexes: None,
@@ -290,9 +290,13 @@ fn open_shard(
 }
 
 /// Returns the findings about a copy of a shard: those that an earlier process has left.
-fn findings_of(shard: &str, copy: usize, doubts: &BTreeMap<usize, Doubt>) -> Arc<Findings> {
+fn findings_of(
+    shard: &str,
+    copy: usize,
+    copy_faults: &BTreeMap<usize, CopyFault>,
+) -> Arc<Findings> {
     let findings = Findings::default();
-    if let Some(doubt) = doubts.get(&copy) {
+    if let Some(doubt) = copy_faults.get(&copy) {
         findings.raise(doubt.reason(copy));
         tracing::warn!(
             shard,
@@ -304,7 +308,8 @@ fn findings_of(shard: &str, copy: usize, doubts: &BTreeMap<usize, Doubt>) -> Arc
     Arc::new(findings)
 }
 
-/// Returns the part that a shard has in moves. Its changes wait in the lane of the writer.
+/// Returns the access of moves to a shard. It has only a reader: changes go through the lane of the
+/// writer.
 fn moves_of(writer: &SqliteWriter, place: (&str, &Path)) -> ShardMoves {
     let slots = writer.slots();
     let shared = (&slots.gate, &slots.compared);

@@ -89,7 +89,8 @@ pub(super) fn settle(path: &Path, slots: &SlotSet) -> Result<u64, OpenError> {
     Ok(position as u64)
 }
 
-/// Returns the slots whose state the change changes, or those that the shard would have to own.
+/// Returns the slots whose state the change affects, or, as an error, the slots that the shard
+/// would have to own.
 fn changing_slots(
     connection: &mut SqliteConnection,
     change: &SlotChange,
@@ -134,7 +135,7 @@ fn line(
         SlotStep::Release => SlotLine::Owned { ranges, version: counters.version },
         SlotStep::HandOver { to } => SlotLine::moved(slots, to),
         SlotStep::TakeOver => {
-            // Rows that were copied to the shard have versions of another one.
+            // Rows that were copied to the shard have versions of another shard.
             let version = highest_version(connection, slots)?.max(counters.version);
             SlotLine::Owned { ranges, version }
         }
@@ -155,12 +156,12 @@ pub(super) fn apply(
             owned.insert(slot);
         }
     })?;
-    // Rows may also lie in slots about which the file knows nothing.
+    // There may also be rows in slots of which the file has no record.
     let foreign = slots.without(&owned);
     if line.is_owned() {
-        return_rows(connection, &foreign)?;
+        count_as_own(connection, &foreign)?;
     } else {
-        part_with_rows(connection, &owned)?;
+        count_as_foreign(connection, &owned)?;
     }
     let SlotColumns { state, fenced_at, until, moved_to } = line.columns();
     let list = json_list(&slots);
@@ -176,16 +177,16 @@ pub(super) fn apply(
     OwnedSlots::load(connection).map(Some)
 }
 
-/// Counts the rows of slots that are owned from now on.
-fn return_rows(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<()> {
+/// Counts the rows of slots as own rows, because the shard owns the slots from now on.
+fn count_as_own(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<()> {
     each_count(connection, slots, |connection, table, rows| {
         run(connection, sql::ADD_ROWS, &[Bind::Text(table), Bind::Int(rows)])?;
         run(connection, sql::SUBTRACT_FOREIGN_ROWS, &[Bind::Text(table), Bind::Int(rows)])
     })
 }
 
-/// Counts the rows of slots that are foreign from now on.
-fn part_with_rows(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<()> {
+/// Counts the rows of slots as foreign rows from now on.
+fn count_as_foreign(connection: &mut SqliteConnection, slots: &SlotSet) -> QueryResult<()> {
     each_count(connection, slots, |connection, table, rows| {
         run(connection, sql::SUBTRACT_ROWS, &[Bind::Text(table), Bind::Int(rows)])?;
         run(connection, sql::ADD_FOREIGN_ROWS, &[Bind::Text(table), Bind::Int(rows)])

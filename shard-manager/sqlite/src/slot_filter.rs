@@ -1,7 +1,7 @@
-//! Slot filter: leaves rows out of a scan whose slots the shard does not own.
+//! Slot filter: leaves out of a scan the rows whose slots the shard does not own.
 //!
 //! A scan of a file with such rows calls `tessera_owns(slot)` for each row, so its text does not
-//! depend on the slots. Other scans do without.
+//! depend on the slots. Other scans do not call the function.
 //!
 //! **Not here:** the owned slots (`owned_slots`).
 
@@ -27,7 +27,7 @@ impl SlotFilter {
     /// Condition of a scan.
     pub(super) const CONDITION: &'static str = "tessera_owns(slot)";
 
-    /// Registers the function on a connection. It owns no slots yet.
+    /// Registers the function on a connection, with no owned slots yet.
     pub(super) fn on(connection: &mut SqliteConnection) -> QueryResult<Self> {
         let owned = Arc::new(ArcSwap::from_pointee(SlotSet::empty()));
         let slots = Arc::clone(&owned);

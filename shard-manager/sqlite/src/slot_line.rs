@@ -17,7 +17,7 @@ use model::keyspace::Slot;
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
 
-/// Begin of a slot line; lines about rows and tables begin otherwise.
+/// Beginning of a slot line; lines about rows and tables begin differently.
 const LINE_START: &[u8] = b"{\"slots\":";
 
 /// First and last slot of each range.

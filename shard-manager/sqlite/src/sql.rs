@@ -1,7 +1,7 @@
 //! SQL: the texts of all statements but those of reads (`engine::select`), in SQLite's dialect.
 //!
-//! **Invariant:** a text consists of constants and of names from the registry, never of a client's
-//! words; values are numbered parameters.
+//! **Invariant:** a text consists of constants and of names from the registry, never of text from a
+//! client; values are numbered parameters.
 //! **Not here:** running the statements (`batch`, `applier`), reads (`engine::select`).
 
 use std::fmt::Write as _;
@@ -48,7 +48,8 @@ pub(super) fn replace(table: &Table) -> String {
     sql
 }
 
-/// Appends the condition that the row exists. If a unique index refuses the row, this is an error.
+/// Appends the conflict clause, for a row whose primary key exists already. A row that a unique
+/// index refuses remains an error.
 fn push_conflict(sql: &mut String, table: &Table) {
     sql.push_str(" ON CONFLICT (");
     push_key(sql, table);
@@ -164,7 +165,7 @@ pub(super) fn declared_type(kind: ColumnType) -> &'static str {
 }
 
 /// Condition that writes of a slot are accepted at the time of this parameter: a fence counts only
-/// from its begin to its end, so a clock that is set back does not prolong it.
+/// from its beginning to its end, so a clock that is set back does not prolong it.
 macro_rules! accepts_writes {
     ($now:literal) => {
         concat!(
@@ -231,7 +232,7 @@ pub(super) const FOREIGN_COUNTS: &str =
 /// Removes the number of foreign rows of a table.
 pub(super) const REMOVE_FOREIGN_COUNT: &str = "DELETE FROM tessera_foreign_counts WHERE name = ?1";
 
-/// Removes what the shard knows of the slots of the JSON array `?1`.
+/// Removes the record of the slots of the JSON array `?1`.
 pub(super) const REMOVE_SLOTS: &str =
     "DELETE FROM tessera_slots WHERE slot IN (SELECT value FROM json_each(?1))";
 
@@ -273,8 +274,8 @@ pub(super) const ENTRIES_AFTER: &str =
     "SELECT position, changes FROM tessera_log WHERE position > ?1 ORDER BY position";
 
 /// Selects the answered columns of the rows of a slot after a key, in the order in which they are
-/// stored, and their shard key last. Parameters: slot, highest number of rows, and the key, if it
-/// is `after` one: shard key, id.
+/// stored, and their shard key last. Parameters: slot, highest number of rows, and, if `after` is
+/// true, shard key and id of the key after which the rows begin.
 pub(super) fn select_chunk(table: &Table, after: bool) -> String {
     let mut sql = "SELECT ".to_owned();
     push_names(&mut sql, table, table.answered());
@@ -321,7 +322,7 @@ pub(super) fn max_version(table: &Table) -> String {
     format!("SELECT max(version) FROM {table} WHERE slot IN (SELECT value FROM json_each(?1))")
 }
 
-/// Appends the batch's after-images to the change log.
+/// Appends an entry to the change log. Parameters: position, time, lines.
 pub(super) const APPEND_LOG: &str =
     "INSERT INTO tessera_log (position, at, changes) VALUES (?1, ?2, ?3)";
 
@@ -332,7 +333,7 @@ pub(super) const SET_COUNTERS: &str =
 /// Adds to the number of rows of a table.
 pub(super) const ADD_ROWS: &str = "UPDATE tessera_counts SET rows = rows + ?2 WHERE name = ?1";
 
-/// Stores the position of a replica.
+/// Stores the version, position and timeline of a replica.
 pub(super) const SET_REPLICA: &str =
     "UPDATE tessera_shard SET version = ?1, position = ?2, timeline = ?3 WHERE id = 1";
 
@@ -349,13 +350,13 @@ pub(super) const POSITION: &str = "SELECT position FROM tessera_shard WHERE id =
 pub(super) const LOG_AFTER: &str = "SELECT position, changes FROM tessera_log
     WHERE position > ?1 AND at <= ?2 ORDER BY position LIMIT ?3+0";
 
-/// Selects the first position of the log and its bytes.
+/// Selects the first position of the log, and the bytes of all its entries.
 pub(super) const LOG_EXTENT: &str = "SELECT min(position), sum(length(changes)) FROM tessera_log";
 
 /// Selects the first position of the log.
 pub(super) const LOG_START: &str = "SELECT min(position) FROM tessera_log";
 
-/// Selects one row if the log has any.
+/// Selects one row if the log has any entry.
 pub(super) const LOG_FIRST: &str = "SELECT position FROM tessera_log LIMIT 1";
 
 /// Removes log entries up to a position.
@@ -385,7 +386,7 @@ pub(super) const FORGOTTEN: &str = concat!(
 pub(super) const SLOTS: &str = "SELECT slot, state FROM tessera_slots ORDER BY slot";
 
 /// Selects tables of a file that were created neither by Tessera nor through it.
-pub(super) const STRANGE_TABLES: &str = "SELECT name FROM sqlite_schema WHERE type = 'table'
+pub(super) const UNDECLARED_TABLES: &str = "SELECT name FROM sqlite_schema WHERE type = 'table'
     AND name NOT LIKE 'tessera\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
     AND name <> '__diesel_schema_migrations'
     AND name NOT IN (SELECT name FROM tessera_tables) ORDER BY name";
@@ -424,7 +425,8 @@ pub(super) const SHARD_NAMES: &str =
 pub(super) const FILL_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
     SELECT ?1, key, value, 1 FROM json_each(?2)";
 
-/// Inserts the first owners of the slots of new groups: each is a list of slot and shard.
+/// Inserts the first owners of the slots of new groups, from a JSON array of pairs of slot and
+/// shard.
 pub(super) const ADD_OWNERS: &str = "INSERT INTO tessera_owners (group_name, slot, shard, since)
     SELECT ?1, value ->> 0, value ->> 1, ?3 FROM json_each(?2)";
 

@@ -11,9 +11,10 @@ use super::sql;
 
 /// Timeline of every feed and position that moves see of a file.
 ///
-/// Each opening of a primary begins a timeline with a random id, but the positions of its log go
-/// on. If the file of a replica takes the place of its primary, positions are given again: the file
-/// has no log then, and its moves begin another stream (`move_change::record_anew`).
+/// Each opening of a primary begins a timeline with a random id, but the positions of its log
+/// continue. If the file of a replica takes the place of its primary, positions are assigned a
+/// second time: the file has no log then, and its moves begin another feed
+/// (`move_change::restart_recording`).
 pub(super) const FEED_TIMELINE: u32 = 1;
 
 /// Row of a move, whose mark is a position of the change log.

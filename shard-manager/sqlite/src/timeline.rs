@@ -12,8 +12,8 @@ use model::value::format_timestamp;
 
 use super::log;
 
-/// Versions to skip: more than a timeline gives out between a copy and its loss, and few of the
-/// 2^53 that every client can count.
+/// Number of versions to skip: more than a timeline assigns between a copy and its loss, and few
+/// compared with 2^53, up to which every client represents integers exactly.
 pub(super) const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 
 /// Begins a timeline at the position of the file, and returns all timelines; `None` if they are
@@ -22,9 +22,9 @@ pub(super) const VERSIONS_LEFT_OUT: i64 = 1 << 32;
 /// The shard may have continued on another timeline than that of the file: if the file was a
 /// replica's, and now is in the primary's place, or if it is an older copy, which does not contain
 /// the timeline that was begun `last`. Such a file skips the versions that the other timeline may
-/// have given to its rows. It may list timelines that begin after its position; these are not its
-/// own and are dropped. A copy that was made while the router ran, and was put back within the same
-/// timeline, cannot be recognised; so files must be copied while the router is stopped.
+/// have assigned to its rows. It may list timelines that begin after its position; these are not
+/// its own and are dropped. A copy that was made while the router ran, and was put back within the
+/// same timeline, cannot be recognised; so files must be copied while the router is stopped.
 pub(super) fn begin(
     connection: &mut SqliteConnection,
     last: Option<u32>,

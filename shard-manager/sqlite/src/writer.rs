@@ -29,21 +29,21 @@ use engine::slot_news::SlotNews;
 use engine::{BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use model::error::{Error, Outcome};
 use model::reason::Reason;
-use moves::scene::MoveEffect;
+use moves::request_context::MoveEffect;
 
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
-use super::move_change::record_anew;
+use super::move_change::restart_recording;
 use super::move_counts::ComparedCounts;
 use super::move_traces::MoveTraces;
-use super::open_file_check::{Grip, OpenFileCheck};
+use super::open_file_check::{FileHandles, OpenFileCheck};
 use super::owned_slots::{OwnedSlots, SlotOwnership};
 use super::read_gate::ReadGate;
 use super::{declarations, log, owned_slots, stored_move};
 
 /// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
-/// Least number of entries to trim: trimming them together shares the cost.
+/// Minimum number of entries to trim: trimming them together shares the cost.
 const TRIM_MIN: u64 = 64;
 /// Maximum number of entries that one batch removes: writes wait meanwhile.
 const TRIM_MAX: u64 = 256;
@@ -66,7 +66,8 @@ pub struct SqliteWriter {
     replication: Arc<ReplicationState>,
     slots: SharedSlots,
     log: LogExtent,
-    /// Time of the last search; `None` since the file was opened.
+    /// Time of the last search that left no idempotency key that is too old; `None` if there was no
+    /// such search since the file was opened.
     forgot_at: Option<Instant>,
     #[cfg(feature = "sabotage")]
     owed: Option<early_ack::Owed>,
@@ -87,10 +88,10 @@ pub struct SharedSlots {
     pub gate: Arc<ReadGate>,
 }
 
-/// The connection, and the proof that the name of its file still leads to it.
+/// The connection, and the handles that show that its file still has a name.
 struct Opened {
     /// Dropped first.
-    grip: Grip,
+    handles: FileHandles,
     connection: SqliteConnection,
 }
 
@@ -124,7 +125,7 @@ impl SqliteWriter {
         file_check.check()?;
         let failed = |error| OpenError::file(path, error);
         let mut connection = open(path, PRAGMAS)?;
-        record_anew(&mut connection, Utc::now()).map_err(failed)?;
+        restart_recording(&mut connection, Utc::now()).map_err(failed)?;
         let counters = Counters::load(&mut connection).map_err(failed)?;
         let (first, bytes) = log::extent(&mut connection).map_err(failed)?;
         let position = counters.position as u64;
@@ -140,12 +141,12 @@ impl SqliteWriter {
         slots.ownership.finish_change(owned);
         let moves = stored_move::load(&mut connection).map_err(failed)?;
         slots.traces.settle(replication, &moves, trimmed).map_err(failed)?;
-        let grip = file_check.grip();
+        let handles = file_check.open_handles();
         Ok(Self {
             shard: shard.to_owned(),
             path: path.to_owned(),
             file_check,
-            opened: Some(Opened { grip, connection }),
+            opened: Some(Opened { handles, connection }),
             counters,
             shapes: PreparedShapes::default(),
             replication: Arc::clone(replication),
@@ -157,7 +158,7 @@ impl SqliteWriter {
         })
     }
 
-    /// Returns the proof that the name of its file still leads to it.
+    /// Returns the check that the name of the file still leads to it.
     pub fn file_check(&self) -> &Arc<OpenFileCheck> {
         &self.file_check
     }
@@ -196,12 +197,12 @@ impl SqliteWriter {
     /// Takes the connection back after a commit, which must not be acknowledged if its file has no
     /// name left.
     fn give_back(&mut self, opened: Opened) -> Result<(), BatchFailure> {
-        let firm = opened.grip.is_firm();
+        let have_names = opened.handles.have_names();
         self.opened = Some(opened);
-        if firm {
+        if have_names {
             return Ok(());
         }
-        self.file_check.lose(Reason::FilesLost);
+        self.file_check.record_loss(Reason::FilesLost);
         let error = Error::FilesLost { shard: self.shard.clone(), loss: Reason::FilesLost };
         Err(BatchFailure { error, outcome: Outcome::Unknown, retry_split: false })
     }
@@ -269,13 +270,13 @@ impl SqliteWriter {
     }
 }
 
-/// State of a transaction when it fails.
+/// State of an attempted transaction.
 struct Attempt {
     committing: bool,
     /// First error, kept because SQLite may have rolled back by itself, and then diesel reports
     /// only that its own rollback found nothing to undo.
     cause: Option<DbErrorKind>,
-    /// Position up to which the log was trimmed, and the number of bytes.
+    /// Position up to which the log was trimmed, and the number of bytes that were removed.
     trimmed: Option<(u64, u64)>,
     /// True if no idempotency key that is too old is left.
     forgot_all: bool,

@@ -219,7 +219,7 @@ impl<'m> Side<'m> {
         let text = question.key.map(|key| self.key(key));
         let key = text.as_deref().map(|text| ShardKey::parse(text).expect("a key"));
         let data = self.manager.data(rights);
-        let mut learnt = vec![format!("all shards {}", data.asks_all_shards(&query, None))];
+        let mut learnt = vec![format!("all shards {}", data.is_scatter_read(&query, None))];
         for _ in 0..4 {
             let others = self.query(Rights::ALL, question);
             let others = others.map(|others| ReadQuery { after: query.after.clone(), ..others });

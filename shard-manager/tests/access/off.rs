@@ -18,7 +18,7 @@ fn rights_without_bounds_allocate_nothing() {
         let usable = schema.usable_for(found, RowOperations::UPSERT).expect("all rights");
         assert!(usable.visible().has(0));
         // The read is bound before it is routed.
-        assert!(shop.manager.data(Rights::ALL).asks_all_shards(&query, None));
+        assert!(shop.manager.data(Rights::ALL).is_scatter_read(&query, None));
     });
     assert_eq!(allocated, 0);
 }

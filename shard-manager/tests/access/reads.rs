@@ -53,7 +53,7 @@ async fn a_read_without_a_key_has_the_rows_of_the_caller_from_their_shards() {
         let rights = caller(OWN, tenants);
         let query = shop.query(&rights, "orders").expect("a query");
         let query = ReadQuery { counts: true, ..query };
-        assert!(!shop.manager.data(&rights).asks_all_shards(&query, None));
+        assert!(!shop.manager.data(&rights).is_scatter_read(&query, None));
         let read = shop.read(&rights, query, None).await.expect("rows");
         assert_eq!(read.shards, shards(tenants));
         let expected = if tenants == ["no"] { 0 } else { 3 * tenants.len() };
@@ -128,7 +128,7 @@ async fn a_grant_may_let_reads_of_a_prefix_go_to_all_shards() {
     {
         let rights = caller(&prefix, tenants);
         let query = shop.query(&rights, "orders").expect("a query");
-        assert!(shop.manager.data(&rights).asks_all_shards(&query, None));
+        assert!(shop.manager.data(&rights).is_scatter_read(&query, None));
         let query = ReadQuery { counts: true, limit: 4, ..query };
         let read = shop.read(&rights, query.clone(), None).await.expect("rows");
         assert_eq!(read.rows.total, Some(3 * expected.len() as u64));

@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use shard_manager::access::rights::Rights;
 use shard_manager::backup::manifest::Manifest;
 use shard_manager::backup::restore::verify;
-use shard_manager::backup::{BackupSource, SaveError, Step, Watch};
+use shard_manager::backup::{BackupSource, ProgressObserver, SaveError, Step};
 use shard_manager::row_change::Operation;
 use shard_manager::topology::ShardNumber;
 
@@ -19,7 +19,8 @@ use crate::command::{fail, program, succeed, text};
 use crate::scratch;
 
 /// Progress callback that ignores the progress and never cancels.
-pub(crate) const ALONE: Watch<'_> = Watch { step: &|_| {}, cancelled: &|| false };
+pub(crate) const ALONE: ProgressObserver<'_> =
+    ProgressObserver { step: &|_| {}, cancelled: &|| false };
 
 fn source(cluster: &Cluster) -> &BackupSource {
     cluster.source.as_deref().expect("its files")
@@ -185,8 +186,8 @@ fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
         Step::Held { .. } => *after.lock().expect("nobody panicked") = Some(names()),
         Step::Copying { .. } | Step::Checking { .. } | Step::Writing { .. } => {}
     };
-    let watch = Watch { step: &step, cancelled: &|| false };
-    source(&cluster).save(&copies.path().join("copy"), &watch).expect("a backup is made");
+    let observer = ProgressObserver { step: &step, cancelled: &|| false };
+    source(&cluster).save(&copies.path().join("copy"), &observer).expect("a backup is made");
     let seen = |names: Mutex<Option<_>>| names.into_inner().expect("nobody panicked");
     let (before, after) = (seen(before), seen(after));
     assert!(before.is_some() && before == after, "{before:?} {after:?}");
@@ -265,7 +266,8 @@ fn a_backup_that_is_cancelled_leaves_nothing() {
             reached.fetch_or(name == cancelled_at, Ordering::SeqCst);
         };
         let cancelled = || reached.load(Ordering::SeqCst);
-        let saved = source(&cluster).save(&to, &Watch { step: &step, cancelled: &cancelled });
+        let saved =
+            source(&cluster).save(&to, &ProgressObserver { step: &step, cancelled: &cancelled });
         assert!(matches!(saved, Err(SaveError::Cancelled)), "{cancelled_at}: {saved:?}");
         assert_eq!(std::fs::read_dir(copies.path()).expect("a folder").count(), 0);
     }
@@ -330,8 +332,8 @@ fn two_backups_at_a_time_are_refused() {
         let mut second = second.lock().expect("nobody panicked");
         second.get_or_insert_with(|| source(&cluster).save(&copies.path().join("second"), &ALONE));
     };
-    let watch = Watch { step: &step, cancelled: &|| false };
-    source(&cluster).save(&copies.path().join("first"), &watch).expect("the first is made");
+    let observer = ProgressObserver { step: &step, cancelled: &|| false };
+    source(&cluster).save(&copies.path().join("first"), &observer).expect("the first is made");
     let second = second.into_inner().expect("nobody panicked").expect("it was tried");
     assert!(matches!(second, Err(SaveError::Busy)), "{second:?}");
     assert!(!copies.path().join("second").exists());

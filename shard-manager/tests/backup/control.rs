@@ -7,8 +7,8 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use shard_manager::backup::restore::verify;
-use shard_manager::backup::{Step, Watch};
-use shard_manager::control::client::{ControlError, ask};
+use shard_manager::backup::{ProgressObserver, Step};
+use shard_manager::control::client::{ControlError, request_backup};
 use shard_manager::control::{Request, SOCKET};
 use shard_manager::engine::cluster_spec::ClusterSpec;
 
@@ -43,10 +43,10 @@ fn only_its_owner_may_use_the_socket_and_it_goes_with_the_cluster() {
     let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
     let copies = scratch::folder();
     let request = Request::Backup { to: copies.path().join("copy") };
-    ask(dir.path(), &request, &ALONE).expect("somebody listens");
+    request_backup(dir.path(), &request, &ALONE).expect("somebody listens");
     manager.close();
-    let nobody = ask(dir.path(), &request, &ALONE);
-    assert!(matches!(nobody, Err(ControlError::NobodyListens)), "{nobody:?}");
+    let nobody = request_backup(dir.path(), &request, &ALONE);
+    assert!(matches!(nobody, Err(ControlError::NoListener)), "{nobody:?}");
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn unreachable_and_vanished_routers_are_reported_differently() {
     // A socket that accepts no connections stands for one that this user is not permitted to open.
     let _socket = UnixDatagram::bind(dir.path().join(SOCKET)).expect("a socket");
     let copy = copies.path().join("copy");
-    let reported = ask(dir.path(), &Request::Backup { to: copy.clone() }, &ALONE);
+    let reported = request_backup(dir.path(), &Request::Backup { to: copy.clone() }, &ALONE);
     assert!(matches!(reported, Err(ControlError::Unreachable(_))), "{reported:?}");
     let (code, reported) = fail(&["backup", "--data-dir", text(dir.path()), "--to", text(&copy)]);
     assert!(code == 2 && reported.contains("cannot be reached"), "{reported}");
@@ -68,7 +68,7 @@ fn the_socket_works_in_a_folder_with_a_long_name() {
     let home = dir.path().join("long/".repeat(40));
     let manager = open(&home, shards(1)).expect("it starts");
     let request = Request::Backup { to: dir.path().join("copy") };
-    ask(&home, &request, &ALONE).expect("somebody listens");
+    request_backup(&home, &request, &ALONE).expect("somebody listens");
     manager.close();
     assert!(!home.join(SOCKET).exists());
 }
@@ -81,8 +81,8 @@ fn a_cancelled_request_leaves_nothing_behind() {
     let gave_up = AtomicBool::new(false);
     let step = |_: &Step| gave_up.store(true, Ordering::SeqCst);
     let cancelled = || gave_up.load(Ordering::SeqCst);
-    let watch = Watch { step: &step, cancelled: &cancelled };
-    let asked = ask(cluster.dir.path(), &request, &watch);
+    let observer = ProgressObserver { step: &step, cancelled: &cancelled };
+    let asked = request_backup(cluster.dir.path(), &request, &observer);
     match asked {
         // The backup may have finished before the cancellation arrived.
         Ok(_) => drop(verify(&copies.path().join("copy"), &ALONE).expect("a whole copy")),
@@ -91,7 +91,7 @@ fn a_cancelled_request_leaves_nothing_behind() {
             assert_eq!(fs::read_dir(copies.path()).expect("a folder").count(), 0);
         }
         Err(
-            error @ (ControlError::NobodyListens
+            error @ (ControlError::NoListener
             | ControlError::Unreachable(_)
             | ControlError::Broken(_)),
         ) => panic!("{error}"),

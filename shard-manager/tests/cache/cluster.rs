@@ -143,7 +143,7 @@ async fn a_client_reads_its_own_write_whatever_is_cached() {
         assert_eq!(again, Some(n));
     }
     let stats = manager.status().cache_stats().unwrap();
-    assert_eq!((stats.voids, stats.errors), (19, 0), "{stats:?}");
+    assert_eq!((stats.invalidations, stats.errors), (19, 0), "{stats:?}");
 }
 
 #[tokio::test]

@@ -20,11 +20,11 @@ async fn a_repeated_read_is_answered_without_redis() {
     let shard = FakeShard::new(1);
     fill(&one, &shard).await;
     assert_eq!(number_and_use(&other, &shard, Some(1)).await, (1, Hit), "this one had to ask");
-    assert_eq!(other.stats().near_hits, 0);
+    assert_eq!(other.stats().local_hits, 0);
     drop(redis);
     for router in [&one, &other] {
         assert_eq!(number_and_use(router, &shard, Some(1)).await, (1, Hit));
-        assert_eq!((router.stats().near_hits, router.stats().breaker), (1, BreakerState::Closed));
+        assert_eq!((router.stats().local_hits, router.stats().breaker), (1, BreakerState::Closed));
     }
 }
 

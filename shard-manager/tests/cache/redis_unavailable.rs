@@ -68,7 +68,7 @@ async fn without_reads_a_status_request_notices_that_redis_is_back() {
     assert_eq!(cache.stats().breaker, BreakerState::Open);
     redis.restart();
     until("it is found", || {
-        cache.look_after();
+        cache.begin_due_trial();
         cache.stats().breaker == BreakerState::Closed
     })
     .await;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, poll_fn, select};
 use shard_manager::access::rights::Rights;
-use shard_manager::backup::{Watch, restore::restore};
+use shard_manager::backup::{ProgressObserver, restore::restore};
 use shard_manager::cache::ServedBy;
 use shard_manager::engine::audit_report::AuditOptions;
 use shard_manager::engine::cluster_spec::ClusterSpec;
@@ -368,11 +368,11 @@ async fn a_backup_contains_the_new_shard_and_leaves_out_a_joining_one() {
     let source = cluster.source.take().expect("a source");
     let folder = scratch::folder();
     let (copy, restored) = (folder.path().join("copy"), folder.path().join("restored"));
-    let watch = Watch { step: &|_| (), cancelled: &|| false };
-    let manifest = source.save(&copy, &watch).expect("a copy");
+    let observer = ProgressObserver { step: &|_| (), cancelled: &|| false };
+    let manifest = source.save(&copy, &observer).expect("a copy");
     let names: Vec<&str> = manifest.shards.iter().map(|shard| &*shard.shard).collect();
     assert_eq!(names, ["shard1", "shard2", "shard3"]);
-    restore(&copy, &restored, &watch).expect("restored");
+    restore(&copy, &restored, &observer).expect("restored");
     drop(source);
     let (manager, source) = open_with_source(&restored, ClusterSpec::default()).expect("it starts");
     assert_eq!(manager.map().topology().find("shard4"), Some(ShardNumber(3)));

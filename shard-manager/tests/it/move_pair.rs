@@ -18,8 +18,8 @@ use shard_manager::moves::observation::{
     MoveGoal, MoveObservation, MovePlan, MoveProgress, ShardObservation, SlotsState,
 };
 use shard_manager::moves::request::MoveRequest;
+use shard_manager::moves::request_context::MoveEffect;
 use shard_manager::moves::rules::MoveRules;
-use shard_manager::moves::scene::MoveEffect;
 use shard_manager::moves::step::MoveStep;
 use shard_manager::store::sqlite::move_reader::FileMoveReader;
 use shard_manager::topology::ShardNumber;
@@ -93,13 +93,14 @@ impl MovePair {
     pub(crate) fn read_round(
         &mut self,
         from: MoveSide,
-        has_digests: bool,
+        wants_digests: bool,
     ) -> Result<(MoveTicket, RoundRead), RoundError> {
         let row = self.row(from.other()).expect("a row");
         let ticket = MoveTicket { id: MOVE, leg: row.leg, term: self.term };
         let slots = Arc::clone(&self.plan.slots);
         let (base, base_cursor) = (row.applied, row.cursor);
-        let query = RoundQuery { id: MOVE, slots, base, base_cursor, has_digests, budget: BUDGET };
+        let query =
+            RoundQuery { id: MOVE, slots, base, base_cursor, wants_digests, budget: BUDGET };
         let reader = self.reader(from);
         let read = self.runtime.block_on(reader.read_round(&query, deadline()))?;
         Ok((ticket, read))
@@ -193,8 +194,8 @@ impl MovePair {
     }
 
     /// Copies a round; `None` if the changes since the last one are lost.
-    fn copy(&mut self, from: MoveSide, has_digests: bool) -> Option<RoundRead> {
-        let (ticket, read) = match self.read_round(from, has_digests) {
+    fn copy(&mut self, from: MoveSide, wants_digests: bool) -> Option<RoundRead> {
+        let (ticket, read) = match self.read_round(from, wants_digests) {
             Ok(read) => read,
             Err(RoundError::LostChanges) => return None,
             Err(error) => panic!("{error}"),

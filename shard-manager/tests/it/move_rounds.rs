@@ -172,7 +172,7 @@ fn rounds_that_are_read_beside_a_writer_lose_no_change() {
                 slots: Arc::clone(&plan.slots),
                 base: applied,
                 base_cursor: cursor,
-                has_digests: true,
+                wants_digests: true,
                 budget: RoundBudget::BESIDE_WRITES,
             };
             let read = runtime.block_on(reader.read_round(&query, deadline())).expect("a round");

@@ -75,7 +75,7 @@ impl Stopped<'_> {
             slots: Arc::clone(&self.slots),
             base: AppliedRows::begin(1),
             base_cursor: CopyCursor::Empty,
-            has_digests: false,
+            wants_digests: false,
             budget: RoundBudget::ALONE,
         };
         let read = self.read(from, async |reader| reader.read_round(&query, deadline()).await);
@@ -88,7 +88,7 @@ impl Stopped<'_> {
     fn commit(&self, from: usize, to: usize) {
         let row = self.row(to);
         let (way_back, applied) = (row.feed(1), row.applied);
-        let commit = SlotCommit { applied, home: HOME, way_back };
+        let commit = SlotCommit { applied, signpost_min_position: HOME, way_back };
         self.change(from, MoveRequest::Commit(self.ticket, commit));
     }
 

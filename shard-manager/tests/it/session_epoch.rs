@@ -16,7 +16,7 @@ use shard_manager::engine::index_catalog::IndexCatalog;
 use shard_manager::engine::move_catalog::MoveCatalog;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::node_distributor::NodeDistributor;
-use shard_manager::engine::operator_desk::OperatorCommand;
+use shard_manager::engine::operator_queue::OperatorCommand;
 use shard_manager::engine::rebalance_catalog::RebalanceCatalog;
 use shard_manager::engine::runtime_pool::RuntimePool;
 use shard_manager::engine::{

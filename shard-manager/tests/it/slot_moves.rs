@@ -15,7 +15,7 @@ use shard_manager::moves::move_row::CopyCursor;
 use shard_manager::moves::observation::{MoveGoal, SlotsState};
 use shard_manager::moves::refusal::MoveRefusal;
 use shard_manager::moves::request::MoveRequest;
-use shard_manager::moves::step::{MoveRest, MoveStep};
+use shard_manager::moves::step::{MoveStep, WaitReason};
 use shard_manager::row_change::Operation::{Delete, Upsert};
 use shard_manager::slot_refusal::{RefusedState, SlotRefusal};
 use shard_manager::table::{Column, Table};
@@ -31,7 +31,7 @@ use crate::slot_nodes::{Nodes, keys_of, scan};
 pub(crate) const KEYS: [&str; 6] = ["ada", "bob", "cyd", "dan", "eve", "flo"];
 /// Keys whose slots do not move.
 const OTHERS: [&str; 2] = ["gus", "hal"];
-pub(crate) const KEPT: MoveStep = MoveStep::Rest(MoveRest::Keeping);
+pub(crate) const KEPT: MoveStep = MoveStep::Rest(WaitReason::Keeping);
 
 pub(crate) fn nothing(_: &mut MovePair) {}
 
@@ -243,7 +243,8 @@ fn a_commit_is_refused_while_the_target_lacks_a_change() {
         }
         assert!(pair.carry_out(step));
     };
-    let MoveRequest::Commit(ticket, SlotCommit { mut applied, home, way_back }) = commit.clone()
+    let MoveRequest::Commit(ticket, SlotCommit { mut applied, signpost_min_position, way_back }) =
+        commit.clone()
     else {
         panic!("{commit:?}")
     };
@@ -259,7 +260,8 @@ fn a_commit_is_refused_while_the_target_lacks_a_change() {
     let lacks = Err(MoveChangeError::Refused(MoveRefusal::MissingChanges));
     assert_eq!(pair.change(Origin, &change), lacks);
     applied.mark = Mark::Nothing;
-    let nothing = MoveRequest::Commit(ticket, SlotCommit { applied, home, way_back });
+    let nothing =
+        MoveRequest::Commit(ticket, SlotCommit { applied, signpost_min_position, way_back });
     assert_eq!(pair.change(Origin, &nothing.into()), lacks);
     assert_eq!(pair.facts(Origin, None).slots, SlotsState::Fenced);
     assert_eq!(pair.run(MoveGoal::Forward, |_| ()), KEPT);

@@ -13,8 +13,8 @@ use shard_manager::engine::backup_id::BackupId;
 use shard_manager::engine::backup_view::BackupState;
 use shard_manager::engine::index_record::IndexState;
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
+use shard_manager::engine::progress_observer::{ProgressObserver, Step};
 use shard_manager::engine::save_error::SaveError;
-use shard_manager::engine::save_watch::{Step, Watch};
 use shard_manager::manager::{Backups, BackupsError, IndexDraft, Indexes, Manager};
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::row_change::Operation::{Insert, Upsert};
@@ -29,7 +29,7 @@ use crate::rows::{deadline, make, rows, write};
 use crate::scratch;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
-const WATCH: Watch<'_> = Watch { step: &|_| (), cancelled: &|| false };
+const OBSERVER: ProgressObserver<'_> = ProgressObserver { step: &|_| (), cancelled: &|| false };
 
 async fn fill(manager: &Manager, users: std::ops::Range<usize>) {
     for number in users {
@@ -60,7 +60,7 @@ async fn small_copy() -> (Databases, tempfile::TempDir, PathBuf) {
     drop(manager);
     let folder = scratch::folder();
     let copy = folder.path().join("copy");
-    backup::save(&databases.address(), &copy, &WATCH).await.unwrap();
+    backup::save(&databases.address(), &copy, &OBSERVER).await.unwrap();
     (databases, folder, copy)
 }
 
@@ -96,7 +96,7 @@ async fn a_copy_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
         }
     };
     let saving = async {
-        let saved = backup::save(&address, &copy, &WATCH).await;
+        let saved = backup::save(&address, &copy, &OBSERVER).await;
         is_over.store(true, Ordering::Relaxed);
         saved.unwrap()
     };
@@ -106,7 +106,7 @@ async fn a_copy_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     let highest: i64 = databases.door(0).await.text(highest).await.parse().unwrap();
 
     let fresh = Databases::new(3).await;
-    let restored = restore::restore(&copy, &fresh.address(), &WATCH).await.unwrap();
+    let restored = restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     assert_eq!(restored, manifest);
     let keys = keys_of_users(&fresh).await;
     for number in 0..written.load(Ordering::Relaxed) {
@@ -148,7 +148,8 @@ async fn a_router_makes_a_backup_beside_its_writes_and_it_restores() {
     };
     assert_eq!((done.state, &done.reason), (BackupState::Done, &None), "{done:?}");
     let fresh = Databases::new(2).await;
-    let restored = restore::restore(&backups.place(&id), &fresh.address(), &WATCH).await.unwrap();
+    let restored =
+        restore::restore(&backups.place(&id), &fresh.address(), &OBSERVER).await.unwrap();
     assert_eq!((Some(restored.rows()), Some(&restored.at)), (done.rows, done.as_of.as_ref()));
     let shards = done.shards.unwrap();
     let counted: Vec<Option<u64>> = shards.iter().map(|shard| shard.rows).collect();
@@ -217,12 +218,12 @@ async fn a_catalog_of_its_own_is_copied_and_restored() {
     drop(manager);
     let folder = scratch::folder();
     let copy = folder.path().join("copy");
-    backup::save(&address, &copy, &WATCH).await.unwrap();
+    backup::save(&address, &copy, &OBSERVER).await.unwrap();
     let fresh = Databases::new(3).await;
     let mut address = fresh.address();
     let own = address.shards.pop().unwrap().primary;
     let address = ClusterAddress { catalog: Some(own), ..address };
-    restore::restore(&copy, &address, &WATCH).await.unwrap();
+    restore::restore(&copy, &address, &OBSERVER).await.unwrap();
     let manager = connect(&address);
     assert_eq!(rows(&manager, "users", None).await.len(), 10);
     is_sound(&address).await;
@@ -242,12 +243,12 @@ async fn a_move_goes_on_in_a_restored_cluster() {
         until(&manager, id, &[MovePhase::Copying]).await;
         order(&manager, id, MoveOrder::Pause).await;
         until_paused(&manager, id).await;
-        backup::save(&address, &copy, &WATCH).await.unwrap();
+        backup::save(&address, &copy, &OBSERVER).await.unwrap();
         id
     })
     .await;
     let fresh = Databases::new(2).await;
-    restore::restore(&copy, &fresh.address(), &WATCH).await.unwrap();
+    restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     let other = connect(&fresh.address());
     is_sound(&fresh.address()).await;
     kept_up(&other, async {
@@ -352,13 +353,13 @@ async fn a_restore_that_was_cut_off_serves_no_router_and_is_repeated() {
         }
     };
     let cancelled = || is_late.load(Ordering::Relaxed);
-    let watch = Watch { step: &step, cancelled: &cancelled };
-    let ended = restore::restore(&copy, &fresh.address(), &watch).await;
+    let observer = ProgressObserver { step: &step, cancelled: &cancelled };
+    let ended = restore::restore(&copy, &fresh.address(), &observer).await;
     assert!(matches!(ended, Err(SaveError::Partial { .. })), "{ended:?}");
     let told = refused(&fresh.address());
     assert!(told.contains("was interrupted: run the restore again"), "{told}");
     // Even after that start the restore is repeated.
-    restore::restore(&copy, &fresh.address(), &WATCH).await.unwrap();
+    restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     assert_eq!(keys_of_users(&fresh).await, keys_of_users(&databases).await);
     is_sound(&fresh.address()).await;
     let manager = connect(&fresh.address());
@@ -376,9 +377,9 @@ async fn a_backup_that_is_cancelled_leaves_no_folder_and_no_lock() {
         }
     };
     let cancelled = || is_late.load(Ordering::Relaxed);
-    let watch = Watch { step: &step, cancelled: &cancelled };
+    let observer = ProgressObserver { step: &step, cancelled: &cancelled };
     let to = folder.path().join("second");
-    let ended = backup::save(&databases.address(), &to, &watch).await;
+    let ended = backup::save(&databases.address(), &to, &observer).await;
     assert!(matches!(ended, Err(SaveError::Cancelled)), "{ended:?}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "only the first copy is there");
     fill(&manager, 0..5).await;
@@ -391,11 +392,14 @@ async fn a_shard_whose_writes_cannot_be_held_is_named_and_the_others_go_on() {
     let mut door = databases.door(1).await;
     door.run("BEGIN; SELECT pg_advisory_xact_lock_shared(1950, 1)").await;
     let to = folder.path().join("second");
-    let ended = backup::save(&databases.address(), &to, &WATCH).await;
-    assert!(matches!(&ended, Err(SaveError::Restless { shard }) if shard == "shard2"), "{ended:?}");
+    let ended = backup::save(&databases.address(), &to, &OBSERVER).await;
+    assert!(
+        matches!(&ended, Err(SaveError::WritesNotPaused { shard }) if shard == "shard2"),
+        "{ended:?}"
+    );
     door.run("COMMIT").await;
     fill(&manager, 0..5).await;
-    backup::save(&databases.address(), &to, &WATCH).await.unwrap();
+    backup::save(&databases.address(), &to, &OBSERVER).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -421,9 +425,9 @@ async fn a_restored_cluster_has_the_indexes_of_its_copy() {
     .await;
     let folder = scratch::folder();
     let copy = folder.path().join("copy");
-    backup::save(&address, &copy, &WATCH).await.unwrap();
+    backup::save(&address, &copy, &OBSERVER).await.unwrap();
     let fresh = Databases::new(2).await;
-    restore::restore(&copy, &fresh.address(), &WATCH).await.unwrap();
+    restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     // Before any router has started.
     let sql = "SELECT count(*)::text AS value FROM pg_index JOIN pg_class ON oid = indexrelid \
         WHERE relname LIKE 'tessera\\_ix\\_%' AND indisvalid";

@@ -95,7 +95,7 @@ async fn check_begin(catalog: &dyn RebalanceCatalog) {
     assert_eq!(catalog.list_rebalances().await, Ok(vec![record.clone()]));
     assert_eq!(catalog.open_rebalance().await, Ok(Some(record.clone())));
     let second = catalog.begin_rebalance(&new_rebalance([3]), 1).await;
-    assert_eq!(second, Err(RebalanceListError::Runs(record.id.name())));
+    assert_eq!(second, Err(RebalanceListError::AlreadyRunning(record.id.name())));
     end(catalog, &record).await;
     assert_eq!(catalog.open_rebalance().await, Ok(None));
 }
@@ -119,7 +119,7 @@ async fn check_moves(backend: &dyn ClusterBackend) {
         assert_eq!(get(moves, begun.id).await.is_paused, rests);
     }
     let late = of_rebalance(12);
-    assert_eq!(moves.begin(&late, 1).await, Err(MoveListError::RebalanceRests));
+    assert_eq!(moves.begin(&late, 1).await, Err(MoveListError::RebalanceNotRunning));
     assert_eq!(moves.get(late.id).await, Ok(None));
     catalog.order_rebalance(record.id, RebalanceOrder::Resume).await.expect("it rests");
     assert!(!get(moves, under_way.id).await.is_paused);
@@ -134,11 +134,11 @@ async fn check_moves(backend: &dyn ClusterBackend) {
     ] {
         assert_eq!(get(moves, begun.id).await.goal, goal);
     }
-    assert_eq!(moves.begin(&of_rebalance(13), 1).await, Err(MoveListError::RebalanceRests));
+    assert_eq!(moves.begin(&of_rebalance(13), 1).await, Err(MoveListError::RebalanceNotRunning));
     let resumed = catalog.order_rebalance(record.id, RebalanceOrder::Resume).await;
     assert_eq!(resumed, Err(RebalanceOrderFault::Cancelling.into()));
     assert_eq!(end(catalog, &record).await.state, RebalanceState::Cancelled);
-    assert_eq!(moves.begin(&of_rebalance(13), 1).await, Err(MoveListError::RebalanceRests));
+    assert_eq!(moves.begin(&of_rebalance(13), 1).await, Err(MoveListError::RebalanceNotRunning));
     for begun in [&under_way, &late, &arrived, &foreign] {
         let term = moves.take_over(begun.id, 0).await.expect("it has not ended");
         let ended = moves.report(begun.id, term, &report(MovePhase::Cancelled, 0)).await;
@@ -170,7 +170,7 @@ async fn check_race(catalog: &dyn RebalanceCatalog) {
     let winners = begun.iter().zip(&records).filter(|(begun, _)| begun.is_ok());
     let winners: Vec<&RebalanceRecord> = winners.map(|(_, record)| record).collect();
     assert_eq!(winners.len(), 1, "{begun:?}");
-    let refusal = RebalanceListError::Runs(winners[0].id.name());
+    let refusal = RebalanceListError::AlreadyRunning(winners[0].id.name());
     let refused = begun.iter().filter(|begun| begun.is_err());
     refused.for_each(|refused| assert_eq!(*refused, Err(refusal.clone())));
     end(catalog, winners[0]).await;

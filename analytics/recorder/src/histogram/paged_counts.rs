@@ -1,7 +1,7 @@
 //! Paged counts: counts by bucket, in pages that are allocated when they are first used.
 //!
-//! A histogram has 17,408 buckets. With pages of 64, a histogram with few requests takes some
-//! hundred bytes instead of 136 KiB.
+//! A histogram has 17,408 buckets. With pages of 64, a histogram with few requests takes a few
+//! pages of 520 bytes instead of 136 KiB.
 //!
 //! **Invariant:** the count of a bucket is above 0 only if the bit of the bucket is set.
 //! **Not here:** the meaning of the buckets (`histogram`).

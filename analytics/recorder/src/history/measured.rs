@@ -33,14 +33,15 @@ impl Measured {
     }
 
     /// Returns a function that is true for an interval that any of these histories measured, and
-    /// for one before all of them, which `history.oldest` marks. It is false for gaps between
-    /// measured times and for the time after them. Histories without reported times are ignored;
-    /// if no history has any, the function is always true.
+    /// for one before the start of all of them, which is `history.oldest` in a response. It is
+    /// false for gaps between measured times and for the time after them. Histories without
+    /// reported times are ignored; if no history has any, the function is always true.
     pub(crate) fn any_measured(all: &[Self]) -> impl Fn(u64, u64) -> bool {
-        let heard = || all.iter().filter(|one| one.is_heard());
-        let since = heard().map(|one| one.since).min();
+        let reporting = || all.iter().filter(|one| one.has_reports());
+        let since = reporting().map(|one| one.since).min();
         move |from, until| {
-            since.is_none_or(|since| until <= since) || heard().any(|one| one.touches(from, until))
+            since.is_none_or(|since| until <= since)
+                || reporting().any(|one| one.touches(from, until))
         }
     }
 
@@ -51,9 +52,9 @@ impl Measured {
         window_frames: &WindowFrames,
         at_ms: u64,
     ) -> Option<CountedTimes> {
-        let heard = || all.iter().filter(|one| one.is_heard());
-        heard().next()?;
-        let report = heard().flat_map(|one| {
+        let reporting = || all.iter().filter(|one| one.has_reports());
+        reporting().next()?;
+        let report = reporting().flat_map(|one| {
             let own = one.counting_since.map(|since| (since, at_ms.div_ceil(1_000)));
             one.counted.as_slice().iter().copied().chain(own)
         });
@@ -82,7 +83,7 @@ impl Measured {
         within.sum()
     }
 
-    fn is_heard(&self) -> bool {
+    fn has_reports(&self) -> bool {
         self.counting_since.is_some() || !self.counted.as_slice().is_empty()
     }
 

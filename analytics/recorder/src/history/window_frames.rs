@@ -1,7 +1,7 @@
 //! Window frames: the frames of a history that make up a window.
 //!
-//! **Invariant:** a window is cut at the edges of intervals: nothing counts twice, and nothing that
-//! is remembered is left out.
+//! **Invariant:** a window is cut at the edges of intervals: nothing is counted twice, and no frame
+//! that the rings still hold is left out.
 //! **Not here:** adding the frames up (`window_sums`).
 
 use std::sync::Arc;
@@ -32,7 +32,9 @@ impl WindowFrames {
         Self::cut(&history.rings(), at_ms.saturating_sub(length), at_ms, base)
     }
 
-    /// Returns the finished frames of the window that hold keys.
+    /// Returns the frames of the window from intervals of at least ten seconds, which hold keys.
+    /// Shorter frames and that of the running second cover the time after the last finished
+    /// interval.
     pub(crate) fn with_keys(history: &History, window: Window, at_ms: u64) -> Self {
         let length = window.length().as_millis() as u64;
         let base = base_of_keys(length);

@@ -11,13 +11,13 @@ use super::{Families, Scrape};
 /// Backups of a router since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BackupsNow {
-    /// True if one is running.
+    /// True if a backup is running.
     pub is_running: bool,
-    /// Number that are complete.
+    /// Number of complete backups.
     pub done: u64,
-    /// Number that have failed.
+    /// Number of failed backups.
     pub failed: u64,
-    /// Number that were cancelled.
+    /// Number of cancelled backups.
     pub cancelled: u64,
     /// Moment of the state that the latest complete backup contains, in seconds since 1970; `None`
     /// if there is no complete backup.

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use tokio_postgres::config::{Config, Host, SslMode};
 
-/// Longest file with a password that is read.
+/// Maximum number of bytes that are read from a file with a password.
 const PASSWORD_BYTES_MAX: u64 = 4 << 10;
 
 /// Place where history is kept.
@@ -27,7 +27,7 @@ pub enum StoreAddress {
 pub struct PostgresAddress {
     config: Config,
     /// True if the connection is encrypted and the certificate checked.
-    pub(super) is_proved: bool,
+    pub(super) verifies_certificate: bool,
     /// File of the trusted authorities; without it, those of the system are trusted.
     pub(super) authorities: Option<PathBuf>,
     password_file: Option<PathBuf>,
@@ -60,7 +60,7 @@ impl StoreAddress {
     /// Reads a path, `postgres://…`, or `none`.
     ///
     /// # Errors
-    /// [`StoreAddressError`] says what is allowed.
+    /// Fails with [`StoreAddressError`], which states what is allowed.
     pub fn parse(text: &str) -> Result<Option<Self>, StoreAddressError> {
         match text {
             "none" => Ok(None),
@@ -112,14 +112,14 @@ impl FromStr for PostgresAddress {
         if let Some((name, _)) = lacks.into_iter().find(|(_, lacks)| *lacks) {
             return Err(StoreAddressError::Lacks(name));
         }
-        let is_proved = match mode {
+        let verifies_certificate = match mode {
             Some("verify-full") => true,
             Some("disable") => false,
             None => !config.get_hosts().iter().all(is_local),
             Some(_) => return Err(StoreAddressError::TlsMode),
         };
-        config.ssl_mode(if is_proved { SslMode::Require } else { SslMode::Disable });
-        Ok(Self { config, is_proved, authorities, password_file })
+        config.ssl_mode(if verifies_certificate { SslMode::Require } else { SslMode::Disable });
+        Ok(Self { config, verifies_certificate, authorities, password_file })
     }
 }
 

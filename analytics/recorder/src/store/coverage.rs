@@ -77,7 +77,7 @@ impl Coverage {
             intervals.add((begin, end.min(now)));
         }
         history.know_counted(intervals.as_slice().iter().copied());
-        // Nothing needs to be written until there is more.
+        // Nothing needs to be written until more time has been measured.
         self.written = Some((Instant::now(), intervals));
         Ok(())
     }

@@ -30,7 +30,7 @@ pub const WRITE_EVERY: Duration = Duration::from_secs(5);
 pub const CLOSE_MAX: Duration = Duration::from_secs(3);
 /// Longest pause between two attempts during an outage of the store.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Maximum number of frames of one transaction, which keeps it below a second and some megabytes.
+/// Maximum number of frames of one transaction, which keeps it below a second and a few megabytes.
 const BATCH_MAX: usize = 200;
 /// Rows read at once when stored history is read.
 const PAGE: i64 = 100;
@@ -49,25 +49,27 @@ pub struct HistoryWriterState {
     /// Failed attempts at the store since the start.
     pub store_errors: u64,
     /// True if the last attempt failed.
-    pub is_away: bool,
+    pub is_unavailable: bool,
     /// Frames written since the start.
     pub written: u64,
     /// Frames read from the store since the start.
-    pub given_back: u64,
-    /// Stored frames that cannot be read, or have the format of another program.
+    pub loaded: u64,
+    /// Stored frames that were ignored: they are damaged, have the format of another version, or
+    /// start in the future.
     pub unreadable: u64,
 }
 
 #[derive(Default)]
 struct State {
     store_errors: AtomicU64,
-    is_away: AtomicBool,
+    is_unavailable: AtomicBool,
     written: AtomicU64,
-    given_back: AtomicU64,
+    loaded: AtomicU64,
     unreadable: AtomicU64,
 }
 
-/// Called once, when the stored history of a source has been read or cannot be read for now.
+/// Callback that is called once, when the stored history of a source has been read or cannot be
+/// read for now.
 type OnLoaded = Box<dyn FnOnce() + Send>;
 
 enum Command {
@@ -138,7 +140,7 @@ impl HistoryWriter {
             history,
             is_recorded,
             then: Some(then),
-            is_given_back: false,
+            is_loaded: false,
             kept: None,
         };
         // A thread that has ended needs no command.
@@ -149,9 +151,9 @@ impl HistoryWriter {
     pub fn state(&self) -> HistoryWriterState {
         HistoryWriterState {
             store_errors: self.state.store_errors.load(Ordering::Relaxed),
-            is_away: self.state.is_away.load(Ordering::Relaxed),
+            is_unavailable: self.state.is_unavailable.load(Ordering::Relaxed),
             written: self.state.written.load(Ordering::Relaxed),
-            given_back: self.state.given_back.load(Ordering::Relaxed),
+            loaded: self.state.loaded.load(Ordering::Relaxed),
             unreadable: self.state.unreadable.load(Ordering::Relaxed),
         }
     }
@@ -201,8 +203,8 @@ struct Source {
     is_recorded: bool,
     then: Option<OnLoaded>,
     /// True if the stored history has been read.
-    is_given_back: bool,
-    /// Frames in the store, by step; `None` until they were listed since the store was opened.
+    is_loaded: bool,
+    /// Frames in the store, by step; `None` after each opening of the store until they are listed.
     kept: Option<[RingIndex; 3]>,
     /// Measured intervals in the store.
     coverage: Coverage,
@@ -247,7 +249,7 @@ impl WriterThread {
         match self.attempt(may_end) {
             Ok(()) => {
                 self.pause = Duration::ZERO;
-                self.state.is_away.store(false, Ordering::Relaxed);
+                self.state.is_unavailable.store(false, Ordering::Relaxed);
                 if self.reported.take().is_some() {
                     tracing::info!("{} is available: history is kept again", self.address);
                 }
@@ -262,7 +264,7 @@ impl WriterThread {
                 }
                 self.pause = (self.pause * 2).clamp(WRITE_EVERY, RETRY_MAX);
                 self.state.store_errors.fetch_add(1, Ordering::Relaxed);
-                self.state.is_away.store(true, Ordering::Relaxed);
+                self.state.is_unavailable.store(true, Ordering::Relaxed);
                 if self.reported.is_none() {
                     tracing::warn!(
                         "history is not kept for now, metrics continue from memory: {cause}"
@@ -292,8 +294,8 @@ impl WriterThread {
             if source.kept.is_none() {
                 source.read_indexes(store, now).map_err(failed)?;
             }
-            if !source.is_given_back {
-                source.give_back(store, &self.state, now).map_err(failed)?;
+            if !source.is_loaded {
+                source.load(store, &self.state, now).map_err(failed)?;
             }
             source
                 .write(store, &self.state, may_end)
@@ -327,7 +329,7 @@ impl Source {
     }
 
     /// Reads the stored history.
-    fn give_back(&mut self, store: &mut Store, state: &State, now: u64) -> diesel::QueryResult<()> {
+    fn load(&mut self, store: &mut Store, state: &State, now: u64) -> diesel::QueryResult<()> {
         let newest = self.kept.get_or_insert_default().each_ref().map(RingIndex::newest);
         let indexes = self.kept.get_or_insert_default();
         self.coverage.recall(store, indexes, &self.history, now)?;
@@ -350,12 +352,12 @@ impl Source {
                         roll_up.note(&frame, newest);
                     }
                     self.history.absorb(frame);
-                    state.given_back.fetch_add(1, Ordering::Relaxed);
+                    state.loaded.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }
         roll_up.give(&self.history, unix_now(), newest[2]);
-        self.is_given_back = true;
+        self.is_loaded = true;
         Ok(())
     }
 

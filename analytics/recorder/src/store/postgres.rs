@@ -123,7 +123,8 @@ impl PostgresStore {
     }
 }
 
-/// A server that does not respond in time counts as unreachable.
+/// Runs a query for at most [`ANSWER_MAX`]; a server that does not respond in time counts as
+/// unreachable.
 fn bounded<T>(runtime: &Runtime, answer: impl Future<Output = QueryResult<T>>) -> QueryResult<T> {
     let late = || {
         let cause = format!("no answer within {} s", ANSWER_MAX.as_secs());
@@ -150,7 +151,7 @@ async fn connect(address: &PostgresAddress) -> Result<AsyncPgConnection, StoreEr
         let said = source.unwrap_or_else(|| error.to_string());
         server_error(tls_roots::explained(&said).map_or(said, str::to_owned))
     };
-    let taken = if address.is_proved {
+    let taken = if address.verifies_certificate {
         let tls = tls_roots::client(address.authorities.as_deref());
         let tls = MakeRustlsConnect::new(tls.map_err(|error| server_error(error.to_string()))?);
         let (client, driver) = config.connect(tls).await.map_err(failed)?;

@@ -41,8 +41,8 @@ impl RollUp {
         frames.push(Arc::new(frame.clone()));
     }
 
-    /// Adds frames of the longer intervals to a history: of intervals that have ended by `now` as
-    /// they are, of running intervals to be continued.
+    /// Adds the frames of the longer intervals to a history. A frame whose interval has ended by
+    /// `now` is complete; any other is completed when its interval ends.
     pub(super) fn give(mut self, history: &History, now: u64, newest_minute: u64) {
         let give = |frame: Frame| {
             if frame.end() <= now {

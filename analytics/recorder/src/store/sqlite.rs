@@ -29,7 +29,7 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// Application id in the head of the file: `TSRH` in ASCII.
 const APPLICATION_ID: i32 = 0x5453_5248;
 
-/// An open file.
+/// An open database file.
 pub(super) struct SqliteStore(SqliteConnection);
 
 impl SqliteStore {
@@ -165,7 +165,7 @@ fn prepare(path: &Path) -> Result<bool, StoreError> {
     })
 }
 
-/// Returns the damage that SQLite finds, before any row is read.
+/// Fails with the damage that SQLite finds; called before any row is read.
 fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     #[derive(QueryableByName)]
     struct Found {
@@ -185,7 +185,8 @@ fn check(connection: &mut SqliteConnection, path: &Path) -> Result<(), StoreErro
     }
 }
 
-/// Returns true only for errors of a damaged file: a busy file or a full disk is not damaged.
+/// Returns [`StoreError::Damaged`] only for errors of a damaged file: a busy file or a full disk is
+/// not damage.
 fn broken(path: &Path, error: &diesel::result::Error) -> StoreError {
     let cause = error.to_string();
     let is_damage =
@@ -200,7 +201,7 @@ fn number(connection: &mut SqliteConnection, query: &str) -> QueryResult<i32> {
     diesel::dsl::sql::<Integer>(query).get_result(connection)
 }
 
-/// Returns a migration of the file that this program does not know.
+/// Returns a migration of the file that this program does not know; `None` if it knows all.
 fn unknown_migrations(
     connection: &mut SqliteConnection,
 ) -> diesel::migration::Result<Option<String>> {

@@ -1,9 +1,9 @@
 //! Alert state: the state of one subject of a rule over time.
 //!
 //! ```text
-//!           bad               bad for `for`             well for `clear_for`
+//!           bad               bad for `for`             good for `clear_for`
 //!  quiet ────────▶ pending ─────────────────▶ firing ───────────────────────▶ quiet
-//!    ▲               │ not bad, or unknown      │ ▲ in between, or unknown: it goes on firing
+//!    ▲               │ not bad, or unknown      │ ▲ in between, or unknown: it stays firing
 //!    └───────────────┘                          └─┘
 //! ```
 //!
@@ -35,7 +35,7 @@ pub enum Phase {
     },
 }
 
-/// A change that others are notified of.
+/// A change that webhooks are notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The alert fires now.
@@ -60,7 +60,7 @@ pub struct AlertState {
 }
 
 impl AlertState {
-    /// Takes the value of a time, in s; `None` if it could not be measured.
+    /// Updates the state with the value at a time, in s; `None` if it could not be measured.
     pub fn step(&mut self, at: u64, value: Option<f64>, limits: &Limits) -> Option<Change> {
         self.now = self.now.max(at);
         self.value = value;

@@ -1,7 +1,7 @@
-//! Access: the settings of access control, and the key that routers get.
+//! Access: the settings of access control, and the key that is sent to routers.
 //!
-//! **Invariant:** no secret is read here, so none can be shown. The key is for routers to which it
-//! does not travel in the clear.
+//! **Invariant:** no secret is read here, so none can be shown. The key is accepted only if it does
+//! not travel in the clear to any router.
 //! **Not here:** the files that these settings name (`key_files`, `router_key`), the section of an
 //! issuer (`issuers`).
 

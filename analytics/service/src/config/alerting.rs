@@ -24,11 +24,11 @@ const NAME_MAX: usize = 64;
 const WAIT_S_MAX: u64 = 86_400;
 /// Default of `for` and `clear_for`, in s.
 const FOR_S: u64 = 30;
-/// Default of `for` and `clear_for` for kinds that are up or down, in s.
+/// Default of `for` and `clear_for` for kinds whose value is 0 or 1, in s.
 const DOWN_FOR_S: u64 = 10;
 /// Windows that a rule may have. Frames of longer windows cannot be added up once a second.
 const WINDOWS: [&str; 4] = ["1m", "5m", "15m", "1h"];
-/// Longest file with a secret that is read.
+/// Maximum number of bytes that are read from a file with a secret.
 const SECRET_BYTES_MAX: u64 = 8 << 10;
 
 /// A receiver of alerts.

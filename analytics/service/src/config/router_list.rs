@@ -29,7 +29,7 @@ pub enum RouterAddress {
 /// One entry of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterSource {
-    /// Name of the router; routers at the addresses of a host are named after these.
+    /// Name of the router; routers at the addresses of a host are named after their addresses.
     pub name: String,
     /// Address of the router or routers.
     pub address: RouterAddress,

@@ -41,7 +41,7 @@ struct RuleView {
     raise: f64,
     /// Values up to this one are good.
     clear: f64,
-    /// Unit of the values: `ms`, `share`, `ratio` or `down`.
+    /// Unit of the values: `ms`, `share`, `ratio`, `down`, `stalled` or `failed`.
     unit: &'static str,
     /// Seconds for which the value must be bad before the alert fires.
     for_s: u64,
@@ -94,7 +94,7 @@ struct AlertView {
     resolved_at: Option<String>,
 }
 
-/// Tells how the rules are: what fires, and what has fired recently.
+/// Returns the state of all rules, the pending and firing alerts, and those resolved recently.
 #[utoipa::path(
     tag = "analytics",
     responses((status = 200, description = "The alerts", body = AlertsAnswer), GateRefusals)

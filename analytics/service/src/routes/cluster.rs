@@ -13,7 +13,7 @@ use crate::problem::{BusyRefusals, Code, Problem};
 const UUID_LEN: usize = 36;
 
 /// Declares a forwarded path.
-macro_rules! handed_on {
+macro_rules! forwarded {
     ($(#[doc = $about:literal])* $name:ident $path:literal $(params($($param:tt)*))?) => {
         $(#[doc = $about])*
         #[utoipa::path(
@@ -28,46 +28,46 @@ macro_rules! handed_on {
     };
 }
 
-handed_on! {
-    /// Tells where a key lives, as a router knows it.
+forwarded! {
+    /// Returns the slot and the shard of a key, as a router reports them.
     route_key "/api/route" params(
         ("key" = String, Query, description = "The shard key", example = "user_123"),
         ("table" = Option<String>, Query, description = "The table of the key, whose table group decides", example = "users"),
     )
 }
-handed_on! {
-    /// Tells which shard owns which slots, as a router knows it.
+forwarded! {
+    /// Returns the shard that owns each slot, as a router reports it.
     shard_map "/api/shard-map"
 }
-handed_on! {
-    /// Lists the table groups with their slots, as a router knows them.
+forwarded! {
+    /// Lists the table groups with their slots, as a router reports them.
     list_groups "/api/groups"
 }
-handed_on! {
-    /// Lists the shards, as a router knows them.
+forwarded! {
+    /// Lists the shards, as a router reports them.
     list_shards "/api/shards"
 }
-handed_on! {
-    /// Tells what would balance the cluster, by what one router has seen.
+forwarded! {
+    /// Returns advice on balancing the cluster, from what one router has measured.
     advice "/api/advice" params(
         ("by" = Option<String>, Query, description = "load or size; load when not given", example = "load"),
         ("group" = Option<String>, Query, description = "The table group; main when not given", example = "main"),
     )
 }
-handed_on! {
-    /// Lists the moves of slots, as a router knows them.
+forwarded! {
+    /// Lists the moves of slots, as a router reports them.
     list_moves "/api/moves" params(("state" = Option<String>, Query, description = "open or ended: only these", example = "open"))
 }
-handed_on! {
-    /// Lists the rebalance that goes on and the last ones, as a router knows them.
+forwarded! {
+    /// Lists the running rebalance and the latest ones, as a router reports them.
     list_rebalances "/api/rebalance"
 }
-handed_on! {
-    /// Tells how every node of the cluster is, as a router sees it.
+forwarded! {
+    /// Returns the state of every node of the cluster, as a router reports it.
     health "/api/health"
 }
 
-/// Shows a rebalance with its moves, as a router knows it.
+/// Returns a rebalance with its moves, as a router reports it.
 #[utoipa::path(
     tag = "cluster",
     params(("id" = String, Path, description = "The rebalance, a UUID", example = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71")),

@@ -19,16 +19,16 @@ use recorder::{ErrorsParameters, ErrorsQuery};
 use web_kit::event_stream::VIEWERS_MAX;
 use web_kit::static_assets;
 
-fn asked(app: &App, request: &HttpRequest) -> Result<FleetQuery, Problem> {
+fn parse_query(app: &App, request: &HttpRequest) -> Result<FleetQuery, Problem> {
     let query = fleet_query(request.query_string())?;
     app.known(query.router.as_deref()).map(|()| query)
 }
 
-/// Tells how many data requests were answered, how fast, and by which shards: by all routers
+/// Returns the number and the latency of data requests, by route and shard, of all routers
 /// together.
 ///
-/// Percentiles come from merged histograms. `routers` tells of each router whether it answers; one
-/// that is away counts with what was collected from it before.
+/// Percentiles come from merged histograms. `routers` lists every router and its state; the metrics
+/// include what was collected from a router before it became unreachable.
 #[utoipa::path(
     tag = "analytics",
     params(MetricsParameters, ("router" = Option<String>, Query, description = "Only of this router", example = "127.0.0.1:3000")),
@@ -39,17 +39,17 @@ pub(super) async fn read_metrics(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let query = asked(&app, &request)?;
+    let query = parse_query(&app, &request)?;
     // Merging a week of histograms takes a while: it must not block a thread that serves requests.
     let answer = block(move || fleet_query::answer(&app.fleet, &query)).await;
     let answer = answer.map_err(|_| Problem::new(Code::TSR500, "an internal error"))?;
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// The figures again each second.
+/// Streams the metrics once a second.
 ///
-/// Server-sent events: the name is `metrics`, the data what /api/analytics/metrics would answer.
-/// All who ask the same share one event; at most 32 watch at once.
+/// The server-sent events have the name `metrics`, and the response of /api/analytics/metrics as
+/// data. Streams with the same query share events; at most 32 streams can be open.
 #[utoipa::path(
     tag = "analytics",
     params(MetricsParameters, ("router" = Option<String>, Query, description = "Only of this router", example = "127.0.0.1:3000")),
@@ -60,7 +60,7 @@ pub(super) async fn stream_metrics(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let query = asked(&app, &request)?;
+    let query = parse_query(&app, &request)?;
     if app.is_draining() {
         return Err(Problem::new(Code::TSR005, "this service is about to end"));
     }
@@ -79,7 +79,7 @@ pub(super) async fn stream_metrics(
     Ok(static_assets::events(events.take_while(move |_| ready(still_allowed()))))
 }
 
-/// Tells the last errors of all routers, newest first; the last 10 000 of each are kept.
+/// Lists the newest errors of all routers, newest first; up to 10 000 of each router are kept.
 #[utoipa::path(
     tag = "analytics",
     params(ErrorsParameters, ("router" = Option<String>, Query, description = "Only those of this router")),

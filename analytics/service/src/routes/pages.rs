@@ -25,7 +25,7 @@ const LINKS: &str = "Tessera analytics: the figures of any number of routers, to
        /api-docs/openapi.json   every call, for programs
 ";
 
-/// Leads browsers to the dashboard and tells others the links.
+/// Redirects browsers to the dashboard, and returns a list of links to other clients.
 #[utoipa::path(
     tag = "operations",
     responses(
@@ -43,7 +43,7 @@ pub(super) async fn home(request: HttpRequest) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(LINKS)
 }
 
-/// Tells that the process runs.
+/// Reports that the process runs.
 #[utoipa::path(
     tag = "operations",
     responses((status = 200, description = "The process runs", body = StateAnswer), GateRefusals)
@@ -67,9 +67,10 @@ pub(super) async fn ready(app: Data<App>) -> HttpResponse {
     readiness::ready(app.is_draining())
 }
 
-/// For scrapers, in OpenMetrics: how collecting goes, what fires, and the last minute of the fleet.
+/// Returns metrics in OpenMetrics format: the state of collecting, the alerts, and the last minute
+/// of all routers.
 ///
-/// What routers count since their start they tell scrapers themselves.
+/// Routers publish their counts since their start themselves.
 #[utoipa::path(
     tag = "analytics",
     params(("router" = Option<String>, Query, description = "Only of this router", example = "127.0.0.1:3000")),
@@ -88,7 +89,7 @@ pub(super) async fn show_metrics(
     Ok(HttpResponse::Ok().content_type(CONTENT_TYPE).body(text))
 }
 
-/// Shows what happens, live.
+/// Returns the dashboard, a page with live metrics.
 #[utoipa::path(
     tag = "analytics",
     responses(
@@ -102,7 +103,7 @@ pub(super) async fn show_dashboard(request: HttpRequest) -> Result<HttpResponse,
     answer(&request, "")
 }
 
-/// A file of the dashboard.
+/// Returns a file of the dashboard.
 #[utoipa::path(
     tag = "analytics",
     params(("file" = String, Path, description = "Name of the file", example = "page.js")),
@@ -150,7 +151,7 @@ pub(super) async fn explain_code(name: Path<String>) -> Result<HttpResponse, Pro
     Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(text))
 }
 
-/// Every call, for programs.
+/// Returns the OpenAPI document.
 #[utoipa::path(
     tag = "operations",
     responses((status = 200, description = "The OpenAPI document", body = Object), GateRefusals)

@@ -1,8 +1,8 @@
-//! `/api/session`: gives a browser a cookie for an API key, and takes it back. Without access
+//! `/api/session`: gives a browser a cookie for an API key, and removes the cookie. Without access
 //! control there is no such path.
 //!
-//! **Invariant:** the key stands in the body, which no log and no history keeps. A page of another
-//! origin begins no session, because its request is refused before it gets here.
+//! **Invariant:** the key is sent in the body, which no log and no browser history keeps. A page of
+//! another origin begins no session, because its request is refused before it gets here.
 //! **Not here:** the sessions of later requests (`gate`).
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, SET_COOKIE};
@@ -51,7 +51,7 @@ pub(super) async fn begin_session(
         .json(answer))
 }
 
-/// Ends the session of a browser, which forgets its cookie. Without a session it changes nothing.
+/// Ends the session of a browser by removing its cookie. Without a session, nothing changes.
 #[utoipa::path(
     tag = "operations",
     responses((status = 204, description = "The browser has no session"), GateRefusals)

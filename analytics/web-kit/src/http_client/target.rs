@@ -31,8 +31,8 @@ impl Target {
         Self { address: Some(address), ..self.clone() }
     }
 
-    /// Returns the name of a server to which the configuration gives none: host and port, or
-    /// address and port if an address was chosen.
+    /// Returns a name for a server that has none in the configuration: host and port, or address
+    /// and port if an address was chosen.
     pub fn label(&self) -> String {
         match self.address {
             Some(address) => SocketAddr::new(address, self.port).to_string(),

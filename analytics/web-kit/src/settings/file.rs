@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use super::{ConfigError, Origin, unknown};
 
-/// A configuration file, which errors name.
+/// A configuration file; errors contain its path.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigFile {
     path: PathBuf,

@@ -1,7 +1,7 @@
 //! Draft: the event of a request while the request is carried out.
 //!
-//! The draft is attached to the request. If the client goes away, the framework drops the request,
-//! and the draft becomes an event all the same: what the client has sent may be carried out.
+//! The draft is attached to the request. If the client disconnects, the framework drops the
+//! request, and the draft still becomes an event: the request may be carried out nevertheless.
 //!
 //! **Invariant:** a request has one event at most. Text of a client is cut before it is kept.
 //! **Not here:** the decision about a request (`gate`).
@@ -50,7 +50,7 @@ pub struct AuditDraft {
     is_finished: bool,
 }
 
-/// Answer to a request.
+/// Response to a request, as far as the log records it.
 #[derive(Clone, Copy, Debug)]
 struct AuditedAnswer {
     status: StatusCode,
@@ -79,7 +79,8 @@ impl AuditDraft {
         }
     }
 
-    /// Adds the address of a request, and that access control refuses it, or would.
+    /// Records the address of a request, and the code with which access control refuses it or would
+    /// refuse it.
     pub fn refuse(request: &impl HttpMessage, address: IpAddr, code: Code, is_observed: bool) {
         if let Some(draft) = request.extensions_mut().get_mut::<Self>() {
             draft.address = Some(address);
@@ -144,7 +145,7 @@ impl AuditDraft {
         });
     }
 
-    /// Returns the caller. Of credentials that were refused, only the id of a key is told.
+    /// Returns the caller. Of credentials that were refused, only the id of a key is recorded.
     fn audited_caller(&self, headers: Option<&HeaderMap>) -> AuditCaller {
         if let Some(caller) = &self.caller {
             return AuditCaller::of(caller);

@@ -40,14 +40,14 @@ pub(super) struct ResumedLog {
     pub(super) torn_bytes: u64,
 }
 
-/// File that is written.
+/// File to which lines are appended.
 #[derive(Debug)]
 pub(super) struct AuditFile {
     path: PathBuf,
     file: File,
-    /// Bytes of whole lines.
+    /// Number of bytes in whole lines.
     bytes: u64,
-    /// True if there may be bytes after them.
+    /// True if an incomplete line may follow the whole lines.
     is_torn: bool,
     limits: RotationLimits,
 }
@@ -104,7 +104,7 @@ impl AuditFile {
         self.bytes == 0
     }
 
-    /// Returns true if the next line belongs into a new file.
+    /// Returns true if the next line belongs in a new file.
     pub(super) fn is_full(&self) -> bool {
         self.bytes >= self.limits.bytes_max
     }
@@ -119,7 +119,7 @@ impl AuditFile {
         self.is_torn = true;
         let written = self.file.write_all(lines);
         if written.is_err() {
-            // If this fails too, it is tried again before the next lines.
+            // If this fails too, the next call of `append` tries it again.
             let _ = self.restore();
             return written;
         }
@@ -172,7 +172,7 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Removes what is left of a line that failed.
+    /// Removes the rest of lines whose write failed.
     fn restore(&mut self) -> io::Result<()> {
         if self.is_torn {
             self.file.set_len(self.bytes)?;
@@ -181,7 +181,7 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Returns the end of the youngest file before the one that is written.
+    /// Returns the end of the newest file before the current one.
     fn tail_before(&self) -> io::Result<FileTail> {
         for number in 1..self.limits.files_max {
             match File::open(file_path(&self.path, number)) {
@@ -199,7 +199,7 @@ impl AuditFile {
         Ok(FileTail::Empty)
     }
 
-    /// Replaces the handle, so that tests can let writes fail.
+    /// Replaces the handle, so that tests can make writes fail.
     #[cfg(test)]
     pub(super) fn replace_handle(&mut self, file: File) -> File {
         std::mem::replace(&mut self.file, file)

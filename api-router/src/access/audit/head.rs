@@ -14,7 +14,7 @@ use crate::access::clock::unix_now;
 
 /// Interval at which the last line is kept.
 const KEEP_EVERY: Duration = Duration::from_secs(3_600);
-/// Time after which it is tried again.
+/// Time after which a failed attempt is repeated.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Keeps the last line at once, and from then on each hour, in the background.
@@ -37,7 +37,7 @@ pub async fn keep_last_head(log: &Arc<AuditLog>, manager: &Manager) {
     keep(log, manager, head.ok().flatten()).await;
 }
 
-/// Keeps a line. Returns false if that must be tried again.
+/// Stores a line in the catalog. Returns false if the attempt must be repeated.
 async fn keep(log: &AuditLog, manager: &Manager, head: Option<AuditHead>) -> bool {
     let Some(head) = head else { return !log.has_files };
     let kept = manager.access().keep_audit_head(head, unix_now()).await;

@@ -1,7 +1,7 @@
 //! Writer: the thread that turns events into lines and writes them.
 //!
 //! **Invariant:** the chain never goes past a line that is not in the file. Lost events are
-//! counted, and a line tells their number as soon as lines can be written again.
+//! counted, and a line reports their number as soon as lines can be written again.
 //! **Not here:** files (`file`), the text of a line (`shard_manager::access::audit`).
 
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ use super::{AuditCounts, AuditStartError, Message};
 
 /// Interval at which held refusals are examined.
 const TICK: Duration = Duration::from_millis(100);
-/// Highest number of events that are written at once.
+/// Maximum number of events that are written at once.
 const BATCH_MAX: usize = 256;
 
 /// Destination of lines.
@@ -42,8 +42,8 @@ pub(super) struct AuditWriter {
     batch: Vec<AuditEvent>,
     /// Text of a batch.
     text: String,
-    /// Number of lost events that lines have told.
-    told: u64,
+    /// Number of lost events that lines have reported.
+    reported_lost: u64,
     torn_bytes: u64,
     began: Instant,
 }
@@ -72,13 +72,13 @@ impl AuditWriter {
             merger: RefusalMerger::default(),
             batch: Vec::new(),
             text: String::new(),
-            told: 0,
+            reported_lost: 0,
             torn_bytes,
             began: Instant::now(),
         })
     }
 
-    /// Writes that a router began.
+    /// Writes the line that records the start of a router.
     ///
     /// # Errors
     /// The error of the system.
@@ -119,7 +119,7 @@ impl AuditWriter {
             self.write_batch();
             for answer in asked {
                 let head = self.head();
-                // The asking task may have gone.
+                // The task that requested it may have ended.
                 let _ = answer.send(head);
             }
             if let Some(answer) = ending {
@@ -154,7 +154,7 @@ impl AuditWriter {
         let events = std::mem::take(&mut self.batch);
         match self.try_write(&events) {
             Ok(lost) => {
-                self.told += lost;
+                self.reported_lost += lost;
                 self.counts.lines.fetch_add(events.len() as u64, Ordering::Relaxed);
                 self.set_fault(None);
             }
@@ -169,7 +169,8 @@ impl AuditWriter {
         self.batch.clear();
     }
 
-    /// Writes events after the number of those that were lost before, and returns that.
+    /// Writes the number of lost events that no line has reported, and then these events. Returns
+    /// that number.
     fn try_write(&mut self, events: &[AuditEvent]) -> io::Result<u64> {
         let now = unix_ms();
         self.text.clear();
@@ -195,9 +196,9 @@ impl AuditWriter {
         Ok(lost)
     }
 
-    /// Returns the number of lost events that no line has told.
+    /// Returns the number of lost events that no line has reported.
     fn lost(&self) -> u64 {
-        self.counts.dropped.load(Ordering::Relaxed) - self.told
+        self.counts.dropped.load(Ordering::Relaxed) - self.reported_lost
     }
 
     fn write_entry(&mut self, entry: AuditEntry<'_>) -> io::Result<()> {
@@ -230,7 +231,8 @@ impl AuditWriter {
             .map(|()| self.chain.head())
     }
 
-    /// Keeps the reason why the log cannot be written. The log of the router has each once.
+    /// Sets the reason why the log cannot be written, and logs when writing begins to fail and when
+    /// it works again.
     fn set_fault(&self, fault: Option<String>) {
         let mut known = self.counts.fault.lock().unwrap_or_else(PoisonError::into_inner);
         match (&*known, &fault) {

@@ -17,7 +17,7 @@ use shard_manager::access::limit::failures::SIGNATURE_CHECKS;
 
 use super::{AccessGate, Refusal};
 use crate::access::clock::unix_now;
-use crate::access::{answers, counts};
+use crate::access::{access_problems, counts};
 use crate::problem::Problem;
 
 /// Check of the credentials that an address has sent.
@@ -52,13 +52,13 @@ impl<F: Fn() -> IpAddr> CredentialCheck<'_, F> {
                 gate.counts.count_limited(limit);
             }
             if let Some(place) = error.lacking_issuer {
-                gate.remote_keys.ask(place);
+                gate.remote_keys.request_fetch(place);
             }
             let problem = match error.outcome() {
                 AuthOutcome::Invalid | AuthOutcome::Expired => {
-                    self.count_failure(|| answers::refused(error))
+                    self.count_failure(|| access_problems::refused(error))
                 }
-                AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
+                AuthOutcome::Limited | AuthOutcome::Unavailable => access_problems::refused(error),
             };
             Refusal { kind, problem }
         };
@@ -74,19 +74,20 @@ impl<F: Fn() -> IpAddr> CredentialCheck<'_, F> {
                 AuthOutcome::Invalid | AuthOutcome::Expired => {
                     self.count_failure(|| sessions.refused(error))
                 }
-                AuthOutcome::Limited | AuthOutcome::Unavailable => answers::refused(error),
+                AuthOutcome::Limited | AuthOutcome::Unavailable => access_problems::refused(error),
             };
             Refusal { kind: "key", problem }
         })
     }
 
-    /// Counts failed credentials. Returns the answer, unless there were too many.
+    /// Counts failed credentials. Returns `answer`, or TSR429 if there were too many.
     pub(super) fn count_failure(&self, answer: impl FnOnce() -> Problem) -> Problem {
         match self.gate.failures.record((self.address)(), self.gate.began.elapsed()) {
             None => answer(),
             Some(wait) => {
                 self.gate.counts.count_limited(counts::FAILURES);
-                answers::limited("too many credentials from this address were not valid", wait)
+                let detail = "too many credentials from this address were not valid";
+                access_problems::limited(detail, wait)
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::access::certificates::ClientCertificate;
 use crate::access::clock::unix_now;
 use crate::access::credentials::{self, Credentials};
 use crate::access::scopes::RouteNeed;
-use crate::access::{answers, sessions};
+use crate::access::{access_problems, sessions};
 
 /// Search for the caller of a request.
 pub(super) struct Identification<'r> {
@@ -30,8 +30,7 @@ pub(super) struct Identification<'r> {
 }
 
 impl Identification<'_> {
-    /// Returns the caller of the request. Nothing needs to be known about a request without
-    /// credentials that everyone may send.
+    /// Returns the caller of the request. `None` if the request has no credentials and needs none.
     pub(super) fn caller(
         &self,
         need: RouteNeed,
@@ -51,18 +50,19 @@ impl Identification<'_> {
             Credentials::Absent => return self.caller_of_connection(need),
             Credentials::Bearer(text) => check.bearer(text)?,
             Credentials::Session(_) if !sessions::permits(request.method()) => {
-                return Err(Refusal { kind: "other", problem: answers::session_change() });
+                return Err(Refusal { kind: "other", problem: access_problems::session_change() });
             }
             Credentials::Session(text) => check.session(text)?,
             Credentials::Unreadable => {
-                let problem = check.count_failure(answers::unreadable);
+                let problem = check.count_failure(access_problems::unreadable);
                 return Err(Refusal { kind: "other", problem });
             }
         };
         Ok(Some(caller))
     }
 
-    /// Returns the caller whose certificate the connection has, else the one without credentials.
+    /// Returns the caller whose certificate the connection has, else the anonymous one; `None` if
+    /// the route needs no right.
     fn caller_of_connection(&self, need: RouteNeed) -> Result<Option<Arc<Caller>>, Refusal> {
         let Self { gate, current, request } = *self;
         let refused = |kind| move |problem| Refusal { kind, problem };
@@ -73,15 +73,15 @@ impl Identification<'_> {
         if need == RouteNeed::Open {
             return Ok(None);
         }
-        let caller = current.anonymous(unix_now()).map_err(answers::refused);
+        let caller = current.anonymous(unix_now()).map_err(access_problems::refused);
         caller.map(Some).map_err(refused("anonymous"))
     }
 }
 
 impl AccessGate {
     /// Returns the certificate that identifies the client of a request without other credentials. A
-    /// browser adds its certificate also to requests of pages of other origins, so it says nothing
-    /// about those.
+    /// browser adds its certificate also to requests of pages of other origins, so a certificate
+    /// does not identify the client of such a request.
     pub fn certificate<'r>(&self, request: &'r HttpRequest) -> Option<&'r Arc<ClientCertificate>> {
         if self.certificates.is_empty() || self.origins.find(request.headers()).is_some() {
             return None;

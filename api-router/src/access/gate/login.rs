@@ -12,7 +12,7 @@ use shard_manager::access::session::BrowserSession;
 
 use super::credential_check::CredentialCheck;
 use super::{AccessGate, outcome_of};
-use crate::access::answers;
+use crate::access::access_problems;
 use crate::access::clock::unix_now;
 use crate::problem::Problem;
 
@@ -31,7 +31,7 @@ impl AccessGate {
         let (current, now) = (self.authenticator.load(), unix_now());
         let check = CredentialCheck { gate: self, current: &current, address: || address };
         if !ApiKey::is_like(key) {
-            let problem = check.count_failure(answers::token_login);
+            let problem = check.count_failure(access_problems::token_login);
             count("other", &problem);
             return Err(problem);
         }
@@ -39,9 +39,11 @@ impl AccessGate {
             count(refusal.kind, &refusal.problem);
             refusal.problem
         })?;
-        let Principal::Key(id) = caller.principal else { return Err(answers::token_login()) };
+        let Principal::Key(id) = caller.principal else {
+            return Err(access_problems::token_login());
+        };
         let session = BrowserSession::begin(id, caller.expires_at, now);
-        let cookie = self.sessions.cookie(&session, now).map_err(answers::refused)?;
+        let cookie = self.sessions.cookie(&session, now).map_err(access_problems::refused)?;
         Ok((session, cookie, caller))
     }
 }

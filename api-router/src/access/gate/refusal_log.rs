@@ -25,8 +25,8 @@ impl RefusalLog {
         Self { mode, began, logged: std::array::from_fn(|_| AtomicU64::new(u64::MAX)) }
     }
 
-    /// Logs a refusal of a route, which is named by its row, by the kind of the caller and by the
-    /// problem.
+    /// Logs a refusal, with the route of the row, the kind of the caller, the problem and the
+    /// address.
     pub(super) fn log(
         &self,
         row: Option<usize>,

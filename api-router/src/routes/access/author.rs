@@ -2,8 +2,8 @@
 //! give.
 //!
 //! **Invariant:** a caller gives no right that it does not have, also while requests are only
-//! observed: a key that was made then would be in force later. A change that was answered is in
-//! force in this router.
+//! observed: a key that is made then would be in force later. A change is applied in this router
+//! before it is answered.
 //! **Not here:** storage and the rules of changes (`shard_manager::engine::access_store`).
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use shard_manager::engine::access_store::{
     AccessChange, AccessError, AccessRefusal, AccessState, ChangeAuthor,
 };
 
-use crate::access::answers;
+use crate::access::access_problems;
 use crate::access::clock::unix_now;
 use crate::access::files::FileRecords;
 use crate::access::gate::AccessGate;
@@ -68,9 +68,9 @@ impl<'a> Author<'a> {
         if let Err(denied) = caller.rights.allow_scope(AccessScope::Keys) {
             let is_anonymous = caller.principal == Principal::Anonymous;
             return Err(if is_anonymous {
-                answers::missing()
+                access_problems::missing()
             } else {
-                answers::forbidden(&denied)
+                access_problems::forbidden(&denied)
             });
         }
         Ok(Self { app, gate, sources, caller })
@@ -108,7 +108,8 @@ impl<'a> Author<'a> {
         }
     }
 
-    /// Returns the last day on which a key was used, here or as its record has it.
+    /// Returns the last day on which a key was used, through this router or according to its
+    /// record.
     pub(super) fn used_on(&self, key: &KeyRecord) -> Option<u32> {
         self.gate.authenticator.get().snapshot().keys().used_on(key.id).max(key.used_on)
     }

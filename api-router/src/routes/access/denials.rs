@@ -1,4 +1,4 @@
-//! `/api/access/denials`: refuses tokens and tenants before their time is over.
+//! `/api/access/denials`: refuses tokens before they expire, and tenants.
 //!
 //! **Invariant:** only a caller with every right ends a denial or brings its end forward, because
 //! that gives access back to all owners of the denied credentials.
@@ -64,7 +64,7 @@ pub struct DenialRequest {
     /// Time before which the tokens were issued: RFC 3339.
     #[expect(dead_code, reason = "as above")]
     issued_before: Option<String>,
-    /// Time from which the denial is void; without it, it has no end.
+    /// Time at which the denial ends; without it, the denial has no end.
     #[expect(dead_code, reason = "as above")]
     until: Option<String>,
 }
@@ -113,7 +113,7 @@ pub(crate) async fn add_denial(
     Ok(HttpResponse::Created().json(DenialAnswer { success: true, denial }))
 }
 
-/// Ends a denial, which the parameters name as its body did. Needs every right.
+/// Ends a denial, which the parameters identify like the members of its body. Needs every right.
 #[utoipa::path(
     tag = "access",
     params(

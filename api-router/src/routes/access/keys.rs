@@ -1,6 +1,6 @@
 //! `/api/access/keys`: creates, lists, revokes, rotates and resumes the keys of the catalog.
 //!
-//! **Invariant:** a key is shown once, in the answer that creates it. Keys of a file are listed,
+//! **Invariant:** a key is shown once, in the response to its creation. Keys of a file are listed,
 //! and changed in the file only.
 //! **Not here:** the bounds of what a caller may give (`author`).
 
@@ -45,7 +45,7 @@ pub struct ListedKey {
     made_by: String,
     /// Time at which it was made: RFC 3339.
     made_at: String,
-    /// Time from which it is refused.
+    /// Time from which the key is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     /// Time at which it was revoked.
@@ -73,7 +73,7 @@ pub struct KeyList {
 pub struct KeyAnswer {
     /// Always true.
     success: bool,
-    /// The whole key, only in the answer that creates it.
+    /// The whole key, only in the response to its creation.
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     /// The key without its secret.
@@ -96,7 +96,7 @@ pub struct KeyRequest {
     #[schema(max_length = 200)]
     #[expect(dead_code, reason = "as above")]
     name: Option<String>,
-    /// Time from which it is refused: RFC 3339. Without it the key does not expire.
+    /// Time from which the key is refused: RFC 3339. By default it does not expire.
     #[expect(dead_code, reason = "as above")]
     expires_at: Option<String>,
 }
@@ -128,7 +128,7 @@ pub(crate) async fn list_keys(
     Ok(HttpResponse::Ok().json(KeyList { success: true, keys }))
 }
 
-/// Creates a key. The answer is the only one that shows it.
+/// Creates a key. The response is the only one that shows it.
 ///
 /// The rights of the caller must cover those of the key.
 #[utoipa::path(
@@ -169,7 +169,7 @@ pub(crate) async fn find_key(
     Ok(HttpResponse::Ok().json(answer(&author, (&files, &catalog), id, None)?))
 }
 
-/// Revokes a key for ever. It is refused at once here, and within a second by every router.
+/// Revokes a key permanently. It is refused at once here, and within a second by every router.
 #[utoipa::path(
     tag = "access",
     params(("id" = String, Path, description = "Public part of the key", example = "4fKq0ZxY81Ab")),
@@ -220,7 +220,7 @@ pub(crate) async fn rotate_key(
     reveal(&author, &made)
 }
 
-/// Makes a key usable that a restore suspended.
+/// Makes a key usable again that a restore has suspended.
 ///
 /// The rights of the caller must cover those of the key.
 #[utoipa::path(
@@ -287,7 +287,7 @@ fn changeable(author: &Author<'_>, id: &str) -> Result<KeyRecord, Problem> {
     })
 }
 
-/// Returns the answer with a key of the files or of the catalog.
+/// Returns the response with a key of the files or of the catalog.
 fn answer(
     author: &Author<'_>,
     (files, catalog): (&FileRecords, &AccessState),
@@ -303,13 +303,13 @@ fn answer(
     Ok(KeyAnswer { success: true, key, listed })
 }
 
-/// Returns the answer with a key that is in force here.
+/// Returns the response with a key that is in force here.
 fn show(author: &Author<'_>, id: KeyId) -> Result<HttpResponse, Problem> {
     let (files, catalog) = author.known();
     Ok(HttpResponse::Ok().json(answer(author, (&files, &catalog), id, None)?))
 }
 
-/// Returns the only answer that contains a key.
+/// Returns the only response that contains a key.
 fn reveal(author: &Author<'_>, made: &NewApiKey) -> Result<HttpResponse, Problem> {
     let (files, catalog) = author.known();
     let key = Some(made.reveal().to_owned());

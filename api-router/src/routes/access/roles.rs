@@ -53,7 +53,7 @@ pub struct RoleAnswer {
     role: ListedRole,
 }
 
-/// The answer to a removal.
+/// Response to a removal.
 #[derive(Serialize, ToSchema)]
 pub struct RemovalAnswer {
     /// Always true.

@@ -1,9 +1,9 @@
-//! `/api/session`: gives a browser a cookie for an API key, and takes it back.
+//! `/api/session`: gives a browser a cookie in exchange for an API key, and removes it.
 //!
 //! A page cannot keep a key safely, so the key is sent once. The cookie permits GET and HEAD, for
 //! an hour at most, and as long as the key is in force.
 //!
-//! **Invariant:** the key stands in the body, which no log and no history keeps. A page of another
+//! **Invariant:** the key is in the body, which no log and no history keeps. A page of another
 //! origin begins no session, because its request is refused before it gets here.
 //! **Not here:** the sessions of later requests (`access::sessions`).
 

@@ -44,7 +44,7 @@ pub(crate) struct ActionView {
     /// Right that the request needs: `operate`, a scope of the caller, with access control;
     /// otherwise `--operate`, a flag of the router.
     requires: &'static str,
-    /// True if this caller may send it to this router.
+    /// True if this caller may send the request to this router.
     allowed: bool,
 }
 
@@ -71,7 +71,7 @@ impl Actions {
         Self { router: router_address(app, request), group, requires, is_allowed }
     }
 
-    /// Returns the move of one slot, whose number names its group.
+    /// Returns the move of one slot, whose number also determines its group.
     pub(super) fn move_slot(&self, slot: u16, from: &str, to: &str) -> ActionView {
         let slot = slot.to_string();
         let words = ["move", "start", "--slots", &slot, "--from", from, "--to", to];

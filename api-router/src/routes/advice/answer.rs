@@ -39,11 +39,11 @@ pub(crate) struct AdviceAnswer {
     because: String,
     /// Instruction to follow the advice, as a sentence.
     how: &'static str,
-    /// The version of the shard map on which it is based.
+    /// The version of the shard map on which the advice is based.
     epoch: u64,
     /// `requests` or `bytes`: what `total` and `carries` count.
     unit: &'static str,
-    /// The total. Requests are those with a key.
+    /// Total number of requests with a key, or of bytes.
     total: u64,
     /// Number of seconds for which requests were counted; null with `by=size`.
     #[schema(required)]
@@ -51,7 +51,7 @@ pub(crate) struct AdviceAnswer {
     /// Load of the fullest shard as a multiple of its fair share: 1 is even, and up to 1.1 nothing
     /// is advised.
     skew: f64,
-    /// Ratio after all moves, if the load stays the same.
+    /// Skew after all moves, if the load stays the same.
     skew_after: f64,
     /// The shards, in their order.
     shards: Vec<ShardOutlookView>,
@@ -124,7 +124,7 @@ pub(crate) struct ShardOutlookView {
     carries: u64,
     /// Load as a fraction of the total, 0 to 1.
     share: f64,
-    /// Fraction according to its weight.
+    /// Fraction of the total according to the weight.
     fair_share: f64,
     /// Fraction of the total after all moves.
     share_after: f64,
@@ -140,9 +140,9 @@ pub(crate) struct ShardOutlookView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdvisedMove)]
 pub(crate) struct MoveView {
-    /// Shard that owns them.
+    /// Shard that owns the slots.
     from: String,
-    /// Shard that should own them.
+    /// Shard that should own the slots.
     to: String,
     /// First and last slot of each range, inclusive.
     ranges: Vec<(u16, u16)>,
@@ -158,9 +158,9 @@ pub(crate) struct MoveView {
     estimated: bool,
     /// Fraction of all requests, or bytes, that moves.
     share: f64,
-    /// Fraction of the giver after this move and those before it.
+    /// Fraction of the total on the shard `from` after this move and those before it.
     from_share_after: f64,
-    /// Fraction of the taker after this move and those before it.
+    /// Fraction of the total on the shard `to` after this move and those before it.
     to_share_after: f64,
 }
 
@@ -176,7 +176,7 @@ pub(crate) struct HotSpotView {
     share: f64,
     /// The largest fair share of a shard.
     fair_share: f64,
-    /// The key that exceeds it alone; null if several keys do so together.
+    /// The key whose requests alone exceed this share; null if only several keys together do.
     #[schema(required)]
     key: Option<String>,
     /// Fraction of all requests with a key that name this key.

@@ -37,11 +37,11 @@ pub(crate) struct EffectView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = AdviceMoved)]
 pub(crate) struct MovedView {
-    /// Their ids, the latest first.
+    /// Ids of the moves, the latest first.
     moves: Vec<String>,
-    /// Number of their slots.
+    /// Number of slots of these moves.
     slots: usize,
-    /// Time at which the first of them was completed: RFC 3339.
+    /// Time at which the first of these moves was completed: RFC 3339.
     since: String,
     /// Skew of the same requests if the slots had not moved.
     skew_before: f64,
@@ -57,7 +57,8 @@ pub(super) struct KnownMoves {
 }
 
 impl KnownMoves {
-    /// Reads them before the deadline; `None` if the catalog does not answer.
+    /// Reads the moves and the latest rebalance; `None` if the catalog does not answer before the
+    /// deadline.
     pub(super) async fn read(app: &App, map: &ShardMap, deadline: Instant) -> Option<Self> {
         let rebalances = Rebalances::of(&app.manager);
         let read = async {

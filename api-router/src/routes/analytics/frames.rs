@@ -31,7 +31,7 @@ const ERRORS_MAX: usize = 1_000;
 pub(crate) struct FramesAnswer {
     /// Always true.
     success: bool,
-    /// Name of the router, by the port that it serves on. It has no address.
+    /// Name of the router: `router-` and the port that it serves on.
     router: String,
     /// Start of the router: if it changes, counts begin again.
     started: String,
@@ -48,7 +48,7 @@ pub(crate) struct FramesAnswer {
     /// Errors, oldest first.
     #[schema(value_type = Vec<ErrorEvent>)]
     errors: Vec<Arc<ErrorEvent>>,
-    /// Number of the last of them: errors_after of the next request.
+    /// Number of the last error, to be sent as `errors_after` of the next request.
     errors_seq: u64,
     /// True if there is more already: request again at once.
     more: bool,

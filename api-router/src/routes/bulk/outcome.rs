@@ -32,13 +32,13 @@ pub(super) struct BulkAnswer<'a> {
     accepted: usize,
     /// Rows that are durable at the requested level.
     stored: usize,
-    /// Rows that are not, or not known to be.
+    /// Rows that are not durable at that level, or not known to be.
     failed_total: usize,
-    /// The first 1 000 of them, by index.
+    /// The first 1 000 of these rows, by index.
     failed: Vec<FailedRow<'a>>,
     /// Rows stored by each shard that stored any.
     shards: Vec<ShardRows<'a>>,
-    /// Time that it took, in milliseconds.
+    /// Duration of the request, in milliseconds.
     elapsed_ms: u64,
 }
 
@@ -104,7 +104,7 @@ impl BulkOutcome {
             match row.outcome {
                 Ok(_) => *entry(&mut self.stored, row.place.shard) += 1,
                 Err((error, outcome)) => {
-                    // Nothing is said about the key of another caller.
+                    // The shard of another caller's key is not revealed.
                     let is_known = !matches!(error, Error::Forbidden { .. });
                     let shard = app.manager.shard_name(row.place.shard);
                     let problem = Problem::from(error).outcome(outcome.name());
@@ -132,14 +132,19 @@ impl BulkOutcome {
         }
     }
 
-    pub(super) fn see(&mut self, app: &App, shard: ShardNumber, position: Option<Position>) {
+    pub(super) fn extend_session(
+        &mut self,
+        app: &App,
+        shard: ShardNumber,
+        position: Option<Position>,
+    ) {
         if let Some(position) = position {
             app.manager.sessions().extend(&mut self.session, shard, position);
         }
     }
 
     /// Adds the times of a part to the shard that carried it out.
-    pub(super) fn spend(&mut self, shard: ShardNumber, times: LaneTimes) {
+    pub(super) fn add_times(&mut self, shard: ShardNumber, times: LaneTimes) {
         let spent = entry(&mut self.times, shard).get_or_insert_default();
         *spent = spent.and_then(times);
     }

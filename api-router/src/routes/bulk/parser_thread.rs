@@ -17,12 +17,12 @@ use crate::problem::{Code, Problem};
 pub(super) enum Parser {
     Inline(Box<RowReader>),
     Threaded(ParserThread),
-    /// Moving between the two.
+    /// Placeholder while the parser moves between the two threads.
     Moving,
 }
 
-/// Blocking thread that works one batch ahead of its reader. It stays the same while much arrives,
-/// so that it reuses the memory of its rows once they are stored.
+/// Blocking thread that parses one batch ahead of the task that takes the batches. It stays the
+/// same while much arrives, so that it reuses the memory of its rows once they are stored.
 pub(super) struct ParserThread {
     bytes: Sender<Option<Vec<Bytes>>>,
     batches: Receiver<RowBatch>,
@@ -59,7 +59,7 @@ impl Parser {
         }
     }
 
-    /// Continues on a thread of its own. A waiting reader has been given nothing since.
+    /// Continues on a thread of its own. `needs_input` is true if the reader waits for more text.
     pub(super) fn move_to_thread(&mut self, needs_input: bool) {
         *self = match std::mem::replace(self, Self::Moving) {
             Self::Inline(reader) => Self::Threaded(ParserThread::start(reader, needs_input)),
@@ -67,11 +67,12 @@ impl Parser {
         };
     }
 
-    /// Gives the thread of a waiting parser back.
+    /// Continues on the receiving thread, and releases the parser's own thread. The parser must be
+    /// waiting for input.
     pub(super) async fn move_inline(&mut self) -> Result<(), Problem> {
         match std::mem::replace(self, Self::Moving) {
             Self::Threaded(ParserThread { bytes, thread, batches }) => {
-                // The thread waits for more, and sees that nothing will come.
+                // Ends the thread, which waits for more text.
                 drop(bytes);
                 let reader = thread.await.ok().flatten().ok_or_else(died)?;
                 drop(batches);
@@ -92,7 +93,7 @@ impl ParserThread {
     }
 }
 
-/// Makes batches until there is no more text; returns a waiting reader that gets no more.
+/// Makes batches until the body ends; returns the reader if its input is closed while it waits.
 fn parse_on_thread(
     mut reader: Box<RowReader>,
     mut needs_input: bool,

@@ -26,7 +26,7 @@ use crate::body_decoding::{BodyDecoder, ContentCoding, DecodeStep, FREE_BYTES, R
 use crate::headers::BulkFormat;
 use crate::problem::{Code, Problem};
 
-/// Maximum number of rows of a batch: enough to share the price of another thread.
+/// Maximum number of rows of a batch: enough to make the cost of another thread negligible.
 const BATCH_ROWS_MAX: usize = 10_000;
 /// Bytes of text of a batch.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -38,7 +38,7 @@ const BLANK_BYTES_MAX: usize = 1 << 20;
 const STEPS_UNTIMED: usize = 1_024;
 /// Size up to which a buffer is kept although little of it is in use.
 const KEPT_BYTES_MAX: usize = 1 << 20;
-/// Bytes at the start of a text that have no meaning.
+/// UTF-8 byte order mark, which is skipped at the start of a body.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Options that the rows of a stream share.
@@ -73,7 +73,7 @@ pub(super) struct RowReader {
     /// Time that batches without a row took since the last row, and the most that they may take.
     spent: Duration,
     patience: Duration,
-    begun: bool,
+    is_bom_checked: bool,
     /// Columns of the fields of CSV; empty before the first line.
     columns: Vec<CsvColumn>,
     record: Record,
@@ -122,7 +122,7 @@ impl ReaderState {
 /// Next part of the text.
 enum NextRow {
     Row(Result<BulkRow, RefusedRow>),
-    /// Something that is not a row.
+    /// No row: blank text, the first line of CSV, or bytes that were only decoded.
     Nothing,
     State(ReaderState),
 }
@@ -143,7 +143,7 @@ impl RowReader {
             filled: 0,
             spent: Duration::ZERO,
             patience,
-            begun: false,
+            is_bom_checked: false,
             columns: Vec::new(),
             record: Record::default(),
             next_index: 0,
@@ -174,14 +174,14 @@ impl RowReader {
             key: key.as_deref().and_then(|key| ShardKey::parse(key).ok()),
             idempotency_key: None,
         };
-        let (rows_of, state) = (Vec::new(), ReaderState::More);
+        let (no_rows, state) = (Vec::new(), ReaderState::More);
         let mut batch =
-            RowBatch { rows: rows_of, refused: Vec::new(), next_index: 0, state, held: 0 };
+            RowBatch { rows: no_rows, refused: Vec::new(), next_index: 0, state, held: 0 };
         let (mut bytes, mut steps) = (0, 0);
         while batch.rows.len() + batch.refused.len() < BATCH_ROWS_MAX && bytes < bytes_max {
             steps += 1;
             if steps % STEPS_UNTIMED == 0
-                && batch.is_bare()
+                && batch.is_empty()
                 && self.spent + began.elapsed() > self.patience
             {
                 batch.state = ReaderState::Stopped(late());
@@ -206,7 +206,7 @@ impl RowReader {
             }
         }
         batch.next_index = self.next_index;
-        self.spent = if batch.is_bare() { self.spent + began.elapsed() } else { Duration::ZERO };
+        self.spent = if batch.is_empty() { self.spent + began.elapsed() } else { Duration::ZERO };
         if self.text.capacity() > KEPT_BYTES_MAX && self.text.len() - self.at < STEP {
             self.text = self.text.split_off(self.at);
             self.at = 0;
@@ -216,7 +216,7 @@ impl RowReader {
     }
 
     fn next(&mut self, rows: &RowRouter<'_>) -> NextRow {
-        if !self.begun && self.text.len() < BYTE_ORDER_MARK.len() {
+        if !self.is_bom_checked && self.text.len() < BYTE_ORDER_MARK.len() {
             match self.decoder.fill(&mut self.text, STEP) {
                 Ok(DecodeStep::Bytes) => return NextRow::Nothing,
                 Ok(DecodeStep::NeedsInput) => return NextRow::State(ReaderState::NeedsInput),
@@ -224,8 +224,8 @@ impl RowReader {
                 Err(_) => return NextRow::State(ReaderState::Stopped(bad_gzip())),
             }
         }
-        if !self.begun {
-            self.begun = true;
+        if !self.is_bom_checked {
+            self.is_bom_checked = true;
             if self.text.starts_with(BYTE_ORDER_MARK) {
                 self.at = BYTE_ORDER_MARK.len();
             }
@@ -372,7 +372,7 @@ enum RowParseError {
 }
 
 impl RowBatch {
-    fn is_bare(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.rows.is_empty() && self.refused.is_empty()
     }
 }

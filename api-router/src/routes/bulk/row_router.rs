@@ -30,14 +30,14 @@ pub(super) struct RowRouter<'k> {
     pub(super) operation: Operation,
     /// The key of rows that name none.
     pub(super) key: Option<ShardKey<'k>>,
-    /// Key under which the request may be repeated.
+    /// Idempotency key of the request.
     pub(super) idempotency_key: Option<&'k str>,
 }
 
-/// Reason for which a row cannot be sent.
+/// Reason why a row cannot be sent.
 pub(super) struct RowRejection {
     pub(super) problem: Box<Problem>,
-    /// Shard that it would have gone to, if that is certain.
+    /// Location that the row would have had, if that is certain.
     pub(super) place: Option<KeyLocation>,
 }
 
@@ -50,7 +50,7 @@ impl From<Problem> for RowRejection {
 type Routed = (KeyLocation, RowWrite);
 
 impl RowRouter<'_> {
-    /// Parses a row of a list, by its number: `wrapped` says that its columns are in `data`.
+    /// Parses a row of a list, by its number: `wrapped` is true if its columns are in `data`.
     pub(super) fn item(
         &self,
         wrapped: bool,
@@ -143,8 +143,8 @@ impl RowRouter<'_> {
         self.routed(key, values)
     }
 
-    /// Returns the keys that a row leaves out and that have defaults. The routing column of a row
-    /// with a key has its value.
+    /// Returns values for the id and routing columns that a row leaves out and that have defaults.
+    /// In a row with a shard key, that key is the value of the routing column.
     fn generated(
         &self,
         source: KeySource<'_>,

@@ -53,8 +53,8 @@ pub(super) struct ShardQueues {
 #[derive(Default)]
 struct ShardQueue {
     /// Rows that wait.
-    gathered: RefCell<Vec<BulkRow>>,
-    /// Notified when rows were gathered or no more will be.
+    queued: RefCell<Vec<BulkRow>>,
+    /// Notified when rows were queued or no more will be.
     more: Notify,
 }
 
@@ -64,8 +64,8 @@ struct Shared {
     queues: RefCell<Vec<Option<Rc<ShardQueue>>>>,
     ended: Cell<bool>,
     /// True if a writer has ended.
-    gone: Cell<bool>,
-    /// Bytes of rows that are gathered or being stored.
+    has_ended_writer: Cell<bool>,
+    /// Bytes of rows that are queued or being stored.
     held: Cell<usize>,
     /// Number of bytes that are charged.
     charged: Cell<usize>,
@@ -86,7 +86,7 @@ impl ShardQueues {
         let shared = Rc::new(Shared {
             queues: RefCell::default(),
             ended: Cell::new(false),
-            gone: Cell::new(false),
+            has_ended_writer: Cell::new(false),
             held: Cell::new(0),
             charged: Cell::new(0),
             share,
@@ -129,7 +129,7 @@ impl ShardQueues {
                 queues.resize(shard.index() + 1, None);
             }
             let queue = queues[shard.index()].get_or_insert_with(|| self.open_queue(shard));
-            queue.gathered.borrow_mut().push(row);
+            queue.queued.borrow_mut().push(row);
         }
     }
 
@@ -141,7 +141,7 @@ impl ShardQueues {
         self.gather(rows);
         shared.notify_writers();
         // A writer ends early only by a panic, which `finish` reports.
-        while !shared.has_room() && !shared.gone.get() {
+        while !shared.has_room() && !shared.has_ended_writer.get() {
             shared.room.notified().await;
         }
     }
@@ -159,8 +159,8 @@ impl ShardQueues {
 }
 
 impl Shared {
-    /// Returns true if the queues may hold more. Without memory for the rows that they hold, those
-    /// are stored first.
+    /// Returns true if the queues may hold more. If the body budget has no room for the rows that
+    /// they hold already, these are stored first.
     fn has_room(&self) -> bool {
         let held = self.held.get();
         let more = held.saturating_sub(self.charged.get());
@@ -188,7 +188,7 @@ impl Shared {
     }
 }
 
-/// Ends the queues: if the client has disconnected, queued rows are carried out all the same.
+/// Ends the queues: if the client has disconnected, queued rows are still carried out.
 impl Drop for ShardQueues {
     fn drop(&mut self) {
         self.shared.end();
@@ -210,7 +210,7 @@ struct QueueWriter {
 /// Wakes the sender, which may wait for room, so that it notices the end of the writer.
 impl Drop for QueueWriter {
     fn drop(&mut self) {
-        self.shared.gone.set(true);
+        self.shared.has_ended_writer.set(true);
         self.shared.room.notify_one();
     }
 }
@@ -218,9 +218,9 @@ impl Drop for QueueWriter {
 impl QueueWriter {
     async fn run(mut self) {
         loop {
-            let gathered = self.queue.gathered.take();
-            if !gathered.is_empty() {
-                self.store(gathered).await;
+            let queued = self.queue.queued.take();
+            if !queued.is_empty() {
+                self.store(queued).await;
             } else if self.shared.ended.get() {
                 return;
             } else {
@@ -229,8 +229,8 @@ impl QueueWriter {
         }
     }
 
-    async fn store(&mut self, gathered: Vec<BulkRow>) {
-        let mut rows = sorted(gathered).await.into_iter().peekable();
+    async fn store(&mut self, queued: Vec<BulkRow>) {
+        let mut rows = sorted(queued).await.into_iter().peekable();
         while rows.peek().is_some() {
             let (mut chunk, mut bytes) = (Vec::new(), 0);
             while chunk.len() < CHUNK_ROWS_MAX && bytes < CHUNK_BYTES_MAX {
@@ -244,8 +244,8 @@ impl QueueWriter {
             let mut outcome = self.outcome.borrow_mut();
             for (shard, part) in done {
                 outcome.add(&self.app, part.rows);
-                outcome.see(&self.app, shard, part.seen);
-                outcome.spend(shard, part.times);
+                outcome.extend_session(&self.app, shard, part.seen);
+                outcome.add_times(shard, part.times);
             }
             drop(outcome);
             self.shared.stored(bytes);

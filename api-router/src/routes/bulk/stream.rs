@@ -23,21 +23,21 @@ use super::outcome::BulkOutcome;
 use super::parser_thread::Parser;
 use super::row_reader::{BATCH_BYTES_MAX, ReaderState, RowBatch, RowReader, StreamOptions};
 use super::shard_queues::ShardQueues;
+use crate::access::caller_recheck::CallerRecheck;
 use crate::access::meter::CallerMeter;
-use crate::access::standing::CallerStanding;
 use crate::app::App;
 use crate::body_budget::BudgetShare;
 use crate::caller_rights::CallerRights;
 use crate::problem::{Code, Problem};
 
-/// Longest time for which a body may bring nothing.
+/// Longest time without a byte of the body.
 pub const STALLED_MAX: Duration = Duration::from_secs(30);
-/// Time without a byte of the body after which its thread is given back.
+/// Time without a byte of the body after which its parser thread is released.
 const REST: Duration = Duration::from_secs(1);
 /// Bytes received from the socket at once while a thread of its own parses them.
 pub const INTAKE_BYTES: usize = 256 << 10;
-/// Bytes received from the socket at once where other requests wait meanwhile; also the text of a
-/// batch there.
+/// Bytes received from the socket at once while they are parsed on the receiving thread, where
+/// other requests wait; also the text of a batch on that thread.
 pub const INLINE_BYTES: usize = 64 << 10;
 /// Least charge of a streamed body: the bytes received from its socket, and the rows of one small
 /// batch.
@@ -64,14 +64,14 @@ pub(super) async fn write_stream(
     share.grow(STREAM_BYTES_MIN, options.deadline).await?;
     let outcome = Rc::new(RefCell::new(BulkOutcome::new(options.session.clone())));
     let queues = ShardQueues::new(app, (rights, options), (Rc::clone(&share), patience), &outcome);
-    let standing = CallerStanding::of(app.gate.as_ref(), request);
+    let recheck = CallerRecheck::of(app.gate.as_ref(), request);
     let reader = RowReader::new(app, stream_options, patience);
     let meter = app.meter(request);
-    let mut body = Body::new(payload, (reader, standing), share);
+    let mut body = Body::new(payload, (reader, recheck), share);
     let mut reached = 0;
     let (failure, next_index) = loop {
         let RowBatch { rows, refused, next_index, state, held } = body.batch().await?;
-        if let Err(problem) = body.standing.check() {
+        if let Err(problem) = body.recheck.check() {
             break (Some(problem), reached);
         }
         reached = next_index;
@@ -118,23 +118,24 @@ struct Body {
     most: Rc<Cell<usize>>,
     parser: Parser,
     /// Checked for each batch, and each second in which nothing arrives.
-    standing: CallerStanding,
+    recheck: CallerRecheck,
     share: Rc<BudgetShare>,
-    /// Charge for text.
+    /// Number of bytes that are charged for text.
     text: usize,
-    /// Charge for the batches that a thread of its own makes ahead: nothing while it waits.
+    /// Number of bytes that are charged for the batches that the parser thread makes ahead: none
+    /// while it waits.
     ahead: usize,
 }
 
 impl Body {
     fn new(
         payload: Payload,
-        (reader, standing): (RowReader, CallerStanding),
+        (reader, recheck): (RowReader, CallerRecheck),
         share: Rc<BudgetShare>,
     ) -> Self {
         let most = Rc::new(Cell::new(INLINE_BYTES));
         let intake = intake(payload, STALLED_MAX, Rc::clone(&most));
-        Self { intake, most, parser: Parser::new(reader), standing, share, text: 0, ahead: 0 }
+        Self { intake, most, parser: Parser::new(reader), recheck, share, text: 0, ahead: 0 }
     }
 
     async fn batch(&mut self) -> Result<RowBatch, Problem> {
@@ -145,15 +146,15 @@ impl Body {
     /// read from the socket.
     ///
     /// # Errors
-    /// The problem with which the body ends: the quota of the day is used up, or the caller may not
-    /// go on.
+    /// The problem with which the body ends: the quota of the day is used up, or the caller may no
+    /// longer continue.
     async fn pause(&self, wait: Duration, meter: &CallerMeter, app: &App) -> Result<(), Problem> {
         if let (Err(limited), Some(gate)) = (meter.check_day(), &app.gate)
             && gate.is_enforced()
         {
-            return Err(gate.over(limited).hint(REST_LATER));
+            return Err(gate.limit_problem(limited).hint(REST_LATER));
         }
-        if wait.is_zero() || self.standing.is_unbounded() {
+        if wait.is_zero() || self.recheck.is_unbounded() {
             return Ok(());
         }
         let until = Instant::now() + wait;
@@ -163,7 +164,7 @@ impl Body {
                 return Ok(());
             }
             self.share.unless_evicted(tokio::time::sleep(left.min(REST))).await?;
-            self.standing.check()?;
+            self.recheck.check()?;
         }
     }
 
@@ -247,11 +248,11 @@ impl Body {
             }
             self.move_inline().await?;
         }
-        while !self.standing.is_unbounded() {
+        while !self.recheck.is_unbounded() {
             let soon = tokio::time::timeout(REST, self.intake.recv());
             match self.share.unless_evicted(soon).await? {
                 Ok(received) => return received.ok_or_else(broke_off),
-                Err(_elapsed) => self.standing.check()?,
+                Err(_elapsed) => self.recheck.check()?,
             }
         }
         let received = self.share.unless_evicted(self.intake.recv()).await?;

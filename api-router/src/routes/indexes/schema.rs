@@ -23,13 +23,13 @@ pub struct IndexRequest {
     #[schema(min_items = 1, max_items = 8)]
     #[expect(dead_code, reason = "as above")]
     columns: Vec<String>,
-    /// True if rows of one shard key must differ in the columns; rows with null there always do.
-    /// False by default.
+    /// True if rows of one shard key must differ in the columns; a row with null in one of them
+    /// differs from all others. False by default.
     #[schema(value_type = bool, required = false)]
     #[expect(dead_code, reason = "as above")]
     unique: Option<bool>,
-    /// Longest time for which writes of a shard may wait while its index is built, on files; 2000
-    /// by default.
+    /// Longest time in milliseconds for which writes of a shard may wait while its index is built,
+    /// on files; 2000 by default.
     #[schema(value_type = u32, required = false, maximum = 600_000)]
     #[expect(dead_code, reason = "as above")]
     pause_max_ms: Option<u32>,
@@ -74,7 +74,7 @@ pub(super) struct IndexPauseShape {
     /// Rows of the table; null if writes do not wait.
     #[schema(required)]
     rows: Option<u64>,
-    /// Estimated time for which writes of the shard would wait.
+    /// Estimated time in milliseconds for which writes of the shard would wait.
     pause_ms: u64,
 }
 
@@ -101,15 +101,16 @@ pub struct IndexShape {
     #[schema(value_type = usize, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     shards: Option<usize>,
-    /// Why it waits or has failed.
+    /// Reason why it waits or has failed.
     #[schema(value_type = String, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// Longest time for which writes of a shard have waited; absent if they do not wait.
+    /// Longest time in milliseconds for which writes of a shard have waited; absent if they do not
+    /// wait.
     #[schema(value_type = u64, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pause_ms: Option<u64>,
-    /// Longest time for which writes of a shard may wait.
+    /// Longest time in milliseconds for which writes of a shard may wait.
     pause_max_ms: u64,
 }
 

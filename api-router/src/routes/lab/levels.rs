@@ -72,7 +72,7 @@ pub(crate) struct LevelsAnswer {
     operations: u64,
     /// Number of clients.
     clients: u64,
-    /// Duration of the experiment.
+    /// Duration of the experiment in seconds.
     seconds: f64,
     /// Each level while 0, 1, … replicas of each shard are cut off.
     #[schema(value_type = Vec<LevelAnswer>)]
@@ -94,20 +94,20 @@ pub(crate) struct LevelAnswer {
     writes: u64,
     /// Number of writes that were refused.
     writes_refused: u64,
-    /// Time within which half of the writes were answered; null without any.
+    /// Time within which half of the writes were answered; null if there are none.
     #[schema(required)]
     write_p50_ms: Option<f64>,
-    /// Time within which 99 of 100 writes were answered; null without any.
+    /// Time within which 99 of 100 writes were answered; null if there are none.
     #[schema(required)]
     write_p99_ms: Option<f64>,
     /// Number of reads that were answered.
     reads: u64,
     /// Number of reads that were refused.
     reads_refused: u64,
-    /// Time within which half of the reads were answered; null without any.
+    /// Time within which half of the reads were answered; null if there are none.
     #[schema(required)]
     read_p50_ms: Option<f64>,
-    /// Time within which 99 of 100 reads were answered; null without any.
+    /// Time within which 99 of 100 reads were answered; null if there are none.
     #[schema(required)]
     read_p99_ms: Option<f64>,
     /// Reason of the first refusal; null if nothing was refused.

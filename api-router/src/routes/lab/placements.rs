@@ -1,5 +1,5 @@
-//! `GET /api/lab/placements`: a keyspace and a placement on paper, and the slots that would move if
-//! the shards changed.
+//! `GET /api/lab/placements`: a trial of a keyspace and a placement without data, and the slots
+//! that would move if the shards changed.
 //!
 //! A session of a browser permits requests with GET only, so the options are in the query string.
 //!
@@ -18,7 +18,7 @@ use crate::response_headers::LookupRefusals;
 /// Names of the parameters.
 const NAMES: [&str; 7] = ["keyspace", "placement", "weights", "change", "kind", "keys", "sample"];
 
-/// Options of a placement on paper.
+/// Options of a placement trial.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query string, which is read without building it")]
@@ -141,9 +141,9 @@ pub(crate) struct TrialMoveAnswer {
     needed: f64,
     /// Number of slots with another owner.
     slots: u64,
-    /// Number of keys in them, or of slots if no kind of keys is given.
+    /// Number of keys in these slots, or of slots if no kind of keys is given.
     load: u64,
-    /// Their share of all keys, 0 to 1.
+    /// Share of `load` in the total, 0 to 1.
     share: f64,
     /// Shards with their shares and slots after the change.
     after: TrialStateAnswer,
@@ -171,7 +171,7 @@ pub(crate) struct PlacedKeyAnswer {
     /// Its slot; null if the keyspace has none for it.
     #[schema(required)]
     slot: Option<u16>,
-    /// Its shard.
+    /// Its shard; null if it has no slot.
     #[schema(required)]
     shard: Option<String>,
     /// Its shard after the change; null without one.

@@ -31,9 +31,9 @@ pub(crate) struct NewMoveRequest {
     /// With `key` only: a table, whose table group determines the slot; the group `main`
     /// when not given.
     table: Option<String>,
-    /// Name of the shard that owns the slots; the one that does if it is not given.
+    /// Name of the shard that owns the slots; by default, the shard that owns them now.
     from: Option<String>,
-    /// Name of the shard that is to own them.
+    /// Name of the shard that is to own the slots.
     to: String,
     /// Highest rate of the copy in MiB/s; without a limit if it is not given.
     #[schema(minimum = 1, maximum = 10_000)]
@@ -48,7 +48,7 @@ pub(crate) struct NewMoveRequest {
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes the body; the members are read without building it")]
 pub(crate) enum MoveSlotsRequest {
-    /// `0-63,70`.
+    /// Text such as `0-63,70`.
     Text(String),
     /// First and last slot of each range.
     Ranges(Vec<Vec<u16>>),

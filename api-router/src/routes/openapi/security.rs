@@ -13,7 +13,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::access::scopes::{ROWS, RouteNeed, find};
 use crate::routes::health::{HealthAnswer, HealthStatus};
 
-/// Routes whose answer has details only for some callers.
+/// Routes whose response has details only for some callers.
 const HEALTH: [&str; 3] = ["/api/health", "/health", "/healthz"];
 /// Name of the scheme.
 const BEARER: &str = "bearer";

@@ -47,13 +47,13 @@ pub(crate) struct DrainRequest {
     /// Highest rate of the copy of each move in MiB/s; without a limit if it is not given.
     #[schema(minimum = 1, maximum = 10_000)]
     rate: Option<u32>,
-    /// Seconds for which the shard is kept after each move, for a rollback; 900 when not given. It
-    /// retires when they are over.
+    /// Seconds for which the shard is kept after each move, for a rollback; 900 when not given. The
+    /// shard retires after this time.
     #[schema(maximum = 86_400)]
     keep: Option<u64>,
 }
 
-/// Reads a request for a rebalance. Returns true beside it if only the plan is wanted.
+/// Reads a request for a rebalance. Also returns true if only the plan is requested.
 pub(super) fn rebalance_request(body: &[u8]) -> Result<(RebalanceDraft, bool), Problem> {
     let members = Members::of_body(body)?;
     members.check_names(&["by", "placement", "group", "dry_run", "rate", "keep"])?;
@@ -65,7 +65,7 @@ pub(super) fn rebalance_request(body: &[u8]) -> Result<(RebalanceDraft, bool), P
     Ok((draft, dry_run(&members)?))
 }
 
-/// Reads a request to empty a shard. Returns true beside it if only the plan is wanted.
+/// Reads a request to empty a shard. Also returns true if only the plan is requested.
 pub(super) fn drain_request(shard: String, body: &[u8]) -> Result<(RebalanceDraft, bool), Problem> {
     let members = Members::of_body(if body.is_empty() { b"{}" } else { body })?;
     members.check_names(&["dry_run", "rate", "keep"])?;

@@ -1,6 +1,6 @@
-//! Schema: the answers about rebalances, for the OpenAPI document.
+//! Schema: the responses about rebalances, for the OpenAPI document.
 //!
-//! **Not here:** the answers themselves (`engine::rebalance_view`).
+//! **Not here:** the responses themselves (`engine::rebalance_view`).
 #![expect(dead_code, reason = "describes the answers, which shard_manager writes")]
 
 use utoipa::ToSchema;
@@ -28,8 +28,9 @@ pub(crate) struct RebalancePlanAnswer {
     shard: Option<String>,
     /// Table group whose slots move; left out if the plan covers all groups.
     group: Option<String>,
-    /// The version of the shard map on which it is based: sent as If-Match, it binds the plan. Null
-    /// with the engine citus, whose plans cannot be bound.
+    /// The version of the shard map on which the plan is based: if it is sent as If-Match, the
+    /// rebalance begins only with the same map. Null with the engine citus, whose plans cannot be
+    /// bound.
     #[schema(required)]
     epoch: Option<u64>,
     /// Number of slots that move. With the engine citus, Citus shards take the place of slots;
@@ -43,8 +44,8 @@ pub(crate) struct RebalancePlanAnswer {
     /// Estimated number of bytes that move; null if unknown.
     #[schema(required)]
     bytes: Option<u64>,
-    /// About how many seconds the copies take at `rate`, or else at 44 MB/s; null if the bytes are
-    /// not known.
+    /// Estimated duration of the copies in seconds, at `rate` or else at 44 MB/s; null if the bytes
+    /// are not known.
     #[schema(required)]
     seconds: Option<f64>,
     /// The most that a shard has, as a multiple of its fair share. Shards that are to have nothing
@@ -68,7 +69,7 @@ pub(crate) struct RebalancePlanAnswer {
 #[derive(ToSchema)]
 #[schema(as = PlanShard)]
 pub(crate) struct PlanShardAnswer {
-    /// Name.
+    /// Name of the shard.
     shard: String,
     /// `joining`, `serving` or `draining`.
     state: String,
@@ -88,16 +89,16 @@ pub(crate) struct PlanShardAnswer {
 pub(crate) struct PlannedMoveAnswer {
     /// Shard that owns the slots.
     from: String,
-    /// Shard that is to own them.
+    /// Shard that is to own the slots.
     to: String,
     /// Slots, as ranges; with the engine citus, the id of one of its Citus shards.
     slots: String,
     /// Number of slots, at most 64.
     slot_count: usize,
-    /// About how many rows, by the mean of the shard; null if that is not known.
+    /// Estimated number of rows, from the mean of the shard; null if that is not known.
     #[schema(required)]
     rows: Option<u64>,
-    /// About how many bytes, by the mean of the shard; null if that is not known.
+    /// Estimated number of bytes, from the mean of the shard; null if that is not known.
     #[schema(required)]
     bytes: Option<u64>,
 }
@@ -130,7 +131,7 @@ pub(crate) struct RebalanceAnswer {
     /// Shard that is emptied; null for another goal.
     #[schema(required)]
     shard: Option<String>,
-    /// Table group whose slots move; left out if it is about all groups.
+    /// Table group whose slots move; left out if the rebalance covers all groups.
     group: Option<String>,
     /// `running`, `paused`, `cancelling`, or how it has ended: `done`, `cancelled`, `failed`.
     state: String,
@@ -154,16 +155,16 @@ pub(crate) struct RebalanceAnswer {
     moved_count: usize,
     /// Number of moves that have ended in another way.
     failed_count: usize,
-    /// Rows that were copied, and copied again; null with the engine citus.
+    /// Number of copied rows; a row counts each time that it is copied. Null with the engine citus.
     #[schema(required)]
     rows: Option<u64>,
     /// Bytes of these rows; null with the engine citus.
     #[schema(required)]
     bytes: Option<u64>,
-    /// About how many rows the plan moves; null if that is not known.
+    /// Estimated number of rows that the plan moves; null if that is not known.
     #[schema(required)]
     planned_rows: Option<u64>,
-    /// About how many bytes the plan moves; null if that is not known.
+    /// Estimated number of bytes that the plan moves; null if that is not known.
     #[schema(required)]
     planned_bytes: Option<u64>,
     /// Skew before the first move; null with the engine citus.
@@ -200,16 +201,16 @@ pub(crate) struct RebalanceAnswer {
 pub(crate) struct RebalanceMoveAnswer {
     /// Shard that owned the slots.
     from: String,
-    /// Shard that is to own them.
+    /// Shard that is to own the slots.
     to: String,
     /// Slots, as ranges; with the engine citus, the id of one of its Citus shards.
     slots: String,
     /// Number of slots.
     slot_count: usize,
-    /// About how many rows, by the mean of the shard; null if that is not known.
+    /// Estimated number of rows, from the mean of the shard; null if that is not known.
     #[schema(required)]
     rows: Option<u64>,
-    /// About how many bytes, by the mean of the shard; null if that is not known.
+    /// Estimated number of bytes, from the mean of the shard; null if that is not known.
     #[schema(required)]
     bytes: Option<u64>,
     /// `planned`, `moving`, or how it has ended: `moved`, `cancelled`, `failed`, or `skipped` (its
@@ -218,7 +219,7 @@ pub(crate) struct RebalanceMoveAnswer {
     /// Its id in `/api/moves`; null before it has begun.
     #[schema(required)]
     r#move: Option<String>,
-    /// Rows that were copied, and copied again; null with the engine citus.
+    /// Number of copied rows; a row counts each time that it is copied. Null with the engine citus.
     #[schema(required)]
     copied_rows: Option<u64>,
     /// Bytes of these rows. With the engine citus, the bytes at the target while it moves, and null

@@ -1,5 +1,5 @@
-//! Tests of algorithms over HTTP: a token is good only with the algorithm of its key, and a secret
-//! that is replaced takes its tokens along.
+//! Tests of algorithms over HTTP: a token is valid only with the algorithm of its key, and the
+//! tokens of a replaced secret are refused.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ const PUBLIC: &str = "https://public.example";
 const SECRET: &str = "https://secret.example";
 const OLD: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NEW: &[u8] = b"fedcba9876543210fedcba9876543210";
-/// RSA key of 2048 bits in PKCS #8, made for tests only; `ring` cannot make one.
+/// RSA key of 2048 bits in PKCS #8, created for tests only; `ring` cannot generate one.
 const RSA_KEY: &str = include_str!("../../../../shard-manager/access/tests/access/rsa_key.base64");
 
 struct Keys {
@@ -121,7 +121,7 @@ fn a_token_is_good_only_with_the_algorithm_of_its_key() {
         assert_eq!(reply.status, 200, "{good}: {}", reply.text());
     }
     let mut forged = vec![
-        // A key of one kind under the name or the algorithm of another.
+        // These use a key of one kind under the name or the algorithm of another.
         token(PUBLIC, ("ES256", "rsa"), p256),
         token(PUBLIC, ("RS256", "rsa"), p256),
         token(PUBLIC, ("RS256", "p256"), p256),
@@ -132,7 +132,7 @@ fn a_token_is_good_only_with_the_algorithm_of_its_key() {
         token(SECRET, ("HS256", "any"), |message| hs256(NEW, message)),
         token(PUBLIC, ("HS256", "rsa"), |message| hs256(OLD, message)),
     ];
-    // A public key is not a secret, however it is written.
+    // A public key, in any encoding, must not be accepted as a secret.
     let document = keys.document();
     let written = [
         document.to_string().into_bytes(),
@@ -159,7 +159,7 @@ fn tokens_of_a_replaced_secret_are_refused_although_they_were_accepted_before() 
     let guarded = start(&Keys::new());
     let by = |secret: &'static [u8]| token(SECRET, ("HS256", "any"), move |m| hs256(secret, m));
     let (old, new) = (by(OLD), by(NEW));
-    // The second time it comes from the cache of good tokens.
+    // The second time, the token is found in the cache of valid tokens.
     for _ in 0..2 {
         assert_eq!(guarded.send("GET", ME, Some(&old)).status, 200);
     }

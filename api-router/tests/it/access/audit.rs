@@ -1,5 +1,5 @@
-//! Tests of the audit log over HTTP: its levels, who and what stands in it, what never does, and
-//! that its chain outlives a crash.
+//! Tests of the audit log over HTTP: its levels, the callers and requests that it records, the
+//! secrets it never contains, and its chain after a crash.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -48,7 +48,7 @@ impl Audited {
         self.guarded.send_with(method, path, text, &named, body);
     }
 
-    /// Ends the router in good order.
+    /// Ends the router by an orderly shutdown.
     fn end(&mut self) {
         self.guarded.router.end();
     }
@@ -74,7 +74,7 @@ fn row(key: &str) -> Value {
     json!({"table": "users", "data": {"user_id": key, "name": "canary-name", "email": "e"}})
 }
 
-/// Sends one request of each kind, and a last one that every level has.
+/// Sends one request of each kind, and a last one that is recorded at every level.
 fn send_each_kind(audited: &Audited) {
     let (admin, bound) = (admin(), bound());
     let role = json!({"role": "packer", "grants": []});
@@ -257,7 +257,7 @@ fn a_killed_router_leaves_a_log_that_is_continued() {
             audited.end();
         } else {
             audited.guarded.router.kill();
-            // The system may have stored a part of the last line only.
+            // After a crash, only a part of the last line may be stored.
             let mut file = std::fs::OpenOptions::new().append(true).open(&log).unwrap();
             file.write_all(b"{\"seq\":9,\"time\":\"20").unwrap();
             let report = verify(&log, None).json(0);

@@ -1,4 +1,4 @@
-//! Canaries: secrets of tests, which no answer, metric, page, log line or audit line may show.
+//! Canaries: secrets of tests, which no response, metric, page, log line or audit line may contain.
 
 use std::process::Command;
 

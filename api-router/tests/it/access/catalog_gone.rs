@@ -8,9 +8,9 @@ use crate::harness::{Reply, Router, eventually};
 use crate::tcp_proxy::{ProxyMode, TcpProxy};
 
 const READ: &str = "/api/read?table=users&shardKey=acme";
-/// Time for which keys are used without the catalog, in seconds, as the flag has it.
+/// Time for which keys are used without the catalog, in seconds, as the value of the flag.
 const STALE_MAX: &str = "20";
-/// Life of a key that ends before that.
+/// Validity of a key that expires before that, in seconds.
 const LIFE_S: u64 = 8;
 
 fn read(guarded: &Guarded, key: &str) -> Reply {
@@ -62,7 +62,7 @@ fn keys_go_on_working_without_the_catalog_and_end_at_their_bound() {
         (reply.status == 401).then_some(reply)
     });
     assert!(expired.text().contains("expired"), "{}", expired.text());
-    // Nothing has confirmed the keys meanwhile, so their age grows.
+    // During the outage nothing confirms the keys, so their age grows.
     eventually("keys of some age", || age(&guarded).filter(|age| *age >= 5));
     let stale = eventually("keys that are too old", || {
         let reply = read(&guarded, &lasting);

@@ -160,7 +160,8 @@ fn roles_of_the_catalog_give_rights_at_once_and_those_of_the_file_stay() {
     assert_eq!(shop.unwrap()["source"], "file", "{roles}");
 }
 
-/// Revokes administrators over HTTP until one is left, whose key stays, and who cannot be denied.
+/// Revokes administrators over HTTP until one is left, whose key cannot be revoked, and who cannot
+/// be denied.
 #[test]
 fn the_last_administrator_stays_in_the_catalog() {
     let guarded = Guarded::start("on", &[]);
@@ -169,7 +170,7 @@ fn the_last_administrator_stays_in_the_catalog() {
     served(send(&guarded, "DELETE", &format!("{KEYS}/{}", first.0), None), 200);
     let path = format!("{KEYS}/{}", last.0);
     let denial = json!({"tenant": "acme"});
-    // By another administrator, whose key is in a file, and by its owner.
+    // Refused to another administrator, whose key is in a file, and to the owner of the key.
     for text in [admin().reveal(), &*last.1] {
         for (method, path, body) in [("DELETE", &*path, None), ("POST", DENIALS, Some(&denial))] {
             let reply = guarded.send_with(method, path, Some(text), &[], body);
@@ -185,13 +186,13 @@ fn the_last_administrator_stays_in_the_catalog() {
         assert!(reply.text().contains("built-in"), "{method}: {}", reply.text());
     }
     assert_eq!(status(&guarded.router, READ, &last.1), 200, "it goes on working");
-    // Its successor is in force at once, so the old key may end.
+    // The new key is valid at once, so the old key may be replaced.
     let rotated = send(&guarded, "POST", &format!("{path}/rotate"), Some(&json!({"overlap_s": 0})));
     let next = served(rotated, 201)["key"].as_str().unwrap().to_owned();
     assert_eq!(status(&guarded.router, READ, &next), 200);
 }
 
-/// Attempts to get more than one's own rights, each by another way.
+/// A caller cannot get or give rights that it does not have, in any of these ways.
 #[test]
 fn nobody_gives_more_than_he_has() {
     let guarded = Guarded::start("on", &[]);
@@ -224,7 +225,8 @@ fn nobody_gives_more_than_he_has() {
     assert_eq!(reply.status, 201, "{}", reply.text());
 }
 
-/// While requests are only observed, a key that would be in force later is not given away.
+/// In the mode `observe`, callers without the scope get no keys, which would still be valid in the
+/// mode `on`.
 #[test]
 fn observed_callers_without_the_scope_change_no_keys() {
     let guarded = Guarded::start("observe", &[]);

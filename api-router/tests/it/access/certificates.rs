@@ -1,5 +1,5 @@
 //! Tests of certificates of clients: they give a role by their names, and a certificate that is
-//! revoked, has ended or is not known gives none.
+//! revoked, expired or unknown gives none.
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -87,7 +87,7 @@ fn a_certificate_gives_the_role_and_the_tenants_of_its_name() {
         (email, "email:ann@example.com", "shop", json!(["acme", "acme2"])),
         (ip, "ip:192.0.2.7", "watcher", json!([])),
     ] {
-        // Names that no entry has do not matter.
+        // Names without an entry are ignored.
         let client = authority.issue(1, vec![dns("other.example"), name]);
         let me = me(&authority, &router, &client);
         assert_eq!((&me["kind"], &me["id"]), (&json!("certificate"), &json!(id)), "{me}");

@@ -29,7 +29,7 @@ fn only_a_trusted_proxy_names_the_client() {
         ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
         ("192.168.7.2", "198.51.100.1", "192.168.7.2"),
         ("2001:db8:2::1", "198.51.100.1", "2001:db8:2::1"),
-        // A proxy, also by the other spelling of its address.
+        // The peer is a proxy, also with its address in the other notation.
         ("10.9.8.7", "198.51.100.1", "198.51.100.1"),
         ("::ffff:10.9.8.7", "198.51.100.1", "198.51.100.1"),
         ("2001:db8:1:ffff::1", "::ffff:198.51.100.1", "198.51.100.1"),
@@ -38,13 +38,13 @@ fn only_a_trusted_proxy_names_the_client() {
         ("10.0.0.1", "1.1.1.1, 198.51.100.1", "198.51.100.1"),
         ("10.0.0.1", "1.1.1.1,198.51.100.1 , 10.0.0.2,192.168.7.1", "198.51.100.1"),
         ("10.0.0.1", "10.0.0.5, 198.51.100.1", "198.51.100.1"),
-        // All entries are those of proxies.
+        // All entries are addresses of proxies.
         ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
-        // Ports and brackets.
+        // Entries with ports and brackets.
         ("10.0.0.1", "198.51.100.1:8080", "198.51.100.1"),
         ("10.0.0.1", "[2001:db8::5]:8080", "2001:db8::5"),
         ("10.0.0.1", "[2001:db8::5]", "2001:db8::5"),
-        // What is not an address ends the search at the proxy that wrote it.
+        // An entry that is not an address ends the search at the proxy that wrote it.
         ("10.0.0.1", "198.51.100.1, unknown", "10.0.0.1"),
         ("10.0.0.1", "198.51.100.1, unknown, 10.0.0.2", "10.0.0.2"),
         ("10.0.0.1", "198.51.100.1,", "10.0.0.1"),

@@ -93,8 +93,8 @@ impl Authority {
         write_private(&self.path("crl.pem"), list.pem().unwrap());
     }
 
-    /// Connects to a router, with or without a certificate. Under TLS 1.3 a refusal is seen when
-    /// the first answer is read.
+    /// Connects to a router, with or without a certificate. Under TLS 1.3 a refusal becomes known
+    /// when the first response is read.
     pub(super) fn connect(&self, router: &Router, client: Option<&Client>) -> Connection {
         let own = CertificateDer::from_pem_file(self.path("cert.pem")).unwrap();
         let mut roots = RootCertStore::empty();
@@ -122,7 +122,7 @@ impl Authority {
 pub(super) struct Connection(StreamOwned<ClientConnection, TcpStream>);
 
 impl Connection {
-    /// Sends a request; returns the status and the body of its answer.
+    /// Sends a request, and returns the status and the body of its response.
     pub(super) fn try_send(
         &mut self,
         method: &str,

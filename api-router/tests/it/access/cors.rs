@@ -1,4 +1,4 @@
-//! Tests of CORS: listed origins are permitted exactly, and all others are refused as before.
+//! Tests of CORS: listed origins are permitted exactly, and all others are refused.
 
 use super::guarded::{Guarded, admin};
 

@@ -1,4 +1,5 @@
-//! Tests of credentials: their places, and that bad ones are refused and never anonymous.
+//! Tests of credentials: the places where they are sent; bad ones are refused, and not treated as
+//! anonymous.
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ const READ: &str = "/api/read?table=users";
 const CHALLENGE: &str = "Bearer realm=\"tessera\"";
 const INVALID: &str = "Bearer realm=\"tessera\", error=\"invalid_token\"";
 
-/// Returns the body without the one member that differs each time.
+/// Returns the body without the request id, the only member that differs each time.
 fn body(reply: &Reply) -> Value {
     let mut body = reply.json();
     body["request_id"] = json!(null);
@@ -135,8 +136,8 @@ fn a_refused_write_was_rejected() {
     assert_eq!(read.json()["count"], 0, "nothing was stored");
 }
 
-/// Ten failures are free in a second; more are refused until time has passed. The key of another
-/// client behind the same address works on.
+/// Ten failures in a second are permitted; more are refused until time has passed. The key of
+/// another client behind the same address continues to work.
 #[test]
 fn failed_credentials_of_an_address_are_limited_and_good_keys_are_not() {
     let guarded = Guarded::start("on", &[]);

@@ -10,7 +10,7 @@ use super::key_server::{KeyServer, Served};
 use crate::backend::files_only;
 use crate::harness::{Router, bare_command};
 
-/// A router in a folder, with access control on.
+/// Returns a command for a router in a folder, with access control on.
 fn guarded(folder: &Path) -> Command {
     let mut command = bare_command(folder);
     command.args(["--bind", "127.0.0.1:0", "--data-dir", "data", "--access", "on"]);

@@ -9,7 +9,7 @@ use crate::backend::not_on_citus;
 use crate::client::user_op;
 use crate::harness::{Reply, eventually};
 
-/// Bytes of a large row. Seventeen of them are less than half of the 64 MiB of a queue, and
+/// Size of a large row in bytes. Seventeen of them are less than half of the 64 MiB of a queue, and
 /// eighteen are more.
 const LARGE: usize = 1_900_000;
 
@@ -53,7 +53,7 @@ fn a_caller_with_over_half_of_a_queue_is_refused_while_another_waits() {
     let large = "x".repeat(LARGE);
     set(&guarded, &json!({"state": "paused"}));
     thread::scope(|threads| {
-        // The lane holds the first, and the others wait.
+        // The lane processes the first, and the others wait.
         let flood: Vec<_> = (0..18)
             .map(|_| {
                 let (guarded, many, large) = (&guarded, &many, &large);

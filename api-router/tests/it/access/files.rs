@@ -12,8 +12,8 @@ use crate::harness::{Router, eventually};
 
 const READ: &str = "/api/read?table=users";
 
-/// Sends requests until one is answered with this status. Each time the router is asked to check
-/// its files.
+/// Sends requests until one is answered with this status. After each other response, the router
+/// gets the signal to check its files.
 fn await_status(guarded: &Guarded, text: &str, status: u16) {
     eventually(&format!("status {status}"), || {
         let is_so = guarded.send("GET", READ, Some(text)).status == status;
@@ -39,7 +39,7 @@ fn keys_and_roles_are_read_again_while_the_router_runs() {
     write_private(&file, format!("{without}\n{}\n", line(&new, "reader", &[], None)));
     await_status(&guarded, reader.reveal(), 401);
     await_status(&guarded, new.reveal(), 200);
-    // A role without grants takes the rights of its keys away.
+    // Keys whose role is gone lose their rights.
     write_private(
         &guarded.folder.join("roles.json"),
         ROLES.replace(r#""role":"shop""#, r#""role":"store""#),
@@ -69,7 +69,7 @@ fn a_broken_file_keeps_what_was_in_force_and_is_logged_once() {
     await_status(&guarded, key(51).reveal(), 200);
 }
 
-/// Keys that cannot be read again are used for a time, and then nothing is known: TSR006.
+/// Keys that cannot be read again are used for a time, and then requests are refused with TSR006.
 #[test]
 fn keys_that_are_too_old_are_used_no_longer() {
     let guarded = Guarded::start("on", &["--access-stale-max-s", "15"]);
@@ -87,7 +87,7 @@ fn keys_that_are_too_old_are_used_no_longer() {
     await_status(&guarded, reader.reveal(), 200);
 }
 
-/// Starts a router whose log is a file.
+/// Starts a guarded router that writes its log to a file.
 pub(super) fn logging(folder: &Path, log: &Path, flags: &[&str]) -> Guarded {
     write_files(folder);
     let mut command = backend::command(&folder.join("data"), flags);

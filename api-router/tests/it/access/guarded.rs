@@ -35,7 +35,7 @@ pub(super) const ROLES: &str = r#"[
     "limits":{"concurrent":1}}
 ]"#;
 
-/// A key that is the same in each run.
+/// Returns the key with this number, the same one in each run.
 pub(super) fn key(number: u8) -> NewApiKey {
     let mut random = [number; NewApiKey::RANDOM_LEN];
     random[0] = 0x5a;
@@ -62,22 +62,22 @@ pub(super) fn watcher() -> NewApiKey {
     key(5)
 }
 
-/// A key whose time is over.
+/// Returns a key that has expired.
 pub(super) fn expired() -> NewApiKey {
     key(6)
 }
 
-/// A key that may send one request in a second.
+/// Returns a key that may send one request in a second.
 pub(super) fn slow() -> NewApiKey {
     key(7)
 }
 
-/// A key that may send one request at a time.
+/// Returns a key that may send one request at a time.
 pub(super) fn single() -> NewApiKey {
     key(8)
 }
 
-/// Returns the line of a key.
+/// Returns the line of a key in a file of keys.
 pub(super) fn line(key: &NewApiKey, role: &str, tenants: &[&str], expires: Option<u64>) -> String {
     keys_file::format(&KeyRecord {
         id: key.id(),
@@ -173,8 +173,8 @@ impl Guarded {
         self.send_with(method, path, text, &[], None)
     }
 
-    /// Sends a request with these credentials, headers and body. A refusal because of too many
-    /// failed credentials is awaited: it is not what such a test is about.
+    /// Sends a request with these credentials, headers and body. If it is refused because of too
+    /// many failed credentials, it is sent again, because such tests are not about that limit.
     pub(super) fn send_with(
         &self,
         method: &str,
@@ -194,7 +194,8 @@ impl Guarded {
         })
     }
 
-    /// Returns the status and the code of an answer, without waiting for the end of a stream.
+    /// Sends a request, and returns the status and the code of its response, without waiting for
+    /// the end of a stream.
     pub(super) fn outcome(
         &self,
         method: &str,
@@ -230,7 +231,7 @@ impl Guarded {
 /// Issuer of tokens that are signed with Ed25519.
 pub(super) struct Signer(KeyPair);
 
-/// PKCS #8 of an Ed25519 key that is made for these tests only: its head, then the seed.
+/// PKCS #8 of an Ed25519 key that is used in these tests only: its head, then the seed.
 const PKCS8_HEAD: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
@@ -274,7 +275,7 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// Claims of a good token of the role `shop`.
+/// Returns the claims of a valid token of the role `shop`.
 pub(super) fn claims() -> Value {
     json!({
         "iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "jti": "t1",
@@ -282,7 +283,7 @@ pub(super) fn claims() -> Value {
     })
 }
 
-/// Good claims with another value of a member; `null` removes it.
+/// Returns valid claims with another value of a member; `null` removes it.
 pub(super) fn claims_with(member: &str, value: Value) -> Value {
     let mut claims = claims();
     let object = claims.as_object_mut().unwrap();

@@ -69,14 +69,16 @@ fn fetched_keys_are_used_for_a_day_after_they_were_last_seen() {
     let last = now.plus(SERVED_FOR - 1);
     assert_eq!(verify(last, true), Ok(()));
     assert_eq!(verify(last.plus(1), true), Err(AuthReason::KeySetUnavailable), "cached or not");
-    // The same keys are seen again: tokens need not be verified again before their old end.
+    // The same keys are fetched again: until the old end of their use, cached tokens need not be
+    // verified again.
     let later = now.plus(100);
     keys.apply_fetched(0, None, later).unwrap();
     assert_eq!(verify(last, false), Ok(()), "the cache has it");
     assert_eq!(verify(last.plus(1), false), Err(AuthReason::TooManyChecks));
     assert_eq!(verify(last.plus(100), true), Ok(()));
     assert_eq!(verify(last.plus(101), true), Err(AuthReason::KeySetUnavailable));
-    // Other keys: what was verified with the old ones is verified again, and refused.
+    // Other keys are fetched: a token that was verified with the old ones is verified again, and
+    // refused.
     keys.apply_fetched(0, set(), now).unwrap();
     assert_eq!(verify(now, false), Err(AuthReason::TooManyChecks));
     let other = KeySet::from_jwks(Signer::of_seed(9).document().as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! Key server: a local HTTP server that publishes the keys of issuers, also in wrong ways.
+//! Key server: a local HTTP server that publishes the keys of issuers, and can respond incorrectly.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -18,7 +18,7 @@ pub(super) enum Served {
     Status(&'static str, String),
     /// Nothing: the connection stays open.
     Silence,
-    /// The head of a document, then a byte now and then.
+    /// The head of a document, then a byte every half second.
     Drops,
 }
 
@@ -78,7 +78,7 @@ impl Drop for KeyServer {
 }
 
 impl State {
-    /// Answers a request. A client that has gone is not a failure.
+    /// Answers a request. A client that has closed its connection is not a failure.
     fn answer(&self, mut stream: TcpStream) {
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         let Some(Ok(first)) = lines.next() else { return };
@@ -106,7 +106,8 @@ impl State {
         let _ = stream.write_all(text.as_bytes());
         self.received.lock().unwrap().push((path, read_at));
         match served {
-            // Ends when the client leaves: it must not wait for the next byte for ever.
+            // Ends when the client closes the connection, which it must do instead of waiting for
+            // the next byte for ever.
             Some(Served::Drops) => {
                 while stream.write_all(b" ").is_ok() {
                     std::thread::sleep(std::time::Duration::from_millis(500));

@@ -1,5 +1,5 @@
-//! Tests of the limits of callers: over them requests are refused for a time, and other callers are
-//! not affected.
+//! Tests of the limits of callers: requests over a limit are refused for a time, and other callers
+//! are not affected.
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use crate::harness::{Reply, eventually};
 
 const READ: &str = "/api/read?table=users&shardKey=a";
 
-/// Sends a request once: a refusal because of a limit is an answer here.
+/// Sends a request once; unlike elsewhere, a refusal because of a limit is returned.
 fn read(guarded: &Guarded, text: &str) -> Reply {
     let credentials = format!("Bearer {text}");
     guarded.router.send("GET", READ, &[("authorization", &credentials)], None)
@@ -53,7 +53,7 @@ fn a_caller_over_its_rate_is_refused_until_time_has_passed() {
     );
 }
 
-/// A request keeps its place until it ends, also if its client leaves in the middle.
+/// A request counts as concurrent until it ends, even if its client closes the connection before.
 #[test]
 fn a_caller_has_only_so_many_requests_at_once() {
     let guarded = Guarded::start("on", &[]);
@@ -72,7 +72,7 @@ fn a_caller_has_only_so_many_requests_at_once() {
     let mut open = begin();
     let refused = eventually("a refused read", || {
         let reply = read(&guarded, single.reveal());
-        // The read may have had the only place, so that the other request was refused.
+        // The read may have been the one permitted request, so that the other request was refused.
         if reply.status != 429 && open.peek(&mut [0]).is_ok() {
             open = begin();
         }

@@ -1,4 +1,4 @@
-//! Matrix: the answer of every route to every kind of caller.
+//! Matrix: the response of every route to every kind of caller.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -87,8 +87,8 @@ fn only_a_document_of_access_control_names_rights() {
     });
 }
 
-/// Returns a path and a body that a caller with the right is served for. The shard key is the
-/// tenant of bound callers.
+/// Returns a path and a body with which the request of a caller with the right reaches the route's
+/// handler. The shard key is the tenant of bound callers.
 fn example(row: &RouteRow) -> (String, Option<&'static str>) {
     let name = if row.path.starts_with("/api/shards") { "shard1" } else { "users" };
     let path = row
@@ -115,7 +115,7 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         ),
         (_, "/write") => (path, Some(r#"{"key":"acme","value":1}"#)),
         ("PUT", "/api/kv/{key}") => (path, Some("1")),
-        // Refused by the route: the shards and their slots stay as they are.
+        // The handler refuses these bodies, so that the shards and their slots stay as they are.
         (
             "POST",
             "/api/tables"
@@ -135,7 +135,7 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
         ("PUT", "/api/access/roles/{name}") => (path, Some(r#"{"role":"users","grants":[]}"#)),
         ("POST", "/api/access/denials") => (path, Some(r#"{"tenant":"nobody"}"#)),
         ("DELETE", "/api/access/denials") => (format!("{path}?tenant=nobody"), None),
-        // Refused by the route: no experiment runs.
+        // The handler refuses this body, so that no experiment runs.
         ("POST", "/api/lab/levels") => (path, Some(r#"{"replicas":0}"#)),
         ("PUT", "/api/lab/nodes/{node}") => (path, Some(r#"{"state":"running"}"#)),
         _ => (path, None),
@@ -160,7 +160,7 @@ fn every_route_answers_each_caller_as_its_row_says() {
         ("bound JWT", Some(token)),
         ("admin", Some(admin().reveal().to_owned())),
     ];
-    // The value that callers read, before anyone removes it.
+    // Callers read this value, before a caller removes it.
     guarded.outcome("PUT", "/api/kv/acme", Some(admin().reveal()), Some("1"));
     let mut text = String::new();
     for row in ROWS {
@@ -181,7 +181,8 @@ fn every_route_answers_each_caller_as_its_row_says() {
     });
 }
 
-/// Returns the outcome of a request; one that is limited because of failures is sent again.
+/// Returns the outcome of a request, which is sent again while it is refused because of too many
+/// failures.
 fn answered(
     guarded: &Guarded,
     row: &RouteRow,

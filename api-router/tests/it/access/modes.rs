@@ -1,4 +1,5 @@
-//! Tests of the modes: off changes nothing, observe refuses nothing and says what on would refuse.
+//! Tests of the modes: `off` changes nothing, and `observe` refuses nothing and reports what `on`
+//! would refuse.
 
 use serde_json::json;
 

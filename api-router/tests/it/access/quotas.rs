@@ -18,7 +18,7 @@ const READ: &str = "/api/read?table=users&shardKey=acme";
 /// A request that counts no rows.
 const NO_ROWS: &str = "/api/tables";
 
-/// Creates a role with these limits that may do everything with rows, and a key of it.
+/// Creates a role with these limits and all rights on rows, and returns a key of it.
 fn key_with(guarded: &Guarded, limits: &Value) -> String {
     let may = ["read", "insert", "update", "delete"];
     let grants = json!([{"tables": ["*"], "may": may, "keys": "*"}]);
@@ -92,7 +92,7 @@ fn each_row_that_is_read_or_written_counts() {
     let mut costs = |reply: Reply, rows: u64| {
         assert!(reply.status < 300, "{}", reply.text());
         let remaining = member(&reply, "ratelimit", "day", "r");
-        // A day that ends meanwhile begins a new quota.
+        // Midnight during the test begins a new quota.
         assert!(remaining == left - rows || today() != day, "{remaining} {left} {rows}");
         left = remaining;
     };
@@ -169,7 +169,7 @@ fn a_streamed_body_that_waits_for_its_rate_ends_when_its_key_is_revoked() {
     let head =
         format!("content-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n", lines.len());
     stream.write_all(head.as_bytes()).unwrap();
-    // The rest is never sent: a router that is fast enough takes a small body as a whole.
+    // The rest is never sent, because a fast router would read a small body completely.
     stream.write_all(&lines.as_bytes()[..lines.len() / 10]).unwrap();
     let first = "/api/read?table=users&shardKey=u0";
     eventually("the first rows", || {
@@ -224,7 +224,7 @@ fn a_quota_of_a_day_outlives_a_restart() {
     guarded.router.wait();
     let router = start_in(folder);
     let after = status(&router, NO_ROWS, &key);
-    // Midnight in the middle of the test begins a new quota.
+    // Midnight during the test begins a new quota.
     assert!((count, after) == (10, 429) || today() != day, "{count} {after}");
     let reply = ask(&router, "GET", READ, admin().reveal());
     assert_eq!((reply.status, reply.header("ratelimit")), (200, None));
@@ -296,7 +296,8 @@ fn routers_share_quotas_and_days_of_use_but_not_rates() {
     let mut day = 0;
     eventually("a quota that both routers have used up together", || {
         if day != today() {
-            // Also after a midnight: 31 rows of each router are not too many for one of them.
+            // Repeated after a midnight. Each router alone reads at most 31 rows, fewer than the
+            // quota.
             day = today();
             for router in [&guarded.router, &other] {
                 (0..30).for_each(|_| drop(ask(router, "GET", READ, &key)));
@@ -316,7 +317,7 @@ fn routers_share_quotas_and_days_of_use_but_not_rates() {
     let (id, key) = create(&guarded, &json!({"role": "reader"}));
     await_status(&other, READ, &key, 200);
     let Guarded { mut router, .. } = guarded;
-    // The last flush of a router stores the days.
+    // A router stores the days of use when it ends.
     let shown = || {
         let reply = ask(&router, "GET", &format!("{KEYS}/{id}"), admin().reveal());
         reply.json()["used_on"].clone()

@@ -36,12 +36,12 @@ fn start(issuers: &str) -> Guarded {
     Guarded { router: Router::start_logging(command, log.into()).owning(data), folder }
 }
 
-/// Sends a token once: a refusal because of a limit is an answer here.
+/// Sends a token once; unlike elsewhere, a refusal because of a limit is returned.
 fn send(guarded: &Guarded, token: &str) -> Reply {
     send_from(guarded, "127.0.0.1", token)
 }
 
-/// Sends a token through a proxy as this client. Clients have limits of their own.
+/// Sends a token through a proxy as this client. Each client has its own limits.
 fn send_from(guarded: &Guarded, client: &str, token: &str) -> Reply {
     let credentials = format!("Bearer {token}");
     let headers = [("authorization", &*credentials), ("x-forwarded-for", client)];
@@ -105,11 +105,11 @@ fn new_keys_are_found_and_a_flood_of_unknown_ones_is_no_flood_of_the_issuer() {
             number += 1;
             forge(&guarded, &signed(&new, &format!("{name}{number}")));
         }
-        // No token of the known key waits, or is refused, meanwhile.
+        // During the flood, no token of a known key waits or is refused.
         assert_eq!(send(&guarded, &first).status, 200);
         (send_from(&guarded, "198.51.100.2", &second).status == 200).then_some(())
     });
-    // The flood goes on, and again it leads to one request.
+    // The flood continues, and again causes only one request.
     server.serve("/keys", Served::Document(json!({"keys": [new.jwk("two")]}).to_string()));
     eventually("the first key is withdrawn", || {
         number += 1;
@@ -152,7 +152,7 @@ fn an_issuer_that_fails_keeps_its_last_keys_and_is_logged_once() {
     assert_eq!(logged(&guarded, "are fetched again"), 1);
 }
 
-/// Each issuer answers wrongly in its own way, and one answers well.
+/// One issuer responds correctly, and each other one in a different wrong way.
 #[test]
 fn wrong_answers_of_an_issuer_are_refused() {
     let (server, signer) = (KeyServer::start(), Signer::new());

@@ -1,4 +1,4 @@
-//! Tests of the place where keys and roles enter the gate, wherever they come from.
+//! Tests of replacing the keys and roles of the access gate, from any source.
 
 use api_router::access::clock::unix_now;
 use api_router::access::gate::{AccessGate, RANDOM_LEN};

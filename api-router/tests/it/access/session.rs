@@ -17,7 +17,7 @@ fn login_with(guarded: &Guarded, text: &str, headers: &[(&str, &str)]) -> Reply 
     guarded.send_with("POST", LOGIN, None, headers, Some(&json!({ "key": text })))
 }
 
-/// Logs in; returns the pair that a browser then sends.
+/// Logs in, and returns the name and value of the cookie that a browser then sends.
 fn login(guarded: &Guarded, text: &str) -> String {
     let reply = login_with(guarded, text, &[]);
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -29,7 +29,7 @@ fn send(guarded: &Guarded, method: &str, path: &str, cookie: &str) -> Reply {
     guarded.send_with(method, path, None, &[("cookie", cookie)], None)
 }
 
-/// Checks that a session is refused as not valid, and taken from the browser.
+/// Checks that a session is refused as invalid, and that the response deletes its cookie.
 fn refused(guarded: &Guarded, cookie: &str) {
     for path in [READ, "/metrics", "/api/analytics/metrics", ME, "/api/health"] {
         let reply = send(guarded, "GET", path, cookie);
@@ -74,7 +74,7 @@ fn a_key_is_exchanged_for_a_cookie_that_reads() {
     let out = send(&guarded, "DELETE", LOGIN, cookie);
     assert_eq!((out.status, out.header("set-cookie")), (204, Some(CLEARED)));
     assert_eq!(guarded.send("DELETE", LOGIN, None).status, 204, "without a session, too");
-    // The header wins, so that a good key is not refused because of an old cookie.
+    // The header takes precedence, so that a valid key is not refused because of an old cookie.
     let headers = [("cookie", "tessera_session=x")];
     let both = guarded.send_with("GET", READ, Some(admin().reveal()), &headers, None);
     assert_eq!(both.status, 200, "{}", both.text());
@@ -82,7 +82,7 @@ fn a_key_is_exchanged_for_a_cookie_that_reads() {
     assert_eq!(both.status, 401, "a bad key is not replaced by a session");
 }
 
-/// A page of another origin makes a browser send cookies, and gets nothing by them.
+/// A page of another origin can make a browser send cookies, so a session permits no changes.
 #[test]
 fn a_session_changes_nothing() {
     let guarded = Guarded::start("on", &[]);
@@ -130,13 +130,13 @@ fn a_session_that_was_not_made_here_is_refused() {
         format!("{id}.{ends}.{generation}."),
         format!("{id}.{ends}.{generation}.{code}="),
         format!("{id}.0{ends}.{generation}.{code}"),
-        // The secret of another cluster.
+        // This cookie is sealed with the secret of another cluster.
         other.seal(&session(admin().id(), now() + 60)),
         "x".repeat(5_000),
     ] {
         refused(&guarded, &format!("{name}={forged}"));
     }
-    // Another site of the same domain may have added one.
+    // Another site of the same domain may have added a second cookie.
     refused(&guarded, &format!("{cookie}; {name}=x"));
     let reply = send(&guarded, "GET", READ, &format!("__Host-{cookie}"));
     assert_eq!((reply.status, reply.header("set-cookie")), (401, None), "it has no session");
@@ -224,7 +224,7 @@ fn no_foreign_page_begins_a_session() {
         assert_eq!(found, (403, "TSR403"), "{headers:?}: {}", reply.text());
         assert_eq!(reply.header("set-cookie"), None);
     }
-    // Nor may one read with the session that the browser has.
+    // Nor may a page of another origin read with the session of the browser.
     let cookie = login(&guarded, admin().reveal());
     let headers = [("cookie", &*cookie), ("origin", "https://evil.example")];
     assert_eq!(guarded.send_with("GET", READ, None, &headers, None).status, 403);

@@ -1,4 +1,4 @@
-//! Tests of tokens over HTTP: good ones give their role, and forged ones are refused.
+//! Tests of tokens over HTTP: valid ones give their role, and forged ones are refused.
 
 use serde_json::json;
 
@@ -11,7 +11,7 @@ const GOOD: &str = r#"{"alg":"EdDSA","typ":"JWT","kid":"one"}"#;
 fn a_good_token_gives_its_role_and_tenant() {
     let guarded = Guarded::start("on", &[]);
     let token = Signer::new().sign(&claims());
-    // The second time it comes from the cache of good tokens.
+    // The second time, the token is found in the cache of valid tokens.
     for _ in 0..2 {
         let me = guarded.send("GET", ME, Some(&token)).json();
         assert_eq!(me["kind"], "token", "{me}");

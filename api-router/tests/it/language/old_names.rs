@@ -1,6 +1,6 @@
-//! Names that were found hard to guess, and that were replaced.
+//! Old names: names that were hard to understand, and that were replaced.
 
-/// Old names of types, modules and functions, and the folder where the name is a poor one: the
+/// Old names of types, modules and functions, and the folder where the name must not be used: an
 /// empty text stands for the whole project.
 pub(super) const OLD_NAMES: [(&str, &str); 94] = [
     ("Asked", ""),

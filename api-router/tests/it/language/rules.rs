@@ -22,7 +22,7 @@ const REPLACED: &str = "word that has a plainer one";
 const OLD: &str = "name that has a better one";
 const TWIN: &str = "public type whose name another one has";
 
-/// Every rule that looks at one text, with an example that breaks it.
+/// Every rule that examines a single text, with an example that breaks it.
 pub(super) const RULES: [(&str, &str); 7] = [
     (
         LONG,
@@ -47,7 +47,7 @@ const COMPARISONS: [&str; 9] =
 /// Words that are replaced in comments, names and texts: by "recently" and "discard".
 const REPLACED_WORDS: [&str; 2] = ["lately", "swallow"];
 
-/// Cases of one text.
+/// Returns the cases of one text.
 pub(super) fn find(text: &Text) -> impl Iterator<Item = Case> + use<> {
     let mut cases = Vec::new();
     let mut add = |rule, line, excerpt: &str| {
@@ -65,7 +65,7 @@ pub(super) fn find(text: &Text) -> impl Iterator<Item = Case> + use<> {
             }
         }
     }
-    // The changelog describes earlier versions in their own words.
+    // The changelog uses the words of earlier versions.
     for (index, said) in text.lines.iter().enumerate().filter(|_| text.name != "CHANGELOG.md") {
         let lower = said.to_lowercase();
         if denies_a_noun(&lower) {
@@ -103,7 +103,7 @@ pub(super) fn find(text: &Text) -> impl Iterator<Item = Case> + use<> {
     cases.into_iter()
 }
 
-/// Public types of one name in one top-level folder, each but the first.
+/// Returns the public types with the same name in one top-level folder, each except the first.
 pub(super) fn twins(texts: &[Text]) -> Vec<Case> {
     let mut seen: BTreeMap<(&str, &str), &str> = BTreeMap::new();
     let mut cases = Vec::new();
@@ -117,14 +117,15 @@ pub(super) fn twins(texts: &[Text]) -> Vec<Case> {
     cases
 }
 
-/// Tables, links and quoted literals may be as long as they are.
+/// Returns true if a comment line is too long. Tables, lines with links and Markdown files may be
+/// longer.
 fn is_long(text: &Text, line: usize, said: &str) -> bool {
     let columns = text.lines[line - 1].chars().count();
     let is_free = said.starts_with('|') || said.contains("://") || text.name.ends_with(".md");
     columns > COLUMNS_MAX && !is_free
 }
 
-/// Removes what stands between backticks: `nobody` is a user of the system.
+/// Removes the parts between backticks, such as the system's user `nobody`.
 fn without_code(text: &str) -> String {
     text.split('`').step_by(2).collect()
 }
@@ -145,7 +146,7 @@ fn denies_a_noun(lower: &str) -> bool {
     })
 }
 
-/// Times that the phrase stands in the text as whole words.
+/// Returns how often the phrase is in the text as whole words.
 fn occurrences(text: &str, phrase: &str) -> usize {
     let is_letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let found = text.match_indices(phrase);

@@ -22,19 +22,19 @@ impl Text {
         self.name.ends_with(".rs")
     }
 
-    /// The top-level folder that the file lies in.
+    /// Returns the top-level folder of the file.
     pub(super) fn folder(&self) -> &str {
         self.name.split('/').next().unwrap_or_default()
     }
 
-    /// Lines that are nothing but a comment, with their numbers and without the comment's mark.
+    /// Returns lines with only a comment, with their numbers and without the comment's mark.
     pub(super) fn comments(&self) -> impl Iterator<Item = (usize, &str)> {
         self.lines.iter().enumerate().filter_map(|(index, line)| {
             Some((index + 1, comment(line, self.is_rust(), self.name.ends_with(".md"))?))
         })
     }
 
-    /// First lines of doc comments.
+    /// Returns the first lines of doc comments.
     pub(super) fn doc_openings(&self) -> impl Iterator<Item = (usize, &str)> {
         let kind = |line: &str| {
             ["///", "//!"].into_iter().find(|mark| line.trim_start().starts_with(mark))
@@ -47,12 +47,12 @@ impl Text {
         })
     }
 
-    /// Names that are declared, with the lines they stand in.
+    /// Returns declared names with their line numbers.
     pub(super) fn declarations(&self) -> impl Iterator<Item = (usize, &str)> {
         self.code().filter_map(|(number, line)| Some((number, declared(line, &DECLARING)?)))
     }
 
-    /// Types that others than their own module may name.
+    /// Returns public types.
     pub(super) fn public_types(&self) -> impl Iterator<Item = (usize, &str)> {
         self.code().filter_map(|(number, line)| {
             let is_public = line.trim_start().starts_with("pub ");
@@ -77,7 +77,7 @@ fn comment(line: &str, is_rust: bool, is_prose: bool) -> Option<&str> {
     }
 }
 
-/// The name that a line declares with one of the keywords.
+/// Returns the name that a line declares with one of the keywords.
 fn declared<'l>(line: &'l str, keywords: &[&str]) -> Option<&'l str> {
     let mut words = line.split_whitespace();
     let starts = ["pub", "async", "unsafe", "extern", "const", "static"];

@@ -68,7 +68,8 @@ pub(crate) const PACKAGES: &[(&str, &[&str])] = &[
     ("loadtest", &["checker", "credential", "report-page"]),
 ];
 
-/// Lowest first. A module may import only from lines above its own, and from its own children.
+/// Layers of the package `model`, lowest first. A module may import only from lines above its own,
+/// and from its own children.
 pub(super) const MODEL: &[&[&str]] = &[
     &[
         "consistency",
@@ -119,7 +120,7 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "access_store",
         "audit_report",
         "backup_id",
-        "doubts",
+        "copy_faults",
         "fair_places",
         "fair_queue",
         "fault_injector",
@@ -162,8 +163,8 @@ pub(super) const ENGINE: &[&[&str]] = &[
     &[
         "move_rows",
         "node_distributor",
-        "operator_desk",
-        "save_watch",
+        "operator_queue",
+        "progress_observer",
         "saved_file",
         "unfinished_folder",
         "writer",
@@ -186,7 +187,7 @@ pub(super) const ENGINE: &[&[&str]] = &[
 ];
 pub(super) const MOVES: &[&[&str]] = &[
     &["identity", "limits", "mark", "rules"],
-    &["applied", "refusal", "scene", "slot_state"],
+    &["applied", "refusal", "request_context", "slot_state"],
     &["move_row"],
     &["shard_metadata"],
     &["beginning", "cleaning", "cutover", "direction", "ending", "round"],
@@ -321,7 +322,7 @@ pub(super) const CLI: &[&[&str]] = &[&["terminal"], &["command"]];
 pub(super) const IMPORT: &[&[&str]] = &[&["demo_data", "row_reader"]];
 pub(super) const LAB: &[&[&str]] = &[
     &["chart", "lab_error", "machine", "random"],
-    &["audience", "key_set", "lab_cluster", "report", "work_folder"],
+    &["experiment_observer", "key_set", "lab_cluster", "report", "work_folder"],
     &["clients", "dataset", "growth", "node_faults", "tcp_link"],
     &["killed_writer"],
     &[
@@ -446,9 +447,9 @@ pub(super) const CHECKER: &[&[&str]] = &[
     &["violation_report"],
 ];
 
-/// Packages that keep rows.
+/// Packages that store rows.
 pub(super) const ENGINES: [&str; 2] = ["postgres", "sqlite"];
 
-/// Packages that may depend on an engine: they open clusters, or are about its files or servers.
+/// Packages that may depend on an engine: they open clusters, or work with its files or servers.
 pub(super) const ENGINE_USERS: [&str; 3] =
     ["shard-manager/assembly", "shard-manager/cli", "shard-manager"];

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 use crate::history::{Level, NEVER, NodeId, Operation, OperationHistory, Outcome};
 
-/// Availability of each shard at each level, reads and changes apart.
+/// Availability of each shard at each level, for reads and for changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Availability {
-    /// By shard, reads after changes, by level.
+    /// Groups in order of shard; of a shard, changes come before reads, each in order of level.
     pub groups: Vec<OperationGroup>,
 }
 
@@ -21,7 +21,7 @@ pub struct Availability {
 pub struct OperationGroup {
     /// The shard; empty if no response ever named it.
     pub shard: String,
-    /// Reads, or changes.
+    /// True for reads, false for changes.
     pub reads: bool,
     /// Requested level.
     pub level: Level,
@@ -34,9 +34,9 @@ pub struct OperationGroup {
 /// A time in which nothing succeeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The end of the success before.
+    /// End of the success before the gap.
     pub from: u64,
-    /// The end of the success after, or of the last failure.
+    /// End of the success after the gap, or of the last failure.
     pub to: u64,
 }
 
@@ -47,7 +47,7 @@ impl Gap {
     }
 }
 
-/// Operations by their end.
+/// Number of operations by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcomes {
     /// Done at the requested level.
@@ -80,7 +80,7 @@ impl Outcomes {
         }
     }
 
-    /// All of them.
+    /// Returns the number of all operations.
     pub fn total(&self) -> u64 {
         self.ok + self.committed + self.rejected + self.unknown
     }
@@ -98,21 +98,21 @@ impl Availability {
     }
 }
 
-/// All shards together, for people.
+/// Summary over all shards of the operations of one kind at one level.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary<'a> {
-    /// Reads, or changes.
+    /// True for reads, false for changes.
     pub reads: bool,
     /// Requested level.
     pub level: Level,
     /// Number of operations by their outcome.
     pub outcomes: Outcomes,
-    /// The longest gap of one shard, and which.
+    /// Longest gap of any shard, and the name of that shard.
     pub worst: Option<(Gap, &'a str)>,
 }
 
 impl Availability {
-    /// Changes and reads at each level, over all shards.
+    /// Returns a summary of changes and of reads at each level, over all shards.
     pub fn summaries(&self) -> Vec<Summary<'_>> {
         let mut sums: BTreeMap<(bool, Level), Summary<'_>> = BTreeMap::new();
         for OperationGroup { shard, reads, level, outcomes, gap } in &self.groups {
@@ -133,7 +133,7 @@ impl Availability {
     }
 }
 
-/// Reports on a history.
+/// Measures the availability in a history.
 pub(crate) fn of(history: &OperationHistory) -> Availability {
     let answering = answering(history);
     let mut order: Vec<u32> = (0..history.operations.len() as u32).collect();
@@ -155,7 +155,7 @@ pub(crate) fn of(history: &OperationHistory) -> Availability {
     Availability { groups: groups.into_iter().map(group).collect() }
 }
 
-/// The shard of a node; empty where several answered together, or none.
+/// Returns the shard of a node; empty if several shards answered together, or none.
 fn shard_of(history: &OperationHistory, node: NodeId) -> &str {
     history.nodes.get(node).map_or("", |node| node.shard.as_str())
 }
@@ -164,7 +164,8 @@ fn changes(one: &Operation) -> bool {
     one.changes() || one.kind == crate::history::Kind::Replay
 }
 
-/// Returns a node that answered for each key. A key that moves has had two; either will do.
+/// Returns a node that answered for each key. A key that moved has had two; either one is
+/// sufficient.
 fn answering(history: &OperationHistory) -> Vec<NodeId> {
     let mut nodes = vec![NodeId::NONE; history.keys.len()];
     let has_shard = |one: &&Operation| !shard_of(history, one.node).is_empty();
@@ -174,7 +175,7 @@ fn answering(history: &OperationHistory) -> Vec<NodeId> {
     nodes
 }
 
-/// The longest gap so far of operations met in order of their end.
+/// Longest gap so far of operations that are visited in order of their end.
 #[derive(Default)]
 struct Longest {
     succeeded: Option<u64>,

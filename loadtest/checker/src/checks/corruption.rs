@@ -19,7 +19,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     one_value_at_a_version(row, found);
 }
 
-/// The value was sent to this row, before the read ended, and not refused.
+/// Checks that the value of a read was sent to this row, before the read ended, and not refused.
 fn value_was_sent(row: &Row<'_>, place: OperationIndex, found: &mut Findings) {
     let read = row.at(place);
     let Some(owner) = row.owner(place) else {
@@ -43,10 +43,11 @@ fn value_was_sent(row: &Row<'_>, place: OperationIndex, found: &mut Findings) {
     });
 }
 
-/// Returns the violation of a read of a value that no write of this row carried.
+/// Returns the violation of a read of a value that no write sent to this row.
 fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
     let value = row.at(place).value;
-    // Over the whole history, but only for the few violations that are reported.
+    // This searches the whole history, but only for violations that are reported, or, after a
+    // promotion, for all.
     let elsewhere = |one: &Operation| one.value == value && one.changes();
     let mut evidence = row.evidence([place]);
     let what = match row.history.operations.iter().position(elsewhere) {
@@ -61,7 +62,7 @@ fn never_sent(row: &Row<'_>, place: OperationIndex) -> Violation {
     Violation { promise, what, ..Violation::of_row(row, evidence) }
 }
 
-/// Two values were at one version. Two writes with one version are a case of C1.
+/// Finds two values at one version. Two writes with one version are a case of C1.
 fn one_value_at_a_version(row: &Row<'_>, found: &mut Findings) {
     let reported = |one: &Operation| {
         one.version != 0

@@ -34,7 +34,7 @@ fn one_change_at_a_version(row: &Row<'_>, found: &mut Findings) {
 
 /// Finds changes that are known at two versions: by their response, by reads, by a replay.
 fn one_version_of_a_change(row: &Row<'_>, found: &mut Findings) {
-    // The first version known of each change, and the operation it is known from.
+    // First known version of each change, and the operation that revealed it.
     let mut known: Vec<Option<(u64, OperationIndex)>> = vec![None; row.indices.len()];
     for (place, change) in row.operations().filter(|(_, one)| one.changes()) {
         if change.is_acknowledged() && change.version != 0 {
@@ -48,7 +48,8 @@ fn one_version_of_a_change(row: &Row<'_>, found: &mut Findings) {
             continue;
         }
         let (version, from) = *known[owner as usize].get_or_insert((one.version, place));
-        // Every read of a change applied twice contradicts: one of them is reported.
+        // Every read of a change that was applied twice is a contradiction; only the first is
+        // reported.
         if version == one.version || accused[owner as usize] {
             continue;
         }

@@ -20,7 +20,7 @@ use crate::violation::{Check, Evidence, Violation};
 
 const PROMISE: &str = "a write under a condition replaces exactly the version it was based on";
 
-/// The counters of all banks.
+/// Checks the counters of all banks.
 pub(crate) fn check_counters(history: &OperationHistory, found: &mut Findings) {
     for (index, ledger) in history.ledgers.iter().enumerate() {
         let Some((promise, what)) = broken(ledger) else { continue };
@@ -49,7 +49,7 @@ fn broken(ledger: &Ledger) -> Option<(&'static str, String)> {
     None
 }
 
-/// The conditional writes of a row.
+/// Checks the conditional writes of a row.
 pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     if row.operations().all(|(_, one)| one.based_on == 0) {
         return;
@@ -58,7 +58,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     nothing_in_between(row, found);
 }
 
-/// Returns whether a change happened for certain.
+/// Returns true if a change certainly happened.
 fn happened(row: &Row<'_>, place: OperationIndex) -> bool {
     let one = row.at(place);
     one.changes() && (one.is_acknowledged() || row.version(place).is_some())
@@ -93,10 +93,10 @@ fn nothing_in_between(row: &Row<'_>, found: &mut Findings) {
         if based_on == 0 {
             continue;
         }
-        // Versions of their own are C1's; here only what is strictly below.
+        // Equal versions are a case of C1; only changes at strictly lower versions count here.
         let below = known[..index].iter().rev().find(|(below, _)| *below < version);
         let between = below.filter(|(between, _)| *between > based_on);
-        // Two on one version have been reported already.
+        // Two writes based on one version have been reported already.
         let between = between.filter(|(_, other)| row.at(*other).based_on != based_on);
         let what = match between {
             _ if version <= based_on => {

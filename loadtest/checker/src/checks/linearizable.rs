@@ -1,49 +1,51 @@
-//! C3, linearizability of each row: all that was acknowledged, and all strong reads, happened in
-//! one order in which each took effect between its start and its end.
+//! C3, linearizability of each row: all acknowledged changes and all strong reads happened in one
+//! order, in which each took effect between its start and its end.
 //!
 //! In general this is a search (Herlihy & Wing 1990 define it; Gibbons & Korach 1997 show that it
 //! is NP-complete for a register, and easy once the order of writes is known). Here the server
-//! tells the order: every write of a row has a version, and versions grow.
+//! reports the order: every write of a row has a version, and versions grow.
 //!
-//! **Theorem.** Take the operations of one row, each with start *s* and end *e* (*e* = ∞ when never
-//! answered). Each write owns a version of its own, each read returns the version of some write.
-//! They are linearizable if and only if for every operation *b*
+//! **Theorem.** Take the operations of one row, each with start *s* and end *e* (*e* = ∞ if it was
+//! never answered). Each write has a version of its own, and each read returns the version of some
+//! write. They are linearizable if and only if for every operation *b*
 //!
 //! > ver(*b*) ≥ max { ver(*a*) : e(*a*) < s(*b*) }, and strictly greater when *b* is a write.
 //!
-//! *Proof.* Needed: *a* ended before *b* began, so *a* comes first in any order, and versions never
-//! fall along an order; a write raises the version above all before it. Enough: put operations in
-//! order of version, at one version the write first and its reads by start. If *a* ended before *b*
-//! began, then ver(*b*) ≥ ver(*a*); where the versions are equal, *b* is not a write, and two reads
-//! stand by start: so *a* stands before *b*. Real time is kept, and each read stands after its
-//! write with no other write between. ∎ (That a read did not end before its write was sent is the
-//! case of *a* the read and *b* the write.)
+//! *Proof.* Necessary: if *a* ended before *b* began, *a* comes first in any order, and versions
+//! never fall along an order; a write raises the version above all before it. Sufficient: put the
+//! operations in order of version, and at one version put the write first and then its reads in
+//! order of start. If *a* ended before *b* began, then ver(*b*) ≥ ver(*a*). If the versions are
+//! equal, *b* is not a write, and two reads are in order of start, so *a* comes before *b*. Real
+//! time is respected, and each read comes after its write with no other write between them. ∎ (The
+//! case that *a* is a read and *b* its write shows that no read ends before its write was sent.)
 //!
-//! So one sweep decides: keep the highest version of all that ended, look at it whenever something
-//! begins. Four kinds of operations tell no version, and are placed:
+//! So one sweep over time decides: it keeps the highest version of all operations that have ended,
+//! and compares it with each operation that begins. Four kinds of operations have no version of
+//! their own, and get a place as follows:
 //!
-//! * **Unknown writes.** One whose value was read has the version it was read at, and e = ∞. One
-//!   whose value was never read is left out: it may have happened last of all, or never.
-//! * **Acknowledged changes without a version** (rows of a bulk) whose value was never read. Such a
-//!   *w* happened after all that ended before it, at a mark just above their highest: one it may
-//!   share with no read, since reads of a version follow their write at once. Placing it lower is
-//!   impossible, and placing it higher only makes it harder for whatever comes later.
-//! * **Absent reads** of a row with deletes of known versions. Let L be the highest mark that ended
-//!   before the read began. The read takes the lowest version, L or above, of a delete sent before
-//!   the read ended (or the time before the first write, if L is that). *Lowest is right:* suppose
-//!   some linearization places absent reads elsewhere. By induction in order of ends, ours is never
-//!   above it: our L is not above its L, because the reads that make up L ended earlier and were
-//!   placed not above; and its choice is among those that ours was taken from. Every condition says
-//!   that a mark which ended is not above a later one, so it holds for ours too. If no delete
-//!   qualifies, there is no linearization.
-//! * **Absent reads explained by a delete of unknown version.** Just above L is not above where any
-//!   linearization has it, by the same induction.
+//! * **Unknown writes.** A write whose value was read has the version at which it was read, and e =
+//!   ∞. A write whose value was never read is left out: it may have happened last of all, or never.
+//! * **Acknowledged changes without a version** (rows of a bulk write) whose value was never read.
+//!   Such a change happened after all operations that ended before it, at a mark just above their
+//!   highest. No read shares this mark, since the reads of a version directly follow its write. A
+//!   lower place is impossible, and a higher one only makes later operations harder to place.
+//! * **Absent reads** of a row with deletes of known versions. Let L be the highest mark of all
+//!   operations that ended before the read began. The read gets the lowest version, L or above, of
+//!   a delete sent before the read ended (or the time before the first write, if that is L). *The
+//!   lowest is right:* suppose some linearization places absent reads elsewhere. By induction in
+//!   order of ends, our place is never above its place: our L is not above its L, because the reads
+//!   that determine L ended earlier and were placed no higher; and its place is among those that
+//!   ours was chosen from. Every condition demands that the mark of an operation that ended is not
+//!   above a later one, so it holds for our places too. If no delete qualifies, there is no
+//!   linearization.
+//! * **Absent reads explained by a delete of unknown version.** They are placed just above L, which
+//!   by the same induction is no higher than in any linearization.
 //!
-//! **Invariant:** a history that can be linearized is never accused; one that cannot is, unless it
-//! has deletes of unknown version. That every write owns one version and each read returns its
-//! write's is what C1 and C2 check.
-//! **Not here:** order over several rows (C8 looks at banks), and reads at level `one`, which only
-//! teach versions.
+//! **Invariant:** no violation is reported for a history that can be linearized; one is reported
+//! for a history that cannot, unless it has deletes of unknown version. C1 and C2 check that every
+//! write has one version, and that each read returns the version of its write.
+//! **Not here:** order over several rows (C8 checks banks), and reads at level `one`, which only
+//! reveal versions.
 //!
 //! Two kinds of violation are not detected: those that `deletes` lists, and a third write that must
 //! lie between versions 7 and 8, because versions are drawn from one counter for many rows.
@@ -111,7 +113,7 @@ fn mark_of(row: &Row<'_>, place: OperationIndex, began: LowWatermark) -> Option<
     }
 }
 
-/// The condition of the theorem, at the beginning of an operation of known version.
+/// Checks the condition of the theorem at the beginning of an operation of known version.
 fn begin(row: &Row<'_>, place: OperationIndex, began: &[LowWatermark], found: &mut Findings) {
     let (one, low) = (row.at(place), began[place as usize]);
     let Some(version) = row.version(place) else { return };
@@ -147,7 +149,7 @@ fn begin(row: &Row<'_>, place: OperationIndex, began: &[LowWatermark], found: &m
     });
 }
 
-/// A strong read found no row, and no delete can be the reason.
+/// Adds the violation of a strong read that found no row although no delete can be the reason.
 fn vanished(row: &Row<'_>, place: OperationIndex, began: &[LowWatermark], found: &mut Findings) {
     let low = began[place as usize];
     found.add(Check::Linearizable, row.at(place).start, || {
@@ -162,7 +164,8 @@ fn vanished(row: &Row<'_>, place: OperationIndex, began: &[LowWatermark], found:
     });
 }
 
-/// Returns the operation that set a mark and, if it told no version, those it was placed after.
+/// Returns the operation that set a mark and, if its version is unknown, the operations after which
+/// it was placed.
 fn chain(row: &Row<'_>, by: Option<OperationIndex>, began: &[LowWatermark]) -> Vec<OperationIndex> {
     let mut places = Vec::new();
     let mut next = by;

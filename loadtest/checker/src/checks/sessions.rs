@@ -1,5 +1,5 @@
-//! C4, sessions: a session that sends its token sees its own writes, and never an older state than
-//! it has seen before.
+//! C4, sessions: a session that sends its token sees its own writes, and never a state older than
+//! one that it has seen before.
 //!
 //! The guarantees are those of Terry et al. 1994: read your writes, monotonic reads, and writes
 //! follow reads. Only operations count that were sent with the session's token and whose response's
@@ -34,7 +34,7 @@ pub(crate) fn check(row: &Row<'_>, found: &mut Findings) {
     }
 }
 
-/// One sweep, as in C3, over what one session did to one row.
+/// Checks the operations of one session on one row in one sweep over time, as in C3.
 fn check_session(row: &Row<'_>, session: &[OperationIndex], found: &mut Findings) {
     let mut low = LowWatermark::default();
     let mut began = vec![LowWatermark::default(); session.len()];
@@ -65,7 +65,8 @@ fn judge(
         None if one.is_absent_read() => {
             row.deletes.explain(before.mark, one.end).map(|(mark, _)| mark)
         }
-        // A row of a bulk is above all its session knew, and a read of unknown version anywhere.
+        // A row of a bulk write is above all that its session knew; a read of unknown version may
+        // be anywhere.
         None => return one.changes().then(|| before.mark.after()),
     };
     let fits = |mark: VersionBound| mark > before.mark || mark == before.mark && !one.changes();

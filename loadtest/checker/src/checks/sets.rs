@@ -1,8 +1,8 @@
 //! C7, sets: a table holds exactly the rows that were written to it, each once.
 //!
 //! At the end of a run, an iteration by cursor (a walk) returns the rows of a table. Walks over
-//! rows that stay as they are also take place during the run. A row is lost if it was acknowledged
-//! and not deleted, and the walk did not return it. A row is unexpected if the walk returned it
+//! rows that never change also take place during the run. A row is lost if it was acknowledged and
+//! not deleted, and the walk did not return it. A row is unexpected if the walk returned it
 //! although it was never written, or its last change was a delete. A duplicate was returned twice,
 //! for example because two shards own it.
 //!
@@ -24,9 +24,9 @@ use crate::violation::{Check, Evidence, Violation};
 /// One walk over one table.
 struct Walk {
     start: u64,
-    /// The page that ended it.
+    /// Last page of the walk, if it was completed.
     complete: Option<u32>,
-    /// The first page that each key was met on.
+    /// First page that returned each key.
     met: HashMap<Key, u32>,
 }
 
@@ -34,12 +34,13 @@ struct Walk {
 pub(crate) struct Walks<'a>(HashMap<&'a str, Vec<Walk>>);
 
 impl<'a> Walks<'a> {
-    /// Combines pages to walks, and reports rows that one walk met twice.
+    /// Combines pages into walks, and adds a violation for each row that one walk returned twice.
     pub(crate) fn new(history: &'a OperationHistory, found: &mut Findings) -> Self {
         let mut order: Vec<u32> = (0..history.pages.len() as u32).collect();
         order.sort_by_key(|&page| history.pages[page as usize].start);
         let mut tables: HashMap<&str, Vec<Walk>> = HashMap::new();
-        // Two walkers may be on the way at once; one ends with its complete page.
+        // Several walks may be in progress at once; a walk ends with a page that is marked
+        // complete.
         let mut open: HashMap<(&str, u32), usize> = HashMap::new();
         for index in order {
             let page = &history.pages[index as usize];
@@ -57,7 +58,7 @@ impl<'a> Walks<'a> {
         Self(tables)
     }
 
-    /// True if some walk over the row's whole table did not meet it.
+    /// Returns true if some complete walk over the row's table did not return it.
     pub(crate) fn has_missed(&self, row: &Row<'_>) -> bool {
         let missed = |walk: &Walk| walk.complete.is_some() && !walk.met.contains_key(&row.key);
         self.over(row).any(missed)
@@ -110,7 +111,7 @@ pub(crate) fn check(row: &Row<'_>, walks: &Walks<'_>, found: &mut Findings) {
     if walked || !row.deletes.is_empty() {
         return;
     }
-    // Without a walk the reads at the end show lost rows; C6 checks rows with deletes.
+    // Without a walk, the reads at the end reveal lost rows; C6 checks rows with deletes.
     let gone = row.operations().find(|(_, one)| one.last && one.is_absent_read());
     if let Some((place, read)) = gone
         && let Some(write) = surely_present(row, read.start)
@@ -130,7 +131,8 @@ fn lost(row: &Row<'_>, write: OperationIndex, gone: Evidence, at: u64, found: &m
     });
 }
 
-/// Checks a row that was met: it must have been written, and not deleted last.
+/// Checks a row that a walk returned: it must have been written, and its last change must not be a
+/// delete.
 fn unexpected(row: &Row<'_>, start: u64, page: u32, found: &mut Findings) {
     let may_be_there =
         |one: &Operation| one.kind == Kind::Write && one.outcome != Outcome::Rejected;
@@ -152,7 +154,7 @@ fn unexpected(row: &Row<'_>, start: u64, page: u32, found: &mut Findings) {
     });
 }
 
-/// A write acknowledged before `moment` that no delete can have come after.
+/// Returns a write acknowledged before `moment` that no delete can have followed.
 fn surely_present(row: &Row<'_>, moment: u64) -> Option<OperationIndex> {
     if row.deletes.any_free() {
         return None;
@@ -168,7 +170,7 @@ fn surely_present(row: &Row<'_>, moment: u64) -> Option<OperationIndex> {
     writes.find(|&(place, one)| stays(place, one)).map(|(place, _)| place)
 }
 
-/// The delete acknowledged before `moment` that no write can have come after.
+/// Returns the delete acknowledged before `moment` that no write can have followed.
 fn surely_deleted(row: &Row<'_>, moment: u64) -> Option<OperationIndex> {
     let (version, delete) = row.deletes.newest()?;
     if !row.at(delete).is_acknowledged() || row.at(delete).end >= moment {

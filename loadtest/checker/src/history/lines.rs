@@ -20,7 +20,8 @@ use super::{FORMAT, Ledger, Operation, OperationHistory, Page, Total};
 
 pub use self::reading::{BadHistory, LINE_BYTES_MAX, read};
 
-/// Writes a history: its header, then every record. Many small writes: give it a buffer.
+/// Writes a history: its header, then every record. There are many small writes, so `out` should be
+/// buffered.
 pub fn write(history: &OperationHistory, out: &mut impl Write) -> io::Result<()> {
     one(out, &HeaderLine::of(&history.header, FORMAT))?;
     for operation in &history.operations {
@@ -41,28 +42,28 @@ pub fn write(history: &OperationHistory, out: &mut impl Write) -> io::Result<()>
     out.flush()
 }
 
-/// An operation as the object its line is.
+/// Returns an operation as the JSON object of its line.
 pub(crate) fn operation_json(history: &OperationHistory, operation: &Operation) -> Json {
     object(&Line::of_operation(history, operation))
 }
 
-/// A total as the object its line is.
+/// Returns a total as the JSON object of its line.
 pub(crate) fn total_json(history: &OperationHistory, total: &Total) -> Json {
     object(&Line::of_total(history, total))
 }
 
-/// A ledger as the object its line is.
+/// Returns a ledger as the JSON object of its line.
 pub(crate) fn ledger_json(history: &OperationHistory, ledger: &Ledger) -> Json {
     object(&Line::of_ledger(history, ledger))
 }
 
-/// A page as the object its line is, without the rows it met: there may be a thousand.
+/// Returns a page as the JSON object of its line, without its rows, which may be a thousand.
 pub(crate) fn page_json(history: &OperationHistory, page: &Page) -> Json {
     object(&Line { keys: None, ..Line::of_page(history, page) })
 }
 
 fn object(line: &Line<'_>) -> Json {
-    // Texts and numbers always become JSON.
+    // Texts and numbers can always be converted to JSON.
     serde_json::to_value(line).unwrap_or_default()
 }
 

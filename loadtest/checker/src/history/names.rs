@@ -5,14 +5,15 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-/// The number of a row's name.
+/// Number of a row's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub u32);
 
-/// A slot of the table that holds no number.
+/// Content of a slot of the table that contains no number.
 const FREE: u32 = u32::MAX;
 
-/// All names in one text, found by an open table of numbers: a name costs its bytes and 12 more.
+/// All names in one text, which are found by a hash table of numbers with open addressing: a name
+/// takes its bytes and 16 to 24 more.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     text: String,
@@ -24,7 +25,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// The number of `name`, new or old.
+    /// Returns the number of `name`; a new name gets the next one.
     pub fn intern(&mut self, name: &str) -> Key {
         if self.ends.len() * 2 >= self.table.len() {
             self.grow();
@@ -42,14 +43,14 @@ impl Names {
         Key(number)
     }
 
-    /// The number of `name`, if it has one.
+    /// Returns the number of `name`, if it has one.
     #[inline]
     pub fn find(&self, name: &str) -> Option<Key> {
         let number = *self.table.get(self.slot(name)?)?;
         (number != FREE).then_some(Key(number))
     }
 
-    /// The name of `key`.
+    /// Returns the name of `key`.
     #[inline]
     pub fn name(&self, key: Key) -> &str {
         let index = key.0 as usize;
@@ -63,7 +64,7 @@ impl Names {
         self.ends.len()
     }
 
-    /// Returns true without any name.
+    /// Returns true if there are no names.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }

@@ -20,7 +20,7 @@ impl NodeId {
 pub struct Node {
     /// Value of `x-shard`; empty without that header.
     pub shard: String,
-    /// `x-served-by`.
+    /// Role that the header `x-served-by` names.
     pub role: Role,
     /// Index of the requested host among the header's hosts.
     pub host: u16,
@@ -36,7 +36,7 @@ pub enum Role {
     Replica,
     /// The router's cache.
     Cache,
-    /// A response without that header.
+    /// Unknown: the response had no header `x-served-by`, or another value in it.
     Unknown,
 }
 
@@ -51,7 +51,7 @@ impl Role {
         }
     }
 
-    /// The word for people.
+    /// Returns the name of the role, for people.
     pub fn name(self) -> &'static str {
         match self {
             Self::Primary => "primary",
@@ -69,12 +69,13 @@ impl fmt::Display for Node {
     }
 }
 
-/// All nodes of a history: some dozens, so a list is enough.
+/// All nodes of a history: a few dozen, so a list is sufficient.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Nodes(Vec<Node>);
 
 impl Nodes {
-    /// Returns the number of a node, new or old; 0 beyond as many as a history can number.
+    /// Returns the number of a node, and adds it if it is new; 0 if there are more nodes than
+    /// numbers.
     pub fn intern(&mut self, shard: &str, role: Role, host: u16) -> NodeId {
         let known = |node: &Node| node.shard == shard && node.role == role && node.host == host;
         let index = self.0.iter().position(known).unwrap_or_else(|| {
@@ -84,7 +85,7 @@ impl Nodes {
         u16::try_from(index + 1).map_or(NodeId::NONE, NodeId)
     }
 
-    /// The node with this number.
+    /// Returns the node with this number.
     pub fn get(&self, id: NodeId) -> Option<&Node> {
         self.0.get(usize::from(id.0).checked_sub(1)?)
     }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use super::{Key, NodeId};
 
-/// The end of what was never answered.
+/// End time of an operation that was never answered.
 pub const NEVER: u64 = u64::MAX;
 
 /// Request about one row, and its response.
@@ -29,9 +29,9 @@ pub struct Operation {
     pub start: u64,
     /// Time of the response, or at which the session gave up; [`NEVER`] without either.
     pub end: u64,
-    /// Written: the value sent. Deleted: a value drawn for it that was never sent, its name.
-    /// Read: the value that came back, [`Value::NONE`] when the row was absent.
-    /// Replayed: the value of the write or delete sent again.
+    /// Value of the operation. Write: the value sent. Delete: a value that is never sent and
+    /// identifies the delete. Read: the value returned, or [`Value::NONE`] if the row was absent.
+    /// Replay: the value of the write or delete that is sent again.
     pub value: Value,
     /// Version in the response; 0 without one.
     pub version: u64,
@@ -51,18 +51,18 @@ pub struct Operation {
     pub level: Level,
     /// Outcome of the operation.
     pub outcome: Outcome,
-    /// True if it belongs to its session's order: it carried the session's token (once there was
-    /// one), and the token of its answer was kept.
+    /// True if it belongs to the order of its session: it was sent with the session's token (once
+    /// there was one), and the session kept the token of the response.
     pub token: bool,
-    /// True in the read-back after the run, when nothing is written any more.
+    /// True for a read after the last write of the run.
     pub last: bool,
 }
 
 const _: () = assert!(size_of::<Operation>() <= 64, "a million operations are 64 MB");
 
 impl Operation {
-    /// A plain operation at level `one` that was sent once and succeeded: what tests and recorders
-    /// start from.
+    /// Creates a plain operation at level `one` that was sent once and succeeded, from which tests
+    /// and recorders start.
     #[inline]
     pub fn new(kind: Kind, key: Key, session: u32, request: u32) -> Self {
         Self {
@@ -85,7 +85,7 @@ impl Operation {
         }
     }
 
-    /// Returns whether it was to change the row.
+    /// Returns true if it is a write or a delete.
     #[inline]
     pub fn changes(&self) -> bool {
         matches!(self.kind, Kind::Write | Kind::Delete)
@@ -106,7 +106,7 @@ impl Operation {
         self.is_answered_read() && self.value == Value::NONE
     }
 
-    /// Returns whether it is a read that must take its place in the one order of the row.
+    /// Returns true if it is a read that must be linearizable.
     pub fn is_strong_read(&self) -> bool {
         self.is_answered_read() && (self.level != Level::One || self.last)
     }
@@ -151,14 +151,14 @@ pub enum Outcome {
     Ok,
     /// A write is stored, at a lower level than requested (`"outcome":"committed"`, TSR205).
     Committed,
-    /// Nothing happened, and the answer said so.
+    /// The change or read did not happen, as the response says.
     Rejected,
     /// The change may have happened, or may still happen.
     Unknown,
 }
 
 impl Kind {
-    /// The word for people and in lines.
+    /// Returns the name of the kind, for people and in lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Write => "write",
@@ -173,7 +173,7 @@ impl Level {
     /// All levels, the weakest first.
     pub const ALL: [Self; 3] = [Self::One, Self::Quorum, Self::All];
 
-    /// The word of the header `x-consistency`.
+    /// Returns the value of the header `x-consistency`.
     #[inline]
     pub fn name(self) -> &'static str {
         match self {
@@ -185,7 +185,7 @@ impl Level {
 }
 
 impl Outcome {
-    /// The word for people and in lines.
+    /// Returns the name of the outcome, for people and in lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -196,17 +196,17 @@ impl Outcome {
     }
 }
 
-/// A value, unique over all attempted writes of a run: `session:number` on the wire.
+/// Value that is unique among all attempted writes of a run: `session:number` on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Value(u64);
 
 impl Value {
     /// No value: the row is absent.
     pub const NONE: Self = Self(0);
-    /// Something was read that no run writes.
+    /// Value that no run writes.
     pub const FOREIGN: Self = Self(u64::MAX);
 
-    /// The value with this number within its session. Sessions count from 1.
+    /// Returns the value with this number within its session. Sessions are numbered from 1.
     #[inline]
     pub fn new(session: u32, number: u32) -> Self {
         debug_assert!(session > 0, "session 0 would make the absent value");
@@ -214,7 +214,7 @@ impl Value {
     }
 
     /// Returns the value of a row as read from a response: any other text is [`Value::FOREIGN`],
-    /// which no check will take for a value of this run.
+    /// which no check takes for a value of this run.
     pub fn from_wire(text: &str) -> Self {
         text.parse().unwrap_or(Self::FOREIGN)
     }
@@ -254,7 +254,7 @@ impl Value {
     }
 }
 
-/// A text that is not a `session:number`.
+/// Error of a text that is not a `session:number`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadValue;
 

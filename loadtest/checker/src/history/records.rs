@@ -1,7 +1,7 @@
 //! Records: observations about many rows at once, such as the sum of a bank or a page of rows.
 //!
-//! **Invariant:** a record contains the content of one response; nothing in it was computed from
-//! two responses.
+//! **Invariant:** a [`Total`] and a [`Page`] each contain the content of one response; only a
+//! [`Ledger`] is computed from several.
 //! **Not here:** single rows (`operation`).
 
 use super::{Key, Level, NodeId};
@@ -24,13 +24,14 @@ pub struct Total {
     pub node: NodeId,
     /// Requested level.
     pub level: Level,
-    /// The sum over the accounts that came back.
+    /// Sum over the accounts returned.
     pub sum: i64,
     /// Number of accounts returned.
     pub accounts: u32,
 }
 
-/// A bank after the run: a counter raised, and a row inserted, in one transaction each time.
+/// State of a bank after the run. Each transfer raises its counter and inserts a row in one
+/// transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     /// The bank's name.
@@ -59,7 +60,7 @@ pub struct Ledger {
 /// changes. Rows of other runs are left out; keys are named as those of operations, `table/…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The table walked over. It covers every key whose name begins with this and a slash.
+    /// Table of the walk. It contains every key whose name begins with this and a slash.
     pub table: String,
     /// Session that sent the request.
     pub session: u32,
@@ -69,13 +70,13 @@ pub struct Page {
     pub start: u64,
     /// Time of the response.
     pub end: u64,
-    /// The rows met, in order.
+    /// Rows of the page, in order.
     pub keys: Vec<Key>,
     /// True on the last page of the walk, which has no further cursor.
     pub complete: bool,
 }
 
-/// Something broken, frozen or restarted on purpose.
+/// Fault injected on purpose: something is broken, frozen or restarted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Time of the fault.

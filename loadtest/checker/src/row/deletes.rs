@@ -18,11 +18,12 @@ use crate::version_bound::{OperationIndex, VersionBound};
 /// The deletes of one row that may have happened.
 #[derive(Default)]
 pub(crate) struct Deletes {
-    /// Version, start and place of those with a version, by version.
+    /// Version, start and place of each delete with a known version, in order of version.
     known: Vec<(u64, u64, OperationIndex)>,
     /// The earliest start in each subtree over `known`; the root is 1, leaves begin at the middle.
     earliest: Vec<u64>,
-    /// Start of those without, and the highest mark below which this or an earlier one happened.
+    /// Start of each delete of unknown version, and the highest mark below which it or an earlier
+    /// one of these happened.
     free: Vec<(u64, VersionBound)>,
 }
 
@@ -42,8 +43,8 @@ impl Deletes {
             }
         }
         known.sort_unstable();
-        // Starts are in order already. With the highest ceiling so far, the last one that had
-        // begun answers for all of them.
+        // Starts are in order already. As each has the highest ceiling so far, the last one that
+        // had begun decides for all of them.
         let mut highest = VersionBound::default();
         for (_, ceiling) in &mut free {
             highest = highest.max(*ceiling);
@@ -62,13 +63,13 @@ impl Deletes {
         !self.free.is_empty()
     }
 
-    /// The delete of the highest known version.
+    /// Returns the delete of the highest known version.
     pub(crate) fn newest(&self) -> Option<(u64, OperationIndex)> {
         self.known.last().map(|&(version, _, place)| (version, place))
     }
 
-    /// The lowest mark, `low` or above, at which the row can have been absent for a read that
-    /// ended at `end`, and the delete that left it so; `None` when there is no such mark.
+    /// Returns the lowest mark, `low` or above, at which the row can have been absent for a read
+    /// that ended at `end`, and the delete that removed the row; `None` if there is no such mark.
     pub(crate) fn explain(
         &self,
         low: VersionBound,
@@ -86,14 +87,15 @@ impl Deletes {
         }
     }
 
-    /// The delete of the lowest version at or above `low` that had begun by `end`.
+    /// Returns the delete of the lowest version at or above `low` that had begun by `end`.
     fn first_known(&self, low: VersionBound, end: u64) -> Option<(VersionBound, OperationIndex)> {
         let from = self.known.partition_point(|&(version, ..)| VersionBound::at(version) < low);
         let leaves = self.earliest.len() / 2;
         if from >= leaves {
             return None;
         }
-        // Up while to the right there is nothing early enough, then down to the leftmost.
+        // The search climbs until a subtree to the right has an early enough start, then descends
+        // to its leftmost such leaf.
         let mut node = leaves + from;
         while self.earliest[node] > end {
             while node & 1 == 1 {
@@ -115,7 +117,7 @@ impl Deletes {
     }
 }
 
-/// The lowest mark of a change at each place or later; one more than there are places.
+/// Returns the lowest mark of a change at each place or later, and one more for the end.
 fn lowest_changes(row: &Row<'_>) -> Vec<VersionBound> {
     let mut lowest = vec![VersionBound::HIGHEST; row.indices.len() + 1];
     for place in (0..row.indices.len()).rev() {
@@ -128,13 +130,14 @@ fn lowest_changes(row: &Row<'_>) -> Vec<VersionBound> {
     lowest
 }
 
-/// A delete answered without a version happened below every change that began after its answer.
+/// Returns the mark below which a delete that was answered without a version happened: that of the
+/// lowest change that began after its response.
 fn ceiling(row: &Row<'_>, lowest: &[VersionBound], end: u64) -> VersionBound {
     let starts = |&index: &u32| row.history.operations[index as usize].start <= end;
     lowest[row.indices.partition_point(starts)]
 }
 
-/// The minimum of starts over every subtree of a complete binary tree.
+/// Returns the earliest start in every subtree of a complete binary tree.
 fn tree(known: &[(u64, u64, OperationIndex)]) -> Vec<u64> {
     if known.is_empty() {
         return Vec::new();

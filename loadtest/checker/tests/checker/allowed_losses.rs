@@ -7,7 +7,7 @@ use checker::{Check, Report, check};
 
 const ROW: Key = Key(0);
 
-/// A promotion from 100 to 200.
+/// Returns a history with a promotion from 100 to 200.
 fn history(operations: Vec<Operation>) -> OperationHistory {
     let mut history = OperationHistory {
         header: Header::new("losses", String::new(), vec![]),
@@ -28,7 +28,7 @@ fn write(number: u32, start: u64, version: u64, level: Level) -> Operation {
     Operation { start, end: start + 5, value: Value::new(1, number), version, level, ..one }
 }
 
-/// A read of what a write with this number has left.
+/// Returns a read after the run that finds the value of the write with this number.
 fn read(number: u32, start: u64, version: u64) -> Operation {
     let one = Operation::new(Kind::Read, ROW, 2, 100);
     let value = Value::new(1, number);
@@ -51,11 +51,11 @@ fn a_write_at_one_may_be_gone_after_a_promotion_and_is_reported() {
     assert!(text.contains("\nLOST: lost at level one after a promotion"), "{text}");
     assert_eq!(report.json(&reported)["lost"], report.lost);
 
-    // At higher levels it may not, and without a promotion nothing may.
+    // At higher levels a write must not be lost, and without a promotion none may be.
     assert!(check(&history(gone(Level::Quorum))).count(Check::FinalState) > 0);
     let calm = OperationHistory { faults: Vec::new(), ..history(gone(Level::One)) };
     assert!(check(&calm).count(Check::FinalState) > 0 && check(&calm).lost == 0);
-    // Nor what was written when it was over.
+    // A write after the end of the promotion must not be lost either.
     let later = vec![write(1, 10, 1, Level::One), write(2, 300, 2, Level::One), read(1, 500, 1)];
     assert!(check(&history(later)).count(Check::FinalState) > 0);
 }

@@ -6,8 +6,8 @@
 
 use checker::history::{Kind, NEVER, Operation, Outcome, Value};
 
-/// A register: where it stands in the order of versions, and what it holds. Changes of unknown
-/// version stand between versions, counted.
+/// State of a register: its place in the order of versions, and its value. Changes of unknown
+/// version have places between versions, and are counted there.
 #[derive(Clone, Copy, Default)]
 struct Register {
     version: u64,
@@ -20,14 +20,14 @@ struct Step {
     one: Operation,
     /// Version from the response, or from a read of its value.
     version: Option<u64>,
-    /// Answered: before what, if anything, it must have happened.
+    /// Time by which it must have happened; [`NEVER`] if it was not answered.
     end: u64,
     /// True if it may never have happened.
     optional: bool,
 }
 
-/// Returns whether acknowledged changes, unknown ones that were seen, and strong reads have an
-/// order.
+/// Returns true if acknowledged changes, changes of unknown outcome whose values were read, and
+/// strong reads have an order.
 pub(crate) fn is_linearizable(operations: &[Operation]) -> bool {
     let steps: Vec<Step> = operations.iter().filter_map(|one| step(*one, operations)).collect();
     extend(&steps, 0, Register::default())
@@ -55,7 +55,7 @@ fn step(one: Operation, all: &[Operation]) -> Option<Step> {
     }
 }
 
-/// Tries everything that may come next; `done` is a set of bits.
+/// Tries each step that may come next; `done` has a bit for each step that has come.
 fn extend(steps: &[Step], done: u32, register: Register) -> bool {
     let open: Vec<usize> = (0..steps.len()).filter(|step| done & 1 << step == 0).collect();
     if open.iter().all(|&step| steps[step].optional) {
@@ -69,7 +69,7 @@ fn extend(steps: &[Step], done: u32, register: Register) -> bool {
     })
 }
 
-/// The register after a step, if the step is allowed.
+/// Returns the register after a step; `None` if the step is not allowed.
 fn apply(step: &Step, register: Register) -> Option<Register> {
     let value = Some(step.one.value).filter(|_| step.one.kind != Kind::Delete);
     if step.one.changes() {

@@ -34,8 +34,8 @@ proptest! {
     }
 }
 
-/// Asserts that each of some runs against a server broken like this is found by one of these
-/// checks.
+/// Asserts that one of these checks finds a violation in each of some runs against a server that
+/// breaks this promise.
 fn is_found(broken: BrokenPromise, by: &[Check]) {
     for seed in 0..5 {
         let history = run(settings(seed, broken));

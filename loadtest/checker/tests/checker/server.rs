@@ -44,17 +44,17 @@ pub(crate) enum BrokenPromise {
     AppliesTwice,
     /// A replay is answered with a new version.
     ForgetsAnswers,
-    /// Two writes at once get one version.
+    /// Two successive writes of a row get the same version.
     VersionsTwice,
     /// A value goes to another row.
     MixesRows,
     /// Strong reads come from any replica.
     StrongFromReplica,
-    /// Tokens are not looked at.
+    /// Tokens are ignored.
     IgnoresTokens,
-    /// Bounds are not looked at.
+    /// Staleness bounds are ignored.
     IgnoresBounds,
-    /// Conditions are not looked at.
+    /// Conditions of writes are ignored.
     IgnoresConditions,
     /// A bank is read account by account.
     TearsTotals,
@@ -62,7 +62,7 @@ pub(crate) enum BrokenPromise {
     LosesLedgerRows,
     /// A deleted row comes back.
     Resurrects,
-    /// A walk meets some rows twice.
+    /// A walk returns a row twice.
     WalksTwice,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct Settings {
     pub(crate) broken: BrokenPromise,
 }
 
-/// Request, decided before anything takes effect.
+/// Kind of a request, chosen before anything takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ask {
     Write,
@@ -100,11 +100,11 @@ enum Fate {
     /// Stored on the primary only: TSR205, without a version.
     LowerLevel,
     Refused,
-    /// No answer; `true` when it took effect all the same.
+    /// No response; `true` if the operation took effect.
     Lost(bool),
 }
 
-/// An operation to be played.
+/// Operation that is to be simulated.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     ask: Ask,
@@ -138,10 +138,10 @@ pub(crate) struct Server {
     settings: Settings,
     random: u64,
     history: OperationHistory,
-    /// By key, every state it was in.
+    /// All states of each key, in order of time.
     states: Vec<Vec<State>>,
     counters: [u64; SHARDS as usize],
-    /// By session and key, the version its token proves.
+    /// Version of a key that the token of a session guarantees.
     tokens: HashMap<(u32, Key), u64>,
     kept: Vec<Kept>,
     drawn: Vec<u32>,
@@ -149,7 +149,7 @@ pub(crate) struct Server {
     transfers: [u64; 3],
 }
 
-/// The history of a run against a simulated server.
+/// Returns the history of a run against a simulated server.
 pub(crate) fn run(settings: Settings) -> OperationHistory {
     let mut header = Header::new("simulated", String::new(), vec![]);
     header.hosts = (0..HOSTS).map(|host| format!("http://127.0.0.1:{}", 3000 + host)).collect();
@@ -182,7 +182,7 @@ pub(crate) fn run(settings: Settings) -> OperationHistory {
 }
 
 impl Server {
-    /// A number below `bound`.
+    /// Returns a random number below `bound`.
     fn below(&mut self, bound: u64) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.random;
@@ -191,7 +191,8 @@ impl Server {
         (mixed ^ (mixed >> 31)) % bound
     }
 
-    /// A rank below `bound`, as by Zipf's law: the first is drawn as often as each doubling after.
+    /// Returns a random rank below `bound`, about by Zipf's law: each doubling of the ranks is
+    /// drawn equally often.
     fn rank(&mut self, bound: u64) -> u64 {
         let even = self.below(1 << 32) as f64 / f64::from(u32::MAX);
         ((bound as f64).powf(even) as u64 - 1).min(bound - 1)
@@ -216,7 +217,7 @@ impl Server {
         self.drawn[session as usize]
     }
 
-    /// The next version of the key's shard: other rows take some in between.
+    /// Returns the next version of the key's shard; other rows take some versions in between.
     fn next_version(&mut self, key: Key) -> u64 {
         let step = 1 + self.below(3);
         let counter = &mut self.counters[(u64::from(key.0) % SHARDS) as usize];
@@ -228,7 +229,8 @@ impl Server {
         self.key(&format!("accounts/bank-{bank}/{account}"))
     }
 
-    /// Every account with its balance, acknowledged, before anything else.
+    /// Creates all accounts with their balances, by acknowledged writes before all other
+    /// operations.
     fn open_banks(&mut self) {
         for bank in 0..BANKS {
             for account in 0..ACCOUNTS {
@@ -250,7 +252,7 @@ impl Server {
         }
     }
 
-    /// Each session sends one request after the other.
+    /// Plans the requests of all sessions, each of which sends one after the other.
     fn plans(&mut self) -> Vec<Plan> {
         let each = self.settings.operations / self.settings.sessions as usize;
         let mut plans = Vec::with_capacity(each * self.settings.sessions as usize);
@@ -295,13 +297,13 @@ impl Server {
         };
         let effect = now + 1 + self.below(MS);
         let end = effect + 1 + self.below(MS);
-        // Without an answer it may take effect after the session gave up.
+        // An operation without a response may take effect after the session has given up.
         let late = if fate == Fate::Lost(true) { self.below(20 * MS) } else { 0 };
         let request = self.draw(session);
         Plan { ask, fate, key, session, request, start: now, effect: effect + late, end }
     }
 
-    /// The last state at or before a moment.
+    /// Returns the last state at or before a moment.
     fn state_at(&self, key: Key, moment: u64) -> State {
         let states = &self.states[key.0 as usize];
         let after = states.partition_point(|state| state.from <= moment);

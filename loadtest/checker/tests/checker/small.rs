@@ -32,13 +32,14 @@ fn pieces() -> impl Strategy<Value = (Vec<Piece>, Vec<u64>)> {
     (prop::collection::vec(piece, 1..=7), prop_oneof![versions.clone(), versions.prop_shuffle()])
 }
 
-/// Changes first, each with a version of its own; reads return one of them, or nothing.
+/// Builds a history: first changes, each with a version of its own; then reads, each of which
+/// returns one of the changes or nothing.
 fn history(pieces: &[Piece], versions: &[u64], open_deletes: bool) -> OperationHistory {
     let mut operations: Vec<Operation> = Vec::new();
     let mut hidden = Vec::new();
     let (changes, reads): (Vec<_>, Vec<_>) = pieces.iter().partition(|piece| piece.kind < 5);
     let mut changes = changes;
-    // Mostly versions grow with time; where they are shuffled they do not.
+    // Versions grow with time, unless they are shuffled.
     changes.sort_by_key(|piece| piece.start);
     for (number, piece) in changes.iter().enumerate() {
         let delete = piece.kind >= 3;
@@ -97,7 +98,7 @@ proptest! {
     }
 }
 
-/// The two properties above would hold of nothing but right histories too.
+/// The two properties above would prove little if nearly all random histories were linearizable.
 #[test]
 fn the_small_histories_are_of_both_kinds() {
     use proptest::strategy::ValueTree;

@@ -10,11 +10,11 @@
 //! a write.
 //! **Not here:** forwarding the messages (`proxy`).
 
-/// Bytes of a message that are looked at: tags are short.
+/// Maximum number of bytes kept of a message: command tags are short.
 const KEPT_MAX: usize = 32;
 const HEAD: usize = 5;
 
-/// The reader of one connection's answers, from its first byte on.
+/// Parser of one server's messages on one connection, from the first byte on.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     state: State,
@@ -41,7 +41,7 @@ enum State {
 /// Events in bytes that were read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FrameEvents {
-    /// True if they end the answer to a write that is stored, or will be at the end of its
+    /// True if they end the response to a write that is stored, or that will be at the end of its
     /// statement.
     pub(super) stored: bool,
     /// True if the server waits for the next query at their end.
@@ -49,7 +49,7 @@ pub(super) struct FrameEvents {
 }
 
 impl Frames {
-    /// Reads on.
+    /// Parses the next bytes of the stream, and returns the events in them.
     pub(super) fn read(&mut self, bytes: &[u8]) -> FrameEvents {
         let mut reported = FrameEvents::default();
         let mut rest = bytes;
@@ -59,11 +59,11 @@ impl Frames {
         reported
     }
 
-    /// Reads as much as belongs together; what is left.
+    /// Parses one part of a message, and returns the remaining bytes.
     fn step<'b>(&mut self, bytes: &'b [u8], reported: &mut FrameEvents) -> &'b [u8] {
         match &mut self.state {
             State::Start => match bytes[0] {
-                // No encryption: the stream continues as without the question.
+                // No encryption: the stream continues as if the client had not requested it.
                 b'N' => return &bytes[1..],
                 b'R' | b'E' | b'v' => self.state = State::Head { bytes: [0; HEAD], has: 0 },
                 _ => self.state = State::Unreadable,
@@ -96,7 +96,7 @@ impl Frames {
         bytes
     }
 
-    /// Looks at a message that is complete.
+    /// Evaluates the message if it is complete.
     fn finish(&mut self, reported: &mut FrameEvents) {
         let State::Body { kind, left: 0, kept } = &self.state else { return };
         reported.ready = *kind == b'Z';
@@ -150,7 +150,7 @@ mod tests {
             let all = messages.concat();
             let reported = greeted().read(&all);
             assert_eq!(reported.stored, stored, "{messages:?}");
-            // However it comes.
+            // The same holds if the stream arrives byte by byte.
             let mut frames = greeted();
             let bytes: Vec<_> = all.iter().map(|byte| frames.read(&[*byte])).collect();
             assert_eq!(bytes.iter().any(|reported| reported.stored), stored, "{messages:?}");

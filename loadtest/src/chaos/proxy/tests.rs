@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Long enough to see that nothing happens.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// Starts a server that answers every line with the given bytes, and counts the lines.
+/// Starts a server that responds to every line with the given bytes, and counts the lines.
 async fn server(answer: &'static [u8]) -> (SocketAddr, Arc<AtomicU32>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -37,7 +37,7 @@ async fn client(proxy: &Proxy) -> TcpStream {
     TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await.unwrap()
 }
 
-/// Sends a line and returns the answer: nothing once the connection is gone.
+/// Sends a line and returns the response: nothing once the connection is closed.
 async fn asked(client: &mut TcpStream) -> Vec<u8> {
     let mut answer = vec![0; 64];
     if client.write_all(b"hello").await.is_err() {

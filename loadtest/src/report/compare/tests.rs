@@ -3,7 +3,7 @@
 use super::*;
 use crate::report::tests::report_of;
 
-/// A run of 15 s in which each second had this many requests.
+/// Returns a run whose seconds had these numbers of requests.
 fn of_rates(rates: &[u64]) -> Report {
     let mut report = report_of(rates.len(), rates.len() as f64);
     report.series.iter_mut().zip(rates).for_each(|(second, rate)| second.requests = *rate);
@@ -57,7 +57,7 @@ fn a_rate_that_swings_from_second_to_second_says_less() {
         (0..16).map(|second| if second % 2 == 0 { 500 } else { 1_500 }).collect();
     let mut now = of_rates(&swinging);
     let noise = Comparison::new("x", &before, &now).noise_percent;
-    // Standard error: 518 / sqrt(15) of 967; three times that.
+    // Expected are three standard errors; one is 518 / sqrt(15), of a mean of 967.
     assert!((41.0..43.0).contains(&noise), "{noise}");
     now.requests_per_s = before.requests_per_s * 0.8;
     assert_eq!(outcome(&Comparison::new("x", &before, &now), Measure::RatePerS), Outcome::Same);

@@ -7,12 +7,13 @@
 use crate::counters::class_end_ms;
 use crate::report::{Report, Second};
 
-/// More would be less than four pixels wide; an hour becomes 20 s each.
+/// Maximum number of columns, each of which is then about five pixels wide. In a run of an hour a
+/// column is 20 s.
 pub(super) const COLUMNS_MAX: usize = 180;
 /// A last second shorter than this is merged with the one before: its rate would be a matter of
 /// chance.
 const PART_LEAST_S: f64 = 0.5;
-/// A run of no time at all is drawn this long.
+/// Least length of the time axis, in seconds.
 const RUN_LEAST_S: f64 = 0.1;
 
 /// Consecutive seconds of a run.
@@ -24,21 +25,23 @@ pub(super) struct Column {
     pub(super) failed: u64,
     /// Requests by class of response time.
     pub(super) classes: Vec<u64>,
-    /// Rates of the slowest and the fastest second in it.
+    /// Rate of the slowest second in it.
     pub(super) least_per_s: f64,
+    /// Rate of the fastest second in it.
     pub(super) most_per_s: f64,
 }
 
-/// Length of the time axis.
+/// Returns the length of the time axis, in seconds.
 pub(super) fn seconds(report: &Report) -> f64 {
     report.elapsed_s.max(RUN_LEAST_S)
 }
 
-/// All columns, from the start on; none without requests.
+/// Returns all columns in order of time; none without requests.
 pub(super) fn of(report: &Report) -> Vec<Column> {
     let end = seconds(report);
     let last = report.series.len().saturating_sub(1);
-    // The last second ends with the run, soon or, after a day, late.
+    // The last second ends with the run: early, or after a day late, because it contains all later
+    // requests.
     let width = |second: usize| if second < last { 1.0 } else { (end - last as f64).max(0.0) };
     let per_column = report.series.len().div_ceil(COLUMNS_MAX).max(1);
     let mut columns: Vec<Column> = Vec::new();
@@ -90,10 +93,10 @@ impl Column {
         self.failed as f64 / self.width_s
     }
 
-    /// The time within which this share was over, in milliseconds, no more than `max_ms`; none
-    /// without requests.
+    /// Returns the time within which this share of the requests ended, in milliseconds and at most
+    /// `max_ms`; `None` without requests.
     ///
-    /// Within a class times are taken to be spread evenly, on a scale of ratios.
+    /// Within a class, times are assumed to be evenly distributed on a logarithmic scale.
     pub(super) fn quantile_ms(&self, share: f64, max_ms: f64) -> Option<f64> {
         let wanted = (self.requests as f64 * share).max(1.0);
         let mut counted = 0.0;
@@ -110,8 +113,8 @@ impl Column {
     }
 }
 
-/// Returns the start of a class of times; the first one reaches down to zero, but a ratio needs a
-/// number.
+/// Returns the start of a class of times. The first class begins at zero, but half its end stands
+/// for that, because a ratio needs a positive number.
 fn class_begin_ms(class: usize) -> f64 {
     match class.checked_sub(1) {
         Some(before) => class_end_ms(before),

@@ -14,18 +14,21 @@ use super::columns::Column;
 use crate::report::Fault;
 use crate::report::text::milliseconds;
 
-/// In units of the drawing: a page shows it about as wide.
+/// Left margin. All sizes are in units of the drawing, of which a page shows one as about one
+/// pixel.
 pub(super) const LEFT: f64 = 74.0;
 pub(super) const WIDTH: f64 = 856.0;
 pub(super) const TOP: f64 = 24.0;
 const RIGHT: f64 = 30.0;
 const BOTTOM: f64 = 24.0;
-/// A letter of a fault's label, about, and the gap after a label.
+/// Approximate width of a letter of a fault's label.
 const LETTER: f64 = 7.6;
+/// Gap after a label.
 const GAP: f64 = 8.0;
-/// Longest label in a graph; the list below has it whole.
+/// Maximum number of characters of a fault's label in a graph; the list below the graphs has the
+/// complete text.
 const LABEL_CHARS: usize = 28;
-/// Faults drawn. The list of them says how many there were.
+/// Maximum number of faults drawn; the list of faults also counts the others.
 pub(super) const FAULTS_MAX: usize = 200;
 
 /// Parts that the graphs of a page share.
@@ -50,7 +53,7 @@ impl Run<'_> {
         LEFT + (at_s / self.seconds).clamp(0.0, 1.0) * WIDTH
     }
 
-    /// The numbers of a column, in a line.
+    /// Returns the numbers of a column in one line of text.
     fn describe(&self, column: &Column) -> String {
         let at = moment(column.from_s, self.seconds);
         let mut text = format!("{at}: {}/s", grouped(column.rate()));
@@ -97,7 +100,7 @@ impl Frame {
         self.bottom() - scale.place(value) * self.height
     }
 
-    /// Returns lines across, with their values at the left.
+    /// Returns horizontal lines, with their values at the left.
     pub(super) fn value_axis(&self, scale: Scale, format: impl Fn(f64) -> String) -> Markup {
         let ticks = scale.ticks().into_iter().map(|tick| (self.y(scale, tick), format(tick)));
         html! {
@@ -155,7 +158,7 @@ impl Frame {
         }
     }
 
-    /// Returns areas that show nothing but their numbers when pointed at.
+    /// Returns invisible areas that show the numbers of their column under the pointer.
     fn pointer(&self, run: &Run<'_>) -> Markup {
         html! {
             g class="pointer" {
@@ -170,7 +173,7 @@ impl Frame {
     }
 }
 
-/// The first so many letters.
+/// Shortens a text to this number of characters and an ellipsis.
 fn cut(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -80,7 +80,7 @@ pub(super) fn latency(report: &Report, run: &Run<'_>) -> Markup {
         @if scale.is_logarithmic() { span { "logarithmic: equal steps are equal ratios" } }
     };
     let paths = quantiles.map(|(class, share)| match class {
-        // The longest swing: joined they would hide the others.
+        // The longest times vary so much that a joined line would hide the others.
         "max" => (class, levels(&frame, run, scale, |column| time(column, share))),
         _ => (class, steps(&frame, run, scale, |column| time(column, share))),
     });
@@ -91,7 +91,7 @@ pub(super) fn latency(report: &Report, run: &Run<'_>) -> Markup {
     frame.figure(run, &legend, &drawing)
 }
 
-/// A rate beside an axis: `0/s`, `2,500/s`, `1.5 M/s`.
+/// Returns the label of a rate beside an axis: `0/s`, `2,500/s`, `1.5 M/s`.
 fn rate_tick(per_s: f64) -> String {
     match per_s {
         1e6.. => format!("{} M/s", trimmed(per_s / 1e6)),
@@ -99,7 +99,7 @@ fn rate_tick(per_s: f64) -> String {
     }
 }
 
-/// A time beside an axis: `0.1 ms`, `100 ms`, `10 s`.
+/// Returns the label of a time beside an axis: `0.1 ms`, `100 ms`, `10 s`.
 pub(super) fn tick(ms: f64) -> String {
     match ms {
         1_000.0.. => format!("{} s", trimmed(ms / 1_000.0)),
@@ -107,7 +107,7 @@ pub(super) fn tick(ms: f64) -> String {
     }
 }
 
-/// Two digits that count, without zeros at the end.
+/// Returns a number with about two significant digits, without trailing zeros.
 pub(super) fn trimmed(value: f64) -> String {
     let places: usize = if value >= 10.0 {
         0
@@ -123,7 +123,7 @@ pub(super) fn trimmed(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Returns a sample of what is drawn, and what it means.
+/// Returns an entry of the legend: a sample of a line or area, and its meaning.
 fn key(class: &str, text: &str) -> Markup {
     let path = if class == "band" || class == "failed" { "M0 1h22v8H0z" } else { "M0 5h22" };
     html! {
@@ -134,7 +134,7 @@ fn key(class: &str, text: &str) -> Markup {
     }
 }
 
-/// A line that is level within each column.
+/// Returns the path of a line that is level within each column, with a gap where there is no value.
 fn steps(
     frame: &Frame,
     run: &Run<'_>,
@@ -160,7 +160,7 @@ fn steps(
     path
 }
 
-/// A level for each column.
+/// Returns the path of a separate level line for each column.
 fn levels(
     frame: &Frame,
     run: &Run<'_>,
@@ -177,7 +177,7 @@ fn levels(
     path
 }
 
-/// Between the slowest and the fastest second of each column.
+/// Returns the path of the area between the slowest and the fastest second of each column.
 fn band(frame: &Frame, run: &Run<'_>, scale: Scale) -> String {
     let mut path = String::new();
     for column in run.columns {
@@ -188,7 +188,7 @@ fn band(frame: &Frame, run: &Run<'_>, scale: Scale) -> String {
     path
 }
 
-/// Bars from the bottom.
+/// Returns the path of the bars of failed requests, from the bottom.
 fn failed(frame: &Frame, run: &Run<'_>, scale: Scale) -> String {
     let mut path = String::new();
     let bottom = frame.bottom();

@@ -21,10 +21,10 @@ const SHADES: [(f64, &str); 6] = [
     (30.0, "30 %"),
     (100.0, "100 % of the requests of that time"),
 ];
-/// A class is this high, or less if there are many.
+/// Maximum height of the row of a class.
 const ROW: f64 = 14.0;
 const HEIGHT: f64 = 240.0;
-/// Numbers at the left are this far apart at least.
+/// Least distance between the labels at the left.
 const LABEL_LEAST: f64 = 15.0;
 
 /// Returns the heatmap; nothing without requests.
@@ -79,7 +79,8 @@ fn labels(frame: &Frame, row: f64, lowest: usize, highest: usize) -> Markup {
     }
 }
 
-/// A path for each shade, in seconds and rows; neighbours of the same shade are one.
+/// Returns a path for each shade, in units of seconds and rows; adjacent cells of the same shade
+/// are merged.
 fn shades(columns: &[Column], lowest: usize, highest: usize) -> [String; SHADES.len()] {
     let mut paths: [String; SHADES.len()] = Default::default();
     for class in lowest..=highest {

@@ -54,7 +54,7 @@ fn check_attributes(mut attributes: &str) {
     }
 }
 
-/// A text with its references replaced.
+/// Returns a text with its character references replaced.
 fn text(escaped: &str) -> String {
     // A single quote ends nothing: attributes are in double quotes.
     assert!(!escaped.contains(['<', '>', '"', '\u{0}', '\u{202e}']), "{escaped}");
@@ -66,7 +66,7 @@ fn text(escaped: &str) -> String {
     plain.replace("&amp;", "&")
 }
 
-/// A run with everything that a report may hold, and as much of it as there may be.
+/// Returns a report in which every part is as long as it can be.
 fn full(seconds: usize, elapsed_s: f64) -> Report {
     let mut report = report_of(seconds, elapsed_s);
     let mut state = 1_u32;
@@ -116,7 +116,7 @@ fn a_page_is_whole_and_no_text_becomes_markup() {
     assert!(texts.contains("</title></style><script>alert(1)</script>"), "{texts}");
     assert!(texts.contains("and 100 more") && texts.contains("and 824 more"), "{texts}");
     assert_eq!(names.iter().filter(|name| *name == "figure").count(), 3);
-    // Beside the host that was tested nothing is named that could be fetched.
+    // The only URL in the page is that of the tested host, so a browser fetches nothing.
     assert_eq!(page.matches("://").count(), page.matches("http://127.0.0.1:3000").count());
     for part in ["url(", "@import", "javascript:", "NaN", "inf"] {
         assert!(!page.contains(part), "{part}");

@@ -1,7 +1,7 @@
 //! Crash servers: a cluster of two shards with a replica each, whose nodes a test kills, and whose
-//! answers it loses.
+//! responses it loses.
 //!
-//! Routers reach each node through a proxy. The test itself asks the servers without it.
+//! Routers reach each node through a proxy. The test itself connects to the servers directly.
 //!
 //! **Invariant:** only processes of this cluster are killed, by their ids.
 //! **Not here:** the stories (`crashed_moves`).
@@ -45,9 +45,9 @@ const COMMIT_OF_MOVE: [&str; 2] = ["SET LOCAL idle_in_transaction_session_timeou
 /// Jump of a server's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClockJump {
-    /// It is an hour earlier.
+    /// The clock jumps back by an hour.
     Back,
-    /// It is an hour later.
+    /// The clock jumps forward by an hour.
     Forth,
 }
 
@@ -58,7 +58,7 @@ struct CrashNode {
     proxy: TcpProxy,
 }
 
-/// A cluster.
+/// Cluster whose nodes can be killed and cut off.
 pub(super) struct CrashServers {
     cluster: Cluster,
     nodes: Vec<CrashNode>,
@@ -74,7 +74,7 @@ impl CrashServers {
         Some(Self { cluster, nodes: Vec::new(), variables })
     }
 
-    /// Opens new proxies: one keeps its connections as long as it is there.
+    /// Opens new proxies. Connections through the old proxies end with them.
     pub(super) fn open_proxies(&mut self) {
         let shown = self.shown();
         let nodes = shown.iter().map(|node| {
@@ -97,7 +97,7 @@ impl CrashServers {
         shown["nodes"].as_array().unwrap().clone()
     }
 
-    /// Returns the present primary of a shard.
+    /// Returns the current primary of a shard.
     fn primary(&self, shard: &str) -> Value {
         let mut nodes = self.shown().into_iter();
         let is_primary = |node: &Value| {
@@ -118,15 +118,15 @@ impl CrashServers {
     pub(super) fn kill(&self, shard: &str) -> String {
         let node = self.primary(shard);
         let server = i32::try_from(node["pid"].as_u64().unwrap()).unwrap();
-        // First the one that would start others.
+        // The server's main process is killed first, because it would start the others again.
         for process in std::iter::once(server).chain(children(server)) {
-            // It may have ended already.
+            // The process may have ended already.
             let _ = kill_process(Pid::from_raw(process).unwrap(), Signal::KILL);
         }
         name(&node)
     }
 
-    /// Starts a killed primary again, or lets its replica take its place and follows that.
+    /// Starts a killed primary again, or promotes its replica and lets the old primary rejoin.
     pub(super) fn bring_back(&self, shard: &str, node: &str, fails_over: bool) {
         if fails_over {
             self.insist(&["promote", "--best", shard]);
@@ -154,12 +154,13 @@ impl CrashServers {
         own.for_each(|node| node.proxy.set(mode));
     }
 
-    /// Holds what the servers of a shard answer to the next commit of a mover. They carry it out.
+    /// Withholds the responses of a shard's servers to the next commit of a mover, which they carry
+    /// out.
     pub(super) fn hold_commit(&self, shard: &str) {
         self.set(shard, ProxyMode::AnswersHeldAfter(COMMIT_OF_MOVE));
     }
 
-    /// Ends all connections with the servers of a shard, with the answers that are held.
+    /// Ends all connections to the servers of a shard, so that the withheld responses are lost.
     pub(super) fn cut(&self, shard: &str) {
         self.set(shard, ProxyMode::Cut);
         self.set(shard, ProxyMode::Open);
@@ -175,7 +176,7 @@ impl CrashServers {
         self.door(shard).until(state, &sql, &slots.len().to_string());
     }
 
-    /// Lets a fence look as it does after a jump of the server's clock.
+    /// Changes the times of a fence as if the server's clock had jumped.
     pub(super) fn jump(&self, shard: &str, jump: ClockJump) {
         // Seen from a clock that is an hour earlier, all times are an hour later.
         let sign = if jump == ClockJump::Back { '+' } else { '-' };
@@ -186,7 +187,7 @@ impl CrashServers {
         assert!(!self.door(shard).rows(&sql).is_empty(), "a fence lasts");
     }
 
-    /// Checks that both shards have nothing of a move soon.
+    /// Waits until nothing of a move is left on either shard.
     pub(super) fn check_left_behind(&self, told: &str) {
         for shard in [FROM, TO] {
             self.door(shard).until(told, LEFT_BEHIND, "0 0 0 0");

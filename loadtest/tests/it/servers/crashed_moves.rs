@@ -1,12 +1,12 @@
 //! Tests of crashes at every step of a move between servers: the router that moves freezes itself
-//! at a named stop point, then something is lost, and the move goes on.
+//! at a named stop point, then something is lost, and the move resumes.
 //!
 //! Each story loses one of these: the router, the primary of one shard or of both (`kill -9`), the
 //! answer to a step, or the hour by which the clock of a server jumps. The clients write at level
 //! `quorum`.
 //!
-//! **Invariant:** a story has its cluster alone. Servers that a failed story used are not used
-//! again.
+//! **Invariant:** no two stories use a cluster at the same time, and servers of a failed story are
+//! not used again.
 //! **Not here:** the stop points and the same on files (`move_stops`).
 
 use std::fs;
@@ -23,14 +23,15 @@ use crate::move_client::{FROM, MoveClient, TO};
 use crate::move_stops::points;
 use crate::{for_each, sabotage};
 
-/// Longest time in which a move ends after a crash. Servers have to start meanwhile.
+/// Longest wait for the end of a move after a crash, during which servers have to start.
 const RESUMED_MAX: Duration = Duration::from_secs(60);
-/// Longest time in which a stop point is reached.
+/// Longest wait until a stop point is reached.
 const REACHED_MAX: Duration = Duration::from_secs(60);
-/// Longest wait for a response. A router that stands still keeps the client no longer, so that its
-/// own requests are not too late when it goes on.
+/// Longest wait for a response. The client does not wait longer for a frozen router, so that the
+/// router's own requests are not too late when it resumes.
 const ANSWERED_MAX: Duration = Duration::from_secs(2);
-/// Headers of writes. A router whose server is gone does not keep the client long.
+/// Headers of writes. The deadline is short, so that the client does not wait long for a router
+/// whose server is down.
 const HEADERS: [(&str, &str); 2] = [("x-consistency", "quorum"), ("x-deadline-ms", "1000")];
 /// Seconds after which the long test begins no other story.
 const SECONDS: &str = "TESSERA_CRASH_SECONDS";
@@ -39,12 +40,12 @@ const FIRST: &str = "TESSERA_CRASH_FIRST";
 /// Text in the descriptions of the stories that the long test plays.
 const ONLY: &str = "TESSERA_CRASH_ONLY";
 
-/// Loss while the router stands still.
+/// Loss while the router is frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lost {
     /// The router.
     Mover,
-    /// Nothing: another router takes over, and then the first one goes on.
+    /// Nothing: another router takes over, and then the first one resumes.
     Nothing,
     /// Primaries of these shards, and the router.
     Servers { shards: &'static [&'static str], and_mover: bool },
@@ -70,7 +71,7 @@ const fn servers(shards: &'static [&'static str], and_mover: bool) -> Lost {
     Lost::Servers { shards, and_mover }
 }
 
-/// Crashes that every run of the tests on servers meets.
+/// Crashes that every run of the tests on servers covers.
 const SHORT: [(Ending, &str, Lost, bool); 12] = [
     (Done, "inside_store", Lost::Mover, false),
     (Done, "before_store", servers(&[TO], false), true),
@@ -121,7 +122,7 @@ fn all() -> Vec<Crash> {
     for (number, crash) in all.iter_mut().enumerate() {
         crash.fails_over = number % 2 == 0;
     }
-    // A step that has no divisor in common with the length visits each once.
+    // A step size that has no divisor in common with the length visits each crash once.
     let step = (all.len() / 3..).find(|step| gcd(*step, all.len()) == 1).unwrap_or(1);
     (0..all.len()).map(|number| all[number * step % all.len()].clone()).collect()
 }
@@ -168,8 +169,8 @@ impl<'s> Story<'s> {
         self.others.push(router);
     }
 
-    /// Writes until the router has stopped. If an answer is to be lost, the client writes nothing:
-    /// a change would bring another step first.
+    /// Writes until the router has stopped. If a response is to be lost, the client writes nothing,
+    /// because a change would cause another step first.
     fn await_stop(&mut self) {
         let began = Instant::now();
         let mover = self.mover.as_ref().unwrap();
@@ -180,7 +181,7 @@ impl<'s> Story<'s> {
                 self.client.write_all(|| mover.is_frozen());
             }
             let has_ended = self.client.direct();
-            // It may stop while it reports the end.
+            // The router may stop while it reports the end of the move.
             let is_lost = has_ended && !self.crash.point.contains("_end");
             let is_lost = is_lost || began.elapsed() > REACHED_MAX;
             let told = &self.client.told;
@@ -192,7 +193,7 @@ impl<'s> Story<'s> {
         self.mover.as_ref().unwrap().thaw();
     }
 
-    /// Loses what is to be lost, and lets everything run again.
+    /// Causes the loss, and makes everything run again.
     fn lose(&mut self) {
         match self.crash.lost {
             Lost::Mover => {

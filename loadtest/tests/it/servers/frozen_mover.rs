@@ -1,5 +1,5 @@
-//! Tests of a router that is frozen in the middle of a move, while another router carries the move
-//! on. Afterwards it goes on with its old request, and with writes that were under way.
+//! Tests of a router that is frozen in the middle of a move, while another router resumes the move.
+//! After it is thawed, it continues with its old request and with writes that were under way.
 //!
 //! **Not here:** routers that are killed (`moves`), embedded shards (`move_stops`).
 
@@ -14,8 +14,8 @@ use crate::cluster::Cluster;
 use crate::http::{send, try_send};
 use crate::sabotage;
 
-/// Steps before or in which the first router is frozen: while rows are copied, while it holds the
-/// fence lock, and while no shard owns the slots.
+/// Stop points at which the first router is frozen: while rows are copied, while it holds the fence
+/// lock, and while no shard owns the slots.
 const STOPS: [&str; 3] = ["freeze:before_store", "freeze:inside_commit", "freeze:before_activate"];
 /// Keys whose slots move, each with a client of its own.
 const KEYS: usize = 20;
@@ -28,8 +28,8 @@ struct LastWrites {
     sent: u64,
 }
 
-/// Writes one number after the other until the test is over. A router that is frozen keeps the last
-/// write waiting.
+/// Writes one number after the other until the test is over. While the router is frozen, the last
+/// write waits.
 fn write_on(host: &str, key: &str, is_over: &AtomicBool) -> LastWrites {
     let mut written = LastWrites { acknowledged: 0, sent: 0 };
     while !is_over.load(Ordering::Acquire) {
@@ -84,8 +84,8 @@ fn eventually<T>(what: &str, mut step: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Begins a move on a router that is then frozen, lets another one carry it on, and thaws the first
-/// one.
+/// Begins a move on a router that then freezes itself, and returns a second router once that has
+/// carried out the move.
 fn move_beside_writes(
     environment: &Path,
     (first, stop): (&Router, &str),
@@ -95,7 +95,7 @@ fn move_beside_writes(
     let slots: Vec<[u64; 2]> = keys.iter().map(|(_, slot)| [*slot, *slot]).collect();
     let wished = json!({"slots": slots, "from": from, "to": to, "keep": 0});
     eventually("the move begins", || {
-        // The answer is lost if the router is frozen first.
+        // The response is lost if the router is frozen first.
         let begun = ask(first, "POST", "/api/moves", &wished);
         begun.is_none_or(|(status, _)| status == 202).then_some(())
     });
@@ -156,7 +156,8 @@ impl Drop for End<'_> {
 #[test]
 fn a_frozen_mover_is_replaced_and_its_late_requests_and_writes_do_no_harm() {
     let Some(_) = cluster_folder() else { return };
-    // Its replicas must follow, and tests of the router hold up those of the common servers.
+    // The test has its own cluster, because replicas must follow, and tests of the router delay the
+    // replicas of the shared servers.
     let Some(cluster) = Cluster::up("2", "1") else { return };
     for (turn, stop) in STOPS.into_iter().enumerate() {
         play(&cluster.dir().join("tessera.env"), turn, stop);

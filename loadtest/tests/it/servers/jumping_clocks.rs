@@ -1,8 +1,8 @@
 //! Test of moves while the clocks of both primaries and of the router jump by an hour, back and
 //! forth, each at other times than the others.
 //!
-//! `libfaketime` lets a process see another wall clock. Times of waits, which are monotonic, stay
-//! as they are, as on a machine whose clock is set.
+//! `libfaketime` lets a process see another wall clock. The monotonic clock, which measures waits,
+//! is not changed, as on a machine whose wall clock is set.
 //!
 //! **Not here:** a fence after one jump (`crashed_moves`), the simulated clocks (crate `moves`).
 
@@ -29,7 +29,7 @@ const LIBRARIES: [&str; 2] = [
 ];
 /// Differences from the true time, one after the other.
 const JUMPS: [&str; 4] = ["+3600s", "+0s", "-3600s", "+0s"];
-/// Time between two jumps: most moves meet one.
+/// Time between two jumps, so short that most moves see one.
 const JUMP_EVERY: Duration = Duration::from_millis(700);
 /// Seconds of the run.
 const RUN_TIME: &str = "60";

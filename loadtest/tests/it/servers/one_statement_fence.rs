@@ -16,16 +16,16 @@ use crate::move_client::{FROM, MoveClient};
 use crate::router::tester;
 use crate::{found, report, sabotage};
 
-/// Longest wait for the router to freeze itself, and the pause between two looks.
+/// Longest wait for the router to freeze itself, and the pause between two polls.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 const MUTATION: &str = "one_statement_fence";
-/// Checks that find it.
+/// Checks that detect the mutation.
 const CHECKS: [&str; 4] = ["C3", "C6", "C7", "C9"];
-/// Maximum number of operations until it is found.
+/// Maximum number of operations until the mutation is found.
 const OPERATIONS_MAX: u64 = 100_000;
-/// Number that a write has which the commit has to wait for.
+/// Number in the write for which the commit has to wait.
 const LAST: u64 = 1_000_000;
 
 /// Ends the transaction once a session waits for the fence lock: a wait of the client would be
@@ -37,8 +37,8 @@ const COMMIT_ONCE_AWAITED: &str = "DO $$ BEGIN
     LOOP PERFORM pg_sleep(0.001); END LOOP;
 END $$; COMMIT";
 
-/// Moves the slots of a client until the router has frozen itself. The client writes nothing
-/// meanwhile.
+/// Moves the slots of a client until the router has frozen itself. The client does not write during
+/// this time.
 fn stop(router: &Router, client: &mut MoveClient) {
     client.begin_move(|| router.is_frozen());
     let began = Instant::now();
@@ -66,7 +66,7 @@ fn number_after(cluster: &Cluster, switch: &str) -> Value {
     let mut urls = variables.split(['=', ',', '\n', '\'', '"']);
     let door = DatabaseSession::open(urls.find(|url| url.ends_with(&format!("/{FROM}"))).unwrap());
     stop(&router, &mut client);
-    // A fence that lasts ends meanwhile by itself.
+    // If the slots are fenced, the fence ends by itself after a while.
     let enter = format!("SELECT coalesce(tessera_enter_one({slot})::text, 'fenced')");
     let mut version = "fenced".to_owned();
     while version == "fenced" {

@@ -3,7 +3,7 @@
 //! The hash of a line is the SHA-256 of its text before the member `hash`, which contains the hash
 //! of the line before it.
 //!
-//! **Invariant:** numbers count up by one from 1, over restarts and from file to file.
+//! **Invariant:** numbers count up by one from 1, across restarts and files.
 //! **Not here:** the check of a chain (`check`).
 
 use std::fmt::{self, Write as _};
@@ -87,7 +87,7 @@ pub struct AuditHead {
 /// Content of a line.
 #[derive(Clone, Copy, Debug)]
 pub enum AuditEntry<'e> {
-    /// A router began to write the log. If the line before is not an end, the router before it was
+    /// A router began to write the log. If the previous line is not an end, the previous router was
     /// killed.
     Start {
         /// Version of the router.
@@ -116,7 +116,7 @@ impl AuditChain {
     /// Number of random bytes of the name of a log.
     pub const NAME_LEN: usize = 16;
 
-    /// Begins a chain. Its name is made of random bytes.
+    /// Begins the chain of a new log, whose name consists of these random bytes.
     pub fn begin(random: &[u8; Self::NAME_LEN]) -> Self {
         let mut log = String::with_capacity(2 * Self::NAME_LEN);
         push_hex(&mut log, random);
@@ -143,7 +143,7 @@ impl AuditChain {
         self.last = last;
     }
 
-    /// Appends the next line, with its end.
+    /// Appends the next line to `out`, including its line end.
     pub fn push(
         &mut self,
         out: &mut String,

@@ -1,4 +1,4 @@
-//! Check: reads the lines of a log in their order, and finds the first one that is wrong.
+//! Check: reads the lines of a log in order, and finds the first one that is wrong.
 //!
 //! **Invariant:** a log without fault is a prefix of what was written, as far back as its files
 //! go. With the last line that the catalog keeps, it is known to reach at least that line.
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{AuditHead, ChainHash, ChainPoint};
 
-/// Member before the hash of a line, which is its last one.
+/// Text before the hash of a line, which is its last member.
 const HASH: &[u8] = b",\"hash\":\"";
-/// Bytes after the text of which the hash is made: the member and the end of the object.
+/// Number of bytes after the hashed text: the member `hash` and the end of the object.
 const HASH_MEMBER_LEN: usize = HASH.len() + ChainHash::DIGITS + 2;
 
 /// Fault of a line.
@@ -21,7 +21,7 @@ pub enum ChainFault {
     /// The text is not a line.
     #[error("is not a line of an audit log")]
     NotALine,
-    /// The text does not have the hash that stands in it.
+    /// The text does not match the hash that it contains.
     #[error("was changed: it does not have the hash that stands in it")]
     Changed,
     /// The number is not the next one.
@@ -34,16 +34,16 @@ pub enum ChainFault {
         /// The number of the line.
         found: u64,
     },
-    /// The line continues another one.
+    /// The line does not continue the line before it.
     #[error("does not continue the line before it: one of the two was replaced")]
     Replaced,
-    /// The first line of a file is not the beginning of one.
+    /// The first line of a file is neither a `start` nor a `file` line.
     #[error("is not the beginning of a file: lines before it were removed")]
     NoBeginning,
     /// The line begins another log.
     #[error("belongs to another log")]
     OtherLog,
-    /// The catalog keeps another hash of the line.
+    /// The catalog keeps a different hash for the line.
     #[error("has another hash than the catalog keeps: the log was written again")]
     NotTheHead,
     /// The catalog keeps a later line than the last one.
@@ -52,7 +52,7 @@ pub enum ChainFault {
         /// Number of the line that the catalog keeps.
         kept: u64,
     },
-    /// The last line of a file has no end, and another file follows.
+    /// The last line of a file has no line end, and another file follows.
     #[error("is incomplete, and another file follows")]
     Torn,
 }
@@ -119,7 +119,7 @@ pub struct LineStamp {
     pub time: Box<str>,
 }
 
-/// Lines of a log that are good.
+/// Summary of the correct lines of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ChainSummary {
     /// Name of the log.
@@ -133,7 +133,7 @@ pub struct ChainSummary {
     pub lost: u64,
     /// Number of starts of a router.
     pub starts: u64,
-    /// Number of those after which the router did not end in order.
+    /// Number of starts before which the previous router did not shut down cleanly.
     pub crashes: u64,
     /// The first line.
     pub first: Option<LineStamp>,
@@ -160,16 +160,16 @@ pub enum HeadComparison {
 pub struct ChainCheck {
     /// Last lines by the names of their logs, if a catalog was given.
     heads: Option<BTreeMap<Box<str>, ChainPoint>>,
-    /// Line before the next one.
+    /// Last line that was checked.
     last: Option<ChainPoint>,
     begins_file: bool,
-    /// True if the line before is not the end of a router.
+    /// True if the last checked line is not the end of a router's run.
     is_running: bool,
     summary: ChainSummary,
 }
 
 impl ChainCheck {
-    /// Begins a check. `heads` are those of the catalog, if there is one.
+    /// Begins a check. `heads` are the last lines that the catalog keeps, if there is a catalog.
     pub fn new(heads: Option<Vec<AuditHead>>) -> Self {
         let by_log =
             |heads: Vec<AuditHead>| heads.into_iter().map(|head| (head.log, head.point)).collect();
@@ -182,7 +182,7 @@ impl ChainCheck {
         }
     }
 
-    /// Returns the good lines so far.
+    /// Returns the summary of the correct lines so far.
     pub fn summary(&self) -> &ChainSummary {
         &self.summary
     }
@@ -195,7 +195,7 @@ impl ChainCheck {
     /// Checks the next line, given without its end.
     ///
     /// # Errors
-    /// The fault of the line; the check cannot go on after it.
+    /// The fault of the line; the check cannot continue after it.
     pub fn push(&mut self, text: &[u8]) -> Result<(), ChainFault> {
         let line = ChainLine::read(text)?;
         self.check_order(&line)?;
@@ -220,7 +220,7 @@ impl ChainCheck {
     /// Ends the check.
     ///
     /// # Errors
-    /// [`ChainFault::CutOff`] about the last line.
+    /// [`ChainFault::CutOff`] if the catalog keeps a later line than the last one.
     pub fn finish(&self) -> Result<HeadComparison, ChainFault> {
         if self.heads.is_none() {
             return Ok(HeadComparison::None);
@@ -241,7 +241,7 @@ impl ChainCheck {
 
     fn check_order(&self, line: &ChainLine) -> Result<(), ChainFault> {
         let found = line.point.number;
-        // The files before the first one are removed in the course of time.
+        // Old files are removed over time, so a log need not begin with line 1.
         let expected = match self.last {
             Some(last) => last.number + 1,
             None => found.max(1),

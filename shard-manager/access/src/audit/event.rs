@@ -23,7 +23,7 @@ pub enum AuditOutcome {
     WouldRefuse,
     /// It failed for another reason.
     Failed,
-    /// Its client went away before the answer: it may have been carried out.
+    /// Its client disconnected before the response. The request may have been carried out.
     Abandoned,
 }
 
@@ -53,7 +53,7 @@ pub enum AuditCaller {
         /// The tenants.
         tenants: Vec<Box<str>>,
     },
-    /// Text that is like a key and was refused, with the id in it.
+    /// Refused API key, by the id that it contains; the id is not verified.
     ClaimedKey(KeyId),
     /// Other credentials, or credentials that were not examined.
     Unknown,
@@ -100,16 +100,16 @@ impl AuditCaller {
     }
 }
 
-/// Request, after its answer.
+/// Request as the log records it, after its response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEvent {
-    /// Time of the answer, in milliseconds since 1970.
+    /// Time of the response, in milliseconds since 1970.
     pub time_ms: u64,
-    /// Lowest level of a log that has the event.
+    /// Lowest level of a log that records the event.
     pub level: AuditLevel,
     /// Outcome of the request.
     pub outcome: AuditOutcome,
-    /// `x-request-id` of the answer.
+    /// `x-request-id` of the response.
     pub request: Box<str>,
     /// Id of its trace.
     pub trace: Option<[u8; 16]>,
@@ -127,7 +127,7 @@ pub struct AuditEvent {
     pub table: Option<Box<str>>,
     /// The shard key.
     pub key: Option<Box<str>>,
-    /// Status of the answer, if there was one.
+    /// Status of the response, if there was one.
     pub status: Option<u16>,
     /// Code of the problem, if the request was refused or has failed.
     pub code: Option<&'static str>,
@@ -137,7 +137,7 @@ pub struct AuditEvent {
     pub count: u64,
 }
 
-/// Form of the shard keys in a log, with what it takes to write them.
+/// Form of the shard keys in a log, with the secret if it needs one.
 #[derive(Clone, Debug)]
 pub enum AuditKeys {
     /// Their hashes under a secret.

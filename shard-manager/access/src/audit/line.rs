@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use chrono::{DateTime, SecondsFormat};
 
-/// Longest text of a client in a line, in bytes.
+/// Longest text of a client in a line, in bytes before escaping.
 pub(super) const TEXT_MAX: usize = 256;
 /// End of a text that was cut.
 const CUT: &str = "…";
@@ -78,8 +78,8 @@ fn push_text(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Returns true if a character ends a line, commands a terminal or reorders text. All of them have
-/// four hexadecimal digits.
+/// Returns true for a character that ends a line, controls a terminal, is invisible or reorders
+/// text. All of them are written with four hexadecimal digits.
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -100,7 +100,7 @@ pub(super) fn push_hex(out: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Returns RFC 3339 in UTC of a time in milliseconds since 1970.
+/// Formats a time, in milliseconds since 1970, as RFC 3339 in UTC.
 pub(super) fn time(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis);
     time.unwrap_or(DateTime::UNIX_EPOCH).to_rfc3339_opts(SecondsFormat::Millis, true)

@@ -1,5 +1,5 @@
-//! Merging: equal refusals become one line a second, so that a client that is refused again and
-//! again does not fill the log.
+//! Merging: equal refusals are merged into one line per second, so that a client that is refused
+//! again and again does not fill the log.
 //!
 //! **Invariant:** the first of equal refusals is written at once; every one is counted in exactly
 //! one line. Memory is bounded: beyond [`MERGED_MAX`] different refusals, further ones are not
@@ -31,7 +31,7 @@ struct RefusalKind {
 struct Held {
     /// Time from which there may be another line.
     next_at: u64,
-    /// The last one; its count is that of all.
+    /// The latest of them; its count is the sum of all.
     last: Option<AuditEvent>,
 }
 
@@ -42,13 +42,13 @@ pub struct RefusalMerger {
 }
 
 impl RefusalMerger {
-    /// Returns true if there is nothing to wait for.
+    /// Returns true if no kind of refusal is being merged.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// Returns an event that is to be written now. A refusal that equals one of the last second is
-    /// held instead.
+    /// Returns the event if it is to be written now. A refusal that equals one of the last second
+    /// is held instead.
     pub fn take(&mut self, event: AuditEvent, now: u64) -> Option<AuditEvent> {
         if !matches!(event.outcome, AuditOutcome::Refused | AuditOutcome::WouldRefuse) {
             return Some(event);

@@ -1,7 +1,7 @@
-//! JSON of checks and their answers.
+//! JSON of checks and their results.
 //!
-//! **Invariant:** a member that is unknown or repeated is refused: the answer to a misspelled
-//! question would be believed.
+//! **Invariant:** a member that is unknown or repeated is refused: otherwise the result of a
+//! misspelled check would be believed.
 //! **Not here:** the decision (`check`).
 
 use model::keyspace::ShardKey;
@@ -17,7 +17,7 @@ use crate::rights::Denied;
 use crate::role::AccessRole;
 use crate::tenant::Tenants;
 
-/// Name of an operation that is two.
+/// Name of the operation that is both an insert and an update.
 const UPSERT: &str = "upsert";
 
 #[derive(Deserialize)]

@@ -1,7 +1,7 @@
 //! JSON of a denial.
 //!
-//! **Invariant:** exactly one object is named. A denial with two would be read as both by one
-//! person and as either by another.
+//! **Invariant:** exactly one object is named. One person would read a denial with two as "both",
+//! and another as "either".
 //! **Not here:** the effect of a denial (`denial`).
 
 use serde::{Deserialize, Serialize};

@@ -1,12 +1,12 @@
 //! Claims: the checks of a token whose signature holds.
 //!
-//! A token without a role is refused, as one with bad credentials. It could become anonymous or a
-//! caller without rights, but then a wrong `role_claim` in the settings would look like missing
-//! rights of each user, and a client could choose the rights of `anonymous` by a token without the
-//! claim.
+//! A token without a role is refused, like bad credentials. It could become anonymous or a caller
+//! without rights, but then a wrong `role_claim` in the settings would look as if every user lacked
+//! rights, and a client could choose the rights of `anonymous` by a token without the claim.
 //!
 //! **Invariant:** a claim of a wrong type refuses the token; it is never taken as missing. A future
-//! `iat` is accepted: the clocks of issuers are sometimes fast, and `nbf` says when a token begins.
+//! `iat` is accepted: the clocks of issuers are sometimes fast, and `nbf` states from when a token
+//! is valid.
 //! **Not here:** the signature; the rights of the role.
 
 use std::sync::Arc;
@@ -83,7 +83,7 @@ fn times(
     if not_before.is_some_and(|not_before| now.plus(SKEW_SECONDS) < not_before) {
         return Err(AuthReason::TokenNotYet);
     }
-    // An issuer whose clock is fast must not give longer lives than others.
+    // An issuer whose clock is fast must not give longer lifetimes than others.
     let begin = issued_at.map_or(now, |issued_at| issued_at.min(now));
     if expires_at.since(begin) > issuer.lifetime_max().saturating_add(SKEW_SECONDS) {
         return Err(AuthReason::TokenLifetime);
@@ -121,7 +121,7 @@ fn permissions(claims: &Claims, issuer: &Issuer) -> Result<(Box<str>, Tenants), 
     Ok((role.as_str().into(), tenants.map_or(Ok(Tenants::none()), self::tenants)?))
 }
 
-/// Reads one tenant or a list of them. An empty text is not a tenant, and matches nothing.
+/// Reads one tenant or a list of them. An empty text alone stands for no tenant.
 fn tenants(claim: &Value) -> Result<Tenants, AuthReason> {
     let texts = match claim {
         Value::String(text) if text.is_empty() => Vec::new(),

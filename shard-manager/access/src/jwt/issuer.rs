@@ -30,9 +30,10 @@ pub struct IssuerSettings {
     pub role_claim: String,
     /// `tenant_claim`: JSON Pointer to a tenant or a list of them.
     pub tenant_claim: Option<String>,
-    /// `roles`: names that it may give. Without a list, it may give every role without scopes.
+    /// `roles`: names of the roles that it may give. Without a list, it may give every role that
+    /// has no scopes.
     pub roles: Option<Vec<String>>,
-    /// `lifetime_max_s`: longest life of a token in seconds.
+    /// `lifetime_max_s`: longest lifetime of a token in seconds.
     pub lifetime_max: u64,
 }
 
@@ -46,7 +47,7 @@ impl IssuerSettings {
 pub struct LoadedKeys {
     /// The keys.
     pub set: Arc<KeySet>,
-    /// End of their use, if they could not be fetched again; never if `None`.
+    /// Time from which they may not be used unless they are fetched again; no limit if `None`.
     pub usable_until: Option<UnixTime>,
 }
 
@@ -59,7 +60,8 @@ pub struct Issuer {
 }
 
 impl Issuer {
-    /// Checks settings. Without keys, tokens cannot be judged yet.
+    /// Creates an issuer after checking its settings. Without keys, its tokens cannot be verified
+    /// yet.
     ///
     /// # Errors
     /// [`IssuerError`] names the setting and what to do.
@@ -83,7 +85,8 @@ impl Issuer {
         &self.settings.issuer
     }
 
-    /// Returns the time from which nothing is verified with the keys, nor believed because it was.
+    /// Returns the time from which the keys verify no tokens, and from which tokens that they have
+    /// verified are not accepted without being verified again.
     pub(super) fn keys_usable_until(&self) -> UnixTime {
         let until = self.keys.as_ref().and_then(|keys| keys.usable_until);
         until.unwrap_or(UnixTime::MAX)
@@ -105,8 +108,8 @@ impl Issuer {
         self.settings.tenant_claim.as_deref()
     }
 
-    /// Returns true if a token may name this role. It may still lack the right to give it: see
-    /// [`Issuer::may_give`].
+    /// Returns true if a token of this issuer may name this role. The scopes of the role are not
+    /// checked here: see [`Issuer::may_give`].
     pub(super) fn may_name(&self, role: &str) -> bool {
         let listed = self.settings.roles.as_ref();
         AccessRole::is_name(role) && listed.is_none_or(|roles| roles.iter().any(|one| one == role))
@@ -126,7 +129,7 @@ impl Issuer {
         found.map(|(_, validation)| validation)
     }
 
-    /// Returns the key for a token. The algorithm is the key's: one of another kind does not fit.
+    /// Returns the key for a token. A key fits only the algorithm that it was made for.
     pub(super) fn key(
         &self,
         algorithm: TokenAlgorithm,
@@ -155,7 +158,8 @@ impl Issuer {
     }
 }
 
-/// Returns the checks that the library makes. Times are not among them: it would read a clock.
+/// Returns the checks that the library makes. Times are not among them, because the library would
+/// read a clock.
 fn validation(settings: &IssuerSettings, algorithm: TokenAlgorithm) -> Validation {
     let mut validation = Validation::new(algorithm.in_library());
     validation.validate_exp = false;
@@ -214,7 +218,7 @@ pub enum IssuerError {
     /// There is no algorithm.
     #[error("algorithms is empty: use some of RS256, ES256, EdDSA, or HS256 alone")]
     NoAlgorithm,
-    /// HS256 stands beside others.
+    /// HS256 is combined with other algorithms.
     #[error("algorithms has HS256 beside others: a public key would be taken as a secret")]
     MixedAlgorithms,
     /// A secret is given for other algorithms, or public keys for HS256.
@@ -226,7 +230,7 @@ pub enum IssuerError {
         /// The setting.
         member: &'static str,
     },
-    /// The longest life is 0.
+    /// The longest lifetime is 0.
     #[error("lifetime_max_s must be at least 1")]
     Lifetime,
     /// A name of a role is malformed.

@@ -37,10 +37,10 @@ pub struct KeySet {
     skipped: Vec<SkippedKey>,
 }
 
-/// Key of a document that verifies no tokens.
+/// Key in a document that is not used to verify tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SkippedKey {
-    /// Its place in the document.
+    /// Index in the document's list of keys.
     pub index: usize,
     /// Reason why it is not used.
     pub reason: &'static str,
@@ -103,7 +103,7 @@ impl KeySet {
         Ok(set)
     }
 
-    /// Returns the keys of the document that verify no tokens, for a warning.
+    /// Returns the keys of the document that are not used, for a warning.
     pub fn skipped(&self) -> &[SkippedKey] {
         &self.skipped
     }
@@ -185,7 +185,7 @@ fn rsa(jwk: &Jwk) -> Result<DecodingKey, &'static str> {
 }
 
 fn p256(jwk: &Jwk) -> Result<DecodingKey, &'static str> {
-    /// Mark of a point that is given by both coordinates.
+    /// First byte of a point in uncompressed form, which has both coordinates.
     const UNCOMPRESSED: u8 = 4;
     match (bytes(jwk, "x"), bytes(jwk, "y")) {
         (Some(x), Some(y)) if x.len() == COORDINATE_LEN && y.len() == COORDINATE_LEN => {
@@ -234,7 +234,7 @@ pub enum KeySetError {
         "keys[{index}] is private or symmetric: publish public keys only, and replace this one"
     )]
     Secret {
-        /// Place of the key.
+        /// Index of the key.
         index: usize,
     },
     /// No key fits.

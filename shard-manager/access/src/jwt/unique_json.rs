@@ -1,7 +1,7 @@
 //! JSON in which no object has a member twice.
 //!
-//! Two programs that read the same object may choose different ones of two members. A token that
-//! says `"tenant"` twice would be one thing to its issuer and another here.
+//! If an object has a member twice, two programs that read it may use different values. A token
+//! with two members `"tenant"` could name one tenant to its issuer and another one here.
 //!
 //! **Invariant:** a value that was read has no object with a repeated member, at any depth.
 //! **Not here:** the meaning of members.

@@ -9,7 +9,7 @@ const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// Returns true if all characters are digits of base 62.
 #[inline]
 pub(super) fn is_text(text: &[u8]) -> bool {
-    // Without an early exit many bytes are examined at a time.
+    // Without an early exit, the processor can examine many bytes at a time.
     text.iter().fold(true, |all, byte| all & byte.is_ascii_alphanumeric())
 }
 

@@ -1,6 +1,6 @@
 //! Limits of one caller: the numbers of its role, and the counters that they limit.
 //!
-//! **Invariant:** the counters outlive a change of the role, so that it resets nothing.
+//! **Invariant:** the counters outlive a change of the role, so that the change resets nothing.
 //! **Not here:** finding the counters of a caller (`limit_cells`).
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub struct LimitState {
 }
 
 impl LimitState {
-    /// Returns the rows that were used in a day.
+    /// Returns the counter of rows per day.
     pub fn day(&self) -> &DayQuota {
         &self.day
     }
@@ -80,8 +80,9 @@ impl CallerLimits {
         }
     }
 
-    /// Charges a request that was admitted at the first cost for the rest of its real cost, which
-    /// was known only later. Together they take the burst at most, as if it had been known.
+    /// Charges a request, which was admitted at the cost `admitted`, for the rest of its real cost,
+    /// which was known only later. Together the two take at most the burst, as if the cost had been
+    /// known.
     pub fn charge_request(&self, admitted: u64, cost: u64, now: Duration) {
         let Some(rate) = self.limits.requests else { return };
         let rest = cost.min(rate.burst()).saturating_sub(admitted);
@@ -90,8 +91,8 @@ impl CallerLimits {
         }
     }
 
-    /// Counts a request as running until the guard is dropped. Returns `None` if the caller may
-    /// have any number of them.
+    /// Counts a request as running until the guard is dropped. Returns `None` if the number of
+    /// concurrent requests of the caller is not limited.
     ///
     /// # Errors
     /// [`Limited`] if as many as permitted are running.
@@ -112,7 +113,7 @@ impl CallerLimits {
         rate.map_or(Duration::ZERO, |rate| self.state.rows.charge(rate, rows, now))
     }
 
-    /// Returns the states of all limits that count something, for the answer to a request.
+    /// Returns the states of all limits except that of concurrent requests, for a response.
     pub fn states(&self, now: Duration, date: UnixTime) -> LimitStates {
         let of_day = |most: u64| DayState {
             most,
@@ -141,7 +142,7 @@ pub struct LimitStates {
 /// State of the quota of a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DayState {
-    /// Rows of a whole day.
+    /// Rows that are permitted in a whole day.
     pub most: u64,
     /// Rows that are left.
     pub remaining: u64,

@@ -1,14 +1,14 @@
 //! Quota of a day in UTC: rows that a caller has used here, and those that other routers report.
 //!
-//! **Invariant:** rows are never lost while it is one day, also while threads add rows at midnight:
-//! day and rows are one atomic number. Rows of a thread that still has yesterday's date count on
-//! today, so such a thread, or a clock that goes back over midnight, does not begin a quota anew.
-//! The rows of the day before remain known until the next one ends.
-//! **Not here:** the way of the sums to the catalog and back (`usage`).
+//! **Invariant:** rows are never lost within a day, even while threads add rows at midnight: day
+//! and rows are one atomic number. Rows of a thread that still has yesterday's date count toward
+//! today, so such a thread, or a clock that goes back over midnight, does not restart a quota. The
+//! rows of a day remain known until the next day ends.
+//! **Not here:** the transfer of the sums to the catalog and back (`usage`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bits of the number of rows; the day has the others.
+/// Bits of the number of rows; the other bits hold the day.
 const ROWS_BITS: u32 = 40;
 const ROWS_MAX: u64 = (1 << ROWS_BITS) - 1;
 
@@ -16,13 +16,14 @@ const ROWS_MAX: u64 = (1 << ROWS_BITS) - 1;
 #[derive(Debug, Default)]
 pub struct DayQuota {
     here: AtomicU64,
-    /// Last number of the day before that of `here`.
+    /// Final value of `here` on the day before.
     before: AtomicU64,
     elsewhere: AtomicU64,
 }
 
 impl DayQuota {
-    /// Adds rows that were used here on this day, and returns all that were used on it.
+    /// Adds rows that were used here on this day. Returns all rows used on it, including those of
+    /// other routers, as far as they are known here.
     pub fn add(&self, rows: u64, day: u32) -> u64 {
         let add = |known: u64| {
             let day = latest(known, day);
@@ -60,7 +61,7 @@ impl DayQuota {
     pub fn days(&self) -> [(u32, u64); 2] {
         let read = |packed: &AtomicU64| packed.load(Ordering::Relaxed);
         let unpack = |packed: u64| (day_of(packed), packed & ROWS_MAX);
-        // In this order: a day that is begun in between is the latest one of the next call.
+        // `here` is read first: a day that begins in between is the latest one of the next call.
         let here = read(&self.here);
         [unpack(read(&self.before)), unpack(here)]
     }
@@ -75,8 +76,8 @@ impl DayQuota {
     }
 }
 
-/// Returns the day on which rows of a day count: the next one, if it has begun for other threads.
-/// Days further ahead are those of a clock that was wrong, and are forgotten.
+/// Returns the day toward which rows of `day` count: the next day, if other threads have begun it.
+/// Days further ahead come from a clock that was wrong, and are ignored.
 fn latest(known: u64, day: u32) -> u32 {
     let next = day.saturating_add(1);
     if day_of(known) == next { next } else { day }

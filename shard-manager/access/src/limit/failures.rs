@@ -15,15 +15,16 @@ use siphasher::sip::SipHasher24;
 
 use super::{Rate, nanos};
 
-/// Failures per second and at once of one address.
+/// Failures that one address may have, per second and at once.
 const RATE: Rate = Rate { per_second: 10, burst: 10 };
-/// Signatures that a router verifies per second and at once. The question before each, to a
-/// [`RateCell`](super::RateCell), keeps forged tokens from occupying all processors.
+/// Signatures that a router verifies, per second and at once. A [`RateCell`](super::RateCell) is
+/// checked before each, so that forged tokens cannot occupy all processors.
 pub const SIGNATURE_CHECKS: Rate = Rate { per_second: 2_000, burst: 2_000 };
 const SETS: usize = 2_048;
 const WAYS: usize = 8;
 
-/// Address, and the time at which all its failures are forgiven; 0 is free.
+/// Network of an address, and the time at which all its failures are forgiven; 0 if the entry is
+/// free.
 #[derive(Clone, Copy, Debug, Default)]
 struct FailureEntry {
     network: u128,
@@ -37,7 +38,7 @@ pub struct FailureLimiter {
 }
 
 impl FailureLimiter {
-    /// Number of addresses that are remembered.
+    /// Highest number of addresses that are remembered.
     pub const ADDRESSES_MAX: usize = SETS * WAYS;
 
     /// Creates a limiter that knows no failures. The secret must be random.
@@ -60,7 +61,7 @@ impl FailureLimiter {
         let (network, now) = (network(address), nanos(now));
         let mut entries = self.set(network).lock().unwrap_or_else(PoisonError::into_inner);
         let index = entries.iter().position(|entry| entry.network == network);
-        // Otherwise the address that will be forgiven first makes room.
+        // An address without an entry replaces the one that will be forgiven first.
         let oldest = (0..WAYS).min_by_key(|way| entries[*way].forgiven_at).unwrap_or(0);
         let entry = &mut entries[index.unwrap_or(oldest)];
         if index.is_none() {

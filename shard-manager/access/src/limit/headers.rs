@@ -1,8 +1,8 @@
 //! Header values about limits, as in the IETF draft "RateLimit header fields for HTTP".
 //!
-//! **Invariant:** times are rounded up to whole seconds, so a client that waits as long is never
+//! **Invariant:** times are rounded up to whole seconds, so a client that waits that long is never
 //! too early.
-//! **Not here:** the names of the headers, and the answers that have them (the router).
+//! **Not here:** the names of the headers, and the responses that have them (the router).
 
 use std::time::Duration;
 
@@ -25,16 +25,16 @@ pub fn state(state: &RateState) -> String {
     limit_state(REQUESTS, state.remaining, state.reset)
 }
 
-/// Returns the value of `RateLimit-Policy` for all limits of a caller; `None` if it has none that
-/// are listed.
+/// Returns the value of `RateLimit-Policy` for all limits of a caller except that of concurrent
+/// requests; `None` if it has no others.
 pub fn policies(states: &LimitStates) -> Option<String> {
     let rate = |name, state: Option<RateState>| state.map(|state| rate_policy(name, state.rate));
     let day = states.day.map(|day| format!("\"{DAY}\";q={};w={DAY_SECONDS}", day.most));
     join([rate(REQUESTS, states.requests), rate(ROWS, states.rows), day])
 }
 
-/// Returns the value of `RateLimit` for all limits of a caller; `None` if it has none that are
-/// listed.
+/// Returns the value of `RateLimit` for all limits of a caller except that of concurrent requests;
+/// `None` if it has no others.
 pub fn states(states: &LimitStates) -> Option<String> {
     let rate = |name, state: Option<RateState>| {
         state.map(|state| limit_state(name, state.remaining, state.reset))
@@ -56,7 +56,8 @@ fn join(items: [Option<String>; 3]) -> Option<String> {
     (!items.is_empty()).then(|| items.join(", "))
 }
 
-/// Returns the value of `Retry-After`: at least one second, because 0 invites to repeat at once.
+/// Returns the value of `Retry-After`: at least one second, because 0 invites an immediate
+/// repetition.
 pub fn retry_after(time: Duration) -> u64 {
     seconds(time).max(1)
 }

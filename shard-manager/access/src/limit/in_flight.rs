@@ -1,4 +1,4 @@
-//! Requests of a caller at the same time.
+//! Concurrent requests of a caller.
 //!
 //! **Invariant:** each admitted request is counted exactly until its guard is dropped, so one that
 //! fails or is cancelled cannot keep its place.
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::caller_limits::LimitState;
 
-/// Counter of the requests that a caller has now.
+/// Number of a caller's requests that are running.
 #[derive(Debug, Default)]
 pub(super) struct InFlightCounter(AtomicU32);
 
@@ -24,7 +24,7 @@ impl InFlightCounter {
     }
 }
 
-/// Place of a running request; it is given back when this is dropped.
+/// Guard by which a running request counts until it is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<LimitState>);
 

@@ -1,10 +1,10 @@
-//! Counters of all callers, found by their names.
+//! Counters of all callers, found by the names of the callers.
 //!
 //! Callers that share tenants share counters; a caller without tenants has its own.
 //!
-//! **Invariant:** memory is bounded; a caller that was not seen for longest loses its counters,
-//! which means that its limits begin anew. Addresses are in a table of their own: requests without
-//! credentials from many addresses make no caller lose its counters.
+//! **Invariant:** memory is bounded; in a full table, a caller that has not been seen for long
+//! loses its counters, so that its limits begin again. Addresses are in a table of their own:
+//! requests without credentials from many addresses make no caller lose its counters.
 //! **Not here:** the counters (`caller_limits`).
 
 use std::fmt;
@@ -21,7 +21,7 @@ use super::usage::UsageLedger;
 use crate::key::KeyId;
 use crate::tenant::Tenants;
 
-/// Name of counters.
+/// Callers that share one set of counters.
 #[derive(Clone, Copy, Debug)]
 pub enum LimitSubject<'s> {
     /// Callers of one role that have the same tenants.
@@ -35,9 +35,9 @@ pub enum LimitSubject<'s> {
     Key(KeyId),
     /// Token or certificate without tenants.
     Subject {
-        /// Issuer of the token.
+        /// Issuer of the token; empty for a certificate.
         issuer: &'s str,
-        /// Its subject.
+        /// Subject of the token, or name of the certificate.
         subject: &'s str,
     },
     /// Requests without credentials, by the network of their address.
@@ -46,7 +46,7 @@ pub enum LimitSubject<'s> {
 
 impl LimitSubject<'_> {
     /// Returns the name under which rows are summed; `None` for an address. Lists are JSON, so that
-    /// no two subjects have one name, and no name contains a control character.
+    /// no two subjects share a name, and no name contains a control character.
     fn text(&self) -> Option<String> {
         let list = |texts: &[&str]| serde_json::to_string(texts).expect("texts always serialise");
         match self {
@@ -100,14 +100,15 @@ impl LimitCells {
         made.unwrap_or_default()
     }
 
-    /// Returns the number of a subject. It stays the same as long as this lives, also for a subject
-    /// without counters, and clients cannot choose subjects of the same number.
+    /// Returns the number of a subject. It stays the same as long as this table exists, even for a
+    /// subject without counters, and clients cannot choose two subjects with equal numbers.
     pub fn number(&self, subject: &LimitSubject<'_>) -> u64 {
         self.name(subject) as u64
     }
 
     /// Returns the counters of a subject that has a quota of rows per day, which are summed over
-    /// all routers. Those of an address are not: so no list of addresses is stored anywhere.
+    /// all routers. Those of an address are not summed, so that no list of addresses is stored
+    /// anywhere.
     pub fn state_with_quota(&self, subject: &LimitSubject<'_>) -> Arc<LimitState> {
         let state = self.state(subject);
         match subject.text() {
@@ -123,7 +124,7 @@ impl LimitCells {
 
     fn name(&self, subject: &LimitSubject<'_>) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
-        // Each part has its length before it, so that no two subjects spell the same bytes.
+        // Each part is preceded by its length, so that no two subjects yield the same bytes.
         let mut push = |part: &[u8]| {
             hasher.write(&(part.len() as u64).to_le_bytes());
             hasher.write(part);

@@ -1,10 +1,10 @@
 //! Usage: rows that callers with a quota have used here, on their way to the sums of all routers.
 //!
 //! Rows are collected into batches, each of one day. Once they are stored, the sums of all routers
-//! are read, and what they exceed the rows of this router by was used elsewhere.
+//! are read; the part of a sum that exceeds the rows of this router was used elsewhere.
 //!
-//! **Invariant:** rows that were collected stand in exactly one batch. The counters of a caller are
-//! kept as long as it is known anywhere in this process, so none are counted twice or forgotten.
+//! **Invariant:** rows that were collected are in exactly one batch. The counters of a caller are
+//! kept as long as anything in this process uses them, so no rows are counted twice or forgotten.
 //! **Not here:** storing a batch (`engine::access_store`), the time at which it is done (the
 //! router).
 
@@ -29,7 +29,7 @@ pub struct UsageBatch {
 }
 
 impl UsageBatch {
-    /// Highest number of callers in a batch, so that storing it is soon over.
+    /// Highest number of callers in a batch, so that storing it does not take long.
     pub const CALLERS_MAX: usize = 1_000;
 }
 
@@ -40,11 +40,11 @@ pub struct UsageLedger(Mutex<Ledger>);
 #[derive(Default)]
 struct Ledger {
     callers: HashMap<Arc<str>, Entry>,
-    /// Rows that no batch has yet, by day and caller.
+    /// Rows that are in no batch yet, by day and caller.
     waiting: BTreeMap<(u32, Arc<str>), u64>,
     /// Number of the last batch.
     number: u64,
-    /// Sums of callers that have not come to this router, and their day.
+    /// Sums of callers that this router has not seen yet, on the day `sums_day`.
     sums: HashMap<Box<str>, u64>,
     sums_day: u32,
 }
@@ -66,10 +66,10 @@ struct DayRows {
 }
 
 impl DayRows {
-    /// Returns the rows that were used since the last call.
+    /// Returns the day and the rows that were used on it since the last call.
     fn collect(&mut self, used: u64) -> (u32, u64) {
         if used < self.collected {
-            // A clock that was wrong has begun the day anew.
+            // A clock that was wrong has restarted the day.
             (self.collected, self.stored) = (0, 0);
         }
         (self.day, used - std::mem::replace(&mut self.collected, used))
@@ -90,14 +90,14 @@ impl Entry {
         [late, self.latest.collect(used)]
     }
 
-    /// Sets the rows that are used at other routers, given the sum of all.
+    /// Sets the rows that are used at other routers, given the sum of all routers.
     fn set_sum(&self, sum: u64, day: u32) {
         let stored = if self.latest.day == day { self.latest.stored } else { 0 };
         self.state.day().set_elsewhere(sum.saturating_sub(stored), day);
     }
 
-    /// Returns true if the counters are needed no more: nothing else has them, and they have no
-    /// rows of this day.
+    /// Returns true if the counters are no longer needed: nothing else refers to them, and they
+    /// have no rows of this day.
     fn is_over(&self, today: u32) -> bool {
         Arc::strong_count(&self.state) == 1 && self.state.day().here(today) == 0
     }
@@ -124,7 +124,8 @@ impl UsageLedger {
         state
     }
 
-    /// Takes over the sums of all routers on this day, as they are once every batch is stored.
+    /// Takes over the sums of all routers on this day. They must be read after every stored batch
+    /// was confirmed.
     pub fn load(&self, day: u32, sums: Vec<(String, u64)>) {
         let ledger = &mut *self.lock();
         ledger.sums_day = day;
@@ -137,7 +138,8 @@ impl UsageLedger {
         }
     }
 
-    /// Collects the rows that were used since the last call, and forgets callers that are gone.
+    /// Collects the rows that were used since the last call, and forgets callers whose counters are
+    /// no longer needed.
     pub fn collect(&self, today: u32) {
         let ledger = &mut *self.lock();
         if ledger.sums_day < today {
@@ -179,7 +181,7 @@ impl UsageLedger {
         let ledger = &mut *self.lock();
         for (name, rows) in &batch.rows {
             let entry = ledger.callers.get_mut(name);
-            // Sums of a day that is over limit nothing.
+            // The sums of a past day limit nothing.
             if let Some(entry) = entry.filter(|entry| entry.latest.day == batch.day) {
                 entry.latest.stored += rows;
             }

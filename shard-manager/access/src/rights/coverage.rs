@@ -3,9 +3,9 @@
 //! **Invariant:** if rights cover a role, every request that the role allows is allowed to the
 //! giver. The opposite need not hold: a role that only several grants of the giver cover together
 //! is refused.
-//! **Not here:** the scope `keys`, which the giver needs besides. Each act after which credentials
-//! can do more needs this check: making, rotating and resuming a key, defining a role, and removing
-//! a denial. A key of a role that does not exist must not be made: the role might be defined later.
+//! **Not here:** the scope `keys`, which the giver needs, too. Each act after which credentials can
+//! do more needs this check: making, rotating and resuming a key, defining a role, and removing a
+//! denial. A key of a role that does not exist must not be made: the role might be defined later.
 
 use super::{Bounds, Rights};
 use crate::grant::{Grant, KeyBinding, TableSet};
@@ -31,8 +31,8 @@ pub enum Excess {
 }
 
 impl Rights {
-    /// Checks that these rights cover a role with these tenants. If `None` is given for them, the
-    /// role must be covered with any: a role that is defined can be given to every tenant.
+    /// Checks that these rights cover a role with these tenants. If `tenants` is `None`, the role
+    /// must be covered for all tenants, because a defined role can be given to every tenant.
     ///
     /// # Errors
     /// [`Excess`] names the first part that exceeds.

@@ -19,17 +19,17 @@ use crate::limit::{Rate, RoleLimits};
 use crate::operation::RowOperations;
 use crate::scope::{AccessScope, ScopeSet};
 
-/// Own columns of a table, and those of the system.
+/// Highest number of columns: those of a table of its own, and those of the system.
 const COLUMNS_MAX: usize = Table::COLUMNS_MAX + 5;
-/// Highest rate that a limit can have. With a higher one a bucket refills faster than it is read.
+/// Highest rate of a limit, per second: one unit per nanosecond.
 const RATE_MAX: u64 = 1_000_000_000;
 const ROWS_PER_DAY_MAX: u64 = 1_000_000_000_000;
 const CONCURRENT_MAX: u64 = 1_000_000;
 
-/// Member that stands for all of the document.
+/// Name of the whole document in an error.
 pub(super) const WHOLE: &str = "the role";
 
-/// Value of the member of a grant that lets reads go to all shards.
+/// Value of the member `scatter` of a grant, which lets reads go to all shards.
 const SCATTER: &str = "filter";
 
 const TABLES_HINT: &str = "[\"*\"] or the names of tables";
@@ -216,7 +216,7 @@ fn operations(path: &str, names: &[String]) -> Result<RowOperations, RoleError> 
         if operations.contains(operation) {
             return Err(fault(member(), RoleFault::Twice));
         }
-        operations = operations.and(operation);
+        operations = operations.union(operation);
     }
     if operations.is_empty() {
         return Err(fault(path, RoleFault::Count { count: 0, max: 4 }));

@@ -1,7 +1,7 @@
 //! File of roles: one role, or a list of roles.
 //!
 //! **Invariant:** a file with one bad role is refused whole, so that a key never has an older role
-//! than the file says. An error names the role by its place.
+//! than that of the file. An error names the role by its place.
 //! **Not here:** reading the file, the JSON of one role (`document`).
 
 use std::collections::HashSet;
@@ -31,7 +31,7 @@ pub(super) fn parse(json: &str) -> Result<Vec<AccessRole>, RoleError> {
     Ok(roles)
 }
 
-/// Names a role of the list, and the member in it.
+/// Adds the place of a role in the list to the member that an error names.
 fn within(index: usize, error: RoleError) -> RoleError {
     let is_whole = error.member == document::WHOLE;
     let member =

@@ -1,4 +1,5 @@
-//! Cookies of sessions: the header values that give one to a browser and find it again.
+//! Cookies of sessions: the header values that set the cookie in a browser, and the search for it
+//! in requests.
 //!
 //! **Invariant:** scripts cannot read the cookie, other sites do not cause it to be sent, and a
 //! browser sends it to this origin only, over TLS. On plain loopback, which has no TLS, it has

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Debug, Default)]
 pub(super) struct KeyUse {
     used_on: AtomicU32,
-    /// The day that the catalog has.
+    /// Last day that the catalog has.
     stored: AtomicU32,
 }
 

@@ -1,8 +1,8 @@
 //! Known keys: finds the caller of a key, and records the days on which keys are used.
 //!
-//! **Invariant:** an unknown id costs a comparison, too, so that the time of an answer reveals as
-//! little as the answer.
-//! **Not here:** the callers' rights (`snapshot`), the memory of one key's uses (`key_use`).
+//! **Invariant:** an unknown id costs a comparison, too, so that the time of a response reveals as
+//! little as the response itself.
+//! **Not here:** the callers' rights (`snapshot`), the record of one key's use (`key_use`).
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -30,7 +30,7 @@ pub(super) struct KeyEntry {
 }
 
 impl KeyEntry {
-    /// Returns the caller, if the key is usable. The secret was right.
+    /// Returns the caller, if the key is usable. Its secret or its session must have been verified.
     fn usable_caller(&self, now: UnixTime) -> Result<&Arc<Caller>, AuthError> {
         match self.state {
             KeyState::Revoked => return Err(AuthReason::KeyRevoked.into()),
@@ -54,7 +54,7 @@ impl KeyEntry {
 pub struct KnownKeys(HashMap<KeyId, KeyEntry, BuildHasherDefault<SipHasher13>>);
 
 impl KnownKeys {
-    /// Takes memory for this many more keys.
+    /// Reserves memory for this many more keys.
     pub(super) fn reserve(&mut self, count: usize) {
         self.0.reserve(count);
     }
@@ -82,7 +82,7 @@ impl KnownKeys {
         let key = ApiKey::parse(text).ok_or(AuthReason::KeyMalformed)?;
         let entry = self.0.get(&key.id());
         let expected = entry.map_or(SecretDigest::DUMMY, |entry| entry.digest);
-        // Computed and compared for every key before anything else is looked at.
+        // The digest is computed and compared for every key before anything else is examined.
         let is_right = key.digest() == expected;
         let entry = entry.ok_or(AuthReason::KeyUnknown)?;
         if !is_right {
@@ -91,7 +91,7 @@ impl KnownKeys {
         entry.usable_caller(now)
     }
 
-    /// Returns the caller of the key behind a session, whose code was right.
+    /// Returns the caller of the key behind a session that was verified.
     ///
     /// # Errors
     /// [`AuthError`] if the key is not usable any more.
@@ -113,7 +113,7 @@ impl KnownKeys {
         }
     }
 
-    /// Returns keys and the days of their last use that were not stored yet, at most so many.
+    /// Returns up to `most` keys, with the days of their last use that were not stored yet.
     pub fn unstored_uses(&self, most: usize) -> Vec<(KeyId, u32)> {
         let uses =
             self.0.iter().filter_map(|(id, entry)| entry.last_use.unstored().map(|day| (*id, day)));

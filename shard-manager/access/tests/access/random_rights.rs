@@ -71,7 +71,7 @@ fn request() -> impl Strategy<Value = Request> {
 
 fn operations(names: &[&str]) -> RowOperations {
     let found = names.iter().filter_map(|name| RowOperations::find(name));
-    found.fold(RowOperations::NONE, RowOperations::and)
+    found.fold(RowOperations::NONE, RowOperations::union)
 }
 
 fn is_allowed(rights: &Rights, (names, table, columns, key): &Request) -> bool {

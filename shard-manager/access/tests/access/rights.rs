@@ -54,7 +54,7 @@ fn columns_of_one_grant_do_not_mix_with_keys_of_another() {
         ask(&rights, RowOperations::INSERT, "users", &["id"], "other").unwrap_err(),
         RowLack::Key
     );
-    let both = RowOperations::READ.and(RowOperations::UPDATE);
+    let both = RowOperations::READ.union(RowOperations::UPDATE);
     assert_eq!(ask(&rights, both, "orders", &["id"], "acme:1").unwrap_err(), RowLack::OneGrant);
 }
 

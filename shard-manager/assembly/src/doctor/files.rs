@@ -11,12 +11,12 @@ use sqlite::offline_view::{DirView, Holder, NodeFile, holder};
 
 use super::Finding;
 
-/// Free space below which SQLite soon refuses writes.
+/// Free bytes below which the doctor warns that the disk will soon be full.
 const FREE_BYTES_WARNING: u64 = 2 << 30;
 const FREE_BYTES_FAULT: u64 = 64 << 20;
 
-/// Network file systems, as Linux numbers them. SQLite's log index is shared memory, which other
-/// machines do not see: two writers would damage the file.
+/// Network file systems, by the numbers that Linux gives them. SQLite's log index is shared memory,
+/// which other machines do not see: two writers would damage the file.
 const FOREIGN: [(u32, &str); 4] =
     [(0x6969, "NFS"), (0x517B, "SMB"), (0xFF53_4D42, "CIFS"), (0xFE53_4D42, "SMB 2")];
 
@@ -121,11 +121,11 @@ fn cluster(about: &str, data_dir: &Path) -> Vec<Finding> {
             about,
             format!("process {pid} serves it: a second router is refused"),
         )),
-        Ok(Holder::Gone) => Some(Finding::warning(
+        Ok(Holder::Crashed) => Some(Finding::warning(
             about,
             "the last router ended without closing its files: the next start checks them",
         )),
-        Ok(Holder::Nobody) => None,
+        Ok(Holder::Free) => None,
         Err(error) => Some(Finding::fault(about, error)),
     });
     for shard in view.map.topology().numbers() {

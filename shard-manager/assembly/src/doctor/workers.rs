@@ -40,7 +40,8 @@ const NODES: &str = "WITH health AS MATERIALIZED (
             AND NOT EXISTS (SELECT FROM pg_dist_placement AS p WHERE p.groupid = n.groupid) AS idle
     FROM pg_dist_node AS n WHERE n.groupid <> 0 ORDER BY n.nodeid";
 
-/// Makes a coordinator check all nodes; it waits for an unresponsive one within the given limit.
+/// Makes the coordinator check the connections between all nodes, and returns the findings about
+/// the workers.
 pub(super) async fn examine(connection: &mut AsyncPgConnection, about: &str) -> Vec<Finding> {
     let nodes: Vec<Node> = match diesel::sql_query(NODES).get_results(connection).await {
         Ok(nodes) => nodes,

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
+use engine::progress_observer::{ProgressObserver, Step};
 use engine::save_error::SaveError;
-use engine::save_watch::{Step, Watch};
 use indicatif::ProgressBar;
 use postgres::backup::manifest::is_of_servers;
 use postgres::node_address::ClusterAddress;
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use sqlite::backup::manifest::Manifest;
 use sqlite::backup::{restore, stopped};
 use sqlite::control::Request;
-use sqlite::control::client::{ControlError, ask};
+use sqlite::control::client::{ControlError, request_backup};
 
 use super::access::with_runtime;
 use super::cluster_place::{ClusterArgs, ClusterPlace};
@@ -147,8 +147,8 @@ fn make_of_servers(
     to: &Path,
     terminal: &Terminal,
 ) -> Result<Copied, CommandError> {
-    let saved = with_bars(terminal, |watch| {
-        with_runtime(async { Ok(postgres::backup::save(address, to, watch).await) })
+    let saved = with_bars(terminal, |observer| {
+        with_runtime(async { Ok(postgres::backup::save(address, to, observer).await) })
     });
     let manifest = saved?.map_err(|error| CommandError::Refused(error.to_string()))?;
     Copied::of_servers(&manifest)
@@ -159,11 +159,11 @@ pub(super) fn verify(folder: &Path, terminal: &Terminal) -> Result<(), CommandEr
     let copied = match is_of_servers(folder) {
         true => {
             let verified =
-                with_bars(terminal, |watch| postgres::backup::restore::verify(folder, watch));
+                with_bars(terminal, |observer| postgres::backup::restore::verify(folder, observer));
             Copied::of_servers(&verified.map_err(|error| judged(&error))?)?
         }
         false => {
-            let verified = with_bars(terminal, |watch| restore::verify(folder, watch));
+            let verified = with_bars(terminal, |observer| restore::verify(folder, observer));
             Copied::of_files(&verified.map_err(|error| judged(&error))?)?
         }
     };
@@ -185,9 +185,9 @@ fn make(data_dir: &Path, to: &Path, terminal: &Terminal) -> Result<Manifest, Com
     let refused = |error: &dyn std::fmt::Display| CommandError::Refused(error.to_string());
     let to = std::path::absolute(to).map_err(|error| refused(&error))?;
     let request = Request::Backup { to: to.clone() };
-    match with_bars(terminal, |watch| ask(data_dir, &request, watch)) {
+    match with_bars(terminal, |observer| request_backup(data_dir, &request, observer)) {
         Ok(manifest) => return Ok(manifest),
-        Err(ControlError::NobodyListens) => {}
+        Err(ControlError::NoListener) => {}
         Err(ControlError::Unreachable(error)) if error.kind() == ErrorKind::PermissionDenied => {
             let line = format_args!(
                 "{} belongs to another user: only the user of the router may back it up ({error})",
@@ -201,15 +201,18 @@ fn make(data_dir: &Path, to: &Path, terminal: &Terminal) -> Result<Manifest, Com
             | ControlError::Broken(_)),
         ) => return Err(refused(&error)),
     }
-    let saved = with_bars(terminal, |watch| stopped::save(data_dir, &to, watch));
+    let saved = with_bars(terminal, |observer| stopped::save(data_dir, &to, observer));
     saved.map_err(|error| refused(&error))
 }
 
 /// Runs work that reports progress, shows the progress as bars, and cancels the work on Ctrl-C.
-pub(super) fn with_bars<T>(terminal: &Terminal, work: impl FnOnce(&Watch<'_>) -> T) -> T {
+pub(super) fn with_bars<T>(
+    terminal: &Terminal,
+    work: impl FnOnce(&ProgressObserver<'_>) -> T,
+) -> T {
     let bars = Mutex::new(HashMap::new());
     let step = |step: &Step| draw(terminal, &bars, step);
-    let done = work(&Watch { step: &step, cancelled: &interrupt::asked });
+    let done = work(&ProgressObserver { step: &step, cancelled: &interrupt::is_interrupted });
     for bar in bars.lock().unwrap_or_else(PoisonError::into_inner).values() {
         bar.finish_and_clear();
     }

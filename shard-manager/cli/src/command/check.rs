@@ -89,13 +89,13 @@ fn audit(
     report
 }
 
-/// Audit that tells its progress.
+/// Audit that reports numbers of checked rows to a callback.
 type AuditWork<'a> = dyn FnOnce(&(dyn Fn(u64) + Sync)) -> Result<AuditReport, CommandError> + 'a;
 
 /// Returns the rows that the counters of all nodes report: exact enough for a progress bar.
 fn expected_rows(view: &DirView) -> u64 {
     let nodes = view.map.topology().numbers().flat_map(|shard| view.nodes(shard));
-    let rows = nodes.filter_map(|file| Some(view.node(&file).ok()?.standing().ok()?.rows()));
+    let rows = nodes.filter_map(|file| Some(view.node(&file).ok()?.file_state().ok()?.rows()));
     rows.sum::<i64>() as u64
 }
 

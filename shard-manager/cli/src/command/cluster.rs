@@ -157,8 +157,8 @@ fn up(options: &UpOptions, terminal: &Terminal) -> Result<(), CommandError> {
     Ok(ended?)
 }
 
-/// Returns a note about a number of shards that an existing cluster does not have. It keeps its
-/// shards; a number that no cluster can have is left for the error of the start.
+/// Returns a note if the wanted number of shards is not that of an existing cluster, which keeps
+/// its shards. For a number that no cluster can have, the start returns an error.
 fn other_number(dir: &Path, has: usize, wanted: usize) -> Option<String> {
     if has == 0 || wanted == has || !(1..=Topology::SHARDS_MAX).contains(&wanted) {
         return None;
@@ -258,7 +258,8 @@ fn text(shown: &Shown, terminal: &Terminal) -> String {
     format!("{head}\n{}{}", table.trim_end(), former.collect::<String>())
 }
 
-/// Quotes a path for a shell; it gets a slash, because `.` would search `PATH` for a bare name.
+/// Quotes a path for a shell, and prefixes a bare name with `./`, because the command `.` would
+/// search `PATH` for it.
 fn in_a_shell(path: &Path) -> String {
     let path = if path.is_absolute() || path.starts_with(".") || path.starts_with("..") {
         path.to_owned()

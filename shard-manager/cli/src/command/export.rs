@@ -126,7 +126,7 @@ fn write(
     let format = (format, args.system);
     let written = export.write(table, format, out, &|rows| bar.set_position(rows));
     bar.finish_and_clear();
-    written.map_err(trouble)
+    written.map_err(command_error)
 }
 
 /// Replaces the file atomically: it has all rows, or its old contents.
@@ -142,9 +142,9 @@ fn write_file(
     Ok(rows)
 }
 
-fn trouble(error: ExportError) -> CommandError {
+fn command_error(error: ExportError) -> CommandError {
     match error {
-        ExportError::Output(_) if interrupt::asked() => {
+        ExportError::Output(_) if interrupt::is_interrupted() => {
             CommandError::Refused("cancelled; what was not complete is removed".to_owned())
         }
         ExportError::Output(error) if error.kind() == ErrorKind::BrokenPipe => CommandError::Unread,

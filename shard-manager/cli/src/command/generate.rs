@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use ::import::demo_data::{DemoRow, DemoSpec, ORDERS_MAX, Plan, USERS_MAX, Weights, push_line};
-use ::import::{DemoRows, FailedRow, Filled, store_rows};
+use ::import::{DemoRows, FailedRow, ImportResult, store_rows};
 use access::rights::Rights;
 use assembly::{self, EmbeddedCluster};
 use clap::Args;
@@ -49,8 +49,8 @@ pub(crate) struct Options {
     /// Number of orders of each user
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=i64::from(ORDERS_MAX)))]
     orders_per_user: u32,
-    /// Share of users of each partition key [default: A=30,B=20,C=15,D=25,E=10; in keyspace list
-    /// its own]
+    /// Share of users of each partition key [default: A=30,B=20,C=15,D=25,E=10; in keyspace list,
+    /// the weights of its partitions]
     #[arg(long, value_name = "KEY=SHARE,…")]
     weights: Option<Weights>,
     /// Seed; another seed makes other rows
@@ -81,21 +81,22 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
             let manager = manager.map_err(|error| CommandError::Refused(error.to_string()))?;
             let done = keyspace_of(&manager)
                 .and_then(|keyspace| planned(&wanted, &keyspace))
-                .and_then(|plan| Ok((straight(&manager, &plan, &bars)?, plan)));
+                .and_then(|plan| Ok((store_in_files(&manager, &plan, &bars)?, plan)));
             manager.close();
             done
         }
         Store::Router(address) => {
             let keyspace = Router::at(&address).and_then(|router| router.keyspace_of(USERS));
             let keyspace = keyspace.map_err(|error| CommandError::Refused(error.to_string()))?;
-            planned(&wanted, &keyspace)
-                .and_then(|plan| Ok((through(&address, options.connections, &plan, &bars)?, plan)))
+            planned(&wanted, &keyspace).and_then(|plan| {
+                Ok((store_through_router(&address, options.connections, &plan, &bars)?, plan))
+            })
         }
     };
     bars.end();
     let (done, plan) = done?;
     let shown = show(&done, &plan, began, terminal);
-    done.judged(plan.rows(), terminal)?;
+    done.check_complete(plan.rows(), terminal)?;
     Ok(shown?)
 }
 
@@ -137,7 +138,7 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn of(manager: &Manager, filled: Filled) -> Self {
+    pub(super) fn of(manager: &Manager, filled: ImportResult) -> Self {
         let map = manager.map();
         let stored = |number: ShardNumber| filled.stored.get(number.index()).copied();
         let shards = map.topology().members();
@@ -158,7 +159,11 @@ impl Stored {
     }
 
     /// Checks that all rows are stored, by their number and not by the absence of errors.
-    pub(super) fn judged(&self, wanted: u64, terminal: &Terminal) -> Result<(), CommandError> {
+    pub(super) fn check_complete(
+        &self,
+        wanted: u64,
+        terminal: &Terminal,
+    ) -> Result<(), CommandError> {
         // The JSON document has them already.
         let what = if self.by_line { "line" } else { "row" };
         for row in self.first_failed.iter().filter(|_| !terminal.is_json()) {
@@ -215,7 +220,7 @@ fn show(done: &Stored, plan: &Plan, began: Instant, terminal: &Terminal) -> Resu
 }
 
 /// Stores the rows directly in the files.
-fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
+fn store_in_files(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, CommandError> {
     let refused = |error: model::error::Error| CommandError::Refused(error.to_string());
     let mut demo_rows = DemoRows::new(manager, plan).map_err(refused)?;
     for (shard, rows) in demo_rows.expected() {
@@ -223,7 +228,7 @@ fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Comma
     }
     let mut cancelled = false;
     let next = || {
-        cancelled = interrupt::asked();
+        cancelled = interrupt::is_interrupted();
         if cancelled { Ok(None) } else { demo_rows.next_chunk() }
     };
     let count_rows = |shard, rows| bars.add(manager.shard_name(shard), rows);
@@ -233,7 +238,7 @@ fn straight(manager: &Manager, plan: &Plan, bars: &Bars) -> Result<Stored, Comma
 }
 
 /// Stores the rows through a router, in concurrent requests of users or of orders.
-fn through(
+fn store_through_router(
     address: &RouterAddress,
     connections: u16,
     plan: &Plan,
@@ -241,7 +246,7 @@ fn through(
 ) -> Result<Stored, CommandError> {
     let refused = |error: UploadError| CommandError::Refused(error.to_string());
     let stored = Mutex::new(Stored::default());
-    let trouble = Mutex::new(None);
+    let failure = Mutex::new(None);
     // All users before the first order.
     for orders in [false, true] {
         let per_user = if orders { u64::from(plan.orders_per_user) } else { 1 };
@@ -255,7 +260,7 @@ fn through(
             let mut lines = Vec::new();
             loop {
                 let first = next.fetch_add(users, Ordering::SeqCst);
-                let stopped = interrupt::asked() || locked(&trouble).is_some();
+                let stopped = interrupt::is_interrupted() || locked(&failure).is_some();
                 if first >= plan.users() || stopped {
                     return Ok(());
                 }
@@ -277,14 +282,14 @@ fn through(
             for _ in 0..connections {
                 scope.spawn(|| {
                     if let Err(error) = work() {
-                        locked(&trouble).get_or_insert(error);
+                        locked(&failure).get_or_insert(error);
                     }
                 });
             }
         });
     }
     let mut stored = stored.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match trouble.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(UploadError::Cancelled) => stored.cancelled = true,
         Some(error) if stored.total() == 0 => return Err(refused(error)),
         Some(error) => {
@@ -292,7 +297,7 @@ fn through(
             let text = format!("{error}; {rows} of {wanted} rows are stored, and stay");
             return Err(CommandError::Refused(text));
         }
-        None => stored.cancelled = interrupt::asked() && stored.total() < plan.rows(),
+        None => stored.cancelled = interrupt::is_interrupted() && stored.total() < plan.rows(),
     }
     stored.shards.sort();
     Ok(stored)

@@ -42,11 +42,11 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Creates a client, without a request.
+    /// Creates a client, without sending a request.
     ///
     /// # Errors
-    /// A sentence about an invalid address, missing trusted certificates, a credential that cannot
-    /// be read, or an address to which none is sent.
+    /// Fails with a sentence about an invalid address, missing trusted certificates, a credential
+    /// that cannot be read, or an address to which no credential is sent.
     pub(super) fn new(
         address: &RouterAddress,
         options: ConfigBuilder<AgentScope>,

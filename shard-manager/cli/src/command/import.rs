@@ -1,7 +1,6 @@
 //! `import`: stores the rows of a file.
 //!
-//! **Not here:** reading rows (`import::row_reader`), storing rows (`import`,
-//! `upload`).
+//! **Not here:** reading rows (`import::row_reader`), storing rows (`import`, `upload`).
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -70,11 +69,11 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     let stored = match options.destination.store() {
         Store::Files(data_dir) => {
             let manager = hold(&data_dir)?;
-            let stored = straight(&manager, &options, input, &bars);
+            let stored = store_in_files(&manager, &options, input, &bars);
             manager.close();
             stored
         }
-        Store::Router(address) => through(&address, &options, input),
+        Store::Router(address) => store_through_router(&address, &options, input),
     };
     bars.end();
     let stored = stored?;
@@ -87,7 +86,7 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     let shown = terminal.show(&document, |_| {
         format!("{total} rows of {} are stored, {failed} failed, in {seconds:.1} s", options.table)
     });
-    stored.judged(total + failed, terminal)?;
+    stored.check_complete(total + failed, terminal)?;
     Ok(shown?)
 }
 
@@ -103,7 +102,7 @@ fn hold(data_dir: &Path) -> Result<Manager, CommandError> {
     assembly::open_primaries(&cluster).map_err(|error| CommandError::Refused(error.to_string()))
 }
 
-fn straight(
+fn store_in_files(
     manager: &Manager,
     options: &Options,
     input: Input,
@@ -118,11 +117,11 @@ fn straight(
     let mut reading = RowReader::new(input, format, manager, (&table, options.operation()));
     let mut cancelled = false;
     let next = || {
-        cancelled = interrupt::asked();
+        cancelled = interrupt::is_interrupted();
         if cancelled { Ok(None) } else { reading.next_chunk() }
     };
-    let told = |shard, rows| bars.add(manager.shard_name(shard), rows);
-    let (filled, read) = store_rows(manager, next, told);
+    let count_rows = |shard, rows| bars.add(manager.shard_name(shard), rows);
+    let (filled, read) = store_rows(manager, next, count_rows);
     let stored = Stored { by_line: true, ..Stored::of(manager, filled) };
     let reached = |cause: String| {
         let (rows, failed, line) = (stored.total(), stored.failed, reading.line());
@@ -131,7 +130,9 @@ fn straight(
         ))
     };
     match read {
-        Err(ReadError::Io(_)) if interrupt::asked() => Err(reached("cancelled".to_owned())),
+        Err(ReadError::Io(_)) if interrupt::is_interrupted() => {
+            Err(reached("cancelled".to_owned()))
+        }
         Err(error @ ReadError::Columns { .. }) => Err(CommandError::Refused(error.to_string())),
         Err(error) => Err(reached(error.to_string())),
         Ok(()) if cancelled => Err(reached("cancelled".to_owned())),
@@ -139,7 +140,7 @@ fn straight(
     }
 }
 
-fn through(
+fn store_through_router(
     address: &RouterAddress,
     options: &Options,
     input: Input,

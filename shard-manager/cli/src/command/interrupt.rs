@@ -13,28 +13,29 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::terminal::say;
 
-static ASKED: AtomicBool = AtomicBool::new(false);
-/// Exit code of a process that SIGINT ended, as shells count it.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Exit code that shells report for a process that SIGINT has ended.
 const ENDED: i32 = 130;
 
-/// Returns whether the command was interrupted.
-pub(super) fn asked() -> bool {
-    ASKED.load(Ordering::SeqCst)
+/// Returns true if the command was interrupted.
+pub(super) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
 }
 
 /// Fails once the command was interrupted, to end reading or writing.
 ///
 /// # Errors
-/// Only the interrupt.
+/// Fails only if the command was interrupted.
 pub(super) fn check() -> io::Result<()> {
     // Not `Interrupted`, which `read_to_end` and `write_all` retry.
-    if asked() { Err(io::Error::other("cancelled")) } else { Ok(()) }
+    if is_interrupted() { Err(io::Error::other("cancelled")) } else { Ok(()) }
 }
 
-/// Installs handlers of SIGINT and SIGTERM: after its return neither ends the process at once.
+/// Installs handlers of SIGINT and SIGTERM. After this returns, the first signal requests a clean
+/// end, and only the second one ends the process at once.
 pub(super) fn watch() {
     listen(|| {
-        ASKED.store(true, Ordering::SeqCst);
+        INTERRUPTED.store(true, Ordering::SeqCst);
         say("ending in good order; once more ends at once");
     });
 }
@@ -63,8 +64,8 @@ fn listen(first: impl FnOnce() + Send + 'static) {
     });
     // Without the thread, Ctrl-C has its default effect.
     if listening.is_ok() {
-        // Returns an error in any case: the thread drops its end when it handles signals, or
-        // cannot.
+        // `recv` always returns an error: the thread drops its end as soon as it handles signals,
+        // or if it cannot.
         let _ = begun.recv();
     }
 }

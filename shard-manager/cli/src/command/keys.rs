@@ -14,7 +14,7 @@ use super::CommandError;
 
 /// Byte order mark, which is skipped.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Maximal length of a line: the longest key and a line end of two bytes.
+/// Maximum length of a line in bytes: the longest key and a line end of two bytes.
 const LINE_MAX: usize = ShardKey::LEN_MAX + 2;
 
 /// Reader of a text of keys.
@@ -62,7 +62,7 @@ impl<R: BufRead> Keys<R> {
         }
     }
 
-    /// Returns the error for the last line.
+    /// Returns the error for the line that was read last.
     pub(super) fn refused(&self, cause: &dyn Display) -> CommandError {
         CommandError::Refused(format!("{}: line {}: {cause}", self.name, self.line))
     }

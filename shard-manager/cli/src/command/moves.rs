@@ -47,7 +47,7 @@ enum Verb {
     /// Begins a move of slots to another shard
     #[command(after_help = START_EXAMPLES)]
     Start(StartArgs),
-    /// Lists the moves that go on, and the last ones that have ended
+    /// Lists the running moves, and the latest ones that have ended
     #[command(after_help = LIST_EXAMPLES)]
     List(ListArgs),
     /// Shows a move
@@ -56,22 +56,22 @@ enum Verb {
     /// Waits until the target owns the slots, or the move has ended
     #[command(after_help = wait::EXAMPLES)]
     Wait(wait::WaitArgs),
-    /// Lets a move rest; nothing is undone
+    /// Pauses a move; nothing is undone
     #[command(after_help = ID_EXAMPLE)]
     Pause(MoveArgs),
-    /// Lets a move go on that rests
+    /// Resumes a paused move
     #[command(after_help = ID_EXAMPLE)]
     Resume(MoveArgs),
-    /// Gives up a move whose target does not own the slots yet
+    /// Cancels a move whose target does not own the slots yet
     #[command(after_help = ID_EXAMPLE)]
     Cancel(MoveArgs),
-    /// Takes the slots back to the source, with all later writes
+    /// Moves the slots back to the source, with all later writes
     #[command(after_help = ID_EXAMPLE)]
     Rollback(MoveArgs),
-    /// Keeps the source no longer: its rows of the slots are deleted
+    /// Ends the time for a rollback: the source deletes its rows of the slots
     #[command(after_help = ID_EXAMPLE)]
     Settle(MoveArgs),
-    /// Begins a move again that was cancelled, rolled back or has failed
+    /// Begins a move again that was cancelled or rolled back, or that has failed
     #[command(after_help = ID_EXAMPLE)]
     Retry(MoveArgs),
 }
@@ -89,7 +89,7 @@ struct StartArgs {
     /// Table of the key, whose table group determines the slot [default: the group main]
     #[arg(long, value_name = "TABLE", requires = "key")]
     table: Option<String>,
-    /// Shard that owns the slots [default: the one that does]
+    /// Shard that owns the slots [default: their owner]
     #[arg(long, value_name = "SHARD")]
     from: Option<String>,
     /// Shard that is to own the slots
@@ -182,7 +182,7 @@ fn cells(shown: &MoveView) -> Vec<String> {
     ]
 }
 
-/// Returns the phase of a move with what keeps it from going on.
+/// Returns the phase of a move, with a note if it is paused or stalled.
 fn phase(shown: &MoveView) -> String {
     let notes = [(shown.paused, "paused"), (shown.stalled, "stalled")];
     let notes: Vec<&str> = notes.into_iter().filter(|(holds, _)| *holds).map(|it| it.1).collect();
@@ -192,7 +192,7 @@ fn phase(shown: &MoveView) -> String {
     format!("{} ({})", shown.phase, notes.join(", "))
 }
 
-/// Returns the changes that the receiving side lacks.
+/// Returns the number and the age of the changes that the receiving side lacks; `-` if unknown.
 fn lag(shown: &MoveView) -> String {
     match (shown.changes_behind, shown.lag_ms) {
         (Some(0), _) => "0".to_owned(),

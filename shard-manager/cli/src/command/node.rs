@@ -104,7 +104,7 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
     }
 }
 
-/// Returns only if the server could not be started.
+/// Makes the node and becomes its server; returns only if that fails.
 fn serve(options: NodeOptions, database: String, source: Option<Peer>) -> Result<(), CommandError> {
     interrupt::obey();
     let password = password(options.password_file.as_deref())?;

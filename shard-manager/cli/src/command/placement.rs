@@ -107,7 +107,7 @@ pub(super) fn run(args: &PlacementArgs, terminal: &Terminal) -> Result<(), Comma
     }
 }
 
-/// Shows the owners of slots.
+/// Owners of the slots of a cluster.
 #[derive(Debug, Serialize)]
 struct Shown {
     epoch: u64,
@@ -136,7 +136,7 @@ impl ShownShard {
 
 fn show(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let shown = match args.source.router() {
-        Some(address) => ask(&Router::at(&address)?)?,
+        Some(address) => fetch(&Router::at(&address)?)?,
         None => look(&DirView::open(&args.source.place.data_dir)?),
     };
     Ok(terminal.show(&shown, |terminal| text(&shown, args.ranges, terminal))?)
@@ -158,7 +158,7 @@ fn look(view: &DirView) -> Shown {
     }
 }
 
-fn ask(router: &Router) -> Result<Shown, CommandError> {
+fn fetch(router: &Router) -> Result<Shown, CommandError> {
     let map = router.get("/api/shard-map", &[])?;
     let shards = router.get("/api/shards", &[])?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -181,7 +181,7 @@ fn ask(router: &Router) -> Result<Shown, CommandError> {
     })
 }
 
-/// Maximal number of ranges in a line.
+/// Maximum number of ranges in a line.
 const RANGES_SHOWN: usize = 4;
 
 fn text(shown: &Shown, ranges: bool, terminal: &Terminal) -> String {
@@ -264,7 +264,7 @@ fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError>
     };
     let weights = match (&args.weights, args.shards) {
         (Some(weights), _) => Some(weights.clone()),
-        // One too many is refused like any larger number.
+        // The number is capped at one too many, which is refused like any larger number.
         (None, Some(shards)) => Some(vec![1; shards.min(Topology::SIMULATED_SHARDS_MAX + 1)]),
         (None, None) => None,
     };
@@ -290,10 +290,10 @@ fn try_all(args: &SimulateArgs, terminal: &Terminal) -> Result<(), CommandError>
     let current = current.map(|map| (0..SLOT_COUNT).filter_map(Slot::new).map(|s| map.owner(s)));
     let algorithms = Algorithm::all(&topology, current.map(Iterator::collect));
     let algorithms = algorithms.map_err(|error| failed(&error))?;
-    let asked = args.placement.iter().cloned().map(Algorithm::Dealt);
-    let asked = asked.map(|algorithm| simulate(&topology, &algorithm, &changes, &load));
-    let asked: Result<Vec<Simulated>, _> = asked.collect();
-    let mut simulated = asked.map_err(|error| failed(&error))?;
+    let requested = args.placement.iter().cloned().map(Algorithm::Placement);
+    let requested = requested.map(|algorithm| simulate(&topology, &algorithm, &changes, &load));
+    let requested: Result<Vec<Simulated>, _> = requested.collect();
+    let mut simulated = requested.map_err(|error| failed(&error))?;
     for algorithm in &algorithms {
         match simulate(&topology, algorithm, &changes, &load) {
             Ok(one) => simulated.push(one),
@@ -310,17 +310,18 @@ fn changes(
     args: &SimulateArgs,
     topology: &Topology,
 ) -> Result<(Vec<TopologyChange>, Vec<LeftOut>), CommandError> {
-    let asked = args.add.iter().map(|weight| TopologyChange::Add(*weight));
-    let asked = asked.chain(args.remove.iter().map(|name| TopologyChange::Remove(name.clone())));
+    let requested = args.add.iter().map(|weight| TopologyChange::Add(*weight));
+    let removed = args.remove.iter().map(|name| TopologyChange::Remove(name.clone()));
+    let requested = requested.chain(removed);
     let reweighted = args.reweight.iter();
-    let asked = asked
+    let requested = requested
         .chain(reweighted.map(|(name, weight)| TopologyChange::Reweight(name.clone(), *weight)))
         .collect::<Vec<_>>();
-    for change in &asked {
+    for change in &requested {
         change.apply(topology).map_err(|error| CommandError::Refused(error.to_string()))?;
     }
-    if !asked.is_empty() {
-        return Ok((asked, Vec::new()));
+    if !requested.is_empty() {
+        return Ok((requested, Vec::new()));
     }
     let members: Vec<&ShardSpec> = topology.members().map(|(_, shard)| shard).collect();
     let mut usual = vec![TopologyChange::Add(1)];

@@ -1,11 +1,12 @@
 //! `rebalance`: moves slots until each shard has its share of slots, bytes or requests, or each
 //! slot is where a placement puts it.
 //!
-//! A router carries a rebalance out: this command plans and begins it, gives it orders and shows
-//! it.
+//! A router carries out a rebalance. This command only plans and begins it, gives it orders and
+//! shows it.
 //!
-//! **Invariant:** nothing begins without `--yes`, and no command ends a rebalance by its own end.
-//! **Not here:** the way of a request (`place`), the steps of a rebalance (`cluster`).
+//! **Invariant:** this command begins nothing without `--yes`, and a rebalance continues when the
+//! command ends.
+//! **Not here:** sending a request (`place`), the steps of a rebalance (`cluster`).
 
 mod paper;
 pub(super) mod place;
@@ -37,7 +38,7 @@ Examples:
   shard-manager rebalance list";
 const ID_EXAMPLE: &str = "\
 `shard-manager rebalance list` shows the ids of the rebalances.";
-/// Most moves of a plan or rebalance that a person is shown.
+/// Maximum number of moves of a plan or rebalance that are shown without `--json`.
 const SHOWN_MAX: usize = 40;
 
 /// Rebalance, on the command line.
@@ -52,7 +53,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lists the rebalance that goes on, and the last ones that have ended
+    /// Lists the running rebalance, and the latest ones that have ended
     List(ListArgs),
     /// Shows a rebalance with its moves
     #[command(after_help = ID_EXAMPLE)]
@@ -60,13 +61,13 @@ enum Verb {
     /// Waits until a rebalance has ended
     #[command(after_help = wait::EXAMPLES)]
     Wait(IdArgs),
-    /// Lets a rebalance rest with its moves; nothing is undone
+    /// Pauses a rebalance with its moves; nothing is undone
     #[command(after_help = ID_EXAMPLE)]
     Pause(IdArgs),
-    /// Lets a rebalance go on that rests
+    /// Resumes a paused rebalance
     #[command(after_help = ID_EXAMPLE)]
     Resume(IdArgs),
-    /// Begins no more moves, and gives up those whose target does not own the slots yet
+    /// Begins no more moves, and cancels those whose target does not own the slots yet
     #[command(after_help = ID_EXAMPLE)]
     Cancel(IdArgs),
 }
@@ -95,7 +96,7 @@ struct BeginArgs {
         value_parser = paper::parse,
         conflicts_with_all = ["by", "placement", "group", "yes", "wait", "keep"]
     )]
-    simulate: Option<model::slot_plan::paper::PaperCluster>,
+    simulate: Option<model::slot_plan::paper::HypotheticalCluster>,
     #[command(flatten)]
     source: ClusterSource,
 }
@@ -176,7 +177,7 @@ pub(super) fn drain(
     carry_out(source, wish, (how, true), terminal)
 }
 
-/// Plans a rebalance, and begins it if that is wanted.
+/// Plans a rebalance, and begins it if `begins` is true.
 fn carry_out(
     source: &ClusterSource,
     wish: RebalanceWish,
@@ -242,7 +243,7 @@ fn goal(goal: &engine::rebalance_view::GoalView) -> String {
     of.map_or_else(|| goal.by.clone(), |of| format!("{} {of}", goal.by))
 }
 
-/// Returns the state of a rebalance with what keeps it from going on.
+/// Returns the state of a rebalance, with a note if it is stalled.
 fn state(shown: &RebalanceView) -> String {
     let note = if shown.stalled { " (stalled)" } else { "" };
     format!("{}{note}", shown.state)
@@ -273,7 +274,7 @@ fn epoch(plan: &PlanView) -> String {
     plan.epoch.map(|epoch| format!("  epoch {epoch}")).unwrap_or_default()
 }
 
-/// Returns a plan for a person.
+/// Formats a plan for people.
 pub(super) fn planned(plan: &PlanView, terminal: &Terminal) -> String {
     let shards = plan.shards.iter().map(|shard| {
         vec![
@@ -311,7 +312,7 @@ fn more(moves: usize) -> Option<String> {
     Some(format!("and {more} more moves; --json shows all of them"))
 }
 
-/// Returns slots that fit in a column: of a ring there are many short ranges.
+/// Shortens a list of slots to fit in a column: a ring has many short ranges.
 fn shortened(slots: &str) -> String {
     const WIDTH: usize = 40;
     match slots.char_indices().nth(WIDTH) {

@@ -53,8 +53,9 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
             return Err(CommandError::Refused(line.to_owned()));
         }
         ClusterPlace::Files(data_dir) => {
-            let restored =
-                with_bars(terminal, |watch| restore::restore(&options.from, &data_dir, watch));
+            let restored = with_bars(terminal, |observer| {
+                restore::restore(&options.from, &data_dir, observer)
+            });
             let manifest = restored.map_err(|error| judged(&error))?;
             (Copied::of_files(&manifest)?, data_dir.display().to_string())
         }
@@ -63,8 +64,9 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
             return Err(CommandError::Refused(line.to_owned()));
         }
         ClusterPlace::Servers(address) => {
-            let restored = with_bars(terminal, |watch| {
-                let restored = postgres::backup::restore::restore(&options.from, &address, watch);
+            let restored = with_bars(terminal, |observer| {
+                let restored =
+                    postgres::backup::restore::restore(&options.from, &address, observer);
                 Ok::<_, CommandError>(runtime()?.block_on(restored))
             });
             let manifest = restored?.map_err(|error| judged(&error))?;

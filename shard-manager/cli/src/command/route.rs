@@ -106,7 +106,7 @@ pub(super) fn run(args: &RouteArgs, terminal: &Terminal) -> Result<(), CommandEr
 fn stream(map: &Map<'_>, keys: &[String], terminal: &Terminal) -> Result<(), CommandError> {
     let out = BufWriter::new(std::io::stdout().lock());
     let mut list = List { out, json: terminal.is_json(), printed: 0 };
-    let ended = list.tell_all(map, keys);
+    let ended = list.print_all(map, keys);
     // Written even if the last line was not a key: the ones before it are printed.
     let closed = list.close();
     ended?;
@@ -122,22 +122,22 @@ struct List<W> {
 }
 
 impl<W: Write> List<W> {
-    fn tell_all(&mut self, map: &Map<'_>, keys: &[String]) -> Result<(), CommandError> {
+    fn print_all(&mut self, map: &Map<'_>, keys: &[String]) -> Result<(), CommandError> {
         for key in keys {
             if key != "-" {
-                self.tell(&map.route(key)?)?;
+                self.print(&map.route(key)?)?;
                 continue;
             }
             let mut lines = Keys::new("standard input", std::io::stdin().lock());
             while let Some(key) = lines.next()? {
                 let routed = map.route(&key).map_err(|error| lines.refused(&error))?;
-                self.tell(&routed)?;
+                self.print(&routed)?;
             }
         }
         Ok(())
     }
 
-    fn tell(&mut self, routed: &Routed) -> Result<(), Unwritten> {
+    fn print(&mut self, routed: &Routed) -> Result<(), Unwritten> {
         let begin = match (self.json, self.printed) {
             (true, 0) => "[".to_owned(),
             (true, _) => ",\n".to_owned(),

@@ -1,6 +1,6 @@
 //! Router: HTTP requests of the commands to a running router.
 //!
-//! **Not here:** the use of the answers (the commands).
+//! **Not here:** the use of the responses (the commands).
 
 use std::time::Duration;
 
@@ -22,17 +22,18 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// Creates a client of a router, without a request.
+    /// Creates a client of a router, without sending a request.
     ///
     /// # Errors
-    /// An invalid address, missing trusted certificates, or a credential that cannot be used.
+    /// Fails on an invalid address, missing trusted certificates, or a credential that cannot be
+    /// used.
     pub(super) fn at(address: &RouterAddress) -> Result<Self, CommandError> {
         let patient = Agent::config_builder().timeout_global(Some(ANSWER_MAX));
         let client = Client::new(address, patient).map_err(CommandError::Refused)?;
         Ok(Self { client })
     }
 
-    /// Returns the body of the answer to a GET.
+    /// Returns the body of the response to a GET.
     pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, CommandError> {
         let request = self.client.get(path);
         let request =
@@ -40,12 +41,12 @@ impl Router {
         self.answer(request.call())
     }
 
-    /// Returns the body of the answer to a POST of a JSON document.
+    /// Returns the body of the response to a POST of a JSON document.
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, CommandError> {
         self.answer(self.client.post(path).header(DEADLINE.0, DEADLINE.1).send_json(body))
     }
 
-    /// Returns the body of the answer to a POST of a JSON document with a condition.
+    /// Returns the body of the response to a POST of a JSON document with a condition.
     pub(super) fn post_if(
         &self,
         path: &str,
@@ -56,18 +57,19 @@ impl Router {
         self.answer(request.header("if-match", if_match).send_json(body))
     }
 
-    /// Returns the body of the answer to a POST that only tells what it would do.
+    /// Returns the body of the response to a POST that only computes its effect and changes
+    /// nothing.
     pub(super) fn plan(&self, path: &str, body: &Value) -> Result<Value, CommandError> {
         let request = self.client.post(path).header(DEADLINE.0, DEADLINE.1);
         self.answer(request.header("prefer", "tx=rollback").send_json(body))
     }
 
-    /// Returns the body of the answer to a PATCH with a JSON document.
+    /// Returns the body of the response to a PATCH with a JSON document.
     pub(super) fn patch(&self, path: &str, body: &Value) -> Result<Value, CommandError> {
         self.answer(self.client.patch(path).send_json(body))
     }
 
-    /// Returns the body of the answer to a DELETE.
+    /// Returns the body of the response to a DELETE.
     pub(super) fn delete(&self, path: &str) -> Result<Value, CommandError> {
         self.answer(self.client.delete(path).call())
     }
@@ -83,7 +85,7 @@ impl Router {
             return Err(CommandError::Refused(format!("{url} answers {status}{remedy}")));
         }
         let answer: Value = response.body_mut().read_json().map_err(|error| failed(&error))?;
-        // Status 503 with a report of the cluster is a valid answer; a refusal is not.
+        // Status 503 with a report of the cluster is a valid response; a refusal is not.
         if status.is_success() || answer.get("shards").is_some() {
             return Ok(answer);
         }

@@ -45,7 +45,7 @@ enum Verb {
     /// Lets a new shard join, without slots
     #[command(after_help = change::ADD_EXAMPLES)]
     Add(change::AddArgs),
-    /// Gives a shard another weight
+    /// Changes the weight of a shard
     #[command(after_help = change::WEIGHT_EXAMPLES)]
     Weight(change::WeightArgs),
     /// Moves all slots of a shard to the others, and retires it
@@ -61,7 +61,7 @@ enum Verb {
 struct ListArgs {
     #[command(flatten)]
     catalog: CatalogArgs,
-    /// Ask a running router instead of reading the catalog: it lists no retired shards
+    /// Query a running router instead of reading the catalog: it lists no retired shards
     #[arg(long, value_name = "URL", conflicts_with = "data_dir")]
     url: Option<String>,
     /// File with the API key for that router [env: TESSERA_KEY, the key itself]
@@ -97,8 +97,8 @@ struct Listed {
     state: String,
     weight: u32,
     slots: usize,
-    /// Servers of the shard; null for files, until a router has opened it, and if a router is
-    /// asked.
+    /// Servers of the shard; null for files, for a shard that no router has opened yet, and in a
+    /// list from a router.
     address: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! `slots`: fences of slots, and their end.
 //!
 //! The process that holds a data directory changes the slots on request, through its socket.
-//! Servers are changed directly, and tell their routers.
+//! Servers are changed directly, and notify their routers.
 //!
 //! **Not here:** the effect of a fence on writes (`cluster`), the change of slots (the engines).
 
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use engine::operator_desk::SlotAction;
+use engine::operator_queue::SlotAction;
 use engine::slot_change::{FENCE_MAX, SlotStep};
 use model::slot_set::SlotSet;
 use postgres::node_address::NodeAddress;
@@ -32,7 +32,7 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Lets the writes of slots wait for a short time; reads go on
+    /// Fences slots: their writes wait for a short time; reads continue
     #[command(after_help = "\
 Routers keep the writes within their deadlines and carry them out when the fence ends. It ends by
 itself after the given time, also if this command or a router dies. A second fence of the same
@@ -43,7 +43,7 @@ Examples:
   SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app \\
     shard-manager slots fence --slots 0-63 --seconds 2")]
     Fence(FenceArgs),
-    /// Lets the writes of slots go on
+    /// Ends the fence of slots, so that their writes continue
     #[command(after_help = "\
 Example:
   shard-manager slots release --slots 0-63,100 --data-dir ./data")]
@@ -140,7 +140,7 @@ fn change(owners: &SlotOwners, slots: &SlotSet, action: SlotAction) -> Result<()
         SlotOwners::Files(data_dir) => {
             let changed = change_slots(data_dir, slots, action);
             changed.map(drop).map_err(|error| match error {
-                ControlError::NobodyListens => CommandError::Refused(format!(
+                ControlError::NoListener => CommandError::Refused(format!(
                     "no router serves {}: a stopped cluster has no writes that could wait",
                     data_dir.display()
                 )),

@@ -69,14 +69,14 @@ struct ShardStatus {
 struct NodeStatus {
     node: String,
     role: String,
-    /// True if the node can be used; a node that is not up and has no trouble has yet to be made.
+    /// True if the node can be used; a node that is not up and has no fault has yet to be created.
     up: bool,
     /// Fault of the node.
     trouble: Option<String>,
     position: Option<u64>,
     /// Entries of the change log that the node has not applied.
     lag: Option<u64>,
-    /// Time since it had all changes of the primary; reported by a router only.
+    /// Time since the node last had all changes of the primary; reported by a router only.
     lag_ms: Option<f64>,
     rows: Option<i64>,
     bytes: Option<u64>,
@@ -108,7 +108,7 @@ const OF_TABLES: &str =
 /// Shows the state of a cluster.
 pub(super) fn run(args: &StatusArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let status = match args.source.router() {
-        Some(address) => ask(&address)?,
+        Some(address) => fetch(&address)?,
         None => look(&DirView::open(&args.source.place.data_dir)?)?,
     };
     let shown = terminal.show(&status, |terminal| text(&status, terminal));
@@ -124,8 +124,8 @@ pub(super) fn run(args: &StatusArgs, terminal: &Terminal) -> Result<(), CommandE
 fn look(view: &DirView) -> Result<Status, CommandError> {
     let router = match view.holder()? {
         Holder::Process { pid } => RouterState { running: true, pid: Some(pid), clean: None },
-        Holder::Nobody => RouterState { running: false, pid: None, clean: Some(true) },
-        Holder::Gone => RouterState { running: false, pid: None, clean: Some(false) },
+        Holder::Free => RouterState { running: false, pid: None, clean: Some(true) },
+        Holder::Crashed => RouterState { running: false, pid: None, clean: Some(false) },
     };
     let (running, mut notes) = (router.running, Vec::new());
     let shards = view.map.topology().numbers();
@@ -184,18 +184,18 @@ fn look_at_node(view: &DirView, file: &NodeFile, running: bool) -> NodeStatus {
     if node.bytes.is_none() && is_no_loss && !is_expected {
         return node;
     }
-    match view.node(file).and_then(|mut node| node.standing()) {
-        Ok(standing) => NodeStatus {
+    match view.node(file).and_then(|mut node| node.file_state()) {
+        Ok(state) => NodeStatus {
             up: true,
-            position: Some(standing.position.sequence),
-            rows: Some(standing.rows()),
+            position: Some(state.position.sequence),
+            rows: Some(state.rows()),
             ..node
         },
         Err(error) => NodeStatus { trouble: Some(error.to_string()), ..node },
     }
 }
 
-fn ask(address: &RouterAddress) -> Result<Status, CommandError> {
+fn fetch(address: &RouterAddress) -> Result<Status, CommandError> {
     let router = Router::at(address)?;
     let health = router.get("/api/health", &[])?;
     let shards = router.get("/api/shards", &[])?;
@@ -243,7 +243,7 @@ fn ask(address: &RouterAddress) -> Result<Status, CommandError> {
     })
 }
 
-/// Reasons for which a router considers a node down.
+/// Returns the reasons for which a router considers a node down.
 fn why(reasons: &Value) -> String {
     let reported = reasons.as_array().into_iter().flatten();
     let reported: Vec<&str> = reported.filter_map(|reason| reason["detail"].as_str()).collect();

@@ -17,20 +17,20 @@ use ureq::{Agent, AsSendBody, Body, SendBody};
 use super::http_agent::{Client, RouterAddress, description};
 use super::interrupt;
 
-/// Maximal number of attempts of one request.
+/// Maximum number of attempts of one request.
 const TRIES_MAX: u32 = 10;
 /// Longest wait that a router may request.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Time limit of a connection attempt.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Time limit for the last chunk and the answer, after the router has all rows.
+/// Time limit for the last chunk and the response, after the router has all rows.
 const ANSWER_MAX: Duration = Duration::from_secs(120);
 /// Deadline of each chunk that is sent to the router: bulk work may wait.
 const DEADLINE_MS: &str = "60000";
-/// Maximal size of an answer, which lists a thousand failures at most.
+/// Maximum size of a response in bytes; it lists a thousand failures at most.
 const BODY_MAX: u64 = 16 << 20;
 
-/// Answer to a bulk write: the members that are used here.
+/// Response to a bulk write, with the members that are used here.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Answer {
     #[serde(default)]
@@ -88,7 +88,7 @@ pub(super) enum UploadError {
     /// The router refused the request.
     #[error("{0}")]
     Refused(String),
-    /// The connection broke off.
+    /// The router stopped after a part of the rows.
     #[error(
         "{cause}; rows before row {next_index} (from 0, blank lines not counted) were carried out, the rest were not"
     )]
@@ -98,7 +98,7 @@ pub(super) enum UploadError {
         /// First row that was not processed.
         next_index: u64,
     },
-    /// The router does not answer.
+    /// The router does not respond.
     #[error("the router does not answer: {0}")]
     NoAnswer(String),
     /// The operator cancelled the command.
@@ -106,7 +106,7 @@ pub(super) enum UploadError {
     Cancelled,
 }
 
-/// Action after an answer.
+/// Action after a response, or after its absence.
 enum Next {
     Done(Answer),
     /// Nothing was stored: wait and retry.
@@ -121,7 +121,7 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// Creates a client of a router, without a request.
+    /// Creates a client of a router, without sending a request.
     pub(super) fn at(address: &RouterAddress) -> Result<Self, UploadError> {
         let patient = Agent::config_builder()
             .timeout_connect(Some(CONNECT_MAX))
@@ -159,15 +159,15 @@ impl Router {
         let mut wait = Duration::from_millis(100);
         let mut text = String::new();
         for _ in 0..TRIES_MAX {
-            if interrupt::asked() {
+            if interrupt::is_interrupted() {
                 return Err(UploadError::Cancelled);
             }
             let sent = self.post((table, "upsert"), "application/x-ndjson", lines);
             match self.next(sent).map_err(|error| self.named(error))? {
                 Next::Done(answer) if answer.is_worth_another_try() => text = answer.first(),
                 Next::Done(answer) => return Ok(answer),
-                Next::Wait(asked, cause) => {
-                    wait = asked.max(wait);
+                Next::Wait(retry_after, cause) => {
+                    wait = retry_after.max(wait);
                     text = cause;
                 }
                 Next::Unknown(cause) => text = cause,
@@ -178,7 +178,7 @@ impl Router {
         Err(self.named(UploadError::NoAnswer(text)))
     }
 
-    /// Streams an input, without a retry.
+    /// Streams an input, without retries.
     pub(super) fn stream(
         &self,
         (table, op): (&str, &str),
@@ -189,7 +189,7 @@ impl Router {
         match self.next(sent).map_err(|error| self.named(error))? {
             Next::Done(answer) => Ok(answer),
             Next::Wait(_, cause) => Err(UploadError::Refused(cause)),
-            Next::Unknown(_) if interrupt::asked() => Err(UploadError::Cancelled),
+            Next::Unknown(_) if interrupt::is_interrupted() => Err(UploadError::Cancelled),
             Next::Unknown(cause) => {
                 let reported =
                     "a part of the rows is stored; sent again as upserts, none is stored twice";
@@ -198,7 +198,7 @@ impl Router {
         }
     }
 
-    /// Adds the address of the router to an error that it does not answer.
+    /// Adds the address of the router to the error that it does not respond.
     fn named(&self, error: UploadError) -> UploadError {
         match error {
             UploadError::NoAnswer(cause) => {
@@ -266,7 +266,7 @@ impl Router {
 }
 
 impl Answer {
-    /// Returns whether rows failed and all listed failures are temporary.
+    /// Returns true if rows failed and all listed failures are temporary.
     fn is_worth_another_try(&self) -> bool {
         self.failed_total > 0 && self.failed.iter().all(|row| row.retryable)
     }

@@ -18,7 +18,7 @@ use super::{Lane, Message, State};
 
 /// A lane is stalled when one piece of work takes longer than this. A little less than the longest
 /// wait for a probe, so that one probe is enough to notice.
-const STANDSTILL: Duration = Duration::from_millis(1_800);
+const STALL_AFTER: Duration = Duration::from_millis(1_800);
 /// Longest wait for a probe.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 /// A lane that has worked on one piece for less than this is not waited for: it has just made
@@ -87,8 +87,8 @@ impl Pulse {
         (since != 0).then(|| self.since(since))
     }
 
-    fn stands_still(&self) -> bool {
-        self.busy_for().is_some_and(|time| time >= STANDSTILL)
+    fn is_stalled(&self) -> bool {
+        self.busy_for().is_some_and(|time| time >= STALL_AFTER)
     }
 
     fn has_failed(&self) -> bool {
@@ -114,7 +114,7 @@ impl Lane {
             Some(Reason::WriterEnded)
         } else if self.waits() {
             Some(Reason::NoPrimary)
-        } else if pulse.stands_still() {
+        } else if pulse.is_stalled() {
             Some(Reason::WritesStalled)
         } else if pulse.has_failed() {
             Some(Reason::WritesFail)
@@ -123,9 +123,10 @@ impl Lane {
         }
     }
 
-    /// True if writes have waited for long while none was finished.
+    /// Returns true if the loop has worked on one piece for so long that the lane counts as
+    /// stalled.
     pub(super) fn is_stuck(&self) -> bool {
-        self.state.pulse.stands_still()
+        self.state.pulse.is_stalled()
     }
 
     /// Probes the lane, at most until `deadline`, so that [`Lane::standstill`] is up to date
@@ -143,21 +144,22 @@ impl Lane {
                 // A late probe needs no record of its own: the lane has been busy with one piece
                 // all that time.
                 let answered = tokio::time::timeout_at(deadline.into(), answer).await;
-                answered.is_ok() || began.elapsed() >= STANDSTILL
+                answered.is_ok() || began.elapsed() >= STALL_AFTER
             }
-            Some(time) if time < MOVED_RECENTLY || time >= STANDSTILL => true,
+            Some(time) if time < MOVED_RECENTLY || time >= STALL_AFTER => true,
             None | Some(_) => {
                 let since = pulse.busy_since.load(Ordering::Relaxed);
-                // The probe of another request ends when an idle lane has taken its turn.
+                // If an idle lane already has the probe of another request, it makes progress when
+                // that probe is processed.
                 let moved = || {
                     pulse.busy_since.load(Ordering::Relaxed) != since
                         || (since == 0 && !pulse.is_probed.load(Ordering::Acquire))
                 };
-                while !moved() && !pulse.stands_still() && Instant::now() < deadline {
+                while !moved() && !pulse.is_stalled() && Instant::now() < deadline {
                     let left = deadline.saturating_duration_since(Instant::now());
                     tokio::time::sleep(LOOK.min(left)).await;
                 }
-                moved() || began.elapsed() >= STANDSTILL
+                moved() || began.elapsed() >= STALL_AFTER
             }
         }
     }
@@ -198,6 +200,6 @@ mod tests {
         pulse.begin();
         assert!(pulse.busy_for().is_some());
         pulse.rest();
-        assert!(!pulse.stands_still() && pulse.busy_for().is_none());
+        assert!(!pulse.is_stalled() && pulse.busy_for().is_none());
     }
 }

@@ -13,7 +13,7 @@ use engine::slot_change::{SlotChange, SlotChangeError};
 use engine::slot_move::{MoveChange, MoveChangeError};
 use engine::{BatchFailure, SchemaChange};
 use model::error::{Error, Outcome};
-use moves::scene::MoveEffect;
+use moves::request_context::MoveEffect;
 use tokio::sync::oneshot;
 
 use super::worker::Worker;

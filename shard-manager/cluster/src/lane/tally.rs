@@ -23,7 +23,7 @@ pub(super) struct Tally {
     batches: AtomicU64,
     operations: AtomicU64,
     rows: AtomicU64,
-    /// Operations that senders refused.
+    /// Operations that were refused because their tenant had more than half of the queue.
     refused: AtomicU64,
     largest: AtomicU64,
     sizes: [AtomicU64; BATCH_CLASSES],

@@ -21,7 +21,7 @@ use model::error::{Error, Outcome};
 use model::position::Position;
 use model::row_change::{RowDone, RowWrite};
 use model::slot_refusal::{RefusedState, SlotRefusal};
-use moves::scene::MoveEffect;
+use moves::request_context::MoveEffect;
 
 use super::solo::SoloOperation;
 use super::{
@@ -31,7 +31,7 @@ use super::{
 
 /// Interval of checks for a node that accepts writes, while operations wait for one.
 const READY_LOOK: Duration = Duration::from_millis(25);
-/// Interval of these checks while no operation waits.
+/// Interval of checks for a node that accepts writes, while no operation waits.
 const READY_GLANCE: Duration = Duration::from_millis(250);
 /// Duration of a check after which the lane is reported as waiting for a node.
 const READY_SOON: Duration = Duration::from_millis(100);
@@ -354,8 +354,8 @@ impl Worker {
         }
     }
 
-    /// Keeps operations of which nothing was stored until a node accepts writes. Those that would
-    /// miss their deadlines fail.
+    /// Waits until a node accepts writes, and returns the operations that are to be applied again:
+    /// none of their rows were stored. Operations that would miss their deadlines fail.
     async fn await_node(&mut self, mut batch: Vec<Operation>, error: Error) -> Vec<Operation> {
         let Error::ShardUnavailable { shard } = error else {
             unreachable!("nothing else is tried again")

@@ -1,4 +1,4 @@
-//! Access: the face of a manager for keys, roles and denials, as the catalog keeps them.
+//! Access: the interface of a manager for keys, roles and denials, as the catalog keeps them.
 //!
 //! **Not here:** storage (the engines), decisions about requests (the crate `access`).
 
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::Manager;
 
-/// Face of a [`Manager`] for keys, roles and denials.
+/// Interface of a [`Manager`] for keys, roles and denials.
 #[derive(Clone, Copy)]
 pub struct Access<'m>(pub(super) &'m Manager);
 
@@ -52,7 +52,7 @@ impl Access<'_> {
         self.0.backend.access_store().change(change, author, now).await
     }
 
-    /// Adds rows and uses of keys to those of all routers.
+    /// Adds the rows and the uses of keys that this router has counted to the sums in the catalog.
     ///
     /// # Errors
     /// The error of the catalog. The flush may have been stored, and may be repeated.
@@ -69,14 +69,15 @@ impl Access<'_> {
     }
 
     /// Subscribes to the state, beginning with the present one. If the catalog is lost later, the
-    /// last state stays. A state that is borrowed from the receiver must not be held while this
-    /// task waits: the next state is published only after it was returned.
+    /// last state stays. A state that is borrowed from the receiver must not be held across an
+    /// `await`: the next state cannot be published before the borrow ends.
     ///
     /// # Errors
     /// The error of the catalog.
     pub async fn subscribe(self) -> Result<watch::Receiver<Arc<AccessState>>, Error> {
         let store = self.0.backend.access_store();
-        // Before the state is read: a change that is made meanwhile is published, too.
+        // Subscribed before the state is read, so that a change that is made meanwhile is not
+        // missed.
         let mut states = store.feed().subscribe();
         store.load().await?;
         states.mark_changed();
@@ -87,7 +88,8 @@ impl Access<'_> {
     pub fn confirmed_at(self, now: UnixTime) -> Option<UnixTime> {
         self.0.backend.access_store().confirmed_at(now)
     }
-    /// Returns the secret under which audit logs hash shard keys, which is one for the cluster.
+    /// Returns the secret with which audit logs hash shard keys. All routers of the cluster use the
+    /// same.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -95,7 +97,7 @@ impl Access<'_> {
         self.0.backend.access_store().audit_secret().await
     }
 
-    /// Makes the last line of an audit log durable, unless a later one is.
+    /// Records the last line of an audit log in the catalog, unless a later line is recorded there.
     ///
     /// # Errors
     /// The error of the catalog.

@@ -17,8 +17,8 @@ use engine::backup_id::BackupId;
 use engine::backup_maker::BackupMaker;
 use engine::backup_summary::BackupSummary;
 use engine::backup_view::{BackupState, BackupView};
+use engine::progress_observer::ProgressObserver;
 use engine::save_error::SaveError;
-use engine::save_watch::Watch;
 
 use self::backup_desk::{BackupDesk, EndedBackup};
 use super::Manager;
@@ -200,8 +200,9 @@ fn make(maker: &dyn BackupMaker, folder: &BackupFolder, desk: &BackupDesk, id: &
     let ending = Ending(desk);
     tracing::info!(backup = %id, "a backup has begun");
     let place = folder.place(id);
-    let watch = Watch { step: &|step| desk.note(step), cancelled: &|| desk.is_cancelled() };
-    let made = maker.make(&place, &watch).and_then(|()| BackupSummary::read(&place));
+    let observer =
+        ProgressObserver { step: &|step| desk.note(step), cancelled: &|| desk.is_cancelled() };
+    let made = maker.make(&place, &observer).and_then(|()| BackupSummary::read(&place));
     match made {
         Ok(summary) => {
             let (rows, bytes) = (summary.rows(), summary.bytes());

@@ -1,4 +1,5 @@
-//! Data: the face of a manager for rows, with the rights of the caller who reads or writes them.
+//! Data: the interface of a manager for rows, with the rights of the caller who reads or writes
+//! them.
 //!
 //! **Invariant:** a success means durable on the primary that the receipt names.
 //! **Not here:** bulk writes (`bulk`), writes that a shard refuses (`refused`), reads (`reads`),
@@ -44,7 +45,7 @@ pub use bulk_rows::{BulkDone, BulkPart, BulkRow, BulkRowDone};
 pub(super) use coverage::KnownCoverage;
 pub use read_rights::ResumeError;
 
-/// Face of a [`Manager`] for rows.
+/// Interface of a [`Manager`] for rows.
 #[derive(Clone, Copy)]
 pub struct Data<'m> {
     pub(super) manager: &'m Manager,
@@ -59,7 +60,7 @@ struct RowReader<'r> {
 }
 
 impl<'m> Data<'m> {
-    /// Returns the face for tables, with the same rights.
+    /// Returns the interface for tables, with the same rights.
     fn schema(self) -> Schema<'m> {
         Schema { manager: self.manager, rights: self.rights }
     }
@@ -126,7 +127,8 @@ impl<'m> Data<'m> {
     }
 }
 
-/// Checks one change like [`Data::prepare`], from values of own columns in any order.
+/// Checks one change like [`Data::prepare`], from the numbers and values of the table's own
+/// columns, in any order.
 ///
 /// # Errors
 /// [`Error::Row`], which names the column and its fault.
@@ -153,7 +155,8 @@ pub fn place_row_in(
 ) -> Result<(KeyLocation, RowWrite), Error> {
     let place = map.locate(table, key, partition)?;
     if operation == Operation::Delete {
-        // It has determined the location of the row. A delete does not need it otherwise.
+        // The partition column has determined the location of the row; a delete needs it for
+        // nothing else.
         let partition = partition_column(map, table).filter(|column| !table.id().contains(column));
         values.retain(|(column, _)| Some(*column) != partition);
     }
@@ -171,7 +174,7 @@ struct RowWritten {
 }
 
 impl RowWritten {
-    /// Returns the result of a write; the row, if the shard does not accept its slot.
+    /// Returns the result of a write, or the row as an error if the shard does not accept its slot.
     fn of(
         place: KeyLocation,
         done: Result<WriteDone, LaneFailure>,
@@ -203,7 +206,7 @@ impl RowWritten {
         Ok(Self { place, outcome, seen, times })
     }
 
-    /// Writes a row that its shard has refused where its slot is accepted.
+    /// Writes a row that a shard has refused to the shard that accepts its slot.
     async fn of_refused(refused: Box<RefusedRow>, sender: RowSender<'_>) -> Self {
         let place = refused.row.place;
         // On the heap: every write reserves space for this wait, and few need it.

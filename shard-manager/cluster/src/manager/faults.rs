@@ -1,4 +1,5 @@
-//! Faults: the face of a manager that delays, stops or cuts off nodes, for tests and for teaching.
+//! Faults: the interface of a manager that delays, stops or cuts off nodes, for tests and for
+//! teaching.
 //!
 //! **Not here:** the effect of a fault on a node (`engine::fault_injector`).
 
@@ -8,7 +9,7 @@ use engine::fault_injector::{FaultInjector, NodeFault};
 
 use super::Manager;
 
-/// Face of a [`Manager`] for injected faults.
+/// Interface of a [`Manager`] for injected faults.
 #[derive(Clone, Copy)]
 pub struct Faults<'m>(pub(super) &'m Manager);
 

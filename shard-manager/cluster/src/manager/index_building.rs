@@ -39,7 +39,7 @@ const LOCK_MAX: Duration = Duration::from_secs(30);
 pub(super) async fn carry_out(manager: &Manager) {
     let Some(catalog) = manager.backend.index_catalog() else { return };
     let mut building = IndexBuilding { manager, catalog, checked: Vec::new() };
-    let mut news = manager.move_news.watch();
+    let mut news = manager.move_announcements.watch();
     loop {
         if let Err(error) = building.look().await {
             tracing::debug!(%error, "the indexes cannot be processed now");
@@ -61,7 +61,7 @@ impl IndexBuilding<'_> {
     async fn look(&mut self) -> Result<(), Error> {
         let records = in_time(self.catalog.list_indexes()).await?;
         self.manager.index_status.store(Arc::new(records.clone()));
-        if !self.manager.move_news.leads() {
+        if !self.manager.move_announcements.leads() {
             self.checked.clear();
             return Ok(());
         }
@@ -144,7 +144,7 @@ impl IndexBuilding<'_> {
         }
         if record.state == IndexState::Dropping {
             in_time(self.catalog.remove_index(&record)).await?;
-            self.manager.move_news.announce();
+            self.manager.move_announcements.announce();
             tracing::info!(table = record.table, index = record.name, "an index was dropped");
             return Ok(());
         }
@@ -184,13 +184,14 @@ impl IndexBuilding<'_> {
             listed.is_named(&record.table, &record.name) && listed.state == record.state
         };
         if !listed.iter().any(is_same) {
-            self.manager.move_news.announce();
+            self.manager.move_announcements.announce();
             return Ok(None);
         }
         Ok(Some(session.change(change).await))
     }
 
-    /// Returns the reason why writes of a shard would wait too long.
+    /// Returns a reason to give up if writes of a shard would wait too long for the index;
+    /// otherwise `None`.
     async fn too_long(&self, record: &IndexRecord, shard: &Shard) -> Result<Option<String>, Error> {
         let estimate =
             shard.indexes().estimate_pause(&record.table, Instant::now() + LOCK_MAX).await?;
@@ -232,7 +233,7 @@ impl IndexBuilding<'_> {
     async fn report(&self, record: &IndexRecord, expected: IndexState) -> Result<bool, Error> {
         let is_stored = in_time(self.catalog.change_index(record, expected)).await?;
         if record.state != expected || !is_stored {
-            self.manager.move_news.announce();
+            self.manager.move_announcements.announce();
         }
         Ok(is_stored)
     }

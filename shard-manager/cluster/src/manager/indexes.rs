@@ -23,7 +23,7 @@ use model::topology::ShardNumber;
 use super::{Manager, Schema};
 use crate::shard::Shard;
 
-/// Attempts to change a record that others change concurrently.
+/// Highest number of attempts to change a record that others change concurrently.
 const TRIES_MAX: usize = 8;
 
 /// Index that a client declares.
@@ -42,9 +42,9 @@ pub struct IndexDraft {
 /// Result of the creation of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IndexCreated {
-    /// It is listed, and will be built.
+    /// The index is listed now, and will be built.
     Begun(IndexRecord),
-    /// It was listed already.
+    /// The index was listed already.
     Known(IndexRecord),
 }
 
@@ -65,12 +65,12 @@ pub enum IndexesError {
     /// The declaration cannot be used.
     #[error(transparent)]
     Draft(#[from] IndexError),
-    /// An index of this name has other columns, or is unique and this one is not.
+    /// An index of this name has other columns, or only one of the two is unique.
     #[error("the index `{index}` exists with another definition{}", definition.as_deref().unwrap_or_default())]
     Differs {
         /// The index.
         index: String,
-        /// Its definition, behind a colon, if the caller may know its columns.
+        /// Definition of that index, behind a colon, if the caller may know its columns.
         definition: Option<String>,
     },
     /// The index is being dropped.
@@ -90,9 +90,9 @@ pub enum IndexesError {
     PauseTooLong {
         /// The shard.
         shard: String,
-        /// Estimated time.
+        /// Estimated wait in milliseconds.
         pause_ms: u64,
-        /// Longest time.
+        /// Longest permitted wait in milliseconds.
         pause_max_ms: u64,
     },
     /// The table has no index with this name.
@@ -179,7 +179,7 @@ impl<'m> Indexes<'m> {
         let added = by(deadline, catalog.add_index(&record)).await;
         added.map_err(IndexesError::Doubtful)?;
         tracing::info!(table = table.name(), index = record.name, "an index is being built");
-        self.manager().move_news.announce();
+        self.manager().move_announcements.announce();
         Ok(IndexCreated::Begun(record))
     }
 
@@ -229,7 +229,7 @@ impl<'m> Indexes<'m> {
             let changed = by(deadline, catalog.change_index(&record, found.state)).await;
             if changed.map_err(IndexesError::Doubtful)? {
                 tracing::info!(table = table.name(), index = name, "an index is being dropped");
-                self.manager().move_news.announce();
+                self.manager().move_announcements.announce();
                 return Ok(record);
             }
         }

@@ -1,7 +1,7 @@
-//! Join orders: orders of shards that are to join, on their way from a request to the task that
-//! carries them out.
+//! Join orders: orders to let a shard join, on their way from a request to the task that carries
+//! them out.
 //!
-//! The future of a request is dropped when its client disconnects. A join goes on then, because the
+//! The future of a request is dropped when its client disconnects. The join continues, because the
 //! task is not part of the request.
 //!
 //! **Not here:** the steps of a join (`shard_membership`), the task (`shard_upkeep`).
@@ -33,7 +33,7 @@ pub(super) struct JoinOrder {
     pub(super) deadline: Instant,
 }
 
-/// Order, and the place for its result.
+/// Order, and the channel for its result.
 pub(super) type WaitingOrder = (JoinOrder, oneshot::Sender<Joined>);
 
 /// Queue of orders.
@@ -65,7 +65,7 @@ impl JoinOrders {
         }
         let (done, joined) = oneshot::channel();
         self.orders.send((order, done)).await.map_err(|unsent| unsent.0.0)?;
-        // The task ends with the router. The next start finishes what it has begun.
+        // The task has ended with the router. The next start finishes a join that was begun.
         let ended = || Err(ShardChangeError::Failed(Error::DeadlinePassed));
         Ok(joined.await.unwrap_or_else(|_ended| ended()))
     }

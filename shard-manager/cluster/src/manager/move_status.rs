@@ -1,8 +1,8 @@
-//! Move status: the moves that this process carries out or lists, and counts of its work, for
-//! reports that ask no database.
+//! Move status: the moves that this process carries out or lists, and counts of its work, so that
+//! reports need no query.
 //!
-//! **Invariant:** the moves are those of the last look at the catalog, and none if another process
-//! carries them out.
+//! **Invariant:** the moves are as last read from the catalog, and none if another process carries
+//! them out.
 //! **Not here:** the moves themselves (`mover`), the reports of other processes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ pub struct MoveTotals {
     pub done: u64,
     /// Moves that were given up before the target owned the slots.
     pub cancelled: u64,
-    /// Moves that came back.
+    /// Moves that were rolled back: their slots are on the source again.
     pub rolled_back: u64,
     /// Moves that could not be carried out.
     pub failed: u64,
@@ -44,7 +44,7 @@ pub(super) struct MoveStatus {
 }
 
 impl MoveStatus {
-    /// Notes the moves that the catalog lists.
+    /// Records those of the listed moves that have not ended.
     pub(super) fn list(&self, records: &[MoveRecord]) {
         let open = records.iter().filter(|record| !record.phase.has_ended()).cloned().collect();
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = open;
@@ -61,7 +61,7 @@ impl MoveStatus {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Notes a time for which writes waited.
+    /// Records a time for which writes waited.
     pub(super) fn note_hold(&self, hold_us: u64) {
         self.longest_hold_us.fetch_max(hold_us, Ordering::Relaxed);
     }

@@ -1,12 +1,12 @@
 //! Mover: the task of a process that carries out the moves of the cluster.
 //!
 //! ```text
-//!   each second: lead? ──▶ list ──▶ a run for each open move that may go on
+//!   each second: lead? ──▶ list ──▶ a run for each open move that need not wait
 //! ```
 //! The catalog lets one process at a time lead. A process that ends, or loses that right, leaves
-//! its moves as they are: the next one goes on from the rows of both shards.
+//! its moves as they are: the next leader resumes them from the state that both shards have stored.
 //!
-//! **Invariant:** a process has one run of a move at most.
+//! **Invariant:** a process has at most one run of each move.
 //! **Not here:** the steps of one move (`move_run`), the decision about a step (`moves::mover`),
 //! the orders of an operator (`moves`).
 
@@ -15,7 +15,7 @@ mod copy_pace;
 mod copy_rate;
 mod copy_steps;
 mod fence_clock;
-mod move_places;
+mod move_limits;
 mod move_reports;
 mod move_round;
 mod move_run;
@@ -36,13 +36,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use moves::identity::MoveId;
 
 use self::fence_clock::FenceTimes;
-pub(super) use self::move_places::MOVES;
-use self::move_places::MovePlaces;
+pub(super) use self::move_limits::MOVES;
+use self::move_limits::MoveLimits;
 use self::move_run::MoveRun;
 use super::Manager;
-use super::move_news::MoveWatch;
+use super::move_announcements::MoveWatch;
 
-/// Interval at which the catalog is asked for moves.
+/// Interval at which the catalog is queried for moves.
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest wait for a response of the catalog.
 const CATALOG_MAX: Duration = Duration::from_secs(5);
@@ -71,41 +71,41 @@ struct Mover<'m> {
     fences: Arc<FenceTimes>,
 }
 
-/// End of something that the mover does.
+/// End of a task of the mover.
 enum Event {
-    /// It has looked at the catalog.
+    /// The catalog was queried, with this result.
     Looked(MoveWatch, Look),
-    /// A run has ended, and the move with it, or only the run.
+    /// A run has ended; true if its move has ended, too.
     Ended(MoveId, bool),
-    /// The catalog knows why a move waits.
+    /// The attempt to report why a move waits has ended.
     Postponed,
 }
 
-/// Result of a look at the catalog.
+/// Result of a query of the catalog.
 enum Look {
     /// This process leads, and these are the moves, the latest first.
     Leads(Vec<MoveRecord>),
     /// Another process leads.
     Follows,
-    /// The catalog does not answer. Runs go on: the rows of the shards decide.
+    /// The catalog does not answer. Runs continue: only the state on the shards matters to them.
     Unknown,
 }
 
 impl<'m> Mover<'m> {
     async fn run(mut self) {
-        self.look(self.manager.move_news.watch(), Duration::ZERO);
+        self.look(self.manager.move_announcements.watch(), Duration::ZERO);
         while let Some(event) = self.events.next().await {
             match event {
                 Event::Looked(watch, look) => {
                     match look {
                         Look::Leads(records) => {
                             self.manager.move_status.list(&records);
-                            self.manager.move_news.set_leading(true);
+                            self.manager.move_announcements.set_leading(true);
                             self.start(&records);
                         }
                         Look::Follows => {
                             self.manager.move_status.list(&[]);
-                            self.manager.move_news.set_leading(false);
+                            self.manager.move_announcements.set_leading(false);
                             self.stop();
                         }
                         Look::Unknown => {}
@@ -116,7 +116,7 @@ impl<'m> Mover<'m> {
                     self.running.remove(&id);
                     if has_ended {
                         // Another move may have waited for it.
-                        self.manager.move_news.announce();
+                        self.manager.move_announcements.announce();
                     }
                 }
                 Event::Postponed => {}
@@ -124,7 +124,7 @@ impl<'m> Mover<'m> {
         }
     }
 
-    /// Looks at the catalog after this time, or after an order.
+    /// Queries the catalog after this time, or as soon as a move or an order is announced.
     fn look(&self, mut watch: MoveWatch, after: Duration) {
         let catalog = self.catalog;
         let look = async move {
@@ -144,15 +144,15 @@ impl<'m> Mover<'m> {
         }
     }
 
-    /// Starts a run for each move that has none and may go on.
+    /// Starts a run for each open move that has none and need not wait.
     fn start(&mut self, records: &[MoveRecord]) {
-        let mut places = MovePlaces::of(records, &self.running);
+        let mut limits = MoveLimits::of(records, &self.running);
         let open = records.iter().rev().filter(|record| !record.phase.has_ended());
         for record in open {
             if self.running.contains(&record.id) {
                 continue;
             }
-            match places.take(record) {
+            match limits.take(record) {
                 Ok(()) => {
                     self.running.insert(record.id);
                     let run = MoveRun::new(
@@ -175,7 +175,7 @@ impl<'m> Mover<'m> {
     }
 }
 
-/// Notes why a move has not begun.
+/// Reports to the catalog why a move has not begun.
 async fn postpone(catalog: &dyn MoveCatalog, record: MoveRecord, reason: String) {
     let progress = MoveProgressReport { reason: Some(reason), ..record.progress };
     let report = MoveReport { phase: MovePhase::Planned, progress };

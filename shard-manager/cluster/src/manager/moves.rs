@@ -1,7 +1,8 @@
-//! Moves: the face of a manager that begins moves of slots, lists them and takes orders for them.
+//! Moves: the interface of a manager that begins moves of slots, lists them and takes orders for
+//! them.
 //!
 //! A move that was begun is a row of the catalog. The process that carries moves out finds it
-//! there, so a move goes on if the router that began it ends.
+//! there, so a move continues even if the router that began it ends.
 //!
 //! **Not here:** the steps of a move (`mover`), the rules of orders (`engine::move_record`).
 
@@ -29,18 +30,18 @@ use super::Manager;
 use super::move_status::MoveTotals;
 use crate::shard::{Majority, PrimaryMoves};
 
-/// Attempts at a beginning while the shard map changes.
+/// Highest number of attempts to begin a move while the shard map changes.
 const TRIES_MAX: usize = 16;
 /// Longest wait for the map of an expected epoch.
 const UPDATE_MAX: Duration = Duration::from_secs(2);
 /// Longest part of a name that a refusal repeats, in characters.
 pub(super) const NAME_SHOWN_MAX: usize = 80;
 
-/// Face of a [`Manager`] for moves of slots.
+/// Interface of a [`Manager`] for moves of slots.
 #[derive(Clone, Copy)]
 pub struct Moves<'m>(pub(super) &'m Manager);
 
-/// Reason why a move was not begun, or an order not taken.
+/// Reason why a move was not begun, or an order was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MovesError {
     /// The description is out of bounds.
@@ -61,7 +62,7 @@ pub enum MovesError {
     /// Several shards own the slots.
     #[error("the slots belong to {0}: a move takes slots of one shard, so begin one for each")]
     SeveralOwners(String),
-    /// A move goes on, or has ended with the slots on the target.
+    /// The move is in progress, or has ended with the slots on the target.
     #[error("the move is {}: a move that was cancelled, rolled back or has failed is retried", .0.name())]
     NoRetry(MovePhase),
     /// The source does not own some of the slots.
@@ -69,7 +70,7 @@ pub enum MovesError {
     NotOwned {
         /// Name of the source.
         shard: String,
-        /// These slots.
+        /// Slots that it does not own.
         slots: SlotSet,
     },
     /// The cluster has no such slot.
@@ -88,7 +89,7 @@ pub enum MovesError {
     NotServing {
         /// Name of the target.
         shard: String,
-        /// Its state.
+        /// State of the target.
         state: ShardState,
     },
     /// One of the shards is not open on this router.
@@ -123,7 +124,7 @@ pub enum MovesError {
         /// Free bytes.
         free: u64,
     },
-    /// The catalog did not take it.
+    /// The catalog did not accept the move or the order.
     #[error(transparent)]
     List(#[from] MoveListError),
     /// The engine distributes rows by itself.
@@ -132,7 +133,7 @@ pub enum MovesError {
 }
 
 impl Manager {
-    /// Returns the face for moves of slots.
+    /// Returns the interface for moves of slots.
     pub fn moves(&self) -> Moves<'_> {
         Moves(self)
     }
@@ -180,7 +181,8 @@ impl<'m> Moves<'m> {
         self.begin_as((None, |_| Ok(new.clone())), expected_epoch, deadline).await
     }
 
-    /// Begins a move that is a part of a rebalance, as [`Moves::begin`] does, while that goes on.
+    /// Begins a move that is a part of a rebalance, as [`Moves::begin`] does, if the rebalance is
+    /// still in progress.
     pub(super) async fn begin_of(
         self,
         rebalance: RebalanceId,
@@ -221,8 +223,8 @@ impl<'m> Moves<'m> {
         self.begin(ended.new, expected_epoch, deadline).await
     }
 
-    /// Begins a move that is described by the newest map. A map that changes meanwhile matters only
-    /// if an epoch is expected.
+    /// Begins the move that `describe` returns for the newest map. If the map changes meanwhile,
+    /// tries again, unless an epoch is expected.
     async fn begin_as(
         self,
         (rebalance, describe): (
@@ -242,7 +244,7 @@ impl<'m> Moves<'m> {
             let record = MoveRecord { rebalance, ..MoveRecord::begin(new, Utc::now()) };
             catalog.begin(&record, map.epoch()).await?;
             reach(StopTime::After, "plan");
-            self.0.move_news.announce();
+            self.0.move_announcements.announce();
             Ok(record)
         };
         for _ in 1..TRIES_MAX {
@@ -298,8 +300,9 @@ impl<'m> Moves<'m> {
         Ok(())
     }
 
-    /// Checks that the disk of the target has room for the rows of the slots on all of its nodes,
-    /// as far as that is known: by the share of the source's slots.
+    /// Checks that the disk of the target has room for the rows of the slots on all of its nodes.
+    /// Their size is estimated from their share of the source's slots; the check passes if a size
+    /// is not known.
     async fn check_room(
         self,
         new: &NewMove,
@@ -313,7 +316,7 @@ impl<'m> Moves<'m> {
         let reader = target.primary().moves().map(PrimaryMoves::reader);
         let Some(free) = reader.and_then(|reader| reader.free_bytes()) else { return Ok(()) };
         let soon = deadline.min(Instant::now() + UPDATE_MAX);
-        // A source that does not answer is found by the mover.
+        // The mover notices a source that does not answer.
         let Ok(size) = source.primary().size_estimate(soon).await else { return Ok(()) };
         let owned = map.slots_of(new.source).count();
         let nodes = 1 + target.replication.timeline().replica_count();
@@ -348,7 +351,7 @@ impl<'m> Moves<'m> {
     /// [`MovesError::List`].
     pub async fn order(self, id: MoveId, order: MoveOrder) -> Result<MoveRecord, MovesError> {
         let ordered = self.catalog()?.order(id, order).await?;
-        self.0.move_news.announce_order();
+        self.0.move_announcements.announce_order();
         Ok(ordered)
     }
 
@@ -375,7 +378,7 @@ fn room_needed(bytes: u64, (slots, owned): (usize, usize), nodes: usize) -> u64 
     u64::try_from(share * nodes as u128).unwrap_or(u64::MAX)
 }
 
-/// Returns the move that a draft stands for.
+/// Returns the move that a draft describes.
 fn new_move(map: &ShardMap, tables: &Registry, draft: &MoveDraft) -> Result<NewMove, MovesError> {
     let number = |name: &str| {
         map.topology().find(name).ok_or_else(|| MovesError::NoShardNamed(name.to_owned()))

@@ -1,14 +1,14 @@
 //! Operator commands: carries out what the operator of this process requests by its control socket.
 //!
 //! **Invariant:** a fence never waits for a shard that joins.
-//! **Not here:** the queue of commands (`engine::operator_desk`), the changes (`shard_membership`,
+//! **Not here:** the queue of commands (`engine::operator_queue`), the changes (`shard_membership`,
 //! `slots`, `moves`, `rebalances`).
 
 use std::time::Instant;
 
 use engine::move_record::MoveRecord;
-use engine::operator_desk::{
-    COMMANDS_MAX, MoveAction, OperatorAnswer, OperatorCommand, OperatorRequest, RebalanceAction,
+use engine::operator_queue::{
+    COMMANDS_MAX, MoveAction, OperatorCommand, OperatorRequest, OperatorResponse, RebalanceAction,
     ShardAction, SlotAction,
 };
 use engine::rebalance_view::RebalanceBegun;
@@ -32,17 +32,17 @@ async fn carry_out(manager: &Manager, command: OperatorCommand) {
     let done = match &command.request {
         OperatorRequest::Slots(slots, action) => {
             let changed = change_slots(manager, slots, *action, deadline).await;
-            changed.map(|()| OperatorAnswer::Changed)
+            changed.map(|()| OperatorResponse::Changed)
         }
         OperatorRequest::Shards(action) => {
             let changed = change_shards(manager, action, deadline).await;
-            changed.map(|()| OperatorAnswer::Changed)
+            changed.map(|()| OperatorResponse::Changed)
         }
         OperatorRequest::Moves(action) => {
             let records = change_moves(manager, action, deadline).await;
             records.map(|records| {
                 let views = records.iter().map(|record| manager.moves().view(record));
-                OperatorAnswer::Moves(views.collect())
+                OperatorResponse::Moves(views.collect())
             })
         }
         OperatorRequest::Rebalances(action) => {
@@ -104,26 +104,26 @@ async fn change_rebalances(
     manager: &Manager,
     action: &RebalanceAction,
     deadline: Instant,
-) -> Result<OperatorAnswer, RebalancesError> {
+) -> Result<OperatorResponse, RebalancesError> {
     let rebalances = Rebalances::of(manager);
     let one = match action {
         RebalanceAction::Plan(draft, epoch) => {
             let plan = rebalances.plan(draft, *epoch, deadline).await?;
-            return Ok(OperatorAnswer::Plan(Box::new(plan)));
+            return Ok(OperatorResponse::Plan(Box::new(plan)));
         }
         RebalanceAction::Begin(draft, epoch) => {
             match rebalances.begin(draft, *epoch, deadline).await? {
                 RebalanceBegun::Begun(view) => *view,
-                RebalanceBegun::Settled(plan) => return Ok(OperatorAnswer::Plan(plan)),
+                RebalanceBegun::Settled(plan) => return Ok(OperatorResponse::Plan(plan)),
             }
         }
         RebalanceAction::Order(id, order) => rebalances.order(&id.name(), *order).await?,
         RebalanceAction::Show(id) => rebalances.get(&id.name()).await?,
         RebalanceAction::List => {
-            return Ok(OperatorAnswer::Rebalances(rebalances.list().await?));
+            return Ok(OperatorResponse::Rebalances(rebalances.list().await?));
         }
     };
-    Ok(OperatorAnswer::Rebalances(vec![one]))
+    Ok(OperatorResponse::Rebalances(vec![one]))
 }
 
 fn slots_refused(error: SlotsError) -> String {

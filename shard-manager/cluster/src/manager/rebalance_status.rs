@@ -25,12 +25,12 @@ enum Latest {
 }
 
 impl RebalanceStatus {
-    /// Notes the latest rebalance that the catalog lists; `None` if it lists none.
+    /// Records the latest rebalance that the catalog lists; `None` if it lists none.
     pub(super) fn note(&self, latest: Option<RebalanceRecord>) {
         self.set(latest.map_or(Latest::Never, |record| Latest::Listed(Box::new(record))));
     }
 
-    /// Notes that another process carries rebalances out.
+    /// Records that another process carries out rebalances.
     pub(super) fn forget(&self) {
         self.set(Latest::Unknown);
     }

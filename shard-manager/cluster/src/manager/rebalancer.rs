@@ -29,16 +29,16 @@ use self::decision::Decision;
 use super::rebalances::planning::RebalancePlans;
 use super::{Manager, MovesError};
 
-/// Interval at which the catalog is asked for the rebalance.
+/// Interval at which the catalog is queried for the rebalance.
 const LOOK: Duration = Duration::from_secs(1);
-/// Longest wait for an answer of the catalog or of a shard.
+/// Longest wait for a response of the catalog or of a shard.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Result of the work on the shard that is drained.
 enum Drained {
-    /// It is not done yet, and this is the reason.
+    /// The work is not done yet, for this reason.
     Waits(String),
-    /// It has ended; without success, this is the reason.
+    /// The work has ended; if it failed, for this reason.
     Ended(Option<String>),
 }
 
@@ -55,7 +55,7 @@ impl<'m> Rebalancer<'m> {
     /// Carries out rebalances whenever the catalog lets this process lead, until the future is
     /// dropped. One task of a process does this.
     pub(super) async fn carry_out(self) {
-        let mut news = self.0.move_news.watch();
+        let mut news = self.0.move_announcements.watch();
         loop {
             if let Err(error) = self.advance().await {
                 tracing::debug!(%error, "the rebalance of the catalog is not known");
@@ -64,7 +64,7 @@ impl<'m> Rebalancer<'m> {
         }
     }
 
-    /// Looks at the rebalance that goes on, and takes it further.
+    /// Advances the rebalance in progress, if there is one.
     async fn advance(self) -> Result<(), Error> {
         let Some((record, moves)) = self.open_rebalance().await? else { return Ok(()) };
         let map = self.0.shards().newest_map();
@@ -89,13 +89,13 @@ impl<'m> Rebalancer<'m> {
                 self.0.rebalance_status.note(Some(record));
             }
             Err(RebalanceListError::Failed(error)) => return Err(error),
-            // It has ended meanwhile.
+            // The rebalance has ended meanwhile.
             Err(_) => {}
         }
         Ok(())
     }
 
-    /// Returns the rebalance that goes on, with the listed moves, if this process leads.
+    /// Returns the rebalance in progress, with the listed moves, if this process leads.
     async fn open_rebalance(self) -> Result<Option<(RebalanceRecord, Vec<MoveRecord>)>, Error> {
         let backend = &self.0.backend;
         let (Some(rebalances), Some(moves)) = (backend.rebalance_catalog(), backend.move_catalog())
@@ -103,7 +103,7 @@ impl<'m> Rebalancer<'m> {
             return Ok(None);
         };
         let status = &self.0.rebalance_status;
-        if !self.0.move_news.leads() {
+        if !self.0.move_announcements.leads() {
             status.forget();
             return Ok(None);
         }
@@ -118,7 +118,8 @@ impl<'m> Rebalancer<'m> {
         Ok(Some((open, in_time(moves.list()).await??)))
     }
 
-    /// Keeps a shard that is to be emptied from getting slots. Returns the reason if it cannot yet.
+    /// Marks a shard that is to be drained, so that it gets no slots. Returns the reason if this is
+    /// not possible yet.
     async fn prepare_drain(self, record: &RebalanceRecord, map: &ShardMap) -> Option<String> {
         let shard = record.drained().filter(|_| record.state == RebalanceState::Running)?;
         let state = map.topology().shards()[shard.index()].state;
@@ -141,7 +142,7 @@ impl<'m> Rebalancer<'m> {
             };
             let begun = self.0.moves().begin_of(record.id, new, Instant::now() + ANSWER_MAX).await;
             let waits = match begun {
-                // The next look finds out what the owners of the slots are.
+                // The next look reads the owners of the slots.
                 Ok(_) | Err(MovesError::NotOwned { .. }) => None,
                 Err(error) => Some(error.to_string()),
             };
@@ -230,7 +231,7 @@ impl<'m> Rebalancer<'m> {
         }
     }
 
-    /// Sets the state of a shard; the reason if that is not possible now.
+    /// Sets the state of a shard; the error is the reason why this is not possible now.
     async fn set_state(
         self,
         shard: ShardNumber,

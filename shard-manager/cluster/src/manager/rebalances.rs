@@ -1,8 +1,9 @@
-//! Rebalances: the face of a manager that plans and begins rebalances, lists them and takes orders
-//! for them.
+//! Rebalances: the interface of a manager that plans and begins rebalances, lists them and takes
+//! orders for them.
 //!
-//! A rebalance that was begun is a row of the catalog, so it goes on if the router that began it
-//! ends. If the engine distributes rows over nodes itself, it plans and carries out rebalances.
+//! A rebalance that was begun is a row of the catalog, so it continues even if the router that
+//! began it ends. If the engine distributes rows over nodes itself, it plans and carries out
+//! rebalances.
 //!
 //! **Not here:** the choice of slots (`model::slot_plan`), the moves of a rebalance (`rebalancer`),
 //! the rules of orders (`engine::rebalance_record`).
@@ -29,12 +30,12 @@ use super::nodes::no_epoch;
 use super::{Manager, MovesError};
 use planning::{Planned, RebalancePlans};
 
-/// Attempts at a beginning while the shard map changes.
+/// Highest number of attempts to begin a rebalance while the shard map changes.
 const TRIES_MAX: usize = 16;
 /// Longest time for an engine to list its own rebalances, or to change one.
 const ENGINE_MAX: Duration = Duration::from_secs(10);
 
-/// Face of a [`Manager`] for rebalances.
+/// Interface of a [`Manager`] for rebalances.
 #[derive(Clone, Copy)]
 pub struct Rebalances<'m>(pub(super) &'m Manager);
 
@@ -49,12 +50,12 @@ pub struct ObservedLoad {
 
 /// Source of observed requests: the part of a router that counts them.
 pub trait LoadSource: Send + Sync {
-    /// Returns the requests of the last minutes; `None` if they are counted no more. May block for
-    /// some milliseconds.
+    /// Returns the requests of the last minutes; `None` if they are no longer counted. May block
+    /// for some milliseconds.
     fn observed(&self) -> Option<ObservedLoad>;
 }
 
-/// Reason why a rebalance was not planned or not begun, or an order not taken.
+/// Reason why a rebalance was not planned or not begun, or an order was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RebalancesError {
     /// There is no plan for the goal.
@@ -78,10 +79,10 @@ pub enum RebalancesError {
     /// The plan cannot begin now.
     #[error("{0}")]
     Refused(String),
-    /// The moves that go on cannot be read, or the map is not the expected one.
+    /// The moves in progress cannot be read, or the map is not the expected one.
     #[error(transparent)]
     Moves(#[from] MovesError),
-    /// The catalog did not take it.
+    /// The catalog did not accept the rebalance or the order.
     #[error(transparent)]
     List(#[from] RebalanceListError),
     /// The engine distributes rows itself, and has not carried out the request.
@@ -141,12 +142,12 @@ impl RebalancesError {
 }
 
 impl<'m> Rebalances<'m> {
-    /// Returns the face of a manager.
+    /// Returns the interface of a manager for rebalances.
     pub fn of(manager: &'m Manager) -> Self {
         Self(manager)
     }
 
-    /// Names the part of this process that counts requests. Only the first call has an effect.
+    /// Sets the source of observed requests. Only the first call has an effect.
     pub fn set_load_source(self, source: Arc<dyn LoadSource>) {
         // A second source would count the same requests.
         let _ = self.0.load_source.set(source);
@@ -216,15 +217,16 @@ impl<'m> Rebalances<'m> {
         let record = RebalanceRecord { group, ..record };
         self.catalog()?.begin_rebalance(&record, map.epoch()).await?;
         tracing::info!(id = record.id.name(), goal = record.goal.name(), "a rebalance begins");
-        self.0.move_news.announce();
+        self.0.move_announcements.announce();
         Ok(RebalanceBegun::Begun(Box::new(self.view(&record))))
     }
 
-    /// Checks that no rebalance goes on, before anything is planned. The catalog checks it again.
+    /// Checks that no rebalance is in progress, before anything is planned. The catalog checks it
+    /// again.
     async fn check_none_runs(self) -> Result<(), RebalancesError> {
         let open = self.catalog()?.open_rebalance().await;
         match open.map_err(RebalanceListError::Failed)? {
-            Some(open) => Err(RebalanceListError::Runs(open.id.name()).into()),
+            Some(open) => Err(RebalanceListError::AlreadyRunning(open.id.name()).into()),
             None => Ok(()),
         }
     }
@@ -272,7 +274,7 @@ impl<'m> Rebalances<'m> {
             return Ok(nodes.order_rebalance(id, order, Instant::now() + ENGINE_MAX).await?);
         }
         let ordered = self.catalog()?.order_rebalance(identity(id)?, order).await?;
-        self.0.move_news.announce_order();
+        self.0.move_announcements.announce_order();
         Ok(self.view(&ordered))
     }
 
@@ -313,7 +315,7 @@ fn identity(id: &str) -> Result<RebalanceId, RebalanceListError> {
     RebalanceId::parse(id).ok_or(RebalanceListError::NoRebalance)
 }
 
-/// Returns the engine, if it distributes rows itself: then no epoch can be expected.
+/// Returns the engine, if it distributes rows itself. An expected epoch is an error then.
 fn distributor(
     manager: &Manager,
     expected_epoch: Option<u64>,

@@ -1,4 +1,4 @@
-//! Sessions: the face of a manager for session tokens, which hold positions and no rows.
+//! Sessions: the interface of a manager for session tokens, which hold positions and no rows.
 //!
 //! **Invariant:** a position that may be lost stays in a session, so that the next read reports it.
 //! The epoch of a session is that of the latest map by which its client was answered.
@@ -10,7 +10,7 @@ use model::topology::ShardNumber;
 
 use super::Manager;
 
-/// Face of a [`Manager`] for session tokens.
+/// Interface of a [`Manager`] for session tokens.
 #[derive(Clone, Copy)]
 pub struct Sessions<'m>(pub(super) &'m Manager);
 
@@ -57,8 +57,8 @@ impl Sessions<'_> {
         self.see(session, shard, position);
         if !self.0.router.follows_map() {
             // A lagging replica of a former owner may show older rows than the client has seen.
-            let homes = self.0.router.homes(shard);
-            homes.into_iter().for_each(|(former, home)| self.see(session, former, home));
+            let positions = self.0.router.former_owner_positions(shard);
+            positions.into_iter().for_each(|(former, home)| self.see(session, former, home));
         }
         let epoch = self.0.map.load().epoch();
         session.see_epoch(epoch, |shard, position| self.holds(shard, position));

@@ -1,4 +1,4 @@
-//! Shard membership: a shard joins, gets another weight or leaves, on the orders of an operator.
+//! Shard membership: a shard joins, gets another weight or leaves, as an operator orders.
 //!
 //! ```text
 //!   nothing ──check──▶ joining (catalog) ──open──▶ serving (catalog) ──▶ other routers
@@ -24,7 +24,7 @@ use model::topology::{ShardNumber, ShardSpec, ShardState};
 use super::Shards;
 use super::join_orders::JoinOrder;
 
-/// Attempts at a change of the map while other changes come first.
+/// Highest number of attempts to change the map while other changes come first.
 const TRIES_MAX: usize = 16;
 /// Longest wait for the newest map.
 const UPDATE_MAX: Duration = Duration::from_secs(2);
@@ -58,7 +58,7 @@ pub enum ShardChangeError {
         name: String,
         /// Weight of the shard that has the name.
         weight: u32,
-        /// Its state.
+        /// State of the shard that has the name.
         state: ShardState,
     },
     /// The new shard cannot join.
@@ -67,7 +67,7 @@ pub enum ShardChangeError {
     /// The shard map could not be changed, or the outcome of the change is unknown.
     #[error(transparent)]
     Map(#[from] MapChangeError),
-    /// The cluster is occupied, or the catalog does not answer. The request may be repeated.
+    /// The cluster is busy, or the catalog does not answer. The request may be repeated.
     #[error("{0}")]
     Failed(Error),
 }
@@ -236,7 +236,7 @@ impl ShardJoin<'_> {
             let (name, weight) = (shard.name.clone(), shard.weight);
             MapChange::NewShard { name, weight, address }
         };
-        // Before the check, which may take long.
+        // Checked before the request to the backend, which may take long.
         change(None).apply(&known).map_err(MapChangeError::Refused)?;
         let address = backend.check_new_shard(shard, *deadline).await?;
         let epoch = expected_epoch.unwrap_or(known.epoch());

@@ -3,10 +3,10 @@
 //!
 //! ```text
 //!   a map names a shard that is not open here ──▶ open it ──▶ put the whole map in force
-//!   a map in force names a shard no more      ──▶ close it
+//!   a map in force no longer names a shard    ──▶ close it
 //! ```
-//! Requests do not wait for it: until a shard is open, the map in force leaves it out, which is
-//! possible as long as it owns no slots.
+//! Requests do not wait for this task: until a shard is open, the map in force leaves it out, which
+//! is possible as long as it owns no slots.
 //!
 //! **Invariant:** a shard is opened by one task at a time, and each table that this router knows
 //! exists on every open shard.
@@ -42,7 +42,7 @@ impl<'m> Shards<'m> {
         join5(carry_out_joins(self), self.upkeep().follow_map(), moves, rebalances, indexes).await;
     }
 
-    /// Returns the face for opening and closing shards.
+    /// Returns the interface for opening and closing shards.
     pub(super) fn upkeep(self) -> ShardUpkeep<'m> {
         ShardUpkeep(self.0)
     }
@@ -56,7 +56,7 @@ async fn carry_out_joins(shards: Shards<'_>) {
     }
 }
 
-/// Face of a [`Manager`] for opening and closing shards.
+/// Interface of a [`Manager`] for opening and closing shards.
 #[derive(Clone, Copy)]
 pub(super) struct ShardUpkeep<'m>(&'m Manager);
 

@@ -25,14 +25,14 @@ impl Manager {
         self.map.shard_name(shard)
     }
 
-    /// Returns the face for the list of shards.
+    /// Returns the interface for the list of shards.
     #[inline]
     pub fn shards(&self) -> Shards<'_> {
         Shards(self)
     }
 }
 
-/// Face of a [`Manager`] for the list of its shards.
+/// Interface of a [`Manager`] for the list of its shards.
 #[derive(Clone, Copy)]
 pub struct Shards<'m>(pub(super) &'m Manager);
 

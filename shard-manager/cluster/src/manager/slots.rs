@@ -1,7 +1,7 @@
-//! Slots: the face of a manager that fences slots, and hands them from one shard to another.
+//! Slots: the interface of a manager that fences slots, and hands them from one shard to another.
 //!
-//! A fence stops the writes of its slots for a short time: they wait, and reads go on. It ends by
-//! itself, so a process that dies leaves none behind.
+//! A fence stops the writes of its slots for a short time: the writes wait, and reads continue. It
+//! ends by itself, so a process that dies leaves none behind.
 //!
 //! **Invariant:** a slot that is handed over has no owner for a moment, and never two: its source
 //! gives it up first.
@@ -22,7 +22,7 @@ use crate::shard::Shard;
 /// Wait before a change is tried again while other writes hold the fence lock.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
 
-/// Face of a [`Manager`] for the slots of its shards.
+/// Interface of a [`Manager`] for the slots of its shards.
 #[derive(Clone, Copy)]
 pub struct Slots<'m>(pub(super) &'m Manager);
 
@@ -35,7 +35,7 @@ pub enum SlotsError {
     /// The cluster has no such slot.
     #[error(transparent)]
     NoSlot(#[from] SlotSetError),
-    /// A fence is to last for no time, or for too long.
+    /// The requested fence lasts for no time, or for too long.
     #[error("a fence lasts from 1 ms to {} s", FENCE_MAX.as_secs())]
     Hold,
     /// The shard is not one of the cluster, or is not open.
@@ -58,15 +58,15 @@ impl SlotsError {
 }
 
 impl Manager {
-    /// Returns the face for the slots of the shards.
+    /// Returns the interface for the slots of the shards.
     pub fn slots(&self) -> Slots<'_> {
         Slots(self)
     }
 }
 
 impl Slots<'_> {
-    /// Lets the writes of these slots wait, for this time at most. The slots may belong to several
-    /// shards. A slot that is fenced already is fenced anew.
+    /// Makes the writes of these slots wait, for at most this time. The slots may belong to several
+    /// shards. A slot that is already fenced gets a new fence.
     ///
     /// # Errors
     /// [`SlotsError`]. Fences of other shards end by themselves.
@@ -82,7 +82,7 @@ impl Slots<'_> {
         self.change_owned(slots, SlotStep::Fence { hold }, deadline).await
     }
 
-    /// Lets the writes of these slots go on.
+    /// Ends the fences of these slots, so that their writes continue.
     ///
     /// # Errors
     /// [`SlotsError`]. Shards that were not reached end their fences by themselves.
@@ -90,8 +90,8 @@ impl Slots<'_> {
         self.change_owned(slots, SlotStep::Release, deadline).await
     }
 
-    /// Makes a shard the owner of slots of another one. Rows are not copied, and the catalog does
-    /// not learn of it, so this is of use only for slots without rows, and as a step of a move.
+    /// Makes a shard the owner of slots of another one. Rows are not copied, and the catalog is not
+    /// changed, so this is of use only for slots without rows, and as a step of a move.
     ///
     /// # Errors
     /// [`SlotsError`]. If the second shard fails, the slots have no owner until this is called

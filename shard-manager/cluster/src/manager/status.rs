@@ -1,4 +1,4 @@
-//! Status: the face of a manager for health, sizes and the cluster's composition.
+//! Status: the interface of a manager for health, sizes and the cluster's composition.
 //!
 //! **Not here:** the rules of a shard's health (`shard`), metrics (the caller).
 
@@ -12,7 +12,7 @@ use model::topology::ShardNumber;
 
 use super::{Manager, ShardReport};
 
-/// Face of a [`Manager`] for health, sizes and the cluster's composition.
+/// Interface of a [`Manager`] for health, sizes and the cluster's composition.
 #[derive(Clone, Copy)]
 pub struct Status<'m>(pub(super) &'m Manager);
 
@@ -35,7 +35,7 @@ impl Status<'_> {
 
     /// Probes every node.
     pub async fn health(self, deadline: Instant) -> Vec<ShardReport> {
-        self.0.cache.iter().for_each(|cache| cache.look_after());
+        self.0.cache.iter().for_each(|cache| cache.begin_due_trial());
         let shards = self.0.shards.load_full();
         let reports = shards.iter().map(async |(number, shard)| {
             let nodes = shard.probe(deadline).await;
@@ -101,7 +101,7 @@ impl Status<'_> {
         join_all(estimates).await
     }
 
-    /// Returns the numbers of the writes that wait until a shard accepts their slots.
+    /// Returns the counters of the writes that wait until a shard accepts their slots.
     pub fn parked_writes(self) -> ParkedStats {
         self.0.parked.stats()
     }

@@ -3,8 +3,8 @@
 //! To a caller without a grant a table or a column does not exist: it is not found, listed or
 //! suggested.
 //!
-//! **Invariant:** a name that is returned to a bound caller is that of a table for which some grant
-//! is, or of a column that some such grant has; or the caller has sent it.
+//! **Invariant:** each name that is returned to a bound caller is that of a table for which there
+//! is a grant, or of a column that such a grant includes, unless the caller has sent the name.
 //! **Not here:** the creation of tables (`schema`), the columns of one request (`access::rights`).
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Schema<'_> {
         Ok(self.view(table, RowOperations::NONE))
     }
 
-    /// Returns all tables that the caller may know, with such columns.
+    /// Returns all tables that the caller may know, each with the columns that the caller may know.
     pub fn tables(self) -> Arc<Registry> {
         let registry = self.manager.registry.load_full();
         if self.rights.is_all() {

@@ -53,7 +53,7 @@ impl Shard {
             // No reason is known why the lanes would be stalled, but they did not answer either.
             let is_unknown = known.is_up() && !lanes_answer;
             let found = failure.or(is_unknown.then_some(Reason::NoAnswerInTime));
-            let reasons = Reasons::of(found).and(known);
+            let reasons = Reasons::of(found).union(known);
             NodeHealth {
                 node: self.primary_name.clone(),
                 role: Role::Primary,
@@ -75,7 +75,7 @@ impl Shard {
             // This call also starts a probe of a replica whose exclusion is over, so that the
             // replica can return.
             let _ = self.replicas.takes_part(index);
-            let reasons = Reasons::of(failure).and(self.replicas.reasons(index));
+            let reasons = Reasons::of(failure).union(self.replicas.reasons(index));
             NodeHealth {
                 node: self.replicas.present_name(index, leading),
                 role: Role::Replica,
@@ -91,7 +91,7 @@ impl Shard {
     }
 }
 
-/// Returns the reason why a node did not answer, if it did not, and the time that it took.
+/// Returns the reason why a node did not answer, if it did not, and the duration of the probe.
 async fn probe_reader(
     reader: Option<&dyn NodeReader>,
     deadline: Instant,

@@ -23,7 +23,7 @@ const ROWS_PER_SECOND: u64 = 100_000;
 /// Time that a change of an index takes without rows: a commit, and the batch before it.
 const COMMIT: Duration = Duration::from_millis(20);
 
-/// Face of a [`Shard`] for its indexes.
+/// Interface of a [`Shard`] for its indexes.
 #[derive(Clone, Copy)]
 pub struct ShardIndexes<'s>(pub(super) &'s Shard);
 

@@ -12,14 +12,14 @@ use model::position::Position;
 
 use super::Shard;
 
-/// Face of a [`Shard`] for the majority of its nodes.
+/// Interface of a [`Shard`] for the majority of its nodes.
 #[derive(Clone, Copy)]
 pub struct Majority<'s> {
     shard: &'s Shard,
 }
 
 impl<'s> Majority<'s> {
-    /// Returns the face for a shard.
+    /// Returns the interface of a shard for its majority.
     pub fn of(shard: &'s Shard) -> Self {
         Self { shard }
     }

@@ -1,8 +1,8 @@
 //! Primary: the lanes and readers of a shard's primary, and the requests that it refuses.
 //!
-//! Rows of the primary may be known to be wrong, while replicas have the right ones. Requests that
-//! would show the wrong ones, or build on them and so bring them to the replicas, are refused then;
-//! writes of whole rows go on, and repair the rows that they replace.
+//! Some rows of the primary may be known to be wrong while replicas have the right ones. Requests
+//! that would return wrong rows, or build on them and so spread them to the replicas, are refused
+//! then; writes of whole rows are accepted, and repair the rows that they replace.
 //!
 //! **Invariant:** a row that is known to be wrong is neither shown nor built on.
 //! **Not here:** how wrong rows are found, and the node that is the primary (the engines).
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cache::FreshnessBound;
-use engine::doubts::Doubts;
+use engine::copy_faults::CopyFaults;
 use engine::fault_injector::NodeMode;
 use engine::index_builder::IndexBuilder;
 use engine::replication::ReplicationState;
@@ -39,15 +39,15 @@ pub struct Primary {
     /// Reasons that were found about the primary and still hold.
     pub(super) findings: Arc<Findings>,
     /// Rows that are known to be wrong.
-    pub(super) doubts: Arc<Doubts>,
-    /// Ways in which the shard takes part in moves, if its engine has moves.
+    pub(super) copy_faults: Arc<CopyFaults>,
+    /// Reads and changes of the shard for moves; `None` if its engine has no moves.
     pub(super) moves: Option<ShardMoves>,
     /// Builder of its indexes; `None` if the lane builds them.
     pub(super) indexes: Option<Arc<dyn IndexBuilder>>,
 }
 
 impl Primary {
-    /// Returns the face for movers; `None` if the engine distributes rows by itself.
+    /// Returns the interface for movers; `None` if the engine distributes rows by itself.
     pub fn moves(&self) -> Option<PrimaryMoves<'_>> {
         Some(PrimaryMoves { lanes: &self.lanes, moves: self.moves.as_ref()? })
     }
@@ -113,7 +113,7 @@ impl Primary {
 
     /// Refuses a read of the primary while its rows are wrong.
     pub(super) fn check_readable(&self) -> Result<(), Error> {
-        if self.doubts.is_primary_wrong() {
+        if self.copy_faults.is_primary_wrong() {
             return Err(Error::WrongRows { shard: self.shard.clone() });
         }
         self.check_reachable()
@@ -121,19 +121,21 @@ impl Primary {
 
     /// Refuses changes that build on rows of the primary while these are wrong.
     pub(super) fn check_writable(&self, request: &WriteRequest) -> Result<(), Error> {
-        if self.doubts.is_primary_wrong() && request.rows.iter().any(|row| row.builds_on_stored()) {
+        if self.copy_faults.is_primary_wrong()
+            && request.rows.iter().any(|row| row.builds_on_stored())
+        {
             return Err(Error::WrongRows { shard: self.shard.clone() });
         }
         self.check_reachable()?;
         self.reader.check_writable()
     }
 
-    /// Returns the reasons why the primary is believed to accept no writes. Reads may
-    /// succeed where writes do not: the lane has a connection of its own.
+    /// Returns the reasons why the primary is believed to accept no writes. Reads may succeed where
+    /// writes do not, because the lane has a connection of its own.
     pub(super) fn reasons(&self) -> Reasons {
         let is_cut = self.check_reachable().is_err() || self.replication.timeline().is_silent();
         let found = Reasons::of(is_cut.then_some(Reason::NoAnswer));
         let lost = Reasons::of(self.reader.loss());
-        found.and(self.lanes.standstill()).and(self.findings.now()).and(lost)
+        found.union(self.lanes.standstill()).union(self.findings.now()).union(lost)
     }
 }

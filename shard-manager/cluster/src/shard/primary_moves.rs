@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use engine::slot_move::{MoveChange, MoveChangeError, MoveReader, RoundBudget, ShardMoves};
 use model::stats::LaneStats;
-use moves::scene::MoveEffect;
+use moves::request_context::MoveEffect;
 
 use crate::lane::Lanes;
 
-/// Face of a [`Primary`](super::Primary) for a mover.
+/// Interface of a [`Primary`](super::Primary) for a mover.
 #[derive(Clone, Copy)]
 pub struct PrimaryMoves<'p> {
     pub(super) lanes: &'p Lanes,
@@ -19,7 +19,7 @@ pub struct PrimaryMoves<'p> {
 }
 
 impl<'p> PrimaryMoves<'p> {
-    /// Returns the reads.
+    /// Returns the reader of the primary for moves.
     pub fn reader(self) -> &'p Arc<dyn MoveReader> {
         &self.moves.reader
     }
@@ -29,11 +29,11 @@ impl<'p> PrimaryMoves<'p> {
         self.lanes.stats()
     }
 
-    /// Returns the extent of a chunk beside clients that write.
+    /// Returns the limits of a chunk that is copied while clients write.
     pub fn chunk_beside_writes(self) -> RoundBudget {
         match self.moves.writer {
             Some(_) => RoundBudget::BESIDE_WRITES,
-            // Changes pass through the lane.
+            // Chunks are stored by the lane, between the writes of clients.
             None => RoundBudget::BETWEEN_WRITES,
         }
     }

@@ -1,4 +1,4 @@
-//! Reads: the face of a shard for rows, and the choice between a replica and the primary.
+//! Reads: the interface of a shard for rows, and the choice between a replica and the primary.
 //!
 //! A read goes to a replica that has applied everything it must observe. It waits briefly for one,
 //! and otherwise uses the primary.
@@ -25,12 +25,12 @@ use crate::replica_set::{Chosen, ReplicaRequirements};
 
 /// Longest wait of a read for a replica to catch up before it uses the primary.
 pub(super) const CATCH_UP_MAX: Duration = Duration::from_millis(50);
-/// Longest wait of a read for a node that answers, if the primary is gone.
+/// Longest wait of a read for a node that answers, if the primary is unreachable.
 const GONE_WAIT: Duration = Duration::from_secs(5);
-/// Interval at which such a read tries the primary again, which may have been replaced.
+/// Interval at which a read without a primary tries it again: it may have been replaced.
 const PRIMARY_RETRY: Duration = Duration::from_millis(250);
 
-/// Face of a [`Shard`] for reads of its rows.
+/// Interface of a [`Shard`] for reads of its rows.
 #[derive(Clone, Copy)]
 pub struct Reads<'s>(pub(super) &'s Shard);
 
@@ -41,9 +41,9 @@ pub struct ReadRequirements {
     pub level: Level,
     /// Position of this shard that the session has seen.
     pub seen: u64,
-    /// Longest time since the node was current.
+    /// Longest time since the node had all changes of the primary.
     pub staleness: Duration,
-    /// Time after which the answer is useless.
+    /// Moment by which the response is due.
     pub deadline: Instant,
     /// Tenant for whom the rows are read.
     pub share: FairShare,
@@ -138,7 +138,7 @@ impl Reads<'_> {
         }
     }
 
-    /// Returns rows that the primary has read.
+    /// Returns the rows of the primary, and records their position if the read is a strong one.
     fn primary_rows(
         self,
         read: NodeRows,
@@ -180,8 +180,8 @@ impl Reads<'_> {
         }
     }
 
-    /// Returns a replica that meets the requirements while the primary is gone; waits until this
-    /// time for one that is excluded briefly.
+    /// Returns a replica that meets the requirements while the primary is unreachable; waits until
+    /// this time for one that is excluded briefly.
     async fn await_replica(
         self,
         min_position: u64,

@@ -16,7 +16,7 @@ use model::position::Position;
 
 use super::primary::Primary;
 
-/// Interval at which the servers are asked again.
+/// Interval at which the servers are queried again.
 const SEARCH_EVERY: Duration = Duration::from_millis(100);
 
 impl Primary {

@@ -1,7 +1,7 @@
 //! Slot wait: the wait of refused writes until the shard may accept them.
 //!
-//! An announcement wakes all of them. In case one is lost, they also look for themselves, one after
-//! the other and at intervals, so that a long fence costs the database little.
+//! An announcement wakes all of them. In case it is lost, they also try again without one, one
+//! after the other and at intervals, so that a long fence costs the database little.
 //!
 //! **Invariant:** a subscription that began before a write was refused misses no later change.
 //! **Not here:** announcements (the engines), where the writes go afterwards (`manager`).
@@ -12,15 +12,16 @@ use std::time::{Duration, Instant};
 use engine::slot_news::SlotNews;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Interval at which one of the waiting writes of a shard looks whether it is accepted.
+/// Interval at which one of the waiting writes of a shard checks whether it is accepted.
 pub const LOOK: Duration = Duration::from_millis(20);
 
 /// End of a wait.
 #[derive(Debug)]
 pub enum SlotWake {
-    /// The slots of the shard may have changed, or the time given is over.
+    /// The slots of the shard may have changed, the writes may be sent elsewhere, or the time is
+    /// over.
     Changed,
-    /// This write looks for all that wait. The next one looks after the turn was dropped.
+    /// This write is to check for all that wait. The next one checks after the permit was dropped.
     Look(OwnedSemaphorePermit),
 }
 
@@ -28,7 +29,7 @@ pub enum SlotWake {
 pub struct SlotWaits {
     /// Announcements that the slots of the shard have changed.
     news: Arc<SlotNews>,
-    /// Turn of the waiting writes to look whether the shard accepts them, one after the other.
+    /// Permit to check whether the shard accepts writes again, held by one waiting write at a time.
     look_turn: Arc<Semaphore>,
 }
 
@@ -48,8 +49,8 @@ impl SlotWaits {
         self.news.announce();
     }
 
-    /// Waits for a change of the slots, for the turn to look, at most until this time. Ends early
-    /// when `is_elsewhere` becomes true, which is checked at intervals.
+    /// Waits for a change of the slots or for the turn to check, at most until this time. Ends
+    /// early when `is_elsewhere` becomes true, which is checked at intervals.
     pub async fn wait(
         &self,
         news: &mut watch::Receiver<u64>,
@@ -72,7 +73,7 @@ impl SlotWaits {
         }
     }
 
-    /// Waits for the turn to look. `None` if there are no more turns.
+    /// Waits for the turn to check; `None` if there are no more turns.
     async fn take_look(&self) -> Option<OwnedSemaphorePermit> {
         let turn = Arc::clone(&self.look_turn).acquire_owned().await.ok();
         tokio::time::sleep(LOOK).await;

@@ -48,7 +48,7 @@ impl Shard {
             }
         });
         let nodes = std::iter::once(primary).chain(replicas).collect();
-        let (passes, differences) = self.primary.doubts.counts();
+        let (passes, differences) = self.primary.copy_faults.counts();
         let compared = ComparisonStats { passes, differences };
         ShardStats { shard, lane: self.primary.lanes.stats(), compared, nodes }
     }

@@ -47,8 +47,8 @@ pub fn read_secret(rows: &[AccessRow]) -> Result<AuditSecret, String> {
     Ok(AuditSecret::new(secret.as_bytes()))
 }
 
-/// Returns the statements that keep the last line of a log, and forget logs that were not written
-/// for long.
+/// Returns the statements that store the last line of a log, and remove the lines of all but the
+/// 1,000 logs that were written last.
 pub fn keep_head(head: &AuditHead, now: UnixTime) -> [AccessStatement; 2] {
     let ChainPoint { number, hash } = head.point;
     let keep = AccessStatement {

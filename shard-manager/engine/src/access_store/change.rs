@@ -67,7 +67,7 @@ pub struct NewKey {
     pub expires_at: Option<UnixTime>,
 }
 
-/// Author of a change. The log names it, and it is the maker of a key.
+/// Author of a change, as recorded in the log, and as the creator of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeAuthor {
     /// Owner of the data directory or of the catalog, who needs no key.

@@ -1,7 +1,9 @@
-//! JSON of a change, in which a command sends it to the process that holds a data directory.
+//! JSON form of a change, in which a command sends it to the process that has a data directory
+//! open.
 //!
-//! **Invariant:** a document has the digest of a new key, never its secret. The secret of sessions
-//! is in one, because the process that stores it must have it; the socket has one owner.
+//! **Invariant:** a document has the digest of a new key, never its secret. It may have the secret
+//! of sessions, because the process that stores it needs it; only the owner of the socket can read
+//! it.
 //! **Not here:** the socket (`sqlite::control`).
 
 use access::denial::Denial;

@@ -1,4 +1,4 @@
-//! Feed: the latest state of keys, roles and denials, for those who act on it.
+//! Feed: the latest state of keys, roles and denials, for the tasks that act on it.
 //!
 //! **Invariant:** subscribers never see a generation after a later one.
 //! **Not here:** reading a state (`AccessStore::load`).

@@ -1,8 +1,9 @@
 //! Plan: checks a change against the rules, and lists the statements that make it.
 //!
-//! **Invariant:** a plan ends with a log entry for each key and role that it changes, and with a
-//! new generation. Only a change from the command line may remove the last usable key of an
-//! administrator, because without such a key no key can be created over HTTP.
+//! **Invariant:** a plan ends with log entries for all that it changes, and with a new generation.
+//! A change of several keys at once has one entry for all of them. Only a change from the command
+//! line may remove the last usable key of an administrator, because without such a key no key can
+//! be created over HTTP.
 //! **Not here:** the rights of the author.
 
 use std::collections::BTreeMap;

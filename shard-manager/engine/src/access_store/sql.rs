@@ -1,7 +1,7 @@
 //! SQL of the access tables, which SQLite and PostgreSQL both understand.
 //!
-//! **Invariant:** parameters are numbered in the order in which they first appear, because SQLite
-//! numbers them so. Values are always bound.
+//! **Invariant:** parameters are numbered in the order in which they first appear, as SQLite
+//! numbers them. Values are always bound.
 //! **Not here:** running a statement (the engines), transactions and locks.
 
 use access::denial::{Denial, DenialSubject};
@@ -272,8 +272,8 @@ pub(super) fn set_control(mode: &str, generation: u64) -> AccessStatement {
     )
 }
 
-/// Returns the statement that stores the number of a flush. It returns a row unless this or a later
-/// one is stored already.
+/// Returns the statement that stores the number of a flush. It returns a row unless this flush or a
+/// later one is stored already.
 pub(super) fn begin_flush(day: u32, process: String, number: u64) -> AccessStatement {
     let sql = "INSERT INTO tessera_access_usage (day, caller, rows) VALUES ($1, $2, $3)
          ON CONFLICT (day, caller) DO UPDATE SET rows = excluded.rows
@@ -294,7 +294,8 @@ pub(super) fn add_rows(day: u32, caller: &str, rows: u64) -> AccessStatement {
     AccessStatement::work(sql, [AccessValue::Number(day.into()), text(caller), rows])
 }
 
-/// Returns the statement that returns the highest sums of a day, as many as there may be keys.
+/// Returns the statement that reads the highest sums of a day, at most as many as there may be
+/// keys.
 pub fn usage(day: u32) -> AccessStatement {
     let sql = "SELECT caller, rows FROM tessera_access_usage WHERE day = $1
         ORDER BY rows DESC LIMIT 100000";
@@ -324,7 +325,7 @@ pub(super) fn put_session_secret(seed: &SessionSeed) -> AccessStatement {
     )
 }
 
-/// Line of the log.
+/// Line of the log of changes.
 pub(super) struct LogLine {
     pub(super) kind: &'static str,
     pub(super) id: String,

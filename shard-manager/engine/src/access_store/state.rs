@@ -43,14 +43,14 @@ impl AccessState {
     pub fn read(results: [Vec<AccessRow>; 5]) -> Result<Self, String> {
         let [control, keys, roles, denials, sessions] = results;
         let mut keys: Vec<KeyRecord> = keys.iter().filter_map(readable_key).collect();
-        // The order of a database may be that of a language.
+        // A database may sort texts by the rules of a language.
         keys.sort_unstable_by_key(|key| key.id);
         Self::with_keys(keys, [&control, &roles, &denials, &sessions])
     }
 
     /// Returns this state with the changes since its generation, from the results of
-    /// [`sql::changes`](super::sql::changes). `None` if the keys are not those of the catalog then:
-    /// all of them have to be read.
+    /// [`sql::changes`](super::sql::changes). `None` if the keys would then differ from those of
+    /// the catalog, so that all of them must be read again.
     ///
     /// # Errors
     /// The damage, as a message.
@@ -179,7 +179,8 @@ pub(super) fn number(row: &AccessRow, column: usize) -> Option<i64> {
     }
 }
 
-/// Returns the time of a column that may be NULL; `None` if it has another value.
+/// Returns the time of a column that may be NULL; `None` if the column holds neither a time nor
+/// NULL.
 fn optional_time(row: &AccessRow, column: usize) -> Option<Option<UnixTime>> {
     match row.get(column) {
         Some(AccessValue::NoNumber) => Some(None),

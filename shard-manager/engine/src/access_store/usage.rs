@@ -1,7 +1,7 @@
-//! Usage: rows and uses of keys that a router adds to those of all routers.
+//! Usage: rows of callers and uses of keys, which a router adds to those of all routers.
 //!
 //! A router that does not know the outcome of a flush repeats it. So each flush has a number, and
-//! the number of the last one stands in the catalog beside the sums.
+//! the number of the last one is stored in the catalog beside the sums.
 //!
 //! **Invariant:** a flush that is repeated adds nothing.
 //! **Not here:** collecting rows (`access::limit::usage`), the statements (`sql`).
@@ -20,7 +20,7 @@ const PROCESS: char = '#';
 /// Rows and uses of keys that are stored together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageFlush {
-    /// Name of the process, which no other process has.
+    /// Name of the process, which is unique.
     pub process: Box<str>,
     /// Rows of callers. A batch without callers adds nothing and needs no number.
     pub batch: UsageBatch,
@@ -31,7 +31,7 @@ pub struct UsageFlush {
 }
 
 impl UsageFlush {
-    /// Highest number of keys in a flush, so that it is soon over.
+    /// Maximum number of keys in a flush, so that its transaction is short.
     pub const KEYS_MAX: usize = 1_000;
 
     /// Returns the statement that begins the flush. It returns a row if the flush was not stored

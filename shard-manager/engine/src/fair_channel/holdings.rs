@@ -2,8 +2,8 @@
 //!
 //! A count-min sketch ("An Improved Data Stream Summary", Cormode and Muthukrishnan 2005): each
 //! tenant counts in one cell of each row, and the lowest of its cells is its number. Senders need
-//! neither a lock nor an allocation. A number is too high only if all cells of a tenant are those
-//! of others as well: of 65 536 tenants one shares both cells with a given other.
+//! neither a lock nor an allocation. A number is too high only if a tenant shares all of its cells
+//! with others: one in 65 536 tenants shares both cells with a given one.
 //!
 //! **Invariant:** a number is never too low.
 //! **Not here:** the limits (`fair_channel`).
@@ -14,7 +14,7 @@ use model::fair_share::FairShare;
 
 const CELLS: usize = 256;
 const ROWS: usize = 2;
-/// Bits of the bytes in a cell; the number of messages has the others.
+/// Number of bits of a cell that count bytes; the others count messages.
 const BYTES_BITS: u32 = 40;
 const BYTES_MAX: u64 = (1 << BYTES_BITS) - 1;
 
@@ -36,7 +36,7 @@ impl Default for Holdings {
 }
 
 impl Holdings {
-    /// Adds a message, and returns what its tenant has with it.
+    /// Adds a message, and returns the messages of its tenant, this one included.
     pub(super) fn enter(&self, share: FairShare, bytes: usize) -> Held {
         let message = packed(bytes);
         // Relaxed: the numbers protect no other memory.

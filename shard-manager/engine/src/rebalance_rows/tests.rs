@@ -102,7 +102,7 @@ proptest! {
 
 #[test]
 fn one_rebalance_goes_on_and_begins_at_the_expected_epoch() {
-    let runs = RebalanceListError::Runs("it".to_owned());
+    let runs = RebalanceListError::AlreadyRunning("it".to_owned());
     assert_eq!(check_new_rebalance((1, 2), Some("it".to_owned())), Err(runs));
     let stale = RebalanceListError::Stale { expected: 1, epoch: 2 };
     assert_eq!(check_new_rebalance((1, 2), None), Err(stale));

@@ -1,4 +1,4 @@
-//! Connection loss: ends the wait for an answer of a node whose connection was lost.
+//! Connection loss: ends the wait for a response of a node whose connection was lost.
 //!
 //! **Invariant:** the wait is ended only if the node was reported as down after the request was
 //! sent.
@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use super::ReplicationState;
 
-/// Interval at which the connection to a node with an outstanding answer is checked.
+/// Interval at which the connection to a node with an outstanding response is checked.
 const LOSS_CHECK_EVERY: Duration = Duration::from_secs(1);
-/// Number of checks after a loss during which a node may still have an outstanding answer.
+/// Number of checks after a loss after which an outstanding response of the node is no longer
+/// expected.
 const LOSS_CHECKS_MAX: u32 = 3;
 
-/// Waits until a few seconds after the connection to a node is lost. The node may never answer
+/// Waits until a few seconds after the connection to a node is lost. The node may never respond to
 /// requests that were sent before the loss, even if it can be reached again. `None` is the primary.
 pub async fn presumed_lost(replication: &ReplicationState, replica: Option<usize>) {
     let losses = || {

@@ -9,7 +9,7 @@
 //! that is that far behind.
 //!
 //! **Invariant:** entries after the position of every holder stay in the log, unless the log
-//! exceeds its size limit. A holder that lacks entries no longer holds.
+//! exceeds its size limit. A holder that lacks entries no longer retains any.
 //! **Not here:** entries that replicas need ([`super::ReplicationState::trimmable_position`]), the
 //! size limit (the writer).
 
@@ -26,7 +26,7 @@ pub(super) struct LogRetention {
     holders: Mutex<Holders>,
 }
 
-/// Holders by their ids, which are never given again.
+/// Holders by their ids, which are never reused.
 #[derive(Debug, Default)]
 struct Holders {
     next_id: u64,

@@ -1,7 +1,7 @@
 //! Replica positions: the positions that each replica of a shard has applied and made durable.
 //!
 //! **Invariant:** `durable <= applied <= applying` for each replica; tasks that wait are notified
-//! after each change.
+//! after each change of the state, of `applied` or of `durable`.
 //! **Not here:** lag and confirmations, which need the primary's positions
 //! ([`super::ReplicationState`]).
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::position_waiters::PositionWaiters;
 
-/// Participation of a replica.
+/// State of a replica in the replication of its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaState {
     /// The replica is being built from a snapshot of the primary.
@@ -108,8 +108,8 @@ impl ReplicaPositions {
         }
     }
 
-    /// Waits until a replica does not follow the primary any more: an answer of it need not be
-    /// awaited then.
+    /// Waits until a replica no longer follows the primary, so that its response need not be
+    /// awaited.
     pub async fn stopped_following(&self, replica: usize) {
         loop {
             let down = self.waiters.down();
@@ -179,8 +179,8 @@ impl ReplicaPositions {
         self.nodes.get(node).map_or(0, |node| node.losses.load(Ordering::SeqCst))
     }
 
-    /// Makes replicas that have everything up to `committed` fall behind at the time of a commit,
-    /// and not at the time of the last change that they applied.
+    /// Dates the lag of replicas that have everything up to `committed` from the time of the next
+    /// commit, and not from the last change that they applied.
     pub(super) fn fall_behind(&self, committed: u64, at: Instant) {
         for replica in &self.nodes {
             if replica.applied.load(Ordering::Acquire) >= committed {

@@ -58,7 +58,7 @@ fn number(value: f64, unit: &str) -> String {
     format!("{} {unit}", short(value)).trim_end().to_owned()
 }
 
-/// Formats a number with three digits that count.
+/// Formats a number with about three significant digits.
 fn short(value: f64) -> String {
     match value {
         value if value == 0.0 || value >= 100.0 => grouped(value.round()),

@@ -1,6 +1,7 @@
 //! Slots: the owners of all slots as coloured bars, one for each map.
 //!
-//! A picture has room for one column of 32 slots; it shows the owner of the first of them.
+//! A picture has no room for each slot: a column stands for 32 slots, and shows the owner of the
+//! first of them.
 
 use std::fmt::Write;
 

@@ -60,10 +60,10 @@ pub struct TrialOptions {
 /// Keys that are counted.
 #[derive(Clone, Debug)]
 pub enum TrialKeys {
-    /// One in each slot.
+    /// One key in each slot.
     Slots,
     /// Generated keys.
-    Made(LabKeys),
+    Generated(LabKeys),
 }
 
 /// Option that cannot be used.
@@ -119,7 +119,7 @@ impl TrialOptions {
 
     /// Returns the load of each slot.
     pub(super) fn load(&self) -> Result<Load, TrialFault> {
-        let TrialKeys::Made(set) = &self.keys else { return Ok(Load::of_slots()) };
+        let TrialKeys::Generated(set) = &self.keys else { return Ok(Load::of_slots()) };
         let mut load = Load::of_keys();
         for key in &set.keys {
             let slot = ShardKey::parse(key).and_then(|key| self.keyspace.slot_of(key));
@@ -204,14 +204,14 @@ fn keys(kind: &str, count: Option<&str>) -> Result<TrialKeys, TrialFault> {
     let names = KeyKind::ALL.map(KeyKind::name).join(", ");
     let found = found
         .ok_or_else(|| TrialFault::new("kind", format!("it must be {SLOTS} or one of {names}")))?;
-    Ok(TrialKeys::Made(LabKeys::made(found, count, SEED)))
+    Ok(TrialKeys::Generated(LabKeys::generated(found, count, SEED)))
 }
 
 fn keyspace(text: &str, keys: &TrialKeys) -> Result<Keyspace, TrialFault> {
     if !matches!(text, "range" | "list") {
         return text.parse().map_err(|error| TrialFault::new("keyspace", error));
     }
-    let TrialKeys::Made(set) = keys else {
+    let TrialKeys::Generated(set) = keys else {
         let why = format!("{text} without parameters is fitted to keys: give a kind");
         return Err(TrialFault::new("keyspace", why));
     };

@@ -22,25 +22,25 @@ use model::table::Table;
 use model::value::Value;
 
 use super::Sides;
-use crate::audience::Audience;
 use crate::dataset::{complete, store_rows_while};
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options};
 use crate::lab_error::LabError;
 
-/// Pages of each table and range in a chunk.
+/// Number of pages of each table and range in a chunk.
 const PAGES: usize = 3;
 
 /// Copies all rows, and returns the number of those that each shard has stored.
 pub(super) fn distribute(
     sides: &Sides,
     rows: u64,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Vec<u64>, LabError> {
     let map = sides.shards.manager().map();
-    let total = audience.bar("total", rows);
+    let total = observer.bar("total", rows);
     let share = rows / sides.shards.names().len().max(1) as u64;
     let bars: Vec<_> =
-        sides.shards.names().iter().map(|shard| audience.bar(shard, share)).collect();
+        sides.shards.names().iter().map(|shard| observer.bar(shard, share)).collect();
     let mut readers = Vec::new();
     for range in map.ranges() {
         for table in ["users", "orders"] {
@@ -65,7 +65,7 @@ pub(super) fn distribute(
         total.add(rows);
         bars.get(shard).into_iter().for_each(|bar| bar.add(rows));
     };
-    let filled = store_rows_while(&sides.shards, next, progress, audience)?;
+    let filled = store_rows_while(&sides.shards, next, progress, observer)?;
     complete(&filled, rows)?;
     Ok(filled.stored)
 }

@@ -12,9 +12,9 @@ use model::table::Table as DataTable;
 use model::value::Value;
 
 use super::{RunOptions, Sides};
-use crate::audience::Audience;
 use crate::clients::{Amount, Timings, send};
 use crate::dataset::new_user;
+use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, options as request_options};
 use crate::lab_error::LabError;
 use crate::random::Random;
@@ -40,7 +40,7 @@ pub(crate) enum Query {
     Bulk,
     /// All users of a partition.
     Count,
-    /// The last users by a column.
+    /// The last users in the order of a column.
     Order,
 }
 
@@ -102,11 +102,11 @@ pub(super) fn compare(
     query: Query,
     (options, plan): (&RunOptions, &Plan),
     sides: &Sides,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Compared, LabError> {
-    audience.say(&format!("  {}", query.name()));
-    let one = measure(query, (options, plan), &sides.one, audience)?;
-    let shards = measure(query, (options, plan), &sides.shards, audience)?;
+    observer.report(&format!("  {}", query.name()));
+    let one = measure(query, (options, plan), &sides.one, observer)?;
+    let shards = measure(query, (options, plan), &sides.shards, observer)?;
     let clients = query.amount(options).clients;
     let mut compared = Compared { query, clients, one, shards, why: String::new() };
     compared.why = super::reasons::of(&compared, (options.shards, clients));
@@ -118,12 +118,12 @@ pub(crate) fn measure(
     query: Query,
     (options, plan): (&RunOptions, &Plan),
     cluster: &LabCluster,
-    audience: &dyn Audience,
+    observer: &dyn ExperimentObserver,
 ) -> Result<Timings, LabError> {
     let requests = Requests { cluster, plan, users: cluster.table("users")?, seed: options.seed };
     let request = async |number| requests.send(query, number).await;
-    let timings = send(query.amount(options), audience, request);
-    audience.stay()?;
+    let timings = send(query.amount(options), observer, request);
+    observer.stay()?;
     match timings.first_failure {
         Some(cause) => Err(LabError::Failed(format!("{}: {cause}", query.name()))),
         None => Ok(timings),
@@ -178,7 +178,7 @@ impl Requests<'_> {
         is_good.then_some(()).ok_or_else(|| "too few rows were found".to_owned())
     }
 
-    /// Users whose ids are between that of a random user and the next prefix.
+    /// Returns the query for the users whose ids begin with the id of a random user.
     fn range(&self, number: u64) -> Result<ReadQuery, String> {
         let column = self.column("user_id")?;
         let user = self.random(number).below(self.plan.users());
@@ -194,7 +194,7 @@ impl Requests<'_> {
 
     fn count(&self) -> Result<ReadQuery, String> {
         let parts = self.plan.parts();
-        // The largest parts of the plan are never empty.
+        // The largest part of the plan is never empty.
         let part = parts.iter().max_by_key(|part| part.users).ok_or("there are no users")?;
         let test = Test::Compare(Comparison::Equal, Value::Text(part.name.clone()));
         let conditions = vec![Condition::Column(self.column("partition_key")?, test)];

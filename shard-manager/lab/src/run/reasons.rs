@@ -4,7 +4,7 @@
 
 use super::queries::{Compared, Query};
 
-/// Ratio above which a difference is more than chance.
+/// Ratios from which a gain or a loss is more than chance.
 const GAIN: f64 = 1.1;
 const LOSS: f64 = 0.9;
 

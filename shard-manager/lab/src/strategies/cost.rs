@@ -1,7 +1,8 @@
 //! Cost: memory and time of finding the shard of a key, and the time to compute the owners.
 //!
 //! A router never computes a placement for a request: it hashes the key to a slot and looks the
-//! slot up. So this costs the same with all placements, which differ in the length of the map.
+//! slot up. So this costs the same with all placements, which differ in the number of ranges of the
+//! map.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -33,7 +34,7 @@ pub(super) fn measure(
     topology: &Topology,
 ) {
     for (name, algorithm) in placements(keyspace, topology) {
-        let Algorithm::Dealt(placement) = algorithm else { continue };
+        let Algorithm::Placement(placement) = algorithm else { continue };
         let began = Instant::now();
         let Ok(map) = ShardMap::first(keyspace.clone(), placement, topology.clone()) else {
             continue;

@@ -36,7 +36,9 @@ fn slot_chart(before: &Topology, change: &TopologyChange, after: &Topology) -> C
     let mut rows = Vec::new();
     for (name, algorithm) in placements(&Keyspace::Hash, before) {
         let (old, new) = match &algorithm {
-            Algorithm::Dealt(placement) => (owners(placement, before), owners(placement, after)),
+            Algorithm::Placement(placement) => {
+                (owners(placement, before), owners(placement, after))
+            }
             Algorithm::Rebalance(current) => {
                 (Some(current.clone()), Some(rebalance(current, before, after)))
             }

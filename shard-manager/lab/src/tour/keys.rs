@@ -13,10 +13,10 @@ use crate::random::Random;
 
 /// Keys that are hashed.
 const KEYS: [&str; 4] = ["user_1", "user_2", "user_3", "ada"];
-/// Reads of the chapter about a hot key, and the number in ten that are of this key.
+/// Number of reads in the chapter about a hot key, and how many of every ten are of this key.
 const READS: u64 = 1_000;
 const HOT_OF_TEN: u64 = 6;
-/// Users of that chapter.
+/// Number of users in the chapter about a hot key.
 const USERS: u64 = 100;
 
 pub(super) const HASH: Chapter = Chapter {

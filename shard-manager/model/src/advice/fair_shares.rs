@@ -63,7 +63,7 @@ impl FairShares {
     }
 
     /// Returns the shard with the most load among those that should have none.
-    pub(super) fn overstayer(&self, loads: &[u64]) -> Option<usize> {
+    pub(super) fn fullest_without_share(&self, loads: &[u64]) -> Option<usize> {
         let none = (0..loads.len()).filter(|&shard| self.weights[shard] == 0);
         none.filter(|&shard| loads[shard] > 0).max_by_key(|&shard| loads[shard])
     }
@@ -74,7 +74,7 @@ impl FairShares {
         loads[shard] as f64 > (fair * SKEW_TOLERATED).max(fair + CHANCE * fair.sqrt())
     }
 
-    /// Returns true if some shard has more requests than chance explains.
+    /// Returns true if some shard has more requests than the tolerance permits and chance explains.
     pub(super) fn is_beyond_chance(&self, loads: &[u64]) -> bool {
         (0..loads.len()).any(|shard| self.is_overloaded(loads, shard))
     }

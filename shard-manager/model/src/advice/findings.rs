@@ -3,8 +3,8 @@
 //! A hot slot is moved to another shard if that helps; otherwise the cooler slots of its shard are
 //! moved. If a slot exceeds the fair share of any shard, no move helps.
 //!
-//! **Invariant:** in their order, each of the remedies is an improvement, and none concerns a slot
-//! that is already being moved.
+//! **Invariant:** carried out in their order, each of the remedies is an improvement, and none
+//! concerns a slot that is already being moved.
 //! **Not here:** the plan (`plan`), the requests that carry out remedies (`api-router`).
 
 use std::cmp::Reverse;
@@ -81,7 +81,7 @@ pub enum Remedy {
     },
 }
 
-/// Remedies for load that no move can distribute.
+/// Remedy for load that no move can distribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Help {
     /// A cache answers the reads.
@@ -103,7 +103,7 @@ pub(super) fn find(
     let finder = Finder { judgement, advice, observed };
     let hot = finder.hot_slots();
     let (mut findings, left) = finder.moves(&hot, steps);
-    findings.extend(left.into_iter().map(|slot| finder.spared(slot)));
+    findings.extend(left.into_iter().map(|slot| finder.unmoved(slot)));
     findings.extend(finder.uneven());
     findings
 }
@@ -143,8 +143,9 @@ impl Finder<'_> {
         hot
     }
 
-    /// Returns the findings for hot slots that the steps move, and the other slots. A slot that
-    /// would not help without the rest of the steps is one of the others.
+    /// Returns the findings for hot slots that the steps move, and the hot slots without such a
+    /// finding. A slot whose move alone, without the rest of the steps, would not help is among the
+    /// latter.
     fn moves(&self, hot: &[Slot], steps: &[PlannedMove]) -> (Vec<AdviceFinding>, Vec<Slot>) {
         let (judgement, mut findings) = (self.judgement, Vec::new());
         let (mut loads, mut left) = (judgement.planned_loads.clone(), hot.to_vec());
@@ -161,10 +162,10 @@ impl Finder<'_> {
                 let to = ShardNumber(step.to as u16);
                 let effect = format!(
                     "{}; with the slot on {} {}, and {}",
-                    self.burden(&loads, step.from),
+                    self.load_clause(&loads, step.from),
                     self.name(step.to),
-                    self.would(&after, step.from),
-                    self.would(&after, step.to),
+                    self.load_after_clause(&after, step.from),
+                    self.load_after_clause(&after, step.to),
                 );
                 let skew = judgement.shares.skew(&after);
                 findings.push(self.hot_finding(slot, &effect, (Remedy::Move { to }, Some(skew))));
@@ -176,7 +177,7 @@ impl Finder<'_> {
     }
 
     /// Returns the finding for a hot slot that is not moved.
-    fn spared(&self, slot: Slot) -> AdviceFinding {
+    fn unmoved(&self, slot: Slot) -> AdviceFinding {
         let none = |reason: &str, helps| (Remedy::None { reason: reason.to_owned(), helps }, None);
         if self.judgement.moving.contains(slot) {
             let remedy =
@@ -186,7 +187,7 @@ impl Finder<'_> {
         if let Some(spot) = self.advice.hot.iter().find(|spot| spot.slot == slot) {
             return self.outweighing(spot);
         }
-        let effect = self.burden(&self.judgement.loads, self.judgement.owners[slot.index()]);
+        let effect = self.load_clause(&self.judgement.loads, self.judgement.owners[slot.index()]);
         if self.advice.moves.is_empty() {
             let reason = "it would weigh as much on any other shard: no move helps";
             return self.hot_finding(slot, &effect, none(reason, self.helps(slot, true)));
@@ -205,7 +206,7 @@ impl Finder<'_> {
         );
         let helps = self.helps(spot.slot, spot.key.is_some());
         let remedy = (Remedy::None { reason, helps }, None);
-        let effect = self.burden(&self.judgement.loads, spot.shard.index());
+        let effect = self.load_clause(&self.judgement.loads, spot.shard.index());
         self.hot_finding(spot.slot, &effect, remedy)
     }
 
@@ -245,7 +246,7 @@ impl Finder<'_> {
     fn key_of(&self, slot: Slot) -> Option<(String, u64)> {
         let cost = self.judgement.costs[slot.index()];
         let own = self.observed.keys.iter().filter(|key| key.slot == slot);
-        // A sketch may count a key higher than its slot.
+        // The sketch that counts keys may overestimate a key, even beyond the count of its slot.
         let own = own.map(|key| (key.requests.min(cost), Reverse(&key.key)));
         let (requests, Reverse(key)) = own.max()?;
         (requests > cost / 2).then(|| (key.clone(), requests))
@@ -296,7 +297,7 @@ impl Finder<'_> {
     }
 
     /// Returns the load of a shard as a clause.
-    fn burden(&self, loads: &[u64], shard: usize) -> String {
+    fn load_clause(&self, loads: &[u64], shard: usize) -> String {
         let name = self.name(shard);
         match self.judgement.shares.multiple(loads, shard) {
             Some(multiple) => format!("{name} carries {multiple:.2} of its fair share"),
@@ -308,7 +309,7 @@ impl Finder<'_> {
     }
 
     /// Returns the load of a shard after a move as a clause.
-    fn would(&self, loads: &[u64], shard: usize) -> String {
+    fn load_after_clause(&self, loads: &[u64], shard: usize) -> String {
         let name = self.name(shard);
         match self.judgement.shares.multiple(loads, shard) {
             Some(multiple) => format!("{name} would carry {multiple:.2}"),

@@ -27,7 +27,7 @@ pub(super) struct LoadJudgement {
     pub(super) loads: Vec<u64>,
     /// Owners after the moves in progress.
     pub(super) planned_owners: Vec<usize>,
-    /// Loads by these owners.
+    /// Load of each shard after the moves in progress.
     pub(super) planned_loads: Vec<u64>,
     /// Slots that are already being moved.
     pub(super) moving: SlotSet,
@@ -63,7 +63,7 @@ impl LoadJudgement {
         self.owners.iter().filter(|owner| **owner == shard).count()
     }
 
-    /// Returns the outlook without any move.
+    /// Returns an advice without moves, which describes the present state.
     pub(super) fn outlook(&self, balance_by: BalanceBy) -> Advice {
         let shards = (0..).map(ShardNumber).zip(&self.loads).map(|(shard, &carries)| {
             let slots = self.slots_of(shard.index());
@@ -141,7 +141,8 @@ impl LoadJudgement {
         hot.sort_unstable_by_key(|(requests, slot)| (Reverse(*requests), slot.number()));
         let spots = hot.into_iter().take(HOT_MAX).map(|(requests, slot)| {
             let own = observed.keys.iter().filter(|key| key.slot == slot);
-            // A sketch may count a key higher than its slot.
+            // The sketch that counts keys may overestimate a key, even beyond the count of its
+            // slot.
             let own = own.map(|key| (key.requests.min(requests), &key.key));
             let key = own.max_by_key(|(requests, _)| *requests).filter(|key| outweighs(key.0));
             HotSpot {
@@ -156,7 +157,8 @@ impl LoadJudgement {
         spots.collect()
     }
 
-    /// Adds the moves, and the loads after them and after the moves in progress. Returns the steps.
+    /// Adds the planned moves to the advice, and the loads after them and the moves in progress.
+    /// Returns the planned moves.
     pub(super) fn plan(&self, advice: &mut Advice, observed: &Observed<'_>) -> Vec<PlannedMove> {
         let mut loads = self.planned_loads.clone();
         let steps = self.steps(advice.balance_by);
@@ -168,7 +170,7 @@ impl LoadJudgement {
             let load: u64 = step.slots.iter().map(|slot| self.costs[usize::from(*slot)]).sum();
             loads[step.from] -= load;
             loads[step.to] += load;
-            // Slots that are being moved are in no step, so those of a step are at their owner.
+            // Slots that are being moved are in no step, so the giver of a step owns its slots now.
             let (slots, all) = (step.slots.len(), advice.shards[step.from].slots);
             let size = observed.sizes.get(step.from).copied().unwrap_or_default();
             let part = |whole: u64| (u128::from(whole) * slots as u128 / all as u128) as u64;
@@ -197,7 +199,7 @@ impl LoadJudgement {
     fn steps(&self, balance_by: BalanceBy) -> Vec<PlannedMove> {
         let is_enough = balance_by == BalanceBy::Load
             && !self.moving.is_empty()
-            && self.shares.overstayer(&self.planned_loads).is_none()
+            && self.shares.fullest_without_share(&self.planned_loads).is_none()
             && !self.shares.is_beyond_chance(&self.planned_loads);
         if is_enough {
             return Vec::new();
@@ -209,7 +211,7 @@ impl LoadJudgement {
     pub(super) fn even_enough(&self, skew: f64, balance_by: BalanceBy) -> Option<String> {
         let fullest = format!("the fullest shard carries {skew:.2} of its fair share");
         let shares = self.shares.sharing();
-        if self.shares.overstayer(&self.loads).is_some() {
+        if self.shares.fullest_without_share(&self.loads).is_some() {
             None
         } else if shares == 1 {
             Some(if self.loads.len() == 1 { ONE_SHARD } else { ONE_SHARE }.to_owned())
@@ -227,7 +229,7 @@ impl LoadJudgement {
 
     pub(super) fn skewed(&self, advice: &Advice, observed: &Observed<'_>) -> String {
         let name = |shard: usize| observed.map.topology().name(ShardNumber(shard as u16));
-        let mut text = if let Some(shard) = self.shares.overstayer(&self.loads) {
+        let mut text = if let Some(shard) = self.shares.fullest_without_share(&self.loads) {
             let part = 100.0 * self.shares.share(self.loads[shard]);
             format!("{} should carry nothing but carries {part:.2} % of the total", name(shard))
         } else {
@@ -295,7 +297,7 @@ fn mean_bytes(owners: &[usize], sizes: &[ShardSize]) -> Vec<u64> {
     costs.collect()
 }
 
-/// Joins slots in order to ranges, each with its first and last slot.
+/// Joins ascending slots to ranges, each with its first and last slot.
 fn ranges(slots: &[u16]) -> Vec<(u16, u16)> {
     let mut ranges: Vec<(u16, u16)> = Vec::new();
     for &slot in slots {

@@ -29,9 +29,10 @@ const TOLERATED: u64 = 110;
 /// A slot is heavy if its load exceeds the load that is to move, divided by this number. Each heavy
 /// slot is chosen individually. A step moves at most this many of them.
 const HEAVY_PARTS: u64 = 16;
-/// Percentages of its share that a shard keeps, and up to which it is filled. The first aim is as
-/// even as possible; the second is less even, for clusters where the first takes too many moves
-/// because all other shards are nearly full.
+/// Percentages of a shard's fair load: a shard that has begun to give continues while it has more
+/// than `leave`, and a shard is filled up to `fill`. The first aim is as even as possible; the
+/// second is less even, for clusters where the first takes too many moves because all other shards
+/// are nearly full.
 const AIMS: [Aim; 2] = [Aim { leave: 102, fill: 100 }, Aim { leave: 105, fill: 105 }];
 /// Percentage of its share up to which a shard may be filled by one hot slot, instead of many cool
 /// ones, which would be more even.
@@ -167,14 +168,14 @@ impl Shards {
             aim,
             prefers_hot,
         };
-        shards.aim_anew();
+        shards.recompute_targets();
         shards
     }
 
-    /// Returns the fair loads. A slot that exceeds the fair load of its shard becomes the fair load
-    /// of that shard, and the others share the rest: otherwise they would wait for a slot that
-    /// cannot be split.
-    fn aim_anew(&mut self) {
+    /// Recomputes the fair loads of the shards that are not stuck. A slot that exceeds the fair
+    /// load of its shard becomes the fair load of that shard, and the others share the rest:
+    /// otherwise their fair loads would include a part of a slot that cannot be split.
+    fn recompute_targets(&mut self) {
         let largest = self.weights.iter().max().copied().unwrap_or(0);
         let mut open: Vec<usize> = (0..self.loads.len()).filter(|&one| !self.stuck[one]).collect();
         let stuck = (0..self.loads.len()).filter(|&one| self.stuck[one]);
@@ -240,7 +241,7 @@ impl Shards {
         while let Some(giver) = self.giver() {
             let Some(planned) = self.next_move(giver) else {
                 self.stuck[giver] = true;
-                self.aim_anew();
+                self.recompute_targets();
                 continue;
             };
             let full = moves.len() == MOVES_MAX;
@@ -337,7 +338,7 @@ impl Shards {
         slots.sort_unstable_by_key(|&(slot, cost)| (cost, Reverse(slot)));
         let mut best: Option<Choice> = None;
         for to in takers {
-            // Load at which both would be equally full.
+            // Load to move after which both would be equally full.
             let (giver, taker) = (self.fullness(from), self.fullness(to));
             let surplus = (u128::from(giver.0) * u128::from(taker.1))
                 .saturating_sub(u128::from(taker.0) * u128::from(giver.1));

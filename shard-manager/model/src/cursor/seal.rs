@@ -3,10 +3,10 @@
 //! ```text
 //! nonce of 12 bytes | ciphertext of the values, padded | tag of 16 bytes
 //! ```
-//! Both keys are derived from the cluster's, so every router opens the cursors of the others. The
-//! nonce is a keyed hash of all that is encrypted and of the beginning of the cursor, as in
-//! synthetic initialisation vectors (RFC 5297): a nonce occurs twice only with the same cursor. The
-//! padding hides the length of short texts.
+//! The keys of the cipher and of the nonce are derived from the cluster's token key, so every
+//! router can open the cursors of other routers. The nonce is a keyed hash of all that is encrypted
+//! and of the beginning of the cursor, as in synthetic initialisation vectors (RFC 5297): a nonce
+//! occurs twice only with the same cursor. The padding hides the length of short texts.
 //!
 //! **Invariant:** only a text that this cluster has sealed is opened, and only with the beginning
 //! that it had.
@@ -21,7 +21,7 @@ use crate::token::TokenKey;
 
 /// Byte that follows the values.
 pub(super) const PADDING: u8 = 0;
-/// Values are padded to a multiple of so many bytes.
+/// Values are padded to a multiple of this many bytes.
 const PADDED_TO: usize = 64;
 
 /// Returns the sealed form of values. It can be opened only with the same beginning.
@@ -37,7 +37,8 @@ pub(super) fn seal(mut values: Vec<u8>, head: &[u8], secret: &TokenKey) -> Vec<u
     [nonce.as_slice(), &values].concat()
 }
 
-/// Returns the values of a sealed form, with the padding after them; `None` if it is not one.
+/// Returns the values of a sealed form, with the padding after them; `None` if it was not sealed
+/// with this beginning and this key.
 pub(super) fn open(sealed: &[u8], head: &[u8], secret: &TokenKey) -> Option<Vec<u8>> {
     let (nonce, ciphertext) = sealed.split_first_chunk::<NONCE_LEN>()?;
     let mut values = ciphertext.to_vec();
@@ -55,7 +56,7 @@ fn cipher(secret: &TokenKey) -> LessSafeKey {
 
 fn nonce(values: &[u8], head: &[u8], secret: &TokenKey) -> [u8; NONCE_LEN] {
     let mut hasher = SipHasher24::new_with_key(&secret.derive(b"cursor: nonce"));
-    // The beginning has always the same length.
+    // No separator is needed, because the beginning always has the same length.
     hasher.write(head);
     hasher.write(values);
     let mut nonce = [0; NONCE_LEN];

@@ -1,8 +1,8 @@
 //! Blocks: cuts the slots into contiguous pieces whose sizes follow weights.
 //!
-//! **Invariant:** all code that divides slots rounds alike: a partition of the keyspace `list` and
-//! the partition of the same name, order and weight in the placement `partitions` are the same
-//! slots.
+//! **Invariant:** all code that divides slots rounds in the same way: a partition of the keyspace
+//! `list` and the partition of the same name, order and weight in the placement `partitions` are
+//! the same slots.
 //! **Not here:** the owner of a block (`placement`), the keys of a block (`list`).
 
 use std::ops::Range;

@@ -51,7 +51,7 @@ impl Partition {
 /// Partitions and their blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListSpace {
-    /// In the given order.
+    /// Partitions in the given order.
     partitions: Vec<Partition>,
     /// Hashes of names, ascending, with indices into `partitions`: searching numbers is faster than
     /// searching texts.

@@ -3,10 +3,10 @@
 //! Source: systems that route by `user_id % N`, such as DBLab. Consecutive ids take consecutive
 //! slots, and the slot of an id is easy to compute by hand. The placement decides how evenly shards
 //! get them: with `modulo`, shards differ by one id in each 16384; with contiguous ranges, the
-//! first thousands of ids all lie on the first shard. Only keys that end in digits have a slot, and
-//! ids with a common step share few slots (multiples of 1024 have 16). With the placement `modulo`
-//! over N shards the shard is `id % N`, as in such systems, only if N divides 16384; for other N a
-//! key's shard is `(id % 16384) % N`.
+//! first thousands of ids are all stored on the first shard. Only keys that end in digits have a
+//! slot, and ids with a common step share few slots (multiples of 1024 have 16). With the placement
+//! `modulo` over N shards the shard is `id % N`, as in such systems, only if N divides 16384; for
+//! other N a key's shard is `(id % 16384) % N`.
 //!
 //! **Invariant:** any number of digits is accepted and none overflows; leading zeros do not count.
 //! **Not here:** signs: `a-5` ends in 5.

@@ -1,5 +1,5 @@
-//! Partition column: the column of a row that names its partition or range, where the prefix of the
-//! shard key does not.
+//! Partition column: the column of a row that names its partition or range, instead of the prefix
+//! of the shard key.
 //!
 //! In `list(COLUMN)` the value of the column picks the partition, and the hash of the shard key the
 //! slot inside its block. In `range(COLUMN)` the value picks the range, and so the slot. A row of a
@@ -122,8 +122,8 @@ impl Keyspace {
         shared_column(self).map(|column| &**column)
     }
 
-    /// Returns the slot of a key in a table without the partition column: a hash over all slots.
-    /// In a keyspace without one it is that of [`Keyspace::slot_of`].
+    /// Returns the slot of a key in a table without the partition column: a hash over all slots. In
+    /// a keyspace without a partition column it is the slot of [`Keyspace::slot_of`].
     ///
     /// # Errors
     /// [`KeyError`] if the keyspace has no slot for the key.
@@ -134,10 +134,11 @@ impl Keyspace {
         }
     }
 
-    /// Returns the slot of a row of a key whose partition column has this value, as text.
+    /// Returns the slot of a row of a key whose partition column has this value, as text. A
+    /// keyspace that never has a partition column ignores the value.
     ///
     /// # Errors
-    /// [`PartitionError`] if the keyspace has no such partition, or no column.
+    /// [`PartitionError`] if the value is missing, or the keyspace has no such partition.
     pub fn slot_in(&self, partition: Option<&str>, key: ShardKey<'_>) -> Result<Slot, KeyError> {
         match (self, partition) {
             (_, None) => Err(missing_partition(self)),
@@ -169,7 +170,7 @@ impl Keyspace {
         }
     }
 
-    /// Returns the slot of a key in each partition, if there are at most `most` of them.
+    /// Returns the slot of a key in each partition or range, if there are at most `most` of them.
     pub fn slots_of_key(&self, key: ShardKey<'_>, most: usize) -> Option<Vec<Slot>> {
         match self {
             Self::List(list) if list.partitions().len() <= most => {

@@ -148,7 +148,7 @@ impl RangeSpace {
                 Splits::Short(_) | Splits::Long(_) => Order::Numeric,
                 Splits::Text(_) => Order::Text,
             },
-            splits: (0..self.splits.len()).map(|index| self.splits.tell(index)).collect(),
+            splits: (0..self.splits.len()).map(|index| self.splits.text_of(index)).collect(),
             slots: self.slots.iter().map(|slot| slot.number()).collect(),
             column: self.column.as_deref().map(str::to_owned),
         };
@@ -201,8 +201,8 @@ impl RangeSpace {
 
     pub(super) fn explain(&self, key: &str) -> Result<RoutingStep<'static>, KeyError> {
         let range = self.splits.range_of(key)?;
-        let from = range.checked_sub(1).map(|index| self.splits.tell(index));
-        let below = (range < self.splits.len()).then(|| self.splits.tell(range));
+        let from = range.checked_sub(1).map(|index| self.splits.text_of(index));
+        let below = (range < self.splits.len()).then(|| self.splits.text_of(range));
         Ok(RoutingStep::Range { from, below })
     }
 }
@@ -230,7 +230,7 @@ impl Splits {
         }
     }
 
-    fn tell(&self, index: usize) -> String {
+    fn text_of(&self, index: usize) -> String {
         match self {
             Self::Short(splits) => splits[index].to_string(),
             Self::Long(splits) => splits[index].to_string(),
@@ -327,7 +327,7 @@ impl fmt::Display for RangeSpace {
         }
         for index in 0..self.splits.len() {
             let comma = if index == 0 { "" } else { "," };
-            write!(f, "{comma}{}", self.splits.tell(index))?;
+            write!(f, "{comma}{}", self.splits.text_of(index))?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Routing step: one step from a key to its slot, to explain where a key is stored.
 //!
-//! **Invariant:** an explanation ends at the slot that routing takes.
+//! **Invariant:** an explanation ends at the slot that routing uses.
 //! **Not here:** its presentation (the router's `/api/route`).
 
 use super::Slot;
@@ -37,7 +37,7 @@ pub enum RoutingStep<'k> {
     },
     /// Only this part of the key is hashed.
     Server(&'k str),
-    /// XXH3-64 of the hashed part, which is the whole key unless an earlier step says otherwise.
-    /// The slot is this number modulo the number of slots, or of the partition's slots.
+    /// XXH3-64 of the hashed part, which is the whole key unless an earlier step names a part. The
+    /// slot is this number modulo the number of slots, or of the partition's slots.
     Hash(u64),
 }

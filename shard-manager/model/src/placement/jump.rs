@@ -8,7 +8,7 @@
 //!
 //! **Invariant:** the published function, bit for bit. Its floating point is one division and one
 //! multiplication, which IEEE 754 rounds alike on every machine.
-//! **Not here:** weights: they are ignored, but for shards that get no slots.
+//! **Not here:** weights, which are ignored, except that a shard of weight 0 gets no slots.
 
 use super::{mixer, takers};
 use crate::keyspace::SLOT_COUNT;
@@ -20,7 +20,7 @@ pub(super) fn assign(topology: &Topology) -> Vec<ShardNumber> {
     (0..SLOT_COUNT).map(|slot| takers[bucket(slot)]).collect()
 }
 
-/// The paper's function: the bucket of a key, `0..buckets`.
+/// Returns the bucket of a key, `0..buckets`, by the paper's function.
 fn jump(mut key: u64, buckets: i64) -> i64 {
     let (mut bucket, mut next) = (-1, 0);
     while next < buckets {
@@ -36,7 +36,7 @@ fn jump(mut key: u64, buckets: i64) -> i64 {
 mod tests {
     use super::jump;
 
-    /// Values of a C implementation of the paper's listing.
+    /// Compares with values of a C implementation of the paper's listing.
     #[test]
     fn the_function_is_the_published_one() {
         for (key, buckets, golden) in GOLDEN {

@@ -2,7 +2,7 @@
 //!
 //! Source: the partition table of Infra-Crafter (A 30, B 20 → shard1; D 25 → shard2; C 15, E 10 →
 //! shard3), which is list partitioning with a directory. With the keyspace `list` of the same
-//! partitions, an operator decides where each group of keys lies: by country, by customer. The
+//! partitions, an operator decides where each set of keys is stored: by country, by customer. The
 //! distribution is only as even as the chosen sizes, and a new shard gets nothing until an operator
 //! assigns partitions to it.
 //!

@@ -6,16 +6,16 @@
 //! was. The price is a longer map: ranges break up with every change, and only the map itself
 //! determines the owner of a slot.
 //!
-//! **Invariant:** there are exactly as many moves as shards lack slots, and no table within one
-//! slot of the shares can be reached with fewer.
+//! **Invariant:** exactly as many slots move as shards lack, and no table within one slot of the
+//! shares can be reached with fewer.
 //! **Not here:** moving rows; the time of a move.
 
 use crate::keyspace::SLOT_COUNT;
 use crate::topology::{ShardNumber, ShardSpec, ShardState, Topology};
 
-/// Returns the owners under the new topology. Shards with the same name are the same. Slots of a
-/// removed, draining or weightless shard move, and of a shard with too many slots those with the
-/// highest numbers. They go to the shards that lack slots, both in order.
+/// Returns the owners under the new topology. Shards with the same name are the same shard. Slots
+/// of a removed, draining or weightless shard move, and of a shard with too many slots those with
+/// the highest numbers. They go to the shards that lack slots, both in order.
 ///
 /// # Panics
 /// If the number of owners is not [`SLOT_COUNT`], or an owner is not in the old topology.

@@ -1,5 +1,5 @@
-//! Rendezvous: each shard draws a random number for each slot, and the highest weighted one owns
-//! it.
+//! Rendezvous: each shard draws a random number for each slot, and the shard with the highest
+//! weighted number owns the slot.
 //!
 //! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", 1998; weights
 //! by the logarithmic method (Schindelhauer and Schomaker 2005). A shard that is added or grows
@@ -9,8 +9,8 @@
 //! every shard for every slot.
 //!
 //! A number `u` in (0, 1] has the weighted value `weight / -log2(u)`. The logarithm of a C library
-//! differs between machines, and a slot placed elsewhere is one whose rows are not found. So the
-//! logarithm is computed here, in integers, and golden vectors pin it.
+//! differs between machines, and a router that placed a slot elsewhere would not find its rows. So
+//! the logarithm is computed here, in integers, and golden vectors pin it.
 //!
 //! **Invariant:** only integers are used; the order of shards does not matter, only names and
 //! weights.
@@ -59,8 +59,8 @@ struct Draw {
 /// than one. `hopeful` is a reusable buffer.
 fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
     hopeful.clear();
-    // The winner's logarithm is at most this for each unit of weight. Its product with a weight
-    // fits.
+    // Upper bound of the winner's logarithm for each unit of weight. Its product with a weight fits
+    // into 64 bits.
     let mut most = u64::MAX / u64::from(Topology::WEIGHT_MAX);
     for (index, &(name, weight)) in players.iter().enumerate() {
         let lot = mixer::mix(slot ^ name);
@@ -76,7 +76,7 @@ fn winner(players: &[(u64, u64)], slot: u64, hopeful: &mut Vec<Draw>) -> usize {
 }
 
 impl Draw {
-    /// Returns true if `weight / -log2(u)` is higher than that of the one before.
+    /// Returns true if `weight / -log2(u)` is higher than that of `before`.
     fn beats(self, before: Self) -> bool {
         if self.weight == before.weight {
             return self.lot > before.lot;
@@ -91,8 +91,8 @@ fn missing(lot: u64) -> u64 {
     !lot >> (64 - FRACTION_BITS)
 }
 
-/// Returns at least `(1 - u) / u` with as many bits, from as many bits of `u` as a 64-bit division
-/// can use.
+/// Returns an upper bound of `(1 - u) / u` with [`FRACTION_BITS`] fractional bits, computed from as
+/// many bits of `u` as a 64-bit division can use.
 fn at_most(lot: u64) -> u64 {
     const BITS: u32 = 63 - FRACTION_BITS;
     ((missing(lot) + 1) << BITS) / (lot >> (64 - BITS)).max(1)

@@ -116,7 +116,7 @@ pub fn is_on(mutation: Mutation) -> bool {
     environment().as_ref().is_ok_and(|set| set & mutation.bit() != 0)
 }
 
-/// Returns true if slots change hands all the time.
+/// Returns true if this process transfers slots between its shards continually.
 pub fn hands_slots_over() -> bool {
     static SET: OnceLock<bool> = OnceLock::new();
     *SET.get_or_init(|| std::env::var_os(HAND_OVERS).is_some())
@@ -124,10 +124,10 @@ pub fn hands_slots_over() -> bool {
 
 /// Returns true if the guarantee is violated this time: once in `every` calls.
 pub fn is_due(mutation: Mutation, every: u64) -> bool {
-    static ASKED: [AtomicU64; Mutation::ALL.len()] =
+    static CALLS: [AtomicU64; Mutation::ALL.len()] =
         [const { AtomicU64::new(0) }; Mutation::ALL.len()];
     // Never the first call, so that a test can prepare its data.
-    is_on(mutation) && ASKED[mutation as usize].fetch_add(1, Ordering::Relaxed) % every == every - 1
+    is_on(mutation) && CALLS[mutation as usize].fetch_add(1, Ordering::Relaxed) % every == every - 1
 }
 
 fn environment() -> &'static Result<u64, UnknownMutation> {

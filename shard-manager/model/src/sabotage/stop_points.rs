@@ -1,12 +1,12 @@
 //! Stop points: named places of a move of slots at which this process kills or freezes itself, so
-//! that tests meet each line of the table of crashes. Nothing is violated by it.
+//! that tests cover a crash at each step of the table below. This violates no guarantee.
 //!
 //! The environment variable `TESSERA_STOP_AT` names the point, such as `kill:after_commit`, or
 //! `freeze:before_fence#2` for the second time that it is reached.
 //!
 //! | Time | Meaning |
 //! |---|---|
-//! | `before` | the mover has decided on the step, and has not sent it |
+//! | `before` | the mover has decided on the step, and has not requested it |
 //! | `inside` | a shard has carried the step out, and has not committed it |
 //! | `after` | it is committed, and the mover has not learned anything from it |
 //!
@@ -21,9 +21,9 @@
 //! | `reverse` | the direction changes |
 //! | `lift`, `discard` | the move is given up |
 //! | `begin_cleaning`, `clean`, `forget` | rows and metadata that no longer count are deleted |
-//! | `end` | the catalog learns the end |
+//! | `end` | the catalog records the end |
 //!
-//! **Invariant:** a process stops once at most, and only at the point that its environment names.
+//! **Invariant:** a process stops at most once, and only at the point that its environment names.
 //! **Not here:** the places themselves, which are in the code of the steps.
 
 use std::sync::OnceLock;
@@ -65,7 +65,7 @@ pub const LAST_STEP: &str = "end";
 pub struct StopPoint {
     time: StopTime,
     step: &'static str,
-    /// Number of the time at which it is reached.
+    /// Occurrence of the point at which the process stops, from 1.
     turn: u64,
     freezes: bool,
 }
@@ -112,7 +112,7 @@ pub fn reach(time: StopTime, step: &str) {
     let signal = if point.freezes { Signal::STOP } else { Signal::KILL };
     let sent = kill_process(getpid(), signal);
     while !point.freezes && sent.is_ok() {
-        // Nothing is carried out any more.
+        // The signal ends the process: until then this thread does nothing.
         std::thread::park();
     }
 }

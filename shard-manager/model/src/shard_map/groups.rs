@@ -52,7 +52,7 @@ impl<'m> MapGroups<'m> {
         self.iter().find(|(_, group)| group.name == name).map(|(number, _)| number)
     }
 
-    /// Returns the name of the group that a slot belongs to.
+    /// Returns the name of a group; empty if the map does not contain the group.
     pub fn name_of(self, group: GroupNumber) -> &'m str {
         self.get(group).map_or("", |group| &group.name)
     }
@@ -97,7 +97,8 @@ impl<'m> MapGroups<'m> {
         ranges
     }
 
-    /// Returns the group of one of these slots that this shard may not own.
+    /// Returns a group that has some of these slots and whose slots this shard may not own; `None`
+    /// if the shard may own all of them.
     pub fn forbids(self, slots: &SlotSet, shard: ShardNumber) -> Option<&'m TableGroup> {
         let mut groups = self.iter().filter(|(_, group)| !group.allows(shard));
         let forbidden = groups.find(|(number, _)| !slots.is_disjoint(&SlotSet::of_group(*number)));
@@ -106,7 +107,7 @@ impl<'m> MapGroups<'m> {
 }
 
 /// Returns a map with this group only, with the slots of its keyspace, in which shards outside the
-/// group have no weight. `None` if none of its shards has a weight.
+/// group have no weight. `None` if the map lacks the group, or none of its shards has a weight.
 pub fn of_group(map: &ShardMap, group: GroupNumber) -> Option<ShardMap> {
     let main = map.groups().get(group)?.clone();
     let topology = main.topology(&map.topology)?;
@@ -139,7 +140,7 @@ pub fn with_group(map: &ShardMap, group: TableGroup, epoch: u64) -> Result<Shard
     Ok(next)
 }
 
-/// Returns the map of a new cluster whose group `main` has these shards and names.
+/// Returns the map of a new cluster with this group `main`, whose slots belong to its shards.
 ///
 /// # Errors
 /// [`GroupFault`].
@@ -151,7 +152,7 @@ pub fn with_main(map: &ShardMap, main: TableGroup) -> Result<ShardMap, GroupFaul
     Ok(next)
 }
 
-/// Refuses a new group with a partition on several shards.
+/// Refuses a new group whose placement puts a partition on several shards.
 fn check_partitions(map: &ShardMap, group: GroupNumber) -> Result<(), GroupFault> {
     let name = || map.groups().name_of(group).to_owned();
     match divided_partition(map, group) {

@@ -3,8 +3,8 @@
 //! The keyspace of a table is that of its group, and so are the slots of its partitions.
 //!
 //! **Invariant:** a table is partitioned if one of its own columns is the column of its keyspace,
-//! its type can be compared, and the table is not `kv`. The keys of all other tables of the group
-//! are hashed over all its slots.
+//! its type can be compared, and the table is neither `kv` nor an internal table. The keys of all
+//! other tables of the group are hashed over all its slots.
 //! **Not here:** the function to the slot (`keyspace::partition_column`).
 
 use std::borrow::Cow;
@@ -75,7 +75,7 @@ pub(super) fn slot_of_row(
 }
 
 /// Returns the slot of a row of a table, with an explanation of the steps. Without a table the row
-/// belongs to the group `main`, and has a partition if one is given.
+/// is one of a table of the group `main`, which has the partition column if the keyspace has one.
 ///
 /// # Errors
 /// [`KeyError`] if the keyspace has no slot for the row.
@@ -113,7 +113,7 @@ pub fn location(map: &ShardMap, slot: Slot) -> KeyLocation {
     KeyLocation { slot, shard, epoch: map.epoch(), since }
 }
 
-/// Returns the slots of all rows of a table in these partitions. Unknown names have no rows.
+/// Returns the slots of all rows of a table in these partitions. Unknown partitions have no slots.
 pub fn partition_slots<'p>(
     map: &ShardMap,
     table: &Table,
@@ -174,8 +174,8 @@ pub fn divided_partition(map: &ShardMap, group: GroupNumber) -> Option<String> {
     ))
 }
 
-/// Returns the column of a table that names the partitions of its rows in this keyspace, that of
-/// its group.
+/// Returns the column of a table that names the partitions of its rows in this keyspace, which must
+/// be that of its group.
 #[inline]
 fn column_in(keyspace: &Keyspace, table: &Table) -> Option<usize> {
     find_column(keyspace.column()?, table)
@@ -209,7 +209,7 @@ fn named<'n>(
     Ok(partition)
 }
 
-/// Returns a placement with the first partitions of a list.
+/// Returns an example of a placement, with the first partitions of a list on one shard.
 fn example(list: &ListSpace, shard: &str) -> String {
     const SHOWN_MAX: usize = 3;
     let partitions = list.partitions();

@@ -82,7 +82,7 @@ impl GroupScene {
         Observed { map, load, sizes, keys, open, first_slot }
     }
 
-    /// Returns an advice for the group with the slots of the cluster.
+    /// Returns an advice for the group, converted to the slot numbers of the cluster.
     pub fn with_own_numbers(&self, advice: Advice) -> Advice {
         let first = self.group.first_slot();
         let mut advice = advice;
@@ -100,7 +100,7 @@ impl GroupScene {
         advice
     }
 
-    /// Returns a plan of the group with the slots of the cluster.
+    /// Returns a plan of the group, converted to the slot numbers of the cluster.
     pub fn with_own_slots(&self, plan: SlotPlan) -> SlotPlan {
         let own = |slots: SlotSet| slots.iter().map(|slot| self.group.slot(slot)).collect();
         let step = |step: PlanStep| PlanStep { slots: own(step.slots), ..step };
@@ -124,7 +124,7 @@ fn sizes(scene: &PlanScene<'_>, owners: &[ShardNumber]) -> Vec<ShardSize> {
     sizes.collect()
 }
 
-/// Merges the plans of all groups, each with the name of its group.
+/// Merges the plans of all groups, each given with the name of its group; `None` if there are none.
 pub fn joined(plans: Vec<(&str, SlotPlan)>) -> Option<SlotPlan> {
     let mut plans = plans.into_iter();
     let noted = |name: &str, plan: &SlotPlan| {
@@ -148,7 +148,7 @@ pub fn joined(plans: Vec<(&str, SlotPlan)>) -> Option<SlotPlan> {
     Some(all)
 }
 
-/// Returns the skew of the number of slots in that of some groups where it is highest.
+/// Returns the highest skew of the number of slots among some groups.
 pub fn slot_skew(map: &ShardMap, groups: impl Iterator<Item = GroupNumber>) -> f64 {
     let skews = groups.filter_map(|group| {
         let own = of_group(map, group)?;

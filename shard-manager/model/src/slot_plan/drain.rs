@@ -1,4 +1,4 @@
-//! Drain: the owners of slots after one shard has given all of its own away.
+//! Drain: the owners of slots after one shard has given all of its slots away.
 //!
 //! **Not here:** the state of the shard (`topology`).
 
@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use crate::topology::ShardNumber;
 
 /// Returns the owners after a drain. Each slot goes to the shard that is least full by its weight;
-/// the slots of a taker are neighbours, so that ranges stay few.
+/// the slots that a shard takes are neighbours, so that there are few ranges.
 ///
 /// # Panics
 /// If no weight is positive.
@@ -21,7 +21,7 @@ pub(super) fn desired(
     let mut takes = vec![0_usize; weights.len()];
     for _ in 0..counts[drained.index()] {
         let takers = (0..weights.len()).filter(|index| weights[*index] > 0);
-        // Fullness after taking one slot more.
+        // Fullness after taking one more slot.
         let fuller = |one: &usize, other: &usize| -> Ordering {
             let this = (counts[*one] + 1) * u64::from(weights[*other]);
             this.cmp(&((counts[*other] + 1) * u64::from(weights[*one])))

@@ -8,7 +8,7 @@ use crate::slot_set::SlotSet;
 use crate::topology::{ShardNumber, Topology};
 
 /// Returns the owners after an even plan. A shard gives its slots with the highest numbers, except
-/// those that move already; shards that lack slots take them in order.
+/// those that are already being moved; shards that lack slots take them in order.
 pub(super) fn desired(
     topology: &Topology,
     owners: &[ShardNumber],

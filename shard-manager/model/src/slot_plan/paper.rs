@@ -1,4 +1,4 @@
-//! Paper: a plan for a cluster that exists on paper only, with the effort that its moves take.
+//! Paper: the plan for a hypothetical cluster, with the amount of data that its moves copy.
 //!
 //! **Invariant:** the numbers come from the plan that a cluster of this size would get.
 //! **Not here:** the text of a request (`cli`).
@@ -9,9 +9,9 @@ use crate::placement::Placement;
 use crate::slot_set::SlotSet;
 use crate::topology::{ShardSpec, Topology, TopologyError};
 
-/// Cluster on paper: shards of equal weight, to which others are added.
+/// Hypothetical cluster: shards of equal weight, to which others are added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PaperCluster {
+pub struct HypotheticalCluster {
     /// Number of shards before.
     pub shards: usize,
     /// Number of shards that are added.
@@ -20,7 +20,7 @@ pub struct PaperCluster {
     pub bytes: u64,
 }
 
-/// Reason why a cluster on paper has no plan.
+/// Reason why a hypothetical cluster has no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PaperFault {
     /// There are no shards, or too many.
@@ -31,7 +31,7 @@ pub enum PaperFault {
     Plan(#[from] PlanFault),
 }
 
-impl PaperCluster {
+impl HypotheticalCluster {
     /// Plans the moves by which the added shards get their share.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl PaperCluster {
     pub fn plan(&self, slots_max: usize) -> Result<SlotPlan, PaperFault> {
         let spec = |number: usize| ShardSpec::new(format!("shard{number}"), 1);
         let all = self.shards.saturating_add(self.add);
-        // Before a list of this length is made.
+        // This is checked before a list of this length is allocated.
         let most = Topology::SIMULATED_SHARDS_MAX;
         if self.shards == 0 || all > most {
             let count = if self.shards == 0 { 0 } else { all };

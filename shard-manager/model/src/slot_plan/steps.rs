@@ -44,7 +44,7 @@ impl Transfers {
                 parts.push(SlotGroup { from, to, slots, place: (index, count) });
             }
         }
-        // By the fraction of its pair that is done before, without rounding.
+        // Sorts by the fraction of a pair's parts that come before, compared without rounding.
         parts.sort_by(|one, other| {
             let ((first, count), (second, all)) = (one.place, other.place);
             (first * all)

@@ -1,8 +1,9 @@
-//! Tests of plans: what moves, that each move improves the cluster alone, and what has no plan.
+//! Tests of plans: the slots that move, the improvement by each single move, and clusters without a
+//! plan.
 
 use proptest::prelude::*;
 
-use super::paper::{PaperCluster, PaperFault};
+use super::paper::{HypotheticalCluster, PaperFault};
 use super::*;
 use crate::advice::{BYTES_MIN, Observed, advise};
 use crate::keyspace::Keyspace;
@@ -56,7 +57,7 @@ fn counts(owners: &[ShardNumber], shards: usize) -> Vec<usize> {
     counts
 }
 
-/// Returns the sum of what the shards have too much, in slots.
+/// Returns the total number of slots by which shards exceed their goals.
 fn excess(counts: &[usize], goal: &[usize]) -> usize {
     counts.iter().zip(goal).map(|(count, goal)| count.saturating_sub(*goal)).sum()
 }
@@ -149,7 +150,7 @@ fn a_weight_of_zero_and_a_draining_shard_give_all_slots_by_slots() {
 }
 
 #[test]
-fn slots_that_move_already_stay_and_the_plan_tells_what_is_left() {
+fn slots_being_moved_stay_and_the_plan_notes_the_rest() {
     let new = topology(&[1; 2]);
     let before = owners(&map("even", &topology(&[1])));
     let moving = slots(0..9_000);
@@ -204,7 +205,7 @@ fn an_advice_by_size_becomes_moves_of_limited_size_with_rows_and_bytes() {
 
 #[test]
 fn a_thousand_shards_on_paper_give_one_more_its_share() {
-    let cluster = PaperCluster { shards: 1_000, add: 1, bytes: 10_000_000_000_000 };
+    let cluster = HypotheticalCluster { shards: 1_000, add: 1, bytes: 10_000_000_000_000 };
     let plan = cluster.plan(MAX).expect("a plan");
     assert_eq!(plan.slots(), 16);
     assert!(plan.steps.iter().all(|step| step.to == ShardNumber(1_000)));
@@ -213,7 +214,7 @@ fn a_thousand_shards_on_paper_give_one_more_its_share() {
     let seconds = plan.seconds(44e6, 4).expect("known");
     assert!((200.0..240.0).contains(&seconds), "{seconds}");
     for (shards, add) in [(0, 1), (4_096, 1), (usize::MAX, 1)] {
-        let none = PaperCluster { shards, add, bytes: 1 }.plan(MAX);
+        let none = HypotheticalCluster { shards, add, bytes: 1 }.plan(MAX);
         assert!(matches!(none, Err(PaperFault::Shards(_))), "{none:?}");
     }
 }
@@ -260,7 +261,7 @@ proptest! {
         let mut counted = counts(&owners, topology.len());
         let mut left = excess(&counted, &goal);
         prop_assert_eq!(left, plan.needed, "no plan moves fewer");
-        // Any part of the moves, the last ones first: a move that fails holds up no other.
+        // Applies any subset of the moves, the last ones first: no move depends on another one.
         for (index, step) in plan.steps.iter().enumerate().rev() {
             prop_assert!((1..=MAX).contains(&step.slots.len()));
             prop_assert!(step.slots.is_disjoint(&moving));
@@ -311,7 +312,7 @@ proptest! {
         for taker in &takers {
             let index = taker.shard.index();
             prop_assert!(has[index] >= had[index], "nothing moves between others");
-            // It took a slot while no other one was emptier.
+            // The shard took a slot only while no other taker was less full.
             let fullness = |count: usize, shard: &PlanShard| count as f64 / shard.fair_slots;
             for other in takers.iter().filter(|_| has[index] > had[index]) {
                 let emptiest = fullness(has[other.shard.index()] + 1, other);

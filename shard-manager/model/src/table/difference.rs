@@ -33,7 +33,8 @@ pub enum TableDifference {
 }
 
 impl TableDifference {
-    /// Returns the first difference of a table to another declaration; `None` if there is none.
+    /// Returns the first difference between a table and another declaration; `None` if there is
+    /// none.
     pub fn between(table: &Table, other: &Table) -> Option<Self> {
         let names = |table: &Table, columns: &[usize]| -> Vec<String> {
             columns.iter().map(|column| table.column(*column).name.clone()).collect()

@@ -8,7 +8,7 @@ use crate::move_row::{CopyCursor, MoveRow};
 use crate::observation::{MoveGoal, SlotsState};
 use crate::request::MoveRequest;
 use crate::rules::MoveRule;
-use crate::step::{MoveRest, MoveStep};
+use crate::step::{MoveStep, WaitReason};
 
 pub(super) fn next(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     if pair.target.row.is_none() {
@@ -17,7 +17,7 @@ pub(super) fn next(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     match pair.target.slots {
         SlotsState::Importing => activate(pair, source),
         SlotsState::Owned | SlotsState::Fenced => owned(pair, source),
-        SlotsState::Moved | SlotsState::Other => MoveStep::Rest(MoveRest::OutOfDate),
+        SlotsState::Moved | SlotsState::Other => MoveStep::Rest(WaitReason::OutOfDate),
     }
 }
 
@@ -45,7 +45,7 @@ fn owned(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
         return pair.to_source(MoveRequest::Reverse);
     }
     if pair.seen.is_paused {
-        return MoveStep::Rest(MoveRest::Paused);
+        return MoveStep::Rest(WaitReason::Paused);
     }
     // On a busy shard there are always changes: those that were copied are deleted first.
     if let Some(step) = trim(pair, source) {
@@ -54,7 +54,7 @@ fn owned(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     if pair.seen.is_behind {
         return MoveStep::CopyRound { from: target };
     }
-    MoveStep::Rest(MoveRest::Keeping)
+    MoveStep::Rest(WaitReason::Keeping)
 }
 
 /// Deletes changes of the owner that the kept source has confirmed.
@@ -81,8 +81,8 @@ fn clean(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     pair.to_target(MoveRequest::Forget)
 }
 
-/// The target has ended its part. A node without a row may also be a deposed one from before the
-/// move, which the confirmation excludes.
+/// Ends the move after the target has deleted its row. A node without a row may also be a deposed
+/// primary from before the move, which the confirmation excludes.
 fn finish(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     if !pair.target.is_confirmed {
         return MoveStep::AwaitConfirmation(pair.leg.target());

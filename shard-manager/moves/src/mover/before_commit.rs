@@ -1,5 +1,5 @@
 //! Steps while the source owns the slots: prepare, copy, follow, verify, fence, drain, commit; or
-//! give up.
+//! cancel.
 
 use model::sabotage::{Mutation, is_on};
 
@@ -11,32 +11,33 @@ use crate::move_row::{CopyCursor, MoveRow};
 use crate::observation::SlotsState;
 use crate::request::MoveRequest;
 use crate::rules::MoveRule;
-use crate::step::{MoveRest, MoveStep};
+use crate::step::{MoveStep, WaitReason};
 
 pub(super) fn next(pair: &Pair<'_>) -> MoveStep {
     if !pair.is_wanted() {
         return pair.to_source(MoveRequest::Lift);
     }
     if pair.seen.is_paused {
-        return MoveStep::Rest(MoveRest::Paused);
+        return MoveStep::Rest(WaitReason::Paused);
     }
     let Some(target) = &pair.target.row else {
         let new = pair.new_row(pair.leg.target());
         return MoveStep::Send(pair.leg.target(), Box::new(MoveRequest::Prepare(new)));
     };
     if pair.target.slots != SlotsState::Importing {
-        return MoveStep::Rest(MoveRest::OutOfDate);
+        return MoveStep::Rest(WaitReason::OutOfDate);
     }
     copy(pair, target).unwrap_or_else(|| cut_over(pair, target))
 }
 
-/// Steps until the rows on the target are whole, verified, and follow the source closely.
+/// Returns the next step until the rows on the target are complete, verified, and follow the source
+/// closely; `None` after that.
 fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     let feed = pair.source.feed()?;
     let applied = &target.applied;
     let is_older = feed.timeline < applied.feed.timeline;
     if is_older && pair.seen.rules.demand(MoveRule::NoOlderTimeline) {
-        return Some(MoveStep::Rest(MoveRest::OutOfDate));
+        return Some(MoveStep::Rest(WaitReason::OutOfDate));
     }
     if pair.seen.must_copy_again {
         return Some(copy_again(pair));
@@ -67,8 +68,8 @@ fn copy(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
 /// Empties the target, once no commit can be carried out: this mover has sent none in its term, and
 /// a source that keeps this term through a failover refuses those of earlier terms.
 ///
-/// The source's state alone proves nothing. A commit that is still on its way may be carried out
-/// after the mover has looked, and the slots would belong to a target without their rows.
+/// The source's state alone proves nothing. A commit that is still in transit may be carried out
+/// after the mover has read the state, and the slots would belong to a target without their rows.
 fn copy_again(pair: &Pair<'_>) -> MoveStep {
     let demands = |rule| pair.seen.rules.demand(rule);
     if pair.seen.progress.sends_commit && demands(MoveRule::NoCommitInTerm) {
@@ -80,7 +81,7 @@ fn copy_again(pair: &Pair<'_>) -> MoveStep {
     pair.to_target(MoveRequest::CopyAgain)
 }
 
-/// Deletes recorded changes that no failover of the target can ask for again.
+/// Deletes recorded changes that no failover of the target can make necessary again.
 fn trim(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     let is_new = pair.seen.progress.trimmed != Some(target.applied.round);
     let may = pair.target.is_confirmed || !pair.seen.rules.demand(MoveRule::TrimConfirmed);
@@ -88,14 +89,14 @@ fn trim(pair: &Pair<'_>, target: &MoveRow) -> Option<MoveStep> {
     (is_new && may).then(|| pair.to_source(trim))
 }
 
-/// Fence, drain and commit. The fence is renewed when it may have ended.
+/// Fences, copies the last changes and commits. The fence is renewed when it may have ended.
 fn cut_over(pair: &Pair<'_>, target: &MoveRow) -> MoveStep {
     if pair.source.slots == SlotsState::Owned || !pair.seen.progress.is_fenced {
         let has_majorities = pair.source.has_majority && pair.target.has_majority;
         return if has_majorities {
             pair.to_source(MoveRequest::Fence)
         } else {
-            MoveStep::Rest(MoveRest::NoMajority)
+            MoveStep::Rest(WaitReason::NoMajority)
         };
     }
     if pair.seen.is_behind && pair.seen.rules.demand(MoveRule::ChangesDecide) {
@@ -106,7 +107,7 @@ fn cut_over(pair: &Pair<'_>, target: &MoveRow) -> MoveStep {
     }
     let commit = SlotCommit {
         applied: target.applied.clone(),
-        home: pair.target.position,
+        signpost_min_position: pair.target.position,
         way_back: target.feed(pair.target.position.timeline),
     };
     pair.to_source(|ticket| MoveRequest::Commit(ticket, commit))

@@ -5,7 +5,7 @@ use crate::identity::MoveSide;
 use crate::observation::{MoveGoal, SlotsState};
 use crate::request::MoveRequest;
 use crate::rules::MoveRule;
-use crate::step::{MoveRest, MoveStep};
+use crate::step::{MoveStep, WaitReason};
 
 pub(super) fn next(pair: &Pair<'_>) -> MoveStep {
     if pair.target.row.is_none() {
@@ -14,17 +14,18 @@ pub(super) fn next(pair: &Pair<'_>) -> MoveStep {
     match pair.target.slots {
         SlotsState::Importing => importing(pair),
         SlotsState::Owned | SlotsState::Fenced => pair.to_target(MoveRequest::Forget),
-        SlotsState::Moved | SlotsState::Other => MoveStep::Rest(MoveRest::OutOfDate),
+        SlotsState::Moved | SlotsState::Other => MoveStep::Rest(WaitReason::OutOfDate),
     }
 }
 
-/// The target imports, and the source does not take part. Its absence must be confirmed before the
-/// target deletes its copy: on a deposed node the row may be missing although the slots have moved.
+/// Begins the move on the source, or discards the copy. The absence of the source's row must be
+/// confirmed before the target deletes its copy: a deposed node may lack the row although the slots
+/// have moved.
 fn importing(pair: &Pair<'_>) -> MoveStep {
     let can_begin = matches!(pair.source.slots, SlotsState::Owned | SlotsState::Fenced);
     if pair.is_wanted() && pair.seen.goal != MoveGoal::Settle && can_begin {
         if pair.seen.is_paused {
-            return MoveStep::Rest(MoveRest::Paused);
+            return MoveStep::Rest(WaitReason::Paused);
         }
         let new = pair.new_row(pair.leg.source());
         return MoveStep::Send(pair.leg.source(), Box::new(MoveRequest::Trace(new)));
@@ -35,7 +36,7 @@ fn importing(pair: &Pair<'_>) -> MoveStep {
     pair.to_target(MoveRequest::Discard)
 }
 
-/// No shard has a row: the move has not begun, was given up or has ended.
+/// Returns the next step if no shard has a row: the move has not begun, was cancelled or has ended.
 fn without_rows(pair: &Pair<'_>) -> MoveStep {
     let seen = pair.seen;
     let is_owner =
@@ -43,7 +44,7 @@ fn without_rows(pair: &Pair<'_>) -> MoveStep {
     let owner = [MoveSide::Origin, MoveSide::Destination].into_iter().find(is_owner);
     if owner == Some(MoveSide::Origin) && seen.goal == MoveGoal::Forward {
         if seen.is_paused {
-            return MoveStep::Rest(MoveRest::Paused);
+            return MoveStep::Rest(WaitReason::Paused);
         }
         if seen.progress.forgets && seen.rules.demand(MoveRule::NextTerm) {
             return MoveStep::NextTerm;

@@ -48,8 +48,8 @@ fn lacks_writes(world: &World, side: MoveSide) -> bool {
     })
 }
 
-/// Checks the shards at the instant at which a mover ends the move. Rows that were made since it
-/// looked are those of late messages, which the next look finds.
+/// Checks the shards at the instant at which a mover ends the move. Rows that were created after
+/// the mover read the shards come from late messages, and the next mover finds them.
 pub(super) fn ended(world: &mut World, rows_made: u64) {
     if world.rows_made == rows_made && has_rest(world) {
         world.fail(Violation::EndedTooEarly);
@@ -69,7 +69,7 @@ pub(super) fn has_rest(world: &World) -> bool {
 /// Returns true if the row was kept when the fence was lifted, which a rule forbids. The mover
 /// and the checks count it as deleted.
 pub(super) fn is_lifted(row: &MoveRow) -> bool {
-    row.role == MoveRole::Source && row.home.is_none() && !row.is_traced
+    row.role == MoveRole::Source && row.signpost_min_position.is_none() && !row.is_traced
 }
 
 /// Checks a world that has come to rest.

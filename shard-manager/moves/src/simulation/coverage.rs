@@ -34,11 +34,11 @@ pub(super) enum Occurrence {
     RoundLost,
     /// A failover of the catalog lost a publication.
     PublicationLost,
-    /// A failover of the catalog lost a wish of the operator.
+    /// A failover of the catalog lost a goal that the operator had set.
     GoalLost,
     /// A failover of the catalog lost the end of the move.
     EndLost,
-    /// Two movers had the same number of their term.
+    /// Two movers had the same term number.
     TermGivenTwice,
     /// A deposed primary committed.
     CommitOfDeposed,
@@ -56,13 +56,13 @@ pub(super) enum Occurrence {
     Comparison,
     /// A copy began again.
     CopyAgain,
-    /// A leg was given up before its commit.
+    /// A leg was cancelled before its commit.
     Cancel,
     /// The slots went back.
     SecondLeg,
     /// The slots went forward again.
     ThirdLeg,
-    /// Rows were cleaned away.
+    /// Rows were deleted by the cleaning.
     Cleaning,
     /// A shard without replicas took part.
     NoReplicas,
@@ -117,7 +117,7 @@ impl Coverage {
         self.0 >> (event as u32) & 1 == 1
     }
 
-    /// Notes a request that has changed a shard.
+    /// Records the events of a request that has changed a shard.
     pub(super) fn note_change(&mut self, request: &MoveRequest, row: Option<&MoveRow>) {
         let is_of_several = row.is_some_and(|row| row.slots.len() > 1);
         match request {
@@ -147,7 +147,7 @@ impl Coverage {
         }
     }
 
-    /// Notes a late request that has changed a shard.
+    /// Records the event of a late request that has changed a shard.
     pub(super) fn note_late(&mut self, request: &MoveRequest) {
         self.note_if(matches!(request, MoveRequest::Fence(_)), Occurrence::LateFence);
         self.note_if(matches!(request, MoveRequest::Commit(..)), Occurrence::LateCommit);
@@ -155,7 +155,7 @@ impl Coverage {
         self.note_if(matches!(request, MoveRequest::Store(..)), Occurrence::LateRound);
     }
 
-    /// Notes the difference between the metadata before and after a failover.
+    /// Records the losses that the metadata before and after a failover show.
     pub(super) fn note_failover(
         &mut self,
         (before, after): (&ShardMetadata, &ShardMetadata),

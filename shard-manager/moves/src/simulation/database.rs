@@ -1,12 +1,12 @@
 //! Database of a simulated shard: metadata, rows and recorded changes, as of one commit.
 //!
-//! A row is the set of writes that it contains, so a lost write shows. A row that a client deleted
-//! keeps its set for the checks.
+//! A row is the set of writes that it contains, so a lost write is noticed. A row that a client
+//! deleted keeps its set for the checks.
 
 use model::keyspace::Slot;
 
 use crate::mark::Mark;
-use crate::scene::RowWork;
+use crate::request_context::RowWork;
 use crate::shard_metadata::ShardMetadata;
 
 /// Keys: two in each slot that may move, and one in a slot that stays.
@@ -74,7 +74,7 @@ impl Database {
         match work {
             RowWork::None | RowWork::BeginTraces => {}
             RowWork::DeleteRows => keys.for_each(|key| self.rows[key] = None),
-            // One row is a batch here, so that each state between is met.
+            // A batch is one row here, so that each intermediate state occurs.
             RowWork::DeleteBatch(_) => {
                 let first = keys.into_iter().find(|key| self.rows[*key].is_some());
                 first.into_iter().for_each(|key| self.rows[key] = None);

@@ -1,5 +1,6 @@
-//! Simulated mover: looks at both shards one after the other, decides, and acts some time later.
-//! Its answers get lost, its requests arrive late, and other movers do the same beside it.
+//! Simulated mover: reads both shards one after the other, decides, and acts some time later.
+//! Responses to it get lost, its requests arrive late, and other movers do the same at the same
+//! time.
 
 use std::sync::Arc;
 
@@ -11,10 +12,10 @@ use crate::mover::next;
 use crate::observation::{MoveObservation, MoveProgress, ShardObservation, SlotsState, state_of};
 use crate::refusal::MoveRefusal;
 use crate::request::MoveRequest;
+use crate::request_context::MoveEffect;
 use crate::round::CopyRound;
 use crate::rules::MoveRule;
-use crate::scene::MoveEffect;
-use crate::step::{MoveRest, MoveStep};
+use crate::step::{MoveStep, WaitReason};
 
 use super::checks;
 use super::coverage::Occurrence;
@@ -22,7 +23,7 @@ use super::database::{Database, KEYS, Row, Rows};
 use super::parties::{Errand, Expected, MoverProcess};
 use super::world::{Answer, Catalog, Late, MOVE, Violation, World};
 
-/// Starts a mover with the next term after all that it finds.
+/// Starts a mover with the term after the highest that it finds.
 pub(super) fn start(world: &mut World) {
     let mut term = world.catalog().term;
     for side in [MoveSide::Origin, MoveSide::Destination] {
@@ -144,8 +145,8 @@ fn decide(world: &mut World, mover: &mut MoverProcess) {
             mover.errand = Errand::Publish { expected, side, floor: floors[side.index()] };
         }
         MoveStep::NextTerm => take_next_term(world, mover),
-        MoveStep::Rest(MoveRest::Superseded) => mover.is_stopped = true,
-        MoveStep::Rest(MoveRest::Keeping) => world.is_keeping = true,
+        MoveStep::Rest(WaitReason::Superseded) => mover.is_stopped = true,
+        MoveStep::Rest(WaitReason::Keeping) => world.is_keeping = true,
         MoveStep::End(_) => {
             let has_lock = (mover.term, mover.timeline) == (catalog.term, world.catalog_timeline);
             mover.is_stopped |= !has_lock;
@@ -163,7 +164,7 @@ fn decide(world: &mut World, mover: &mut MoverProcess) {
     }
 }
 
-/// Returns true if the side that copies lacks changes of the other one.
+/// Returns true if the receiving side lacks changes of the other one.
 fn is_behind(world: &World, seen: &MoveObservation<'_>) -> bool {
     let leg = seen.leg();
     let has_moved = seen.shard(leg.source()).slots == SlotsState::Moved;
@@ -211,7 +212,7 @@ fn read(
     mover.errand = Errand::Send { side: from.other(), request, rows, expected };
 }
 
-/// Returns the keys of the next chunk: none if the copy is whole.
+/// Returns the range of keys of the next chunk, empty if the copy is whole.
 fn chunk(world: &mut World, receiver: &MoveRow) -> (usize, usize) {
     let all = world.moving_keys();
     let begin = match &receiver.cursor {
@@ -247,7 +248,7 @@ fn mark(world: &World, (side, node): (MoveSide, usize), database: &Database) -> 
     Mark::Snapshot { end: database.next_change, running: Arc::default() }
 }
 
-/// Sends a request: it arrives, or arrives and its answer is lost, or is late.
+/// Sends a request: it arrives, or arrives and its response is lost, or is late.
 fn send(
     world: &mut World,
     mover: &mut MoverProcess,

@@ -31,7 +31,7 @@ pub(super) struct MoverProcess {
     pub(super) is_stopped: bool,
     pub(super) progress: MoveProgress,
     pub(super) seen: [Option<ShardObservation>; 2],
-    /// Rows of the move that shards had made when the mover began to look.
+    /// Number of rows of the move that shards had created when the mover began to read them.
     pub(super) rows_made: u64,
     pub(super) errand: Errand,
 }
@@ -62,7 +62,7 @@ pub(super) struct Router {
     pub(super) owner: MoveSide,
     pub(super) floor: Position,
     pub(super) signpost: Option<(MoveSide, Position)>,
-    /// Generation of each shard in the last answer of its primary.
+    /// Generation of each shard in the last response of its primary.
     pub(super) generation: [u64; 2],
 }
 
@@ -72,7 +72,7 @@ impl Router {
         Self { epoch: 1, owner: MoveSide::Origin, floor, signpost: None, generation: [0; 2] }
     }
 
-    /// Returns the shard that is asked for a key, and the position that a node must have passed.
+    /// Returns the shard to query for a key, and the position that a node must have passed.
     pub(super) fn route(&self, key: usize) -> (MoveSide, Position) {
         if key == STAYING_KEY {
             return (MoveSide::Origin, Position::default());
@@ -81,7 +81,7 @@ impl Router {
     }
 }
 
-/// Answer of a replica whose generation has not been read yet.
+/// Response of a replica whose generation has not been read yet.
 #[derive(Clone, Copy)]
 pub(super) struct UncheckedAnswer {
     pub(super) router: usize,
@@ -90,7 +90,7 @@ pub(super) struct UncheckedAnswer {
     pub(super) writes: u64,
 }
 
-/// Client with a token, whose reads must never go back.
+/// Client with a token, whose reads must never lack a write that an earlier one has shown.
 #[derive(Default)]
 pub(super) struct Session {
     /// Position of each shard that reads must not be older than.
@@ -112,7 +112,7 @@ impl Session {
     }
 }
 
-/// Answer of a shard to a scatter read.
+/// Response of a shard to a scatter read.
 #[derive(Clone)]
 pub(super) struct ScanAnswer {
     pub(super) keys: Vec<usize>,
@@ -120,7 +120,7 @@ pub(super) struct ScanAnswer {
     pub(super) owns: bool,
 }
 
-/// Scatter read, with the answers so far.
+/// Scatter read, with the responses so far.
 #[derive(Default)]
 pub(super) struct Scatter {
     pub(super) answers: [Option<ScanAnswer>; 2],

@@ -1,6 +1,6 @@
 //! Random numbers of a seed: the same seed gives the same run.
 
-/// Generator of the family splitmix64.
+/// Random number generator: splitmix64.
 pub(super) struct Random(u64);
 
 impl Random {
@@ -20,7 +20,7 @@ impl Random {
         (self.next() >> 16) as usize % limit
     }
 
-    /// Returns true in so many of a thousand cases.
+    /// Returns true with this probability, in thousandths.
     pub(super) fn chance(&mut self, thousandths: u32) -> bool {
         self.below(1_000) < thousandths as usize
     }

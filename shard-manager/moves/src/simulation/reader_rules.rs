@@ -1,17 +1,19 @@
-//! Rules of readers and their tokens, which the routers carry out: each prevents a fault.
+//! Rules of readers and their tokens, which the routers follow: each prevents a fault.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReaderRule {
     /// A response about a slot whose owner the catalog does not name adds the position of the
     /// commit to the token.
     HomeInToken,
-    /// A token has the epoch of the router, and a router behind it reads the catalog first.
+    /// A token contains the epoch of the router. A router with an earlier epoch reads the catalog
+    /// first.
     EpochInToken,
-    /// A router that stays behind the token's epoch reads from a primary that has proved itself.
+    /// A router that stays behind the token's epoch reads only from a primary that a majority
+    /// follows.
     ProofWhenBehind,
     /// Scans leave out rows of slots that the shard does not own.
     ScanOwnedOnly,
-    /// If two answers have the same slot, the older owner is asked again as a whole.
+    /// If two responses cover the same slot, the former owner is queried again in full.
     OlderOwnerAgain,
     /// Ownership is read in the snapshot of the rows.
     OwnershipInSnapshot,

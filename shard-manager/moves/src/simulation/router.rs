@@ -1,5 +1,5 @@
-//! Actions of a simulated router: it reads the catalog, follows signposts, answers the session, and
-//! sends an activation that it finds missing.
+//! Actions of a simulated router: it reads the catalog, follows signposts, responds to the session,
+//! and sends activations.
 
 use model::position::Position;
 
@@ -32,7 +32,7 @@ pub(super) fn redirect(
 ) {
     let metadata = &world.shard(side).nodes[node].database().metadata;
     let is_moved = matches!(metadata.state(slot_of(key)), Some(SlotState::Moved { .. }));
-    let home = metadata.row(MOVE).and_then(|row| row.home);
+    let home = metadata.row(MOVE).and_then(|row| row.signpost_min_position);
     match home.filter(|_| is_moved) {
         Some(home) => world.routers[router].signpost = Some((side.other(), home)),
         None => refresh(world, router),
@@ -43,8 +43,8 @@ pub(super) fn redirect(
 /// before it may respond.
 ///
 /// The catalog decides whether the router knows the owner, not the signpost that the request has
-/// followed: the router may have read the catalog since then. A generation that it has not met
-/// before shows that the slots have changed hands, perhaps there and back.
+/// followed: the router may have read the catalog since then. A generation that is new to it shows
+/// that the slots have changed hands, perhaps there and back.
 pub(super) fn respond(
     world: &mut World,
     router: usize,
@@ -64,7 +64,8 @@ pub(super) fn respond(
     }
     let is_unknown = world.routers[router].owner != side && key != STAYING_KEY;
     if is_unknown && world.reader_rules.demand(ReaderRule::HomeInToken) {
-        let Some(home) = database.metadata.row(MOVE).and_then(|row| row.home) else {
+        let Some(home) = database.metadata.row(MOVE).and_then(|row| row.signpost_min_position)
+        else {
             refresh(world, router);
             return false;
         };
@@ -75,7 +76,7 @@ pub(super) fn respond(
     true
 }
 
-/// A router that meets a commit without its activation sends the activation, which may be late.
+/// Lets a router that finds a confirmed commit send its activation, which arrives late.
 pub(super) fn activate(world: &mut World) {
     for side in [MoveSide::Origin, MoveSide::Destination] {
         let shard = world.shard(side);

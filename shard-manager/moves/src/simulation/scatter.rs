@@ -1,4 +1,4 @@
-//! Steps of a simulated scatter read: a page of the first rows of all shards, which are asked one
+//! Steps of a simulated scatter read: a page of the first rows of all shards, which are queried one
 //! after the other.
 
 use crate::identity::MoveSide;
@@ -9,10 +9,10 @@ use super::parties::ScanAnswer;
 use super::reader_rules::ReaderRule;
 use super::world::{Violation, World};
 
-/// Rows of a page.
+/// Number of rows of a page.
 const LIMIT: usize = 2;
 
-/// Asks the next shard, or merges the answers.
+/// Queries a shard that has not responded yet, or merges the responses.
 pub(super) fn step(world: &mut World) {
     let sides = [MoveSide::Origin, MoveSide::Destination];
     let unasked: Vec<MoveSide> =
@@ -53,7 +53,7 @@ fn merge(world: &mut World, mut answers: [ScanAnswer; 2]) {
             answers[older.index()].owns = false;
         }
     }
-    // With a gap or another overlap, the router asks once more. Here the read is given up.
+    // With a gap or another overlap, a router repeats the read. Here it is abandoned.
     if answers[0].owns == answers[1].owns {
         return;
     }

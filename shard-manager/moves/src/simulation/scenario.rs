@@ -4,12 +4,12 @@ use crate::rules::{MoveRule, MoveRules};
 
 use super::reader_rules::{ReaderRule, ReaderRules};
 
-/// Frequencies: weights of events among all, or thousandths where an event has variants.
+/// Rules in force, and frequencies: weights of events, or thousandths where an event has variants.
 #[derive(Clone, Copy)]
 pub(super) struct Scenario {
     pub(super) rules: MoveRules,
     pub(super) reader_rules: ReaderRules,
-    /// Events before the faults stop.
+    /// Number of events before the faults stop.
     pub(super) events: usize,
     pub(super) replication: u32,
     pub(super) failover: u32,
@@ -32,14 +32,14 @@ pub(super) struct Scenario {
     pub(super) lag: u32,
     /// Thousandths of the requests that are late.
     pub(super) late: u32,
-    /// Thousandths of the answers that are lost.
+    /// Thousandths of the responses that are lost.
     pub(super) lost_answers: u32,
     /// Thousandths of the writes that delete their row.
     pub(super) deletes: u32,
 }
 
 impl Scenario {
-    /// Everything happens.
+    /// All events occur.
     pub(super) const ALL: Self = Self {
         rules: MoveRules::ALL,
         reader_rules: ReaderRules::ALL,
@@ -69,7 +69,7 @@ impl Scenario {
     pub(super) const FAILOVERS: Self =
         Self { failover: 7, replication: 30, deposed: 300, read: 2, scatter: 1, ..Self::ALL };
 
-    /// One mover, whose requests are often late for a long time. No shard fails over.
+    /// One mover, whose requests often arrive long after they were sent. No shard fails over.
     pub(super) const LATE: Self = Self {
         events: 400,
         failover: 0,
@@ -103,7 +103,7 @@ impl Scenario {
     pub(super) const COPIES: Self =
         Self { copy_again: 6, goal: 0, late: 350, delivery: 4, write: 8, ..Self::LATE };
 
-    /// The operator often wishes for the other direction, and requests are late.
+    /// The operator often changes the direction, and requests are late.
     pub(super) const CHANGES_OF_MIND: Self = Self {
         events: 800,
         goal: 12,
@@ -115,11 +115,11 @@ impl Scenario {
         ..Self::LATE
     };
 
-    /// The operator gives the move up, and requests arrive long after that.
+    /// The operator cancels the move, and requests arrive long after that.
     pub(super) const CANCELS: Self =
         Self { events: 500, goal: 8, late: 350, delivery: 3, write: 6, ..Self::LATE };
 
-    /// The catalog often fails over, and the operator often has another wish.
+    /// The catalog often fails over, and the operator often changes the goal.
     pub(super) const FORGETFUL_CATALOG: Self = Self {
         events: 800,
         catalog_failover: 10,
@@ -176,7 +176,7 @@ impl Scenario {
     pub(super) const SLOW_SCANS: Self =
         Self { scatter: 8, deletes: 900, write: 40, late: 0, copy_again: 0, ..Self::LATE };
 
-    /// Returns the scenario of a seed: half of the seeds meet everything.
+    /// Returns the scenario of a seed: half of the seeds have [`Self::ALL`].
     pub(super) fn of(seed: u64) -> Self {
         match seed % 24 {
             1 => Self::FAILOVERS,
@@ -195,7 +195,7 @@ impl Scenario {
         }
     }
 
-    /// Returns the scenario without a rule of the machine.
+    /// Returns the scenario without a rule of moves.
     pub(super) fn without(self, rule: MoveRule) -> Self {
         Self { rules: self.rules.without(rule), ..self }
     }

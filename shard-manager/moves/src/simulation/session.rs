@@ -1,4 +1,4 @@
-//! Reads of the simulated session, which must never go back.
+//! Reads of the simulated session, none of which may lack a write that an earlier one has shown.
 
 use crate::identity::MoveSide;
 
@@ -20,7 +20,7 @@ pub(super) fn read(world: &mut World) {
         demands(world, ReaderRule::EpochInToken)
             && world.routers[router].epoch < world.session.epoch
     };
-    // The catalog cannot be reached now and then.
+    // The catalog is sometimes unreachable.
     if is_behind(world) && world.random.chance(600) {
         router::refresh(world, router);
     }
@@ -53,8 +53,8 @@ pub(super) fn read(world: &mut World) {
     }
 }
 
-/// Accepts a row if the node's generation, read after it, is the known one. Returns false if there
-/// is none to check.
+/// Accepts a row if the node's generation, read after it, is the known one. Returns false if no
+/// response waits for this check.
 fn check_generation(world: &mut World) -> bool {
     let Some(unchecked) = world.session.unchecked.take() else { return false };
     let UncheckedAnswer { router, node: (side, node), key, writes } = unchecked;

@@ -14,7 +14,7 @@ pub(super) struct Node {
     pub(super) log: Vec<Rc<Database>>,
     /// False from an election until the node follows the new primary: it confirms nothing.
     is_following: bool,
-    /// Difference of its clock, in milliseconds.
+    /// Offset of its clock from the time of the world, in milliseconds.
     pub(super) clock: i64,
 }
 
@@ -81,7 +81,7 @@ impl Shard {
         node == self.primary || Some(node) == self.deposed
     }
 
-    /// Nodes that a majority of all nodes has in addition to the primary.
+    /// Number of nodes that a majority has in addition to the primary.
     fn majority(&self) -> usize {
         (self.nodes.len() - 1).div_ceil(2)
     }
@@ -123,8 +123,8 @@ impl Shard {
 
     /// Lets a node that is not primary receive some of the log, or join the primary again.
     ///
-    /// A deposed primary joins, and the last of several replicas receives nothing, in so many of a
-    /// thousand cases.
+    /// `rejoin` is the probability, in thousandths, that a deposed primary joins, and `lag` that
+    /// the last of several replicas receives nothing.
     pub(super) fn replicate(
         &mut self,
         node: usize,
@@ -149,7 +149,8 @@ impl Shard {
                     let records = self.nodes[up].log[from..end].to_vec();
                     self.nodes[node].log.extend(records);
                 }
-                // A replica that still follows the deposed primary finds the new one some time.
+                // A replica that still follows the deposed primary finds the new one sooner or
+                // later.
                 if up != self.primary && random.chance(300) {
                     self.join(node);
                 }
@@ -158,7 +159,7 @@ impl Shard {
         }
     }
 
-    /// Takes the history of the primary, at least up to the beginning of its timeline.
+    /// Replaces the log and the history of a node by those of the primary.
     fn join(&mut self, node: usize) {
         if Some(node) == self.deposed {
             self.deposed = None;
@@ -173,7 +174,7 @@ impl Shard {
         joined.is_following = true;
     }
 
-    /// Returns true if the log of a node is a beginning of the primary's. A manager of servers must
+    /// Returns true if the log of a node is a prefix of the primary's. A manager of servers must
     /// not promote a deposed primary that has a history of its own.
     fn is_behind_primary(&self, node: usize) -> bool {
         let (log, primary) = (&self.nodes[node].log, &self.nodes[self.primary].log);
@@ -181,8 +182,8 @@ impl Shard {
         same.zip(log.last()).is_some_and(|(same, last)| Rc::ptr_eq(same, last))
     }
 
-    /// Promotes the most advanced of as many replicas as every majority shares a node with. Returns
-    /// false if none can be promoted.
+    /// Promotes the most advanced of some random replicas: so many that every majority has one of
+    /// them. Returns false if none can be promoted.
     pub(super) fn fail_over(&mut self, random: &mut Random) -> bool {
         if self.nodes.len() == 1 {
             return false;

@@ -8,9 +8,9 @@ use super::world::Violation;
 use super::{find, number, run};
 use crate::rules::MoveRule;
 
-/// Seeds in which the scenario must hold.
+/// Number of seeds with which the scenario must hold.
 const HOLDS: u64 = 250;
-/// Seeds in which the fault must appear once the rule is taken away.
+/// Number of seeds among which the fault must appear once the rule is removed.
 const APPEARS: u64 = 50_000;
 
 const REPLAY: &str = "MOVES_SEED=<seed> cargo test -p moves <name of this test> -- --nocapture";
@@ -44,7 +44,8 @@ fn check_reader(first: u64, rule: ReaderRule, scenario: Scenario, expected: &[Vi
     check(first, scenario, scenario.without_reader(rule), expected);
 }
 
-/// Rows that differ are found by the comparison before the fence, or as a lost write.
+/// Violations by which differing rows are noticed: in the comparison before the fence, or as a lost
+/// write.
 const ROWS: [Violation; 2] = [Violation::CopyDiffers, Violation::LostWrite];
 
 #[test]

@@ -1,13 +1,13 @@
-//! Simulated world: both shards, the catalog, movers, routers and clients, and the requests that
-//! are still on their way.
+//! Simulated world: both shards, the catalog, movers, routers and clients, and the requests in
+//! transit.
 
 use crate::identity::{MoveId, MoveSide, MoveTerm};
 use crate::mark::Mark;
 use crate::observation::{MoveGoal, MovePlan};
 use crate::refusal::MoveRefusal;
 use crate::request::MoveRequest;
+use crate::request_context::{MoveEffect, RequestContext};
 use crate::rules::MoveRules;
-use crate::scene::{MoveEffect, Scene};
 use crate::shard_metadata::ShardMetadata;
 use crate::slot_state::SlotState;
 
@@ -25,7 +25,7 @@ use super::shard::Shard;
 
 pub(super) const MOVE: MoveId = MoveId(1);
 
-/// Numbers of replicas that shards have.
+/// Numbers of replicas, of which each shard gets a random one.
 const REPLICAS: [usize; 10] = [0, 1, 1, 1, 2, 2, 2, 3, 3, 3];
 
 /// Fault that a check has found.
@@ -44,7 +44,7 @@ pub(super) enum Violation {
     EndedTooEarly,
     LeftBehind,
     NeverEnds,
-    /// The simulated failover has lost a confirmed write, which no failover may.
+    /// A simulated failover has lost a confirmed write, which the simulation must prevent.
     ConfirmedLost,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Write {
     /// Position of the commit.
     pub(super) committed: Option<Position>,
     pub(super) is_confirmed: bool,
-    /// Router through which the session wrote it, if it was the session.
+    /// Router through which the session sent it; `None` for a write of another client.
     pub(super) router: Option<usize>,
 }
 
@@ -78,11 +78,11 @@ pub(super) enum Late {
     Publish { expected: (u32, u64), side: MoveSide, floor: Position },
 }
 
-/// Answer to a request.
+/// Response to a request.
 pub(super) enum Answer {
     Done(MoveEffect),
     Refused(MoveRefusal),
-    /// The node is not a primary any more, or the fence lock was not free.
+    /// The node is no longer a primary, or the fence lock was not free.
     Unavailable,
 }
 
@@ -109,7 +109,7 @@ pub(super) struct World {
     /// True if changes are numbered when they are committed, as in files.
     pub(super) is_ordered: bool,
     pub(super) must_copy_again: bool,
-    /// Rows of the move that shards have made.
+    /// Number of rows of the move that shards have created.
     pub(super) rows_made: u64,
     pub(super) is_keeping: bool,
     pub(super) violation: Option<Violation>,
@@ -184,13 +184,13 @@ impl World {
         self.catalog[self.catalog.len() - 1]
     }
 
-    /// Notes a fault, the first only.
+    /// Records a fault, unless one was found before.
     pub(super) fn fail(&mut self, violation: Violation) {
         self.note(|| format!("*** {violation:?}"));
         self.violation.get_or_insert(violation);
     }
 
-    /// Prints an event of a seed that is replayed.
+    /// Prints an event, if the seed is replayed.
     pub(super) fn note(&self, event: impl FnOnce() -> String) {
         if self.is_printed {
             eprintln!("{}", event());
@@ -218,9 +218,9 @@ impl World {
         let before = shard.nodes[node].database().clone();
         let beyond = |slots: &[Slot], mark: &Mark| before.has_change_beyond(slots, mark);
         let position = shard.nodes[node].position();
-        let scene = Scene { position, now, has_change_beyond: &beyond, rules };
+        let context = RequestContext { position, now, has_change_beyond: &beyond, rules };
         let mut database = Database::clone(&before);
-        let answer = match request.apply(&mut database.metadata, &scene) {
+        let answer = match request.apply(&mut database.metadata, &context) {
             Ok(MoveEffect::Changed(work)) => {
                 database.work(&work, &slots, rows);
                 let is_deposed = node != shard.primary;
@@ -246,7 +246,8 @@ impl World {
         answer
     }
 
-    /// Notes a request that has changed a node, and checks that it has removed nothing of an owner.
+    /// Records the events of a request that has changed a node, and checks that no write of an
+    /// owner was removed.
     fn note_change(
         &mut self,
         (side, node): (MoveSide, usize),
@@ -266,7 +267,7 @@ impl World {
         }
     }
 
-    /// Names the owner in the next epoch, if the catalog is still the one that was read.
+    /// Publishes the owner in the next epoch, if the catalog has not changed since it was read.
     pub(super) fn publish(&mut self, expected: (u32, u64), side: MoveSide, floor: Position) {
         let last = self.catalog();
         if expected == (self.catalog_timeline, last.epoch) {
@@ -276,7 +277,8 @@ impl World {
     }
 }
 
-/// Requests that change slots or terms take the fence lock exclusively.
+/// Returns true if a request takes the fence lock exclusively, and therefore fails while a write
+/// runs. Requests about copied rows, cleaning and recorded changes do not.
 fn takes_the_lock(request: &MoveRequest) -> bool {
     !matches!(
         request,

@@ -11,7 +11,7 @@ use super::router;
 use super::shard::RunningWrite;
 use super::world::{Violation, World, Write};
 
-/// Most writes of a seed: a row is a set of 64 bits.
+/// Maximum number of writes of a seed: a row is a set of 64 bits.
 const WRITES_MAX: usize = 40;
 
 /// Begins a write through a router.
@@ -100,7 +100,7 @@ fn commit(world: &mut World, side: MoveSide, index: usize) {
     acknowledge(world, write, (side, node), position);
 }
 
-/// Adds a committed write of the session to what it has seen.
+/// Adds a committed write of the session to the writes that it has seen.
 fn acknowledge(world: &mut World, write: usize, at: (MoveSide, usize), position: Position) {
     let Write { key, router: Some(router), .. } = world.writes[write] else { return };
     if router::respond(world, router, at, (position, key)) {
@@ -108,7 +108,7 @@ fn acknowledge(world: &mut World, write: usize, at: (MoveSide, usize), position:
     }
 }
 
-/// Notes writes that a majority has.
+/// Records the writes that a majority has.
 pub(super) fn confirm(world: &mut World) {
     for index in 0..world.writes.len() {
         let write = world.writes[index];
@@ -121,7 +121,7 @@ pub(super) fn confirm(world: &mut World) {
     }
 }
 
-/// Notes writes that a failover of a shard has lost.
+/// Records the writes that a failover of a shard has lost.
 pub(super) fn lose(world: &mut World, side: MoveSide) {
     for index in 0..world.writes.len() {
         let write = world.writes[index];

@@ -28,7 +28,7 @@ const INVALID: &str = "WITH ours AS (SELECT c.oid,c.relname FROM pg_class c \
     WHERE NOT (x.indisvalid AND x.indisready) \
     UNION ALL SELECT 'constraint',o.conname::text,ours.relname::text FROM pg_constraint o \
     JOIN ours ON ours.oid=o.conrelid WHERE NOT o.convalidated ORDER BY 1,2,3";
-/// Tables whose triggers are enabled for nothing.
+/// Selects the tables whose triggers record changes although no move follows them.
 const NEEDLESSLY_RECORDED: &str = "SELECT tessera_needlessly_recorded()";
 
 /// Contents of one database other than its rows.

@@ -1,8 +1,8 @@
 //! Owners: checks that each slot has one owner, the one of the shard map.
 //!
-//! The map names the old owner of a slot that moves until the new one has taken it. So the rows of
-//! both shards decide about such a slot: one of them owns it, or the old owner has given it away
-//! and the new one still imports it.
+//! The map names the old owner of a slot that moves until the new one has taken it. So the slot
+//! states that both shards store decide about such a slot: one of them owns it, or the old owner
+//! has given it away and the new one still imports it.
 //!
 //! **Invariant:** a slot with two owners or none is reported.
 //! **Not here:** the bits that databases derive from their slots (`audit/inventory`).
@@ -74,10 +74,10 @@ impl ShardSlots {
     }
 }
 
-/// Finding about a shard, by its place in the list: what was found, and what was expected.
+/// Finding about a shard: its index in the list, what was found, and what was expected.
 pub(super) type OwnerFault = (usize, String, String);
 
-/// Returns the slots whose owner is not the one of the map.
+/// Returns findings about the slots whose owner is not the one of the map.
 pub(super) fn check(map: &ShardMap, shards: &[ShardSlots]) -> Vec<OwnerFault> {
     let mut faults = Vec::new();
     for slot in map.owners().filter_map(|owner| Slot::new(owner.slot)) {

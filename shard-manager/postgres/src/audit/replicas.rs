@@ -1,10 +1,10 @@
 //! Replicas: checks that the replicas of a shard have the rows of their primary.
 //!
 //! Both servers add up hashes of the rows of each slot: the primary in the snapshot of the audit,
-//! the replica once it has replayed the position of that snapshot. While rows are written, slots
-//! differ that only changed in between. So the rows of those slots are read again, from both in
-//! turn: primary (before), replica, primary, replica (after). Versions only grow, so a row that a
-//! node shows twice with the same hash was there in between, and the other node must have shown it.
+//! the replica once it has replayed the position of that snapshot. Slots to which rows were written
+//! in between differ as well. So the rows of differing slots are read again, from both in turn:
+//! primary (before), replica, primary, replica (after). Versions only grow, so a row that a node
+//! returns twice with the same hash was there in between, and the other node must have returned it.
 //!
 //! **Invariant:** a difference is reported only if no order of writes explains it.
 //! **Not here:** the rules for a row (`audit/rows`).
@@ -140,8 +140,8 @@ fn report(audit: &mut Audit<'_>, node: &str, error: &str) {
 }
 
 impl Replica {
-    /// Connects to a replica, and begins a snapshot that has a position; `None` if it does not
-    /// replay it in time.
+    /// Connects to a replica, and begins a snapshot once the replica has replayed a position;
+    /// `None` if it does not do so in time.
     async fn open(node: &Node, position: u64) -> Result<Option<Self>, String> {
         let session = node.connect("check", NodeRole::Replica).await;
         let session = session.map_err(|error| error.to_string())?;
@@ -252,8 +252,8 @@ async fn hashes(
 
 type Contradiction = ((String, String), &'static str, &'static str);
 
-/// Returns the rows that no order of writes explains, of four readings in their order: primary,
-/// replica, primary, replica.
+/// Compares four readings in the order in which they were taken (primary, replica, primary,
+/// replica), and returns the rows that no order of writes explains.
 fn contradictions([before, seen, now, after]: [&RowHashes; 4]) -> Vec<Contradiction> {
     let keys: BTreeSet<&(String, String)> = before.keys().chain(after.keys()).collect();
     let mut found = Vec::new();

@@ -16,7 +16,7 @@ use crate::sql;
 use crate::statement::{RowView, Statement, for_each_row};
 
 /// Rows between two reports of progress.
-const TOLD_EVERY: u64 = 1 << 16;
+const PROGRESS_EVERY: u64 = 1 << 16;
 /// Columns of [`sql::select_places`].
 const SLOT: usize = 0;
 const SHARD_KEY: usize = 1;
@@ -52,11 +52,11 @@ impl<'r, 'a> RowRules<'r, 'a> {
             Ok(())
         })
         .await?;
-        self.tell((self.rows + self.foreign_rows) % TOLD_EVERY);
+        self.report_progress((self.rows + self.foreign_rows) % PROGRESS_EVERY);
         Ok(())
     }
 
-    fn tell(&mut self, rows: u64) {
+    fn report_progress(&mut self, rows: u64) {
         self.audit.report.rows += rows;
         (self.audit.progress)(rows);
     }
@@ -72,8 +72,8 @@ impl<'r, 'a> RowRules<'r, 'a> {
             self.rows += 1;
             self.check(row, slot);
         }
-        if (self.rows + self.foreign_rows).is_multiple_of(TOLD_EVERY) {
-            self.tell(TOLD_EVERY);
+        if (self.rows + self.foreign_rows).is_multiple_of(PROGRESS_EVERY) {
+            self.report_progress(PROGRESS_EVERY);
         }
     }
 

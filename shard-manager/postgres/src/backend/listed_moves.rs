@@ -25,12 +25,12 @@ use crate::catalog::{Catalog, LeadLock, MoveTables, PLACE, RebalanceTables, unav
 use crate::catalog_follower::CatalogFollower;
 use crate::term::Term;
 
-/// Time limit for an answer of a session that was used before.
+/// Time limit for a response on a session that was used before.
 const PROOF_MAX: Duration = Duration::from_secs(2);
 /// Time limit for connecting and taking the lock.
 const LEAD_MAX: Duration = Duration::from_secs(5);
 
-/// Lists in a catalog that routers share.
+/// Lists of moves, rebalances and indexes in a catalog that routers share.
 pub(super) struct ServerMoves {
     follower: Arc<CatalogFollower>,
     /// Session of the last request, kept for the next one.
@@ -47,7 +47,7 @@ struct LeadSession {
 }
 
 impl ServerMoves {
-    /// Lists the moves of the catalog that is followed.
+    /// Creates the lists of the catalog that is followed.
     pub(super) fn new(follower: &Arc<CatalogFollower>) -> Self {
         let follower = Arc::clone(follower);
         Self { follower, spare: Mutex::default(), lead: tokio::sync::Mutex::default() }
@@ -56,7 +56,7 @@ impl ServerMoves {
     /// Ends the sessions, so that another router can lead at once.
     pub(super) fn close(&self) {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A call that runs now finds that the router ends, and keeps no session.
+        // A call in progress will see that the router is closing, and keeps no session.
         if let Ok(mut lead) = self.lead.try_lock() {
             lead.take();
         }
@@ -112,7 +112,7 @@ impl ServerMoves {
             .await
     }
 
-    /// Returns the spare session if it still answers, else another one.
+    /// Returns the spare session if it still responds, else a new one.
     async fn session(&self) -> Result<(Catalog, Term), Error> {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((catalog, term)) = spare.filter(|(_, term)| self.is_present(*term)) {
@@ -160,8 +160,8 @@ impl ServerMoves {
         Ok(leads && lead.is_some())
     }
 
-    /// Returns the session if it answers in the present term: with the lock, if it has it or can
-    /// take it.
+    /// Returns the session if it responds in the present term. It then has the lock, if it had it
+    /// before or the lock was free.
     async fn confirm(&self, session: LeadSession) -> Option<LeadSession> {
         let LeadSession { catalog, term, has_lock } = session;
         let lock = LeadLock::of(&catalog);
@@ -174,16 +174,18 @@ impl ServerMoves {
     }
 
     async fn open_lead(&self) -> Result<LeadSession, Error> {
-        // Routers try every second: the follower of the catalog logs that it is away.
-        let away = || Error::ShardUnavailable { shard: PLACE.to_owned() };
+        // Routers try every second, so nothing is logged here: the follower of the catalog logs
+        // that it is unreachable.
+        let unavailable_error = || Error::ShardUnavailable { shard: PLACE.to_owned() };
         let opened = async {
-            let (catalog, term) = self.follower.connect("lead").await.map_err(|_| away())?;
-            LeadLock::of(&catalog).limit_silence().await.map_err(|_| away())?;
+            let connected = self.follower.connect("lead").await;
+            let (catalog, term) = connected.map_err(|_| unavailable_error())?;
+            LeadLock::of(&catalog).limit_silence().await.map_err(|_| unavailable_error())?;
             let session = LeadSession { catalog, term, has_lock: false };
-            self.confirm(session).await.ok_or_else(away)
+            self.confirm(session).await.ok_or_else(unavailable_error)
         };
         let opened = tokio::time::timeout(LEAD_MAX, opened).await;
-        opened.unwrap_or_else(|_elapsed| Err(away()))
+        opened.unwrap_or_else(|_elapsed| Err(unavailable_error()))
     }
 }
 

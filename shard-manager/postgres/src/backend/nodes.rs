@@ -1,8 +1,8 @@
 //! Nodes: carries out orders for the nodes of a Citus cluster, by Citus' own functions.
 //!
 //! Steps that belong together are one transaction on the coordinator: a drain marks its node and
-//! schedules the moves, or does neither. Citus carries the moves out in the background, so they go
-//! on without a router, and what is reported is read from Citus each time.
+//! schedules the moves, or does neither. Citus carries the moves out in the background, so they
+//! continue without a router, and each report is read from Citus.
 //!
 //! **Invariant:** nothing begins before all needs are met; no client receives a message of Citus.
 //! **Not here:** the needs, the plans and the views (`citus`).
@@ -40,13 +40,14 @@ const READS_MAX: usize = 2;
 /// Name of these sessions.
 const PURPOSE: &str = "nodes";
 
-/// Begins a transaction. A move that was just cancelled releases its locks at once; the tables of a
-/// new node may take longer than a statement otherwise may.
+/// Begins a transaction. The wait for locks is short, because a cancelled move releases its locks
+/// at once; the statement timeout is long, because it takes long to create the tables on a new
+/// node.
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '10min'";
 const COMMIT: &str = "COMMIT";
 const ROLLBACK: &str = "ROLLBACK";
 
-/// Lets a node get rows, or not.
+/// Sets whether a node receives rows.
 const SET_GETS_ROWS: &str = "SELECT citus_set_node_property($1, $2, 'shouldhaveshards', $3)";
 /// Schedules the moves of a rebalance, and returns the number of its job.
 const START: &str =
@@ -59,17 +60,17 @@ const REMOVE: &str = "SELECT citus_remove_node($1, $2)";
 
 /// Control of the nodes of a Citus cluster.
 pub(super) struct CitusNodes {
-    desk: Arc<Desk>,
-    /// Places for changes: each has a session with the coordinator.
+    client: Arc<CoordinatorClient>,
+    /// Permits for changes, each of which uses a session with the coordinator.
     changes: Arc<Semaphore>,
-    /// Places for plans and lists.
+    /// Permits for plans and lists, each of which uses a session with the coordinator.
     reads: Semaphore,
     /// Runtime of changes, which continue if a request is dropped.
     runtime: Handle,
 }
 
 /// Carries out requests by sessions with the coordinator.
-struct Desk {
+struct CoordinatorClient {
     coordinator: Arc<PrimaryTracker>,
 }
 
@@ -78,7 +79,7 @@ impl CitusNodes {
     pub(super) fn new(coordinator: Arc<PrimaryTracker>, runtime: Handle) -> Self {
         let changes = Arc::new(Semaphore::new(CHANGES_MAX));
         let reads = Semaphore::new(READS_MAX);
-        Self { desk: Arc::new(Desk { coordinator }), changes, reads, runtime }
+        Self { client: Arc::new(CoordinatorClient { coordinator }), changes, reads, runtime }
     }
 
     /// Waits for a change, which continues after the deadline. A change that has not begun by then,
@@ -105,7 +106,7 @@ impl CitusNodes {
         }
     }
     /// Waits for a read, which is cancelled at the deadline.
-    async fn seen<T>(
+    async fn read_with_deadline<T>(
         &self,
         look: impl Future<Output = Result<T, DistributorError>>,
         deadline: Instant,
@@ -129,7 +130,7 @@ impl NodeDistributor for CitusNodes {
         draft: &'a RebalanceDraft,
         deadline: Instant,
     ) -> DistributorFuture<'a, PlanView> {
-        Box::pin(self.seen(self.desk.plan(draft), deadline))
+        Box::pin(self.read_with_deadline(self.client.plan(draft), deadline))
     }
 
     fn begin_rebalance<'a>(
@@ -137,12 +138,12 @@ impl NodeDistributor for CitusNodes {
         draft: &'a RebalanceDraft,
         deadline: Instant,
     ) -> DistributorFuture<'a, RebalanceBegun> {
-        let (desk, draft) = (Arc::clone(&self.desk), draft.clone());
-        Box::pin(self.changed(async move { desk.begin(&draft).await }, deadline))
+        let (client, draft) = (Arc::clone(&self.client), draft.clone());
+        Box::pin(self.changed(async move { client.begin(&draft).await }, deadline))
     }
 
     fn rebalances(&self, deadline: Instant) -> DistributorFuture<'_, Vec<RebalanceView>> {
-        Box::pin(self.seen(self.desk.list(), deadline))
+        Box::pin(self.read_with_deadline(self.client.list(), deadline))
     }
 
     fn order_rebalance<'a>(
@@ -151,8 +152,8 @@ impl NodeDistributor for CitusNodes {
         order: RebalanceOrder,
         deadline: Instant,
     ) -> DistributorFuture<'a, RebalanceView> {
-        let (desk, id) = (Arc::clone(&self.desk), id.to_owned());
-        Box::pin(self.changed(async move { desk.order(&id, order).await }, deadline))
+        let (client, id) = (Arc::clone(&self.client), id.to_owned());
+        Box::pin(self.changed(async move { client.order(&id, order).await }, deadline))
     }
 
     fn add_node<'a>(
@@ -160,8 +161,8 @@ impl NodeDistributor for CitusNodes {
         node: &'a NewShard,
         deadline: Instant,
     ) -> DistributorFuture<'a, NodeChanged> {
-        let (desk, node) = (Arc::clone(&self.desk), node.clone());
-        Box::pin(self.changed(async move { desk.add(&node).await }, deadline))
+        let (client, node) = (Arc::clone(&self.client), node.clone());
+        Box::pin(self.changed(async move { client.add(&node).await }, deadline))
     }
 
     fn remove_node<'a>(
@@ -169,12 +170,12 @@ impl NodeDistributor for CitusNodes {
         name: &'a str,
         deadline: Instant,
     ) -> DistributorFuture<'a, NodeChanged> {
-        let (desk, name) = (Arc::clone(&self.desk), name.to_owned());
-        Box::pin(self.changed(async move { desk.remove(&name).await }, deadline))
+        let (client, name) = (Arc::clone(&self.client), name.to_owned());
+        Box::pin(self.changed(async move { client.remove(&name).await }, deadline))
     }
 }
 
-impl Desk {
+impl CoordinatorClient {
     /// Works on a session with the coordinator.
     async fn with_session<T>(
         &self,
@@ -192,11 +193,11 @@ impl Desk {
     async fn plan(&self, draft: &RebalanceDraft) -> Result<PlanView, DistributorError> {
         let goal = CitusGoal::of(draft)?;
         self.with_session(async |connection| {
-            let scene = Scene::read(connection, &goal).await?;
-            let runs = scene.runs.map(|id| RebalanceListError::Runs(id).to_string());
-            let refusals = runs.into_iter().chain(scene.unmet).collect();
+            let state = ClusterState::read(connection, &goal).await?;
+            let runs = state.runs.map(|id| RebalanceListError::AlreadyRunning(id).to_string());
+            let refusals = runs.into_iter().chain(state.unmet).collect();
             run(connection, BEGIN).await.map_err(failed)?;
-            let (members, parts, moves) = choose(connection, &goal, &scene.members).await?;
+            let (members, parts, moves) = choose(connection, &goal, &state.members).await?;
             run(connection, ROLLBACK).await.map_err(failed)?;
             let plan = CitusPlan { goal: &goal, members: &members, parts: &parts, moves: &moves };
             Ok(plan.view(refusals))
@@ -207,15 +208,15 @@ impl Desk {
     async fn begin(&self, draft: &RebalanceDraft) -> Result<RebalanceBegun, DistributorError> {
         let goal = CitusGoal::of(draft)?;
         self.with_session(async |connection| {
-            let scene = Scene::read(connection, &goal).await?;
-            if let Some(id) = scene.runs {
-                return Err(RebalanceListError::Runs(id).into());
+            let state = ClusterState::read(connection, &goal).await?;
+            if let Some(id) = state.runs {
+                return Err(RebalanceListError::AlreadyRunning(id).into());
             }
-            if let Some(need) = scene.unmet.into_iter().next() {
+            if let Some(need) = state.unmet.into_iter().next() {
                 return Err(DistributorError::Need(need));
             }
             run(connection, BEGIN).await.map_err(failed)?;
-            let (members, parts, moves) = choose(connection, &goal, &scene.members).await?;
+            let (members, parts, moves) = choose(connection, &goal, &state.members).await?;
             let statement = Statement { sql: START, binds: &goal.binds(), cached: false };
             let job = if moves.is_empty() {
                 None
@@ -318,7 +319,7 @@ impl Desk {
 }
 
 /// State of the cluster before a rebalance is planned.
-struct Scene {
+struct ClusterState {
     members: Members,
     /// Identity of the rebalance in progress.
     runs: Option<String>,
@@ -326,7 +327,7 @@ struct Scene {
     unmet: Vec<String>,
 }
 
-impl Scene {
+impl ClusterState {
     async fn read(
         connection: &AsyncPgConnection,
         goal: &CitusGoal,

@@ -112,7 +112,7 @@ impl Servers {
     }
 
     /// Prepares the database of a shard on the runtime of this engine: migrations block their
-    /// thread. Ends when this future is dropped.
+    /// thread. The work ends when this future is dropped.
     async fn prepare(
         &self,
         (shard, map): (&ListedShard, ShardMap),
@@ -147,13 +147,13 @@ impl Servers {
         let runtime = self.runtime(name)?;
         let _entered = runtime.enter();
         let ServerShard { opened, leader, .. } = prepared.start(name, &self.runtimes);
-        // An earlier attempt may have opened it and failed later.
+        // An earlier attempt may have opened the shard and failed later.
         self.release_listed(number);
         self.follower.add_shard(number, (leader, Arc::clone(&opened.replication)));
         Ok(opened)
     }
 
-    /// Returns the runtime of this engine, which is gone after the cluster was closed.
+    /// Returns the runtime of this engine. Fails after the cluster was closed.
     fn runtime(&self, shard: &str) -> Result<Handle, NewShardRefusal> {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
         let closed =
@@ -165,7 +165,7 @@ impl Servers {
         self.follower.release_shards(|released| released == number);
     }
 
-    /// Refuses to retire the shard in whose database the catalog is.
+    /// Refuses to retire the shard whose database holds the catalog.
     pub(super) fn check_change(&self, change: &MapChange) -> Result<(), MapChangeError> {
         if self.distributes_itself() {
             return Err(MapChangeError::Unsupported);
@@ -225,7 +225,7 @@ async fn prepare(
     claimed.settle(&lacking).await
 }
 
-/// Returns true if the nodes of both have the same database.
+/// Returns true if both trackers follow the same database.
 fn are_same(one: &PrimaryTracker, other: &PrimaryTracker) -> bool {
     let place = |Node { identity, .. }: &Node| (identity.system, identity.database.clone());
     place(&one.members()[0]) == place(&other.members()[0])

@@ -20,10 +20,10 @@ use crate::cluster_sessions::ClusterSessions;
 use crate::shard_database;
 use crate::statement::{Bind, Statement, load};
 
-/// Tables that a shard keeps for itself and that a copy contains.
+/// Metadata tables of a shard that a copy contains.
 pub(super) const SHARD_TABLES: [&str; 3] =
     ["tessera_tables", "tessera_slots", "tessera_slot_moves"];
-/// Table whose only row makes a catalog that of a cluster.
+/// Table whose only row marks a catalog as that of a cluster.
 pub(super) const CLUSTER: &str = "tessera_cluster";
 /// Tables of a catalog.
 pub(super) const CATALOG_TABLES: [&str; 17] = [

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use engine::backup_maker::BackupMaker;
+use engine::progress_observer::ProgressObserver;
 use engine::save_error::SaveError;
-use engine::save_watch::Watch;
 
 use crate::node_address::ClusterAddress;
 
@@ -30,22 +30,23 @@ impl ServerBackups {
 }
 
 impl BackupMaker for ServerBackups {
-    fn make(&self, to: &Path, watch: &Watch<'_>) -> Result<(), SaveError> {
-        // Writing files blocks: the runtimes of the router serve requests.
+    fn make(&self, to: &Path, observer: &ProgressObserver<'_>) -> Result<(), SaveError> {
+        // Writing files blocks, so it must not run on the runtimes of the router, which serve
+        // requests.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| SaveError::io(to, error))?;
         runtime.block_on(async {
             tokio::select! {
-                saved = super::save(&self.settings, to, watch) => saved.map(drop),
-                () = cancelled(watch) => Err(SaveError::Cancelled),
+                saved = super::save(&self.settings, to, observer) => saved.map(drop),
+                () = cancelled(observer) => Err(SaveError::Cancelled),
             }
         })
     }
 }
 
 /// Waits until the caller cancels.
-async fn cancelled(watch: &Watch<'_>) {
-    while watch.check().is_ok() {
+async fn cancelled(observer: &ProgressObserver<'_>) {
+    while observer.check().is_ok() {
         tokio::time::sleep(LOOK).await;
     }
 }

@@ -8,7 +8,7 @@
 //!              "rows": {"users": 41}, "files": [{"file": "shard1.users.rows", …}]}]}
 //! ```
 //!
-//! **Not here:** the file itself (`engine::manifest_file`), comparing it with the others
+//! **Not here:** the file itself (`engine::manifest_file`), comparing the files with it
 //! (`restore`).
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub use engine::manifest_file::FILE;
 pub(super) const CATALOG: &str = "catalog.json";
 /// Format that this program writes and reads.
 const FORMAT: u32 = 1;
-/// Value of the member that tells copies of servers from copies of files.
+/// Value of `engine`, which distinguishes copies of servers from copies of files.
 const ENGINE: &str = "postgres";
 
 /// Contents of a copy.
@@ -68,7 +68,7 @@ pub struct CopiedShard {
     pub version: i64,
     /// Number of rows of each table.
     pub rows: BTreeMap<String, u64>,
-    /// Files: what the shard keeps for itself, then one for each table.
+    /// Files: the metadata of the shard, then one for each table.
     pub files: Vec<SavedFile>,
 }
 
@@ -83,7 +83,7 @@ impl CopiedShard {
     }
 }
 
-/// Returns the name of the file with what a shard keeps for itself.
+/// Returns the name of the file with the metadata of a shard.
 pub(super) fn metadata_of(shard: &str) -> String {
     format!("{shard}.json")
 }
@@ -140,7 +140,8 @@ impl ServerManifest {
         self.files().map(|file| file.bytes).sum()
     }
 
-    /// Returns the number of rows of all tables and shards, those of slots in a move on both.
+    /// Returns the number of rows of all tables and shards. Rows of slots in a move are counted on
+    /// both shards.
     pub fn rows(&self) -> u64 {
         self.shards.iter().flat_map(|shard| shard.rows.values()).sum()
     }

@@ -1,9 +1,9 @@
 //! Replace: restores a copy over the cluster from which it was made.
 //!
-//! The database of the catalog is emptied and marked first, and loses its mark last, so no router
-//! starts in between. Databases on several servers cannot be exchanged in one step: an interrupted
-//! replacement is repeated, with the copy as the result. Then the rows are read back and compared
-//! with those of the copy.
+//! The database of the catalog is emptied and marked first, and keeps its mark until all databases
+//! are filled, so no router starts in between. Databases on several servers cannot be exchanged in
+//! one step: an interrupted replacement must be repeated, and then gives the same result. Then the
+//! rows are read back and compared with those of the copy.
 //!
 //! **Invariant:** nothing is changed before the whole copy has been verified, in databases of other
 //! clusters, or while other clients are connected.
@@ -11,8 +11,8 @@
 
 use std::path::Path;
 
+use engine::progress_observer::ProgressObserver;
 use engine::save_error::SaveError;
-use engine::save_watch::Watch;
 use engine::unfinished_folder::Unfinished;
 
 use super::manifest::ServerManifest;
@@ -31,13 +31,13 @@ const BESIDE: &str = "-read-back";
 pub async fn replace(
     from: &Path,
     address: &ClusterAddress,
-    watch: &Watch<'_>,
+    observer: &ProgressObserver<'_>,
 ) -> Result<ServerManifest, SaveError> {
-    let manifest = fill(from, address, (Occupancy::Cluster, watch)).await?;
+    let manifest = fill(from, address, (Occupancy::Cluster, observer)).await?;
     let mut beside = std::path::absolute(from).map_err(|error| SaveError::io(from, error))?;
     beside.as_mut_os_string().push(BESIDE);
     let beside = Unfinished::begin(&beside)?;
-    let found = save(address, &beside.path().join("copy"), watch).await?;
+    let found = save(address, &beside.path().join("copy"), observer).await?;
     for (saved, found) in manifest.shards.iter().zip(&found.shards) {
         if !saved.table_files().eq(found.table_files()) {
             return Err(SaveError::Databases(format!(

@@ -1,16 +1,16 @@
 //! Restore: proves that a copy is complete, and fills empty databases from it.
 //!
-//! The row that makes a catalog that of a cluster is stored last. A router that starts before finds
-//! databases of a cluster without its catalog, and is refused. If the copy is restored on a server
-//! that it comes from, positions of the lost history would look like later ones of the new history;
-//! so the key of the session tokens is replaced then. Elsewhere the servers have other timelines,
-//! so a session that has seen more than the copy gets an error by itself.
+//! The row that marks a catalog as that of a cluster is stored last. A router that starts before
+//! finds databases of a cluster without its catalog, and is refused. If the copy is restored on a
+//! server that it comes from, positions of the lost history would look like later ones of the new
+//! history; so the key of the session tokens is replaced then. Elsewhere the servers have other
+//! timelines, so a session that has seen more than the copy gets an error by itself.
 //!
-//! A key that was revoked after the backup must not live again, so every API key is suspended until
-//! the operator resumes it.
+//! A key that was revoked after the backup must not become valid again, so every API key is
+//! suspended until the operator resumes it.
 //!
 //! **Invariant:** nothing is changed before the whole copy was verified; no restored key is usable;
-//! no version is given out twice; what was cut off is repeated from its beginning.
+//! no version is assigned twice; an interrupted restore is repeated from its beginning.
 //! **Not here:** the contents of a copy (`manifest`), checking the databases (`target`).
 
 use std::path::Path;
@@ -19,9 +19,9 @@ use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::access_store::{AccessChange, ChangeAuthor, now};
 use engine::index_record::{IndexRecord, IndexRow, IndexState};
+use engine::progress_observer::{ProgressObserver, Step};
 use engine::save_error::SaveError;
-use engine::save_watch::{Step, Watch};
-use engine::saved_file::{check_bits, check_length, look};
+use engine::saved_file::{check_bits, check_length, read_and_hash};
 use model::idempotency;
 use model::table::{Registry, Table};
 
@@ -39,14 +39,14 @@ use crate::slot_moves::record_restored;
 use crate::sql;
 use crate::statement::{Bind, Statement, load, run};
 
-/// Versions to skip: more than the lost history has given out since the copy, and few of the 2^53
-/// that every client can count.
+/// Versions to skip: more than the lost history has assigned since the copy, and only a small part
+/// of the 2^53 that every client can represent.
 const VERSIONS_LEFT_OUT: i64 = 1 << 32;
-/// Tables of clients that have no rows yet.
+/// Selects the tables of clients that exist already.
 const EXISTING: &str = "SELECT relname::text FROM pg_class \
     WHERE relnamespace='public'::regnamespace AND relkind='r'";
-/// Addresses of the copied cluster are not those of the new one; a shard that was joining has no
-/// rows and no database here.
+/// Removes the addresses, which are those of the copied cluster, and retires the shards that were
+/// joining, which have no rows and no database here.
 const NEW_ADDRESSES: &str = "UPDATE tessera.tessera_shards SET address=NULL, \
     state=CASE state WHEN 'joining' THEN 'retired' ELSE state END";
 const NEXT_LOG_NUMBER: &str = "SELECT setval(pg_get_serial_sequence('tessera.tessera_access_log',\
@@ -57,17 +57,18 @@ const NEW_SECRET: &str =
 /// Proves that a folder has a complete copy: every bit is as it was saved. Changes nothing. Blocks.
 ///
 /// # Errors
-/// [`SaveError::Unsuitable`] names the file and the difference; the others if it could not be read.
-pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<ServerManifest, SaveError> {
+/// [`SaveError::Unsuitable`], which names the file and the difference; other errors if the copy
+/// could not be read.
+pub fn verify(folder: &Path, observer: &ProgressObserver<'_>) -> Result<ServerManifest, SaveError> {
     let manifest = ServerManifest::read(folder)?;
     for file in manifest.files() {
         check_length(&folder.join(&file.file), file.bytes)?;
     }
     let (total, mut done) = (manifest.bytes(), 0);
     for file in manifest.files() {
-        let found = look(folder, &file.file, |piece| {
+        let found = read_and_hash(folder, &file.file, |piece| {
             done += piece.len() as u64;
-            watch.tell(&Step::Checking { bytes: done, of: total })
+            observer.report(&Step::Checking { bytes: done, of: total })
         })?;
         check_bits(&folder.join(&file.file), &found, file)?;
     }
@@ -83,20 +84,20 @@ pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<ServerManifest, SaveEr
 pub async fn restore(
     from: &Path,
     address: &ClusterAddress,
-    watch: &Watch<'_>,
+    observer: &ProgressObserver<'_>,
 ) -> Result<ServerManifest, SaveError> {
-    fill(from, address, (Occupancy::Empty, watch)).await
+    fill(from, address, (Occupancy::Empty, observer)).await
 }
 
 /// Fills databases that may have these contents. See [`restore`].
 pub(super) async fn fill(
     from: &Path,
     address: &ClusterAddress,
-    (occupancy, watch): (Occupancy, &Watch<'_>),
+    (occupancy, observer): (Occupancy, &ProgressObserver<'_>),
 ) -> Result<ServerManifest, SaveError> {
-    let manifest = verify(from, watch)?;
+    let manifest = verify(from, observer)?;
     let mut restoring = Restoring::open(from, (&manifest, occupancy), address).await?;
-    let filled = restoring.run(watch).await;
+    let filled = restoring.run(observer).await;
     filled.map_err(|error| SaveError::Partial {
         cause: if matches!(error, SaveError::Cancelled) {
             "cancelled".to_owned()
@@ -159,18 +160,18 @@ impl<'r> Restoring<'r> {
         self.catalog.iter_mut().chain(&mut self.shards)
     }
 
-    async fn run(&mut self, watch: &Watch<'_>) -> Result<(), SaveError> {
+    async fn run(&mut self, observer: &ProgressObserver<'_>) -> Result<(), SaveError> {
         if !self.is_filled().await? {
             let manifest = self.manifest;
             for target in self.targets() {
                 let begun = target.begin(manifest).await;
                 begun.map_err(|error| target.failed(error))?;
             }
-            let mut progress = Progress { watch, done: 0, total: self.manifest.bytes() };
+            let mut progress = Progress { observer, done: 0, total: self.manifest.bytes() };
             for index in 0..self.shards.len() {
                 self.fill_shard(index, &mut progress).await?;
             }
-            self.fill_catalog(watch).await?;
+            self.fill_catalog(observer).await?;
         }
         for target in self.targets() {
             target.finish().await.map_err(|error| target.failed(error))?;
@@ -234,13 +235,13 @@ impl<'r> Restoring<'r> {
         filling.finish(&tables, &indexes).await.map_err(|error| target.failed(error))
     }
 
-    async fn fill_catalog(&mut self, watch: &Watch<'_>) -> Result<(), SaveError> {
+    async fn fill_catalog(&mut self, observer: &ProgressObserver<'_>) -> Result<(), SaveError> {
         let documents = read_documents(self.from, manifest::CATALOG)?;
         let is_same_server = self.shards.iter().any(|target| {
             let system = target.identity.system.to_string();
             self.manifest.shards.iter().any(|saved| saved.system == system)
         });
-        watch.check()?;
+        observer.check()?;
         let target = match self.catalog.take() {
             Some(target) => target,
             None => self.shards.remove(0),
@@ -266,7 +267,7 @@ impl<'r> Restoring<'r> {
     }
 }
 
-/// Refuses two targets that are one database.
+/// Refuses two targets that are the same database.
 fn check_other(targets: &[RestoreTarget], new: &RestoreTarget) -> Result<(), SaveError> {
     let is_same = |target: &&RestoreTarget| {
         target.identity.system == new.identity.system
@@ -299,7 +300,7 @@ fn indexes_of(documents: &Documents) -> Result<Vec<IndexRecord>, SaveError> {
 
 /// Progress of a restore.
 struct Progress<'w> {
-    watch: &'w Watch<'w>,
+    observer: &'w ProgressObserver<'w>,
     done: u64,
     total: u64,
 }
@@ -307,7 +308,7 @@ struct Progress<'w> {
 impl Progress<'_> {
     fn add(&mut self, bytes: usize) -> Result<(), SaveError> {
         self.done += bytes as u64;
-        self.watch.tell(&Step::Writing { bytes: self.done, of: self.total })
+        self.observer.report(&Step::Writing { bytes: self.done, of: self.total })
     }
 }
 
@@ -326,7 +327,8 @@ impl ShardFilling<'_> {
         Ok(rows.first().and_then(|row| row.bigint(0)).unwrap_or(0).max(0).cast_unsigned())
     }
 
-    /// Signs the database and creates the tables of the copy, which it returns.
+    /// Records the cluster and the shard in the database, creates the tables of the copy, and
+    /// returns them.
     async fn begin(&self, cluster_id: &str) -> QueryResult<Vec<Table>> {
         let connection = self.connection;
         run(connection, "BEGIN").await?;
@@ -360,7 +362,7 @@ impl ShardFilling<'_> {
         let connection = self.connection;
         run(connection, "BEGIN").await?;
         let registry = Registry::new(tables.iter().cloned());
-        // An index that was being built is built by the router.
+        // The router builds the indexes whose build had not ended.
         for record in indexes.iter().filter(|record| record.state == IndexState::Ready) {
             if let Some(index) = record.index(&registry) {
                 run(connection, &shard_indexes::create(&index, "")).await?;
@@ -379,7 +381,7 @@ impl ShardFilling<'_> {
     }
 }
 
-/// Stores all tables of a catalog but the row that makes it that of a cluster.
+/// Stores all tables of a catalog except the row that marks it as that of a cluster.
 async fn store_catalog(catalog: &Catalog, documents: &Documents) -> QueryResult<()> {
     let connection = &catalog.connection;
     run(connection, "BEGIN").await?;
@@ -403,7 +405,7 @@ async fn suspend_keys(catalog: &Catalog, timeline: u32) -> Result<(), String> {
     suspended.map(drop).map_err(|error| error.to_string())
 }
 
-/// Stores the row that makes the catalog that of the cluster.
+/// Stores the row that marks the catalog as that of the cluster.
 async fn store_cluster(
     catalog: &Catalog,
     documents: &Documents,

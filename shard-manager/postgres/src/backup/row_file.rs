@@ -1,4 +1,5 @@
-//! Row file: the rows of one table in parts, each as arrays of its columns after its length.
+//! Row file: the rows of one table in parts. Each part is its length, and then its columns as
+//! arrays.
 //!
 //! **Invariant:** a file is synced before its entry in the manifest is made.
 //! **Not here:** the arrays (`row_arrays`).
@@ -12,7 +13,7 @@ use engine::save_error::SaveError;
 use engine::saved_file::SavedFile;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Maximum number of bytes of a part: one row more than a part is meant to have fits.
+/// Maximum number of bytes of a part, with room for a last row that exceeds the intended size.
 const PART_MAX: u32 = 1 << 30;
 
 /// File of a copy that is being written.

@@ -11,8 +11,8 @@ use chrono::Utc;
 use diesel::QueryResult;
 use diesel_async::AsyncPgConnection;
 use engine::open_error::OpenError;
+use engine::progress_observer::ProgressObserver;
 use engine::save_error::SaveError;
-use engine::save_watch::Watch;
 use futures_util::future::{join, join_all};
 use model::value::format_timestamp;
 
@@ -21,8 +21,7 @@ use crate::db_error::DbErrorKind;
 use crate::sql;
 use crate::statement::{Statement, load, run};
 
-/// Bounds the wait for a lock and, should this process stand still, the time for which it holds
-/// one.
+/// Bounds the wait for a lock and, should this process hang, the time for which it holds one.
 const BOUNDS: &str = "SET lock_timeout='500ms'; SET idle_session_timeout='2s'; \
     SET idle_in_transaction_session_timeout='2s'";
 const NO_BOUNDS: &str = "SET lock_timeout=0; SET idle_session_timeout=0; \
@@ -30,22 +29,22 @@ const NO_BOUNDS: &str = "SET lock_timeout=0; SET idle_session_timeout=0; \
 /// Settings of the session with the catalog, which waits while the shards are read.
 const CATALOG_SETTINGS: &str = "SET statement_timeout=0; SET lock_timeout='5s'; \
     SET idle_in_transaction_session_timeout=0";
-/// Excludes changes of tables: each is on all shards or on none.
+/// Excludes changes of tables, so that each table is on all shards or on none.
 const TABLES_LOCK: &str = "SELECT pg_advisory_lock(1950, 4)";
 /// Waits for all writes of a shard, and excludes others.
 const FENCE_LOCK: &str = "SELECT pg_advisory_lock(1950, 1)";
 const UNLOCK: &str = "SELECT pg_advisory_unlock_all()";
 const ONE_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SELECT epoch FROM tessera.tessera_cluster";
-/// Attempts to hold all shards, and the pause after each, in which held writes go first.
+/// Attempts to hold all shards, and the pause after each, in which the held writes run.
 const HOLDS_MAX: usize = 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// SnapshotPoint that a copy shows.
+/// Moment whose state a copy contains.
 pub(super) struct SnapshotPoint {
     /// Position of each shard.
     pub(super) positions: Vec<u64>,
-    /// Time of the moment.
+    /// Time at which the snapshots were taken.
     pub(super) at: String,
     /// Time for which writes were held.
     pub(super) held: Duration,
@@ -54,17 +53,17 @@ pub(super) struct SnapshotPoint {
 /// Takes a snapshot of each shard and of the catalog, all of one moment.
 pub(super) async fn take(
     sessions: &ClusterSessions,
-    watch: &Watch<'_>,
+    observer: &ProgressObserver<'_>,
 ) -> Result<SnapshotPoint, SaveError> {
     let catalog = &sessions.catalog.connection;
     let failed = |error| OpenError::node("the catalog", error);
     run(catalog, CATALOG_SETTINGS).await.map_err(failed)?;
     if !lock(catalog, TABLES_LOCK).await.map_err(failed)? {
-        return Err(SaveError::Restless { shard: "the catalog".to_owned() });
+        return Err(SaveError::WritesNotPaused { shard: "the catalog".to_owned() });
     }
     let mut restless = String::new();
     for _ in 0..HOLDS_MAX {
-        watch.check()?;
+        observer.check()?;
         match hold(sessions).await? {
             Ok(moment) => {
                 run(catalog, UNLOCK).await.map_err(failed)?;
@@ -74,10 +73,10 @@ pub(super) async fn take(
         }
         tokio::time::sleep(PAUSE).await;
     }
-    Err(SaveError::Restless { shard: restless })
+    Err(SaveError::WritesNotPaused { shard: restless })
 }
 
-/// Takes a lock; false if it is not free in time.
+/// Takes a lock; returns false if it is not free in time.
 async fn lock(connection: &AsyncPgConnection, sql: &str) -> QueryResult<bool> {
     match load(connection, Statement { sql, binds: &[], cached: false }).await {
         Ok(_) => Ok(true),
@@ -86,7 +85,8 @@ async fn lock(connection: &AsyncPgConnection, sql: &str) -> QueryResult<bool> {
     }
 }
 
-/// Holds all shards and takes the snapshots; the name of a shard whose lock is not free in time.
+/// Holds all shards and takes the snapshots, or returns the name of a shard whose lock is not free
+/// in time.
 async fn hold(sessions: &ClusterSessions) -> Result<Result<SnapshotPoint, String>, OpenError> {
     let shards = &sessions.shards;
     let began = Instant::now();

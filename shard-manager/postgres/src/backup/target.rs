@@ -1,11 +1,11 @@
 //! Target: a database that a copy is restored into.
 //!
 //! From the first statement until the restore is complete, the database has a table that names the
-//! copy. So a restore that was cut off is recognised, and its rest removed by the next one.
+//! copy. So the next restore recognises an interrupted one, and removes what it left.
 //!
-//! **Invariant:** nothing is changed in a database that has tables of others; a restore holds the
-//! locks with which routers open a cluster. A database of a cluster is emptied only for a copy of
-//! that cluster, while no other client is connected.
+//! **Invariant:** nothing is changed in a database that has tables of other applications; a restore
+//! holds the locks with which routers open a cluster. A database of a cluster is emptied only for a
+//! copy of that cluster, while no other client is connected.
 //! **Not here:** the contents (`restore`).
 
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::statement::{Bind, RowView, Statement, load, run};
 const SETTINGS: &str = "SET statement_timeout=0; SET idle_in_transaction_session_timeout=0";
 /// Locks that a router takes to open a catalog, and to claim a database.
 const LOCKS: &str = "SELECT pg_try_advisory_lock(1950,3) AND pg_try_advisory_lock(1950,6)";
-/// A table, view or sequence that no extension has made.
+/// Selects a table, view or sequence that no extension has made.
 const CONTENTS: &str = "SELECT n.nspname||'.'||c.relname FROM pg_class c \
     JOIN pg_namespace n ON n.oid=c.relnamespace WHERE n.nspname IN ('public','tessera') \
     AND c.relkind IN ('r','p','v','m','S','f') AND NOT EXISTS (SELECT FROM pg_depend d \
@@ -91,7 +91,7 @@ pub(super) struct RestoreTarget {
     pub(super) is_marked: bool,
     /// True if it has a cluster, or a part of another copy, that must be removed.
     pub(super) is_occupied: bool,
-    /// Version that those of the restored shard must exceed.
+    /// Version that all later ones of the restored shard must exceed.
     pub(super) version_floor: i64,
 }
 
@@ -233,8 +233,8 @@ impl RestoreTarget {
         SaveError::Databases(format!("{}: {cause}", self.label))
     }
 
-    /// Removes the rest of an earlier restore, or the cluster, and marks the database as the target
-    /// of a restore of this copy, in one step.
+    /// Removes what an earlier restore has left, or the cluster, and marks the database as the
+    /// target of a restore of this copy, in one step.
     pub(super) async fn begin(&mut self, manifest: &ServerManifest) -> QueryResult<()> {
         run(&self.connection, "BEGIN").await?;
         for (exists, sql) in [(HAS_MARK, MARKED_VERSION), (HAS_VERSIONS, LAST_VERSION)] {
@@ -267,8 +267,8 @@ enum Found {
     /// Another session holds the locks.
     Busy,
     Citus,
-    /// A table of others.
+    /// Name of a table, view or sequence; there is no mark.
     Table(String),
-    /// A part of a copy of this cluster and this time.
+    /// Mark of a part of a copy: id of the cluster and time of the copy.
     Mark(String, String),
 }

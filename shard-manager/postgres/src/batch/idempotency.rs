@@ -1,4 +1,4 @@
-//! Idempotency: the records of a batch that recognize a repeated change and hold its first answer.
+//! Idempotency: the records of a batch that recognize a repeated change and hold its first result.
 //!
 //! The record of an idempotency key is a row of the batch like any other: it is read and locked
 //! with the rows that the changes name, and stored in the same transaction.
@@ -15,7 +15,7 @@ use model::value::Value;
 use super::Batch;
 
 impl Batch {
-    /// Returns the first answer, if the change was stored before under its idempotency key.
+    /// Returns the first result, if the change was stored before under its idempotency key.
     pub(super) fn replayed(&mut self, change: &RowWrite) -> Option<Result<RowDone, Error>> {
         let id = [Value::Text(idempotency::key(change)?.to_owned())];
         let at = self.rows.find(&idempotency::TABLE, &change.key, &id)?;
@@ -27,7 +27,7 @@ impl Batch {
         Some(idempotency::replay(change, text(1), text(2)))
     }
 
-    /// Keeps the answer under the idempotency key.
+    /// Stores the result under the idempotency key.
     pub(super) fn remember(&mut self, change: &RowWrite, outcome: &Result<RowDone, Error>) {
         if let Some(record) = idempotency::record(change, outcome) {
             let now = std::mem::replace(&mut self.now, recorded_at());
@@ -37,7 +37,7 @@ impl Batch {
         }
     }
 
-    /// Replaces the answer that is kept under the idempotency key.
+    /// Replaces the result that is stored under the idempotency key.
     pub(super) fn remember_again(&mut self, change: &RowWrite, answer: &RowDone) {
         let Some(record) = idempotency::record(change, &Ok(answer.clone())) else { return };
         let at = self.rows.find(&record.table, &record.key, &record.id);

@@ -122,7 +122,7 @@ impl LockedRows {
         self.rows[at].after = Some(image);
     }
 
-    /// Changes a row, and returns what undoes that.
+    /// Changes a row, and returns the data that undo the change.
     pub(super) fn set(&mut self, at: usize, after: Option<Vec<Value>>) -> RowBefore {
         let row = &mut self.rows[at];
         let before = std::mem::replace(&mut row.after, after);
@@ -147,7 +147,7 @@ fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
     for (column, value) in table.id().iter().zip(id) {
         place.push(0);
         let kind = match table.column(*column).kind {
-            // As text: these compare equal and sort as well, and need not be parsed.
+            // UUIDs stay text, which compares and sorts in the same way and need not be parsed.
             ColumnType::Uuid => ColumnType::Text,
             kind @ (ColumnType::Text
             | ColumnType::Timestamp

@@ -1,8 +1,8 @@
 //! Access: keys, roles and denials of a catalog that all routers share.
 //!
 //! Changes lock the one row of `tessera_access`, so they are made one after another. After a
-//! failover the new primary may lack the last change, and count the next one like it; therefore the
-//! generation begins with the timeline of the server.
+//! failover the new primary may lack the last change, and give the next one the same number; so the
+//! high bits of a generation are the timeline of the server.
 //!
 //! **Invariant:** two different states never have the same generation.
 //! **Not here:** the statements and the rules (`engine::access_store`).
@@ -24,16 +24,16 @@ use super::{or_rollback, refused};
 use crate::db_error::unreadable;
 use crate::statement::{Bind, Statement, for_each_row, run};
 
-/// Begins a transaction that sees one moment.
+/// Begins a transaction whose statements see one snapshot.
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-/// Begins a transaction that no other change runs beside.
+/// Begins a transaction that excludes other changes.
 const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_access FOR UPDATE";
-/// Notifies all routers.
+/// Commits, and notifies all routers.
 const COMMIT: &str = "NOTIFY tessera; COMMIT";
-/// Number of bits of the counter in a generation; the timeline stands above it.
+/// Number of bits of the counter in a generation; the higher bits are the timeline.
 const COUNTER_BITS: u32 = 40;
 const COUNTER_MAX: u64 = (1 << COUNTER_BITS) - 1;
-/// Number of generations for which the catalog at least remembers removed keys.
+/// Minimum number of generations for which the catalog remembers removed keys.
 const BEHIND_MAX: u64 = 10_000;
 
 /// Keys, roles and denials of a catalog, on one of its sessions.
@@ -70,8 +70,8 @@ impl AccessTables<'_> {
         Ok(state)
     }
 
-    /// Reads the keys, roles and denials of now from a server on this timeline, given those of
-    /// before: of the keys only those that have changed since.
+    /// Reads the current keys, roles and denials from a server on this timeline. If `base` is an
+    /// earlier state on the same timeline, only the keys that have changed since are read.
     ///
     /// # Errors
     /// The error of a query.
@@ -90,7 +90,7 @@ impl AccessTables<'_> {
         self.state(timeline).await
     }
 
-    /// Returns a state with the changes since, and with the number that the catalog counts; `None`
+    /// Returns `base` with the changes since then, numbered by the counter of the catalog; `None`
     /// if all keys have to be read.
     async fn changed_state(self, base: &AccessState) -> QueryResult<Option<AccessState>> {
         let since = base.generation & COUNTER_MAX;
@@ -144,7 +144,8 @@ impl AccessTables<'_> {
     /// The error of a statement. The transaction may have been committed.
     pub async fn add_usage(self, flush: &UsageFlush) -> QueryResult<()> {
         let stored = async {
-            // Changes of all keys lock the keys in another order.
+            // Changes of all keys lock the keys in another order, so the row of `tessera_access` is
+            // locked first.
             let begin = if flush.key_uses.is_empty() { "BEGIN" } else { BEGIN_CHANGING };
             run(self.0, begin).await?;
             let has_rows = !flush.batch.rows.is_empty();

@@ -41,7 +41,7 @@ impl IndexTables<'_> {
         records.map_err(|error| refused(&error))
     }
 
-    /// Lists an index, in place of one with its name that has failed.
+    /// Lists an index. Replaces a failed index of the same name.
     ///
     /// # Errors
     /// The error of the catalog.

@@ -1,7 +1,7 @@
 //! Intents: the changes of the tables that are under way, as the catalog records them.
 //!
 //! **Invariant:** an intent is durable before any shard is changed.
-//! **Not here:** carrying them out (`schema`).
+//! **Not here:** carrying them out (`cluster`).
 
 use chrono::Utc;
 use diesel::prelude::*;
@@ -79,8 +79,8 @@ impl Intents<'_> {
             run(connection, "COMMIT").await
         };
         if let Err(error) = done.await {
-            // Without it every later statement of this session would fail. If the session is lost,
-            // this fails as well, which changes nothing.
+            // Without the rollback every later statement of this session would fail. If the session
+            // is lost, this fails as well, which changes nothing.
             let _ = run(self.0, "ROLLBACK").await;
             return Err(refused(&error));
         }

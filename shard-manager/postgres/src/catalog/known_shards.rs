@@ -38,8 +38,8 @@ pub struct KnownShard {
 }
 
 impl KnownShards {
-    /// Reads the catalog in a database, which is that of the shard `held_by`; `None` if there is
-    /// none.
+    /// Reads the catalog in a database, which is that of the shard `held_by`; `None` if the
+    /// database has no catalog.
     ///
     /// # Errors
     /// The error of a query.

@@ -1,9 +1,9 @@
 //! Lead lock: the session lock of the router that carries moves out.
 //!
 //! The server frees the lock with the session: if its router ends, if the connection is lost, and
-//! if the router is silent for [`SILENCE_MAX`], as one that stands still.
+//! if the router sends nothing for [`SILENCE_MAX`], for example because it hangs.
 //!
-//! **Invariant:** one session of a catalog has the lock at most.
+//! **Invariant:** at most one session of a catalog has the lock.
 //! **Not here:** keeping the session (`backend`), the terms that refuse a router which has not
 //! noticed the loss yet (`moves`).
 
@@ -33,7 +33,7 @@ impl<'c> LeadLock<'c> {
 }
 
 impl LeadLock<'_> {
-    /// Lets the server end the session if it is silent.
+    /// Lets the server end the session if it is idle for 10 s.
     ///
     /// # Errors
     /// The error of the statement.
@@ -42,7 +42,8 @@ impl LeadLock<'_> {
         run(self.0, &format!("SET idle_session_timeout = {limit}")).await
     }
 
-    /// Takes the lock; returns false if another session has it. To be called until it returns true.
+    /// Takes the lock; returns false if another session has it. Callers repeat the call until it
+    /// returns true.
     ///
     /// # Errors
     /// The error of the statement.

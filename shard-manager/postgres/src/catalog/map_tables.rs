@@ -1,6 +1,6 @@
 //! Map tables: the shards and the owners of slots in a catalog that all routers share.
 //!
-//! **Invariant:** both tables and the epoch change in one transaction, which holds the lock of the
+//! **Invariant:** these tables and the epoch change in one transaction, which holds the lock of the
 //! cluster's row; a map is read as of one moment.
 //! **Not here:** the rules of changes (`model::map_change`), the other settings of the cluster
 //! (`engine::cluster_spec`).
@@ -25,9 +25,9 @@ use super::{or_rollback, refused};
 use crate::db_error::unreadable;
 use crate::statement::{Bind, Statement, for_each_row, load, run};
 
-/// Begins a transaction that sees one moment.
+/// Begins a transaction whose statements see one snapshot.
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-/// Begins a transaction that no other change of the map runs beside.
+/// Begins a transaction that excludes other changes of the map.
 const BEGIN_CHANGING: &str = "BEGIN; SELECT FROM tessera_cluster FOR UPDATE";
 /// Selects the owners that have changed after an epoch, by slot.
 const OWNERS: &str = "SELECT slot, shard, since FROM tessera_owners
@@ -108,8 +108,8 @@ impl MapTables<'_> {
         or_rollback(self.0, read.await).await
     }
 
-    /// Reads the map of a catalog. If its own tables are still empty, the map is that of the
-    /// columns of an earlier version.
+    /// Reads the map of a catalog. If the tables of the map are still empty, the map is read from
+    /// the columns that an earlier version has stored.
     pub(super) async fn read_map(self, row: &ClusterRow) -> QueryResult<StoredMap> {
         let damaged = |cause: String| unreadable(&cause);
         let shards = self.load_shards().await?;
@@ -266,7 +266,7 @@ impl MapTables<'_> {
     }
 
     /// Returns the refusal of a change that retires a shard of a move that has not ended: without
-    /// it, the move could neither go on nor end.
+    /// the shard, the move could neither continue nor end.
     async fn move_of(
         self,
         map: &ShardMap,

@@ -26,9 +26,9 @@ use super::{Catalog, or_rollback, refused};
 use crate::db_error::unreadable;
 use crate::statement::run;
 
-/// Begins a transaction that sees one moment.
+/// Begins a transaction whose statements see one snapshot.
 const BEGIN_READING: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-/// Begins a transaction beside which no other move is listed, and the map does not change.
+/// Begins a transaction that excludes other new moves and changes of the map.
 pub(super) const BEGIN_LISTING: &str = "BEGIN; SELECT FROM tessera_cluster FOR UPDATE";
 
 /// The listed moves of a catalog, on one of its sessions.
@@ -43,7 +43,7 @@ impl<'c> MoveTables<'c> {
 }
 
 impl MoveTables<'_> {
-    /// Reads the moves that have not ended and the last ones that have, as of one moment.
+    /// Reads the moves that have not ended and those that ended last, as of one moment.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -71,7 +71,7 @@ impl MoveTables<'_> {
         self.find(id).await.map_err(|error| refused(&error))
     }
 
-    /// Lists a new move, and removes those that have ended long ago.
+    /// Lists a new move, and removes the oldest ended ones beyond [`ENDED_STORED_MAX`].
     ///
     /// # Errors
     /// [`MoveListError`].
@@ -116,7 +116,7 @@ impl MoveTables<'_> {
     }
 
     /// Returns the result of a transaction, after rolling it back if it failed. Otherwise the next
-    /// one on this session would fail.
+    /// transaction on this session would fail.
     async fn ended<T>(self, ended: Result<T, MoveListFault>) -> Result<T, MoveListError> {
         if ended.is_err() {
             let _ = run(self.0, "ROLLBACK").await;

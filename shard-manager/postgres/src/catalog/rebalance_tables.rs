@@ -66,7 +66,7 @@ impl RebalanceTables<'_> {
         record.map_err(|error| refused(&error))
     }
 
-    /// Lists a new rebalance, and removes those that have ended long ago.
+    /// Lists a new rebalance, and removes the oldest ended ones beyond [`ENDED_MAX`].
     ///
     /// # Errors
     /// [`RebalanceListError`].
@@ -86,7 +86,7 @@ impl RebalanceTables<'_> {
         self.ended(begun.await).await
     }
 
-    /// Changes a rebalance, and gives its moves the order that goes with it.
+    /// Changes a rebalance, and gives its moves the corresponding order.
     ///
     /// # Errors
     /// [`RebalanceListError`].
@@ -129,7 +129,7 @@ impl RebalanceTables<'_> {
     }
 
     /// Returns the result of a transaction, after rolling it back if it failed. Otherwise the next
-    /// one on this session would fail.
+    /// transaction on this session would fail.
     async fn ended<T>(self, ended: Result<T, RebalanceListFault>) -> Result<T, RebalanceListError> {
         if ended.is_err() {
             let _ = run(self.0, "ROLLBACK").await;

@@ -252,9 +252,9 @@ impl Task {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct TaskMove {
     shard: i64,
-    /// Number of the node.
+    /// Number of the source node.
     from: i64,
-    /// Number of the node.
+    /// Number of the target node.
     to: i64,
 }
 
@@ -292,9 +292,9 @@ fn step_state(status: &str) -> StepState {
         "running" | "cancelling" => StepState::Moving,
         "done" => StepState::Moved,
         "error" => StepState::Failed,
-        // `unscheduled`: a task that it waited for has failed.
+        // `unscheduled`: another task that it waited for has failed.
         "cancelled" | "unscheduled" => StepState::Cancelled,
-        // `blocked`: it waits for others; `runnable`.
+        // `blocked`, which waits for other tasks, and `runnable`.
         _ => StepState::Planned,
     }
 }

@@ -188,7 +188,7 @@ impl JoinCheck {
         Ok(Self { next, database, coordinator, server })
     }
 
-    /// Judges what was reported.
+    /// Checks the report against the requirements of a new node.
     ///
     /// # Errors
     /// [`DistributorError`], which names the unmet requirement.

@@ -43,14 +43,14 @@ pub(crate) struct Member {
     pub(crate) group: i64,
     pub(crate) host: String,
     pub(crate) port: i64,
-    /// True if Citus sends queries there.
+    /// True if Citus sends queries to the node.
     pub(crate) is_active: bool,
     /// True if it receives rows.
     pub(crate) gets_rows: bool,
 }
 
 impl Member {
-    /// Returns the name.
+    /// Returns the name of the node.
     pub(crate) fn name(&self) -> String {
         name_of(self.group)
     }
@@ -60,7 +60,7 @@ impl Member {
         self.group == COORDINATOR
     }
 
-    /// Returns the state.
+    /// Returns the state of the node.
     pub(crate) fn state(&self) -> MemberState {
         if self.gets_rows { MemberState::Serving } else { MemberState::Draining }
     }
@@ -76,7 +76,7 @@ pub(crate) fn name_of(group: i64) -> String {
 pub(crate) struct Members(Vec<Member>);
 
 impl Members {
-    /// Takes nodes, in the order of their groups.
+    /// Creates the list from nodes in the order of their groups.
     pub(crate) fn of(members: Vec<Member>) -> Self {
         Self(members)
     }
@@ -120,7 +120,7 @@ impl Members {
         self.0.iter().find(|member| member.id == id)
     }
 
-    /// Returns the nodes in their state after one of them receives no more rows.
+    /// Returns a copy of the list in which the node of this group receives no more rows.
     pub(crate) fn draining(&self, group: i64) -> Self {
         let mut members = self.clone();
         let drained = members.0.iter_mut().filter(|member| member.group == group);
@@ -145,7 +145,7 @@ pub(crate) struct MovablePart {
 pub(crate) struct MovableParts(Vec<MovablePart>);
 
 impl MovableParts {
-    /// Takes parts.
+    /// Creates the list from parts.
     pub(crate) fn of(parts: Vec<MovablePart>) -> Self {
         Self(parts)
     }

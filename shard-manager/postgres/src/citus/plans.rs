@@ -100,9 +100,9 @@ impl CitusGoal {
 pub(crate) struct PartMove {
     /// One of its shards, which names the part.
     pub(crate) shard: i64,
-    /// Host and port.
+    /// Host and port of the source.
     pub(crate) from: (String, i64),
-    /// Host and port.
+    /// Host and port of the target.
     pub(crate) to: (String, i64),
 }
 

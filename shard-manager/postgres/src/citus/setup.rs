@@ -14,21 +14,23 @@ use crate::statement::{Bind, Statement, load, run};
 /// Oldest supported version of Citus. The statements were tested on 13.
 pub const VERSION_MIN: u32 = 12;
 
-/// Reads the version of the extension, and true if some of Tessera's tables are distributed. The
-/// catalog of Citus is read only if it exists.
+/// Reads the version of the extension. The catalog of Citus is read only if the extension exists
+/// ([`STANDING`]).
 const EXTENSION: &str = "SELECT (SELECT extversion FROM pg_extension WHERE extname = 'citus')";
+/// Reads the group of this node, the number of nodes that may hold shards, and 1 if Tessera's
+/// tables are distributed.
 const STANDING: &str = "SELECT (SELECT groupid FROM pg_dist_local_group)::bigint,
     (SELECT count(*) FROM pg_dist_node WHERE isactive AND shouldhaveshards AND noderole = 'primary'),
     (SELECT count(*) FROM pg_dist_partition WHERE logicalrelid::oid = to_regclass('tessera.tessera_idempotency'))";
 
-/// Distributes a table that is not distributed yet: its rows are copied to the workers. Locks out
-/// others that do the same.
+/// Distributes a table that is not distributed yet: its rows are copied to the workers. Excludes
+/// other sessions that distribute the same table.
 const DISTRIBUTE: &str =
     "SELECT create_distributed_table($1::text::regclass, 'shard_key', colocate_with => $2)
     WHERE NOT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = $1::text::regclass)";
 
-/// Finds tables of rows that are distributed otherwise than the others.
-const STRANGE: &str = "SELECT logicalrelid::text FROM pg_dist_partition AS p
+/// Finds a table of rows that is not distributed in the same way as the others.
+const MISDISTRIBUTED: &str = "SELECT logicalrelid::text FROM pg_dist_partition AS p
     WHERE logicalrelid = ANY($1::text[]::regclass[]) AND (partmethod <> 'h'
         OR column_to_column_name(logicalrelid, partkey) <> 'shard_key'
         OR colocationid <> (SELECT colocationid FROM pg_dist_partition
@@ -80,7 +82,8 @@ pub async fn mismatch(
     })
 }
 
-/// Distributes those of these tables, and the table of idempotency keys, that are not distributed.
+/// Distributes the table of idempotency keys and these tables, except those that are distributed
+/// already.
 ///
 /// # Errors
 /// The error of Citus.
@@ -117,13 +120,14 @@ async fn distribute_one(connection: &AsyncPgConnection, name: &str, like: &str) 
 ///
 /// # Errors
 /// The error of the query.
-pub(crate) async fn strange(
+pub(crate) async fn misdistributed_table(
     connection: &AsyncPgConnection,
     tables: &[&Table],
 ) -> QueryResult<Option<String>> {
     let names: Vec<String> =
         tables.iter().map(|table| format!("public.{}", table.name())).collect();
     let binds = [Bind::texts(names.iter().map(String::as_str))];
-    let rows = load(connection, Statement { sql: STRANGE, binds: &binds, cached: false }).await?;
+    let statement = Statement { sql: MISDISTRIBUTED, binds: &binds, cached: false };
+    let rows = load(connection, statement).await?;
     Ok(rows.first().and_then(|row| row.text(0)))
 }

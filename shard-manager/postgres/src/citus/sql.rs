@@ -3,7 +3,8 @@
 //! Citus refuses joins of arrays with rows, or executes them on the coordinator. So a statement
 //! contains one row or a list of values, and all rows of a statement are on one of Citus' shards.
 //!
-//! **Invariant:** that of `postgres::sql`: constants, names from the registry, numbered parameters.
+//! **Invariant:** a text consists of constants and of names from the registry; values are numbered
+//! parameters (as in `sql`).
 //! **Not here:** the grouping of rows (`citus_statements`).
 
 use std::fmt::Write as _;
@@ -13,7 +14,7 @@ use model::table::Table;
 
 use crate::sql::{column_type, place, push_list, push_names};
 
-/// Returns the creation time of the last of the `$3` oldest records of idempotency keys created
+/// Selects the creation time of the last of the `$3` oldest records of idempotency keys created
 /// from `$1` on and before `$2`.
 pub(crate) const OLDEST: &str = "SELECT max(created_at) FROM (SELECT created_at FROM \
     tessera_idempotency WHERE created_at >= $1 AND created_at < $2 ORDER BY created_at LIMIT $3) AS oldest";
@@ -22,7 +23,8 @@ pub(crate) const OLDEST: &str = "SELECT max(created_at) FROM (SELECT created_at 
 pub(crate) const FORGET: &str =
     "DELETE FROM tessera_idempotency WHERE created_at >= $1 AND created_at <= $2 RETURNING 1";
 
-/// Locks an existing row. Parameters: slot, shard key, id. Columns: 1, then its answered columns.
+/// Locks an existing row. Parameters: slot, shard key, id. Columns: 1, then its columns that
+/// responses contain.
 pub(crate) fn lock_row(table: &Table) -> String {
     let mut sql = "SELECT 1::bigint,".to_owned();
     push_names(&mut sql, "r.", table, table.answered());
@@ -76,7 +78,7 @@ pub(crate) const ENTER: &str = "SELECT nextval('tessera_version')/\
 pub(crate) const DRAW: &str = "SELECT nextval('tessera_version')";
 
 /// Updates the columns `set` of one row, or inserts it. Parameters: the time, then slot, shard key,
-/// id and the columns `set`. Columns: those of the upsert of PostgreSQL.
+/// id and the columns `set`. Columns: those of the upsert on plain PostgreSQL.
 ///
 /// The coordinator takes the fence lock and draws a version before it sends anything to a worker.
 /// For a slot that may not be written here the version is null, which no row may have.
@@ -126,7 +128,8 @@ fn upsert(
     sql
 }
 
-/// Reads the rows of one key. Parameters: slot, shard key, most rows. Columns: 1, then these.
+/// Reads the rows of one key. Parameters: slot, shard key, maximum number of rows. Columns: 1, then
+/// `columns`.
 pub(crate) fn point(query: &ReadQuery, columns: &[usize]) -> String {
     let table = &query.table;
     let mut sql = "SELECT 1::bigint,".to_owned();

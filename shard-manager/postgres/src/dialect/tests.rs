@@ -1,4 +1,4 @@
-//! Tests of the SQL of reads for PostgreSQL: the text of each sample query stays what it is.
+//! Tests of the SQL of reads for PostgreSQL: the text of each sample query is pinned.
 
 use std::fmt::Write as _;
 

@@ -26,7 +26,7 @@ pub(in super::super) struct QueuedKeyRead {
     pub(in super::super) slot: Slot,
     pub(in super::super) key: String,
     pub(in super::super) deadline: Instant,
-    /// Least position that the node must show.
+    /// Minimum position that the node must show.
     pub(in super::super) floor: u64,
     /// Tenant for whom the rows are read.
     pub(in super::super) share: FairShare,

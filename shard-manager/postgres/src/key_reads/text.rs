@@ -12,11 +12,11 @@ use model::query::ReadQuery;
 
 use super::super::{citus, sql};
 
-/// Bit of the slot of a key.
+/// Expression for the bit of a key's slot: 1 if the node answers reads of it.
 const BIT: &str = "get_bit((SELECT bits FROM tessera_readable WHERE id=1),k.slot)";
 
-/// Builds the statement of a query. Parameters: slots, shard keys, and one row more than the limit
-/// of each. Columns: the number of the key, then those that [`super::JsonRows`] reads, then
+/// Builds the statement of a query. Parameters: slots, shard keys, and for each key its limit plus
+/// one. Columns: the number of the key, then those that [`super::JsonRows`] reads, then
 /// [`refused_column`].
 ///
 /// A key without rows is left out unless its slot is refused: the bits are looked up once for all
@@ -54,8 +54,8 @@ pub(super) fn text(query: &ReadQuery, is_citus: bool) -> String {
     sql
 }
 
-/// Returns the index of the column that is null in a row of a key that may be read. It is the
-/// reason (`refusals`) in each row of a key whose slot is refused, which has at least one.
+/// Returns the index of the column with the reason of a refusal (`refusals`), which is null in the
+/// rows of a key that may be read. A key whose slot is refused has at least one row.
 pub(super) fn refused_column(query: &ReadQuery) -> usize {
     2 + query.outputs.len() + query.table.id().len()
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::Host;
 
-/// Longest file of passwords that is read.
+/// Maximum size of a password file, in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// A password, which is never shown.

@@ -104,8 +104,8 @@ impl ScanSession {
         Ok(Ok(SessionRows { rows, sequence, owned }))
     }
 
-    /// Reads a page, and the number of rows if the query needs it, in one snapshot. `filtered`:
-    /// rows whose slots the node does not own are left out.
+    /// Reads a page, and the number of rows if the query needs it, in one snapshot. With
+    /// `filtered`, rows whose slots the node does not own are left out.
     async fn rows_in_snapshot(
         &mut self,
         query: &ReadQuery,

@@ -19,7 +19,7 @@ use crate::statement::{Bind, RowView, Statement, for_each_row};
 
 /// Rows of the first read of a chunk, before their size is known.
 const FIRST_ROWS: usize = 100;
-/// Most rows of one read of a chunk.
+/// Maximum number of rows of one read of a chunk.
 const READ_ROWS_MAX: usize = 5_000;
 
 type RoundResult<T> = QueryResult<Result<T, RoundError>>;

@@ -6,7 +6,7 @@
 //!   round trip 2: metadata, rows, recorded changes, COMMIT, position
 //! ```
 //! Between the two the fence lock may be held, so that writes wait for a round trip. A mover that
-//! stands still then loses its session after [`HOLD_MAX`], and with it the locks.
+//! hangs between the two loses its session after [`HOLD_MAX`], and with it the locks.
 //!
 //! **Invariant:** all facts are read after the locks were taken; a refused change changes nothing.
 //! **Not here:** the rules (crate `moves`), sessions (`move_session`).
@@ -27,8 +27,8 @@ use moves::cutover::SlotCommit;
 use moves::move_row::CopyCursor;
 use moves::refusal::MoveRefusal;
 use moves::request::MoveRequest;
+use moves::request_context::{MoveEffect, RequestContext, RowWork};
 use moves::rules::MoveRules;
-use moves::scene::{MoveEffect, RowWork, Scene};
 use moves::shard_metadata::ShardMetadata;
 
 use super::move_metadata::{self, Difference, StoredSnapshotMove, slot_bind};
@@ -40,14 +40,14 @@ use crate::lane_session::{TransactionError, ended};
 use crate::statement::{Bind, RowView, Statement, Work, load, pipeline, plain, run, step};
 use crate::{declarations, sql};
 
-/// Time after which a session that holds locks and is silent is ended by the server.
+/// Time after which the server ends a session that holds locks and sends nothing.
 const HOLD_MAX: Duration = Duration::from_secs(1);
-/// Most rows that one transaction deletes before a copy begins or is given up.
+/// Maximum number of rows that one transaction deletes before a copy begins or is abandoned.
 const DELETED_MAX: usize = 10_000;
 
 /// Result of an attempt.
 pub(super) enum Attempted {
-    /// The change was made, or the result was there already.
+    /// The change was made, or had been made before.
     Changed(MoveChanged),
     /// Nothing was changed.
     Refused(MoveChangeError),
@@ -66,7 +66,7 @@ pub(super) struct MoveChanged {
     pub(super) position: Option<u64>,
     /// True if states of slots have changed.
     pub(super) has_news: bool,
-    /// True if changes of the slots are recorded no more.
+    /// True if changes of the slots are no longer recorded.
     pub(super) ends_recording: bool,
 }
 
@@ -144,13 +144,13 @@ fn decide(
     request: &MoveRequest,
     metadata: &mut ShardMetadata,
 ) -> Result<MoveEffect, MoveRefusal> {
-    let scene = Scene {
+    let context = RequestContext {
         position: seen.position,
         now: seen.now,
         has_change_beyond: &|_, _| seen.has_change,
         rules: MoveRules::in_force(),
     };
-    request.apply(metadata, &scene)
+    request.apply(metadata, &context)
 }
 
 /// Takes the locks and reads the state of the shard. Returns the holder of a lock that was not free
@@ -165,7 +165,8 @@ async fn look(
     let (id, slots) = (move_name(request.move_id()), slots_of(request));
     let is_early =
         matches!(request, MoveRequest::Store(_, round) if round.cursor != CopyCursor::Whole);
-    // A crash takes rows and cursor back together. Later rounds are durable, and all before them.
+    // A crash loses the rows and the cursor of such a round together. Later rounds are durable, and
+    // with them all earlier ones.
     let durability = if is_early { "SET LOCAL synchronous_commit=off;" } else { "" };
     let hold = HOLD_MAX.as_millis();
     let begin = format!("BEGIN;{durability}SET LOCAL idle_in_transaction_session_timeout={hold}");
@@ -263,7 +264,7 @@ enum WorkKind {
     NoTable(String),
 }
 
-/// Transaction whose rules have decided.
+/// Transaction of a change that the rules have permitted.
 struct Transaction<'t> {
     change: &'t MoveChange,
     seen: &'t Seen,
@@ -355,7 +356,8 @@ async fn insertion(
     session: &MoveSession,
     (table, round): (&Table, &RoundTable),
 ) -> QueryResult<Work<'static>> {
-    // The last round is stored while writers wait, and has few rows: it takes no further look.
+    // The last round is stored while writers wait, and has few rows, so the query for the row type
+    // is avoided.
     if round.row_count >= MANY_ROWS
         && let Some(row_type) = RowType::load(session, table).await?
     {
@@ -417,8 +419,7 @@ async fn delete_onwards(
     Ok(most - left)
 }
 
-/// Returns true if rows of the slots that are there already are deleted before the request is
-/// carried out.
+/// Returns true if the request requires that existing rows of the slots are deleted first.
 fn deletes_first(request: &MoveRequest) -> bool {
     if let MoveRequest::Store(_, round) = request {
         return round.base_cursor == CopyCursor::Empty;
@@ -434,7 +435,7 @@ fn takes_fence_lock(request: &MoveRequest) -> bool {
         | MoveRequest::Commit(..)
         | MoveRequest::Activate(_)
         | MoveRequest::Lift(_)
-        // It ends the recording of changes while clients write.
+        // `Forget` ends the recording of changes while clients write.
         | MoveRequest::Forget(_) => true,
         MoveRequest::Prepare(_)
         | MoveRequest::Raise { .. }

@@ -1,5 +1,5 @@
 //! Move metadata: the states of slots and the rows of moves of a database, for the rules of a move,
-//! and the statements that store what a change has made of them.
+//! and the statements that store them after a change.
 //!
 //! **Invariant:** the statements contain everything that the rules have changed.
 //! **Not here:** the rules (crate `moves`), the transaction (`move_change`).
@@ -78,10 +78,10 @@ pub(super) struct Difference<'d> {
     pub(super) traced_after: u64,
     /// Time of the node's clock, in milliseconds.
     pub(super) now: u64,
-    /// System that stores the row.
+    /// Identifier of the system that stores the row.
     pub(super) system: Bind,
-    /// True if the row comes from another one and changes are recorded: they name foreign
-    /// transactions.
+    /// True if the row comes from another system and changes are recorded: the recorded changes
+    /// name transactions of that system.
     pub(super) is_foreign: bool,
 }
 
@@ -120,7 +120,7 @@ impl Difference<'_> {
         Ok(statements)
     }
 
-    /// Returns a statement for each state that slots have got.
+    /// Returns a statement for each new state of some slots.
     fn slot_statements(&self) -> Vec<Work<'static>> {
         let Self { before, after, .. } = self;
         let mut groups: Vec<(Option<SlotState>, Vec<Slot>)> = Vec::new();

@@ -1,7 +1,7 @@
 //! Move session: the few sessions with a primary that all moves of a shard share.
 //!
 //! **Invariant:** a session is used in the term in which it was opened, and by one task at a time.
-//! One whose work failed or was dropped is closed.
+//! A session whose work failed or was dropped is closed.
 //! **Not here:** statements (the modules beside this one).
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use crate::statement::{Bind, Prepared, run};
 use crate::term::Term;
 
 /// Highest number of sessions of a shard for moves: it gives slots in one move and takes slots in
-/// another, while the sources of earlier ones are kept.
+/// another, while the sources of earlier moves are kept.
 const SESSIONS_MAX: usize = 4;
 
 /// Settings of a session: copies take long, and rows are found by their keys.
@@ -45,7 +45,7 @@ impl MoveSession {
         Bind::text(&self.system.to_string())
     }
 
-    /// Returns the first slot of a table that the next deletion looks at.
+    /// Returns the first slot of a table from which the next deletion removes rows.
     pub(super) fn deletes_from(&self, table: &str) -> u16 {
         let deleted = self.deleted_from.lock().unwrap_or_else(PoisonError::into_inner);
         deleted.get(table).copied().unwrap_or(0)
@@ -57,7 +57,8 @@ impl MoveSession {
         deleted.insert(table.to_owned(), slot);
     }
 
-    /// Lets the next deletion look at all slots. Returns false if it would have done so.
+    /// Lets the next deletion begin at the first slot. Returns false if it would have done so
+    /// anyway.
     pub(super) fn delete_from_start(&self) -> bool {
         let mut deleted = self.deleted_from.lock().unwrap_or_else(PoisonError::into_inner);
         let had_any = !deleted.is_empty();
@@ -82,7 +83,8 @@ pub(super) struct MoveSessions {
 }
 
 impl MoveSessions {
-    /// Takes the primary of a shard. Nothing connects before the first move.
+    /// Creates the pool of sessions with the primary of a shard. Nothing connects before the first
+    /// move.
     pub(super) fn new(shard: &str, tracker: &Arc<PrimaryTracker>) -> Self {
         Self {
             shard: shard.to_owned(),

@@ -4,7 +4,8 @@
 //! own, and disabled after the last one. A trigger records nothing while no slot is followed.
 //!
 //! **Invariant:** while a slot is followed, the triggers of all tables are enabled: the transaction
-//! that begins to follow it checks them, and excludes those that create tables or disable triggers.
+//! that begins to follow it checks them, and excludes transactions that create tables or disable
+//! triggers.
 //! **Not here:** the triggers (`migrations`), recorded changes (`round`).
 
 use diesel::QueryResult;
@@ -22,8 +23,8 @@ use crate::declarations;
 use crate::statement::{Bind, Statement, load, run};
 
 /// Returns true if the triggers must be enabled before a change, or soon after it. The target needs
-/// them when it activates the slots, while writes wait: they are enabled with the last round of the
-/// copy.
+/// them when it activates the slots, while writes wait, so they are enabled earlier, with the round
+/// that completes the copy.
 pub(super) fn is_needed_by(request: &MoveRequest) -> bool {
     if let MoveRequest::Store(_, round) = request {
         return round.cursor == CopyCursor::Whole && round.base_cursor != CopyCursor::Whole;
@@ -71,7 +72,8 @@ pub(crate) async fn record_new_table(
     }
 }
 
-/// Records changes again for the moves of a database that was restored, whose triggers were not.
+/// Resumes the recording of changes for the moves of a restored database, because a copy contains
+/// no triggers.
 pub(crate) async fn record_restored(
     connection: &AsyncPgConnection,
     tables: &[Table],
@@ -87,14 +89,14 @@ pub(crate) async fn record_restored(
     load(connection, Statement { sql: FOLLOW_AGAIN, binds: &[], cached: false }).await.map(drop)
 }
 
-/// Moves that record changes.
+/// Selects the moves that record changes.
 const RECORDING_MOVES: &str = "SELECT FROM tessera_slot_moves WHERE traced_after IS NOT NULL";
-/// Begins to record changes of their slots.
+/// Begins to record changes of the slots of these moves.
 const FOLLOW_AGAIN: &str = "SELECT tessera_follow(ARRAY(SELECT number::integer \
     FROM tessera_slot_moves,json_array_elements_text(slots::json) AS number \
     WHERE traced_after IS NOT NULL),true)";
 
-/// Drops what is left of the triggers of a table that was dropped.
+/// Drops the function of the triggers of a table that was dropped.
 pub(crate) async fn drop_recording(
     connection: &AsyncPgConnection,
     table: &Table,

@@ -3,8 +3,8 @@
 //! A changed key is sent as its removal, and as the row that it has in the snapshot if there is one
 //! and the copy has reached it. Rows beyond the cursor come with the chunk that reaches them.
 //!
-//! If too many keys have changed for one round, it ends before a transaction that all earlier ones
-//! have preceded, and has no chunk.
+//! If too many keys have changed for one round, it covers only the changes of transactions before a
+//! certain one, all of which have ended, and has no chunk.
 //!
 //! **Invariant:** with a round, the copy has every change up to its mark of all rows up to its
 //! cursor; every later change is in a later round.
@@ -34,11 +34,12 @@ use crate::db_error::unreadable;
 use crate::row_arrays::ColumnArrays;
 use crate::statement::{Bind, RowView, Statement, for_each_row, load, run};
 
-/// Most bytes of the rows of changed keys.
+/// Maximum number of bytes of the rows of changed keys.
 const CHANGED_BYTES_MAX: usize = 2 << 20;
-/// Most changed keys of a round, unless one transaction has changed more.
+/// Maximum number of changed keys of a round, unless one transaction has changed more.
 const KEYS_MAX: usize = 5_000;
-/// Most keys that one transaction may have changed. Beyond it, copying again costs less memory.
+/// Maximum number of keys that one transaction may have changed. Beyond it, copying again costs
+/// less memory.
 const KEYS_OF_ONE_MAX: usize = 100_000;
 /// Keys whose rows are read together.
 const KEYS_TOGETHER: usize = 500;
@@ -78,7 +79,7 @@ async fn read_in_snapshot(session: &MoveSession, query: &RoundQuery) -> RoundRes
         query.base_cursor.clone()
     };
     let has_all = mark == present;
-    let has_digests = query.has_digests && has_all;
+    let has_digests = query.wants_digests && has_all;
     let digests = if has_digests { Some(reading.digests().await?) } else { None };
     let next = base.after_round(feed, mark);
     let (base, base_cursor) = (base.clone(), query.base_cursor.clone());
@@ -128,7 +129,7 @@ struct RoundReading<'r> {
     query: &'r RoundQuery,
     /// All tables, by name.
     tables: Vec<Table>,
-    /// Extent of the rows that the copy has, if it is between empty and whole.
+    /// Key up to which the copy has rows, if it is neither empty nor whole.
     copied_to: Option<CopyKey>,
     found: BTreeMap<String, TableRows>,
     changes: usize,
@@ -150,7 +151,8 @@ impl<'r> RoundReading<'r> {
     /// snapshot, or one before it if there are too many. If their rows are too large, fewer are
     /// read.
     async fn read_changes(&mut self, base: &Mark, present: &Mark) -> RoundResult<Mark> {
-        // The way back begins with an empty record of changes, and covers none of them.
+        // A leg back begins with a mark that covers no change. A mark of another engine is no
+        // snapshot.
         let Some(seen) = snapshot_mark::shown(base) else {
             return Ok(Err(RoundError::LostChanges));
         };

@@ -22,7 +22,7 @@ impl StoredMark for SnapshotMark {
     }
 }
 
-/// Snapshot that shows no transaction: the first number of one is 3.
+/// Snapshot that shows no transaction: the ids of transactions begin at 3.
 const NOTHING: &str = "3:3:";
 
 /// Returns the text of a snapshot that shows what a mark covers; `None` for marks of other engines.

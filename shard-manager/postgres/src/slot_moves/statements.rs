@@ -30,8 +30,9 @@ pub(super) const MOVES: &str = "SELECT (to_jsonb(own)-'system'||jsonb_build_obje
     LATERAL (SELECT system<>$1 AND traced_after IS NOT NULL AS is_foreign) AS origin ORDER BY id";
 
 /// Takes the locks like [`LOCK`], and looks for changes of the move `$1` that the snapshot `$5`
-/// does not show, in the snapshot of the same statement. It is older than the lock, so it misses
-/// the changes for which the lock was waited for. Used only by a mutation.
+/// does not show, in the snapshot of the same statement. That snapshot is older than the lock, so
+/// it misses the changes of writes for which the lock had to wait. Used only by a sabotage
+/// mutation.
 pub(super) const LOCK_AND_LOOK: &str = "SELECT holder,tessera_has_change(ARRAY(SELECT \
     number::integer FROM tessera_slot_moves,json_array_elements_text(slots::json) AS number \
     WHERE id=$1),$5) FROM (SELECT tessera_lock_move($1,$2,$3,$4) AS holder OFFSET 0) AS held";
@@ -58,16 +59,18 @@ pub(super) const SCENE: &str = concat!(
     ",$3) FROM tessera_version"
 );
 
-/// Number of tables whose changes are not recorded.
+/// Selects the names of the tables whose changes are not recorded.
 pub(super) const UNRECORDED: &str = "SELECT tessera_unrecorded()";
 
-/// Tables whose triggers are enabled for nothing.
+/// Selects the tables whose triggers are enabled although no move needs them.
 pub(super) const NEEDLESSLY_RECORDED: &str = "SELECT tessera_needlessly_recorded()";
 
-/// Enables the triggers of the table `$1`, whose id has the columns `$2`.
+/// Enables the triggers of the table `$1`, whose id has the columns `$2`, with the settings `$3`
+/// for their functions.
 pub(super) const ENABLE_RECORDING: &str = "SELECT tessera_enable_recording($1,$2,$3)";
 
-/// Enables the triggers of a new table if changes are being recorded. Parameters as above.
+/// Enables the triggers of a new table if changes are being recorded. Parameters: those of
+/// [`ENABLE_RECORDING`].
 pub(super) const ENABLE_RECORDING_OF_NEW: &str = "SELECT tessera_enable_recording($1,$2,$3) \
     WHERE EXISTS (SELECT FROM tessera_slot_moves WHERE traced_after IS NOT NULL)";
 
@@ -84,8 +87,8 @@ pub(super) const TRIM: &str = "DELETE FROM tessera_changes \
 /// Raises the version counter to `$1`.
 pub(super) const RAISE_VERSION: &str = "SELECT setval('tessera_version',$1)";
 
-/// Gives the slots `$1` the state `$2`, fenced from `$3` to `$4` in milliseconds, of the owner
-/// `$5`.
+/// Gives the slots `$1` the state `$2`, fenced from `$3` to `$4` in milliseconds, and moved to the
+/// shard `$5`.
 pub(super) const STORE_STATES: &str = "INSERT INTO tessera_slots (slot,state,since,until,moved_to) \
     SELECT own,$2,to_timestamp($3::double precision/1000),to_timestamp($4::double precision/1000),$5 \
     FROM unnest($1) AS own ON CONFLICT (slot) DO UPDATE SET state=excluded.state,\
@@ -109,8 +112,8 @@ pub(super) const STORE_MOVE: &str = "INSERT INTO tessera_slot_moves \
 /// Removes the row of a move.
 pub(super) const REMOVE_MOVE: &str = "DELETE FROM tessera_slot_moves WHERE id=$1";
 
-/// True if there are rows of the slots `$1`, and if a change of them is recorded that the snapshot
-/// `$2` does not show.
+/// Selects two flags: there are rows of the slots `$1`, and a change of them is recorded that the
+/// snapshot `$2` does not show.
 pub(super) const FACTS: &str = "SELECT tessera_has_rows($1),tessera_has_change($1,$2)";
 
 /// Snapshot of the transaction.
@@ -210,7 +213,7 @@ pub(super) fn delete_batch(table: &Table) -> String {
     )
 }
 
-/// Number and sum of the hashes of the rows of the slots `$1`, by slot.
+/// Selects, for each of the slots `$1`, the number of its rows and the sum of their hashes.
 pub(super) fn digest(table: &Table) -> String {
     let mut sql = "SELECT slot::bigint,count(*),sum(".to_owned();
     push_row_hash(&mut sql, table);
@@ -218,7 +221,7 @@ pub(super) fn digest(table: &Table) -> String {
     sql
 }
 
-/// `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,_1,…)`
+/// Appends `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,_1,…)`.
 fn push_text_keys(sql: &mut String, table: &Table) {
     sql.push_str("unnest($1::integer[],$2::text[]");
     for number in 0..table.id().len() {

@@ -17,7 +17,7 @@ use crate::connection::open;
 use crate::data_dir::{DataDir, catalog_file};
 use crate::read_only::open_read_only;
 
-/// Reads the keys and roles of a data directory, also beside the process that holds it.
+/// Reads the keys and roles of a data directory, even while another process holds it.
 ///
 /// # Errors
 /// [`OpenError`] if there is no catalog of this program's schema.
@@ -27,7 +27,7 @@ pub fn read_state(folder: &Path) -> Result<AccessState, OpenError> {
     tables::load(&mut connection).map_err(|error| OpenError::file(&path, error))
 }
 
-/// Reads the last lines of all audit logs that a data directory keeps, also beside the process that
+/// Reads the last lines of all audit logs that a data directory keeps, even while another process
 /// holds it.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ use crate::sql as texts;
 /// Name of the catalog in errors, in place of a shard.
 const CATALOG: &str = "the catalog";
 
-/// Reads the mode.
+/// Reads the access mode.
 pub(super) fn mode(connection: &mut SqliteConnection) -> QueryResult<AccessMode> {
     let rows = run(connection, &sql::control())?;
     let name = rows.first().and_then(|row| row.first());
@@ -87,7 +87,7 @@ pub(super) fn add_usage(connection: &mut SqliteConnection, flush: &UsageFlush) -
     })
 }
 
-/// Returns the sums of a day.
+/// Returns the number of rows that each caller has used on a day.
 pub(super) fn usage(
     connection: &mut SqliteConnection,
     day: u32,
@@ -95,7 +95,7 @@ pub(super) fn usage(
     run(connection, &sql::usage(day)).map(|rows| read_sums(&rows))
 }
 
-/// Returns the secret of audit logs; the first call makes it.
+/// Returns the secret of audit logs; the first call creates it.
 pub(super) fn audit_secret(connection: &mut SqliteConnection) -> QueryResult<AuditSecret> {
     let make = audit::make_secret().map_err(|error| unreadable(&error))?;
     connection.immediate_transaction(|connection| {
@@ -123,7 +123,7 @@ pub(super) fn audit_heads(connection: &mut SqliteConnection) -> QueryResult<Vec<
     audit::read_heads(&rows).map_err(|damage| unreadable(&damage))
 }
 
-/// Suspends every key of a catalog of any version, in which there may be no table of keys.
+/// Suspends every key of a catalog with any schema; an old schema may have no table of keys.
 pub(in super::super) fn suspend_keys(connection: &mut SqliteConnection) -> QueryResult<()> {
     for sql in [texts::HAS_ACCESS_KEYS, texts::ANY_ACCESS_KEY] {
         let mut is_found = false;

@@ -11,7 +11,7 @@ use model::table::Table;
 use moves::identity::MoveId;
 
 use super::super::OpenError;
-use super::super::node_view::{NodeView, Standing};
+use super::super::node_view::{FileState, NodeView};
 use super::super::offline_view::NodeFile;
 use super::super::stored_move::StoredMove;
 use super::super::timeline::VERSIONS_LEFT_OUT;
@@ -27,17 +27,17 @@ pub(super) struct MovingState {
 
 /// Contents of one file other than its rows.
 pub(super) struct FileInventory {
-    pub(super) standing: Standing,
-    strange: Vec<String>,
+    pub(super) file_state: FileState,
+    undeclared: Vec<String>,
     slots: BTreeMap<u16, String>,
     moves: Vec<StoredMove>,
 }
 
 impl FileInventory {
     pub(super) fn read(node: &mut NodeView) -> Result<Self, OpenError> {
-        let (standing, strange) = (node.standing()?, node.strange_tables()?);
+        let (file_state, undeclared) = (node.file_state()?, node.undeclared_tables()?);
         let slots = node.slots()?.into_iter().collect();
-        Ok(Self { standing, strange, slots, moves: node.moves()? })
+        Ok(Self { file_state, undeclared, slots, moves: node.moves()? })
     }
 
     /// Returns the slots that are in a move, each with its move and its state.
@@ -57,7 +57,7 @@ impl FileInventory {
     }
 
     /// Returns true if rows of the slot are foreign: it has moved away, or is being copied to the
-    /// shard. Such rows are counted apart, and their owner's copy is checked.
+    /// shard. Such rows are counted separately, and their owner's copy is checked.
     pub(super) fn is_foreign(&self, slot: i64) -> bool {
         let state = u16::try_from(slot).ok().and_then(|slot| self.slots.get(&slot));
         state.is_some_and(|state| state == "moved" || state == "importing")
@@ -71,20 +71,20 @@ impl FileInventory {
         file: &NodeFile,
         moving: &BTreeMap<u16, MovingState>,
     ) {
-        self.find_strange(audit, file);
+        self.find_undeclared(audit, file);
         let mut known = self.slots.clone();
         known.retain(|slot, _| !moving.contains_key(slot));
         let expected = audit.view.map.slots_of(file.shard);
         for slot in expected.filter(|slot| !moving.contains_key(slot)) {
             let state = known.remove(&slot);
             if !is_owned(state.as_deref()) {
-                let what = told_of(slot, state.as_deref());
+                let what = slot_state_text(slot, state.as_deref());
                 audit.find(audit.about(file, what, "owned, as the map says"));
             }
         }
         for (slot, state) in known {
             if is_owned(Some(&state)) {
-                let what = told_of(slot, Some(&state));
+                let what = slot_state_text(slot, Some(&state));
                 audit.find(audit.about(file, what, "owned by another shard, as the map says"));
             }
         }
@@ -93,7 +93,7 @@ impl FileInventory {
     /// Compares the file of a replica at the position of its primary, and returns true if both are
     /// equal.
     pub(super) fn compare(&self, audit: &Audit<'_>, file: &NodeFile, primary: &Self) -> bool {
-        let mut same = self.find_strange(audit, file);
+        let mut same = self.find_undeclared(audit, file);
         let slots = self.slots.keys().chain(primary.slots.keys());
         let mut differ: Vec<u16> =
             slots.copied().filter(|slot| self.slots.get(slot) != primary.slots.get(slot)).collect();
@@ -101,7 +101,7 @@ impl FileInventory {
         differ.dedup();
         if let Some(first) = differ.first() {
             let state = |inventory: &Self| inventory.slots.get(first).cloned();
-            let mut what = told_of(*first, state(self).as_deref());
+            let mut what = slot_state_text(*first, state(self).as_deref());
             if differ.len() > 1 {
                 what += &format!(", and {} more differ", differ.len() - 1);
             }
@@ -114,7 +114,7 @@ impl FileInventory {
             audit.find(audit.about(file, what, "those of the primary"));
             same = false;
         }
-        let (own, expected) = (self.standing.version, primary.standing.version);
+        let (own, expected) = (self.file_state.version, primary.file_state.version);
         // A primary skips versions when it continues an older timeline; a replica gets the next
         // version from its log.
         if own > expected || (expected - own) % VERSIONS_LEFT_OUT != 0 {
@@ -135,7 +135,7 @@ impl FileInventory {
         if !is_declared(table) {
             return true;
         }
-        let Standing { counts, foreign_counts, .. } = &self.standing;
+        let FileState { counts, foreign_counts, .. } = &self.file_state;
         let mut right = true;
         for (counts, counter, rows) in [
             (counts, "tessera_counts", scan.rows),
@@ -159,17 +159,17 @@ impl FileInventory {
     }
 
     /// Reports tables that are not declared, and returns true if there are none.
-    fn find_strange(&self, audit: &Audit<'_>, file: &NodeFile) -> bool {
-        for name in &self.strange {
+    fn find_undeclared(&self, audit: &Audit<'_>, file: &NodeFile) -> bool {
+        for name in &self.undeclared {
             let found = audit.about(file, "the table is there", "only tables that were declared");
             audit.find(Discrepancy { table: Some(name.clone()), ..found });
         }
-        self.strange.is_empty()
+        self.undeclared.is_empty()
     }
 }
 
-/// Returns true if a shard owns slots of this state. A fence keeps their writes waiting, but not
-/// for long.
+/// Returns true if a shard owns slots of this state. A fence delays their writes only for a short
+/// time.
 pub(super) fn is_owned(state: Option<&str>) -> bool {
     matches!(state, Some("owned" | "fenced"))
 }
@@ -178,6 +178,6 @@ fn state_name(state: Option<&str>) -> &str {
     state.unwrap_or("missing")
 }
 
-pub(super) fn told_of(slot: u16, state: Option<&str>) -> String {
+pub(super) fn slot_state_text(slot: u16, state: Option<&str>) -> String {
     format!("slot {slot} is {} in the shard's tessera_slots", state_name(state))
 }

@@ -15,7 +15,7 @@ use model::topology::ShardNumber;
 
 use super::super::offline_view::NodeFile;
 use super::Audit;
-use super::file_inventory::{MovingState, is_owned, told_of};
+use super::file_inventory::{MovingState, is_owned, slot_state_text};
 
 /// Slots that are in a move on some shard, each with that shard's file and its state there.
 #[derive(Default)]
@@ -45,13 +45,13 @@ impl MovingSlots {
     }
 }
 
-/// Checks one slot, of which the shard map names this owner.
+/// Checks one slot, whose owner by the shard map is `named`.
 fn check_slot(
     audit: &Audit<'_>,
     (slot, named): (u16, ShardNumber),
     sides: &[(NodeFile, MovingState)],
 ) {
-    // A shard without a row of the move was checked by the shard map alone.
+    // A shard without a row of the move was checked only against the shard map.
     let is_elsewhere = sides.iter().all(|(file, _)| file.shard != named);
     let owners = sides.iter().filter(|(_, side)| is_owned(side.state.as_deref())).count();
     let in_transit = |(_, gives): &(NodeFile, MovingState)| {
@@ -68,7 +68,7 @@ fn check_slot(
         return;
     }
     for (file, side) in sides {
-        let what = told_of(slot, side.state.as_deref());
+        let what = slot_state_text(slot, side.state.as_deref());
         audit.find(audit.about(file, what, "one owner, as the slot is in a move"));
     }
 }

@@ -83,7 +83,7 @@ impl<'a> Replicas<'a> {
         let history = primary.history()?;
         let mut oldest = reached.sequence;
         for replica in &mut self.replicas {
-            let position = replica.inventory.standing.position;
+            let position = replica.inventory.file_state.position;
             if !history.holds(position) || position.sequence > reached.sequence {
                 let what = format!("it holds changes up to {}", position.sequence);
                 let expected =
@@ -100,7 +100,7 @@ impl<'a> Replicas<'a> {
         }
         if oldest < reached.sequence && !self.leave_out(primary, oldest, reached.sequence)? {
             for replica in &mut self.replicas {
-                if replica.inventory.standing.position.sequence < reached.sequence
+                if replica.inventory.file_state.position.sequence < reached.sequence
                     && replica.comparable
                 {
                     replica.comparable = false;

@@ -1,6 +1,6 @@
 //! Rows: the rules for a single row, and sums over the rows of a table.
 //!
-//! **Invariant:** two tables have the same sums exactly if they have the same rows, but for one
+//! **Invariant:** two tables have the same sums if and only if they have the same rows, but for one
 //! case in 2^128.
 //! **Not here:** the choice of tables (`audit/replicas`).
 
@@ -35,7 +35,7 @@ pub(super) struct SlotSum {
 }
 
 /// Rows between two reports of progress.
-const TOLD_EVERY: u64 = 1 << 16;
+const PROGRESS_ROWS: u64 = 1 << 16;
 
 /// A table that was read from its first row to its last.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ pub(super) struct Scan {
     pub(super) rows: u64,
     /// Number of rows in slots that have moved away or are being copied to the shard.
     pub(super) foreign_rows: u64,
-    /// Number of these rows in each slot.
+    /// Number of foreign rows in each slot.
     pub(super) foreign_slots: BTreeMap<i64, u64>,
     /// Sums of the compared rows, for slots that have some, in order. Empty if nothing is compared.
     pub(super) slots: Vec<SlotSum>,
@@ -52,7 +52,7 @@ pub(super) struct Scan {
 
 impl Scan {
     /// Reads a table, passes each row that is not foreign to `each`, and sums up all rows except
-    /// those `left_out`; sums nothing without it.
+    /// those `left_out`; without `left_out`, sums nothing.
     pub(super) fn run(
         audit: &Audit<'_>,
         (node, inventory, table): (&mut NodeView, &FileInventory, &Table),
@@ -70,15 +70,15 @@ impl Scan {
                 scan.rows += 1;
                 each(row);
             }
-            if scan.all_rows().is_multiple_of(TOLD_EVERY) {
-                audit.passed(TOLD_EVERY);
+            if scan.all_rows().is_multiple_of(PROGRESS_ROWS) {
+                audit.passed(PROGRESS_ROWS);
             }
             if left_out.is_some_and(|left_out| !is_left_out(row, left_out)) {
                 scan.add(slot, row_hash(&mut bytes, row, table));
             }
             Ok(())
         })?;
-        audit.passed(scan.all_rows() % TOLD_EVERY);
+        audit.passed(scan.all_rows() % PROGRESS_ROWS);
         Ok(scan)
     }
 

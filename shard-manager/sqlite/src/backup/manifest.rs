@@ -8,8 +8,8 @@
 //!              "file": "shard1-primary.db", …}]}
 //! ```
 //!
-//! **Not here:** the file itself (`engine::manifest_file`), comparing it with the others
-//! (`restore`).
+//! **Not here:** reading and writing the file (`engine::manifest_file`), comparing the manifest
+//! with the other files (`restore`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::SaveError;
 
 pub use engine::manifest_file::FILE;
-pub use engine::saved_file::{SavedFile, look};
+pub use engine::saved_file::{SavedFile, read_and_hash};
 
 /// Format that this program writes and reads.
 const FORMAT: u32 = 1;
@@ -89,7 +89,7 @@ impl Manifest {
         std::iter::once(&self.catalog).chain(self.shards.iter().map(|shard| &shard.file))
     }
 
-    /// Returns the bytes of all files.
+    /// Returns the total size of all files in bytes.
     pub fn bytes(&self) -> u64 {
         self.files().map(|file| file.bytes).sum()
     }
@@ -104,7 +104,7 @@ impl Manifest {
     }
 }
 
-/// Returns the bytes of a file; 0 if it is missing.
+/// Returns the size of a file in bytes; 0 if the file is missing.
 pub(super) fn bytes_of(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |file| file.len())
 }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 
-use super::manifest::{Manifest, SavedShardFile, bytes_of, look};
+use super::manifest::{Manifest, SavedShardFile, bytes_of, read_and_hash};
 use engine::unfinished_folder as folder;
 
-use super::{AT_A_TIME, SaveError, SnapshotPoint, Step, TELL_EVERY, Watch};
+use super::{AT_A_TIME, PROGRESS_INTERVAL, ProgressObserver, SaveError, SnapshotPoint, Step};
 use crate::{OpenError, copy};
 
 /// Primary of a shard.
@@ -28,7 +28,7 @@ impl Original {
         file_of(&self.primary)
     }
 
-    /// Estimates the bytes of the copy.
+    /// Estimates the size of the copy in bytes.
     pub(super) fn bytes(&self) -> u64 {
         let mut wal = self.primary.as_os_str().to_owned();
         wal.push("-wal");
@@ -45,12 +45,13 @@ pub(super) struct Originals<'o> {
 }
 
 impl Originals<'_> {
-    /// Returns the place of a copy.
+    /// Returns the path of a new copy, which must be free, outside the data directory, and on a
+    /// disk with enough room.
     pub(super) fn place(&self, to: &Path) -> Result<PathBuf, SaveError> {
         let place = folder::free_place(to)?;
         let home = self.data_dir.canonicalize();
         let home = home.map_err(|error| SaveError::io(self.data_dir, error))?;
-        // The existing part of a path decides.
+        // The end of the path may not exist yet, so its longest existing part is compared.
         let exists = place.ancestors().find_map(|folder| folder.canonicalize().ok());
         if exists.is_some_and(|folder| folder.starts_with(&home)) {
             return Err(SaveError::target(to, "it is in the data directory to be copied"));
@@ -73,7 +74,7 @@ impl Originals<'_> {
     pub(super) fn copy<T: Send>(
         &self,
         folder: &Path,
-        watch: &Watch<'_>,
+        observer: &ProgressObserver<'_>,
         make: impl Fn(usize, &Path) -> Result<T, OpenError> + Sync,
     ) -> Result<Vec<T>, SaveError> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -95,9 +96,9 @@ impl Originals<'_> {
             drop(done);
             let mut waited = || -> Result<(), SaveError> {
                 loop {
-                    match made.recv_timeout(TELL_EVERY) {
+                    match made.recv_timeout(PROGRESS_INTERVAL) {
                         Ok((index, copy)) => copies[index] = Some(copy?),
-                        Err(RecvTimeoutError::Timeout) => watch.check()?,
+                        Err(RecvTimeoutError::Timeout) => observer.check()?,
                         Err(RecvTimeoutError::Disconnected) => return Ok(()),
                     }
                     for (shard, copy) in self.shards.iter().zip(&copies) {
@@ -106,7 +107,11 @@ impl Originals<'_> {
                             Some(_) => of,
                             None => copied_bytes(&path(shard)).min(of),
                         };
-                        watch.tell(&Step::Copying { shard: shard.shard.clone(), bytes, of })?;
+                        observer.report(&Step::Copying {
+                            shard: shard.shard.clone(),
+                            bytes,
+                            of,
+                        })?;
                     }
                 }
             };
@@ -115,19 +120,19 @@ impl Originals<'_> {
         Ok(copies.into_iter().flatten().collect())
     }
 
-    /// Writes the manifest of the finished files of a copy.
+    /// Checks the finished files of a copy, and returns their manifest.
     pub(super) fn seal(
         &self,
         point: SnapshotPoint,
         folder: &Path,
-        watch: &Watch<'_>,
+        observer: &ProgressObserver<'_>,
     ) -> Result<Manifest, SaveError> {
         let mut shards = Vec::with_capacity(self.shards.len());
         let total = self.bytes();
         let mut done = 0;
         let mut check = |piece: &[u8]| {
             done += piece.len() as u64;
-            watch.tell(&Step::Checking { bytes: done, of: total })
+            observer.report(&Step::Checking { bytes: done, of: total })
         };
         for (original, position) in self.shards.iter().zip(point.positions) {
             let (name, shard) = (original.file_name(), original.shard.clone());
@@ -137,12 +142,12 @@ impl Originals<'_> {
                 let cause = format!("it is at position {}, not {position}", facts.position);
                 return Err(SaveError::unsuitable(&path, cause));
             }
-            let (rows, file) = (facts.rows, look(folder, &name, &mut check)?);
+            let (rows, file) = (facts.rows, read_and_hash(folder, &name, &mut check)?);
             shards.push(SavedShardFile { shard, position, rows, file });
         }
         let names: Vec<&str> = self.shards.iter().map(|shard| &*shard.shard).collect();
         let facts = copy::finish_catalog(&self.catalog_in(folder), &names)?;
-        let catalog = look(folder, &file_of(self.catalog), &mut check)?;
+        let catalog = read_and_hash(folder, &file_of(self.catalog), &mut check)?;
         let held = point.held.as_micros() as u64;
         Ok(Manifest::new((facts.cluster_id, facts.epoch), (point.at, held), catalog, shards))
     }
@@ -152,7 +157,7 @@ fn file_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Returns the bytes copied so far: a snapshot is written under another name beside its own.
+/// Returns the number of bytes copied so far: an unfinished snapshot has the suffix `-building`.
 fn copied_bytes(path: &Path) -> u64 {
     let mut building = path.as_os_str().to_owned();
     building.push("-building");

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use super::manifest::Manifest;
 use super::restore::{check_not_locked, restore};
-use super::{SaveError, Watch};
+use super::{ProgressObserver, SaveError};
 use crate::copy::{continue_above, last_version};
 use crate::data_dir::{DataDir, primary_file};
 use crate::digest::{Digest, digest_copy};
@@ -46,11 +46,15 @@ pub struct Replacement {
 ///
 /// # Errors
 /// [`SaveError`]; the data directory is then unchanged, unless its new name cannot be synced.
-pub fn replace(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Replacement, SaveError> {
+pub fn replace(
+    from: &Path,
+    data_dir: &Path,
+    observer: &ProgressObserver<'_>,
+) -> Result<Replacement, SaveError> {
     let place = check(from, data_dir)?;
     let held = DataDir::open(&place)?;
-    let replaced = replace_held(from, &place, watch);
-    // After the exchange this file is among those that are removed.
+    let replaced = replace_held(from, &place, observer);
+    // After the exchange, the lock file is among the removed files.
     held.close();
     replaced
 }
@@ -80,7 +84,7 @@ pub fn check(from: &Path, data_dir: &Path) -> Result<PathBuf, SaveError> {
 /// Returns the digests of the rows of each shard in a copy, without changing it. Blocks.
 ///
 /// # Errors
-/// [`SaveError`] if it cannot be read.
+/// [`SaveError`] if the copy cannot be read.
 pub fn digests(folder: &Path, manifest: &Manifest) -> Result<Vec<(String, Digest)>, SaveError> {
     let digests = manifest.shards.iter().map(|saved| {
         let digest = digest_copy(&folder.join(&saved.file.file))?;
@@ -89,18 +93,22 @@ pub fn digests(folder: &Path, manifest: &Manifest) -> Result<Vec<(String, Digest
     digests.collect()
 }
 
-fn replace_held(from: &Path, place: &Path, watch: &Watch<'_>) -> Result<Replacement, SaveError> {
+fn replace_held(
+    from: &Path,
+    place: &Path,
+    observer: &ProgressObserver<'_>,
+) -> Result<Replacement, SaveError> {
     let mut beside = place.as_os_str().to_owned();
     beside.push(BESIDE);
     let beside = Unfinished::begin(Path::new(&beside))?;
     let new = beside.path().join("data");
-    let manifest = restore(from, &new, watch)?;
+    let manifest = restore(from, &new, observer)?;
     continue_versions(place, &new, &manifest)?;
     let digests = digests(&new, &manifest)?;
     if digests != self::digests(from, &manifest)? {
         return Err(SaveError::unsuitable(from, "the restored rows differ from its own"));
     }
-    watch.check()?;
+    observer.check()?;
     let mode = fs::metadata(place).map_err(|error| SaveError::io(place, error))?.permissions();
     fs::set_permissions(&new, mode).map_err(|error| SaveError::io(&new, error))?;
     exchange(&new, place)?;

@@ -4,8 +4,8 @@
 //! timeline on each shard, so that a client that has seen later writes receives an error
 //! (`position`).
 //!
-//! A key that was revoked after the backup must not live again, so every API key in the restored
-//! catalog is suspended until the operator resumes it.
+//! A key that was revoked after the backup must not become valid again, so every API key in the
+//! restored catalog is suspended until the operator resumes it.
 //!
 //! **Invariant:** no file is restored that differs in one bit from the saved one, and no restored
 //! key is usable.
@@ -19,8 +19,8 @@ use std::path::Path;
 use engine::saved_file::{check_bits, check_length};
 use engine::unfinished_folder::{Unfinished, check_room, free_place};
 
-use super::manifest::{Manifest, look};
-use super::{SaveError, Step, Watch};
+use super::manifest::{Manifest, read_and_hash};
+use super::{ProgressObserver, SaveError, Step};
 use crate::check;
 use crate::copy::{CatalogFacts, ShardFacts, catalog_facts, shard_facts, suspend_keys};
 use crate::data_dir::{is_folder_locked, noted_pid};
@@ -30,17 +30,18 @@ use crate::private_file;
 /// read by SQLite and agrees with the manifest. Changes nothing. Blocks.
 ///
 /// # Errors
-/// [`SaveError::Unsuitable`] names the file and the difference; the others if it could not be read.
-pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+/// [`SaveError::Unsuitable`] names the file and the difference; other errors if the copy could not
+/// be read.
+pub fn verify(folder: &Path, observer: &ProgressObserver<'_>) -> Result<Manifest, SaveError> {
     let manifest = Manifest::read(folder)?;
     let total = manifest.bytes();
     let mut done = 0;
     for file in manifest.files() {
         let path = folder.join(&file.file);
         check_length(&path, file.bytes)?;
-        let found = look(folder, &file.file, |piece| {
+        let found = read_and_hash(folder, &file.file, |piece| {
             done += piece.len() as u64;
-            watch.tell(&Step::Checking { bytes: done, of: total })
+            observer.report(&Step::Checking { bytes: done, of: total })
         })?;
         check_bits(&path, &found, file)?;
         if let Some(defect) = check::defect(&path)? {
@@ -55,10 +56,14 @@ pub fn verify(folder: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
 ///
 /// # Errors
 /// Errors of [`verify`], and an error if the directory is in use.
-pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+pub fn restore(
+    from: &Path,
+    data_dir: &Path,
+    observer: &ProgressObserver<'_>,
+) -> Result<Manifest, SaveError> {
     check_not_locked(data_dir)?;
     let place = free_place(data_dir)?;
-    let manifest = verify(from, watch)?;
+    let manifest = verify(from, observer)?;
     check_room(&place, manifest.bytes())?;
     let unfinished = Unfinished::begin(&place)?;
     let total = manifest.bytes();
@@ -67,13 +72,13 @@ pub fn restore(from: &Path, data_dir: &Path, watch: &Watch<'_>) -> Result<Manife
         let path = unfinished.path().join(&file.file);
         let told = |error| SaveError::io(&path, error);
         let mut copy = private_file::create(&path).map_err(told)?;
-        let found = look(from, &file.file, |piece| {
+        let found = read_and_hash(from, &file.file, |piece| {
             done += piece.len() as u64;
             copy.write_all(piece).map_err(told)?;
-            watch.tell(&Step::Writing { bytes: done, of: total })
+            observer.report(&Step::Writing { bytes: done, of: total })
         })?;
         copy.sync_all().map_err(told)?;
-        // The copy was checked before, but this is the data that was copied.
+        // The copy was checked before, but only this check covers the bytes that were written.
         check_bits(&from.join(&file.file), &found, file)?;
     }
     suspend_keys(&unfinished.path().join(&manifest.catalog.file))?;

@@ -5,7 +5,7 @@
 //! the next start still handles an unclean stop.
 //!
 //! **Invariant:** the contents of the files do not change.
-//! **Not here:** a copy beside a router (`backup`).
+//! **Not here:** a copy while a router runs (`backup`).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use engine::unfinished_folder::Unfinished;
 
 use super::manifest::Manifest;
 use super::originals::{Original, Originals};
-use super::{SaveError, SnapshotPoint, Watch};
+use super::{ProgressObserver, SaveError, SnapshotPoint};
 use crate::data_dir::DataDir;
 use crate::{copy, migrate};
 
@@ -26,19 +26,27 @@ use crate::{copy, migrate};
 ///
 /// # Errors
 /// [`SaveError`]; the folder is empty or missing then.
-pub fn save(data_dir: &Path, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+pub fn save(
+    data_dir: &Path,
+    to: &Path,
+    observer: &ProgressObserver<'_>,
+) -> Result<Manifest, SaveError> {
     // Checked before locking, which would create a folder.
     if !data_dir.join("catalog.db").exists() {
         let cause = "this is not a data directory: there is no catalog.db";
         return Err(SaveError::target(data_dir, cause));
     }
     let held = DataDir::open(data_dir)?;
-    let saved = copy_files(&held, to, watch);
+    let saved = copy_files(&held, to, observer);
     held.close();
     saved
 }
 
-fn copy_files(held: &DataDir, to: &Path, watch: &Watch<'_>) -> Result<Manifest, SaveError> {
+fn copy_files(
+    held: &DataDir,
+    to: &Path,
+    observer: &ProgressObserver<'_>,
+) -> Result<Manifest, SaveError> {
     let primaries = migrate::primaries(held.path())?.into_iter();
     let primaries: Vec<Original> =
         primaries.map(|found| Original { shard: found.shard, primary: found.path }).collect();
@@ -47,7 +55,7 @@ fn copy_files(held: &DataDir, to: &Path, watch: &Watch<'_>) -> Result<Manifest, 
         Originals { data_dir: held.path(), catalog: &catalog, shards: primaries.iter().collect() };
     let unfinished = Unfinished::begin(&originals.place(to)?)?;
     let folder = unfinished.path();
-    let positions = originals.copy(folder, watch, |index, path| {
+    let positions = originals.copy(folder, observer, |index, path| {
         copy::copy_at_rest(&primaries[index].primary, path)?;
         copy::shard_facts(path).map(|facts| facts.position)
     })?;
@@ -55,9 +63,9 @@ fn copy_files(held: &DataDir, to: &Path, watch: &Watch<'_>) -> Result<Manifest, 
     catalog_copy.take()?;
     catalog_copy.write(&originals.catalog_in(folder))?;
     let point = SnapshotPoint { positions, at: format_timestamp(Utc::now()), held: Duration::ZERO };
-    let manifest = originals.seal(point, folder, watch)?;
+    let manifest = originals.seal(point, folder, observer)?;
     manifest.write(folder)?;
-    watch.check()?;
+    observer.check()?;
     unfinished.finish()?;
     Ok(manifest)
 }

@@ -2,8 +2,8 @@
 //!
 //! **Invariant:** a change and the record of its key are stored together or not at all; records are
 //! removed only when they are too old to be needed.
-//! **Not here:** the contents of a record (`model::idempotency`), the age at which a record may go
-//! (`engine::idempotency_expiry`).
+//! **Not here:** the contents of a record (`model::idempotency`), the age at which a record may be
+//! removed (`engine::idempotency_expiry`).
 
 use std::sync::Arc;
 

@@ -25,8 +25,8 @@ pub(super) struct StoredRows<'t> {
 }
 
 impl StoredRows<'_> {
-    /// Returns the slots that accept no writes here at a time, with the reason. The database
-    /// decides, inside the transaction that writes to them.
+    /// Returns the slots that accept no writes here at the time `now`, with the reason. The
+    /// database decides, inside the transaction that writes to them.
     pub(super) fn refused_slots(
         &mut self,
         groups: &[WriteGroup<'_>],
@@ -52,8 +52,8 @@ impl StoredRows<'_> {
         Ok(refused)
     }
 
-    /// Returns the answered columns of the row; `None` if there is none. No other writer can change
-    /// it meanwhile.
+    /// Returns the columns of the row that a response contains; `None` if there is no such row. No
+    /// other writer can change the row meanwhile.
     pub(super) fn current(&mut self, change: &RowWrite) -> QueryResult<Option<Vec<Value>>> {
         let mut binds = Vec::with_capacity(change.id.len() + 2);
         push_row_binds(&mut binds, change);
@@ -69,7 +69,8 @@ impl StoredRows<'_> {
         Ok(current)
     }
 
-    /// Inserts a row, and returns the number of new rows: none, if `may_exist` and it does.
+    /// Inserts a row, and returns the number of new rows: 0 if `may_exist` is set and the row
+    /// exists.
     pub(super) fn insert(
         &mut self,
         change: &RowWrite,

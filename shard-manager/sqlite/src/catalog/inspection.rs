@@ -1,4 +1,4 @@
-//! Inspection: reads the catalog beside the process that writes it.
+//! Inspection: reads the catalog while another process may be writing it.
 //!
 //! **Invariant:** nothing is migrated or changed; the error about an unreadable catalog states the
 //! reason.

@@ -63,7 +63,7 @@ pub(in super::super) struct StoredMap {
     pub(in super::super) shards: Vec<ShardRow>,
 }
 
-/// Reads the map of a catalog. If its own tables are still empty, the map is that of the columns of
+/// Reads the map of a catalog. If its own tables are still empty, the map comes from the columns of
 /// an earlier version.
 pub(in super::super) fn read(
     connection: &mut SqliteConnection,
@@ -199,8 +199,8 @@ pub(in super::super) fn change(
         .map_err(ChangeFault::error)
 }
 
-/// Checks that a shard that is to retire takes part in no move: without it, the move could neither
-/// go on nor end.
+/// Checks that a shard that is to retire takes part in no move: without the shard, the move could
+/// neither continue nor end.
 fn check_moves(
     connection: &mut SqliteConnection,
     map: &ShardMap,

@@ -1,6 +1,6 @@
 //! Client: sends a command to the process that holds a data directory.
 //!
-//! **Not here:** the commands (`backup`, `access_store`, `engine::operator_desk`), the listener
+//! **Not here:** the commands (`backup`, `access_store`, `engine::operator_queue`), the listener
 //! (`control`).
 
 use std::io::{self, Read, Write};
@@ -9,17 +9,17 @@ use std::path::Path;
 
 use engine::access_store::AccessChange;
 use engine::move_view::MoveView;
-use engine::operator_desk::SlotAction;
+use engine::operator_queue::SlotAction;
 use engine::rebalance_view::{PlanView, RebalanceView};
 use model::slot_set::SlotSet;
 
 use super::move_command::MoveCommand;
 use super::rebalance_command::RebalanceCommand;
 use super::{LOOK, Reply, Request, ShardRequest, connect, is_timeout};
-use crate::backup::Watch;
+use crate::backup::ProgressObserver;
 use crate::backup::manifest::Manifest;
 
-/// Maximal size of a line of a response: the manifest of the largest cluster.
+/// Maximum number of bytes of a line of a response: enough for the manifest of the largest cluster.
 const ANSWER_MAX: usize = 16 << 20;
 
 /// Reason why a command was not carried out.
@@ -27,7 +27,7 @@ const ANSWER_MAX: usize = 16 << 20;
 pub enum ControlError {
     /// The data directory has no listener.
     #[error("no router or command listens in this data directory")]
-    NobodyListens,
+    NoListener,
     /// The listener cannot be reached by this user.
     #[error(
         "the process that holds the data directory cannot be reached through its control.sock: {0}"
@@ -46,7 +46,7 @@ pub enum ControlError {
 pub struct AccessRefused {
     /// Member of the change that the rule is about.
     pub member: String,
-    /// The reason.
+    /// Reason, for the operator.
     pub reason: String,
 }
 
@@ -60,8 +60,8 @@ pub fn change_access(
 ) -> Result<Result<u64, AccessRefused>, ControlError> {
     let change = serde_json::from_str(&change.to_json());
     let change = change.map_err(|error| ControlError::Broken(error.into()))?;
-    let watch = Watch { step: &|_| (), cancelled: &|| false };
-    match exchange(data_dir, &Request::ChangeAccess { change }, &watch)? {
+    let observer = ProgressObserver { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &Request::ChangeAccess { change }, &observer)? {
         Reply::Changed { generation } => Ok(Ok(generation)),
         Reply::Refused { member, refused } => Ok(Err(AccessRefused { member, reason: refused })),
         reply @ (Reply::Done { .. }
@@ -92,8 +92,8 @@ pub fn change_slots(
         }
         SlotAction::Release => Request::ReleaseSlots { slots },
     };
-    let watch = Watch { step: &|_| (), cancelled: &|| false };
-    match exchange(data_dir, &request, &watch)? {
+    let observer = ProgressObserver { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &request, &observer)? {
         Reply::SlotsChanged { slots } => Ok(slots),
         reply @ (Reply::Done { .. }
         | Reply::ShardChanged { .. }
@@ -112,8 +112,8 @@ pub fn change_slots(
 /// # Errors
 /// [`ControlError`].
 pub fn change_shards(data_dir: &Path, change: ShardRequest) -> Result<(), ControlError> {
-    let watch = Watch { step: &|_| (), cancelled: &|| false };
-    match exchange(data_dir, &Request::ChangeShards(change), &watch)? {
+    let observer = ProgressObserver { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &Request::ChangeShards(change), &observer)? {
         Reply::ShardChanged { .. } => Ok(()),
         reply @ (Reply::Done { .. }
         | Reply::Changed { .. }
@@ -132,8 +132,8 @@ pub fn change_shards(data_dir: &Path, change: ShardRequest) -> Result<(), Contro
 /// # Errors
 /// [`ControlError`].
 pub fn command_moves(data_dir: &Path, command: MoveCommand) -> Result<Vec<MoveView>, ControlError> {
-    let watch = Watch { step: &|_| (), cancelled: &|| false };
-    match exchange(data_dir, &Request::Moves(command), &watch)? {
+    let observer = ProgressObserver { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &Request::Moves(command), &observer)? {
         Reply::Moves { moves } => Ok(moves),
         reply @ (Reply::Done { .. }
         | Reply::Changed { .. }
@@ -164,8 +164,8 @@ pub fn command_rebalances(
     data_dir: &Path,
     command: RebalanceCommand,
 ) -> Result<RebalanceAnswer, ControlError> {
-    let watch = Watch { step: &|_| (), cancelled: &|| false };
-    match exchange(data_dir, &Request::Rebalances(command), &watch)? {
+    let observer = ProgressObserver { step: &|_| (), cancelled: &|| false };
+    match exchange(data_dir, &Request::Rebalances(command), &observer)? {
         Reply::Plan { plan } => Ok(RebalanceAnswer::Plan(plan)),
         Reply::Rebalances { rebalances } => Ok(RebalanceAnswer::Rebalances(rebalances)),
         reply @ (Reply::Done { .. }
@@ -179,17 +179,17 @@ pub fn command_rebalances(
     }
 }
 
-/// Sends a command and waits for its outcome. After a cancellation it waits until the command has
-/// ended.
+/// Sends a request for a backup, and waits for the manifest of the copy. After a cancellation it
+/// waits until the backup has ended.
 ///
 /// # Errors
 /// [`ControlError`].
-pub fn ask(
+pub fn request_backup(
     data_dir: &Path,
     request: &Request,
-    watch: &Watch<'_>,
+    observer: &ProgressObserver<'_>,
 ) -> Result<Manifest, ControlError> {
-    match exchange(data_dir, request, watch)? {
+    match exchange(data_dir, request, observer)? {
         Reply::Done { done } => Ok(done),
         reply @ (Reply::Changed { .. }
         | Reply::SlotsChanged { .. }
@@ -203,7 +203,7 @@ pub fn ask(
     }
 }
 
-/// Converts a reply that is not the one of a successful command.
+/// Converts the reply to a command that did not succeed to an error.
 fn failure(reply: Reply) -> ControlError {
     match reply {
         Reply::Error { error } => ControlError::Refused(error),
@@ -220,13 +220,21 @@ fn failure(reply: Reply) -> ControlError {
 }
 
 /// Sends a command and returns the last reply.
-fn exchange(data_dir: &Path, request: &Request, watch: &Watch<'_>) -> Result<Reply, ControlError> {
+fn exchange(
+    data_dir: &Path,
+    request: &Request,
+    observer: &ProgressObserver<'_>,
+) -> Result<Reply, ControlError> {
     let broken = ControlError::Broken;
-    let nobody = |error: &io::Error| {
+    let is_no_listener = |error: &io::Error| {
         matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
     };
     let mut stream = connect(data_dir).map_err(|error| {
-        if nobody(&error) { ControlError::NobodyListens } else { ControlError::Unreachable(error) }
+        if is_no_listener(&error) {
+            ControlError::NoListener
+        } else {
+            ControlError::Unreachable(error)
+        }
     })?;
     let mut line = serde_json::to_vec(request).map_err(|error| broken(error.into()))?;
     line.push(b'\n');
@@ -234,7 +242,7 @@ fn exchange(data_dir: &Path, request: &Request, watch: &Watch<'_>) -> Result<Rep
     stream.set_read_timeout(Some(LOOK)).map_err(broken)?;
     let (mut text, mut piece, mut cancelled) = (Vec::new(), vec![0; 64 << 10], false);
     loop {
-        if !cancelled && (watch.cancelled)() {
+        if !cancelled && (observer.cancelled)() {
             cancelled = true;
             stream.shutdown(Shutdown::Write).map_err(broken)?;
         }
@@ -248,7 +256,7 @@ fn exchange(data_dir: &Path, request: &Request, watch: &Watch<'_>) -> Result<Rep
             let line: Vec<u8> = text.drain(..=end).collect();
             let reply = serde_json::from_slice(&line).map_err(|error| broken(error.into()))?;
             match reply {
-                Reply::Step(step) => (watch.step)(&step),
+                Reply::Step(step) => (observer.step)(&step),
                 last @ (Reply::Done { .. }
                 | Reply::Error { .. }
                 | Reply::Changed { .. }

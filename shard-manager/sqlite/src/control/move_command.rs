@@ -4,7 +4,7 @@
 
 use engine::move_draft::{DraftSlots, MoveDraft, parse_slots};
 use engine::move_record::{MoveOrder, parse_move_name};
-use engine::operator_desk::MoveAction;
+use engine::operator_queue::MoveAction;
 use model::keyspace::SLOTS_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,7 @@ pub enum MoveCommand {
 }
 
 impl MoveCommand {
-    /// Returns the request for the operator desk.
+    /// Returns the request for the operator queue.
     ///
     /// # Errors
     /// A sentence for the operator about slots, a key or an order that cannot be used.

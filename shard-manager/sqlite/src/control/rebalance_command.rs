@@ -2,7 +2,7 @@
 //!
 //! **Not here:** the rebalances (`cluster`), the socket (`control`).
 
-use engine::operator_desk::RebalanceAction;
+use engine::operator_queue::RebalanceAction;
 use engine::rebalance_draft::{DraftMembers, RebalanceDraft};
 use engine::rebalance_record::{RebalanceId, RebalanceOrder};
 use engine::refusal_code::{RefusalCode, with_code};
@@ -77,7 +77,7 @@ impl RebalanceWish {
 }
 
 impl RebalanceCommand {
-    /// Returns the request for the operator desk.
+    /// Returns the request for the operator queue.
     ///
     /// # Errors
     /// A sentence for the operator about a description or an order that cannot be used.

@@ -3,7 +3,7 @@
 //! **Not here:** the shards (`cluster`), the socket (`control`).
 
 use engine::new_shard::NewShard;
-use engine::operator_desk::ShardAction;
+use engine::operator_queue::ShardAction;
 use serde::{Deserialize, Serialize};
 
 /// Change of the shards.
@@ -16,7 +16,7 @@ pub enum ShardRequest {
         name: String,
         /// Its weight.
         weight: u32,
-        /// URL of its database, which files do not have.
+        /// URL of its database; files have none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         url: Option<String>,
     },

@@ -198,7 +198,7 @@ proptest! {
     }
 }
 
-/// Creates an empty table; returns the names that a plan gives to the ways to its rows.
+/// Creates an empty table in memory; returns the connection, and the deadline of its statements.
 fn things() -> (diesel::sqlite::SqliteConnection, StatementDeadline) {
     let mut connection: diesel::sqlite::SqliteConnection =
         diesel::Connection::establish(":memory:").expect("a database in memory");

@@ -4,11 +4,11 @@
 //! that it has in the snapshot, if there is one. Changes of keys beyond the cursor are sent as
 //! well: the chunk that reaches them replaces them.
 //!
-//! If too many keys have changed for one round, or their rows are too large, it ends with an entry
-//! of the log before the snapshot, and has neither a chunk nor digests.
+//! If too many keys have changed for one round, or their rows are too large, the round ends with an
+//! entry of the log before the snapshot, and has neither a chunk nor digests.
 //!
-//! **Invariant:** with a round, the copy has every change up to its mark of all rows up to its
-//! cursor; every later change is in a later round.
+//! **Invariant:** once a round is stored, the copy has every change up to its mark of all rows up
+//! to its cursor; every later change is in a later round.
 //! **Not here:** storing a round (`move_change`).
 
 use std::collections::{BTreeMap, HashSet};
@@ -36,7 +36,7 @@ use crate::row_json::{push_object, value};
 use crate::stored_move::FEED_TIMELINE;
 use crate::{move_log, sql};
 
-/// Most changed keys of a round. Writes of the target wait while it is stored.
+/// Maximum number of changed keys of a round. Writes of the target wait while a round is stored.
 const CHANGES_MAX: usize = 2_000;
 /// Bytes of changed rows that end a round.
 const CHANGED_BYTES_MAX: usize = 1 << 20;
@@ -70,7 +70,7 @@ pub(super) fn read(snapshot: &mut Snapshot<'_>, query: &RoundQuery) -> RoundResu
     };
     // The digests are those of the snapshot, which the copy has only after all changes.
     let has_all = read_to == position;
-    let has_digests = query.has_digests && has_all;
+    let has_digests = query.wants_digests && has_all;
     let digests = has_digests.then(|| digests::read(snapshot, &reading.slots)).transpose()?;
     let next = base.after_round(row.feed(FEED_TIMELINE), Mark::Entry(read_to));
     let (base, base_cursor): (AppliedRows, CopyCursor) = (base.clone(), query.base_cursor.clone());
@@ -137,7 +137,7 @@ impl RoundReading {
                 let table = tables.iter().find(|table| table.name() == line.table);
                 let (removal, id) = match table {
                     Some(table) => removal(&line, table)?,
-                    // A table is dropped only without rows: each of them was removed.
+                    // A table is dropped only without rows, so each of its rows was removed.
                     None if line.change != Change::Removed => continue,
                     None => ([*raw, b"\n"].concat(), None),
                 };

@@ -1,7 +1,7 @@
 //! Connection: one read-only connection to the file of a node, and the reads on it.
 //!
-//! A read returns only rows of slots that the shard owns in the snapshot of the rows. It knows them
-//! from memory, or asks the file in its own snapshot (`owned_slots`).
+//! A read returns only rows of slots that the shard owns in the snapshot of the rows. It takes the
+//! owned slots from memory, or reads them from the file in its own snapshot (`owned_slots`).
 //!
 //! **Invariant:** each read sees one snapshot of the file, and no row of a slot that was not owned
 //! in it.
@@ -167,8 +167,8 @@ impl Reader {
         done
     }
 
-    /// Reads a page, and counts the rows if the query requests that: then in one snapshot. Leaves
-    /// out rows of slots other than `owned`, if given.
+    /// Reads a page, and counts the rows if the query requests that; the caller then provides one
+    /// snapshot. Leaves out rows of slots other than `owned`, if given.
     fn rows(
         &mut self,
         query: &ReadQuery,
@@ -317,7 +317,7 @@ fn owns(owned: &SlotSet, scope: Scope<'_>) -> bool {
     }
 }
 
-/// Returns the slots to which a read must be limited, if rows of others may lie in the file.
+/// Returns the slots to which a read must be limited, if the file may contain rows of other slots.
 fn foreign_filter<'o>(owned: &'o OwnedSlots, scope: Scope<'_>) -> Option<&'o Arc<SlotSet>> {
     let is_limited = owned.has_foreign && !is_on(Mutation::ReadUnowned);
     (!scope.is_keyed() && is_limited).then_some(&owned.set)

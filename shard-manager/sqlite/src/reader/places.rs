@@ -39,7 +39,7 @@ impl PoolPlaces {
 
 impl ReaderPool {
     /// Waits until the tenant may use a connection for this read, at most for a part of the time
-    /// left. Callers that are not told apart need no place and do not wait here.
+    /// left. Callers that are not distinguished need no permit and do not wait here.
     ///
     /// # Errors
     /// [`Error::PoolExhausted`] if no connection became free for the tenant.

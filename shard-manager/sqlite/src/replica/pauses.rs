@@ -10,7 +10,7 @@ pub(super) const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// Longest pause while only disk space is missing: an attempt costs little, and writes at `quorum`
-/// wait for it.
+/// may wait for the replica.
 const RETRY_ROOM_MAX: Duration = Duration::from_secs(1);
 
 /// Returns the pause after a failure, and the one after the next failure.

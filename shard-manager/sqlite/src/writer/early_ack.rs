@@ -1,9 +1,9 @@
-//! Early ack: a sabotaged writer that answers a batch before it is committed, or instead of
+//! Early ack: a sabotaged writer that acknowledges a batch before it is committed, or instead of
 //! committing it.
 //!
 //! **Invariant:** a transaction that was left open is committed before the writer does anything
 //! else.
-//! **Not here:** batches that are committed before they are answered (`writer`).
+//! **Not here:** batches that are committed before they are acknowledged (`writer`).
 
 use std::time::{Duration, Instant};
 
@@ -17,16 +17,16 @@ use crate::batch::{Applied, Batch};
 
 /// Number of batches of which one is lost.
 const LOST_EVERY: u64 = 64;
-/// Time for which an answered batch stays open: that of a sync on a slow disk.
+/// Time for which an acknowledged batch stays open: that of a sync on a slow disk.
 const OPEN: Duration = Duration::from_millis(3);
 
-/// A batch that was answered and is not committed yet.
+/// A batch that was acknowledged and is not committed yet.
 pub(super) struct Owed {
     position: u64,
 }
 
 impl SqliteWriter {
-    /// Returns the answer to a batch that is not committed yet or never will be; `None` if the
+    /// Returns the result of a batch that is not committed yet or never will be; `None` if the
     /// batch must be committed first. A batch that cannot be applied takes the regular path.
     pub(super) fn pretend(&mut self, groups: &[WriteGroup<'_>]) -> Option<BatchDone> {
         self.commit_owed_batch();

@@ -1,10 +1,10 @@
 //! Move change: a change of a move, as transactions of the writer.
 //!
-//! The writer is the only one of its file and applies one batch after another, so every write that
-//! was accepted before the change is visible to it, and every later one is checked against it.
+//! The file has no other writer, and the writer applies one batch after another, so every write
+//! that was accepted before the change is visible to it, and every later one is checked against it.
 //!
-//! **Invariant:** writes wait for one change for little longer than for a batch: what takes longer
-//! is reported as busy, and goes on when the change is sent again.
+//! **Invariant:** writes wait for one change for little longer than for a batch: longer work is
+//! reported as busy, and continues when the change is sent again.
 //! **Not here:** the contents of a transaction (`move_change`).
 
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use engine::BatchFailure;
 use engine::slot_move::{MoveChange, MoveChangeError};
 use model::sabotage::{StopTime, reach};
 use moves::mark::Mark;
-use moves::scene::{MoveEffect, RowWork};
+use moves::request_context::{MoveEffect, RowWork};
 
 use super::{Attempt, SqliteWriter};
 use crate::connection::DbErrorKind;
@@ -110,7 +110,8 @@ fn follow_traces(
     Ok(())
 }
 
-/// Executes a transaction up to its commit. Sets `refused` if it was aborted for that reason.
+/// Executes a transaction up to its commit. Sets `refused` if the transaction was aborted because
+/// the change is refused.
 fn transact(
     writer: &SqliteWriter,
     connection: &mut SqliteConnection,

@@ -26,7 +26,7 @@ impl SqliteWriter {
                 if logged > 0 {
                     self.replication.commit(position, state.began);
                     if !matches!(change, SchemaChange::Index(_)) {
-                        // A replica without the index also answers, only more slowly.
+                        // A replica without the index returns the same rows, only more slowly.
                         self.replication.primary().record_schema_change(position);
                     }
                 }

@@ -1,10 +1,10 @@
 //! Slot change: a change of the slots that the shard owns, as a transaction of the writer.
 //!
-//! The writer is the only one of its file and applies one batch after another, so every write that
-//! was accepted before the change is visible to it, and every later one is checked against it.
+//! The file has no other writer, and the writer applies one batch after another, so every write
+//! that was accepted before the change is visible to it, and every later one is checked against it.
 //!
-//! **Invariant:** reads that begin after the change was acknowledged see it; they ask the file
-//! while its outcome is unknown.
+//! **Invariant:** reads that begin after the change was acknowledged see it; they read the slots
+//! from the file while the outcome of the change is unknown.
 //! **Not here:** the contents of the transaction (`slot_change`).
 
 use std::time::Instant;

@@ -1,5 +1,5 @@
 //! Slot copy: copies the rows of slots that a shard takes over, out of the file of the other shard.
-//! Only test builds in which slots change their owner all the time do this.
+//! Used only in test builds in which slots change their owner all the time.
 //!
 //! The other shard no longer owns the slots, so their rows do not change there. The copied rows are
 //! not added to the change log, because the shards have no replicas.

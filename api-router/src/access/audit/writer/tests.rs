@@ -89,7 +89,7 @@ fn a_restart_continues_the_chain() {
 }
 
 #[test]
-fn a_line_that_a_crash_cut_is_removed_and_told() {
+fn a_line_that_a_crash_cut_is_removed_and_reported() {
     let folder = folder();
     let path = folder.path().join("audit.log");
     let mut first = start(&path);
@@ -169,7 +169,7 @@ fn a_damaged_last_line_begins_another_log() {
 }
 
 #[test]
-fn a_full_disk_loses_events_and_tells_how_many() {
+fn a_full_disk_loses_events_and_reports_how_many() {
     let folder = folder();
     let path = folder.path().join("audit.log");
     let mut writer = start(&path);

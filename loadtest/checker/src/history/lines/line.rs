@@ -17,7 +17,7 @@ use crate::history::{
     OperationHistory, Outcome, Page, Role, Total, Value,
 };
 
-/// The first line.
+/// First line of a file: the description of the run.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HeaderLine {
@@ -37,7 +37,8 @@ struct BankLine {
     accounts: u32,
 }
 
-/// Only the format, so that a later form is refused for its number and not for its members.
+/// Format of a header line alone, so that a later format is refused because of its number and not
+/// because of its members.
 #[derive(Deserialize)]
 pub(super) struct FormatLine {
     pub(super) format: u32,
@@ -71,7 +72,7 @@ pub(super) enum Is {
     Fault,
 }
 
-/// Any other line.
+/// Any line but the first: one record.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Line<'a> {

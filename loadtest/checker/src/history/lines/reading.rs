@@ -18,7 +18,7 @@ pub const LINE_BYTES_MAX: usize = 1 << 20;
 /// Error of a text that is not a history.
 #[derive(Debug)]
 pub struct BadHistory {
-    /// Counted from 1; 0 when it is about no line.
+    /// Number of the line, counted from 1.
     pub line: u64,
     /// Description of the fault.
     pub what: String,
@@ -55,7 +55,7 @@ pub fn read(input: &mut impl BufRead) -> Result<OperationHistory, BadHistory> {
     Ok(history)
 }
 
-/// The next line without its end, or whether there is none.
+/// Reads the next line without its end; returns false if there is none.
 fn next_line(input: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<bool> {
     text.clear();
     let mut limited = input.take(LINE_BYTES_MAX as u64 + 1);

@@ -21,7 +21,7 @@ impl Server {
         }
     }
 
-    /// An operation of the plan, with its times.
+    /// Returns the record of an operation of the plan, with its times and outcome.
     fn operation(&mut self, plan: &Plan, kind: Kind, key: Key, role: Role) -> Operation {
         let lost = matches!(plan.fate, Fate::Lost(_));
         let mut one = Operation::new(kind, key, plan.session, plan.request);
@@ -41,7 +41,7 @@ impl Server {
         one
     }
 
-    /// Stores a state, and says at which version.
+    /// Stores a state, and returns its version.
     fn store(&mut self, plan: &Plan, key: Key, value: Value, balance: i64) -> u64 {
         let mut version = self.next_version(key);
         let from = plan.effect;
@@ -105,7 +105,7 @@ impl Server {
         self.history.operations.push(one);
     }
 
-    /// Three rows without a version in the response, each refused or not.
+    /// Plays a bulk write of three rows, each refused or stored without a version in the response.
     fn bulk(&mut self, plan: &Plan) {
         for row in 0..3 {
             let number = self.draw(plan.session);
@@ -129,7 +129,7 @@ impl Server {
         }
     }
 
-    /// The session's last acknowledged change once more; a read when there is none.
+    /// Repeats the session's last acknowledged change; if there is none, plays a read instead.
     fn replay(&mut self, plan: &Plan) {
         let Some(first) = self.kept[plan.session as usize].acknowledged else {
             return self.read(&Plan { ask: Ask::EventualRead, ..*plan });
@@ -151,7 +151,7 @@ impl Server {
         let from = self.below(ACCOUNTS);
         let to = (from + 1 + self.below(ACCOUNTS - 1)) % ACCOUNTS;
         let amount = self.below(10) as i64;
-        // One in five has been overtaken since it read the versions.
+        // In one transfer of five, another change came first after the versions were read.
         let stale = self.below(5) == 0 && !self.is(BrokenPromise::IgnoresConditions);
         let happens = !stale && plan.fate != Fate::Refused && plan.fate != Fate::Lost(false);
         for (account, sign) in [(from, -1), (to, 1)] {
@@ -179,7 +179,7 @@ impl Server {
         self.ledger_rows += u64::from(happens && !loses);
     }
 
-    /// All accounts of a bank, from a replica as it was at one moment.
+    /// Reads all accounts of a bank from a replica, in its state at one moment.
     fn total(&mut self, plan: &Plan) {
         if plan.fate != Fate::Answered {
             return;
@@ -227,7 +227,7 @@ impl Server {
         if one.outcome == Outcome::Ok {
             let state = self.seen(plan, one.token);
             one.value = state.value;
-            // A row that is not there has no version of its delete.
+            // A read that finds no row does not return the version of the delete.
             one.version = if state.value == Value::NONE { 0 } else { state.version };
             if one.token {
                 self.tokens.insert((plan.session, plan.key), state.version);

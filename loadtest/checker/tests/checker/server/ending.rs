@@ -1,7 +1,7 @@
 //! The end of a simulated run: reads every row back, iterates over the tables, and counts the
 //! ledgers.
 //!
-//! **Invariant:** at the end of a run no further operation takes effect.
+//! **Invariant:** no further operation takes effect after the end of the run.
 //! **Not here:** the operations of the run (`effects`).
 
 use checker::history::{Key, Kind, Ledger, Level, NodeId, Operation, Page, Role, Value};

@@ -84,7 +84,7 @@ impl CatalogArgs {
     }
 }
 
-/// Returns the value of a variable that is set.
+/// Returns the value of a variable; `None` if it is not set, or empty.
 pub(in super::super) fn variable(name: &str) -> Result<Option<String>, CommandError> {
     match std::env::var_os(name).filter(|value| !value.is_empty()) {
         Some(value) => match value.into_string() {
@@ -169,7 +169,7 @@ impl CatalogPlace {
             Self::Files(data_dir) => match change_access(data_dir, change) {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(error)) => return Err(refused(&error.member, &error.reason)),
-                Err(ControlError::NobodyListens) => {
+                Err(ControlError::NoListener) => {
                     change_stopped(data_dir, change, &ChangeAuthor::CommandLine, now())?
                 }
                 Err(error) => return Err(unreachable(data_dir, error)),
@@ -197,7 +197,7 @@ fn unreachable(data_dir: &Path, error: ControlError) -> CommandError {
                 "{dir} belongs to another user: only the user of the router may change keys ({error})"
             )
         }
-        ControlError::NobodyListens
+        ControlError::NoListener
         | ControlError::Unreachable(_)
         | ControlError::Refused(_)
         | ControlError::Broken(_) => error.to_string(),

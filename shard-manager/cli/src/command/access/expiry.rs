@@ -1,6 +1,6 @@
 //! Expiry: times and durations on the command line, such as `90d` or `2027-01-31T12:00:00Z`.
 //!
-//! **Not here:** the check against the clock of the catalog's change (`engine::access_store`).
+//! **Not here:** the check when the catalog is changed (`engine::access_store`).
 
 use access::unix_time::UnixTime;
 

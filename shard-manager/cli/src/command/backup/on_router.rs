@@ -7,7 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use engine::backup_view::{BackupState, BackupView, CANCEL, CopiedShardView};
-use engine::save_watch::{Step, Watch};
+use engine::progress_observer::{ProgressObserver, Step};
 use serde_json::{Value, json};
 
 use super::super::CommandError;
@@ -21,13 +21,13 @@ const PATH: &str = "/api/backup";
 /// Interval at which a backup is polled.
 const LOOK: Duration = Duration::from_millis(200);
 /// Time for which the router may be unreachable.
-const AWAY_MAX: Duration = Duration::from_secs(30);
+const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Requests a backup from a router, waits for its end, and shows the result.
 pub(super) fn run(address: &RouterAddress, terminal: &Terminal) -> Result<(), CommandError> {
     let router = Router::at(address)?;
     let begun = read(router.post(PATH, &json!({}))?)?;
-    let ended = with_bars(terminal, |watch| follow(&router, begun, watch))?;
+    let ended = with_bars(terminal, |observer| follow(&router, begun, observer))?;
     if ended.state != BackupState::Done {
         let reason = ended.reason.as_deref().unwrap_or("it was cancelled and has left no copy");
         return Err(CommandError::Refused(format!("the backup {}: {reason}", ended.id)));
@@ -38,23 +38,23 @@ pub(super) fn run(address: &RouterAddress, terminal: &Terminal) -> Result<(), Co
 fn follow(
     router: &Router,
     begun: BackupView,
-    watch: &Watch<'_>,
+    observer: &ProgressObserver<'_>,
 ) -> Result<BackupView, CommandError> {
     let path = format!("{PATH}/{}", begun.id);
     let (mut shown, mut seen, mut is_cancelled) = (begun, Instant::now(), false);
     while shown.state == BackupState::Running {
         for shard in shown.shards.iter().flatten() {
-            (watch.step)(&step(shard));
+            (observer.step)(&step(shard));
         }
-        if !is_cancelled && (watch.cancelled)() {
+        if !is_cancelled && (observer.cancelled)() {
             is_cancelled = true;
-            // It may have ended meanwhile, which the next response shows.
+            // The backup may have ended meanwhile, which the next response shows.
             let _ = router.post(&format!("{path}/{CANCEL}"), &json!({}));
         }
         sleep(LOOK);
         match router.get(&path, &[]).and_then(read) {
             Ok(view) => (shown, seen) = (view, Instant::now()),
-            Err(error) if seen.elapsed() > AWAY_MAX => return Err(error),
+            Err(error) if seen.elapsed() > UNREACHABLE_MAX => return Err(error),
             Err(_) => {}
         }
     }

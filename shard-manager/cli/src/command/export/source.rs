@@ -1,6 +1,6 @@
 //! Export source: the snapshots that an export reads, of files or of servers.
 //!
-//! **Not here:** taking them, and the lines (the engines).
+//! **Not here:** taking the snapshots, writing the lines (the engines).
 
 use std::io::Write;
 
@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::super::CommandError;
 use super::super::cluster_place::ClusterPlace;
-use super::trouble;
+use super::command_error;
 
 /// Snapshots of all shards.
 pub(super) enum ExportSource {
@@ -26,13 +26,13 @@ impl ExportSource {
         match place {
             ClusterPlace::Files(data_dir) => {
                 let view = DirView::open(data_dir)?;
-                Ok(Self::Files(sqlite::export::Export::begin(&view).map_err(trouble)?))
+                Ok(Self::Files(sqlite::export::Export::begin(&view).map_err(command_error)?))
             }
             ClusterPlace::Servers(address) => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
                 let export = runtime.block_on(postgres::export::ServerExport::begin(address));
-                Ok(Self::Servers(runtime, export.map_err(trouble)?))
+                Ok(Self::Servers(runtime, export.map_err(command_error)?))
             }
         }
     }

@@ -21,7 +21,8 @@ use super::view::{IndexPlanView, IndexView};
 /// Router that builds and drops indexes, on the command line.
 #[derive(Args, Clone, Debug)]
 pub(super) struct RouterArgs {
-    /// Router that does it, while rows are read and written [default: http://127.0.0.1:3000]
+    /// Router that builds or drops the index, while rows are read and written [default:
+    /// http://127.0.0.1:3000]
     #[arg(
         long,
         value_name = "URL",
@@ -37,13 +38,13 @@ pub(super) struct RouterArgs {
 /// Index to build.
 #[derive(Clone, Debug)]
 pub(super) struct NewIndex {
-    /// Name.
+    /// Name of the index.
     pub(super) name: String,
     /// Columns, in their order.
     pub(super) columns: Vec<String>,
     /// True if rows of one shard key must differ in the columns.
     pub(super) unique: bool,
-    /// Longest time for which writes of a shard may wait.
+    /// Longest time for which writes of a shard may wait, in ms.
     pub(super) pause_max_ms: Option<u64>,
 }
 
@@ -64,9 +65,9 @@ pub(super) struct IndexPlace {
 }
 
 enum IndexSource {
-    /// Those of a router.
+    /// Indexes of the cluster that a router serves.
     Router(Box<Router>),
-    /// Those in the catalog of a data directory.
+    /// Indexes in the catalog of a data directory.
     Files(PathBuf),
 }
 
@@ -111,7 +112,7 @@ impl IndexPlace {
         }
     }
 
-    /// Requests that an index is built, and returns its present state.
+    /// Requests that an index is built, and returns its current state.
     pub(super) fn add(&self, index: &NewIndex) -> Result<IndexView, CommandError> {
         read(self.router()?.post(&self.path(), &index.body())?["index"].take())
     }
@@ -121,7 +122,7 @@ impl IndexPlace {
         read(self.router()?.plan(&self.path(), &index.body())?)
     }
 
-    /// Requests that an index is dropped, and returns its present state.
+    /// Requests that an index is dropped, and returns its current state.
     pub(super) fn remove(&self, name: &str) -> Result<IndexView, CommandError> {
         check_name("an index", name)?;
         read(self.router()?.delete(&format!("{}/{name}", self.path()))?["index"].take())

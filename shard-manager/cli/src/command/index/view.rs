@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Index with its state.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct IndexView {
-    /// Name.
+    /// Name of the index.
     pub(super) name: String,
     /// Columns, in their order.
     pub(super) columns: Vec<String>,
@@ -16,13 +16,13 @@ pub(super) struct IndexView {
     pub(super) unique: bool,
     /// Name of the state.
     pub(super) state: String,
-    /// Number of shards that have it, while it is being built.
+    /// Number of shards that have the index, while it is being built.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) built: Option<u64>,
-    /// Number of shards that will have it, while it is being built.
+    /// Number of shards that will have the index, while it is being built.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) shards: Option<u64>,
-    /// Reason why it waits or has failed.
+    /// Reason why the index waits or has failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     /// Longest time for which writes of a shard have waited.
@@ -49,12 +49,12 @@ impl IndexView {
         }
     }
 
-    /// Returns true if every shard has it.
+    /// Returns true if every shard has the index.
     pub(super) fn is_ready(&self) -> bool {
         self.state == IndexState::Ready.name()
     }
 
-    /// Returns true if it will not be built, because it has failed or is being dropped.
+    /// Returns true if the index will not be built, because it has failed or is being dropped.
     pub(super) fn is_lost(&self) -> bool {
         [IndexState::Failed, IndexState::Dropping].iter().any(|lost| self.state == lost.name())
     }

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_millis(300);
 /// Interval at which an interrupt is noticed.
 const NAP: Duration = Duration::from_millis(50);
 /// Time for which the router may be unreachable: it may be restarted, or another one takes over.
-const AWAY_MAX: Duration = Duration::from_secs(30);
+const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Waits until an index is ready or has failed, and returns it.
 pub(super) fn until_built(
@@ -92,7 +92,7 @@ impl<'f> Follower<'f> {
         loop {
             let next = Instant::now() + LOOK;
             while Instant::now() < next {
-                if interrupt::asked() {
+                if interrupt::is_interrupted() {
                     let again =
                         format!("`shard-manager index list {}` shows it", self.place.table());
                     let line =
@@ -106,7 +106,7 @@ impl<'f> Follower<'f> {
                     self.seen = Instant::now();
                     return Ok(indexes.into_iter().find(|index| index.name == name));
                 }
-                Err(error) if self.seen.elapsed() > AWAY_MAX => return Err(error),
+                Err(error) if self.seen.elapsed() > UNREACHABLE_MAX => return Err(error),
                 Err(_) => {}
             }
         }

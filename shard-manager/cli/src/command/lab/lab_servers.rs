@@ -4,7 +4,7 @@
 //! server that `MAINDB_URL` names, only the database of the experiment is removed.
 //! **Not here:** creating servers (`local_postgres`), the experiment (`lab::run`).
 
-use ::lab::audience::Audience;
+use ::lab::experiment_observer::ExperimentObserver;
 use ::lab::run::ServerSides;
 use ::lab::work_folder::WorkFolder;
 use assembly::{ConnectedCluster, TemporaryDatabase};
@@ -36,11 +36,11 @@ impl LabServers {
     pub(super) fn start(
         folder: WorkFolder,
         shards: usize,
-        audience: &dyn Audience,
+        observer: &dyn ExperimentObserver,
     ) -> Result<Self, CommandError> {
         let main = main_server()?;
         let servers = shards + usize::from(main.is_none());
-        audience.say(&format!("starting {servers} PostgreSQL servers"));
+        observer.report(&format!("starting {servers} PostgreSQL servers"));
         let local = LocalServers::up(&folder, (servers, 0))?;
         let name = format!("tessera_lab_{}", folder.run());
         let mut notes = Vec::new();
@@ -57,7 +57,7 @@ impl LabServers {
             None => parsed(local.primaries().last())?,
         };
         let one = TemporaryDatabase::create(&server, &name)?;
-        audience.say(&format!("the one database is {name}, dropped at the end"));
+        observer.report(&format!("the one database is {name}, dropped at the end"));
         Ok(Self { one, local, notes, _folder: folder })
     }
 
@@ -132,7 +132,7 @@ impl LocalServers {
         Ok(Self(Some(LocalCluster::up(&LocalSpec { shards, replicas, ..LocalSpec::new(dir) })?)))
     }
 
-    /// Returns the servers and their version, for the report.
+    /// Returns the version of the servers, followed by `how` they are used, for the report.
     pub(super) fn engine(&self, how: &str) -> String {
         let version = self.0.as_ref().map_or(0, |local| local.programs().major);
         format!("PostgreSQL {version}, {how}")

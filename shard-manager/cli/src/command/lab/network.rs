@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ::lab::audience::Audience;
+use ::lab::experiment_observer::ExperimentObserver;
 use ::lab::network::{LATENCY_MS_MAX, LinkedServers, NetworkOptions, check, run as carry_out};
 use ::lab::tcp_link::TcpLink;
 use ::lab::work_folder::WorkFolder;
@@ -83,10 +83,13 @@ impl Network {
 }
 
 impl NetworkServers {
-    fn start(options: &NetworkOptions, audience: &dyn Audience) -> Result<Self, CommandError> {
+    fn start(
+        options: &NetworkOptions,
+        observer: &dyn ExperimentObserver,
+    ) -> Result<Self, CommandError> {
         let NetworkOptions { shards, replicas, seed, .. } = *options;
         let folder = WorkFolder::create(options.work_folder.as_deref())?;
-        audience.say(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
+        observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
         let local = LocalServers::up(&folder, (shards, replicas))?;
         let mut links = Vec::new();
         let mut addresses = Vec::new();

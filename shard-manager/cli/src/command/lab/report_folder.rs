@@ -16,7 +16,7 @@ use crate::command::atomic_file::refused;
 /// removed.
 pub(super) struct ReportFolder {
     path: PathBuf,
-    /// True if the folder did not exist, and has no files yet.
+    /// True if this process has created the folder and has not begun to write files.
     is_new: bool,
 }
 

@@ -35,7 +35,7 @@ Examples:
   SHARD_URLS=postgres://app@db1/app,postgres://app@db2/app \
     shard-manager lab snapshot restore before-load --yes";
 
-/// Longest line that is read as an answer.
+/// Maximum number of bytes that are read as the reply to the request for confirmation.
 const LINE_MAX: u64 = 100;
 
 #[derive(Args, Debug)]
@@ -136,8 +136,8 @@ fn restore(
     }
     match cluster {
         ClusterPlace::Files(data_dir) => {
-            let replaced = with_bars(terminal, |watch| {
-                sqlite::backup::replace::replace(&snapshot.folder, data_dir, watch)
+            let replaced = with_bars(terminal, |observer| {
+                sqlite::backup::replace::replace(&snapshot.folder, data_dir, observer)
             });
             replaced.map_err(|error| judged(&error))?;
         }
@@ -145,9 +145,9 @@ fn restore(
             // Migrations may block.
             let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
             let runtime = runtime.map_err(|error| CommandError::Refused(error.to_string()))?;
-            let replaced = with_bars(terminal, |watch| {
+            let replaced = with_bars(terminal, |observer| {
                 let from = &snapshot.folder;
-                runtime.block_on(postgres::backup::replace::replace(from, address, watch))
+                runtime.block_on(postgres::backup::replace::replace(from, address, observer))
             });
             replaced.map_err(|error| judged(&error))?;
         }

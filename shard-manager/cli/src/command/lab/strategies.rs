@@ -88,7 +88,7 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
         kinds,
         own_keys,
         keys: options.keys,
-        // One too many is refused like any larger number.
+        // The number is capped at one too many, which is refused like any larger number.
         weights: options.weights.unwrap_or_else(|| vec![1; options.shards.min(most)]),
         keyspaces: options.keyspace,
         seed: options.common.seed,

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ::lab::audience::{Audience, Bar};
+use ::lab::experiment_observer::{Bar, ExperimentObserver};
 use ::lab::lab_error::LabError;
 use ::lab::tour::{CHAPTERS, Chapter, Guide, TourOptions, run as read_chapters};
 use clap::Args;
@@ -121,7 +121,7 @@ fn read_state(path: &Path) -> Result<Option<usize>, CommandError> {
 impl TerminalGuide<'_> {
     fn print(&self, text: &str) {
         if !self.is_json {
-            // If the output is closed, the tour ends at the next chapter.
+            // Errors are ignored: a closed output does not end the tour.
             let _ = print(text.as_bytes());
         }
     }
@@ -153,8 +153,8 @@ impl TerminalGuide<'_> {
     }
 }
 
-impl Audience for TerminalGuide<'_> {
-    fn say(&self, line: &str) {
+impl ExperimentObserver for TerminalGuide<'_> {
+    fn report(&self, line: &str) {
         self.print(&format!("  {line}\n"));
     }
 
@@ -162,8 +162,8 @@ impl Audience for TerminalGuide<'_> {
         self.watcher.bar(name, total)
     }
 
-    fn has_left(&self) -> bool {
-        interrupt::asked()
+    fn is_cancelled(&self) -> bool {
+        interrupt::is_interrupted()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Watcher: shows the progress of an experiment on the terminal, and ends it after Ctrl-C.
 
-use ::lab::audience::{Audience, Bar};
+use ::lab::experiment_observer::{Bar, ExperimentObserver};
 use indicatif::ProgressBar;
 
 use crate::command::interrupt;
@@ -20,8 +20,8 @@ impl<'t> Watcher<'t> {
     }
 }
 
-impl Audience for Watcher<'_> {
-    fn say(&self, line: &str) {
+impl ExperimentObserver for Watcher<'_> {
+    fn report(&self, line: &str) {
         self.terminal.above_bars(|| say(line));
     }
 
@@ -29,8 +29,8 @@ impl Audience for Watcher<'_> {
         Box::new(TerminalBar(self.terminal.progress(name, total)))
     }
 
-    fn has_left(&self) -> bool {
-        interrupt::asked()
+    fn is_cancelled(&self) -> bool {
+        interrupt::is_interrupted()
     }
 }
 

@@ -1,7 +1,8 @@
-//! Place: the router or the catalog that a request about moves goes to.
+//! Place: the router or the catalog to which a request about moves goes.
 //!
-//! The router that `--url` names gets it by HTTP, the one that holds the data directory by its
-//! socket. Without a router, the moves in the data directory are shown, and not changed.
+//! The router that `--url` names receives the request over HTTP, and the router that holds the data
+//! directory through its socket. Without a router, the moves in the data directory are shown, but
+//! cannot be changed.
 //!
 //! **Not here:** the output (`moves`).
 
@@ -22,9 +23,9 @@ use super::super::{ClusterSource, CommandError};
 
 /// Moves of a cluster.
 pub(super) enum MovePlace {
-    /// Those of a router.
+    /// Moves of the cluster that a router serves.
     Router(Box<Router>),
-    /// Those in a data directory.
+    /// Moves in a data directory.
     Files(PathBuf),
 }
 
@@ -47,13 +48,13 @@ impl MovePlace {
         self.send(command)?.into_iter().next().ok_or_else(no_move)
     }
 
-    /// Sends a request, and returns the moves that it is about.
+    /// Sends a request, and returns the moves that it concerns.
     pub(super) fn send(&self, command: MoveCommand) -> Result<Vec<MoveView>, CommandError> {
         match self {
             Self::Router(router) => through(router, command),
             Self::Files(data_dir) => match command_moves(data_dir, command.clone()) {
                 Ok(moves) => Ok(moves),
-                Err(ControlError::NobodyListens) => read_stopped(data_dir, &command),
+                Err(ControlError::NoListener) => read_stopped(data_dir, &command),
                 Err(error) => Err(CommandError::Refused(error.to_string())),
             },
         }

@@ -1,4 +1,5 @@
-//! Wait: follows a move until the slots have arrived, with a bar on a terminal and lines elsewhere.
+//! Wait: follows a move until the target owns the slots, with a bar on a terminal and lines
+//! elsewhere.
 //!
 //! **Invariant:** an interrupt ends the wait, and never the move.
 //! **Not here:** the state of a move (`cluster`).
@@ -29,10 +30,10 @@ Examples:
 const LOOK: Duration = Duration::from_millis(500);
 /// Interval at which an interrupt is noticed.
 const NAP: Duration = Duration::from_millis(50);
-/// Longest interval between two lines about a move that goes on.
+/// Longest interval between two lines about a running move.
 const LINE: Duration = Duration::from_secs(10);
 /// Time for which the router may be unreachable: it may be restarted, or another one takes over.
-const AWAY_MAX: Duration = Duration::from_secs(30);
+const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Move that is waited for, on the command line.
 #[derive(Args, Clone, Debug)]
@@ -81,7 +82,7 @@ fn follow(
         }
         let next = Instant::now() + LOOK;
         while Instant::now() < next {
-            if interrupt::asked() {
+            if interrupt::is_interrupted() {
                 report.end();
                 let again = format!("`shard-manager move wait {}` waits again", shown.id);
                 return Err(CommandError::Refused(format!("cancelled; the move goes on: {again}")));
@@ -90,17 +91,17 @@ fn follow(
         }
         match place.show(&args.id) {
             Ok(view) => (shown, seen) = (view, Instant::now()),
-            Err(error) if seen.elapsed() > AWAY_MAX => return Err(error),
+            Err(error) if seen.elapsed() > UNREACHABLE_MAX => return Err(error),
             Err(_) => {}
         }
     }
 }
 
-/// Report of a move that goes on.
+/// Progress report of a running move.
 struct Report<'t> {
     terminal: &'t Terminal,
     bar: ProgressBar,
-    /// Rows and bytes at the previous look, and its time.
+    /// Rows and bytes at the previous poll, and its time.
     previous: (u64, u64, Instant),
     /// Last line, without its numbers, and its time.
     last_line: Option<(String, Instant)>,

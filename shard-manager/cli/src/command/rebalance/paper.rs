@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 
 use indicatif::HumanBytes;
 use model::slot_plan::SlotPlan;
-use model::slot_plan::paper::PaperCluster;
+use model::slot_plan::paper::HypotheticalCluster;
 use moves::limits::SLOTS_MAX;
 use serde::Serialize;
 
 use super::super::CommandError;
 use crate::terminal::Terminal;
 
-/// Bytes that one copy without a limit takes in a second: COPY of rows of 129 bytes.
+/// Bytes that one copy without a rate limit transfers in a second: COPY of rows of 129 bytes.
 const BYTES_PER_S: f64 = 44e6;
-/// Moves of a cluster at a time.
+/// Number of moves of a cluster that run at a time.
 const AT_A_TIME: usize = 4;
 /// Bytes of a mebibyte.
 const MIB: f64 = 1_048_576.0;
@@ -30,7 +30,7 @@ struct PaperPlan {
     shards_after: usize,
     slots: usize,
     moves: usize,
-    /// Each move begins one epoch.
+    /// Number of new epochs: each move begins one.
     epochs: usize,
     givers: usize,
     bytes: u64,
@@ -42,8 +42,8 @@ struct PaperPlan {
 /// Reads a description.
 ///
 /// # Errors
-/// The form of a description.
-pub(super) fn parse(text: &str) -> Result<PaperCluster, String> {
+/// Fails with the expected form of a description.
+pub(super) fn parse(text: &str) -> Result<HypotheticalCluster, String> {
     let mut members = BTreeMap::new();
     for part in text.split(',') {
         let (name, value) = part.split_once('=').ok_or(FORM)?;
@@ -59,7 +59,11 @@ pub(super) fn parse(text: &str) -> Result<PaperCluster, String> {
     }
     let member = |name: &str| members.get(name).copied().ok_or(FORM);
     let count = |name: &str| Ok::<usize, &str>(member(name)?.try_into().unwrap_or(usize::MAX));
-    Ok(PaperCluster { shards: count("shards")?, add: count("add")?, bytes: member("bytes")? })
+    Ok(HypotheticalCluster {
+        shards: count("shards")?,
+        add: count("add")?,
+        bytes: member("bytes")?,
+    })
 }
 
 /// Reads a size: a number, with k, M, G, T or P for powers of a thousand.
@@ -77,7 +81,7 @@ fn bytes(text: &str) -> Option<u64> {
 
 /// Shows the plan of a cluster on paper.
 pub(super) fn run(
-    cluster: PaperCluster,
+    cluster: HypotheticalCluster,
     rate: Option<u32>,
     terminal: &Terminal,
 ) -> Result<(), CommandError> {
@@ -89,7 +93,7 @@ pub(super) fn run(
 }
 
 impl PaperPlan {
-    fn of(cluster: PaperCluster, plan: &SlotPlan, rate: f64) -> Self {
+    fn of(cluster: HypotheticalCluster, plan: &SlotPlan, rate: f64) -> Self {
         let givers = plan.shards.iter().filter(|shard| shard.slots_after < shard.slots);
         Self {
             shards: cluster.shards,
@@ -125,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_description_has_shards_additions_and_a_size() {
-        let cluster = PaperCluster { shards: 1_000, add: 1, bytes: 10_000_000_000_000 };
+        let cluster = HypotheticalCluster { shards: 1_000, add: 1, bytes: 10_000_000_000_000 };
         assert_eq!(parse("shards=1000,add=1,bytes=10T"), Ok(cluster));
         assert_eq!(parse("bytes=10000G,add=1,shards=1000"), Ok(cluster));
         for text in [

@@ -1,8 +1,8 @@
-//! Place: the router or the catalog that a request about rebalances goes to.
+//! Place: the router or the catalog to which a request about rebalances goes.
 //!
-//! The router that `--url` names gets it by HTTP, the one that holds the data directory by its
-//! socket. Without a router, the data directory is read: rebalances are shown and planned, and none
-//! begins.
+//! The router that `--url` names receives the request over HTTP, and the router that holds the data
+//! directory through its socket. Without a router, the data directory is read: rebalances are shown
+//! and planned, and none begins.
 //!
 //! **Not here:** the output (`rebalance`).
 
@@ -32,9 +32,9 @@ const PLAN_MAX: Duration = Duration::from_secs(30);
 
 /// Rebalances of a cluster.
 pub(in crate::command) enum RebalancePlace {
-    /// Those of a router.
+    /// Rebalances of the cluster that a router serves.
     Router(Box<Router>),
-    /// Those in a data directory.
+    /// Rebalances in a data directory.
     Files(PathBuf),
 }
 
@@ -82,14 +82,14 @@ impl RebalancePlace {
             Self::Router(router) => through(router, command),
             Self::Files(data_dir) => match command_rebalances(data_dir, command.clone()) {
                 Ok(answer) => Ok(answer),
-                Err(ControlError::NobodyListens) => read_stopped(data_dir, &command),
+                Err(ControlError::NoListener) => read_stopped(data_dir, &command),
                 Err(error) => Err(CommandError::Refused(error.to_string())),
             },
         }
     }
 }
 
-/// Returns the refusal of an id that no rebalance has.
+/// Returns the error for an id that no rebalance has.
 pub(super) fn no_rebalance() -> CommandError {
     CommandError::Refused("there is no such rebalance (TSR336)".to_owned())
 }
@@ -116,7 +116,7 @@ fn through(router: &Router, command: RebalanceCommand) -> Result<RebalanceAnswer
                 Some(epoch) => router.post_if(&path, &body, &format!("\"{epoch}\""))?,
                 None => router.post(&path, &body)?,
             };
-            // Without a move to make, the answer is the plan.
+            // Without a move to make, the response is the plan.
             if answer.get("id").is_none() {
                 return Ok(RebalanceAnswer::Plan(read(answer)?));
             }
@@ -133,7 +133,7 @@ fn through(router: &Router, command: RebalanceCommand) -> Result<RebalanceAnswer
     }
 }
 
-/// Returns the path of a request that plans or begins.
+/// Returns the path of a request that plans or begins a rebalance.
 fn path_of(wish: &RebalanceWish) -> Result<String, CommandError> {
     match &wish.drain {
         None => Ok("/api/rebalance".to_owned()),
@@ -203,7 +203,7 @@ async fn answer_stopped(
     if let RebalanceCommand::Plan(wish) = command {
         let draft = wish.draft().map_err(CommandError::Refused)?;
         let plan = rebalances.plan(&draft, wish.epoch, Instant::now() + PLAN_MAX).await;
-        // Replicas follow once a router runs.
+        // Refusals are left out: replicas that are behind now follow once a router runs.
         let plan = PlanView { refusals: Vec::new(), ..plan.map_err(refused)? };
         return Ok(RebalanceAnswer::Plan(Box::new(plan)));
     }

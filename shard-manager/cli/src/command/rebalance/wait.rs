@@ -26,10 +26,10 @@ Example:
 const LOOK: Duration = Duration::from_millis(500);
 /// Interval at which an interrupt is noticed.
 const NAP: Duration = Duration::from_millis(50);
-/// Longest interval between two lines about a rebalance that goes on.
+/// Longest interval between two lines about a running rebalance.
 const LINE: Duration = Duration::from_secs(10);
 /// Time for which the router may be unreachable: it may be restarted, or another one takes over.
-const AWAY_MAX: Duration = Duration::from_secs(30);
+const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Waits for a rebalance, and shows how it has ended.
 pub(super) fn follow(
@@ -66,7 +66,7 @@ fn until_ended(
         }
         let next = Instant::now() + LOOK;
         while Instant::now() < next {
-            if interrupt::asked() {
+            if interrupt::is_interrupted() {
                 report.bar.finish_and_clear();
                 let again = format!("`shard-manager rebalance wait {}` waits again", shown.id);
                 let line = format!("cancelled; the rebalance goes on: {again}");
@@ -76,17 +76,17 @@ fn until_ended(
         }
         match place.show(&shown.id) {
             Ok(view) => (shown, seen) = (view, Instant::now()),
-            Err(error) if seen.elapsed() > AWAY_MAX => return Err(error),
+            Err(error) if seen.elapsed() > UNREACHABLE_MAX => return Err(error),
             Err(_) => {}
         }
     }
 }
 
-/// Report of a rebalance that goes on.
+/// Progress report of a running rebalance.
 struct Report<'t> {
     terminal: &'t Terminal,
     bar: ProgressBar,
-    /// Slots that had moved at the first look, and its time.
+    /// Slots that had moved at the first poll, and its time.
     began: (usize, Instant),
     /// Last line, without its numbers, and its time.
     last_line: Option<(String, Instant)>,
@@ -115,7 +115,7 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Returns the time that is left, by the pace since the first look.
+    /// Returns the time that is left, by the pace since the first poll.
     fn left(&self, shown: &RebalanceView) -> String {
         let (before, at) = self.began;
         let moved = shown.slots_moved.saturating_sub(before);

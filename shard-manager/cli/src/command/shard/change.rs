@@ -3,7 +3,8 @@
 //! A router makes the change: the one that `--url` names, or the one that holds the data directory.
 //! If none holds it, the command opens the directory itself.
 //!
-//! **Invariant:** no URL with a password is accepted, because command lines are seen by others.
+//! **Invariant:** no URL with a password is accepted, because other users of the machine can see
+//! command lines.
 //! **Not here:** the steps of a change (`cluster`).
 
 use std::path::Path;
@@ -131,7 +132,7 @@ fn change(source: &ClusterSource, change: ShardRequest) -> Result<(), CommandErr
     let data_dir = &source.place.data_dir;
     match change_shards(data_dir, change.clone()) {
         Ok(()) => Ok(()),
-        Err(ControlError::NobodyListens) => change_stopped(data_dir, change),
+        Err(ControlError::NoListener) => change_stopped(data_dir, change),
         Err(error) => Err(CommandError::Refused(error.to_string())),
     }
 }

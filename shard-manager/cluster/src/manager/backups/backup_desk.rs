@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use engine::backup_id::BackupId;
 use engine::backup_summary::BackupSummary;
 use engine::backup_view::{BackupStage, BackupState, BackupView, CANCEL, CopiedShardView, seconds};
-use engine::save_watch::Step;
+use engine::progress_observer::Step;
 
 use super::BackupsError;
 
@@ -30,9 +30,9 @@ pub(super) struct BackupDesk {
 #[derive(Debug, Default)]
 struct State {
     running: Option<RunningBackup>,
-    /// The last ended ones, the latest last.
+    /// The backups that have ended most recently, the latest last.
     ended: VecDeque<EndedBackup>,
-    /// The latest id, so that the next one is later.
+    /// Latest id that was given, so that the next one is later.
     latest: Option<BackupId>,
     is_closed: bool,
     totals: BackupTotals,
@@ -41,16 +41,16 @@ struct State {
 /// Counts of backups since the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BackupTotals {
-    /// True if one is running.
+    /// True if a backup is running.
     pub is_running: bool,
-    /// Number that are complete.
+    /// Number of complete backups.
     pub done: u64,
-    /// Number that have failed.
+    /// Number of failed backups.
     pub failed: u64,
-    /// Number that were cancelled.
+    /// Number of cancelled backups.
     pub cancelled: u64,
-    /// Moment that the latest complete one shows, in seconds since 1970, including those of earlier
-    /// processes; `None` if there is none.
+    /// Time of the latest complete backup, including those of earlier processes, in seconds since
+    /// 1970; `None` if there is none.
     pub last_success_s: Option<f64>,
 }
 
@@ -115,7 +115,7 @@ impl RunningBackup {
 }
 
 impl BackupDesk {
-    /// A panic leaves no inconsistent state behind this lock.
+    /// Locks the state, even if a holder has panicked: a panic leaves no inconsistent state behind.
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,7 +129,7 @@ impl BackupDesk {
         if let Some(running) = &state.running {
             return Err(BackupsError::Runs(running.id.clone()));
         }
-        // The clock may stand still or be set back.
+        // The clock may show the same time again, or be set back.
         let now = BackupId::at(Utc::now());
         let id = match &state.latest {
             Some(latest) if *latest >= now => latest.next(),
@@ -192,7 +192,7 @@ impl BackupDesk {
         Some(running.view())
     }
 
-    /// Returns true if the running backup was cancelled.
+    /// Returns true if the running backup must end early: it was cancelled, or the desk is closed.
     pub(super) fn is_cancelled(&self) -> bool {
         let state = self.locked();
         state.is_closed || state.running.as_ref().is_none_or(|running| running.is_cancelled)

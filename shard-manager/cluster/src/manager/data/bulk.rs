@@ -26,7 +26,7 @@ use crate::shard::{Shard, WriteDone};
 
 /// Highest number of rows of a bulk write that go to a lane as one operation.
 const CHUNK_ROWS_MAX: usize = 1_000;
-/// Highest size of such a chunk in bytes.
+/// Highest size of a chunk of a bulk write, in bytes.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// Manner in which rows are sent to a lane.

@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** answers are complete only if their slots are disjoint and together all that the
 //! read wants, but for slots of shards that are reported as missing.
-//! **Not here:** asking the shards again (`scatter`).
+//! **Not here:** sending the read again (`scatter`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub(super) enum Coverage {
     Complete,
     /// Several shards have shown the same slots.
     Overlap {
-        /// These shards.
+        /// The shards that have shown them.
         shards: Vec<ShardNumber>,
         /// The slots that were shown more than once.
         slots: SlotSet,
@@ -86,8 +86,9 @@ pub(super) fn check(
     }
 }
 
-/// Returns those of some shards that have shown slots of which `newer` returns another owner. If an
-/// owner is not known, or each of the shards is one, returns all of them.
+/// Returns those of `shards` that own none of `slots` any more; `newer` returns the present owner
+/// of a slot. If an owner is not known, or each of the shards still owns a slot, returns all of
+/// them.
 pub(super) fn older_owners(
     mut shards: Vec<ShardNumber>,
     slots: &SlotSet,

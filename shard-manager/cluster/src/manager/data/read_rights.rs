@@ -1,9 +1,10 @@
-//! Read rights: adds to a read what the rights of its caller permit, before anything is made of it.
+//! Read rights: restricts a read to what the rights of its caller permit, before anything is
+//! derived from it.
 //!
-//! A row's column `shard_key` spells the key by which the row is routed, so a caller who is bound to
-//! keys is bound to rows. The binding is the first condition of the query. The cursor's fingerprint,
-//! the names of cache entries, the count, the limit and the route are all derived from the bound
-//! query, so none of them depends on rows that the caller may not read.
+//! A row's column `shard_key` holds the key by which the row is routed, so a caller who is bound to
+//! keys is bound to rows. The binding is the first condition of the query. The cursor's
+//! fingerprint, the names of cache entries, the count, the limit and the route are all derived from
+//! the bound query, so none of them depends on rows that the caller may not read.
 //!
 //! **Invariant:** a bound read returns only columns that one grant permits, of rows whose keys the
 //! same grant admits.
@@ -35,7 +36,8 @@ pub enum ResumeError {
 }
 
 impl Data<'_> {
-    /// Returns the read as the rights of the caller permit it. Without bounds it is the same read.
+    /// Returns the read as the rights of the caller permit it. If the rights have no bounds, the
+    /// read is unchanged.
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::NoSuchTable`] or [`model::row_change::RowError::NoSuchColumn`]
@@ -94,7 +96,8 @@ fn bind_keys(query: &mut ReadQuery, allowed: &Allowed<'_>) -> Result<(), Error> 
     let keys: Vec<String> = match binding {
         KeyBinding::All => return Ok(()),
         KeyBinding::Keys(keys) => keys.iter().map(|key| String::from(&**key)).collect(),
-        // Keys that begin with a prefix are on all shards. Those that the filters name are not.
+        // Keys that begin with a prefix may be on every shard; the keys that the filters name are
+        // on known shards.
         KeyBinding::Prefixes { tenants, separator } => match query.keys_named() {
             Some(named) => named.into_iter().filter(|key| binding.admits(key)).collect(),
             None if allowed.scatters => {

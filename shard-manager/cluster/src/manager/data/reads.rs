@@ -25,13 +25,13 @@ use super::super::{Manager, ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
 use super::moved_slots;
 use super::read_route::{Route, single_place, spread, within_partition};
-use super::scatter::Wanted;
+use super::scatter::ReadScope;
 use super::{Data, ResumeError, RowReader};
 use crate::shard::{ReadRequirements, Shard};
 
 /// Highest number of times that a read looks for the owner of a slot again.
 pub(super) const TRIES_MAX: usize = 64;
-/// Number of these after which a read waits, even if another shard was named.
+/// Number of attempts after which a read waits each time, even if a shard has named another owner.
 const HOPS_MAX: usize = 4;
 /// Wait of a read for the owner of a slot.
 pub(super) const RETRY: Duration = Duration::from_millis(10);
@@ -83,7 +83,7 @@ impl Data<'_> {
     /// Returns true if a read is a scatter read: neither the request nor its filters nor the rights
     /// of the caller name keys or partitions, or they name too many. A read that the rights do not
     /// permit is not one.
-    pub fn asks_all_shards(self, query: &ReadQuery, key: Option<ShardKey<'_>>) -> bool {
+    pub fn is_scatter_read(self, query: &ReadQuery, key: Option<ShardKey<'_>>) -> bool {
         let map = self.manager.map.load();
         if key.is_some_and(|key| !matches!(single_place(query, key, &map), Ok(None))) {
             return false;
@@ -101,7 +101,7 @@ impl Data<'_> {
         last: Option<&[Value]>,
     ) -> Option<String> {
         let (key, secret) = (key.map(|key| key.as_str()), &self.manager.token_key);
-        // The last row has an id, also if no answer may contain it.
+        // A cursor contains the id of the last row, even if no response may contain that id.
         let hides = |role: &CompiledRole| role.hides_columns(query.table.name());
         let is_sealed = self.rights.role().is_some_and(hides);
         let encode = if is_sealed { cursor::encode_sealed } else { cursor::encode };
@@ -135,13 +135,13 @@ impl RowReader<'_> {
         epoch: u64,
     ) -> Result<ReadDone, Failure> {
         let query = Arc::new(query);
-        let wanted = match route {
+        let scope = match route {
             Route::Key(key, place) => return self.read_named((&query, &key), place).await,
-            Route::Keys(keys) => Wanted::Keys(keys),
-            Route::Slots(slots) => Wanted::Slots(slots),
-            Route::Shards => Wanted::All(query.table.group()),
+            Route::Keys(keys) => ReadScope::Keys(keys),
+            Route::Slots(slots) => ReadScope::Slots(slots),
+            Route::Shards => ReadScope::All(query.table.group()),
         };
-        self.scatter(query, wanted, epoch).await
+        self.scatter(query, scope, epoch).await
     }
 
     /// Reads the rows of the one key that the filters name. Its cursors are those of a scatter

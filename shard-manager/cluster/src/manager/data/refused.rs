@@ -37,7 +37,7 @@ const HOPS_MAX: usize = 4;
 const ANSWER_TIME: Duration = Duration::from_millis(250);
 
 impl RowSender<'_> {
-    /// Writes the one row of a request that a shard has refused.
+    /// Writes the only row of a request, after a shard has refused it.
     pub(super) async fn settle_row(
         self,
         refused: Box<RefusedRow>,
@@ -55,8 +55,8 @@ impl RowSender<'_> {
         moved_slots::learn(self.data, shard, refusals, self.options.deadline).await;
     }
 
-    /// Sends rows that were placed by an older map to the shards of their slots now. Returns those
-    /// that are refused.
+    /// Sends rows that were placed by an older map to the shards that own their slots now. Returns
+    /// those that are refused.
     pub(super) async fn write_relocated(
         self,
         rows: Vec<BulkRow>,
@@ -77,7 +77,7 @@ impl RowSender<'_> {
         parts: &mut ShardParts,
     ) -> Vec<RefusedRow> {
         let manager = self.data.manager;
-        // The map may be another one than that of the request.
+        // Guarded again, because the map may be newer than that of the request.
         let all = by_shard.values().flatten();
         let _pending = PendingKeys::new(self.data.manager, all.map(|row| (row.place, &row.row)));
         let writes = by_shard
@@ -117,7 +117,8 @@ impl RowSender<'_> {
         let settled = join_all(settled).await;
         let waited = parked.waited();
         for (shard, mut part) in settled.into_iter().flat_map(ShardParts::into_parts) {
-            // The time of the last database counts as such, everything before it as waiting.
+            // The time in the last database counts as database time, and everything before it as
+            // waiting.
             part.times.queue = waited.saturating_sub(part.times.database);
             parts.absorb(manager, shard, part);
         }
@@ -129,7 +130,7 @@ struct Settlement<'d> {
     sender: RowSender<'d>,
     /// Rows that were refused last, those of one key in order.
     waiting: Vec<RefusedRow>,
-    /// Number of shards that were tried since the last wait.
+    /// Number of times that rows were forwarded since the last wait.
     hops: usize,
     /// Announcements of the shards for which rows have waited.
     watched: BTreeMap<ShardNumber, watch::Receiver<u64>>,
@@ -224,7 +225,7 @@ impl Settlement<'_> {
                 let sent = self.waiting.len();
                 self.look(parts).await;
                 if self.waiting.len() < sent {
-                    // The others that wait need not look one by one.
+                    // The other waiting writes need not try one after the other.
                     shard.slot_waits.wake();
                 }
                 drop(turn);

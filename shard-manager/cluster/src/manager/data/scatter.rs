@@ -1,9 +1,9 @@
 //! Scatter: reads of several shards, each of which sorts and limits; the merge limits again.
 //!
 //! **Invariant:** rows are merged only if each slot that the read wants was shown by exactly one
-//! shard, or its shard is reported as missing. Shards whose answers do not fit are asked again as a
-//! whole: an answer that was sorted and limited cannot be cut by slots. If two shards have shown a
-//! slot and its new owner is known, only the older owner is asked again.
+//! shard, or its shard is reported as missing. Shards whose answers do not fit are queried again
+//! for all of their slots: an answer that was sorted and limited cannot be cut by slots. If two
+//! shards have shown a slot and its new owner is known, only the older owner is queried again.
 //! **Not here:** merging sorted rows (`model::result_rows`), the route of a read (`reads`), the
 //! check of the answers (`coverage`).
 
@@ -33,26 +33,26 @@ use crate::shard::ShardRows;
 use crate::shard_list::ShardList;
 
 /// Query that each shard of a read answers.
-type Questions = Vec<(ShardNumber, Arc<ReadQuery>)>;
+type ShardQueries = Vec<(ShardNumber, Arc<ReadQuery>)>;
 
 /// Answers of shards, in order of their numbers.
 type Answers = Vec<(ShardNumber, Result<ShardRows, Error>)>;
 
 /// Slots that a read wants.
-pub(super) enum Wanted {
+pub(super) enum ReadScope {
     /// All slots of a table group.
     All(GroupNumber),
-    /// The slots of keys. Each was asked of the shard that is believed to own it.
+    /// The slots of keys. Each is read from the shard that is believed to own it.
     Keys(KeysOfShards),
-    /// The slots of keys that were asked of all shards.
+    /// The slots of keys, read from all shards.
     Everywhere(Vec<(Slot, String)>),
-    /// These slots, read from the shards that own them according to the shard map.
+    /// The given slots, read from the shards that own them according to the shard map.
     Slots(SlotSet),
-    /// These slots, read from all shards.
+    /// The given slots, read from all shards.
     SlotsEverywhere(SlotSet),
 }
 
-impl Wanted {
+impl ReadScope {
     /// Returns the same slots, to be read from all shards.
     fn everywhere(self) -> Self {
         match self {
@@ -68,15 +68,16 @@ impl RowReader<'_> {
     pub(super) async fn scatter(
         self,
         query: Arc<ReadQuery>,
-        wanted: Wanted,
+        scope: ReadScope,
         epoch: u64,
     ) -> Result<ReadDone, Failure> {
         let began = Instant::now();
-        // A shard must answer before the client's deadline.
+        // In a partial read a shard must answer some time before the client's deadline, so that the
+        // answers of the other shards can be returned in time.
         let left = self.options.deadline.saturating_duration_since(began);
         let deadline =
             self.options.deadline - if self.options.partial { left / 10 } else { Duration::ZERO };
-        let answers = self.ask_until_complete((&query, epoch), wanted, deadline).await;
+        let answers = self.query_until_complete((&query, epoch), scope, deadline).await;
         let answers = answers.map_err(|error| Failure::rejected(error, None))?;
         let database = began.elapsed();
         let mut session = self.options.session.clone();
@@ -126,20 +127,20 @@ impl RowReader<'_> {
         })
     }
 
-    /// Asks shards until their answers can be merged, or one of them fails. Answers are merged
+    /// Queries shards until their answers can be merged, or one of them fails. Answers are merged
     /// without a check if the engine distributes rows by itself.
-    async fn ask_until_complete(
+    async fn query_until_complete(
         self,
         (query, epoch): (&Arc<ReadQuery>, u64),
-        mut wanted: Wanted,
+        mut scope: ReadScope,
         deadline: Instant,
     ) -> Result<Answers, Error> {
         let list = self.data.manager.shards.load_full();
-        let questions = self.questions(query, &wanted, &list);
-        let mut answers = self.ask(&questions, &list, deadline).await;
+        let queries = self.shard_queries(query, &scope, &list);
+        let mut answers = self.query_shards(&queries, &list, deadline).await;
         let mut tries = 0;
         loop {
-            let concerned = match self.check(&answers, &wanted) {
+            let concerned = match self.check(&answers, &scope) {
                 Coverage::Complete => return Ok(answers),
                 Coverage::Gap(slot) if tries == TRIES_MAX => {
                     return Err(Error::SlotRefused(SlotRefusal::absent(slot)));
@@ -160,38 +161,43 @@ impl RowReader<'_> {
                 let left = deadline.saturating_duration_since(Instant::now());
                 tokio::time::sleep(RETRY.min(left)).await;
             }
-            wanted = wanted.everywhere();
+            scope = scope.everywhere();
             let list = self.data.manager.shards.load_full();
-            let mut questions = self.questions(query, &wanted, &list);
+            let mut queries = self.shard_queries(query, &scope, &list);
             if let Some(shards) = &concerned {
-                questions.retain(|(shard, _)| shards.contains(shard));
+                queries.retain(|(shard, _)| shards.contains(shard));
             } else {
                 answers.clear();
             }
-            let again = self.ask(&questions, &list, deadline).await;
+            let again = self.query_shards(&queries, &list, deadline).await;
             answers.retain(|(shard, _)| again.iter().all(|(other, _)| other != shard));
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
         }
     }
 
-    /// Returns the query of each shard, of those in a snapshot of the list. A shard that has
-    /// retired may be in the list until it is closed: it owns nothing, and may lack tables. A shard
-    /// outside the table's group has no rows of it.
-    fn questions(self, query: &Arc<ReadQuery>, wanted: &Wanted, list: &ShardList) -> Questions {
+    /// Returns the shards to query, and the query for each. A read of all shards leaves out those
+    /// that have retired, which may be in the list until they are closed, own nothing and may lack
+    /// tables, and those outside the table's group, which have no rows of the table.
+    fn shard_queries(
+        self,
+        query: &Arc<ReadQuery>,
+        scope: &ReadScope,
+        list: &ShardList,
+    ) -> ShardQueries {
         let of_keys = |keys: &[(Slot, String)]| {
             Arc::new(ReadQuery { keys: keys.to_vec(), ..(**query).clone() })
         };
-        let everywhere = match wanted {
-            Wanted::Keys(keys) => {
+        let everywhere = match scope {
+            ReadScope::Keys(keys) => {
                 return keys.iter().map(|(shard, keys)| (*shard, of_keys(keys))).collect();
             }
-            Wanted::Slots(slots) => {
+            ReadScope::Slots(slots) => {
                 let owners = owners(self.data.manager, slots).into_iter();
                 return owners.map(|shard| (shard, Arc::clone(query))).collect();
             }
-            Wanted::All(_) | Wanted::SlotsEverywhere(_) => Arc::clone(query),
-            Wanted::Everywhere(keys) => of_keys(keys),
+            ReadScope::All(_) | ReadScope::SlotsEverywhere(_) => Arc::clone(query),
+            ReadScope::Everywhere(keys) => of_keys(keys),
         };
         let map = self.data.manager.map.load();
         let shards = map.topology().shards();
@@ -204,8 +210,13 @@ impl RowReader<'_> {
         asked.map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
     }
 
-    async fn ask(self, questions: &Questions, list: &ShardList, deadline: Instant) -> Answers {
-        let reads = questions.iter().map(async |(number, query)| {
+    async fn query_shards(
+        self,
+        queries: &ShardQueries,
+        list: &ShardList,
+        deadline: Instant,
+    ) -> Answers {
+        let reads = queries.iter().map(async |(number, query)| {
             let read = async {
                 let shard =
                     list.get(*number).ok_or_else(|| unavailable(self.data.manager, *number))?;
@@ -219,7 +230,7 @@ impl RowReader<'_> {
 
     /// Checks the slots of the answers. Answers that fail, and those without sets of slots, are not
     /// checked.
-    fn check(self, answers: &Answers, wanted: &Wanted) -> Coverage {
+    fn check(self, answers: &Answers, scope: &ReadScope) -> Coverage {
         if is_on(Mutation::ScatterUnchecked) {
             return Coverage::Complete;
         }
@@ -239,8 +250,8 @@ impl RowReader<'_> {
         }
         let manager = self.data.manager;
         let is_missing = |slot| missing.contains(&manager.router.locate(slot).shard);
-        match wanted {
-            Wanted::All(group) => {
+        match scope {
+            ReadScope::All(group) => {
                 let known = &manager.coverage[group.index()];
                 if missing.is_empty() && known.knows(&shown) {
                     return Coverage::Complete;
@@ -251,18 +262,18 @@ impl RowReader<'_> {
                 }
                 found
             }
-            Wanted::Keys(keys) => {
+            ReadScope::Keys(keys) => {
                 let of_shard = |(shard, owned): &Shown| {
                     let slots = keys.get(shard)?.iter().map(|(slot, _)| *slot);
                     slots.into_iter().find(|slot| !owned.contains(*slot))
                 };
                 shown.iter().find_map(of_shard).map_or(Coverage::Complete, Coverage::Gap)
             }
-            Wanted::Everywhere(keys) => {
+            ReadScope::Everywhere(keys) => {
                 let wanted: SlotSet = keys.iter().map(|(slot, _)| *slot).collect();
                 coverage::check(&shown, &wanted, is_missing)
             }
-            Wanted::Slots(slots) | Wanted::SlotsEverywhere(slots) => {
+            ReadScope::Slots(slots) | ReadScope::SlotsEverywhere(slots) => {
                 coverage::check(&shown, slots, is_missing)
             }
         }

@@ -33,7 +33,7 @@ pub(super) struct ReadablePart<'m> {
 
 impl<'m> Data<'m> {
     /// Checks a change, and prepares it for the databases. Returns the part of the row that the
-    /// response may have.
+    /// response may contain.
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::NoSuchTable`] or [`RowError::NoSuchColumn`] if no grant allows

@@ -23,8 +23,8 @@ pub(super) struct CopyLag {
 }
 
 impl CopyLag {
-    /// Begins with the report of an earlier mover. Changes that it has not reported may have
-    /// happened since the last change of the move.
+    /// Starts from the lag that an earlier mover has reported. If it reported none, the copy may
+    /// lack changes since the record of the move last changed.
     pub(super) fn of(record: &MoveRecord) -> Self {
         let since = record.progress.lag.and_then(|lag| lag.since);
         Self { changes: 0, is_behind: false, current_at: since.unwrap_or(record.changed_at) }

@@ -15,7 +15,7 @@ use engine::slot_move::RoundBudget;
 use super::copy_rate::CopyRate;
 
 /// Time without a write of a client after which a move does not consider clients. It is longer than
-/// a large chunk keeps their writes waiting.
+/// a large chunk delays their writes.
 const ALONE_AFTER: Duration = Duration::from_secs(1);
 /// Rest beside clients, as a multiple of the time of the round before it.
 const REST: u32 = 2;
@@ -27,11 +27,11 @@ const REST_MAX: Duration = Duration::from_millis(100);
 /// Writes of clients on both shards of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OtherWrites {
-    /// Number of those that were carried out since the process began.
+    /// Number of writes that were carried out since the process began.
     pub(super) done: u64,
-    /// True if some wait or are being carried out.
+    /// True if writes wait or are being carried out.
     pub(super) are_waiting: bool,
-    /// Extent of a chunk beside them.
+    /// Limits of a chunk that is copied beside such writes.
     pub(super) chunk: RoundBudget,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct OtherWrites {
 #[derive(Debug)]
 pub(super) struct CopyPace {
     rate: CopyRate,
-    /// Number of writes that were done, as of the last round.
+    /// Number of writes that had been carried out at the last round.
     done: Option<u64>,
     /// Time of the last round that found other writes.
     disturbed: Option<Instant>,
@@ -51,8 +51,8 @@ impl CopyPace {
         Self { rate: CopyRate::new(limit), done: None, disturbed: None }
     }
 
-    /// Returns the extent of the next chunk. That of the first one is small, because nothing is
-    /// known yet.
+    /// Returns the limits of the next chunk. The first chunk is small, because nothing is known
+    /// yet.
     pub(super) fn budget(&mut self, others: OtherWrites, now: Instant) -> RoundBudget {
         let is_first = self.done.is_none();
         self.note(others, now);

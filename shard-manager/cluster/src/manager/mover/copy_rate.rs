@@ -1,7 +1,7 @@
 //! Copy rate: the limit of an operator on the bytes that a move copies in a second.
 //!
-//! **Invariant:** a limit is kept on average over a window. A window ends when the move pauses, so
-//! that unused time is not made up for.
+//! **Invariant:** a limit is kept on average over a window. A window ends after 5 s, so that unused
+//! time is not made up for later.
 
 use std::time::{Duration, Instant};
 

@@ -20,7 +20,7 @@ use moves::move_row::{CopyCursor, MoveRow};
 use moves::request::MoveRequest;
 
 use super::move_round::{self, RoundAhead, RoundFailure, TimedRound};
-use super::move_run::{MoveRun, Onward, RETRY};
+use super::move_run::{MoveRun, RETRY, RunContinuation};
 use super::move_sides::{MoveSides, SeenMove};
 
 /// Interval at which changes flow back to a source that is kept.
@@ -35,18 +35,18 @@ pub(super) async fn copy(
     sides: &MoveSides,
     seen: &SeenMove,
     from: MoveSide,
-) -> Onward {
+) -> RunContinuation {
     let Some(mut receiver) = seen.shard(from.other()).row.clone() else {
-        return Onward::AtOnce;
+        return RunContinuation::AtOnce;
     };
     let looked_at = Instant::now();
     loop {
-        let onward = run.round(sides, seen, (from, &mut receiver), false).await;
+        let continuation = run.round(sides, seen, (from, &mut receiver), false).await;
         // A round that was read ahead follows one that was stored, and needs no look: it is refused
         // if anything has changed meanwhile.
-        let goes_on = matches!(onward, Onward::AtOnce) && run.ahead.has_round();
+        let goes_on = matches!(continuation, RunContinuation::AtOnce) && run.ahead.has_round();
         if !goes_on || looked_at.elapsed() >= LOOK_AFTER {
-            return onward;
+            return continuation;
         }
     }
 }
@@ -59,12 +59,12 @@ impl MoveRun<'_> {
         seen: &SeenMove,
         (from, receiver): (MoveSide, &mut MoveRow),
         verifies: bool,
-    ) -> Onward {
+    ) -> RunContinuation {
         let to = from.other();
         let begun = Instant::now();
         let budget = self.copy_pace.budget(sides.other_writes(), begun);
         let query = move_round::query(&self.plan, receiver, budget);
-        let query = RoundQuery { has_digests: verifies, ..query };
+        let query = RoundQuery { wants_digests: verifies, ..query };
         let (read, early) = read_round(self, sides, from, &query).await;
         let TimedRound { read, begun_at } = match read {
             Ok(read) => read,
@@ -72,14 +72,16 @@ impl MoveRun<'_> {
                 let id = self.reports.record().name();
                 tracing::info!(id, "changes no longer flow back: a rollback would copy anew");
                 self.follows_back = false;
-                return Onward::AtOnce;
+                return RunContinuation::AtOnce;
             }
             Err(RoundFailure::LostChanges) => {
                 self.must_copy_again = true;
-                return Onward::AtOnce;
+                return RunContinuation::AtOnce;
             }
             Err(RoundFailure::Impossible(reason)) => return self.fail(reason).await,
-            Err(RoundFailure::Transient(reason)) => return Onward::After(RETRY, Some(reason)),
+            Err(RoundFailure::Transient(reason)) => {
+                return RunContinuation::After(RETRY, Some(reason));
+            }
         };
         let RoundRead { round, rows, changes, has_all, digests } = read;
         let ticket = MoveTicket { id: receiver.id, leg: receiver.leg, term: self.term };
@@ -89,8 +91,8 @@ impl MoveRun<'_> {
         let change = MoveChange { request: MoveRequest::Store(ticket, round), rows };
         let mut ahead = RoundAhead::default();
         let (sent, ()) = tokio::join!(self.send(sides, to, change), ahead.read(sides, from, query));
-        if let Err(onward) = sent {
-            return onward;
+        if let Err(continuation) = sent {
+            return continuation;
         }
         self.ahead = ahead;
         (receiver.applied, receiver.cursor) = (next.clone(), cursor.clone());
@@ -109,18 +111,18 @@ impl MoveRun<'_> {
         }
         if verifies {
             let Some(expected) = digests else {
-                // Too much has changed meanwhile: the target follows first.
+                // Too much has changed meanwhile: the target must first catch up.
                 self.progress.short_rounds = 0;
-                return Onward::AtOnce;
+                return RunContinuation::AtOnce;
             };
             let early = early.filter(|_| changes == 0);
             return self.compare(sides, (to, &expected, early), (next.feed, next.pass)).await;
         }
         let wait = self.copy_pace.rest(bytes, took.1, Instant::now());
         if cursor == CopyCursor::Whole || wait.is_zero() {
-            return Onward::AtOnce;
+            return RunContinuation::AtOnce;
         }
-        Onward::After(wait, None)
+        RunContinuation::After(wait, None)
     }
 
     /// Compares the side that has received a round with the digests of the other one. `found` are
@@ -130,7 +132,7 @@ impl MoveRun<'_> {
         sides: &MoveSides,
         (side, expected, found): (MoveSide, &[SlotDigest], Option<Vec<SlotDigest>>),
         verified: (Feed, u32),
-    ) -> Onward {
+    ) -> RunContinuation {
         reach(StopTime::Before, "verify");
         let found = match found {
             Some(found) => Ok(found),
@@ -141,19 +143,19 @@ impl MoveRun<'_> {
         match compared {
             Ok(None) => {
                 self.progress.verified = Some(verified);
-                // Writes went on meanwhile.
+                // Clients have written meanwhile.
                 self.progress.short_rounds = 0;
-                Onward::AtOnce
+                RunContinuation::AtOnce
             }
             Ok(Some(difference)) => self.fail(difference).await,
-            Err(reason) => Onward::After(RETRY, Some(reason)),
+            Err(reason) => RunContinuation::After(RETRY, Some(reason)),
         }
     }
 }
 
-/// Reads a round unless it was read ahead. If it is compared, and the source had no changes at the
-/// last look, the digests of the receiver are computed at the same time: those of a round without
-/// changes.
+/// Reads a round unless it was read ahead. If both sides are to be compared, and the source had no
+/// changes at the last look, computes the digests of the receiver at the same time: they are valid
+/// if the round has no changes, either.
 async fn read_round(
     run: &mut MoveRun<'_>,
     sides: &MoveSides,
@@ -163,7 +165,7 @@ async fn read_round(
     if let Some(read) = run.ahead.take(from, query) {
         return (Ok(read), None);
     }
-    if !(query.has_digests && run.lag.is_zero()) {
+    if !(query.wants_digests && run.lag.is_zero()) {
         return (TimedRound::read(sides, from, query).await, None);
     }
     let read = TimedRound::read(sides, from, query);

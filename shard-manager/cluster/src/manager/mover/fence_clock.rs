@@ -1,7 +1,7 @@
 //! Fence clock: the times of the fences of a move, and the gaps between the fences of a shard.
 //!
-//! **Invariant:** a fence is believed to last only for the time that its shard keeps it. Nothing
-//! but waiting depends on these times: the commit looks at changes.
+//! **Invariant:** a fence is believed to last only for the time that its shard keeps it. Only waits
+//! depend on these times; a commit depends on the recorded changes.
 //! **Not here:** the fence of a shard (`moves::cutover`).
 
 use std::collections::BTreeMap;
@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use model::topology::ShardNumber;
 use moves::limits::{FENCE_GAP, FENCE_HOLD};
 
-/// Fences in sequence that end without a commit before the pauses between them grow.
+/// Number of consecutive fences without a commit after which the pauses between them grow.
 const TRIES: u32 = 3;
-/// Pause after that, doubled each time.
+/// First of the growing pauses between fences; each further one is twice as long.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause.
+/// Longest pause between two fences of a move.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Times at which the last fence of each shard ended, or ends by itself.
@@ -37,48 +37,48 @@ impl FenceTimes {
 pub(super) struct FenceClock {
     shards: Arc<FenceTimes>,
     lasting: Option<Fence>,
-    /// Fences in sequence that brought no commit.
-    vain: u32,
+    /// Number of consecutive fences without a commit.
+    failed_fences: u32,
     /// Time before which no fence is begun.
     next: Instant,
 }
 
-/// Fence that lasts.
+/// Fence that is believed to be in force.
 #[derive(Clone, Copy, Debug)]
 struct Fence {
     shard: ShardNumber,
     begun: Instant,
-    /// Time at which it was renewed last.
+    /// Time of its last renewal, or of its beginning.
     renewed: Instant,
 }
 
 impl FenceClock {
     /// Creates the clock of a move.
     pub(super) fn new(shards: Arc<FenceTimes>) -> Self {
-        Self { shards, lasting: None, vain: 0, next: Instant::now() }
+        Self { shards, lasting: None, failed_fences: 0, next: Instant::now() }
     }
 
-    /// Returns the time for which a shard is not to be fenced yet.
+    /// Returns the time until a shard may be fenced.
     pub(super) fn wait(&self, shard: ShardNumber, now: Instant) -> Duration {
         let is_renewal = self.lasting.is_some_and(|fence| fence.shard == shard);
-        if is_renewal && self.vain < TRIES {
+        if is_renewal && self.failed_fences < TRIES {
             return Duration::ZERO;
         }
         let free = self.shards.end(shard).map_or(now, |end| end + FENCE_GAP);
         free.max(self.next).saturating_duration_since(now)
     }
 
-    /// Notes that a shard is asked for a fence, or for its renewal.
+    /// Records that a fence of a shard, or the renewal of a fence, is requested.
     pub(super) fn begin(&mut self, shard: ShardNumber, now: Instant) {
         let begun = self.lasting.map_or(now, |fence| fence.begun);
         if self.lasting.is_some() {
-            self.count_vain(now);
+            self.count_failed_fence(now);
         }
         self.lasting = Some(Fence { shard, begun, renewed: now });
         self.shards.note_end(shard, now + FENCE_HOLD);
     }
 
-    /// Notes that the shard did not carry out the first request for the fence.
+    /// Records that the shard did not carry out the first request for the fence.
     pub(super) fn withdraw(&mut self, now: Instant) {
         if let Some(fence) = self.lasting.take_if(|fence| fence.begun == fence.renewed) {
             self.shards.note_end(fence.shard, now);
@@ -91,24 +91,24 @@ impl FenceClock {
         self.lasting.is_some_and(|fence| age(fence) >= FENCE_HOLD)
     }
 
-    /// Notes that writers go on, and returns the time for which they waited. `is_vain` says that
-    /// the slots still have the same owner.
-    pub(super) fn end(&mut self, is_vain: bool, now: Instant) -> Option<Duration> {
+    /// Records the end of the fence, and returns the time for which writes waited; `None` if there
+    /// was no fence. `is_uncommitted` is true if the slots still have the same owner.
+    pub(super) fn end(&mut self, is_uncommitted: bool, now: Instant) -> Option<Duration> {
         let Fence { shard, begun, renewed } = self.lasting.take()?;
-        let end = if is_vain { now.min(renewed + FENCE_HOLD) } else { now };
+        let end = if is_uncommitted { now.min(renewed + FENCE_HOLD) } else { now };
         self.shards.note_end(shard, end);
-        if is_vain {
-            self.count_vain(now);
+        if is_uncommitted {
+            self.count_failed_fence(now);
         } else {
-            self.vain = 0;
+            self.failed_fences = 0;
         }
         Some(end.saturating_duration_since(begun))
     }
 
-    fn count_vain(&mut self, now: Instant) {
-        self.vain += 1;
-        if self.vain >= TRIES {
-            let pause = PAUSE.saturating_mul(1 << (self.vain - TRIES).min(5));
+    fn count_failed_fence(&mut self, now: Instant) {
+        self.failed_fences += 1;
+        if self.failed_fences >= TRIES {
+            let pause = PAUSE.saturating_mul(1 << (self.failed_fences - TRIES).min(5));
             self.next = now + pause.min(PAUSE_MAX);
         }
     }

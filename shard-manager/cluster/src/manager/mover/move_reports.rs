@@ -1,8 +1,8 @@
-//! Move reports: the progress of a move, as its mover tells the catalog, and the orders that the
-//! answers bring.
+//! Move reports: reports the progress of a move to the catalog, and receives the operator's orders
+//! in the responses.
 //!
-//! **Invariant:** a catalog that does not answer stops nothing: the last known orders are in force.
-//! Nothing is reported in the short time in which writes of the slots wait.
+//! **Invariant:** while the catalog does not answer, the last known orders are in force, and only
+//! new fences wait for it. Nothing is reported in the short time in which writes of the slots wait.
 //! **Not here:** storing reports (the catalogs), the phase of a move (`phases`).
 
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ const BRIEF_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for a response of the catalog.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// Another mover carries the move out, or it has ended.
+/// Error of a mover whose move has ended, or is carried out by another mover.
 #[derive(Debug)]
 pub(super) struct Superseded;
 
@@ -31,7 +31,7 @@ pub(super) struct Superseded;
 pub(super) struct MoveReports<'m> {
     catalog: &'m dyn MoveCatalog,
     status: &'m MoveStatus,
-    /// The move, as the catalog has answered last.
+    /// The move, as the catalog has last returned it.
     record: MoveRecord,
     term: u64,
     phase: MovePhase,
@@ -40,21 +40,22 @@ pub(super) struct MoveReports<'m> {
     pub(super) lag: Option<MoveLag>,
     /// Last report that the catalog has stored.
     sent: Option<MoveReport>,
-    /// Time at which the catalog was asked last.
+    /// Time at which the last request to the catalog was answered or given up.
     asked: Option<Instant>,
-    is_away: bool,
+    /// True if the last request to the catalog failed or was not answered.
+    is_catalog_unreachable: bool,
     stall: Stall,
 }
 
-/// Time without progress.
+/// Progress that was last seen, and the time since which it has not changed.
 struct Stall {
     seen: (MovePhase, MoveGoal, u64, u64),
     since: Instant,
-    is_told: bool,
+    has_warned: bool,
 }
 
 impl<'m> MoveReports<'m> {
-    /// Creates the reports of a move that is listed so.
+    /// Creates the reports of a move from its record in the catalog.
     pub(super) fn new(
         (catalog, status): (&'m dyn MoveCatalog, &'m MoveStatus),
         record: MoveRecord,
@@ -62,22 +63,34 @@ impl<'m> MoveReports<'m> {
         let (phase, term) = (record.phase, record.term);
         let progress = MoveProgressReport { reason: None, ..record.progress.clone() };
         let seen = (phase, record.goal, 0, 0);
-        let stall = Stall { seen, since: Instant::now(), is_told: false };
-        let (lag, sent, asked, is_away) = (progress.lag, None, None, false);
-        Self { catalog, status, record, term, phase, progress, lag, sent, asked, is_away, stall }
+        let stall = Stall { seen, since: Instant::now(), has_warned: false };
+        let (lag, sent, asked) = (progress.lag, None, None);
+        Self {
+            catalog,
+            status,
+            record,
+            term,
+            phase,
+            progress,
+            lag,
+            sent,
+            asked,
+            is_catalog_unreachable: false,
+            stall,
+        }
     }
 
-    /// Returns the move, as the catalog has answered last.
+    /// Returns the move, as the catalog has last returned it.
     pub(super) fn record(&self) -> &MoveRecord {
         &self.record
     }
 
-    /// Returns true if the catalog did not answer the last time.
-    pub(super) fn is_away(&self) -> bool {
-        self.is_away
+    /// Returns true if the last request to the catalog failed or was not answered.
+    pub(super) fn is_catalog_unreachable(&self) -> bool {
+        self.is_catalog_unreachable
     }
 
-    /// Reports in a term from now on.
+    /// Begins a term, in which later reports are sent.
     pub(super) fn begin_term(&mut self, term: u64) {
         (self.term, self.sent) = (term, None);
     }
@@ -94,7 +107,7 @@ impl<'m> MoveReports<'m> {
         self.progress.deleted_batches += 1;
     }
 
-    /// Notes the time for which writes waited, if there was a fence.
+    /// Records the time for which writes waited, if there was a fence.
     pub(super) fn note_hold(&mut self, hold: Option<Duration>) {
         let hold = hold.unwrap_or_default();
         let hold = u64::try_from(hold.as_micros()).unwrap_or(u64::MAX);
@@ -102,7 +115,7 @@ impl<'m> MoveReports<'m> {
         self.status.note_hold(hold);
     }
 
-    /// Enters the first phase of a move that was planned only: it no longer waits for other moves.
+    /// Enters the first phase of a move that was only planned: it no longer waits for other moves.
     pub(super) fn begin(&mut self) {
         if self.phase == MovePhase::Planned {
             self.phase = MovePhase::Preparing;
@@ -114,13 +127,13 @@ impl<'m> MoveReports<'m> {
         self.phase = phase;
     }
 
-    /// Notes why the move waits; `None` if it goes on.
+    /// Records the reason why the move waits; `None` if it does not wait.
     pub(super) fn explain(&mut self, reason: Option<String>) {
         self.progress.reason = reason;
     }
 
-    /// Reports what has changed, if it is time to, and learns the orders of the operator.
-    /// `is_urgent` says that there may be a new order.
+    /// Sends a report if one is due, and receives the orders of the operator. `is_urgent` is true
+    /// if there may be a new order.
     ///
     /// # Errors
     /// [`Superseded`].
@@ -128,12 +141,12 @@ impl<'m> MoveReports<'m> {
         self.warn_of_stall();
         let is_brief = matches!(self.phase, MovePhase::Fencing | MovePhase::Activating);
         let is_recent = self.asked.is_some_and(|asked| asked.elapsed() < BRIEF_MAX);
-        if is_brief && (is_recent || self.is_away) {
+        if is_brief && (is_recent || self.is_catalog_unreachable) {
             return Ok(());
         }
         let is_news = self.sent.as_ref().is_none_or(|report| report.phase != self.phase);
         let is_due = self.asked.is_none_or(|asked| asked.elapsed() >= INTERVAL);
-        let is_due = is_due || is_news && !self.is_away;
+        let is_due = is_due || is_news && !self.is_catalog_unreachable;
         if is_due || is_urgent { self.send(self.phase).await } else { Ok(()) }
     }
 
@@ -155,8 +168,8 @@ impl<'m> MoveReports<'m> {
         Ok(has_ended)
     }
 
-    /// Gives an order in the name of the operator: his time of keeping is over, or the move cannot
-    /// be carried out.
+    /// Stores an order that no operator has given, because the time of keeping is over or the move
+    /// cannot be carried out.
     pub(super) async fn order(&mut self, order: MoveOrder) {
         let ordered = self.catalog.order(self.record.id, order);
         match tokio::time::timeout(ANSWER_MAX, ordered).await {
@@ -164,7 +177,7 @@ impl<'m> MoveReports<'m> {
             Ok(Err(error)) => {
                 tracing::debug!(order = order.name(), %error, "an order was not stored");
             }
-            Err(_elapsed) => self.is_away = true,
+            Err(_elapsed) => self.is_catalog_unreachable = true,
         }
     }
 
@@ -183,7 +196,7 @@ impl<'m> MoveReports<'m> {
         };
         let answer = tokio::time::timeout(ANSWER_MAX, answer).await;
         self.asked = Some(Instant::now());
-        self.is_away = !matches!(answer, Ok(Ok(_)));
+        self.is_catalog_unreachable = !matches!(answer, Ok(Ok(_)));
         match answer {
             Ok(Ok(record)) => {
                 if self.record.goal != record.goal {
@@ -208,9 +221,9 @@ impl<'m> MoveReports<'m> {
         let is_kept = self.phase == MovePhase::Keeping && self.record.goal == MoveGoal::Forward;
         let is_idle = is_kept || self.record.is_paused;
         if self.stall.seen != seen || is_idle {
-            self.stall = Stall { seen, since: Instant::now(), is_told: false };
-        } else if !self.stall.is_told && self.stall.since.elapsed() >= STALL {
-            self.stall.is_told = true;
+            self.stall = Stall { seen, since: Instant::now(), has_warned: false };
+        } else if !self.stall.has_warned && self.stall.since.elapsed() >= STALL {
+            self.stall.has_warned = true;
             let (id, phase) = (self.record.name(), self.phase.name());
             let reason = self.progress.reason.as_deref().unwrap_or("it is busy");
             tracing::warn!(id, phase, reason, "a move makes no progress");

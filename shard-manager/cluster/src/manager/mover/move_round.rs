@@ -27,7 +27,7 @@ const NAMED_SLOTS: usize = 3;
 
 /// Failure of a round.
 pub(super) enum RoundFailure {
-    /// The copy begins again.
+    /// Changes that the copy lacks are no longer recorded: the copy must begin again.
     LostChanges,
     /// The move cannot be carried out, for this reason.
     Impossible(String),
@@ -35,14 +35,15 @@ pub(super) enum RoundFailure {
     Transient(String),
 }
 
-/// Returns the query for the next round of the side that receives, whose row this is.
+/// Returns the query for the next round. `receiver` is the row in which the receiving side keeps
+/// the state of the move.
 pub(super) fn query(plan: &MovePlan, receiver: &MoveRow, budget: RoundBudget) -> RoundQuery {
     RoundQuery {
         id: plan.id,
         slots: plan.slots.clone(),
         base: receiver.applied.clone(),
         base_cursor: receiver.cursor.clone(),
-        has_digests: false,
+        wants_digests: false,
         budget,
     }
 }
@@ -61,7 +62,7 @@ impl TimedRound {
         from: MoveSide,
         query: &RoundQuery,
     ) -> Result<Self, RoundFailure> {
-        let time = if query.has_digests { DIGESTS_MAX } else { ROUND_MAX };
+        let time = if query.wants_digests { DIGESTS_MAX } else { ROUND_MAX };
         let reader = sides.reader(from).map_err(RoundFailure::Impossible)?;
         let begun_at = Utc::now();
         let read = reader.read_round(query, Instant::now() + time).await;
@@ -90,7 +91,7 @@ impl RoundAhead {
         let (side, timed) = self.0.take()?;
         let CopyRound { base, base_cursor, .. } = &timed.read.round;
         let follows = *base == query.base && *base_cursor == query.base_cursor;
-        (side == from && follows && !query.has_digests).then_some(timed)
+        (side == from && follows && !query.wants_digests).then_some(timed)
     }
 
     /// Returns true if a round was read.
@@ -113,7 +114,7 @@ impl RoundAhead {
 
 /// Returns the query for the round after one, if that leaves rows to copy.
 pub(super) fn query_after(query: &RoundQuery, round: &CopyRound) -> Option<RoundQuery> {
-    let is_copying = matches!(round.cursor, CopyCursor::Through(_)) && !query.has_digests;
+    let is_copying = matches!(round.cursor, CopyCursor::Through(_)) && !query.wants_digests;
     is_copying.then(|| RoundQuery {
         base: round.next.clone(),
         base_cursor: round.cursor.clone(),
@@ -152,9 +153,9 @@ pub(super) fn difference(expected: &[SlotDigest], found: &[SlotDigest]) -> Optio
 
 /// Finds rounds that are short enough to be the last one, which is applied while writers wait.
 ///
-/// On a busy machine, or with many writers, no round may be as short as is wished for. So the
-/// limits grow with the time that a whole copy has followed its source, up to those that a fence
-/// bears.
+/// On a busy machine, or with many writers, no round may be as short as the first limits require.
+/// So the limits grow with the time that a whole copy has followed its source, up to those that a
+/// fence allows.
 #[derive(Debug, Default)]
 pub(super) struct RoundPace {
     /// Time of the fastest round of a whole copy.

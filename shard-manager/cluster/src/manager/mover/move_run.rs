@@ -5,8 +5,8 @@
 //!                        ▲                                            │
 //!                        └────────────────────────────────────────────┘
 //! ```
-//! **Invariant:** what a run remembers only saves work: a run that begins anew decides alike from
-//! the rows of both shards.
+//! **Invariant:** what a run remembers only saves work: a new run makes the same decisions from the
+//! state that both shards have stored.
 //! **Not here:** the decision (`moves::mover`), requests and rounds (`move_steps`).
 
 use std::collections::hash_map::RandomState;
@@ -33,7 +33,7 @@ use super::phases::phase_of;
 use super::publication::published;
 use super::trim_waits::TrimWaits;
 use crate::manager::Manager;
-use crate::manager::move_news::{KeptRun, MoveWatch};
+use crate::manager::move_announcements::{KeptRun, MoveWatch};
 
 /// Wait before a failed request is repeated.
 pub(super) const RETRY: Duration = Duration::from_millis(200);
@@ -41,25 +41,25 @@ pub(super) const RETRY: Duration = Duration::from_millis(200);
 const REOPEN: Duration = Duration::from_millis(500);
 /// Longest wait for replicas to confirm a position, before both shards are looked at again.
 const CONFIRM_MAX: Duration = Duration::from_millis(500);
-/// Positions that a run waits for before it looks at both shards again.
+/// Highest number of positions that a run waits for before it looks at both shards again.
 const CONFIRMATIONS: usize = 4;
 
-/// Way in which a run goes on after a step.
-pub(super) enum Onward {
-    /// With the next look, at once.
+/// Continuation of a run after a step.
+pub(super) enum RunContinuation {
+    /// The run looks at both shards again at once.
     AtOnce,
-    /// With the next look, after this time; the reason is for the operator.
+    /// The run looks at both shards again after this time; the reason is reported to the operator.
     After(Duration, Option<String>),
-    /// Not at all: the move has ended.
+    /// The run ends, because the move has ended.
     Ended,
-    /// Not at all: another mover has taken over.
+    /// The run ends, because another mover has taken over.
     Superseded,
 }
 
 /// Reason why a move is given up.
 pub(super) struct MoveFailure {
     pub(super) reason: String,
-    /// Goal by which the slots stay where they are.
+    /// Goal with which the slots stay where they are.
     pub(super) goal: MoveGoal,
 }
 
@@ -81,29 +81,29 @@ pub(super) struct MoveRun<'m> {
     pub(super) kept: Option<KeptRun>,
     /// Leg that the last look has found.
     leg: MoveLeg,
-    /// True if a round found that changes are recorded no more.
+    /// True if a round found that changes which the copy lacks are no longer recorded.
     pub(super) must_copy_again: bool,
-    /// False if the kept source no longer receives changes: a rollback copies anew.
+    /// False if the kept source no longer receives changes: a rollback would copy everything again.
     pub(super) follows_back: bool,
     /// Number of changes that have flowed back.
     pub(super) kept_changes: u64,
     pub(super) failure: Option<MoveFailure>,
     /// True if the slots are back, so that the copy of the other side is deleted.
-    pub(super) settles: bool,
+    pub(super) deletes_other_copy: bool,
     /// True if the next step may wait for replicas.
     awaits_replicas: bool,
     trims: TrimWaits,
 }
 
 impl<'m> MoveRun<'m> {
-    /// Creates the run of a move that is listed so.
+    /// Creates the run of a move from its record in the catalog.
     pub(super) fn new(
         manager: &'m Manager,
         catalog: &'m dyn MoveCatalog,
         record: MoveRecord,
         fences: Arc<FenceTimes>,
     ) -> Self {
-        // Catalogs and shards store it as a signed number.
+        // The highest bit is 0, because catalogs and shards store a signed number.
         let mover = RandomState::new().build_hasher().finish() >> 1;
         Self {
             manager,
@@ -117,14 +117,14 @@ impl<'m> MoveRun<'m> {
             ahead: RoundAhead::default(),
             pace: RoundPace::default(),
             reports: MoveReports::new((catalog, &manager.move_status), record),
-            watch: manager.move_news.watch_orders(),
+            watch: manager.move_announcements.watch_orders(),
             kept: None,
             leg: MoveLeg::FIRST,
             must_copy_again: false,
             follows_back: true,
             kept_changes: 0,
             failure: None,
-            settles: false,
+            deletes_other_copy: false,
             awaits_replicas: false,
             trims: TrimWaits::default(),
         }
@@ -140,16 +140,16 @@ impl<'m> MoveRun<'m> {
         }
         loop {
             let is_urgent = match self.advance().await {
-                Onward::AtOnce => {
+                RunContinuation::AtOnce => {
                     self.reports.explain(None);
                     false
                 }
-                Onward::After(time, reason) => {
+                RunContinuation::After(time, reason) => {
                     self.reports.explain(reason);
                     self.watch.rest(time).await
                 }
-                Onward::Ended => return true,
-                Onward::Superseded => return false,
+                RunContinuation::Ended => return true,
+                RunContinuation::Superseded => return false,
             };
             let had_arrived = self.reports.record().has_arrived();
             if self.reports.keep_current(is_urgent).await.is_err() {
@@ -157,7 +157,7 @@ impl<'m> MoveRun<'m> {
             }
             if !had_arrived && self.reports.record().has_arrived() {
                 // Its place is free for another move.
-                self.manager.move_news.announce();
+                self.manager.move_announcements.announce();
             }
         }
     }
@@ -194,10 +194,10 @@ impl<'m> MoveRun<'m> {
     }
 
     /// Looks at both shards and takes the next step.
-    async fn advance(&mut self) -> Onward {
+    async fn advance(&mut self) -> RunContinuation {
         let sides = match MoveSides::find(self.manager, &self.plan) {
             Ok(sides) => sides,
-            Err(reason) => return Onward::After(REOPEN, Some(reason)),
+            Err(reason) => return RunContinuation::After(REOPEN, Some(reason)),
         };
         // Replicas of files sync only on request.
         let both = [MoveSide::Origin, MoveSide::Destination];
@@ -207,7 +207,7 @@ impl<'m> MoveRun<'m> {
         let looked_at = Utc::now();
         let mut seen = match sides.look(&self.plan, self.leg).await {
             Ok(seen) => seen,
-            Err(reason) => return Onward::After(RETRY, Some(reason)),
+            Err(reason) => return RunContinuation::After(RETRY, Some(reason)),
         };
         self.note(&seen);
         self.reports.lag = self.lag.look(&seen, looked_at, self.follows_back);
@@ -217,19 +217,20 @@ impl<'m> MoveRun<'m> {
             let MoveStep::AwaitConfirmation(side) = step else {
                 return self.act(&sides, &seen, step).await;
             };
-            // What was seen stays true of this position, however far the shard has got.
+            // The state that was read is that of this position, even if the shard has a later one
+            // by now.
             let (position, until) = (seen.shard(side).position, Instant::now() + CONFIRM_MAX);
             if !sides.majority(side).await_confirmation(position, until).await {
                 let shard = sides.shard(side).name();
                 let reason = format!("it waits until a majority of {shard} has its changes");
-                return Onward::After(Duration::ZERO, Some(reason));
+                return RunContinuation::After(Duration::ZERO, Some(reason));
             }
             seen.shards[side.index()].is_confirmed = true;
         }
-        Onward::AtOnce
+        RunContinuation::AtOnce
     }
 
-    /// Notes what a look has found.
+    /// Records the results of a look at both shards.
     fn note(&mut self, seen: &SeenMove) {
         if self.leg != seen.leg {
             self.leg = seen.leg;
@@ -258,7 +259,7 @@ impl<'m> MoveRun<'m> {
     fn decide(&mut self, seen: &SeenMove) -> MoveStep {
         let failed = self.failure.as_ref().map(|failure| failure.goal);
         let goal = failed.unwrap_or_else(|| self.reports.record().goal);
-        let goal = if self.settles { MoveGoal::Settle } else { goal };
+        let goal = if self.deletes_other_copy { MoveGoal::Settle } else { goal };
         let published = published(self.manager, &self.plan, seen);
         let [origin, destination] = &seen.shards;
         let step = next(&MoveObservation {

@@ -23,7 +23,7 @@ use crate::shard::{Majority, PrimaryMoves, Shard};
 
 /// Time limit of a request to a shard.
 pub(super) const CALL_MAX: Duration = Duration::from_secs(5);
-/// Attempts to read both shards in one leg.
+/// Highest number of attempts to read both shards in the same leg.
 const LEGS_MAX: usize = 3;
 
 /// Both shards of a move, origin first.
@@ -89,7 +89,7 @@ impl MoveSides {
         Majority::of(self.shard(side))
     }
 
-    /// Returns the reads of a side.
+    /// Returns the reader of the shard of a side.
     ///
     /// # Errors
     /// A sentence, if the engine distributes rows by itself.

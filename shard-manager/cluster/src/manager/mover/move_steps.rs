@@ -1,7 +1,7 @@
 //! Move steps: carries out the steps of a move, and remembers what a mover must know of them.
 //!
-//! **Invariant:** a mover learns of a request what its simulation learns (`moves`). An answer that
-//! was lost teaches nothing: the next look tells what has happened.
+//! **Invariant:** a mover draws the same conclusions from a response as its simulation (`moves`),
+//! and none from a lost response: the next look at the shards shows what has happened.
 //! **Not here:** the loop (`move_run`), the decision (`moves::mover`), rounds (`copy_steps`).
 
 use std::time::{Duration, Instant};
@@ -16,18 +16,18 @@ use moves::move_row::CopyCursor;
 use moves::observation::{MoveGoal, MoveProgress};
 use moves::refusal::MoveRefusal;
 use moves::request::MoveRequest;
-use moves::step::{MoveRest, MoveStep};
+use moves::step::{MoveStep, WaitReason};
 
 use super::copy_steps::{FLOW_BACK, copy};
 use super::fence_clock::FenceClock;
 use super::move_reports::MoveReports;
-use super::move_run::{MoveFailure, MoveRun, Onward, RETRY};
+use super::move_run::{MoveFailure, MoveRun, RETRY, RunContinuation};
 use super::move_sides::{CALL_MAX, MoveSides, SeenMove};
 use super::publication::publish;
 
 /// Wait after a lock was not free, or a request was refused.
 const BUSY_WAIT: Duration = Duration::from_millis(25);
-/// Batches of a cleaning that are deleted before both shards are looked at again.
+/// Number of batches of a cleaning that are deleted before both shards are looked at again.
 const BATCHES_OF_A_LOOK: usize = 10;
 /// Longest interval at which changes flow back, as a multiple of [`FLOW_BACK`]: it grows with the
 /// number of sources that are kept.
@@ -44,18 +44,18 @@ impl MoveRun<'_> {
         sides: &MoveSides,
         seen: &SeenMove,
         step: MoveStep,
-    ) -> Onward {
+    ) -> RunContinuation {
         match step {
             MoveStep::Send(side, request) => self.request(sides, side, *request).await,
             MoveStep::CopyRound { from } => copy(self, sides, seen, from).await,
             MoveStep::Verify { from } => match seen.shard(from.other()).row.clone() {
                 Some(mut receiver) => self.round(sides, seen, (from, &mut receiver), true).await,
-                None => Onward::AtOnce,
+                None => RunContinuation::AtOnce,
             },
-            MoveStep::AwaitConfirmation(_) => Onward::AtOnce,
+            MoveStep::AwaitConfirmation(_) => RunContinuation::AtOnce,
             MoveStep::NextTerm => match self.take_over().await {
-                Ok(()) => Onward::AtOnce,
-                Err(_superseded) => Onward::Superseded,
+                Ok(()) => RunContinuation::AtOnce,
+                Err(_superseded) => RunContinuation::Superseded,
             },
             MoveStep::Publish(side) => {
                 let floor = sides.token_position(side, seen.shard(side).position);
@@ -67,30 +67,35 @@ impl MoveRun<'_> {
                 match published {
                     Ok(()) => {
                         reach(StopTime::After, "publish");
-                        Onward::AtOnce
+                        RunContinuation::AtOnce
                     }
-                    Err(reason) => Onward::After(RETRY, Some(reason)),
+                    Err(reason) => RunContinuation::After(RETRY, Some(reason)),
                 }
             }
-            MoveStep::Rest(MoveRest::Keeping) => self.keep(seen, REST).await,
-            MoveStep::Rest(MoveRest::Superseded) => Onward::Superseded,
-            MoveStep::Rest(MoveRest::Paused) => {
-                Onward::After(REST, Some("it is paused".to_owned()))
+            MoveStep::Rest(WaitReason::Keeping) => self.keep(seen, REST).await,
+            MoveStep::Rest(WaitReason::Superseded) => RunContinuation::Superseded,
+            MoveStep::Rest(WaitReason::Paused) => {
+                RunContinuation::After(REST, Some("it is paused".to_owned()))
             }
-            MoveStep::Rest(MoveRest::NoMajority) => {
+            MoveStep::Rest(WaitReason::NoMajority) => {
                 let reason = "it waits until a majority of each shard's nodes follows its primary";
-                Onward::After(REST, Some(reason.to_owned()))
+                RunContinuation::After(REST, Some(reason.to_owned()))
             }
-            MoveStep::Rest(MoveRest::OutOfDate) => {
+            MoveStep::Rest(WaitReason::OutOfDate) => {
                 let reason = "the shards disagree: one of the primaries was replaced";
-                Onward::After(RETRY, Some(reason.to_owned()))
+                RunContinuation::After(RETRY, Some(reason.to_owned()))
             }
             MoveStep::End(owner) => self.end(owner).await,
         }
     }
 
     /// Sends a request without rows.
-    async fn request(&mut self, sides: &MoveSides, side: MoveSide, request: MoveRequest) -> Onward {
+    async fn request(
+        &mut self,
+        sides: &MoveSides,
+        side: MoveSide,
+        request: MoveRequest,
+    ) -> RunContinuation {
         let is_fence = matches!(request, MoveRequest::Fence(_));
         if is_fence && let Some(wait) = self.await_fence(side) {
             return wait;
@@ -100,46 +105,50 @@ impl MoveRun<'_> {
             MoveRequest::BeginCleaning(_) | MoveRequest::Clean(_) | MoveRequest::Discard(_)
         );
         if let MoveRequest::Clean(_) = request {
-            // A look at the shard costs more than a batch: it passes over all that was deleted.
+            // A look at the shard costs more than a batch, because it passes over all deleted rows.
             for _ in 1..BATCHES_OF_A_LOOK {
                 match delete(self, sides, side, request.clone()).await {
                     Ok(rest) => tokio::time::sleep(rest).await,
-                    Err(onward) => return onward,
+                    Err(continuation) => return continuation,
                 }
             }
         }
         if deletes {
             let deleted = delete(self, sides, side, request).await;
-            return deleted.map_or_else(|onward| onward, |rest| Onward::After(rest, None));
+            return match deleted {
+                Ok(rest) => RunContinuation::After(rest, None),
+                Err(continuation) => continuation,
+            };
         }
         match self.send(sides, side, request.into()).await {
-            Ok(()) => Onward::AtOnce,
-            Err(onward) => onward,
+            Ok(()) => RunContinuation::AtOnce,
+            Err(continuation) => continuation,
         }
     }
 
     /// Returns the wait before a fence, `None` if it can begin.
-    fn await_fence(&mut self, side: MoveSide) -> Option<Onward> {
+    fn await_fence(&mut self, side: MoveSide) -> Option<RunContinuation> {
         let (shard, now) = (self.plan.shards[side.index()], Instant::now());
         let wait = self.fences.wait(shard, now);
-        let is_away = self.reports.is_away();
-        if wait.is_zero() && !is_away {
+        let is_catalog_unreachable = self.reports.is_catalog_unreachable();
+        if wait.is_zero() && !is_catalog_unreachable {
             self.fences.begin(shard, now);
             return None;
         }
         // Changes that come meanwhile are copied before the fence.
         self.progress.short_rounds = 0;
-        let reason = is_away.then(|| "the catalog does not answer: no fence is begun".to_owned());
-        Some(Onward::After(wait.clamp(BUSY_WAIT, RETRY), reason))
+        let reason = is_catalog_unreachable
+            .then(|| "the catalog does not answer: no fence is begun".to_owned());
+        Some(RunContinuation::After(wait.clamp(BUSY_WAIT, RETRY), reason))
     }
 
-    /// Sends a change, and learns from the answer. The error says how the run goes on.
+    /// Sends a change, and evaluates the response. The error is the continuation of the run.
     pub(super) async fn send(
         &mut self,
         sides: &MoveSides,
         side: MoveSide,
         change: MoveChange,
-    ) -> Result<(), Onward> {
+    ) -> Result<(), RunContinuation> {
         let request = change.request.clone();
         if is_on(Mutation::CommitByClock) && matches!(request, MoveRequest::Commit(..)) {
             // Its fence ends meanwhile.
@@ -172,51 +181,52 @@ impl MoveRun<'_> {
         };
         let name = shard.name();
         Err(match error {
-            MoveChangeError::Refused(MoveRefusal::Superseded { .. }) => Onward::Superseded,
+            MoveChangeError::Refused(MoveRefusal::Superseded { .. }) => RunContinuation::Superseded,
             MoveChangeError::Refused(refusal) => {
-                Onward::After(BUSY_WAIT, Some(format!("{name} refused a step: {refusal}")))
+                RunContinuation::After(BUSY_WAIT, Some(format!("{name} refused a step: {refusal}")))
             }
             MoveChangeError::Busy { holder } => {
-                Onward::After(BUSY_WAIT, Some(format!("{holder} of {name} holds a lock")))
+                RunContinuation::After(BUSY_WAIT, Some(format!("{holder} of {name} holds a lock")))
             }
             MoveChangeError::NoTable { .. } => {
-                Onward::After(RETRY, Some(format!("{name}: {error}")))
+                RunContinuation::After(RETRY, Some(format!("{name}: {error}")))
             }
             MoveChangeError::Unsupported => self.fail(format!("{name}: {error}")).await,
             MoveChangeError::Failed { error, .. } => {
-                Onward::After(RETRY, Some(format!("{name} did not carry out a step: {error}")))
+                let reason = format!("{name} did not carry out a step: {error}");
+                RunContinuation::After(RETRY, Some(reason))
             }
         })
     }
 
     /// Waits until the time of keeping is over; `pause` is the time until the next look.
-    pub(super) async fn keep(&mut self, seen: &SeenMove, pause: Duration) -> Onward {
+    pub(super) async fn keep(&mut self, seen: &SeenMove, pause: Duration) -> RunContinuation {
         let record = self.reports.record();
         if record.goal == MoveGoal::Back && seen.leg.target() == MoveSide::Origin {
-            // The slots are back, and the copy of the destination is not needed any more.
-            self.settles = true;
-            return Onward::AtOnce;
+            // The slots are back, and the copy of the destination is no longer needed.
+            self.deletes_other_copy = true;
+            return RunContinuation::AtOnce;
         }
         let Some(owned_at) = record.owned_at else {
             // The catalog stores the time with the report of this phase.
-            return Onward::After(BUSY_WAIT, None);
+            return RunContinuation::After(BUSY_WAIT, None);
         };
         let keep = TimeDelta::from_std(record.new.keep).unwrap_or(TimeDelta::MAX);
         let left = owned_at.checked_add_signed(keep).map(|end| end - Utc::now());
         let left = left.map_or(Duration::MAX, |left| left.to_std().unwrap_or(Duration::ZERO));
         if left.is_zero() {
             self.reports.order(MoveOrder::Settle).await;
-            return Onward::After(BUSY_WAIT, None);
+            return RunContinuation::After(BUSY_WAIT, None);
         }
-        let news = &self.manager.move_news;
-        self.kept.get_or_insert_with(|| news.count_kept());
+        let announcements = &self.manager.move_announcements;
+        self.kept.get_or_insert_with(|| announcements.count_kept());
         // Many kept sources together cause no more work than a few.
-        let together = FLOW_BACK * news.kept().min(FLOW_BACK_PARTS) as u32;
-        Onward::After(left.min(pause.max(together)), None)
+        let together = FLOW_BACK * announcements.kept().min(FLOW_BACK_PARTS) as u32;
+        RunContinuation::After(left.min(pause.max(together)), None)
     }
 
     /// Gives the move up: the slots stay where they are.
-    pub(super) async fn fail(&mut self, reason: String) -> Onward {
+    pub(super) async fn fail(&mut self, reason: String) -> RunContinuation {
         let id = self.reports.record().name();
         tracing::error!(id, reason, "a move cannot be carried out");
         let goal = match self.reports.record().goal {
@@ -224,15 +234,15 @@ impl MoveRun<'_> {
             MoveGoal::Back | MoveGoal::Forward | MoveGoal::Settle => MoveGoal::Back,
         };
         if goal == MoveGoal::Back {
-            // A mover that takes over does not try again.
+            // Stored, so that a mover that takes over does not try again.
             self.reports.order(MoveOrder::Cancel).await;
         }
         self.failure = Some(MoveFailure { reason: reason.clone(), goal });
-        Onward::After(Duration::ZERO, Some(reason))
+        RunContinuation::After(Duration::ZERO, Some(reason))
     }
 
     /// Reports the end of the move.
-    async fn end(&mut self, owner: Option<MoveSide>) -> Onward {
+    async fn end(&mut self, owner: Option<MoveSide>) -> RunContinuation {
         let is_moved = self.reports.record().owned_at.is_some();
         let failure = self.failure.as_ref().map(|failure| failure.reason.clone());
         let (phase, reason) = match (failure, owner) {
@@ -251,10 +261,10 @@ impl MoveRun<'_> {
                 reach(StopTime::After, "end");
                 let id = self.reports.record().name();
                 tracing::info!(id, phase = phase.name(), "a move has ended");
-                Onward::Ended
+                RunContinuation::Ended
             }
-            Ok(false) => Onward::After(RETRY, None),
-            Err(_superseded) => Onward::Superseded,
+            Ok(false) => RunContinuation::After(RETRY, None),
+            Err(_superseded) => RunContinuation::Superseded,
         }
     }
 }
@@ -266,7 +276,7 @@ async fn delete(
     sides: &MoveSides,
     side: MoveSide,
     request: MoveRequest,
-) -> Result<Duration, Onward> {
+) -> Result<Duration, RunContinuation> {
     let begun = Instant::now();
     run.send(sides, side, request.into()).await?;
     run.reports.count_batch();
@@ -274,7 +284,7 @@ async fn delete(
     Ok(run.copy_pace.rest_of_deletion(sides.other_writes(), now - begun, now))
 }
 
-/// Notes the time for which writes waited, if the answer to a request ends a fence.
+/// Records the time for which writes waited, if the response to a request ends a fence.
 fn note_hold(
     reports: &mut MoveReports<'_>,
     fences: &mut FenceClock,
@@ -333,7 +343,7 @@ fn is_rejected(answer: &Result<(), MoveChangeError>) -> bool {
     matches!(answer, Err(MoveChangeError::Refused(_) | MoveChangeError::Busy { .. }))
 }
 
-/// Notes what an answer means for the decisions of a mover.
+/// Records the conclusions from a response for later decisions of the mover.
 fn learn(
     progress: &mut MoveProgress,
     side: MoveSide,
@@ -349,7 +359,7 @@ fn learn(
             progress.short_rounds = 0;
             progress.is_fenced = false;
         }
-        // Not at once again, if a lock was not free.
+        // If a lock was not free, the request is repeated only after a further round.
         MoveRequest::Trim(_, applied) => progress.trimmed = Some(applied.round),
         MoveRequest::Prepare(_)
         | MoveRequest::Trace(_)

@@ -1,17 +1,17 @@
 //! Phases: the phase of a move, from what its mover sees and the step that it takes next.
 //!
-//! **Not here:** the decision about a step (`moves::mover`), which looks at no phase.
+//! **Not here:** the decision about a step (`moves::mover`), which does not depend on the phase.
 
 use engine::move_record::MovePhase;
 use moves::identity::MoveSide;
 use moves::move_row::CopyCursor;
 use moves::observation::{MoveGoal, SlotsState};
 use moves::request::MoveRequest;
-use moves::step::{MoveRest, MoveStep};
+use moves::step::{MoveStep, WaitReason};
 
 use super::move_sides::SeenMove;
 
-/// Returns the phase of a move that goes on with this step.
+/// Returns the phase of a move whose next step this is.
 pub(super) fn phase_of(
     seen: &SeenMove,
     step: &MoveStep,
@@ -45,7 +45,7 @@ pub(super) fn phase_of(
 }
 
 fn keeping() -> MoveStep {
-    MoveStep::Rest(MoveRest::Keeping)
+    MoveStep::Rest(WaitReason::Keeping)
 }
 
 fn is_fence(step: &MoveStep) -> bool {

@@ -15,8 +15,8 @@ use moves::observation::{MovePlan, SlotsState};
 use super::move_sides::{CALL_MAX, SeenMove};
 use crate::manager::Manager;
 
-/// Returns the side that the newest map names as owner; of slots with different owners the side
-/// that does not have them, so that they are published.
+/// Returns the side that the newest map names as owner. If the map names different owners for the
+/// slots, returns the side that does not own them, so that the other one is published.
 pub(super) fn published(manager: &Manager, plan: &MovePlan, seen: &SeenMove) -> MoveSide {
     let map = manager.shards().newest_map();
     let owns = |side: MoveSide| {
@@ -61,7 +61,7 @@ pub(super) async fn publish(
             updated.map_err(|error| failed(error.to_string()))
         }
         Ok(Err(error)) => {
-            // It may be in force all the same.
+            // The change may be in force nevertheless.
             let soon = Instant::now() + Duration::from_secs(1);
             if let Err(error) = manager.backend.update_map(map.epoch() + 1, soon).await {
                 tracing::debug!(%error, "the catalog has no newer shard map");

@@ -32,8 +32,8 @@ impl Default for TrimWaits {
 }
 
 impl TrimWaits {
-    /// Waits a little for the replicas of the side that receives, if recorded changes can be
-    /// deleted then.
+    /// Waits briefly for the replicas of the side that receives, if recorded changes can be deleted
+    /// then.
     pub(super) async fn await_confirmation(
         &mut self,
         sides: &MoveSides,

@@ -1,4 +1,4 @@
-//! Decision: what has become of the steps of a rebalance, and the moves that begin next.
+//! Decision: the state of each step of a rebalance, and the moves that begin next.
 //!
 //! **Invariant:** the decision depends on the listed moves and the map only, so that every router
 //! comes to the same one.
@@ -37,7 +37,7 @@ impl Decision {
             if step.status.state.has_ended() {
                 return step.status.clone();
             }
-            // The latest first: an earlier one of the same slots has ended.
+            // The latest move comes first: an earlier one of the same slots has ended.
             let is_of = |listed: &&&MoveRecord| is_of_step(listed, &step.plan);
             match own.iter().find(is_of) {
                 Some(found) => under_way(found),
@@ -56,7 +56,7 @@ impl Decision {
         Self { statuses, next }
     }
 
-    /// Returns the steps that the catalog lists in another way.
+    /// Returns the steps whose status differs from the one in the catalog, with their status.
     pub(super) fn changed(&self, record: &RebalanceRecord) -> Vec<(usize, StepStatus)> {
         let both = self.statuses.iter().zip(&record.steps).enumerate();
         let changed = both.filter(|(_, (status, step))| **status != step.status);
@@ -68,8 +68,8 @@ impl Decision {
         self.statuses.iter().all(|status| status.state.has_ended())
     }
 
-    /// Returns the number of moves of the steps that have not ended, also of those whose source is
-    /// only kept.
+    /// Returns the number of moves of the steps that have not ended, including those whose source
+    /// is only kept.
     pub(super) fn open_moves(&self, moves: &[MoveRecord]) -> usize {
         let is_own = |id| self.statuses.iter().any(|status| status.move_id == Some(id));
         moves.iter().filter(|open| !open.phase.has_ended() && is_own(open.id)).count()
@@ -132,7 +132,7 @@ fn not_begun(
     if gives_up {
         return ended(StepState::Cancelled, "it had not begun".to_owned());
     }
-    // The source may be about to get them by another move.
+    // The source may be about to get the slots by another move.
     let is_foreign = |slot: &Slot| planned[slot.index()] != plan.from;
     let foreign: SlotSet = plan.slots.iter().filter(is_foreign).collect();
     if foreign.is_empty() {
@@ -142,7 +142,7 @@ fn not_begun(
     ended(StepState::Skipped, format!("{name} does not own the slots {foreign} any more"))
 }
 
-/// Returns the steps whose shards are free, in their order.
+/// Returns the indices of the planned steps whose shards are free, in order.
 fn next(record: &RebalanceRecord, statuses: &[StepStatus], moves: &[MoveRecord]) -> Vec<usize> {
     let is_busy = |open: &&MoveRecord| !open.phase.has_ended() && open.phase != MovePhase::Keeping;
     let busy = moves.iter().filter(is_busy);

@@ -41,7 +41,7 @@ pub(super) struct Planned {
     pub(super) group: Option<GroupNumber>,
     pub(super) plan: SlotPlan,
     pub(super) map: Arc<ShardMap>,
-    /// Reasons why it cannot begin now.
+    /// Reasons why the rebalance cannot begin now.
     pub(super) refusals: Vec<String>,
     rate: Option<u32>,
 }
@@ -66,12 +66,12 @@ impl Planned {
     }
 }
 
-/// Owners of the slots once the moves that go on have ended as they should.
+/// Owners of the slots after all moves in progress have reached their goals.
 #[derive(Clone, Debug)]
 pub struct PlannedSlots {
     /// Owner of every slot, in slot order.
     pub(in crate::manager) owners: Vec<ShardNumber>,
-    /// Slots of these moves.
+    /// Slots of the moves in progress.
     moving: SlotSet,
 }
 
@@ -189,7 +189,8 @@ impl<'m> RebalancePlans<'m> {
         }
         let mut plans = Vec::new();
         for (number, group) in map.groups().iter().filter(|group| covers(wanted, group.0)) {
-            // A placement of the request is that of one group; without one, each group has its own.
+            // A placement in the request applies to one group; without one, each group keeps its
+            // own.
             let goal = match (&goal, &draft.goal) {
                 (PlanGoal::Placement(_), DraftGoal::Placement(None)) => {
                     PlanGoal::Placement(group.placement.clone())
@@ -253,7 +254,7 @@ impl<'m> RebalancePlans<'m> {
             PlanGoal::Slots => plan_by_slots(scene)?,
             PlanGoal::Placement(placement) => plan_by_placement(scene, map, placement)?,
             PlanGoal::Balance(balance_by) => {
-                // Even if the load is too small for an advice.
+                // Determines the needed moves, even if the load is too small for an advice.
                 let even = plan_by_slots(scene)?;
                 let advice = self.advice(*balance_by, (map, open), (scene.sizes, group)).await?;
                 SlotPlan { needed: even.needed, ..plan_of_advice(scene, &advice) }

@@ -66,7 +66,7 @@ fn a_shard_gives_one_move_and_takes_one_and_four_run_at_a_time() {
     assert_eq!(states(&decision), [StepState::Planned; 5]);
     let moving = [listed(&record, 0, MovePhase::Copying)];
     assert_eq!(Decision::of(&record, &moving, &map()).next, [3, 4]);
-    // A move of another cause takes its place as well, also before it has begun.
+    // A move outside the rebalance takes its place as well, even before it has begun.
     let mut foreign = listed(&record, 3, MovePhase::Planned);
     foreign.rebalance = None;
     foreign.new.slots = [Slot::new(5_000).expect("a slot")].into_iter().collect();
@@ -103,7 +103,7 @@ fn the_state_of_a_step_is_that_of_its_latest_move() {
 }
 
 #[test]
-fn a_move_that_has_failed_holds_up_no_other_and_is_told_at_the_end() {
+fn a_failed_move_does_not_block_others_and_is_reported_at_the_end() {
     let mut record = rebalance(vec![step(0, 3, 0), step(0, 3, 1)]);
     let failed = [listed(&record, 0, MovePhase::Failed)];
     let decision = Decision::of(&record, &failed, &map());
@@ -133,7 +133,7 @@ fn slots_that_have_another_owner_meanwhile_are_left_where_they_are() {
     );
     let reason = decision.statuses[0].reason.as_deref();
     assert_eq!(reason, Some("shard1 does not own the slots 0 any more"));
-    // A move that goes on brings the slots to the source of the step.
+    // A move in progress brings the slots to the source of the step.
     let arriving = NewMove {
         slots: slots(0).clone(),
         source: ShardNumber(2),

@@ -1,7 +1,7 @@
-//! Standing: the check that the caller of a long request may still send it, as long bodies are read
-//! and streams are sent.
+//! Caller recheck: the repeated check that the caller of a long request still has its rights, while
+//! a long body is read or a stream is sent.
 //!
-//! **Invariant:** a caller that was revoked, denied or has expired goes on for one more chunk or
+//! **Invariant:** a caller that was revoked, denied or has expired continues for one more chunk or
 //! second at most.
 //! **Not here:** the decision at the beginning of a request (`gate`).
 
@@ -20,9 +20,9 @@ use super::scopes::{self, ROWS, RouteNeed};
 use crate::problem::{Code, Problem};
 
 /// Caller of a long request; nothing is checked without access control.
-pub struct CallerStanding(Option<Box<Standing>>);
+pub struct CallerRecheck(Option<Box<CheckedCaller>>);
 
-struct Standing {
+struct CheckedCaller {
     gate: Arc<AccessGate>,
     credentials: KeptCredentials,
     certificate: Option<Arc<ClientCertificate>>,
@@ -31,8 +31,8 @@ struct Standing {
     began_with: Option<(AccessRole, Tenants)>,
 }
 
-impl CallerStanding {
-    /// Returns the standing of the caller of a request that was admitted.
+impl CallerRecheck {
+    /// Returns the check of the caller of a request that was admitted.
     pub fn of(gate: Option<&Arc<AccessGate>>, request: &HttpRequest) -> Self {
         let Some(gate) = gate.filter(|gate| gate.is_enforced()) else { return Self(None) };
         let row = scopes::find(request.match_info().as_str(), request.method());
@@ -40,7 +40,7 @@ impl CallerStanding {
         let current = gate.authenticator.get();
         let role = current.snapshot().role(&caller.role).map(|role| role.role().clone());
         let tenants = Tenants::parse(caller.rights.tenants().iter().map(|tenant| &**tenant));
-        Self(Some(Box::new(Standing {
+        Self(Some(Box::new(CheckedCaller {
             gate: Arc::clone(gate),
             credentials: gate.sessions.keep_credentials(request),
             certificate: gate.certificate(request).cloned(),
@@ -54,22 +54,22 @@ impl CallerStanding {
         self.0.is_none()
     }
 
-    /// Checks that the caller may go on with the rights with which it began.
+    /// Checks that the caller still has the rights with which the request began.
     ///
     /// # Errors
     /// The problem with which the request ends.
     pub fn check(&self) -> Result<(), Problem> {
-        let Some(standing) = &self.0 else { return Ok(()) };
-        let caller = standing.gate.recheck(
-            standing.credentials.borrow(),
-            standing.certificate.as_deref(),
-            standing.need,
+        let Some(checked) = &self.0 else { return Ok(()) };
+        let caller = checked.gate.recheck(
+            checked.credentials.borrow(),
+            checked.certificate.as_deref(),
+            checked.need,
         )?;
-        standing.check_rights(&caller)
+        checked.check_rights(&caller)
     }
 }
 
-impl Standing {
+impl CheckedCaller {
     /// Refuses a caller whose grants were reduced: the request has begun with the former ones.
     fn check_rights(&self, caller: &Caller) -> Result<(), Problem> {
         let Some((role, tenants)) = &self.began_with else { return Ok(()) };

@@ -1,5 +1,5 @@
-//! Operator desk: queue of an operator's commands for the shards, slots, moves and rebalances of a
-//! running cluster, between the control socket of the process and the part that carries them out.
+//! Operator queue: an operator's commands for the shards, slots, moves and rebalances of a running
+//! cluster, between the control socket of the process and the part that carries them out.
 //!
 //! **Not here:** the socket (`sqlite`), the changes (`cluster`).
 
@@ -27,9 +27,9 @@ const SHARDS_MAX: Duration = Duration::from_secs(60);
 const MOVES_MAX: Duration = Duration::from_secs(10);
 /// Longest time for a request about rebalances: shards report their sizes.
 const REBALANCES_MAX: Duration = Duration::from_secs(20);
-/// Time for which a sender waits after the longest time.
+/// Additional time for which a sender waits for the outcome.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Highest number of commands that wait or are carried out.
+/// Maximum number of commands that wait, and of commands that are carried out at the same time.
 pub const COMMANDS_MAX: usize = 4;
 
 /// Change of slots that an operator requests.
@@ -108,7 +108,7 @@ pub enum OperatorRequest {
 
 /// Outcome of a request that was carried out.
 #[derive(Clone, Debug, PartialEq)]
-pub enum OperatorAnswer {
+pub enum OperatorResponse {
     /// The change was made.
     Changed,
     /// The moves that the request is about.
@@ -136,12 +136,12 @@ impl OperatorRequest {
 pub struct OperatorCommand {
     /// The request.
     pub request: OperatorRequest,
-    answer: std::sync::mpsc::SyncSender<Result<OperatorAnswer, String>>,
+    answer: std::sync::mpsc::SyncSender<Result<OperatorResponse, String>>,
 }
 
 impl OperatorCommand {
     /// Reports the outcome; an error is a sentence for the operator.
-    pub fn answer(self, outcome: Result<OperatorAnswer, String>) {
+    pub fn answer(self, outcome: Result<OperatorResponse, String>) {
         // The sender may have stopped waiting.
         let _ = self.answer.try_send(outcome);
     }
@@ -149,20 +149,20 @@ impl OperatorCommand {
 
 /// Queue of commands.
 #[derive(Debug)]
-pub struct OperatorDesk {
+pub struct OperatorQueue {
     commands: Sender<OperatorCommand>,
-    /// The receiver, until [`OperatorDesk::open`] takes it.
+    /// The receiver, until [`OperatorQueue::open`] takes it.
     waiting: Mutex<Option<Receiver<OperatorCommand>>>,
 }
 
-impl Default for OperatorDesk {
+impl Default for OperatorQueue {
     fn default() -> Self {
         let (commands, waiting) = channel(COMMANDS_MAX);
         Self { commands, waiting: Mutex::new(Some(waiting)) }
     }
 }
 
-impl OperatorDesk {
+impl OperatorQueue {
     /// Returns the receiver of commands; `None` if it was taken before.
     pub fn open(&self) -> Option<Receiver<OperatorCommand>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -172,7 +172,7 @@ impl OperatorDesk {
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn command(&self, request: OperatorRequest) -> Result<OperatorAnswer, String> {
+    pub fn command(&self, request: OperatorRequest) -> Result<OperatorResponse, String> {
         let is_closed = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         if is_closed {
             return Err(closed(&request).to_owned());
@@ -202,13 +202,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_answered_by_the_part_that_opened_the_desk() {
-        let desk = OperatorDesk::default();
+    fn a_command_is_answered_by_the_part_that_opened_the_queue() {
+        let queue = OperatorQueue::default();
         let release = || OperatorRequest::Slots(SlotSet::full(), SlotAction::Release);
-        assert!(desk.command(release()).is_err(), "it is closed");
-        let mut commands = desk.open().expect("the receiver");
+        assert!(queue.command(release()).is_err(), "it is closed");
+        let mut commands = queue.open().expect("the receiver");
         std::thread::scope(|scope| {
-            let sent = scope.spawn(|| desk.command(release()));
+            let sent = scope.spawn(|| queue.command(release()));
             let command = commands.blocking_recv().expect("a command");
             assert_eq!(command.request, release());
             command.answer(Err("not now".to_owned()));

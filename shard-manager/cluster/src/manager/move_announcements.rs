@@ -1,5 +1,6 @@
-//! Move news: announcements inside a process that a move was begun or an order was given, so that
-//! the mover need not wait for its next look; and the mover's knowledge that this process leads.
+//! Move announcements: announcements inside a process that a move was begun or an order was given,
+//! so that the mover need not wait until it next reads the catalog; and the mover's knowledge that
+//! this process leads.
 //!
 //! **Not here:** orders for moves (`moves`), the mover (`mover`). Other processes find orders in
 //! the catalog.
@@ -12,18 +13,18 @@ use tokio::sync::watch;
 
 /// Announcements of orders for moves.
 #[derive(Debug)]
-pub(super) struct MoveNews {
+pub(super) struct MoveAnnouncements {
     /// Number of announcements.
     news: watch::Sender<u64>,
-    /// Number of orders for moves. Runs of moves wake after these only: there may be many, of which
-    /// most only keep their source.
+    /// Number of orders for moves. Only orders wake the runs of moves: there may be many runs, most
+    /// of which only keep their source.
     orders: watch::Sender<u64>,
     leads: AtomicBool,
     /// Number of runs that keep their source.
     kept: Arc<AtomicUsize>,
 }
 
-/// Run of a move that keeps its source, as long as this exists.
+/// Guard that counts a run that keeps its source, until it is dropped.
 #[derive(Debug)]
 pub(super) struct KeptRun(Arc<AtomicUsize>);
 
@@ -37,16 +38,16 @@ impl Drop for KeptRun {
 #[derive(Clone, Debug)]
 pub(super) struct MoveWatch(watch::Receiver<u64>);
 
-impl Default for MoveNews {
+impl Default for MoveAnnouncements {
     fn default() -> Self {
         let (news, orders) = (watch::Sender::new(0), watch::Sender::new(0));
         Self { news, orders, leads: AtomicBool::new(false), kept: Arc::default() }
     }
 }
 
-impl MoveNews {
-    /// Announces that a move, a rebalance or a change of an index has begun, or that a place is
-    /// free.
+impl MoveAnnouncements {
+    /// Announces that a move, a rebalance or a change of an index has begun, or that a waiting move
+    /// may begin.
     pub(super) fn announce(&self) {
         self.news.send_modify(|news| *news += 1);
     }
@@ -78,15 +79,15 @@ impl MoveNews {
         self.kept.load(Ordering::Acquire)
     }
 
-    /// Notes whether the catalog lets this process lead. Only the mover asks it, because it must
-    /// learn of each loss.
+    /// Records whether the catalog lets this process lead. Only the mover requests the lead,
+    /// because it must notice each loss of it.
     pub(super) fn set_leading(&self, leads: bool) {
         if self.leads.swap(leads, Ordering::AcqRel) != leads {
             self.announce();
         }
     }
 
-    /// Returns true if the catalog let this process lead when the mover asked it last.
+    /// Returns true if the catalog let this process lead when the mover last requested it.
     pub(super) fn leads(&self) -> bool {
         self.leads.load(Ordering::Acquire)
     }

@@ -1,4 +1,5 @@
-//! Doubts: wrong rows found by comparing the copies of a shard, and the consequences for requests.
+//! Copy faults: wrong rows found by comparing the copies of a shard, and the consequences for
+//! requests.
 //!
 //! **Invariant:** a copy is called wrong only if more than half of at least three copies agree on
 //! other rows, or if its file contradicts itself and the file of another copy does not.
@@ -10,17 +11,17 @@ use std::sync::{Mutex, PoisonError};
 
 use model::reason::Reason;
 
-/// Doubt about one copy.
+/// Fault of one copy, proven or possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Doubt {
+pub enum CopyFault {
     /// Another copy has other rows, and it is unknown which are right.
     Unsettled,
     /// Some of its rows are wrong.
     Wrong,
 }
 
-impl Doubt {
-    /// Reason that health reports for this doubt.
+impl CopyFault {
+    /// Reason that health reports for this fault.
     pub fn reason(self, copy: usize) -> Reason {
         match self {
             Self::Unsettled => Reason::CopiesDiffer,
@@ -53,47 +54,47 @@ pub fn judge(copies: &[(usize, Option<u128>)]) -> CopyVerdict {
     }
 }
 
-/// Doubts about the copies of one shard: index 0 is the primary, replicas start at 1.
+/// Faults of the copies of one shard: index 0 is the primary, replicas start at 1.
 #[derive(Debug, Default)]
-pub struct Doubts {
+pub struct CopyFaults {
     /// True if rows of the primary are wrong; requests check only this.
     primary_is_wrong: AtomicBool,
-    copies: Mutex<BTreeMap<usize, Doubt>>,
+    copies: Mutex<BTreeMap<usize, CopyFault>>,
     passes: AtomicU64,
     differences: AtomicU64,
 }
 
-impl Doubts {
-    /// True if rows of the primary are wrong: reads of it, and writes that depend on its rows, are
-    /// refused.
+impl CopyFaults {
+    /// Returns true if rows of the primary are wrong: reads of it, and writes that depend on its
+    /// rows, are refused.
     #[inline]
     pub fn is_primary_wrong(&self) -> bool {
         self.primary_is_wrong.load(Ordering::Acquire)
     }
 
-    /// Returns the doubt about a copy.
-    pub fn about(&self, copy: usize) -> Option<Doubt> {
+    /// Returns the fault of a copy.
+    pub fn about(&self, copy: usize) -> Option<CopyFault> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner).get(&copy).copied()
     }
 
-    /// Returns all doubts, by copy.
-    pub fn all(&self) -> BTreeMap<usize, Doubt> {
+    /// Returns all faults, by copy.
+    pub fn all(&self) -> BTreeMap<usize, CopyFault> {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records the findings of a pass; a pass over `all` rows replaces earlier findings. Returns
     /// true if any is new.
-    pub fn note(&self, found: &BTreeMap<usize, Doubt>, all: bool) -> bool {
+    pub fn note(&self, found: &BTreeMap<usize, CopyFault>, all: bool) -> bool {
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
         let before = copies.clone();
         if all {
             copies.clear();
         }
-        for (&copy, &doubt) in found {
-            let known = copies.entry(copy).or_insert(doubt);
-            *known = doubt.max(*known);
+        for (&copy, &fault) in found {
+            let known = copies.entry(copy).or_insert(fault);
+            *known = fault.max(*known);
         }
-        let is_wrong = copies.get(&0) == Some(&Doubt::Wrong);
+        let is_wrong = copies.get(&0) == Some(&CopyFault::Wrong);
         self.primary_is_wrong.store(is_wrong, Ordering::Release);
         *copies != before
     }
@@ -133,13 +134,13 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_stays_until_all_rows_were_compared_again() {
-        let doubts = Doubts::default();
-        assert!(doubts.note(&BTreeMap::from([(0, Doubt::Wrong)]), true));
-        assert!(doubts.is_primary_wrong());
-        assert!(!doubts.note(&BTreeMap::from([(0, Doubt::Unsettled)]), false));
-        assert_eq!(doubts.about(0), Some(Doubt::Wrong));
-        assert!(doubts.note(&BTreeMap::new(), true));
-        assert!(!doubts.is_primary_wrong() && doubts.about(0).is_none());
+    fn a_fault_stays_until_all_rows_were_compared_again() {
+        let faults = CopyFaults::default();
+        assert!(faults.note(&BTreeMap::from([(0, CopyFault::Wrong)]), true));
+        assert!(faults.is_primary_wrong());
+        assert!(!faults.note(&BTreeMap::from([(0, CopyFault::Unsettled)]), false));
+        assert_eq!(faults.about(0), Some(CopyFault::Wrong));
+        assert!(faults.note(&BTreeMap::new(), true));
+        assert!(!faults.is_primary_wrong() && faults.about(0).is_none());
     }
 }

@@ -1,7 +1,7 @@
-//! Answers: the problems of requests that access control refuses.
+//! Access problems: the problems of requests that access control refuses.
 //!
-//! **Invariant:** unknown, wrong and revoked credentials get the same answer. An answer names the
-//! missing right, never a key, a secret or a row.
+//! **Invariant:** unknown, wrong and revoked credentials get the same response. A response names
+//! the missing right, never a key, a secret or a row.
 //! **Not here:** the decision (`gate`).
 
 use std::time::Duration;
@@ -16,23 +16,23 @@ use crate::problem::{Code, Problem};
 
 const HOW: &str = "send the header Authorization: Bearer with an API key or a token";
 
-/// Returns the answer to a request that needs credentials and has none.
+/// Returns the problem for a request that needs credentials and has none.
 pub fn missing() -> Problem {
     challenge("this request needs credentials", CHALLENGE).hint(HOW)
 }
 
-/// Returns the answer to credentials that are neither a key nor a token.
+/// Returns the problem for credentials that are neither a key nor a token.
 pub fn unreadable() -> Problem {
     challenge("Authorization is not Bearer with a key or a token", INVALID).hint(HOW)
 }
 
-/// Returns the answer to a client certificate that identifies no caller.
+/// Returns the problem for a client certificate that identifies no caller.
 pub fn certificate(detail: &str) -> Problem {
     challenge(detail, INVALID)
         .hint("connect with a certificate of a client, or without one and with a key")
 }
 
-/// Returns the answer to credentials that were refused.
+/// Returns the problem for credentials that were refused.
 pub fn refused(error: AuthError) -> Problem {
     let detail = error.to_string();
     match error.outcome() {
@@ -48,7 +48,7 @@ pub fn refused(error: AuthError) -> Problem {
     }
 }
 
-/// Returns the answer to a session of a browser that was refused.
+/// Returns the problem for a session of a browser that was refused.
 pub fn refused_session(error: AuthError) -> Problem {
     const AGAIN: &str = "log in again: POST /api/session";
     match error.outcome() {
@@ -58,31 +58,31 @@ pub fn refused_session(error: AuthError) -> Problem {
     }
 }
 
-/// Returns the answer to a login with a token.
+/// Returns the problem for a login with a token.
 pub fn token_login() -> Problem {
     challenge("a session begins with an API key, and this is none", INVALID)
         .hint("send a key (tsr_…); a token is sent with each request, in Authorization: Bearer")
 }
 
-/// Returns the answer to a change that a browser sent with nothing but its session.
+/// Returns the problem for a change that a browser sent with nothing but its session.
 pub fn session_change() -> Problem {
     Problem::new(Code::TSR403, "the session of a browser permits GET and HEAD only").hint(HOW)
 }
 
-/// Returns the answer to a request that is refused for a time.
+/// Returns the problem for a request that is refused until some time has passed.
 pub fn limited(detail: &str, wait: Duration) -> Problem {
     Problem::new(Code::TSR429, detail)
         .hint("send again after Retry-After")
         .header(RETRY_AFTER, headers::retry_after(wait).to_string())
 }
 
-/// Returns the answer to a caller who lacks a right.
+/// Returns the problem for a caller that lacks a right.
 pub fn forbidden(denied: &Denied) -> Problem {
     Problem::new(Code::TSR403, denied.to_string())
         .hint("GET /api/access/me lists what this caller may do")
 }
 
-/// Returns the answer to a caller whose role has no grant at all.
+/// Returns the problem for a caller whose role has no grant at all.
 pub fn without_grants() -> Problem {
     Problem::new(Code::TSR403, "this caller's role has no grant on any table")
         .hint("GET /api/access/me lists what this caller may do")

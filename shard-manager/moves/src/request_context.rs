@@ -1,8 +1,8 @@
-//! Scene: the facts of the shard's node in the transaction of a request, and the work on rows that
-//! belongs to the same transaction.
+//! Request context: the facts of the shard's node in the transaction of a request, and the work on
+//! rows that belongs to the same transaction.
 //!
-//! **Invariant:** all facts are read after the fence lock was taken exclusively, so they contain
-//! every write that was accepted before.
+//! **Invariant:** all facts are read after the locks of the request were taken. If the request
+//! takes the fence lock, they contain every write that was accepted before.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::rules::MoveRules;
 
 /// Facts of the node that runs a request.
 #[derive(Clone, Copy)]
-pub struct Scene<'a> {
+pub struct RequestContext<'a> {
     /// Timeline and insert position of the node.
     pub position: Position,
     /// Time of the node's clock, in milliseconds.
@@ -25,16 +25,16 @@ pub struct Scene<'a> {
     pub rules: MoveRules,
 }
 
-impl fmt::Debug for Scene<'_> {
+impl fmt::Debug for RequestContext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scene").field("position", &self.position).finish_non_exhaustive()
+        f.debug_struct("RequestContext").field("position", &self.position).finish_non_exhaustive()
     }
 }
 
 /// Effect of a request that was carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MoveEffect {
-    /// The result was there already. Nothing has changed.
+    /// The shard was in the resulting state already. Nothing has changed.
     Repeated,
     /// The metadata have changed. The engine does this work in the same transaction.
     Changed(RowWork),
@@ -43,7 +43,7 @@ pub enum MoveEffect {
 /// Work of the engine on rows and recorded changes of the move's slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowWork {
-    /// None.
+    /// No work.
     None,
     /// All rows of the slots are deleted.
     DeleteRows,

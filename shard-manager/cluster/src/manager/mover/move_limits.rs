@@ -1,7 +1,7 @@
-//! Move places: the limits of moves that run at the same time, and the moves that wait for others.
+//! Move limits: the limits of moves that run at the same time, and the moves that wait for others.
 //!
 //! **Invariant:** a shard gives slots in one move and takes slots in one at a time. Moves whose
-//! source is only kept have no place: they wait for their time to pass.
+//! source is only kept take no place: they wait until the time of keeping is over.
 //! **Not here:** the order of moves (the catalog lists them by their beginning).
 
 use std::collections::BTreeSet;
@@ -11,26 +11,26 @@ use model::topology::ShardNumber;
 use moves::identity::MoveId;
 use moves::observation::MoveGoal;
 
-/// Number of moves of a cluster at a time.
+/// Highest number of moves of a cluster that are under way at the same time.
 pub(in crate::manager) const MOVES: usize = 4;
 
-/// Places that moves have taken.
+/// Limits of moves that run at the same time, and the places that moves have taken.
 #[derive(Debug, Default)]
-pub(super) struct MovePlaces {
+pub(super) struct MoveLimits {
     taken: Vec<(String, ShardNumber, ShardNumber)>,
 }
 
-impl MovePlaces {
+impl MoveLimits {
     /// Returns the places of the moves that are under way. `running` are the moves that have begun
-    /// here, also if the catalog still lists them as planned.
+    /// here, even if the catalog still lists them as planned.
     pub(super) fn of(records: &[MoveRecord], running: &BTreeSet<MoveId>) -> Self {
-        let mut places = Self::default();
+        let mut limits = Self::default();
         let has_place = |record: &&MoveRecord| {
             let has_begun = record.phase != MovePhase::Planned || running.contains(&record.id);
             !record.phase.has_ended() && record.phase != MovePhase::Keeping && has_begun
         };
-        records.iter().filter(has_place).for_each(|record| places.add(record));
-        places
+        records.iter().filter(has_place).for_each(|record| limits.add(record));
+        limits
     }
 
     /// Takes a place for a move, unless it has begun and needs none.
@@ -85,24 +85,24 @@ mod tests {
     fn a_shard_gives_one_move_and_takes_one_at_a_time() {
         let running = record(0, 0, 1);
         let copying = MoveRecord { phase: MovePhase::Copying, ..running };
-        let mut places = MovePlaces::of(std::slice::from_ref(&copying), &BTreeSet::new());
+        let mut limits = MoveLimits::of(std::slice::from_ref(&copying), &BTreeSet::new());
         let name = copying.name();
         for refused in [record(1, 0, 2), record(1, 2, 1)] {
-            let reason = places.take(&refused).expect_err("its shard is busy");
+            let reason = limits.take(&refused).expect_err("its shard is busy");
             assert!(reason.contains(&name), "{reason}");
         }
-        assert_eq!(places.take(&record(1, 1, 0)), Ok(()), "both shards have the other part free");
+        assert_eq!(limits.take(&record(1, 1, 0)), Ok(()), "both shards have the other part free");
     }
 
     #[test]
     fn a_kept_move_holds_up_no_other_and_four_run_at_a_time() {
         let kept = MoveRecord { phase: MovePhase::Keeping, ..record(0, 0, 1) };
-        let mut places = MovePlaces::of(&[kept], &BTreeSet::new());
+        let mut limits = MoveLimits::of(&[kept], &BTreeSet::new());
         for shard in 0..4 {
-            assert_eq!(places.take(&record(shard, 2 * shard, 2 * shard + 1)), Ok(()));
+            assert_eq!(limits.take(&record(shard, 2 * shard, 2 * shard + 1)), Ok(()));
         }
-        assert!(places.take(&record(9, 20, 21)).is_err());
+        assert!(limits.take(&record(9, 20, 21)).is_err());
         let given_up = MoveRecord { goal: MoveGoal::Back, ..record(9, 20, 21) };
-        assert_eq!(places.take(&given_up), Ok(()), "a move that ends takes no place");
+        assert_eq!(limits.take(&given_up), Ok(()), "a move that ends takes no place");
     }
 }

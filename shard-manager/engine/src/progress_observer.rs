@@ -1,4 +1,4 @@
-//! Save watch: the progress of a backup or a restore, and its cancellation.
+//! Progress observer: the progress of a backup or a restore, and its cancellation.
 //!
 //! **Not here:** the work (the engines), showing the progress (the command line).
 
@@ -24,7 +24,7 @@ pub enum Step {
         /// Number of batches that they lack.
         behind: u64,
     },
-    /// All lanes were held, and continue.
+    /// All lanes were paused, and have continued.
     Held {
         /// Time for which writes were paused, in microseconds.
         micros: u64,
@@ -46,25 +46,25 @@ pub enum Step {
 }
 
 /// Caller of a backup or a restore, which receives its progress and may cancel it.
-pub struct Watch<'w> {
+pub struct ProgressObserver<'w> {
     /// Receives each step; called often.
     pub step: &'w (dyn Fn(&Step) + Sync),
     /// Returns true if the caller has cancelled.
     pub cancelled: &'w (dyn Fn() -> bool + Sync),
 }
 
-impl Watch<'_> {
+impl ProgressObserver<'_> {
     /// Reports a step.
     ///
     /// # Errors
     /// [`SaveError::Cancelled`] if the caller has cancelled.
-    pub fn tell(&self, step: &Step) -> Result<(), SaveError> {
+    pub fn report(&self, step: &Step) -> Result<(), SaveError> {
         self.check()?;
         (self.step)(step);
         Ok(())
     }
 
-    /// Returns whether the work goes on.
+    /// Checks that the caller has not cancelled.
     ///
     /// # Errors
     /// [`SaveError::Cancelled`] if the caller has cancelled.

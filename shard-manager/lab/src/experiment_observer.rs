@@ -1,26 +1,26 @@
-//! Audience: the watcher of an experiment, which is shown its progress and may end it early.
+//! Experiment observer: sees the progress of an experiment, and may end it early.
 //!
 //! **Not here:** the bars of a terminal (`cli`).
 
 use crate::lab_error::LabError;
 
-/// Watcher of an experiment.
-pub trait Audience: Sync {
-    /// Shows a line that announces the next step.
-    fn say(&self, line: &str);
+/// Observer of an experiment.
+pub trait ExperimentObserver: Sync {
+    /// Reports a line that announces the next step.
+    fn report(&self, line: &str);
 
     /// Begins a progress bar with this many steps.
     fn bar(&self, name: &str, total: u64) -> Box<dyn Bar>;
 
     /// Returns true once the experiment is to end early.
-    fn has_left(&self) -> bool;
+    fn is_cancelled(&self) -> bool;
 
     /// Fails once the experiment is to end early.
     ///
     /// # Errors
     /// Only [`LabError::Cancelled`].
     fn stay(&self) -> Result<(), LabError> {
-        if self.has_left() { Err(LabError::Cancelled) } else { Ok(()) }
+        if self.is_cancelled() { Err(LabError::Cancelled) } else { Ok(()) }
     }
 }
 
