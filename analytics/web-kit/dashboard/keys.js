@@ -24,7 +24,7 @@ export class Keys {
               class: "link",
               title: `Show where ${row.key} lives`,
               text: row.key,
-              on: { click: () => view.choose({ key: row.key }) },
+              on: { click: () => view.choose({ key: row.key, table: null, partition: null }) },
             }),
         },
         { name: "Requests", text: (row) => count(row.requests), value: (row) => row.requests, numeric: true },

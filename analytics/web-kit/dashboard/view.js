@@ -26,7 +26,7 @@ export class View extends EventTarget {
     this.window = said.get("window") in WINDOWS ? said.get("window") : "5m";
     this.shard = said.get("shard") || null;
     this.router = said.get("router") || null;
-    this.key = said.get("key") || null;
+    for (const name of ["key", "table", "partition"]) this[name] = said.get(name) || null;
   }
 
   /** Changes some choices; `null` takes one back. */
@@ -34,7 +34,8 @@ export class View extends EventTarget {
     Object.assign(this, changes);
     const said = new URLSearchParams();
     if (this.window !== "5m") said.set("window", this.window);
-    for (const name of ["shard", "router", "key"]) if (this[name] !== null) said.set(name, this[name]);
+    for (const name of ["shard", "router", "key", "table", "partition"])
+      if (this[name] !== null) said.set(name, this[name]);
     const hash = said.toString();
     history.replaceState(null, "", hash === "" ? location.pathname + location.search : `#${hash}`);
     this.tell();

@@ -49,6 +49,7 @@ const PARTS: [(&str, &str, &[u8]); 40] = [
     part!("errors.js", SCRIPT),
     part!("heatmap.js", SCRIPT),
     part!("judgement.js", SCRIPT),
+    part!("key_box.js", SCRIPT),
     part!("keys.js", SCRIPT),
     part!("lab.css", CSS),
     part!("lab.html", HTML),

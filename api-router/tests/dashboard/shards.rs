@@ -244,3 +244,49 @@ fn the_bar_names_each_group_of_tables_under_its_slots_and_says_nothing_of_an_onl
     page.until("the slots are told", &format!("{summary}.startsWith('16,384 slots: shard1')"));
     assert_eq!(page.value("document.getElementById('bar-groups').checkVisibility()"), false);
 }
+
+/// Partitions by a column in the group `main`, beside a group whose keys are hashed.
+const PARTITIONS: &str = r#"
+keyspace = "list(partition_key):A=2,B=1"
+placement = "partitions:A=2>shard1,B=1>shard2"
+
+[groups.main]
+shards = ["shard1", "shard2"]
+
+[groups.ledger]
+tables = ["transactions"]
+shards = ["shard3"]
+"#;
+
+#[test]
+fn the_box_for_keys_finds_a_key_of_another_table_group_and_of_a_partition() {
+    let router = Router::start_with_settings(PARTITIONS, &[]);
+    let mut page = Page::open(&router, DESK);
+    let is_shown = |box_: &str| format!("document.getElementById('{box_}').checkVisibility()");
+    page.until("a table can be entered", &is_shown("key-table-box"));
+    assert_eq!(page.value(&is_shown("key-partition-box")), false);
+    // The key alone has no slot: the field for a partition is shown, with the reason.
+    try_key(&mut page, "user_1");
+    page.until("the partition is missing", &is_shown("key-partition-box"));
+    let reason = page.text("#key-answer");
+    assert!(reason.contains("partition_key is missing"), "{reason}");
+    for (table, partition, shard) in
+        [("", "A", "shard1"), ("users", "B", "shard2"), ("transactions", "", "shard3")]
+    {
+        for (field, value) in [("table", table), ("partition", partition)] {
+            page.value(&format!("document.getElementById('key-{field}').value = '{value}'"));
+        }
+        try_key(&mut page, "user_1");
+        let found = format!("document.getElementById('pin').dataset.shard === '{shard}'");
+        page.until("the pin is dropped", &found);
+    }
+    check_screens(&mut page);
+    // The address of the view names table and partition.
+    let path = "/dashboard#key=user_1&table=users&partition=B";
+    let mut page = Page::visit(&router.url(""), path, DESK);
+    let found = "document.getElementById('pin').dataset.shard === 'shard2'";
+    page.until("the pin is dropped", found);
+    assert_eq!(page.value(&is_shown("key-partition-box")), true);
+    check_screens(&mut page);
+    assert_eq!(page.faults(), Vec::<String>::new());
+}

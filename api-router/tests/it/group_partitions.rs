@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::backend::{is_servers, not_on_citus};
-use crate::commands::run;
+use crate::commands::{ask, run};
 use crate::folders;
 use crate::harness::{Reply, Router};
 use crate::moves::until;
@@ -186,6 +186,44 @@ fn a_group_has_partitions_beside_hashed_tables_also_after_a_move_and_a_kill() {
         let checked = run(&["check", "--data-dir", dir.to_str().unwrap()], "");
         assert_eq!(checked.code, Some(0), "{checked:?}");
     }
+}
+
+#[test]
+fn a_move_by_key_names_the_partition_where_the_key_alone_has_no_slot() {
+    not_on_citus!(WHY);
+    let folder = folders::temporary();
+    let router = start(folder.path(), SETTINGS);
+    create_tables(&router);
+    made(&router.write("ada", &account("ada", "eu")));
+    made(&router.write("ada", &account("ada", "us")));
+    let in_partition = "key=ada&table=accounts&partition=eu";
+    let (slot, ..) = route(&router, in_partition);
+    let cases = [
+        (json!({"key": "ada", "table": "accounts"}), "partition: region is missing"),
+        (json!({"key": "ada", "table": "accounts", "partition": "asia"}), "there are: eu, us"),
+        (json!({"key": "ada", "table": "logins", "partition": "eu"}), "depends on no column"),
+        (json!({"key": "ada", "partition": "eu"}), "depends on no column"),
+        (json!({"slots": "16384", "partition": "eu"}), "partition is given with key only"),
+    ];
+    for (mut draft, expected) in cases {
+        draft["to"] = json!("shard3");
+        let text = refused(&router.post("/api/moves", &[], &draft), "TSR330");
+        assert!(text.contains(expected), "{draft}: {text}");
+    }
+    let draft =
+        json!({"key": "ada", "table": "accounts", "partition": "eu", "to": "shard3", "keep": 0});
+    let begun = router.post("/api/moves", &[], &draft);
+    assert_eq!((begun.status, &begun.json()["slots"]), (202, &json!(slot.to_string())));
+    until(&router, &begun.json(), "done");
+    assert_eq!(route(&router, in_partition).1, "shard3");
+    // The command names the partition as well, and takes the slot back.
+    let command = ["move", "start", "--key", "ada", "--table", "accounts", "--partition", "eu"];
+    let command = [&command[..], &["--to", "shard2", "--keep", "0"]].concat();
+    let begun = ask(&router, &command, "").json(0);
+    assert_eq!(begun["slots"], slot.to_string());
+    until(&router, &begun, "done");
+    assert_eq!(route(&router, in_partition).1, "shard2");
+    assert_eq!(count(&router, "accounts", Some("ada")).0, 2);
 }
 
 #[test]

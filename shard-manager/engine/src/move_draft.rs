@@ -18,6 +18,8 @@ pub enum DraftSlots {
         /// Name of a table, whose table group determines the slot; `None` for the group
         /// `main`.
         table: Option<String>,
+        /// Value of the partition column in the row, for a keyspace by a column.
+        partition: Option<String>,
     },
 }
 

@@ -33,6 +33,7 @@ forwarded! {
     route_key "/api/route" params(
         ("key" = String, Query, description = "The shard key", example = "user_123"),
         ("table" = Option<String>, Query, description = "The table of the key, whose table group decides", example = "users"),
+        ("partition" = Option<String>, Query, description = "Keyspace by a column: the value of the column in the row", example = "A"),
     )
 }
 forwarded! {

@@ -31,6 +31,8 @@ pub(crate) struct NewMoveRequest {
     /// With `key` only: a table, whose table group determines the slot; the group `main`
     /// when not given.
     table: Option<String>,
+    /// With `key` only: the value of the partition column in the row, for a keyspace by a column.
+    partition: Option<String>,
     /// Name of the shard that owns the slots; by default, the shard that owns them now.
     from: Option<String>,
     /// Name of the shard that is to own the slots.
@@ -57,15 +59,20 @@ pub(crate) enum MoveSlotsRequest {
 /// Reads a body, for a cluster with this many slots.
 pub(super) fn draft(body: &[u8], slot_count: usize) -> Result<MoveDraft, Problem> {
     let members = Members::of_body(body)?;
-    members.check_names(&["slots", "key", "table", "from", "to", "rate", "keep"])?;
+    members.check_names(&["slots", "key", "table", "partition", "from", "to", "rate", "keep"])?;
     let given = |name: &str| members.get(name).filter(|json| json.get() != "null");
     let text = |name: &str| given(name).map_or(Ok(None), |_| members.text(name));
     let slots = match (given("slots"), text("key")?) {
         (Some(_), None) if given("table").is_some() => {
             return Err(bad("table is given with key only"));
         }
+        (Some(_), None) if given("partition").is_some() => {
+            return Err(bad("partition is given with key only"));
+        }
         (Some(json), None) => DraftSlots::Set(slots(json, slot_count)?),
-        (None, Some(key)) => DraftSlots::OfKey { key, table: text("table")? },
+        (None, Some(key)) => {
+            DraftSlots::OfKey { key, table: text("table")?, partition: text("partition")? }
+        }
         (Some(_), Some(_)) => return Err(bad("slots or key is given, not both")),
         (None, None) => return Err(Problem::new(Code::TSR101, "slots or key is missing")),
     };

@@ -89,6 +89,9 @@ struct StartArgs {
     /// Table of the key, whose table group determines the slot [default: the group main]
     #[arg(long, value_name = "TABLE", requires = "key")]
     table: Option<String>,
+    /// Partition of the key's row, in a keyspace by a column: the value of that column
+    #[arg(long, value_name = "NAME", requires = "key")]
+    partition: Option<String>,
     /// Shard that owns the slots [default: their owner]
     #[arg(long, value_name = "SHARD")]
     from: Option<String>,
@@ -146,8 +149,8 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
 }
 
 fn start(args: &StartArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let StartArgs { slots, key, table, from, to, rate, keep, source } = args.clone();
-    let command = MoveCommand::Begin { slots, key, table, from, to, rate, keep };
+    let StartArgs { slots, key, table, partition, from, to, rate, keep, source } = args.clone();
+    let command = MoveCommand::Begin { slots, key, table, partition, from, to, rate, keep };
     let begun = MovePlace::of(&source)?.one(command)?;
     Ok(terminal.show(&begun, |_| beginning(&begun))?)
 }

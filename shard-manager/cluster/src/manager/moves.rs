@@ -17,11 +17,11 @@ use engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove, NewMoveFaul
 use engine::move_view::MoveView;
 use engine::rebalance_record::RebalanceId;
 use engine::refusal_code::RefusalCode;
-use model::keyspace::{KeyError, ShardKey};
+use model::keyspace::{KeyError, ShardKey, Slot};
 use model::sabotage::{StopTime, reach};
-use model::shard_map::ShardMap;
+use model::shard_map::{ShardMap, partitions};
 use model::slot_set::{SlotSet, SlotSetError, check_known};
-use model::table::Registry;
+use model::table::{Registry, Table};
 use model::topology::{ShardNumber, ShardState};
 use moves::identity::MoveId;
 use moves::limits::KEEP;
@@ -56,6 +56,12 @@ pub enum MovesError {
     /// The shard key has no slot.
     #[error("key: {0}")]
     Key(KeyError),
+    /// The keyspace needs a partition, and the one that is given or missing names none.
+    #[error("partition: {0}")]
+    Partition(KeyError),
+    /// A partition is given where the shard key alone determines the slot.
+    #[error("partition: the slot of this key depends on no column, so leave it out")]
+    NoPartitions,
     /// The cluster has no table of this name.
     #[error("table: there is no table `{0}`")]
     NoTable(String),
@@ -150,6 +156,8 @@ impl MovesError {
         Some(match self {
             Self::New(_)
             | Self::Key(_)
+            | Self::Partition(_)
+            | Self::NoPartitions
             | Self::NoTable(_)
             | Self::SeveralOwners(_)
             | Self::NoSlot(_)
@@ -388,14 +396,11 @@ fn new_move(map: &ShardMap, tables: &Registry, draft: &MoveDraft) -> Result<NewM
             check_known(slots, map.groups().slot_count()).map_err(MovesError::NoSlot)?;
             slots.clone()
         }
-        DraftSlots::OfKey { key, table } => {
+        DraftSlots::OfKey { key, table, partition } => {
             let find = |name: &String| tables.find(name).ok_or_else(|| MovesError::no_table(name));
             let table = table.as_ref().map(find).transpose()?;
-            let place = ShardKey::parse(key).and_then(|key| match table {
-                Some(table) => map.locate(table, key, None),
-                None => map.place(key),
-            });
-            [place.map_err(MovesError::Key)?.slot].into_iter().collect()
+            let slot = slot_of_key(map, key, table.map(|table| &**table), partition.as_deref())?;
+            [slot].into_iter().collect()
         }
     };
     let target = number(&draft.to)?;
@@ -405,6 +410,28 @@ fn new_move(map: &ShardMap, tables: &Registry, draft: &MoveDraft) -> Result<NewM
     };
     let keep = draft.keep.map_or(KEEP, Duration::from_secs);
     Ok(NewMove { slots, source, target, rate: draft.rate, keep })
+}
+
+/// Returns the slot of a shard key, whose row is in a table or else in the group `main`.
+fn slot_of_key(
+    map: &ShardMap,
+    key: &str,
+    table: Option<&Table>,
+    partition: Option<&str>,
+) -> Result<Slot, MovesError> {
+    let has_partitions = match table {
+        Some(table) => partitions::partition_column(map, table).is_some(),
+        None => map.keyspace().column().is_some(),
+    };
+    if partition.is_some() && !has_partitions {
+        return Err(MovesError::NoPartitions);
+    }
+    let key = ShardKey::parse(key).map_err(MovesError::Key)?;
+    let found = partitions::explain(map, table, key, partition).map_err(|error| match error {
+        KeyError::Partition(_) => MovesError::Partition(error),
+        _ => MovesError::Key(error),
+    });
+    Ok(found?.slot)
 }
 
 /// Returns the shard that owns all of the slots.

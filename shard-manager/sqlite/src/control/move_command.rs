@@ -23,6 +23,9 @@ pub enum MoveCommand {
         /// Table of the key.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         table: Option<String>,
+        /// Partition of the key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        partition: Option<String>,
         /// Name of the shard that owns them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<String>,
@@ -66,17 +69,20 @@ impl MoveCommand {
             parse_move_name(id).ok_or_else(|| "there is no such move (TSR331)".to_owned())
         };
         Ok(match self {
-            Self::Begin { slots, key, table, from, to, rate, keep } => {
+            Self::Begin { slots, key, table, partition, from, to, rate, keep } => {
                 let slots = match (slots, key) {
                     (Some(_), None) if table.is_some() => {
                         return Err("table: it is given with a key only".to_owned());
+                    }
+                    (Some(_), None) if partition.is_some() => {
+                        return Err("partition: it is given with a key only".to_owned());
                     }
                     (Some(slots), None) => {
                         // The router knows the number of slots.
                         let slots = parse_slots(&slots, SLOTS_MAX);
                         DraftSlots::Set(slots.map_err(|error| format!("slots: {error}"))?)
                     }
-                    (None, Some(key)) => DraftSlots::OfKey { key, table },
+                    (None, Some(key)) => DraftSlots::OfKey { key, table, partition },
                     (Some(_), Some(_)) | (None, None) => {
                         return Err("either slots or a key is given".to_owned());
                     }

@@ -69,12 +69,13 @@ fn no_move() -> CommandError {
 fn through(router: &Router, command: MoveCommand) -> Result<Vec<MoveView>, CommandError> {
     let none = json!({});
     let answer = match command {
-        MoveCommand::Begin { slots, key, table, from, to, rate, keep } => {
+        MoveCommand::Begin { slots, key, table, partition, from, to, rate, keep } => {
             let mut body = json!({"to": to});
             let given = [
                 ("slots", slots.map(Value::from)),
                 ("key", key.map(Value::from)),
                 ("table", table.map(Value::from)),
+                ("partition", partition.map(Value::from)),
                 ("from", from.map(Value::from)),
                 ("rate", rate.map(Value::from)),
                 ("keep", keep.map(Value::from)),
