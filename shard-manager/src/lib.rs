@@ -4,7 +4,7 @@
 pub use access;
 pub use assembly::{self, doctor};
 pub use cache;
-pub use cluster::{lane, manager, replica_set, shard};
+pub use cluster::{lane, manager, shard};
 pub use credential::private_file;
 pub use engine::{self, copy_faults, replication};
 pub use import::{self, demo_data};

@@ -1,7 +1,7 @@
 //! Cluster: the open cluster, from a request to the node of the shard that answers it.
 //!
 //! A manager has one [`shard::Shard`] per shard, which writes through the [`lane::Lanes`] of its
-//! primary and reads from its [`replica_set`] and its primary.
+//! primary and reads from its replicas and its primary.
 //!
 //! **Invariant:** nothing here depends on one engine: nodes are reached by the traits of
 //! [`engine`].
@@ -11,7 +11,6 @@
 pub mod lane;
 pub mod manager;
 pub mod parked_writes;
-pub mod replica_set;
 pub mod shard;
 pub mod shard_list;
 pub mod slot_redirects;

@@ -14,6 +14,7 @@ mod majority;
 mod primary;
 mod primary_moves;
 mod reads;
+mod replica_set;
 mod session;
 mod slot_wait;
 mod stats;
@@ -33,8 +34,8 @@ use model::row_change::{RowDone, WriteRequest};
 use model::sabotage::{Mutation, is_on};
 use tokio::sync::Semaphore;
 
+use self::replica_set::ReplicaSet;
 use crate::lane::{Applied, LaneFailure, Lanes};
-use crate::replica_set::ReplicaSet;
 
 pub use health::NodeHealth;
 pub use indexes::{LockedIndexes, ShardIndexes};

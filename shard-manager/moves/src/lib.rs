@@ -4,9 +4,9 @@
 //! Two shards take part in a move: the source owns the slots, the target receives them. Each keeps
 //! a row of metadata about the move, next to the states of its slots. Both halves of the machine
 //! are pure functions: [`request::MoveRequest::apply`] is the conditional transaction that a shard
-//! runs, and [`mover::next`] is the decision of the mover about the next one, from the metadata of
-//! both shards. The shards decide, never the catalog: any other mover can continue the work of one
-//! that stops, and requests that arrive late, twice or in another order are refused or change
+//! runs, and [`next_step::next`] is the decision of the mover about the next one, from the metadata
+//! of both shards. The shards decide, never the catalog: any other mover can continue the work of
+//! one that stops, and requests that arrive late, twice or in another order are refused or change
 //! nothing.
 //!
 //! **Invariant:** of the current primaries, at most one owns a slot; a target that owns a slot has
@@ -22,7 +22,7 @@ pub mod identity;
 pub mod limits;
 pub mod mark;
 pub mod move_row;
-pub mod mover;
+pub mod next_step;
 pub mod observation;
 pub mod refusal;
 pub mod request;

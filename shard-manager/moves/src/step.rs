@@ -1,6 +1,6 @@
 //! Step: the next action of a mover.
 //!
-//! **Not here:** the decision (`mover`).
+//! **Not here:** the decision (`next_step`).
 
 use crate::identity::MoveSide;
 use crate::request::MoveRequest;

@@ -13,7 +13,7 @@ use crate::identity::{MoveId, MoveLeg, MoveSide, MoveTerm, MoveTicket};
 use crate::limits::SLOTS_MAX;
 use crate::mark::Mark;
 use crate::move_row::CopyCursor;
-use crate::mover::next;
+use crate::next_step::next;
 use crate::observation::{
     MoveGoal, MoveObservation, MovePlan, MoveProgress, ShardObservation, SlotsState, state_of,
 };

@@ -13,7 +13,7 @@ use shard_manager::moves::applied::AppliedRows;
 use shard_manager::moves::identity::{MoveId, MoveSide, MoveTerm, MoveTicket};
 use shard_manager::moves::limits::SHORT_ROUND_CHANGES;
 use shard_manager::moves::move_row::MoveRow;
-use shard_manager::moves::mover;
+use shard_manager::moves::next_step;
 use shard_manager::moves::observation::{
     MoveGoal, MoveObservation, MovePlan, MoveProgress, ShardObservation, SlotsState,
 };
@@ -155,7 +155,7 @@ impl MovePair {
         let from = &facts[if has_moved { leg.target() } else { leg.source() }.index()];
         observation.is_behind = from.is_ahead;
         observation.must_copy_again = !has_moved && from.lost_changes;
-        mover::next(&observation)
+        next_step::next(&observation)
     }
 
     /// Carries out a step. Returns false if the move rests or has ended.

@@ -193,7 +193,7 @@ pub(super) const MOVES: &[&[&str]] = &[
     &["beginning", "cleaning", "cutover", "direction", "ending", "round"],
     &["request"],
     &["observation", "step"],
-    &["mover"],
+    &["next_step"],
     &["simulation", "tests"],
 ];
 pub(super) const CACHE: &[&[&str]] = &[
@@ -313,7 +313,7 @@ pub(super) const SQLITE: &[&[&str]] = &[
 ];
 pub(super) const ASSEMBLY: &[&[&str]] = &[&["doctor"]];
 pub(super) const CLUSTER: &[&[&str]] = &[
-    &["lane", "parked_writes", "replica_set", "slot_redirects"],
+    &["lane", "parked_writes", "slot_redirects"],
     &["shard", "slot_router"],
     &["shard_list"],
     &["manager"],

@@ -21,7 +21,7 @@ use model::sabotage::{Mutation, is_on};
 use model::topology::Role;
 
 use super::Shard;
-use crate::replica_set::{Chosen, ReplicaRequirements};
+use super::replica_set::{Chosen, ReplicaRequirements};
 
 /// Longest wait of a read for a replica to catch up before it uses the primary.
 pub(super) const CATCH_UP_MAX: Duration = Duration::from_millis(50);

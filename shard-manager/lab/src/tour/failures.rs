@@ -24,7 +24,10 @@ pub(super) const REPLICA: Chapter = Chapter {
     title: "Lose a replica",
     intro: "Each shard has a primary and here two replicas, which replay the primary's change log. One of them is cut \
             off: reads go to other nodes, writes continue, and when it is back it replays the changes that it has missed.",
-    files: &["shard-manager/cluster/src/replica_set.rs", "shard-manager/sqlite/src/applier.rs"],
+    files: &[
+        "shard-manager/cluster/src/shard/replica_set.rs",
+        "shard-manager/sqlite/src/applier.rs",
+    ],
     shards: SHARDS,
     replicas: REPLICAS,
     work: replica,

@@ -8,7 +8,7 @@ use crate::applied::AppliedRows;
 use crate::identity::{MoveSide, MoveTerm, MoveTicket};
 use crate::mark::Mark;
 use crate::move_row::{CopyCursor, MoveRow};
-use crate::mover::next;
+use crate::next_step::next;
 use crate::observation::{MoveObservation, MoveProgress, ShardObservation, SlotsState, state_of};
 use crate::refusal::MoveRefusal;
 use crate::request::MoveRequest;

@@ -7,7 +7,7 @@
 //! ```
 //! **Invariant:** what a run remembers only saves work: a new run makes the same decisions from the
 //! state that both shards have stored.
-//! **Not here:** the decision (`moves::mover`), requests and rounds (`move_steps`).
+//! **Not here:** the decision (`moves::next_step`), requests and rounds (`move_steps`).
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -18,7 +18,7 @@ use chrono::Utc;
 use engine::move_catalog::{MoveCatalog, MoveListError};
 use engine::move_record::{MovePhase, MoveRecord};
 use moves::identity::{MoveLeg, MoveSide, MoveTerm};
-use moves::mover::next;
+use moves::next_step::next;
 use moves::observation::{MoveGoal, MoveObservation, MovePlan, MoveProgress, SlotsState};
 use moves::rules::MoveRules;
 use moves::step::MoveStep;

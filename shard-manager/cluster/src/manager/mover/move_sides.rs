@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** an observation is of primaries, as this process knows them. It may be out of
 //! date: the shards check each request.
-//! **Not here:** the decision (`moves::mover`), the rows of rounds (`move_round`).
+//! **Not here:** the decision (`moves::next_step`), the rows of rounds (`move_round`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** a mover draws the same conclusions from a response as its simulation (`moves`),
 //! and none from a lost response: the next look at the shards shows what has happened.
-//! **Not here:** the loop (`move_run`), the decision (`moves::mover`), rounds (`copy_steps`).
+//! **Not here:** the loop (`move_run`), the decision (`moves::next_step`), rounds (`copy_steps`).
 
 use std::time::{Duration, Instant};
 

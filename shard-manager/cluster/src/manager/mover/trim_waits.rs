@@ -4,7 +4,7 @@
 //! never have the newest position, so a run waits for them from time to time. While rows are
 //! copied, changes are deleted at these times only: each round has a new position.
 //!
-//! **Not here:** the request that deletes the changes (`moves::mover` decides it).
+//! **Not here:** the request that deletes the changes (`moves::next_step` decides it).
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Mover: decides the next step of a move from the metadata of both shards.
+//! Next step: the mover's decision about a move, from the metadata of both shards.
 //!
 //! A mover that has just taken over decides as the one before would have: everything that matters
 //! is in the rows of the shards.
