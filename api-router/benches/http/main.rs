@@ -7,14 +7,17 @@
 //! four seconds with one worker; by default there are as many workers as the router uses by
 //! default. `-- fanout` measures the cost of many shards, `-- counting` the cost of analytics,
 //! `-- access` that of keys, `-- cache` the effect of a cache, `-- moves` moves of slots,
-//! `-- joining` shards that join, `-- growing` a shard that takes its share and is drained,
-//! `-- indexing` the build of an index, `-- beside PATH` another build of the router. `-- figures`
-//! runs the blocks of `benches/RESULTS.md` again and writes their output there.
+//! `-- changes` the changes that a move applies, `-- four-moves` the memory of moves, `-- joining`
+//! shards that join, `-- growing` a shard that takes its share and is drained, `-- indexing` the
+//! build of an index, `-- beside PATH` another build of the router. `-- figures` runs the blocks of
+//! `benches/RESULTS.md` again and writes their output there.
 
 mod beside;
 mod caching;
+mod changes;
 mod counting;
 mod fanout;
+mod four_moves;
 mod growing;
 mod guarding;
 mod indexing;
@@ -34,8 +37,18 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 const CONNECTIONS: u32 = 64;
 
 /// Names of the other measurements.
-const MEASUREMENTS: [&str; 10] = [
-    "figures", "moves", "joining", "growing", "indexing", "fanout", "counting", "access", "beside",
+const MEASUREMENTS: [&str; 12] = [
+    "figures",
+    "moves",
+    "changes",
+    "four-moves",
+    "joining",
+    "growing",
+    "indexing",
+    "fanout",
+    "counting",
+    "access",
+    "beside",
     "cache",
 ];
 
@@ -104,6 +117,8 @@ fn main() -> std::io::Result<()> {
     match named.as_deref() {
         Some("figures") => metrics::rewrite(),
         Some("moves") => moving::measure(),
+        Some("changes") => changes::measure(),
+        Some("four-moves") => four_moves::measure(),
         Some("joining") => joining::measure(),
         Some("growing") => growing::measure(),
         Some("indexing") => indexing::measure(),

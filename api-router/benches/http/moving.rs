@@ -42,7 +42,7 @@ pub(crate) fn measure() -> std::io::Result<()> {
     let servers: Vec<String> =
         servers.map(|(_, urls)| urls.split(',').map(str::to_owned).collect()).unwrap_or_default();
     let router = Router::start_with(dir.path(), &["--operate"], &variables)?;
-    let keys = moving_keys(rows / ROWS_OF_A_KEY);
+    let keys = keys_of_slots((0, SLOTS - 1), rows / ROWS_OF_A_KEY);
     let stored = store(&router.url, &keys)?;
     println!("{rows} rows in {SLOTS} slots: bulk write {:.2} s", stored.as_secs_f64());
     let before = router.resident_mib();
@@ -132,12 +132,12 @@ pub(crate) fn psql(server: &str, sql: &str) -> std::io::Result<()> {
     done.then_some(()).ok_or_else(|| Error::other(format!("psql failed: {sql}")))
 }
 
-/// Returns keys of the slots that move.
-fn moving_keys(count: usize) -> Vec<String> {
+/// Returns keys of slots between two, both included.
+pub(crate) fn keys_of_slots((first, last): (u16, u16), count: usize) -> Vec<String> {
     let keyspace = Keyspace::Hash;
     let is_moving = |key: &String| {
         let slot = ShardKey::parse(key).ok().and_then(|key| keyspace.slot_of(key).ok());
-        slot.is_some_and(|slot| slot.number() < SLOTS)
+        slot.is_some_and(|slot| (first..=last).contains(&slot.number()))
     };
     (0_u64..).map(|n| format!("user_{n}")).filter(is_moving).take(count).collect()
 }

@@ -79,9 +79,23 @@ impl Router {
     }
 
     pub(crate) fn resident_mib(&self) -> u64 {
+        self.memory_mib("VmRSS:")
+    }
+
+    /// Returns the highest resident memory since it began or [`Self::reset_peak`].
+    pub(crate) fn peak_mib(&self) -> u64 {
+        self.memory_mib("VmHWM:")
+    }
+
+    /// Makes the kernel forget the highest resident memory so far.
+    pub(crate) fn reset_peak(&self) -> std::io::Result<()> {
+        std::fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")
+    }
+
+    fn memory_mib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
         let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         kib.unwrap_or(0) / 1_024
     }

@@ -7,8 +7,8 @@
 //!
 //! **Invariant:** both sides of a move are shards of one engine, so rows travel in the format of
 //! that engine.
-//! **Not here:** the next step of a move (`moves::next_step`), the steps of a mover (`cluster`), the
-//! moves that the catalog lists (`move_catalog`).
+//! **Not here:** the next step of a move (`moves::next_step`), the steps of a mover (`cluster`),
+//! the moves that the catalog lists (`move_catalog`).
 
 use std::sync::Arc;
 use std::time::Instant;

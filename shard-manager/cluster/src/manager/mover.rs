@@ -7,8 +7,8 @@
 //! its moves as they are: the next leader resumes them from the state that both shards have stored.
 //!
 //! **Invariant:** a process has at most one run of each move.
-//! **Not here:** the steps of one move (`move_run`), the decision about a step (`moves::next_step`),
-//! the orders of an operator (`moves`).
+//! **Not here:** the steps of one move (`move_run`), the decision about a step
+//! (`moves::next_step`), the orders of an operator (`moves`).
 
 mod copy_lag;
 mod copy_pace;

@@ -8,7 +8,8 @@
 //!
 //! **Invariant:** a bound read returns only columns that one grant permits, of rows whose keys the
 //! same grant admits.
-//! **Not here:** the choice of the grant (`access::rights`), the route of the bound query (`reads`).
+//! **Not here:** the choice of the grant (`access::rights`), the route of the bound query
+//! (`reads`).
 
 use std::borrow::Cow;
 use std::sync::Arc;

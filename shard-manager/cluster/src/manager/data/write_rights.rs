@@ -2,8 +2,8 @@
 //! changed row that the caller may read.
 //!
 //! The shard key and the routing column are the same value, so the routing column needs no grant
-//! beside that of the key. An outcome that is repeated for an idempotency key passes the same checks
-//! as a first one: the check comes before the queue, the cut after it.
+//! beside that of the key. An outcome that is repeated for an idempotency key passes the same
+//! checks as a first one: the check comes before the queue, the cut after it.
 //!
 //! **Invariant:** one grant allows all of a change: its operation, its id, its columns and its key.
 //! **Not here:** the choice of the grant (`access::rights`), reads (`read_rights`).

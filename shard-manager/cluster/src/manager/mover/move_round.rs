@@ -3,7 +3,8 @@
 //!
 //! **Invariant:** rows are compared after a round that was read in the same snapshot as the digests
 //! of the source, so a difference is never a write that came later.
-//! **Not here:** reading and storing rows (the engines), the decision for a round (`moves::next_step`).
+//! **Not here:** reading and storing rows (the engines), the decision for a round
+//! (`moves::next_step`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! Phases: the phase of a move, from what its mover sees and the step that it takes next.
 //!
-//! **Not here:** the decision about a step (`moves::next_step`), which does not depend on the phase.
+//! **Not here:** the decision about a step (`moves::next_step`), which does not depend on the
+//! phase.
 
 use engine::move_record::MovePhase;
 use moves::identity::MoveSide;
