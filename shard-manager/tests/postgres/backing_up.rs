@@ -367,6 +367,34 @@ async fn a_restore_that_was_cut_off_serves_no_router_and_is_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_was_cut_off_while_it_removed_its_marks_is_completed() {
+    let (databases, _folder, copy) = small_copy().await;
+    let fresh = Databases::new(2).await;
+    let address = fresh.address();
+    restore::restore(&copy, &address, &OBSERVER).await.unwrap();
+    // The mark of the catalog, which is in the first database, is removed last.
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(copy.join("manifest.json")).unwrap()).unwrap();
+    let text = |name: &str| manifest[name].as_str().unwrap().to_owned();
+    let mark = format!(
+        "CREATE TABLE tessera.tessera_restore AS \
+         SELECT '{}'::text AS cluster_id, '{}'::text AS at, 0::bigint AS version",
+        text("cluster_id"),
+        text("at")
+    );
+    let mut first = fresh.door(0).await;
+    first.run(&mark).await;
+    let reason = refused(&address);
+    assert!(reason.contains("was interrupted: run the restore again"), "{reason}");
+    restore::restore(&copy, &address, &OBSERVER).await.unwrap();
+    assert_eq!(keys_of_users(&fresh).await, keys_of_users(&databases).await);
+    is_sound(&address).await;
+    // Without the mark, the databases hold a cluster that no restore may replace.
+    let again = restore::restore(&copy, &address, &OBSERVER).await.unwrap_err().to_string();
+    assert!(again.contains("the database is not empty"), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_that_is_cancelled_leaves_no_folder_and_no_lock() {
     let (databases, folder, _copy) = small_copy().await;
     let manager = connect(&databases.address());

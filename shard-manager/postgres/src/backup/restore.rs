@@ -148,7 +148,14 @@ impl<'r> Restoring<'r> {
             }
             Some(_) | None => None,
         };
-        Ok(Self { from, manifest, shards, catalog })
+        let restoring = Self { from, manifest, shards, catalog };
+        // The marks of the shards are removed before that of the catalog. If an earlier restore was
+        // cut off in between, some shards have the cluster without a mark.
+        if !restoring.is_filled().await? {
+            let targets = restoring.catalog.iter().chain(&restoring.shards);
+            targets.map(RestoreTarget::check_unfinished).collect::<Result<(), _>>()?;
+        }
+        Ok(restoring)
     }
 
     fn catalog(&self) -> &RestoreTarget {
@@ -173,7 +180,9 @@ impl<'r> Restoring<'r> {
             }
             self.fill_catalog(observer).await?;
         }
-        for target in self.targets() {
+        // The catalog comes last: its mark shows the next restore that all databases are filled.
+        let targets: Vec<_> = self.targets().collect();
+        for target in targets.into_iter().rev() {
             target.finish().await.map_err(|error| target.failed(error))?;
         }
         Ok(())

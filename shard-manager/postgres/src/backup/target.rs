@@ -91,6 +91,8 @@ pub(super) struct RestoreTarget {
     pub(super) is_marked: bool,
     /// True if it has a cluster, or a part of another copy, that must be removed.
     pub(super) is_occupied: bool,
+    /// Name of a table, if it has the cluster of the copy, without a mark.
+    pub(super) finished_with: Option<String>,
     /// Version that all later ones of the restored shard must exceed.
     pub(super) version_floor: i64,
 }
@@ -114,9 +116,15 @@ impl RestoreTarget {
         let cluster = ClusterAddress::of_node(at);
         let (session, _) = discovery::connect_primary(at, &label, &cluster).await?;
         let (connection, identity) = (session.connection, session.identity);
-        let (is_marked, is_occupied, version_floor) = (false, false, 0);
-        let mut target =
-            Self { label, connection, identity, is_marked, is_occupied, version_floor };
+        let mut target = Self {
+            label,
+            connection,
+            identity,
+            is_marked: false,
+            is_occupied: false,
+            finished_with: None,
+            version_floor: 0,
+        };
         let found = target.look().await.map_err(|error| target.failed(error))?;
         match found {
             Found::Busy => {
@@ -128,8 +136,14 @@ impl RestoreTarget {
                 target.is_occupied = true;
                 Ok(target)
             }
-            Found::Table(name) => Err(target
-                .refused(&format!("the database is not empty, it has {name}: name an empty one"))),
+            Found::Table(name) => {
+                let owner = target.owner().await.map_err(|error| target.failed(error))?;
+                if owner.as_ref() != Some(&manifest.cluster_id) {
+                    return Err(target.not_empty(&name));
+                }
+                target.finished_with = Some(name);
+                Ok(target)
+            }
             Found::Mark(cluster_id, at)
                 if occupancy == Occupancy::Cluster
                     && cluster_id == manifest.cluster_id
@@ -231,6 +245,16 @@ impl RestoreTarget {
 
     fn refused(&self, cause: &str) -> SaveError {
         SaveError::Databases(format!("{}: {cause}", self.label))
+    }
+
+    /// Refuses a database with the cluster of the copy, because no earlier restore was cut off while
+    /// it removed its marks.
+    pub(super) fn check_unfinished(&self) -> Result<(), SaveError> {
+        self.finished_with.as_ref().map_or(Ok(()), |name| Err(self.not_empty(name)))
+    }
+
+    fn not_empty(&self, table: &str) -> SaveError {
+        self.refused(&format!("the database is not empty, it has {table}: name an empty one"))
     }
 
     /// Removes what an earlier restore has left, or the cluster, and marks the database as the
