@@ -28,6 +28,8 @@ pub(crate) struct Amount {
 pub(crate) struct Timings {
     /// Times of requests that succeeded, ascending after [`Timings::ended`].
     times: Vec<Duration>,
+    /// Number of requests that succeeded, including those whose times are not kept.
+    succeeded: u64,
     /// Number of requests that failed.
     pub(crate) failed: u64,
     /// First failure.
@@ -37,9 +39,9 @@ pub(crate) struct Timings {
 }
 
 impl Timings {
-    /// Returns the number of requests that succeeded, as far as their times are kept.
+    /// Returns the number of requests that succeeded.
     pub(crate) fn count(&self) -> u64 {
-        self.times.len() as u64
+        self.succeeded
     }
 
     /// Returns the time within which this share of the requests was answered, in milliseconds; 0
@@ -53,22 +55,29 @@ impl Timings {
     /// Returns the number of successful requests per second.
     pub(crate) fn rate(&self) -> f64 {
         let seconds = self.elapsed.as_secs_f64();
-        if seconds > 0.0 { self.times.len() as f64 / seconds } else { 0.0 }
+        if seconds > 0.0 { self.succeeded as f64 / seconds } else { 0.0 }
     }
 
     pub(crate) fn add(&mut self, began: Instant, done: Result<(), String>) {
         match done {
-            Ok(()) if self.times.len() < TIMES_MAX => self.times.push(began.elapsed()),
-            Ok(()) => {}
-            Err(cause) => {
-                self.failed += 1;
-                self.first_failure.get_or_insert(cause);
+            Ok(()) => {
+                self.succeeded += 1;
+                if self.times.len() < TIMES_MAX {
+                    self.times.push(began.elapsed());
+                }
             }
+            Err(cause) => self.fail(cause),
         }
+    }
+
+    fn fail(&mut self, cause: String) {
+        self.failed += 1;
+        self.first_failure.get_or_insert(cause);
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
         self.times.extend(other.times);
+        self.succeeded += other.succeeded;
         self.failed += other.failed;
         self.first_failure = self.first_failure.take().or(other.first_failure);
     }
@@ -111,11 +120,10 @@ pub(crate) fn send<F: Future<Output = Result<(), String>>>(
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..amount.clients).map(|_| scope.spawn(client)).collect();
         for client in clients {
-            // A client that panics has a defect; its times are lost, and it counts as one failed
-            // request.
+            // A client that panics has a defect; its times are lost, and the run has failed.
             match client.join() {
                 Ok(own) => all.merge(own),
-                Err(_) => all.failed += 1,
+                Err(_) => all.fail("a client of the lab has panicked".to_owned()),
             }
         }
     });
@@ -159,5 +167,16 @@ mod tests {
     fn clients_end_once_the_experiment_is_cancelled() {
         let timings = send(amount(1 << 40), &SilentObserver(true), async |_| Ok(()));
         assert!((1..=3).contains(&timings.count()));
+    }
+
+    #[test]
+    fn a_client_that_panics_fails_the_run_with_a_reason() {
+        let panics_once = async |number: u64| {
+            assert_ne!(number, 1, "this client panics");
+            Ok(())
+        };
+        let timings = send(amount(50), &SilentObserver(false), panics_once);
+        assert_eq!(timings.failed, 1);
+        assert_eq!(timings.first_failure.as_deref(), Some("a client of the lab has panicked"));
     }
 }
