@@ -158,18 +158,19 @@ impl NodeCommands<'_> {
     /// [`LocalError::NoNode`] or [`LocalError::NoSource`] if the names do not fit; other variants
     /// if a program fails.
     pub fn rebuild(&mut self, name: &str, source: &str) -> Result<(), LocalError> {
-        let find =
-            |name: &str| self.cluster.node(name).ok_or_else(|| LocalError::NoNode(name.to_owned()));
-        let (node, from) = (find(name)?, find(source)?);
-        if node.shard != from.shard || node.name == from.name || from.dir.is_standby() {
-            let cause = "a replica is made from the primary of its own shard only";
-            return Err(LocalError::NoSource { shard: node.database(), cause });
-        }
-        let (node, from) = (node.clone(), from.clone());
-        self.update(|update, _| {
+        self.update(|update, nodes| {
+            let find = |name: &str| {
+                let node = nodes.iter().find(|node| node.name == name);
+                node.ok_or_else(|| LocalError::NoNode(name.to_owned()))
+            };
+            let (node, from) = (find(name)?, find(source)?);
+            if node.shard != from.shard || node.name == from.name || from.dir.is_standby() {
+                let cause = "a replica is made from the primary of its own shard only";
+                return Err(LocalError::NoSource { shard: node.database(), cause });
+            }
             // The source is a primary, even if the manifest does not record it yet.
             update.change(&from.name, |entry| entry.follows = None)?;
-            update.make_replica(&node, &from)
+            update.make_replica(node, from)
         })
     }
 
