@@ -93,8 +93,8 @@ pub struct Flags {
     /// Least severe messages to log: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
-    /// A proxy in front of the service ends TLS: pages of https://HOST are its own, and on a
-    /// loopback address its host names are accepted
+    /// TLS ends at a proxy in front of the service: pages of https://HOST count as the service's own,
+    /// and on a loopback address the service also accepts requests that name the host of the proxy
     #[arg(long)]
     behind_tls: bool,
     /// Access control: off, or on (requests need an API key of the file) [default: off]

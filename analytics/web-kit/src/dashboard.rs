@@ -36,7 +36,7 @@ macro_rules! part {
 }
 
 /// Name, content type and content of each file; the first is the page itself.
-const PARTS: [(&str, &str, &[u8]); 40] = [
+const PARTS: [(&str, &str, &[u8]); 41] = [
     part!("index.html", HTML),
     part!("page.css", CSS),
     part!("advice.js", SCRIPT),

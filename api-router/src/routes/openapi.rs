@@ -257,7 +257,7 @@ fn header(kind: Type, description: &str) -> Header {
 fn head_of(get: &Operation) -> Operation {
     let mut head = get.clone();
     head.operation_id = head.operation_id.map(|name| format!("{name}_head"));
-    head.summary = Some("Tells whether there is a value under a key, and its version.".to_owned());
+    head.summary = Some("Returns the version of the value of a key, if there is one.".to_owned());
     head.description = Some("As GET, without a body.".to_owned());
     for response in head.responses.responses.values_mut() {
         if let RefOr::T(response) = response {

@@ -11,9 +11,6 @@ pub const SLOTS_MAX: usize = 64;
 /// Time after which a fence ends by itself. Writers wait at most this long for a mover that died.
 pub const FENCE_HOLD: Duration = Duration::from_secs(2);
 
-/// Longest wait for the fence lock. While a request waits for it, new writes queue behind it.
-pub const LOCK_WAIT: Duration = Duration::from_millis(250);
-
 /// Time between two fences of one shard, in which the writes that waited are carried out.
 pub const FENCE_GAP: Duration = Duration::from_millis(200);
 
@@ -45,13 +42,6 @@ pub const CLEANING_ROWS: usize = 1_000;
 /// Time without progress after which a move counts as stalled.
 pub const STALL: Duration = Duration::from_secs(60);
 
-/// Time in which rounds should become smaller; if they do not, the move has too many slots. Not
-/// enforced.
-pub const CATCH_UP: Duration = Duration::from_secs(30);
-
-/// Maximum size of the source's change log in bytes. Beyond it the copy begins again.
-pub const LOG_BYTES_MAX: u64 = 1 << 30;
-
-/// Upper bound on the number of moves of a cluster at a time. Each shard is the source of at most
-/// one and the target of at most one. Not enforced here: the cluster carries out fewer.
-pub const MOVES_MAX: usize = 16;
+/// Maximum number of moves of a cluster that are under way at the same time. Each shard is the
+/// source of at most one and the target of at most one.
+pub const MOVES_MAX: usize = 4;

@@ -36,7 +36,6 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use moves::identity::MoveId;
 
 use self::fence_clock::FenceTimes;
-pub(super) use self::move_limits::MOVES;
 use self::move_limits::MoveLimits;
 use self::move_run::MoveRun;
 use super::Manager;

@@ -27,7 +27,7 @@ const OUT_MAX: Duration = Duration::from_secs(10);
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 /// The replicas of one shard.
-pub struct ReplicaSet {
+pub(super) struct ReplicaSet {
     members: Vec<Arc<Member>>,
     replication: Arc<ReplicationState>,
     turn: AtomicUsize,
@@ -47,27 +47,27 @@ struct Member {
 
 /// Requirements of a read on a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplicaRequirements {
+pub(super) struct ReplicaRequirements {
     /// Position that the replica must have applied.
-    pub min_position: u64,
+    pub(super) min_position: u64,
     /// Longest time since the replica had all changes of the primary.
-    pub staleness: Duration,
+    pub(super) staleness: Duration,
 }
 
 /// A replica that answers a read, which counts as in flight until this value is dropped.
-pub struct Chosen {
+pub(super) struct Chosen {
     member: Arc<Member>,
     /// Index of the replica in the set.
-    pub index: usize,
+    pub(super) index: usize,
     /// Lower bound of how new its rows are, taken before the read.
-    pub stamp: FreshnessBound,
+    pub(super) stamp: FreshnessBound,
     /// Connections to the replica.
-    pub reader: Arc<dyn NodeReader>,
+    pub(super) reader: Arc<dyn NodeReader>,
 }
 
 impl ReplicaSet {
     /// Returns the set of these replicas, each at the index of its positions.
-    pub fn new(replicas: Vec<OpenedReplica>, replication: &Arc<ReplicationState>) -> Self {
+    pub(super) fn new(replicas: Vec<OpenedReplica>, replication: &Arc<ReplicationState>) -> Self {
         let member = |OpenedReplica { node, findings }| Member {
             node,
             findings,
@@ -81,12 +81,12 @@ impl ReplicaSet {
     }
 
     /// Returns the replicas, in order.
-    pub fn replicas(&self) -> impl Iterator<Item = &dyn ReplicaNode> {
+    pub(super) fn replicas(&self) -> impl Iterator<Item = &dyn ReplicaNode> {
         self.members.iter().map(|member| &*member.node)
     }
 
     /// Returns the number of replicas that receive writes now.
-    pub fn following(&self) -> usize {
+    pub(super) fn following(&self) -> usize {
         let follows = |(index, member): &(usize, &Arc<Member>)| {
             self.replication.replicas().state(*index) == ReplicaState::Following
                 && member.node.is_reachable()
@@ -97,7 +97,7 @@ impl ReplicaSet {
 
     /// Returns true if replicas run apart from the primary, and may answer when it does not. The
     /// primary itself may be a member, and does not count.
-    pub fn outlive_primary(&self) -> bool {
+    pub(super) fn outlive_primary(&self) -> bool {
         let leader = self.replication.timeline().leader();
         let mut others =
             self.members.iter().enumerate().filter(|(index, _)| Some(*index) != leader);
@@ -106,7 +106,7 @@ impl ReplicaSet {
 
     /// Returns true if a replica is in the rotation; its lag is not considered. Starts a probe of a
     /// replica whose exclusion is over.
-    pub fn takes_part(&self, index: usize) -> bool {
+    pub(super) fn takes_part(&self, index: usize) -> bool {
         let member = &self.members[index];
         self.replication.replicas().state(index) == ReplicaState::Following
             && member.node.is_reachable()
@@ -115,7 +115,7 @@ impl ReplicaSet {
 
     /// Returns the reasons why a replica is believed to be out of the rotation. Unlike
     /// [`ReplicaSet::takes_part`] this never starts a probe.
-    pub fn reasons(&self, index: usize) -> Reasons {
+    pub(super) fn reasons(&self, index: usize) -> Reasons {
         let state = match self.replication.replicas().state(index) {
             ReplicaState::Following => None,
             ReplicaState::Building => Some(Reason::Building),
@@ -135,7 +135,7 @@ impl ReplicaSet {
 
     /// Returns the name of a node that is a replica now: names belong to roles, so a former primary
     /// takes the name of the replica that replaced it.
-    pub fn present_name(&self, index: usize, leading: Option<usize>) -> String {
+    pub(super) fn present_name(&self, index: usize, leading: Option<usize>) -> String {
         let index = if index == 0 { leading.unwrap_or(0) } else { index };
         let named = self.replicas().nth(index);
         named.map_or_else(String::new, |replica| replica.opened_name().to_owned())
@@ -147,7 +147,7 @@ impl ReplicaSet {
     }
 
     /// Chooses the less busy of two replicas that meet the requirements.
-    pub fn choose(&self, requirements: &ReplicaRequirements) -> Option<Chosen> {
+    pub(super) fn choose(&self, requirements: &ReplicaRequirements) -> Option<Chosen> {
         let count = self.members.len();
         if count == 0 {
             return None;
@@ -188,7 +188,7 @@ impl ReplicaSet {
 
     /// Returns true if a replica may soon meet the requirements, so that a short wait is
     /// worthwhile.
-    pub fn is_near(&self, requirements: &ReplicaRequirements, wait: Duration) -> bool {
+    pub(super) fn is_near(&self, requirements: &ReplicaRequirements, wait: Duration) -> bool {
         let near = |index: usize| {
             // The replica may have advanced since its last report.
             let unreported = self.members[index].node.report_interval();
@@ -198,7 +198,7 @@ impl ReplicaSet {
     }
 
     /// Returns true if some replica meets the requirements.
-    pub fn has(&self, requirements: &ReplicaRequirements) -> bool {
+    pub(super) fn has(&self, requirements: &ReplicaRequirements) -> bool {
         (0..self.members.len()).any(|index| self.meets(index, requirements))
     }
 }
@@ -262,13 +262,13 @@ impl Member {
 
 impl Chosen {
     /// Returns true if the replica runs apart from the primary, and may stop without an error.
-    pub fn outlives_primary(&self) -> bool {
+    pub(super) fn outlives_primary(&self) -> bool {
         self.member.node.outlives_primary()
     }
 
     /// Returns true if the failure of a read is the replica's fault, so that the read should go to
     /// the primary. Such a replica leaves the rotation.
-    pub fn is_to_blame(&self, error: &Error) -> bool {
+    pub(super) fn is_to_blame(&self, error: &Error) -> bool {
         let unavailable = matches!(error, Error::ShardUnavailable { .. });
         let to_blame = unavailable || *error == Error::Internal;
         if to_blame {

@@ -9,10 +9,8 @@ use std::collections::BTreeSet;
 use engine::move_record::{MovePhase, MoveRecord};
 use model::topology::ShardNumber;
 use moves::identity::MoveId;
+use moves::limits::MOVES_MAX;
 use moves::observation::MoveGoal;
-
-/// Highest number of moves of a cluster that are under way at the same time.
-pub(in crate::manager) const MOVES: usize = 4;
 
 /// Limits of moves that run at the same time, and the places that moves have taken.
 #[derive(Debug, Default)]
@@ -52,8 +50,8 @@ impl MoveLimits {
                 "it waits for the move {name}: a shard gives one move and takes one at a time"
             ));
         }
-        if self.taken.len() >= MOVES {
-            return Err(format!("it waits: {MOVES} moves are under way already"));
+        if self.taken.len() >= MOVES_MAX {
+            return Err(format!("it waits: {MOVES_MAX} moves are under way already"));
         }
         self.add(record);
         Ok(())

@@ -13,8 +13,8 @@ use model::shard_map::ShardMap;
 use model::slot_plan::PlanStep;
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
+use moves::limits::MOVES_MAX;
 
-use crate::manager::mover::MOVES;
 use crate::manager::rebalances::planning::PlannedSlots;
 
 /// Steps as they are now, and those whose moves begin next.
@@ -149,7 +149,7 @@ fn next(record: &RebalanceRecord, statuses: &[StepStatus], moves: &[MoveRecord])
     let mut taken: Vec<_> = busy.map(|open| (open.new.source, open.new.target)).collect();
     let mut next = Vec::new();
     for (index, (step, status)) in record.steps.iter().zip(statuses).enumerate() {
-        if taken.len() >= MOVES {
+        if taken.len() >= MOVES_MAX {
             break;
         }
         let (from, to) = (step.plan.from, step.plan.to);

@@ -21,11 +21,10 @@ use model::slot_plan::{
 use model::slot_set::SlotSet;
 use model::table_group::{GroupNumber, TableGroup};
 use model::topology::ShardNumber;
-use moves::limits::SLOTS_MAX;
+use moves::limits::{MOVES_MAX, SLOTS_MAX};
 use moves::observation::MoveGoal;
 
 use super::{ObservedLoad, RebalancesError};
-use crate::manager::mover::MOVES;
 use crate::manager::moves::NAME_SHOWN_MAX;
 use crate::manager::{Manager, MovesError};
 
@@ -59,7 +58,7 @@ impl Planned {
         let group = self.group.map(|group| self.map.groups().name_of(group).to_owned());
         PlanView {
             goal: GoalView { group, ..view.goal },
-            seconds: self.plan.seconds(rate, MOVES),
+            seconds: self.plan.seconds(rate, MOVES_MAX),
             refusals: self.refusals.clone(),
             ..view
         }
