@@ -100,6 +100,30 @@ impl MoveRequest {
         }
     }
 
+    /// Returns true if the request takes the fence lock of a shard, which every write holds in
+    /// shared mode: it waits for the writes that were accepted before it, and later ones see its
+    /// effect.
+    pub fn takes_fence_lock(&self) -> bool {
+        match self {
+            Self::Trace(_)
+            | Self::Fence(_)
+            | Self::Commit(..)
+            | Self::Activate(_)
+            | Self::Lift(_)
+            // `Forget` ends the recording of changes while clients write.
+            | Self::Forget(_) => true,
+            Self::Prepare(_)
+            | Self::Raise { .. }
+            | Self::Store(..)
+            | Self::CopyAgain(_)
+            | Self::Trim(..)
+            | Self::Reverse(_)
+            | Self::Discard(_)
+            | Self::BeginCleaning(_)
+            | Self::Clean(_) => false,
+        }
+    }
+
     /// Carries out the request on the metadata of a shard.
     ///
     /// # Errors

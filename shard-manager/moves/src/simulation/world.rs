@@ -212,7 +212,7 @@ impl World {
         let (rules, slots) = (self.rules, self.plan.slots.clone());
         let shard = self.shard_mut(side);
         let is_locked = node == shard.primary && !shard.running.is_empty();
-        if !shard.accepts_writes(node) || (is_locked && takes_the_lock(request)) {
+        if !shard.accepts_writes(node) || (is_locked && request.takes_fence_lock()) {
             return Answer::Unavailable;
         }
         let before = shard.nodes[node].database().clone();
@@ -275,20 +275,6 @@ impl World {
             self.catalog.push(Catalog { epoch: last.epoch + 1, owner: side, floor, ..last });
         }
     }
-}
-
-/// Returns true if a request takes the fence lock exclusively, and therefore fails while a write
-/// runs. Requests about copied rows, cleaning and recorded changes do not.
-fn takes_the_lock(request: &MoveRequest) -> bool {
-    !matches!(
-        request,
-        MoveRequest::Prepare(_)
-            | MoveRequest::Store(..)
-            | MoveRequest::CopyAgain(_)
-            | MoveRequest::Trim(..)
-            | MoveRequest::BeginCleaning(_)
-            | MoveRequest::Clean(_)
-    )
 }
 
 fn empty() -> Database {

@@ -172,7 +172,7 @@ async fn look(
     let begin = format!("BEGIN;{durability}SET LOCAL idle_in_transaction_session_timeout={hold}");
     let truth = |truth| Bind::value(ColumnType::Boolean, &Value::Bool(truth));
     let (begins, records, fences) =
-        (slots.is_some(), recording::begins(request), takes_fence_lock(request));
+        (slots.is_some(), recording::begins(request), request.takes_fence_lock());
     let locks = [Bind::text(&id), truth(begins), truth(records), truth(fences)];
     let slots = slot_bind(slots.unwrap_or_default());
     let seen = commit_of(request).and_then(|commit| snapshot_mark::text(&commit.applied.mark));
@@ -425,28 +425,6 @@ fn deletes_first(request: &MoveRequest) -> bool {
         return round.base_cursor == CopyCursor::Empty;
     }
     matches!(request, MoveRequest::Discard(_))
-}
-
-/// Returns true if the request waits for the writes that were accepted before it.
-fn takes_fence_lock(request: &MoveRequest) -> bool {
-    match request {
-        MoveRequest::Trace(_)
-        | MoveRequest::Fence(_)
-        | MoveRequest::Commit(..)
-        | MoveRequest::Activate(_)
-        | MoveRequest::Lift(_)
-        // `Forget` ends the recording of changes while clients write.
-        | MoveRequest::Forget(_) => true,
-        MoveRequest::Prepare(_)
-        | MoveRequest::Raise { .. }
-        | MoveRequest::Store(..)
-        | MoveRequest::CopyAgain(_)
-        | MoveRequest::Trim(..)
-        | MoveRequest::Reverse(_)
-        | MoveRequest::Discard(_)
-        | MoveRequest::BeginCleaning(_)
-        | MoveRequest::Clean(_) => false,
-    }
 }
 
 fn commit_of(request: &MoveRequest) -> Option<&SlotCommit> {
