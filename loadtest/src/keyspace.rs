@@ -43,8 +43,7 @@ const ZEROS: &str = "0000001";
 /// Number of digits of an integer key after [`ZEROS`]: run, kind and two numbers. With the leading
 /// 1, the integer has 38 digits, the most that always fit in 128 bits.
 const DIGITS: usize = 16 + 1 + 10 + 10;
-/// The number of a run in an integer key is taken modulo this, because more digits would be too
-/// long.
+/// Divisor of a run's number in an integer key: the remainder has few digits.
 const RUNS: u64 = 10_000_000_000_000_000;
 
 /// Maximum number of sessions whose rows are in ranges between split points.
@@ -52,11 +51,10 @@ const SESSIONS: u32 = 64;
 
 /// Number of slots that keys are distributed over.
 const SLOTS: u32 = 16_384;
-/// Distance in slots between successive keys in the keyspace modulo. That keyspace places key `n`
-/// in slot `n`, so that consecutive keys of a small run would all be on the first shard. The
-/// distance is odd, so that all slots are reached, and 0.618 of all slots, so that any few
-/// successive keys lie far apart (multiplicative hashing: Knuth, "The Art of Computer Programming",
-/// volume 3, section 6.4).
+/// Distance in slots between successive keys in the keyspace modulo. With key `n` in slot `n`, a
+/// small run would stay on the first shard. The distance is odd, so that all slots are reached, and
+/// 0.618 of all slots, so that any few successive keys lie far apart (multiplicative hashing:
+/// Knuth, "The Art of Computer Programming", volume 3, section 6.4).
 const STRIDE: u32 = 10_125;
 
 /// Part of the shard map that describes keys.
@@ -109,8 +107,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Creates the names of a new run in a cluster with this shard map, which is the response to
-    /// `GET /api/shard-map`.
+    /// Creates the names of a new run for the shard map in a response of `GET /api/shard-map`.
     ///
     /// # Errors
     /// The tester cannot spell keys for the cluster's keyspace.
@@ -430,8 +427,7 @@ mod tests {
                     keys_of_range[splits.partition_point(|split| *split <= integer)] += 1;
                     assert!(keys.insert(key.clone()), "{splits:?}: {key} twice");
                 }
-                // 1e37 is the smallest absolute value that a key of the first or last range can
-                // have.
+                // 1e37 is the least absolute value of a key of the first or last range.
                 let is_reached = |range: usize| match (range.checked_sub(1), splits.get(range)) {
                     (None, Some(below)) => *below > -(10_i128.pow(37)),
                     (Some(from), None) => splits[from] <= 10_i128.pow(37),

@@ -20,8 +20,7 @@ pub(crate) struct Cached {
     pub(crate) data: TempDir,
 }
 
-/// Flags with which every response is cached, and remains fresh enough for as long as a test may
-/// take.
+/// Flags with which every response is cached, and remains fresh enough for the whole test.
 pub(crate) const LONG: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
 impl Cached {
@@ -44,8 +43,7 @@ impl Cached {
         Router::start_command(command)
     }
 
-    /// Returns the state of the cache according to health; the cluster must be healthy in any
-    /// state.
+    /// Returns the state of the cache by `/api/health`, which must be healthy in any case.
     pub(crate) fn state(&self) -> String {
         let health = self.router.get("/api/health");
         assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
@@ -352,8 +350,7 @@ fn late_replicas_make_no_answer_younger_than_it_is() {
     let mut writer = stranger(router);
     writer.write_user("k", "Bob");
     let written = Instant::now();
-    // Readers fill the cache from replicas without the write; the age of an entry is that of the
-    // replica.
+    // Readers fill the cache from replicas without the write; an entry has the replica's age.
     loop {
         let is_due = written.elapsed().as_millis() > 300;
         let reply = plain_read(router, "k");

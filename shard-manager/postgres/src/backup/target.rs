@@ -247,8 +247,8 @@ impl RestoreTarget {
         SaveError::Databases(format!("{}: {cause}", self.label))
     }
 
-    /// Refuses a database with the cluster of the copy, because no earlier restore was cut off while
-    /// it removed its marks.
+    /// Refuses a database with the cluster of the copy, unless an earlier restore was cut off while
+    /// it removed its marks, which the caller checks.
     pub(super) fn check_unfinished(&self) -> Result<(), SaveError> {
         self.finished_with.as_ref().map_or(Ok(()), |name| Err(self.not_empty(name)))
     }
