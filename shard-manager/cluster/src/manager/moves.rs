@@ -427,9 +427,9 @@ fn slot_of_key(
         return Err(MovesError::NoPartitions);
     }
     let key = ShardKey::parse(key).map_err(MovesError::Key)?;
-    let found = partitions::explain(map, table, key, partition).map_err(|error| match error {
-        KeyError::Partition(_) => MovesError::Partition(error),
-        _ => MovesError::Key(error),
+    let found = partitions::explain(map, table, key, partition).map_err(|error| {
+        let is_partition = matches!(error, KeyError::Partition(_));
+        if is_partition { MovesError::Partition(error) } else { MovesError::Key(error) }
     });
     Ok(found?.slot)
 }

@@ -152,8 +152,8 @@ impl<'r> Restoring<'r> {
         // The marks of the shards are removed before that of the catalog. If an earlier restore was
         // cut off in between, some shards have the cluster without a mark.
         if !restoring.is_filled().await? {
-            let targets = restoring.catalog.iter().chain(&restoring.shards);
-            targets.map(RestoreTarget::check_unfinished).collect::<Result<(), _>>()?;
+            let mut targets = restoring.catalog.iter().chain(&restoring.shards);
+            targets.try_for_each(RestoreTarget::check_unfinished)?;
         }
         Ok(restoring)
     }
