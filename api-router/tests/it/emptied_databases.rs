@@ -42,3 +42,22 @@ fn a_database_is_used_again_once_every_replica_shows_it_empty() {
     assert_eq!((made, shown), (name.clone(), Vec::new()));
     server.take_back(name);
 }
+
+/// A router of one table group would not know the slots of the others, and refuse them otherwise.
+#[test]
+fn a_database_that_had_several_table_groups_has_the_slots_of_one_again() {
+    not_on_citus!("it has no table groups");
+    servers_only!("files are created for each test");
+    let shared = &LAB.servers[0];
+    let server = Server::new(shared.primary.clone(), Vec::new());
+    let name = server.make();
+    let width = "SELECT length(bits)::text FROM tessera.tessera_owned";
+    let primary = server.primary.url(&name);
+    assert_eq!(query(&primary, width), ["2048"]);
+    query(&primary, "INSERT INTO tessera.tessera_slots (slot, state) VALUES (16384, 'owned')");
+    assert_eq!(query(&primary, width), ["4096"]);
+    server.take_back(name.clone());
+    assert_eq!(server.make(), name);
+    assert_eq!(query(&primary, width), ["2048"]);
+    server.take_back(name);
+}
