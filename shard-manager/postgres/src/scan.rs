@@ -42,6 +42,10 @@ use scan_session::{ScanSession, SessionRows};
 const CONNECTIONS_MAX: usize = 2;
 /// Share of the time until its deadline that a read may wait for a connection.
 const POOL_WAIT: f64 = 0.75;
+/// Time after its deadline within which the server must have ended a statement. A server that does
+/// not run, such as a frozen one, ends nothing: its connection is dropped then, because connections
+/// of the primary are needed after a failover.
+const END_MAX: Duration = Duration::from_secs(1);
 /// Settings of a session. Its statements are many and different, so each is planned for its values.
 const SETTINGS: &str = "SET plan_cache_mode=force_custom_plan";
 
@@ -291,15 +295,26 @@ impl Scans {
             return Err(Error::DeadlinePassed);
         }
         let limit = format!("SET statement_timeout={}", left.as_millis());
-        let done = match run(&session.connection, &limit).await {
-            Ok(()) => work(&mut session).await,
-            Err(error) => Err(error),
+        let term = session.term;
+        let done = {
+            let working = async {
+                run(&session.connection, &limit).await?;
+                work(&mut session).await
+            };
+            tokio::select! {
+                biased;
+                done = working => done.map_err(|error| self.to_error(&error, deadline)),
+                () = self.target.ended(term) => Err(Error::ShardUnavailable { shard: shard() }),
+                () = tokio::time::sleep_until((deadline + END_MAX).into()) => {
+                    Err(Error::DeadlinePassed)
+                }
+            }
         };
-        done.map_err(|error| {
+        if done.is_err() {
             // The transaction may still be open.
             drop(Object::take(session));
-            self.to_error(&error, deadline)
-        })
+        }
+        done
     }
 
     fn to_error(&self, error: &DieselError, deadline: Instant) -> Error {

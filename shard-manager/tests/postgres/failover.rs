@@ -4,10 +4,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure, Outcome};
 use shard_manager::local::Stop;
 use shard_manager::manager::RequestOptions;
+use shard_manager::query::ReadQuery;
 
 use crate::cluster::{SideSession, Trio, connect, try_connect};
 use crate::log;
@@ -189,6 +191,35 @@ fn a_frozen_primary_that_thaws_gets_no_write_and_answers_no_strong_read() {
         }
         let count = "SELECT count(*)::text AS value FROM users WHERE user_id LIKE 'round%'";
         assert_eq!(door.text(count).await, "0");
+    });
+    manager.close();
+}
+
+#[test]
+fn reads_of_all_shards_go_on_after_a_primary_froze_while_it_carried_out_others() {
+    let mut trio = Trio::start();
+    let manager = connect(&trio.address());
+    runtime().block_on(async {
+        put(&manager, "k", &at(Level::Quorum)).await.unwrap();
+        let mut door = SideSession::open(trio.node("shard1-primary"), "shard1").await;
+        let mut looker = SideSession::open(trio.node("shard1-primary"), "shard1").await;
+        door.run("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await;
+        let all = ReadQuery::all(&manager.schema(Rights::ALL).table("users").unwrap());
+        let options = within(60_000, Level::All);
+        let scan = || manager.data(Rights::ALL).read(all.clone(), None, &options);
+        let waiting = "SELECT (count(*)>=2)::text AS value FROM pg_locks
+            WHERE NOT granted AND relation='users'::regclass";
+        let promoted = async {
+            looker.until(waiting, "true").await;
+            trio.cluster.commands().freeze("shard1-primary").unwrap();
+            trio.cluster.commands().promote_best("shard1").unwrap();
+            scan().await
+        };
+        // The first two occupy all connections for such reads.
+        let (first, second, later) = tokio::join!(scan(), scan(), promoted);
+        for read in [first, second, later] {
+            assert_eq!(read.unwrap().rows.len(), 1);
+        }
     });
     manager.close();
 }
