@@ -261,17 +261,25 @@ impl PrimaryTracker {
         }
         let begun = Term { member, timeline };
         let node = &self.members[member];
-        let position = match position(&session.connection).await {
-            Ok(position) => position,
-            Err(error) => {
+        // The search holds a lock: a node that freezes now must not stop the search for others.
+        let asked = tokio::time::timeout(SEEK_MAX, position(&session.connection)).await;
+        let position = match asked {
+            Ok(Ok(position)) => position,
+            Ok(Err(error)) => {
                 let (node, at) = (self.called(member), &node.address);
                 tracing::warn!(node, %at, %error, "a node that was promoted does not answer");
                 return false;
             }
+            Err(_elapsed) => {
+                let (node, at) = (self.called(member), &node.address);
+                tracing::warn!(node, %at, "a node that was promoted does not answer in time");
+                return false;
+            }
         };
         if let Some(replication) = &self.replication {
-            let known = read_timelines(&session.connection, &session.identity).await;
-            let history = known.unwrap_or_else(|| {
+            let reading = read_timelines(&session.connection, &session.identity);
+            let known = tokio::time::timeout(SEEK_MAX, reading).await;
+            let history = known.ok().flatten().unwrap_or_else(|| {
                 // The node certainly has the changes up to its last reported position; whether it
                 // has more is unknown.
                 let kept = replication
