@@ -181,8 +181,12 @@ impl Batch {
         let images = self.images;
         self.journal.clear();
         let mut done = Vec::with_capacity(changes.len());
-        let mut refused = None;
-        for (at, change) in changes.iter().enumerate() {
+        // If a slot takes no writes, none of the changes is tried: an earlier row that is refused
+        // for its state would store the outcome of all rows, also in that slot.
+        let barred = |(at, change)| Some((at, self.barred.refusal(change)?));
+        let mut refused = changes.iter().enumerate().find_map(barred);
+        let tried = if refused.is_none() { changes } else { &[] };
+        for (at, change) in tried.iter().enumerate() {
             let row = self.apply_owned(change);
             let error = match &row {
                 Err(error) => Some(error.clone()),

@@ -205,3 +205,20 @@ async fn rows_of_a_fenced_slot_do_not_affect_their_neighbours() {
         looker.text("SELECT count(*)::text AS value FROM users WHERE user_id<>'there'").await;
     assert_eq!(counted, left.len().to_string());
 }
+
+#[tokio::test]
+async fn a_row_that_is_refused_beside_a_moved_slot_stores_no_outcome_of_the_transaction() {
+    let (_databases, manager, mut fence, mut looker) = fenced().await;
+    let slot = slot(&manager, "elsewhere");
+    fence.run(&format!("UPDATE tessera_slots SET state='moved' WHERE slot={slot}; COMMIT")).await;
+    // The first row exists, so that it is refused before the second one is looked at.
+    let rows = [(Insert, "there"), (Upsert, "elsewhere")].map(|(operation, key)| {
+        let mut row = prepare(&manager, "users", operation, key, USER);
+        row.1.idempotency_key = Some("k".into());
+        row
+    });
+    let outcomes = write_all_by(&manager, rows.into(), true, &patience(5)).await;
+    assert!(outcomes.iter().all(Result::is_err) && is_strange(&outcomes[1]), "{outcomes:?}");
+    let records = "SELECT count(*)::text AS value FROM tessera_idempotency";
+    assert_eq!(looker.text(records).await, "0");
+}
