@@ -95,4 +95,6 @@ async fn a_row_after_a_refused_one_is_not_applied_before_it() {
     assert!(done.refused.is_some() && done.rows[0].is_ok());
     let is_refused = |row: &Result<RowDone, Error>| matches!(row, Err(Error::SlotRefused(_)));
     assert!(done.rows[1..].iter().all(is_refused), "{:?}", done.rows);
+    // The later row waits with the earlier one of its slot, instead of being sent before it.
+    assert_eq!(done.rows[3], done.rows[1]);
 }

@@ -3,6 +3,7 @@
 //! **Invariant:** one batch at a time, in order; each operation is answered after it is durable.
 //! **Not here:** the sender of the queue (`lane`), applying a batch (the engines).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -415,8 +416,8 @@ impl Worker {
                     done.rows.extend(applied.rows);
                     if is_refused {
                         // A later row of a refused key must not be applied before it.
-                        let left = changes.iter().skip(done.rows.len());
-                        done.rows.extend(left.map(|row| Err(Error::SlotRefused(untried(row)))));
+                        let left = untried(&changes[done.rows.len()..], &done.rows);
+                        done.rows.extend(left);
                         break;
                     }
                 }
@@ -443,9 +444,21 @@ fn is_refused(row: &Result<RowDone, Error>) -> bool {
     matches!(row, Err(Error::SlotRefused(_)))
 }
 
-/// Returns the refusal of a row that was not tried: it may be sent again at once.
-fn untried(row: &RowWrite) -> SlotRefusal {
-    SlotRefusal { slot: row.slot, state: RefusedState::Fenced { left: Duration::ZERO } }
+/// Returns the refusals of rows that were not tried. A row of a slot that was refused before has
+/// that refusal, so that it waits with the earlier rows of its key; any other may be sent again at
+/// once.
+fn untried(left: &[RowWrite], done: &[Result<RowDone, Error>]) -> Vec<Result<RowDone, Error>> {
+    let refusal = |row: &Result<RowDone, Error>| {
+        let Err(Error::SlotRefused(refusal)) = row else { return None };
+        Some((refusal.slot.number(), *refusal))
+    };
+    let refused: HashMap<u16, SlotRefusal> = done.iter().filter_map(refusal).collect();
+    let at_once = RefusedState::Fenced { left: Duration::ZERO };
+    let refusal = |row: &RowWrite| {
+        let known = refused.get(&row.slot.number()).copied();
+        known.unwrap_or(SlotRefusal { slot: row.slot, state: at_once })
+    };
+    left.iter().map(|row| Err(Error::SlotRefused(refusal(row)))).collect()
 }
 
 /// Returns true if the client of a message has left or its deadline has passed.
