@@ -5,7 +5,7 @@
 //! opened.
 //! **Not here:** the transactions and the lock (`catalog`), the steps of a move (`cluster`).
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(super) struct ServerMoves {
     spare: Mutex<Option<(Catalog, Term)>>,
     /// Empty during a call, so that a call which is dropped ends the session and frees the lock.
     lead: tokio::sync::Mutex<Option<LeadSession>>,
+    /// True if the lock was lost and the caller of `lead` has not learned of it yet.
+    has_unreported_loss: AtomicBool,
 }
 
 /// Session that has the lock of the leading router, or tries to take it.
@@ -50,7 +52,12 @@ impl ServerMoves {
     /// Creates the lists of the catalog that is followed.
     pub(super) fn new(follower: &Arc<CatalogFollower>) -> Self {
         let follower = Arc::clone(follower);
-        Self { follower, spare: Mutex::default(), lead: tokio::sync::Mutex::default() }
+        Self {
+            follower,
+            spare: Mutex::default(),
+            lead: tokio::sync::Mutex::default(),
+            has_unreported_loss: AtomicBool::new(false),
+        }
     }
 
     /// Ends the sessions, so that another router can lead at once.
@@ -138,15 +145,20 @@ impl ServerMoves {
         if self.is_closed() {
             return Ok(false);
         }
-        let had_lock = before.as_ref().is_some_and(|session| session.has_lock);
+        let had_lock = before.as_ref().is_some_and(|session| session.has_lock)
+            || self.has_unreported_loss.load(Ordering::Relaxed);
         let session = match before {
             Some(session) => self.confirm(session).await,
             None => None,
         };
         let session = match session {
             Some(session) => session,
-            // The caller learns of the loss before the lock is taken again.
+            // The caller learns of the loss before the lock is taken again. While the catalog does
+            // not respond, no other router can lead, and moves that are under way continue.
             None if had_lock => {
+                self.has_unreported_loss.store(true, Ordering::Relaxed);
+                self.check_reachable().await?;
+                self.has_unreported_loss.store(false, Ordering::Relaxed);
                 tracing::warn!("this router carries moves out no more: it has lost its lock");
                 return Ok(false);
             }
@@ -171,6 +183,15 @@ impl ServerMoves {
         let answered = tokio::time::timeout(PROOF_MAX, answered).await;
         let has_lock = answered.ok()?.ok()?;
         self.is_present(term).then_some(LeadSession { catalog, term, has_lock })
+    }
+
+    /// Connects to the catalog, and fails if it does not respond.
+    async fn check_reachable(&self) -> Result<(), Error> {
+        let connected = tokio::time::timeout(LEAD_MAX, self.follower.connect("lead")).await;
+        let is_reachable = matches!(connected, Ok(Ok(_)));
+        is_reachable
+            .then_some(())
+            .ok_or_else(|| Error::ShardUnavailable { shard: PLACE.to_owned() })
     }
 
     async fn open_lead(&self) -> Result<LeadSession, Error> {
