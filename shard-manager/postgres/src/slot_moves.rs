@@ -183,7 +183,8 @@ impl PgMoves {
         deadline: Instant,
     ) -> Result<Attempted, MoveChangeError> {
         let mut taken = self.sessions.take(deadline).await.map_err(rejected)?;
-        let attempt = move_change::attempt(&mut taken.session, change);
+        let has_replicas = self.replication.timeline().replica_count() > 0;
+        let attempt = move_change::attempt(&mut taken.session, change, has_replicas);
         let attempted = self.sessions.in_time(taken.term, deadline, attempt).await;
         // The change may have been sent, so its outcome is unknown.
         let attempted = attempted

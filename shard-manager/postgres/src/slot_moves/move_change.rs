@@ -83,12 +83,13 @@ struct Seen {
     is_foreign: bool,
 }
 
-/// Carries out a change, or a part of it.
+/// Carries out a change, or a part of it, on a shard with or without replicas.
 pub(super) async fn attempt(
     session: &mut MoveSession,
     change: &MoveChange,
+    has_replicas: bool,
 ) -> Result<Attempted, TransactionError> {
-    let seen = match look(session, &change.request).await {
+    let seen = match look(session, &change.request, has_replicas).await {
         Ok(Ok(seen)) => seen,
         Ok(Err(holder)) => {
             return abort(session, Attempted::Refused(MoveChangeError::Busy { holder })).await;
@@ -158,13 +159,16 @@ fn decide(
 async fn look(
     session: &mut MoveSession,
     request: &MoveRequest,
+    has_replicas: bool,
 ) -> QueryResult<Result<Seen, String>> {
     let system = [session.system_bind()];
     let MoveSession { connection, prepared, timeline, .. } = session;
     let (connection, timeline) = (&*connection, *timeline);
     let (id, slots) = (move_name(request.move_id()), slots_of(request));
-    let is_early =
-        matches!(request, MoveRequest::Store(_, round) if round.cursor != CopyCursor::Whole);
+    // Without replicas a round counts as confirmed once it is committed, and the source forgets its
+    // changes: so it must be durable then.
+    let is_early = has_replicas
+        && matches!(request, MoveRequest::Store(_, round) if round.cursor != CopyCursor::Whole);
     // A crash loses the rows and the cursor of such a round together. Later rounds are durable, and
     // with them all earlier ones.
     let durability = if is_early { "SET LOCAL synchronous_commit=off;" } else { "" };
