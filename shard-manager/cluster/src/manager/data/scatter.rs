@@ -137,7 +137,7 @@ impl RowReader<'_> {
     ) -> Result<Answers, Error> {
         let list = self.data.manager.shards.load_full();
         let queries = self.shard_queries(query, &scope, &list);
-        let mut answers = self.query_shards(&queries, &list, deadline).await;
+        let mut answers = self.query_shards(&queries, &list, (false, deadline)).await;
         let mut tries = 0;
         loop {
             let concerned = match self.check(&answers, &scope) {
@@ -169,7 +169,9 @@ impl RowReader<'_> {
             } else {
                 answers.clear();
             }
-            let again = self.query_shards(&queries, &list, deadline).await;
+            // A replica that lags behind a move may show slots that its primary no longer owns, or
+            // lack those that it owns by now.
+            let again = self.query_shards(&queries, &list, (tries > 1, deadline)).await;
             answers.retain(|(shard, _)| again.iter().all(|(other, _)| other != shard));
             answers.extend(again);
             answers.sort_by_key(|(shard, _)| *shard);
@@ -210,17 +212,22 @@ impl RowReader<'_> {
         asked.map(|(shard, _)| (shard, Arc::clone(&everywhere))).collect()
     }
 
+    /// Sends the queries to their shards. With `is_current`, a replica answers only if it has
+    /// everything that its primary has now.
     async fn query_shards(
         self,
         queries: &ShardQueries,
         list: &ShardList,
-        deadline: Instant,
+        (is_current, deadline): (bool, Instant),
     ) -> Answers {
         let reads = queries.iter().map(async |(number, query)| {
             let read = async {
                 let shard =
                     list.get(*number).ok_or_else(|| unavailable(self.data.manager, *number))?;
-                let requirements = self.requirements((*number, shard), deadline).await?;
+                let mut requirements = self.requirements((*number, shard), deadline).await?;
+                if is_current && let Ok(now) = shard.primary().position(deadline).await {
+                    requirements.seen = requirements.seen.max(now.sequence);
+                }
                 shard.reads().read_all(query, &requirements).await
             };
             (*number, read.await)
