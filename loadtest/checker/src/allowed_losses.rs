@@ -3,15 +3,18 @@
 //! A write at `one` is acknowledged when the primary has stored it. If another node is promoted,
 //! such a write may be lost, even if a read has returned it before. So a contradiction is a loss
 //! and no violation if it appears after a promotion and involves a change at `one` from before that
-//! promotion. Every other contradiction is a violation; above all, every change that was
-//! acknowledged at `quorum` or `all` must be kept.
+//! promotion. A change that only its primary is known to have, because no replica has confirmed it
+//! ([`Outcome::Committed`]), is one at `one`, whatever level was requested. Every other
+//! contradiction is a violation; above all, every change that was done at `quorum` or `all` must be
+//! kept.
 //!
 //! **Invariant:** without a promotion, or without changes at `one`, every contradiction is a
 //! violation; losses are always counted.
 //! **Not here:** finding contradictions (the checks).
 //!
 //! Not detected: a real violation on a row that had a change at `one` shortly before a promotion,
-//! if the loss of that change could explain the contradiction.
+//! if the loss of that change could explain the contradiction. In particular, a change at `one`
+//! that happened twice around a promotion looks like one that was lost, sent again and executed.
 
 use std::collections::{HashMap, HashSet};
 
@@ -31,11 +34,11 @@ pub(crate) struct Excuse<'h> {
     /// Start of the first promotion.
     since: u64,
     /// Changes at `one`, not refused, that began before the last promotion was over, and were not
-    /// read at the end.
+    /// read at the end, or were executed again.
     may_be_gone: HashSet<(Key, Value)>,
     /// True if there was any such change at `one`, even if it was read at the end.
     is_any_at_one: bool,
-    /// Changes of each row that were acknowledged at higher levels.
+    /// Changes of each row that were done at higher levels.
     kept: HashMap<Key, Vec<&'h Operation>>,
 }
 
@@ -54,21 +57,23 @@ impl<'h> Excuse<'h> {
         let mut may_be_gone = HashSet::new();
         let mut kept: HashMap<_, Vec<_>> = HashMap::new();
         for one in history.operations.iter().filter(|one| one.changes()) {
-            match one.level {
+            if one.level == Level::One || one.outcome == Outcome::Committed {
                 // This includes a change without a response: a read may have found it before.
-                Level::One if one.start < until && one.outcome != Outcome::Rejected => {
+                if one.start < until && one.outcome != Outcome::Rejected {
                     may_be_gone.insert((one.key, one.value));
                 }
-                Level::Quorum | Level::All if one.is_acknowledged() => {
-                    kept.entry(one.key).or_default().push(one);
-                }
-                Level::One | Level::Quorum | Level::All => {}
+            } else if one.outcome == Outcome::Ok {
+                kept.entry(one.key).or_default().push(one);
             }
         }
         let is_any_at_one = !may_be_gone.is_empty();
-        // A change that is read at the end is not gone.
+        let again = executed_again(history, &may_be_gone);
+        // A change that is read at the end is not gone, unless a repetition has brought it back.
         for read in history.operations.iter().filter(|one| one.last && one.is_answered_read()) {
-            may_be_gone.remove(&(read.key, read.value));
+            let change = (read.key, read.value);
+            if !again.contains(&change) {
+                may_be_gone.remove(&change);
+            }
         }
         Some(Self { history, since, may_be_gone, is_any_at_one, kept })
     }
@@ -135,4 +140,25 @@ impl<'h> Excuse<'h> {
             |ledger: &Ledger| ledger.counter == ledger.rows && ledger.rows < ledger.acknowledged;
         self.is_any_at_one && ledgers.into_iter().all(lacks)
     }
+}
+
+/// Returns those of some changes that are known at several versions: they were lost, sent again
+/// with their idempotency key, and executed again.
+fn executed_again(
+    history: &OperationHistory,
+    changes: &HashSet<(Key, Value)>,
+) -> HashSet<(Key, Value)> {
+    let mut first = HashMap::new();
+    let mut again = HashSet::new();
+    for one in history.operations.iter().filter(|one| one.version != 0) {
+        let change = (one.key, one.value);
+        let is_answered = one.is_acknowledged() || (!one.changes() && one.outcome == Outcome::Ok);
+        if is_answered
+            && changes.contains(&change)
+            && *first.entry(change).or_insert(one.version) != one.version
+        {
+            again.insert(change);
+        }
+    }
+    again
 }

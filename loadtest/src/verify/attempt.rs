@@ -101,8 +101,9 @@ pub(super) async fn send(
                 session.saw(&answer);
             }
             let own = session.client.client.check(&line, &answer);
-            let verdict = own.and_then(|()| response_check::of_any(answer.status, &answer.body));
             let status = answer.status;
+            let verdict =
+                own.and_then(|()| response_check::of_verified(counted, status, &answer.body));
             (Some(answer), verdict, Some(status))
         }
         Err(failure) => {

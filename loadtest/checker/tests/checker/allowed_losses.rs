@@ -1,7 +1,7 @@
 //! Tests of changes that a promotion may lose at level `one`, and of changes that it must not lose.
 
 use checker::history::{
-    Fault, Header, Key, Kind, Ledger, Level, NodeId, Operation, OperationHistory, Value,
+    Fault, Header, Key, Kind, Ledger, Level, NodeId, Operation, OperationHistory, Outcome, Value,
 };
 use checker::{Check, Report, check};
 
@@ -76,6 +76,30 @@ fn a_version_that_comes_twice_is_reported_as_a_loss_of_the_first() {
     let again = vec![write(1, 50, 1, Level::One), write(2, 300, 1, Level::One), read(2, 500, 1)];
     let report = check(&history(again));
     assert!(lost_only(&report), "{report:#?}");
+}
+
+#[test]
+fn a_lost_write_at_one_that_is_sent_again_may_get_another_version() {
+    let again = |level| {
+        let replay = Operation { kind: Kind::Replay, ..write(1, 300, 42, level) };
+        history(vec![write(1, 50, 10, level), replay, read(1, 500, 42)])
+    };
+    let report = check(&again(Level::One));
+    assert!(lost_only(&report), "{report:#?}");
+    assert!(check(&again(Level::Quorum)).count(Check::Identity) > 0);
+    let calm = OperationHistory { faults: Vec::new(), ..again(Level::One) };
+    assert!(check(&calm).count(Check::Identity) > 0);
+}
+
+#[test]
+fn a_write_at_quorum_that_no_replica_has_confirmed_may_be_gone_after_a_promotion() {
+    let gone = |outcome| {
+        let second = Operation { outcome, ..write(2, 50, 2, Level::Quorum) };
+        check(&history(vec![write(1, 10, 1, Level::Quorum), second, read(1, 500, 1)]))
+    };
+    let report = gone(Outcome::Committed);
+    assert!(lost_only(&report), "{report:#?}");
+    assert!(gone(Outcome::Ok).count(Check::FinalState) > 0);
 }
 
 #[test]
