@@ -110,7 +110,9 @@ fn readings(fleet: &Fleet, rules: &[Rule]) -> Vec<Reading> {
             let figures =
                 figures.entry(key).or_insert_with_key(|(_, query)| snapshot.figures(query));
             let subject = Subject { shard: rule.shard.clone(), router: rule.router.clone() };
-            add(subject, of_figures(rule.kind, figures));
+            // Without a router that responds, the absence of requests means nothing.
+            let is_seen = snapshot.is_seen;
+            add(subject, if is_seen { of_figures(rule.kind, figures) } else { None });
             continue;
         }
         if let Some(is_bad) = of_cluster(rule.kind, &snapshot.now) {
@@ -181,5 +183,31 @@ fn of_shard(kind: Kind, shard: &ShardNow) -> Option<f64> {
         | Kind::RouterDown
         | Kind::MoveStalled
         | Kind::RebalanceFailed => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alerts::Limits;
+    use crate::fleet::Member;
+    use recorder::Window;
+
+    #[test]
+    fn kinds_with_a_window_have_no_value_while_no_router_responds() {
+        let fleet = Fleet::default();
+        let target = "http://127.0.0.1:3000".parse().unwrap();
+        assert!(fleet.add(Arc::new(Member::new("north".to_owned(), target, 1))));
+        let rules = [Kind::P99, Kind::ErrorRate, Kind::Skew].map(|kind| Rule {
+            name: kind.name().to_owned(),
+            kind,
+            limits: Limits { raise: 1.0, clear: 0.0, for_s: 0, clear_for_s: 0 },
+            window: Window::default(),
+            shard: None,
+            router: None,
+        });
+        let readings = readings(&fleet, &rules);
+        let values: Vec<_> = readings.iter().map(|reading| (reading.rule, reading.value)).collect();
+        assert_eq!(values, [(0, None), (1, None), (2, None)]);
     }
 }

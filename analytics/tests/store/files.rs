@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use analytics::Step;
 use analytics::store::{HistoryWriter, StoreAddress};
@@ -59,6 +60,26 @@ fn intervals_that_finish_later_are_written_automatically_and_each_once() {
     // Simulates a kill: nothing is flushed, and earlier writes are in the file.
     std::mem::forget(history_writer);
     let (again, _) = stored_history(&address(&path), "router");
+    assert_eq!(requests(&again, Step::Second), [1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_history_that_only_the_writer_holds_is_released_and_stays_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("analytics.db");
+    let history_writer = HistoryWriter::open(address(&path)).unwrap();
+    let held = history(seconds(5));
+    let released = Arc::downgrade(&held);
+    history_writer.keep("north", held.clone(), || ());
+    await_state(&history_writer, |state| state.written == 5);
+    history_writer.flush();
+    assert!(released.upgrade().is_some(), "it may get further frames");
+    held.absorb(frame(Step::Second, now(), 6));
+    drop(held);
+    history_writer.flush();
+    assert!(released.upgrade().is_none());
+    history_writer.close();
+    let (again, _) = stored_history(&address(&path), "north");
     assert_eq!(requests(&again, Step::Second), [1, 2, 3, 4, 5, 6]);
 }
 

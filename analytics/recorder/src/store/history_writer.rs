@@ -142,6 +142,7 @@ impl HistoryWriter {
             then: Some(then),
             is_loaded: false,
             kept: None,
+            is_held: true,
         };
         // A thread that has ended needs no command.
         let _ = self.commands.send(Command::Keep(Box::new(source)));
@@ -208,6 +209,8 @@ struct Source {
     kept: Option<[RingIndex; 3]>,
     /// Measured intervals in the store.
     coverage: Coverage,
+    /// True if others held the history before its frames were read for the last write.
+    is_held: bool,
 }
 
 impl WriterThread {
@@ -291,6 +294,7 @@ impl WriterThread {
         let now = unix_now();
         let failed = |error: diesel::result::Error| format!("{}: {error}", self.address);
         for source in &mut self.sources {
+            source.is_held = Arc::strong_count(&source.history) > 1;
             if source.kept.is_none() {
                 source.read_indexes(store, now).map_err(failed)?;
             }
@@ -301,6 +305,8 @@ impl WriterThread {
                 .write(store, &self.state, may_end)
                 .map_err(|cause| format!("{}: {cause}", self.address))?;
         }
+        // All of a history that only this thread holds is stored, and it gets no new frames.
+        self.sources.retain(|source| source.is_held);
         if self.forgotten.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
             for step in Step::ALL {
                 let before = now.saturating_sub(ring_s(step));
