@@ -137,7 +137,7 @@ fn too_large(limit: usize) -> Problem {
 /// # Errors
 /// TSR108 if it is larger, TSR101 if it is not gzip.
 pub fn gunzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
-    /// Bytes that are inflated at once.
+    /// Most bytes that are inflated at once.
     const STEP: usize = 256 << 10;
     let mut decoder = BodyDecoder::new(ContentCoding::Gzip);
     decoder.push(body);
@@ -328,7 +328,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
 /// Refuses nesting before a parser recurses into it. Strings are skipped; the parser checks that
 /// the rest is JSON.
-fn check_depth(what: &str, body: &[u8]) -> Result<(), Problem> {
+///
+/// # Errors
+/// TSR108 names `what` if it is nested too deep.
+pub fn check_depth(what: &str, body: &[u8]) -> Result<(), Problem> {
     // Few brackets cannot nest deep, and counting them is far quicker than following them.
     if body.len() <= COUNTED_BYTES_MAX
         && body.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= DEPTH_MAX

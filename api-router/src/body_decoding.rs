@@ -16,8 +16,11 @@ use flate2::bufread::MultiGzDecoder;
 pub const RATIO_MAX: usize = 200;
 /// Size that a body may reach whatever its ratio.
 pub const FREE_BYTES: usize = 16 << 20;
-/// Memory that inflating needs, including its window of 32 KiB.
-const INFLATER_BYTES: usize = 48 << 10;
+/// Memory that inflating needs: its state, including its window of 32 KiB, and the buffer for the
+/// next bytes.
+const INFLATER_BYTES: usize = (48 << 10) + SPARE_BYTES;
+/// Bytes that are inflated at once.
+const SPARE_BYTES: usize = 32 << 10;
 /// Step in which small text grows.
 const SMALL_STEP: usize = 16 << 10;
 /// Step in which larger text grows.
@@ -45,7 +48,15 @@ pub struct BodyDecoder {
 #[derive(Debug)]
 enum Source {
     Plain(InputQueue),
-    Gzip(Box<MultiGzDecoder<InputQueue>>),
+    Gzip(Box<Inflater>),
+}
+
+/// Decoder of gzip, and the buffer into which it writes. The buffer is zeroed only once, because a
+/// body may consist of members of one byte each, and every member ends a read.
+#[derive(Debug)]
+struct Inflater {
+    decoder: MultiGzDecoder<InputQueue>,
+    spare: Box<[u8]>,
 }
 
 /// Result of a request for more bytes.
@@ -69,7 +80,7 @@ impl BodyDecoder {
         let queue = InputQueue::default();
         let source = match coding {
             ContentCoding::Identity => Source::Plain(queue),
-            ContentCoding::Gzip => Source::Gzip(Box::new(MultiGzDecoder::new(queue))),
+            ContentCoding::Gzip => Source::Gzip(Box::new(Inflater::new(queue))),
         };
         Self { source, given: 0 }
     }
@@ -77,7 +88,7 @@ impl BodyDecoder {
     fn queue(&mut self) -> &mut InputQueue {
         match &mut self.source {
             Source::Plain(queue) => queue,
-            Source::Gzip(decoder) => decoder.get_mut(),
+            Source::Gzip(inflater) => inflater.decoder.get_mut(),
         }
     }
 
@@ -85,8 +96,8 @@ impl BodyDecoder {
     pub fn exceeds_ratio(&self) -> bool {
         match &self.source {
             Source::Plain(_) => false,
-            Source::Gzip(decoder) => {
-                let honest = decoder.get_ref().taken.saturating_mul(RATIO_MAX);
+            Source::Gzip(inflater) => {
+                let honest = inflater.decoder.get_ref().taken.saturating_mul(RATIO_MAX);
                 self.given > honest.saturating_add(FREE_BYTES)
             }
         }
@@ -97,7 +108,7 @@ impl BodyDecoder {
     pub fn held(&self) -> usize {
         match &self.source {
             Source::Plain(queue) => queue.waiting,
-            Source::Gzip(decoder) => decoder.get_ref().waiting + INFLATER_BYTES,
+            Source::Gzip(inflater) => inflater.decoder.get_ref().waiting + INFLATER_BYTES,
         }
     }
 
@@ -129,21 +140,28 @@ impl BodyDecoder {
     fn fill_from(&mut self, out: &mut Vec<u8>, room: usize) -> Result<DecodeStep, BadGzip> {
         match &mut self.source {
             Source::Plain(queue) => Ok(queue.take(out, room)),
-            Source::Gzip(decoder) => {
-                let begin = out.len();
-                make_room(out, room);
-                out.resize(begin + room, 0);
-                let read = decoder.read(&mut out[begin..]);
-                out.truncate(begin + read.as_ref().map_or(0, |bytes| *bytes));
-                match read {
-                    Ok(0) => Ok(DecodeStep::Ended),
-                    Ok(_) => Ok(DecodeStep::Bytes),
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        Ok(DecodeStep::NeedsInput)
-                    }
-                    Err(_) => Err(BadGzip),
-                }
+            Source::Gzip(inflater) => inflater.fill(out, room),
+        }
+    }
+}
+
+impl Inflater {
+    fn new(queue: InputQueue) -> Self {
+        let spare = vec![0; SPARE_BYTES].into_boxed_slice();
+        Self { decoder: MultiGzDecoder::new(queue), spare }
+    }
+
+    fn fill(&mut self, out: &mut Vec<u8>, room: usize) -> Result<DecodeStep, BadGzip> {
+        let most = room.min(self.spare.len());
+        match self.decoder.read(&mut self.spare[..most]) {
+            Ok(0) => Ok(DecodeStep::Ended),
+            Ok(bytes) => {
+                make_room(out, bytes);
+                out.extend_from_slice(&self.spare[..bytes]);
+                Ok(DecodeStep::Bytes)
             }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(DecodeStep::NeedsInput),
+            Err(_) => Err(BadGzip),
         }
     }
 }

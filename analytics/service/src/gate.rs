@@ -26,7 +26,7 @@ use access::session::{BrowserSession, SessionSecret, cookie};
 use access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
 use access::unix_time::UnixTime;
 use actix_web::http::header::{
-    AUTHORIZATION, COOKIE, HeaderMap, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
+    AUTHORIZATION, COOKIE, HeaderMap, HeaderValue, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
 };
 use arc_swap::ArcSwap;
 use issuers::key_sets::IssuerGate;
@@ -205,7 +205,7 @@ impl AccessGate {
     }
 
     fn session(&self, headers: &HeaderMap) -> Option<Credentials> {
-        let values = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
+        let values = headers.get_all(COOKIE).map(HeaderValue::as_bytes);
         match cookie::find(values, self.is_tls) {
             Ok(text) => text.map(|text| Credentials::Session(text.into())),
             // An empty text is never a valid session, so a request with several session cookies is

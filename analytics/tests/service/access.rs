@@ -194,6 +194,8 @@ fn a_browser_logs_in_reads_and_logs_out() {
     let cookie = cookie.split(';').next().unwrap();
     assert_eq!(sent(&service, "GET", METRICS, &[("Cookie", cookie)], "").status, 200);
     assert_eq!(sent(&service, "HEAD", METRICS, &[("Cookie", cookie)], "").status, 200);
+    let beside = format!("name=J\u{f6}rg; {cookie}");
+    assert_eq!(sent(&service, "GET", METRICS, &[("Cookie", &beside)], "").status, 200);
     assert_eq!(sent(&service, "GET", "/metrics", &[("Cookie", cookie)], "").status, 403);
     assert_eq!(sent(&service, "POST", METRICS, &[("Cookie", cookie)], "").status, 405);
     let out = sent(&service, "DELETE", LOGIN, &[("Cookie", cookie)], "");

@@ -10,7 +10,7 @@ use actix_web::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use analytics::bearer::{CHALLENGE, EXPIRED, INVALID};
 use shard_manager::access::auth_error::{AuthError, AuthOutcome};
 use shard_manager::access::limit::headers;
-use shard_manager::access::rights::Denied;
+use shard_manager::access::rights::{Denied, Rights};
 
 use crate::problem::{Code, Problem};
 
@@ -80,6 +80,18 @@ pub fn limited(detail: &str, wait: Duration) -> Problem {
 pub fn forbidden(denied: &Denied) -> Problem {
     Problem::new(Code::TSR403, denied.to_string())
         .hint("GET /api/access/me lists what this caller may do")
+}
+
+/// Refuses a caller that is bound to keys, on a route that shows the keys of all callers.
+///
+/// # Errors
+/// TSR403.
+pub fn refuse_bound(rights: &Rights) -> Result<(), Problem> {
+    if !rights.is_bound() {
+        return Ok(());
+    }
+    let detail = "a caller that is bound to keys may not see the keys of others";
+    Err(Problem::new(Code::TSR403, detail).hint("GET /api/access/me lists what this caller may do"))
 }
 
 /// Returns the problem for a caller whose role has no grant at all.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use actix_web::HttpRequest;
 use actix_web::http::Method;
-use actix_web::http::header::{AUTHORIZATION, COOKIE, HeaderMap, SET_COOKIE};
+use actix_web::http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderValue, SET_COOKIE};
 use arc_swap::ArcSwapOption;
 use shard_manager::access::auth_error::{AuthError, AuthReason};
 use shard_manager::access::authenticator::Authenticator;
@@ -57,7 +57,7 @@ impl Sessions {
 
     /// Returns the session of a request that has no other credentials.
     pub fn find<'r>(&self, headers: &'r HeaderMap) -> Credentials<'r> {
-        let values = headers.get_all(COOKIE).filter_map(|value| value.to_str().ok());
+        let values = headers.get_all(COOKIE).map(HeaderValue::as_bytes);
         match cookie::find(values, self.is_tls) {
             Ok(None) => Credentials::Absent,
             Ok(Some(text)) => Credentials::Session(text),

@@ -92,11 +92,11 @@ impl AccessSources {
     pub fn apply_catalog(&self, now: UnixTime) -> Result<(), SnapshotError> {
         let Some(states) = self.states.get() else { return Ok(()) };
         let state = Arc::clone(&states.borrow());
-        self.gate.sessions.set_secret(state.sessions);
         self.replace(now, |known| {
             if state.generation <= known.catalog.generation {
                 return false;
             }
+            self.gate.sessions.set_secret(state.sessions);
             (known.catalog, known.catalog_at) = (state, now);
             true
         })

@@ -205,6 +205,7 @@ fn stream_options(
     let key = one_key(head.shard_key, parameters.single("shardKey")?, None)?;
     let schema = app.manager.schema(&head.rights);
     Ok(StreamOptions {
+        rights: head.rights.clone(),
         table: schema.usable_for(schema.table(table)?, operation.into())?,
         operation,
         key: key.map(|key| key.as_str().to_owned()),
@@ -374,7 +375,8 @@ fn parse(
     if items.is_empty() {
         return Err(Problem::new(Code::TSR101, format!("{name} is empty")));
     }
-    let shared = RowRouter { map: app.manager.map(), table, operation, key, idempotency_key };
+    let (map, schema) = (app.manager.map(), app.manager.schema(rights));
+    let shared = RowRouter { map, schema, table, operation, key, idempotency_key };
     let wrapped = name == "rows";
     let mut parsed = Parsed { rows: Vec::with_capacity(items.len()), refused: Vec::new() };
     for (index, item) in items.into_iter().enumerate() {

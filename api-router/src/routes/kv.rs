@@ -219,6 +219,7 @@ fn change(
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     let table = app.manager.schema(rights).table(TABLE)?;
     let table = app.manager.schema(rights).usable_for(table, operation.into())?;
+    manager::check_key(app.manager.schema(rights), &table, operation.into(), key)?;
     Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, fields)?)
 }
 

@@ -195,6 +195,7 @@ fn parse(
                 .map_err(|error| Problem::new(Code::TSR101, format!("the shard key: {error}")))?
         }
     };
+    manager::check_key(app.manager.schema(rights), &table, operation.into(), key)?;
     let mut values = RowWrite::values(&table, &data.0).map_err(|error| Problem::from(&error))?;
     values.extend(generated);
     let map = app.manager.map();

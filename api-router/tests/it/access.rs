@@ -3,6 +3,7 @@
 
 mod algorithms;
 mod audit;
+mod bound_callers;
 mod caller_rights;
 mod canaries;
 mod catalog_gone;

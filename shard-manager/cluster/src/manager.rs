@@ -92,6 +92,7 @@ pub use shard_membership::{ShardChangeError, ShardChanged};
 pub use shards::Shards;
 pub use slots::{Slots, SlotsError};
 pub use status::Status;
+pub use visible_tables::check_key;
 
 /// An open cluster.
 pub struct Manager {

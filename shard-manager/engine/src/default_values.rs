@@ -21,7 +21,7 @@ pub enum KeySource<'k> {
     Repeatable {
         /// The client's idempotency key.
         idempotency_key: &'k str,
-        /// Number of the row.
+        /// Number of the row: 0 in a write of one row, from 1 in a bulk write.
         row: usize,
     },
 }

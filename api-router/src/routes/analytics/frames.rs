@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use crate::access::access_problems;
 use crate::app::App;
 use crate::metrics_view::MetricsView;
 use crate::problem::{Code, Problem};
@@ -80,6 +81,7 @@ pub(crate) async fn list_frames(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
+    access_problems::refuse_bound(&app.rights(&request))?;
     let analytics = app.analytics()?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["after_1", "after_10", "after_60", "errors_after"])?;

@@ -12,17 +12,18 @@ use actix_web::web::Bytes;
 use memchr::memchr;
 use shard_manager::csv::{Field, Kind, Record, Seek};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::BulkRow;
+use shard_manager::manager::{BulkRow, Manager};
 use shard_manager::row_change::{Operation, RowError};
 use shard_manager::shard_map::ShardMap;
 use shard_manager::table::Table;
-use shard_manager::value::{TypeMismatch, Value};
+use shard_manager::value::{ColumnType, TypeMismatch, Value};
 
 use super::outcome::RefusedRow;
 use super::row_router::{RowRejection, RowRouter};
 use crate::app::App;
-use crate::body::{WRITE_BYTES_MAX, bad_gzip};
+use crate::body::{WRITE_BYTES_MAX, bad_gzip, check_depth};
 use crate::body_decoding::{BodyDecoder, ContentCoding, DecodeStep, FREE_BYTES, RATIO_MAX};
+use crate::caller_rights::CallerRights;
 use crate::headers::BulkFormat;
 use crate::problem::{Code, Problem};
 
@@ -30,7 +31,7 @@ use crate::problem::{Code, Problem};
 const BATCH_ROWS_MAX: usize = 10_000;
 /// Bytes of text of a batch.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Text that is inflated at once.
+/// Most bytes of text that are decoded at once.
 const STEP: usize = 128 << 10;
 /// Bytes of blank lines that a body may have beyond the bytes of its rows.
 const BLANK_BYTES_MAX: usize = 1 << 20;
@@ -43,6 +44,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Options that the rows of a stream share.
 pub(super) struct StreamOptions {
+    pub(super) rights: CallerRights,
     pub(super) table: Arc<Table>,
     pub(super) operation: Operation,
     /// The key of rows that name none.
@@ -58,6 +60,7 @@ pub(super) struct RowReader {
     /// Map of the whole body: rows of one key take the same queue, and so keep their order, even if
     /// their slot moves meanwhile.
     map: Arc<ShardMap>,
+    manager: Arc<Manager>,
     options: StreamOptions,
     decoder: BodyDecoder,
     text: Vec<u8>,
@@ -133,6 +136,7 @@ impl RowReader {
         let decoder = BodyDecoder::new(options.coding);
         Self {
             map: app.manager.map(),
+            manager: Arc::clone(&app.manager),
             options,
             decoder,
             text: Vec::new(),
@@ -167,8 +171,10 @@ impl RowReader {
     pub(super) fn batch(&mut self, bytes_max: usize) -> RowBatch {
         let began = Instant::now();
         let key = self.options.key.clone();
+        let (manager, rights) = (Arc::clone(&self.manager), self.options.rights.clone());
         let rows = RowRouter {
             map: Arc::clone(&self.map),
+            schema: manager.schema(&rights),
             table: Arc::clone(&self.options.table),
             operation: self.options.operation,
             key: key.as_deref().and_then(|key| ShardKey::parse(key).ok()),
@@ -465,6 +471,9 @@ fn record(
 
 fn value(rows: &RowRouter<'_>, index: usize, text: &str, is_null: bool) -> Result<Value, Problem> {
     let column = rows.table.column(index);
+    if column.kind == ColumnType::Json {
+        check_depth(&column.name, text.as_bytes())?;
+    }
     let read = match (is_null, column.nullable) {
         (true, true) => Ok(Value::Null),
         (true, false) => Err(TypeMismatch::Null),

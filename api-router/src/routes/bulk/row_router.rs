@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use shard_manager::engine::default_values::{KeySource, generated_keys};
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::place_row;
+use shard_manager::manager::{Schema, check_key, place_row};
 use shard_manager::row_change::{Operation, Precondition, RowError, RowWrite};
 use shard_manager::shard_map::partitions::partition_of;
 use shard_manager::shard_map::{KeyLocation, ShardMap};
@@ -26,6 +26,8 @@ const WRAPPED: [&str; 3] = ["shard_key", "data", "if_version"];
 #[derive(Clone)]
 pub(super) struct RowRouter<'k> {
     pub(super) map: Arc<ShardMap>,
+    /// Rights of the caller.
+    pub(super) schema: Schema<'k>,
     pub(super) table: Arc<Table>,
     pub(super) operation: Operation,
     /// The key of rows that name none.
@@ -61,7 +63,8 @@ impl RowRouter<'_> {
             return Err(Problem::new(Code::TSR108, detail).into());
         }
         let members = Members::of_member("a row", item)?;
-        let source = KeySource::of_row(self.idempotency_key, number);
+        // Number 0 is the row of a single write, which may have the same idempotency key.
+        let source = KeySource::of_row(self.idempotency_key, number + 1);
         if wrapped { self.wrapped(&members, source) } else { self.bare(&members, source) }
     }
 
@@ -194,6 +197,9 @@ impl RowRouter<'_> {
                 let doubtful = matches!(error, Error::Row(RowError::KeyContradicted { .. }));
                 let place = map.locate(table, key, partition.as_deref()).ok();
                 let place = place.filter(|_| !doubtful);
+                // The error may name what exists, which only callers with a right to the key learn.
+                let allowed = check_key(self.schema, table, self.operation.into(), key);
+                let error = allowed.err().unwrap_or(error);
                 Err(RowRejection { place, ..RowRejection::from(Problem::from(error)) })
             }
         }

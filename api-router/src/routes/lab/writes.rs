@@ -10,6 +10,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
+use crate::access::access_problems;
 use crate::app::App;
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
@@ -100,6 +101,7 @@ pub(crate) async fn list_writes(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
+    access_problems::refuse_bound(&app.rights(&request))?;
     let parameters = Parameters::parse(request.query_string())?;
     parameters.check_names(&["after"])?;
     let after = match parameters.single("after")? {

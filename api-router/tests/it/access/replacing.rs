@@ -1,14 +1,21 @@
 //! Tests of replacing the keys and roles of the access gate, from any source.
 
+use std::sync::Arc;
+
 use api_router::access::clock::unix_now;
+use api_router::access::files::FileRecords;
 use api_router::access::gate::{AccessGate, RANDOM_LEN};
+use api_router::access::sources::AccessSources;
 use api_router::config::{AccessConfig, AccessMode, AuditConfig, TrustedProxies};
 use shard_manager::access::authenticator::AuthSettings;
 use shard_manager::access::jwt::Issuers;
 use shard_manager::access::key::NewApiKey;
 use shard_manager::access::keys_file;
+use shard_manager::access::session::{BrowserSession, SessionSecret, SessionSeed};
 use shard_manager::access::snapshot::{Snapshot, SnapshotContents};
 use shard_manager::access::unix_time::UnixTime;
+use shard_manager::engine::access_store::AccessState;
+use tokio::sync::watch;
 
 use super::guarded::{admin, key, line, reader};
 
@@ -25,9 +32,8 @@ fn knows(gate: &AccessGate, key: &NewApiKey) -> bool {
     gate.authenticator.get().authenticate(key.reveal(), unix_now(), || true).is_ok()
 }
 
-#[test]
-fn keys_are_replaced_as_a_whole_and_never_by_older_ones() {
-    let config = AccessConfig {
+fn config() -> AccessConfig {
+    AccessConfig {
         mode: AccessMode::On,
         keys_file: None,
         roles_file: None,
@@ -38,10 +44,15 @@ fn keys_are_replaced_as_a_whole_and_never_by_older_ones() {
         issuers: Vec::new(),
         is_tls: false,
         certificates: Vec::new(),
-    };
+    }
+}
+
+#[test]
+fn keys_are_replaced_as_a_whole_and_never_by_older_ones() {
     let (first, second) = (admin(), reader());
     let random = [1; RANDOM_LEN];
-    let gate = AccessGate::new(&config, contents(&first, 5), Issuers::default(), &random).unwrap();
+    let gate =
+        AccessGate::new(&config(), contents(&first, 5), Issuers::default(), &random).unwrap();
     assert!(knows(&gate, &first));
     for older in [4, 5] {
         gate.authenticator.apply(contents(&second, older)).unwrap();
@@ -59,4 +70,30 @@ fn keys_are_replaced_as_a_whole_and_never_by_older_ones() {
     };
     gate.authenticator.apply(too_many).expect_err("there are too many keys");
     assert!(knows(&gate, &second), "nothing has changed");
+}
+
+#[test]
+fn a_secret_of_sessions_that_was_replaced_does_not_come_back_into_force() {
+    let random = [1; RANDOM_LEN];
+    let gate = AccessGate::new(&config(), contents(&admin(), 1), Issuers::default(), &random);
+    let gate = Arc::new(gate.unwrap());
+    let sources = AccessSources::new(Arc::clone(&gate), FileRecords::default(), UnixTime::MAX);
+    let state = |generation: u64, byte: u8| {
+        let seed = SessionSeed::from_random([byte; SessionSecret::LEN]).of_generation(generation);
+        Arc::new(AccessState { sessions: Some(seed), generation, ..AccessState::default() })
+    };
+    let (sender, states) = watch::channel(state(5, 1));
+    sources.attach(states);
+    let now = UnixTime::from_seconds(1_800_000_000);
+    let session = BrowserSession { key: admin().id(), expires_at: now.plus(60) };
+    let cookie = || gate.sessions.cookie(&session, now).unwrap();
+    sources.apply_catalog(now).unwrap();
+    let first = cookie();
+    sender.send_replace(state(6, 2));
+    sources.apply_catalog(now).unwrap();
+    let second = cookie();
+    assert_ne!(second, first);
+    sender.send_replace(state(5, 1));
+    sources.apply_catalog(now).unwrap();
+    assert_eq!(cookie(), second);
 }

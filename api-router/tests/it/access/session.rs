@@ -143,6 +143,28 @@ fn a_session_that_was_not_made_here_is_refused() {
     assert_eq!(send(&guarded, "GET", READ, &cookie).status, 200);
 }
 
+/// A browser sends the cookies of all pages of a host, and those of others may have any bytes.
+#[test]
+fn a_session_is_read_beside_cookies_of_any_bytes() {
+    let guarded = Guarded::start("on", &[]);
+    let cookie = login(&guarded, admin().reveal());
+    let read = |cookies: &[&[u8]]| {
+        let head =
+            format!("GET {READ} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncookie: ");
+        let request = [head.as_bytes(), &cookies.concat()[..], &b"\r\n\r\n"[..]].concat();
+        String::from_utf8_lossy(&guarded.router.raw(&request)).into_owned()
+    };
+    for other in ["name=J\u{f6}rg".as_bytes(), b"name=J\xf6rg"] {
+        for cookies in [[other, b"; ", cookie.as_bytes()], [cookie.as_bytes(), b"; ", other]] {
+            let served = read(&cookies);
+            assert!(served.starts_with("HTTP/1.1 200 "), "{served}");
+        }
+        let forged = read(&[other, b"; ", cookie.as_bytes(), b"x"]);
+        assert!(forged.starts_with("HTTP/1.1 401 "), "{forged}");
+        assert!(forged.contains("invalid_token"), "it is not anonymous: {forged}");
+    }
+}
+
 #[test]
 fn a_session_ends_with_its_key() {
     let guarded = Guarded::start("on", &[]);

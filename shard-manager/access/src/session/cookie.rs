@@ -32,23 +32,25 @@ fn attributes(text: &str, max_age: u64, is_tls: bool) -> String {
     format!("{name}={text}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Strict{secure}")
 }
 
-/// Finds the text of a session in the values of all `Cookie` headers of a request.
+/// Finds the text of a session in the values of all `Cookie` headers of a request. Cookies of other
+/// names may contain any bytes.
 ///
 /// # Errors
-/// [`AuthReason::SessionMalformed`] if there are several: another site of the same domain may have
-/// added one.
-pub fn find<'h>(
-    headers: impl IntoIterator<Item = &'h str>,
+/// [`AuthReason::SessionMalformed`] if there are several, because another site of the same domain
+/// may have added one, or if the text is not UTF-8.
+pub fn find<'h, H: AsRef<[u8]> + ?Sized + 'h>(
+    headers: impl IntoIterator<Item = &'h H>,
     is_tls: bool,
 ) -> Result<Option<&'h str>, AuthReason> {
-    let name = name(is_tls);
-    let pairs = headers.into_iter().flat_map(|header| header.split(';'));
-    let mut values = pairs.filter_map(|pair| {
-        let (known, value) = pair.trim_ascii().split_once('=')?;
-        (known == name).then_some(value)
-    });
+    let name = name(is_tls).as_bytes();
+    let pairs = headers.into_iter().flat_map(|header| header.as_ref().split(|byte| *byte == b';'));
+    let mut values =
+        pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name)?.strip_prefix(b"="));
     match (values.next(), values.next()) {
-        (found, None) => Ok(found),
+        (None, None) => Ok(None),
+        (Some(text), None) => {
+            std::str::from_utf8(text).map(Some).map_err(|_| AuthReason::SessionMalformed)
+        }
         (_, Some(_)) => Err(AuthReason::SessionMalformed),
     }
 }

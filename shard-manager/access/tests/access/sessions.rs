@@ -137,6 +137,17 @@ fn a_cookie_is_found_in_its_own_name_only() {
     assert_eq!(found(&apart), Err(AuthReason::SessionMalformed));
 }
 
+#[test]
+fn a_cookie_is_found_beside_others_of_any_bytes_and_must_itself_be_text() {
+    let found = |header: &'static [u8]| cookie::find([header], false);
+    for header in [&b"a=\xff; tessera_session=x"[..], b"tessera_session=x;\xff\xfe=\x80;;"] {
+        assert_eq!(found(header), Ok(Some("x")), "{header:?}");
+    }
+    for header in [&b"tessera_session=\xff"[..], b"tessera_session=x; tessera_session=\xff"] {
+        assert_eq!(found(header), Err(AuthReason::SessionMalformed), "{header:?}");
+    }
+}
+
 fn gate(change: impl Fn(&mut KeyRecord)) -> Authenticator {
     let key = key(1);
     let mut record = KeyRecord {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use access::operation::RowOperations;
 use access::rights::{CompiledRole, Denied, RowLack, RowRequest};
 use model::error::Error;
+use model::keyspace::ShardKey;
 use model::row_change::RowError;
 use model::table::{Registry, Table};
 
@@ -128,4 +129,25 @@ impl Schema<'_> {
         }
         table.view(|column| self.rights.reach().has_column(table.name(), column, operations))
     }
+}
+
+/// Checks that the caller of these tables may write under a shard key. A write is checked before
+/// its row is placed, because a row that cannot be placed has an error that names what exists.
+///
+/// # Errors
+/// [`Error::Forbidden`] if no grant of the table has the operations for the key.
+#[inline]
+pub fn check_key(
+    schema: Schema<'_>,
+    table: &Table,
+    operations: RowOperations,
+    key: ShardKey<'_>,
+) -> Result<(), Error> {
+    if schema.rights.is_all() {
+        return Ok(());
+    }
+    let columns = std::iter::empty();
+    let request = RowRequest { operations, table: table.name(), columns };
+    schema.rights.allow_key(&request, key).map_err(|denied| schema.refusal(denied))?;
+    Ok(())
 }

@@ -65,10 +65,11 @@ impl AccessFeed {
         self.confirm(now);
     }
 
-    /// Records that the published state is the current one at this time.
+    /// Records that the published state is the current one at this time, which may be before the
+    /// previous one: a clock that was ahead may have been corrected.
     pub fn confirm(&self, now: UnixTime) {
         if self.latest.borrow().generation > 0 {
-            self.confirmed_at.fetch_max(now.seconds(), Ordering::Relaxed);
+            self.confirmed_at.store(now.seconds(), Ordering::Relaxed);
         }
     }
 
@@ -76,5 +77,23 @@ impl AccessFeed {
     pub fn confirmed_at(&self) -> Option<UnixTime> {
         let seconds = self.confirmed_at.load(Ordering::Relaxed);
         (seconds > 0).then(|| UnixTime::from_seconds(seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_confirmation_counts_from_the_corrected_clock() {
+        let feed = AccessFeed::default();
+        let corrected = UnixTime::from_seconds(1_800_000_000);
+        feed.confirm(corrected);
+        assert_eq!(feed.confirmed_at(), None, "nothing was published");
+        let ahead = corrected.plus(86_400);
+        feed.publish(AccessState { generation: 1, ..AccessState::default() }, ahead);
+        assert_eq!(feed.confirmed_at(), Some(ahead));
+        feed.confirm(corrected);
+        assert_eq!(feed.confirmed_at(), Some(corrected));
     }
 }

@@ -56,11 +56,12 @@ impl AccessState {
     /// The damage, as a message.
     pub fn with_changes(&self, results: [Vec<AccessRow>; 7]) -> Result<Option<Self>, String> {
         let [control, count, changed, removed, roles, denials, sessions] = results;
-        let changed: Vec<KeyRecord> = changed.iter().filter_map(readable_key).collect();
-        let mut replaced: BTreeSet<&str> = removed.iter().map(|row| text(row, 0)).collect();
-        replaced.extend(changed.iter().map(|key| key.id.as_str()));
+        // A changed key that cannot be read loses its rights as well, so its old record is dropped.
+        let replaced: BTreeSet<&str> =
+            removed.iter().chain(&changed).map(|row| text(row, 0)).collect();
         let kept = self.keys.iter().filter(|key| !replaced.contains(key.id.as_str())).cloned();
-        let mut keys: Vec<KeyRecord> = kept.chain(changed.iter().cloned()).collect();
+        let mut keys: Vec<KeyRecord> =
+            kept.chain(changed.iter().filter_map(readable_key)).collect();
         keys.sort_unstable_by_key(|key| key.id);
         let count = count.first().and_then(|row| number(row, 0));
         if count != i64::try_from(keys.len()).ok() {
@@ -191,4 +192,48 @@ fn optional_time(row: &AccessRow, column: usize) -> Option<Option<UnixTime>> {
 fn time(row: &AccessRow, column: usize) -> Option<UnixTime> {
     let seconds = u64::try_from(number(row, column)?).ok()?;
     Some(UnixTime::from_seconds(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> AccessRow {
+        words.iter().map(|word| AccessValue::Text((*word).to_owned())).collect()
+    }
+
+    /// Returns the row of a key with these tenants, in JSON.
+    fn key(tenants: &str) -> AccessRow {
+        let digest = "0".repeat(64);
+        let mut row = words(&["4fKq0ZxY81Ab", &digest, "shop", tenants, "name", "admin"]);
+        row.extend([AccessValue::Number(1), AccessValue::NoNumber, AccessValue::NoNumber]);
+        row.extend([AccessValue::Number(0), AccessValue::NoNumber]);
+        row
+    }
+
+    fn control(generation: i64) -> Vec<AccessRow> {
+        let mut row = words(&["on"]);
+        row.push(AccessValue::Number(generation));
+        vec![row]
+    }
+
+    /// Returns the state after the change of one key, of which there is one in the catalog.
+    fn changed(base: &AccessState, tenants: &str) -> Option<AccessState> {
+        let count = vec![vec![AccessValue::Number(1)]];
+        let [removed, roles, denials, sessions] = [const { Vec::new() }; 4];
+        let results = [control(2), count, vec![key(tenants)], removed, roles, denials, sessions];
+        base.with_changes(results).expect("the other rows are readable")
+    }
+
+    #[test]
+    fn a_changed_key_that_cannot_be_read_does_not_keep_its_old_rights() {
+        let [roles, denials, sessions] = [const { Vec::new() }; 3];
+        let base = [control(1), vec![key(r#"["acme"]"#)], roles, denials, sessions];
+        let base = AccessState::read(base).expect("a state");
+        assert_eq!(base.keys.len(), 1);
+        let readable = changed(&base, r#"["zeta"]"#).expect("the key is readable");
+        assert_eq!((readable.keys.len(), readable.generation), (1, 2));
+        assert_ne!(readable.keys, base.keys);
+        assert_eq!(changed(&base, "?"), None, "all keys are read again");
+    }
 }
