@@ -266,7 +266,7 @@ impl Config {
         let operate = settings.truth("operate")?;
         let backup_dir = backup_dir(&mut settings)?;
         let analytics = analytics::is_on(&mut settings)?;
-        let analytics_store = analytics::store(&mut settings, &engine)?;
+        let analytics_store = analytics::store(&mut settings, &engine, analytics)?;
         let otlp_endpoint = analytics::otlp_endpoint(&mut settings)?;
         let mut access = access::access(&mut settings, &sources)?;
         access.is_tls = tls.is_some() || behind_tls;

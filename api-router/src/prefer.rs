@@ -95,6 +95,7 @@ impl Prefer {
     fn parse_with(headers: &HeaderMap, transaction: Preference) -> Result<Self, Problem> {
         let is_known = |one: &Preference| one.spelling().0 != "tx" || *one == transaction;
         let mut known: Vec<Preference> = Vec::new();
+        // Only known names are remembered: the others may be many, and are not compared.
         let mut seen: Vec<String> = Vec::new();
         let mut unknown = None;
         for value in headers.get_all(&PREFER) {
@@ -104,6 +105,10 @@ impl Prefer {
                 let name = name.trim().to_ascii_lowercase();
                 let value = value.trim().trim_matches('"').to_ascii_lowercase();
                 if name.is_empty() || seen.contains(&name) {
+                    continue;
+                }
+                if !Preference::ALL.iter().any(|one| one.spelling().0 == name) {
+                    unknown = Some(wish);
                     continue;
                 }
                 let found = Preference::ALL
@@ -116,13 +121,14 @@ impl Prefer {
                     None if name == "tx" => {
                         return Err(bad(&format!("{}, or without tx", transaction.text())));
                     }
-                    None => unknown = Some(wish.trim().chars().take(80).collect::<String>()),
+                    None => unknown = Some(wish),
                 }
                 seen.push(name);
             }
         }
         match unknown.filter(|_| known.contains(&Preference::Strict)) {
             Some(wish) => {
+                let wish: String = wish.trim().chars().take(80).collect();
                 let known = Preference::ALL.into_iter().filter(is_known).map(Preference::text);
                 let known = known.collect::<Vec<_>>().join(", ");
                 let problem =
@@ -150,4 +156,28 @@ impl Prefer {
 
 fn bad(allowed: &str) -> Problem {
     Problem::new(Code::TSR113, format!("prefer must be {allowed}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Prefer, Problem> {
+        let mut headers = HeaderMap::new();
+        headers.insert(PREFER, HeaderValue::from_str(text).unwrap());
+        Prefer::parse(&headers)
+    }
+
+    #[test]
+    fn any_number_of_unknown_names_is_ignored_or_refused_under_strict_handling() {
+        let names: Vec<String> = (0..30_000).map(|number| format!("name{number}=1")).collect();
+        let names = names.join(", ");
+        let lenient = parsed(&format!("return=minimal, {names}, return=representation")).unwrap();
+        assert_eq!(lenient, Prefer(vec![Preference::Minimal]), "the first value counts");
+        for text in [format!("handling=strict, {names}"), format!("{names}, handling=strict")] {
+            let refused = parsed(&text).unwrap_err();
+            assert_eq!(refused.code().name(), "TSR105");
+            assert_eq!(refused.detail(), "`name29999=1` is not a known preference");
+        }
+    }
 }

@@ -24,17 +24,24 @@ pub(super) fn is_on(settings: &mut Settings<'_>) -> Result<bool, ConfigError> {
 }
 
 /// Returns the store that keeps metrics over restarts. An address is shown without its user and
-/// password.
+/// password. A store that is named although no requests are recorded is refused.
 pub(super) fn store(
     settings: &mut Settings<'_>,
     engine: &Engine,
+    is_on: bool,
 ) -> Result<Option<StoreAddress>, ConfigError> {
     const NAME: &str = "analytics_store";
     let (address, origin) = match settings.find(NAME) {
         Some((origin, text)) => {
             let what = format!("{} (from {origin})", spelled(NAME, &origin));
             let parsed = StoreAddress::parse(&text);
-            (parsed.map_err(|error| ConfigError(format!("{what} {error}")))?, origin)
+            let address = parsed.map_err(|error| ConfigError(format!("{what} {error}")))?;
+            if address.is_some() && !is_on {
+                return Err(ConfigError(format!(
+                    "{what} is ignored while analytics is off: leave one of them out"
+                )));
+            }
+            (address, origin)
         }
         None => match engine {
             Engine::Embedded { data_dir } => {

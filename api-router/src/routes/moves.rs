@@ -17,6 +17,7 @@ use shard_manager::engine::move_catalog::MoveListError;
 use shard_manager::engine::move_draft::DraftSlots;
 use shard_manager::engine::move_record::{MoveOrder, MoveRecord, parse_move_name};
 use shard_manager::engine::move_view::{MoveView, RETRY};
+use shard_manager::error::Error;
 use shard_manager::manager::MovesError;
 use shard_manager::moves::identity::MoveId;
 use utoipa::ToSchema;
@@ -239,7 +240,10 @@ pub(crate) async fn order_move(
     }
     let order = MoveOrder::parse(&order).ok_or_else(no_such_order)?;
     refuse_conditions(headers)?;
-    let record = moves.order(identity(&id)?, order).await?;
+    let ordered = moves.order(identity(&id)?, order);
+    let ordered = tokio::time::timeout_at(deadline.into(), ordered).await;
+    let late = |_elapsed| MovesError::from(MoveListError::Failed(Error::DeadlinePassed));
+    let record = ordered.map_err(late)??;
     Ok(HttpResponse::Ok().json(moves.view(&record)))
 }
 

@@ -10,20 +10,24 @@
 mod request;
 pub(super) mod schema;
 
+use std::time::Instant;
+
 use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
+use shard_manager::engine::rebalance_catalog::RebalanceListError;
 use shard_manager::engine::rebalance_record::RebalanceOrder;
 use shard_manager::engine::rebalance_view::{RebalanceBegun, RebalanceView};
-use shard_manager::manager::Rebalances;
+use shard_manager::error::Error;
+use shard_manager::manager::{Rebalances, RebalancesError};
 use utoipa::ToSchema;
 
 use self::request::{DrainRequest, RebalanceRequest, drain_request, rebalance_request};
 use self::schema::{RebalanceAnswer, RebalancePlanAnswer};
 use crate::app::App;
 use crate::cluster_change::ClusterChange;
-use crate::headers::{refuse_conditions, refuse_row_headers};
+use crate::headers::{deadline, refuse_conditions, refuse_row_headers};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 use crate::response_headers::{MoveLookupRefusals, RebalanceRefusals};
@@ -163,6 +167,7 @@ pub(crate) async fn find_rebalance(
     params(
         ("id" = String, Path, description = "The rebalance", example = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71"),
         ("order" = String, Path, description = "pause, resume or cancel", example = "pause"),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
     ),
     responses(
         (status = 200, description = "The rebalance after the order", body = RebalanceAnswer),
@@ -179,9 +184,13 @@ pub(crate) async fn order_rebalance(
     Parameters::parse(request.query_string())?.check_names(&[])?;
     refuse_row_headers(headers)?;
     refuse_conditions(headers)?;
+    let deadline = Instant::now() + deadline(headers)?;
     let (id, order) = path.into_inner();
     let order = RebalanceOrder::parse(&order).ok_or_else(no_such_order)?;
-    Ok(HttpResponse::Ok().json(Rebalances::of(&app.manager).order(&id, order).await?))
+    let ordered = Rebalances::of(&app.manager).order(&id, order);
+    let ordered = tokio::time::timeout_at(deadline.into(), ordered).await;
+    let late = |_elapsed| RebalancesError::from(RebalanceListError::Failed(Error::DeadlinePassed));
+    Ok(HttpResponse::Ok().json(ordered.map_err(late)??))
 }
 
 fn no_such_order() -> Problem {

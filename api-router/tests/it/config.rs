@@ -363,6 +363,8 @@ fn settings_that_contradict_each_other_are_refused() {
     assert!(said.contains("shard4, which is none of the 3 shards"), "{said}");
     let said = with(&["--shards", "3", "--weights", "1,2"]);
     assert!(said.contains("weights names 2 shards, shards says 3"), "{said}");
+    let said = with(&["--analytics", "off", "--analytics-store", "./figures.db"]);
+    assert!(said.contains("analytics_store (from flag) is ignored while analytics"), "{said}");
 }
 
 /// A value that is not UTF-8 must not silently mean the default.

@@ -161,6 +161,14 @@ fn inflated(zipped: &[u8], piece: usize, room: usize) -> Result<Vec<u8>, BadGzip
 }
 
 #[test]
+fn members_of_one_byte_and_members_longer_than_the_buffer_come_out_whole() {
+    let members: Vec<u8> = gzip(b"x").repeat(20_000);
+    assert_eq!(inflated(&members, 4_096, 128 << 10), Ok(vec![b'x'; 20_000]));
+    let long: Vec<u8> = (0..200_000_u32).flat_map(u32::to_be_bytes).collect();
+    assert!(inflated(&gzip(&long), 4_096, 128 << 10) == Ok(long));
+}
+
+#[test]
 fn what_is_no_gzip_or_has_garbage_behind_it_is_told() {
     let zipped = gzip(b"text");
     for bad in [b"text".to_vec(), Vec::new(), [&zipped[..], b"garbage"].concat()] {

@@ -129,6 +129,24 @@ fn a_repeated_insert_without_an_id_makes_one_row() {
 }
 
 #[test]
+fn a_bulk_write_leaves_the_row_of_a_single_write_with_the_same_key_as_it_is() {
+    let router = Router::start();
+    made(&router, &parts());
+    let headers = [("x-shard-key", "ada"), ("idempotency-key", "same")];
+    let single = json!({"table": "parts", "data": {"name": "single"}});
+    let first = post(&router, &headers, &single).json()["data"]["id"].clone();
+    let bulk = json!({"table": "parts", "records": [{"name": "bulk"}]});
+    let reply = router.post("/api/bulk-write", &headers, &bulk);
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let stored = rows(&router, "parts");
+    let name = |row: &Value| row["name"].as_str().unwrap().to_owned();
+    let (kept, added): (Vec<&Value>, Vec<&Value>) =
+        stored.iter().partition(|row| row["id"] == first);
+    assert_eq!(kept.into_iter().map(name).collect::<Vec<_>>(), ["single"]);
+    assert_eq!(added.into_iter().map(name).collect::<Vec<_>>(), ["bulk"]);
+}
+
+#[test]
 fn rows_of_every_bulk_format_may_leave_out_columns_that_have_a_default() {
     let router = Router::start();
     made(&router, &notes());

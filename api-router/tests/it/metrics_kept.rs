@@ -84,9 +84,9 @@ fn an_address_of_a_store_is_shown_without_its_secret() {
 #[test]
 fn the_file_may_say_it_in_a_section() {
     let folder = folder();
-    write(folder.path(), "tessera.toml", "[analytics]\nrecord = \"off\"\nstore = \"figures.db\"\n");
+    write(folder.path(), "tessera.toml", "[analytics]\nrecord = \"on\"\nstore = \"figures.db\"\n");
     let shown = shown(bare_command(folder.path()));
-    assert_eq!(shown["analytics"], said("off", "tessera.toml"));
+    assert_eq!(shown["analytics"], said("on", "tessera.toml"));
     assert_eq!(shown["analytics_store"], said("figures.db", "tessera.toml"));
     for (text, named) in [
         ("[analytics]\nstroe = \"x\"\n", "analytics.stroe"),

@@ -123,6 +123,24 @@ fn an_empty_field_is_null_and_a_quoted_one_is_the_empty_text() {
 }
 
 #[test]
+fn json_in_a_field_has_the_nesting_limit_of_a_body() {
+    let router = Router::shared();
+    let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let csv = format!(
+        "product_id,name,price,stock,attributes\np1,N,1,1,{}\np2,N,1,1,{}\n",
+        nested(64),
+        nested(65)
+    );
+    let path = "/api/bulk-write?table=products";
+    let reply = router.send("POST", path, &[CSV], Some(csv.as_bytes()));
+    assert_eq!(reply.status, 207, "{}", reply.text());
+    assert_eq!(codes(&reply.json()), owned(&[(1, "TSR108")]), "{}", reply.text());
+    let read = router.get("/api/read?table=products&select=product_id,attributes").json();
+    let stored: Value = serde_json::from_str(&nested(64)).unwrap();
+    assert_eq!(read["data"], json!([{"product_id": "p1", "attributes": stored}]));
+}
+
+#[test]
 fn rows_go_where_their_key_says_and_the_header_is_only_the_default() {
     let router = Router::shared();
     let orders = "/api/bulk-write?table=orders&op=insert";

@@ -319,6 +319,19 @@ fn a_row_names_the_member_that_is_wrong() {
 }
 
 #[test]
+fn a_key_that_contradicts_a_hidden_routing_column_does_not_reveal_its_name() {
+    let whole = table(Some("n"));
+    let view = whole.view(|name| name != "n");
+    let key = ShardKey::parse("007").expect("a good key");
+    let place = (key, Keyspace::Hash.slot_of(key).expect("a slot"));
+    for (table, column) in [(&whole, "n"), (&view, "shard_key")] {
+        let refused = RowWrite::parse(table, Operation::Upsert, place, &[]);
+        let (column, stored) = (column.into(), Some("7".into()));
+        assert_eq!(refused, Err(RowError::KeyContradicted { column, stored }));
+    }
+}
+
+#[test]
 fn a_row_takes_its_routing_column_from_the_key_and_needs_its_id() {
     let row = parse(Some("id"), Operation::Delete, &[]).expect("the key is the id");
     assert_eq!((row.id, row.set), (vec![Value::Text("k".into())], vec![]));
