@@ -4,7 +4,7 @@
 //! wrong.
 //! **Not here:** the form of a log (`access::audit`).
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -90,32 +90,49 @@ struct LineFault {
     fault: String,
 }
 
-/// Opens the files of a log, the oldest first. A router may begin a file meanwhile: then they are
-/// opened again.
+/// Device and inode of a file.
+type FileIdentity = (u64, u64);
+
+fn identity(metadata: &Metadata) -> FileIdentity {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Opens the files of a log, the oldest first. A router may begin a file meanwhile, and renames the
+/// others: then they are opened again.
 fn open(log: &Path) -> Result<Vec<LogFile>, CommandError> {
     let refused = |path: &Path, error: std::io::Error| {
         CommandError::Refused(format!("{}: {error}", path.display()))
     };
     loop {
-        let mut files = Vec::new();
+        let (mut files, mut opened) = (Vec::new(), Vec::new());
         for path in (0..FILES_MAX).rev().map(|number| file_path(log, number)) {
             match File::open(&path) {
-                Ok(file) => files.push(LogFile { path, file }),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Ok(file) => {
+                    let metadata = file.metadata().map_err(|error| refused(&path, error))?;
+                    opened.push(Some(identity(&metadata)));
+                    files.push(LogFile { path, file });
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => opened.push(None),
                 Err(error) => return Err(refused(&path, error)),
             }
         }
-        let Some(last) = files.last() else {
+        // No path gets back a file that it had before, so no file was renamed while these were
+        // opened if each is still at its path.
+        if identities(log) != opened {
+            continue;
+        }
+        if files.is_empty() {
             let path = log.display();
             return Err(CommandError::Refused(format!("{path}: there is no audit log")));
-        };
-        let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-        let opened = last.file.metadata().map(identity).map_err(|error| refused(log, error))?;
-        let is_same = std::fs::metadata(&last.path).is_ok_and(|now| identity(now) == opened);
-        if is_same {
-            return Ok(files);
         }
+        return Ok(files);
     }
+}
+
+/// Returns the file at each path of a log, the oldest first; `None` where there is none.
+fn identities(log: &Path) -> Vec<Option<FileIdentity>> {
+    let paths = (0..FILES_MAX).rev().map(|number| file_path(log, number));
+    paths.map(|path| std::fs::metadata(path).ok().map(|metadata| identity(&metadata))).collect()
 }
 
 fn verify(files: Vec<LogFile>, mut check: ChainCheck) -> Result<LogReport, CommandError> {
@@ -211,4 +228,35 @@ fn text(report: &LogReport) -> String {
     };
     text.push(end);
     text.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn every_step_of_a_rotation_is_noticed_and_a_new_line_is_none() {
+        let folder = format!("tessera-audit-verify-{}", std::process::id());
+        let folder = std::env::temp_dir().join(folder);
+        // An earlier process with this number may have failed.
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).unwrap();
+        let log = folder.join("audit.log");
+        for number in 0..3 {
+            fs::write(file_path(&log, number), "").unwrap();
+        }
+        let opened = identities(&log);
+        assert_eq!(opened.iter().flatten().count(), 3);
+        fs::write(&log, "a line\n").unwrap();
+        assert_eq!(identities(&log), opened);
+        for number in (0..3).rev() {
+            fs::rename(file_path(&log, number), file_path(&log, number + 1)).unwrap();
+            assert_ne!(identities(&log), opened, "{number}");
+        }
+        fs::write(&log, "").unwrap();
+        assert_ne!(identities(&log), opened);
+        assert_eq!(open(&log).map(|files| files.len()).ok(), Some(4));
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }
