@@ -7,8 +7,6 @@
 
 use serde::Deserialize;
 
-use crate::counters::Operation;
-
 /// Maximum number of characters kept of a server's text, which is printed once per group, on one
 /// line.
 const TEXT_CHARS_MAX: usize = 120;
@@ -87,26 +85,6 @@ pub(crate) fn of_bulk(status: u16, body: &[u8]) -> Result<(), Failure> {
     let parsed: PartlyStored = serde_json::from_slice(body).unwrap_or_default();
     let first = parsed.failed.into_iter().next().map(|row| row.error).unwrap_or_default();
     Err(first.failure(status))
-}
-
-/// Checks a response of the verifying workload, whose history is checked later. Its writes have no
-/// condition, so only a delete may find that the row is in another state: it may be gone already.
-pub(crate) fn of_verified(operation: Operation, status: u16, body: &[u8]) -> Result<(), Failure> {
-    match operation {
-        Operation::Write | Operation::Replay => of_write(status, body),
-        Operation::Bulk => of_bulk(status, body),
-        Operation::Delete if status == 404 => Ok(()),
-        Operation::Delete => of_write(status, body),
-        Operation::Read
-        | Operation::Insert
-        | Operation::Scan
-        | Operation::Modify
-        | Operation::KvPut
-        | Operation::KvGet
-        | Operation::Scatter
-        | Operation::Transfer
-        | Operation::Probe => of_any(status, body),
-    }
 }
 
 /// Checks a response whose meaning is checked later: a refusal because of a row's state counts as
@@ -227,26 +205,6 @@ mod tests {
         assert_eq!((failure.code.as_str(), failure.detail.as_str()), ("TSR304", "no name"));
         assert_eq!(code(of_bulk(207, b"{}")), "without a code");
         assert_eq!(of_bulk(201, b""), Ok(()));
-    }
-
-    #[test]
-    fn a_verified_write_that_is_refused_fails_and_a_delete_may_find_no_row() {
-        let body = br#"{"code":"TSR304","detail":"not unique"}"#;
-        for operation in [Operation::Write, Operation::Replay] {
-            assert_eq!(of_verified(operation, 201, b""), Ok(()));
-            for status in [404, 409, 412] {
-                assert_eq!(code(of_verified(operation, status, body)), "TSR304");
-            }
-        }
-        let none_stored = br#"{"failed":[{"index":0,"error":{"code":"TSR304"}}]}"#;
-        assert_eq!(code(of_verified(Operation::Bulk, 207, none_stored)), "TSR304");
-        assert_eq!(code(of_verified(Operation::Bulk, 409, body)), "TSR304");
-        assert_eq!(of_verified(Operation::Bulk, 201, b""), Ok(()));
-        for status in [200, 404] {
-            assert_eq!(of_verified(Operation::Delete, status, b""), Ok(()));
-        }
-        assert_eq!(code(of_verified(Operation::Delete, 409, body)), "TSR304");
-        assert_eq!(of_verified(Operation::Transfer, 412, b""), Ok(()));
     }
 
     #[test]

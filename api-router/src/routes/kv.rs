@@ -219,8 +219,12 @@ fn change(
 ) -> Result<(KeyLocation, RowWrite), Problem> {
     let table = app.manager.schema(rights).table(TABLE)?;
     let table = app.manager.schema(rights).usable_for(table, operation.into())?;
-    manager::check_key(app.manager.schema(rights), &table, operation.into(), key)?;
-    Ok(manager::Data::prepare(&app.manager.map(), &table, operation, key, fields)?)
+    let placed = manager::Data::prepare(&app.manager.map(), &table, operation, key, fields);
+    Ok(placed.map_err(|error| {
+        // The error may name what exists, which only callers with a right to the key learn.
+        let allowed = manager::check_key(app.manager.schema(rights), &table, operation.into(), key);
+        allowed.err().unwrap_or(error)
+    })?)
 }
 
 /// Replaces the hints for rows by hints for keys and values.

@@ -195,16 +195,22 @@ fn parse(
                 .map_err(|error| Problem::new(Code::TSR101, format!("the shard key: {error}")))?
         }
     };
-    manager::check_key(app.manager.schema(rights), &table, operation.into(), key)?;
     let mut values = RowWrite::values(&table, &data.0).map_err(|error| Problem::from(&error))?;
     values.extend(generated);
     let map = app.manager.map();
-    if let Some(partition) = &keys.partition {
-        let found = named_partition(&map, (&table, operation), partition, &values)?;
-        let place = (key, found.as_deref());
-        return Ok(manager::place_row_in(&map, (&table, operation), place, values)?);
-    }
-    Ok(manager::place_row(&map, &table, operation, key, values)?)
+    let placed = match &keys.partition {
+        Some(partition) => {
+            let found = named_partition(&map, (&table, operation), partition, &values)?;
+            let place = (key, found.as_deref());
+            manager::place_row_in(&map, (&table, operation), place, values)
+        }
+        None => manager::place_row(&map, &table, operation, key, values),
+    };
+    Ok(placed.map_err(|error| {
+        // The error may name what exists, which only callers with a right to the key learn.
+        let allowed = manager::check_key(app.manager.schema(rights), &table, operation.into(), key);
+        allowed.err().unwrap_or(error)
+    })?)
 }
 
 /// Returns the partition that the query names for an update or a delete, in the form of the stored

@@ -131,8 +131,9 @@ impl Schema<'_> {
     }
 }
 
-/// Checks that the caller of these tables may write under a shard key. A write is checked before
-/// its row is placed, because a row that cannot be placed has an error that names what exists.
+/// Checks that the caller of these tables may write under a shard key. Writes are checked when they
+/// are carried out; a row that cannot be placed has an error that names what exists, and is checked
+/// before its caller learns of it.
 ///
 /// # Errors
 /// [`Error::Forbidden`] if no grant of the table has the operations for the key.
