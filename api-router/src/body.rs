@@ -137,7 +137,7 @@ fn too_large(limit: usize) -> Problem {
 /// # Errors
 /// TSR108 if it is larger, TSR101 if it is not gzip.
 pub fn gunzip(body: Bytes, limit: usize) -> Result<Bytes, Problem> {
-    /// Most bytes that are inflated at once.
+    /// Maximum number of bytes that are inflated at once.
     const STEP: usize = 256 << 10;
     let mut decoder = BodyDecoder::new(ContentCoding::Gzip);
     decoder.push(body);

@@ -19,7 +19,7 @@ const COMPARED_WITHIN: Duration = Duration::from_secs(180);
 
 /// A name that is stored nowhere else.
 const RIGHT: &str = "Ada Lovelace the first";
-/// The same name after a bit flip.
+/// The name [`RIGHT`] after a bit flip.
 const WRONG: &str = "Adc Lovelace the first";
 
 fn until(what: &str, is_so: impl Fn() -> bool) {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::backend::{files_only, is_servers, not_on_citus};
-use crate::client::{refusal, user_op};
+use crate::backend::{files_only, is_servers, not_on_citus, servers_only};
+use crate::client::{lab, refusal, set, user_op};
 use crate::commands::run;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
@@ -93,6 +93,29 @@ fn router_with_a_row(key: &str) -> (Router, String, &'static str) {
     let (_, from) = place(&router, key);
     let to = other(&from);
     (router, from, to)
+}
+
+#[test]
+fn reads_of_all_shards_show_each_row_once_while_a_replica_lags_behind_a_move() {
+    servers_only!(
+        "a replica on files that is paused confirms nothing, so that the move would wait"
+    );
+    not_on_citus!(WHY);
+    for lagging in ["source", "target"] {
+        let router = lab(&["--shards", "2", "--replicas", "1", "--operate"]);
+        for number in 0..20 {
+            assert_eq!(router.write_user(&format!("user_{number}"), "Ada").status, 201);
+        }
+        let (slot, from) = place(&router, "user_7");
+        let to = other(&from);
+        let behind = if lagging == "source" { &*from } else { to };
+        set(&router, &format!("{behind}-replica1"), "behind");
+        let begun = begin(&router, &json!({"slots": slot.to_string(), "to": to}));
+        until(&router, &begun, "keeping");
+        let read = router.get("/api/read?table=users&limit=100");
+        assert_eq!((read.status, read.json()["count"].as_u64()), (200, Some(20)), "{lagging}");
+        set(&router, &format!("{behind}-replica1"), "running");
+    }
 }
 
 /// Returns the names in the rows of a key.

@@ -262,8 +262,8 @@ impl PrimaryTracker {
         let begun = Term { member, timeline };
         let node = &self.members[member];
         // The search holds a lock: a node that freezes now must not stop the search for others.
-        let asked = tokio::time::timeout(SEEK_MAX, position(&session.connection)).await;
-        let position = match asked {
+        let response = tokio::time::timeout(SEEK_MAX, position(&session.connection)).await;
+        let position = match response {
             Ok(Ok(position)) => position,
             Ok(Err(error)) => {
                 let (node, at) = (self.called(member), &node.address);

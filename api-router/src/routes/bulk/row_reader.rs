@@ -31,7 +31,7 @@ use crate::problem::{Code, Problem};
 const BATCH_ROWS_MAX: usize = 10_000;
 /// Bytes of text of a batch.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
-/// Most bytes of text that are decoded at once.
+/// Maximum number of bytes of text that are decoded at once.
 const STEP: usize = 128 << 10;
 /// Bytes of blank lines that a body may have beyond the bytes of its rows.
 const BLANK_BYTES_MAX: usize = 1 << 20;

@@ -32,6 +32,10 @@ use super::reads::{RETRY, TRIES_MAX, unavailable};
 use crate::shard::ShardRows;
 use crate::shard_list::ShardList;
 
+/// Time limit for the position of a primary, when a read is repeated. If one primary does not
+/// respond, the read still completes from replicas.
+const POSITION_MAX: Duration = Duration::from_millis(100);
+
 /// Query that each shard of a read answers.
 type ShardQueries = Vec<(ShardNumber, Arc<ReadQuery>)>;
 
@@ -225,8 +229,10 @@ impl RowReader<'_> {
                 let shard =
                     list.get(*number).ok_or_else(|| unavailable(self.data.manager, *number))?;
                 let mut requirements = self.requirements((*number, shard), deadline).await?;
-                if is_current && let Ok(now) = shard.primary().position(deadline).await {
-                    requirements.seen = requirements.seen.max(now.sequence);
+                if is_current {
+                    let by = deadline.min(Instant::now() + POSITION_MAX);
+                    let now = shard.primary().position(by).await.map_or(0, |now| now.sequence);
+                    requirements.seen = requirements.seen.max(now);
                 }
                 shard.reads().read_all(query, &requirements).await
             };
