@@ -7,6 +7,7 @@ use shard_manager::engine::OpenedCluster;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::move_catalog::{MoveCatalog, MoveListError};
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
+use shard_manager::local::Stop;
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::store::postgres::open::{self, ConnectedCluster};
 
@@ -124,6 +125,30 @@ async fn a_router_that_has_lost_its_connection_leads_no_more_and_another_one_may
     close(other);
     until_leading(first).await;
     close(one);
+}
+
+#[tokio::test]
+async fn a_lost_lock_is_reported_once_the_catalog_responds_again_and_not_before() {
+    let mut trio = Trio::of(0, &[]);
+    let router = open(&trio.address());
+    let moves = catalog(&*router.backend);
+    until_leading(moves).await;
+    trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
+    for _ in 0..2 {
+        assert!(moves.lead().await.is_err(), "no other router can lead meanwhile");
+    }
+    trio.cluster.commands().start("shard1-primary").unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let reported = loop {
+        match moves.lead().await {
+            Ok(leads) => break leads,
+            Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(!reported, "another router may have led meanwhile");
+    until_leading(moves).await;
+    close(router);
 }
 
 #[tokio::test]
