@@ -299,16 +299,11 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
 
 fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Value, RowError> {
     let value = table.column(routing).kind.read_text(key.as_str());
-    let column = || named_routing(table, routing).to_owned();
+    let named = if table.visible().has(routing) { routing } else { Table::SHARD_KEY };
+    let column = || table.column(named).name.clone();
     let value = value.map_err(|mismatch| RowError::TypeMismatch { column: column(), mismatch })?;
     check_routing(table, routing, &value, key)?;
     Ok(value)
-}
-
-/// Returns the name of the routing column in a refusal; that of the shard key if it is hidden.
-fn named_routing(table: &Table, routing: usize) -> &str {
-    let named = if table.visible().has(routing) { routing } else { Table::SHARD_KEY };
-    &table.column(named).name
 }
 
 /// Checks that the stored routing column equals the key byte by byte: `7` and `007` are different
@@ -324,7 +319,9 @@ fn check_routing(
         return Ok(());
     }
     let stored = stored.map(|text| text.chars().take(ShardKey::LEN_MAX).collect());
-    Err(RowError::KeyContradicted { column: named_routing(table, routing).to_owned(), stored })
+    let is_visible = table.visible().has(routing);
+    let column = if is_visible { &table.column(routing).name } else { "the routing column" };
+    Err(RowError::KeyContradicted { column: column.to_owned(), stored })
 }
 
 fn take_id(table: &Table, values: &mut Vec<(usize, Value)>) -> Result<Vec<Value>, RowError> {
@@ -414,7 +411,7 @@ pub enum RowError {
     /// The routing column contradicts the shard key of the request.
     #[error("{column} contradicts the shard key")]
     KeyContradicted {
-        /// The routing column.
+        /// Name of the routing column, or a description of it if it is hidden from the caller.
         column: String,
         /// Stored form of its value, cut to the longest key; `None` if it is null.
         stored: Option<String>,

@@ -324,7 +324,7 @@ fn a_key_that_contradicts_a_hidden_routing_column_does_not_reveal_its_name() {
     let view = whole.view(|name| name != "n");
     let key = ShardKey::parse("007").expect("a good key");
     let place = (key, Keyspace::Hash.slot_of(key).expect("a slot"));
-    for (table, column) in [(&whole, "n"), (&view, "shard_key")] {
+    for (table, column) in [(&whole, "n"), (&view, "the routing column")] {
         let refused = RowWrite::parse(table, Operation::Upsert, place, &[]);
         let (column, stored) = (column.into(), Some("7".into()));
         assert_eq!(refused, Err(RowError::KeyContradicted { column, stored }));
