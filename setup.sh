@@ -42,6 +42,9 @@ packages=() # What apt has to install.
 job=''      # Process id of the build or of the router, while it runs.
 servers=''  # Not empty while there are PostgreSQL servers of ours to stop.
 server_folder=''  # The folder of the PostgreSQL servers that tests run on, while there is one.
+scheme=http # https if the router has a certificate.
+trust=()    # Options of curl for requests to the router.
+certified=''  # Not empty if the router requires a certificate of each client.
 
 main() {
     case "${1-}" in
@@ -207,7 +210,7 @@ want_no_server() {
 # Keeps the package from starting a server on port 6379, now and at every boot: the tests start
 # their own on free ports. `systemctl unmask --now redis-server` permits the service.
 want_no_redis() {
-    has systemctl || return 0 # Nobody would start it.
+    has systemctl || return 0 # No process would start it.
     "${as_root[@]}" systemctl mask redis-server.service >/dev/null 2>&1 ||
         say 'redis-server may be started as a service: see systemctl status redis-server'
 }
@@ -355,6 +358,7 @@ serve() {
     local settings bind url
     settings=$("$ROUTER" --print-config)
     bind=$(setting bind "$settings")
+    note_tls "$settings"
     url=$(url_of "$bind")
     check_port "$bind" "$url"
 
@@ -371,6 +375,15 @@ setting() {
     sed -n "s/^$1 *= \(.*[^ ]\) *# .*/\1/p" <<<"$2"
 }
 
+# Adapts the requests of this script to the settings of the router. Its certificate need not name
+# the local address, and this script has started the router: so the certificate is not checked.
+note_tls() {
+    [[ $(setting tls_cert "$1") != none ]] || return 0
+    scheme=https
+    trust=(--insecure)
+    [[ $(setting tls_client_required "$1") != true ]] || certified=yes
+}
+
 # Replaces an address that means all interfaces of this machine by its loopback address.
 url_of() {
     local host=${1%:*} port=${1##*:}
@@ -378,11 +391,11 @@ url_of() {
         0.0.0.0) host=127.0.0.1 ;;
         '[::]') host='[::1]' ;;
     esac
-    printf 'http://%s:%s\n' "$host" "$port"
+    printf '%s://%s:%s\n' "$scheme" "$host" "$port"
 }
 
 ask() {
-    curl --silent --noproxy '*' --max-time 10 "$@"
+    curl --silent --noproxy '*' --max-time 10 "${trust[@]}" "$@"
 }
 
 check_port() {
@@ -395,9 +408,13 @@ End that one, or take another port: TESSERA_BIND=127.0.0.1:3100 ./setup.sh"
 }
 
 wait_until_ready() {
-    local deadline=$((SECONDS + READY_SECONDS_MAX))
+    local deadline=$((SECONDS + READY_SECONDS_MAX)) code
     while kill -0 "$job" 2>/dev/null; do
-        ! ask --fail --output /dev/null "$1/ready" || return 0
+        code=0
+        ask --fail --output /dev/null "$1/ready" || code=$?
+        ((code != 0)) || return 0
+        # Without a certificate this script gets no response, but a connection (exit code 7: none).
+        [[ -z $certified ]] || ((code == 7)) || return 0
         ((SECONDS < deadline)) || die "the router was not ready after $READY_SECONDS_MAX s; its log is above"
         sleep 0.1
     done
@@ -409,6 +426,10 @@ wait_until_ready() {
 # Fills only empty tables, so that existing rows are never changed.
 load_demo_data() {
     local table found status
+    if [[ -n $certified ]]; then
+        say 'demo data: the router requires certificates of clients, nothing is loaded'
+        return 0
+    fi
     for table in users orders products; do
         found=$(ask --write-out '\n%{http_code}' "$1/api/read?table=$table&select=version&limit=1") ||
             die "demo data: $table cannot be read"
@@ -473,6 +494,8 @@ demo_products() {
 }
 
 print_banner() {
+    local curl="curl${trust[*]:+ ${trust[*]}}"
+    [[ -z $certified ]] || curl+=' --cert client.pem --key client-key.pem'
     cat <<BANNER
 
 Tessera is ready at $1 with its data in $2
@@ -482,9 +505,9 @@ Tessera is ready at $1 with its data in $2
 
 Write a row, read the rows of its key, read over all shards:
 
-curl -X POST '$1/api/write' -H 'x-shard-key: user_123' -H 'Content-Type: application/json' -d '{"table":"users","data":{"user_id":"user_123","name":"John Doe","email":"john@example.com","partition_key":"A"}}'
-curl '$1/api/read?table=users&limit=10' -H 'x-shard-key: user_123'
-curl '$1/api/read?table=orders&select=order_id,user_id,amount&order=amount.desc&limit=3'
+$curl -X POST '$1/api/write' -H 'x-shard-key: user_123' -H 'Content-Type: application/json' -d '{"table":"users","data":{"user_id":"user_123","name":"John Doe","email":"john@example.com","partition_key":"A"}}'
+$curl '$1/api/read?table=users&limit=10' -H 'x-shard-key: user_123'
+$curl '$1/api/read?table=orders&select=order_id,user_id,amount&order=amount.desc&limit=3'
 
 BANNER
 }
@@ -519,7 +542,7 @@ run_tests() {
 }
 
 # Runs the tests of one test target of a package, as built for the whole workspace: building for a
-# single package would make cargo compile anew.
+# single package would make cargo compile again.
 run_on_servers() {
     local program
     program=$(cargo test --workspace --test "$2" --no-run --locked --quiet \

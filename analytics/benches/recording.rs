@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// The time at which the recorder begins, in ms since 1970 UTC.
 const BEGIN_MS: u64 = 1_795_255_200_000;
 const ROUTES: [&str; 4] = ["/api/write", "/api/read", "/api/kv/{key}", "/api/bulk-write"];
-/// Keys that are asked for.
+/// Keys that are requested.
 const KEYS: usize = 4_096;
 
 fn recorder(shards: usize) -> Recorder {
@@ -41,7 +41,7 @@ fn samples(keys: &[String], shards: u64) -> Vec<Sample<'_>> {
         let normal = (0..12).map(|_| uniform(random())).sum::<f64>() - 6.0;
         let elapsed = Duration::from_nanos((300_000.0 * (0.7 * normal).exp()) as u64);
         let write = random().is_multiple_of(4);
-        // Squared: the first keys are asked for most.
+        // Squared: the first keys are requested most.
         let key = (uniform(random()).powi(3) * KEYS as f64) as usize;
         Sample {
             route: (random() % 3) as u8,

@@ -71,7 +71,7 @@ def check_selectors(documents):
 
 
 def check_hosts(documents):
-    """The routers are told of every node, by the name that it has, and of no other."""
+    """The settings of the routers name every node by the name that it has, and no other."""
     told = next(it["data"]["tessera.toml"] for it in documents if it["kind"] == "ConfigMap")
     hosts = set(re.findall(r"[a-z0-9-]+\.[a-z0-9-]+(?=[,/])", " ".join(re.findall(r'"postgres://([^"]*)"', told))))
     nodes = {

@@ -3,8 +3,8 @@
 
     try_balancer.py HAPROXY CONFIGURATION
 
-What must hold: who is not ready is sent nothing; a router that cannot be reached costs no request; a write whose
-connection breaks after it was sent is told to the client, and is never sent a second time.
+What must hold: a router that is not ready is sent nothing; a router that cannot be reached costs no request; a write whose
+connection breaks after it was sent is reported to the client, and is never sent a second time.
 """
 
 import http.client
@@ -31,7 +31,7 @@ class Router(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, request, address):
-        """A connection that the balancer closes is nothing to tell of."""
+        """A connection that the balancer closes is not reported."""
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -56,7 +56,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_):
-        """Nothing is told of single requests."""
+        """Single requests are not logged."""
 
 
 def free_port():
@@ -110,7 +110,7 @@ def check(routers, port, probe):
     for router in routers:
         router.breaks = True
     before = sum(writes())
-    assert write() in (502, None), "a write that broke is told"
+    assert write() in (502, None), "a write whose connection broke is reported"
     assert sum(writes()) == before + 1, "and was sent once"
     for router in routers:
         router.breaks = False
@@ -120,7 +120,7 @@ def check(routers, port, probe):
     answers = [write() for _ in range(20)]
     assert answers == [201] * 20, f"a router that is gone costs no request: {answers}"
     routers[0].is_ready = False
-    until("telling that nobody is ready", lambda: write() == 503)
+    until("reporting that no router is ready", lambda: write() == 503)
 
 
 def routers_that_answer(port, routers):

@@ -118,7 +118,7 @@ def status_of(pid):
 
 
 def check_rights(image, pid):
-    """What the process may do, as the kernel tells."""
+    """Checks the rights of the process, as the kernel reports them."""
     status = status_of(pid)
     assert status["Uid"] == [str(image.user)] * 4, status["Uid"]
     assert status["Gid"] == [str(image.group)] * 4, status["Gid"]

@@ -55,7 +55,7 @@ pub struct App {
     /// The port that the router serves on.
     pub port: u16,
     /// Ways in which clients reach the router.
-    pub reached: Exposure,
+    pub exposure: Exposure,
     /// True if nodes can be paused, delayed and cut through the API, and experiments can run.
     pub lab: bool,
     /// The lab experiment that is running, if there is one.
@@ -122,7 +122,7 @@ impl App {
             tracer: None,
             started: Instant::now(),
             port: settings.address.port(),
-            reached: Exposure {
+            exposure: Exposure {
                 loopback_only: settings.address.ip().to_canonical().is_loopback(),
                 port: settings.address.port(),
                 by: settings.transport,

@@ -25,13 +25,13 @@ pub enum LabRunError {
     /// Another experiment is running.
     #[error("another experiment is running on this router, and only one runs at a time")]
     Runs,
-    /// It took too long.
+    /// The run took too long.
     #[error("the experiment took longer than {SECONDS_MAX} seconds; its cluster is removed")]
     TooLong,
     /// The router is stopping.
     #[error("the router is stopping; the cluster of the experiment is removed")]
     Closing,
-    /// It failed; the reason may contain paths of this machine.
+    /// The run failed; the reason may contain paths of this machine.
     #[error("the experiment failed; its cluster is removed")]
     Failed(String),
 }

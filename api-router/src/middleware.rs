@@ -144,7 +144,7 @@ fn new_request_id() -> HeaderValue {
 
 /// Reason why a request does not reach its route.
 enum Refused {
-    /// It is refused with this problem.
+    /// The request is refused with this problem.
     Problem(Problem),
     /// A CORS preflight from a permitted origin, which is answered without a route.
     Preflight,
@@ -163,7 +163,7 @@ fn check(
     route: Option<DataRoute>,
     is_permitted: bool,
 ) -> Result<Admission, Refused> {
-    match cross_origin::refuse(request.headers(), app.reached) {
+    match cross_origin::refuse(request.headers(), app.exposure) {
         Ok(()) => {}
         Err(CrossOriginRefusal::Page) if is_permitted => {}
         Err(refusal) => return Err(Problem::from(refusal).into()),

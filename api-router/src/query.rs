@@ -60,6 +60,11 @@ impl<'q> Parameters<'q> {
         Ok(first)
     }
 
+    /// Returns true if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Refuses parameters that are none of `known`.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::app::App;
 
 /// Returns the address at which a request has reached the router.
 pub fn router_address(app: &App, request: &HttpRequest) -> String {
-    let scheme = match app.reached.by {
+    let scheme = match app.exposure.by {
         Transport::Plain => "http",
         Transport::Tls | Transport::ProxyTls => "https",
     };

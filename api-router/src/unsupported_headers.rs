@@ -27,6 +27,9 @@ use crate::problem::{Problem, X_SESSION_TOKEN};
 /// Route whose key is a parameter of the query string.
 const PLACEMENT: &str = "/api/route";
 
+/// Route that reads any number of rows, so that no single version can be a condition of it.
+const ROWS: &str = "/api/read";
+
 /// Headers that concern the rows of a response, or the version of one row.
 const OF_ROWS: [HeaderName; 4] = [X_CONSISTENCY, X_SESSION_TOKEN, X_MAX_STALENESS_MS, IF_MATCH];
 
@@ -41,12 +44,14 @@ pub fn refuse_unsupported(
     let headers = request.headers();
     let concerns = |name: &HeaderName| headers.contains_key(name);
     let is_row_write = route.is_some_and(|route| route.operation == Operation::Write);
+    let is_rows_read = route.is_some_and(|route| route.name() == ROWS);
     // Routes about rows check their deadline themselves.
     let may_be_unsupported = concerns(&RANGE)
         || (!is_row_write && concerns(&IDEMPOTENCY_KEY))
         || (route.is_none() && (concerns(&X_DEADLINE_MS) || concerns(&X_SHARD_KEY)))
         || (route.is_none() && OF_ROWS.iter().any(concerns))
-        || (is_row_write && concerns(&X_MAX_STALENESS_MS));
+        || (is_row_write && concerns(&X_MAX_STALENESS_MS))
+        || (is_rows_read && concerns(&IF_MATCH));
     if !may_be_unsupported || !is_served(request) {
         return Ok(());
     }
@@ -62,6 +67,11 @@ pub fn refuse_unsupported(
     if is_write {
         let why = "a write is of now";
         refuse(headers, &X_MAX_STALENESS_MS, why, "send it with reads")?;
+    }
+    if is_rows_read {
+        let why = "a read of rows has no condition on a version";
+        let hint = "send the request without it, and compare the ETag of a response with one row";
+        refuse(headers, &IF_MATCH, why, hint)?;
     }
     if route.is_none() {
         refuse_beside_rows(headers, path)?;

@@ -9,6 +9,7 @@
 mod cluster;
 mod fence;
 mod growth;
+mod map_watch;
 mod new_databases;
 mod operator_requests;
 mod process;
@@ -33,7 +34,9 @@ pub(crate) use cluster::ClusterError;
 use self::cluster::Cluster;
 use self::fence::FenceCommand;
 use self::growth::Growth;
+use self::map_watch::MapWatch;
 use self::new_databases::NewDatabases;
+use self::operator_requests::Routers;
 use self::process::RouterProcess;
 use self::redis::RedisProcess;
 use self::schedule::{Fault, RedisAction, Schedule};
@@ -309,22 +312,25 @@ pub(crate) struct Chaos {
     task: JoinHandle<anyhow::Result<ChaosTargets>>,
     /// Task that moves slots, beside the other faults.
     moves: Option<JoinHandle<SlotMoves>>,
-    /// Task that adds and drains shards, beside the other faults.
-    growth: Option<JoinHandle<Growth>>,
+    /// Task that adds and drains shards, beside the other faults, and those that read the shard
+    /// maps meanwhile.
+    growth: Option<(JoinHandle<Growth>, MapWatch)>,
     recorder: Arc<Recorder>,
 }
 
 impl Chaos {
-    /// Starts injecting faults, in the order that the seed determines. `pool` connects to the
-    /// router, and `moving` reports to the workload which slots move.
+    /// Starts injecting faults, in the order that the seed determines. `pools` connect to the
+    /// routers, of which there is at least one, and `moving` reports to the workload which slots
+    /// move.
     pub(crate) fn start(
         targets: ChaosTargets,
         recorder: Arc<Recorder>,
-        pool: Arc<Pool>,
+        pools: &[Arc<Pool>],
         moving: Arc<MovingSlots>,
         seed: u64,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
+        let pool = Arc::clone(&pools[0]);
         let (moves, others): (Vec<FaultKind>, Vec<FaultKind>) =
             targets.kinds.iter().copied().partition(|kind| kind.is_of_moves());
         let moves = (!moves.is_empty()).then(|| {
@@ -337,8 +343,11 @@ impl Chaos {
         let growth = (!growing.is_empty()).then(|| {
             let schedule = Schedule::new(seed ^ GROWTH, &growing, 0, 0);
             let drains = growing.contains(&FaultKind::Drain);
-            let growth = Growth::new(Arc::clone(&pool), targets.new_databases(), drains);
-            tokio::spawn(growth.run(schedule, Arc::clone(&recorder), stopped.clone()))
+            let routers = Routers::new(pools.to_vec());
+            let growth = Growth::new(routers, targets.new_databases(), drains);
+            let maps = MapWatch::start(pools);
+            let run = growth.run(schedule, Arc::clone(&recorder), stopped.clone());
+            (tokio::spawn(run), maps)
         });
         let (nodes, shards) = targets.names();
         let schedule = Schedule::new(seed, &others, nodes.len(), shards.len());
@@ -355,9 +364,13 @@ impl Chaos {
         // Sending fails if the task has failed already; then its result contains the reason.
         let _ = stop.send(true);
         let mut targets = task.await.context("the task that injects faults failed")??;
-        if let Some(growth) = growth {
+        if let Some((growth, maps)) = growth {
             let mut growth = growth.await.context("the task that adds shards failed")?;
-            let summary = growth.finish().await;
+            growth.finish().await;
+            for seen in maps.end().await? {
+                growth.add_maps(seen);
+            }
+            let summary = growth.into_summary();
             recorder.fault(&summary.describe());
             targets.growth_summary = Some(summary);
         }

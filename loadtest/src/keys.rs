@@ -28,7 +28,7 @@ pub(crate) enum Dist {
     Uniform,
     /// Key n is as likely as 1 / (n + 1)^θ.
     Zipf(f64),
-    /// This percentage of the keys gets 90 % of the draws.
+    /// The given percentage of the keys gets 90 % of the draws.
     Hot(f64),
     /// Zipf counted from the newest key.
     Latest,

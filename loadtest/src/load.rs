@@ -69,9 +69,9 @@ pub(crate) async fn run(options: &Options, scenario: Scenario) -> anyhow::Result
     match attack.register_scenario(scenario).execute().await {
         Ok(_) => Ok(Attacked { thresholds_failed: Vec::new() }),
         Err(GooseError::ThresholdsFailed { failed, .. }) => {
-            let told =
+            let reported =
                 failed.iter().map(|result| format!("{} (was {})", result.rule, result.observed));
-            Ok(Attacked { thresholds_failed: told.collect() })
+            Ok(Attacked { thresholds_failed: reported.collect() })
         }
         Err(GooseError::InvalidOption { option, value, detail }) => {
             Err(anyhow::anyhow!("{} {value}: {detail}", flag_of(&option)))

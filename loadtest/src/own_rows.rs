@@ -348,11 +348,11 @@ async fn agree(options: &Options, table: &str) -> anyhow::Result<()> {
         "{found}. The run writes beside them, and removes only its own. Go on? [y/N] "
     );
     // The answer is read on a detached thread, so that Ctrl-C ends the program during the question.
-    let (tell, reported) = oneshot::channel();
+    let (sender, reported) = oneshot::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
         let read = std::io::stdin().lock().read_line(&mut line);
-        let _ = tell.send(read.map(|_| line).unwrap_or_default());
+        let _ = sender.send(read.map(|_| line).unwrap_or_default());
     });
     let answer = reported.await.unwrap_or_default();
     ensure!(

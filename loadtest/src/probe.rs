@@ -56,11 +56,13 @@ impl Probe {
             Self::Read => {
                 requests::keyed(requests::get(&format!("/api/read?table={table}&limit=10"))?, other)
             }
-            Self::Write if table == KV => {
-                requests::json(Method::PUT, &format!("/api/kv/{other}"), &json!("by a stranger"))
-            }
+            Self::Write if table == KV => requests::json(
+                Method::PUT,
+                &format!("/api/kv/{other}"),
+                &json!("by another client"),
+            ),
             Self::Write => {
-                let row = json!({"user_id": other, "name": "by a stranger", "email": "probe", "run": "v"});
+                let row = json!({"user_id": other, "name": "by another client", "email": "probe", "run": "v"});
                 let body = json!({"table": table, "data": row});
                 requests::keyed(requests::json(Method::POST, "/api/write", &body)?, other)
             }

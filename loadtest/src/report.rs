@@ -43,9 +43,11 @@ pub(crate) struct Report {
     /// Version of the report's format; reports of other versions have other members.
     pub(crate) format: u32,
     /// Description of the load, for people.
-    pub(crate) told: String,
+    #[serde(rename = "told")]
+    pub(crate) description: String,
     /// Options of the load, for comparisons.
-    pub(crate) asked: BTreeMap<String, String>,
+    #[serde(rename = "asked")]
+    pub(crate) options: BTreeMap<String, String>,
     /// End of the run: RFC 3339, UTC.
     pub(crate) ended_at: String,
     pub(crate) hosts: Vec<String>,
@@ -236,12 +238,12 @@ impl Report {
         let requests = counts.requests();
         let mut response = Times::default();
         counts.operations.values().for_each(|times| response.merge(times));
-        let asked = options.goose.run_time.as_deref().and_then(parse_time);
+        let run_time = options.goose.run_time.as_deref().and_then(parse_time);
         let response_ms = Latency::of(&response);
         let mut report = Self {
             format: Self::FORMAT,
-            told: options.description(),
-            asked: run_options::of(options),
+            description: options.description(),
+            options: run_options::of(options),
             ended_at: Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true),
             hosts: options.targets.iter().map(ToString::to_string).collect(),
             mix: options.load.mix.to_string(),
@@ -249,7 +251,7 @@ impl Report {
             model: if options.load.rate.is_some() { "open" } else { "closed" }.to_owned(),
             target_per_s: options.load.rate,
             elapsed_s: rounded(seconds),
-            stopped_early: asked.is_some_and(|t| seconds + STOPPED_EARLY_S < t.as_secs_f64()),
+            stopped_early: run_time.is_some_and(|t| seconds + STOPPED_EARLY_S < t.as_secs_f64()),
             requests,
             requests_per_s: rate(requests, seconds),
             failed: counts.failed,

@@ -42,7 +42,10 @@ pub(crate) async fn run(options: &Options, clients: &Clients) -> anyhow::Result<
     let history = verification.recorder().finish();
     let mut verified = judge(&history, file)?;
     if let Err(error) = read_back {
-        verified.accuse("what was written can be read after the run", format!("{error:#}"));
+        verified.add_liveness_violation(
+            "what was written can be read after the run",
+            format!("{error:#}"),
+        );
     }
     let start = start(&counters, verification.recorder());
     Ok(conclude(options, &counters, ran, &history, (verified, start)))
@@ -89,13 +92,13 @@ async fn break_meanwhile(
 ) -> anyhow::Result<(Report, Option<ChaosTargets>)> {
     let counters = Arc::new(Counters::default());
     let pool = Arc::clone(&pools[0]);
-    let clients = Clients::of_run(pools, Arc::clone(own.names()));
+    let clients = Clients::of_run(pools.clone(), Arc::clone(own.names()));
     let verification = Arc::new(Verification::new(options, &clients, Arc::clone(&counters))?);
     verification.open_banks().await?;
     let recorder = Arc::clone(verification.recorder());
     let moving = Arc::clone(verification.moving());
     let seed = options.load.seed;
-    let chaos = Chaos::start(targets, Arc::clone(&recorder), Arc::clone(&pool), moving, seed);
+    let chaos = Chaos::start(targets, Arc::clone(&recorder), &pools, moving, seed);
     let ran = measured_run::run(options, Arc::clone(&verification).scenario()?, &counters).await;
     let stopped = chaos.stop().await;
     let ran = ran?;
@@ -115,10 +118,13 @@ async fn break_meanwhile(
         }
         (Err(error), Some(_)) => {
             let promise = "after the last fault everything works again in time";
-            verified.accuse(promise, format!("{error:#}"));
+            verified.add_liveness_violation(promise, format!("{error:#}"));
         }
         (Err(error), None) => {
-            verified.accuse("a router can be ended and started again", format!("{error:#}"));
+            verified.add_liveness_violation(
+                "a router can be ended and started again",
+                format!("{error:#}"),
+            );
         }
     }
     let moves = targets.as_ref().and_then(ChaosTargets::move_summary).cloned().unwrap_or_default();
@@ -180,11 +186,11 @@ fn conclude(
 
 impl Verified {
     /// Adds a violation of liveness, which the history does not show.
-    fn accuse(&mut self, promise: &str, what: String) {
-        self.accuse_of(LIVENESS, promise, what);
+    fn add_liveness_violation(&mut self, promise: &str, what: String) {
+        self.add_violation(LIVENESS, promise, what);
     }
 
-    fn accuse_of(&mut self, check: &str, promise: &str, what: String) {
+    fn add_violation(&mut self, check: &str, promise: &str, what: String) {
         match self.checks.iter_mut().find(|checked| checked.check == check) {
             Some(checked) => checked.violations += 1,
             None => self.checks.push(Checked { check: check.to_owned(), violations: 1 }),
@@ -203,7 +209,7 @@ impl Verified {
         self.notes.insert(0, moves.describe());
         for differing in moves.differing() {
             let promise = "a move copies every row of its slots as it is";
-            self.accuse_of(MOVES, promise, differing.clone());
+            self.add_violation(MOVES, promise, differing.clone());
         }
     }
 
@@ -216,7 +222,7 @@ impl Verified {
         self.notes.insert(0, growth.describe());
         for broken in &growth.broken_maps {
             let promise = "each slot has exactly one owner at any time";
-            self.accuse_of(MAP, promise, broken.clone());
+            self.add_violation(MAP, promise, broken.clone());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Benchmark of a lane: nanoseconds per write, from the queue to the answer, with a writer that
 //! stores nothing, for one tenant and for many.
 //!
-//! `cargo bench -p shard-manager --bench lane`. "not told apart" is a cluster without access
+//! `cargo bench -p shard-manager --bench lane`. "no tenants" is a cluster without access
 //! control; "one tenant" is one with it. A bounded number of writes is in flight: few of them fit
 //! in one batch and keep the plain order, many wait in turns of their tenants.
 
@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use shard_manager::engine::slot_change::{SlotChange, SlotChangeError};
+use shard_manager::engine::slot_move::{MoveChange, MoveChangeError};
 use shard_manager::engine::{
     BatchDone, BatchFailure, LaneControls, SchemaChange, WriteGroup, Writer, WriterKind,
 };
 use shard_manager::fair_share::FairShare;
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::Lane;
+use shard_manager::moves::request_context::MoveEffect;
 use shard_manager::position::Position;
 use shard_manager::row_change::{Change, Operation, RowDone, RowWrite, WriteRequest};
 use shard_manager::table::{Column, Table};
@@ -48,6 +50,10 @@ impl Writer for Nowhere {
         Err(SlotChangeError::Unsupported { shard: "shard1".to_owned() })
     }
 
+    fn change_move(&mut self, _: &MoveChange) -> Result<MoveEffect, MoveChangeError> {
+        Err(MoveChangeError::Unsupported)
+    }
+
     #[cfg(feature = "sabotage")]
     fn commit_owed(&mut self) {}
 
@@ -60,7 +66,7 @@ fn main() {
     for in_flight in [64, 2_000] {
         let mut base = None;
         for (name, tenants) in
-            [("not told apart", 0), ("one tenant", 1), ("8 tenants", 8), ("1000 tenants", 1_000)]
+            [("no tenants", 0), ("one tenant", 1), ("8 tenants", 8), ("1000 tenants", 1_000)]
         {
             let run = || runtime.block_on(run(tenants, in_flight));
             run(); // Warms up.

@@ -5,9 +5,10 @@
 #   SHARD_URLS=postgres://…,postgres://… [MAINDB_URL=postgres://…] dump.sh DIR
 #
 # makes DIR with a file for each database (pg_dump's custom format) and the file `moment`, which
-# holds the time of the snapshots. Passwords are taken from the addresses, PGPASSWORD or PGPASSFILE,
-# and are never on a command line. Needs psql and pg_dump of the servers' version or later, in PATH
-# or in TESSERA_PG_BIN.
+# holds the time of the snapshots. SHARD_URLS names all shards, also those that joined later: if the
+# catalog lists another one, nothing is dumped. Passwords are taken from the addresses, PGPASSWORD
+# or PGPASSFILE, and are never on a command line. Needs psql and pg_dump of the servers' version or
+# later, in PATH or in TESSERA_PG_BIN.
 #
 # Every batch of writes holds the lock (1950, 1) of its shard in shared mode. This script takes the
 # lock of every shard in exclusive mode, so that no batch is between two shards, exports a snapshot
@@ -25,21 +26,22 @@ export PGCONNECT_TIMEOUT=${PGCONNECT_TIMEOUT:-10}
 names=() urls=() passwords=() snapshots=() asks=() answers=() sessions=()
 
 main() {
-    local target=${1:?where to? dump.sh DIR} list index url
+    local target=${1:?where to? dump.sh DIR} list index url catalog=0
     : "${SHARD_URLS:?names the primaries of the shards, separated by commas}"
     [[ ! -e $target ]] || die "$target is there already: name a folder that is not"
     IFS=$'\n' read -rd '' -a list < <(split "$SHARD_URLS") || true
     for index in "${!list[@]}"; do add "shard$((index + 1))" "${list[index]}"; done
     if [[ -n ${MAINDB_URL-} ]]; then
         # One that is a shard's too is dumped with it.
-        [[ $'\n'"$(printf '%s\n' "${list[@]}")"$'\n' == *$'\n'"$MAINDB_URL"$'\n'* ]] || add catalog "$MAINDB_URL"
+        for catalog in "${!list[@]}" "${#list[@]}"; do [[ ${list[catalog]-} != "$MAINDB_URL" ]] || break; done
+        ((catalog < ${#list[@]})) || add catalog "$MAINDB_URL"
     fi
     umask 077
     rm -rf -- "$target-unfinished"
     mkdir -p "$target-unfinished"
     work=$(mktemp -d)
     trap finish EXIT
-    trap '' PIPE # A session that ended is told of, not died of.
+    trap '' PIPE # A session that ended is reported, and does not end the script.
     for index in "${!urls[@]}"; do open "$index"; done
     deadline=$((SECONDS + OPENING_SECONDS_MAX))
     # The catalog's lock first: no table is being made, on some shards and not on others.
@@ -55,6 +57,9 @@ main() {
         snapshots[index]=$answer
     done
     for index in "${!urls[@]}"; do run "$index" 'SELECT pg_advisory_unlock_all()'; done
+    # In the snapshots: a shard that joined before them counts, even if it joined after the start.
+    deadline=$((SECONDS + OPENING_SECONDS_MAX))
+    refuse_unlisted "$catalog"
     dump_all "$target-unfinished"
     sync "$target-unfinished"/*
     mv "$target-unfinished" "$target"
@@ -116,7 +121,7 @@ open() {
     answers[index]=$answer
 }
 
-# Runs statements in a session; the last line that they told is the answer.
+# Runs statements in a session; the last line that they print is the answer.
 run() {
     local line
     answer=''
@@ -127,6 +132,23 @@ run() {
         answer=$line
     done
     die "${names[$1]} could not be asked; what was written is in no way touched"
+}
+
+# Ends if the catalog, which is in the database of this index, lists a shard that is not dumped.
+refuse_unlisted() {
+    local index quote="'" dumped="''"
+    for index in "${!urls[@]}"; do
+        run "$index" "SELECT to_regclass('tessera.tessera_shard')"
+        [[ -n $answer ]] || continue
+        run "$index" 'SELECT shard FROM tessera.tessera_shard'
+        dumped+=", '${answer//$quote/$quote$quote}'"
+    done
+    # The catalog of an earlier version has no table of shards, and no shard has joined.
+    run "$1" "SELECT to_regclass('tessera.tessera_shards')"
+    [[ -n $answer ]] || return 0
+    run "$1" "SELECT string_agg(name, ', ' ORDER BY number) FROM tessera.tessera_shards
+        WHERE state <> 'retired' AND name NOT IN ($dumped)"
+    [[ -z $answer ]] || die "the catalog lists shards that SHARD_URLS does not name: $answer; add their addresses"
 }
 
 dump_all() {

@@ -33,7 +33,7 @@ const LIFETIME_MAX_S: RangeInclusive<i64> = 1..=31_536_000;
 /// A system whose tokens are accepted.
 #[derive(Clone, Debug)]
 pub struct IssuerConfig {
-    /// Its settings.
+    /// Settings of the issuer.
     pub settings: IssuerSettings,
     /// Source of its keys.
     pub keys: IssuerKeys,

@@ -21,7 +21,7 @@ pub struct ClusterNow {
     pub backend: String,
     /// Version of the router.
     pub version: String,
-    /// When the router started: RFC 3339.
+    /// Start of the router: RFC 3339.
     pub started: String,
     /// Time since the start of the router, in s.
     pub uptime_s: u64,

@@ -47,6 +47,9 @@ struct Rings {
     open: Option<Arc<Frame>>,
     /// Labels of received frames, shared by all of them.
     labels: HashSet<Arc<CellLabel>>,
+    /// Earliest second from which frames were removed because a clock was wrong; `None` once the
+    /// store has removed them, too.
+    forgotten: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -117,6 +120,7 @@ impl History {
             counting_since: None,
             open: None,
             labels: HashSet::new(),
+            forgotten: None,
         };
         Self { rings: Mutex::new(rings) }
     }
@@ -158,6 +162,7 @@ impl History {
     /// wrong, and would hide later requests.
     pub fn forget_from(&self, second: u64) {
         let mut rings = self.rings();
+        rings.forgotten = Some(rings.forgotten.map_or(second, |earlier| earlier.min(second)));
         rings.counted.forget_from(second);
         rings.rings.iter_mut().for_each(|ring| ring.forget_from(second));
     }
@@ -231,6 +236,12 @@ impl History {
     fn rings(&self) -> MutexGuard<'_, Rings> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the earliest second from which a history has forgotten frames since the last call.
+#[cfg(feature = "store")]
+pub(crate) fn take_forgotten(history: &History) -> Option<u64> {
+    history.rings().forgotten.take()
 }
 
 impl Rings {

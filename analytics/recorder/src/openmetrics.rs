@@ -362,7 +362,7 @@ impl Scrape {
         let help = "Misses that were asked too seldom for the cache to be visited.";
         families.counters::<0>("tessera_cache_seldom", help, seldom)?;
         let voids = std::iter::once(([], cache.voids));
-        let help = "Keys that the cache was told to forget.";
+        let help = "Keys whose entries were invalidated.";
         families.counters::<0>("tessera_cache_voids", help, voids)?;
         let errors = std::iter::once(([], cache.errors));
         families.counters::<0>("tessera_cache_errors", "Times the cache failed.", errors)

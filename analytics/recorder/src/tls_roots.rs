@@ -13,7 +13,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// Remedy for a certificate that was made for an authority.
 const AUTHORITY: &str = "the certificate is one of an authority (CA:TRUE), as openssl makes them \
-     unless told otherwise, and must not prove a server: make one with openssl req -x509 -newkey \
+     by default, and must not prove a server: make one with openssl req -x509 -newkey \
      rsa:2048 -nodes -days 365 -keyout key.pem -out cert.pem -subj /CN=HOST -addext \
      subjectAltName=DNS:HOST,IP:ADDRESS -addext basicConstraints=critical,CA:FALSE (the names and \
      addresses that clients connect to)";

@@ -5,19 +5,19 @@
 //! every [`LOOK_EVERY`].
 //!
 //! **Invariant:** a router is dropped only after its name no longer resolves to its address and the
-//! router is unreachable.
+//! router is unreachable: for another router if there are too many, else after seven days.
 //! **Not here:** requests to routers (`collector`).
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
 use crate::collector::{self, Collecting};
 use crate::config::{RouterAddress, RouterSource};
-use crate::fleet::{Fleet, Member};
+use crate::fleet::{Fleet, Member, unix_ms};
 use web_kit::http_client::Target;
 
 /// Time between two resolutions of a name.
@@ -111,6 +111,7 @@ impl Discovery {
                 Some(_) => {}
             }
         }
+        self.fleet.remove_gone(Instant::now(), unix_ms() / 1_000);
         let members = self.fleet.members();
         self.found.retain(|(found, _)| members.iter().any(|member| Arc::ptr_eq(member, found)));
     }

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -12,7 +13,7 @@ use utoipa::ToSchema;
 
 use recorder::ClusterNow;
 use recorder::ErrorLog;
-use recorder::{BUDGETS, History};
+use recorder::{BUDGETS, History, Step};
 use web_kit::http_client::Target;
 
 /// Maximum number of routers. When it is reached, a new router can only replace one that no longer
@@ -22,6 +23,10 @@ pub(crate) const ROUTERS_MAX: usize = 64;
 /// Highest number of routers whose histories each have the full memory. More routers share the
 /// memory of this many.
 const UNDIVIDED: usize = 4;
+
+/// Time for which a router that is gone stays: the longest time for which its history is kept.
+const GONE_MAX: Duration =
+    Duration::from_secs(Step::Minute.seconds() * Step::Minute.intervals_kept());
 
 /// Routers that exist or existed recently.
 #[derive(Default)]
@@ -41,6 +46,8 @@ pub(crate) struct Member {
     pub errors: ErrorLog,
     /// True if the router is expected to exist: its name still resolves to its address.
     is_listed: AtomicBool,
+    /// Time since which the router is not expected to exist; `None` while it is.
+    unlisted_since: Mutex<Option<Instant>>,
     seen: Mutex<RouterStatus>,
 }
 
@@ -117,6 +124,19 @@ impl Fleet {
         self.members.store(Arc::new(members));
         true
     }
+
+    /// Removes the routers that have been gone for [`GONE_MAX`], and whose history has nothing of
+    /// that time. `unix_s` is the present time, in s since 1970. Only the thread that adds may call
+    /// this.
+    pub(crate) fn remove_gone(&self, now: Instant, unix_s: u64) {
+        let members = self.members.load();
+        let kept_from = unix_s.saturating_sub(GONE_MAX.as_secs());
+        let is_left = |member: &&Arc<Member>| !member.is_long_gone(now, kept_from);
+        let left: Vec<_> = members.iter().filter(is_left).cloned().collect();
+        if left.len() < members.len() {
+            self.members.store(Arc::new(left));
+        }
+    }
 }
 
 impl Member {
@@ -130,6 +150,7 @@ impl Member {
             history: Arc::new(History::with_budgets(budgets)),
             errors: ErrorLog::new(),
             is_listed: AtomicBool::new(true),
+            unlisted_since: Mutex::default(),
             seen: Mutex::default(),
         }
     }
@@ -140,7 +161,18 @@ impl Member {
     }
 
     pub(crate) fn set_listed(&self, is_listed: bool) {
+        let mut since = self.unlisted_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if is_listed { None } else { since.or_else(|| Some(Instant::now())) };
         self.is_listed.store(is_listed, Ordering::Relaxed);
+    }
+
+    /// Returns true if the router has not been expected to exist for [`GONE_MAX`], does not answer,
+    /// and has no frames after `kept_from`, in s since 1970.
+    fn is_long_gone(&self, now: Instant, kept_from: u64) -> bool {
+        let since = *self.unlisted_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_long = since.is_some_and(|since| now.saturating_duration_since(since) >= GONE_MAX);
+        let is_old = |step| self.history.frames_after(step, kept_from, 1).is_empty();
+        is_long && !self.seen().is_up && Step::ALL.into_iter().all(is_old)
     }
 
     /// Returns the state of the router.
@@ -180,4 +212,51 @@ pub(crate) fn unix_ms() -> u64 {
 pub(crate) fn rfc3339(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(chrono::DateTime::from_timestamp_millis);
     time.unwrap_or_default().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use recorder::{Fanout, Frame};
+
+    use super::*;
+
+    fn names(fleet: &Fleet) -> Vec<String> {
+        fleet.members().iter().map(|member| member.name.clone()).collect()
+    }
+
+    #[test]
+    fn a_router_that_is_gone_leaves_memory_once_nothing_of_its_history_is_kept() {
+        let fleet = Fleet::default();
+        let [listed, silent, recent] = ["listed", "silent", "recent"].map(|name| {
+            let target = "http://127.0.0.1:3000".parse().expect("a target");
+            let member = Arc::new(Member::new(name.to_owned(), target, 1));
+            assert!(fleet.add(Arc::clone(&member)));
+            member
+        });
+        silent.set_listed(false);
+        recent.set_listed(false);
+        let (unix_s, day) = (unix_ms() / 1_000, 86_400);
+        let frame = |start: u64| Frame {
+            step: Step::Minute,
+            start: start / 60 * 60,
+            cells: Vec::new(),
+            parts: Vec::new(),
+            fanout: Fanout::default(),
+            hot: Vec::new(),
+        };
+        [&listed, &silent].iter().for_each(|member| member.history.absorb(frame(unix_s)));
+        recent.history.absorb(frame(unix_s + day));
+        fleet.remove_gone(Instant::now() + GONE_MAX / 2, unix_s + 4 * day);
+        assert_eq!(names(&fleet), ["listed", "silent", "recent"]);
+        let (later, unix_s) = (Instant::now() + GONE_MAX, unix_s + GONE_MAX.as_secs() + 60);
+        silent.seen().is_up = true;
+        fleet.remove_gone(later, unix_s);
+        assert_eq!(names(&fleet), ["listed", "silent", "recent"], "it still answers");
+        silent.seen().is_up = false;
+        fleet.remove_gone(later, unix_s);
+        assert_eq!(names(&fleet), ["listed", "recent"]);
+        recent.set_listed(true);
+        fleet.remove_gone(later, unix_s + 2 * day);
+        assert_eq!(names(&fleet), ["listed", "recent"], "its address is listed again");
+    }
 }

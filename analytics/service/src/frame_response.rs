@@ -76,18 +76,18 @@ impl FrameResponse {
     fn fault(&self) -> Option<&'static str> {
         if self.at_ms > CLOCK_MAX_MS {
             return Some(
-                "its clock tells a time that there cannot be: set it by NTP, and start the router again",
+                "its clock has an impossible time: set it by NTP, and start the router again",
             );
         }
         let at_s = self.at_ms / 1_000;
         if self.started.len() > TEXT_MAX || is_invalid_cluster(&self.now) {
-            return Some("it tells of a cluster that there cannot be");
+            return Some("it has an impossible cluster");
         }
         let is_past = |(from, until): &(u64, u64)| {
             from <= until && *until <= at_s.saturating_add(FUTURE_MAX_S)
         };
         if self.counted.len() > MeasuredIntervals::MAX || !self.counted.iter().all(is_past) {
-            return Some("it tells of times that there cannot be");
+            return Some("it has impossible times");
         }
         let is_invalid = |frame: &Frame| {
             let of_time = frame.start.is_multiple_of(frame.step.seconds())

@@ -92,11 +92,11 @@ fn idle_time_and_a_gap_before_the_first_request_are_remembered() {
     after.settle_at(after.started() + seconds(60));
     let query =
         MetricsQuery { window: Window::parse("15m").expect("a window"), ..Default::default() };
-    let told = figures(&[after.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 480_000);
-    assert_eq!((told.history.oldest, told.measured_s, told.total), (BEGIN, 260.0, 1));
-    let rates = [50, 150, 220, 250, 320, 450].map(|second| rate(&told.series, second));
+    let shown = figures(&[after.history()], &query, &now(&["shard1".into()]), BEGIN_MS + 480_000);
+    assert_eq!((shown.history.oldest, shown.measured_s, shown.total), (BEGIN, 260.0, 1));
+    let rates = [50, 150, 220, 250, 320, 450].map(|second| rate(&shown.series, second));
     let expected = [Some(0.0), None, Some(0.0), Some(0.2), None, Some(0.0)];
-    assert_eq!(rates, expected, "{:?}", told.series);
+    assert_eq!(rates, expected, "{:?}", shown.series);
 }
 
 /// An unknown number of requests is not reported as zero.
@@ -115,13 +115,13 @@ fn dropped_intervals_are_not_reported_as_zeros() {
     let kept = small.frames_after(Step::Minute, 0, usize::MAX);
     let lost = kept[0].start - BEGIN;
     assert!((3_600..14_000).contains(&lost) && kept.len() < 200, "{lost}");
-    let told = series(&[&small], "24h", 14_400);
-    assert_eq!(told.step_s, 600);
-    let rates = [600, lost - 600, 14_399].map(|second| rate(&told, second));
-    assert_eq!(rates, [None, None, Some(0.1)], "{told:?}");
+    let shown = series(&[&small], "24h", 14_400);
+    assert_eq!(shown.step_s, 600);
+    let rates = [600, lost - 600, 14_399].map(|second| rate(&shown, second));
+    assert_eq!(rates, [None, None, Some(0.1)], "{shown:?}");
     // Another router of the fleet may have measured them.
-    let told = series(&[&small, test.recorder.history()], "24h", 14_400);
-    assert_eq!(rate(&told, 600), Some(0.1));
+    let shown = series(&[&small, test.recorder.history()], "24h", 14_400);
+    assert_eq!(rate(&shown, 600), Some(0.1));
 }
 
 /// One request per hour is written as 0.000 per second, but is not zero requests.
@@ -168,7 +168,7 @@ fn a_router_that_came_later_fills_no_gap_of_those_before_it() {
         // exists.
         assert_eq!(reported.t.first(), Some(&(BEGIN - 500)));
     }
-    assert_eq!(series(&[&silent, &History::new()], "5m", 400).t.len(), 150, "nobody said anything");
+    assert_eq!(series(&[&silent, &History::new()], "5m", 400).t.len(), 150, "nothing was reported");
 }
 
 /// A router that does not answer may be running: its counts are unknown until it answers.
@@ -198,7 +198,7 @@ fn adjacent_periods_are_merged_and_their_number_is_bounded() {
         (0..1_000).rev().map(|start| (start * 10, start * 10 + 5)).collect();
     assert_eq!(often.as_slice().len(), MeasuredIntervals::MAX);
     assert_eq!(often.as_slice().last(), Some(&(9_990, 9_995)));
-    assert_eq!(often.as_slice()[0].0, 0, "the oldest are told as one");
+    assert_eq!(often.as_slice()[0].0, 0, "the oldest are reported as one");
 }
 
 /// Without a measurement while the router was down, its metrics are not spread over that period.

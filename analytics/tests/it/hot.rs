@@ -91,7 +91,7 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
     for (key, count) in wanted.into_iter().take(8) {
         let reported = reported.iter().find(|reported| reported.key == **key);
         let reported =
-            reported.unwrap_or_else(|| panic!("{key} with {count} requests is not told"));
+            reported.unwrap_or_else(|| panic!("{key} with {count} requests is not listed"));
         assert!(
             reported.requests >= *count && reported.requests - reported.error <= *count,
             "{reported:?}: {count}"

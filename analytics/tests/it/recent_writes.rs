@@ -21,13 +21,13 @@ fn the_keys_that_were_written_last_have_growing_numbers_and_their_shards() {
     record(&test, "b", 2);
     settle(&test, 2_000);
     let writes = writes_after(&test.recorder, 0);
-    let told: Vec<_> = writes
+    let reported: Vec<_> = writes
         .iter()
         .map(|it| (it.number, &*it.key, it.shard.as_deref(), it.slot, it.second))
         .collect();
     let expected =
         [(1, "a", Some("shard2"), Some(7), BEGIN), (2, "b", Some("shard2"), Some(7), BEGIN)];
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
     assert_eq!(writes_after(&test.recorder, 1).len(), 1);
     assert_eq!(writes_after(&test.recorder, 2), []);
     assert_eq!(writes_after(&test.recorder, u64::MAX), []);

@@ -158,7 +158,7 @@ fn an_unreachable_store_stops_nothing_and_is_logged_once() {
     eventually("a warning", || (warned() == 1).then_some(()));
     fs::create_dir(folder.path().join("later")).unwrap();
     eventually("it is kept", || (kept(&store) == 1).then_some(()));
-    eventually("it is told", || service.said().contains("history is kept again").then_some(()));
+    eventually("it is logged", || service.said().contains("history is kept again").then_some(()));
     assert_eq!(warned(), 1);
 }
 

@@ -84,6 +84,26 @@ fn a_history_that_only_the_writer_holds_is_released_and_stays_stored() {
 }
 
 #[test]
+fn frames_after_a_clock_was_set_back_are_stored_in_place_of_those_it_has_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("analytics.db");
+    let history_writer = HistoryWriter::open(address(&path)).unwrap();
+    let held = history(seconds(5));
+    held.absorb(frame(Step::Second, now() + 600, 6));
+    held.absorb(frame(Step::TenSeconds, (now() + 600) / 10 * 10, 6));
+    history_writer.keep("north", held.clone(), || ());
+    await_state(&history_writer, |state| state.written == 7);
+    held.forget_from(now() + 60);
+    held.absorb(frame(Step::Second, now(), 7));
+    history_writer.flush();
+    await_state(&history_writer, |state| state.written == 8);
+    history_writer.close();
+    let (again, state) = stored_history(&address(&path), "north");
+    assert_eq!(requests(&again, Step::Second), [1, 2, 3, 4, 5, 7]);
+    assert_eq!((state.loaded, state.unreadable), (6, 0), "no frame of the future is left");
+}
+
+#[test]
 fn expired_intervals_are_neither_loaded_nor_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
@@ -103,7 +123,7 @@ fn expired_intervals_are_neither_loaded_nor_kept() {
 fn a_damaged_file_is_set_aside_and_a_new_one_created() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("analytics.db");
-    fs::write(&path, "not a database at all, but somebody wrote it").unwrap();
+    fs::write(&path, "not a database at all, but not empty").unwrap();
     HistoryWriter::start(address(&path), "router", history(seconds(3))).unwrap().close();
     let aside = folder.path().join("analytics.db.damaged-1");
     assert!(fs::read_to_string(&aside).unwrap().starts_with("not a database"));

@@ -29,7 +29,7 @@ export class Cache {
     }
     setText(
       this.note,
-      `${share(cache.hit_rate)} of the reads it was asked for were hits.${BREAKER[cache.breaker] ?? ""}`,
+      `${share(cache.hit_rate)} of its lookups were hits.${BREAKER[cache.breaker] ?? ""}`,
     );
     this.parts.show(
       [

@@ -10,7 +10,7 @@ export class Keys {
     this.names = [];
     this.table = new Table(place, {
       label: "Hot keys",
-      empty: "No key was asked for in this window.",
+      empty: "No key was requested in this window.",
       most: 10,
       key: (row) => `${row.key}\n${row.shard}`,
       columns: [

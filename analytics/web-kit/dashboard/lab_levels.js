@@ -5,7 +5,7 @@ import { Table } from "./table.js";
 import { count, time } from "./units.js";
 
 export class Levels {
-  /** `hasSession()` tells whether requests come with a session, which permits no run. */
+  /** `hasSession()` is true if requests come with a session, which permits no run. */
   constructor(hasSession) {
     this.hasSession = hasSession;
     this.form = byId("levels-form");

@@ -1,4 +1,4 @@
-// Movement: the moves and rebalances of a cluster, as a router lists them. They are asked for apart from the figures,
+// Movement: the moves and rebalances of a cluster, as a router lists them. They are requested apart from the figures,
 // because figures come from every router, and lists from the catalog.
 
 /** Interval while slots move, and otherwise. */
@@ -13,7 +13,7 @@ export class Movement extends EventTarget {
     this.next = 0;
     this.moves = [];
     this.rebalance = null;
-    /** Address of the router that was asked, for commands. */
+    /** Address of the router that answered, for commands. */
     this.url = location.origin;
     /** Sentence, if there is nothing to show. */
     this.refusal = null;

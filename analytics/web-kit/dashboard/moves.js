@@ -147,11 +147,12 @@ function lagOf(move) {
 }
 
 function figures(move, rebalance) {
-  const planned = rebalance?.moves?.find((step) => step.move === move.id)?.rows;
+  const planned = move.rows_expected ?? rebalance?.moves?.find((step) => step.move === move.id)?.rows;
   const of = planned > 0 ? ` of about ${count(planned)}` : "";
   const now = Date.now();
   const told = [
     `${count(move.rows)}${of} rows copied, ${bytes(move.bytes)}`,
+    (move.seconds_left ?? null) === null ? "" : `about ${duration(move.seconds_left)} left`,
     lagOf(move),
     move.longest_hold_ms > 0 ? `longest wait ${time(move.longest_hold_ms)}` : "no write has waited",
     move.ended_at === null

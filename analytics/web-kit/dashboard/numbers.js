@@ -66,7 +66,7 @@ function lag(shards) {
   const known = shards.filter((shard) => isNumber(shard.lag_ms));
   if (known.length === 0) {
     const some = shards.some((shard) => shard.nodes.some((node) => node.role === "replica"));
-    return [NOTHING, "", some ? "no replica tells" : "no replicas", "normal"];
+    return [NOTHING, "", some ? "not reported" : "no replicas", "normal"];
   }
   const worst = known.reduce((most, shard) => (shard.lag_ms > most.lag_ms ? shard : most));
   const note = worst.lag_ms === 0 ? "all have all" : worst.shard;

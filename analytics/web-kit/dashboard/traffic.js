@@ -69,7 +69,7 @@ export class Traffic {
         element("span", { text: "p99" }),
       ),
     );
-    this.by = null; // Until the first figures tell how many shards there are.
+    this.by = null; // Until the first figures show how many shards there are.
     this.of = "p99";
     choice(
       this.throughput,

@@ -33,8 +33,8 @@ impl CrossOriginRefusal {
     pub fn hint(self) -> &'static str {
         match self {
             Self::Host => {
-                "ask for 127.0.0.1 or localhost; a proxy in front must send such a Host, or, if TLS ends there, be told of by \
-                 --behind-tls"
+                "ask for 127.0.0.1 or localhost; a proxy in front must send such a Host, or, if TLS ends there, be declared \
+                 by --behind-tls"
             }
             Self::Page => "requests from other programs, and from pages served here, are welcome",
         }

@@ -4,8 +4,9 @@
 //! `-- moves 1000000 3` moves a million rows three times, on files. With one more argument, a file
 //! with the variables of a new PostgreSQL cluster (the `tessera.env` of `shard-manager cluster
 //! up`), its servers are the shards, and the time is also compared with that of a binary COPY of
-//! these rows from one server into an empty table of another, by two `psql`. Afterwards clients
-//! write at half of the rate that they reach, while a move runs and while none does.
+//! these rows from one server into an empty table of another, by two `psql`. The comparison of both
+//! copies, which COPY does not do, is counted apart. Afterwards clients write at half of the rate
+//! that they reach, while a move runs and while none does.
 
 use std::fmt::Write as _;
 use std::io::Error;
@@ -17,7 +18,7 @@ use shard_manager::keyspace::{Keyspace, ShardKey};
 
 use crate::beside::{numbers_and_file, variables};
 use crate::load::median;
-use crate::paced_load::{SENDING, highest, print_p99, send, write_user};
+use crate::paced_load::{SENDING, highest, print_p99, send, send_beside_computation, write_user};
 use crate::servers::Router;
 
 /// Slots that move; they belong to the first shard of a new cluster.
@@ -28,8 +29,8 @@ pub(crate) const ROWS_OF_A_KEY: usize = 100;
 const BULK_ROWS: usize = 10_000;
 /// Clients of the bulk write.
 const BULK_CLIENTS: usize = 4;
-/// Keys of the writes to slots that stay.
-const OTHER_KEYS: usize = 10_000;
+/// Keys of each shard that single writes have.
+const KEYS_OF_A_SHARD: usize = 10_000;
 
 /// Measures moves.
 pub(crate) fn measure() -> std::io::Result<()> {
@@ -47,48 +48,57 @@ pub(crate) fn measure() -> std::io::Result<()> {
     println!("{rows} rows in {SLOTS} slots: bulk write {:.2} s", stored.as_secs_f64());
     let before = router.resident_mib();
     let raw = copy_raw(&servers)?;
-    let (mut owned, mut held) = (Vec::new(), Vec::new());
-    for number in 0..moves {
-        let (from, to) = if number % 2 == 0 { (1, 2) } else { (2, 1) };
-        let moved = carry_out(&router.url, from, to)?;
-        owned.push(moved.owned.as_secs_f64());
+    let (mut owned, mut compared, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    let mut direction = (1, 2);
+    for _ in 0..moves {
+        let moved = carry_out(&router.url, direction)?;
+        direction = (direction.1, direction.0);
+        owned.push((moved.owned - moved.compared).as_secs_f64());
+        compared.push(moved.compared.as_secs_f64());
         held.push(moved.held_ms);
     }
-    let stored = stored.as_secs_f64();
-    let owned = median(&mut owned);
-    print!("until owned {owned:.2} s   {:.2} of the bulk write", owned / stored);
-    println!("{}", raw.map_or(String::new(), |raw| format!(", {:.2} of COPY", owned / raw)));
+    let ratio = |time: f64| {
+        let of_copy = raw.map_or(String::new(), |raw| format!(", {:.2} of COPY", time / raw));
+        format!("{time:.2} s   {:.2} of the bulk write{of_copy}", time / stored.as_secs_f64())
+    };
+    println!("until owned, without the comparison {}", ratio(median(&mut owned)));
+    println!("comparison {}", ratio(median(&mut compared)));
     println!(
         "writes waited at most {:.0} ms (median), {:.0} ms (highest)",
         median(&mut held),
         highest(held.iter().copied())
     );
     println!("resident {before} MiB before, {} MiB after", router.resident_mib());
-    write_beside(&router.url, &keys)
+    write_beside(&router.url, &keys, direction)
 }
 
-/// Times of a move: from its beginning until the target owns the slots, and the longest wait of
-/// writes.
+/// Times of a move.
 struct Moved {
+    /// From its beginning until the target owned the slots.
     owned: Duration,
+    /// Part of it during which both copies were compared.
+    compared: Duration,
+    /// Longest wait of writes.
     held_ms: f64,
 }
 
 /// Moves the slots, and waits until the copy on the source is deleted.
-fn carry_out(url: &str, from: u16, to: u16) -> std::io::Result<Moved> {
+fn carry_out(url: &str, (from, to): (u16, u16)) -> std::io::Result<Moved> {
     let last = SLOTS - 1;
     let slots = json!([[0, last]]);
     let order = json!({"slots": slots, "from": format!("shard{from}"), "to": format!("shard{to}")});
     let began = Instant::now();
     let begun = post(&format!("{url}/api/moves"), &order)?;
     let path = format!("{url}/api/moves/{}", begun["id"].as_str().unwrap_or_default());
+    let (mut compared, mut looked_at) = (Duration::ZERO, began);
     let kept = loop {
         let shown = get(&path)?;
-        if shown["phase"] == "keeping" {
-            break shown;
-        }
-        if !shown["ended_at"].is_null() {
-            return Err(Error::other(format!("the move has ended: {shown}")));
+        let since = std::mem::replace(&mut looked_at, Instant::now());
+        match shown["phase"].as_str() {
+            Some("keeping") => break shown,
+            Some("verifying") => compared += looked_at - since,
+            Some(_) | None if shown["ended_at"].is_null() => {}
+            Some(_) | None => return Err(Error::other(format!("the move has ended: {shown}"))),
         }
         std::thread::sleep(Duration::from_millis(5));
     };
@@ -97,7 +107,8 @@ fn carry_out(url: &str, from: u16, to: u16) -> std::io::Result<Moved> {
     while get(&path)?["ended_at"].is_null() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    Ok(Moved { owned, held_ms: kept["longest_hold_ms"].as_f64().unwrap_or(0.0) })
+    let held_ms = kept["longest_hold_ms"].as_f64().unwrap_or(0.0);
+    Ok(Moved { owned, compared, held_ms })
 }
 
 /// Copies the rows from the first server into a new table of the second one, with the same indexes,
@@ -176,21 +187,38 @@ fn store_keys(url: &str, keys: &[String]) -> std::io::Result<()> {
 }
 
 /// Writes single rows at half of the highest rate, while no move runs and while one does.
-fn write_beside(url: &str, keys: &[String]) -> std::io::Result<()> {
+fn write_beside(url: &str, keys: &[String], direction: (u16, u16)) -> std::io::Result<()> {
+    let [staying, others] = ["shard2", "shard3"].map(|shard| keys_of_shard(url, shard));
+    let (staying, others) = (staying?, others?);
     let write = |agent: &ureq::Agent, number: usize, kind: usize| {
-        let key = match kind {
-            0 => keys[number % keys.len()].clone(),
-            _ => format!("other_{}", number % OTHER_KEYS),
+        let keys = match (kind, number % 4 < 2) {
+            (0, true) => keys,
+            (0, false) => &staying,
+            _ => &others,
         };
-        write_user(agent, url, &key)
+        write_user(agent, url, &keys[number % keys.len()])
     };
     let peak = send(None, &write, &|| Ok(()))?;
     let rate = peak.len() as f64 / SENDING.as_secs_f64() / 2.0;
     let before = send(Some(rate), &write, &|| Ok(()))?;
-    let during = send(Some(rate), &write, &|| carry_out(url, 2, 1).map(drop))?;
+    let during = send(Some(rate), &write, &|| carry_out(url, direction).map(drop))?;
     println!("{rate:.0} writes a second, half of the highest rate, to all shards:");
-    print_p99(["slots that move", "the rest"], &before, &during);
+    print_p99(["both shards", "another shard"], &before, &during);
+    println!("beside a thread that only computes, and no move:");
+    print_p99(["both shards", "another shard"], &before, &send_beside_computation(rate, &write)?);
     Ok(())
+}
+
+/// Returns keys of a shard.
+fn keys_of_shard(url: &str, name: &str) -> std::io::Result<Vec<String>> {
+    let map = get(&format!("{url}/api/shard-map"))?;
+    let mut ranges = map["ranges"].as_array().into_iter().flatten();
+    let range = ranges.find(|range| range[2] == *name);
+    let range = range.ok_or_else(|| Error::other(format!("{name} owns no slots")))?;
+    let [first, last] =
+        [0, 1].map(|end| range[end].as_u64().and_then(|slot| u16::try_from(slot).ok()));
+    let range = first.zip(last).ok_or_else(|| Error::other(range.to_string()))?;
+    Ok(keys_of_slots(range, KEYS_OF_A_SHARD))
 }
 
 pub(crate) fn get(url: &str) -> std::io::Result<Value> {

@@ -39,7 +39,7 @@ impl NameKind {
 /// Subject alternative name of a certificate. Names are compared exactly, by their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectName {
-    /// Its kind.
+    /// Kind of the name.
     pub kind: NameKind,
     /// The name.
     pub text: String,
@@ -78,9 +78,9 @@ impl fmt::Display for SubjectName {
 pub struct CertificateConfig {
     /// The name in its certificate.
     pub name: SubjectName,
-    /// Its role.
+    /// Role of its caller.
     pub role: String,
-    /// Its tenants.
+    /// Tenants of its caller.
     pub tenants: Tenants,
 }
 

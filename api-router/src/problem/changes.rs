@@ -252,6 +252,7 @@ mod tests {
             (MovesError::NoShard(ShardNumber(9)), "TSR320", 404),
             (MovesError::NoShardNamed("shard9".to_owned()), "TSR320", 404),
             (MovesError::NotServing { shard: shard(), state }, "TSR326", 409),
+            (MovesError::OlderRouters(2), "TSR326", 409),
             (MovesError::NotOwned { shard: shard(), slots: slots() }, "TSR334", 409),
             (MovesError::NoRetry(MovePhase::Copying), "TSR332", 409),
             (MovesError::Unsupported, "TSR329", 409),

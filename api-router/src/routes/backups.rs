@@ -74,7 +74,7 @@ pub struct BackupAnswer {
     reason: Option<String>,
     /// Commands that it accepts now: `cancel`, or none.
     actions: Vec<String>,
-    /// Its shards; absent in a list of backups.
+    /// Shards of the backup; absent in a list of backups.
     shards: Option<Vec<CopiedShardAnswer>>,
 }
 

@@ -87,8 +87,8 @@ pub(crate) async fn distribution(
     };
     // Shards outside a group have none of its rows.
     let group = group.and_then(|number| Some((number, map.groups().get(number)?)));
-    let is_asked = |shard: &ShardNumber| group.is_none_or(|(_, group)| group.allows(*shard));
-    let all: Vec<ShardNumber> = map.topology().numbers().filter(is_asked).collect();
+    let is_included = |shard: &ShardNumber| group.is_none_or(|(_, group)| group.allows(*shard));
+    let all: Vec<ShardNumber> = map.topology().numbers().filter(is_included).collect();
     let names: Option<Vec<String>> = match (&table, group) {
         (Some(table), _) => Some(vec![table.name().to_owned()]),
         (None, Some((number, _))) => {

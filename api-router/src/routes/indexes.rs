@@ -55,8 +55,8 @@ pub(crate) async fn list_indexes(
 ///
 /// 202 when it is being built: GET shows when it is `ready`, or why it has `failed`. 200 when the
 /// table already has it. On files the writes of a shard wait while its index is built; if that
-/// would take longer than `pause_max_ms`, nothing is begun. With `Prefer: tx=rollback` nothing
-/// changes, and the response describes the effect.
+/// is estimated to take longer than `pause_max_ms`, nothing is begun. With `Prefer: tx=rollback`
+/// nothing changes, and the response describes the effect.
 #[utoipa::path(
     tag = "tables",
     params(

@@ -41,6 +41,7 @@ const BODY_BYTES_MAX: usize = 16 << 10;
     "slot_count": 64,
     "from": "shard1", "to": "shard4", "phase": "copying", "goal": "forward", "paused": false,
     "stalled": false, "rate": 20, "keep": 900, "rows": 120_000, "bytes": 25_165_824,
+    "rows_expected": 480_000, "seconds_left": 21,
     "longest_hold_ms": 0.0, "changes_behind": 12, "lag_ms": 140.2, "reason": null, "began_at": "2026-11-24T12:00:00.000Z",
     "changed_at": "2026-11-24T12:00:07.000Z", "owned_at": null, "ended_at": null,
     "actions": ["pause", "cancel"]
@@ -80,6 +81,14 @@ pub struct MoveAnswer {
     rows: u64,
     /// Bytes of these rows.
     bytes: u64,
+    /// Number of rows to copy, as estimated before the move began from the slots' share of the
+    /// source; null if it is not known, or if the copy has begun again.
+    #[schema(required)]
+    rows_expected: Option<u64>,
+    /// Estimated seconds until all rows are copied, as last reported by the mover; null while they
+    /// are not known, and when no rows are being copied.
+    #[schema(required)]
+    seconds_left: Option<u64>,
     /// Longest time in milliseconds for which writes of the slots waited; 0 if none have waited
     /// yet.
     longest_hold_ms: f64,

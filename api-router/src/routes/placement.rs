@@ -12,11 +12,12 @@ use shard_manager::assembly::CITUS_MOVES;
 use shard_manager::engine::WorkerNode;
 use shard_manager::engine::node_distributor::MemberState;
 use shard_manager::error::Error;
+use shard_manager::keyspace::partition_column::PartitionError;
 use shard_manager::keyspace::routing_step::RoutingStep;
 use shard_manager::keyspace::{KeyError, Keyspace, SLOT_COUNT, ShardKey};
-use shard_manager::manager::ShardReport;
+use shard_manager::manager::{ShardReport, partition_columns};
 use shard_manager::shard_map::ShardMap;
-use shard_manager::shard_map::partitions::{explain, location};
+use shard_manager::shard_map::partitions::{explain, location, partition_column};
 use shard_manager::table_group::GroupNumber;
 use shard_manager::topology::ShardNumber;
 use utoipa::ToSchema;
@@ -40,7 +41,8 @@ pub struct RouteAnswer<'a> {
     /// The table's group; missing if no table is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<&'a str>,
-    /// Keyspace by a column: the column whose value names the partition or range of a row.
+    /// Keyspace by a column: the column whose value names the partition or range of a row, if the
+    /// caller may know it.
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<&'a str>,
     /// Name of the mapping from keys to slots.
@@ -134,30 +136,34 @@ pub(crate) async fn route_key(
 ) -> Result<HttpResponse, Problem> {
     let parameters = Parameters::parse(request.query_string())?;
     let rights = app.rights(&request);
-    let table = parameters.single("table")?.map(|name| app.manager.schema(&rights).table(name));
-    let table = table.transpose()?;
+    let schema = app.manager.schema(&rights);
+    let table = parameters.single("table")?.map(|name| schema.table(name)).transpose()?;
     let map = app.manager.map();
     let group = table.as_ref().map_or(GroupNumber::MAIN, |table| table.group());
     let keyspace = map.groups().get(group).map(|group| &group.keyspace);
     let column = keyspace.and_then(Keyspace::column);
-    let known = ["key", "table", "partition", column.unwrap_or_default()];
-    parameters.check_names(&known[..if column.is_some() { 4 } else { 2 }])?;
+    let knows = |column: &&str| match &table {
+        // A column of the same name may be visible in another table.
+        Some(table) if !rights.is_all() => {
+            partition_column(&map, table).is_some_and(|own| table.visible().has(own))
+        }
+        Some(_) | None => partition_columns(schema, &map).contains(*column),
+    };
+    let shown = column.filter(knows);
+    let mut known = vec!["key", "table"];
+    known.extend(column.map(|_| "partition").into_iter().chain(shown));
+    parameters.check_names(&known)?;
     let text = parameters.single("key")?;
     let text = text.ok_or_else(|| {
         Problem::new(Code::TSR100, "key is missing").hint("for example ?key=user_123")
     })?;
-    let bad = |error: KeyError| {
-        if matches!(error, KeyError::Partition(_) | KeyError::UnknownGroup) {
-            return Problem::from(Error::from(error));
-        }
-        Problem::new(Code::TSR100, format!("key: {error}"))
-    };
+    let bad = |error: KeyError| bad_key(error, column.is_some() && shown.is_none());
     let key = ShardKey::parse(text).map_err(bad)?;
     if !rights.reach().has_key(key) {
         let detail = "this caller may not locate a shard key that is not one of its own";
         return Err(Problem::new(Code::TSR403, detail));
     }
-    let partition = match (column, parameters.single("partition")?) {
+    let partition = match (shown, parameters.single("partition")?) {
         (Some(column), None) => parameters.single(column)?,
         (_, given) => given,
     };
@@ -169,7 +175,7 @@ pub(crate) async fn route_key(
     let mut answer = RouteAnswer {
         key: text,
         group: table.as_ref().map(|_| map.groups().name_of(group)),
-        column,
+        column: shown,
         keyspace: keyspace.map_or("", Keyspace::name),
         integer: None,
         range: None,
@@ -186,6 +192,19 @@ pub(crate) async fn route_key(
     };
     answer.explain(explanation.steps);
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Returns the problem of a key without a slot, which names neither the partition column nor its
+/// values if the column is hidden from the caller.
+fn bad_key(error: KeyError, is_hidden: bool) -> Problem {
+    let is_of_partition = matches!(error, KeyError::Partition(_));
+    if is_of_partition && is_hidden {
+        return Problem::from(Error::from(KeyError::from(PartitionError::Hidden)));
+    }
+    if is_of_partition || matches!(error, KeyError::UnknownGroup) {
+        return Problem::from(Error::from(error));
+    }
+    Problem::new(Code::TSR100, format!("key: {error}"))
 }
 
 /// Every slot and its owner.

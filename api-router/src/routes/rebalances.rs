@@ -52,9 +52,12 @@ pub struct RebalancesAnswer {
 
 /// Plans a rebalance, or begins one. If this router ends, another one continues the rebalance.
 ///
-/// With `"dry_run": true` nothing begins, and the response is the plan. Each move of a plan is an
-/// improvement by itself, so a rebalance may be cancelled after any of them. If nothing has to
-/// move, none begins.
+/// With `"dry_run": true` nothing begins, and the response is the plan. A rebalance may be
+/// cancelled after any of its moves: by `slots` each of them is an improvement by itself; by `size`
+/// and `load` the fullest shard is not fuller after any of them, in the order of the plan. The
+/// moves of a `placement` only bring slots to their places. If nothing has to move, none begins.
+/// By `size` and `load` the plan is made again from the present sizes and requests when the
+/// rebalance begins.
 ///
 /// With the engine citus, Citus plans and carries it out between its nodes: `by` is `slots` or
 /// `size`, and `placement`, `rate`, `keep` and If-Match are refused.
@@ -161,7 +164,7 @@ pub(crate) async fn find_rebalance(
 ///
 /// `pause`: the rebalance stops, and nothing is undone. `resume`: it continues. `cancel`: no
 /// further move begins, and moves whose target does not own the slots yet are cancelled. Slots that
-/// have moved stay where they are: each move is an improvement by itself.
+/// have moved stay where they are.
 #[utoipa::path(
     tag = "placement",
     params(

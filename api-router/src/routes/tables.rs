@@ -126,7 +126,7 @@ pub struct TableAnswer {
     success: bool,
     /// The table.
     table: TableShape,
-    /// Its indexes, by name. Changes by other routers may appear a second later.
+    /// Indexes of the table, by name. Changes by other routers may appear a second later.
     indexes: Vec<IndexShape>,
 }
 
@@ -223,7 +223,7 @@ pub(crate) async fn make_table(
     refuse_conditions(request.headers())?;
     if options.level != Level::One {
         let detail = "x-consistency must be one: a table is made on every primary, and replicas learn of it \
-                      before they are asked for its rows";
+                      before they serve its rows";
         return Err(Problem::new(Code::TSR113, detail).hint("send the request without it"));
     }
     check_content_type(request.headers())?;

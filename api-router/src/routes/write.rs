@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, post};
 use shard_manager::access::rights::Rights;
-use shard_manager::engine::default_values::{KeySource, generated_keys};
+use shard_manager::engine::default_values::{KeySource, generated_keys, operation_with_keys};
 use shard_manager::error::Error;
 use shard_manager::keyspace::{KeyError, Keyspace, ShardKey};
 use shard_manager::manager;
@@ -96,7 +96,7 @@ pub(crate) async fn write_row(
     let (shard_key, mut context) = WriteContext::parse(&app, &request)?;
     check_content_type(request.headers())?;
     let parameters = Parameters::parse(request.query_string())?;
-    let partition = partition_filter(&app, &parameters)?;
+    let partition = partition_filter(&app, &context.rights, &parameters)?;
     let deadline = context.options.deadline;
     let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
     let keys = WriteKeys { header: shard_key, query: parameters.single("shardKey")?, partition };
@@ -116,13 +116,18 @@ struct WriteKeys<'k> {
 
 /// Returns the column and the partition that a filter such as `partition_key=eq.A` names, and
 /// refuses all other parameters than `shardKey`. The table, whose keyspace has one such column, is
-/// not known before the body.
+/// not known before the body. A column that is hidden from the caller is like any other name.
 fn partition_filter<'q>(
     app: &App,
+    rights: &Rights,
     parameters: &'q Parameters<'_>,
 ) -> Result<Option<(String, &'q str)>, Problem> {
     let map = app.manager.map();
-    let columns = partitions::columns(&map);
+    let mut columns = partitions::columns(&map);
+    if !rights.is_all() && !columns.is_empty() && !parameters.is_empty() {
+        let visible = manager::partition_columns(app.manager.schema(rights), &map);
+        columns.retain(|column| visible.contains(*column));
+    }
     let known: Vec<&str> = std::iter::once("shardKey").chain(columns.iter().copied()).collect();
     parameters.check_names(&known)?;
     let mut found = None;
@@ -186,6 +191,7 @@ fn parse(
             || data.get(&table.column(column).name).is_some()
     };
     let generated = generated_keys(&table, operation, source, is_given);
+    let operation = operation_with_keys(&table, operation, source, &generated);
     let derived;
     let key = match key {
         Some(key) => key,

@@ -52,7 +52,7 @@ fn busy_page(router: &Router, screen: Screen) -> Page {
 }
 
 #[test]
-fn nobody_is_kept_out_by_light_or_dark_or_a_phone() {
+fn pages_are_accessible_in_light_and_dark_and_on_a_phone() {
     let router = Router::start(&[]);
     for screen in [DESK, NIGHT, PHONE, Screen { scheme: "dark", ..PHONE }] {
         let mut page = busy_page(&router, screen);
@@ -70,7 +70,7 @@ fn nobody_is_kept_out_by_light_or_dark_or_a_phone() {
 }
 
 #[test]
-fn trouble_is_shown_to_everybody_too() {
+fn problems_are_shown_accessibly() {
     let router = Router::start(&["--lab"]);
     router.set_node("shard2-primary", "cut");
     let mut page = Page::open(&router, NIGHT);
@@ -128,7 +128,7 @@ fn a_card_is_chosen_by_enter_and_let_go_by_escape() {
 }
 
 #[test]
-fn a_table_says_by_what_it_is_ordered() {
+fn a_table_shows_its_sort_order() {
     let router = Router::start(&[]);
     let mut page = busy_page(&router, DESK);
     let share = "#keys thead th:nth-child(3)";
@@ -143,7 +143,7 @@ fn a_table_says_by_what_it_is_ordered() {
 }
 
 #[test]
-fn a_chart_is_read_by_arrow_keys_and_says_what_it_shows() {
+fn a_chart_is_read_by_arrow_keys_and_has_a_text_description() {
     let router = Router::start(&[]);
     let mut page = busy_page(&router, DESK);
     let label =

@@ -167,7 +167,7 @@ impl Browser {
         }
         let began = std::time::Instant::now();
         loop {
-            assert!(began.elapsed() < PATIENCE, "the browser never told: {what}");
+            assert!(began.elapsed() < PATIENCE, "the browser never reported: {what}");
             let message = self.next();
             self.events.push(message.clone());
             if is(&message) {

@@ -12,7 +12,7 @@ fn read(router: &Router, key: &str) {
 }
 
 #[test]
-fn without_a_cache_the_card_says_so() {
+fn without_a_cache_the_card_shows_that_there_is_none() {
     let router = Router::start(&[]);
     let mut page = Page::open(&router, DESK);
     page.until("it is off", "document.querySelector('#cache').textContent.includes('Off')");
@@ -21,7 +21,7 @@ fn without_a_cache_the_card_says_so() {
 }
 
 #[test]
-fn with_a_cache_the_card_tells_what_it_does_and_that_it_is_gone() {
+fn the_card_shows_the_work_of_a_cache_and_its_failure() {
     let mut redis = Redis::start();
     let router = Router::start(&["--redis-url", &redis.url(), "--cache-bound-ms", "30000"]);
     assert!(router.write_user("k") < 300);
@@ -32,12 +32,10 @@ fn with_a_cache_the_card_tells_what_it_does_and_that_it_is_gone() {
         read(&router, "k");
     }
     page.until(
-        "hits are told",
+        "hits are shown",
         "document.querySelector('#cache .legend').textContent.includes('hits')",
     );
-    for words in
-        ["of the reads it was asked for were hits", "rejected as too old", "breaker closed"]
-    {
+    for words in ["of its lookups were hits", "rejected as too old", "breaker closed"] {
         page.until(words, &says(words));
     }
     page.until(
@@ -45,7 +43,7 @@ fn with_a_cache_the_card_tells_what_it_does_and_that_it_is_gone() {
         "/[1-9]\\d* answers kept/.test(document.querySelector('#cache').textContent)",
     );
     page.until(
-        "the tile tells the share of hits",
+        "the tile shows the share of hits",
         "document.querySelector('[data-figure=cache] .tile-note').textContent.includes('hits')",
     );
     redis.kill();
@@ -53,7 +51,7 @@ fn with_a_cache_the_card_tells_what_it_does_and_that_it_is_gone() {
         read(&router, "k");
     }
     page.until(
-        "it is told that it does not answer",
+        "the card shows that it does not answer",
         "/breaker (open|half-open)/.test(document.querySelector('#cache').textContent)",
     );
     page.until("and that reads go on without it", &says("It d"));

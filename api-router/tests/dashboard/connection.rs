@@ -10,7 +10,7 @@ use crate::router::Router;
 const STATE: &str = "document.documentElement.dataset.connection";
 
 #[test]
-fn a_browser_at_the_root_is_led_to_the_dashboard_which_asks_nobody_else() {
+fn a_browser_at_the_root_is_redirected_to_the_dashboard_which_loads_from_no_other_host() {
     let router = Router::start(&[]);
     let _load = Load::begin(&router);
     let mut page = Page::visit(&router.url(""), "/", DESK);
@@ -48,7 +48,7 @@ fn the_page_may_run_and_reach_nothing_but_its_own() {
 }
 
 #[test]
-fn a_router_that_is_gone_is_said_to_be_lost_until_it_is_back() {
+fn an_unreachable_router_is_shown_as_lost_until_it_is_back() {
     let mut router = Router::start(&[]);
     let mut page = Page::open(&router, DESK);
     assert_eq!(page.value("document.getElementById('notice').hidden"), true);
@@ -75,7 +75,7 @@ fn a_router_that_is_gone_is_said_to_be_lost_until_it_is_back() {
 }
 
 #[test]
-fn nothing_is_asked_while_nobody_looks() {
+fn nothing_is_requested_while_the_page_is_hidden() {
     let router = Router::start(&[]);
     let mut page = Page::open(&router, DESK);
     let see = |hidden: bool| {
@@ -106,7 +106,7 @@ fn a_window_is_chosen_and_kept_in_the_address() {
         "document.getElementById('traffic-note').textContent.endsWith('the last 15 min')",
     );
     assert_eq!(page.value("location.hash"), "#window=15m");
-    page.until("it is asked for", &format!("{STATE} === 'live'"));
+    page.until("it is requested", &format!("{STATE} === 'live'"));
     assert!(
         page.asked().iter().any(|path| path == "/api/analytics/stream?window=15m"),
         "{:?}",

@@ -59,7 +59,7 @@ fn time_in_which_a_router_was_down_is_a_gap_in_what_is_drawn() {
 }
 
 #[test]
-fn a_window_of_which_nothing_is_known_is_not_said_to_be_quiet() {
+fn a_window_without_measurements_is_not_shown_as_idle() {
     let mut router = Router::start(&[]);
     router.kill();
     // The service has never collected from it.

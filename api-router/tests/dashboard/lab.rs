@@ -113,7 +113,7 @@ fn the_page_runs_the_experiment_about_levels() {
 }
 
 #[test]
-fn a_router_without_the_flag_says_how_to_run_the_experiment() {
+fn a_router_without_the_flag_shows_how_to_run_the_experiment() {
     let router = Router::start(&[]);
     let mut page = open(&router, DESK);
     page.click("#levels-run");

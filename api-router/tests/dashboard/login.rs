@@ -150,7 +150,7 @@ fn check_login(origin: &str) {
 }
 
 #[test]
-fn the_dashboard_of_a_router_asks_for_a_key_and_ends_the_session() {
+fn the_dashboard_of_a_router_requires_a_key_and_ends_the_session() {
     let files = Files::write();
     let router = files.router();
     check_login(&router.url(""));
@@ -166,7 +166,7 @@ fn the_dashboard_of_the_service_does_the_same() {
 }
 
 #[test]
-fn a_page_whose_key_is_revoked_asks_for_another_one() {
+fn a_page_whose_key_is_revoked_requires_another_one() {
     let files = Files::write();
     let router = files.router();
     let mut page = Page::visit(&router.url(""), "/dashboard", DESK);

@@ -45,12 +45,12 @@ fn a_total_that_has_settled_is_the_number_of_requests_that_were_made() {
         assert_eq!(router.write_user(&format!("user_{n}")), 201);
     }
     page.until(
-        "37 requests are told",
+        "37 requests are shown",
         "document.querySelector('[data-figure=errors] .tile-note').textContent === '0 of 37'",
     );
     let refused = router.agent().get(router.url("/api/read?table=nothing&limit=1")).call().unwrap();
     assert_eq!(refused.status(), 404);
-    page.until("the last seconds are told beside the window", "document.querySelector('[data-figure=rate] .tile-note').textContent.includes('/s in the last 10 s')");
+    page.until("the last seconds are shown beside the window", "document.querySelector('[data-figure=rate] .tile-note').textContent.includes('/s in the last 10 s')");
     page.until("one of them failed", "document.querySelector('[data-figure=errors] .tile-note').textContent.startsWith('1 of 38')");
     page.until("its code leads to what it means", "document.querySelector('#errors td, #errors th a') && document.querySelector('#errors a[href=\"errors/TSR310\"]')");
     assert_eq!(page.faults(), Vec::<String>::new());

@@ -1,5 +1,5 @@
 //! Tests of the parts of the dashboard about moves and rebalances: slots that move, orders,
-//! progress and effect, and servers that do not tell of moves.
+//! progress and effect, and servers that do not report moves.
 
 use serde_json::{Value, json};
 
@@ -146,23 +146,8 @@ fn the_changes_that_a_copy_lacks_are_shown_with_their_age() {
     assert_eq!(page.faults(), Vec::<String>::new());
 }
 
-#[test]
-fn a_rebalance_is_shown_with_its_plan_its_progress_and_its_effect() {
-    let router = Router::start(&["--operate"]);
-    let (status, answer) = send(&router, "POST", "/api/shards", &json!({"name": "east"}));
-    assert_eq!(status, 201, "{answer}");
-    // So that it takes a few slots only.
-    for shard in ["shard1", "shard2", "shard3"] {
-        let path = format!("/api/shards/{shard}");
-        assert_eq!(send(&router, "PATCH", &path, &json!({"weight": 100})).0, 200);
-    }
-    let mut page = Page::open(&router, DESK);
-    let id = begin(&router, "/api/rebalance", &json!({"by": "slots", "keep": 0}));
-    page.until(
-        "it is done",
-        "document.querySelector('#rebalance .move-state').textContent === 'done'",
-    );
-    let ended = router.get(&format!("/api/rebalance/{id}"));
+/// Checks that a page shows a rebalance that has ended: its plan, its progress and its effect.
+fn check_ended(page: &mut Page, ended: &Value) {
     for skew in ["before", "planned", "measured"] {
         let shown = page.text(&format!("[data-skew={skew}]"));
         let real = ended[format!("skew_{skew}")].as_f64().unwrap();
@@ -182,8 +167,37 @@ fn a_rebalance_is_shown_with_its_plan_its_progress_and_its_effect() {
             ended["move_count"]
         ),
     );
-    check_screens(&mut page);
+    check_screens(page);
     assert_eq!(page.faults(), Vec::<String>::new());
+}
+
+#[test]
+fn a_rebalance_is_shown_with_its_commands_its_plan_its_progress_and_its_effect() {
+    let router = Router::start(&["--operate"]);
+    let service = Service::start(&[("north", &router)], "");
+    let (status, answer) = send(&router, "POST", "/api/shards", &json!({"name": "east"}));
+    assert_eq!(status, 201, "{answer}");
+    // It takes few slots then, but in more than one move of each shard: the rebalance is paused
+    // before it ends.
+    for shard in ["shard1", "shard2", "shard3"] {
+        let path = format!("/api/shards/{shard}");
+        assert_eq!(send(&router, "PATCH", &path, &json!({"weight": 20})).0, 200);
+    }
+    let mut pages = [Page::open(&router, DESK), Page::open_at(&service.url(), DESK)];
+    let state = "document.querySelector('#rebalance .move-state').textContent";
+    let id = begin(&router, "/api/rebalance", &json!({"by": "slots", "keep": 0}));
+    order(&router, &format!("/api/rebalance/{id}/pause"));
+    for page in &mut pages {
+        page.until("it is paused", &format!("{state} === 'paused'"));
+        let url = router.url("");
+        let command = |verb| format!("shard-manager rebalance {verb} {id} --url {url}");
+        assert_eq!(page.texts("#rebalance .command code"), ["resume", "cancel"].map(command));
+    }
+    order(&router, &format!("/api/rebalance/{id}/resume"));
+    for page in &mut pages {
+        page.until("it is done", &format!("{state} === 'done'"));
+        check_ended(page, &router.get(&format!("/api/rebalance/{id}")));
+    }
 }
 
 #[test]

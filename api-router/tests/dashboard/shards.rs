@@ -160,7 +160,7 @@ fn a_card_that_is_chosen_shows_the_figures_of_its_shard_alone() {
         )
     };
     let mut page = Page::open(&router, DESK);
-    page.until("all are told", &note("0 of 9"));
+    page.until("all are shown", &note("0 of 9"));
     page.click("[data-shard=shard1] button");
     page.until(
         "only shard1",
@@ -214,7 +214,7 @@ const SPANS: &str = "(() => { const bar = document.getElementById('bar-canvas').
     }); })()";
 
 #[test]
-fn the_bar_names_each_group_of_tables_under_its_slots_and_says_nothing_of_an_only_one() {
+fn the_bar_names_each_table_group_under_its_slots_and_omits_an_only_group() {
     let router = Router::start_with_settings(GROUPS, &[]);
     let service = Service::start(&[("north", &router)], "");
     let summary = "document.getElementById('bar-note').textContent";
@@ -241,7 +241,7 @@ fn the_bar_names_each_group_of_tables_under_its_slots_and_says_nothing_of_an_onl
     let router = Router::start(&[]);
     assert_eq!(router.get("/api/analytics/metrics")["metrics"]["cluster"].get("groups"), None);
     let mut page = Page::open(&router, DESK);
-    page.until("the slots are told", &format!("{summary}.startsWith('16,384 slots: shard1')"));
+    page.until("the slots are shown", &format!("{summary}.startsWith('16,384 slots: shard1')"));
     assert_eq!(page.value("document.getElementById('bar-groups').checkVisibility()"), false);
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::advice::{Owners, advice, read};
 use crate::backend::not_on_citus;
 use crate::commands::PROGRAM;
-use crate::harness::{Reply, Router, eventually, sightless};
+use crate::harness::{Reply, Router, eventually, isolated};
 use crate::moves::{OPERATE, begin_slow, order, place, until};
 
 const WHY: &str = "Citus is one shard to Tessera, and places rows itself";
@@ -28,7 +28,7 @@ fn run_in_shell(action: &Value) -> Value {
     std::os::unix::fs::symlink(&*PROGRAM, folder.path().join("shard-manager")).unwrap();
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
     let line = format!("{} --json", action["command"].as_str().unwrap());
-    let mut shell = sightless(Command::new("sh"), folder.path());
+    let mut shell = isolated(Command::new("sh"), folder.path());
     let shell = shell.args(["-c", &line]).env("PATH", path).stdin(Stdio::null());
     let ended = shell.output().unwrap();
     assert!(ended.status.success(), "{line}: {ended:?}");

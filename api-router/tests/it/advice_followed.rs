@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::advice::{Owners, advice, read};
 use crate::commands::{ask, rows, run};
-use crate::harness::{Router, sightless};
+use crate::harness::{Router, isolated};
 
 /// Number of rows of the overloaded cluster.
 const USERS: usize = 40;
@@ -131,7 +131,7 @@ fn what_the_advice_names_is_there() {
     }
     // The help contains the flag and the form of its value.
     let program = env!("CARGO_BIN_EXE_api-router");
-    let mut help = sightless(Command::new(program), folder.path());
+    let mut help = isolated(Command::new(program), folder.path());
     let help = String::from_utf8(help.arg("--help").output().unwrap().stdout).unwrap();
     let flags = how.split(' ').filter(|word| word.starts_with("--"));
     for flag in flags {

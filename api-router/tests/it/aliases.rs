@@ -60,7 +60,7 @@ fn a_pair_is_written_whatever_type_its_body_claims() {
 }
 
 #[test]
-fn a_pair_is_a_value_under_a_key_in_other_words() {
+fn a_pair_is_an_alias_of_a_value_under_a_key() {
     let router = Router::shared();
     let written = write(&router, &[], r#"{"key":"a b/é","value":{"n":[1, 2.50]}}"#);
     assert_eq!(written.status, 200, "{}", written.text());

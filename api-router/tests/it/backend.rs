@@ -25,6 +25,7 @@ use crate::citus_databases::CitusServer;
 use crate::databases::{Server, copied, query};
 use crate::harness::bare_command;
 use crate::lab_servers::Lab;
+use crate::prerequisites::{Prerequisite, check_optional};
 
 /// The folder of the clusters.
 static FOLDER: LazyLock<Option<PathBuf>> =
@@ -87,11 +88,12 @@ macro_rules! files_only {
 }
 pub(crate) use files_only;
 
-/// Skips a test that is possible only on servers.
+/// Ends a test that is possible only on servers if the router runs on files: the run of the tests
+/// on servers contains it.
 macro_rules! servers_only {
     ($why:expr) => {
         if !crate::backend::is_servers() {
-            return crate::prerequisites::skip(crate::prerequisites::Prerequisite::Servers, $why);
+            return crate::backend::leave_to_servers($why);
         }
     };
 }
@@ -104,6 +106,14 @@ pub(crate) fn skip(why: &str) {
     let test = thread.name().unwrap_or("a test");
     let engine = if is_citus() { "Citus" } else { "PostgreSQL" };
     let _ = writeln!(std::io::stderr(), "SKIPPED on {engine}: {test}: {why}");
+}
+
+/// Reports a test that only a run on servers carries out.
+pub(crate) fn leave_to_servers(why: &str) {
+    check_optional(Prerequisite::Servers, why);
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let _ = writeln!(std::io::stderr(), "runs on servers: {test}: {why}");
 }
 
 /// Resources that one test uses.

@@ -9,6 +9,7 @@ use shard_manager::control::client::{ControlError, request_backup};
 use shard_manager::control::{Request, SOCKET};
 
 use crate::backend::files_only;
+use crate::commands::run;
 use crate::harness::Router;
 
 /// Runs without an observer and is never cancelled.
@@ -31,7 +32,7 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
     let mut router = Router::start_in(&data, &[]);
     let (acknowledged, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
     let before = std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let writer = scope.spawn(|| {
             for number in 0.. {
                 if ended.load(Ordering::SeqCst) {
                     break;
@@ -42,7 +43,7 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
             }
         });
         let _end = Ends(&ended);
-        while acknowledged.load(Ordering::SeqCst) < 30 {
+        while acknowledged.load(Ordering::SeqCst) < 30 && !writer.is_finished() {
             std::thread::yield_now();
         }
         let before = acknowledged.load(Ordering::SeqCst);
@@ -68,6 +69,50 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
     let headers = [("x-shard-key", "user_after"), ("x-session-token", token.as_str())];
     let reported = router.send("GET", "/api/read?table=users", &headers, None);
     assert_eq!((reported.status, reported.code().as_str()), (409, "TSR305"));
+}
+
+#[test]
+fn a_named_snapshot_beside_a_running_router_shows_all_shards_as_of_one_moment() {
+    files_only!("the snapshot of servers is saved without the router");
+    let folder = crate::folders::temporary();
+    let (data, snapshots) = (folder.path().join("data"), folder.path().join("snapshots"));
+    let places = ["--data-dir", data.to_str().unwrap(), "--snapshots", snapshots.to_str().unwrap()];
+    let snapshot = |verb: &[&str]| {
+        let command = ["lab", "snapshot"];
+        run(&[&command[..], verb, &places, &["--json"]].concat(), "").json(0)
+    };
+    let mut router = Router::start_in(&data, &[]);
+    let (acknowledged, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (before, saved) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for number in 0.. {
+                if ended.load(Ordering::SeqCst) {
+                    break;
+                }
+                let reply = router.write_user(&format!("user_{number}"), "n");
+                assert_eq!(reply.status, 201, "{}", reply.text());
+                acknowledged.store(number + 1, Ordering::SeqCst);
+            }
+        });
+        let _end = Ends(&ended);
+        while acknowledged.load(Ordering::SeqCst) < 30 && !writer.is_finished() {
+            std::thread::yield_now();
+        }
+        let before = acknowledged.load(Ordering::SeqCst);
+        (before, snapshot(&["save", "beside"]))
+    });
+    assert_eq!(router.write_user("user_after", "n").status, 201);
+    router.end();
+    let restored = snapshot(&["restore", "beside", "--yes"]);
+    assert_eq!(restored["digests"], saved["digests"]);
+    let router = Router::start_in(&data, &[]);
+    let there = |key: &str| router.read(key, "table=users&limit=1").json()["count"] == 1;
+    // One client wrote the rows one after the other to all shards, so a snapshot of one moment has
+    // the first ones, without a gap.
+    let held = usize::try_from(saved["rows"].as_u64().unwrap()).unwrap();
+    assert!(held >= before, "{held} of {before} that were acknowledged before");
+    assert!((0..held).all(|number| there(&format!("user_{number}"))));
+    assert!(!there(&format!("user_{held}")) && !there("user_after"));
 }
 
 #[test]

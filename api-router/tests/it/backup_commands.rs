@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::backend::not_on_citus;
 use crate::backup_place::{BackupPlace, CITUS, StuckBatch, listed, until_held, verified};
 use crate::commands::{PROGRAM, run};
-use crate::harness::{Router, eventually, sightless};
+use crate::harness::{Router, eventually, isolated};
 use crate::moves::OPERATE;
 
 #[test]
@@ -37,7 +37,7 @@ fn an_interrupted_command_cancels_its_backup() {
     let place = BackupPlace::new();
     let router = place.start(&["--shards", "1", "--replicas", "0"]);
     let stuck = StuckBatch::new(&router, &place.data());
-    let mut command = sightless(Command::new(&*PROGRAM), place.folder.path());
+    let mut command = isolated(Command::new(&*PROGRAM), place.folder.path());
     command.args(["backup", "--url", &router.url("")]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = eventually("it has begun", || listed(&router).into_iter().next());

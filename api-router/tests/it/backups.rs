@@ -255,7 +255,7 @@ fn a_client_names_no_path() {
 }
 
 #[test]
-fn backups_lie_in_the_folder_whoever_has_made_them() {
+fn backups_of_earlier_processes_are_listed() {
     not_on_citus!(CITUS);
     let place = BackupPlace::new();
     let mut router = place.start(&[]);

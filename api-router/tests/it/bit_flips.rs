@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::backend::files_only;
-use crate::client::{Seen, settle, stranger, user, user_op};
+use crate::client::{Seen, settle, tokenless, user, user_op};
 use crate::harness::{Router, command};
 use crate::replicas::assert_replicas_equal;
 
@@ -35,7 +35,7 @@ fn closed_directory(replicas: &str) -> (TempDir, PathBuf) {
     let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, &["--shards", "1", "--replicas", replicas]);
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     for n in 0..200 {
         client.write_user(&format!("other-{n}"), &format!("other {n}"));
     }
@@ -116,7 +116,7 @@ fn copy_counter(router: &Router, name: &str) -> u64 {
 }
 
 #[test]
-fn a_bit_that_flipped_in_one_of_two_replicas_is_found_and_the_replica_made_anew() {
+fn a_bit_that_flipped_in_one_of_two_replicas_is_found_and_the_replica_is_rebuilt() {
     files_only!("a file is changed");
     let (_folder, data) = closed_directory("2");
     let file = data.join("shard1-replica1.db");
@@ -125,7 +125,7 @@ fn a_bit_that_flipped_in_one_of_two_replicas_is_found_and_the_replica_made_anew(
     until("the difference is counted", || copy_counter(&router, "differences") > 0);
     until("all is well again", || reasons(&router) == ("ok".to_owned(), Vec::new()));
     for _ in 0..10 {
-        assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
+        assert_eq!(tokenless(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
     }
     assert_replicas_equal(&router);
     router.end();
@@ -141,19 +141,19 @@ fn of_a_primary_whose_rows_are_wrong_nothing_is_read_and_nothing_is_built_on_the
     let named = ("degraded".to_owned(), vec![reason("shard1-primary", "rows_wrong")]);
     until("the primary alone is named", || reasons(&router) == named);
     for _ in 0..10 {
-        assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
+        assert_eq!(tokenless(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
     }
     let at_all = [("x-consistency", "all")];
-    let read = stranger(&router).read_with(Some("ada"), &at_all, "table=users");
+    let read = tokenless(&router).read_with(Some("ada"), &at_all, "table=users");
     assert_eq!((read.status, &*read.code()), (503, "TSR201"), "{}", read.text());
     let part = json!({"table": "users", "op": "update", "data": {"user_id": "ada", "email": "x"}});
     let whole = json!({"table": "users", "data":
         {"user_id": "ada", "name": "Ada", "email": "e", "partition_key": null}});
     let if_match = [("if-match", "*")];
     for refused in [
-        stranger(&router).write("ada", &part),
-        stranger(&router).write("ada", &user("ada", "Ada")),
-        stranger(&router).write_with("ada", &if_match, &whole),
+        tokenless(&router).write("ada", &part),
+        tokenless(&router).write("ada", &user("ada", "Ada")),
+        tokenless(&router).write_with("ada", &if_match, &whole),
     ] {
         assert_eq!((refused.status, &*refused.code()), (503, "TSR201"), "{}", refused.text());
         assert_eq!(refused.json()["outcome"], "rejected");
@@ -164,10 +164,10 @@ fn of_a_primary_whose_rows_are_wrong_nothing_is_read_and_nothing_is_built_on_the
                 .contains("rows of shard1's primary are wrong")
         );
     }
-    let written = stranger(&router).write("ada", &whole);
+    let written = tokenless(&router).write("ada", &whole);
     assert_eq!(written.status, 200, "{}", written.text());
     until("the row that was written whole is mended", || reasons(&router).0 == "ok");
-    assert_eq!(stranger(&router).user_at("ada", "all"), Seen::by("primary", &["Ada"]));
+    assert_eq!(tokenless(&router).user_at("ada", "all"), Seen::by("primary", &["Ada"]));
     assert_replicas_equal(&router);
 }
 
@@ -180,12 +180,12 @@ fn of_two_copies_that_differ_both_are_named_and_neither_is_touched() {
     let mut router = reopened(&data, "1");
     let named = ["shard1-primary", "shard1-replica1"].map(|node| reason(node, "copies_differ"));
     let reported = ("degraded".to_owned(), named.to_vec());
-    until("the difference is told", || reasons(&router) == reported);
+    until("the difference is reported", || reasons(&router) == reported);
     let passes = copy_counter(&router, "compared");
     until("it was compared again", || copy_counter(&router, "compared") > passes + 1);
     let still = reasons(&router).1;
     assert!(named.iter().all(|named| still.contains(named)), "{still:?}");
-    assert_eq!(stranger(&router).user_at("ada", "all"), Seen::by("primary", &[RIGHT]));
+    assert_eq!(tokenless(&router).user_at("ada", "all"), Seen::by("primary", &[RIGHT]));
     router.end();
     assert!(holds(&primary, RIGHT) && holds(&replica, WRONG));
 }
@@ -196,7 +196,7 @@ fn copies_that_are_written_to_all_the_time_are_never_found_to_differ() {
     let router = Router::start_with(&["--shards", "1", "--replicas", "2"]);
     let done = AtomicBool::new(false);
     let write = |writer: usize| {
-        let mut client = stranger(&router);
+        let mut client = tokenless(&router);
         let key = |n: usize| format!("w{writer}-{n}");
         let patient = [("x-deadline-ms", "25000")];
         for round in 0.. {
@@ -240,7 +240,7 @@ fn of_two_copies_that_differ_the_one_whose_file_contradicts_itself_is_wrong_and_
     let mut router = reopened(&data, "1");
     until("the difference is counted", || copy_counter(&router, "differences") > 0);
     until("all is well again", || reasons(&router) == ("ok".to_owned(), Vec::new()));
-    assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
+    assert_eq!(tokenless(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
     assert_replicas_equal(&router);
     router.end();
     assert!(holds(&primary, RIGHT) && holds(&replica, RIGHT));
@@ -260,9 +260,10 @@ fn a_primary_whose_file_contradicts_itself_is_reported_over_a_restart_until_it_i
 
     let mut router = reopened(&data, "1");
     assert_eq!(reasons(&router), named, "known from the first answer on");
-    let read = stranger(&router).read_with(Some("ada"), &[("x-consistency", "all")], "table=users");
+    let read =
+        tokenless(&router).read_with(Some("ada"), &[("x-consistency", "all")], "table=users");
     assert_eq!((read.status, &*read.code()), (503, "TSR201"), "{}", read.text());
-    assert_eq!(stranger(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
+    assert_eq!(tokenless(&router).user_at("ada", "one"), Seen::by("replica", &[RIGHT]));
     router.end();
 
     for beside in ["-wal", "-shm"] {
@@ -274,7 +275,7 @@ fn a_primary_whose_file_contradicts_itself_is_reported_over_a_restart_until_it_i
     let router = reopened(&data, "1");
     assert_eq!(reasons(&router), ("ok".to_owned(), Vec::new()), "the doubt was about that file");
     until("nothing is left of it", || !data.join("doubtful-copies.json").exists());
-    assert_eq!(stranger(&router).user_at("ada", "all"), Seen::by("primary", &[RIGHT]));
+    assert_eq!(tokenless(&router).user_at("ada", "all"), Seen::by("primary", &[RIGHT]));
 }
 
 #[test]
@@ -292,7 +293,7 @@ fn a_doubt_survives_restarts_until_a_comparison_finds_the_copies_equal() {
     }
     let whole = json!({"table": "users", "data":
         {"user_id": "ada", "name": "Ada", "email": "e", "partition_key": null}});
-    let written = stranger(&router).write("ada", &whole);
+    let written = tokenless(&router).write("ada", &whole);
     assert_eq!(written.status, 200, "{}", written.text());
     until("the row that was written whole is mended", || reasons(&router).0 == "ok");
     router.end();

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::client::settle;
 use crate::commands::PROGRAM;
 use crate::folders;
-use crate::harness::{Router, bare_command, sightless};
+use crate::harness::{Router, bare_command, isolated};
+use crate::partitions;
 use crate::prerequisites::{Prerequisite, skip};
 
 /// A command line and its expected response.
@@ -187,9 +188,40 @@ const PROXY: [Line; 8] = [
     },
 ];
 
+/// The lines of the application that name a partition, on a cluster with its five partitions. The
+/// read has a key and no partition.
+const PARTITIONED: [Line; 3] = [
+    Line {
+        name: "application: write a user of a partition",
+        line: r#"curl -X POST http://localhost:3000/api/write \
+            -H "Content-Type: application/json" \
+            -H "x-shard-key: user_123" \
+            -d '{"table":"users","data":{"user_id":"user_123","name":"John Doe","email":"john@example.com","partition_key":"A"}}'"#,
+        status: 201,
+        says: &[("/success", "true"), ("/data/partition_key", "\"A\""), ("/shard", "\"shard1\"")],
+    },
+    Line {
+        name: "application: read the first ten users of a key",
+        line: r#"curl "http://localhost:3000/api/read?table=users&limit=10" -H "x-shard-key: user_123""#,
+        status: 200,
+        says: &[
+            ("/success", "true"),
+            ("/data/0/user_id", "\"user_123\""),
+            ("/data/0/partition_key", "\"A\""),
+            ("/count", "1"),
+        ],
+    },
+    Line {
+        name: "application: write a user of another partition",
+        line: r#"curl -X POST http://localhost:3000/api/write -H "Content-Type: application/json" -H "x-shard-key: user_124" -d '{"table":"users","data":{"user_id":"user_124","name":"Jane Doe","email":"jane@example.com","partition_key":"D"}}'"#,
+        status: 201,
+        says: &[("/data/partition_key", "\"D\""), ("/shard", "\"shard2\"")],
+    },
+];
+
 /// Runs a line in a shell in this folder, and returns its output.
 fn shell(home: &Path, line: &str) -> String {
-    let mut command = sightless(Command::new("sh"), home);
+    let mut command = isolated(Command::new("sh"), home);
     let output = command.args(["-c", line]).env("CURL_HOME", home).env("HOME", home).output();
     let output = output.unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
@@ -205,12 +237,12 @@ fn lead_curl(home: &Path, router: &Router) {
     std::fs::write(home.join(".curlrc"), lines).unwrap();
 }
 
-/// Runs the lines one after the other on one new router.
-fn check(lines: &[Line]) {
+/// Runs the lines one after the other on one new router with these flags.
+fn check(lines: &[Line], flags: &[&str], settle: impl Fn(&Router)) {
     if Command::new("curl").arg("--version").output().is_err() {
         return skip(Prerequisite::Curl, "curl is not installed");
     }
-    let (home, router) = (folders::temporary(), Router::start());
+    let (home, router) = (folders::temporary(), Router::start_with(flags));
     lead_curl(home.path(), &router);
     for Line { name, line, status, says } in lines {
         let output = shell(home.path(), line);
@@ -240,13 +272,21 @@ fn check(lines: &[Line]) {
 #[test]
 fn the_lines_of_the_application_work_as_they_are_spelled() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are named");
-    check(&APPLICATION);
+    check(&APPLICATION, &[], settle);
+}
+
+#[test]
+fn the_lines_of_the_application_work_as_they_are_spelled_on_its_five_partitions() {
+    crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are named");
+    let flags = [&partitions::FLAGS[..], &["--replicas", "0"]].concat();
+    // Without replicas nothing is to be waited for.
+    check(&PARTITIONED, &flags, |_| ());
 }
 
 #[test]
 fn the_lines_of_the_proxy_work_as_they_are_spelled() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are named");
-    check(&PROXY);
+    check(&PROXY, &[], settle);
 }
 
 /// The variables of a laboratory that compares one database with shards.
@@ -266,7 +306,7 @@ fn the_variables_of_the_laboratory_name_the_databases_and_the_number_of_users() 
     for part in ["localhost:5433/maindb", "localhost:5434/odd", "localhost:5435/even"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
-    let mut manager = sightless(Command::new(&*PROGRAM), folder.path());
+    let mut manager = isolated(Command::new(&*PROGRAM), folder.path());
     manager.env("MAX_GEN_USERS", "30");
     let data = folder.path().join("data");
     manager.args(["generate", "--json", "--data-dir", data.to_str().unwrap()]);

@@ -71,7 +71,7 @@ fn foreign() -> (u16, String) {
 }
 
 #[test]
-fn a_page_of_https_is_not_one_of_a_router_that_speaks_plain_http() {
+fn a_page_of_https_is_not_one_of_a_router_that_serves_plain_http() {
     let router = Router::shared();
     let port = router.address().port();
     let own = format!("127.0.0.1:{port}");

@@ -267,7 +267,7 @@ fn a_body_that_is_no_bulk_write_is_refused_as_a_whole() {
 }
 
 #[test]
-fn what_a_json_body_says_itself_is_refused_elsewhere() {
+fn members_of_a_json_body_are_refused_as_parameters_and_headers() {
     let router = Router::shared();
     let body = json!({"table": "users", "records": [user("a")]});
     let reply = router.post("/api/bulk-write?table=users&op=upsert", &[], &body);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::backend;
-use crate::client::{Client, Seen, set_replicas, stranger, user};
+use crate::client::{Client, Seen, set_replicas, tokenless, user};
 use crate::harness::{PATIENCE, Reply, Router};
 use crate::redis::Redis;
 
@@ -63,7 +63,7 @@ pub(crate) fn cache_headers(reply: &Reply) -> (&str, &str) {
 
 /// Reads the users of a key as a client without a session token.
 pub(crate) fn plain_read(router: &Router, key: &str) -> Reply {
-    stranger(router).read_with(Some(key), &[], "table=users")
+    tokenless(router).read_with(Some(key), &[], "table=users")
 }
 
 /// Repeats the request until the response comes from the cache.
@@ -92,7 +92,7 @@ pub(crate) fn until_seen(router: &Router, key: &str, names: &[&str]) {
 #[test]
 fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
     let Cached { router, .. } = &Cached::start(&LONG);
-    stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
+    tokenless(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     let first = plain_read(router, "k");
     let reader = if backend::is_citus() { "primary" } else { "replica" };
     assert_eq!((cache_headers(&first), &first.json()["cached"]), (("miss", reader), &json!(false)));
@@ -108,7 +108,7 @@ fn what_was_read_before_is_answered_from_the_cache_as_the_shard_would() {
         assert_eq!(hit.header(name), first.header(name), "{name}");
     }
     let tag = hit.header("etag").unwrap();
-    let known = || stranger(router).read_with(Some("k"), &[("if-none-match", tag)], "table=users");
+    let known = || tokenless(router).read_with(Some("k"), &[("if-none-match", tag)], "table=users");
     assert_eq!((known().status, cache_headers(&known()).0), (304, "hit"));
 }
 
@@ -118,10 +118,10 @@ fn a_key_is_kept_when_it_is_read_again_and_again_and_not_before() {
     let cached = Cached::start(&patient);
     let router = &cached.router;
     for key in ["k", "l", "m"] {
-        stranger(router).write_user(key, "Ada");
+        tokenless(router).write_user(key, "Ada");
         assert_eq!(cache_headers(&plain_read(router, key)).0, "miss");
     }
-    assert_eq!(cached.redis.keys(), Vec::<String>::new(), "each was asked for once");
+    assert_eq!(cached.redis.keys(), Vec::<String>::new(), "each was requested once");
     assert_eq!(cached.counters()["seldom"], 3);
     assert_eq!(Seen::of(&until_hit(|| plain_read(router, "k"))).names, ["Ada"]);
     assert_eq!(cached.counters()["errors"], 0);
@@ -131,7 +131,7 @@ fn a_key_is_kept_when_it_is_read_again_and_again_and_not_before() {
 fn each_question_has_an_answer_of_its_own() {
     let Cached { router, .. } = &Cached::start(&LONG);
     let order = |id: &str, amount: i64| json!({"table": "orders", "data": {"order_id": id, "user_id": "u", "amount": amount}});
-    let mut client = stranger(router);
+    let mut client = tokenless(router);
     for (id, amount) in [("a", 1), ("b", 2), ("c", 3)] {
         assert_eq!(
             client.write_with("u", &[("x-consistency", "all")], &order(id, amount)).status,
@@ -150,7 +150,7 @@ fn each_question_has_an_answer_of_its_own() {
         "table=orders&note=is.null&status=not.is.null",
     ];
     let ask = |level: &str, query: &str| {
-        stranger(router).read_with(Some("u"), &[("x-consistency", level)], query)
+        tokenless(router).read_with(Some("u"), &[("x-consistency", level)], query)
     };
     for query in queries {
         let cached = until_hit(|| ask("one", query)).json();
@@ -167,10 +167,10 @@ fn a_read_that_needs_more_than_a_cache_can_prove_bypasses_it() {
     let level = [("x-consistency", "all")];
     let order = |id: &str| json!({"table": "orders", "data": {"order_id": id, "user_id": "k", "amount": 1}});
     for id in ["a", "b", "c"] {
-        stranger(router).write_with("k", &level, &order(id));
+        tokenless(router).write_with("k", &level, &order(id));
     }
     let ask = |key, headers: &[(&str, &str)], query: &str| {
-        stranger(router).read_with(key, headers, query)
+        tokenless(router).read_with(key, headers, query)
     };
     let query = "table=orders";
     until_hit(|| ask(Some("k"), &[], query));
@@ -196,12 +196,12 @@ fn a_read_that_needs_more_than_a_cache_can_prove_bypasses_it() {
     for _ in 0..5 {
         assert_ne!(cache_headers(&ask(Some("k"), &[], "table=orders&limit=2")).0, "hit");
     }
-    let write = stranger(router).write_user("k", "Ada");
+    let write = tokenless(router).write_user("k", "Ada");
     assert_eq!(write.header("x-cache"), None, "a write is answered by no cache");
 }
 
 #[test]
-fn without_a_cache_nothing_is_said_of_one() {
+fn without_a_cache_responses_do_not_mention_one() {
     let router = Router::start();
     router.write_user("k", "Ada");
     for reply in [plain_read(&router, "k"), router.get("/api/read?table=users")] {
@@ -215,7 +215,7 @@ fn without_a_cache_nothing_is_said_of_one() {
 #[test]
 fn a_client_reads_its_own_writes_whatever_the_cache_holds() {
     let Cached { router, .. } = &Cached::start(&LONG);
-    let mut writer = stranger(router);
+    let mut writer = tokenless(router);
     for n in 0..40 {
         let (name, before) = (format!("name {n}"), format!("name {}", n - 1));
         if n > 0 {
@@ -236,10 +236,10 @@ fn a_client_reads_its_own_writes_whatever_the_cache_holds() {
 #[test]
 fn reads_never_go_back_for_a_client_that_keeps_its_token() {
     let Cached { router, .. } = &Cached::start(&LONG);
-    let mut reader = stranger(router);
+    let mut reader = tokenless(router);
     let mut last = -1;
     for n in 0..60_i64 {
-        stranger(router).write_user("k", &n.to_string());
+        tokenless(router).write_user("k", &n.to_string());
         for _ in 0..4 {
             plain_read(router, "k"); // Other clients fill the cache with what they read.
             let seen = reader.user("k");
@@ -254,16 +254,16 @@ fn reads_never_go_back_for_a_client_that_keeps_its_token() {
 fn a_write_invalidates_the_entries_of_its_key_and_of_no_other() {
     let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
     let router = &cached.router;
+    let names = |key| tokenless(router).read_with(Some(key), &[], "table=users&select=name");
     for key in ["k", "other"] {
-        stranger(router).write_user(key, "Ada");
+        tokenless(router).write_user(key, "Ada");
         until_hit(|| plain_read(router, key));
-        until_hit(|| stranger(router).read_with(Some(key), &[], "table=users&select=name"));
+        until_hit(|| names(key));
     }
-    let change = |body: &Value| stranger(router).write("k", body);
-    let changed = user("k", "Bob");
-    assert_eq!(change(&changed).status, 200);
+    let change = |body: &Value| tokenless(router).write("k", body);
+    assert_eq!(change(&user("k", "Bob")).status, 200);
     until_seen(router, "k", &["Bob"]);
-    let short = until_hit(|| stranger(router).read_with(Some("k"), &[], "table=users&select=name"));
+    let short = until_hit(|| names("k"));
     assert_eq!(short.json()["data"], json!([{"name": "Bob"}]), "whatever the question was");
     until_hit(|| plain_read(router, "k"));
     assert_eq!(
@@ -280,7 +280,7 @@ fn a_bulk_write_voids_all_its_keys() {
     let Cached { router, .. } = &Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
     let keys: Vec<String> = (0..300).map(|n| format!("key{n}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let mut writer = stranger(router);
+    let mut writer = tokenless(router);
     for (name, mode) in [("Ada", "json"), ("Bob", "json"), ("Eve", "ndjson"), ("Mia", "tx")] {
         let row = |key: &&str| user(key, name)["data"].clone();
         let reply = match mode {
@@ -310,9 +310,9 @@ fn a_bulk_write_voids_all_its_keys() {
 #[test]
 fn a_client_limits_the_age_of_a_cached_answer() {
     let Cached { router, .. } = &Cached::start(&LONG);
-    stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
+    tokenless(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     let ask = |ms: &str| {
-        stranger(router).read_with(Some("k"), &[("x-max-staleness-ms", ms)], "table=users")
+        tokenless(router).read_with(Some("k"), &[("x-max-staleness-ms", ms)], "table=users")
     };
     until_hit(|| plain_read(router, "k"));
     until_hit(|| ask("30000"));
@@ -325,9 +325,9 @@ fn a_client_limits_the_age_of_a_cached_answer() {
 }
 
 #[test]
-fn without_a_word_of_the_client_the_bound_holds() {
+fn the_default_age_limit_applies_if_a_client_sets_none() {
     let Cached { router, .. } = &Cached::start(&["--cache-bound-ms", "1"]);
-    stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
+    tokenless(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     until_hit(|| {
         let began = Instant::now();
         // Waits until the cached response is older than the bound.
@@ -335,7 +335,7 @@ fn without_a_word_of_the_client_the_bound_holds() {
             std::thread::yield_now();
         }
         let age = [("x-max-staleness-ms", "30000")];
-        stranger(router).read_with(Some("k"), &age, "table=users")
+        tokenless(router).read_with(Some("k"), &age, "table=users")
     });
     assert_eq!(cache_headers(&plain_read(router, "k")).0, "miss");
 }
@@ -344,10 +344,10 @@ fn without_a_word_of_the_client_the_bound_holds() {
 fn late_replicas_make_no_answer_younger_than_it_is() {
     backend::not_on_citus!("it has no replicas to hold up");
     let Cached { router, .. } = &Cached::start(&["--lab", "--cache-bound-ms", "300"]);
-    stranger(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
+    tokenless(router).write_with("k", &[("x-consistency", "all")], &user("k", "Ada"));
     until_hit(|| plain_read(router, "k"));
     set_replicas(router, "behind");
-    let mut writer = stranger(router);
+    let mut writer = tokenless(router);
     writer.write_user("k", "Bob");
     let written = Instant::now();
     // Readers fill the cache from replicas without the write; an entry has the replica's age.
@@ -418,7 +418,7 @@ fn that_there_is_nothing_is_kept_too_until_there_is() {
             "a value that is not there is never answered from the cache"
         );
     }
-    let mut writer = stranger(router);
+    let mut writer = tokenless(router);
     writer.write_user("nobody", "Ada");
     assert_eq!(writer.user("nobody").names, ["Ada"]);
     until_seen(router, "nobody", &["Ada"]);
@@ -433,7 +433,7 @@ fn what_is_larger_than_an_entry_may_be_is_not_kept() {
     let Cached { router, .. } =
         &Cached::start(&[&LONG[..], &["--cache-entry-bytes-max", "2000"]].concat());
     for (key, length) in [("small", 100), ("large", 4_000)] {
-        stranger(router).write_with(
+        tokenless(router).write_with(
             key,
             &[("x-consistency", "all")],
             &user(key, &"x".repeat(length)),
@@ -451,7 +451,7 @@ fn the_router_s_own_memory_answers_under_the_same_rules() {
     let near = [&LONG[..], &["--cache-near-bytes", "1000000", "--replicas", "0"]].concat();
     let cached = Cached::start(&near);
     let router = &cached.router;
-    let mut writer = stranger(router);
+    let mut writer = tokenless(router);
     for n in 0..20 {
         let name = format!("name {n}");
         writer.write_user("k", &name);
@@ -469,11 +469,11 @@ fn the_router_s_own_memory_answers_under_the_same_rules() {
 fn uses_of_the_cache_are_counted_and_reported() {
     let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
     let router = &cached.router;
-    stranger(router).write_user("k", "Ada");
+    tokenless(router).write_user("k", "Ada");
     until_hit(|| plain_read(router, "k"));
     for _ in 0..20 {
         plain_read(router, "k");
-        stranger(router).user_at("k", "all");
+        tokenless(router).user_at("k", "all");
     }
     let counted = cached.counters();
     let count = |name: &str| counted[name].as_u64().unwrap_or_else(|| panic!("{name}: {counted}"));

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::backend;
 use crate::cache::{Cached, LONG, cache_headers, plain_read, until_hit, until_seen};
-use crate::client::{Client, Seen, stranger};
+use crate::client::{Client, Seen, tokenless};
 use crate::harness::{PATIENCE, Router};
 use crate::redis::{PASSWORD, Redis};
 
@@ -24,7 +24,7 @@ const SPOIL: &str = "local fields = redis.call('HKEYS', KEYS[1])
 /// Writes and reads for a while: a client that sends its token sees its own writes, all others see
 /// a write of some client. `trouble` is called in each round.
 fn work(router: &Router, rounds: u32, mut trouble: impl FnMut(u32)) {
-    let mut writer = stranger(router);
+    let mut writer = tokenless(router);
     for round in 0..rounds {
         trouble(round);
         for key in ["k", "l", "m"] {
@@ -33,7 +33,7 @@ fn work(router: &Router, rounds: u32, mut trouble: impl FnMut(u32)) {
             assert_eq!(writer.user(key).names, [&*name]);
             let seen = Seen::of(&plain_read(router, key)).names;
             assert!(seen.iter().all(|name| name.starts_with(key)), "{key}: {seen:?}");
-            assert_eq!(stranger(router).user_at(key, "quorum").names, [&*name]);
+            assert_eq!(tokenless(router).user_at(key, "quorum").names, [&*name]);
         }
     }
 }
@@ -113,7 +113,7 @@ fn redis_may_be_frozen_and_killed_and_emptied_at_any_time() {
 fn an_emptied_redis_is_filled_again() {
     let cached = Cached::start(&LONG);
     let router = &cached.router;
-    stranger(router).write_user("k", "Ada");
+    tokenless(router).write_user("k", "Ada");
     until_seen(router, "k", &["Ada"]);
     for _ in 0..5 {
         until_hit(|| plain_read(router, "k"));
@@ -127,7 +127,7 @@ fn an_emptied_redis_is_filled_again() {
 fn a_foreign_value_in_redis_is_never_returned() {
     let cached = Cached::start(&[&LONG[..], &["--replicas", "0"]].concat());
     let (router, redis) = (&cached.router, &cached.redis);
-    let mut writer = stranger(router);
+    let mut writer = tokenless(router);
     for key in ["k", "l"] {
         writer.write_user(key, &format!("name of {key}"));
         until_hit(|| plain_read(router, key));
@@ -164,7 +164,7 @@ fn a_full_redis_evicts_or_refuses_without_effect_on_clients() {
         let redis = Redis::start_with(&["--maxmemory", "3mb", "--maxmemory-policy", policy]);
         let cached = Cached::start_on(redis, &LONG);
         let router = &cached.router;
-        let mut writer = stranger(router);
+        let mut writer = tokenless(router);
         let keys: Vec<String> = (0..200).map(|n| format!("key{n}")).collect();
         for key in &keys {
             writer.write_user(key, &format!("{key} {}", "x".repeat(20_000)));
@@ -182,7 +182,7 @@ fn a_full_redis_evicts_or_refuses_without_effect_on_clients() {
 #[test]
 fn an_old_dump_brings_nothing_back_that_a_client_knows_better() {
     let mut cached = Cached::start(&LONG);
-    let mut writer = stranger(&cached.router);
+    let mut writer = tokenless(&cached.router);
     writer.write_user("k", "old");
     until_seen(&cached.router, "k", &["old"]);
     until_hit(|| plain_read(&cached.router, "k"));
@@ -197,9 +197,9 @@ fn an_old_dump_brings_nothing_back_that_a_client_knows_better() {
     for _ in 0..20 {
         assert_eq!(Client::with(router, &token).user("k").names, ["new"]);
     }
-    assert_eq!(stranger(router).user_at("k", "all").names, ["new"]);
+    assert_eq!(tokenless(router).user_at("k", "all").names, ["new"]);
     let fresh = [("x-max-staleness-ms", "0")];
-    let reply = stranger(router).read_with(Some("k"), &fresh, "table=users");
+    let reply = tokenless(router).read_with(Some("k"), &fresh, "table=users");
     assert_ne!(cache_headers(&reply).0, "hit");
 }
 
@@ -219,13 +219,13 @@ fn a_redis_that_is_missing_or_refuses_the_password_stops_no_request() {
         let began = Instant::now();
         while router.get("/api/health").json()["cache"] != "down" {
             assert_eq!(plain_read(&router, "k").status, 200);
-            assert!(began.elapsed() < PATIENCE, "health never tells that {url} is of no use");
+            assert!(began.elapsed() < PATIENCE, "health never reports that {url} is of no use");
         }
         let health = router.get("/api/health").json();
         assert_eq!((&health["status"], &health["success"]), (&json!("ok"), &json!(true)));
         assert_eq!(router.get("/ready").status, 200);
         let errors = router.get("/api/analytics/errors").json();
-        assert_eq!(errors["errors"], json!([]), "no client was told an error");
+        assert_eq!(errors["errors"], json!([]), "no client got an error");
     }
 }
 

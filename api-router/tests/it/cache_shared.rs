@@ -2,7 +2,7 @@
 
 use crate::backend;
 use crate::cache::{Cached, LONG, cache_headers, plain_read, until_hit, until_seen};
-use crate::client::{Client, Seen, stranger};
+use crate::client::{Client, Seen, tokenless};
 
 #[test]
 fn two_clusters_on_one_redis_never_meet() {
@@ -16,7 +16,7 @@ fn two_clusters_on_one_redis_never_meet() {
     let all = [("x-consistency", "all")];
     for (router, name) in [(&one.router, "Ada"), (&other.0, "Bob")] {
         for key in ["k", "l", "m"] {
-            stranger(router).write_with(key, &all, &crate::client::user(key, name));
+            tokenless(router).write_with(key, &all, &crate::client::user(key, name));
         }
     }
     for (router, name) in [(&one.router, "Ada"), (&other.0, "Bob")] {
@@ -25,7 +25,7 @@ fn two_clusters_on_one_redis_never_meet() {
         }
     }
     // A write of one cluster invalidates no entry of the other.
-    stranger(&one.router).write_user("k", "Eve");
+    tokenless(&one.router).write_user("k", "Eve");
     assert_eq!(cache_headers(&plain_read(&other.0, "k")).0, "hit");
     let keys = one.redis.keys();
     assert_eq!(keys.len(), keys.iter().collect::<std::collections::BTreeSet<_>>().len());
@@ -37,7 +37,7 @@ fn what_one_router_of_a_cluster_reads_the_others_need_not() {
     backend::servers_only!("files have one router");
     let cached = Cached::start(&LONG);
     let other = cached.another(&LONG);
-    stranger(&cached.router).write_with(
+    tokenless(&cached.router).write_with(
         "k",
         &[("x-consistency", "all")],
         &crate::client::user("k", "Ada"),
@@ -49,7 +49,7 @@ fn what_one_router_of_a_cluster_reads_the_others_need_not() {
     let counted = other.get("/api/analytics/metrics").json()["metrics"]["cache"].clone();
     assert_eq!(counted["fills"], 0, "{counted}");
 
-    let mut writer = stranger(&other);
+    let mut writer = tokenless(&other);
     for n in 0..30 {
         let name = format!("name {n}");
         writer.write_user("k", &name);
@@ -64,7 +64,7 @@ fn what_one_router_of_a_cluster_reads_the_others_need_not() {
 #[test]
 fn a_restarted_router_finds_the_kept_entries() {
     let cached = Cached::start(&LONG);
-    stranger(&cached.router).write_with(
+    tokenless(&cached.router).write_with(
         "k",
         &[("x-consistency", "all")],
         &crate::client::user("k", "Ada"),
@@ -76,7 +76,7 @@ fn a_restarted_router_finds_the_kept_entries() {
     command.env("REDIS_URL", redis.url());
     let router = crate::harness::Router::start_command(command);
     assert_eq!(Seen::of(&until_hit(|| plain_read(&router, "k"))).names, ["Ada"]);
-    let mut writer = stranger(&router);
+    let mut writer = tokenless(&router);
     writer.write_user("k", "Bob");
     assert_eq!(writer.user("k").names, ["Bob"]);
 }

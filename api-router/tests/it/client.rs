@@ -15,7 +15,7 @@ pub(crate) struct Client<'r> {
 }
 
 /// Returns a client without a session token.
-pub(crate) fn stranger(router: &Router) -> Client<'_> {
+pub(crate) fn tokenless(router: &Router) -> Client<'_> {
     Client { router, token: None }
 }
 
@@ -260,7 +260,7 @@ pub(crate) fn settle(router: &Router) {
         let level = [("x-consistency", "all"), ("x-deadline-ms", "20000")];
         let began = Instant::now();
         loop {
-            let reply = stranger(router).write_with(&key, &level, &body);
+            let reply = tokenless(router).write_with(&key, &level, &body);
             if reply.status < 300 {
                 break;
             }

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 use crate::backend::files_only;
-use crate::harness::{Router, sightless};
+use crate::harness::{Router, isolated};
 use crate::other_program::program;
 
 /// Program of the command line, which belongs to another package.
@@ -37,7 +37,7 @@ impl Ended {
 
 /// Runs a command that reads this text from its standard input.
 pub(crate) fn run(arguments: &[&str], text: &str) -> Ended {
-    let mut command = sightless(Command::new(&*PROGRAM), &std::env::temp_dir());
+    let mut command = isolated(Command::new(&*PROGRAM), &std::env::temp_dir());
     command.env_remove("MAX_GEN_USERS").args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();

@@ -18,7 +18,7 @@ use crate::backend::files_only;
 use crate::cache::{plain_read, until_hit};
 use crate::commands::{ANALYTICS, PROGRAM};
 use crate::free_port::free_port;
-use crate::harness::{PATIENCE, Router, bare_command, sightless};
+use crate::harness::{PATIENCE, Router, bare_command, isolated};
 use crate::redis::Redis;
 
 const PASSWORD_FILES: [&str; 2] = ["/run/secrets/password", "/run/secrets/tessera/password"];
@@ -145,7 +145,7 @@ impl Nodes {
     /// Returns the command for the program of the image.
     fn program(&self, words: &[String]) -> Command {
         assert_eq!(words[0], "shard-manager");
-        let mut command = sightless(Command::new(&*PROGRAM), self.folder.path());
+        let mut command = isolated(Command::new(&*PROGRAM), self.folder.path());
         command.args(&words[1..]).stdin(Stdio::null());
         command
     }
@@ -309,14 +309,14 @@ fn check_analytics(service: &Value, routers: &[Router; 2]) {
     let folder = crate::folders::temporary();
     let bind = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let here = |text: &str| {
-        let told = text.replace("0.0.0.0:3001", &bind.to_string());
-        let told = told.replace("router1:3000", &routers[0].address().to_string());
-        told.replace("router2:3000", &routers[1].address().to_string())
+        let local = text.replace("0.0.0.0:3001", &bind.to_string());
+        let local = local.replace("router1:3000", &routers[0].address().to_string());
+        local.replace("router2:3000", &routers[1].address().to_string())
     };
     let command = || {
-        let mut command = sightless(Command::new(&*ANALYTICS), folder.path());
-        let told = service["environment"].as_object().unwrap().iter();
-        command.envs(told.map(|(name, value)| (name, here(value.as_str().unwrap()))));
+        let mut command = isolated(Command::new(&*ANALYTICS), folder.path());
+        let variables = service["environment"].as_object().unwrap().iter();
+        command.envs(variables.map(|(name, value)| (name, here(value.as_str().unwrap()))));
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     };
@@ -393,18 +393,18 @@ fn the_file_of_the_analytics_service_is_taken_and_pods_find_the_routers_by_a_nam
         assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
         String::from_utf8(ended.stdout).unwrap()
     };
-    let command = || sightless(Command::new(&*ANALYTICS), folder.path());
+    let command = || isolated(Command::new(&*ANALYTICS), folder.path());
     let file = root().join("api-router/deploy/systemd/analytics.toml");
     let table = shown(command().arg("--config").arg(file));
     assert_eq!(table.matches("alert[").count(), 8, "{table}");
     assert!(table.contains("router1=http://127.0.0.1:3000"), "{table}");
     let set = read(&format!("{MANIFESTS}/analytics.yaml"));
     let container = &set["spec"]["template"]["spec"]["containers"][0];
-    let mut told = command();
+    let mut analytics = command();
     for variable in container["env"].as_array().unwrap() {
-        told.env(variable["name"].as_str().unwrap(), variable["value"].as_str().unwrap());
+        analytics.env(variable["name"].as_str().unwrap(), variable["value"].as_str().unwrap());
     }
-    assert!(shown(&mut told).contains("dns+http://tessera-routers:3000"));
+    assert!(shown(&mut analytics).contains("dns+http://tessera-routers:3000"));
     let network = fs::read_to_string(root().join(MANIFESTS).join("network.yaml")).unwrap();
     assert!(network.contains("\n  name: tessera-routers\n"));
 }

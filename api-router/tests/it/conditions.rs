@@ -6,13 +6,13 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::client::{
-    Client, Seen, lab, refusal, refused, set, set_replicas, settle, stranger, user, user_op,
+    Client, Seen, lab, refusal, refused, set, set_replicas, settle, tokenless, user, user_op,
 };
 use crate::harness::{Reply, Router};
 
 /// Writes a user under conditions.
 fn write(router: &Router, op: &str, key: &str, name: &str, headers: &[(&str, &str)]) -> Reply {
-    stranger(router).write_with(key, headers, &user_op(op, key, name))
+    tokenless(router).write_with(key, headers, &user_op(op, key, name))
 }
 
 /// Writes a user, which must succeed, and returns its entity tag.
@@ -25,7 +25,7 @@ fn tag_of(router: &Router, op: &str, key: &str, name: &str) -> String {
 /// Returns a user's row as it is on the primary, or null.
 fn row(router: &Router, key: &str) -> Value {
     let level = [("x-consistency", "all")];
-    let reply = stranger(router).read_with(Some(key), &level, "table=users");
+    let reply = tokenless(router).read_with(Some(key), &level, "table=users");
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply.json()["data"].get(0).cloned().unwrap_or(Value::Null)
 }
@@ -37,7 +37,7 @@ fn tag(version: &Value) -> String {
 #[test]
 fn the_version_of_a_row_is_its_entity_tag() {
     let router = Router::shared();
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     for (op, name) in [("insert", "a"), ("update", "b"), ("upsert", "c"), ("upsert", "c")] {
         let written = client.write("k", &user_op(op, "k", name));
         let expected = tag(&written.json()["version"]);
@@ -58,7 +58,7 @@ fn the_version_of_a_row_is_its_entity_tag() {
 #[test]
 fn only_a_read_of_one_row_by_its_key_has_an_entity_tag() {
     let router = Router::shared();
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     for order in ["o1", "o2"] {
         let data = json!({"order_id": order, "amount": 1});
         assert_eq!(client.write("k", &json!({"table": "orders", "data": data})).status, 201);
@@ -200,10 +200,10 @@ fn a_bulk_write_takes_no_condition_for_all_its_rows() {
         ("if-none-match", "*"),
         ("if-none-match", "\"1\""),
     ] {
-        let reply = stranger(&router).send("POST", "/api/bulk-write", &[header], Some(&rows));
+        let reply = tokenless(&router).send("POST", "/api/bulk-write", &[header], Some(&rows));
         assert_eq!(refusal(&reply), refused(400, "TSR113"), "{header:?}: {}", reply.text());
     }
-    assert_eq!(stranger(&router).user_at("k", "all").names, ["N"]);
+    assert_eq!(tokenless(&router).user_at("k", "all").names, ["N"]);
     assert_eq!(row(&router, "x"), Value::Null);
 }
 
@@ -259,7 +259,7 @@ fn exactly_one_of_many_inserts_of_a_row_succeeds() {
 /// Reads, changes and writes a row with a condition on its version, and repeats that if another
 /// client was faster: no change is lost.
 fn count_up(router: &Router, times: usize) {
-    let mut client = stranger(router);
+    let mut client = tokenless(router);
     for _ in 0..times {
         loop {
             let level = [("x-consistency", "quorum")];
@@ -279,7 +279,7 @@ fn count_up(router: &Router, times: usize) {
 #[test]
 fn no_change_is_lost_between_a_read_and_a_conditional_write() {
     let router = Router::shared();
-    stranger(&router).write_user("k", "0");
+    tokenless(&router).write_user("k", "0");
     thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| count_up(&router, 10));
@@ -291,7 +291,7 @@ fn no_change_is_lost_between_a_read_and_a_conditional_write() {
 #[test]
 fn a_row_that_the_client_has_is_not_sent_again() {
     let router = Router::shared();
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     let old = tag_of(&router, "insert", "k", "old");
     client.write_user("k", "N");
     let read = client.read_with(Some("k"), &[], "table=users");
@@ -325,20 +325,20 @@ fn only_a_node_that_has_what_the_client_has_seen_answers_not_modified() {
     let old = tag_of(&router, "insert", "k", "old");
     settle(&router);
     set_replicas(&router, "behind");
-    let mut writer = stranger(&router);
+    let mut writer = tokenless(&router);
     writer.write_user("k", "new");
     let known = [("if-none-match", &*old)];
-    let stale = stranger(&router).read_with(Some("k"), &known, "table=users");
+    let stale = tokenless(&router).read_with(Some("k"), &known, "table=users");
     assert_eq!((stale.status, stale.header("x-served-by")), (304, Some("replica")));
     let mut friend = Client::with(&router, writer.token());
     let fresh = Seen::of(&friend.read_with(Some("k"), &known, "table=users"));
     assert_eq!(fresh, Seen::by("primary", &["new"]));
     let strong = [known[0], ("x-consistency", "quorum")];
-    let fresh = Seen::of(&stranger(&router).read_with(Some("k"), &strong, "table=users"));
+    let fresh = Seen::of(&tokenless(&router).read_with(Some("k"), &strong, "table=users"));
     assert_eq!(fresh, Seen::by("primary", &["new"]));
 
     // The token of a response without a body counts as well.
-    let mut reader = stranger(&router);
+    let mut reader = tokenless(&router);
     let newest = writer.write_user("k", "newest").header("etag").unwrap().to_owned();
     let strong = [("if-none-match", &*newest), ("x-consistency", "all")];
     assert_eq!(reader.read_with(Some("k"), &strong, "table=users").status, 304);

@@ -120,7 +120,7 @@ pub(crate) fn refusal(command: Command) -> String {
 }
 
 #[test]
-fn without_a_word_the_defaults_are_in_force() {
+fn the_defaults_apply_without_settings() {
     let folder = folder();
     let shown = shown(bare_command(folder.path()));
     assert_eq!(shown.len(), SETTINGS.len() + ELSEWHERE.len(), "{shown:?}");

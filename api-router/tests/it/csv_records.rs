@@ -169,7 +169,7 @@ fn members_of_one_byte_and_members_longer_than_the_buffer_come_out_whole() {
 }
 
 #[test]
-fn what_is_no_gzip_or_has_garbage_behind_it_is_told() {
+fn invalid_gzip_and_trailing_garbage_are_reported() {
     let zipped = gzip(b"text");
     for bad in [b"text".to_vec(), Vec::new(), [&zipped[..], b"garbage"].concat()] {
         assert_eq!(inflated(&bad, 3, 100), Err(BadGzip));
@@ -177,7 +177,7 @@ fn what_is_no_gzip_or_has_garbage_behind_it_is_told() {
 }
 
 #[test]
-fn a_record_tells_what_is_wrong_with_it_and_where_it_ends() {
+fn an_invalid_record_is_reported_with_its_fault_and_its_end() {
     let read = |text: &[u8]| {
         let cut = Record::default().read(text, true).unwrap();
         (cut.bytes, cut.kind)

@@ -98,7 +98,8 @@ impl Server {
     pub(crate) fn make(&self) -> String {
         let (sender, made) = mpsc::channel();
         self.work.send(Work::Make(sender)).unwrap();
-        made.recv_timeout(PATIENCE).expect("a database is made; the server's log tells why not")
+        made.recv_timeout(PATIENCE)
+            .expect("a database is made; the server's log has the reason otherwise")
     }
 
     /// Releases a database; its sessions end soon.

@@ -48,7 +48,7 @@ fn a_new_folder_is_good_and_nothing_is_made() {
 }
 
 #[test]
-fn what_a_running_router_has_is_told_and_is_no_fault() {
+fn what_a_running_router_holds_is_a_warning_and_not_a_fault() {
     files_only!("it is about a folder of files");
     let folder = crate::folders::temporary();
     let data = folder.path().join("data");
@@ -89,7 +89,7 @@ fn a_lost_file_of_a_primary_is_a_fault_and_a_foreign_one_as_well() {
 }
 
 #[test]
-fn what_others_could_reach_and_a_broken_certificate_are_told() {
+fn a_public_address_and_a_broken_certificate_are_reported() {
     files_only!("it is about a folder of files");
     let folder = crate::folders::temporary();
     let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -124,7 +124,7 @@ fn of_certificate(begins: i64, ends: i64) -> (Option<i32>, Vec<String>) {
 }
 
 #[test]
-fn a_certificate_that_ends_soon_or_has_not_begun_is_told_before_clients_find_out() {
+fn a_certificate_that_expires_soon_or_is_not_yet_valid_is_reported() {
     files_only!("it is about a file");
     let (code, lines) = of_certificate(-10, 80);
     assert_eq!(code, Some(0), "{lines:#?}");
@@ -141,7 +141,7 @@ fn a_certificate_that_ends_soon_or_has_not_begun_is_told_before_clients_find_out
 }
 
 #[test]
-fn every_server_is_asked_also_when_one_is_gone() {
+fn every_server_is_examined_although_one_is_unreachable() {
     servers_only!("it is about servers");
     let folder = crate::folders::temporary();
     let data = folder.path().join("data");

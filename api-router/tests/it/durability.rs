@@ -12,7 +12,7 @@ use shard_manager::store::sqlite::digest::digest;
 
 use crate::backend::{files_only, is_servers};
 use crate::client::settle;
-use crate::harness::{PATIENCE, Router, command, sightless};
+use crate::harness::{PATIENCE, Router, command, isolated};
 use crate::prerequisites::{Prerequisite, skip};
 use crate::replicas::assert_replicas_equal;
 
@@ -141,8 +141,8 @@ fn check_users(users: &[Value], ledger: &Ledger) {
     for user in users {
         let id = user["user_id"].as_str().unwrap();
         assert!(found.insert(id, user).is_none(), "{id} is there twice");
-        let known = ledger.get(id).unwrap_or_else(|| panic!("nobody wrote {id}"));
-        assert!(known.sent.contains(user["name"].as_str().unwrap()), "nobody wrote {user}");
+        let known = ledger.get(id).unwrap_or_else(|| panic!("{id} was never written"));
+        assert!(known.sent.contains(user["name"].as_str().unwrap()), "{user} was never written");
     }
     for (id, known) in ledger {
         let Some((name, version)) = &known.acknowledged else { continue };
@@ -244,7 +244,7 @@ fn what_was_acknowledged_survives_kill_9_once_and_versions_go_on() {
 /// the process id of the traced process itself: `strace -D` runs beside it.
 fn traced(data: &Path, log: &Path) -> Command {
     let router = command(data);
-    let strace = sightless(Command::new("strace"), data.parent().unwrap());
+    let strace = isolated(Command::new("strace"), data.parent().unwrap());
     let mut strace = strace;
     strace.args(["-D", "-f", "-y", "-e", "trace=fsync,fdatasync", "-o"]).arg(log);
     strace.arg(router.get_program()).args(router.get_args());

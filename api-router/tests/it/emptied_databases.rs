@@ -13,7 +13,7 @@ use crate::harness::eventually;
 #[test]
 fn a_database_is_used_again_once_every_replica_shows_it_empty() {
     not_on_citus!("it has no replicas of Tessera");
-    servers_only!("files are made anew for each test");
+    servers_only!("each test has new files");
     let router = lab(&["--shards", "1", "--replicas", "1"]);
     let shared = &LAB.servers[0];
     // This server has its own databases: no parallel test can take the one that this test has

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::backend::{ask_primary, files_only, is_servers, servers_only};
-use crate::client::{lab, set, stranger, user};
-use crate::harness::{PATIENCE, Reply, Router, command, refused_start, sightless};
+use crate::client::{lab, set, tokenless, user};
+use crate::harness::{PATIENCE, Reply, Router, command, isolated, refused_start};
 use crate::prerequisites::{Prerequisite, skip};
 
 /// Runs SQL on a shard's primary, without its router.
@@ -94,19 +94,19 @@ fn tsr003_when_every_connection_is_busy_until_the_deadline() {
 }
 
 #[test]
-fn tsr004_says_that_a_write_which_waits_in_vain_is_rejected() {
+fn tsr004_when_a_write_times_out_before_it_begins() {
     let router = lab(&ONE_SHARD);
     set(&router, "shard1-primary", "paused");
     let headers = [("x-deadline-ms", "100")];
     let body =
-        check(&stranger(&router).write_with("ada", &headers, &user("ada", "Ada")), 504, "TSR004");
+        check(&tokenless(&router).write_with("ada", &headers, &user("ada", "Ada")), 504, "TSR004");
     assert_eq!(body["outcome"], "rejected");
     set(&router, "shard1-primary", "running");
     assert_eq!(router.read("ada", "table=users").json()["count"], 0);
 }
 
 #[test]
-fn tsr201_when_nobody_reaches_the_shard() {
+fn tsr201_when_the_shard_is_unreachable() {
     let router = lab(&ONE_SHARD);
     set(&router, "shard1-primary", "cut");
     let write = check(&router.write("ada", &user("ada", "Ada")), 503, "TSR201");
@@ -116,7 +116,7 @@ fn tsr201_when_nobody_reaches_the_shard() {
 }
 
 #[test]
-fn tsr203_when_the_shard_says_that_the_slot_is_not_its_own() {
+fn tsr203_when_the_shard_does_not_own_the_slot() {
     let (_folder, data) = folder();
     let router = Router::start_in(&data, &ONE_SHARD);
     meddle(&data, "UPDATE tessera_slots SET state = 'moved'");
@@ -134,7 +134,7 @@ fn tsr204_when_the_disk_is_full_and_reads_go_on() {
     std::fs::create_dir(&disk).unwrap();
     let inner = command(&disk.join("data"));
     let mount = format!("mount -t tmpfs -o size=6m tessera '{}' && exec \"$@\"", disk.display());
-    let mut outer = sightless(Command::new("unshare"), folder.path());
+    let mut outer = isolated(Command::new("unshare"), folder.path());
     outer.args(["--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"]);
     // Tries without the router if this machine lets a test mount a small disk.
     let mut trial = Command::new("unshare");
@@ -157,7 +157,7 @@ fn tsr204_when_the_disk_is_full_and_reads_go_on() {
 }
 
 #[test]
-fn a_start_on_a_full_disk_says_so_and_names_the_directory() {
+fn a_start_on_a_full_disk_fails_and_names_the_directory() {
     files_only!("the disk is that of the servers");
     let (folder, used) = folder();
     let mut router = Router::start_in(&used, &ONE_SHARD);
@@ -165,7 +165,7 @@ fn a_start_on_a_full_disk_says_so_and_names_the_directory() {
     let disk = folder.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
     let in_small_disk = |before: &str| {
-        let mut outer = sightless(Command::new("unshare"), folder.path());
+        let mut outer = isolated(Command::new("unshare"), folder.path());
         outer.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
         let mount = format!("mount -t tmpfs -o size=4m tessera '{}'", disk.display());
         outer.arg(format!("{mount} && {before} && exec \"$@\"")).arg("sh");
@@ -191,12 +191,12 @@ fn a_start_on_a_full_disk_says_so_and_names_the_directory() {
 }
 
 #[test]
-fn tsr205_tells_that_the_row_is_there_though_not_as_often_as_asked() {
+fn tsr205_when_a_row_is_stored_on_fewer_nodes_than_requested() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "1"]);
     set(&router, "shard1-replica1", "paused");
     let headers = [("x-consistency", "all"), ("x-deadline-ms", "300")];
-    let reply = stranger(&router).write_with("ada", &headers, &user("ada", "Ada"));
+    let reply = tokenless(&router).write_with("ada", &headers, &user("ada", "Ada"));
     let body = check(&reply, 504, "TSR205");
     let reported = [&body["outcome"], &body["requested"], &body["achieved"]];
     assert_eq!(reported, [&json!("committed"), &json!("all"), &json!("one")]);
@@ -226,7 +226,7 @@ fn tsr305_when_what_the_token_has_seen_was_put_back() {
     router.end();
     let copy = std::fs::read(&file).unwrap();
     let router = Router::start_in(&data, &ONE_SHARD);
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     client.write_user("ada", "Ada Lovelace");
     let token = client.token().to_owned();
     drop(router);
@@ -240,7 +240,7 @@ fn tsr305_when_what_the_token_has_seen_was_put_back() {
     let reply = router.exchange("GET", "/api/read?table=users", &headers, None).unwrap();
     let body = check(&reply, 409, "TSR305");
     assert_eq!(body["shard"], "shard1");
-    assert_eq!(stranger(&router).user("ada").names, ["Ada"], "a new session goes on");
+    assert_eq!(tokenless(&router).user("ada").names, ["Ada"], "a new session goes on");
 }
 
 #[test]

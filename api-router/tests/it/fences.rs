@@ -1,6 +1,9 @@
 //! Tests of fences, which an operator sets, and of slots that change owners without the router's
 //! knowledge: writes wait, or go to the shard that owns their slots, and each is applied once.
 
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -10,15 +13,19 @@ use crate::backend::{ask_primary, is_servers, not_on_citus, servers_only, url_of
 use crate::client::{keys_on, refusal, refused, user_op};
 use crate::commands::{Ended, PROGRAM};
 use crate::folders;
-use crate::harness::{Reply, Router, eventually, sightless};
+use crate::harness::{Reply, Router, eventually, isolated};
+use crate::moves::{OPERATE, until};
 use crate::streams::{NDJSON, USERS, lines};
 
 const ALL: &str = "0-16383";
 const PATIENT: (&str, &str) = ("x-deadline-ms", "30000");
+const JSON: (&str, &str) = ("content-type", "application/json");
+/// Number of slots that a test moves together, less than the maximum.
+const MOVED_TOGETHER: usize = 50;
 
 /// Runs `shard-manager slots` for the cluster of three shards in this directory, or its databases.
 fn slots(data_dir: &Path, arguments: &[&str]) -> Ended {
-    let mut command = sightless(Command::new(&*PROGRAM), &std::env::temp_dir());
+    let mut command = isolated(Command::new(&*PROGRAM), &std::env::temp_dir());
     command.arg("slots").args(arguments).arg("--json").stdin(Stdio::null());
     if is_servers() {
         let urls: Vec<String> = (0..3).map(|shard| url_of(data_dir, shard)).collect();
@@ -71,15 +78,22 @@ fn writes_wait_for_the_end_of_a_fence_and_each_is_applied_once() {
     not_on_citus!("Citus distributes rows itself");
     let (_folder, data) = new_cluster();
     let router = Router::start_in(&data, &[]);
+    // A router holds its data directory alone; servers have any number of routers.
+    let other = is_servers().then(|| Router::start_in(&data, &[]));
+    let routers: Vec<&Router> = std::iter::once(&router).chain(&other).collect();
+    let share = if other.is_some() { 50 } else { 100 };
     assert_eq!(insert(&router, "before").status, 201);
     fence(&data, ALL, "60");
     let keys: Vec<String> = (0..100).map(|n| format!("u{n:03}")).collect();
     std::thread::scope(|scope| {
-        let router = &router;
-        let writes: Vec<_> =
-            keys.iter().map(|key| scope.spawn(move || insert(router, key))).collect();
-        until_parked(router, 100);
-        assert_eq!(users(router), ["before"], "reads go on");
+        let senders = routers.iter().copied().cycle();
+        let writes: Vec<_> = keys
+            .iter()
+            .zip(senders)
+            .map(|(key, router)| scope.spawn(move || insert(router, key)))
+            .collect();
+        routers.iter().for_each(|router| until_parked(router, share));
+        assert_eq!(users(&router), ["before"], "reads go on");
         release(&data, ALL);
         for write in writes {
             let reply = write.join().unwrap();
@@ -92,10 +106,55 @@ fn writes_wait_for_the_end_of_a_fence_and_each_is_applied_once() {
         }
     });
     assert_eq!(users(&router).len(), 101);
-    let metrics = router.get("/metrics").text();
-    let count = |line: &str| assert!(metrics.contains(line), "{line}: {metrics}");
-    count("tessera_parked_rows 0");
-    count("tessera_parked_refusals_total{result=\"waited\"} 100");
+    for router in routers {
+        let metrics = router.get("/metrics").text();
+        let count = |line: &str| assert!(metrics.contains(line), "{line}: {metrics}");
+        count("tessera_parked_rows 0");
+        count(&format!("tessera_parked_refusals_total{{result=\"waited\"}} {share}"));
+    }
+}
+
+#[test]
+fn a_value_under_a_key_is_read_during_a_fence_and_written_after_it() {
+    not_on_citus!("Citus distributes rows itself");
+    let (_folder, data) = new_cluster();
+    let router = Router::start_in(&data, &[]);
+    let put =
+        |value: &[u8]| router.send("PUT", "/api/kv/ada", &[JSON, PATIENT], Some(value)).status;
+    let read = || router.get("/api/kv/ada").text();
+    assert_eq!(put(b"1"), 201);
+    fence(&data, ALL, "60");
+    std::thread::scope(|scope| {
+        let write = scope.spawn(|| put(b"2"));
+        until_parked(&router, 1);
+        assert_eq!(read(), "1");
+        release(&data, ALL);
+        assert_eq!(write.join().unwrap(), 200);
+    });
+    assert_eq!(read(), "2");
+}
+
+#[test]
+fn slots_are_fenced_and_released_over_http_and_those_of_another_shard_are_refused() {
+    not_on_citus!("Citus distributes rows itself");
+    let router = Router::start_with(&["--operate"]);
+    let key = keys_on(&router, "shard2", 1).remove(0);
+    let slot = slots_of(&router, std::slice::from_ref(&key));
+    let post = |path: &str, body: Value| router.post(&format!("/api/slots/{path}"), &[], &body);
+    let foreign = post("fence", json!({"slots": slot, "shard": "shard1", "seconds": 60}));
+    assert_eq!(refusal(&foreign), refused(400, "TSR328"));
+    let sentence = format!("shard1 does not own the slots {slot}");
+    assert!(foreign.text().contains(&sentence), "{}", foreign.text());
+    assert_eq!(insert(&router, &key).status, 201, "it is not fenced");
+    let changed = json!({"success": true, "slots": slot, "count": 1});
+    let fenced = post("fence", json!({"slots": slot, "shard": "shard2", "seconds": 60}));
+    assert_eq!((fenced.status, fenced.json()), (200, changed.clone()));
+    let headers = [("x-shard-key", &*key), ("x-deadline-ms", "500")];
+    let late = router.post("/api/write", &headers, &user_op("update", &key, "late"));
+    assert_eq!(refusal(&late), refused(503, "TSR203"));
+    let released = post("release", json!({"slots": slot}));
+    assert_eq!((released.status, released.json()), (200, changed));
+    assert_eq!(router.write_user(&key, "again").status, 200);
 }
 
 #[test]
@@ -153,7 +212,7 @@ fn rows_of_all_kinds_of_bulk_writes_wait() {
 }
 
 #[test]
-fn commands_for_slots_say_what_is_wrong() {
+fn commands_for_slots_report_the_reason_of_a_refusal() {
     not_on_citus!("Citus distributes rows itself");
     let (_folder, data) = new_cluster();
     let mut router = Router::start_in(&data, &[]);
@@ -161,13 +220,18 @@ fn commands_for_slots_say_what_is_wrong() {
         let ended = slots(&data, arguments);
         assert_eq!(ended.code, Some(2), "{ended:?}");
         assert!(ended.err.contains(sentence), "{sentence}: {}", ended.err);
+        ended.err
     };
-    refused(&["fence", "--slots", "16384", "--seconds", "1"], "there is no slot 16384");
-    refused(&["fence", "--slots", "9-3", "--seconds", "1"], "the range `9-3` ends before");
-    refused(&["release", "--slots", "x"], "`x` is not a slot");
+    let bad = |arguments: &[&str], sentence: &str| {
+        let said = refused(arguments, sentence);
+        assert!(said.contains("(TSR328)"), "{sentence}: {said}");
+    };
+    bad(&["fence", "--slots", "16384", "--seconds", "1"], "there is no slot 16384");
+    bad(&["fence", "--slots", "9-3", "--seconds", "1"], "the range `9-3` ends before");
+    bad(&["release", "--slots", "x"], "`x` is not a slot");
     for seconds in ["0", "61", "-1"] {
         let seconds = format!("--seconds={seconds}");
-        refused(&["fence", "--slots", "1", &seconds], "a fence lasts from 0.001 to 60 seconds");
+        bad(&["fence", "--slots", "1", &seconds], "a fence lasts from 0.001 to 60 seconds");
     }
     router.end();
     if !is_servers() {
@@ -227,6 +291,104 @@ fn a_router_that_stood_still_while_slots_changed_hands_follows_them() {
         let written = router.write_user(&keys[0], "again");
         assert_eq!((written.status, written.header("x-shard")), (200, Some("shard2")));
     }
+    for (router, value) in [(&router, "1"), (&other, "2")] {
+        let path = format!("/api/kv/{}", keys[0]);
+        let put = router.send("PUT", &path, &[JSON, PATIENT], Some(value.as_bytes()));
+        assert!(put.status < 300, "{}", put.text());
+        assert_eq!(put.header("x-shard"), Some("shard2"));
+        let read = router.get(&path);
+        assert_eq!((read.header("x-shard"), &*read.text()), (Some("shard2"), value));
+    }
+}
+
+/// Sends an insert without waiting for its response: a router that stands still gets it later.
+fn send_insert(router: &Router, key: &str) -> TcpStream {
+    let (body, host) = (user_op("insert", key, "n").to_string(), router.address());
+    let head = format!(
+        "POST /api/write HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\nx-shard-key: {key}\r\n\
+         {}: {}\r\n{}: {}\r\ncontent-length: {}\r\n\r\n",
+        JSON.0,
+        JSON.1,
+        PATIENT.0,
+        PATIENT.1,
+        body.len()
+    );
+    let mut stream = router.connect();
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    stream
+}
+
+/// Moves slots from the first shard to the second one, until the first one has none of their rows.
+fn move_slots(router: &Router, moved: &BTreeSet<String>) {
+    let moved: Vec<&str> = moved.iter().map(String::as_str).collect();
+    for together in moved.chunks(MOVED_TOGETHER) {
+        let slots = together.join(",");
+        let wished = json!({"slots": slots, "from": "shard1", "to": "shard2", "keep": 0});
+        let begun = eventually("the replicas follow and the move begins", || {
+            let reply = router.post("/api/moves", &[], &wished);
+            (reply.status == 202).then(|| reply.json())
+        });
+        until(router, &begun, "done");
+    }
+}
+
+#[test]
+fn writes_to_a_router_that_stood_still_during_a_whole_move_are_applied_once_by_the_new_owner() {
+    servers_only!("a router holds its data directory alone");
+    not_on_citus!("Citus distributes rows itself");
+    let (_folder, data) = new_cluster();
+    let (other, router) = (Router::start_in(&data, OPERATE), Router::start_in(&data, &[]));
+    let keys = keys_on(&router, "shard1", 100);
+    let moved = slots_of(&router, &keys).split(',').map(str::to_owned).collect();
+    for key in &keys {
+        let body = json!({"table": "kv", "data": {"key": key, "value": 1}});
+        assert_eq!(other.write(key, &body).status, 201);
+    }
+    router.signal("STOP");
+    move_slots(&other, &moved);
+    let mut sent: Vec<TcpStream> = keys.iter().map(|key| send_insert(&router, key)).collect();
+    router.signal("CONT");
+    for stream in &mut sent {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+        assert!(answer.to_lowercase().contains("\r\nx-shard: shard2\r\n"), "{answer}");
+    }
+    let mut all = keys.clone();
+    all.sort();
+    for table in ["users", "kv"] {
+        let stored = |shard| {
+            let mut keys = ask_primary(&data, shard, &format!("SELECT shard_key FROM {table}"));
+            keys.sort();
+            keys
+        };
+        assert_eq!(stored(1), all, "{table}: each row once, on the new owner");
+        assert_eq!(stored(0), Vec::<String>::new(), "{table}: the source was cleaned");
+    }
+    for router in [&router, &other] {
+        let written = router.write_user(&keys[0], "again");
+        assert_eq!((written.status, written.header("x-shard")), (200, Some("shard2")));
+    }
+}
+
+#[test]
+fn a_command_that_fences_one_shard_and_fails_at_another_leaves_no_fence() {
+    servers_only!("the process that holds the files changes them itself");
+    not_on_citus!("Citus distributes rows itself");
+    let (_folder, data) = new_cluster();
+    let router = Router::start_in(&data, &[]);
+    let keys = ["shard1", "shard3"].map(|shard| keys_on(&router, shard, 1).remove(0));
+    let both = slots_of(&router, &keys);
+    ask_primary(&data, 2, "ALTER FUNCTION tessera_change_slots RENAME TO renamed_by_a_test");
+    let ended = slots(&data, &["fence", "--slots", &both, "--seconds", "60"]);
+    assert_ne!(ended.code, Some(0), "{ended:?}");
+    // The deadline of the writes is before the end of a fence.
+    for key in &keys {
+        assert_eq!(insert(&router, key).status, 201, "{key} is not fenced");
+    }
+    ask_primary(&data, 2, "ALTER FUNCTION renamed_by_a_test RENAME TO tessera_change_slots");
+    fence(&data, &both, "60");
+    release(&data, &both);
 }
 
 #[test]

@@ -227,7 +227,7 @@ fn a_move_by_key_names_the_partition_where_the_key_alone_has_no_slot() {
 }
 
 #[test]
-fn the_partition_is_asked_for_in_the_tables_of_its_group_only() {
+fn the_partition_is_required_in_the_tables_of_its_group_only() {
     not_on_citus!(WHY);
     let folder = folders::temporary();
     let router = start(folder.path(), SETTINGS);

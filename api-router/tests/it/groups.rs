@@ -106,7 +106,7 @@ fn groups(router: &Router, name: &str) -> u64 {
 }
 
 #[test]
-fn the_router_tells_groups_with_their_slots_shards_and_tables() {
+fn the_router_lists_groups_with_their_slots_shards_and_tables() {
     crate::backend::not_on_citus!("Citus places rows itself, and has no groups");
     let folder = folders::temporary();
     let router = start(folder.path(), SETTINGS);
@@ -161,7 +161,7 @@ fn the_router_tells_groups_with_their_slots_shards_and_tables() {
 }
 
 #[test]
-fn a_router_without_groups_says_nothing_of_them_but_that_there_is_one() {
+fn a_router_without_groups_reports_a_single_group() {
     let router = Router::shared();
     assert_eq!(router.get("/api/shard-map").json().get("groups"), None);
     let tables = router.get("/api/tables").json();

@@ -96,11 +96,11 @@ impl Reply {
 /// Returns the command of the router without any flag, which ignores the settings of the user who
 /// runs the tests.
 pub(crate) fn bare_command(folder: &Path) -> Command {
-    sightless(Command::new(env!("CARGO_BIN_EXE_api-router")), folder)
+    isolated(Command::new(env!("CARGO_BIN_EXE_api-router")), folder)
 }
 
 /// Returns a command without Tessera's environment variables, which runs in this folder.
-pub(crate) fn sightless(mut command: Command, folder: &Path) -> Command {
+pub(crate) fn isolated(mut command: Command, folder: &Path) -> Command {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         let plain = ["SHARD_URLS", "REPLICA_URLS", "MAINDB_URL", "PGPASSWORD", "REDIS_URL"];
@@ -175,7 +175,7 @@ impl Router {
             banner.push_str(&line);
             banner.push('\n');
         }
-        let address = address.expect("the banner tells the address").parse().unwrap();
+        let address = address.expect("the banner has the address").parse().unwrap();
         // The pipe is kept open and read, so that the router never writes into a closed pipe.
         std::thread::spawn(move || lines.for_each(drop));
         let agent = ureq::Agent::config_builder()

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::backend::files_only;
-use crate::client::{keys_on, lab, put_node, refusal, refused, set, settle, stranger, user};
+use crate::client::{keys_on, lab, put_node, refusal, refused, set, settle, tokenless, user};
 use crate::harness::{PATIENCE, Router};
 
 /// Repeats the request until health reports the expected state.
@@ -32,7 +32,7 @@ fn until_scraped(router: &Router, shard: &str, up: &str) {
     let line = format!("tessera_shard_up{{shard=\"{shard}\"}} {up}");
     let began = Instant::now();
     while !router.get("/metrics").text().lines().any(|reported| reported == line) {
-        assert!(began.elapsed() < PATIENCE, "{line} is not told");
+        assert!(began.elapsed() < PATIENCE, "{line} is not reported");
         std::thread::yield_now();
     }
 }
@@ -48,7 +48,7 @@ fn a_primary_that_takes_no_writes_is_reported_with_its_reason_until_it_does() {
 
     // It is detected even without a write.
     set(&router, "shard1-primary", "paused");
-    let health = until(&router, "told of shard1 alone", |health| {
+    let health = until(&router, "reported for shard1 alone", |health| {
         let primary_is = |shard: &str, up: bool| health["health"][shard]["primary"] == up;
         let reasons = &health["shards"][0]["nodes"][0]["reasons"];
         primary_is("shard1", false)
@@ -68,13 +68,13 @@ fn a_primary_that_takes_no_writes_is_reported_with_its_reason_until_it_does() {
     // late.
     assert_eq!(router.get("/ready").status, 200);
     let soon = [("x-deadline-ms", "1000")];
-    let late = stranger(&router).write_with(&keys[0], &soon, &user(&keys[0], "late"));
+    let late = tokenless(&router).write_with(&keys[0], &soon, &user(&keys[0], "late"));
     assert_eq!(refusal(&late), refused(504, "TSR004"), "{}", late.text());
     let reported = late.json();
     assert_eq!(reported["shard"], "shard1");
     assert!(reported["detail"].as_str().unwrap().contains("takes no writes now"), "{reported}");
     assert!(reported["hint"].as_str().unwrap().contains("/api/health"), "{reported}");
-    stranger(&router).write_user(&keys[1], "the other shard goes on");
+    tokenless(&router).write_user(&keys[1], "the other shard goes on");
 
     set(&router, "shard2-primary", "paused");
     until(&router, "down", |health| health["status"] == "down");
@@ -87,7 +87,7 @@ fn a_primary_that_takes_no_writes_is_reported_with_its_reason_until_it_does() {
     let health = until(&router, "well again", |health| health["status"] == "ok");
     assert_eq!(health["degraded"], json!([]));
     until_scraped(&router, "shard1", "1.0");
-    stranger(&router).write_user(&keys[0], "in time");
+    tokenless(&router).write_user(&keys[0], "in time");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_replica_too_far_behind_to_be_read_is_reported_as_down_with_its_lag() {
     let router = lab(&["--shards", "1"]);
     settle(&router);
     set(&router, "shard1-replica1", "paused");
-    stranger(&router).write_user("k", "new");
+    tokenless(&router).write_user("k", "new");
     let health = until(&router, "behind alone", |health| {
         let shard = &health["health"]["shard1"];
         let reasons = &health["shards"][0]["nodes"][1]["reasons"];
@@ -105,7 +105,7 @@ fn a_replica_too_far_behind_to_be_read_is_reported_as_down_with_its_lag() {
     let node = &health["shards"][0]["nodes"][1];
     assert!(node["lag"].as_f64().unwrap() >= 10_000.0, "{health}");
     assert_eq!(health["status"], "degraded", "{health}");
-    assert_eq!(stranger(&router).user("k").served_by, "primary");
+    assert_eq!(tokenless(&router).user("k").served_by, "primary");
 
     assert_eq!(put_node(&router, "shard1-replica1", &json!({"state": "running"})).status, 200);
     until(&router, "well again", |health| health["status"] == "ok");

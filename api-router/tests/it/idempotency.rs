@@ -8,13 +8,13 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::client::{
-    Client, keys_on, lab, refusal, refused, set, set_replicas, settle, stranger, user, user_op,
+    Client, keys_on, lab, refusal, refused, set, set_replicas, settle, tokenless, user, user_op,
 };
 use crate::harness::{PATIENCE, Reply, Router};
 
 /// Posts a write with an idempotency key.
 fn write(router: &Router, key: &str, idempotency: &str, body: &Value) -> Reply {
-    stranger(router).write_with(key, &[("idempotency-key", idempotency)], body)
+    tokenless(router).write_with(key, &[("idempotency-key", idempotency)], body)
 }
 
 fn is_replayed(reply: &Reply) -> bool {
@@ -49,7 +49,7 @@ fn assert_replayed(first: &Reply, again: &Reply) {
 /// Returns the row of a user as it is on the primary, or null.
 fn row(router: &Router, key: &str) -> Value {
     let level = [("x-consistency", "all")];
-    let reply = stranger(router).read_with(Some(key), &level, "table=users");
+    let reply = tokenless(router).read_with(Some(key), &level, "table=users");
     assert_eq!(reply.status, 200, "{}", reply.text());
     reply.json()["data"].get(0).cloned().unwrap_or(Value::Null)
 }
@@ -86,7 +86,7 @@ fn without_the_same_key_a_request_is_another_one() {
     let mut last = 0;
     for idempotency in [Some("a"), Some("A"), None, None, Some("b")] {
         let headers: Vec<_> = idempotency.map(|key| ("idempotency-key", key)).into_iter().collect();
-        let reply = stranger(&router).write_with("k", &headers, &body);
+        let reply = tokenless(&router).write_with("k", &headers, &body);
         assert!(reply.status < 300 && !is_replayed(&reply), "{}", reply.text());
         let version = reply.json()["version"].as_i64().unwrap();
         assert!(version > last, "{version} after {last}");
@@ -114,7 +114,7 @@ fn another_request_under_the_same_key_is_refused() {
         assert_eq!(row(&router, "k"), before);
     }
     assert_replayed(&first, &write(&router, "k", "once", &user("k", "first")));
-    let kv = stranger(&router).read_with(Some("k"), &[("x-consistency", "all")], "table=kv");
+    let kv = tokenless(&router).read_with(Some("k"), &[("x-consistency", "all")], "table=kv");
     assert_eq!(kv.json()["count"], 0);
 }
 
@@ -147,7 +147,7 @@ fn a_key_that_cannot_be_one_is_refused() {
         assert_eq!(refusal(&reply), refused(400, "TSR113"), "{bad}: {}", reply.text());
     }
     let twice = [("idempotency-key", "a"), ("idempotency-key", "b")];
-    let reply = stranger(&router).write_with("k", &twice, &user("k", "no"));
+    let reply = tokenless(&router).write_with("k", &twice, &user("k", "no"));
     assert_eq!(refusal(&reply), refused(400, "TSR113"), "{}", reply.text());
     let raw =
         b"POST /api/write HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-shard-key: k\r\n\
@@ -168,7 +168,7 @@ fn a_key_that_cannot_be_one_is_refused() {
 #[test]
 fn a_refusal_of_the_shard_is_stored_and_repeated() {
     let router = Router::start();
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     client.write_user("there", "N");
     let condition = [("idempotency-key", "match"), ("if-match", "\"999999999\"")];
     let exists = user_op("insert", "there", "no");
@@ -211,12 +211,12 @@ fn a_request_that_never_came_to_its_shard_leaves_its_key_free() {
     }
     set(&router, "shard1-primary", "paused");
     let headers = [("idempotency-key", "free"), ("x-deadline-ms", "100")];
-    let late = stranger(&router).write_with("k", &headers, &user("k", "N"));
+    let late = tokenless(&router).write_with("k", &headers, &user("k", "N"));
     assert_eq!(refusal(&late), refused(504, "TSR004"), "{}", late.text());
     set(&router, "shard1-primary", "running");
     set(&router, "shard1-replica1", "cut");
     let headers = [("idempotency-key", "free"), ("x-consistency", "quorum")];
-    let reply = stranger(&router).write_with("k", &headers, &user("k", "N"));
+    let reply = tokenless(&router).write_with("k", &headers, &user("k", "N"));
     assert_eq!(refusal(&reply), refused(503, "TSR201"), "{}", reply.text());
 
     let first = write(&router, "k", "free", &user("k", "N"));
@@ -236,7 +236,7 @@ fn a_write_that_was_not_confirmed_may_be_sent_again() {
     let send = |deadline: &str| {
         let headers =
             [("idempotency-key", "x"), ("x-consistency", "all"), ("x-deadline-ms", deadline)];
-        stranger(&router).write_with("k", &headers, &body)
+        tokenless(&router).write_with("k", &headers, &body)
     };
     let first = send("1500");
     assert_eq!((first.status, &*first.code()), (504, "TSR205"), "{}", first.text());
@@ -277,7 +277,7 @@ fn a_key_is_remembered_over_a_restart_and_a_crash() {
         (0..20).map(|n| user(&format!("bulk{n}"), "N")["data"].clone()).collect::<Vec<_>>()});
     let bulk = |router: &Router| {
         let headers = [("idempotency-key", "bulk")];
-        stranger(router).send("POST", "/api/bulk-write", &headers, Some(&rows))
+        tokenless(router).send("POST", "/api/bulk-write", &headers, Some(&rows))
     };
     let send = |router: &Router| {
         [
@@ -360,7 +360,7 @@ fn of_many_that_send_different_requests_under_one_key_one_has_an_effect() {
 fn bulk(router: &Router, op: &str, rows: &[(&str, &str)]) -> Reply {
     let rows: Vec<Value> = rows.iter().map(|(key, name)| user(key, name)["data"].clone()).collect();
     let body = json!({"table": "users", "op": op, "records": rows});
-    stranger(router).send("POST", "/api/bulk-write", &[("idempotency-key", "b")], Some(&body))
+    tokenless(router).send("POST", "/api/bulk-write", &[("idempotency-key", "b")], Some(&body))
 }
 
 /// Returns index, status and code of each row that failed.
@@ -380,7 +380,7 @@ fn a_bulk_write_that_is_sent_again_stores_nothing_twice() {
     let router = Router::start();
     let keys = keys_on(&router, "shard1", 2);
     let others = keys_on(&router, "shard3", 2);
-    stranger(&router).write_user(&keys[1], "there");
+    tokenless(&router).write_user(&keys[1], "there");
     let rows = [(&*keys[0], "a"), (&*keys[1], "b"), (&*others[0], "c"), (&*others[1], "d")];
     let first = bulk(&router, "insert", &rows);
     assert_eq!(first.status, 207, "{}", first.text());
@@ -392,7 +392,7 @@ fn a_bulk_write_that_is_sent_again_stores_nothing_twice() {
         assert_eq!(rows.map(|(key, _)| stored(key)), before);
     }
     // A refused row stays refused, although the existing row is gone.
-    stranger(&router).write(&keys[1], &user_op("delete", &keys[1], ""));
+    tokenless(&router).write(&keys[1], &user_op("delete", &keys[1], ""));
     assert_replayed(&first, &bulk(&router, "insert", &rows));
     assert_eq!(stored(&keys[1]), Value::Null);
 }

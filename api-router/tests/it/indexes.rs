@@ -170,7 +170,7 @@ fn a_unique_index_refuses_a_second_row_of_a_shard_key_and_no_row_of_another() {
 }
 
 #[test]
-fn an_index_that_rows_do_not_permit_is_on_no_shard_and_tells_which_shard_and_why() {
+fn an_index_that_rows_do_not_permit_is_on_no_shard_and_reports_the_shard_and_the_reason() {
     not_on_citus!(CITUS);
     let folder = folders::temporary();
     let data = folder.path().join("data");
@@ -244,7 +244,7 @@ fn a_bad_index_is_refused_with_the_member_that_is_wrong_and_nothing_is_begun() {
 }
 
 #[test]
-fn a_dry_run_tells_the_pause_and_changes_nothing_and_a_longer_pause_is_refused() {
+fn a_dry_run_reports_the_pause_and_changes_nothing_and_a_longer_pause_is_refused() {
     not_on_citus!(CITUS);
     let router = Router::start();
     let key = keys_on(&router, "shard2", 1).remove(0);

@@ -111,6 +111,47 @@ fn a_router_takes_over_an_index_and_waits_for_the_server_that_still_builds_it() 
     assert!((0..3).all(|shard| on_shard(&data, shard).is_empty()));
 }
 
+/// Keeps a snapshot that the end of a build waits for, and no lock of a table, until [`release`]
+/// ends the session.
+fn keep_snapshot(url: &str) {
+    let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1; SELECT pg_sleep(3600)";
+    let _ended = try_query(url, sql);
+}
+
+#[test]
+fn an_index_that_is_dropped_during_its_build_is_cancelled_and_leaves_nothing() {
+    not_on_citus!(CITUS);
+    servers_only!(WHY);
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let router = Router::start_in(&data, &["--replicas", "0"]);
+    let url = url_of(&data, 1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| keep_snapshot(&url));
+        eventually("the snapshot is kept", || {
+            let sql = "SELECT pid::text FROM pg_stat_activity WHERE backend_xmin IS NOT NULL \
+                AND datname = current_database() AND query LIKE '%pg_sleep(3600)' \
+                AND pid <> pg_backend_pid()";
+            (!ask_primary(&data, 1, sql).is_empty()).then_some(())
+        });
+        assert_eq!(make(&router, &by_status()).status, 202);
+        eventually("the second shard builds", || {
+            (!ask_primary(&data, 1, INVALID).is_empty()).then_some(())
+        });
+        let path = "/api/tables/orders/indexes/by_status";
+        assert_eq!(send(&router, "DELETE", path, None).status, 202);
+        // The snapshot is still kept, so the build cannot have ended by itself.
+        eventually("the index is gone", || listed(&router, "by_status").is_none().then_some(()));
+        for shard in 0..3 {
+            assert!(on_shard(&data, shard).is_empty());
+            assert!(ask_primary(&data, shard, INVALID).is_empty());
+        }
+        release(&data, 1);
+    });
+    assert_eq!(make(&router, &by_status()).status, 202);
+    until(&router, "by_status", "ready");
+}
+
 #[test]
 fn filters_and_orders_of_reads_use_an_index() {
     not_on_citus!(CITUS);

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use serde_json::{Value, json};
 
 use crate::backend;
-use crate::client::{Client, lab, refusal, refused, set, set_replicas, settle, stranger};
+use crate::client::{Client, lab, refusal, refused, set, set_replicas, settle, tokenless};
 use crate::harness::{Reply, Router};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -79,7 +79,7 @@ fn a_value_may_have_a_mebibyte_and_not_a_byte_more() {
 }
 
 #[test]
-fn what_is_no_value_is_refused_and_says_why() {
+fn invalid_values_are_refused_with_the_reason() {
     let router = Router::shared();
     let deep = "[".repeat(65) + &"]".repeat(65);
     let cases: [(&[u8], u16, &str); 13] = [
@@ -335,7 +335,7 @@ fn of_clients_that_change_the_same_version_exactly_one_wins() {
 fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
-    let mut writer = stranger(&router);
+    let mut writer = tokenless(&router);
     writer.send("PUT", "/api/kv/k", &[], Some(&json!("old")));
     settle(&router);
     set_replicas(&router, "behind");
@@ -343,9 +343,9 @@ fn a_client_with_a_token_reads_what_it_put_though_replicas_stand_still() {
     let mut reported = Client::with(&router, writer.token());
     let read = reported.send("GET", "/api/kv/k", &[], None);
     assert_eq!((read.json(), read.header("x-served-by")), (json!("new"), Some("primary")));
-    let stale = stranger(&router).send("GET", "/api/kv/k", &[], None);
+    let stale = tokenless(&router).send("GET", "/api/kv/k", &[], None);
     assert_eq!((stale.json(), stale.header("x-served-by")), (json!("old"), Some("replica")));
-    let current = stranger(&router).send("GET", "/api/kv/k", &[("x-consistency", "all")], None);
+    let current = tokenless(&router).send("GET", "/api/kv/k", &[("x-consistency", "all")], None);
     assert_eq!(current.json(), "new");
     // The deletion is seen as well.
     writer.send("DELETE", "/api/kv/k", &[], None);

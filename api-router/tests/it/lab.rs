@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::backend::{files_only, is_servers, servers_only};
 use crate::client::{
-    Seen, delay, keys_on, lab, put_node, refusal, refused, set, settle, stranger, three_keys, user,
-    user_op,
+    Seen, delay, keys_on, lab, put_node, refusal, refused, set, settle, three_keys, tokenless,
+    user, user_op,
 };
 use crate::harness::{PATIENCE, Reply, Router};
 
@@ -25,7 +25,7 @@ fn nodes(router: &Router) -> BTreeSet<(String, String, u64)> {
         (text("node"), text("state"), node["delay_ms"].as_u64().unwrap())
     });
     let nodes: BTreeSet<_> = reported.collect();
-    assert_eq!(nodes.len(), answer["nodes"].as_array().unwrap().len(), "none is told twice");
+    assert_eq!(nodes.len(), answer["nodes"].as_array().unwrap().len(), "none is listed twice");
     nodes
 }
 
@@ -179,16 +179,16 @@ fn a_paused_replica_stands_still_from_the_moment_of_the_answer() {
     for round in 0..10 {
         set(&router, "shard1-replica1", "running");
         settle(&router);
-        let mut client = stranger(&router);
+        let mut client = tokenless(&router);
         for n in 0..5 {
             client.write_user("k", &format!("before {round} {n}"));
         }
         set(&router, "shard1-replica1", "paused");
-        let frozen = stranger(&router).user("k");
+        let frozen = tokenless(&router).user("k");
         assert_eq!(frozen.served_by, "replica");
         for n in 0..5 {
             client.write_user("k", &format!("after {round} {n}"));
-            assert_eq!(stranger(&router).user("k"), frozen, "round {round}, write {n}");
+            assert_eq!(tokenless(&router).user("k"), frozen, "round {round}, write {n}");
         }
     }
 }
@@ -201,9 +201,9 @@ fn a_delayed_replica_comes_after_all() {
     let began = Instant::now();
     for n in 0..3 {
         let level = [("x-consistency", "all")];
-        let reply = stranger(&router).write_with("k", &level, &user("k", &format!("n{n}")));
+        let reply = tokenless(&router).write_with("k", &level, &user("k", &format!("n{n}")));
         assert!(reply.status < 300, "{}", reply.text());
-        assert_eq!(stranger(&router).user("k"), Seen::by("replica", &[&format!("n{n}")]));
+        assert_eq!(tokenless(&router).user("k"), Seen::by("replica", &[&format!("n{n}")]));
     }
     assert!(began.elapsed() >= Duration::from_millis(3 * 30), "it was not delayed");
 }
@@ -218,7 +218,7 @@ fn send_write<'scope, 'env>(
     let answers = answers.clone();
     scope.spawn(move || {
         let headers = [("x-deadline-ms", "60000")];
-        let reply = stranger(router).write_with(&key, &headers, &body);
+        let reply = tokenless(router).write_with(&key, &headers, &body);
         // The test may already have failed.
         let _ = answers.send((key, reply));
     });
@@ -236,7 +236,7 @@ fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
     const SMALL: usize = 10;
     let router = lab(&[]);
     let [first, second, third] = three_keys(&router);
-    stranger(&router).write_users(&[&first, &second, &third], "there", "all");
+    tokenless(&router).write_users(&[&first, &second, &third], "there", "all");
     let keys = keys_on(&router, "shard1", 1 + LARGE + SMALL);
     let (large, small) = keys[1..].split_at(LARGE);
     set(&router, "shard1-primary", "paused");
@@ -260,9 +260,9 @@ fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
             assert_eq!(refusal(reply), refused(503, "TSR005"), "{key}");
         }
         for other in [&second, &third] {
-            assert_eq!(stranger(&router).write(other, &user(other, "new")).status, 200);
+            assert_eq!(tokenless(&router).write(other, &user(other, "new")).status, 200);
         }
-        assert_eq!(stranger(&router).user(&first).names, ["there"], "reads go on");
+        assert_eq!(tokenless(&router).user(&first).names, ["there"], "reads go on");
         drop(resume);
         drop(sender);
         answers.extend(receiver);
@@ -273,7 +273,7 @@ fn a_full_lane_refuses_at_once_while_the_other_shards_go_on() {
     let mut stored = 0;
     for (key, reply) in &answers {
         let is_small = small.contains(key);
-        let there = stranger(&router).user_at(key, "all").names.len();
+        let there = tokenless(&router).user_at(key, "all").names.len();
         if reply.status == 503 {
             assert_eq!((refusal(reply), there), (refused(503, "TSR005"), 0), "{key}");
             assert!(reply.header("retry-after").is_some(), "{key}");
@@ -316,16 +316,16 @@ fn writes_that_wait_for_a_paused_primary_are_answered_when_it_goes_on() {
         }
         drop(sender);
         // The deadline passes in the queue: no response is sent before.
-        let late = stranger(&router).write_with(&keys[0], &SOON, &user(&keys[0], "late"));
+        let late = tokenless(&router).write_with(&keys[0], &SOON, &user(&keys[0], "late"));
         assert_eq!(refusal(&late), refused(504, "TSR004"), "{}", late.text());
-        assert!(receiver.try_recv().is_err(), "a paused primary answers nobody");
+        assert!(receiver.try_recv().is_err(), "a paused primary does not answer");
         drop(resume);
         receiver.into_iter().collect()
     });
     assert_eq!(answers.len(), keys.len());
     for (key, reply) in answers {
         assert_eq!(reply.status, 201, "{key}: {}", reply.text());
-        assert_eq!(stranger(&router).user_at(&key, "all").names, ["queued"], "{key}");
+        assert_eq!(tokenless(&router).user_at(&key, "all").names, ["queued"], "{key}");
     }
 }
 
@@ -338,18 +338,18 @@ fn a_write_whose_deadline_passes_in_the_queue_is_rejected_and_never_stored() {
     for n in 0..3 {
         let key = format!("late{n}");
         let began = Instant::now();
-        let reply = stranger(&router).write_with(&key, &SOON, &user(&key, "late"));
+        let reply = tokenless(&router).write_with(&key, &SOON, &user(&key, "late"));
         assert_eq!(refusal(&reply), refused(504, "TSR004"), "{}", reply.text());
         assert!(began.elapsed() >= Duration::from_millis(100), "before its deadline");
     }
     let rows: Vec<Value> =
         (0..3).map(|n| user(&format!("bulk{n}"), "late")["data"].clone()).collect();
     let body = json!({"table": "users", "records": rows});
-    let bulk = stranger(&router).send("POST", "/api/bulk-write", &SOON, Some(&body));
+    let bulk = tokenless(&router).send("POST", "/api/bulk-write", &SOON, Some(&body));
     assert!([207, 504].contains(&bulk.status), "{}", bulk.text());
     set(&router, "shard1-primary", "running");
     // This write is behind them in the same queue.
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     client.write_user("punctual", "in time");
     assert_eq!(client.all_names(), ["in time"]);
 }
@@ -362,17 +362,17 @@ fn a_delayed_primary_is_slow_and_reports_deadlines_truthfully() {
     let [slow, quick, _] = three_keys(&router);
     delay(&router, "shard1-primary", DELAY_MS);
     let began = Instant::now();
-    stranger(&router).write_user(&slow, "slow");
+    tokenless(&router).write_user(&slow, "slow");
     assert!(began.elapsed() >= Duration::from_millis(DELAY_MS), "it was not delayed");
-    stranger(&router).write_user(&quick, "quick");
+    tokenless(&router).write_user(&quick, "quick");
 
-    let hurried = stranger(&router).write_with(&slow, &SOON, &user(&slow, "hurried"));
+    let hurried = tokenless(&router).write_with(&slow, &SOON, &user(&slow, "hurried"));
     assert_eq!((hurried.status, &*hurried.code()), (504, "TSR004"), "{}", hurried.text());
     delay(&router, "shard1-primary", 0);
     // This write is behind the slow one in the same queue, so afterwards the outcome of the slow
     // one is decided.
-    stranger(&router).write_user(&keys_on(&router, "shard1", 2)[1], "next");
-    let name = stranger(&router).user_at(&slow, "all").names.remove(0);
+    tokenless(&router).write_user(&keys_on(&router, "shard1", 2)[1], "next");
+    let name = tokenless(&router).user_at(&slow, "all").names.remove(0);
     match hurried.json()["outcome"].as_str().unwrap() {
         "rejected" => assert_eq!(name, "slow"),
         outcome => assert_eq!(outcome, "unknown", "{name}"),

@@ -34,7 +34,7 @@ fn slots_of(runs: &Value) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn a_placement_on_paper_has_the_owners_of_all_slots_before_and_after_a_change() {
+fn a_simulated_placement_has_the_owners_of_all_slots_before_and_after_a_change() {
     let router = Router::shared();
     for placement in ["even", "weighted", "modulo", "ring:8", "rendezvous", "jump", "rebalance"] {
         for change in ["add", "add:3", "remove:shard2", "weight:shard1=2"] {
@@ -217,7 +217,7 @@ fn the_experiment_about_levels_runs_on_a_cluster_that_leaves_nothing_behind() {
     let answer = reply.json();
     assert_eq!((&answer["shards"], &answer["replicas"]), (&json!(3), &json!(1)));
     let levels = answer["levels"].as_array().unwrap();
-    let told: Vec<_> = levels
+    let reported: Vec<_> = levels
         .iter()
         .map(|one| {
             let number = |name: &str| one[name].as_u64().unwrap();
@@ -233,7 +233,7 @@ fn the_experiment_about_levels_runs_on_a_cluster_that_leaves_nothing_behind() {
         (1, "quorum", 0, 6),
         (1, "all", 0, 6),
     ];
-    assert_eq!(told, expected, "{answer}");
+    assert_eq!(reported, expected, "{answer}");
     assert!(levels[0]["write_p50_ms"].as_f64().unwrap() > 0.0);
     assert_eq!(levels[5]["write_p50_ms"], Value::Null);
     assert!(levels[5]["first_refusal"].is_string());
@@ -263,7 +263,7 @@ fn one_experiment_runs_at_a_time_and_ends_with_its_client() {
 }
 
 #[test]
-fn an_experiment_that_cannot_be_made_says_so_without_naming_folders() {
+fn an_experiment_that_fails_to_start_is_reported_without_naming_folders() {
     let folder = crate::folders::temporary();
     let gone = folder.path().join("gone");
     let router = with_temporary(&gone);

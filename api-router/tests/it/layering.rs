@@ -228,7 +228,7 @@ fn the_router_knows_no_sql_and_the_domain_no_http() {
 }
 
 #[test]
-fn every_file_says_what_it_is_and_stays_short() {
+fn every_file_has_a_module_comment_and_stays_short() {
     for package in ["api-router", "shard-manager", "analytics", "loadtest"] {
         for file in sources(&root().join(package)) {
             let text = fs::read_to_string(&file).unwrap();

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::backend::is_servers;
 use crate::client::{
-    Client, Seen, delay, keys_on, lab, refusal, refused, set, set_replicas, settle, stranger,
-    three_keys, user, user_op,
+    Client, Seen, delay, keys_on, lab, refusal, refused, set, set_replicas, settle, three_keys,
+    tokenless, user, user_op,
 };
 use crate::harness::{Reply, Router};
 
@@ -17,7 +17,7 @@ fn soon(level: &str) -> [(&str, &str); 2] {
 }
 
 fn write_at(router: &Router, level: &str, key: &str, name: &str) -> Reply {
-    stranger(router).write_with(key, &[("x-consistency", level)], &user(key, name))
+    tokenless(router).write_with(key, &[("x-consistency", level)], &user(key, name))
 }
 
 /// Checks a row that is stored, but not at the requested level: the body says so, and the response
@@ -47,18 +47,18 @@ fn every_level_works_with_any_number_of_replicas() {
             for (op, status) in [("insert", 201), ("update", 200), ("upsert", 200)] {
                 let body = user_op(op, &key, op);
                 let headers = [("x-consistency", level)];
-                let reply = stranger(&router).write_with(&key, &headers, &body);
+                let reply = tokenless(&router).write_with(&key, &headers, &body);
                 assert_eq!(reply.status, status, "{level} {replicas}: {}", reply.text());
                 assert_eq!(reply.header("x-served-by"), Some("primary"));
                 for strong in ["quorum", "all"] {
-                    assert_eq!(stranger(&router).user_at(&key, strong).names, [op], "{strong}");
+                    assert_eq!(tokenless(&router).user_at(&key, strong).names, [op], "{strong}");
                 }
             }
             let keys: Vec<String> = (0..30).map(|n| format!("{level}{n}")).collect();
             let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            stranger(&router).write_users(&keys, "bulk", level);
-            assert_eq!(stranger(&router).user_at(keys[29], "all").names, ["bulk"]);
-            assert_eq!(stranger(&router).user_at(&key, "all").served_by, "primary");
+            tokenless(&router).write_users(&keys, "bulk", level);
+            assert_eq!(tokenless(&router).user_at(keys[29], "all").names, ["bulk"]);
+            assert_eq!(tokenless(&router).user_at(&key, "all").served_by, "primary");
         }
     }
 }
@@ -75,12 +75,12 @@ fn a_write_at_all_is_on_every_replica_when_it_is_answered() {
         let name = format!("n{n}");
         assert!(write_at(&router, "all", "k", &name).status < 300);
         for _ in 0..20 {
-            assert_eq!(stranger(&router).user("k"), Seen::by("replica", &[&name]));
+            assert_eq!(tokenless(&router).user("k"), Seen::by("replica", &[&name]));
         }
         let bulk = format!("bulk{n}");
-        stranger(&router).write_users(&["a", "b", "c"], &bulk, "all");
+        tokenless(&router).write_users(&["a", "b", "c"], &bulk, "all");
         for key in ["a", "b", "c"] {
-            assert_eq!(stranger(&router).user(key), Seen::by("replica", &[&bulk]));
+            assert_eq!(tokenless(&router).user(key), Seen::by("replica", &[&bulk]));
         }
     }
 }
@@ -96,7 +96,7 @@ fn a_write_at_quorum_is_on_a_majority_when_it_is_answered() {
         let name = format!("n{n}");
         assert_eq!(write_at(&router, "quorum", "k", &name).status, 200);
         set(&router, "shard1-replica2", "cut");
-        assert_eq!(stranger(&router).user("k"), Seen::by("replica", &[&name]));
+        assert_eq!(tokenless(&router).user("k"), Seen::by("replica", &[&name]));
         // The replica applies nothing, cut off or paused.
         set(&router, "shard1-replica2", "paused");
     }
@@ -111,16 +111,16 @@ fn a_write_that_is_not_confirmed_in_time_reports_its_level() {
     set(&router, "shard1-replica2", "paused");
     // One of the two replicas must confirm the write within this time.
     let headers = [("x-consistency", "all"), ("x-deadline-ms", "2500")];
-    let reply = stranger(&router).write_with(&key, &headers, &user(&key, "at quorum"));
+    let reply = tokenless(&router).write_with(&key, &headers, &user(&key, "at quorum"));
     assert_unconfirmed(&reply, "all", "quorum");
     assert_eq!(reply.json()["shard"], "shard1");
     set(&router, "shard1-replica1", "paused");
     for (level, op) in [("all", "update"), ("quorum", "delete")] {
-        let reply = stranger(&router).write_with(&key, &soon(level), &user_op(op, &key, op));
+        let reply = tokenless(&router).write_with(&key, &soon(level), &user_op(op, &key, op));
         assert_unconfirmed(&reply, level, "one");
     }
     let body = user_op("insert", &key, "at one");
-    let reply = stranger(&router).write_with(&key, &soon("all"), &body);
+    let reply = tokenless(&router).write_with(&key, &soon("all"), &body);
     assert_unconfirmed(&reply, "all", "one");
 
     // The row is on the primary, and a client with the token of the problem sees it.
@@ -133,7 +133,7 @@ fn a_write_that_is_not_confirmed_in_time_reports_its_level() {
     set_replicas(&router, "running");
     assert_eq!(write_at(&router, "all", &key, "everywhere").status, 200);
     for _ in 0..20 {
-        assert_eq!(stranger(&router).user(&key), Seen::by("replica", &["everywhere"]));
+        assert_eq!(tokenless(&router).user(&key), Seen::by("replica", &["everywhere"]));
     }
 }
 
@@ -145,7 +145,7 @@ fn a_write_that_its_primary_refuses_is_rejected_at_every_level() {
     assert_eq!(write_at(&router, "all", "k", "N").status, 201);
     set_replicas(&router, "paused");
     for level in ["one", "quorum", "all"] {
-        let mut client = stranger(&router);
+        let mut client = tokenless(&router);
         let reply = client.write_with("k", &soon(level), &user_op("insert", "k", "no"));
         assert_eq!(refusal(&reply), refused(409, "TSR301"), "{level}");
         let reply = client.write_with("x", &soon(level), &user_op("update", "x", "no"));
@@ -158,26 +158,26 @@ fn with_too_few_replicas_connected_a_write_is_refused_before_it_is_stored() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1"]);
     assert_eq!(write_at(&router, "all", "k", "old").status, 201);
-    let before = stranger(&router).read_with(Some("k"), &[], "table=users").json();
+    let before = tokenless(&router).read_with(Some("k"), &[], "table=users").json();
     set_replicas(&router, "cut");
     for level in ["quorum", "all"] {
         for body in [user("k", "no"), user_op("delete", "k", ""), user_op("insert", "x", "no")] {
             let key = body["data"]["user_id"].as_str().unwrap();
-            let reply = stranger(&router).write_with(key, &[("x-consistency", level)], &body);
+            let reply = tokenless(&router).write_with(key, &[("x-consistency", level)], &body);
             assert_eq!(refusal(&reply), refused(503, "TSR201"), "{level}: {}", reply.text());
             assert!(reply.header("retry-after").is_some(), "{level}");
             assert_eq!(reply.json()["shard"], "shard1");
         }
         assert_primary_alone(&router, "k", level, &["old"]);
     }
-    let after = stranger(&router).read_with(Some("k"), &[], "table=users").json();
+    let after = tokenless(&router).read_with(Some("k"), &[], "table=users").json();
     assert_eq!(after["data"], before["data"], "also its version");
     assert_primary_alone(&router, "x", "all", &[]);
     assert_eq!(write_at(&router, "one", "k", "new").status, 200);
     set_replicas(&router, "running");
     settle(&router);
-    assert_eq!(stranger(&router).user_at("x", "all").names, Vec::<String>::new());
-    assert_eq!(stranger(&router).user("k").names, ["new"]);
+    assert_eq!(tokenless(&router).user_at("x", "all").names, Vec::<String>::new());
+    assert_eq!(tokenless(&router).user("k").names, ["new"]);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn a_majority_is_enough_for_quorum_and_not_for_all() {
     assert_eq!(write_at(&router, "quorum", "k", "at quorum").status, 201);
     let reply = write_at(&router, "all", "k", "no");
     assert_eq!(refusal(&reply), refused(503, "TSR201"), "{}", reply.text());
-    assert_eq!(stranger(&router).user_at("k", "all").names, ["at quorum"]);
+    assert_eq!(tokenless(&router).user_at("k", "all").names, ["at quorum"]);
     set(&router, "shard1-replica2", "cut");
     for level in ["quorum", "all"] {
         let reply = write_at(&router, level, "k", "no");
@@ -202,10 +202,10 @@ fn a_majority_is_enough_for_quorum_and_not_for_all() {
 fn assert_primary_alone(router: &Router, key: &str, level: &str, names: &[&str]) {
     if is_servers() {
         let headers = [("x-consistency", level), ("x-deadline-ms", "1000")];
-        let reply = stranger(router).read_with(Some(key), &headers, "table=users");
+        let reply = tokenless(router).read_with(Some(key), &headers, "table=users");
         assert!(["TSR201", "TSR004"].contains(&&*reply.code()), "{}", reply.text());
     } else {
-        assert_eq!(stranger(router).user_at(key, level), Seen::by("primary", names));
+        assert_eq!(tokenless(router).user_at(key, level), Seen::by("primary", names));
     }
 }
 
@@ -215,17 +215,17 @@ fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     let [key, ..] = three_keys(&router);
-    stranger(&router).write_users(&[&key], "old", "all");
+    tokenless(&router).write_users(&[&key], "old", "all");
     set_replicas(&router, "behind");
     for n in 0..5 {
         let name = format!("n{n}");
-        stranger(&router).write_user(&key, &name);
-        assert_eq!(stranger(&router).user_at(&key, "quorum"), Seen::by("primary", &[&name]));
-        assert_eq!(stranger(&router).user_at(&key, "all"), Seen::by("primary", &[&name]));
-        assert_eq!(stranger(&router).user(&key), Seen::by("replica", &["old"]));
+        tokenless(&router).write_user(&key, &name);
+        assert_eq!(tokenless(&router).user_at(&key, "quorum"), Seen::by("primary", &[&name]));
+        assert_eq!(tokenless(&router).user_at(&key, "all"), Seen::by("primary", &[&name]));
+        assert_eq!(tokenless(&router).user(&key), Seen::by("replica", &["old"]));
         for level in ["quorum", "all"] {
             let headers = [("x-consistency", level)];
-            let reply = stranger(&router).read_with(None, &headers, "table=users");
+            let reply = tokenless(&router).read_with(None, &headers, "table=users");
             assert_eq!(Seen::of(&reply).names, [&*name], "{level}");
         }
     }
@@ -235,8 +235,8 @@ fn a_read_at_quorum_sees_all_that_was_acknowledged_before_it_began() {
     }
     for n in 0..20 {
         let name = format!("m{n}");
-        stranger(&router).write_user(&key, &name);
-        assert_eq!(stranger(&router).user_at(&key, "quorum").names, [name]);
+        tokenless(&router).write_user(&key, &name);
+        assert_eq!(tokenless(&router).user_at(&key, "quorum").names, [name]);
     }
 }
 
@@ -247,9 +247,9 @@ fn what_was_read_at_a_higher_level_stays_seen_at_level_one() {
     let router = lab(&["--shards", "1"]);
     assert_eq!(write_at(&router, "all", "k", "old").status, 201);
     set_replicas(&router, "behind");
-    stranger(&router).write_user("k", "new");
+    tokenless(&router).write_user("k", "new");
     for level in ["quorum", "all"] {
-        let mut reader = stranger(&router);
+        let mut reader = tokenless(&router);
         assert_eq!(reader.user_at("k", level).names, ["new"]);
         assert_eq!(reader.user_at("k", "one"), Seen::by("primary", &["new"]));
     }
@@ -262,10 +262,10 @@ fn half_confirmed(router: &Router, headers: &[(&str, &str)]) -> (Reply, Vec<Stri
     let rows: Vec<Value> =
         well.iter().chain(&ill).map(|key| user(key, "bulk")["data"].clone()).collect();
     let body = json!({"table": "users", "records": rows});
-    let reply = stranger(router).send("POST", "/api/bulk-write", headers, Some(&body));
+    let reply = tokenless(router).send("POST", "/api/bulk-write", headers, Some(&body));
     assert_eq!(reply.status, 207, "{}", reply.text());
     for key in &well {
-        assert_eq!(stranger(router).user_at(key, "all").names, ["bulk"], "{key}");
+        assert_eq!(tokenless(router).user_at(key, "all").names, ["bulk"], "{key}");
     }
     (reply, ill)
 }
@@ -301,12 +301,12 @@ fn rows_of_a_bulk_write_are_refused_where_too_few_replicas_are_connected() {
     set(&router, "shard2-replica1", "running");
     settle(&router);
     for key in ill {
-        assert_eq!(stranger(&router).user_at(&key, "all").names, Vec::<String>::new(), "{key}");
+        assert_eq!(tokenless(&router).user_at(&key, "all").names, Vec::<String>::new(), "{key}");
     }
 }
 
 #[test]
-fn rows_of_a_bulk_write_that_are_not_confirmed_in_time_say_that_they_are_stored() {
+fn rows_of_a_bulk_write_that_are_not_confirmed_in_time_are_reported_as_stored() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     set(&router, "shard2-replica1", "paused");
@@ -327,8 +327,8 @@ fn a_level_that_there_is_not_is_refused_on_writes_as_on_reads() {
         let reply = write_at(&router, level, "k", "no");
         assert_eq!(refusal(&reply), refused(400, "TSR113"), "{level}: {}", reply.text());
         let headers = [("x-consistency", level)];
-        let reply = stranger(&router).read_with(Some("k"), &headers, "table=users");
+        let reply = tokenless(&router).read_with(Some("k"), &headers, "table=users");
         assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{level}: {}", reply.text());
     }
-    assert_eq!(stranger(&router).user_at("k", "all").names, Vec::<String>::new());
+    assert_eq!(tokenless(&router).user_at("k", "all").names, Vec::<String>::new());
 }

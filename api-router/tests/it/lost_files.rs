@@ -31,11 +31,16 @@ fn used(data: &Path, flags: &[&str]) -> Router {
 
 /// Repeats the request until health reports the expected state.
 fn await_health(router: &Router, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    await_told(router, "/api/health", what, is_so)
+    await_response(router, "/api/health", what, is_so)
 }
 
 /// Repeats a request until its response is as expected.
-fn await_told(router: &Router, path: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+fn await_response(
+    router: &Router,
+    path: &str,
+    what: &str,
+    is_so: impl Fn(&Value) -> bool,
+) -> Value {
     let began = Instant::now();
     loop {
         let reported = router.get(path).json();
@@ -75,7 +80,7 @@ fn check_lost(router: &Router, reason: &str) {
     assert!(made.status >= 400, "{}", made.text());
     assert_eq!(router.read("ada", "table=users").json()["count"], 1);
     let reported = "/metrics/shards/0/nodes/0/reasons";
-    await_told(router, "/api/analytics/metrics", "told in the figures", |figures| {
+    await_response(router, "/api/analytics/metrics", "reported in the metrics", |figures| {
         figures.pointer(reported).is_some_and(|reported| reported.to_string().contains(reason))
     });
 }
@@ -119,7 +124,7 @@ fn no_write_is_acknowledged_that_is_in_a_removed_file() {
         assert!(["unknown", "rejected"].contains(&&*outcome), "{removed}: {}", reply.text());
         check_refused(&reply, &outcome, "removed or replaced");
         check_lost(&router, "removed or replaced");
-        assert!(!data.join(removed).exists(), "nobody made {removed} anew");
+        assert!(!data.join(removed).exists(), "{removed} was not created again");
     }
 }
 
@@ -171,7 +176,7 @@ fn a_removed_catalog_is_reported_while_writes_go_on() {
     let health = await_health(&router, "degraded", |health| health["status"] == "degraded");
     assert!(trouble(&health).contains("catalog"), "{health}");
     assert_eq!(router.write_user("eve", "Eve").status, 201);
-    assert!(!catalog.exists(), "nobody made an empty one");
+    assert!(!catalog.exists(), "an empty one was not created");
     fs::rename(&moved, &catalog).unwrap();
     await_health(&router, "well again", |health| health["status"] == "ok");
 }

@@ -101,6 +101,7 @@ mod rebalances_watched;
 mod redis;
 mod replicas;
 mod request_hints;
+mod requests_across_moves;
 #[cfg(not(feature = "sabotage"))]
 mod sabotage;
 mod scrape;

@@ -111,7 +111,7 @@ fn the_counts_are_those_of_the_requests_made() {
 }
 
 #[test]
-fn who_asks_a_router_for_alerts_is_told_who_tells_them() {
+fn a_router_without_alerts_refers_to_the_analytics_service() {
     let router = Router::start();
     for path in ["/api/analytics/alerts", "/api/analytics/alerts/"] {
         let reply = router.get(path);

@@ -82,7 +82,7 @@ fn an_address_of_a_store_is_shown_without_its_secret() {
 }
 
 #[test]
-fn the_file_may_say_it_in_a_section() {
+fn the_configuration_file_has_a_section_for_the_store() {
     let folder = folder();
     write(folder.path(), "tessera.toml", "[analytics]\nrecord = \"on\"\nstore = \"figures.db\"\n");
     let shown = shown(bare_command(folder.path()));

@@ -99,7 +99,7 @@ fn an_event_has_the_content_of_the_json() {
 }
 
 #[test]
-fn whoever_watches_sees_the_next_requests() {
+fn a_stream_shows_the_next_requests() {
     let router = Router::start();
     let mut viewer = Viewer::of(&router, "");
     assert_eq!(viewer.figures()["total"], 0);

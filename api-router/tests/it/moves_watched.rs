@@ -92,7 +92,7 @@ fn the_metrics_show_a_move_and_count_its_rows_and_its_end() {
 }
 
 #[test]
-fn a_move_tells_how_far_its_copy_is_behind_and_so_do_the_metrics() {
+fn a_move_and_the_metrics_report_the_lag_of_its_copy() {
     files_only!(WHY);
     let router = Router::start_with(OPERATE);
     assert_eq!(router.write_user("ada", "Ada").status, 201);

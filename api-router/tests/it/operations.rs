@@ -160,7 +160,7 @@ fn last_words(router: &Router) -> Option<(u16, String)> {
 
 /// A test on a slow machine may miss that response once, but not each time.
 #[test]
-fn a_router_that_is_about_to_end_says_so_before_it_stops_listening() {
+fn a_router_that_stops_is_not_ready_before_it_stops_listening() {
     let said = (0..3).find_map(|_| {
         let mut router = Router::start();
         let said = last_words(&router);
@@ -423,7 +423,7 @@ fn the_log_has_no_key_and_no_value() {
         let text = fs::read_to_string(log).unwrap();
         assert!(text.contains("the-late-one"), "a server's error is logged: {text}");
         let reported: Vec<&str> = text.lines().filter(|line| line.contains("canary")).collect();
-        assert!(reported.is_empty(), "--log {level} tells {reported:#?}");
+        assert!(reported.is_empty(), "--log {level} logs {reported:#?}");
     }
 }
 

@@ -100,7 +100,7 @@ fn walk(router: &Router, query: &str, mut each: impl FnMut(&Value)) -> Vec<Strin
 }
 
 #[test]
-fn pages_by_cursor_are_the_whole_and_the_last_one_says_so() {
+fn pages_by_cursor_contain_all_rows_and_the_last_one_has_no_cursor() {
     for shards in ["1", "8"] {
         let router = Router::start_with(&["--shards", shards]);
         with_orders(&router, 40);
@@ -238,7 +238,7 @@ fn offset_passes_over_rows_of_the_whole_not_of_each_shard() {
 }
 
 #[test]
-fn count_exact_tells_how_many_rows_meet_the_filters_whatever_the_page() {
+fn count_exact_is_the_number_of_rows_that_meet_the_filters_whatever_the_page() {
     let router = Router::shared();
     with_orders(&router, 40);
     let prefer = [("prefer", "count=exact")];
@@ -308,7 +308,7 @@ fn a_shard_that_cannot_answer_is_an_error_unless_a_part_is_welcome() {
 }
 
 #[test]
-fn a_primary_that_is_cut_off_takes_no_writes_and_health_says_so() {
+fn a_primary_that_is_cut_off_takes_no_writes_and_is_reported_by_health() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = lab(&["--shards", "1"]);
     router.write_user("ada", "Ada");

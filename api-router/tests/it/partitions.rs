@@ -15,7 +15,7 @@ use crate::moves::until;
 
 const KEYSPACE: &str = "list(partition_key):A=30,B=20,C=15,D=25,E=10";
 const PLACEMENT: &str = "partitions:A=30>shard1,B=20>shard1,C=15>shard3,D=25>shard2,E=10>shard3";
-const FLAGS: [&str; 5] = ["--keyspace", KEYSPACE, "--placement", PLACEMENT, "--operate"];
+pub(crate) const FLAGS: [&str; 5] = ["--keyspace", KEYSPACE, "--placement", PLACEMENT, "--operate"];
 const SHARDS: [(&str, &str); 5] =
     [("A", "shard1"), ("B", "shard1"), ("C", "shard3"), ("D", "shard2"), ("E", "shard3")];
 const WHY: &str = "Citus is one shard to Tessera, and several are needed";
@@ -141,7 +141,7 @@ fn the_same_id_in_two_partitions_is_two_rows_and_a_key_is_read_in_all_of_them() 
 }
 
 #[test]
-fn a_write_without_its_partition_or_with_an_unknown_one_is_refused_and_says_which_there_are() {
+fn a_write_without_its_partition_or_with_an_unknown_one_is_refused_with_the_known_ones() {
     not_on_citus!(WHY);
     let router = Router::start_with(&FLAGS);
     made(&router.write("ada", &user("ada", "A")));

@@ -149,8 +149,8 @@ fn every_code_is_produced_or_needs_a_fault() {
     let needing = needing_more();
     assert_eq!(produced.union(&needing).copied().collect::<BTreeSet<_>>(), all);
     assert!(produced.is_disjoint(&needing));
-    let told = tests_of_them();
-    needing.iter().for_each(|code| assert!(told.contains(code), "{code} is produced nowhere"));
+    let shown = tests_of_them();
+    needing.iter().for_each(|code| assert!(shown.contains(code), "{code} is produced nowhere"));
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn without_an_order_rows_come_by_slot_and_key_whatever_the_number_of_shards() {
 }
 
 #[test]
-fn a_read_without_a_limit_gives_a_hundred_rows() {
+fn a_read_without_a_limit_returns_a_hundred_rows() {
     let router = Router::shared();
     let records: Vec<Value> = (0..120)
         .map(|n| json!({"user_id": format!("u{n:03}"), "name": "N", "email": "e"}))

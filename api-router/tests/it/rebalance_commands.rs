@@ -3,12 +3,13 @@
 
 use serde_json::{Value, json};
 
-use crate::backend::{is_servers, not_on_citus};
+use crate::backend::{files_only, is_servers, not_on_citus};
 use crate::commands::{Ended, run};
 use crate::folders;
 use crate::harness::{Router, eventually};
 use crate::moves::OPERATE;
 use crate::new_databases::new_url;
+use crate::rebalances::{begin, join};
 
 const NOWHERE: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
 const WHY: &str = "Citus places rows itself";
@@ -102,7 +103,27 @@ fn check_stopped(dir: &str) {
 }
 
 #[test]
-fn a_cluster_on_paper_is_planned_without_a_cluster() {
+fn a_plan_on_stopped_files_names_the_rebalance_in_progress_and_no_replicas() {
+    files_only!("a cluster is stopped and its files are read");
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    let mut router = Router::start_in(&data, OPERATE);
+    join(&router, "shard4");
+    let begun = begin(&router, "/api/rebalance", &json!({}));
+    let id = begun["id"].as_str().unwrap();
+    let paused = router.send("POST", &format!("/api/rebalance/{id}/pause"), &[], None);
+    assert_eq!(paused.status, 200, "{}", paused.text());
+    router.end();
+    let dir = data.to_str().unwrap();
+    let plan = run(&["rebalance", "--dry-run", "--json", "--data-dir", dir], "").json(0);
+    let refusals = plan["refusals"].as_array().unwrap();
+    assert_eq!(refusals.len(), 1, "{plan}");
+    let refusal = refusals[0].as_str().unwrap();
+    assert!(refusal.contains(id) && refusal.contains("goes on"), "{refusal}");
+}
+
+#[test]
+fn a_hypothetical_cluster_is_planned_without_a_cluster() {
     let plan = run(&["rebalance", "--simulate", "shards=1000,add=1,bytes=10T", "--json"], "");
     let plan = plan.json(0);
     for (member, value) in [("slots", 16), ("moves", 16), ("givers", 16), ("shards_after", 1_001)] {

@@ -16,9 +16,12 @@ fn epoch(router: &Router) -> u64 {
 }
 
 #[test]
-fn a_plan_tells_what_moves_and_binds_the_rebalance_by_its_epoch() {
+fn a_plan_lists_the_moves_and_binds_the_rebalance_by_its_epoch() {
     not_on_citus!(WHY);
     let router = Router::start_with(OPERATE);
+    for number in 0..60 {
+        assert_eq!(router.write_user(&format!("user{number}"), "a name").status, 201);
+    }
     join(&router, "shard4");
     let before = owners(&router);
     let plan = eventually("the replicas follow", || {
@@ -38,6 +41,11 @@ fn a_plan_tells_what_moves_and_binds_the_rebalance_by_its_epoch() {
     assert!((1.3..1.4).contains(&plan["skew_before"].as_f64().unwrap()), "{plan}");
     assert!(plan["bytes"].as_u64() >= Some(1) && plan["seconds"].as_f64() > Some(0.0), "{plan}");
     let moves = plan["moves"].as_array().unwrap();
+    assert!(plan["seconds"].as_f64() >= Some(0.6 * moves.len() as f64), "{plan}");
+    let rows: u64 = moves.iter().map(|step| step["rows"].as_u64().unwrap()).sum();
+    assert_eq!(plan["rows"], rows, "{plan}");
+    // Servers estimate their rows later.
+    assert!(is_servers() || (12..=15).contains(&rows), "a quarter of each shard: {plan}");
     assert!(moves.iter().all(|step| step["to"] == "shard4"), "{plan}");
     assert!(moves.iter().all(|step| step["slot_count"].as_u64() <= Some(64)), "{plan}");
     let newcomer = &plan["shards"][3];
@@ -62,7 +70,7 @@ fn a_plan_tells_what_moves_and_binds_the_rebalance_by_its_epoch() {
 }
 
 #[test]
-fn a_placement_that_moves_most_slots_says_so_and_offers_slots() {
+fn a_placement_that_moves_most_slots_has_a_warning_that_proposes_slots() {
     not_on_citus!(WHY);
     let router = Router::start_with(OPERATE);
     join(&router, "shard4");
@@ -173,6 +181,29 @@ fn without_the_flag_no_rebalance_begins_and_rebalances_are_listed() {
         assert!([404, 405].contains(&reply.status), "{}", reply.text());
         assert!(reply.text().contains("--operate"), "{}", reply.text());
     }
+}
+
+#[test]
+fn a_plan_names_the_rebalance_in_progress_as_a_reason_why_it_cannot_begin() {
+    not_on_citus!(WHY);
+    let router = Router::start_with(OPERATE);
+    join(&router, "shard4");
+    let begun = begin(&router, "/api/rebalance", &json!({"keep": 0}));
+    let id = begun["id"].as_str().unwrap();
+    let order = |name: &str| {
+        let reply = router.send("POST", &format!("/api/rebalance/{id}/{name}"), &[], None);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    };
+    order("pause");
+    for path in ["/api/rebalance", "/api/shards/shard2/drain"] {
+        let plan = post(&router, path, &json!({"dry_run": true}));
+        assert_eq!(plan.status, 200, "{}", plan.text());
+        let refusal = plan.json()["refusals"][0].as_str().unwrap().to_owned();
+        assert!(refusal.contains(id) && refusal.contains("goes on"), "{path}: {refusal}");
+    }
+    order("cancel");
+    until(&router, &begun, "cancelled");
+    plan(&router, &json!({"dry_run": true}));
 }
 
 /// Returns the plan of a rebalance that could begin now.

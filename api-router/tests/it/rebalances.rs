@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::backend::{files_only, is_servers, not_on_citus};
+use crate::backend::{is_servers, not_on_citus};
 use crate::client::refusal;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
@@ -356,7 +356,7 @@ fn planned(before: &[String], plan: &Value) -> Vec<String> {
 
 #[test]
 fn a_rebalance_that_is_killed_after_each_of_its_moves_ends_with_the_map_of_its_plan() {
-    files_only!("the router of a cluster of files is killed and started again");
+    not_on_citus!(WHY);
     let folder = folders::temporary();
     let data = folder.path().join("data");
     let mut router = Router::start_in(&data, OPERATE);
@@ -408,8 +408,8 @@ fn a_shard_whose_slots_are_kept_retires_only_after_that() {
     let begun = begin(&router, "/api/shards/shard2/drain", &json!({"keep": 600}));
     let waiting = progress(&router, &begun, "all slots have moved", |shown| {
         assert!(shown["ended_at"].is_null(), "{shown}");
-        let told = shown["reason"].as_str().is_some_and(|reason| reason.contains("still kept"));
-        shown["slots_moved"] == 1_024 && told
+        let reported = shown["reason"].as_str().is_some_and(|reason| reason.contains("still kept"));
+        shown["slots_moved"] == 1_024 && reported
     });
     assert_eq!(waiting["stalled"], false);
     assert_eq!(state(&router, "shard2"), "draining");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{files_only, is_servers};
 use crate::client::{
-    Seen, keys_on, lab, replicas, set, set_replicas, settle, stranger, three_keys, user, user_op,
+    Seen, keys_on, lab, replicas, set, set_replicas, settle, three_keys, tokenless, user, user_op,
 };
 use crate::harness::{PATIENCE, Reply, Router};
 
@@ -21,7 +21,7 @@ const TABLES: [&str; 5] = ["users", "orders", "products", "transactions", "kv"];
 /// them.
 fn rows(router: &Router, table: &str, level: &str) -> (String, String) {
     let query = format!("table={table}&select=*,slot,shard_key&limit=1000");
-    let reply = stranger(router).read_with(None, &[("x-consistency", level)], &query);
+    let reply = tokenless(router).read_with(None, &[("x-consistency", level)], &query);
     assert_eq!(reply.status, 200, "{table}: {}", reply.text());
     let text = reply.text();
     let (start, end) = (text.find("\"data\":").unwrap(), text.rfind(",\"count\":").unwrap());
@@ -41,7 +41,7 @@ pub(crate) fn assert_replicas_equal(router: &Router) {
 
 /// Writes rows of every table and type with every operation, singly and in bulk.
 fn write_all_kinds(router: &Router, tag: &str) {
-    let mut client = stranger(router);
+    let mut client = tokenless(router);
     let id = |n: usize| format!("{tag}-{n}");
     let users: Vec<Value> = (0..40).map(|n| user(&id(n), "bulk")["data"].clone()).collect();
     let body = json!({"table": "users", "records": users});
@@ -126,19 +126,19 @@ fn reads_are_served_by_a_replica_and_writes_by_the_primary() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = Router::start();
     let [a, b, c] = three_keys(&router);
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     let bulk = client.write_users(&[&a, &b, &c], "N", "all");
     assert_eq!(bulk.header("x-served-by"), Some("primary"));
     let level = [("x-consistency", "all")];
     let written = client.write_with(&a, &level, &user(&a, "Ada"));
     assert_eq!((written.status, written.header("x-served-by")), (200, Some("primary")));
     assert_eq!(client.user(&a), Seen::by("replica", &["Ada"]));
-    assert_eq!(stranger(&router).user(&a), Seen::by("replica", &["Ada"]));
-    assert_eq!(stranger(&router).user_at(&a, "one"), Seen::by("replica", &["Ada"]));
-    assert_eq!(stranger(&router).user_at(&a, "all"), Seen::by("primary", &["Ada"]));
-    let scatter = Seen::of(&stranger(&router).read_with(None, &[], "table=users"));
+    assert_eq!(tokenless(&router).user(&a), Seen::by("replica", &["Ada"]));
+    assert_eq!(tokenless(&router).user_at(&a, "one"), Seen::by("replica", &["Ada"]));
+    assert_eq!(tokenless(&router).user_at(&a, "all"), Seen::by("primary", &["Ada"]));
+    let scatter = Seen::of(&tokenless(&router).read_with(None, &[], "table=users"));
     assert_eq!((&*scatter.served_by, scatter.names.len()), ("replica", 3));
-    let scatter = Seen::of(&stranger(&router).read_with(None, &level, "table=users"));
+    let scatter = Seen::of(&tokenless(&router).read_with(None, &level, "table=users"));
     assert_eq!((&*scatter.served_by, scatter.names.len()), ("primary", 3));
 }
 
@@ -169,7 +169,7 @@ fn three_at_different_rows() -> Router {
     let router = lab(&["--shards", "1", "--replicas", "3"]);
     let write = |n: u32, level: &str| {
         let body = user("k", &format!("row {n}"));
-        let reply = stranger(&router).write_with("k", &[("x-consistency", level)], &body);
+        let reply = tokenless(&router).write_with("k", &[("x-consistency", level)], &body);
         assert!(reply.status < 300, "{}", reply.text());
     };
     write(1, "all");
@@ -179,7 +179,7 @@ fn three_at_different_rows() -> Router {
     set(&router, "shard1-replica2", "paused");
     write(3, "one");
     let began = Instant::now();
-    while stranger(&router).user("k") != Seen::by("replica", &["row 3"]) {
+    while tokenless(&router).user("k") != Seen::by("replica", &["row 3"]) {
         assert!(began.elapsed() < PATIENCE, "the third replica does not follow");
     }
     set(&router, "shard1-replica3", "paused");
@@ -189,7 +189,7 @@ fn three_at_different_rows() -> Router {
 
 /// Returns the distinct results of many reads without a session token.
 fn many_reads(router: &Router) -> BTreeSet<(String, String)> {
-    let reads = (0..120).map(|_| stranger(router).user("k"));
+    let reads = (0..120).map(|_| tokenless(router).user("k"));
     reads.map(|mut seen| (seen.served_by.clone(), seen.names.remove(0))).collect()
 }
 
@@ -227,7 +227,7 @@ fn reads_take_turns_over_the_replicas_that_are_connected() {
 /// again.
 fn await_served_by(router: &Router, key: &str, role: &str) {
     let began = Instant::now();
-    while stranger(router).user(key).served_by != role {
+    while tokenless(router).user(key).served_by != role {
         assert!(began.elapsed() < PATIENCE, "never served by a {role}");
         std::thread::yield_now();
     }
@@ -238,15 +238,15 @@ fn without_a_replica_that_is_connected_the_primary_serves() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&[]);
     let [a, b, c] = three_keys(&router);
-    stranger(&router).write_users(&[&a, &b, &c], "N", "all");
+    tokenless(&router).write_users(&[&a, &b, &c], "N", "all");
     set(&router, "shard1-replica1", "cut");
-    stranger(&router).write_user(&a, "new");
-    assert_eq!(stranger(&router).user(&a), Seen::by("primary", &["new"]));
-    assert_eq!(stranger(&router).user(&b), Seen::by("replica", &["N"]));
-    let scatter = stranger(&router).read_with(None, &[], "table=users&order=name");
+    tokenless(&router).write_user(&a, "new");
+    assert_eq!(tokenless(&router).user(&a), Seen::by("primary", &["new"]));
+    assert_eq!(tokenless(&router).user(&b), Seen::by("replica", &["N"]));
+    let scatter = tokenless(&router).read_with(None, &[], "table=users&order=name");
     assert_eq!(Seen::of(&scatter).names, ["N", "N", "new"]);
     set_replicas(&router, "cut");
-    let scatter = stranger(&router).read_with(None, &[], "table=users&order=name");
+    let scatter = tokenless(&router).read_with(None, &[], "table=users&order=name");
     assert_eq!(Seen::of(&scatter), Seen::by("primary", &["N", "N", "new"]));
 }
 
@@ -255,12 +255,12 @@ fn without_replicas_everything_is_the_primary() {
     let folder = crate::folders::temporary();
     let data = folder.path().join("data");
     let router = Router::start_in(&data, &["--replicas", "0"]);
-    stranger(&router).write_user("k", "N");
+    tokenless(&router).write_user("k", "N");
     for level in ["one", "quorum", "all"] {
-        assert_eq!(stranger(&router).user_at("k", level), Seen::by("primary", &["N"]));
+        assert_eq!(tokenless(&router).user_at("k", level), Seen::by("primary", &["N"]));
     }
     let bound = [("x-max-staleness-ms", "0")];
-    let fresh = stranger(&router).read_with(Some("k"), &bound, "table=users");
+    let fresh = tokenless(&router).read_with(Some("k"), &bound, "table=users");
     assert_eq!(Seen::of(&fresh), Seen::by("primary", &["N"]));
     let health = router.get("/api/health").json();
     assert_eq!(health["status"], "ok");
@@ -298,7 +298,7 @@ fn health_reports_every_node_with_its_lag() {
     }
 
     set(&router, "shard1-replica1", "paused");
-    stranger(&router).write_user(&key, "N");
+    tokenless(&router).write_user(&key, "N");
     await_health(&router, "late", |health| {
         health["shards"][0]["nodes"][1]["lag"].as_f64().unwrap() > 0.0
     });
@@ -322,7 +322,7 @@ fn health_reports_every_node_with_its_lag() {
 /// Reads with a limit on staleness.
 fn bounded(router: &Router, key: &str, bound_ms: &str) -> Seen {
     let bound = [("x-max-staleness-ms", bound_ms)];
-    Seen::of(&stranger(router).read_with(Some(key), &bound, "table=users"))
+    Seen::of(&tokenless(router).read_with(Some(key), &bound, "table=users"))
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn a_read_may_limit_its_staleness() {
     let router = lab(&["--shards", "1"]);
     let level = [("x-consistency", "all")];
     let write = |name: &str, headers: &[(&str, &str)]| -> Reply {
-        stranger(&router).write_with("k", headers, &user("k", name))
+        tokenless(&router).write_with("k", headers, &user("k", name))
     };
     assert_eq!(write("old", &level).status, 201);
     assert_eq!(bounded(&router, "k", "60000"), Seen::by("replica", &["old"]));
@@ -345,12 +345,12 @@ fn a_read_may_limit_its_staleness() {
         std::thread::yield_now();
     }
     assert_eq!(bounded(&router, "k", "3"), Seen::by("primary", &["new"]));
-    let scatter = stranger(&router).read_with(None, &[("x-max-staleness-ms", "3")], "table=users");
+    let scatter = tokenless(&router).read_with(None, &[("x-max-staleness-ms", "3")], "table=users");
     assert_eq!(Seen::of(&scatter), Seen::by("primary", &["new"]));
     assert_eq!(bounded(&router, "k", "60000"), Seen::by("replica", &["old"]));
     for bad in ["-1", "1.5", "", "soon", "99999999999999999999999"] {
         let bound = [("x-max-staleness-ms", bad)];
-        let reply = stranger(&router).read_with(Some("k"), &bound, "table=users");
+        let reply = tokenless(&router).read_with(Some("k"), &bound, "table=users");
         assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{bad}: {}", reply.text());
     }
 }
@@ -420,7 +420,7 @@ fn used_directory() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_replica_that_is_lost_or_damaged_is_built_anew() {
+fn a_replica_that_is_lost_or_damaged_is_rebuilt() {
     files_only!("files are damaged");
     type Damage = fn(&Path, &Path);
     let damages: [(&str, Damage); 5] = [
@@ -440,7 +440,7 @@ fn a_replica_that_is_lost_or_damaged_is_built_anew() {
         harm(&data, &data.join("shard2-replica1.db"));
         let mut router = Router::start_in(&data, &[]);
         assert_replicas_equal(&router);
-        let names = stranger(&router).all_names();
+        let names = tokenless(&router).all_names();
         assert_eq!(names.len(), 41, "{damage}: {names:?}");
         router.end();
     }
@@ -482,5 +482,5 @@ fn a_replica_that_was_behind_when_the_router_was_killed_catches_up() {
     }
     let router = Router::start_in(&data, &[]);
     assert_replicas_equal(&router);
-    assert_eq!(stranger(&router).all_names().len(), 6 * 41);
+    assert_eq!(tokenless(&router).all_names().len(), 6 * 41);
 }

@@ -15,7 +15,7 @@ fn said(reply: &Reply) -> (String, String) {
 }
 
 #[test]
-fn a_path_that_is_not_there_names_the_nearest_one_and_the_documentation() {
+fn an_unknown_path_is_refused_with_the_nearest_one_and_the_documentation() {
     let router = Router::shared();
     for (path, meant) in [
         ("/api/reads?table=users", "did you mean `/api/read`?"),
@@ -64,7 +64,7 @@ fn paths_that_probes_and_people_try_first_are_there_and_documented() {
 }
 
 #[test]
-fn what_is_not_supported_says_so_and_names_the_way_out() {
+fn unsupported_features_are_refused_with_an_alternative() {
     let router = Router::shared();
     let get = |path: &str, headers: &[(&str, &str)]| router.send("GET", path, headers, None);
     let users = "/api/read?table=users";
@@ -128,7 +128,7 @@ fn an_empty_name_in_select_is_refused_as_such() {
 }
 
 #[test]
-fn a_compressed_body_that_cannot_be_read_gets_the_way_out() {
+fn a_compressed_body_that_cannot_be_read_is_refused_with_a_remedy() {
     let router = Router::shared();
     for (path, coding) in [("/api/write", "gzip"), ("/api/write", "br"), ("/api/kv/a", "gzip")] {
         let headers = [("content-type", "application/json"), ("content-encoding", coding)];

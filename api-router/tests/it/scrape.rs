@@ -104,7 +104,7 @@ fn a_bucket_names_the_trace_of_a_request_that_fell_into_it() {
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
     let Some(before) = scrape(&router) else { return };
-    assert!(before.iter().all(|sample| sample["exemplar"].is_null()), "nobody came with a trace");
+    assert!(before.iter().all(|sample| sample["exemplar"].is_null()), "no request had a trace");
     router.send("GET", "/api/read?table=users", &[("traceparent", &parent)], None);
     let Some(found) = scrape(&router) else { return };
     let with: Vec<&Value> = found.iter().filter(|sample| !sample["exemplar"].is_null()).collect();

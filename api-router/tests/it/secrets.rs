@@ -35,7 +35,11 @@ impl Secrets {
 
     /// Fails if this output or the log contains one of them.
     pub(crate) fn look(&self, said: &[u8]) {
-        assert!(!is_told(&self.passwords, said), "a password was told: {}", said.escape_ascii());
+        assert!(
+            !contains_any(&self.passwords, said),
+            "a password was printed: {}",
+            said.escape_ascii()
+        );
         assert!(!self.logged.load(Ordering::Relaxed), "a password stands in the log above");
     }
 
@@ -44,7 +48,7 @@ impl Secrets {
         let (passwords, logged) = (self.passwords.clone(), self.logged.clone());
         std::thread::spawn(move || {
             for line in log.split(b'\n').map_while(Result::ok) {
-                if is_told(&passwords, &line) {
+                if contains_any(&passwords, &line) {
                     logged.store(true, Ordering::Relaxed);
                 }
                 let _ = std::io::stderr().write_all(&[&line[..], b"\n"].concat());
@@ -53,7 +57,7 @@ impl Secrets {
     }
 }
 
-fn is_told(passwords: &[String], said: &[u8]) -> bool {
+fn contains_any(passwords: &[String], said: &[u8]) -> bool {
     passwords.iter().any(|password| memmem::find(said, password.as_bytes()).is_some())
 }
 
@@ -66,7 +70,7 @@ fn a_leaked_password_would_be_noticed() {
     assert_eq!(*secrets.passwords, ["0ther", "s3cret"]);
     secrets.look(b"postgres://u@h:1/a");
     for leak in [&b"password s3cret"[..], b"{\"url\":\"u:0ther@h\"}"] {
-        assert!(is_told(&secrets.passwords, leak));
+        assert!(contains_any(&secrets.passwords, leak));
     }
 }
 

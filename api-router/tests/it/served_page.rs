@@ -57,7 +57,7 @@ fn a_file_that_a_browser_has_is_not_sent_again() {
 }
 
 #[test]
-fn a_router_that_counts_nothing_says_so_and_leads_browsers_to_its_documentation() {
+fn a_router_without_metrics_redirects_browsers_to_its_documentation() {
     let router = Router::start_with(&["--analytics", "off"]);
     assert!(router.write_user("ada", "Ada").status < 300);
     assert_eq!(router.get("/api/read?table=nope").status, 404);

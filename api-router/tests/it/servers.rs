@@ -153,7 +153,7 @@ fn the_file_names_shards_with_what_holds_for_all_of_them() {
 }
 
 #[test]
-fn what_leaves_the_machine_is_checked_unless_it_is_said_otherwise() {
+fn connections_to_other_machines_verify_certificates_by_default() {
     let folder = folder();
     let list = "postgres://u@db1/a,postgres://u@db2/b?sslmode=disable";
     let shown = shown(with(folder.path(), &[("SHARD_URLS", list)], &[]));
@@ -185,7 +185,7 @@ fn what_contradicts_the_addresses_is_refused() {
 }
 
 #[test]
-fn words_about_servers_without_a_shard_are_refused() {
+fn settings_of_servers_without_a_shard_are_refused() {
     let folder = folder();
     for name in ["REPLICA_URLS", "MAINDB_URL"] {
         let said = refusal(with(folder.path(), &[(name, ONE)], &[]));

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::cache::{Cached, LONG, cache_headers, until_hit};
-use crate::client::{settle, stranger};
+use crate::client::{settle, tokenless};
 use crate::harness::{Reply, Router};
 
 /// Number of users, who all have different numbers of orders.
@@ -212,7 +212,7 @@ fn a_read_by_a_filter_is_answered_from_the_cache_until_its_key_is_written() {
     let router = &cached.router;
     router.write_user("a", "Ada");
     settle(router);
-    let ask = |query: &str| stranger(router).read_with(None, &[], &format!("table=users&{query}"));
+    let ask = |query: &str| tokenless(router).read_with(None, &[], &format!("table=users&{query}"));
     let name = |reply: &Reply| reply.json()["data"][0]["name"].clone();
     for query in ["user_id=eq.a", "user_id=in.(a)"] {
         assert_eq!(name(&until_hit(|| ask(query))), "Ada", "{query}");

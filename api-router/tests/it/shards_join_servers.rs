@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::backend::{not_on_citus, servers_only, url_of};
+use crate::backend::{self, not_on_citus, servers_only, url_of};
 use crate::client::refusal;
 use crate::folders;
 use crate::harness::{Reply, Router, eventually};
@@ -96,4 +96,27 @@ fn databases_that_cannot_join_are_refused_and_stay_as_they_are() {
     let base = url.split('?').next().unwrap().rsplit_once('/').unwrap().0;
     let at = format!("{base}/{}", database.name);
     assert_eq!(crate::databases::query(&at, schemas), ["0"], "nothing was made there");
+}
+
+#[test]
+fn a_database_on_a_silent_server_that_the_settings_name_is_reported_as_unreachable() {
+    not_on_citus!("Citus distributes rows itself");
+    servers_only!(WHY);
+    let folder = folders::temporary();
+    let data = folder.path().join("data");
+    drop(Router::start_in(&data, FLAGS));
+    // The settings have a user and a password for a second host of the first shard, which is down.
+    let first = url_of(&data, 0);
+    let end_of_path = first.find('?').unwrap_or(first.len());
+    let (server, _) = first[..end_of_path].rsplit_once('/').unwrap();
+    let mut urls = vec![format!("{server},127.0.0.1:1{}", &first[server.len()..])];
+    urls.extend([1, 2].map(|shard| url_of(&data, shard)));
+    let mut command = backend::command(&data, FLAGS);
+    command.env("SHARD_URLS", urls.join(","));
+    let router = Router::start_command(command);
+    let reply = join(&router, "east", "postgres://127.0.0.1:1/app");
+    let (status, code, _) = refusal(&reply);
+    assert_eq!((status, &*code), (409, "TSR323"), "{}", reply.text());
+    assert!(reply.text().contains("127.0.0.1:1"), "{}", reply.text());
+    assert!(listed(&router, "east").is_none());
 }

@@ -39,7 +39,7 @@ fn a_body_of_sixteen_mebibytes_and_one_byte_is_refused() {
 }
 
 #[test]
-fn a_body_that_says_it_is_too_large_is_refused_unread() {
+fn a_body_whose_declared_length_is_too_large_is_refused_unread() {
     let router = Router::shared();
     for length in [LIMIT + 1, usize::MAX / 2] {
         let head = format!(

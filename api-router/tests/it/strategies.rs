@@ -12,48 +12,51 @@ use crate::harness::{Reply, Router, command, refused_start};
 struct KeyspaceCase {
     keyspace: &'static str,
     keys: &'static [&'static str],
-    homeless: &'static [&'static str],
+    unroutable: &'static [&'static str],
     reason: &'static str,
 }
 
 const CASES: [KeyspaceCase; 7] = [
     KeyspaceCase {
-        keyspace: "hash", keys: &["a", ":", "@:", "Ω", "0"], homeless: &[], reason: ""
+        keyspace: "hash",
+        keys: &["a", ":", "@:", "Ω", "0"],
+        unroutable: &[],
+        reason: "",
     },
     KeyspaceCase {
         keyspace: "modulo",
         keys: &["user_1", "007", "7", "Ω9", "-1"],
-        homeless: &["user", ":", "@:", "Ω", "٣"],
+        unroutable: &["user", ":", "@:", "Ω", "٣"],
         reason: "ends in a decimal integer",
     },
     KeyspaceCase {
         keyspace: "range:1000,2000,3000",
         keys: &["-5", "0", "999", "1000", "0002000", "170141183460469231731687303715884105727"],
-        homeless: &["user_5", ":", "Ω", "+5", "170141183460469231731687303715884105728"],
+        unroutable: &["user_5", ":", "Ω", "+5", "170141183460469231731687303715884105728"],
         reason: "an integer of at most 128 bits",
     },
     KeyspaceCase {
         keyspace: "range-text:g,n",
         keys: &["a", "g", "zebra", ":", "@:", "Ω", "7"],
-        homeless: &[],
+        unroutable: &[],
         reason: "",
     },
     KeyspaceCase {
         keyspace: "list:A=30,B=20,D=25,C=15,E=10",
         keys: &["A:1", "B:", "C:a:b", "D:Ω", "E:@:"],
-        homeless: &["F:1", "A", ":", "@:", "7", "a:1"],
+        unroutable: &["F:1", "A", ":", "@:", "7", "a:1"],
         reason: "there are: A, B, D, C, E",
     },
     KeyspaceCase {
         keyspace: "matrix:id",
         keys: &["@alice:example.org", "@bob:example.org:8448", "@Ω:Ω", "@a:1"],
-        homeless: &["alice", "@:", "@a:", "@:a", ":", "7"],
+        unroutable: &["alice", "@:", "@a:", "@:a", ":", "7"],
         reason: "@user:server",
     },
     KeyspaceCase {
         keyspace: "matrix:server",
         keys: &["@alice:example.org", "@bob:example.org", "@Ω:Ω", "@a:1"],
-        homeless: &["alice", "@:", "@a:", "@:a", ":", "7"],
+        unroutable: &["alice", "@:", "@a:", "@:a", ":", "7"],
         reason: "@user:server",
     },
 ];
@@ -125,9 +128,9 @@ fn a_cluster_of_each_keyspace_takes_rows_and_has_them_after_a_restart() {
 
 #[test]
 fn a_key_without_a_place_is_refused_with_a_sentence_and_leaves_nothing_behind() {
-    for KeyspaceCase { keyspace, homeless, reason, .. } in CASES {
+    for KeyspaceCase { keyspace, unroutable, reason, .. } in CASES {
         let router = Router::start_with(&["--keyspace", keyspace, "--replicas", "0"]);
-        for key in homeless {
+        for key in unroutable {
             for reply in [write(&router, key), read(&router, key), route(&router, key)] {
                 let problem = reply.json();
                 assert_eq!(reply.status, 400, "{keyspace} {key}: {problem}");
@@ -332,7 +335,10 @@ fn settings_that_describe_another_cluster_are_warned_of_and_not_in_force() {
     let map = router.get("/api/shard-map").json();
     router.end();
     let mut differing = vec![
-        (["--placement", "even"], vec!["placement is even", "weighted"]),
+        (
+            ["--placement", "even"],
+            vec!["placement is even", "weighted", "rebalance --by placement --placement 'even'`"],
+        ),
         (["--weights", "25,50,25"], vec!["weights is 25,50,25", "50,25,25", "shard weight NAME"]),
     ];
     if !crate::backend::is_servers() {

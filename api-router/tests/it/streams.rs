@@ -141,7 +141,7 @@ fn json_in_a_field_has_the_nesting_limit_of_a_body() {
 }
 
 #[test]
-fn rows_go_where_their_key_says_and_the_header_is_only_the_default() {
+fn rows_are_routed_by_their_key_and_the_header_is_only_the_default() {
     let router = Router::shared();
     let orders = "/api/bulk-write?table=orders&op=insert";
     let csv = b"shard_key,order_id,user_id,amount\nown,o1,,1\n,o2,other,2\n,o3,,3\nx,o4,y,4\n";
@@ -225,7 +225,7 @@ fn strict_handling_ends_at_the_first_bad_line_and_the_rest_can_be_sent_again() {
 
 /// A row that a shard refuses is not an invalid line: it is reported, and the stream continues.
 #[test]
-fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
+fn a_row_that_its_shard_refuses_is_reported_also_under_strict_handling() {
     let router = Router::shared();
     router.write_user("u000001", "there");
     let path = "/api/bulk-write?table=users&op=insert";
@@ -237,7 +237,7 @@ fn a_row_that_its_shard_refuses_is_told_also_under_strict_handling() {
 }
 
 #[test]
-fn a_gzip_that_breaks_off_says_how_far_it_came_and_the_rest_makes_it_whole() {
+fn a_truncated_gzip_reports_the_stored_rows_and_the_rest_completes_it() {
     let router = Router::shared();
     let text = lines(0..5_000);
     let zipped = gzip(text.as_bytes());

@@ -11,7 +11,7 @@ use shard_manager::store::sqlite::digest::digest;
 
 use crate::backend::{ask_primary, is_servers};
 use crate::client::{
-    Seen, delay, keys_on, lab, refusal, refused, set, set_replicas, settle, stranger,
+    Seen, delay, keys_on, lab, refusal, refused, set, set_replicas, settle, tokenless,
 };
 use crate::harness::{PATIENCE, Reply, Router};
 
@@ -111,7 +111,7 @@ fn a_table_is_made_on_every_shard_and_used_at_once() {
     let router = Router::start_in(&data, &[]);
     assert_eq!(router.get("/api/tables/students").json()["table"], shape);
     let level = [("x-consistency", "all")];
-    let reply = stranger(&router).read_with(None, &level, "table=students&limit=100");
+    let reply = tokenless(&router).read_with(None, &level, "table=students&limit=100");
     assert_eq!(reply.json()["count"], 60);
 }
 
@@ -293,7 +293,7 @@ fn a_router_that_is_killed_while_it_makes_a_table_finishes_it_when_it_starts() {
         scope.spawn(move || {
             let headers = [("content-type", "application/json"), ("x-deadline-ms", "60000")];
             let reply = asked.exchange("POST", "/api/tables", &headers, Some(body.as_bytes()));
-            assert!(reply.is_err(), "nobody was told anything");
+            assert!(reply.is_err(), "no client got a response");
         });
         // The intent is durable before the first shard creates the table.
         let began = std::time::Instant::now();
@@ -379,7 +379,7 @@ fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
     set_replicas(&router, "paused");
     made(&router, &students("students"));
     let read = |router: &Router| {
-        let reply = stranger(router).read_with(None, &[], "table=students");
+        let reply = tokenless(router).read_with(None, &[], "table=students");
         assert_eq!(reply.status, 200, "{}", reply.text());
         let body = reply.json();
         (body["count"].as_u64().unwrap(), body["served_by"].as_str().unwrap().to_owned())
@@ -399,7 +399,7 @@ fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
     made(&router, &students("pupils"));
     write(&router, "pupils", "ada", &json!({}));
     assert_eq!(Seen::of(&router.get("/api/read?table=users")).served_by, "primary");
-    assert_eq!(stranger(&router).read_with(Some("ada"), &[], "table=pupils").json()["count"], 1);
+    assert_eq!(tokenless(&router).read_with(Some("ada"), &[], "table=pupils").json()["count"], 1);
     for shard in ["shard1", "shard2", "shard3"] {
         delay(&router, &format!("{shard}-replica1"), 0);
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::client::{
     Client, Seen, delay, keys_on, lab, refusal, refused, replicas, set, set_replicas, settle,
-    stranger, three_keys, user, user_op,
+    three_keys, tokenless, user, user_op,
 };
 use crate::harness::{PATIENCE, Reply, Router, TOKEN_LEN_MAX};
 
@@ -18,20 +18,20 @@ use crate::harness::{PATIENCE, Reply, Router, TOKEN_LEN_MAX};
 fn frozen() -> (Router, [String; 3]) {
     let router = lab(&[]);
     let keys = three_keys(&router);
-    stranger(&router).write_users(&[&keys[0], &keys[1], &keys[2]], "old", "all");
+    tokenless(&router).write_users(&[&keys[0], &keys[1], &keys[2]], "old", "all");
     set_replicas(&router, "behind");
     (router, keys)
 }
 
 /// Checks that a read without a token returns "old", because the replicas are paused.
 fn assert_stale(router: &Router, key: &str) {
-    assert_eq!(stranger(router).user(key), Seen::by("replica", &["old"]));
+    assert_eq!(tokenless(router).user(key), Seen::by("replica", &["old"]));
 }
 
 #[test]
 fn every_answer_about_rows_carries_a_token() {
     let router = Router::shared();
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     let answers = [
         client.write("k", &user("k", "N")),
         client.write("k", &user_op("delete", "k", "")),
@@ -39,8 +39,8 @@ fn every_answer_about_rows_carries_a_token() {
         client.read_with(Some("a"), &[], "table=users"),
         client.read_with(Some("nobody"), &[], "table=users"),
         client.read_with(None, &[], "table=users"),
-        stranger(&router).read_with(Some("a"), &[], "table=users"),
-        stranger(&router).read_with(None, &[], "table=kv"),
+        tokenless(&router).read_with(Some("a"), &[], "table=users"),
+        tokenless(&router).read_with(None, &[], "table=kv"),
     ];
     for reply in answers {
         let token = reply.header("x-session-token").unwrap();
@@ -59,7 +59,7 @@ fn every_answer_about_rows_carries_a_token() {
 fn a_client_reads_its_own_writes_however_late_its_replica_is() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let (router, [a, b, c]) = frozen();
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     client.write_user(&a, "new");
     assert_eq!(client.user(&a), Seen::by("primary", &["new"]));
     assert_stale(&router, &a);
@@ -84,14 +84,14 @@ fn a_client_reads_its_own_writes_however_late_its_replica_is() {
         assert_eq!(client.user(key), Seen::by("primary", &["bulk"]));
         assert_stale(&router, key);
     }
-    assert_eq!(stranger(&router).all_names(), ["old"; 3]);
+    assert_eq!(tokenless(&router).all_names(), ["old"; 3]);
 }
 
 #[test]
 fn a_row_that_was_refused_is_not_waited_for() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, ..]) = frozen();
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     assert_eq!(client.user(&a), Seen::by("replica", &["old"]));
     assert_eq!(client.write(&a, &user_op("insert", &a, "no")).status, 409);
     assert_eq!(client.user(&a).names, ["old"]);
@@ -101,10 +101,10 @@ fn a_row_that_was_refused_is_not_waited_for() {
 fn what_was_seen_once_stays_seen() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, b, _]) = frozen();
-    stranger(&router).write_user(&a, "new");
-    stranger(&router).write(&b, &user_op("delete", &b, ""));
+    tokenless(&router).write_user(&a, "new");
+    tokenless(&router).write(&b, &user_op("delete", &b, ""));
     for key in [Some(&*a), None] {
-        let mut reader = stranger(&router);
+        let mut reader = tokenless(&router);
         assert_eq!(reader.user(&a), Seen::by("replica", &["old"]));
         let level = [("x-consistency", "all")];
         let seen = Seen::of(&reader.read_with(key, &level, "table=users&order=name"));
@@ -127,14 +127,14 @@ fn what_was_seen_once_stays_seen() {
 fn a_reader_never_goes_back_from_one_replica_to_another() {
     crate::backend::not_on_citus!("nothing is read from replicas there");
     let router = lab(&["--shards", "1", "--replicas", "2"]);
-    stranger(&router).write_users(&["k"], "000", "all");
+    tokenless(&router).write_users(&["k"], "000", "all");
     set(&router, "shard1-replica1", "paused");
-    let mut reader = stranger(&router);
+    let mut reader = tokenless(&router);
     let mut seen_by = BTreeSet::new();
     for n in 1..=10 {
         // A majority of three: the primary and the replica that continues.
         let level = [("x-consistency", "quorum")];
-        let reply = stranger(&router).write_with("k", &level, &user("k", &format!("{n:03}")));
+        let reply = tokenless(&router).write_with("k", &level, &user("k", &format!("{n:03}")));
         assert_eq!(reply.status, 200, "{}", reply.text());
         let fresh = reader.user_at("k", "quorum").names;
         assert_eq!(fresh, [format!("{n:03}")]);
@@ -145,7 +145,7 @@ fn a_reader_never_goes_back_from_one_replica_to_another() {
         }
     }
     assert!(seen_by.contains("replica"), "the replica that has it all is good enough");
-    let strangers: BTreeSet<_> = (0..60).map(|_| stranger(&router).user("k").names).collect();
+    let strangers: BTreeSet<_> = (0..60).map(|_| tokenless(&router).user("k").names).collect();
     assert!(strangers.contains(&vec!["000".to_owned()]), "{strangers:?}");
 }
 
@@ -154,7 +154,7 @@ type Counts = BTreeMap<String, u32>;
 
 /// Increases the number of its own user, and reads all users after each step.
 fn count_and_look(router: &Router, key: &str) {
-    let mut client = stranger(router);
+    let mut client = tokenless(router);
     let mut seen = Counts::new();
     for n in 1..=15 {
         client.write_user(key, &n.to_string());
@@ -199,7 +199,7 @@ fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_no
     delay(&router, "shard1-replica1", 5);
     let mut served_by = BTreeSet::new();
     let began = Instant::now();
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     for n in 0.. {
         let name = format!("n{n}");
         client.write_user("k", &name);
@@ -227,7 +227,7 @@ fn a_replica_that_is_a_little_late_is_waited_for_and_one_that_is_very_late_is_no
 fn a_token_can_be_handed_on() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, ..]) = frozen();
-    let mut writer = stranger(&router);
+    let mut writer = tokenless(&router);
     writer.write_user(&a, "new");
     let mut friend = Client::with(&router, writer.token());
     assert_eq!(friend.user(&a), Seen::by("primary", &["new"]));
@@ -239,7 +239,7 @@ fn a_token_can_be_handed_on() {
 fn a_token_covers_every_shard_that_its_client_has_met() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let (router, [a, b, c]) = frozen();
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     client.write_user(&a, "new");
     // Each of these responses is about another shard, and its token keeps the position of the first
     // one.
@@ -255,7 +255,7 @@ fn a_token_covers_every_shard_that_its_client_has_met() {
 
 /// Returns the token of one write by a client that has seen nothing before.
 fn token_of_write(router: &Router, key: &str, name: &str) -> String {
-    let mut writer = stranger(router);
+    let mut writer = tokenless(router);
     writer.write_user(key, name);
     writer.token().to_owned()
 }
@@ -277,11 +277,11 @@ fn several_tokens_count_together_in_any_order_and_become_one() {
     ];
     for tokens in orders {
         let headers: Vec<_> = tokens.iter().map(|token| ("x-session-token", *token)).collect();
-        let reply = stranger(&router).read_with(None, &headers, query);
+        let reply = tokenless(&router).read_with(None, &headers, query);
         let mut names = Seen::of(&reply).names;
         names.sort();
         assert_eq!(names, ["new", "newer", "old"], "{tokens:?}");
-        let keyed = stranger(&router).read_with(Some(&c), &headers, query);
+        let keyed = tokenless(&router).read_with(Some(&c), &headers, query);
         assert_eq!(Seen::of(&keyed), Seen::by("replica", &["old"]));
         for answer in [reply, keyed] {
             let merged = answer.header("x-session-token").unwrap();
@@ -314,7 +314,7 @@ fn assert_bad(router: &Router, token: &str) {
     let bulk = router.post("/api/bulk-write", &headers, &rows);
     report(&bulk);
     assert_eq!(refusal(&bulk), refused(400, "TSR113"));
-    assert_eq!(stranger(router).user_at("bad", "all").names, Vec::<String>::new());
+    assert_eq!(tokenless(router).user_at("bad", "all").names, Vec::<String>::new());
 }
 
 /// Returns the text with one character changed: the highest of its six bits is inverted if it is a
@@ -332,7 +332,7 @@ fn a_token_that_was_tampered_with_is_refused() {
     crate::backend::not_on_citus!("Citus is one shard to Tessera, and several are needed");
     let router = Router::shared();
     let [a, b, _] = three_keys(&router);
-    let mut client = stranger(&router);
+    let mut client = tokenless(&router);
     client.write_user(&a, "N");
     client.write_user(&b, "N");
     let token = client.token().to_owned();
@@ -388,7 +388,7 @@ fn tokens_of_more_than_four_kibibytes_are_refused() {
     assert_bad(&router, &vec![&*token; count + 1].join(","));
     assert_bad(&router, &"A".repeat(TOKEN_LEN_MAX + 1));
     let headers = [("x-session-token", &*fitting), ("x-session-token", &*fitting)];
-    let reply = stranger(&router).read_with(Some("k"), &headers, "table=users");
+    let reply = tokenless(&router).read_with(Some("k"), &headers, "table=users");
     assert_eq!((reply.status, &*reply.code()), (400, "TSR113"), "{}", reply.text());
 }
 
@@ -415,7 +415,7 @@ fn a_token_outlives_the_process_and_a_change_of_replicas() {
         let name = format!("round {round}");
         let mut client = match &token {
             Some(token) => Client::with(&router, token),
-            None => stranger(&router),
+            None => tokenless(&router),
         };
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         client.write_users(&many, &name, "one");

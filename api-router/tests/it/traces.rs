@@ -81,7 +81,7 @@ fn a_parent_that_the_standard_calls_invalid_is_as_good_as_none() {
     let parent = format!("00-{TRACE}-{PARENT}-01");
     let twice = [("traceparent", &*parent), ("traceparent", &*parent)];
     assert_eq!(returned(&router, "/live", &twice), None, "two of them contradict each other");
-    assert_eq!(returned(&router, "/live", &[]), None, "nobody asked for a trace");
+    assert_eq!(returned(&router, "/live", &[]), None, "no trace was requested");
 }
 
 #[test]

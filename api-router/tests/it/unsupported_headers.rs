@@ -122,6 +122,20 @@ fn a_staleness_is_refused_by_writes_and_taken_by_reads() {
 }
 
 #[test]
+fn a_condition_on_a_version_is_refused_by_a_read_of_rows() {
+    let router = Router::shared();
+    let key = ("x-shard-key", "u");
+    for path in ["/api/read?table=users", "/api/read?table=users&user_id=eq.u&limit=1"] {
+        for condition in ["\"1\"", "*", "W/\"1\""] {
+            let reply = router.send("GET", path, &[key, ("if-match", condition)], None);
+            assert_refused(&reply, "if-match", path);
+        }
+        let reply = router.send("GET", path, &[key, ("if-none-match", "\"1\"")], None);
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    }
+}
+
+#[test]
 fn a_key_is_named_to_route_by_its_parameter_alone() {
     let router = Router::shared();
     let reply = router.send("GET", "/api/route?key=a", &[("x-shard-key", "b")], None);
@@ -213,7 +227,7 @@ fn a_deadline_that_cannot_be_one_is_refused_on_every_route() {
 }
 
 #[test]
-fn a_request_with_authorization_learns_that_access_control_is_off() {
+fn a_request_with_authorization_gets_the_header_x_access_off() {
     let router = Router::shared();
     let proof = ("authorization", "Bearer secret");
     for path in ["/", "/api/health", "/api/read?table=users", "/api/read?table=nope", "/nowhere"] {
@@ -234,7 +248,7 @@ fn a_request_with_authorization_learns_that_access_control_is_off() {
 }
 
 #[test]
-fn a_single_write_is_a_transaction_of_its_shard_and_says_so() {
+fn a_single_write_is_a_transaction_of_its_shard_and_has_the_header_of_one() {
     let router = Router::shared();
     let row = json!({"table": "users", "data": {"user_id": "u", "name": "N", "email": "e"}});
     let whole = ("prefer", "tx=per-shard");

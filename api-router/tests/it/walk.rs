@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::backend::files_only;
 use crate::commands;
-use crate::harness::{Router, eventually, sightless};
+use crate::harness::{Router, eventually, isolated};
 use crate::other_program::program;
 use crate::rebalances::post;
 
@@ -125,7 +125,7 @@ struct WalkFolder<'f> {
 impl WalkFolder<'_> {
     fn command(&self, step: &Step<'_>) -> Command {
         let text = step.command.replace(ADDRESS, &self.url);
-        let mut shell = sightless(Command::new("sh"), self.folder);
+        let mut shell = isolated(Command::new("sh"), self.folder);
         let path = std::env::var("PATH").unwrap();
         shell.env("PATH", format!("{}:{path}", self.folder.join("bin").display()));
         shell.env("PROGRAMS", commands::PROGRAM.parent().unwrap());

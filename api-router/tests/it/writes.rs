@@ -220,7 +220,7 @@ fn created_at_stays_and_updated_at_moves() {
 }
 
 #[test]
-fn return_minimal_leaves_the_row_out_and_says_so() {
+fn return_minimal_omits_the_row_and_is_reported_as_applied() {
     let router = Router::shared();
     let body = user("upsert", json!({"user_id": "u", "name": "Ada", "email": "e"}));
     for prefer in ["return=minimal", "handling=lenient, return=minimal", "unknown=1,return=minimal"]
@@ -239,7 +239,7 @@ fn return_minimal_leaves_the_row_out_and_says_so() {
 /// According to RFC 7240, a value may be quoted, and if a preference is given twice, the first one
 /// counts.
 #[test]
-fn preferences_are_read_as_their_rfc_says() {
+fn preferences_are_parsed_as_in_their_rfc() {
     let router = Router::shared();
     let body = user("upsert", json!({"user_id": "u", "name": "Ada", "email": "e"}));
     for (prefer, minimal) in [

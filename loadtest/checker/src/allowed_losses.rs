@@ -29,7 +29,7 @@ const OVER: &str = "over: promotion";
 
 /// Changes that a promotion may have cost, in a history with promotions.
 #[derive(Debug)]
-pub(crate) struct Excuse<'h> {
+pub(crate) struct AllowedLosses<'h> {
     history: &'h OperationHistory,
     /// Start of the first promotion.
     since: u64,
@@ -42,7 +42,7 @@ pub(crate) struct Excuse<'h> {
     kept: HashMap<Key, Vec<&'h Operation>>,
 }
 
-impl<'h> Excuse<'h> {
+impl<'h> AllowedLosses<'h> {
     /// Collects the changes that a promotion may have cost; `None` for a history without a
     /// promotion.
     pub(crate) fn of(history: &'h OperationHistory) -> Option<Self> {

@@ -4,7 +4,7 @@
 //! so that a broken server cannot fill the memory.
 //! **Not here:** the text of the report (`violation_report`).
 
-use crate::allowed_losses::Excuse;
+use crate::allowed_losses::AllowedLosses;
 use crate::history::OperationHistory;
 use crate::violation::{Check, Violation};
 
@@ -19,7 +19,7 @@ pub(crate) struct Findings<'h> {
     violations: [Vec<Violation>; Check::ALL.len()],
     counts: [u64; Check::ALL.len()],
     /// Changes whose loss is not a violation, if there was a promotion.
-    excuse: Option<Excuse<'h>>,
+    allowed: Option<AllowedLosses<'h>>,
     losses: Vec<Violation>,
     lost: u64,
 }
@@ -38,7 +38,7 @@ impl<'h> Findings<'h> {
         Self {
             violations: Default::default(),
             counts: Default::default(),
-            excuse: Excuse::of(history),
+            allowed: AllowedLosses::of(history),
             losses: Vec::new(),
             lost: 0,
         }
@@ -47,13 +47,13 @@ impl<'h> Findings<'h> {
     /// Counts a violation, or a loss, and keeps it if it is among the earliest of its check.
     pub(crate) fn add(&mut self, check: Check, at: u64, violation: impl FnOnce() -> Violation) {
         let violation = || Violation { check, at, ..violation() };
-        let Some(excuse) = &self.excuse else {
+        let Some(allowed) = &self.allowed else {
             self.counts[check.index()] += 1;
             keep(&mut self.violations[check.index()], at, violation);
             return;
         };
         let violation = violation();
-        if excuse.covers(&violation) {
+        if allowed.covers(&violation) {
             self.lost += 1;
             keep(&mut self.losses, at, || violation);
         } else {

@@ -15,7 +15,7 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use super::new_databases::ShardServers;
-use super::proxy::{Proxy, Way};
+use super::proxy::{Proxy, ProxyState};
 use super::schedule::FaultAction;
 use super::urls::{endpoints, rewritten};
 use crate::fault_kind::FaultKind;
@@ -188,19 +188,19 @@ impl Cluster {
     ) -> anyhow::Result<()> {
         self.is_broken = true;
         let proxy = &self.proxies[node];
-        let way = match action {
+        let state = match action {
             FaultAction::Stop | FaultAction::Freeze => None,
-            FaultAction::Cut => Some(Way::Cut),
-            FaultAction::HalfOpen => Some(Way::HalfOpen),
-            FaultAction::Slow(by) => Some(Way::Slow(by)),
+            FaultAction::Cut => Some(ProxyState::Cut),
+            FaultAction::HalfOpen => Some(ProxyState::HalfOpen),
+            FaultAction::Slow(by) => Some(ProxyState::Slow(by)),
         };
-        if let Some(way) = way {
-            proxy.set(way);
+        if let Some(state) = state {
+            proxy.set(state);
             tokio::time::sleep(lasts).await;
-            proxy.set(Way::Open);
+            proxy.set(ProxyState::Open);
         } else {
             let name = self.names[node].clone();
-            self.take_away(&name, action).await?;
+            self.make_unavailable(&name, action).await?;
             tokio::time::sleep(lasts).await;
             let verb = if action == FaultAction::Freeze { "thaw" } else { "start" };
             self.run(&[verb, &name]).await?;
@@ -221,7 +221,7 @@ impl Cluster {
         let proxy = &self.proxies[at];
         proxy.lose(count);
         tokio::time::sleep(lasts).await;
-        proxy.set(Way::Open);
+        proxy.set(ProxyState::Open);
         Ok(format!("{} lost", count - proxy.left_to_lose()))
     }
 
@@ -235,7 +235,7 @@ impl Cluster {
     ) -> anyhow::Result<String> {
         self.is_broken = true;
         let old = self.primary(shard).await?;
-        self.take_away(&old, gone).await?;
+        self.make_unavailable(&old, gone).await?;
         tokio::time::sleep(lasts / 2).await;
         let name = self.shards[shard].clone();
         self.run(&["promote", "--best", &name]).await?;
@@ -249,7 +249,7 @@ impl Cluster {
     /// Makes all nodes run and follow again, whatever faults they have had.
     pub(super) async fn mend(&mut self) -> anyhow::Result<()> {
         for proxy in &self.proxies {
-            proxy.set(Way::Open);
+            proxy.set(ProxyState::Open);
         }
         let commands = self.commands.clone();
         tokio::task::spawn_blocking(move || commands.mend()).await??;
@@ -257,7 +257,7 @@ impl Cluster {
         Ok(())
     }
 
-    async fn take_away(&self, node: &str, action: FaultAction) -> anyhow::Result<()> {
+    async fn make_unavailable(&self, node: &str, action: FaultAction) -> anyhow::Result<()> {
         match action {
             FaultAction::Freeze => self.run(&["freeze", node]).await,
             FaultAction::Stop | FaultAction::Cut | FaultAction::HalfOpen | FaultAction::Slow(_) => {

@@ -1,9 +1,11 @@
-//! Growth: lets new shards join and take their share, and drains them again, over the router's HTTP
-//! interface, while other faults go on.
+//! Growth: lets new shards join and take their share, and drains them again, over the routers' HTTP
+//! interface, while other faults go on. A request that a router does not answer is sent to the next
+//! one.
 //!
 //! **Invariant:** there is at most one new shard at a time, and a run adds at most [`JOINS_MAX`].
-//! The shard map is checked each time the rebalance is polled.
-//! **Not here:** the times of joins and drains (`schedule`), databases (`new_databases`).
+//! A new shard has retired only if all routers agree that it has.
+//! **Not here:** the times of joins and drains (`schedule`), databases (`new_databases`), checks of
+//! the shard maps (`map_watch`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,12 +17,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::LIVENESS;
+use super::map_watch::SeenMaps;
 use super::new_databases::NewDatabases;
-use super::operator_requests::{ShardMap, change, get, refusal};
-use super::schedule::{Fault, GrowAction, GrowWish, Schedule};
-use super::{LIVENESS, ready};
+use super::operator_requests::{Routers, ShardMap, get, refusal};
+use super::schedule::{Fault, GrowAction, GrowthPlan, Schedule};
 use crate::growth_summary::GrowthSummary;
-use crate::http_client::Pool;
 
 /// Maximum number of new shards in a run.
 const JOINS_MAX: usize = 32;
@@ -72,7 +74,7 @@ impl Rebalance {
 
 /// New shards of a run.
 pub(super) struct Growth {
-    pool: Arc<Pool>,
+    routers: Routers,
     /// Databases of the new shards; `None` for shards of files.
     databases: Option<NewDatabases>,
     /// True if new shards are drained during the run.
@@ -83,8 +85,8 @@ pub(super) struct Growth {
 }
 
 impl Growth {
-    pub(super) fn new(pool: Arc<Pool>, databases: Option<NewDatabases>, drains: bool) -> Self {
-        Self { pool, databases, drains, newcomer: None, summary: GrowthSummary::default() }
+    pub(super) fn new(routers: Routers, databases: Option<NewDatabases>, drains: bool) -> Self {
+        Self { routers, databases, drains, newcomer: None, summary: GrowthSummary::default() }
     }
 
     /// Lets shards join and drains them, until it is stopped.
@@ -111,8 +113,8 @@ impl Growth {
             let described = fault.describe(&[], &[]);
             recorder.fault(&described);
             let done = match action {
-                GrowAction::Join(wish) => self.join(wish, &mut stopped).await,
-                GrowAction::Drain(wish) => self.drain(wish.cancelled, &mut stopped).await,
+                GrowAction::Join(plan) => self.join(plan, &mut stopped).await,
+                GrowAction::Drain(plan) => self.drain(plan.cancelled, &mut stopped).await,
             };
             let outcome = done.unwrap_or_else(|error| format!("not done: {error:#}"));
             recorder.fault(&format!("over: {described} ({outcome})"));
@@ -123,21 +125,21 @@ impl Growth {
     /// Lets a shard join and take its share. Returns the outcome in words.
     async fn join(
         &mut self,
-        wish: GrowWish,
+        plan: GrowthPlan,
         stopped: &mut watch::Receiver<bool>,
     ) -> anyhow::Result<String> {
-        ready(&self.pool, LIVENESS).await?;
+        self.routers.ready(LIVENESS).await?;
         self.weigh_old_shards().await?;
         let number = self.summary.joined;
         let name = format!("new{number}");
-        let mut shard = json!({"name": name, "weight": wish.weight});
+        let mut shard = json!({"name": name, "weight": plan.weight});
         if let Some(databases) = &mut self.databases {
             shard["url"] = json!(databases.make(number).await?);
         }
         // A request that was cut off may have been carried out in part: the same one completes it.
         let began = Instant::now();
         loop {
-            let last = match change(&self.pool, (Method::POST, "/api/shards"), &shard).await {
+            let last = match self.routers.change((Method::POST, "/api/shards"), &shard).await {
                 Ok(answer) if [200, 201].contains(&answer.status) => break,
                 Ok(answer) => refusal(&answer),
                 Err(error) => format!("{error:#}"),
@@ -151,8 +153,8 @@ impl Growth {
         self.summary.joined += 1;
         self.newcomer = Some(name.clone());
         let body = json!({"by": "slots", "keep": 0});
-        let followed = self.rebalance("/api/rebalance", &body, wish.cancelled, stopped).await?;
-        Ok(format!("{name} of weight {}, {followed}", wish.weight))
+        let followed = self.rebalance("/api/rebalance", &body, plan.cancelled, stopped).await?;
+        Ok(format!("{name} of weight {}, {followed}", plan.weight))
     }
 
     /// Empties the new shard, which retires. Returns the outcome in words.
@@ -161,8 +163,13 @@ impl Growth {
         cancelled: Option<Duration>,
         stopped: &mut watch::Receiver<bool>,
     ) -> anyhow::Result<String> {
-        ready(&self.pool, LIVENESS).await?;
+        self.routers.ready(LIVENESS).await?;
         let name = self.newcomer.clone().context("no shard has joined")?;
+        // An earlier drain may have ended unnoticed, while a router was down.
+        self.note_retired(&name).await?;
+        if self.newcomer.is_none() {
+            return Ok(format!("{name} has retired already"));
+        }
         let path = format!("/api/shards/{name}/drain");
         let followed = self.rebalance(&path, &json!({"keep": 0}), cancelled, stopped).await?;
         self.note_retired(&name).await?;
@@ -171,11 +178,11 @@ impl Growth {
 
     /// Gives the old shards a weight that makes a new one take few slots.
     async fn weigh_old_shards(&self) -> anyhow::Result<()> {
-        let listed: Shards = get(&self.pool, "/api/shards").await?;
+        let listed: Shards = self.routers.get("/api/shards").await?;
         for old in listed.shards.iter().filter(|shard| shard.state == "serving") {
             let path = format!("/api/shards/{}", old.shard);
             let weight = json!({"weight": OLD_WEIGHT});
-            let answer = change(&self.pool, (Method::PATCH, &path), &weight).await?;
+            let answer = self.routers.change((Method::PATCH, &path), &weight).await?;
             anyhow::ensure!(answer.status == 200, "{path}: {}", refusal(&answer));
         }
         Ok(())
@@ -191,7 +198,7 @@ impl Growth {
     ) -> anyhow::Result<String> {
         let began = Instant::now();
         let id = loop {
-            let last = match change(&self.pool, (Method::POST, path), body).await {
+            let last = match self.routers.change((Method::POST, path), body).await {
                 Ok(answer) if answer.status == 202 => {
                     let begun: Rebalance = serde_json::from_slice(&answer.body)?;
                     break begun.id;
@@ -214,10 +221,9 @@ impl Growth {
             if order.is_some_and(|at| at <= Instant::now()) {
                 let path = format!("/api/rebalance/{id}/cancel");
                 // The router may be down, or the rebalance over.
-                let ordered = change(&self.pool, (Method::POST, &path), &json!({})).await;
+                let ordered = self.routers.change((Method::POST, &path), &json!({})).await;
                 order = order.filter(|_| ordered.is_err());
             }
-            self.look_at_map().await;
             if let Some(outcome) = self.note_end(&id).await {
                 return Ok(outcome);
             }
@@ -228,13 +234,13 @@ impl Growth {
 
     /// Returns the rebalance that has not ended.
     async fn open(&self) -> anyhow::Result<Option<Rebalance>> {
-        let listed: Listed = get(&self.pool, "/api/rebalance").await?;
+        let listed: Listed = self.routers.get("/api/rebalance").await?;
         Ok(listed.rebalances.into_iter().find(|listed| listed.ended_at.is_none()))
     }
 
     /// Counts a rebalance if it has ended, and returns its outcome in words.
     async fn note_end(&mut self, id: &str) -> Option<String> {
-        let shown: Rebalance = get(&self.pool, &format!("/api/rebalance/{id}")).await.ok()?;
+        let shown: Rebalance = self.routers.get(&format!("/api/rebalance/{id}")).await.ok()?;
         shown.ended_at.as_ref()?;
         self.summary.slots += shown.slots_moved;
         match shown.state.as_str() {
@@ -245,32 +251,58 @@ impl Growth {
         Some(format!("{}, {} slots", shown.state, shown.slots_moved))
     }
 
-    /// Reads the shard map, and records it if it does not contain each slot exactly once.
-    async fn look_at_map(&mut self) {
-        let Ok(map) = get::<ShardMap>(&self.pool, "/api/shard-map").await else { return };
-        self.summary.maps += 1;
-        self.summary.broken_maps.extend(map.fault());
-    }
-
-    /// Counts the new shard if it has retired.
+    /// Counts the new shard if it has retired. It owns no slots then.
     async fn note_retired(&mut self, name: &str) -> anyhow::Result<()> {
-        let listed: Shards = get(&self.pool, "/api/shards").await?;
-        let is_there = |shard: &Shard| shard.shard == name && shard.state != "retired";
-        if !listed.shards.iter().any(is_there) {
-            self.newcomer = None;
-            self.summary.retired += 1;
-            let map: ShardMap = get(&self.pool, "/api/shard-map").await?;
+        if self.is_there(name).await? {
+            return Ok(());
+        }
+        self.newcomer = None;
+        self.summary.retired += 1;
+        for pool in self.routers.pools() {
+            let Ok(map) = get::<ShardMap>(pool, "/api/shard-map").await else { continue };
             if map.owners().iter().any(|owner| *owner == name) {
-                let broken = format!("{name} has retired and owns slots");
+                let broken = format!("{name} has retired and owns slots of {}", pool.target());
                 self.summary.broken_maps.push(broken);
             }
         }
         Ok(())
     }
 
-    /// Waits for the end of an open rebalance, drains the new shard if the run drains shards, and
-    /// sums up.
-    pub(super) async fn finish(&mut self) -> GrowthSummary {
+    /// Returns true if a shard has not retired. Waits until all routers agree, because each of them
+    /// reads a new shard map at a different time; as long as they do not, it has not retired.
+    async fn is_there(&self, name: &str) -> anyhow::Result<bool> {
+        let is_it = |shard: &Shard| shard.shard == name && shard.state != "retired";
+        let began = Instant::now();
+        loop {
+            let (mut with, mut without, mut last) = (0, 0, None);
+            for pool in self.routers.pools() {
+                match get::<Shards>(pool, "/api/shards").await {
+                    Ok(listed) if listed.shards.iter().any(is_it) => with += 1,
+                    Ok(_) => without += 1,
+                    Err(error) => last = Some(error),
+                }
+            }
+            match last {
+                None if with == 0 || without == 0 => return Ok(with > 0),
+                Some(error) if began.elapsed() > LIVENESS => return Err(error),
+                None if began.elapsed() > LIVENESS => return Ok(true),
+                Some(_) | None => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// Adds the shard maps that a router has shown during the run.
+    pub(super) fn add_maps(&mut self, seen: SeenMaps) {
+        let SeenMaps { router, count, broken } = seen;
+        if count == 0 {
+            self.summary.open.push(format!("{router} has shown no shard map"));
+        }
+        self.summary.maps += count;
+        self.summary.broken_maps.extend(broken);
+    }
+
+    /// Waits for the end of an open rebalance, and drains the new shard if the run drains shards.
+    pub(super) async fn finish(&mut self) {
         let began = Instant::now();
         let mut left = Ok(());
         while began.elapsed() < END_MAX {
@@ -290,7 +322,11 @@ impl Growth {
         {
             self.summary.open.push(format!("the databases of new shards stay: {error:#}"));
         }
-        self.summary.clone()
+    }
+
+    /// Returns what has happened in the run.
+    pub(super) fn into_summary(self) -> GrowthSummary {
+        self.summary
     }
 
     async fn try_finish(&mut self) -> anyhow::Result<()> {
@@ -299,17 +335,33 @@ impl Growth {
             let began = Instant::now();
             while self.note_end(&open.id).await.is_none() {
                 anyhow::ensure!(began.elapsed() < END_MAX, "{}", open.describe());
-                self.look_at_map().await;
                 tokio::time::sleep(POLL).await;
             }
         }
-        if let Some(name) = self.newcomer.clone().filter(|_| self.drains) {
-            self.note_retired(&name).await?;
-            if self.newcomer.is_some() {
-                self.drain(None, &mut running).await?;
-            }
+        if self.drains && self.newcomer.is_some() {
+            self.drain(None, &mut running).await?;
         }
-        self.look_at_map().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::operator_requests::tests::serve;
+    use super::*;
+
+    /// Returns the growth of two routers that answer every request with these bodies.
+    async fn growth(bodies: [&'static str; 2]) -> Growth {
+        let pools = serve(&bodies.map(Some)).await;
+        Growth::new(Routers::new(pools), None, true)
+    }
+
+    #[tokio::test]
+    async fn a_shard_has_retired_if_no_router_lists_it_in_another_state() {
+        let draining = r#"{"shards": [{"shard": "new0", "state": "draining"}]}"#;
+        let retired = r#"{"shards": [{"shard": "new0", "state": "retired"}]}"#;
+        let absent = r#"{"shards": []}"#;
+        assert!(growth([draining, draining]).await.is_there("new0").await.unwrap());
+        assert!(!growth([retired, absent]).await.is_there("new0").await.unwrap());
     }
 }

@@ -1,21 +1,26 @@
 //! Operator requests: sends an operator's HTTP requests to the router, for moves, shards,
 //! rebalances, and the shard map.
 //!
-//! **Invariant:** a request is sent once, and the wait for its response is at most [`PATIENCE`].
+//! **Invariant:** a router gets a request once, and the wait for its response is at most
+//! [`PATIENCE`].
 //! **Not here:** the requests of the workload (`requests`).
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hyper::Method;
 use serde::Deserialize;
 
-use crate::http_client::{Answer, Pool};
+use crate::http_client::{Answer, Pool, check_ready};
 use crate::requests;
 
 /// Longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// Pause after no router was ready.
+const POLL: Duration = Duration::from_millis(10);
 
 /// Owners of all slots: first and last slot of each range, and the name of its shard.
 #[derive(Clone, Debug, Deserialize)]
@@ -44,6 +49,97 @@ impl ShardMap {
 
 /// Number of slots of every cluster.
 const SLOTS: u32 = 16_384;
+
+/// Routers of one cluster: a request goes to the router that responded last, and to the next one
+/// if there is no response.
+///
+/// So a change may be carried out twice: only changes are sent for which this makes no difference.
+pub(super) struct Routers {
+    /// One pool for each router.
+    pools: Vec<Arc<Pool>>,
+    /// Number of times that a router has not responded: it determines the router that is used.
+    turns: AtomicUsize,
+}
+
+impl Routers {
+    /// Returns the routers of these pools, of which there is at least one.
+    pub(super) fn new(pools: Vec<Arc<Pool>>) -> Self {
+        Self { pools, turns: AtomicUsize::new(0) }
+    }
+
+    /// Returns a pool for each router.
+    pub(super) fn pools(&self) -> &[Arc<Pool>] {
+        &self.pools
+    }
+
+    fn current(&self) -> &Pool {
+        &self.pools[self.turns.load(Ordering::Relaxed) % self.pools.len()]
+    }
+
+    fn turn(&self) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits until one of the routers accepts requests, and uses it.
+    ///
+    /// # Errors
+    /// None does within `patience`.
+    pub(super) async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
+        let began = Instant::now();
+        loop {
+            match check_ready(self.current()).await {
+                Ok(()) => return Ok(()),
+                Err(error) if began.elapsed() > patience => {
+                    return Err(error).context(format!("no router is ready after {patience:?}"));
+                }
+                Err(_) => {
+                    self.turn();
+                    tokio::time::sleep(POLL).await;
+                }
+            }
+        }
+    }
+
+    /// Sends a read, and returns the parsed response of the first router that answers it.
+    ///
+    /// # Errors
+    /// No router answers it: the error of the last one.
+    pub(super) async fn get<A: for<'a> Deserialize<'a>>(&self, path: &str) -> anyhow::Result<A> {
+        for _ in 1..self.pools.len() {
+            if let Ok(answer) = get(self.current(), path).await {
+                return Ok(answer);
+            }
+            self.turn();
+        }
+        let answer = get(self.current(), path).await;
+        if answer.is_err() {
+            self.turn();
+        }
+        answer
+    }
+
+    /// Sends a change, and returns the first response, whatever its status.
+    ///
+    /// # Errors
+    /// No router responds: the error of the last one.
+    pub(super) async fn change(
+        &self,
+        (method, path): (Method, &str),
+        body: &serde_json::Value,
+    ) -> anyhow::Result<Answer> {
+        for _ in 1..self.pools.len() {
+            if let Ok(answer) = change(self.current(), (method.clone(), path), body).await {
+                return Ok(answer);
+            }
+            self.turn();
+        }
+        let answer = change(self.current(), (method, path), body).await;
+        if answer.is_err() {
+            self.turn();
+        }
+        answer
+    }
+}
 
 /// Sends a read, and returns the parsed response.
 pub(super) async fn get<A: for<'a> Deserialize<'a>>(pool: &Pool, path: &str) -> anyhow::Result<A> {
@@ -74,8 +170,55 @@ pub(super) fn refusal(answer: &Answer) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::http_client::Target;
+
+    /// Map of one shard.
+    pub(in crate::chaos) const COMPLETE: &str = r#"{"ranges": [[0, 16383, "a"]]}"#;
+
+    /// Starts a server for each of these bodies, with which it answers every request, and returns a
+    /// pool for each. A server without a body closes every connection instead.
+    pub(in crate::chaos) async fn serve(bodies: &[Option<&'static str>]) -> Vec<Arc<Pool>> {
+        let mut targets = Vec::new();
+        for &body in bodies {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            targets.push(url.parse::<Target>().unwrap());
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    let Some(body) = body else { continue };
+                    let mut request = [0; 4_096];
+                    let length = body.len();
+                    let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length";
+                    let answer = format!("{head}: {length}\r\n\r\n{body}");
+                    if stream.read(&mut request).await.is_ok() {
+                        let _ = stream.write_all(answer.as_bytes()).await;
+                    }
+                }
+            });
+        }
+        Pool::of(&targets, None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_a_router_does_not_answer_is_sent_to_the_next_one() {
+        let pools = serve(&[None, Some(COMPLETE)]).await;
+        let routers = Routers::new(pools.clone());
+        let map: ShardMap = routers.get("/api/shard-map").await.unwrap();
+        assert_eq!(map.fault(), None);
+        let routers = Routers::new(pools.clone());
+        let changed = routers.change((Method::POST, "/api/shards"), &json!({})).await.unwrap();
+        assert_eq!(changed.status, 200);
+        routers.ready(PATIENCE).await.unwrap();
+        let silent = Routers::new(pools[..1].to_vec());
+        assert!(silent.get::<ShardMap>("/api/shard-map").await.is_err());
+        assert!(silent.change((Method::POST, "/api/shards"), &json!({})).await.is_err());
+    }
 
     #[test]
     fn a_map_with_a_gap_an_overlap_or_an_early_end_is_not_complete() {

@@ -31,7 +31,7 @@ const BACKLOG: u32 = 1024;
 
 /// State of the connections to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum ProxyState {
     /// All bytes are forwarded.
     Open,
     /// Connections end, and new ones are refused.
@@ -49,7 +49,7 @@ pub(super) enum Way {
 #[derive(Debug)]
 pub(super) struct Proxy {
     port: u16,
-    way: watch::Sender<Way>,
+    state: watch::Sender<ProxyState>,
     to_lose: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
@@ -68,10 +68,10 @@ impl Proxy {
     pub(super) async fn open(server: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        let (way, watched) = watch::channel(Way::Open);
+        let (state, watched) = watch::channel(ProxyState::Open);
         let to_lose = Arc::new(AtomicU32::new(0));
         let task = tokio::spawn(serve(listener, server, watched, Arc::clone(&to_lose)));
-        Ok(Self { port, way, to_lose, task })
+        Ok(Self { port, state, to_lose, task })
     }
 
     pub(super) fn port(&self) -> u16 {
@@ -79,14 +79,14 @@ impl Proxy {
     }
 
     /// Changes the state, also of open connections.
-    pub(super) fn set(&self, way: Way) {
-        self.way.send_replace(way);
+    pub(super) fn set(&self, state: ProxyState) {
+        self.state.send_replace(state);
     }
 
     /// Loses the answers to the next writes.
     pub(super) fn lose(&self, count: u32) {
         self.to_lose.store(count, Ordering::Relaxed);
-        self.set(Way::Lossy);
+        self.set(ProxyState::Lossy);
     }
 
     /// Returns the number of answers that are still to be lost.
@@ -98,16 +98,16 @@ impl Proxy {
 async fn serve(
     mut listener: TcpListener,
     server: SocketAddr,
-    mut way: watch::Receiver<Way>,
+    mut state: watch::Receiver<ProxyState>,
     to_lose: Arc<AtomicU32>,
 ) {
     let Ok(own) = listener.local_addr() else { return };
     loop {
-        if *way.borrow_and_update() == Way::Cut {
+        if *state.borrow_and_update() == ProxyState::Cut {
             drop(listener);
             // The port stays reserved, and connections are refused.
             let Some(held) = hold(own).await else { return };
-            if way.wait_for(|way| *way != Way::Cut).await.is_err() {
+            if state.wait_for(|state| *state != ProxyState::Cut).await.is_err() {
                 return;
             }
             let Ok(again) = held.listen(BACKLOG) else { return };
@@ -115,14 +115,14 @@ async fn serve(
             continue;
         }
         tokio::select! {
-            changed = way.changed() => if changed.is_err() { return },
+            changed = state.changed() => if changed.is_err() { return },
             taken = listener.accept() => {
                 let Ok((client, _)) = taken else { continue };
-                let (way, to_lose) = (way.clone(), Arc::clone(&to_lose));
+                let (state, to_lose) = (state.clone(), Arc::clone(&to_lose));
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = broken(way.clone()) => {}
-                        _ = carry(client, server, way, to_lose) => {}
+                        () = broken(state.clone()) => {}
+                        _ = carry(client, server, state, to_lose) => {}
                     }
                 });
             }
@@ -149,13 +149,13 @@ async fn hold(own: SocketAddr) -> Option<TcpSocket> {
 }
 
 /// Waits until a connection can no longer be used.
-async fn broken(mut way: watch::Receiver<Way>) {
+async fn broken(mut state: watch::Receiver<ProxyState>) {
     loop {
-        let was = *way.borrow_and_update();
-        if was == Way::Cut || way.changed().await.is_err() {
+        let was = *state.borrow_and_update();
+        if was == ProxyState::Cut || state.changed().await.is_err() {
             return;
         }
-        if was == Way::HalfOpen && *way.borrow() != Way::HalfOpen {
+        if was == ProxyState::HalfOpen && *state.borrow() != ProxyState::HalfOpen {
             return;
         }
     }
@@ -164,7 +164,7 @@ async fn broken(mut way: watch::Receiver<Way>) {
 async fn carry(
     client: TcpStream,
     server: SocketAddr,
-    way: watch::Receiver<Way>,
+    state: watch::Receiver<ProxyState>,
     to_lose: Arc<AtomicU32>,
 ) -> io::Result<()> {
     let server = TcpStream::connect(server).await?;
@@ -173,15 +173,15 @@ async fn carry(
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        up = ask(from_client, to_server, way.clone()) => up,
-        down = answer(from_server, to_client, way, to_lose) => down,
+        up = ask(from_client, to_server, state.clone()) => up,
+        down = answer(from_server, to_client, state, to_lose) => down,
     }
 }
 
 async fn ask(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    way: watch::Receiver<Way>,
+    state: watch::Receiver<ProxyState>,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -189,14 +189,14 @@ async fn ask(
         if count == 0 {
             return Ok(());
         }
-        pass(&chunk[..count], &mut to, &way).await?;
+        pass(&chunk[..count], &mut to, &state).await?;
     }
 }
 
 async fn answer(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    way: watch::Receiver<Way>,
+    state: watch::Receiver<ProxyState>,
     to_lose: Arc<AtomicU32>,
 ) -> io::Result<()> {
     let mut frames = Frames::default();
@@ -209,7 +209,7 @@ async fn answer(
         // The stream is parsed from its beginning, because messages cannot be found from its
         // middle.
         let reported = frames.read(&chunk[..count]);
-        let is_lossy = *way.borrow() == Way::Lossy;
+        let is_lossy = *state.borrow() == ProxyState::Lossy;
         if reported.stored && is_lossy && take_one(&to_lose) {
             let mut is_ended = reported.ready;
             let ended = async {
@@ -224,7 +224,7 @@ async fn answer(
             let _ = tokio::time::timeout(END_MAX, ended).await;
             return Ok(());
         }
-        pass(&chunk[..count], &mut to, &way).await?;
+        pass(&chunk[..count], &mut to, &state).await?;
     }
 }
 
@@ -233,15 +233,19 @@ fn take_one(count: &AtomicU32) -> bool {
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
 }
 
-async fn pass(bytes: &[u8], to: &mut OwnedWriteHalf, way: &watch::Receiver<Way>) -> io::Result<()> {
-    let now = *way.borrow();
+async fn pass(
+    bytes: &[u8],
+    to: &mut OwnedWriteHalf,
+    state: &watch::Receiver<ProxyState>,
+) -> io::Result<()> {
+    let now = *state.borrow();
     match now {
-        Way::Open | Way::Lossy => to.write_all(bytes).await,
-        Way::Slow(by) => {
+        ProxyState::Open | ProxyState::Lossy => to.write_all(bytes).await,
+        ProxyState::Slow(by) => {
             tokio::time::sleep(by).await;
             to.write_all(bytes).await
         }
         // The connection is closed before it forwards anything else.
-        Way::Cut | Way::HalfOpen => Ok(()),
+        ProxyState::Cut | ProxyState::HalfOpen => Ok(()),
     }
 }

@@ -65,14 +65,14 @@ pub(super) enum Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MoveAction {
     /// Slots move to another shard.
-    Begin(MoveWish),
+    Begin(MovePlan),
     /// A move is rolled back; the seed determines which one.
     RollBack { seed: u32 },
 }
 
 /// Move that is to begin, as a seed determines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct MoveWish {
+pub(super) struct MovePlan {
     /// Seed of the choice of shards and slots.
     pub(super) seed: u32,
     /// Number of slots.
@@ -87,14 +87,14 @@ pub(super) struct MoveWish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum GrowAction {
     /// A new shard joins and takes its share.
-    Join(GrowWish),
+    Join(GrowthPlan),
     /// The new shard is emptied and retires.
-    Drain(GrowWish),
+    Drain(GrowthPlan),
 }
 
 /// Rebalance that is to begin, as a seed determines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct GrowWish {
+pub(super) struct GrowthPlan {
     /// Weight of the new shard.
     pub(super) weight: u32,
     /// Time after which it is cancelled.
@@ -146,7 +146,7 @@ impl Fault {
                 format!("slots {first}-{last} fenced for {} ms", lasts.as_millis())
             }
             Self::Move { action } => match action {
-                MoveAction::Begin(wish) => format!("a move of {} slots", wish.slots),
+                MoveAction::Begin(plan) => format!("a move of {} slots", plan.slots),
                 MoveAction::RollBack { .. } => "a rollback of a move".to_owned(),
             },
             Self::Grow { action } => match action {
@@ -222,20 +222,20 @@ impl Schedule {
 
     fn slot_move(&mut self) -> Fault {
         let is_cancelled = self.random.below(CANCELLED_EVERY) == 0;
-        let wish = MoveWish {
+        let plan = MovePlan {
             seed: self.random.below(u32::MAX),
             slots: self.number(MOVED),
             keep: self.number(KEPT_S),
             cancelled: is_cancelled.then(|| self.between(CANCELLED_MS)),
         };
-        Fault::Move { action: MoveAction::Begin(wish) }
+        Fault::Move { action: MoveAction::Begin(plan) }
     }
 
-    fn growth(&mut self) -> GrowWish {
+    fn growth(&mut self) -> GrowthPlan {
         let is_cancelled = self.random.below(CANCELLED_EVERY) == 0;
         let weight = self.number(NEW_WEIGHT);
         let cancelled = is_cancelled.then(|| self.between(GROWTH_CANCELLED_MS));
-        GrowWish { weight, cancelled }
+        GrowthPlan { weight, cancelled }
     }
 
     fn node(&mut self, action: FaultAction) -> Fault {
@@ -331,9 +331,9 @@ mod tests {
         for (_, fault) in &faults {
             let Fault::Move { action } = *fault else { panic!("{fault:?}") };
             match action {
-                MoveAction::Begin(wish) => {
-                    assert!((16..=64).contains(&wish.slots) && wish.keep <= 6, "{wish:?}");
-                    cancelled += usize::from(wish.cancelled.is_some());
+                MoveAction::Begin(plan) => {
+                    assert!((16..=64).contains(&plan.slots) && plan.keep <= 6, "{plan:?}");
+                    cancelled += usize::from(plan.cancelled.is_some());
                 }
                 MoveAction::RollBack { .. } => rolled_back += 1,
             }
@@ -348,10 +348,10 @@ mod tests {
         let (mut joins, mut cancelled) = (0, 0);
         for (_, fault) in &faults {
             let Fault::Grow { action } = *fault else { panic!("{fault:?}") };
-            let (GrowAction::Join(wish) | GrowAction::Drain(wish)) = action;
-            assert!((1..=2).contains(&wish.weight), "{wish:?}");
+            let (GrowAction::Join(plan) | GrowAction::Drain(plan)) = action;
+            assert!((1..=2).contains(&plan.weight), "{plan:?}");
             joins += usize::from(matches!(action, GrowAction::Join(_)));
-            cancelled += usize::from(wish.cancelled.is_some());
+            cancelled += usize::from(plan.cancelled.is_some());
         }
         assert!((60..140).contains(&joins) && (10..80).contains(&cancelled));
     }

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::operator_requests::{ShardMap, change, get, refusal};
-use super::schedule::{Fault, MoveAction, MoveWish, Schedule};
+use super::schedule::{Fault, MoveAction, MovePlan, Schedule};
 use super::{LIVENESS, ready};
 use crate::http_client::{Answer, Pool};
 use crate::move_summary::MoveSummary;
@@ -114,7 +114,7 @@ impl SlotMoves {
             let described = fault.describe(&[], &[]);
             recorder.fault(&described);
             let outcome = match action {
-                MoveAction::Begin(wish) => self.begin(wish).await,
+                MoveAction::Begin(plan) => self.begin(plan).await,
                 MoveAction::RollBack { seed } => self.roll_back(seed).await,
             };
             recorder.fault(&format!("over: {described} ({outcome})"));
@@ -122,15 +122,15 @@ impl SlotMoves {
         self
     }
 
-    /// Begins a move, and cancels it if `wish` says so. Returns the outcome in words.
-    async fn begin(&mut self, wish: MoveWish) -> String {
-        match self.try_begin(wish).await {
+    /// Begins a move, and cancels it if `plan` says so. Returns the outcome in words.
+    async fn begin(&mut self, plan: MovePlan) -> String {
+        match self.try_begin(plan).await {
             Ok(outcome) => outcome,
             Err(error) => format!("not begun: {error:#}"),
         }
     }
 
-    async fn try_begin(&mut self, wish: MoveWish) -> anyhow::Result<String> {
+    async fn try_begin(&mut self, plan: MovePlan) -> anyhow::Result<String> {
         ready(&self.pool, LIVENESS).await?;
         let map: ShardMap = get(&self.pool, "/api/shard-map").await?;
         let open = self.look().await?;
@@ -139,22 +139,22 @@ impl SlotMoves {
             return Ok(format!("not begun: {under_way} moves are under way"));
         }
         let busy: BTreeSet<u16> = open.iter().flat_map(|open| slots_of(&open.slots)).collect();
-        let Some((from, to, slots)) = choose(&map, &busy, &self.moving.with_rows(), wish) else {
+        let Some((from, to, slots)) = choose(&map, &busy, &self.moving.with_rows(), plan) else {
             return Ok("not begun: no slot is free".to_owned());
         };
-        let wished = json!({"slots": ranges(&slots), "from": from, "to": to, "keep": wish.keep});
-        let answer = self.post("/api/moves", &wished).await?;
+        let body = json!({"slots": ranges(&slots), "from": from, "to": to, "keep": plan.keep});
+        let answer = self.post("/api/moves", &body).await?;
         if answer.status != 202 {
             return Ok(format!("not begun: {}", refusal(&answer)));
         }
         let begun: SlotMove = serde_json::from_slice(&answer.body).context("no move")?;
         self.begun.insert(begun.id.clone());
         self.moving.set(&busy.union(&slots).copied().collect());
-        let told = format!("{} from {from} to {to}", begun.id);
-        let Some(after) = wish.cancelled else { return Ok(told) };
+        let reported = format!("{} from {from} to {to}", begun.id);
+        let Some(after) = plan.cancelled else { return Ok(reported) };
         tokio::time::sleep(after).await;
         let cancelled = self.order(&begun.id, "cancel").await;
-        Ok(format!("{told}, {}", cancelled.unwrap_or_else(|error| format!("{error:#}"))))
+        Ok(format!("{reported}, {}", cancelled.unwrap_or_else(|error| format!("{error:#}"))))
     }
 
     /// Rolls a move back as soon as one can be. Returns the outcome in words.
@@ -170,7 +170,9 @@ impl SlotMoves {
         let began = Instant::now();
         loop {
             let open = self.look().await?;
-            let kept: Vec<_> = open.iter().filter(|open| open.takes("rollback")).collect();
+            // A rebalance fails if one of its own moves is rolled back.
+            let own = open.iter().filter(|open| open.rebalance.is_none());
+            let kept: Vec<_> = own.filter(|open| open.takes("rollback")).collect();
             let drawn = Random::of_user(seed.into(), 0).below(kept.len() as u32);
             if let Some(kept) = kept.get(drawn as usize) {
                 let ordered = self.order(&kept.id, "rollback").await?;
@@ -286,9 +288,9 @@ fn choose<'m>(
     map: &'m ShardMap,
     busy: &BTreeSet<u16>,
     with_rows: &BTreeSet<u16>,
-    wish: MoveWish,
+    plan: MovePlan,
 ) -> Option<(&'m str, &'m str, BTreeSet<u16>)> {
-    let mut random = Random::of_user(wish.seed.into(), 0);
+    let mut random = Random::of_user(plan.seed.into(), 0);
     let mut owned: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
     for (first, last, shard) in &map.ranges {
         let free = (*first..=*last).filter(|slot| !busy.contains(slot));
@@ -301,12 +303,12 @@ fn choose<'m>(
     let free = owned.get(from).filter(|free| !free.is_empty() && from != to)?;
     let mut used: Vec<u16> = free.iter().copied().filter(|slot| with_rows.contains(slot)).collect();
     let mut slots = BTreeSet::new();
-    while slots.len() < wish.slots as usize / 2 && !used.is_empty() {
+    while slots.len() < plan.slots as usize / 2 && !used.is_empty() {
         slots.insert(used.swap_remove(random.below(used.len() as u32) as usize));
     }
     let first = random.below(free.len() as u32) as usize;
     for slot in free[first..].iter().chain(&free[..first]) {
-        if slots.len() >= wish.slots as usize {
+        if slots.len() >= plan.slots as usize {
             break;
         }
         slots.insert(*slot);
@@ -359,15 +361,15 @@ mod tests {
         let busy: BTreeSet<u16> = (0..10).collect();
         let with_rows: BTreeSet<u16> = (0..300).step_by(3).collect();
         for seed in 0..50 {
-            let wish = MoveWish { seed, slots: 32, keep: 0, cancelled: None };
-            let (from, to, slots) = choose(&map, &busy, &with_rows, wish).unwrap();
+            let plan = MovePlan { seed, slots: 32, keep: 0, cancelled: None };
+            let (from, to, slots) = choose(&map, &busy, &with_rows, plan).unwrap();
             assert!(from != to && slots.len() == 32 && slots.is_disjoint(&busy), "{slots:?}");
             let is_of = |slot: &u16| ((100..200).contains(slot)) == (from == "b");
             assert!(slots.iter().all(is_of), "{from}: {slots:?}");
             assert!(slots.intersection(&with_rows).count() >= 16, "{slots:?}");
         }
         let one = ShardMap { ranges: vec![(0, 16_383, shard("a"))] };
-        let wish = MoveWish { seed: 1, slots: 16, keep: 0, cancelled: None };
-        assert!(choose(&one, &busy, &with_rows, wish).is_none());
+        let plan = MovePlan { seed: 1, slots: 16, keep: 0, cancelled: None };
+        assert!(choose(&one, &busy, &with_rows, plan).is_none());
     }
 }

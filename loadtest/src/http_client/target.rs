@@ -107,10 +107,9 @@ mod tests {
         ] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");
         }
-        for stranger in
-            ["http://example.com", "http://10.0.0.1:3000", "http://127.0.0.1.example.com"]
+        for remote in ["http://example.com", "http://10.0.0.1:3000", "http://127.0.0.1.example.com"]
         {
-            assert!(!stranger.parse::<Target>().unwrap().is_loopback(), "{stranger}");
+            assert!(!remote.parse::<Target>().unwrap().is_loopback(), "{remote}");
         }
     }
 }

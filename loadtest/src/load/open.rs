@@ -58,16 +58,16 @@ struct Sender {
     due: u64,
     in_flight: u32,
     done: UnboundedReceiver<OperationResult>,
-    tell: UnboundedSender<OperationResult>,
+    results: UnboundedSender<OperationResult>,
 }
 
 impl Sender {
     fn new(plan: Arc<Plan>, random: Random, rate: f64, in_flight_max: u32) -> Self {
         // The channel is bounded by the number of requests under way.
-        let (tell, done) = mpsc::unbounded_channel();
+        let (results, done) = mpsc::unbounded_channel();
         let start = Instant::now();
         plan.counters.start(start);
-        Self { plan, random, rate, in_flight_max, start, due: 0, in_flight: 0, done, tell }
+        Self { plan, random, rate, in_flight_max, start, due: 0, in_flight: 0, done, results }
     }
 
     fn next_due(&self) -> Instant {
@@ -101,10 +101,10 @@ impl Sender {
         let (token, patience) = (client.token(), self.plan.patience);
         let known = Known { client, token, acknowledged, patience };
         let pool = Arc::clone(self.plan.pool(number));
-        let tell = self.tell.clone();
+        let results = self.results.clone();
         tokio::spawn(async move {
             // The receiver is gone only after the end.
-            let _ = tell.send(operation::perform(&pool, &step, &known, intended).await);
+            let _ = results.send(operation::perform(&pool, &step, &known, intended).await);
         });
     }
 }

@@ -326,11 +326,11 @@ fn whole_seconds(report: &Report) -> impl Iterator<Item = &super::Second> {
 fn warnings(before: &Report, now: &Report) -> Vec<String> {
     let mut warnings = Vec::new();
     let none = || "nothing".to_owned();
-    let mut names: Vec<_> = before.asked.keys().chain(now.asked.keys()).collect();
+    let mut names: Vec<_> = before.options.keys().chain(now.options.keys()).collect();
     names.sort();
     names.dedup();
     for name in names {
-        let (was, is) = (before.asked.get(name), now.asked.get(name));
+        let (was, is) = (before.options.get(name), now.options.get(name));
         if was != is {
             let text = |value: Option<&String>| value.map_or_else(none, |value| printable(value));
             warnings.push(format!(

@@ -20,7 +20,7 @@ use super::text::milliseconds;
 
 pub(super) fn page(report: &Report) -> String {
     let word = if report.passed { "PASS" } else { "FAIL" };
-    report_page::page(&format!("{word}: {}", report.told), &content(report))
+    report_page::page(&format!("{word}: {}", report.description), &content(report))
 }
 
 fn content(report: &Report) -> Markup {
@@ -70,7 +70,7 @@ fn head(report: &Report) -> Markup {
             p class="name" { "Tessera load test" }
             h1 class=(class) { strong { (word) } " " span { (report.verdict()) } }
             dl class="asked" {
-                dt { "Options" } dd { (report.told) }
+                dt { "Options" } dd { (report.description) }
                 dt { "Hosts" } dd { (report.hosts.join(", ")) }
                 dt { "Model" } dd { (model(report)) }
                 dt { "Ran" }

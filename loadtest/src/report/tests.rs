@@ -38,7 +38,7 @@ pub(super) fn report_of(seconds: usize, elapsed_s: f64) -> Report {
     let name = "read".to_owned();
     report.operations = vec![Load { name, requests, requests_per_s, failed, latency_ms }];
     report.ended_at = "2026-01-02T03:04:05Z".to_owned();
-    report.asked.remove("hosts");
+    report.options.remove("hosts");
     report
 }
 

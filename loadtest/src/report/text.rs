@@ -17,8 +17,9 @@ const SHARES_MAX: usize = 32;
 const TENANTS_MAX: usize = 16;
 
 pub(super) fn write(report: &Report, out: &mut String) -> Result {
-    let Report { told, hosts, elapsed_s, requests, requests_per_s, failed, dropped, .. } = report;
-    writeln!(out, "tessera loadtest: {told} -> {}", hosts.join(", "))?;
+    let Report { description, hosts, elapsed_s, requests, requests_per_s, failed, dropped, .. } =
+        report;
+    writeln!(out, "tessera loadtest: {description} -> {}", hosts.join(", "))?;
     if report.stopped_early {
         writeln!(out, "  stopped early, after {elapsed_s:.1} s")?;
     }

@@ -108,8 +108,9 @@ async fn note_slot(of: &Verification, bank: &str) {
 async fn is_embedded(of: &Verification) -> bool {
     let Ok(asked) = requests::get("/api/health") else { return false };
     let answer = of.owner.client.pool(0).send(asked, SHOWN_MAX).await;
-    let tells = |body: &Bytes| String::from_utf8_lossy(body).contains(r#""levels":"embedded"#);
-    answer.is_ok_and(|answer| tells(&answer.body))
+    let is_embedded =
+        |body: &Bytes| String::from_utf8_lossy(body).contains(r#""levels":"embedded"#);
+    answer.is_ok_and(|answer| is_embedded(&answer.body))
 }
 
 /// Waits until reads show a bank, whichever node answers. A row that is on the disks of all servers

@@ -59,6 +59,23 @@ impl Cluster {
         command.arg("cluster").args(words).arg("--dir").arg(self.dir()).output().unwrap()
     }
 
+    /// Asserts that `shard-manager check` finds no fault in the databases.
+    pub(crate) fn check(&self) {
+        let mut command = bare_command(&*MANAGER);
+        let variables = std::fs::read_to_string(self.dir().join("tessera.env")).unwrap();
+        for line in variables.lines() {
+            let (name, value) = line.split_once('=').unwrap();
+            let value = value.trim_matches(['\'', '"']);
+            // A cluster without replicas names none.
+            if !value.is_empty() {
+                command.env(name, value);
+            }
+        }
+        let checked = command.arg("check").output().unwrap();
+        let (stdout, stderr) = (text(&checked.stdout), text(&checked.stderr));
+        assert_eq!(checked.status.code(), Some(0), "{stdout} {stderr}");
+    }
+
     /// Runs the verifying workload while faults are injected into the cluster.
     pub(crate) fn under_chaos(&self, seconds: &str, faults: &str, more: &[&str]) -> Output {
         self.tester(seconds, faults).args(more).output().unwrap()
@@ -143,7 +160,7 @@ fn a_promoted_replica_has_all_that_a_majority_stored() {
         );
         seen += promotions(&report);
     }
-    assert!(seen > 0, "nobody was promoted");
+    assert!(seen > 0, "no node was promoted");
 }
 
 #[test]
@@ -157,7 +174,7 @@ fn losses_of_a_promotion_at_level_one_are_the_only_violations() {
         assert_eq!(output.status.code(), Some(code), "seed {seed}, {lost} lost: {report:#}");
         seen += promotions(&report);
     }
-    assert!(seen > 0, "nobody was promoted");
+    assert!(seen > 0, "no node was promoted");
 }
 
 #[test]

@@ -218,7 +218,7 @@ impl State {
         let stored = self.rows.lock().unwrap().contains(key);
         let rows = match self.behaviour {
             Behaviour::LosesRows => String::new(),
-            Behaviour::ReturnsAnotherUsersRow => r#"{"user_id":"somebody"}"#.to_owned(),
+            Behaviour::ReturnsAnotherUsersRow => r#"{"user_id":"another_user"}"#.to_owned(),
             Behaviour::Honest
             | Behaviour::RefusesSomeWrites
             | Behaviour::DropsSomeWrites

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::http::{Answer, PATIENCE, try_send, try_send_within};
 
-/// Longest wait for the end of a move after a crash.
+/// Longest wait until a move goes on after a crash, and on files until it has ended.
 pub(crate) const RESUMED_MAX: Duration = Duration::from_secs(30);
 /// Number of keys in slots that move, and in slots that do not.
 const MOVED_KEYS: usize = 4;
@@ -57,7 +57,7 @@ pub(crate) struct MoveClient {
     pub(crate) host: String,
     pub(crate) keys: Vec<Key>,
     /// Description of the crashes, for messages.
-    pub(crate) told: String,
+    pub(crate) label: String,
     ending: Ending,
     headers: &'static [(&'static str, &'static str)],
     /// Longest wait for a response.
@@ -68,16 +68,17 @@ impl MoveClient {
     /// Chooses keys whose names begin with `prefix`, and writes their first values. Writes have
     /// these headers.
     pub(crate) fn begin(
-        (host, told): (String, String),
+        (host, label): (String, String),
         ending: Ending,
         prefix: &str,
         headers: &'static [(&'static str, &'static str)],
     ) -> Self {
-        let mut client = Self { host, keys: Vec::new(), told, ending, headers, patience: PATIENCE };
+        let mut client =
+            Self { host, keys: Vec::new(), label, ending, headers, patience: PATIENCE };
         client.choose_keys(prefix);
         let began = Instant::now();
         while client.keys.iter().any(|key| key.acknowledged == 0) {
-            assert!(began.elapsed() < RESUMED_MAX, "{}: nothing can be written", client.told);
+            assert!(began.elapsed() < RESUMED_MAX, "{}: nothing can be written", client.label);
             client.write_all(|| false);
         }
         client
@@ -187,13 +188,30 @@ impl MoveClient {
         false
     }
 
+    /// Writes until the move goes on after a crash: until its phase or its number of rows differs
+    /// from what the first response shows, or it has ended.
+    pub(crate) fn await_progress(&mut self) {
+        let began = Instant::now();
+        let mut first = None;
+        while !self.direct() {
+            let shown = self.shown();
+            let now = shown.as_ref().map(|shown| (shown["phase"].clone(), shown["rows"].clone()));
+            if now.is_some() && first.is_some() && now != first {
+                return;
+            }
+            assert!(began.elapsed() < RESUMED_MAX, "{}: it does not go on: {shown:?}", self.label);
+            first = first.or(now);
+            self.write_all(|| false);
+        }
+    }
+
     /// Writes until the move has ended as the operator wants. `log` is shown if it does not end in
     /// time.
     pub(crate) fn await_end(&mut self, patience: Duration, log: impl Fn() -> String) {
         let began = Instant::now();
         while !self.direct() {
             let shown = || format!("{:?}\n{}", self.shown(), log());
-            assert!(began.elapsed() < patience, "{}: {}", self.told, shown());
+            assert!(began.elapsed() < patience, "{}: {}", self.label, shown());
             self.write_all(|| false);
         }
         let shown = self.shown().unwrap();
@@ -202,7 +220,7 @@ impl MoveClient {
             RolledBack => "rolled_back",
             Cancelled => "cancelled",
         };
-        assert_eq!(shown["phase"], phase, "{}: {shown}", self.told);
+        assert_eq!(shown["phase"], phase, "{}: {shown}", self.label);
     }
 
     /// Checks that each key has the last value that was acknowledged, or a later one, on the shard
@@ -215,18 +233,18 @@ impl MoveClient {
             let is_right = number.is_some_and(|number| {
                 (*acknowledged..=*sent).contains(&number) || unanswered.contains(&number)
             });
-            let told = &self.told;
+            let label = &self.label;
             assert!(
                 is_right,
-                "{told}: {name} is {number:?}, not {acknowledged} to {sent} or {unanswered:?}"
+                "{label}: {name} is {number:?}, not {acknowledged} to {sent} or {unanswered:?}"
             );
             let route = self.ask("GET", &format!("/api/route?key={name}"), &json!({})).unwrap();
             let owner = if *moves && self.ending == Done { TO } else { FROM };
-            assert_eq!(route.body["shard"], owner, "{}: {name}", self.told);
+            assert_eq!(route.body["shard"], owner, "{}: {name}", self.label);
         }
         self.write_all(|| false);
         for key in self.keys.iter().filter(|key| !key.is_large) {
-            assert_eq!(key.acknowledged, key.sent, "{}: {} is refused", self.told, key.name);
+            assert_eq!(key.acknowledged, key.sent, "{}: {} is refused", self.label, key.name);
         }
     }
 }

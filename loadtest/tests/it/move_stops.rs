@@ -119,13 +119,13 @@ fn command(stop: Option<&str>) -> Command {
 
 impl Story {
     fn begin(ending: Ending, stops: &[String]) -> Self {
-        let told = format!("{ending:?}: {}", stops.join(", "));
+        let label = format!("{ending:?}: {}", stops.join(", "));
         let router = ServedRouter::start(
             tempfile::tempdir().unwrap(),
             command(stops.first().map(|stop| &**stop)),
         );
         let host = router.host.clone();
-        Self { router, client: MoveClient::begin((host, told), ending, "key", &[]) }
+        Self { router, client: MoveClient::begin((host, label), ending, "key", &[]) }
     }
 
     /// Starts the router again, after it has ended.
@@ -149,7 +149,7 @@ impl Story {
                 return self.router.thaw();
             }
             if let Some(status) = self.router.ended() {
-                assert!(!freezes && status.signal() == Some(9), "{}: {status}", self.client.told);
+                assert!(!freezes && status.signal() == Some(9), "{}: {status}", self.client.label);
                 return;
             }
             self.write_all();
@@ -160,7 +160,7 @@ impl Story {
             assert!(
                 !is_lost,
                 "{}: {stop} is not reached: {:?}",
-                self.client.told,
+                self.client.label,
                 self.client.shown()
             );
         }
@@ -174,9 +174,9 @@ impl Story {
         check.args(["check", "--deep", "--data-dir"]).arg(self.router.folder().join("data"));
         let checked = check.output().unwrap();
         let said = text(&checked.stdout);
-        assert_eq!(checked.status.code(), Some(0), "{}: {said}", self.client.told);
+        assert_eq!(checked.status.code(), Some(0), "{}: {said}", self.client.label);
         for left in ["in a move", "moved away"] {
-            assert!(!said.contains(left), "{}: {said}", self.client.told);
+            assert!(!said.contains(left), "{}: {said}", self.client.label);
         }
     }
 }

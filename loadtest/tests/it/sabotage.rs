@@ -153,7 +153,7 @@ fn a_broken_promise_is_found_within_100_000_operations() {
 }
 
 #[test]
-fn a_router_that_keeps_its_promises_is_never_accused() {
+fn a_correct_router_has_no_violations() {
     for_each(1..=CLEAN_SEEDS, |seed| {
         // The lags are those that are used with mutations.
         let lag_ms = [0, 200, 300, 1_000][seed as usize / 2 % 4];

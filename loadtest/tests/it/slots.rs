@@ -8,8 +8,11 @@ use crate::served_router::ServedRouter;
 use crate::{for_each, found, report, sabotage};
 
 /// Mutations that break a promise about slots, and the check that detects each.
-const BROKEN: [(&str, &str); 2] = [("read_unowned", "C7"), ("refusal_lost", "C7")];
-/// Maximum number of runs until a broken promise is found. One usually suffices.
+const BROKEN: [(&str, &str); 3] =
+    [("read_unowned", "C7"), ("scatter_unchecked", "C7"), ("refusal_lost", "C7")];
+/// Maximum number of runs until a broken promise is found. One usually suffices: for a third of the
+/// time slots of a sixteenth of the rows have no owner, and every walk over all rows takes several
+/// reads.
 const RUNS_MAX: u64 = 100;
 /// Seconds of a run against a mutation, and against a correct router: in a second, about every slot
 /// changes its owner.
@@ -56,7 +59,7 @@ fn a_broken_promise_about_slots_is_found() {
 }
 
 #[test]
-fn a_router_whose_slots_change_hands_is_never_accused() {
+fn a_correct_router_has_no_violations_while_slots_move() {
     let router = Router::start("");
     let (code, report) = router.judge(1, CLEAN_TIME);
     assert!(found(&report).is_empty(), "{report:#}");

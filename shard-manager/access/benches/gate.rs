@@ -95,7 +95,7 @@ fn good_credentials(gate: &Authenticator, keys: &[NewApiKey], signer: &Signer) {
     assert_eq!(allocations, 0, "good credentials and granted rows allocate nothing");
 }
 
-/// Measures refusals, whose times should tell nothing.
+/// Measures refusals, whose times should reveal nothing.
 fn bad_keys(gate: &Authenticator, good: &NewApiKey) {
     let unknown = NewApiKey::from_random(&[9; NewApiKey::RANDOM_LEN]);
     let mut random = [9; NewApiKey::RANDOM_LEN];

@@ -58,7 +58,7 @@ pub enum AuthReason {
     /// The text is not a JWT: header and claims must be JSON objects in base64url, followed by a
     /// signature.
     TokenMalformed,
-    /// This member of the header is missing, refused or of a wrong type.
+    /// A member of the header is missing, refused or of a wrong type.
     TokenHeader(&'static str),
     /// The issuer does not use this algorithm, or the key is for another one.
     TokenAlgorithm,
@@ -70,7 +70,7 @@ pub enum AuthReason {
     TokenKeyAmbiguous,
     /// The signature is wrong.
     TokenSignature,
-    /// This claim is missing or of a wrong type or value.
+    /// A claim is missing or of a wrong type or value.
     TokenClaim(&'static str),
     /// The token is for another audience.
     TokenAudience,

@@ -76,9 +76,9 @@ pub enum CheckAnswer {
     Allowed {
         /// Index of the grant in the role.
         grant: usize,
-        /// Its rule for keys, to which a request without a key is bound.
+        /// Rule for keys, to which a request without a key is bound.
         keys: KeyRule,
-        /// Its columns, which a response without `select` has.
+        /// Visible columns, which a response without `select` has.
         columns: ColumnSet,
     },
     /// No grant allows the request.

@@ -51,7 +51,7 @@ pub enum DenialSubject {
 /// Refusal of credentials that would otherwise be good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
-    /// Its object.
+    /// Object of the denial.
     pub subject: DenialSubject,
     /// Time from which it is void; never if `None`.
     pub until: Option<UnixTime>,

@@ -92,7 +92,7 @@ pub struct VerifiedToken {
     pub usable_until: UnixTime,
     /// The role that it names.
     pub role: Box<str>,
-    /// Its tenants.
+    /// Tenants of the token.
     pub tenants: Tenants,
 }
 

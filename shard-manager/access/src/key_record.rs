@@ -63,11 +63,11 @@ impl KeyRecord {
 pub enum KeyState {
     /// Requests with it are examined further.
     Usable,
-    /// Its time is over.
+    /// The time of the key is over.
     Expired,
-    /// It was revoked, which cannot be undone.
+    /// The key was revoked, which cannot be undone.
     Revoked,
-    /// It was suspended, by an operator or by the restore of a backup, and not resumed since.
+    /// The key was suspended, by an operator or by the restore of a backup, and not resumed since.
     Suspended,
 }
 

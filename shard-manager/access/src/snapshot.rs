@@ -223,7 +223,7 @@ pub struct CallerIdentity {
     pub principal: Principal,
     /// Name of its role.
     pub role: Box<str>,
-    /// Its tenants.
+    /// Tenants of the caller.
     pub tenants: Tenants,
     /// Time from which the credentials are refused.
     pub expires_at: Option<UnixTime>,

@@ -98,7 +98,7 @@ pub enum TenantError {
     /// A text is longer than [`Tenants::LEN_MAX`].
     #[error("a tenant has at most {} bytes, this one has {len}", Tenants::LEN_MAX)]
     TooLong {
-        /// Its length in bytes.
+        /// Length in bytes.
         len: usize,
     },
     /// A text contains a control character.

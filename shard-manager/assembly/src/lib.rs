@@ -15,8 +15,9 @@ use sqlite::open::OpenedFiles;
 
 pub use postgres::citus::{MOVE as CITUS_MOVE, MOVES as CITUS_MOVES};
 pub use postgres::open::ConnectedCluster;
-pub use postgres::temporary_database::TemporaryDatabase;
+pub use postgres::temporary_database::{TemporaryDatabase, server_version};
 pub use sqlite::open::EmbeddedCluster;
+pub use sqlite::version as sqlite_version;
 
 /// Opens an embedded cluster, creating what is missing and migrating what is old. Blocks.
 ///

@@ -273,10 +273,10 @@ impl SharedConnection {
                     State::Open(open) => return Ok((open.clone(), has_waited)),
                     State::Connecting(ended, began) => (ended.clone(), *began, None),
                     State::Idle => {
-                        let (tell, ended) = watch::channel(None);
+                        let (sender, ended) = watch::channel(None);
                         let began = Instant::now();
                         *state = State::Connecting(ended.clone(), began);
-                        (ended, began, Some(ConnectionAttempt(Arc::clone(self), tell)))
+                        (ended, began, Some(ConnectionAttempt(Arc::clone(self), sender)))
                     }
                 }
             };

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! json of the rows | ends of the rows | trailer | tag
-//! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline, floor,
-//!          seen, format
+//! trailer: version, whether there is one, rows, process, own clock, wall clock, timeline,
+//!          min_position, seen, format
 //! ```
 //! The trailer has a fixed length and precedes only the tag, so that a script can read it, and the
 //! bytes before it become the rows without being copied. The tag is a 128-bit SipHash-2-4, keyed
@@ -63,7 +63,7 @@ impl EntryKey<'_> {
 impl Entry {
     /// Encodes the entry for this key.
     pub(super) fn encode(&self, entry_key: &EntryKey<'_>, secret: &[u8; 16]) -> Vec<u8> {
-        let Self { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } } = self;
+        let Self { rows, metadata: EntryMetadata { timeline, min_position, seen, as_of } } = self;
         let room = rows.json().len() + 4 * rows.len() + OVERHEAD;
         let mut bytes = Vec::with_capacity(room);
         bytes.extend_from_slice(rows.json());
@@ -77,7 +77,7 @@ impl Entry {
         bytes.extend_from_slice(&as_of.own.to_be_bytes());
         bytes.extend_from_slice(&as_of.wall.to_be_bytes());
         bytes.extend_from_slice(&timeline.to_be_bytes());
-        bytes.extend_from_slice(&floor.to_be_bytes());
+        bytes.extend_from_slice(&min_position.to_be_bytes());
         bytes.extend_from_slice(&seen.to_be_bytes());
         bytes.push(FORMAT);
         let tag = entry_key.tag(secret, &bytes);
@@ -106,7 +106,7 @@ impl Entry {
             wall: i64::from_be_bytes(take(&mut trailer)?),
         };
         let timeline = u32::from_be_bytes(take(&mut trailer)?);
-        let floor = u64::from_be_bytes(take(&mut trailer)?);
+        let min_position = u64::from_be_bytes(take(&mut trailer)?);
         let seen = u64::from_be_bytes(take(&mut trailer)?);
         if trailer != [FORMAT] || has_version > 1 {
             return None;
@@ -117,7 +117,7 @@ impl Entry {
         bytes.truncate(json_len);
         let mut rows = Rows::from_parts(bytes, ends)?;
         rows.version = (has_version == 1).then_some(version);
-        Some(Self { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } })
+        Some(Self { rows, metadata: EntryMetadata { timeline, min_position, seen, as_of } })
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
         fn entries()(
             texts in prop::collection::vec("[a-z]{0,40}", 0..6),
             version in prop::option::of(any::<i64>()),
-            (timeline, floor, seen) in any::<(u32, u64, u64)>(),
+            (timeline, min_position, seen) in any::<(u32, u64, u64)>(),
             (process, own, wall) in any::<(u64, i64, i64)>(),
         ) -> Entry {
             let mut rows = Rows::default();
@@ -158,7 +158,7 @@ mod tests {
             }
             rows.version = version;
             let as_of = ClockReading { process, own, wall };
-            Entry { rows, metadata: EntryMetadata { timeline, floor, seen, as_of } }
+            Entry { rows, metadata: EntryMetadata { timeline, min_position, seen, as_of } }
         }
     }
 

@@ -7,17 +7,17 @@
 //! # What is stored
 //! All answers about one shard key of one table are one hash (`cache_key`). Each field is one
 //! query; its value is the rows and a claim (`entry`): *these rows are of this timeline of the
-//! shard, hold every change up to `floor`, none after `seen`, and were complete at `as_of`*. A
-//! claim is a fact about the past. It does not become wrong, only old; no loss, copy or rewind of
+//! shard, hold every change up to `min_position`, none after `seen`, and were complete at `as_of`*.
+//! A claim is a fact about the past. It does not become wrong, only old; no loss, copy or rewind of
 //! Redis changes that. A tag keyed with a secret of the cluster rejects everything else. The lease
 //! for an entry is another field of its hash.
 //!
 //! The facts of a claim are measured before the rows are read, so that concurrent changes make the
-//! rows newer than the claim and never older. `floor` is the position that the replica has applied
-//! or was required to have; on a primary in a file, the committed position. On a primary server it
-//! is 0: a commit has a position when it is flushed, before reads see it, so the server's position
-//! proves nothing. `as_of` is now, or the last moment at which the replica had every change. An
-//! answer is not kept if another node became the primary during the read.
+//! rows newer than the claim and never older. `min_position` is the position that the replica has
+//! applied or was required to have; on a primary in a file, the committed position. On a primary
+//! server it is 0: a commit has a position when it is flushed, before reads see it, so the server's
+//! position proves nothing. `as_of` is now, or the last moment at which the replica had every
+//! change. An answer is not kept if another node became the primary during the read.
 //!
 //! # When an entry answers a read
 //! At level `one`, if all of this holds (`proof`):
@@ -26,8 +26,8 @@
 //! - its age is within the client's limit, or within the bound if the client sets none. The age of
 //!   an entry stored by another router counts as higher by the allowed difference of clocks: with a
 //!   bound not above [`CLOCK_ALLOWANCE`] each router uses its own entries only;
-//! - the position that the session has seen of the shard is not after `floor`. Every read has
-//!   checked before that the shard's history holds that position.
+//! - the position that the session has seen of the shard is not after `min_position`. Every read
+//!   has checked before that the shard's history holds that position.
 //!
 //! The session has then seen up to `seen`. So it reads its own writes, and never older data than
 //! before, whether cache, replica or primary answers each of its reads: these are the session
@@ -61,7 +61,7 @@
 //! | two routers miss at once | one gets the lease, the other reads and does not fill |
 //! | an entry is stored before a reader that expects none requests the lease | it is new enough, and answers |
 //! | the knowledge about an entry is out of date | one request more, or a read of the shard that a hit would have avoided |
-//! | the rows come from a replica that lags | `floor` and `as_of` are those of the replica |
+//! | the rows come from a replica that lags | `min_position` and `as_of` are those of the replica |
 //! | another node becomes primary, has lost changes, or a backup was restored | the timeline is another |
 //! | a slot moves | its keys name the epoch of the move: no router that knows the move finds an entry of the old owner, or joins its read; nor if the slot returns later |
 //! | another slot moves | the keys stay, and so does the owner whose positions the claims name |

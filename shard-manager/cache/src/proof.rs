@@ -21,7 +21,7 @@ pub struct FreshnessBound {
     /// The timeline of the shard, the same at the beginning and at the end of the read.
     pub timeline: u32,
     /// Every change up to this position is in the rows; 0 if nothing is known.
-    pub floor: u64,
+    pub min_position: u64,
     /// Moment at which the node that was read had every acknowledged change.
     pub as_of: Instant,
 }
@@ -79,7 +79,7 @@ pub struct EntryMetadata {
     /// The timeline of its shard.
     pub timeline: u32,
     /// Every change up to this position is in the answer.
-    pub floor: u64,
+    pub min_position: u64,
     /// No change after this position is in the answer: a session that received it has seen up to
     /// here.
     pub seen: u64,
@@ -105,7 +105,7 @@ impl EntryMetadata {
             return true;
         }
         self.timeline == requirement.timeline
-            && requirement.seen.is_none_or(|seen| seen <= self.floor)
+            && requirement.seen.is_none_or(|seen| seen <= self.min_position)
             && self.as_of.age(now).is_some_and(|age| age <= requirement.age_max)
     }
 }
@@ -116,8 +116,8 @@ mod tests {
 
     use super::*;
 
-    fn metadata(timeline: u32, floor: u64, as_of: ClockReading) -> EntryMetadata {
-        EntryMetadata { timeline, floor, seen: floor, as_of }
+    fn metadata(timeline: u32, min_position: u64, as_of: ClockReading) -> EntryMetadata {
+        EntryMetadata { timeline, min_position, seen: min_position, as_of }
     }
 
     proptest! {
@@ -155,11 +155,12 @@ mod tests {
 
         #[test]
         fn another_timeline_proves_nothing(
-            floor in any::<u64>(), seen in prop::option::of(any::<u64>()), timeline in 0_u32..3,
+            min_position in any::<u64>(), seen in prop::option::of(any::<u64>()),
+            timeline in 0_u32..3,
         ) {
             let now = ClockReading { process: 0, own: 0, wall: 0 };
             let requirement = FreshnessRequirement { timeline: 7, seen, age_max: Duration::MAX };
-            prop_assert!(!metadata(timeline, floor, now).proves(&requirement, &now));
+            prop_assert!(!metadata(timeline, min_position, now).proves(&requirement, &now));
         }
 
         /// The entries that the Redis script skips are those that the reader would refuse.

@@ -341,8 +341,9 @@ impl Reading<'_> {
         self.cache.client.breaker.shard_took(asked.elapsed());
         let Some(freshness) = fresh.freshness else { return Ok(Answer::fresh(fresh)) };
         let as_of = self.cache.clock.moment(freshness.as_of);
-        let FreshnessBound { timeline, floor, .. } = freshness;
-        let metadata = EntryMetadata { timeline, floor, seen: fresh.position.sequence, as_of };
+        let FreshnessBound { timeline, min_position, .. } = freshness;
+        let seen = fresh.position.sequence;
+        let metadata = EntryMetadata { timeline, min_position, seen, as_of };
         let rows = fresh.rows.clone();
         let served_by = fresh.served_by;
         let result =
@@ -439,7 +440,8 @@ impl Reading<'_> {
         let SharedResult { entry, served_by } = result;
         let Entry { rows, metadata } = &**entry;
         let is_own_read = in_time && *served_by == ServedBy::Primary;
-        let holds = is_own_read || self.requirement.seen.is_none_or(|seen| seen <= metadata.floor);
+        let holds =
+            is_own_read || self.requirement.seen.is_none_or(|seen| seen <= metadata.min_position);
         // Rows that are newer than the query are new enough for it, however long the shared read
         // took.
         let as_of = metadata.as_of;

@@ -25,6 +25,7 @@ mod indexes;
 mod join_orders;
 mod lifecycle;
 mod move_announcements;
+mod move_resources;
 mod move_status;
 mod mover;
 mod moves;
@@ -85,14 +86,14 @@ pub use nodes::Nodes;
 pub use operator_commands::serve_commands;
 use rebalance_status::RebalanceStatus;
 pub use rebalances::planning::PlannedSlots;
-pub use rebalances::{LoadSource, ObservedLoad, Rebalances, RebalancesError};
+pub use rebalances::{LoadSource, ObservedLoad, Rebalances, RebalancesError, StoppedPlans};
 pub use schema::{Schema, TableCreated};
 pub use sessions::Sessions;
 pub use shard_membership::{ShardChangeError, ShardChanged};
 pub use shards::Shards;
 pub use slots::{Slots, SlotsError};
 pub use status::Status;
-pub use visible_tables::check_key;
+pub use visible_tables::{check_key, partition_columns};
 
 /// An open cluster.
 pub struct Manager {

@@ -46,8 +46,8 @@ impl BackupFolder {
     /// Checks that backups can be made in a folder, and returns true if it exists. Changes nothing.
     ///
     /// # Errors
-    /// [`SaveError::Target`] if the path is a file, is in the data directory, or cannot be
-    /// written; [`SaveError::Io`] if it cannot be inspected.
+    /// [`SaveError::Target`] if the path is a file, leads over a link to nothing, is in the data
+    /// directory, or cannot be written; [`SaveError::Io`] if it cannot be inspected.
     pub fn check(path: &Path, data_dir: Option<&Path>) -> Result<bool, SaveError> {
         let failed = |error: io::Error| SaveError::io(path, error);
         let place = std::path::absolute(path).map_err(failed)?;
@@ -58,6 +58,10 @@ impl BackupFolder {
         let exists = place.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
         if !exists.is_dir() {
             return Err(SaveError::target(path, "a part of the path is a file"));
+        }
+        if place.ancestors().take_while(|part| *part != exists).any(Path::is_symlink) {
+            let cause = "a part of the path is a link to a folder that does not exist: create it";
+            return Err(SaveError::target(path, cause));
         }
         let real = exists.canonicalize().map_err(failed)?;
         let data_dir = data_dir.map(|dir| real_path(dir).map_err(failed)).transpose()?;
@@ -186,6 +190,11 @@ mod tests {
         };
         assert!(refused("file", None).ends_with("there is a file with this name"));
         assert!(refused("file/backups", None).ends_with("a part of the path is a file"));
+        std::os::unix::fs::symlink(folder.join("data/backups"), folder.join("link")).expect("made");
+        for path in ["link", "link/backups"] {
+            let sentence = refused(path, None);
+            assert!(sentence.contains("a link to a folder that does not exist"), "{sentence}");
+        }
         let data_dir = folder.join("data");
         for path in ["data", "data/backups", "data/a/b"] {
             assert!(refused(path, Some(&data_dir)).contains("data directory"), "{path}");

@@ -15,13 +15,13 @@ pub const CANCEL: &str = "cancel";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BackupState {
-    /// It is being made.
+    /// The backup is being made.
     Running,
-    /// Its folder is complete.
+    /// The folder of the backup is complete.
     Done,
-    /// It has failed, and left no copy.
+    /// The backup has failed, and left no copy.
     Failed,
-    /// It was cancelled, and left no copy.
+    /// The backup was cancelled, and left no copy.
     Cancelled,
 }
 

@@ -323,7 +323,8 @@ pub fn differences(
     }
     if let Some(placement) = spec.placement.as_ref().filter(|wanted| *wanted != map.placement()) {
         found.push(format!(
-            "placement is {placement}, and the cluster was made with {}: leave the setting out",
+            "placement is {placement}, and the cluster was made with {}: leave the setting out; `shard-manager rebalance \
+             --by placement --placement '{placement}'` moves the slots to the shards of that placement",
             map.placement()
         ));
     }

@@ -8,6 +8,8 @@
 //! **Invariant:** a key is read as it was written, to the last bit of a number.
 //! **Not here:** reading the rows (the engines).
 
+use std::fmt;
+
 use model::table::Table;
 use model::value::{ColumnType, Value, push_json, push_json_number, push_json_string};
 
@@ -60,6 +62,15 @@ impl CopyKey {
     }
 }
 
+impl fmt::Display for CopyKey {
+    /// Writes shard key and id as JSON, without the table and the slot.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id: Vec<String> = self.id.iter().map(serde_json::Value::to_string).collect();
+        let key = serde_json::Value::from(&*self.key);
+        write!(out, "{key} with id [{}]", id.join(","))
+    }
+}
+
 /// Formats the key of a row.
 pub fn format_key((table, slot, key): (&str, u16, &str), id: &[Value]) -> String {
     let mut text = b"[".to_vec();
@@ -85,6 +96,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_key_is_shown_without_its_table_and_slot() {
+        let id = [Value::Text("a\"b".to_owned()), Value::Int(7)];
+        let key = CopyKey::parse(&format_key(("t", 7, "ada"), &id)).expect("a key");
+        assert_eq!(key.to_string(), r#""ada" with id ["a\"b",7]"#);
+    }
 
     proptest! {
         #[test]

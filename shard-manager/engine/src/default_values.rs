@@ -88,6 +88,29 @@ pub fn generated_keys(
     table.id().iter().copied().chain(routing).filter_map(generate).collect()
 }
 
+/// Returns the operation of a write with generated keys. An upsert whose keys are a hash of its
+/// idempotency key becomes an insert: when the record of that key has expired, a repetition must
+/// not change the row that the first request made.
+pub fn operation_with_keys(
+    table: &Table,
+    operation: Operation,
+    source: KeySource<'_>,
+    generated: &[(usize, Value)],
+) -> Operation {
+    let is_hash = |(column, _): &(usize, Value)| {
+        table.column(*column).default == Some(ColumnDefault::NewUuid)
+    };
+    match (operation, source) {
+        (Operation::Upsert, KeySource::Repeatable { .. }) if generated.iter().any(is_hash) => {
+            Operation::Insert
+        }
+        (
+            Operation::Upsert | Operation::Insert | Operation::Update | Operation::Delete,
+            KeySource::New | KeySource::Repeatable { .. },
+        ) => operation,
+    }
+}
+
 /// Returns the value of a column of a new row that is made at this time; null without a default.
 pub fn value_in_new_row(default: Option<&ColumnDefault>, now: &str) -> Value {
     match default {
@@ -141,6 +164,25 @@ mod tests {
         for operation in [Operation::Update, Operation::Delete] {
             let keys = generated_keys(&table, operation, KeySource::New, |_| false);
             assert_eq!(names(&table, &keys), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn an_upsert_with_a_key_that_is_hashed_from_its_idempotency_key_becomes_an_insert() {
+        let table = table();
+        let repeatable = KeySource::Repeatable { idempotency_key: "order-7", row: 0 };
+        let sent_as = |operation, source, given: &[usize]| {
+            let keys = generated_keys(&table, operation, source, |column| given.contains(&column));
+            operation_with_keys(&table, operation, source, &keys)
+        };
+        let (id, tenant) = (table.id()[0], table.routing().expect("declared above"));
+        assert_eq!(sent_as(Operation::Upsert, repeatable, &[]), Operation::Insert);
+        assert_eq!(sent_as(Operation::Upsert, repeatable, &[id]), Operation::Insert);
+        // What is left to generate is a constant, with which an upsert may meet its row.
+        assert_eq!(sent_as(Operation::Upsert, repeatable, &[id, tenant]), Operation::Upsert);
+        assert_eq!(sent_as(Operation::Upsert, KeySource::New, &[]), Operation::Upsert);
+        for operation in [Operation::Insert, Operation::Update, Operation::Delete] {
+            assert_eq!(sent_as(operation, repeatable, &[]), operation);
         }
     }
 

@@ -62,7 +62,7 @@ pub enum ExportError {
          `shard-manager check` for details if it fails again"
     )]
     SlotsUnsettled {
-        /// These slots.
+        /// Slots that the error is about.
         slots: SlotSet,
     },
     /// The number of rows that were read differs from the number that the shard has counted.

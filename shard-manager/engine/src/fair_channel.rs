@@ -67,7 +67,7 @@ impl FairLimits {
 pub enum Refused<M> {
     /// The channel is full.
     Full(M),
-    /// This tenant has more than half of the capacity, and another one waits or has just waited.
+    /// The tenant has more than half of the capacity, and another one waits or has just waited.
     Share(M),
     /// The receiver has ended.
     Closed(M),

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn callers_that_are_not_told_apart_need_no_place() {
+    async fn callers_without_a_tenant_need_no_place() {
         let places = FairPlaces::new(0);
         let entered = places.enter(FairShare::COMMON, Instant::now()).await;
         assert!(entered.is_some_and(|place| place.is_none()));

@@ -195,7 +195,9 @@ pub(super) fn group_differences(
         {
             let made = &group.placement;
             found.push(format!(
-                "placement of group {name} is {placement}, but it was created with {made}: leave the setting out"
+                "placement of group {name} is {placement}, but it was created with {made}: leave the setting out; \
+                 `shard-manager rebalance --by placement --group {name} --placement '{placement}'` moves the slots to \
+                 the shards of that placement"
             ));
         }
         let numbers = spec.shards.as_ref().map(|names| {

@@ -151,7 +151,7 @@ mod tests {
             "2026-03-10T11:59:00.000000Z",
         ];
         assert_eq!(may_go(&steady.expiry(at), &records), [records[1]]);
-        assert_eq!(may_go(&steady.expiry(at), &records[..3]), [""; 0], "nobody bears witness");
+        assert_eq!(may_go(&steady.expiry(at), &records[..3]), [""; 0], "there is no other clock");
     }
 
     #[test]

@@ -32,4 +32,8 @@ pub trait IndexSession: Send + Sync {
         &'a self,
         change: &'a IndexChange,
     ) -> BoxFuture<'a, Result<(), model::error::Error>>;
+
+    /// Cancels the build that [`IndexSession::change`] carries out now. The build then fails, and
+    /// leaves nothing. A build that cannot be cancelled is completed.
+    fn cancel(&self) -> BoxFuture<'_, ()>;
 }

@@ -24,15 +24,15 @@ use super::{IndexChange, SchemaChange};
 /// State of an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IndexState {
-    /// It will be on every shard.
+    /// The index will be on every shard.
     Building,
-    /// It is on every shard.
+    /// The index is on every shard.
     Ready,
-    /// It cannot be built, and is dropped from the shards that have it.
+    /// The index cannot be built, and is dropped from the shards that have it.
     Undoing,
-    /// It could not be built, and is on no shard.
+    /// The index could not be built, and is on no shard.
     Failed,
-    /// It will be on no shard.
+    /// The index will be on no shard.
     Dropping,
 }
 
@@ -68,13 +68,13 @@ pub struct IndexRecord {
     pub columns: Vec<String>,
     /// True if it is unique within a shard key.
     pub is_unique: bool,
-    /// Its state.
+    /// State of the index.
     pub state: IndexState,
     /// Number of shards that have it, while it is being built.
     pub built: usize,
     /// Reason why it waits or has failed.
     pub reason: Option<String>,
-    /// Longest time in milliseconds for which writes of a shard may wait.
+    /// Longest estimated time in milliseconds for which writes of a shard may wait.
     pub pause_max_ms: u64,
     /// Longest time in milliseconds for which writes of a shard have waited; `None` if writes do
     /// not wait.

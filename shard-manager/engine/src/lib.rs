@@ -61,6 +61,7 @@ pub mod rebalance_view;
 pub mod refusal_code;
 mod replica_node;
 pub mod replication;
+pub mod row_hashes;
 pub mod row_image;
 pub mod runtime_pool;
 #[cfg(feature = "sample-queries")]

@@ -28,6 +28,13 @@ pub trait MoveCatalog: Send + Sync {
     /// The error of the catalog.
     fn lead(&self) -> EngineFuture<'_, bool>;
 
+    /// Returns the number of connected routers that are too old to take part in a move: their reads
+    /// need not check the owners of slots.
+    ///
+    /// # Errors
+    /// The error of the catalog.
+    fn older_routers(&self) -> EngineFuture<'_, u64>;
+
     /// Returns all moves that have not ended, and the last [`ENDED_LISTED_MAX`] that have, the
     /// latest first.
     ///
@@ -103,7 +110,7 @@ pub enum MoveListError {
     /// Other moves have some of the slots.
     #[error("the slots {slots} move already ({move_name}): wait for that move, or leave them out")]
     SlotsMove {
-        /// These slots.
+        /// Slots that the error is about.
         slots: SlotSet,
         /// Identity of one of the moves.
         move_name: String,

@@ -9,7 +9,7 @@ use model::slot_set::{SlotSet, SlotSetError, parse_within};
 /// Slots of a draft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DraftSlots {
-    /// These slots.
+    /// The slots of a set.
     Set(SlotSet),
     /// The slot of a shard key.
     OfKey {

@@ -28,7 +28,7 @@ pub const RATE_MAX: u32 = 10_000;
 /// Phase of a move, or the way in which it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MovePhase {
-    /// It has not begun.
+    /// The move has not begun.
     Planned,
     /// The target makes room, and the source begins to record changes.
     Preparing,
@@ -46,13 +46,13 @@ pub enum MovePhase {
     Keeping,
     /// Rows that no longer count are deleted.
     Cleaning,
-    /// It has ended: the target owns the slots.
+    /// The move has ended: the target owns the slots.
     Done,
-    /// It has ended: the source owns the slots as before.
+    /// The move has ended: the source owns the slots as before.
     Cancelled,
-    /// It has ended: the slots went to the target and came back.
+    /// The move has ended: the slots went to the target and came back.
     RolledBack,
-    /// It has ended before the commit, because it cannot be carried out.
+    /// The move has ended before the commit, because it cannot be carried out.
     Failed,
 }
 
@@ -203,6 +203,12 @@ pub struct MoveProgressReport {
     pub reason: Option<String>,
     /// Changes that the receiving side lacks; `None` if no copy is kept current.
     pub lag: Option<MoveLag>,
+    /// Number of rows to copy, as estimated before the move began; `None` if it is not known, or
+    /// if the copy has begun again.
+    pub rows_expected: Option<u64>,
+    /// Estimated seconds until all rows are copied, at the time of the report; `None` if they are
+    /// not known, or no rows are being copied.
+    pub seconds_left: Option<u64>,
 }
 
 /// Changes that the receiving side lacks: the target, or the source while it is kept after a move.

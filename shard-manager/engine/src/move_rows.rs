@@ -146,6 +146,10 @@ struct StoredProgress {
     reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lag: Option<StoredLag>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rows_expected: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seconds_left: Option<u64>,
 }
 
 /// Lag as it is stored.
@@ -157,25 +161,40 @@ struct StoredLag {
 
 impl StoredProgress {
     fn of(report: &MoveProgressReport) -> Self {
-        let MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason, lag } =
-            report.clone();
-        let lag = lag.map(|MoveLag { changes, since }| StoredLag {
+        let lag = report.lag.map(|MoveLag { changes, since }| StoredLag {
             changes,
             since: since.map(format_timestamp),
         });
-        Self { rows, bytes, deleted_batches, hold_us, reason, lag }
+        Self {
+            rows: report.rows,
+            bytes: report.bytes,
+            deleted_batches: report.deleted_batches,
+            hold_us: report.hold_us,
+            reason: report.reason.clone(),
+            lag,
+            rows_expected: report.rows_expected,
+            seconds_left: report.seconds_left,
+        }
     }
 
     /// Returns the report; `None` if it is damaged.
     fn report(self) -> Option<MoveProgressReport> {
-        let Self { rows, bytes, deleted_batches, hold_us, reason, lag } = self;
-        let lag = match lag {
+        let lag = match self.lag {
             None => None,
             Some(StoredLag { changes, since }) => {
                 Some(MoveLag { changes, since: maybe_time(since.as_deref())? })
             }
         };
-        Some(MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason, lag })
+        Some(MoveProgressReport {
+            rows: self.rows,
+            bytes: self.bytes,
+            deleted_batches: self.deleted_batches,
+            hold_us: self.hold_us,
+            reason: self.reason,
+            lag,
+            rows_expected: self.rows_expected,
+            seconds_left: self.seconds_left,
+        })
     }
 
     fn json(&self) -> String {

@@ -47,6 +47,14 @@ pub struct MoveView {
     pub rows: u64,
     /// Bytes of these rows.
     pub bytes: u64,
+    /// Number of rows to copy, as estimated before the move began; `None` if it is not known, or
+    /// if the copy has begun again.
+    #[serde(default)]
+    pub rows_expected: Option<u64>,
+    /// Estimated seconds until all rows are copied, as last reported; `None` if they are not known,
+    /// or no rows are being copied.
+    #[serde(default)]
+    pub seconds_left: Option<u64>,
     /// Longest time in milliseconds for which writes of the slots waited.
     pub longest_hold_ms: f64,
     /// Number of changed rows that the receiving side lacked when the other one was last read. The
@@ -95,6 +103,8 @@ impl MoveView {
             keep: new.keep.as_secs(),
             rows: record.progress.rows,
             bytes: record.progress.bytes,
+            rows_expected: record.progress.rows_expected,
+            seconds_left: record.progress.seconds_left.filter(|_| is_copying(record)),
             longest_hold_ms: record.progress.hold_us as f64 / 1_000.0,
             changes_behind: record.progress.lag.map(|lag| lag.changes),
             lag_ms: record.progress.lag.map(|lag| lag_ms(lag, now)),
@@ -121,6 +131,10 @@ impl MoveView {
             None => false,
         }
     }
+}
+
+fn is_copying(record: &MoveRecord) -> bool {
+    record.phase == MovePhase::Copying && record.goal == MoveGoal::Forward && !record.is_paused
 }
 
 fn lag_ms(lag: MoveLag, now: DateTime<Utc>) -> f64 {
@@ -203,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_tells_the_lag_of_a_copy_and_none_without_one() {
+    fn a_view_has_the_lag_of_a_copy_and_none_without_one() {
         let mut record = record();
         let shown = |record: &MoveRecord| {
             let view = view(record, Duration::from_secs(3));
@@ -214,6 +228,25 @@ mod tests {
         assert_eq!(shown(&record), (Some(7), Some(3_000.0)));
         record.progress.lag = Some(MoveLag::default());
         assert_eq!(shown(&record), (Some(0), Some(0.0)));
+    }
+
+    #[test]
+    fn a_view_has_the_time_that_is_left_only_while_rows_are_copied() {
+        let mut record = record();
+        let shown = |record: &MoveRecord| {
+            let view = view(record, Duration::ZERO);
+            (view.rows_expected, view.seconds_left)
+        };
+        assert_eq!(shown(&record), (None, None));
+        record.progress.rows_expected = Some(900);
+        record.progress.seconds_left = Some(4);
+        assert_eq!(shown(&record), (Some(900), None), "no rows are copied yet");
+        record.phase = MovePhase::Copying;
+        assert_eq!(shown(&record), (Some(900), Some(4)));
+        record.is_paused = true;
+        assert_eq!(shown(&record), (Some(900), None));
+        record.order(MoveOrder::Cancel).expect("it may be cancelled");
+        assert_eq!(shown(&record), (Some(900), None));
     }
 
     #[test]

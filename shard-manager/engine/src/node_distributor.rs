@@ -106,11 +106,11 @@ pub struct NodeChanged {
 /// State of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberState {
-    /// It receives rows.
+    /// The node receives rows.
     Serving,
-    /// It receives no rows, and a rebalance moves its rows away.
+    /// The node receives no rows, and a rebalance moves its rows away.
     Draining,
-    /// It no longer belongs to the cluster.
+    /// The node no longer belongs to the cluster.
     Retired,
 }
 

@@ -16,7 +16,7 @@ use model::query::ReadQuery;
 use model::reason::Reason;
 use model::result_rows::Rows;
 use model::slot_set::SlotSet;
-use model::stats::{PoolStats, SizeEstimate};
+use model::stats::{MoverConnections, PoolStats, SizeEstimate};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::EngineFuture;
@@ -141,6 +141,13 @@ pub trait PrimaryReader: NodeReader {
     /// # Errors
     /// Errors of [`NodeReader::read_key`].
     fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate>;
+
+    /// Returns the connections that movers need with the node's server, and those that are free;
+    /// `None` if the engine has no server.
+    ///
+    /// # Errors
+    /// Errors of [`NodeReader::read_key`].
+    fn mover_connections(&self, deadline: Instant) -> EngineFuture<'_, Option<MoverConnections>>;
 
     /// Returns the nodes over which the engine itself distributes the shard's rows; none if it does
     /// not.

@@ -35,7 +35,7 @@ pub struct OpenedShard {
     pub copy_faults: Arc<CopyFaults>,
     /// Announcements that its slots have changed.
     pub slot_news: Arc<SlotNews>,
-    /// Its part in moves; `None` if the engine distributes rows by itself.
+    /// Interfaces for moves; `None` if the engine distributes rows by itself.
     pub moves: Option<ShardMoves>,
     /// Builder of its indexes; `None` if its writer builds them while writes wait.
     pub indexes: Option<Arc<dyn IndexBuilder>>,

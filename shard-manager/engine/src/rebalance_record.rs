@@ -23,17 +23,17 @@ pub use super::rebalance_id::RebalanceId;
 /// State of a rebalance, or the way in which it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RebalanceState {
-    /// Its moves begin one after another.
+    /// The moves begin one after another.
     Running,
     /// No move begins, and its moves are paused.
     Paused,
     /// No move begins, and those whose target does not own the slots yet are cancelled.
     Cancelling,
-    /// It has ended: all slots have moved.
+    /// The rebalance has ended: all slots have moved.
     Done,
-    /// It has ended: an operator has cancelled it.
+    /// The rebalance has ended: an operator has cancelled it.
     Cancelled,
-    /// It has ended: some slots could not be moved.
+    /// The rebalance has ended: some slots could not be moved.
     Failed,
 }
 
@@ -72,13 +72,13 @@ pub enum StepState {
     Planned,
     /// A move of it is in progress.
     Moving,
-    /// It has ended: the target owns the slots.
+    /// The step has ended: the target owns the slots.
     Moved,
-    /// It has ended: the move was cancelled on an order, or had not begun.
+    /// The step has ended: the move was cancelled on an order, or had not begun.
     Cancelled,
-    /// It has ended: the move could not be carried out.
+    /// The step has ended: the move could not be carried out.
     Failed,
-    /// It has ended: the source no longer owned the slots when the move was to begin.
+    /// The step has ended: the source no longer owned the slots when the move was to begin.
     Skipped,
 }
 
@@ -124,7 +124,7 @@ pub struct ListedStep {
 pub struct StepStatus {
     /// State.
     pub state: StepState,
-    /// Its move, once one has begun.
+    /// Move of the step, once one has begun.
     pub move_id: Option<MoveId>,
     /// Rows that were copied, and copied again.
     pub rows: u64,
@@ -217,7 +217,7 @@ pub enum RebalanceOrderFault {
     /// The rebalance has ended.
     #[error("the rebalance has ended ({}): begin another one", .0.name())]
     Ended(RebalanceState),
-    /// It is being cancelled already.
+    /// The rebalance is being cancelled already.
     #[error("the rebalance is being cancelled already")]
     Cancelling,
 }

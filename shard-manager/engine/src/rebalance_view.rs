@@ -48,7 +48,7 @@ pub struct PlanView {
     pub rows: Option<u64>,
     /// Approximate number of bytes.
     pub bytes: Option<u64>,
-    /// Approximate duration of the copies in seconds.
+    /// Approximate duration in seconds: of the copies, and a fixed time for each move.
     pub seconds: Option<f64>,
     /// The most that a shard has, as a multiple of its fair share.
     pub skew_before: f64,
@@ -150,7 +150,7 @@ pub struct RebalanceView {
     pub ended_at: Option<String>,
     /// Commands that it accepts now.
     pub actions: Vec<String>,
-    /// Its moves; none in a list of rebalances.
+    /// Moves of the rebalance; none in a list of rebalances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moves: Option<Vec<StepView>>,
 }
@@ -177,7 +177,7 @@ pub struct StepView {
 /// Result of a request for a rebalance.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RebalanceBegun {
-    /// It has begun.
+    /// The rebalance has begun.
     Begun(Box<RebalanceView>),
     /// Nothing has to move, so no rebalance has begun.
     Settled(Box<PlanView>),

@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** a text consists of constants and of names from the registry; its numbered
 //! parameters stand for the values in order.
-//! **Not here:** executing it (the engines), reads of many keys at once (`postgres::point`),
+//! **Not here:** executing it (the engines), reads of many keys at once (`postgres::key_reads`),
 //! statements that write.
 
 use std::fmt::Write as _;

@@ -55,7 +55,7 @@ pub enum SlotChangeError {
     NotOwned {
         /// Name of the shard.
         shard: String,
-        /// These slots.
+        /// Slots that the error is about.
         slots: SlotSet,
     },
     /// The fence lock was not free in time: other writes held it.

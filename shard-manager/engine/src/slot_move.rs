@@ -27,6 +27,7 @@ use moves::request_context::MoveEffect;
 use moves::round::CopyRound;
 
 use super::EngineFuture;
+use super::row_hashes::{RowHashQuery, RowHashes};
 
 /// Maximum size of the rows of a round in bytes. A mover holds two rounds at most.
 pub const ROUND_BYTES_MAX: usize = 4 << 20;
@@ -71,11 +72,20 @@ pub trait MoveReader: Send + Sync {
         deadline: Instant,
     ) -> EngineFuture<'a, Vec<SlotDigest>>;
 
+    /// Reads a page of the keys and hashes of the rows of one slot, in one snapshot, to find the
+    /// rows in which a copy differs.
+    ///
+    /// # Errors
+    /// The error of the primary.
+    fn row_hashes<'a>(
+        &'a self,
+        query: &'a RowHashQuery,
+        deadline: Instant,
+    ) -> EngineFuture<'a, RowHashes>;
+
     /// Returns the free bytes of the disk on which rows are stored; `None` if the engine cannot
     /// determine them, as is the case for database servers.
-    fn free_bytes(&self) -> Option<u64> {
-        None
-    }
+    fn free_bytes(&self) -> Option<u64>;
 
     /// Returns the moves of which the shard has a row.
     ///
@@ -108,7 +118,7 @@ pub trait MoveWriter: Send + Sync {
 pub struct FactsQuery {
     /// The move.
     pub id: MoveId,
-    /// Its slots.
+    /// Slots of the move.
     pub slots: Arc<[Slot]>,
     /// State of the rows on the other side, if they were copied from this shard.
     pub copied: Option<AppliedRows>,
@@ -138,7 +148,7 @@ pub struct MoveFacts {
 pub struct RoundQuery {
     /// The move.
     pub id: MoveId,
-    /// Its slots.
+    /// Slots of the move.
     pub slots: Arc<[Slot]>,
     /// State of the rows on the other side.
     pub base: AppliedRows,
@@ -187,7 +197,7 @@ impl RoundBudget {
 pub struct RoundRead {
     /// The round, for [`MoveRequest::Store`].
     pub round: CopyRound,
-    /// Its rows.
+    /// Rows of the round.
     pub rows: RoundRows,
     /// Number of changed keys.
     pub changes: usize,

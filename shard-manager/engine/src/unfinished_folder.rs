@@ -69,11 +69,11 @@ impl Unfinished {
     /// # Errors
     /// [`SaveError::Io`].
     pub fn finish(mut self) -> Result<(), SaveError> {
-        let told = |error| SaveError::io(&self.path, error);
-        fs::remove_file(self.path.join(LOCK)).map_err(told)?;
+        let with_path = |error| SaveError::io(&self.path, error);
+        fs::remove_file(self.path.join(LOCK)).map_err(with_path)?;
         // An empty folder that is replaced keeps the permissions that its owner gave it.
         if let Ok(replaced) = fs::metadata(&self.target) {
-            fs::set_permissions(&self.path, replaced.permissions()).map_err(told)?;
+            fs::set_permissions(&self.path, replaced.permissions()).map_err(with_path)?;
         }
         sync_folder(&self.path)?;
         fs::rename(&self.path, &self.target).map_err(|error| SaveError::io(&self.target, error))?;

@@ -57,15 +57,12 @@ pub trait Writer: Send + 'static {
     /// [`SlotChangeError`].
     fn change_slots(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError>;
 
-    /// Carries out the change of a move in one durable transaction. For engines without a
-    /// [`MoveWriter`](super::slot_move::MoveWriter).
+    /// Carries out the change of a move in one durable transaction. An engine with a
+    /// [`MoveWriter`](super::slot_move::MoveWriter) returns [`MoveChangeError::Unsupported`].
     ///
     /// # Errors
     /// [`MoveChangeError`].
-    fn change_move(&mut self, change: &MoveChange) -> Result<MoveEffect, MoveChangeError> {
-        let _ = change;
-        Err(MoveChangeError::Unsupported)
-    }
+    fn change_move(&mut self, change: &MoveChange) -> Result<MoveEffect, MoveChangeError>;
 
     /// Commits a batch that a sabotaged writer left open. Called after the operations of each batch
     /// were acknowledged.
@@ -118,10 +115,7 @@ pub trait AsyncWriter: Send + 'static {
     fn change_move<'a>(
         &'a mut self,
         change: &'a MoveChange,
-    ) -> BoxFuture<'a, Result<MoveEffect, MoveChangeError>> {
-        let _ = change;
-        Box::pin(std::future::ready(Err(MoveChangeError::Unsupported)))
-    }
+    ) -> BoxFuture<'a, Result<MoveEffect, MoveChangeError>>;
 
     /// Commits a batch that a sabotaged writer left open. Called after the operations of each batch
     /// were acknowledged.

@@ -22,18 +22,18 @@ use model::table::Table as DataTable;
 
 use crate::chart::{BarChart, Chart};
 use crate::clients::{Amount, Timings, send};
+use crate::databases::{Databases, ServerDatabases};
 use crate::dataset::{self, user_named};
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, options as request_options};
 use crate::lab_error::LabError;
 use crate::random::Random;
 use crate::report::{Cell, Report, ReportTable};
-use crate::work_folder::WorkFolder;
 
 /// Highest number of users: the last write of each is kept in memory.
 pub const USERS_MAX: u64 = 1_000_000;
 /// Number of shards.
-const SHARDS: usize = 3;
+pub const SHARDS: usize = 3;
 /// Number of operations of which one is a write.
 const WRITE_EVERY: u64 = 20;
 /// Longest duration of one condition.
@@ -141,34 +141,27 @@ struct Tried {
     stale: u64,
 }
 
-/// Carries out the experiment.
+/// Carries out the experiment, in files unless there are databases on servers.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
 /// failed.
 pub fn run(
     options: &CachedReadsOptions,
+    servers: Option<&ServerDatabases>,
     observer: &dyn ExperimentObserver,
 ) -> Result<Report, LabError> {
     let began = Instant::now();
-    let redis = options.redis.as_deref().map(reach).transpose()?;
-    if !(1..=USERS_MAX).contains(&options.users) {
-        let line = format!("there may be 1 to {USERS_MAX} users, not {}", options.users);
-        return Err(LabError::Impossible(line));
-    }
+    let redis = check(options)?;
     let plan = dataset::plan(options.users, options.seed)?;
-    let folder = WorkFolder::create(options.work_folder.as_deref())?;
-    let data_dir = folder.join("cached_reads");
+    let databases = Databases::new(servers, options.work_folder.as_deref())?;
     let address = redis.as_ref().map(|(address, _)| address);
     let places =
         [Some(CacheKind::None), Some(CacheKind::Memory), address.map(|_| CacheKind::Redis)];
     let mut tried = Vec::new();
     for place in places.into_iter().flatten() {
-        // One after another on the same files.
-        let cluster = match place.settings(address)? {
-            None => LabCluster::embedded(data_dir.clone(), SHARDS, 0)?,
-            Some(settings) => LabCluster::cached(data_dir.clone(), SHARDS, settings)?,
-        };
+        // One after another on the same rows.
+        let cluster = databases.open((0, SHARDS), place.settings(address)?)?;
         if place == CacheKind::None {
             dataset::generate(&cluster, &plan, observer)?;
         }
@@ -178,8 +171,8 @@ pub fn run(
             tried.push(condition.carry_out(place, observer)?);
         }
     }
-    let mut report = Report::new("cache", options.seed)
-        .set("engine", "files, synchronous=FULL")
+    let mut report = databases
+        .report("cache", options.seed)?
         .set("users", options.users)
         .set("shards", SHARDS)
         .set("operations", options.operations)
@@ -189,11 +182,29 @@ pub fn run(
         Some((_, server)) => report = report.set("redis", &server.version),
         None => report.notes.push("Redis was not tried: name one with --redis".to_owned()),
     }
-    report.notes.extend(folder.notes());
+    if servers.is_some() {
+        let note = "on PostgreSQL, answers of a primary serve no session token, so a user that was written is read from \
+                    its shard";
+        report.notes.push(note.to_owned());
+    }
     report.tables.push(table(&tried));
     report.charts.extend(charts(&tried));
     report.explanation = explanation(&tried);
     Ok(report.ended(began.elapsed()))
+}
+
+/// Checks the settings before anything is created, and returns the Redis server to be tried.
+///
+/// # Errors
+/// [`LabError::Impossible`], also if the Redis server does not answer.
+pub fn check(
+    options: &CachedReadsOptions,
+) -> Result<Option<(CacheAddress, CacheServer)>, LabError> {
+    if !(1..=USERS_MAX).contains(&options.users) {
+        let line = format!("there may be 1 to {USERS_MAX} users, not {}", options.users);
+        return Err(LabError::Impossible(line));
+    }
+    options.redis.as_deref().map(reach).transpose()
 }
 
 /// Returns the address of the Redis server and its version, if it answers.
@@ -250,7 +261,7 @@ impl<'c> Condition<'c> {
         let clients = self.options.clients.into();
         let amount = Amount { clients, requests: self.options.operations, at_most: AT_MOST };
         let all = send(amount, observer, async |number| self.operate(number).await);
-        observer.stay()?;
+        observer.check_cancelled()?;
         if let Some(cause) = all.first_failure {
             return Err(LabError::Failed(format!("cache {}: {cause}", place.name())));
         }
@@ -388,7 +399,7 @@ fn explanation(tried: &[Tried]) -> String {
     format!(
         "The cache in memory answers {:.0} % of the reads when a few keys are read often and {:.0} % when all are read equally often, and \
          none of {reads} reads is older than the last acknowledged write of its key, because an entry answers only a session that \
-         has seen no later position. Half of the skewed reads take {:.3} ms from the files, {:.3} ms with the cache in \
+         has seen no later position. Half of the skewed reads take {:.3} ms from the shards, {:.3} ms with the cache in \
          memory{redis}: a hit always saves the shard its work, but is faster only if that work or the round trip to the \
          shard takes longer than the round trip to the cache.",
         percent(CacheKind::Memory, KeyChoice::Skewed),

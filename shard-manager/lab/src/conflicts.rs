@@ -17,15 +17,15 @@ use model::row_change::{Operation, Precondition, RowWrite};
 use model::table::Table as DataTable;
 
 use crate::chart::{BarChart, Chart};
+use crate::databases::{Databases, ServerDatabases};
 use crate::dataset::user_named;
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
 use crate::report::{Cell, Report, ReportTable};
-use crate::work_folder::WorkFolder;
 
 /// Number of shards.
-const SHARDS: usize = 1;
+pub const SHARDS: usize = 1;
 
 /// Settings of the experiment.
 #[derive(Clone, Debug)]
@@ -74,23 +74,26 @@ struct Tried {
     first_refusal: Option<String>,
 }
 
-/// Carries out the experiment.
+/// Carries out the experiment, in files unless there are databases on servers.
 ///
 /// # Errors
 /// [`LabError`] of the step that failed.
 pub fn run(
     options: &ConflictsOptions,
+    servers: Option<&ServerDatabases>,
     observer: &dyn ExperimentObserver,
 ) -> Result<Report, LabError> {
     let began = Instant::now();
-    let folder = WorkFolder::create(options.work_folder.as_deref())?;
-    let cluster = LabCluster::embedded(folder.join("conflicts"), SHARDS, 0)?;
+    let databases = Databases::new(servers, options.work_folder.as_deref())?;
+    let cluster = databases.open((0, SHARDS), None)?;
     let mut tried = Vec::new();
     for way in Way::ALL {
         observer.report(way.name());
         tried.push(try_way(way, options, &cluster, observer)?);
     }
-    let mut report = Report::new("conflicts", options.seed)
+    let mut report = databases
+        .report("conflicts", options.seed)?
+        .set("shards", SHARDS)
         .set("clients", options.clients)
         .set("rounds", options.rounds);
     report.tables.push(table(&tried));
@@ -119,7 +122,7 @@ fn try_way(
     let mut tried =
         Tried { way, attempts: 0, acknowledged: 0, refused: 0, lost: 0, first_refusal: None };
     for round in 0..options.rounds {
-        observer.stay()?;
+        observer.check_cancelled()?;
         for written in contest.meet(round, options.clients.into()) {
             tried.attempts += 1;
             match written {
@@ -236,7 +239,7 @@ fn explanation(tried: &[Tried]) -> String {
     format!(
         "Of {} acknowledged changes, later writes have overwritten {} without a trace, because each \
          client added 1 to the number that it had read, not to the stored one. With If-Match, {} of as many attempts were refused and \
-         none was lost: the refusal shows that the row has changed, and the client can read it again. An insert has one winner for \
+         none was lost: the refusal shows that the row has changed, and the client can read it again; an insert has one winner for \
          each row, and {} were refused.",
         of(Way::LastWrite, |one| one.acknowledged),
         of(Way::LastWrite, |one| one.lost),

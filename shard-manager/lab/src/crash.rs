@@ -11,6 +11,7 @@ use std::time::Instant;
 use model::query::ReadQuery;
 
 use crate::chart::{BarChart, Chart};
+use crate::databases::report_of_files;
 use crate::experiment_observer::ExperimentObserver;
 use crate::killed_writer::{StartWriter, kill_after, user_id};
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
@@ -81,7 +82,7 @@ pub fn run(
         rounds.push(Round { acknowledged: own, found: own, unacknowledged, opened_ms });
         bar.add(1);
     }
-    let mut report = Report::new("crash", options.seed)
+    let mut report = report_of_files(&folder, "crash", options.seed)?
         .set("shards", SHARDS)
         .set("rounds", options.rounds)
         .set("acknowledged", options.acknowledged);

@@ -63,7 +63,7 @@ pub(crate) fn store_rows_while(
     observer: &dyn ExperimentObserver,
 ) -> Result<ImportResult, LabError> {
     let watched = || {
-        observer.stay()?;
+        observer.check_cancelled()?;
         next()
     };
     let progress = |shard: ShardNumber, rows| progress(shard.index(), rows);

@@ -19,7 +19,7 @@ pub trait ExperimentObserver: Sync {
     ///
     /// # Errors
     /// Only [`LabError::Cancelled`].
-    fn stay(&self) -> Result<(), LabError> {
+    fn check_cancelled(&self) -> Result<(), LabError> {
         if self.is_cancelled() { Err(LabError::Cancelled) } else { Ok(()) }
     }
 }

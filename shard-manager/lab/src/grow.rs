@@ -20,16 +20,17 @@ use model::topology::Topology;
 
 use crate::chart::{BarChart, Chart};
 use crate::clients::Timings;
+use crate::databases::{Databases, ServerDatabases};
 use crate::dataset::{self, user_named};
 use crate::experiment_observer::ExperimentObserver;
 use crate::growth::{add_shard, drain_shard};
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
-use crate::node_faults::until;
 use crate::random::Random;
 use crate::report::{Cell, Report, ReportTable};
-use crate::work_folder::WorkFolder;
 
+/// Interval of checks whether the experiment is cancelled, while no slot moves.
+const RECHECK_EVERY: Duration = Duration::from_millis(5);
 /// Parts of the experiment, in order.
 const PHASES: [&str; 5] = ["before", "joining", "with it", "draining", "after"];
 
@@ -60,30 +61,33 @@ struct Traffic {
 /// Clients of the experiment.
 struct Clients<'c> {
     cluster: &'c LabCluster,
+    /// URL of the database of the shard that joins, if it is on a server.
+    joining: Option<&'c str>,
     users: Arc<DataTable>,
     options: &'c GrowOptions,
     phase: AtomicUsize,
     is_over: AtomicBool,
 }
 
-/// Carries out the experiment.
+/// Carries out the experiment, in files unless there are databases on servers.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
 /// failed.
-pub fn run(options: &GrowOptions, observer: &dyn ExperimentObserver) -> Result<Report, LabError> {
+pub fn run(
+    options: &GrowOptions,
+    servers: Option<&ServerDatabases>,
+    observer: &dyn ExperimentObserver,
+) -> Result<Report, LabError> {
     let began = Instant::now();
-    let most = Topology::SHARDS_MAX - 1;
-    if !(1..=most).contains(&options.shards) {
-        let line = format!("there may be 1 to {most} shards before, not {}", options.shards);
-        return Err(LabError::Impossible(line));
-    }
+    check(options)?;
     let plan = dataset::plan(options.users, options.seed)?;
-    let folder = WorkFolder::create(options.work_folder.as_deref())?;
-    let cluster = LabCluster::embedded(folder.join("grow"), options.shards, 0)?;
+    let databases = Databases::new(servers, options.work_folder.as_deref())?;
+    let cluster = databases.open((0, options.shards), None)?;
     dataset::generate(&cluster, &plan, observer)?;
     let clients = Clients {
         cluster: &cluster,
+        joining: databases.joining(),
         users: cluster.table("users")?,
         options,
         phase: AtomicUsize::new(0),
@@ -91,16 +95,31 @@ pub fn run(options: &GrowOptions, observer: &dyn ExperimentObserver) -> Result<R
     };
     let (lengths, changes, traffic) = clients.serve_while(|| clients.grow(observer))?;
     clients.check(&traffic)?;
-    let mut report = Report::new("grow", options.seed)
+    let mut report = databases
+        .report("grow", options.seed)?
         .set("users", options.users)
         .set("shards", options.shards)
-        .set("clients", options.clients);
+        .set("clients", options.clients)
+        .set("quiet", format!("{} ms", options.quiet.as_millis()));
     let phases = merged(traffic, lengths);
     report.tables.push(phase_table(&phases));
     report.tables.push(move_table(&changes));
     report.charts.push(chart(&phases));
     report.explanation = explanation(&phases, &changes, options.shards);
     Ok(report.ended(began.elapsed()))
+}
+
+/// Checks the settings before anything is created.
+///
+/// # Errors
+/// [`LabError::Impossible`].
+pub fn check(options: &GrowOptions) -> Result<(), LabError> {
+    let most = Topology::SHARDS_MAX - 1;
+    if !(1..=most).contains(&options.shards) {
+        let line = format!("there may be 1 to {most} shards before, not {}", options.shards);
+        return Err(LabError::Impossible(line));
+    }
+    dataset::plan(options.users, options.seed).map(drop)
 }
 
 /// Duration of each phase.
@@ -138,9 +157,9 @@ impl Clients<'_> {
             self.phase.store(phase, Ordering::SeqCst);
             let began = Instant::now();
             match phase {
-                1 => changes.push(add_shard(self.cluster, &name, observer)?),
+                1 => changes.push(add_shard(self.cluster, (&name, self.joining), observer)?),
                 3 => changes.push(drain_shard(self.cluster, &name, observer)?),
-                _ => until(observer, "time passes", || began.elapsed() >= self.options.quiet)?,
+                _ => rest(self.options.quiet, observer)?,
             }
             *length = began.elapsed();
         }
@@ -214,6 +233,16 @@ impl Clients<'_> {
     }
 }
 
+/// Waits for a duration, or fails once the experiment is cancelled.
+fn rest(duration: Duration, observer: &dyn ExperimentObserver) -> Result<(), LabError> {
+    let began = Instant::now();
+    while began.elapsed() < duration {
+        observer.check_cancelled()?;
+        std::thread::sleep(RECHECK_EVERY.min(duration));
+    }
+    Ok(())
+}
+
 /// Merges the times of all clients.
 fn merged(traffic: Vec<Traffic>, lengths: Lengths) -> Vec<Timings> {
     let mut all = vec![Timings::default(); PHASES.len()];
@@ -280,7 +309,7 @@ fn explanation(phases: &[Timings], changes: &Changes, shards: usize) -> String {
     let requests: u64 = phases.iter().map(Timings::count).sum();
     format!(
         "The new shard took {share:.1} % of the slots, its share among {} shards, and gave them back when it was \
-         removed. None of {requests} requests failed and no acknowledged write was lost. The p99 was \
+         removed, while none of {requests} requests failed and no acknowledged write was lost. The p99 was \
          {:.2} ms before, {:.2} ms while slots moved in and {:.2} ms while they moved out, because a write to a \
          slot waits while its last changes are copied.",
         shards + 1,

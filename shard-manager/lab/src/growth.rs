@@ -19,18 +19,20 @@ use crate::lab_error::LabError;
 /// Interval at which a rebalance is polled.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Adds a shard of weight 1, and moves slots until each shard has its share.
+/// Adds a shard of weight 1, and moves slots until each shard has its share. On servers the shard
+/// has the database at this URL.
 ///
 /// # Errors
 /// [`LabError`] of the step that failed.
 pub(crate) fn add_shard(
     cluster: &LabCluster,
-    name: &str,
+    (name, url): (&str, Option<&str>),
     observer: &dyn ExperimentObserver,
 ) -> Result<RebalanceView, LabError> {
     let manager = cluster.manager();
     cluster.beside_upkeep(async {
-        let shard = NewShard { name: name.to_owned(), weight: 1, url: None };
+        let url = url.map(str::to_owned);
+        let shard = NewShard { name: name.to_owned(), weight: 1, url };
         let deadline = Instant::now() + PATIENCE;
         manager.shards().join(shard, None, deadline).await.map_err(LabError::failed)?;
         carry_out(manager, DraftGoal::Slots, observer).await
@@ -64,7 +66,7 @@ async fn carry_out(
         return Err(LabError::failed("nothing has to move"));
     };
     loop {
-        observer.stay()?;
+        observer.check_cancelled()?;
         let listed = rebalances.get(&begun.id).await.map_err(LabError::failed)?;
         let state = RebalanceState::parse(&listed.state);
         if state == Some(RebalanceState::Done) {

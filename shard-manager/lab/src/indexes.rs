@@ -22,13 +22,13 @@ use model::topology::Topology;
 
 use crate::chart::{BarChart, Chart};
 use crate::clients::{Amount, Timings, send};
+use crate::databases::{Databases, ServerDatabases};
 use crate::dataset::{self, new_user};
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, PATIENCE, options as request_options};
 use crate::lab_error::LabError;
 use crate::random::Random;
 use crate::report::{Cell, Report, ReportTable};
-use crate::work_folder::WorkFolder;
 
 /// Highest number of users.
 pub const USERS_MAX: u64 = 10_000_000;
@@ -67,24 +67,24 @@ struct Tried {
     writes: Timings,
 }
 
-/// Carries out the experiment.
+/// Carries out the experiment, in files unless there are databases on servers.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
 /// failed.
 pub fn run(
     options: &IndexesOptions,
+    servers: Option<&ServerDatabases>,
     observer: &dyn ExperimentObserver,
 ) -> Result<Report, LabError> {
     let began = Instant::now();
     check(options)?;
-    let folder = WorkFolder::create(options.work_folder.as_deref())?;
+    let databases = Databases::new(servers, options.work_folder.as_deref())?;
     let mut tried = Vec::new();
     for (number, users) in options.counts.iter().enumerate() {
         observer.report(&format!("{users} users"));
         let plan = dataset::plan(*users, options.seed)?;
-        let data_dir = folder.join(&format!("count{number}"));
-        let cluster = LabCluster::embedded(data_dir, options.shards, 0)?;
+        let cluster = databases.open((number, options.shards), None)?;
         dataset::generate(&cluster, &plan, observer)?;
         let trial = Trial { options, plan: &plan, cluster: &cluster };
         tried.push(trial.carry_out(None, observer)?);
@@ -92,20 +92,23 @@ pub fn run(
         tried.push(trial.carry_out(built, observer)?);
     }
     let counts: Vec<String> = options.counts.iter().map(u64::to_string).collect();
-    let mut report = Report::new("indexes", options.seed)
-        .set("engine", "files, synchronous=FULL")
+    let mut report = databases
+        .report("indexes", options.seed)?
         .set("users", counts.join(" "))
         .set("shards", options.shards)
         .set("operations", options.operations)
         .set("clients", options.clients);
-    report.notes.extend(folder.notes());
     report.tables.push(table(&tried));
     report.charts.extend(charts(&tried));
     report.explanation = explanation(&tried);
     Ok(report.ended(began.elapsed()))
 }
 
-fn check(options: &IndexesOptions) -> Result<(), LabError> {
+/// Checks the settings before anything is created.
+///
+/// # Errors
+/// [`LabError::Impossible`].
+pub fn check(options: &IndexesOptions) -> Result<(), LabError> {
     let IndexesOptions { counts, shards, .. } = options;
     let line = if !(1..=COUNTS_MAX).contains(&counts.len()) {
         format!("--users accepts 1 to {COUNTS_MAX} numbers, not {}", counts.len())
@@ -142,7 +145,7 @@ impl Trial<'_> {
             let deadline = Instant::now() + PATIENCE;
             indexes.create("users", &draft, deadline).await.map_err(LabError::failed)?;
             loop {
-                observer.stay()?;
+                observer.check_cancelled()?;
                 let listed = indexes.list("users", Instant::now() + PATIENCE).await;
                 let listed = listed.map_err(LabError::failed)?;
                 match listed.first().map(|record| (record.state, record.reason.clone())) {
@@ -169,7 +172,7 @@ impl Trial<'_> {
         let writes = send(amount(clients.into()), observer, async |number| {
             self.write(&users, &format!("{phase}_{number}")).await
         });
-        observer.stay()?;
+        observer.check_cancelled()?;
         for timings in [&queries, &writes] {
             if let Some(cause) = &timings.first_failure {
                 return Err(LabError::Failed(format!("{phase} an index: {cause}")));

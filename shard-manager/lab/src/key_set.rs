@@ -17,7 +17,7 @@ const GROUPS: u64 = 50;
 /// Highest number of partitions of the keyspace `list`. Keys with more names before their first
 /// colons do not get this keyspace.
 const PARTITIONS_MAX: usize = 256;
-/// Number of ranges of the keyspace `range`.
+/// Number of ranges of the keyspaces `range` and `range-text`.
 const RANGES: i128 = 64;
 /// Share of the keys that are drawn from the last tenth of a range with a hot end; the others are
 /// drawn from the whole range.
@@ -77,7 +77,8 @@ impl LabKeys {
     pub fn keyspaces(&self) -> Vec<Keyspace> {
         let plain = ["hash", "modulo", "matrix:id", "matrix:server"];
         let plain = plain.iter().filter_map(|name| name.parse().ok());
-        let all = plain.chain(self.ranges()).chain(self.partitions());
+        let ranges = self.ranges().or_else(|| self.text_ranges());
+        let all = plain.chain(ranges).chain(self.partitions());
         all.filter(|keyspace: &Keyspace| self.fits(keyspace)).collect()
     }
 
@@ -98,6 +99,17 @@ impl LabKeys {
             (1..RANGES).map(|split| least + (most - least) * split / RANGES).collect();
         let splits: Vec<String> = splits.iter().map(ToString::to_string).collect();
         format!("range:{}", splits.join(",")).parse().ok()
+    }
+
+    /// Returns ranges with equal numbers of keys, in the order of text.
+    fn text_ranges(&self) -> Option<Keyspace> {
+        let mut sorted: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        sorted.sort_unstable();
+        let ranges = RANGES as usize;
+        let splits = (1..ranges).map(|split| sorted.get(sorted.len() * split / ranges).copied());
+        let splits: Option<BTreeSet<&str>> = splits.collect();
+        let splits: Vec<&str> = splits?.into_iter().collect();
+        format!("range-text:{}", splits.join(",")).parse().ok()
     }
 
     /// Returns partitions of equal weight for the names before the first colon, if all keys have a
@@ -138,14 +150,29 @@ mod tests {
             let set = LabKeys::generated(kind, 500, 3);
             assert_eq!(set, LabKeys::generated(kind, 500, 3));
             assert_eq!(set.keys.len(), 500);
-            let spaces: Vec<&str> = set.keyspaces().iter().map(Keyspace::name).collect();
-            spaces.join(" ")
+            let spaces = set.keyspaces().into_iter().map(|keyspace| keyspace.to_string());
+            let forms = spaces.map(|space| space.split(':').next().unwrap_or_default().to_owned());
+            forms.collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(names(KeyKind::Matrix), "hash matrix matrix");
+        assert_eq!(names(KeyKind::Matrix), "hash matrix matrix range-text");
         assert_eq!(names(KeyKind::Numeric), "hash modulo range");
-        assert_eq!(names(KeyKind::Tenants), "hash modulo list");
+        assert_eq!(names(KeyKind::Tenants), "hash modulo range-text list");
         assert_eq!(names(KeyKind::HotEnd), "hash modulo range");
         let tenants = |seed| LabKeys::generated(KeyKind::Tenants, 9, seed);
         assert_ne!(tenants(3), tenants(4));
+    }
+
+    #[test]
+    fn ranges_of_text_have_equal_numbers_of_keys() {
+        let set = LabKeys::generated(KeyKind::Tenants, 6_400, 3);
+        let all = set.keyspaces();
+        let text = all.iter().find(|keyspace| keyspace.to_string().starts_with("range-text:"));
+        let text = text.expect("texts have ranges");
+        let mut counts = std::collections::BTreeMap::new();
+        for key in &set.keys {
+            let slot = text.slot_of(ShardKey::parse(key).expect("a key")).expect("a slot");
+            *counts.entry(slot.number()).or_insert(0) += 1;
+        }
+        assert_eq!(counts.into_values().collect::<Vec<_>>(), vec![100; 64]);
     }
 }

@@ -94,7 +94,7 @@ pub(crate) fn kill_after(
         }
     }
     writer.0.wait().map_err(LabError::failed)?;
-    observer.stay()?;
+    observer.check_cancelled()?;
     if !is_killed {
         let message = message.join().unwrap_or_default();
         return Err(LabError::Failed(format!(

@@ -73,6 +73,18 @@ impl LabCluster {
         Ok(Self { manager: assembly::connect(cluster).map_err(LabError::failed)? })
     }
 
+    /// Opens a cluster of servers; its reads may be answered from a cache.
+    ///
+    /// # Errors
+    /// [`LabError::Failed`].
+    pub fn connected_and_cached(
+        cluster: &ConnectedCluster,
+        settings: CacheSettings,
+    ) -> Result<Self, LabError> {
+        let manager = assembly::connect(cluster).map_err(LabError::failed)?;
+        Ok(Self { manager: manager.with_cache(settings) })
+    }
+
     /// Returns the manager.
     pub fn manager(&self) -> &Manager {
         &self.manager

@@ -18,16 +18,19 @@ use serde::Serialize;
 
 use crate::chart::{BarChart, Chart};
 use crate::clients::{Amount, Timings, send};
+use crate::databases::{report_of_files, report_of_servers};
 use crate::dataset::new_user;
+use crate::disturbance::{LinkedServers, disturb};
 use crate::experiment_observer::ExperimentObserver;
-use crate::lab_cluster::{LabCluster, options as request_options};
+use crate::lab_cluster::{LabCluster, PATIENCE, block_on, options as request_options};
 use crate::lab_error::LabError;
-use crate::node_faults::{in_mode, inject, until_well};
+use crate::node_faults::{in_mode, until, until_well};
 use crate::report::{Cell, Report, ReportTable};
+use crate::tcp_link::LinkState;
 use crate::work_folder::WorkFolder;
 
 /// Number of shards.
-const SHARDS: usize = 3;
+pub const SHARDS: usize = 3;
 /// Longest duration of the requests of one level.
 const AT_MOST: Duration = Duration::from_secs(20);
 
@@ -116,16 +119,33 @@ impl Tried {
     }
 }
 
-/// Carries out the experiment, and reports it.
+/// Carries out the experiment, in files unless there are servers, and reports it.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
 /// failed.
-pub fn run(options: &LevelsOptions, observer: &dyn ExperimentObserver) -> Result<Report, LabError> {
+pub fn run(
+    options: &LevelsOptions,
+    servers: Option<&LinkedServers>,
+    observer: &dyn ExperimentObserver,
+) -> Result<Report, LabError> {
     let began = Instant::now();
-    let tried = try_levels(options, observer)?;
-    let LevelsOptions { replicas, operations, clients, .. } = *options;
-    let mut report = Report::new("levels", options.seed)
+    check(options)?;
+    let LevelsOptions { replicas, operations, clients, seed, .. } = *options;
+    let (tried, report) = match servers {
+        Some(servers) => {
+            let cluster = LabCluster::connected(&servers.cluster)?;
+            let tried = try_levels(options, (&cluster, Some(servers)), observer)?;
+            (tried, report_of_servers((&servers.engine, &servers.notes), "levels", seed))
+        }
+        None => {
+            let folder = WorkFolder::create(options.work_folder.as_deref())?;
+            let cluster = LabCluster::embedded(folder.join("levels"), SHARDS, replicas)?;
+            let tried = try_levels(options, (&cluster, None), observer)?;
+            (tried, report_of_files(&folder, "levels", seed)?)
+        }
+    };
+    let mut report = report
         .set("shards", SHARDS)
         .set("replicas", replicas)
         .set("operations", operations)
@@ -136,7 +156,7 @@ pub fn run(options: &LevelsOptions, observer: &dyn ExperimentObserver) -> Result
     Ok(report.ended(began.elapsed()))
 }
 
-/// Carries out the experiment, and returns its results.
+/// Carries out the experiment in files, and returns its results.
 ///
 /// # Errors
 /// Errors of [`run`].
@@ -144,7 +164,10 @@ pub fn measure(
     options: &LevelsOptions,
     observer: &dyn ExperimentObserver,
 ) -> Result<LevelsResult, LabError> {
-    let tried = try_levels(options, observer)?;
+    check(options)?;
+    let folder = WorkFolder::create(options.work_folder.as_deref())?;
+    let cluster = LabCluster::embedded(folder.join("levels"), SHARDS, options.replicas)?;
+    let tried = try_levels(options, (&cluster, None), observer)?;
     Ok(LevelsResult {
         shards: SHARDS,
         figures: tried.iter().map(Tried::figures).collect(),
@@ -152,34 +175,56 @@ pub fn measure(
     })
 }
 
+/// Checks the settings before anything is created.
+///
+/// # Errors
+/// [`LabError::Impossible`].
+pub fn check(options: &LevelsOptions) -> Result<(), LabError> {
+    let replicas = options.replicas;
+    if (1..=Topology::REPLICAS_MAX).contains(&replicas) {
+        return Ok(());
+    }
+    let line = format!("there may be 1 to {} replicas, not {replicas}", Topology::REPLICAS_MAX);
+    Err(LabError::Impossible(line))
+}
+
 fn try_levels(
     options: &LevelsOptions,
+    (cluster, servers): (&LabCluster, Option<&LinkedServers>),
     observer: &dyn ExperimentObserver,
 ) -> Result<Vec<Tried>, LabError> {
     let LevelsOptions { replicas, operations, clients, .. } = *options;
-    if !(1..=Topology::REPLICAS_MAX).contains(&replicas) {
-        let line = format!("there may be 1 to {} replicas, not {replicas}", Topology::REPLICAS_MAX);
-        return Err(LabError::Impossible(line));
-    }
-    let folder = WorkFolder::create(options.work_folder.as_deref())?;
-    let cluster = LabCluster::embedded(folder.join("levels"), SHARDS, replicas)?;
-    until_well(&cluster, observer)?;
+    until_well(cluster, observer)?;
     let amount = Amount { clients: clients.into(), requests: operations, at_most: AT_MOST };
     let mut tried = Vec::new();
     for gone in 0..=replicas {
         observer.report(&format!("{gone} of {replicas} replicas of each shard are cut off"));
-        let nodes = (1..=gone).flat_map(|replica| {
-            (1..=SHARDS).map(move |shard| format!("shard{shard}-replica{replica}"))
-        });
-        let cut = nodes.map(|node| inject(&cluster, &node, in_mode(NodeMode::Cut)));
-        let cut: Vec<_> = cut.collect::<Result<_, _>>()?;
+        let is_gone =
+            |node: &str| (1..=gone).any(|replica| node.ends_with(&format!("-replica{replica}")));
+        let cut = (in_mode(NodeMode::Cut), LinkState::Cut);
+        let cut = disturb((cluster, servers), is_gone, cut)?;
+        until_down(gone * SHARDS, cluster, observer)?;
         for level in Level::ALL {
-            tried.push(try_level((gone, level), amount, &cluster, observer)?);
+            tried.push(try_level((gone, level), amount, cluster, observer)?);
         }
         drop(cut);
-        until_well(&cluster, observer)?;
+        until_well(cluster, observer)?;
     }
     Ok(tried)
+}
+
+/// Waits until this number of nodes is known to be down. A server that is cut off is noticed by
+/// its next request or probe.
+fn until_down(
+    nodes: usize,
+    cluster: &LabCluster,
+    observer: &dyn ExperimentObserver,
+) -> Result<(), LabError> {
+    until(observer, "the nodes that are cut off are known to be down", || {
+        let health = cluster.manager().status().health(Instant::now() + PATIENCE);
+        let health = block_on(health);
+        health.iter().flat_map(|shard| &shard.nodes).filter(|node| !node.up).count() == nodes
+    })
 }
 
 fn try_level(
@@ -204,7 +249,7 @@ fn try_level(
         read.map(drop).map_err(|failure| failure.error.to_string())
     };
     let (writes, reads) = (send(amount, observer, write), send(amount, observer, read));
-    observer.stay()?;
+    observer.check_cancelled()?;
     Ok(Tried { gone, level, writes, reads })
 }
 

@@ -4,8 +4,8 @@
 //! stored.
 //!
 //! **Invariant:** an acknowledged write that is missing, or a refused one that was stored, makes
-//! the experiment fail. A disturbance ends when its value is dropped.
-//! **Not here:** the connections to the nodes (`tcp_link`, `node_faults`).
+//! the experiment fail.
+//! **Not here:** the connections to the nodes (`disturbance`).
 
 mod findings;
 
@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use assembly::ConnectedCluster;
 use cluster::manager::RequestOptions;
 use engine::fault_injector::{NodeFault, NodeMode};
 use model::consistency::Level;
@@ -24,13 +23,15 @@ use model::table::Table as DataTable;
 use model::topology::Topology;
 
 use crate::clients::{Amount, Timings, send};
+use crate::databases::{report_of_files, report_of_servers};
 use crate::dataset::new_user;
+use crate::disturbance::{LinkedServers, disturb};
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
 use crate::lab_error::LabError;
-use crate::node_faults::{InjectedFault, in_mode, inject, until_well};
+use crate::node_faults::{in_mode, until_well};
 use crate::report::Report;
-use crate::tcp_link::{LinkState, TcpLink};
+use crate::tcp_link::LinkState;
 use crate::work_folder::WorkFolder;
 
 /// Highest number of latencies.
@@ -63,18 +64,6 @@ pub struct NetworkOptions {
     pub seed: u64,
     /// Folder for the temporary folder.
     pub work_folder: Option<PathBuf>,
-}
-
-/// Servers to use instead of files, and the links through which the cluster reaches them. The
-/// caller removes them afterwards.
-#[derive(Debug)]
-pub struct LinkedServers {
-    /// The nodes, at the ports of the links.
-    pub cluster: ConnectedCluster,
-    /// Name of each node, and its link.
-    pub links: Vec<(String, TcpLink)>,
-    /// Servers and their version, for the report.
-    pub engine: String,
 }
 
 /// Condition of the network.
@@ -150,21 +139,6 @@ struct Outcomes {
     unknown_stored: u64,
 }
 
-/// Disturbance of the connections to a node. It ends when the value is dropped.
-trait Disturbance {}
-
-impl Disturbance for InjectedFault {}
-
-struct DisturbedLink<'l>(&'l TcpLink);
-
-impl Disturbance for DisturbedLink<'_> {}
-
-impl Drop for DisturbedLink<'_> {
-    fn drop(&mut self) {
-        self.0.set(LinkState::Open);
-    }
-}
-
 /// Carries out the experiment.
 ///
 /// # Errors
@@ -178,18 +152,18 @@ pub fn run(
     let began = Instant::now();
     check(options)?;
     let NetworkOptions { shards, replicas, operations, clients, .. } = *options;
-    let (folder, cluster, engine);
-    match servers {
+    let (folder, cluster);
+    let report = match servers {
         Some(servers) => {
             cluster = LabCluster::connected(&servers.cluster)?;
-            engine = servers.engine.clone();
+            report_of_servers((&servers.engine, &servers.notes), "network", options.seed)
         }
         None => {
             folder = WorkFolder::create(options.work_folder.as_deref())?;
             cluster = LabCluster::embedded(folder.join("network"), shards, replicas)?;
-            engine = "files, synchronous=FULL".to_owned();
+            report_of_files(&folder, "network", options.seed)?
         }
-    }
+    };
     let trial = Trial { options, servers, users: cluster.table("users")?, cluster: &cluster };
     until_well(&cluster, observer)?;
     trial.store_users()?;
@@ -198,12 +172,13 @@ pub fn run(
         observer.report(&condition.name());
         tried.push(trial.carry_out((tried.len(), condition), observer)?);
     }
-    let mut report = Report::new("network", options.seed)
-        .set("engine", engine)
+    let latencies: Vec<String> = options.latencies_ms.iter().map(u64::to_string).collect();
+    let mut report = report
         .set("shards", shards)
         .set("replicas", replicas)
         .set("operations", operations)
-        .set("clients", clients);
+        .set("clients", clients)
+        .set("latencies in ms", latencies.join(" "));
     if servers.is_none() {
         let note = "files are reached without a network: a node's work begins later instead, which delays writes and \
                     replicas and no reads, and nothing is lost on the way; --postgres has both";
@@ -252,27 +227,6 @@ impl Trial<'_> {
         [NetworkCondition::Calm].into_iter().chain(latencies).chain(loss).chain(cuts).collect()
     }
 
-    /// Disturbs the connections to the nodes.
-    fn disturb(
-        &self,
-        condition: NetworkCondition,
-    ) -> Result<Vec<Box<dyn Disturbance + '_>>, LabError> {
-        if let Some(servers) = self.servers {
-            let links = servers.links.iter().filter(|(node, _)| condition.is_about(node));
-            let disturbed = links.map(|(_, link)| {
-                link.set(condition.link());
-                Box::new(DisturbedLink(link)) as Box<dyn Disturbance>
-            });
-            return Ok(disturbed.collect());
-        }
-        let nodes = self.cluster.manager().faults().all().into_iter().map(|(node, _)| node);
-        let disturbed = nodes.filter(|node| condition.is_about(node)).map(|node| {
-            let fault = inject(self.cluster, &node, condition.fault())?;
-            Ok(Box::new(fault) as Box<dyn Disturbance>)
-        });
-        disturbed.collect()
-    }
-
     /// Stores the users that are read.
     fn store_users(&self) -> Result<(), LabError> {
         for number in 0..READ_USERS {
@@ -289,7 +243,11 @@ impl Trial<'_> {
         (index, condition): (usize, NetworkCondition),
         observer: &dyn ExperimentObserver,
     ) -> Result<Tried, LabError> {
-        let disturbed = self.disturb(condition)?;
+        let disturbed = disturb(
+            (self.cluster, self.servers),
+            |node| condition.is_about(node),
+            (condition.fault(), condition.link()),
+        )?;
         let (clients, requests) = (self.options.clients.into(), self.options.operations);
         let amount = Amount { clients, requests, at_most: AT_MOST };
         let written = Mutex::new(Vec::new());
@@ -306,7 +264,7 @@ impl Trial<'_> {
             read.map(drop).map_err(|failure| failure.error.to_string())
         });
         drop(disturbed);
-        observer.stay()?;
+        observer.check_cancelled()?;
         until_well(self.cluster, observer)?;
         let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
         let outcomes = self.look_for(&written, observer)?;
@@ -329,7 +287,7 @@ impl Trial<'_> {
     ) -> Result<Outcomes, LabError> {
         let mut outcomes = Outcomes::default();
         for (id, outcome) in written {
-            observer.stay()?;
+            observer.check_cancelled()?;
             let asked = RequestOptions { level: Level::All, ..request_options() };
             let read = self.cluster.read(ReadQuery::all(&self.users), Some(id), &asked);
             let is_stored = block_on(read).map_err(failure)?.rows.len() == 1;

@@ -56,7 +56,7 @@ pub(crate) fn until(
 ) -> Result<(), LabError> {
     let began = Instant::now();
     while !holds() {
-        observer.stay()?;
+        observer.check_cancelled()?;
         if began.elapsed() > PATIENCE {
             return Err(LabError::Failed(format!("{what}: this did not happen in time")));
         }

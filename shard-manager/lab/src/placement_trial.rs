@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keyspace_without_a_slot_for_a_key_says_why() {
+    fn a_keyspace_without_a_slot_for_a_key_reports_the_reason() {
         let texts = TrialTexts {
             keyspace: Some("modulo"),
             sample: Some("user_7\nnobody"),

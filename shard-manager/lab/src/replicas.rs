@@ -17,6 +17,7 @@ use model::row_change::Operation;
 
 use crate::chart::{BarChart, Chart};
 use crate::clients::Timings;
+use crate::databases::report_of_files;
 use crate::dataset::user_named;
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on, failure, options as request_options};
@@ -112,7 +113,7 @@ pub fn run(
             tried.push(try_reading((delay_ms, reading), options, &cluster, observer)?);
         }
     }
-    let mut report = Report::new("replicas", options.seed)
+    let mut report = report_of_files(&folder, "replicas", options.seed)?
         .set("shards", SHARDS)
         .set("replicas", REPLICAS)
         .set("operations", options.operations);
@@ -132,7 +133,7 @@ fn try_reading(
     let users = cluster.table("users")?;
     let mut tried = Tried { delay_ms, reading, stale: 0, by_replica: 0, reads: Timings::default() };
     for number in 0..options.operations {
-        observer.stay()?;
+        observer.check_cancelled()?;
         let (id, name) =
             (format!("user_{}", number % KEYS), format!("{} {delay_ms} {number}", reading.name()));
         let placed = cluster.place(&users, Operation::Upsert, &id, user_named(&id, &name));

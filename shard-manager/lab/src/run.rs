@@ -20,6 +20,7 @@ use model::topology::Topology;
 
 use self::queries::{Compared, QUERIES};
 use crate::chart::{BarChart, Chart};
+use crate::databases::{report_of_files, report_of_servers};
 use crate::dataset;
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::{LabCluster, block_on};
@@ -87,8 +88,8 @@ pub fn run(options: &RunOptions, observer: &dyn ExperimentObserver) -> Result<Re
     let began = Instant::now();
     check(options)?;
     let plan = dataset::plan(options.users, options.seed)?;
-    let (folder, sides, engine, notes);
-    match &options.servers {
+    let (folder, sides);
+    let mut report = match &options.servers {
         None => {
             folder = WorkFolder::create(options.work_folder.as_deref())?;
             let name = format!("tessera_lab_{}", folder.run());
@@ -97,23 +98,22 @@ pub fn run(options: &RunOptions, observer: &dyn ExperimentObserver) -> Result<Re
                 shards: LabCluster::embedded(folder.join("shards"), options.shards, 0)?,
             };
             observer.report(&format!("the one database is {name}, removed at the end"));
-            (engine, notes) = ("files, synchronous=FULL".to_owned(), folder.notes());
+            report_of_files(&folder, "run", options.seed)?
         }
         Some(servers) => {
             sides = Sides {
                 one: LabCluster::connected(&servers.one)?,
                 shards: LabCluster::connected(&servers.shards)?,
             };
-            (engine, notes) = (servers.engine.clone(), servers.notes.clone());
+            report_of_servers((&servers.engine, &servers.notes), "run", options.seed)
         }
-    }
-    let mut report = Report::new("run", options.seed)
-        .set("engine", engine)
+    };
+    report = report
         .set("users", options.users)
         .set("shards", options.shards)
         .set("clients", options.clients)
-        .set("operations", options.operations);
-    report.notes.extend(notes);
+        .set("operations", options.operations)
+        .set("seconds", options.at_most.as_secs());
     report = compare(report, (options, &plan), &sides, observer)?;
     Ok(report.ended(began.elapsed()))
 }

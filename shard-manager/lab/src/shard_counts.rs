@@ -8,14 +8,14 @@ use import::demo_data::Plan;
 
 use crate::chart::{BarChart, Chart};
 use crate::clients::Timings;
+use crate::databases::{Databases, ServerDatabases};
 use crate::dataset;
 use crate::experiment_observer::ExperimentObserver;
 use crate::lab_cluster::LabCluster;
 use crate::lab_error::LabError;
 use crate::report::{Cell, Report, ReportTable};
 use crate::run::queries::{QUERIES, Query, measure};
-use crate::run::{RunOptions, check};
-use crate::work_folder::WorkFolder;
+use crate::run::{self, RunOptions};
 
 /// Highest number of shard counts in one run.
 pub const COUNTS_MAX: usize = 12;
@@ -26,7 +26,8 @@ struct Counted {
     timings: Vec<(Query, Timings)>,
 }
 
-/// Carries out the experiment: `options` apply to each number of shards.
+/// Carries out the experiment, in files unless there are databases on servers: `options` apply to
+/// each number of shards.
 ///
 /// # Errors
 /// [`LabError::Impossible`] before anything is created; otherwise the error of the step that
@@ -34,35 +35,47 @@ struct Counted {
 pub fn run(
     options: &RunOptions,
     counts: &[usize],
+    servers: Option<&ServerDatabases>,
     observer: &dyn ExperimentObserver,
 ) -> Result<Report, LabError> {
     let began = Instant::now();
+    check(options, counts)?;
+    let of = |shards| RunOptions { shards, ..options.clone() };
+    let plan = dataset::plan(options.users, options.seed)?;
+    let databases = Databases::new(servers, options.work_folder.as_deref())?;
+    let mut all = Vec::new();
+    for (number, shards) in counts.iter().enumerate() {
+        observer.report(&format!("{shards} shards"));
+        // Each cluster is closed before the next one is opened, so that they do not share memory.
+        let cluster = databases.open((number, *shards), None)?;
+        dataset::generate(&cluster, &plan, observer)?;
+        all.push(count(&of(*shards), &plan, &cluster, observer)?);
+    }
+    let names: Vec<String> = counts.iter().map(usize::to_string).collect();
+    let mut report = databases
+        .report("shards", options.seed)?
+        .set("counts", names.join(" "))
+        .set("users", options.users)
+        .set("clients", options.clients)
+        .set("operations", options.operations)
+        .set("seconds", options.at_most.as_secs());
+    report.tables.push(table(&all));
+    report.charts.push(chart(&all));
+    report.explanation = explanation(&all, report.machine.cores);
+    Ok(report.ended(began.elapsed()))
+}
+
+/// Checks the settings before anything is created.
+///
+/// # Errors
+/// [`LabError::Impossible`].
+pub fn check(options: &RunOptions, counts: &[usize]) -> Result<(), LabError> {
     if !(1..=COUNTS_MAX).contains(&counts.len()) {
         let line = format!("there may be 1 to {COUNTS_MAX} counts, not {}", counts.len());
         return Err(LabError::Impossible(line));
     }
     let of = |shards| RunOptions { shards, ..options.clone() };
-    counts.iter().try_for_each(|shards| check(&of(*shards)))?;
-    let plan = dataset::plan(options.users, options.seed)?;
-    let folder = WorkFolder::create(options.work_folder.as_deref())?;
-    let mut all = Vec::new();
-    for (number, shards) in counts.iter().enumerate() {
-        observer.report(&format!("{shards} shards"));
-        // Each cluster is closed before the next one is opened, so that they do not share memory.
-        let cluster = LabCluster::embedded(folder.join(&format!("count{number}")), *shards, 0)?;
-        dataset::generate(&cluster, &plan, observer)?;
-        all.push(count(&of(*shards), &plan, &cluster, observer)?);
-    }
-    let names: Vec<String> = counts.iter().map(usize::to_string).collect();
-    let mut report = Report::new("shards", options.seed)
-        .set("counts", names.join(" "))
-        .set("users", options.users)
-        .set("clients", options.clients)
-        .set("operations", options.operations);
-    report.tables.push(table(&all));
-    report.charts.push(chart(&all));
-    report.explanation = explanation(&all, report.machine.cores);
-    Ok(report.ended(began.elapsed()))
+    counts.iter().try_for_each(|shards| run::check(&of(*shards)))
 }
 
 fn count(

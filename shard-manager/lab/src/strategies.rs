@@ -82,7 +82,7 @@ pub fn run(
         report = report.set("keys", format!("{} {}", set.keys.len(), set.name));
         let mut tried = TriedSet { name: set.name.clone(), tried: Vec::new() };
         for keyspace in &keyspaces {
-            observer.stay()?;
+            observer.check_cancelled()?;
             let load = load_of(&set, keyspace);
             for placement in placements(keyspace, &topology) {
                 tried.tried.push(try_one((keyspace, &placement), &topology, &changes, &load)?);
@@ -221,8 +221,11 @@ fn try_one(
 /// Returns the name of a keyspace, without its long parameters.
 fn keyspace_label(keyspace: &Keyspace) -> String {
     match keyspace {
-        Keyspace::Hash | Keyspace::Modulo | Keyspace::Range(_) | Keyspace::List(_) => {
-            keyspace.name().to_owned()
+        Keyspace::Hash | Keyspace::Modulo | Keyspace::List(_) => keyspace.name().to_owned(),
+        // Ranges of numbers and ranges of text have the same name, but different forms.
+        Keyspace::Range(_) => {
+            let form = keyspace.to_string();
+            form.split([':', '(']).next().unwrap_or_default().to_owned()
         }
         Keyspace::Matrix(_) => keyspace.to_string(),
     }

@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** bytes pass in order and unchanged, or the connection ends; threads and
 //! connections end with the link.
-//! **Not here:** choosing the state of a link (`network`).
+//! **Not here:** choosing the state of a link (`disturbance`).
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};

@@ -112,7 +112,7 @@ pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<Vec<ChapterRea
     let folder = WorkFolder::create(work_folder)?;
     let mut read = Vec::new();
     for (number, chapter) in (1..).zip(&CHAPTERS).skip(first - 1) {
-        guide.stay()?;
+        guide.check_cancelled()?;
         guide.open(number, chapter);
         // Each chapter has its own cluster, so that it does not depend on earlier ones.
         let data_dir = folder.join(&format!("chapter{number}"));
@@ -132,7 +132,7 @@ pub fn run(options: TourOptions<'_>, guide: &dyn Guide) -> Result<Vec<ChapterRea
 
 impl Stage<'_> {
     /// Shows a line, and keeps it.
-    fn tell(&self, line: impl Into<String>) {
+    fn report(&self, line: impl Into<String>) {
         let line = line.into();
         self.guide.report(&line);
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(line);

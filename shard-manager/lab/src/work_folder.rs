@@ -66,7 +66,7 @@ impl WorkFolder {
     }
 
     /// Returns a note for the report if the folder is in memory.
-    pub(crate) fn notes(&self) -> Vec<String> {
+    pub fn notes(&self) -> Vec<String> {
         let is_in_memory = statfs(&self.path).is_ok_and(|found| found.f_type == TMPFS);
         let note = "the temporary folder is in memory, so commits do not wait for a disk: choose another one with --work-dir";
         Vec::from_iter(is_in_memory.then(|| note.to_owned()))

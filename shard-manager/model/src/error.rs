@@ -142,7 +142,7 @@ pub enum Error {
     },
     /// Rows of the shard's primary are known to be wrong.
     #[error(
-        "rows of {shard}'s primary are wrong: until it is restored (GET /api/health tells how), read at x-consistency one, \
+        "rows of {shard}'s primary are wrong: until it is restored (GET /api/health explains how), read at x-consistency one, \
          and write rows whole"
     )]
     WrongRows {

@@ -71,7 +71,7 @@ pub enum MapChangeRefusal {
     NotServing {
         /// Name of the shard.
         shard: String,
-        /// Its state.
+        /// State of the shard.
         state: ShardState,
     },
     /// The name cannot be that of a shard.
@@ -84,7 +84,7 @@ pub enum MapChangeRefusal {
     State {
         /// Name of the shard.
         shard: String,
-        /// Its state.
+        /// State of the shard.
         from: ShardState,
         /// The next state.
         to: ShardState,

@@ -119,7 +119,7 @@ impl Reason {
                 "rows of it are wrong: it gets no reads, and is rebuilt from the primary"
             }
             Self::CopiesDiffer => {
-                "its rows differ from those of another copy, and nothing tells which are right: `shard-manager check` \
+                "its rows differ from those of another copy, and it is not known which are right: `shard-manager check` \
                  names them. Stop the router, remove the file of the replica if that is wrong, or else put it in the \
                  primary's place, and start"
             }

@@ -28,7 +28,7 @@
 //! | `token_without_epoch` | tokens have no epoch | a session never goes back, also when a slot has moved | `tests/it` |
 //! | `cache_keeps_slot` | cache keys lack the epoch in which a slot got its owner | an answer of the cache is of the slot's owner | `tests/cache` |
 //! | `read_unowned` | reads of files show rows of slots that the shard does not own | a row has one owner | C7 while slots change hands |
-//! | `scatter_unchecked` | answers of shards are merged without a look at their slots | a read of all shards shows each row once | `tests/it` |
+//! | `scatter_unchecked` | answers of shards are merged without a look at their slots | a read of all shards shows each row once | C7 while slots change hands, `tests/it` |
 //! | `refusal_lost` | a write that a shard refuses for its slot is answered and dropped | a success is stored | C7 while slots change hands |
 //! | `unbound_reads` | reads of bound callers are not restricted to their keys | a tenant reads its own rows only | `loadtest --tenants` |
 //! | `no_fence` | the fence of a move ends at once, and the commit trusts it | a move loses no write | C3, C6, C7 with moves |

@@ -50,7 +50,7 @@ pub struct SlotRange {
 pub struct SlotOwner {
     /// The slot.
     pub slot: u16,
-    /// Its owner.
+    /// Owner of the slots.
     pub shard: ShardNumber,
     /// Epoch in which the slot got this owner.
     pub since: u64,

@@ -1,7 +1,9 @@
 //! Slot plan: the moves of slots that bring the shards to a goal, as plain values.
 //!
-//! Shards give only their excess, and take only what they lack. So each move improves the cluster
-//! regardless of the others, and a plan may end after any of them. No slot moves twice.
+//! A plan may end after any of its moves, and no slot moves twice. By slots, shards give only their
+//! excess and take only what they lack, so each move improves the cluster regardless of the others.
+//! In a plan of an advice, the fullest shard is not fuller after any number of the moves, in order,
+//! than before them. The moves of a placement bring slots to their places, and nothing else.
 //!
 //! **Invariant:** no move gives a shard more than its goal, or leaves its giver with less; a move
 //! has a limited number of slots, all of one owner.
@@ -11,8 +13,10 @@
 pub mod by_group;
 mod drain;
 mod even;
+pub mod pace;
 pub mod paper;
 mod steps;
+mod waves;
 
 use crate::advice::{Advice, BalanceBy, ShardSize};
 use crate::keyspace::{SLOT_COUNT, Slot};
@@ -23,7 +27,9 @@ use crate::slot_set::SlotSet;
 use crate::table_group::GroupNumber;
 use crate::topology::{ShardNumber, ShardState, Topology};
 
+use self::pace::MovePace;
 use self::steps::Transfers;
+use self::waves::waves;
 
 /// A placement that moves more than this many times the slots that weights require gets a note.
 const COSTLY: usize = 2;
@@ -95,9 +101,10 @@ pub struct PlanStep {
     pub to: ShardNumber,
     /// The slots.
     pub slots: SlotSet,
-    /// Approximate number of rows, by the mean of the shard.
+    /// Approximate number of rows, by the mean of the shard. The sum over the moves of a shard is
+    /// rounded, not each of them.
     pub rows: Option<u64>,
-    /// Approximate number of bytes, by the mean of the shard.
+    /// Approximate number of bytes, by the mean of the shard, rounded like the rows.
     pub bytes: Option<u64>,
 }
 
@@ -139,7 +146,7 @@ pub enum PlanFault {
     NotServing {
         /// Name of the shard.
         shard: String,
-        /// Its state.
+        /// State of the shard.
         state: ShardState,
     },
     /// The shard cannot be emptied.
@@ -147,7 +154,7 @@ pub enum PlanFault {
     NotDrainable {
         /// Name of the shard.
         shard: String,
-        /// Its state.
+        /// State of the shard.
         state: ShardState,
     },
 }
@@ -220,14 +227,20 @@ pub fn plan_drain(scene: &PlanScene<'_>, drained: ShardNumber) -> Result<SlotPla
 /// Returns the plan that carries out an advice, except for slots that are already being moved.
 pub fn plan_of_advice(scene: &PlanScene<'_>, advice: &Advice) -> SlotPlan {
     let mut desired = scene.owners.to_vec();
-    for moved in &advice.moves {
-        for &(first, last) in &moved.ranges {
-            desired[usize::from(first)..=usize::from(last)].fill(moved.to);
+    let mut parts = Vec::new();
+    for wave in waves(&advice.moves) {
+        let before = desired.clone();
+        for moved in wave {
+            for &(first, last) in &moved.ranges {
+                desired[usize::from(first)..=usize::from(last)].fill(moved.to);
+            }
         }
+        scene.keep_moving(&mut desired);
+        parts.extend(Transfers::between(&before, &desired).parts(scene.slots_max));
     }
-    scene.keep_moving(&mut desired);
     let plan = scene.plan(&desired, &scene.topology.share_weights());
     SlotPlan {
+        steps: scene.steps(parts),
         skew_before: advice.skew,
         skew_planned: advice.skew_after,
         note: Some(advice.because.clone()),
@@ -251,20 +264,20 @@ impl SlotPlan {
         self.steps.iter().map(|step| step.bytes).sum()
     }
 
-    /// Returns the approximate number of seconds for the copies, if bytes are copied at this rate
-    /// and this many moves run at a time; `None` if the bytes are not known.
-    pub fn seconds(&self, bytes_per_s: f64, at_a_time: usize) -> Option<f64> {
-        let bytes = self.bytes()? as f64 / at_a_time as f64;
+    /// Returns the approximate number of seconds for the moves at this pace; `None` if the bytes
+    /// are not known.
+    pub fn seconds(&self, pace: MovePace) -> Option<f64> {
+        let all = pace.seconds(self.bytes()?, self.steps.len()) / pace.at_a_time as f64;
         // A shard gives slots in at most one move at a time, and takes slots in at most one.
         let shards = self.shards.iter().map(|shard| shard.shard);
         let busiest = shards.map(|shard| {
             let sum = |is_part: fn(&PlanStep, ShardNumber) -> bool| {
-                let steps = self.steps.iter().filter(|step| is_part(step, shard));
-                steps.filter_map(|step| step.bytes).sum::<u64>() as f64
+                let steps = || self.steps.iter().filter(|step| is_part(step, shard));
+                pace.seconds(steps().filter_map(|step| step.bytes).sum(), steps().count())
             };
             sum(|step, shard| step.from == shard).max(sum(|step, shard| step.to == shard))
         });
-        Some(busiest.fold(bytes, f64::max) / bytes_per_s)
+        Some(busiest.fold(all, f64::max))
     }
 }
 
@@ -294,7 +307,7 @@ impl PlanScene<'_> {
         let even = even::desired(self.topology, self.owners, &SlotSet::empty());
         let needed = even.iter().zip(self.owners).filter(|(after, before)| after != before);
         SlotPlan {
-            steps: self.steps(desired),
+            steps: self.steps(Transfers::between(self.owners, desired).parts(self.slots_max)),
             skew_before: skew(&before, weights),
             skew_planned: skew(&after, weights),
             needed: needed.count(),
@@ -303,21 +316,28 @@ impl PlanScene<'_> {
         }
     }
 
-    fn steps(&self, desired: &[ShardNumber]) -> Vec<PlanStep> {
+    /// Returns the moves of these slots, with their approximate sizes.
+    fn steps(&self, parts: Vec<(ShardNumber, ShardNumber, SlotSet)>) -> Vec<PlanStep> {
         let mut counts = vec![0_u64; self.topology.len()];
         self.owners.iter().for_each(|owner| counts[owner.index()] += 1);
-        let part = |shard: ShardNumber, whole: Option<u64>, slots: usize| {
+        // Differences of rounded sums, so that the moves of a shard add up to its share.
+        let part = |shard: ShardNumber, whole: Option<u64>, (before, after): (usize, usize)| {
             let count = u128::from(counts[shard.index()].max(1));
-            whole.map(|whole| (u128::from(whole) * slots as u128 / count) as u64)
+            let share =
+                |whole: u64, slots: usize| (u128::from(whole) * slots as u128 / count) as u64;
+            whole.map(|whole| share(whole, after) - share(whole, before))
         };
-        let transfers = Transfers::between(self.owners, desired);
+        let mut given = vec![0_usize; self.topology.len()];
         let step = |(from, to, slots): (ShardNumber, ShardNumber, SlotSet)| {
             let size = self.sizes.get(from.index()).copied().unwrap_or_default();
-            let rows = part(from, size.rows, slots.len());
-            let bytes = part(from, size.bytes, slots.len());
+            let before = given[from.index()];
+            let after = before + slots.len();
+            given[from.index()] = after;
+            let rows = part(from, size.rows, (before, after));
+            let bytes = part(from, size.bytes, (before, after));
             PlanStep { from, to, slots, rows, bytes }
         };
-        transfers.parts(self.slots_max).into_iter().map(step).collect()
+        parts.into_iter().map(step).collect()
     }
 }
 

@@ -66,6 +66,17 @@ pub struct SizeEstimate {
     pub bytes: u64,
 }
 
+/// Connections with a database server that movers need, and those that they can open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoverConnections {
+    /// Highest number that movers open in addition to those that they have.
+    pub needed: u64,
+    /// Number of free connections.
+    pub free: u64,
+    /// Setting that limits the number of connections, as an operator names it.
+    pub limit: &'static str,
+}
+
 /// Results of comparing the copies of a shard since the process began; only files are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ComparisonStats {

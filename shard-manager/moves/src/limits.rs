@@ -31,10 +31,6 @@ pub const KEEP: Duration = Duration::from_mins(15);
 /// Longest time that a moved slot may be kept on its source.
 pub const KEEP_MAX: Duration = Duration::from_hours(24);
 
-/// Maximum number of changes that flow back while the source is kept. Beyond it the source no
-/// longer follows the target: a new move in the other direction is cheaper.
-pub const KEPT_CHANGES_MAX: u64 = 1_000_000;
-
 /// Maximum number of rows that one transaction of the cleaning deletes, so that it holds no lock
 /// for long. Engines may delete fewer.
 pub const CLEANING_ROWS: usize = 1_000;

@@ -114,7 +114,8 @@ pub fn state_of(shard: &ShardMetadata, slots: &[Slot]) -> SlotsState {
 pub struct MoveProgress {
     /// Short rounds in sequence.
     pub short_rounds: u8,
-    /// Feed and pass in which the rows on the target were verified.
+    /// Feed and pass in which the rows on the target were verified. Cleared when a fence has ended
+    /// without a commit, because a comparison precedes each fence.
     pub verified: Option<(Feed, u32)>,
     /// True while a fence of this mover should still last. Cleared when the commit was refused.
     pub is_fenced: bool,
@@ -140,6 +141,14 @@ impl MoveProgress {
             matches!(request, MoveRequest::CopyAgain(_) | MoveRequest::Discard(_));
         self.forgets |= matches!(request, MoveRequest::Forget(_));
         self.sends_commit |= matches!(request, MoveRequest::Commit(..));
+    }
+
+    /// Records that a fence of this mover has ended without a commit. Clients may have written
+    /// since, so the copy follows its source closely and is compared again before the next fence.
+    pub fn note_fence_end(&mut self) {
+        self.short_rounds = 0;
+        self.is_fenced = false;
+        self.verified = None;
     }
 }
 

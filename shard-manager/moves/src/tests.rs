@@ -237,6 +237,40 @@ fn before_the_commit() -> (Pair, MoveRequest) {
 }
 
 #[test]
+fn a_comparison_precedes_each_fence() {
+    let (mut pair, _commit) = before_the_commit();
+    for _ in 0..2 {
+        // The fence runs out, or the commit is refused.
+        pair.progress.note_fence_end();
+        let mut comparisons = 0;
+        for _ in 0..20 {
+            match pair.step(MoveGoal::Forward) {
+                MoveStep::Send(side, request) => {
+                    pair.send(side, &request);
+                    if matches!(*request, MoveRequest::Fence(_)) {
+                        break;
+                    }
+                }
+                MoveStep::CopyRound { from } => pair.copy(from),
+                MoveStep::Verify { from } => {
+                    pair.copy(from);
+                    let row = pair.shards[from.other().index()].row(MoveId(7)).unwrap();
+                    pair.progress.verified = Some((row.applied.feed, row.applied.pass));
+                    comparisons += 1;
+                }
+                step @ (MoveStep::AwaitConfirmation(_)
+                | MoveStep::NextTerm
+                | MoveStep::Publish(_)
+                | MoveStep::Rest(_)
+                | MoveStep::End(_)) => panic!("{step:?}"),
+            }
+        }
+        assert!(pair.progress.is_fenced, "no fence was begun");
+        assert_eq!(comparisons, 1);
+    }
+}
+
+#[test]
 fn a_mover_that_has_sent_a_commit_copies_again_in_its_next_term() {
     let (mut pair, _) = before_the_commit();
     (pair.must_copy_again, pair.progress.sends_commit) = (true, true);

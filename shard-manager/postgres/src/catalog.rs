@@ -15,6 +15,7 @@ mod lead_lock;
 mod map_tables;
 mod move_tables;
 mod rebalance_tables;
+mod router_versions;
 
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -43,6 +44,7 @@ pub use lead_lock::LeadLock;
 pub use map_tables::{MapTables, StoredMap};
 pub use move_tables::MoveTables;
 pub use rebalance_tables::RebalanceTables;
+pub use router_versions::{follower_purpose, older_routers};
 
 /// Name of the catalog in errors.
 pub const PLACE: &str = "the catalog";
@@ -307,7 +309,7 @@ async fn newer_migration(connection: &AsyncPgConnection) -> Result<Option<String
 }
 
 /// Returns true if a version is that of a migration of the catalog, which may share its database
-/// with a shard and with analytics: the number after the date tells them apart.
+/// with a shard and with analytics: the number after the date distinguishes them.
 fn is_of_catalog(version: &str) -> bool {
     let number = version.get(8..).and_then(|number| number.parse::<u32>().ok());
     number.is_some_and(|number| (900_001..950_001).contains(&number))

@@ -29,7 +29,7 @@ use model::table::{Registry, Table};
 use model::topology::{ShardNumber, ShardState};
 use tokio::sync::Mutex;
 
-use super::catalog::{Catalog, CatalogVersion, PLACE};
+use super::catalog::{Catalog, CatalogVersion, PLACE, follower_purpose};
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
@@ -90,7 +90,7 @@ impl CatalogFollower {
     pub(super) async fn run(self: Arc<Self>) {
         let mut seen = Seen::default();
         while !self.closed.load(Ordering::Acquire) {
-            let ended = match self.connect("follower").await {
+            let ended = match self.connect(&follower_purpose()).await {
                 Ok((catalog, term)) => tokio::select! {
                     ended = self.follow((catalog, term), &mut seen) => ended,
                     () = self.catalog.terms().ended(term) => {

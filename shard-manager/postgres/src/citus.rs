@@ -44,7 +44,7 @@ const PARTS: &str = "SELECT shardminvalue::bigint, shardmaxvalue::bigint, min(gr
 
 /// Advice to operators who ask Tessera to move rows.
 pub const MOVES: &str = "Citus moves rows, not Tessera: POST /api/rebalance has it begin, as citus_rebalance_start() on \
-    the coordinator does, and GET /api/rebalance tells how far it is";
+    the coordinator does, and GET /api/rebalance shows its progress";
 
 /// Statement that moves one of Citus' own shards, for an operator.
 pub const MOVE: &str = "move one of Citus' shards by SELECT citus_move_shard_placement(shard_id, \

@@ -27,6 +27,7 @@ mod declarations;
 mod dialect;
 mod discovery;
 pub mod export;
+mod free_connections;
 pub mod hazards;
 mod insert_predictor;
 mod json_rows;

@@ -18,18 +18,13 @@ use super::ConnectError;
 use super::catalog::StoredMap;
 use super::citus::setup;
 use super::discovery::{ConnectionAttempt, ask_all, best};
+use super::free_connections;
 use super::node_address::{ClusterAddress, NodeAddress, NodeAddressError, ServerEngine};
 use super::requirements;
 use super::session::Session;
 use super::shard_addresses;
 use super::shard_database::signature;
 use super::statement::{Statement, load};
-
-/// Number of free connections of a server.
-const FREE_CONNECTIONS: &str = "SELECT current_setting('max_connections')::bigint
-    - current_setting('superuser_reserved_connections')::bigint
-    - coalesce(current_setting('reserved_connections', true)::bigint, 0)
-    - (SELECT coalesce(sum(numbackends), 0) FROM pg_stat_database)::bigint";
 
 /// Query for the names of some tables, views and sequences that belong neither to PostgreSQL nor to
 /// an extension.
@@ -217,9 +212,7 @@ async fn check_node(session: &mut Session, replicas: usize) -> Result<(), NewSha
     if let Some(cause) = mismatch.await.map_err(failed)? {
         return Err(unsuitable(session, cause));
     }
-    let free = Statement { sql: FREE_CONNECTIONS, binds: &[], cached: false };
-    let free = load(&session.connection, free).await.map_err(failed)?;
-    let free = free.first().and_then(|row| row.bigint(0)).unwrap_or(0);
+    let free = free_connections::read(&session.connection).await.map_err(failed)?.of_server;
     if free < i64::from(each) {
         let cause = format!(
             "it has {free} free connections, and a router takes {each}: raise max_connections"
@@ -270,4 +263,23 @@ async fn check_contents(
 async fn is_begun(connection: &AsyncPgConnection) -> QueryResult<bool> {
     let rows = load(connection, Statement { sql: IS_BEGUN, binds: &[], cached: false }).await?;
     Ok(rows.first().and_then(|row| row.boolean(0)) == Some(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_too_old_is_unsuitable_and_a_silent_one_unreachable() {
+        let at = NodeAddress::parse_location("postgres://db1/app").expect("an address");
+        let place = at.to_string();
+        let old = ConnectError::TooOld { node: place.clone(), found: "14.9".to_owned() };
+        let cause = "it runs PostgreSQL 14.9: upgrade it to 15 or later".to_owned();
+        let unsuitable = NewShardRefusal::Unsuitable { place: place.clone(), cause };
+        assert_eq!(unreachable(&at, &old), unsuitable);
+        let silent = ConnectError::TimedOut { node: place, waited: Duration::from_secs(5) };
+        assert!(matches!(unreachable(&at, &silent), NewShardRefusal::Unreachable { .. }));
+    }
 }

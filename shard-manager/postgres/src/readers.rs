@@ -16,7 +16,7 @@ use engine::{
 use futures_util::future::BoxFuture;
 use model::error::Error;
 use model::reason::Reason;
-use model::stats::{PoolStats, SizeEstimate};
+use model::stats::{MoverConnections, PoolStats, SizeEstimate};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::key_reads::{KeyReadQueue, QueuedKeyRead};
@@ -170,6 +170,10 @@ impl PrimaryReader for Readers {
 
     fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
         Box::pin(self.scans.size_estimate(deadline))
+    }
+
+    fn mover_connections(&self, deadline: Instant) -> EngineFuture<'_, Option<MoverConnections>> {
+        Box::pin(async move { self.scans.mover_connections(deadline).await.map(Some) })
     }
 
     fn worker_nodes(&self, deadline: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {

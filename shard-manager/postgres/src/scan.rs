@@ -26,14 +26,16 @@ use model::fair_share::FairShare;
 use model::position::Position;
 use model::query::ReadQuery;
 use model::slot_refusal::SlotRefusal;
-use model::stats::{PoolStats, SizeEstimate};
+use model::stats::{MoverConnections, PoolStats, SizeEstimate};
 use tokio::runtime::Handle;
 
 use super::citus;
 use super::db_error::DbErrorKind;
+use super::free_connections;
 use super::key_reads::log_unreadable;
 use super::node::NodeError;
 use super::position_query::{self, PositionQuery};
+use super::slot_moves::SESSIONS_MAX;
 use super::statement::{Prepared, Statement, load, run};
 use super::target::Target;
 use scan_session::{ScanSession, SessionRows};
@@ -212,6 +214,20 @@ impl Scans {
                     |column| row.bigint(column).map(|number| number.max(0).cast_unsigned());
                 let bytes = number(1).unwrap_or(0);
                 Ok(SizeEstimate { rows: number(0), is_estimate: true, bytes })
+            })
+        })
+        .await
+    }
+
+    /// Returns the connections that movers need with the node, and those that are free.
+    pub(super) async fn mover_connections(
+        &self,
+        deadline: Instant,
+    ) -> Result<MoverConnections, Error> {
+        self.run(deadline, |session| {
+            Box::pin(async move {
+                let found = free_connections::read(&session.connection).await?;
+                Ok(found.for_movers(SESSIONS_MAX as u64))
             })
         })
         .await

@@ -225,7 +225,7 @@ struct IdentityRow {
     #[diesel(sql_type = Integer)]
     version: i32,
     #[diesel(sql_type = Text)]
-    #[expect(dead_code, reason = "it is asked for because setting it is a function")]
+    #[expect(dead_code, reason = "it is selected because setting it is a function")]
     synchronous_commit: String,
 }
 

@@ -36,8 +36,15 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// writes.
 const SETTINGS: &str =
     "SET statement_timeout=0; SET lock_timeout=0; SET max_parallel_maintenance_workers=0";
-/// Takes the lock if it is free.
-const TAKE: &str = "SELECT pg_try_advisory_lock(1950,10)";
+/// Takes the lock if it is free, and returns the process of the session.
+const TAKE: &str = "SELECT pg_try_advisory_lock(1950,10),pg_backend_pid()::bigint";
+/// Cancels the statement of the process `$1`, if it still holds the lock.
+const CANCEL: &str =
+    "SELECT pg_cancel_backend(pid) FROM pg_locks WHERE pid=$1 AND locktype='advisory'
+    AND classid=1950 AND objid=10 AND granted
+    AND database=(SELECT oid FROM pg_database WHERE datname=current_database())";
+/// Longest time for a cancellation, including its connection.
+const CANCEL_MAX: Duration = Duration::from_secs(10);
 /// Selects true if the index `$1` is valid, and no row if it does not exist.
 const IS_VALID: &str = "SELECT indisvalid FROM pg_index WHERE indexrelid=to_regclass($1)";
 
@@ -72,8 +79,10 @@ impl PgIndexes {
         loop {
             let take = Statement { sql: TAKE, binds: &[], cached: false };
             let taken = load(&connection, take).await.map_err(failed)?;
-            if taken.first().and_then(|row| row.boolean(0)) == Some(true) {
-                return Ok(LockedIndexes { shard, tracker, connection, term });
+            if let Some(row) = taken.first().filter(|row| row.boolean(0) == Some(true)) {
+                let process = row.bigint(1).and_then(|process| i32::try_from(process).ok());
+                let runtime = Handle::current();
+                return Ok(LockedIndexes { shard, tracker, connection, term, process, runtime });
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
@@ -98,6 +107,10 @@ struct LockedIndexes {
     tracker: Arc<PrimaryTracker>,
     connection: AsyncPgConnection,
     term: Term,
+    /// Process of the server that serves the session.
+    process: Option<i32>,
+    /// Runtime that drives the sessions.
+    runtime: Handle,
 }
 
 impl LockedIndexes {
@@ -151,6 +164,39 @@ impl IndexSession for LockedIndexes {
             })
         })
     }
+
+    fn cancel(&self) -> BoxFuture<'_, ()> {
+        let session = (self.term, self.process);
+        let work = cancel_holder(self.shard.clone(), Arc::clone(&self.tracker), session);
+        let task = self.runtime.spawn(tokio::time::timeout(CANCEL_MAX, work));
+        Box::pin(async move {
+            let is_cancelled = matches!(task.await, Ok(Ok(true)));
+            let shard = &self.shard;
+            tracing::info!(shard, is_cancelled, "an index is dropped during its build");
+        })
+    }
+}
+
+/// Cancels the statement of the session with the lock, and returns true if it was there. A session
+/// that began in another term has ended with its primary.
+async fn cancel_holder(
+    shard: String,
+    tracker: Arc<PrimaryTracker>,
+    (term, process): (Term, Option<i32>),
+) -> bool {
+    let Some(process) = process else { return false };
+    let led = match tracker.connect("indexes").await {
+        Ok(led) if led.term == term => led,
+        Ok(_) => return false,
+        Err(error) => {
+            tracing::debug!(shard, %error, "the build of an index cannot be cancelled now");
+            return false;
+        }
+    };
+    let binds = [Bind::integer(process)];
+    let cancel = Statement { sql: CANCEL, binds: &binds, cached: false };
+    let cancelled = load(&led.session.connection, cancel).await;
+    cancelled.is_ok_and(|rows| rows.first().and_then(|row| row.boolean(0)) == Some(true))
 }
 
 /// Returns the statement that builds an index.

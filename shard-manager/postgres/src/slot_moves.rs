@@ -16,6 +16,7 @@ mod move_metadata;
 mod move_session;
 mod recording;
 mod round;
+mod row_hashes;
 mod row_type;
 mod snapshot_mark;
 mod statements;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use engine::EngineFuture;
 use engine::replication::ReplicationState;
+use engine::row_hashes::{RowHashQuery, RowHashes};
 use engine::slot_move::{
     FactsQuery, MoveChange, MoveChangeError, MoveFacts, MoveReader, MoveWriter, RoundError,
     RoundQuery, RoundRead, SlotDigest,
@@ -38,6 +40,7 @@ use moves::request_context::MoveEffect;
 use tokio::sync::Notify;
 
 use self::move_change::{Attempted, MoveChanged};
+pub(super) use self::move_session::SESSIONS_MAX;
 use self::move_session::{MoveSessions, Taken};
 pub(super) use self::recording::{drop_recording, record_new_table, record_restored};
 use super::db_error::DbErrorKind;
@@ -136,6 +139,18 @@ impl PgMoves {
         self.read(digests)
     }
 
+    async fn read_row_hashes(
+        &self,
+        query: &RowHashQuery,
+        deadline: Instant,
+    ) -> Result<RowHashes, Error> {
+        let mut taken = self.sessions.take(deadline).await?;
+        let hashes = row_hashes::read(&mut taken.session, query);
+        let hashes = self.sessions.in_time(taken.term, deadline, hashes).await;
+        let hashes = self.finish(taken, hashes);
+        self.read(hashes)
+    }
+
     async fn read_rows(&self, deadline: Instant) -> Result<Vec<MoveRow>, Error> {
         let mut taken = self.sessions.take(deadline).await?;
         let rows = move_metadata::rows(&mut taken.session);
@@ -151,13 +166,13 @@ impl PgMoves {
         change: &MoveChange,
         deadline: Instant,
     ) -> Result<MoveEffect, MoveChangeError> {
-        let mut enabled = 0;
+        let (mut enabled, mut displaces) = (0, false);
         loop {
             if enabled == 0 && recording::is_needed_by(&change.request) {
                 self.enable_recording(deadline).await?;
                 enabled += 1;
             }
-            match self.attempt(change, deadline).await? {
+            match self.attempt((change, displaces), deadline).await? {
                 Attempted::Changed(changed) => return Ok(self.changed(changed)),
                 Attempted::Refused(reason) => return Err(reason),
                 Attempted::Deleted if deadline <= Instant::now() => {
@@ -165,6 +180,7 @@ impl PgMoves {
                     return Err(MoveChangeError::Busy { holder });
                 }
                 Attempted::Deleted => {}
+                Attempted::NotUnique => displaces = true,
                 Attempted::Unrecorded if enabled < ENABLE_TRIES => {
                     self.enable_recording(deadline).await?;
                     enabled += 1;
@@ -179,11 +195,12 @@ impl PgMoves {
 
     async fn attempt(
         &self,
-        change: &MoveChange,
+        (change, displaces): (&MoveChange, bool),
         deadline: Instant,
     ) -> Result<Attempted, MoveChangeError> {
         let mut taken = self.sessions.take(deadline).await.map_err(rejected)?;
         let has_replicas = self.replication.timeline().replica_count() > 0;
+        let change = (change, displaces);
         let attempt = move_change::attempt(&mut taken.session, change, has_replicas);
         let attempted = self.sessions.in_time(taken.term, deadline, attempt).await;
         // The change may have been sent, so its outcome is unknown.
@@ -197,6 +214,10 @@ impl PgMoves {
             Err(TransactionError { kind, outcome, usable, .. }) => {
                 if usable {
                     self.sessions.give_back(taken);
+                }
+                let is_unique = matches!(kind, DbErrorKind::NotUnique(_));
+                if is_unique && outcome == Outcome::Rejected && !displaces {
+                    return Ok(Attempted::NotUnique);
                 }
                 Err(MoveChangeError::Failed { error: kind.error(&self.shard), outcome })
             }
@@ -294,6 +315,19 @@ impl MoveReader for PgMoves {
         deadline: Instant,
     ) -> EngineFuture<'a, Vec<SlotDigest>> {
         Box::pin(self.read_digests(slots, deadline))
+    }
+
+    fn row_hashes<'a>(
+        &'a self,
+        query: &'a RowHashQuery,
+        deadline: Instant,
+    ) -> EngineFuture<'a, RowHashes> {
+        Box::pin(self.read_row_hashes(query, deadline))
+    }
+
+    /// The disk is the server's.
+    fn free_bytes(&self) -> Option<u64> {
+        None
     }
 
     fn rows(&self, deadline: Instant) -> EngineFuture<'_, Vec<MoveRow>> {

@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use engine::open_error::OpenError;
+use engine::refusal_code::RefusalCode;
 use engine::slot_change::{SlotChange, SlotStep};
 use model::keyspace::{SLOT_COUNT, Slot};
 use model::slot_set::{SlotSet, SlotSetError, check_known};
@@ -53,6 +54,16 @@ pub enum SlotSessionError {
     Busy(String),
 }
 
+impl SlotSessionError {
+    /// Returns the public code; `None` if the shards cannot carry the change out now.
+    pub fn code(&self) -> Option<RefusalCode> {
+        match self {
+            Self::Slots(_) | Self::NotOwned(_) => Some(RefusalCode::BadFence),
+            Self::Open(_) | Self::OwnedTwice(_) | Self::Busy(_) => None,
+        }
+    }
+}
+
 impl SlotSession {
     /// Connects to the primary of each shard.
     ///
@@ -69,10 +80,11 @@ impl SlotSession {
         Ok(Self { shards })
     }
 
-    /// Changes slots on the shards that own them.
+    /// Changes slots on the shards that own them. If a shard does not fence its slots, the others
+    /// release theirs.
     ///
     /// # Errors
-    /// [`SlotSessionError`]. If one of several shards fails, others may have been changed.
+    /// [`SlotSessionError`]. If one of several shards fails, others may have released their slots.
     pub async fn change(&self, slots: &SlotSet, step: SlotStep) -> Result<(), SlotSessionError> {
         let (mut parts, mut left, mut slot_count) =
             (Vec::new(), slots.clone(), usize::from(SLOT_COUNT));
@@ -92,10 +104,28 @@ impl SlotSession {
             check_known(&left, slot_count)?;
             return Err(SlotSessionError::NotOwned(left));
         }
-        for (name, session, slots) in parts.into_iter().filter(|(.., slots)| !slots.is_empty()) {
-            change(name, session, SlotChange { slots, step }).await?;
+        parts.retain(|(.., slots)| !slots.is_empty());
+        for (index, (name, session, slots)) in parts.iter().enumerate() {
+            let changed = change(name, session, SlotChange { slots: slots.clone(), step }).await;
+            if let Err(error) = changed {
+                if matches!(step, SlotStep::Fence { .. }) {
+                    release(&parts[..index]).await;
+                }
+                return Err(error);
+            }
         }
         Ok(())
+    }
+}
+
+/// Releases the slots that some shards have fenced for a request that failed at another shard. A
+/// fence that is not released ends by itself.
+async fn release(parts: &[(&String, &Session, SlotSet)]) {
+    for (name, session, slots) in parts {
+        let released = SlotChange { slots: slots.clone(), step: SlotStep::Release };
+        if let Err(error) = change(name, session, released).await {
+            tracing::debug!(%error, "the fence of a failed request ends by itself");
+        }
     }
 }
 

@@ -284,7 +284,7 @@ pub(super) fn place(table: &Table) -> Vec<usize> {
 }
 
 /// Appends `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,…)`.
-fn push_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
+pub(super) fn push_rows(sql: &mut String, table: &Table, columns: &[usize], first: usize) {
     push_arrays(sql, table, columns, first);
     sql.push_str(" AS k(");
     push_names(sql, "", table, columns.iter().copied());

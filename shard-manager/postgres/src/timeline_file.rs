@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_timelines_says_where_each_ended() {
+    fn a_file_of_timelines_has_the_end_of_each() {
         let text =
             "1\t0/3000148\tno recovery target specified\n\n2\t1/A0\tno recovery target specified\n";
         assert_eq!(parse(text), Some(vec![(1, 0x300_0148), (2, 0x1_0000_00A0)]));

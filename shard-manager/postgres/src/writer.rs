@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use engine::idempotency_expiry::IdempotencyExpiry;
 use engine::replication::{ReplicationState, presumed_lost};
 use engine::slot_change::{SlotChange, SlotChangeError};
+use engine::slot_move::{MoveChange, MoveChangeError};
 use engine::{AsyncWriter, BatchDone, BatchFailure, SchemaChange, WriteGroup};
 use model::error::Outcome;
 use model::position::Position;
 use model::value::{ColumnType, Value};
+use moves::request_context::MoveEffect;
 
 use super::db_error::DbErrorKind;
 use super::insert_predictor::InsertPredictor;
@@ -44,7 +46,7 @@ const UNLIMITED: Duration = Duration::from_secs(60);
 /// whole shard.
 const TRIES_MAX: usize = 3;
 /// Interval between logged reasons why the primary cannot be written to.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 /// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Maximum number of records of idempotency keys that are removed together.
@@ -60,7 +62,7 @@ pub struct PgWriter {
     replication: Arc<ReplicationState>,
     forgot_at: Instant,
     /// Time of the last logged reason why there is no connection.
-    told_at: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 impl PgWriter {
@@ -74,7 +76,7 @@ impl PgWriter {
         let (shard, tracker) = (shard.to_owned(), Arc::clone(tracker));
         let replication = Arc::clone(replication);
         let forgot_at = Instant::now();
-        Self { shard, tracker, timeouts, session: None, replication, forgot_at, told_at: None }
+        Self { shard, tracker, timeouts, session: None, replication, forgot_at, logged_at: None }
     }
 
     fn failure(&self, failed: &TransactionError) -> BatchFailure {
@@ -98,19 +100,19 @@ impl PgWriter {
         }
         let connected = connect(&self.tracker, self.timeouts).await;
         if let Err(NoSession { cause, .. }) = &connected {
-            self.tell(cause);
+            self.log_cause(cause);
         } else {
-            self.told_at = None;
+            self.logged_at = None;
         }
         connected.map_err(|NoSession { failed, .. }| failed)
     }
 
     /// Logs the reason why writes wait, but not at each attempt.
-    fn tell(&mut self, cause: &str) {
-        if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+    fn log_cause(&mut self, cause: &str) {
+        if self.logged_at.is_some_and(|at| at.elapsed() < LOG_EVERY) {
             return;
         }
-        self.told_at = Some(Instant::now());
+        self.logged_at = Some(Instant::now());
         let (node, at) = (self.tracker.name(), self.tracker.address());
         tracing::warn!(node, %at, error = cause, "the primary cannot be written to");
     }
@@ -304,6 +306,14 @@ impl AsyncWriter for PgWriter {
         change: &'a SlotChange,
     ) -> BoxFuture<'a, Result<u64, SlotChangeError>> {
         Box::pin(self.change_owned(change))
+    }
+
+    /// Moves are changed in separate sessions (`slot_moves`).
+    fn change_move<'a>(
+        &'a mut self,
+        _: &'a MoveChange,
+    ) -> BoxFuture<'a, Result<MoveEffect, MoveChangeError>> {
+        Box::pin(std::future::ready(Err(MoveChangeError::Unsupported)))
     }
 
     #[cfg(feature = "sabotage")]

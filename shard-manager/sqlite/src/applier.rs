@@ -91,8 +91,11 @@ impl Applier {
     pub fn open(primary: &Path, replica: &Path, current: u32) -> Result<Self, OpenError> {
         let mut log = open(primary, LOG_PRAGMAS)?;
         let mut connection = open(replica, REPLICA_PRAGMAS)?;
+        // A whole replica must not be rebuilt from a primary that cannot be read.
+        let timelines =
+            timeline::rows(&mut log).map_err(|error| OpenError::file(primary, error))?;
         let failed = |error| OpenError::file(replica, error);
-        timeline::copy(&mut log, &mut connection).map_err(failed)?;
+        timeline::replace(&mut connection, &timelines).map_err(failed)?;
         let Counters { version, position } = Counters::load(&mut connection).map_err(failed)?;
         // Tables of the replica's own file: it receives new tables in the order of the log.
         let known = shard_file::read_tables(&mut connection, replica)?;
@@ -136,8 +139,8 @@ impl Applier {
         self.until = position;
     }
 
-    /// Applies the next entries of the log in one transaction, up to those written at `not_after`,
-    /// and returns true if there were any. `before_commit` receives the new position before it is
+    /// Applies the next entries of the log in one transaction, up to the position `last`, and
+    /// returns true if there were any. `before_commit` receives the new position before it is
     /// visible.
     ///
     /// # Errors
@@ -145,13 +148,13 @@ impl Applier {
     pub fn step(
         &mut self,
         sync: bool,
-        not_after: Option<&str>,
+        last: Option<u64>,
         before_commit: impl FnOnce(u64),
     ) -> Result<bool, ApplyError> {
         if self.position >= self.until {
             return Ok(false);
         }
-        let entries = log::read_after(&mut self.log, self.position, not_after);
+        let entries = log::read_after(&mut self.log, self.position, last);
         let mut entries = entries.map_err(ApplyError::Primary)?;
         entries.retain(|entry| entry.position <= self.until);
         let change = change_alone(&mut entries).map_err(ApplyError::replica)?;
@@ -265,8 +268,11 @@ impl ApplyError {
     /// Returns the kind of an error of the replica.
     fn meaning(error: &DieselError) -> fn(DieselError) -> Self {
         let unfit = matches!(error, DieselError::DeserializationError(_) | DieselError::NotFound);
+        let is_locked = error.to_string().contains("locked");
         match DbErrorKind::of(error) {
             DbErrorKind::Full => Self::Full,
+            // Another process holds a lock of the file, which is not damaged by that.
+            DbErrorKind::Unusable if is_locked => Self::Replica,
             // The log has rows that met all constraints on the primary.
             DbErrorKind::Unusable | DbErrorKind::Constraint(_) => Self::Damaged,
             // The log has only tables and columns that a copy of the primary has too.
@@ -362,5 +368,35 @@ impl Replay<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::result::DatabaseErrorKind;
+
+    use super::*;
+    use crate::connection::create;
+
+    #[test]
+    fn an_error_of_the_primary_names_its_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [primary, replica] = ["primary.db", "replica.db"].map(|name| folder.path().join(name));
+        for file in [&primary, &replica] {
+            drop(create(file).expect("a file"));
+        }
+        let error = Applier::open(&primary, &replica, 1).err().expect("there are no tables");
+        let OpenError::Database { path, .. } = &error else { panic!("{error}") };
+        assert_eq!(*path, primary.display().to_string());
+    }
+
+    #[test]
+    fn a_replica_that_another_process_locks_is_not_damaged() {
+        let error = |message: &str| {
+            let message = Box::new(message.to_owned());
+            ApplyError::replica(DieselError::DatabaseError(DatabaseErrorKind::Unknown, message))
+        };
+        assert!(matches!(error("database is locked"), ApplyError::Replica(_)));
+        assert!(matches!(error("disk I/O error"), ApplyError::Damaged(_)));
     }
 }

@@ -30,7 +30,7 @@ pub fn contradiction(path: &Path) -> Result<Option<String>, OpenError> {
     let found = open_in_place(path)
         .and_then(|connection| ask(connection, path, "PRAGMA integrity_check(1)"));
     match found {
-        Err(OpenError::Database { cause, .. }) if tells_damage(&cause) => Ok(Some(cause)),
+        Err(OpenError::Database { cause, .. }) if is_damage(&cause) => Ok(Some(cause)),
         found => found,
     }
 }
@@ -42,7 +42,7 @@ pub fn contradiction(path: &Path) -> Result<Option<String>, OpenError> {
 pub fn defect(path: &Path) -> Result<Option<String>, OpenError> {
     let found = open_unchanging(path).and_then(|connection| look(connection, path));
     match found {
-        Err(OpenError::Database { cause, .. }) if tells_damage(&cause) => Ok(Some(cause)),
+        Err(OpenError::Database { cause, .. }) if is_damage(&cause) => Ok(Some(cause)),
         found => found,
     }
 }
@@ -50,7 +50,7 @@ pub fn defect(path: &Path) -> Result<Option<String>, OpenError> {
 /// Returns true if an error of SQLite is about the bytes of the file, not about reading them. Such
 /// an error is recognised by the fixed messages of SQLite (sqlite3ErrStr), because diesel does not
 /// pass on its code.
-pub(super) fn tells_damage(cause: &str) -> bool {
+pub(super) fn is_damage(cause: &str) -> bool {
     ["malformed", "not a database"].iter().any(|sentence| cause.contains(sentence))
 }
 

@@ -307,7 +307,7 @@ impl Walker {
         }
         self.settle();
         self.act();
-        self.tell(false);
+        self.report(false);
         // Counted last, so that every counted difference has been reported and acted on.
         self.shard.copy_faults.count_differences(rows.len() as u64);
     }
@@ -392,7 +392,7 @@ impl Walker {
                 replica.request_rebuild();
             }
         }
-        self.tell(all);
+        self.report(all);
         if all {
             // Recorded even without a new finding: files may have been replaced since the last
             // record.
@@ -406,7 +406,7 @@ impl Walker {
     }
 
     /// Reports the findings in `/api/health` and, if they are new, in the log.
-    fn tell(&self, all: bool) {
+    fn report(&self, all: bool) {
         let wrong = self.walk.wrong.iter().map(|number| (*number, CopyFault::Wrong));
         let unsettled = self.walk.unsettled.iter().map(|number| (*number, CopyFault::Unsettled));
         let found: BTreeMap<usize, CopyFault> = unsettled.chain(wrong).collect();

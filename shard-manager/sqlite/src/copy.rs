@@ -179,9 +179,9 @@ impl CatalogCopy {
 /// # Errors
 /// [`OpenError`] if it cannot be written.
 pub fn finish_catalog(path: &Path, shards: &[&str]) -> Result<CatalogFacts, OpenError> {
-    let told = |error| OpenError::file(path, error);
+    let with_path = |error| OpenError::file(path, error);
     let mut connection = open(path, "")?;
-    if knows_timelines(&mut connection).map_err(told)? {
+    if knows_timelines(&mut connection).map_err(with_path)? {
         let unknown = || uuid::Uuid::new_v4().as_u128() as u32;
         let timelines: BTreeMap<&str, u32> =
             shards.iter().map(|shard| (*shard, unknown())).collect();
@@ -190,7 +190,7 @@ pub fn finish_catalog(path: &Path, shards: &[&str]) -> Result<CatalogFacts, Open
         let noted = diesel::update(tessera_cluster::table)
             .set(tessera_cluster::timelines.eq(timelines))
             .execute(&mut connection);
-        noted.map_err(told)?;
+        noted.map_err(with_path)?;
     }
     let facts = read_catalog(&mut connection).map_err(|fault| fault.of_file(path))?;
     drop(connection);

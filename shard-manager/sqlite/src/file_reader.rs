@@ -13,7 +13,7 @@ use engine::{
 use futures_util::future::{BoxFuture, ready};
 use model::error::Error;
 use model::reason::Reason;
-use model::stats::{PoolStats, SizeEstimate};
+use model::stats::{MoverConnections, PoolStats, SizeEstimate};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::reader::ReaderPool;
@@ -121,6 +121,10 @@ impl PrimaryReader for FileReader {
 
     fn size_estimate(&self, deadline: Instant) -> EngineFuture<'_, SizeEstimate> {
         self.blocking(deadline, ReaderPool::size_estimate)
+    }
+
+    fn mover_connections(&self, _: Instant) -> EngineFuture<'_, Option<MoverConnections>> {
+        Box::pin(ready(Ok(None)))
     }
 
     fn worker_nodes(&self, _: Instant) -> EngineFuture<'_, Vec<WorkerNode>> {

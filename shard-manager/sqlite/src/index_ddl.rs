@@ -7,12 +7,15 @@
 //! changes nothing, so each may be retried.
 //! **Not here:** the entry of the change log (`ddl`), the list of indexes (`listed_indexes`).
 
+mod sort_place;
+
 use std::collections::BTreeSet;
 
 use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use diesel::sqlite::SqliteConnection;
 use engine::IndexChange;
+use model::table::Table;
 use model::table_index::TableIndex;
 
 use super::connection::{Bind, Statement, for_each_row};
@@ -23,10 +26,34 @@ pub(super) fn apply(connection: &mut SqliteConnection, change: &IndexChange) -> 
     let name = change.index().database_name();
     match (change, exists(connection, &name)?) {
         (IndexChange::Make(_), true) | (IndexChange::Drop(_), false) => return Ok(false),
-        (IndexChange::Make(index), false) => connection.batch_execute(&create(index, &name))?,
+        (IndexChange::Make(index), false) => make(connection, index, &name)?,
         (IndexChange::Drop(_), true) => connection.batch_execute(&format!("DROP INDEX {name}"))?,
     }
     Ok(true)
+}
+
+fn make(connection: &mut SqliteConnection, index: &TableIndex, name: &str) -> QueryResult<()> {
+    let is_in_file = sort_place::use_file(connection);
+    let made = connection.batch_execute(&create(index, name));
+    if is_in_file {
+        sort_place::use_memory(connection);
+    }
+    made
+}
+
+/// Beginning of the message of SQLite about a row that a unique index refuses. The columns follow:
+/// `users.slot, users.shard_key, users.email`.
+const BROKEN_UNIQUE: &str = "UNIQUE constraint failed: ";
+
+/// Returns the columns of the unique index that a row violates, without slot and shard key; `None`
+/// if the message of SQLite does not list them, or the index is not one within a shard key.
+pub(super) fn broken_columns(table: &Table, message: &str) -> Option<Vec<usize>> {
+    let (_, columns) = message.split_once(BROKEN_UNIQUE)?;
+    let own = format!("{}.", table.name());
+    let place = |name: &str| table.columns().iter().position(|column| column.name == name);
+    let columns = columns.split(", ").map(|column| place(column.strip_prefix(&own)?));
+    let columns: Vec<usize> = columns.collect::<Option<_>>()?;
+    columns.strip_prefix(&Table::PLACE).map(<[usize]>::to_vec)
 }
 
 /// Returns the name of the unique index of a table that a row violates, if the message of SQLite
@@ -36,10 +63,7 @@ pub(super) fn broken_unique(
     table: &str,
     message: &str,
 ) -> QueryResult<Option<String>> {
-    // UNIQUE constraint failed: users.slot, users.shard_key, users.email
-    let Some((_, columns)) = message.split_once("UNIQUE constraint failed: ") else {
-        return Ok(None);
-    };
+    let Some((_, columns)) = message.split_once(BROKEN_UNIQUE) else { return Ok(None) };
     let own = format!("{table}.");
     let columns = columns.split(", ").map(|column| column.strip_prefix(&own).unwrap_or(column));
     let end = format!("({})", columns.collect::<Vec<_>>().join(","));
@@ -81,4 +105,23 @@ fn exists(connection: &mut SqliteConnection, name: &str) -> QueryResult<bool> {
 fn create(index: &TableIndex, name: &str) -> String {
     let unique = if index.is_unique() { "UNIQUE " } else { "" };
     format!("CREATE {unique}INDEX {name} ON {} ({})", index.table().name(), index.key_list())
+}
+
+#[cfg(test)]
+mod tests {
+    use model::idempotency::TABLE;
+
+    use super::*;
+
+    #[test]
+    fn the_columns_of_a_broken_index_are_known_only_if_it_begins_with_slot_and_shard_key() {
+        let (table, value) = (TABLE.name(), &TABLE.column(2).name);
+        let broken = |columns: &str| broken_columns(&TABLE, &format!("{BROKEN_UNIQUE}{columns}"));
+        let own = format!("{table}.slot, {table}.shard_key, {table}.{value}");
+        assert_eq!(broken(&own), Some(vec![2]));
+        for other in [format!("{table}.{value}"), "index 'lower_mail'".to_owned()] {
+            assert_eq!(broken(&other), None, "{other}");
+        }
+        assert_eq!(broken_columns(&TABLE, "FOREIGN KEY constraint failed"), None);
+    }
 }

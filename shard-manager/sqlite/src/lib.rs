@@ -78,6 +78,14 @@ use engine::private_file;
 /// read.
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
 
+/// Returns the version of the linked SQLite, such as `3.53.2`.
+///
+/// # Errors
+/// [`OpenError`] if the library cannot be used.
+pub fn version() -> Result<String, OpenError> {
+    connection::sqlite_version()
+}
+
 /// Checks that SQLite does not have the WAL-reset defect.
 ///
 /// # Errors

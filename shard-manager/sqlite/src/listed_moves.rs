@@ -103,6 +103,11 @@ impl MoveCatalog for FileMoves {
         Box::pin(ready(self.file_checks.check_writable().map(|()| is_open)))
     }
 
+    fn older_routers(&self) -> EngineFuture<'_, u64> {
+        // A data directory admits one process.
+        Box::pin(ready(Ok(0)))
+    }
+
     fn list(&self) -> EngineFuture<'_, Vec<MoveRecord>> {
         self.read(tables::list)
     }

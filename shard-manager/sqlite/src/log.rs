@@ -78,17 +78,15 @@ const ENTRIES_MAX: i64 = 64;
 /// Maximum number of bytes of the entries of one transaction of an applier.
 const ENTRIES_BYTES_MAX: usize = 1 << 20;
 
-/// Returns the entries after a position, oldest first, as many as one transaction takes; none that
-/// is younger than `not_after`.
+/// Returns the entries after a position, oldest first, as many as one transaction takes; none after
+/// the position `last`.
 pub(super) fn read_after(
     connection: &mut SqliteConnection,
     position: u64,
-    not_after: Option<&str>,
+    last: Option<u64>,
 ) -> QueryResult<Vec<Entry>> {
-    /// Text that sorts after every timestamp.
-    const NEVER: &str = "~";
-    let not_after = Bind::Text(not_after.unwrap_or(NEVER));
-    let binds = [Bind::Int(position as i64), not_after, Bind::Int(ENTRIES_MAX)];
+    let last = last.map_or(i64::MAX, |last| last as i64);
+    let binds = [Bind::Int(position as i64), Bind::Int(last), Bind::Int(ENTRIES_MAX)];
     let statement = Statement { sql: sql::LOG_AFTER, binds: &binds, cached: true };
     let (mut entries, mut bytes) = (Vec::new(), 0);
     for_each_row_while(connection, statement, |row| {

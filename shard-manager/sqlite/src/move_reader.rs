@@ -9,6 +9,7 @@
 
 mod digests;
 mod round;
+mod row_hashes;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use diesel::connection::Connection as _;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::EngineFuture;
+use engine::row_hashes::{RowHashQuery, RowHashes};
 use engine::slot_move::{
     FactsQuery, MoveFacts, MoveReader, RoundError, RoundQuery, RoundRead, SlotDigest,
 };
@@ -144,6 +146,15 @@ impl MoveReader for FileMoveReader {
     ) -> EngineFuture<'a, Vec<SlotDigest>> {
         let slots: SlotSet = slots.iter().copied().collect();
         self.read(deadline, move |snapshot| digests::read(snapshot, &slots))
+    }
+
+    fn row_hashes<'a>(
+        &'a self,
+        query: &'a RowHashQuery,
+        deadline: Instant,
+    ) -> EngineFuture<'a, RowHashes> {
+        let query = query.clone();
+        self.read(deadline, move |snapshot| row_hashes::read(snapshot, &query))
     }
 
     fn free_bytes(&self) -> Option<u64> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use diesel::QueryResult;
 use diesel::RunQueryDsl;
-use diesel::result::Error as DieselError;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sqlite::SqliteConnection;
 use model::idempotency;
 use model::keyspace::Slot;
@@ -201,21 +201,69 @@ impl MovingRows<'_> {
         let mut binds = Vec::with_capacity(values.len() + 2);
         binds.extend([Bind::Int(i64::from(line.slot)), Bind::Text(&line.key)]);
         binds.extend(values.iter().map(Bind::from));
-        let connection = &mut *self.connection;
-        let mut execute =
-            |sql: &str| Statement { sql, binds: &binds, cached: true }.execute(connection);
         let added = match line.change {
-            Change::Removed => -(execute(&target.remove)? as i64),
-            Change::Created | Change::Changed => match execute(&target.insert_new)? {
-                0 => execute(&target.replace).map(|_| 0)?,
-                _ => 1,
-            },
+            Change::Removed => {
+                let removal = Statement { sql: &target.remove, binds: &binds, cached: true };
+                -(removal.execute(self.connection)? as i64)
+            }
+            Change::Created | Change::Changed => store(self.connection, target, &binds)?,
         };
         if target.is_counted {
             *self.added.entry(line.table.to_string()).or_default() += added;
         }
         Ok(())
     }
+}
+
+/// Stores a row in place of the rows of its shard key that have one of its unique values. Returns
+/// the number of rows that were added.
+///
+/// A round that ends before the last change has rows as they are after it. So a row may have a
+/// value that another row of the copy has given up in a change after the end of the round. A later
+/// round has that change, and stores the other row again.
+fn store(
+    connection: &mut SqliteConnection,
+    target: &Target,
+    binds: &[Bind<'_>],
+) -> QueryResult<i64> {
+    let mut added = 0;
+    loop {
+        let insertion = Statement { sql: &target.insert_new, binds, cached: true };
+        let error = match insertion.execute(connection) {
+            Ok(0) => {
+                Statement { sql: &target.replace, binds, cached: true }.execute(connection)?;
+                return Ok(added);
+            }
+            Ok(_) => return Ok(added + 1),
+            Err(error) => error,
+        };
+        match displace(connection, &target.table, binds, &error)? {
+            0 => return Err(error),
+            displaced => added -= displaced as i64,
+        }
+    }
+}
+
+/// Removes the rows of the shard key of a row that have its values in the unique index that refused
+/// it, and returns their number. Rows of other shard keys stay, also if an index that an operator
+/// has made contains them: they may belong to slots that the shard owns.
+fn displace(
+    connection: &mut SqliteConnection,
+    table: &Table,
+    binds: &[Bind<'_>],
+    refusal: &DieselError,
+) -> QueryResult<usize> {
+    let DieselError::DatabaseError(DatabaseErrorKind::UniqueViolation, information) = refusal
+    else {
+        return Ok(0);
+    };
+    let Some(columns) = index_ddl::broken_columns(table, information.message()) else {
+        return Ok(0);
+    };
+    let sql = sql::remove_with(table, &columns);
+    let sought = Table::PLACE.into_iter().chain(columns).map(|column| binds[column]);
+    let sought: Vec<Bind<'_>> = sought.collect();
+    Statement { sql: &sql, binds: &sought, cached: false }.execute(connection)
 }
 
 impl Target {

@@ -7,6 +7,8 @@
 //! **Invariant:** the replica is reported as following only after it has caught up once.
 //! **Not here:** applying an entry (`applier`), the choice of a replica for a read (`replica_set`).
 
+mod delay;
+mod failure;
 mod node;
 mod pauses;
 
@@ -17,7 +19,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use chrono::Utc;
 
 use super::OpenError;
 use super::applier::{Applier, ApplyError};
@@ -28,8 +29,10 @@ use super::{check, snapshot};
 
 use engine::fault_injector::{FaultInjector, NodeMode};
 use engine::replication::{ReplicaState, ReplicationState};
-use model::value::format_timestamp;
-use pauses::{RETRY_FIRST, pauses};
+
+use delay::Delay;
+use failure::{ReplicaFailure, is_lost};
+use pauses::RETRY_FIRST;
 
 /// Longest time between two syncs of a replica. The log keeps the entries that were applied but not
 /// synced.
@@ -119,6 +122,7 @@ impl FileReplica {
             synced_at: Instant::now(),
             looked_at: Instant::now(),
             attached_to: [None; 2],
+            delay: Delay::default(),
         };
         let thread = std::thread::Builder::new()
             .name(replica_thread.spec.node.clone())
@@ -210,6 +214,7 @@ struct ReplicaThread {
     looked_at: Instant,
     /// Identities of the open file and its WAL.
     attached_to: [Option<Inode>; 2],
+    delay: Delay,
 }
 
 /// Next action of the thread.
@@ -369,15 +374,16 @@ impl ReplicaThread {
         let asked_at = Instant::now();
         let committed = replication.primary().committed();
         let delay = self.replica.fault_injector.fault().delay;
+        let due = self.delay.due(asked_at, committed, delay);
         let (mut worked, mut position) = (false, applier.position());
         if committed > position {
             let unsynced = position - replication.replicas().durable(spec.index);
             let sync = replication.waiters().awaits_confirmations()
                 || unsynced >= SYNC_EVERY_BATCHES
                 || self.synced_at.elapsed() >= SYNC_EVERY;
-            let not_after = (!delay.is_zero()).then(|| format_timestamp(Utc::now() - delay));
+            let last = (!delay.is_zero()).then_some(due);
             let begin = |position| replication.replicas().begin_apply(spec.index, position);
-            worked = applier.step(sync, not_after.as_deref(), begin)?;
+            worked = applier.step(sync, last, begin)?;
             position = applier.position();
             if worked {
                 let had_all_at = (position >= committed).then_some(asked_at);
@@ -429,9 +435,14 @@ impl ReplicaThread {
 
     /// Checks the file after a failed read.
     fn examine(&mut self) {
-        if let Err(cause) = check::quick(&self.spec.file) {
-            tracing::error!(node = %self.spec.node, %cause, "a replica is damaged and is rebuilt");
+        let Err(cause) = check::quick(&self.spec.file) else { return };
+        let node = &self.spec.node;
+        if is_lost(&cause, &self.spec.file) {
+            tracing::error!(%node, %cause, "a replica is damaged and is rebuilt");
             self.detach();
+        } else {
+            // The next failed read requests the next check.
+            tracing::warn!(%node, %cause, "a replica could not be checked after a failed read");
         }
     }
 
@@ -441,41 +452,6 @@ impl ReplicaThread {
         self.applier = None;
         self.usable = false;
     }
-
-    /// Logs a failure, and prepares the recovery after a pause.
-    fn fail(&mut self, failure: &ReplicaFailure) -> Next {
-        let node = &self.spec.node;
-        match failure {
-            ReplicaFailure::Apply(ApplyError::LogTrimmed) => {
-                tracing::warn!(%node, "a replica is too far behind for the log and is rebuilt");
-                self.detach();
-            }
-            ReplicaFailure::Apply(ApplyError::Primary(error)) => {
-                tracing::error!(%node, %error, "the change log cannot be read");
-                self.applier = None;
-            }
-            ReplicaFailure::Apply(ApplyError::Full(error)) => {
-                tracing::error!(%node, %error, "the disk of a replica is full");
-            }
-            ReplicaFailure::Apply(ApplyError::Damaged(error)) => {
-                tracing::error!(%node, %error, "a replica is damaged and is rebuilt");
-                self.detach();
-            }
-            ReplicaFailure::Apply(ApplyError::Replica(error)) => {
-                tracing::error!(%node, %error, "a replica could not be written");
-                self.applier = None;
-            }
-            ReplicaFailure::Attach(error) => {
-                tracing::error!(%node, %error, "a replica could not be opened");
-                self.usable = false;
-            }
-        }
-        self.replication.replicas().set_state(self.spec.index, ReplicaState::Down);
-        let (pause, next) = pauses(self.retry, failure.is_of_room());
-        self.not_before = Instant::now() + pause;
-        self.retry = next;
-        Next::Work
-    }
 }
 
 /// Returns the identities of the file at a path and of its WAL.
@@ -483,17 +459,4 @@ fn inodes(path: &Path) -> [Option<Inode>; 2] {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
     [Inode::at(path), Inode::at(Path::new(&wal))]
-}
-
-/// Failure of one round of work.
-enum ReplicaFailure {
-    Attach(OpenError),
-    Apply(ApplyError),
-}
-
-impl ReplicaFailure {
-    /// Returns true if only disk space is missing, so that frequent retries cost little.
-    fn is_of_room(&self) -> bool {
-        matches!(self, Self::Attach(OpenError::NoSpace { .. }) | Self::Apply(ApplyError::Full(_)))
-    }
 }

@@ -28,7 +28,7 @@ use model::slot_set::SlotSet;
 use model::table::Registry;
 use model::topology::ShardNumber;
 
-use super::check::tells_damage;
+use super::check::is_damage;
 use super::data_dir::{primary_file, replica_file};
 use super::ddl;
 use super::doubt_record::DoubtRecord;
@@ -131,7 +131,7 @@ impl ShardOpener {
         let prepared = match prepare() {
             // A power failure may leave any bytes in a file that was being created.
             Err(OpenError::Database { cause, .. })
-                if origin == Origin::Joining && tells_damage(&cause) =>
+                if origin == Origin::Joining && is_damage(&cause) =>
             {
                 let file = primary.display();
                 tracing::warn!(%file, cause, "the file of a joining shard is incomplete, and is created again");

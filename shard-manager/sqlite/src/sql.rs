@@ -120,6 +120,36 @@ pub(super) fn select_slot(table: &Table, slot: i64) -> String {
     sql
 }
 
+/// Selects the rows of a slot after a key (`after`) and up to another one (`until`), all columns,
+/// in the order in which they are stored. Parameters: shard key and id of each of the given keys.
+pub(super) fn select_slot_range(table: &Table, slot: i64, after: bool, until: bool) -> String {
+    let mut sql = select_slot(table, slot);
+    let key: Vec<usize> =
+        std::iter::once(Table::SHARD_KEY).chain(table.id().iter().copied()).collect();
+    let mut first = 1;
+    for (sign, _) in [(">", after), ("<=", until)].into_iter().filter(|(_, is_there)| *is_there) {
+        sql.push_str(" AND (");
+        push_names(&mut sql, table, key.iter().copied());
+        let _ = write!(sql, ") {sign} (");
+        push_list(&mut sql, first..first + key.len(), push_parameter);
+        sql.push(')');
+        first += key.len();
+    }
+    sql.push_str(" ORDER BY ");
+    push_names(&mut sql, table, key.into_iter());
+    sql
+}
+
+/// Removes the rows of a shard key that have certain values in these columns. Parameters: slot,
+/// shard key, the values.
+pub(super) fn remove_with(table: &Table, columns: &[usize]) -> String {
+    let mut sql = format!("DELETE FROM {} WHERE slot=?1 AND shard_key=?2", table.name());
+    for (column, number) in columns.iter().zip(3..) {
+        let _ = write!(sql, " AND {}=?{number}", table.column(*column).name);
+    }
+    sql
+}
+
 /// Removes a row. Parameters: slot, shard key, id.
 pub(super) fn remove(table: &Table) -> String {
     let mut sql = format!("DELETE FROM {}", table.name());
@@ -346,9 +376,9 @@ pub(super) const COUNTED: &str = "SELECT rows FROM tessera_counts WHERE name = ?
 /// Selects the position of a file.
 pub(super) const POSITION: &str = "SELECT position FROM tessera_shard WHERE id = 1";
 
-/// Selects up to `?3` log entries after position `?1`, written at `?2` or before.
+/// Selects up to `?3` log entries after position `?1`, up to position `?2`.
 pub(super) const LOG_AFTER: &str = "SELECT position, changes FROM tessera_log
-    WHERE position > ?1 AND at <= ?2 ORDER BY position LIMIT ?3+0";
+    WHERE position > ?1 AND position <= ?2 ORDER BY position LIMIT ?3+0";
 
 /// Selects the first position of the log, and the bytes of all its entries.
 pub(super) const LOG_EXTENT: &str = "SELECT min(position), sum(length(changes)) FROM tessera_log";

@@ -85,12 +85,19 @@ pub(super) fn position(connection: &mut SqliteConnection) -> QueryResult<Positio
     Ok(Position { timeline: timeline as u32, sequence: sequence as u64 })
 }
 
-/// Copies the timelines of a primary to its replica.
-pub(super) fn copy(from: &mut SqliteConnection, to: &mut SqliteConnection) -> QueryResult<()> {
-    let timelines: Vec<(i64, i64, i64, String)> = tessera_timelines::table.load(from)?;
+/// Number, timeline, first position and time of a row of `tessera_timelines`.
+pub(super) type TimelineRow = (i64, i64, i64, String);
+
+/// Returns the timelines of a primary, for its replica.
+pub(super) fn rows(from: &mut SqliteConnection) -> QueryResult<Vec<TimelineRow>> {
+    tessera_timelines::table.load(from)
+}
+
+/// Gives a replica the timelines of its primary instead of its own.
+pub(super) fn replace(to: &mut SqliteConnection, timelines: &[TimelineRow]) -> QueryResult<()> {
     to.immediate_transaction(|to| {
         diesel::delete(tessera_timelines::table).execute(to)?;
-        for (number, timeline, began, at) in &timelines {
+        for (number, timeline, began, at) in timelines {
             diesel::insert_into(tessera_timelines::table)
                 .values((
                     tessera_timelines::number.eq(number),

@@ -452,7 +452,7 @@ fn find(table: &Table, name: &str) -> Result<usize, String> {
         .ok_or_else(|| format!("no {name}; {:?} is meant", table.visible().suggest(name)))
 }
 
-/// Spells the outcome of a change without its version and times, which tell the load of a shard.
+/// Spells the outcome of a change without its version and times, which reveal the load of a shard.
 fn shown(outcome: &Result<RowDone, (Error, Outcome)>) -> String {
     match outcome {
         Ok(done) if done.json.is_empty() => format!("{:?} {}", done.change, done.replayed),

@@ -70,7 +70,7 @@ fn a_table_is_shown_with_the_columns_of_its_grants() {
 }
 
 #[test]
-fn a_change_needs_the_columns_that_tell_rows_apart() {
+fn a_change_needs_the_columns_that_identify_rows() {
     let shop = Shop::open();
     let grants = r#"{"tables":["orders"],"may":["update"],"keys":"$tenant","columns":["status"]}"#;
     let rights = caller(grants, &["acme"]);

@@ -103,7 +103,7 @@ fn a_caller_reaches_the_keys_of_its_grants() {
 }
 
 #[tokio::test]
-async fn a_version_that_does_not_match_is_told_to_the_owner_only() {
+async fn a_version_that_does_not_match_is_reported_to_the_owner_only() {
     let shop = Shop::open();
     shop.fill("users", &[("acme", ADA)]).await;
     for (tenant, is_owner) in [("acme", true), ("beta", false)] {
@@ -196,7 +196,7 @@ async fn hidden_columns_can_not_be_written_and_are_not_named() {
         };
         assert_eq!((column.as_str(), suggestion.as_deref()), (member, meant));
     }
-    // A new row needs the hidden column, whose name is not told.
+    // A new row needs the hidden column, whose name is not shown.
     let error = write(Insert, r#"{"name":"Ada"}"#).await.expect_err("email is missing");
     assert_eq!(lack(&error), "a new row needs a column that no grant has");
     assert!(!format!("{error:?}").contains("email"));

@@ -107,7 +107,7 @@ fn a_copy_never_holds_an_effect_without_its_cause() {
                     while !ended.load(Ordering::SeqCst) {
                         mover.transfer(cluster).await;
                         if mover.seen().1 == 30 {
-                            warm.send(()).expect("somebody waits");
+                            warm.send(()).expect("a receiver waits");
                         }
                     }
                 });
@@ -181,14 +181,14 @@ fn nothing_is_written_to_the_disk_of_the_copy_while_lanes_are_held() {
     };
     let (before, after) = (Mutex::new(None), Mutex::new(None));
     let step = |step: &Step| match step {
-        Step::Following { .. } => *before.lock().expect("nobody panicked") = Some(names()),
+        Step::Following { .. } => *before.lock().expect("not poisoned") = Some(names()),
         // The callback runs as soon as the lanes are released.
-        Step::Held { .. } => *after.lock().expect("nobody panicked") = Some(names()),
+        Step::Held { .. } => *after.lock().expect("not poisoned") = Some(names()),
         Step::Copying { .. } | Step::Checking { .. } | Step::Writing { .. } => {}
     };
     let observer = ProgressObserver { step: &step, cancelled: &|| false };
     source(&cluster).save(&copies.path().join("copy"), &observer).expect("a backup is made");
-    let seen = |names: Mutex<Option<_>>| names.into_inner().expect("nobody panicked");
+    let seen = |names: Mutex<Option<_>>| names.into_inner().expect("not poisoned");
     let (before, after) = (seen(before), seen(after));
     assert!(before.is_some() && before == after, "{before:?} {after:?}");
     verify(&copies.path().join("copy"), &ALONE).expect("the catalog is written afterwards");
@@ -207,13 +207,13 @@ async fn a_lane_that_is_held_stores_nothing_and_then_goes_on() {
     let (place, change) = cluster.prepare("users", Operation::Delete, "a", r#"{"user_id":"a"}"#);
     let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
     let options = shard_manager::manager::RequestOptions::by(until);
-    let told = cluster
+    let shown = cluster
         .manager
         .data(Rights::ALL)
         .write(place, change.clone(), &options)
         .await
         .expect_err("it is held");
-    assert_eq!(told.outcome, shard_manager::error::Outcome::Rejected, "it will never be stored");
+    assert_eq!(shown.outcome, shard_manager::error::Outcome::Rejected, "it will never be stored");
     assert_eq!(shard.replication.primary().committed(), before);
     drop(closed);
     let options = crate::cluster::options();
@@ -262,7 +262,7 @@ fn a_backup_that_is_cancelled_leaves_nothing() {
                 Step::Checking { .. } => "checking",
                 Step::Writing { .. } => "writing",
             };
-            seen.lock().expect("nobody panicked").push(name);
+            seen.lock().expect("not poisoned").push(name);
             reached.fetch_or(name == cancelled_at, Ordering::SeqCst);
         };
         let cancelled = || reached.load(Ordering::SeqCst);
@@ -329,12 +329,12 @@ fn two_backups_at_a_time_are_refused() {
     let copies = scratch::folder();
     let second = Mutex::new(None);
     let step = |_: &Step| {
-        let mut second = second.lock().expect("nobody panicked");
+        let mut second = second.lock().expect("not poisoned");
         second.get_or_insert_with(|| source(&cluster).save(&copies.path().join("second"), &ALONE));
     };
     let observer = ProgressObserver { step: &step, cancelled: &|| false };
     source(&cluster).save(&copies.path().join("first"), &observer).expect("the first is made");
-    let second = second.into_inner().expect("nobody panicked").expect("it was tried");
+    let second = second.into_inner().expect("not poisoned").expect("it was tried");
     assert!(matches!(second, Err(SaveError::Busy)), "{second:?}");
     assert!(!copies.path().join("second").exists());
 }

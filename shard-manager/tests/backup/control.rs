@@ -43,7 +43,7 @@ fn only_its_owner_may_use_the_socket_and_it_goes_with_the_cluster() {
     let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
     let copies = scratch::folder();
     let request = Request::Backup { to: copies.path().join("copy") };
-    request_backup(dir.path(), &request, &ALONE).expect("somebody listens");
+    request_backup(dir.path(), &request, &ALONE).expect("the socket has a listener");
     manager.close();
     let nobody = request_backup(dir.path(), &request, &ALONE);
     assert!(matches!(nobody, Err(ControlError::NoListener)), "{nobody:?}");
@@ -68,7 +68,7 @@ fn the_socket_works_in_a_folder_with_a_long_name() {
     let home = dir.path().join("long/".repeat(40));
     let manager = open(&home, shards(1)).expect("it starts");
     let request = Request::Backup { to: dir.path().join("copy") };
-    request_backup(&home, &request, &ALONE).expect("somebody listens");
+    request_backup(&home, &request, &ALONE).expect("the socket has a listener");
     manager.close();
     assert!(!home.join(SOCKET).exists());
 }

@@ -321,5 +321,5 @@ fn after_ctrl_c_the_reported_rows_are_stored() {
     );
     let shards = reported["shards"].as_object().expect("shards").values();
     assert_eq!(shards.map(|rows| rows.as_i64().expect("a number")).sum::<i64>(), stored);
-    assert!(reported.get("users").is_none(), "how many users that are nobody knows: {reported}");
+    assert!(reported.get("users").is_none(), "the number of users is not known: {reported}");
 }

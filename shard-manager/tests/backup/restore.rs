@@ -65,18 +65,18 @@ async fn a_restored_cluster_holds_acknowledged_rows_and_rejects_tokens_that_have
         back.manager.sessions().merge([token.as_str()].into_iter()).expect("a token of ours");
     let query = ReadQuery::all(&back.manager.schema(Rights::ALL).table("users").expect("a table"));
     let key = ShardKey::parse("after").expect("a key");
-    let told = back
+    let shown = back
         .manager
         .data(Rights::ALL)
         .read(query, Some(key), &RequestOptions { session, ..options() })
         .await;
-    let told = told.expect_err("what was seen is gone").error;
-    assert_eq!(told, Error::SeenMayBeLost { shard: "shard1".into() });
+    let shown = shown.expect_err("what was seen is gone").error;
+    assert_eq!(shown, Error::SeenMayBeLost { shard: "shard1".into() });
     // A version assigned on the abandoned timeline is never assigned again, so that an If-Match
     // with it never holds.
     let again = back.write("users", Operation::Upsert, "after", &user("after", "c")).await;
     assert!(again.expect("a write").row.version > lost_version);
-    assert_eq!(back.manager.status().replicas(), 1, "replicas are made anew");
+    assert_eq!(back.manager.status().replicas(), 1, "replicas are rebuilt");
     back.manager.close();
 }
 
@@ -120,7 +120,7 @@ async fn idempotency_keys_are_those_of_the_copy() {
     restore(&dir.path().join("copy"), &home, &ALONE).expect("it is put back");
     let back = Cluster { manager: opened(&home), source: None, dir };
     assert!(write(&back, "before").await, "known from before");
-    assert!(!write(&back, "after").await, "made anew");
+    assert!(!write(&back, "after").await, "stored again");
     back.manager.close();
 }
 
@@ -273,11 +273,11 @@ fn an_unreadable_copy_and_an_incomplete_copy_are_reported_differently() {
         assert!(!home.exists());
         [verified, restored]
     };
-    for (code, told) in uses(&nowhere) {
-        assert!(code == 2 && told.contains("nowhere: No such file"), "{told}");
+    for (code, shown) in uses(&nowhere) {
+        assert!(code == 2 && shown.contains("nowhere: No such file"), "{shown}");
     }
-    for (code, told) in uses(dir.path()) {
-        assert!(code == 1 && told.contains("this is not a restorable copy"), "{told}");
+    for (code, shown) in uses(dir.path()) {
+        assert!(code == 1 && shown.contains("this is not a restorable copy"), "{shown}");
     }
 }
 

@@ -41,7 +41,11 @@ async fn a_client_that_allows_no_age_is_never_admitted() {
     for key in 0..20 {
         assert_eq!(number(&ask(&cache, "k", &strict, async || fresh(key)).await), key);
     }
-    assert_eq!((cache.stats().too_infrequent, cache.stats().errors), (20, 0), "nobody was asked");
+    assert_eq!(
+        (cache.stats().too_infrequent, cache.stats().errors),
+        (20, 0),
+        "no request was sent"
+    );
 }
 
 #[tokio::test]
@@ -79,7 +83,7 @@ async fn an_entry_known_to_be_too_old_is_looked_up_once_before_the_read() {
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
     assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
-    let () = redis::cmd("CONFIG").arg("RESETSTAT").query(&mut redis.door()).unwrap();
+    let () = redis::cmd("CONFIG").arg("RESETSTAT").query(&mut redis.direct_connection()).unwrap();
     shard.write();
     let strict = FreshnessRequirement { age_max: Duration::ZERO, ..requirement(None) };
     let answer = ask(&cache, "k", &strict, async || shard.read()).await;
@@ -88,7 +92,7 @@ async fn an_entry_known_to_be_too_old_is_looked_up_once_before_the_read() {
     assert_eq!(redis.calls("evalsha"), 2, "one for the lease, one for the fill");
     // The script that takes the lease reads an entry and a lease, and so does the script that
     // fills.
-    assert_eq!(redis.calls("hget"), 4, "nobody has looked before");
+    assert_eq!(redis.calls("hget"), 4, "there was no lookup before");
 }
 
 #[tokio::test]
@@ -98,7 +102,7 @@ async fn a_first_lookup_finds_an_entry_of_another_router() {
     let shard = FakeShard::new(1);
     fill(&one, &shard).await;
     assert_eq!(number_and_use(&other, &shard, None).await, (1, Hit));
-    let fields: usize = redis.door().hlen(redis.keys().remove(0)).unwrap();
+    let fields: usize = redis.direct_connection().hlen(redis.keys().remove(0)).unwrap();
     assert_eq!(fields, 1, "it has left no lease");
 }
 

@@ -48,7 +48,7 @@ impl FakeShard {
 /// The answer of a shard that has applied this change.
 pub(crate) fn fresh(sequence: u64) -> ShardAnswer {
     let as_of = Instant::now();
-    let freshness = Some(FreshnessBound { timeline: 1, floor: sequence, as_of });
+    let freshness = Some(FreshnessBound { timeline: 1, min_position: sequence, as_of });
     let position = Position { timeline: 1, sequence };
     ShardAnswer {
         rows: rows(&format!("{{\"n\":{sequence}}}")),

@@ -184,7 +184,7 @@ async fn a_hit_advances_the_session_to_what_it_showed() {
     let hit = read(&manager, "ada", &options()).await;
     assert_eq!((number(&hit), hit.served_by, hit.cache), (Some(2), ServedBy::Cache, Some(Hit)));
     // Without the entry, the paused replica would show the older row.
-    let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
+    let () = redis::cmd("FLUSHALL").query(&mut redis.direct_connection()).unwrap();
     assert_eq!(number_and_use(&manager, &with(&hit.session)).await.0, Some(2));
 }
 
@@ -249,7 +249,7 @@ async fn every_kind_of_write_invalidates_the_entry() {
         until("its entries are gone", || redis.keys().is_empty()).await;
         // Waits for the end of the fill, so that the next fill gets its own lease.
         warm(&manager).await;
-        let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
+        let () = redis::cmd("FLUSHALL").query(&mut redis.direct_connection()).unwrap();
     }
     // Cancels the caller of a write, which is stored all the same. A write that ends at its first
     // poll is not cancelled, so another one is tried.

@@ -267,7 +267,7 @@ async fn readers_whose_entry_is_too_old_make_one_query() {
     let read = async || {
         let mut answer = shard.read();
         answer.freshness =
-            answer.freshness.map(|freshness| FreshnessBound { floor: 0, ..freshness });
+            answer.freshness.map(|freshness| FreshnessBound { min_position: 0, ..freshness });
         tokio::task::yield_now().await;
         answer
     };

@@ -78,5 +78,5 @@ async fn the_local_cache_stays_within_its_size_limit() {
         kept += usize::from(answer.cache == Hit && answer.rows.json().len() > 10_000);
     }
     assert!((1..10).contains(&kept), "{kept}");
-    until("nobody asks Redis", || cache.stats().breaker != BreakerState::Closed).await;
+    until("Redis gets no requests", || cache.stats().breaker != BreakerState::Closed).await;
 }

@@ -92,7 +92,7 @@ async fn after_a_lost_invalidation_an_entry_serves_others_within_their_age_limit
     let aged = Instant::now() - Duration::from_secs(5);
     ask(&cache, "k", &requirement(None), async || {
         let mut old = shard.read();
-        old.freshness = Some(FreshnessBound { timeline: 1, floor: 1, as_of: aged });
+        old.freshness = Some(FreshnessBound { timeline: 1, min_position: 1, as_of: aged });
         old
     })
     .await;
@@ -109,7 +109,7 @@ async fn a_lease_that_was_evicted_stores_nothing() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     ask(&cache, "k", &requirement(None), async || {
-        let () = redis.door().del(redis.keys()).unwrap();
+        let () = redis.direct_connection().del(redis.keys()).unwrap();
         shard.read()
     })
     .await;
@@ -142,14 +142,14 @@ async fn a_reader_without_a_lease_stores_nothing() {
 
 /// Simulates the expiry of all leases.
 fn end_leases(redis: &Server) {
-    let mut door = redis.door();
+    let mut direct = redis.direct_connection();
     for key in redis.keys() {
-        let fields: Vec<Vec<u8>> = door.hkeys(&key).unwrap();
+        let fields: Vec<Vec<u8>> = direct.hkeys(&key).unwrap();
         for field in fields.into_iter().filter(|field| field.len() == 17) {
-            let mut lease: Vec<u8> = door.hget(&key, &field).unwrap();
+            let mut lease: Vec<u8> = direct.hget(&key, &field).unwrap();
             lease.truncate(16);
             lease.push(b'1');
-            let () = door.hset(&key, &field, lease).unwrap();
+            let () = direct.hset(&key, &field, lease).unwrap();
         }
     }
 }
@@ -184,7 +184,7 @@ async fn a_lease_ends_by_itself() {
         // The client of the lease is cancelled.
         () = has_lease => {}
     }
-    let ttl: i64 = redis.door().pttl(&redis.keys()[0]).unwrap();
+    let ttl: i64 = redis.direct_connection().pttl(&redis.keys()[0]).unwrap();
     assert!((1..=2_000).contains(&ttl), "{ttl}");
     until("it is over", || redis.keys().is_empty()).await;
     fill(&next, &shard).await;
@@ -197,14 +197,14 @@ async fn a_fill_does_not_replace_an_entry_that_is_newer_in_every_respect() {
     let shard = FakeShard::new(9);
     let began = Instant::now();
     fill(&other, &shard).await;
-    let mut door = redis.door();
+    let mut direct = redis.direct_connection();
     let key = redis.keys().remove(0);
-    let stored: Vec<(Vec<u8>, Vec<u8>)> = door.hgetall(&key).unwrap();
-    let () = door.del(&key).unwrap();
+    let stored: Vec<(Vec<u8>, Vec<u8>)> = direct.hgetall(&key).unwrap();
+    let () = direct.del(&key).unwrap();
     ask(&one, "k", &requirement(None), async || {
-        let () = door.hset_multiple(&key, &stored).unwrap();
+        let () = direct.hset_multiple(&key, &stored).unwrap();
         let mut old = fresh(5);
-        old.freshness = Some(FreshnessBound { timeline: 1, floor: 5, as_of: began });
+        old.freshness = Some(FreshnessBound { timeline: 1, min_position: 5, as_of: began });
         old
     })
     .await;
@@ -285,7 +285,7 @@ async fn an_entry_that_the_old_owner_fills_after_the_move_is_not_found() {
             let moved = ask_since(router, 2, async || new.read()).await;
             assert_eq!(number(&moved), 7);
         }
-        let () = redis.door().del(redis.keys()).unwrap();
+        let () = redis.direct_connection().del(redis.keys()).unwrap();
     }
 }
 
@@ -311,7 +311,7 @@ async fn an_entry_read_from_a_server_primary_serves_no_session() {
     let leader = async || {
         let mut answer = fresh(8);
         answer.freshness =
-            answer.freshness.map(|freshness| FreshnessBound { floor: 0, ..freshness });
+            answer.freshness.map(|freshness| FreshnessBound { min_position: 0, ..freshness });
         answer
     };
     ask(&cache, "k", &requirement(None), leader).await;
@@ -327,7 +327,7 @@ async fn an_entry_read_from_a_lagging_replica_is_as_old_as_the_replica() {
     let lagging = async || {
         let mut answer = fresh(3);
         let as_of = Instant::now() - Duration::from_secs(3);
-        answer.freshness = Some(FreshnessBound { timeline: 1, floor: 3, as_of });
+        answer.freshness = Some(FreshnessBound { timeline: 1, min_position: 3, as_of });
         answer.served_by = ServedBy::Replica;
         answer
     };

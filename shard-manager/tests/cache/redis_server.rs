@@ -80,17 +80,17 @@ impl Server {
     }
 
     /// Settings with a wrong password.
-    pub(crate) fn settings_of_a_stranger(&self) -> CacheSettings {
+    pub(crate) fn settings_with_a_wrong_password(&self) -> CacheSettings {
         settings(self.port, Some("guessed"))
     }
 
     /// Settings without a password.
-    pub(crate) fn settings_of_nobody(&self) -> CacheSettings {
+    pub(crate) fn settings_without_a_password(&self) -> CacheSettings {
         settings(self.port, None)
     }
 
     /// Opens a direct connection that bypasses the cache.
-    pub(crate) fn door(&self) -> Connection {
+    pub(crate) fn direct_connection(&self) -> Connection {
         let user = self.password.as_ref().map(|password| format!(":{password}@"));
         let address = format!("redis://{}127.0.0.1:{}/0", user.unwrap_or_default(), self.port);
         redis::Client::open(address).unwrap().get_connection().unwrap()
@@ -98,12 +98,13 @@ impl Server {
 
     /// Lists all keys.
     pub(crate) fn keys(&self) -> Vec<String> {
-        self.door().keys("*").unwrap()
+        self.direct_connection().keys("*").unwrap()
     }
 
     /// Number of times that Redis has executed a command, directly or in a script.
     pub(crate) fn calls(&self, command: &str) -> u64 {
-        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut self.door()).unwrap();
+        let stats: String =
+            redis::cmd("INFO").arg("commandstats").query(&mut self.direct_connection()).unwrap();
         let prefix = format!("cmdstat_{command}:calls=");
         let calls = stats.lines().find_map(|line| line.strip_prefix(&prefix)?.split(',').next());
         calls.map_or(0, |calls| calls.parse().unwrap())

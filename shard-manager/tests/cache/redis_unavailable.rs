@@ -37,7 +37,7 @@ async fn without_redis_all_reads_are_answered_and_soon_redis_is_no_longer_tried(
         cache.invalidate([about("k")]);
         assert_eq!(number_and_use(&cache, &shard, None).await, (number, Miss));
     }
-    assert_eq!(cache.stats().errors, errors, "nobody has waited for it");
+    assert_eq!(cache.stats().errors, errors, "no read has waited for it");
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn redis_is_killed_and_comes_back_empty() {
         cache.invalidate([about("k")]);
         assert_eq!(number_and_use(&cache, &shard, None).await, (number, Miss));
     }
-    until("nobody asks", || cache.stats().breaker == BreakerState::Open).await;
+    until("it gets no requests", || cache.stats().breaker == BreakerState::Open).await;
     redis.restart();
     recovers(&cache, &shard).await;
 }
@@ -118,11 +118,11 @@ async fn a_slow_redis_is_not_used_for_a_while() {
     let mut settings = redis.settings();
     settings.patience = CacheSettings::PATIENCE_MIN;
     let (cache, shard) = (router(&settings), FakeShard::new(1));
-    let mut door = redis.door();
-    let () = redis::cmd("CLIENT").arg(&["PAUSE", "60000", "ALL"]).query(&mut door).unwrap();
+    let mut direct = redis.direct_connection();
+    let () = redis::cmd("CLIENT").arg(&["PAUSE", "60000", "ALL"]).query(&mut direct).unwrap();
     let deadline = crate::bench::deadline();
     while cache.stats().breaker == BreakerState::Closed {
-        assert!(Instant::now() < deadline, "it is asked all the time");
+        assert!(Instant::now() < deadline, "it gets requests all the time");
         assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     }
 }
@@ -132,14 +132,14 @@ async fn reads_stay_correct_after_redis_is_flushed() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
-    let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
+    let () = redis::cmd("FLUSHALL").query(&mut redis.direct_connection()).unwrap();
     shard.write();
     assert_eq!(fill(&cache, &shard).await, 2);
     assert_eq!(number_and_use(&cache, &shard, None).await, (2, Hit));
     ask(&cache, "other", &requirement(None), async || {
         // A flush removes leases and scripts as well.
-        let () = redis::cmd("FLUSHALL").query(&mut redis.door()).unwrap();
-        let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut redis.door()).unwrap();
+        let () = redis::cmd("FLUSHALL").query(&mut redis.direct_connection()).unwrap();
+        let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut redis.direct_connection()).unwrap();
         shard.read()
     })
     .await;
@@ -151,7 +151,7 @@ async fn redis_comes_back_with_its_state_from_before_a_write() {
     let Some(mut redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
-    let () = redis::cmd("SAVE").query(&mut redis.door()).unwrap();
+    let () = redis::cmd("SAVE").query(&mut redis.direct_connection()).unwrap();
     assert!(redis.dir().join("dump.rdb").exists());
     let seen = shard.write();
     cache.invalidate([about("k")]);
@@ -190,7 +190,8 @@ async fn redis_is_full_and_evicts() {
         let ended = || cache.stats().fills + cache.stats().rejected + cache.stats().errors;
         until("fills end", || ended() >= 300).await;
     }
-    let evicted: String = redis::cmd("INFO").arg("stats").query(&mut redis.door()).unwrap();
+    let evicted: String =
+        redis::cmd("INFO").arg("stats").query(&mut redis.direct_connection()).unwrap();
     assert!(!evicted.contains("evicted_keys:0\r"), "it was full");
     assert!(hits < 300 && cache.stats().breaker == BreakerState::Closed, "{hits}");
 }
@@ -204,7 +205,10 @@ async fn redis_is_full_and_refuses_writes() {
         assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     }
     assert!(cache.stats().errors >= 20);
-    let () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).query(&mut redis.door()).unwrap();
+    let () = redis::cmd("CONFIG")
+        .arg(&["SET", "maxmemory", "0"])
+        .query(&mut redis.direct_connection())
+        .unwrap();
     recovers(&cache, &shard).await;
 }
 
@@ -215,24 +219,25 @@ async fn redis_requires_a_password() {
     let cache = router(&redis.settings());
     fill(&cache, &shard).await;
     assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
-    let stranger = router(&redis.settings_of_a_stranger());
+    let refused_client = router(&redis.settings_with_a_wrong_password());
     for _ in 0..3 {
-        assert_eq!(number_and_use(&stranger, &shard, None).await, (1, Miss));
+        assert_eq!(number_and_use(&refused_client, &shard, None).await, (1, Miss));
     }
-    assert_eq!(stranger.stats().breaker, BreakerState::Open);
+    assert_eq!(refused_client.stats().breaker, BreakerState::Open);
 }
 
 #[tokio::test]
 async fn a_redis_that_refuses_all_commands_is_not_used_even_without_writes() {
     let Some(redis) = Server::start(&["--requirepass", "open-sesame"]) else { return };
-    let (nobody, shard) = (router(&redis.settings_of_nobody()), FakeShard::new(1));
+    let (without_password, shard) =
+        (router(&redis.settings_without_a_password()), FakeShard::new(1));
     for number in 0..3 {
-        assert_eq!(nobody.stats().errors, number);
-        assert_eq!(number_and_use(&nobody, &shard, None).await, (1, Miss));
+        assert_eq!(without_password.stats().errors, number);
+        assert_eq!(number_and_use(&without_password, &shard, None).await, (1, Miss));
     }
-    assert_eq!(nobody.stats().breaker, BreakerState::Open);
-    assert_eq!(number_and_use(&nobody, &shard, None).await, (1, Miss));
-    assert_eq!(nobody.stats().errors, 3, "nobody asks it");
+    assert_eq!(without_password.stats().breaker, BreakerState::Open);
+    assert_eq!(number_and_use(&without_password, &shard, None).await, (1, Miss));
+    assert_eq!(without_password.stats().errors, 3, "it gets no requests");
 }
 
 #[tokio::test]
@@ -245,9 +250,9 @@ async fn one_of_two_routers_is_cut_off_from_redis() {
     let seen = shard.write();
     cut.invalidate([about("k")]);
     assert_eq!(number_and_use(&cut, &shard, Some(seen)).await, (2, Miss));
-    assert_eq!(number_and_use(&other, &shard, Some(seen)).await, (2, Miss), "the token tells");
-    let door = redis.door().hlen::<_, usize>(redis.keys().remove(0));
-    assert!(door.unwrap() >= 1);
+    assert_eq!(number_and_use(&other, &shard, Some(seen)).await, (2, Miss), "the token proves it");
+    let direct = redis.direct_connection().hlen::<_, usize>(redis.keys().remove(0));
+    assert!(direct.unwrap() >= 1);
 }
 
 #[tokio::test]

@@ -37,10 +37,10 @@ async fn redis_is_reached_by_tls_and_only_with_a_valid_certificate() {
     fill(&cache, &shard).await;
     assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
     for wrong in [&others, "/nowhere/roots.pem"] {
-        let stranger = router(&at(wrong));
+        let refused_client = router(&at(wrong));
         for _ in 0..3 {
-            assert_eq!(number_and_use(&stranger, &shard, None).await, (1, Miss));
+            assert_eq!(number_and_use(&refused_client, &shard, None).await, (1, Miss));
         }
-        assert_eq!(stranger.stats().breaker, BreakerState::Open);
+        assert_eq!(refused_client.stats().breaker, BreakerState::Open);
     }
 }

@@ -35,20 +35,21 @@ async fn a_value_that_is_no_cache_entry_is_ignored_and_removed() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
-    let mut door = redis.door();
+    let mut direct = redis.direct_connection();
     let key = redis.keys().remove(0);
-    let (field, good) = door.hgetall::<_, Vec<(Vec<u8>, Vec<u8>)>>(&key).unwrap().remove(0);
+    let (field, good) = direct.hgetall::<_, Vec<(Vec<u8>, Vec<u8>)>>(&key).unwrap().remove(0);
     let mut flipped = good.clone();
     flipped[3] ^= 1;
     let cut = good[..good.len() - 1].to_vec();
     let huge = vec![b'x'; 8 << 20];
     for foreign in [flipped, cut, huge, Vec::new(), b"{}".to_vec(), vec![0; 200]] {
-        let () = door.hset(&key, &field, foreign).unwrap();
+        let () = direct.hset(&key, &field, foreign).unwrap();
         let errors = cache.stats().errors;
         assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
         assert!(cache.stats().errors > errors);
         until("a good one is in its place again", || {
-            door.hget::<_, _, Option<Vec<u8>>>(&key, &field)
+            direct
+                .hget::<_, _, Option<Vec<u8>>>(&key, &field)
                 .unwrap()
                 .is_none_or(|v| v.len() == good.len())
         })
@@ -61,16 +62,16 @@ async fn a_lease_with_an_impossible_expiry_does_not_block_fills() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
-    let mut door = redis.door();
+    let mut direct = redis.direct_connection();
     let key = redis.keys().remove(0);
-    let field = door.hkeys::<_, Vec<Vec<u8>>>(&key).unwrap().remove(0);
+    let field = direct.hkeys::<_, Vec<Vec<u8>>>(&key).unwrap().remove(0);
     let lease = [b"L", &field[..]].concat();
-    let (seconds, _): (u64, u64) = redis::cmd("TIME").query(&mut door).unwrap();
+    let (seconds, _): (u64, u64) = redis::cmd("TIME").query(&mut direct).unwrap();
     let ending = |ends: &str| format!("{}{ends}", "t".repeat(16));
     let hour = 1_000 * (seconds + 3_600);
     for ends in [hour.to_string(), "1e300".to_owned(), "inf".to_owned(), "later".to_owned()] {
-        let () = door.hdel(&key, &field).unwrap();
-        let () = door.hset(&key, &lease, ending(&ends)).unwrap();
+        let () = direct.hdel(&key, &field).unwrap();
+        let () = direct.hset(&key, &lease, ending(&ends)).unwrap();
         assert_eq!(fill(&cache, &shard).await, 1);
     }
 }
@@ -80,9 +81,9 @@ async fn a_key_of_another_redis_type_is_replaced() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
-    let mut door = redis.door();
+    let mut direct = redis.direct_connection();
     let key = redis.keys().remove(0);
-    let () = door.set(&key, "text").unwrap();
+    let () = direct.set(&key, "text").unwrap();
     assert_eq!(number_and_use(&cache, &shard, None).await, (1, Miss));
     until("it is stored in its place", || cache.stats().fills == 2).await;
     assert_eq!(number_and_use(&cache, &shard, None).await, (1, Hit));
@@ -93,10 +94,10 @@ async fn an_entry_copied_to_another_key_is_ignored() {
     let Some(redis) = Server::start(&[]) else { return };
     let (cache, shard) = (router(&redis.settings()), FakeShard::new(1));
     fill(&cache, &shard).await;
-    let mut door = redis.door();
+    let mut direct = redis.direct_connection();
     let key = redis.keys().remove(0);
     let other = format!("{}2", &key);
-    let () = redis::cmd("COPY").arg(&key).arg(&other).query(&mut door).unwrap();
+    let () = redis::cmd("COPY").arg(&key).arg(&other).query(&mut direct).unwrap();
     let answer = ask(&cache, "k2", &requirement(None), async || fresh(7)).await;
     assert_eq!((number(&answer), answer.cache), (7, Miss));
 }
@@ -141,8 +142,8 @@ async fn entries_expire_near_their_time_and_not_all_at_once() {
         ask(&cache, &format!("k{key}"), &requirement(None), async || fresh(1)).await;
     }
     until("all are stored", || cache.stats().fills == 50).await;
-    let mut door = redis.door();
-    let ttls: Vec<i64> = redis.keys().iter().map(|key| door.pttl(key).unwrap()).collect();
+    let mut direct = redis.direct_connection();
+    let ttls: Vec<i64> = redis.keys().iter().map(|key| direct.pttl(key).unwrap()).collect();
     assert_eq!(ttls.len(), 50);
     // Some seconds may have passed since the entry was stored.
     assert!(ttls.iter().all(|ttl| (10_000..=22_000).contains(ttl)), "{ttls:?}");
@@ -197,7 +198,7 @@ async fn a_key_with_many_queries_does_not_grow_without_limit() {
         let Ok(_) = cache.read((&about("k"), &query), (&requirement(None), deadline()), read).await;
         let ended = |stats: shard_manager::cache::CacheStats| stats.fills + stats.rejected;
         until("it is stored", || ended(cache.stats()) == u64::from(limit)).await;
-        let fields: usize = redis.door().hlen(redis.keys().remove(0)).unwrap();
+        let fields: usize = redis.direct_connection().hlen(redis.keys().remove(0)).unwrap();
         assert!(fields <= 32, "{fields}");
     }
 }

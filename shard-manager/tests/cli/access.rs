@@ -207,13 +207,13 @@ fn servers_are_named_by_variables_and_no_password_is_shown() {
     let url = "postgres://tessera:canary@127.0.0.1:1/app?connect_timeout=1&sslmode=disable";
     for name in ["MAINDB_URL", "SHARD_URLS"] {
         let output = run_with(&[(name, url)], &["key", "list"]);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{told}");
-        assert!(told.contains("catalog") && !told.contains("canary"), "{told}");
+        let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{reported}");
+        assert!(reported.contains("catalog") && !reported.contains("canary"), "{reported}");
     }
     let both = [("MAINDB_URL", url), ("TESSERA_DATA_DIR", "/nowhere")];
-    let told = run_with(&both, &["access", "off"]).stderr;
-    assert!(String::from_utf8_lossy(&told).contains("leave one of them out"));
+    let reported = run_with(&both, &["access", "off"]).stderr;
+    assert!(String::from_utf8_lossy(&reported).contains("leave one of them out"));
     let bad = run_with(&[("SHARD_URLS", "postgres://a:canary@@/")], &["role", "list"]).stderr;
     let bad = String::from_utf8_lossy(&bad).into_owned();
     assert!(bad.contains("SHARD_URLS") && !bad.contains("canary"), "{bad}");

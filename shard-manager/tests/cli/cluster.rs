@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -217,9 +217,18 @@ pub(crate) fn serve(answers: &'static [(&'static str, u16, &'static str)]) -> St
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a client");
-            let mut lines = BufReader::new(stream.try_clone().expect("a handle")).lines();
-            let request = lines.next().expect("a request").expect("UTF-8");
-            while lines.next().is_some_and(|line| !line.expect("UTF-8").is_empty()) {}
+            let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+            let head = reader.by_ref().lines().map(|line| line.expect("UTF-8"));
+            let head: Vec<String> = head.take_while(|line| !line.is_empty()).collect();
+            let request = head.first().expect("a request");
+            // A body that is not read would reset the connection before the client reads.
+            let mut length = head.iter().filter_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                let is_length = name.eq_ignore_ascii_case("content-length");
+                is_length.then(|| value.trim().parse::<u64>().expect("a number"))
+            });
+            let length = length.next().unwrap_or(0);
+            std::io::copy(&mut reader.take(length), &mut std::io::sink()).expect("a body");
             let target = request.split(' ').nth(1).unwrap_or_default();
             let path = target.split('?').next().unwrap_or_default();
             let found = answers.iter().find(|(known, ..)| *known == path);

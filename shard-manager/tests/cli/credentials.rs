@@ -72,7 +72,7 @@ fn a_key_comes_from_the_file_or_else_from_the_variable() {
 }
 
 #[test]
-fn a_router_with_access_control_says_how_a_key_is_given() {
+fn a_refusal_by_access_control_explains_how_to_send_a_key() {
     let (url, _heads) = listen("401 Unauthorized", r#"{"code":"TSR401","detail":"who are you"}"#);
     let remedy =
         "who are you (TSR401); name a file with an API key by --key-file, or set TESSERA_KEY";

@@ -92,7 +92,7 @@ fn ctrl_c_leaves_no_part_of_an_export() {
     command.arg(&file).env("TESSERA_DATA_DIR", cluster.path());
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     while !part.exists() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it was asked to");
+        assert!(child.try_wait().unwrap().is_none(), "it ended before the signal");
         std::thread::yield_now();
     }
     let pid = child.id().to_string();

@@ -117,7 +117,7 @@ fn ctrl_c_ends_an_import_that_waits_for_its_input() {
         stdin.write_all(b"{\"user_id\":\"u\",\"name\":\"n\",\"email\":\"e\"}\n").unwrap();
         let holder = || DirView::open(dir.path()).unwrap().holder().unwrap();
         while !matches!(holder(), Holder::Process { .. }) {
-            assert!(child.try_wait().unwrap().is_none(), "it ended before it was asked to");
+            assert!(child.try_wait().unwrap().is_none(), "it ended before the signal");
             std::thread::yield_now();
         }
         let pid = child.id().to_string();

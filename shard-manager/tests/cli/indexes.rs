@@ -69,7 +69,7 @@ fn the_options_of_an_index_are_checked_before_anything_is_sent() {
 }
 
 #[test]
-fn an_index_that_is_built_ends_the_wait_and_one_that_has_failed_says_why() {
+fn an_index_that_is_built_ends_the_wait_and_one_that_has_failed_has_a_reason() {
     for (state, code) in [("ready", 0), ("failed", 1), ("dropping", 1)] {
         let url = serving(state);
         let add = ["index", "add", "orders", "by_status", "--url", &url, "--json"];
@@ -83,7 +83,7 @@ fn an_index_that_is_built_ends_the_wait_and_one_that_has_failed_says_why() {
 }
 
 #[test]
-fn an_interrupt_ends_the_wait_and_says_that_the_router_goes_on_with_the_index() {
+fn an_interrupt_ends_the_wait_and_reports_that_the_router_continues_the_index() {
     let url = serving("building");
     for arguments in [
         &["add", "orders", "by_status", "--columns", "status"][..],

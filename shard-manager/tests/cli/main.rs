@@ -18,6 +18,7 @@ mod moves;
 mod placement;
 #[path = "../support/prerequisites.rs"]
 mod prerequisites;
+mod rebalances;
 #[path = "../cache/redis_server.rs"]
 #[expect(clippy::unwrap_used, dead_code, reason = "tests of the cache need more of it")]
 mod redis_server;

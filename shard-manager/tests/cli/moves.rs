@@ -1,11 +1,23 @@
 //! Tests of the commands that move slots: their options, and how they follow a move of a router.
 
 use std::io::{BufRead, BufReader};
+use std::pin::pin;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use serde_json::{Value, json};
+use shard_manager::engine::move_record::{MovePhase, NewMove, move_name};
+use shard_manager::keyspace::Slot;
+use shard_manager::manager::{Manager, MovesError};
+use shard_manager::moves::identity::MoveId;
+use shard_manager::slot_set::SlotSet;
+use shard_manager::topology::ShardNumber;
 
-use crate::cluster::{Cluster, Ended, program, run, run_in, serve};
+use crate::cluster::{Cluster, Ended, block_on, open, program, run, run_in, serve};
+
+/// Longest wait for the replicas and for the end of a move.
+const READY_MAX: Duration = Duration::from_secs(60);
 
 const ID: &str = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e";
 const GONE: &str = "0a8f5b1f-6c1e-4f7a-9b53-5f0c1c1e2d4e";
@@ -15,6 +27,7 @@ fn shown(phase: &str, goal: &str) -> Value {
         "id": ID, "slots": "0-63", "slot_count": 64, "from": "shard1", "to": "shard4",
         "phase": phase, "goal": goal, "paused": false, "stalled": false, "rate": null, "rebalance": null,
         "keep": 900, "rows": 1_200, "bytes": 3_145_728, "longest_hold_ms": 12.5,
+        "rows_expected": 4_800, "seconds_left": if phase == "copying" { json!(18) } else { Value::Null },
         "changes_behind": 12, "lag_ms": 1_500.0,
         "reason": if phase == "failed" { json!("a row is too large") } else { Value::Null },
         "began_at": "2026-11-24T12:00:00.000Z", "changed_at": "2026-11-24T12:00:07.000Z",
@@ -65,7 +78,68 @@ fn a_stopped_cluster_shows_its_moves_and_begins_none() {
     assert_eq!(run_in(dir, &["move", "list", "--json"]).expect(0).json(), json!({"moves": []}));
     run_in(dir, &["move", "show", ID]).refused("TSR331");
     run_in(dir, &["move", "start", "--slots", "0", "--to", "shard2"]).refused("no router serves");
-    run_in(dir, &["move", "cancel", ID]).refused("no router serves");
+    run_in(dir, &["move", "cancel", ID]).refused("TSR331");
+}
+
+/// Begins a move that no mover carries out, once the replicas follow; returns its id.
+async fn planned(manager: &Manager) -> MoveId {
+    let (source, target) = (ShardNumber(0), ShardNumber(1));
+    let slots: SlotSet = manager.map().slots_of(source).take(1).filter_map(Slot::new).collect();
+    let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
+    let limit = Instant::now() + READY_MAX;
+    loop {
+        match manager.moves().begin(new.clone(), None, limit).await {
+            Ok(record) => return record.id,
+            Err(MovesError::NoMajority { .. }) if Instant::now() < limit => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => panic!("it does not begin: {error}"),
+        }
+    }
+}
+
+/// Waits until a move has ended, and returns its phase.
+async fn ended(manager: &Manager, id: MoveId) -> MovePhase {
+    let limit = Instant::now() + READY_MAX;
+    loop {
+        let phase = manager.moves().get(id).await.expect("it is listed").phase;
+        if phase.has_ended() {
+            return phase;
+        }
+        assert!(Instant::now() < limit, "it is {}", phase.name());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_stopped_cluster_stores_orders_for_a_move_and_the_next_router_carries_them_out() {
+    let cluster = Cluster::filled();
+    let id = block_on(planned(&cluster.manager));
+    let name = move_name(id);
+    let dir = cluster.stop();
+    let stored =
+        |order: &str| run_in(dir.path(), &["move", order, &name, "--json"]).expect(0).json();
+    assert_eq!(stored("pause")["paused"], json!(true));
+    assert_eq!(stored("show")["paused"], json!(true), "it is stored");
+    assert_eq!(stored("resume")["paused"], json!(false));
+    for order in ["rollback", "settle", "retry"] {
+        run_in(dir.path(), &["move", order, &name]).refused("no router serves");
+    }
+    assert_eq!(stored("cancel")["goal"], json!("back"));
+    assert_eq!(stored("show")["phase"], json!("planned"), "no router has carried it out");
+
+    let cluster = Cluster { manager: open(dir.path(), 3, 1), dir };
+    let manager = &cluster.manager;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let phase = runtime.expect("a runtime").block_on(async {
+        match select(pin!(manager.shards().keep_up()), pin!(ended(manager, id))).await {
+            Either::Left(_) => panic!("the task never ends"),
+            Either::Right((phase, _)) => phase,
+        }
+    });
+    assert_eq!(phase, MovePhase::Cancelled);
+    let dir = cluster.stop();
+    run_in(dir.path(), &["move", "pause", &name]).refused("the move has ended (cancelled)");
 }
 
 #[test]
@@ -76,7 +150,7 @@ fn a_process_that_serves_no_requests_begins_no_moves() {
 }
 
 #[test]
-fn a_wait_ends_with_the_move_and_its_exit_code_tells_how() {
+fn a_wait_ends_with_the_move_and_its_exit_code_is_the_outcome() {
     for (phase, goal, arguments, code) in [
         ("keeping", "forward", &[][..], 0),
         ("done", "forward", &["--ended"], 0),
@@ -96,15 +170,25 @@ fn a_wait_ends_with_the_move_and_its_exit_code_tells_how() {
 }
 
 #[test]
-fn an_interrupt_ends_the_wait_and_says_that_the_move_goes_on() {
+fn a_move_that_begins_with_wait_is_followed_until_the_target_owns_its_slots() {
+    for (phase, code) in [("keeping", 0), ("failed", 1)] {
+        let url = serving(phase, "forward");
+        let start = ["move", "start", "--slots", "0-63", "--to", "shard4", "--wait"];
+        let ended = run(&[&start[..], &["--url", &url, "--json"]].concat()).expect(code);
+        assert_eq!(ended.json(), shown(phase, "forward"));
+    }
+}
+
+#[test]
+fn an_interrupt_ends_the_wait_and_reports_that_the_move_continues() {
     let url = serving("copying", "forward");
     let mut command = program(&["move", "wait", ID, "--url", &url]);
     let mut child =
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
     let first = lines.next().expect("a line").expect("UTF-8");
-    assert!(first.contains("copying 1,200 rows, 3.00 MiB"), "{first}");
-    assert!(first.contains(", 12 in 1.5 s behind"), "{first}");
+    assert!(first.contains("copying 1,200 of about 4,800 rows, 3.00 MiB"), "{first}");
+    assert!(first.contains(", about 18 s left, 12 in 1.5 s behind"), "{first}");
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
     let rest: Vec<String> = lines.map(|line| line.expect("UTF-8")).collect();
@@ -125,6 +209,8 @@ fn moves_are_listed_and_shown_as_lines() {
     let shown = run(&["move", "show", ID, "--url", &url]).expect(0).out;
     for line in [
         "slots         0-63 (64)",
+        "rows expected about 4,800",
+        "time left     about 18 s",
         "behind        12 in 1.5 s",
         "longest hold  12.5 ms",
         "orders        pause, cancel",

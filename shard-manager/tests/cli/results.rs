@@ -1,9 +1,9 @@
-//! Tests of output that cannot be written.
+//! Tests of output: the help, and results that cannot be written.
 
 use std::fs::File;
 use std::process::{Output, Stdio};
 
-use crate::cluster::{Cluster, program};
+use crate::cluster::{Cluster, program, run};
 
 /// Every read-only command, with its arguments.
 const LOOKS: [&[&str]; 7] = [
@@ -20,6 +20,16 @@ fn run_into(dir: &Cluster, args: &[&str], out: impl Into<Stdio>) -> Output {
     let mut command = program(args);
     command.env("TESSERA_DATA_DIR", dir.path()).stdout(out).stderr(Stdio::piped());
     command.spawn().expect("the program starts").wait_with_output().expect("it ends")
+}
+
+#[test]
+fn help_lists_the_commands_and_each_command_has_its_own() {
+    let listed = run(&["help"]).expect(0).out;
+    for command in ["status", "route", "generate", "backup", "restore", "lab", "cluster"] {
+        assert!(listed.lines().any(|line| line.trim_start().starts_with(command)), "{listed}");
+        let own = run(&[command, "--help"]).expect(0).out;
+        assert!(own.contains("Usage: shard-manager"), "{own}");
+    }
 }
 
 #[test]
@@ -73,8 +83,12 @@ fn a_wrong_command_line_is_refused_in_one_line_that_names_the_help_of_the_comman
         (&["restore"], "--from <DIR>", "`shard-manager restore --help`"),
     ] {
         let ended = program(args).output().unwrap();
-        let told = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert_eq!((ended.status.code(), told.lines().count()), (Some(2), 1), "{args:?}: {told}");
-        assert!(told.contains(said) && told.contains(help), "{args:?}: {told}");
+        let reported = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(
+            (ended.status.code(), reported.lines().count()),
+            (Some(2), 1),
+            "{args:?}: {reported}"
+        );
+        assert!(reported.contains(said) && reported.contains(help), "{args:?}: {reported}");
     }
 }

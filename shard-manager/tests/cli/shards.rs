@@ -64,7 +64,7 @@ fn a_stopped_cluster_plans_rebalances_and_drains_and_begins_none() {
         |words: &[&str]| run_in(dir, &[words, &["--dry-run", "--json"]].concat()).expect(0).json();
     let by_slots = plan(&["rebalance"]);
     assert_eq!((&by_slots["by"], &by_slots["slots"]), (&json!("slots"), &json!(4_096)));
-    assert_eq!((share * 16_384.0).round(), 4_096.0, "`placement simulate` tells the same");
+    assert_eq!((share * 16_384.0).round(), 4_096.0, "`placement simulate` has the same result");
     run_in(dir, &["shard", "weight", "east", "3"]).expect(0);
     assert_eq!(plan(&["rebalance"])["slots"], 8_192, "the plan follows the weight");
     let drain = plan(&["shard", "drain", "shard2"]);

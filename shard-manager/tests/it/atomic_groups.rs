@@ -125,7 +125,7 @@ async fn atomic_groups_are_stored_or_undone_without_affecting_neighbours() {
         assert_eq!(
             replay(&file),
             stored,
-            "the log tells what is stored, and nothing that was undone"
+            "the log has what is stored, and nothing that was undone"
         );
     }
 }

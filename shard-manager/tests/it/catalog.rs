@@ -31,7 +31,7 @@ fn catalog(dir: &Path) -> std::path::PathBuf {
     dir.join("catalog.db")
 }
 
-fn assert_tells(reported: &str, words: &[&str]) {
+fn assert_contains(reported: &str, words: &[&str]) {
     for word in words {
         assert!(reported.contains(word), "{word:?} is missing in: {reported}");
     }
@@ -102,13 +102,13 @@ async fn other_settings_than_those_of_the_cluster_are_named_and_not_in_force() {
     for (wanted, words) in [
         (shards(4), ["shards is 4", "the cluster has 2", "shard add NAME"]),
         (shards(1), ["shards is 1", "the cluster has 2", "shard remove NAME"]),
-        (even, ["placement is even", "weighted", "leave the setting out"]),
+        (even, ["placement is even", "weighted", "rebalance --by placement --placement 'even'`"]),
         (weights(&[1, 1]), ["weights is 1,1", "have 2,1", "shard weight NAME"]),
         (weights(&[2, 1, 1]), ["weights is 2,1,1", "have 2,1", "shard weight NAME"]),
     ] {
         let found = differences(&map, &wanted, "the data directory").expect("no refusal");
         assert_eq!(found.len(), 1, "{found:?}");
-        assert_tells(&found[0], &words);
+        assert_contains(&found[0], &words);
         assert_eq!(open(dir.path(), wanted).expect("it starts").map(), map);
     }
     assert_eq!(differences(&map, &ClusterSpec::default(), "it").expect("none"), [""; 0]);
@@ -132,17 +132,17 @@ fn keyspace_and_placement_are_kept_with_their_parameters_and_another_keyspace_is
         ("hash", "even", ["keyspace hash", "list:A=2,B=1"]),
         ("list:A=1,B=1", "even", ["keyspace list:A=1,B=1", "list:A=2,B=1"]),
     ] {
-        assert_tells(&refusal(dir.path(), wanted(keyspace, placement)), &words);
+        assert_contains(&refusal(dir.path(), wanted(keyspace, placement)), &words);
     }
     for placement in ["even", "partitions:A=2>shard1,B=1>shard3"] {
         let other = wanted("list:A=2,B=1", placement);
         let found = differences(&map, &other, "the data directory").expect("no refusal");
-        assert_tells(&found.concat(), &[placement, "partitions:A=2>shard3,B=1>shard1"]);
+        assert_contains(&found.concat(), &[placement, "partitions:A=2>shard3,B=1>shard1"]);
         assert_eq!(open(dir.path(), other).expect("it starts").map(), map, "nothing moves");
     }
     let elsewhere = scratch::folder();
     let unfit = wanted("hash", "manual:0-16383=shard4");
-    assert_tells(&refusal(elsewhere.path(), unfit), &["shard4", "3 shards"]);
+    assert_contains(&refusal(elsewhere.path(), unfit), &["shard4", "3 shards"]);
     assert!(open(elsewhere.path(), shards(3)).is_ok(), "a refusal leaves nothing in the way");
 }
 
@@ -171,7 +171,7 @@ async fn a_directory_of_another_keyspace_hash_or_number_of_slots_is_refused_and_
         ("slots=1024", "slots=16384", ["1024 slots", "16384 slots"]),
     ] {
         execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {change}"));
-        assert_tells(&refusal(dir.path(), ClusterSpec::default()), &words);
+        assert_contains(&refusal(dir.path(), ClusterSpec::default()), &words);
         execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {undo}"));
     }
     assert!(open(dir.path(), ClusterSpec::default()).is_ok());
@@ -181,9 +181,9 @@ async fn a_directory_of_another_keyspace_hash_or_number_of_slots_is_refused_and_
 fn an_impossible_new_cluster_is_refused_and_leaves_no_files() {
     let dir = scratch::folder();
     let reported = refusal(dir.path(), ClusterSpec { weights: Some(vec![1, 2]), ..shards(3) });
-    assert_tells(&reported, &["2 weights", "3 shards"]);
-    assert_tells(&refusal(dir.path(), shards(0)), &["1 to 256", "0"]);
-    assert_tells(&refusal(dir.path(), shards(257)), &["1 to 256", "257"]);
+    assert_contains(&reported, &["2 weights", "3 shards"]);
+    assert_contains(&refusal(dir.path(), shards(0)), &["1 to 256", "0"]);
+    assert_contains(&refusal(dir.path(), shards(257)), &["1 to 256", "257"]);
     for (keyspace, placement) in [
         ("list:A=2,B=1", "partitions:A=2>shard1,C=1>shard2"),
         ("list:A=2,B=1", "partitions:A=1>shard1,B=1>shard2"),
@@ -197,10 +197,10 @@ fn an_impossible_new_cluster_is_refused_and_leaves_no_files() {
             ..shards(2)
         };
         let name = keyspace.split(':').next().unwrap_or(keyspace);
-        assert_tells(&refusal(dir.path(), wanted), &["keyspace list", name, placement]);
+        assert_contains(&refusal(dir.path(), wanted), &["keyspace list", name, placement]);
     }
     let zero = ClusterSpec { weights: Some(vec![1, 0]), ..ClusterSpec::default() };
-    assert_tells(&refusal(dir.path(), zero), &["shard2", "0"]);
+    assert_contains(&refusal(dir.path(), zero), &["shard2", "0"]);
     assert_eq!(fs::read_dir(dir.path()).expect("the folder").count(), 0, "nothing was made");
     assert!(open(dir.path(), shards(2)).is_ok());
 }
@@ -230,7 +230,7 @@ fn a_directory_stays_held_when_its_lock_file_is_removed_or_replaced() {
         }
         let refused = DataDir::open(dir.path());
         assert!(matches!(refused, Err(OpenError::Locked { .. })), "{refused:?}");
-        let holder = holder(dir.path()).expect("it can be told");
+        let holder = holder(dir.path()).expect("the holder is known");
         assert!(matches!(holder, Holder::Process { .. }), "{holder:?}");
         fs::write(&lock, "").expect("the next is removed");
     }
@@ -242,7 +242,7 @@ fn a_directory_stays_held_when_its_lock_file_is_removed_or_replaced() {
 fn a_lock_whose_process_died_does_not_stand_in_the_way() {
     let dir = scratch::folder();
     fs::write(dir.path().join("tessera.lock"), "4194304").expect("a stale lock");
-    let held = DataDir::open(dir.path()).expect("nobody holds it");
+    let held = DataDir::open(dir.path()).expect("the lock is free");
     let noted = fs::read_to_string(dir.path().join("tessera.lock")).expect("the lock");
     assert_eq!(noted, std::process::id().to_string());
     drop(held);
@@ -269,7 +269,10 @@ fn a_lock_whose_process_died_does_not_stand_in_the_way() {
 async fn a_missing_shard_file_is_reported_as_lost_and_not_created() {
     let dir = stopped(3).await;
     fs::remove_file(shard_file(dir.path(), 2)).expect("a loss");
-    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["shard2-primary.db", "missing"]);
+    assert_contains(
+        &refusal(dir.path(), ClusterSpec::default()),
+        &["shard2-primary.db", "missing"],
+    );
     assert!(!shard_file(dir.path(), 2).exists(), "nor is one made in its place");
 }
 
@@ -277,7 +280,7 @@ async fn a_missing_shard_file_is_reported_as_lost_and_not_created() {
 async fn an_empty_shard_file_is_reported_as_lost() {
     let dir = stopped(1).await;
     fs::write(shard_file(dir.path(), 1), "").expect("a loss");
-    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["shard1-primary.db"]);
+    assert_contains(&refusal(dir.path(), ClusterSpec::default()), &["shard1-primary.db"]);
 }
 
 #[tokio::test]
@@ -288,7 +291,7 @@ async fn swapped_files_of_two_shards_are_refused() {
     fs::rename(&one, &aside).expect("a swap");
     fs::rename(&two, &one).expect("a swap");
     fs::rename(&aside, &two).expect("a swap");
-    assert_tells(
+    assert_contains(
         &refusal(dir.path(), ClusterSpec::default()),
         &["shard1-primary.db", "shard2", "not of shard1"],
     );
@@ -298,7 +301,7 @@ async fn swapped_files_of_two_shards_are_refused() {
 async fn a_file_of_another_cluster_is_refused() {
     let (dir, other) = (stopped(2).await, stopped(2).await);
     fs::copy(shard_file(other.path(), 2), shard_file(dir.path(), 2)).expect("a mistake");
-    assert_tells(
+    assert_contains(
         &refusal(dir.path(), ClusterSpec::default()),
         &["shard2-primary.db", "another cluster"],
     );
@@ -323,7 +326,7 @@ async fn a_table_that_is_not_as_declared_is_refused_and_named() {
     ] {
         let dir = stopped(1).await;
         execute(&shard_file(dir.path(), 1), change);
-        assert_tells(&refusal(dir.path(), ClusterSpec::default()), &words);
+        assert_contains(&refusal(dir.path(), ClusterSpec::default()), &words);
     }
 }
 
@@ -332,7 +335,7 @@ async fn shards_whose_tables_differ_are_refused() {
     let dir = stopped(2).await;
     let gone = "DELETE FROM tessera_tables WHERE name='kv'; DROP TABLE kv";
     execute(&shard_file(dir.path(), 2), gone);
-    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["shard2", "shard1", "tables"]);
+    assert_contains(&refusal(dir.path(), ClusterSpec::default()), &["shard2", "shard1", "tables"]);
 }
 
 #[tokio::test]
@@ -340,7 +343,7 @@ async fn damaged_files_are_refused_and_named_and_never_a_panic() {
     let damage = |name: &'static str, bytes: Vec<u8>| async move {
         let dir = stopped(1).await;
         fs::write(dir.path().join(name), &bytes).expect("a damage");
-        assert_tells(&refusal(dir.path(), ClusterSpec::default()), &[name]);
+        assert_contains(&refusal(dir.path(), ClusterSpec::default()), &[name]);
     };
     for name in ["catalog.db", "shard1-primary.db"] {
         damage(name, b"this is not a database, and long enough to be looked at ".repeat(100)).await;
@@ -362,7 +365,7 @@ async fn damaged_files_are_refused_and_named_and_never_a_panic() {
     ] {
         let dir = stopped(1).await;
         execute(&catalog(dir.path()), &format!("UPDATE tessera_cluster SET {column}"));
-        assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["catalog.db", "damaged"]);
+        assert_contains(&refusal(dir.path(), ClusterSpec::default()), &["catalog.db", "damaged"]);
     }
     for (change, words) in [
         ("DELETE FROM tessera_owners WHERE slot=100", ["damaged", "slot 100"]),
@@ -378,8 +381,8 @@ async fn damaged_files_are_refused_and_named_and_never_a_panic() {
         let dir = stopped(1).await;
         execute(&catalog(dir.path()), change);
         let reported = refusal(dir.path(), ClusterSpec::default());
-        assert_tells(&reported, &["catalog.db"]);
-        assert_tells(&reported, &words);
+        assert_contains(&reported, &["catalog.db"]);
+        assert_contains(&reported, &words);
     }
 }
 
@@ -405,7 +408,7 @@ async fn a_first_start_that_was_cut_off_is_finished_by_the_next() {
         assert!((5461..=5462).contains(&owned[0]), "shard{shard} owns {owned:?}");
     }
     fs::remove_file(shard_file(dir.path(), 2)).expect("a loss");
-    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["missing"]);
+    assert_contains(&refusal(dir.path(), ClusterSpec::default()), &["missing"]);
 }
 
 #[tokio::test]
@@ -413,7 +416,7 @@ async fn a_first_start_that_was_cut_off_does_not_take_another_clusters_file() {
     let (dir, other) = (stopped(1).await, stopped(1).await);
     execute(&catalog(dir.path()), "UPDATE tessera_cluster SET ready=0");
     fs::copy(shard_file(other.path(), 1), shard_file(dir.path(), 1)).expect("a mistake");
-    assert_tells(&refusal(dir.path(), ClusterSpec::default()), &["another cluster"]);
+    assert_contains(&refusal(dir.path(), ClusterSpec::default()), &["another cluster"]);
 }
 
 #[test]
@@ -437,8 +440,8 @@ fn a_directory_that_cannot_be_made_is_refused_and_named() {
     let dir = scratch::folder();
     let file = dir.path().join("a-file");
     fs::write(&file, "").expect("a file");
-    assert_tells(&refusal(&file, ClusterSpec::default()), &["a-file: this is a file"]);
-    assert_tells(&refusal(&file.join("below"), ClusterSpec::default()), &["a-file"]);
+    assert_contains(&refusal(&file, ClusterSpec::default()), &["a-file: this is a file"]);
+    assert_contains(&refusal(&file.join("below"), ClusterSpec::default()), &["a-file"]);
 }
 
 proptest! {

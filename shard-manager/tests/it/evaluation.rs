@@ -151,7 +151,7 @@ pub(crate) fn condition(
 }
 
 #[test]
-fn patterns_mean_what_postgrest_says() {
+fn patterns_have_the_meaning_of_postgrest() {
     let matches = |pattern: &str, text: &str| {
         let test = Test::Like(Pattern::parse(pattern).expect("a pattern"));
         passes(&Value::Text(text.into()), &test) == Some(true)

@@ -8,7 +8,7 @@ use shard_manager::fair_share::FairShare;
 const LIMITS: FairLimits =
     FairLimits { operations: 256, bytes: 25_600, batch_operations: 16, batch_bytes: 1_600 };
 
-/// A message: tenant, bytes and a number. Tenant 0 is not told apart.
+/// A message: tenant, bytes and a number. Tenant 0 stands for callers without a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sent(u64, usize, usize);
 
@@ -64,7 +64,7 @@ fn one_tenant_may_send_as_much_as_the_channel_holds_except_a_reserve() {
 }
 
 #[test]
-fn nobody_has_more_than_half_while_another_waits() {
+fn no_tenant_has_more_than_half_while_another_waits() {
     let (queue, mut waiting) = channel(LIMITS);
     for number in 0..250 {
         assert!(send(&queue, 1, number).is_ok());
@@ -76,7 +76,7 @@ fn nobody_has_more_than_half_while_another_waits() {
     assert!(matches!(send(&queue, 1, 250), Err(Refused::Share(_))), "the other one may go on");
     let mut taken = of(1, &first);
     taken.extend(of(1, &batch(&mut waiting)));
-    assert!(send(&queue, 1, 250).is_ok(), "nobody else waits");
+    assert!(send(&queue, 1, 250).is_ok(), "no other tenant waits");
     // Half of it is its share as long as the other one waits.
     assert!(send(&queue, 2, 1).is_ok());
     let mut next = 251;

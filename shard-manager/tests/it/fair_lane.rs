@@ -102,7 +102,7 @@ async fn a_tenant_with_half_of_the_queue_is_refused_while_another_waits() {
     let refused = story.queue_request(patient.clone(), late).await.await;
     assert_eq!(refused.expect_err("until its deadline"), exceeded);
     answers.push(story.queue_request(patient, deadline()).await);
-    // Callers that are not told apart have no share, and no limit of it.
+    // Callers without a tenant have no share, and no limit of it.
     answers.push(queue(&story, 0, "common").await);
     story.open_gate();
     assert!(join_all(answers).await.iter().all(Result::is_ok));
@@ -115,7 +115,7 @@ async fn the_queue_is_full_for_all_tenants_when_it_is_full() {
     let (mut story, _first) = Story::occupied(Plan::default()).await;
     let alone = queue_many(&story, 1, 4_032).await;
     let refused = queue(&story, 1, "one more").await.await;
-    assert_eq!(refused.expect_err("nobody else waits"), full());
+    assert_eq!(refused.expect_err("no other tenant waits"), full());
     let mut others = queue_many(&story, 2, 64).await;
     let refused = queue(&story, 3, "one more").await.await;
     assert_eq!(refused.expect_err("no room is left"), full());

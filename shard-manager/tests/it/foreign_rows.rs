@@ -101,8 +101,8 @@ async fn rows_of_a_slot_that_moved_away_are_no_finding_and_are_not_exported() {
     let sql = "UPDATE tessera_foreign_counts SET rows = rows + 1";
     execute(&shard_file(dir.path(), from + 1), sql);
     let report = checked(dir.path());
-    let told = "tessera_foreign_counts says 2 rows";
-    assert!(report.findings.iter().any(|found| found.what == told), "{report:?}");
+    let reported = "tessera_foreign_counts says 2 rows";
+    assert!(report.findings.iter().any(|found| found.what == reported), "{report:?}");
 }
 
 /// Returns the number of users that every node shows: a replica may be behind.
@@ -167,7 +167,7 @@ async fn rows_of_a_slot_that_changed_hands_are_counted_and_exported_once() {
 }
 
 #[tokio::test]
-async fn a_slot_of_two_shards_or_of_none_is_a_finding_whatever_the_map_says() {
+async fn a_slot_of_two_shards_or_of_none_is_a_finding_whatever_the_map() {
     let cluster = Cluster::with(with_replicas(2, 0));
     cluster.write("users", Upsert, "ada", ADA).await.expect("stored");
     let place = cluster.prepare("users", Upsert, "ada", ADA).0;

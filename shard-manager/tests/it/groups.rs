@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use shard_manager::engine::audit_report::AuditOptions;
-use shard_manager::engine::cluster_spec::ClusterSpec;
+use shard_manager::engine::cluster_spec::{ClusterSpec, differences};
 use shard_manager::engine::new_shard::NewShard;
 use shard_manager::keyspace::{Keyspace, Slot};
 use shard_manager::shard_map::{ShardMap, with_group};
@@ -152,6 +152,11 @@ async fn settings_that_contradict_a_group_are_refused_or_not_in_force() {
     let other = spec(|group| group.keyspace = Some(Keyspace::Hash));
     let reported = refusal(dir.path(), other);
     assert!(reported.contains("has the group with modulo"), "{reported}");
+    let rendezvous = "rendezvous".parse().expect("a placement");
+    let group = GroupSpec { placement: Some(rendezvous), ..hybrid() };
+    let found = differences(&map, &with_groups(vec![group]), "it").expect("no refusal").concat();
+    let command = "rebalance --by placement --group events --placement 'rendezvous'`";
+    assert!(found.contains(command), "{found}");
     for tolerated in [
         spec(|group| group.shards = None),
         spec(|group| group.shards = Some(vec!["shard9".to_owned()])),

@@ -119,7 +119,7 @@ fn a_matrix_id_is_hashed_whole_or_by_its_server() {
         ("@Ω:[::1]", 2842, 7708),
     ] {
         assert_eq!(place("matrix:id", key), Ok(by_id), "{key}");
-        assert_eq!(place("matrix", key), Ok(by_id), "the whole id when nobody says otherwise");
+        assert_eq!(place("matrix", key), Ok(by_id), "the whole id by default");
         assert_eq!(place("matrix:server", key), Ok(by_server), "{key}");
     }
     for key in ["alice:example.org", "@alice", "@:", "@:server", "@user:", "@", ":", "#room:a"] {
@@ -186,7 +186,7 @@ fn a_contiguous_placement_assigns_the_ranges_of_a_new_cluster_in_order() {
 }
 
 #[test]
-fn an_explanation_says_what_decided() {
+fn an_explanation_names_the_deciding_rule() {
     let explain = |text: &str, key| {
         let key = ShardKey::parse(key).expect("a key");
         keyspace(text).explain(key).expect("a place").steps

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{LocalBoxFuture, join_all};
 use shard_manager::engine::slot_change::{SlotChange, SlotChangeError};
+use shard_manager::engine::slot_move::{MoveChange, MoveChangeError};
 use shard_manager::engine::{self, BatchDone, BatchFailure, SchemaChange, WriteGroup, Writer};
 use shard_manager::error::{Error, Outcome};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::lane::{Applied, Lane, LaneFailure};
+use shard_manager::moves::request_context::MoveEffect;
 use shard_manager::position::Position;
 use shard_manager::row_change::{Change, Operation, RowDone, RowWrite, WriteRequest};
 use shard_manager::slot_refusal::SlotRefusal;
@@ -64,7 +66,7 @@ impl Writer for Fake {
         if keys.iter().any(|key| self.plan.culprits.contains(key)) {
             return Err(failed(Outcome::Rejected, true));
         }
-        let mut applied = self.applied.lock().expect("nobody died with it");
+        let mut applied = self.applied.lock().expect("not poisoned");
         let done = keys.into_iter().map(|key| {
             if let Some(refusal) = self.plan.refused.get(&key) {
                 return Err(Error::SlotRefused(*refusal));
@@ -80,16 +82,20 @@ impl Writer for Fake {
 
     /// Announces the table as if it were a key, so that a test sees when its turn came.
     fn change_schema(&mut self, change: &SchemaChange) -> Result<u64, BatchFailure> {
-        let mut applied = self.applied.lock().expect("nobody died with it");
+        let mut applied = self.applied.lock().expect("not poisoned");
         applied.push(format!("table {}", change.table().name()));
         Ok(applied.len() as u64)
     }
 
     /// Announces the slots as if they were a key.
     fn change_slots(&mut self, change: &SlotChange) -> Result<u64, SlotChangeError> {
-        let mut applied = self.applied.lock().expect("nobody died with it");
+        let mut applied = self.applied.lock().expect("not poisoned");
         applied.push(format!("slots {}", change.slots));
         Ok(applied.len() as u64)
+    }
+
+    fn change_move(&mut self, _: &MoveChange) -> Result<MoveEffect, MoveChangeError> {
+        Err(MoveChangeError::Unsupported)
     }
 
     #[cfg(feature = "sabotage")]
@@ -174,7 +180,7 @@ impl Story {
     }
 
     pub(crate) fn applied(&self) -> Vec<String> {
-        self.applied.lock().expect("nobody died with it").clone()
+        self.applied.lock().expect("not poisoned").clone()
     }
 }
 

@@ -105,7 +105,7 @@ async fn a_process_whose_lock_was_taken_away_leads_no_more() {
     std::fs::remove_file(dir.path().join("tessera.lock")).expect("it is there");
     let deadline = crate::cluster::deadline();
     while moves.lead().await.is_ok() {
-        assert!(std::time::Instant::now() < deadline, "nobody looks at the lock");
+        assert!(std::time::Instant::now() < deadline, "the lock is not checked");
         tokio::task::yield_now().await;
     }
     let order = moves.order(record.id, MoveOrder::Pause).await;

@@ -68,7 +68,7 @@ async fn slots_change_their_owner_with_the_epoch_and_stay_so_after_a_restart() {
 }
 
 #[tokio::test]
-async fn of_two_changes_of_one_epoch_the_second_is_told_the_present_one() {
+async fn of_two_changes_of_one_epoch_the_second_fails_with_the_current_epoch() {
     let cluster = Cluster::with_shards(2);
     let weight = |weight| MapChange::Weight { shard: ShardNumber(0), weight };
     changed(&cluster.manager, weight(4), 1).await.expect("the first");

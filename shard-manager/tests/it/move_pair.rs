@@ -183,7 +183,7 @@ impl MovePair {
         let changed = self.change(side, &change);
         match (&request, &changed) {
             (MoveRequest::Commit(..), Err(MoveChangeError::Refused(_))) => {
-                self.progress.is_fenced = false;
+                self.progress.note_fence_end();
                 return;
             }
             (MoveRequest::Fence(_), _) => self.progress.is_fenced = true,

@@ -1,21 +1,29 @@
 //! Tests of the rounds of a copy between shards of files: their size, and the changes that they
 //! follow.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shard_manager::engine::Writer;
+use serde_json::value::RawValue;
+use shard_manager::engine::row_hashes::{PAGE_KEYS_MAX, RowHashQuery};
 use shard_manager::engine::slot_move::{
     MoveChange, MoveReader, RoundBudget, RoundError, RoundQuery,
 };
+use shard_manager::engine::{IndexChange, SchemaChange, Writer};
 use shard_manager::error::Error;
+use shard_manager::keyspace::ShardKey;
 use shard_manager::moves::identity::{MoveSide, MoveTicket};
 use shard_manager::moves::move_row::{CopyCursor, MoveRow};
 use shard_manager::moves::observation::MoveGoal;
 use shard_manager::moves::request::MoveRequest;
 use shard_manager::moves::step::MoveStep;
 use shard_manager::row_change::Operation::{Delete, Upsert};
+use shard_manager::row_change::RowWrite;
 use shard_manager::store::sqlite::move_reader::FileMoveReader;
+use shard_manager::table::{Column, Table};
+use shard_manager::table_index::TableIndex;
+use shard_manager::value::ColumnType;
 
 use MoveSide::{Destination, Origin};
 
@@ -133,6 +141,139 @@ fn changes_that_the_target_has_are_not_kept_until_the_end_of_a_long_copy() {
     let last = *released.last().expect("a step");
     released.dedup();
     assert!(released.len() > 2 && marked.covers(last), "{released:?} {marked:?}");
+}
+
+#[test]
+fn hashes_of_rows_show_the_rows_that_differ_and_those_that_clients_have_changed_since() {
+    let mut pair = MovePair::new(&KEYS);
+    KEYS.iter().for_each(|key| pair.shard(Origin).put(key, 1));
+    insert_many(pair.shard(Origin), "ada");
+    copy_whole(&mut pair);
+    let applied = pair.row(Destination).expect("a row").applied;
+    let mut read = |side, table: &str, (after, until): (Option<String>, Option<String>)| {
+        let reader = pair.reader(side);
+        let query = RowHashQuery {
+            id: MOVE,
+            table: table.to_owned(),
+            slot: crate::slot_nodes::slot("ada"),
+            after,
+            until,
+            since: (side == Origin).then(|| applied.clone()),
+        };
+        pair.runtime.block_on(reader.row_hashes(&query, deadline())).expect("a page")
+    };
+    // Pages of equal rows are equal, and together they have each row once.
+    let (mut after, mut keys) = (None, 0);
+    loop {
+        let source = read(Origin, "users", (after.clone(), None));
+        let last = source.rows.last().map(|row| row.key.clone());
+        let copy = read(Destination, "users", (after, last.clone()));
+        assert_eq!(source.rows, copy.rows);
+        assert!(source.rows.is_sorted_by(|one, other| one.key < other.key));
+        assert_eq!(source.changed, Some(BTreeSet::new()));
+        assert_eq!(copy.changed, None);
+        keys += source.rows.len();
+        assert!(source.rows.len() <= PAGE_KEYS_MAX);
+        if !source.is_full {
+            break;
+        }
+        after = last;
+    }
+    assert_eq!(keys, 5_000);
+    let before = read(Origin, "kv", (None, None)).rows;
+    assert_eq!(before.len(), 1);
+    let missing = read(Destination, "no_such_table", (None, None));
+    assert!(missing.rows.is_empty() && !missing.is_full);
+    pair.shard(Origin).put("ada", 2);
+    let reader = pair.reader(Origin);
+    let (table, slot) = ("kv".to_owned(), crate::slot_nodes::slot("ada"));
+    let since = Some(applied);
+    let query = RowHashQuery { id: MOVE, table, slot, after: None, until: None, since };
+    let read = pair.runtime.block_on(reader.row_hashes(&query, deadline())).expect("a page");
+    assert_eq!(read.rows[0].key, before[0].key);
+    assert_ne!(read.rows[0].hash, before[0].hash);
+    assert_eq!(read.changed, Some(BTreeSet::from([before[0].key.clone()])));
+}
+
+/// A table with several rows of a key, no two of which may have the same value.
+fn make_unique(pair: &mut MovePair) -> Arc<Table> {
+    let column =
+        |name: &str, kind| Column { name: name.to_owned(), kind, nullable: false, default: None };
+    let columns = vec![column("id", ColumnType::Bigint), column("value", ColumnType::Bigint)];
+    let table = Table::new("tags", columns, &["id".to_owned()], None).expect("a table");
+    let table = Arc::new(table);
+    let index = TableIndex::new(&table, "by_value", &["value".to_owned()], true);
+    let index = IndexChange::Make(Arc::new(index.expect("an index")));
+    for change in [SchemaChange::Make(Arc::clone(&table)), SchemaChange::Index(index)] {
+        for side in [Origin, Destination] {
+            pair.shard(side).primary().changes.change_schema(&change).expect("created");
+        }
+    }
+    table
+}
+
+/// A change of a row with these members.
+fn upsert(table: &Arc<Table>, key: &str, members: serde_json::Value) -> RowWrite {
+    let members: BTreeMap<String, Box<RawValue>> =
+        serde_json::from_value(members).expect("an object");
+    let fields: Vec<_> =
+        members.iter().map(|(name, json)| (name.as_str().into(), &**json)).collect();
+    let place = (ShardKey::parse(key).expect("a key"), crate::slot_nodes::slot(key));
+    RowWrite::parse(table, Upsert, place, &fields).expect("a row")
+}
+
+#[test]
+fn a_round_that_ends_before_a_unique_value_was_given_up_displaces_the_row_that_had_it() {
+    let mut pair = MovePair::new(&KEYS);
+    let table = make_unique(&mut pair);
+    let put = |pair: &mut MovePair, id: i64, value: i64| {
+        let row = upsert(&table, "ada", serde_json::json!({"id": id, "value": value}));
+        pair.shard(Origin).apply_row(row).expect("stored");
+    };
+    put(&mut pair, 1, 10);
+    put(&mut pair, 2, 20);
+    copy_whole(&mut pair);
+    // The round ends with the large changes, but its row has the value of the other one already.
+    put(&mut pair, 2, 30);
+    let values = pair.shard(Origin).table();
+    for _ in 0..11 {
+        let large = serde_json::json!({"value": "x".repeat(100_000)});
+        pair.shard(Origin).apply_row(upsert(&values, "bob", large)).expect("stored");
+    }
+    put(&mut pair, 1, 40);
+    put(&mut pair, 2, 10);
+    let (ticket, read) = pair.read_round(Origin, false).expect("a round");
+    assert_eq!((read.has_all, read.changes), (false, 2));
+    let request = MoveRequest::Store(ticket, read.round);
+    let change = MoveChange { request, rows: read.rows };
+    pair.change(Destination, &change).expect("the round is stored");
+    let target = pair.shards[1].primary_file.clone();
+    assert_eq!(ints(&target, "SELECT id AS value FROM tags"), [2]);
+    let counted = "SELECT rows AS value FROM tessera_move_counts WHERE name = 'tags'";
+    assert_eq!(ints(&target, counted), [1]);
+    pair.assert_equal_files();
+    assert_eq!(pair.run(MoveGoal::Forward, nothing), KEPT);
+    assert_eq!(pair.digests(Origin), pair.digests(Destination));
+    assert_eq!(ints(&target, "SELECT value FROM tags ORDER BY id"), [40, 10]);
+    let counted = "SELECT rows AS value FROM tessera_counts WHERE name = 'tags'";
+    assert_eq!(ints(&target, counted), [2]);
+    pair.assert_equal_files();
+}
+
+#[test]
+fn a_row_never_displaces_one_of_another_key_also_if_an_operator_has_made_a_unique_index() {
+    let mut pair = MovePair::new(&["ada", "bob"]);
+    pair.shard(Origin).put("ada", 1);
+    pair.shard(Origin).put("bob", 2);
+    copy_whole(&mut pair);
+    let target = pair.shards[1].primary_file.clone();
+    execute(&target, "CREATE UNIQUE INDEX by_hand ON kv (value)");
+    pair.shard(Origin).put("ada", 2);
+    let (ticket, read) = pair.read_round(Origin, false).expect("a round");
+    let request = MoveRequest::Store(ticket, read.round);
+    let change = MoveChange { request, rows: read.rows };
+    assert!(pair.change(Destination, &change).is_err());
+    assert_eq!(ints(&target, "SELECT count(*) AS value FROM kv"), [2]);
 }
 
 #[test]

@@ -123,7 +123,7 @@ proptest! {
     #![proptest_config(crate::cases(48))]
 
     #[test]
-    fn no_placement_moves_more_slots_than_it_says(
+    fn no_placement_moves_more_slots_than_its_bound(
         (shards, which) in changes(),
         placement in proptest::sample::select(&ANY[..]),
     ) {

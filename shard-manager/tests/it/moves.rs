@@ -7,7 +7,7 @@ use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
 use shard_manager::manager::MovesError;
 use shard_manager::topology::ShardNumber;
 
-use crate::cluster::{Cluster, deadline, execute, ints, options, with_replicas};
+use crate::cluster::{Cluster, deadline, execute, ints, options, texts, with_replicas};
 use crate::move_clients::{beside, keys_of, rows};
 use crate::move_steps::{
     LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, store_large, until,
@@ -92,6 +92,26 @@ async fn a_rollback_copies_only_what_has_changed_since_the_move() {
 }
 
 #[tokio::test]
+async fn the_rows_to_copy_are_estimated_from_the_share_of_the_slots_when_a_move_begins() {
+    let cluster = Cluster::with(with_replicas(2, 1));
+    let manager = &cluster.manager;
+    let slots = store_large(manager, 20).await;
+    let sizes = manager.status().size_estimates(deadline()).await;
+    let size = sizes.into_iter().find_map(|(shard, size)| size.filter(|_| shard == SOURCE));
+    let rows = size.and_then(|size| size.rows).expect("files count their rows");
+    let owned = manager.map().slots_of(SOURCE).count() as u64;
+    let expected = Some(rows * slots.len() as u64 / owned);
+    kept_up(manager, async {
+        let id = begin(manager, new(&slots, LONG)).await;
+        let listed = manager.moves().get(id).await.expect("it is listed");
+        assert_eq!(listed.progress.rows_expected, expected);
+        let kept = until(manager, id, &[MovePhase::Keeping]).await;
+        assert_eq!((kept.progress.rows_expected, kept.progress.seconds_left), (expected, None));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
     let cluster = Cluster::with(with_replicas(2, 1));
     let manager = &cluster.manager;
@@ -129,12 +149,19 @@ async fn a_copy_with_a_damaged_row_does_not_become_the_owner() {
             assert!(Instant::now() < limit, "no row is copied");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let damage = "UPDATE kv SET value = '\"damaged\"'
-            WHERE shard_key = (SELECT min(shard_key) FROM kv)";
-        execute(&target, damage);
+        let key = texts(&target, "SELECT min(shard_key) AS value FROM kv").remove(0);
+        let damage = format!("UPDATE kv SET value = '\"damaged\"' WHERE shard_key = '{key}'");
+        execute(&target, &damage);
+        let slot = format!("SELECT slot AS value FROM kv WHERE shard_key = '{key}'");
+        let slot = ints(&target, &slot)[0];
         let failed = until(manager, id, &[MovePhase::Failed]).await;
         let reason = failed.progress.reason.expect("a reason");
-        assert!(reason.starts_with("the copy of kv differs from its source"), "{reason}");
+        let start = format!(
+            "the copy of kv differs from its source in 1 slot, such as {slot}; in slot {slot}, the \
+             row of key \"{key}\" with id ["
+        );
+        assert!(reason.starts_with(&start), "{reason}");
+        assert!(reason.ends_with("] has other values on the target"), "{reason}");
         assert_eq!(owners(manager, &slots), [SOURCE]);
     })
     .await;

@@ -132,7 +132,7 @@ async fn slots_in_a_move_are_no_finding_unless_two_shards_own_them_or_none() {
         stopped.begin(from, to);
         assert_eq!(assert_sound(), 4);
         stopped.commit(from, to);
-        assert_eq!(assert_sound(), 3, "nobody owns the slot until its activation");
+        assert_eq!(assert_sound(), 3, "no shard owns the slot until its activation");
         stopped.activate(from, to);
         // The shard map still names the old owner.
         assert_eq!(assert_sound(), 4);
@@ -147,8 +147,9 @@ async fn slots_in_a_move_are_no_finding_unless_two_shards_own_them_or_none() {
             let file = shard_file(dir.path(), from + 1);
             execute(&file, &sql(state));
             let report = stopped.audit();
-            let told = report.findings.iter().filter(|found| found.what.contains("tessera_slots"));
-            assert_eq!(told.count(), found, "{state}: {report:?}");
+            let reported =
+                report.findings.iter().filter(|found| found.what.contains("tessera_slots"));
+            assert_eq!(reported.count(), found, "{state}: {report:?}");
             execute(
                 &file,
                 &format!("UPDATE tessera_slots SET state='moved' WHERE slot={}", place.slot),
@@ -165,8 +166,8 @@ async fn slots_in_a_move_are_no_finding_unless_two_shards_own_them_or_none() {
         let sql = format!("UPDATE tessera_slots SET state='moved' WHERE slot={}", place.slot);
         execute(&shard_file(dir.path(), to + 1), &sql);
         let report = stopped.audit();
-        let told = report.findings.iter().filter(|found| found.what.contains("tessera_slots"));
-        assert_eq!(told.count(), 2, "nobody owns it: {report:?}");
+        let reported = report.findings.iter().filter(|found| found.what.contains("tessera_slots"));
+        assert_eq!(reported.count(), 2, "no shard owns it: {report:?}");
         execute(&shard_file(dir.path(), from + 1), "DELETE FROM tessera_moves");
         assert_eq!(left_rows().len(), 1, "the move that would delete the row is forgotten");
     };

@@ -71,7 +71,7 @@ fn the_tables_of_placements_never_change() {
 }
 
 #[test]
-fn partitions_lie_one_after_the_other_on_the_shards_that_were_named() {
+fn partitions_are_placed_in_order_on_the_shards_that_were_named() {
     let owners = owners(PARTITIONS, &topology(&[1, 1, 1]));
     // A and B end at slot 8191, D at 12287, C and E at the last slot.
     let ends = [(0, 0), (8191, 0), (8192, 1), (12_287, 1), (12_288, 2), (16_383, 2)];

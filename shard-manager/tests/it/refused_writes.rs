@@ -4,13 +4,16 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
 use shard_manager::access::rights::Rights;
+use shard_manager::engine::slot_change::SlotChangeError;
 use shard_manager::error::{Error, Outcome};
-use shard_manager::manager::{BulkRow, RequestOptions};
+use shard_manager::manager::{BulkRow, RequestOptions, SlotsError};
 use shard_manager::row_change::Operation::Upsert;
 use shard_manager::row_change::RowWrite;
 use shard_manager::shard_map::KeyLocation;
+use shard_manager::slot_set::SlotSet;
+use shard_manager::topology::ShardNumber;
 
-use crate::cluster::{Cluster, execute, options};
+use crate::cluster::{Cluster, deadline, execute, ints, options};
 
 /// Sets the state of the slot of a key, without an announcement: the writes find out by themselves.
 fn mark(cluster: &Cluster, place: KeyLocation, state: &str) {
@@ -70,6 +73,65 @@ async fn writes_of_a_fenced_slot_wait_and_are_applied_once() {
     let stats = cluster.manager.status().parked_writes();
     assert_eq!((stats.rows, stats.bytes, stats.total), (0, 0, 20));
     assert!(stats.longest > Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_fence_that_one_shard_refuses_is_on_no_shard() {
+    let cluster = Cluster::with_shards(2);
+    let key_on = |shard: usize| {
+        let mut keys = (0..).map(|number| format!("key{number}"));
+        keys.find(|key| value(&cluster, key, 0).0.shard.index() == shard).expect("a key")
+    };
+    let (first, second) = (key_on(0), key_on(1));
+    let places = [&first, &second].map(|key| value(&cluster, key, 0).0);
+    let slots: SlotSet = places.iter().map(|place| place.slot).collect();
+    let hold = Duration::from_secs(60);
+    mark(&cluster, places[1], "importing");
+    let refused = cluster.manager.slots().fence(&slots, hold, deadline()).await;
+    let is_refused = matches!(refused, Err(SlotsError::Shard(SlotChangeError::NotOwned { .. })));
+    assert!(is_refused, "{refused:?}");
+    // The deadline of the write is before the end of the fence.
+    cluster.write("kv", Upsert, &first, r#"{"value":1}"#).await.expect("it is not fenced");
+    mark(&cluster, places[1], "owned");
+    cluster.manager.slots().fence(&slots, hold, deadline()).await.expect("both own their slots");
+    cluster.manager.slots().release(&slots, deadline()).await.expect("both are fenced");
+    cluster.write("kv", Upsert, &second, r#"{"value":1}"#).await.expect("it is released");
+}
+
+#[tokio::test]
+async fn writes_that_wait_while_their_slot_changes_hands_are_applied_once_by_its_new_owner() {
+    let cluster = Cluster::with_shards(2);
+    let (place, _) = value(&cluster, "a", 0);
+    let (from, to) = (place.shard, ShardNumber(1 - place.shard.0));
+    let slots: SlotSet = [place.slot].into_iter().collect();
+    let hold = Duration::from_secs(60);
+    cluster.manager.slots().fence(&slots, hold, deadline()).await.expect("fenced");
+    let writes = (0..100).map(async |number| {
+        let (place, row) = value(&cluster, "a", number);
+        cluster.manager.data(Rights::ALL).write(place, row, &options()).await
+    });
+    let handed_over = async {
+        until_parked(&cluster, 100).await;
+        let slots = cluster.manager.slots().hand_over(&slots, (from, to), deadline()).await;
+        slots.expect("handed over");
+    };
+    let (done, ()) = join(join_all(writes), handed_over).await;
+    let mut versions: Vec<i64> = done
+        .into_iter()
+        .map(|written| {
+            let written = written.expect("the new owner accepts it");
+            assert_eq!(written.receipt.place.shard, to);
+            written.row.version
+        })
+        .collect();
+    versions.sort_unstable();
+    versions.dedup();
+    assert_eq!(versions.len(), 100, "each was applied once");
+    assert_eq!(versions[99] - versions[0], 99, "and nothing else was");
+    let stored = |shard: ShardNumber| {
+        ints(&cluster.file(shard.index() + 1), "SELECT count(*) AS value FROM kv")[0]
+    };
+    assert_eq!((stored(from), stored(to)), (0, 1));
 }
 
 #[tokio::test]
@@ -133,6 +195,28 @@ async fn a_write_that_no_shard_accepts_is_rejected_at_its_deadline() {
     assert!(matches!(rows[1].outcome, Err((Error::Undone { row: 0, .. }, Outcome::Rejected))));
     assert_eq!(cluster.rows("kv", None).await.len(), 0);
     assert_eq!(cluster.manager.status().parked_writes().rows, 0);
+}
+
+#[tokio::test]
+async fn rows_for_which_there_is_no_room_to_wait_are_rejected_long_before_their_deadline() {
+    let cluster = Cluster::with_shards(1);
+    let (place, row) = value(&cluster, "a", 1);
+    mark(&cluster, place, "fenced");
+    let (data, options) = (cluster.manager.data(Rights::ALL), options());
+    let count = cluster.manager.status().parked_writes().rows_max + 1;
+    let rows = bulk(vec![(place, row.clone()); count]);
+    let done = data.write_bulk_atomic(rows, &options).await.rows;
+    assert_eq!(done.len(), count);
+    assert!(done.iter().all(|row| matches!(row.outcome, Err((_, Outcome::Rejected)))));
+    // A row that waits until its deadline is not counted as refused.
+    let stats = cluster.manager.status().parked_writes();
+    assert_eq!((stats.rows, stats.refused, stats.total), (0, count as u64, 0));
+    let freed = async {
+        until_parked(&cluster, 1).await;
+        mark(&cluster, place, "owned");
+    };
+    let (written, ()) = join(data.write(place, row, &options), freed).await;
+    written.expect("there is room again");
 }
 
 #[tokio::test]

@@ -368,7 +368,7 @@ async fn replicas_may_become_more_and_fewer_at_any_start() {
         manager.close();
     }
     let manager = open(dir.path(), ClusterSpec::default()).expect("it starts");
-    assert_eq!(manager.status().replicas(), 2, "it keeps what it was told");
+    assert_eq!(manager.status().replicas(), 2, "it keeps its settings");
 }
 
 #[tokio::test]

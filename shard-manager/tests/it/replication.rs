@@ -330,6 +330,26 @@ fn a_replica_older_than_the_trimmed_log_gets_an_error() {
 }
 
 #[test]
+fn a_delayed_replica_skips_no_entry_although_the_times_in_the_log_go_back() {
+    let mut pair = Pair::new();
+    let began = pair.applier().position();
+    for (id, amount) in [(2, 1), (4, 2), (6, 3)] {
+        pair.write(&[(Operation::Upsert, id, amount, false)]);
+    }
+    // The clock went back after the second entry.
+    let set = "UPDATE tessera_log SET at = '2999-01-01T00:00:00.000000Z' WHERE position =";
+    crate::cluster::execute(&pair.primary, &format!("{set} {}", began + 2));
+    let none = pair.applier().step(true, Some(began), |_| {});
+    assert!(matches!(none, Ok(false)), "{none:?}");
+    let two = pair.applier().step(true, Some(began + 2), |_| {});
+    assert!(matches!(two, Ok(true)), "{two:?}");
+    assert_eq!(pair.applier().position(), began + 2);
+    while pair.apply(true) {}
+    assert_eq!((pair.applier().position(), pair.rebuilt), (began + 3, 1));
+    assert_eq!(digest(&pair.primary).expect("read"), digest(&pair.replica).expect("read"));
+}
+
+#[test]
 fn strong_reads_never_go_back_behind_an_earlier_one() {
     let replication = ReplicationState::new(
         shard_manager::position::TimelineHistory::new(vec![(1, 0)]).expect("a history"),

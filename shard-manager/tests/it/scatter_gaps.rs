@@ -27,6 +27,6 @@ async fn a_read_of_all_shards_fails_while_a_slot_has_no_owner() {
     let table = cluster.manager.schema(Rights::ALL).table("kv").expect("it is there");
     let options = RequestOptions::by(Instant::now() + Duration::from_millis(500));
     let read = cluster.manager.data(Rights::ALL).read(ReadQuery::all(&table), None, &options).await;
-    let failure = read.expect_err("nobody answers for the slot");
+    let failure = read.expect_err("no shard answers for the slot");
     assert!(matches!(failure.error, Error::SlotRefused(_) | Error::DeadlinePassed), "{failure:?}");
 }

@@ -46,7 +46,7 @@ use crate::scratch;
 /// Catalog of a test, which other routers have changed.
 #[derive(Default)]
 struct OtherMap {
-    /// Its map; `None` if it does not answer.
+    /// Map of the catalog; `None` if the catalog does not answer.
     map: Mutex<Option<ShardMap>>,
     reads: AtomicUsize,
 }

@@ -138,7 +138,7 @@ impl Nodes {
         self.rebuild();
     }
 
-    /// Makes the replica anew from a snapshot of the primary.
+    /// Rebuilds the replica from a snapshot of the primary.
     pub(crate) fn rebuild(&mut self) {
         self.replica = None;
         snapshot::make(&self.primary_file, &self.replica_file).expect("a snapshot");

@@ -28,7 +28,7 @@ fn parsed(json: &[u8]) -> Json {
 }
 
 #[tokio::test]
-async fn each_operation_does_what_its_name_says_and_reports_the_result() {
+async fn each_operation_does_its_change_and_reports_the_result() {
     let cluster = Cluster::with_shards(1);
     let refused = async |op, json| {
         let failure = cluster.write("users", op, "ada", json).await.expect_err("refused");
@@ -337,7 +337,7 @@ async fn a_write_to_a_slot_that_is_not_owned_here_is_rejected_and_stores_nothing
 }
 
 #[tokio::test]
-async fn a_closed_cluster_rejects_writes_and_says_that_it_is_down() {
+async fn a_closed_cluster_rejects_writes_and_reports_itself_down() {
     let cluster = Cluster::with_shards(1);
     assert!(cluster.manager.status().health(deadline()).await[0].nodes[0].up);
     cluster.manager.close();
@@ -369,12 +369,12 @@ async fn the_files_are_in_wal_mode_and_the_sqlite_that_is_linked_has_its_fix() {
 #[tokio::test]
 async fn an_unknown_table_is_refused_with_a_suggestion() {
     let cluster = Cluster::with_shards(1);
-    let told =
+    let reported =
         |name: &str| cluster.manager.schema(Rights::ALL).table(name).expect_err("no such table");
     let expected = Error::NoSuchTable { table: "user".into(), suggestion: Some("users".into()) };
-    assert_eq!(told("user"), expected);
+    assert_eq!(reported("user"), expected);
     for name in ["", "tessera_log", "sqlite_schema", "users;", "USERS", "public.users"] {
-        assert!(matches!(told(name), Error::NoSuchTable { .. }), "{name}");
+        assert!(matches!(reported(name), Error::NoSuchTable { .. }), "{name}");
     }
 }
 

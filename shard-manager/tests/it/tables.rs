@@ -62,7 +62,7 @@ fn catalog(dir: &Path) -> PathBuf {
     dir.join("catalog.db")
 }
 
-/// The face for tables, without bounds.
+/// Returns access to tables without bounds.
 fn schema(cluster: &Cluster) -> Schema<'_> {
     cluster.manager.schema(Rights::ALL)
 }
@@ -152,7 +152,7 @@ async fn a_table_is_created_on_every_shard_and_can_be_used_at_once() {
 }
 
 #[tokio::test]
-async fn another_shape_under_the_same_name_is_refused_and_says_what_differs() {
+async fn another_declaration_under_the_same_name_is_refused_with_the_difference() {
     let cluster = Cluster::with_shards(1);
     make(&cluster, table("students")).await.expect("made");
     let other = |change: fn(&mut Declaration)| {
@@ -350,7 +350,7 @@ async fn a_failed_undo_is_completed_by_the_next_start_or_change() {
         assert_eq!(make(&cluster, table("students")).await, Err(full(2)));
         assert_eq!(intents(cluster.dir.path()), ["students undo"], "{by}");
         assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 1, "{by}");
-        assert!(schema(&cluster).table("students").is_err(), "it is shown to nobody");
+        assert!(schema(&cluster).table("students").is_err(), "it is not visible");
         let again = schema(&cluster).undo_tables(deadline()).await;
         assert_eq!(again, Err(full(3).0), "{by}");
         make(&cluster, table("others")).await.expect_err("the second shard is still full");
@@ -408,7 +408,7 @@ async fn a_client_that_disconnects_leaves_no_half_created_table() {
     let left = tokio::time::timeout(Duration::from_millis(100), gone).await;
     assert!(left.is_err(), "it waits for the second shard");
     injector.set(NodeFault::default());
-    assert!(schema(&cluster).table("students").is_err(), "it is shown to nobody");
+    assert!(schema(&cluster).table("students").is_err(), "it is not visible");
     make(&cluster, table("students")).await.expect("the next one finishes it");
     assert_eq!(shards_with(cluster.dir.path(), 3, "students"), 3);
     assert!(intents(cluster.dir.path()).is_empty());
@@ -469,7 +469,7 @@ async fn a_replica_without_a_table_does_not_serve_it_even_after_a_restart() {
     cluster.write("pupils", Insert, "ada", "{}").await.expect("stored");
     let cluster = cluster.restart_after(|_| drop(std::fs::copy(&aside, &replica)));
     for _ in 0..20 {
-        assert_eq!(served_by(&cluster, "pupils").await.0, 1, "whoever answers knows it");
+        assert_eq!(served_by(&cluster, "pupils").await.0, 1, "the node that answers knows it");
     }
     assert_replicas_equal(cluster.stop().path(), 1);
 }

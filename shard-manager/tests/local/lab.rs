@@ -1,47 +1,94 @@
-//! Tests of `lab run --postgres` and `lab network --postgres`: servers and databases that they make
-//! and remove.
+//! Tests of experiments with `--postgres`: servers and databases that they make and remove, and
+//! their results.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shard_manager::local::{LocalCluster, LocalNode};
 
 use crate::servers::{ClusterFolder, ask};
 
-/// Runs the comparison with few users in a folder, and returns its report.
-fn run_lab(work: &Path, main: Option<&str>) -> String {
+/// Runs the comparison with few users in a folder, and returns its report and its messages.
+fn run_lab(work: &Path, main: Option<&str>) -> (String, String) {
     let args = ["run", "--users", "300", "--shards", "2", "--operations", "100"];
-    run_experiment(work, &args, main)
+    let ended = run_experiment(work, &args, main);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (text(ended.stdout), text(ended.stderr))
 }
 
-/// Runs an experiment with servers in a folder, and returns its report.
-fn run_experiment(work: &Path, args: &[&str], main: Option<&str>) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
-    command.arg("lab").args(args).args(["--postgres", "--json", "--clients", "2", "--work-dir"]);
-    command.arg(work);
-    command.env_remove("MAX_GEN_USERS").env_remove("MAINDB_URL").stdin(Stdio::null());
+/// Runs an experiment with servers in a folder, which has no servers afterwards.
+fn run_experiment(work: &Path, args: &[&str], main: Option<&str>) -> Output {
+    let mut command = program(work, args);
+    command.args(["--json", "--clients", "2"]);
     if let Some(url) = main {
         command.env("MAINDB_URL", url);
     }
     let ended = command.output().expect("the program starts");
     assert!(ended.status.success(), "{ended:?}");
-    let left = std::fs::read_dir(work).expect("readable").flatten();
-    let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("tessera-lab-"));
-    assert_eq!(left.count(), 0, "the servers are removed");
-    String::from_utf8(ended.stdout).expect("UTF-8")
+    assert_eq!(left_in(work), Vec::<PathBuf>::new(), "the servers are removed");
+    ended
+}
+
+/// Runs an experiment with servers, and returns its report.
+fn report_of(args: &[&str]) -> Value {
+    let place = ClusterFolder::new();
+    let ended = run_experiment(place.parent.path(), args, None);
+    let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+    let engine = &report["settings"][0];
+    assert_eq!(engine["name"], "engine", "{report:#}");
+    assert!(engine["value"].as_str().is_some_and(|text| text.starts_with("PostgreSQL ")));
+    let explanation = report["explanation"].as_str().expect("an explanation");
+    assert!(!explanation.contains("file"), "{explanation}");
+    report
+}
+
+/// Returns the rows of the table of this index.
+fn rows(report: &Value, table: usize) -> &[Value] {
+    let rows = report["tables"][table]["rows"].as_array();
+    rows.unwrap_or_else(|| panic!("no table {table}: {report:#}"))
+}
+
+/// Returns the command of an experiment with servers in a folder.
+fn program(work: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shard-manager"));
+    command.arg("lab").args(args).args(["--postgres", "--work-dir"]).arg(work);
+    for name in ["MAX_GEN_USERS", "MAINDB_URL", "REDIS_URL"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Returns the folders of experiments in a folder.
+fn left_in(work: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(work).expect("readable").flatten();
+    let is_of_lab = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("tessera-lab-"))
+    };
+    entries.map(|entry| entry.path()).filter(is_of_lab).collect()
 }
 
 #[test]
 fn a_lab_compares_servers_of_its_own_and_a_database_on_the_server_of_maindb_url() {
     let place = ClusterFolder::new();
-    let own = run_lab(place.parent.path(), None);
+    let (own, _) = run_lab(place.parent.path(), None);
     for part in [r#""engine","value":"PostgreSQL "#, "shard2-primary", r#""bulk of 1,000""#] {
         assert!(own.contains(part), "{part}: {own}");
     }
     let cluster = place.up(1, 0);
     let primary = cluster.node("shard1-primary").expect("a primary");
+    ask(primary, "CREATE DATABASE tessera_lab_killed");
     let databases = "SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database";
     let before = ask(primary, databases);
-    let on_main = run_lab(place.parent.path(), Some(&primary.url("shard1")));
+    let (on_main, messages) = run_lab(place.parent.path(), Some(&primary.url("shard1")));
     assert!(on_main.contains("the server of MAINDB_URL"), "{on_main}");
+    assert!(!own.contains("files") && !on_main.contains("files"), "reasons speak of servers");
+    let left = "drop them: DROP DATABASE tessera_lab_killed;";
+    let named: Vec<&str> = messages.lines().filter(|line| line.contains(left)).collect();
+    assert_eq!(named.len(), 1, "{messages}");
     assert_eq!(ask(primary, databases), before, "the lab has dropped its database, and no other");
     let foreign = "SELECT count(*) FROM pg_tables WHERE schemaname = 'tessera'";
     assert_eq!(ask(primary, foreign), "0", "nothing was made in the database of the URL");
@@ -49,12 +96,10 @@ fn a_lab_compares_servers_of_its_own_and_a_database_on_the_server_of_maindb_url(
 
 #[test]
 fn a_network_that_is_slow_lossy_or_cut_loses_no_acknowledged_write_on_servers() {
-    let place = ClusterFolder::new();
     let args = ["network", "--operations", "30", "--latency-ms", "10"];
-    let report = run_experiment(place.parent.path(), &args, None);
-    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
-    let rows = report["tables"][0]["rows"].as_array().expect("rows");
-    let number = |row: &serde_json::Value, column: usize| row[column].as_u64().expect("a number");
+    let report = report_of(&args);
+    let rows = rows(&report, 0);
+    let number = |row: &Value, column: usize| row[column].as_u64().expect("a number");
     let names: Vec<&str> = rows.iter().filter_map(|row| row[0].as_str()).collect();
     let (gone, cut) = ("a replica of each shard cut off", "primary of shard1 cut off");
     assert_eq!(names, ["calm", "10 ms delay", "1 of 100 chunks lost", gone, cut]);
@@ -65,4 +110,118 @@ fn a_network_that_is_slow_lossy_or_cut_loses_no_acknowledged_write_on_servers() 
     assert!(late >= 10.0, "an answer cannot be earlier than its delay: {late} ms");
     let cut = &rows[4];
     assert!(number(cut, 1) > 0 && number(cut, 2) + number(cut, 3) > 0, "one of two: {cut:#}");
+}
+
+#[test]
+fn the_same_queries_are_answered_with_each_number_of_servers() {
+    let args = ["shards", "--counts", "1,2", "--users", "300", "--operations", "50"];
+    let report = report_of(&args);
+    let rows = rows(&report, 0);
+    assert_eq!(rows.len(), 12, "six queries, two numbers");
+    for pair in rows.chunks(2) {
+        assert_eq!((&pair[0][1], &pair[1][1]), (&json!(1), &json!(2)), "{pair:?}");
+        assert_eq!((&pair[0][0], &pair[0][2]), (&pair[1][0], &pair[1][2]), "the same requests");
+    }
+}
+
+#[test]
+fn a_server_joins_under_traffic_and_is_removed_and_nothing_is_lost() {
+    let args = ["grow", "--users", "300", "--shards", "2", "--quiet-ms", "1000"];
+    let report = report_of(&args);
+    let phases = rows(&report, 0);
+    assert_eq!(phases.len(), 5);
+    assert!(phases.iter().all(|row| row[2].as_u64() > Some(0) && row[3] == 0), "{phases:?}");
+    let moved = rows(&report, 1);
+    assert_eq!(moved[0][2], moved[1][2], "it gives back what it took: {moved:?}");
+    assert!(moved[0][2].as_u64() > Some(5_000), "a third of the slots: {moved:?}");
+    assert_eq!(report["settings"][4], json!({"name": "quiet", "value": "1000 ms"}));
+}
+
+#[test]
+fn a_query_finds_its_row_with_and_without_an_index_on_servers() {
+    let args = ["indexes", "--users", "200,400", "--operations", "20", "--shards", "2"];
+    let report = report_of(&args);
+    let rows = rows(&report, 0);
+    let names: Vec<Value> = rows.iter().map(|row| json!([row[0], row[1]])).collect();
+    let expected = [(200, "none"), (200, "email"), (400, "none"), (400, "email")];
+    assert_eq!(names, expected.map(|(users, index)| json!([users, index])));
+    for row in rows {
+        assert_eq!((&row[3], &row[6]), (&json!(20), &json!(20)), "{row:?}");
+    }
+}
+
+#[test]
+fn no_read_from_a_cache_before_servers_is_stale() {
+    let args = ["cache", "--users", "200", "--operations", "600"];
+    let report = report_of(&args);
+    let rows = rows(&report, 0);
+    let names: Vec<Value> = rows.iter().map(|row| json!([row[0], row[1]])).collect();
+    let expected = [["none", "even"], ["none", "skewed"], ["memory", "even"], ["memory", "skewed"]];
+    assert_eq!(names, expected.map(|pair| json!(pair)));
+    for row in rows {
+        let number = |column: usize| row[column].as_u64().expect("a number");
+        assert_eq!((number(2) + number(6), number(7)), (600, 0), "{row:?}");
+    }
+}
+
+#[test]
+fn the_last_write_loses_changes_which_if_match_and_insert_refuse_on_servers() {
+    let report = report_of(&["conflicts", "--rounds", "10"]);
+    let found = rows(&report, 0).iter().map(|row| json!([row[0], row[2], row[3], row[4]]));
+    let expected = [
+        json!(["last write", 20, 0, 10]),
+        json!(["If-Match", 10, 10, 0]),
+        json!(["insert", 10, 10, 0]),
+    ];
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn levels_refuse_exactly_what_they_cannot_promise_while_servers_are_cut_off() {
+    let report = report_of(&["levels", "--operations", "20", "--replicas", "1"]);
+    let writes = rows(&report, 0).iter().map(|row| json!([row[0], row[1], row[2], row[3]]));
+    let expected = [
+        json!([0, "one", 20, 0]),
+        json!([0, "quorum", 20, 0]),
+        json!([0, "all", 20, 0]),
+        json!([1, "one", 20, 0]),
+        json!([1, "quorum", 0, 20]),
+        json!([1, "all", 0, 20]),
+    ];
+    assert_eq!(writes.collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn an_interrupted_experiment_stops_its_servers_and_leaves_nothing() {
+    let place = ClusterFolder::new();
+    let work = place.parent.path();
+    let mut command = program(work, &["conflicts", "--rounds", "100000"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the program starts");
+    let server = wait_for_server(&mut child, work);
+    let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(signalled.expect("kill runs").success());
+    let ended = child.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    let messages = String::from_utf8(ended.stderr).expect("UTF-8");
+    let cancelled = "cancelled; the files and databases of the experiment are removed";
+    assert!(messages.contains(cancelled), "{messages}");
+    assert_eq!(left_in(work), Vec::<PathBuf>::new());
+    assert!(TcpStream::connect(("127.0.0.1", server.port)).is_err(), "its server is stopped");
+}
+
+/// Waits until an experiment has started a server.
+#[track_caller]
+fn wait_for_server(experiment: &mut Child, work: &Path) -> LocalNode {
+    loop {
+        let clusters = left_in(work).into_iter();
+        let mut clusters = clusters.filter_map(|dir| LocalCluster::open(&dir.join("servers")).ok());
+        let node = clusters.next().and_then(|cluster| cluster.nodes().first().cloned());
+        if let Some(node) = node.filter(LocalNode::is_running) {
+            return node;
+        }
+        let ended = experiment.try_wait().expect("a child");
+        assert!(ended.is_none(), "the experiment has ended: {ended:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

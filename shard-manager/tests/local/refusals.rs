@@ -168,7 +168,7 @@ fn up_prints_where_the_urls_are_and_no_password() {
 }
 
 #[test]
-fn destroy_asks_first_and_removes_only_its_own_files() {
+fn destroy_requires_a_confirmation_and_removes_only_its_own_files() {
     let place = ClusterFolder::new();
     let cluster = place.up(1, 1);
     let (code, _, err) = run(&["cluster", "destroy"], &place.dir());

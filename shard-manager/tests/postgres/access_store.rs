@@ -43,8 +43,8 @@ pub(crate) async fn until_known(states: &mut States, generation: u64) -> Arc<Acc
 async fn the_contract_holds_for_a_catalog_on_a_server() {
     let databases = Databases::new(1).await;
     let manager = router(databases.address()).await;
-    let mut door = databases.door(0).await;
-    check(&manager, async || door.texts(LOG).await).await;
+    let mut direct = databases.direct_session(0).await;
+    check(&manager, async || direct.texts(LOG).await).await;
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn a_change_of_one_key_reads_no_other_key() {
     let known =
         until_known(&mut states, change(&manager, AccessChange::SuspendAllKeys).await).await;
     let of_other = |state: &AccessState| state.keys.iter().find(|key| key.id == other).cloned();
-    let mut door = databases.door(0).await;
+    let mut direct = databases.direct_session(0).await;
     let quietly = |name: &str| {
         format!(
             "ALTER TABLE tessera_access_keys DISABLE TRIGGER USER;
@@ -176,19 +176,20 @@ async fn a_change_of_one_key_reads_no_other_key() {
              ALTER TABLE tessera_access_keys ENABLE TRIGGER USER"
         )
     };
-    door.run(&quietly("unseen")).await;
+    direct.run(&quietly("unseen")).await;
     let id = create(&manager, AccessRole::READER).await;
     let generation = change(&manager, AccessChange::RevokeKey(id)).await;
     let state = until_known(&mut states, generation).await;
     assert_eq!(of_other(&state), of_other(&known), "its row has the number of before");
     assert_eq!(state.keys.len(), 2);
     // A key that is missing without a trace makes the router read all of them.
-    door.run(&format!(
-        "ALTER TABLE tessera_access_keys DISABLE TRIGGER USER;
+    direct
+        .run(&format!(
+            "ALTER TABLE tessera_access_keys DISABLE TRIGGER USER;
          DELETE FROM tessera_access_keys WHERE id = '{id}';
          ALTER TABLE tessera_access_keys ENABLE TRIGGER USER"
-    ))
-    .await;
+        ))
+        .await;
     let generation = change(&manager, AccessChange::PutRoles(vec![shop()])).await;
     let state = until_known(&mut states, generation).await;
     assert_eq!(state.keys.len(), 1);
@@ -208,7 +209,7 @@ async fn changes_by_many_routers_are_made_one_after_another() {
     futures_util::future::join_all(callers).await;
     let state = routers[1].access().load().await.unwrap();
     assert_eq!((state.keys.len(), state.generation), (30, before + 30));
-    assert_eq!(databases.door(0).await.texts(LOG).await.len(), 30);
+    assert_eq!(databases.direct_session(0).await.texts(LOG).await.len(), 30);
 }
 
 #[tokio::test]

@@ -13,11 +13,13 @@ use shard_manager::engine::backup_id::BackupId;
 use shard_manager::engine::backup_view::BackupState;
 use shard_manager::engine::index_record::IndexState;
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
+use shard_manager::engine::new_shard::NewShard;
 use shard_manager::engine::progress_observer::{ProgressObserver, Step};
 use shard_manager::engine::save_error::SaveError;
 use shard_manager::manager::{Backups, BackupsError, IndexDraft, Indexes, Manager};
 use shard_manager::node_address::ClusterAddress;
 use shard_manager::row_change::Operation::{Insert, Upsert};
+use shard_manager::slot_set::SlotSet;
 use shard_manager::store::postgres::audit::audit;
 use shard_manager::store::postgres::backup::{self, restore};
 
@@ -25,11 +27,12 @@ use crate::cluster::{Databases, connect, refused};
 use crate::commands::{run_on, run_with, urls};
 use crate::move_steps::{LONG, begin, kept_up, new, order, store_large, until, until_paused};
 use crate::random_changes::things;
-use crate::rows::{deadline, make, rows, write};
+use crate::rows::{deadline, make, prepare, rows, write};
 use crate::scratch;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
-const OBSERVER: ProgressObserver<'_> = ProgressObserver { step: &|_| (), cancelled: &|| false };
+pub(crate) const OBSERVER: ProgressObserver<'_> =
+    ProgressObserver { step: &|_| (), cancelled: &|| false };
 
 async fn fill(manager: &Manager, users: std::ops::Range<usize>) {
     for number in users {
@@ -37,11 +40,11 @@ async fn fill(manager: &Manager, users: std::ops::Range<usize>) {
     }
 }
 
-async fn keys_of_users(databases: &Databases) -> BTreeSet<String> {
+pub(crate) async fn keys_of_users(databases: &Databases) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for shard in 0..databases.names.len() {
         let sql = "SELECT shard_key AS value FROM users";
-        keys.extend(databases.door(shard).await.texts(sql).await);
+        keys.extend(databases.direct_session(shard).await.texts(sql).await);
     }
     keys
 }
@@ -53,7 +56,7 @@ async fn is_sound(address: &ClusterAddress) {
 }
 
 /// A small copy of two shards in a folder.
-async fn small_copy() -> (Databases, tempfile::TempDir, PathBuf) {
+pub(crate) async fn small_copy() -> (Databases, tempfile::TempDir, PathBuf) {
     let databases = Databases::new(2).await;
     let manager = connect(&databases.address());
     fill(&manager, 0..20).await;
@@ -70,7 +73,7 @@ const TABLES: &str = "SELECT count(*)::text AS value FROM pg_class
 
 async fn is_untouched(databases: &Databases) {
     for shard in 0..databases.names.len() {
-        assert_eq!(databases.door(shard).await.text(TABLES).await, "0");
+        assert_eq!(databases.direct_session(shard).await.text(TABLES).await, "0");
     }
 }
 
@@ -101,9 +104,9 @@ async fn a_copy_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
         saved.unwrap()
     };
     let (manifest, ()) = futures_util::future::join(saving, writing).await;
-    assert!(written.load(Ordering::Relaxed) > 0, "nobody wrote while it was copied");
+    assert!(written.load(Ordering::Relaxed) > 0, "nothing was written while it was copied");
     let highest = "SELECT max(version)::text AS value FROM users";
-    let highest: i64 = databases.door(0).await.text(highest).await.parse().unwrap();
+    let highest: i64 = databases.direct_session(0).await.text(highest).await.parse().unwrap();
 
     let fresh = Databases::new(3).await;
     let restored = restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
@@ -123,7 +126,7 @@ async fn a_copy_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     let receipt = write(&other, "users", Upsert, "user_1", USER).await.unwrap();
     let versions = "SELECT max(version)::text AS value FROM users WHERE shard_key = 'user_1'";
     let shard = usize::from(receipt.receipt.place.shard.0);
-    let version: i64 = fresh.door(shard).await.text(versions).await.parse().unwrap();
+    let version: i64 = fresh.direct_session(shard).await.text(versions).await.parse().unwrap();
     assert!(version > highest + (1 << 31), "{version} may have been given out before");
 }
 
@@ -169,8 +172,8 @@ async fn a_backup_that_waits_for_a_lock_ends_as_soon_as_it_is_cancelled() {
     let folder = scratch::folder();
     let backups = BackupFolder::open(&folder.path().join("backups"), None).unwrap();
     let made = Backups::open(&manager, backups).unwrap();
-    let mut door = databases.door(0).await;
-    door.run("SELECT pg_advisory_lock_shared(1950, 1)").await;
+    let mut direct = databases.direct_session(0).await;
+    direct.run("SELECT pg_advisory_lock_shared(1950, 1)").await;
     let id = BackupId::parse(&made.begin().unwrap().id).unwrap();
     assert!(matches!(made.begin(), Err(BackupsError::Runs(runs)) if runs == id));
     made.cancel(&id).unwrap();
@@ -196,11 +199,13 @@ async fn keys_are_suspended_and_tokens_are_signed_otherwise_on_a_server_of_the_c
     assert!(restored.out.contains("start the router over it"), "{restored:#?}");
     let suspended =
         "SELECT bool_and(suspended = 1)::text AS value FROM tessera.tessera_access_keys";
-    assert_eq!(fresh.door(0).await.text(suspended).await, "true");
+    assert_eq!(fresh.direct_session(0).await.text(suspended).await, "true");
     let secret = "SELECT secret AS value FROM tessera.tessera_cluster";
-    let secrets =
-        [databases.door(0).await.text(secret).await, fresh.door(0).await.text(secret).await];
-    assert_ne!(secrets[0], secrets[1], "positions of one server cannot be told apart");
+    let secrets = [
+        databases.direct_session(0).await.text(secret).await,
+        fresh.direct_session(0).await.text(secret).await,
+    ];
+    assert_ne!(secrets[0], secrets[1], "positions of one server cannot be distinguished");
     let manager = connect(&fresh.address());
     fill(&manager, 0..3).await;
     run_on(&fresh, &["check"]).expect(0);
@@ -227,6 +232,27 @@ async fn a_catalog_of_its_own_is_copied_and_restored() {
     let manager = connect(&address);
     assert_eq!(rows(&manager, "users", None).await.len(), 10);
     is_sound(&address).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_has_the_rows_of_a_shard_that_has_joined() {
+    let (databases, empty) = (Databases::new(2).await, Databases::new(1).await);
+    let manager = connect(&databases.address());
+    let url = crate::new_shard::url(&empty.nodes[0], &empty.names[0]);
+    let folder = scratch::folder();
+    let manifest = kept_up(&manager, async {
+        let shard = NewShard { name: "new".to_owned(), weight: 1, url: Some(url) };
+        let joined = manager.shards().join(shard, None, deadline()).await.unwrap();
+        let place = prepare(&manager, "users", Upsert, "ada", USER).0;
+        let slots: SlotSet = [place.slot].into_iter().collect();
+        let owners = (place.shard, joined.shard);
+        manager.slots().hand_over(&slots, owners, deadline()).await.unwrap();
+        write(&manager, "users", Upsert, "ada", USER).await.unwrap();
+        backup::save(&databases.address(), &folder.path().join("copy"), &OBSERVER).await.unwrap()
+    })
+    .await;
+    let counts = manifest.shards.iter().map(|shard| (&*shard.shard, shard.rows["users"]));
+    assert_eq!(counts.collect::<Vec<_>>(), [("shard1", 0), ("shard2", 0), ("new", 1)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -323,9 +349,9 @@ async fn a_copy_goes_into_empty_databases_only_one_for_each_shard() {
     let arguments = ["restore", "--from", from];
     run_on(&databases, &arguments).refused("the database is not empty, it has public.kv");
     let fresh = Databases::new(2).await;
-    fresh.door(1).await.run("CREATE TABLE another ()").await;
+    fresh.direct_session(1).await.run("CREATE TABLE another ()").await;
     run_on(&fresh, &arguments).refused("it has public.another");
-    fresh.door(1).await.run("DROP TABLE another").await;
+    fresh.direct_session(1).await.run("DROP TABLE another").await;
     let all = urls(&fresh);
     let one = all.split(',').next().unwrap();
     let with = |shards: &str| run_with(&[("SHARD_URLS", shards)], &arguments);
@@ -356,8 +382,8 @@ async fn a_restore_that_was_cut_off_serves_no_router_and_is_repeated() {
     let observer = ProgressObserver { step: &step, cancelled: &cancelled };
     let ended = restore::restore(&copy, &fresh.address(), &observer).await;
     assert!(matches!(ended, Err(SaveError::Partial { .. })), "{ended:?}");
-    let told = refused(&fresh.address());
-    assert!(told.contains("was interrupted: run the restore again"), "{told}");
+    let reported = refused(&fresh.address());
+    assert!(reported.contains("was interrupted: run the restore again"), "{reported}");
     // Even after that start the restore is repeated.
     restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     assert_eq!(keys_of_users(&fresh).await, keys_of_users(&databases).await);
@@ -382,7 +408,7 @@ async fn a_restore_that_was_cut_off_while_it_removed_its_marks_is_completed() {
         text("cluster_id"),
         text("at")
     );
-    let mut first = fresh.door(0).await;
+    let mut first = fresh.direct_session(0).await;
     first.run(&mark).await;
     let reason = refused(&address);
     assert!(reason.contains("was interrupted: run the restore again"), "{reason}");
@@ -417,15 +443,15 @@ async fn a_backup_that_is_cancelled_leaves_no_folder_and_no_lock() {
 async fn a_shard_whose_writes_cannot_be_held_is_named_and_the_others_go_on() {
     let (databases, folder, _copy) = small_copy().await;
     let manager = connect(&databases.address());
-    let mut door = databases.door(1).await;
-    door.run("BEGIN; SELECT pg_advisory_xact_lock_shared(1950, 1)").await;
+    let mut direct = databases.direct_session(1).await;
+    direct.run("BEGIN; SELECT pg_advisory_xact_lock_shared(1950, 1)").await;
     let to = folder.path().join("second");
     let ended = backup::save(&databases.address(), &to, &OBSERVER).await;
     assert!(
         matches!(&ended, Err(SaveError::WritesNotPaused { shard }) if shard == "shard2"),
         "{ended:?}"
     );
-    door.run("COMMIT").await;
+    direct.run("COMMIT").await;
     fill(&manager, 0..5).await;
     backup::save(&databases.address(), &to, &OBSERVER).await.unwrap();
 }
@@ -460,7 +486,7 @@ async fn a_restored_cluster_has_the_indexes_of_its_copy() {
     let sql = "SELECT count(*)::text AS value FROM pg_index JOIN pg_class ON oid = indexrelid \
         WHERE relname LIKE 'tessera\\_ix\\_%' AND indisvalid";
     for shard in 0..2 {
-        assert_eq!(fresh.door(shard).await.text(sql).await, "2");
+        assert_eq!(fresh.direct_session(shard).await.text(sql).await, "2");
     }
     let other = connect(&fresh.address());
     let restored = Indexes::of(other.schema(Rights::ALL)).list("users", deadline()).await.unwrap();

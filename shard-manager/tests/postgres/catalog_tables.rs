@@ -9,7 +9,7 @@ use shard_manager::keyspace::Slot;
 use shard_manager::manager::Manager;
 use shard_manager::map_change::MapChange;
 use shard_manager::node_address::ClusterAddress;
-use shard_manager::row_change::Operation::Insert;
+use shard_manager::row_change::Operation::{Insert, Update};
 use shard_manager::slot_set::SlotSet;
 use shard_manager::topology::{ShardNumber, ShardState};
 
@@ -18,8 +18,23 @@ use crate::rows::{rows, write};
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
 
-/// The migrations that can be reverted, the latest first.
-const REVERTED: [(&str, &str); 2] = [
+/// Version of a migration, and the statements that revert it.
+type Reverted = (&'static str, &'static str);
+
+/// The migrations of the catalog that can be reverted, the latest first.
+const OF_CATALOG: [Reverted; 6] = [
+    (
+        "20261125900060",
+        include_str!("../../../migrations/postgres/catalog/2026-11-25-900060_groups/down.sql"),
+    ),
+    (
+        "20261125900050",
+        include_str!("../../../migrations/postgres/catalog/2026-11-25-900050_indexes/down.sql"),
+    ),
+    (
+        "20261124900045",
+        include_str!("../../../migrations/postgres/catalog/2026-11-24-900045_rebalances/down.sql"),
+    ),
     (
         "20261124900030",
         include_str!("../../../migrations/postgres/catalog/2026-11-24-900030_moves/down.sql"),
@@ -28,25 +43,67 @@ const REVERTED: [(&str, &str); 2] = [
         "20261123900020",
         include_str!("../../../migrations/postgres/catalog/2026-11-23-900020_shards/down.sql"),
     ),
+    (
+        "20261123900014",
+        include_str!(
+            "../../../migrations/postgres/catalog/2026-11-23-900014_access_changes/down.sql"
+        ),
+    ),
 ];
 
-/// Reverts the catalog of a stopped cluster to a schema without these migrations.
-async fn revert(door: &mut SideSession, migrations: &[(&str, &str)]) {
-    door.run("SET search_path = tessera, public").await;
+/// The migrations of a shard that can be reverted, the latest first.
+const OF_SHARD: [Reverted; 3] = [
+    (
+        "20261125000006",
+        include_str!("../../../migrations/postgres/shard/2026-11-25-000006_groups/down.sql"),
+    ),
+    (
+        "20261124000005",
+        include_str!("../../../migrations/postgres/shard/2026-11-24-000005_moves/down.sql"),
+    ),
+    (
+        "20261123000002",
+        include_str!("../../../migrations/postgres/shard/2026-11-23-000002_slot_changes/down.sql"),
+    ),
+];
+
+/// Numbers of the migrations of catalog and shards that a version did not have: one before slots
+/// moved, and one before the catalog had tables for shards and owners.
+const BEFORE_MOVES: (usize, usize) = (4, 2);
+const BEFORE_SHARDS: (usize, usize) = (OF_CATALOG.len(), OF_SHARD.len());
+
+/// Returns a stopped cluster, whose first database has the catalog, to the schema of a version
+/// without these migrations.
+async fn revert(databases: &Databases, direct: &mut SideSession, (catalog, shard): (usize, usize)) {
+    undo(direct, &OF_CATALOG[..catalog]).await;
+    undo(direct, &OF_SHARD[..shard]).await;
+    for number in 1..databases.names.len() {
+        undo(&mut databases.direct_session(number).await, &OF_SHARD[..shard]).await;
+    }
+}
+
+async fn undo(direct: &mut SideSession, migrations: &[Reverted]) {
+    direct.run("SET search_path = tessera, public").await;
     for (version, down) in migrations {
-        door.run(down).await;
-        door.run(&format!("DELETE FROM __diesel_schema_migrations WHERE version='{version}'"))
+        direct.run(down).await;
+        direct
+            .run(&format!("DELETE FROM __diesel_schema_migrations WHERE version='{version}'"))
             .await;
     }
 }
 
-/// Returns the catalog of a stopped cluster to the schema of the version before, with these lists
-/// in its columns, and a later epoch.
-async fn make_old(door: &mut SideSession, shards: &str, ranges: &str) {
-    revert(door, &REVERTED).await;
-    door.run(&format!("UPDATE tessera_cluster SET epoch=5, shards='{shards}', ranges='{ranges}'"))
+/// Returns a stopped cluster to the schema of the version that had these lists in columns of its
+/// catalog, with a later epoch.
+async fn make_old(databases: &Databases, direct: &mut SideSession, shards: &str, ranges: &str) {
+    revert(databases, direct, BEFORE_SHARDS).await;
+    direct
+        .run(&format!("UPDATE tessera_cluster SET epoch=5, shards='{shards}', ranges='{ranges}'"))
         .await;
 }
+
+/// A dump of the version before shards and owners had tables. Later versions must open what that
+/// version stored, so it does not follow changes of the migrations.
+const DUMP: &str = include_str!("before_shards.sql");
 
 const SHARDS: &str = r#"[["shard1",3],["shard2",1]]"#;
 const RANGES: &str = "[[0,8191,0],[8192,16383,1]]";
@@ -75,12 +132,12 @@ async fn until_epoch(manager: &Manager, epoch: u64) {
 #[tokio::test]
 async fn a_catalog_of_the_version_before_keeps_map_weights_and_epoch() {
     let databases = made().await;
-    let mut door = databases.door(0).await;
-    revert(&mut door, &REVERTED).await;
-    let reverted = door.text("SELECT shards AS value FROM tessera_cluster").await;
+    let mut direct = databases.direct_session(0).await;
+    revert(&databases, &mut direct, BEFORE_SHARDS).await;
+    let reverted = direct.text("SELECT shards AS value FROM tessera_cluster").await;
     assert_eq!(reverted, r#"[["shard1", 1], ["shard2", 1]]"#, "the migrations can be reverted");
     connect(&databases.address()).close();
-    make_old(&mut door, SHARDS, RANGES).await;
+    make_old(&databases, &mut direct, SHARDS, RANGES).await;
     let manager = connect(&databases.address());
     let map = manager.map();
     assert_eq!(map.epoch(), 5);
@@ -89,19 +146,42 @@ async fn a_catalog_of_the_version_before_keeps_map_weights_and_epoch() {
     assert_eq!((map.ranges().len(), map.ranges()[0].last), (2, 8_191));
     assert!((0..16_384).map(slot).all(|slot| map.since(slot) == 1));
     assert_eq!(rows(&manager, "users", None).await.len(), 1);
-    assert_eq!(door.text("SELECT ranges AS value FROM tessera_cluster").await, IN_OWN_TABLES);
+    assert_eq!(direct.text("SELECT ranges AS value FROM tessera_cluster").await, IN_OWN_TABLES);
     let addresses = "SELECT address AS value FROM tessera_shards ORDER BY number";
-    let addresses = door.texts(addresses).await;
+    let addresses = direct.texts(addresses).await;
     for (address, name) in addresses.iter().zip(&databases.names) {
         assert!(address.ends_with(name.as_str()) && !address.contains('@'), "{address}");
     }
 }
 
 #[tokio::test]
+async fn a_dump_of_an_earlier_version_opens_with_its_map_and_rows() {
+    let databases = Databases::new(1).await;
+    databases.direct_session(0).await.run(DUMP).await;
+    let manager = connect(&databases.address());
+    let map = manager.map();
+    let names: Vec<&str> =
+        map.topology().shards().iter().map(|shard| shard.name.as_str()).collect();
+    assert_eq!((map.epoch(), names), (1, vec!["shard1"]));
+    assert!((0..16_384).map(slot).all(|slot| map.owner(slot) == ShardNumber(0)));
+    let user = rows(&manager, "users", Some("user_123")).await;
+    assert!(
+        user[0].contains(r#""name":"Ada","#) && user[0].contains(r#""version":1,"#),
+        "{user:?}"
+    );
+    assert_eq!(rows(&manager, "kv", Some("key with space")).await.len(), 1);
+    write(&manager, "users", Update, "user_123", r#"{"name":"Ada L."}"#).await.unwrap();
+    write(&manager, "users", Insert, "new", USER).await.unwrap();
+    manager.close();
+    let again = connect(&databases.address());
+    assert_eq!(rows(&again, "users", None).await.len(), 2);
+}
+
+#[tokio::test]
 async fn bad_lists_in_an_old_catalog_are_refused_with_a_sentence() {
     let databases = made().await;
-    let mut door = databases.door(0).await;
-    make_old(&mut door, SHARDS, RANGES).await;
+    let mut direct = databases.direct_session(0).await;
+    make_old(&databases, &mut direct, SHARDS, RANGES).await;
     for (shards, ranges) in [
         ("[]", RANGES),
         ("{}", RANGES),
@@ -110,13 +190,13 @@ async fn bad_lists_in_an_old_catalog_are_refused_with_a_sentence() {
         (SHARDS, "[[0,99,0],[101,16383,0]]"),
     ] {
         let damage = format!("UPDATE tessera_cluster SET shards='{shards}', ranges='{ranges}'");
-        door.run(&damage).await;
+        direct.run(&damage).await;
         let said = refused(&databases.address());
         assert!(said.contains("the catalog is damaged: "), "{shards} {ranges}: {said}");
     }
-    door.run(&format!("UPDATE tessera_cluster SET shards='{SHARDS}', ranges='{RANGES}'")).await;
+    direct.run(&format!("UPDATE tessera_cluster SET shards='{SHARDS}', ranges='{RANGES}'")).await;
     connect(&databases.address()).close();
-    door.run("DELETE FROM tessera_owners WHERE slot=100").await;
+    direct.run("DELETE FROM tessera_owners WHERE slot=100").await;
     let said = refused(&databases.address());
     assert!(said.contains("the catalog is damaged: ") && said.contains("slot 100"), "{said}");
 }
@@ -124,15 +204,15 @@ async fn bad_lists_in_an_old_catalog_are_refused_with_a_sentence() {
 #[tokio::test]
 async fn a_catalog_of_a_newer_program_is_refused() {
     let databases = made().await;
-    let mut door = databases.door(0).await;
-    door.run("SET search_path = tessera, public").await;
+    let mut direct = databases.direct_session(0).await;
+    direct.run("SET search_path = tessera, public").await;
     // Those of shards and of analytics may be in the same table.
     for version in ["20991231000001", "20991231950001"] {
         let migration = "INSERT INTO __diesel_schema_migrations (version) VALUES";
-        door.run(&format!("{migration} ('{version}')")).await;
+        direct.run(&format!("{migration} ('{version}')")).await;
         connect(&databases.address()).close();
     }
-    door.run("INSERT INTO __diesel_schema_migrations (version) VALUES ('20991231900001')").await;
+    direct.run("INSERT INTO __diesel_schema_migrations (version) VALUES ('20991231900001')").await;
     let said = refused(&databases.address());
     assert!(said.contains("newer than this program") && said.contains("20991231900001"), "{said}");
 }
@@ -174,13 +254,13 @@ async fn a_change_of_owners_is_seen_by_every_router_with_its_epoch() {
 #[tokio::test]
 async fn a_catalog_without_columns_for_moves_gets_them() {
     let databases = made().await;
-    let mut door = databases.door(0).await;
-    revert(&mut door, &REVERTED[..1]).await;
+    let mut direct = databases.direct_session(0).await;
+    revert(&databases, &mut direct, BEFORE_MOVES).await;
     let manager = connect(&databases.address());
     assert_eq!(manager.moves().list().await, Ok(Vec::new()));
     let phase = "SELECT count(*)::text AS value FROM information_schema.columns
         WHERE table_name = 'tessera_moves' AND column_name = 'phase'";
-    assert_eq!(door.text(phase).await, "1");
+    assert_eq!(direct.text(phase).await, "1");
 }
 
 #[tokio::test]
@@ -190,17 +270,17 @@ async fn an_address_of_the_catalog_needs_a_user_for_its_host_and_port() {
     let shards = vec![whole.shards[0].clone()];
     let fewer = ClusterAddress { shards, ..whole.clone() };
     connect(&fewer).close();
-    let mut door = databases.door(0).await;
-    door.run("SET search_path = tessera, public").await;
+    let mut direct = databases.direct_session(0).await;
+    direct.run("SET search_path = tessera, public").await;
     let elsewhere = "postgres://192.0.2.1:5499/there";
-    door.run(&format!("UPDATE tessera_shards SET address='{elsewhere}' WHERE number=1")).await;
+    direct.run(&format!("UPDATE tessera_shards SET address='{elsewhere}' WHERE number=1")).await;
     let said = refused(&fewer);
     assert!(said.contains("shard2") && said.contains("192.0.2.1:5499/there"), "{said}");
     assert!(said.contains("user") && said.contains("SHARD_URLS"), "{said}");
     // The address of the settings wins, and is the one of the catalog from then on.
     connect(&whole).close();
     connect(&fewer).close();
-    door.run("UPDATE tessera_shards SET address=NULL WHERE number=1").await;
+    direct.run("UPDATE tessera_shards SET address=NULL WHERE number=1").await;
     let said = refused(&fewer);
     assert!(said.contains("shard2") && said.contains("neither in the settings nor in"), "{said}");
 }

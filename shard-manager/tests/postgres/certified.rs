@@ -143,7 +143,7 @@ fn a_promoted_node_with_an_invalid_certificate_gets_no_write_until_it_is_replace
     let written = "SELECT count(*)::text AS value FROM users WHERE user_id='after'";
     assert_eq!(proven.replica.text(written), "0");
     let port = format!("localhost:{}/postgres", proven.replica.port);
-    log::check_said(&["WARN", "it would not be followed", &port, "invalid peer certificate"]);
+    log::check_logged(&["WARN", "it would not be followed", &port, "invalid peer certificate"]);
 
     proven.present(&proven.authority);
     runtime().block_on(async {
@@ -151,6 +151,6 @@ fn a_promoted_node_with_an_invalid_certificate_gets_no_write_until_it_is_replace
         until_primary_is_up(&manager).await;
     });
     assert_eq!(proven.replica.text(written), "1");
-    log::check_said(&["a promoted node is followed", "node=shard1-primary", &port]);
+    log::check_logged(&["a promoted node is followed", "node=shard1-primary", &port]);
     manager.close();
 }

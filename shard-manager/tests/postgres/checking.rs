@@ -42,12 +42,12 @@ async fn found(damage: &str, on: usize) -> Vec<Value> {
     let manager = connect(&databases.address());
     fill(&manager, 0..20).await;
     drop(manager);
-    databases.door(on).await.run(damage).await;
+    databases.direct_session(on).await.run(damage).await;
     let report = run_on(&databases, &["check", "--json"]).expect(1).json();
     report["findings"].as_array().unwrap().clone()
 }
 
-fn told(findings: &[Value]) -> Vec<String> {
+fn texts(findings: &[Value]) -> Vec<String> {
     findings.iter().map(|finding| finding["what"].as_str().unwrap().to_owned()).collect()
 }
 
@@ -131,17 +131,17 @@ async fn rows_in_the_wrong_place_are_found() {
         0,
     );
     let moved = moved.await;
-    assert!(told(&moved)[0].starts_with("its slot column says"), "{moved:?}");
+    assert!(texts(&moved)[0].starts_with("its slot column says"), "{moved:?}");
     assert_eq!(moved[0]["table"], "users");
     assert_eq!(moved[0]["node"], "shard1-primary");
     let named =
         found("UPDATE users SET user_id = 'x' WHERE user_id = (SELECT min(user_id) FROM users)", 1);
-    assert_eq!(told(&named.await), ["its user_id is x"]);
+    assert_eq!(texts(&named.await), ["its user_id is x"]);
     let newer = found(
         "UPDATE users SET version = 1000000 WHERE user_id = (SELECT min(user_id) FROM users)",
         0,
     );
-    assert_eq!(told(&newer.await), ["its version is 1000000"]);
+    assert_eq!(texts(&newer.await), ["its version is 1000000"]);
 }
 
 #[tokio::test]
@@ -150,12 +150,12 @@ async fn rows_of_another_shard_are_found() {
     let manager = connect(&databases.address());
     fill(&manager, 0..20).await;
     let row = "SELECT quote_literal(shard_key)||','||slot AS value FROM users LIMIT 1";
-    let row = databases.door(0).await.text(row).await;
+    let row = databases.direct_session(0).await.text(row).await;
     let stray = format!(
         "INSERT INTO users (shard_key,slot,user_id,name,email,version,created_at,updated_at)
          SELECT k,s,k,'n','e',1,now(),now() FROM (VALUES ({row})) AS v (k,s)"
     );
-    databases.door(1).await.run(&stray).await;
+    databases.direct_session(1).await.run(&stray).await;
     let ended = run_on(&databases, &["check"]).expect(1);
     assert!(ended.out.contains("the row lies on this shard; expected: on shard1"), "{ended:#?}");
     assert_eq!(ended.err.lines().last(), Some("one fault was found"));
@@ -166,29 +166,29 @@ async fn slots_that_the_map_and_the_shards_disagree_about_are_found() {
     let twice = "INSERT INTO tessera.tessera_slots (slot,state) SELECT slot,'owned'
         FROM generate_series(0,16383) AS slot ON CONFLICT DO NOTHING";
     let faults = found(twice, 0).await;
-    assert!(told(&faults)[0].contains("is owned in the shard's tessera_slots"), "{:?}", faults[0]);
+    assert!(texts(&faults)[0].contains("is owned in the shard's tessera_slots"), "{:?}", faults[0]);
     assert_eq!(faults[0]["expected"], "owned by shard2, as the map says");
     let none = "DELETE FROM tessera.tessera_slots WHERE slot = (SELECT max(slot) FROM tessera.tessera_slots)";
     let faults = found(none, 1).await;
-    assert!(told(&faults)[0].contains("is missing in the shard's tessera_slots"), "{faults:?}");
+    assert!(texts(&faults)[0].contains("is missing in the shard's tessera_slots"), "{faults:?}");
     let bits = "UPDATE tessera.tessera_owned SET bits = set_bit(bits, 3, 1 - get_bit(bits, 3))";
     let faults = found(bits, 0).await;
-    assert_eq!(told(&faults), ["the bits in tessera_owned are not those of the slots"]);
+    assert_eq!(texts(&faults), ["the bits in tessera_owned are not those of the slots"]);
 }
 
 #[tokio::test]
 async fn tables_that_differ_and_indexes_and_constraints_that_do_not_hold_are_found() {
     let faults = found("ALTER TABLE users ADD another TEXT", 1).await;
-    let told_of = told(&faults);
-    assert!(told_of.iter().any(|what| what.contains("`another text`")), "{faults:?}");
+    let different = texts(&faults);
+    assert!(different.iter().any(|what| what.contains("`another text`")), "{faults:?}");
     let declared = "DELETE FROM tessera.tessera_tables WHERE name = 'products'";
-    assert_eq!(told(&found(declared, 1).await), ["the shard declares other tables"]);
+    assert_eq!(texts(&found(declared, 1).await), ["the shard declares other tables"]);
     let constraint = "ALTER TABLE orders ADD CONSTRAINT positive CHECK (amount > 0) NOT VALID";
     let expected = ["the constraint positive of orders is not valid"];
-    assert_eq!(told(&found(constraint, 0).await), expected);
+    assert_eq!(texts(&found(constraint, 0).await), expected);
     let index = "CREATE INDEX by_name ON users (name);
         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'by_name'::regclass";
-    assert_eq!(told(&found(index, 0).await), ["the index by_name of users is not valid"]);
+    assert_eq!(texts(&found(index, 0).await), ["the index by_name of users is not valid"]);
 }
 
 #[tokio::test]
@@ -196,7 +196,7 @@ async fn triggers_without_a_move_are_noted() {
     let databases = Databases::new(1).await;
     drop(connect(&databases.address()));
     let enable = "SELECT tessera.tessera_enable_recording('users', '{user_id}', '')";
-    databases.door(0).await.run(enable).await;
+    databases.direct_session(0).await.run(enable).await;
     let ended = run_on(&databases, &["check"]).expect(0);
     assert!(ended.out.contains("note: shard1 records changes of users"), "{ended:#?}");
 }
@@ -206,7 +206,7 @@ async fn a_cluster_that_cannot_be_checked_is_refused() {
     let databases = Databases::new(2).await;
     run_on(&databases, &["check"]).refused("there is no cluster in these databases");
     drop(connect(&databases.address()));
-    databases.door(1).await.run("DROP TABLE tessera.tessera_slot_moves CASCADE").await;
+    databases.direct_session(1).await.run("DROP TABLE tessera.tessera_slot_moves CASCADE").await;
     run_on(&databases, &["check"]).refused("its schema is older than this program");
 }
 

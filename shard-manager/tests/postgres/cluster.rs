@@ -151,8 +151,8 @@ impl Databases {
         let mut databases = Self { nodes: Vec::new(), names: Vec::new() };
         for node in nodes {
             let name = format!("story{}", NEXT.fetch_add(1, Ordering::Relaxed));
-            let mut door = SideSession::open(node, "postgres").await;
-            door.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+            let mut direct = SideSession::open(node, "postgres").await;
+            direct.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
             databases.nodes.push((*node).clone());
             databases.names.push(name);
         }
@@ -168,18 +168,18 @@ impl Databases {
     /// Address of a cluster of all of them with replicas, once these have the databases.
     pub(crate) async fn with_replicas(&self) -> ClusterAddress {
         let replica = shared().replicas_of(0).next().unwrap();
-        let mut door = SideSession::open(replica, "postgres").await;
+        let mut direct = SideSession::open(replica, "postgres").await;
         for name in &self.names {
             let there =
                 format!("SELECT count(*)::text AS value FROM pg_database WHERE datname='{name}'");
-            door.until(&there, "1").await;
+            direct.until(&there, "1").await;
         }
         let replicas = self.names.iter().map(|name| address(replica, name)).collect();
         ClusterAddress { replicas, ..self.address() }
     }
 
     /// Opens a session with one of them that bypasses Tessera.
-    pub(crate) async fn door(&self, shard: usize) -> SideSession {
+    pub(crate) async fn direct_session(&self, shard: usize) -> SideSession {
         SideSession::open(&self.nodes[shard], &self.names[shard]).await
     }
 }

@@ -20,8 +20,8 @@ use crate::rows::{options, prepare, rows, write, write_all};
 async fn two() -> (Databases, [Manager; 2], SideSession) {
     let databases = Databases::new(1).await;
     let managers = [connect(&databases.address()), connect(&databases.address())];
-    let door = databases.door(0).await;
-    (databases, managers, door)
+    let direct = databases.direct_session(0).await;
+    (databases, managers, direct)
 }
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
@@ -33,7 +33,7 @@ fn user(manager: &Manager, operation: Operation, key: &str) -> (KeyLocation, Row
 
 #[tokio::test]
 async fn of_all_inserts_of_a_new_key_one_succeeds() {
-    let (_databases, managers, _door) = two().await;
+    let (_databases, managers, _direct) = two().await;
     for round in 0..12 {
         let keys: Vec<String> = (0..8).map(|n| format!("r{round}k{n}")).collect();
         let callers = (0..4).flat_map(|_| &managers).enumerate().map(async |(n, manager)| {
@@ -58,9 +58,9 @@ async fn of_all_inserts_of_a_new_key_one_succeeds() {
             });
             join_all(written).await
         });
-        let told = join_all(callers).await.concat();
+        let reported = join_all(callers).await.concat();
         for key in &keys {
-            let of_key: Vec<_> = told.iter().filter(|(of, _)| of == key).collect();
+            let of_key: Vec<_> = reported.iter().filter(|(of, _)| of == key).collect();
             let made = of_key.iter().filter(|(_, outcome)| outcome.is_ok()).count();
             let exists = Err((Error::Exists, Outcome::Rejected));
             let exist = of_key.iter().filter(|(_, outcome)| *outcome == exists).count();
@@ -84,7 +84,7 @@ async fn add(manager: &Manager) -> Result<WriteReceipt, Failure> {
 
 #[tokio::test]
 async fn no_update_under_a_version_is_lost() {
-    let (_databases, managers, mut door) = two().await;
+    let (_databases, managers, mut direct) = two().await;
     write(&managers[0], "transactions", Insert, "a", r#"{"tx_id":"t","amount":0}"#).await.unwrap();
     let callers = (0..3).flat_map(|_| &managers).map(async |manager| {
         for _ in 0..12 {
@@ -94,26 +94,26 @@ async fn no_update_under_a_version_is_lost() {
         }
     });
     join_all(callers).await;
-    assert_eq!(door.text("SELECT amount::text AS value FROM transactions").await, "72");
+    assert_eq!(direct.text("SELECT amount::text AS value FROM transactions").await, "72");
 }
 
 #[tokio::test]
 async fn versions_of_a_row_only_grow_whichever_router_changes_it() {
-    let (_databases, managers, mut door) = two().await;
+    let (_databases, managers, mut direct) = two().await;
     // By key: the highest version that any client has seen, and all versions.
-    let told: Vec<Mutex<(i64, BTreeSet<i64>)>> = (0..3).map(|_| Mutex::default()).collect();
+    let reported: Vec<Mutex<(i64, BTreeSet<i64>)>> = (0..3).map(|_| Mutex::default()).collect();
     let callers = (0..3).flat_map(|_| &managers).enumerate().map(async |(caller, manager)| {
         let operations = [Upsert, Insert, Delete, Update, Upsert, Delete, Insert];
         for n in 0..40 {
-            let at = (caller + n) % told.len();
+            let at = (caller + n) % reported.len();
             let operation = operations[(caller * 3 + n) % operations.len()];
-            let before = told[at].lock().unwrap().0;
+            let before = reported[at].lock().unwrap().0;
             let (place, row) = user(manager, operation, &format!("k{at}"));
             match manager.data(Rights::ALL).write(place, row, &options()).await {
                 Ok(written) => {
                     let version = written.row.version;
                     assert!(version > before, "{operation:?} of k{at}: {version} after {before}");
-                    let mut known = told[at].lock().unwrap();
+                    let mut known = reported[at].lock().unwrap();
                     known.0 = known.0.max(version);
                     assert!(known.1.insert(version), "two changes of k{at} have version {version}");
                 }
@@ -126,10 +126,10 @@ async fn versions_of_a_row_only_grow_whichever_router_changes_it() {
     });
     join_all(callers).await;
     let stored = "SELECT user_id||' '||version AS value FROM users";
-    for row in door.texts(stored).await {
+    for row in direct.texts(stored).await {
         let (key, version) = row.split_once(' ').unwrap();
         let at: usize = key[1..].parse().unwrap();
-        assert_eq!(told[at].lock().unwrap().0.to_string(), version, "{key}");
+        assert_eq!(reported[at].lock().unwrap().0.to_string(), version, "{key}");
     }
 }
 
@@ -137,7 +137,7 @@ async fn versions_of_a_row_only_grow_whichever_router_changes_it() {
 /// and expects no deadlock.
 #[tokio::test]
 async fn batches_that_cross_each_other_are_all_stored() {
-    let (_databases, managers, mut door) = two().await;
+    let (_databases, managers, mut direct) = two().await;
     let deadlocks =
         "SELECT deadlocks::text AS value FROM pg_stat_database WHERE datname=current_database()";
     for round in 0..10 {
@@ -180,22 +180,26 @@ async fn batches_that_cross_each_other_are_all_stored() {
     managers.iter().for_each(Manager::close);
     let open = "SELECT count(*)::text AS value FROM pg_stat_activity
         WHERE datname=current_database() AND application_name LIKE 'tessera %'";
-    door.until(open, "0").await;
-    assert_eq!(door.text(deadlocks).await, "0");
+    direct.until(open, "0").await;
+    assert_eq!(direct.text(deadlocks).await, "0");
 }
 
 /// Two routers that receive one request carry it out only once.
 #[tokio::test]
 async fn an_idempotency_key_holds_across_routers() {
-    let (_databases, managers, _door) = two().await;
+    let (_databases, managers, _direct) = two().await;
     for n in 0..20 {
         let callers = (0..2).flat_map(|_| &managers).map(async |manager| {
             let (place, mut row) = user(manager, Insert, &format!("k{n}"));
             row.idempotency_key = Some("once".to_owned());
             manager.data(Rights::ALL).write(place, row, &options()).await.unwrap().row
         });
-        let told = join_all(callers).await;
-        assert_eq!(told.iter().filter(|row| !row.replayed).count(), 1, "{told:?}");
-        assert!(told.iter().all(|row| row.json == told[0].json && row.version == told[0].version));
+        let reported = join_all(callers).await;
+        assert_eq!(reported.iter().filter(|row| !row.replayed).count(), 1, "{reported:?}");
+        assert!(
+            reported
+                .iter()
+                .all(|row| row.json == reported[0].json && row.version == reported[0].version)
+        );
     }
 }

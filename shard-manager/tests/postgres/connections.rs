@@ -25,10 +25,10 @@ fn count(node: &LocalNode, ends: &Arc<AtomicBool>) -> tokio::task::JoinHandle<us
     let (node, ends) = (node.clone(), Arc::clone(ends));
     tokio::task::spawn_blocking(move || {
         runtime().block_on(async {
-            let mut door = SideSession::open(&node, "shard1").await;
+            let mut direct = SideSession::open(&node, "shard1").await;
             let mut most = 0;
             while !ends.load(Ordering::SeqCst) {
-                most = most.max(door.text(COUNT).await.parse().unwrap());
+                most = most.max(direct.text(COUNT).await.parse().unwrap());
             }
             most
         })
@@ -77,7 +77,7 @@ fn check(most: &BTreeMap<String, usize>) {
 }
 
 #[test]
-fn a_node_sees_no_more_connections_of_a_router_than_promised_however_many_clients_it_has() {
+fn a_router_opens_no_more_connections_to_a_node_than_configured_however_many_clients_it_has() {
     let mut trio = Trio::start();
     runtime().block_on(async {
         let nodes = trio.cluster.nodes().to_vec();

@@ -132,12 +132,12 @@ enum Blow {
 async fn strike(blow: Blow, node: &LocalNode, database: &str, others: &[&Arc<AtomicUsize>]) {
     match blow {
         Blow::Backend => {
-            let mut door = SideSession::open(node, database).await;
+            let mut direct = SideSession::open(node, database).await;
             let lane = "SELECT pid::text AS value FROM pg_stat_activity
                 WHERE datname=current_database() AND application_name='tessera lane'";
             // The engine may be reconnecting at this moment.
             let pid = loop {
-                let found = door.text(lane).await;
+                let found = direct.text(lane).await;
                 if let Ok(pid) = found.parse() {
                     break Pid::from_raw(pid).unwrap();
                 }
@@ -205,14 +205,14 @@ async fn story(nodes: &[&LocalNode]) {
         let failures: usize = writers.iter().map(|known| known.failures).sum();
         // Shards whose servers keep running are not affected.
         assert!(struck || failures == 0, "{failures} failures of shard{}", shard + 1);
-        check(&mut databases.door(shard).await, &writers).await;
+        check(&mut databases.direct_session(shard).await, &writers).await;
     }
 }
 
 /// Compares the rows of a shard with the state known to its writers.
-async fn check(door: &mut SideSession, writers: &[&Known]) {
+async fn check(direct: &mut SideSession, writers: &[&Known]) {
     let stored = "SELECT user_id||' '||version AS value FROM users";
-    let stored = door.texts(stored).await;
+    let stored = direct.texts(stored).await;
     let mut stored: BTreeMap<&str, i64> = stored
         .iter()
         .map(|row| row.split_once(' ').unwrap())
@@ -224,13 +224,13 @@ async fn check(door: &mut SideSession, writers: &[&Known]) {
             assert_eq!(found, *version, "{key} was acknowledged");
         }
     }
-    assert_eq!(stored, BTreeMap::new(), "what nobody wrote, or was told as rejected");
+    assert_eq!(stored, BTreeMap::new(), "what was never written, or was rejected");
     for known in writers {
         let account = &known.account;
         let amounts =
             format!("SELECT amount::text AS value FROM transactions WHERE account='{account}'");
         let amounts: Vec<i64> =
-            door.texts(&amounts).await.iter().map(|amount| amount.parse().unwrap()).collect();
+            direct.texts(&amounts).await.iter().map(|amount| amount.parse().unwrap()).collect();
         let (least, most) = known.counted;
         assert!(
             amounts.len() == 1 && (least..=most).contains(&amounts[0]),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::LocalNode;
 use shard_manager::manager::Manager;
@@ -14,12 +15,15 @@ use shard_manager::row_change::Operation::Insert;
 use tokio::sync::oneshot::{Sender, channel};
 
 use crate::cluster::{Databases, connect, mortal, shared};
+use crate::move_steps::{LONG, begin, kept_up, new, order, store_large, until};
 use crate::rows::{rows, write};
 use crate::server::runtime;
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
 /// Number of rows that are acknowledged before the dump begins.
 const BEFORE: usize = 30;
+/// Number of large rows whose slots move while a dump is made.
+const MOVED: usize = 60;
 
 fn urls(databases: &Databases) -> Vec<String> {
     let places = databases.nodes.iter().zip(&databases.names);
@@ -90,7 +94,7 @@ async fn a_dump_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     over.store(true, Ordering::Relaxed);
     let written = writer.await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(written > BEFORE + 1, "nobody wrote while it was dumped");
+    assert!(written > BEFORE + 1, "nothing was written while it was dumped");
     assert!(target.join("moment").exists());
 
     let copy = Databases::new(3).await;
@@ -99,7 +103,9 @@ async fn a_dump_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     }
     let mut keys = HashSet::new();
     for shard in 0..3 {
-        keys.extend(copy.door(shard).await.texts("SELECT shard_key AS value FROM users").await);
+        keys.extend(
+            copy.direct_session(shard).await.texts("SELECT shard_key AS value FROM users").await,
+        );
     }
     for number in BEFORE..written {
         let has = |kind: &str| keys.contains(&format!("{kind}-{number}"));
@@ -108,6 +114,42 @@ async fn a_dump_holds_no_effect_without_its_cause_and_a_cluster_goes_on_with_it(
     let restored = connect(&copy.address());
     assert_eq!(rows(&restored, "users", Some("before-7")).await.len(), 1);
     write(&restored, "users", Insert, "after", USER).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_ends_beside_a_dump_and_goes_on_in_the_cluster_that_is_restored_from_it() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.with_replicas().await);
+    let slots = store_large(&manager, MOVED).await;
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("dump");
+    let id = kept_up(&manager, async {
+        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
+        let id = begin(&manager, slow).await;
+        until(&manager, id, &[MovePhase::Copying]).await;
+        let (places, made) = (urls(&databases), target.clone());
+        let output = tokio::task::spawn_blocking(move || dump(&places, &made)).await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        until(&manager, id, &[MovePhase::Keeping]).await;
+        order(&manager, id, MoveOrder::Settle).await;
+        until(&manager, id, &[MovePhase::Done]).await;
+        id
+    })
+    .await;
+    assert_eq!(rows(&manager, "kv", None).await.len(), MOVED);
+
+    let copy = Databases::new(2).await;
+    for (url, name) in urls(&copy).iter().zip(["shard1", "shard2"]) {
+        restore(url, &target.join(format!("{name}.dump")));
+    }
+    let restored = connect(&copy.address());
+    kept_up(&restored, async {
+        until(&restored, id, &[MovePhase::Keeping]).await;
+        order(&restored, id, MoveOrder::Settle).await;
+        until(&restored, id, &[MovePhase::Done]).await;
+    })
+    .await;
+    assert_eq!(rows(&restored, "kv", None).await.len(), MOVED);
 }
 
 #[tokio::test]
@@ -174,9 +216,9 @@ fn a_server_that_freezes_during_a_dump_does_not_block_other_shards() {
             tokio::task::spawn_blocking(move || dump_with(&places, variables, &target))
         };
         // A batch runs on the second shard: the dump waits for it, and holds the lock of the first.
-        let mut batch = databases.door(1).await;
+        let mut batch = databases.direct_session(1).await;
         batch.run("SELECT pg_advisory_lock_shared(1950, 1)").await;
-        let mut first = databases.door(0).await;
+        let mut first = databases.direct_session(0).await;
         let ended = dumping(&[]);
         first.until(HELD, "1").await;
         let frozen = Frozen::new(nodes[1]);
@@ -222,6 +264,28 @@ async fn a_catalog_in_a_shard_is_dumped_with_it_and_a_separate_one_by_itself() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(files(&within), ["moment", "shard1.dump", "shard2.dump"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("holds 2 databases as they were at"));
+}
+
+#[tokio::test]
+async fn a_dump_without_a_shard_that_the_catalog_lists_is_refused_with_its_name() {
+    let databases = Databases::new(3).await;
+    let places = urls(&databases);
+    let manager = connect(&databases.address());
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("dump");
+    let dumped = |places: &[String]| {
+        let output = dump(places, &target);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (is_made, said) = dumped(&places[..2]);
+    assert!(!is_made && !target.exists(), "{said}");
+    assert!(said.contains("SHARD_URLS does not name: shard3; add"), "{said}");
+    write(&manager, "users", Insert, "u", USER).await.unwrap();
+    let mut catalog = databases.direct_session(0).await;
+    let retired = "UPDATE tessera.tessera_shards SET state='retired' WHERE name='shard3'";
+    catalog.run(retired).await;
+    let (is_made, said) = dumped(&places[..2]);
+    assert!(is_made && target.exists(), "a retired shard has no rows: {said}");
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ impl Side {
         let values = keys.iter().map(|key| Value::Text(key.clone())).collect();
         let mut query = question.query(&table, values);
         let key = || question.key.map(|key| ShardKey::parse(&keys[key]).unwrap());
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for _ in 0..4 {
             let read = self
                 .manager
@@ -84,13 +84,13 @@ impl Side {
                 .await
                 .unwrap();
             let rows = String::from_utf8(read.rows.json().to_vec()).unwrap();
-            told.push(format!("{:?} [{rows}] {:?}", read.rows.total, read.shards));
+            reported.push(format!("{:?} [{rows}] {:?}", read.rows.total, read.shards));
             let Some(cursor) = read.next_cursor else { break };
             query.after =
                 Some(self.manager.data(Rights::ALL).resume(&query, key(), &cursor).unwrap());
             (query.offset, query.counts) = (0, false);
         }
-        told
+        reported
     }
 }
 
@@ -176,7 +176,7 @@ fn both_engines_answer_store_and_find_the_same() {
 /// Compares all rows, page by page in the order in which they are stored.
 async fn compare_all(one: &Manager, other: &Manager) {
     for name in ["things", "pairs"] {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for manager in [one, other] {
             let table = manager.schema(Rights::ALL).table(name).unwrap();
             let mut query = ReadQuery { limit: 37, ..ReadQuery::all(&table) };
@@ -190,10 +190,10 @@ async fn compare_all(one: &Manager, other: &Manager) {
                 query.after =
                     Some(manager.data(Rights::ALL).resume(&query, None, &cursor).unwrap());
             }
-            told.push(rows);
+            reported.push(rows);
         }
-        assert!(told[0].len() > 3, "{name} is nearly empty");
-        assert_eq!(told[0], told[1], "{name}");
+        assert!(reported[0].len() > 3, "{name} is nearly empty");
+        assert_eq!(reported[0], reported[1], "{name}");
     }
 }
 

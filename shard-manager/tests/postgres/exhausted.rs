@@ -1,28 +1,31 @@
 //! Tests of servers on which other clients have taken all connections just when a router has lost
-//! its own.
+//! its own, or when a move is to begin.
 
 use std::time::{Duration, Instant};
 
 use shard_manager::cache::ServedBy;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure, Outcome};
+use shard_manager::keyspace::Slot;
 use shard_manager::local::LocalNode;
-use shard_manager::manager::Manager;
+use shard_manager::manager::{Manager, MovesError};
 use shard_manager::shard::NodeHealth;
+use shard_manager::slot_set::SlotSet;
 
-use crate::cluster::{SideSession, Trio, connect};
+use crate::cluster::{Databases, SideSession, Trio, connect};
+use crate::move_steps::{LONG, SOURCE, new};
 use crate::read_write_steps::{at, get, put, until_read, until_replicas, within};
 use crate::server::runtime;
 
 /// Sessions of other clients with a node, as many as the node accepts.
 struct Crowd {
-    _doors: Vec<SideSession>,
+    _sessions: Vec<SideSession>,
 }
 
 impl Crowd {
     /// Takes every connection that sessions of this name hold, and all free ones.
     async fn take(node: &LocalNode, name: &str) -> Self {
-        let mut doors = vec![SideSession::open(node, "shard1").await];
+        let mut sessions = vec![SideSession::open(node, "shard1").await];
         let end = format!(
             "SELECT count(pg_terminate_backend(pid))::text AS value FROM pg_stat_activity \
              WHERE application_name LIKE '{name}'"
@@ -36,14 +39,23 @@ impl Crowd {
              FROM pg_stat_activity WHERE backend_type='client backend'"
         );
         let deadline = Instant::now() + Duration::from_secs(60);
-        while doors[0].text(&left).await != "0" {
-            while let Some(door) = SideSession::try_open(node, "shard1").await {
-                doors.push(door);
+        while sessions[0].text(&left).await != "0" {
+            while let Some(direct) = SideSession::try_open(node, "shard1").await {
+                sessions.push(direct);
             }
-            doors[0].text(&end).await;
+            sessions[0].text(&end).await;
             assert!(Instant::now() < deadline, "the router is always quicker");
         }
-        Self { _doors: doors }
+        Self { _sessions: sessions }
+    }
+
+    /// Takes all free connections.
+    async fn fill(node: &LocalNode) -> Self {
+        let mut sessions = vec![SideSession::open(node, "shard1").await];
+        while let Some(session) = SideSession::try_open(node, "shard1").await {
+            sessions.push(session);
+        }
+        Self { _sessions: sessions }
     }
 }
 
@@ -137,6 +149,48 @@ fn a_primary_that_can_be_read_but_not_written_is_reported_as_down() {
         drop(crowd);
         until_primary_is_up(&manager).await;
         put(&manager, "k", &within(20_000, Level::All)).await.unwrap();
+    });
+    manager.close();
+}
+
+#[test]
+fn a_move_begins_only_while_the_servers_have_free_connections_for_its_mover() {
+    let settings = [("max_connections", "40"), ("superuser_reserved_connections", "0")];
+    let trio = Trio::of(0, &settings);
+    let node = trio.node("shard1-primary");
+    let databases = runtime().block_on(Databases::on(&[node, node]));
+    let manager = connect(&databases.address());
+    runtime().block_on(async {
+        // The router has a connection for reads with each database, and needs no other one to count
+        // those that are free.
+        let limit = Instant::now() + Duration::from_secs(60);
+        let sizes = manager.status().size_estimates(limit).await;
+        assert!(sizes.iter().all(|(_, size)| size.is_some()), "{sizes:?}");
+        let slots: SlotSet = manager.map().slots_of(SOURCE).take(1).filter_map(Slot::new).collect();
+        let begin = || manager.moves().begin(new(&slots, LONG), None, limit);
+
+        let crowd = Crowd::fill(node).await;
+        let refused = begin().await.expect_err("no connection is free");
+        let MovesError::NoConnections { shard, needed, free, limit: setting } = &refused else {
+            panic!("{refused}")
+        };
+        assert_eq!((&**shard, *needed, *setting), ("shard1", 4, "max_connections"));
+        assert!(free < needed, "{refused}");
+
+        drop(crowd);
+        let begun = loop {
+            match begin().await {
+                Ok(record) => break record,
+                // The server closes a connection a moment after its client.
+                Err(MovesError::NoConnections { .. }) if Instant::now() < limit => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("it does not begin: {error}"),
+            }
+        };
+        let listed: Vec<_> = manager.moves().list().await.unwrap();
+        let ids: Vec<_> = listed.iter().map(|record| record.id).collect();
+        assert_eq!(ids, [begun.id], "a refused move is not listed");
     });
     manager.close();
 }

@@ -178,7 +178,7 @@ async fn an_export_of_servers_that_cannot_be_made_is_refused_with_the_reason() {
     let first = all.split(',').next().unwrap();
     run_with(&[("SHARD_URLS", first)], &arguments).expect(0);
     drop(manager);
-    let mut door = databases.door(1).await;
-    door.run("UPDATE tessera.tessera_shard SET shard = 'another'").await;
+    let mut direct = databases.direct_session(1).await;
+    direct.run("UPDATE tessera.tessera_shard SET shard = 'another'").await;
     run_with(&[("SHARD_URLS", first)], &arguments).refused("the database is not that of shard2");
 }

@@ -57,12 +57,12 @@ fn writes_continue_on_a_promoted_replica_with_all_acknowledged_rows() {
         // The old primary comes back without its replicas: it serves neither writes nor reads.
         let old = trio.node("shard1-primary").clone();
         trio.start_alone(&old);
-        let mut door = SideSession::open(&old, "shard1").await;
+        let mut direct = SideSession::open(&old, "shard1").await;
         put(&manager, "after", &at(Level::One)).await.unwrap();
         let count = "SELECT count(*)::text AS value FROM users WHERE user_id='after'";
-        assert_eq!(door.text(count).await, "0");
+        assert_eq!(direct.text(count).await, "0");
         assert_eq!(get(&manager, "after", &at(Level::All)).await.unwrap().rows.len(), 1);
-        drop(door);
+        drop(direct);
 
         // It rejoins, and is an ordinary replica.
         trio.cluster.commands().rejoin("shard1-primary").unwrap();
@@ -77,14 +77,14 @@ fn writes_continue_on_a_promoted_replica_with_all_acknowledged_rows() {
 
         // The log names nodes like the health report does, and includes their addresses.
         let [from, to] = [&old, trio.node(&promoted.node)].map(|node| format!(":{}/", node.port));
-        log::check_said(&["is followed", "node=shard1-primary", &format!("at=127.0.0.1{to}")]);
-        log::check_said(&[
+        log::check_logged(&["is followed", "node=shard1-primary", &format!("at=127.0.0.1{to}")]);
+        log::check_logged(&[
             "is followed",
             &format!("was={}", promoted.node),
             &format!("before=127.0.0.1{from}"),
         ]);
         let back = format!("node={}", promoted.node);
-        log::check_said(&["a replica follows", &back, &format!("at=127.0.0.1{from}")]);
+        log::check_logged(&["a replica follows", &back, &format!("at=127.0.0.1{from}")]);
 
         // A router that starts now with the same list finds the new primary.
         let other = tokio::task::spawn_blocking(move || (try_connect(&trio.address()), trio));
@@ -183,14 +183,14 @@ fn a_frozen_primary_that_thaws_gets_no_write_and_answers_no_strong_read() {
         trio.cluster.commands().promote_best("shard1").unwrap();
         put(&manager, "after", &at(Level::One)).await.unwrap();
         trio.cluster.commands().thaw("shard1-primary").unwrap();
-        let mut door = SideSession::open(trio.node("shard1-primary"), "shard1").await;
+        let mut direct = SideSession::open(trio.node("shard1-primary"), "shard1").await;
         for round in 0..20 {
             let key = format!("round {round}");
             put(&manager, &key, &at(Level::One)).await.unwrap();
             assert_eq!(get(&manager, &key, &at(Level::All)).await.unwrap().rows.len(), 1);
         }
         let count = "SELECT count(*)::text AS value FROM users WHERE user_id LIKE 'round%'";
-        assert_eq!(door.text(count).await, "0");
+        assert_eq!(direct.text(count).await, "0");
     });
     manager.close();
 }
@@ -201,9 +201,9 @@ fn reads_of_all_shards_go_on_after_a_primary_froze_while_it_carried_out_others()
     let manager = connect(&trio.address());
     runtime().block_on(async {
         put(&manager, "k", &at(Level::Quorum)).await.unwrap();
-        let mut door = SideSession::open(trio.node("shard1-primary"), "shard1").await;
+        let mut direct = SideSession::open(trio.node("shard1-primary"), "shard1").await;
         let mut looker = SideSession::open(trio.node("shard1-primary"), "shard1").await;
-        door.run("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await;
+        direct.run("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await;
         let all = ReadQuery::all(&manager.schema(Rights::ALL).table("users").unwrap());
         let options = within(60_000, Level::All);
         let scan = || manager.data(Rights::ALL).read(all.clone(), None, &options);

@@ -58,7 +58,7 @@ async fn until_waiting(manager: &Manager, count: usize) {
 
 /// Lets the reads continue, and returns the number of reads of the first tenant that are done
 /// before that of the other one.
-async fn done_before(reads: Vec<Read<'_>>, door: &mut SideSession) -> usize {
+async fn done_before(reads: Vec<Read<'_>>, direct: &mut SideSession) -> usize {
     let mut reads: FuturesUnordered<_> = reads.into_iter().collect();
     // Reads that were polled are woken in the order of their answers, however late this task runs,
     // unless it is constrained: tokio wakes those again that exceed the budget of a task.
@@ -66,7 +66,7 @@ async fn done_before(reads: Vec<Read<'_>>, door: &mut SideSession) -> usize {
         let is_done = poll_fn(|context| Poll::Ready(reads.poll_next_unpin(context).is_ready()));
         assert!(!is_done.await, "a read did not wait for the lock");
     }
-    door.run("COMMIT").await;
+    direct.run("COMMIT").await;
     let mut before = 0;
     while let Some(is_other) = reads.next().await {
         if is_other {
@@ -85,9 +85,9 @@ async fn held_up() -> (Manager, SideSession) {
     let address = databases.address();
     let manager = tokio::task::spawn_blocking(move || connect(&address)).await.unwrap();
     put(&manager, "k", &options()).await.unwrap();
-    let mut door = databases.door(0).await;
-    door.run(LOCK).await;
-    (manager, door)
+    let mut direct = databases.direct_session(0).await;
+    direct.run(LOCK).await;
+    (manager, direct)
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a_flood_of_writes_to_a_server_does_not_delay_another_tenant() {
 #[test]
 fn a_flood_of_reads_by_key_does_not_delay_another_tenant() {
     runtime().block_on(unconstrained(async {
-        let (manager, mut door) = held_up().await;
+        let (manager, mut direct) = held_up().await;
         let (many, few) = (tenant(11), tenant(12));
         let mut reads = Vec::new();
         for _ in 0..600 {
@@ -111,7 +111,7 @@ fn a_flood_of_reads_by_key_does_not_delay_another_tenant() {
         }
         reads.push(send(&manager, (&few, true), Some("k")).await);
         // The statement that waited for the lock, and one that both share.
-        let before = done_before(reads, &mut door).await;
+        let before = done_before(reads, &mut direct).await;
         assert!(before <= 2 * 128, "{before}");
     }));
 }
@@ -119,7 +119,7 @@ fn a_flood_of_reads_by_key_does_not_delay_another_tenant() {
 #[test]
 fn a_flood_of_scans_does_not_delay_another_tenant() {
     runtime().block_on(unconstrained(async {
-        let (manager, mut door) = held_up().await;
+        let (manager, mut direct) = held_up().await;
         let (many, few) = (tenant(11), tenant(12));
         let mut reads = Vec::new();
         for _ in 0..40 {
@@ -129,7 +129,7 @@ fn a_flood_of_scans_does_not_delay_another_tenant() {
         until_waiting(&manager, 38).await;
         reads.push(send(&manager, (&few, true), None).await);
         until_waiting(&manager, 39).await;
-        let before = done_before(reads, &mut door).await;
+        let before = done_before(reads, &mut direct).await;
         assert!(before < 20, "{before}");
     }));
 }

@@ -31,8 +31,8 @@ fn backends(purpose: &str, rest: &str) -> String {
 async fn one_shard() -> (Databases, Manager, SideSession) {
     let databases = Databases::new(1).await;
     let manager = connect(&databases.address());
-    let door = databases.door(0).await;
-    (databases, manager, door)
+    let direct = databases.direct_session(0).await;
+    (databases, manager, direct)
 }
 
 fn user(
@@ -47,20 +47,21 @@ fn user(
 
 /// Asserts that each row was stored once: a row stored twice has another version than the reported
 /// one.
-async fn assert_stored_once(door: &mut SideSession, reported: &BTreeMap<String, RowOutcome>) {
+async fn assert_stored_once(direct: &mut SideSession, reported: &BTreeMap<String, RowOutcome>) {
     let stored = "SELECT user_id||' '||version AS value FROM users ORDER BY user_id";
     let good = reported.iter().filter_map(|(key, outcome)| Some((key, outcome.as_ref().ok()?)));
     let good: Vec<String> = good.map(|(key, done)| format!("{key} {}", done.version)).collect();
-    assert_eq!(door.texts(stored).await, good);
+    assert_eq!(direct.texts(stored).await, good);
 }
 
 #[tokio::test]
 async fn a_row_that_breaks_a_constraint_fails_alone_and_its_neighbours_are_stored_once() {
-    let (_databases, manager, mut door) = one_shard().await;
-    door.run("ALTER TABLE users ADD CHECK (email <> 'bad'); CREATE UNIQUE INDEX ON users (email)")
+    let (_databases, manager, mut direct) = one_shard().await;
+    direct
+        .run("ALTER TABLE users ADD CHECK (email <> 'bad'); CREATE UNIQUE INDEX ON users (email)")
         .await;
     for operation in [Upsert, Insert] {
-        door.run("DELETE FROM users").await;
+        direct.run("DELETE FROM users").await;
         write(&manager, "users", Insert, "first", r#"{"name":"n","email":"taken"}"#).await.unwrap();
         let email = |n: usize| match n {
             17 => "bad".to_owned(),
@@ -83,17 +84,17 @@ async fn a_row_that_breaks_a_constraint_fails_alone_and_its_neighbours_are_store
         }
         assert!(outcomes[31].is_ok() != outcomes[32].is_ok(), "{:?}", &outcomes[31..33]);
         let mut reported: BTreeMap<String, RowOutcome> = keys.into_iter().zip(outcomes).collect();
-        door.run("DELETE FROM users WHERE user_id='first'").await;
+        direct.run("DELETE FROM users WHERE user_id='first'").await;
         reported.retain(|_, outcome| outcome.is_ok());
-        assert_stored_once(&mut door, &reported).await;
+        assert_stored_once(&mut direct, &reported).await;
     }
 }
 
 /// The callers are independent; their rows meet in one transaction.
 #[tokio::test]
 async fn a_caller_whose_row_breaks_a_constraint_does_not_affect_other_callers() {
-    let (_databases, manager, mut door) = one_shard().await;
-    door.run("ALTER TABLE users ADD CHECK (email <> 'bad')").await;
+    let (_databases, manager, mut direct) = one_shard().await;
+    direct.run("ALTER TABLE users ADD CHECK (email <> 'bad')").await;
     let written = (0..200).map(async |n| {
         let (operation, key) = (if n % 3 == 0 { Insert } else { Upsert }, format!("k{n:03}"));
         let email = if n % 50 == 7 { "bad" } else { "good" };
@@ -104,30 +105,30 @@ async fn a_caller_whose_row_breaks_a_constraint_does_not_affect_other_callers() 
             written.map(|written| written.row).map_err(|failure| (failure.error, failure.outcome)),
         )
     });
-    let told: BTreeMap<String, RowOutcome> = join_all(written).await.into_iter().collect();
-    let bad: Vec<_> = told.iter().filter(|(_, outcome)| outcome.is_err()).collect();
+    let shown: BTreeMap<String, RowOutcome> = join_all(written).await.into_iter().collect();
+    let bad: Vec<_> = shown.iter().filter(|(_, outcome)| outcome.is_err()).collect();
     assert_eq!(
         bad.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(),
         ["k007", "k057", "k107", "k157"]
     );
     let check = Err((Error::Constraint { rule: "check" }, Outcome::Rejected));
     assert!(bad.iter().all(|(_, outcome)| **outcome == check), "{bad:?}");
-    assert_stored_once(&mut door, &told).await;
+    assert_stored_once(&mut direct, &shown).await;
 }
 
 #[tokio::test]
 async fn a_transaction_with_a_row_that_breaks_a_constraint_stores_nothing() {
-    let (_databases, manager, mut door) = one_shard().await;
-    door.run("ALTER TABLE users ADD CHECK (email <> 'bad')").await;
+    let (_databases, manager, mut direct) = one_shard().await;
+    direct.run("ALTER TABLE users ADD CHECK (email <> 'bad')").await;
     let rows = ["a", "bad", "c"].map(|email| user(&manager, Upsert, &format!("k{email}"), email));
     let outcomes = write_all(&manager, rows.into(), true).await;
     assert!(outcomes.iter().all(|row| matches!(row, Err((_, Outcome::Rejected)))), "{outcomes:?}");
-    assert_eq!(door.text("SELECT count(*)::text AS value FROM users").await, "0");
+    assert_eq!(direct.text("SELECT count(*)::text AS value FROM users").await, "0");
 }
 
 #[tokio::test]
 async fn callers_that_disconnect_leave_no_open_transaction_and_queued_writes_are_stored() {
-    let (_databases, manager, mut door) = one_shard().await;
+    let (_databases, manager, mut direct) = one_shard().await;
     let table = manager.schema(Rights::ALL).table("users").unwrap();
     for n in 0..150 {
         let operation = if n % 2 == 0 { Insert } else { Upsert };
@@ -145,23 +146,24 @@ async fn callers_that_disconnect_leave_no_open_transaction_and_queued_writes_are
         let asked = async { tokio::join!(written, scattered, keyed) };
         let _ = tokio::time::timeout(Duration::from_micros(n * 20), asked).await;
     }
-    door.until("SELECT count(*)::text AS value FROM users", "150").await;
-    door.until(&backends("%", "AND state<>'idle'"), "0").await;
+    direct.until("SELECT count(*)::text AS value FROM users", "150").await;
+    direct.until(&backends("%", "AND state<>'idle'"), "0").await;
     write(&manager, "users", Insert, "after", USER).await.unwrap();
     assert_eq!(rows(&manager, "users", None).await.len(), 151);
 }
 
 #[tokio::test]
 async fn after_the_lanes_connection_was_cut_the_next_write_is_stored() {
-    let (_databases, manager, mut door) = one_shard().await;
+    let (_databases, manager, mut direct) = one_shard().await;
     for n in 0..10 {
         let operation = if n % 2 == 0 { Insert } else { Upsert };
         write(&manager, "users", operation, &format!("k{n}"), USER).await.unwrap();
-        door.run(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+        direct
+            .run(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
              WHERE datname=current_database() AND application_name='tessera lane'",
-        )
-        .await;
+            )
+            .await;
     }
     write(&manager, "users", Upsert, "last", USER).await.unwrap();
     assert_eq!(rows(&manager, "users", None).await.len(), 11);
@@ -171,17 +173,18 @@ async fn after_the_lanes_connection_was_cut_the_next_write_is_stored() {
 /// A write that was cut off before is sent again.
 #[tokio::test]
 async fn a_write_that_is_cut_off_reports_its_real_outcome_and_the_next_one_is_stored() {
-    let (databases, manager, mut door) = one_shard().await;
+    let (databases, manager, mut direct) = one_shard().await;
     write(&manager, "users", Upsert, "there", USER).await.unwrap();
-    let (mut fence, mut watch) = (databases.door(0).await, databases.door(0).await);
+    let (mut fence, mut watch) =
+        (databases.direct_session(0).await, databases.direct_session(0).await);
     for operation in [Upsert, Insert] {
         fence.run("BEGIN; SELECT pg_advisory_xact_lock(1950, 1)").await;
         let written = write(&manager, "users", operation, "new", USER);
         let cut = async {
-            door.until(&backends("lane", "AND wait_event_type='Lock'"), "1").await;
+            direct.until(&backends("lane", "AND wait_event_type='Lock'"), "1").await;
             let lane =
                 backends("lane", "").replace("count(*)", "count(pg_terminate_backend(pid, 10000))");
-            assert_eq!(door.text(&lane).await, "1");
+            assert_eq!(direct.text(&lane).await, "1");
         };
         if operation == Insert {
             let again = async {
@@ -191,13 +194,13 @@ async fn a_write_that_is_cut_off_reports_its_real_outcome_and_the_next_one_is_st
             };
             let (written, ()) = tokio::join!(written, again);
             written.unwrap();
-            assert_eq!(door.text("SELECT count(*)::text AS value FROM users").await, "2");
+            assert_eq!(direct.text("SELECT count(*)::text AS value FROM users").await, "2");
             continue;
         }
         let (written, ()) = tokio::join!(written, cut);
         let failure = written.unwrap_err();
         assert!(matches!(failure.error, Error::ShardUnavailable { .. }), "{failure:?}");
-        assert_eq!(door.text("SELECT count(*)::text AS value FROM users").await, "1");
+        assert_eq!(direct.text("SELECT count(*)::text AS value FROM users").await, "1");
         fence.run("ROLLBACK").await;
         write(&manager, "users", operation, "new", USER).await.unwrap();
         fence.run("DELETE FROM users WHERE user_id='new'").await;
@@ -257,7 +260,7 @@ async fn restart_and_read(node: &LocalNode) {
 async fn hundreds_of_callers_share_a_handful_of_connections() {
     let databases = Databases::new(1).await;
     let manager = connect(&databases.with_replicas().await);
-    let mut door = databases.door(0).await;
+    let mut direct = databases.direct_session(0).await;
     let replica = crate::cluster::shared().replicas_of(0).next().unwrap();
     let mut behind = SideSession::open(replica, &databases.names[0]).await;
     let table = manager.schema(Rights::ALL).table("users").unwrap();
@@ -282,7 +285,7 @@ async fn hundreds_of_callers_share_a_handful_of_connections() {
     let looked = async {
         let mut most = (0, 0);
         for _ in 0..40 {
-            let counted = door.text(&backends("%", "")).await.parse().unwrap();
+            let counted = direct.text(&backends("%", "")).await.parse().unwrap();
             let behind = behind.text(&backends("%", "")).await.parse().unwrap();
             most = (most.0.max(counted), most.1.max(behind));
         }
@@ -290,6 +293,6 @@ async fn hundreds_of_callers_share_a_handful_of_connections() {
     };
     let (_, (primary, replica)): (_, (u32, u32)) = tokio::join!(join_all(callers), looked);
     assert!((1..=8).contains(&primary) && (1..=8).contains(&replica), "{primary}, {replica}");
-    assert_eq!(door.text(&backends("lane", "")).await, "1");
+    assert_eq!(direct.text(&backends("lane", "")).await, "1");
     assert_eq!(rows(&manager, "users", None).await.len(), 300);
 }

@@ -26,7 +26,8 @@ async fn fenced() -> (Databases, Manager, SideSession, SideSession) {
     let databases = Databases::new(1).await;
     let manager = connect(&databases.address());
     write(&manager, "users", Upsert, "there", USER).await.unwrap();
-    let (mut fence, looker) = (databases.door(0).await, databases.door(0).await);
+    let (mut fence, looker) =
+        (databases.direct_session(0).await, databases.direct_session(0).await);
     fence.run("BEGIN; SELECT pg_advisory_xact_lock(1950, 1)").await;
     (databases, manager, fence, looker)
 }
@@ -35,8 +36,9 @@ fn slot(manager: &Manager, key: &str) -> u16 {
     prepare(manager, "users", Upsert, key, USER).0.slot.number()
 }
 
-async fn users(door: &mut SideSession) -> String {
-    door.text("SELECT string_agg(user_id||' '||name, ',' ORDER BY user_id) AS value FROM users")
+async fn users(direct: &mut SideSession) -> String {
+    direct
+        .text("SELECT string_agg(user_id||' '||name, ',' ORDER BY user_id) AS value FROM users")
         .await
 }
 
@@ -105,7 +107,7 @@ async fn a_naive_statement_writes_after_the_fence() {
          SELECT {slot}, 'new', 'new', 'n', 'e', 1, now(), now() FROM own
          WHERE EXISTS (SELECT FROM tessera_slots WHERE slot={slot} AND state='owned')"
     );
-    let mut writer = databases.door(0).await;
+    let mut writer = databases.direct_session(0).await;
     let freed = async {
         looker.until(WAITING, "1").await;
         fence.run("COMMIT").await;

@@ -47,7 +47,7 @@ async fn groups_keep_their_rows_on_their_shards_and_other_routers_follow_a_new_o
     let map = first.map();
     first.close();
     for shard in 0..3 {
-        assert_eq!(databases.door(shard).await.text(BYTES).await, "6144 6144");
+        assert_eq!(databases.direct_session(shard).await.text(BYTES).await, "6144 6144");
     }
     let again = connect(&databases.address());
     assert_eq!(again.map(), map);
@@ -70,6 +70,6 @@ async fn four_groups_have_all_slot_numbers_although_their_bits_exceed_a_page() {
     move_spread(&manager).await;
     manager.close();
     for shard in 0..3 {
-        assert_eq!(databases.door(shard).await.text(BYTES).await, "8192 8192");
+        assert_eq!(databases.direct_session(shard).await.text(BYTES).await, "8192 8192");
     }
 }

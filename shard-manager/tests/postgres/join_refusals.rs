@@ -54,22 +54,22 @@ async fn a_url_names_hosts_that_the_settings_have_and_a_database_and_nothing_els
         assert_eq!(refusal(&router, "shard2", &secret).await, Refusal::PasswordInUrl);
     }
     // No password goes to a server that the settings do not name, not even beside one that they do.
-    for stranger in [
+    for unnamed in [
         format!("postgres://127.0.0.1:1/{name}"),
         good.replace(&format!("/{name}"), &format!(",127.0.0.1:1/{name}")),
     ] {
         let host = "127.0.0.1:1".to_owned();
-        assert_eq!(refusal(&router, "shard2", &stranger).await, Refusal::NoCredentials { host });
+        assert_eq!(refusal(&router, "shard2", &unnamed).await, Refusal::NoCredentials { host });
     }
     let found = check(&router, "shard2", &good).await.unwrap();
     assert_eq!(found, Some(good));
     // Nothing was begun.
     assert_eq!(router.map.load().epoch(), 1);
-    let mut door = empty.door(0).await;
+    let mut direct = empty.direct_session(0).await;
     let schemas = "SELECT count(*)::text AS value FROM pg_namespace WHERE nspname='tessera'";
-    assert_eq!(door.text(schemas).await, "0");
+    assert_eq!(direct.text(schemas).await, "0");
     let shards = "SELECT count(*)::text AS value FROM tessera_shards";
-    assert_eq!(databases.door(0).await.text(shards).await, "1");
+    assert_eq!(databases.direct_session(0).await.text(shards).await, "1");
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn a_server_or_database_that_is_not_there_is_refused() {
 #[tokio::test]
 async fn a_database_with_contents_or_of_another_cluster_or_shard_is_refused() {
     let (databases, router, empty, good) = one_shard().await;
-    let mut door = empty.door(0).await;
+    let mut direct = empty.direct_session(0).await;
     for (made, undone, name) in [
         ("CREATE TABLE precious (id integer)", "DROP TABLE precious", "public.precious"),
         (
@@ -102,11 +102,11 @@ async fn a_database_with_contents_or_of_another_cluster_or_shard_is_refused() {
         ),
         ("CREATE SEQUENCE numbers", "DROP SEQUENCE numbers", "public.numbers"),
     ] {
-        door.run(&format!("SET search_path = public; {made}")).await;
+        direct.run(&format!("SET search_path = public; {made}")).await;
         let refused = refusal(&router, "shard2", &good).await;
         assert!(matches!(refused, Refusal::NotEmpty { .. }), "{refused:?}");
         assert!(refused.to_string().contains(&format!("it contains {name}.")), "{refused}");
-        door.run(undone).await;
+        direct.run(undone).await;
     }
     check(&router, "shard2", &good).await.unwrap();
     let other = Databases::new(1).await;
@@ -122,12 +122,12 @@ async fn a_database_with_contents_or_of_another_cluster_or_shard_is_refused() {
     );
     // A database that was taken elsewhere still names its shard.
     let id = "SELECT cluster_id AS value FROM tessera_cluster";
-    let id = databases.door(0).await.text(id).await;
-    door.run(
+    let id = databases.direct_session(0).await.text(id).await;
+    direct.run(
         "CREATE SCHEMA tessera; CREATE TABLE tessera.tessera_shard (cluster_id text, shard text)",
     )
     .await;
-    door.run(&format!("INSERT INTO tessera.tessera_shard VALUES ('{id}', 'shard2')")).await;
+    direct.run(&format!("INSERT INTO tessera.tessera_shard VALUES ('{id}', 'shard2')")).await;
     let refused = refusal(&router, "shard3", &good).await;
     assert!(
         matches!(&refused, Refusal::OtherShard { shard, .. } if shard == "shard2"),
@@ -141,12 +141,12 @@ async fn a_database_with_contents_or_of_another_cluster_or_shard_is_refused() {
 async fn a_database_with_wrong_settings_is_refused() {
     let (databases, router, empty, _) = one_shard().await;
     let (node, name) = (&databases.nodes[0], &empty.names[0]);
-    let mut door = SideSession::open(node, "postgres").await;
+    let mut direct = SideSession::open(node, "postgres").await;
     let ascii = "TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'";
-    door.run(&format!("CREATE DATABASE {name}ascii {ascii}")).await;
+    direct.run(&format!("CREATE DATABASE {name}ascii {ascii}")).await;
     let said = unsuitable(&router, &url(node, &format!("{name}ascii"))).await;
     assert!(said.contains("SQL_ASCII"), "{said}");
-    door.run(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
+    direct.run(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
     let said = unsuitable(&router, &url(node, name)).await;
     assert!(said.contains("default_transaction_read_only=on"), "{said}");
 }

@@ -62,7 +62,7 @@ async fn until(what: &str, is_met: impl Fn() -> bool) {
 async fn listed(databases: &Databases) -> Vec<String> {
     let shards = "SELECT name||' '||state||' '||coalesce(address,'') AS value
         FROM tessera_shards ORDER BY number";
-    databases.door(0).await.texts(shards).await
+    databases.direct_session(0).await.texts(shards).await
 }
 
 /// Takes a slot over with the writer of a shard, and inserts a user there.
@@ -92,16 +92,16 @@ async fn a_shard_joins_with_all_tables_and_without_slots_and_every_router_follow
     let (one, other) = (router(&databases.address()), router(&databases.address()));
     let (number, opened) = join(&one, "new", &url).await;
     assert_eq!((number, one.map.load().topology().len()), (SECOND, 2));
-    let mut door = empty.door(0).await;
-    assert_eq!(door.text("SELECT shard AS value FROM tessera_shard").await, "new");
-    assert_eq!(door.text("SELECT count(*)::text AS value FROM tessera_slots").await, "0");
+    let mut direct = empty.direct_session(0).await;
+    assert_eq!(direct.text("SELECT shard AS value FROM tessera_shard").await, "new");
+    assert_eq!(direct.text("SELECT count(*)::text AS value FROM tessera_slots").await, "0");
     let tables = "SELECT count(*)::text AS value FROM pg_class
         WHERE relname IN ('notes', 'users') AND relnamespace = 'public'::regnamespace";
-    assert_eq!(door.text(tables).await, "2");
+    assert_eq!(direct.text(tables).await, "2");
     assert_eq!(listed(&databases).await[1], format!("new serving {url}"));
     let tables = tables_of(&one);
     insert(&one, opened).await;
-    assert_eq!(door.text("SELECT count(*)::text AS value FROM users").await, "1");
+    assert_eq!(direct.text("SELECT count(*)::text AS value FROM users").await, "1");
     // The other router opens it and publishes the maps that name it.
     until("the epoch of the join", || other.map.load().epoch() == 3).await;
     let _opened = open_listed(&other, SECOND).await;
@@ -132,8 +132,8 @@ async fn routers_that_let_a_shard_join_at_once_make_one() {
     assert!(matches!(stale[..], [MapChangeError::Stale { .. }]), "{stale:?}");
     let (first, second) = tokio::join!(try_open(&one, SECOND), try_open(&other, SECOND));
     let (_first, _second) = (first.unwrap(), second.unwrap());
-    let mut door = empty.door(0).await;
-    assert_eq!(door.texts("SELECT shard AS value FROM tessera_shard").await, ["new"]);
+    let mut direct = empty.direct_session(0).await;
+    assert_eq!(direct.texts("SELECT shard AS value FROM tessera_shard").await, ["new"]);
     assert_eq!(listed(&databases).await.len(), 2);
 }
 
@@ -149,10 +149,10 @@ enum Cut {
 async fn cut_off(databases: &Databases, empty: &Databases, url: &str, cut: Cut) {
     let router = router(&databases.address());
     list(&router, "new", url).await;
-    let mut door = empty.door(0).await;
+    let mut direct = empty.direct_session(0).await;
     match cut {
         Cut::Listed => {}
-        Cut::Begun => door.run("CREATE SCHEMA tessera").await,
+        Cut::Begun => direct.run("CREATE SCHEMA tessera").await,
         Cut::Claimed => drop(try_open(&router, SECOND).await.unwrap()),
     }
 }
@@ -176,11 +176,11 @@ async fn a_start_finishes_a_join_that_was_cut_off() {
             let more = table("more", &[("id", Text)], 1, &["id"], None);
             rows::make(&manager, &more).await;
             manager.close();
-            let mut door = empty.door(0).await;
+            let mut direct = empty.direct_session(0).await;
             let tables = "SELECT count(*)::text AS value FROM tessera_tables
                 WHERE name IN ('more', 'notes')";
-            assert_eq!(door.text(tables).await, "2", "{cut:?} {is_listed}");
-            assert_eq!(door.text("SELECT count(*)::text AS value FROM tessera_slots").await, "0");
+            assert_eq!(direct.text(tables).await, "2", "{cut:?} {is_listed}");
+            assert_eq!(direct.text("SELECT count(*)::text AS value FROM tessera_slots").await, "0");
             connect(&settings).close();
         }
     }
@@ -206,18 +206,18 @@ async fn a_start_leaves_a_joining_shard_out_whose_database_is_gone() {
     log::listen();
     let (databases, empty, url) = made().await;
     cut_off(&databases, &empty, &url, Cut::Claimed).await;
-    let mut door = SideSession::open(&empty.nodes[0], "postgres").await;
+    let mut direct = SideSession::open(&empty.nodes[0], "postgres").await;
     let name = &empty.names[0];
-    door.run(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    direct.run(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
     for settings in [databases.address(), with_url(&databases, &empty)] {
         let manager = connect(&settings);
         write(&manager, "users", Upsert, "v", USER).await.unwrap();
         assert_eq!(rows(&manager, "users", None).await.len(), 2);
         manager.close();
     }
-    log::check_said(&["cannot be finished now", name, "there is no such database"]);
+    log::check_logged(&["cannot be finished now", name, "there is no such database"]);
     assert_eq!(listed(&databases).await[1], format!("new joining {url}"));
-    door.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+    direct.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
     let manager = connect(&databases.address());
     assert_eq!(manager.map().topology().shards()[1].state, ShardState::Serving);
     manager.close();
@@ -229,11 +229,11 @@ async fn a_shard_that_serves_is_opened_and_never_made_again() {
     let (databases, empty, url) = made().await;
     let (one, other) = (router(&databases.address()), router(&databases.address()));
     join(&one, "new", &url).await;
-    let mut door = empty.door(0).await;
-    door.run("DELETE FROM tessera_tables WHERE name='notes'; DROP TABLE public.notes").await;
+    let mut direct = empty.direct_session(0).await;
+    direct.run("DELETE FROM tessera_tables WHERE name='notes'; DROP TABLE public.notes").await;
     let refused = try_open(&other, SECOND).await.err().unwrap();
     assert!(refused.to_string().contains("it lacks the table notes"), "{refused}");
-    door.run("TRUNCATE tessera_shard").await;
+    direct.run("TRUNCATE tessera_shard").await;
     let refused = try_open(&other, SECOND).await.err().unwrap();
     assert!(refused.to_string().contains("is empty, and held rows"), "{refused}");
     let nothing = try_open(&other, ShardNumber(7)).await.err().unwrap();
@@ -251,18 +251,18 @@ async fn a_retired_shard_is_let_go_and_its_name_but_not_its_database_may_come_ba
     drop(opened);
     one.backend.release_shard(number);
     one.map.remove_shard(number).unwrap();
-    let mut door = SideSession::open(&empty.nodes[0], "postgres").await;
+    let mut direct = SideSession::open(&empty.nodes[0], "postgres").await;
     let name = &empty.names[0];
     let sessions =
         format!("SELECT count(*)::text AS value FROM pg_stat_activity WHERE datname='{name}'");
-    door.until(&sessions, "0").await;
+    direct.until(&sessions, "0").await;
     let refused = refusal(&one, "new", &url).await;
     assert!(matches!(refused, NewShardRefusal::NotEmpty { .. }), "{refused:?}");
-    door.run(&format!("DROP DATABASE {name}")).await;
+    direct.run(&format!("DROP DATABASE {name}")).await;
     let manager = connect(&databases.address());
     assert_eq!(rows(&manager, "users", None).await.len(), 1);
     manager.close();
-    door.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+    direct.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
     let (number, _opened) = join(&one, "new", &url).await;
     assert_eq!(number, ShardNumber(2), "a number is given once");
 }

@@ -108,11 +108,11 @@ async fn a_shard_joins_beside_requests_and_every_router_serves_it() {
         written
     };
     let written = beside(&managers, work).await;
-    let mut door = empty.door(0).await;
-    assert_eq!(door.text("SELECT count(*)::text AS value FROM users").await, "1");
+    let mut direct = empty.direct_session(0).await;
+    assert_eq!(direct.text("SELECT count(*)::text AS value FROM users").await, "1");
     let tables =
         "SELECT count(*)::text AS value FROM tessera_tables WHERE name IN ('first','second')";
-    assert_eq!(door.text(tables).await, "2");
+    assert_eq!(direct.text(tables).await, "2");
     managers.iter().for_each(Manager::close);
     let again = connect(&databases.address());
     assert_eq!((members(&again), count(&again).await), (3, written + 1));
@@ -136,15 +136,15 @@ async fn routers_that_let_the_same_shard_join_at_once_have_one() {
         assert_eq!(shard, "new");
     };
     beside(&managers, work).await;
-    let mut door = empty.door(0).await;
-    assert_eq!(door.texts("SELECT shard AS value FROM tessera_shard").await, ["new"]);
+    let mut direct = empty.direct_session(0).await;
+    assert_eq!(direct.texts("SELECT shard AS value FROM tessera_shard").await, ["new"]);
 }
 
 #[tokio::test]
 async fn a_shard_that_retires_is_closed_by_every_router() {
     let (databases, managers, empty, url) = two_routers().await;
     let [one, other] = &managers;
-    let mut door = SideSession::open(&empty.nodes[0], "postgres").await;
+    let mut direct = SideSession::open(&empty.nodes[0], "postgres").await;
     let name = &empty.names[0];
     let work = async {
         join(one, "new", &url).await.unwrap();
@@ -153,9 +153,9 @@ async fn a_shard_that_retires_is_closed_by_every_router() {
         other.shards().remove("new", None).await.unwrap();
         let sessions =
             format!("SELECT count(*)::text AS value FROM pg_stat_activity WHERE datname='{name}'");
-        door.until(&sessions, "0").await;
+        direct.until(&sessions, "0").await;
         assert_eq!((members(one), members(other)), (2, 2));
-        door.run(&format!("DROP DATABASE {name}")).await;
+        direct.run(&format!("DROP DATABASE {name}")).await;
         for (manager, name) in [(one, "first"), (other, "second")] {
             write(manager, "users", Insert, name, USER).await.unwrap();
             rows::make(manager, &table(name, &[("id", Text)], 1, &["id"], None)).await;

@@ -16,14 +16,14 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
     let trio = Trio::start();
     let manager = connect(&trio.address());
     runtime().block_on(async {
-        let mut doors = Vec::new();
+        let mut sessions = Vec::new();
         for replica in trio.cluster.replicas_of(0) {
-            doors.push(SideSession::open(replica, "shard1").await);
+            sessions.push(SideSession::open(replica, "shard1").await);
         }
         put(&manager, "k", &at(Level::All)).await.unwrap();
-        for door in &mut doors {
-            door.run("SELECT pg_wal_replay_pause()").await;
-            door.until("SELECT pg_get_wal_replay_pause_state() AS value", "paused").await;
+        for direct in &mut sessions {
+            direct.run("SELECT pg_wal_replay_pause()").await;
+            direct.until("SELECT pg_get_wal_replay_pause_state() AS value", "paused").await;
         }
         // Rows that replicas have on disk confirm a write, although the replicas do not show them
         // yet.
@@ -43,8 +43,8 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
         let read = get(&manager, "new", &fresh).await.unwrap();
         assert_eq!((read.rows.len(), read.served_by), (1, ServedBy::Primary));
 
-        for door in &mut doors {
-            door.run("SELECT pg_wal_replay_resume()").await;
+        for direct in &mut sessions {
+            direct.run("SELECT pg_wal_replay_resume()").await;
         }
         let began = Instant::now();
         while get(&manager, "new", &with).await.unwrap().served_by != ServedBy::Replica {
@@ -53,9 +53,9 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
 
         // A replica that is always a little behind, under continuous writes, must not fall further
         // behind.
-        for door in &mut doors {
-            door.run("ALTER SYSTEM SET recovery_min_apply_delay='400ms'").await;
-            door.run("SELECT pg_reload_conf()").await;
+        for direct in &mut sessions {
+            direct.run("ALTER SYSTEM SET recovery_min_apply_delay='400ms'").await;
+            direct.run("SELECT pg_reload_conf()").await;
         }
         let bound = Duration::from_secs(3);
         let began = Instant::now();
@@ -77,7 +77,7 @@ fn a_client_never_sees_less_than_it_has_written_however_far_replicas_are_behind(
                 new += u32::from(tight == ServedBy::Replica);
             }
         }
-        assert_eq!(new, 0, "and nobody who bears a tenth of one");
+        assert_eq!(new, 0, "and no session with a tenth of one");
     });
     manager.close();
 }

@@ -7,12 +7,17 @@ use shard_manager::engine::OpenedCluster;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::move_catalog::{MoveCatalog, MoveListError};
 use shard_manager::engine::move_record::{MoveOrder, MovePhase};
+use shard_manager::engine::refusal_code::RefusalCode;
+use shard_manager::keyspace::Slot;
 use shard_manager::local::Stop;
+use shard_manager::manager::MovesError;
 use shard_manager::node_address::ClusterAddress;
+use shard_manager::slot_set::SlotSet;
 use shard_manager::store::postgres::open::{self, ConnectedCluster};
 
-use crate::cluster::{Databases, SideSession, Trio, cluster_of};
+use crate::cluster::{Databases, SideSession, Trio, cluster_of, connect};
 use crate::move_contract::{begin, catalog, check, check_race, get, new_move, report};
+use crate::move_steps::{LONG, SOURCE, new};
 use crate::rebalance_contract;
 
 /// Time limit of a wait. Generous: a test that reaches it has found a defect.
@@ -52,8 +57,8 @@ async fn until_leading(moves: &dyn MoveCatalog) {
 async fn the_contract_holds_for_a_catalog_on_a_server() {
     let databases = Databases::new(2).await;
     let router = open(&databases.address());
-    let mut door = databases.door(0).await;
-    check(&*router.backend, async |sql| door.texts(sql).await).await;
+    let mut direct = databases.direct_session(0).await;
+    check(&*router.backend, async |sql| direct.texts(sql).await).await;
 }
 
 #[tokio::test]
@@ -116,8 +121,8 @@ async fn a_router_that_has_lost_its_connection_leads_no_more_and_another_one_may
     let (one, other) = (open(&databases.address()), open(&databases.address()));
     let (first, second) = (catalog(&*one.backend), catalog(&*other.backend));
     assert_eq!((first.lead().await, second.lead().await), (Ok(true), Ok(false)));
-    let mut door = databases.door(0).await;
-    assert_eq!(door.text(END_LEADING).await, "true");
+    let mut direct = databases.direct_session(0).await;
+    assert_eq!(direct.text(END_LEADING).await, "true");
     assert_eq!(first.lead().await, Ok(false), "the loss is reported before it tries again");
     until_leading(second).await;
     assert_eq!(first.lead().await, Ok(false));
@@ -167,10 +172,10 @@ async fn requests_go_on_after_their_session_was_ended() {
     let router = open(&databases.address());
     let moves = catalog(&*router.backend);
     let record = begin(moves, [5]).await;
-    let mut door = databases.door(0).await;
+    let mut direct = databases.direct_session(0).await;
     let end = "SELECT pg_terminate_backend(pid)::text AS value FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'tessera moves'";
-    assert_eq!(door.text(end).await, "true", "a session is kept for the next request");
+    assert_eq!(direct.text(end).await, "true", "a session is kept for the next request");
     assert_eq!(get(moves, record.id).await, record);
     assert_eq!(moves.list().await, Ok(vec![record]));
 }
@@ -219,7 +224,57 @@ async fn a_catalog_apart_from_the_shards_lists_moves() {
     let router = open(&address);
     let moves = catalog(&*router.backend);
     let record = begin(moves, [1]).await;
-    let mut door = databases.door(2).await;
-    assert_eq!(door.text("SELECT id AS value FROM tessera_moves").await, record.name());
+    let mut direct = databases.direct_session(2).await;
+    assert_eq!(direct.text("SELECT id AS value FROM tessera_moves").await, record.name());
     assert_eq!(moves.lead().await, Ok(true));
+}
+
+#[tokio::test]
+async fn routers_of_a_lower_version_or_without_one_are_too_old_for_moves() {
+    let databases = Databases::new(2).await;
+    let (router, _other) = (open(&databases.address()), open(&databases.address()));
+    let moves = catalog(&*router.backend);
+    let mut session = databases.direct_session(0).await;
+    let long = format!("{} tessera follower", "x".repeat(46));
+    for (name, older) in [
+        ("tessera follower", 1),
+        ("blue tessera follower", 1),
+        ("tessera follower/0", 1),
+        ("tessera follower/999999999", 0),
+        ("tessera follower/99999999999999999999", 0),
+        ("tessera followers", 0),
+        ("a/tessera follower", 0),
+        ("tessera lane", 0),
+        // A version may have been cut off.
+        (&*long, 0),
+    ] {
+        session.run(&format!("SET application_name = '{name}'")).await;
+        assert_eq!(moves.older_routers().await, Ok(older), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_move_begins_only_once_no_router_that_is_too_old_is_connected() {
+    let databases = Databases::new(2).await;
+    let manager = connect(&databases.address());
+    let slots: SlotSet = manager.map().slots_of(SOURCE).take(1).filter_map(Slot::new).collect();
+    let begin = || manager.moves().begin(new(&slots, LONG), None, Instant::now() + PATIENCE);
+    let mut old = databases.direct_session(0).await;
+    old.run("SET application_name = 'tessera follower'").await;
+    let refused = begin().await.expect_err("an old router is connected");
+    assert_eq!(refused, MovesError::OlderRouters(1));
+    assert_eq!(refused.code(), Some(RefusalCode::ShardState));
+    assert_eq!(manager.moves().list().await, Ok(Vec::new()), "a refused move is not listed");
+    drop(old);
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        match begin().await {
+            Ok(_) => break,
+            // The server ends a session a moment after its client.
+            Err(MovesError::OlderRouters(_)) if Instant::now() < limit => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => panic!("it does not begin: {error}"),
+        }
+    }
 }

@@ -71,6 +71,6 @@ pub(crate) fn said(words: &[&str]) -> Vec<String> {
 
 /// Asserts that such a line exists.
 #[track_caller]
-pub(crate) fn check_said(words: &[&str]) {
+pub(crate) fn check_logged(words: &[&str]) {
     assert!(!said(words).is_empty(), "{words:?} is not in\n{}", lines().join("\n"));
 }

@@ -69,6 +69,7 @@ mod rebalance_contract;
 #[path = "../cache/redis_server.rs"]
 #[expect(dead_code, reason = "other stories need more of it")]
 mod redis_server;
+mod repeated_restores;
 mod requirements;
 mod rights;
 mod routed;

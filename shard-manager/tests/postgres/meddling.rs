@@ -25,17 +25,18 @@ const RECORDS: &str = "SELECT count(*)::text AS value FROM tessera_idempotency";
 async fn one_shard() -> (Databases, Manager, SideSession) {
     let databases = Databases::new(1).await;
     let manager = connect(&databases.address());
-    let door = databases.door(0).await;
-    (databases, manager, door)
+    let direct = databases.direct_session(0).await;
+    (databases, manager, direct)
 }
 
 /// Creates a trigger of this kind on users, whose function lies in a schema and has this body.
-async fn trigger(door: &mut SideSession, when: &str, schema: &str, body: &str) {
-    door.run(&format!(
+async fn trigger(direct: &mut SideSession, when: &str, schema: &str, body: &str) {
+    direct
+        .run(&format!(
         "CREATE FUNCTION {schema}.meddle() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} END$$;
          CREATE TRIGGER meddle {when} ON users FOR EACH ROW EXECUTE FUNCTION {schema}.meddle()"
     ))
-    .await;
+        .await;
 }
 
 fn idempotent(
@@ -68,8 +69,8 @@ fn json(written: &WriteReceipt) -> String {
 
 /// Asserts that rows that are discarded are refused, with each way to write them; others in the
 /// same batch are stored.
-async fn refused_each_way(manager: &Manager, door: &mut SideSession) {
-    let before = door.text(COUNT).await;
+async fn refused_each_way(manager: &Manager, direct: &mut SideSession) {
+    let before = direct.text(COUNT).await;
     for operation in [Upsert, Insert] {
         assert_eq!(user(manager, operation, "bad", BAD).await, discarded(), "{operation:?}");
         let row = idempotent(manager, operation, "bad", BAD);
@@ -97,45 +98,46 @@ async fn refused_each_way(manager: &Manager, door: &mut SideSession) {
             }
             let stored = if whole { 0 } else { 37 };
             let more = "SELECT count(*)::text AS value FROM users WHERE user_id LIKE 'k%'";
-            assert_eq!(door.text(more).await, stored.to_string(), "{operation:?} {whole}");
+            assert_eq!(direct.text(more).await, stored.to_string(), "{operation:?} {whole}");
         }
         let kept =
             "SELECT count(*)::text AS value FROM tessera_idempotency WHERE shard_key LIKE 'bad%'";
-        assert_eq!(door.text(kept).await, "0", "nothing is kept of what was discarded");
-        door.run("DELETE FROM users WHERE user_id LIKE 'k%'; DELETE FROM tessera_idempotency")
+        assert_eq!(direct.text(kept).await, "0", "nothing is kept of what was discarded");
+        direct
+            .run("DELETE FROM users WHERE user_id LIKE 'k%'; DELETE FROM tessera_idempotency")
             .await;
     }
-    assert_eq!(door.text(COUNT).await, before);
+    assert_eq!(direct.text(COUNT).await, before);
 }
 
 #[tokio::test]
 async fn a_row_that_a_trigger_discards_is_refused_and_its_neighbours_are_stored() {
-    let (_databases, manager, mut door) = one_shard().await;
+    let (_databases, manager, mut direct) = one_shard().await;
     user(&manager, Insert, "there", GOOD).await.unwrap();
     let body = "IF NEW.email='bad' THEN RETURN NULL; END IF; RETURN NEW;";
-    trigger(&mut door, "BEFORE INSERT OR UPDATE", "public", body).await;
-    refused_each_way(&manager, &mut door).await;
+    trigger(&mut direct, "BEFORE INSERT OR UPDATE", "public", body).await;
+    refused_each_way(&manager, &mut direct).await;
     let bad = r#"{"email":"bad"}"#;
     assert_eq!(user(&manager, Update, "there", bad).await, discarded());
     assert_eq!(user(&manager, Upsert, "there", BAD).await, discarded());
     assert_eq!(outcome(&manager, idempotent(&manager, Update, "there", bad)).await, discarded());
     assert_eq!(rows(&manager, "users", Some("there")).await.len(), 1);
-    assert_eq!(door.text("SELECT email AS value FROM users").await, "good");
-    door.run("DROP TRIGGER meddle ON users").await;
+    assert_eq!(direct.text("SELECT email AS value FROM users").await, "good");
+    direct.run("DROP TRIGGER meddle ON users").await;
     // No idempotency record of the refused write was kept: it is carried out like a new one.
     let row = outcome(&manager, idempotent(&manager, Update, "there", bad)).await.unwrap();
     assert!(!row.replayed);
-    assert_eq!(door.text("SELECT email AS value FROM users").await, "bad");
+    assert_eq!(direct.text("SELECT email AS value FROM users").await, "bad");
 }
 
 /// The trigger is unknown to the engine; the statements themselves count the rows that they have
 /// stored.
 #[tokio::test]
 async fn a_row_that_is_discarded_by_an_unknown_trigger_is_refused() {
-    let (_databases, manager, mut door) = one_shard().await;
+    let (_databases, manager, mut direct) = one_shard().await;
     user(&manager, Insert, "there", GOOD).await.unwrap();
     let body = "IF TG_OP='DELETE' OR NEW.email='bad' THEN RETURN NULL; END IF; RETURN NEW;";
-    trigger(&mut door, "BEFORE INSERT OR UPDATE OR DELETE", "tessera", body).await;
+    trigger(&mut direct, "BEFORE INSERT OR UPDATE OR DELETE", "tessera", body).await;
     assert_eq!(user(&manager, Insert, "bad", BAD).await, discarded());
     assert_eq!(user(&manager, Update, "there", r#"{"email":"bad"}"#).await, discarded());
     assert_eq!(user(&manager, Delete, "there", "{}").await, discarded());
@@ -147,39 +149,39 @@ async fn a_row_that_is_discarded_by_an_unknown_trigger_is_refused() {
         reported[0].is_ok() && reported[1] == discarded() && reported[2].is_ok(),
         "{reported:?}"
     );
-    assert_eq!((door.text(COUNT).await, door.text(RECORDS).await), ("3".into(), "0".into()));
+    assert_eq!((direct.text(COUNT).await, direct.text(RECORDS).await), ("3".into(), "0".into()));
 }
 
 #[tokio::test]
 async fn a_delete_that_is_discarded_is_refused_and_the_row_remains() {
-    let (_databases, manager, mut door) = one_shard().await;
+    let (_databases, manager, mut direct) = one_shard().await;
     for key in ["kept", "gone"] {
         user(&manager, Insert, key, GOOD).await.unwrap();
     }
     let body = "IF OLD.user_id='kept' THEN RETURN NULL; END IF; RETURN OLD;";
-    trigger(&mut door, "BEFORE DELETE", "public", body).await;
+    trigger(&mut direct, "BEFORE DELETE", "public", body).await;
     assert_eq!(user(&manager, Delete, "kept", "{}").await, discarded());
     assert_eq!(outcome(&manager, idempotent(&manager, Delete, "kept", "{}")).await, discarded());
     user(&manager, Delete, "gone", "{}").await.unwrap();
-    door.run(
+    direct.run(
         "DROP TRIGGER meddle ON users; CREATE RULE kept AS ON DELETE TO users DO INSTEAD NOTHING",
     )
     .await;
     assert_eq!(user(&manager, Delete, "kept", "{}").await, discarded());
-    assert_eq!(door.texts("SELECT user_id AS value FROM users").await, ["kept"]);
-    door.run("DROP RULE kept ON users").await;
+    assert_eq!(direct.texts("SELECT user_id AS value FROM users").await, ["kept"]);
+    direct.run("DROP RULE kept ON users").await;
     user(&manager, Delete, "kept", "{}").await.unwrap();
-    assert_eq!(door.text(COUNT).await, "0");
+    assert_eq!(direct.text(COUNT).await, "0");
 }
 
 #[tokio::test]
 async fn a_row_that_a_rule_discards_is_refused_until_the_rule_is_dropped() {
-    let (databases, manager, mut door) = one_shard().await;
+    let (databases, manager, mut direct) = one_shard().await;
     // Statements prepared before the rule exists, and statements prepared while it does.
     for operation in [Insert, Upsert] {
         user(&manager, operation, &format!("before-{operation:?}"), GOOD).await.unwrap();
     }
-    door.run("CREATE RULE nothing AS ON INSERT TO users DO INSTEAD NOTHING").await;
+    direct.run("CREATE RULE nothing AS ON INSERT TO users DO INSTEAD NOTHING").await;
     let later = connect(&databases.address());
     for manager in [&manager, &later] {
         for operation in [Insert, Upsert] {
@@ -188,8 +190,8 @@ async fn a_row_that_a_rule_discards_is_refused_until_the_rule_is_dropped() {
             assert_eq!(outcome(manager, row).await, discarded(), "{operation:?} with a key");
         }
     }
-    assert_eq!(door.text(RECORDS).await, "0");
-    door.run("DROP RULE nothing ON users").await;
+    assert_eq!(direct.text(RECORDS).await, "0");
+    direct.run("DROP RULE nothing ON users").await;
     for (name, manager) in [("first", &manager), ("later", &later)] {
         for operation in [Insert, Upsert] {
             let key = format!("after-{name}-{operation:?}");
@@ -197,20 +199,22 @@ async fn a_row_that_a_rule_discards_is_refused_until_the_rule_is_dropped() {
             assert_eq!(rows(manager, "users", Some(&key)).await.len(), 1, "{key}");
         }
     }
-    assert_eq!(door.text(COUNT).await, "6");
+    assert_eq!(direct.text(COUNT).await, "6");
 }
 
 #[tokio::test]
 async fn a_conditional_rule_discards_its_rows_only_and_an_also_rule_none() {
-    let (_databases, manager, mut door) = one_shard().await;
-    door.run("CREATE RULE part AS ON INSERT TO users WHERE NEW.email='bad' DO INSTEAD NOTHING")
+    let (_databases, manager, mut direct) = one_shard().await;
+    direct
+        .run("CREATE RULE part AS ON INSERT TO users WHERE NEW.email='bad' DO INSTEAD NOTHING")
         .await;
-    refused_each_way(&manager, &mut door).await;
-    door.run(
-        "DROP RULE part ON users; CREATE TABLE audit (user_id TEXT);
+    refused_each_way(&manager, &mut direct).await;
+    direct
+        .run(
+            "DROP RULE part ON users; CREATE TABLE audit (user_id TEXT);
          CREATE RULE also AS ON INSERT TO users DO ALSO INSERT INTO audit VALUES (NEW.user_id)",
-    )
-    .await;
+        )
+        .await;
     for operation in [Insert, Upsert, Update, Upsert, Delete] {
         let json = if operation == Delete { "{}" } else { GOOD };
         user(&manager, operation, "k", json).await.unwrap_or_else(|(error, _)| {
@@ -218,16 +222,16 @@ async fn a_conditional_rule_discards_its_rows_only_and_an_also_rule_none() {
         });
     }
     user(&manager, Upsert, "k", GOOD).await.unwrap();
-    let audited = door.texts("SELECT user_id AS value FROM audit").await;
-    assert_eq!((audited, door.text(COUNT).await), (vec!["k".into(), "k".into()], "1".into()));
+    let audited = direct.texts("SELECT user_id AS value FROM audit").await;
+    assert_eq!((audited, direct.text(COUNT).await), (vec!["k".into(), "k".into()], "1".into()));
 }
 
 #[tokio::test]
 async fn a_row_changed_by_a_trigger_is_answered_and_stored_as_changed() {
-    let (_databases, manager, mut door) = one_shard().await;
+    let (_databases, manager, mut direct) = one_shard().await;
     user(&manager, Upsert, "there", GOOD).await.unwrap();
     trigger(
-        &mut door,
+        &mut direct,
         "BEFORE INSERT OR UPDATE",
         "public",
         "NEW.name:=upper(NEW.name); RETURN NEW;",
@@ -258,11 +262,11 @@ async fn a_row_changed_by_a_trigger_is_answered_and_stored_as_changed() {
 
 #[tokio::test]
 async fn changes_of_an_after_trigger_are_answered_as_well() {
-    let (_databases, manager, mut door) = one_shard().await;
+    let (_databases, manager, mut direct) = one_shard().await;
     let body = "IF pg_trigger_depth()=1 AND NEW.email='gone' THEN DELETE FROM public.users WHERE user_id=NEW.user_id;
         ELSIF pg_trigger_depth()=1 THEN UPDATE public.users SET name='after', version=version+1
         WHERE user_id=NEW.user_id; END IF; RETURN NULL;";
-    trigger(&mut door, "AFTER INSERT OR UPDATE", "public", body).await;
+    trigger(&mut direct, "AFTER INSERT OR UPDATE", "public", body).await;
     for (operation, key) in [(Insert, "a"), (Update, "a"), (Upsert, "a"), (Upsert, "b")] {
         let row = prepare(&manager, "users", operation, key, GOOD);
         let reported = if operation == Upsert {
@@ -294,18 +298,18 @@ async fn until_looked_at(manager: &Manager, row: (KeyLocation, RowWrite)) -> Str
 
 #[tokio::test]
 async fn a_row_that_a_trigger_moves_to_another_id_is_refused_and_not_stored() {
-    let (_databases, manager, mut door) = one_shard().await;
-    trigger(&mut door, "BEFORE INSERT", "public", "NEW.user_id:='moved'; RETURN NEW;").await;
+    let (_databases, manager, mut direct) = one_shard().await;
+    trigger(&mut direct, "BEFORE INSERT", "public", "NEW.user_id:='moved'; RETURN NEW;").await;
     assert_eq!(user(&manager, Insert, "a", GOOD).await, discarded());
     assert_eq!(outcome(&manager, idempotent(&manager, Upsert, "a", GOOD)).await, discarded());
-    assert_eq!((door.text(COUNT).await, door.text(RECORDS).await), ("0".into(), "0".into()));
+    assert_eq!((direct.text(COUNT).await, direct.text(RECORDS).await), ("0".into(), "0".into()));
 }
 
 #[tokio::test]
 async fn disabled_and_statement_level_triggers_cost_nothing() {
-    let (_databases, manager, mut door) = one_shard().await;
-    trigger(&mut door, "BEFORE INSERT OR UPDATE", "public", "RETURN NULL;").await;
-    door.run(
+    let (_databases, manager, mut direct) = one_shard().await;
+    trigger(&mut direct, "BEFORE INSERT OR UPDATE", "public", "RETURN NULL;").await;
+    direct.run(
         "ALTER TABLE users DISABLE TRIGGER meddle;
          CREATE TRIGGER all_of_them AFTER INSERT ON users FOR EACH STATEMENT EXECUTE FUNCTION public.meddle()",
     )
@@ -313,7 +317,7 @@ async fn disabled_and_statement_level_triggers_cost_nothing() {
     for operation in [Insert, Upsert] {
         user(&manager, operation, &format!("{operation:?}"), GOOD).await.unwrap();
     }
-    assert_eq!(door.text(COUNT).await, "2");
+    assert_eq!(direct.text(COUNT).await, "2");
 }
 
 /// Repeats a write until its outcome meets a condition.
@@ -333,8 +337,8 @@ async fn until(manager: &Manager, operation: Operation, is_met: impl Fn(&RowOutc
 
 #[tokio::test]
 async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() {
-    let (databases, manager, mut door) = one_shard().await;
-    door.run("ALTER TABLE users SET UNLOGGED").await;
+    let (databases, manager, mut direct) = one_shard().await;
+    direct.run("ALTER TABLE users SET UNLOGGED").await;
     let unlogged =
         Err((Error::Unlogged { table: "users".to_owned() }, Outcome::Rejected)) as RowOutcome;
     // A write that reads rows first notices it at once, any other within about a second.
@@ -359,8 +363,11 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
         assert!(said.contains(word), "{word} is not in {said}");
     }
     let found = doctor::servers(&databases.address()).await;
-    assert!(told_of(&found, Severity::Fault, "ALTER TABLE public.users SET LOGGED"), "{found:#?}");
-    door.run("ALTER TABLE users SET LOGGED").await;
+    assert!(
+        is_reported(&found, Severity::Fault, "ALTER TABLE public.users SET LOGGED"),
+        "{found:#?}"
+    );
+    direct.run("ALTER TABLE users SET LOGGED").await;
     user(&manager, Insert, "after", GOOD).await.unwrap();
     until(&manager, Upsert, Result::is_ok).await;
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -371,28 +378,28 @@ async fn an_unlogged_table_is_not_written_to_and_keeps_a_router_from_starting() 
     connect(&databases.address()).close();
 }
 
-fn told_of(found: &[Finding], severity: Severity, words: &str) -> bool {
+fn is_reported(found: &[Finding], severity: Severity, words: &str) -> bool {
     found.iter().any(|finding| finding.severity == severity && finding.text.contains(words))
 }
 
 #[tokio::test]
 async fn foreign_triggers_and_rules_are_reported_at_the_start_and_by_the_doctor() {
     log::listen();
-    let (databases, manager, mut door) = one_shard().await;
+    let (databases, manager, mut direct) = one_shard().await;
     let found = doctor::servers(&databases.address()).await;
-    assert!(!told_of(&found, Severity::Warning, "Tessera's"), "{found:#?}");
-    trigger(&mut door, "AFTER UPDATE", "public", "RETURN NULL;").await;
-    door.run("CREATE RULE also AS ON DELETE TO orders DO ALSO NOTHING").await;
+    assert!(!is_reported(&found, Severity::Warning, "Tessera's"), "{found:#?}");
+    trigger(&mut direct, "AFTER UPDATE", "public", "RETURN NULL;").await;
+    direct.run("CREATE RULE also AS ON DELETE TO orders DO ALSO NOTHING").await;
     let found = doctor::servers(&databases.address()).await;
     let words = ["public.users has the trigger meddle", "public.orders has the rule also"];
     for words in words {
-        assert!(told_of(&found, Severity::Warning, words), "{words} is not in {found:#?}");
+        assert!(is_reported(&found, Severity::Warning, words), "{words} is not in {found:#?}");
     }
     manager.close();
     connect(&databases.address()).close();
     let name = &databases.names[0];
     for words in words {
-        log::check_said(&[words, name]);
+        log::check_logged(&[words, name]);
     }
 }
 
@@ -401,5 +408,5 @@ fn the_doctor_reports_a_server_without_checksums() {
     let Some(server) = Server::start("") else { return };
     let address = cluster_of([server.address(ADMIN, "postgres")]);
     let found = run(doctor::servers(&address));
-    assert!(told_of(&found, Severity::Warning, "data_checksums is off"), "{found:#?}");
+    assert!(is_reported(&found, Severity::Warning, "data_checksums is off"), "{found:#?}");
 }

@@ -114,7 +114,7 @@ async fn writes_wait_while_a_slot_has_no_owner() {
     let (databases, manager) = two_shards().await;
     let place = place(&manager, "a");
     let (from, to) = (place.shard, other(place.shard));
-    let mut doors = [databases.door(0).await, databases.door(1).await];
+    let mut sessions = [databases.direct_session(0).await, databases.direct_session(1).await];
     let number = place.slot.number();
     let change = |step: &str, to: &str| {
         format!(
@@ -122,12 +122,12 @@ async fn writes_wait_while_a_slot_has_no_owner() {
         )
     };
     let away = change("hand over", &format!("'{}'", to.0));
-    assert_eq!(doors[from.index()].text(&away).await, "0");
+    assert_eq!(sessions[from.index()].text(&away).await, "0");
     let writes = (0..20).map(|_| write(&manager, "users", Upsert, "a", USER));
     let taken = async {
         until_parked(&manager, 20).await;
-        let door = &mut doors[to.index()];
-        assert_eq!(door.text(&change("take over", "NULL")).await, "0");
+        let direct = &mut sessions[to.index()];
+        assert_eq!(direct.text(&change("take over", "NULL")).await, "0");
     };
     let (written, ()) = tokio::join!(futures_util::future::join_all(writes), taken);
     let mut versions = Vec::new();

@@ -82,25 +82,25 @@ async fn two_shards() -> (Databases, Manager) {
     (databases, manager)
 }
 
-async fn doors(databases: &Databases) -> [SideSession; 2] {
-    [databases.door(0).await, databases.door(1).await]
+async fn direct_sessions(databases: &Databases) -> [SideSession; 2] {
+    [databases.direct_session(0).await, databases.direct_session(1).await]
 }
 
-async fn stored(door: &mut SideSession) -> usize {
-    door.text(STORED).await.parse().expect("a number")
+async fn stored(direct: &mut SideSession) -> usize {
+    direct.text(STORED).await.parse().expect("a number")
 }
 
 /// Waits until a move has left nothing behind.
-async fn until_clean(doors: &mut [SideSession; 2]) {
-    for door in doors {
-        door.until(LEFT_BEHIND, "0 0 0 0").await;
+async fn until_clean(sessions: &mut [SideSession; 2]) {
+    for direct in sessions {
+        direct.until(LEFT_BEHIND, "0 0 0 0").await;
     }
 }
 
 #[tokio::test]
 async fn slots_move_beside_writes_and_reads_and_nothing_is_left_behind() {
     let (databases, manager) = two_shards().await;
-    let mut doors = doors(&databases).await;
+    let mut sessions = direct_sessions(&databases).await;
     let (keys, slots) = keys_of(&manager, SOURCE, 4);
     let mut clients = clients(&manager, &keys);
     kept_up(&manager, async {
@@ -121,9 +121,9 @@ async fn slots_move_beside_writes_and_reads_and_nothing_is_left_behind() {
     .await;
     let all = rows(&manager, "kv", None, &options()).await.0.len()
         + rows(&manager, "users", None, &options()).await.0.len();
-    let stored = [stored(&mut doors[0]).await, stored(&mut doors[1]).await];
+    let stored = [stored(&mut sessions[0]).await, stored(&mut sessions[1]).await];
     assert_eq!(stored.iter().sum::<usize>(), all, "the source has no rows of the slots any more");
-    until_clean(&mut doors).await;
+    until_clean(&mut sessions).await;
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_rollback_keeps_the_writes_that_the_target_has_accepted() {
         .await;
     })
     .await;
-    until_clean(&mut doors(&databases).await).await;
+    until_clean(&mut direct_sessions(&databases).await).await;
 }
 
 #[tokio::test]
@@ -165,13 +165,13 @@ async fn a_rollback_copies_only_what_has_changed_since_the_move() {
         assert_eq!(owners(&manager, &slots), [SOURCE]);
     })
     .await;
-    until_clean(&mut doors(&databases).await).await;
+    until_clean(&mut direct_sessions(&databases).await).await;
 }
 
 #[tokio::test]
 async fn many_rows_of_every_type_move_unchanged_also_if_an_operator_has_added_a_column() {
     let (databases, manager) = two_shards().await;
-    let mut doors = doors(&databases).await;
+    let mut sessions = direct_sessions(&databases).await;
     let (keys, slots) = keys_of(&manager, SOURCE, 1);
     let key = &keys[0][0];
     let columns = [
@@ -198,8 +198,8 @@ async fn many_rows_of_every_type_move_unchanged_also_if_an_operator_has_added_a_
         let done = write_all(&manager, (1..=MANY).map(row).collect(), false).await;
         assert!(done.iter().all(Result::is_ok), "{done:?}");
     }
-    for door in &mut doors {
-        door.run("ALTER TABLE widened ADD COLUMN by_hand text").await;
+    for direct in &mut sessions {
+        direct.run("ALTER TABLE widened ADD COLUMN by_hand text").await;
     }
     let read = async |name| crate::rows::rows(&manager, name, Some(key)).await;
     let before = [read("plain").await, read("widened").await];
@@ -212,15 +212,15 @@ async fn many_rows_of_every_type_move_unchanged_also_if_an_operator_has_added_a_
     })
     .await;
     assert_eq!([read("plain").await, read("widened").await], before);
-    until_clean(&mut doors).await;
+    until_clean(&mut sessions).await;
 }
 
 #[tokio::test]
 async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
     let (databases, manager) = two_shards().await;
-    let mut doors = doors(&databases).await;
+    let mut sessions = direct_sessions(&databases).await;
     let slots = store_large(&manager, 60).await;
-    let before = stored(&mut doors[0]).await;
+    let before = stored(&mut sessions[0]).await;
     kept_up(&manager, async {
         let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
         let id = begin(&manager, slow).await;
@@ -233,8 +233,84 @@ async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
         assert_eq!(owners(&manager, &slots), [SOURCE]);
     })
     .await;
-    assert_eq!([stored(&mut doors[0]).await, stored(&mut doors[1]).await], [before, 0]);
-    until_clean(&mut doors).await;
+    assert_eq!([stored(&mut sessions[0]).await, stored(&mut sessions[1]).await], [before, 0]);
+    until_clean(&mut sessions).await;
+}
+
+#[tokio::test]
+async fn a_copy_with_a_damaged_row_does_not_become_the_owner_and_its_key_is_named() {
+    let (databases, manager) = two_shards().await;
+    let mut sessions = direct_sessions(&databases).await;
+    let slots = store_large(&manager, 60).await;
+    let before = stored(&mut sessions[0]).await;
+    kept_up(&manager, async {
+        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
+        let id = begin(&manager, slow).await;
+        sessions[1].until("SELECT (count(*) > 0)::text AS value FROM kv", "true").await;
+        let key = sessions[1].text("SELECT min(shard_key) AS value FROM kv").await;
+        let slot = format!("SELECT slot::text AS value FROM kv WHERE shard_key = '{key}'");
+        let slot = sessions[1].text(&slot).await;
+        let damage = format!("UPDATE kv SET value = '\"damaged\"' WHERE shard_key = '{key}'");
+        sessions[1].run(&damage).await;
+        let failed = until(&manager, id, &[MovePhase::Failed]).await;
+        let reason = failed.progress.reason.expect("a reason");
+        let start = format!(
+            "the copy of kv differs from its source in 1 slot, such as {slot}; in slot {slot}, the \
+             row of key \"{key}\" with id ["
+        );
+        assert!(reason.starts_with(&start), "{reason}");
+        assert!(reason.ends_with("] has other values on the target"), "{reason}");
+        assert_eq!(owners(&manager, &slots), [SOURCE]);
+    })
+    .await;
+    assert_eq!([stored(&mut sessions[0]).await, stored(&mut sessions[1]).await], [before, 0]);
+    until_clean(&mut sessions).await;
+}
+
+#[tokio::test]
+async fn a_round_that_ends_before_a_unique_value_was_given_up_displaces_the_row_that_had_it() {
+    let (databases, manager) = two_shards().await;
+    let mut sessions = direct_sessions(&databases).await;
+    let columns = [("id", ColumnType::Bigint), ("value", ColumnType::Bigint)];
+    // Its rows are copied before all others.
+    make(&manager, &table("a_tags", &columns, 2, &["id"], None)).await;
+    for direct in &mut sessions {
+        let unique = "CREATE UNIQUE INDEX tessera_ix_by_value_0123456789
+            ON a_tags (slot, shard_key, value)";
+        direct.run(unique).await;
+    }
+    let slots = store_large(&manager, 60).await;
+    let key = sessions[0].text("SELECT min(shard_key) AS value FROM kv").await;
+    let put = async |id: i64, value: i64| {
+        let json = format!(r#"{{"id":{id},"value":{value}}}"#);
+        write(&manager, "a_tags", Upsert, &key, &json).await.unwrap();
+    };
+    put(1, 10).await;
+    put(2, 20).await;
+    let tags = "SELECT string_agg(id || '=' || value, ' ' ORDER BY id) AS value FROM a_tags
+        WHERE id < 3";
+    kept_up(&manager, async {
+        let id = begin(&manager, NewMove { rate: Some(1), ..new(&slots, LONG) }).await;
+        sessions[1].until(tags, "1=10 2=20").await;
+        order(&manager, id, MoveOrder::Pause).await;
+        until_paused(&manager, id).await;
+        // The next round ends with the first change, because the second one has too many rows.
+        put(2, 30).await;
+        let many = "INSERT INTO a_tags SELECT slot, shard_key, number, number, version,
+            created_at, updated_at FROM a_tags, generate_series(1001, 7000) AS number
+            WHERE id = 1";
+        sessions[0].run(many).await;
+        put(1, 40).await;
+        put(2, 10).await;
+        order(&manager, id, MoveOrder::Resume).await;
+        until(&manager, id, &[MovePhase::Keeping]).await;
+        assert_eq!(sessions[1].text(tags).await, "1=40 2=10");
+        order(&manager, id, MoveOrder::Settle).await;
+        until(&manager, id, &[MovePhase::Done]).await;
+    })
+    .await;
+    assert_eq!(owners(&manager, &slots), [TARGET]);
+    until_clean(&mut sessions).await;
 }
 
 #[tokio::test]
@@ -264,13 +340,13 @@ async fn a_mover_that_ends_anywhere_is_continued_by_the_next() {
     })
     .await;
     assert_eq!(owners(&manager, &slots), [TARGET]);
-    kept_up(&manager, until_clean(&mut doors(&databases).await)).await;
+    kept_up(&manager, until_clean(&mut direct_sessions(&databases).await)).await;
 }
 
 #[tokio::test]
 async fn another_router_carries_a_move_on_after_the_first_one_has_ended() {
     let (databases, manager) = two_shards().await;
-    let mut doors = doors(&databases).await;
+    let mut sessions = direct_sessions(&databases).await;
     let other = connect(&databases.with_replicas().await);
     let slots = store_large(&manager, 60).await;
     let id = kept_up(&manager, async {
@@ -288,9 +364,9 @@ async fn another_router_carries_a_move_on_after_the_first_one_has_ended() {
         until(&other, id, &[MovePhase::Done]).await;
     })
     .await;
-    assert_eq!([stored(&mut doors[0]).await, stored(&mut doors[1]).await], [0, 60]);
+    assert_eq!([stored(&mut sessions[0]).await, stored(&mut sessions[1]).await], [0, 60]);
     assert_eq!(owners(&other, &slots), [TARGET]);
-    until_clean(&mut doors).await;
+    until_clean(&mut sessions).await;
 }
 
 #[tokio::test]
@@ -322,7 +398,7 @@ const RESTORED: &str = "UPDATE tessera.tessera_slot_moves SET system='1',
 #[tokio::test]
 async fn a_copy_begins_again_in_databases_that_were_restored_on_another_server() {
     let (databases, manager) = two_shards().await;
-    let mut doors = doors(&databases).await;
+    let mut sessions = direct_sessions(&databases).await;
     let slots = store_large(&manager, 60).await;
     let id = kept_up(&manager, async {
         let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
@@ -331,20 +407,20 @@ async fn a_copy_begins_again_in_databases_that_were_restored_on_another_server()
         id
     })
     .await;
-    for door in &mut doors {
-        door.run(RESTORED).await;
+    for direct in &mut sessions {
+        direct.run(RESTORED).await;
     }
     kept_up(&manager, async {
         let kept = until(&manager, id, &[MovePhase::Keeping]).await;
         assert!(kept.progress.rows >= 60, "{kept:?}");
         // The changes of the target are followed, and those of the former server are not.
-        doors[1].run(RESTORED).await;
+        sessions[1].run(RESTORED).await;
         order(&manager, id, MoveOrder::Settle).await;
         until(&manager, id, &[MovePhase::Done]).await;
     })
     .await;
-    assert_eq!([stored(&mut doors[0]).await, stored(&mut doors[1]).await], [0, 60]);
-    until_clean(&mut doors).await;
+    assert_eq!([stored(&mut sessions[0]).await, stored(&mut sessions[1]).await], [0, 60]);
+    until_clean(&mut sessions).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -391,5 +467,5 @@ async fn tables_that_are_created_and_dropped_meanwhile_move_too() {
         until(&manager, id, &[MovePhase::Done]).await;
     })
     .await;
-    until_clean(&mut doors(&databases).await).await;
+    until_clean(&mut direct_sessions(&databases).await).await;
 }

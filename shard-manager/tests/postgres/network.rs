@@ -71,7 +71,7 @@ fn unreachable_nodes_delay_no_client_for_long_and_come_back_by_themselves() {
         while get(&manager, "k", &within(10_000, Level::One)).await.unwrap().served_by
             != ServedBy::Primary
         {
-            assert!(began.elapsed() < Duration::from_secs(20), "replicas are asked still");
+            assert!(began.elapsed() < Duration::from_secs(20), "replicas still get requests");
         }
         proxies[1..].iter().for_each(|proxy| proxy.set(ProxyMode::Open));
         until_replicas(&manager, 2).await;

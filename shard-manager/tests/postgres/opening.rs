@@ -58,10 +58,10 @@ async fn of_routers_that_open_a_new_cluster_concurrently_one_creates_it() {
     }
     assert_eq!(rows(&managers[0], "users", None).await.len(), 60);
     for (shard, name) in ["shard1", "shard2", "shard3"].into_iter().enumerate() {
-        let mut door = databases.door(shard).await;
-        assert_eq!(door.texts("SELECT shard AS value FROM tessera_shard").await, [name]);
-        let clusters = door.texts("SELECT cluster_id AS value FROM tessera_shard").await;
-        let mut first = databases.door(0).await;
+        let mut direct = databases.direct_session(shard).await;
+        assert_eq!(direct.texts("SELECT shard AS value FROM tessera_shard").await, [name]);
+        let clusters = direct.texts("SELECT cluster_id AS value FROM tessera_shard").await;
+        let mut first = databases.direct_session(0).await;
         assert_eq!(first.texts("SELECT cluster_id AS value FROM tessera_cluster").await, clusters);
     }
 }
@@ -90,7 +90,7 @@ async fn shards_in_another_order_or_of_another_number_are_those_of_the_catalog()
         }
         manager.close();
     }
-    log::check_said(&["no address of shard3 is given", &databases.names[2]]);
+    log::check_logged(&["no address of shard3 is given", &databases.names[2]]);
     let said = refused(&of(&databases, &[0, 1, 1]));
     assert!(said.contains("shard2 and shard3 are the same database"), "{said}");
     connect(&databases.address()).close();
@@ -111,14 +111,14 @@ async fn an_empty_database_in_the_settings_does_not_join_and_is_warned_of() {
         manager.close();
     }
     let name = &*empty.names[0];
-    log::check_said(&[
+    log::check_logged(&[
         name,
         "is the database of no shard: `shard-manager shard add",
         "describe only new clusters",
     ]);
-    let mut door = empty.door(0).await;
+    let mut direct = empty.direct_session(0).await;
     let schemas = "SELECT count(*)::text AS value FROM pg_namespace WHERE nspname='tessera'";
-    assert_eq!(door.text(schemas).await, "0", "nothing was made there");
+    assert_eq!(direct.text(schemas).await, "0", "nothing was made there");
 }
 
 #[tokio::test]
@@ -150,10 +150,10 @@ async fn an_empty_database_where_rows_were_is_refused() {
     let manager = connect(&replaced);
     assert_eq!(rows(&manager, "users", None).await.len(), 1);
     manager.close();
-    let mut door = SideSession::open(&databases.nodes[1], "postgres").await;
+    let mut direct = SideSession::open(&databases.nodes[1], "postgres").await;
     let name = &databases.names[1];
-    door.run(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
-    door.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
+    direct.run(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    direct.run(&format!("CREATE DATABASE {name} TEMPLATE template0")).await;
     let lost = databases.address();
     let said = refused(&lost);
     assert!(said.contains("shard2-primary") && said.contains("is empty, and held rows"), "{said}");
@@ -186,12 +186,13 @@ async fn nodes_in_another_role_than_listed_are_refused() {
     let said = refused(&ClusterAddress { replicas: vec![primary], ..databases.address() });
     assert!(said.contains("it is a primary"), "{said}");
     // A replica of another database: the right server, but a database of another cluster.
-    let stranger = Databases::new(1).await;
-    let of_stranger = stranger.with_replicas().await.replicas;
-    let said = refused(&ClusterAddress { replicas: of_stranger.clone(), ..databases.address() });
+    let foreign = Databases::new(1).await;
+    let foreign_replicas = foreign.with_replicas().await.replicas;
+    let said =
+        refused(&ClusterAddress { replicas: foreign_replicas.clone(), ..databases.address() });
     assert!(said.contains("a replica of none of the shards"), "{said}");
     let mut named = databases.address();
-    named.shards[0].replicas = of_stranger;
+    named.shards[0].replicas = foreign_replicas;
     let said = refused(&named);
     assert!(said.contains("shard1-replica1") && said.contains("not a replica of shard1"), "{said}");
 }
@@ -199,7 +200,7 @@ async fn nodes_in_another_role_than_listed_are_refused() {
 #[tokio::test]
 async fn a_schema_that_drifted_is_refused_with_the_difference() {
     let databases = made(2).await;
-    let mut door = databases.door(1).await;
+    let mut direct = databases.direct_session(1).await;
     let stories = [
         (
             "ADD COLUMN extra TEXT",
@@ -239,7 +240,7 @@ async fn a_schema_that_drifted_is_refused_with_the_difference() {
         ("RENAME TO people", "the table users is declared and is not there", ""),
     ];
     for (change, reported, back) in stories {
-        door.run(&format!("ALTER TABLE users {change}")).await;
+        direct.run(&format!("ALTER TABLE users {change}")).await;
         let said = refused(&databases.address());
         assert!(said.contains("shard2-primary") && said.contains(reported), "{change}: {said}");
         let back = if back.is_empty() {
@@ -247,7 +248,7 @@ async fn a_schema_that_drifted_is_refused_with_the_difference() {
         } else {
             format!("ALTER TABLE users {back}")
         };
-        door.run(&back).await;
+        direct.run(&back).await;
     }
     connect(&databases.address()).close();
 }
@@ -255,19 +256,21 @@ async fn a_schema_that_drifted_is_refused_with_the_difference() {
 #[tokio::test]
 async fn a_failed_migration_is_reported_and_resumes_after_repair() {
     let databases = Databases::new(3).await;
-    let mut door = databases.door(1).await;
-    door.run("CREATE TABLE public.users (mine TEXT); INSERT INTO users VALUES ('precious')").await;
+    let mut direct = databases.direct_session(1).await;
+    direct
+        .run("CREATE TABLE public.users (mine TEXT); INSERT INTO users VALUES ('precious')")
+        .await;
     for _ in 0..2 {
         let said = refused(&databases.address());
         let all = ["shard2-primary", "migration", "\"users\" already exists"];
         assert!(all.iter().all(|part| said.contains(part)), "{said}");
-        assert_eq!(door.texts("SELECT mine AS value FROM users").await, ["precious"]);
+        assert_eq!(direct.texts("SELECT mine AS value FROM users").await, ["precious"]);
     }
-    door.run("ALTER TABLE users RENAME TO mine").await;
+    direct.run("ALTER TABLE users RENAME TO mine").await;
     let manager = connect(&databases.address());
     write(&manager, "users", Insert, "u", USER).await.unwrap();
     assert_eq!(rows(&manager, "users", None).await.len(), 1);
-    assert_eq!(door.texts("SELECT mine AS value FROM mine").await, ["precious"]);
+    assert_eq!(direct.texts("SELECT mine AS value FROM mine").await, ["precious"]);
 }
 
 #[tokio::test]
@@ -280,12 +283,12 @@ async fn the_catalog_may_be_a_database_of_its_own() {
     let notes = table("notes", &[("id", Text), ("n", Bigint), ("at", Timestamp)], 1, &["id"], None);
     crate::rows::make(&manager, &notes).await;
     manager.close();
-    let mut door = catalog.door(0).await;
-    assert_eq!(door.text("SELECT count(*)::text AS value FROM tessera_cluster").await, "1");
+    let mut direct = catalog.direct_session(0).await;
+    assert_eq!(direct.text("SELECT count(*)::text AS value FROM tessera_cluster").await, "1");
     let tables =
         "SELECT count(*)::text AS value FROM pg_class WHERE relname IN ('users', 'tessera_slots')";
-    assert_eq!(door.text(tables).await, "0", "no rows are kept there");
-    let mut first = databases.door(0).await;
+    assert_eq!(direct.text(tables).await, "0", "no rows are kept there");
+    let mut first = databases.direct_session(0).await;
     let tables = "SELECT count(*)::text AS value FROM pg_class WHERE relname='tessera_cluster'";
     assert_eq!(first.text(tables).await, "0");
     let manager = connect(&apart);

@@ -1,14 +1,17 @@
 //! Tests of privileges: what a router's user must be allowed to see of replicas, and the message if
-//! it is not.
+//! it is not; moves of slots by a user without special attributes.
 
 use std::time::{Duration, Instant};
 
 use shard_manager::consistency::Level;
 use shard_manager::doctor::{self, Severity};
+use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::node_address::ClusterAddress;
 
 use crate::cluster::{cluster_of, connect, refused};
 use crate::log;
+use crate::move_clients::{beside, keys_of};
+use crate::move_steps::{LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, until};
 use crate::read_write_steps::{at, put, until_replicas};
 use crate::server::{ADMIN, Server, run};
 
@@ -81,6 +84,45 @@ fn a_replica_that_hides_its_wal_receiver_is_reported_with_the_statement_that_fix
         put(&manager, "k", &at(Level::Quorum)).await.unwrap();
     });
     manager.close();
+}
+
+/// Attributes of the user `tessera`, the number of roles whose privileges it has, and a setting of
+/// the server.
+const ATTRIBUTES: &str = "SELECT concat_ws(' ', rolsuper, rolreplication, rolcreatedb,
+    rolcreaterole, rolbypassrls,
+    (SELECT count(*) FROM pg_auth_members WHERE member = pg_roles.oid),
+    current_setting('wal_level')) AS value FROM pg_roles WHERE rolname = 'tessera'";
+
+#[test]
+fn slots_move_there_and_back_for_a_user_that_only_owns_its_databases_at_wal_level_replica() {
+    let Some(server) = Server::start("wal_level = replica\n") else { return };
+    server.perform(&[
+        "CREATE ROLE tessera LOGIN NOSUPERUSER NOREPLICATION NOCREATEDB NOCREATEROLE NOBYPASSRLS",
+        "CREATE DATABASE shard1 OWNER tessera",
+        "CREATE DATABASE shard2 OWNER tessera",
+    ]);
+    let shards = ["shard1", "shard2"].map(|name| server.address("tessera", name));
+    let manager = connect(&cluster_of(shards));
+    let (keys, slots) = keys_of(&manager, SOURCE, 4);
+    let mut clients = clients(&manager, &keys);
+    run(kept_up(&manager, async {
+        beside(&mut clients, async |rounds| {
+            let id = begin(&manager, new(&slots, LONG)).await;
+            until(&manager, id, &[MovePhase::Keeping]).await;
+            assert_eq!(owners(&manager, &slots), [TARGET]);
+            rounds.more(12).await;
+            order(&manager, id, MoveOrder::Rollback).await;
+            until(&manager, id, &[MovePhase::RolledBack]).await;
+            assert_eq!(owners(&manager, &slots), [SOURCE]);
+            rounds.more(12).await;
+            let id = begin(&manager, new(&slots, Duration::ZERO)).await;
+            until(&manager, id, &[MovePhase::Done]).await;
+            assert_eq!(owners(&manager, &slots), [TARGET]);
+        })
+        .await;
+    }));
+    manager.close();
+    assert_eq!(server.text(ATTRIBUTES), "f f f f f 0 replica");
 }
 
 /// A user that may not see replicas is sufficient where there are none.

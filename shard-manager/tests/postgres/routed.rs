@@ -25,18 +25,18 @@ fn row(number: usize) -> (String, String) {
 /// Reads; returns the number of rows and the plan by which the server found them.
 async fn planned(manager: &Manager, trio: &Trio, query: ReadQuery) -> (usize, String) {
     let log = trio.node("shard1-primary").dir.log();
-    let told = || std::fs::read_to_string(&log).unwrap();
-    let before = told().len();
+    let reported = || std::fs::read_to_string(&log).unwrap();
+    let before = reported().len();
     let read = manager.data(Rights::ALL).read(query, None, &options()).await.unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let text = told()[before..].to_owned();
+        let text = reported()[before..].to_owned();
         // Each plan ends where the next line with a time begins.
         let plans = text.split("duration:").find(|plan| plan.contains("FROM users"));
         if let Some(plan) = plans.filter(|plan| plan.contains("cost=")) {
             return (read.rows.len(), plan.to_owned());
         }
-        assert!(Instant::now() < deadline, "no plan is told: {text}");
+        assert!(Instant::now() < deadline, "no plan is logged: {text}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -77,7 +77,7 @@ fn a_catalog_primary_that_continues_without_its_replica_is_abandoned() {
         let port = format!("at=127.0.0.1:{}/", trio.node(new).port);
         let deadline = Instant::now() + Duration::from_secs(60);
         while log::said(&["a promoted node is followed", "node=catalog", &port]).is_empty() {
-            assert!(Instant::now() < deadline, "nobody asks who was promoted");
+            assert!(Instant::now() < deadline, "the promotion is not looked up");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let before = deposed.text(CHANGES).await;
@@ -89,7 +89,7 @@ fn a_catalog_primary_that_continues_without_its_replica_is_abandoned() {
 }
 
 #[test]
-fn the_failover_of_a_catalog_is_followed_though_its_old_primary_never_says_so() {
+fn the_failover_of_a_catalog_is_followed_without_a_notice_of_its_old_primary() {
     let mut trio = Trio::of(1, &[]);
     runtime().block_on(async {
         let databases = Databases::new(1).await;

@@ -32,7 +32,7 @@ async fn a_map_that_a_session_knows_is_read_before_the_answer() {
     let databases = Databases::new(2).await;
     let manager = connect(&databases.address());
     put(&manager, "ada", &options()).await.unwrap();
-    let mut catalog = databases.door(0).await;
+    let mut catalog = databases.direct_session(0).await;
     for epoch in 2..6 {
         // Without a notification, so that the router learns it from the session.
         catalog.run(&format!("UPDATE tessera_cluster SET epoch={epoch}")).await;
@@ -59,7 +59,7 @@ async fn without_a_map_for_the_session_the_primary_answers() {
     let manager = connect(&address);
     put(&manager, "ada", &options()).await.unwrap();
     until_replicas(&manager, 1).await;
-    let mut catalog = separate.door(0).await;
+    let mut catalog = separate.direct_session(0).await;
     catalog.run("ALTER TABLE tessera_cluster RENAME TO hidden").await;
     let deadline = Instant::now() + Duration::from_secs(60);
     while get(&manager, "ada", &options()).await.unwrap().served_by != ServedBy::Replica {

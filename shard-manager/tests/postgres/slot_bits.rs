@@ -12,22 +12,22 @@ const WRONG: &str = "SELECT count(*)::text AS value
     OR get_bit(r.bits, n) + get_bit(coalesce(r.leftover, decode(repeat('00', 2048), 'hex')), n) > 1
     OR s.state IN ('moved', 'importing') AND (r.leftover IS NULL OR get_bit(r.leftover, n) = 0)";
 
-async fn generation(door: &mut SideSession) -> i64 {
-    let text = door.text("SELECT generation::text AS value FROM tessera_readable").await;
+async fn generation(direct: &mut SideSession) -> i64 {
+    let text = direct.text("SELECT generation::text AS value FROM tessera_readable").await;
     text.parse().unwrap()
 }
 
 async fn slots() -> (Databases, SideSession) {
     let databases = Databases::new(1).await;
     connect(&databases.address()).close();
-    let door = databases.door(0).await;
-    (databases, door)
+    let direct = databases.direct_session(0).await;
+    (databases, direct)
 }
 
 #[tokio::test]
 async fn each_kind_of_statement_changes_the_bits_of_its_slots() {
-    let (_databases, mut door) = slots().await;
-    assert_eq!(door.text(WRONG).await, "0");
+    let (_databases, mut direct) = slots().await;
+    assert_eq!(direct.text(WRONG).await, "0");
     let statements = [
         ("UPDATE tessera_slots SET state='fenced' WHERE slot<64", 0),
         ("UPDATE tessera_slots SET until=now() WHERE slot<64", 0),
@@ -49,25 +49,26 @@ async fn each_kind_of_statement_changes_the_bits_of_its_slots() {
         ("INSERT INTO tessera_slots (slot, state) SELECT n, 'owned' FROM generate_series(0, 16383) n", 1),
     ];
     for (statement, raised) in statements {
-        let before = generation(&mut door).await;
-        door.run(statement).await;
-        assert_eq!(generation(&mut door).await - before, raised, "{statement}");
-        assert_eq!(door.text(WRONG).await, "0", "{statement}");
+        let before = generation(&mut direct).await;
+        direct.run(statement).await;
+        assert_eq!(generation(&mut direct).await - before, raised, "{statement}");
+        assert_eq!(direct.text(WRONG).await, "0", "{statement}");
     }
     let left = "SELECT (leftover IS NULL)::text AS value FROM tessera_readable";
-    assert_eq!(door.text(left).await, "true", "every slot is readable again");
+    assert_eq!(direct.text(left).await, "true", "every slot is readable again");
     // Rows that a tool has removed are computed from the slots.
     for table in ["tessera_owned", "tessera_readable"] {
-        door.run(&format!("DELETE FROM {table}")).await;
-        door.run("UPDATE tessera_slots SET state='fenced' WHERE slot=7").await;
-        assert_eq!(door.text(WRONG).await, "0", "{table}");
+        direct.run(&format!("DELETE FROM {table}")).await;
+        direct.run("UPDATE tessera_slots SET state='fenced' WHERE slot=7").await;
+        assert_eq!(direct.text(WRONG).await, "0", "{table}");
     }
 }
 
 #[tokio::test]
 async fn two_sessions_that_change_different_slots_at_once_keep_the_bits_of_both() {
     let (databases, mut looker) = slots().await;
-    let (mut one, mut other) = (databases.door(0).await, databases.door(0).await);
+    let (mut one, mut other) =
+        (databases.direct_session(0).await, databases.direct_session(0).await);
     one.run("BEGIN; UPDATE tessera_slots SET state='moved' WHERE slot=1").await;
     let waits = "SELECT count(*)::text AS value FROM pg_locks WHERE NOT granted
         AND database=(SELECT oid FROM pg_database WHERE datname=current_database())";
@@ -99,19 +100,19 @@ async fn two_sessions_that_change_different_slots_at_once_keep_the_bits_of_both(
 
 #[tokio::test]
 async fn the_migration_takes_over_the_slots_of_a_database_of_before() {
-    let (databases, mut door) = slots().await;
+    let (databases, mut direct) = slots().await;
     let down =
         include_str!("../../../migrations/postgres/shard/2026-11-23-000002_slot_changes/down.sql");
-    door.run("UPDATE tessera_slots SET state='moved' WHERE slot IN (3, 4)").await;
-    door.run("UPDATE tessera_slots SET state='fenced' WHERE slot=5").await;
-    door.run("DELETE FROM tessera_slots WHERE slot=6").await;
-    door.run(&format!("BEGIN; {down}; COMMIT")).await;
+    direct.run("UPDATE tessera_slots SET state='moved' WHERE slot IN (3, 4)").await;
+    direct.run("UPDATE tessera_slots SET state='fenced' WHERE slot=5").await;
+    direct.run("DELETE FROM tessera_slots WHERE slot=6").await;
+    direct.run(&format!("BEGIN; {down}; COMMIT")).await;
     let bit = "SELECT get_bit(bits, 5)::text||get_bit(bits, 7)::text AS value FROM tessera_owned";
-    assert_eq!(door.text(bit).await, "01");
-    door.run("UPDATE tessera_slots SET state='fenced' WHERE slot=7").await;
-    assert_eq!(door.text(bit).await, "00", "the triggers of before work again");
-    door.run("DELETE FROM __diesel_schema_migrations WHERE version='20261123000002'").await;
+    assert_eq!(direct.text(bit).await, "01");
+    direct.run("UPDATE tessera_slots SET state='fenced' WHERE slot=7").await;
+    assert_eq!(direct.text(bit).await, "00", "the triggers of before work again");
+    direct.run("DELETE FROM __diesel_schema_migrations WHERE version='20261123000002'").await;
     connect(&databases.address()).close();
-    assert_eq!(door.text(WRONG).await, "0");
-    assert_eq!(generation(&mut door).await, 1);
+    assert_eq!(direct.text(WRONG).await, "0");
+    assert_eq!(generation(&mut direct).await, 1);
 }

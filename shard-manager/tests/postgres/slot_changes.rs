@@ -26,8 +26,8 @@ async fn routers() -> (Databases, SlotRouter, SlotRouter, SideSession) {
     let databases = Databases::new(1).await;
     let address = databases.address();
     let (one, other) = (SlotRouter::open(&address), SlotRouter::open(&address));
-    let door = databases.door(0).await;
-    (databases, one, other, door)
+    let direct = databases.direct_session(0).await;
+    (databases, one, other, direct)
 }
 
 fn not_owned(changed: Result<u64, SlotChangeError>) -> Vec<Slot> {
@@ -37,49 +37,49 @@ fn not_owned(changed: Result<u64, SlotChangeError>) -> Vec<Slot> {
     }
 }
 
-async fn state(door: &mut SideSession, slot: Slot) -> String {
+async fn state(direct: &mut SideSession, slot: Slot) -> String {
     let slot = slot.number();
     let sql = format!(
         "SELECT state||coalesce(' '||moved_to, '')||
          CASE WHEN until IS NULL AND since IS NULL THEN '' ELSE ' for '||(until-since) END AS value
          FROM tessera_slots WHERE slot={slot}"
     );
-    door.text(&sql).await
+    direct.text(&sql).await
 }
 
 #[tokio::test]
 async fn a_change_applies_to_all_of_its_slots_or_to_none_and_may_be_repeated() {
-    let (_databases, mut one, mut other, mut door) = routers().await;
+    let (_databases, mut one, mut other, mut direct) = routers().await;
     let [a, b, c] = [5, 6, 7].map(|number| Slot::new(number).unwrap());
     for _ in 0..2 {
         one.must_change(&[a, b], MINUTE).await;
-        assert_eq!(state(&mut door, a).await, "fenced for 00:01:00");
+        assert_eq!(state(&mut direct, a).await, "fenced for 00:01:00");
     }
     let hour = SlotStep::Fence { hold: Duration::from_secs(3_600) };
     one.must_change(&[b], hour).await;
-    assert_eq!(state(&mut door, b).await, "fenced for 00:01:00", "no fence lasts longer");
+    assert_eq!(state(&mut direct, b).await, "fenced for 00:01:00", "no fence lasts longer");
     for _ in 0..2 {
         other.must_change(&[b, c], SlotStep::Release).await;
-        assert_eq!(state(&mut door, b).await, "owned");
+        assert_eq!(state(&mut direct, b).await, "owned");
     }
     for router in [&mut one, &mut other] {
         router.must_change(&[a, b], AWAY).await;
-        assert_eq!(state(&mut door, a).await, "moved 2");
+        assert_eq!(state(&mut direct, a).await, "moved 2");
     }
     // Nothing applies to a slot that is not owned, nor to the others of the change.
     for step in [MINUTE, SlotStep::Release, SlotStep::HandOver { to: ShardNumber(1) }] {
         assert_eq!(not_owned(one.change(&[a, b, c], step).await), [a, b], "{step:?}");
-        assert_eq!(state(&mut door, c).await, "owned");
+        assert_eq!(state(&mut direct, c).await, "owned");
     }
-    door.run("DELETE FROM tessera_slots WHERE slot=6").await;
+    direct.run("DELETE FROM tessera_slots WHERE slot=6").await;
     assert_eq!(not_owned(one.change(&[b, c], AWAY).await), [b]);
-    door.run("UPDATE tessera_slots SET state='importing', moved_to='2' WHERE slot=5").await;
+    direct.run("UPDATE tessera_slots SET state='importing', moved_to='2' WHERE slot=5").await;
     one.must_change(&[c], MINUTE).await;
     for router in [&mut one, &mut other] {
         router.must_change(&[a, b, c], SlotStep::TakeOver).await;
-        assert_eq!(state(&mut door, a).await, "owned");
-        assert_eq!(state(&mut door, b).await, "owned");
-        assert_eq!(state(&mut door, c).await, "fenced for 00:01:00", "it was owned before");
+        assert_eq!(state(&mut direct, a).await, "owned");
+        assert_eq!(state(&mut direct, b).await, "owned");
+        assert_eq!(state(&mut direct, c).await, "fenced for 00:01:00", "it was owned before");
     }
 }
 
@@ -103,27 +103,27 @@ async fn check_refused(router: &mut SlotRouter, key: &str, fits: impl Fn(Refused
 }
 
 #[tokio::test]
-async fn every_refused_write_says_why() {
-    let (_databases, mut one, mut other, mut door) = routers().await;
+async fn every_refused_write_has_a_reason() {
+    let (_databases, mut one, mut other, mut direct) = routers().await;
     let slot = one.slot("there");
     one.write_users(Upsert, &["there"]).await[0].as_ref().unwrap();
     let counted = "SELECT count(*)::text||max(version) AS value FROM users WHERE user_id='there'";
-    let before = door.text(counted).await;
+    let before = direct.text(counted).await;
     one.must_change(&[slot], MINUTE).await;
     check_refused(&mut other, "there", is_fenced).await;
     one.must_change(&[slot], AWAY).await;
     check_refused(&mut other, "there", |state| state == Moved { to: ShardNumber(2) }).await;
     let number = slot.number();
     let set = format!("UPDATE tessera_slots SET state='importing' WHERE slot={number}");
-    door.run(&set).await;
+    direct.run(&set).await;
     check_refused(&mut other, "there", |state| state == Importing).await;
     // The name of a shard is not a number: nothing is known about the new owner.
     let set = format!("UPDATE tessera_slots SET state='moved', moved_to='x' WHERE slot={number}");
-    door.run(&set).await;
+    direct.run(&set).await;
     check_refused(&mut other, "there", |state| state == Absent).await;
-    door.run(&format!("DELETE FROM tessera_slots WHERE slot={number}")).await;
+    direct.run(&format!("DELETE FROM tessera_slots WHERE slot={number}")).await;
     check_refused(&mut other, "there", |state| state == Absent).await;
-    assert_eq!(door.text(counted).await, before, "nothing was stored");
+    assert_eq!(direct.text(counted).await, before, "nothing was stored");
     one.must_change(&[slot], SlotStep::TakeOver).await;
     other.write_users(Upsert, &["there"]).await[0].as_ref().unwrap();
 }
@@ -132,17 +132,17 @@ async fn every_refused_write_says_why() {
 /// was committed meanwhile. A naive statement reads the reason in its own snapshot, and finds the
 /// slot owned.
 #[tokio::test]
-async fn a_write_that_waited_for_a_change_says_what_the_change_was() {
-    let (databases, one, mut other, mut door) = routers().await;
+async fn a_write_that_waited_for_a_change_reports_the_change() {
+    let (databases, one, mut other, mut direct) = routers().await;
     let slot = one.slot("there").number();
-    let mut mover = databases.door(0).await;
+    let mut mover = databases.direct_session(0).await;
     for (operation, single) in [(Upsert, true), (Upsert, false), (Insert, true), (Delete, true)] {
         mover.run("BEGIN; SELECT pg_advisory_xact_lock(1950, 1)").await;
         let set = format!("UPDATE tessera_slots SET state='moved', moved_to='2' WHERE slot={slot}");
         mover.run(&set).await;
         let keys = if single { &["there"][..] } else { &["there", "near"] };
         let committed = async {
-            door.until(WAITING, "1").await;
+            direct.until(WAITING, "1").await;
             mover.run("COMMIT").await;
         };
         let (done, ()) = tokio::join!(other.write_users(operation, keys), committed);
@@ -155,9 +155,9 @@ async fn a_write_that_waited_for_a_change_says_what_the_change_was() {
         "SELECT s.state AS value FROM unnest(tessera_enter('{{{slot}}}', false)) AS r (slot)
          JOIN tessera_slots AS s USING (slot)"
     );
-    let mut writer = databases.door(0).await;
+    let mut writer = databases.direct_session(0).await;
     let committed = async {
-        door.until(WAITING, "1").await;
+        direct.until(WAITING, "1").await;
         mover.run("COMMIT").await;
     };
     let (said, ()) = tokio::join!(writer.text(&naive), committed);
@@ -166,17 +166,17 @@ async fn a_write_that_waited_for_a_change_says_what_the_change_was() {
 
 #[tokio::test]
 async fn a_change_waits_for_accepted_writes_but_not_for_long() {
-    let (databases, mut one, mut other, mut door) = routers().await;
+    let (databases, mut one, mut other, mut direct) = routers().await;
     let slot = one.slot("there");
     let number = slot.number();
     // A router stands still after the database has accepted its write.
-    let mut frozen = databases.door(0).await;
+    let mut frozen = databases.direct_session(0).await;
     frozen.run(&format!("BEGIN; SELECT tessera_enter('{{{number}}}', false)")).await;
     for step in [MINUTE, AWAY, SlotStep::TakeOver] {
         let busy = one.change(&[slot], step).await.unwrap_err();
         assert!(matches!(busy, SlotChangeError::Busy { .. }), "{busy:?}");
     }
-    assert_eq!(state(&mut door, slot).await, "owned");
+    assert_eq!(state(&mut direct, slot).await, "owned");
     let stored = "INSERT INTO users (slot, shard_key, user_id, name, email, version, created_at, \
                   updated_at) SELECT n, 'there', 'there', 'n', 'e', 1, now(), now() FROM";
     frozen.run(&format!("{stored} (VALUES ({number})) AS v (n); COMMIT")).await;
@@ -207,7 +207,7 @@ async fn a_change_waits_for_accepted_writes_but_not_for_long() {
 
 #[tokio::test]
 async fn a_fence_ends_by_itself_and_does_not_last_longer_if_the_clock_is_set_back() {
-    let (_databases, mut one, mut other, mut door) = routers().await;
+    let (_databases, mut one, mut other, mut direct) = routers().await;
     let slot = one.slot("there");
     let fence = SlotStep::Fence { hold: Duration::from_millis(300) };
     one.must_change(&[slot], fence).await;
@@ -225,13 +225,13 @@ async fn a_fence_ends_by_itself_and_does_not_last_longer_if_the_clock_is_set_bac
             },
         }
     }
-    assert_eq!(state(&mut door, slot).await, "fenced for 00:00:00.3", "by itself");
+    assert_eq!(state(&mut direct, slot).await, "fenced for 00:00:00.3", "by itself");
     // A clock that was set back reads a time before the fence began.
     one.must_change(&[slot], MINUTE).await;
     assert!(is_fenced(refused(&other.write_users(Upsert, &["there"]).await[0])));
     let number = slot.number();
     let back = "UPDATE tessera_slots SET since=since+interval '1h', until=until+interval '1h'";
-    door.run(&format!("{back} WHERE slot={number}")).await;
+    direct.run(&format!("{back} WHERE slot={number}")).await;
     other.write_users(Upsert, &["there"]).await[0].as_ref().unwrap();
     other.write_users(Insert, &["near", "there"]).await[0].as_ref().unwrap();
     // A lapsed fence may still be handed over.
@@ -239,8 +239,8 @@ async fn a_fence_ends_by_itself_and_does_not_last_longer_if_the_clock_is_set_bac
 }
 
 #[tokio::test]
-async fn every_router_hears_of_a_change_whoever_makes_it() {
-    let (_databases, mut one, other, mut door) = routers().await;
+async fn every_router_is_notified_of_changes_by_routers_and_by_hand() {
+    let (_databases, mut one, other, mut direct) = routers().await;
     let mut news = [&one, &other].map(|router| router.opened.shards[0].slot_news.subscribe());
     let slot = one.slot("there");
     let changes = ["release", "by hand", "another session"];
@@ -250,12 +250,12 @@ async fn every_router_hears_of_a_change_whoever_makes_it() {
         }
         match change {
             "release" => drop(one.must_change(&[slot], MINUTE).await),
-            "by hand" => door.run("UPDATE tessera_slots SET state='moved' WHERE slot=9").await,
+            "by hand" => direct.run("UPDATE tessera_slots SET state='moved' WHERE slot=9").await,
             _ => {
                 // The watchers connect again, and announce what they may have missed.
                 let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                     WHERE application_name LIKE '%watcher' AND datname=current_database()";
-                door.run(ended).await;
+                direct.run(ended).await;
             }
         }
         for each in &mut news {
@@ -267,9 +267,9 @@ async fn every_router_hears_of_a_change_whoever_makes_it() {
 
 #[tokio::test]
 async fn expired_records_of_slots_that_are_not_owned_are_kept() {
-    let (databases, mut one, _other, mut door) = routers().await;
+    let (databases, mut one, _other, mut direct) = routers().await;
     let [a, b, c] = [5, 6, 7].map(|number| Slot::new(number).unwrap());
-    door.run(
+    direct.run(
         "INSERT INTO tessera_idempotency SELECT n, 'k', 'old', 'f', '{}', 1, now()-interval '9d', now()
          FROM generate_series(4, 7) AS n",
     )
@@ -280,18 +280,18 @@ async fn expired_records_of_slots_that_are_not_owned_are_kept() {
         "SELECT tessera_forget(now()-interval '30d', now()-interval '1d', 256)::text AS value";
     let left = "SELECT string_agg(slot::text, ',' ORDER BY slot) AS value FROM tessera_idempotency";
     // It waits for a change, and then sees it.
-    let mut mover = databases.door(0).await;
+    let mut mover = databases.direct_session(0).await;
     mover.run("BEGIN; SELECT pg_advisory_xact_lock(1950, 1)").await;
     let number = c.number();
     mover.run(&format!("UPDATE tessera_slots SET state='importing' WHERE slot={number}")).await;
-    let mut expiry = databases.door(0).await;
+    let mut expiry = databases.direct_session(0).await;
     let committed = async {
-        door.until(WAITING, "1").await;
+        direct.until(WAITING, "1").await;
         mover.run("COMMIT").await;
     };
     let (removed, ()) = tokio::join!(expiry.text(forget), committed);
     assert_eq!(removed, "1");
-    assert_eq!(door.text(left).await, "5,6,7");
+    assert_eq!(direct.text(left).await, "5,6,7");
     one.must_change(&[a, b, c], SlotStep::TakeOver).await;
     one.must_change(&[b], SlotStep::Release).await;
     assert_eq!(expiry.text(forget).await, "3");

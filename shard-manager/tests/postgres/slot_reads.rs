@@ -34,8 +34,8 @@ async fn with_users(replicas: bool) -> (Databases, SlotRouter, Vec<String>, Side
     let keys: Vec<String> = (0..24).map(|number| format!("k{number:02}")).collect();
     let named: Vec<&str> = keys.iter().map(String::as_str).collect();
     assert!(router.write_users(Upsert, &named).await.iter().all(Result::is_ok));
-    let door = databases.door(0).await;
-    (databases, router, keys, door)
+    let direct = databases.direct_session(0).await;
+    (databases, router, keys, direct)
 }
 
 fn primary(router: &SlotRouter) -> Arc<dyn NodeReader> {
@@ -107,7 +107,7 @@ async fn check_nodes(
 
 #[tokio::test]
 async fn a_node_returns_only_rows_of_slots_that_it_owns() {
-    let (_databases, mut router, keys, mut door) = with_users(true).await;
+    let (_databases, mut router, keys, mut direct) = with_users(true).await;
     let slot = |at: usize| router.slot(&keys[at]);
     let [fenced, moved, importing, gone] = [3, 5, 9, 20].map(slot);
     check_nodes(&router, &keys, |_| None).await;
@@ -117,8 +117,8 @@ async fn a_node_returns_only_rows_of_slots_that_it_owns() {
     router.must_change(&[moved], AWAY).await;
     let [importing, gone] = [importing, gone].map(Slot::number);
     let set = format!("UPDATE tessera_slots SET state='importing' WHERE slot={importing}");
-    door.run(&set).await;
-    door.run(&format!("DELETE FROM tessera_slots WHERE slot={gone}")).await;
+    direct.run(&set).await;
+    direct.run(&format!("DELETE FROM tessera_slots WHERE slot={gone}")).await;
     let at = router.must_change(&[fenced], SlotStep::Release).await;
     replayed(&router, at).await;
     let refusal = |at: usize| match at {
@@ -147,15 +147,15 @@ async fn a_node_returns_only_rows_of_slots_that_it_owns() {
 
 #[tokio::test]
 async fn a_database_without_its_bits_answers_no_read() {
-    let (_databases, router, keys, mut door) = with_users(false).await;
+    let (_databases, router, keys, mut direct) = with_users(false).await;
     let node = primary(&router);
     router.scan(&*node).await;
-    door.run("DELETE FROM tessera_readable").await;
+    direct.run("DELETE FROM tessera_readable").await;
     let short = router.read(&*node, &keys[0], false).await;
     assert!(matches!(refused(&short), RefusedState::Fenced { .. }), "{short:?}");
     let long = router.read(&*node, &keys[0], true).await;
     assert_eq!(long.unwrap_err(), Error::Internal);
-    door.run("UPDATE tessera_slots SET state='owned' WHERE slot=0").await;
+    direct.run("UPDATE tessera_slots SET state='owned' WHERE slot=0").await;
     assert_eq!(router.scan(&*node).await.rows.len(), keys.len());
     check_keys(&router, &*node, &keys, |_| None).await;
 }
@@ -163,7 +163,7 @@ async fn a_database_without_its_bits_answers_no_read() {
 /// While slots come and go, the rows of each scan are exactly those of the slots that it covers.
 #[tokio::test]
 async fn the_rows_of_a_scan_are_those_of_its_slots_whatever_changes_meanwhile() {
-    let (databases, mut changer, keys, _door) = with_users(false).await;
+    let (databases, mut changer, keys, _direct) = with_users(false).await;
     let reader = SlotRouter::open(&databases.address());
     let node = primary(&reader);
     let slots: Vec<Slot> = keys.iter().map(|key| reader.slot(key)).collect();
@@ -219,9 +219,9 @@ async fn the_rows_of_a_scan_are_those_of_its_slots_whatever_changes_meanwhile() 
 /// slot was handed over, and its new owner may have other rows.
 #[tokio::test]
 async fn a_naive_read_returns_rows_of_a_slot_that_was_handed_over() {
-    let (databases, mut router, keys, _door) = with_users(false).await;
+    let (databases, mut router, keys, _direct) = with_users(false).await;
     let (key, slot) = (&keys[0], router.slot(&keys[0]));
-    let mut naive = databases.door(0).await;
+    let mut naive = databases.direct_session(0).await;
     let asked =
         format!("SELECT get_bit(bits, {})::text AS value FROM tessera_readable", slot.number());
     assert_eq!(naive.text(&asked).await, "1");
@@ -247,10 +247,10 @@ fn a_replica_that_has_not_replayed_a_change_answers_as_of_before() {
         let at = router.must_change(&[slot], FENCE).await;
         replayed(&router, at).await;
         assert_eq!(found(&router.scan(&*node).await).len(), 1);
-        let mut door = SideSession::open(trio.node("shard1-replica1"), "shard1").await;
-        door.run("SELECT pg_wal_replay_pause()").await;
+        let mut direct = SideSession::open(trio.node("shard1-replica1"), "shard1").await;
+        direct.run("SELECT pg_wal_replay_pause()").await;
         let paused = "SELECT pg_get_wal_replay_pause_state() AS value";
-        door.until(paused, "paused").await;
+        direct.until(paused, "paused").await;
         let at = router.must_change(&[slot], AWAY).await;
         for counts in [false, true] {
             let rows = router.read(&*node, "there", counts).await.unwrap();
@@ -259,7 +259,7 @@ fn a_replica_that_has_not_replayed_a_change_answers_as_of_before() {
         let rows = router.scan(&*node).await;
         assert_eq!((rows.rows.len(), &*rows.owned.unwrap()), (1, &SlotSet::full()));
         assert_eq!(router.scan(&*primary(&router)).await.rows.len(), 0);
-        door.run("SELECT pg_wal_replay_resume()").await;
+        direct.run("SELECT pg_wal_replay_resume()").await;
         replayed(&router, at).await;
         let rows = router.scan(&*node).await;
         assert_eq!((rows.rows.len(), &*rows.owned.unwrap()), (0, &all_but(&[slot])));

@@ -46,7 +46,7 @@ impl Saved {
     async fn rows(&self) -> Vec<String> {
         let mut rows = Vec::new();
         for shard in 0..self.databases.names.len() {
-            rows.push(self.databases.door(shard).await.text(DIGEST).await);
+            rows.push(self.databases.direct_session(shard).await.text(DIGEST).await);
         }
         rows
     }
@@ -105,8 +105,8 @@ async fn a_killed_restore_of_servers_serves_the_old_state_the_new_one_or_no_rout
         assert_ne!(old, new);
         kill_in_the_middle(&saved, round == 2).await;
         match try_open(&saved) {
-            Some(told) => {
-                assert!(told.contains("run the restore again"), "{told}");
+            Some(reported) => {
+                assert!(reported.contains("run the restore again"), "{reported}");
                 *ends.entry("refused").or_default() += 1;
             }
             None => {
@@ -169,9 +169,9 @@ async fn a_cluster_in_use_another_one_and_foreign_tables_are_refused_and_stay() 
     manager.close();
     drop(manager);
     let rows = saved.rows().await;
-    saved.databases.door(1).await.run("CREATE TABLE public.another (id INT)").await;
+    saved.databases.direct_session(1).await.run("CREATE TABLE public.another (id INT)").await;
     saved.run(&restore).refused("shard2: the database also has another");
-    saved.databases.door(1).await.run("DROP TABLE public.another").await;
+    saved.databases.direct_session(1).await.run("DROP TABLE public.another").await;
     assert_eq!(saved.rows().await, rows);
     let other = Saved::with_users(0..3).await;
     let (folder, all) = (saved.snapshots().display().to_string(), urls(&other.databases));

@@ -53,26 +53,26 @@ async fn until_known(manager: &Manager, name: &str) -> Arc<Table> {
 const INTENTS: &str = "SELECT name||' '||state AS value FROM tessera_intents";
 
 /// For each shard, true if the table exists there and is declared.
-async fn shards_with(doors: &mut [SideSession], name: &str) -> Vec<bool> {
+async fn shards_with(sessions: &mut [SideSession], name: &str) -> Vec<bool> {
     let mut with = Vec::new();
-    for door in doors {
+    for direct in sessions {
         let sql = format!(
             "SELECT ((SELECT count(*) FROM pg_class WHERE relname='{name}' AND relkind='r')
                 + (SELECT count(*) FROM tessera_tables WHERE name='{name}'))::text AS value"
         );
-        let found = door.text(&sql).await;
+        let found = direct.text(&sql).await;
         assert!(found == "0" || found == "2", "{name} is there in part");
         with.push(found == "2");
     }
     with
 }
 
-async fn doors(databases: &Databases) -> Vec<SideSession> {
-    let mut doors = Vec::new();
+async fn direct_sessions(databases: &Databases) -> Vec<SideSession> {
+    let mut sessions = Vec::new();
     for shard in 0..databases.names.len() {
-        doors.push(databases.door(shard).await);
+        sessions.push(databases.direct_session(shard).await);
     }
-    doors
+    sessions
 }
 
 #[tokio::test]
@@ -103,9 +103,9 @@ async fn a_table_created_by_one_router_becomes_known_to_the_others() {
 async fn a_removal_that_fails_leaves_its_session_usable() {
     let databases = Databases::new(1).await;
     let _manager = connect(&databases.address());
-    let mut door = databases.door(0).await;
-    door.run("ALTER SEQUENCE tessera_tables_changed RENAME TO hidden").await;
-    let catalog = Catalog::on(databases.door(0).await.connection);
+    let mut direct = databases.direct_session(0).await;
+    direct.run("ALTER SEQUENCE tessera_tables_changed RENAME TO hidden").await;
+    let catalog = Catalog::on(databases.direct_session(0).await.connection);
     assert!(catalog.intents().remove("notes").await.is_err());
     assert_eq!(catalog.intents().load().await.unwrap().len(), 0);
 }
@@ -122,22 +122,22 @@ async fn of_routers_that_create_the_same_table_concurrently_one_succeeds() {
             [&one, &other].into_iter().filter(|made| matches!(made, TableCreated::New(_))).count();
         assert_eq!(new, 1, "{one:?} {other:?}");
     }
-    assert_eq!(shards_with(&mut doors(&databases).await, "t3").await, [true, true, true]);
+    assert_eq!(shards_with(&mut direct_sessions(&databases).await, "t3").await, [true, true, true]);
 }
 
 #[tokio::test]
 async fn a_table_that_one_shard_cannot_create_is_on_none() {
     let databases = Databases::new(3).await;
     let manager = connect(&databases.address());
-    let mut doors = doors(&databases).await;
-    doors[1].run("CREATE TABLE public.notes (mine TEXT)").await;
+    let mut sessions = direct_sessions(&databases).await;
+    sessions[1].run("CREATE TABLE public.notes (mine TEXT)").await;
     let failure = manager.schema(Rights::ALL).create_table(notes(), deadline()).await.unwrap_err();
     assert_eq!(failure.outcome, Outcome::Rejected, "{failure:?}");
-    doors[1].run("DROP TABLE public.notes").await;
-    assert_eq!(shards_with(&mut doors, "notes").await, [false, false, false]);
-    assert_eq!(doors[0].texts(INTENTS).await, [""; 0]);
+    sessions[1].run("DROP TABLE public.notes").await;
+    assert_eq!(shards_with(&mut sessions, "notes").await, [false, false, false]);
+    assert_eq!(sessions[0].texts(INTENTS).await, [""; 0]);
     make(&manager, &notes()).await;
-    assert_eq!(shards_with(&mut doors, "notes").await, [true, true, true]);
+    assert_eq!(shards_with(&mut sessions, "notes").await, [true, true, true]);
 }
 
 /// A router crashes when one of three shards has the table; what remains is the intent that it
@@ -147,9 +147,9 @@ async fn an_interrupted_table_creation_is_completed_by_the_next_opening() {
     for state in ["make", "undo"] {
         let databases = Databases::new(3).await;
         let manager = connect(&databases.address());
-        let mut doors = doors(&databases).await;
+        let mut sessions = direct_sessions(&databases).await;
         // Captures the recorded intent while a table is created.
-        doors[0]
+        sessions[0]
             .run(
                 "CREATE TABLE kept (LIKE tessera_intents);
                  CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
@@ -159,19 +159,19 @@ async fn an_interrupted_table_creation_is_completed_by_the_next_opening() {
             .await;
         make(&manager, &notes()).await;
         manager.close();
-        doors[0]
+        sessions[0]
             .run(&format!(
                 "DROP TRIGGER keep ON tessera_intents; UPDATE kept SET state='{state}';
                  INSERT INTO tessera_intents SELECT * FROM kept; DROP TABLE kept"
             ))
             .await;
-        for door in &mut doors[1..] {
-            door.run("DROP TABLE notes; DELETE FROM tessera_tables WHERE name='notes'").await;
+        for direct in &mut sessions[1..] {
+            direct.run("DROP TABLE notes; DELETE FROM tessera_tables WHERE name='notes'").await;
         }
-        assert_eq!(doors[0].texts(INTENTS).await, [format!("notes {state}")]);
+        assert_eq!(sessions[0].texts(INTENTS).await, [format!("notes {state}")]);
         let manager = connect(&databases.address());
-        assert_eq!(doors[0].texts(INTENTS).await, [""; 0]);
-        assert_eq!(shards_with(&mut doors, "notes").await, [state == "make"; 3]);
+        assert_eq!(sessions[0].texts(INTENTS).await, [""; 0]);
+        assert_eq!(shards_with(&mut sessions, "notes").await, [state == "make"; 3]);
         assert_eq!(manager.schema(Rights::ALL).table("notes").is_ok(), state == "make");
         if state == "make" {
             write(&manager, "notes", Insert, "k", r#"{"id":"i"}"#).await.unwrap();
@@ -187,8 +187,8 @@ async fn a_shard_with_other_tables_than_the_others_is_refused() {
     let manager = connect(&databases.address());
     make(&manager, &notes()).await;
     manager.close();
-    let mut doors = doors(&databases).await;
-    doors[1]
+    let mut sessions = direct_sessions(&databases).await;
+    sessions[1]
         .run(
             "ALTER TABLE notes DROP COLUMN yes; UPDATE tessera_tables SET column_list=
              replace(column_list, '{\"name\":\"yes\",\"type\":\"boolean\",\"null\":true},', '') WHERE name='notes'",
@@ -197,7 +197,7 @@ async fn a_shard_with_other_tables_than_the_others_is_refused() {
     let said = refused(&databases.address());
     assert!(said.contains("the tables of shard2 are not those of shard1: see notes"), "{said}");
     // A table that is missing entirely was lost by restoring an older copy, and is created again.
-    doors[1].run("DROP TABLE notes; DELETE FROM tessera_tables WHERE name='notes'").await;
+    sessions[1].run("DROP TABLE notes; DELETE FROM tessera_tables WHERE name='notes'").await;
     connect(&databases.address()).close();
-    assert_eq!(shards_with(&mut doors, "notes").await, [true, true]);
+    assert_eq!(shards_with(&mut sessions, "notes").await, [true, true]);
 }

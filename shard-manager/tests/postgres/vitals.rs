@@ -39,7 +39,7 @@ fn grouped_writes_are_counted_as_the_batches_that_they_formed() {
         let address = databases.with_replicas().await;
         let manager = tokio::task::spawn_blocking(move || connect(&address)).await.unwrap();
         until_replicas(&manager, 1).await;
-        assert_eq!(only(&manager).lane.batches, 0, "nobody has written");
+        assert_eq!(only(&manager).lane.batches, 0, "nothing was written");
         for number in 0..5 {
             put(&manager, &format!("a{number}"), &options()).await.unwrap();
         }
@@ -72,8 +72,8 @@ fn unanswered_reads_are_reported_as_busy_connections_and_queued_ones_as_waiting(
         let databases = Databases::new(1).await;
         let address = databases.address();
         let manager = tokio::task::spawn_blocking(move || connect(&address)).await.unwrap();
-        let mut door = databases.door(0).await;
-        door.run("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await;
+        let mut direct = databases.direct_session(0).await;
+        direct.run("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE").await;
         let (options, all) =
             (options(), ReadQuery::all(&manager.schema(Rights::ALL).table("users").unwrap()));
         let scans =
@@ -83,7 +83,7 @@ fn unanswered_reads_are_reported_as_busy_connections_and_queued_ones_as_waiting(
         let taken = PoolStats { in_use: 3, open: 3, max: 3, waiting: 3 };
         let unlocked = async {
             until(&manager, |nodes| nodes[0].pool == taken).await;
-            door.run("COMMIT").await;
+            direct.run("COMMIT").await;
         };
         let (scans, of_key, ()) = futures_util::future::join3(scans, of_key, unlocked).await;
         for read in scans.into_iter().chain([of_key]) {
@@ -108,7 +108,7 @@ fn sizes_of_shards_are_reported_without_reading_their_rows() {
         // Servers publish their statistics with a delay; counts not yet published are added to what
         // is found now.
         for shard in 0..2 {
-            databases.door(shard).await.run("ANALYZE users").await;
+            databases.direct_session(shard).await.run("ANALYZE users").await;
         }
         let reported = manager.status().size_estimates(options.deadline).await;
         let rows: u64 = reported.iter().map(|(_, size)| size.unwrap().rows.unwrap()).sum();
@@ -119,8 +119,8 @@ fn sizes_of_shards_are_reported_without_reading_their_rows() {
             assert!(after.bytes > before.bytes, "{before:?} {after:?}");
         }
         // A shard whose tables are locked reports as well, because its tables are not read.
-        let mut door = databases.door(0).await;
-        door.run("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE").await;
+        let mut direct = databases.direct_session(0).await;
+        direct.run("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE").await;
         let reported = manager.status().size_estimates(options.deadline).await;
         assert!(reported.iter().all(|(_, size)| size.is_some()), "{reported:?}");
     });

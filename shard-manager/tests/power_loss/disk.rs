@@ -126,7 +126,7 @@ impl Disk {
             steps: Mutex::default(),
             watch: Mutex::default(),
         });
-        let mut disks = DISKS.lock().expect("nobody died with it");
+        let mut disks = DISKS.lock().expect("not poisoned");
         disks.retain(|disk| disk.strong_count() > 0);
         disks.push(Arc::downgrade(&disk));
         Ok(disk)
@@ -137,18 +137,18 @@ impl Disk {
     pub(crate) fn holding(path: &Path) -> Option<(Arc<Self>, String)> {
         let folder = path.parent()?;
         let name = path.file_name()?.to_str()?.to_owned();
-        let disks = DISKS.lock().expect("nobody died with it");
+        let disks = DISKS.lock().expect("not poisoned");
         let disk = disks.iter().filter_map(Weak::upgrade).find(|disk| disk.root == folder)?;
         Some((disk, name))
     }
 
     /// Calls `watch` before each step, on the thread that does it: no other step happens meanwhile.
     pub(crate) fn before_each_step(&self, watch: impl FnMut(Step) + Send + 'static) {
-        *self.watch.lock().expect("nobody died with it") = Some(Box::new(watch));
+        *self.watch.lock().expect("not poisoned") = Some(Box::new(watch));
     }
 
     pub(crate) fn forget_watch(&self) {
-        *self.watch.lock().expect("nobody died with it") = None;
+        *self.watch.lock().expect("not poisoned") = None;
     }
 
     /// Makes the disk lie from now on.
@@ -158,12 +158,12 @@ impl Disk {
 
     /// Number of such steps that have begun.
     pub(crate) fn steps(&self, step: Step) -> u64 {
-        self.steps.lock().expect("nobody died with it").get(&step).copied().unwrap_or(0)
+        self.steps.lock().expect("not poisoned").get(&step).copied().unwrap_or(0)
     }
 
     pub(crate) fn about_to(&self, step: Step) {
-        *self.steps.lock().expect("nobody died with it").entry(step).or_default() += 1;
-        if let Some(watch) = &mut *self.watch.lock().expect("nobody died with it") {
+        *self.steps.lock().expect("not poisoned").entry(step).or_default() += 1;
+        if let Some(watch) = &mut *self.watch.lock().expect("not poisoned") {
             watch(step);
         }
     }
@@ -274,7 +274,7 @@ impl Disk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nobody died with it")
+        self.state.lock().expect("not poisoned")
     }
 }
 

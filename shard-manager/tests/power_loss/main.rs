@@ -109,7 +109,7 @@ async fn an_acknowledged_write_survives_a_power_cut() {
     };
     assert!(cuts(Kind::Database, Act::Sync) >= CHECKPOINTS, "checkpoints really happened");
     assert!(cuts(Kind::Database, Act::Write) >= 1, "and were cut while they wrote");
-    assert!(cuts(Kind::Wal, Act::WriteHead) >= CHECKPOINTS, "and the WAL began anew");
+    assert!(cuts(Kind::Wal, Act::WriteHead) >= CHECKPOINTS, "and the WAL began again");
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn slots_that_moved_when_the_power_was_cut_very_often_arrive_or_return_wit
 
 /// Runs a cluster on a disk that may begin to lie after a while: writes, a stop, a start, more
 /// writes, and finally eight power cuts.
-async fn on_a_disk_that_tells(lie: Option<Lie>) -> Vec<Verdict> {
+async fn verdicts_on_a_disk(lie: Option<Lie>) -> Vec<Verdict> {
     let dir = tempfile::tempdir().expect("a folder");
     let story = Story::begin(dir.path(), shards(2), 6);
     let manager = story.open();
@@ -245,17 +245,17 @@ async fn on_a_disk_that_tells(lie: Option<Lie>) -> Vec<Verdict> {
 }
 
 #[tokio::test]
-async fn a_disk_that_lies_about_the_wal_loses_what_was_acknowledged() {
-    assert_unharmed(&on_a_disk_that_tells(None).await, 8);
-    let verdicts = on_a_disk_that_tells(Some(Lie::BytesOf(Kind::Wal))).await;
+async fn a_disk_that_ignores_syncs_of_the_wal_loses_what_was_acknowledged() {
+    assert_unharmed(&verdicts_on_a_disk(None).await, 8);
+    let verdicts = verdicts_on_a_disk(Some(Lie::BytesOf(Kind::Wal))).await;
     let lost = |verdict: &Verdict| matches!(verdict.harm, Some(BrokenPromise::Lost(_)));
     assert!(verdicts.iter().any(lost), "or these tests would find nothing");
 }
 
 #[tokio::test]
-async fn a_disk_that_lies_about_the_databases_or_their_names_harms_them() {
+async fn a_disk_that_ignores_syncs_of_the_databases_or_their_names_damages_them() {
     for lie in [Lie::BytesOf(Kind::Database), Lie::Names] {
-        let verdicts = on_a_disk_that_tells(Some(lie)).await;
+        let verdicts = verdicts_on_a_disk(Some(lie)).await;
         let harmed = verdicts.iter().any(|verdict| verdict.harm.is_some());
         assert!(harmed, "{lie:?}: or these tests would find nothing");
         let panicked = |verdict: &Verdict| matches!(verdict.harm, Some(BrokenPromise::Panicked));

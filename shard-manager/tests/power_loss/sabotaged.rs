@@ -17,7 +17,7 @@ fn finds(mutation: Mutation, story: &str) {
 }
 
 #[test]
-fn a_disk_that_is_never_told_to_sync_loses_what_was_acknowledged() {
+fn a_disk_that_is_never_synced_loses_what_was_acknowledged() {
     let story = "a_start_or_stop_that_is_cut_short_loses_nothing_and_can_be_done_again";
     finds(Mutation::SqliteSyncOff, story);
 }

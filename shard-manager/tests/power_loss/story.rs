@@ -108,7 +108,7 @@ pub(crate) enum BrokenPromise {
     Damaged(String),
     #[error("an acknowledged change is not there, nor a newer one: {0}")]
     Lost(String),
-    #[error("a row is there that nobody wrote: {0}")]
+    #[error("a row is there that was never written: {0}")]
     Strange(String),
 }
 
@@ -218,7 +218,7 @@ impl Story {
         let before = self.known();
         self.disk.power_loss(seed, image.path()).expect("an image");
         let after = self.known();
-        if let Some(judge) = &mut *self.judge.lock().expect("nobody died with it") {
+        if let Some(judge) = &mut *self.judge.lock().expect("not poisoned") {
             let moment = CutMoment { step, number: judge.called, seed };
             judge.called += 1;
             let (wanted, promote) = (self.wanted.clone(), self.promote.load(Ordering::SeqCst));
@@ -230,22 +230,22 @@ impl Story {
     /// Ends the story; returns the verdict on each cut.
     pub(crate) fn verdicts(&self) -> Vec<Verdict> {
         self.disk.forget_watch();
-        let judge = self.judge.lock().expect("nobody died with it").take();
+        let judge = self.judge.lock().expect("not poisoned").take();
         let judge = judge.expect("asked once");
         drop(judge.cuts);
         judge.thread.join().expect("the judge does not panic")
     }
 
     fn seed(&self) -> u64 {
-        self.seeds.lock().expect("nobody died with it").next()
+        self.seeds.lock().expect("not poisoned").next()
     }
 
     fn known(&self) -> BTreeMap<String, Changes> {
-        self.changes.lock().expect("nobody died with it").clone()
+        self.changes.lock().expect("not poisoned").clone()
     }
 
     fn note<T>(&self, key: &str, note: impl FnOnce(&mut Changes) -> T) -> T {
-        let mut changes = self.changes.lock().expect("nobody died with it");
+        let mut changes = self.changes.lock().expect("not poisoned");
         note(changes.entry(key.to_owned()).or_default())
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn install() {
     });
 }
 
-/// Where the notes begin in a file's memory, which is aligned as they need it.
+/// Returns the start of the notes in a file's memory, which is aligned as they need it.
 ///
 /// SAFETY of a call: `real` must be a VFS.
 unsafe fn notes_at(real: *const ffi::sqlite3_vfs) -> usize {

@@ -32,7 +32,17 @@ pub(crate) fn report(phase: MovePhase, rows: u64) -> MoveReport {
     let (bytes, deleted_batches) = (rows * 9, 2);
     let since = DateTime::from_timestamp_micros(1_700_000_000_000_007);
     let lag = Some(MoveLag { changes: rows, since });
-    let progress = MoveProgressReport { rows, bytes, deleted_batches, hold_us: 7, reason, lag };
+    let (rows_expected, seconds_left) = (Some(rows.saturating_mul(3)), Some(11));
+    let progress = MoveProgressReport {
+        rows,
+        bytes,
+        deleted_batches,
+        hold_us: 7,
+        reason,
+        lag,
+        rows_expected,
+        seconds_left,
+    };
     MoveReport { phase, progress }
 }
 

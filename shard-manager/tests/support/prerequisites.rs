@@ -59,12 +59,21 @@ const WORDS: [(&str, Prerequisite); 11] = [
 /// If the missing prerequisite is listed, or the list has an unknown word.
 #[track_caller]
 pub(crate) fn skip(missing: Prerequisite, reason: &str) {
-    let required = environment().unwrap_or_else(|message| panic!("{message}"));
-    assert!(!required.contains(&missing), "{VARIABLE} lists {missing:?}: {reason}");
+    check_optional(missing, reason);
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a test");
     // Nothing can be reported if standard error is closed.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {reason}");
+}
+
+/// Checks that the environment does not list a missing prerequisite.
+///
+/// # Panics
+/// If the missing prerequisite is listed, or the list has an unknown word.
+#[track_caller]
+pub(crate) fn check_optional(missing: Prerequisite, reason: &str) {
+    let required = environment().unwrap_or_else(|message| panic!("{message}"));
+    assert!(!required.contains(&missing), "{VARIABLE} lists {missing:?}: {reason}");
 }
 
 /// Returns the prerequisites that the environment lists.

@@ -21,7 +21,7 @@ use super::rollup::RollUp;
 use super::row::{Row, SHAPE, packed, unpacked};
 use super::{Store, StoreAddress, StoreError, unix_now};
 use crate::frame::{Frame, Step};
-use crate::history::History;
+use crate::history::{History, take_forgotten};
 
 /// Time between two writes: a crash loses the frames that finished since the last one, and the
 /// running second.
@@ -367,11 +367,20 @@ impl Source {
         Ok(())
     }
 
-    /// Writes the frames that finished since the last write, and removes the oldest.
+    /// Writes the frames that finished since the last write, and removes the oldest. Frames that
+    /// the history has forgotten are removed first: later ones start before them.
     fn write(&mut self, store: &mut Store, state: &State, may_end: bool) -> Result<(), String> {
         let mut has_written = false;
+        let forgotten = take_forgotten(&self.history);
         let indexes = self.kept.get_or_insert_default();
         for (step, index) in Step::ALL.into_iter().zip(indexes) {
+            if let Some(second) = forgotten
+                && index.forget_from(second)
+            {
+                let last = second.saturating_sub(1) as i64;
+                let removed = store.forget_new(&self.name, seconds_of(step), last);
+                removed.map_err(|error| error.to_string())?;
+            }
             loop {
                 let frames = self.history.frames_after(step, index.newest(), BATCH_MAX);
                 let mut rows = Vec::with_capacity(frames.len());

@@ -56,6 +56,13 @@ impl RingIndex {
         first
     }
 
+    /// Removes the frames that start at this second or later; returns true if there were any.
+    pub(super) fn forget_from(&mut self, second: u64) -> bool {
+        let removed = self.frames.split_off(&second);
+        self.bytes -= removed.values().sum::<u64>();
+        !removed.is_empty()
+    }
+
     /// Adds written rows, and removes the frames before `first`.
     pub(super) fn note(&mut self, rows: &[Row], first: u64) {
         rows.iter().for_each(|row| self.add(row.start as u64, row.frame.len() as u64));

@@ -34,7 +34,7 @@ impl RotationLimits {
 /// Log that an earlier router wrote.
 #[derive(Debug)]
 pub(super) struct ResumedLog {
-    /// Its last line.
+    /// Last line of the log.
     pub(super) head: AuditHead,
     /// Number of bytes of an incomplete line, which were removed.
     pub(super) torn_bytes: u64,

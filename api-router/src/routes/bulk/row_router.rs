@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
-use shard_manager::engine::default_values::{KeySource, generated_keys};
+use shard_manager::engine::default_values::{KeySource, generated_keys, operation_with_keys};
 use shard_manager::error::Error;
 use shard_manager::keyspace::ShardKey;
 use shard_manager::manager::{Schema, check_key, place_row};
@@ -132,6 +132,7 @@ impl RowRouter<'_> {
         let generated = self.generated(source, has_key, |column| {
             data.get(&self.table.column(column).name).is_some()
         });
+        let operation = operation_with_keys(&self.table, self.operation, source, &generated);
         let own = routing_value(&self.table, &generated);
         let key = match (key, &own) {
             (Some(text), _) => parse_key(text)?,
@@ -143,7 +144,7 @@ impl RowRouter<'_> {
             values.extend(generated.iter().cloned());
             values
         });
-        self.routed(key, values)
+        self.routed(operation, key, values)
     }
 
     /// Returns values for the id and routing columns that a row leaves out and that have defaults.
@@ -174,20 +175,21 @@ impl RowRouter<'_> {
             (None, Some(text)) => parse_key(text)?,
             (None, None) => self.key.ok_or_else(names_no_key)?,
         };
-        self.routed(key, Ok(values))
+        self.routed(self.operation, key, Ok(values))
     }
 
     /// Returns the routed row. A row that contradicts its key could belong to either shard: it gets
     /// no location.
     fn routed(
         &self,
+        operation: Operation,
         key: ShardKey<'_>,
         values: Result<Vec<(usize, Value)>, Error>,
     ) -> Result<Routed, RowRejection> {
         let (map, table) = (&self.map, &self.table);
         let located = values.as_ref().map(|values| partition_of(map, table, values));
         let partition = located.ok().flatten().map(Cow::into_owned);
-        let prepared = values.and_then(|values| place_row(map, table, self.operation, key, values));
+        let prepared = values.and_then(|values| place_row(map, table, operation, key, values));
         match prepared {
             Ok((place, mut row)) => {
                 row.wants_row = false;
@@ -198,7 +200,7 @@ impl RowRouter<'_> {
                 let place = map.locate(table, key, partition.as_deref()).ok();
                 let place = place.filter(|_| !doubtful);
                 // The error may name what exists, which only callers with a right to the key learn.
-                let allowed = check_key(self.schema, table, self.operation.into(), key);
+                let allowed = check_key(self.schema, table, operation.into(), key);
                 let error = allowed.err().unwrap_or(error);
                 Err(RowRejection { place, ..RowRejection::from(Problem::from(error)) })
             }

@@ -28,8 +28,8 @@ pub struct IndexRequest {
     #[schema(value_type = bool, required = false)]
     #[expect(dead_code, reason = "as above")]
     unique: Option<bool>,
-    /// Longest time in milliseconds for which writes of a shard may wait while its index is built,
-    /// on files; 2000 by default.
+    /// Longest estimated time in milliseconds for which writes of a shard may wait while its index
+    /// is built, on files; 2000 by default.
     #[schema(value_type = u32, required = false, maximum = 600_000)]
     #[expect(dead_code, reason = "as above")]
     pause_max_ms: Option<u32>,
@@ -110,7 +110,7 @@ pub struct IndexShape {
     #[schema(value_type = u64, required = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pause_ms: Option<u64>,
-    /// Longest time in milliseconds for which writes of a shard may wait.
+    /// Longest estimated time in milliseconds for which writes of a shard may wait.
     pause_max_ms: u64,
 }
 

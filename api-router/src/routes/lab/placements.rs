@@ -122,7 +122,7 @@ pub(crate) struct TrialStateAnswer {
 pub(crate) struct TrialShareAnswer {
     /// The shard.
     shard: String,
-    /// Its weight.
+    /// Weight of the shard.
     weight: u32,
     /// Number of its slots.
     slots: u64,
@@ -168,13 +168,13 @@ pub(crate) struct TrialRingAnswer {
 pub(crate) struct PlacedKeyAnswer {
     /// The key.
     key: String,
-    /// Its slot; null if the keyspace has none for it.
+    /// Slot of the key; null if the keyspace has none for it.
     #[schema(required)]
     slot: Option<u16>,
-    /// Its shard; null if it has no slot.
+    /// Shard of the key; null if it has no slot.
     #[schema(required)]
     shard: Option<String>,
-    /// Its shard after the change; null without one.
+    /// Shard of the key after the change; null without one.
     #[schema(required)]
     after: Option<String>,
     /// Reason why it has no slot; null if it has one.

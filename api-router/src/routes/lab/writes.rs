@@ -40,7 +40,7 @@ pub(crate) struct WritesAnswer {
     keyspace: String,
     /// Placement with which this cluster was created.
     placement: String,
-    /// Its shards.
+    /// Shards of the cluster.
     shards: Vec<LabShard>,
     /// Number of the last listed write, or `after` if there is none.
     last: u64,
@@ -67,7 +67,7 @@ pub(crate) struct WrittenKey {
     at: String,
     /// The shard key.
     key: String,
-    /// Its slot; null if it is not known.
+    /// Slot of the key; null if it is not known.
     #[schema(required)]
     slot: Option<u16>,
     /// Shard that has stored it; null if it is not known.

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 #[derive(ToSchema)]
 #[schema(as = RebalancePlan, example = json!({
     "by": "slots", "placement": null, "shard": null, "epoch": 3, "slots": 4096,
-    "needed_slots": 4096, "rows": 250_000, "bytes": 52_428_800, "seconds": 1.2,
+    "needed_slots": 4096, "rows": 250_000, "bytes": 52_428_800, "seconds": 40.8,
     "skew_before": 1.33, "skew_planned": 1.0,
     "shards": [{"shard": "shard4", "state": "serving", "weight": 1, "slots": 0,
         "slots_after": 4096, "fair_slots": 4096.0}],
@@ -44,8 +44,8 @@ pub(crate) struct RebalancePlanAnswer {
     /// Estimated number of bytes that move; null if unknown.
     #[schema(required)]
     bytes: Option<u64>,
-    /// Estimated duration of the copies in seconds, at `rate` or else at 44 MB/s; null if the bytes
-    /// are not known.
+    /// Estimated duration in seconds: of the copies, at `rate` or else at 44 MB/s, and 0.6 s for
+    /// each move. Null if the bytes are not known.
     #[schema(required)]
     seconds: Option<f64>,
     /// The most that a shard has, as a multiple of its fair share. Shards that are to have nothing
@@ -191,7 +191,7 @@ pub(crate) struct RebalanceAnswer {
     ended_at: Option<String>,
     /// Commands that it accepts now.
     actions: Vec<String>,
-    /// Its moves; left out in a list of rebalances.
+    /// Moves of the rebalance; left out in a list of rebalances.
     moves: Option<Vec<RebalanceMoveAnswer>>,
 }
 
@@ -216,7 +216,7 @@ pub(crate) struct RebalanceMoveAnswer {
     /// `planned`, `moving`, or how it has ended: `moved`, `cancelled`, `failed`, or `skipped` (its
     /// shard no longer owned the slots).
     state: String,
-    /// Its id in `/api/moves`; null before it has begun.
+    /// Id of the move in `/api/moves`; null before it has begun.
     #[schema(required)]
     r#move: Option<String>,
     /// Number of copied rows; a row counts each time that it is copied. Null with the engine citus.

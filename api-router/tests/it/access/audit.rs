@@ -112,7 +112,7 @@ fn each_level_has_its_requests_and_those_of_the_levels_before_it() {
 }
 
 #[test]
-fn a_line_tells_who_did_what_and_what_came_of_it() {
+fn a_line_has_the_caller_the_action_and_the_outcome() {
     let audited = Audited::start("on", &["--audit", "all", "--audit-keys", "plain"]);
     send_each_kind(&audited);
     let lines = audited.lines(&["admin", "denied", "unknown", "read", "write"]);
@@ -157,7 +157,7 @@ fn shard_keys_are_hashed_or_left_out() {
 }
 
 #[test]
-fn observing_tells_what_would_be_refused() {
+fn observing_reports_what_would_be_refused() {
     let audited = Audited::start("observe", &[]);
     audited.send("weak", "GET", "/api/shards", Some(powerless().reveal()), None);
     audited.send("wrong", "GET", "/api/shards", Some(key(99).reveal()), None);
@@ -165,8 +165,8 @@ fn observing_tells_what_would_be_refused() {
     let lines = audited.lines(&["weak", "wrong"]);
     assert_eq!(lines.len(), 2, "{lines:?}");
     for (line, code) in lines.iter().zip(["TSR403", "TSR401"]) {
-        let told = (&line["outcome"], &line["status"], &line["code"]);
-        assert_eq!(told, (&json!("would_refuse"), &json!(200), &json!(code)));
+        let reported = (&line["outcome"], &line["status"], &line["code"]);
+        assert_eq!(reported, (&json!("would_refuse"), &json!(200), &json!(code)));
     }
 }
 
@@ -177,8 +177,8 @@ fn rows_of_a_bulk_that_were_refused_are_counted() {
     let body = json!({"table": "users", "records": rows});
     audited.send("bulk", "POST", "/api/bulk-write", Some(bound().reveal()), Some(&body));
     let lines = audited.lines(&["bulk"]);
-    let told = (&lines[0]["outcome"], &lines[0]["refused_rows"], &lines[0]["table"]);
-    assert_eq!(told, (&json!("partly_refused"), &json!(2), &json!("users")), "{lines:?}");
+    let reported = (&lines[0]["outcome"], &lines[0]["refused_rows"], &lines[0]["table"]);
+    assert_eq!(reported, (&json!("partly_refused"), &json!(2), &json!("users")), "{lines:?}");
 }
 
 #[test]
@@ -265,8 +265,9 @@ fn a_killed_router_leaves_a_log_that_is_continued() {
         }
     }
     let report = verify(&log, None).json(0);
-    let told = (&report["starts"], &report["crashes"], &report["requests"], &report["torn_bytes"]);
-    assert_eq!(told, (&json!(3), &json!(2), &json!(3), &json!(0)), "{report}");
+    let reported =
+        (&report["starts"], &report["crashes"], &report["requests"], &report["torn_bytes"]);
+    assert_eq!(reported, (&json!(3), &json!(2), &json!(3), &json!(0)), "{report}");
     let mode = std::fs::metadata(&log).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
 }

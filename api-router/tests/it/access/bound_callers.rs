@@ -1,4 +1,4 @@
-//! Tests of callers that are bound to keys: neither a scope nor an error tells them of the keys of
+//! Tests of callers that are bound to keys: neither a scope nor an error shows them the keys of
 //! others.
 
 use std::collections::BTreeSet;
@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use super::catalog_keys::{create, send, served};
 use super::guarded::{Guarded, admin};
+use crate::backend::not_on_citus;
+use crate::harness::eventually;
 
 /// Defines a role that is bound to these keys, and returns a key of it for the tenant `acme`.
 fn bound_key(guarded: &Guarded, keys: &str, scopes: &Value) -> String {
@@ -76,4 +78,76 @@ fn a_write_under_a_foreign_key_is_refused_alike_whether_its_partition_exists() {
     // There is one for each of the two tables.
     assert_eq!(details.len(), 2, "{details:?}");
     assert!(details.iter().all(|detail| !detail.contains("zeta")), "{details:?}");
+}
+
+/// Defines a role of these columns of a table, for all keys, and returns a key of it.
+fn partial_key(guarded: &Guarded, table: &str, columns: &[&str]) -> String {
+    let may = ["read", "insert", "update"];
+    let grants = json!([{"tables": [table], "may": may, "keys": "*", "columns": columns}]);
+    let role = json!({"role": "partial", "grants": grants});
+    served(send(guarded, "PUT", "/api/access/roles/partial", Some(&role)), 200);
+    create(guarded, &json!({"role": "partial"})).1
+}
+
+#[test]
+fn a_hidden_partition_column_is_named_neither_by_a_route_nor_by_a_hint() {
+    not_on_citus!("Citus is one shard to Tessera, and several are needed");
+    let flags = [
+        "--keyspace",
+        "list(partition_key):A=1,B=1",
+        "--placement",
+        "partitions:A=1>shard1,B=1>shard2",
+    ];
+    let guarded = Guarded::start("on", &flags);
+    let key = partial_key(&guarded, "users", &["user_id", "name", "email"]);
+    let row = json!({"table": "users", "data": user("ada")});
+    for (method, path, code) in [
+        ("GET", "/api/route?key=ada", "TSR403"),
+        ("GET", "/api/route?key=ada&partition=Z", "TSR403"),
+        ("GET", "/api/route?key=ada&table=users", "TSR403"),
+        ("GET", "/api/route?key=ada&x=1", "TSR100"),
+        ("POST", "/api/write?x=1", "TSR100"),
+    ] {
+        let body = Some(&row).filter(|_| method == "POST");
+        let refused = guarded.send_with(method, path, Some(&key), &[], body);
+        assert_eq!(refused.code(), code, "{path}: {}", refused.text());
+        assert!(!refused.text().contains("partition_key"), "{path}: {}", refused.text());
+    }
+    let placed = guarded.send("GET", "/api/route?key=ada&partition=A", Some(&key));
+    assert_eq!(placed.status, 200, "{}", placed.text());
+    assert_eq!(placed.json()["shard"], "shard1");
+    assert!(!placed.text().contains("partition_key"), "{}", placed.text());
+    let cases = [("/api/route?key=ada&partition_key=A", 200), ("/api/route?key=ada", 400)];
+    for (path, expected) in cases {
+        let shown = guarded.send("GET", path, Some(admin().reveal()));
+        assert_eq!(shown.status, expected, "{}", shown.text());
+        assert!(shown.text().contains("partition_key"), "{path}: {}", shown.text());
+    }
+}
+
+#[test]
+fn a_unique_index_of_hidden_columns_refuses_a_row_without_its_name() {
+    not_on_citus!("Tessera does not build indexes on Citus");
+    let guarded = Guarded::start("on", &[]);
+    let key = partial_key(&guarded, "orders", &["order_id", "amount"]);
+    let indexes = "/api/tables/orders/indexes";
+    let index = json!({"name": "canary_pair", "columns": ["note", "amount"], "unique": true});
+    served(send(&guarded, "POST", indexes, Some(&index)), 202);
+    eventually("the index is ready", || {
+        let listed = served(send(&guarded, "GET", indexes, None), 200);
+        (listed["indexes"][0]["state"] == "ready").then_some(())
+    });
+    for (id, amount) in [("o1", 1), ("o2", 2)] {
+        let data = json!({"order_id": id, "user_id": "ada", "amount": amount, "note": "a"});
+        let order = json!({"table": "orders", "op": "insert", "data": data});
+        served(send(&guarded, "POST", "/api/write", Some(&order)), 201);
+    }
+    let data = json!({"order_id": "o2", "amount": 1});
+    let change = json!({"table": "orders", "op": "update", "shardKey": "ada", "data": data});
+    let refused = guarded.send_with("POST", "/api/write", Some(&key), &[], Some(&change));
+    assert_eq!((refused.status, &*refused.code()), (409, "TSR304"), "{}", refused.text());
+    assert!(!refused.text().contains("canary"), "{}", refused.text());
+    let named = send(&guarded, "POST", "/api/write", Some(&change));
+    assert_eq!(named.status, 409, "{}", named.text());
+    assert!(named.text().contains("canary_pair"), "{}", named.text());
 }

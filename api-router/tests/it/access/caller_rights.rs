@@ -20,7 +20,7 @@ fn health_shows_details_only_to_those_who_may_see_analytics() {
 }
 
 #[test]
-fn a_caller_learns_who_it_is_and_what_it_may_do() {
+fn a_caller_can_read_its_identity_and_rights() {
     let guarded = Guarded::start("on", &[]);
     let me = |text: Option<&str>| guarded.send("GET", "/api/access/me", text).json();
     let anonymous = me(None);

@@ -194,7 +194,7 @@ fn the_last_administrator_stays_in_the_catalog() {
 
 /// A caller cannot get or give rights that it does not have, in any of these ways.
 #[test]
-fn nobody_gives_more_than_he_has() {
+fn no_caller_grants_rights_that_it_does_not_have() {
     let guarded = Guarded::start("on", &[]);
     served(send(&guarded, "PUT", "/api/access/roles/manager", Some(&manager_role())), 200);
     let (_, key) = create(&guarded, &json!({"role": "manager", "tenants": ["acme"]}));

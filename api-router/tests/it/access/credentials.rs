@@ -76,7 +76,7 @@ fn credentials_have_one_place() {
 }
 
 #[test]
-fn an_expired_key_learns_it_only_with_the_right_secret() {
+fn expiry_is_reported_only_for_a_key_with_the_right_secret() {
     let guarded = Guarded::start("on", &[]);
     let reply = guarded.send("GET", READ, Some(expired().reveal()));
     refused(

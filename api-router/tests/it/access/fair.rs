@@ -80,5 +80,5 @@ fn a_caller_with_over_half_of_a_queue_is_refused_while_another_waits() {
         }
     });
     let again = write(&guarded, many.reveal(), &large);
-    assert_eq!(again.status / 100, 2, "nobody else waits: {}", again.text());
+    assert_eq!(again.status / 100, 2, "no other request waits: {}", again.text());
 }

@@ -35,7 +35,7 @@ fn documented() -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn every_route_has_exactly_one_row_that_says_what_it_needs() {
+fn every_route_has_exactly_one_row_with_the_rights_that_it_needs() {
     let listed: Vec<(String, String)> = ROWS
         .iter()
         .filter(|row| !PAGES.contains(&row.path))
@@ -143,7 +143,7 @@ fn example(row: &RouteRow) -> (String, Option<&'static str>) {
 }
 
 #[test]
-fn every_route_answers_each_caller_as_its_row_says() {
+fn every_route_answers_each_caller_as_in_its_row() {
     files_only!("the nodes of files are held up by the lab");
     // Without replicas each read sees the write before it.
     let backups = crate::folders::temporary();

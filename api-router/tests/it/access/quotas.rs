@@ -325,6 +325,6 @@ fn routers_share_quotas_and_days_of_use_but_not_rates() {
     let mut other = other;
     other.end();
     other.wait();
-    assert!(shown().is_string(), "only the other router was asked: {}", shown());
+    assert!(shown().is_string(), "only the other router got requests: {}", shown());
     router.end();
 }

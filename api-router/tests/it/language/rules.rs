@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::old_names::OLD_NAMES;
-use super::text::Text;
+use super::text::{DECLARING, Text, declared};
 
 /// A place that breaks a rule.
 pub(super) struct Case {
@@ -23,23 +23,42 @@ const OLD: &str = "name that has a better one";
 const TWIN: &str = "public type whose name another one has";
 
 /// Every rule that examines a single text, with an example that breaks it.
-pub(super) const RULES: [(&str, &str); 7] = [
+pub(super) const RULES: [(&str, &str); 10] = [
     (
         LONG,
         "// A comment that goes on and on until it is longer than the hundred columns that a comment line may have.",
     ),
     (REFERRING, "/// As there.\nfn drain() {}"),
     (OPENING, "/// What a client has seen.\nstruct Seen;"),
+    (OPENING, "/// Its owner.\nstruct SlotOwner;"),
     (WORDS, "// The file is made anew."),
+    (WORDS, "let cause = \"the file is made anew\";"),
+    (WORDS, "fn a_client_is_told_the_reason() {}"),
     (DENIAL, "let cause = format!(\"{name} is no setting\");"),
     (REPLACED, "fn swallow_row() {}"),
     (OLD, "pub(crate) struct Brake;"),
 ];
 
 const COLUMNS_MAX: usize = 100;
-const OPENINGS: [&str; 8] = ["What", "Who", "Whoever", "Whether", "How", "Told", "Of", "As"];
-const DIALECT: [&str; 6] =
-    ["made anew", "in bad order", "whoever", "nobody", "somebody", "to tell of"];
+const OPENINGS: [&str; 14] = [
+    "What", "Who", "Whoever", "Whether", "When", "How", "Told", "Of", "As", "It", "Its", "This",
+    "That", "These",
+];
+const DIALECT: [&str; 11] = [
+    "anew",
+    "are told",
+    "be told",
+    "in bad order",
+    "is told",
+    "nobody",
+    "somebody",
+    "to tell of",
+    "told of",
+    "was told",
+    "whoever",
+];
+/// Words of declared names, separated by underscores.
+const DIALECT_OF_NAMES: [&str; 6] = ["anew", "nobody", "somebody", "tells", "told", "whoever"];
 
 /// Words after `is no` that do not deny a noun.
 const COMPARISONS: [&str; 9] =
@@ -64,6 +83,9 @@ pub(super) fn find(text: &Text) -> impl Iterator<Item = Case> + use<> {
                 add(WORDS, line, said);
             }
         }
+    }
+    for (line, said) in text.code().filter(|(_, said)| has_dialect(said)) {
+        add(WORDS, line, said.trim());
     }
     // The changelog uses the words of earlier versions.
     for (index, said) in text.lines.iter().enumerate().filter(|_| text.name != "CHANGELOG.md") {
@@ -115,6 +137,16 @@ pub(super) fn twins(texts: &[Text]) -> Vec<Case> {
         }
     }
     cases
+}
+
+/// Returns true if a line of code has a phrase of the dialect in a literal, or declares a name with
+/// such a word. Literals may name the system's user `nobody`.
+fn has_dialect(code: &str) -> bool {
+    let lower = code.to_lowercase();
+    let is_phrase = |phrase: &&str| *phrase != "nobody" && occurrences(&lower, phrase) > 0;
+    let name = declared(code, &DECLARING);
+    let is_word = |word: &str| DIALECT_OF_NAMES.contains(&word);
+    DIALECT.iter().any(is_phrase) || name.is_some_and(|name| name.split('_').any(is_word))
 }
 
 /// Returns true if a comment line is too long. Tables, lines with links and Markdown files may be

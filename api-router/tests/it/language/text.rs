@@ -9,7 +9,8 @@ pub(super) struct Text {
 }
 
 /// Keywords after which Rust declares a name.
-const DECLARING: [&str; 8] = ["struct", "enum", "trait", "type", "fn", "mod", "const", "static"];
+pub(super) const DECLARING: [&str; 8] =
+    ["struct", "enum", "trait", "type", "fn", "mod", "const", "static"];
 /// Keywords after which Rust declares a type.
 const TYPES: [&str; 4] = ["struct", "enum", "trait", "type"];
 
@@ -60,7 +61,8 @@ impl Text {
         })
     }
 
-    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+    /// Returns the lines of code with their numbers.
+    pub(super) fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.lines.iter().enumerate().filter(|_| self.is_rust());
         lines
             .filter(|(_, line)| !line.trim_start().starts_with("//"))
@@ -78,7 +80,7 @@ fn comment(line: &str, is_rust: bool, is_prose: bool) -> Option<&str> {
 }
 
 /// Returns the name that a line declares with one of the keywords.
-fn declared<'l>(line: &'l str, keywords: &[&str]) -> Option<&'l str> {
+pub(super) fn declared<'l>(line: &'l str, keywords: &[&str]) -> Option<&'l str> {
     let mut words = line.split_whitespace();
     let starts = ["pub", "async", "unsafe", "extern", "const", "static"];
     while let Some(word) = words.next() {

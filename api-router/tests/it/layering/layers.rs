@@ -130,6 +130,7 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "private_file",
         "rebalance_id",
         "replication",
+        "row_hashes",
         "slot_change",
         "slot_news",
         "system_tables",
@@ -220,6 +221,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
         "citus",
         "declarations",
         "dialect",
+        "free_connections",
         "hazards",
         "node",
         "json_rows",
@@ -323,8 +325,8 @@ pub(super) const IMPORT: &[&[&str]] = &[&["demo_data", "row_reader"]];
 pub(super) const LAB: &[&[&str]] = &[
     &["chart", "lab_error", "machine", "random"],
     &["experiment_observer", "key_set", "lab_cluster", "report", "work_folder"],
-    &["clients", "dataset", "growth", "node_faults", "tcp_link"],
-    &["killed_writer"],
+    &["clients", "databases", "dataset", "growth", "node_faults", "tcp_link"],
+    &["disturbance", "killed_writer"],
     &[
         "cached_reads",
         "conflicts",

@@ -19,7 +19,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_server_that_keeps_its_promises_is_never_accused(
+    fn a_correct_server_has_no_violations(
         seed in any::<u64>(),
         operations in 10_usize..4_000,
         sessions in 1_u32..24,

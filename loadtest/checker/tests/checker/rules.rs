@@ -275,7 +275,7 @@ fn a_row_that_a_whole_walk_did_not_meet_is_known_to_be_absent() {
     };
     assert_eq!(unread(vec![], true), 0);
     assert_eq!(unread(vec![], false), 1, "it may stand behind the pages that were read");
-    assert_eq!(unread(vec![ROW], true), 1, "it is there, and nobody knows at which version");
+    assert_eq!(unread(vec![ROW], true), 1, "it is there, and its version is not known");
 }
 
 #[test]

@@ -92,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn with_open_deletes_an_ordered_history_is_never_accused((pieces, versions) in pieces()) {
+    fn an_ordered_history_with_open_deletes_has_no_violations((pieces, versions) in pieces()) {
         let history = history(&pieces, &versions, true);
         prop_assert!(!(accused(&history) && is_linearizable(&history.operations)));
     }

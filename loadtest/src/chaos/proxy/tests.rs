@@ -55,13 +55,13 @@ async fn an_open_way_passes_all_and_a_cut_one_is_refused_until_it_is_mended() {
     let mut before = client(&proxy).await;
     assert_eq!(asked(&mut before).await, b"world");
     for _ in 0..3 {
-        proxy.set(Way::Cut);
+        proxy.set(ProxyState::Cut);
         assert_eq!(before.read(&mut [0; 8]).await.unwrap_or_default(), 0, "it ends");
         let refused = async {
             while TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await.is_ok() {}
         };
         timeout(PATIENCE, refused).await.unwrap();
-        proxy.set(Way::Open);
+        proxy.set(ProxyState::Open);
         let again = async {
             loop {
                 if let Ok(again) = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await {
@@ -80,14 +80,14 @@ async fn a_half_open_connection_discards_bytes_and_is_not_used_again() {
     let proxy = Proxy::open(address).await.unwrap();
     let mut before = client(&proxy).await;
     assert_eq!(asked(&mut before).await, b"world");
-    proxy.set(Way::HalfOpen);
+    proxy.set(ProxyState::HalfOpen);
     let mut during = client(&proxy).await;
     for client in [&mut before, &mut during] {
         client.write_all(b"hello").await.unwrap();
         assert!(timeout(SILENCE, client.read(&mut [0; 8])).await.is_err(), "nothing comes");
     }
     assert_eq!(heard.load(Ordering::SeqCst), 1);
-    proxy.set(Way::Open);
+    proxy.set(ProxyState::Open);
     assert_eq!(timeout(PATIENCE, before.read(&mut [0; 8])).await.unwrap().unwrap_or_default(), 0);
     assert_eq!(asked(&mut client(&proxy).await).await, b"world");
 }
@@ -96,12 +96,12 @@ async fn a_half_open_connection_discards_bytes_and_is_not_used_again() {
 async fn a_slow_way_takes_its_time_each_way() {
     let (address, _) = server(b"world").await;
     let proxy = Proxy::open(address).await.unwrap();
-    proxy.set(Way::Slow(Duration::from_millis(60)));
+    proxy.set(ProxyState::Slow(Duration::from_millis(60)));
     let mut slow = client(&proxy).await;
     let began = Instant::now();
     assert_eq!(asked(&mut slow).await, b"world");
     assert!(began.elapsed() >= Duration::from_millis(120), "{:?}", began.elapsed());
-    proxy.set(Way::Open);
+    proxy.set(ProxyState::Open);
     assert_eq!(asked(&mut slow).await, b"world");
 }
 

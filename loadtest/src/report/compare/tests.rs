@@ -19,7 +19,7 @@ fn outcome(comparison: &Comparison, measure: Measure) -> Outcome {
 fn a_table_has_each_change_and_its_size() {
     let before = report_of(101, 100.0);
     let mut now = report_of(101, 100.0);
-    now.asked.insert("keys".to_owned(), "500".to_owned());
+    now.options.insert("keys".to_owned(), "500".to_owned());
     now.requests_per_s = 130.0;
     now.response_ms.p50 = 1.0;
     now.response_ms.p90 = 2.2;
@@ -51,7 +51,7 @@ fn a_table_has_each_change_and_its_size() {
 }
 
 #[test]
-fn a_rate_that_swings_from_second_to_second_says_less() {
+fn a_rate_that_varies_between_seconds_is_weaker_evidence() {
     let before = of_rates(&[1_000; 16]);
     let swinging: Vec<u64> =
         (0..16).map(|second| if second % 2 == 0 { 500 } else { 1_500 }).collect();
@@ -93,11 +93,11 @@ fn few_requests_are_not_judged_and_few_failures_are_seen() {
 fn differences_between_runs_are_warned_of() {
     let mut before = report_of(2, 2.0);
     let mut now = report_of(16, 16.0);
-    before.asked.remove("mix");
+    before.options.remove("mix");
     before.stopped_early = true;
     before.warnings.push("busy\u{1b}[31m".to_owned());
     before.operations[0].name = "scan".to_owned();
-    now.asked.insert("rate".to_owned(), "100".to_owned());
+    now.options.insert("rate".to_owned(), "100".to_owned());
     let comparison = Comparison::new("x", &before, &now);
     let reported = [
         "different options: mix nothing before, default now",

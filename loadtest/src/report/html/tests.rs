@@ -80,7 +80,7 @@ fn full(seconds: usize, elapsed_s: f64) -> Report {
     report.target_per_s = Some(1e6);
     report.response_ms.max = 74_000.0;
     let hostile = || HOSTILE.to_owned();
-    report.told = hostile();
+    report.description = hostile();
     report.hosts = vec!["http://127.0.0.1:3000".to_owned(), hostile()];
     let share = |_| Share { name: hostile(), answers: 1, percent: 0.1, p50_ms: 1.0, p99_ms: 2.0 };
     report.shards = (0..1_024).map(share).collect();
@@ -149,7 +149,7 @@ fn a_run_without_a_request_is_a_page_without_graphs() {
 }
 
 #[test]
-fn a_page_says_the_verdict_and_the_numbers() {
+fn a_page_shows_the_verdict_and_the_numbers() {
     let mut report = report_of(16, 15.02);
     report.faults.push(Fault { at_s: 5.0, what: "kill -9".to_owned() });
     let (_, texts) = parse(&report.html());

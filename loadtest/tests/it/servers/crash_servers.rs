@@ -107,7 +107,7 @@ impl CrashServers {
     }
 
     /// Connects to the primary of a shard.
-    fn door(&self, shard: &str) -> DatabaseSession {
+    fn direct_session(&self, shard: &str) -> DatabaseSession {
         let port = self.primary(shard)["port"].as_u64().unwrap();
         let own = format!(":{port}/{shard}");
         let mut urls = self.variables.split(['=', ',', '\n', '\'', '"']);
@@ -173,7 +173,7 @@ impl CrashServers {
             "SELECT count(*) FROM tessera_slots WHERE state = '{state}' AND slot IN ({})",
             numbers.join(",")
         );
-        self.door(shard).until(state, &sql, &slots.len().to_string());
+        self.direct_session(shard).until(state, &sql, &slots.len().to_string());
     }
 
     /// Changes the times of a fence as if the server's clock had jumped.
@@ -184,13 +184,13 @@ impl CrashServers {
             "UPDATE tessera_slots SET since = since {sign} interval '1h', until = until {sign} interval '1h'
             WHERE state = 'fenced' RETURNING slot"
         );
-        assert!(!self.door(shard).rows(&sql).is_empty(), "a fence lasts");
+        assert!(!self.direct_session(shard).rows(&sql).is_empty(), "a fence lasts");
     }
 
     /// Waits until nothing of a move is left on either shard.
-    pub(super) fn check_left_behind(&self, told: &str) {
+    pub(super) fn check_left_behind(&self, label: &str) {
         for shard in [FROM, TO] {
-            self.door(shard).until(told, LEFT_BEHIND, "0 0 0 0");
+            self.direct_session(shard).until(label, LEFT_BEHIND, "0 0 0 0");
         }
     }
 
@@ -199,17 +199,17 @@ impl CrashServers {
         let names: Vec<String> = client.keys.iter().map(|key| format!("'{}'", key.name)).collect();
         let sql = format!("SELECT key FROM kv WHERE key IN ({})", names.join(","));
         let mut placed: Vec<String> =
-            [FROM, TO].iter().flat_map(|shard| self.door(shard).rows(&sql)).collect();
+            [FROM, TO].iter().flat_map(|shard| self.direct_session(shard).rows(&sql)).collect();
         placed.sort();
         let mut expected: Vec<&str> = client.keys.iter().map(|key| &*key.name).collect();
         expected.sort_unstable();
-        assert_eq!(placed, expected, "{}", client.told);
+        assert_eq!(placed, expected, "{}", client.label);
     }
 
     /// Checks that no session holds a lock or a transaction once the routers have ended.
-    pub(super) fn check_unlocked(&self, told: &str) {
+    pub(super) fn check_unlocked(&self, label: &str) {
         for shard in [FROM, TO] {
-            self.door(shard).until(told, HELD, "0");
+            self.direct_session(shard).until(label, HELD, "0");
         }
     }
 }

@@ -23,8 +23,8 @@ use crate::move_client::{FROM, MoveClient, TO};
 use crate::move_stops::points;
 use crate::{for_each, sabotage};
 
-/// Longest wait for the end of a move after a crash, during which servers have to start.
-const RESUMED_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for the end of a move that goes on after a crash.
+const ENDED_MAX: Duration = Duration::from_secs(60);
 /// Longest wait until a stop point is reached.
 const REACHED_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for a response. The client does not wait longer for a frozen router, so that the
@@ -184,8 +184,8 @@ impl<'s> Story<'s> {
             // The router may stop while it reports the end of the move.
             let is_lost = has_ended && !self.crash.point.contains("_end");
             let is_lost = is_lost || began.elapsed() > REACHED_MAX;
-            let told = &self.client.told;
-            assert!(!is_lost, "{told}: the point is not reached: {:?}", self.client.shown());
+            let label = &self.client.label;
+            assert!(!is_lost, "{label}: the point is not reached: {:?}", self.client.shown());
         }
     }
 
@@ -202,7 +202,8 @@ impl<'s> Story<'s> {
             }
             Lost::Nothing => {
                 self.take_over();
-                self.client.await_end(RESUMED_MAX, String::new);
+                self.client.await_progress();
+                self.client.await_end(ENDED_MAX, String::new);
                 self.thaw();
             }
             Lost::Servers { shards, and_mover } => {
@@ -233,19 +234,21 @@ impl<'s> Story<'s> {
         }
     }
 
-    /// Checks that all rows are right, and that nothing is left of the move.
+    /// Checks that the move goes on and ends, that all rows are right, and that nothing is left of
+    /// the move.
     fn check(mut self) {
+        self.client.await_progress();
         let hosts = self.mover.iter().chain(&self.others).map(Router::host);
         for host in hosts.collect::<Vec<_>>() {
             self.client.host = host;
-            self.client.await_end(RESUMED_MAX, String::new);
+            self.client.await_end(ENDED_MAX, String::new);
             self.client.check_rows();
         }
-        self.servers.check_left_behind(&self.client.told);
+        self.servers.check_left_behind(&self.client.label);
         self.servers.check_placed_once(&self.client);
         let routers = self.mover.take().into_iter().chain(self.others.drain(..));
         routers.for_each(drop);
-        self.servers.check_unlocked(&self.client.told);
+        self.servers.check_unlocked(&self.client.label);
     }
 }
 

@@ -113,13 +113,14 @@ fn check_clock(cluster: &Cluster, node: &str, clocks: &JumpingClocks) {
     let variables = fs::read_to_string(cluster.dir().join("tessera.env")).unwrap();
     let (shard, _) = node.split_once('-').unwrap();
     let mut urls = variables.split(['=', ',', '\n', '\'', '"']);
-    let door = DatabaseSession::open(urls.find(|url| url.ends_with(&format!("/{shard}"))).unwrap());
+    let direct =
+        DatabaseSession::open(urls.find(|url| url.ends_with(&format!("/{shard}"))).unwrap());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     clocks.set(node, JUMPS[0]);
     let differs = format!("SELECT extract(epoch FROM clock_timestamp()) - {now} > 1800");
-    door.until("the clock jumps", &differs, "t");
+    direct.until("the clock jumps", &differs, "t");
     clocks.set(node, "+0s");
-    door.until("the clock jumps back", &differs, "f");
+    direct.until("the clock jumps back", &differs, "f");
 }
 
 #[test]

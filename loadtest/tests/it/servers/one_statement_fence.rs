@@ -64,20 +64,21 @@ fn number_after(cluster: &Cluster, switch: &str) -> Value {
     };
     let variables = std::fs::read_to_string(&environment).unwrap();
     let mut urls = variables.split(['=', ',', '\n', '\'', '"']);
-    let door = DatabaseSession::open(urls.find(|url| url.ends_with(&format!("/{FROM}"))).unwrap());
+    let direct =
+        DatabaseSession::open(urls.find(|url| url.ends_with(&format!("/{FROM}"))).unwrap());
     stop(&router, &mut client);
     // If the slots are fenced, the fence ends by itself after a while.
     let enter = format!("SELECT coalesce(tessera_enter_one({slot})::text, 'fenced')");
     let mut version = "fenced".to_owned();
     while version == "fenced" {
-        version = door.rows(&format!("ROLLBACK; BEGIN; {enter}")).concat();
+        version = direct.rows(&format!("ROLLBACK; BEGIN; {enter}")).concat();
     }
     let value = json!({"number": LAST});
-    door.rows(&format!(
+    direct.rows(&format!(
         "UPDATE kv SET value = '{value}', version = {version} WHERE slot = {slot} AND key = '{key}'"
     ));
     router.thaw();
-    door.rows(COMMIT_ONCE_AWAITED);
+    direct.rows(COMMIT_ONCE_AWAITED);
     while client.shown().is_none_or(|shown| shown["ended_at"].is_null()) {
         assert!(client.shown().is_none_or(|shown| shown["phase"] != "failed"));
     }

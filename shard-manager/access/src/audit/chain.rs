@@ -80,7 +80,7 @@ impl ChainPoint {
 pub struct AuditHead {
     /// Name of the log.
     pub log: Box<str>,
-    /// Its last line.
+    /// Last line of the log.
     pub point: ChainPoint,
 }
 

@@ -13,17 +13,17 @@ use crate::key::KeyId;
 /// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuditOutcome {
-    /// It was served.
+    /// The request was served.
     Served,
     /// Some of its rows were refused for lack of rights.
     PartlyRefused,
-    /// It was refused for its credentials, rights or limits.
+    /// The request was refused for its credentials, rights or limits.
     Refused,
-    /// It was served, and would have been refused if access control had not only observed.
+    /// The request was served, and would have been refused if access control had not only observed.
     WouldRefuse,
-    /// It failed for another reason.
+    /// The request failed for another reason.
     Failed,
-    /// Its client disconnected before the response. The request may have been carried out.
+    /// The client disconnected before the response. The request may have been carried out.
     Abandoned,
 }
 

@@ -212,7 +212,7 @@ pub enum KeySetError {
         KeySet::SECRET_LEN_MIN
     )]
     SecretTooShort {
-        /// Its length in bytes.
+        /// Length in bytes.
         len: usize,
     },
     /// The document is longer than [`KeySet::DOCUMENT_LEN_MAX`].

@@ -268,7 +268,7 @@ fn a_clock_that_goes_back_gives_no_second_burst() {
 }
 
 #[test]
-fn a_straggler_at_midnight_does_not_begin_a_quota_anew() {
+fn a_late_request_at_midnight_does_not_reset_a_quota() {
     let quota = DayQuota::default();
     quota.add(50, 101);
     assert_eq!(quota.add(5, 100), 55, "rows of a thread that still has yesterday's date");

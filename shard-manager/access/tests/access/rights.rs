@@ -130,7 +130,7 @@ fn keyed(keys: Value) -> AccessRole {
 }
 
 #[test]
-fn no_one_gives_more_rights_than_they_have() {
+fn no_role_grants_more_rights_than_it_has() {
     let own = rights(keyed(json!("$tenant:*")), &["acme"]);
     let tenants = |names: &[&str]| Tenants::parse(names.iter().copied()).unwrap();
     let covers = |role: &AccessRole, names: &[&str]| own.covers(role, Some(&tenants(names)));
@@ -184,7 +184,7 @@ fn scopes_limits_and_weight_are_not_exceeded_either() {
 }
 
 #[test]
-fn a_limited_role_with_every_right_gives_no_unlimited_one() {
+fn a_limited_role_with_every_right_grants_no_unlimited_role() {
     let [admin, ..] = AccessRole::built_in();
     let mut json: Value = serde_json::from_str(&admin.to_json()).unwrap();
     json["role"] = json!("operator");

@@ -115,7 +115,7 @@ fn unknown_wrong_revoked_and_suspended_keys_look_alike() {
 }
 
 #[test]
-fn a_key_expires_at_its_time_and_says_so_only_to_its_owner() {
+fn a_key_expires_at_its_time_and_only_its_owner_gets_the_reason() {
     let (owner, thief) = (key(1), key(2));
     let mut record = record(&owner, "shop", &[]);
     record.expires_at = Some(now());
@@ -376,7 +376,7 @@ fn a_clock_that_was_corrected_does_not_make_a_snapshot_seem_current() {
 }
 
 #[test]
-fn a_cached_token_is_not_believed_longer_than_its_keys() {
+fn a_cached_token_is_not_valid_longer_than_its_keys() {
     let signer = Signer::ed25519();
     let set = KeySet::from_jwks(&document(&[&signer])).unwrap();
     let end = UnixTime::from_seconds(NOW + 10);
@@ -432,7 +432,7 @@ fn nothing_prints_a_secret_of_the_gate() {
 }
 
 #[test]
-fn a_refusal_says_when_to_try_again_if_that_helps() {
+fn a_refusal_has_the_time_of_a_retry_if_one_can_succeed() {
     for (reason, seconds) in [
         (AuthReason::KeyWrong, None),
         (AuthReason::TokenExpired, None),

@@ -59,7 +59,7 @@ fn clocks_may_differ_a_little_and_a_future_iat_is_no_fault() {
 }
 
 #[test]
-fn an_expired_token_says_so_only_if_its_signature_holds() {
+fn expiry_is_reported_only_for_a_token_with_a_valid_signature() {
     let signer = Signer::ed25519();
     let issuers = issuers(&[&signer]);
     let expired = claims_with("exp", json!(NOW - SKEW_SECONDS));

@@ -94,7 +94,7 @@ fn a_quota_is_shared_by_all_routers() {
 }
 
 #[test]
-fn a_restart_does_not_begin_a_quota_anew() {
+fn a_restart_does_not_reset_a_quota() {
     let (before, mut catalog) = (Counting::new(), Sums::new());
     use_rows(&before.caller("acme"), 20, DAY);
     before.flush(&mut catalog, DAY);

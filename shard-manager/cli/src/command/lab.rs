@@ -4,6 +4,7 @@
 
 mod guarantees;
 mod lab_servers;
+mod linked_servers;
 mod network;
 mod report_folder;
 mod run;
@@ -24,6 +25,7 @@ use clap::{Args, Subcommand};
 
 use self::report_folder::ReportFolder;
 use self::watcher::Watcher;
+use super::access::catalog_place::CATALOG_VARIABLE;
 use super::{CommandError, interrupt};
 use crate::terminal::Terminal;
 
@@ -93,6 +95,15 @@ enum Experiment {
     },
 }
 
+/// Use of the server that `MAINDB_URL` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MainServer {
+    /// The experiment creates a database on it.
+    Used,
+    /// The experiment does not use it, and its report says so.
+    Ignored,
+}
+
 /// Settings that all experiments have.
 #[derive(Args, Debug)]
 struct Common {
@@ -136,15 +147,38 @@ fn writer_command(program: &Path, data_dir: &Path) -> process::Command {
 }
 
 impl Common {
-    /// Carries out an experiment, shows its report and writes its files. A report folder that has
-    /// files is refused before anything starts.
+    /// Carries out an experiment that does not use the server of `MAINDB_URL`.
+    ///
+    /// # Errors
+    /// Errors of [`Common::carry_out_with`].
     fn carry_out(
         &self,
         terminal: &Terminal,
         experiment: impl FnOnce(&Watcher<'_>) -> Result<Report, CommandError>,
     ) -> Result<(), CommandError> {
+        self.carry_out_with(MainServer::Ignored, terminal, experiment)
+    }
+
+    /// Carries out an experiment, shows its report and writes its files. A report folder that has
+    /// files is refused before anything starts.
+    ///
+    /// # Errors
+    /// [`CommandError`] of the experiment, or of the files of its report.
+    fn carry_out_with(
+        &self,
+        main: MainServer,
+        terminal: &Terminal,
+        experiment: impl FnOnce(&Watcher<'_>) -> Result<Report, CommandError>,
+    ) -> Result<(), CommandError> {
         let folder = self.report.as_deref().map(ReportFolder::begin).transpose()?;
-        let report = experiment(&Watcher::new(terminal))?;
+        let mut report = experiment(&Watcher::new(terminal))?;
+        let is_set = std::env::var_os(CATALOG_VARIABLE).is_some_and(|urls| !urls.is_empty());
+        if is_set && main == MainServer::Ignored {
+            let note = format!(
+                "{CATALOG_VARIABLE} is set and was not used: only `lab run --postgres` creates a database on that server"
+            );
+            report.notes.push(note);
+        }
         if let Some(folder) = folder {
             folder.write(&report)?;
         }

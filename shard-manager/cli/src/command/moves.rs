@@ -1,6 +1,7 @@
 //! `move`: moves of slots from one shard to another, while rows are read and written.
 //!
-//! A router carries out the move. This command only begins it, gives it orders and shows it.
+//! A router carries out the move. This command only begins it, gives it orders and shows it; on
+//! stopped files it stores an order for the next router.
 //!
 //! **Invariant:** a move continues when the command that began it or waits for it ends.
 //! **Not here:** sending a request to a router (`place`), the steps of a move (`cluster`).
@@ -20,12 +21,13 @@ use super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
 
 const START_EXAMPLES: &str = "\
-The command returns as soon as the move is listed; `shard-manager move wait` waits for it. Writes
-of the slots wait for a few milliseconds at its end. The source is kept for a while afterwards, so
-that `shard-manager move rollback` takes the slots back with all later writes.
+The command returns as soon as the move is listed; with --wait, or with `shard-manager move wait`
+afterwards, it waits until the target owns the slots. Writes of the slots wait for a few
+milliseconds then. The source is kept for a while afterwards, so that `shard-manager move rollback`
+takes the slots back with all later writes.
 
 Examples:
-  shard-manager move start --slots 0-63 --to shard4
+  shard-manager move start --slots 0-63 --to shard4 --wait
   shard-manager move start --key user_123 --to shard4 --rate 20 --url http://127.0.0.1:3000
   shard-manager move start --key user_123 --table transactions --to shard3";
 const LIST_EXAMPLES: &str = "\
@@ -33,6 +35,10 @@ Examples:
   shard-manager move list
   shard-manager move list --url http://127.0.0.1:3000 --json";
 const ID_EXAMPLE: &str = "\
+`shard-manager move list` shows the ids of the moves.";
+
+const ORDER_EXAMPLE: &str = "\
+On the files of a stopped cluster the order is stored, and the next router carries it out.
 `shard-manager move list` shows the ids of the moves.";
 
 /// Operation on moves.
@@ -57,13 +63,13 @@ enum Verb {
     #[command(after_help = wait::EXAMPLES)]
     Wait(wait::WaitArgs),
     /// Pauses a move; nothing is undone
-    #[command(after_help = ID_EXAMPLE)]
+    #[command(after_help = ORDER_EXAMPLE)]
     Pause(MoveArgs),
     /// Resumes a paused move
-    #[command(after_help = ID_EXAMPLE)]
+    #[command(after_help = ORDER_EXAMPLE)]
     Resume(MoveArgs),
     /// Cancels a move whose target does not own the slots yet
-    #[command(after_help = ID_EXAMPLE)]
+    #[command(after_help = ORDER_EXAMPLE)]
     Cancel(MoveArgs),
     /// Moves the slots back to the source, with all later writes
     #[command(after_help = ID_EXAMPLE)]
@@ -104,6 +110,9 @@ struct StartArgs {
     /// Seconds for which the source is kept for a rollback [default: 900]
     #[arg(long, value_name = "SECONDS")]
     keep: Option<u64>,
+    /// Wait until the target owns the slots; Ctrl-C ends the wait only
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     source: ClusterSource,
 }
@@ -149,9 +158,14 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
 }
 
 fn start(args: &StartArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let StartArgs { slots, key, table, partition, from, to, rate, keep, source } = args.clone();
+    let StartArgs { slots, key, table, partition, from, to, rate, keep, wait, source } =
+        args.clone();
     let command = MoveCommand::Begin { slots, key, table, partition, from, to, rate, keep };
-    let begun = MovePlace::of(&source)?.one(command)?;
+    let place = MovePlace::of(&source)?;
+    let begun = place.one(command)?;
+    if wait {
+        return wait::follow(&place, begun, false, terminal);
+    }
     Ok(terminal.show(&begun, |_| beginning(&begun))?)
 }
 
@@ -204,6 +218,12 @@ fn lag(shown: &MoveView) -> String {
     }
 }
 
+/// Returns an estimate with its unit; `-` if it is not known.
+fn known(estimate: Option<u64>, unit: &str) -> String {
+    let known = estimate.map(|number| format!("about {}{unit}", HumanCount(number)));
+    known.unwrap_or_else(|| "-".to_owned())
+}
+
 fn beginning(shown: &MoveView) -> String {
     let MoveView { id, slot_count, from, to, .. } = shown;
     let plural = if *slot_count == 1 { "" } else { "s" };
@@ -226,7 +246,9 @@ fn details(shown: &MoveView) -> String {
         ("rate limit", limit),
         ("kept for", format!("{} s", shown.keep)),
         ("rows", HumanCount(shown.rows).to_string()),
+        ("rows expected", known(shown.rows_expected, "")),
         ("bytes", HumanBytes(shown.bytes).to_string()),
+        ("time left", known(shown.seconds_left, " s")),
         ("behind", lag(shown)),
         ("longest hold", format!("{:.1} ms", shown.longest_hold_ms)),
         ("reason", or_none(&shown.reason)),

@@ -24,9 +24,10 @@ use super::{ClusterSource, CommandError};
 use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
-Each move improves the cluster by itself, so a rebalance may be cancelled at any time; slots that
-have moved stay where they are. --yes begins the plan that --dry-run shows, and is refused if the
-shard map has changed meanwhile.
+A rebalance may be cancelled at any time; slots that have moved stay where they are. By slots each
+move improves the cluster by itself. --yes begins the plan that --dry-run shows; by load or size the
+plan is made again, from the present requests or sizes. If the shard map changes while --yes plans,
+nothing begins.
 
 Examples:
   shard-manager rebalance --dry-run
@@ -291,7 +292,7 @@ pub(super) fn planned(plan: &PlanView, terminal: &Terminal) -> String {
     let mut lines =
         vec![format!("{}{}", effect(plan), epoch(plan)), terminal.table(&heads, &shards)];
     if let Some(seconds) = plan.seconds {
-        lines.insert(1, format!("the copies take about {seconds:.0} s"));
+        lines.insert(1, format!("the moves take about {seconds:.0} s"));
     }
     let moves = plan
         .moves

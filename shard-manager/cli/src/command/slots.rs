@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use engine::operator_queue::SlotAction;
+use engine::refusal_code::{RefusalCode, with_code};
 use engine::slot_change::{FENCE_MAX, SlotStep};
 use model::slot_set::SlotSet;
 use postgres::node_address::NodeAddress;
@@ -87,7 +88,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
         Verb::Release(slots) => (slots, SlotAction::Release),
     };
     let slots = args.slots.parse::<SlotSet>();
-    let slots = slots.map_err(|error| CommandError::Refused(format!("--slots: {error}")))?;
+    let slots = slots.map_err(|error| bad_fence(&format!("--slots: {error}")))?;
     change(&args.owners()?, &slots, action)?;
     let count = slots.len();
     let (document, line) = match action {
@@ -109,10 +110,13 @@ fn hold(seconds: f64) -> Result<Duration, CommandError> {
     let fits = |hold: &Duration| (Duration::from_millis(1)..=FENCE_MAX).contains(hold);
     hold.filter(fits).ok_or_else(|| {
         let most = FENCE_MAX.as_secs();
-        CommandError::Refused(format!(
-            "--seconds: a fence lasts from 0.001 to {most} seconds, not {seconds}"
-        ))
+        bad_fence(&format!("--seconds: a fence lasts from 0.001 to {most} seconds, not {seconds}"))
     })
+}
+
+/// Returns the refusal of a fence whose slots or time cannot be used, with its code.
+fn bad_fence(sentence: &str) -> CommandError {
+    CommandError::Refused(with_code(&sentence, Some(RefusalCode::BadFence)))
 }
 
 impl SlotArgs {
@@ -156,7 +160,7 @@ fn change(owners: &SlotOwners, slots: &SlotSet, action: SlotAction) -> Result<()
             };
             let session = SlotSession::open(addresses).await?;
             let changed = session.change(slots, step).await;
-            changed.map_err(|error| CommandError::Refused(error.to_string()))
+            changed.map_err(|error| CommandError::Refused(with_code(&error, error.code())))
         }),
     }
 }

@@ -179,15 +179,36 @@ impl IndexBuilding<'_> {
             Err(error) => return Ok(Some(Err(error))),
         };
         // Another process may lead by now. It needs the same lock.
-        let listed = in_time(self.catalog.list_indexes()).await?;
-        let is_same = |listed: &IndexRecord| {
-            listed.is_named(&record.table, &record.name) && listed.state == record.state
-        };
-        if !listed.iter().any(is_same) {
+        if !self.is_current(record).await? {
             self.manager.move_announcements.announce();
             return Ok(None);
         }
-        Ok(Some(session.change(change).await))
+        let changed = match change {
+            IndexChange::Make(_) => session.change(change, self.superseded(record)).await,
+            IndexChange::Drop(_) => session.change(change, std::future::pending()).await,
+        };
+        Ok(Some(changed))
+    }
+
+    /// Returns true if an index is listed in the state of a record.
+    async fn is_current(&self, record: &IndexRecord) -> Result<bool, Error> {
+        let listed = in_time(self.catalog.list_indexes()).await?;
+        Ok(listed.iter().any(|listed| {
+            listed.is_named(&record.table, &record.name) && listed.state == record.state
+        }))
+    }
+
+    /// Waits until an index is listed in another state than that of a record: it is to be dropped,
+    /// so its build is pointless.
+    async fn superseded(&self, record: &IndexRecord) {
+        let mut news = self.manager.move_announcements.watch();
+        loop {
+            news.rest(LOOK).await;
+            // While the catalog does not answer, the build continues.
+            if let Ok(false) = self.is_current(record).await {
+                return;
+            }
+        }
     }
 
     /// Returns a reason to give up if writes of a shard would wait too long for the index;

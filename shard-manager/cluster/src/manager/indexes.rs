@@ -35,7 +35,7 @@ pub struct IndexDraft {
     pub columns: Vec<String>,
     /// `unique`: within a shard key.
     pub is_unique: bool,
-    /// `pause_max_ms`: longest time for which writes of a shard may wait.
+    /// `pause_max_ms`: longest estimated time for which writes of a shard may wait.
     pub pause_max_ms: u64,
 }
 

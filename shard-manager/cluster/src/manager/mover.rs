@@ -10,6 +10,8 @@
 //! **Not here:** the steps of one move (`move_run`), the decision about a step
 //! (`moves::next_step`), the orders of an operator (`moves`).
 
+mod copy_difference;
+mod copy_forecast;
 mod copy_lag;
 mod copy_pace;
 mod copy_rate;
@@ -82,7 +84,7 @@ enum Event {
 
 /// Result of a query of the catalog.
 enum Look {
-    /// This process leads, and these are the moves, the latest first.
+    /// The process leads, and these are the moves, the latest first.
     Leads(Vec<MoveRecord>),
     /// Another process leads.
     Follows,

@@ -4,7 +4,8 @@
 //! A move that was begun is a row of the catalog. The process that carries moves out finds it
 //! there, so a move continues even if the router that began it ends.
 //!
-//! **Not here:** the steps of a move (`mover`), the rules of orders (`engine::move_record`).
+//! **Not here:** the steps of a move (`mover`), the rules of orders (`engine::move_record`), the
+//! disk space and the connections of a move (`move_resources`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,8 +28,9 @@ use moves::identity::MoveId;
 use moves::limits::KEEP;
 
 use super::Manager;
+use super::move_resources::MoveResources;
 use super::move_status::MoveTotals;
-use crate::shard::{Majority, PrimaryMoves};
+use crate::shard::Majority;
 
 /// Highest number of attempts to begin a move while the shard map changes.
 const TRIES_MAX: usize = 16;
@@ -117,6 +119,12 @@ pub enum MovesError {
         /// Number of replicas that follow.
         found: usize,
     },
+    /// Connected routers are too old to take part in a move; their number.
+    #[error(
+        "routers that are too old to take part in a move are connected to the catalog ({0}): end \
+         them, or start them with the version of this router"
+    )]
+    OlderRouters(u64),
     /// The disk of the target has too little room for the rows.
     #[error(
         "the rows of the slots need about {needed} bytes on the disk of {shard}, which has {free} \
@@ -129,6 +137,20 @@ pub enum MovesError {
         needed: u64,
         /// Free bytes.
         free: u64,
+    },
+    /// The server of a shard has too few free connections.
+    #[error(
+        "{shard} has {free} free connections, and the move takes up to {needed} more: raise {limit}"
+    )]
+    NoConnections {
+        /// Name of the shard.
+        shard: String,
+        /// Highest number that movers open in addition to those that they have.
+        needed: u64,
+        /// Number of free connections.
+        free: u64,
+        /// Setting that limits them.
+        limit: &'static str,
     },
     /// The catalog did not accept the move or the order.
     #[error(transparent)]
@@ -168,7 +190,9 @@ impl MovesError {
             Self::NotServing { .. }
             | Self::NotOpen { .. }
             | Self::NoMajority { .. }
-            | Self::NoRoom { .. } => RefusalCode::ShardState,
+            | Self::OlderRouters(_)
+            | Self::NoRoom { .. }
+            | Self::NoConnections { .. } => RefusalCode::ShardState,
             Self::List(error) => return RefusalCode::of_listed_move(error),
             Self::Unsupported => RefusalCode::PlacedByEngine,
         })
@@ -248,8 +272,14 @@ impl<'m> Moves<'m> {
             let new = checked(&map, describe(&map)?)?;
             self.check_shard(new.source, &map)?;
             self.check_shard(new.target, &map)?;
-            self.check_room(&new, &map, deadline).await?;
-            let record = MoveRecord { rebalance, ..MoveRecord::begin(new, Utc::now()) };
+            let resources = MoveResources::measure(self.0, &new, &map, deadline).await;
+            // A full server accepts no connection to its catalog either.
+            resources.check()?;
+            if let Some(refusal) = self.older_routers().await? {
+                return Err(refusal);
+            }
+            let mut record = MoveRecord { rebalance, ..MoveRecord::begin(new, Utc::now()) };
+            record.progress.rows_expected = resources.rows_expected();
             catalog.begin(&record, map.epoch()).await?;
             reach(StopTime::After, "plan");
             self.0.move_announcements.announce();
@@ -308,32 +338,10 @@ impl<'m> Moves<'m> {
         Ok(())
     }
 
-    /// Checks that the disk of the target has room for the rows of the slots on all of its nodes.
-    /// Their size is estimated from their share of the source's slots; the check passes if a size
-    /// is not known.
-    async fn check_room(
-        self,
-        new: &NewMove,
-        map: &ShardMap,
-        deadline: Instant,
-    ) -> Result<(), MovesError> {
-        let shards = self.0.shards();
-        let Some((source, target)) = shards.find(new.source).zip(shards.find(new.target)) else {
-            return Ok(());
-        };
-        let reader = target.primary().moves().map(PrimaryMoves::reader);
-        let Some(free) = reader.and_then(|reader| reader.free_bytes()) else { return Ok(()) };
-        let soon = deadline.min(Instant::now() + UPDATE_MAX);
-        // The mover notices a source that does not answer.
-        let Ok(size) = source.primary().size_estimate(soon).await else { return Ok(()) };
-        let owned = map.slots_of(new.source).count();
-        let nodes = 1 + target.replication.timeline().replica_count();
-        let needed = room_needed(size.bytes, (new.slots.len(), owned), nodes);
-        if needed <= free {
-            return Ok(());
-        }
-        let shard = map.topology().name(new.target).to_owned();
-        Err(MovesError::NoRoom { shard, needed, free })
+    /// Returns the refusal of every move while routers that are too old for it are connected.
+    pub(super) async fn older_routers(self) -> Result<Option<MovesError>, MovesError> {
+        let older = self.catalog()?.older_routers().await.map_err(MoveListError::Failed)?;
+        Ok((older > 0).then_some(MovesError::OlderRouters(older)))
     }
 
     /// Returns all moves that have not ended and the last ones that have, the latest first.
@@ -377,13 +385,6 @@ impl<'m> Moves<'m> {
     fn catalog(self) -> Result<&'m dyn MoveCatalog, MovesError> {
         self.0.backend.move_catalog().ok_or(MovesError::Unsupported)
     }
-}
-
-/// Returns the estimated bytes of the rows of some of the slots of a shard with this many bytes, on
-/// this many nodes.
-fn room_needed(bytes: u64, (slots, owned): (usize, usize), nodes: usize) -> u64 {
-    let share = u128::from(bytes) * slots as u128 / owned.max(1) as u128;
-    u64::try_from(share * nodes as u128).unwrap_or(u64::MAX)
 }
 
 /// Returns the move that a draft describes.
@@ -472,13 +473,6 @@ fn checked(map: &ShardMap, new: NewMove) -> Result<NewMove, MovesError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_need_the_share_of_their_slots_on_each_node() {
-        assert_eq!(room_needed(1_000, (64, 640), 3), 300);
-        assert_eq!(room_needed(u64::MAX, (64, 64), 9), u64::MAX);
-        assert_eq!(room_needed(0, (1, 0), 1), 0);
-    }
 
     #[test]
     fn a_disk_without_room_is_a_state_of_the_shard_and_named_with_both_sizes() {

@@ -8,7 +8,10 @@
 //! **Not here:** the choice of slots (`model::slot_plan`), the moves of a rebalance (`rebalancer`),
 //! the rules of orders (`engine::rebalance_record`).
 
+mod connections;
 pub(super) mod planning;
+mod room;
+mod stopped;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +32,8 @@ use moves::limits::KEEP;
 use super::nodes::no_epoch;
 use super::{Manager, MovesError};
 use planning::{Planned, RebalancePlans};
+
+pub use stopped::StoppedPlans;
 
 /// Highest number of attempts to begin a rebalance while the shard map changes.
 const TRIES_MAX: usize = 16;
@@ -70,7 +75,7 @@ pub enum RebalancesError {
     /// The database of the shard holds the catalog.
     #[error("{0} holds the catalog of the cluster in its database: it cannot be retired")]
     HoldsCatalog(String),
-    /// This process counts no requests.
+    /// The process counts no requests.
     #[error("by=load needs the analytics of a router, which counts requests: use slots or size")]
     NoLoad,
     /// The sizes of the shards are not known.
@@ -167,7 +172,8 @@ impl<'m> Rebalances<'m> {
         if let Some(nodes) = distributor(self.0, expected_epoch)? {
             return Ok(nodes.plan_rebalance(draft, deadline).await?);
         }
-        Ok(RebalancePlans::of(self.0).planned(draft, expected_epoch, deadline).await?.view())
+        let plans = RebalancePlans::of(self.0);
+        shown(self.0, &plans.planned(draft, expected_epoch, deadline).await?).await
     }
 
     /// Begins a rebalance, if the shard map has the expected epoch and something has to move. A map
@@ -209,7 +215,7 @@ impl<'m> Rebalances<'m> {
             return Ok(RebalanceBegun::Settled(Box::new(planned.view())));
         }
         if let Some(refusal) = planned.refusals.first() {
-            return Err(RebalancesError::Refused(refusal.clone()));
+            return Err(RebalancesError::Refused(refusal.to_string()));
         }
         let Planned { goal, group, plan, map, .. } = planned;
         let keep = draft.keep.map_or(KEEP, Duration::from_secs);
@@ -308,6 +314,19 @@ impl<'m> Rebalances<'m> {
 
     fn catalog(self) -> Result<&'m dyn RebalanceCatalog, RebalancesError> {
         self.0.backend.rebalance_catalog().ok_or(RebalancesError::Unsupported)
+    }
+}
+
+/// Returns a plan as responses show it. A rebalance in progress is one of its refusals.
+async fn shown(manager: &Manager, planned: &Planned) -> Result<PlanView, RebalancesError> {
+    let mut view = planned.view();
+    match Rebalances::of(manager).check_none_runs().await {
+        Ok(()) => Ok(view),
+        Err(RebalancesError::List(open @ RebalanceListError::AlreadyRunning(_))) => {
+            view.refusals.insert(0, open.to_string());
+            Ok(view)
+        }
+        Err(error) => Err(error),
     }
 }
 

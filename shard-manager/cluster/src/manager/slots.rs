@@ -21,6 +21,8 @@ use crate::shard::Shard;
 
 /// Wait before a change is tried again while other writes hold the fence lock.
 const BUSY_WAIT: Duration = Duration::from_millis(50);
+/// Longest time for which the fences of a failed request are released.
+const UNDO_MAX: Duration = Duration::from_secs(2);
 
 /// Interface of a [`Manager`] for the slots of its shards.
 #[derive(Clone, Copy)]
@@ -46,6 +48,9 @@ pub enum SlotsError {
     Shard(#[from] SlotChangeError),
 }
 
+/// Slots of one shard, and the result of their change.
+type ChangedPart = (SlotSet, Result<(), SlotsError>);
+
 impl SlotsError {
     /// Returns the public code; `None` if the shards cannot carry the change out now.
     pub fn code(&self) -> Option<RefusalCode> {
@@ -66,10 +71,11 @@ impl Manager {
 
 impl Slots<'_> {
     /// Makes the writes of these slots wait, for at most this time. The slots may belong to several
-    /// shards. A slot that is already fenced gets a new fence.
+    /// shards. A slot that is already fenced gets a new fence. If a shard does not fence its slots,
+    /// the others release theirs.
     ///
     /// # Errors
-    /// [`SlotsError`]. Fences of other shards end by themselves.
+    /// [`SlotsError`]. Fences of shards that do not answer end by themselves.
     pub async fn fence(
         self,
         slots: &SlotSet,
@@ -79,7 +85,17 @@ impl Slots<'_> {
         if hold < Duration::from_millis(1) || hold > FENCE_MAX {
             return Err(SlotsError::Hold);
         }
-        self.change_owned(slots, SlotStep::Fence { hold }, deadline).await
+        let parts = self.change_owned(slots, SlotStep::Fence { hold }, deadline).await?;
+        let done = parts.iter().filter(|(_, changed)| changed.is_ok());
+        let done: SlotSet = done.flat_map(|(slots, _)| slots.iter()).collect();
+        let fenced = outcome(parts);
+        if fenced.is_err() && !done.is_empty() {
+            let released = self.release(&done, Instant::now() + UNDO_MAX).await;
+            if let Err(error) = released {
+                tracing::debug!(%error, "the fences of a failed request end by themselves");
+            }
+        }
+        fenced
     }
 
     /// Ends the fences of these slots, so that their writes continue.
@@ -87,7 +103,7 @@ impl Slots<'_> {
     /// # Errors
     /// [`SlotsError`]. Shards that were not reached end their fences by themselves.
     pub async fn release(self, slots: &SlotSet, deadline: Instant) -> Result<(), SlotsError> {
-        self.change_owned(slots, SlotStep::Release, deadline).await
+        outcome(self.change_owned(slots, SlotStep::Release, deadline).await?)
     }
 
     /// Makes a shard the owner of slots of another one. Rows are not copied, and the catalog is not
@@ -111,13 +127,14 @@ impl Slots<'_> {
         change(&target, step(SlotStep::TakeOver), deadline).await
     }
 
-    /// Changes slots on the shards that own them, all at the same time.
+    /// Changes slots on the shards that own them, all at the same time. Returns the slots of each
+    /// shard with the result.
     async fn change_owned(
         self,
         slots: &SlotSet,
         step: SlotStep,
         deadline: Instant,
-    ) -> Result<(), SlotsError> {
+    ) -> Result<Vec<ChangedPart>, SlotsError> {
         self.check(slots)?;
         let mut by_shard: BTreeMap<ShardNumber, SlotSet> = BTreeMap::new();
         for slot in slots.iter() {
@@ -125,10 +142,14 @@ impl Slots<'_> {
             by_shard.entry(owner).or_insert_with(SlotSet::empty).insert(slot);
         }
         let changes = by_shard.into_iter().map(async |(number, slots)| {
-            let shard = self.0.shards().find(number).ok_or(SlotsError::NoShard(number))?;
-            change(&shard, SlotChange { slots, step }, deadline).await
+            let part = SlotChange { slots: slots.clone(), step };
+            let changed = match self.0.shards().find(number) {
+                Some(shard) => change(&shard, part, deadline).await,
+                None => Err(SlotsError::NoShard(number)),
+            };
+            (slots, changed)
         });
-        join_all(changes).await.into_iter().collect()
+        Ok(join_all(changes).await)
     }
 
     fn check(self, slots: &SlotSet) -> Result<(), SlotsError> {
@@ -137,6 +158,11 @@ impl Slots<'_> {
         }
         Ok(check_known(slots, self.0.map().groups().slot_count())?)
     }
+}
+
+/// Returns the first error of the parts of a change.
+fn outcome(parts: Vec<ChangedPart>) -> Result<(), SlotsError> {
+    parts.into_iter().try_for_each(|(_, changed)| changed)
 }
 
 /// Changes slots of a shard, as soon as its fence lock is free.

@@ -7,6 +7,7 @@
 //! is a grant, or of a column that such a grant includes, unless the caller has sent the name.
 //! **Not here:** the creation of tables (`schema`), the columns of one request (`access::rights`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use access::operation::RowOperations;
@@ -14,6 +15,8 @@ use access::rights::{CompiledRole, Denied, RowLack, RowRequest};
 use model::error::Error;
 use model::keyspace::ShardKey;
 use model::row_change::RowError;
+use model::shard_map::ShardMap;
+use model::shard_map::partitions::{columns, partition_column};
 use model::table::{Registry, Table};
 
 use super::Schema;
@@ -151,4 +154,18 @@ pub fn check_key(
     let request = RowRequest { operations, table: table.name(), columns };
     schema.rights.allow_key(&request, key).map_err(|denied| schema.refusal(denied))?;
     Ok(())
+}
+
+/// Returns the columns that name partitions, of the keyspaces of all groups, as far as the caller
+/// may know them: as columns of tables of the group.
+pub fn partition_columns(schema: Schema<'_>, map: &ShardMap) -> BTreeSet<String> {
+    if schema.rights.is_all() {
+        return columns(map).into_iter().map(str::to_owned).collect();
+    }
+    let tables = schema.tables();
+    let known = tables.tables().filter_map(|table| {
+        let column = partition_column(map, table)?;
+        table.visible().has(column).then(|| table.column(column).name.clone())
+    });
+    known.collect()
 }

@@ -68,13 +68,24 @@ impl<'s> ShardIndexes<'s> {
 
 impl LockedIndexes<'_> {
     /// Builds or drops an index, unless that is done already, and returns the time for which writes
-    /// have waited; `None` if they have not.
+    /// have waited; `None` if they have not. The change is cancelled once `unwanted` is ready, if
+    /// the engine can do that; otherwise it is completed.
     ///
     /// # Errors
-    /// The error of the shard.
-    pub async fn change(&self, change: &IndexChange) -> Result<Option<Duration>, Error> {
+    /// The error of the shard, also after a cancellation.
+    pub async fn change(
+        &self,
+        change: &IndexChange,
+        unwanted: impl Future<Output = ()>,
+    ) -> Result<Option<Duration>, Error> {
         if let Some(session) = &self.session {
-            return session.change(change).await.map(|()| None);
+            let mut changed = session.change(change);
+            tokio::select! {
+                changed = &mut changed => return changed.map(|()| None),
+                () = unwanted => {}
+            }
+            session.cancel().await;
+            return changed.await.map(|()| None);
         }
         let began = Instant::now();
         let change = SchemaChange::Index(change.clone());

@@ -49,7 +49,7 @@ pub struct Primary {
 impl Primary {
     /// Returns the interface for movers; `None` if the engine distributes rows by itself.
     pub fn moves(&self) -> Option<PrimaryMoves<'_>> {
-        Some(PrimaryMoves { lanes: &self.lanes, moves: self.moves.as_ref()? })
+        Some(PrimaryMoves { lanes: &self.lanes, moves: self.moves.as_ref()?, node: &*self.reader })
     }
 
     /// Returns rows and bytes of each table. It reads every page, so only one call runs at a time;
@@ -100,7 +100,7 @@ impl Primary {
     /// Returns a lower bound of how new the rows of a later read are.
     pub(super) fn freshness(&self) -> FreshnessBound {
         let (timeline, as_of) = (self.replication.timeline().id(), Instant::now());
-        FreshnessBound { timeline, floor: self.reader.visible_position(), as_of }
+        FreshnessBound { timeline, min_position: self.reader.visible_position(), as_of }
     }
 
     /// Refuses requests while an injected fault cuts off the primary.

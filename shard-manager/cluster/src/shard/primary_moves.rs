@@ -5,8 +5,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use engine::PrimaryReader;
 use engine::slot_move::{MoveChange, MoveChangeError, MoveReader, RoundBudget, ShardMoves};
-use model::stats::LaneStats;
+use model::error::Error;
+use model::stats::{LaneStats, MoverConnections};
 use moves::request_context::MoveEffect;
 
 use crate::lane::Lanes;
@@ -16,6 +18,7 @@ use crate::lane::Lanes;
 pub struct PrimaryMoves<'p> {
     pub(super) lanes: &'p Lanes,
     pub(super) moves: &'p ShardMoves,
+    pub(super) node: &'p dyn PrimaryReader,
 }
 
 impl<'p> PrimaryMoves<'p> {
@@ -36,6 +39,18 @@ impl<'p> PrimaryMoves<'p> {
             // Chunks are stored by the lane, between the writes of clients.
             None => RoundBudget::BETWEEN_WRITES,
         }
+    }
+
+    /// Returns the connections that movers need with the primary's server, and those that are free;
+    /// `None` if the engine has no server.
+    ///
+    /// # Errors
+    /// Those of [`Reads::read_key`](super::Reads::read_key).
+    pub(crate) async fn connections(
+        self,
+        deadline: Instant,
+    ) -> Result<Option<MoverConnections>, Error> {
+        self.node.mover_connections(deadline).await
     }
 
     /// Carries out a change in one durable transaction.

@@ -174,7 +174,7 @@ impl Reads<'_> {
             Ok(read) => {
                 let mut stamp = replica.stamp;
                 // The read has checked that the replica has this position.
-                stamp.floor = stamp.floor.max(min_position);
+                stamp.min_position = stamp.min_position.max(min_position);
                 Some(Ok(ShardRows::new(read, Role::Replica, stamp)))
             }
         }

@@ -169,9 +169,9 @@ impl ReplicaSet {
     fn stamp(&self, index: usize) -> FreshnessBound {
         // In this order, so that concurrent reports make the rows newer than the bound.
         let (timeline, now) = (self.replication.timeline().id(), Instant::now());
-        let floor = self.replication.replicas().applied(index);
+        let min_position = self.replication.replicas().applied(index);
         let staleness = self.replication.staleness(index);
-        FreshnessBound { timeline, floor, as_of: now.checked_sub(staleness).unwrap_or(now) }
+        FreshnessBound { timeline, min_position, as_of: now.checked_sub(staleness).unwrap_or(now) }
     }
 
     /// Returns the highest lag of a replica that may be read. Without a primary the lag is unknown:

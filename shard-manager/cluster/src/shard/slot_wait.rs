@@ -21,7 +21,7 @@ pub enum SlotWake {
     /// The slots of the shard may have changed, the writes may be sent elsewhere, or the time is
     /// over.
     Changed,
-    /// This write is to check for all that wait. The next one checks after the permit was dropped.
+    /// The write is to check for all that wait. The next one checks after the permit was dropped.
     Look(OwnedSemaphorePermit),
 }
 

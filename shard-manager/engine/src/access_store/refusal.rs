@@ -37,7 +37,7 @@ pub enum AccessRefusal {
     KeyState {
         /// The key.
         id: KeyId,
-        /// Its state, as a predicate.
+        /// State of the key, as a predicate.
         state: &'static str,
     },
     /// The name of the key is empty, too long, or has control characters.

@@ -36,10 +36,22 @@ fn progress() -> impl Strategy<Value = MoveProgressReport> {
     let lag = (any::<u64>(), prop::option::of(time()));
     let lag = prop::option::of(lag.prop_map(|(changes, since)| MoveLag { changes, since }));
     let numbers = any::<(u64, u64, u64)>();
-    (numbers, reason, lag).prop_map(|((rows, bytes, hold_us), reason, lag)| {
-        let deleted_batches = rows / 7;
-        MoveProgressReport { rows, bytes, deleted_batches, hold_us, reason, lag }
-    })
+    let estimates = any::<(Option<u64>, Option<u64>)>();
+    (numbers, reason, lag, estimates).prop_map(
+        |((rows, bytes, hold_us), reason, lag, estimates)| {
+            let (deleted_batches, (rows_expected, seconds_left)) = (rows / 7, estimates);
+            MoveProgressReport {
+                rows,
+                bytes,
+                deleted_batches,
+                hold_us,
+                reason,
+                lag,
+                rows_expected,
+                seconds_left,
+            }
+        },
+    )
 }
 
 fn record() -> impl Strategy<Value = MoveRecord> {
@@ -121,6 +133,17 @@ proptest! {
         let damage = row.record().expect_err("it is damaged");
         prop_assert!(damage.contains(&record.name()), "{}", damage);
     }
+}
+
+#[test]
+fn progress_that_an_earlier_version_has_stored_has_no_estimates() {
+    let slots = Slot::new(1).into_iter().collect();
+    let (source, target) = (ShardNumber(0), ShardNumber(1));
+    let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
+    let mut row = ListedMoveRow::of(&MoveRecord::begin(new, Utc::now()));
+    row.progress = r#"{"rows":7,"bytes":9,"hold_us":0,"reason":null}"#.to_owned();
+    let progress = MoveProgressReport { rows: 7, bytes: 9, ..MoveProgressReport::default() };
+    assert_eq!(row.record().map(|record| record.progress), Ok(progress));
 }
 
 #[test]

@@ -215,7 +215,8 @@ fn keyspace(text: &str, keys: &TrialKeys) -> Result<Keyspace, TrialFault> {
         let why = format!("{text} without parameters is fitted to keys: give a kind");
         return Err(TrialFault::new("keyspace", why));
     };
-    let fitting = set.keyspaces().into_iter().find(|keyspace| keyspace.name() == text);
+    let is_of_form = |keyspace: &Keyspace| keyspace.to_string().starts_with(&format!("{text}:"));
+    let fitting = set.keyspaces().into_iter().find(is_of_form);
     fitting.ok_or_else(|| {
         let why = format!("no {text} fits keys of the kind {}", set.name);
         TrialFault::new("keyspace", why)

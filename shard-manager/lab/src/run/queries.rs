@@ -11,6 +11,7 @@ use model::row_change::Operation;
 use model::table::Table as DataTable;
 use model::value::Value;
 
+use super::reasons::Storage;
 use super::{RunOptions, Sides};
 use crate::clients::{Amount, Timings, send};
 use crate::dataset::new_user;
@@ -82,7 +83,7 @@ impl Query {
 /// Times of a query on both sides.
 pub(super) struct Compared {
     pub(super) query: Query,
-    clients: usize,
+    pub(super) clients: usize,
     pub(super) one: Timings,
     pub(super) shards: Timings,
     pub(super) why: String,
@@ -109,7 +110,11 @@ pub(super) fn compare(
     let shards = measure(query, (options, plan), &sides.shards, observer)?;
     let clients = query.amount(options).clients;
     let mut compared = Compared { query, clients, one, shards, why: String::new() };
-    compared.why = super::reasons::of(&compared, (options.shards, clients));
+    let storage = match options.servers {
+        None => Storage::Files,
+        Some(_) => Storage::Servers,
+    };
+    compared.why = super::reasons::of(&compared, (options.shards, clients), storage);
     Ok(compared)
 }
 
@@ -123,7 +128,7 @@ pub(crate) fn measure(
     let requests = Requests { cluster, plan, users: cluster.table("users")?, seed: options.seed };
     let request = async |number| requests.send(query, number).await;
     let timings = send(query.amount(options), observer, request);
-    observer.stay()?;
+    observer.check_cancelled()?;
     match timings.first_failure {
         Some(cause) => Err(LabError::Failed(format!("{}: {cause}", query.name()))),
         None => Ok(timings),

@@ -8,18 +8,42 @@ use super::queries::{Compared, Query};
 const GAIN: f64 = 1.1;
 const LOSS: f64 = 0.9;
 
+/// Storage of the rows of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Storage {
+    /// A file of SQLite.
+    Files,
+    /// A database on a server of PostgreSQL.
+    Servers,
+}
+
+impl Storage {
+    /// Returns the noun for the storage of one shard, and of several.
+    fn nouns(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Files => ("file", "files"),
+            Self::Servers => ("database", "databases"),
+        }
+    }
+}
+
 /// Returns the explanation of the ratio of a query, for this many shards and clients.
-pub(super) fn of(compared: &Compared, (shards, clients): (usize, usize)) -> String {
+pub(super) fn of(
+    compared: &Compared,
+    (shards, clients): (usize, usize),
+    storage: Storage,
+) -> String {
+    let (file, files) = storage.nouns();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let ratio = compared.ratio();
     let (gained, lost) = (ratio >= GAIN, ratio <= LOSS);
     match compared.query {
         Query::Point if gained => {
-            format!("One shard answers, as one database does, but each of {shards} files is smaller and has its own locks.")
+            format!("One shard answers, as one database does, but each of {shards} {files} is smaller and has its own locks.")
         }
         Query::Point if lost => format!(
             "One shard answers by the primary key, as one database does, so the differences are the memory of {shards} \
-             files, each with its own cache, and other work on this machine."
+             {files}, each with its own cache, and other work on this machine."
         ),
         Query::Point => {
             "One shard answers by the primary key, as one database does: the work is the same, and only more machines would help.".to_owned()
@@ -35,10 +59,10 @@ pub(super) fn of(compared: &Compared, (shards, clients): (usize, usize)) -> Stri
             "The same rows are visited in total, and sending the query to {shards} shards on {cores} cores costs as much as their parallel work saves."
         ),
         Query::Insert if gained => format!(
-            "Each of {shards} files has its own log, so their commits are synced at the same time."
+            "Each of {shards} {files} has its own log, so their commits are synced at the same time."
         ),
         Query::Insert => format!(
-            "The writes of {clients} waiting clients already share the transactions of one file, and {shards} files split them into more and smaller ones on the same disk."
+            "The writes of {clients} waiting clients already share the transactions of one {file}, and {shards} {files} split them into more and smaller ones."
         ),
         Query::Bulk if gained => format!(
             "The rows become {shards} smaller transactions that are stored at the same time on {cores} cores."
@@ -64,4 +88,38 @@ pub(super) fn explanation(all: &[Compared], shards: usize) -> String {
         worst.ratio(),
         best.why
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::queries::QUERIES;
+    use super::*;
+    use crate::clients::Timings;
+
+    /// Returns the times of one request that took this long.
+    fn timings(ms: u64) -> Timings {
+        let mut timings = Timings::default();
+        timings.add(Instant::now(), Ok(()));
+        timings.ended(Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn reasons_are_one_sentence_and_speak_of_files_only_if_there_are_files() {
+        for query in QUERIES {
+            // A gain, a loss, and neither.
+            for one_ms in [20, 5, 10] {
+                let (one, shards) = (timings(one_ms), timings(10));
+                let compared = Compared { query, clients: 2, one, shards, why: String::new() };
+                let [files, servers] =
+                    [Storage::Files, Storage::Servers].map(|at| of(&compared, (3, 2), at));
+                assert!(!servers.contains("file"), "{servers}");
+                assert_eq!(files.replace("file", "database"), servers);
+                for why in [files, servers] {
+                    assert!(why.ends_with('.') && !why.contains(". "), "{why}");
+                }
+            }
+        }
+    }
 }

@@ -12,12 +12,14 @@ use crate::chart::{Chart, RingChart, SlotChart};
 /// Numbers of virtual nodes that are drawn.
 const VNODES: [u32; 2] = [8, ring::VNODES_DEFAULT];
 
-/// Returns the pictures of a topology and of the first change.
+/// Returns the pictures of a topology, and of each change.
 pub(super) fn of(topology: &Topology, changes: &[TopologyChange]) -> Vec<Chart> {
     let rings = VNODES.iter().filter_map(|vnodes| ring_chart(*vnodes, topology));
-    let change = changes.first().and_then(|change| Some((change, change.apply(topology).ok()?)));
-    let slots = change.map(|(change, after)| slot_chart(topology, change, &after));
-    slots.into_iter().chain(rings).collect()
+    let slots = changes.iter().filter_map(|change| {
+        let after = change.apply(topology).ok()?;
+        Some(slot_chart(topology, change, &after))
+    });
+    slots.chain(rings).collect()
 }
 
 fn names(topology: &Topology) -> Vec<String> {
@@ -48,7 +50,9 @@ fn slot_chart(before: &Topology, change: &TopologyChange, after: &Topology) -> C
         rows.push(("then".to_owned(), ranges(&new)));
     }
     let title = format!("Owners of the slots before, and after: {change}");
-    Chart::Slots(SlotChart { title, shards: names(after), rows })
+    // A change adds the last shard or removes it, so the others keep their numbers.
+    let larger = if before.len() > after.len() { before } else { after };
+    Chart::Slots(SlotChart { title, shards: names(larger), rows })
 }
 
 fn owners(placement: &Placement, topology: &Topology) -> Option<Vec<ShardNumber>> {
@@ -65,4 +69,31 @@ fn ranges(owners: &[ShardNumber]) -> Vec<(u16, u16, usize)> {
         }
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_change_has_a_picture_in_which_every_shard_has_a_name() {
+        let topology = Topology::with_weights(&[1, 1, 2]).expect("weights");
+        let changes = super::super::changes(&topology);
+        let titles = ["add a shard", "remove shard3", "shard1 = 2"];
+        let pictures = of(&topology, &changes);
+        let slots: Vec<&SlotChart> = pictures
+            .iter()
+            .filter_map(|picture| match picture {
+                Chart::Slots(slots) => Some(slots),
+                Chart::Bars(_) | Chart::Ring(_) => None,
+            })
+            .collect();
+        assert_eq!(slots.len(), titles.len());
+        for (picture, title) in slots.into_iter().zip(titles) {
+            assert!(picture.title.ends_with(title), "{}", picture.title);
+            let owners = picture.rows.iter().flat_map(|(_, ranges)| ranges);
+            let last = owners.map(|(_, _, shard)| *shard).max();
+            assert!(last.is_some_and(|last| last < picture.shards.len()), "{title}: {last:?}");
+        }
+    }
 }

@@ -66,7 +66,7 @@ fn replica(stage: &Stage<'_>) -> Result<(), LabError> {
     let lost = health.into_iter().flat_map(|shard| shard.nodes).find(|found| found.node == node);
     let lost = lost.ok_or_else(|| LabError::failed("the node is not listed"))?;
     let reason = lost.reasons.iter().next().map_or("", |reason| reason.sentence());
-    stage.tell(format!("{node} is {}: {reason}", if lost.up { "up" } else { "down" }));
+    stage.report(format!("{node} is {}: {reason}", if lost.up { "up" } else { "down" }));
     let (mut written, users) = (0, cluster.table("users")?);
     for number in 0..30 {
         stage.store(&format!("user_{number}"), "Grace Hopper")?;
@@ -74,20 +74,20 @@ fn replica(stage: &Stage<'_>) -> Result<(), LabError> {
     }
     let asked = RequestOptions { level: Level::Quorum, ..options() };
     let read = block_on(cluster.read(ReadQuery::all(&users), None, &asked)).map_err(failure)?;
-    stage.tell(format!(
+    stage.report(format!(
         "{written} rows were written meanwhile, and {} were read at level quorum",
         read.rows.len()
     ));
     drop(cut);
     until_well(cluster, stage.guide)?;
-    stage.tell(format!("{node} is back, and follows its primary again"));
+    stage.report(format!("{node} is back, and follows its primary again"));
     Ok(())
 }
 
 fn crash(stage: &Stage<'_>) -> Result<(), LabError> {
     let data_dir = stage.folder.join("killed");
     let acknowledged = kill_after(stage.start_writer, &data_dir, ACKNOWLEDGED, stage.guide)?;
-    stage.tell("a process was killed with kill -9 while it wrote rows");
+    stage.report("a process was killed with kill -9 while it wrote rows");
     let cluster = LabCluster::embedded(data_dir, 3, 0)?;
     let users = cluster.table("users")?;
     let mut found = 0;
@@ -100,7 +100,7 @@ fn crash(stage: &Stage<'_>) -> Result<(), LabError> {
         let line = format!("{found} of {} acknowledged rows are there", acknowledged.len());
         return Err(LabError::Failed(line));
     }
-    stage.tell("the files were opened again, and every acknowledged row is there");
+    stage.report("the files were opened again, and every acknowledged row is there");
     Ok(())
 }
 
@@ -111,7 +111,7 @@ fn levels(stage: &Stage<'_>) -> Result<(), LabError> {
     let cut = (1..=3)
         .map(|shard| inject(cluster, &format!("shard{shard}-replica1"), in_mode(NodeMode::Cut)));
     let _cut: Vec<_> = cut.collect::<Result<_, _>>()?;
-    stage.tell("one of the two replicas of each shard is cut off");
+    stage.report("one of the two replicas of each shard is cut off");
     for level in Level::ALL {
         let id = format!("at_{}", level.name());
         let placed = cluster.place(&users, Operation::Insert, &id, new_user(&id));
@@ -121,7 +121,7 @@ fn levels(stage: &Stage<'_>) -> Result<(), LabError> {
             Ok(_) => format!("{}: stored", level.name()),
             Err(failure) => format!("{}: refused, {}", level.name(), failure.error),
         };
-        stage.tell(line);
+        stage.report(line);
     }
     Ok(())
 }

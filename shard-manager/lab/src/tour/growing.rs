@@ -33,16 +33,16 @@ fn grow(stage: &Stage<'_>) -> Result<(), LabError> {
     });
     let rows: Vec<_> = rows.collect::<Result<_, _>>().map_err(LabError::failed)?;
     let stored = block_on(cluster.write_bulk(rows));
-    stage.tell(format!("{stored} rows are on {SHARDS} shards"));
-    let moved = add_shard(cluster, "shard8", stage.guide)?.slots_moved;
+    stage.report(format!("{stored} rows are on {SHARDS} shards"));
+    let moved = add_shard(cluster, ("shard8", None), stage.guide)?.slots_moved;
     let share = 100.0 * moved as f64 / f64::from(SLOT_COUNT);
-    stage.tell(format!(
+    stage.report(format!(
         "shard8 has joined; {moved} of {SLOT_COUNT} slots moved to it, {share:.1} %"
     ));
     let found = block_on(cluster.count(&users))?;
     if found != ROWS {
         return Err(LabError::Failed(format!("{found} of {ROWS} rows are there")));
     }
-    stage.tell(format!("all {found} rows are there"));
+    stage.report(format!("all {found} rows are there"));
     Ok(())
 }

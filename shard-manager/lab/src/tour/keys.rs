@@ -65,7 +65,7 @@ fn hash(stage: &Stage<'_>) -> Result<(), LabError> {
             | RoutingStep::Server(_) => None,
         });
         let hash = hash.unwrap_or(0);
-        stage.tell(format!(
+        stage.report(format!(
             "{key}: XXH3-64 is {hash:#018x}; modulo {SLOT_COUNT} that is slot {}",
             explained.slot
         ));
@@ -78,13 +78,13 @@ fn shard(stage: &Stage<'_>) -> Result<(), LabError> {
     let map = manager.map();
     for range in map.ranges() {
         let name = manager.shard_name(range.shard);
-        stage.tell(format!("slots {} to {} belong to {name}", range.first, range.last));
+        stage.report(format!("slots {} to {} belong to {name}", range.first, range.last));
     }
     for key in KEYS {
         let place = map.place(ShardKey::parse(key).map_err(LabError::failed)?);
         let place = place.map_err(LabError::failed)?;
         let name = manager.shard_name(place.shard);
-        stage.tell(format!("{key} is in slot {}, so on {name}", place.slot));
+        stage.report(format!("{key} is in slot {}, so on {name}", place.slot));
     }
     Ok(())
 }
@@ -107,13 +107,13 @@ fn hot(stage: &Stage<'_>) -> Result<(), LabError> {
         }
     }
     for (name, count) in &reads {
-        stage.tell(format!("{name} has answered {count} of {READS} reads"));
+        stage.report(format!("{name} has answered {count} of {READS} reads"));
     }
-    stage.tell(format!(
+    stage.report(format!(
         "{} % of the reads are of {}: more than the fair share of one of three shards, wherever its slot is",
         HOT_OF_TEN * 10,
         id(0)
     ));
-    stage.tell("remedies: a cache for reads, replicas, or a key that divides the rows further");
+    stage.report("remedies: a cache for reads, replicas, or a key that divides the rows further");
     Ok(())
 }

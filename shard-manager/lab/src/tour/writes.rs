@@ -54,8 +54,8 @@ fn write(stage: &Stage<'_>) -> Result<(), LabError> {
     let placed = placed.map_err(LabError::failed)?;
     let written = block_on(stage.cluster.write(placed.clone(), &options())).map_err(failure)?;
     let receipt = written.receipt;
-    stage.tell(format!("stored: {}", String::from_utf8_lossy(&written.row.json)));
-    stage.tell(format!(
+    stage.report(format!("stored: {}", String::from_utf8_lossy(&written.row.json)));
+    stage.report(format!(
         "on {}, at position {} of its change log, {:?} in the queue and {:?} in the database",
         stage.cluster.manager().shard_name(receipt.place.shard),
         receipt.position.sequence,
@@ -63,7 +63,9 @@ fn write(stage: &Stage<'_>) -> Result<(), LabError> {
         receipt.times.database
     ));
     match block_on(stage.cluster.write(placed, &options())) {
-        Err(failure) => stage.tell(format!("the same insert again is refused: {}", failure.error)),
+        Err(failure) => {
+            stage.report(format!("the same insert again is refused: {}", failure.error))
+        }
         Ok(_) => return Err(LabError::failed("a row was inserted twice")),
     }
     Ok(())
@@ -96,16 +98,16 @@ fn session(stage: &Stage<'_>) -> Result<(), LabError> {
         inject(cluster, &format!("{shard}-replica{replica}"), in_mode(NodeMode::Paused))
     });
     let _paused: Vec<_> = paused.collect::<Result<_, _>>()?;
-    stage.tell(format!("the replicas of {shard} are paused now"));
+    stage.report(format!("the replicas of {shard} are paused now"));
     let row = user_named(id, "the new name");
     let placed = cluster.place(&users, Operation::Upsert, id, row).map_err(LabError::failed)?;
     let receipt = block_on(cluster.write(placed, &options())).map_err(failure)?.receipt;
     let (seen, by) = name(options())?;
-    stage.tell(format!("a read without a token sees {seen}, from a {by}"));
+    stage.report(format!("a read without a token sees {seen}, from a {by}"));
     let mut asked = options();
     cluster.manager().sessions().extend(&mut asked.session, receipt.place.shard, receipt.position);
     let (seen, by) = name(asked)?;
-    stage.tell(format!("a read with the token of the write sees {seen}, from the {by}"));
+    stage.report(format!("a read with the token of the write sees {seen}, from the {by}"));
     if seen != "the new name" {
         return Err(LabError::failed("a client did not read its own write"));
     }
@@ -123,16 +125,16 @@ fn bulk(stage: &Stage<'_>) -> Result<(), LabError> {
         let placed = place(Operation::Insert, format!("single_{number}"))?;
         block_on(stage.cluster.write(placed, &options())).map_err(failure)?;
     }
-    stage.tell(format!("{ROWS} rows, one after another: {:.0?}", began.elapsed()));
+    stage.report(format!("{ROWS} rows, one after another: {:.0?}", began.elapsed()));
     let rows = (0..ROWS).map(|number| place(Operation::Insert, format!("bulk_{number}")));
     let rows: Vec<_> = rows.collect::<Result<_, _>>()?;
     let began = Instant::now();
     let stored = block_on(stage.cluster.write_bulk(rows));
-    stage.tell(format!("{stored} rows in one bulk write: {:.0?}", began.elapsed()));
+    stage.report(format!("{stored} rows in one bulk write: {:.0?}", began.elapsed()));
     let ids = ["new_1", "bulk_7", "new_2"];
     let rows = ids.map(|id| place(Operation::Insert, id.to_owned()));
     let rows: Vec<_> = rows.into_iter().collect::<Result<_, _>>()?;
     let stored = block_on(stage.cluster.write_bulk(rows));
-    stage.tell(format!("of three inserts, one of them of an existing row, {stored} were stored"));
+    stage.report(format!("of three inserts, one of them of an existing row, {stored} were stored"));
     Ok(())
 }

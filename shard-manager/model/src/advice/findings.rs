@@ -67,7 +67,7 @@ impl ImbalanceKind {
 pub enum Remedy {
     /// The slot of the finding is moved to another shard.
     Move {
-        /// That shard.
+        /// The other shard.
         to: ShardNumber,
     },
     /// The moves of the advice are carried out.

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 
 use super::paper::{HypotheticalCluster, PaperFault};
 use super::*;
-use crate::advice::{BYTES_MIN, Observed, advise};
+use crate::advice::{BYTES_MIN, Observed, SlotLoad, advise};
 use crate::keyspace::Keyspace;
+use crate::shard_map::SlotRange;
 use crate::topology::ShardSpec;
 
 const SLOTS: usize = SLOT_COUNT as usize;
@@ -94,7 +95,7 @@ fn a_ring_moves_only_what_the_newcomer_draws() {
 }
 
 #[test]
-fn modulo_says_that_it_moves_most_slots_and_offers_the_plan_by_slots() {
+fn modulo_has_a_warning_that_proposes_the_plan_by_slots() {
     let (old, new) = (topology(&[1; 3]), topology(&[1; 4]));
     let current = map("modulo", &old);
     let (before, none) = (owners(&current), SlotSet::empty());
@@ -199,20 +200,49 @@ fn an_advice_by_size_becomes_moves_of_limited_size_with_rows_and_bytes() {
         assert_eq!(step.bytes, Some(step.slots.len() as u64 * BYTES_MIN));
     }
     let mebibytes = plan.bytes().expect("known") as f64 / f64::from(1 << 20);
-    let seconds = plan.seconds(f64::from(1 << 20), 4).expect("known");
+    let pace = MovePace { bytes_per_s: f64::from(1 << 20), move_s: 0.0, at_a_time: 4 };
+    let seconds = plan.seconds(pace).expect("known");
     assert!((seconds - mebibytes).abs() < 0.01, "one giver: {seconds} for {mebibytes}");
+    let moves = plan.steps.len() as f64;
+    let longer = plan.seconds(MovePace { move_s: 2.0, ..pace }).expect("known");
+    assert!((longer - seconds - 2.0 * moves).abs() < 0.01, "{moves} moves: {longer}");
 }
 
 #[test]
-fn a_thousand_shards_on_paper_give_one_more_its_share() {
+fn rows_and_bytes_of_the_moves_add_up_to_the_share_of_a_shard_with_few_rows() {
+    let (old, new) = (topology(&[1; 3]), topology(&[1; 4]));
+    let (before, none) = (owners(&map("even", &old)), SlotSet::empty());
+    let size = |rows: u64| ShardSize { rows: Some(rows), bytes: Some(rows * 129) };
+    let sizes = [size(20), size(0), size(85)];
+    let scene = PlanScene { sizes: &sizes, ..scene(&new, &before, &none) };
+    let plan = plan_by_slots(&scene).expect("a plan");
+    let counted = counts(&before, 3);
+    for (number, size) in (0..).zip(sizes) {
+        let own = || plan.steps.iter().filter(|step| step.from == ShardNumber(number));
+        let slots: usize = own().map(|step| step.slots.len()).sum();
+        let share = |whole: Option<u64>| {
+            whole.expect("known") * slots as u64 / counted[usize::from(number)] as u64
+        };
+        assert_eq!(own().filter_map(|step| step.rows).sum::<u64>(), share(size.rows));
+        assert_eq!(own().filter_map(|step| step.bytes).sum::<u64>(), share(size.bytes));
+    }
+    assert_eq!(plan.rows(), Some(5 + 21), "a quarter of each shard");
+    let empty = PlanScene { sizes: &[size(0); 3], ..scene };
+    let plan = plan_by_slots(&empty).expect("a plan");
+    let pace = MovePace { bytes_per_s: 1.0, move_s: 0.5, at_a_time: 4 };
+    assert_eq!(plan.seconds(pace), Some(0.5 * plan.steps.len() as f64), "moves to one shard");
+}
+
+#[test]
+fn a_simulation_of_a_thousand_shards_gives_one_more_its_share() {
     let cluster = HypotheticalCluster { shards: 1_000, add: 1, bytes: 10_000_000_000_000 };
     let plan = cluster.plan(MAX).expect("a plan");
     assert_eq!(plan.slots(), 16);
     assert!(plan.steps.iter().all(|step| step.to == ShardNumber(1_000)));
     let bytes = plan.bytes().expect("known");
     assert!((9_300_000_000..10_100_000_000).contains(&bytes), "{bytes}");
-    let seconds = plan.seconds(44e6, 4).expect("known");
-    assert!((200.0..240.0).contains(&seconds), "{seconds}");
+    let seconds = plan.seconds(MovePace::of(None, 4)).expect("known");
+    assert!((220.0..240.0).contains(&seconds), "{seconds}");
     for (shards, add) in [(0, 1), (4_096, 1), (usize::MAX, 1)] {
         let none = HypotheticalCluster { shards, add, bytes: 1 }.plan(MAX);
         assert!(matches!(none, Err(PaperFault::Shards(_))), "{none:?}");
@@ -240,8 +270,82 @@ fn clusters() -> impl Strategy<Value = (Topology, Vec<ShardNumber>)> {
     })
 }
 
+/// A cluster of serving shards with any owners, and the requests of each slot.
+fn loaded_clusters() -> impl Strategy<Value = (Topology, Vec<ShardNumber>, Vec<u64>)> {
+    let weights = proptest::collection::vec(1_u32..5, 2..7);
+    (weights, any::<u64>(), 1_usize..3_000, 0_u32..4).prop_map(|(weights, seed, runs, shape)| {
+        let mix = |number: u64| {
+            let mixed = (number ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            mixed ^ (mixed >> 32)
+        };
+        let count = weights.len() as u64;
+        let owner = |slot: usize| {
+            let run = (slot * runs / SLOTS) as u64;
+            // One shard may have far more slots than another.
+            ShardNumber((mix(run) % count).min(mix(run + 7) % count) as u16)
+        };
+        let requests = |slot: u64| match shape {
+            0 => 100,
+            1 => mix(slot) % 2_000,
+            // A few slots carry all the load.
+            2 => u64::from(mix(slot).is_multiple_of(97)) * (mix(slot + 1) % 2_000) * 50,
+            _ => 2_000_000 / (1 + mix(slot) % 10_000),
+        };
+        let requests = (0..SLOTS as u64).map(requests).collect();
+        (topology(&weights), (0..SLOTS).map(owner).collect(), requests)
+    })
+}
+
+fn owned_by(topology: &Topology, owners: &[ShardNumber]) -> ShardMap {
+    let range =
+        |(slot, shard): (u16, &ShardNumber)| SlotRange { first: slot, last: slot, shard: *shard };
+    let ranges: Vec<SlotRange> = (0..).zip(owners).map(range).collect();
+    ShardMap::restore(1, Keyspace::Hash, Placement::Even, topology.clone(), &ranges).expect("a map")
+}
+
+/// Returns the load of the fullest shard for its weight.
+fn fullest(loads: &[u64], weights: &[u32]) -> f64 {
+    let full = loads.iter().zip(weights).map(|(load, weight)| *load as f64 / f64::from(*weight));
+    full.fold(0.0, f64::max)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn after_any_number_of_moves_of_an_advice_the_fullest_shard_is_no_fuller_than_before(
+        (topology, before, requests) in loaded_clusters(),
+    ) {
+        let (current, none) = (owned_by(&topology, &before), SlotSet::empty());
+        let load = requests.iter().map(|&reads| SlotLoad { reads, writes: 0 });
+        let load: Vec<SlotLoad> = load.collect();
+        let observed = Observed {
+            map: &current,
+            load: &load,
+            sizes: &[],
+            keys: &[],
+            open: None,
+            first_slot: 0,
+        };
+        let advice = advise(&observed, BalanceBy::Load);
+        let plan = plan_of_advice(&scene(&topology, &before, &none), &advice);
+        prop_assert_eq!(plan.slots(), advice.moves.iter().map(|moved| moved.slots).sum::<usize>());
+        let weights = topology.share_weights();
+        let (mut owners, mut loads) = (before.clone(), vec![0_u64; topology.len()]);
+        before.iter().zip(&requests).for_each(|(owner, count)| loads[owner.index()] += count);
+        let most = fullest(&loads, &weights) * (1.0 + 1e-9);
+        for step in &plan.steps {
+            prop_assert!((1..=MAX).contains(&step.slots.len()));
+            apply(&mut owners, step);
+            let moved: u64 = step.slots.iter().map(|slot| requests[slot.index()]).sum();
+            loads[step.from.index()] -= moved;
+            loads[step.to.index()] += moved;
+            prop_assert!(fullest(&loads, &weights) <= most, "{:?} of {}", step, advice.because);
+        }
+        let shares = advice.shards.iter().map(|shard| shard.slots_after);
+        prop_assert_eq!(shares.collect::<Vec<_>>(), counts(&owners, topology.len()));
+    }
 
     #[test]
     fn every_part_of_a_plan_by_slots_improves_the_cluster_in_any_order(
@@ -286,7 +390,7 @@ proptest! {
         plan.steps.iter().for_each(|step| apply(&mut owners, step));
         prop_assert_eq!(plan.slots(), plan.needed);
         let simulated = crate::placement::rebalance(&before, &topology, &topology);
-        prop_assert!(owners == simulated, "`placement simulate` tells the same");
+        prop_assert!(owners == simulated, "`placement simulate` has the same result");
         let counted = counts(&owners, topology.len());
         for shard in &plan.shards {
             let count = counted[shard.shard.index()];

@@ -24,9 +24,9 @@ pub enum TableDifference {
     Nullable(String, bool),
     /// A column has this default, as JSON, if it has one.
     Default(String, Option<String>),
-    /// These columns are the id.
+    /// The id consists of these columns.
     Id(Vec<String>),
-    /// This column is the routing column, if there is one.
+    /// The routing column is this one, or there is none.
     Routing(Option<String>),
     /// The groups differ.
     Group,

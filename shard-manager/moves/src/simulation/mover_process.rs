@@ -308,14 +308,7 @@ fn learn(
     match request {
         MoveRequest::Raise { .. } if is_done => progress.raised[side.index()] = true,
         MoveRequest::Fence(_) => progress.is_fenced = is_done,
-        MoveRequest::Commit(..) if !is_done => {
-            *progress = MoveProgress {
-                short_rounds: 0,
-                is_fenced: false,
-                verified: progress.verified,
-                ..progress.clone()
-            };
-        }
+        MoveRequest::Commit(..) if !is_done => progress.note_fence_end(),
         MoveRequest::Trim(_, applied) => progress.trimmed = Some(applied.round),
         MoveRequest::Store(_, round) if is_done => {
             progress.short_rounds = progress.short_rounds.saturating_add(1);

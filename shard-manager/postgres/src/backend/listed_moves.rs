@@ -21,7 +21,9 @@ use model::error::Error;
 use moves::identity::MoveId;
 
 use super::ANSWER_MAX;
-use crate::catalog::{Catalog, LeadLock, MoveTables, PLACE, RebalanceTables, unavailable};
+use crate::catalog::{
+    Catalog, LeadLock, MoveTables, PLACE, RebalanceTables, older_routers, unavailable,
+};
 use crate::catalog_follower::CatalogFollower;
 use crate::term::Term;
 
@@ -213,6 +215,10 @@ impl ServerMoves {
 impl MoveCatalog for ServerMoves {
     fn lead(&self) -> EngineFuture<'_, bool> {
         Box::pin(self.lead_now())
+    }
+
+    fn older_routers(&self) -> EngineFuture<'_, u64> {
+        Box::pin(self.with_catalog(async |catalog| older_routers(catalog).await))
     }
 
     fn list(&self) -> EngineFuture<'_, Vec<MoveRecord>> {

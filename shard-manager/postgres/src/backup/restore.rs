@@ -152,8 +152,10 @@ impl<'r> Restoring<'r> {
         // The marks of the shards are removed before that of the catalog. If an earlier restore was
         // cut off in between, some shards have the cluster without a mark.
         if !restoring.is_filled().await? {
-            let mut targets = restoring.catalog.iter().chain(&restoring.shards);
-            targets.try_for_each(RestoreTarget::check_unfinished)?;
+            for target in restoring.catalog.iter().chain(&restoring.shards) {
+                target.check_unfinished()?;
+                target.check_foreign().await?;
+            }
         }
         Ok(restoring)
     }

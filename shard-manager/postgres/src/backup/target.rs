@@ -1,7 +1,8 @@
 //! Target: a database that a copy is restored into.
 //!
 //! From the first statement until the restore is complete, the database has a table that names the
-//! copy. So the next restore recognises an interrupted one, and removes what it left.
+//! copy. So the next restore recognises an interrupted one, and removes what it left. It removes
+//! only tables that the copy declares; if there are others, it is refused.
 //!
 //! **Invariant:** nothing is changed in a database that has tables of other applications; a restore
 //! holds the locks with which routers open a cluster. A database of a cluster is emptied only for a
@@ -67,12 +68,12 @@ const LAST_VERSION: &str = "SELECT last_value FROM tessera.tessera_version";
 const MAKE_MARK: &str = "CREATE SCHEMA IF NOT EXISTS tessera; CREATE TABLE \
     tessera.tessera_restore (cluster_id TEXT NOT NULL, at TEXT NOT NULL, version BIGINT NOT NULL)";
 const SET_MARK: &str = "INSERT INTO tessera.tessera_restore VALUES ($1,$2,$3)";
-/// Removes everything that a restore or a cluster has made.
+/// Removes everything that a restore or a cluster has made, and no other table.
 const WIPE: &str = "DO $$ DECLARE own REGCLASS; BEGIN \
-    FOR own IN SELECT c.oid FROM pg_class c WHERE c.relnamespace='public'::regnamespace \
-    AND c.relkind='r' AND NOT EXISTS (SELECT FROM pg_depend d \
-    WHERE d.classid='pg_class'::regclass AND d.objid=c.oid AND d.deptype='e') \
-    LOOP EXECUTE format('DROP TABLE %s CASCADE',own); END LOOP; \
+    IF to_regclass('tessera.tessera_tables') IS NOT NULL THEN \
+    FOR own IN SELECT c.oid FROM pg_class c JOIN tessera.tessera_tables t ON t.name=c.relname \
+    WHERE c.relnamespace='public'::regnamespace AND c.relkind='r' \
+    LOOP EXECUTE format('DROP TABLE %s CASCADE',own); END LOOP; END IF; \
     DROP SCHEMA tessera CASCADE; END $$";
 
 /// Time for the sessions of a client that has just ended to disappear.
@@ -176,9 +177,7 @@ impl RestoreTarget {
             return Err(self.refused("the database does not belong to the copied cluster"));
         }
         if let Some(name) = foreign {
-            return Err(self.refused(&format!(
-                "the database also has {name}, which does not belong to the cluster and would be lost; move it elsewhere"
-            )));
+            return Err(self.has_foreign(&name));
         }
         let began = Instant::now();
         while self.truth(OTHERS).await.map_err(|error| self.failed(error))? {
@@ -190,6 +189,22 @@ impl RestoreTarget {
             tokio::time::sleep(OTHERS_LOOK).await;
         }
         Ok(())
+    }
+
+    /// Checks that a database that is to be emptied has no table that other applications have made
+    /// since the earlier restore.
+    pub(super) async fn check_foreign(&self) -> Result<(), SaveError> {
+        if !self.is_marked && !self.is_occupied {
+            return Ok(());
+        }
+        let foreign = self.foreign().await.map_err(|error| self.failed(error))?;
+        foreign.map_or(Ok(()), |name| Err(self.has_foreign(&name)))
+    }
+
+    fn has_foreign(&self, table: &str) -> SaveError {
+        self.refused(&format!(
+            "the database also has {table}, which does not belong to the cluster and would be lost; move it elsewhere"
+        ))
     }
 
     /// Returns the first table or view that does not belong to the cluster.

@@ -31,7 +31,7 @@ pub struct KnownShards {
 pub struct KnownShard {
     /// Name of the shard.
     pub name: String,
-    /// Its servers without user and password, if the catalog has them.
+    /// Servers of the shard without user and password, if the catalog has them.
     pub location: Option<NodeAddress>,
     /// True if its join has not ended.
     pub is_joining: bool,

@@ -243,7 +243,7 @@ impl Task {
         let id = self.id;
         Some(format!(
             "a task of Citus {what}: SELECT message FROM pg_dist_background_task WHERE task_id = {id} \
-             on the coordinator tells why"
+             on the coordinator shows the reason"
         ))
     }
 }
@@ -392,7 +392,7 @@ mod tests {
     const COPY: &str = "SELECT pg_catalog.replicate_reference_tables('auto')";
 
     #[test]
-    fn the_command_of_a_task_tells_what_it_moves() {
+    fn what_a_task_moves_is_parsed_from_its_command() {
         let moved = TaskMove { shard: 102_008, from: 11, to: 13 };
         assert_eq!(TaskMove::parse(FIRST), Some(moved));
         for command in
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_where_its_message_is_and_shows_no_message() {
+    fn a_failure_refers_to_its_message_without_showing_it() {
         let mut repeated = task(2, "runnable", FIRST);
         repeated.retries = 3;
         let stalled = &jobs("running", vec![repeated]).views(&members(0))[0];

@@ -55,6 +55,9 @@ pub(super) enum Attempted {
     Deleted,
     /// Triggers that the change needs are not enabled. Nothing was changed.
     Unrecorded,
+    /// A row of the round has a unique value of a row that is there. Nothing was changed: the
+    /// change must be sent again, and displace such rows.
+    NotUnique,
 }
 
 /// Change that was made.
@@ -83,10 +86,15 @@ struct Seen {
     is_foreign: bool,
 }
 
-/// Carries out a change, or a part of it, on a shard with or without replicas.
+/// Carries out a change, or a part of it, on a shard with or without replicas. If `displaces` is
+/// true, the rows of a round take the place of rows with their unique values.
+///
+/// A round that ends before the last change has rows as they are after it. So a row may have a
+/// value that another row of the copy has given up in a change after the end of the round. A later
+/// round has that change, and stores the other row again.
 pub(super) async fn attempt(
     session: &mut MoveSession,
-    change: &MoveChange,
+    (change, displaces): (&MoveChange, bool),
     has_replicas: bool,
 ) -> Result<Attempted, TransactionError> {
     let seen = match look(session, &change.request, has_replicas).await {
@@ -114,7 +122,8 @@ pub(super) async fn attempt(
     if recording::begins(&change.request) && !seen.is_recorded {
         return abort(session, Attempted::Unrecorded).await;
     }
-    let transaction = Transaction { change, seen: &seen, after: &after, effect: &effect };
+    let transaction =
+        Transaction { change, displaces, seen: &seen, after: &after, effect: &effect };
     let prepared = transaction.prepare(session).await;
     let (work, kind) = prepared.map_err(|error| TransactionError::before_commit(&error))?;
     match kind {
@@ -271,6 +280,8 @@ enum WorkKind {
 /// Transaction of a change that the rules have permitted.
 struct Transaction<'t> {
     change: &'t MoveChange,
+    /// True if rows with unique values of the rows of a round are removed.
+    displaces: bool,
     seen: &'t Seen,
     after: &'t ShardMetadata,
     effect: &'t MoveEffect,
@@ -348,6 +359,9 @@ impl Transaction<'_> {
                 work.push((Cow::Owned(statements::remove_rows(table)), binds));
             }
             if !round.rows.is_empty() {
+                if self.displaces {
+                    work.extend(displacements(session, (table, round)).await?);
+                }
                 work.push(insertion(session, (table, round)).await?);
             }
         }
@@ -368,6 +382,27 @@ async fn insertion(
         return Ok((Cow::Owned(row_type.insert(table)), vec![row_type.bind(&round.rows)?]));
     }
     Ok((Cow::Owned(sql::insert(table)), crate::row_arrays::row_binds(table, &round.rows)?))
+}
+
+/// Returns the statements that remove the rows with unique values of the rows of a round.
+async fn displacements(
+    session: &MoveSession,
+    (table, round): (&Table, &RoundTable),
+) -> QueryResult<Vec<Work<'static>>> {
+    let binds = [Bind::text(table.name())];
+    let statement = Statement { sql: statements::UNIQUE_COLUMNS, binds: &binds, cached: true };
+    let mut work = Vec::new();
+    for row in load(&session.connection, statement).await? {
+        let names = row.text(0).unwrap_or_default();
+        let names: Vec<String> =
+            serde_json::from_str(&names).map_err(|error| unreadable(&error))?;
+        let column = |name: &String| table.columns().iter().position(|own| own.name == *name);
+        // An index with another column is not one of this table's declaration.
+        let Some(columns) = names.iter().map(column).collect::<Option<Vec<_>>>() else { continue };
+        let binds = crate::row_arrays::row_binds(table, &round.rows)?;
+        work.push((Cow::Owned(statements::displace_rows(table, &columns)), binds));
+    }
+    Ok(work)
 }
 
 fn follow(slots: &[Slot], is_followed: bool) -> Work<'static> {

@@ -20,7 +20,7 @@ use crate::term::Term;
 
 /// Highest number of sessions of a shard for moves: it gives slots in one move and takes slots in
 /// another, while the sources of earlier moves are kept.
-const SESSIONS_MAX: usize = 4;
+pub(crate) const SESSIONS_MAX: usize = 4;
 
 /// Settings of a session: copies take long, and rows are found by their keys.
 const SETTINGS: &str = "SET statement_timeout=0; SET enable_seqscan=off; SET enable_hashjoin=off; \

@@ -20,6 +20,7 @@ use engine::slot_move::{
 };
 use engine::stored_move::StoredMove;
 use model::table::Table;
+use moves::identity::MoveId;
 use moves::mark::Mark;
 use moves::move_row::{CopyCursor, MoveRow};
 use moves::round::CopyRound;
@@ -41,6 +42,9 @@ const KEYS_MAX: usize = 5_000;
 /// Maximum number of keys that one transaction may have changed. Beyond it, copying again costs
 /// less memory.
 const KEYS_OF_ONE_MAX: usize = 100_000;
+/// Changes that are counted to find those of a round. Counting all of them would take longer the
+/// more a copy is behind.
+const CHANGES_COUNTED: usize = 4 * KEYS_MAX;
 /// Keys whose rows are read together.
 const KEYS_TOGETHER: usize = 500;
 
@@ -55,7 +59,7 @@ pub(super) async fn read(session: &mut MoveSession, query: &RoundQuery) -> Round
 
 async fn read_in_snapshot(session: &MoveSession, query: &RoundQuery) -> RoundResult<RoundRead> {
     let present = snapshot(session).await?;
-    let row = row(session, query).await?;
+    let row = row(session, query.id).await?;
     let feed = row.as_ref().and_then(|row| recorded_feed(row, session.timeline));
     let Some(feed) = feed else { return Ok(Err(RoundError::LostChanges)) };
     let base = &query.base;
@@ -99,13 +103,22 @@ async fn snapshot(session: &MoveSession) -> QueryResult<Mark> {
     Ok(snapshot_mark::parse(&text)?)
 }
 
-async fn row(session: &MoveSession, query: &RoundQuery) -> QueryResult<Option<MoveRow>> {
+/// Reads the row of a move.
+pub(super) async fn row(session: &MoveSession, id: MoveId) -> QueryResult<Option<MoveRow>> {
     let binds = [session.system_bind()];
     let moves = Statement { sql: statements::MOVES, binds: &binds, cached: true };
     let stored = move_metadata::stored(&load(&session.connection, moves).await?)?;
-    let name = move_name(query.id);
+    let name = move_name(id);
     let found = stored.iter().find(|stored| stored.name() == name);
     Ok(found.map(StoredMove::row).transpose()?)
+}
+
+/// First changes that a snapshot does not show.
+struct ChangedBy {
+    /// Number of each transaction and of its changes, in order.
+    transactions: Vec<(u64, usize)>,
+    /// False if there may be more changes: by the last transaction, and by later ones.
+    is_whole: bool,
 }
 
 /// Key that has changed.
@@ -156,10 +169,14 @@ impl<'r> RoundReading<'r> {
         let Some(seen) = snapshot_mark::shown(base) else {
             return Ok(Err(RoundError::LostChanges));
         };
-        let changed_by = self.changed_by(&seen).await?;
+        let mut changed_by = self.changed_by(&seen, CHANGES_COUNTED).await?;
         let mut keys_max = KEYS_MAX;
         loop {
-            let until = match last_transaction(&changed_by, present, keys_max) {
+            let until = match last_transaction(&changed_by.transactions, present, keys_max) {
+                Ok(None) if !changed_by.is_whole => {
+                    changed_by = self.changed_by(&seen, KEYS_OF_ONE_MAX + 1).await?;
+                    continue;
+                }
                 Ok(until) => until,
                 Err(error) => return Ok(Err(error)),
             };
@@ -172,15 +189,18 @@ impl<'r> RoundReading<'r> {
         }
     }
 
-    /// Returns the transactions whose changes a snapshot does not show, with the number of their
-    /// changes, in order.
-    async fn changed_by(&self, seen: &str) -> QueryResult<Vec<(u64, usize)>> {
-        let most = Bind::bigint(KEYS_OF_ONE_MAX as i64);
-        let binds = [slot_bind(&self.query.slots), Bind::text(seen), most];
+    /// Counts the first changes that a snapshot does not show, at most `most`.
+    async fn changed_by(&self, seen: &str, most: usize) -> QueryResult<ChangedBy> {
+        let binds = [slot_bind(&self.query.slots), Bind::text(seen), Bind::bigint(most as i64)];
         let statement = Statement { sql: statements::CHANGED_BY, binds: &binds, cached: true };
         let rows = load(&self.session.connection, statement).await?;
         let number = |row: &RowView, column| row.bigint(column).unwrap_or(0).max(0).cast_unsigned();
-        Ok(rows.iter().map(|row| (number(row, 0), number(row, 1) as usize)).collect())
+        let transactions: Vec<_> =
+            rows.iter().map(|row| (number(row, 0), number(row, 1) as usize)).collect();
+        let counted: usize = transactions.iter().map(|(_, count)| count).sum();
+        // More than `KEYS_OF_ONE_MAX` changes are too many without the rest of them.
+        let is_whole = counted < most || most > KEYS_OF_ONE_MAX;
+        Ok(ChangedBy { transactions, is_whole })
     }
 
     /// Reads the changed keys of transactions before `until`, and their rows. Returns false, and
@@ -313,8 +333,7 @@ fn last_transaction(
             return Err(RoundError::LostChanges);
         }
     }
-    let is_cut_off = end.is_none() && changed_by.len() >= KEYS_OF_ONE_MAX;
-    if is_cut_off { Err(RoundError::LostChanges) } else { Ok(end) }
+    Ok(end)
 }
 
 fn changed_key(row: &RowView) -> QueryResult<ChangedKey> {

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use model::table::Table;
 
-use crate::sql::{column_type, place, push_list, push_names, push_row_hash};
+use crate::sql::{column_type, place, push_list, push_names, push_row_hash, push_rows};
 
 /// Slots of the move `$2`, and the slots `$1`.
 macro_rules! slots {
@@ -82,7 +82,8 @@ pub(super) const FOLLOW: &str = "SELECT tessera_follow($1,$2)";
 
 /// Deletes recorded changes of the slots `$1` that the snapshot `$2` shows.
 pub(super) const TRIM: &str = "DELETE FROM tessera_changes \
-    WHERE slot=ANY($1) AND pg_visible_in_snapshot(xid,$2::text::pg_snapshot)";
+    WHERE slot=ANY($1) AND xid<pg_snapshot_xmax($2::text::pg_snapshot) \
+    AND pg_visible_in_snapshot(xid,$2::text::pg_snapshot)";
 
 /// Raises the version counter to `$1`.
 pub(super) const RAISE_VERSION: &str = "SELECT setval('tessera_version',$1)";
@@ -119,11 +120,12 @@ pub(super) const FACTS: &str = "SELECT tessera_has_rows($1),tessera_has_change($
 /// Snapshot of the transaction.
 pub(super) const SNAPSHOT: &str = "SELECT pg_current_snapshot()::text";
 
-/// Transactions with changes of the slots `$1` that the snapshot `$2` does not show, at most `$3`,
-/// and the number of changes of each.
-pub(super) const CHANGED_BY: &str = "SELECT xid::text::bigint,count(*) FROM tessera_changes \
-    WHERE slot=ANY($1) AND xid>=pg_snapshot_xmin($2::text::pg_snapshot) \
-    AND NOT pg_visible_in_snapshot(xid,$2::text::pg_snapshot) GROUP BY xid ORDER BY xid LIMIT $3";
+/// Transactions of the first `$3` changes of the slots `$1` that the snapshot `$2` does not show,
+/// and the number of these changes of each.
+pub(super) const CHANGED_BY: &str = "SELECT xid::text::bigint,count(*) FROM (SELECT xid \
+    FROM tessera_changes WHERE slot=ANY($1) AND xid>=pg_snapshot_xmin($2::text::pg_snapshot) \
+    AND NOT pg_visible_in_snapshot(xid,$2::text::pg_snapshot) ORDER BY xid LIMIT $3) AS first \
+    GROUP BY xid ORDER BY xid";
 
 /// Keys of the slots `$1` that transactions before `$3` have changed and the snapshot `$2` does not
 /// show: table, slot, shard key, values of the id as a JSON array.
@@ -138,6 +140,30 @@ pub(super) const CHANGED_KEYS: &str = "SELECT DISTINCT table_name,slot::bigint,s
 pub(super) const ROW_TYPE: &str = "SELECT c.reltype::bigint,a.attname::text,a.atttypid::bigint \
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid=c.oid \
     WHERE c.oid=to_regclass($1) AND a.attnum>0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// Columns of each unique index of the table `$1`, as a JSON array of their names. Indexes of
+/// expressions and of a part of the rows are left out, because only an operator makes them.
+pub(super) const UNIQUE_COLUMNS: &str = "SELECT array_to_json(array_agg(a.attname::text))::text \
+    FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid=i.indrelid AND a.attnum=ANY(i.indkey) \
+    WHERE i.indrelid=to_regclass($1) AND i.indisunique AND NOT i.indisprimary \
+    AND i.indexprs IS NULL AND i.indpred IS NULL GROUP BY i.indexrelid";
+
+/// Removes the rows of the shard keys of some rows that have their values in these columns of a
+/// unique index. Parameters: all columns of these rows.
+///
+/// Rows of other shard keys stay, also if an index that an operator has made contains them: they
+/// may belong to slots that the shard owns.
+pub(super) fn displace_rows(table: &Table, unique: &[usize]) -> String {
+    let columns: Vec<usize> = (0..table.columns().len()).collect();
+    let mut sql = format!("DELETE FROM {} r USING ", table.name());
+    push_rows(&mut sql, table, &columns, 1);
+    sql.push_str(" WHERE r.slot=k.slot AND r.shard_key=k.shard_key");
+    for column in unique.iter().filter(|column| !Table::PLACE.contains(column)) {
+        let name = &table.column(*column).name;
+        let _ = write!(sql, " AND r.{name}=k.{name}");
+    }
+    sql
+}
 
 /// Stores new rows. Parameter: an array of rows of the table, whose type has this object id. A
 /// table that was created again has another one, and so another statement is prepared.
@@ -221,6 +247,44 @@ pub(super) fn digest(table: &Table) -> String {
     sql
 }
 
+/// Selects shard key, id and hash of the rows of the slot `$1` in the order of their keys, at most
+/// `$2`. With `has_begun`, only rows after a key, and with `is_bounded`, only rows up to a key:
+/// shard key and id of each.
+pub(super) fn row_hashes(table: &Table, has_begun: bool, is_bounded: bool) -> String {
+    let key: Vec<usize> = place(table).into_iter().skip(1).collect();
+    let mut sql = "SELECT ".to_owned();
+    push_names(&mut sql, "", table, key.iter().copied());
+    sql.push_str(",(");
+    push_row_hash(&mut sql, table);
+    let _ = write!(sql, ")::text FROM {} WHERE slot=$1", table.name());
+    let (mut first, bounds) = (3, [(">", has_begun), ("<=", is_bounded)]);
+    for (sign, _) in bounds.into_iter().filter(|(_, is_there)| *is_there) {
+        sql.push_str(" AND (");
+        push_names(&mut sql, "", table, key.iter().copied());
+        let _ = write!(sql, "){sign}(");
+        push_list(&mut sql, key.iter().zip(first..), |sql, (column, number)| {
+            let _ = write!(sql, "${number}::{}", column_type(table, *column));
+        });
+        sql.push(')');
+        first += key.len();
+    }
+    sql.push_str(" ORDER BY ");
+    push_names(&mut sql, "", table, key.iter().copied());
+    sql + " LIMIT $2"
+}
+
+/// Selects shard key and id of the rows of the slot `$1` of the table `$2` whose changes the
+/// snapshot `$3` does not show, at most `$4`.
+pub(super) fn changed_keys(table: &Table) -> String {
+    let mut sql = "SELECT DISTINCT shard_key".to_owned();
+    for (column, number) in table.id().iter().zip(1..) {
+        let _ = write!(sql, ",ids[{number}]::{} AS _{number}", column_type(table, *column));
+    }
+    sql + " FROM tessera_changes WHERE slot=$1 AND table_name=$2 \
+         AND xid>=pg_snapshot_xmin($3::text::pg_snapshot) \
+         AND NOT pg_visible_in_snapshot(xid,$3::text::pg_snapshot) LIMIT $4"
+}
+
 /// Appends `unnest($1::integer[],$2::text[],…) AS k(slot,shard_key,_1,…)`.
 fn push_text_keys(sql: &mut String, table: &Table) {
     sql.push_str("unnest($1::integer[],$2::text[]");
@@ -268,5 +332,28 @@ mod tests {
         let end = "WHERE slot=$1 AND (shard_key,idempotency_key)>($3::text,$4::text) \
             ORDER BY shard_key,idempotency_key LIMIT $2";
         assert!(sql.ends_with(end), "{sql}");
+    }
+
+    #[test]
+    fn rows_with_a_unique_value_of_a_row_are_found_by_all_columns_of_the_index_within_its_key() {
+        let name = &idempotency::TABLE.column(2).name;
+        let end = format!("WHERE r.slot=k.slot AND r.shard_key=k.shard_key AND r.{name}=k.{name}");
+        // The second index is one that an operator has made.
+        for unique in [&[Table::SLOT, Table::SHARD_KEY, 2][..], &[2]] {
+            let sql = displace_rows(&idempotency::TABLE, unique);
+            let start = "DELETE FROM tessera_idempotency r USING unnest($1::integer[],";
+            assert!(sql.starts_with(start) && sql.ends_with(&end), "{sql}");
+        }
+    }
+
+    #[test]
+    fn hashes_of_rows_are_read_between_two_keys() {
+        let sql = row_hashes(&idempotency::TABLE, true, true);
+        let end = "WHERE slot=$1 AND (shard_key,idempotency_key)>($3::text,$4::text) \
+            AND (shard_key,idempotency_key)<=($5::text,$6::text) \
+            ORDER BY shard_key,idempotency_key LIMIT $2";
+        assert!(sql.ends_with(end), "{sql}");
+        let sql = row_hashes(&idempotency::TABLE, false, true);
+        assert!(sql.contains("WHERE slot=$1 AND (shard_key,idempotency_key)<=($3::text,$4::text)"));
     }
 }

@@ -70,14 +70,14 @@ pub fn restore(
     let mut done = 0;
     for file in manifest.files() {
         let path = unfinished.path().join(&file.file);
-        let told = |error| SaveError::io(&path, error);
-        let mut copy = private_file::create(&path).map_err(told)?;
+        let failed = |error| SaveError::io(&path, error);
+        let mut copy = private_file::create(&path).map_err(failed)?;
         let found = read_and_hash(from, &file.file, |piece| {
             done += piece.len() as u64;
-            copy.write_all(piece).map_err(told)?;
+            copy.write_all(piece).map_err(failed)?;
             observer.report(&Step::Writing { bytes: done, of: total })
         })?;
-        copy.sync_all().map_err(told)?;
+        copy.sync_all().map_err(failed)?;
         // The copy was checked before, but only this check covers the bytes that were written.
         check_bits(&from.join(&file.file), &found, file)?;
     }

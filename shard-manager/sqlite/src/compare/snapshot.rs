@@ -10,7 +10,7 @@ use model::position::Position;
 use model::table::Table;
 use model::value::{ColumnType, Value};
 
-use super::super::check::tells_damage;
+use super::super::check::is_damage;
 use super::super::connection::{Bind, RowView, Statement, for_each_row_while, open_in_place};
 use super::super::log::{self, Entry};
 use super::super::row_hash::{hash_columns, key_hash, row_hash};
@@ -133,7 +133,7 @@ impl Snapshot {
 
 fn unreadable(number: usize, error: &dyn std::fmt::Display) -> Obstacle {
     let cause = error.to_string();
-    Obstacle::Unreadable { number, damaged: tells_damage(&cause), cause }
+    Obstacle::Unreadable { number, damaged: is_damage(&cause), cause }
 }
 
 fn is_left_out(row: &RowView<'_, '_>, left_out: &LeftOut) -> bool {

@@ -14,7 +14,7 @@ pub enum ShardRequest {
     Join {
         /// Name of the shard.
         name: String,
-        /// Its weight.
+        /// Weight of the shard.
         weight: u32,
         /// URL of its database; files have none.
         #[serde(default, skip_serializing_if = "Option::is_none")]

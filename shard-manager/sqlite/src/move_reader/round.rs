@@ -303,16 +303,21 @@ fn id_of(row: &RowView<'_, '_>, table: &Table) -> Vec<Value> {
     id.map(|column| value(row, column - first, table.column(*column).kind)).collect()
 }
 
-/// Returns the line that removes the row of a line, and the values of its id.
-fn removal(line: &Line<'_>, table: &Table) -> QueryResult<(Vec<u8>, Option<Vec<Value>>)> {
+/// Returns the values of the id of the row of a line.
+pub(super) fn id_of_line(line: &Line<'_>, table: &Table) -> QueryResult<Vec<Value>> {
     let values = line.values(table)?;
-    let id: Vec<Value> = match line.change {
+    Ok(match line.change {
         Change::Removed => values,
         Change::Created | Change::Changed => {
             let first = table.answered().start;
             table.id().iter().filter_map(|column| values.get(column - first).cloned()).collect()
         }
-    };
+    })
+}
+
+/// Returns the line that removes the row of a line, and the values of its id.
+fn removal(line: &Line<'_>, table: &Table) -> QueryResult<(Vec<u8>, Option<Vec<Value>>)> {
+    let id = id_of_line(line, table)?;
     let mut removal = Vec::new();
     push_start(&mut removal, "removed", (table.name(), i64::from(line.slot), &line.key));
     removal.extend_from_slice(b",\"version\":0,\"row\":{");

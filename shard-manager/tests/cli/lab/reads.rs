@@ -1,11 +1,9 @@
 //! Tests of `lab cache`, `lab indexes` and `lab network`.
 
-use std::process::{Command, Stdio};
-
 use serde_json::{Value, json};
 
-use super::{left_in, rows, wait_until};
-use crate::cluster::{Ended, program, run};
+use super::{left_in, rows};
+use crate::cluster::run;
 use crate::redis_server::Server;
 use crate::scratch;
 
@@ -111,26 +109,5 @@ fn cuts_refuse_writes_of_the_shard_that_is_gone_and_lose_no_acknowledged_one() {
         (&["--latency-ms", &["1"; 9].join(",")], "up to 8 latencies, not 9"),
     ] {
         run(&[&["lab", "network"], more].concat()).refused(with);
-    }
-}
-
-#[test]
-fn an_interrupted_experiment_leaves_nothing() {
-    for experiment in ["cache", "indexes", "network"] {
-        let dir = scratch::folder();
-        let work = dir.path().to_str().expect("UTF-8");
-        let args = ["lab", experiment, "--operations", "90000", "--work-dir", work];
-        let mut command = program(&args);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child.expect("the program starts");
-        wait_until(&mut child, || !left_in(dir.path()).is_empty());
-        let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-        assert!(signalled.expect("kill").success());
-        let ended = Ended::of(&child.wait_with_output().expect("it ends")).expect(2);
-        assert!(
-            ended.err.contains("cancelled; the files and databases of the experiment are removed"),
-            "{ended:#?}"
-        );
-        assert_eq!(left_in(dir.path()), Vec::<String>::new());
     }
 }

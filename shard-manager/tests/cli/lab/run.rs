@@ -41,6 +41,25 @@ fn users_are_generated_distributed_and_queried_on_both_sides_and_removed() {
 }
 
 #[test]
+fn the_variable_max_gen_users_sets_the_number_of_users_and_the_flag_has_precedence() {
+    let dir = scratch::folder();
+    let run_with = |value: &str, more: &[&str]| {
+        let mut command = program(&args(dir.path(), more));
+        command.env("MAX_GEN_USERS", value);
+        Ended::of(&command.output().expect("the program starts"))
+    };
+    let stored = |more: &[&str]| -> u64 {
+        let report = run_with("400", more).expect(0).json();
+        let shards = rows(&report, "Distribution");
+        shards.iter().map(|row| row[1].as_u64().expect("rows")).sum()
+    };
+    assert_eq!(stored(&[]), 800, "users and orders");
+    assert_eq!(stored(&["--users", "300"]), 600);
+    run_with("many", &[]).refused("'many'");
+    assert_eq!(left_in(dir.path()), Vec::<String>::new());
+}
+
+#[test]
 fn an_interrupted_run_and_the_next_one_after_a_kill_leave_nothing() {
     let dir = scratch::folder();
     let more = ["--users", "2000000"];

@@ -34,7 +34,7 @@ fn a_shard_takes_its_share_under_traffic_and_gives_it_back_and_nothing_is_lost()
     let dir = scratch::folder();
     let work = dir.path().to_str().expect("UTF-8");
     let args = ["lab", "grow", "--json", "--users", "500", "--shards", "31", "--clients", "2"];
-    let more = ["--quiet-ms", "100", "--work-dir", work];
+    let more = ["--quiet-ms", "500", "--work-dir", work];
     let report = run(&[&args[..], &more].concat()).expect(0).json();
     let moved = rows(&report, "Slots that moved");
     assert_eq!((&moved[0][2], &moved[1][2]), (&512.into(), &512.into()), "{moved:?}");

@@ -24,9 +24,9 @@ fn without_times(report: &Value) -> Vec<&Value> {
 fn every_keyspace_and_placement_is_tried_and_equal_seeds_give_equal_numbers() {
     let report = compare("7", &[]);
     for (set, keyspaces) in [
-        ("Keys `matrix`", &["hash", "matrix:id", "matrix:server"][..]),
+        ("Keys `matrix`", &["hash", "matrix:id", "matrix:server", "range-text"][..]),
         ("Keys `numeric`", &["hash", "modulo", "range"]),
-        ("Keys `tenants`", &["hash", "modulo", "list"]),
+        ("Keys `tenants`", &["hash", "modulo", "range-text", "list"]),
         ("Keys `hot-end`", &["hash", "modulo", "range"]),
     ] {
         let rows = rows(&report, set);

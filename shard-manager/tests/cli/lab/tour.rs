@@ -27,8 +27,9 @@ fn read(dir: &Path, more: &[&str], typed: &str) -> Ended {
 fn an_unattended_tour_runs_all_ten_chapters_and_leaves_nothing() {
     let dir = scratch::folder();
     let work = dir.path().to_str().expect("UTF-8");
-    let told = run(&["lab", "tour", "--unattended", "--json", "--work-dir", work]).expect(0).json();
-    let chapters = told["chapters"].as_array().expect("chapters");
+    let reported =
+        run(&["lab", "tour", "--unattended", "--json", "--work-dir", work]).expect(0).json();
+    let chapters = reported["chapters"].as_array().expect("chapters");
     assert_eq!(chapters.len(), 10);
     let seen = |number: usize| {
         let lines = chapters[number - 1]["seen"].as_array().expect("lines");

@@ -1,13 +1,17 @@
-//! Lab servers: PostgreSQL servers of an experiment, with an empty database for each side.
+//! Lab servers: PostgreSQL servers of an experiment, with empty databases for its clusters.
 //!
 //! **Invariant:** the servers and the databases are removed when their value is dropped; on a
 //! server that `MAINDB_URL` names, only the database of the experiment is removed.
-//! **Not here:** creating servers (`local_postgres`), the experiment (`lab::run`).
+//! **Not here:** creating servers (`local_postgres`), the experiments (`lab`).
 
+use std::path::PathBuf;
+
+use ::lab::databases::ServerDatabases;
 use ::lab::experiment_observer::ExperimentObserver;
 use ::lab::run::ServerSides;
 use ::lab::work_folder::WorkFolder;
-use assembly::{ConnectedCluster, TemporaryDatabase};
+use assembly::{ConnectedCluster, TemporaryDatabase, server_version};
+use clap::Args;
 use engine::cluster_spec::ClusterSpec;
 use local_postgres::{LocalCluster, LocalNode, LocalSpec};
 use postgres::node_address::{ClusterAddress, NodeAddress, ServerEngine, ShardAddress, Timeouts};
@@ -19,7 +23,35 @@ use crate::terminal::say;
 /// Folder of the servers in the temporary folder.
 const DIR: &str = "servers";
 
-/// Servers of an experiment. Fields are dropped in the order of declaration.
+/// Place of the databases of an experiment, on the command line.
+#[derive(Args, Clone, Debug)]
+pub(super) struct WorkPlace {
+    /// Folder for the temporary folder of the databases [default: that of the system]
+    #[arg(long, value_name = "DIR")]
+    pub(super) work_dir: Option<PathBuf>,
+    /// Use PostgreSQL servers, which are created for this experiment
+    #[arg(long)]
+    pub(super) postgres: bool,
+}
+
+/// Number of shards of each cluster of an experiment.
+pub(super) struct ClusterSizes<'s> {
+    /// Number of shards of each cluster, in the order in which the experiment opens them.
+    pub(super) shards: &'s [usize],
+    /// True if another shard joins the first cluster.
+    pub(super) grows: bool,
+}
+
+/// Databases of an experiment on servers of its own. Fields are dropped in the order of
+/// declaration.
+pub(super) struct DatabaseServers {
+    databases: ServerDatabases,
+    _created: Vec<TemporaryDatabase>,
+    _local: LocalServers,
+    _folder: WorkFolder,
+}
+
+/// Servers of both sides of `lab run`. Fields are dropped in the order of declaration.
 pub(super) struct LabServers {
     one: TemporaryDatabase,
     local: LocalServers,
@@ -30,6 +62,71 @@ pub(super) struct LabServers {
 /// Servers that the experiment has created, removed when they are dropped.
 pub(super) struct LocalServers(Option<LocalCluster>);
 
+impl WorkPlace {
+    /// Starts servers with an empty database for each shard of these clusters; returns `None` if
+    /// the experiment uses files.
+    pub(super) fn start(
+        &self,
+        sizes: &ClusterSizes<'_>,
+        observer: &dyn ExperimentObserver,
+    ) -> Result<Option<DatabaseServers>, CommandError> {
+        let start = || {
+            let folder = WorkFolder::create(self.work_dir.as_deref())?;
+            DatabaseServers::start(folder, sizes, observer)
+        };
+        self.postgres.then(start).transpose()
+    }
+}
+
+impl DatabaseServers {
+    /// Starts as many servers as the largest cluster has shards. A cluster has a database on each
+    /// of the first servers, so its shards share none.
+    fn start(
+        folder: WorkFolder,
+        sizes: &ClusterSizes<'_>,
+        observer: &dyn ExperimentObserver,
+    ) -> Result<Self, CommandError> {
+        let largest = sizes.shards.iter().copied().max().unwrap_or(1);
+        let count = largest + usize::from(sizes.grows);
+        observer.report(&format!("starting {count} PostgreSQL servers"));
+        let local = LocalServers::up(&folder, (count, 0))?;
+        let nodes = local.primaries().map(|node| parsed(Some(node)));
+        let nodes: Vec<NodeAddress> = nodes.collect::<Result<_, _>>()?;
+        let mut created = Vec::new();
+        let mut create = |server: &NodeAddress, suffix: &str| -> Result<_, CommandError> {
+            let name = format!("tessera_lab_{}_{suffix}", folder.run());
+            let database = TemporaryDatabase::create(server, &name)?;
+            let address = database.address().clone();
+            created.push(database);
+            Ok(address)
+        };
+        let mut clusters = Vec::new();
+        for (number, shards) in sizes.shards.iter().enumerate() {
+            let servers = nodes.iter().take(*shards).enumerate();
+            let databases =
+                servers.map(|(shard, server)| create(server, &format!("{number}_{shard}")));
+            clusters.push(cluster(databases.collect::<Result<_, _>>()?));
+        }
+        let mut how = "a server for each shard";
+        let mut joining = None;
+        if let Some((first, server)) = clusters.first_mut().zip(nodes.get(largest)) {
+            // A router gives the password of a server only to servers in its settings: that of the
+            // new shard is there as the one of the catalog.
+            first.address.catalog = Some(create(server, "catalog")?);
+            joining = Some(create(server, "joining")?.location());
+            how = "a server for each shard, and the catalog on that of the shard that joins";
+        }
+        let (engine, notes) = (local.engine(how)?, folder.notes());
+        let databases = ServerDatabases { clusters, joining, engine, notes };
+        Ok(Self { databases, _created: created, _local: local, _folder: folder })
+    }
+
+    /// Returns the databases for the experiment.
+    pub(super) fn databases(&self) -> &ServerDatabases {
+        &self.databases
+    }
+}
+
 impl LabServers {
     /// Starts a server for each shard, and one for the one database unless `MAINDB_URL` names its
     /// server.
@@ -39,17 +136,21 @@ impl LabServers {
         observer: &dyn ExperimentObserver,
     ) -> Result<Self, CommandError> {
         let main = main_server()?;
+        if let Some(main) = &main {
+            report_unused(main, observer)?;
+        }
         let servers = shards + usize::from(main.is_none());
         observer.report(&format!("starting {servers} PostgreSQL servers"));
         let local = LocalServers::up(&folder, (servers, 0))?;
         let name = format!("tessera_lab_{}", folder.run());
-        let mut notes = Vec::new();
+        let mut notes = folder.notes();
         let server = match main {
             Some(main) => {
                 let note = format!(
-                    "the one database is on {}, the server of {CATALOG_VARIABLE}, whose machine and settings may differ \
-                     from those of the shards",
-                    main.location()
+                    "the one database is on {}, the server of {CATALOG_VARIABLE} with PostgreSQL {}, whose machine and \
+                     settings may differ from those of the shards",
+                    main.location(),
+                    server_version(&main)?
                 );
                 notes.push(note);
                 main
@@ -68,7 +169,7 @@ impl LabServers {
         Ok(ServerSides {
             one: cluster(vec![self.one.address().clone()]),
             shards: cluster(nodes),
-            engine: self.local.engine("a server for each database"),
+            engine: self.local.engine("a server for each database")?,
             notes: self.notes.clone(),
         })
     }
@@ -83,6 +184,25 @@ impl Drop for LabServers {
             ));
         }
     }
+}
+
+/// Reports the databases that killed labs have left on a server. They are not dropped, because
+/// another lab may just have created one.
+fn report_unused(
+    server: &NodeAddress,
+    observer: &dyn ExperimentObserver,
+) -> Result<(), CommandError> {
+    let unused = TemporaryDatabase::unused(server)?;
+    if !unused.is_empty() {
+        let drops = unused.iter().map(|name| format!("DROP DATABASE {name};"));
+        let drops: Vec<String> = drops.collect();
+        observer.report(&format!(
+            "{} has databases of labs that no session uses; unless a lab is just starting there, drop them: {}",
+            server.location(),
+            drops.join(" ")
+        ));
+    }
+    Ok(())
 }
 
 /// Returns the server that the variable names.
@@ -133,9 +253,9 @@ impl LocalServers {
     }
 
     /// Returns the version of the servers, followed by `how` they are used, for the report.
-    pub(super) fn engine(&self, how: &str) -> String {
-        let version = self.0.as_ref().map_or(0, |local| local.programs().major);
-        format!("PostgreSQL {version}, {how}")
+    pub(super) fn engine(&self, how: &str) -> Result<String, CommandError> {
+        let version = server_version(&parsed(self.primaries().next())?)?;
+        Ok(format!("PostgreSQL {version}, {how}"))
     }
 
     /// Returns the servers.

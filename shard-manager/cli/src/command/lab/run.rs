@@ -7,8 +7,8 @@ use ::lab::run::{CLIENTS_MAX, RunOptions, USERS_DEFAULT, USERS_MAX, check, run a
 use ::lab::work_folder::WorkFolder;
 use clap::Args;
 
-use super::Common;
 use super::lab_servers::LabServers;
+use super::{Common, MainServer};
 use crate::command::CommandError;
 use crate::terminal::Terminal;
 
@@ -62,7 +62,8 @@ pub(super) fn run(options: Options, terminal: &Terminal) -> Result<(), CommandEr
         work_folder: options.work_dir,
         servers: None,
     };
-    options.common.carry_out(terminal, |watcher| {
+    let main = if options.postgres { MainServer::Used } else { MainServer::Ignored };
+    options.common.carry_out_with(main, terminal, |watcher| {
         check(&wanted)?;
         let servers = options.postgres.then(|| {
             let folder = WorkFolder::create(wanted.work_folder.as_deref())?;

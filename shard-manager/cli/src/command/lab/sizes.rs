@@ -1,7 +1,6 @@
 //! `lab shards`, `grow`, `indexes` and `cache`: experiments about numbers of shards, indexes and
 //! caches.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ::lab::cached_reads::{self, CachedReadsOptions};
@@ -12,6 +11,7 @@ use ::lab::shard_counts;
 use clap::Args;
 
 use super::Common;
+use super::lab_servers::{ClusterSizes, DatabaseServers, WorkPlace};
 use crate::command::CommandError;
 use crate::terminal::Terminal;
 
@@ -31,9 +31,8 @@ pub(super) struct Shards {
     /// Number of reads and of writes of single rows; other queries are sent a hundredth as often
     #[arg(long, value_name = "N", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     operations: u64,
-    /// Folder for the temporary folder of the databases [default: that of the system]
-    #[arg(long, value_name = "DIR")]
-    work_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: WorkPlace,
 }
 
 #[derive(Args, Debug)]
@@ -52,9 +51,8 @@ pub(super) struct Grow {
     /// Duration of the phases before, between and after the changes, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     quiet_ms: u64,
-    /// Folder for the temporary folder of the databases [default: that of the system]
-    #[arg(long, value_name = "DIR")]
-    work_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: WorkPlace,
 }
 
 #[derive(Args, Debug)]
@@ -73,9 +71,8 @@ pub(super) struct IndexTrial {
     /// Number of clients that write; one client queries
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=i64::from(CLIENTS_MAX)))]
     clients: u16,
-    /// Folder for the temporary folder of the databases [default: that of the system]
-    #[arg(long, value_name = "DIR")]
-    work_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: WorkPlace,
 }
 
 #[derive(Args, Debug)]
@@ -95,9 +92,8 @@ pub(super) struct CacheTrial {
     /// give a password in REDIS_URL
     #[arg(long, value_name = "URL", env = "REDIS_URL", hide_env_values = true)]
     redis: Option<String>,
-    /// Folder for the temporary folder of the databases [default: that of the system]
-    #[arg(long, value_name = "DIR")]
-    work_dir: Option<PathBuf>,
+    #[command(flatten)]
+    place: WorkPlace,
 }
 
 /// Longest time of a query with one number of shards.
@@ -112,11 +108,18 @@ impl Shards {
             operations: self.operations,
             at_most: AT_MOST,
             seed: self.common.seed,
-            work_folder: self.work_dir,
+            work_folder: self.place.work_dir.clone(),
             servers: None,
         };
         let counts = self.counts;
-        self.common.carry_out(terminal, |watcher| Ok(shard_counts::run(&wanted, &counts, watcher)?))
+        self.common.carry_out(terminal, |watcher| {
+            shard_counts::check(&wanted, &counts)?;
+            let sizes = ClusterSizes { shards: &counts, grows: false };
+            // Dropped after the experiment.
+            let servers = self.place.start(&sizes, watcher)?;
+            let databases = servers.as_ref().map(DatabaseServers::databases);
+            Ok(shard_counts::run(&wanted, &counts, databases, watcher)?)
+        })
     }
 }
 
@@ -128,9 +131,15 @@ impl Grow {
             clients: self.clients,
             quiet: Duration::from_millis(self.quiet_ms),
             seed: self.common.seed,
-            work_folder: self.work_dir,
+            work_folder: self.place.work_dir.clone(),
         };
-        self.common.carry_out(terminal, |watcher| Ok(grow::run(&wanted, watcher)?))
+        self.common.carry_out(terminal, |watcher| {
+            grow::check(&wanted)?;
+            let sizes = ClusterSizes { shards: &[wanted.shards], grows: true };
+            let servers = self.place.start(&sizes, watcher)?;
+            let databases = servers.as_ref().map(DatabaseServers::databases);
+            Ok(grow::run(&wanted, databases, watcher)?)
+        })
     }
 }
 
@@ -142,9 +151,16 @@ impl IndexTrial {
             operations: self.operations,
             clients: self.clients,
             seed: self.common.seed,
-            work_folder: self.work_dir,
+            work_folder: self.place.work_dir.clone(),
         };
-        self.common.carry_out(terminal, |watcher| Ok(indexes::run(&wanted, watcher)?))
+        self.common.carry_out(terminal, |watcher| {
+            indexes::check(&wanted)?;
+            let shards = vec![wanted.shards; wanted.counts.len()];
+            let sizes = ClusterSizes { shards: &shards, grows: false };
+            let servers = self.place.start(&sizes, watcher)?;
+            let databases = servers.as_ref().map(DatabaseServers::databases);
+            Ok(indexes::run(&wanted, databases, watcher)?)
+        })
     }
 }
 
@@ -157,8 +173,14 @@ impl CacheTrial {
             // The settings of a router spell "without a cache" like this, too.
             redis: self.redis.filter(|redis| !redis.is_empty() && redis != "none"),
             seed: self.common.seed,
-            work_folder: self.work_dir,
+            work_folder: self.place.work_dir.clone(),
         };
-        self.common.carry_out(terminal, |watcher| Ok(cached_reads::run(&wanted, watcher)?))
+        self.common.carry_out(terminal, |watcher| {
+            cached_reads::check(&wanted)?;
+            let sizes = ClusterSizes { shards: &[cached_reads::SHARDS], grows: false };
+            let servers = self.place.start(&sizes, watcher)?;
+            let databases = servers.as_ref().map(DatabaseServers::databases);
+            Ok(cached_reads::run(&wanted, databases, watcher)?)
+        })
     }
 }

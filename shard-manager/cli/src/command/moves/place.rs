@@ -1,17 +1,20 @@
 //! Place: the router or the catalog to which a request about moves goes.
 //!
 //! The router that `--url` names receives the request over HTTP, and the router that holds the data
-//! directory through its socket. Without a router, the moves in the data directory are shown, but
-//! cannot be changed.
+//! directory through its socket. Without a router, the moves in the data directory are shown, and
+//! take those orders that change nothing on the shards before a router carries them out.
 //!
 //! **Not here:** the output (`moves`).
 
 use std::path::{Path, PathBuf};
 
 use assembly::EmbeddedCluster;
+use cluster::manager::{Manager, MovesError};
 use engine::cluster_spec::ClusterSpec;
+use engine::move_record::{MoveOrder, parse_move_name};
 use engine::move_view::MoveView;
 use engine::refusal_code::with_code;
+use moves::identity::MoveId;
 use serde_json::{Value, json};
 use sqlite::control::client::{ControlError, command_moves};
 use sqlite::control::move_command::MoveCommand;
@@ -54,7 +57,7 @@ impl MovePlace {
             Self::Router(router) => through(router, command),
             Self::Files(data_dir) => match command_moves(data_dir, command.clone()) {
                 Ok(moves) => Ok(moves),
-                Err(ControlError::NoListener) => read_stopped(data_dir, &command),
+                Err(ControlError::NoListener) => change_stopped(data_dir, &command),
                 Err(error) => Err(CommandError::Refused(error.to_string())),
             },
         }
@@ -113,31 +116,68 @@ fn path(id: &str, order: &str) -> Result<String, CommandError> {
     })
 }
 
-/// Reads the moves of a data directory that no router holds.
-fn read_stopped(data_dir: &Path, command: &MoveCommand) -> Result<Vec<MoveView>, CommandError> {
+/// Request about the moves of a data directory that no router holds.
+enum StoppedRequest {
+    List,
+    Show(MoveId),
+    Order(MoveId, MoveOrder),
+}
+
+impl StoppedRequest {
+    /// Returns the request; `None` if only a router can carry it out.
+    fn of(command: &MoveCommand) -> Result<Option<Self>, CommandError> {
+        let identity = |id: &String| parse_move_name(id).ok_or_else(no_move);
+        Ok(match command {
+            MoveCommand::List => Some(Self::List),
+            MoveCommand::Show { id } => Some(Self::Show(identity(id)?)),
+            MoveCommand::Order { id, order } => match stored_order(order) {
+                Some(order) => Some(Self::Order(identity(id)?, order)),
+                None => None,
+            },
+            MoveCommand::Begin { .. } | MoveCommand::Retry { .. } => None,
+        })
+    }
+}
+
+/// Returns the order of this name if it may be stored without a router, which carries it out later;
+/// `None` if it ends or undoes a move whose target owns the slots.
+fn stored_order(name: &str) -> Option<MoveOrder> {
+    let order = MoveOrder::parse(name)?;
+    match order {
+        MoveOrder::Pause | MoveOrder::Resume | MoveOrder::Cancel => Some(order),
+        MoveOrder::Rollback | MoveOrder::Settle => None,
+    }
+}
+
+/// Reads or orders the moves of a data directory that no router holds.
+fn change_stopped(data_dir: &Path, command: &MoveCommand) -> Result<Vec<MoveView>, CommandError> {
     // Opening a folder without a cluster would create one.
     DirView::open(data_dir)?;
-    let wanted = match command {
-        MoveCommand::List => None,
-        MoveCommand::Show { id } => Some(id),
-        MoveCommand::Begin { .. } | MoveCommand::Order { .. } | MoveCommand::Retry { .. } => {
-            return Err(CommandError::Refused(format!(
-                "no router serves {}: start one, which carries moves out",
-                data_dir.display()
-            )));
-        }
+    let Some(request) = StoppedRequest::of(command)? else {
+        return Err(CommandError::Refused(format!(
+            "no router serves {}: start one, which carries moves out",
+            data_dir.display()
+        )));
     };
     let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
     let manager = assembly::open_primaries(&cluster)?;
-    let moves = manager.moves();
-    let read = with_runtime(async {
-        let records = moves.list().await;
-        let records =
-            records.map_err(|error| CommandError::Refused(with_code(&error, error.code())))?;
-        Ok(records.iter().map(|record| moves.view(record)).collect::<Vec<_>>())
+    let views = with_runtime(async {
+        let views = answer_stopped(&manager, &request).await;
+        views.map_err(|error| CommandError::Refused(with_code(&error, error.code())))
     });
     manager.close();
-    let mut views = read?;
-    views.retain(|view| wanted.is_none_or(|id| view.id == *id));
-    Ok(views)
+    views
+}
+
+async fn answer_stopped(
+    manager: &Manager,
+    request: &StoppedRequest,
+) -> Result<Vec<MoveView>, MovesError> {
+    let moves = manager.moves();
+    let records = match request {
+        StoppedRequest::List => moves.list().await?,
+        StoppedRequest::Show(id) => vec![moves.get(*id).await?],
+        StoppedRequest::Order(id, order) => vec![moves.order(*id, *order).await?],
+    };
+    Ok(records.iter().map(|record| moves.view(record)).collect())
 }

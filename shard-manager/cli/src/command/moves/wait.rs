@@ -52,9 +52,19 @@ pub(super) struct WaitArgs {
 pub(super) fn run(args: &WaitArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let place = MovePlace::of(&args.source)?;
     let first = place.show(&args.id)?;
+    follow(&place, first, args.ended, terminal)
+}
+
+/// Waits until a move has arrived, or has ended if `ended` is true, and shows it.
+pub(super) fn follow(
+    place: &MovePlace,
+    first: MoveView,
+    ended: bool,
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
     interrupt::watch();
     let returns = first.goal == goal_name(MoveGoal::Back);
-    let last = follow(&place, args, first, terminal)?;
+    let last = until_arrived(place, first, ended, terminal)?;
     terminal.show(&last, |_| details(&last))?;
     let is_back = ["cancelled", "rolled_back"].contains(&&*last.phase);
     if if returns { is_back } else { last.has_arrived() } {
@@ -65,10 +75,10 @@ pub(super) fn run(args: &WaitArgs, terminal: &Terminal) -> Result<(), CommandErr
 }
 
 /// Follows a move until it has arrived or ended, and returns it.
-fn follow(
+fn until_arrived(
     place: &MovePlace,
-    args: &WaitArgs,
     first: MoveView,
+    ended: bool,
     terminal: &Terminal,
 ) -> Result<MoveView, CommandError> {
     let mut shown = first;
@@ -76,7 +86,7 @@ fn follow(
     let mut seen = Instant::now();
     loop {
         report.show(&shown);
-        if shown.has_ended() || (!args.ended && shown.has_arrived()) {
+        if shown.has_ended() || (!ended && shown.has_arrived()) {
             report.end();
             return Ok(shown);
         }
@@ -89,7 +99,7 @@ fn follow(
             }
             sleep(NAP);
         }
-        match place.show(&args.id) {
+        match place.show(&shown.id) {
             Ok(view) => (shown, seen) = (view, Instant::now()),
             Err(error) if seen.elapsed() > UNREACHABLE_MAX => return Err(error),
             Err(_) => {}
@@ -131,7 +141,8 @@ impl<'t> Report<'t> {
         }
     }
 
-    /// Returns the copied rows and bytes, their rates per second, and the lag.
+    /// Returns the copied rows and bytes, their rates per second, the time that is left, and the
+    /// lag.
     fn numbers(&mut self, shown: &MoveView) -> String {
         let (rows, bytes, at) = self.previous;
         let seconds = at.elapsed().as_secs_f64().max(0.001);
@@ -144,16 +155,31 @@ impl<'t> Report<'t> {
             lag => format!(", {lag} behind"),
         };
         format!(
-            "{} rows, {} ({} rows/s, {mib:.1} MiB/s){lag}",
-            HumanCount(shown.rows),
+            "{} rows, {} ({} rows/s, {mib:.1} MiB/s){}{lag}",
+            copied(shown),
             HumanBytes(shown.bytes),
-            HumanCount(rate)
+            HumanCount(rate),
+            time_left(shown)
         )
     }
 
     fn end(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Returns the number of copied rows, and of the rows to copy as far as it is known.
+fn copied(shown: &MoveView) -> String {
+    match shown.rows_expected.filter(|expected| *expected > shown.rows) {
+        Some(expected) => format!("{} of about {}", HumanCount(shown.rows), HumanCount(expected)),
+        None => HumanCount(shown.rows).to_string(),
+    }
+}
+
+/// Returns the time that is left, as a part of a line; empty if it is not known.
+fn time_left(shown: &MoveView) -> String {
+    let left = shown.seconds_left.map(|seconds| format!(", about {seconds} s left"));
+    left.unwrap_or_default()
 }
 
 /// Returns the number of phases before this one.

@@ -7,19 +7,14 @@ use std::collections::BTreeMap;
 
 use indicatif::HumanBytes;
 use model::slot_plan::SlotPlan;
+use model::slot_plan::pace::MovePace;
 use model::slot_plan::paper::HypotheticalCluster;
-use moves::limits::SLOTS_MAX;
+use moves::limits::{MOVES_MAX, SLOTS_MAX};
 use serde::Serialize;
 
 use super::super::CommandError;
 use crate::terminal::Terminal;
 
-/// Bytes that one copy without a rate limit transfers in a second: COPY of rows of 129 bytes.
-const BYTES_PER_S: f64 = 44e6;
-/// Number of moves of a cluster that run at a time.
-const AT_A_TIME: usize = 4;
-/// Bytes of a mebibyte.
-const MIB: f64 = 1_048_576.0;
 /// Form of the description.
 const FORM: &str = "expected shards=N,add=N,bytes=SIZE, such as shards=1000,add=1,bytes=10T";
 
@@ -87,13 +82,12 @@ pub(super) fn run(
 ) -> Result<(), CommandError> {
     let plan = cluster.plan(SLOTS_MAX);
     let plan = plan.map_err(|fault| CommandError::Refused(fault.to_string()))?;
-    let rate = rate.map_or(BYTES_PER_S, |rate| f64::from(rate) * MIB);
-    let paper = PaperPlan::of(cluster, &plan, rate);
+    let paper = PaperPlan::of(cluster, &plan, MovePace::of(rate, MOVES_MAX));
     Ok(terminal.show(&paper, |_| paper.text())?)
 }
 
 impl PaperPlan {
-    fn of(cluster: HypotheticalCluster, plan: &SlotPlan, rate: f64) -> Self {
+    fn of(cluster: HypotheticalCluster, plan: &SlotPlan, pace: MovePace) -> Self {
         let givers = plan.shards.iter().filter(|shard| shard.slots_after < shard.slots);
         Self {
             shards: cluster.shards,
@@ -103,7 +97,7 @@ impl PaperPlan {
             epochs: plan.steps.len(),
             givers: givers.count(),
             bytes: plan.bytes().unwrap_or_default(),
-            seconds: plan.seconds(rate, AT_A_TIME).unwrap_or_default(),
+            seconds: plan.seconds(pace).unwrap_or_default(),
             skew_before: plan.skew_before,
             skew_planned: plan.skew_planned,
         }
@@ -115,7 +109,7 @@ impl PaperPlan {
             ("slots", format!("{} of {} shards", self.slots, self.givers)),
             ("moves", format!("{}, each with an epoch of its own", self.moves)),
             ("bytes", HumanBytes(self.bytes).to_string()),
-            ("copies", format!("about {:.0} s", self.seconds)),
+            ("time", format!("about {:.0} s", self.seconds)),
             ("skew", format!("{:.3} to {:.3}", self.skew_before, self.skew_planned)),
         ]
         .map(|(name, value)| format!("{name:<14}{value}"))

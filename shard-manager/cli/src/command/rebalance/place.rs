@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assembly::EmbeddedCluster;
-use cluster::manager::{Manager, Rebalances, RebalancesError};
+use cluster::manager::{Manager, Rebalances, RebalancesError, StoppedPlans};
 use engine::cluster_spec::ClusterSpec;
 use engine::rebalance_catalog::RebalanceListError;
 use engine::rebalance_view::{PlanView, RebalanceView};
@@ -202,10 +202,9 @@ async fn answer_stopped(
     let rebalances = Rebalances::of(manager);
     if let RebalanceCommand::Plan(wish) = command {
         let draft = wish.draft().map_err(CommandError::Refused)?;
-        let plan = rebalances.plan(&draft, wish.epoch, Instant::now() + PLAN_MAX).await;
-        // Refusals are left out: replicas that are behind now follow once a router runs.
-        let plan = PlanView { refusals: Vec::new(), ..plan.map_err(refused)? };
-        return Ok(RebalanceAnswer::Plan(Box::new(plan)));
+        let plans = StoppedPlans::of(manager);
+        let plan = plans.plan(&draft, wish.epoch, Instant::now() + PLAN_MAX).await;
+        return Ok(RebalanceAnswer::Plan(Box::new(plan.map_err(refused)?)));
     }
     let views = match command {
         RebalanceCommand::Show { id } => match rebalances.get(id).await {

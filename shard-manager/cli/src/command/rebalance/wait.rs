@@ -141,3 +141,58 @@ fn numbers(shown: &RebalanceView) -> String {
         bytes.unwrap_or_default()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::rebalance_view::GoalView;
+
+    use super::*;
+
+    fn running(slots_moved: usize) -> RebalanceView {
+        let goal = GoalView { by: "slots".to_owned(), placement: None, shard: None, group: None };
+        RebalanceView {
+            id: "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71".to_owned(),
+            goal,
+            state: RebalanceState::Running.name().to_owned(),
+            stalled: false,
+            rate: None,
+            keep: 900,
+            slots: 128,
+            slots_moved,
+            needed_slots: 128,
+            move_count: 2,
+            moved_count: slots_moved / 64,
+            failed_count: 0,
+            rows: Some(1_200),
+            bytes: Some(3 << 20),
+            planned_rows: None,
+            planned_bytes: None,
+            skew_before: Some(1.5),
+            skew_planned: Some(1.0),
+            skew_measured: None,
+            reason: Some("shard1 is busy".to_owned()),
+            began_at: None,
+            changed_at: None,
+            ended_at: None,
+            actions: Vec::new(),
+            moves: None,
+        }
+    }
+
+    #[test]
+    fn the_bar_shows_the_slots_that_have_moved_and_the_time_left() {
+        let terminal = Terminal::new(true);
+        let mut report = Report::begin(&terminal, &running(0));
+        report.show(&running(0));
+        assert_eq!((report.bar.position(), report.bar.length()), (0, Some(128)));
+        assert!(!report.bar.message().contains("left"), "no pace is known yet");
+        report.show(&running(64));
+        assert_eq!(report.bar.position(), 64);
+        let message = report.bar.message();
+        for part in
+            ["running", "64 of 128 slots, 1 of 2 moves, 1,200 rows", " s left", "shard1 is busy"]
+        {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+}

@@ -41,8 +41,9 @@ impl Data<'_> {
     /// read is unchanged.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], [`Error::NoSuchTable`] or [`model::row_change::RowError::NoSuchColumn`]
-    /// if no grant allows the read, [`Error::KeyRequired`] if it needs a shard key.
+    /// [`Error::Forbidden`], [`Error::NoSuchTable`] or
+    /// [`model::row_change::RowError::NoSuchColumn`] if no grant allows the read,
+    /// [`Error::KeyRequired`] if it needs a shard key.
     #[inline]
     pub(super) fn bind<'q>(
         self,

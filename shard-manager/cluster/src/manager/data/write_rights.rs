@@ -13,20 +13,22 @@ use std::sync::Arc;
 
 use access::grant::ColumnSet;
 use access::operation::RowOperations;
-use access::rights::{Rights, RowRequest};
+use access::rights::RowRequest;
 use model::error::{Error, Outcome};
 use model::json_members::Members;
 use model::keyspace::ShardKey;
 use model::row_change::{RowDone, RowError, RowWrite};
+use model::table::Table;
 use model::topology::ShardNumber;
 
+use super::super::Indexes;
 use super::{BulkRow, BulkRowDone, Data};
 
 /// Part of a changed row that its caller may read.
 pub(super) struct ReadablePart<'m> {
-    rights: &'m Rights,
-    /// Operations of the change; `None` if nothing is hidden.
-    operations: Option<RowOperations>,
+    data: Data<'m>,
+    /// Operations of the change, and its table; `None` if nothing is hidden.
+    bounded: Option<(RowOperations, Arc<Table>)>,
     /// Columns that may be read; `None` if the row may not be read at all.
     columns: Option<&'m ColumnSet>,
 }
@@ -36,13 +38,13 @@ impl<'m> Data<'m> {
     /// response may contain.
     ///
     /// # Errors
-    /// [`Error::Forbidden`], [`Error::NoSuchTable`] or [`RowError::NoSuchColumn`] if no grant allows
-    /// the change.
+    /// [`Error::Forbidden`], [`Error::NoSuchTable`] or [`RowError::NoSuchColumn`] if no grant
+    /// allows the change.
     #[inline]
     pub(super) fn permit(self, row: &mut RowWrite) -> Result<ReadablePart<'m>, Error> {
         if self.rights.is_all() {
-            let (rights, columns) = (self.rights, Some(&ColumnSet::All));
-            return Ok(ReadablePart { rights, operations: None, columns });
+            let columns = Some(&ColumnSet::All);
+            return Ok(ReadablePart { data: self, bounded: None, columns });
         }
         self.permit_by_grant(row)
     }
@@ -61,8 +63,8 @@ impl<'m> Data<'m> {
         let read = RowRequest { operations: RowOperations::READ, table: table.name(), columns };
         let columns = self.rights.allow_key(&read, key).ok().map(|allowed| allowed.columns);
         row.wants_row &= columns.is_some();
-        row.table = table;
-        Ok(ReadablePart { rights: self.rights, operations: Some(operations), columns })
+        row.table = Arc::clone(&table);
+        Ok(ReadablePart { data: self, bounded: Some((operations, table)), columns })
     }
 }
 
@@ -142,10 +144,10 @@ impl ReadablePart<'_> {
     /// Cuts the outcome of a change to what the caller may read and know.
     #[inline]
     pub(super) fn cut(&self, outcome: Result<&mut RowDone, &mut Error>) {
-        let Some(operations) = self.operations else { return };
+        let Some((operations, table)) = &self.bounded else { return };
         match outcome {
             Ok(done) => self.cut_row(done),
-            Err(error) => conceal(error, self.rights, operations),
+            Err(error) => conceal(error, self.data, *operations, table),
         }
     }
 
@@ -161,18 +163,33 @@ impl ReadablePart<'_> {
     }
 }
 
-/// Replaces an error that names a hidden column: a new row needs a value for a column that the
-/// caller may not know.
-fn conceal(error: &mut Error, rights: &Rights, operations: RowOperations) {
+/// Replaces an error that names a hidden column, without which a new row cannot be made, or a
+/// unique index of hidden columns.
+fn conceal(error: &mut Error, data: Data<'_>, operations: RowOperations, whole: &Table) {
     if let Error::Remembered(cause) | Error::Undone { cause, .. } = error {
-        return conceal(cause, rights, operations);
+        return conceal(cause, data, operations, whole);
+    }
+    if let Error::NotUnique { index } = error {
+        if !knows_index(data, whole, index) {
+            *error = Error::Constraint { rule: "unique" };
+        }
+        return;
     }
     let Error::Row(RowError::MissingColumn { table, column }) = error else { return };
-    if !rights.reach().has_column(table, column, operations) {
+    if !data.rights.reach().has_column(table, column, operations) {
         *error = Error::Forbidden {
             operations: operations.to_string(),
             table: std::mem::take(table),
             lack: "a new row needs a column that no grant has".to_owned(),
         };
     }
+}
+
+/// Returns true if the caller may know an index: all columns of its table, or those of the index,
+/// as the indexes were last read.
+fn knows_index(data: Data<'_>, table: &Table, index: &str) -> bool {
+    let Ok(view) = data.schema().table(table.name()) else { return false };
+    let knows_all = || (0..view.columns().len()).all(|column| view.visible().has(column));
+    let known = || Indexes::of(data.schema()).known(&view);
+    knows_all() || known().iter().any(|record| record.name == index)
 }

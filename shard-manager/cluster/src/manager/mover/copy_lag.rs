@@ -99,20 +99,20 @@ mod tests {
     fn a_copy_that_lacks_changes_is_as_old_as_the_last_state_that_it_had_whole() {
         let (mut lag, begun) = lag();
         let at = |seconds| begun + Duration::from_secs(seconds);
-        let told = |lag: &CopyLag| (lag.report().changes, lag.report().since);
+        let shown = |lag: &CopyLag| (lag.report().changes, lag.report().since);
         lag.note_look(true, at(1));
-        assert_eq!(told(&lag), (1, Some(begun)), "nothing newer is known");
+        assert_eq!(shown(&lag), (1, Some(begun)), "nothing newer is known");
         lag.note_look(false, at(2));
-        assert_eq!(told(&lag), (0, None));
+        assert_eq!(shown(&lag), (0, None));
         lag.note_look(true, at(3));
-        assert_eq!(told(&lag), (1, Some(at(2))));
+        assert_eq!(shown(&lag), (1, Some(at(2))));
         lag.note_round(2_000, false, at(4));
-        assert_eq!(told(&lag), (2_000, Some(at(2))), "the round had not all of them");
+        assert_eq!(shown(&lag), (2_000, Some(at(2))), "the round had not all of them");
         lag.note_round(30, true, at(5));
         lag.note_look(true, at(6));
-        assert_eq!(told(&lag), (30, Some(at(5))));
+        assert_eq!(shown(&lag), (30, Some(at(5))));
         lag.note_round(0, true, at(7));
-        assert_eq!(told(&lag), (0, None));
+        assert_eq!(shown(&lag), (0, None));
     }
 
     #[test]

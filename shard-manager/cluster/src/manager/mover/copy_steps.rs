@@ -13,15 +13,16 @@ use std::time::{Duration, Instant};
 
 use engine::slot_move::{MoveChange, RoundQuery, RoundRead, SlotDigest};
 use model::sabotage::{StopTime, reach};
-use moves::applied::Feed;
+use moves::applied::AppliedRows;
 use moves::identity::{MoveSide, MoveTicket};
-use moves::limits::KEPT_CHANGES_MAX;
 use moves::move_row::{CopyCursor, MoveRow};
 use moves::request::MoveRequest;
 
+use super::copy_difference::CopyDifference;
 use super::move_round::{self, RoundAhead, RoundFailure, TimedRound};
 use super::move_run::{MoveRun, RETRY, RunContinuation};
 use super::move_sides::{MoveSides, SeenMove};
+use super::move_steps::flow_back_interval;
 
 /// Interval at which changes flow back to a source that is kept.
 pub(super) const FLOW_BACK: Duration = Duration::from_millis(200);
@@ -70,7 +71,10 @@ impl MoveRun<'_> {
             Ok(read) => read,
             Err(RoundFailure::LostChanges) if seen.is_committed() => {
                 let id = self.reports.record().name();
-                tracing::info!(id, "changes no longer flow back: a rollback would copy anew");
+                tracing::info!(
+                    id,
+                    "changes no longer flow back: a rollback would copy all rows again"
+                );
                 self.follows_back = false;
                 return RunContinuation::AtOnce;
             }
@@ -87,7 +91,7 @@ impl MoveRun<'_> {
         let ticket = MoveTicket { id: receiver.id, leg: receiver.leg, term: self.term };
         let (cursor, next) = (round.cursor.clone(), round.next.clone());
         let (counted, bytes) = (rows.row_count(), rows.bytes());
-        let query = move_round::query_after(&query, &round);
+        let query = move_round::query_after(&query, &round, has_all);
         let change = MoveChange { request: MoveRequest::Store(ticket, round), rows };
         let mut ahead = RoundAhead::default();
         let (sent, ()) = tokio::join!(self.send(sides, to, change), ahead.read(sides, from, query));
@@ -99,15 +103,15 @@ impl MoveRun<'_> {
         self.reports.count(counted, bytes);
         self.lag.note_round(changes, has_all, begun_at);
         self.reports.lag = Some(self.lag.report());
-        let took = (changes, begun.elapsed());
-        let is_short = self.pace.is_short(&cursor, took, Instant::now());
+        let took = begun.elapsed();
+        let is_short = self.pace.is_short(&cursor, (changes, has_all, took), Instant::now());
         self.progress.short_rounds =
             if is_short { self.progress.short_rounds.saturating_add(1) } else { 0 };
         if seen.is_committed() {
-            self.kept_changes += changes as u64;
-            self.follows_back &= self.kept_changes <= KEPT_CHANGES_MAX;
+            let rest = self.copy_pace.rest_beside_writes(took, Instant::now());
+            let (interval, parts) = flow_back_interval(self);
             // On a busy shard there are always changes, so the time of keeping ends here, too.
-            return self.keep(seen, FLOW_BACK).await;
+            return self.keep(seen, if has_all { interval } else { rest * parts }).await;
         }
         if verifies {
             let Some(expected) = digests else {
@@ -116,9 +120,9 @@ impl MoveRun<'_> {
                 return RunContinuation::AtOnce;
             };
             let early = early.filter(|_| changes == 0);
-            return self.compare(sides, (to, &expected, early), (next.feed, next.pass)).await;
+            return self.compare(sides, (to, &expected, early), &next).await;
         }
-        let wait = self.copy_pace.rest(bytes, took.1, Instant::now());
+        let wait = self.copy_pace.rest(bytes, took, Instant::now());
         if cursor == CopyCursor::Whole || wait.is_zero() {
             return RunContinuation::AtOnce;
         }
@@ -126,28 +130,31 @@ impl MoveRun<'_> {
     }
 
     /// Compares the side that has received a round with the digests of the other one. `found` are
-    /// its own digests if they are known.
+    /// its own digests if they are known, and `applied` is the state of its rows.
     async fn compare(
         &mut self,
         sides: &MoveSides,
         (side, expected, found): (MoveSide, &[SlotDigest], Option<Vec<SlotDigest>>),
-        verified: (Feed, u32),
+        applied: &AppliedRows,
     ) -> RunContinuation {
         reach(StopTime::Before, "verify");
         let found = match found {
             Some(found) => Ok(found),
             None => move_round::digests(sides, &self.plan, side).await,
         };
-        let compared = found.map(|found| move_round::difference(expected, &found));
+        let compared = found.map(|found| CopyDifference::between(expected, &found));
         reach(StopTime::After, "verify");
         match compared {
             Ok(None) => {
-                self.progress.verified = Some(verified);
+                self.progress.verified = Some((applied.feed, applied.pass));
                 // Clients have written meanwhile.
                 self.progress.short_rounds = 0;
                 RunContinuation::AtOnce
             }
-            Ok(Some(difference)) => self.fail(difference).await,
+            Ok(Some(difference)) => {
+                let reason = difference.describe(sides, &self.plan, (side, applied)).await;
+                self.fail(reason).await
+            }
             Err(reason) => RunContinuation::After(RETRY, Some(reason)),
         }
     }

@@ -14,6 +14,7 @@ use engine::move_record::{
 use moves::limits::STALL;
 use moves::observation::MoveGoal;
 
+use super::copy_forecast::{CopyForecast, rows_of_copy};
 use crate::manager::move_status::MoveStatus;
 
 /// Interval between two reports.
@@ -38,6 +39,7 @@ pub(super) struct MoveReports<'m> {
     progress: MoveProgressReport,
     /// Changes that the receiving side lacks; `None` if no copy is kept current.
     pub(super) lag: Option<MoveLag>,
+    forecast: CopyForecast,
     /// Last report that the catalog has stored.
     sent: Option<MoveReport>,
     /// Time at which the last request to the catalog was answered or given up.
@@ -73,6 +75,7 @@ impl<'m> MoveReports<'m> {
             phase,
             progress,
             lag,
+            forecast: CopyForecast::default(),
             sent,
             asked,
             is_catalog_unreachable: false,
@@ -100,6 +103,11 @@ impl<'m> MoveReports<'m> {
         self.progress.rows += rows;
         self.progress.bytes += bytes;
         self.status.count(rows, bytes);
+    }
+
+    /// Begins to copy all rows, maybe again.
+    pub(super) fn begin_copy(&mut self) {
+        self.progress.rows_expected = rows_of_copy(&self.progress);
     }
 
     /// Counts a batch of rows that was deleted.
@@ -138,7 +146,7 @@ impl<'m> MoveReports<'m> {
     /// # Errors
     /// [`Superseded`].
     pub(super) async fn keep_current(&mut self, is_urgent: bool) -> Result<(), Superseded> {
-        self.warn_of_stall();
+        self.stall.note(&self.record, self.phase, &self.progress);
         let is_brief = matches!(self.phase, MovePhase::Fencing | MovePhase::Activating);
         let is_recent = self.asked.is_some_and(|asked| asked.elapsed() < BRIEF_MAX);
         if is_brief && (is_recent || self.is_catalog_unreachable) {
@@ -182,7 +190,9 @@ impl<'m> MoveReports<'m> {
     }
 
     async fn send(&mut self, phase: MovePhase) -> Result<(), Superseded> {
-        let progress = MoveProgressReport { lag: self.lag, ..self.progress.clone() };
+        let is_copying = phase == MovePhase::Copying && !self.record.is_paused;
+        let seconds_left = self.forecast.seconds_left(is_copying, &self.progress, Instant::now());
+        let progress = MoveProgressReport { lag: self.lag, seconds_left, ..self.progress.clone() };
         let report = MoveReport { phase, progress };
         let is_known = self.sent.as_ref() == Some(&report);
         let answer = async {
@@ -213,19 +223,20 @@ impl<'m> MoveReports<'m> {
         }
         Ok(())
     }
+}
 
-    /// Warns once of a move that makes no progress.
-    fn warn_of_stall(&mut self) {
-        let MoveProgressReport { rows, deleted_batches, .. } = self.progress;
-        let seen = (self.phase, self.record.goal, rows, deleted_batches);
-        let is_kept = self.phase == MovePhase::Keeping && self.record.goal == MoveGoal::Forward;
-        let is_idle = is_kept || self.record.is_paused;
-        if self.stall.seen != seen || is_idle {
-            self.stall = Stall { seen, since: Instant::now(), has_warned: false };
-        } else if !self.stall.has_warned && self.stall.since.elapsed() >= STALL {
-            self.stall.has_warned = true;
-            let (id, phase) = (self.record.name(), self.phase.name());
-            let reason = self.progress.reason.as_deref().unwrap_or("it is busy");
+impl Stall {
+    /// Records the state of a move, and warns once if it makes no progress.
+    fn note(&mut self, record: &MoveRecord, phase: MovePhase, progress: &MoveProgressReport) {
+        let seen = (phase, record.goal, progress.rows, progress.deleted_batches);
+        let is_kept = phase == MovePhase::Keeping && record.goal == MoveGoal::Forward;
+        let is_idle = is_kept || record.is_paused;
+        if self.seen != seen || is_idle {
+            *self = Self { seen, since: Instant::now(), has_warned: false };
+        } else if !self.has_warned && self.since.elapsed() >= STALL {
+            self.has_warned = true;
+            let (id, phase) = (record.name(), phase.name());
+            let reason = progress.reason.as_deref().unwrap_or("it is busy");
             tracing::warn!(id, phase, reason, "a move makes no progress");
         }
     }

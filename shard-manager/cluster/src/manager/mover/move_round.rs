@@ -1,12 +1,10 @@
-//! Move round: reads rows on the side that gives, stores them on the side that receives, and
-//! compares both.
+//! Move round: reads rows on the side that gives, and the digests of both sides.
 //!
 //! **Invariant:** rows are compared after a round that was read in the same snapshot as the digests
 //! of the source, so a difference is never a write that came later.
 //! **Not here:** reading and storing rows (the engines), the decision for a round
-//! (`moves::next_step`).
+//! (`moves::next_step`), the rows in which both sides differ (`copy_difference`).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -23,8 +21,6 @@ use super::move_sides::MoveSides;
 const ROUND_MAX: Duration = Duration::from_secs(30);
 /// Time limit for the digests of all rows of the slots.
 const DIGESTS_MAX: Duration = Duration::from_mins(10);
-/// Number of slots that a difference names.
-const NAMED_SLOTS: usize = 3;
 
 /// Failure of a round.
 pub(super) enum RoundFailure {
@@ -113,9 +109,15 @@ impl RoundAhead {
     }
 }
 
-/// Returns the query for the round after one, if that leaves rows to copy.
-pub(super) fn query_after(query: &RoundQuery, round: &CopyRound) -> Option<RoundQuery> {
-    let is_copying = matches!(round.cursor, CopyCursor::Through(_)) && !query.wants_digests;
+/// Returns the query for the round after one, if that leaves rows to copy. `has_all` is true if it
+/// has all changes of its snapshot.
+pub(super) fn query_after(
+    query: &RoundQuery,
+    round: &CopyRound,
+    has_all: bool,
+) -> Option<RoundQuery> {
+    let leaves_rows = matches!(round.cursor, CopyCursor::Through(_)) || !has_all;
+    let is_copying = leaves_rows && !query.wants_digests;
     is_copying.then(|| RoundQuery {
         base: round.next.clone(),
         base_cursor: round.cursor.clone(),
@@ -138,20 +140,6 @@ pub(super) async fn digests(
     })
 }
 
-/// Returns the difference between digests as a sentence, `None` if there is none.
-pub(super) fn difference(expected: &[SlotDigest], found: &[SlotDigest]) -> Option<String> {
-    let (expected, found): (BTreeSet<_>, BTreeSet<_>) =
-        (expected.iter().collect(), found.iter().collect());
-    let mut slots: BTreeMap<&str, BTreeSet<u16>> = BTreeMap::new();
-    for digest in expected.symmetric_difference(&found) {
-        slots.entry(&digest.table).or_default().insert(digest.slot);
-    }
-    let (table, slots) = slots.into_iter().next()?;
-    let named: Vec<String> = slots.iter().take(NAMED_SLOTS).map(u16::to_string).collect();
-    let (count, named) = (slots.len(), named.join(", "));
-    Some(format!("the copy of {table} differs from its source in {count} slots, such as {named}"))
-}
-
 /// Finds rounds that are short enough to be the last one, which is applied while writers wait.
 ///
 /// On a busy machine, or with many writers, no round may be as short as the first limits require.
@@ -167,18 +155,20 @@ pub(super) struct RoundPace {
 
 /// Time after which the limits of a short round double.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Number of times that the limit of the time doubles, and that of the changes: a round that is
-/// full of changes is never short.
+/// Number of times that the limit of the time doubles, and that of the changes.
 const TIME_DOUBLINGS: u32 = 5;
 const CHANGES_DOUBLINGS: u32 = 3;
 
 impl RoundPace {
     /// Returns true if a round that ends now was short. Where even a round without changes takes
     /// long, because the shards are far away, the fastest one is the measure.
+    ///
+    /// A round that has not all changes is never short. It may have few changes only because their
+    /// rows are large, and a fence would wait for all those that are left.
     pub(super) fn is_short(
         &mut self,
         cursor: &CopyCursor,
-        (changes, time): (usize, Duration),
+        (changes, has_all, time): (usize, bool, Duration),
         now: Instant,
     ) -> bool {
         if *cursor != CopyCursor::Whole {
@@ -192,7 +182,7 @@ impl RoundPace {
         let time_max = SHORT_ROUND_TIME * (1 << doubled.min(TIME_DOUBLINGS));
         let time_max = time_max.max(fastest * 2).min(FENCE_HOLD / 4);
         let changes_max = SHORT_ROUND_CHANGES * (1 << doubled.min(CHANGES_DOUBLINGS));
-        changes <= changes_max && time <= time_max
+        has_all && changes <= changes_max && time <= time_max
     }
 }
 
@@ -200,31 +190,21 @@ impl RoundPace {
 mod tests {
     use super::*;
 
-    fn digest(table: &str, slot: u16, rows: u64) -> SlotDigest {
-        SlotDigest { table: table.to_owned(), slot, rows, sum: "s".to_owned() }
-    }
-
-    #[test]
-    fn a_difference_names_the_table_and_the_first_slots() {
-        let source: Vec<_> = (0..5).map(|slot| digest("kv", slot, 2)).collect();
-        assert_eq!(difference(&source, &source), None);
-        let found: Vec<_> = (1..5).map(|slot| digest("kv", slot, u64::from(slot))).collect();
-        let sentence = difference(&source, &found).expect("they differ");
-        assert_eq!(sentence, "the copy of kv differs from its source in 4 slots, such as 0, 1, 3");
-    }
-
     #[test]
     fn a_round_is_short_within_the_limits_or_beside_the_fastest_one() {
         let (ms, now) = (Duration::from_millis, Instant::now());
         let mut pace = RoundPace::default();
-        let mut is_short =
-            |cursor: &CopyCursor, changes, time| pace.is_short(cursor, (changes, ms(time)), now);
+        let mut is_short = |cursor: &CopyCursor, changes, time| {
+            pace.is_short(cursor, (changes, true, ms(time)), now)
+        };
         let whole = CopyCursor::Whole;
         assert!(!is_short(&CopyCursor::Through("a".into()), 0, 1));
         assert!(is_short(&whole, SHORT_ROUND_CHANGES, 60), "it is the fastest");
         assert!(is_short(&whole, 0, 120) && !is_short(&whole, 0, 121));
         assert!(!is_short(&whole, SHORT_ROUND_CHANGES + 1, 1));
         assert!(!is_short(&whole, 0, 21));
+        assert!(pace.is_short(&whole, (7, true, ms(1)), now));
+        assert!(!pace.is_short(&whole, (7, false, ms(1)), now), "more changes are left");
     }
 
     #[test]
@@ -233,7 +213,7 @@ mod tests {
         let mut pace = RoundPace::default();
         let mut is_short = |changes, time, seconds| {
             let now = begun + Duration::from_secs(seconds);
-            pace.is_short(&CopyCursor::Whole, (changes, ms(time)), now)
+            pace.is_short(&CopyCursor::Whole, (changes, true, ms(time)), now)
         };
         assert!(is_short(0, 1, 0));
         for (changes, time, first) in [(0, 21, 2), (0, 161, 8), (0, 500, 10), (1_600, 1, 6)] {

@@ -85,8 +85,6 @@ pub(super) struct MoveRun<'m> {
     pub(super) must_copy_again: bool,
     /// False if the kept source no longer receives changes: a rollback would copy everything again.
     pub(super) follows_back: bool,
-    /// Number of changes that have flowed back.
-    pub(super) kept_changes: u64,
     pub(super) failure: Option<MoveFailure>,
     /// True if the slots are back, so that the copy of the other side is deleted.
     pub(super) deletes_other_copy: bool,
@@ -122,7 +120,6 @@ impl<'m> MoveRun<'m> {
             leg: MoveLeg::FIRST,
             must_copy_again: false,
             follows_back: true,
-            kept_changes: 0,
             failure: None,
             deletes_other_copy: false,
             awaits_replicas: false,
@@ -235,6 +232,7 @@ impl<'m> MoveRun<'m> {
         if self.leg != seen.leg {
             self.leg = seen.leg;
             self.progress.short_rounds = 0;
+            self.progress.verified = None;
         }
         let now = Instant::now();
         let target = seen.shard(seen.leg.target());
@@ -246,8 +244,7 @@ impl<'m> MoveRun<'m> {
         }
         if self.fences.has_run_out(now) {
             self.reports.note_hold(self.fences.end(true, now));
-            self.progress.is_fenced = false;
-            self.progress.short_rounds = 0;
+            self.progress.note_fence_end();
         }
         if let Some(copy) = target.row.as_ref().filter(|_| self.progress.is_fenced) {
             // Deleting recorded changes would only prolong the fence. The commit deletes them all.

@@ -72,7 +72,10 @@ impl MoveRun<'_> {
                     Err(reason) => RunContinuation::After(RETRY, Some(reason)),
                 }
             }
-            MoveStep::Rest(WaitReason::Keeping) => self.keep(seen, REST).await,
+            MoveStep::Rest(WaitReason::Keeping) => {
+                let (interval, _) = flow_back_interval(self);
+                self.keep(seen, REST.max(interval)).await
+            }
             MoveStep::Rest(WaitReason::Superseded) => RunContinuation::Superseded,
             MoveStep::Rest(WaitReason::Paused) => {
                 RunContinuation::After(REST, Some("it is paused".to_owned()))
@@ -155,7 +158,10 @@ impl MoveRun<'_> {
             tokio::time::sleep(FENCE_HOLD + RETRY).await;
         }
         self.progress.note_sending(&request);
-        self.must_copy_again &= !matches!(request, MoveRequest::CopyAgain(_));
+        if matches!(request, MoveRequest::CopyAgain(_)) {
+            self.must_copy_again = false;
+            self.reports.begin_copy();
+        }
         let shard = sides.shard(side);
         let deadline = Instant::now() + time_of(&request);
         reach(StopTime::Before, request.name());
@@ -218,11 +224,10 @@ impl MoveRun<'_> {
             self.reports.order(MoveOrder::Settle).await;
             return RunContinuation::After(BUSY_WAIT, None);
         }
-        let announcements = &self.manager.move_announcements;
-        self.kept.get_or_insert_with(|| announcements.count_kept());
-        // Many kept sources together cause no more work than a few.
-        let together = FLOW_BACK * announcements.kept().min(FLOW_BACK_PARTS) as u32;
-        RunContinuation::After(left.min(pause.max(together)), None)
+        if pause.is_zero() {
+            return RunContinuation::AtOnce;
+        }
+        RunContinuation::After(left.min(pause), None)
     }
 
     /// Gives the move up: the slots stay where they are.
@@ -267,6 +272,18 @@ impl MoveRun<'_> {
             Err(_superseded) => RunContinuation::Superseded,
         }
     }
+}
+
+/// Returns the interval at which changes flow back to a source that has all of them, and the factor
+/// by which the rest after a round grows that left some.
+///
+/// Both grow with the number of kept sources, so that many of them together cause no more work than
+/// a few.
+pub(super) fn flow_back_interval(run: &mut MoveRun<'_>) -> (Duration, u32) {
+    let announcements = &run.manager.move_announcements;
+    run.kept.get_or_insert_with(|| announcements.count_kept());
+    let parts = announcements.kept().clamp(1, FLOW_BACK_PARTS) as u32;
+    (FLOW_BACK * parts, parts)
 }
 
 /// Sends a request that deletes a batch of rows, and returns the rest after it, in which other
@@ -355,10 +372,7 @@ fn learn(
     match request {
         MoveRequest::Raise { .. } if is_done => progress.raised[side.index()] = true,
         MoveRequest::Fence(_) => progress.is_fenced = is_done,
-        MoveRequest::Commit(..) if is_refused => {
-            progress.short_rounds = 0;
-            progress.is_fenced = false;
-        }
+        MoveRequest::Commit(..) if is_refused => progress.note_fence_end(),
         // If a lock was not free, the request is repeated only after a further round.
         MoveRequest::Trim(_, applied) => progress.trimmed = Some(applied.round),
         MoveRequest::Prepare(_)
@@ -374,5 +388,47 @@ fn learn(
         | MoveRequest::BeginCleaning(_)
         | MoveRequest::Clean(_)
         | MoveRequest::Forget(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::position::Position;
+    use moves::applied::{AppliedRows, Feed};
+    use moves::cutover::SlotCommit;
+    use moves::identity::{MoveId, MoveLeg, MoveTerm, MoveTicket};
+
+    use super::*;
+
+    fn fenced() -> MoveProgress {
+        let verified = Some((Feed::default(), 0));
+        MoveProgress { short_rounds: 3, verified, is_fenced: true, ..MoveProgress::default() }
+    }
+
+    fn commit() -> MoveRequest {
+        let term = MoveTerm { number: 1, mover: 0 };
+        let ticket = MoveTicket { id: MoveId(7), leg: MoveLeg::FIRST, term };
+        let commit = SlotCommit {
+            applied: AppliedRows::default(),
+            signpost_min_position: Position { timeline: 1, sequence: 1 },
+            way_back: Feed::default(),
+        };
+        MoveRequest::Commit(ticket, commit)
+    }
+
+    #[test]
+    fn the_copy_is_compared_again_after_a_refused_commit() {
+        let mut progress = fenced();
+        let refused = Err(MoveChangeError::Refused(MoveRefusal::MissingChanges));
+        learn(&mut progress, MoveSide::Origin, &commit(), &refused);
+        assert_eq!(progress, MoveProgress::default());
+    }
+
+    #[test]
+    fn a_commit_for_which_a_lock_was_not_free_is_sent_again_beneath_the_same_fence() {
+        let mut progress = fenced();
+        let busy = Err(MoveChangeError::Busy { holder: "a write".to_owned() });
+        learn(&mut progress, MoveSide::Origin, &commit(), &busy);
+        assert_eq!(progress, fenced());
     }
 }

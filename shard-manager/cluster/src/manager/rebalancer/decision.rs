@@ -10,7 +10,7 @@ use engine::rebalance_record::{
 };
 use model::keyspace::Slot;
 use model::shard_map::ShardMap;
-use model::slot_plan::PlanStep;
+use model::slot_plan::{PlanGoal, PlanStep};
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
 use moves::limits::MOVES_MAX;
@@ -154,12 +154,21 @@ fn next(record: &RebalanceRecord, statuses: &[StepStatus], moves: &[MoveRecord])
         }
         let (from, to) = (step.plan.from, step.plan.to);
         let is_free = !taken.iter().any(|(source, target)| *source == from || *target == to);
-        if status.state == StepState::Planned && is_free {
+        if status.state == StepState::Planned && is_free && !must_wait(record, statuses, index) {
             taken.push((from, to));
             next.push(index);
         }
     }
     next
+}
+
+/// Returns true if a step of a plan by load or size must wait until its taker has given what it
+/// gives earlier in the plan: otherwise the taker could become fuller than the fullest shard was.
+fn must_wait(record: &RebalanceRecord, statuses: &[StepStatus], index: usize) -> bool {
+    let to = record.steps[index].plan.to;
+    let earlier = record.steps.iter().zip(statuses).take(index);
+    let mut open = earlier.filter(|(_, status)| !status.state.has_ended());
+    matches!(record.goal, PlanGoal::Balance(_)) && open.any(|(step, _)| step.plan.from == to)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use engine::rebalance_view::{GoalView, PlanView};
 use model::advice::{self, Advice, BalanceBy, Observed, OpenMoves, ShardSize};
 use model::shard_map::ShardMap;
 use model::slot_plan::by_group::{self, GroupScene};
+use model::slot_plan::pace::MovePace;
 use model::slot_plan::{
     PlanFault, PlanGoal, PlanScene, SlotPlan, plan_by_placement, plan_by_slots, plan_drain,
     plan_of_advice,
@@ -24,14 +25,9 @@ use model::topology::ShardNumber;
 use moves::limits::{MOVES_MAX, SLOTS_MAX};
 use moves::observation::MoveGoal;
 
-use super::{ObservedLoad, RebalancesError};
+use super::{ObservedLoad, RebalancesError, connections, room};
 use crate::manager::moves::NAME_SHOWN_MAX;
 use crate::manager::{Manager, MovesError};
-
-/// Bytes that a copy without a limit is assumed to take in a second, for estimates.
-const BYTES_PER_S: f64 = 44e6;
-/// Bytes of a mebibyte.
-const MIB: f64 = 1_048_576.0;
 
 /// Plan of a rebalance, with the map that it is about.
 pub(super) struct Planned {
@@ -41,7 +37,7 @@ pub(super) struct Planned {
     pub(super) plan: SlotPlan,
     pub(super) map: Arc<ShardMap>,
     /// Reasons why the rebalance cannot begin now.
-    pub(super) refusals: Vec<String>,
+    pub(super) refusals: Vec<MovesError>,
     rate: Option<u32>,
 }
 
@@ -52,14 +48,13 @@ impl Planned {
     }
 
     pub(super) fn view(&self) -> PlanView {
-        let rate = self.rate.map_or(BYTES_PER_S, |rate| f64::from(rate) * MIB);
         let (topology, epoch) = (self.map.topology(), self.map.epoch());
         let view = PlanView::of(&self.goal, &self.plan, topology, epoch);
         let group = self.group.map(|group| self.map.groups().name_of(group).to_owned());
         PlanView {
             goal: GoalView { group, ..view.goal },
-            seconds: self.plan.seconds(rate, MOVES_MAX),
-            refusals: self.refusals.clone(),
+            seconds: self.plan.seconds(MovePace::of(self.rate, MOVES_MAX)),
+            refusals: self.refusals.iter().map(MovesError::to_string).collect(),
             ..view
         }
     }
@@ -170,7 +165,11 @@ impl<'m> RebalancePlans<'m> {
         let scene = slots.scene(&map, &sizes);
         let group = draft.group.as_deref().map(|name| find_group(&map, name)).transpose()?;
         let (goal, plan) = self.choose((draft, group), (&map, &slots), &scene).await?;
-        let refusals = self.refusals(&plan, &map)?;
+        let mut refusals = self.refusals(&plan, &map)?;
+        refusals.extend(connections::refusals(self.0, &plan, &map, deadline).await);
+        if !plan.steps.is_empty() {
+            refusals.extend(moves.older_routers().await?);
+        }
         Ok(Planned { goal, group, plan, map, refusals, rate: draft.rate })
     }
 
@@ -307,7 +306,7 @@ impl<'m> RebalancePlans<'m> {
     }
 
     /// Returns the reasons why the moves of a plan cannot begin now.
-    fn refusals(self, plan: &SlotPlan, map: &ShardMap) -> Result<Vec<String>, RebalancesError> {
+    fn refusals(self, plan: &SlotPlan, map: &ShardMap) -> Result<Vec<MovesError>, RebalancesError> {
         let shards: BTreeSet<ShardNumber> =
             plan.steps.iter().flat_map(|step| [step.from, step.to]).collect();
         let mut refusals = Vec::new();
@@ -315,9 +314,10 @@ impl<'m> RebalancePlans<'m> {
             match self.0.moves().check_shard(shard, map) {
                 Ok(()) => {}
                 Err(MovesError::Unsupported) => return Err(RebalancesError::Unsupported),
-                Err(error) => refusals.push(error.to_string()),
+                Err(error) => refusals.push(error),
             }
         }
+        refusals.extend(room::refusals(self.0, plan, map));
         Ok(refusals)
     }
 

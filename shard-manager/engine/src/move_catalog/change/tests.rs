@@ -56,7 +56,7 @@ fn only_the_mover_of_the_last_term_reports() {
 }
 
 #[test]
-fn the_time_of_progress_is_that_of_the_last_change_of_phase_work_or_wish() {
+fn the_time_of_progress_is_that_of_the_last_change_of_phase_work_or_command() {
     let mut record = record();
     for (second, phase, rows, changed) in [
         (1, MovePhase::Planned, 0, 0),

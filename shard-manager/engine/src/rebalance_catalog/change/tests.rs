@@ -79,7 +79,7 @@ fn a_rebalance_ends_after_all_of_its_steps_and_once() {
 }
 
 #[test]
-fn the_end_tells_whether_it_was_cancelled_or_a_step_did_not_succeed() {
+fn the_end_of_a_rebalance_is_cancelled_or_failed() {
     for (orders, step, state) in [
         (&[][..], StepState::Failed, RebalanceState::Failed),
         (&[], StepState::Skipped, RebalanceState::Failed),

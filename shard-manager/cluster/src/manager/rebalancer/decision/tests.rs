@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use chrono::Utc;
 use engine::move_record::{MoveProgressReport, NewMove};
+use model::advice::BalanceBy;
 use model::keyspace::Keyspace;
 use model::placement::Placement;
 use model::shard_map::with_owner;
-use model::slot_plan::{PlanGoal, SlotPlan};
+use model::slot_plan::SlotPlan;
 use model::topology::Topology;
 use moves::observation::MoveGoal;
 
@@ -74,6 +75,20 @@ fn a_shard_gives_one_move_and_takes_one_and_four_run_at_a_time() {
     // A move whose source is only kept takes none.
     let kept = [listed(&record, 0, MovePhase::Keeping)];
     assert_eq!(Decision::of(&record, &kept, &map()).next, [1, 3, 4]);
+}
+
+#[test]
+fn by_load_a_shard_takes_only_after_it_has_given_what_the_plan_has_earlier() {
+    let steps = vec![step(0, 1, 0), step(2, 3, 0), step(3, 0, 0), step(1, 2, 0)];
+    let mut record = rebalance(steps);
+    assert_eq!(Decision::of(&record, &[], &map()).next, [0, 1, 2, 3]);
+    record.goal = PlanGoal::Balance(BalanceBy::Load);
+    assert_eq!(Decision::of(&record, &[], &map()).next, [0, 1]);
+    let moves = [listed(&record, 0, MovePhase::Keeping), listed(&record, 1, MovePhase::Copying)];
+    assert_eq!(Decision::of(&record, &moves, &map()).next, [2], "shard1 has given");
+    // A step that failed holds up no other one.
+    let moves = [listed(&record, 0, MovePhase::Keeping), listed(&record, 1, MovePhase::Failed)];
+    assert_eq!(Decision::of(&record, &moves, &map()).next, [2, 3]);
 }
 
 #[test]

@@ -1,0 +1,102 @@
+//! Map watch: reads the shard map of every router again and again, from before the first shard
+//! joins until the last one has retired.
+//!
+//! **Invariant:** each router is read by a task of its own, so that a router that does not respond
+//! delays no other one; the last map is read after the end was ordered.
+//! **Not here:** the rule that a map obeys (`operator_requests`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::operator_requests::{ShardMap, get};
+use crate::http_client::Pool;
+
+/// Pause between two maps of a router.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Shard maps that one router has shown.
+#[derive(Debug)]
+pub(super) struct SeenMaps {
+    /// Address of the router.
+    pub(super) router: String,
+    /// Number of maps.
+    pub(super) count: u64,
+    /// Descriptions of the maps that did not contain each slot exactly once.
+    pub(super) broken: Vec<String>,
+}
+
+/// Tasks that read the maps, until they are ended.
+pub(super) struct MapWatch {
+    end: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<SeenMaps>>,
+}
+
+impl MapWatch {
+    /// Starts reading the maps of all routers.
+    pub(super) fn start(pools: &[Arc<Pool>]) -> Self {
+        let (end, ended) = watch::channel(false);
+        let start = |pool: &Arc<Pool>| tokio::spawn(look(Arc::clone(pool), ended.clone()));
+        let tasks = pools.iter().map(start).collect();
+        Self { end, tasks }
+    }
+
+    /// Reads a last map of each router, and returns what all of them have shown.
+    ///
+    /// # Errors
+    /// A task has failed.
+    pub(super) async fn end(self) -> anyhow::Result<Vec<SeenMaps>> {
+        // Sending fails if all tasks have failed; then their results contain the reason.
+        let _ = self.end.send(true);
+        let mut seen = Vec::new();
+        for task in self.tasks {
+            seen.push(task.await.context("a task that reads shard maps failed")?);
+        }
+        Ok(seen)
+    }
+}
+
+/// Reads the maps of a router until the end. A router that is down shows none.
+async fn look(pool: Arc<Pool>, mut ended: watch::Receiver<bool>) -> SeenMaps {
+    let router = pool.target().to_string();
+    let mut seen = SeenMaps { router, count: 0, broken: Vec::new() };
+    loop {
+        // The end has also come if the run has failed, and the sender is gone.
+        let is_last = ended.has_changed().is_err() || *ended.borrow();
+        if let Ok(map) = get::<ShardMap>(&pool, "/api/shard-map").await {
+            seen.count += 1;
+            let router = &seen.router;
+            let broken = map.fault().map(|fault| format!("{router}: {fault}"));
+            seen.broken.extend(broken);
+        }
+        if is_last {
+            return seen;
+        }
+        tokio::select! {
+            _ = ended.changed() => {}
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::operator_requests::tests::{COMPLETE, serve};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broken_map_of_any_router_is_found_and_a_router_that_is_down_delays_no_other_one() {
+        let early_end = r#"{"ranges": [[0, 9, "a"]]}"#;
+        let pools = serve(&[Some(COMPLETE), None, Some(early_end)]).await;
+        let seen = MapWatch::start(&pools).end().await.unwrap();
+        let routers: Vec<String> = pools.iter().map(|pool| pool.target().to_string()).collect();
+        assert!(seen.iter().map(|seen| &seen.router).eq(&routers), "{seen:?}");
+        assert!(seen[0].count >= 1 && seen[0].broken.is_empty(), "{seen:?}");
+        assert_eq!((seen[1].count, seen[1].broken.len()), (0, 0), "{seen:?}");
+        let broken = format!("{}: the map ends before slot 10", routers[2]);
+        assert!(seen[2].broken.contains(&broken), "{seen:?}");
+    }
+}

@@ -1,0 +1,74 @@
+//! Linked servers: PostgreSQL servers of an experiment, each behind a link that can be cut.
+//!
+//! **Invariant:** the links, the servers and their folder are removed when their value is dropped.
+//! **Not here:** creating servers (`local_postgres`), the links (`lab::tcp_link`).
+
+use ::lab::disturbance::LinkedServers;
+use ::lab::experiment_observer::ExperimentObserver;
+use ::lab::tcp_link::TcpLink;
+use ::lab::work_folder::WorkFolder;
+use local_postgres::LocalNode;
+use model::topology::Role;
+use postgres::node_address::{Host, NodeAddress, ShardAddress};
+
+use super::lab_servers::{LocalServers, WorkPlace, cluster_of, parsed};
+use crate::command::CommandError;
+
+/// Servers of an experiment, behind their links. Fields are dropped in the order of declaration.
+pub(super) struct ServersBehindLinks {
+    linked: LinkedServers,
+    _local: LocalServers,
+    _folder: WorkFolder,
+}
+
+impl ServersBehindLinks {
+    /// Starts a server for each node of this many shards with this many replicas each; returns
+    /// `None` if the experiment uses files.
+    pub(super) fn start(
+        place: &WorkPlace,
+        (shards, replicas, seed): (usize, usize, u64),
+        observer: &dyn ExperimentObserver,
+    ) -> Result<Option<Self>, CommandError> {
+        if !place.postgres {
+            return Ok(None);
+        }
+        let folder = WorkFolder::create(place.work_dir.as_deref())?;
+        observer.report(&format!("starting {} PostgreSQL servers", shards * (replicas + 1)));
+        let local = LocalServers::up(&folder, (shards, replicas))?;
+        let mut links = Vec::new();
+        let mut addresses = Vec::new();
+        for shard in 0..shards {
+            let of_shard = local.nodes().iter().filter(|node| node.shard == shard);
+            let (mut primary, mut others) = (None, Vec::new());
+            for node in of_shard {
+                let link = TcpLink::to(node.port, seed);
+                let link = link.map_err(|error| CommandError::Refused(error.to_string()))?;
+                let address = through(node, &link)?;
+                links.push((node.name.clone(), link));
+                match node.role {
+                    Role::Primary => primary = Some(address),
+                    Role::Replica => others.push(address),
+                }
+            }
+            let primary = primary
+                .ok_or_else(|| CommandError::Refused("a shard has no primary".to_owned()))?;
+            addresses.push(ShardAddress { name: None, weight: None, primary, replicas: others });
+        }
+        let engine = local.engine("a server for each node, behind a link")?;
+        let (cluster, notes) = (cluster_of(addresses), folder.notes());
+        let linked = LinkedServers { cluster, links, engine, notes };
+        Ok(Some(Self { linked, _local: local, _folder: folder }))
+    }
+
+    /// Returns the servers for the experiment.
+    pub(super) fn linked(&self) -> &LinkedServers {
+        &self.linked
+    }
+}
+
+/// Returns the address of a node through a link.
+fn through(node: &LocalNode, link: &TcpLink) -> Result<NodeAddress, CommandError> {
+    let address = parsed(Some(node))?;
+    let host = Host { host: "127.0.0.1".to_owned(), port: link.port() };
+    Ok(NodeAddress { hosts: vec![host], ..address })
+}

@@ -1,0 +1,109 @@
+//! Sort place: memory or a temporary file, in which SQLite sorts the rows of a new index.
+//!
+//! Connections keep temporary data in memory, which suits requests. The rows of an index may need
+//! more memory than there is, so they are sorted in a temporary file, for which the page cache of
+//! the connection limits the memory. SQLite creates it in the first of these folders that it may
+//! write to: `SQLITE_TMPDIR`, `TMPDIR`, `/var/tmp`, `/usr/tmp`, `/tmp`, the working directory. The
+//! name of the file is removed at once, so that nothing is left after a crash.
+//!
+//! **Invariant:** a folder that lacks room before the sort does not prevent an index: its rows are
+//! sorted in memory.
+//! **Not here:** the index itself (`index_ddl`).
+
+use std::path::PathBuf;
+
+use diesel::QueryResult;
+use diesel::connection::SimpleConnection;
+use diesel::sqlite::SqliteConnection;
+use rustix::fs::{Access, access};
+
+use crate::connection::{Statement, for_each_row};
+use crate::data_dir;
+
+/// Selects the bytes of a file.
+const FILE_BYTES: &str = "SELECT p.page_count * s.page_size
+    FROM pragma_page_count AS p, pragma_page_size AS s";
+
+/// Lets a connection sort in a file, if there is room for one. Returns true if it does.
+pub(super) fn use_file(connection: &mut SqliteConnection) -> bool {
+    let needed = file_bytes(connection).map(needed);
+    let has_room = needed.is_ok_and(|needed| free_bytes().is_some_and(|free| free >= needed));
+    has_room && connection.batch_execute("PRAGMA temp_store=FILE").is_ok()
+}
+
+/// Lets a connection sort in memory again.
+pub(super) fn use_memory(connection: &mut SqliteConnection) {
+    if let Err(error) = connection.batch_execute("PRAGMA temp_store=MEMORY") {
+        tracing::warn!(%error, "a connection continues to keep temporary data in files");
+    }
+}
+
+/// Returns the highest number of bytes that a sort of rows of a file takes: while it merges, it has
+/// the rows twice.
+fn needed(file_bytes: u64) -> u64 {
+    file_bytes.saturating_mul(2)
+}
+
+fn file_bytes(connection: &mut SqliteConnection) -> QueryResult<u64> {
+    let statement = Statement { sql: FILE_BYTES, binds: &[], cached: false };
+    let mut bytes = 0;
+    for_each_row(connection, statement, |row| {
+        bytes = row.int(0).unwrap_or(0).max(0).cast_unsigned();
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// Returns the free space of the folder in which SQLite creates temporary files; `None` if there is
+/// no such folder.
+fn free_bytes() -> Option<u64> {
+    let named = ["SQLITE_TMPDIR", "TMPDIR"].into_iter().filter_map(std::env::var_os);
+    let fixed = ["/var/tmp", "/usr/tmp", "/tmp", "."].map(PathBuf::from);
+    let mut folders = named.map(PathBuf::from).chain(fixed);
+    let folder = folders.find(|folder| {
+        folder.is_dir() && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+    })?;
+    data_dir::free_bytes(&folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::create;
+
+    /// Returns the setting of a connection: 1 for files, 2 for memory.
+    fn setting(connection: &mut SqliteConnection) -> Option<i64> {
+        let statement = Statement { sql: "PRAGMA temp_store", binds: &[], cached: false };
+        let mut setting = None;
+        for_each_row(connection, statement, |row| {
+            setting = row.int(0);
+            Ok(())
+        })
+        .expect("the setting");
+        setting
+    }
+
+    #[test]
+    fn rows_are_sorted_in_a_file_inside_a_transaction_and_in_memory_afterwards() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut connection = create(&folder.path().join("rows.db")).expect("a file");
+        connection.batch_execute("CREATE TABLE rows (id INTEGER) STRICT").expect("a table");
+        assert_eq!(setting(&mut connection), Some(2));
+        connection
+            .immediate_transaction(|connection| {
+                assert!(use_file(connection), "there is room for a few pages");
+                assert_eq!(setting(connection), Some(1));
+                connection.batch_execute("CREATE INDEX by_id ON rows (id)")?;
+                use_memory(connection);
+                Ok::<_, diesel::result::Error>(())
+            })
+            .expect("an index");
+        assert_eq!(setting(&mut connection), Some(2));
+    }
+
+    #[test]
+    fn a_file_of_which_twice_the_size_does_not_fit_into_a_number_has_no_room() {
+        assert_eq!(needed(4_096), 8_192);
+        assert_eq!(needed(u64::MAX), u64::MAX);
+    }
+}

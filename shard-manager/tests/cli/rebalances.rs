@@ -1,0 +1,96 @@
+//! Tests of the commands that wait for a rebalance or a drain of a router.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::cluster::{Ended, program, run, serve};
+
+const ID: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
+/// Commands that wait for a rebalance, without the URL.
+const WAITS: [&[&str]; 3] = [
+    &["rebalance", "wait", ID],
+    &["rebalance", "--yes", "--wait"],
+    &["shard", "drain", "shard4", "--wait"],
+];
+
+fn moved(state: &str) -> Value {
+    json!({
+        "from": "shard4", "to": "shard1", "slots": "0-63", "slot_count": 64, "rows": 600,
+        "bytes": 1_572_864, "state": state, "move": null, "copied_rows": 600,
+        "copied_bytes": 1_572_864, "reason": null
+    })
+}
+
+/// A rebalance in this state.
+fn shown(state: &str) -> Value {
+    let is_running = state == "running";
+    json!({
+        "id": ID, "by": "drain", "placement": null, "shard": "shard4", "state": state,
+        "stalled": false, "rate": null, "keep": 900, "slots": 128, "slots_moved": 64,
+        "needed_slots": 128, "move_count": 2, "moved_count": 1, "failed_count": 0, "rows": 1_200,
+        "bytes": 3_145_728, "planned_rows": 1_200, "planned_bytes": 3_145_728, "skew_before": 1.5,
+        "skew_planned": 1.0, "skew_measured": null,
+        "reason": if state == "failed" { json!("the disk is full") } else { Value::Null },
+        "began_at": "2026-11-24T12:00:00.000Z", "changed_at": "2026-11-24T12:00:07.000Z",
+        "ended_at": if is_running { Value::Null } else { json!("2026-11-24T12:00:07.000Z") },
+        "actions": if is_running { json!(["pause", "cancel"]) } else { json!([]) },
+        "moves": [moved("moved"), moved("planned")]
+    })
+}
+
+/// Serves one rebalance in this state, which is also the response to a plan and to its begin;
+/// returns the URL.
+fn serving(state: &str) -> String {
+    let one = shown(state);
+    let mut begun = one.clone();
+    begun["epoch"] = json!(3);
+    begun["seconds"] = json!(1.2);
+    begun["shards"] = json!([]);
+    begun["note"] = Value::Null;
+    begun["refusals"] = json!([]);
+    let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+    let begun = leak(begun.to_string());
+    let answers = vec![
+        (leak(format!("/api/rebalance/{ID}")), 200, leak(one.to_string())),
+        ("/api/rebalance", 202, begun),
+        ("/api/shards/shard4/drain", 202, begun),
+    ];
+    serve(Box::leak(answers.into_boxed_slice()))
+}
+
+#[test]
+fn a_wait_for_a_rebalance_ends_with_it_and_its_exit_code_is_the_outcome() {
+    for (state, code) in [("done", 0), ("cancelled", 1), ("failed", 1)] {
+        let url = serving(state);
+        for wait in WAITS {
+            let ended = run(&[wait, &["--url", &url, "--json"]].concat()).expect(code);
+            assert_eq!(ended.json(), shown(state), "{wait:?}");
+            let has_reason = ended.err.contains(&format!("the rebalance is {state}"));
+            assert_eq!(has_reason, code == 1, "{wait:?}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn an_interrupt_ends_the_wait_and_the_rebalance_or_drain_goes_on() {
+    let url = serving("running");
+    for wait in WAITS {
+        let mut command = program(&[wait, &["--url", &url]].concat());
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let first = lines.next().expect("a line").expect("UTF-8");
+        let progress = "running 64 of 128 slots, 1 of 2 moves, 1,200 rows, 3.00 MiB";
+        assert!(first.contains(ID) && first.contains(progress), "{wait:?}: {first}");
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
+        let rest: Vec<String> = lines.map(|line| line.expect("UTF-8")).collect();
+        let again = format!("`shard-manager rebalance wait {ID}` waits again");
+        let said = rest.iter().find(|line| line.contains("the rebalance goes on"));
+        assert!(said.is_some_and(|line| line.contains(&again)), "{wait:?}: {rest:?}");
+        let ended = Ended::of(&child.wait_with_output().expect("the program ends")).expect(2);
+        assert_eq!(ended.out, "", "{wait:?}");
+    }
+}
