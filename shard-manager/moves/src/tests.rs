@@ -194,6 +194,20 @@ fn a_kept_move_goes_back_and_forward_again() {
 }
 
 #[test]
+fn changes_flow_back_while_replicas_of_the_owner_are_behind_and_nothing_else_goes_on() {
+    let mut pair = Pair::new();
+    pair.run(MoveGoal::Forward);
+    pair.is_confirmed = false;
+    assert_eq!(pair.step(MoveGoal::Forward), MoveStep::Rest(WaitReason::Keeping));
+    let waits = MoveStep::AwaitConfirmation(MoveSide::Destination);
+    for goal in [MoveGoal::Back, MoveGoal::Settle] {
+        assert_eq!(pair.step(goal), waits, "{goal:?}");
+    }
+    pair.published = MoveSide::Origin;
+    assert_eq!(pair.step(MoveGoal::Forward), waits, "before the publication");
+}
+
+#[test]
 fn a_late_activation_meets_a_later_leg() {
     let mut pair = Pair::new();
     pair.run(MoveGoal::Forward);

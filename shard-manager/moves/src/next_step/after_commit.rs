@@ -32,13 +32,19 @@ fn activate(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
 
 fn owned(pair: &Pair<'_>, source: &MoveRow) -> MoveStep {
     let target = pair.leg.target();
-    if !pair.target.is_confirmed && pair.seen.rules.demand(MoveRule::ActivationConfirmed) {
+    let is_published = pair.seen.published == target;
+    let is_cleaned = pair.seen.goal == MoveGoal::Settle || source.cursor == CopyCursor::Empty;
+    // Publication has waited for the activation. While clients write, replicas never have the
+    // newest position, and changes would not flow back as long as they are behind.
+    let is_kept = is_published && !is_cleaned && pair.is_wanted();
+    let awaits = !pair.target.is_confirmed && !is_kept;
+    if awaits && pair.seen.rules.demand(MoveRule::ActivationConfirmed) {
         return MoveStep::AwaitConfirmation(target);
     }
-    if pair.seen.published != target {
+    if !is_published {
         return MoveStep::Publish(target);
     }
-    if pair.seen.goal == MoveGoal::Settle || source.cursor == CopyCursor::Empty {
+    if is_cleaned {
         return clean(pair, source);
     }
     if !pair.is_wanted() {
