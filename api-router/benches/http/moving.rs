@@ -6,7 +6,7 @@
 //! up`), its servers are the shards, and the time is also compared with that of a binary COPY of
 //! these rows from one server into an empty table of another, by two `psql`. The comparison of both
 //! copies, which COPY does not do, is counted apart. Afterwards clients write at half of the rate
-//! that they reach, while a move runs and while none does.
+//! that they reach, while four of the slots move and while none does.
 
 use std::fmt::Write as _;
 use std::io::Error;
@@ -29,6 +29,8 @@ pub(crate) const ROWS_OF_A_KEY: usize = 100;
 const BULK_ROWS: usize = 10_000;
 /// Clients of the bulk write.
 const BULK_CLIENTS: usize = 4;
+/// Slots that move while clients write: beside them a move copies small rounds.
+const SLOTS_BESIDE_WRITES: u16 = 4;
 /// Keys of each shard that single writes have.
 const KEYS_OF_A_SHARD: usize = 10_000;
 
@@ -51,7 +53,7 @@ pub(crate) fn measure() -> std::io::Result<()> {
     let (mut owned, mut compared, mut held) = (Vec::new(), Vec::new(), Vec::new());
     let mut direction = (1, 2);
     for _ in 0..moves {
-        let moved = carry_out(&router.url, direction)?;
+        let moved = carry_out(&router.url, SLOTS, direction)?;
         direction = (direction.1, direction.0);
         owned.push((moved.owned - moved.compared).as_secs_f64());
         compared.push(moved.compared.as_secs_f64());
@@ -69,7 +71,7 @@ pub(crate) fn measure() -> std::io::Result<()> {
         highest(held.iter().copied())
     );
     println!("resident {before} MiB before, {} MiB after", router.resident_mib());
-    write_beside(&router.url, &keys, direction)
+    write_beside(&router.url, direction)
 }
 
 /// Times of a move.
@@ -82,10 +84,9 @@ struct Moved {
     held_ms: f64,
 }
 
-/// Moves the slots, and waits until the copy on the source is deleted.
-fn carry_out(url: &str, (from, to): (u16, u16)) -> std::io::Result<Moved> {
-    let last = SLOTS - 1;
-    let slots = json!([[0, last]]);
+/// Moves the first slots, and waits until the copy on the source is deleted.
+fn carry_out(url: &str, slots: u16, (from, to): (u16, u16)) -> std::io::Result<Moved> {
+    let slots = json!([[0, slots - 1]]);
     let order = json!({"slots": slots, "from": format!("shard{from}"), "to": format!("shard{to}")});
     let began = Instant::now();
     let begun = post(&format!("{url}/api/moves"), &order)?;
@@ -187,12 +188,13 @@ fn store_keys(url: &str, keys: &[String]) -> std::io::Result<()> {
 }
 
 /// Writes single rows at half of the highest rate, while no move runs and while one does.
-fn write_beside(url: &str, keys: &[String], direction: (u16, u16)) -> std::io::Result<()> {
+fn write_beside(url: &str, direction: (u16, u16)) -> std::io::Result<()> {
+    let moving = keys_of_slots((0, SLOTS_BESIDE_WRITES - 1), KEYS_OF_A_SHARD);
     let [staying, others] = ["shard2", "shard3"].map(|shard| keys_of_shard(url, shard));
     let (staying, others) = (staying?, others?);
     let write = |agent: &ureq::Agent, number: usize, kind: usize| {
         let keys = match (kind, number % 4 < 2) {
-            (0, true) => keys,
+            (0, true) => &moving,
             (0, false) => &staying,
             _ => &others,
         };
@@ -201,7 +203,8 @@ fn write_beside(url: &str, keys: &[String], direction: (u16, u16)) -> std::io::R
     let peak = send(None, &write, &|| Ok(()))?;
     let rate = peak.len() as f64 / SENDING.as_secs_f64() / 2.0;
     let before = send(Some(rate), &write, &|| Ok(()))?;
-    let during = send(Some(rate), &write, &|| carry_out(url, direction).map(drop))?;
+    let during =
+        send(Some(rate), &write, &|| carry_out(url, SLOTS_BESIDE_WRITES, direction).map(drop))?;
     println!("{rate:.0} writes a second, half of the highest rate, to all shards:");
     print_p99(["both shards", "another shard"], &before, &during);
     println!("beside a thread that only computes, and no move:");
