@@ -1,7 +1,7 @@
 //! Tests of backups: a running router is backed up through the socket in its data directory, and
 //! the backup is restored.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use shard_manager::backup::restore::{restore, verify};
 use shard_manager::backup::{ProgressObserver, Step};
@@ -11,17 +11,10 @@ use shard_manager::control::{Request, SOCKET};
 use crate::backend::files_only;
 use crate::commands::run;
 use crate::harness::Router;
+use crate::row_writer::{BesideWrites, beside_writes};
 
 /// Runs without an observer and is never cancelled.
 const ALONE: ProgressObserver<'_> = ProgressObserver { step: &|_| {}, cancelled: &|| false };
-
-struct Ends<'e>(&'e AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
 
 #[test]
 fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowledged() {
@@ -30,26 +23,11 @@ fn a_router_is_saved_while_it_serves_and_put_back_with_all_that_it_had_acknowled
     let (data, copy, back) =
         (folder.path().join("data"), folder.path().join("copy"), folder.path().join("back"));
     let mut router = Router::start_in(&data, &[]);
-    let (acknowledged, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let before = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            for number in 0.. {
-                if ended.load(Ordering::SeqCst) {
-                    break;
-                }
-                let reply = router.write_user(&format!("user_{number}"), "n");
-                assert_eq!(reply.status, 201, "{}", reply.text());
-                acknowledged.store(number + 1, Ordering::SeqCst);
-            }
-        });
-        let _end = Ends(&ended);
-        while acknowledged.load(Ordering::SeqCst) < 30 && !writer.is_finished() {
-            std::thread::yield_now();
-        }
-        let before = acknowledged.load(Ordering::SeqCst);
-        request_backup(&data, &Request::Backup { to: copy.clone() }, &ALONE).unwrap();
-        before
-    });
+    let to = copy.clone();
+    let before = beside_writes(&router, || {
+        request_backup(&data, &Request::Backup { to }, &ALONE).unwrap();
+    })
+    .before;
     let last = router.write_user("user_after", "n");
     let token = last.header("x-session-token").unwrap().to_owned();
     router.end();
@@ -82,25 +60,8 @@ fn a_named_snapshot_beside_a_running_router_shows_all_shards_as_of_one_moment() 
         run(&[&command[..], verb, &places, &["--json"]].concat(), "").json(0)
     };
     let mut router = Router::start_in(&data, &[]);
-    let (acknowledged, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let (before, saved) = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            for number in 0.. {
-                if ended.load(Ordering::SeqCst) {
-                    break;
-                }
-                let reply = router.write_user(&format!("user_{number}"), "n");
-                assert_eq!(reply.status, 201, "{}", reply.text());
-                acknowledged.store(number + 1, Ordering::SeqCst);
-            }
-        });
-        let _end = Ends(&ended);
-        while acknowledged.load(Ordering::SeqCst) < 30 && !writer.is_finished() {
-            std::thread::yield_now();
-        }
-        let before = acknowledged.load(Ordering::SeqCst);
-        (before, snapshot(&["save", "beside"]))
-    });
+    let BesideWrites { before, result: saved, .. } =
+        beside_writes(&router, || snapshot(&["save", "beside"]));
     assert_eq!(router.write_user("user_after", "n").status, 201);
     router.end();
     let restored = snapshot(&["restore", "beside", "--yes"]);

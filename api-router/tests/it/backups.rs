@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use shard_manager::backup::restore;
@@ -13,8 +12,9 @@ use crate::backup_place::{
 };
 use crate::client::refusal;
 use crate::faults::meddle;
-use crate::harness::{Router, bare_command, eventually, refused_start};
-use crate::moves::{End, OPERATE};
+use crate::harness::{Router, bare_command, refused_start};
+use crate::moves::OPERATE;
+use crate::row_writer::{BesideWrites, beside_writes};
 
 /// Id of a backup that does not exist.
 const NO_BACKUP: &str = "20260101T000000Z-0000";
@@ -24,25 +24,10 @@ fn a_backup_holds_every_write_that_was_acknowledged_before_it() {
     not_on_citus!(CITUS);
     let place = BackupPlace::new();
     let mut router = place.start(&[]);
-    let (acknowledged, ended) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let (before, done) = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for number in 0.. {
-                if ended.load(Ordering::SeqCst) {
-                    break;
-                }
-                let reply = router.write_user(&format!("user_{number}"), "n");
-                assert_eq!(reply.status, 201, "{}", reply.text());
-                acknowledged.store(number + 1, Ordering::SeqCst);
-            }
-        });
-        let _end = End(&ended);
-        eventually("some writes", || (acknowledged.load(Ordering::SeqCst) >= 30).then_some(()));
-        let before = acknowledged.load(Ordering::SeqCst);
+    let BesideWrites { before, after, result: done } = beside_writes(&router, || {
         let path = begin(&router);
-        (before, until(&router, &path, "done"))
+        until(&router, &path, "done")
     });
-    let after = acknowledged.load(Ordering::SeqCst);
     let copy = place.backups().join(done["id"].as_str().unwrap());
     let held = usize::try_from(verified(&copy)).unwrap();
     assert!((before..=after).contains(&held), "{held} of {before} to {after}");

@@ -20,17 +20,24 @@ const BUILDERS: &str = "SELECT pid::text FROM pg_stat_activity \
     WHERE datname = current_database() AND query LIKE 'CREATE%INDEX CONCURRENTLY%' AND state = 'active'";
 /// Query for the indexes that are not valid.
 const INVALID: &str = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid";
+/// Ends the sessions of [`hold`] and [`keep_snapshot`] in a database.
+const RELEASE: &str = "SELECT pg_terminate_backend(pid, 10000)::text FROM pg_stat_activity \
+    WHERE datname = current_database() AND query LIKE '%pg_sleep(3600)' AND pid <> pg_backend_pid()";
 
-/// Keeps a lock that a build waits for, until [`release`] ends the session.
+/// Keeps a lock that a build waits for, until a [`HeldSession`] ends the session.
 fn hold(url: &str) {
     let sql = "BEGIN; LOCK TABLE public.orders IN ROW EXCLUSIVE MODE; SELECT pg_sleep(3600)";
     let _ended = try_query(url, sql);
 }
 
-fn release(data: &Path, shard: usize) {
-    let sql = "SELECT pg_terminate_backend(pid, 10000)::text FROM pg_stat_activity \
-        WHERE datname = current_database() AND query LIKE '%pg_sleep(3600)' AND pid <> pg_backend_pid()";
-    ask_primary(data, shard, sql);
+/// Session of [`hold`] or [`keep_snapshot`] at this URL. It ends with this value, even if the test
+/// fails: the scope of the test waits for it.
+struct HeldSession<'u>(&'u str);
+
+impl Drop for HeldSession<'_> {
+    fn drop(&mut self) {
+        let _released = try_query(self.0, RELEASE);
+    }
 }
 
 /// Waits until a session holds the lock.
@@ -52,6 +59,7 @@ fn an_index_that_a_crash_has_left_invalid_is_built_again_by_the_next_start() {
     let url = url_of(&data, 1);
     std::thread::scope(|scope| {
         scope.spawn(|| hold(&url));
+        let _held = HeldSession(&url);
         await_holder(&data, 1);
         assert_eq!(make(&router, &by_status()).status, 202);
         eventually("the second shard builds", || {
@@ -69,7 +77,6 @@ fn an_index_that_a_crash_has_left_invalid_is_built_again_by_the_next_start() {
             format!("SELECT pg_terminate_backend(pid::int, 10000)::text FROM ({BUILDERS}) AS b");
         ask_primary(&data, 1, &end);
         assert_eq!(ask_primary(&data, 1, INVALID).len(), 1, "the remainder");
-        release(&data, 1);
     });
     let router = Router::start_in(&data, &["--replicas", "0"]);
     until(&router, "by_status", "ready");
@@ -90,6 +97,7 @@ fn a_router_takes_over_an_index_and_waits_for_the_server_that_still_builds_it() 
     let url = url_of(&data, 2);
     std::thread::scope(|scope| {
         scope.spawn(|| hold(&url));
+        let _held = HeldSession(&url);
         await_holder(&data, 2);
         assert_eq!(make(&second, &by_status()).status, 202);
         eventually("the third shard builds", || {
@@ -100,7 +108,6 @@ fn a_router_takes_over_an_index_and_waits_for_the_server_that_still_builds_it() 
         // The first router ends, which may be the leader or not.
         first.kill();
         first.wait();
-        release(&data, 2);
     });
     until(&second, "by_status", "ready");
     assert!((0..3).all(|shard| on_shard(&data, shard).len() == 1));
@@ -111,8 +118,8 @@ fn a_router_takes_over_an_index_and_waits_for_the_server_that_still_builds_it() 
     assert!((0..3).all(|shard| on_shard(&data, shard).is_empty()));
 }
 
-/// Keeps a snapshot that the end of a build waits for, and no lock of a table, until [`release`]
-/// ends the session.
+/// Keeps a snapshot that the end of a build waits for, and no lock of a table, until a
+/// [`HeldSession`] ends the session.
 fn keep_snapshot(url: &str) {
     let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1; SELECT pg_sleep(3600)";
     let _ended = try_query(url, sql);
@@ -128,6 +135,7 @@ fn an_index_that_is_dropped_during_its_build_is_cancelled_and_leaves_nothing() {
     let url = url_of(&data, 1);
     std::thread::scope(|scope| {
         scope.spawn(|| keep_snapshot(&url));
+        let _held = HeldSession(&url);
         eventually("the snapshot is kept", || {
             let sql = "SELECT pid::text FROM pg_stat_activity WHERE backend_xmin IS NOT NULL \
                 AND datname = current_database() AND query LIKE '%pg_sleep(3600)' \
@@ -146,7 +154,6 @@ fn an_index_that_is_dropped_during_its_build_is_cancelled_and_leaves_nothing() {
             assert!(on_shard(&data, shard).is_empty());
             assert!(ask_primary(&data, shard, INVALID).is_empty());
         }
-        release(&data, 1);
     });
     assert_eq!(make(&router, &by_status()).status, 202);
     until(&router, "by_status", "ready");

@@ -104,8 +104,10 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let is_made = ["target", "data", "data-postgres", "node_modules"].contains(&&*name);
-        if name.starts_with('.') || is_made {
+        // Programs write into these folders; others of these names have sources.
+        let is_generated =
+            ["target", "data", "data-postgres"].contains(&&*name) && folder == root();
+        if name.starts_with('.') || is_generated || name == "node_modules" {
             continue;
         }
         if path.is_dir() {

@@ -103,6 +103,7 @@ mod replicas;
 mod request_hints;
 mod requests_across_moves;
 #[cfg(not(feature = "sabotage"))]
+mod row_writer;
 mod sabotage;
 mod scrape;
 mod secrets;

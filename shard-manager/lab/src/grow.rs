@@ -235,12 +235,15 @@ impl Clients<'_> {
 
 /// Waits for a duration, or fails once the experiment is cancelled.
 fn rest(duration: Duration, observer: &dyn ExperimentObserver) -> Result<(), LabError> {
-    let began = Instant::now();
-    while began.elapsed() < duration {
+    let until = Instant::now() + duration;
+    loop {
         observer.check_cancelled()?;
-        std::thread::sleep(RECHECK_EVERY.min(duration));
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(RECHECK_EVERY.min(left));
     }
-    Ok(())
 }
 
 /// Merges the times of all clients.

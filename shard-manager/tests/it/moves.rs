@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use shard_manager::engine::fault_injector::{NodeFault, NodeMode};
-use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
+use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::manager::MovesError;
 use shard_manager::topology::ShardNumber;
 
 use crate::cluster::{Cluster, deadline, execute, ints, options, texts, with_replicas};
 use crate::move_clients::{beside, keys_of, rows};
 use crate::move_steps::{
-    LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, store_large, until,
+    LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, slow, store_large, until,
     until_paused,
 };
 
@@ -118,8 +118,7 @@ async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
     let slots = store_large(manager, 60).await;
     let before = stored(&cluster, SOURCE);
     kept_up(manager, async {
-        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(manager, slow).await;
+        let id = begin(manager, slow(&slots)).await;
         until(manager, id, &[MovePhase::Copying]).await;
         order(manager, id, MoveOrder::Pause).await;
         until_paused(manager, id).await;
@@ -142,8 +141,7 @@ async fn a_copy_with_a_damaged_row_does_not_become_the_owner() {
     let slots = store_large(manager, 40).await;
     let before = stored(&cluster, SOURCE);
     kept_up(manager, async {
-        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(manager, slow).await;
+        let id = begin(manager, slow(&slots)).await;
         let (limit, target) = (deadline(), cluster.file(TARGET.index() + 1));
         while stored(&cluster, TARGET) == 0 {
             assert!(Instant::now() < limit, "no row is copied");
@@ -250,8 +248,7 @@ async fn a_cluster_that_is_closed_goes_on_with_its_moves_when_it_is_opened() {
     let cluster = Cluster::with(with_replicas(2, 1));
     let slots = store_large(&cluster.manager, 60).await;
     let id = kept_up(&cluster.manager, async {
-        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(&cluster.manager, slow).await;
+        let id = begin(&cluster.manager, slow(&slots)).await;
         until(&cluster.manager, id, &[MovePhase::Copying]).await;
         id
     })

@@ -25,7 +25,7 @@ use shard_manager::store::postgres::backup::{self, restore};
 
 use crate::cluster::{Databases, connect, refused};
 use crate::commands::{run_on, run_with, urls};
-use crate::move_steps::{LONG, begin, kept_up, new, order, store_large, until, until_paused};
+use crate::move_steps::{begin, kept_up, order, slow, store_large, until, until_paused};
 use crate::random_changes::things;
 use crate::rows::{deadline, make, prepare, rows, write};
 use crate::scratch;
@@ -263,9 +263,7 @@ async fn a_move_goes_on_in_a_restored_cluster() {
     let folder = scratch::folder();
     let copy = folder.path().join("copy");
     let id = kept_up(&manager, async {
-        let slow =
-            shard_manager::engine::move_record::NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(&manager, slow).await;
+        let id = begin(&manager, slow(&slots)).await;
         until(&manager, id, &[MovePhase::Copying]).await;
         order(&manager, id, MoveOrder::Pause).await;
         until_paused(&manager, id).await;
@@ -368,10 +366,8 @@ async fn a_copy_goes_into_empty_databases_only_one_for_each_shard() {
     run_on(&fresh, &["backup", "--to", "/tmp/never"]).refused("there is no cluster");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_that_was_cut_off_serves_no_router_and_is_repeated() {
-    let (databases, _folder, copy) = small_copy().await;
-    let fresh = Databases::new(2).await;
+/// Restores a copy until it writes the first rows, and then cancels the restore.
+pub(crate) async fn restore_in_part(copy: &Path, fresh: &Databases) {
     let is_late = AtomicBool::new(false);
     let step = |step: &Step| {
         if matches!(step, Step::Writing { .. }) {
@@ -380,8 +376,15 @@ async fn a_restore_that_was_cut_off_serves_no_router_and_is_repeated() {
     };
     let cancelled = || is_late.load(Ordering::Relaxed);
     let observer = ProgressObserver { step: &step, cancelled: &cancelled };
-    let ended = restore::restore(&copy, &fresh.address(), &observer).await;
+    let ended = restore::restore(copy, &fresh.address(), &observer).await;
     assert!(matches!(ended, Err(SaveError::Partial { .. })), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_was_cut_off_serves_no_router_and_is_repeated() {
+    let (databases, _folder, copy) = small_copy().await;
+    let fresh = Databases::new(2).await;
+    restore_in_part(&copy, &fresh).await;
     let reported = refused(&fresh.address());
     assert!(reported.contains("was interrupted: run the restore again"), "{reported}");
     // Even after that start the restore is repeated.

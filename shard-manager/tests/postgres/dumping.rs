@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
+use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::LocalNode;
 use shard_manager::manager::Manager;
@@ -15,7 +15,7 @@ use shard_manager::row_change::Operation::Insert;
 use tokio::sync::oneshot::{Sender, channel};
 
 use crate::cluster::{Databases, connect, mortal, shared};
-use crate::move_steps::{LONG, begin, kept_up, new, order, store_large, until};
+use crate::move_steps::{begin, kept_up, order, slow, store_large, until};
 use crate::rows::{rows, write};
 use crate::server::runtime;
 
@@ -124,8 +124,7 @@ async fn a_move_ends_beside_a_dump_and_goes_on_in_the_cluster_that_is_restored_f
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("dump");
     let id = kept_up(&manager, async {
-        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(&manager, slow).await;
+        let id = begin(&manager, slow(&slots)).await;
         until(&manager, id, &[MovePhase::Copying]).await;
         let (places, made) = (urls(&databases), target.clone());
         let output = tokio::task::spawn_blocking(move || dump(&places, &made)).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use shard_manager::consistency::Level;
-use shard_manager::engine::move_record::{MoveOrder, MovePhase, NewMove};
+use shard_manager::engine::move_record::{MoveOrder, MovePhase};
 use shard_manager::keyspace::ShardKey;
 use shard_manager::local::Stop;
 use shard_manager::manager::{Manager, RequestOptions};
@@ -15,7 +15,7 @@ use shard_manager::value::ColumnType;
 use crate::cluster::{Databases, SideSession, Trio, connect};
 use crate::move_clients::{beside, keys_of, rows};
 use crate::move_steps::{
-    LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, store_large, until,
+    LONG, SOURCE, TARGET, begin, clients, kept_up, new, order, owners, slow, store_large, until,
     until_paused,
 };
 use crate::read_write_steps::put;
@@ -47,8 +47,7 @@ async fn fail_over_while_copying(failing: ShardNumber) {
     let manager = tokio::task::spawn_blocking(move || connect(&shards)).await.unwrap();
     let slots = store_large(&manager, 60).await;
     kept_up(&manager, async {
-        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(&manager, slow).await;
+        let id = begin(&manager, slow(&slots)).await;
         until(&manager, id, &[MovePhase::Copying]).await;
         // Everything before a write that is on all nodes is there, too.
         let all = RequestOptions { level: Level::All, ..options() };
@@ -222,8 +221,7 @@ async fn a_move_is_paused_resumed_and_cancelled_while_it_copies() {
     let slots = store_large(&manager, 60).await;
     let before = stored(&mut sessions[0]).await;
     kept_up(&manager, async {
-        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(&manager, slow).await;
+        let id = begin(&manager, slow(&slots)).await;
         until(&manager, id, &[MovePhase::Copying]).await;
         order(&manager, id, MoveOrder::Pause).await;
         until_paused(&manager, id).await;
@@ -244,8 +242,7 @@ async fn a_copy_with_a_damaged_row_does_not_become_the_owner_and_its_key_is_name
     let slots = store_large(&manager, 60).await;
     let before = stored(&mut sessions[0]).await;
     kept_up(&manager, async {
-        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(&manager, slow).await;
+        let id = begin(&manager, slow(&slots)).await;
         sessions[1].until("SELECT (count(*) > 0)::text AS value FROM kv", "true").await;
         let key = sessions[1].text("SELECT min(shard_key) AS value FROM kv").await;
         let slot = format!("SELECT slot::text AS value FROM kv WHERE shard_key = '{key}'");
@@ -290,7 +287,7 @@ async fn a_round_that_ends_before_a_unique_value_was_given_up_displaces_the_row_
     let tags = "SELECT string_agg(id || '=' || value, ' ' ORDER BY id) AS value FROM a_tags
         WHERE id < 3";
     kept_up(&manager, async {
-        let id = begin(&manager, NewMove { rate: Some(1), ..new(&slots, LONG) }).await;
+        let id = begin(&manager, slow(&slots)).await;
         sessions[1].until(tags, "1=10 2=20").await;
         order(&manager, id, MoveOrder::Pause).await;
         until_paused(&manager, id).await;
@@ -350,8 +347,7 @@ async fn another_router_carries_a_move_on_after_the_first_one_has_ended() {
     let other = connect(&databases.with_replicas().await);
     let slots = store_large(&manager, 60).await;
     let id = kept_up(&manager, async {
-        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(&manager, slow).await;
+        let id = begin(&manager, slow(&slots)).await;
         until(&manager, id, &[MovePhase::Copying]).await;
         id
     })
@@ -401,8 +397,7 @@ async fn a_copy_begins_again_in_databases_that_were_restored_on_another_server()
     let mut sessions = direct_sessions(&databases).await;
     let slots = store_large(&manager, 60).await;
     let id = kept_up(&manager, async {
-        let slow = NewMove { rate: Some(1), ..new(&slots, LONG) };
-        let id = begin(&manager, slow).await;
+        let id = begin(&manager, slow(&slots)).await;
         until(&manager, id, &[MovePhase::Copying]).await;
         id
     })
@@ -445,7 +440,7 @@ async fn tables_that_are_created_and_dropped_meanwhile_move_too() {
     let notes = |name: &str| table(name, &[("id", ColumnType::Bigint)], 1, &["id"], None);
     kept_up(&manager, async {
         make(&manager, &notes("a_notes")).await;
-        let id = begin(&manager, NewMove { rate: Some(1), ..new(&slots, LONG) }).await;
+        let id = begin(&manager, slow(&slots)).await;
         until(&manager, id, &[MovePhase::Copying]).await;
         for name in ["b_notes", "z_notes"] {
             make(&manager, &notes(name)).await;

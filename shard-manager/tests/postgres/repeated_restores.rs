@@ -1,12 +1,9 @@
 //! Tests of restores that are repeated after they were cut off.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use shard_manager::engine::progress_observer::{ProgressObserver, Step};
 use shard_manager::engine::save_error::SaveError;
 use shard_manager::store::postgres::backup::restore;
 
-use crate::backing_up::{OBSERVER, keys_of_users, small_copy};
+use crate::backing_up::{OBSERVER, keys_of_users, restore_in_part, small_copy};
 use crate::cluster::Databases;
 
 /// Number of locks that sessions of restores hold in a database.
@@ -25,16 +22,7 @@ async fn until_ended(databases: &Databases) {
 async fn a_repeated_restore_drops_no_table_that_another_application_has_made_meanwhile() {
     let (databases, _folder, copy) = small_copy().await;
     let fresh = Databases::new(2).await;
-    let is_late = AtomicBool::new(false);
-    let step = |step: &Step| {
-        if matches!(step, Step::Writing { .. }) {
-            is_late.store(true, Ordering::Relaxed);
-        }
-    };
-    let cancelled = || is_late.load(Ordering::Relaxed);
-    let observer = ProgressObserver { step: &step, cancelled: &cancelled };
-    let ended = restore::restore(&copy, &fresh.address(), &observer).await;
-    assert!(matches!(ended, Err(SaveError::Partial { .. })), "{ended:?}");
+    restore_in_part(&copy, &fresh).await;
     for (index, shard) in ["shard1", "shard2"].into_iter().enumerate() {
         let mut direct = fresh.direct_session(index).await;
         direct.run("CREATE TABLE public.notes AS SELECT 7 AS number").await;

@@ -38,6 +38,12 @@ pub(crate) fn new(slots: &SlotSet, keep: Duration) -> NewMove {
     NewMove { slots: slots.clone(), source: SOURCE, target: TARGET, rate: None, keep }
 }
 
+/// Returns the move of these slots to the other shard at the lowest rate, so that a test can act
+/// while it copies.
+pub(crate) fn slow(slots: &SlotSet) -> NewMove {
+    NewMove { rate: Some(1), ..new(slots, LONG) }
+}
+
 /// Begins a move, once the replicas of both shards follow.
 pub(crate) async fn begin(manager: &Manager, new: NewMove) -> MoveId {
     let limit = deadline();

@@ -35,7 +35,7 @@ use model::table::Table;
 use model::value::Value;
 
 use self::bulk::RowSender;
-use self::cached::PendingKeys;
+use self::cached::KeysBeingWritten;
 use self::refused_row::RefusedRow;
 use super::{Manager, Receipt, RequestOptions, Schema, WriteReceipt};
 use crate::lane::{Applied, LaneFailure, LaneTimes};
@@ -94,7 +94,7 @@ impl<'m> Data<'m> {
     ) -> Result<WriteReceipt, Failure> {
         let readable = self.permit(&mut row).map_err(|error| Failure::rejected(error, None))?;
         let place = self.manager.router.redirected(place);
-        let mut pending = PendingKeys::new(self.manager, std::iter::once((place, &row)));
+        let mut pending = KeysBeingWritten::new(self.manager, std::iter::once((place, &row)));
         let written = match self.manager.shards().find(place.shard) {
             Some(shard) => {
                 let request = WriteRequest { share: self.rights.share(), ..vec![row].into() };

@@ -17,7 +17,7 @@ use model::topology::ShardNumber;
 use super::super::RequestOptions;
 use super::Data;
 use super::bulk_rows::{BulkDone, BulkPart, BulkRow, BulkRowDone};
-use super::cached::PendingKeys;
+use super::cached::KeysBeingWritten;
 use super::refused_row::RefusedRow;
 use super::shard_parts::{ShardParts, later};
 use super::write_rights::PermittedRows;
@@ -100,7 +100,8 @@ impl Data<'_> {
         debug_assert!(rows.iter().all(|row| row.place.shard == shard), "all of one shard");
         let mut permitted = PermittedRows::new(self, rows);
         let rows = std::mem::take(&mut permitted.rows);
-        let _pending = PendingKeys::new(self.manager, rows.iter().map(|row| (row.place, &row.row)));
+        let _pending =
+            KeysBeingWritten::new(self.manager, rows.iter().map(|row| (row.place, &row.row)));
         let mut parts = ShardParts::default();
         let sender = RowSender::new(self, options).patient();
         sender.write_settled((shard, rows), &mut parts).await;
@@ -141,7 +142,8 @@ impl<'d> RowSender<'d> {
             by_shard.entry(row.place.shard).or_default().push(row);
         }
         let all = by_shard.values().flatten();
-        let pending = PendingKeys::new(self.data.manager, all.map(|row| (row.place, &row.row)));
+        let pending =
+            KeysBeingWritten::new(self.data.manager, all.map(|row| (row.place, &row.row)));
         let pipes = by_shard.into_iter().map(|part| self.write_pipe(part, may_continue));
         let pipes = join_all(pipes).await;
         drop(pending);

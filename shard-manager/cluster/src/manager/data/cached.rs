@@ -29,26 +29,26 @@ pub(super) struct KeyAnswer {
 }
 
 /// Keys that are being written. Their cache entries are invalidated when the guard is dropped.
-pub(super) struct PendingKeys {
+pub(super) struct KeysBeingWritten {
     cache: Option<Arc<Cache>>,
-    keys: Vec<PendingKey>,
+    keys: Vec<KeyBeingWritten>,
 }
 
-struct PendingKey {
+struct KeyBeingWritten {
     since: u64,
     slot: Slot,
     table: Arc<Table>,
     key: String,
 }
 
-impl PendingKey {
+impl KeyBeingWritten {
     fn about(&self) -> About<'_> {
         let Self { since, slot, table, key } = self;
         About { since: *since, slot: *slot, table: table.name(), key }
     }
 }
 
-impl PendingKeys {
+impl KeysBeingWritten {
     /// Returns the guard to hold while these rows are written.
     pub(super) fn new<'r>(
         manager: &Manager,
@@ -57,13 +57,14 @@ impl PendingKeys {
         let Some(cache) = &manager.cache else {
             return Self { cache: None, keys: Vec::new() };
         };
-        let mut keys: Vec<PendingKey> = Vec::with_capacity(rows.size_hint().0);
+        let mut keys: Vec<KeyBeingWritten> = Vec::with_capacity(rows.size_hint().0);
         for (KeyLocation { since, slot, .. }, RowWrite { table, key, .. }) in rows {
             // Rows of one key often follow each other.
-            let is_last = |last: &PendingKey| last.key == *key && Arc::ptr_eq(&last.table, table);
+            let is_last =
+                |last: &KeyBeingWritten| last.key == *key && Arc::ptr_eq(&last.table, table);
             if !keys.last().is_some_and(is_last) {
                 let (table, key) = (Arc::clone(table), key.clone());
-                keys.push(PendingKey { since, slot, table, key });
+                keys.push(KeyBeingWritten { since, slot, table, key });
             }
         }
         Self { cache: Some(Arc::clone(cache)), keys }
@@ -75,10 +76,10 @@ impl PendingKeys {
     }
 }
 
-impl Drop for PendingKeys {
+impl Drop for KeysBeingWritten {
     fn drop(&mut self) {
         let Some(cache) = &self.cache else { return };
-        cache.invalidate(self.keys.iter().map(PendingKey::about));
+        cache.invalidate(self.keys.iter().map(KeyBeingWritten::about));
     }
 }
 

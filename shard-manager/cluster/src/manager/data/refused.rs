@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::bulk::{RowSender, WrittenPart};
 use super::bulk_rows::{BulkPart, BulkRow, BulkRowDone};
-use super::cached::PendingKeys;
+use super::cached::KeysBeingWritten;
 use super::moved_slots;
 use super::refused_row::RefusedRow;
 use super::shard_parts::ShardParts;
@@ -79,7 +79,8 @@ impl RowSender<'_> {
         let manager = self.data.manager;
         // Guarded again, because the map may be newer than that of the request.
         let all = by_shard.values().flatten();
-        let _pending = PendingKeys::new(self.data.manager, all.map(|row| (row.place, &row.row)));
+        let _pending =
+            KeysBeingWritten::new(self.data.manager, all.map(|row| (row.place, &row.row)));
         let writes = by_shard
             .into_iter()
             .map(async |(shard, rows)| (shard, self.write_group((shard, rows)).await));
