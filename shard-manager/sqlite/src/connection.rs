@@ -350,3 +350,18 @@ fn broken_rule(kind: &DatabaseErrorKind) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// Selects the bytes of the pages of a file that are in use.
+const BYTES_IN_USE: &str = "SELECT (p.page_count - f.freelist_count) * s.page_size
+    FROM pragma_page_count AS p, pragma_freelist_count AS f, pragma_page_size AS s";
+
+/// Returns the bytes of the pages of a file that are in use.
+pub(crate) fn bytes_in_use(connection: &mut SqliteConnection) -> QueryResult<u64> {
+    let statement = Statement { sql: BYTES_IN_USE, binds: &[], cached: true };
+    let mut bytes = 0;
+    for_each_row(connection, statement, |row| {
+        bytes = row.int(0).unwrap_or(0).max(0).cast_unsigned();
+        Ok(())
+    })?;
+    Ok(bytes)
+}

@@ -21,7 +21,6 @@ use super::connection::{DbErrorKind, OpenError};
 use super::open_file_check::OpenFileCheck;
 use super::owned_slots::SlotOwnership;
 use super::statement_deadline::StatementDeadline;
-pub(super) use connection::bytes_in_use;
 use connection::{Connector, OwnedRows, Reader};
 pub use engine::{NodeRows, Scope};
 use model::error::Error;

@@ -15,8 +15,7 @@ use diesel::connection::SimpleConnection;
 use diesel::sqlite::SqliteConnection;
 
 use super::batch::run;
-use super::connection::{Bind, OpenError, open};
-use super::reader::bytes_in_use;
+use super::connection::{Bind, OpenError, bytes_in_use, open};
 use super::{private_file, sql};
 
 /// Creates the file of a replica. The old file must not be open. Blocks while the whole primary is

@@ -12,21 +12,16 @@
 
 use std::path::PathBuf;
 
-use diesel::QueryResult;
 use diesel::connection::SimpleConnection;
 use diesel::sqlite::SqliteConnection;
 use rustix::fs::{Access, access};
 
-use crate::connection::{Statement, for_each_row};
+use crate::connection::bytes_in_use;
 use crate::data_dir;
-
-/// Selects the bytes of a file.
-const FILE_BYTES: &str = "SELECT p.page_count * s.page_size
-    FROM pragma_page_count AS p, pragma_page_size AS s";
 
 /// Lets a connection sort in a file, if there is room for one. Returns true if it does.
 pub(super) fn use_file(connection: &mut SqliteConnection) -> bool {
-    let needed = file_bytes(connection).map(needed);
+    let needed = bytes_in_use(connection).map(needed);
     let has_room = needed.is_ok_and(|needed| free_bytes().is_some_and(|free| free >= needed));
     has_room && connection.batch_execute("PRAGMA temp_store=FILE").is_ok()
 }
@@ -44,16 +39,6 @@ fn needed(file_bytes: u64) -> u64 {
     file_bytes.saturating_mul(2)
 }
 
-fn file_bytes(connection: &mut SqliteConnection) -> QueryResult<u64> {
-    let statement = Statement { sql: FILE_BYTES, binds: &[], cached: false };
-    let mut bytes = 0;
-    for_each_row(connection, statement, |row| {
-        bytes = row.int(0).unwrap_or(0).max(0).cast_unsigned();
-        Ok(())
-    })?;
-    Ok(bytes)
-}
-
 /// Returns the free space of the folder in which SQLite creates temporary files; `None` if there is
 /// no such folder.
 fn free_bytes() -> Option<u64> {
@@ -69,7 +54,7 @@ fn free_bytes() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::create;
+    use crate::connection::{Statement, create, for_each_row};
 
     /// Returns the setting of a connection: 1 for files, 2 for memory.
     fn setting(connection: &mut SqliteConnection) -> Option<i64> {

@@ -27,7 +27,8 @@ use model::stats::SizeEstimate;
 
 use super::{ReaderSource, Scope};
 use crate::connection::{
-    Bind, OpenError, PreparedShapes, Statement, for_each_row, for_each_row_while, open,
+    Bind, OpenError, PreparedShapes, Statement, bytes_in_use, for_each_row, for_each_row_while,
+    open,
 };
 use crate::dialect::{Select, binds};
 use crate::owned_slots::{KnownSlots, OwnedSlots, read_refusal};
@@ -282,20 +283,6 @@ impl Reader {
         Ok(sizes)
     }
 }
-
-/// Returns the bytes of the pages of a file that are in use.
-pub(crate) fn bytes_in_use(connection: &mut SqliteConnection) -> QueryResult<u64> {
-    let statement = Statement { sql: FILE_BYTES, binds: &[], cached: true };
-    let mut bytes = 0;
-    for_each_row(connection, statement, |row| {
-        bytes = row.int(0).unwrap_or(0).max(0).cast_unsigned();
-        Ok(())
-    })?;
-    Ok(bytes)
-}
-
-const FILE_BYTES: &str = "SELECT (p.page_count - f.freelist_count) * s.page_size
-    FROM pragma_page_count AS p, pragma_freelist_count AS f, pragma_page_size AS s";
 
 const TABLE_BYTES: &str = "SELECT sum(pgsize) FROM dbstat WHERE aggregate = TRUE
     AND name IN (SELECT name FROM sqlite_schema WHERE tbl_name = ?1)";
