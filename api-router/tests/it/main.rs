@@ -102,8 +102,8 @@ mod redis;
 mod replicas;
 mod request_hints;
 mod requests_across_moves;
-#[cfg(not(feature = "sabotage"))]
 mod row_writer;
+#[cfg(not(feature = "sabotage"))]
 mod sabotage;
 mod scrape;
 mod secrets;
