@@ -135,6 +135,9 @@ pub struct LaneStats {
     pub largest_batch: u64,
     /// Number of batches of each class: see [`batch_class`].
     pub batch_sizes: [u64; BATCH_CLASSES],
+    /// Time for which changes of moves have kept the lanes from clients' writes since the process
+    /// began. Zero where movers have connections of their own.
+    pub move_time: Duration,
 }
 
 impl LaneStats {
@@ -153,6 +156,7 @@ impl LaneStats {
         self.rows += other.rows;
         self.refused += other.refused;
         self.largest_batch = self.largest_batch.max(other.largest_batch);
+        self.move_time += other.move_time;
         for (sum, count) in self.batch_sizes.iter_mut().zip(other.batch_sizes) {
             *sum += count;
         }

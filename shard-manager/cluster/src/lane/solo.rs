@@ -170,7 +170,10 @@ impl Worker {
                 let _ = reply.send(self.writer.change_slots(&change).await);
             }
             SoloChange::Move(change, reply) => {
-                let _ = reply.send(self.writer.change_move(&change).await);
+                let begun = Instant::now();
+                let changed = self.writer.change_move(&change).await;
+                self.state.tally.add_move(begun.elapsed());
+                let _ = reply.send(changed);
             }
         }
     }

@@ -3,6 +3,7 @@
 //! **Not here:** rates, which callers compute from two readings of the counters.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use model::stats::{BATCH_CLASSES, LaneStats, batch_class};
 
@@ -27,6 +28,8 @@ pub(super) struct Tally {
     refused: AtomicU64,
     largest: AtomicU64,
     sizes: [AtomicU64; BATCH_CLASSES],
+    /// Time of the changes of moves, in microseconds.
+    move_micros: AtomicU64,
 }
 
 impl Tally {
@@ -56,6 +59,13 @@ impl Tally {
         self.largest.fetch_max(size, Ordering::Relaxed);
         self.sizes[batch_class(operations)].fetch_add(1, Ordering::Relaxed);
     }
+
+    /// Records the time of a change of a move. It is called before the change is answered, so that
+    /// its mover finds it counted.
+    pub(super) fn add_move(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.move_micros.fetch_add(micros, Ordering::Relaxed);
+    }
 }
 
 impl Lane {
@@ -77,6 +87,7 @@ impl Lane {
             refused: tally.refused.load(Ordering::Relaxed),
             largest_batch: tally.largest.load(Ordering::Relaxed),
             batch_sizes: std::array::from_fn(|class| tally.sizes[class].load(Ordering::Relaxed)),
+            move_time: Duration::from_micros(tally.move_micros.load(Ordering::Relaxed)),
         }
     }
 }

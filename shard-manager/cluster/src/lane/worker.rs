@@ -71,7 +71,7 @@ pub(super) struct Worker {
     pub(super) writer: Box<dyn AsyncWriter>,
     waiting: FairReceiver<Message>,
     queued_bytes: Arc<AtomicUsize>,
-    state: Arc<State>,
+    pub(super) state: Arc<State>,
     /// Channel that closes when the loop ends.
     lives: Option<std::sync::mpsc::Sender<()>>,
 }

@@ -32,12 +32,17 @@ impl<'p> PrimaryMoves<'p> {
         self.lanes.stats()
     }
 
+    /// Returns true if changes are carried out by the lanes, between the writes of clients.
+    pub fn waits_for_lanes(self) -> bool {
+        self.moves.writer.is_none()
+    }
+
     /// Returns the limits of a chunk that is copied while clients write.
     pub fn chunk_beside_writes(self) -> RoundBudget {
-        match self.moves.writer {
-            Some(_) => RoundBudget::BESIDE_WRITES,
-            // Chunks are stored by the lane, between the writes of clients.
-            None => RoundBudget::BETWEEN_WRITES,
+        if self.waits_for_lanes() {
+            RoundBudget::BETWEEN_WRITES
+        } else {
+            RoundBudget::BESIDE_WRITES
         }
     }
 

@@ -19,6 +19,9 @@ use super::copy_rate::CopyRate;
 const ALONE_AFTER: Duration = Duration::from_secs(1);
 /// Rest beside clients, as a multiple of the time of the round before it.
 const REST: u32 = 2;
+/// Rest beside clients, as a multiple of the time for which the round kept clients' writes waiting.
+/// A round that waits long for its turn among many writes needs no longer rest than others.
+const REST_OF_LANE: u32 = 5;
 /// Shortest rest after a deletion: other routers may have clients that write.
 const DELETION_REST: Duration = Duration::from_millis(5);
 /// Longest rest.
@@ -33,6 +36,32 @@ pub(super) struct OtherWrites {
     pub(super) are_waiting: bool,
     /// Limits of a chunk that is copied beside such writes.
     pub(super) chunk: RoundBudget,
+    /// Time for which rounds have kept these writes waiting since the process began; `None` if they
+    /// are stored beside the writes.
+    pub(super) lane_time: Option<Duration>,
+}
+
+/// Time of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RoundTime {
+    /// Time of the whole round.
+    pub(super) took: Duration,
+    /// Time for which it kept clients' writes waiting, if it is known.
+    pub(super) in_lane: Option<Duration>,
+}
+
+impl RoundTime {
+    /// Returns the time of a round between two looks at the other writes.
+    pub(super) fn between(before: OtherWrites, after: OtherWrites, took: Duration) -> Self {
+        let lane_times = before.lane_time.zip(after.lane_time);
+        Self { took, in_lane: lane_times.map(|(before, after)| after.saturating_sub(before)) }
+    }
+
+    /// Returns the rest beside writes after this round.
+    fn rest(self) -> Duration {
+        let rest = self.in_lane.map_or(REST_MAX, |time| time * REST_OF_LANE);
+        rest.min(self.took * REST).min(REST_MAX)
+    }
 }
 
 /// Pace of one move.
@@ -61,8 +90,8 @@ impl CopyPace {
     }
 
     /// Returns the rest after a round of this size and duration.
-    pub(super) fn rest(&mut self, bytes: u64, took: Duration, now: Instant) -> Duration {
-        self.rate.count(bytes, now).max(self.rest_beside_writes(took, now))
+    pub(super) fn rest(&mut self, bytes: u64, time: RoundTime, now: Instant) -> Duration {
+        self.rate.count(bytes, now).max(self.rest_beside_writes(time, now))
     }
 
     /// Returns the rest after a deletion of this duration.
@@ -73,7 +102,8 @@ impl CopyPace {
         now: Instant,
     ) -> Duration {
         self.note(others, now);
-        self.rest_beside_writes(took, now).max(DELETION_REST)
+        let time = RoundTime { took, in_lane: None };
+        self.rest_beside_writes(time, now).max(DELETION_REST)
     }
 
     fn note(&mut self, others: OtherWrites, now: Instant) {
@@ -85,8 +115,8 @@ impl CopyPace {
 
     /// Returns the rest after a round of changes of this duration. The operator's limit is not
     /// applied: a shard with more changes than it permits would fall behind without end.
-    pub(super) fn rest_beside_writes(&self, took: Duration, now: Instant) -> Duration {
-        if self.is_alone(now) { Duration::ZERO } else { (took * REST).min(REST_MAX) }
+    pub(super) fn rest_beside_writes(&self, time: RoundTime, now: Instant) -> Duration {
+        if self.is_alone(now) { Duration::ZERO } else { time.rest() }
     }
 
     fn is_alone(&self, now: Instant) -> bool {
@@ -101,19 +131,40 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
     const SMALL: RoundBudget = RoundBudget::BETWEEN_WRITES;
 
+    fn whole(took: Duration) -> RoundTime {
+        RoundTime { took, in_lane: None }
+    }
+
+    #[test]
+    fn a_round_that_waited_for_other_writes_rests_for_the_time_that_it_kept_them_waiting() {
+        let others = |lane_time: u32| OtherWrites {
+            done: 0,
+            are_waiting: true,
+            chunk: SMALL,
+            lane_time: Some(lane_time * MS),
+        };
+        let rest = |lane_time: u32, took: u32| {
+            RoundTime::between(others(7), others(7 + lane_time), took * MS).rest()
+        };
+        assert_eq!(rest(4, 40), 20 * MS);
+        assert_eq!(rest(4, 5), 10 * MS, "it waited for no other write");
+        assert_eq!(rest(40, 80), REST_MAX);
+        assert_eq!(rest(0, 40), Duration::ZERO, "another process stored it");
+    }
+
     #[test]
     fn a_copy_rests_and_takes_small_chunks_only_beside_writes() {
         let (mut pace, begun) = (CopyPace::new(None), Instant::now());
         let budget = |pace: &mut CopyPace, done, are_waiting, now| {
-            pace.budget(OtherWrites { done, are_waiting, chunk: SMALL }, now)
+            pace.budget(OtherWrites { done, are_waiting, chunk: SMALL, lane_time: None }, now)
         };
         let (small, large) = (SMALL, RoundBudget::ALONE);
         assert_eq!(budget(&mut pace, 7, false, begun), small, "nothing is known yet");
         assert_eq!(budget(&mut pace, 7, false, begun), large);
-        assert_eq!(pace.rest(1 << 20, 10 * MS, begun), Duration::ZERO);
+        assert_eq!(pace.rest(1 << 20, whole(10 * MS), begun), Duration::ZERO);
         assert_eq!(budget(&mut pace, 8, false, begun), small);
-        assert_eq!(pace.rest(1 << 20, 10 * MS, begun), 20 * MS);
-        assert_eq!(pace.rest(1 << 20, 10_000 * MS, begun), REST_MAX);
+        assert_eq!(pace.rest(1 << 20, whole(10 * MS), begun), 20 * MS);
+        assert_eq!(pace.rest(1 << 20, whole(10_000 * MS), begun), REST_MAX);
         assert_eq!(budget(&mut pace, 8, false, begun + 999 * MS), small);
         assert_eq!(budget(&mut pace, 8, false, begun + 1_000 * MS), large);
         assert_eq!(budget(&mut pace, 8, true, begun + 1_001 * MS), small);
@@ -123,7 +174,7 @@ mod tests {
     fn a_deletion_rests_longer_beside_writes() {
         let (mut pace, begun) = (CopyPace::new(None), Instant::now());
         let mut rest = |done, now| {
-            let others = OtherWrites { done, are_waiting: false, chunk: SMALL };
+            let others = OtherWrites { done, are_waiting: false, chunk: SMALL, lane_time: None };
             pace.rest_of_deletion(others, 10 * MS, now)
         };
         assert_eq!(rest(7, begun), DELETION_REST);
@@ -135,7 +186,11 @@ mod tests {
     #[test]
     fn the_limit_of_an_operator_holds_without_writes_as_well() {
         let (mut pace, now) = (CopyPace::new(Some(1)), Instant::now());
-        assert!(pace.rest(2 << 20, MS, now) > 1_900 * MS);
-        assert_eq!(pace.rest_beside_writes(MS, now), Duration::ZERO, "changes are not limited");
+        assert!(pace.rest(2 << 20, whole(MS), now) > 1_900 * MS);
+        assert_eq!(
+            pace.rest_beside_writes(whole(MS), now),
+            Duration::ZERO,
+            "changes are not limited"
+        );
     }
 }

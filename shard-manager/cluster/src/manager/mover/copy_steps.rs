@@ -19,6 +19,7 @@ use moves::move_row::{CopyCursor, MoveRow};
 use moves::request::MoveRequest;
 
 use super::copy_difference::CopyDifference;
+use super::copy_pace::RoundTime;
 use super::move_round::{self, RoundAhead, RoundFailure, TimedRound};
 use super::move_run::{MoveRun, RETRY, RunContinuation};
 use super::move_sides::{MoveSides, SeenMove};
@@ -43,12 +44,20 @@ pub(super) async fn copy(
     let looked_at = Instant::now();
     loop {
         let continuation = run.round(sides, seen, (from, &mut receiver), false).await;
+        let rest = match &continuation {
+            RunContinuation::AtOnce => Duration::ZERO,
+            // A source that is kept may have orders, and its rests are long.
+            RunContinuation::After(rest, None) if !seen.is_committed() => *rest,
+            RunContinuation::After(..) | RunContinuation::Ended | RunContinuation::Superseded => {
+                return continuation;
+            }
+        };
         // A round that was read ahead follows one that was stored, and needs no look: it is refused
         // if anything has changed meanwhile.
-        let goes_on = matches!(continuation, RunContinuation::AtOnce) && run.ahead.has_round();
-        if !goes_on || looked_at.elapsed() >= LOOK_AFTER {
+        if !run.ahead.has_round() || looked_at.elapsed() + rest >= LOOK_AFTER {
             return continuation;
         }
+        tokio::time::sleep(rest).await;
     }
 }
 
@@ -63,7 +72,8 @@ impl MoveRun<'_> {
     ) -> RunContinuation {
         let to = from.other();
         let begun = Instant::now();
-        let budget = self.copy_pace.budget(sides.other_writes(), begun);
+        let others = sides.other_writes();
+        let budget = self.copy_pace.budget(others, begun);
         let query = move_round::query(&self.plan, receiver, budget);
         let query = RoundQuery { wants_digests: verifies, ..query };
         let (read, early) = read_round(self, sides, from, &query).await;
@@ -104,11 +114,12 @@ impl MoveRun<'_> {
         self.lag.note_round(changes, has_all, begun_at);
         self.reports.lag = Some(self.lag.report());
         let took = begun.elapsed();
+        let time = RoundTime::between(others, sides.other_writes(), took);
         let is_short = self.pace.is_short(&cursor, (changes, has_all, took), Instant::now());
         self.progress.short_rounds =
             if is_short { self.progress.short_rounds.saturating_add(1) } else { 0 };
         if seen.is_committed() {
-            let rest = self.copy_pace.rest_beside_writes(took, Instant::now());
+            let rest = self.copy_pace.rest_beside_writes(time, Instant::now());
             let (interval, parts) = flow_back_interval(self);
             // On a busy shard there are always changes, so the time of keeping ends here, too.
             return self.keep(seen, if has_all { interval } else { rest * parts }).await;
@@ -122,7 +133,7 @@ impl MoveRun<'_> {
             let early = early.filter(|_| changes == 0);
             return self.compare(sides, (to, &expected, early), &next).await;
         }
-        let wait = self.copy_pace.rest(bytes, took, Instant::now());
+        let wait = self.copy_pace.rest(bytes, time, Instant::now());
         if cursor == CopyCursor::Whole || wait.is_zero() {
             return RunContinuation::AtOnce;
         }

@@ -107,7 +107,10 @@ impl MoveSides {
         let are_waiting = lanes.waiting + lanes.applying > 0;
         let chunk = moves().map(PrimaryMoves::chunk_beside_writes).next();
         let chunk = chunk.unwrap_or(RoundBudget::BESIDE_WRITES);
-        OtherWrites { done: lanes.operations, are_waiting, chunk }
+        let lane_time =
+            moves().map(PrimaryMoves::waits_for_lanes).reduce(|one, other| one || other);
+        let lane_time = lane_time.unwrap_or_default().then_some(lanes.move_time);
+        OtherWrites { done: lanes.operations, are_waiting, chunk, lane_time }
     }
 
     /// Converts a position of a side to the timeline that session tokens use.
