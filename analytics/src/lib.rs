@@ -19,16 +19,16 @@
 #[cfg(feature = "store")]
 pub use recorder::store;
 pub use recorder::{
-    AccessNow, AuditNow, BUDGETS, BackupsNow, CONTENT_TYPE, CacheMetrics, CacheNow, Cell,
-    CellLabel, ClusterMetrics, ClusterNow, ComparedNow, ErrorEvent, ErrorFilter, ErrorGroup,
+    AccessNow, AuditNow, BUDGETS, BULK_KEYS_MAX, BackupsNow, CONTENT_TYPE, CacheMetrics, CacheNow,
+    Cell, CellLabel, ClusterMetrics, ClusterNow, ComparedNow, ErrorEvent, ErrorFilter, ErrorGroup,
     ErrorLog, ErrorsParameters, ErrorsQuery, Fanout, FanoutMetrics, FilterError, Frame, Heatmap,
     History, HistoryMetrics, HotCount, HotKey, InFlight, IssuerNow, Labels, LaneNow,
     LatencyHistogram, LatencyMs, LatencyParts, MeasuredIntervals, Metrics, MetricsParameters,
     MetricsQuery, MoveNow, MoveTotalsNow, Named, NodeNow, Operation, OperationError, Outcome,
     Packed, PackedError, ParkedNow, PartMs, PartTimes, Parts, PoolNow, ReadFrom, RebalanceNow,
-    RecentWrite, Recorder, Role, RouteMetrics, Sample, Series, ShardMetrics, ShardNow, ShardSeries,
-    Skew, SlotLoad, Step, StepError, WRITES_MAX, Window, WindowError, Worker, figures, openmetrics,
-    writes_after,
+    RecentWrite, Recorder, Role, RouteMetrics, Sample, SampledRows, Series, ShardMetrics, ShardNow,
+    ShardSeries, Skew, SlotLoad, Step, StepError, WRITES_MAX, Window, WindowError, Worker, figures,
+    list_sampled_rows, openmetrics, writes_after,
 };
 #[cfg(feature = "service")]
 pub use service;

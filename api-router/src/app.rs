@@ -19,6 +19,7 @@ use shard_manager::topology::{ShardNumber, Topology};
 use tokio::runtime::Handle;
 
 use crate::access::audit::AuditLog;
+use crate::access::caller_recheck::BodyArrival;
 use crate::access::gate::AccessGate;
 use crate::access::meter::CallerMeter;
 use crate::access::sources::AccessSources;
@@ -170,10 +171,13 @@ impl App {
     }
 
     /// Reads the whole body of a request, of at most `bytes_max`, before the deadline. A body that
-    /// is not small holds the returned share of the body budget.
+    /// is not small holds the returned share of the body budget. If keys, roles or issuers have
+    /// changed meanwhile, or the body took a second, its caller is checked again, unless the route
+    /// needs no right.
     ///
     /// # Errors
-    /// Fails like [`body::read`].
+    /// Fails like [`body::read`], with TSR401 or TSR403 if the caller has lost rights, and with
+    /// TSR006 if keys and roles are too old, or the keys of an issuer are not available.
     pub async fn read_body(
         &self,
         request: &HttpRequest,
@@ -182,7 +186,10 @@ impl App {
         deadline: Instant,
     ) -> Result<(Bytes, Option<BudgetShare>), Problem> {
         let limits = BodyLimits::from_headers(request.headers(), bytes_max, deadline);
-        body::read(payload, limits, || self.open_share(request)).await
+        let arrival = BodyArrival::begin(self.gate.as_ref());
+        let read = body::read(payload, limits, || self.open_share(request)).await?;
+        arrival.end(request)?;
+        Ok(read)
     }
 
     /// Makes `/ready` report that the router is stopping, ends streams, which would not end

@@ -51,10 +51,20 @@ pub fn data_route(path: &str, method: &Method) -> Option<DataRoute> {
 
 /// Prefix of the routes that create tables and indexes, which are not data routes.
 const TABLES: &str = "/api/tables";
-/// Prefixes of the routes that change shards and slots, move slots, rebalance the cluster and back
-/// it up.
-const CHANGES: [&str; 5] =
-    ["/api/shards", "/api/slots/", "/api/moves", "/api/rebalance", "/api/backup"];
+/// Prefix of the routes about callers and their rights, none of which concerns rows.
+pub const ACCESS: &str = "/api/access/";
+/// Prefixes of the routes that change shards and slots, move slots, rebalance the cluster, back it
+/// up, and change keys, roles and denials.
+const CHANGES: [&str; 8] = [
+    "/api/shards",
+    "/api/slots/",
+    "/api/moves",
+    "/api/rebalance",
+    "/api/backup",
+    "/api/access/keys",
+    "/api/access/roles",
+    "/api/access/denials",
+];
 
 /// Returns true if a refusal must report the outcome of the request.
 pub fn is_write(route: Option<DataRoute>, path: &str, method: &Method) -> bool {
@@ -62,5 +72,26 @@ pub fn is_write(route: Option<DataRoute>, path: &str, method: &Method) -> bool {
         Some(route) => route.operation == Operation::Write,
         None if path.starts_with(TABLES) => method != Method::GET,
         None => method != Method::GET && CHANGES.iter().any(|prefix| path.starts_with(prefix)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_keys_roles_and_denials_report_their_outcome() {
+        let changes = |path: &str, method: &Method| is_write(None, path, method);
+        for (method, path) in [
+            (Method::POST, "/api/access/keys"),
+            (Method::DELETE, "/api/access/keys/000000000000"),
+            (Method::POST, "/api/access/keys/000000000000/rotate"),
+            (Method::PUT, "/api/access/roles/shop"),
+            (Method::POST, "/api/access/denials"),
+        ] {
+            assert!(changes(path, &method), "{method} {path}");
+            assert!(!changes(path, &Method::GET), "GET {path}");
+        }
+        assert!(!changes("/api/access/check", &Method::POST), "a check changes nothing");
     }
 }

@@ -93,7 +93,10 @@ pub fn precondition(
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err(bad(&IF_NONE_MATCH, "left out beside If-Match")),
         (Some(_), None) if operation == Operation::Insert => {
-            Err(bad(&IF_MATCH, "left out of an insert, which makes a row that is not there"))
+            // An upsert whose id is generated from its idempotency key is carried out as an insert.
+            let allowed = "left out of an insert, and of an upsert with Idempotency-Key whose id is generated: both \
+                           make a row that is not there";
+            Err(bad(&IF_MATCH, allowed))
         }
         (Some("*"), None) => Ok(Some(Precondition::Present)),
         (Some(list), None) => versions(list).map(Precondition::Versions).map(Some),

@@ -20,7 +20,7 @@ use api_router::access::mode_check;
 use api_router::access::usage_writer::UsageWriter;
 use api_router::access::watcher::AccessWatcher;
 use api_router::app::{App, AppSettings};
-use api_router::config::{AccessMode, Config, Engine, Flags};
+use api_router::config::{AccessMode, Config, ConfigError, Engine, Flags};
 use api_router::doctor;
 #[cfg(feature = "otlp")]
 use api_router::otlp::Tracer;
@@ -45,11 +45,7 @@ fn main() -> ExitCode {
     if let Err(error) = warn_of_sabotage() {
         return usage_error(error);
     }
-    let config = match Config::read(&flags).and_then(|config| {
-        let looks = flags.print_config || flags.doctor;
-        let exposed = if looks { Ok(()) } else { config.check_exposure() };
-        exposed.map(|()| config)
-    }) {
+    let config = match read_config(&flags) {
         Ok(config) => config,
         Err(error) => return usage_error(error),
     };
@@ -71,6 +67,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => usage_error(format_args!("{error:#}")),
     }
+}
+
+/// Reads the settings. A router that is to serve must not be exposed by accident.
+fn read_config(flags: &Flags) -> Result<Config, ConfigError> {
+    let config = Config::read(flags)?;
+    if !flags.print_config && !flags.doctor {
+        config.check_exposure()?;
+    }
+    Ok(config)
 }
 
 /// Warns that this router breaks promises on purpose, so that it is not taken for one that keeps

@@ -15,7 +15,7 @@ use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
-use actix_web::{Error, HttpMessage};
+use actix_web::{Error, HttpMessage, HttpRequest};
 use analytics::cross_origin::{self, CrossOriginRefusal};
 use analytics::{ErrorEvent, ErrorLog, Sample, Worker};
 use shard_manager::cache::ServedBy;
@@ -26,6 +26,7 @@ use shard_manager::topology::ShardNumber;
 use crate::access::admission::Admission;
 use crate::access::audit;
 use crate::access::cors;
+use crate::access::scopes;
 use crate::app::App;
 use crate::browser_policy::{ResponseKind, limit_browser};
 use crate::compression::compressed;
@@ -110,7 +111,7 @@ pub async fn handle_request(
         headers.insert(TRACEPARENT, trace.header());
     }
     let context = ResponseContext { route, id: &id, trace, problem: problem.as_ref() };
-    context.log(response.request().path());
+    context.log(response.request());
     if let Some(route) = route {
         context.record(&app, worker.as_deref(), route, &response, began);
     }
@@ -228,12 +229,13 @@ struct ResponseContext<'a> {
 
 impl ResponseContext<'_> {
     /// Logs a failure of the router or the cluster under the request id that the client receives.
-    fn log(&self, path: &str) {
+    fn log(&self, request: &HttpRequest) {
         let Some(problem) = self.problem else { return };
         let request_id = self.id.to_str().unwrap_or("");
         let trace_id = self.trace.map(tracing::field::display);
-        // The path of a data route may hold a key, which must not be logged.
-        let path = self.route.map_or(path, |route| route.name());
+        // The path may hold a shard key or an API key, which must not be logged.
+        let other = || scopes::route_name(request.match_info().as_str(), request.method());
+        let path = self.route.map_or_else(other, |route| route.name());
         if problem.code() == Code::TSR500 {
             tracing::error!(%problem, %request_id, trace_id, path, "a request failed");
         } else if problem.code() == Code::TSR005 {

@@ -16,7 +16,7 @@ use actix_web::web::Data;
 use analytics::Operation;
 use utoipa::openapi::OpenApi;
 
-use crate::data_route::{DataRoute, is_write};
+use crate::data_route::{ACCESS, DataRoute, is_write};
 use crate::documented_paths::methods;
 use crate::headers::{
     IDEMPOTENCY_KEY, X_CONSISTENCY, X_DEADLINE_MS, X_MAX_STALENESS_MS, X_SHARD_KEY, deadline,
@@ -63,7 +63,7 @@ pub fn refuse_unsupported(
         let hint = "send the request without it: it does the same when it is sent again";
         refuse(headers, &IDEMPOTENCY_KEY, why, hint)?;
     }
-    let is_write = is_write(route, path, method);
+    let is_write = is_write(route, path, method) && !path.starts_with(ACCESS);
     if is_write {
         let why = "a write is of now";
         refuse(headers, &X_MAX_STALENESS_MS, why, "send it with reads")?;
@@ -76,7 +76,8 @@ pub fn refuse_unsupported(
     if route.is_none() {
         refuse_beside_rows(headers, path)?;
     }
-    // Routes that make tables or change shards check the other headers of a write themselves.
+    // Routes that make tables or change shards check the other headers of a write themselves; those
+    // that change keys, roles and denials support none of them.
     if route.is_none() && !is_write {
         let why = "this path neither reads nor writes rows";
         for name in &OF_ROWS {

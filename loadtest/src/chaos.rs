@@ -188,17 +188,13 @@ impl ChaosTargets {
     /// Injects the faults of a schedule, until it is stopped or the schedule ends.
     async fn break_by(
         mut self,
-        schedule: Schedule,
+        mut schedule: Schedule,
         recorder: Arc<Recorder>,
         pool: Arc<Pool>,
         mut stopped: watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
         let (nodes, shards) = self.names();
-        for (pause, fault) in schedule {
-            tokio::select! {
-                _ = stopped.changed() => break,
-                () = tokio::time::sleep(pause) => {}
-            }
+        while let Some(fault) = schedule.due(&mut stopped).await {
             let reported = fault.describe(&nodes, &shards);
             recorder.fault(&reported);
             let more = self.commit(fault, &pool).await?;

@@ -220,9 +220,11 @@ impl Verified {
             return;
         }
         self.notes.insert(0, growth.describe());
-        for broken in &growth.broken_maps {
+        let more = growth.more_broken_maps;
+        let more = (more > 0).then(|| format!("{more} more maps are not described"));
+        for broken in growth.broken_maps.iter().cloned().chain(more) {
             let promise = "each slot has exactly one owner at any time";
-            self.add_violation(MAP, promise, broken.clone());
+            self.add_violation(MAP, promise, broken);
         }
     }
 }

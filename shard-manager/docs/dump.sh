@@ -6,7 +6,8 @@
 #
 # makes DIR with a file for each database (pg_dump's custom format) and the file `moment`, which
 # holds the time of the snapshots. SHARD_URLS names all shards, also those that joined later: if the
-# catalog lists another one, nothing is dumped. Passwords are taken from the addresses, PGPASSWORD
+# catalog lists another one, nothing is dumped. Without MAINDB_URL the catalog is looked for in all
+# databases of SHARD_URLS. Passwords are taken from the addresses, PGPASSWORD
 # or PGPASSFILE, and are never on a command line. Needs psql and pg_dump of the servers' version or
 # later, in PATH or in TESSERA_PG_BIN.
 #
@@ -26,7 +27,8 @@ export PGCONNECT_TIMEOUT=${PGCONNECT_TIMEOUT:-10}
 names=() urls=() passwords=() snapshots=() asks=() answers=() sessions=()
 
 main() {
-    local target=${1:?where to? dump.sh DIR} list index url catalog=0
+    local target=${1:?where to? dump.sh DIR} list index url catalog
+    local -a catalogs
     : "${SHARD_URLS:?names the primaries of the shards, separated by commas}"
     [[ ! -e $target ]] || die "$target is there already: name a folder that is not"
     IFS=$'\n' read -rd '' -a list < <(split "$SHARD_URLS") || true
@@ -35,6 +37,9 @@ main() {
         # One that is a shard's too is dumped with it.
         for catalog in "${!list[@]}" "${#list[@]}"; do [[ ${list[catalog]-} != "$MAINDB_URL" ]] || break; done
         ((catalog < ${#list[@]})) || add catalog "$MAINDB_URL"
+        catalogs=("$catalog")
+    else
+        catalogs=("${!list[@]}")
     fi
     umask 077
     rm -rf -- "$target-unfinished"
@@ -59,7 +64,7 @@ main() {
     for index in "${!urls[@]}"; do run "$index" 'SELECT pg_advisory_unlock_all()'; done
     # In the snapshots: a shard that joined before them counts, even if it joined after the start.
     deadline=$((SECONDS + OPENING_SECONDS_MAX))
-    refuse_unlisted "$catalog"
+    refuse_unlisted "${catalogs[@]}"
     dump_all "$target-unfinished"
     sync "$target-unfinished"/*
     mv "$target-unfinished" "$target"
@@ -134,21 +139,28 @@ run() {
     die "${names[$1]} could not be asked; what was written is in no way touched"
 }
 
-# Ends if the catalog, which is in the database of this index, lists a shard that is not dumped.
+# Ends if the catalog, which is in one of the databases of these indexes, lists a shard that is not
+# dumped, or if none of them has it.
 refuse_unlisted() {
-    local index quote="'" dumped="''"
+    local index quote="'" dumped="''" has_catalog=0
     for index in "${!urls[@]}"; do
         run "$index" "SELECT to_regclass('tessera.tessera_shard')"
         [[ -n $answer ]] || continue
         run "$index" 'SELECT shard FROM tessera.tessera_shard'
         dumped+=", '${answer//$quote/$quote$quote}'"
     done
-    # The catalog of an earlier version has no table of shards, and no shard has joined.
-    run "$1" "SELECT to_regclass('tessera.tessera_shards')"
-    [[ -n $answer ]] || return 0
-    run "$1" "SELECT string_agg(name, ', ' ORDER BY number) FROM tessera.tessera_shards
-        WHERE state <> 'retired' AND name NOT IN ($dumped)"
-    [[ -z $answer ]] || die "the catalog lists shards that SHARD_URLS does not name: $answer; add their addresses"
+    for index in "$@"; do
+        run "$index" "SELECT to_regclass('tessera.tessera_cluster')"
+        [[ -z $answer ]] || has_catalog=1
+        # The catalog of an earlier version has no table of shards, and no shard has joined.
+        run "$index" "SELECT to_regclass('tessera.tessera_shards')"
+        [[ -n $answer ]] || continue
+        run "$index" "SELECT string_agg(name, ', ' ORDER BY number) FROM tessera.tessera_shards
+            WHERE state <> 'retired' AND name NOT IN ($dumped)"
+        [[ -z $answer ]] || die "the catalog lists shards that SHARD_URLS does not name: $answer; add their addresses"
+    done
+    ((has_catalog)) || [[ -n ${MAINDB_URL-} ]] ||
+        die 'none of the databases of SHARD_URLS has the catalog: name its address in MAINDB_URL'
 }
 
 dump_all() {

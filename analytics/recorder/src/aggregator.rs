@@ -51,7 +51,7 @@ pub(crate) struct Aggregates {
     tens: Vec<Arc<Frame>>,
     /// Keys of the running ten seconds.
     hot: HotKeys,
-    pub(crate) recent: RecentWrites,
+    pub(crate) recent: Arc<RecentWrites>,
     pub(crate) slots: SlotLoads,
     pub(crate) totals: Totals,
 }
@@ -72,7 +72,7 @@ impl Aggregator {
             seconds: Vec::new(),
             tens: Vec::new(),
             hot: HotKeys::new(),
-            recent: RecentWrites::default(),
+            recent: Arc::default(),
             totals: Totals::new(shape),
         };
         Self { readers: Vec::new(), aggregates }

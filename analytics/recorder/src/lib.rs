@@ -17,7 +17,7 @@
 //! | `entry` | a sample in the queue between a worker and the aggregator |
 //! | `frame`, `merge` | the counts of one finished interval; the sum of several frames |
 //! | `hot`, `slot_load`, `totals` | the most requested keys; load of each slot of the keyspace; counts since the start, for scrapers |
-//! | `recent_writes` | the keys of the latest writes |
+//! | `recent_writes` | the keys of the latest writes, a few of each bulk write |
 //! | `current_second` | the counts of the current second |
 //! | `measured_intervals` | the intervals in which a recorder ran |
 //! | `history` | frames of seconds, ten seconds and minutes, in three rings |
@@ -92,8 +92,8 @@ pub use metrics::{
 pub use openmetrics::{AccessNow, AuditNow, BackupsNow, CONTENT_TYPE, IssuerNow, openmetrics};
 pub use packed::{Packed, PackedError};
 pub use query::{MetricsParameters, MetricsQuery, OperationError};
-pub use recent_writes::{RecentWrite, WRITES_MAX};
-pub use recorder::{Recorder, writes_after};
+pub use recent_writes::{BULK_KEYS_MAX, RecentWrite, SampledRows, WRITES_MAX};
+pub use recorder::{Recorder, list_sampled_rows, writes_after};
 pub use sample::{Labels, Operation, Outcome, Role, Sample};
 pub use shard_labels::ShardLabels;
 pub use slot_load::SlotLoad;

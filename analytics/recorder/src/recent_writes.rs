@@ -1,20 +1,26 @@
-//! Recent writes: the keys of the latest writes. Only requests that are recorded with the text of
-//! their key are included.
+//! Recent writes: the keys of the latest writes. Requests of one key are included if they are
+//! recorded with the text of their key. Rows of bulk writes are collected for a second, by shard:
+//! then a few of their keys are listed, each for an equal part of the rows.
 //!
 //! **Invariant:** at most [`WRITES_MAX`] writes are kept, and each has a greater number than those
-//! before.
+//! before. At most [`WRITES_MAX`] keys of bulk writes are collected.
+//! **Invariant:** the lock is held for a few steps in memory, and no other lock is taken meanwhile.
 //! **Not here:** counting (`current_second`); the choice of requests with a text (`worker`).
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::entry::Detail;
+use crate::entry::{Detail, KEY_BYTES_MAX};
 use crate::sample::{Operation, Outcome};
 
 /// Number of writes that are kept: more than a reader can follow in a second.
 pub const WRITES_MAX: usize = 128;
+/// Number of keys that are listed of rows that a shard has stored in bulk writes within a second.
+pub const BULK_KEYS_MAX: usize = 4;
+/// Number of shards whose rows of bulk writes are collected at once.
+const BULK_SHARDS_MAX: usize = WRITES_MAX / BULK_KEYS_MAX;
 
-/// A successful write of one key.
+/// A successful write of one key, or a key of bulk writes that stands for some of their rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentWrite {
     /// Number of the write since the start, from 1.
@@ -27,36 +33,114 @@ pub struct RecentWrite {
     pub shard: Option<Arc<str>>,
     /// Slot of the key.
     pub slot: Option<u16>,
+    /// Number of rows for which the key stands: 1 unless they were stored by bulk writes.
+    pub rows: u64,
 }
 
-/// The last writes, oldest first.
+/// Rows of a bulk write that one shard has stored, with a sample of their keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SampledRows<'k> {
+    /// Number of the shard.
+    pub shard: u16,
+    /// Number of the rows.
+    pub rows: u64,
+    /// Some of their keys with the slots, at most one for each row; the first [`BULK_KEYS_MAX`] are
+    /// used. Without a key the rows are not listed.
+    pub keys: Vec<(&'k str, u16)>,
+}
+
+/// The last writes.
 #[derive(Debug, Default)]
-pub(crate) struct RecentWrites {
+pub(crate) struct RecentWrites(Mutex<WriteList>);
+
+/// The last writes, oldest first, and the rows of bulk writes that are not among them yet.
+#[derive(Debug, Default)]
+struct WriteList {
     kept: VecDeque<RecentWrite>,
     last: u64,
+    /// Rows of bulk writes in `bulk_second`, by the name of the shard.
+    bulk: BTreeMap<Option<Arc<str>>, BulkRows>,
+    bulk_second: u64,
+}
+
+/// Rows of bulk writes that one shard has stored.
+#[derive(Debug, Default)]
+struct BulkRows {
+    rows: u64,
+    keys: Vec<(Arc<str>, u16)>,
 }
 
 impl RecentWrites {
     /// Keeps a request if it is a successful write and its detail contains the text of the key.
-    pub(crate) fn see(&mut self, detail: &Detail, shard: impl FnOnce() -> Option<Arc<str>>) {
+    pub(crate) fn see(&self, detail: &Detail, shard: impl FnOnce() -> Option<Arc<str>>) {
         let entry = &detail.entry;
         let is_written = entry.operation == Operation::Write && entry.outcome == Outcome::Success;
         let Some(key) = detail.key().filter(|_| is_written) else { return };
+        let (second, slot, shard) = (u64::from(entry.second), entry.slot(), shard());
+        let key = Arc::from(key);
+        self.list().keep(RecentWrite { number: 0, second, key, shard, slot, rows: 1 });
+    }
+
+    /// Collects rows that a shard of this name has stored in a bulk write.
+    pub(crate) fn collect(&self, second: u64, shard: Option<Arc<str>>, stored: &SampledRows<'_>) {
+        if stored.keys.is_empty() {
+            return;
+        }
+        let mut list = self.list();
+        let is_full = list.bulk.len() == BULK_SHARDS_MAX && !list.bulk.contains_key(&shard);
+        if is_full || list.bulk_second != second {
+            list.keep_bulk();
+            list.bulk_second = second;
+        }
+        let collected = list.bulk.entry(shard).or_default();
+        collected.rows += stored.rows;
+        for (key, slot) in &stored.keys {
+            if collected.keys.len() == BULK_KEYS_MAX {
+                break;
+            }
+            let is_known = collected.keys.iter().any(|(known, _)| **known == **key);
+            if !is_known && key.len() <= KEY_BYTES_MAX {
+                collected.keys.push((Arc::from(*key), *slot));
+            }
+        }
+    }
+
+    /// Returns the kept writes after this number, oldest first, with all rows of bulk writes that
+    /// were collected before.
+    pub(crate) fn after(&self, number: u64) -> Vec<RecentWrite> {
+        let mut list = self.list();
+        list.keep_bulk();
+        list.kept.iter().filter(|write| write.number > number).cloned().collect()
+    }
+
+    fn list(&self) -> MutexGuard<'_, WriteList> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl WriteList {
+    /// Keeps a write under the next number.
+    fn keep(&mut self, write: RecentWrite) {
         if self.kept.len() == WRITES_MAX {
             self.kept.pop_front();
         }
         self.last += 1;
-        self.kept.push_back(RecentWrite {
-            number: self.last,
-            second: u64::from(entry.second),
-            key: key.into(),
-            shard: shard(),
-            slot: entry.slot(),
-        });
+        self.kept.push_back(RecentWrite { number: self.last, ..write });
     }
 
-    /// Returns the kept writes after this number, oldest first.
-    pub(crate) fn after(&self, number: u64) -> Vec<RecentWrite> {
-        self.kept.iter().filter(|write| write.number > number).cloned().collect()
+    /// Keeps the keys of bulk writes that were collected, with their parts of the rows.
+    fn keep_bulk(&mut self) {
+        let second = self.bulk_second;
+        for (shard, BulkRows { rows, keys }) in std::mem::take(&mut self.bulk) {
+            let parts = keys.len() as u64;
+            for (at, (key, slot)) in (0..).zip(keys) {
+                let rows = rows / parts + u64::from(at < rows % parts);
+                let (shard, slot) = (shard.clone(), Some(slot));
+                // There may be more keys than rows.
+                if rows > 0 {
+                    self.keep(RecentWrite { number: 0, second, key, shard, slot, rows });
+                }
+            }
+        }
     }
 }

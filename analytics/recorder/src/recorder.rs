@@ -18,7 +18,7 @@ use crate::aggregator::{Aggregator, QueueReader};
 use crate::clock::Clock;
 use crate::entry::{DETAILS_MAX, ENTRIES_MAX, Shape};
 use crate::history::History;
-use crate::recent_writes::RecentWrite;
+use crate::recent_writes::{RecentWrite, RecentWrites, SampledRows};
 use crate::recorder_state::{InFlightCounter, RecorderState};
 use crate::sample::Labels;
 use crate::shard_labels::ShardLabels;
@@ -32,6 +32,7 @@ pub struct Recorder {
     /// Names of the shards; names of shards that join later are added.
     pub shards: Arc<ShardLabels>,
     labels: Labels,
+    recent: Arc<RecentWrites>,
     state: Arc<RecorderState>,
     drainer: Option<JoinHandle<()>>,
 }
@@ -65,14 +66,16 @@ impl Recorder {
         let second = clock.started_ms() / 1_000;
         let shape = Shape::of(&labels);
         let shards = Arc::new(ShardLabels::new(&labels.shards));
+        let aggregator = Aggregator::new((&labels, shape), shards.clone(), history.clone(), second);
+        let recent = aggregator.aggregates().recent.clone();
         let state = RecorderState::new(
             clock,
             (shape, shards.clone()),
             RandomState::new().hash_one(0),
-            Aggregator::new((&labels, shape), shards.clone(), history.clone(), second),
+            aggregator,
             history,
         );
-        Self { shards, labels, state: Arc::new(state), drainer: None }
+        Self { shards, labels, recent, state: Arc::new(state), drainer: None }
     }
 
     /// Creates a worker, with which one thread records the requests that it answers.
@@ -158,7 +161,15 @@ impl Recorder {
 /// recorded without the text of their key are not among them.
 pub fn writes_after(recorder: &Recorder, number: u64) -> Vec<RecentWrite> {
     recorder.history();
-    recorder.state.aggregator().aggregates().recent.after(number)
+    recorder.recent.after(number)
+}
+
+/// Lists rows that a shard has stored in a bulk write at the time `now` among the recent writes.
+/// The request itself is recorded by a [`Worker`].
+pub fn list_sampled_rows(recorder: &Recorder, stored: &SampledRows<'_>, now: Instant) {
+    let second = recorder.state.clock.ms(now) / 1_000;
+    let shard = recorder.shards.name(recorder.shards.index(stored.shard)).cloned();
+    recorder.recent.collect(second, shard, stored);
 }
 
 impl Drop for Recorder {

@@ -83,6 +83,17 @@ enum Store {
     Postgres(Box<PostgresStore>),
 }
 
+/// Rows of one source and step that are read together.
+#[derive(Clone, Copy)]
+struct NextRows<'s> {
+    source: &'s str,
+    step: i32,
+    /// Start after which they begin.
+    after: i64,
+    /// Maximum number of rows.
+    most: i64,
+}
+
 impl Store {
     fn open(address: &StoreAddress) -> Result<Self, StoreError> {
         match address {
@@ -100,10 +111,10 @@ impl Store {
         }
     }
 
-    fn rows(&mut self, source: &str, step: i32, after: i64, most: i64) -> QueryResult<Vec<Row>> {
+    fn rows(&mut self, next: NextRows<'_>) -> QueryResult<Vec<Row>> {
         match self {
-            Self::Sqlite(store) => store.rows(source, step, after, most),
-            Self::Postgres(store) => store.rows(source, step, after, most),
+            Self::Sqlite(store) => store.rows(next),
+            Self::Postgres(store) => store.rows(next),
         }
     }
 

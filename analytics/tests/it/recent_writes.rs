@@ -1,6 +1,8 @@
 //! Tests of the keys that were written last.
 
-use analytics::{Sample, WRITES_MAX, writes_after};
+use std::collections::BTreeMap;
+
+use analytics::{BULK_KEYS_MAX, Sample, SampledRows, WRITES_MAX, list_sampled_rows, writes_after};
 
 use crate::{BEGIN, TestRecorder, millis, read, write};
 
@@ -45,6 +47,64 @@ fn only_the_last_of_many_writes_are_kept() {
     assert_eq!(writes.len(), WRITES_MAX);
     assert_eq!((writes[0].number, &*writes[0].key), (51, "k51"));
     assert_eq!(&*writes[WRITES_MAX - 1].key, format!("k{all}"));
+}
+
+/// Lists rows of a bulk write that a shard has stored.
+fn store(test: &TestRecorder, (shard, rows): (u16, u64), keys: &[&str], at: u64) {
+    let keys = (10..).zip(keys).map(|(slot, key)| (*key, slot)).collect();
+    let now = test.recorder.started() + millis(at);
+    list_sampled_rows(&test.recorder, &SampledRows { shard, rows, keys }, now);
+}
+
+#[test]
+fn keys_of_bulk_writes_are_listed_with_their_parts_of_the_rows_of_their_shard() {
+    let test = TestRecorder::of(2);
+    record(&test, "single", 1);
+    settle(&test, 10);
+    store(&test, (0, 9), &["a", "b"], 20);
+    store(&test, (1, 1), &["z"], 20);
+    store(&test, (1, 5), &[], 20);
+    store(&test, (0, 2), &["b", "c", "d", "e"], 30);
+    let writes = writes_after(&test.recorder, 0);
+    let listed: Vec<_> = writes
+        .iter()
+        .map(|it| (it.number, &*it.key, it.shard.as_deref(), it.slot, it.rows))
+        .collect();
+    let expected = [
+        (1, "single", Some("shard2"), Some(7), 1),
+        (2, "a", Some("shard1"), Some(10), 3),
+        (3, "b", Some("shard1"), Some(11), 3),
+        (4, "c", Some("shard1"), Some(11), 3),
+        (5, "d", Some("shard1"), Some(12), 2),
+        (6, "z", Some("shard2"), Some(10), 1),
+    ];
+    assert_eq!(listed, expected, "at most {BULK_KEYS_MAX} keys of a shard");
+    assert!(writes.iter().all(|it| it.second == BEGIN), "{writes:?}");
+    assert_eq!(writes_after(&test.recorder, 6), []);
+    store(&test, (0, 5), &["f"], 40);
+    let later = writes_after(&test.recorder, 6);
+    assert_eq!((later.len(), later[0].number, later[0].rows), (1, 7, 5));
+}
+
+#[test]
+fn every_row_of_a_bulk_write_counts_once_while_its_second_and_the_list_have_room() {
+    let test = TestRecorder::of(WRITES_MAX);
+    let shards = WRITES_MAX as u16 / 2;
+    for (second, rows) in [(0, 1), (1, 2)] {
+        for shard in 0..shards {
+            store(&test, (shard, rows), &["k"], second * 1_000);
+        }
+    }
+    let mut listed: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for write in writes_after(&test.recorder, 0) {
+        listed.entry(write.shard.clone()).or_default().push((write.second, write.rows));
+    }
+    assert_eq!(listed.len(), usize::from(shards));
+    assert!(listed.values().all(|of_shard| *of_shard == [(BEGIN, 1), (BEGIN + 1, 2)]));
+    for number in 0..1_000 {
+        store(&test, (0, 1), &[&format!("k{number}")], number * 1_000);
+    }
+    assert_eq!(writes_after(&test.recorder, 0).len(), WRITES_MAX);
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod fake;
 mod fleet;
 mod garbage;
 mod http;
+#[path = "../../../shard-manager/tests/support/killed_child.rs"]
+mod killed_child;
 #[path = "../../../shard-manager/tests/support/other_program.rs"]
 mod other_program;
 mod pages;
@@ -18,6 +20,7 @@ mod restarts;
 mod ringing;
 mod router;
 mod secure;
+mod stalled_moves;
 
 use std::time::{Duration, Instant};
 
@@ -25,13 +28,18 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until the closure returns a value.
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, look)
+}
+
+/// Waits until the closure returns a value, for at most this time.
+fn eventually_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        assert!(began.elapsed() < patience, "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

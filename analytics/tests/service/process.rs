@@ -3,17 +3,18 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
 use crate::eventually;
 use crate::http::{self, Answer};
+use crate::killed_child::KilledChild;
 
 /// A running service. Killed when it is dropped.
 pub(crate) struct Service {
-    child: Child,
+    child: KilledChild,
     pub(crate) address: SocketAddr,
     said: Arc<Mutex<String>>,
     pub(crate) folder: PathBuf,
@@ -65,7 +66,7 @@ impl Service {
         let address = address.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
         // Writing to a pipe without a reader would end the program.
         std::thread::spawn(move || lines.count());
-        Self { child, address, said, folder: folder.to_owned() }
+        Self { child: KilledChild(child), address, said, folder: folder.to_owned() }
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -119,20 +120,13 @@ impl Service {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.child.0.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     /// Ends the service by a signal, and returns its exit code.
     pub(crate) fn end(mut self, signal: &str) -> Option<i32> {
         self.signal(signal);
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.0.wait().unwrap().code()
     }
 }

@@ -51,20 +51,25 @@ impl Listener {
 
 /// A service with a router and this text in its configuration file.
 fn service(router: &FakeRouter, file: &str) -> (TempDir, Service) {
+    service_of(&router.url(), file)
+}
+
+/// A service with the router at an address, and this text in its configuration file.
+pub(crate) fn service_of(url: &str, file: &str) -> (TempDir, Service) {
     let folder = tempfile::tempdir().unwrap();
-    let routers = format!("routers = \"north={}\"\nstore = \"none\"\n", router.url());
+    let routers = format!("routers = \"north={url}\"\nstore = \"none\"\n");
     fs::write(folder.path().join("analytics.toml"), routers + file).unwrap();
     let service = Service::start(folder.path(), &[]);
     service.await_router("north", true);
     (folder, service)
 }
 
-fn alerts(service: &Service) -> Value {
+pub(crate) fn alerts(service: &Service) -> Value {
     service.get("/api/analytics/alerts").json()
 }
 
 /// Waits until a rule is in this state.
-fn await_state(service: &Service, state: &str) -> Value {
+pub(crate) fn await_state(service: &Service, state: &str) -> Value {
     eventually(state, || {
         Some(alerts(service)).filter(|reported| reported["rules"][0]["state"] == state)
     })

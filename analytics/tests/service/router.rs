@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use crate::http;
+use crate::killed_child::KilledChild;
 use crate::other_program::program;
 
 /// Program of the router, which belongs to another package.
@@ -15,7 +16,7 @@ static PROGRAM: LazyLock<PathBuf> =
 
 /// A router with its own files. Killed when it is dropped.
 pub(crate) struct Router {
-    child: Child,
+    child: KilledChild,
     pub(crate) address: SocketAddr,
     folder: PathBuf,
 }
@@ -42,7 +43,7 @@ impl Router {
         let (_, address) = address.trim_end_matches('/').split_once("://").unwrap();
         let address = address.parse().unwrap();
         std::thread::spawn(move || lines.count());
-        Self { child, address, folder: folder.to_owned() }
+        Self { child: KilledChild(child), address, folder: folder.to_owned() }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -79,17 +80,10 @@ impl Router {
 
     /// Kills the router, as `kill -9` does, and starts another one with the same files and port.
     pub(crate) fn kill_and_restart(mut self, arguments: &[&str]) -> Self {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
         let (folder, bind) = (self.folder.clone(), self.address.to_string());
         drop(self);
         Self::serve(&folder, &bind, arguments)
-    }
-}
-
-impl Drop for Router {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -40,7 +40,7 @@ export class Flow {
     this.last = last;
     this.names = shards.map(({ shard }) => shard);
     this.strategy.offer({ keyspace, placement, weights: shards.map(({ weight }) => weight) });
-    for (const { number, key, slot, shard } of writes) this.put(shard, { id: number, key, slot });
+    for (const { number, key, slot, shard, rows } of writes) this.put(shard, { id: number, key, slot, rows });
     if (writes.length > 0) {
       this.written = [...(this.written ?? []), ...writes.map(({ key }) => key)].slice(-12);
       if (!this.isDemo) this.strategy.sample(unique(this.written));
@@ -51,7 +51,7 @@ export class Flow {
   put(shard, key) {
     const lane = this.lanes.get(shard) ?? { total: 0, keys: [] };
     this.lanes.set(shard, lane);
-    lane.total += 1;
+    lane.total += key.rows;
     lane.keys = [key, ...lane.keys].slice(0, SHOWN_MAX);
   }
 
@@ -61,7 +61,7 @@ export class Flow {
       this.note,
       isQuiet
         ? "Nothing was written through this router lately. Write a row, or try demo keys, which are not stored."
-        : "Keys of rows that clients have written through this router, with the shards that have stored them. Of the writes within one millisecond only one is shown; rows of bulk writes are not.",
+        : "Keys of rows that clients have written through this router, with the shards that have stored them. Of the single writes within one millisecond only one is shown. Of bulk writes a few keys are shown for each shard: +9 means that a key stands for 9 further rows.",
     );
     this.draw(this.names, this.lanes, "written");
   }
@@ -86,7 +86,7 @@ export class Flow {
       const lane = lanes.get(shard) ?? { total: 0, keys: [] };
       lanes.set(shard, lane);
       lane.total += 1;
-      lane.keys.push({ id: key, key, slot });
+      lane.keys.push({ id: key, key, slot, rows: 1 });
     }
     this.draw(trial.before.shards.map(({ shard }) => shard), lanes, "computed");
   }
@@ -113,8 +113,8 @@ export class Flow {
           node.lastChild,
           lane.keys,
           ({ id }) => id,
-          ({ key, slot }) =>
-            element("li", { class: "lane-key", title: `slot ${slot ?? "unknown"}`, text: key }),
+          ({ key, slot, rows }) =>
+            element("li", { class: "lane-key", title: hint(slot, rows), text: shown(key, rows) }),
           () => {},
         );
       },
@@ -123,3 +123,9 @@ export class Flow {
 }
 
 const unique = (keys) => [...new Set(keys)];
+
+/** A key of bulk writes is shown with the number of further rows for which it stands. */
+const shown = (key, rows) => (rows > 1 ? `${key} +${count(rows - 1)}` : key);
+
+const hint = (slot, rows) =>
+  `slot ${slot ?? "unknown"}${rows > 1 ? `; the key stands for ${count(rows)} rows` : ""}`;

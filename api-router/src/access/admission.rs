@@ -18,6 +18,7 @@ use shard_manager::access::limit::headers;
 use shard_manager::access::limit::in_flight::InFlight;
 
 use super::clock::unix_now;
+use crate::problem::Problem;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -62,15 +63,26 @@ impl Admission {
     }
 }
 
+/// Adds the headers about the limits of a caller to the problem of a request that a limit refuses.
+pub(super) fn with_limits(problem: Problem, states: &LimitStates) -> Problem {
+    limit_headers(states).fold(problem, |problem, (name, text)| problem.header(name, text))
+}
+
 /// Adds the headers about the limits of a caller.
 fn show(states: &LimitStates, response: &mut HeaderMap) {
-    let texts =
-        [(RATE_LIMIT_POLICY, headers::policies(states)), (RATE_LIMIT, headers::states(states))];
-    for (name, text) in texts {
-        if let Some(Ok(value)) = text.map(|text| HeaderValue::from_str(&text)) {
+    for (name, text) in limit_headers(states) {
+        if let Ok(value) = HeaderValue::from_str(&text) {
             response.insert(name, value);
         }
     }
+}
+
+/// Returns the headers about the limits of a caller. A caller that is limited only in its
+/// concurrent requests has none.
+fn limit_headers(states: &LimitStates) -> impl Iterator<Item = (HeaderName, String)> + use<> {
+    let texts =
+        [(RATE_LIMIT_POLICY, headers::policies(states)), (RATE_LIMIT, headers::states(states))];
+    texts.into_iter().filter_map(|(name, text)| text.map(|text| (name, text)))
 }
 
 /// Body of a response whose request has a place.

@@ -6,6 +6,7 @@
 //! **Not here:** the decision at the beginning of a request (`gate`).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix_web::HttpRequest;
 use shard_manager::access::caller::Caller;
@@ -18,6 +19,10 @@ use super::credentials::KeptCredentials;
 use super::gate::AccessGate;
 use super::scopes::{self, ROWS, RouteNeed};
 use crate::problem::{Code, Problem};
+
+/// Time after which the caller of a body is checked again, even if keys and roles are the same: its
+/// credentials may have expired.
+const RECHECK_AFTER: Duration = Duration::from_secs(1);
 
 /// Caller of a long request; nothing is checked without access control.
 pub struct CallerRecheck(Option<Box<CheckedCaller>>);
@@ -37,8 +42,7 @@ impl CallerRecheck {
         let Some(gate) = gate.filter(|gate| gate.is_enforced()) else { return Self(None) };
         let row = scopes::find(request.match_info().as_str(), request.method());
         let caller = gate.caller(request);
-        let current = gate.authenticator.get();
-        let role = current.snapshot().role(&caller.role).map(|role| role.role().clone());
+        let role = caller.rights.role().map(|role| role.role().clone());
         let tenants = Tenants::parse(caller.rights.tenants().iter().map(|tenant| &**tenant));
         Self(Some(Box::new(CheckedCaller {
             gate: Arc::clone(gate),
@@ -66,6 +70,47 @@ impl CallerRecheck {
             checked.need,
         )?;
         checked.check_rights(&caller)
+    }
+}
+
+/// Arrival of a whole body. Its caller is checked afterwards only if it may have lost rights
+/// meanwhile, because most bodies are small and arrive at once.
+pub struct BodyArrival<'g>(Option<BegunArrival<'g>>);
+
+struct BegunArrival<'g> {
+    gate: &'g Arc<AccessGate>,
+    /// State of keys, roles and issuers at the beginning.
+    generation: u64,
+    began: Instant,
+}
+
+impl<'g> BodyArrival<'g> {
+    /// Begins the arrival of a body; nothing is checked without access control.
+    pub fn begin(gate: Option<&'g Arc<AccessGate>>) -> Self {
+        let gate = gate.filter(|gate| gate.is_enforced());
+        Self(gate.map(|gate| {
+            let generation = gate.authenticator.generation();
+            BegunArrival { gate, generation, began: Instant::now() }
+        }))
+    }
+
+    /// Ends the arrival: checks that the caller of the request still has the rights with which the
+    /// request began.
+    ///
+    /// # Errors
+    /// The problem with which the request ends.
+    pub fn end(self, request: &HttpRequest) -> Result<(), Problem> {
+        let Some(BegunArrival { gate, generation, began }) = self.0 else { return Ok(()) };
+        let is_changed = gate.authenticator.generation() != generation;
+        if !is_changed && began.elapsed() < RECHECK_AFTER {
+            return Ok(());
+        }
+        let row = scopes::find(request.match_info().as_str(), request.method());
+        // A caller that begins a session may send one that has ended.
+        if row.is_some_and(|row| ROWS[row].need == RouteNeed::Open) {
+            return Ok(());
+        }
+        CallerRecheck::of(Some(gate), request).check()
     }
 }
 

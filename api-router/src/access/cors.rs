@@ -14,13 +14,13 @@ use actix_web::http::header::{
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, idempotency-key, if-match, if-none-match, prefer, traceparent, x-consistency, \
-     x-deadline-ms, x-max-staleness-ms, x-request-id, x-session-token, x-shard-key",
+    "authorization, content-encoding, content-type, idempotency-key, if-match, if-none-match, prefer, traceparent, \
+     tracestate, x-consistency, x-deadline-ms, x-max-staleness-ms, x-request-id, x-session-token, x-shard-key",
 );
 const RESPONSE_HEADERS: HeaderValue = HeaderValue::from_static(
-    "etag, idempotency-replayed, preference-applied, ratelimit, ratelimit-policy, retry-after, server-timing, \
-     traceparent, www-authenticate, x-cache, x-epoch, x-request-id, x-served-by, x-session-token, x-shard, \
-     x-shard-slot",
+    "content-range, etag, idempotency-replayed, location, preference-applied, ratelimit, ratelimit-policy, \
+     retry-after, server-timing, traceparent, www-authenticate, x-cache, x-epoch, x-request-id, x-served-by, \
+     x-session-token, x-shard, x-shard-slot",
 );
 /// Seconds for which a browser may keep the response to a preflight.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");

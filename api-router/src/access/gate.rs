@@ -31,7 +31,7 @@ use shard_manager::access::scope::AccessScope;
 use shard_manager::access::snapshot::{LimitSource, Snapshot, SnapshotContents, SnapshotError};
 
 use super::access_problems;
-use super::admission::Admission;
+use super::admission::{self, Admission};
 use super::audit::{self, AuditDraft};
 use super::certificates::{CertificateClients, ClientCertificate};
 use super::client_address::client_address;
@@ -286,10 +286,13 @@ impl AccessGate {
         let Some(limits) = of_address.or_else(|| caller.limits.clone()) else {
             return Ok(Admission::default());
         };
-        let place = limits.enter().map_err(|limited| self.limit_problem(limited))?;
         let (cost, began) = (request_cost(request.headers()), self.began);
-        let admitted = limits.admit(cost, began.elapsed(), unix_now());
-        admitted.map_err(|limited| self.limit_problem(limited))?;
+        let (now, date) = (began.elapsed(), unix_now());
+        let refused = |limited: Limited| {
+            admission::with_limits(self.limit_problem(limited), &limits.states(now, date))
+        };
+        let place = limits.enter().map_err(refused)?;
+        limits.admit(cost, now, date).map_err(refused)?;
         let metered = Metered { limits: limits.clone(), began, cost };
         request.extensions_mut().insert(metered);
         Ok(Admission::new(limits, began, place))

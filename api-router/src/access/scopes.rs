@@ -40,6 +40,9 @@ const OPERATE: RouteNeed = RouteNeed::Scope(AccessScope::Operate);
 const KEYS: RouteNeed = RouteNeed::Scope(AccessScope::Keys);
 const LAB: RouteNeed = RouteNeed::Scope(AccessScope::Lab);
 
+/// Stands for the route of a request that has none.
+pub const NO_ROUTE: &str = "no route";
+
 /// Every route. The most frequent ones come first, because rows are searched in order.
 pub const ROWS: [RouteRow; 84] = [
     row("POST", "/api/write", RouteNeed::Rows),
@@ -150,4 +153,22 @@ pub fn has_path(path: &str) -> bool {
 /// request without a row has no route, and gets 404 or 405.
 pub fn find(path: &str, method: &Method) -> Option<usize> {
     ROWS.iter().position(|row| row.method == method.as_str() && fits(row.path, path))
+}
+
+/// Returns the route of a request as the OpenAPI document spells it, given its path as routing
+/// decodes it. Unlike the path, it contains no text of a client.
+pub fn route_name(path: &str, method: &Method) -> &'static str {
+    find(path, method).map_or(NO_ROUTE, |row| ROWS[row].path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_route_contains_no_text_of_a_client() {
+        let name = route_name("/api/access/keys/tsr_secret/rotate", &Method::POST);
+        assert_eq!(name, "/api/access/keys/{id}/rotate");
+        assert_eq!(route_name("/nowhere/tsr_secret", &Method::GET), NO_ROUTE);
+    }
 }

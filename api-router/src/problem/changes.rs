@@ -177,6 +177,9 @@ impl From<MovesError> for Problem {
                 refused(refusal, format!("Citus places its rows itself: {CITUS_MOVE}"))
             }
             (Some(refusal), error) => refused(refusal, error.to_string()),
+            (None, MovesError::List(MoveListError::Unread(error))) => {
+                failed(error, Outcome::Rejected)
+            }
             (None, MovesError::List(MoveListError::Failed(error))) => {
                 failed(error, Outcome::Unknown).hint("/api/moves shows whether the change was made")
             }
@@ -194,8 +197,14 @@ impl From<RebalancesError> for Problem {
                 Self::from(MovesError::Unsupported)
             }
             (Some(refusal), _) => refused(refusal, error.to_string()),
-            (None, Some((failure, outcome))) => failed(failure.clone(), outcome)
-                .hint("/api/rebalance shows whether the change was made"),
+            (None, Some((failure, outcome))) => {
+                let problem = failed(failure.clone(), outcome);
+                if outcome == Outcome::Unknown {
+                    problem.hint("/api/rebalance shows whether the change was made")
+                } else {
+                    problem
+                }
+            }
             (None, None) => Self::from(Error::Internal),
         }
     }
@@ -296,6 +305,14 @@ mod tests {
         let failed = RebalanceListError::Failed(Error::DeadlinePassed);
         let failed = Problem::from(RebalancesError::from(failed));
         assert_eq!((failed.code().name(), failed.outcome), ("TSR004", Some("unknown")));
+    }
+
+    #[test]
+    fn a_change_that_ends_before_the_catalog_was_read_is_rejected() {
+        let unread = || MovesError::from(MoveListError::Unread(Error::DeadlinePassed));
+        for problem in [Problem::from(unread()), Problem::from(RebalancesError::from(unread()))] {
+            assert_eq!((problem.code().name(), problem.outcome), ("TSR004", Some("rejected")));
+        }
     }
 
     #[test]

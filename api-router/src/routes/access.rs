@@ -11,7 +11,7 @@ pub mod session;
 
 use std::time::{Duration, Instant};
 
-use actix_web::web::{Data, Payload};
+use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, get, post};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -166,11 +166,17 @@ pub(crate) async fn check_access(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
+    let body = read_body(&app, &request, payload).await?;
+    let answer = decide(gate(&app)?, &body)?;
+    Ok(HttpResponse::Ok().content_type("application/json").body(answer))
+}
+
+/// Reads a body of JSON of at most [`BODY_BYTES_MAX`].
+async fn read_body(app: &App, request: &HttpRequest, payload: Payload) -> Result<Bytes, Problem> {
     check_content_type(request.headers())?;
     let deadline = Instant::now() + BODY_WAIT;
-    let (bytes, _share) = app.read_body(&request, payload, BODY_BYTES_MAX, deadline).await?;
-    let answer = decide(gate(&app)?, &bytes)?;
-    Ok(HttpResponse::Ok().content_type("application/json").body(answer))
+    let (bytes, _share) = app.read_body(request, payload, BODY_BYTES_MAX, deadline).await?;
+    Ok(bytes)
 }
 
 fn gate(app: &App) -> Result<&AccessGate, Problem> {

@@ -92,11 +92,10 @@ pub(crate) async fn write_pair(
     let deadline = context.options.deadline;
     let (bytes, _share) = app.read_body(&request, payload, body::WRITE_BYTES_MAX, deadline).await?;
     let change = parse_anywhere(&app, &context.rights, shard_key, bytes).await?;
-    let place = change.0;
     let done = carry_out(&app, &request, context, change).await;
-    let mut response = done.map_err(with_key_hint)?.response;
-    let shard = app.manager.shard_name(place.shard);
-    Ok(response.json(PairWritten { message: "Write successful", shard }))
+    let mut done = done.map_err(with_key_hint)?;
+    let shard = app.manager.shard_name(done.written.receipt.place.shard);
+    Ok(done.response.json(PairWritten { message: "Write successful", shard }))
 }
 
 async fn parse_anywhere(

@@ -12,6 +12,7 @@ mod outcome;
 mod parser_thread;
 mod row_reader;
 mod row_router;
+mod row_sample;
 mod shard_queues;
 pub mod stream;
 
@@ -33,6 +34,7 @@ use utoipa::ToSchema;
 use self::outcome::{BulkAnswer, BulkOutcome, RefusedRow};
 use self::row_reader::StreamOptions;
 use self::row_router::{RowRejection, RowRouter};
+use self::row_sample::RowSample;
 use self::stream::write_stream;
 use super::write::{OperationName, one_key, operation};
 use crate::access::audit::note_row;
@@ -250,7 +252,7 @@ async fn write_json(
         rows = undo_with(app, rows, &refused, &mut outcome);
     }
     let asked: BTreeSet<ShardNumber> = rows.iter().map(|row| row.place.shard).collect();
-    note_key(app, request, &rows);
+    let sample = note_keys(app, request, &rows);
     let meter = app.meter(request);
     meter.charge_rows(rows.len());
     meter.charge_shards(asked.len());
@@ -267,6 +269,7 @@ async fn write_json(
     // Rows whose slots have moved were sent to other shards.
     let asked: BTreeSet<ShardNumber> = done.iter().map(|row| row.place.shard).collect();
     asked.into_iter().for_each(|shard| outcome.add_times(shard, times));
+    sample.list(app, &done);
     outcome.add(app, done);
     refused.into_iter().for_each(|(row, _)| outcome.refuse(row));
     let replayed = outcome.is_replayed();
@@ -311,17 +314,20 @@ fn undo_with(
     left
 }
 
-/// Sets the key of the request in its record, if all rows have the same.
-fn note_key(app: &App, request: &HttpRequest, rows: &[BulkRow]) {
-    let Some(first) = rows.first() else { return };
+/// Sets the key of the request in its record, if all rows have the same. Otherwise returns some of
+/// the keys, for the list of recent writes: a request with one key is listed as a single write.
+fn note_keys(app: &App, request: &HttpRequest, rows: &[BulkRow]) -> RowSample {
+    let Some(first) = rows.first() else { return RowSample::default() };
     note_row(app.audit.as_ref(), request, first.row.table.name(), None);
-    if rows.iter().all(|row| row.row.key == first.row.key) {
-        request_record::update(request, |record| {
-            record.set_key(&first.row.key);
-            record.slot = Some(first.place.slot);
-        });
-        note_row(app.audit.as_ref(), request, first.row.table.name(), Some(&first.row.key));
+    if rows.iter().any(|row| row.row.key != first.row.key) {
+        return RowSample::of(app, rows);
     }
+    request_record::update(request, |record| {
+        record.set_key(&first.row.key);
+        record.slot = Some(first.place.slot);
+    });
+    note_row(app.audit.as_ref(), request, first.row.table.name(), Some(&first.row.key));
+    RowSample::default()
 }
 
 /// The rows of a JSON body.

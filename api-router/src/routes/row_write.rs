@@ -93,7 +93,8 @@ impl<'r> WriteContext<'r> {
 /// A change that was carried out, and its response without a body.
 pub(super) struct CompletedWrite {
     pub(super) response: HttpResponseBuilder,
-    written: WriteReceipt,
+    /// Receipt of the shard that stored the row, which may not be the one that the shard map named.
+    pub(super) written: WriteReceipt,
     wants_row: bool,
 }
 

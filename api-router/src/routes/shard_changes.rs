@@ -7,10 +7,13 @@
 //! **Not here:** the steps of a change (`shard_manager::manager`), the list of shards
 //! (`placement`).
 
+use std::time::Instant;
+
 use actix_web::http::header::{ETAG, LOCATION};
 use actix_web::web::{Data, Path, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, delete, patch, post};
 use serde::Serialize;
+use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::node_distributor::NodeChanged;
 use shard_manager::engine::refusal_code::RefusalCode;
@@ -141,6 +144,7 @@ pub(crate) async fn add_shard(
     params(
         ("name" = String, Path, description = "The shard's name", example = "shard1"),
         ("If-Match" = Option<String>, Header, description = "The epoch that the shard map must have", example = "\"1\""),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
     ),
     request_body = WeightRequest,
     responses(
@@ -161,7 +165,8 @@ pub(crate) async fn change_shard(
     members.check_names(&["weight"])?;
     let missing = || Problem::new(Code::TSR101, "weight is missing");
     let weight = weight(&members)?.ok_or_else(missing)?;
-    let changed = app.manager.shards().set_weight(&name, weight, change.epoch).await?;
+    let changed = app.manager.shards().set_weight(&name, weight, change.epoch);
+    let changed = in_time(change.deadline, changed).await?;
     Ok(answer(&mut HttpResponse::Ok(), &changed))
 }
 
@@ -173,6 +178,7 @@ pub(crate) async fn change_shard(
     params(
         ("name" = String, Path, description = "The shard's name", example = "shard4"),
         ("If-Match" = Option<String>, Header, description = "The epoch that the shard map must have", example = "\"1\""),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for an answer; 5000 when not given", minimum = 100, maximum = 60000),
     ),
     responses(
         (status = 200, description = "The shard, which has retired", body = ShardChangeAnswer),
@@ -190,8 +196,18 @@ pub(crate) async fn remove_shard(
         let changed = nodes.remove(&name, change.epoch, change.deadline).await?;
         return Ok(node_answer(&mut HttpResponse::Ok(), &app, changed));
     }
-    let changed = app.manager.shards().remove(&name, change.epoch).await?;
+    let changed =
+        in_time(change.deadline, app.manager.shards().remove(&name, change.epoch)).await?;
     Ok(answer(&mut HttpResponse::Ok(), &changed))
+}
+
+/// Waits for a change of the shard map until the deadline, after which its outcome is unknown.
+async fn in_time(
+    deadline: Instant,
+    change: impl Future<Output = Result<ShardChanged, ShardChangeError>>,
+) -> Result<ShardChanged, ShardChangeError> {
+    let late = MapChangeError::Unknown(Error::DeadlinePassed);
+    tokio::time::timeout_at(deadline.into(), change).await.unwrap_or_else(|_| Err(late.into()))
 }
 
 fn new_shard(body: &[u8]) -> Result<NewShard, Problem> {
@@ -260,4 +276,22 @@ fn node_answer(
         weight: WEIGHT_DEFAULT,
         slots: changed.parts,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_that_ends_at_its_deadline_has_an_unknown_outcome() {
+        let passed = Instant::now();
+        let late = in_time(passed, pending()).await.map(drop).expect_err("it never ends");
+        let problem = Problem::from(late);
+        assert_eq!((problem.code().name(), problem.outcome), ("TSR004", Some("unknown")));
+        let refusal = || ShardChangeError::NoShard { name: "shard9".to_owned() };
+        let refused = in_time(passed, ready(Err(refusal()))).await.map(drop);
+        assert_eq!(refused, Err(refusal()), "a result that is there is returned");
+    }
 }

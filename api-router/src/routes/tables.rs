@@ -196,7 +196,8 @@ pub(crate) async fn find_table(
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
     let table = app.manager.schema(&app.rights(&request)).table(&name)?;
-    Ok(HttpResponse::Ok().json(answer(&app, &table)))
+    let indexes = known_indexes(&app, &table);
+    Ok(HttpResponse::Ok().json(answer(&app, &table, indexes)))
 }
 
 /// Makes a table on every shard, or on none.
@@ -232,12 +233,16 @@ pub(crate) async fn make_table(
         app.read_body(&request, payload, BODY_BYTES_MAX, options.deadline).await?;
     let table = declaration(&bytes)?.check().map_err(refusal)?;
     let table = in_named_group(&app, table, &bytes)?;
-    let made = make(&app, app.rights(&request), table, options.deadline).await?;
+    let rights = app.rights(&request);
+    let made = make(&app, rights.clone(), table, options.deadline).await?;
     let (mut response, table) = match &made {
         TableCreated::New(table) => (HttpResponse::Created(), table),
         TableCreated::Known(table) => (HttpResponse::Ok(), table),
     };
-    Ok(response.json(answer(&app, table)))
+    // An existing table may have indexes that the caller may not know.
+    let view = app.manager.schema(&rights).table(table.name());
+    let indexes = view.map(|view| known_indexes(&app, &view)).unwrap_or_default();
+    Ok(response.json(answer(&app, table, indexes)))
 }
 
 /// Makes the table in a task of its own: a client that disconnects must not leave it half made.
@@ -270,9 +275,8 @@ async fn make(
     }
 }
 
-fn answer(app: &App, table: &Table) -> TableAnswer {
-    let indexes = known_indexes(app, table).into_iter();
-    let indexes = indexes.map(|record| IndexShape::of(record, app)).collect();
+fn answer(app: &App, table: &Table, indexes: Vec<IndexRecord>) -> TableAnswer {
+    let indexes = indexes.into_iter().map(|record| IndexShape::of(record, app)).collect();
     let map = app.manager.map();
     TableAnswer { success: true, table: shape(&map, table), indexes }
 }

@@ -51,6 +51,35 @@ fn a_key_that_is_written_appears_at_the_shard_that_has_it() {
 }
 
 #[test]
+fn rows_of_a_bulk_write_appear_at_their_shards_as_keys_that_stand_for_several_rows() {
+    let router = Router::start(&[]);
+    let mut page = open(&router, DESK);
+    let record = |number: usize| {
+        let id = format!("user_{number}");
+        serde_json::json!({"user_id": id, "name": "Ada", "email": format!("{id}@example.com")})
+    };
+    let records: Vec<_> = (0..60).map(record).collect();
+    let body = serde_json::json!({"table": "users", "records": records});
+    let sent = router.agent().post(router.url("/api/bulk-write")).send_json(&body).unwrap();
+    assert_eq!(sent.status(), 201);
+    let stored: serde_json::Value = sent.into_body().read_json().unwrap();
+    for shard in stored["shards"].as_array().unwrap() {
+        let (name, rows) = (shard["shard"].as_str().unwrap(), shard["rows"].as_u64().unwrap());
+        let lane = format!(".lane[data-shard={name}]");
+        let total = format!(
+            "document.querySelector('{lane} .lane-head').textContent === '{name}{rows} written'"
+        );
+        page.until("all rows are counted", &total);
+        let keys = format!(
+            "[...document.querySelectorAll('{lane} .lane-key')].reduce((rows, it) =>
+                rows + 1 + Number(it.textContent.split(' +')[1] ?? 0), 0) === {rows}"
+        );
+        page.until("the keys stand for all rows", &keys);
+    }
+    assert_eq!(page.faults(), Vec::<String>::new());
+}
+
+#[test]
 fn demo_keys_go_where_the_chosen_strategy_puts_them_and_store_nothing() {
     let router = Router::start(&[]);
     let mut page = open(&router, DESK);

@@ -19,6 +19,8 @@ mod folders;
 #[path = "../../../shard-manager/tests/support/free_port.rs"]
 mod free_port;
 mod gap;
+#[path = "../../../shard-manager/tests/support/killed_child.rs"]
+mod killed_child;
 mod lab;
 mod load;
 mod login;

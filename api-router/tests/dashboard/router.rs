@@ -11,12 +11,14 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::killed_child::KilledChild;
+
 /// Longest time for anything that must happen before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running router.
 pub(crate) struct Router {
-    child: Child,
+    child: KilledChild,
     address: SocketAddr,
     agent: ureq::Agent,
     data: TempDir,
@@ -37,7 +39,7 @@ impl Router {
             .max_redirects(0)
             .timeout_global(Some(PATIENCE))
             .build();
-        Self { child, address, agent: agent.into(), data, flags }
+        Self { child: KilledChild(child), address, agent: agent.into(), data, flags }
     }
 
     /// Returns a router with these settings in its file, three shards, and these flags.
@@ -49,15 +51,15 @@ impl Router {
 
     /// Ends the process at once, as a crash would.
     pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
     }
 
     /// Starts it again, over the same rows and at the same address.
     pub(crate) fn come_back(&mut self) {
         let (child, address) = launch(self.data.path(), &self.address.to_string(), &self.flags);
         assert_eq!(address, self.address);
-        self.child = child;
+        self.child = KilledChild(child);
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -92,13 +94,6 @@ impl Router {
     /// Writes a user whose id is the key; the status.
     pub(crate) fn write_user(&self, key: &str) -> u16 {
         write_user(&self.agent, &self.url("/api/write"), key)
-    }
-}
-
-impl Drop for Router {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -5,11 +5,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Child;
 use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
+use crate::killed_child::KilledChild;
 use crate::other_program::program;
 use crate::router::{Router, command, serving};
 
@@ -19,7 +19,7 @@ static PROGRAM: LazyLock<PathBuf> =
 
 /// A running service.
 pub(crate) struct Service {
-    child: Child,
+    _child: KilledChild,
     address: SocketAddr,
     _folder: TempDir,
 }
@@ -36,17 +36,10 @@ impl Service {
         command.current_dir(folder.path()).args(["--bind", "127.0.0.1:0", "--store", "none"]);
         command.args(["--routers", &routers.join(","), "--config"]).arg(path);
         let (child, address) = serving(command);
-        Self { child, address, _folder: folder }
+        Self { _child: KilledChild(child), address, _folder: folder }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

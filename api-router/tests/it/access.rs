@@ -9,6 +9,8 @@ mod canaries;
 mod catalog_gone;
 mod catalog_keys;
 mod certificates;
+#[path = "../../../shard-manager/access/tests/access/changed_claims.rs"]
+mod changed_claims;
 mod client_addresses;
 mod client_authority;
 mod cors;
@@ -27,4 +29,5 @@ mod remote_keys;
 mod replacing;
 mod session;
 mod settings;
+mod slow_bodies;
 mod tokens;

@@ -176,6 +176,22 @@ fn an_upsert_with_a_generated_id_whose_record_has_expired_leaves_the_stored_row_
 }
 
 #[test]
+fn a_refused_if_match_of_an_upsert_with_a_generated_id_is_explained_by_the_generated_id() {
+    let router = Router::start();
+    made(&router, &notes());
+    let body = json!({"table": "notes", "data": {}});
+    for condition in ["*", "\"1\""] {
+        let headers = [("idempotency-key", "once"), ("if-match", condition)];
+        let reply = router.post("/api/write", &headers, &body);
+        assert_eq!(refusal(&reply), refused(400, "TSR113"), "{}", reply.text());
+        let detail = reply.json()["detail"].as_str().unwrap().to_owned();
+        let parts = ["if-match must be left out", "with Idempotency-Key whose id is generated"];
+        assert!(parts.iter().all(|part| detail.contains(part)), "{detail}");
+    }
+    assert_eq!(rows(&router, "notes"), Vec::<Value>::new());
+}
+
+#[test]
 fn rows_of_every_bulk_format_may_leave_out_columns_that_have_a_default() {
     let router = Router::start();
     made(&router, &notes());

@@ -22,6 +22,10 @@ const PATIENT: (&str, &str) = ("x-deadline-ms", "30000");
 const JSON: (&str, &str) = ("content-type", "application/json");
 /// Number of slots that a test moves together, less than the maximum.
 const MOVED_TOGETHER: usize = 50;
+/// Length of the name in a large row: 67 of these rows fit into the 64 MiB for rows that wait, and
+/// leave room for a small one.
+const LARGE: usize = 1_000_000;
+const LARGE_ROWS: u64 = 67;
 
 /// Runs `shard-manager slots` for the cluster of three shards in this directory, or its databases.
 fn slots(data_dir: &Path, arguments: &[&str]) -> Ended {
@@ -49,7 +53,7 @@ fn release(data_dir: &Path, slots_released: &str) {
 }
 
 /// Waits until at least this number of rows wait in a router.
-fn until_parked(router: &Router, rows: u64) {
+pub(crate) fn until_parked(router: &Router, rows: u64) {
     eventually("the rows wait", || {
         let parked = router.get("/api/health").json()["parked_rows"].as_u64().unwrap();
         (parked >= rows).then_some(())
@@ -112,6 +116,43 @@ fn writes_wait_for_the_end_of_a_fence_and_each_is_applied_once() {
         count("tessera_parked_rows 0");
         count(&format!("tessera_parked_refusals_total{{result=\"waited\"}} {share}"));
     }
+}
+
+#[test]
+fn a_write_that_finds_no_room_to_wait_is_refused_and_those_that_wait_are_all_stored() {
+    not_on_citus!("Citus distributes rows itself");
+    let (_folder, data) = new_cluster();
+    let router = Router::start_in(&data, &[]);
+    let name = "n".repeat(LARGE);
+    let write = |key: &str, name: &str| {
+        router.post("/api/write", &[("x-shard-key", key), PATIENT], &user_op("insert", key, name))
+    };
+    let large = |key: &str| write(key, &name);
+    let mut keys: Vec<String> = (0..LARGE_ROWS).map(|n| format!("u{n:03}")).collect();
+    fence(&data, ALL, "60");
+    std::thread::scope(|scope| {
+        let mut writes: Vec<_> = keys.iter().map(|key| scope.spawn(move || large(key))).collect();
+        until_parked(&router, LARGE_ROWS);
+        let late = large("late");
+        assert_eq!(refusal(&late), refused(503, "TSR203"));
+        assert_eq!(late.header("retry-after"), Some("1"));
+        writes.push(scope.spawn(move || write("small", "n")));
+        until_parked(&router, LARGE_ROWS + 1);
+        release(&data, ALL);
+        for write in writes {
+            let reply = write.join().unwrap();
+            assert_eq!(reply.status, 201, "{}", reply.text());
+        }
+    });
+    keys.push("small".to_owned());
+    keys.sort();
+    assert_eq!(users(&router), keys, "the refused row is not stored");
+    let metrics = router.get("/metrics").text();
+    let count = |line: &str| assert!(metrics.contains(line), "{line}: {metrics}");
+    count("tessera_parked_rows 0");
+    count("tessera_parked_refusals_total{result=\"no_room\"} 1");
+    count(&format!("tessera_parked_refusals_total{{result=\"waited\"}} {}", keys.len()));
+    assert_eq!(large("late").status, 201, "there is room again");
 }
 
 #[test]

@@ -164,6 +164,45 @@ fn keys_that_were_written_are_listed_once_with_the_shards_that_have_them() {
 }
 
 #[test]
+fn rows_of_bulk_writes_are_listed_by_a_few_keys_that_stand_for_all_rows_of_their_shard() {
+    let router = Router::start();
+    let user = |prefix: &str, number: usize| {
+        let id = format!("{prefix}_{number}");
+        json!({"user_id": id, "name": "Ada", "email": format!("{id}@example.com")})
+    };
+    let records: Vec<Value> = (0..40).map(|number| user("json", number)).collect();
+    let lines: Vec<String> = (0..60).map(|number| user("line", number).to_string()).collect();
+    let mut after = 0;
+    for (path, format, body) in [
+        (
+            "/api/bulk-write",
+            "application/json",
+            json!({"table": "users", "records": records}).to_string(),
+        ),
+        ("/api/bulk-write?table=users", "application/x-ndjson", lines.join("\n")),
+    ] {
+        let reply = router.send("POST", path, &[("content-type", format)], Some(body.as_bytes()));
+        assert_eq!(reply.status, 201, "{format}: {}", reply.text());
+        let answer = router.get(&format!("/api/lab/writes?after={after}")).json();
+        after = answer["last"].as_u64().unwrap();
+        let mut listed: BTreeMap<String, u64> = BTreeMap::new();
+        for write in answer["writes"].as_array().unwrap() {
+            let key = write["key"].as_str().unwrap();
+            assert!(body.contains(&format!("\"{key}\"")), "{write}");
+            let route = router.get(&format!("/api/route?key={key}")).json();
+            assert_eq!((&write["slot"], &write["shard"]), (&route["slot"], &route["shard"]));
+            let shard = write["shard"].as_str().unwrap().to_owned();
+            *listed.entry(shard).or_default() += write["rows"].as_u64().unwrap();
+        }
+        let stored = reply.json();
+        let stored = stored["shards"].as_array().unwrap().iter().map(|shard| {
+            (shard["shard"].as_str().unwrap().to_owned(), shard["rows"].as_u64().unwrap())
+        });
+        assert_eq!(listed, stored.collect(), "{format}");
+    }
+}
+
+#[test]
 fn what_was_refused_or_read_is_not_listed_as_written() {
     let router = Router::start();
     assert_eq!(

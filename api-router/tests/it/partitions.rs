@@ -141,6 +141,37 @@ fn the_same_id_in_two_partitions_is_two_rows_and_a_key_is_read_in_all_of_them() 
 }
 
 #[test]
+fn a_sorted_walk_meets_the_row_of_each_partition_once_although_key_id_and_value_are_the_same() {
+    not_on_citus!(WHY);
+    let router = Router::start_with(&FLAGS);
+    for (partition, _) in SHARDS {
+        made(&router.write("ada", &user("ada", partition)));
+    }
+    let owned = |page: &Value| -> Vec<String> {
+        partitions_of(page).into_iter().map(str::to_owned).collect()
+    };
+    let filters = ["", "&user_id=eq.ada", "&partition_key=in.(A,B,C,D,E)"];
+    for (key, filter) in [None, Some("ada")].into_iter().flat_map(|key| filters.map(|f| (key, f))) {
+        for order in ["name", "name.desc"] {
+            let walk = format!("{filter}&order={order}");
+            let mut query = format!("{walk}&limit=2");
+            let mut found = Vec::new();
+            loop {
+                let page = rows(&router, &query, key);
+                found.extend(owned(&page));
+                let Some(cursor) = page["next_cursor"].as_str() else { break };
+                query = format!("{walk}&limit=2&cursor={cursor}");
+            }
+            let distinct: BTreeSet<&String> = found.iter().collect();
+            assert_eq!((found.len(), distinct.len()), (5, 5), "{key:?} {walk}: {found:?}");
+            let page = |offset| rows(&router, &format!("{walk}&limit=1&offset={offset}"), key);
+            let skipped: Vec<String> = (0..5).flat_map(|offset| owned(&page(offset))).collect();
+            assert_eq!(skipped, found, "{key:?} {walk}");
+        }
+    }
+}
+
+#[test]
 fn a_write_without_its_partition_or_with_an_unknown_one_is_refused_with_the_known_ones() {
     not_on_citus!(WHY);
     let router = Router::start_with(&FLAGS);

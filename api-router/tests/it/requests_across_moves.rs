@@ -1,5 +1,5 @@
-//! Tests of requests that begin before a move of slots and end after it: walks by cursor, and
-//! streams.
+//! Tests of requests that begin before a move of slots and end after it: walks by cursor, streams,
+//! and writes that wait.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::backend::not_on_citus;
 use crate::client::keys_on;
+use crate::fences::until_parked;
 use crate::harness::{Router, eventually};
 use crate::moves::{OPERATE, names, order, place, show, until};
 use crate::streams::{NDJSON, count, line, lines, stream};
@@ -87,6 +88,30 @@ fn a_walk_by_cursor_meets_each_row_once_while_slots_move_there_and_back() {
     until(&router, &begun, "done");
     while walk.go_on() {}
     assert_eq!(walk.found, all);
+}
+
+#[test]
+fn a_written_pair_names_the_shard_that_stored_it_although_its_slot_moved_meanwhile() {
+    not_on_citus!(WHY);
+    let router = Router::start_with(OPERATE);
+    let keys = keys_on(&router, "shard1", 1);
+    let slot = place(&router, &keys[0]).0.to_string();
+    let fenced = router.post("/api/slots/fence", &[], &json!({"slots": slot, "seconds": 60}));
+    assert_eq!(fenced.status, 200, "{}", fenced.text());
+    let pair = json!({"key": keys[0], "value": 1});
+    let (written, begun) = std::thread::scope(|scope| {
+        let write = scope.spawn(|| router.post("/write", &[("x-deadline-ms", "30000")], &pair));
+        until_parked(&router, 1);
+        let begun = begin(&router, &keys, 0);
+        (write.join().unwrap(), begun)
+    });
+    assert_eq!(written.status, 200, "{}", written.text());
+    // It is the second one, unless the fence of the move ended before the slot was handed over.
+    let shard = written.header("x-shard").unwrap();
+    assert_eq!(written.json()["shard"], shard, "{}", written.text());
+    until(&router, &begun, "done");
+    let read = router.get(&format!("/read?key={}", keys[0])).json();
+    assert_eq!((&read["value"], &read["shard"]), (&json!(1), &json!("shard2")));
 }
 
 #[test]

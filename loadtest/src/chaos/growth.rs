@@ -92,16 +92,12 @@ impl Growth {
     /// Lets shards join and drains them, until it is stopped.
     pub(super) async fn run(
         mut self,
-        schedule: Schedule,
+        mut schedule: Schedule,
         recorder: Arc<Recorder>,
         mut stopped: watch::Receiver<bool>,
     ) -> Self {
-        for (pause, fault) in schedule {
-            tokio::select! {
-                _ = stopped.changed() => break,
-                () = tokio::time::sleep(pause) => {}
-            }
-            // The schedule draws no other faults.
+        while let Some(fault) = schedule.due(&mut stopped).await {
+            // The schedule draws joins and drains only.
             let Fault::Grow { action } = fault else { continue };
             let is_possible = match action {
                 GrowAction::Join(_) => self.newcomer.is_none() && self.summary.joined < JOINS_MAX,
@@ -293,12 +289,13 @@ impl Growth {
 
     /// Adds the shard maps that a router has shown during the run.
     pub(super) fn add_maps(&mut self, seen: SeenMaps) {
-        let SeenMaps { router, count, broken } = seen;
+        let SeenMaps { router, count, broken, more_broken } = seen;
         if count == 0 {
             self.summary.open.push(format!("{router} has shown no shard map"));
         }
         self.summary.maps += count;
         self.summary.broken_maps.extend(broken);
+        self.summary.more_broken_maps += more_broken;
     }
 
     /// Waits for the end of an open rebalance, and drains the new shard if the run drains shards.

@@ -18,6 +18,9 @@ use crate::http_client::Pool;
 /// Pause between two maps of a router.
 const POLL: Duration = Duration::from_millis(50);
 
+/// Number of broken maps of a router that are described; the others are counted.
+const DESCRIBED_MAX: usize = 20;
+
 /// Shard maps that one router has shown.
 #[derive(Debug)]
 pub(super) struct SeenMaps {
@@ -25,8 +28,28 @@ pub(super) struct SeenMaps {
     pub(super) router: String,
     /// Number of maps.
     pub(super) count: u64,
-    /// Descriptions of the maps that did not contain each slot exactly once.
+    /// Descriptions of the first maps that did not contain each slot exactly once, at most
+    /// [`DESCRIBED_MAX`].
     pub(super) broken: Vec<String>,
+    /// Number of these maps that are not described.
+    pub(super) more_broken: u64,
+}
+
+impl SeenMaps {
+    fn new(router: String) -> Self {
+        Self { router, count: 0, broken: Vec::new(), more_broken: 0 }
+    }
+
+    /// Counts a map, and describes its fault if it has one.
+    fn note(&mut self, fault: Option<String>) {
+        self.count += 1;
+        let Some(fault) = fault else { return };
+        if self.broken.len() == DESCRIBED_MAX {
+            self.more_broken += 1;
+        } else {
+            self.broken.push(format!("{}: {fault}", self.router));
+        }
+    }
 }
 
 /// Tasks that read the maps, until they are ended.
@@ -61,16 +84,12 @@ impl MapWatch {
 
 /// Reads the maps of a router until the end. A router that is down shows none.
 async fn look(pool: Arc<Pool>, mut ended: watch::Receiver<bool>) -> SeenMaps {
-    let router = pool.target().to_string();
-    let mut seen = SeenMaps { router, count: 0, broken: Vec::new() };
+    let mut seen = SeenMaps::new(pool.target().to_string());
     loop {
         // The end has also come if the run has failed, and the sender is gone.
         let is_last = ended.has_changed().is_err() || *ended.borrow();
         if let Ok(map) = get::<ShardMap>(&pool, "/api/shard-map").await {
-            seen.count += 1;
-            let router = &seen.router;
-            let broken = map.fault().map(|fault| format!("{router}: {fault}"));
-            seen.broken.extend(broken);
+            seen.note(map.fault());
         }
         if is_last {
             return seen;
@@ -98,5 +117,17 @@ mod tests {
         assert_eq!((seen[1].count, seen[1].broken.len()), (0, 0), "{seen:?}");
         let broken = format!("{}: the map ends before slot 10", routers[2]);
         assert!(seen[2].broken.contains(&broken), "{seen:?}");
+    }
+
+    #[test]
+    fn the_first_broken_maps_are_described_and_the_others_are_counted() {
+        let mut seen = SeenMaps::new("r".to_owned());
+        for number in 0..DESCRIBED_MAX + 3 {
+            seen.note(Some(format!("fault {number}")));
+            seen.note(None);
+        }
+        assert_eq!((seen.broken.len(), seen.more_broken), (DESCRIBED_MAX, 3));
+        assert_eq!(seen.broken[0], "r: fault 0");
+        assert_eq!(seen.count, 2 * (DESCRIBED_MAX as u64 + 3));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::fault_kind::FaultKind;
 use crate::random::Random;
 
@@ -194,6 +196,17 @@ impl Schedule {
         Self { random, kinds: kinds.to_vec(), nodes: nodes as u32, shards: shards as u32 }
     }
 
+    /// Returns the next fault after the pause before it; `None` if the run is stopped meanwhile or
+    /// the schedule ends.
+    pub(super) async fn due(&mut self, stopped: &mut watch::Receiver<bool>) -> Option<Fault> {
+        let (pause, fault) = self.next()?;
+        tokio::select! {
+            biased;
+            _ = stopped.changed() => None,
+            () = tokio::time::sleep(pause) => Some(fault),
+        }
+    }
+
     fn between(&mut self, (least, most): (u32, u32)) -> Duration {
         Duration::from_millis(u64::from(self.number((least, most))))
     }
@@ -310,6 +323,17 @@ mod tests {
         assert!(faults.iter().any(|(_, fault)| matches!(fault, Fault::Kill { .. })));
         assert!(faults.iter().any(|(_, fault)| matches!(fault, Fault::Freeze { .. })));
         assert!(faults.iter().any(|(_, fault)| *fault == Fault::Restart));
+    }
+
+    #[tokio::test]
+    async fn no_fault_of_a_schedule_is_due_once_the_run_is_stopped() {
+        let (end, mut stopped) = watch::channel(false);
+        let mut schedule = Schedule::new(1, &FaultKind::OF_ROUTER, 0, 0);
+        end.send(true).expect("a receiver");
+        assert_eq!(schedule.due(&mut stopped).await, None);
+        let mut nothing = Schedule::new(1, &[], 0, 0);
+        let (_end, mut running) = watch::channel(false);
+        assert_eq!(nothing.due(&mut running).await, None, "it has ended");
     }
 
     #[test]

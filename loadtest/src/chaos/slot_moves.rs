@@ -100,16 +100,12 @@ impl SlotMoves {
     /// Begins moves and rolls moves back, until it is stopped.
     pub(super) async fn run(
         mut self,
-        schedule: Schedule,
+        mut schedule: Schedule,
         recorder: Arc<Recorder>,
         mut stopped: watch::Receiver<bool>,
     ) -> Self {
-        for (pause, fault) in schedule {
-            tokio::select! {
-                _ = stopped.changed() => break,
-                () = tokio::time::sleep(pause) => {}
-            }
-            // The schedule draws no other faults.
+        while let Some(fault) = schedule.due(&mut stopped).await {
+            // The schedule draws moves only.
             let Fault::Move { action } = fault else { continue };
             let described = fault.describe(&[], &[]);
             recorder.fault(&described);

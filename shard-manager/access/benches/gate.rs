@@ -9,6 +9,8 @@
     reason = "counting allocations needs an allocator, which is an unsafe trait"
 )]
 
+#[path = "../tests/access/changed_claims.rs"]
+mod changed_claims;
 #[path = "../tests/access/counted_heap.rs"]
 mod counted_heap;
 #[path = "../tests/access/signers.rs"]

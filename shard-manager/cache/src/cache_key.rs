@@ -120,6 +120,8 @@ fn spell(query: &ReadQuery, to: &mut Vec<u8>) {
         after: _,
         counts: _,
         keys: _,
+        // An order by slot does not matter among the rows of one key.
+        is_divided: _,
     } = query;
     // A table that was dropped and created again under the same name may have other columns.
     to.extend_from_slice(&table.digest().to_le_bytes());
@@ -349,6 +351,7 @@ mod tests {
                 after: None,
                 counts: false,
                 keys: Vec::new(),
+                is_divided: false,
             }
         }
     }

@@ -30,6 +30,7 @@ mod rebalance;
 mod restore;
 mod route;
 mod router;
+mod router_polls;
 mod shard;
 mod slots;
 mod status;

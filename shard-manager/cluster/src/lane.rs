@@ -9,13 +9,15 @@
 //! If operations of several tenants wait, and more than one batch, batches are filled in turns of
 //! the tenants by [`engine::fair_channel`].
 //!
-//! **Invariant:** one batch is in flight; operations of one tenant are applied in the order of
-//! their arrival; an operation is answered after its transaction is durable, and is never taken
-//! after its deadline.
+//! **Invariant:** one batch is in flight; operations of one tenant on the same slots are applied in
+//! the order of their arrival; an operation is answered after its transaction is durable, and is
+//! never taken after its deadline.
 //! **Not here:** SQL (the engines), routing (`manager`).
 
 mod lanes;
+mod parts;
 mod pulse;
+mod refused_rows;
 mod solo;
 mod tally;
 mod worker;

@@ -41,6 +41,7 @@ mod shard_upkeep;
 mod shards;
 mod slots;
 mod status;
+mod time_limits;
 mod visible_tables;
 
 use std::sync::{Arc, Mutex, OnceLock};

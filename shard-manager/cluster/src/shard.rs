@@ -8,6 +8,7 @@
 //! **Not here:** the choice of the shard (`manager`), reads (`reads`), the state of the primary
 //! (`primary`).
 
+mod confirmation;
 mod health;
 mod indexes;
 mod majority;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use engine::fault_injector::FaultInjector;
-use engine::replication::ReplicationState;
+use engine::replication::{ReplicationState, Timeline};
 use engine::slot_change::{SlotChange, SlotChangeError};
 use engine::{OpenedShard, SchemaChange};
 use model::consistency::Level;
@@ -34,6 +35,7 @@ use model::row_change::{RowDone, WriteRequest};
 use model::sabotage::{Mutation, is_on};
 use tokio::sync::Semaphore;
 
+use self::confirmation::confirmed;
 use self::replica_set::ReplicaSet;
 use crate::lane::{Applied, LaneFailure, Lanes};
 
@@ -193,26 +195,24 @@ impl Shard {
         }
         let position = applied.position;
         // Another node may have become the primary, with or without this change.
-        let confirmed = || {
-            let kept = self.replication.timeline().history().holds(position);
-            (!kept || self.replication.confirmations(position.sequence) >= needed).then_some(kept)
-        };
+        let is_kept = |timeline: &Timeline| timeline.holds(position);
+        let ended = || confirmed(&self.replication, (position.sequence, needed), is_kept);
         let unconfirmed = is_on(Mutation::QuorumWithoutWaiting);
         let ended = if unconfirmed {
             Some(true)
         } else {
-            self.replication.waiters().until(deadline, confirmed).await
+            self.replication.waiters().until(deadline, ended).await
         };
-        match ended {
-            Some(true) => return Ok(WriteDone { applied, shortfall: None }),
-            Some(false) => {
-                let error = Error::ShardUnavailable { shard: self.name.clone() };
-                return Err(LaneFailure { error, outcome: Outcome::Unknown });
-            }
-            None => {}
+        if ended == Some(true) {
+            return Ok(WriteDone { applied, shortfall: None });
         }
-        let achieved = Level::reached(self.replication.confirmations(position.sequence), replicas);
         let shard = self.name.clone();
+        let achieved = Level::reached(self.replication.confirmations(position.sequence), replicas);
+        // Compared after the replicas were counted, which may follow another node by now.
+        if ended == Some(false) || !is_kept(self.replication.timeline()) {
+            let error = Error::ShardUnavailable { shard };
+            return Err(LaneFailure { error, outcome: Outcome::Unknown });
+        }
         let shortfall = Error::NotConfirmed { shard, requested: level, achieved };
         Ok(WriteDone { applied, shortfall: Some(shortfall) })
     }

@@ -63,7 +63,8 @@ pub trait ClusterBackend: Send + Sync {
     ) -> BoxFuture<'_, Result<Arc<ShardMap>, MapChangeError>>;
 
     /// Reads the shard map from the catalog, unless this process has one of this epoch or a later
-    /// one. Concurrent calls read it once.
+    /// one. Concurrent calls read it once. If the catalog has lost maps of this process in a
+    /// failover, its epoch is raised above theirs first.
     ///
     /// # Errors
     /// [`Error::DeadlinePassed`](model::error::Error::DeadlinePassed), or the error of the catalog,

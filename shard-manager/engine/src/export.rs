@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use model::slot_set::SlotSet;
-use model::table::Table;
+use model::table::{Registry, Table};
 use model::table_group::GroupNumber;
 use model::value::{ColumnType, push_json_number, push_json_string};
 
@@ -80,6 +80,17 @@ pub enum ExportError {
         /// Number of rows that were read.
         found: u64,
     },
+}
+
+/// Returns the table of this name.
+///
+/// # Errors
+/// [`ExportError::NoSuchTable`].
+pub fn exported_table(tables: &Registry, name: &str) -> Result<Arc<Table>, ExportError> {
+    tables.find(name).cloned().ok_or_else(|| {
+        let known: Vec<&str> = tables.tables().map(|table| table.name()).collect();
+        ExportError::NoSuchTable { table: name.to_owned(), known: known.join(", ") }
+    })
 }
 
 /// Row of an engine, as an export reads it: with all columns of its table.
@@ -253,4 +264,24 @@ fn push_quoted(out: &mut Vec<u8>, text: &str) {
         out.push(byte);
     }
     out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use model::table::Column;
+
+    use super::*;
+
+    #[test]
+    fn a_table_that_does_not_exist_is_reported_with_the_names_of_those_that_do() {
+        let table = |name: &str| {
+            let columns = vec![Column::new("id", ColumnType::Text, false)];
+            let table = Table::new(name, columns, &["id".to_owned()], None);
+            Arc::new(table.expect("a sound table"))
+        };
+        let tables = Registry::default().with(table("orders")).with(table("users"));
+        assert_eq!(exported_table(&tables, "users").expect("it exists").name(), "users");
+        let error = exported_table(&tables, "order").expect_err("it does not exist");
+        assert_eq!(error.to_string(), "there is no table `order`; there are: orders, users");
+    }
 }

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access_store;
+pub mod atomic_group;
 pub mod audit_report;
 pub mod backup_folder;
 pub mod backup_id;
@@ -52,6 +53,7 @@ pub mod pause_barrier;
 pub mod private_file;
 pub mod progress_observer;
 pub mod published_map;
+pub mod read_task;
 pub mod rebalance_catalog;
 pub mod rebalance_draft;
 pub mod rebalance_id;
@@ -74,6 +76,7 @@ pub mod select;
 pub mod slot_change;
 pub mod slot_move;
 pub mod slot_news;
+pub mod sql_list;
 pub mod stored_move;
 #[expect(missing_docs, reason = "the names of columns are their documentation")]
 pub mod system_tables;

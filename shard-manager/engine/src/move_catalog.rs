@@ -36,7 +36,8 @@ pub trait MoveCatalog: Send + Sync {
     fn older_routers(&self) -> EngineFuture<'_, u64>;
 
     /// Returns all moves that have not ended, and the last [`ENDED_LISTED_MAX`] that have, the
-    /// latest first.
+    /// latest first. Moves of the rebalance in progress that have ended with the slots on their
+    /// source are always listed: the rebalance begins no other move of these slots.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -132,6 +133,9 @@ pub enum MoveListError {
     /// The order does not fit the state of the move.
     #[error(transparent)]
     Order(#[from] MoveOrderFault),
+    /// The catalog cannot be read. Nothing was changed.
+    #[error(transparent)]
+    Unread(Error),
     /// The catalog cannot be used. The change may have been stored.
     #[error(transparent)]
     Failed(#[from] Error),

@@ -366,6 +366,20 @@ impl MoveRecord {
         }
         Ok(())
     }
+
+    /// Applies an order that all moves of the rebalance get, and returns false if the state of this
+    /// one does not permit it. A move whose target owns the slots is neither paused nor cancelled
+    /// with the rebalance. If it was paused just before its target got them, it goes on.
+    pub fn order_with_rebalance(&mut self, order: MoveOrder) -> bool {
+        if !self.has_arrived() {
+            return self.order(order).is_ok();
+        }
+        let goes_on = self.is_paused && order != MoveOrder::Pause && !self.phase.has_ended();
+        if goes_on {
+            self.is_paused = false;
+        }
+        goes_on
+    }
 }
 
 /// Returns a time as a catalog stores it, in microseconds.
@@ -441,6 +455,18 @@ mod tests {
         let mut ended = record();
         ended.phase = MovePhase::Cancelled;
         assert_eq!(ended.order(MoveOrder::Pause), Err(MoveOrderFault::Ended(MovePhase::Cancelled)));
+    }
+
+    #[test]
+    fn a_move_that_was_paused_before_it_arrived_goes_on_with_its_rebalance() {
+        for order in [MoveOrder::Resume, MoveOrder::Cancel] {
+            let mut late = record();
+            assert!(late.order_with_rebalance(MoveOrder::Pause) && late.is_paused);
+            late.owned_at = Some(Utc::now());
+            assert!(late.order_with_rebalance(order));
+            assert_eq!((late.is_paused, late.goal), (false, MoveGoal::Forward));
+            assert!(!late.order_with_rebalance(MoveOrder::Pause) && !late.is_paused);
+        }
     }
 
     #[test]

@@ -211,7 +211,7 @@ pub(super) fn maybe_time(text: Option<&str>) -> Option<Option<DateTime<Utc>>> {
     text.map_or(Some(None), |text| time(text).map(Some))
 }
 
-/// Restores records, the latest first.
+/// Restores records, the latest first. A move that was read twice is listed once.
 ///
 /// # Errors
 /// A description of the damage.
@@ -222,6 +222,7 @@ pub fn listed_records(
         rows.into_iter().map(ListedMoveRow::record).collect();
     let mut records = records?;
     records.sort_by_key(|record| std::cmp::Reverse((record.began_at, record.id)));
+    records.dedup_by_key(|record| record.id);
     Ok(records)
 }
 

@@ -86,7 +86,8 @@ impl PublishedMap {
     /// Publishes a map if it is not older than the map in force, and returns true if it differs.
     ///
     /// # Errors
-    /// [`ShardListError::NotOpen`] if a member is not open: the map in force stays.
+    /// [`ShardListError::NotOpen`] if a member is not open, [`ShardListError::NumberTaken`] if a
+    /// number was given to a shard of another name: the map in force stays.
     pub fn publish(&self, map: ShardMap) -> Result<bool, ShardListError> {
         self.publish_locked(&self.lock(), map)
     }
@@ -95,7 +96,9 @@ impl PublishedMap {
     /// have joined and own no slots yet. The whole map is kept until they are open.
     ///
     /// # Errors
-    /// [`ShardListError::NotOpen`] if one of them owns slots: the map in force stays.
+    /// [`ShardListError::NotOpen`] if one of them owns slots, [`ShardListError::NumberTaken`] if a
+    /// number was given to a shard of another name: the map in force stays, and this one is not
+    /// kept.
     pub fn publish_open(&self, map: ShardMap) -> Result<bool, ShardListError> {
         let open = self.lock();
         let missing: Vec<ShardNumber> =
@@ -108,6 +111,9 @@ impl PublishedMap {
             }
             return published;
         };
+        if let Some(taken) = taken_number(&self.names, &map) {
+            return Err(taken);
+        }
         self.backlog.keep(&map);
         self.backlog.announce();
         // Shards that joined after the first one that is missing may be open, and own slots.
@@ -142,6 +148,9 @@ impl PublishedMap {
         if let Some((_, shard)) = map.topology().members().find(is_missing) {
             let (epoch, shard) = (map.epoch(), shard.name.clone());
             return Err(ShardListError::NotOpen { epoch, shard });
+        }
+        if let Some(taken) = taken_number(&self.names, &map) {
+            return Err(taken);
         }
         self.keep_names(&map);
         self.map.store(Arc::new(map));
@@ -206,6 +215,16 @@ impl PublishedMap {
     fn lock(&self) -> MutexGuard<'_, BTreeSet<ShardNumber>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the error if a map gives a number to another shard than before. The catalog has lost the
+/// former one in a failover, and that may still be open here.
+fn taken_number(names: &[OnceLock<Box<str>>], map: &ShardMap) -> Option<ShardListError> {
+    let mut numbered = map.topology().shards().iter().zip(names).zip((0..).map(ShardNumber));
+    numbered.find_map(|((shard, name), number)| {
+        let known = name.get().filter(|known| ***known != *shard.name)?;
+        Some(ShardListError::NumberTaken { number, shard: known.to_string() })
+    })
 }
 
 /// Returns those of these shards that have retired.

@@ -78,7 +78,8 @@ pub enum StepState {
     Cancelled,
     /// The step has ended: the move could not be carried out.
     Failed,
-    /// The step has ended: the source no longer owned the slots when the move was to begin.
+    /// The step has ended: the source no longer owned the slots when the move was to begin, or the
+    /// target had retired.
     Skipped,
 }
 

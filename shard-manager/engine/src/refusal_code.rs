@@ -173,7 +173,7 @@ impl RefusalCode {
             MoveListError::Stale { .. } => Some(Self::MapChanged),
             MoveListError::RebalanceNotRunning => Some(Self::RebalanceState),
             MoveListError::Superseded | MoveListError::Order(_) => Some(Self::MoveState),
-            MoveListError::Failed(_) => None,
+            MoveListError::Unread(_) | MoveListError::Failed(_) => None,
         }
     }
 

@@ -241,7 +241,7 @@ fn pairs() -> Arc<Table> {
 }
 
 fn column(name: &str, kind: ColumnType, nullable: bool) -> Column {
-    Column { name: name.to_owned(), kind, nullable, default: None }
+    Column::new(name, kind, nullable)
 }
 
 fn slot(number: u16) -> Slot {

@@ -15,6 +15,7 @@ use moves::applied::{AppliedRows, Feed};
 use moves::identity::{MoveId, MoveLeg, MoveRole, MoveTerm};
 use moves::mark::Mark;
 use moves::move_row::{CopyCursor, MoveRow};
+use moves::slot_state::SlotState;
 
 use super::move_record::{move_name, parse_move_name};
 
@@ -33,6 +34,24 @@ impl DamagedMove {
 impl From<DamagedMove> for DieselError {
     fn from(damage: DamagedMove) -> Self {
         Self::DeserializationError(damage.0.into())
+    }
+}
+
+/// Reads the state of a slot by its name, with the end of a fence in milliseconds.
+///
+/// # Errors
+/// The name is not one of a state, or the state lacks the owner that it is about.
+pub fn slot_state(
+    name: &str,
+    until: u64,
+    moved_to: Option<ShardNumber>,
+) -> Result<SlotState, DamagedMove> {
+    match (name, moved_to) {
+        ("owned", _) => Ok(SlotState::Owned),
+        ("fenced", _) => Ok(SlotState::Fenced { until }),
+        ("moved", Some(to)) => Ok(SlotState::Moved { to }),
+        ("importing", moved_to) => Ok(SlotState::Importing { moved_to }),
+        (other, _) => Err(DamagedMove::new(format!("{other} is not a state of a slot"))),
     }
 }
 
@@ -251,6 +270,21 @@ mod tests {
             begun: position(33),
             version: 12,
             signpost_min_position: home,
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_state_is_read_with_its_values_and_an_unknown_one_is_an_error() {
+        let to = ShardNumber(3);
+        assert_eq!(slot_state("owned", 9, None), Ok(SlotState::Owned));
+        assert_eq!(slot_state("fenced", 9, None), Ok(SlotState::Fenced { until: 9 }));
+        assert_eq!(slot_state("moved", 0, Some(to)), Ok(SlotState::Moved { to }));
+        let moved_to = Some(to);
+        let importing = slot_state("importing", 0, moved_to);
+        assert_eq!(importing, Ok(SlotState::Importing { moved_to }));
+        for name in ["moved", "lost", ""] {
+            let error = slot_state(name, 0, None).expect_err(name);
+            assert_eq!(error.to_string(), format!("{name} is not a state of a slot"));
         }
     }
 

@@ -4,12 +4,15 @@
 //! table that was written.
 //! **Not here:** storing declarations (`sqlite`, `postgres`).
 
+use diesel::QueryDsl;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use model::table::{Column, ColumnDefault, Table, in_group};
 use model::table_group::GroupNumber;
 use model::value::ColumnType;
+
+use super::system_tables::tessera_tables;
 
 /// Declaration of a table.
 #[derive(Debug, Deserialize, Serialize)]
@@ -95,6 +98,18 @@ impl ColumnDeclaration {
 
 /// Columns of a declaration in `tessera_tables`.
 pub type Row = (String, String, String, Option<String>, i64);
+
+/// Selects the columns of [`Row`].
+#[diesel::dsl::auto_type(no_type_alias)]
+pub fn stored_columns() -> _ {
+    tessera_tables::table.select((
+        tessera_tables::name,
+        tessera_tables::column_list,
+        tessera_tables::id,
+        tessera_tables::routing,
+        tessera_tables::group_number,
+    ))
+}
 
 impl TableDeclaration {
     /// Returns the columns of `tessera_tables`: name, `column_list`, id, routing,

@@ -248,7 +248,7 @@ impl Error {
 }
 
 /// Kinds of database constraints.
-const RULES: [&str; 5] = ["unique", "foreign key", "check", "not null", "size"];
+const RULES: [&str; 6] = ["unique", "foreign key", "check", "not null", "exclusion", "size"];
 
 /// Returns the kind of constraint of this name, as [`Error::Constraint`] holds it.
 pub(crate) fn rule(name: &str) -> &'static str {

@@ -40,6 +40,9 @@ pub struct ReadQuery {
     /// conditions has one of these keys. Empty if the conditions name no key, or a single one,
     /// which a read passes separately.
     pub keys: Vec<(Slot, String)>,
+    /// True if the rows of one shard key may be in several slots, because the table is partitioned
+    /// by another column than its routing column.
+    pub is_divided: bool,
 }
 
 impl ReadQuery {
@@ -86,6 +89,7 @@ impl ReadQuery {
             after: None,
             counts: false,
             keys: Vec::new(),
+            is_divided: false,
         }
     }
 
@@ -207,7 +211,8 @@ impl ReadQuery {
 
     /// Returns the full order: the requested columns, then the tie breakers. Without requested
     /// columns rows come in the order in which they are stored (slot, shard key, id), which needs
-    /// no sorting; with some, ties are broken by shard key and id. Among the rows of one key
+    /// no sorting; with some, ties are broken by shard key and id, and then by slot if the table is
+    /// divided: two partitions may have rows of one shard key and id. Among the rows of one key
     /// (`keyed`) slot and shard key are the same, and omitted.
     pub fn sort_keys(&self, keyed: bool) -> Vec<OrderBy> {
         let place = Table::PLACE;
@@ -218,7 +223,8 @@ impl ReadQuery {
             (false, true) => &place,
             (false, false) => &place[1..],
         };
-        for column in kept.iter().chain(self.table.id()).copied() {
+        let last = (self.is_divided && !keyed).then_some(Table::SLOT);
+        for column in kept.iter().chain(self.table.id()).copied().chain(last) {
             if keys.iter().all(|key| key.column != column) {
                 keys.push(OrderBy { column, descending: false });
             }
@@ -394,4 +400,52 @@ pub struct OrderBy {
     pub column: usize,
     /// True to sort from high to low.
     pub descending: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Column;
+    use crate::value::ColumnType;
+
+    const NAME: usize = 3;
+
+    fn by(column: usize) -> OrderBy {
+        OrderBy { column, descending: false }
+    }
+
+    /// Returns a read of a divided table with this order.
+    fn divided(order: Vec<OrderBy>) -> ReadQuery {
+        let own = ["id", "name"].map(|name| Column::new(name, ColumnType::Text, false));
+        let table = Table::new("users", own.into(), &["id".to_owned()], None);
+        let table = Arc::new(table.expect("it is a table"));
+        ReadQuery { order, is_divided: true, ..ReadQuery::all(&table) }
+    }
+
+    fn columns(query: &ReadQuery, keyed: bool) -> Vec<usize> {
+        query.sort_keys(keyed).iter().map(|by| by.column).collect()
+    }
+
+    #[test]
+    fn the_order_of_a_divided_table_distinguishes_rows_of_one_key_and_id_by_their_slots() {
+        let (slot, key, id) = (Table::SLOT, Table::SHARD_KEY, 2);
+        let named = divided(vec![by(NAME)]);
+        assert_eq!(columns(&named, false), [NAME, key, id, slot]);
+        assert_eq!(columns(&named, true), [NAME, id], "the rows of one slot");
+        assert_eq!(columns(&divided(vec![]), false), [slot, key, id]);
+        assert_eq!(columns(&divided(vec![by(slot)]), false), [slot, key, id]);
+        let whole = ReadQuery { is_divided: false, ..named };
+        assert_eq!(columns(&whole, false), [NAME, key, id], "a key has one slot");
+    }
+
+    #[test]
+    fn a_position_in_a_divided_table_is_converted_within_a_key_and_back() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let all = vec![text("Ada"), text("key"), text("id"), Value::Int(7)];
+        let within = [text("Ada"), text("id")];
+        let query = ReadQuery { after: Some(all.clone()), ..divided(vec![by(NAME)]) };
+        assert_eq!(query.within_key().after.as_deref(), Some(&within[..]));
+        let slot = Slot::new(7).expect("there is such a slot");
+        assert_eq!(query.sort_values(slot, "key", &within), all);
+    }
 }

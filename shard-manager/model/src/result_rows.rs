@@ -118,6 +118,22 @@ impl Rows {
         self.keys.push(key);
     }
 
+    /// Keeps the sort keys of the row that was pushed last: beside the row, or, if the rows are of
+    /// one shard key and the page is full with it, in `last`.
+    #[inline]
+    pub fn keep_sort_keys(
+        &mut self,
+        keys: impl Iterator<Item = Value>,
+        (is_of_one_key, page): (bool, usize),
+        last: &mut Vec<Value>,
+    ) {
+        if !is_of_one_key {
+            keys.for_each(|key| self.push_key(key));
+        } else if self.len() == page {
+            *last = keys.collect();
+        }
+    }
+
     fn key(&self, row: usize, width: usize) -> &[Value] {
         &self.keys[row * width..(row + 1) * width]
     }
@@ -197,4 +213,33 @@ pub fn compare(a: &[Value], b: &[Value], order: &[OrderBy]) -> Ordering {
         }
     }
     Ordering::Equal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(rows: &mut Rows) {
+        let pushed = rows.push(|json| {
+            json.extend_from_slice(b"{}");
+            Ok::<(), ()>(())
+        });
+        assert_eq!(pushed, Ok(()));
+    }
+
+    #[test]
+    fn sort_keys_are_kept_beside_each_row_or_for_the_last_row_of_one_shard_key() {
+        let keys = |number| [Value::Int(number), Value::Null].into_iter();
+        let (mut all, mut of_one_key) = (Rows::default(), Rows::default());
+        let (mut unused, mut last) = (Vec::new(), Vec::new());
+        for number in 1..=3 {
+            push(&mut all);
+            all.keep_sort_keys(keys(number), (false, 2), &mut unused);
+            push(&mut of_one_key);
+            of_one_key.keep_sort_keys(keys(number), (true, 2), &mut last);
+        }
+        assert_eq!(all.key(2, 2), [Value::Int(3), Value::Null]);
+        assert_eq!((unused.len(), of_one_key.keys.len()), (0, 0));
+        assert_eq!(last, [Value::Int(2), Value::Null], "the page has two rows");
+    }
 }

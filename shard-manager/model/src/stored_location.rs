@@ -8,6 +8,39 @@ use crate::shard_map::partitions::{location, may_hold};
 use crate::shard_map::{KeyLocation, ShardMap};
 use crate::table::Table;
 
+/// Difference between the slot of a stored row and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MisplacedRow {
+    /// Contents that were found.
+    pub found: String,
+    /// Contents that its key requires.
+    pub expected: String,
+}
+
+/// Returns the location of a row like [`stored_location`], if there is one, and the difference if
+/// the row is in another slot or in none.
+pub fn checked_location(
+    map: &ShardMap,
+    (table, slot): (&Table, i64),
+    key: &str,
+    partition: Option<&str>,
+) -> (Option<KeyLocation>, Option<MisplacedRow>) {
+    let place = match stored_location(map, (table, slot), key, partition) {
+        Ok(place) => place,
+        Err(error) => {
+            let (found, expected) = (error.to_string(), "a key of the keyspace".to_owned());
+            return (None, Some(MisplacedRow { found, expected }));
+        }
+    };
+    if slot == i64::from(place.slot.number()) {
+        return (Some(place), None);
+    }
+    let cause = if partition.is_some() { "its key and partition say" } else { "its key says" };
+    let found = format!("its slot column says {slot}");
+    let expected = format!("{}, as {cause}", place.slot);
+    (Some(place), Some(MisplacedRow { found, expected }))
+}
+
 /// Returns the location of a row of a table, by its stored key and the value of its partition
 /// column. `slot` is the one in which it is stored.
 ///

@@ -243,7 +243,7 @@ pub fn is_name(name: &str) -> bool {
 }
 
 fn system(name: &str, kind: ColumnType) -> Column {
-    Column { name: name.to_owned(), kind, nullable: false, default: None }
+    Column::new(name, kind, false)
 }
 
 fn check_name(name: &str) -> Result<(), TableError> {

@@ -6,6 +6,8 @@
 //! event the world is checked. A failure names the seed:
 //! `MOVES_SEED=7 cargo test -p moves every_seed_holds -- --nocapture` prints all its events, and
 //! `MOVES_SEEDS=10000000` runs more of them.
+//!
+//! Each world has one move. In those of `two_hops` a slot moves twice, over three shards.
 
 mod checks;
 mod coverage;
@@ -19,6 +21,7 @@ mod scatter;
 mod scenario;
 mod session;
 mod shard;
+mod two_hops;
 mod without_a_rule;
 mod world;
 mod writers;

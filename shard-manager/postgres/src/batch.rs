@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::Utc;
 use engine::WriteGroup;
+use engine::atomic_group::{reason_to_undo, undone_error};
 use engine::row_image::{self, ServerColumns, push_row};
 use model::error::Error;
 use model::row_change::{Change, IMAGES_BYTES_MAX, Operation, RowDone, RowWrite};
@@ -188,14 +189,7 @@ impl Batch {
         let tried = if refused.is_none() { changes } else { &[] };
         for (at, change) in tried.iter().enumerate() {
             let row = self.apply_owned(change);
-            let error = match &row {
-                Err(error) => Some(error.clone()),
-                Ok(_) if self.images - images > IMAGES_BYTES_MAX => {
-                    Some(Error::TransactionTooLarge)
-                }
-                Ok(_) => None,
-            };
-            if let Some(error) = error {
+            if let Some(error) = reason_to_undo(&row, self.images - images) {
                 refused = Some((at, error));
                 break;
             }
@@ -206,12 +200,7 @@ impl Batch {
             self.rows.restore(row, after, touched);
         }
         self.images = images;
-        let verdict = |at: usize| match (&error, at == culprit) {
-            (error, true) | (error @ Error::TransactionTooLarge, false) => error.clone(),
-            (error, false) => {
-                Error::Undone { row: places[culprit], cause: Box::new(error.clone()) }
-            }
-        };
+        let verdict = |at: usize| undone_error(&error, at == culprit, places[culprit]);
         let numbered = changes.iter().enumerate();
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }

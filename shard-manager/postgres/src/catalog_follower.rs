@@ -8,6 +8,10 @@
 //! change, the tables are read again: a table becomes visible once every shard has it and no intent
 //! for it is left, as on the router that created it.
 //!
+//! A catalog that was promoted may lack the last changes of the map, because its replicas are
+//! asynchronous. A router that knows their epochs raises the catalog's epoch above them, and adopts
+//! its map: the shards themselves know their slots, and moves publish lost owners again.
+//!
 //! **Invariant:** the registry never shows a table whose creation may still be undone; a known
 //! table stays the same object, so that statements prepared for it remain in use.
 //! **Not here:** changing tables (`cluster`).
@@ -29,7 +33,7 @@ use model::table::{Registry, Table};
 use model::topology::{ShardNumber, ShardState};
 use tokio::sync::Mutex;
 
-use super::catalog::{Catalog, CatalogVersion, PLACE, follower_purpose};
+use super::catalog::{Catalog, CatalogVersion, PLACE, follower_purpose, raise_epoch};
 use super::primary_tracker::{PrimarySession, PrimaryTracker};
 use super::session::Session;
 use super::shard_database::ShardDatabase;
@@ -52,6 +56,8 @@ const ACCESS_MAX: Duration = Duration::from_secs(10);
 /// State of the catalog at the last poll.
 #[derive(Default)]
 struct Seen {
+    /// Term in which the catalog was read.
+    term: Option<Term>,
     /// Epoch of the map, and version of the tables.
     cluster: Option<(i64, i64)>,
     /// Version of the keys and roles in the feed.
@@ -91,14 +97,16 @@ impl CatalogFollower {
         let mut seen = Seen::default();
         while !self.closed.load(Ordering::Acquire) {
             let ended = match self.connect(&follower_purpose()).await {
-                Ok((catalog, term)) => tokio::select! {
-                    ended = self.follow((catalog, term), &mut seen) => ended,
-                    () = self.catalog.terms().ended(term) => {
+                Ok((catalog, term)) => {
+                    if seen.term.replace(term) != Some(term) {
                         // The new primary may lack the version that was read from the old one.
                         (seen.cluster, seen.access) = (None, None);
-                        Ok(())
                     }
-                },
+                    tokio::select! {
+                        ended = self.follow((catalog, term), &mut seen) => ended,
+                        () = self.catalog.terms().ended(term) => Ok(()),
+                    }
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = ended {
@@ -221,23 +229,44 @@ impl CatalogFollower {
         catalog: &Catalog,
         (timeline, read_on): (u32, &mut Option<u32>),
     ) -> QueryResult<()> {
-        let known = self.map.load_full();
+        let known = self.map.backlog().newest_or(self.map.load_full());
         let next = if *read_on == Some(timeline) {
             catalog.map_tables().map_after(&known).await?
         } else {
             catalog.map_tables().map().await?
         };
-        if next.epoch() < known.epoch() {
-            tracing::warn!(
-                epoch = next.epoch(),
-                known = known.epoch(),
-                "the catalog has lost the last changes of the shard map: this router keeps them"
-            );
-            return Ok(());
+        if let Some(next) = self.not_below((catalog, timeline), next, known.epoch()).await? {
+            *read_on = Some(timeline);
+            self.publish(next);
         }
-        *read_on = Some(timeline);
-        self.publish(next);
         Ok(())
+    }
+
+    /// Returns the map that was read, if its epoch is not below `known`: the highest one that this
+    /// router knew before. Otherwise the catalog has lost changes in a failover. Its next changes
+    /// would get epochs that other maps have had, so its epoch is raised above `known`, and its map
+    /// is read again. Returns `None` if the session is not with its primary any more.
+    async fn not_below(
+        &self,
+        (catalog, timeline): (&Catalog, u32),
+        next: ShardMap,
+        known: u64,
+    ) -> QueryResult<Option<ShardMap>> {
+        if next.epoch() >= known {
+            return Ok(Some(next));
+        }
+        if self.catalog.term().timeline != timeline {
+            // A node that was deposed has lost nothing: later changes are on the present primary.
+            return Ok(None);
+        }
+        raise_epoch(&catalog.connection, known + 1).await?;
+        tracing::warn!(
+            epoch = next.epoch(),
+            known,
+            "the catalog has lost the last changes of the shard map: its map is in force again, \
+             with a later epoch"
+        );
+        catalog.map_tables().map().await.map(Some)
     }
 
     /// Puts a map in force that is not older than the present one, without shards that have just
@@ -294,10 +323,16 @@ impl CatalogFollower {
     /// Reads the shard map over a session of its own, so that it does not wait for the tables.
     async fn read_map(&self) -> Result<(), String> {
         let (catalog, term) = self.connect("map").await?;
-        tokio::select! {
-            map = catalog.map_tables().map() => self.publish(map.map_err(|error| error.to_string())?),
-            () = self.catalog.terms().ended(term) => return Err("another node is its primary now".to_owned()),
-        }
+        let known = self.map.backlog().newest_or(self.map.load_full()).epoch();
+        let read = async {
+            let next = catalog.map_tables().map().await?;
+            self.not_below((&catalog, term.timeline), next, known).await
+        };
+        let map = tokio::select! {
+            map = read => map.map_err(|error| error.to_string())?,
+            () = self.catalog.terms().ended(term) => None,
+        };
+        self.publish(map.ok_or_else(|| "another node is its primary now".to_owned())?);
         Ok(())
     }
 

@@ -22,6 +22,35 @@ const REWRITTEN: [&str; 6] = [
     "WITH cannot be used in a query that is rewritten by rules",
 ];
 
+/// Beginnings of the messages about a connection that is lost or closing. A lost connection of this
+/// router has an error kind of its own.
+const LOST: [&str; 9] = [
+    "terminating connection",
+    "the database system is",
+    // Messages of Citus about a worker that does not answer, or was lost during its commit.
+    "connection to the remote node",
+    "could not establish any connections to the node",
+    "failure on connection marked as essential",
+    "could not commit transaction",
+    // Messages of libpq, which Citus passes on.
+    "server closed the connection unexpectedly",
+    "SSL connection has been closed unexpectedly",
+    "no connection to the server",
+];
+
+/// Beginnings of messages about the server itself or about a cancelled statement, which no trigger
+/// raises.
+const OF_SERVER: [&str; 8] = [
+    "permission denied",
+    "could not ",
+    "invalid page",
+    "out of memory",
+    "out of shared memory",
+    "cache lookup failed",
+    "canceling statement",
+    "database is not accepting commands",
+];
+
 /// Error of a node that was read as a replica and accepts writes now.
 #[derive(Debug, thiserror::Error)]
 #[error("the replica that was read was promoted meanwhile")]
@@ -74,7 +103,10 @@ impl DbErrorKind {
                 let index = information.constraint_name().and_then(TableIndex::name_in);
                 index.map_or(Self::Constraint("unique"), |index| Self::NotUnique(index.to_owned()))
             }
-            DatabaseErrorKind::ForeignKeyViolation => Self::Constraint("foreign key"),
+            DatabaseErrorKind::ForeignKeyViolation | DatabaseErrorKind::RestrictViolation => {
+                Self::Constraint("foreign key")
+            }
+            DatabaseErrorKind::ExclusionViolation => Self::Constraint("exclusion"),
             DatabaseErrorKind::CheckViolation => Self::Constraint("check"),
             DatabaseErrorKind::NotNullViolation => Self::Constraint("not null"),
             DatabaseErrorKind::SerializationFailure => Self::Conflict,
@@ -87,36 +119,35 @@ impl DbErrorKind {
     }
 
     /// Recognises an error by its message, because diesel does not pass on the SQLSTATE. Messages
-    /// in another language than English are [`DbErrorKind::Other`].
+    /// in another language than English are [`DbErrorKind::Other`]. The message of a trigger may
+    /// contain values of a row, so sentences of the server are compared from their beginning.
     fn of_message(message: &str) -> Self {
         let says = |sentences: &[&str]| sentences.iter().any(|sentence| message.contains(sentence));
+        let begins = |sentences: &[&str]| sentences.iter().any(|start| message.starts_with(start));
         if says(&[STORED_OTHERWISE]) {
             let rest = message.split_once(STORED_OTHERWISE).map_or("", |(_, rest)| rest);
             Self::Discarded(rest.split_once(';').map(|(table, _)| table.to_owned()))
-        } else if says(&REWRITTEN) {
+        } else if says(&REWRITTEN) || begins(&["new row violates row-level security policy"]) {
             Self::Discarded(None)
         } else if says(&["index row size", "index row requires", "row is too big"]) {
             Self::Constraint("size")
-        } else if says(&["cached plan must not change"]) {
+        } else if begins(&["cached plan must not change"]) {
             Self::Outdated
-        } else if says(&[
+        } else if begins(&[
             "deadlock detected",
-            "distributed deadlock",
+            "canceling the transaction since it was involved in a distributed deadlock",
             "could not serialize",
-            "lock timeout",
+            "canceling statement due to lock timeout",
         ]) {
             Self::Conflict
-        } else if says(&["No space left", "disk full"]) {
+        } else if begins(&["could not "]) && says(&["No space left", "disk full"]) {
             Self::Full
-        } else if says(&["statement timeout", "canceling statement due to conflict"]) {
-            Self::Late
-        } else if says(&[
-            "terminating connection",
-            "the database system is",
-            "connection",
-            // Message of Citus about a worker that was lost during its commit.
-            "could not commit transaction",
+        } else if begins(&[
+            "canceling statement due to statement timeout",
+            "canceling statement due to conflict",
         ]) {
+            Self::Late
+        } else if begins(&LOST) {
             Self::Lost
         } else {
             Self::Other
@@ -145,7 +176,93 @@ impl DbErrorKind {
     }
 }
 
+/// Returns true if an error of kind [`DbErrorKind::Other`] may be an exception that a trigger or a
+/// rule has raised.
+pub(super) fn may_be_raised(error: &DieselError) -> bool {
+    let DieselError::DatabaseError(_, information) = error else { return false };
+    !OF_SERVER.iter().any(|start| information.message().starts_with(start))
+}
+
 /// Creates the error of a database whose contents are invalid.
 pub(super) fn unreadable(cause: &dyn std::fmt::Display) -> DieselError {
     DieselError::DeserializationError(cause.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(kind: DatabaseErrorKind, message: &str) -> DbErrorKind {
+        DbErrorKind::of(&DieselError::DatabaseError(kind, Box::new(message.to_owned())))
+    }
+
+    #[test]
+    fn a_sentence_of_the_server_within_the_message_of_a_trigger_does_not_decide_the_kind() {
+        for name in [
+            "connection",
+            "terminating connection",
+            "the database system is",
+            "could not commit transaction",
+            "deadlock detected",
+            "canceling statement due to lock timeout",
+            "canceling statement due to statement timeout",
+            "cached plan must not change",
+            "disk full",
+            "No space left on device",
+        ] {
+            let raised = format!("invalid name {name}");
+            assert_eq!(of(DatabaseErrorKind::Unknown, &raised), DbErrorKind::Other, "{raised}");
+        }
+    }
+
+    #[test]
+    fn the_servers_own_sentences_about_lost_connections_conflicts_and_space_are_recognised() {
+        let lost = [
+            "terminating connection due to administrator command",
+            "the database system is shutting down",
+            "connection to the remote node app@w1:5432 failed with the following error: gone",
+            "could not commit transaction on w1:5432",
+            "server closed the connection unexpectedly",
+        ];
+        for message in lost {
+            assert_eq!(of(DatabaseErrorKind::Unknown, message), DbErrorKind::Lost, "{message}");
+        }
+        assert_eq!(of(DatabaseErrorKind::UnableToSendCommand, "x"), DbErrorKind::Lost);
+        let conflicts = [
+            "deadlock detected",
+            "canceling the transaction since it was involved in a distributed deadlock",
+            "canceling statement due to lock timeout",
+        ];
+        for message in conflicts {
+            assert_eq!(of(DatabaseErrorKind::Unknown, message), DbErrorKind::Conflict, "{message}");
+        }
+        let late = "canceling statement due to statement timeout";
+        assert_eq!(of(DatabaseErrorKind::Unknown, late), DbErrorKind::Late);
+        let full = "could not extend file \"base/1/2\": No space left on device";
+        assert_eq!(of(DatabaseErrorKind::Unknown, full), DbErrorKind::Full);
+    }
+
+    #[test]
+    fn a_cancelled_statement_or_a_refusal_of_the_server_is_no_exception_of_a_trigger() {
+        let is_raised = |message: &str| {
+            let information = Box::new(message.to_owned());
+            may_be_raised(&DieselError::DatabaseError(DatabaseErrorKind::Unknown, information))
+        };
+        for message in [
+            "canceling statement due to user request",
+            "database is not accepting commands that assign new transaction IDs to avoid \
+             wraparound data loss in database \"app\"",
+        ] {
+            assert_eq!(of(DatabaseErrorKind::Unknown, message), DbErrorKind::Other, "{message}");
+            assert!(!is_raised(message), "{message}");
+        }
+        assert!(is_raised("invalid name x"));
+    }
+
+    #[test]
+    fn a_row_that_an_exclusion_constraint_refuses_breaks_a_constraint_whatever_its_name_is() {
+        let message = "conflicting key value violates exclusion constraint \"one_connection\"";
+        let kind = of(DatabaseErrorKind::ExclusionViolation, message);
+        assert_eq!(kind, DbErrorKind::Constraint("exclusion"));
+    }
 }

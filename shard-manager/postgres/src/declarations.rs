@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use engine::system_tables::tessera_tables;
-use engine::table_declaration::{Row, TableDeclaration};
+use engine::table_declaration::{Row, TableDeclaration, stored_columns};
 use model::table::{Registry, Table};
 
 use super::db_error::unreadable;
@@ -18,7 +18,7 @@ use super::statement::{Statement, load as load_rows};
 pub(super) async fn load(
     mut connection: &AsyncPgConnection,
 ) -> QueryResult<(Vec<Table>, BTreeSet<String>)> {
-    let rows: Vec<Row> = columns().order(tessera_tables::name).load(&mut connection).await?;
+    let rows: Vec<Row> = stored_columns().order(tessera_tables::name).load(&mut connection).await?;
     let tables = rows.into_iter().map(read).collect::<QueryResult<_>>()?;
     let later = tessera_tables::table.filter(tessera_tables::made_at.gt(0));
     let names: Vec<String> = later.select(tessera_tables::name).load(&mut connection).await?;
@@ -30,8 +30,11 @@ pub(super) async fn find(
     mut connection: &AsyncPgConnection,
     name: &str,
 ) -> QueryResult<Option<Table>> {
-    let row: Option<Row> =
-        columns().filter(tessera_tables::name.eq(name)).first(&mut connection).await.optional()?;
+    let row: Option<Row> = stored_columns()
+        .filter(tessera_tables::name.eq(name))
+        .first(&mut connection)
+        .await
+        .optional()?;
     row.map(read).transpose()
 }
 
@@ -56,17 +59,6 @@ pub(super) async fn store(mut connection: &AsyncPgConnection, table: &Table) -> 
 pub(super) async fn remove(mut connection: &AsyncPgConnection, name: &str) -> QueryResult<()> {
     let row = tessera_tables::table.filter(tessera_tables::name.eq(name));
     diesel::delete(row).execute(&mut connection).await.map(drop)
-}
-
-#[diesel::dsl::auto_type(no_type_alias)]
-fn columns() -> _ {
-    tessera_tables::table.select((
-        tessera_tables::name,
-        tessera_tables::column_list,
-        tessera_tables::id,
-        tessera_tables::routing,
-        tessera_tables::group_number,
-    ))
 }
 
 fn read(row: Row) -> QueryResult<Table> {

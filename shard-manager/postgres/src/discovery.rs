@@ -16,6 +16,8 @@ use super::node_address::{ClusterAddress, NodeAddress};
 use super::requirements;
 use super::session::{self, Identity, NodeRole as Role, Session};
 
+/// Timeline of a node that was not seen. Timelines of PostgreSQL begin with 1.
+const UNKNOWN_TIMELINE: u32 = 0;
 /// Name of these sessions in `pg_stat_activity`.
 const OPENING: &str = "tessera opening";
 
@@ -150,7 +152,10 @@ async fn members(
                 None
             }
         };
-        nodes.push(node(name, at, cluster, &found.unwrap_or_else(|| identity.clone())));
+        // Nothing is known about the timeline of a node that was not seen: its rows may belong to
+        // an abandoned one.
+        let unseen = || Identity { timeline: UNKNOWN_TIMELINE, ..identity.clone() };
+        nodes.push(node(name, at, cluster, &found.unwrap_or_else(unseen)));
     }
     Ok(Members { session, nodes })
 }

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::result::Error as DieselError;
-use engine::export::{BUFFER, ExportError, ExportFormat, ExportLines, ExportedRow, unsettled};
+use engine::export::{
+    BUFFER, ExportError, ExportFormat, ExportLines, ExportedRow, exported_table, unsettled,
+};
 use engine::open_error::OpenError;
 use model::keyspace::Slot;
 use model::slot_set::SlotSet;
@@ -101,13 +103,7 @@ impl ServerExport {
         out: &mut dyn Write,
         progress: &dyn Fn(u64),
     ) -> Result<u64, ExportError> {
-        let known =
-            || self.tables.tables().map(|table| table.name()).collect::<Vec<_>>().join(", ");
-        let table = self
-            .tables
-            .find(table)
-            .cloned()
-            .ok_or_else(|| ExportError::NoSuchTable { table: table.to_owned(), known: known() })?;
+        let table = exported_table(&self.tables, table)?;
         let mut lines = Writing {
             lines: ExportLines::new(&table, format, system),
             buffer: Vec::with_capacity(BUFFER + BUFFER / 4),

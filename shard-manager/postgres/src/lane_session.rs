@@ -76,6 +76,26 @@ impl TransactionError {
         Self { usable: answers && failed.keeps_session(), ..failed }
     }
 
+    /// Converts the error of a server that still answers on its connection: a message about a lost
+    /// connection was then the text of a trigger.
+    pub(super) fn on_living_connection(self) -> Self {
+        match self.kind {
+            DbErrorKind::Lost => {
+                Self { kind: DbErrorKind::Other, usable: true, retry_split: true, ..self }
+            }
+            DbErrorKind::Constraint(_)
+            | DbErrorKind::NotUnique(_)
+            | DbErrorKind::Discarded(_)
+            | DbErrorKind::Conflict
+            | DbErrorKind::ReadOnly
+            | DbErrorKind::Full
+            | DbErrorKind::Late
+            | DbErrorKind::Outdated
+            | DbErrorKind::Promoted
+            | DbErrorKind::Other => self,
+        }
+    }
+
     /// Names the table that discarded a row: if it is unknown, the table of the first change.
     pub(super) fn about(mut self, writes: &[WriteGroup<'_>]) -> Self {
         if let DbErrorKind::Discarded(table @ None) = &mut self.kind {
@@ -117,7 +137,9 @@ pub(super) fn ended(
     let mut failed = failed.filter_map(|(at, result)| Some((at, result.err()?)));
     if let Some((at, error)) = failed.next() {
         let proven = !is_citus || citus::is_rejected(&error, at == last);
-        return Err(TransactionError::after_commit(&error, answers && proven));
+        let failed = TransactionError::after_commit(&error, answers && proven);
+        // On Citus the message may be about the connection to a worker.
+        return Err(if answers && !is_citus { failed.on_living_connection() } else { failed });
     }
     match position {
         Some(Ok(rows)) => {

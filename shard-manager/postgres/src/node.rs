@@ -18,7 +18,8 @@ pub struct Node {
     pub address: NodeAddress,
     /// Timeouts of connecting and of statements.
     pub timeouts: Timeouts,
-    /// Identity when the cluster was opened.
+    /// Identity when the cluster was opened. The timeline of a replica that did not answer then is
+    /// 0.
     pub identity: Identity,
 }
 

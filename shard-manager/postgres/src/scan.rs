@@ -19,7 +19,7 @@ use diesel::result::Error as DieselError;
 use diesel_async::pooled_connection::PoolableConnection;
 use engine::fair_places::FairPlaces;
 use engine::replication::ReplicationState;
-use engine::{NodeRows, Scope, TableSize, WorkerNode};
+use engine::{NodeRows, Scope, TableSize, WorkerNode, read_task};
 use futures_util::future::BoxFuture;
 use model::error::Error;
 use model::fair_share::FairShare;
@@ -271,14 +271,7 @@ impl Scans {
     ) -> Result<T, Error> {
         let scans = self.clone();
         let task = self.runtime.spawn(async move { scans.owned(share, deadline, work).await });
-        match tokio::time::timeout_at(deadline.into(), task).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(panic)) => {
-                tracing::error!(%panic, "a read did not finish");
-                Err(Error::Internal)
-            }
-            Err(_elapsed) => Err(Error::DeadlinePassed),
-        }
+        read_task::result_of(task, deadline).await
     }
 
     async fn owned<T>(

@@ -10,6 +10,7 @@
 
 use std::fmt::Write as _;
 
+use engine::sql_list::push_list;
 use model::table::{Column, Table};
 use model::value::ColumnType;
 
@@ -324,19 +325,6 @@ pub(super) fn push_names(
     push_list(sql, columns, |sql, column| {
         let _ = write!(sql, "{of}{}", table.column(column).name);
     });
-}
-
-pub(super) fn push_list<T>(
-    sql: &mut String,
-    items: impl IntoIterator<Item = T>,
-    mut push: impl FnMut(&mut String, T),
-) {
-    for (index, item) in items.into_iter().enumerate() {
-        if index > 0 {
-            sql.push(',');
-        }
-        push(sql, item);
-    }
 }
 
 pub(super) fn column_type(table: &Table, column: usize) -> &'static str {

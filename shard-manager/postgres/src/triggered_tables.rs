@@ -20,7 +20,7 @@ use model::value::Value;
 use super::batch::{Batch, Row, Store};
 use super::batch_statements::{Group, group_work, image, locking};
 use super::citus::Citus;
-use super::db_error::DbErrorKind;
+use super::db_error::{DbErrorKind, may_be_raised};
 use super::lane_session::{LaneSession, TransactionError};
 use super::statement::{Locking, PipelineStep, Statement, Work, load, pipeline, run, step};
 use super::statement_cache::TableStatements;
@@ -45,10 +45,34 @@ pub(super) async fn store(
                 }
             }
         },
-        Err(error) => TransactionError::before_commit(&error),
+        Err(error) => return Err(refused(session, (batch, groups), &error).await),
     };
     let usable = failed.keeps_session() && run(&session.connection, "ROLLBACK").await.is_ok();
     Err(TransactionError { usable, ..failed })
+}
+
+/// Rolls the transaction back, and converts its error. An exception of a trigger or rule discards
+/// the row.
+async fn refused(
+    session: &LaneSession,
+    (batch, groups): (&Batch, &[Group]),
+    error: &DieselError,
+) -> TransactionError {
+    let mut failed = TransactionError::before_commit(error);
+    let may_answer = failed.keeps_session() || failed.kind == DbErrorKind::Lost;
+    let answers = may_answer && run(&session.connection, "ROLLBACK").await.is_ok();
+    if answers && session.citus.is_none() {
+        failed = failed.on_living_connection();
+    }
+    let altered = groups.iter().find(|group| may_be_altered(batch, group));
+    if let Some(group) = altered
+        && failed.kind == DbErrorKind::Other
+        && answers
+        && may_be_raised(error)
+    {
+        failed.kind = DbErrorKind::Discarded(Some(group.statements.table.name().to_owned()));
+    }
+    TransactionError { usable: answers && failed.keeps_session(), ..failed }
 }
 
 /// Returns true if the database may alter rows of the table.

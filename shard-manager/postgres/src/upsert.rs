@@ -172,6 +172,7 @@ pub(super) async fn apply(
             }) => {
                 session.insert_predictor.was_wrong();
             }
+            Err(failed) if may_be_raised_alone(&failed, count) => return None,
             stored => return Some(stored),
         }
     }
@@ -190,8 +191,16 @@ pub(super) async fn apply(
             usable: true,
             ..
         }) if parts.is_some() => None,
+        Err(failed) if may_be_raised_alone(&failed, count) => None,
         stored => Some(stored),
     }
+}
+
+/// Returns true if a trigger that is not known yet may have refused the only row: the general path
+/// looks for triggers in its transaction.
+fn may_be_raised_alone(failed: &TransactionError, count: usize) -> bool {
+    let TransactionError { kind, outcome, usable, .. } = failed;
+    count == 1 && *kind == DbErrorKind::Other && *outcome == Outcome::Rejected && *usable
 }
 
 async fn store(

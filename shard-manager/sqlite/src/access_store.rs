@@ -29,6 +29,7 @@ use model::error::Error;
 use super::connection::open;
 use super::file_watch::FileChecks;
 use super::intents::unavailable;
+use super::threads::run_to_end;
 
 pub use stopped::{change_stopped, read_audit_heads, read_state};
 pub(super) use tables::suspend_keys;
@@ -107,26 +108,17 @@ impl FileAccess {
     }
 }
 
-/// Runs work on a thread that may block.
-async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
-where
-    T: Send + 'static,
-    E: From<Error> + Send + 'static,
-{
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Internal.into()))
-}
-
 impl AccessStore for FileAccess {
     fn mode(&self) -> EngineFuture<'_, AccessMode> {
         let store = self.clone();
-        Box::pin(blocking(move || {
+        Box::pin(run_to_end(move || {
             tables::mode(&mut store.connect()?).map_err(|error| unavailable(&error))
         }))
     }
 
     fn load(&self) -> EngineFuture<'_, AccessState> {
         let store = self.clone();
-        Box::pin(blocking(move || {
+        Box::pin(run_to_end(move || {
             let state = store.load_now()?;
             if store.0.feed.is_watched() {
                 store.0.feed.publish(state.clone(), now());
@@ -142,17 +134,17 @@ impl AccessStore for FileAccess {
         now: UnixTime,
     ) -> BoxFuture<'a, Result<u64, AccessError>> {
         let (store, change, author) = (self.clone(), change.clone(), author.clone());
-        Box::pin(blocking(move || store.change_now(&change, &author, now)))
+        Box::pin(run_to_end(move || store.change_now(&change, &author, now)))
     }
 
     fn add_usage<'a>(&'a self, flush: &'a UsageFlush) -> EngineFuture<'a, ()> {
         let (store, flush) = (self.clone(), flush.clone());
-        Box::pin(blocking(move || store.add_usage_now(&flush)))
+        Box::pin(run_to_end(move || store.add_usage_now(&flush)))
     }
 
     fn usage(&self, day: u32) -> EngineFuture<'_, Vec<(String, u64)>> {
         let store = self.clone();
-        Box::pin(blocking(move || {
+        Box::pin(run_to_end(move || {
             tables::usage(&mut store.connect()?, day).map_err(|error| unavailable(&error))
         }))
     }
@@ -167,7 +159,7 @@ impl AccessStore for FileAccess {
     }
     fn audit_secret(&self) -> EngineFuture<'_, AuditSecret> {
         let store = self.clone();
-        Box::pin(blocking(move || {
+        Box::pin(run_to_end(move || {
             store.check_writable()?;
             tables::audit_secret(&mut store.connect()?).map_err(|error| unavailable(&error))
         }))
@@ -175,7 +167,7 @@ impl AccessStore for FileAccess {
 
     fn keep_audit_head(&self, head: AuditHead, now: UnixTime) -> EngineFuture<'_, ()> {
         let store = self.clone();
-        Box::pin(blocking(move || {
+        Box::pin(run_to_end(move || {
             store.check_writable()?;
             let kept = tables::keep_audit_head(&mut store.connect()?, &head, now);
             kept.map_err(|error| unavailable(&error))

@@ -18,6 +18,7 @@ use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::WriteGroup;
+use engine::atomic_group::{reason_to_undo, undone_error};
 use engine::row_image::{self, ServerColumns, push_row};
 use engine::system_tables::tessera_shard;
 use model::error::Error;
@@ -133,14 +134,7 @@ impl<'t> Batch<'t> {
         for (at, change) in tried.iter().enumerate() {
             let row = self.apply_accepted(change, refused_slots)?;
             answered += answered_bytes(&row);
-            let error = match &row {
-                Err(error) => Some(error.clone()),
-                Ok(_) if self.log.len() - logged + answered > IMAGES_BYTES_MAX => {
-                    Some(Error::TransactionTooLarge)
-                }
-                Ok(_) => None,
-            };
-            if let Some(error) = error {
+            if let Some(error) = reason_to_undo(&row, self.log.len() - logged + answered) {
                 refused = Some((at, error));
                 break;
             }
@@ -154,12 +148,7 @@ impl<'t> Batch<'t> {
         self.counters = counters;
         self.log.truncate(logged);
         self.rows_added = added;
-        let verdict = |at: usize| match (&error, at == culprit) {
-            (error, true) | (error @ Error::TransactionTooLarge, false) => error.clone(),
-            (error, false) => {
-                Error::Undone { row: places[culprit], cause: Box::new(error.clone()) }
-            }
-        };
+        let verdict = |at: usize| undone_error(&error, at == culprit, places[culprit]);
         let numbered = changes.iter().enumerate();
         numbered.map(|(at, change)| self.undone(change, verdict(at))).collect()
     }

@@ -10,11 +10,11 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 
 use engine::system_tables::tessera_tables;
-use engine::table_declaration::{Row, TableDeclaration};
+use engine::table_declaration::{Row, TableDeclaration, stored_columns};
 
 /// Returns the declarations of a file, by name.
 pub(super) fn load(connection: &mut SqliteConnection) -> QueryResult<Vec<TableDeclaration>> {
-    let rows: Vec<Row> = columns().order(tessera_tables::name).load(connection)?;
+    let rows: Vec<Row> = stored_columns().order(tessera_tables::name).load(connection)?;
     rows.into_iter().map(read).collect()
 }
 
@@ -24,7 +24,7 @@ pub(super) fn find(
     name: &str,
 ) -> QueryResult<Option<TableDeclaration>> {
     let row: Option<Row> =
-        columns().filter(tessera_tables::name.eq(name)).first(connection).optional()?;
+        stored_columns().filter(tessera_tables::name.eq(name)).first(connection).optional()?;
     row.map(read).transpose()
 }
 
@@ -67,17 +67,6 @@ pub(super) fn last_made_at(connection: &mut SqliteConnection) -> QueryResult<u64
         .select(diesel::dsl::max(tessera_tables::made_at))
         .first(connection)?;
     Ok(last.unwrap_or(0) as u64)
-}
-
-#[diesel::dsl::auto_type(no_type_alias)]
-fn columns() -> _ {
-    tessera_tables::table.select((
-        tessera_tables::name,
-        tessera_tables::column_list,
-        tessera_tables::id,
-        tessera_tables::routing,
-        tessera_tables::group_number,
-    ))
 }
 
 fn read(row: Row) -> QueryResult<TableDeclaration> {

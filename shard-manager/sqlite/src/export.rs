@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::result::Error as DieselError;
-use engine::export::{BUFFER, ExportError, ExportFormat, ExportLines, ExportedRow, unsettled};
+use engine::export::{
+    BUFFER, ExportError, ExportFormat, ExportLines, ExportedRow, exported_table, unsettled,
+};
 use model::slot_set::SlotSet;
 use model::table::Registry;
 use model::value::ColumnType;
@@ -111,13 +113,7 @@ impl Export {
         out: &mut dyn Write,
         progress: &dyn Fn(u64),
     ) -> Result<u64, ExportError> {
-        let known =
-            || self.tables.tables().map(|table| table.name()).collect::<Vec<_>>().join(", ");
-        let table = self
-            .tables
-            .find(table)
-            .cloned()
-            .ok_or_else(|| ExportError::NoSuchTable { table: table.to_owned(), known: known() })?;
+        let table = exported_table(&self.tables, table)?;
         let lines = ExportLines::new(&table, format, system);
         let mut buffer = Vec::with_capacity(BUFFER + BUFFER / 4);
         lines.push_head(&mut buffer);

@@ -35,6 +35,7 @@ pub mod intents;
 pub mod listed_indexes;
 mod listed_moves;
 mod log;
+mod log_extent;
 pub mod migrate;
 mod move_change;
 pub mod move_counts;

@@ -29,6 +29,7 @@ use moves::identity::MoveId;
 use super::connection::open;
 use super::file_watch::FileChecks;
 use super::intents::unavailable;
+use super::threads::run_to_end;
 
 /// Lists of moves, rebalances and indexes in the catalog of an open cluster.
 #[derive(Clone)]
@@ -64,7 +65,7 @@ impl FileMoves {
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Error> + Send + 'static,
     ) -> EngineFuture<'_, T> {
         let moves = self.clone();
-        Box::pin(blocking(move || work(&mut moves.connect()?)))
+        Box::pin(run_to_end(move || work(&mut moves.connect()?)))
     }
 
     /// Changes the catalog on a thread that may block.
@@ -73,7 +74,7 @@ impl FileMoves {
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, E> + Send + 'static,
     ) -> BoxFuture<'_, Result<T, E>> {
         let moves = self.clone();
-        Box::pin(blocking(move || {
+        Box::pin(run_to_end(move || {
             moves.file_checks.check_writable()?;
             work(&mut moves.connect()?)
         }))
@@ -86,15 +87,6 @@ impl FileMoves {
     ) -> BoxFuture<'_, Result<MoveRecord, MoveListError>> {
         self.write(move |connection| tables::change(connection, id, &change))
     }
-}
-
-/// Runs work on a thread that may block.
-async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
-where
-    T: Send + 'static,
-    E: From<Error> + Send + 'static,
-{
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Internal.into()))
 }
 
 impl MoveCatalog for FileMoves {

@@ -16,9 +16,9 @@
 
 use std::borrow::Cow;
 
-use diesel::QueryResult;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
+use diesel::{QueryResult, RunQueryDsl};
 use model::keyspace::Slot;
 use model::row_change::{Change, RowDone, RowWrite};
 use model::table::{Column, Table};
@@ -27,6 +27,7 @@ use serde::de::{DeserializeSeed, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::connection::{Bind, Statement, for_each_row, for_each_row_while};
+use super::log_extent::{TrimLimit, Trimmed};
 use super::sql;
 
 /// Appends the line of one change.
@@ -132,16 +133,26 @@ pub(super) fn is_empty(connection: &mut SqliteConnection) -> QueryResult<bool> {
     Ok(empty)
 }
 
-/// Removes the entries up to a position, and returns their number of bytes.
-pub(super) fn trim(connection: &mut SqliteConnection, position: u64) -> QueryResult<u64> {
-    let binds = [Bind::Int(position as i64)];
-    let statement = Statement { sql: sql::TRIM_LOG, binds: &binds, cached: true };
-    let mut bytes = 0;
-    for_each_row(connection, statement, |row| {
-        bytes += row.int(0).unwrap_or(0) as u64;
-        Ok(())
+/// Removes the oldest entries within a limit, at least one. Returns those that were removed; `None`
+/// if the log has none of them.
+pub(super) fn trim(
+    connection: &mut SqliteConnection,
+    limit: TrimLimit,
+) -> QueryResult<Option<Trimmed>> {
+    let binds = [Bind::Int(limit.position as i64)];
+    let statement = Statement { sql: sql::LOG_SIZES, binds: &binds, cached: true };
+    let mut trimmed = None;
+    for_each_row_while(connection, statement, |row| {
+        let before = trimmed.map_or(0, |Trimmed { bytes, .. }| bytes);
+        let bytes = before + row.int(1).unwrap_or(0) as u64;
+        trimmed = Some(Trimmed { position: row.int(0).unwrap_or(0) as u64, bytes });
+        Ok(bytes < limit.bytes)
     })?;
-    Ok(bytes)
+    if let Some(Trimmed { position, .. }) = trimmed {
+        let binds = [Bind::Int(position as i64)];
+        Statement { sql: sql::TRIM_LOG, binds: &binds, cached: true }.execute(connection)?;
+    }
+    Ok(trimmed)
 }
 
 /// One change, as in its line.
@@ -274,5 +285,33 @@ impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
             }
         };
         Ok(value.unwrap_or(Value::Null))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diesel::connection::SimpleConnection;
+    use diesel::{Connection, SqliteConnection};
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_entries_are_removed_up_to_a_position_until_they_have_enough_bytes() {
+        let mut connection = SqliteConnection::establish(":memory:").expect("a database");
+        let made = connection.batch_execute(
+            "CREATE TABLE tessera_log (position INTEGER PRIMARY KEY, changes BLOB);
+             INSERT INTO tessera_log VALUES (3, zeroblob(100)), (4, zeroblob(50)), (5, zeroblob(9)),
+             (6, zeroblob(9)), (7, zeroblob(9))",
+        );
+        made.expect("a log");
+        let mut trim = |position, bytes| {
+            trim(&mut connection, TrimLimit { position, bytes }).expect("the log is trimmed")
+        };
+        let removed = |position, bytes| Some(Trimmed { position, bytes });
+        assert_eq!(trim(6, 100), removed(3, 100));
+        assert_eq!(trim(6, 1), removed(4, 50), "at least one");
+        assert_eq!(trim(6, 1_000), removed(6, 18));
+        assert_eq!(trim(6, 1_000), None);
+        assert_eq!(trim(7, 1_000), removed(7, 9));
     }
 }

@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use diesel::QueryResult;
 use diesel::sqlite::SqliteConnection;
 use engine::move_record::move_name;
+use engine::stored_move::slot_state;
 use model::keyspace::Slot;
 use model::slot_set::SlotSet;
 use model::topology::ShardNumber;
@@ -61,17 +62,9 @@ fn state(row: &RowView<'_, '_>) -> QueryResult<SlotState> {
     let moved_to = row.text(3, |number| number.parse().map(ShardNumber));
     let moved_to = moved_to.transpose().map_err(|error| unreadable(&error))?;
     let state = row.text(1, str::to_owned).unwrap_or_default();
-    match (state.as_str(), moved_to) {
-        ("owned", _) => Ok(SlotState::Owned),
-        ("fenced", _) => {
-            let until = row.text(2, |until| until.parse::<DateTime<Utc>>().ok()).flatten();
-            let until = until.map_or(0, |until| until.timestamp_millis());
-            Ok(SlotState::Fenced { until: until.max(0) as u64 })
-        }
-        ("moved", Some(to)) => Ok(SlotState::Moved { to }),
-        ("importing", moved_to) => Ok(SlotState::Importing { moved_to }),
-        (other, _) => Err(unreadable(&format!("{other} is not a state of a slot"))),
-    }
+    let until = row.text(2, |until| until.parse::<DateTime<Utc>>().ok()).flatten();
+    let until = until.map_or(0, |until| until.timestamp_millis()).max(0) as u64;
+    Ok(slot_state(&state, until, moved_to)?)
 }
 
 /// Metadata before and after a change of a move.

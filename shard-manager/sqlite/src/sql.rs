@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use engine::sql_list::push_list;
 use model::table::Table;
 use model::value::ColumnType;
 
@@ -170,19 +171,6 @@ fn push_names(sql: &mut String, table: &Table, columns: impl Iterator<Item = usi
 
 fn push_parameter(sql: &mut String, number: usize) {
     let _ = write!(sql, "?{number}");
-}
-
-fn push_list<T>(
-    sql: &mut String,
-    items: impl IntoIterator<Item = T>,
-    mut push: impl FnMut(&mut String, T),
-) {
-    for (index, item) in items.into_iter().enumerate() {
-        if index > 0 {
-            sql.push(',');
-        }
-        push(sql, item);
-    }
 }
 
 /// Returns the type that a STRICT table declares for a column.
@@ -389,9 +377,13 @@ pub(super) const LOG_START: &str = "SELECT min(position) FROM tessera_log";
 /// Selects one row if the log has any entry.
 pub(super) const LOG_FIRST: &str = "SELECT position FROM tessera_log LIMIT 1";
 
+/// Selects the log entries up to a position, with their bytes. Returning them from the deletion
+/// would read all pages of each entry twice.
+pub(super) const LOG_SIZES: &str =
+    "SELECT position, length(changes) FROM tessera_log WHERE position <= ?1 ORDER BY position";
+
 /// Removes log entries up to a position.
-pub(super) const TRIM_LOG: &str =
-    "DELETE FROM tessera_log WHERE position <= ?1 RETURNING length(changes)";
+pub(super) const TRIM_LOG: &str = "DELETE FROM tessera_log WHERE position <= ?1";
 
 /// Selects the record of an idempotency key. Parameters: slot, shard key, key.
 pub(super) const REMEMBERED: &str = "SELECT fingerprint, answer FROM tessera_idempotency

@@ -1,4 +1,4 @@
-//! Threads: runs the reads of files, which may block.
+//! Threads: runs the reads of files and the changes of the catalog, which may block.
 //!
 //! A plain read by key runs on the thread of the caller, where it is fastest: it reads one short
 //! range of one index. All other reads run on a thread that may block.
@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::KeyRead;
+use engine::{KeyRead, read_task};
 use model::error::Error;
 
 use super::reader::{NodeRows, POOL_WAIT, ReaderPool, Scope};
@@ -34,6 +34,17 @@ pub(super) async fn read_key(
     blocking(deadline, read).await
 }
 
+/// Runs work on a thread that may block, however long it takes.
+pub(super) async fn run_to_end<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Internal.into()))
+}
+
 /// Runs blocking work, and passes it the time that it may wait for a connection.
 pub(super) async fn blocking<T: Send + 'static>(
     deadline: Instant,
@@ -43,12 +54,5 @@ pub(super) async fn blocking<T: Send + 'static>(
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(Error::DeadlinePassed) } else { work(left.mul_f64(POOL_WAIT)) }
     });
-    match tokio::time::timeout_at(deadline.into(), task).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(panic)) => {
-            tracing::error!(%panic, "a read did not finish");
-            Err(Error::Internal)
-        }
-        Err(_elapsed) => Err(Error::DeadlinePassed),
-    }
+    read_task::result_of(task, deadline).await
 }

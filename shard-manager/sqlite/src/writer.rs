@@ -33,6 +33,7 @@ use moves::request_context::MoveEffect;
 
 use super::batch::{Applied, Batch, Counters};
 use super::connection::{DbErrorKind, OpenError, PreparedShapes, open};
+use super::log_extent::{LogExtent, Trimmed};
 use super::move_change::restart_recording;
 use super::move_counts::ComparedCounts;
 use super::move_traces::MoveTraces;
@@ -43,13 +44,6 @@ use super::{declarations, log, owned_slots, stored_move};
 
 /// Page cache of 8 MiB, which holds the inner pages of the trees of a few million rows.
 const PRAGMAS: &str = "PRAGMA cache_size=-8192";
-/// Minimum number of entries to trim: trimming them together shares the cost.
-const TRIM_MIN: u64 = 64;
-/// Maximum number of entries that one batch removes: writes wait meanwhile.
-const TRIM_MAX: u64 = 256;
-/// Maximum number of bytes of the log. A larger log is trimmed even if a replica or another holder
-/// still needs it: that replica is then rebuilt, and the holder is dropped.
-const LOG_BYTES_MAX: u64 = 1 << 30;
 /// Interval between searches for idempotency keys that are too old.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -93,14 +87,6 @@ struct Opened {
     /// Dropped first.
     handles: FileHandles,
     connection: SqliteConnection,
-}
-
-/// Extent of the log.
-#[derive(Clone, Copy, Debug)]
-struct LogExtent {
-    /// Position up to which the log was trimmed.
-    trimmed: u64,
-    bytes: u64,
 }
 
 impl SqliteWriter {
@@ -151,7 +137,7 @@ impl SqliteWriter {
             shapes: PreparedShapes::default(),
             replication: Arc::clone(replication),
             slots,
-            log: LogExtent { trimmed, bytes },
+            log: LogExtent::new(trimmed, bytes),
             forgot_at: None,
             #[cfg(feature = "sabotage")]
             owed: None,
@@ -214,13 +200,10 @@ impl SqliteWriter {
         groups: &[WriteGroup<'_>],
         state: &mut Attempt,
     ) -> QueryResult<Applied> {
-        let trim_to = self.trim_to();
         let forget = self.forgot_at.is_none_or(|at| at.elapsed() > FORGET_EVERY);
         connection.immediate_transaction(|connection| {
             let mut work = |connection: &mut SqliteConnection| {
-                if let Some(position) = trim_to {
-                    state.trimmed = Some((position, log::trim(connection, position)?));
-                }
+                state.trim(self, connection)?;
                 let mut batch = Batch::new(connection, self.counters, &mut self.shapes);
                 if forget {
                     state.forgot_all = batch.forget_old()?;
@@ -236,19 +219,17 @@ impl SqliteWriter {
         })
     }
 
-    /// Returns the position up to which the log is trimmed now, if that removes enough entries.
-    fn trim_to(&self) -> Option<u64> {
-        let LogExtent { trimmed, bytes } = self.log;
-        let mut needless = self.replication.trimmable_position();
-        if bytes >= LOG_BYTES_MAX {
-            // The oldest entries are removed, even if a replica or another holder needs them.
-            needless = needless.max(trimmed + TRIM_MAX);
+    /// Records the log as a transaction has left it, which has appended this many bytes.
+    fn note_log(&mut self, appended: u64, trimmed: Option<Trimmed>) {
+        self.log.append(appended);
+        let Some(trimmed) = trimmed else { return };
+        self.log.remove(trimmed);
+        for holder in record_trim(&self.replication, trimmed.position) {
+            tracing::warn!(
+                shard = %self.shard, holder,
+                "the change log has exceeded its size limit: this reader of it begins again"
+            );
         }
-        // The last entry stays: the batch that trims may add none, and only a replica's file has an
-        // empty log.
-        let last = (self.counters.position as u64).saturating_sub(1);
-        let to = needless.min(last).min(trimmed + TRIM_MAX);
-        (to >= trimmed + TRIM_MIN).then_some(to)
     }
 
     /// Converts a failure. Before COMMIT was sent nothing was stored. After it, only "disk full" is
@@ -276,8 +257,8 @@ struct Attempt {
     /// First error, kept because SQLite may have rolled back by itself, and then diesel reports
     /// only that its own rollback found nothing to undo.
     cause: Option<DbErrorKind>,
-    /// Position up to which the log was trimmed, and the number of bytes that were removed.
-    trimmed: Option<(u64, u64)>,
+    /// Entries of the log that were removed.
+    trimmed: Option<Trimmed>,
     /// True if no idempotency key that is too old is left.
     forgot_all: bool,
     began: Instant,
@@ -287,6 +268,27 @@ impl Attempt {
     fn new() -> Self {
         let began = Instant::now();
         Self { committing: false, cause: None, trimmed: None, forgot_all: false, began }
+    }
+
+    /// Trims the log within the transaction, if enough of it is no longer needed.
+    fn trim(
+        &mut self,
+        writer: &SqliteWriter,
+        connection: &mut SqliteConnection,
+    ) -> QueryResult<()> {
+        let position = writer.counters.position as u64;
+        if let Some(limit) = writer.log.trim_limit(&writer.replication, position) {
+            self.trimmed = log::trim(connection, limit)?;
+        }
+        Ok(())
+    }
+
+    /// Records that only the commit is missing, which may be in doubt if the transaction has
+    /// `stored` something.
+    fn begin_commit(&mut self, writer: &SqliteWriter, after: &Counters, stored: bool) {
+        self.committing = stored;
+        self.began = Instant::now();
+        writer.replication.primary().begin(after.position as u64);
     }
 }
 
@@ -310,17 +312,7 @@ impl Writer for SqliteWriter {
                     self.replication.commit(position, state.began);
                 }
                 self.counters = applied.counters;
-                self.log.bytes += applied.logged;
-                if let Some((trimmed, bytes)) = state.trimmed {
-                    self.log.trimmed = trimmed;
-                    self.log.bytes = self.log.bytes.saturating_sub(bytes);
-                    for holder in record_trim(&self.replication, trimmed) {
-                        tracing::warn!(
-                            shard = %self.shard, holder,
-                            "the change log has exceeded its size limit: this reader of it begins again"
-                        );
-                    }
-                }
+                self.note_log(applied.logged, state.trimmed);
                 if state.forgot_all {
                     self.forgot_at = Some(Instant::now());
                 }

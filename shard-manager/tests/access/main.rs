@@ -8,6 +8,7 @@
 
 mod bound_specs;
 mod bound_steps;
+mod compared_callers;
 #[path = "../../access/tests/access/counted_heap.rs"]
 #[expect(dead_code, reason = "other tests need more of it")]
 mod counted_heap;

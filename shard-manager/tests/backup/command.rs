@@ -35,6 +35,19 @@ pub(crate) fn fail(arguments: &[&str]) -> (i32, String) {
     (code, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
+/// Runs the program with each of these arguments, and requires that it refuses them in one line
+/// that contains the reason.
+pub(crate) fn fail_in_one_line(uses: &[(&[&str], &str)]) {
+    for &(arguments, reason) in uses {
+        let (code, output) = fail(arguments);
+        assert_eq!((code, output.lines().count()), (2, 1), "{arguments:?}: {output}");
+        assert!(
+            output.starts_with("error: ") && output.contains(reason),
+            "{arguments:?}: {output}"
+        );
+    }
+}
+
 /// Converts a path to a command-line argument.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")

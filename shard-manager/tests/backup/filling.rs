@@ -8,7 +8,7 @@ use std::process::Stdio;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 
 use crate::cluster::{execute, ints, open, shards, texts};
-use crate::command::{fail, program, run, succeed, text};
+use crate::command::{fail, fail_in_one_line, program, run, succeed, text};
 use crate::scratch;
 
 /// User-defined columns of all rows of a table on all shards, in order.
@@ -166,14 +166,7 @@ fn wrong_usage_is_refused_with_a_clear_message() {
         (&["import", "--table", "users", "--input", "/dev/null", "--data-dir", home], "not a data"),
         (&["import", "--table", "users", "--input", text(&nowhere)], "No such file"),
     ];
-    for (arguments, reason) in uses {
-        let (code, output) = fail(arguments);
-        assert_eq!((code, output.lines().count()), (2, 1), "{arguments:?}: {output}");
-        assert!(
-            output.starts_with("error: ") && output.contains(reason),
-            "{arguments:?}: {output}"
-        );
-    }
+    fail_in_one_line(&uses);
     assert!(!nowhere.exists());
     let (code, output) = fail(&["generate", "--url", "http://x", "--data-dir", home]);
     assert!(code == 2 && output.contains("cannot be used with"), "{output}");

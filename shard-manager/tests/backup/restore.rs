@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::backup::{ALONE, save};
 use crate::cluster::{Cluster, deadline, open, options, texts, with_replicas};
-use crate::command::{fail, succeed, text};
+use crate::command::{fail, fail_in_one_line, succeed, text};
 use crate::scratch;
 
 fn user(key: &str, name: &str) -> String {
@@ -251,14 +251,7 @@ fn a_target_that_exists_is_refused_in_one_line() {
         (&["restore", "--from", text(&copy), "--data-dir", home], "in use"),
         (&["generate", "--users", "1", "--data-dir", home], "in use"),
     ];
-    for (arguments, reason) in uses {
-        let (code, output) = fail(arguments);
-        assert_eq!((code, output.lines().count()), (2, 1), "{arguments:?}: {output}");
-        assert!(
-            output.starts_with("error: ") && output.contains(reason),
-            "{arguments:?}: {output}"
-        );
-    }
+    fail_in_one_line(&uses);
     assert!(!inside.exists() && !nowhere.exists(), "nothing was made");
     assert_eq!(fs::read_dir(&full).expect("a folder").count(), 1, "nothing was changed");
 }

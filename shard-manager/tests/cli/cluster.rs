@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
@@ -105,6 +105,18 @@ pub(crate) fn run_reading(dir: &Path, args: &[&str], text: &str) -> Ended {
     stdin.write_all(text.as_bytes()).expect("the program reads");
     drop(stdin);
     Ended::of(&child.wait_with_output().expect("the program ends"))
+}
+
+/// Interrupts a running program as Ctrl-C does, requires that it ends with the exit code 2, and
+/// returns its standard error.
+pub(crate) fn interrupt(child: Child) -> String {
+    let pid = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", "INT", &pid]).status().expect("kill starts");
+    assert!(sent.success(), "{sent}");
+    let ended = child.wait_with_output().expect("the program ends");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    said
 }
 
 pub(crate) fn open(dir: &Path, shards: usize, replicas: usize) -> Manager {

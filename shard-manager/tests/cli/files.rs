@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::cluster::{Cluster, Ended, program, run_in, write_long_users};
+use crate::cluster::{Cluster, Ended, interrupt, program, run_in, write_long_users};
 
 fn export_to(cluster: &Cluster, file: &Path) -> Ended {
     let args = ["export", "--table", "users", "--output", file.to_str().expect("UTF-8")];
@@ -95,11 +95,7 @@ fn ctrl_c_leaves_no_part_of_an_export() {
         assert!(child.try_wait().unwrap().is_none(), "it ended before the signal");
         std::thread::yield_now();
     }
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
-    let ended = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert_eq!(ended.status.code(), Some(2), "{said}");
+    let said = interrupt(child);
     assert!(said.contains("cancelled"), "{said}");
     assert!(!part.exists());
     assert_eq!(fs::read_to_string(&file).unwrap(), "of yesterday");

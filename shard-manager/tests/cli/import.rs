@@ -13,22 +13,16 @@ use shard_manager::store::sqlite::offline_view::{DirView, Holder};
 use shard_manager::table::Column;
 use shard_manager::value::ColumnType;
 
-use crate::cluster::{Cluster, block_on, program, run_in, run_reading, write};
+use crate::cluster::{Cluster, block_on, interrupt, program, run_in, run_reading, write};
 
 /// A cluster with a table whose rows do not contain their shard key.
 fn with_notes(shards: usize) -> Cluster {
     let cluster = Cluster::new(shards, 0);
-    let column = |name: &str, kind, nullable| Column {
-        name: name.to_owned(),
-        kind,
-        nullable,
-        default: None,
-    };
     let declared = Declaration {
         name: "notes".to_owned(),
         columns: vec![
-            column("number", ColumnType::Bigint, false),
-            column("note", ColumnType::Json, true),
+            Column::new("number", ColumnType::Bigint, false),
+            Column::new("note", ColumnType::Json, true),
         ],
         id: vec!["number".to_owned()],
         routing: None,
@@ -94,11 +88,7 @@ fn ctrl_c_ends_an_import_into_a_router_that_waits_for_its_input() {
     let mut child = command.spawn().unwrap();
     let _stdin = child.stdin.take().unwrap();
     let _client = router.accept().unwrap();
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
-    let ended = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-    assert_eq!(ended.status.code(), Some(2), "{said}");
+    let said = interrupt(child);
     assert!(said.contains("error: cancelled"), "{said}");
 }
 
@@ -120,11 +110,7 @@ fn ctrl_c_ends_an_import_that_waits_for_its_input() {
             assert!(child.try_wait().unwrap().is_none(), "it ended before the signal");
             std::thread::yield_now();
         }
-        let pid = child.id().to_string();
-        assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
-        let ended = child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert_eq!(ended.status.code(), Some(2), "{said}");
+        let said = interrupt(child);
         assert!(said.contains("error: cancelled; 0 rows before line 1 are stored"), "{said}");
         drop(stdin);
     }

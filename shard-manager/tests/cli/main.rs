@@ -2,6 +2,8 @@
 
 mod access;
 mod audit_log;
+#[path = "../support/begun_move.rs"]
+mod begun_move;
 mod check;
 mod cluster;
 mod credentials;

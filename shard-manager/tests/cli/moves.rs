@@ -9,15 +9,16 @@ use futures_util::future::{Either, select};
 use serde_json::{Value, json};
 use shard_manager::engine::move_record::{MovePhase, NewMove, move_name};
 use shard_manager::keyspace::Slot;
-use shard_manager::manager::{Manager, MovesError};
+use shard_manager::manager::Manager;
 use shard_manager::moves::identity::MoveId;
 use shard_manager::slot_set::SlotSet;
 use shard_manager::topology::ShardNumber;
 
+use crate::begun_move::begin;
 use crate::cluster::{Cluster, Ended, block_on, open, program, run, run_in, serve};
 
-/// Longest wait for the replicas and for the end of a move.
-const READY_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for the end of a move.
+const ENDED_MAX: Duration = Duration::from_secs(60);
 
 const ID: &str = "5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e";
 const GONE: &str = "0a8f5b1f-6c1e-4f7a-9b53-5f0c1c1e2d4e";
@@ -86,21 +87,12 @@ async fn planned(manager: &Manager) -> MoveId {
     let (source, target) = (ShardNumber(0), ShardNumber(1));
     let slots: SlotSet = manager.map().slots_of(source).take(1).filter_map(Slot::new).collect();
     let new = NewMove { slots, source, target, rate: None, keep: Duration::ZERO };
-    let limit = Instant::now() + READY_MAX;
-    loop {
-        match manager.moves().begin(new.clone(), None, limit).await {
-            Ok(record) => return record.id,
-            Err(MovesError::NoMajority { .. }) if Instant::now() < limit => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            Err(error) => panic!("it does not begin: {error}"),
-        }
-    }
+    begin(manager, new).await
 }
 
 /// Waits until a move has ended, and returns its phase.
 async fn ended(manager: &Manager, id: MoveId) -> MovePhase {
-    let limit = Instant::now() + READY_MAX;
+    let limit = Instant::now() + ENDED_MAX;
     loop {
         let phase = manager.moves().get(id).await.expect("it is listed").phase;
         if phase.has_ended() {

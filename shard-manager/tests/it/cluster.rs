@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use shard_manager::access::rights::Rights;
 use shard_manager::assembly::{self, EmbeddedCluster};
 use shard_manager::backup::BackupSource;
+use shard_manager::engine::audit_report::AuditOptions;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::open_error::OpenError;
 use shard_manager::error::Failure;
@@ -23,6 +24,8 @@ use shard_manager::manager::{
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::{Operation, RowWrite};
 use shard_manager::shard_map::KeyLocation;
+use shard_manager::store::sqlite::audit::audit;
+use shard_manager::store::sqlite::offline_view::DirView;
 use tempfile::TempDir;
 
 use crate::scratch;
@@ -217,6 +220,14 @@ pub(crate) fn texts(path: &Path, sql: &str) -> Vec<String> {
 pub(crate) fn ints(path: &Path, sql: &str) -> Vec<i64> {
     let rows: Vec<IntRow> = diesel::sql_query(sql).load(&mut connect(path)).expect("a query");
     rows.into_iter().map(|row| row.value).collect()
+}
+
+/// Findings of a check of all files.
+pub(crate) fn findings(dir: &Path) -> Vec<String> {
+    let view = DirView::open(dir).expect("readable");
+    let options = AuditOptions { deep: true, threads: 2 };
+    let report = audit(&view, &options, &|_| ()).expect("a report");
+    report.findings.iter().map(|found| format!("{found:?}")).collect()
 }
 
 /// The change log: position, and the lines of that transaction.

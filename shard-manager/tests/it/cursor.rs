@@ -17,17 +17,11 @@ fn secret() -> TokenKey {
 }
 
 fn things(name: &str) -> Arc<Table> {
-    let column = |name: &str, kind, nullable| Column {
-        name: name.to_owned(),
-        kind,
-        nullable,
-        default: None,
-    };
     let columns = vec![
-        column("id", ColumnType::Text, false),
-        column("n", ColumnType::Bigint, true),
-        column("x", ColumnType::Double, true),
-        column("flag", ColumnType::Boolean, true),
+        Column::new("id", ColumnType::Text, false),
+        Column::new("n", ColumnType::Bigint, true),
+        Column::new("x", ColumnType::Double, true),
+        Column::new("flag", ColumnType::Boolean, true),
     ];
     Arc::new(Table::new(name, columns, &["id".to_owned()], None).expect("a sound table"))
 }

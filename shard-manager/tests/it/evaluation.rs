@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use shard_manager::query::{Comparison, Condition, Pattern, Piece, Test, ValueState};
 use shard_manager::value::Value;
 
+use crate::nested_conditions::nested;
+
 use Comparison::{Equal, Greater, GreaterOrEqual, Less, LessOrEqual, NotEqual};
 
 /// True, false, or unknown because of a null.
@@ -140,14 +142,7 @@ pub(crate) fn condition(
     let leaf = prop::sample::select(columns).prop_flat_map(|(column, literal, text, truth)| {
         test(literal, text, truth).prop_map(move |test| Condition::Column(column, test))
     });
-    leaf.prop_recursive(3, 8, 3, |inner| {
-        let list = proptest::collection::vec(inner.clone(), 0..4);
-        prop_oneof![
-            list.clone().prop_map(Condition::All),
-            list.prop_map(Condition::Any),
-            inner.prop_map(|one| Condition::Not(Box::new(one))),
-        ]
-    })
+    nested(leaf)
 }
 
 #[test]

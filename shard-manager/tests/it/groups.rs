@@ -1,20 +1,17 @@
 //! Tests of table groups in a cluster of files: each has a keyspace, a placement and slots of
 //! its own.
 
-use std::path::Path;
-
-use shard_manager::engine::audit_report::AuditOptions;
 use shard_manager::engine::cluster_spec::{ClusterSpec, differences};
 use shard_manager::engine::new_shard::NewShard;
 use shard_manager::keyspace::{Keyspace, Slot};
 use shard_manager::shard_map::{ShardMap, with_group};
 use shard_manager::slot_set::SlotSet;
-use shard_manager::store::sqlite::audit::audit;
-use shard_manager::store::sqlite::offline_view::DirView;
 use shard_manager::table_group::{GroupFault, GroupNumber, GroupSpec, TableGroup, check_specs};
 use shard_manager::topology::{ShardNumber, Topology};
 
-use crate::cluster::{Cluster, execute, ints, open, refusal, shard_file, texts, with_replicas};
+use crate::cluster::{
+    Cluster, execute, findings, ints, open, refusal, shard_file, texts, with_replicas,
+};
 use crate::group_contract::{
     count, create, find_spread, find_vertically, hybrid, move_spread, plan_by_group, store_spread,
     store_vertically, vertical,
@@ -23,14 +20,6 @@ use crate::move_steps::kept_up;
 
 fn with_groups(groups: Vec<GroupSpec>) -> ClusterSpec {
     ClusterSpec { groups, ..with_replicas(3, 1) }
-}
-
-/// Findings of a check of all files.
-fn findings(dir: &Path) -> Vec<String> {
-    let view = DirView::open(dir).expect("readable");
-    let options = AuditOptions { deep: true, threads: 2 };
-    let report = audit(&view, &options, &|_| ()).expect("a report");
-    report.findings.iter().map(|found| format!("{found:?}")).collect()
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use shard_manager::engine::published_map::{PublishedMap, ShardListError};
 use shard_manager::engine::{OpenedCluster, OpenedShard};
 use shard_manager::keyspace::{Keyspace, ShardKey};
 use shard_manager::manager::{BulkRow, Data, Manager, RequestOptions};
+use shard_manager::map_change::MapChange;
 use shard_manager::placement::Placement;
 use shard_manager::query::ReadQuery;
 use shard_manager::row_change::Operation::Upsert;
@@ -202,6 +203,28 @@ async fn a_session_keeps_the_positions_of_a_shard_that_has_retired() {
     let query = ReadQuery::all(&table);
     let read = cluster.manager.data(Rights::ALL).read(query, None, &options).await;
     assert_eq!(read.expect("the members answer").shards, [ShardNumber(0), ShardNumber(1)]);
+}
+
+#[test]
+fn a_map_that_gives_a_number_to_another_shard_is_refused() {
+    let published = PublishedMap::new(map(1, None));
+    published.reserve(THIRD, "shard3").expect("free");
+    published.add_shard(THIRD);
+    assert_eq!(published.publish_open(map(2, Some(ShardState::Serving))), Ok(true));
+    // The catalog has lost the third shard in a failover.
+    let lost = map(3, None);
+    assert_eq!(published.publish_open(lost.clone()), Ok(true));
+    let then = |map: &ShardMap, name: &str| {
+        let change = MapChange::NewShard { name: name.to_owned(), weight: 1, address: None };
+        change.apply(map).expect("a map")
+    };
+    let other = then(&lost, "other");
+    let refused = Err(ShardListError::NumberTaken { number: THIRD, shard: "shard3".to_owned() });
+    assert_eq!(published.publish_open(other.clone()), refused);
+    assert_eq!(published.publish_open(then(&other, "shard4")), refused, "shard4 is not open");
+    let in_force = (published.load_full(), published.backlog().newest());
+    assert_eq!(in_force, (Arc::new(lost.clone()), None));
+    assert_eq!(published.publish_open(then(&lost, "shard3")), Ok(true));
 }
 
 #[test]

@@ -11,7 +11,6 @@ use futures_util::future::{Either, poll_fn, select};
 use shard_manager::access::rights::Rights;
 use shard_manager::backup::{ProgressObserver, restore::restore};
 use shard_manager::cache::ServedBy;
-use shard_manager::engine::audit_report::AuditOptions;
 use shard_manager::engine::cluster_spec::ClusterSpec;
 use shard_manager::engine::new_shard::{NewShard, NewShardRefusal};
 use shard_manager::engine::published_map::PublishedMap;
@@ -20,11 +19,11 @@ use shard_manager::map_change::MapChange;
 use shard_manager::query::ReadQuery;
 use shard_manager::shard_map::ShardMap;
 use shard_manager::slot_set::SlotSet;
-use shard_manager::store::sqlite::audit::audit;
-use shard_manager::store::sqlite::offline_view::DirView;
 use shard_manager::topology::{ShardNumber, ShardState};
 
-use crate::cluster::{Cluster, deadline, execute, ints, open_with_source, shards, with_replicas};
+use crate::cluster::{
+    Cluster, deadline, execute, findings, ints, open_with_source, shards, with_replicas,
+};
 use crate::join_contract::{
     hand_slots_over, join_beside_requests, refuse_impossible_changes, rows, store, table, until,
     weigh_and_remove,
@@ -53,14 +52,6 @@ async fn kept_up<T>(manager: &Manager, test: impl Future<Output = T>) -> T {
 fn declared(dir: &Path, shard: usize) -> i64 {
     let file = crate::cluster::shard_file(dir, shard);
     ints(&file, "SELECT count(*) AS value FROM tessera_tables")[0]
-}
-
-/// Findings of a check of all files.
-fn findings(dir: &Path) -> Vec<String> {
-    let view = DirView::open(dir).expect("readable");
-    let options = AuditOptions { deep: true, threads: 2 };
-    let report = audit(&view, &options, &|_| ()).expect("a report");
-    report.findings.iter().map(|found| format!("{found:?}")).collect()
 }
 
 async fn create(manager: &Manager, name: &str) {

@@ -7,6 +7,8 @@ mod access_store;
 mod advice;
 mod advice_findings;
 mod atomic_groups;
+#[path = "../support/begun_move.rs"]
+mod begun_move;
 mod catalog;
 mod catalog_upgrade;
 mod cluster;
@@ -32,6 +34,7 @@ mod joins;
 mod keyspace;
 mod keyspaces;
 mod lane;
+mod lane_refusals;
 mod lane_slots;
 mod listed_moves;
 mod map_changes;
@@ -48,11 +51,14 @@ mod movement;
 mod moves;
 mod moves_audited;
 mod named_keys;
+#[path = "../support/nested_conditions.rs"]
+mod nested_conditions;
 mod partition_columns;
 mod placement;
 mod placements;
 #[path = "../support/prerequisites.rs"]
 mod prerequisites;
+mod promoting_reader;
 mod rebalance;
 #[path = "../support/rebalance_contract.rs"]
 mod rebalance_contract;

@@ -84,6 +84,22 @@ fn large_tables_are_copied_in_rounds_and_their_leftovers_are_deleted_before_a_ne
     assert_counted(&pair);
 }
 
+#[test]
+fn a_copy_trims_the_log_of_its_target_although_no_client_writes_there() {
+    let mut pair = MovePair::new(&KEYS);
+    copy_whole(&mut pair);
+    for number in 0..200 {
+        pair.shard(Origin).put(KEYS[number % KEYS.len()], number as i64);
+        assert!(pair.carry_out(MoveStep::CopyRound { from: Origin }));
+        pair.shard(Destination).catch_up_on_disk();
+    }
+    let sql = "SELECT count(*) AS value FROM tessera_log";
+    let kept = ints(&pair.shards[1].primary_file, sql)[0];
+    assert!(kept <= 128, "{kept} entries are left");
+    assert_eq!(pair.digests(Origin), pair.digests(Destination));
+    pair.assert_equal_files();
+}
+
 /// Takes a move to the end of its copy.
 fn copy_whole(pair: &mut MovePair) {
     while pair.row(Destination).is_none_or(|row| row.cursor != CopyCursor::Whole) {

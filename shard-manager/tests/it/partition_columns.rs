@@ -12,7 +12,7 @@ use shard_manager::shard_map::partitions::{
     divided_partition, explain, partition_column, partition_of, partition_slots,
 };
 use shard_manager::shard_map::{ShardMap, with_group};
-use shard_manager::stored_location::stored_location;
+use shard_manager::stored_location::{checked_location, stored_location};
 use shard_manager::table::{Column, Table, in_group};
 use shard_manager::table_group::{GroupNumber, TableGroup};
 use shard_manager::topology::Topology;
@@ -240,6 +240,24 @@ fn a_stored_row_belongs_into_the_slot_of_its_partition_and_a_record_beside_its_r
         let place = stored_location(&map, (records, stored), "user_123", None).expect("a place");
         assert_eq!(place.slot.number(), expected, "{stored}");
     }
+}
+
+#[test]
+fn a_stored_row_in_another_slot_than_that_of_its_key_and_partition_is_reported() {
+    let map = map(PARTITIONS, PARTITIONS_PLACEMENT);
+    let users = users();
+    let checked = |slot, partition| {
+        let (place, misplaced) = checked_location(&map, (&users, slot), "user_123", partition);
+        let slot = place.map(|place| place.slot.number());
+        (slot, misplaced.map(|row| (row.found, row.expected)))
+    };
+    assert_eq!(checked(3613, Some("A")), (Some(3613), None));
+    let found = "its slot column says 3613".to_owned();
+    let expected = "6461, as its key and partition say".to_owned();
+    assert_eq!(checked(3613, Some("B")), (Some(6461), Some((found, expected))));
+    let (place, misplaced) = checked(3613, None);
+    let expected = misplaced.map(|(_, expected)| expected);
+    assert_eq!((place, expected.as_deref()), (None, Some("a key of the keyspace")));
 }
 
 #[test]

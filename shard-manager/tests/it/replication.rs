@@ -23,6 +23,7 @@ use shard_manager::value::ColumnType;
 use tempfile::TempDir;
 
 use crate::scratch;
+use crate::slot_nodes::unless_trimmed;
 
 /// An event in the life of a shard.
 #[derive(Clone, Debug)]
@@ -195,22 +196,17 @@ impl Pair {
     /// Returns whether there may be more to apply.
     fn apply(&mut self, sync: bool) -> bool {
         let applied = self.applier().step(sync, None, |_| {});
-        match applied {
-            Ok(more) => {
-                let position = self.applier().position();
-                self.replication.replicas().record_applied(0, position, None);
-                if sync {
-                    self.applier().sync().expect("it syncs");
-                    self.replication.replicas().record_durable(0, position);
-                }
-                more
-            }
-            Err(ApplyError::LogTrimmed) => {
-                self.rebuild();
-                true
-            }
-            Err(error) => panic!("{error:?}"),
+        let Some(more) = unless_trimmed(applied) else {
+            self.rebuild();
+            return true;
+        };
+        let position = self.applier().position();
+        self.replication.replicas().record_applied(0, position, None);
+        if sync {
+            self.applier().sync().expect("it syncs");
+            self.replication.replicas().record_durable(0, position);
         }
+        more
     }
 
     fn meet(&mut self, event: &Event) {

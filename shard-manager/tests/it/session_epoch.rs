@@ -1,5 +1,5 @@
-//! Tests of sessions whose slots have moved. The shards own their slots throughout; the maps state
-//! that slots were elsewhere before.
+//! Tests of sessions whose slots have moved, or whose shards get another primary during a read. The
+//! shards own their slots throughout; the maps state that slots were elsewhere before.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{BoxFuture, ready};
 use shard_manager::access::rights::Rights;
 use shard_manager::cache::ServedBy;
+use shard_manager::consistency::Level;
 use shard_manager::engine::access_store::AccessStore;
 use shard_manager::engine::backup_maker::BackupMaker;
 use shard_manager::engine::catalog_rows::MapChangeError;
@@ -28,6 +29,7 @@ use shard_manager::manager::{Manager, ReadDone, RequestOptions};
 use shard_manager::map_change::MapChange;
 use shard_manager::position::Position;
 use shard_manager::query::{Condition, ReadQuery, Test};
+use shard_manager::replication::ReplicationState;
 use shard_manager::row_change::Operation::Upsert;
 use shard_manager::shard_map::{ShardMap, with_owner};
 use shard_manager::slot_set::SlotSet;
@@ -41,6 +43,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::sync::mpsc::Receiver;
 
 use crate::cluster::{Cluster, deadline, options, shards, with_replicas};
+use crate::promoting_reader::{NextPromotion, PromotingReader, committed};
 use crate::scratch;
 
 /// Catalog of a test, which other routers have changed.
@@ -165,6 +168,9 @@ struct Router {
     cluster: Cluster,
     catalog: Arc<OtherMap>,
     publish: Arc<dyn Fn(ShardMap) + Send + Sync>,
+    /// Replication states of the shards.
+    replication: Vec<Arc<ReplicationState>>,
+    promotion: Arc<NextPromotion>,
 }
 
 impl Router {
@@ -178,8 +184,16 @@ impl Router {
         let catalog = Arc::<OtherMap>::default();
         let (files, kept) = (opened.backend, Arc::clone(&catalog));
         opened.backend = Box::new(Backend { files, catalog: kept, publish: Arc::clone(&publish) });
+        let promotion = Arc::<NextPromotion>::default();
+        let mut replication = Vec::new();
+        for shard in &mut opened.shards {
+            let (files, promotion) = (Arc::clone(&shard.primary), Arc::clone(&promotion));
+            shard.primary = Arc::new(PromotingReader { files, promotion });
+            replication.push(Arc::clone(&shard.replication));
+        }
         let manager = Manager::new(opened).expect("its threads start");
-        Self { cluster: Cluster { manager, source: None, dir }, catalog, publish }
+        let cluster = Cluster { manager, source: None, dir };
+        Self { cluster, catalog, publish, replication, promotion }
     }
 
     fn manager(&self) -> &Manager {
@@ -218,6 +232,26 @@ impl Router {
         let key = key.map(|key| ShardKey::parse(key).expect("a key"));
         let read = self.manager().data(Rights::ALL).read(query, key, &options).await;
         read.map_err(|failure| failure.error)
+    }
+
+    /// Reads with the session of a client that has seen this many changes more than the committed
+    /// ones of a shard. During the read a node that lacks them becomes the primary of that shard.
+    async fn read_during_promotion(
+        &self,
+        (query, key): (ReadQuery, Option<&str>),
+        (shard, uncommitted): (ShardNumber, u64),
+        level: Level,
+    ) -> Result<usize, Error> {
+        let replication = &self.replication[shard.index()];
+        let Position { timeline, sequence } = committed(replication);
+        let mut session = SessionToken::empty();
+        session.see(shard, Position { timeline, sequence: sequence + uncommitted });
+        self.promotion.schedule(replication);
+        let options = RequestOptions { session, level, ..options() };
+        let key = key.map(|key| ShardKey::parse(key).expect("a key"));
+        let read = self.manager().data(Rights::ALL).read(query, key, &options).await;
+        assert_ne!(committed(replication).timeline, timeline, "the promotion has happened");
+        read.map(|done| done.rows.len()).map_err(|failure| failure.error)
     }
 
     fn all(&self) -> ReadQuery {
@@ -352,4 +386,50 @@ async fn a_position_that_was_seen_after_the_move_is_not_of_the_slot() {
     session.see(other, LOST);
     let read = router.read((router.all(), Some("ada")), &session).await.expect("it lost nothing");
     assert_eq!(read.rows.len(), 1);
+}
+
+#[tokio::test]
+async fn a_promotion_during_a_read_is_reported_if_it_lost_what_the_session_has_seen() {
+    let router = Router::open(shards(1));
+    router.write("ada").await;
+    let shard = ShardNumber(0);
+    let lost = Err(Error::SeenMayBeLost { shard: router.manager().shard_name(shard).to_owned() });
+    for level in Level::ALL {
+        for (query, key) in [
+            (router.all(), Some("ada")),
+            (router.named(&["ada"]), None),
+            (router.named(&["ada", "bob"]), None),
+            (router.all(), None),
+        ] {
+            let read = (query.clone(), key);
+            let reported = router.read_during_promotion(read, (shard, 1), level).await;
+            assert_eq!(reported, lost, "{key:?} at {level:?}");
+            let answered = router.read_during_promotion((query, key), (shard, 0), level).await;
+            assert_eq!(answered, Ok(1), "the promotion lost nothing: {key:?} at {level:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_promotion_of_an_earlier_owner_during_a_read_is_reported_by_the_new_owner() {
+    let router = Router::open(shards(2));
+    router.write("ada").await;
+    let (_, owner, other) = router.place("ada");
+    let elsewhere = ["bob", "cleo", "dora", "emil", "fay", "gus"];
+    let elsewhere = elsewhere.into_iter().find(|key| router.place(key).1 == owner);
+    let elsewhere = elsewhere.expect("one of them has the same owner");
+    let [_, back] = router.there_and_back("ada");
+    (router.publish)(back);
+    let lost = Err(Error::SeenMayBeLost { shard: router.manager().shard_name(other).to_owned() });
+    for (query, key) in [
+        (router.all(), Some("ada")),
+        (router.named(&["ada"]), None),
+        (router.named(&["ada", elsewhere]), None),
+    ] {
+        let read = (query.clone(), key);
+        let reported = router.read_during_promotion(read, (other, 1), Level::One).await;
+        assert_eq!(reported, lost, "{key:?}");
+        let answered = router.read_during_promotion((query, key), (other, 0), Level::One).await;
+        assert_eq!(answered, Ok(1), "the promotion lost nothing: {key:?}");
+    }
 }

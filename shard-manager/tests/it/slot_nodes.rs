@@ -37,6 +37,16 @@ pub(crate) fn slots(keys: &[&str]) -> SlotSet {
     keys.iter().map(|key| slot(key)).collect()
 }
 
+/// Returns true if there may be more to apply; `None` if the log was trimmed, so that the replica
+/// must be rebuilt.
+pub(crate) fn unless_trimmed(applied: Result<bool, ApplyError>) -> Option<bool> {
+    match applied {
+        Ok(more) => Some(more),
+        Err(ApplyError::LogTrimmed) => None,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
 /// An open file and its readers.
 pub(crate) struct Open<W> {
     pub(crate) changes: W,
@@ -147,22 +157,25 @@ impl Nodes {
 
     /// Applies one transaction on the replica; returns true if there may be more.
     pub(crate) fn apply(&mut self) -> bool {
-        match self.replica().changes.step(true, None, |_| {}) {
-            Ok(more) => {
-                let position = self.replica().changes.position();
-                self.replication.replicas().record_applied(0, position, None);
-                more
-            }
-            Err(ApplyError::LogTrimmed) => {
-                self.rebuild();
-                true
-            }
-            Err(error) => panic!("{error:?}"),
-        }
+        let applied = self.replica().changes.step(true, None, |_| {});
+        let Some(more) = unless_trimmed(applied) else {
+            self.rebuild();
+            return true;
+        };
+        let position = self.replica().changes.position();
+        self.replication.replicas().record_applied(0, position, None);
+        more
     }
 
     pub(crate) fn catch_up(&mut self) {
         while self.apply() {}
+    }
+
+    /// Brings the replica up to date, and records that its file is on disk.
+    pub(crate) fn catch_up_on_disk(&mut self) {
+        self.catch_up();
+        let position = self.replica().changes.position();
+        self.replication.replicas().record_durable(0, position);
     }
 
     pub(crate) fn change(

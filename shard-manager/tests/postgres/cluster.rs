@@ -130,6 +130,15 @@ impl Trio {
         }
         assert!(command.status().unwrap().success());
     }
+
+    /// Starts a server with its current data as a standby, without a rewind.
+    pub(crate) fn start_as_standby(&self, node: &LocalNode) {
+        let (data, signal) = (node.dir.data(), node.dir.data().join("standby.signal"));
+        std::fs::write(&signal, "").unwrap();
+        let owner = std::fs::metadata(data).unwrap();
+        std::os::unix::fs::chown(&signal, Some(owner.uid()), Some(owner.gid())).unwrap();
+        self.start_alone(node);
+    }
 }
 
 /// Empty databases of one test, each with its node.

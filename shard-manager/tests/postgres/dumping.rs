@@ -288,6 +288,29 @@ async fn a_dump_without_a_shard_that_the_catalog_lists_is_refused_with_its_name(
 }
 
 #[tokio::test]
+async fn without_its_address_the_catalog_is_found_in_any_shard_and_a_missing_one_is_an_error() {
+    let databases = Databases::new(3).await;
+    let places = urls(&databases);
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("dump");
+    let dumped = |places: &[String]| {
+        let output = dump(places, &target);
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let [first, second, third] = &places[..] else { panic!("three databases: {places:?}") };
+    let manager = connect(&databases.address());
+    write(&manager, "users", Insert, "u", USER).await.unwrap();
+    let (is_made, said) = dumped(&[second.clone(), first.clone()]);
+    assert!(!is_made && !target.exists(), "{said}");
+    assert!(said.contains("SHARD_URLS does not name: shard3; add"), "{said}");
+    let (is_made, said) = dumped(&[second.clone(), third.clone()]);
+    assert!(!is_made && !target.exists(), "{said}");
+    assert!(said.contains("has the catalog: name its address in MAINDB_URL"), "{said}");
+    let (is_made, said) = dumped(&[third.clone(), second.clone(), first.clone()]);
+    assert!(is_made && target.exists(), "{said}");
+}
+
+#[tokio::test]
 async fn a_password_is_read_from_the_file_in_the_address_and_never_printed() {
     let databases = Databases::new(2).await;
     let places = urls(&databases);

@@ -4,9 +4,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::error::{Error, Failure, Outcome};
+use shard_manager::keyspace::ShardKey;
 use shard_manager::local::Stop;
 use shard_manager::manager::RequestOptions;
 use shard_manager::query::ReadQuery;
@@ -167,6 +170,103 @@ fn lost_writes_are_reported_to_clients_that_have_seen_them() {
         assert!(matches!(failure.error, Error::SeenMayBeLost { .. }), "{failure:?}");
         assert_eq!(get(&manager, "lost", &at(Level::Quorum)).await.unwrap().rows.len(), 0);
     });
+    manager.close();
+}
+
+#[test]
+fn a_read_that_waits_for_a_promotion_reports_the_lost_write_of_its_session() {
+    let mut trio = Trio::start();
+    let manager = connect(&trio.address());
+    runtime().block_on(async {
+        put(&manager, "kept", &at(Level::Quorum)).await.unwrap();
+        for replica in ["shard1-replica1", "shard1-replica2"] {
+            trio.cluster.commands().stop(replica, Stop::Immediate).unwrap();
+        }
+        let lost = put(&manager, "lost", &at(Level::One)).await.unwrap();
+        trio.cluster.commands().stop("shard1-primary", Stop::Immediate).unwrap();
+        for replica in ["shard1-replica1", "shard1-replica2"] {
+            trio.cluster.commands().start(replica).unwrap();
+        }
+
+        let session = seen(&manager, &lost);
+        let all = ReadQuery::all(&manager.schema(Rights::ALL).table("users").unwrap());
+        let read = async |(key, level): (Option<&'static str>, Level)| {
+            let options = RequestOptions { session: session.clone(), ..at(level) };
+            loop {
+                let key = key.map(|key| ShardKey::parse(key).unwrap());
+                match manager.data(Rights::ALL).read(all.clone(), key, &options).await {
+                    // A busy machine may take longer to promote than a read waits.
+                    Err(Failure { error: Error::ShardUnavailable { .. }, .. })
+                        if Instant::now() < options.deadline =>
+                    {
+                        tokio::task::yield_now().await;
+                    }
+                    ended => break ended,
+                }
+            }
+        };
+        let levels = [Level::One, Level::All];
+        let requests = levels.map(|level| [(Some("lost"), level), (None, level)]).concat();
+        let reads = join_all(requests.into_iter().map(read));
+        tokio::pin!(reads);
+        // They compare the token with the history of the old primary.
+        assert!(reads.as_mut().now_or_never().is_none(), "no node has what the session has seen");
+        let promoting = tokio::task::spawn_blocking(move || {
+            trio.cluster.commands().promote_best("shard1").unwrap();
+            trio
+        });
+        let (reads, promoted) = tokio::join!(reads, promoting);
+        let _trio = promoted.unwrap();
+        for read in reads {
+            let failure = read.unwrap_err();
+            assert!(matches!(failure.error, Error::SeenMayBeLost { .. }), "{failure:?}");
+        }
+    });
+    manager.close();
+}
+
+#[test]
+fn a_former_primary_that_was_down_at_the_start_and_follows_no_node_serves_no_lost_row() {
+    log::listen();
+    let mut trio = Trio::start();
+    let manager = connect(&trio.address());
+    runtime().block_on(async {
+        put(&manager, "kept", &at(Level::All)).await.unwrap();
+        for replica in ["shard1-replica1", "shard1-replica2"] {
+            trio.cluster.commands().stop(replica, Stop::Immediate).unwrap();
+        }
+        // Its positions are then higher than those of the next primary.
+        let mut direct = SideSession::open(trio.node("shard1-primary"), "shard1").await;
+        let more = "SELECT pg_logical_emit_message(false, 'more', repeat('x', 4000000))";
+        direct.run(more).await;
+        put(&manager, "lost", &at(Level::One)).await.unwrap();
+    });
+    manager.close();
+    trio.cluster.commands().stop("shard1-primary", Stop::Fast).unwrap();
+    for replica in ["shard1-replica1", "shard1-replica2"] {
+        trio.cluster.commands().start(replica).unwrap();
+    }
+    trio.cluster.commands().promote_best("shard1").unwrap();
+    let manager = connect(&trio.address());
+    let old = trio.node("shard1-primary").clone();
+    trio.start_as_standby(&old);
+    let port = format!("at=127.0.0.1:{}/", old.port);
+    runtime().block_on(async {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while log::said(&["cannot be watched", "it receives nothing", &port]).is_empty() {
+            assert!(Instant::now() < deadline, "{:?}", log::said(&[&port]));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        until_replicas(&manager, 1).await;
+        put(&manager, "after", &at(Level::Quorum)).await.unwrap();
+        for level in [Level::One, Level::Quorum] {
+            for _ in 0..20 {
+                assert_eq!(get(&manager, "lost", &at(level)).await.unwrap().rows.len(), 0);
+                assert_eq!(get(&manager, "kept", &at(level)).await.unwrap().rows.len(), 1);
+            }
+        }
+    });
+    assert_eq!(log::said(&["a replica follows", &port]), [""; 0]);
     manager.close();
 }
 

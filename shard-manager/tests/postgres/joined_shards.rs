@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 use shard_manager::engine::catalog_rows::MapChangeError;
@@ -23,7 +22,7 @@ use shard_manager::value::ColumnType::{Bigint, Text};
 use crate::cluster::{Databases, SideSession, address, connect};
 use crate::log;
 use crate::new_shard::{
-    change, check, enter, join, list, open_listed, refusal, router, try_open, url,
+    change, check, enter, join, list, open_listed, refusal, router, try_open, until, url,
 };
 use crate::rows::{self, rows, table, write};
 
@@ -48,14 +47,6 @@ fn with_url(databases: &Databases, empty: &Databases) -> ClusterAddress {
     let mut all = databases.address();
     all.shards.extend(empty.address().shards);
     all
-}
-
-async fn until(what: &str, is_met: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_met() {
-        assert!(Instant::now() < deadline, "{what} never comes");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Names, states and addresses in the catalog.

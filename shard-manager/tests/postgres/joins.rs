@@ -20,7 +20,7 @@ use shard_manager::topology::{ShardNumber, ShardState};
 use shard_manager::value::ColumnType::Text;
 
 use crate::cluster::{Databases, SideSession, connect};
-use crate::new_shard::url;
+use crate::new_shard::{until, url};
 use crate::rows::{self, deadline, options, prepare, table, write};
 
 const USER: &str = r#"{"name":"n","email":"e"}"#;
@@ -46,14 +46,6 @@ async fn beside<T>(managers: &[Manager], work: impl Future<Output = T>) -> T {
 async fn join(manager: &Manager, name: &str, url: &str) -> Result<ShardChanged, ShardChangeError> {
     let shard = NewShard { name: name.to_owned(), weight: 1, url: Some(url.to_owned()) };
     manager.shards().join(shard, None, deadline()).await
-}
-
-async fn until(what: &str, is_met: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_met() {
-        assert!(Instant::now() < deadline, "{what} never comes");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Number of members of the map that a router has in force.

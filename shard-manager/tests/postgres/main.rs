@@ -10,6 +10,8 @@ mod access_contract;
 mod access_store;
 mod addresses;
 mod backing_up;
+#[path = "../support/begun_move.rs"]
+mod begun_move;
 #[path = "../access/bound_specs.rs"]
 mod bound_specs;
 #[path = "../access/bound_steps.rs"]
@@ -21,6 +23,8 @@ mod certified;
 mod checking;
 mod cluster;
 mod commands;
+#[path = "../access/compared_callers.rs"]
+mod compared_callers;
 mod concurrent_routers;
 mod connecting;
 mod connections;
@@ -47,6 +51,7 @@ mod joins;
 mod lag;
 mod listed_moves;
 mod log;
+mod lost_epochs;
 mod meddling;
 #[path = "../support/move_clients.rs"]
 mod move_clients;
@@ -56,6 +61,8 @@ mod move_contract;
 mod move_steps;
 mod moved_slots;
 mod moves;
+#[path = "../support/nested_conditions.rs"]
+mod nested_conditions;
 mod network;
 mod new_shard;
 mod opening;

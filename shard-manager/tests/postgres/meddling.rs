@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use shard_manager::access::rights::Rights;
 use shard_manager::doctor::{self, Finding, Severity};
 use shard_manager::error::{Error, Outcome};
@@ -128,6 +129,50 @@ async fn a_row_that_a_trigger_discards_is_refused_and_its_neighbours_are_stored(
     let row = outcome(&manager, idempotent(&manager, Update, "there", bad)).await.unwrap();
     assert!(!row.replayed);
     assert_eq!(direct.text("SELECT email AS value FROM users").await, "bad");
+}
+
+/// The messages contain or are sentences of the server about a lost connection or a full disk.
+#[tokio::test]
+async fn a_row_that_a_trigger_refuses_as_if_a_connection_was_lost_fails_and_others_are_stored() {
+    let (_databases, manager, mut direct) = one_shard().await;
+    let body = "IF NEW.name LIKE 'bad %' THEN RAISE EXCEPTION '%', substr(NEW.name, 5); END IF;
+        RETURN NEW;";
+    trigger(&mut direct, "BEFORE INSERT OR UPDATE", "public", body).await;
+    for message in
+        ["no disk full", "no connection for it", "terminating connection", "the database system is"]
+    {
+        let bad = format!(r#"{{"name":"bad {message}","email":"e"}}"#);
+        for operation in [Upsert, Insert] {
+            let writes = (0..11).map(|n| {
+                let json = if n == 4 { bad.as_str() } else { GOOD };
+                outcome(&manager, prepare(&manager, "users", operation, &format!("k{n:02}"), json))
+            });
+            for (n, reported) in join_all(writes).await.into_iter().enumerate() {
+                if n == 4 {
+                    assert_eq!(reported, discarded(), "{operation:?} {message}");
+                } else {
+                    assert!(reported.is_ok(), "{operation:?} {message} {n}: {reported:?}");
+                }
+            }
+            let row = idempotent(&manager, operation, "bad", &bad);
+            assert_eq!(outcome(&manager, row).await, discarded(), "{operation:?} {message}");
+            assert_eq!(direct.text(COUNT).await, "10");
+            direct.run("DELETE FROM users").await;
+        }
+    }
+    assert_eq!(direct.text(RECORDS).await, "0");
+}
+
+#[tokio::test]
+async fn a_row_that_breaks_an_exclusion_constraint_is_refused_like_one_of_any_other_constraint() {
+    let (_databases, manager, mut direct) = one_shard().await;
+    let rule = "ALTER TABLE users ADD CONSTRAINT one_connection EXCLUDE USING btree (email WITH =)";
+    direct.run(rule).await;
+    user(&manager, Insert, "a", GOOD).await.unwrap();
+    let broken = Err((Error::Constraint { rule: "exclusion" }, Outcome::Rejected));
+    for operation in [Insert, Upsert] {
+        assert_eq!(user(&manager, operation, "b", GOOD).await, broken, "{operation:?}");
+    }
 }
 
 /// The trigger is unknown to the engine; the statements themselves count the rows that they have

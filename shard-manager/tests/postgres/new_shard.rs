@@ -1,6 +1,8 @@
 //! New shard: the steps by which a shard joins a cluster of servers, as a router takes them, for
 //! the tests.
 
+use std::time::{Duration, Instant};
+
 use shard_manager::assembly::ConnectedCluster;
 use shard_manager::engine::catalog_rows::MapChangeError;
 use shard_manager::engine::cluster_spec::ClusterSpec;
@@ -23,6 +25,15 @@ pub(crate) fn router(address: &ClusterAddress) -> OpenedCluster {
 /// URL of a database without user and password.
 pub(crate) fn url(node: &LocalNode, database: &str) -> String {
     format!("postgres://127.0.0.1:{}/{database}", node.port)
+}
+
+/// Waits until a condition is met.
+pub(crate) async fn until(what: &str, is_met: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_met() {
+        assert!(Instant::now() < deadline, "{what} never comes");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 pub(crate) async fn check(

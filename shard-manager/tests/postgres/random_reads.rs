@@ -9,6 +9,8 @@ use shard_manager::query::{
 use shard_manager::table::Table;
 use shard_manager::value::{ColumnType, Value};
 
+use crate::nested_conditions::nested;
+
 /// All of a query but its table and its shard key.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
@@ -119,14 +121,7 @@ fn condition(columns: &[(usize, ColumnType)]) -> impl Strategy<Value = Condition
     let leaf = prop::sample::select(columns.to_vec()).prop_flat_map(|(column, kind)| {
         test(kind).prop_map(move |test| Condition::Column(column, test))
     });
-    leaf.prop_recursive(3, 8, 3, |inner| {
-        let list = proptest::collection::vec(inner.clone(), 0..4);
-        prop_oneof![
-            list.clone().prop_map(Condition::All),
-            list.prop_map(Condition::Any),
-            inner.prop_map(|one| Condition::Not(Box::new(one))),
-        ]
-    })
+    nested(leaf)
 }
 
 /// Random reads of this table. They do not return versions and modification times, in which engines

@@ -1,10 +1,11 @@
-//! Tests of restores that are repeated after they were cut off.
+//! Tests of restores that are repeated after they have failed or were cut off.
 
 use shard_manager::engine::save_error::SaveError;
 use shard_manager::store::postgres::backup::restore;
 
 use crate::backing_up::{OBSERVER, keys_of_users, restore_in_part, small_copy};
-use crate::cluster::Databases;
+use crate::cluster::{Databases, mortal};
+use crate::server::runtime;
 
 /// Number of locks that sessions of restores hold in a database.
 const LOCKS: &str = "SELECT count(*)::text AS value FROM pg_locks WHERE locktype = 'advisory'
@@ -15,6 +16,28 @@ async fn until_ended(databases: &Databases) {
     for shard in 0..databases.names.len() {
         databases.direct_session(shard).await.until(LOCKS, "0").await;
     }
+}
+
+/// The first shard is filled when the second one fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_fails_names_the_shard_and_the_next_step_and_its_repetition_finishes() {
+    let (databases, _folder, copy) = small_copy().await;
+    let fresh = Databases::new(2).await;
+    let mut second = fresh.direct_session(1).await;
+    // A type prevents a table of its name.
+    second.run("CREATE TYPE public.users AS ENUM ('a')").await;
+    for _ in 0..2 {
+        let failed = restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap_err();
+        assert!(matches!(failed, SaveError::Partial { .. }), "{failed}");
+        let sentence = failed.to_string();
+        let next = "the databases hold a part of the copy, with which no router starts: run the command again, or drop \
+                    them";
+        assert!(sentence.contains("shard2: ") && sentence.ends_with(next), "{sentence}");
+        until_ended(&fresh).await;
+    }
+    second.run("DROP TYPE public.users").await;
+    restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
+    assert_eq!(keys_of_users(&fresh).await, keys_of_users(&databases).await);
 }
 
 /// The first database has tables of the copy when the restore is cut off, the second one none.
@@ -39,4 +62,23 @@ async fn a_repeated_restore_drops_no_table_that_another_application_has_made_mea
     until_ended(&fresh).await;
     restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
     assert_eq!(keys_of_users(&fresh).await, keys_of_users(&databases).await);
+}
+
+#[test]
+fn session_tokens_are_signed_otherwise_after_each_restore_on_any_server() {
+    let servers = mortal();
+    runtime().block_on(async {
+        let (databases, _folder, copy) = small_copy().await;
+        let secret = "SELECT secret AS value FROM tessera.tessera_cluster";
+        let mut secrets = vec![databases.direct_session(0).await.text(secret).await];
+        for _ in 0..2 {
+            let other = servers.primaries().next().expect("a server");
+            let fresh = Databases::on(&[other, other]).await;
+            restore::restore(&copy, &fresh.address(), &OBSERVER).await.unwrap();
+            secrets.push(fresh.direct_session(0).await.text(secret).await);
+        }
+        secrets.sort();
+        secrets.dedup();
+        assert_eq!(secrets.len(), 3, "old and new positions cannot be distinguished");
+    });
 }

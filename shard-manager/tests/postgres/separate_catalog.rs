@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use shard_manager::access::rights::Rights;
 use shard_manager::consistency::Level;
 use shard_manager::engine::access_store::AccessChange;
-use shard_manager::manager::Manager;
+use shard_manager::engine::move_catalog::MoveListError;
+use shard_manager::engine::rebalance_draft::{DraftGoal, RebalanceDraft};
+use shard_manager::error::Outcome;
+use shard_manager::manager::{Manager, MovesError, Rebalances};
 use shard_manager::map_change::MapChange;
 use shard_manager::node_address::{ClusterAddress, NodeAddress};
 use shard_manager::table::Table;
@@ -16,6 +19,8 @@ use crate::access_contract::{change, create, now};
 use crate::access_store;
 use crate::cluster::{Databases, SideSession, Trio, address, connect};
 use crate::log;
+use crate::move_clients::keys_of;
+use crate::move_steps::{LONG, SOURCE, new};
 use crate::read_write_steps::{at, get, put, within};
 use crate::rows::{make, table};
 use crate::server::runtime;
@@ -157,6 +162,30 @@ fn the_failover_of_a_catalog_is_followed_without_a_notice_of_its_old_primary() {
         for manager in [one, other, late] {
             end(manager).await;
         }
+    });
+}
+
+/// Nothing begins, because neither the moves nor the rebalances of the catalog can be read.
+#[test]
+fn a_move_and_a_rebalance_end_at_their_deadline_while_the_catalog_is_frozen() {
+    let mut trio = Trio::of(0, &[]);
+    runtime().block_on(async {
+        let databases = Databases::new(2).await;
+        let catalog = Some(address(trio.node("shard1-primary"), "shard1"));
+        let manager = router(ClusterAddress { catalog, ..databases.address() }).await;
+        let (_, slots) = keys_of(&manager, SOURCE, 1);
+        trio.cluster.commands().freeze("shard1-primary").unwrap();
+        let late = || Instant::now() + Duration::from_millis(700);
+        let begun = manager.moves().begin(new(&slots, LONG), None, late()).await;
+        let is_unread = matches!(begun, Err(MovesError::List(MoveListError::Unread(_))));
+        assert!(is_unread, "{begun:?}");
+        let draft = RebalanceDraft { goal: DraftGoal::Slots, group: None, rate: None, keep: None };
+        let begun = Rebalances::of(&manager).begin(&draft, None, late()).await;
+        let failure = begun.map(drop).expect_err("the catalog is frozen");
+        let outcome = failure.failure().map(|(_, outcome)| outcome);
+        assert_eq!(outcome, Some(Outcome::Rejected), "{failure}");
+        trio.cluster.commands().thaw("shard1-primary").unwrap();
+        end(manager).await;
     });
 }
 

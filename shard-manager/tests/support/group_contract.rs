@@ -74,15 +74,12 @@ fn group(manager: &Manager, name: &str) -> GroupNumber {
 
 /// Creates a table that is routed by its id, in the group whose settings name it.
 pub(crate) async fn create(manager: &Manager, name: &str) {
-    let column = |name: &str, nullable| Column {
-        name: name.to_owned(),
-        kind: ColumnType::Text,
-        nullable,
-        default: None,
-    };
     let declaration = Declaration {
         name: name.to_owned(),
-        columns: vec![column("id", false), column("note", true)],
+        columns: vec![
+            Column::new("id", ColumnType::Text, false),
+            Column::new("note", ColumnType::Text, true),
+        ],
         id: vec!["id".to_owned()],
         routing: Some("id".to_owned()),
     };

@@ -35,15 +35,12 @@ fn options() -> RequestOptions {
 
 /// Returns a table of clients whose rows are routed by their id.
 pub(crate) fn table(name: &str) -> Table {
-    let column = |name: &str, nullable| Column {
-        name: name.to_owned(),
-        kind: ColumnType::Text,
-        nullable,
-        default: None,
-    };
     let declaration = Declaration {
         name: name.to_owned(),
-        columns: vec![column("id", false), column("grade", true)],
+        columns: vec![
+            Column::new("id", ColumnType::Text, false),
+            Column::new("grade", ColumnType::Text, true),
+        ],
         id: vec!["id".to_owned()],
         routing: Some("id".to_owned()),
     };

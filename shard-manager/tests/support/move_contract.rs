@@ -18,6 +18,8 @@ use shard_manager::moves::identity::MoveId;
 use shard_manager::moves::observation::MoveGoal;
 use shard_manager::topology::ShardNumber;
 
+use crate::rebalance_contract;
+
 /// Returns a new move of these slots from the first shard to the second.
 pub(crate) fn new_move(slots: impl IntoIterator<Item = u16>) -> MoveRecord {
     let slots = slots.into_iter().filter_map(Slot::new).collect();
@@ -87,6 +89,7 @@ pub(crate) async fn check(
     check_terms(catalog).await;
     check_progress(catalog).await;
     check_stored(catalog, &mut texts).await;
+    check_clock_set_back(backend, &mut texts).await;
     check_epoch(backend).await;
     let of_ended = "SELECT move_id AS value FROM tessera_moving
         WHERE move_id IN (SELECT id FROM tessera_moves WHERE ended_at IS NOT NULL)";
@@ -227,6 +230,34 @@ async fn check_stored(catalog: &dyn MoveCatalog, texts: &mut impl AsyncFnMut(&st
         assert!(get(catalog, open).await.ended_at.is_none());
         end(catalog, open).await;
     }
+}
+
+/// A move that a rebalance in progress has given up stays listed, even if many others have a later
+/// time of the end because the clock was set back. Otherwise it would begin again and again.
+async fn check_clock_set_back(
+    backend: &dyn ClusterBackend,
+    texts: &mut impl AsyncFnMut(&str) -> Vec<String>,
+) {
+    let (catalog, rebalances) = (catalog(backend), rebalance_contract::catalog(backend));
+    let ahead = OLD.replace("2025-", "2125-").replace("-8000-", "-9000-");
+    assert_eq!(texts(&ahead).await.len(), 1_200);
+    let record = rebalance_contract::new_rebalance([450]);
+    rebalances.begin_rebalance(&record, 1).await.expect("no other one goes on");
+    let failed = MoveRecord { rebalance: Some(record.id), ..new_move([450]) };
+    catalog.begin(&failed, 1).await.expect("the slots do not move");
+    let failed = catalog.report(failed.id, 0, &report(MovePhase::Failed, 3)).await;
+    let failed = failed.expect("the first term");
+    let of_rebalance = async || {
+        let listed = catalog.list().await.expect("the catalog answers");
+        let is_own = |listed: &MoveRecord| listed.rebalance == Some(record.id);
+        listed.into_iter().filter(is_own).collect::<Vec<MoveRecord>>()
+    };
+    assert_eq!(of_rebalance().await, std::slice::from_ref(&failed));
+    // Old moves are removed when a new one begins.
+    let next = begin(catalog, [451]).await;
+    assert_eq!(of_rebalance().await, [failed]);
+    end(catalog, next.id).await;
+    rebalance_contract::end(rebalances, &record).await;
 }
 
 async fn check_epoch(backend: &dyn ClusterBackend) {

@@ -10,12 +10,13 @@ use futures_util::future::{Either, select};
 use shard_manager::access::rights::Rights;
 use shard_manager::engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove};
 use shard_manager::keyspace::ShardKey;
-use shard_manager::manager::{BulkRow, Manager, MovesError, RequestOptions};
+use shard_manager::manager::{BulkRow, Manager, RequestOptions};
 use shard_manager::moves::identity::MoveId;
 use shard_manager::row_change::Operation::Upsert;
 use shard_manager::slot_set::SlotSet;
 use shard_manager::topology::ShardNumber;
 
+pub(crate) use crate::begun_move::begin;
 use crate::move_clients::{Client, deadline, prepare};
 
 /// Shard that owns the slots at first.
@@ -42,20 +43,6 @@ pub(crate) fn new(slots: &SlotSet, keep: Duration) -> NewMove {
 /// while it copies.
 pub(crate) fn slow(slots: &SlotSet) -> NewMove {
     NewMove { rate: Some(1), ..new(slots, LONG) }
-}
-
-/// Begins a move, once the replicas of both shards follow.
-pub(crate) async fn begin(manager: &Manager, new: NewMove) -> MoveId {
-    let limit = deadline();
-    loop {
-        match manager.moves().begin(new.clone(), None, deadline()).await {
-            Ok(record) => return record.id,
-            Err(MovesError::NoMajority { .. }) if Instant::now() < limit => {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            Err(error) => panic!("it does not begin: {error}"),
-        }
-    }
 }
 
 /// Waits until a move is in one of these phases.

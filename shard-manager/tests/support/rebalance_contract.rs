@@ -30,7 +30,7 @@ pub(crate) fn catalog(backend: &dyn ClusterBackend) -> &dyn RebalanceCatalog {
 }
 
 /// Returns a new rebalance of one step for each of these slots.
-fn new_rebalance(slots: impl IntoIterator<Item = u16>) -> RebalanceRecord {
+pub(crate) fn new_rebalance(slots: impl IntoIterator<Item = u16>) -> RebalanceRecord {
     let step = |slot| PlanStep {
         from: ShardNumber(0),
         to: ShardNumber(1),
@@ -61,7 +61,11 @@ fn moved(index: usize) -> (usize, StepStatus) {
     (index, status)
 }
 
-async fn end(catalog: &dyn RebalanceCatalog, record: &RebalanceRecord) -> RebalanceRecord {
+/// Reports the end of a rebalance, all of whose slots have moved.
+pub(crate) async fn end(
+    catalog: &dyn RebalanceCatalog,
+    record: &RebalanceRecord,
+) -> RebalanceRecord {
     let report = RebalanceReport {
         steps: (0..record.steps.len()).map(moved).collect(),
         reason: None,
@@ -76,6 +80,7 @@ pub(crate) async fn check(backend: &dyn ClusterBackend) {
     assert_eq!(catalog.list_rebalances().await, Ok(Vec::new()));
     check_begin(catalog).await;
     check_moves(backend).await;
+    check_late_pause(backend).await;
     check_reports(catalog).await;
     check_race(catalog).await;
     check_stored(catalog).await;
@@ -143,6 +148,29 @@ async fn check_moves(backend: &dyn ClusterBackend) {
         let term = moves.take_over(begun.id, 0).await.expect("it has not ended");
         let ended = moves.report(begun.id, term, &report(MovePhase::Cancelled, 0)).await;
         ended.expect("the term is the last one");
+    }
+}
+
+/// A move that is paused just before its target owns the slots goes on with the rebalance, also if
+/// the rebalance is cancelled or ends meanwhile.
+async fn check_late_pause(backend: &dyn ClusterBackend) {
+    let (catalog, moves) = (catalog(backend), move_contract::catalog(backend));
+    for order in [Some(RebalanceOrder::Resume), Some(RebalanceOrder::Cancel), None] {
+        let record = new_rebalance([30]);
+        catalog.begin_rebalance(&record, 1).await.expect("no other one goes on");
+        let late = MoveRecord { rebalance: Some(record.id), ..new_move([30]) };
+        assert_eq!(moves.begin(&late, 1).await, Ok(()));
+        catalog.order_rebalance(record.id, RebalanceOrder::Pause).await.expect("it goes on");
+        let kept = moves.report(late.id, 0, &report(MovePhase::Keeping, 1)).await;
+        assert!(kept.expect("the first term").is_paused, "the order was stored first");
+        if let Some(order) = order {
+            catalog.order_rebalance(record.id, order).await.expect("it goes on");
+            assert!(!get(moves, late.id).await.is_paused, "{order:?}");
+        }
+        end(catalog, &record).await;
+        let kept = get(moves, late.id).await;
+        assert_eq!((kept.is_paused, kept.goal), (false, MoveGoal::Forward), "{order:?}");
+        moves.report(late.id, 0, &report(MovePhase::Done, 1)).await.expect("the first term");
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::ring_index::{RingIndex, seconds_of};
 use super::row::{Row, SHAPE, packed, unpacked};
-use super::{Store, unix_now};
+use super::{NextRows, Store, unix_now};
 use crate::frame::Step;
 use crate::history::History;
 use crate::measured_intervals::MeasuredIntervals;
@@ -61,7 +61,9 @@ impl Coverage {
         let mut intervals = MeasuredIntervals::default();
         self.last = 0;
         loop {
-            let rows = store.rows(&self.source, seconds_of(Step::Minute), self.last, PAGE)?;
+            let (source, step) = (&*self.source, seconds_of(Step::Minute));
+            let next = NextRows { source, step, after: self.last, most: PAGE };
+            let rows = store.rows(next)?;
             let Some(last) = rows.last() else { break };
             self.last = last.start;
             for row in rows.iter().filter(|row| row.shape == SHAPE) {

@@ -19,7 +19,7 @@ use super::coverage::Coverage;
 use super::ring_index::{RingIndex, ring_s, seconds_of};
 use super::rollup::RollUp;
 use super::row::{Row, SHAPE, packed, unpacked};
-use super::{Store, StoreAddress, StoreError, unix_now};
+use super::{NextRows, Store, StoreAddress, StoreError, unix_now};
 use crate::frame::{Frame, Step};
 use crate::history::{History, take_forgotten};
 
@@ -344,7 +344,8 @@ impl Source {
         for step in Step::ALL.into_iter().rev() {
             let mut after = now.saturating_sub(ring_s(step)) as i64;
             loop {
-                let rows = store.rows(&self.name, seconds_of(step), after, PAGE)?;
+                let (source, step) = (&*self.name, seconds_of(step));
+                let rows = store.rows(NextRows { source, step, after, most: PAGE })?;
                 let Some(last) = rows.last() else { break };
                 after = last.start;
                 for row in rows {

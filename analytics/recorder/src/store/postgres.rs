@@ -16,10 +16,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::NoTls;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::StoreError;
 use super::address::PostgresAddress;
 use super::row::Row;
 use super::schema::tessera_history::dsl;
+use super::{NextRows, StoreError};
 use crate::tls_roots;
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/postgres/analytics");
@@ -69,14 +69,9 @@ impl PostgresStore {
         bounded(&self.runtime, kept.load(&mut self.connection))
     }
 
-    /// Returns the next rows of this step after a start, in order.
-    pub(super) fn rows(
-        &mut self,
-        source: &str,
-        step: i32,
-        after: i64,
-        most: i64,
-    ) -> QueryResult<Vec<Row>> {
+    /// Returns the next rows, in order.
+    pub(super) fn rows(&mut self, next: NextRows<'_>) -> QueryResult<Vec<Row>> {
+        let NextRows { source, step, after, most } = next;
         let next = dsl::tessera_history
             .filter(dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.gt(after)))
             .order(dsl::start)

@@ -18,9 +18,9 @@ use diesel::sqlite::{Sqlite, SqliteConnection};
 use diesel::upsert::excluded;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::StoreError;
 use super::row::Row;
 use super::schema::tessera_history::dsl;
+use super::{NextRows, StoreError};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("../../migrations/sqlite/analytics");
 
@@ -90,14 +90,9 @@ impl SqliteStore {
         kept.select((dsl::step, dsl::start, length)).load(&mut self.0)
     }
 
-    /// Returns the next rows of this step after a start, in order.
-    pub(super) fn rows(
-        &mut self,
-        source: &str,
-        step: i32,
-        after: i64,
-        most: i64,
-    ) -> QueryResult<Vec<Row>> {
+    /// Returns the next rows, in order.
+    pub(super) fn rows(&mut self, next: NextRows<'_>) -> QueryResult<Vec<Row>> {
+        let NextRows { source, step, after, most } = next;
         dsl::tessera_history
             .filter(dsl::source.eq(source).and(dsl::step.eq(step)).and(dsl::start.gt(after)))
             .order(dsl::start)

@@ -3,7 +3,9 @@
 //! The draft is attached to the request. If the client disconnects, the framework drops the
 //! request, and the draft still becomes an event: the request may be carried out nevertheless.
 //!
-//! **Invariant:** a request has one event at most. Text of a client is cut before it is kept.
+//! **Invariant:** a request has one event at most. Text of a client is cut before it is kept. Of a
+//! whole API key in a path only its id is kept, except in the place of the key of a value, and in
+//! the place of the id of an API key no other text.
 //! **Not here:** the decision about a request (`gate`).
 
 use std::net::IpAddr;
@@ -16,19 +18,21 @@ use actix_web::http::{Method, StatusCode};
 use shard_manager::access::audit::AuditLevel;
 use shard_manager::access::audit::event::{AuditCaller, AuditEvent, AuditOutcome};
 use shard_manager::access::caller::Caller;
-use shard_manager::access::key::ApiKey;
+use shard_manager::access::key::{ApiKey, KeyId};
 
 use super::AuditLog;
 use super::writer::unix_ms;
 use crate::access::credentials::{self, Credentials};
-use crate::access::scopes::{self, ROWS, RouteNeed};
+use crate::access::scopes::{self, NO_ROUTE, ROWS, RouteNeed};
 use crate::data_route::KV;
 use crate::problem::Code;
 
 /// Longest text that is kept: a line cuts it again and marks that.
 const TEXT_MAX: usize = 512;
-/// Stands for the route of a request that has none.
-const NO_ROUTE: &str = "no route";
+/// Prefix of the routes about one key, whose paths contain its id.
+const KEYS: &str = "/api/access/keys/";
+/// Stands for a text in the place of the id of a key that is not one: it may be part of a key.
+const NO_KEY_ID: &str = "not an id";
 
 /// Event of a request that is not answered yet.
 pub struct AuditDraft {
@@ -245,18 +249,51 @@ fn is_denial(code: Code) -> bool {
     [Code::TSR401, Code::TSR403, Code::TSR429, Code::TSR006].contains(&code)
 }
 
-/// Returns the object that a path names, such as the id of a key. The key of a value is noted by
-/// its route.
+/// Returns the object that a path names, such as the id of a key. A client may send a whole key
+/// instead of its id: only the id is kept. The key of a value is noted by its route.
 fn target(template: &str, path: &str) -> Option<Box<str>> {
     if template == KV {
         return None;
     }
     let parts = template.split('/').zip(path.split('/'));
     let mut named = parts.filter(|(part, _)| part.starts_with('{'));
-    named.next().map(|(_, text)| cut(text))
+    named.next().map(|(_, text)| match ApiKey::parse(text) {
+        Some(key) => cut(key.id().as_str()),
+        None if template.starts_with(KEYS) && KeyId::parse(text).is_none() => cut(NO_KEY_ID),
+        None => cut(text),
+    })
 }
 
 /// Cuts a text of a client, so that an event is small.
 fn cut(text: &str) -> Box<str> {
     text[..text.floor_char_boundary(TEXT_MAX)].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use shard_manager::access::key::NewApiKey;
+
+    use super::*;
+
+    #[test]
+    fn a_whole_key_in_a_path_is_recorded_as_its_id() {
+        let key = NewApiKey::from_random(&[7; NewApiKey::RANDOM_LEN]);
+        let (whole, id) = (key.reveal(), key.id().to_string());
+        let found = |template: &str, path: &str| target(template, path).map(String::from);
+        let one = "/api/access/keys/{id}";
+        for named in [whole, &*id] {
+            assert_eq!(found(one, &format!("/api/access/keys/{named}")), Some(id.clone()));
+            let path = format!("/api/access/keys/{named}/rotate");
+            assert_eq!(found("/api/access/keys/{id}/rotate", &path), Some(id.clone()));
+            let path = format!("/api/access/roles/{named}");
+            assert_eq!(found("/api/access/roles/{name}", &path), Some(id.clone()));
+        }
+        // Parts of a key, and keys with a typo, contain most of the secret.
+        for part in [&whole[1..], &whole[16..], &whole[..whole.len() - 1]] {
+            let path = format!("/api/access/keys/{part}");
+            assert_eq!(found(one, &path).as_deref(), Some(NO_KEY_ID));
+        }
+        let table = found("/api/tables/{name}", "/api/tables/tsr_users");
+        assert_eq!(table.as_deref(), Some("tsr_users"));
+    }
 }

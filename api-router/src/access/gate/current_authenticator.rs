@@ -36,6 +36,12 @@ impl CurrentAuthenticator {
         self.current.load_full()
     }
 
+    /// Returns the number of the state of keys, roles and issuers in force.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.current.load().generation()
+    }
+
     /// Replaces all keys, roles and denials, unless the known ones are newer. If they are of the
     /// same generation, they are only confirmed.
     ///

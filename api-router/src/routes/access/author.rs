@@ -29,16 +29,16 @@ use crate::access::scopes::RouteNeed;
 use crate::access::sources::AccessSources;
 use crate::access::watcher::apply_catalog;
 use crate::app::App;
-use crate::headers::check_content_type;
+use crate::headers::{check_content_type, deadline};
 use crate::problem::{Code, Problem};
 use crate::query::Parameters;
 
 /// Largest body: that of a role.
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// Longest time for the body to arrive.
-const BODY_WAIT: Duration = Duration::from_secs(5);
 /// Longest time for the catalog to return its state for a list.
 const LATEST_MAX: Duration = Duration::from_secs(2);
+/// Outcome of a request that fails after its change was stored.
+pub(super) const COMMITTED: &str = "committed";
 /// Longest name of an author in characters.
 const NAME_LEN_MAX: usize = 200;
 
@@ -76,19 +76,23 @@ impl<'a> Author<'a> {
         Ok(Self { app, gate, sources, caller })
     }
 
-    /// Reads the body of a request, which is JSON.
+    /// Reads the body of a request, which is JSON, before the deadline of the request. From then
+    /// on the author has the rights that its credentials give when the body has arrived, which may
+    /// have taken long.
     ///
     /// # Errors
-    /// The problem of a body that cannot be read.
+    /// The problem of a body that cannot be read, or of a caller that may no longer change keys.
     pub(super) async fn read_body(
-        &self,
+        &mut self,
         request: &HttpRequest,
         payload: Payload,
     ) -> Result<Bytes, Problem> {
         check_content_type(request.headers())?;
-        let deadline = Instant::now() + BODY_WAIT;
+        let deadline = Instant::now() + deadline(request.headers())?;
         let (bytes, _share) =
             self.app.read_body(request, payload, BODY_BYTES_MAX, deadline).await?;
+        let need = RouteNeed::Scope(AccessScope::Keys);
+        self.caller = present_caller(self.gate, request, need)?;
         Ok(bytes)
     }
 
@@ -172,7 +176,7 @@ impl<'a> Author<'a> {
     /// Makes a change, and brings it into force in this router.
     ///
     /// # Errors
-    /// The problem of a change that a rule forbids, or that the catalog did not store.
+    /// The problem of a change that a rule forbids, or that the catalog may not have stored.
     pub(super) async fn change(&self, change: &AccessChange) -> Result<(), Problem> {
         let author = ChangeAuthor::Caller(name(&self.caller.principal));
         let changed = self.app.manager.access().change(change, &author, unix_now()).await;
@@ -188,9 +192,18 @@ fn caller(gate: &AccessGate, request: &HttpRequest) -> Result<Arc<Caller>, Probl
     if gate.is_enforced() {
         return Ok(gate.caller(request));
     }
+    present_caller(gate, request, RouteNeed::Open)
+}
+
+/// Returns the caller of a request with the rights that its credentials give now.
+fn present_caller(
+    gate: &AccessGate,
+    request: &HttpRequest,
+    need: RouteNeed,
+) -> Result<Arc<Caller>, Problem> {
     let credentials = gate.sessions.keep_credentials(request);
     let certificate = gate.certificate(request).map(Arc::as_ref);
-    gate.recheck(credentials.borrow(), certificate, RouteNeed::Open)
+    gate.recheck(credentials.borrow(), certificate, need)
 }
 
 /// Returns the public name of an author.
@@ -206,10 +219,11 @@ fn name(principal: &Principal) -> Box<str> {
     name.chars().filter(|c| !c.is_control()).take(NAME_LEN_MAX).collect()
 }
 
-/// Returns the problem of a change that was not made.
+/// Returns the problem of a change that a rule forbids, or during which the catalog failed.
 fn refused(error: AccessError) -> Problem {
     let refusal = match error {
-        AccessError::Catalog(error) => return Problem::from(error),
+        // The catalog may have stored the change before it failed.
+        AccessError::Catalog(error) => return Problem::from(error).outcome("unknown"),
         AccessError::Refused(refusal) => refusal,
     };
     let code = match &refusal {

@@ -89,6 +89,7 @@ pub(crate) async fn list_denials(
 /// In force at once here, and within a second in every router.
 #[utoipa::path(
     tag = "access",
+    params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for the body to arrive; 5000 by default", minimum = 100, maximum = 60000)),
     request_body = DenialRequest,
     responses((status = 201, description = "The denial", body = DenialAnswer), ChangeRefusals)
 )]
@@ -98,7 +99,7 @@ pub(crate) async fn add_denial(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let author = Author::of(&app, &request, &[])?;
+    let mut author = Author::of(&app, &request, &[])?;
     let body = author.read_body(&request, payload).await?;
     Members::of_body(&body)?.check_names(&MEMBERS)?;
     let denial = parse(std::str::from_utf8(&body).unwrap_or_default())?;
@@ -108,9 +109,9 @@ pub(crate) async fn add_denial(
     if catalog.denials.iter().any(is_shorter) {
         author.check_all_powerful()?;
     }
-    author.change(&AccessChange::PutDenial(denial.clone())).await?;
-    let denial = raw(&denial).ok_or_else(|| Problem::new(Code::TSR500, "an internal error"))?;
-    Ok(HttpResponse::Created().json(DenialAnswer { success: true, denial }))
+    let shown = raw(&denial).ok_or_else(|| Problem::new(Code::TSR500, "an internal error"))?;
+    author.change(&AccessChange::PutDenial(denial)).await?;
+    Ok(HttpResponse::Created().json(DenialAnswer { success: true, denial: shown }))
 }
 
 /// Ends a denial, which the parameters identify like the members of its body. Needs every right.

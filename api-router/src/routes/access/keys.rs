@@ -16,7 +16,7 @@ use shard_manager::access::unix_time::UnixTime;
 use shard_manager::engine::access_store::{AccessChange, AccessState, NewKey, make_key};
 use utoipa::ToSchema;
 
-use super::author::Author;
+use super::author::{Author, COMMITTED};
 use crate::access::clock::unix_now;
 use crate::access::files::FileRecords;
 use crate::app::App;
@@ -133,6 +133,7 @@ pub(crate) async fn list_keys(
 /// The rights of the caller must cover those of the key.
 #[utoipa::path(
     tag = "access",
+    params(("x-deadline-ms" = Option<u32>, Header, description = "Longest time for the body to arrive; 5000 by default", minimum = 100, maximum = 60000)),
     request_body = KeyRequest,
     responses((status = 201, description = "The new key", body = KeyAnswer), ChangeRefusals)
 )]
@@ -142,7 +143,7 @@ pub(crate) async fn create_key(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let author = Author::of(&app, &request, &[])?;
+    let mut author = Author::of(&app, &request, &[])?;
     let body = author.read_body(&request, payload).await?;
     let made = make_key()?;
     let key = new_key(&body, &made)?;
@@ -192,7 +193,10 @@ pub(crate) async fn revoke_key(
 /// Both work until the overlap is over. The rights of the caller must cover those of the key.
 #[utoipa::path(
     tag = "access",
-    params(("id" = String, Path, description = "Public part of the key", example = "4fKq0ZxY81Ab")),
+    params(
+        ("id" = String, Path, description = "Public part of the key", example = "4fKq0ZxY81Ab"),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for the body to arrive; 5000 by default", minimum = 100, maximum = 60000),
+    ),
     request_body = RotationRequest,
     responses((status = 201, description = "The new key", body = KeyAnswer), ChangeRefusals)
 )]
@@ -203,7 +207,7 @@ pub(crate) async fn rotate_key(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let author = Author::of(&app, &request, &[])?;
+    let mut author = Author::of(&app, &request, &[])?;
     let body = author.read_body(&request, payload).await?;
     let members = Members::of_body(&body)?;
     members.check_names(&["overlap_s"])?;
@@ -303,17 +307,25 @@ fn answer(
     Ok(KeyAnswer { success: true, key, listed })
 }
 
-/// Returns the response with a key that is in force here.
+/// Returns the response to the change of a key.
+///
+/// # Errors
+/// TSR111 if the change is stored, but not in force here.
 fn show(author: &Author<'_>, id: KeyId) -> Result<HttpResponse, Problem> {
     let (files, catalog) = author.known();
-    Ok(HttpResponse::Ok().json(answer(author, (&files, &catalog), id, None)?))
+    let answer = answer(author, (&files, &catalog), id, None);
+    Ok(HttpResponse::Ok().json(answer.map_err(|problem| problem.outcome(COMMITTED))?))
 }
 
 /// Returns the only response that contains a key.
+///
+/// # Errors
+/// TSR111 if the key is stored, but not in force here.
 fn reveal(author: &Author<'_>, made: &NewApiKey) -> Result<HttpResponse, Problem> {
     let (files, catalog) = author.known();
     let key = Some(made.reveal().to_owned());
-    let answer = answer(author, (&files, &catalog), made.id(), key)?;
+    let answer = answer(author, (&files, &catalog), made.id(), key);
+    let answer = answer.map_err(|problem| problem.outcome(COMMITTED))?;
     let mut response = HttpResponse::Created();
     response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-store")));
     Ok(response.json(answer))

@@ -13,7 +13,7 @@ use shard_manager::access::role::AccessRole;
 use shard_manager::engine::access_store::AccessChange;
 use utoipa::ToSchema;
 
-use super::author::Author;
+use super::author::{Author, COMMITTED};
 use crate::app::App;
 use crate::body::Members;
 use crate::problem::{Code, Problem};
@@ -95,7 +95,10 @@ pub(crate) async fn find_role(
 /// rights at once here, and within a second in every router.
 #[utoipa::path(
     tag = "access",
-    params(("name" = String, Path, description = "Name of the role", example = "shop")),
+    params(
+        ("name" = String, Path, description = "Name of the role", example = "shop"),
+        ("x-deadline-ms" = Option<u32>, Header, description = "Longest time for the body to arrive; 5000 by default", minimum = 100, maximum = 60000),
+    ),
     request_body(content = serde_json::Value, description = "The role, with its grants, scopes and limits"),
     responses((status = 200, description = "The role", body = RoleAnswer), ChangeRefusals)
 )]
@@ -106,7 +109,7 @@ pub(crate) async fn put_role(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let author = Author::of(&app, &request, &[])?;
+    let mut author = Author::of(&app, &request, &[])?;
     let body = author.read_body(&request, payload).await?;
     Members::of_body(&body)?.check_names(&MEMBERS)?;
     let role = AccessRole::parse(std::str::from_utf8(&body).unwrap_or_default());
@@ -121,7 +124,7 @@ pub(crate) async fn put_role(
     }
     author.check_covers(&role, None)?;
     author.change(&AccessChange::PutRoles(vec![role])).await?;
-    show(&author, &name)
+    show(&author, &name).map_err(|problem| problem.outcome(COMMITTED))
 }
 
 /// Removes a role that no key has.

@@ -7,17 +7,14 @@
 //! origin begins no session, because its request is refused before it gets here.
 //! **Not here:** the sessions of later requests (`access::sessions`).
 
-use std::time::Instant;
-
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue, SET_COOKIE};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, delete, post};
 use analytics::login::{LoginRequest, SessionAnswer};
 
-use super::{BODY_BYTES_MAX, BODY_WAIT, gate};
+use super::{gate, read_body};
 use crate::app::App;
 use crate::body::Members;
-use crate::headers::check_content_type;
 use crate::problem::Problem;
 use crate::query::Parameters;
 use crate::response_headers::{CheckRefusals, CommonRefusals};
@@ -41,10 +38,8 @@ pub(crate) async fn begin_session(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     Parameters::parse(request.query_string())?.check_names(&[])?;
-    check_content_type(request.headers())?;
-    let deadline = Instant::now() + BODY_WAIT;
-    let (bytes, _share) = app.read_body(&request, payload, BODY_BYTES_MAX, deadline).await?;
-    let members = Members::of_body(&bytes)?;
+    let body = read_body(&app, &request, payload).await?;
+    let members = Members::of_body(&body)?;
     members.check_names(&MEMBERS)?;
     let key = members.required_text("key")?;
     let gate = gate(&app)?;

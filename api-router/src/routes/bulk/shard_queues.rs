@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::outcome::BulkOutcome;
+use super::row_sample::RowSample;
 use crate::app::App;
 use crate::body_budget::BudgetShare;
 use crate::caller_rights::CallerRights;
@@ -239,10 +240,12 @@ impl QueueWriter {
                 chunk.push(row);
             }
             self.options.deadline = Instant::now() + self.patience;
+            let sample = RowSample::of(&self.app, &chunk);
             let data = self.app.manager.data(&self.rights);
             let done = data.write_chunk(self.shard, chunk, &self.options).await;
             let mut outcome = self.outcome.borrow_mut();
             for (shard, part) in done {
+                sample.list(&self.app, &part.rows);
                 outcome.add(&self.app, part.rows);
                 outcome.extend_session(&self.app, shard, part.seen);
                 outcome.add_times(shard, part.times);

@@ -31,7 +31,7 @@ pub(crate) struct WritesParameters {
 #[schema(as = LabWrites, example = json!({
     "success": true, "keyspace": "hash", "placement": "weighted",
     "shards": [{"shard": "shard1", "weight": 1}, {"shard": "shard2", "weight": 1}], "last": 18,
-    "writes": [{"number": 18, "at": "2026-11-25T09:30:00Z", "key": "user_123", "slot": 9042, "shard": "shard2"}]
+    "writes": [{"number": 18, "at": "2026-11-25T09:30:00Z", "key": "user_123", "slot": 9042, "shard": "shard2", "rows": 1}]
 }))]
 pub(crate) struct WritesAnswer {
     /// Always true.
@@ -44,8 +44,10 @@ pub(crate) struct WritesAnswer {
     shards: Vec<LabShard>,
     /// Number of the last listed write, or `after` if there is none.
     last: u64,
-    /// Writes after that number, oldest first: at most the last 128. Of the writes within one
-    /// millisecond only one is listed, and rows of bulk writes are not.
+    /// Writes after that number, oldest first: at most the last 128. Of the single writes within
+    /// one millisecond only one is listed. Of the rows of bulk writes a few keys are listed for
+    /// each shard, each with an equal part of the number of rows. A JSON body with rows of one key
+    /// is listed as a single write.
     writes: Vec<WrittenKey>,
 }
 
@@ -58,7 +60,7 @@ pub(crate) struct LabShard {
     weight: u32,
 }
 
-/// Key that was written.
+/// Key that was written, or a key of bulk writes that stands for some of their rows.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct WrittenKey {
     /// Number of the write since the start of this router.
@@ -73,17 +75,19 @@ pub(crate) struct WrittenKey {
     /// Shard that has stored it; null if it is not known.
     #[schema(required)]
     shard: Option<String>,
+    /// Number of rows for which the key stands: 1 unless bulk writes have stored them.
+    rows: u64,
 }
 
 const _: () = assert!(WRITES_MAX == 128, "the description names the number");
 
 impl From<RecentWrite> for WrittenKey {
     fn from(write: RecentWrite) -> Self {
-        let RecentWrite { number, second, key, shard, slot } = write;
+        let RecentWrite { number, second, key, shard, slot, rows } = write;
         let at = DateTime::from_timestamp(i64::try_from(second).unwrap_or(i64::MAX), 0);
         let at = at.unwrap_or_default().to_rfc3339_opts(SecondsFormat::Secs, true);
         let (key, shard) = (key.to_string(), shard.map(|shard| shard.to_string()));
-        Self { number, at, key, slot, shard }
+        Self { number, at, key, slot, shard, rows }
     }
 }
 

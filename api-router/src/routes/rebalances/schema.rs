@@ -214,7 +214,7 @@ pub(crate) struct RebalanceMoveAnswer {
     #[schema(required)]
     bytes: Option<u64>,
     /// `planned`, `moving`, or how it has ended: `moved`, `cancelled`, `failed`, or `skipped` (its
-    /// shard no longer owned the slots).
+    /// shard no longer owned the slots, or the target had retired).
     state: String,
     /// Id of the move in `/api/moves`; null before it has begun.
     #[schema(required)]

@@ -309,6 +309,11 @@ fn no_secret_reaches_the_audit_log() {
             audited.guarded.send_with("GET", path, None, &[("authorization", text)], None);
         }
         audited.guarded.send_with("POST", "/api/write", Some(text), &[], Some(&row(OWN)));
+        let one = format!("/api/access/keys/{text}");
+        let rotate = format!("{one}/rotate");
+        for (method, path) in [("GET", &one), ("DELETE", &one), ("POST", &rotate)] {
+            audited.guarded.send(method, path, Some(admin.reveal()));
+        }
     }
     let body = json!({"role": "reader"});
     let made = audited.guarded.send_with(
@@ -323,6 +328,8 @@ fn no_secret_reaches_the_audit_log() {
     audited.lines(&["last"]);
     let log = std::fs::read_to_string(&audited.log).unwrap();
     assert!(log.contains(admin.id().as_str()) && log.contains(unknown.id().as_str()), "{log}");
+    let target = format!("\"target\":\"{}\"", unknown.id());
+    assert_eq!(log.matches(&target).count(), 3, "{log}");
     for text in texts.into_iter().chain([&*made]) {
         // The last characters of a key are its secret, and those of a token its signature.
         assert!(!log.contains(&text[text.len() - 40..]), "a secret is in the audit log");

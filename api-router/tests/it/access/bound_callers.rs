@@ -151,3 +151,60 @@ fn a_unique_index_of_hidden_columns_refuses_a_row_without_its_name() {
     assert_eq!(named.status, 409, "{}", named.text());
     assert!(named.text().contains("canary_pair"), "{}", named.text());
 }
+
+#[test]
+fn the_creation_of_a_hidden_table_shows_nothing_but_that_its_name_is_taken() {
+    let guarded = Guarded::start("on", &[]);
+    let scopes = json!(["tables"]);
+    let grants = json!([
+        {"tables": ["users"], "may": ["read"], "keys": "*"},
+        {"tables": ["partial"], "may": ["read"], "keys": "*", "columns": ["id"]}]);
+    let role = json!({"role": "maker", "grants": grants, "scopes": scopes});
+    served(send(&guarded, "PUT", "/api/access/roles/maker", Some(&role)), 200);
+    let key = create(&guarded, &json!({"role": "maker"})).1;
+    let ask =
+        |table: &Value| guarded.send_with("POST", "/api/tables", Some(&key), &[], Some(table));
+    for name in ["salaries", "partial"] {
+        let columns = json!([
+            {"name": "id", "type": "text"},
+            {"name": "canary_column", "type": "text", "default": "canary_value"}]);
+        let table = json!({"name": name, "columns": columns, "id": ["id"]});
+        served(send(&guarded, "POST", "/api/tables", Some(&table)), 201);
+        let other = |columns: Value| json!({"name": name, "columns": columns, "id": ["id"]});
+        let mut details = BTreeSet::new();
+        for differing in [
+            other(json!([{"name": "id", "type": "text"}])),
+            other(json!([{"name": "id", "type": "bigint"}, {"name": "x", "type": "text"}])),
+        ] {
+            let refused = ask(&differing);
+            assert_eq!((refused.status, &*refused.code()), (409, "TSR301"), "{}", refused.text());
+            assert!(!refused.text().contains("canary"), "{}", refused.text());
+            details.insert(refused.json()["detail"].to_string());
+            let shown = send(&guarded, "POST", "/api/tables", Some(&differing));
+            assert!(shown.text().contains("canary_column"), "{}", shown.text());
+        }
+        assert_eq!(details.len(), 1, "{details:?}");
+    }
+}
+
+#[test]
+fn the_creation_of_an_existing_table_shows_no_index_that_is_hidden() {
+    not_on_citus!("Tessera does not build indexes on Citus");
+    let guarded = Guarded::start("on", &[]);
+    let grants = json!([{"tables": ["users"], "may": ["read"], "keys": "*"}]);
+    let role = json!({"role": "maker", "grants": grants, "scopes": ["tables"]});
+    served(send(&guarded, "PUT", "/api/access/roles/maker", Some(&role)), 200);
+    let key = create(&guarded, &json!({"role": "maker"})).1;
+    let columns = json!([{"name": "id", "type": "text"}, {"name": "grade", "type": "text"}]);
+    let table = json!({"name": "salaries", "columns": columns, "id": ["id"]});
+    served(send(&guarded, "POST", "/api/tables", Some(&table)), 201);
+    let indexes = "/api/tables/salaries/indexes";
+    let index = json!({"name": "canary_index", "columns": ["grade"]});
+    served(send(&guarded, "POST", indexes, Some(&index)), 202);
+    let shown = || served(send(&guarded, "POST", "/api/tables", Some(&table)), 200);
+    eventually("the index is known", || {
+        (shown()["indexes"][0]["name"] == "canary_index").then_some(())
+    });
+    let hidden = guarded.send_with("POST", "/api/tables", Some(&key), &[], Some(&table));
+    assert_eq!(served(hidden, 200)["indexes"], json!([]));
+}

@@ -39,6 +39,12 @@ fn no_secret_is_shown_anywhere() {
             let as_basic = [("authorization", text)];
             said += &guarded.send_with("GET", path, None, &as_basic, None).text();
         }
+        let one = format!("/api/access/keys/{text}");
+        let rotate = format!("{one}/rotate");
+        for (method, path) in [("GET", &one), ("DELETE", &one), ("POST", &rotate)] {
+            let reply = guarded.send(method, path, Some(admin.reveal()));
+            said += &format!("{:?} {}", reply.headers, reply.text());
+        }
         let body = json!({"table": "users", "data": {"user_id": "u"}});
         said += &guarded.send_with("POST", "/api/write", Some(text), &[], Some(&body)).text();
     }

@@ -17,6 +17,7 @@ use shard_manager::access::keys_file;
 use shard_manager::access::tenant::Tenants;
 use shard_manager::access::unix_time::UnixTime;
 
+use super::changed_claims::changed;
 use crate::backend;
 use crate::harness::{Reply, Router, eventually};
 
@@ -285,12 +286,5 @@ pub(super) fn claims() -> Value {
 
 /// Returns valid claims with another value of a member; `null` removes it.
 pub(super) fn claims_with(member: &str, value: Value) -> Value {
-    let mut claims = claims();
-    let object = claims.as_object_mut().unwrap();
-    if value.is_null() {
-        object.remove(member);
-    } else {
-        object.insert(member.to_owned(), value);
-    }
-    claims
+    changed(claims(), member, value)
 }

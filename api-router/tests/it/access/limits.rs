@@ -30,6 +30,8 @@ fn a_caller_over_its_rate_is_refused_until_time_has_passed() {
         .expect("the limit is reached");
     assert_eq!((refused.status, &*refused.code()), (429, "TSR429"), "{}", refused.text());
     assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"requests\";q=3;w=3"));
+    assert!(refused.header("ratelimit").unwrap().starts_with("\"requests\";r=0;t="));
     assert!(refused.json()["detail"].as_str().unwrap().contains("requests_per_s"));
     let other = read(&guarded, admin.reveal());
     assert_eq!((other.status, other.header("ratelimit")), (200, None));

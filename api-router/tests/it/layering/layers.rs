@@ -118,6 +118,7 @@ pub(super) const LOCAL_POSTGRES: &[&[&str]] = &[
 pub(super) const ENGINE: &[&[&str]] = &[
     &[
         "access_store",
+        "atomic_group",
         "audit_report",
         "backup_id",
         "copy_faults",
@@ -128,11 +129,13 @@ pub(super) const ENGINE: &[&[&str]] = &[
         "move_draft",
         "new_shard",
         "private_file",
+        "read_task",
         "rebalance_id",
         "replication",
         "row_hashes",
         "slot_change",
         "slot_news",
+        "sql_list",
         "system_tables",
     ],
     &["fair_channel", "move_record", "published_map"],
@@ -259,6 +262,7 @@ pub(super) const POSTGRES: &[&[&str]] = &[
 pub(super) const SQLITE: &[&[&str]] = &[
     &[
         "declarations",
+        "log_extent",
         "open_file_check",
         "read_gate",
         "slot_filter",

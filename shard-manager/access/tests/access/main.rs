@@ -8,6 +8,7 @@
 
 mod audit;
 mod audit_merging;
+mod changed_claims;
 mod checks;
 mod counted_heap;
 mod denials;

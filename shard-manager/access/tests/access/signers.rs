@@ -17,6 +17,8 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 
+use crate::changed_claims::changed;
+
 /// Time at which the tests take place.
 pub(crate) const NOW: u64 = 1_800_000_000;
 pub(crate) const ISSUER: &str = "https://issuer.example";
@@ -146,14 +148,7 @@ pub(crate) fn claims() -> Value {
 
 /// Good claims with another value of a member; `null` removes it.
 pub(crate) fn claims_with(member: &str, value: Value) -> Value {
-    let mut claims = claims();
-    let object = claims.as_object_mut().unwrap();
-    if value.is_null() {
-        object.remove(member);
-    } else {
-        object.insert(member.to_owned(), value);
-    }
-    claims
+    changed(claims(), member, value)
 }
 
 pub(crate) fn settings(algorithms: &[TokenAlgorithm]) -> IssuerSettings {

@@ -16,10 +16,10 @@ use crate::terminal::Terminal;
 
 pub(super) const EXAMPLES: &str = "\
 The copy is verified bit by bit before anything is created. The next start rebuilds the replicas.
-Sessions that have seen more than the copy holds get an error (TSR305); idempotency keys are those
-of the copy. A copy of servers goes into empty databases, one for each shard, in the order of the
-copy; with MAINDB_URL the catalog goes there. A restore that was cut off is repeated by the same
-command.
+Sessions that have seen more than the copy holds get an error (TSR305), and on servers all session
+tokens become invalid; idempotency keys are those of the copy. A copy of servers goes into empty
+databases, one for each shard, in the order of the copy; with MAINDB_URL the catalog goes there. A
+restore that was cut off is repeated by the same command.
 
 Examples:
   shard-manager restore --from /backups/monday --data-dir ./data

@@ -3,7 +3,6 @@
 //! **Invariant:** one batch at a time, in order; each operation is answered after it is durable.
 //! **Not here:** the sender of the queue (`lane`), applying a batch (the engines).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -20,10 +19,11 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, ready};
 use model::error::{Error, Outcome};
 use model::position::Position;
-use model::row_change::{RowDone, RowWrite};
-use model::slot_refusal::{RefusedState, SlotRefusal};
+use model::row_change::RowWrite;
 use moves::request_context::MoveEffect;
 
+use super::parts::{BatchPart, Parts, Trial};
+use super::refused_rows::{is_refused, untried};
 use super::solo::SoloOperation;
 use super::{
     Applied, BATCH_BYTES_MAX, BATCH_OPERATIONS_MAX, LaneFailure, LaneTimes, Message, Operation,
@@ -256,7 +256,7 @@ impl Worker {
         self.waiting.sort(self.queued_bytes.load(Ordering::Relaxed));
         let batch = self.gather(first, &mut solo, &mut stopping);
         self.state.tally.apply(batch.len());
-        self.execute(batch).await;
+        self.execute(batch, (&mut solo, &mut stopping)).await;
         self.state.tally.apply(0);
         #[cfg(feature = "sabotage")]
         self.writer.commit_owed();
@@ -304,24 +304,25 @@ impl Worker {
 
     /// Applies a batch. A batch that fails as a whole is halved until the failing operations are
     /// alone.
-    async fn execute(&mut self, batch: Vec<Operation>) {
-        let mut parts = vec![batch];
-        while let Some(mut batch) = parts.pop() {
-            if batch.is_empty() {
-                continue;
-            }
+    async fn execute(
+        &mut self,
+        batch: Vec<Operation>,
+        (solo, stopping): (&mut Option<SoloOperation>, &mut bool),
+    ) {
+        let mut parts = Parts::of(batch);
+        while let Some(BatchPart { operations: batch, trial }) = parts.take_next() {
             let groups: Vec<WriteGroup<'_>> = batch.iter().map(Operation::group).collect();
             let began = Instant::now();
             match self.writer.apply(&groups).await {
                 Ok(done) => {
                     self.state.wait_for_node(false);
                     self.state.pulse.succeeded();
+                    parts.applied(&batch);
                     self.answer_all(batch, done, began);
                 }
                 Err(BatchFailure { retry_split: true, .. }) if batch.len() > 1 => {
                     self.state.pulse.begin();
-                    let second = batch.split_off(batch.len() / 2);
-                    parts.extend([second, batch]);
+                    parts.halve(batch);
                 }
                 // An atomic operation is not split.
                 Err(BatchFailure { retry_split: true, .. })
@@ -330,6 +331,10 @@ impl Worker {
                     match self.apply_parted(groups[0].rows).await {
                         Ok(done) => {
                             self.state.pulse.succeeded();
+                            // Without a stored row nothing shows that the node accepts writes.
+                            if done.rows.iter().any(Result::is_ok) {
+                                parts.applied(&batch);
+                            }
                             self.answer_all(batch, done, began);
                         }
                         Err(failure) => fail_all(batch, &failure),
@@ -341,7 +346,8 @@ impl Worker {
                     outcome: Outcome::Rejected,
                     ..
                 }) if self.lives.is_some() => {
-                    parts.push(self.await_node(batch, error).await);
+                    let part = BatchPart { operations: batch, trial };
+                    refuse(self, &mut parts, (part, error), (&mut *solo, &mut *stopping)).await;
                 }
                 Err(BatchFailure { error, outcome, .. }) => {
                     // The loss of a server is reported elsewhere, as a shard without a primary.
@@ -355,15 +361,15 @@ impl Worker {
         }
     }
 
-    /// Waits until a node accepts writes, and returns the operations that are to be applied again:
-    /// none of their rows were stored. Operations that would miss their deadlines fail.
-    async fn await_node(&mut self, mut batch: Vec<Operation>, error: Error) -> Vec<Operation> {
+    /// Waits until a node accepts writes: the operations are to be applied again, because none of
+    /// their rows were stored. Operations that would miss their deadlines fail.
+    async fn await_node(&mut self, parts: &mut Parts, error: Error) {
         let Error::ShardUnavailable { shard } = error else {
             unreachable!("nothing else is tried again")
         };
         let error = Error::NoPrimary { shard };
         let failure = LaneFailure { error, outcome: Outcome::Rejected };
-        batch.iter().for_each(|operation| operation.claim.put_back());
+        parts.put_back();
         loop {
             tokio::time::sleep(READY_LOOK).await;
             let is_ready = self.is_ready().await;
@@ -373,14 +379,12 @@ impl Worker {
             }
             let soon = Instant::now() + LAST_TRY;
             let stops = self.state.stops.load(Ordering::SeqCst);
-            let late = batch.extract_if(.., |operation| stops || operation.deadline <= soon);
-            fail_all(late.collect(), &failure);
-            if is_ready || batch.is_empty() {
+            fail_all(parts.take_late(|operation| stops || operation.deadline <= soon), &failure);
+            if is_ready || parts.is_empty() {
                 break;
             }
         }
-        batch.retain(|operation| operation.claim.decide(TAKEN));
-        batch
+        parts.take_again();
     }
 
     /// Sends each operation the results of its rows.
@@ -439,26 +443,29 @@ impl Worker {
     }
 }
 
-/// Returns true if the shard does not accept the slot of the row.
-fn is_refused(row: &Result<RowDone, Error>) -> bool {
-    matches!(row, Err(Error::SlotRefused(_)))
-}
-
-/// Returns the refusals of rows that were not tried. A row of a slot that was refused before has
-/// that refusal, so that it waits with the earlier rows of its key; any other may be sent again at
-/// once.
-fn untried(left: &[RowWrite], done: &[Result<RowDone, Error>]) -> Vec<Result<RowDone, Error>> {
-    let refusal = |row: &Result<RowDone, Error>| {
-        let Err(Error::SlotRefused(refusal)) = row else { return None };
-        Some((refusal.slot.number(), *refusal))
-    };
-    let refused: HashMap<u16, SlotRefusal> = done.iter().filter_map(refusal).collect();
-    let at_once = RefusedState::Fenced { left: Duration::ZERO };
-    let refusal = |row: &RowWrite| {
-        let known = refused.get(&row.slot.number()).copied();
-        known.unwrap_or(SlotRefusal { slot: row.slot, state: at_once })
-    };
-    left.iter().map(|row| Err(Error::SlotRefused(refusal(row)))).collect()
+/// Sets a refused part aside or waits for a node. If only later operations can show that the node
+/// accepts writes, it takes some from the queue first.
+async fn refuse(
+    worker: &mut Worker,
+    parts: &mut Parts,
+    (part, error): (BatchPart, Error),
+    (solo, stopping): (&mut Option<SoloOperation>, &mut bool),
+) {
+    // A node that is lost refuses everything: no operation is at fault.
+    if part.trial != Trial::First && !worker.is_ready().await {
+        parts.wait(part);
+        return worker.await_node(parts, error).await;
+    }
+    if parts.needs_proof(&part) && solo.is_none() && !*stopping {
+        worker.waiting.sort(worker.queued_bytes.load(Ordering::Relaxed));
+        if let Some(next) = worker.waiting.try_next() {
+            parts.append(worker.gather(next, solo, stopping));
+            worker.state.tally.apply(part.operations.len() + parts.count());
+        }
+    }
+    if let Some(error) = parts.refused(part, error) {
+        worker.await_node(parts, error).await;
+    }
 }
 
 /// Returns true if the client of a message has left or its deadline has passed.

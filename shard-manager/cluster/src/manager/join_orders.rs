@@ -57,16 +57,41 @@ impl JoinOrders {
     }
 
     /// Has an order carried out by the task, and returns the result; returns the order if there is
-    /// no task.
+    /// no task. At its deadline the wait ends, also behind other orders. The task finishes a join
+    /// that it has begun, and begins none after the deadline.
     pub(super) async fn order(&self, order: JoinOrder) -> Result<Joined, JoinOrder> {
         let is_open = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none();
         if !is_open {
             return Err(order);
         }
         let (done, joined) = oneshot::channel();
-        self.orders.send((order, done)).await.map_err(|unsent| unsent.0.0)?;
-        // The task has ended with the router. The next start finishes a join that was begun.
+        let deadline = tokio::time::Instant::from_std(order.deadline);
         let ended = || Err(ShardChangeError::Failed(Error::DeadlinePassed));
-        Ok(joined.await.unwrap_or_else(|_ended| ended()))
+        match tokio::time::timeout_at(deadline, self.orders.send((order, done))).await {
+            Ok(sent) => sent.map_err(|unsent| unsent.0.0)?,
+            Err(_elapsed) => return Ok(ended()),
+        }
+        let joined = tokio::time::timeout_at(deadline, joined).await;
+        // If the task has ended with the router, the next start finishes a join that was begun.
+        Ok(joined.ok().and_then(Result::ok).unwrap_or_else(ended))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_order_waits_behind_other_joins_only_until_its_deadline() {
+        let orders = JoinOrders::default();
+        let waiting = orders.open();
+        assert!(waiting.is_some(), "the task has not been started");
+        for number in 0..=ORDERS_MAX {
+            let shard = NewShard { name: format!("shard{number}"), weight: 1, url: None };
+            let order = JoinOrder { shard, expected_epoch: None, deadline: Instant::now() };
+            let ended = orders.order(order).await;
+            let is_late = matches!(ended, Ok(Err(ShardChangeError::Failed(Error::DeadlinePassed))));
+            assert!(is_late, "{ended:?}");
+        }
     }
 }

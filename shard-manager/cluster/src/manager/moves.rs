@@ -18,6 +18,7 @@ use engine::move_record::{MoveOrder, MovePhase, MoveRecord, NewMove, NewMoveFaul
 use engine::move_view::MoveView;
 use engine::rebalance_record::RebalanceId;
 use engine::refusal_code::RefusalCode;
+use model::error::Error;
 use model::keyspace::{KeyError, ShardKey, Slot};
 use model::sabotage::{StopTime, reach};
 use model::shard_map::{ShardMap, partitions};
@@ -30,6 +31,8 @@ use moves::limits::KEEP;
 use super::Manager;
 use super::move_resources::MoveResources;
 use super::move_status::MoveTotals;
+use super::shards::epoch_to_retry;
+use super::time_limits::{by, halfway, read_by};
 use crate::shard::Majority;
 
 /// Highest number of attempts to begin a move while the shard map changes.
@@ -131,7 +134,7 @@ pub enum MovesError {
          left: free some, or move fewer slots"
     )]
     NoRoom {
-        /// Name of the target.
+        /// Name of the target; names of all targets of a plan that share the disk.
         shard: String,
         /// Estimated bytes of the rows on all of its nodes.
         needed: u64,
@@ -248,7 +251,7 @@ impl<'m> Moves<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<MoveRecord, MovesError> {
-        let ended = self.get(id).await?;
+        let ended = read_by(deadline, self.get(id)).await?;
         if !ended.may_retry() {
             return Err(MovesError::NoRetry(ended.phase));
         }
@@ -272,25 +275,28 @@ impl<'m> Moves<'m> {
             let new = checked(&map, describe(&map)?)?;
             self.check_shard(new.source, &map)?;
             self.check_shard(new.target, &map)?;
-            let resources = MoveResources::measure(self.0, &new, &map, deadline).await;
+            let soon = halfway(deadline);
+            let resources = MoveResources::measure(self.0, &new, &map, soon).await;
             // A full server accepts no connection to its catalog either.
             resources.check()?;
-            if let Some(refusal) = self.older_routers().await? {
+            if let Some(refusal) = read_by(deadline, self.older_routers()).await? {
                 return Err(refusal);
             }
             let mut record = MoveRecord { rebalance, ..MoveRecord::begin(new, Utc::now()) };
             record.progress.rows_expected = resources.rows_expected();
-            catalog.begin(&record, map.epoch()).await?;
+            let late = MoveListError::Failed(Error::DeadlinePassed);
+            by(deadline, catalog.begin(&record, map.epoch()), late).await?;
             reach(StopTime::After, "plan");
             self.0.move_announcements.announce();
             Ok(record)
         };
         for _ in 1..TRIES_MAX {
             let begun = begin_once().await;
-            let Err(MovesError::List(MoveListError::Stale { epoch, .. })) = &begun else {
+            let Err(MovesError::List(MoveListError::Stale { expected, epoch })) = &begun else {
                 return begun;
             };
-            let is_known = self.0.backend.update_map(*epoch, deadline).await.is_ok();
+            let later = epoch_to_retry((*expected, *epoch), expected_epoch);
+            let is_known = self.0.backend.update_map(later, deadline).await.is_ok();
             if expected_epoch.is_some() || !is_known {
                 return begun;
             }
@@ -340,7 +346,7 @@ impl<'m> Moves<'m> {
 
     /// Returns the refusal of every move while routers that are too old for it are connected.
     pub(super) async fn older_routers(self) -> Result<Option<MovesError>, MovesError> {
-        let older = self.catalog()?.older_routers().await.map_err(MoveListError::Failed)?;
+        let older = self.catalog()?.older_routers().await.map_err(MoveListError::Unread)?;
         Ok((older > 0).then_some(MovesError::OlderRouters(older)))
     }
 
@@ -349,7 +355,7 @@ impl<'m> Moves<'m> {
     /// # Errors
     /// [`MovesError::Unsupported`], or the error of the catalog.
     pub async fn list(self) -> Result<Vec<MoveRecord>, MovesError> {
-        Ok(self.catalog()?.list().await.map_err(MoveListError::Failed)?)
+        Ok(self.catalog()?.list().await.map_err(MoveListError::Unread)?)
     }
 
     /// Returns a move.
@@ -357,7 +363,7 @@ impl<'m> Moves<'m> {
     /// # Errors
     /// [`MoveListError::NoMove`], or the error of the catalog.
     pub async fn get(self, id: MoveId) -> Result<MoveRecord, MovesError> {
-        let found = self.catalog()?.get(id).await.map_err(MoveListError::Failed)?;
+        let found = self.catalog()?.get(id).await.map_err(MoveListError::Unread)?;
         Ok(found.ok_or(MoveListError::NoMove)?)
     }
 

@@ -7,17 +7,20 @@
 //! each look from the list of moves and the map, so a process that takes over needs nothing else.
 //!
 //! **Invariant:** a shard gives slots in one move and takes slots in one at a time, and a move that
-//! has failed holds up no other.
+//! has failed or cannot begin holds up no other.
 //! **Not here:** the steps of a move (`mover`), the choice of the next moves (`decision`).
 
 mod decision;
+mod next_steps;
 
 use std::time::{Duration, Instant};
 
 use engine::catalog_rows::MapChangeError;
 use engine::move_record::{MoveRecord, NewMove};
 use engine::rebalance_catalog::{RebalanceEnd, RebalanceListError, RebalanceReport};
-use engine::rebalance_record::{ListedStep, RebalanceRecord, RebalanceState, StepState};
+use engine::rebalance_record::{
+    ListedStep, RebalanceId, RebalanceRecord, RebalanceState, StepState,
+};
 use model::advice::BalanceBy;
 use model::error::Error;
 use model::map_change::MapChange;
@@ -26,13 +29,17 @@ use model::slot_plan::PlanGoal;
 use model::topology::{ShardNumber, ShardState};
 
 use self::decision::Decision;
+use self::next_steps::{NextSteps, refusing_shard};
 use super::rebalances::planning::RebalancePlans;
+use super::shards::epoch_to_retry;
 use super::{Manager, MovesError};
 
 /// Interval at which the catalog is queried for the rebalance.
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest wait for a response of the catalog or of a shard.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Time after which a look at the catalog begins no further moves.
+const BEGIN_MAX: Duration = Duration::from_secs(15);
 
 /// Result of the work on the shard that is drained.
 enum Drained {
@@ -68,12 +75,12 @@ impl<'m> Rebalancer<'m> {
     async fn advance(self) -> Result<(), Error> {
         let Some((record, moves)) = self.open_rebalance().await? else { return Ok(()) };
         let map = self.0.shards().newest_map();
-        let decision = Decision::of(&record, &moves, &map);
+        let mut decision = Decision::of(&record, &moves, &map);
         let mut report =
             RebalanceReport { steps: decision.changed(&record), reason: None, end: None };
         report.reason = match self.prepare_drain(&record, &map).await {
             Some(reason) => Some(reason),
-            None => self.begin_moves(&record, &decision.next).await,
+            None => self.begin_moves(&record, &mut decision.next, &map).await,
         };
         if decision.has_no_steps_left() {
             self.finish(&record, &decision, &moves, &mut report).await;
@@ -129,10 +136,19 @@ impl<'m> Rebalancer<'m> {
         self.set_state(shard, ShardState::Draining, map).await.err()
     }
 
-    /// Begins the moves of these steps. Returns the first reason why one did not begin.
-    async fn begin_moves(self, record: &RebalanceRecord, next: &[usize]) -> Option<String> {
-        let mut reason = None;
-        for ListedStep { plan, .. } in next.iter().map(|index| &record.steps[*index]) {
+    /// Begins the moves of the next steps. If one shard cannot take part in a move, other steps are
+    /// tried. Returns the first reason why a move did not begin.
+    async fn begin_moves(
+        self,
+        record: &RebalanceRecord,
+        next: &mut NextSteps,
+        map: &ShardMap,
+    ) -> Option<String> {
+        let (mut reason, began) = (None, Instant::now());
+        while began.elapsed() < BEGIN_MAX
+            && let Some(index) = next.take()
+        {
+            let ListedStep { plan, .. } = &record.steps[index];
             let new = NewMove {
                 slots: plan.slots.clone(),
                 source: plan.from,
@@ -144,7 +160,12 @@ impl<'m> Rebalancer<'m> {
             let waits = match begun {
                 // The next look reads the owners of the slots.
                 Ok(_) | Err(MovesError::NotOwned { .. }) => None,
-                Err(error) => Some(error.to_string()),
+                Err(error) => {
+                    if let Some(refusing) = refusing_shard(&error, map) {
+                        next.leave_out(refusing);
+                    }
+                    Some(error.to_string())
+                }
             };
             reason = reason.or(waits);
         }
@@ -202,6 +223,9 @@ impl<'m> Rebalancer<'m> {
         let state = map.topology().shards()[shard.index()].state;
         let next = match (record.state, state) {
             (RebalanceState::Cancelling, ShardState::Draining) => ShardState::Serving,
+            (RebalanceState::Cancelling, ShardState::Retired) => {
+                return Drained::Ended(Some(format!("{name} had retired already")));
+            }
             (RebalanceState::Cancelling, _) | (_, ShardState::Retired) => {
                 return Drained::Ended(None);
             }
@@ -224,10 +248,26 @@ impl<'m> Rebalancer<'m> {
                 let left = format!("{name} still owns {slots} slots: drain it again");
                 return Drained::Ended(Some(left));
             }
+            if let Some(reason) = self.drain_rests(record).await {
+                return Drained::Waits(reason);
+            }
         }
         match self.set_state(shard, next, &map).await {
             Ok(()) => Drained::Ended(None),
             Err(reason) => Drained::Waits(reason),
+        }
+    }
+
+    /// Returns the reason why a shard that was drained does not retire: an order that was stored
+    /// since the look at the catalog.
+    async fn drain_rests(self, record: &RebalanceRecord) -> Option<String> {
+        let rebalances = self.0.backend.rebalance_catalog()?;
+        match in_time(rebalances.open_rebalance()).await {
+            Ok(Ok(open)) if is_running(open.as_ref(), record.id) => None,
+            Ok(Ok(_)) => Some("it was paused, cancelled or ended meanwhile".to_owned()),
+            Ok(Err(error)) | Err(error) => {
+                Some(format!("its orders are not known, so the shard does not retire yet: {error}"))
+            }
         }
     }
 
@@ -243,15 +283,21 @@ impl<'m> Rebalancer<'m> {
         match changed {
             Ok(_) => Ok(()),
             Err(error) => {
-                if let MapChangeError::Stale { epoch, .. } = error {
+                if let MapChangeError::Stale { expected, epoch } = error {
                     // The next look uses that map.
-                    let deadline = Instant::now() + ANSWER_MAX;
-                    let _ = self.0.backend.update_map(epoch, deadline).await;
+                    let later = epoch_to_retry((expected, epoch), None);
+                    let _ = self.0.backend.update_map(later, Instant::now() + ANSWER_MAX).await;
                 }
                 Err(format!("the state of the shard is not changed yet: {error}"))
             }
         }
     }
+}
+
+/// Returns true if the rebalance of this identity is in progress, and neither paused nor being
+/// cancelled.
+fn is_running(open: Option<&RebalanceRecord>, id: RebalanceId) -> bool {
+    open.is_some_and(|open| open.id == id && open.state == RebalanceState::Running)
 }
 
 async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Error> {
@@ -270,3 +316,6 @@ fn log(record: &RebalanceRecord) {
         RebalanceState::Running | RebalanceState::Paused | RebalanceState::Cancelling => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use engine::move_catalog::MoveListError;
 use engine::node_distributor::{DistributorError, NodeDistributor};
 use engine::rebalance_catalog::{RebalanceCatalog, RebalanceListError};
 use engine::rebalance_draft::RebalanceDraft;
@@ -30,6 +31,8 @@ use model::topology::ShardNumber;
 use moves::limits::KEEP;
 
 use super::nodes::no_epoch;
+use super::shards::epoch_to_retry;
+use super::time_limits::{by, read_by};
 use super::{Manager, MovesError};
 use planning::{Planned, RebalancePlans};
 
@@ -128,8 +131,11 @@ impl RebalancesError {
     pub fn failure(&self) -> Option<(&Error, Outcome)> {
         match self {
             Self::List(RebalanceListError::Failed(error))
-            | Self::Moves(MovesError::List(engine::move_catalog::MoveListError::Failed(error))) => {
+            | Self::Moves(MovesError::List(MoveListError::Failed(error))) => {
                 Some((error, Outcome::Unknown))
+            }
+            Self::Moves(MovesError::List(MoveListError::Unread(error))) => {
+                Some((error, Outcome::Rejected))
             }
             Self::Distributor(error) => error.failure(),
             Self::Plan(_)
@@ -172,8 +178,8 @@ impl<'m> Rebalances<'m> {
         if let Some(nodes) = distributor(self.0, expected_epoch)? {
             return Ok(nodes.plan_rebalance(draft, deadline).await?);
         }
-        let plans = RebalancePlans::of(self.0);
-        shown(self.0, &plans.planned(draft, expected_epoch, deadline).await?).await
+        let planned = RebalancePlans::of(self.0).planned(draft, expected_epoch, deadline);
+        read_by(deadline, async { shown(self.0, &planned.await?).await }).await
     }
 
     /// Begins a rebalance, if the shard map has the expected epoch and something has to move. A map
@@ -190,13 +196,15 @@ impl<'m> Rebalances<'m> {
         if let Some(nodes) = distributor(self.0, expected_epoch)? {
             return Ok(nodes.begin_rebalance(draft, deadline).await?);
         }
-        self.check_none_runs().await?;
+        read_by(deadline, self.check_none_runs()).await?;
         for _ in 1..TRIES_MAX {
             let begun = self.begin_once(draft, expected_epoch, deadline).await;
-            let Err(RebalancesError::List(RebalanceListError::Stale { epoch, .. })) = &begun else {
+            let Err(RebalancesError::List(RebalanceListError::Stale { expected, epoch })) = &begun
+            else {
                 return begun;
             };
-            let is_known = self.0.backend.update_map(*epoch, deadline).await.is_ok();
+            let later = epoch_to_retry((*expected, *epoch), expected_epoch);
+            let is_known = self.0.backend.update_map(later, deadline).await.is_ok();
             if expected_epoch.is_some() || !is_known {
                 return begun;
             }
@@ -210,7 +218,8 @@ impl<'m> Rebalances<'m> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> Result<RebalanceBegun, RebalancesError> {
-        let planned = RebalancePlans::of(self.0).planned(draft, expected_epoch, deadline).await?;
+        let planned = RebalancePlans::of(self.0).planned(draft, expected_epoch, deadline);
+        let planned = read_by(deadline, planned).await?;
         if planned.is_settled() {
             return Ok(RebalanceBegun::Settled(Box::new(planned.view())));
         }
@@ -221,7 +230,8 @@ impl<'m> Rebalances<'m> {
         let keep = draft.keep.map_or(KEEP, Duration::from_secs);
         let record = RebalanceRecord::begin((goal, &plan), (draft.rate, keep), Utc::now());
         let record = RebalanceRecord { group, ..record };
-        self.catalog()?.begin_rebalance(&record, map.epoch()).await?;
+        let begun = self.catalog()?.begin_rebalance(&record, map.epoch());
+        by(deadline, begun, RebalanceListError::Failed(Error::DeadlinePassed)).await?;
         tracing::info!(id = record.id.name(), goal = record.goal.name(), "a rebalance begins");
         self.0.move_announcements.announce();
         Ok(RebalanceBegun::Begun(Box::new(self.view(&record))))
@@ -231,7 +241,7 @@ impl<'m> Rebalances<'m> {
     /// again.
     async fn check_none_runs(self) -> Result<(), RebalancesError> {
         let open = self.catalog()?.open_rebalance().await;
-        match open.map_err(RebalanceListError::Failed)? {
+        match open.map_err(|error| MovesError::from(MoveListError::Unread(error)))? {
             Some(open) => Err(RebalanceListError::AlreadyRunning(open.id.name()).into()),
             None => Ok(()),
         }
@@ -305,7 +315,7 @@ impl<'m> Rebalances<'m> {
 
     async fn records(self) -> Result<Vec<RebalanceRecord>, RebalancesError> {
         let listed = self.catalog()?.list_rebalances().await;
-        Ok(listed.map_err(RebalanceListError::Failed)?)
+        Ok(listed.map_err(|error| MovesError::from(MoveListError::Unread(error)))?)
     }
 
     fn name(self, shard: ShardNumber) -> String {

@@ -18,7 +18,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use access::rights::Rights;
+use access::operation::RowOperations;
+use access::rights::{CompiledRole, Rights};
 use access::scope::AccessScope;
 use engine::schema_intent::{Intent, State};
 use engine::{SchemaChange, SchemaLock};
@@ -26,6 +27,9 @@ use model::error::{Error, Failure, Outcome};
 use model::table::{Registry, Table, TableDifference};
 
 use super::Manager;
+
+/// Stands for the difference from a table of which the caller may not know every column.
+const HIDDEN: &str = "this caller may not know all of its columns";
 
 /// Result of the creation of a table: it exists on every shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,15 +187,20 @@ impl Schema<'_> {
         Ok(())
     }
 
-    /// Returns the existing table of this name, if it has the same columns.
+    /// Returns the existing table of this name, if it has the same columns. The error names a
+    /// difference only to a caller that may know all columns of the table.
     fn known(self, table: &Table) -> Result<Option<TableCreated>, Error> {
         let registry = self.manager.registry.load();
         let Some(known) = registry.find(table.name()) else { return Ok(None) };
         match TableDifference::between(known, table) {
             None => Ok(Some(TableCreated::Known(Arc::clone(known)))),
             Some(difference) => {
-                let (table, difference) = (table.name().to_owned(), difference.to_string());
-                Err(Error::TableDiffers { table, difference })
+                let name = table.name();
+                let shows_all =
+                    |role: &CompiledRole| role.shows_all_columns(name, RowOperations::NONE);
+                let is_shown = self.rights.role().is_none_or(shows_all);
+                let difference = if is_shown { difference.to_string() } else { HIDDEN.to_owned() };
+                Err(Error::TableDiffers { table: name.to_owned(), difference })
             }
         }
     }

@@ -23,6 +23,7 @@ use model::topology::{ShardNumber, ShardSpec, ShardState};
 
 use super::Shards;
 use super::join_orders::JoinOrder;
+use super::shards::epoch_to_retry;
 
 /// Highest number of attempts to change the map while other changes come first.
 const TRIES_MAX: usize = 16;
@@ -163,10 +164,11 @@ impl Shards<'_> {
         expected_epoch: Option<u64>,
         deadline: Instant,
     ) -> bool {
-        let Err(ShardChangeError::Map(MapChangeError::Stale { epoch, .. })) = changed else {
+        let Err(ShardChangeError::Map(MapChangeError::Stale { expected, epoch })) = changed else {
             return false;
         };
-        expected_epoch.is_none() && self.0.backend.update_map(*epoch, deadline).await.is_ok()
+        let later = epoch_to_retry((*expected, *epoch), expected_epoch);
+        expected_epoch.is_none() && self.0.backend.update_map(later, deadline).await.is_ok()
     }
 
     /// Returns the newest map of the catalog, as far as it is known here. It may name shards that
@@ -238,6 +240,18 @@ impl ShardJoin<'_> {
         };
         // Checked before the request to the backend, which may take long.
         change(None).apply(&known).map_err(MapChangeError::Refused)?;
+        let number = ShardNumber(known.topology().len() as u16);
+        let before = self.shards.0.shard_name(number);
+        // If a newer map gives the number to a shard that joins elsewhere, the change is tried
+        // again.
+        if !before.is_empty() && self.shards.newest_map().epoch() == known.epoch() {
+            // A router on which that shard is open would use its database for the new shard.
+            let cause = format!(
+                "its number would be that of {before}, which the catalog has lost in a failover: \
+                 start all routers again, and repeat the request"
+            );
+            return Err(NewShardRefusal::Unsuitable { place: shard.name.clone(), cause }.into());
+        }
         let address = backend.check_new_shard(shard, *deadline).await?;
         let epoch = expected_epoch.unwrap_or(known.epoch());
         let map = self.shards.change_map(change(address), epoch).await?;
@@ -255,15 +269,22 @@ impl ShardJoin<'_> {
     ) -> Result<Arc<ShardMap>, ShardChangeError> {
         let change = MapChange::State { shard, state: ShardState::Serving };
         for _ in 1..TRIES_MAX {
-            match self.shards.change_map(change.clone(), epoch).await {
-                Err(MapChangeError::Stale { epoch: present, .. }) => epoch = present,
+            let found = match self.shards.change_map(change.clone(), epoch).await {
+                Err(MapChangeError::Stale { epoch: found, .. }) => found,
                 changed => return Ok(changed?),
-            }
-            let updated = self.shards.0.backend.update_map(epoch, self.order.deadline).await;
+            };
+            let later = epoch_to_retry((epoch, found), None);
+            let updated = self.shards.0.backend.update_map(later, self.order.deadline).await;
             updated.map_err(ShardChangeError::Failed)?;
             let newest = self.shards.newest_map();
-            let state = newest.topology().shards()[shard.index()].state;
-            if state == ShardState::Serving {
+            epoch = newest.epoch().max(found);
+            // The catalog may have lost the shard in a failover, and given its number to another
+            // one.
+            let spec = newest.topology().shards().get(shard.index());
+            let Some(spec) = spec.filter(|spec| spec.name == self.order.shard.name) else {
+                return Err(ShardChangeError::NoShard { name: self.order.shard.name.clone() });
+            };
+            if spec.state == ShardState::Serving {
                 // The last step of an earlier request for this join was still under way.
                 return Ok(newest);
             }

@@ -51,6 +51,10 @@ impl<'m> Shards<'m> {
 async fn carry_out_joins(shards: Shards<'_>) {
     let Some(mut orders) = shards.0.joins.open() else { return };
     while let Some((order, done)) = orders.recv().await {
+        if order.deadline <= Instant::now() {
+            // Its request has ended while the order waited.
+            continue;
+        }
         // The client may have disconnected.
         let _ = done.send(ShardJoin { shards, order: &order }.carry_out().await);
     }

@@ -27,11 +27,15 @@ impl Primary {
     /// [`Error::SeenMayBeLost`] if the history does not contain it; [`Error::NoPrimary`] if the
     /// primary of its timeline was not found in time.
     pub async fn held(&self, position: Position, deadline: Instant) -> Result<u64, Error> {
-        let is_held = || self.replication.timeline().history().holds(position);
-        if !is_held() && self.is_to_be_found(position.timeline) {
+        let is_held = || self.replication.timeline().holds(position);
+        if is_held() {
+            return Ok(position.sequence);
+        }
+        if self.is_to_be_found(position.timeline) {
             // On the heap: every read reserves space for this wait, and few need it.
             Box::pin(self.find(position.timeline, deadline)).await?;
         }
+        // Another thread may have learned the history since the first comparison.
         if is_held() {
             Ok(position.sequence)
         } else {

@@ -7,10 +7,12 @@
 use std::time::Instant;
 
 use engine::ReadIndex;
+use engine::replication::Timeline;
 use model::consistency::Level;
 use model::error::Error;
 use model::sabotage::{Mutation, is_on};
 
+use super::confirmation::confirmed;
 use super::reads::{CATCH_UP_MAX, ReadRequirements, Reads};
 
 impl Reads<'_> {
@@ -66,11 +68,9 @@ impl Reads<'_> {
             ReadIndex::AwaitQuorum(marked) => marked,
         };
         let _confirmations = self.0.replication.waiters().request_confirmations();
-        let confirmed = || {
-            let kept = self.0.replication.timeline().id() == marked.timeline;
-            (!kept || self.0.replication.confirmations(marked.sequence) >= needed).then_some(kept)
-        };
-        match self.0.replication.waiters().until(deadline, confirmed).await {
+        let is_kept = |timeline: &Timeline| timeline.id() == marked.timeline;
+        let ended = || confirmed(&self.0.replication, (marked.sequence, needed), is_kept);
+        match self.0.replication.waiters().until(deadline, ended).await {
             Some(true) => Ok(marked.sequence),
             Some(false) => Err(Error::ShardUnavailable { shard: self.0.name.clone() }),
             None => {

@@ -106,6 +106,14 @@ proptest! {
     }
 
     #[test]
+    fn a_move_that_is_read_twice_is_listed_once(records in prop::collection::vec(record(), 0..5)) {
+        let rows: Vec<ListedMoveRow> = records.iter().map(ListedMoveRow::of).collect();
+        let once = listed_records(rows.clone()).expect("good rows");
+        let twice = listed_records(rows.iter().chain(&rows).cloned()).expect("good rows");
+        prop_assert_eq!(twice, once);
+    }
+
+    #[test]
     fn a_move_begins_if_and_only_if_none_of_its_slots_moves(one in record(), other in record()) {
         let moving = MovingSlotRow::of(&other);
         let is_free = one.new.slots.is_disjoint(&other.new.slots);

@@ -6,7 +6,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{RebalanceListError, RebalanceReport};
-use crate::move_record::listed_time;
+use crate::move_record::{MoveOrder, listed_time};
 use crate::rebalance_record::{
     RebalanceOrder, RebalanceOrderFault, RebalanceRecord, RebalanceState, StepState,
 };
@@ -42,11 +42,20 @@ impl RebalanceChange {
         }
     }
 
-    /// Returns the order, if it is one.
-    pub fn as_order(&self) -> Option<RebalanceOrder> {
+    /// Returns the order that the moves of a rebalance get with the change, which has made `record`
+    /// of a rebalance in the state `before`. A rebalance may end while it is paused, because its
+    /// last moves were about to arrive. They go on then: no later order reaches them.
+    pub fn order_of_moves(
+        &self,
+        before: RebalanceState,
+        record: &RebalanceRecord,
+    ) -> Option<MoveOrder> {
         match self {
-            Self::Order(order) => Some(*order),
-            Self::Report(_) => None,
+            Self::Order(order) => Some(order.of_moves()),
+            Self::Report(_) => {
+                let has_ended = before == RebalanceState::Paused && record.state.has_ended();
+                has_ended.then_some(MoveOrder::Resume)
+            }
         }
     }
 }

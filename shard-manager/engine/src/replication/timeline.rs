@@ -45,6 +45,12 @@ impl Timeline {
         self.history.load().current()
     }
 
+    /// Returns true if the shard's history contains a position.
+    #[inline]
+    pub fn holds(&self, position: Position) -> bool {
+        self.history.load().holds(position)
+    }
+
     /// Returns a position of the current timeline.
     #[inline]
     pub fn position(&self, sequence: u64) -> Position {

@@ -88,6 +88,11 @@ impl ColumnDefault {
 }
 
 impl Column {
+    /// Creates a column without a default.
+    pub fn new(name: &str, kind: ColumnType, nullable: bool) -> Self {
+        Self { name: name.to_owned(), kind, nullable, default: None }
+    }
+
     /// Formats the default of the column as JSON; `None` if it has none.
     pub fn default_json(&self) -> Option<Box<RawValue>> {
         self.default.as_ref().map(|default| default.to_json(self.kind))
@@ -123,6 +128,13 @@ pub enum DefaultFault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_column_has_no_default() {
+        let column = Column::new("note", ColumnType::Text, true);
+        assert!(column.nullable && column.default_json().is_none());
+        assert_eq!((&*column.name, column.kind), ("note", ColumnType::Text));
+    }
 
     fn parse(kind: ColumnType, json: &str) -> Result<Option<ColumnDefault>, DefaultFault> {
         ColumnDefault::parse(kind, serde_json::from_str(json).expect("JSON"))

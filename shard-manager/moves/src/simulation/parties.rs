@@ -104,11 +104,15 @@ pub(super) struct Session {
 impl Session {
     /// Adds a position of a shard to the token.
     pub(super) fn pass(&mut self, side: MoveSide, position: Position) {
-        let held = &mut self.token[side.index()];
-        let rank = |position: Position| (position.timeline, position.sequence);
-        if rank(position) > rank(*held) {
-            *held = position;
-        }
+        raise(&mut self.token[side.index()], position);
+    }
+}
+
+/// Raises a position of a token, unless it is later.
+pub(super) fn raise(held: &mut Position, position: Position) {
+    let rank = |position: Position| (position.timeline, position.sequence);
+    if rank(position) > rank(*held) {
+        *held = position;
     }
 }
 

@@ -17,6 +17,9 @@ pub(super) enum ReaderRule {
     OlderOwnerAgain,
     /// Ownership is read in the snapshot of the rows.
     OwnershipInSnapshot,
+    /// If the slot has moved more than once since the router has read the catalog, the response
+    /// adds the position of each commit to the token, not only that of the last one.
+    EveryHomeInToken,
 }
 
 #[derive(Clone, Copy)]

@@ -277,7 +277,7 @@ impl World {
     }
 }
 
-fn empty() -> Database {
+pub(super) fn empty() -> Database {
     let metadata = ShardMetadata { version: 10, ..ShardMetadata::default() };
     Database { metadata, rows: [None; KEYS], traces: Vec::new(), next_change: 1 }
 }

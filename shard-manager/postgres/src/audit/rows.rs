@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use diesel::QueryResult;
 use engine::audit_report::Discrepancy;
 use model::shard_map::partitions::partition_column;
-use model::stored_location::stored_location;
+use model::stored_location::{MisplacedRow, checked_location};
 use model::table::Table;
 
 use super::{Audit, about};
@@ -91,19 +91,12 @@ impl<'r, 'a> RowRules<'r, 'a> {
         let map = self.audit.map;
         let partition = partition_column(map, self.table);
         let partition = partition.and_then(|column| self.value(row, self.partition_at(), column));
-        let place = stored_location(map, (self.table, slot), key, partition.as_deref());
-        let place = match place {
-            Ok(place) => place,
-            Err(error) => {
-                return self.find(row, error.to_string(), "a key of the keyspace".to_owned());
-            }
-        };
-        if slot != i64::from(place.slot.number()) {
-            let cause =
-                if partition.is_some() { "its key and partition say" } else { "its key says" };
-            let expected = format!("{}, as {cause}", place.slot);
-            self.find(row, format!("its slot column says {slot}"), expected);
+        let (place, misplaced) =
+            checked_location(map, (self.table, slot), key, partition.as_deref());
+        if let Some(MisplacedRow { found, expected }) = misplaced {
+            self.find(row, found, expected);
         }
+        let Some(place) = place else { return };
         let is_moving = self.audit.slots.moving.contains_key(&place.slot.number());
         if place.shard != self.audit.shard.number && !is_moving {
             let owner = map.topology().name(place.shard);

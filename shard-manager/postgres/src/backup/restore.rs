@@ -2,9 +2,8 @@
 //!
 //! The row that marks a catalog as that of a cluster is stored last. A router that starts before
 //! finds databases of a cluster without its catalog, and is refused. If the copy is restored on a
-//! server that it comes from, positions of the lost history would look like later ones of the new
-//! history; so the key of the session tokens is replaced then. Elsewhere the servers have other
-//! timelines, so a session that has seen more than the copy gets an error by itself.
+//! server that it comes from, or on one where it was restored before, positions of the lost history
+//! would look like later ones of the new history; so the key of the session tokens is replaced.
 //!
 //! A key that was revoked after the backup must not become valid again, so every API key is
 //! suspended until the operator resumes it.
@@ -248,10 +247,6 @@ impl<'r> Restoring<'r> {
 
     async fn fill_catalog(&mut self, observer: &ProgressObserver<'_>) -> Result<(), SaveError> {
         let documents = read_documents(self.from, manifest::CATALOG)?;
-        let is_same_server = self.shards.iter().any(|target| {
-            let system = target.identity.system.to_string();
-            self.manifest.shards.iter().any(|saved| saved.system == system)
-        });
         observer.check()?;
         let target = match self.catalog.take() {
             Some(target) => target,
@@ -265,7 +260,7 @@ impl<'r> Restoring<'r> {
             Err(error) => Err(error.to_string()),
         };
         let ended = match suspended {
-            Ok(()) => store_cluster(&catalog, &documents, is_same_server).await,
+            Ok(()) => store_cluster(&catalog, &documents).await,
             Err(cause) => return Err(SaveError::Databases(format!("{}: {cause}", target.label))),
         };
         let target = RestoreTarget { connection: catalog.connection, ..target };
@@ -416,17 +411,12 @@ async fn suspend_keys(catalog: &Catalog, timeline: u32) -> Result<(), String> {
     suspended.map(drop).map_err(|error| error.to_string())
 }
 
-/// Stores the row that marks the catalog as that of the cluster.
-async fn store_cluster(
-    catalog: &Catalog,
-    documents: &Documents,
-    is_same_server: bool,
-) -> QueryResult<()> {
+/// Stores the row that marks the catalog as that of the cluster, with a new key of the session
+/// tokens.
+async fn store_cluster(catalog: &Catalog, documents: &Documents) -> QueryResult<()> {
     let connection = &catalog.connection;
     run(connection, "BEGIN").await?;
     documents::store(connection, CLUSTER, documents).await?;
-    if is_same_server {
-        load(connection, Statement { sql: NEW_SECRET, binds: &[], cached: false }).await?;
-    }
+    load(connection, Statement { sql: NEW_SECRET, binds: &[], cached: false }).await?;
     run(connection, "COMMIT").await
 }

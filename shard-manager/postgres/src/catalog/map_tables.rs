@@ -312,6 +312,23 @@ impl MapTables<'_> {
     }
 }
 
+/// Raises the epoch of the catalog to this one, unless it is as high already, and notifies all
+/// routers. The shards and the owners stay.
+///
+/// # Errors
+/// The error of a statement. The epoch is unchanged, unless the connection is lost.
+pub async fn raise_epoch(connection: &AsyncPgConnection, epoch: u64) -> QueryResult<()> {
+    let epoch = epoch.cast_signed();
+    let raised = async {
+        run(connection, BEGIN_CHANGING).await?;
+        let lower = tessera_cluster::table.filter(tessera_cluster::epoch.lt(epoch));
+        let set = diesel::update(lower).set(tessera_cluster::epoch.eq(epoch));
+        set.execute(&mut &*connection).await?;
+        run(connection, "NOTIFY tessera; COMMIT").await
+    };
+    or_rollback(connection, raised.await).await
+}
+
 /// Returns the groups whose slots may not be owned by their shards yet.
 pub(super) async fn unready_groups(
     mut connection: &AsyncPgConnection,

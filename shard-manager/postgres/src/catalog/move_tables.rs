@@ -11,7 +11,7 @@ use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use engine::move_catalog::change::ListedMoveChange;
 use engine::move_catalog::{ENDED_LISTED_MAX, MoveListError};
-use engine::move_record::{MoveRecord, move_name};
+use engine::move_record::{MovePhase, MoveRecord, move_name};
 use engine::move_rows::{
     ENDED_STORED_MAX, ListedMoveRow, MoveListFault, MovingSlotRow, check_new_move,
     check_rebalance_of_move, listed_records,
@@ -43,7 +43,8 @@ impl<'c> MoveTables<'c> {
 }
 
 impl MoveTables<'_> {
-    /// Reads the moves that have not ended and those that ended last, as of one moment.
+    /// Reads the moves that have not ended, those that ended last, and those that the rebalance in
+    /// progress has given up, as of one moment.
     ///
     /// # Errors
     /// The error of the catalog.
@@ -57,6 +58,7 @@ impl MoveTables<'_> {
             let ended = ended.order((listed::ended_at.desc(), listed::id));
             let ended = ended.limit(ENDED_LISTED_MAX as i64).select(ListedMoveRow::as_select());
             rows.extend(ended.load(&mut &*self.0).await?);
+            rows.extend(self.given_up().await?);
             run(self.0, "COMMIT").await?;
             listed_records(rows).map_err(|damage| unreadable(&damage))
         };
@@ -71,7 +73,8 @@ impl MoveTables<'_> {
         self.find(id).await.map_err(|error| refused(&error))
     }
 
-    /// Lists a new move, and removes the oldest ended ones beyond [`ENDED_STORED_MAX`].
+    /// Lists a new move, and removes the oldest ended ones beyond [`ENDED_STORED_MAX`], unless the
+    /// rebalance in progress has given them up.
     ///
     /// # Errors
     /// [`MoveListError`].
@@ -82,10 +85,7 @@ impl MoveTables<'_> {
     ) -> Result<(), MoveListError> {
         let begun = async {
             run(self.0, BEGIN_LISTING).await?;
-            if self.find(record.id).await?.is_none() {
-                self.insert(record, expected_epoch).await?;
-                self.remove_old().await?;
-            }
+            self.insert(record, expected_epoch).await?;
             Ok(run(self.0, "COMMIT").await?)
         };
         self.ended(begun.await).await
@@ -133,7 +133,11 @@ impl MoveTables<'_> {
         row.map(ListedMoveRow::record).transpose().map_err(|damage| unreadable(&damage))
     }
 
+    /// Lists a move unless it is listed, and removes old ones.
     async fn insert(self, record: &MoveRecord, expected_epoch: u64) -> Result<(), MoveListFault> {
+        if self.find(record.id).await?.is_some() {
+            return Ok(());
+        }
         if let Some(rebalance) = record.rebalance {
             let state = tessera_rebalances::table.find(RebalanceId::name(rebalance));
             let state = state.select(tessera_rebalances::state);
@@ -148,7 +152,7 @@ impl MoveTables<'_> {
         row.values(ListedMoveRow::of(record)).execute(&mut &*self.0).await?;
         let slots = diesel::insert_into(tessera_moving::table).values(MovingSlotRow::of(record));
         slots.execute(&mut &*self.0).await?;
-        Ok(())
+        Ok(self.remove_old().await?)
     }
 
     async fn store(self, record: &MoveRecord) -> QueryResult<()> {
@@ -161,10 +165,27 @@ impl MoveTables<'_> {
         Ok(())
     }
 
+    /// Reads the moves of the rebalance in progress that have ended with the slots on their source.
+    /// Their time of the end is not the latest if the clock was set back.
+    async fn given_up(self) -> QueryResult<Vec<ListedMoveRow>> {
+        let open = tessera_rebalances::table.filter(tessera_rebalances::ended_at.is_null());
+        let open = open.select(tessera_rebalances::id);
+        let open: Option<String> = open.first(&mut &*self.0).await.optional()?;
+        let Some(open) = open else { return Ok(Vec::new()) };
+        let ended = listed::tessera_listed_moves.filter(listed::rebalance.eq(open));
+        let ended = ended.filter(listed::ended_at.is_not_null());
+        let ended = ended.filter(listed::phase.ne(MovePhase::Done.name()));
+        ended.select(ListedMoveRow::as_select()).load(&mut &*self.0).await
+    }
+
     async fn remove_old(self) -> QueryResult<()> {
         let ended = listed::tessera_listed_moves.filter(listed::ended_at.is_not_null());
         let old = ended.order((listed::ended_at.desc(), listed::id)).offset(ENDED_STORED_MAX);
-        let old: Vec<String> = old.select(listed::id).load(&mut &*self.0).await?;
+        let mut old: Vec<String> = old.select(listed::id).load(&mut &*self.0).await?;
+        if !old.is_empty() {
+            let needed = self.given_up().await?;
+            old.retain(|id| needed.iter().all(|row| row.id != *id));
+        }
         let old = listed::tessera_listed_moves.filter(listed::id.eq_any(old));
         diesel::delete(old).execute(&mut &*self.0).await.map(drop)
     }

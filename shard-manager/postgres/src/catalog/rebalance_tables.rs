@@ -77,10 +77,7 @@ impl RebalanceTables<'_> {
     ) -> Result<(), RebalanceListError> {
         let begun = async {
             run(self.0, BEGIN_LISTING).await?;
-            if self.find(record.id).await?.is_none() {
-                self.insert(record, expected_epoch).await?;
-                self.remove_old().await?;
-            }
+            self.insert(record, expected_epoch).await?;
             Ok(run(self.0, "COMMIT").await?)
         };
         self.ended(begun.await).await
@@ -98,11 +95,12 @@ impl RebalanceTables<'_> {
         let changed = async {
             run(self.0, BEGIN_LISTING).await?;
             let mut record = self.find(id).await?.ok_or(RebalanceListError::NoRebalance)?;
+            let before = record.state;
             change.apply(&mut record, Utc::now())?;
             let row = diesel::update(listed::tessera_rebalances.find(id.name()));
             row.set(RebalanceRow::of(&record)).execute(&mut &*self.0).await?;
-            if let Some(order) = change.as_order() {
-                self.order_moves(id, order.of_moves()).await?;
+            if let Some(order) = change.order_of_moves(before, &record) {
+                self.order_moves(id, order).await?;
             }
             run(self.0, "COMMIT").await?;
             Ok(record)
@@ -119,7 +117,7 @@ impl RebalanceTables<'_> {
             open.select(ListedMoveRow::as_select()).load(&mut &*self.0).await?;
         for row in rows {
             let mut record = row.record().map_err(|damage| unreadable(&damage))?;
-            if record.has_arrived() || record.order(order).is_err() {
+            if !record.order_with_rebalance(order) {
                 continue;
             }
             let row = diesel::update(moves::tessera_listed_moves.find(record.name()));
@@ -146,11 +144,15 @@ impl RebalanceTables<'_> {
         row.map(RebalanceRow::record).transpose().map_err(|damage| unreadable(&damage))
     }
 
+    /// Lists a rebalance unless it is listed, and removes old ones.
     async fn insert(
         self,
         record: &RebalanceRecord,
         expected_epoch: u64,
     ) -> Result<(), RebalanceListFault> {
+        if self.find(record.id).await?.is_some() {
+            return Ok(());
+        }
         let epoch = tessera_cluster::table.select(tessera_cluster::epoch);
         let epoch: i64 = epoch.first(&mut &*self.0).await?;
         let open = listed::tessera_rebalances.filter(listed::ended_at.is_null());
@@ -158,7 +160,7 @@ impl RebalanceTables<'_> {
         check_new_rebalance((expected_epoch, epoch.cast_unsigned()), open)?;
         let row = diesel::insert_into(listed::tessera_rebalances);
         row.values(RebalanceRow::of(record)).execute(&mut &*self.0).await?;
-        Ok(())
+        Ok(self.remove_old().await?)
     }
 
     async fn remove_old(self) -> QueryResult<()> {

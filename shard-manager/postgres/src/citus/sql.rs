@@ -9,10 +9,11 @@
 
 use std::fmt::Write as _;
 
+use engine::sql_list::push_list;
 use model::query::ReadQuery;
 use model::table::Table;
 
-use crate::sql::{column_type, place, push_list, push_names};
+use crate::sql::{column_type, place, push_names};
 
 /// Selects the creation time of the last of the `$3` oldest records of idempotency keys created
 /// from `$1` on and before `$2`.

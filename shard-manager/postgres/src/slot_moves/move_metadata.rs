@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use diesel::QueryResult;
 use engine::move_record::move_name;
-use engine::stored_move::{DamagedMove, StoredMove};
+use engine::stored_move::{DamagedMove, StoredMove, slot_state};
 use model::keyspace::Slot;
 use model::topology::ShardNumber;
 use model::value::{ColumnType, Value};
@@ -59,13 +59,7 @@ fn state(row: &RowView) -> QueryResult<SlotState> {
     let moved_to = moved_to.transpose().map_err(|error| unreadable(&error))?;
     let until = row.bigint(2).unwrap_or(0).max(0).cast_unsigned();
     let state = row.text(1).unwrap_or_default();
-    match (state.as_str(), moved_to) {
-        ("owned", _) => Ok(SlotState::Owned),
-        ("fenced", _) => Ok(SlotState::Fenced { until }),
-        ("moved", Some(to)) => Ok(SlotState::Moved { to }),
-        ("importing", moved_to) => Ok(SlotState::Importing { moved_to }),
-        (other, _) => Err(unreadable(&format!("{other} is not a state of a slot"))),
-    }
+    Ok(slot_state(&state, until, moved_to)?)
 }
 
 /// Metadata before and after a change of a move.

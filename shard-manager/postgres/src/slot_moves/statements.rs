@@ -6,9 +6,10 @@
 
 use std::fmt::Write as _;
 
+use engine::sql_list::push_list;
 use model::table::Table;
 
-use crate::sql::{column_type, place, push_list, push_names, push_row_hash, push_rows};
+use crate::sql::{column_type, place, push_names, push_row_hash, push_rows};
 
 /// Slots of the move `$2`, and the slots `$1`.
 macro_rules! slots {

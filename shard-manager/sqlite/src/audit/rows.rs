@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use diesel::QueryResult;
 use model::shard_map::partitions::partition_column;
-use model::stored_location::stored_location;
+use model::stored_location::{MisplacedRow, checked_location};
 use model::table::Table;
 use model::value::{ColumnType, Value};
 
@@ -184,19 +184,12 @@ impl<'a> RowRules<'a> {
         let partition = partition_column(map, self.table);
         let partition = partition.map(|column| value(row, column, self.table.column(column).kind));
         let partition = partition.as_ref().and_then(Value::key_text);
-        let place = stored_location(map, (self.table, slot), key, partition.as_deref());
-        let place = match place {
-            Ok(place) => place,
-            Err(error) => {
-                return self.find(row, error.to_string(), "a key of the keyspace".to_owned());
-            }
-        };
-        if slot != i64::from(place.slot.number()) {
-            let cause =
-                if partition.is_some() { "its key and partition say" } else { "its key says" };
-            let expected = format!("{}, as {cause}", place.slot);
-            self.find(row, format!("its slot column says {slot}"), expected);
+        let (place, misplaced) =
+            checked_location(map, (self.table, slot), key, partition.as_deref());
+        if let Some(MisplacedRow { found, expected }) = misplaced {
+            self.find(row, found, expected);
         }
+        let Some(place) = place else { return };
         let is_moving = self.moving.contains_key(&place.slot.number());
         if place.shard != self.file.shard && !is_moving {
             let mut expected = String::new();

@@ -20,18 +20,12 @@ const MARK: &str = "zq'\"`;--";
 const MARK_NUMBER: i64 = 987_654_321;
 
 fn table() -> Arc<Table> {
-    let column = |name: &str, kind, nullable| Column {
-        name: name.to_owned(),
-        kind,
-        nullable,
-        default: None,
-    };
     let columns = vec![
-        column("id", ColumnType::Text, false),
-        column("word", ColumnType::Text, true),
-        column("number", ColumnType::Bigint, true),
-        column("flag", ColumnType::Boolean, true),
-        column("doc", ColumnType::Json, true),
+        Column::new("id", ColumnType::Text, false),
+        Column::new("word", ColumnType::Text, true),
+        Column::new("number", ColumnType::Bigint, true),
+        Column::new("flag", ColumnType::Boolean, true),
+        Column::new("doc", ColumnType::Json, true),
     ];
     Arc::new(Table::new("things", columns, &["id".to_owned()], None).expect("a sound table"))
 }

@@ -73,11 +73,12 @@ pub(super) fn change(
 ) -> Result<RebalanceRecord, RebalanceListError> {
     let changed = connection.immediate_transaction(|connection| {
         let mut record = find(connection, id)?.ok_or(RebalanceListError::NoRebalance)?;
+        let before = record.state;
         change.apply(&mut record, Utc::now())?;
         let row = listed::tessera_rebalances.find(id.name());
         diesel::update(row).set(RebalanceRow::of(&record)).execute(connection)?;
-        if let Some(order) = change.as_order() {
-            order_moves(connection, id, order.of_moves())?;
+        if let Some(order) = change.order_of_moves(before, &record) {
+            order_moves(connection, id, order)?;
         }
         Ok(record)
     });
@@ -95,7 +96,7 @@ fn order_moves(
     let rows: Vec<ListedMoveRow> = open.load(connection)?;
     for row in rows {
         let mut record = row.record().map_err(|damage| unreadable(&damage))?;
-        if record.has_arrived() || record.order(order).is_err() {
+        if !record.order_with_rebalance(order) {
             continue;
         }
         let row = moves::tessera_listed_moves.find(record.name());

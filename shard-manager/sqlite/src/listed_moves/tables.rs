@@ -9,7 +9,7 @@ use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
 use engine::move_catalog::change::ListedMoveChange;
 use engine::move_catalog::{ENDED_LISTED_MAX, MoveListError};
-use engine::move_record::{MoveRecord, move_name};
+use engine::move_record::{MovePhase, MoveRecord, move_name};
 use engine::move_rows::{
     ENDED_STORED_MAX, ListedMoveRow, MoveListFault, MovingSlotRow, check_new_move,
     check_rebalance_of_move, listed_records,
@@ -26,7 +26,8 @@ use crate::declarations::unreadable;
 /// Name of the catalog in errors, in place of a shard.
 pub(super) const CATALOG: &str = "the catalog";
 
-/// Reads the moves that have not ended and the last ones that have, as of one moment.
+/// Reads the moves that have not ended, the last ones that have, and those that the rebalance in
+/// progress has given up, as of one moment.
 pub(super) fn list(connection: &mut SqliteConnection) -> Result<Vec<MoveRecord>, Error> {
     let read = connection.transaction(|connection| {
         let open = listed::tessera_listed_moves.filter(listed::ended_at.is_null());
@@ -35,6 +36,7 @@ pub(super) fn list(connection: &mut SqliteConnection) -> Result<Vec<MoveRecord>,
         let ended =
             ended.order((listed::ended_at.desc(), listed::id)).limit(ENDED_LISTED_MAX as i64);
         rows.extend(ended.select(ListedMoveRow::as_select()).load(connection)?);
+        rows.extend(given_up(connection)?);
         listed_records(rows).map_err(|damage| unreadable(&damage))
     });
     read.map_err(|error| failed(&error))
@@ -48,7 +50,8 @@ pub(super) fn get(
     find(connection, id).map_err(|error| failed(&error))
 }
 
-/// Lists a new move, and removes those that have ended long ago.
+/// Lists a new move, and removes those that have ended long ago, unless the rebalance in progress
+/// has given them up.
 pub(super) fn begin(
     connection: &mut SqliteConnection,
     record: &MoveRecord,
@@ -105,11 +108,28 @@ fn find(connection: &mut SqliteConnection, id: MoveId) -> QueryResult<Option<Mov
     row.map(ListedMoveRow::record).transpose().map_err(|damage| unreadable(&damage))
 }
 
+/// Reads the moves of the rebalance in progress that have ended with the slots on their source.
+/// Their time of the end is not the latest if the clock was set back.
+fn given_up(connection: &mut SqliteConnection) -> QueryResult<Vec<ListedMoveRow>> {
+    let open = tessera_rebalances::table.filter(tessera_rebalances::ended_at.is_null());
+    let open = open.select(tessera_rebalances::id);
+    let open: Option<String> = open.first(connection).optional()?;
+    let Some(open) = open else { return Ok(Vec::new()) };
+    let ended = listed::tessera_listed_moves.filter(listed::rebalance.eq(open));
+    let ended = ended.filter(listed::ended_at.is_not_null());
+    let ended = ended.filter(listed::phase.ne(MovePhase::Done.name()));
+    ended.select(ListedMoveRow::as_select()).load(connection)
+}
+
 fn remove_old(connection: &mut SqliteConnection) -> QueryResult<()> {
     let ended = listed::tessera_listed_moves.filter(listed::ended_at.is_not_null());
     let old = ended.order((listed::ended_at.desc(), listed::id));
     let old = old.limit(i64::MAX).offset(ENDED_STORED_MAX).select(listed::id);
-    let old: Vec<String> = old.load(connection)?;
+    let mut old: Vec<String> = old.load(connection)?;
+    if !old.is_empty() {
+        let needed = given_up(connection)?;
+        old.retain(|id| needed.iter().all(|row| row.id != *id));
+    }
     let old = listed::tessera_listed_moves.filter(listed::id.eq_any(old));
     diesel::delete(old).execute(connection).map(drop)
 }

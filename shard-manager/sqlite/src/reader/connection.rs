@@ -218,11 +218,7 @@ impl Reader {
             let first_key = outputs + usize::from(keyed);
             let keys = (first_key..).zip(&order);
             let keys = keys.map(|(at, by)| value(row, at, table.column(by.column).kind));
-            if !keyed {
-                keys.for_each(|key| rows.push_key(key));
-            } else if rows.len() == page {
-                last = keys.collect();
-            }
+            rows.keep_sort_keys(keys, (keyed, page), &mut last);
             Ok(rows.bytes() <= bytes_max)
         })?;
         Ok(rows)

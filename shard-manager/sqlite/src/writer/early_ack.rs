@@ -53,7 +53,7 @@ impl SqliteWriter {
             return Some(done);
         }
         self.counters = applied.counters;
-        self.log.bytes += applied.logged;
+        self.log.append(applied.logged);
         self.owed = Some(Owed { position });
         Some(done)
     }

@@ -16,6 +16,7 @@ use engine::BatchFailure;
 use engine::slot_move::{MoveChange, MoveChangeError};
 use model::sabotage::{StopTime, reach};
 use moves::mark::Mark;
+use moves::request::MoveRequest;
 use moves::request_context::{MoveEffect, RowWork};
 
 use super::{Attempt, SqliteWriter};
@@ -73,7 +74,7 @@ fn attempt(
         writer.replication.commit(position, state.began);
     }
     writer.counters = counters;
-    writer.log.bytes += logged;
+    writer.note_log(logged, state.trimmed);
     if let Some(owned) = owned {
         writer.slots.ownership.finish_change(owned);
         writer.replication.primary().record_schema_change(position);
@@ -120,6 +121,11 @@ fn transact(
     refused: &mut Option<MoveChangeError>,
 ) -> Result<MoveChanged, DieselError> {
     connection.immediate_transaction(|connection| {
+        if let MoveRequest::Store(..) = change.request {
+            // A copy appends all its rows to the log, also while no client writes.
+            let trimmed = state.trim(writer, connection);
+            trimmed.inspect_err(|error| state.cause = Some(DbErrorKind::of(error)))?;
+        }
         let (counters, compared) = (writer.counters, &*writer.slots.compared);
         let request = (change, compared);
         let changed = move_change::change_and_log(connection, counters, request, Utc::now());
@@ -129,9 +135,7 @@ fn transact(
             DieselError::RollbackTransaction
         })?;
         reach(StopTime::Inside, change.request.name());
-        state.committing = changed.logged > 0;
-        state.began = Instant::now();
-        writer.replication.primary().begin(changed.counters.position as u64);
+        state.begin_commit(writer, &changed.counters, changed.logged > 0);
         if changed.owned.is_some() {
             writer.slots.ownership.begin_change();
         }

@@ -31,7 +31,7 @@ impl SqliteWriter {
                     }
                 }
                 self.counters = counters;
-                self.log.bytes += logged;
+                self.log.append(logged);
                 self.give_back(opened)?;
                 Ok(position)
             }

@@ -7,8 +7,6 @@
 //! from the file while the outcome of the change is unknown.
 //! **Not here:** the contents of the transaction (`slot_change`).
 
-use std::time::Instant;
-
 use chrono::Utc;
 use diesel::result::Error as DieselError;
 use diesel::sqlite::SqliteConnection;
@@ -33,7 +31,7 @@ impl SqliteWriter {
                     self.replication.commit(position, state.began);
                 }
                 self.counters = counters;
-                self.log.bytes += logged;
+                self.log.append(logged);
                 if let Some(owned) = owned {
                     self.slots.ownership.finish_change(owned);
                     self.replication.primary().record_schema_change(position);
@@ -79,9 +77,7 @@ fn transact(
             *not_owned = Some(slots);
             DieselError::RollbackTransaction
         })?;
-        state.committing = changed.logged > 0;
-        state.began = Instant::now();
-        writer.replication.primary().begin(changed.counters.position as u64);
+        state.begin_commit(writer, &changed.counters, changed.logged > 0);
         if changed.owned.is_some() {
             writer.slots.ownership.begin_change();
         }

@@ -4,7 +4,6 @@
 //! **Invariant:** an interrupt ends the wait, and never the move.
 //! **Not here:** the state of a move (`cluster`).
 
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -13,6 +12,7 @@ use engine::move_view::MoveView;
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 use moves::observation::MoveGoal;
 
+use super::super::router_polls::RouterPolls;
 use super::super::{ClusterSource, CommandError, interrupt};
 use super::place::MovePlace;
 use super::{details, lag, phase};
@@ -26,14 +26,8 @@ Examples:
   shard-manager move wait 5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e
   shard-manager move wait 5f0c1c1e-6c1e-4f7a-9b53-0a8f5b1f2d4e --ended --json";
 
-/// Interval at which a move is polled.
-const LOOK: Duration = Duration::from_millis(500);
-/// Interval at which an interrupt is noticed.
-const NAP: Duration = Duration::from_millis(50);
 /// Longest interval between two lines about a running move.
 const LINE: Duration = Duration::from_secs(10);
-/// Time for which the router may be unreachable: it may be restarted, or another one takes over.
-const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Move that is waited for, on the command line.
 #[derive(Args, Clone, Debug)]
@@ -83,26 +77,20 @@ fn until_arrived(
 ) -> Result<MoveView, CommandError> {
     let mut shown = first;
     let mut report = Report::begin(terminal, &shown);
-    let mut seen = Instant::now();
+    let mut polls = RouterPolls::begin();
     loop {
         report.show(&shown);
         if shown.has_ended() || (!ended && shown.has_arrived()) {
             report.end();
             return Ok(shown);
         }
-        let next = Instant::now() + LOOK;
-        while Instant::now() < next {
-            if interrupt::is_interrupted() {
-                report.end();
-                let again = format!("`shard-manager move wait {}` waits again", shown.id);
-                return Err(CommandError::Refused(format!("cancelled; the move goes on: {again}")));
-            }
-            sleep(NAP);
+        if !RouterPolls::pause() {
+            report.end();
+            let again = format!("`shard-manager move wait {}` waits again", shown.id);
+            return Err(CommandError::Refused(format!("cancelled; the move goes on: {again}")));
         }
-        match place.show(&shown.id) {
-            Ok(view) => (shown, seen) = (view, Instant::now()),
-            Err(error) if seen.elapsed() > UNREACHABLE_MAX => return Err(error),
-            Err(_) => {}
+        if let Some(view) = polls.answer(place.show(&shown.id))? {
+            shown = view;
         }
     }
 }

@@ -3,13 +3,13 @@
 //! **Invariant:** an interrupt ends the wait, and never the rebalance.
 //! **Not here:** the state of a rebalance (`cluster`).
 
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use engine::rebalance_record::RebalanceState;
 use engine::rebalance_view::RebalanceView;
 use indicatif::{HumanBytes, HumanCount, ProgressBar};
 
+use super::super::router_polls::RouterPolls;
 use super::super::{CommandError, interrupt};
 use super::place::RebalancePlace;
 use super::{details, state};
@@ -22,14 +22,8 @@ Ctrl-C ends the wait, and the rebalance goes on.
 Example:
   shard-manager rebalance wait 9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
 
-/// Interval at which a rebalance is polled.
-const LOOK: Duration = Duration::from_millis(500);
-/// Interval at which an interrupt is noticed.
-const NAP: Duration = Duration::from_millis(50);
 /// Longest interval between two lines about a running rebalance.
 const LINE: Duration = Duration::from_secs(10);
-/// Time for which the router may be unreachable: it may be restarted, or another one takes over.
-const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Waits for a rebalance, and shows how it has ended.
 pub(super) fn follow(
@@ -57,27 +51,21 @@ fn until_ended(
 ) -> Result<RebalanceView, CommandError> {
     let mut shown = first;
     let mut report = Report::begin(terminal, &shown);
-    let mut seen = Instant::now();
+    let mut polls = RouterPolls::begin();
     loop {
         report.show(&shown);
         if shown.has_ended() {
             report.bar.finish_and_clear();
             return Ok(shown);
         }
-        let next = Instant::now() + LOOK;
-        while Instant::now() < next {
-            if interrupt::is_interrupted() {
-                report.bar.finish_and_clear();
-                let again = format!("`shard-manager rebalance wait {}` waits again", shown.id);
-                let line = format!("cancelled; the rebalance goes on: {again}");
-                return Err(CommandError::Refused(line));
-            }
-            sleep(NAP);
+        if !RouterPolls::pause() {
+            report.bar.finish_and_clear();
+            let again = format!("`shard-manager rebalance wait {}` waits again", shown.id);
+            let line = format!("cancelled; the rebalance goes on: {again}");
+            return Err(CommandError::Refused(line));
         }
-        match place.show(&shown.id) {
-            Ok(view) => (shown, seen) = (view, Instant::now()),
-            Err(error) if seen.elapsed() > UNREACHABLE_MAX => return Err(error),
-            Err(_) => {}
+        if let Some(view) = polls.answer(place.show(&shown.id))? {
+            shown = view;
         }
     }
 }

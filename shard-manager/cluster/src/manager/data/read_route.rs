@@ -131,7 +131,7 @@ pub(super) fn within_partition<'q>(query: &'q ReadQuery, map: &ShardMap) -> Cow<
 }
 
 /// Returns the column that divides the rows of a key into partitions.
-fn divided_by(table: &Table, map: &ShardMap) -> Option<usize> {
+pub(super) fn divided_by(table: &Table, map: &ShardMap) -> Option<usize> {
     partition_column(map, table).filter(|column| table.routing() != Some(*column))
 }
 

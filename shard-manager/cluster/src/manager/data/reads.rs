@@ -1,7 +1,9 @@
 //! Reads: reads by a key or by filters, and the rows of one key.
 //!
 //! **Invariant:** a read whose filters name its keys returns the same rows, in the same order and
-//! with cursors of the same kind, as one that reads all shards.
+//! with cursors of the same kind, as one that reads all shards. The position of its session is
+//! compared with the shard's history before a read and after it: another node may become the
+//! primary in between.
 //! **Not here:** the shards of a read (`read_route`), answers of the cache (`cached`), the choice
 //! of a node (`shard`).
 
@@ -16,7 +18,6 @@ use model::error::{Error, Failure};
 use model::keyspace::ShardKey;
 use model::query::ReadQuery;
 use model::shard_map::KeyLocation;
-use model::shard_map::partitions::partition_column;
 use model::slot_refusal::{RefusedState, SlotRefusal};
 use model::topology::ShardNumber;
 use model::value::Value;
@@ -24,7 +25,7 @@ use model::value::Value;
 use super::super::{Manager, ReadDone, RequestOptions};
 use super::cached::KeyAnswer;
 use super::moved_slots;
-use super::read_route::{Route, single_place, spread, within_partition};
+use super::read_route::{Route, divided_by, single_place, spread, within_partition};
 use super::scatter::ReadScope;
 use super::{Data, ResumeError, RowReader};
 use crate::shard::{ReadRequirements, Shard};
@@ -56,6 +57,7 @@ impl Data<'_> {
         }
         let options = &*self.catch_up(options).await;
         let map = self.manager.map.load();
+        query.is_divided = divided_by(&query.table, &map).is_some();
         let began = Instant::now();
         let reader = RowReader { data: self, options };
         let place = key.map_or(Ok(None), |key| single_place(&query, key, &map));
@@ -67,11 +69,18 @@ impl Data<'_> {
             let (route, epoch) = (Route::of(&query, key, (&map, self.manager)), map.epoch());
             let has_moved = reader.has_moved(&route, &map);
             drop(map);
-            if has_moved {
+            let check = async || {
+                if !has_moved {
+                    return Ok(());
+                }
                 let checked = Box::pin(reader.check_positions(options.deadline)).await;
-                checked.map_err(|error| Failure::rejected(error, None))?;
-            }
-            return reader.read_by_filters((query, route), epoch).await;
+                checked.map_err(|error| Failure::rejected(error, None))
+            };
+            check().await?;
+            let done = reader.read_by_filters((query, route), epoch).await?;
+            // Another node may have become the primary of an earlier owner.
+            check().await?;
+            return Ok(done);
         };
         let within = within_partition(&query, &map);
         drop(map);
@@ -121,8 +130,11 @@ impl Data<'_> {
     ) -> Result<Vec<Value>, ResumeError> {
         let mut query = self.bind(Cow::Borrowed(query), key).map_err(ResumeError::Refused)?;
         let map = self.manager.map.load();
-        let by_column = partition_column(&map, &query.table).is_some();
-        let key = key.filter(|key| !(by_column && spread(query.to_mut(), *key, &map)));
+        let is_divided = divided_by(&query.table, &map).is_some();
+        if is_divided {
+            query.to_mut().is_divided = true;
+        }
+        let key = key.filter(|key| !(is_divided && spread(query.to_mut(), *key, &map)));
         let key = key.map(|key| key.as_str());
         cursor::decode(text, &query, key, &self.manager.token_key).map_err(ResumeError::Cursor)
     }
@@ -207,7 +219,8 @@ impl RowReader<'_> {
         (query, key): (&ReadQuery, ShardKey<'_>),
         place: KeyLocation,
     ) -> Result<KeyAnswer, Error> {
-        if self.may_have_moved(place.since, place.epoch) {
+        let has_moved = self.may_have_moved(place.since, place.epoch);
+        if has_moved {
             // On the heap, because few reads need it.
             Box::pin(self.check_positions(self.options.deadline)).await?;
         }
@@ -215,7 +228,14 @@ impl RowReader<'_> {
         let refused = || Error::SlotRefused(SlotRefusal::absent(place.slot));
         let shard = self.data.manager.shards().find(place.shard).ok_or_else(refused)?;
         let requirements = self.requirements((place.shard, &shard), self.options.deadline).await?;
-        self.read_key((query, key), (place, &shard), &requirements).await
+        let answer = self.read_key((query, key), (place, &shard), &requirements).await?;
+        // Another node may have become the primary during the read, without what the session has
+        // seen.
+        held_position(self.options, (place.shard, &shard), self.options.deadline).await?;
+        if has_moved {
+            Box::pin(self.check_positions(self.options.deadline)).await?;
+        }
+        Ok(answer)
     }
 
     /// Returns the next place to read a slot from, after a shard has refused it: the shard that it
@@ -248,12 +268,25 @@ impl RowReader<'_> {
         deadline: Instant,
     ) -> Result<ReadRequirements, Error> {
         let RequestOptions { level, staleness, .. } = *self.options;
-        let seen = match self.options.session.seen(number) {
-            Some(position) => shard.primary().held(position, deadline).await?,
-            None => 0,
-        };
+        let seen = held_position(self.options, (number, shard), deadline).await?;
         let share = self.data.rights.share();
         Ok(ReadRequirements { level, seen, staleness, deadline, share })
+    }
+}
+
+/// Returns the position of a shard that the session has seen; 0 if it has seen none.
+///
+/// # Errors
+/// [`Error::SeenMayBeLost`] if the shard's history does not contain it; [`Error::NoPrimary`] if the
+/// primary of its timeline was not found in time.
+pub(super) async fn held_position(
+    options: &RequestOptions,
+    (number, shard): (ShardNumber, &Shard),
+    deadline: Instant,
+) -> Result<u64, Error> {
+    match options.session.seen(number) {
+        Some(position) => shard.primary().held(position, deadline).await,
+        None => Ok(0),
     }
 }
 

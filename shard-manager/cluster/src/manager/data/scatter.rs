@@ -28,7 +28,7 @@ use super::super::{Manager, ReadDone};
 use super::RowReader;
 use super::coverage::{self, Coverage, Shown};
 use super::read_route::KeysOfShards;
-use super::reads::{RETRY, TRIES_MAX, unavailable};
+use super::reads::{RETRY, TRIES_MAX, held_position, unavailable};
 use crate::shard::ShardRows;
 use crate::shard_list::ShardList;
 
@@ -234,7 +234,11 @@ impl RowReader<'_> {
                     let now = shard.primary().position(by).await.map_or(0, |now| now.sequence);
                     requirements.seen = requirements.seen.max(now);
                 }
-                shard.reads().read_all(query, &requirements).await
+                let rows = shard.reads().read_all(query, &requirements).await?;
+                // Another node may have become the primary during the read, without what the
+                // session has seen.
+                held_position(self.options, (*number, shard), deadline).await?;
+                Ok::<_, Error>(rows)
             };
             (*number, read.await)
         });

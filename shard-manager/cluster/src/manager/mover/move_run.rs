@@ -201,11 +201,12 @@ impl<'m> MoveRun<'m> {
         let _confirmations = self
             .awaits_replicas
             .then(|| both.map(|side| sides.majority(side).request_confirmations()));
-        let looked_at = Utc::now();
+        let (looked_at, begun) = (Utc::now(), Instant::now());
         let mut seen = match sides.look(&self.plan, self.leg).await {
             Ok(seen) => seen,
             Err(reason) => return RunContinuation::After(RETRY, Some(reason)),
         };
+        tracing::debug!(ms = begun.elapsed().as_millis(), "a mover looked at both shards");
         self.note(&seen);
         self.reports.lag = self.lag.look(&seen, looked_at, self.follows_back);
         self.trims.await_confirmation(&sides, &mut seen, &mut self.progress).await;
@@ -216,9 +217,12 @@ impl<'m> MoveRun<'m> {
             };
             // The state that was read is that of this position, even if the shard has a later one
             // by now.
-            let (position, until) = (seen.shard(side).position, Instant::now() + CONFIRM_MAX);
-            if !sides.majority(side).await_confirmation(position, until).await {
-                let shard = sides.shard(side).name();
+            let (position, begun) = (seen.shard(side).position, Instant::now());
+            let is_confirmed =
+                sides.majority(side).await_confirmation(position, begun + CONFIRM_MAX).await;
+            let (shard, ms) = (sides.shard(side).name(), begun.elapsed().as_millis());
+            tracing::debug!(shard, is_confirmed, ms, "a mover waited for replicas");
+            if !is_confirmed {
                 let reason = format!("it waits until a majority of {shard} has its changes");
                 return RunContinuation::After(Duration::ZERO, Some(reason));
             }

@@ -163,12 +163,15 @@ impl MoveRun<'_> {
             self.reports.begin_copy();
         }
         let shard = sides.shard(side);
-        let deadline = Instant::now() + time_of(&request);
+        let begun = Instant::now();
+        let deadline = begun + time_of(&request);
         reach(StopTime::Before, request.name());
         let answer = match shard.primary().moves() {
             Some(moves) => moves.change(change, deadline).await,
             None => Err(MoveChangeError::Unsupported),
         };
+        let (name, ms) = (request.name(), begun.elapsed().as_millis());
+        tracing::debug!(request = name, shard = shard.name(), ms, "a request of a move ended");
         let answer = match answer {
             Ok(_) => {
                 reach(StopTime::After, request.name());

@@ -14,6 +14,7 @@ use moves::observation::{MovePlan, SlotsState};
 
 use super::move_sides::{CALL_MAX, SeenMove};
 use crate::manager::Manager;
+use crate::manager::shards::epoch_to_retry;
 
 /// Returns the side that the newest map names as owner. If the map names different owners for the
 /// slots, returns the side that does not own them, so that the other one is published.
@@ -56,8 +57,9 @@ pub(super) async fn publish(
             tracing::info!(epoch = map.epoch(), owner, "slots have another owner");
             Ok(())
         }
-        Ok(Err(MapChangeError::Stale { epoch, .. })) => {
-            let updated = manager.backend.update_map(epoch, Instant::now() + CALL_MAX).await;
+        Ok(Err(MapChangeError::Stale { expected, epoch })) => {
+            let later = epoch_to_retry((expected, epoch), None);
+            let updated = manager.backend.update_map(later, Instant::now() + CALL_MAX).await;
             updated.map_err(|error| failed(error.to_string()))
         }
         Ok(Err(error)) => {

@@ -2,7 +2,10 @@
 //!
 //! **Invariant:** the decision depends on the listed moves and the map only, so that every router
 //! comes to the same one.
-//! **Not here:** beginning moves (`rebalancer`).
+//! **Not here:** the shards that are free for the next moves (`next_steps`), beginning moves
+//! (`rebalancer`).
+
+use std::collections::BTreeSet;
 
 use engine::move_record::{MovePhase, MoveRecord};
 use engine::rebalance_record::{
@@ -12,9 +15,9 @@ use model::keyspace::Slot;
 use model::shard_map::ShardMap;
 use model::slot_plan::{PlanGoal, PlanStep};
 use model::slot_set::SlotSet;
-use model::topology::ShardNumber;
-use moves::limits::MOVES_MAX;
+use model::topology::{ShardNumber, ShardState};
 
+use super::next_steps::NextSteps;
 use crate::manager::rebalances::planning::PlannedSlots;
 
 /// Steps as they are now, and those whose moves begin next.
@@ -22,8 +25,8 @@ use crate::manager::rebalances::planning::PlannedSlots;
 pub(super) struct Decision {
     /// Status of each step.
     statuses: Vec<StepStatus>,
-    /// Indices of the steps that begin.
-    pub(super) next: Vec<usize>,
+    /// Steps whose moves may begin.
+    pub(super) next: NextSteps,
 }
 
 impl Decision {
@@ -51,7 +54,7 @@ impl Decision {
             | RebalanceState::Cancelling
             | RebalanceState::Done
             | RebalanceState::Cancelled
-            | RebalanceState::Failed => Vec::new(),
+            | RebalanceState::Failed => NextSteps::default(),
         };
         Self { statuses, next }
     }
@@ -132,6 +135,10 @@ fn not_begun(
     if gives_up {
         return ended(StepState::Cancelled, "it had not begun".to_owned());
     }
+    let target = map.topology().shards().get(plan.to.index());
+    if let Some(target) = target.filter(|target| target.state == ShardState::Retired) {
+        return ended(StepState::Skipped, format!("{} has retired", target.name));
+    }
     // The source may be about to get the slots by another move.
     let is_foreign = |slot: &Slot| planned[slot.index()] != plan.from;
     let foreign: SlotSet = plan.slots.iter().filter(is_foreign).collect();
@@ -142,33 +149,38 @@ fn not_begun(
     ended(StepState::Skipped, format!("{name} does not own the slots {foreign} any more"))
 }
 
-/// Returns the indices of the planned steps whose shards are free, in order.
-fn next(record: &RebalanceRecord, statuses: &[StepStatus], moves: &[MoveRecord]) -> Vec<usize> {
-    let is_busy = |open: &&MoveRecord| !open.phase.has_ended() && open.phase != MovePhase::Keeping;
-    let busy = moves.iter().filter(is_busy);
-    let mut taken: Vec<_> = busy.map(|open| (open.new.source, open.new.target)).collect();
-    let mut next = Vec::new();
+/// Returns the planned steps that need not wait for earlier ones, in order. Those with slots that
+/// other moves still have come last: each of them would otherwise hold up the steps of its source.
+fn next(record: &RebalanceRecord, statuses: &[StepStatus], moves: &[MoveRecord]) -> NextSteps {
+    let open = || moves.iter().filter(|open| !open.phase.has_ended());
+    let mut moving = SlotSet::empty();
+    open().for_each(|open| moving.unite(&open.new.slots));
+    // By load or size, a shard takes only after it has given what it gives earlier in the plan:
+    // otherwise it could become fuller than the fullest shard was.
+    let has_order = matches!(record.goal, PlanGoal::Balance(_));
+    let mut giving = BTreeSet::new();
+    let (mut unmoved, mut moved) = (Vec::new(), Vec::new());
     for (index, (step, status)) in record.steps.iter().zip(statuses).enumerate() {
-        if taken.len() >= MOVES_MAX {
-            break;
+        let PlanStep { from, to, slots, .. } = &step.plan;
+        let must_wait = has_order && giving.contains(to);
+        if status.state == StepState::Planned && !must_wait {
+            let steps = if slots.is_disjoint(&moving) { &mut unmoved } else { &mut moved };
+            steps.push((index, (*from, *to)));
         }
-        let (from, to) = (step.plan.from, step.plan.to);
-        let is_free = !taken.iter().any(|(source, target)| *source == from || *target == to);
-        if status.state == StepState::Planned && is_free && !must_wait(record, statuses, index) {
-            taken.push((from, to));
-            next.push(index);
+        if !status.state.has_ended() {
+            giving.insert(*from);
         }
     }
-    next
+    let busy = open().filter(|open| is_busy(open));
+    let taken = busy.map(|open| (open.new.source, open.new.target)).collect();
+    NextSteps::new(unmoved.into_iter().chain(moved), taken)
 }
 
-/// Returns true if a step of a plan by load or size must wait until its taker has given what it
-/// gives earlier in the plan: otherwise the taker could become fuller than the fullest shard was.
-fn must_wait(record: &RebalanceRecord, statuses: &[StepStatus], index: usize) -> bool {
-    let to = record.steps[index].plan.to;
-    let earlier = record.steps.iter().zip(statuses).take(index);
-    let mut open = earlier.filter(|(_, status)| !status.state.has_ended());
-    matches!(record.goal, PlanGoal::Balance(_)) && open.any(|(step, _)| step.plan.from == to)
+/// Returns true if a move that has not ended takes a place. One that is paused before it begins
+/// lets others pass.
+fn is_busy(open: &MoveRecord) -> bool {
+    let rests = open.phase == MovePhase::Planned && open.is_paused;
+    open.phase != MovePhase::Keeping && !rests
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use moves::observation::MoveGoal;
 
 use super::{ObservedLoad, RebalancesError, connections, room};
 use crate::manager::moves::NAME_SHOWN_MAX;
+use crate::manager::time_limits::halfway;
 use crate::manager::{Manager, MovesError};
 
 /// Plan of a rebalance, with the map that it is about.
@@ -161,12 +162,13 @@ impl<'m> RebalancePlans<'m> {
         }
         let listed = moves.list().await?;
         let slots = PlannedSlots::of(&map, &listed);
-        let sizes = self.sizes(&map, deadline).await;
+        let sizes = self.sizes(&map, halfway(deadline)).await;
         let scene = slots.scene(&map, &sizes);
         let group = draft.group.as_deref().map(|name| find_group(&map, name)).transpose()?;
         let (goal, plan) = self.choose((draft, group), (&map, &slots), &scene).await?;
         let mut refusals = self.refusals(&plan, &map)?;
-        refusals.extend(connections::refusals(self.0, &plan, &map, deadline).await);
+        let soon = halfway(deadline);
+        refusals.extend(connections::refusals(self.0, &plan, &map, soon).await);
         if !plan.steps.is_empty() {
             refusals.extend(moves.older_routers().await?);
         }

@@ -1,10 +1,12 @@
-//! Room: the disk space that the moves of a plan need on the shards that take slots.
+//! Room: the disk space that the moves of a plan need on the shards that take slots. If all shards
+//! are files of one machine, they share one disk.
 //!
 //! **Invariant:** a size that is not known refuses nothing.
 //! **Not here:** the check of a single move, when it begins (`moves`).
 
 use std::collections::BTreeMap;
 
+use engine::ReplicaIsolation;
 use model::shard_map::ShardMap;
 use model::slot_plan::SlotPlan;
 use model::topology::ShardNumber;
@@ -21,43 +23,64 @@ struct Disk {
     nodes: usize,
 }
 
-/// Shard whose disk has too little room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shortage {
-    shard: ShardNumber,
-    /// Estimated bytes of all rows that it takes, on all of its nodes.
+/// Room that a plan needs on one disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DiskNeed {
+    /// Shards with this disk that take rows.
+    shards: Vec<ShardNumber>,
+    /// Estimated bytes of all rows that they take, on all of their nodes.
     needed: u64,
     /// Free bytes.
     free: u64,
 }
 
-/// Returns a refusal for each shard whose disk has too little room for all rows that it takes.
+impl DiskNeed {
+    /// Returns the need of the shards of both, which share a disk.
+    fn with(mut self, mut other: Self) -> Self {
+        self.shards.append(&mut other.shards);
+        let (needed, free) = (self.needed.saturating_add(other.needed), self.free.min(other.free));
+        Self { needed, free, ..self }
+    }
+}
+
+/// Returns a refusal for each disk that has too little room for all rows that its shards take.
 pub(super) fn refusals(manager: &Manager, plan: &SlotPlan, map: &ShardMap) -> Vec<MovesError> {
     let disk = |number: ShardNumber| {
         let shard = manager.shards().find(number)?;
         let free = shard.primary().moves().map(PrimaryMoves::reader)?.free_bytes()?;
         Some(Disk { free, nodes: 1 + shard.replication.timeline().replica_count() })
     };
-    let refusal = |Shortage { shard, needed, free }: Shortage| MovesError::NoRoom {
-        shard: map.topology().name(shard).to_owned(),
-        needed,
-        free,
+    let refusal = |DiskNeed { shards, needed, free }: DiskNeed| {
+        let names: Vec<&str> = shards.iter().map(|shard| map.topology().name(*shard)).collect();
+        MovesError::NoRoom { shard: names.join(", "), needed, free }
     };
-    shortages(plan, disk).into_iter().map(refusal).collect()
+    let is_shared = manager.backend.isolation() == ReplicaIsolation::SameMachine;
+    shortages(plan, is_shared, disk).into_iter().map(refusal).collect()
 }
 
-fn shortages(plan: &SlotPlan, disk: impl Fn(ShardNumber) -> Option<Disk>) -> Vec<Shortage> {
+/// Returns the disks that have too little room. `is_shared` is true if all shards have one disk.
+fn shortages(
+    plan: &SlotPlan,
+    is_shared: bool,
+    disk: impl Fn(ShardNumber) -> Option<Disk>,
+) -> Vec<DiskNeed> {
     let mut taken: BTreeMap<ShardNumber, u64> = BTreeMap::new();
     for step in &plan.steps {
         let bytes = taken.entry(step.to).or_default();
         *bytes = bytes.saturating_add(step.bytes.unwrap_or_default());
     }
-    let shortages = taken.into_iter().filter_map(|(shard, bytes)| {
+    let needs = taken.into_iter().filter_map(|(shard, bytes)| {
         let Disk { free, nodes } = disk(shard)?;
         let needed = bytes.saturating_mul(nodes as u64);
-        (needed > free).then_some(Shortage { shard, needed, free })
+        (needed > 0).then_some(DiskNeed { shards: vec![shard], needed, free })
     });
-    shortages.collect()
+    let mut disks: Vec<DiskNeed> = if is_shared {
+        needs.reduce(DiskNeed::with).into_iter().collect()
+    } else {
+        needs.collect()
+    };
+    disks.retain(|disk| disk.needed > disk.free);
+    disks
 }
 
 #[cfg(test)]
@@ -72,22 +95,42 @@ mod tests {
         PlanStep { from, to, slots: SlotSet::empty(), rows: None, bytes }
     }
 
-    #[test]
-    fn a_plan_needs_room_for_all_of_its_moves_to_a_shard_on_each_node() {
-        let steps = vec![step(1, Some(40)), step(2, Some(40)), step(1, Some(20)), step(3, None)];
-        let plan = SlotPlan {
+    fn plan(steps: Vec<PlanStep>) -> SlotPlan {
+        SlotPlan {
             steps,
             skew_before: 1.0,
             skew_planned: 1.0,
             needed: 0,
             shards: Vec::new(),
             note: None,
-        };
-        let disk = |free: u64, nodes: usize| move |_: ShardNumber| Some(Disk { free, nodes });
-        let first = Shortage { shard: ShardNumber(1), needed: 120, free: 119 };
-        assert_eq!(shortages(&plan, disk(119, 2)), [first], "each move alone would fit");
-        assert_eq!(shortages(&plan, disk(120, 2)), []);
-        assert_eq!(shortages(&plan, disk(7, 1)).len(), 2, "unknown bytes need no room");
-        assert_eq!(shortages(&plan, |_| None), [], "an unknown disk refuses nothing");
+        }
+    }
+
+    fn disk(free: u64, nodes: usize) -> impl Fn(ShardNumber) -> Option<Disk> {
+        move |_| Some(Disk { free, nodes })
+    }
+
+    #[test]
+    fn a_plan_needs_room_for_all_of_its_moves_to_a_shard_on_each_node() {
+        let steps = vec![step(1, Some(40)), step(2, Some(40)), step(1, Some(20)), step(3, None)];
+        let plan = plan(steps);
+        let first = DiskNeed { shards: vec![ShardNumber(1)], needed: 120, free: 119 };
+        assert_eq!(shortages(&plan, false, disk(119, 2)), [first], "each move alone would fit");
+        assert_eq!(shortages(&plan, false, disk(120, 2)), []);
+        assert_eq!(shortages(&plan, false, disk(7, 1)).len(), 2, "unknown bytes need no room");
+        for is_shared in [false, true] {
+            let unknown = shortages(&plan, is_shared, |_| None);
+            assert_eq!(unknown, [], "an unknown disk refuses nothing");
+        }
+    }
+
+    #[test]
+    fn shards_on_one_disk_need_room_for_the_rows_of_all_of_them() {
+        let plan = plan(vec![step(2, Some(40)), step(3, Some(40)), step(4, None)]);
+        let shards = vec![ShardNumber(2), ShardNumber(3)];
+        let both = DiskNeed { shards, needed: 80, free: 79 };
+        assert_eq!(shortages(&plan, true, disk(79, 1)), [both], "each shard alone would fit");
+        assert_eq!(shortages(&plan, true, disk(80, 1)), []);
+        assert_eq!(shortages(&plan, false, disk(79, 1)), [], "each has a disk of its own");
     }
 }

@@ -79,6 +79,25 @@ fn a_rebalance_ends_after_all_of_its_steps_and_once() {
 }
 
 #[test]
+fn moves_of_a_rebalance_that_ends_while_it_is_paused_go_on() {
+    for (order, expected) in
+        [(RebalanceOrder::Pause, Some(MoveOrder::Resume)), (RebalanceOrder::Resume, None)]
+    {
+        let mut record = record();
+        let ordered = RebalanceChange::Order(order);
+        assert_eq!(ordered.apply(&mut record, after(1)), Ok(()));
+        let running = RebalanceState::Running;
+        assert_eq!(ordered.order_of_moves(running, &record), Some(order.of_moves()));
+        for (step, of_moves) in [(0, None), (1, expected)] {
+            let before = record.state;
+            let moved = report(&[(step, StepState::Moved)], true);
+            assert_eq!(moved.apply(&mut record, after(2)), Ok(()));
+            assert_eq!(moved.order_of_moves(before, &record), of_moves, "{order:?} {step}");
+        }
+    }
+}
+
+#[test]
 fn the_end_of_a_rebalance_is_cancelled_or_failed() {
     for (orders, step, state) in [
         (&[][..], StepState::Failed, RebalanceState::Failed),

@@ -6,6 +6,7 @@ use chrono::Utc;
 use engine::move_record::{MoveProgressReport, NewMove};
 use model::advice::BalanceBy;
 use model::keyspace::Keyspace;
+use model::map_change::MapChange;
 use model::placement::Placement;
 use model::shard_map::with_owner;
 use model::slot_plan::SlotPlan;
@@ -13,6 +14,7 @@ use model::topology::Topology;
 use moves::observation::MoveGoal;
 
 use super::*;
+use crate::manager::rebalancer::next_steps::RefusingShard;
 
 /// Four shards, of which each owns 4096 slots.
 fn map() -> ShardMap {
@@ -54,6 +56,17 @@ fn listed(record: &RebalanceRecord, index: usize, phase: MovePhase) -> MoveRecor
     MoveRecord { rebalance: Some(record.id), phase, owned_at, progress, ..begun }
 }
 
+/// Returns the steps that begin if none is refused.
+fn begun(decision: &Decision) -> Vec<usize> {
+    let mut next = decision.next.clone();
+    std::iter::from_fn(|| next.take()).collect()
+}
+
+/// Returns the steps that begin beside these moves.
+fn next_beside(record: &RebalanceRecord, moves: &[MoveRecord]) -> Vec<usize> {
+    begun(&Decision::of(record, moves, &map()))
+}
+
 fn states(decision: &Decision) -> Vec<StepState> {
     decision.statuses.iter().map(|status| status.state).collect()
 }
@@ -63,32 +76,82 @@ fn a_shard_gives_one_move_and_takes_one_and_four_run_at_a_time() {
     let steps = vec![step(0, 3, 0), step(0, 3, 1), step(1, 3, 0), step(1, 2, 1), step(2, 0, 0)];
     let record = rebalance(steps);
     let decision = Decision::of(&record, &[], &map());
-    assert_eq!(decision.next, [0, 3, 4]);
+    assert_eq!(begun(&decision), [0, 3, 4]);
     assert_eq!(states(&decision), [StepState::Planned; 5]);
     let moving = [listed(&record, 0, MovePhase::Copying)];
-    assert_eq!(Decision::of(&record, &moving, &map()).next, [3, 4]);
+    assert_eq!(next_beside(&record, &moving), [3, 4]);
     // A move outside the rebalance takes its place as well, even before it has begun.
     let mut foreign = listed(&record, 3, MovePhase::Planned);
     foreign.rebalance = None;
     foreign.new.slots = [Slot::new(5_000).expect("a slot")].into_iter().collect();
-    assert_eq!(Decision::of(&record, &[foreign], &map()).next, [0, 4]);
+    assert_eq!(next_beside(&record, &[foreign]), [0, 4]);
     // A move whose source is only kept takes none.
     let kept = [listed(&record, 0, MovePhase::Keeping)];
-    assert_eq!(Decision::of(&record, &kept, &map()).next, [1, 3, 4]);
+    assert_eq!(next_beside(&record, &kept), [1, 3, 4]);
 }
 
 #[test]
 fn by_load_a_shard_takes_only_after_it_has_given_what_the_plan_has_earlier() {
     let steps = vec![step(0, 1, 0), step(2, 3, 0), step(3, 0, 0), step(1, 2, 0)];
     let mut record = rebalance(steps);
-    assert_eq!(Decision::of(&record, &[], &map()).next, [0, 1, 2, 3]);
+    assert_eq!(next_beside(&record, &[]), [0, 1, 2, 3]);
     record.goal = PlanGoal::Balance(BalanceBy::Load);
-    assert_eq!(Decision::of(&record, &[], &map()).next, [0, 1]);
+    assert_eq!(next_beside(&record, &[]), [0, 1]);
     let moves = [listed(&record, 0, MovePhase::Keeping), listed(&record, 1, MovePhase::Copying)];
-    assert_eq!(Decision::of(&record, &moves, &map()).next, [2], "shard1 has given");
+    assert_eq!(next_beside(&record, &moves), [2], "shard1 has given");
     // A step that failed holds up no other one.
     let moves = [listed(&record, 0, MovePhase::Keeping), listed(&record, 1, MovePhase::Failed)];
-    assert_eq!(Decision::of(&record, &moves, &map()).next, [2, 3]);
+    assert_eq!(next_beside(&record, &moves), [2, 3]);
+}
+
+#[test]
+fn a_step_whose_slots_still_move_holds_up_no_other_step_of_its_source() {
+    let record = rebalance(vec![step(0, 3, 0), step(0, 3, 1), step(1, 2, 0)]);
+    // A move from before the rebalance has brought the slots to the source, and is kept.
+    let mut kept = listed(&record, 0, MovePhase::Keeping);
+    kept.rebalance = None;
+    (kept.new.source, kept.new.target) = (ShardNumber(2), ShardNumber(0));
+    assert_eq!(next_beside(&record, std::slice::from_ref(&kept)), [1, 2]);
+    // Alone, it is tried, so that the reason is reported.
+    let moves = [kept, listed(&record, 1, MovePhase::Done)];
+    assert_eq!(next_beside(&record, &moves), [2, 0]);
+}
+
+#[test]
+fn a_move_that_is_paused_before_it_begins_lets_others_pass() {
+    let record = rebalance(vec![step(0, 3, 0)]);
+    let mut foreign = listed(&record, 0, MovePhase::Planned);
+    foreign.rebalance = None;
+    foreign.new.slots = [Slot::new(9).expect("a slot")].into_iter().collect();
+    assert_eq!(next_beside(&record, std::slice::from_ref(&foreign)), [0; 0]);
+    foreign.is_paused = true;
+    assert_eq!(next_beside(&record, std::slice::from_ref(&foreign)), [0]);
+    foreign.phase = MovePhase::Copying;
+    assert_eq!(next_beside(&record, &[foreign]), [0; 0], "it has begun");
+}
+
+#[test]
+fn a_target_that_is_refused_holds_up_no_step_to_another_target() {
+    let record = rebalance(vec![step(0, 3, 0), step(0, 2, 1), step(1, 3, 0)]);
+    let mut next = Decision::of(&record, &[], &map()).next;
+    assert_eq!(next.take(), Some(0));
+    next.leave_out(RefusingShard::Target(ShardNumber(3)));
+    assert_eq!((next.take(), next.take()), (Some(1), None));
+}
+
+#[test]
+fn a_step_whose_target_has_retired_is_skipped() {
+    let mut record = rebalance(vec![step(0, 3, 0), step(0, 2, 0)]);
+    let given: SlotSet = map().slots_of(ShardNumber(3)).filter_map(Slot::new).collect();
+    let empty = with_owner(&map(), &given, ShardNumber(1)).expect("a shard");
+    let change = MapChange::State { shard: ShardNumber(3), state: ShardState::Retired };
+    let retired = change.apply(&empty).expect("it owns no slots");
+    for state in [RebalanceState::Running, RebalanceState::Paused] {
+        record.state = state;
+        let decision = Decision::of(&record, &[], &retired);
+        assert_eq!(states(&decision), [StepState::Skipped, StepState::Planned]);
+        assert_eq!(decision.statuses[0].reason.as_deref(), Some("shard4 has retired"));
+    }
 }
 
 #[test]
@@ -106,7 +169,7 @@ fn the_state_of_a_step_is_that_of_its_latest_move() {
         let moves = [listed(&record, 0, phase), listed(&record, 0, MovePhase::Failed)];
         let decision = Decision::of(&record, &moves, &map());
         assert_eq!(states(&decision), [state], "{phase:?}");
-        assert_eq!(decision.next, [0; 0]);
+        assert_eq!(begun(&decision), [0; 0]);
         assert_eq!(decision.has_no_steps_left(), state.has_ended());
         let [(0, status)] = &decision.changed(&record)[..] else { panic!("{decision:?}") };
         assert_eq!((status.move_id, status.rows, status.bytes), (Some(moves[0].id), 3, 4));
@@ -122,7 +185,7 @@ fn a_failed_move_does_not_block_others_and_is_reported_at_the_end() {
     let mut record = rebalance(vec![step(0, 3, 0), step(0, 3, 1)]);
     let failed = [listed(&record, 0, MovePhase::Failed)];
     let decision = Decision::of(&record, &failed, &map());
-    assert_eq!(decision.next, [1]);
+    assert_eq!(begun(&decision), [1]);
     for (index, status) in decision.changed(&record) {
         record.steps[index].status = status;
     }
@@ -164,10 +227,10 @@ fn slots_that_have_another_owner_meanwhile_are_left_where_they_are() {
 fn nothing_begins_while_it_rests_and_what_had_not_begun_ends_with_a_cancellation() {
     let mut record = rebalance(vec![step(0, 3, 0), step(1, 2, 0)]);
     record.state = RebalanceState::Paused;
-    assert_eq!(Decision::of(&record, &[], &map()).next, [0; 0]);
+    assert_eq!(next_beside(&record, &[]), [0; 0]);
     record.state = RebalanceState::Cancelling;
     let under_way = [listed(&record, 1, MovePhase::Copying)];
     let decision = Decision::of(&record, &under_way, &map());
     assert_eq!(states(&decision), [StepState::Cancelled, StepState::Moving]);
-    assert!(decision.next.is_empty() && !decision.has_no_steps_left());
+    assert!(begun(&decision).is_empty() && !decision.has_no_steps_left());
 }

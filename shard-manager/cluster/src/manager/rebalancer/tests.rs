@@ -1,0 +1,28 @@
+//! Tests of the rules by which a rebalance goes on.
+
+use model::slot_plan::SlotPlan;
+
+use super::*;
+
+#[test]
+fn a_drained_shard_retires_only_while_its_rebalance_is_listed_as_running() {
+    let plan = SlotPlan {
+        steps: Vec::new(),
+        skew_before: 1.0,
+        skew_planned: 1.0,
+        needed: 0,
+        shards: Vec::new(),
+        note: None,
+    };
+    let goal = PlanGoal::Drain(ShardNumber(3));
+    let now = chrono::Utc::now();
+    let mut open = RebalanceRecord::begin((goal, &plan), (None, Duration::ZERO), now);
+    let id = open.id;
+    for state in RebalanceState::ALL {
+        open.state = state;
+        assert_eq!(is_running(Some(&open), id), state == RebalanceState::Running, "{state:?}");
+    }
+    open.state = RebalanceState::Running;
+    assert!(!is_running(Some(&open), RebalanceId(id.0 ^ 1)), "it is another one");
+    assert!(!is_running(None, id), "it has ended");
+}

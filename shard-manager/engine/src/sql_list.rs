@@ -1,0 +1,34 @@
+//! SQL list: a list in the text of a statement, which engines write alike.
+//!
+//! **Not here:** the texts of reads (`select`), those of other statements (`sql` of the engines).
+
+/// Appends these items to a text, with commas between them.
+pub fn push_list<T>(
+    sql: &mut String,
+    items: impl IntoIterator<Item = T>,
+    mut push: impl FnMut(&mut String, T),
+) {
+    for (index, item) in items.into_iter().enumerate() {
+        if index > 0 {
+            sql.push(',');
+        }
+        push(sql, item);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_stand_between_the_items_of_a_list_only() {
+        let list = |items: &[&str]| {
+            let mut sql = String::from("(");
+            push_list(&mut sql, items, |sql, item| sql.push_str(item));
+            sql
+        };
+        assert_eq!(list(&[]), "(");
+        assert_eq!(list(&["a"]), "(a");
+        assert_eq!(list(&["a", "b", "c"]), "(a,b,c");
+    }
+}

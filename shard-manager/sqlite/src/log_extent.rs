@@ -1,0 +1,129 @@
+//! Log extent: the part of the change log that a file still has, and the part of it that the next
+//! transaction removes.
+//!
+//! Removing an entry reads all its pages, and an entry may have some MiB: that of a bulk write, or
+//! of rows that were copied in a move. So a transaction removes little more than it appends.
+//!
+//! **Invariant:** the log shrinks while entries are appended, unless a holder needs them.
+//! **Not here:** the removal (`log`), the holders of the log (`engine::replication`).
+
+use engine::replication::ReplicationState;
+
+/// Minimum number of entries to remove: removing them together shares the cost.
+const ENTRIES_MIN: u64 = 64;
+/// Maximum number of entries that one transaction removes: writes wait meanwhile.
+const ENTRIES_MAX: u64 = 256;
+/// Bytes after which one transaction removes no further entry, unless the last entry was larger.
+const TRIM_BYTES: u64 = 1 << 20;
+/// Maximum number of bytes of the log. A larger log is trimmed even if a replica or another holder
+/// still needs it: that replica is then rebuilt, and the holder is dropped.
+const LOG_BYTES_MAX: u64 = 1 << 30;
+
+/// Extent of the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogExtent {
+    /// Position up to which the log was trimmed.
+    trimmed: u64,
+    /// Bytes of all entries.
+    bytes: u64,
+    /// Bytes of the last entry.
+    last: u64,
+}
+
+/// Entries that a transaction removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TrimLimit {
+    /// Position up to which entries may be removed.
+    pub(super) position: u64,
+    /// Bytes after which no further entry is removed.
+    pub(super) bytes: u64,
+}
+
+/// Entries that a transaction has removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trimmed {
+    /// Position of the last of them.
+    pub(super) position: u64,
+    /// Their bytes.
+    pub(super) bytes: u64,
+}
+
+impl LogExtent {
+    /// Creates the extent of a log that was trimmed up to a position.
+    pub(super) fn new(trimmed: u64, bytes: u64) -> Self {
+        Self { trimmed, bytes, last: 0 }
+    }
+
+    /// Records an entry of this many bytes. With 0 bytes nothing was appended.
+    pub(super) fn append(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.bytes += bytes;
+            self.last = bytes;
+        }
+    }
+
+    /// Records entries that were removed.
+    pub(super) fn remove(&mut self, Trimmed { position, bytes }: Trimmed) {
+        self.trimmed = position;
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Returns the entries that a transaction removes now; `None` if they are too few. `position`
+    /// is that of the last entry.
+    pub(super) fn trim_limit(
+        &self,
+        replication: &ReplicationState,
+        position: u64,
+    ) -> Option<TrimLimit> {
+        self.limit(replication.trimmable_position(), position)
+    }
+
+    fn limit(&self, mut needless: u64, position: u64) -> Option<TrimLimit> {
+        let Self { trimmed, bytes, last } = *self;
+        if bytes >= LOG_BYTES_MAX {
+            // The oldest entries are removed, even if a replica or another holder needs them.
+            needless = needless.max(trimmed + ENTRIES_MAX);
+        }
+        // The last entry stays: the transaction that trims may append none, and only a replica's
+        // file has an empty log.
+        let to = needless.min(position.saturating_sub(1)).min(trimmed + ENTRIES_MAX);
+        let limit = TrimLimit { position: to, bytes: TRIM_BYTES.max(last.saturating_mul(2)) };
+        (to >= trimmed + ENTRIES_MIN).then_some(limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_are_not_needed_are_removed_together_and_the_last_one_stays() {
+        let extent = LogExtent::new(100, 0);
+        let limit = |needless, position| extent.limit(needless, position);
+        assert_eq!(limit(163, 1_000), None, "too few");
+        let removed = |position| Some(TrimLimit { position, bytes: TRIM_BYTES });
+        assert_eq!(limit(164, 1_000), removed(164));
+        assert_eq!(limit(900, 1_000), removed(356), "no more at once");
+        assert_eq!(limit(300, 300), removed(299), "the last entry stays");
+    }
+
+    #[test]
+    fn a_transaction_may_remove_twice_as_much_as_the_last_entry() {
+        let mut extent = LogExtent::new(0, 0);
+        extent.append(3 << 20);
+        extent.append(0);
+        let limit = extent.limit(100, 200).expect("enough entries");
+        assert_eq!(limit, TrimLimit { position: 100, bytes: 6 << 20 });
+        extent.remove(Trimmed { position: 100, bytes: 2 << 20 });
+        assert_eq!((extent.trimmed, extent.bytes), (100, 1 << 20));
+    }
+
+    #[test]
+    fn a_log_above_its_limit_is_trimmed_although_it_is_needed() {
+        let mut extent = LogExtent::new(0, LOG_BYTES_MAX - 1);
+        assert_eq!(extent.limit(0, 1_000), None);
+        extent.append(1);
+        let limit = TrimLimit { position: ENTRIES_MAX, bytes: TRIM_BYTES };
+        assert_eq!(extent.limit(0, 1_000), Some(limit));
+    }
+}
