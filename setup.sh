@@ -5,7 +5,7 @@
 #   ./setup.sh          builds the router, starts it with demo data, shows how to use it;
 #                       Ctrl-C ends it
 #   ./setup.sh postgres does the same with PostgreSQL servers of its own, in ./data-postgres;
-#                       Ctrl-C ends them too
+#                       Ctrl-C ends them too, unless all of them ran before
 #   ./setup.sh test     runs every test; those of the API run on embedded shards, on temporary
 #                       PostgreSQL servers, and on the Citus cluster whose coordinator
 #                       TESSERA_CITUS_URL names, if it is set. A test fails for lack of a
@@ -337,7 +337,8 @@ start_on_postgres() {
     watch_signals
     build --package api-router --package shard-manager
     say "starting PostgreSQL servers in $POSTGRES_DIR"
-    servers=yes
+    # Servers that run already are not ours to stop.
+    "$MANAGER" cluster status --dir "$POSTGRES_DIR" >/dev/null 2>&1 || servers=yes
     begin_job "$MANAGER" cluster up --dir "$POSTGRES_DIR" >/dev/null
     await_job
     set -a

@@ -2,9 +2,8 @@
 //!
 //! Sessions write unique values to rows with unique names, read them at every consistency level and
 //! with every guarantee that the API offers, repeat acknowledged writes, transfer money between
-//! rows of one shard key, delete rows and insert them again, return to rows of their own with an
-//! old token, and walk by cursor over rows that stay as they are. All requests and responses are
-//! recorded; after the run all rows are read once more.
+//! rows of one shard key, delete rows and insert them again, and walk by cursor over rows that stay
+//! as they are. All requests and responses are recorded; after the run all rows are read once more.
 //!
 //! Source: the registers, sets, banks and ledgers of Jepsen's tests (Kingsbury); `checker` explains
 //! why checking is cheap if the response of every write contains a version.
@@ -21,7 +20,6 @@ mod names;
 mod read_back;
 mod register;
 mod session;
-mod visited_rows;
 mod workload;
 
 use std::future::ready;
@@ -47,8 +45,6 @@ use crate::options::Options;
 const HOT_ROWS: u32 = 64;
 /// Rows that sessions use less often.
 const COLD_ROWS: u32 = 100_000;
-/// Rows of each session that no other session uses, few enough that it soon returns to each.
-const VISITED_ROWS: u32 = 4;
 /// Exponent of the distribution of rows, hot and cold together: row 0 is the hottest.
 const SKEW: f64 = 1.1;
 /// Shard keys with accounts.

@@ -83,17 +83,7 @@ pub(crate) async fn collect(member: Arc<Member>, collecting: Collecting) {
 
 /// Collects from a router whose history is loaded already; ends like [`collect`].
 pub(crate) async fn follow(member: Arc<Member>, collecting: Collecting) {
-    let client = HttpClient::new(member.target.clone(), collecting.tls.as_ref());
-    let mut poller = RouterPoller {
-        member,
-        client,
-        router_key: collecting.router_key,
-        after: [0; 3],
-        errors_after: 0,
-        started: String::new(),
-        clock_offset: ClockOffset::default(),
-        compared: String::new(),
-    };
+    let mut poller = RouterPoller::new(member, collecting);
     poller.look_back();
     let mut pause = EVERY;
     loop {
@@ -127,6 +117,25 @@ struct RouterPoller {
 }
 
 impl RouterPoller {
+    /// Creates the state for a router, which may have been collected from before: errors that its
+    /// present process has reported already are not requested again.
+    fn new(member: Arc<Member>, collecting: Collecting) -> Self {
+        let client = HttpClient::new(member.target.clone(), collecting.tls.as_ref());
+        let seen = member.seen();
+        let (started, errors_after) = (seen.started.clone(), seen.errors_after);
+        drop(seen);
+        Self {
+            member,
+            client,
+            router_key: collecting.router_key,
+            after: [0; 3],
+            errors_after,
+            started,
+            clock_offset: ClockOffset::default(),
+            compared: String::new(),
+        }
+    }
+
     /// Continues after the frames that are in the history already.
     fn look_back(&mut self) {
         for (step, after) in Step::ALL.into_iter().zip(&mut self.after) {
@@ -249,6 +258,7 @@ impl RouterPoller {
         seen.clock_ms = at_ms;
         seen.clock = clock_offset.warning();
         seen.started = response.started;
+        seen.errors_after = self.errors_after;
         seen.now = response.now;
         seen.pulls += 1;
         drop(seen);
@@ -339,5 +349,58 @@ fn refusal(status: u16, body: &[u8]) -> String {
     match serde_json::from_slice::<Said>(body) {
         Ok(Said { detail }) => format!("it answers with status {status}: {}", printable(&detail)),
         Err(_) => format!("it answers with status {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::fleet::rfc3339;
+
+    /// Returns the state of a new task that collects from the router.
+    fn poller(member: &Arc<Member>) -> RouterPoller {
+        let router_key = RouterKey::default();
+        let collecting = Collecting { history_writer: None, tls: None, router_key };
+        RouterPoller::new(Arc::clone(member), collecting)
+    }
+
+    /// Returns the response of a router with this start to a request for its errors after a number.
+    fn response(started: &str, errors: u64, after: u64) -> FrameResponse {
+        let error = |number: u64| {
+            json!({
+                "time": "2026-11-21T10:00:00.000Z", "code": "TSR201", "status": 503,
+                "route": "/api/read", "shard": "shard1", "request_id": format!("id-{number}"),
+                "trace_id": null, "message": "shard1 did not answer",
+            })
+        };
+        let body = json!({
+            "started": started, "at_ms": unix_ms(), "now": {}, "frames": [],
+            "errors": (after..errors).map(error).collect::<Vec<_>>(), "errors_seq": errors,
+        });
+        FrameResponse::parse(body.to_string().as_bytes()).expect("a valid response")
+    }
+
+    #[test]
+    fn errors_that_were_fetched_before_a_router_was_gone_are_not_requested_again() {
+        let [started, restarted] = [7_200_000, 3_600_000].map(|ago| rfc3339(unix_ms() - ago));
+        let target = "http://127.0.0.1:3000".parse().expect("a target");
+        let member = Arc::new(Member::new("north".to_owned(), target, 1));
+        let mut first = poller(&member);
+        assert_eq!((&*first.started, first.errors_after), ("", 0));
+        first.started.clone_from(&started);
+        first.take(response(&started, 3, first.errors_after), true);
+        // Its address was gone for a moment and is listed again, so there is a new task.
+        drop(first);
+        let mut second = poller(&member);
+        assert_eq!((&second.started, second.errors_after), (&started, 3));
+        second.take(response(&started, 4, second.errors_after), true);
+        assert_eq!(member.errors.total(), 4);
+        // Errors of a router that was restarted are numbered from the start, and not taken yet.
+        second.errors_after = 0;
+        second.take(response(&restarted, 2, 4), false);
+        let third = poller(&member);
+        assert_eq!((&third.started, third.errors_after), (&restarted, 0));
     }
 }

@@ -66,6 +66,8 @@ pub(crate) struct RouterStatus {
     pub clock: Option<String>,
     /// Start of the router, as it reports it.
     pub started: String,
+    /// Number of the last error that was fetched from the router since that start.
+    pub errors_after: u64,
     /// The cluster as the router reports it.
     pub now: ClusterNow,
     /// Reason why the router is unreachable or refuses the service.

@@ -293,7 +293,12 @@ fn scope_of(path: &str) -> Option<AccessScope> {
         "/" | "/live" | "/ready" | "/dashboard" | "/api-docs/openapi.json" | LOGIN => None,
         path if path.starts_with("/dashboard/") || path.starts_with("/errors/") => None,
         "/metrics" => Some(AccessScope::Metrics),
-        "/api/shards" | "/api/shard-map" | "/api/groups" => Some(AccessScope::Operate),
+        "/api/shards" | "/api/shard-map" | "/api/groups" | "/api/moves" | "/api/rebalance" => {
+            Some(AccessScope::Operate)
+        }
+        path if path.starts_with("/api/moves/") || path.starts_with("/api/rebalance/") => {
+            Some(AccessScope::Operate)
+        }
         _ => Some(AccessScope::Analytics),
     }
 }

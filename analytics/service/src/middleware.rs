@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use actix_web::Error;
-use actix_web::body::BoxBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
     CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
@@ -39,7 +39,8 @@ pub(crate) async fn handle(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let app = request.app_data::<Data<App>>().cloned().expect("the server registers the app");
     let exposure = app.exposure;
-    if request.method() == Method::HEAD {
+    let is_head = request.method() == Method::HEAD;
+    if is_head {
         // HEAD is handled like GET; the body is left out when the response is sent.
         request.head_mut().method = Method::GET;
     }
@@ -63,6 +64,9 @@ pub(crate) async fn handle(
         }
         response = response.into_response(problem.respond(&id));
     }
+    if is_head {
+        response = without_stream(response);
+    }
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
@@ -73,6 +77,15 @@ pub(crate) async fn handle(
         headers.insert(X_REQUEST_ID, id);
     }
     Ok(response)
+}
+
+/// Removes the body of a response to HEAD if it is a stream: the server leaves the body out, but
+/// would wait for its end.
+fn without_stream(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    if response.response().body().size() == BodySize::Stream {
+        return response.map_body(|_, _| BoxBody::new(()));
+    }
+    response
 }
 
 /// Returns the IP address of a client, given the address of its connection. All clients without one

@@ -144,7 +144,9 @@ fn each_path_needs_its_scope_and_pages_need_none() {
         assert_eq!(code(&lacking), (403, "TSR403".to_owned()), "{path}");
     }
     assert_eq!(status(&service, METRICS, WATCHER), 200);
-    for path in ["/api/shards", "/api/shard-map", "/api/groups"] {
+    let operated = ["/api/shards", "/api/shard-map", "/api/groups", "/api/moves", "/api/rebalance"];
+    let rebalance = "/api/rebalance/9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
+    for path in operated.into_iter().chain([rebalance]) {
         assert_eq!(status(&service, path, WATCHER), 403, "{path}: a router needs operate for it");
     }
     assert_eq!(

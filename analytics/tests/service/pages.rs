@@ -7,10 +7,10 @@ use analytics::Step;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::PATIENCE;
 use crate::fake::{FakeRouter, ago, frame};
 use crate::http::{Answer, send};
 use crate::process::{Service, command};
+use crate::{PATIENCE, eventually};
 
 /// A service with a router that has counted ten reads.
 fn service() -> (TempDir, FakeRouter, Service) {
@@ -213,6 +213,25 @@ fn a_stream_sends_the_metrics_each_second_and_ends_with_the_service() {
 }
 
 #[test]
+fn a_head_request_for_the_stream_is_answered_at_once_and_leaves_no_viewer() {
+    let (_folder, _router, service) = service();
+    let path = "/api/analytics/stream";
+    // One more than there may be viewers.
+    for number in 1..=33 {
+        let answer = send(service.address, ("HEAD", path), &[], "").unwrap();
+        assert_eq!((answer.status, answer.body.len()), (200, 0), "request {number}");
+        assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+    }
+    let mut events = watch(&service, path);
+    assert_eq!(events.next().unwrap()["success"], true);
+    drop(events);
+    eventually("a service without viewers", || {
+        let text = service.get("/metrics").text();
+        text.lines().any(|line| line == "tessera_fleet_viewers 0.0").then_some(())
+    });
+}
+
+#[test]
 fn a_service_reports_its_shutdown_before_it_ends() {
     let (folder, _router, service) = service();
     let bind = service.address.to_string();
@@ -222,7 +241,7 @@ fn a_service_reports_its_shutdown_before_it_ends() {
     };
     assert_eq!((probe("live"), probe("ready")), (Some(0), Some(0)));
     service.signal("TERM");
-    crate::eventually("it says that it ends", || {
+    eventually("it says that it ends", || {
         let answer = send(service.address, ("GET", "/ready"), &[], "").ok()?;
         (answer.status == 503).then(|| assert_eq!(answer.json()["status"], "draining"))
     });

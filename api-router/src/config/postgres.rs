@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use analytics::settings::{Origin, Settings};
 use shard_manager::node_address::{
-    ClusterAddress, NodeAddress, NodeDefaults, Password, ServerEngine, ShardAddress, Timeouts,
-    TlsMode,
+    ClusterAddress, NodeAddress, NodeDefaults, Password, SYSTEM_ROOTS, ServerEngine, ShardAddress,
+    Timeouts, TlsMode,
 };
 use shard_manager::topology::Topology;
 
@@ -194,17 +194,26 @@ fn defaults(
             value.map(Password::new)
         }
     };
-    let tls = text("sslmode").map(|name| {
-        let modes = TlsMode::ALL.map(TlsMode::name).join(", ");
-        let bad =
-            || ConfigError(format!("postgres.sslmode (from {}) must be one of {modes}", file()));
-        TlsMode::find(&name).ok_or_else(bad)
-    });
-    let tls = tls.transpose()?;
-    show("sslmode", text("sslmode"), "verify-full; on this machine prefer");
+    let is_system = text("sslrootcert").is_some_and(|path| path == SYSTEM_ROOTS);
+    let tls = text("sslmode").map(|name| tls_mode(&name, is_system, &file())).transpose()?;
+    let default = if is_system { "verify-full" } else { "verify-full; on this machine prefer" };
+    show("sslmode", text("sslmode"), default);
     show("sslrootcert", text("sslrootcert"), "those of the system");
-    let root_certificates = text("sslrootcert").filter(|path| path != "system").map(Into::into);
+    let root_certificates = text("sslrootcert").map(Into::into);
     Ok((NodeDefaults { user: text("user"), password, tls, root_certificates }, timeouts))
+}
+
+/// Returns the mode of `postgres.sslmode`. `is_system` is true if `postgres.sslrootcert` names the
+/// root certificates of the system, which weak modes would not use.
+fn tls_mode(name: &str, is_system: bool, origin: &Origin) -> Result<TlsMode, ConfigError> {
+    let bad =
+        |allowed: &str| ConfigError(format!("postgres.sslmode (from {origin}) must be {allowed}"));
+    let modes = || format!("one of {}", TlsMode::ALL.map(TlsMode::name).join(", "));
+    let tls = TlsMode::find(name).ok_or_else(|| bad(&modes()))?;
+    if is_system && !tls.always_verifies() {
+        return Err(bad("verify-ca or verify-full where postgres.sslrootcert is system"));
+    }
+    Ok(tls)
 }
 
 /// Parses the addresses of a list; the hosts of one address are separated by commas too.

@@ -105,12 +105,12 @@ pub struct BulkRequestRow {
 /// query, the deadline is that of each chunk, and 30 s without a byte end the body. A line of
 /// NDJSON has the columns of the row, or is `{"shard_key", "data", "if_version"}`: the latter if
 /// `data` is an object and the table has no column of this name. The first line of CSV names the
-/// columns, `shard_key` may be one of them; an empty field is null unless quoted. Rows are counted
-/// from 0; blank lines and the first line of CSV do not count. A line that is not a row is a failed
-/// row; under `Prefer: handling=strict` the first one ends the request. The response to a body that
-/// ends in this way, or is cut off, is a problem whose `outcome` is `partial`: rows before
-/// `next_index` were carried out, the rest can be sent again from there. A row of more than 2 MiB
-/// ends the body in the same way (TSR108).
+/// columns, `shard_key` may be one of them; an empty field is null unless quoted, and so is `null`
+/// in a json column that may be null. Rows are counted from 0; blank lines and the first line of
+/// CSV do not count. A line that is not a row is a failed row; under `Prefer: handling=strict` the
+/// first one ends the request. The response to a body that ends in this way, or is cut off, is a
+/// problem whose `outcome` is `partial`: rows before `next_index` were carried out, the rest can be
+/// sent again from there. A row of more than 2 MiB ends the body in the same way (TSR108).
 ///
 /// All formats may be compressed with gzip.
 #[utoipa::path(

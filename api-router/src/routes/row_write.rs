@@ -29,11 +29,12 @@ use crate::response_headers::{
     AnswerOrigin, PREFERENCE_APPLIED, Timing, etag, keyed_response, refusal,
 };
 
-/// Preferences that a write honours: a write of a single row always satisfies `tx=per-shard`.
+/// Preferences that a write honours if its response contains the row: a write of a single row
+/// always satisfies `tx=per-shard`.
 const HONOURED: [Preference; 3] =
     [Preference::Minimal, Preference::Representation, Preference::PerShard];
 
-/// Preferences that a write honours if its caller may not read the row.
+/// Preferences that a write honours if its response does not contain the row.
 const HONOURED_WITHOUT_ROW: [Preference; 2] = [Preference::Minimal, Preference::PerShard];
 
 /// Response to a write, sent once the row is durable.
@@ -131,15 +132,15 @@ pub(super) async fn carry_out(
     let mut response = keyed_response(app, place, &origin, &timing);
     response.insert_header((ETAG, etag(written.row.version)));
     // The row is empty for a caller that may not read it.
-    let is_withheld = wants_row && written.row.json.is_empty();
+    let has_row = wants_row && !written.row.json.is_empty();
     if written.row.replayed {
         response.insert_header((IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true")));
     }
-    let honoured: &[_] = if is_withheld { &HONOURED_WITHOUT_ROW } else { &HONOURED };
+    let honoured: &[_] = if has_row { &HONOURED } else { &HONOURED_WITHOUT_ROW };
     if let Some(applied) = prefer.applied(honoured) {
         response.insert_header((PREFERENCE_APPLIED, applied));
     }
-    Ok(CompletedWrite { response, written, wants_row: wants_row && !is_withheld })
+    Ok(CompletedWrite { response, written, wants_row: has_row })
 }
 
 impl CompletedWrite {

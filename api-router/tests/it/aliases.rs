@@ -95,6 +95,19 @@ fn a_pair_is_an_alias_of_a_value_under_a_key() {
 }
 
 #[test]
+fn only_preferences_that_the_write_of_a_pair_honours_are_named_as_applied() {
+    let router = Router::shared();
+    for (wish, applied) in [
+        ("return=representation", None),
+        ("return=minimal", Some("return=minimal")),
+        ("return=representation, tx=per-shard", Some("tx=per-shard")),
+    ] {
+        let reply = write(&router, &[("prefer", wish)], r#"{"key":"k","value":1}"#);
+        assert_eq!((reply.status, reply.header("preference-applied")), (200, applied), "{wish}");
+    }
+}
+
+#[test]
 fn a_pair_keeps_the_conditions_and_levels_of_other_writes() {
     let router = Router::start();
     let body = r#"{"key":"k","value":1}"#;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::client::{settle, tokenless};
 use crate::harness::{Reply, Router};
 
 fn bulk(router: &Router, body: &Value) -> Reply {
@@ -311,4 +312,23 @@ fn a_bulk_write_to_one_shard_counts_as_that_shards_request() {
     let shard = router.get("/api/route?key=a").json()["shard"].as_str().unwrap().to_owned();
     assert_eq!((&metrics["total"], &metrics["unassigned"]), (&json!(2), &json!(1)), "{metrics}");
     assert_eq!(metrics["shardDistribution"][shard], 1, "{metrics}");
+}
+
+#[test]
+fn the_json_null_in_a_csv_is_the_absence_of_a_value_on_every_node() {
+    let router = Router::start();
+    let first = "product_id,name,price,stock,attributes";
+    let lines = format!("{first}\np1,N,1,1,null\np2,N,1,1, null \np3,N,1,1,\n");
+    let csv = [("content-type", "text/csv")];
+    let path = "/api/bulk-write?table=products";
+    let reply = router.send("POST", path, &csv, Some(lines.as_bytes()));
+    assert_eq!((reply.status, &reply.json()["stored"]), (201, &json!(3)), "{}", reply.text());
+    settle(&router);
+    for level in ["one", "all"] {
+        let headers = [("x-consistency", level)];
+        let query = "table=products&attributes=is.null&order=product_id&select=product_id";
+        let read = tokenless(&router).read_with(None, &headers, query).json();
+        let ids = json!([{"product_id": "p1"}, {"product_id": "p2"}, {"product_id": "p3"}]);
+        assert_eq!(read["data"], ids, "{level}");
+    }
 }

@@ -141,6 +141,38 @@ fn the_same_id_in_two_partitions_is_two_rows_and_a_key_is_read_in_all_of_them() 
 }
 
 #[test]
+fn rows_of_one_key_in_two_partitions_are_changed_together_and_each_for_itself() {
+    not_on_citus!(WHY);
+    let router = Router::start_with(&FLAGS);
+    let row = |name: &str, part: &str| json!({"user_id": "ada", "name": name, "email": "e", "partition_key": part});
+    let bulk = |op: &str, records: Value| {
+        let body = json!({"table": "users", "op": op, "records": records});
+        let reply = router.post("/api/bulk-write", &[], &body);
+        assert_eq!(reply.json()["stored"], 2, "{op}: {}", reply.text());
+    };
+    let assert_names = |names: [&str; 2], why: &str| {
+        let read = rows(&router, "&order=partition_key&select=name", Some("ada"));
+        assert_eq!(read["data"], json!(names.map(|name| json!({"name": name}))), "{why}");
+    };
+    for (op, names) in [("insert", ["a", "b"]), ("update", ["c", "d"]), ("upsert", ["e", "f"])] {
+        bulk(op, json!([row(names[0], "A"), row(names[1], "B")]));
+        assert_names(names, op);
+    }
+    // Writes that arrive at the same time may be in one transaction.
+    std::thread::scope(|scope| {
+        for (part, op) in [("A", "update"), ("B", "update"), ("A", "upsert"), ("B", "upsert")] {
+            let body = json!({"table": "users", "op": op, "data": row(part, part)});
+            let router = &router;
+            scope.spawn(move || assert_eq!(router.write("ada", &body).status, 200, "{op} {part}"));
+        }
+    });
+    assert_names(["A", "B"], "single writes");
+    let id = |part: &str| json!({"user_id": "ada", "partition_key": part});
+    bulk("delete", json!([id("A"), id("B")]));
+    assert_eq!(rows(&router, "", None)["count"], 0);
+}
+
+#[test]
 fn a_sorted_walk_meets_the_row_of_each_partition_once_although_key_id_and_value_are_the_same() {
     not_on_citus!(WHY);
     let router = Router::start_with(&FLAGS);

@@ -121,7 +121,7 @@ fn the_file_names_shards_with_what_holds_for_all_of_them() {
         name = "north"
         weight = 2
         primary = "postgres://db1,db1b/t"
-        replicas = ["postgres://db1b/t", "postgres://other@db1c/t?sslmode=disable&sslrootcert=system"]
+        replicas = ["postgres://db1b/t", "postgres://other@db1c/t?sslmode=verify-ca&sslrootcert=system"]
         [[shard]]
         primary = "postgres://db2/t"
         "#,
@@ -140,7 +140,7 @@ fn the_file_names_shards_with_what_holds_for_all_of_them() {
         (
             "shard[1].replicas",
             format!(
-                "postgres://tessera@db1b:5432/t?{rest},postgres://other@db1c:5432/t?sslmode=disable"
+                "postgres://tessera@db1b:5432/t?{rest},postgres://other@db1c:5432/t?sslmode=verify-ca"
             ),
         ),
         ("shard[2].primary", format!("postgres://tessera@db2:5432/t?{rest}")),
@@ -150,6 +150,22 @@ fn the_file_names_shards_with_what_holds_for_all_of_them() {
     assert_eq!(shown["shard[2].name"], said("shard2", "default"));
     assert_eq!(shown["shard[2].weight"], said("1", "default"));
     assert_eq!(shown["shards"], said("2", "default"));
+}
+
+#[test]
+fn naming_the_certificates_of_the_system_verifies_servers_on_this_machine_too() {
+    let shown = of_file(
+        r#"
+        [postgres]
+        sslrootcert = "system"
+        [[shard]]
+        primary = "postgres://u@127.0.0.1/t"
+        "#,
+    );
+    assert_eq!(shown["postgres.sslmode"], said("verify-full", "default"));
+    assert_eq!(shown["postgres.sslrootcert"], said("system", "tessera.toml"));
+    let primary = "postgres://u@127.0.0.1:5432/t?sslmode=verify-full";
+    assert_eq!(shown["shard[1].primary"], said(primary, "tessera.toml"));
 }
 
 #[test]
@@ -252,6 +268,15 @@ fn what_is_wrong_in_the_file_is_named_with_its_path() {
         (
             "[postgres]\nsslmode = \"on\"\n[[shard]]\nG",
             "postgres.sslmode (from tessera.toml) must be one of",
+        ),
+        (
+            "[postgres]\nsslmode = \"require\"\nsslrootcert = \"system\"\n[[shard]]\nG",
+            "postgres.sslmode (from tessera.toml) must be verify-ca or verify-full where postgres.",
+        ),
+        (
+            "[postgres]\nsslrootcert = \"system\"\n[[shard]]\n\
+             primary = \"postgres://u@h/d?sslmode=require\"\n",
+            "shard[1].primary (from tessera.toml): sslmode must be verify-ca or verify-full where",
         ),
         ("[postgres]\nconnect_timeout_ms = 1\n", "must be a number from 100 to 600000"),
         (

@@ -407,3 +407,21 @@ fn a_new_table_is_read_at_once_though_its_replicas_stand_still_or_come_late() {
     router.end();
     assert_shards_agree(&data);
 }
+
+#[test]
+fn updates_of_a_table_called_excluded_are_shown_by_every_node() {
+    let router = Router::start();
+    made(&router, &students("excluded"));
+    for (op, grade) in [("insert", "A"), ("upsert", "B"), ("update", "C")] {
+        let data = json!({"id": "s", "grade": grade});
+        let reply = router.write("s", &json!({"table": "excluded", "op": op, "data": data}));
+        assert!(reply.status < 300, "{op}: {}", reply.text());
+        settle(&router);
+        for level in ["one", "all"] {
+            let headers = [("x-consistency", level)];
+            let query = "table=excluded&select=grade";
+            let read = tokenless(&router).read_with(Some("s"), &headers, query).json();
+            assert_eq!(read["data"], json!([{"grade": grade}]), "{op} {level}");
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! **Invariant:** signals are sent only to a child that has not been waited for, so that its
 //! process id cannot belong to another process.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
@@ -91,13 +92,13 @@ impl RouterProcess {
         if self.servers.is_empty() {
             command.arg("--data-dir").arg(self.data_dir());
         }
-        match &self.cache {
+        // A Redis that the environment names may belong to others, and must not be used.
+        remove_cache(&mut command, std::env::vars_os().map(|(name, _)| name));
+        if let Some(url) = &self.cache {
             // The cache serves as many reads as possible, so that its errors are found. A flag of
             // the router can override this.
-            Some(url) => command.env("REDIS_URL", url).env("TESSERA_CACHE_MIN_USES", "1"),
-            // A Redis that the environment names may belong to others, and must not be used.
-            None => command.env_remove("REDIS_URL"),
-        };
+            command.env("REDIS_URL", url).env("TESSERA_CACHE_MIN_USES", "1");
+        }
         let child = command
             .args(&self.flags)
             .envs(self.servers.iter().map(|(name, value)| (name, value)))
@@ -172,9 +173,45 @@ impl RouterProcess {
     }
 }
 
+/// Removes those of these variables that set the cache of a router.
+fn remove_cache(command: &mut Command, names: impl IntoIterator<Item = OsString>) {
+    for name in names {
+        let text = name.to_string_lossy();
+        let is_address = ["REDIS_URL", "TESSERA_REDIS_URL"].contains(&&*text);
+        if is_address || text.starts_with("TESSERA_CACHE_") {
+            command.env_remove(&name);
+        }
+    }
+}
+
 impl Drop for RouterProcess {
     fn drop(&mut self) {
         // This ends a frozen process too: SIGKILL does not wait for SIGCONT.
         let _ = self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_router_gets_no_setting_of_its_cache_from_the_environment_of_the_tester() {
+        let mut command = Command::new("api-router");
+        let names = [
+            "PATH",
+            "REDIS_URL",
+            "TESSERA_CACHE_MIN_USES",
+            "TESSERA_CACHE_TTL_MS",
+            "TESSERA_LOG",
+            "TESSERA_REDIS_URL",
+        ];
+        remove_cache(&mut command, names.map(OsString::from));
+        let found = command.get_envs().map(|(name, value)| (name.to_str(), value.is_some()));
+        let mut removed: Vec<_> = found.collect();
+        removed.sort_unstable();
+        let wanted =
+            ["REDIS_URL", "TESSERA_CACHE_MIN_USES", "TESSERA_CACHE_TTL_MS", "TESSERA_REDIS_URL"];
+        assert_eq!(removed, wanted.map(|name| (Some(name), false)));
     }
 }

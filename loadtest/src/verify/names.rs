@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{BANKS, COLD_ROWS, HOT_ROWS, VISITED_ROWS};
+use super::{BANKS, HOT_ROWS};
 use crate::keyspace::{Name, Names};
 use crate::requests;
 
@@ -31,11 +31,6 @@ impl RowNames {
     /// Returns the key of a register by its rank; rank 0 is the hottest.
     pub(super) fn register(&self, rank: u32) -> String {
         self.0.key(if rank < HOT_ROWS { Name::Hot(rank) } else { Name::Cold(rank) })
-    }
-
-    /// Returns the key of a register that only one session uses.
-    pub(super) fn visited(&self, session: u32, number: u32) -> String {
-        self.register(HOT_ROWS + COLD_ROWS + session * VISITED_ROWS + number)
     }
 
     /// Returns the key of a row that is written once, in a bulk write.
@@ -75,10 +70,6 @@ mod tests {
         let all = [
             names.register(0),
             names.register(HOT_ROWS),
-            names.register(HOT_ROWS + COLD_ROWS - 1),
-            names.visited(0, 0),
-            names.visited(0, VISITED_ROWS - 1),
-            names.visited(1, 0),
             names.once(1, 11),
             names.once(11, 1),
             account(&bank, 1),

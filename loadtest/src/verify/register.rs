@@ -87,7 +87,7 @@ async fn change(
         if session.of.has_moves
             && let Some(slot) = answer.as_ref().and_then(slot)
         {
-            session.note_row(slot, row);
+            session.of.moving.note_row(slot, row);
         }
         session.last = Some(Acknowledged { row: row.to_owned(), asked, value, level });
     }

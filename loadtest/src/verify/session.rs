@@ -6,7 +6,7 @@ use checker::history::{Kind, Level, NodeId, Operation, Role, Value};
 use hyper::header::HeaderValue;
 use loadtest::recorder::SessionLog;
 
-use super::{VISITED_ROWS, Verification, VerifyingClient};
+use super::{Verification, VerifyingClient};
 use crate::http_client::{Answer, HttpRequest, Pool};
 use crate::random::Random;
 use crate::requests::{SESSION_TOKEN, SessionToken};
@@ -24,15 +24,6 @@ pub(super) struct Acknowledged {
     pub(super) level: Level,
 }
 
-/// Row that only one session uses, now and then.
-#[derive(Default)]
-pub(super) struct VisitedRow {
-    /// Token with the responses about this row only.
-    pub(super) token: Option<SessionToken>,
-    /// True if the last visit was a write.
-    pub(super) is_written: bool,
-}
-
 pub(super) struct Session {
     pub(super) of: Arc<Verification>,
     pub(super) client: Arc<VerifyingClient>,
@@ -43,10 +34,6 @@ pub(super) struct Session {
     home: usize,
     /// The last acknowledged write, to be sent again or read back.
     pub(super) last: Option<Acknowledged>,
-    /// Rows that only this session uses.
-    pub(super) visited: [VisitedRow; VISITED_ROWS as usize],
-    /// True while the session uses one of these rows, with the token of that row.
-    pub(super) is_visiting: bool,
 }
 
 impl Session {
@@ -61,17 +48,7 @@ impl Session {
     pub(super) fn of(of: Arc<Verification>, client: Arc<VerifyingClient>, number: usize) -> Self {
         let log = of.recorder.session();
         let random = Random::of_user(of.seed, number);
-        Self {
-            of,
-            client,
-            log,
-            random,
-            token: None,
-            home: number,
-            last: None,
-            visited: Default::default(),
-            is_visiting: false,
-        }
+        Self { of, client, log, random, token: None, home: number, last: None }
     }
 
     /// Returns its router, and the router's number among the hosts; with `other` another one, if
@@ -99,16 +76,6 @@ impl Session {
     pub(super) fn saw(&mut self, answer: &Answer) {
         if let Some(token) = answer.headers.get(SESSION_TOKEN) {
             self.token = Some(token.clone());
-        }
-    }
-
-    /// Remembers the slot of a row that was written. The other sessions draw rows of slots that
-    /// move, but not a row that only this session uses.
-    pub(super) fn note_row(&self, slot: u16, row: &str) {
-        if self.is_visiting {
-            self.of.moving.note_slot(slot);
-        } else {
-            self.of.moving.note_row(slot, row);
         }
     }
 

@@ -6,8 +6,7 @@
 //! | 15 % | read of the session's last write, with its token | stale reads in a session |
 //! | 15 % | strong read through another router | a stale primary, a stale router, split brain |
 //! | 10 % | read with bounded staleness | reads that are older than their bound |
-//! | 3 % | eventual read | values that were never written |
-//! | 2 % | visit of a row of its own, with a token of its own | old answers of a slot's owner |
+//! | 5 % | eventual read | values that were never written |
 //! | 10 % | repetition of an acknowledged write | a second effect of a retry |
 //! | 5 % | bulk write of 20 rows over all shards | wrong outcomes of single rows |
 //! | 7 % | transfer, or read of a whole bank | torn transactions |
@@ -25,7 +24,7 @@ use checker::history::Level;
 use super::attempt::{self, Done};
 use super::register::Read;
 use super::session::Session;
-use super::{bank, batch, fixed_rows, register, visited_rows};
+use super::{bank, batch, fixed_rows, register};
 use crate::probe::Probe;
 
 /// Staleness that a bounded read allows, in milliseconds.
@@ -67,12 +66,11 @@ pub(super) async fn next(session: &mut Session) -> Vec<Done> {
             let other = session.percent(50);
             vec![register::read(session, &row, Read { bound_ms: BOUND_MS, other, ..plain }).await]
         }
-        70..73 => {
+        70..75 => {
             let row = session.register();
             let other = session.percent(50);
             vec![register::read(session, &row, Read { other, ..plain }).await]
         }
-        73..75 => vec![visited_rows::visit(session).await],
         75..85 => register::replay(session).await.into_iter().collect(),
         85..90 => vec![batch::write(session).await],
         90..95 => bank::transfer(session).await,

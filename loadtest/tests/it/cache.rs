@@ -18,7 +18,7 @@ fn under_chaos(seed: u64, seconds: u32, more: &[&str]) -> Output {
 }
 
 /// Returns the number of reads that the cache answered.
-pub(crate) fn hits(report: &Value) -> u64 {
+fn hits(report: &Value) -> u64 {
     let shares = report["cache"].as_array().unwrap();
     let hits = shares.iter().find(|share| share["name"] == "hit");
     hits.map_or(0, |share| share["answers"].as_u64().unwrap())

@@ -58,7 +58,7 @@ const BROKEN: [(&str, u64, &str); 17] = [
 /// The mutation that requires a cache.
 const OF_CACHE: &str = "cache_set_without_version";
 /// Caches every answer, and permits stale answers except for sessions that have seen newer rows.
-pub(crate) const CACHE_OPTIONS: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
+const CACHE_OPTIONS: [&str; 4] = ["--cache-bound-ms", "30000", "--cache-min-uses", "1"];
 
 /// Router with the feature `sabotage`; cargo builds it on first use.
 pub(crate) static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {

@@ -46,6 +46,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use engine::open_error::OpenError;
 
+use self::access::catalog_place::{CATALOG_VARIABLE, DIR_DEFAULT, DIR_VARIABLE, SHARDS_VARIABLE};
 use self::http_agent::RouterAddress;
 use crate::terminal::{Terminal, Unwritten, say};
 
@@ -63,16 +64,35 @@ pub(crate) struct CommandLine {
 /// Data directory of a command.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DataDirArgs {
-    /// Data directory of the embedded shards
-    #[arg(long, value_name = "DIR", default_value = "./data", env = "TESSERA_DATA_DIR")]
-    pub(crate) data_dir: PathBuf,
+    /// Data directory of the embedded shards [env: TESSERA_DATA_DIR] [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl DataDirArgs {
+    /// Returns the data directory of the flag, else of the variable, else the default one.
+    ///
+    /// # Errors
+    /// Fails with this remedy if only the default is left and variables name servers: a command
+    /// that is meant for the servers would act on files.
+    pub(crate) fn dir(&self, remedy: &str) -> Result<PathBuf, CommandError> {
+        let named = || std::env::var_os(DIR_VARIABLE).filter(|dir| !dir.is_empty());
+        if let Some(dir) = self.data_dir.clone().or_else(|| named().map(PathBuf::from)) {
+            return Ok(dir);
+        }
+        let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        match [SHARDS_VARIABLE, CATALOG_VARIABLE].into_iter().find(is_set) {
+            Some(name) => Err(CommandError::Refused(format!("{name} names servers: {remedy}"))),
+            None => Ok(PathBuf::from(DIR_DEFAULT)),
+        }
+    }
 }
 
 /// Cluster of a command, named by its data directory or by a router that serves it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ClusterSource {
     #[command(flatten)]
-    pub(crate) place: DataDirArgs,
+    place: DataDirArgs,
     /// Query a running router instead of reading the files
     #[arg(long, value_name = "URL")]
     url: Option<String>,
@@ -86,6 +106,14 @@ impl ClusterSource {
     pub(crate) fn router(&self) -> Option<RouterAddress> {
         let key_file = self.key_file.clone();
         self.url.clone().map(|url| RouterAddress { url, key_file })
+    }
+
+    /// Returns the data directory, for a command without a router.
+    ///
+    /// # Errors
+    /// Those of [`DataDirArgs::dir`].
+    pub(crate) fn data_dir(&self) -> Result<PathBuf, CommandError> {
+        self.place.dir("name their router with --url, or files with --data-dir")
     }
 }
 

@@ -1,7 +1,8 @@
 //! Slot router: the shard of a slot, by the shard map and by what former owners have reported.
 //!
 //! **Invariant:** a slot that has moved before the map names its owner is routed to the shard that
-//! its former owner has named, until that shard refuses it.
+//! its former owner has named, from when a position of the former owner is known until that shard
+//! refuses the slot.
 //! **Not here:** the lifetime of a redirect (`slot_redirects`), the wait for an owner (`manager`).
 
 use std::sync::Arc;
@@ -77,17 +78,49 @@ impl SlotRouter {
     }
 
     /// Remembers where a slot has moved to, or that it has not moved to the shard that refuses it.
-    /// `home` is a position of that shard at which it refused the slot.
+    /// `home` is a position of that shard at which it refused the slot. Without one an owner that
+    /// is not known yet is not remembered: the tokens of its responses would lack the position, and
+    /// a router with the former map could show a session less than it has seen.
     pub fn learn(&self, refused_by: ShardNumber, refusal: SlotRefusal, home: Option<Position>) {
         match refusal.state {
             RefusedState::Moved { to } => {
-                let hop = (refused_by, to);
-                self.redirects.remember(&self.map.load(), refusal.slot, hop, home);
+                let map = self.map.load();
+                let is_known = map.owner(refusal.slot) == to || !self.is_news(refusal);
+                if home.is_some() || is_known {
+                    self.redirects.remember(&map, refusal.slot, (refused_by, to), home);
+                }
             }
             RefusedState::Importing | RefusedState::Absent => {
                 self.redirects.forget(refusal.slot, refused_by);
             }
             RefusedState::Fenced { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::keyspace::Keyspace;
+    use model::placement::Placement;
+    use model::topology::Topology;
+
+    use super::*;
+
+    #[test]
+    fn a_new_owner_is_followed_only_with_a_position_of_the_former_one() {
+        let topology = Topology::with_weights(&[1, 1]).expect("two shards");
+        let map = ShardMap::first(Keyspace::Hash, Placement::Even, topology).expect("a map");
+        let slot = Slot::new(0).expect("a slot");
+        let owner = map.owner(slot);
+        let other = ShardNumber(1 - owner.0);
+        let router = SlotRouter::new(&Arc::new(PublishedMap::new(map)));
+        let moved = SlotRefusal { slot, state: RefusedState::Moved { to: other } };
+        router.learn(owner, moved, None);
+        assert_eq!(router.locate(slot).shard, owner);
+        assert!(router.is_news(moved), "the position is requested again");
+        router.learn(owner, moved, Some(Position { timeline: 1, sequence: 7 }));
+        assert_eq!((router.locate(slot).shard, router.is_news(moved)), (other, false));
+        router.learn(owner, moved, None);
+        assert_eq!(router.locate(slot).shard, other, "it is known already");
     }
 }

@@ -118,12 +118,15 @@ impl NodeDir {
 /// Returns whether a process is the server of a data directory.
 fn is_server_of(pid: Pid, data: &Path) -> bool {
     let proc = Path::new("/proc").join(pid.as_raw_nonzero().to_string());
+    // The system shows the folder of a process without symbolic links.
+    let resolved = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
     match fs::read_link(proc.join("cwd")) {
-        Ok(folder) => folder == data,
+        Ok(folder) => folder == resolved,
         // A container may deny this even to root; the command line is readable by all users.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let started = fs::read(proc.join("cmdline")).unwrap_or_default();
-            started.split(|byte| *byte == 0).any(|word| word == data.as_os_str().as_encoded_bytes())
+            let names = [data, resolved.as_path()].map(|path| path.as_os_str().as_encoded_bytes());
+            started.split(|byte| *byte == 0).any(|word| names.contains(&word))
         }
         // A zombie has a pid, but no working directory.
         Err(_) if Path::new("/proc/self/cwd").exists() => false,
@@ -134,4 +137,27 @@ fn is_server_of(pid: Pid, data: &Path) -> bool {
 /// Returns whether a process of any user has this pid.
 fn exists(pid: Pid) -> bool {
     !matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_server_is_found_by_a_path_with_a_symbolic_link() {
+        let here = std::env::current_dir().expect("a folder");
+        let dir = tempfile::tempdir().expect("a folder");
+        let link = dir.path().join("link");
+        symlink(&here, &link).expect("a link");
+        let pid = rustix::process::getpid();
+        for data in [&here, &link] {
+            assert!(is_server_of(pid, data), "{}", data.display());
+        }
+        // Elsewhere every process with the pid counts.
+        if Path::new("/proc/self/cwd").exists() {
+            assert!(!is_server_of(pid, dir.path()));
+        }
+    }
 }

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use crate::fair_share::FairShare;
 use crate::keyspace::{ShardKey, Slot};
 use crate::table::Table;
-use crate::value::{TypeMismatch, Value, push_json_number};
+use crate::value::{ColumnType, TypeMismatch, Value, push_json_number};
 
 /// Highest size of the rows that one transaction produces, and so of one log entry and of the rows
 /// in its response. Both hold whole rows, and a small change may touch many.
@@ -166,7 +166,8 @@ impl RowWrite {
         Ok(values)
     }
 
-    /// Checks values that are parsed already: own columns of the table, in any order.
+    /// Checks values that are parsed already: own columns of the table, in any order. In a nullable
+    /// json column, the JSON value `null` becomes the absence of a value.
     ///
     /// # Errors
     /// [`RowError`] names the column and what is wrong with it.
@@ -176,6 +177,12 @@ impl RowWrite {
         (key, slot): (ShardKey<'_>, Slot),
         mut values: Vec<(usize, Value)>,
     ) -> Result<Self, RowError> {
+        for (column, value) in &mut values {
+            let column = table.column(*column);
+            if column.nullable && column.kind == ColumnType::Json && is_json_null(value) {
+                *value = Value::Null;
+            }
+        }
         if let Some(routing) = table.routing() {
             match values.iter().find(|(column, _)| *column == routing) {
                 Some((_, value)) => check_routing(table, routing, value, key)?,
@@ -295,6 +302,11 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
         return Err(mismatch(TypeMismatch::Null));
     }
     Ok((index, value))
+}
+
+/// Returns true if a value of a json column is the JSON value `null`.
+fn is_json_null(value: &Value) -> bool {
+    matches!(value, Value::Text(text) if text == "null")
 }
 
 fn routing_value(table: &Table, routing: usize, key: ShardKey<'_>) -> Result<Value, RowError> {
@@ -438,4 +450,30 @@ pub enum RowError {
         /// The column.
         column: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Column;
+
+    #[test]
+    fn the_json_null_is_absent_in_a_nullable_column_and_a_value_in_another() {
+        let column = |name, nullable| Column::new(name, ColumnType::Json, nullable);
+        let id = Column::new("id", ColumnType::Text, false);
+        let columns = vec![id, column("optional", true), column("required", false)];
+        let table = Table::new("things", columns, &["id".to_owned()], None);
+        let table = Arc::new(table.expect("a sound table"));
+        let text = |text: &str| Value::Text(text.to_owned());
+        let key = ShardKey::parse("k").expect("a key");
+        let slot = Slot::new(1).expect("a slot");
+        for json in ["null", " null "] {
+            let read = || ColumnType::Json.read_text(json).expect("JSON");
+            let values = vec![(2, text("null")), (3, read()), (4, read())];
+            let row = RowWrite::of_values(&table, Operation::Upsert, (key, slot), values);
+            let row = row.expect("a row of the table");
+            assert_eq!(row.id, [text("null")], "a text is not JSON");
+            assert_eq!(row.set, [(3, Value::Null), (4, text("null"))], "{json:?}");
+        }
+    }
 }

@@ -26,7 +26,7 @@
 //! | `sqlite_sync_off` | nothing is synced to the disk | a success survives a loss of power | `tests/power_loss` |
 //! | `cache_set_without_version` | the cache stores any answer, and returns it until it expires | an answer of the cache is proven new enough | C4 |
 //! | `token_without_epoch` | tokens have no epoch | a session never goes back, also when a slot has moved | `tests/it` |
-//! | `cache_keeps_slot` | cache keys lack the epoch in which a slot got its owner | an answer of the cache is of the slot's owner | C4 while slots change hands and invalidations are lost, `tests/cache` |
+//! | `cache_keeps_slot` | cache keys lack the epoch in which a slot got its owner | an answer of the cache is of the slot's owner | `tests/cache` |
 //! | `read_unowned` | reads of files show rows of slots that the shard does not own | a row has one owner | C7 while slots change hands |
 //! | `scatter_unchecked` | answers of shards are merged without a look at their slots | a read of all shards shows each row once | C7 while slots change hands, `tests/it` |
 //! | `refusal_lost` | a write that a shard refuses for its slot is answered and dropped | a success is stored | C7 while slots change hands |
@@ -48,12 +48,9 @@
 //! rows from one shard to the other, again and again. This violates no guarantee. The embedded
 //! cluster must have two shards and no replicas.
 //!
-//! A router removes the cache entries of every key that it writes. So a single router shows the
-//! effect of `cache_keeps_slot` only with a Redis that answers the removals and keeps the entries.
-//!
-//! A router knows every map that it has published, and files have a single router. So its map is
-//! never older than a session, and no request shows the effect of `token_without_epoch`: tests
-//! whose catalog has a later map do.
+//! A single router knows every map that it has published, and removes the cache entries of every
+//! key that it writes. So it shows neither the effect of `token_without_epoch` nor that of
+//! `cache_keeps_slot`: tests of several routers, and of lost removals, do.
 //!
 //! # Stop points
 //! The variable `TESSERA_STOP_AT` names a place at which a router with the feature kills or freezes

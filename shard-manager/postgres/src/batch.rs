@@ -152,7 +152,7 @@ impl Batch {
         let mut last: HashMap<usize, usize> = HashMap::new();
         let changes: Vec<&RowWrite> = groups.iter().flat_map(|group| group.rows).collect();
         for (index, change) in changes.iter().enumerate() {
-            let at = self.rows.find(&change.table, &change.key, &change.id);
+            let at = self.rows.find(&change.table, (change.slot, &change.key), &change.id);
             if let (Some(at), Some(Ok(RowDone { replayed: false, .. }))) = (at, done.get(index)) {
                 last.insert(at, index);
             }
@@ -234,7 +234,7 @@ impl Batch {
     }
 
     fn apply(&mut self, change: &RowWrite) -> Result<RowDone, Error> {
-        let at = self.rows.find(&change.table, &change.key, &change.id);
+        let at = self.rows.find(&change.table, (change.slot, &change.key), &change.id);
         let at = at.ok_or(Error::Internal)?;
         let current = self.rows.all()[at].after.clone();
         let kind = row_image::outcome(change, current.as_deref())?;

@@ -23,6 +23,9 @@ use std::time::Duration;
 /// Default port of PostgreSQL.
 pub const PORT_DEFAULT: u16 = 5432;
 
+/// Value of `sslrootcert` for the root certificates of the system.
+pub const SYSTEM_ROOTS: &str = "system";
+
 /// One of the hosts of a node address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Host {
@@ -90,6 +93,14 @@ impl TlsMode {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 
+    /// Returns true if the mode verifies the certificate even without a file of root certificates.
+    pub fn always_verifies(self) -> bool {
+        match self {
+            Self::Disable | Self::Prefer | Self::Require => false,
+            Self::VerifyCa | Self::VerifyFull => true,
+        }
+    }
+
     fn default_for(hosts: &[Host]) -> Self {
         if hosts.iter().all(Host::is_local) { Self::Prefer } else { Self::VerifyFull }
     }
@@ -110,7 +121,7 @@ pub struct NodeDefaults {
     pub password: Option<Password>,
     /// TLS mode.
     pub tls: Option<TlsMode>,
-    /// File of trusted root certificates.
+    /// File of trusted root certificates, or [`SYSTEM_ROOTS`].
     pub root_certificates: Option<PathBuf>,
 }
 

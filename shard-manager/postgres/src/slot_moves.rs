@@ -43,6 +43,7 @@ use self::move_change::{Attempted, MoveChanged};
 pub(super) use self::move_session::SESSIONS_MAX;
 use self::move_session::{MoveSessions, Taken};
 pub(super) use self::recording::{drop_recording, record_new_table, record_restored};
+pub(super) use self::statements::NEEDLESSLY_RECORDED;
 use super::db_error::DbErrorKind;
 use super::lane_session::TransactionError;
 use super::primary_tracker::PrimaryTracker;

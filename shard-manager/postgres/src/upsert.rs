@@ -131,15 +131,22 @@ fn same_columns(a: &RowWrite, b: &RowWrite) -> bool {
     a.set.len() == b.set.len() && a.set.iter().zip(&b.set).all(|(a, b)| a.0 == b.0)
 }
 
-/// Returns the identity of a row in its table.
+/// Returns the identity of a row in its table. The slot is a part of it: rows of two partitions may
+/// have the same key and id.
 fn row_key(change: &RowWrite) -> Vec<u8> {
-    let mut key = Vec::with_capacity(change.key.len() + 24);
+    let mut key = Vec::with_capacity(change.key.len() + 28);
+    key.extend_from_slice(&slot_bytes(change));
     key.extend_from_slice(change.key.as_bytes());
     for (column, value) in change.table.id().iter().zip(&change.id) {
         key.push(0);
         binary_value::encode(&mut key, change.table.column(*column).kind, value);
     }
     key
+}
+
+/// Returns the slot of a row in PostgreSQL's binary form of an integer.
+fn slot_bytes(change: &RowWrite) -> [u8; 4] {
+    i32::from(change.slot.number()).to_be_bytes()
 }
 
 /// Applies writes of plain upserts as one transaction; `None` if they contain other changes.
@@ -302,12 +309,12 @@ async fn answers(
     Ok(rows)
 }
 
-/// Returns the error for rows that a trigger has given another id or shard key, and logs their
-/// number: no read finds them.
+/// Returns the error for rows that a trigger has given another id, shard key or slot, and logs
+/// their number: no read finds them.
 fn misplaced_rows_error(unmatched_rows: usize) -> TransactionError {
     tracing::error!(
         strays = unmatched_rows,
-        "a trigger has stored rows under other ids or shard keys"
+        "a trigger has stored rows under other ids, shard keys or slots"
     );
     let (kind, outcome) = (DbErrorKind::Other, Outcome::Unknown);
     TransactionError { kind, outcome, usable: true, retry_split: false }
@@ -441,6 +448,7 @@ fn is_row(change: &RowWrite, row: &RowView) -> bool {
     let is = |at: usize, wanted: &[u8]| row.cell(at, |found| found == wanted).unwrap_or(false);
     let ids = table.id().iter().zip(&change.id).zip(3..);
     is(2, change.key.as_bytes())
+        && is(1, &slot_bytes(change))
         && ids.into_iter().all(|((column, value), at)| {
             let kind = table.column(*column).kind;
             if let (Value::Text(text), ColumnType::Text) = (value, kind) {
@@ -453,7 +461,8 @@ fn is_row(change: &RowWrite, row: &RowView) -> bool {
 }
 
 fn found_key(table: &Table, row: &RowView) -> Vec<u8> {
-    let mut key = row.cell(2, <[u8]>::to_vec).unwrap_or_default();
+    let mut key = row.cell(1, <[u8]>::to_vec).unwrap_or_default();
+    row.cell(2, |bytes| key.extend_from_slice(bytes));
     for at in 0..table.id().len() {
         key.push(0);
         row.cell(3 + at, |bytes| key.extend_from_slice(bytes));
@@ -486,3 +495,6 @@ fn done(change: &RowWrite, row: &RowView, shown: bool) -> RowDone {
     let change = if made { Change::Created } else { Change::Changed };
     RowDone { change, version, json, replayed: false }
 }
+
+#[cfg(test)]
+mod tests;

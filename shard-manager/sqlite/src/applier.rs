@@ -374,9 +374,11 @@ impl Replay<'_> {
 #[cfg(test)]
 mod tests {
     use diesel::result::DatabaseErrorKind;
+    use model::table::Column;
+    use model::value::ColumnType;
 
     use super::*;
-    use crate::connection::create;
+    use crate::connection::{Statement, create, for_each_row};
 
     #[test]
     fn an_error_of_the_primary_names_its_file() {
@@ -388,6 +390,34 @@ mod tests {
         let error = Applier::open(&primary, &replica, 1).err().expect("there are no tables");
         let OpenError::Database { path, .. } = &error else { panic!("{error}") };
         assert_eq!(*path, primary.display().to_string());
+    }
+
+    #[test]
+    fn a_row_of_a_table_called_excluded_is_replaced_like_any_other() {
+        let column = |name, nullable| Column::new(name, ColumnType::Text, nullable);
+        let columns = vec![column("id", false), column("name", true)];
+        let table = Table::new("excluded", columns, &["id".to_owned()], None);
+        let replace = sql::replace(&table.expect("a sound table"));
+        let mut connection = SqliteConnection::establish(":memory:").expect("a database");
+        let made = connection.batch_execute(
+            "CREATE TABLE excluded (slot INTEGER, shard_key TEXT, id TEXT, name TEXT,
+             version INTEGER, created_at TEXT, updated_at TEXT,
+             PRIMARY KEY (slot, shard_key, id))",
+        );
+        made.expect("a table");
+        for name in ["Ada", "Eve"] {
+            let [key, name, time] = ["k", name, "2026-11-21T10:00:00.000000Z"].map(Bind::Text);
+            let binds = [Bind::Int(1), key, key, name, Bind::Int(7), time, time];
+            run(&mut connection, &replace, &binds).expect("the row is stored");
+        }
+        let mut names: Vec<String> = Vec::new();
+        let statement = Statement { sql: "SELECT name FROM excluded", binds: &[], cached: false };
+        let read = for_each_row(&mut connection, statement, |row| {
+            names.extend(row.text(0, str::to_owned));
+            Ok(())
+        });
+        read.expect("the rows are read");
+        assert_eq!(names, ["Eve"]);
     }
 
     #[test]

@@ -34,7 +34,8 @@ impl MoveTraces {
         let mut kept = BTreeMap::new();
         for row in rows.iter().filter(|row| row.traced_after.is_some()) {
             let id = row.move_id()?;
-            let guard = guards.remove(&id).unwrap_or_else(|| {
+            // A log above its size limit is trimmed, and no guard keeps it after that.
+            let guard = guards.remove(&id).filter(RetainedLog::is_kept).unwrap_or_else(|| {
                 let holder = format!("move {}", move_name(id));
                 replication.retain_log(holder, Some(position))
             });

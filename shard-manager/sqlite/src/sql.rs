@@ -12,12 +12,12 @@ use model::value::ColumnType;
 
 /// Inserts a row that must not exist. Parameters: each column, in the order of the table.
 pub(super) fn insert(table: &Table) -> String {
-    write_all("INSERT", table)
+    write_all(table, "")
 }
 
 /// Inserts a row unless it exists. Parameters: each column, in the order of the table.
 pub(super) fn insert_new(table: &Table) -> String {
-    let mut sql = write_all("INSERT", table);
+    let mut sql = write_all(table, "");
     push_conflict(&mut sql, table);
     sql + "NOTHING"
 }
@@ -35,9 +35,10 @@ pub(super) fn update(table: &Table, set: &[usize]) -> String {
 }
 
 /// Stores an after-image, whether the row exists or not. Parameters: each column, in the order of
-/// the table. `INSERT OR REPLACE` would delete other rows that a unique index finds.
+/// the table. `INSERT OR REPLACE` would delete other rows that a unique index finds. The alias
+/// hides the name of the table: in one called `excluded`, `excluded.name` would be the old value.
 pub(super) fn replace(table: &Table) -> String {
-    let mut sql = write_all("INSERT", table);
+    let mut sql = write_all(table, " AS stored");
     push_conflict(&mut sql, table);
     sql.push_str("UPDATE SET ");
     let place = |column: &usize| Table::PLACE.contains(column) || table.id().contains(column);
@@ -57,8 +58,8 @@ fn push_conflict(sql: &mut String, table: &Table) {
     sql.push_str(") DO ");
 }
 
-fn write_all(verb: &str, table: &Table) -> String {
-    let mut sql = format!("{verb} INTO {} (", table.name());
+fn write_all(table: &Table, alias: &str) -> String {
+    let mut sql = format!("INSERT INTO {}{alias} (", table.name());
     push_names(&mut sql, table, 0..table.columns().len());
     sql.push_str(") VALUES (");
     push_list(&mut sql, 1..=table.columns().len(), push_parameter);

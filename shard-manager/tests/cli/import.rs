@@ -13,7 +13,9 @@ use shard_manager::store::sqlite::offline_view::{DirView, Holder};
 use shard_manager::table::Column;
 use shard_manager::value::ColumnType;
 
-use crate::cluster::{Cluster, block_on, interrupt, program, run_in, run_reading, write};
+use crate::cluster::{
+    Cluster, block_on, interrupt, program, run, run_in, run_reading, serve, write,
+};
 
 /// A cluster with a table whose rows do not contain their shard key.
 fn with_notes(shards: usize) -> Cluster {
@@ -77,6 +79,19 @@ fn members_beside_the_data_of_a_line_are_applied_or_refused() {
     {
         assert!(ended.err.contains(reported), "{reported}: {ended:#?}");
     }
+}
+
+#[test]
+fn an_import_without_the_answer_of_a_router_does_not_claim_that_rows_are_stored() {
+    let url = serve(&[("/api/bulk-write", 502, "{}")]);
+    let ended = run(&["import", "--table", "users", "--url", &url]);
+    ended.refused("all, some or none of the rows may be stored; sent again as upserts");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", free.local_addr().unwrap());
+    drop(free);
+    let ended = run(&["import", "--table", "users", "--url", &url]);
+    assert!(!ended.err.contains("stored"), "{ended:#?}");
+    ended.refused("the router does not answer");
 }
 
 #[test]

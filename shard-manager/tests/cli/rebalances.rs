@@ -2,10 +2,14 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use shard_manager::engine::rebalance_draft::{DraftMembers, RebalanceDraft};
+use shard_manager::engine::rebalance_view::RebalanceBegun;
+use shard_manager::manager::Rebalances;
 
-use crate::cluster::{Ended, program, run, serve};
+use crate::cluster::{Cluster, Ended, block_on, program, run, run_in, serve};
 
 const ID: &str = "9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
 /// Commands that wait for a rebalance, without the URL.
@@ -71,6 +75,21 @@ fn a_wait_for_a_rebalance_ends_with_it_and_its_exit_code_is_the_outcome() {
             assert_eq!(has_reason, code == 1, "{wait:?}: {ended:?}");
         }
     }
+}
+
+#[test]
+fn a_wait_for_a_rebalance_of_a_stopped_cluster_ends_after_one_look_at_its_files() {
+    let cluster = Cluster::new(2, 0);
+    let draft = RebalanceDraft::drain("shard2".to_owned(), &DraftMembers::default());
+    let draft = draft.expect("within bounds");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let begun = block_on(Rebalances::of(&cluster.manager).begin(&draft, None, deadline));
+    let RebalanceBegun::Begun(begun) = begun.expect("it begins") else {
+        panic!("a drain retires its shard")
+    };
+    let dir = cluster.stop();
+    run_in(dir.path(), &["rebalance", "show", &begun.id]).expect(0);
+    run_in(dir.path(), &["rebalance", "wait", &begun.id]).refused("no router serves");
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Tests of the commands that change the shards of a stopped cluster.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, run_in};
+use crate::cluster::{Cluster, Ended, program, run_in, serve};
+use crate::scratch;
 
 fn listed(dir: &Path) -> Vec<Value> {
     let listing = run_in(dir, &["shard", "list", "--json"]).expect(0).json();
@@ -27,6 +29,44 @@ fn a_shard_joins_a_stopped_cluster_gets_another_weight_and_retires() {
     run_in(dir, &["shard", "remove", "east"]).expect(0);
     assert_eq!(listed(dir)[3], east("retired", 5));
     assert_eq!(run_in(dir, &["export", "--table", "users"]).expect(0).out.lines().count(), 60);
+}
+
+#[test]
+fn while_variables_name_servers_a_command_acts_on_files_only_if_they_are_named() {
+    let dir = Cluster::filled().stop();
+    let folder = scratch::folder();
+    symlink(dir.path(), folder.path().join("data")).expect("a link");
+    let here = |args: &[&str], variables: &[(&str, &str)]| {
+        let mut command = program(args);
+        command.current_dir(folder.path()).envs(variables.iter().copied());
+        Ended::of(&command.output().expect("the program starts"))
+    };
+    let state = || run_in(dir.path(), &["shard", "list", "--json"]).expect(0).out;
+    let (before, weight) = (state(), ["shard", "weight", "shard1", "2"]);
+    let server = "postgres://app@127.0.0.1:1/app";
+    for name in ["SHARD_URLS", "MAINDB_URL"] {
+        for args in [
+            &weight[..],
+            &["status"],
+            &["route", "user_1"],
+            &["placement", "show"],
+            &["move", "list"],
+            &["rebalance", "list"],
+            &["index", "list", "users"],
+            &["migrate", "--dry-run"],
+        ] {
+            let refused = here(args, &[(name, server), ("TESSERA_DATA_DIR", "")]);
+            refused.refused(&format!("{name} names servers: name "));
+        }
+    }
+    assert_eq!(state(), before);
+    here(&["placement", "show"], &[("SHARD_URLS", "")]).expect(0);
+    let named = [&weight[..], &["--data-dir", "data"]].concat();
+    here(&named, &[("SHARD_URLS", server)]).expect(0);
+    assert_ne!(state(), before, "the weight and the epoch have changed");
+    let url = serve(&[("/api/moves", 200, r#"{"success":true,"moves":[]}"#)]);
+    let list = ["move", "list", "--url", &url];
+    here(&list, &[("SHARD_URLS", server), ("TESSERA_DATA_DIR", "")]).expect(0);
 }
 
 #[test]

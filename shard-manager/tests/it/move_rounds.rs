@@ -18,6 +18,7 @@ use shard_manager::moves::move_row::{CopyCursor, MoveRow};
 use shard_manager::moves::observation::MoveGoal;
 use shard_manager::moves::request::MoveRequest;
 use shard_manager::moves::step::MoveStep;
+use shard_manager::replication::record_trim;
 use shard_manager::row_change::Operation::{Delete, Upsert};
 use shard_manager::row_change::RowWrite;
 use shard_manager::store::sqlite::move_reader::FileMoveReader;
@@ -96,6 +97,41 @@ fn a_copy_trims_the_log_of_its_target_although_no_client_writes_there() {
     let sql = "SELECT count(*) AS value FROM tessera_log";
     let kept = ints(&pair.shards[1].primary_file, sql)[0];
     assert!(kept <= 128, "{kept} entries are left");
+    assert_eq!(pair.digests(Origin), pair.digests(Destination));
+    pair.assert_equal_files();
+}
+
+#[test]
+fn a_copy_that_begins_again_after_its_log_grew_too_large_keeps_the_log_from_then_on() {
+    let mut pair = MovePair::new(&KEYS);
+    copy_whole(&mut pair);
+    let write_many = |pair: &mut MovePair| {
+        for number in 0..300 {
+            pair.shard(Origin).put(KEYS[number % KEYS.len()], number as i64);
+            pair.shard(Origin).catch_up_on_disk();
+        }
+    };
+    (0..2).for_each(|number| pair.shard(Origin).put(KEYS[0], number));
+    // Simulates the limit of the log's size.
+    let replication = Arc::clone(&pair.shard(Origin).replication);
+    assert_eq!(record_trim(&replication, replication.primary().committed()).len(), 1);
+    write_many(&mut pair);
+    assert!(matches!(pair.read_round(Origin, false), Err(RoundError::LostChanges)));
+    let mut begins = false;
+    loop {
+        let step = pair.next(MoveGoal::Forward);
+        let is_round = matches!(step, MoveStep::CopyRound { .. });
+        begins |= matches!(&step, MoveStep::Send(Destination, request)
+            if matches!(**request, MoveRequest::CopyAgain(_)));
+        assert!(pair.carry_out(step));
+        if is_round {
+            break;
+        }
+    }
+    assert!(begins, "the copy begins again");
+    write_many(&mut pair);
+    assert!(pair.read_round(Origin, false).is_ok(), "the log has all changes since then");
+    assert_eq!(pair.run(MoveGoal::Forward, nothing), KEPT);
     assert_eq!(pair.digests(Origin), pair.digests(Destination));
     pair.assert_equal_files();
 }

@@ -61,6 +61,46 @@ fn remote_connections_are_encrypted_and_verified_by_default() {
 }
 
 #[test]
+fn root_certificates_of_the_system_are_never_named_without_being_used() {
+    for (mode, tls) in [
+        ("", TlsMode::VerifyFull),
+        ("&sslmode=verify-ca", TlsMode::VerifyCa),
+        ("&sslmode=verify-full", TlsMode::VerifyFull),
+    ] {
+        for host in ["127.0.0.1", "db1"] {
+            let address = parsed(&format!("postgres://u@{host}/d?sslrootcert=system{mode}"));
+            assert_eq!((address.tls, address.root_certificates), (tls, None), "{host} {mode}");
+        }
+    }
+    let wanted = "sslmode must be verify-ca or verify-full where sslrootcert is system";
+    let defaults = |tls: Option<TlsMode>, roots: &str| NodeDefaults {
+        tls,
+        root_certificates: Some(roots.into()),
+        ..NodeDefaults::default()
+    };
+    for mode in [TlsMode::Disable, TlsMode::Prefer, TlsMode::Require] {
+        let own = format!("postgres://u@db1/d?sslmode={mode}&sslrootcert=system");
+        assert_eq!(refused(&own), wanted);
+        // The two meet as well if one of them, or both, are defaults.
+        let tls_alone = format!("postgres://u@db1/d?sslmode={mode}");
+        for (text, defaults) in [
+            (&*tls_alone, defaults(None, "system")),
+            ("postgres://u@db1/d?sslrootcert=system", defaults(Some(mode), "/ca.pem")),
+            ("postgres://u@db1/d", defaults(Some(mode), "system")),
+        ] {
+            let error = NodeAddress::parse(text, &defaults).unwrap_err();
+            assert_eq!(error.to_string(), wanted, "{text} {defaults:?}");
+        }
+        // A file in the address takes the place of the default.
+        let file = format!("postgres://u@db1/d?sslmode={mode}&sslrootcert=/x.pem");
+        let address = NodeAddress::parse(&file, &defaults(None, "system")).unwrap();
+        assert_eq!(address.root_certificates.as_deref(), Some(Path::new("/x.pem")));
+    }
+    let local = NodeAddress::parse("postgres://u@127.0.0.1/d", &defaults(None, "system")).unwrap();
+    assert_eq!((local.tls, local.root_certificates), (TlsMode::VerifyFull, None));
+}
+
+#[test]
 fn omitted_parts_of_an_address_come_from_the_defaults() {
     let defaults = NodeDefaults {
         user: Some("tessera".to_owned()),

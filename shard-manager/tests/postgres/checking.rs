@@ -202,6 +202,20 @@ async fn triggers_without_a_move_are_noted() {
 }
 
 #[tokio::test]
+async fn triggers_of_a_whole_copy_stay_enabled_for_the_activation_that_needs_them() {
+    let databases = Databases::new(1).await;
+    drop(connect(&databases.address()));
+    let target = "SELECT tessera.tessera_enable_recording('users', '{user_id}', '');
+        INSERT INTO tessera.tessera_slot_moves (id, role, other, slots, leg, term, mover, pass, round,
+            feed_timeline, feed_begun_timeline, feed_begun, cursor, begun_timeline, begun, version, system)
+        VALUES ('00000000-0000-0000-0000-000000000007', 'target', 1, '[7]', 0, 1, '1', 0, 1,
+            1, 1, 1, 'whole', 1, 1, 1, '1')";
+    databases.direct_session(0).await.run(target).await;
+    let ended = run_on(&databases, &["check"]);
+    assert!(!ended.out.contains("records changes of users"), "{ended:#?}");
+}
+
+#[tokio::test]
 async fn a_cluster_that_cannot_be_checked_is_refused() {
     let databases = Databases::new(2).await;
     run_on(&databases, &["check"]).refused("there is no cluster in these databases");

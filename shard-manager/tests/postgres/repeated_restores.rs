@@ -5,7 +5,6 @@ use shard_manager::store::postgres::backup::restore;
 
 use crate::backing_up::{OBSERVER, keys_of_users, restore_in_part, small_copy};
 use crate::cluster::{Databases, mortal};
-use crate::server::runtime;
 
 /// Number of locks that sessions of restores hold in a database.
 const LOCKS: &str = "SELECT count(*)::text AS value FROM pg_locks WHERE locktype = 'advisory'
@@ -67,7 +66,10 @@ async fn a_repeated_restore_drops_no_table_that_another_application_has_made_mea
 #[test]
 fn session_tokens_are_signed_otherwise_after_each_restore_on_any_server() {
     let servers = mortal();
-    runtime().block_on(async {
+    // Migrations block their thread.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.unwrap().block_on(async {
         let (databases, _folder, copy) = small_copy().await;
         let secret = "SELECT secret AS value FROM tessera.tessera_cluster";
         let mut secrets = vec![databases.direct_session(0).await.text(secret).await];

@@ -33,12 +33,12 @@ struct FileDone<'m> {
 
 /// Migrates a cluster.
 pub(super) fn run(args: &MigrateArgs, terminal: &Terminal) -> Result<(), CommandError> {
-    let dir = &args.place.data_dir;
+    let dir = args.place.dir("name files with --data-dir")?;
     if args.dry_run {
-        return show(&plan(dir)?, terminal);
+        return show(&plan(&dir)?, terminal);
     }
     let mut done = Vec::new();
-    let ended = migrate(dir, |file| done.push(file.clone()));
+    let ended = migrate(&dir, |file| done.push(file.clone()));
     // Shown even if the run failed in the middle: migrated files stay migrated.
     let shown = match ended.is_ok() || !done.is_empty() {
         true => show(&done, terminal),

@@ -137,7 +137,7 @@ impl ShownShard {
 fn show(args: &ShowArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let shown = match args.source.router() {
         Some(address) => fetch(&Router::at(&address)?)?,
-        None => look(&DirView::open(&args.source.place.data_dir)?),
+        None => look(&DirView::open(&args.source.data_dir()?)?),
     };
     Ok(terminal.show(&shown, |terminal| text(&shown, args.ranges, terminal))?)
 }

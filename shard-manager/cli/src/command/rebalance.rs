@@ -145,9 +145,7 @@ pub(super) fn run(options: &Options, terminal: &Terminal) -> Result<(), CommandE
             let shown = RebalancePlace::of(&args.source)?.show(&args.id)?;
             Ok(terminal.show(&shown, |terminal| details(&shown, terminal))?)
         }
-        Some(Verb::Wait(args)) => {
-            wait::follow(&RebalancePlace::of(&args.source)?, &args.id, terminal)
-        }
+        Some(Verb::Wait(args)) => wait::run(&RebalancePlace::of(&args.source)?, &args.id, terminal),
         Some(Verb::Pause(args)) => order(args, RebalanceOrder::Pause, terminal),
         Some(Verb::Resume(args)) => order(args, RebalanceOrder::Resume, terminal),
         Some(Verb::Cancel(args)) => order(args, RebalanceOrder::Cancel, terminal),
@@ -204,7 +202,8 @@ fn carry_out(
     };
     let begun = begun.ok_or_else(place::no_rebalance)?;
     if how.wait {
-        return wait::follow(&place, &begun.id, terminal);
+        let first = place.poll(&begun.id)?;
+        return wait::follow(&place, first, terminal);
     }
     Ok(terminal.show(&begun, |_| {
         let id = &begun.id;

@@ -71,7 +71,7 @@ impl<'a> View<'a> {
         if let Some(address) = args.source.router() {
             return Ok(Self::Router(Router::at(&address)?, table));
         }
-        let view = DirView::open(&args.source.place.data_dir)?;
+        let view = DirView::open(&args.source.data_dir()?)?;
         let table = table.map(|name| declared(&view, name)).transpose()?;
         Ok(Self::Files(view, table))
     }

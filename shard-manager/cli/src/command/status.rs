@@ -109,7 +109,7 @@ const OF_TABLES: &str =
 pub(super) fn run(args: &StatusArgs, terminal: &Terminal) -> Result<(), CommandError> {
     let status = match args.source.router() {
         Some(address) => fetch(&address)?,
-        None => look(&DirView::open(&args.source.place.data_dir)?)?,
+        None => look(&DirView::open(&args.source.data_dir()?)?)?,
     };
     let shown = terminal.show(&status, |terminal| text(&status, terminal));
     if status.ok {

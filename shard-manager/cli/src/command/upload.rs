@@ -4,7 +4,7 @@
 //! are bounded.
 //! **Not here:** the rows (`generate`, `import`).
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use ::import::FailedRow;
@@ -12,7 +12,7 @@ use model::keyspace::Keyspace;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use ureq::http::Response;
-use ureq::{Agent, AsSendBody, Body, SendBody};
+use ureq::{Agent, AsSendBody, Body, SendBody, Timeout};
 
 use super::http_agent::{Client, RouterAddress, description};
 use super::interrupt;
@@ -111,6 +111,8 @@ enum Next {
     Done(Answer),
     /// Nothing was stored: wait and retry.
     Wait(Duration, String),
+    /// No connection was made in time, so nothing was sent.
+    Unsent(String),
     /// Rows may have been stored.
     Unknown(String),
 }
@@ -170,7 +172,7 @@ impl Router {
                     wait = retry_after.max(wait);
                     text = cause;
                 }
-                Next::Unknown(cause) => text = cause,
+                Next::Unsent(cause) | Next::Unknown(cause) => text = cause,
             }
             std::thread::sleep(wait);
             wait = (wait * 2).min(WAIT_MAX);
@@ -189,10 +191,11 @@ impl Router {
         match self.next(sent).map_err(|error| self.named(error))? {
             Next::Done(answer) => Ok(answer),
             Next::Wait(_, cause) => Err(UploadError::Refused(cause)),
+            Next::Unsent(cause) => Err(self.named(UploadError::NoAnswer(cause))),
             Next::Unknown(_) if interrupt::is_interrupted() => Err(UploadError::Cancelled),
             Next::Unknown(cause) => {
-                let reported =
-                    "a part of the rows is stored; sent again as upserts, none is stored twice";
+                let reported = "all, some or none of the rows may be stored; sent again as \
+                                upserts, none is stored twice";
                 Err(self.named(UploadError::NoAnswer(format!("{cause}; {reported}"))))
             }
         }
@@ -229,13 +232,11 @@ impl Router {
         let mut response = match sent {
             Ok(response) => response,
             Err(ureq::Error::BadUri(cause)) => return Err(UploadError::Refused(cause)),
-            Err(error @ (ureq::Error::HostNotFound | ureq::Error::ConnectionFailed)) => {
-                return Err(UploadError::NoAnswer(error.to_string()));
+            Err(error @ ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)) => {
+                return Ok(Next::Unsent(description(&error)));
             }
-            Err(ureq::Error::Io(error))
-                if error.kind() == std::io::ErrorKind::ConnectionRefused =>
-            {
-                return Err(UploadError::NoAnswer(error.to_string()));
+            Err(error) if is_unreachable(&error) => {
+                return Err(UploadError::NoAnswer(description(&error)));
             }
             Err(error) => return Ok(Next::Unknown(description(&error))),
         };
@@ -263,6 +264,23 @@ impl Router {
             _ => Err(UploadError::Refused(cause + self.client.remedy(status))),
         }
     }
+}
+
+/// Returns whether no connection can be made, so that nothing was sent.
+fn is_unreachable(error: &ureq::Error) -> bool {
+    if let ureq::Error::Io(cause) = error {
+        // The router's certificate is checked before the request is sent.
+        let tls = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let is_distrusted = matches!(tls, Some(rustls::Error::InvalidCertificate(_)));
+        return is_distrusted || cause.kind() == ErrorKind::ConnectionRefused;
+    }
+    matches!(
+        error,
+        ureq::Error::HostNotFound
+            | ureq::Error::ConnectionFailed
+            | ureq::Error::Tls(_)
+            | ureq::Error::Rustls(_)
+    )
 }
 
 impl Answer {
@@ -297,5 +315,38 @@ impl Problem {
     fn sentence(&self) -> String {
         let text = if self.detail.is_empty() { &self.title } else { &self.detail };
         format!("{text} ({})", self.code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustls::CertificateError;
+
+    use super::*;
+
+    #[test]
+    fn only_an_error_without_a_connection_proves_that_nothing_was_sent() {
+        let tls =
+            |cause: rustls::Error| ureq::Error::from(io::Error::new(ErrorKind::InvalidData, cause));
+        let unreachable: [ureq::Error; 4] = [
+            ureq::Error::HostNotFound,
+            ureq::Error::ConnectionFailed,
+            io::Error::from(ErrorKind::ConnectionRefused).into(),
+            tls(rustls::Error::InvalidCertificate(CertificateError::Expired)),
+        ];
+        for error in unreachable {
+            assert!(is_unreachable(&error), "{error}");
+        }
+        let later: [ureq::Error; 4] = [
+            ureq::Error::Timeout(Timeout::SendBody),
+            ureq::Error::Timeout(Timeout::RecvResponse),
+            io::Error::from(ErrorKind::ConnectionReset).into(),
+            tls(rustls::Error::DecryptError),
+        ];
+        for error in later {
+            assert!(!is_unreachable(&error), "{error}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use model::slot_set::SlotSet;
 
 use super::Audit;
 use super::owners::ShardSlots;
+use crate::slot_moves::NEEDLESSLY_RECORDED;
 use crate::statement::{Statement, load};
 
 /// Reads the highest version that a row may have, the bits of the owned slots and of the readable
@@ -28,8 +29,6 @@ const INVALID: &str = "WITH ours AS (SELECT c.oid,c.relname FROM pg_class c \
     WHERE NOT (x.indisvalid AND x.indisready) \
     UNION ALL SELECT 'constraint',o.conname::text,ours.relname::text FROM pg_constraint o \
     JOIN ours ON ours.oid=o.conrelid WHERE NOT o.convalidated ORDER BY 1,2,3";
-/// Selects the tables whose triggers record changes although no move follows them.
-const NEEDLESSLY_RECORDED: &str = "SELECT tessera_needlessly_recorded()";
 
 /// Contents of one database other than its rows.
 pub(super) struct Inventory {

@@ -18,7 +18,7 @@ impl Batch {
     /// Returns the first result, if the change was stored before under its idempotency key.
     pub(super) fn replayed(&mut self, change: &RowWrite) -> Option<Result<RowDone, Error>> {
         let id = [Value::Text(idempotency::key(change)?.to_owned())];
-        let at = self.rows.find(&idempotency::TABLE, &change.key, &id)?;
+        let at = self.rows.find(&idempotency::TABLE, (change.slot, &change.key), &id)?;
         let record = self.rows.all()[at].after.as_ref()?;
         let text = |column: usize| match record.get(column) {
             Some(Value::Text(text)) => text.as_str(),
@@ -40,7 +40,7 @@ impl Batch {
     /// Replaces the result that is stored under the idempotency key.
     pub(super) fn remember_again(&mut self, change: &RowWrite, answer: &RowDone) {
         let Some(record) = idempotency::record(change, &Ok(answer.clone())) else { return };
-        let at = self.rows.find(&record.table, &record.key, &record.id);
+        let at = self.rows.find(&record.table, (record.slot, &record.key), &record.id);
         let Some(kept) = at.and_then(|at| self.rows.row_mut(at).after.as_mut()) else { return };
         for (column, value) in record.set {
             kept[column - record.table.answered().start] = value;

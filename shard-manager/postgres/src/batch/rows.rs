@@ -80,7 +80,7 @@ impl LockedRows {
 
     fn add(&mut self, table: &Arc<Table>, slot: Slot, key: &str, id: &[Value]) {
         let next = self.rows.len();
-        if *self.places.entry(place(table, key, id)).or_insert(next) == next {
+        if *self.places.entry(place(table, slot, key, id)).or_insert(next) == next {
             let (table, key, id) = (Arc::clone(table), key.to_owned(), id.to_vec());
             let (before, after, touched, changes) = (None, None, false, 0);
             self.rows.push(Row { table, slot, key, id, before, after, touched, changes });
@@ -92,13 +92,13 @@ impl LockedRows {
     fn sort(&mut self, parts: Option<&Parts>) {
         let sorted = |row: &Row| {
             let part = parts.map_or(0, |parts| parts.of(&row.key));
-            let place = place(&row.table, &row.key, &row.id);
+            let place = place(&row.table, row.slot, &row.key, &row.id);
             (row.table.name().to_owned(), part, row.slot.number(), place)
         };
         self.rows.sort_by_cached_key(sorted);
         let numbered = self.rows.iter().enumerate();
-        self.places =
-            numbered.map(|(at, row)| (place(&row.table, &row.key, &row.id), at)).collect();
+        let placed = |row: &Row| place(&row.table, row.slot, &row.key, &row.id);
+        self.places = numbered.map(|(at, row)| (placed(row), at)).collect();
     }
 
     /// Returns all rows, in order.
@@ -107,8 +107,13 @@ impl LockedRows {
     }
 
     /// Returns the index of a row; `None` if the batch does not touch it.
-    pub(super) fn find(&self, table: &Table, key: &str, id: &[Value]) -> Option<usize> {
-        self.places.get(&place(table, key, id)).copied()
+    pub(super) fn find(
+        &self,
+        table: &Table,
+        (slot, key): (Slot, &str),
+        id: &[Value],
+    ) -> Option<usize> {
+        self.places.get(&place(table, slot, key, id)).copied()
     }
 
     /// Returns a row, to complete what is stored.
@@ -138,11 +143,13 @@ impl LockedRows {
     }
 }
 
-/// Returns the identity of a row in a batch.
-fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
-    let mut place = Vec::with_capacity(table.name().len() + key.len() + 16 * id.len() + 2);
+/// Returns the identity of a row in a batch. The slot is a part of it: rows of two partitions may
+/// have the same key and id.
+fn place(table: &Table, slot: Slot, key: &str, id: &[Value]) -> Vec<u8> {
+    let mut place = Vec::with_capacity(table.name().len() + key.len() + 16 * id.len() + 4);
     place.extend_from_slice(table.name().as_bytes());
     place.push(0);
+    place.extend_from_slice(&slot.number().to_be_bytes());
     place.extend_from_slice(key.as_bytes());
     for (column, value) in table.id().iter().zip(id) {
         place.push(0);
@@ -159,4 +166,39 @@ fn place(table: &Table, key: &str, id: &[Value]) -> Vec<u8> {
         binary_value::encode(&mut place, kind, value);
     }
     place
+}
+
+#[cfg(test)]
+mod tests {
+    use model::row_change::{Operation, RowWrite};
+
+    use super::*;
+
+    /// Returns an update of the row `ada` of a slot, with an idempotency key.
+    fn change(slot: u16) -> RowWrite {
+        let table = &*idempotency::TABLE;
+        RowWrite {
+            table: Arc::clone(table),
+            operation: Operation::Update,
+            slot: Slot::new(slot).expect("a slot"),
+            key: "ada".to_owned(),
+            id: vec![Value::Text("ada".to_owned())],
+            set: Vec::new(),
+            precondition: None,
+            idempotency_key: Some("once".to_owned()),
+            wants_row: false,
+        }
+    }
+
+    #[test]
+    fn rows_of_one_key_and_id_in_two_slots_are_two_rows_in_the_order_of_their_slots() {
+        let changes = [change(258), change(2), change(258)];
+        let groups = [WriteGroup { rows: &changes, atomic_rows: None }];
+        let rows = LockedRows::of(&groups, None);
+        let slots: Vec<u16> = rows.all().iter().map(|row| row.slot.number()).collect();
+        assert_eq!(slots, [2, 2, 258, 258], "each row, and the record of its idempotency key");
+        for (at, row) in rows.all().iter().enumerate() {
+            assert_eq!(rows.find(&row.table, (row.slot, &row.key), &row.id), Some(at));
+        }
+    }
 }

@@ -42,9 +42,10 @@ pub(crate) fn remove(table: &Table) -> String {
 }
 
 /// Stores this number of new rows. Parameters: all columns of the first row, then of the next.
+/// The alias hides the name of the table: in [`update`], one called `excluded` would be ambiguous.
 pub(crate) fn insert(table: &Table, rows: usize) -> String {
     let columns: Vec<usize> = (0..table.columns().len()).collect();
-    let mut sql = format!("INSERT INTO {} (", table.name());
+    let mut sql = format!("INSERT INTO {} AS r (", table.name());
     push_names(&mut sql, "", table, columns.iter().copied());
     sql.push_str(") VALUES ");
     let mut next = 1;

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use model::table::closest;
 
-use super::{Host, NodeAddress, NodeDefaults, PORT_DEFAULT, Password, PasswordError, TlsMode};
+use super::{
+    Host, NodeAddress, NodeDefaults, PORT_DEFAULT, Password, PasswordError, SYSTEM_ROOTS, TlsMode,
+};
 
 /// Parameters that may follow the `?`.
 const PARAMETERS: [&str; 11] = [
@@ -228,29 +230,50 @@ pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, 
         }
         (_, _, _) => return Err(NodeAddressError::Passwords),
     };
-    let tls = match parameters.take("sslmode") {
-        Some(name) => TlsMode::find(&name).ok_or(NodeAddressError::Value {
-            name: "sslmode",
-            allowed: "disable, prefer, require, verify-ca or verify-full",
-        })?,
-        None => defaults.tls.unwrap_or_else(|| TlsMode::default_for(&hosts)),
-    };
-    let root_certificates = match parameters.take("sslrootcert") {
-        // `system` is libpq's word for what is the default here anyway.
-        Some(path) if path == "system" => None,
-        Some(path) => Some(PathBuf::from(path)),
-        None => defaults.root_certificates.clone(),
-    };
+    let roots = parameters.take("sslrootcert").map(PathBuf::from);
+    let roots = roots.or_else(|| defaults.root_certificates.clone());
+    let is_system = roots.as_ref().is_some_and(|roots| roots.as_os_str() == SYSTEM_ROOTS);
+    let tls = tls_mode(parameters.take("sslmode"), defaults.tls, &hosts, is_system)?;
     Ok(NodeAddress {
         hosts,
         database,
         user,
         password,
         tls,
-        root_certificates,
+        // Without a file, the root certificates of the system are used.
+        root_certificates: roots.filter(|_| !is_system),
         connect_timeout: parameters.take("connect_timeout").map(|t| seconds(&t)).transpose()?,
         application: parameters.take("application_name"),
     })
+}
+
+/// Returns the mode that is given, that of the defaults, or the default for the hosts. Like libpq,
+/// refuses `sslrootcert=system` with a mode that would not use these certificates, and verifies
+/// everything if it is given without a mode.
+fn tls_mode(
+    given: Option<String>,
+    default: Option<TlsMode>,
+    hosts: &[Host],
+    is_system: bool,
+) -> Result<TlsMode, NodeAddressError> {
+    let given = given.map(|name| {
+        TlsMode::find(&name).ok_or(NodeAddressError::Value {
+            name: "sslmode",
+            allowed: "disable, prefer, require, verify-ca or verify-full",
+        })
+    });
+    let tls = match given.transpose()?.or(default) {
+        Some(tls) => tls,
+        None if is_system => TlsMode::VerifyFull,
+        None => TlsMode::default_for(hosts),
+    };
+    if is_system && !tls.always_verifies() {
+        return Err(NodeAddressError::Value {
+            name: "sslmode",
+            allowed: "verify-ca or verify-full where sslrootcert is system",
+        });
+    }
+    Ok(tls)
 }
 
 fn seconds(text: &str) -> Result<Duration, NodeAddressError> {

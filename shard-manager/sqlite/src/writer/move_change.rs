@@ -106,6 +106,14 @@ fn follow_traces(
             let rows = stored_move::load(connection)?;
             traces.settle(&writer.replication, &rows, writer.counters.position as u64)?;
         }
+        // If the log was trimmed although the move needs it, the mover begins another copy in its
+        // next term, and raises that term here before it reads the first round.
+        Some(MoveEffect::Changed(RowWork::None))
+            if matches!(change.request, MoveRequest::Raise { .. }) =>
+        {
+            let rows = stored_move::load(connection)?;
+            traces.settle(&writer.replication, &rows, writer.counters.position as u64)?;
+        }
         Some(_) | None => {}
     }
     Ok(())

@@ -76,7 +76,7 @@ impl IndexPlace {
     pub(super) fn of(source: &ClusterSource, table: &str) -> Result<Self, CommandError> {
         let source = match source.router() {
             Some(address) => IndexSource::Router(Box::new(Router::at(&address)?)),
-            None => IndexSource::Files(source.place.data_dir.clone()),
+            None => IndexSource::Files(source.data_dir()?),
         };
         Self::new(source, table)
     }

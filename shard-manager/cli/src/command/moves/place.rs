@@ -37,13 +37,28 @@ impl MovePlace {
     pub(super) fn of(source: &ClusterSource) -> Result<Self, CommandError> {
         Ok(match source.router() {
             Some(address) => Self::Router(Box::new(Router::at(&address)?)),
-            None => Self::Files(source.place.data_dir.clone()),
+            None => Self::Files(source.data_dir()?),
         })
     }
 
     /// Returns a move.
     pub(super) fn show(&self, id: &str) -> Result<MoveView, CommandError> {
         self.one(MoveCommand::Show { id: id.to_owned() })
+    }
+
+    /// Returns a move as the router shows it. The files of a stopped cluster stay closed, because
+    /// each opening of them begins a timeline.
+    pub(super) fn poll(&self, id: &str) -> Result<MoveView, CommandError> {
+        let command = MoveCommand::Show { id: id.to_owned() };
+        let moves = match self {
+            Self::Router(router) => through(router, command)?,
+            Self::Files(data_dir) => match command_moves(data_dir, command) {
+                Ok(moves) => moves,
+                Err(ControlError::NoListener) => return Err(no_router(data_dir)),
+                Err(error) => return Err(CommandError::Refused(error.to_string())),
+            },
+        };
+        moves.into_iter().next().ok_or_else(no_move)
     }
 
     /// Sends a request about one move, and returns that move.
@@ -66,6 +81,11 @@ impl MovePlace {
 
 fn no_move() -> CommandError {
     CommandError::Refused("there is no such move (TSR331)".to_owned())
+}
+
+fn no_router(data_dir: &Path) -> CommandError {
+    let dir = data_dir.display();
+    CommandError::Refused(format!("no router serves {dir}: start one, which carries moves out"))
 }
 
 /// Sends a request to a router by HTTP.
@@ -154,10 +174,7 @@ fn change_stopped(data_dir: &Path, command: &MoveCommand) -> Result<Vec<MoveView
     // Opening a folder without a cluster would create one.
     DirView::open(data_dir)?;
     let Some(request) = StoppedRequest::of(command)? else {
-        return Err(CommandError::Refused(format!(
-            "no router serves {}: start one, which carries moves out",
-            data_dir.display()
-        )));
+        return Err(no_router(data_dir));
     };
     let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
     let manager = assembly::open_primaries(&cluster)?;

@@ -43,7 +43,7 @@ impl RebalancePlace {
     pub(super) fn of(source: &ClusterSource) -> Result<Self, CommandError> {
         Ok(match source.router() {
             Some(address) => Self::Router(Box::new(Router::at(&address)?)),
-            None => Self::Files(source.place.data_dir.clone()),
+            None => Self::Files(source.data_dir()?),
         })
     }
 
@@ -60,6 +60,20 @@ impl RebalancePlace {
         self.one(RebalanceCommand::Show { id: id.to_owned() })
     }
 
+    /// Returns a rebalance as the router shows it. The files of a stopped cluster stay closed,
+    /// because each opening of them begins a timeline.
+    pub(super) fn poll(&self, id: &str) -> Result<RebalanceView, CommandError> {
+        let command = RebalanceCommand::Show { id: id.to_owned() };
+        first(match self {
+            Self::Router(router) => through(router, command)?,
+            Self::Files(data_dir) => match command_rebalances(data_dir, command) {
+                Ok(answer) => answer,
+                Err(ControlError::NoListener) => return Err(no_router(data_dir)),
+                Err(error) => return Err(CommandError::Refused(error.to_string())),
+            },
+        })
+    }
+
     /// Returns all rebalances.
     pub(super) fn list(&self) -> Result<Vec<RebalanceView>, CommandError> {
         match self.send(RebalanceCommand::List)? {
@@ -70,10 +84,7 @@ impl RebalancePlace {
 
     /// Sends a request about one rebalance, and returns that rebalance.
     pub(super) fn one(&self, command: RebalanceCommand) -> Result<RebalanceView, CommandError> {
-        match self.send(command)? {
-            RebalanceAnswer::Rebalances(views) => views.into_iter().next().ok_or_else(no_rebalance),
-            RebalanceAnswer::Plan(_) => Err(unreadable(&"it is a plan")),
-        }
+        first(self.send(command)?)
     }
 
     /// Sends a request.
@@ -92,6 +103,21 @@ impl RebalancePlace {
 /// Returns the error for an id that no rebalance has.
 pub(super) fn no_rebalance() -> CommandError {
     CommandError::Refused("there is no such rebalance (TSR336)".to_owned())
+}
+
+fn no_router(data_dir: &Path) -> CommandError {
+    let dir = data_dir.display();
+    CommandError::Refused(format!(
+        "no router serves {dir}: start one, which carries rebalances out"
+    ))
+}
+
+/// Returns the first rebalance of an answer.
+fn first(answer: RebalanceAnswer) -> Result<RebalanceView, CommandError> {
+    match answer {
+        RebalanceAnswer::Rebalances(views) => views.into_iter().next().ok_or_else(no_rebalance),
+        RebalanceAnswer::Plan(_) => Err(unreadable(&"it is a plan")),
+    }
 }
 
 fn unreadable(error: &dyn std::fmt::Display) -> CommandError {
@@ -182,10 +208,7 @@ fn read_stopped(
     // Opening a folder without a cluster would create one.
     DirView::open(data_dir)?;
     if matches!(command, RebalanceCommand::Begin(_) | RebalanceCommand::Order { .. }) {
-        return Err(CommandError::Refused(format!(
-            "no router serves {}: start one, which carries rebalances out",
-            data_dir.display()
-        )));
+        return Err(no_router(data_dir));
     }
     let cluster = EmbeddedCluster { data_dir: data_dir.to_owned(), wanted: ClusterSpec::default() };
     let manager = assembly::open_primaries(&cluster)?;

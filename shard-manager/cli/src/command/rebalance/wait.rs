@@ -17,7 +17,8 @@ use crate::terminal::{Terminal, say};
 
 pub(super) const EXAMPLES: &str = "\
 Exit code 0 means that all slots have moved, or that a rebalance that was to be cancelled was.
-Ctrl-C ends the wait, and the rebalance goes on.
+Ctrl-C ends the wait, and the rebalance goes on. Only a router carries a rebalance out: without one
+the wait ends with exit code 2, after 30 s if a router served the cluster before.
 
 Example:
   shard-manager rebalance wait 9b3e6c0a-52d4-4c5e-8f53-6d1b0c8f2a71";
@@ -25,13 +26,24 @@ Example:
 /// Longest interval between two lines about a running rebalance.
 const LINE: Duration = Duration::from_secs(10);
 
-/// Waits for a rebalance, and shows how it has ended.
-pub(super) fn follow(
+/// Waits for a rebalance.
+pub(super) fn run(
     place: &RebalancePlace,
     id: &str,
     terminal: &Terminal,
 ) -> Result<(), CommandError> {
     let first = place.show(id)?;
+    // The files of a stopped cluster can be shown once, but no rebalance in them goes on.
+    let first = if first.has_ended() { first } else { place.poll(id)? };
+    follow(place, first, terminal)
+}
+
+/// Waits until a rebalance has ended, and shows it.
+pub(super) fn follow(
+    place: &RebalancePlace,
+    first: RebalanceView,
+    terminal: &Terminal,
+) -> Result<(), CommandError> {
     interrupt::watch();
     let was_cancelled = first.state == RebalanceState::Cancelling.name();
     let last = until_ended(place, first, terminal)?;
@@ -64,7 +76,7 @@ fn until_ended(
             let line = format!("cancelled; the rebalance goes on: {again}");
             return Err(CommandError::Refused(line));
         }
-        if let Some(view) = polls.answer(place.show(&shown.id))? {
+        if let Some(view) = polls.answer(place.poll(&shown.id))? {
             shown = view;
         }
     }

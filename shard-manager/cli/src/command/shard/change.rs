@@ -129,10 +129,10 @@ fn change(source: &ClusterSource, change: ShardRequest) -> Result<(), CommandErr
     if let Some(router) = source.router() {
         return through(&Router::at(&router)?, &change);
     }
-    let data_dir = &source.place.data_dir;
-    match change_shards(data_dir, change.clone()) {
+    let data_dir = source.data_dir()?;
+    match change_shards(&data_dir, change.clone()) {
         Ok(()) => Ok(()),
-        Err(ControlError::NoListener) => change_stopped(data_dir, change),
+        Err(ControlError::NoListener) => change_stopped(&data_dir, change),
         Err(error) => Err(CommandError::Refused(error.to_string())),
     }
 }

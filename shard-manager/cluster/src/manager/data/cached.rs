@@ -57,23 +57,31 @@ impl KeysBeingWritten {
         let Some(cache) = &manager.cache else {
             return Self { cache: None, keys: Vec::new() };
         };
-        let mut keys: Vec<KeyBeingWritten> = Vec::with_capacity(rows.size_hint().0);
-        for (KeyLocation { since, slot, .. }, RowWrite { table, key, .. }) in rows {
-            // Rows of one key often follow each other.
-            let is_last =
-                |last: &KeyBeingWritten| last.key == *key && Arc::ptr_eq(&last.table, table);
-            if !keys.last().is_some_and(is_last) {
-                let (table, key) = (Arc::clone(table), key.clone());
-                keys.push(KeyBeingWritten { since, slot, table, key });
-            }
-        }
-        Self { cache: Some(Arc::clone(cache)), keys }
+        Self { cache: Some(Arc::clone(cache)), keys: keys_of(rows) }
     }
 
     /// Keeps the cache entries, because nothing was stored and nothing will be.
     pub(super) fn forget(&mut self) {
         self.keys.clear();
     }
+}
+
+/// Returns the keys of these rows. Rows of one key often follow each other, and give one key if
+/// they have the same cache entry: rows of one key in two partitions have not.
+fn keys_of<'r>(rows: impl Iterator<Item = (KeyLocation, &'r RowWrite)>) -> Vec<KeyBeingWritten> {
+    let mut keys: Vec<KeyBeingWritten> = Vec::with_capacity(rows.size_hint().0);
+    for (KeyLocation { since, slot, .. }, RowWrite { table, key, .. }) in rows {
+        let is_last = |last: &KeyBeingWritten| {
+            last.key == *key
+                && (last.since, last.slot) == (since, slot)
+                && Arc::ptr_eq(&last.table, table)
+        };
+        if !keys.last().is_some_and(is_last) {
+            let (table, key) = (Arc::clone(table), key.clone());
+            keys.push(KeyBeingWritten { since, slot, table, key });
+        }
+    }
+    keys
 }
 
 impl Drop for KeysBeingWritten {
@@ -124,5 +132,35 @@ impl RowReader<'_> {
 impl KeyAnswer {
     fn of(ShardRows { read, role, .. }: ShardRows, cache: Option<CacheUse>) -> Self {
         Self { rows: read.rows, position: read.position, served_by: role.into(), cache }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::idempotency;
+    use model::row_change::Operation;
+    use model::topology::ShardNumber;
+
+    use super::*;
+
+    #[test]
+    fn rows_of_one_key_in_two_partitions_invalidate_the_entries_of_both() {
+        let slots = [1, 1, 2].map(|number| Slot::new(number).expect("a slot"));
+        let table = &*idempotency::TABLE;
+        let writes = slots.map(|slot| RowWrite {
+            table: Arc::clone(table),
+            operation: Operation::Upsert,
+            slot,
+            key: "ada".to_owned(),
+            id: Vec::new(),
+            set: Vec::new(),
+            precondition: None,
+            idempotency_key: None,
+            wants_row: false,
+        });
+        let place = |slot| KeyLocation { slot, shard: ShardNumber(0), epoch: 1, since: 1 };
+        let keys = keys_of(writes.iter().map(|row| (place(row.slot), row)));
+        let found: Vec<Slot> = keys.iter().map(|key| key.slot).collect();
+        assert_eq!(found, [slots[0], slots[2]], "a key for each cache entry");
     }
 }

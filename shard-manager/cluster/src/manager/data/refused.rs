@@ -160,7 +160,12 @@ impl Settlement<'_> {
         let manager = self.sender.data.manager;
         let KeyLocation { slot, shard, epoch, .. } = row.row.place;
         let next = match row.refusal.state {
-            RefusedState::Moved { to } if row.refusal.slot == slot => to,
+            // A shard that is not remembered as the owner is not followed (`moved_slots`).
+            RefusedState::Moved { to }
+                if row.refusal.slot == slot && manager.router.locate(slot).shard == to =>
+            {
+                to
+            }
             // The row was not tried, or its slot accepts writes again: it can be sent at once.
             RefusedState::Fenced { left } if left.is_zero() => manager.router.locate(slot).shard,
             RefusedState::Fenced { .. }
