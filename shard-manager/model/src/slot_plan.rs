@@ -75,7 +75,7 @@ pub struct PlanScene<'s> {
 }
 
 /// Moves of slots to a goal.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SlotPlan {
     /// The moves, in the order in which they should begin.
     pub steps: Vec<PlanStep>,

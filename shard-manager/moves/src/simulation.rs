@@ -81,14 +81,8 @@ fn disturb(world: &mut World) {
         (odds.scatter, scatter::step),
         (odds.delivery, deliver),
     ];
-    let sum: u32 = events.iter().map(|(weight, _)| weight).sum();
-    let mut left = world.random.below(sum as usize) as u32;
-    for (weight, event) in events {
-        if left < weight {
-            return event(world);
-        }
-        left -= weight;
-    }
+    let event = world.random.weighted(&events);
+    event(world);
 }
 
 /// Runs the second phase: no more faults happen, and the move must end.

@@ -79,20 +79,10 @@ impl TransactionError {
     /// Converts the error of a server that still answers on its connection: a message about a lost
     /// connection was then the text of a trigger.
     pub(super) fn on_living_connection(self) -> Self {
-        match self.kind {
-            DbErrorKind::Lost => {
-                Self { kind: DbErrorKind::Other, usable: true, retry_split: true, ..self }
-            }
-            DbErrorKind::Constraint(_)
-            | DbErrorKind::NotUnique(_)
-            | DbErrorKind::Discarded(_)
-            | DbErrorKind::Conflict
-            | DbErrorKind::ReadOnly
-            | DbErrorKind::Full
-            | DbErrorKind::Late
-            | DbErrorKind::Outdated
-            | DbErrorKind::Promoted
-            | DbErrorKind::Other => self,
+        if self.kind == DbErrorKind::Lost {
+            Self { kind: DbErrorKind::Other, usable: true, retry_split: true, ..self }
+        } else {
+            self
         }
     }
 

@@ -207,6 +207,12 @@ impl Router {
         (place.slot, place.shard, ShardNumber(1 - place.shard.0))
     }
 
+    /// Returns a key, other than `ada`, of a shard.
+    fn another_key_of(&self, owner: ShardNumber) -> &'static str {
+        let mut keys = ["bob", "cleo", "dora", "emil", "fay", "gus"].into_iter();
+        keys.find(|key| self.place(key).1 == owner).expect("one of them has this owner")
+    }
+
     /// Returns the maps of the next two epochs: the slot of the key moves away, and returns.
     fn there_and_back(&self, key: &str) -> [ShardMap; 2] {
         let (slot, owner, other) = self.place(key);
@@ -353,9 +359,7 @@ async fn a_change_that_an_earlier_owner_lost_is_reported_by_the_new_owner() {
     let router = Router::open(shards(2));
     router.write("ada").await;
     let (_, owner, other) = router.place("ada");
-    let elsewhere = ["bob", "cleo", "dora", "emil", "fay", "gus"];
-    let elsewhere = elsewhere.into_iter().find(|key| router.place(key).1 == owner);
-    let elsewhere = elsewhere.expect("one of them has the same owner");
+    let elsewhere = router.another_key_of(owner);
     let read = async |query, key, session| router.read((query, key), session).await.map(drop);
     let session = lost(other);
     assert_eq!(read(router.all(), Some("ada"), &session).await, Ok(()), "nothing has moved");
@@ -415,9 +419,7 @@ async fn a_promotion_of_an_earlier_owner_during_a_read_is_reported_by_the_new_ow
     let router = Router::open(shards(2));
     router.write("ada").await;
     let (_, owner, other) = router.place("ada");
-    let elsewhere = ["bob", "cleo", "dora", "emil", "fay", "gus"];
-    let elsewhere = elsewhere.into_iter().find(|key| router.place(key).1 == owner);
-    let elsewhere = elsewhere.expect("one of them has the same owner");
+    let elsewhere = router.another_key_of(owner);
     let [_, back] = router.there_and_back("ada");
     (router.publish)(back);
     let lost = Err(Error::SeenMayBeLost { shard: router.manager().shard_name(other).to_owned() });

@@ -12,6 +12,7 @@ use shard_manager::shard_map::ShardMap;
 use crate::cluster::{Databases, SideSession, connect};
 use crate::move_clients::keys_of;
 use crate::move_steps::{LONG, SOURCE, TARGET, begin, kept_up, new, order, owners, until};
+use crate::new_shard;
 
 /// Undoes the last change of the map, like a failover to a replica that lacks it.
 async fn lose_last(catalog: &mut SideSession, undoing: &str) {
@@ -20,11 +21,7 @@ async fn lose_last(catalog: &mut SideSession, undoing: &str) {
 }
 
 async fn until_map(manager: &Manager, is_reached: impl Fn(&ShardMap) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_reached(&manager.map()) {
-        assert!(Instant::now() < deadline, "{:?} stays", manager.map().topology());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    new_shard::until("the map", || is_reached(&manager.map())).await;
 }
 
 fn weights(map: &ShardMap) -> Vec<u32> {

@@ -5,14 +5,7 @@ use model::slot_plan::SlotPlan;
 use super::*;
 
 fn record() -> RebalanceRecord {
-    let plan = SlotPlan {
-        steps: Vec::new(),
-        skew_before: 1.0,
-        skew_planned: 1.0,
-        needed: 0,
-        shards: Vec::new(),
-        note: None,
-    };
+    let plan = SlotPlan::default();
     RebalanceRecord::begin((PlanGoal::Slots, &plan), (None, Duration::ZERO), Utc::now())
 }
 

@@ -20,6 +20,19 @@ impl Random {
         (self.next() >> 16) as usize % limit
     }
 
+    /// Returns one of some items, each as often as its weight says.
+    pub(super) fn weighted<T: Copy>(&mut self, items: &[(u32, T)]) -> T {
+        let sum: u32 = items.iter().map(|(weight, _)| weight).sum();
+        let mut left = self.below(sum as usize) as u32;
+        for (weight, item) in items {
+            if left < *weight {
+                return *item;
+            }
+            left -= weight;
+        }
+        unreachable!("the number is below the sum of all weights");
+    }
+
     /// Returns true with this probability, in thousandths.
     pub(super) fn chance(&mut self, thousandths: u32) -> bool {
         self.below(1_000) < thousandths as usize

@@ -160,14 +160,8 @@ fn run(seed: u64, rules: ReaderRules, is_printed: bool) -> Option<usize> {
 }
 
 fn disturb(world: &mut HopWorld) {
-    let sum: u32 = WEIGHTS.iter().map(|(weight, _)| weight).sum();
-    let mut left = world.random.below(sum as usize) as u32;
-    for (weight, event) in WEIGHTS {
-        if left < weight {
-            return event(world);
-        }
-        left -= weight;
-    }
+    let event = world.random.weighted(&WEIGHTS);
+    event(world);
 }
 
 /// Takes the next step of the present hop. The next hop begins after the publication.

@@ -6,17 +6,10 @@ use super::*;
 
 #[test]
 fn a_drained_shard_retires_only_while_its_rebalance_is_listed_as_running() {
-    let plan = SlotPlan {
-        steps: Vec::new(),
-        skew_before: 1.0,
-        skew_planned: 1.0,
-        needed: 0,
-        shards: Vec::new(),
-        note: None,
-    };
     let goal = PlanGoal::Drain(ShardNumber(3));
     let now = chrono::Utc::now();
-    let mut open = RebalanceRecord::begin((goal, &plan), (None, Duration::ZERO), now);
+    let mut open =
+        RebalanceRecord::begin((goal, &SlotPlan::default()), (None, Duration::ZERO), now);
     let id = open.id;
     for state in RebalanceState::ALL {
         open.state = state;
