@@ -9,7 +9,7 @@
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -17,6 +17,7 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use analytics::cross_origin::{self, CrossOriginRefusal};
+use analytics::head_response::without_stream;
 use analytics::{ErrorEvent, ErrorLog, Sample, Worker};
 use shard_manager::cache::ServedBy;
 use shard_manager::keyspace::Slot;
@@ -118,15 +119,6 @@ pub async fn handle_request(
     audit::finish(app.audit.as_ref(), &response, problem.as_ref().map(Problem::code));
     response.headers_mut().insert(X_REQUEST_ID, id);
     Ok(admission.hold(response))
-}
-
-/// Removes the body of a response to HEAD if it is a stream: the server leaves the body out, but
-/// would wait for its end.
-fn without_stream(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
-    if response.response().body().size() == BodySize::Stream {
-        return response.map_body(|_, _| BoxBody::new(()));
-    }
-    response
 }
 
 fn kind_of(route: Option<DataRoute>, path: &str) -> ResponseKind {

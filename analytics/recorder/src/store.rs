@@ -88,7 +88,7 @@ enum Store {
 struct NextRows<'s> {
     source: &'s str,
     step: i32,
-    /// Start after which they begin.
+    /// Lower bound of the start of the rows, exclusive.
     after: i64,
     /// Maximum number of rows.
     most: i64,

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_that_were_fetched_before_a_router_was_gone_are_not_requested_again() {
+    fn errors_fetched_before_a_router_disappeared_are_not_requested_again() {
         let [started, restarted] = [7_200_000, 3_600_000].map(|ago| rfc3339(unix_ms() - ago));
         let target = "http://127.0.0.1:3000".parse().expect("a target");
         let member = Arc::new(Member::new("north".to_owned(), target, 1));

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use actix_web::Error;
-use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{
     CONTENT_SECURITY_POLICY, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
@@ -22,6 +22,7 @@ use actix_web::web::Data;
 use crate::app::App;
 use crate::problem::{Code, Problem};
 use web_kit::cross_origin::{self, CrossOriginRefusal};
+use web_kit::head_response::without_stream;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Policy for browsers of a response that is not a page.
@@ -77,15 +78,6 @@ pub(crate) async fn handle(
         headers.insert(X_REQUEST_ID, id);
     }
     Ok(response)
-}
-
-/// Removes the body of a response to HEAD if it is a stream: the server leaves the body out, but
-/// would wait for its end.
-fn without_stream(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
-    if response.response().body().size() == BodySize::Stream {
-        return response.map_body(|_, _| BoxBody::new(()));
-    }
-    response
 }
 
 /// Returns the IP address of a client, given the address of its connection. All clients without one

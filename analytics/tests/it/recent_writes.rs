@@ -57,7 +57,7 @@ fn store(test: &TestRecorder, (shard, rows): (u16, u64), keys: &[&str], at: u64)
 }
 
 #[test]
-fn keys_of_bulk_writes_are_listed_with_their_parts_of_the_rows_of_their_shard() {
+fn each_listed_key_of_bulk_writes_stands_for_an_equal_part_of_the_rows_of_its_shard() {
     let test = TestRecorder::of(2);
     record(&test, "single", 1);
     settle(&test, 10);
@@ -87,7 +87,7 @@ fn keys_of_bulk_writes_are_listed_with_their_parts_of_the_rows_of_their_shard() 
 }
 
 #[test]
-fn every_row_of_a_bulk_write_counts_once_while_its_second_and_the_list_have_room() {
+fn rows_of_bulk_writes_are_counted_once_within_the_limits_of_a_second_and_of_the_list() {
     let test = TestRecorder::of(WRITES_MAX);
     let shards = WRITES_MAX as u16 / 2;
     for (second, rows) in [(0, 1), (1, 2)] {

@@ -217,7 +217,7 @@ fn a_head_request_for_the_stream_is_answered_at_once_and_leaves_no_viewer() {
     let (_folder, _router, service) = service();
     let path = "/api/analytics/stream";
     // One more than there may be viewers.
-    for number in 1..=33 {
+    for number in 1..=analytics::event_stream::VIEWERS_MAX + 1 {
         let answer = send(service.address, ("HEAD", path), &[], "").unwrap();
         assert_eq!((answer.status, answer.body.len()), (200, 0), "request {number}");
         assert_eq!(answer.header("content-type"), Some("text/event-stream"));

@@ -1,5 +1,5 @@
-//! Test of the alert for a move that makes no progress: from a replica that cannot be reached, over
-//! a router that carries the move out, to a rule of the service.
+//! Test of the alert for a move that makes no progress: from an unreachable replica, through the
+//! router that carries out the move, to a rule of the service.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn send(router: &Router, method: &str, path: &str, body: &Value) -> Answer {
     http::send(router.address, (method, path), headers, &body.to_string()).unwrap()
 }
 
-/// Sets the state of a node. It is in force when this returns.
+/// Sets the state of a node. The state is in effect when the function returns.
 fn set(router: &Router, node: &str, state: &str) {
     let reply = send(router, "PUT", &format!("/api/lab/nodes/{node}"), &json!({"state": state}));
     assert_eq!((reply.status, &reply.json()["state"]), (200, &json!(state)), "{}", reply.text());
@@ -57,7 +57,7 @@ fn order(router: &Router, path: &str, order: &str) {
 }
 
 #[test]
-fn an_alert_fires_for_a_move_that_makes_no_progress_for_a_minute_until_it_goes_on() {
+fn an_alert_fires_while_a_move_makes_no_progress_and_is_resolved_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["--lab", "--operate", "--replicas", "1"];
     let router = Router::serve(&folder.path().join("router"), "127.0.0.1:0", &arguments);

@@ -12,6 +12,7 @@
 //! | `problem_codes` | declaration of the codes of problems | `program` |
 //! | `bearer`, `login` | credentials in requests, and the bodies of a login | `program` |
 //! | `cross_origin` | refusal of requests that pages of other origins send | `program` |
+//! | `head_response` | responses to HEAD | `program` |
 //! | `static_assets` | responses that carry the dashboard and its events | `program` |
 //! | `http_client` | requests to other servers | `client` |
 //!
@@ -31,6 +32,8 @@ pub mod end_signals;
 pub mod event_stream;
 #[cfg(feature = "program")]
 pub mod exit_status;
+#[cfg(feature = "program")]
+pub mod head_response;
 #[cfg(feature = "program")]
 pub mod health_probe;
 #[cfg(feature = "client")]

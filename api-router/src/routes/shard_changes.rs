@@ -292,6 +292,6 @@ mod tests {
         assert_eq!((problem.code().name(), problem.outcome), ("TSR004", Some("unknown")));
         let refusal = || ShardChangeError::NoShard { name: "shard9".to_owned() };
         let refused = in_time(passed, ready(Err(refusal()))).await.map(drop);
-        assert_eq!(refused, Err(refusal()), "a result that is there is returned");
+        assert_eq!(refused, Err(refusal()), "an available result is returned");
     }
 }

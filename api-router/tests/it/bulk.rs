@@ -315,7 +315,7 @@ fn a_bulk_write_to_one_shard_counts_as_that_shards_request() {
 }
 
 #[test]
-fn the_json_null_in_a_csv_is_the_absence_of_a_value_on_every_node() {
+fn a_json_null_in_csv_is_stored_as_null_on_every_node() {
     let router = Router::start();
     let first = "product_id,name,price,stock,attributes";
     let lines = format!("{first}\np1,N,1,1,null\np2,N,1,1, null \np3,N,1,1,\n");

@@ -141,7 +141,7 @@ fn the_same_id_in_two_partitions_is_two_rows_and_a_key_is_read_in_all_of_them() 
 }
 
 #[test]
-fn rows_of_one_key_in_two_partitions_are_changed_together_and_each_for_itself() {
+fn rows_of_one_key_in_two_partitions_are_changed_together_and_separately() {
     not_on_citus!(WHY);
     let router = Router::start_with(&FLAGS);
     let row = |name: &str, part: &str| json!({"user_id": "ada", "name": name, "email": "e", "partition_key": part});
@@ -173,7 +173,7 @@ fn rows_of_one_key_in_two_partitions_are_changed_together_and_each_for_itself() 
 }
 
 #[test]
-fn a_sorted_walk_meets_the_row_of_each_partition_once_although_key_id_and_value_are_the_same() {
+fn pages_in_order_return_the_row_of_each_partition_once_although_key_id_and_value_are_equal() {
     not_on_citus!(WHY);
     let router = Router::start_with(&FLAGS);
     for (partition, _) in SHARDS {

@@ -1,4 +1,4 @@
-//! Row writer: one client that writes users one after the other while something else is done.
+//! Row writer: a client that writes users one after another while other work is done.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -10,8 +10,8 @@ const WRITES_BEFORE: usize = 30;
 
 /// Numbers of acknowledged writes before and after some work, and the result of the work.
 ///
-/// The users are `user_0`, `user_1` and so on, so a state of one moment has the first ones, without
-/// a gap.
+/// The users are `user_0`, `user_1` and so on, so a consistent snapshot contains the first of them
+/// without a gap.
 pub(crate) struct BesideWrites<T> {
     pub(crate) before: usize,
     pub(crate) after: usize,

@@ -153,7 +153,7 @@ fn the_file_names_shards_with_what_holds_for_all_of_them() {
 }
 
 #[test]
-fn naming_the_certificates_of_the_system_verifies_servers_on_this_machine_too() {
+fn sslrootcert_system_verifies_servers_on_this_machine_too() {
     let shown = of_file(
         r#"
         [postgres]

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_router_gets_no_setting_of_its_cache_from_the_environment_of_the_tester() {
+    fn a_router_does_not_inherit_cache_settings_from_the_environment_of_the_tester() {
         let mut command = Command::new("api-router");
         let names = [
             "PATH",

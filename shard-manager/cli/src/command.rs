@@ -73,18 +73,18 @@ impl DataDirArgs {
     /// Returns the data directory of the flag, else of the variable, else the default one.
     ///
     /// # Errors
-    /// Fails with this remedy if only the default is left and variables name servers: a command
-    /// that is meant for the servers would act on files.
+    /// Fails with this remedy if there is no flag and variables name servers: a command that is
+    /// meant for the servers would act on files.
     pub(crate) fn dir(&self, remedy: &str) -> Result<PathBuf, CommandError> {
-        let named = || std::env::var_os(DIR_VARIABLE).filter(|dir| !dir.is_empty());
-        if let Some(dir) = self.data_dir.clone().or_else(|| named().map(PathBuf::from)) {
-            return Ok(dir);
+        if let Some(dir) = &self.data_dir {
+            return Ok(dir.clone());
         }
-        let is_set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        match [SHARDS_VARIABLE, CATALOG_VARIABLE].into_iter().find(is_set) {
-            Some(name) => Err(CommandError::Refused(format!("{name} names servers: {remedy}"))),
-            None => Ok(PathBuf::from(DIR_DEFAULT)),
+        let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let of_servers = [SHARDS_VARIABLE, CATALOG_VARIABLE].into_iter();
+        if let Some(name) = of_servers.into_iter().find(|name| given(name).is_some()) {
+            return Err(CommandError::Refused(format!("{name} names servers: {remedy}")));
         }
+        Ok(given(DIR_VARIABLE).map_or_else(|| DIR_DEFAULT.into(), PathBuf::from))
     }
 }
 

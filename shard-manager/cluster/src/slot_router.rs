@@ -1,8 +1,8 @@
 //! Slot router: the shard of a slot, by the shard map and by what former owners have reported.
 //!
 //! **Invariant:** a slot that has moved before the map names its owner is routed to the shard that
-//! its former owner has named, from when a position of the former owner is known until that shard
-//! refuses the slot.
+//! its former owner has named, as soon as a position of the former owner is known, and until the
+//! named shard refuses the slot.
 //! **Not here:** the lifetime of a redirect (`slot_redirects`), the wait for an owner (`manager`).
 
 use std::sync::Arc;
@@ -78,9 +78,9 @@ impl SlotRouter {
     }
 
     /// Remembers where a slot has moved to, or that it has not moved to the shard that refuses it.
-    /// `home` is a position of that shard at which it refused the slot. Without one an owner that
-    /// is not known yet is not remembered: the tokens of its responses would lack the position, and
-    /// a router with the former map could show a session less than it has seen.
+    /// `home` is a position of that shard at which it refused the slot. Without a position, a new
+    /// owner is not remembered: the tokens of its responses would lack the position, and a router
+    /// with the former map could show a session less than it has seen.
     pub fn learn(&self, refused_by: ShardNumber, refusal: SlotRefusal, home: Option<Position>) {
         match refusal.state {
             RefusedState::Moved { to } => {

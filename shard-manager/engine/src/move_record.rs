@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_move_that_was_paused_before_it_arrived_goes_on_with_its_rebalance() {
+    fn a_move_that_was_paused_just_before_it_arrived_continues_with_its_rebalance() {
         for order in [MoveOrder::Resume, MoveOrder::Cancel] {
             let mut late = record();
             assert!(late.order_with_rebalance(MoveOrder::Pause) && late.is_paused);

@@ -217,8 +217,8 @@ impl PublishedMap {
     }
 }
 
-/// Returns the error if a map gives a number to another shard than before. The catalog has lost the
-/// former one in a failover, and that may still be open here.
+/// Returns the error if a map gives the number of a shard to another one. The catalog has then lost
+/// the first shard in a failover, and this process may still have it open.
 fn taken_number(names: &[OnceLock<Box<str>>], map: &ShardMap) -> Option<ShardListError> {
     let mut numbered = map.topology().shards().iter().zip(names).zip((0..).map(ShardNumber));
     numbered.find_map(|((shard, name), number)| {

@@ -7,10 +7,10 @@ use std::time::Instant;
 use model::error::Error;
 use tokio::task::JoinHandle;
 
-/// Waits for the result of a read. After the deadline the task goes on without its caller.
+/// Waits for the result of a read. After the deadline, the task continues without its caller.
 ///
 /// # Errors
-/// Those of the read; [`Error::DeadlinePassed`]; [`Error::Internal`] if the read has panicked.
+/// The error of the read; [`Error::DeadlinePassed`]; [`Error::Internal`] if the read panicked.
 pub async fn result_of<T>(
     task: JoinHandle<Result<T, Error>>,
     deadline: Instant,

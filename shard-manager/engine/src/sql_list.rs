@@ -1,8 +1,8 @@
-//! SQL list: a list in the text of a statement, which engines write alike.
+//! SQL list: a comma-separated list in the text of a statement, written alike by all engines.
 //!
 //! **Not here:** the texts of reads (`select`), those of other statements (`sql` of the engines).
 
-/// Appends these items to a text, with commas between them.
+/// Appends items to the text of a statement, separated by commas.
 pub fn push_list<T>(
     sql: &mut String,
     items: impl IntoIterator<Item = T>,
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commas_stand_between_the_items_of_a_list_only() {
+    fn commas_separate_the_items_of_a_list() {
         let list = |items: &[&str]| {
             let mut sql = String::from("(");
             push_list(&mut sql, items, |sql, item| sql.push_str(item));

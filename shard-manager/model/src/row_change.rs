@@ -292,10 +292,6 @@ fn parse_field(table: &Table, name: &str, json: &RawValue) -> Result<(usize, Val
         return Err(RowError::SystemColumn { column: name.to_owned() });
     }
     let column = table.column(index);
-    // In a nullable json column, `null` is the absence of a value; in another it is a value.
-    if column.nullable && json.get() == "null" {
-        return Ok((index, Value::Null));
-    }
     let mismatch = |mismatch| RowError::TypeMismatch { column: name.to_owned(), mismatch };
     let value = column.kind.read_json(json).map_err(mismatch)?;
     if value == Value::Null && !column.nullable {
@@ -458,7 +454,7 @@ mod tests {
     use crate::table::Column;
 
     #[test]
-    fn the_json_null_is_absent_in_a_nullable_column_and_a_value_in_another() {
+    fn a_json_null_becomes_null_in_a_nullable_column_and_stays_json_in_a_required_one() {
         let column = |name, nullable| Column::new(name, ColumnType::Json, nullable);
         let id = Column::new("id", ColumnType::Text, false);
         let columns = vec![id, column("optional", true), column("required", false)];

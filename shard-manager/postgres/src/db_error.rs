@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sentence_of_the_server_within_the_message_of_a_trigger_does_not_decide_the_kind() {
+    fn a_server_message_within_the_message_of_a_trigger_does_not_determine_the_kind() {
         for name in [
             "connection",
             "terminating connection",
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_sentences_about_lost_connections_conflicts_and_space_are_recognised() {
+    fn server_messages_about_lost_connections_conflicts_and_disk_space_are_recognised() {
         let lost = [
             "terminating connection due to administrator command",
             "the database system is shutting down",
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_statement_or_a_refusal_of_the_server_is_no_exception_of_a_trigger() {
+    fn cancellations_and_refusals_by_the_server_are_not_exceptions_of_a_trigger() {
         let is_raised = |message: &str| {
             let information = Box::new(message.to_owned());
             may_be_raised(&DieselError::DatabaseError(DatabaseErrorKind::Unknown, information))
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_an_exclusion_constraint_refuses_breaks_a_constraint_whatever_its_name_is() {
+    fn an_exclusion_constraint_of_any_name_is_reported_as_a_violated_constraint() {
         let message = "conflicting key value violates exclusion constraint \"one_connection\"";
         let kind = of(DatabaseErrorKind::ExclusionViolation, message);
         assert_eq!(kind, DbErrorKind::Constraint("exclusion"));

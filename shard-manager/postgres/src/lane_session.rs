@@ -77,7 +77,7 @@ impl TransactionError {
     }
 
     /// Converts the error of a server that still answers on its connection: a message about a lost
-    /// connection was then the text of a trigger.
+    /// connection must then have been raised by a trigger.
     pub(super) fn on_living_connection(self) -> Self {
         if self.kind == DbErrorKind::Lost {
             Self { kind: DbErrorKind::Other, usable: true, retry_split: true, ..self }

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_entries_are_removed_up_to_a_position_until_they_have_enough_bytes() {
+    fn the_oldest_entries_are_removed_up_to_a_position_or_a_number_of_bytes() {
         let mut connection = SqliteConnection::establish(":memory:").expect("a database");
         let made = connection.batch_execute(
             "CREATE TABLE tessera_log (position INTEGER PRIMARY KEY, changes BLOB);

@@ -1,22 +1,23 @@
 //! Log extent: the part of the change log that a file still has, and the part of it that the next
 //! transaction removes.
 //!
-//! Removing an entry reads all its pages, and an entry may have some MiB: that of a bulk write, or
-//! of rows that were copied in a move. So a transaction removes little more than it appends.
+//! Removing an entry reads all its pages, and the entry of a bulk write, or of rows that a move
+//! copied, may have several MiB. So the number of bytes that a transaction removes is limited.
 //!
-//! **Invariant:** the log shrinks while entries are appended, unless a holder needs them.
+//! **Invariant:** the log shrinks while entries are appended, unless a holder needs the old ones.
 //! **Not here:** the removal (`log`), the holders of the log (`engine::replication`).
 
 use engine::replication::ReplicationState;
 
-/// Minimum number of entries to remove: removing them together shares the cost.
+/// Minimum number of removable entries at which the log is trimmed, because a trim has fixed costs.
 const ENTRIES_MIN: u64 = 64;
 /// Maximum number of entries that one transaction removes: writes wait meanwhile.
 const ENTRIES_MAX: u64 = 256;
-/// Bytes after which one transaction removes no further entry, unless the last entry was larger.
+/// Bytes after which a transaction removes no further entry; twice the bytes of the last appended
+/// entry if that is more.
 const TRIM_BYTES: u64 = 1 << 20;
 /// Maximum number of bytes of the log. A larger log is trimmed even if a replica or another holder
-/// still needs it: that replica is then rebuilt, and the holder is dropped.
+/// still needs it: such a replica is rebuilt, and any other holder is dropped.
 const LOG_BYTES_MAX: u64 = 1 << 30;
 
 /// Extent of the log.
@@ -42,9 +43,9 @@ pub(super) struct TrimLimit {
 /// Entries that a transaction has removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trimmed {
-    /// Position of the last of them.
+    /// Position of the last removed entry.
     pub(super) position: u64,
-    /// Their bytes.
+    /// Bytes of the removed entries.
     pub(super) bytes: u64,
 }
 
@@ -54,7 +55,7 @@ impl LogExtent {
         Self { trimmed, bytes, last: 0 }
     }
 
-    /// Records an entry of this many bytes. With 0 bytes nothing was appended.
+    /// Records an appended entry of this many bytes; 0 if nothing was appended.
     pub(super) fn append(&mut self, bytes: u64) {
         if bytes > 0 {
             self.bytes += bytes;
@@ -68,8 +69,8 @@ impl LogExtent {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Returns the entries that a transaction removes now; `None` if they are too few. `position`
-    /// is that of the last entry.
+    /// Returns the limit up to which a transaction removes entries now; `None` if too few can be
+    /// removed. `position` is the position of the last entry.
     pub(super) fn trim_limit(
         &self,
         replication: &ReplicationState,
@@ -84,8 +85,8 @@ impl LogExtent {
             // The oldest entries are removed, even if a replica or another holder needs them.
             needless = needless.max(trimmed + ENTRIES_MAX);
         }
-        // The last entry stays: the transaction that trims may append none, and only a replica's
-        // file has an empty log.
+        // The last entry stays, because the transaction that trims may append none, and only the
+        // file of a replica may have an empty log.
         let to = needless.min(position.saturating_sub(1)).min(trimmed + ENTRIES_MAX);
         let limit = TrimLimit { position: to, bytes: TRIM_BYTES.max(last.saturating_mul(2)) };
         (to >= trimmed + ENTRIES_MIN).then_some(limit)
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_that_are_not_needed_are_removed_together_and_the_last_one_stays() {
+    fn unneeded_entries_are_removed_in_batches_and_the_last_entry_stays() {
         let extent = LogExtent::new(100, 0);
         let limit = |needless, position| extent.limit(needless, position);
         assert_eq!(limit(163, 1_000), None, "too few");
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_may_remove_twice_as_much_as_the_last_entry() {
+    fn a_transaction_may_remove_twice_the_bytes_of_the_last_entry() {
         let mut extent = LogExtent::new(0, 0);
         extent.append(3 << 20);
         extent.append(0);
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_above_its_limit_is_trimmed_although_it_is_needed() {
+    fn a_log_above_its_size_limit_is_trimmed_even_if_it_is_needed() {
         let mut extent = LogExtent::new(0, LOG_BYTES_MAX - 1);
         assert_eq!(extent.limit(0, 1_000), None);
         extent.append(1);

@@ -219,7 +219,7 @@ impl SqliteWriter {
         })
     }
 
-    /// Records the log as a transaction has left it, which has appended this many bytes.
+    /// Records the changes of the log by a transaction that has appended this many bytes.
     fn note_log(&mut self, appended: u64, trimmed: Option<Trimmed>) {
         self.log.append(appended);
         let Some(trimmed) = trimmed else { return };
@@ -227,7 +227,7 @@ impl SqliteWriter {
         for holder in record_trim(&self.replication, trimmed.position) {
             tracing::warn!(
                 shard = %self.shard, holder,
-                "the change log has exceeded its size limit: this reader of it begins again"
+                "the change log has exceeded its size limit: this holder must start over"
             );
         }
     }

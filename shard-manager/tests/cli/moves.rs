@@ -155,7 +155,7 @@ fn timelines(dir: &Path) -> i64 {
 }
 
 #[test]
-fn a_wait_for_a_move_of_a_stopped_cluster_ends_after_one_look_at_its_files() {
+fn move_wait_on_a_stopped_cluster_reads_its_files_once_and_ends() {
     let cluster = Cluster::filled();
     let name = move_name(block_on(planned(&cluster.manager)));
     let dir = cluster.stop();

@@ -78,7 +78,7 @@ fn a_wait_for_a_rebalance_ends_with_it_and_its_exit_code_is_the_outcome() {
 }
 
 #[test]
-fn a_wait_for_a_rebalance_of_a_stopped_cluster_ends_after_one_look_at_its_files() {
+fn rebalance_wait_on_a_stopped_cluster_reads_its_files_once_and_ends() {
     let cluster = Cluster::new(2, 0);
     let draft = RebalanceDraft::drain("shard2".to_owned(), &DraftMembers::default());
     let draft = draft.expect("within bounds");

@@ -55,8 +55,10 @@ fn while_variables_name_servers_a_command_acts_on_files_only_if_they_are_named()
             &["index", "list", "users"],
             &["migrate", "--dry-run"],
         ] {
-            let refused = here(args, &[(name, server), ("TESSERA_DATA_DIR", "")]);
-            refused.refused(&format!("{name} names servers: name "));
+            for dir in ["", "data"] {
+                let refused = here(args, &[(name, server), ("TESSERA_DATA_DIR", dir)]);
+                refused.refused(&format!("{name} names servers: name "));
+            }
         }
     }
     assert_eq!(state(), before);

@@ -1,5 +1,5 @@
-//! Tests of lanes whose node refuses writes without the loss of a connection: they wait until it
-//! accepts them, but not behind an operation that alone is refused while a node is there.
+//! Tests of write lanes whose node refuses writes although its connection is not lost. The writes
+//! wait until the node accepts them, but not behind a single operation that a ready node refuses.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -28,18 +28,18 @@ struct Node {
     is_ready: bool,
     /// True if it refuses every write.
     refuses_all: bool,
-    /// True if it accepts every write, also those of keys that begin with `bad`.
+    /// True if it accepts every write, including those of keys that begin with `bad`.
     accepts_all: bool,
     /// Number of the trial at which it is lost; 0 if it is never lost.
     lost_at: usize,
-    /// Checks for a node that accepts writes, counted from its loss.
+    /// Number of readiness checks since it was lost.
     checks: usize,
     tried: Vec<Vec<String>>,
     applied: Vec<String>,
 }
 
-/// Fake writer: refuses each batch with a key that begins with `bad`, as if there were no primary,
-/// and has each batch of several keys that begin with `half` divided.
+/// Fake writer. It refuses a batch with a key that begins with `bad`, as if there were no primary,
+/// and requires a batch to be split if it has several keys that all begin with `half`.
 struct Fake(Arc<Mutex<Node>>);
 
 fn unavailable() -> Error {
@@ -141,7 +141,7 @@ impl Story {
         self.node.lock().expect("not poisoned")
     }
 
-    /// Queues an operation of one row now; the returned future yields its answer.
+    /// Queues an operation of one row now; the returned future yields its result.
     async fn queue(&self, key: &str) -> LocalBoxFuture<'static, Answer> {
         self.queue_rows(vec![row(key, 0)]).await
     }
@@ -167,7 +167,7 @@ impl Story {
         answers
     }
 
-    /// Waits until this many more batches were tried.
+    /// Waits until this many further batches have been tried.
     async fn until_tried(&self, more: usize) {
         let all = self.node().tried.len() + more;
         self.until(|node| node.tried.len() >= all).await;
@@ -183,7 +183,7 @@ impl Story {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operation_that_a_ready_node_refuses_alone_fails_and_its_neighbours_are_applied() {
+async fn an_operation_that_a_ready_node_always_refuses_fails_and_the_others_are_applied() {
     for culprit in [0, 3, 8] {
         let story = Story::begin();
         let mut names: Vec<String> = (0..10).map(|number| format!("k{number}")).collect();
@@ -204,7 +204,7 @@ async fn an_operation_that_a_ready_node_refuses_alone_fails_and_its_neighbours_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operation_that_is_refused_without_others_fails_once_a_later_one_is_applied() {
+async fn a_refused_operation_without_others_fails_once_a_later_one_is_applied() {
     let story = Story::begin();
     let culprit = story.queue("bad").await;
     story.node().is_ready = true;
@@ -215,7 +215,7 @@ async fn an_operation_that_is_refused_without_others_fails_once_a_later_one_is_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_that_a_ready_node_refuses_all_wait_and_are_applied_once_when_it_accepts_them() {
+async fn if_a_ready_node_refuses_all_writes_they_wait_and_each_is_applied_once() {
     let story = Story::begin();
     let names = ["a", "b", "c", "d", "e", "f"];
     let answers = story.queue_all(&names).await;
@@ -232,9 +232,9 @@ async fn writes_that_a_ready_node_refuses_all_wait_and_are_applied_once_when_it_
     assert_eq!(applied, names);
 }
 
-/// The node is lost at the second trial of the first operation alone, or at its last trial.
+/// The node is lost when the first operation is tried on its own: the second time, or the last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn operations_that_were_refused_alone_wait_for_a_node_that_is_lost_before_the_next_trial() {
+async fn refused_operations_wait_for_a_node_that_is_lost_while_they_are_tried_again() {
     const LOST_AT: usize = 6;
     for names in [["bad1", "bad2"], ["bad1", "k"]] {
         let story = Story::begin();
@@ -258,7 +258,7 @@ async fn operations_that_were_refused_alone_wait_for_a_node_that_is_lost_before_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operation_fails_if_a_later_chunk_with_its_slot_is_applied_in_halves() {
+async fn a_refused_operation_fails_if_a_later_chunk_on_its_slot_is_applied_in_halves() {
     let story = Story::begin();
     let culprit = story.queue("bad").await;
     let mut rows = vec![row("half1", 0), row("half2", 0)];
@@ -267,5 +267,5 @@ async fn an_operation_fails_if_a_later_chunk_with_its_slot_is_applied_in_halves(
     story.node().is_ready = true;
     assert_eq!(keys(chunk.await), [Ok("half1".into()), Ok("half2".into())]);
     assert_eq!(culprit.await.expect_err("refused"), rejected(unavailable()));
-    assert_eq!(story.node().tried.last(), Some(&vec!["half2".to_owned()]), "not tried after it");
+    assert_eq!(story.node().tried.last(), Some(&vec!["half2".to_owned()]), "not tried again");
 }

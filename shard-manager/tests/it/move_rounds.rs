@@ -102,7 +102,7 @@ fn a_copy_trims_the_log_of_its_target_although_no_client_writes_there() {
 }
 
 #[test]
-fn a_copy_that_begins_again_after_its_log_grew_too_large_keeps_the_log_from_then_on() {
+fn a_copy_that_restarts_after_its_log_was_trimmed_protects_the_log_from_then_on() {
     let mut pair = MovePair::new(&KEYS);
     copy_whole(&mut pair);
     let write_many = |pair: &mut MovePair| {

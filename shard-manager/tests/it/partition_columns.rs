@@ -243,7 +243,7 @@ fn a_stored_row_belongs_into_the_slot_of_its_partition_and_a_record_beside_its_r
 }
 
 #[test]
-fn a_stored_row_in_another_slot_than_that_of_its_key_and_partition_is_reported() {
+fn a_row_stored_in_a_slot_other_than_that_of_its_key_and_partition_is_reported() {
     let map = map(PARTITIONS, PARTITIONS_PLACEMENT);
     let users = users();
     let checked = |slot, partition| {

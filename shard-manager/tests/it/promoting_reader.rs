@@ -1,5 +1,4 @@
-//! Test harness: a reader of a primary, during whose reads another node becomes the primary of a
-//! shard.
+//! Test harness: a reader of a primary during whose reads another node of the shard is promoted.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -43,7 +42,7 @@ pub(crate) fn committed(shard: &ReplicationState) -> Position {
     shard.timeline().position(shard.primary().committed())
 }
 
-/// Reader of a primary that reads rows after the promotion has happened.
+/// Reader of a primary that carries out a scheduled promotion before it reads rows.
 pub(crate) struct PromotingReader {
     pub(crate) files: Arc<dyn PrimaryReader>,
     pub(crate) promotion: Arc<NextPromotion>,

@@ -61,7 +61,7 @@ fn remote_connections_are_encrypted_and_verified_by_default() {
 }
 
 #[test]
-fn root_certificates_of_the_system_are_never_named_without_being_used() {
+fn sslrootcert_system_is_refused_with_modes_that_do_not_verify_certificates() {
     for (mode, tls) in [
         ("", TlsMode::VerifyFull),
         ("&sslmode=verify-ca", TlsMode::VerifyCa),

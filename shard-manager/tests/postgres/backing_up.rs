@@ -381,7 +381,7 @@ pub(crate) async fn restore_in_part(copy: &Path, fresh: &Databases) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_that_was_cut_off_serves_no_router_and_is_repeated() {
+async fn an_interrupted_restore_serves_no_router_and_can_be_repeated() {
     let (databases, _folder, copy) = small_copy().await;
     let fresh = Databases::new(2).await;
     restore_in_part(&copy, &fresh).await;

@@ -52,7 +52,11 @@ const OF_CATALOG: [Reverted; 6] = [
 ];
 
 /// The migrations of a shard that can be reverted, the latest first.
-const OF_SHARD: [Reverted; 3] = [
+const OF_SHARD: [Reverted; 4] = [
+    (
+        "20261126000007",
+        include_str!("../../../migrations/postgres/shard/2026-11-26-000007_activation/down.sql"),
+    ),
     (
         "20261125000006",
         include_str!("../../../migrations/postgres/shard/2026-11-25-000006_groups/down.sql"),
@@ -69,7 +73,7 @@ const OF_SHARD: [Reverted; 3] = [
 
 /// Numbers of the migrations of catalog and shards that a version did not have: one before slots
 /// moved, and one before the catalog had tables for shards and owners.
-const BEFORE_MOVES: (usize, usize) = (4, 2);
+const BEFORE_MOVES: (usize, usize) = (4, 3);
 const BEFORE_SHARDS: (usize, usize) = (OF_CATALOG.len(), OF_SHARD.len());
 
 /// Returns a stopped cluster, whose first database has the catalog, to the schema of a version

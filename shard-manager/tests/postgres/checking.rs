@@ -210,9 +210,15 @@ async fn triggers_of_a_whole_copy_stay_enabled_for_the_activation_that_needs_the
             feed_timeline, feed_begun_timeline, feed_begun, cursor, begun_timeline, begun, version, system)
         VALUES ('00000000-0000-0000-0000-000000000007', 'target', 1, '[7]', 0, 1, '1', 0, 1,
             1, 1, 1, 'whole', 1, 1, 1, '1')";
-    databases.direct_session(0).await.run(target).await;
+    let mut session = databases.direct_session(0).await;
+    session.run(target).await;
+    let note = "note: shard1 records changes of users";
     let ended = run_on(&databases, &["check"]);
-    assert!(!ended.out.contains("records changes of users"), "{ended:#?}");
+    assert!(!ended.out.contains(note), "{ended:#?}");
+    // A source that is not followed needs no triggers.
+    session.run("UPDATE tessera.tessera_slot_moves SET role = 'source'").await;
+    let ended = run_on(&databases, &["check"]);
+    assert!(ended.out.contains(note), "{ended:#?}");
 }
 
 #[tokio::test]

@@ -288,7 +288,7 @@ async fn a_dump_without_a_shard_that_the_catalog_lists_is_refused_with_its_name(
 }
 
 #[tokio::test]
-async fn without_its_address_the_catalog_is_found_in_any_shard_and_a_missing_one_is_an_error() {
+async fn without_maindb_url_the_catalog_is_found_in_any_shard_and_a_missing_one_is_an_error() {
     let databases = Databases::new(3).await;
     let places = urls(&databases);
     let folder = tempfile::tempdir().unwrap();

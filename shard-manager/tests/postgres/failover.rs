@@ -174,7 +174,7 @@ fn lost_writes_are_reported_to_clients_that_have_seen_them() {
 }
 
 #[test]
-fn a_read_that_waits_for_a_promotion_reports_the_lost_write_of_its_session() {
+fn a_read_that_waits_for_a_promotion_reports_that_its_session_has_lost_a_write() {
     let mut trio = Trio::start();
     let manager = connect(&trio.address());
     runtime().block_on(async {

@@ -28,8 +28,8 @@ fn weights(map: &ShardMap) -> Vec<u32> {
     map.topology().shards().iter().map(|shard| shard.weight).collect()
 }
 
-/// Sets a weight. A change for which the map is read too late has stored nothing, so it is tried
-/// again.
+/// Sets a weight. A change that is refused because its map is stale has stored nothing, so it is
+/// tried again.
 async fn weigh(manager: &Manager, shard: &str, weight: u32) -> ShardChanged {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -78,7 +78,7 @@ async fn routers_that_know_a_lost_epoch_agree_on_the_next_one() {
 }
 
 #[tokio::test]
-async fn a_move_that_keeps_its_source_publishes_an_owner_again_that_the_catalog_has_lost() {
+async fn a_move_that_keeps_its_source_republishes_an_owner_that_the_catalog_has_lost() {
     let databases = Databases::new(2).await;
     let manager = connect(&databases.address());
     let mut catalog = databases.direct_session(0).await;

@@ -133,7 +133,7 @@ async fn a_row_that_a_trigger_discards_is_refused_and_its_neighbours_are_stored(
 
 /// The messages contain or are sentences of the server about a lost connection or a full disk.
 #[tokio::test]
-async fn a_row_that_a_trigger_refuses_as_if_a_connection_was_lost_fails_and_others_are_stored() {
+async fn a_row_fails_alone_if_the_message_of_a_trigger_resembles_a_lost_connection() {
     let (_databases, manager, mut direct) = one_shard().await;
     let body = "IF NEW.name LIKE 'bad %' THEN RAISE EXCEPTION '%', substr(NEW.name, 5); END IF;
         RETURN NEW;";
@@ -164,7 +164,7 @@ async fn a_row_that_a_trigger_refuses_as_if_a_connection_was_lost_fails_and_othe
 }
 
 #[tokio::test]
-async fn a_row_that_breaks_an_exclusion_constraint_is_refused_like_one_of_any_other_constraint() {
+async fn a_row_that_violates_an_exclusion_constraint_is_refused_as_for_other_constraints() {
     let (_databases, manager, mut direct) = one_shard().await;
     let rule = "ALTER TABLE users ADD CONSTRAINT one_connection EXCLUDE USING btree (email WITH =)";
     direct.run(rule).await;

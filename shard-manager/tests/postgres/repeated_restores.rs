@@ -19,7 +19,7 @@ async fn until_ended(databases: &Databases) {
 
 /// The first shard is filled when the second one fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_that_fails_names_the_shard_and_the_next_step_and_its_repetition_finishes() {
+async fn a_failed_restore_names_the_shard_and_the_next_step_and_succeeds_when_repeated() {
     let (databases, _folder, copy) = small_copy().await;
     let fresh = Databases::new(2).await;
     let mut second = fresh.direct_session(1).await;
@@ -64,7 +64,7 @@ async fn a_repeated_restore_drops_no_table_that_another_application_has_made_mea
 }
 
 #[test]
-fn session_tokens_are_signed_otherwise_after_each_restore_on_any_server() {
+fn each_restore_on_any_server_replaces_the_key_of_the_session_tokens() {
     let servers = mortal();
     // Migrations block their thread.
     let runtime =

@@ -1,4 +1,4 @@
-//! Begun move: the begin of a move in a test, which is repeated until the replicas of both shards
+//! Begun move: the start of a move in a test, which is tried until the replicas of both shards
 //! follow.
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub(crate) async fn begin(manager: &Manager, new: NewMove) -> MoveId {
             Err(MovesError::NoMajority { .. }) if Instant::now() < limit => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            Err(error) => panic!("it does not begin: {error}"),
+            Err(error) => panic!("the move does not begin: {error}"),
         }
     }
 }

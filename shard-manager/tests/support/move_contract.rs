@@ -232,8 +232,8 @@ async fn check_stored(catalog: &dyn MoveCatalog, texts: &mut impl AsyncFnMut(&st
     }
 }
 
-/// A move that a rebalance in progress has given up stays listed, even if many others have a later
-/// time of the end because the clock was set back. Otherwise it would begin again and again.
+/// A move that a rebalance in progress has given up stays listed, even if many others have later
+/// end times because the clock was set back. Otherwise it would begin again and again.
 async fn check_clock_set_back(
     backend: &dyn ClusterBackend,
     texts: &mut impl AsyncFnMut(&str) -> Vec<String>,

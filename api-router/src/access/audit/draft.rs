@@ -3,9 +3,9 @@
 //! The draft is attached to the request. If the client disconnects, the framework drops the
 //! request, and the draft still becomes an event: the request may be carried out nevertheless.
 //!
-//! **Invariant:** a request has one event at most. Text of a client is cut before it is kept. Of a
-//! whole API key in a path only its id is kept, except in the place of the key of a value, and in
-//! the place of the id of an API key no other text.
+//! **Invariant:** a request has one event at most. Text of a client is cut before it is kept. If a
+//! path contains a whole API key, only its id is kept, unless it is the key of a value. Where a
+//! path should have the id of an API key, no other text is kept.
 //! **Not here:** the decision about a request (`gate`).
 
 use std::net::IpAddr;
@@ -31,7 +31,7 @@ use crate::problem::Code;
 const TEXT_MAX: usize = 512;
 /// Prefix of the routes about one key, whose paths contain its id.
 const KEYS: &str = "/api/access/keys/";
-/// Stands for a text in the place of the id of a key that is not one: it may be part of a key.
+/// Recorded if a path has another text in the place of the id of a key: it may be part of a key.
 const NO_KEY_ID: &str = "not an id";
 
 /// Event of a request that is not answered yet.

@@ -76,9 +76,9 @@ impl<'a> Author<'a> {
         Ok(Self { app, gate, sources, caller })
     }
 
-    /// Reads the body of a request, which is JSON, before the deadline of the request. From then
-    /// on the author has the rights that its credentials give when the body has arrived, which may
-    /// have taken long.
+    /// Reads the body of a request, which is JSON, before the deadline of the request. Afterwards
+    /// the author has the rights that its credentials give at that time, because the body may have
+    /// arrived slowly.
     ///
     /// # Errors
     /// The problem of a body that cannot be read, or of a caller that may no longer change keys.

@@ -1,8 +1,8 @@
 //! Row sample: a few keys of the rows of a bulk write, for the list of recent writes, which the lab
 //! page shows.
 //!
-//! **Invariant:** a key is listed only if its row is stored. If the rows of all keys that were
-//! taken from the rows of a shard fail, its other rows are not listed.
+//! **Invariant:** a key is listed only if its row is stored. If the rows of all sampled keys of a
+//! shard fail, the other rows of the shard are not listed.
 //! **Not here:** the list itself and its limits (`analytics::list_sampled_rows`).
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,12 +14,12 @@ use shard_manager::topology::ShardNumber;
 
 use crate::app::App;
 
-/// Keys of some rows that are sent to shards, by the indices of the rows.
+/// Keys of a sample of the rows, by the index of the row.
 #[derive(Default)]
 pub(super) struct RowSample(HashMap<usize, String>);
 
 impl RowSample {
-    /// Takes keys from the rows of each shard, at equal distances. It is empty without analytics.
+    /// Samples the rows of each shard at equal distances. Without analytics, the sample is empty.
     pub(super) fn of(app: &App, rows: &[BulkRow]) -> Self {
         if app.analytics.is_none() {
             return Self::default();
@@ -42,7 +42,7 @@ impl RowSample {
         Self(keys)
     }
 
-    /// Lists the rows that are stored, each shard's with those of the keys whose rows are.
+    /// Lists the number of stored rows of each shard, with the sampled keys whose rows are stored.
     pub(super) fn list(&self, app: &App, done: &[BulkRowDone]) {
         let Some(analytics) = app.analytics.as_ref().filter(|_| !self.0.is_empty()) else { return };
         let mut stored: BTreeMap<ShardNumber, SampledRows<'_>> = BTreeMap::new();

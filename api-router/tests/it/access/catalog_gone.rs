@@ -52,7 +52,7 @@ fn behind_proxy(flags: &[&str]) -> (Guarded, TcpProxy) {
 }
 
 #[test]
-fn keys_go_on_working_without_the_catalog_and_end_at_their_bound() {
+fn keys_remain_valid_without_the_catalog_until_they_expire_or_reach_the_maximum_age() {
     servers_only!("the catalog of files is a file");
     not_on_citus!("its coordinator is the catalog and the shard");
     let (guarded, proxy) = behind_proxy(&["--access-stale-max-s", STALE_MAX]);

@@ -1,4 +1,5 @@
-//! Tests of bodies that arrive slowly: a caller that loses its rights meanwhile changes nothing.
+//! Tests of request bodies that arrive slowly: a caller that loses its rights before the body is
+//! complete changes nothing.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +13,7 @@ const CONTINUE: &[u8; 25] = b"HTTP/1.1 100 Continue\r\n\r\n";
 const PATIENT: &str = "x-deadline-ms: 60000\r\n";
 const WRITER: &str = "/api/access/roles/writer";
 
-/// Returns a role that writes rows and makes tables.
+/// Returns a role that writes rows and creates tables.
 fn writer(may: &[&str]) -> Value {
     json!({"role": "writer", "scopes": ["tables"], "grants": [
         {"tables": ["*"], "may": may, "keys": "*"}]})
@@ -22,14 +23,15 @@ fn user(id: &str) -> Value {
     json!({"table": "users", "data": {"user_id": id, "name": "N", "email": "e"}})
 }
 
-/// A request of which the router has the head and one half of the body.
+/// A request whose head and first half of the body have been sent.
 struct HalfSent {
     stream: TcpStream,
     rest: String,
 }
 
 impl HalfSent {
-    /// Begins a request, such as `POST /write`, and waits until the router reads its body.
+    /// Begins a request, such as `POST /write`, waits until the router reads its body, and sends
+    /// half of it.
     fn begin(guarded: &Guarded, key: &str, (route, headers): (&str, &str), body: &Value) -> Self {
         let mut stream = begin(guarded, key, &format!("{route} HTTP/1.1"));
         let body = body.to_string();
@@ -87,7 +89,7 @@ fn a_key_that_is_revoked_while_its_request_arrives_creates_no_key_role_or_denial
 }
 
 #[test]
-fn a_key_that_is_revoked_while_its_request_arrives_writes_no_row_and_makes_no_table() {
+fn a_key_that_is_revoked_while_its_request_arrives_writes_no_row_and_creates_no_table() {
     let guarded = Guarded::start("on", &[]);
     served(send(&guarded, "PUT", WRITER, Some(&writer(&["read", "insert", "update"]))), 200);
     let table = json!({"name": "late", "columns": [{"name": "title", "type": "text"}],
@@ -124,7 +126,7 @@ fn a_row_is_refused_if_the_rights_of_its_caller_are_reduced_while_it_arrives() {
 }
 
 #[test]
-fn a_body_of_a_usable_key_is_accepted_although_other_keys_change_while_it_arrives() {
+fn a_body_sent_with_a_valid_key_is_accepted_although_other_keys_change_meanwhile() {
     let guarded = Guarded::start("on", &[]);
     let (_, key) = create(&guarded, &json!({"role": "service"}));
     let body = user("slow");

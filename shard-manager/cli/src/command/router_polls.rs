@@ -1,4 +1,4 @@
-//! Router polls: how a command follows the work of a router, which may be restarted meanwhile.
+//! Router polls: requests by which a command follows the work of a router that may restart.
 //!
 //! **Not here:** the work and its views (`moves`, `rebalance`, `backup`).
 
@@ -9,19 +9,19 @@ use super::{CommandError, interrupt};
 
 /// Interval between two polls.
 const LOOK: Duration = Duration::from_millis(500);
-/// Interval at which an interrupt is noticed.
+/// Interval between two checks for an interrupt.
 const NAP: Duration = Duration::from_millis(50);
-/// Time for which the router may be unreachable: it may be restarted, or another one takes over.
+/// Time for which the router may be unreachable: it may restart, or another one may take over.
 const UNREACHABLE_MAX: Duration = Duration::from_secs(30);
 
 /// Polls of a router.
 pub(super) struct RouterPolls {
-    /// Time of the last answer.
+    /// Time of the last response.
     seen: Instant,
 }
 
 impl RouterPolls {
-    /// Begins after an answer of the router.
+    /// Starts polling after a response of the router.
     pub(super) fn begin() -> Self {
         Self { seen: Instant::now() }
     }
@@ -38,10 +38,10 @@ impl RouterPolls {
         true
     }
 
-    /// Returns the answer to a poll; `None` if there is none, which the next poll may bring.
+    /// Returns the response to a poll; `None` if the poll failed and the next one may succeed.
     ///
     /// # Errors
-    /// The error of the poll if the router has not answered for some time.
+    /// The error of the poll if the router has been unreachable for too long.
     pub(super) fn answer<T>(
         &mut self,
         polled: Result<T, CommandError>,
@@ -66,12 +66,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_router_is_an_error_only_after_some_time_without_an_answer() {
+    fn polls_of_an_unreachable_router_fail_only_after_a_grace_period() {
         let mut polls = RouterPolls::begin();
         assert!(matches!(polls.answer(fail()), Ok(None)));
         assert!(matches!(polls.answer(Ok(7)), Ok(Some(7))));
         let long_ago = Instant::now().checked_sub(UNREACHABLE_MAX * 2);
-        polls.seen = long_ago.expect("a time before");
+        polls.seen = long_ago.expect("an earlier time");
         assert!(matches!(polls.answer(fail()), Err(CommandError::Refused(_))));
         assert!(matches!(polls.answer(Ok(7)), Ok(Some(7))));
         assert!(matches!(polls.answer(fail()), Ok(None)), "it has answered since");

@@ -1,21 +1,23 @@
-//! Parts: the parts of a batch that are left to apply, and operations that a node refuses alone.
+//! Parts: the parts of a batch that remain to be applied, and its suspects: operations that a node
+//! has refused when each was the only one in its part.
 //!
-//! A shard that is unavailable refuses everything, and its writes wait. But a single operation may
-//! cause such an error too. So a part that is refused again, although a node accepts sessions for
-//! writes, is halved; an operation that is refused alone is set aside, and the next part is tried.
-//! If that one is applied, the node accepts writes: the operation is tried a last time, and fails
-//! if it is refused again while a node accepts sessions.
+//! A shard that is unavailable refuses every write, and the writes wait. But a single operation may
+//! cause the same error. So a part that is refused again, although a node accepts write sessions,
+//! is halved. An operation that is refused as the only one in its part becomes a suspect, and the
+//! next part is tried. If that part is applied, the node accepts writes: each suspect is tried a
+//! last time, and fails if it is refused again while a node accepts write sessions.
 //!
-//! **Invariant:** operations on the same slots are applied in their order; an operation fails only
-//! if it was refused before and after a later one was applied, or if that one has its slots.
+//! **Invariant:** operations on the same slots are applied in order. A suspect fails only if it was
+//! refused both before and after a later operation was applied, or if a later operation on one of
+//! its slots was applied.
 //! **Not here:** applying a part, waiting for a node (`worker`).
 
 use model::error::{Error, Outcome};
 
 use super::{LaneFailure, Operation, TAKEN};
 
-/// Highest number of operations that are set aside, because each of them is tried once in an
-/// interval while a node refuses all writes.
+/// Maximum number of suspects: while a node refuses all writes, each of them is tried once per
+/// interval.
 const SUSPECTS_MAX: usize = 16;
 
 /// Operations that are applied in one transaction.
@@ -24,7 +26,7 @@ pub(super) struct BatchPart {
     pub(super) trial: Trial,
 }
 
-/// Number of a trial of a part.
+/// First, repeated or last attempt to apply a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trial {
     First,
@@ -44,13 +46,13 @@ impl BatchPart {
 pub(super) struct Parts {
     /// The last part is the next one.
     left: Vec<BatchPart>,
-    /// Operations that a node has refused alone, with their errors, in order. They come before all
-    /// parts that are left.
+    /// Operations that were refused as the only ones in their parts, in order, with their errors.
+    /// They precede all parts in `left`.
     suspects: Vec<(Operation, Error)>,
 }
 
 impl Parts {
-    /// Creates the only part of a batch.
+    /// Creates the parts of a batch: one part with all operations.
     pub(super) fn of(batch: Vec<Operation>) -> Self {
         Self { left: vec![BatchPart::new(batch, Trial::First)], suspects: Vec::new() }
     }
@@ -68,21 +70,21 @@ impl Parts {
         }
     }
 
-    /// Puts the halves of a part in its place.
+    /// Replaces the part that was taken by its halves.
     pub(super) fn halve(&mut self, mut operations: Vec<Operation>) {
         let second = operations.split_off(operations.len() / 2);
         let halves = [second, operations];
         self.left.extend(halves.map(|operations| BatchPart::new(operations, Trial::First)));
     }
 
-    /// Returns true if only operations that are queued later can show that a node accepts writes,
-    /// and that this part is at fault.
+    /// Returns true if only operations that are still in the queue can prove that a node accepts
+    /// writes and that this part is at fault.
     pub(super) fn needs_proof(&self, part: &BatchPart) -> bool {
         let is_alone = part.trial == Trial::Repeated && part.operations.len() == 1;
         is_alone && self.is_empty() && self.suspects.len() < SUSPECTS_MAX
     }
 
-    /// Returns the number of all operations, those included that were set aside.
+    /// Returns the number of all operations, including suspects.
     pub(super) fn count(&self) -> usize {
         let left = self.left.iter().map(|part| part.operations.len());
         left.sum::<usize>() + self.suspects.len()
@@ -93,8 +95,9 @@ impl Parts {
         self.left.insert(0, BatchPart::new(operations, Trial::First));
     }
 
-    /// Records that these operations were applied: those that were refused before them are tried a
-    /// last time, or fail if they would be applied after a later one on the same slot.
+    /// Records that these operations were applied. Suspects are tried a last time, except those
+    /// that have a slot in common with one of these operations: they fail, because they would be
+    /// applied after a later operation on the slot.
     pub(super) fn applied(&mut self, applied: &[Operation]) {
         for (operation, error) in self.suspects.drain(..).rev() {
             if applied.iter().any(|later| has_common_slot(&operation, later)) {
@@ -105,8 +108,8 @@ impl Parts {
         }
     }
 
-    /// Records that a part was refused because no node accepts writes. Returns the error if all
-    /// operations are to wait for a node.
+    /// Records that a part was refused as if no node accepted writes. Returns the error if all
+    /// operations must wait for a node.
     pub(super) fn refused(&mut self, part: BatchPart, error: Error) -> Option<Error> {
         let BatchPart { mut operations, trial } = part;
         if trial == Trial::Last {
@@ -129,13 +132,13 @@ impl Parts {
         Some(error)
     }
 
-    /// Puts a part and the operations that were set aside back: all of them wait for a node.
+    /// Puts a part and all suspects back: they wait for a node.
     pub(super) fn wait(&mut self, part: BatchPart) {
         self.left.push(BatchPart { trial: Trial::Repeated, ..part });
         self.put_suspects_back();
     }
 
-    /// Puts the operations that were set aside before the parts that are left.
+    /// Puts the suspects back, before the remaining parts.
     fn put_suspects_back(&mut self) {
         for (operation, _) in self.suspects.drain(..).rev() {
             self.left.push(BatchPart::new(vec![operation], Trial::Repeated));
@@ -164,7 +167,7 @@ impl Parts {
         }
     }
 
-    /// Returns true if no operation is left, except those that were set aside.
+    /// Returns true if no operation is left except suspects.
     pub(super) fn is_empty(&self) -> bool {
         self.left.iter().all(|part| part.operations.is_empty())
     }

@@ -15,9 +15,9 @@ pub(super) fn is_refused(row: &Result<RowDone, Error>) -> bool {
     matches!(row, Err(Error::SlotRefused(_)))
 }
 
-/// Returns the refusals of rows that were not tried. A row of a slot that was refused before has
-/// that refusal, so that it waits with the earlier rows of its key; any other may be sent again at
-/// once.
+/// Returns the refusals of rows that were not tried. A row whose slot was already refused gets the
+/// same refusal, so that it waits with the earlier rows of its key; any other row may be sent again
+/// at once.
 pub(super) fn untried(
     left: &[RowWrite],
     done: &[Result<RowDone, Error>],

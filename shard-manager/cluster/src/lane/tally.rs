@@ -60,8 +60,8 @@ impl Tally {
         self.sizes[batch_class(operations)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Records the time of a change of a move. It is called before the change is answered, so that
-    /// its mover finds it counted.
+    /// Records the time of a change of a move. It is called before its result is sent, so that
+    /// the mover finds the time counted.
     pub(super) fn add_move(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.move_micros.fetch_add(micros, Ordering::Relaxed);

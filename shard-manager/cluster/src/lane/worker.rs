@@ -331,7 +331,7 @@ impl Worker {
                     match self.apply_parted(groups[0].rows).await {
                         Ok(done) => {
                             self.state.pulse.succeeded();
-                            // Without a stored row nothing shows that the node accepts writes.
+                            // Only a stored row proves that the node accepts writes.
                             if done.rows.iter().any(Result::is_ok) {
                                 parts.applied(&batch);
                             }
@@ -443,8 +443,9 @@ impl Worker {
     }
 }
 
-/// Sets a refused part aside or waits for a node. If only later operations can show that the node
-/// accepts writes, it takes some from the queue first.
+/// Handles the refusal of a part: the part is halved or becomes a suspect, or all operations wait
+/// for a node. If only later operations can prove that the node accepts writes, some are taken from
+/// the queue first.
 async fn refuse(
     worker: &mut Worker,
     parts: &mut Parts,

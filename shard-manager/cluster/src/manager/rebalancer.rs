@@ -6,8 +6,8 @@
 //! The process that carries moves out does this, too. What is left of a rebalance is derived at
 //! each look from the list of moves and the map, so a process that takes over needs nothing else.
 //!
-//! **Invariant:** a shard gives slots in one move and takes slots in one at a time, and a move that
-//! has failed or cannot begin holds up no other.
+//! **Invariant:** at any time a shard is the source of at most one move and the target of at most
+//! one move, and a move that has failed or cannot begin delays no other move.
 //! **Not here:** the steps of a move (`mover`), the choice of the next moves (`decision`).
 
 mod decision;
@@ -38,7 +38,7 @@ use super::{Manager, MovesError};
 const LOOK: Duration = Duration::from_secs(1);
 /// Longest wait for a response of the catalog or of a shard.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// Time after which a look at the catalog begins no further moves.
+/// Time limit for beginning moves within one look at the catalog.
 const BEGIN_MAX: Duration = Duration::from_secs(15);
 
 /// Result of the work on the shard that is drained.

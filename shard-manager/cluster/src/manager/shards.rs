@@ -104,10 +104,10 @@ impl<'m> Shards<'m> {
     }
 }
 
-/// Returns the epoch of the map with which a change is tried again that expected another epoch than
-/// it found. If the epoch that it found is lower, the catalog has lost the last maps in a failover,
-/// and gets a later epoch when its map is read. A change that requires an epoch is not tried again,
-/// so only the map that it found is read.
+/// Returns the epoch of the map with which a change is tried again that found another epoch than it
+/// expected. If the epoch that it found is lower, the catalog has lost the last maps in a
+/// failover, and gets a later epoch when its map is read. A change that requires an epoch is not
+/// tried again, so only the map that it found is read.
 pub(super) fn epoch_to_retry((expected, found): (u64, u64), required: Option<u64>) -> u64 {
     if required.is_some() { found } else { found.max(expected + 1) }
 }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_tried_again_with_a_later_map_also_if_the_catalog_has_an_older_one() {
+    fn a_change_is_tried_again_with_a_later_map_even_if_the_catalog_has_an_older_one() {
         assert_eq!(epoch_to_retry((12, 14), None), 14);
         assert_eq!(epoch_to_retry((12, 11), None), 13, "12 was the epoch of a map that is lost");
         assert_eq!(epoch_to_retry((12, 11), Some(12)), 11);

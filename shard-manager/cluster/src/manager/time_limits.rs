@@ -1,6 +1,6 @@
 //! Time limits: waits that end at the deadline of a request.
 //!
-//! **Invariant:** a read of the catalog that ends late changes nothing, and its error says so.
+//! **Invariant:** a catalog read that exceeds its deadline changes nothing, as its error states.
 //! **Not here:** the deadlines (the callers), the time limits of single calls (the engines).
 
 use std::time::Instant;
@@ -10,7 +10,7 @@ use model::error::Error;
 
 use super::MovesError;
 
-/// Waits for some work until the deadline, after which its result is `late`.
+/// Waits for some work until the deadline. Returns the error `late` if it has not ended by then.
 pub(super) async fn by<T, E>(
     deadline: Instant,
     work: impl Future<Output = Result<T, E>>,
@@ -31,7 +31,7 @@ pub(super) async fn read_by<T, E: From<MovesError>>(
     by(deadline, read, late.into()).await
 }
 
-/// Returns the middle between now and a deadline: the end of a wait after which others follow.
+/// Returns the moment halfway to a deadline: the end of a wait that leaves time for later ones.
 pub(super) fn halfway(deadline: Instant) -> Instant {
     let now = Instant::now();
     now + deadline.saturating_duration_since(now) / 2
@@ -45,12 +45,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_read_of_the_catalog_that_ends_late_has_changed_nothing() {
+    async fn a_catalog_read_that_exceeds_its_deadline_reports_that_nothing_was_changed() {
         let passed = Instant::now();
         let late: Result<(), MovesError> = read_by(passed, pending()).await;
         assert_eq!(late, Err(MoveListError::Unread(Error::DeadlinePassed).into()));
         let read: Result<u8, MovesError> = read_by(passed, ready(Ok(7))).await;
-        assert_eq!(read, Ok(7), "a result that is there is returned");
+        assert_eq!(read, Ok(7), "an available result is returned");
     }
 
     #[test]

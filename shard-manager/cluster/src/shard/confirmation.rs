@@ -1,22 +1,22 @@
-//! Confirmation: the decision that enough replicas have a position of the primary.
+//! Confirmation: the decision whether enough replicas have reached a position of the primary.
 //!
-//! **Invariant:** a position is confirmed only by replicas that have its changes: positions which
-//! replicas report after a promotion confirm nothing that the promotion has lost.
+//! **Invariant:** a position is confirmed only by replicas that have all changes up to it.
+//! Positions that replicas report after a promotion do not confirm changes that it has lost.
 //! **Not here:** the number of replicas that are needed (`model::consistency`, `majority`), waiting
 //! for replicas (`engine::replication`).
 
 use engine::replication::{ReplicationState, Timeline};
 
-/// Returns true if everything up to a position is durable on as many replicas as needed, and false
-/// if `is_kept` returns false for the present timeline. Returns `None` if it is kept, but not
-/// confirmed yet.
+/// Returns true if all changes up to a position are durable on as many replicas as needed, and
+/// false if `is_kept` returns false: the present timeline lacks some of them. Returns `None` if
+/// they are kept but not confirmed yet.
 pub(super) fn confirmed(
     replication: &ReplicationState,
     (sequence, needed): (u64, usize),
     is_kept: impl FnOnce(&Timeline) -> bool,
 ) -> Option<bool> {
     let is_durable = replication.confirmations(sequence) >= needed;
-    // After the count: if replicas were counted that follow another primary, its timeline is known
+    // Called after the count: if the counted replicas follow another primary, its timeline is known
     // by now.
     if is_kept(replication.timeline()) { is_durable.then_some(true) } else { Some(false) }
 }
@@ -32,7 +32,7 @@ mod tests {
     /// Position that the second primary had when it was promoted.
     const KEPT: Position = Position { timeline: 1, sequence: 90 };
 
-    /// A shard of three nodes on its first timeline, led by node 0.
+    /// Returns a shard of three nodes on its first timeline, led by node 0.
     fn shard() -> ReplicationState {
         let history = TimelineHistory::new(vec![(1, 0)]).unwrap();
         ReplicationState::new(history, LAST.sequence, 3).with_shared_writers()
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promotion_during_the_decision_confirms_no_change_that_it_lost() {
+    fn a_promotion_during_the_decision_does_not_confirm_changes_that_it_lost() {
         let shard = shard();
         assert_eq!(decide(&shard, LAST), None, "no replica has it yet");
         let promoted_after_comparison = confirmed(&shard, (LAST.sequence, 1), |timeline| {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promotion_after_the_replicas_were_counted_loses_their_confirmation() {
+    fn a_promotion_after_the_count_of_the_replicas_prevents_the_confirmation() {
         let shard = shard();
         shard.replicas().record_durable(2, LAST.sequence);
         assert_eq!(decide(&shard, LAST), Some(true));

@@ -24,26 +24,26 @@ const KEY: usize = 0;
 const SHARDS: usize = 3;
 /// Number of routers. The first one is busy, and the others seldom get a request.
 const ROUTERS: usize = 5;
-/// Number of events of a seed.
+/// Number of events per seed.
 const EVENTS: usize = 500;
-/// Maximum number of writes of a seed: a row is a set of 64 bits.
+/// Maximum number of writes per seed: a row records them in a set of 64 bits.
 const WRITES_MAX: usize = 60;
-/// Number of seeds that must hold.
+/// Number of seeds with which the session must never go back.
 const HOLDS: u64 = 3_000;
-/// Number of seeds among which the fault must appear once a rule is removed.
+/// Number of seeds among which at least one must show the fault of a removed rule.
 const APPEARS: u64 = 50_000;
 
-/// Thousandths of the requests to a deposed primary, while there is one.
+/// Probability, in thousandths, that a request reaches a deposed primary while there is one.
 const DEPOSED: u32 = 500;
-/// Thousandths of the cases in which a deposed primary meets its successor and follows it.
+/// Probability, in thousandths, that a deposed primary that could replicate follows its successor.
 const REJOIN: u32 = 20;
-/// Thousandths of the cases in which the last replica receives nothing.
+/// Probability, in thousandths, that the last replica receives nothing.
 const LAG: u32 = 400;
-/// Thousandths of the reads through a router that is not busy.
+/// Probability, in thousandths, that a read uses a router that is not busy.
 const QUIET: u32 = 400;
-/// Thousandths of the steps with which the first hop begins: before it, the slot is written.
+/// Probability, in thousandths, that a step begins the first hop: the slot is written before it.
 const BEGINNING: u32 = 40;
-/// Thousandths of the refusals without a signpost after which a router can read the catalog.
+/// Probability, in thousandths, that a router reads the catalog after a refusal without a signpost.
 const REFRESH: u32 = 10;
 
 const REPLAY: &str =
@@ -55,7 +55,7 @@ type Event = (u32, fn(&mut HopWorld));
 const WEIGHTS: [Event; 6] =
     [(75, move_on), (75, replicate), (8, fail_over), (50, write), (30, read), (1, poll)];
 
-/// Owner of the slot, as the catalog names it.
+/// Owner of the slot according to the catalog.
 #[derive(Clone, Copy)]
 struct Published {
     epoch: u64,
@@ -74,7 +74,7 @@ struct Router {
 struct Session {
     token: [Position; SHARDS],
     epoch: u64,
-    /// Writes that it has seen.
+    /// Set of the writes that it has seen, as bits.
     seen: u64,
 }
 
@@ -89,7 +89,7 @@ struct HopWorld {
     homes: [Position; SHARDS],
     /// Shard and position of each write.
     writes: Vec<(usize, Position)>,
-    /// Writes that a failover has lost.
+    /// Set of the writes that failovers have lost, as bits.
     lost: u64,
     /// Number of hops by which the session went back; `None` if it did not.
     hops_back: Option<usize>,
@@ -132,7 +132,7 @@ impl HopWorld {
         shard.is_confirmed(shard.primary, position.sequence).then_some(position)
     }
 
-    /// Returns the shard that a router asks.
+    /// Returns the shard to which a router sends requests.
     fn route(&self, router: usize) -> usize {
         let Router { known, signpost } = &self.routers[router];
         signpost.unwrap_or(known.owner)
@@ -190,7 +190,7 @@ fn move_on(world: &mut HopWorld) {
     }
 }
 
-/// Gives the slot another state on the primary of a shard, and stores a row.
+/// Changes the state of the slot on the primary of a shard, and stores a row if there is one.
 fn give_state(world: &mut HopWorld, shard: usize, state: SlotState, row: Option<Row>) {
     let shard = &mut world.shards[shard];
     let mut database = Database::clone(shard.database());
@@ -330,8 +330,8 @@ fn refresh(world: &mut HopWorld, router: usize) {
     world.routers[router] = Router { known: world.catalog, signpost: None };
 }
 
-/// Asserts that the session goes back by two hops in a simulation that lacks a rule, and that the
-/// same seed holds with all rules.
+/// Asserts that without a rule the session goes back by two hops with some seed, and that with all
+/// rules it does not go back with that seed.
 fn check(rule: ReaderRule) {
     let broken = ReaderRules::ALL.without(rule);
     let seed = (0..APPEARS).find(|seed| run(*seed, broken, false) == Some(2));
@@ -352,16 +352,16 @@ fn a_session_never_goes_back_over_two_hops() {
 }
 
 #[test]
-fn a_token_with_the_last_home_only_goes_back_over_two_hops() {
+fn without_every_home_in_the_token_a_session_goes_back_over_two_hops() {
     check(ReaderRule::EveryHomeInToken);
 }
 
 #[test]
-fn a_token_goes_back_over_two_hops_at_a_router_behind_its_epoch() {
+fn without_the_epoch_in_the_token_a_session_goes_back_over_two_hops() {
     check(ReaderRule::EpochInToken);
 }
 
 #[test]
-fn a_token_goes_back_over_two_hops_through_a_deposed_primary() {
+fn without_proof_when_behind_a_session_goes_back_over_two_hops() {
     check(ReaderRule::ProofWhenBehind);
 }

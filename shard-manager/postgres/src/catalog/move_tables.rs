@@ -166,7 +166,7 @@ impl MoveTables<'_> {
     }
 
     /// Reads the moves of the rebalance in progress that have ended with the slots on their source.
-    /// Their time of the end is not the latest if the clock was set back.
+    /// Their end times may not be the latest, because the clock may have been set back.
     async fn given_up(self) -> QueryResult<Vec<ListedMoveRow>> {
         let open = tessera_rebalances::table.filter(tessera_rebalances::ended_at.is_null());
         let open = open.select(tessera_rebalances::id);

@@ -247,9 +247,9 @@ pub(super) fn parse(text: &str, defaults: &NodeDefaults) -> Result<NodeAddress, 
     })
 }
 
-/// Returns the mode that is given, that of the defaults, or the default for the hosts. Like libpq,
-/// refuses `sslrootcert=system` with a mode that would not use these certificates, and verifies
-/// everything if it is given without a mode.
+/// Returns the mode that is given, that of the defaults, or the default for the hosts. Refuses
+/// `sslrootcert=system` with a mode that would not use these certificates; libpq refuses it with
+/// `verify-ca` as well. Without a mode, `sslrootcert=system` means `verify-full`.
 fn tls_mode(
     given: Option<String>,
     default: Option<TlsMode>,

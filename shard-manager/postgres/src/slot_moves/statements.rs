@@ -63,11 +63,8 @@ pub(super) const SCENE: &str = concat!(
 /// Selects the names of the tables whose changes are not recorded.
 pub(super) const UNRECORDED: &str = "SELECT tessera_unrecorded()";
 
-/// Selects the tables whose triggers are enabled although no move needs them. The target of a move
-/// needs them as soon as its copy is whole: they are enabled before the activation, because writes
-/// wait during it.
-pub(crate) const NEEDLESSLY_RECORDED: &str = "SELECT tessera_needlessly_recorded() WHERE NOT EXISTS (\
-    SELECT FROM tessera_slot_moves WHERE role='target' AND cursor='whole')";
+/// Selects the tables whose triggers are enabled although no move needs them.
+pub(crate) const NEEDLESSLY_RECORDED: &str = "SELECT tessera_needlessly_recorded()";
 
 /// Enables the triggers of the table `$1`, whose id has the columns `$2`, with the settings `$3`
 /// for their functions.

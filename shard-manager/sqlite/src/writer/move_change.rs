@@ -102,14 +102,11 @@ fn follow_traces(
         Some(MoveEffect::Changed(RowWork::TrimTraces(Mark::Entry(position)))) => {
             traces.advance(change.request.move_id(), *position);
         }
-        Some(MoveEffect::Changed(RowWork::BeginTraces | RowWork::EndTraces)) => {
-            let rows = stored_move::load(connection)?;
-            traces.settle(&writer.replication, &rows, writer.counters.position as u64)?;
-        }
         // If the log was trimmed although the move needs it, the mover begins another copy in its
         // next term, and raises that term here before it reads the first round.
-        Some(MoveEffect::Changed(RowWork::None))
-            if matches!(change.request, MoveRequest::Raise { .. }) =>
+        Some(MoveEffect::Changed(work))
+            if matches!(work, RowWork::BeginTraces | RowWork::EndTraces)
+                || matches!(change.request, MoveRequest::Raise { .. }) =>
         {
             let rows = stored_move::load(connection)?;
             traces.settle(&writer.replication, &rows, writer.counters.position as u64)?;

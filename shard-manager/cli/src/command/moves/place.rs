@@ -50,14 +50,7 @@ impl MovePlace {
     /// each opening of them begins a timeline.
     pub(super) fn poll(&self, id: &str) -> Result<MoveView, CommandError> {
         let command = MoveCommand::Show { id: id.to_owned() };
-        let moves = match self {
-            Self::Router(router) => through(router, command)?,
-            Self::Files(data_dir) => match command_moves(data_dir, command) {
-                Ok(moves) => moves,
-                Err(ControlError::NoListener) => return Err(no_router(data_dir)),
-                Err(error) => return Err(CommandError::Refused(error.to_string())),
-            },
-        };
+        let moves = self.request(command, |data_dir, _| Err(no_router(data_dir)))?;
         moves.into_iter().next().ok_or_else(no_move)
     }
 
@@ -68,11 +61,20 @@ impl MovePlace {
 
     /// Sends a request, and returns the moves that it concerns.
     pub(super) fn send(&self, command: MoveCommand) -> Result<Vec<MoveView>, CommandError> {
+        self.request(command, change_stopped)
+    }
+
+    /// Sends a request to the router, or calls `stopped` if the cluster has none.
+    fn request(
+        &self,
+        command: MoveCommand,
+        stopped: impl FnOnce(&Path, &MoveCommand) -> Result<Vec<MoveView>, CommandError>,
+    ) -> Result<Vec<MoveView>, CommandError> {
         match self {
             Self::Router(router) => through(router, command),
             Self::Files(data_dir) => match command_moves(data_dir, command.clone()) {
                 Ok(moves) => Ok(moves),
-                Err(ControlError::NoListener) => change_stopped(data_dir, &command),
+                Err(ControlError::NoListener) => stopped(data_dir, &command),
                 Err(error) => Err(CommandError::Refused(error.to_string())),
             },
         }

@@ -64,14 +64,7 @@ impl RebalancePlace {
     /// because each opening of them begins a timeline.
     pub(super) fn poll(&self, id: &str) -> Result<RebalanceView, CommandError> {
         let command = RebalanceCommand::Show { id: id.to_owned() };
-        first(match self {
-            Self::Router(router) => through(router, command)?,
-            Self::Files(data_dir) => match command_rebalances(data_dir, command) {
-                Ok(answer) => answer,
-                Err(ControlError::NoListener) => return Err(no_router(data_dir)),
-                Err(error) => return Err(CommandError::Refused(error.to_string())),
-            },
-        })
+        first(self.request(command, |data_dir, _| Err(no_router(data_dir)))?)
     }
 
     /// Returns all rebalances.
@@ -89,11 +82,20 @@ impl RebalancePlace {
 
     /// Sends a request.
     pub(super) fn send(&self, command: RebalanceCommand) -> Result<RebalanceAnswer, CommandError> {
+        self.request(command, read_stopped)
+    }
+
+    /// Sends a request to the router, or calls `stopped` if the cluster has none.
+    fn request(
+        &self,
+        command: RebalanceCommand,
+        stopped: impl FnOnce(&Path, &RebalanceCommand) -> Result<RebalanceAnswer, CommandError>,
+    ) -> Result<RebalanceAnswer, CommandError> {
         match self {
             Self::Router(router) => through(router, command),
             Self::Files(data_dir) => match command_rebalances(data_dir, command.clone()) {
                 Ok(answer) => Ok(answer),
-                Err(ControlError::NoListener) => read_stopped(data_dir, &command),
+                Err(ControlError::NoListener) => stopped(data_dir, &command),
                 Err(error) => Err(CommandError::Refused(error.to_string())),
             },
         }

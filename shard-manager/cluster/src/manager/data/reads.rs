@@ -229,8 +229,8 @@ impl RowReader<'_> {
         let shard = self.data.manager.shards().find(place.shard).ok_or_else(refused)?;
         let requirements = self.requirements((place.shard, &shard), self.options.deadline).await?;
         let answer = self.read_key((query, key), (place, &shard), &requirements).await?;
-        // Another node may have become the primary during the read, without what the session has
-        // seen.
+        // During the read, a node without the changes that the session has seen may have become
+        // the primary.
         held_position(self.options, (place.shard, &shard), self.options.deadline).await?;
         if has_moved {
             Box::pin(self.check_positions(self.options.deadline)).await?;

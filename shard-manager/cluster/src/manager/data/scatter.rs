@@ -235,8 +235,8 @@ impl RowReader<'_> {
                     requirements.seen = requirements.seen.max(now);
                 }
                 let rows = shard.reads().read_all(query, &requirements).await?;
-                // Another node may have become the primary during the read, without what the
-                // session has seen.
+                // During the read, a node without the changes that the session has seen may have
+                // become the primary.
                 held_position(self.options, (*number, shard), deadline).await?;
                 Ok::<_, Error>(rows)
             };

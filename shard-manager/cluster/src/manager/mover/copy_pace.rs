@@ -20,7 +20,7 @@ const ALONE_AFTER: Duration = Duration::from_secs(1);
 /// Rest beside clients, as a multiple of the time of the round before it.
 const REST: u32 = 2;
 /// Rest beside clients, as a multiple of the time for which the round kept clients' writes waiting.
-/// A round that waits long for its turn among many writes needs no longer rest than others.
+/// The time for which the round itself waits for its turn among many writes does not count.
 const REST_OF_LANE: u32 = 5;
 /// Shortest rest after a deletion: other routers may have clients that write.
 const DELETION_REST: Duration = Duration::from_millis(5);
@@ -51,7 +51,7 @@ pub(super) struct RoundTime {
 }
 
 impl RoundTime {
-    /// Returns the time of a round between two looks at the other writes.
+    /// Returns the time of a round, given the other writes before and after it.
     pub(super) fn between(before: OtherWrites, after: OtherWrites, took: Duration) -> Self {
         let lane_times = before.lane_time.zip(after.lane_time);
         Self { took, in_lane: lane_times.map(|(before, after)| after.saturating_sub(before)) }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_that_waited_for_other_writes_rests_for_the_time_that_it_kept_them_waiting() {
+    fn the_rest_after_a_round_depends_on_the_time_for_which_it_kept_other_writes_waiting() {
         let others = |lane_time: u32| OtherWrites {
             done: 0,
             are_waiting: true,

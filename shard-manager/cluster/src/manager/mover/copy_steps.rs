@@ -46,7 +46,7 @@ pub(super) async fn copy(
         let continuation = run.round(sides, seen, (from, &mut receiver), false).await;
         let rest = match &continuation {
             RunContinuation::AtOnce => Duration::ZERO,
-            // A source that is kept may have orders, and its rests are long.
+            // After the commit, rests are long, and orders may arrive meanwhile.
             RunContinuation::After(rest, None) if !seen.is_committed() => *rest,
             RunContinuation::After(..) | RunContinuation::Ended | RunContinuation::Superseded => {
                 return continuation;

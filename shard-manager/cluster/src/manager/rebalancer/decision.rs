@@ -149,14 +149,15 @@ fn not_begun(
     ended(StepState::Skipped, format!("{name} does not own the slots {foreign} any more"))
 }
 
-/// Returns the planned steps that need not wait for earlier ones, in order. Those with slots that
-/// other moves still have come last: each of them would otherwise hold up the steps of its source.
+/// Returns the planned steps that need not wait for earlier ones, in order. Steps with slots that
+/// are still part of other moves come last: otherwise each would delay the other steps of its
+/// source.
 fn next(record: &RebalanceRecord, statuses: &[StepStatus], moves: &[MoveRecord]) -> NextSteps {
     let open = || moves.iter().filter(|open| !open.phase.has_ended());
     let mut moving = SlotSet::empty();
     open().for_each(|open| moving.unite(&open.new.slots));
-    // By load or size, a shard takes only after it has given what it gives earlier in the plan:
-    // otherwise it could become fuller than the fullest shard was.
+    // In a plan by load or size, a shard takes slots only after it has given those that it gives
+    // in earlier steps: otherwise it could become fuller than the fullest shard was.
     let has_order = matches!(record.goal, PlanGoal::Balance(_));
     let mut giving = BTreeSet::new();
     let (mut unmoved, mut moved) = (Vec::new(), Vec::new());
@@ -176,8 +177,8 @@ fn next(record: &RebalanceRecord, statuses: &[StepStatus], moves: &[MoveRecord])
     NextSteps::new(unmoved.into_iter().chain(moved), taken)
 }
 
-/// Returns true if a move that has not ended takes a place. One that is paused before it begins
-/// lets others pass.
+/// Returns true if a move that has not ended occupies its shards. A move that is paused before it
+/// begins does not block others.
 fn is_busy(open: &MoveRecord) -> bool {
     let rests = open.phase == MovePhase::Planned && open.is_paused;
     open.phase != MovePhase::Keeping && !rests

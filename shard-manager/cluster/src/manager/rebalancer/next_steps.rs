@@ -1,8 +1,8 @@
 //! Next steps: the steps of a rebalance that may begin now, in the order in which they are tried.
 //!
-//! **Invariant:** a shard gives slots in one move and takes slots in one at a time. A shard with
-//! which no move can begin delays no step of other shards, and one that can take no slots delays no
-//! step by which it gives some.
+//! **Invariant:** at any time a shard is the source of at most one move and the target of at most
+//! one move. A shard with which no move can begin delays no step between other shards, and a shard
+//! that cannot be a target delays no step of which it is the source.
 //! **Not here:** the steps that may begin (`decision`), beginning moves (`rebalancer`).
 
 use std::collections::VecDeque;
@@ -21,23 +21,24 @@ pub(super) type ShardPair = (ShardNumber, ShardNumber);
 pub(super) enum RefusingShard {
     /// No move of the shard can begin.
     Any(ShardNumber),
-    /// The shard can take no slots, but it can give some.
+    /// The shard cannot be a target, but it can be a source.
     Target(ShardNumber),
 }
 
-/// Steps that may begin, and the places that moves have taken.
+/// Steps that may begin, and the shards that are taken by moves.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NextSteps {
-    /// Index of each step that is left to try, with its source and its target.
+    /// Index, source and target of each step that is still to be tried.
     left: VecDeque<(usize, ShardPair)>,
-    /// Shards of the moves that are under way or begin.
+    /// Sources and targets of the moves in progress and of those that are about to begin.
     taken: Vec<ShardPair>,
-    /// Shards whose steps are left out.
+    /// Shards that have refused a move: their steps are left out.
     refusing: Vec<RefusingShard>,
 }
 
 impl NextSteps {
-    /// Returns the steps in their order, beside the moves under way between the shards `taken`.
+    /// Creates the list of these steps, which are tried in order. `taken` has the sources and
+    /// targets of the moves in progress.
     pub(super) fn new(
         left: impl IntoIterator<Item = (usize, ShardPair)>,
         taken: Vec<ShardPair>,
@@ -45,7 +46,7 @@ impl NextSteps {
         Self { left: left.into_iter().collect(), taken, refusing: Vec::new() }
     }
 
-    /// Returns the next step whose shards are free, and takes a place for its move.
+    /// Returns the next step whose shards are free, and marks these shards as taken.
     pub(super) fn take(&mut self) -> Option<usize> {
         if self.taken.len() >= MOVES_MAX {
             return None;
@@ -59,8 +60,8 @@ impl NextSteps {
         None
     }
 
-    /// Frees the place of the step that was taken last, because this shard refuses its move, and
-    /// leaves out the other steps that the shard would refuse.
+    /// Frees the shards of the step that was taken last, because one of them refuses its move, and
+    /// leaves out the other steps that this shard would refuse.
     pub(super) fn leave_out(&mut self, refusing: RefusingShard) {
         self.taken.pop();
         self.refusing.push(refusing);
@@ -76,7 +77,7 @@ impl NextSteps {
     }
 }
 
-/// Returns the shard with which a move cannot begin; `None` if the error is not about one shard.
+/// Returns the shard that prevents a move; `None` if the error is not about a single shard.
 pub(super) fn refusing_shard(error: &MovesError, map: &ShardMap) -> Option<RefusingShard> {
     let find = |name: &str| map.topology().find(name);
     match error {
@@ -117,17 +118,17 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_with_which_no_move_can_begin_holds_up_no_step_of_other_shards() {
+    fn a_shard_that_refuses_all_moves_delays_no_step_between_other_shards() {
         let mut next = steps([(0, 1), (0, 1), (0, 2), (3, 1), (1, 3), (3, 4), (5, 2)]);
         assert_eq!(next.take(), Some(0));
         next.leave_out(RefusingShard::Any(ShardNumber(1)));
         assert_eq!(next.take(), Some(2), "the next step of the same source to another target");
         assert_eq!(next.take(), Some(5));
-        assert_eq!(next.take(), None, "a move takes slots to the shard 2 already");
+        assert_eq!(next.take(), None, "shard 2 is already the target of a move");
     }
 
     #[test]
-    fn a_shard_that_can_take_no_slots_still_gives_some() {
+    fn a_shard_that_cannot_be_a_target_can_still_be_a_source() {
         let mut next = steps([(0, 1), (1, 3)]);
         assert_eq!(next.take(), Some(0));
         next.leave_out(RefusingShard::Target(ShardNumber(1)));

@@ -1,4 +1,4 @@
-//! Tests of the rules by which a rebalance goes on.
+//! Tests of the conditions under which a rebalance continues.
 
 use model::slot_plan::SlotPlan;
 

@@ -35,7 +35,7 @@ struct DiskNeed {
 }
 
 impl DiskNeed {
-    /// Returns the need of the shards of both, which share a disk.
+    /// Returns the combined need of shards that share a disk.
     fn with(mut self, mut other: Self) -> Self {
         self.shards.append(&mut other.shards);
         let (needed, free) = (self.needed.saturating_add(other.needed), self.free.min(other.free));

@@ -79,7 +79,7 @@ fn a_rebalance_ends_after_all_of_its_steps_and_once() {
 }
 
 #[test]
-fn moves_of_a_rebalance_that_ends_while_it_is_paused_go_on() {
+fn moves_of_a_rebalance_that_ends_while_it_is_paused_continue() {
     for (order, expected) in
         [(RebalanceOrder::Pause, Some(MoveOrder::Resume)), (RebalanceOrder::Resume, None)]
     {

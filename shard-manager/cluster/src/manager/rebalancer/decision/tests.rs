@@ -99,26 +99,26 @@ fn by_load_a_shard_takes_only_after_it_has_given_what_the_plan_has_earlier() {
     assert_eq!(next_beside(&record, &[]), [0, 1]);
     let moves = [listed(&record, 0, MovePhase::Keeping), listed(&record, 1, MovePhase::Copying)];
     assert_eq!(next_beside(&record, &moves), [2], "shard1 has given");
-    // A step that failed holds up no other one.
+    // A step that failed delays no other step.
     let moves = [listed(&record, 0, MovePhase::Keeping), listed(&record, 1, MovePhase::Failed)];
     assert_eq!(next_beside(&record, &moves), [2, 3]);
 }
 
 #[test]
-fn a_step_whose_slots_still_move_holds_up_no_other_step_of_its_source() {
+fn a_step_whose_slots_are_still_moving_delays_no_other_step_of_its_source() {
     let record = rebalance(vec![step(0, 3, 0), step(0, 3, 1), step(1, 2, 0)]);
-    // A move from before the rebalance has brought the slots to the source, and is kept.
+    // An earlier move, still in phase `keeping`, has brought the slots to the source.
     let mut kept = listed(&record, 0, MovePhase::Keeping);
     kept.rebalance = None;
     (kept.new.source, kept.new.target) = (ShardNumber(2), ShardNumber(0));
     assert_eq!(next_beside(&record, std::slice::from_ref(&kept)), [1, 2]);
-    // Alone, it is tried, so that the reason is reported.
+    // If it is the only step left of its source, it is tried, so that the reason is reported.
     let moves = [kept, listed(&record, 1, MovePhase::Done)];
     assert_eq!(next_beside(&record, &moves), [2, 0]);
 }
 
 #[test]
-fn a_move_that_is_paused_before_it_begins_lets_others_pass() {
+fn a_move_that_is_paused_before_it_begins_does_not_block_others() {
     let record = rebalance(vec![step(0, 3, 0)]);
     let mut foreign = listed(&record, 0, MovePhase::Planned);
     foreign.rebalance = None;
@@ -131,7 +131,7 @@ fn a_move_that_is_paused_before_it_begins_lets_others_pass() {
 }
 
 #[test]
-fn a_target_that_is_refused_holds_up_no_step_to_another_target() {
+fn a_refused_target_delays_no_step_to_another_target() {
     let record = rebalance(vec![step(0, 3, 0), step(0, 2, 1), step(1, 3, 0)]);
     let mut next = Decision::of(&record, &[], &map()).next;
     assert_eq!(next.take(), Some(0));
