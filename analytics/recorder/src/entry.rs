@@ -13,7 +13,7 @@ use crate::shard_labels::{NO_SHARD, ShardLabels};
 pub(crate) const KEY_BYTES_MAX: usize = 256;
 /// Entries of a queue: 160 KiB.
 pub(crate) const ENTRIES_MAX: usize = 4_096;
-/// Details of a queue: 80 KiB. When it is full, details are left out.
+/// Details of a queue: 80 KiB.
 pub(crate) const DETAILS_MAX: usize = 256;
 /// Slot number of a request that has no slot.
 const NO_SLOT: u16 = u16::MAX;

@@ -1,8 +1,9 @@
 //! Worker: records the requests of one thread. It takes no lock and allocates nothing unless its
 //! queue is full.
 //!
-//! A worker puts entries into its own bounded queue, from which the recorder's thread takes them.
-//! If its queue is full, the worker drains it itself, so that every request is counted.
+//! A worker puts entries and details into its own bounded queues, from which the recorder's thread
+//! takes them. If a queue is full, the worker drains it itself, so that every request is counted
+//! and a key that becomes hot while the recorder's thread sleeps gets its text.
 //!
 //! **Not here:** counting entries (`aggregator`).
 
@@ -22,7 +23,7 @@ use crate::sample::Sample;
 const LOOK_EVERY: u32 = ENTRIES_MAX as u32 / 4;
 /// Least time between two details, in ms: a thousand per second are enough to find hot keys.
 const DETAIL_EVERY_MS: u64 = 1;
-/// Requests that take this long always get a detail if there is room.
+/// Requests that take this long always get a detail.
 const SLOW: Duration = Duration::from_millis(100);
 
 /// Records the requests of one thread.
@@ -95,11 +96,11 @@ impl Worker {
         }
         if (ms >= own.detail_at_ms || sample.elapsed >= SLOW)
             && (sample.key.is_some() || sample.trace.is_some())
-            && !own.details.is_full()
         {
             own.detail_at_ms = ms + DETAIL_EVERY_MS;
-            // There is room: only this thread fills the queue.
-            let _ = own.details.push(Detail::of(entry, sample));
+            if let Err(PushError::Full(detail)) = own.details.push(Detail::of(entry, sample)) {
+                self.empty_details(&mut own, detail);
+            }
         }
     }
 
@@ -109,6 +110,15 @@ impl Worker {
         // `latest_ms` is the latest time in this queue.
         self.state.drain(own.latest_ms);
         let pushed = own.entries.push(entry);
+        assert!(pushed.is_ok(), "a drained queue has room");
+    }
+
+    #[cold]
+    fn empty_details(&self, own: &mut Own, detail: Detail) {
+        // Without this, the recorder's thread, which sleeps up to a second when there were no
+        // requests, would take only the first details of a burst.
+        self.state.drain(own.latest_ms);
+        let pushed = own.details.push(detail);
         assert!(pushed.is_ok(), "a drained queue has room");
     }
 }

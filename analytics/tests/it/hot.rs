@@ -101,6 +101,19 @@ fn a_hot_key_is_found_among_a_hundred_thousand_others() {
 }
 
 #[test]
+fn a_key_that_becomes_hot_late_in_a_burst_is_listed_although_the_queues_were_not_drained() {
+    let test = TestRecorder::of(2);
+    // More keys than a queue has details.
+    let names: Vec<String> = (0..300).map(|number| format!("key-{number}")).collect();
+    let keys = names.iter().map(String::as_str).chain(std::iter::repeat_n("hot", 200));
+    for (ms, key) in (0..).zip(keys) {
+        test.record(&Sample { key: Some(key), ..read(0, 200, millis(1)) }, millis(ms));
+    }
+    let hot = test.figures("1m", seconds(2)).hot_keys.remove(0);
+    assert_eq!((&*hot.key, hot.requests), ("hot", 200));
+}
+
+#[test]
 fn keys_that_are_too_long_count_and_are_not_listed() {
     let test = TestRecorder::of(2);
     let long = "k".repeat(257);
